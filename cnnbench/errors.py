@@ -1,0 +1,148 @@
+"""What can go wrong, where it went wrong, and what to write instead.
+
+Every error that a user can cause is a `CnnbenchError`. The command line prints
+it without a traceback and exits with its `exit_code`; anything else is a bug
+and crashes loudly. A message has three parts: where, what is wrong with the
+value, what to write instead.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place in a text: a file, or the command line.
+
+    Args:
+      path: file name as the user gave it, or ``command line``.
+      line: line number from 1; None where the text has no lines.
+      column: column number from 1; None where the text has no lines.
+
+    >>> str(Location("idea.yaml", 12, 5))
+    'idea.yaml:12:5'
+    >>> str(Location("command line"))
+    'command line'
+    """
+
+    path: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        return ":".join(str(p) for p in (self.path, self.line, self.column) if p is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with an experiment file.
+
+    Args:
+      location: where the value stands.
+      where: dotted path of the value in the experiment, empty for the whole file.
+      message: what is wrong with the value.
+      remedy: what to write instead.
+
+    >>> str(Problem(Location("a.yaml", 3, 9), "train.epochs", "0 is too small", "write 1 or more"))
+    'a.yaml:3:9: train.epochs: 0 is too small; write 1 or more.'
+    """
+
+    location: Location
+    where: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        place = f"{self.location}: {self.where}" if self.where else str(self.location)
+        return f"{place}: {self.message}; {self.remedy}."
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """A problem before its place in a file is looked up.
+
+    Args:
+      at: keys and indices that lead to the value, as in ``("train", "epochs")``.
+      message: what is wrong with the value.
+      remedy: what to write instead.
+    """
+
+    at: tuple[str | int, ...]
+    message: str
+    remedy: str
+
+
+class CnnbenchError(Exception):
+    """Root of all errors that a user can cause; `exit_code` is the process's."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(CnnbenchError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class SpecError(CnnbenchError):
+    """An experiment file is wrong; `problems` lists everything found, in file order."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(problems, key=_position))
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class DataError(CnnbenchError):
+    """A dataset cannot be had, or its files are not what they should be."""
+
+
+class StoreError(CnnbenchError):
+    """A run folder cannot be written or read."""
+
+
+class IncomparableError(CnnbenchError):
+    """There is nothing to compare, or a comparison would mean nothing."""
+
+    exit_code = 4
+
+
+def _position(problem: Problem) -> tuple[str, int, int]:
+    location = problem.location
+    return location.path, location.line or 0, location.column or 0
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """A suggestion for a misspelt word, or an empty string.
+
+    >>> did_you_mean("kernal", ["kernel", "stride"])
+    " (did you mean 'kernel'?)"
+    >>> did_you_mean("zebra", ["kernel", "stride"])
+    ''
+    """
+    near = nearest(word, choices)
+    return f" (did you mean '{near}'?)" if near else ""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice closest in spelling to `word`, if any is close.
+
+    >>> nearest("reLU", ["relu", "tanh"])
+    'relu'
+    """
+    by_lower = {choice.lower(): choice for choice in choices}
+    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[found[0]] if found else None
+
+
+def listing(choices: Iterable[str]) -> str:
+    """Names in a sentence.
+
+    >>> listing(["a", "b", "c"])
+    'a, b or c'
+    """
+    names = list(choices)
+    return " or ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

@@ -1,0 +1,119 @@
+"""The kinds of value in an experiment file, each with its own error message."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic_core import PydanticCustomError
+
+
+class Model(BaseModel):
+    """Frozen, strict, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def wrong(message: str, remedy: str) -> PydanticCustomError:
+    """A validation error that already has both halves of the error grammar."""
+    return PydanticCustomError("cnnbench", "{message}", {"message": message, "remedy": remedy})
+
+
+def _whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _pair(value: object, least: int, example: str) -> tuple[int, int]:
+    if _whole(value, least):
+        return (value, value)  # type: ignore[return-value]
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        height, width = value
+        if _whole(height, least) and _whole(width, least):
+            return (height, width)
+    remedy = f"write a whole number of at least {least}, or a pair such as {example}"
+    raise wrong(f"{shown(value)} is not a height and width", remedy)
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: YAML's words, cut to 40 characters.
+
+    >>> shown(True), shown("abc"), shown(None)
+    ('true', "'abc'", 'an empty value')
+    """
+    if value is None:
+        return "an empty value"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    text = repr(list(value)) if isinstance(value, tuple) else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _size(value: object) -> tuple[int, int]:
+    return _pair(value, 1, "[3, 5]")
+
+
+def _padding(value: object) -> object:
+    if value in ("valid", "same"):
+        return value
+    if isinstance(value, str):
+        remedy = "write valid, same, a whole number, or a pair such as [1, 2]"
+        raise wrong(f"{shown(value)} is not a padding", remedy)
+    return _pair(value, 0, "[1, 2]")
+
+
+def _inputs(value: object) -> tuple[str, ...] | None:
+    if value is None or isinstance(value, tuple):
+        return value
+    names = [value] if isinstance(value, str) else value
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    raise wrong(f"{shown(value)} names no layer", "write a layer's name, or a list of names")
+
+
+def _shape(value: object) -> tuple[int, ...]:
+    if (
+        isinstance(value, (list, tuple))
+        and len(value) in (1, 3)
+        and all(_whole(n, 1) for n in value)
+    ):
+        return tuple(value)
+    remedy = "write [height, width, channels] or [units]"
+    raise wrong(f"{shown(value)} is not a shape", remedy)
+
+
+def _seeds(value: object) -> tuple[int, ...]:
+    if isinstance(value, int) and _whole(value, 1):
+        return tuple(range(value))
+    if isinstance(value, (list, tuple)) and value and all(_whole(seed, 0) for seed in value):
+        twice = [seed for i, seed in enumerate(value) if seed in value[:i]]
+        if twice:
+            raise wrong(f"seed {twice[0]} stands twice", "give each seed once")
+        if max(value) >= 2**32:
+            raise wrong(f"seed {max(value)} is too large", "write seeds below 4294967296")
+        return tuple(value)
+    remedy = "write a number of seeds, or a list such as [0, 1, 2]"
+    raise wrong(f"{shown(value)} does not name seeds", remedy)
+
+
+def _as_list(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_size), PlainSerializer(_as_list)]
+Padding = Annotated[
+    Literal["valid", "same"] | tuple[int, int], BeforeValidator(_padding), PlainSerializer(_as_list)
+]
+Inputs = Annotated[tuple[str, ...] | None, BeforeValidator(_inputs), PlainSerializer(_as_list)]
+Shape = Annotated[tuple[int, ...], BeforeValidator(_shape), PlainSerializer(_as_list)]
+Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds), PlainSerializer(_as_list)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def members(union: Any, discriminator: str) -> dict[str, type[Model]]:
+    """The models of an annotated union by the word that selects each."""
+    kinds = get_args(get_args(union)[0])
+    return {get_args(kind.model_fields[discriminator].annotation)[0]: kind for kind in kinds}

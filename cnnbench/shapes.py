@@ -1,0 +1,306 @@
+"""What each operation does to a shape, which parameters it has, and what it costs.
+
+Shapes are plain integers without the batch: ``(height, width, channels)`` for
+an image, ``(units,)`` for a vector. Nothing here imports JAX, so a wrong
+network is refused in milliseconds.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from cnnbench.layers import (
+    Activate,
+    Add,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    LayerOp,
+    MaxPool,
+    Reshape,
+    Upscale,
+)
+
+Shape = tuple[int, ...]
+
+
+class ShapeError(Exception):
+    """A layer cannot take its input; internal, turned into a flaw by `graph`.
+
+    Args:
+      key: the key of the layer that is to blame, empty for the layer itself.
+    """
+
+    def __init__(self, key: str, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.key, self.message, self.remedy = key, message, remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a layer turns its inputs into.
+
+    Args:
+      shape: the result's shape, without the batch.
+      params: shape of each parameter of its own, by name.
+      multiply_adds: multiply-adds for one image, forward.
+    """
+
+    shape: Shape
+    params: Mapping[str, Shape] = field(default_factory=dict)
+    multiply_adds: int = 0
+
+
+def shape_text(shape: Shape) -> str:
+    """A shape as tables and messages write it.
+
+    >>> shape_text((28, 28, 1)), shape_text((256,))
+    ('28x28x1', '256')
+    """
+    return "x".join(str(size) for size in shape)
+
+
+def conv_size(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
+    """Outputs of a convolution along one axis (Dumoulin & Visin 2016, relationship 6).
+
+    >>> conv_size(28, 5, 1, (0, 0))
+    24
+    """
+    return (size + sum(pad) - kernel) // stride + 1
+
+
+def same_pad(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after so that ceil(size / stride) outputs remain (TensorFlow's SAME).
+
+    >>> same_pad(28, 5, 1), same_pad(28, 2, 2)
+    ((2, 2), (0, 0))
+    """
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+
+def conv_pads(op: Conv | ConvTranspose, size: Shape, kernel: Shape) -> Pads:
+    """Zeros before and after rows and columns for an image of `size` (height, width)."""
+    match op.padding:
+        case "valid":
+            return (0, 0), (0, 0)
+        case "same":
+            rows, columns = (same_pad(size[i], kernel[i], op.stride[i]) for i in (0, 1))
+            return rows, columns
+        case (height, width):
+            return (height, height), (width, width)
+
+
+def _image(shape: Shape, op_name: str) -> Shape:
+    if len(shape) != 3:
+        raise ShapeError(
+            "",
+            f"a vector of {shape_text(shape)} is not an image, which {op_name} needs",
+            "put a reshape to [height, width, channels] before it",
+        )
+    return shape
+
+
+def _bias(op: Conv | ConvTranspose | Dense, size: int) -> dict[str, Shape]:
+    return {"bias": (size,)} if op.use_bias else {}
+
+
+def _conv(op: Conv, shape: Shape) -> Layout:
+    height, width, channels = _image(shape, "conv")
+    rows, columns = conv_pads(op, shape, op.kernel)
+    out = (
+        conv_size(height, op.kernel[0], op.stride[0], rows),
+        conv_size(width, op.kernel[1], op.stride[1], columns),
+    )
+    if min(out) < 1 or height + sum(rows) < op.kernel[0] or width + sum(columns) < op.kernel[1]:
+        raise ShapeError(
+            "kernel",
+            f"a {shape_text(op.kernel)} kernel does not fit into {shape_text(shape)}",
+            f"write at most {shape_text((height + sum(rows), width + sum(columns)))},"
+            " or padding: same",
+        )
+    kernel = (*op.kernel, channels, op.filters)
+    params = {"kernel": kernel, **_bias(op, op.filters)}
+    return Layout((*out, op.filters), params, math.prod(out) * math.prod(kernel))
+
+
+def transposed_size(size: int, kernel: int, stride: int, padding: str | int) -> int:
+    """The smallest input of a convolution with `size` outputs along one axis.
+
+    For ``same`` it is the customary `size * stride`.
+
+    >>> transposed_size(8, 5, 1, "valid"), transposed_size(7, 3, 2, "same")
+    (12, 14)
+    """
+    if padding == "same":
+        return size * stride
+    pad = 0 if isinstance(padding, str) else padding
+    return (size - 1) * stride + kernel - 2 * pad
+
+
+@dataclass(frozen=True, slots=True)
+class TiedConv:
+    """The convolution that a transposed one shares its kernel with.
+
+    Args:
+      op: its operation.
+      in_shape: the image it reads.
+      out_shape: the image it makes.
+    """
+
+    op: Conv
+    in_shape: Shape
+    out_shape: Shape
+
+
+def _conv_transpose(op: ConvTranspose, shape: Shape, owner: TiedConv | None) -> Layout:
+    height, width, channels = _image(shape, "conv_transpose")
+    kernel, filters = adjoint_kernel(op, channels, owner)
+    if owner and shape[:2] == owner.out_shape[:2]:
+        out = owner.in_shape[:2]  # the exact adjoint, also where a stride dropped a border
+    else:
+        like = owner.op if owner else op
+        pads = (like.padding,) * 2 if isinstance(like.padding, str) else like.padding
+        out = (
+            transposed_size(height, kernel[0], like.stride[0], pads[0]),
+            transposed_size(width, kernel[1], like.stride[1], pads[1]),
+        )
+    if min(out) < 1:
+        message = f"nothing is left of {shape_text(shape)} after the padding is cut off"
+        raise ShapeError("padding", message, "write a smaller padding")
+    params: dict[str, Shape] = {} if owner else {"kernel": (*kernel, filters, channels)}
+    cost = height * width * math.prod(kernel) * channels * filters
+    return Layout((*out, filters), params | _bias(op, filters), cost)
+
+
+def adjoint_kernel(
+    op: ConvTranspose, channels: int, owner: TiedConv | None
+) -> tuple[tuple[int, int], int]:
+    """Kernel size and number of output channels of a transposed convolution."""
+    given = [key for key in ("filters", "kernel") if getattr(op, key) is not None]
+    given += [key for key in ("stride", "padding", "init") if key in op.model_fields_set]
+    if owner:
+        if given:
+            message = f"'{given[0]}' is that of the tied layer"
+            raise ShapeError(given[0], message, "remove it, or remove tie")
+        if channels != owner.op.filters:
+            message = f"{channels} channels do not fit the {owner.op.filters} filters of '{op.tie}'"
+            remedy = f"make its input {owner.op.filters} channels deep, or tie another layer"
+            raise ShapeError("tie", message, remedy)
+        return owner.op.kernel, owner.in_shape[2]
+    if op.filters is None or op.kernel is None:
+        missing = "filters" if op.filters is None else "kernel"
+        raise ShapeError("", f"'{missing}' is missing", f"write {missing}, or tie: LAYER")
+    return op.kernel, op.filters
+
+
+def _pool(op: MaxPool | AvgPool, shape: Shape) -> Layout:
+    height, width, channels = _image(shape, op.op)
+    if op.size[0] > height or op.size[1] > width:
+        message = f"a {shape_text(op.size)} window does not fit into {shape_text(shape)}"
+        raise ShapeError("size", message, f"write at most {shape_text((height, width))}")
+    stride = op.stride or op.size
+    rows = conv_size(height, op.size[0], stride[0], (0, 0))
+    columns = conv_size(width, op.size[1], stride[1], (0, 0))
+    return Layout((rows, columns, channels))
+
+
+def _upscale(op: Upscale, shape: Shape) -> Layout:
+    height, width, channels = _image(shape, "upscale")
+    return Layout((height * op.size[0], width * op.size[1], channels))
+
+
+def _dense(op: Dense, shape: Shape) -> Layout:
+    kernel = (math.prod(shape), op.units)
+    return Layout((op.units,), {"kernel": kernel, **_bias(op, op.units)}, math.prod(kernel))
+
+
+def _reshape(op: Reshape, shape: Shape) -> Layout:
+    have, want = math.prod(shape), math.prod(op.shape)
+    if have != want:
+        message = f"{shape_text(shape)} has {have:,} values and {shape_text(op.shape)} has {want:,}"
+        raise ShapeError("shape", message, f"write a shape of {have:,} values")
+    return Layout(op.shape)
+
+
+def _concat(shapes: tuple[Shape, ...]) -> Layout:
+    texts = " and ".join(dict.fromkeys(shape_text(shape) for shape in shapes))
+    if len({len(shape) for shape in shapes}) > 1:
+        raise ShapeError("inputs", f"cannot join {texts}", "flatten the image first")
+    if len({shape[:-1] for shape in shapes}) > 1:
+        message = f"cannot join {texts}: heights and widths differ"
+        raise ShapeError("inputs", message, "make them equal, for example with padding: same")
+    return Layout((*shapes[0][:-1], sum(shape[-1] for shape in shapes)))
+
+
+def _add(shapes: tuple[Shape, ...]) -> Layout:
+    if len(set(shapes)) > 1:
+        texts = " and ".join(dict.fromkeys(shape_text(shape) for shape in shapes))
+        raise ShapeError("inputs", f"cannot add {texts}", "make the shapes equal")
+    return Layout(shapes[0])
+
+
+def _check_inputs(op: LayerOp, shapes: tuple[Shape, ...]) -> None:
+    many = isinstance(op, (Concat, Add))
+    if many and len(shapes) < 2:
+        message = f"{op.op} reads one layer, and needs two or more"
+        raise ShapeError("inputs", message, "write inputs: [FIRST, SECOND]")
+    if not many and len(shapes) > 1:
+        message = f"{op.op} reads {len(shapes)} layers, and takes one"
+        raise ShapeError("inputs", message, "join them with a concat or an add first")
+
+
+def layout(op: LayerOp, shapes: tuple[Shape, ...], owner: TiedConv | None = None) -> Layout:
+    """Shape rule, parameters and cost of an operation.
+
+    Args:
+      op: the operation.
+      shapes: shapes of its inputs, without the batch.
+      owner: the convolution that a conv_transpose is tied to.
+
+    Raises:
+      ShapeError: the operation cannot take these inputs.
+
+    >>> from cnnbench.layers import Conv
+    >>> layout(Conv(op="conv", filters=32, kernel=5), ((28, 28, 1),)).shape
+    (24, 24, 32)
+    """
+    _check_inputs(op, shapes)
+    shape = shapes[0]
+    match op:
+        case Conv():
+            return _conv(op, shape)
+        case ConvTranspose():
+            return _conv_transpose(op, shape, owner)
+        case MaxPool() | AvgPool():
+            return _pool(op, shape)
+        case Upscale():
+            return _upscale(op, shape)
+        case Dense():
+            return _dense(op, shape)
+        case Dropout() | Activate():
+            return Layout(shape)
+        case Flatten():
+            return Layout((math.prod(shape),))
+        case Reshape():
+            return _reshape(op, shape)
+        case Concat():
+            return _concat(shapes)
+        case Add():
+            return _add(shapes)
+        case BatchNorm():
+            return Layout(shape, {"scale": (shape[-1],), "bias": (shape[-1],)})
+        case GlobalAvgPool():
+            return Layout((_image(shape, "global_avg_pool")[2],))
+        case _:
+            assert_never(op)
