@@ -1,0 +1,144 @@
+"""Decoded arrays kept on disk, so that a dataset is decoded once.
+
+A file is one line of JSON (format, source, names, types and shapes), the arrays'
+bytes one after the other, and the SHA-256 of all before it as 64 hex digits. It
+is written beside its name and moved there when complete, so a reader sees a whole
+file or none, and of two writers at once the last one wins.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+# 1: the first.
+FORMAT = "cnnbench arrays 1"
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_DTYPES = ("uint8", "int32")
+_MAX_HEADER_BYTES = 65_536
+_DIGEST_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a cache file holds.
+
+    Args:
+      arrays: the arrays by name, of type uint8 or int32.
+      source: one line on where they came from.
+    """
+
+    arrays: Arrays
+    source: str
+
+
+class _CorruptError(Exception):
+    """The file is not what was written."""
+
+
+def cache_dir() -> Path:
+    """``$CNNBENCH_CACHE_DIR``, or ``~/.cache/cnnbench``."""
+    return Path(os.environ.get("CNNBENCH_CACHE_DIR") or "~/.cache/cnnbench").expanduser()
+
+
+def write_entry(path: Path, entry: Entry) -> None:
+    """Write a cache file whole, or not at all.
+
+    Raises:
+      OSError: the folder cannot be written or the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            _write(file, entry)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def read_entry(path: Path, notify: Callable[[str], None]) -> Entry | None:
+    """Read a cache file, verified; None where there is none that can be used.
+
+    A file that is not what was written is removed, and `notify` says so.
+    """
+    try:
+        with path.open("rb") as file:
+            return _read(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, _CorruptError) as error:
+        notify(f"{path}: {error}; the cache file is not used and will be made again.")
+        # Whoever cannot remove it can still go on without it.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return None
+
+
+def _write(file: BinaryIO, entry: Entry) -> None:
+    specs = [[name, str(array.dtype), array.shape] for name, array in entry.arrays.items()]
+    header = {"format": FORMAT, "source": entry.source, "arrays": specs}
+    digest = hashlib.sha256()
+    line = json.dumps(header).encode() + b"\n"
+    parts: list[bytes | memoryview] = [line, *map(_flat, entry.arrays.values())]
+    for part in parts:
+        digest.update(part)
+        file.write(part)
+    file.write(digest.hexdigest().encode())
+
+
+def _read(file: BinaryIO) -> Entry:
+    line = file.readline(_MAX_HEADER_BYTES)
+    source, specs = _parse_header(line)
+    expected = len(line) + sum(_num_bytes(*spec[1:]) for spec in specs) + _DIGEST_BYTES
+    # Before anything of the size that the header claims is allocated.
+    if os.fstat(file.fileno()).st_size != expected:
+        raise _CorruptError("the file has been cut or added to")
+    digest, arrays = hashlib.sha256(line), {}
+    for name, dtype, shape in specs:
+        arrays[name] = np.empty(shape, dtype)
+        file.readinto(_flat(arrays[name]))  # type: ignore[attr-defined]
+        digest.update(_flat(arrays[name]))
+    if file.read() != digest.hexdigest().encode():
+        raise _CorruptError("the SHA-256 does not match")
+    return Entry(arrays, source)
+
+
+def _parse_header(line: bytes) -> tuple[str, list[tuple[str, str, tuple[int, ...]]]]:
+    try:
+        header = json.loads(line)
+        if header["format"] != FORMAT:
+            raise _CorruptError(f"the format is not '{FORMAT}'")
+        specs = [(str(name), str(dtype), tuple(shape)) for name, dtype, shape in header["arrays"]]
+        if not all(_is_sane(dtype, shape) for _, dtype, shape in specs):
+            raise _CorruptError("the header is damaged")
+        return str(header["source"]), specs
+    except (ValueError, TypeError, KeyError) as error:
+        raise _CorruptError("the header is damaged") from error
+
+
+def _is_sane(dtype: str, shape: tuple[object, ...]) -> bool:
+    return dtype in _DTYPES and all(isinstance(size, int) and size >= 0 for size in shape)
+
+
+def _num_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    size = np.dtype(dtype).itemsize
+    for length in shape:
+        size *= length
+    return size
+
+
+def _flat(array: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

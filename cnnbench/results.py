@@ -1,0 +1,292 @@
+"""What a run leaves behind: frozen values and their versioned JSON form.
+
+`encode_*` turns a value into the text of a file, `decode_*` reads it back and
+refuses, with file, line and field, whatever `encode_*` cannot have written.
+JSON has no number for NaN and infinity, and a loss can be either: they are
+the strings `"NaN"`, `"Infinity"` and `"-Infinity"` where a number stands.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+# History: 1 is the first format.
+FORMAT_VERSION = 1
+
+
+class Status(StrEnum):
+    """How far a run has come."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+class Direction(StrEnum):
+    """Which values of a metric are better."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """What one epoch of one seed measured.
+
+    Args:
+      seed: the seed of the run.
+      epoch: number of the epoch, from 1.
+      train_loss: mean loss over the training images of the epoch, with dropout.
+      validation_loss: mean loss over the validation images after the epoch.
+      metrics: further metrics over the validation images, by name (`accuracy`
+        is a fraction in [0, 1]); in a file, their names begin with `validation_`.
+      train_s: seconds the training took, without compilation and evaluation.
+      eval_s: seconds the evaluation took.
+      samples_per_s: training images per second of `train_s`.
+    """
+
+    seed: int
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    metrics: Mapping[str, float]
+    train_s: float
+    eval_s: float
+    samples_per_s: float
+
+    def validation(self, metric: str) -> float:
+        """The validation value of `metric`, which may be `loss`."""
+        return self.validation_loss if metric == "loss" else self.metrics[metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the seconds of a run went, each measured with the device drained."""
+
+    compile_s: float
+    data_s: float
+    train_s: float
+    eval_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetRecord:
+    """The images that a run used.
+
+    Args:
+      name: the dataset, or its stand-in.
+      title: what people call it.
+      digest: digest of the images and labels.
+      stand_in_for: the dataset that was asked for and could not be had, if so.
+      num_train: number of training images.
+      num_validation: number of validation images.
+      num_test: number of test images.
+      source: where the images came from.
+    """
+
+    name: str
+    title: str
+    digest: str
+    stand_in_for: str | None
+    num_train: int
+    num_validation: int
+    num_test: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The software and the machine of a run; deliberately without a host name.
+
+    Args:
+      python: version, as those of the packages that follow.
+      cnnbench: version.
+      jax: version.
+      jaxlib: version.
+      flax: version.
+      optax: version.
+      numpy: version.
+      platform: operating system and architecture, such as `Linux-x86_64`.
+      processor: model name of the processor.
+      num_cpus: number of CPUs that the process may use.
+      device_kind: `cpu`, `gpu` or `tpu`.
+      device: model name of the device that trained.
+      num_devices: number of devices that trained.
+      commit: git commit of the working directory; None outside a repository.
+      dirty: whether the commit had local changes; None outside a repository.
+      command: the command line, word by word.
+    """
+
+    python: str
+    cnnbench: str
+    jax: str
+    jaxlib: str
+    flax: str
+    optax: str
+    numpy: str
+    platform: str
+    processor: str
+    num_cpus: int
+    device_kind: str
+    device: str
+    num_devices: int
+    commit: str | None
+    dirty: bool | None
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What a run is and how it went: `run.json`.
+
+    Args:
+      run_id: name of the run's folder.
+      name: name of the experiment.
+      title: what tables call the experiment.
+      task: `classify` or `reconstruct`.
+      loss: name of the loss that was minimised.
+      status: how far the run has come.
+      started_at: start, with its time zone; written in UTC.
+      finished_at: end, likewise; None while it runs.
+      error: why it failed; None unless it did.
+      timing: where the seconds went; None until they are known.
+      seeds: one training for each.
+      epochs: number of epochs asked for.
+      batch_size: images in a training step.
+      spec_digest: digest of the resolved experiment.
+      dataset: the images used.
+      environment: software, machine and command.
+    """
+
+    run_id: str
+    name: str
+    title: str
+    task: str
+    loss: str
+    status: Status
+    started_at: datetime
+    finished_at: datetime | None
+    error: str | None
+    timing: Timing | None
+    seeds: tuple[int, ...]
+    epochs: int
+    batch_size: int
+    spec_digest: str
+    dataset: DatasetRecord
+    environment: Environment
+
+
+@dataclass(frozen=True, slots=True)
+class BestValue:
+    """The best validation value of a metric and the epoch that reached it first."""
+
+    value: float
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSummary:
+    """How one seed ended.
+
+    Args:
+      seed: the seed.
+      final: validation value of each metric after the last epoch.
+      best: best validation value of each metric.
+      test: value of each metric on the test images after the last epoch.
+      compile_s: seconds of compilation this seed caused.
+      train_s: seconds of training, all epochs.
+      eval_s: seconds of evaluation, all epochs.
+    """
+
+    seed: int
+    final: Mapping[str, float]
+    best: Mapping[str, BestValue]
+    test: Mapping[str, float]
+    compile_s: float
+    train_s: float
+    eval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a finished run ended: `summary.json`.
+
+    Args:
+      num_params: number of trainable parameters.
+      compile_s: seconds of compilation, all seeds.
+      headline: the metric that tables show.
+      metrics: every metric and which of its values are better.
+      seeds: one summary per seed.
+    """
+
+    num_params: int
+    compile_s: float
+    headline: str
+    metrics: Mapping[str, Direction]
+    seeds: tuple[SeedSummary, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A run as read back from its folder.
+
+    Args:
+      record: what the run is and how it went.
+      summary: how it ended; None unless it finished.
+      epochs: what every epoch of every seed measured, in the order of writing.
+      warnings: what is odd about the files, one sentence each.
+    """
+
+    record: RunRecord
+    summary: Summary | None
+    epochs: tuple[EpochRecord, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def summarize_seed(
+    epochs: Iterable[EpochRecord],
+    *,
+    metrics: Mapping[str, Direction],
+    test: Mapping[str, float],
+    compile_s: float,
+) -> SeedSummary:
+    """The summary of one seed.
+
+    Args:
+      epochs: the records of that seed, at least one, in the order of the epochs.
+      metrics: every metric and which of its values are better.
+      test: value of each metric on the test images.
+      compile_s: seconds of compilation this seed caused.
+
+    >>> epoch = EpochRecord(0, 1, 0.9, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
+    >>> later = dataclasses.replace(epoch, epoch=2, validation_loss=0.6, metrics={"accuracy": 0.9})
+    >>> metrics = {"accuracy": Direction.HIGHER, "loss": Direction.LOWER}
+    >>> summary = summarize_seed([epoch, later], metrics=metrics, test={}, compile_s=3.0)
+    >>> summary.best["loss"], summary.final["loss"], summary.train_s
+    (BestValue(value=0.5, epoch=1), 0.6, 4.0)
+    """
+    epochs = tuple(epochs)
+    return SeedSummary(
+        seed=epochs[0].seed,
+        final={name: epochs[-1].validation(name) for name in metrics},
+        best={name: _best(epochs, name, direction) for name, direction in metrics.items()},
+        test=dict(test),
+        compile_s=compile_s,
+        train_s=sum(epoch.train_s for epoch in epochs),
+        eval_s=sum(epoch.eval_s for epoch in epochs),
+    )
+
+
+def _best(epochs: tuple[EpochRecord, ...], metric: str, direction: Direction) -> BestValue:
+    def badness(epoch: EpochRecord) -> tuple[bool, float]:
+        value = epoch.validation(metric)
+        # NaN compares with nothing, so it is worse than anything by decree.
+        return math.isnan(value), -value if direction is Direction.HIGHER else value
+
+    best = min(epochs, key=badness)
+    return BestValue(best.validation(metric), best.epoch)

@@ -1,0 +1,60 @@
+"""The clock, which tests replace, and the stopwatch that fills in `Timing`."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from cnnbench.results import Timing
+
+Clock = Callable[[], float]
+PARTS = ("compile_s", "data_s", "train_s", "eval_s")
+
+
+class Stopwatch:
+    """Adds up the seconds spent in each part of a run.
+
+    The body of `part` must drain the device before it ends, or its work is
+    charged to a later part.
+
+    Args:
+      clock: seconds from any fixed point.
+
+    >>> ticks = iter([0.0, 1.0, 4.0, 5.0])
+    >>> watch = Stopwatch(lambda: next(ticks))
+    >>> with watch.part("train_s"):
+    ...     pass
+    >>> watch.timing()
+    Timing(compile_s=0.0, data_s=0.0, train_s=3.0, eval_s=0.0, total_s=5.0)
+    """
+
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self._clock = clock
+        self._start = clock()
+        self._spent: defaultdict[str, float] = defaultdict(float)
+        self._last: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Charges the time of its body to one of `PARTS`."""
+        start = self._clock()
+        yield
+        self._last[name] = self._clock() - start
+        self._spent[name] += self._last[name]
+
+    def now(self) -> float:
+        """Seconds since the stopwatch was made."""
+        return self._clock() - self._start
+
+    def last(self, name: str) -> float:
+        """Seconds of the last time a part was entered."""
+        return self._last[name]
+
+    def spent(self, name: str) -> float:
+        """Seconds charged to a part so far."""
+        return self._spent[name]
+
+    def timing(self) -> Timing:
+        """Seconds of each part, and since the stopwatch was made."""
+        parts = {name: self._spent[name] for name in PARTS}
+        return Timing(**parts, total_s=self.now())

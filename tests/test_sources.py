@@ -1,0 +1,352 @@
+import contextlib
+import functools
+import gzip
+import hashlib
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from tensorflow_datasets.image_classification import MNIST
+
+from cnnbench.catalog import describe, has_tensorflow
+from cnnbench.data import Dataset, load_dataset
+from cnnbench.errors import DataError
+from cnnbench.idx import decode_idx
+from tests.tinysets import FILENAMES, prepare_array_records, tiny, url_infos, write_idx_files
+
+without_tensorflow = pytest.mark.skipif(has_tensorflow(), reason="TensorFlow is installed here")
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise requests.ConnectionError("no network in tests")
+
+    monkeypatch.setattr(requests.Session, "request", refuse)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class _Broken(_Quiet):
+    def do_HEAD(self) -> None:
+        self.send_error(503)
+
+
+@contextlib.contextmanager
+def _serving(folder: Path, kind: type[_Quiet] = _Quiet) -> Iterator[str]:
+    handler = functools.partial(kind, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the files of a tiny MNIST, on a server on this machine."""
+    folder = tmp_path / "served"
+    write_idx_files(folder)
+    with _serving(folder) as base:
+        monkeypatch.setattr(MNIST, "url_infos", url_infos(folder, base))
+        yield folder
+
+
+def _load(name: str, data_dir: Path, **kwargs: Any) -> Dataset:
+    defaults = {"offline": None, "splits": None, "train_examples": None, "notify": pytest.fail}
+    return load_dataset(name, data_dir=data_dir, **{**defaults, **kwargs})
+
+
+def _is_tiny(data: Dataset) -> bool:
+    raw = tiny()
+    return (
+        data.train.images.tobytes() + data.validation.images.tobytes() == raw.train_images.tobytes()
+        and [*data.train.labels, *data.validation.labels] == list(raw.train_labels)
+        and data.test.images.tobytes() == raw.test_images.tobytes()
+        and list(data.test.labels) == list(raw.test_labels)
+    )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _forget(tmp_path: Path) -> None:
+    (tmp_path / "cache" / "mnist.arrays").unlink()
+
+
+def test_downloads_then_needs_no_network(
+    served: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], request: Any
+) -> None:
+    data_dir, notes = tmp_path / "sets", list[str]()
+    first = _load("mnist", data_dir, notify=notes.append)
+    assert notes == [f"Downloading 4 files of 'mnist' to {data_dir / 'downloads'}."]
+    assert first.source == "tensorflow-datasets download"
+    assert _is_tiny(first)
+    _forget(tmp_path)
+    request.getfixturevalue("no_network")
+    again = _load("mnist", data_dir)
+    assert again.digest == first.digest
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_damaged_earlier_download_is_an_error(served: Path, tmp_path: Path) -> None:
+    data_dir = tmp_path / "sets"
+    _load("mnist", data_dir, notify=lambda _: None)
+    _forget(tmp_path)
+    (path,) = data_dir.glob("downloads/mnist/*train-labels*.gz")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError) as caught:
+        _load("mnist", data_dir, offline="mnist_5k")
+    assert str(caught.value) == (
+        f"{path}: this is not the file that 'mnist' needs (expected SHA-256 "
+        f"{_sha256(served / FILENAMES[1])}, found {_sha256(path)}); "
+        "remove it or put the right file in its place"
+    )
+
+
+def test_a_download_of_another_file_is_an_error(served: Path, tmp_path: Path) -> None:
+    expected = _sha256(served / FILENAMES[3])
+    (served / FILENAMES[3]).write_bytes(b"moved elsewhere")
+    with pytest.raises(DataError) as caught:
+        _load("mnist", tmp_path / "sets", offline="mnist_5k", notify=lambda _: None)
+    # The other files may still be on their way, so only the message tells the folder.
+    place, _, message = str(caught.value).partition(": ")
+    assert Path(place).name == FILENAMES[3]
+    assert Path(place).is_relative_to(tmp_path / "sets" / "downloads")
+    assert Path(place).read_bytes() == b"moved elsewhere"
+    assert message == (
+        f"this is not the file that 'mnist' needs (expected SHA-256 {expected}, "
+        f"found {hashlib.sha256(b'moved elsewhere').hexdigest()}); "
+        "remove it or put the right file in its place"
+    )
+
+
+def test_a_file_gone_from_the_server_calls_the_stand_in(served: Path, tmp_path: Path) -> None:
+    (served / FILENAMES[0]).unlink()
+    notes: list[str] = []
+    data = _load("mnist", tmp_path / "sets", offline="mnist_5k", notify=notes.append)
+    assert data.stand_in_for == "mnist"
+    (url,) = [url for url in MNIST.url_infos if FILENAMES[0] in url]
+    assert notes[-1] == (
+        "Dataset 'mnist' is not on this machine and cannot be downloaded "
+        f"(Failed to get url {url}. HTTP code: 404); 'mnist_5k' stands in for it."
+    )
+
+
+def test_a_server_at_fault_counts_as_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_idx_files(tmp_path / "served")
+    with _serving(tmp_path / "served", _Broken) as base:
+        monkeypatch.setattr(MNIST, "url_infos", url_infos(tmp_path / "served", base))
+        with pytest.raises(DataError) as caught:
+            _load("mnist", tmp_path / "sets")
+    assert str(caught.value) == (
+        "dataset 'mnist' is not on this machine and cannot be downloaded (127.0.0.1: HTTP status "
+        "503); name a folder that holds it with --data-dir, or use --dataset mnist_5k"
+    )
+
+
+def test_a_server_that_never_answers_is_not_waited_for(
+    served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hang = threading.Event()
+
+    def never(*_: object, **__: object) -> None:
+        hang.wait(60)
+        raise requests.ConnectionError("too late")
+
+    monkeypatch.setattr("cnnbench.downloads.ANSWER_LIMIT_S", 0.1)
+    monkeypatch.setattr(requests.Session, "request", never)
+    notes: list[str] = []
+    data = _load("mnist", tmp_path / "sets", offline="mnist_5k", notify=notes.append)
+    hang.set()
+    assert data.stand_in_for == "mnist"
+    assert notes == [
+        "Dataset 'mnist' is not on this machine and cannot be downloaded (127.0.0.1: no answer "
+        "within 0.1 s); 'mnist_5k' stands in for it."
+    ]
+
+
+def test_a_folder_that_cannot_hold_downloads(served: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError) as caught:
+        _load("mnist", tmp_path / "file", notify=lambda _: None)
+    assert str(caught.value) == (
+        f"{tmp_path / 'file' / 'downloads'}: Not a directory; "
+        "choose another folder with --data-dir or TFDS_DATA_DIR"
+    )
+
+
+@pytest.mark.parametrize("place", [".", "downloads/manual", "manual"])
+@pytest.mark.usefixtures("no_network")
+def test_files_put_there_by_hand(place: str, served: Path, tmp_path: Path) -> None:
+    data_dir = tmp_path / "sets"
+    (data_dir / place).parent.mkdir(parents=True, exist_ok=True)
+    if place == ".":
+        data_dir = served
+    else:
+        (data_dir / place).symlink_to(served)
+    data = _load("mnist", data_dir)
+    assert data.source == "manual files"
+    assert _is_tiny(data)
+
+
+def test_what_is_missing_by_hand_is_downloaded(served: Path, tmp_path: Path) -> None:
+    data_dir, notes = tmp_path / "sets", list[str]()
+    write_idx_files(data_dir)
+    (data_dir / FILENAMES[2]).unlink()
+    data = _load("mnist", data_dir, notify=notes.append)
+    assert notes == [f"Downloading 1 file of 'mnist' to {data_dir / 'downloads'}."]
+    assert data.source == "tensorflow-datasets download"
+    assert _is_tiny(data)
+
+
+@pytest.mark.parametrize("missing_too", [False, True])
+@pytest.mark.usefixtures("no_network")
+def test_a_wrong_file_is_an_error_whatever_else(
+    missing_too: bool, served: Path, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "sets"
+    write_idx_files(data_dir)
+    expected, wrong = _sha256(data_dir / FILENAMES[1]), data_dir / FILENAMES[1]
+    wrong.write_bytes(wrong.read_bytes()[:-9])
+    if missing_too:
+        (data_dir / FILENAMES[0]).unlink()
+    with pytest.raises(DataError) as caught:
+        _load("mnist", data_dir, offline="mnist_5k")
+    assert str(caught.value) == (
+        f"{wrong}: this is not the file that 'mnist' needs (expected SHA-256 {expected}, "
+        f"found {_sha256(wrong)}); remove it or put the right file in its place"
+    )
+    assert not (tmp_path / "cache").exists()
+
+
+_REMEDY = "remove it or put the right file in its place"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not a whole IDX file of labels or images"),
+        (b"plain", "not a whole gzip file (Not a gzipped file (b'pl'))"),
+        (
+            gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07")[:-6],
+            "not a whole gzip file (Compressed file ended before the end-of-stream marker was "
+            "reached)",
+        ),
+        (gzip.compress(b"\0\0\x08\x01\0\0\0\x02\x07"), "not a whole IDX file of labels or images"),
+        (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\x07"), "not a whole IDX file of labels or images"),
+        (gzip.compress(b"\0\0\x08\x03\0\0\0\x01\x07"), "not a whole IDX file of labels or images"),
+        (gzip.compress(b"\0\0\x08\xff"), "not a whole IDX file of labels or images"),
+    ],
+)
+def test_garbled_idx_files(content: bytes, reason: str) -> None:
+    with pytest.raises(DataError) as caught:
+        decode_idx(content, "a.gz")
+    assert str(caught.value) == f"a.gz: {reason}; {_REMEDY}"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_prepared_data_of_the_users_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    prepare_array_records("tiny_grey", tmp_path)
+    capfd.readouterr()
+    info = describe("tiny_grey", tmp_path)
+    assert (info.shape, info.num_classes) == ((28, 28, 1), 10)
+    assert (info.num_train, info.num_test, info.title) == (60, 12, "Made by a test.")
+    notes: list[str] = []
+    data = _load("tiny_grey", tmp_path, notify=notes.append)
+    assert notes == [f"Decoding 'tiny_grey' from {tmp_path / 'tiny_grey' / '3.0.1'}."]
+    assert data.source == "prepared by tensorflow-datasets"
+    assert capfd.readouterr() == ("", "")
+    # tensorflow-datasets has shuffled it: the same examples in another order.
+    raw = tiny()
+    stored = np.concatenate([data.train.images, data.validation.images])
+    labels = [*data.train.labels, *data.validation.labels]
+    got = [(int(y), x.tobytes()) for x, y in zip(stored, labels, strict=True)]
+    expected = [
+        (int(y), x.tobytes()) for x, y in zip(raw.train_images, raw.train_labels, strict=True)
+    ]
+    assert got != expected
+    assert sorted(got) == sorted(expected)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_prepared_mnist_has_the_order_of_its_files(tmp_path: Path) -> None:
+    prepare_array_records("mnist", tmp_path)
+    assert _is_tiny(_load("mnist", tmp_path, notify=lambda _: None))
+
+
+@pytest.mark.usefixtures("no_network")
+def test_damaged_prepared_data_is_an_error(tmp_path: Path) -> None:
+    prepare_array_records("mnist", tmp_path)
+    folder = tmp_path / "mnist" / "3.0.1"
+    (path,) = folder.glob("*test*")
+    path.write_bytes(path.read_bytes()[:2_000])
+    with pytest.raises(DataError) as caught:
+        _load("mnist", tmp_path, offline="mnist_5k", notify=lambda _: None)
+    assert str(caught.value).startswith(f"{folder}: the prepared data cannot be read (")
+    assert str(caught.value).endswith("); remove that folder and prepare the dataset again")
+
+
+def _call_it_tfrecord(folder: Path) -> None:
+    path = folder / "dataset_info.json"
+    info = json.loads(path.read_text())
+    assert info["fileFormat"] == "array_record"
+    path.write_text(json.dumps({**info, "fileFormat": "tfrecord"}))
+
+
+@without_tensorflow
+@pytest.mark.usefixtures("no_network")
+def test_tfrecord_data_asks_for_tensorflow(tmp_path: Path) -> None:
+    prepare_array_records("tiny_grey", tmp_path)
+    folder = tmp_path / "tiny_grey" / "3.0.1"
+    _call_it_tfrecord(folder)
+    with pytest.raises(DataError) as caught:
+        _load("tiny_grey", tmp_path, offline="mnist_5k")
+    assert str(caught.value) == (
+        f"{folder}: this is TFRecord data, which takes TensorFlow to read; "
+        "pip install 'cnnbench[tensorflow]'"
+    )
+
+
+@without_tensorflow
+def test_tfrecord_mnist_is_read_from_its_files_instead(served: Path, tmp_path: Path) -> None:
+    data_dir, notes = tmp_path / "sets", list[str]()
+    prepare_array_records("mnist", data_dir)
+    _call_it_tfrecord(data_dir / "mnist" / "3.0.1")
+    write_idx_files(data_dir)
+    assert _is_tiny(_load("mnist", data_dir, notify=notes.append))
+    assert notes == [
+        f"{data_dir / 'mnist' / '3.0.1'}: this is TFRecord data, which takes TensorFlow to read; "
+        "looking for the original files of 'mnist'."
+    ]
+
+
+@without_tensorflow
+def test_the_rest_of_the_catalogue_asks_for_tensorflow(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        _load("cifar10", tmp_path, offline="mnist_5k")
+    assert str(caught.value) == (
+        f"dataset 'cifar10' is not prepared in {tmp_path}, and preparing it takes TensorFlow; "
+        "pip install 'cnnbench[tensorflow]'"
+    )

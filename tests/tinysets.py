@@ -1,0 +1,119 @@
+"""Small datasets made by the tests, in the formats of the real ones."""
+
+import gzip
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import tensorflow_datasets as tfds
+from numpy.typing import NDArray
+from tensorflow_datasets.core import registered
+from tensorflow_datasets.core.download.checksums import UrlInfo
+
+FILENAMES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """60 training and 12 test images of 28x28 pixels, in 10 classes."""
+
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.uint8]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.uint8]
+
+
+def tiny() -> Tiny:
+    rng = np.random.default_rng(7)
+    shape = (28, 28, 1)
+    return Tiny(
+        rng.integers(0, 256, (60, *shape), np.uint8),
+        rng.integers(0, 10, 60, np.uint8),
+        rng.integers(0, 256, (12, *shape), np.uint8),
+        rng.integers(0, 10, 12, np.uint8),
+    )
+
+
+def idx_bytes(array: NDArray[np.uint8]) -> bytes:
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+    return gzip.compress(header + array.tobytes(), mtime=0)
+
+
+def write_idx_files(folder: Path) -> None:
+    """The four files of an IDX dataset."""
+    data = tiny()
+    folder.mkdir(parents=True, exist_ok=True)
+    for filename, array in zip(
+        FILENAMES,
+        (data.train_images[..., 0], data.train_labels, data.test_images[..., 0], data.test_labels),
+        strict=True,
+    ):
+        (folder / filename).write_bytes(idx_bytes(array))
+
+
+def url_infos(folder: Path, base: str) -> dict[str, UrlInfo]:
+    """The registration of `folder`'s files as if they stood at the address `base`."""
+    contents = {name: (folder / name).read_bytes() for name in FILENAMES}
+    return {
+        f"{base}/{name}": UrlInfo(
+            tfds.core.utils.Size(len(content)), hashlib.sha256(content).hexdigest(), name
+        )
+        for name, content in contents.items()
+    }
+
+
+def prepare_array_records(name: str, data_dir: Path) -> None:
+    """Prepare the tiny set with tensorflow-datasets itself, which PNG bytes let do it alone."""
+    data = tiny()
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(28, 28, 1), encoding_format="png"),
+            "label": tfds.features.ClassLabel(num_classes=10),
+        }
+    )
+
+    def examples(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterator[Any]:
+        for key, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield key, {"image": _png(image), "label": int(label)}
+
+    def split_generators(_self: Any, _manager: Any) -> dict[str, Any]:
+        return {
+            "train": examples(data.train_images, data.train_labels),
+            "test": examples(data.test_images, data.test_labels),
+        }
+
+    with registered.skip_registration():
+        builder_class = type(
+            name.title().replace("_", ""),
+            (tfds.core.GeneratorBasedBuilder,),
+            {
+                "VERSION": tfds.core.Version("3.0.1"),
+                "_info": lambda self: tfds.core.DatasetInfo(
+                    builder=self,
+                    description="Made by a test.",
+                    features=features,
+                    supervised_keys=("image", "label"),
+                ),
+                "_split_generators": split_generators,
+                "_generate_examples": lambda _self: iter(()),
+                "__module__": __name__,
+            },
+        )
+    builder_class(data_dir=data_dir, file_format="array_record").download_and_prepare()
+
+
+def _png(image: NDArray[np.uint8]) -> io.BytesIO:
+    content = io.BytesIO()
+    PIL.Image.fromarray(image[..., 0]).save(content, "png")
+    content.seek(0)
+    return content
