@@ -126,8 +126,8 @@ def _merged(parent: Any, child: Any, at: KeyPath) -> Any:
         return child
     result = dict(parent)
     for key, value in child.items():
-        if at == ("model", "layers") and value is None and key in result:
-            del result[key]
+        if value is None and key in result:
+            del result[key]  # null takes away what the parent says
         else:
             result[key] = _merged(parent.get(key), value, (*at, key))
     return result

@@ -1,19 +1,13 @@
-"""What a run leaves behind: frozen values and their versioned JSON form.
+"""What a run measured, as frozen values; `codec` gives them their JSON form."""
 
-`encode_*` turns a value into the text of a file, `decode_*` reads it back and
-refuses, with file, line and field, whatever `encode_*` cannot have written.
-JSON has no number for NaN and infinity, and a loss can be either: they are
-the strings `"NaN"`, `"Infinity"` and `"-Infinity"` where a number stands.
-"""
-
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-# History: 1 is the first format.
+# Version of the form that these values take in files. History:
+# 1: the first.
 FORMAT_VERSION = 1
 
 
@@ -139,6 +133,12 @@ class Environment:
     dirty: bool | None
     command: tuple[str, ...]
 
+    @property
+    def device_model(self) -> str:
+        """Model name of the hardware that trained."""
+        # JAX calls every processor "cpu"; its model name says more.
+        return self.processor if self.device_kind == "cpu" else self.device
+
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
@@ -245,7 +245,7 @@ class RunResult:
     record: RunRecord
     summary: Summary | None
     epochs: tuple[EpochRecord, ...]
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
 
 def summarize_seed(
@@ -264,7 +264,7 @@ def summarize_seed(
       compile_s: seconds of compilation this seed caused.
 
     >>> epoch = EpochRecord(0, 1, 0.9, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
-    >>> later = dataclasses.replace(epoch, epoch=2, validation_loss=0.6, metrics={"accuracy": 0.9})
+    >>> later = EpochRecord(0, 2, 0.7, 0.6, {"accuracy": 0.9}, 2.0, 1.0, 25.0)
     >>> metrics = {"accuracy": Direction.HIGHER, "loss": Direction.LOWER}
     >>> summary = summarize_seed([epoch, later], metrics=metrics, test={}, compile_s=3.0)
     >>> summary.best["loss"], summary.final["loss"], summary.train_s

@@ -1,0 +1,327 @@
+"""The command line: parse, call one library function, render, translate errors to exit codes."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from cnnbench.errors import CnnbenchError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cnnbench.results import RunResult
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="cnnbench",
+    help="Describe a network in YAML, train it, and read an honest verdict.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(
+    help="Datasets: what there is, fetching one, where they are kept.", no_args_is_help=True
+)
+app.add_typer(data_app, name="data")
+
+
+class Device(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+    TPU = "tpu"
+
+
+class Format(StrEnum):
+    """How a comparison is written."""
+
+    TABLE = "table"
+    MD = "md"
+    CSV = "csv"
+    JSON = "json"
+
+
+def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Prints what a user did wrong without a traceback, and exits with the error's code."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except CnnbenchError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return wrapper
+
+
+Specs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SPEC... [KEY=VALUE...]",
+        help="Experiment files, and values that override theirs, as in train.epochs=5.",
+        show_default=False,
+    ),
+]
+ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Prepared datasets, or the original files of one.",
+        metavar="DIR",
+        envvar="TFDS_DATA_DIR",
+        show_default=False,
+    ),
+]
+
+
+@app.command()
+@reports_errors
+def run(  # noqa: PLR0913, PLR0917 - one parameter per option
+    specs: Specs,
+    seeds: Annotated[
+        str | None, typer.Option(help="A number of seeds, or a list as in 0,1,2.", metavar="N|LIST")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", metavar="N")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Train on another dataset.", metavar="NAME")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
+    results_dir: ResultsDir = Path("results"),
+    data_dir: DataDir = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and show; train nothing.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No progress, only results.")
+    ] = False,
+) -> None:
+    """Train each experiment and end with a table of accuracy and time."""
+    from cnnbench.session import Request
+
+    paths, overrides = _split(specs)
+    overrides += _options(seeds, epochs, dataset)
+    requests = [
+        Request(path, overrides, results_dir, data_dir, device.value, ["cnnbench", *sys.argv[1:]])
+        for path in paths
+    ]
+    if dry_run:
+        _dry_run(requests)
+        return
+    results: list[RunResult] = []
+    try:
+        _run_all(requests, results, quiet=quiet)
+    finally:
+        _print_results(results, json=json)
+
+
+@app.command()
+@reports_errors
+def show(specs: Specs, data_dir: DataDir = None) -> None:
+    """Check experiment files and print their layers, shapes and costs."""
+    paths, overrides = _split(specs)
+    for path in paths:
+        _show(path, overrides, data_dir)
+
+
+@app.command()
+@reports_errors
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN | NAME | PATH]...",
+            help="Runs; the newest finished one of each experiment if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Compare runs: accuracy, time, parameters and images a second side by side."""
+    from cnnbench import compare as comparing
+    from cnnbench import export, history, report
+
+    if runs:
+        selection = history.find_runs(runs, results_dir)
+        comparisons: Sequence[comparing.Comparison] = [comparing.compare(selection.runs)]
+    else:
+        selection = history.newest_finished(results_dir)
+        comparisons = comparing.compare_groups(selection.runs)
+    _warn(selection.warnings)
+    match format:
+        case Format.TABLE:
+            _console().print(report.terminal_table(comparisons, wide=True))
+        case Format.MD:
+            typer.echo(report.markdown(comparisons, wide=True), nl=False)
+        case Format.CSV:
+            typer.echo(export.csv_text(comparisons), nl=False)
+        case Format.JSON:
+            typer.echo(export.json_text(comparisons), nl=False)
+
+
+@app.command(name="list")
+@reports_errors
+def list_runs(results_dir: ResultsDir = Path("results")) -> None:
+    """List runs, oldest first."""
+    from cnnbench import history, report
+
+    listing = history.list_runs(results_dir)
+    _warn(listing.warnings)
+    _console().print(report.list_table(listing.entries))
+
+
+@data_app.command(name="list")
+@reports_errors
+def data_list() -> None:
+    """List the datasets whose shapes are known without asking tensorflow-datasets."""
+    from rich import box
+    from rich.table import Table
+
+    from cnnbench.catalog import KNOWN
+    from cnnbench.shapes import shape_text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in ("Name", "Image", "Classes", "Train", "Test", "What it shows"):
+        table.add_column(
+            header, justify="right" if header in ("Classes", "Train", "Test") else "left"
+        )
+    for info in KNOWN.values():
+        sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
+        table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
+    _console().print(table)
+    typer.echo("Any other image-classification set of tensorflow-datasets works by its name.")
+
+
+@data_app.command(name="prepare")
+@reports_errors
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="The dataset.", metavar="NAME")],
+    data_dir: DataDir = None,
+) -> None:
+    """Fetch a dataset and cache its decoded images."""
+    from cnnbench.data import prepare
+
+    dataset = prepare(name, data_dir=data_dir, notify=lambda text: typer.echo(text, err=True))
+    sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
+    train, validation, test = (f"{size:,}" for size in sizes)
+    typer.echo(f"{name}: {train} training, {validation} validation and {test} test images")
+
+
+@data_app.command(name="path")
+@reports_errors
+def data_path(data_dir: DataDir = None) -> None:
+    """Print where datasets and their decoded copies are kept."""
+    from cnnbench.cache import cache_dir
+    from cnnbench.catalog import default_data_dir
+
+    typer.echo(f"datasets  {default_data_dir(data_dir)}")
+    typer.echo(f"cache     {cache_dir()}")
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Files and overrides; an existing file whose name has a '=' is a file."""
+    paths = [Path(a) for a in arguments if "=" not in a or Path(a).exists()]
+    overrides = [a for a in arguments if "=" in a and not Path(a).exists()]
+    if not paths:
+        raise UsageError("no experiment file is named; write one, as in experiments/standard.yaml.")
+    return paths, overrides
+
+
+def _options(seeds: str | None, epochs: int | None, dataset: str | None) -> list[str]:
+    """Options are overrides with names of their own."""
+    overrides = []
+    if seeds is not None:
+        overrides.append(f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}")
+    if epochs is not None:
+        overrides.append(f"train.epochs={epochs}")
+    if dataset is not None:
+        # Sizes and stand-in were meant for the file's dataset.
+        overrides += [f"dataset.name={dataset}", "dataset.splits=null", "dataset.offline=null"]
+    return overrides
+
+
+def _run_all(requests: Sequence[Any], results: "list[RunResult]", *, quiet: bool) -> None:
+    from rich.console import Console
+
+    from cnnbench.progress import Bars, make_listener
+    from cnnbench.session import check_all, run_experiment
+
+    check_all(requests)
+    for request in requests:
+        listener = make_listener(Console(stderr=True), quiet=quiet)
+        try:
+            results.append(run_experiment(request, listener))
+        finally:
+            if isinstance(listener, Bars):
+                listener.close()
+
+
+def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
+    from cnnbench import export, report
+    from cnnbench.compare import compare_groups
+
+    if not results:
+        return
+    comparisons = compare_groups(results)
+    if json:
+        typer.echo(export.json_text(comparisons), nl=False)
+    else:
+        _console().print(report.terminal_table(comparisons, wide=False))
+
+
+def _dry_run(requests: Sequence[Any]) -> None:
+    for request in requests:
+        experiment = _show(request.path, request.overrides, request.data_dir)
+        train = experiment.train
+        typer.echo(
+            f"would train {train.epochs} epochs in batches of {train.batch_size} on"
+            f" {experiment.dataset.name}, seeds {', '.join(map(str, experiment.seeds))}"
+        )
+
+
+def _show(path: Path, overrides: Sequence[str], data_dir: Path | None) -> Any:
+    from cnnbench.layer_table import layer_table
+    from cnnbench.loader import load_experiment
+
+    loaded = load_experiment(path, overrides, data_dir=data_dir)
+    experiment = loaded.experiment
+    if loaded.plan is None:
+        typer.echo(f"{experiment.type_title}: {experiment.model.python} (shapes show when it runs)")
+    else:
+        _console().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})"))
+    return experiment
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _console() -> "Console":
+    """Standard output; 80 columns where it is no terminal, so that files look the same."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(80, console.width))
+
+
+def main() -> None:
+    """Entry point of the `cnnbench` command."""
+    app(prog_name="cnnbench")

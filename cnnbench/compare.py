@@ -1,0 +1,234 @@
+"""Runs side by side: the first and the last epoch of each, or the reason why not."""
+
+import shlex
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cnnbench.errors import IncomparableError
+from cnnbench.results import (
+    DatasetRecord,
+    Direction,
+    EpochRecord,
+    RunRecord,
+    RunResult,
+    Status,
+    Summary,
+)
+from cnnbench.stats import Estimate, estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One experiment after one epoch.
+
+    Args:
+      run: the run's record.
+      label: the experiment's title, numbered when several runs share it.
+      epoch: number of the epoch, from 1.
+      value: the headline metric on the validation images, over seeds.
+      train_s: seconds of training in that epoch, over seeds.
+      num_params: number of trainable parameters.
+      images_per_s: training images per second, median over all epochs and seeds.
+      test: the headline metric on the test images, over seeds; None but in the last epoch.
+    """
+
+    run: RunRecord
+    label: str
+    epoch: int
+    value: Estimate
+    train_s: Estimate
+    num_params: int
+    images_per_s: float
+    test: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Comparable runs: one task, one set of images, one kind of device.
+
+    Args:
+      task: `classify` or `reconstruct`.
+      metric: the headline metric.
+      direction: which of its values are better.
+      dataset: the images.
+      device_kind: `cpu`, `gpu` or `tpu`.
+      devices: model names of the devices, each once.
+      rows: the first and the last epoch of each run, in the order of the runs.
+    """
+
+    task: str
+    metric: str
+    direction: Direction
+    dataset: DatasetRecord
+    device_kind: str
+    devices: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A run that has all that a comparison reads."""
+
+    record: RunRecord
+    summary: Summary
+    epochs: tuple[EpochRecord, ...]
+
+
+def compare(runs: Sequence[RunResult]) -> Comparison:
+    """Runs that the user named, in that order.
+
+    Raises:
+      IncomparableError: there are none, one has not finished, or their numbers
+        do not measure the same thing.
+    """
+    finished = _finished_runs(runs)
+    for other in finished[1:]:
+        if reason := _difference(finished[0], other):
+            raise IncomparableError(reason)
+    return _comparison(finished)
+
+
+def compare_groups(runs: Sequence[RunResult]) -> tuple[Comparison, ...]:
+    """Runs that nobody chose, each beside those that it can be compared with.
+
+    Raises:
+      IncomparableError: there are none, or one has not finished.
+    """
+    groups: list[list[_Finished]] = []
+    for run in _finished_runs(runs):
+        group = next((g for g in groups if _difference(g[0], run) is None), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return tuple(_comparison(group) for group in groups)
+
+
+def _finished_runs(runs: Sequence[RunResult]) -> list[_Finished]:
+    if not runs:
+        raise IncomparableError("no finished run to compare; start one with: cnnbench run SPEC")
+    return [_finished(run) for run in runs]
+
+
+def _finished(run: RunResult) -> _Finished:
+    record, summary = run.record, run.summary
+    again = f"run it again with: {shlex.join(record.environment.command)}"
+    if record.status is not Status.FINISHED:
+        cause = f" ({record.error})" if record.error else ""
+        raise IncomparableError(f"{_path(record)} is {record.status}{cause}, not finished; {again}")
+    if summary is None:
+        raise IncomparableError(f"{_path(record)} has no summary.json; {again}")
+    finished = _Finished(record, summary, run.epochs)
+    if lack := next(_lacks(finished), None):
+        raise IncomparableError(f"{_path(record)} is incomplete: no {lack}; {again}")
+    return finished
+
+
+def _lacks(run: _Finished) -> Iterator[str]:
+    """What a comparison would look for in vain, lazily: a damaged file may ask for anything."""
+    metric = run.summary.headline
+    if not run.record.seeds or run.record.epochs < 1:
+        yield "seeds or epochs in run.json"
+    if metric not in run.summary.metrics:
+        yield f"direction of {metric} in summary.json"
+    tests = {seed.seed: seed.test for seed in run.summary.seeds}
+    found = {(e.seed, e.epoch) for e in run.epochs if metric == "loss" or metric in e.metrics}
+    for seed in run.record.seeds:
+        if metric not in tests.get(seed, {}):
+            yield f"test {metric} of seed {seed} in summary.json"
+        for epoch in range(1, run.record.epochs + 1):
+            if (seed, epoch) not in found:
+                yield f"{metric} of seed {seed}, epoch {epoch} in epochs.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """Something that must be equal: its identity, its words after the verb, what to do."""
+
+    verb: str
+    identity: object
+    words: str
+    remedy: str
+
+
+def _facts(run: _Finished) -> tuple[_Fact, ...]:
+    record, data = run.record, run.record.dataset
+    stand_in = f" (stand-in for {data.stand_in_for})" if data.stand_in_for else ""
+    splits = (data.num_train, data.num_validation, data.num_test)
+    sizes = " / ".join(f"{size:,}" for size in splits)
+    headline = run.summary.headline
+    measure = f"{record.loss} loss" if headline == "loss" else headline
+    kind = record.environment.device_kind
+    same_data = "run both on the same data, for example with --dataset mnist_5k"
+    return (
+        _Fact("has", record.task, f"the task {record.task}", "compare experiments of one task"),
+        _Fact("ran", data.name, f"on {data.name}{stand_in}", same_data),
+        _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
+        _Fact("has", splits, f"splits of {sizes} images", "give both the same dataset sizes"),
+        _Fact("is", measure, f"judged by {measure}", "give both the same loss"),
+        _Fact("ran", kind, f"on {kind}", "run both with the same --device"),
+    )
+
+
+def _difference(first: _Finished, other: _Finished) -> str | None:
+    """Why the two cannot be compared, and what to do; None if they can."""
+    one, two = first.record.name, other.record.name
+    if one == two:
+        one, two = _path(first.record), _path(other.record)
+    for a, b in zip(_facts(first), _facts(other), strict=True):
+        if a.identity != b.identity:
+            return f"'{one}' {a.verb} {a.words}, '{two}' {b.words}; {a.remedy}"
+    return None
+
+
+def _comparison(runs: Sequence[_Finished]) -> Comparison:
+    summary, record = runs[0].summary, runs[0].record
+    devices = dict.fromkeys(run.record.environment.device_model for run in runs)
+    labels = _labels([run.record.title for run in runs])
+    rows = (row for run, label in zip(runs, labels, strict=True) for row in _rows(run, label))
+    return Comparison(
+        task=record.task,
+        metric=summary.headline,
+        direction=summary.metrics[summary.headline],
+        dataset=record.dataset,
+        device_kind=record.environment.device_kind,
+        devices=tuple(devices),
+        rows=tuple(rows),
+    )
+
+
+def _labels(titles: Sequence[str]) -> list[str]:
+    """The titles, numbered where the same one comes again.
+
+    >>> _labels(["A", "B", "A"])
+    ['A #1', 'B', 'A #2']
+    """
+    return [
+        f"{title} #{titles[: i + 1].count(title)}" if titles.count(title) > 1 else title
+        for i, title in enumerate(titles)
+    ]
+
+
+def _rows(run: _Finished, label: str) -> Iterator[Row]:
+    last = run.record.epochs
+    records = {(epoch.seed, epoch.epoch): epoch for epoch in run.epochs}
+    metric = run.summary.headline
+    tests = {seed.seed: seed.test[metric] for seed in run.summary.seeds}
+    images_per_s = statistics.median(epoch.samples_per_s for epoch in run.epochs)
+    for number in dict.fromkeys((1, last)):
+        epochs = [records[seed, number] for seed in run.record.seeds]
+        yield Row(
+            run=run.record,
+            label=label,
+            epoch=number,
+            value=estimate(epoch.validation(metric) for epoch in epochs),
+            train_s=estimate(epoch.train_s for epoch in epochs),
+            num_params=run.summary.num_params,
+            images_per_s=images_per_s,
+            test=estimate(tests[s] for s in run.record.seeds) if number == last else None,
+        )
+
+
+def _path(record: RunRecord) -> str:
+    return f"{record.name}/{record.run_id}"

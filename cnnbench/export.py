@@ -1,0 +1,90 @@
+"""Comparisons for programs: CSV and JSON with the raw, unrounded values."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from cnnbench import codec
+from cnnbench.compare import Comparison, Row
+from cnnbench.stats import Estimate, mean_interval
+
+_ESTIMATES = ("value", "train_s", "test")
+
+
+def csv_text(comparisons: Sequence[Comparison]) -> str:
+    """One header and one line for each row of each comparison; an unknown value is empty."""
+    rows = [_csv_row(comparison, row) for comparison in comparisons for row in comparison.rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def json_text(comparisons: Sequence[Comparison]) -> str:
+    """Everything in the comparisons, with the raw value of each seed."""
+    return codec.encode_document({"comparisons": tuple(map(_json, comparisons))}).decode()
+
+
+def _row_fields(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.run.name,
+        "title": row.run.title,
+        "run_id": row.run.run_id,
+        "stand_in_for": row.run.dataset.stand_in_for,
+        "device": row.run.environment.device_model,
+        "seeds": row.run.seeds,
+        "epoch": row.epoch,
+        "value": row.value,
+        "train_s": row.train_s,
+        "num_params": row.num_params,
+        "images_per_s": row.images_per_s,
+        "test": row.test,
+    }
+
+
+def _csv_row(comparison: Comparison, row: Row) -> dict[str, object]:
+    cells: dict[str, object] = {
+        "task": comparison.task,
+        "metric": comparison.metric,
+        "dataset": comparison.dataset.name,
+        "dataset_digest": comparison.dataset.digest,
+        "device_kind": comparison.device_kind,
+    }
+    for name, value in _row_fields(row).items():
+        if name in _ESTIMATES:
+            cells |= {f"{name}_mean": value and value.mean, f"{name}_std": value and value.std}
+        elif name == "seeds":
+            cells["num_seeds"] = len(value)
+        else:
+            cells[name] = value
+    return cells
+
+
+def _json(comparison: Comparison) -> dict[str, object]:
+    return {
+        "task": comparison.task,
+        "metric": comparison.metric,
+        "direction": comparison.direction,
+        "dataset": comparison.dataset,
+        "device_kind": comparison.device_kind,
+        "devices": comparison.devices,
+        "rows": tuple(_json_row(row) for row in comparison.rows),
+    }
+
+
+def _json_row(row: Row) -> dict[str, object]:
+    fields = _row_fields(row)
+    return fields | {name: _json_estimate(fields[name]) for name in _ESTIMATES}
+
+
+def _json_estimate(estimate: Estimate | None) -> dict[str, object] | None:
+    if estimate is None:
+        return None
+    return {
+        "values": estimate.values,
+        "mean": estimate.mean,
+        "std": estimate.std,
+        "interval_95": mean_interval(estimate.values, 0.95),
+    }

@@ -1,0 +1,145 @@
+"""Past runs: every run there is, the newest of each experiment, those a user names."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnnbench.errors import IncomparableError, StoreError, UsageError, did_you_mean, listing
+from cnnbench.results import RunResult, Status
+from cnnbench.store import RECORD_FILE, RunEntry, disk, read_entry, read_run
+
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Runs in the order of their start, and what could not be read, a sentence each."""
+
+    entries: tuple[RunEntry, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Runs to compare, and what is odd about them or was passed over, a sentence each."""
+
+    runs: tuple[RunResult, ...]
+    warnings: tuple[str, ...]
+
+
+def list_runs(results_dir: Path) -> Listing:
+    """All runs of all experiments, oldest first.
+
+    Raises:
+      StoreError: the folder of results or of an experiment cannot be read.
+    """
+    return _list_folders(f for name in _folders(results_dir) for f in _run_folders(name))
+
+
+def newest_finished(results_dir: Path) -> Selection:
+    """The newest finished run of each experiment, by name; experiments without one are left out.
+
+    Raises:
+      StoreError: a folder or the epochs of a chosen run cannot be read.
+    """
+    listings = [_list_folders(_run_folders(folder)) for folder in _folders(results_dir)]
+    newest = [entry for listing in listings if (entry := _newest(listing)) is not None]
+    return _select((e.path for e in newest), (w for listing in listings for w in listing.warnings))
+
+
+def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
+    """The runs that a command line names, in its order.
+
+    Args:
+      arguments: for each run its folder, its RUN-ID or the beginning of it, or the
+        name or folder of an experiment, which stands for its newest finished run.
+      results_dir: folder of all results.
+
+    Raises:
+      UsageError: an argument names nothing, or several runs.
+      IncomparableError: an experiment has no finished run.
+      StoreError: a run cannot be read.
+    """
+    found = [_find(argument, results_dir) for argument in arguments]
+    return _select((path for path, _ in found), (w for _, warnings in found for w in warnings))
+
+
+def _find(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    candidates = [Path(argument), results_dir / argument] if argument.strip() else []
+    with disk(Path(argument), "read"):
+        for path in candidates:
+            if (path / RECORD_FILE).is_file():
+                return path, ()
+        for path in candidates:
+            if folders := _run_folders(path):
+                return _newest_of(path, _list_folders(folders))
+    return _find_id(argument, results_dir), ()
+
+
+def _find_id(prefix: str, results_dir: Path) -> Path:
+    experiments = _folders(results_dir)
+    runs = [path for folder in experiments for path in _run_folders(folder)]
+    matches = [path for path in runs if path.name.startswith(prefix)] if prefix.strip() else []
+    match matches:
+        case [path]:
+            return path
+        case []:
+            raise UsageError(_unknown(prefix, results_dir, [f.name for f in experiments], runs))
+    newest = max(path.name for path in matches)
+    begun = f"command line: {prefix!r} begins {len(matches)} run ids"
+    raise UsageError(f"{begun}; write more of one, such as {newest}")
+
+
+def _unknown(argument: str, results_dir: Path, names: list[str], runs: list[Path]) -> str:
+    place = f"command line: {argument!r} is no run folder, run id or experiment in {results_dir}"
+    if not names:
+        return f"{place}, which holds no runs; start one with: cnnbench run SPEC"
+    hint = did_you_mean(argument, [*names, *(path.name for path in runs)])
+    return f"{place}{hint}; write {listing(names)}, or see: cnnbench list"
+
+
+def _newest_of(folder: Path, runs: Listing) -> tuple[Path, tuple[str, ...]]:
+    entry = _newest(runs)
+    if entry is not None:
+        return entry.path, runs.warnings
+    counts = Counter(str(entry.record.status) for entry in runs.entries)
+    states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    raise IncomparableError(
+        f"{folder}: no finished run ({states or 'none readable'}); run the experiment again"
+    )
+
+
+def _newest(runs: Listing) -> RunEntry | None:
+    finished = [e for e in runs.entries if e.record.status is Status.FINISHED]
+    return finished[-1] if finished else None
+
+
+def _select(paths: Iterable[Path], warnings: Iterable[str]) -> Selection:
+    runs = tuple(read_run(path) for path in paths)
+    return Selection(runs, (*warnings, *(w for run in runs for w in run.warnings)))
+
+
+def _list_folders(folders: Iterable[Path]) -> Listing:
+    entries, warnings = [], []
+    for folder in folders:
+        try:
+            entries.append(read_entry(folder))
+        except StoreError as error:
+            warnings.append(f"passed over: {error}")
+    entries.sort(key=lambda entry: (entry.record.started_at, entry.record.run_id))
+    return Listing(tuple(entries), tuple(warnings))
+
+
+def _folders(parent: Path) -> list[Path]:
+    with disk(parent, "read"):
+        if not parent.exists():
+            return []
+        return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _run_folders(experiment: Path) -> list[Path]:
+    with disk(experiment, "read"):
+        folders = _folders(experiment) if experiment.is_dir() else []
+        return [f for f in folders if (f / RECORD_FILE).exists() or _RUN_ID.fullmatch(f.name)]

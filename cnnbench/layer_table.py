@@ -1,0 +1,79 @@
+"""A network as a table of layers, for `show` and the start of `run`."""
+
+from typing import TYPE_CHECKING
+
+from cnnbench.graph import Node, Plan
+from cnnbench.layers import INPUT, ConvTranspose, LayerOp
+from cnnbench.shapes import shape_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def operation_text(op: LayerOp) -> str:
+    """An operation and its main options in a few words.
+
+    >>> from cnnbench.layers import Conv
+    >>> operation_text(Conv(op="conv", filters=32, kernel=5, stride=2, activation="relu"))
+    'conv 32 @ 5x5, stride 2x2, relu'
+    """
+    if isinstance(op, ConvTranspose) and op.tie:
+        words = [f"{op.op} tied to {op.tie}"]
+    else:
+        words = [" ".join([op.op, *_main_options(op)])]
+    stride, padding = getattr(op, "stride", None), getattr(op, "padding", "valid")
+    if stride not in (None, (1, 1), getattr(op, "size", None)):
+        words.append(f"stride {shape_text(stride)}")
+    if padding != "valid":
+        words.append(f"padding {padding if isinstance(padding, str) else shape_text(padding)}")
+    activation = getattr(op, "activation", "linear")
+    return ", ".join([*words, *([activation] if activation != "linear" else [])])
+
+
+def _main_options(op: LayerOp) -> list[str]:
+    filters, kernel = getattr(op, "filters", None), getattr(op, "kernel", None)
+    options = [f"{filters} @ {shape_text(kernel)}"] if filters and kernel else []
+    for key in ("size", "shape"):
+        value = getattr(op, key, None)
+        options += [shape_text(value)] if value else []
+    return options + [str(getattr(op, key)) for key in ("units", "rate") if hasattr(op, key)]
+
+
+def layer_table(plan: Plan, title: str) -> "Table":
+    """The layers, one a row, and the totals, for a terminal of 80 columns.
+
+    Args:
+      plan: the network.
+      title: what stands above it.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
+    table.add_column("Layer", no_wrap=True, footer="total")
+    table.add_column("Operation")
+    table.add_column("Inputs")
+    table.add_column("Output", justify="right", no_wrap=True)
+    table.add_column("Parameters", justify="right", no_wrap=True, footer=f"{plan.num_params:,}")
+    table.add_column(
+        "Multiply-\nadds", justify="right", no_wrap=True, footer=f"{plan.multiply_adds:,}"
+    )
+    table.show_footer = True
+    table.add_row(INPUT, "", "", shape_text(plan.input_shape), "", "")
+    for node in plan.nodes:
+        table.add_row(*_cells(node))
+    return table
+
+
+def _cells(node: Node) -> tuple[str, ...]:
+    cost = node.layout.multiply_adds
+    return (
+        node.name,
+        operation_text(node.op),
+        ", ".join(node.inputs),
+        shape_text(node.layout.shape),
+        f"{node.num_params:,}" if node.num_params else "",
+        f"{cost:,}" if cost else "",
+    )

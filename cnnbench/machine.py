@@ -1,0 +1,74 @@
+"""What a run needs to say about the software and the machine it ran on."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+import cnnbench
+from cnnbench.results import Environment
+
+
+def environment(device: jax.Device, command: Sequence[str]) -> Environment:
+    """The environment of a run, without a host name.
+
+    Args:
+      device: where it trains.
+      command: the command line, word by word.
+    """
+    commit, dirty = _git_state(Path.cwd())
+    return Environment(
+        python=platform.python_version(),
+        cnnbench=cnnbench.__version__,
+        **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        platform=f"{platform.system()}-{platform.machine()}",
+        processor=processor(),
+        num_cpus=num_cpus(),
+        device_kind=device.platform,
+        device=device.device_kind if device.platform != "cpu" else processor(),
+        num_devices=1,
+        commit=commit,
+        dirty=dirty,
+        command=tuple(command),
+    )
+
+
+def num_cpus() -> int:
+    """Number of CPUs this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's model name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None, None
+    return commit, bool(_git(folder, "status", "--porcelain"))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", folder, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

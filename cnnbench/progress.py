@@ -1,0 +1,200 @@
+"""How a run looks while it runs: bars on a terminal, a line an epoch elsewhere."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, assert_never
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from cnnbench.layer_table import layer_table
+from cnnbench.loader import Loaded
+from cnnbench.results import EpochRecord, RunRecord
+from cnnbench.session import Listener
+
+if TYPE_CHECKING:
+    from cnnbench.engine import Event
+
+
+class Silent:
+    """A listener that says nothing but warnings, for `--quiet`.
+
+    Args:
+      console: where notes go; never where results go.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def loaded(self, loaded: Loaded) -> None:
+        """Says nothing."""
+
+    def note(self, text: str) -> None:
+        """A stand-in dataset is worth a word even when quiet."""
+        self.console.print(text, style="yellow", highlight=False, soft_wrap=True)
+
+    def started(self, record: RunRecord, num_steps: int) -> None:
+        """Says nothing."""
+
+    def event(self, event: "Event") -> None:
+        """Says nothing."""
+
+    def finished(self, folder: Path) -> None:
+        """Says nothing."""
+
+
+class Lines(Silent):
+    """One line an epoch, for files and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.epochs = 0
+
+    def loaded(self, loaded: Loaded) -> None:
+        """Prints the layer table."""
+        experiment = loaded.experiment
+        if loaded.plan is not None:
+            self.console.print(layer_table(loaded.plan, experiment.type_title))
+        else:
+            self.say(f"{experiment.type_title}: {experiment.model.python}")
+
+    def started(self, record: RunRecord, num_steps: int) -> None:  # noqa: ARG002 - bars use it
+        """Prints what is about to be trained."""
+        self.epochs = record.epochs
+        self.say(start_line(record))
+        self.say("compiling ...")
+
+    def event(self, event: "Event") -> None:
+        """Prints a line for each epoch."""
+        from cnnbench.engine import Compiled, SeedDone, StepDone
+
+        match event:
+            case Compiled(num_params=num_params, compile_s=compile_s):
+                self.say(f"compiled {num_params:,} parameters in {compile_s:.1f} s")
+            case EpochRecord():
+                self.say(epoch_line(event, self.epochs))
+            case StepDone() | SeedDone():
+                pass
+            case _:
+                assert_never(event)
+
+    def finished(self, folder: Path) -> None:
+        """Says where the files are."""
+        self.say(f"wrote {folder}")
+
+    def say(self, text: str) -> None:
+        """Prints a line that is never broken."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+class Bars(Lines):
+    """A bar over all epochs and seeds, with rate and time left, for terminals."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+        )
+        self.task: TaskID | None = None
+        self.record: RunRecord | None = None
+        self.num_steps = 1
+        self.value = ""
+
+    def loaded(self, loaded: Loaded) -> None:
+        """Prints the layer table and starts the bar."""
+        super().loaded(loaded)
+        self.task = self.progress.add_task("reading data", total=None, rate="")
+        self.progress.start()
+
+    def started(self, record: RunRecord, num_steps: int) -> None:
+        """Says what is about to be trained."""
+        self.record, self.num_steps = record, num_steps
+        self.say(start_line(record))
+        self._update(description="compiling")
+
+    def event(self, event: "Event") -> None:
+        """Moves the bar."""
+        from cnnbench.engine import Compiled, SeedDone, StepDone
+
+        match event:
+            case Compiled():
+                super().event(event)
+                self._update(total=self._steps(), completed=0, description="training")
+            case StepDone(seed=seed, epoch=epoch, step=step):
+                self._move(seed, epoch, step)
+            case EpochRecord(seed=seed, epoch=epoch):
+                self.value = headline(event)
+                self._move(seed, epoch, self.num_steps, f"{event.samples_per_s:,.0f} images/s")
+            case SeedDone():
+                pass
+            case _:
+                assert_never(event)
+
+    def finished(self, folder: Path) -> None:
+        """Takes the bar away."""
+        self.close()
+        super().finished(folder)
+
+    def close(self) -> None:
+        """Takes the bar away, also after an error."""
+        self.progress.stop()
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+            self.task = None
+
+    def _steps(self) -> int:
+        record = self.record
+        return len(record.seeds) * record.epochs * self.num_steps if record else 1
+
+    def _move(self, seed: int, epoch: int, step: int, rate: str | None = None) -> None:
+        if self.record is None:
+            return
+        before = self.record.seeds.index(seed) * self.record.epochs + epoch - 1
+        seeds = f"seed {seed} " if len(self.record.seeds) > 1 else ""
+        text = f"{seeds}epoch {epoch}/{self.record.epochs}{self.value}"
+        self._update(completed=before * self.num_steps + step, description=text)
+        if rate is not None:
+            self._update(rate=rate)
+
+    def _update(self, **fields: object) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, **fields)  # type: ignore[arg-type]
+
+
+def make_listener(console: Console, *, quiet: bool) -> Listener:
+    """The listener that fits a console."""
+    if quiet:
+        return Silent(console)
+    return Bars(console) if console.is_terminal else Lines(console)
+
+
+def start_line(record: RunRecord) -> str:
+    """What is trained, on what, where."""
+    data = record.dataset
+    name = data.name + (f" (stand-in for {data.stand_in_for})" if data.stand_in_for else "")
+    sizes = f"{data.num_train:,}/{data.num_validation:,}/{data.num_test:,}"
+    seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else f"seed {record.seeds[0]}"
+    epochs = f"{record.epochs} epochs" if record.epochs > 1 else "1 epoch"
+    return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {record.environment.device}"
+
+
+def headline(record: EpochRecord) -> str:
+    """The value that says most about an epoch."""
+    if "accuracy" in record.metrics:
+        return f", accuracy {100 * record.metrics['accuracy']:.2f} %"
+    return f", loss {record.validation_loss:.4g}"
+
+
+def epoch_line(record: EpochRecord, epochs: int) -> str:
+    """An epoch in a line."""
+    metrics = "".join(f", {name} {value:.4f}" for name, value in record.metrics.items())
+    return (
+        f"seed {record.seed}, epoch {record.epoch}/{epochs}: "
+        f"train loss {record.train_loss:.4f}, validation loss {record.validation_loss:.4f}{metrics}"
+        f", {record.train_s:.2f} s, {record.samples_per_s:,.0f} images/s"
+    )

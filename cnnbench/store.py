@@ -1,0 +1,208 @@
+"""Run folders: `RESULTS/NAME/RUN-ID/`, plain files that survive a crash.
+
+A file is written beside its place and moved there, so a reader sees the old
+content or the new one. `epochs.jsonl` only grows, a line at a time, each on
+the disk before the next epoch begins.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cnnbench import codec
+from cnnbench.errors import Location, StoreError
+from cnnbench.results import EpochRecord, RunRecord, RunResult, Summary
+
+RECORD_FILE, _SUMMARY, _EPOCHS = "run.json", "summary.json", "epochs.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder of a run that is being written.
+
+    Every method raises StoreError when the disk refuses.
+    """
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run; sorts by its start."""
+        return self.path.name
+
+    def write_spec(self, content: bytes) -> None:
+        """Keep the experiment file as it was given."""
+        self.write("spec.yaml", content)
+
+    def write_resolved(self, text: str) -> None:
+        """Keep the experiment as it was run, after `extends` and overrides."""
+        self.write("resolved.yaml", _bytes(text))
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write `run.json`, or replace it."""
+        self.write(RECORD_FILE, codec.encode_record(record))
+
+    def write_summary(self, summary: Summary) -> None:
+        """Write `summary.json`, or replace it."""
+        self.write(_SUMMARY, codec.encode_summary(summary))
+
+    def write_tables(self, markdown: str, csv: str) -> None:
+        """Write `table.md` and `table.csv`, or replace them."""
+        self.write("table.md", _bytes(markdown))
+        self.write("table.csv", _bytes(csv))
+
+    def append_epoch(self, epoch: EpochRecord) -> None:
+        """Add a line to `epochs.jsonl`; it is on the disk when this returns."""
+        path = self.path / _EPOCHS
+        with disk(path, "write"), path.open("ab") as file:
+            file.write(codec.encode_epoch(epoch))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file of the run whole or not at all."""
+        path = self.path / name
+        partial = path.with_name(f".{name}.{os.getpid()}.partial")
+        with disk(path, "write"):
+            try:
+                with partial.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(path)
+            finally:
+                with contextlib.suppress(OSError):
+                    partial.unlink()  # still there only when something failed
+            _sync_folder(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """A run as a list shows it: everything but its epochs."""
+
+    path: Path
+    record: RunRecord
+    summary: Summary | None
+
+
+def create_run(results_dir: Path, name: str, now: datetime) -> RunFolder:
+    """Make a new, empty run folder that no other process has.
+
+    Args:
+      results_dir: folder of all results; made when missing.
+      name: name of the experiment, one folder name.
+      now: start of the run, with its time zone.
+
+    Raises:
+      StoreError: the disk refuses, or `name` is no folder name.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise StoreError(
+            f"{results_dir}: {name!r} cannot be a folder's name; rename the experiment."
+        )
+    parent = results_dir / name
+    with disk(parent, "create"):
+        parent.mkdir(parents=True, exist_ok=True)
+        path = _make_unique(parent, now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"))
+        _sync_folder(parent)
+    return RunFolder(path)
+
+
+def read_entry(path: Path) -> RunEntry:
+    """What a run folder says about its run, without the epochs.
+
+    Raises:
+      StoreError: a file cannot be read, or is not what this version writes.
+    """
+    record = codec.decode_record(_read(path / RECORD_FILE), str(path / RECORD_FILE))
+    summary = path / _SUMMARY
+    with disk(summary, "read"):
+        if not summary.exists():
+            return RunEntry(path, record, None)
+    return RunEntry(path, record, codec.decode_summary(_read(summary), str(summary)))
+
+
+def read_run(path: Path) -> RunResult:
+    """Everything in a run folder.
+
+    Raises:
+      StoreError: a file cannot be read, or is not what this version writes; a
+        torn last line of `epochs.jsonl` is a warning.
+    """
+    entry = read_entry(path)
+    epochs, warnings = _read_epochs(path / _EPOCHS)
+    return RunResult(entry.record, entry.summary, epochs, warnings)
+
+
+def _read_epochs(path: Path) -> tuple[tuple[EpochRecord, ...], tuple[str, ...]]:
+    with disk(path, "read"):
+        content = path.read_bytes() if path.exists() else b""
+    *lines, torn = content.split(b"\n")
+    epochs: dict[tuple[int, int], EpochRecord] = {}
+    for number, line in enumerate(lines, start=1):
+        epoch = codec.decode_epoch(line, Location(str(path), number))
+        if epochs.setdefault((epoch.seed, epoch.epoch), epoch) is not epoch:
+            twice = f"seed {epoch.seed}, epoch {epoch.epoch} stands twice"
+            raise StoreError(f"{path}:{number}: {twice}; remove one of the two lines.")
+    if not torn:
+        return tuple(epochs.values()), ()
+    cut = f"{path}:{len(lines) + 1}: the last line is cut off and was ignored"
+    return tuple(epochs.values()), (f"{cut}; the run was stopped, or is writing it now.",)
+
+
+def _bytes(text: str) -> bytes:
+    # A title may hold characters that UTF-8 cannot; they must not cost a run its tables.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _read(path: Path) -> bytes:
+    with disk(path, "read"):
+        return path.read_bytes()
+
+
+def _make_unique(parent: Path, stamp: str) -> Path:
+    while True:
+        path = parent / f"{stamp}-{secrets.token_hex(2)}"
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+
+
+def _sync_folder(path: Path) -> None:
+    """Put the folder's own entries on the disk: a new file's name is one of them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "free some disk space",
+    errno.EDQUOT: "free some disk space",
+    errno.EROFS: "choose another folder with --results-dir",
+    errno.EACCES: "give yourself access, or choose another folder with --results-dir",
+    errno.ENAMETOOLONG: "write a shorter name",
+    errno.ENOENT: "put the run's folder back, or remove what is left of it",
+}
+
+
+@contextlib.contextmanager
+def disk(path: Path, action: str) -> Iterator[None]:
+    """Say which file the operating system refused, and what to do about it.
+
+    Raises:
+      StoreError: instead of an OSError in the body.
+    """
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "choose another folder with --results-dir")
+        reason = (error.strerror or str(error)).lower()
+        raise StoreError(f"{path}: cannot {action}: {reason}; {remedy}.") from error

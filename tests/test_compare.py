@@ -1,0 +1,202 @@
+"""Which runs are compared, with which numbers, and why others are refused."""
+
+import dataclasses
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from cnnbench.compare import compare, compare_groups
+from cnnbench.errors import IncomparableError
+from cnnbench.results import Direction, RunResult, Status
+from tests.samples import MNIST, STAND_IN, make_run, on_device, with_record
+
+AGAIN = "; run it again with: cnnbench run experiments/standard.yaml"
+
+
+def modified(**changes: object) -> RunResult:
+    return with_record(make_run("modified", "Modified CNN", start=0.92), **changes)
+
+
+class TestRows:
+    def test_first_and_last_epoch_of_each_run_in_the_given_order(self) -> None:
+        found = compare([modified(), make_run()])
+        assert [(row.label, row.epoch) for row in found.rows] == [
+            ("Modified CNN", 1),
+            ("Modified CNN", 3),
+            ("Standard CNN", 1),
+            ("Standard CNN", 3),
+        ]
+        assert (found.task, found.metric, found.direction) == (
+            "classify",
+            "accuracy",
+            Direction.HIGHER,
+        )
+        assert (found.dataset, found.device_kind) == (MNIST, "cpu")
+        assert found.devices == ("Example CPU @ 2.10GHz",)
+
+    def test_values_are_those_of_the_epoch_over_all_seeds(self) -> None:
+        run = make_run(seeds=(4, 2))
+        last = compare([run]).rows[-1]
+        records = {(e.seed, e.epoch): e for e in run.epochs}
+        assert last.value.values == tuple(records[s, 3].metrics["accuracy"] for s in (4, 2))
+        assert last.train_s.values == tuple(records[s, 3].train_s for s in (4, 2))
+        assert last.train_s.mean == pytest.approx(6.84)
+        assert last.images_per_s == statistics.median(e.samples_per_s for e in run.epochs)
+        assert last.num_params == 160_362
+        assert last.test is not None
+        assert last.test.values == (0.91 + 0.07 + 0.004, 0.91 + 0.07 + 0.002)
+
+    def test_the_test_value_stands_at_the_last_epoch_only(self) -> None:
+        assert [row.test is None for row in compare([make_run()]).rows] == [True, False]
+
+    def test_a_run_of_one_epoch_has_one_row(self) -> None:
+        run = with_record(make_run(), epochs=1)
+        assert [(row.epoch, row.test is None) for row in compare([run]).rows] == [(1, False)]
+
+    def test_the_headline_of_a_reconstruction_is_its_loss(self) -> None:
+        found = compare([make_run(headline="loss")])
+        assert (found.metric, found.direction) == ("loss", Direction.LOWER)
+        assert found.rows[0].value.values == (0.0123456,)
+
+    def test_runs_of_one_title_are_numbered(self) -> None:
+        runs = [make_run(), modified(), make_run(run_id="20251124T000000Z-0000")]
+        labels = [row.label for row in compare(runs).rows][::2]
+        assert labels == ["Standard CNN #1", "Modified CNN", "Standard CNN #2"]
+
+    def test_the_model_of_a_gpu_is_the_devices_not_the_processors(self) -> None:
+        gpu = {"device_kind": "gpu", "device": "Example GPU"}
+        runs = [on_device(make_run(), **gpu), on_device(modified(), **gpu | {"device": "Other"})]
+        assert compare(runs).devices == ("Example GPU", "Other")
+
+
+REFUSALS = [
+    (
+        make_run("autoencoder", headline="loss"),
+        "'standard' has the task classify, 'autoencoder' the task reconstruct; "
+        "compare experiments of one task",
+    ),
+    (
+        modified(dataset=STAND_IN),
+        "'standard' ran on mnist, 'modified' on mnist_5k (stand-in for mnist); "
+        "run both on the same data, for example with --dataset mnist_5k",
+    ),
+    (
+        modified(dataset=dataclasses.replace(MNIST, digest="sha256:zz")),
+        "'standard' ran on mnist with digest sha256:aa, 'modified' on mnist with digest "
+        "sha256:zz; run both on the same data, for example with --dataset mnist_5k",
+    ),
+    (
+        modified(dataset=dataclasses.replace(MNIST, num_train=1000)),
+        "'standard' has splits of 50,000 / 10,000 / 10,000 images, 'modified' splits of "
+        "1,000 / 10,000 / 10,000 images; give both the same dataset sizes",
+    ),
+    (
+        on_device(modified(), device_kind="gpu"),
+        "'standard' ran on cpu, 'modified' on gpu; run both with the same --device",
+    ),
+    (
+        with_record(make_run(run_id="20251124T000000Z-0000"), dataset=STAND_IN),
+        "'standard/20251123T063012Z-a1b2' ran on mnist, 'standard/20251124T000000Z-0000' on "
+        "mnist_5k (stand-in for mnist); "
+        "run both on the same data, for example with --dataset mnist_5k",
+    ),
+]
+
+
+@pytest.mark.parametrize(("other", "reason"), REFUSALS)
+def test_runs_that_measure_different_things_are_refused(other: RunResult, reason: str) -> None:
+    with pytest.raises(IncomparableError) as caught:
+        compare([make_run(), make_run(), other])
+    assert str(caught.value) == reason
+    assert caught.value.exit_code == 4
+
+
+def test_reconstructions_are_compared_under_one_loss_only() -> None:
+    one, other = make_run(headline="loss"), make_run("modified", headline="loss")
+    with pytest.raises(IncomparableError) as caught:
+        compare([one, with_record(other, loss="mae")])
+    assert str(caught.value) == (
+        "'standard' is judged by mse loss, 'modified' judged by mae loss; give both the same loss"
+    )
+    assert len(compare([make_run(), modified(loss="other")]).rows) == 4
+
+
+def _without(run: RunResult, seed: int, epoch: int) -> RunResult:
+    epochs = tuple(e for e in run.epochs if (e.seed, e.epoch) != (seed, epoch))
+    return dataclasses.replace(run, epochs=epochs)
+
+
+def _summary(**changes: object) -> RunResult:
+    run = make_run()
+    assert run.summary is not None
+    summary = dataclasses.replace(run.summary, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(run, summary=summary)
+
+
+UNUSABLE = [
+    (with_record(make_run(), status=Status.RUNNING), "is running, not finished"),
+    (
+        with_record(make_run(), status=Status.FAILED, error="out of memory"),
+        "is failed (out of memory), not finished",
+    ),
+    (dataclasses.replace(make_run(), summary=None), "has no summary.json"),
+    (
+        _without(make_run(seeds=(0, 1)), 1, 2),
+        "is incomplete: no accuracy of seed 1, epoch 2 in epochs.jsonl",
+    ),
+    (
+        with_record(make_run(), epochs=10**28),
+        "is incomplete: no accuracy of seed 0, epoch 4 in epochs.jsonl",
+    ),
+    (with_record(make_run(), seeds=()), "is incomplete: no seeds or epochs in run.json"),
+    (with_record(make_run(), epochs=0), "is incomplete: no seeds or epochs in run.json"),
+    (_summary(seeds=()), "is incomplete: no test accuracy of seed 0 in summary.json"),
+    (_summary(metrics={}), "is incomplete: no direction of accuracy in summary.json"),
+    (
+        _summary(headline="top5_accuracy"),
+        "is incomplete: no direction of top5_accuracy in summary.json",
+    ),
+]
+
+
+@pytest.mark.parametrize(("run", "reason"), UNUSABLE, ids=[r for _, r in UNUSABLE])
+def test_a_run_that_lacks_something_is_refused(run: RunResult, reason: str) -> None:
+    for function in (compare, compare_groups):
+        with pytest.raises(IncomparableError) as caught:
+            function([run])
+        assert str(caught.value) == f"standard/{run.record.run_id} {reason}{AGAIN}"
+
+
+def test_without_runs_the_message_says_how_to_start_one() -> None:
+    for function in (compare, compare_groups):
+        with pytest.raises(IncomparableError) as caught:
+            function([])
+        message = "no finished run to compare; start one with: cnnbench run SPEC"
+        assert str(caught.value) == message
+
+
+def test_groups_hold_what_can_be_compared_in_the_order_of_the_runs() -> None:
+    runs = [
+        make_run("autoencoder", headline="loss"),
+        with_record(make_run("mlp"), dataset=STAND_IN),
+        modified(),
+        on_device(make_run("on_gpu"), device_kind="gpu"),
+        make_run(),
+    ]
+    names = [[row.run.name for row in found.rows][::2] for found in compare_groups(runs)]
+    assert names == [["autoencoder"], ["mlp"], ["modified", "standard"], ["on_gpu"]]
+
+
+def test_import_is_light() -> None:
+    code = """
+import sys, time
+start = time.process_time()
+import cnnbench.compare, cnnbench.export, cnnbench.history, cnnbench.report, cnnbench.store
+heavy = {"jax", "flax", "matplotlib", "scipy", "numpy", "tensorflow", "tensorflow_datasets"}
+print(sorted(heavy & set(sys.modules)), time.process_time() - start < 0.5)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[] True\n"

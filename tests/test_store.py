@@ -1,0 +1,372 @@
+"""Run folders: what is written survives, what is read is whole, what is meant is found."""
+
+import dataclasses
+import errno
+import os
+import secrets
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from cnnbench.errors import IncomparableError, StoreError, UsageError
+from cnnbench.history import Listing, Selection, find_runs, list_runs, newest_finished
+from cnnbench.results import RunResult, Status
+from cnnbench.store import RunFolder, create_run, read_entry, read_run
+from tests.samples import make_run, save, with_record
+
+NOW = datetime(2025, 11, 23, 6, 30, 12, tzinfo=UTC)
+DAMAGED = "; restore the file from a copy, or remove the run's folder."
+GONE = "; put the run's folder back, or remove what is left of it."
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+class TestCreate:
+    def test_a_run_id_is_the_start_in_utc(self, tmp_path: Path) -> None:
+        east = NOW.astimezone(timezone(timedelta(hours=5)))
+        folder = create_run(tmp_path / "results", "standard", east)
+        assert folder.run_id.startswith("20251123T063012Z-")
+        assert folder.path == tmp_path / "results" / "standard" / folder.run_id
+        assert folder.path.is_dir()
+
+    def test_a_taken_folder_is_never_shared(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        digits = iter(["0000", "0000", "0000", "0001"])
+        monkeypatch.setattr(secrets, "token_hex", lambda _: next(digits))
+        ids = [create_run(tmp_path, "standard", NOW).run_id for _ in range(2)]
+        assert ids == ["20251123T063012Z-0000", "20251123T063012Z-0001"]
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "/a", ".hidden", "a\0b", "a\n"])
+    def test_a_name_cannot_leave_the_results(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(StoreError) as caught:
+            create_run(tmp_path, name, NOW)
+        message = f"{tmp_path}: {name!r} cannot be a folder's name; rename the experiment."
+        assert str(caught.value) == message
+        assert names_in(tmp_path) == []
+
+    def test_a_file_in_the_way_is_one_clear_line(self, tmp_path: Path) -> None:
+        results = tmp_path / "results"
+        results.write_text("")
+        with pytest.raises(StoreError) as caught:
+            create_run(results, "standard", NOW)
+        assert str(caught.value) == (
+            f"{results / 'standard'}: cannot create: not a directory; "
+            "choose another folder with --results-dir."
+        )
+
+
+class TestWrite:
+    def test_everything_written_is_read_back(self, tmp_path: Path) -> None:
+        run = make_run(seeds=(0, 1))
+        folder = create_run(tmp_path, "standard", NOW)
+        folder.write_spec(b"name: \xff standard\n")
+        folder.write_resolved("name: standard\n")
+        folder.write_record(dataclasses.replace(run.record, status=Status.RUNNING))
+        for epoch in run.epochs:
+            folder.append_epoch(epoch)
+        assert run.summary is not None
+        folder.write_summary(run.summary)
+        folder.write_tables("| Größe |\n", "title\n\ud800\n")
+        folder.write_record(run.record)
+        assert read_run(folder.path) == run
+        assert (folder.path / "spec.yaml").read_bytes() == b"name: \xff standard\n"
+        assert (folder.path / "resolved.yaml").read_text() == "name: standard\n"
+        assert (folder.path / "table.md").read_text(encoding="utf-8") == "| Größe |\n"
+        assert (folder.path / "table.csv").read_text() == "title\n\\ud800\n"
+        assert names_in(folder.path) == [
+            "epochs.jsonl",
+            "resolved.yaml",
+            "run.json",
+            "spec.yaml",
+            "summary.json",
+            "table.csv",
+            "table.md",
+        ]
+
+    @pytest.mark.parametrize("step", ["fsync", "replace"])
+    @pytest.mark.parametrize(
+        ("code", "reason"),
+        [
+            (errno.ENOSPC, "no space left on device; free some disk space."),
+            (errno.EROFS, "read-only file system; choose another folder with --results-dir."),
+            (errno.EIO, "input/output error; choose another folder with --results-dir."),
+        ],
+    )
+    def test_a_failed_write_leaves_the_old_file_and_no_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, code: int, reason: str
+    ) -> None:
+        folder = RunFolder(tmp_path)
+        folder.write("table.md", b"old")
+
+        def fail(*_: object) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
+        with pytest.raises(StoreError) as caught:
+            folder.write("table.md", b"new")
+        assert str(caught.value) == f"{tmp_path / 'table.md'}: cannot write: {reason}"
+        assert (tmp_path / "table.md").read_bytes() == b"old"
+        assert names_in(tmp_path) == ["table.md"]
+
+    def test_a_vanished_folder_is_one_clear_line(self, tmp_path: Path) -> None:
+        folder = RunFolder(tmp_path / "gone")
+        reason = f"cannot write: no such file or directory{GONE}"
+        with pytest.raises(StoreError) as caught:
+            folder.append_epoch(make_run().epochs[0])
+        assert str(caught.value) == f"{folder.path / 'epochs.jsonl'}: {reason}"
+        with pytest.raises(StoreError) as caught:
+            folder.write_record(make_run().record)
+        assert str(caught.value) == f"{folder.path / 'run.json'}: {reason}"
+
+    def test_a_full_disk_is_one_clear_line(self, tmp_path: Path) -> None:
+        if not Path("/dev/full").exists():
+            pytest.skip("this system has no /dev/full")
+        (tmp_path / "epochs.jsonl").symlink_to("/dev/full")
+        with pytest.raises(StoreError) as caught:
+            RunFolder(tmp_path).append_epoch(make_run().epochs[0])
+        assert str(caught.value) == (
+            f"{tmp_path / 'epochs.jsonl'}: cannot write: no space left on device; "
+            "free some disk space."
+        )
+
+    def test_appended_lines_outlive_a_killed_process(self, tmp_path: Path) -> None:
+        code = """
+import os, signal, sys
+from pathlib import Path
+from cnnbench.store import RunFolder
+from tests.samples import make_run
+for epoch in make_run().epochs[:2]:
+    RunFolder(Path(sys.argv[1])).append_epoch(epoch)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+        root = Path(__file__).parent.parent
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False)
+        assert done.returncode == -9
+        RunFolder(tmp_path).write_record(make_run().record)
+        assert read_run(tmp_path).epochs == make_run().epochs[:2]
+
+
+class TestRead:
+    def test_a_run_that_just_began_has_no_epochs(self, tmp_path: Path) -> None:
+        record = with_record(make_run(), status=Status.RUNNING).record
+        RunFolder(tmp_path).write_record(record)
+        assert read_run(tmp_path) == RunResult(record, None, ())
+
+    @pytest.mark.parametrize("kept", [1, 40, -2, -1])
+    def test_a_torn_last_line_is_a_warning(self, tmp_path: Path, kept: int) -> None:
+        path = save(make_run(), tmp_path) / "epochs.jsonl"
+        *lines, last = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines) + last[:kept])
+        run = read_run(path.parent)
+        assert run.epochs == make_run().epochs[:2]
+        assert run.warnings == (
+            f"{path}:3: the last line is cut off and was ignored; "
+            "the run was stopped, or is writing it now.",
+        )
+
+    def test_a_torn_line_before_others_is_refused(self, tmp_path: Path) -> None:
+        path = save(make_run(), tmp_path) / "epochs.jsonl"
+        first, *lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(first[:20] + b"\n" + b"".join(lines))
+        with pytest.raises(StoreError) as caught:
+            read_run(path.parent)
+        assert str(caught.value) == f"{path}:1:21: not JSON: Expecting value{DAMAGED}"
+
+    def test_an_epoch_that_stands_twice_is_refused(self, tmp_path: Path) -> None:
+        path = save(make_run(), tmp_path) / "epochs.jsonl"
+        path.write_bytes(path.read_bytes() + path.read_bytes())
+        with pytest.raises(StoreError) as caught:
+            read_run(path.parent)
+        message = f"{path}:4: seed 0, epoch 1 stands twice; remove one of the two lines."
+        assert str(caught.value) == message
+
+    def test_a_missing_record_is_one_clear_line(self, tmp_path: Path) -> None:
+        for read in (read_run, read_entry):
+            with pytest.raises(StoreError) as caught:
+                read(tmp_path)
+            message = f"{tmp_path / 'run.json'}: cannot read: no such file or directory{GONE}"
+            assert str(caught.value) == message
+
+    def test_a_truncated_file_is_refused_by_its_path(self, tmp_path: Path) -> None:
+        for name in ("run.json", "summary.json"):
+            path = save(make_run(), tmp_path / name) / name
+            path.write_bytes(b"")
+            with pytest.raises(StoreError) as caught:
+                read_run(path.parent)
+            assert str(caught.value) == f"{path}:1:1: not JSON: Expecting value{DAMAGED}"
+
+
+def run_at(name: str, hour: int, status: Status = Status.FINISHED, tail: str = "0000") -> RunResult:
+    run_id = f"20251123T{hour:02}0000Z-{tail}"
+    started_at = NOW.replace(hour=hour, minute=0, second=0)
+    return with_record(make_run(name, run_id=run_id), started_at=started_at, status=status)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Two experiments with finished runs, one without; and what is no run at all."""
+    folder = tmp_path / "results"
+    save(run_at("standard", 7), folder)
+    save(run_at("standard", 9, Status.FAILED), folder)
+    save(run_at("standard", 8), folder)
+    save(run_at("modified", 6), folder)
+    save(run_at("broken", 10, Status.FAILED), folder)
+    save(run_at("broken", 11, Status.INTERRUPTED), folder)
+    save(run_at("broken", 12, Status.FAILED), folder)
+    (folder / "README.md").write_text("notes")
+    (folder / "standard" / "notes").mkdir()
+    (folder / ".cache" / "20251123T000000Z-0000").mkdir(parents=True)
+    return folder
+
+
+def hours(found: Selection) -> list[tuple[str, int]]:
+    return [(run.record.name, run.record.started_at.hour) for run in found.runs]
+
+
+class TestHistory:
+    def test_runs_are_listed_in_the_order_of_their_start(self, results: Path) -> None:
+        found = list_runs(results)
+        assert [entry.record.started_at.hour for entry in found.entries] == list(range(6, 13))
+        assert found.entries[0].path == results / "modified" / "20251123T060000Z-0000"
+        assert found.entries[0].summary == make_run().summary
+        assert found.warnings == ()
+
+    def test_the_newest_is_the_last_that_finished(self, results: Path) -> None:
+        found = newest_finished(results)
+        assert hours(found) == [("modified", 6), ("standard", 8)]
+        assert found.runs[1] == run_at("standard", 8)
+        assert found.warnings == ()
+
+    def test_within_a_second_the_start_decides_not_the_random_digits(self, tmp_path: Path) -> None:
+        early, late = run_at("standard", 7, tail="ffff"), run_at("standard", 7, tail="0000")
+        late = with_record(late, started_at=late.record.started_at + timedelta(milliseconds=1))
+        save(early, tmp_path)
+        save(late, tmp_path)
+        assert newest_finished(tmp_path).runs == (late,)
+
+    def test_without_results_there_are_none(self, tmp_path: Path) -> None:
+        assert list_runs(tmp_path / "none") == Listing((), ())
+        assert newest_finished(tmp_path / "none") == Selection((), ())
+
+    def test_what_cannot_be_read_is_passed_over_with_a_warning(self, results: Path) -> None:
+        path = results / "standard" / "20251123T080000Z-0000" / "run.json"
+        path.write_text("{")
+        (results / "standard" / "20251123T100000Z-0000").mkdir()
+        found = newest_finished(results)
+        assert hours(found) == [("modified", 6), ("standard", 7)]
+        unwritten = results / "standard" / "20251123T100000Z-0000" / "run.json"
+        warnings = (
+            f"passed over: {path}:1:2: not JSON: Expecting property name enclosed in double "
+            f"quotes{DAMAGED}",
+            f"passed over: {unwritten}: cannot read: no such file or directory{GONE}",
+        )
+        assert found.warnings == warnings
+        assert list_runs(results).warnings == warnings
+        assert find_runs(["standard"], results).warnings == warnings
+
+    def test_results_that_are_a_file_are_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "results"
+        path.write_text("")
+        for function in (list_runs, newest_finished):
+            with pytest.raises(StoreError) as caught:
+                function(path)
+            assert str(caught.value) == (
+                f"{path}: cannot read: not a directory; choose another folder with --results-dir."
+            )
+
+
+class TestFind:
+    def test_by_name_path_and_id(self, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(results.parent)
+        arguments = [
+            "standard",
+            "20251123T070000Z-0000",
+            "20251123T06",
+            "modified/20251123T060000Z-0000",
+            "results/standard/20251123T070000Z-0000/",
+            "results/standard",
+            str(results / "broken" / "20251123T100000Z-0000"),
+        ]
+        found = find_runs(arguments, Path("results"))
+        assert hours(found) == [
+            ("standard", 8),
+            ("standard", 7),
+            ("modified", 6),
+            ("modified", 6),
+            ("standard", 7),
+            ("standard", 8),
+            ("broken", 10),
+        ]
+
+    def test_a_folder_of_the_same_name_elsewhere_is_not_meant(
+        self, results: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (results.parent / "standard").mkdir()
+        monkeypatch.chdir(results.parent)
+        assert hours(find_runs(["standard"], results)) == [("standard", 8)]
+
+    def test_a_warning_of_a_run_comes_along(self, results: Path) -> None:
+        path = results / "modified" / "20251123T060000Z-0000" / "epochs.jsonl"
+        with path.open("a") as file:
+            file.write("{")
+        found = find_runs(["modified"], results)
+        assert found.warnings == found.runs[0].warnings
+        assert len(found.warnings) == 1
+
+    @pytest.mark.parametrize(
+        ("argument", "hint"),
+        [
+            ("standrad", " (did you mean 'standard'?)"),
+            ("20251123T060000-0000", " (did you mean '20251123T060000Z-0000'?)"),
+            ("zebra", ""),
+            ("", ""),
+            (" ", ""),
+            ("a\0b", ""),
+        ],
+    )
+    def test_an_unknown_name_is_refused_with_those_there_are(
+        self, results: Path, argument: str, hint: str
+    ) -> None:
+        with pytest.raises(UsageError) as caught:
+            find_runs([argument], results)
+        assert str(caught.value) == (
+            f"command line: {argument!r} is no run folder, run id or experiment in {results}{hint}"
+            "; write broken, modified or standard, or see: cnnbench list"
+        )
+
+    def test_without_results_the_message_says_how_to_get_some(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError) as caught:
+            find_runs(["standard"], tmp_path)
+        assert str(caught.value) == (
+            f"command line: 'standard' is no run folder, run id or experiment in {tmp_path}, "
+            "which holds no runs; start one with: cnnbench run SPEC"
+        )
+
+    def test_the_beginning_of_several_ids_is_refused(self, results: Path) -> None:
+        with pytest.raises(UsageError) as caught:
+            find_runs(["20251123T0"], results)
+        assert str(caught.value) == (
+            "command line: '20251123T0' begins 4 run ids; "
+            "write more of one, such as 20251123T090000Z-0000"
+        )
+
+    def test_an_experiment_without_a_finished_run_is_refused(self, results: Path) -> None:
+        with pytest.raises(IncomparableError) as caught:
+            find_runs(["broken"], results)
+        assert str(caught.value) == (
+            f"{results / 'broken'}: no finished run (2 failed, 1 interrupted); "
+            "run the experiment again"
+        )
+
+    def test_a_name_too_long_for_a_folder_is_one_clear_line(self, results: Path) -> None:
+        with pytest.raises(StoreError) as caught:
+            find_runs(["a" * 300], results)
+        assert str(caught.value) == (
+            f"{'a' * 300}: cannot read: file name too long; write a shorter name."
+        )
