@@ -1,25 +1,19 @@
 """The command line: parse, call one library function, render, translate errors to exit codes."""
 
-import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.cli_data import DataDir, data_app
+from cnnbench.errors import UsageError
+from cnnbench.terminal import reports_errors, stdout
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from cnnbench.results import RunResult
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="cnnbench",
@@ -28,9 +22,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-)
-data_app = typer.Typer(
-    help="Datasets: what there is, fetching one, where they are kept.", no_args_is_help=True
 )
 app.add_typer(data_app, name="data")
 
@@ -53,23 +44,6 @@ class Format(StrEnum):
     JSON = "json"
 
 
-def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Prints what a user did wrong without a traceback, and exits with the error's code."""
-
-    @functools.wraps(command)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except CnnbenchError as error:
-            typer.echo(str(error), err=True)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
-
-    return wrapper
-
-
 Specs = Annotated[
     list[str],
     typer.Argument(
@@ -79,15 +53,6 @@ Specs = Annotated[
     ),
 ]
 ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Prepared datasets, or the original files of one.",
-        metavar="DIR",
-        envvar="TFDS_DATA_DIR",
-        show_default=False,
-    ),
-]
 
 
 @app.command()
@@ -167,7 +132,7 @@ def compare(
     _warn(selection.warnings)
     match format:
         case Format.TABLE:
-            _console().print(report.terminal_table(comparisons, wide=True))
+            stdout().print(report.terminal_table(comparisons, wide=True))
         case Format.MD:
             typer.echo(report.markdown(comparisons, wide=True), nl=False)
         case Format.CSV:
@@ -184,55 +149,7 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
 
     listing = history.list_runs(results_dir)
     _warn(listing.warnings)
-    _console().print(report.list_table(listing.entries))
-
-
-@data_app.command(name="list")
-@reports_errors
-def data_list() -> None:
-    """List the datasets whose shapes are known without asking tensorflow-datasets."""
-    from rich import box
-    from rich.table import Table
-
-    from cnnbench.catalog import KNOWN
-    from cnnbench.shapes import shape_text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("Name", "Image", "Classes", "Train", "Test", "What it shows"):
-        table.add_column(
-            header, justify="right" if header in ("Classes", "Train", "Test") else "left"
-        )
-    for info in KNOWN.values():
-        sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
-        table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
-    _console().print(table)
-    typer.echo("Any other image-classification set of tensorflow-datasets works by its name.")
-
-
-@data_app.command(name="prepare")
-@reports_errors
-def data_prepare(
-    name: Annotated[str, typer.Argument(help="The dataset.", metavar="NAME")],
-    data_dir: DataDir = None,
-) -> None:
-    """Fetch a dataset and cache its decoded images."""
-    from cnnbench.data import prepare
-
-    dataset = prepare(name, data_dir=data_dir, notify=lambda text: typer.echo(text, err=True))
-    sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
-    train, validation, test = (f"{size:,}" for size in sizes)
-    typer.echo(f"{name}: {train} training, {validation} validation and {test} test images")
-
-
-@data_app.command(name="path")
-@reports_errors
-def data_path(data_dir: DataDir = None) -> None:
-    """Print where datasets and their decoded copies are kept."""
-    from cnnbench.cache import cache_dir
-    from cnnbench.catalog import default_data_dir
-
-    typer.echo(f"datasets  {default_data_dir(data_dir)}")
-    typer.echo(f"cache     {cache_dir()}")
+    stdout().print(report.list_table(listing.entries))
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -283,7 +200,7 @@ def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
     if json:
         typer.echo(export.json_text(comparisons), nl=False)
     else:
-        _console().print(report.terminal_table(comparisons, wide=False))
+        stdout().print(report.terminal_table(comparisons, wide=False))
 
 
 def _dry_run(requests: Sequence[Any]) -> None:
@@ -305,21 +222,13 @@ def _show(path: Path, overrides: Sequence[str], data_dir: Path | None) -> Any:
     if loaded.plan is None:
         typer.echo(f"{experiment.type_title}: {experiment.model.python} (shapes show when it runs)")
     else:
-        _console().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})"))
+        stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})"))
     return experiment
 
 
 def _warn(warnings: Sequence[str]) -> None:
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
-
-
-def _console() -> "Console":
-    """Standard output; 80 columns where it is no terminal, so that files look the same."""
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=max(80, console.width))
 
 
 def main() -> None:

@@ -19,10 +19,12 @@ from flax import nnx
 from cnnbench import ops
 from cnnbench.data import Dataset
 from cnnbench.errors import UsageError
+from cnnbench.events import Compiled, Event, SeedDone, StepDone
 from cnnbench.graph import Plan
+from cnnbench.layers import Conv, ConvTranspose
 from cnnbench.losses import metric_names
 from cnnbench.models import GraphNet, import_class
-from cnnbench.results import Direction, EpochRecord, SeedSummary, summarize_seed
+from cnnbench.results import Direction, EpochRecord, summarize_seed
 from cnnbench.shapes import shape_text
 from cnnbench.spec import Experiment, Task
 from cnnbench.timing import Stopwatch
@@ -46,43 +48,6 @@ MICROBATCH = 10  # images; see docs/architecture.md, "Why a step is cut into mic
 EVAL_BATCH = 500  # images
 NUM_SAMPLES = 10  # reconstructions kept for the picture
 PROGRESS_INTERVAL_S = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """The steps are compiled, in `compile_s` seconds."""
-
-    num_params: int
-    compile_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StepDone:
-    """A training step ended; `step` counts from 1 to `num_steps` in each epoch."""
-
-    seed: int
-    epoch: int
-    step: int
-    num_steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class SeedDone:
-    """A seed ended.
-
-    Args:
-      summary: its final, best and test values.
-      inputs: the first test images, (n, h, w, c), pixels from 0 to 255.
-      outputs: what the network makes of them, scaled to the same pixels; None
-        unless it reconstructs.
-    """
-
-    summary: SeedSummary
-    inputs: np.ndarray[Any, Any]
-    outputs: np.ndarray[Any, Any] | None
-
-
-Event = Compiled | StepDone | EpochRecord | SeedDone
 
 
 class Programs(NamedTuple):
@@ -150,6 +115,17 @@ def form_for(device: jax.Device) -> ops.Form:
     return "direct" if device.platform == "cpu" else "plain"
 
 
+def microbatch_size(plan: Plan | None, network: Network, form: ops.Form) -> int | None:
+    """Images whose gradients are computed at a time, or None for a whole batch.
+
+    Small parts pay where convolutions are matrix products over patches, which
+    would not fit into a cache otherwise. Batch statistics need the whole batch.
+    """
+    convolves = plan is not None and any(isinstance(n.op, Conv | ConvTranspose) for n in plan.nodes)
+    small = form == "direct" and convolves and not network.uses_batch_statistics
+    return MICROBATCH if small else None
+
+
 def run_job(job: Job) -> Iterator[Event]:
     """Trains every seed of an experiment, one after another.
 
@@ -195,17 +171,9 @@ def _to_device(dataset: Dataset) -> Arrays:
     return Arrays(jnp.asarray(images), jnp.asarray(labels))
 
 
-def _microbatch(job: Job, network: Network) -> int | None:
-    """Micro-batches pay where our own operations run on a CPU.
-
-    Batch statistics need the whole batch at once.
-    """
-    fast = job.plan is not None and form_for(job.device) == "direct"
-    return MICROBATCH if fast and not network.uses_batch_statistics else None
-
-
 def _compile(job: Job, network: Network, optimizer: Any, arrays: Arrays) -> Programs:
-    rules = make_rules(job.experiment, _microbatch(job, network))
+    microbatch = microbatch_size(job.plan, network, form_for(job.device))
+    rules = make_rules(job.experiment, microbatch)
     state = init_state(network, optimizer)
     _check_output(job, network, arrays, rules)
     train = partial(train_step, graphdef=network.training, optimizer=optimizer, rules=rules)

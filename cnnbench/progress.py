@@ -1,18 +1,16 @@
 """How a run looks while it runs: bars on a terminal, a line an epoch elsewhere."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from cnnbench.events import Compiled, Event, SeedDone, StepDone
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
 from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.session import Listener
-
-if TYPE_CHECKING:
-    from cnnbench.engine import Event
 
 
 class Silent:
@@ -35,7 +33,7 @@ class Silent:
     def started(self, record: RunRecord, num_steps: int) -> None:
         """Says nothing."""
 
-    def event(self, event: "Event") -> None:
+    def event(self, event: Event) -> None:
         """Says nothing."""
 
     def finished(self, folder: Path) -> None:
@@ -63,10 +61,8 @@ class Lines(Silent):
         self.say(start_line(record))
         self.say("compiling ...")
 
-    def event(self, event: "Event") -> None:
+    def event(self, event: Event) -> None:
         """Prints a line for each epoch."""
-        from cnnbench.engine import Compiled, SeedDone, StepDone
-
         match event:
             case Compiled(num_params=num_params, compile_s=compile_s):
                 self.say(f"compiled {num_params:,} parameters in {compile_s:.1f} s")
@@ -117,10 +113,8 @@ class Bars(Lines):
         self.say(start_line(record))
         self._update(description="compiling")
 
-    def event(self, event: "Event") -> None:
+    def event(self, event: Event) -> None:
         """Moves the bar."""
-        from cnnbench.engine import Compiled, SeedDone, StepDone
-
         match event:
             case Compiled():
                 super().event(event)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 from cnnbench import compare, export, plots, report
 from cnnbench.catalog import KNOWN
 from cnnbench.data import Dataset, load_dataset
+from cnnbench.events import Compiled, Event, SeedDone, StepDone
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.results import (
     DatasetRecord,
@@ -30,7 +31,7 @@ from cnnbench.store import RunFolder, create_run, read_run
 from cnnbench.timing import Stopwatch
 
 if TYPE_CHECKING:
-    from cnnbench.engine import Event, Job
+    from cnnbench.engine import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class Listener(Protocol):
     def started(self, record: RunRecord, num_steps: int) -> None:
         """Data and device are there, and the folder is made; compilation begins."""
 
-    def event(self, event: "Event") -> None:
+    def event(self, event: Event) -> None:
         """The engine reports."""
 
     def finished(self, folder: Path) -> None:
@@ -211,9 +212,7 @@ class _Collected:
     seeds: tuple[SeedSummary, ...] = ()
 
 
-def _keep(event: "Event", folder: RunFolder, collected: _Collected) -> None:
-    from cnnbench.engine import Compiled, SeedDone, StepDone
-
+def _keep(event: Event, folder: RunFolder, collected: _Collected) -> None:
     match event:
         case Compiled(num_params=num_params, compile_s=compile_s):
             collected.num_params, collected.compile_s = num_params, compile_s

@@ -1,0 +1,47 @@
+# Set-up and the commands that users and CI run. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+EPOCHS ?= 30
+RESULTS ?= results
+# `make test EXTRAS=dev,peers` also runs the tests that need PyTorch.
+EXTRAS ?= dev
+MODELS = experiments/standard.yaml experiments/modified.yaml
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint smoke bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# A stamp per set of extras, renewed when what is installed would change.
+$(VENV)/.installed-%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".$(if $(filter base,$*),,[$*])"
+	touch $@
+
+run: $(VENV)/.installed-base ## Train the standard and the modified CNN on embedded digits and compare them
+	$(BIN)/cnnbench run $(MODELS) --dataset mnist_5k --epochs $(EPOCHS) --results-dir $(RESULTS)
+	$(BIN)/cnnbench compare standard modified --results-dir $(RESULTS)
+
+test: $(VENV)/.installed-$(EXTRAS) ## Run all tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-$(EXTRAS) ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+smoke: $(VENV)/.installed-base ## Train every experiment for 2 epochs on embedded digits, then compare
+	rm -rf build/smoke
+	$(BIN)/cnnbench run experiments/*.yaml --dataset mnist_5k --epochs 2 --results-dir build/smoke
+	$(BIN)/cnnbench compare --results-dir build/smoke
+
+bench: $(VENV)/.installed-base ## Time a training step of every experiment
+	$(BIN)/python benchmarks/step_time.py
+
+clean: ## Remove the virtual environment and everything generated but results
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,70 @@
+"""``cnnbench data``: the datasets there are, fetching one, and where they are kept."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnbench.terminal import reports_errors, stdout
+
+data_app = typer.Typer(
+    help="Datasets: what there is, fetching one, where they are kept.", no_args_is_help=True
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Prepared datasets, or the original files of one.",
+        metavar="DIR",
+        envvar="TFDS_DATA_DIR",
+        show_default=False,
+    ),
+]
+
+
+@data_app.command(name="list")
+@reports_errors
+def data_list() -> None:
+    """List the datasets whose shapes are known without asking tensorflow-datasets."""
+    from rich import box
+    from rich.table import Table
+
+    from cnnbench.catalog import KNOWN
+    from cnnbench.shapes import shape_text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in ("Name", "Image", "Classes", "Train", "Test", "What it shows"):
+        table.add_column(
+            header, justify="right" if header in ("Classes", "Train", "Test") else "left"
+        )
+    for info in KNOWN.values():
+        sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
+        table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
+    stdout().print(table)
+    typer.echo("Any other image-classification set of tensorflow-datasets works by its name.")
+
+
+@data_app.command(name="prepare")
+@reports_errors
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="The dataset.", metavar="NAME")],
+    data_dir: DataDir = None,
+) -> None:
+    """Fetch a dataset and cache its decoded images."""
+    from cnnbench.data import prepare
+
+    dataset = prepare(name, data_dir=data_dir, notify=lambda text: typer.echo(text, err=True))
+    sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
+    train, validation, test = (f"{size:,}" for size in sizes)
+    typer.echo(f"{name}: {train} training, {validation} validation and {test} test images")
+
+
+@data_app.command(name="path")
+@reports_errors
+def data_path(data_dir: DataDir = None) -> None:
+    """Print where datasets and their decoded copies are kept."""
+    from cnnbench.cache import cache_dir
+    from cnnbench.catalog import default_data_dir
+
+    typer.echo(f"datasets  {default_data_dir(data_dir)}")
+    typer.echo(f"cache     {cache_dir()}")

@@ -1,0 +1,103 @@
+"""The shape of the code: imports in one direction, small modules, small functions."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import cnnbench
+
+PACKAGE = Path(cnnbench.__file__).parent
+MODULES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")}
+
+# A module imports only from the lines above its own. docs/architecture.md shows the same list.
+ORDER = """
+errors
+yamlio
+fields
+layers optimizers
+spec
+shapes
+graph
+results
+codec
+store
+history stats
+compare
+report export
+catalog
+cache downloads
+idx embedded
+prepared
+data
+diagnosis semantics
+loader
+events
+ops losses timing
+models train
+engine machine
+layer_table plots
+session
+progress
+terminal
+cli_data
+cli
+__main__ __init__
+"""
+LEVELS = {name: i for i, line in enumerate(ORDER.split("\n")) for name in line.split()}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """Modules of the package that a tree imports, also for type checking only."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "cnnbench":
+            found |= {alias.name for alias in node.names if alias.name in MODULES}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cnnbench."):
+            found.add(str(node.module).split(".")[1])
+    return found
+
+
+def test_every_module_has_its_place():
+    assert set(LEVELS) == set(MODULES)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_upwards(name):
+    wrong = {other for other in imported(MODULES[name]) if LEVELS[other] >= LEVELS[name]}
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_modules_stay_short(name):
+    assert len((PACKAGE / f"{name}.py").read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_functions_stay_short(name):
+    functions = [n for n in ast.walk(MODULES[name]) if isinstance(n, ast.FunctionDef)]
+    sizes = {f.name: sum(isinstance(n, ast.stmt) for n in ast.walk(f)) - 1 for f in functions}
+    assert not {name: size for name, size in sizes.items() if size > 40}
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_nothing_catches_everything(name):
+    handlers = [n for n in ast.walk(MODULES[name]) if isinstance(n, ast.ExceptHandler)]
+    names = {n.id for h in handlers if h.type for n in ast.walk(h.type) if isinstance(n, ast.Name)}
+    assert all(handler.type for handler in handlers)
+    assert not names & {"Exception", "BaseException"}
+
+
+def test_architecture_page_shows_the_same_order():
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    documented = re.findall(r"^\| `(\w+)\.py` \|", page, re.MULTILINE)
+    assert set(documented) == set(MODULES) - {"__init__", "__main__"}
+    assert [LEVELS[name] for name in documented] == sorted(LEVELS[name] for name in documented)
+
+
+def test_library_exposes_the_verbs_of_the_command_line():
+    for name in cnnbench.__all__:
+        assert getattr(cnnbench, name) is not None
+    with pytest.raises(AttributeError, match="module 'cnnbench' has no attribute 'rnu'"):
+        _ = cnnbench.rnu
