@@ -55,9 +55,7 @@ KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
             DatasetInfo("cifar10", (32, 32, 3), 10, 50_000, 10_000, "small colour photographs"),
             DatasetInfo("cifar100", (32, 32, 3), 100, 50_000, 10_000, "the same in fine classes"),
             DatasetInfo("svhn_cropped", (32, 32, 3), 10, 73_257, 26_032, "house numbers"),
-            DatasetInfo(
-                EMBEDDED, (28, 28, 1), 10, 4_500, 500, "5,000 MNIST digits, embedded"
-            ),
+            DatasetInfo(EMBEDDED, (28, 28, 1), 10, 4_500, 500, "5,000 MNIST digits, embedded"),
         )
     }
 )

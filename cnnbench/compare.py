@@ -164,8 +164,8 @@ def _facts(run: _Finished) -> tuple[_Fact, ...]:
     return (
         _Fact("has", record.task, f"the task {record.task}", "compare experiments of one task"),
         _Fact("ran", data.name, f"on {data.name}{stand_in}", same_data),
-        _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
         _Fact("has", splits, f"splits of {sizes} images", "give both the same dataset sizes"),
+        _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
         _Fact("is", measure, f"judged by {measure}", "give both the same loss"),
         _Fact("ran", kind, f"on {kind}", "run both with the same --device"),
     )

@@ -6,37 +6,32 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cnnbench.errors import Flaw, did_you_mean, listing
-from cnnbench.fields import shown
+from cnnbench.errors import Flaw, did_you_mean, listing, shown
 from cnnbench.layers import OPERATIONS
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
+from cnnbench.scalars import MAX_DIGITS, is_number
 from cnnbench.spec import DatasetSpec, Experiment, ModelSpec, Splits, TrainSpec
-from cnnbench.yamlio import KeyPath, plain_scalar
+from cnnbench.yamlio import KeyPath
 
-_BOOLEAN_WORDS = {
-    "yes": "true",
-    "on": "true",
-    "y": "true",
-    "no": "false",
-    "off": "false",
-    "n": "false",
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    "dataset": DatasetSpec,
+    "model": ModelSpec,
+    "train": TrainSpec,
 }
+_TRUE_WORDS = ("yes", "on", "y")
+_FALSE_WORDS = ("no", "off", "n")
 _BOUNDS = {
     "greater_than": ("gt", "small", "a number above {}"),
     "greater_than_equal": ("ge", "small", "{} or more"),
     "less_than": ("lt", "large", "a number below {}"),
     "less_than_equal": ("le", "large", "{} or less"),
 }
-_TAGS = {*OPERATIONS, *OPTIMIZERS, *SCHEDULES}
+_MAPPINGS = ("dict_type", "model_type", "model_attributes_type", "union_tag_not_found")
 _KINDS = {
     "int_type": "a whole number",
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "text",
-    "tuple_type": "a list in brackets",
-    "dict_type": "keys and values",
-    "model_type": "keys and values",
-    "model_attributes_type": "keys and values",
 }
 
 
@@ -51,7 +46,7 @@ def flaws_of(error: ValidationError, data: Any) -> list[Flaw]:
 
 
 def _flaw(detail: ErrorDetails, data: Any) -> Flaw:
-    at = _path_in(data, detail["loc"])
+    at = _path_in_file(detail["loc"])
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     match kind:
         case "missing":
@@ -60,16 +55,16 @@ def _flaw(detail: ErrorDetails, data: Any) -> Flaw:
             return _unknown_key(at, detail["loc"])
         case "cnnbench":
             return Flaw(at, context["message"], context["remedy"])
-        case "union_tag_invalid" | "union_tag_not_found":
-            return _wrong_tag(at, value, context)
+        case "union_tag_not_found" if isinstance(value, Mapping):
+            choices = listing(_union(at))
+            return Flaw(at, f"'{_tag(at)}' is missing", f"add '{_tag(at)}: ...' ({choices})")
+        case "union_tag_invalid":
+            short = not isinstance(_item(data, at), Mapping)
+            word = value[_tag(at)]
+            return _wrong_choice(at if short else (*at, _tag(at)), word, _union(at), _noun(at))
         case "literal_error" | "enum":
-            return _wrong_choice(at, value, context["expected"])
-        case _ if kind in _BOUNDS:
-            key, word, phrase = _BOUNDS[kind]
-            bound = f"{context[key]:g}"
-            return Flaw(at, f"{shown(value)} is too {word}", f"write {phrase.format(bound)}")
-        case _ if kind in _KINDS:
-            return _wrong_kind(at, value, kind)
+            choices = context["expected"].replace(" or ", ", ").split(", ")
+            return _wrong_choice(at, value, [word.strip("'") for word in choices], _noun(at))
         case "finite_number":
             return Flaw(at, f"{shown(value)} is not a finite number", "write a number")
         case "string_pattern_mismatch":
@@ -78,30 +73,36 @@ def _flaw(detail: ErrorDetails, data: Any) -> Flaw:
         case "string_too_long":
             remedy = f"write at most {context['max_length']} characters"
             return Flaw(at, f"{shown(value)} is too long", remedy)
+        case "tuple_type":
+            remedy = f"write [{value}]" if isinstance(value, str) else "write a list in brackets"
+            return Flaw(at, f"{shown(value)} is not a list", remedy)
+        case _ if kind in _BOUNDS:
+            key, word, phrase = _BOUNDS[kind]
+            remedy = f"write {phrase.format(f'{context[key]:g}')}"
+            return Flaw(at, f"{shown(value)} is too {word}", remedy)
+        case _ if kind in _MAPPINGS:
+            return _not_a_mapping(at, value)
+        case _ if kind in _KINDS:
+            return _wrong_kind(at, value, kind)
         case _:
             raise AssertionError(f"an error that nobody worded: {detail}")
 
 
-def _path_in(data: Any, loc: KeyPath) -> KeyPath:
+def _path_in_file(loc: KeyPath) -> KeyPath:
     """Pydantic's path without the names of union members, which stand in no file."""
-    at: list[str | int] = []
-    for part in loc[:-1]:
-        inner = _item(data, part)
-        if inner is not None:
-            at.append(part)
-            data = inner
-    last = loc[-1] if loc else None
-    if last is not None and (last not in _TAGS or _item(data, last) is not None):
-        at.append(last)
-    return tuple(at)
+    match loc:
+        case ("model", "layers", name, _, *rest):
+            return ("model", "layers", name, *rest)
+        case ("train", ("optimizer" | "schedule") as key, _, *rest):
+            return ("train", key, *rest)
+        case _:
+            return loc
 
 
-def _item(data: Any, key: str | int) -> Any:
-    if isinstance(data, Mapping):
-        return data.get(key)
-    if isinstance(data, list) and isinstance(key, int) and key < len(data):
-        return data[key]
-    return None
+def _item(data: Any, at: KeyPath) -> Any:
+    for key in at:
+        data = data[key]
+    return data
 
 
 def _model_at(loc: KeyPath) -> type[BaseModel]:
@@ -115,62 +116,89 @@ def _model_at(loc: KeyPath) -> type[BaseModel]:
         case ("dataset", "splits", _):
             return Splits
         case (str(section), _):
-            sections: dict[str, type[BaseModel]] = {
-                "dataset": DatasetSpec,
-                "model": ModelSpec,
-                "train": TrainSpec,
-            }
-            return sections[section]
+            return _SECTIONS[section]
         case _:
             return Experiment
+
+
+def _union(at: KeyPath) -> Mapping[str, type[BaseModel]]:
+    """The models that may stand at a path, by the word that selects each."""
+    return {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.get(str(at[-1]), OPERATIONS)
+
+
+def _tag(at: KeyPath) -> str:
+    return "op" if _union(at) is OPERATIONS else "name"
+
+
+def _noun(at: KeyPath) -> str:
+    """What a value at a path is called."""
+    match at:
+        case ("model", "layers", _):
+            return "operation"
+        case (*_, "metrics", int()):
+            return "metric"
+        case _:
+            return str(at[-1])
 
 
 def _missing(at: KeyPath, loc: KeyPath) -> Flaw:
     key = str(loc[-1])
     description = _model_at(loc).model_fields[key].description
-    return Flaw(at[:-1], f"'{key}' is missing", f"add {key}: {description}")
+    return Flaw(at[:-1], f"'{key}' is missing", f"add '{key}: ...' ({description})")
 
 
 def _unknown_key(at: KeyPath, loc: KeyPath) -> Flaw:
+    key = str(loc[-1])
     keys = [*_model_at(loc).model_fields, *(["extends"] if len(loc) == 1 else [])]
-    message = f"there is no key '{loc[-1]}' here{did_you_mean(str(loc[-1]), keys)}"
-    return Flaw(at, message, f"use {listing(keys)}" if keys else "remove it")
+    hint = did_you_mean(key, keys) or (_belongs(key) if len(loc) == 1 else "")
+    return Flaw(at, f"there is no key {shown(key)} here{hint}", f"use {listing(keys)}", of_key=True)
 
 
-def _wrong_tag(at: KeyPath, value: Any, context: Mapping[str, Any]) -> Flaw:
-    key = context["discriminator"].strip("'")
-    if not isinstance(value, Mapping):
-        return Flaw(at, f"{shown(value)} is not a layer", "write {op: OPERATION, ...}")
-    if key not in value:
-        return Flaw(at, f"'{key}' is missing", f"add {key}: and one of {listing(_choices(at))}")
-    return _wrong_choice((*at, key), value[key], context["expected_tags"])
+def _belongs(key: str) -> str:
+    sections = [name for name, model in _SECTIONS.items() if key in model.model_fields]
+    return f" (did you mean '{sections[0]}.{key}'?)" if sections else ""
 
 
-def _choices(at: KeyPath) -> list[str]:
-    tables: Mapping[Any, Mapping[str, Any]] = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
-    return list(tables.get(at[-1], OPERATIONS))
-
-
-def _wrong_choice(at: KeyPath, value: Any, expected: str) -> Flaw:
-    choices = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
-    message = f"{shown(value)} is not known here"
-    if at[-1] == "activation" and value == "softmax":
+def _wrong_choice(at: KeyPath, value: Any, choices: Any, noun: str) -> Flaw:
+    message = f"{shown(value)} is no {noun}"
+    if noun == "activation" and value == "softmax":
         return Flaw(at, f"{message}: the loss applies it", "leave the output linear")
     hint = did_you_mean(value, choices) if isinstance(value, str) else ""
     return Flaw(at, message + hint, f"write {listing(choices)}")
 
 
+def _not_a_mapping(at: KeyPath, value: Any) -> Flaw:
+    if at[:2] == ("model", "layers") and len(at) == 3:
+        return Flaw(at, f"{shown(value)} is not a layer", "write {op: OPERATION, ...}")
+    if at[-1] in {"optimizer", "schedule"}:
+        return Flaw(at, f"{shown(value)} is no {at[-1]}", f"write {listing(_union(at))}")
+    return Flaw(at, f"{shown(value)} is not a mapping", "write 'key: value' pairs")
+
+
 def _wrong_kind(at: KeyPath, value: Any, kind: str) -> Flaw:
-    want = _KINDS[kind]
-    message = f"{shown(value)} is not {want}"
-    if isinstance(value, str) and kind == "bool_type" and value.lower() in _BOOLEAN_WORDS:
-        message = f"{shown(value)} is text in YAML 1.2, not {want}"
-        return Flaw(at, message, f"write {_BOOLEAN_WORDS[value.lower()]}")
-    if isinstance(value, str) and kind in ("int_type", "float_type"):
-        if isinstance(plain_scalar(value), int | float):
-            return Flaw(at, f"{shown(value)} is text because of its quotes", "remove the quotes")
-        if value.replace("_", "").isdigit():
-            return Flaw(
-                at, f"{shown(value)} is text in YAML 1.2", f"write {value.replace('_', '')}"
-            )
-    return Flaw(at, message, f"write {want}")
+    what = _KINDS[kind]
+    message, remedy = f"{shown(value)} is not {what}", f"write {what}"
+    if isinstance(value, str) and kind != "string_type":
+        return _wrong_text(at, value, kind) or Flaw(at, message, remedy)
+    if kind == "string_type" and isinstance(value, int | float):
+        remedy = f"put it in quotes: '{shown(value)}'"
+    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+        remedy = f"write {value:.0f}"
+    return Flaw(at, message, remedy)
+
+
+def _wrong_text(at: KeyPath, value: str, kind: str) -> Flaw | None:
+    """Text where YAML 1.1, or the eye, would see another kind of value."""
+    word, digits = value.lower(), value.replace("_", "")
+    if kind == "bool_type":
+        if word in {"true", "false"}:
+            return Flaw(at, f"{shown(value)} is text because of its quotes", f"write {word}")
+        if word in _TRUE_WORDS + _FALSE_WORDS:
+            meant = "true" if word in _TRUE_WORDS else "false"
+            return Flaw(at, f"{shown(value)} is text in YAML 1.2", f"write {meant}")
+        return None
+    if is_number(value) and len(value) <= MAX_DIGITS:
+        return Flaw(at, f"{shown(value)} is text because of its quotes", "remove the quotes")
+    if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS:
+        return Flaw(at, f"{shown(value)} is text in YAML 1.2", f"write {digits}")
+    return None

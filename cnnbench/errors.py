@@ -7,7 +7,8 @@ value, what to write instead.
 """
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -67,11 +68,13 @@ class Flaw:
       at: keys and indices that lead to the value, as in ``("train", "epochs")``.
       message: what is wrong with the value.
       remedy: what to write instead.
+      of_key: the key is wrong, not its value.
     """
 
     at: tuple[str | int, ...]
     message: str
     remedy: str
+    of_key: bool = False
 
 
 class CnnbenchError(Exception):
@@ -113,6 +116,37 @@ class IncomparableError(CnnbenchError):
 def _position(problem: Problem) -> tuple[str, int, int]:
     location = problem.location
     return location.path, location.line or 0, location.column or 0
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: YAML's words on one line, cut to 40 characters.
+
+    >>> shown(True), shown("abc"), shown(None), shown((5, None))
+    ('true', "'abc'", 'an empty value', '[5, null]')
+    """
+    if value is None or isinstance(value, Mapping):
+        return "an empty value" if value is None else "a mapping"
+    text = _flow(value)
+    if len(text) <= 40:
+        return text
+    return text[:36] + "..." + (text[0] if isinstance(value, str) else "")
+
+
+def _flow(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case float() if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else f"{'-' if value < 0 else ''}.inf"
+        case Mapping():
+            return "{...}"
+        case list() | tuple():
+            # 40 entries fill 40 characters
+            return f"[{', '.join(_flow(item) for item in value[:40])}]"
+        case _:
+            return repr(value)
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -1,10 +1,14 @@
 """The kinds of value in an experiment file, each with its own error message."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
+
+from cnnbench.errors import shown
+from cnnbench.scalars import is_number
+
+MAX_SEEDS = 1000
 
 
 class Model(BaseModel):
@@ -22,44 +26,37 @@ def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _pair(value: object, least: int, example: str) -> tuple[int, int]:
+def _refuse_quotes(value: object) -> None:
+    if isinstance(value, str) and is_number(value):
+        raise wrong(f"{shown(value)} is text because of its quotes", "remove the quotes")
+
+
+def _pair(value: object, least: int) -> tuple[int, int] | None:
     if _whole(value, least):
         return (value, value)  # type: ignore[return-value]
     if isinstance(value, (list, tuple)) and len(value) == 2:
         height, width = value
         if _whole(height, least) and _whole(width, least):
             return (height, width)
-    remedy = f"write a whole number of at least {least}, or a pair such as {example}"
-    raise wrong(f"{shown(value)} is not a height and width", remedy)
-
-
-def shown(value: object) -> str:
-    """A value as an error message shows it: YAML's words, cut to 40 characters.
-
-    >>> shown(True), shown("abc"), shown(None)
-    ('true', "'abc'", 'an empty value')
-    """
-    if value is None:
-        return "an empty value"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return "a mapping"
-    text = repr(list(value)) if isinstance(value, tuple) else repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return None
 
 
 def _size(value: object) -> tuple[int, int]:
-    return _pair(value, 1, "[3, 5]")
+    _refuse_quotes(value)
+    if pair := _pair(value, 1):
+        return pair
+    remedy = "write a whole number from 1 up, or a pair such as [3, 5]"
+    raise wrong(f"{shown(value)} is not a height and width", remedy)
 
 
 def _padding(value: object) -> object:
+    _refuse_quotes(value)
     if value in ("valid", "same"):
         return value
-    if isinstance(value, str):
-        remedy = "write valid, same, a whole number, or a pair such as [1, 2]"
-        raise wrong(f"{shown(value)} is not a padding", remedy)
-    return _pair(value, 0, "[1, 2]")
+    if pair := _pair(value, 0):
+        return pair
+    remedy = "write valid, same, a whole number, or a pair such as [1, 2]"
+    raise wrong(f"{shown(value)} is not a padding", remedy)
 
 
 def _inputs(value: object) -> tuple[str, ...] | None:
@@ -83,16 +80,20 @@ def _shape(value: object) -> tuple[int, ...]:
 
 
 def _seeds(value: object) -> tuple[int, ...]:
+    _refuse_quotes(value)
+    num = value if isinstance(value, int) else len(value) if isinstance(value, (list, tuple)) else 0
+    if num > MAX_SEEDS:
+        raise wrong(f"{num:,} seeds are too many", f"write at most {MAX_SEEDS:,}")
     if isinstance(value, int) and _whole(value, 1):
         return tuple(range(value))
     if isinstance(value, (list, tuple)) and value and all(_whole(seed, 0) for seed in value):
         twice = [seed for i, seed in enumerate(value) if seed in value[:i]]
         if twice:
-            raise wrong(f"seed {twice[0]} stands twice", "give each seed once")
+            raise wrong(f"the seed {twice[0]} stands twice", "give each seed once")
         if max(value) >= 2**32:
-            raise wrong(f"seed {max(value)} is too large", "write seeds below 4294967296")
+            raise wrong(f"the seed {max(value)} is too large", "write seeds below 4294967296")
         return tuple(value)
-    remedy = "write a number of seeds, or a list such as [0, 1, 2]"
+    remedy = "write a number of seeds (1 or more), or a list such as [0, 1, 2]"
     raise wrong(f"{shown(value)} does not name seeds", remedy)
 
 

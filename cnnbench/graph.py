@@ -4,17 +4,17 @@ Everything wrong with a graph is found in one pass and returned as flaws; a
 layer whose input is already wrong is not blamed again. No JAX.
 """
 
-import graphlib
-import heapq
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from cnnbench.errors import Flaw, did_you_mean, listing
-from cnnbench.layers import INPUT, Conv, ConvTranspose, LayerOp
+from cnnbench.errors import Flaw, did_you_mean, listing, shown
+from cnnbench.layers import INPUT, Conv, Dense, LayerOp
 from cnnbench.shapes import Layout, Shape, ShapeError, TiedConv, layout, shape_text
+from cnnbench.wiring import Wiring, file_order, name_one, resolve_inputs, tie_of, with_ties
 
-Wiring = Mapping[str, tuple[str, ...]]
+MAX_VALUES = 2**31 - 1  # XLA's indices are 32 bits wide
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Node:
     @property
     def num_params(self) -> int:
         """Number of trained values of its own."""
-        return sum(_product(shape) for shape in self.layout.params.values())
+        return sum(math.prod(shape) for shape in self.layout.params.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,99 +120,20 @@ def build_plan(
     Returns:
       The plan, or None and at least one flaw (a wrong layer gives None too).
     """
+    flaws: list[Flaw] = []
     if output is not None and output not in layers:
-        message = f"there is no layer '{output}'{did_you_mean(output, layers)}"
-        return None, [Flaw(("model", "output"), message, _name_one(layers))]
-    wiring, flaws = _resolve_inputs(layers, known)
-    order, cycles = _order(_with_ties(wiring, layers))
+        message = f"there is no layer {shown(output)}{did_you_mean(output, layers)}"
+        flaws.append(Flaw(("model", "output"), message, name_one(layers)))
+    wiring, unknown = resolve_inputs(layers, known)
+    order, cycles = file_order(with_ties(wiring, layers))
     nodes, misfits = _infer_shapes(layers, wiring, order, goal.input_shape)
-    found, loose_ends = ("", []) if cycles else _output_flaws(wiring, nodes, goal, output)
-    flaws += cycles + misfits + loose_ends
+    # With a wrong input or output nobody can say which layers lead nowhere.
+    sure = not (flaws or unknown or cycles)
+    found, ends = _output_flaws(wiring, nodes, goal, output) if sure else ("", [])
+    flaws += [*unknown, *cycles, *misfits, *ends]
     if flaws or len(nodes) < len(layers):
         return None, flaws
     return Plan(goal.input_shape, tuple(nodes[name] for name in order), found), []
-
-
-def _product(shape: Shape) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _name_one(names: Iterable[str]) -> str:
-    shortened = list(names)
-    if len(shortened) > 8:
-        return "name a layer of this file"
-    return f"name one of {listing(shortened)}" if shortened else "add layers"
-
-
-def _resolve_inputs(
-    layers: Mapping[str, LayerOp | None], known: Wiring
-) -> tuple[dict[str, tuple[str, ...]], list[Flaw]]:
-    """Inputs by layer; unknown names are reported and left out."""
-    wiring: dict[str, tuple[str, ...]] = {}
-    flaws: list[Flaw] = []
-    previous = INPUT
-    for name, op in layers.items():
-        wanted = known.get(name) if op is None else op.inputs
-        found = []
-        for source in wanted or (previous,):
-            if source == INPUT or source in layers:
-                found.append(source)
-                continue
-            at = ("model", "layers", name, "inputs")
-            hint = did_you_mean(source, [INPUT, *layers])
-            flaws.append(
-                Flaw(at, f"there is no layer '{source}'{hint}", _name_one([INPUT, *layers]))
-            )
-        wiring[name] = tuple(found)
-        previous = name
-    return wiring, flaws
-
-
-def _with_ties(wiring: Wiring, layers: Mapping[str, LayerOp | None]) -> Wiring:
-    """A tied layer comes after its owner, whose shapes it needs."""
-    ties = {name: tie_of(op) or "" for name, op in layers.items()}
-    return {
-        name: (*sources, ties[name]) if ties[name] in layers else sources
-        for name, sources in wiring.items()
-    }
-
-
-def _order(wiring: Wiring) -> tuple[list[str], list[Flaw]]:
-    """Layers after those they read, else in file order (Kahn 1962)."""
-    position = {name: i for i, name in enumerate(wiring)}
-    waiting = {name: {s for s in sources if s != INPUT} for name, sources in wiring.items()}
-    readers: dict[str, list[str]] = {name: [] for name in wiring}
-    for name, sources in waiting.items():
-        for source in sources:
-            readers[source].append(name)
-    ready = [position[name] for name, sources in waiting.items() if not sources]
-    names, order = list(wiring), []
-    while ready:
-        name = names[heapq.heappop(ready)]
-        order.append(name)
-        for reader in readers[name]:
-            waiting[reader].discard(name)
-            if not waiting[reader]:
-                heapq.heappush(ready, position[reader])
-    if len(order) == len(wiring):
-        return order, []
-    return order, [_cycle_flaw({n: waiting[n] for n in wiring if n not in set(order)})]
-
-
-def _cycle_flaw(waiting: Mapping[str, set[str]]) -> Flaw:
-    try:
-        graphlib.TopologicalSorter(waiting).prepare()
-    except graphlib.CycleError as error:
-        cycle = list(error.args[1])
-    first = min(cycle, key=list(waiting).index)
-    start = cycle.index(first)
-    names = [*cycle[start:-1], *cycle[:start], first]
-    at = ("model", "layers", first, "inputs")
-    path = " -> ".join(names)
-    return Flaw(at, f"the layers form a cycle ({path})", "let one of them read an earlier layer")
 
 
 def _infer_shapes(
@@ -228,15 +149,33 @@ def _infer_shapes(
             continue
         try:
             result = layout(op, in_shapes, _owner(op, layers, nodes))
+            _check_size(result)
         except ShapeError as error:
-            at = ("model", "layers", name, *((error.key,) if error.key else ()))
-            flaws.append(Flaw(at, error.message, error.remedy))
+            flaws.append(_shape_flaw(name, wiring[name], in_shapes, error))
         except _UnknownOwnerError:
             continue
         else:
             nodes[name] = Node(name, op, wiring[name], in_shapes, result)
             shapes[name] = result.shape
     return nodes, flaws
+
+
+def _shape_flaw(
+    name: str, sources: tuple[str, ...], in_shapes: tuple[Shape, ...], error: ShapeError
+) -> Flaw:
+    message = error.message
+    if len(in_shapes) > 1 and len(set(in_shapes)) > 1:
+        pairs = dict(zip(sources, in_shapes, strict=True)).items()
+        message += f" ({', '.join(f'{source} is {shape_text(s)}' for source, s in pairs)})"
+    at = ("model", "layers", name, *((error.key,) if error.key else ()))
+    return Flaw(at, message, error.remedy)
+
+
+def _check_size(result: Layout) -> None:
+    largest = max(math.prod(shape) for shape in (result.shape, *result.params.values()))
+    if largest > MAX_VALUES:
+        message = f"an array of {largest:,} values is too large"
+        raise ShapeError("", message, "make the layer or its input smaller")
 
 
 class _UnknownOwnerError(Exception):
@@ -253,18 +192,13 @@ def _owner(
     remedy = f"name a conv: {listing(convs)}" if convs else "remove tie"
     if name not in layers:
         hint = did_you_mean(name, convs)
-        raise ShapeError("tie", f"there is no layer '{name}'{hint}", remedy)
+        raise ShapeError("tie", f"there is no layer {shown(name)}{hint}", remedy)
     owner = layers[name]
     if owner is not None and not isinstance(owner, Conv):
         raise ShapeError("tie", f"'{name}' is a {owner.op}, not a convolution", remedy)
     if owner is None or name not in nodes:
         raise _UnknownOwnerError
     return TiedConv(owner, nodes[name].in_shapes[0], nodes[name].layout.shape)
-
-
-def tie_of(op: LayerOp | None) -> str | None:
-    """Name of the layer that an operation shares a kernel with."""
-    return op.tie if isinstance(op, ConvTranspose) else None
 
 
 def _output_flaws(
@@ -274,17 +208,23 @@ def _output_flaws(
     read = {source for sources in wiring.values() for source in sources}
     ends = [name for name in wiring if name not in read]
     fits = [n for n in ends if n in nodes and nodes[n].layout.shape == goal.output_shape]
-    found = output or (fits or ends)[-1]
-    flaws = [_dangling(name, found, chosen=output is not None) for name in ends if name != found]
+    unsure = [n for n in ends if n not in nodes]
+    found = output or (fits or unsure or ends)[-1]
+    flaws = [_dangling(name, found) for name in ends if name != found]
     if found in nodes and nodes[found].layout.shape != goal.output_shape:
-        message = f"the output has shape {shape_text(nodes[found].layout.shape)}, but {goal.reason}"
-        flaws.append(Flaw(("model", "layers", found), message, goal.remedy))
+        flaws.append(_misfit(nodes[found], goal))
     return found, flaws
 
 
-def _dangling(name: str, output: str, *, chosen: bool) -> Flaw:
+def _misfit(node: Node, goal: Goal) -> Flaw:
+    at = ("model", "layers", node.name)
+    message = f"the output has shape {shape_text(node.layout.shape)}, but {goal.reason}"
+    if isinstance(node.op, Dense) and len(goal.output_shape) == 1:
+        return Flaw((*at, "units"), message, f"write {goal.output_shape[0]}")
+    return Flaw(at, message, goal.remedy)
+
+
+def _dangling(name: str, output: str) -> Flaw:
     message = f"no layer reads '{name}', and the output is '{output}'"
     remedy = "remove it, or name it in another layer's inputs"
-    if not chosen:
-        remedy += f", or write model.output: {name}"
-    return Flaw(("model", "layers", name), message, remedy)
+    return Flaw(("model", "layers", name), message, remedy, of_key=True)

@@ -4,7 +4,7 @@
 type checker names each place that does not handle a new operation.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -167,3 +167,5 @@ LayerOp = Annotated[
 ]
 
 OPERATIONS: dict[str, type[Model]] = members(LayerOp, "op")
+ACTIVATION_NAMES: tuple[str, ...] = get_args(Activation)
+INIT_NAMES: tuple[str, ...] = get_args(Init)

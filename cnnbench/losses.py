@@ -58,10 +58,10 @@ def per_image_metric(name: str) -> PerImage:
 
 
 def _in_top(logits: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:
-    """1 where fewer than k classes stand before the label's (ties by class number)."""
+    """1 where fewer than k classes stand before the label's: ties by class number, NaN last."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     classes = jnp.arange(logits.shape[1])
-    before = (logits > own) | ((logits == own) & (classes < labels[:, None]))
+    before = ~((logits < own) | ((logits == own) & (classes >= labels[:, None])))
     return (before.sum(axis=1) < k).astype(jnp.float32)
 
 

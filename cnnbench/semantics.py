@@ -2,110 +2,173 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from cnnbench.catalog import DatasetInfo, describe
-from cnnbench.errors import DataError, Flaw, listing
+from cnnbench.catalog import EMBEDDED, KNOWN, DatasetInfo, describe
+from cnnbench.errors import DataError, Flaw, listing, shown
 from cnnbench.layers import INPUT
 from cnnbench.optimizers import Cosine
 from cnnbench.shapes import shape_text
-from cnnbench.spec import LOSSES, METRICS, NAME_PATTERN, Experiment
+from cnnbench.spec import (
+    LOSSES,
+    METRICS,
+    NAME_PATTERN,
+    DatasetSpec,
+    ModelSpec,
+    Task,
+    TrainSpec,
+)
 
 RESERVED_NAMES = (INPUT, "layers", "output", "python", "args")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a table or a terminal
 _PYTHON_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_EMBEDDED_POOLS = {"train": 4_000, "validation": 500}  # unlike others, it keeps them apart
 
 
-def experiment_flaws(
-    experiment: Experiment, info: DatasetInfo, data_dir: Path | None
-) -> list[Flaw]:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What can be read of an experiment that may be wrong elsewhere.
+
+    Args:
+      task: None if it is missing or wrong; so with the other parts.
+      title: of any kind.
+      dataset: without its wrong values.
+      model: without its wrong layers.
+      train: without its wrong values.
+      layer_names: of all layers, wrong or not.
+      has_layers: whether the file gives layers of any kind.
+    """
+
+    task: Task | None
+    title: Any
+    dataset: DatasetSpec | None
+    model: ModelSpec | None
+    train: TrainSpec | None
+    layer_names: tuple[str, ...]
+    has_layers: bool
+
+
+def flaws_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None) -> list[Flaw]:
     """Everything in an experiment that contradicts another part of it.
 
     Args:
-      experiment: valid value by value.
-      info: what is known of its dataset.
+      parts: valid value by value.
+      info: what is known of its dataset; None if there is no such set.
       data_dir: where datasets outside the built-in table are looked up.
     """
-    return [
-        *_model_flaws(experiment),
-        *_training_flaws(experiment, info),
-        *_dataset_flaws(experiment, info),
-        *_offline_flaws(experiment, info, data_dir),
-    ]
+    flaws = [*_title_flaws(parts.title), *_name_flaws(parts.layer_names)]
+    if parts.model:
+        flaws += _model_flaws(parts.model, parts.has_layers)
+    if parts.train:
+        flaws += _training_flaws(parts.train, parts.task, info)
+    if parts.dataset and info:
+        flaws += _split_flaws(parts.dataset, info)
+    if parts.dataset and parts.dataset.offline:
+        flaws += _offline_flaws(parts.dataset.offline, info, data_dir)
+    return flaws
 
 
-def _model_flaws(experiment: Experiment) -> Iterator[Flaw]:
-    model = experiment.model
-    if bool(model.layers) == bool(model.python):
-        both = "both layers and python" if model.layers else "neither layers nor python"
-        yield Flaw(("model",), f"the model has {both}", "write one of the two")
-    if model.python and not _PYTHON_CLASS.fullmatch(model.python):
-        message = f"'{model.python}' does not name a class"
-        yield Flaw(("model", "python"), message, "write package.module:Class")
-    if model.args and not model.python:
-        yield Flaw(("model", "args"), "args belong to a Python model", "remove them")
-    for name in model.layers:
+def dataset_flaw(key: str, error: DataError) -> Flaw:
+    """A dataset that does not exist or does not fit, named by a key of ``dataset``."""
+    text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(error))
+    message, _, remedy = text.rstrip(".").partition("; ")
+    return Flaw(("dataset", key), message, remedy or "`cnnbench data list` shows names")
+
+
+def _title_flaws(title: Any) -> Iterator[Flaw]:
+    if isinstance(title, str) and _CONTROL.search(title):
+        yield Flaw(("title",), f"{shown(title)} is not one line of text", "write one line")
+
+
+def _name_flaws(names: tuple[str, ...]) -> Iterator[Flaw]:
+    for name in names:
         at = ("model", "layers", name)
         if name in RESERVED_NAMES:
-            meaning = "the image" if name == INPUT else "a key of model"
-            yield Flaw(at, f"'{name}' is the name of {meaning}", "choose another name")
+            message = f"'{name}' is taken ({'the image' if name == INPUT else 'a key of model'})"
+            yield Flaw(at, message, "choose another name", of_key=True)
         elif not re.fullmatch(NAME_PATTERN, name):
             remedy = "start with a letter and use letters, digits, '-' and '_'"
-            yield Flaw(at, f"'{name}' cannot name a layer", remedy)
+            yield Flaw(at, f"{shown(name)} cannot name a layer", remedy, of_key=True)
 
 
-def _training_flaws(experiment: Experiment, info: DatasetInfo) -> Iterator[Flaw]:
-    train, task = experiment.train, experiment.task
-    if train.loss and train.loss not in LOSSES[task]:
+def _model_flaws(model: ModelSpec, has_layers: bool) -> Iterator[Flaw]:
+    if has_layers == bool(model.python):
+        both = "both layers and python" if has_layers else "neither layers nor python"
+        yield Flaw(("model",), f"the model has {both}", "write one of the two")
+    if model.python and not _PYTHON_CLASS.fullmatch(model.python):
+        message = f"{shown(model.python)} does not name a class"
+        yield Flaw(("model", "python"), message, "write package.module:Class")
+    if model.args and not model.python:
+        message = "a graph of layers takes no args"
+        yield Flaw(("model", "args"), message, "remove them", of_key=True)
+    if model.output and model.python and not has_layers:
+        message = "a Python model has no layers to name"
+        yield Flaw(("model", "output"), message, "remove it", of_key=True)
+
+
+def _training_flaws(
+    train: TrainSpec, task: Task | None, info: DatasetInfo | None
+) -> Iterator[Flaw]:
+    if task and train.loss and train.loss not in LOSSES[task]:
         message = f"'{train.loss}' is no loss for task: {task}"
         yield Flaw(("train", "loss"), message, f"write {listing(LOSSES[task])}")
-    for i, metric in enumerate(train.metrics or ()):
-        if metric not in METRICS[task]:
+    metrics = train.metrics or ()
+    for i, metric in enumerate(metrics):
+        at = ("train", "metrics", i)
+        if metric in metrics[:i]:
+            yield Flaw(at, f"'{metric}' stands twice", "keep one of them")
+        elif task and metric not in METRICS[task]:
             message = f"'{metric}' is no metric for task: {task}"
-            yield Flaw(("train", "metrics", i), message, f"write {listing(METRICS[task])}")
-        elif metric == "top5_accuracy" and info.num_classes <= 5:
+            yield Flaw(at, message, f"write {listing(METRICS[task])}")
+        elif metric == "top5_accuracy" and info and info.num_classes <= 5:
             message = f"top5_accuracy is always 1 with {info.num_classes} classes"
-            yield Flaw(("train", "metrics", i), message, "remove it")
+            yield Flaw(at, message, "remove it")
     schedule = train.schedule
     if isinstance(schedule, Cosine) and schedule.warmup_epochs >= train.epochs:
-        at = ("train", "schedule", "warmup_epochs")
         message = f"a warm-up of {schedule.warmup_epochs:g} epochs fills all {train.epochs}"
-        yield Flaw(at, message, f"write a number below {train.epochs}")
+        place = ("train", "schedule", "warmup_epochs")
+        yield Flaw(place, message, f"write a number below {train.epochs}")
 
 
-def _dataset_flaws(experiment: Experiment, info: DatasetInfo) -> Iterator[Flaw]:
-    spec = experiment.dataset
-    splits = spec.splits
-    at = ("dataset", "splits")
-    used = (splits.train or 1) + (splits.validation or 1)
-    if info.num_train and used > info.num_train:
-        message = (
-            f"train and validation need {used:,} images, and {info.name} has {info.num_train:,}"
-        )
-        yield Flaw(at, message, "write smaller splits, or leave them out")
-    if splits.test and info.num_test and splits.test > info.num_test:
-        message = f"{splits.test:,} are more than the {info.num_test:,} test images of {info.name}"
-        yield Flaw((*at, "test"), message, f"write at most {info.num_test}")
-    if spec.train_examples and splits.train and spec.train_examples > splits.train:
-        message = f"{spec.train_examples:,} are more than the {splits.train:,} training images"
-        yield Flaw(("dataset", "train_examples"), message, f"write at most {splits.train}")
+def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:
+    splits, pool = spec.splits, info.num_train
+    limits = {"train": pool, "validation": pool, "test": info.num_test}
+    if info.name == EMBEDDED:
+        limits |= _EMBEDDED_POOLS
+    excess = False
+    for key, limit in limits.items():
+        wanted = getattr(splits, key)
+        if wanted and limit and wanted > limit:
+            excess = True
+            message = f"{wanted:,} images are more than the {limit:,} that {info.name} has for it"
+            yield Flaw(("dataset", "splits", key), message, f"write at most {limit}")
+    num_train = splits.train or limits["train"]
+    if pool and info.name in KNOWN and info.name != EMBEDDED:
+        num_validation = splits.validation or pool // 6  # as `data` divides them
+        num_train = splits.train or pool - num_validation
+        if num_train + num_validation > pool and not excess:
+            message = (
+                f"{num_train:,} images to train and {num_validation:,} to validate are more than"
+                f" the {pool:,} training images of {info.name}"
+            )
+            yield Flaw(("dataset", "splits"), message, "write smaller splits")
+    if spec.train_examples and num_train and spec.train_examples > num_train > 0:
+        message = f"{spec.train_examples:,} are more than the {num_train:,} images to train on"
+        yield Flaw(("dataset", "train_examples"), message, f"write at most {num_train}")
 
 
-def _offline_flaws(
-    experiment: Experiment, info: DatasetInfo, data_dir: Path | None
-) -> Iterator[Flaw]:
-    name = experiment.dataset.offline
-    if name is None:
-        return
-    at = ("dataset", "offline")
+def _offline_flaws(name: str, info: DatasetInfo | None, data_dir: Path | None) -> Iterator[Flaw]:
     try:
         stand_in = describe(name, data_dir)
     except DataError as error:
-        message, _, remedy = str(error).rstrip(".").partition("; ")
-        yield Flaw(at, message, remedy)
+        yield dataset_flaw("offline", error)
         return
-    if (stand_in.shape, stand_in.num_classes) != (info.shape, info.num_classes):
+    if info and (stand_in.shape, stand_in.num_classes) != (info.shape, info.num_classes):
         message = (
-            f"{name} ({shape_text(stand_in.shape)}, {stand_in.num_classes} classes) cannot stand in"
-            f" for {info.name} ({shape_text(info.shape)}, {info.num_classes} classes)"
+            f"{stand_in.name} ({shape_text(stand_in.shape)}, {stand_in.num_classes} classes) cannot"
+            f" stand in for {info.name} ({shape_text(info.shape)}, {info.num_classes} classes)"
         )
-        yield Flaw(at, message, "name a dataset of the same shape and classes, or remove it")
+        remedy = "name a dataset of the same shape and classes, or remove it"
+        yield Flaw(("dataset", "offline"), message, remedy)

@@ -29,6 +29,8 @@ from cnnbench.layers import (
 )
 
 Shape = tuple[int, ...]
+Pads = tuple[tuple[int, int], tuple[int, int]]
+OWNERS_KEYS = ("filters", "kernel", "stride", "padding", "init")  # not written beside `tie`
 
 
 class ShapeError(Exception):
@@ -86,9 +88,6 @@ def same_pad(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
-
-
 def conv_pads(op: Conv | ConvTranspose, size: Shape, kernel: Shape) -> Pads:
     """Zeros before and after rows and columns for an image of `size` (height, width)."""
     match op.padding:
@@ -105,7 +104,7 @@ def _image(shape: Shape, op_name: str) -> Shape:
     if len(shape) != 3:
         raise ShapeError(
             "",
-            f"a vector of {shape_text(shape)} is not an image, which {op_name} needs",
+            f"{op_name} reads images, and its input is a vector of {shape_text(shape)}",
             "put a reshape to [height, width, channels] before it",
         )
     return shape
@@ -123,12 +122,9 @@ def _conv(op: Conv, shape: Shape) -> Layout:
         conv_size(width, op.kernel[1], op.stride[1], columns),
     )
     if min(out) < 1 or height + sum(rows) < op.kernel[0] or width + sum(columns) < op.kernel[1]:
-        raise ShapeError(
-            "kernel",
-            f"a {shape_text(op.kernel)} kernel does not fit into {shape_text(shape)}",
-            f"write at most {shape_text((height + sum(rows), width + sum(columns)))},"
-            " or padding: same",
-        )
+        message = f"a {shape_text(op.kernel)} kernel does not fit into {shape_text(shape)}"
+        largest = [height + sum(rows), width + sum(columns)]
+        raise ShapeError("kernel", message, f"write at most {largest}, or padding: same")
     kernel = (*op.kernel, channels, op.filters)
     params = {"kernel": kernel, **_bias(op, op.filters)}
     return Layout((*out, op.filters), params, math.prod(out) * math.prod(kernel))
@@ -187,11 +183,10 @@ def adjoint_kernel(
     op: ConvTranspose, channels: int, owner: TiedConv | None
 ) -> tuple[tuple[int, int], int]:
     """Kernel size and number of output channels of a transposed convolution."""
-    given = [key for key in ("filters", "kernel") if getattr(op, key) is not None]
-    given += [key for key in ("stride", "padding", "init") if key in op.model_fields_set]
     if owner:
+        given = [key for key in OWNERS_KEYS if key in op.model_fields_set]
         if given:
-            message = f"'{given[0]}' is that of the tied layer"
+            message = f"'{given[0]}' is that of '{op.tie}', which the layer is tied to"
             raise ShapeError(given[0], message, "remove it, or remove tie")
         if channels != owner.op.filters:
             message = f"{channels} channels do not fit the {owner.op.filters} filters of '{op.tie}'"
@@ -208,7 +203,7 @@ def _pool(op: MaxPool | AvgPool, shape: Shape) -> Layout:
     height, width, channels = _image(shape, op.op)
     if op.size[0] > height or op.size[1] > width:
         message = f"a {shape_text(op.size)} window does not fit into {shape_text(shape)}"
-        raise ShapeError("size", message, f"write at most {shape_text((height, width))}")
+        raise ShapeError("size", message, f"write at most {[height, width]}")
     stride = op.stride or op.size
     rows = conv_size(height, op.size[0], stride[0], (0, 0))
     columns = conv_size(width, op.size[1], stride[1], (0, 0))
@@ -234,29 +229,27 @@ def _reshape(op: Reshape, shape: Shape) -> Layout:
 
 
 def _concat(shapes: tuple[Shape, ...]) -> Layout:
-    texts = " and ".join(dict.fromkeys(shape_text(shape) for shape in shapes))
     if len({len(shape) for shape in shapes}) > 1:
-        raise ShapeError("inputs", f"cannot join {texts}", "flatten the image first")
+        raise ShapeError("inputs", "cannot join images and vectors", "flatten the images first")
     if len({shape[:-1] for shape in shapes}) > 1:
-        message = f"cannot join {texts}: heights and widths differ"
+        message = "cannot join images of different height or width"
         raise ShapeError("inputs", message, "make them equal, for example with padding: same")
     return Layout((*shapes[0][:-1], sum(shape[-1] for shape in shapes)))
 
 
 def _add(shapes: tuple[Shape, ...]) -> Layout:
     if len(set(shapes)) > 1:
-        texts = " and ".join(dict.fromkeys(shape_text(shape) for shape in shapes))
-        raise ShapeError("inputs", f"cannot add {texts}", "make the shapes equal")
+        raise ShapeError("inputs", "cannot add different shapes", "make the shapes equal")
     return Layout(shapes[0])
 
 
-def _check_inputs(op: LayerOp, shapes: tuple[Shape, ...]) -> None:
+def _check_inputs(op: LayerOp, num_inputs: int) -> None:
     many = isinstance(op, (Concat, Add))
-    if many and len(shapes) < 2:
+    if many and num_inputs < 2:
         message = f"{op.op} reads one layer, and needs two or more"
         raise ShapeError("inputs", message, "write inputs: [FIRST, SECOND]")
-    if not many and len(shapes) > 1:
-        message = f"{op.op} reads {len(shapes)} layers, and takes one"
+    if not many and num_inputs > 1:
+        message = f"{op.op} reads {num_inputs} layers, and takes one"
         raise ShapeError("inputs", message, "join them with a concat or an add first")
 
 
@@ -275,7 +268,7 @@ def layout(op: LayerOp, shapes: tuple[Shape, ...], owner: TiedConv | None = None
     >>> layout(Conv(op="conv", filters=32, kernel=5), ((28, 28, 1),)).shape
     (24, 24, 32)
     """
-    _check_inputs(op, shapes)
+    _check_inputs(op, len(shapes))
     shape = shapes[0]
     match op:
         case Conv():

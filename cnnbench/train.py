@@ -95,7 +95,7 @@ def learning_rate(schedule: Schedule, base: float, epochs: int, steps: int) -> A
         case Constant():
             return base
         case Cosine(warmup_epochs=warmup, final_fraction=final):
-            rise = round(warmup * steps)
+            rise = min(round(warmup * steps), total - 1)
             start = 0.0 if rise else base
             return optax.warmup_cosine_decay_schedule(start, base, rise, total, base * final)
         case Linear(final_fraction=final):

@@ -1,9 +1,9 @@
-"""YAML text to plain data, with the place of every key and value.
+"""YAML text to plain data, with the place of every key and value, and back.
 
-Scalars follow the core schema of YAML 1.2.2 (chapter 10.3), not PyYAML's YAML
-1.1: ``no`` is text, ``1e-3`` is a number, and ``010``, which the two versions
-read as 8 and as 10, is refused. So are duplicate keys (the last one would win in
-silence), tags, merge keys, and aliases that expand without bound.
+Scalars follow YAML 1.2 (`scalars`), not PyYAML's YAML 1.1: ``no`` is text, ``1e-3``
+is a number, and ``010``, which the two versions read as 8 and as 10, is refused.
+So are duplicate keys (the last one would win in silence), tags, merge keys, and
+aliases that expand without bound.
 """
 
 import re
@@ -11,33 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
-from yaml.composer import Composer
-from yaml.parser import Parser
-from yaml.reader import Reader
-from yaml.resolver import BaseResolver
-from yaml.scanner import Scanner
 
-from cnnbench.errors import Location, Problem, SpecError
+from cnnbench.errors import Location, Problem, SpecError, shown
+from cnnbench.scalars import MAX_DIGITS, is_number, is_text, plain_scalar, readings
+from cnnbench.syntax import MAX_BYTES, MAX_DEPTH, MAX_NODES, PLAIN, QUOTED, compose
 
 KeyPath = tuple[str | int, ...]
-
-MAX_BYTES = 256 * 1024
-MAX_NODES = 10_000  # after aliases are expanded
-MAX_DEPTH = 32
-MAX_DIGITS = 40
-
-_NULL = frozenset({"", "~", "null", "Null", "NULL"})
-_BOOL = {w: w.lower() == "true" for w in ("true", "True", "TRUE", "false", "False", "FALSE")}
-_INT = re.compile(r"[-+]?[0-9]+")
-_LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
-_BASED_INT = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_SPECIAL_FLOAT = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_PLAIN = "plain"
-_QUOTED = "quoted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +30,15 @@ class Document:
       data: dicts with text keys, lists, text, numbers, booleans and None.
       values: the location of each value, by its path of keys and indices.
       keys: the location of each mapping key, by the same path.
+      problems: what is wrong, where the rest can be read all the same.
+      text: what was read.
     """
 
     data: Any
     values: Mapping[KeyPath, Location]
     keys: Mapping[KeyPath, Location]
+    problems: tuple[Problem, ...] = ()
+    text: bytes = b""
 
 
 def read_document(path: Path) -> Document:
@@ -62,11 +48,12 @@ def read_document(path: Path) -> Document:
       path: the file; messages name it as given here.
 
     Raises:
-      SpecError: the file cannot be read, or is not the YAML described above.
+      SpecError: the file cannot be read, or `parse_document` cannot read its text.
     """
     location = Location(str(path))
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
         raise SpecError([Problem(location, "", "is a folder", "name a .yaml file")]) from None
     except OSError as error:
@@ -83,111 +70,58 @@ def parse_document(raw: bytes, path: str) -> Document:
       raw: UTF-8 text.
       path: the name that messages give to the text.
 
+    Returns:
+      The data; its `problems` are those that leave the rest readable, such as a
+      duplicate key.
+
     Raises:
-      SpecError: all problems found, each with line and column.
+      SpecError: all problems found, where the text cannot be read as a whole.
 
     >>> parse_document(b"epochs: 30  # as in the post", "a.yaml").data
     {'epochs': 30}
     """
-    if len(raw) > MAX_BYTES:
-        message = f"{len(raw):,} bytes are too many for an experiment file"
-        remedy = f"keep it below {MAX_BYTES:,} bytes"
-        raise SpecError([Problem(Location(path), "", message, remedy)])
     builder = _Builder(path)
-    data = builder.build(_compose(raw, path))
-    if builder.problems:
+    data = builder.build(compose(raw, path))
+    if builder.broken:
         raise SpecError(builder.problems)
-    return Document(data, MappingProxyType(builder.values), MappingProxyType(builder.keys))
+    values, keys = MappingProxyType(builder.values), MappingProxyType(builder.keys)
+    return Document(data, values, keys, tuple(builder.problems), raw)
 
 
-def parse_value(text: str, path: str) -> Any:
-    """The plain data of one YAML value, such as the right side of an override.
+def dump_document(data: Any) -> str:
+    r"""Plain data as YAML that this module and readers of YAML 1.1 read alike.
 
-    >>> parse_value("[3, 5]", "command line")
-    [3, 5]
+    >>> dump_document({"title": "1e-3", "rate": 1e-3})
+    "title: '1e-3'\nrate: 0.001\n"
     """
-    return parse_document(text.encode(), path).data
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-class _TooDeepError(yaml.MarkedYAMLError):
-    pass
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        # PyYAML itself would fold the line breaks of Unicode, and leave 1e-3 unquoted.
+        style = '"' if not text.isprintable() else None if is_text(text) else "'"
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
-class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
-    """PyYAML's parser without its scalars, and with a bound on nesting."""
-
-    def __init__(self, text: str) -> None:
-        Reader.__init__(self, text)
-        Scanner.__init__(self)
-        Parser.__init__(self)
-        Composer.__init__(self)
-        BaseResolver.__init__(self)
-        self.depth = 0
-
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:  # noqa: ARG002
-        if kind is not yaml.ScalarNode:
-            return _QUOTED
-        return _PLAIN if implicit[0] else _QUOTED
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise _TooDeepError(
-                problem=f"is nested deeper than {MAX_DEPTH} levels", problem_mark=mark
-            )
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-
-def _compose(raw: bytes, path: str) -> yaml.Node | None:
-    try:
-        return _Loader(raw.decode()).get_single_node()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        column = error.start - raw.rfind(b"\n", 0, error.start)
-        problem = Problem(
-            Location(path, line, column), "", "is not UTF-8 text", "save the file as UTF-8"
-        )
-    except yaml.reader.ReaderError as error:
-        message = f"character #x{error.character:04x} is not allowed in YAML"
-        problem = Problem(Location(path), "", message, "remove it")
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
-        problem = Problem(place, "", _syntax_message(error), _syntax_remedy(error))
-    raise SpecError([problem])
-
-
-def _syntax_message(error: yaml.MarkedYAMLError) -> str:
-    if isinstance(error, _TooDeepError):
-        return str(error.problem)
-    context = f"{error.context}: " if error.context else ""
-    return f"is not valid YAML ({context}{error.problem})"
-
-
-def _syntax_remedy(error: yaml.MarkedYAMLError) -> str:
-    problem = error.problem or ""
-    if isinstance(error, _TooDeepError):
-        return "flatten it"
-    if "\\t" in problem:
-        return "indent with spaces, not tabs"
-    if "another document" in problem:
-        return "keep one document in a file"
-    if "undefined alias" in problem:
-        return "define the anchor first, or remove the '*'"
-    return "check the indentation, colons, quotes and brackets here"
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 @dataclass(slots=True)
 class _Builder:
-    """Walks a node graph once, collecting data, places and problems."""
+    """Walks a node graph once, collecting data, places and problems.
+
+    `broken` says that a problem hides data, so that further checks would mislead.
+    """
 
     path: str
     values: dict[KeyPath, Location] = field(default_factory=dict)
     keys: dict[KeyPath, Location] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    broken: bool = False
     num_nodes: int = 0
     open_nodes: set[int] = field(default_factory=set)
 
@@ -200,10 +134,9 @@ class _Builder:
             self._stop(node, at, f"expands to more than {MAX_NODES:,} values")
         if id(node) in self.open_nodes:
             self._stop(node, at, "contains itself through an alias")
-        if node.tag not in (_PLAIN, _QUOTED):
-            self._report(
-                node, at, f"the tag '{node.tag}' is not allowed", "write the value plainly"
-            )
+        if len(at) > MAX_DEPTH:
+            self._stop(node, at, f"is nested deeper than {MAX_DEPTH} levels")
+        self._refuse_tag(node, at)
         self.open_nodes.add(id(node))
         data = self._content(node, at)
         self.open_nodes.discard(id(node))
@@ -224,7 +157,7 @@ class _Builder:
                 continue
             if key in data:
                 first = self.keys[(*at, key)]
-                message = f"the key '{key}' stands twice (first in line {first.line})"
+                message = f"the key {shown(key)} stands twice (first in line {first.line})"
                 self._report(key_node, (*at, key), message, "keep one of them")
                 continue
             self.keys[(*at, key)] = self._location(key_node)
@@ -233,58 +166,57 @@ class _Builder:
 
     def _key(self, node: yaml.Node, at: KeyPath) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
-            self._report(node, at, "a key must be one word", "write 'key: value'")
+            self._report(node, at, "a key must be one word", "write 'key: value'", broken=True)
             return None
-        if node.value == "<<" and node.tag == _PLAIN:
-            self._report(node, at, "merge keys ('<<') are not part of YAML 1.2", "use 'extends'")
+        if node.value == "<<" and node.tag == PLAIN:
+            message = "merge keys ('<<') are not part of YAML 1.2"
+            self._report(node, at, message, "write the keys out, or use 'extends'", broken=True)
             return None
-        return str(node.value)
+        self._refuse_tag(node, at)
+        return self._text(node, at)
 
     def _scalar(self, node: yaml.Node, at: KeyPath) -> Any:
-        text = str(node.value)
-        if node.tag != _PLAIN:
+        text = self._text(node, at)
+        if node.tag != PLAIN:
             return text
-        if _LEADING_ZERO.fullmatch(text) and len(text) <= MAX_DIGITS:
-            decimal = int(text)
-            octal = f" or 0o{text.lstrip('+-0') or '0'}" if re.fullmatch("0[0-7]+", text) else ""
-            message = f"{text} is read as octal by some YAML readers and as decimal by others"
-            self._report(node, at, message, f"write {decimal}{octal}")
+        if len(text) > MAX_DIGITS and is_number(text):
+            message = f"a number of {len(text):,} characters is too long"
+            self._report(node, at, message, f"write at most {MAX_DIGITS}")
+            return 1
+        if numbers := readings(text):
+            decimal, octal = numbers
+            message = f"{text} begins with a zero, which readers of YAML take in different ways"
+            octal_text = f", {octal} if it is octal," if octal else ""
+            self._report(node, at, message, f"write {decimal}{octal_text} or '{text}' for text")
             return decimal
-        if _INT.fullmatch(text) and len(text) > MAX_DIGITS:
-            self._report(node, at, f"a number of {len(text)} digits is too long", "shorten it")
-            return 0
         return plain_scalar(text)
+
+    def _text(self, node: yaml.Node, at: KeyPath) -> str:
+        text = str(node.value)
+        if re.search("[\ud800-\udfff]", text):
+            message = f"{shown(text)} holds half a character (a surrogate)"
+            self._report(node, at, message, "write the whole character")
+            return "surrogate"
+        return text
 
     def _location(self, node: yaml.Node) -> Location:
         return Location(self.path, node.start_mark.line + 1, node.start_mark.column + 1)
 
-    def _report(self, node: yaml.Node, at: KeyPath, message: str, remedy: str) -> None:
-        self.problems.append(Problem(self._location(node), dotted(at), message, remedy))
+    def _refuse_tag(self, node: yaml.Node, at: KeyPath) -> None:
+        if node.tag not in (PLAIN, QUOTED):
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            message = f"the tag {shown(tag)} is not allowed"
+            self._report(node, at, message, "write the value plainly", broken=True)
 
-    def _stop(self, node: yaml.Node, at: KeyPath, message: str) -> None:
+    def _report(
+        self, node: yaml.Node, at: KeyPath, message: str, remedy: str, *, broken: bool = False
+    ) -> None:
+        self.problems.append(Problem(self._location(node), dotted(at), message, remedy))
+        self.broken |= broken
+
+    def _stop(self, node: yaml.Node, at: KeyPath, message: str) -> NoReturn:
         self._report(node, at, message, "write the values out without aliases")
         raise SpecError(self.problems)
-
-
-def plain_scalar(text: str) -> bool | int | float | str | None:
-    """A plain scalar of YAML 1.2's core schema.
-
-    >>> [plain_scalar(t) for t in ("1e-3", "no", "true", "0x10", "~")]
-    [0.001, 'no', True, 16, None]
-    """
-    if text in _NULL:
-        return None
-    if text in _BOOL:
-        return _BOOL[text]
-    if _INT.fullmatch(text):
-        return int(text)
-    if _BASED_INT.fullmatch(text):
-        return int(text, 0)
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    if _SPECIAL_FLOAT.fullmatch(text):
-        return float(text.replace(".", "", 1))
-    return text
 
 
 def dotted(at: KeyPath) -> str:
@@ -293,4 +225,8 @@ def dotted(at: KeyPath) -> str:
     >>> dotted(("train", "optimizer", "name"))
     'train.optimizer.name'
     """
-    return ".".join(str(part) for part in at)
+    return ".".join(_part(str(part)) for part in at)
+
+
+def _part(part: str) -> str:
+    return part if part.isprintable() and 0 < len(part) <= 40 else shown(part)

@@ -14,11 +14,14 @@ MODULES = {path.stem: ast.parse(path.read_text()) for path in PACKAGE.glob("*.py
 # A module imports only from the lines above its own. docs/architecture.md shows the same list.
 ORDER = """
 errors
+scalars
+syntax
 yamlio
 fields
 layers optimizers
 spec
 shapes
+wiring
 graph
 results
 codec
@@ -31,7 +34,7 @@ cache downloads
 idx embedded
 prepared
 data
-diagnosis semantics
+diagnosis semantics overlay
 loader
 events
 ops losses timing

@@ -1,0 +1,197 @@
+"""One document laid over another: a file over the file it extends, overrides over both.
+
+Mappings are merged key by key and the upper document wins. A layer, optimiser or
+schedule of another kind replaces the lower one as a whole, and null takes away
+what the lower document says.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cnnbench.errors import Location, Problem, SpecError, did_you_mean, listing, nearest, shown
+from cnnbench.syntax import MAX_DEPTH
+from cnnbench.yamlio import Document, KeyPath, parse_document, read_document
+
+COMMAND_LINE = "command line"
+MAX_PARENTS = 8
+_MODEL_KEYS = ("layers", "output", "python", "args")
+_NOT_INHERITED = ("name", "title", "extends")
+
+
+def read_with_parents(path: Path, children: tuple[Path, ...] = ()) -> Document:
+    """Reads a file and lays it over the file that it extends, if any.
+
+    Args:
+      path: the file.
+      children: the files that extend it.
+
+    Raises:
+      SpecError: a file cannot be read, or `extends` names none.
+    """
+    document = read_document(path)
+    if not isinstance(document.data, dict):
+        place = document.values.get((), Location(str(path), 1, 1))
+        message = "the file is empty" if document.data is None else "the file holds no keys"
+        raise SpecError([Problem(place, "", message, "begin with 'name: NAME'")])
+    if "extends" not in document.data:
+        return document
+    inherited = read_with_parents(_parent_path(path, document, children), (*children, path))
+    kept = {key: value for key, value in inherited.data.items() if key not in _NOT_INHERITED}
+    own = {key: value for key, value in document.data.items() if key != "extends"}
+    return lay_over(replace(inherited, data=kept), replace(document, data=own))
+
+
+def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> Path:
+    value = document.data["extends"]
+    place = document.values[("extends",)]
+
+    def refuse(message: str, remedy: str) -> SpecError:
+        return SpecError([*document.problems, Problem(place, "extends", message, remedy)])
+
+    if not isinstance(value, str) or not value:
+        raise refuse(f"{shown(value)} is not a file name", "name a file beside this one")
+    if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
+        raise refuse(f"{shown(value)} leaves the folder", "name a file beside this one")
+    parent = path.parent / value
+    if not _is_file(parent):
+        near = nearest(Path(value).stem, [p.stem for p in path.parent.glob("*.yaml") if p != path])
+        hint = f" (did you mean '{near}.yaml'?)" if near else ""
+        message = f"there is no file {shown(value)} beside this one{hint}"
+        raise refuse(message, "name an existing file")
+    chain = (*children, path)
+    if any(parent.samefile(link) for link in chain):
+        what = "is this file itself" if parent.samefile(path) else "extends this file in turn"
+        raise refuse(f"{shown(value)} {what}", "end the circle")
+    if len(chain) > MAX_PARENTS:
+        raise refuse(f"more than {MAX_PARENTS} files extend one another", "merge some of them")
+    return parent
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, or one with a null byte
+        return False
+
+
+def lay_over(lower: Document, upper: Document) -> Document:
+    """Merges two documents; the places of all that was replaced go with it."""
+    replaced: list[KeyPath] = []
+    data = _merged(lower.data, upper.data, (), replaced)
+    gone = set(replaced)
+
+    def kept(places: Mapping[KeyPath, Location]) -> dict[KeyPath, Location]:
+        return {at: place for at, place in places.items() if not _within(at, gone)}
+
+    values = {**kept(lower.values), **upper.values}
+    # A key given on the command line may lie deeper than what it replaces.
+    for at in gone - upper.values.keys():
+        values[at] = next(p for key, p in upper.values.items() if key[: len(at)] == at)
+    problems = (*lower.problems, *upper.problems)
+    return Document(data, values, {**kept(lower.keys), **upper.keys}, problems, upper.text)
+
+
+def _within(at: KeyPath, paths: set[KeyPath]) -> bool:
+    return any(at[:end] in paths for end in range(1, len(at) + 1))
+
+
+def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any:
+    tag = _tag_key(at)
+    if tag and isinstance(lower, str):
+        lower = {tag: lower}  # the short form "optimizer: adam"
+    both = isinstance(lower, Mapping) and isinstance(upper, Mapping)
+    if not both or (tag and tag in upper and upper[tag] != lower.get(tag)):
+        replaced.append(at)
+        return upper
+    result = dict(lower)
+    for key, value in upper.items():
+        if value is None and key in result:
+            del result[key]
+            replaced.append((*at, key))
+        elif key in result:
+            result[key] = _merged(result[key], value, (*at, key), replaced)
+        else:
+            result[key] = value
+    return result
+
+
+def _tag_key(at: KeyPath) -> str | None:
+    """The key that selects a member of a union, where `at` is one."""
+    match at:
+        case ("model", "layers", _):
+            return "op"
+        case ("train", "optimizer" | "schedule"):
+            return "name"
+        case _:
+            return None
+
+
+def override(document: Document, text: str) -> Document:
+    """Lays one ``key=value`` of the command line over a document.
+
+    Args:
+      document: what the files say.
+      text: a dotted path and a YAML value, as in ``train.epochs=5``; a layer is
+        addressed by its name, as in ``model.conv1.kernel=7``.
+
+    Returns:
+      The new document; a wrong override leaves the data and adds to the problems.
+    """
+    try:
+        return lay_over(document, replace(_parsed(text, document.data), text=document.text))
+    except SpecError as error:
+        return replace(document, problems=(*document.problems, *error.problems))
+
+
+def _parsed(text: str, data: Mapping[str, Any]) -> Document:
+    key, equals, value_text = text.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts) or len(parts) > MAX_DEPTH:
+        raise _refused("", f"{shown(text)} is not an override", "write key=value")
+    if parts[0] == "extends":
+        raise _refused(key, "cannot be overridden", "write it into a file")
+    if not value_text.strip():
+        raise _refused(key, "the value is missing", f"write {key}=VALUE, or {key}=null to unset it")
+    if parts[0] == "model" and len(parts) > 1 and parts[1] not in _MODEL_KEYS:
+        parts.insert(1, "layers")
+    _check_layer(parts, value_text, data)
+    value = _parse_value(key, value_text)
+    at: KeyPath = tuple(parts)
+    places = {(*at, *inner): Location(COMMAND_LINE) for inner in value.values}
+    nested = value.data
+    for part in reversed(parts):
+        nested = {part: nested}
+    return Document(nested, places, places, value.problems)
+
+
+def _parse_value(key: str, text: str) -> Document:
+    """A value whose problems name the key it was given for instead of a line."""
+    try:
+        value = parse_document(text.encode(errors="surrogatepass"), COMMAND_LINE)
+    except SpecError as error:
+        raise SpecError(_moved(problem, key) for problem in error.problems) from None
+    return replace(value, problems=tuple(_moved(problem, key) for problem in value.problems))
+
+
+def _moved(problem: Problem, key: str) -> Problem:
+    where = ".".join(part for part in (key, problem.where) if part)
+    return replace(problem, location=Location(COMMAND_LINE), where=where)
+
+
+def _refused(key: str, message: str, remedy: str) -> SpecError:
+    return SpecError([Problem(Location(COMMAND_LINE), key, message, remedy)])
+
+
+def _check_layer(parts: list[str], value: str, data: Mapping[str, Any]) -> None:
+    """A key of a layer, or the removal of one, needs a layer of that name."""
+    model = data.get("model")
+    layers = model.get("layers") if isinstance(model, dict) else None
+    names = list(layers) if isinstance(layers, dict) else []
+    adds = len(parts) == 3 and value.strip() not in ("null", "~")
+    if parts[:2] != ["model", "layers"] or len(parts) < 3 or adds or parts[2] in names:
+        return
+    message = f"there is no layer {shown(parts[2])}{did_you_mean(parts[2], names)}"
+    remedy = f"name {listing(names)}" if names else "the model has no layers, remove it"
+    raise _refused(".".join(["model", *parts[2:]]), message, remedy)

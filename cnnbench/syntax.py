@@ -1,0 +1,132 @@
+"""Text to the nodes of YAML: PyYAML's parser, bounded, with errors in our words."""
+
+import re
+from typing import Any, NoReturn
+
+import yaml
+from yaml.composer import Composer
+from yaml.parser import Parser
+from yaml.reader import Reader
+from yaml.resolver import BaseResolver
+from yaml.scanner import Scanner
+
+from cnnbench.errors import Location, Problem, SpecError
+
+MAX_BYTES = 256 * 1024
+MAX_NODES = 10_000  # after aliases are expanded
+MAX_DEPTH = 32
+
+PLAIN = "plain"
+QUOTED = "quoted"
+# A part of what PyYAML says, and how we put it: the message and the remedy.
+_SYNTAX = (
+    ("character '\\t'", "a tab stands where YAML allows spaces only", "indent with spaces"),
+    ("cannot start any token", "no value can begin with this character", "put it in quotes"),
+    ("another document", "a second document begins here", "keep one document in a file"),
+    ("undefined alias", "this alias has no anchor", "define the anchor first, or quote the '*'"),
+    ("second occurrence", "this anchor is defined twice", "rename one of the two"),
+    ("mapping values are not", "a ':' cannot stand here", "quote the text, or correct the indent"),
+    ("unexpected end of stream", "this quote is never closed", "close it"),
+    ("'<stream end>'", "this bracket is never closed", "close it"),
+    ("expected ',' or", "the bracket of line {line} is open here", "close it, or write a comma"),
+    (
+        "<block end>",
+        "does not fit the block that begins in line {line}",
+        "indent it like its neighbours",
+    ),
+)
+
+
+class _RefusedError(yaml.MarkedYAMLError):
+    """Valid YAML that an experiment file may not hold; `note` is the remedy."""
+
+
+class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
+    """PyYAML's parser without its scalars, and with bounds on size and nesting."""
+
+    def __init__(self, text: str) -> None:
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+        Composer.__init__(self)
+        BaseResolver.__init__(self)
+        self.depth = self.num_nodes = 0
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:  # noqa: ARG002
+        if kind is not yaml.ScalarNode:
+            return QUOTED
+        return PLAIN if implicit[0] else QUOTED
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        self.depth += 1
+        self.num_nodes += 1
+        if self.depth > MAX_DEPTH:
+            self._refuse(event, f"is nested deeper than {MAX_DEPTH} levels", "flatten it")
+        if self.num_nodes > MAX_NODES:
+            self._refuse(event, f"holds more than {MAX_NODES:,} keys and values", "shorten it")
+        if getattr(event, "tag", None) == "!":  # PyYAML would drop it, and read '! "5"' as 5
+            self._refuse(event, "the tag '!' is not allowed", "write the value plainly")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def _refuse(self, event: Any, message: str, remedy: str) -> NoReturn:
+        raise _RefusedError(problem=message, problem_mark=event.start_mark, note=remedy)
+
+
+def compose(raw: bytes, path: str) -> yaml.Node | None:
+    """The one document of a text as a graph of nodes, their tags `PLAIN` or `QUOTED`.
+
+    Args:
+      raw: UTF-8 text.
+      path: the name that messages give to the text.
+
+    Raises:
+      SpecError: it is no YAML, or more than the bounds above.
+    """
+    if len(raw) > MAX_BYTES:
+        remedy = f"keep it below {MAX_BYTES:,} bytes"
+        problem = Problem(Location(path), "", "is too long for an experiment file", remedy)
+        raise SpecError([problem])
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line, column = _line_column(raw[: error.start])
+        place = Location(path, line, column)
+        problem = Problem(place, "", "is not UTF-8 text", "save the file as UTF-8")
+        raise SpecError([problem]) from None
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        place = Location(path, *_line_column(text[: error.position].encode()))
+        message = f"the character U+{error.character:04X} is not allowed in YAML"
+        raise SpecError([Problem(place, "", message, "remove it")]) from None
+    try:
+        return loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        raise SpecError([_syntax_problem(error, path)]) from None
+    except (ValueError, OverflowError):  # PyYAML passes "\UFFFFFFFF" to chr()
+        place = Location(path, loader.line + 1, loader.column + 1)
+        problem = Problem(place, "", "is not valid YAML (no such character)", "correct its code")
+        raise SpecError([problem]) from None
+
+
+def _line_column(before: bytes) -> tuple[int, int]:
+    line_start = before.rfind(b"\n") + 1
+    return before.count(b"\n") + 1, len(before[line_start:].decode(errors="replace")) + 1
+
+
+def _syntax_problem(error: yaml.MarkedYAMLError, path: str) -> Problem:
+    problem, context = str(error.problem), error.context or ""
+    start, end = error.context_mark, error.problem_mark
+    # What is never closed began at the context; its end is the end of the file.
+    mark = start if start and re.search("stream end|end of stream", problem) else end or start
+    place = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
+    if isinstance(error, _RefusedError):
+        return Problem(place, "", problem, str(error.note))
+    for words, message, remedy in _SYNTAX:
+        if words in problem:
+            return Problem(place, "", message.format(line=start.line + 1 if start else 0), remedy)
+    message = f"is not valid YAML ({context}{': ' if context else ''}{problem})"
+    return Problem(place, "", message, "check the indentation, colons, quotes and brackets here")

@@ -1,0 +1,34 @@
+"""Draws docs/images/run.svg: what a run of the modified CNN shows, as it happens."""
+
+import io
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from cnnbench.compare import compare
+from cnnbench.progress import Lines
+from cnnbench.report import terminal_table
+from cnnbench.session import Request, run_experiment
+
+COMMAND = "cnnbench run experiments/modified.yaml --dataset mnist_5k --epochs 3"
+OVERRIDES = ("dataset.name=mnist_5k", "dataset.splits=null", "dataset.offline=null")
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> None:
+    """Runs the experiment and writes the picture."""
+    console = Console(record=True, width=92, file=io.StringIO(), force_terminal=True)
+    with tempfile.TemporaryDirectory() as folder:
+        request = Request(
+            Path("experiments/modified.yaml"),
+            (*OVERRIDES, "train.epochs=3"),
+            Path(folder) / "results",
+        )
+        result = run_experiment(request, Lines(console))
+    console.print(terminal_table([compare([result])], wide=False))
+    console.save_svg(str(ROOT / "docs" / "images" / "run.svg"), title=COMMAND)
+
+
+if __name__ == "__main__":
+    main()

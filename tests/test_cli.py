@@ -1,0 +1,343 @@
+"""The command line end to end: tables, files, messages and exit codes, on embedded digits."""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cnnbench import data, engine
+from cnnbench.cli import app
+from cnnbench.downloads import UnavailableError
+from cnnbench.events import Compiled
+from cnnbench.loader import load_experiment
+from cnnbench.store import read_run
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+GOLDEN = Path(__file__).parent / "golden"
+TINY = """\
+name: tiny
+title: Tiny CNN
+task: classify
+dataset: {name: mnist_5k, train_examples: 300}
+model:
+  layers:
+    conv1: {op: conv, filters: 4, kernel: 5, activation: relu}
+    pool1: {op: max_pool, size: 4}
+    drop1: {op: dropout, rate: 0.5}
+    dense1: {op: dense, units: 10}
+train: {epochs: 2, batch_size: 100}
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    """Every test runs in a folder of its own, on 80 columns, without colours."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "tiny.yaml").write_text(TINY)
+
+
+def invoke(*words: str):
+    return CliRunner().invoke(app, list(words), prog_name="cnnbench", catch_exceptions=False)
+
+
+def only_run(name: str = "tiny") -> Path:
+    (path,) = Path("results", name).iterdir()
+    return path
+
+
+@pytest.mark.parametrize("name", ["standard", "modified", "autoencoder", "mlp"])
+def test_show_prints_the_layer_table(name, monkeypatch):
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    done = invoke("show", f"experiments/{name}.yaml")
+    assert done.exit_code == 0
+    assert done.stdout == (GOLDEN / f"show_{name}.txt").read_text()
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80
+
+
+def test_run_ends_with_the_posts_table():
+    done = invoke("run", "tiny.yaml", "seeds=[0]", "train.epochs=3")
+    assert done.exit_code == 0
+    header, rule, first, last = [line for line in done.stdout.splitlines() if "|" in line]
+    assert re.fullmatch(r"\| Type +\| Epoch \| Accuracy \| +Time \|", header)
+    assert re.fullmatch(r"\|[-|]+\|", rule)
+    assert re.fullmatch(r"\| Tiny CNN \| +1 \| +\d+\.\d\d % \| +[\d.]+ s \|", first)
+    assert re.fullmatch(r"\| Tiny CNN \| +3 \| +\d+\.\d\d % \| +[\d.]+ s \|", last)
+
+
+def test_run_writes_every_file_of_a_run():
+    assert invoke("run", "tiny.yaml").exit_code == 0
+    run = only_run()
+    files = {"spec.yaml", "resolved.yaml", "run.json", "epochs.jsonl"}
+    assert {p.name for p in run.iterdir()} == files | {"summary.json", "table.md", "table.csv"}
+    assert (run / "spec.yaml").read_text() == TINY
+    again = load_experiment(run / "resolved.yaml").experiment
+    assert again == load_experiment(Path("tiny.yaml")).experiment
+    lines = [json.loads(line) for line in (run / "epochs.jsonl").read_text().splitlines()]
+    assert [(line["seed"], line["epoch"]) for line in lines] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert list(lines[0]) == [
+        "seed",
+        "epoch",
+        "train_loss",
+        "validation_loss",
+        "validation_accuracy",
+        "train_s",
+        "eval_s",
+        "samples_per_s",
+    ]
+    record = read_run(run).record
+    assert record.status == "finished"
+    assert record.environment.command[0] == "cnnbench"
+    assert record.timing is not None
+    assert record.timing.compile_s > 0
+    assert record.timing.train_s == pytest.approx(sum(line["train_s"] for line in lines))
+
+
+def test_same_seed_gives_the_same_numbers_to_the_bit():
+    def metrics(results: str) -> list[list[float]]:
+        assert invoke("run", "tiny.yaml", "--results-dir", results).exit_code == 0
+        (run,) = Path(results, "tiny").iterdir()
+        keys = ("train_loss", "validation_loss", "validation_accuracy")
+        lines = (run / "epochs.jsonl").read_text().splitlines()
+        return [[json.loads(line)[key] for key in keys] for line in lines]
+
+    first = metrics("a")
+    assert first == metrics("b")
+    assert first[:2] != first[2:]  # another seed gives other numbers
+
+
+def test_autoencoder_writes_its_reconstructions():
+    words = ["--dataset", "mnist_5k", "--epochs", "1", "dataset.train_examples=200"]
+    layers = "model.layers={flat: {op: flatten}, code: {op: dense, units: 8},"
+    layers += " wide: {op: dense, units: 784}, image: {op: reshape, shape: [28, 28, 1]}}"
+    Path("auto.yaml").write_text(
+        "name: auto\ntask: reconstruct\ndataset: {name: mnist_5k}\nmodel: {}\n"
+        "train: {batch_size: 50}\n"
+    )
+    done = invoke("run", "auto.yaml", layers, *words)
+    assert done.exit_code == 0, done.stderr
+    assert "Loss" in done.stdout
+    assert (only_run("auto") / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_leaves_standard_output_to_the_results():
+    done = invoke("run", "tiny.yaml", "--json", "--epochs", "1")
+    document = json.loads(done.stdout)
+    assert document["format_version"] == 1
+    assert "compiled" in done.stderr
+
+
+def test_quiet_says_nothing_but_the_table():
+    done = invoke("run", "tiny.yaml", "--quiet", "--epochs", "1")
+    assert done.stderr == ""
+    assert "Tiny CNN" in done.stdout
+
+
+def test_several_seeds_show_their_spread():
+    done = invoke("run", "tiny.yaml", "--quiet", "--seeds", "3,5", "--epochs", "1")
+    assert "±" in done.stdout
+    assert [s.seed for s in read_run(only_run()).summary.seeds] == [3, 5]
+
+
+def test_lines_tell_each_epoch_where_there_is_no_terminal():
+    done = invoke("run", "tiny.yaml", "--seeds", "1", "--epochs", "2")
+    start, compiling, compiled, *epochs, wrote = done.stderr.splitlines()[-6:]
+    assert start.startswith("Tiny CNN: mnist_5k 300/500/500, 2 epochs, seed 0, on ")
+    assert compiling == "compiling ..."
+    assert re.fullmatch(r"compiled 1,554 parameters in \d+\.\d s", compiled)
+    pattern = (
+        r"seed 0, epoch {}/2: train loss \d\.\d{{4}}, validation loss \d\.\d{{4}},"
+        r" accuracy 0\.\d{{4}}, \d+\.\d\d s, [\d,]+ images/s"
+    )
+    for number, line in enumerate(epochs, start=1):
+        assert re.fullmatch(pattern.format(number), line)
+    assert wrote == f"wrote {only_run()}"
+
+
+def test_dry_run_trains_nothing():
+    done = invoke("run", "tiny.yaml", "--dry-run", "--seeds", "2")
+    assert done.exit_code == 0
+    expected = "would train 2 epochs in batches of 100 on mnist_5k, seeds 0, 1"
+    assert done.stdout.splitlines()[-1] == expected
+    assert not Path("results").exists()
+
+
+def test_stand_in_is_named_in_progress_tables_and_files(monkeypatch):
+    def no_network(name, data_dir, notify):
+        raise UnavailableError(f"dataset '{name}' cannot be downloaded; check the network")
+
+    monkeypatch.setattr(data, "_fetch", no_network)
+    words = ["dataset={name: mnist, offline: mnist_5k, train_examples: 200}", "--epochs", "1"]
+    done = invoke("run", "tiny.yaml", *words)
+    assert done.exit_code == 0, done.stderr
+    assert "'mnist_5k' stands in for it" in done.stderr
+    assert "mnist_5k (stand-in for mnist)" in done.stderr
+    sentence = "Stand-in: mnist_5k was used, because mnist could not be had."
+    assert sentence in done.stdout
+    assert sentence in (only_run() / "table.md").read_text()
+    assert read_run(only_run()).record.dataset.stand_in_for == "mnist"
+
+
+def test_compare_shows_first_and_last_epochs():
+    assert invoke("run", "tiny.yaml", "--quiet").exit_code == 0
+    assert (
+        invoke("run", "tiny.yaml", "--quiet", "name=wide", "model.conv1.filters=8").exit_code == 0
+    )
+    done = invoke("compare")
+    rows = [line for line in done.stdout.splitlines() if line.startswith("Tiny CNN")]
+    assert [re.split(r" {2,}", row)[1] for row in rows] == ["1", "2", "1", "2"]
+    assert "3,098" in done.stdout  # parameters of the wide one
+    for style in ("md", "csv", "json"):
+        assert invoke("compare", "tiny", "wide", "--format", style).exit_code == 0
+
+
+def test_compare_refuses_runs_on_different_data():
+    assert invoke("run", "tiny.yaml", "--quiet").exit_code == 0
+    words = ["name=other", "dataset.train_examples=200"]
+    assert invoke("run", "tiny.yaml", "--quiet", *words).exit_code == 0
+    done = invoke("compare", "tiny", "other")
+    assert done.exit_code == 4
+    assert done.stderr == (
+        "'tiny' has splits of 300 / 500 / 500 images, 'other' splits of 200 / 500 / 500 images;"
+        " give both the same dataset sizes\n"
+    )
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["compare"], 4, "no finished run to compare; start one with: cnnbench run SPEC\n"),
+        (
+            ["run", "none.yaml"],
+            2,
+            "none.yaml: cannot be read (no such file or directory); check the file's name.\n",
+        ),
+        (
+            ["run", "train.epochs=2"],
+            2,
+            "no experiment file is named; write one, as in experiments/standard.yaml.\n",
+        ),
+        (
+            ["run", "tiny.yaml", "--epochs", "0"],
+            2,
+            "command line: train.epochs: 0 is too small; write 1 or more.\n",
+        ),
+        (
+            ["run", "tiny.yaml", "--device", "tpu", "--quiet"],
+            2,
+            "--device tpu: JAX finds no tpu on this machine, but cpu; write --device auto.\n",
+        ),
+    ],
+)
+def test_mistakes_end_in_a_message_and_a_code(words, code, message):
+    if "tpu" in words and jax.default_backend() != "cpu":
+        pytest.skip("the message is that of a machine with a CPU only")
+    done = invoke(*words)
+    assert (done.exit_code, done.stderr, done.stdout) == (code, message, "")
+
+
+def test_wrong_experiment_stops_before_the_first_is_trained():
+    Path("wrong.yaml").write_text(TINY.replace("kernel: 5", "kernel: 50"))
+    done = invoke("run", "tiny.yaml", "wrong.yaml")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("wrong.yaml:7:")
+    assert not Path("results").exists()
+
+
+def test_unwritable_results_folder_is_one_line():
+    Path("results").write_text("a file")
+    done = invoke("run", "tiny.yaml", "--quiet")
+    assert done.exit_code == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "results" in done.stderr
+
+
+def test_interrupt_is_recorded_and_exits_130(monkeypatch):
+    def interrupted(job):
+        yield Compiled(1, 0.5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "run_job", interrupted)
+    done = invoke("run", "tiny.yaml", "--quiet")
+    assert done.exit_code == 130
+    assert done.stderr.splitlines()[-1].startswith("interrupted")
+    assert read_run(only_run()).record.status == "interrupted"
+
+
+def test_bug_crashes_loudly_and_the_run_is_marked_failed(monkeypatch):
+    def broken(job):
+        yield Compiled(1, 0.5)
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(engine, "run_job", broken)
+    with pytest.raises(ZeroDivisionError, match=r"^a bug$"):
+        invoke("run", "tiny.yaml", "--quiet")
+    record = read_run(only_run()).record
+    assert (record.status, record.error) == ("failed", "a bug")
+
+
+def test_data_commands(tmp_path):
+    listing = invoke("data", "list").stdout
+    assert re.search(r"mnist +28x28x1 +10 +60,000 +10,000", listing)
+    done = invoke("data", "prepare", "mnist_5k")
+    assert done.stdout == "mnist_5k: 4,000 training, 500 validation and 500 test images\n"
+    place = invoke("data", "path", "--data-dir", str(tmp_path)).stdout
+    assert place.splitlines()[0] == f"datasets  {tmp_path}"
+
+
+def test_list_shows_runs():
+    assert invoke("run", "tiny.yaml", "--quiet", "--epochs", "1").exit_code == 0
+    done = invoke("list")
+    assert only_run().name in done.stdout
+    assert "finished" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "limit_s"),
+    [(["--help"], 0.3), (["show", str(EXPERIMENTS / "modified.yaml")], 1.0), (["compare"], 1.0)],
+)
+def test_commands_that_train_nothing_start_at_once(words, limit_s):
+    # The best of three, in seconds of CPU time: a busy machine slows the caches too.
+    command = [sys.executable, "-c", "from cnnbench.cli import main; main()", *words]
+
+    def cpu_seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, capture_output=True, check=False)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(cpu_seconds() for _ in range(3)) < limit_s
+
+
+def test_commands_that_train_nothing_import_no_jax():
+    code = "import sys; from cnnbench.cli import app; from typer.testing import CliRunner\n"
+    code += f"CliRunner().invoke(app, ['show', {str(EXPERIMENTS / 'modified.yaml')!r}])\n"
+    code += "CliRunner().invoke(app, ['compare']); print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_experiment_files_begin_with_command_result_time_and_device():
+    for path in EXPERIMENTS.glob("*.yaml"):
+        header = path.read_text().split("\n\n")[0]
+        for word in ("# Command:", "# Result:", "# Time:", "# Device:"):
+            assert word in header, f"{path.name} lacks {word}"
+        assert f"cnnbench run experiments/{path.name}" in header
+
+
+def test_resolved_experiments_are_plain_yaml():
+    for path in EXPERIMENTS.glob("*.yaml"):
+        text = load_experiment(path).resolved()
+        assert yaml.safe_load(text)["name"] == path.stem

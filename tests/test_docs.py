@@ -1,0 +1,109 @@
+"""Every command and YAML block in the documentation works."""
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cnnbench.cli import app
+from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES
+from cnnbench.loader import load_experiment
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+# A command trains for one epoch on a few embedded digits here, whatever it says.
+SHORT = ["--dataset", "mnist_5k", "--epochs", "1", "dataset.train_examples=500"]
+
+
+def yaml_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path, program: str) -> list[str]:
+    """Lines of code blocks, indented or fenced, that begin with a program's name."""
+    return re.findall(rf"^(?:    |\$ )?({program} .*?)(?:  +#.*)?$", page.read_text(), re.MULTILINE)
+
+
+def ids(page: Path) -> str:
+    return page.name
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A copy of the experiments to run commands in."""
+    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    return tmp_path
+
+
+def shortened(command: str) -> list[str]:
+    words = shlex.split(command)[1:]
+    if words[0] == "run" and "--dry-run" not in words:
+        for option in ("--epochs", "--dataset", "--data-dir", "--seeds"):
+            if option in words:
+                at = words.index(option)
+                del words[at : at + 2]
+        words = [w for w in words if not w.startswith("train.epochs=")] + SHORT
+    return words
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if yaml_blocks(p)], ids=ids)
+def test_yaml_blocks_are_experiments(page, workplace):
+    for block in yaml_blocks(page):
+        path = workplace / "experiments" / f"{yaml.safe_load(block)['name']}.yaml"
+        path.write_text(block)
+        load_experiment(path)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p, "cnnbench")], ids=ids)
+def test_commands_run(page, workplace):
+    for block in yaml_blocks(page):
+        (workplace / "experiments" / f"{yaml.safe_load(block)['name']}.yaml").write_text(block)
+    for name in ("standard", "modified"):
+        words = ["run", f"experiments/{name}.yaml", "--quiet", *SHORT]
+        assert CliRunner().invoke(app, words).exit_code == 0
+    for command in commands(page, "cnnbench"):
+        done = CliRunner().invoke(app, shortened(command), catch_exceptions=False)
+        assert done.exit_code == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p, "make")], ids=ids)
+def test_make_targets_exist(page):
+    for command in commands(page, "make"):
+        target = shlex.split(command)[:2]
+        done = subprocess.run([*target, "--dry-run"], cwd=ROOT, capture_output=True, check=False)
+        assert done.returncode == 0, command
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_spec_page_is_what_the_models_say():
+    script = ROOT / "docs" / "make_spec.py"
+    spec = importlib.util.spec_from_file_location("make_spec", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.PAGE.read_text()
+    assert module.render(page) == page, "run: python docs/make_spec.py"
+    for name in (*ACTIVATION_NAMES, *INIT_NAMES):
+        assert re.search(rf"\b{name}\b", page)
+
+
+def test_make_help_lists_every_target():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = re.findall(r"^  make (\w+)", done.stdout, re.MULTILINE)
+    assert listed == ["help", "run", "test", "lint", "smoke", "bench", "clean"]

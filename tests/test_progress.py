@@ -1,0 +1,73 @@
+"""What progress looks like, on a terminal and elsewhere."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cnnbench.events import Compiled, StepDone
+from cnnbench.loader import load_experiment
+from cnnbench.progress import Bars, Lines, Silent, make_listener
+from cnnbench.results import EpochRecord
+from tests.samples import make_run
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+EPOCH = EpochRecord(0, 1, 0.5, 0.25, {"accuracy": 0.9}, 2.0, 0.1, 2000.0)
+
+
+def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, force_terminal=terminal, width=80, color_system=None), out
+
+
+@pytest.mark.parametrize(
+    ("terminal", "quiet", "kind"),
+    [(True, False, Bars), (False, False, Lines), (True, True, Silent), (False, True, Silent)],
+)
+def test_listener_fits_the_console(terminal, quiet, kind):
+    assert type(make_listener(console(terminal=terminal)[0], quiet=quiet)) is kind
+
+
+def test_bars_show_epoch_value_rate_and_time_left():
+    screen, out = console(terminal=True)
+    bars = Bars(screen)
+    record = make_run().record
+    bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
+    bars.started(record, 10)
+    bars.event(Compiled(160_362, 3.0))
+    bars.event(StepDone(record.seeds[0], 1, 5, 10))
+    bars.progress.refresh()
+    halfway = out.getvalue()
+    bars.event(EPOCH)
+    bars.progress.refresh()
+    text = out.getvalue()
+    bars.finished(Path("results/standard/x"))
+    assert "conv 32 @ 5x5, relu" in text
+    assert "compiled 160,362 parameters in 3.0 s" in text
+    assert f"epoch 1/{record.epochs}" in halfway
+    assert f"epoch 1/{record.epochs}, accuracy 90.00 %" in text
+    assert "2,000 images/s" in text
+    assert "left" in text
+    assert out.getvalue().rstrip().endswith("wrote results/standard/x")
+
+
+def test_bars_go_away_after_an_error():
+    screen, _ = console(terminal=True)
+    bars = Bars(screen)
+    bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
+    bars.close()
+    bars.close()
+    assert bars.progress.finished
+
+
+def test_silent_passes_on_notes_only():
+    screen, out = console(terminal=False)
+    silent = Silent(screen)
+    silent.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
+    silent.started(make_run().record, 10)
+    silent.event(EPOCH)
+    silent.finished(Path("x"))
+    assert out.getvalue() == ""
+    silent.note("a stand-in is used")
+    assert out.getvalue() == "a stand-in is used\n"
