@@ -23,7 +23,7 @@ from cnnbench.events import Compiled, Event, SeedDone, StepDone
 from cnnbench.graph import Plan
 from cnnbench.layers import Conv, ConvTranspose
 from cnnbench.losses import metric_names
-from cnnbench.models import GraphNet, import_class
+from cnnbench.models import GraphNet, import_class, make_module
 from cnnbench.results import Direction, EpochRecord, summarize_seed
 from cnnbench.shapes import shape_text
 from cnnbench.spec import Experiment, Task
@@ -156,11 +156,10 @@ def run_job(job: Job) -> Iterator[Event]:
 
 def _build_network(job: Job, seed: int) -> Network:
     """A model with the initial parameters of a seed."""
-    rngs = nnx.Rngs(seed)
     if job.plan is not None:
-        return take_apart(GraphNet(job.plan, form=form_for(job.device), rngs=rngs))
+        return take_apart(GraphNet(job.plan, form=form_for(job.device), rngs=nnx.Rngs(seed)))
     make = import_class(str(job.experiment.model.python), job.folder)
-    return take_apart(make(**job.experiment.model.args, rngs=rngs))
+    return take_apart(make_module(make, job.experiment.model.args, seed))
 
 
 def _to_device(dataset: Dataset) -> Arrays:
@@ -200,9 +199,10 @@ def _check_output(job: Job, network: Network, arrays: Arrays, rules: Rules) -> N
     want = (info.num_classes,) if job.experiment.task is Task.CLASSIFY else info.shape
     call = partial(outputs_of, graphdef=network.evaluation, rules=rules)
     got = jax.eval_shape(call, network.params, network.rest, arrays, jnp.zeros(1, jnp.int32))
-    if got.shape != (1, *want):
-        have = shape_text(got.shape[1:])
-        message = f"model.python: the output has shape {have}, and {shape_text(want)} is needed"
+    have = getattr(got, "shape", None)
+    if have != (1, *want):
+        found = f"has shape {shape_text(have[1:])}" if have else f"is a {type(got).__name__}"
+        message = f"model.python: the output {found}, and shape {shape_text(want)} is needed"
         raise UsageError(f"{message}; change what the class returns.")
 
 

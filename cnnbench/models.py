@@ -1,6 +1,7 @@
 """A `Plan` or a Python class to an `nnx.Module`: the only place that builds NNX."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ from cnnbench.layers import (
     Reshape,
     Upscale,
 )
-from cnnbench.shapes import conv_pads
+from cnnbench.shapes import Shape, conv_pads
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
@@ -171,7 +172,6 @@ def _pooled_convs(plan: Plan) -> frozenset[str]:
         and node.op.activation in MONOTONE
         and readers[node.name]
         and all(isinstance(reader.op, MaxPool) for reader in readers[node.name])
-        and node.name != plan.output
     )
 
 
@@ -181,11 +181,23 @@ def _owns(node: Node) -> bool:
 
 def _weights(node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Param[jax.Array]]:
     """Kernel by the layer's initialiser, bias zero."""
-    weights = {}
-    for name, shape in node.layout.params.items():
-        init = getattr(node.op, "init", "zeros") if name == "kernel" else "zeros"
-        weights[name] = nnx.Param(_INITIALIZERS[init](rngs.params(), shape, jnp.float32))
-    return nnx.Dict(weights)
+    return nnx.Dict(
+        {
+            name: nnx.Param(
+                _kernel(node, shape, rngs.params()) if name == "kernel" else jnp.zeros(shape)
+            )
+            for name, shape in node.layout.params.items()
+        }
+    )
+
+
+def _kernel(node: Node, shape: Shape, key: jax.Array) -> jax.Array:
+    init = _INITIALIZERS[getattr(node.op, "init", "zeros")]
+    if isinstance(node.op, ConvTranspose):
+        # Its kernel is that of the adjoint, (h, w, out, in), and it reads the last axis.
+        return jnp.swapaxes(init(key, (*shape[:2], shape[3], shape[2]), jnp.float32), 2, 3)
+    kernel: jax.Array = init(key, shape, jnp.float32)
+    return kernel
 
 
 def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
@@ -200,7 +212,7 @@ def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
             return None
 
 
-def import_class(reference: str, folder: Path) -> Callable[..., nnx.Module]:
+def import_class(reference: str, folder: Path) -> type[nnx.Module]:
     """The class of a Python model.
 
     Args:
@@ -211,6 +223,7 @@ def import_class(reference: str, folder: Path) -> Callable[..., nnx.Module]:
       UsageError: there is no such module or class, or it is no `nnx.Module`.
     """
     module_name, _, class_name = reference.partition(":")
+    _forget_namesake(module_name.partition(".")[0], folder)
     sys.path.insert(0, str(folder))
     try:
         module = importlib.import_module(module_name)
@@ -224,3 +237,36 @@ def import_class(reference: str, folder: Path) -> Callable[..., nnx.Module]:
         message = f"model.python: '{module_name}' has no nnx.Module named '{class_name}'"
         raise UsageError(f"{message}; define it there.")
     return found
+
+
+def _forget_namesake(package: str, folder: Path) -> None:
+    """Forgets a module of another folder that would hide the one beside the experiment."""
+    known = getattr(sys.modules.get(package), "__file__", None)
+    beside = [folder / f"{package}.py", folder / package / "__init__.py"]
+    here = [path.resolve() for path in beside if path.is_file()]
+    if here and known is not None and Path(known).resolve() not in here:
+        for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def make_module(make: type[nnx.Module], args: Mapping[str, Any], seed: int) -> nnx.Module:
+    """Calls the class of a Python model.
+
+    Args:
+      make: the class.
+      args: its keyword arguments besides `rngs`.
+      seed: of its `nnx.Rngs`.
+
+    Raises:
+      UsageError: it does not take these arguments.
+    """
+    rngs = nnx.Rngs(seed)
+    try:
+        # An nnx.Module's own signature is that of its metaclass.
+        inspect.signature(make.__init__).bind(None, **args, rngs=rngs)
+    except TypeError as error:
+        message = f"model.args: {make.__name__}(**args, rngs=...) cannot be called: {error}"
+        raise UsageError(f"{message}; write the arguments that it takes.") from None
+    build: Callable[..., nnx.Module] = make
+    return build(**args, rngs=rngs)

@@ -11,12 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cnnbench.errors import Location, Problem, SpecError, did_you_mean, listing, nearest, shown
+from cnnbench.spec import Experiment
 from cnnbench.syntax import MAX_DEPTH
 from cnnbench.yamlio import Document, KeyPath, parse_document, read_document
 
 COMMAND_LINE = "command line"
 MAX_PARENTS = 8
 _MODEL_KEYS = ("layers", "output", "python", "args")
+_NULLS = ("null", "Null", "NULL", "~")
 _NOT_INHERITED = ("name", "title", "extends")
 
 
@@ -140,24 +142,39 @@ def override(document: Document, text: str) -> Document:
       The new document; a wrong override leaves the data and adds to the problems.
     """
     try:
-        return lay_over(document, replace(_parsed(text, document.data), text=document.text))
+        upper = _parsed(text, document.data)
     except SpecError as error:
         return replace(document, problems=(*document.problems, *error.problems))
+    if _unsets_nothing(upper.data, document.data, Experiment):
+        return document
+    return lay_over(document, replace(upper, text=document.text))
+
+
+def _unsets_nothing(upper: Any, lower: Any, model: Any) -> bool:
+    """Whether an override takes away a key of the language that the files leave out anyway."""
+    if not isinstance(upper, dict) or not isinstance(lower, dict):
+        return upper is None and lower is None
+    if len(upper) != 1:
+        return False
+    ((key, value),) = upper.items()
+    field = getattr(model, "model_fields", {}).get(key)
+    inner = lower.get(key, {} if isinstance(value, dict) else None)
+    return field is not None and _unsets_nothing(value, inner, field.annotation)
 
 
 def _parsed(text: str, data: Mapping[str, Any]) -> Document:
     key, equals, value_text = text.partition("=")
     parts = key.split(".")
-    if not equals or not all(parts) or len(parts) > MAX_DEPTH:
+    if not equals or not all(parts) or len(parts) > MAX_DEPTH or not key.isprintable():
         raise _refused("", f"{shown(text)} is not an override", "write key=value")
     if parts[0] == "extends":
         raise _refused(key, "cannot be overridden", "write it into a file")
-    if not value_text.strip():
-        raise _refused(key, "the value is missing", f"write {key}=VALUE, or {key}=null to unset it")
     if parts[0] == "model" and len(parts) > 1 and parts[1] not in _MODEL_KEYS:
         parts.insert(1, "layers")
     _check_layer(parts, value_text, data)
     value = _parse_value(key, value_text)
+    if value.data is None and value_text.strip() not in _NULLS:  # nothing, or a comment
+        raise _refused(key, "the value is missing", f"write {key}=VALUE, or {key}=null to unset it")
     at: KeyPath = tuple(parts)
     places = {(*at, *inner): Location(COMMAND_LINE) for inner in value.values}
     nested = value.data
@@ -189,7 +206,7 @@ def _check_layer(parts: list[str], value: str, data: Mapping[str, Any]) -> None:
     model = data.get("model")
     layers = model.get("layers") if isinstance(model, dict) else None
     names = list(layers) if isinstance(layers, dict) else []
-    adds = len(parts) == 3 and value.strip() not in ("null", "~")
+    adds = len(parts) == 3 and value.strip() not in _NULLS
     if parts[:2] != ["model", "layers"] or len(parts) < 3 or adds or parts[2] in names:
         return
     message = f"there is no layer {shown(parts[2])}{did_you_mean(parts[2], names)}"

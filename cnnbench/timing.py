@@ -38,9 +38,11 @@ class Stopwatch:
     def part(self, name: str) -> Iterator[None]:
         """Charges the time of its body to one of `PARTS`."""
         start = self._clock()
-        yield
-        self._last[name] = self._clock() - start
-        self._spent[name] += self._last[name]
+        try:
+            yield
+        finally:
+            self._last[name] = self._clock() - start
+            self._spent[name] += self._last[name]
 
     def now(self) -> float:
         """Seconds since the stopwatch was made."""

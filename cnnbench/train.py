@@ -264,8 +264,8 @@ def eval_step(
 
     if rules.microbatch is None:
         return sums((indices, weights))
-    rows, filled = _microbatches(indices, rules.microbatch)
-    parts = rows, filled * jnp.pad(weights, (0, rows.size - len(weights))).reshape(rows.shape)
+    rows, _ = _microbatches(indices, rules.microbatch)
+    parts = rows, jnp.pad(weights, (0, rows.size - len(weights))).reshape(rows.shape)
     totals: dict[str, jax.Array] = jax.tree.map(jnp.sum, lax.map(sums, parts))
     return totals
 

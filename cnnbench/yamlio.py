@@ -127,6 +127,7 @@ class _Builder:
 
     def build(self, node: yaml.Node | None, at: KeyPath = ()) -> Any:
         if node is None:
+            self.values[at] = Location(self.path, 1, 1)
             return None
         self.values[at] = self._location(node)
         self.num_nodes += 1

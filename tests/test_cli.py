@@ -147,7 +147,9 @@ def test_quiet_says_nothing_but_the_table():
 def test_several_seeds_show_their_spread():
     done = invoke("run", "tiny.yaml", "--quiet", "--seeds", "3,5", "--epochs", "1")
     assert "±" in done.stdout
-    assert [s.seed for s in read_run(only_run()).summary.seeds] == [3, 5]
+    summary = read_run(only_run()).summary
+    assert summary is not None
+    assert [seed.seed for seed in summary.seeds] == [3, 5]
 
 
 def test_lines_tell_each_epoch_where_there_is_no_terminal():

@@ -440,8 +440,26 @@ def test_a_python_model_is_trained(python_model: Path) -> None:
 
 
 def test_a_python_model_of_another_shape_is_refused(python_model: Path) -> None:
-    message = (
-        "model.python: the output has shape 5, and 7 is needed; change what the class returns."
-    )
+    message = "model.python: the output has shape 5, and shape 7 is needed; change what the class returns."
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         list(run_job(python_job(python_model, units=5)))
+
+
+def test_a_python_model_that_returns_no_array_is_refused(python_model: Path) -> None:
+    text = (python_model / "cnnbench_engine_net.py").read_text()
+    pair = re.sub(r"return (.*)", r"return (\1, 0)", text)
+    (python_model / "cnnbench_engine_net.py").write_text(pair)
+    message = (
+        "model.python: the output is a tuple, and shape 7 is needed; change what the class returns."
+    )
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        list(run_job(python_job(python_model, units=CLASSES)))
+
+
+def test_a_python_model_says_which_arguments_do_not_fit(python_model: Path) -> None:
+    message = (
+        "model.args: Net(**args, rngs=...) cannot be called: got an unexpected keyword argument"
+        " 'width'; write the arguments that it takes."
+    )
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        list(run_job(python_job(python_model, units=CLASSES, width=3)))

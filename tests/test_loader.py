@@ -264,6 +264,30 @@ class TestOverrides:
             "end": "dropout",
         }
 
+    @pytest.mark.parametrize(
+        "key", ["dataset.splits", "dataset.offline", "dataset.splits.test", "model.output", "seeds"]
+    )
+    def test_null_unsets_a_key_whether_the_file_has_it_or_not(self, write: Write, key: str) -> None:
+        path = write(BASE)
+        once = load_experiment(path, [f"{key}=null"])
+        twice = load_experiment(path, [f"{key}=null", f"{key}=~"])
+        assert once == twice
+        data: Any = yaml.safe_load(BASE)
+        *sections, last = key.split(".")
+        section = data
+        for part in sections:
+            section = section[part]
+        section.pop(last, None)
+        assert once.experiment == load_experiment(write(dump_document(data))).experiment
+
+    def test_null_does_not_hide_a_misspelt_key(self, write: Write) -> None:
+        assert complaint(write(BASE), "train.scheduel=null", "dataset.splits.tset=null") == (
+            "command line: dataset.splits.tset: there is no key 'tset' here (did you mean 'test'?);"
+            " use train, validation or test.\n"
+            "command line: train.scheduel: there is no key 'scheduel' here (did you mean"
+            " 'schedule'?); use epochs, batch_size, optimizer, schedule, loss or metrics."
+        )
+
     def test_the_text_of_the_file_is_kept(self, write: Write) -> None:
         path = write(BASE)
         assert load_experiment(path, ["train.epochs=5"]).text == BASE.encode()
@@ -279,8 +303,14 @@ class TestOverrides:
                 "a." * 40 + "b=1",
                 "'a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a...' is not an override; write key=value.",
             ),
+            ("a\x1fb=1", "'a\\x1fb=1' is not an override; write key=value."),
             (
                 "train.epochs=",
+                "train.epochs: the value is missing; "
+                "write train.epochs=VALUE, or train.epochs=null to unset it.",
+            ),
+            (
+                "train.epochs=#3",
                 "train.epochs: the value is missing; "
                 "write train.epochs=VALUE, or train.epochs=null to unset it.",
             ),

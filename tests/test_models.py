@@ -552,11 +552,12 @@ def test_initial_kernels_differ_by_seed_and_by_layer_and_repeat() -> None:
 def test_initialisers_have_their_variance(init: str, variance: Callable[[int, int], float]) -> None:
     layers: Layers = {
         "conv": {"op": "conv", "filters": 64, "kernel": 3, "init": init},
+        "up": {"op": "conv_transpose", "filters": 32, "kernel": 3, "init": init},
         "pool": {"op": "global_avg_pool"},
-        "dense": {"op": "dense", "units": 100, "init": init},
+        "dense": {"op": "dense", "units": 300, "init": init},
     }
     kernels = _kernels(layers)
-    for name, fans in {"conv": (72, 576), "dense": (64, 100)}.items():
+    for name, fans in {"conv": (72, 576), "up": (576, 288), "dense": (32, 300)}.items():
         assert kernels[name].var() == pytest.approx(variance(*fans), rel=0.1)
 
 

@@ -1,0 +1,720 @@
+"""Experiment files as a whole: extends, overrides, resolving, and that only our errors come."""
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from cnnbench.errors import SpecError
+from cnnbench.layers import Conv, Dropout
+from cnnbench.loader import Loaded, load_experiment
+from cnnbench.optimizers import Adam, Sgd
+from cnnbench.overlay import MAX_PARENTS
+from cnnbench.yamlio import dump_document
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SHIPPED = sorted(EXPERIMENTS.glob("*.yaml"))
+BASE = """\
+name: base
+title: Base
+task: classify
+dataset: {name: mnist, splits: {train: 1000, validation: 500}}
+model:
+  layers:
+    conv: {op: conv, filters: 8, kernel: 5, activation: relu}
+    pool: {op: max_pool, size: 2}
+    drop: {op: dropout, rate: 0.5}
+    out: {op: dense, units: 10}
+train:
+  epochs: 3
+  optimizer: {name: sgd, learning_rate: 0.1, momentum: 0.5}
+  metrics: [accuracy]
+seeds: [1, 2]
+"""
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes files into the current folder, so that messages show them without a folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text(BASE)
+
+    def _write(text: str, name: str = "idea.yaml") -> Path:
+        Path(name).write_text(text)
+        return Path(name)
+
+    return _write
+
+
+def complaint(path: Path, *overrides: str) -> str:
+    with pytest.raises(SpecError) as caught:
+        load_experiment(path, overrides)
+    return str(caught.value)
+
+
+class TestShippedExperiments:
+    @pytest.mark.parametrize(
+        ("name", "num_params"),
+        [
+            ("standard", 160_362),
+            ("modified", 166_474),
+            ("autoencoder", 289_409),
+            ("mlp", 1_276_810),
+        ],
+    )
+    def test_parameter_counts(self, name: str, num_params: int) -> None:
+        plan = load_experiment(EXPERIMENTS / f"{name}.yaml").plan
+        assert plan is not None
+        assert plan.num_params == num_params
+
+    def test_multiply_adds_of_the_standard_network(self) -> None:
+        plan = load_experiment(EXPERIMENTS / "standard.yaml").plan
+        assert plan is not None
+        conv1, conv2 = 24 * 24 * 32 * 5 * 5, 8 * 8 * 32 * 5 * 5 * 32
+        assert plan.multiply_adds == conv1 + conv2 + 512 * 256 + 256 * 10
+
+    def test_modified_is_standard_plus_a_branch(self) -> None:
+        standard = load_experiment(EXPERIMENTS / "standard.yaml").experiment
+        modified = load_experiment(EXPERIMENTS / "modified.yaml").experiment
+        own = {"conv1a", "pool1a", "flat1a", "concat"}
+        assert set(modified.model.layers) == set(standard.model.layers) | own
+        for name, op in standard.model.layers.items():
+            changed = {"inputs": ("concat",)} if name == "drop2" else {}
+            assert modified.model.layers[name] == op.model_copy(update=changed)
+        assert modified.model_dump(exclude={"name", "title", "model"}) == standard.model_dump(
+            exclude={"name", "title", "model"}
+        )
+
+    def test_they_run_in_file_order_but_for_the_branch(self) -> None:
+        plan = load_experiment(EXPERIMENTS / "modified.yaml").plan
+        assert plan is not None
+        assert " ".join(node.name for node in plan.nodes) == (
+            "conv1 pool1 conv2 pool2 drop1 dense1 conv1a pool1a flat1a concat drop2 dense2"
+        )
+        assert plan.by_name["pool1a"].in_shapes == ((19, 19, 32),)
+        assert plan.by_name["pool1a"].layout.shape == (3, 3, 32)
+
+    def test_loading_needs_neither_jax_nor_much_time(self) -> None:
+        code = (
+            "import sys, time; from pathlib import Path\n"
+            "from cnnbench.loader import load_experiment\n"
+            f"for path in {[str(path) for path in SHIPPED]!r}: load_experiment(Path(path))\n"
+            "heavy = {'jax', 'flax', 'numpy', 'tensorflow_datasets', 'matplotlib'}\n"
+            "print(sorted(heavy & set(sys.modules)), time.process_time() < 1)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        assert done.stdout == "[] True\n"
+
+
+class TestExtends:
+    def test_child_wins_key_by_key(self, write: Write) -> None:
+        path = write(
+            "extends: base.yaml\nname: idea\nmodel: {layers: {conv: {kernel: 3}}}\n"
+            "train: {epochs: 9}\nseeds: 1\ndataset: {splits: {train: 2000}}\n"
+        )
+        found = load_experiment(path).experiment
+        assert (found.name, found.title, found.seeds) == ("idea", "", (0,))
+        assert found.train.epochs == 9
+        assert found.train.optimizer == Sgd(name="sgd", learning_rate=0.1, momentum=0.5)
+        assert found.dataset.splits.model_dump() == {
+            "train": 2000,
+            "validation": 500,
+            "test": None,
+        }
+        assert found.model.layers["conv"] == Conv(
+            op="conv", filters=8, kernel=(3, 3), activation="relu"
+        )
+        assert list(found.model.layers) == ["conv", "pool", "drop", "out"]
+
+    def test_layer_of_another_operation_replaces_in_place(self, write: Write) -> None:
+        path = write(
+            "extends: base.yaml\nname: idea\n"
+            "model: {layers: {pool: {op: dropout, rate: 0.1}, conv: {op: conv, kernel: 3}}}\n"
+        )
+        layers = load_experiment(path).experiment.model.layers
+        assert list(layers) == ["conv", "pool", "drop", "out"]
+        assert layers["pool"] == Dropout(op="dropout", rate=0.1)
+        assert isinstance(layers["conv"], Conv)
+        assert layers["conv"].filters == 8  # the same operation keeps its other keys
+
+    @pytest.mark.parametrize(
+        "line", ["optimizer: adam", "optimizer: {name: adam}", "optimizer: {name: adam, b1: 0.9}"]
+    )
+    def test_optimizer_of_another_name_replaces(self, write: Write, line: str) -> None:
+        path = write(f"extends: base.yaml\nname: idea\ntrain:\n  {line}\n")
+        assert load_experiment(path).experiment.train.optimizer == Adam(name="adam")
+
+    def test_optimizer_of_the_same_name_is_merged(self, write: Write) -> None:
+        path = write("extends: base.yaml\nname: idea\ntrain: {optimizer: {momentum: 0.7}}\n")
+        found = load_experiment(path).experiment.train.optimizer
+        assert found == Sgd(name="sgd", learning_rate=0.1, momentum=0.7)
+
+    def test_null_takes_away(self, write: Write) -> None:
+        path = write(
+            "extends: base.yaml\nname: idea\nmodel: {layers: {pool: null, drop: ~}}\n"
+            "train: {optimizer: }\nseeds: null\n"
+        )
+        found = load_experiment(path).experiment
+        assert list(found.model.layers) == ["conv", "out"]
+        assert found.train.optimizer == Sgd(name="sgd")
+        assert found.seeds == (0,)
+
+    def test_new_layers_follow_the_inherited_ones(self, write: Write) -> None:
+        path = write(
+            "extends: base.yaml\nname: idea\nmodel: {layers: {end: {op: dropout, rate: 0}}}\n"
+        )
+        plan = load_experiment(path).plan
+        assert plan is not None
+        assert (plan.output, plan.by_name["end"].inputs) == ("end", ("out",))
+
+    def test_chain_of_files(self, write: Write) -> None:
+        for i in range(1, MAX_PARENTS + 1):
+            lower = f"f{i - 1}.yaml" if i > 1 else "base.yaml"
+            write(f"extends: {lower}\nname: f{i}\ntrain: {{epochs: {i}}}\n", f"f{i}.yaml")
+        assert load_experiment(Path(f"f{MAX_PARENTS}.yaml")).experiment.train.epochs == MAX_PARENTS
+        write(f"extends: f{MAX_PARENTS}.yaml\nname: last\n", "last.yaml")
+        assert complaint(Path("last.yaml")) == (
+            "f1.yaml:1:10: extends: more than 8 files extend one another; merge some of them."
+        )
+
+    def test_parent_in_a_folder_below(self, write: Write, tmp_path: Path) -> None:
+        (tmp_path / "below").mkdir()
+        (tmp_path / "below" / "base.yaml").write_text(BASE)
+        path = write("extends: below/base.yaml\nname: idea\n")
+        assert load_experiment(path).experiment.train.epochs == 3
+
+    def test_wrong_values_are_placed_in_the_file_that_says_them(self, write: Write) -> None:
+        write(BASE.replace("epochs: 3", "epochs: 0").replace("units: 10", "unitz: 10"), "base.yaml")
+        path = write("extends: base.yaml\nname: idea\ntrain: {batch_size: -1}\nzebra: 1\n")
+        assert complaint(path).splitlines() == [
+            "base.yaml:10:10: model.layers.out: 'units' is missing; "
+            "add 'units: ...' (number of outputs).",
+            "base.yaml:10:22: model.layers.out.unitz: there is no key 'unitz' here "
+            "(did you mean 'units'?); use inputs, op, units, activation, use_bias or init.",
+            "base.yaml:12:11: train.epochs: 0 is too small; write 1 or more.",
+            "idea.yaml:3:21: train.batch_size: -1 is too small; write 1 or more.",
+            "idea.yaml:4:1: zebra: there is no key 'zebra' here; "
+            "use name, title, task, dataset, model, train, seeds or extends.",
+        ]
+
+    def test_problems_of_reading_both_files_are_told_at_once(self, write: Write) -> None:
+        write(BASE + "seeds: 3\n", "base.yaml")
+        path = write("extends: base.yaml\nname: idea\nname: other\ntrain: {epochs: 07}\n")
+        assert complaint(path).splitlines() == [
+            "base.yaml:16:1: seeds: the key 'seeds' stands twice (first in line 15); "
+            "keep one of them.",
+            "idea.yaml:3:1: name: the key 'name' stands twice (first in line 2); keep one of them.",
+            "idea.yaml:4:17: train.epochs: 07 begins with a zero, which readers of YAML take in "
+            "different ways; write 7, 0o7 if it is octal, or '07' for text.",
+        ]
+
+
+class TestOverrides:
+    def test_values_are_yaml(self) -> None:
+        overrides = (
+            "train.epochs=5",
+            "train.optimizer.learning_rate=1e-3",
+            "model.conv1.kernel=[7, 5]",
+            "model.layers.conv2.padding=same",
+            "title=A = b",
+            "seeds=3",
+            "train.schedule={name: step, every: 2}",
+        )
+        found = load_experiment(EXPERIMENTS / "standard.yaml", overrides).experiment
+        conv1, conv2 = found.model.layers["conv1"], found.model.layers["conv2"]
+        assert isinstance(conv1, Conv)
+        assert isinstance(conv2, Conv)
+        assert (conv1.kernel, conv2.padding) == ((7, 5), "same")
+        assert (found.train.epochs, found.title, found.seeds) == (5, "A = b", (0, 1, 2))
+        assert found.train.optimizer.learning_rate == 0.001
+        assert found.train.schedule.model_dump() == {"name": "step", "every": 2, "factor": 0.1}
+
+    def test_later_ones_win(self, write: Write) -> None:
+        path = write(BASE)
+        found = load_experiment(path, ["train.epochs=5", "train={epochs: 6}", "train.epochs=7"])
+        assert found.experiment.train.epochs == 7
+        assert found.experiment.train.batch_size == 500
+
+    def test_into_a_short_form(self, write: Write) -> None:
+        path = write(BASE.replace("{name: sgd, learning_rate: 0.1, momentum: 0.5}", "adam"))
+        found = load_experiment(path, ["train.optimizer.b1=0.5"]).experiment.train.optimizer
+        assert found == Adam(name="adam", b1=0.5)
+
+    def test_layers_can_be_added_replaced_and_removed(self, write: Write) -> None:
+        path = write(BASE)
+        overrides = ["model.drop=null", "model.pool.op=flatten", "model.end={op: dropout, rate: 0}"]
+        layers = load_experiment(path, overrides).experiment.model.layers
+        assert {name: op.op for name, op in layers.items()} == {
+            "conv": "conv",
+            "pool": "flatten",
+            "out": "dense",
+            "end": "dropout",
+        }
+
+    @pytest.mark.parametrize(
+        "key", ["dataset.splits", "dataset.offline", "dataset.splits.test", "model.output", "seeds"]
+    )
+    def test_null_unsets_a_key_whether_the_file_has_it_or_not(self, write: Write, key: str) -> None:
+        path = write(BASE)
+        once = load_experiment(path, [f"{key}=null"])
+        twice = load_experiment(path, [f"{key}=null", f"{key}=~"])
+        assert once == twice
+        data: Any = yaml.safe_load(BASE)
+        *sections, last = key.split(".")
+        section = data
+        for part in sections:
+            section = section[part]
+        section.pop(last, None)
+        assert once.experiment == load_experiment(write(dump_document(data))).experiment
+
+    def test_null_does_not_hide_a_misspelt_key(self, write: Write) -> None:
+        assert complaint(write(BASE), "train.scheduel=null", "dataset.splits.tset=null") == (
+            "command line: dataset.splits.tset: there is no key 'tset' here (did you mean 'test'?);"
+            " use train, validation or test.\n"
+            "command line: train.scheduel: there is no key 'scheduel' here (did you mean"
+            " 'schedule'?); use epochs, batch_size, optimizer, schedule, loss or metrics."
+        )
+
+    def test_the_text_of_the_file_is_kept(self, write: Write) -> None:
+        path = write(BASE)
+        assert load_experiment(path, ["train.epochs=5"]).text == BASE.encode()
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("epochs", "'epochs' is not an override; write key=value."),
+            ("=5", "'=5' is not an override; write key=value."),
+            ("train..epochs=5", "'train..epochs=5' is not an override; write key=value."),
+            (".train=5", "'.train=5' is not an override; write key=value."),
+            (
+                "a." * 40 + "b=1",
+                "'a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a...' is not an override; write key=value.",
+            ),
+            ("a\x1fb=1", "'a\\x1fb=1' is not an override; write key=value."),
+            (
+                "train.epochs=",
+                "train.epochs: the value is missing; "
+                "write train.epochs=VALUE, or train.epochs=null to unset it.",
+            ),
+            (
+                "train.epochs=#3",
+                "train.epochs: the value is missing; "
+                "write train.epochs=VALUE, or train.epochs=null to unset it.",
+            ),
+            ("train.epochs=0", "train.epochs: 0 is too small; write 1 or more."),
+            ("train.epochs=x", "train.epochs: 'x' is not a whole number; write a whole number."),
+            (
+                "train.epochs.x=1",
+                "train.epochs: a mapping is not a whole number; write a whole number.",
+            ),
+            (
+                "train.epochs=[1",
+                "train.epochs: this bracket is never closed; close it.",
+            ),
+            (
+                "train.epochs=012",
+                "train.epochs: 012 begins with a zero, which readers of YAML take in different "
+                "ways; write 12, 0o12 if it is octal, or '012' for text.",
+            ),
+            (
+                "train.epochs=\udce9",
+                "train.epochs: is not UTF-8 text; save the file as UTF-8.",
+            ),
+            (
+                "train.epoch=1",
+                "train.epoch: there is no key 'epoch' here (did you mean 'epochs'?); "
+                "use epochs, batch_size, optimizer, schedule, loss or metrics.",
+            ),
+            (
+                "epochs=1",
+                "epochs: there is no key 'epochs' here (did you mean 'train.epochs'?); "
+                "use name, title, task, dataset, model, train, seeds or extends.",
+            ),
+            (
+                "model.cnv.kernel=3",
+                "model.cnv.kernel: there is no layer 'cnv' (did you mean 'conv'?); "
+                "name conv, pool, drop or out.",
+            ),
+            (
+                "model.layers.zebra.kernel=3",
+                "model.zebra.kernel: there is no layer 'zebra'; name conv, pool, drop or out.",
+            ),
+            (
+                "model.zebra=null",
+                "model.zebra: there is no layer 'zebra'; name conv, pool, drop or out.",
+            ),
+            (
+                "model.conv.kernal=3",
+                "model.layers.conv.kernal: there is no key 'kernal' here (did you mean 'kernel'?); "
+                "use inputs, op, filters, kernel, stride, padding, activation, use_bias or init.",
+            ),
+            (
+                "model.conv.kernel=30",
+                "model.layers.conv.kernel: a 30x30 kernel does not fit into 28x28x1; "
+                "write at most [28, 28], or padding: same.",
+            ),
+            (
+                "train.optimizer=adamm",
+                "train.optimizer: 'adamm' is no optimizer (did you mean 'adam'?); write sgd, adam, "
+                "adamw, rmsprop, adagrad, adadelta, lamb or lion.",
+            ),
+            (
+                "train.metrics=[bogus]",
+                "train.metrics.0: 'bogus' is no metric; write accuracy, top5_accuracy, mse or mae.",
+            ),
+            (
+                "train.metrics.0=mse",
+                "train.metrics: a mapping is not a list; write a list in brackets.",
+            ),
+            ("extends=other.yaml", "extends: cannot be overridden; write it into a file."),
+        ],
+    )
+    def test_wrong_ones_are_placed_on_the_command_line(
+        self, write: Write, override: str, message: str
+    ) -> None:
+        assert complaint(write(BASE), override) == f"command line: {message}"
+
+    def test_all_wrong_ones_are_told_with_what_is_wrong_in_the_file(self, write: Write) -> None:
+        path = write(BASE.replace("rate: 0.5", "rate: 2"))
+        assert complaint(path, "train.epochs=0", "oops", "seeds=[1", "name=a b").splitlines() == [
+            "command line: 'oops' is not an override; write key=value.",
+            "command line: seeds: this bracket is never closed; close it.",
+            "command line: name: 'a b' cannot name a folder; "
+            "start with a letter and use letters, digits, '-' and '_'.",
+            "command line: train.epochs: 0 is too small; write 1 or more.",
+            "idea.yaml:9:31: model.layers.drop.rate: 2 is too large; write a number below 1.",
+        ]
+
+    @pytest.mark.parametrize("model", ["{python: a.b:C}", "{layers: [1]}", "3"])
+    def test_layers_of_a_model_without_any(self, write: Write, model: str) -> None:
+        path = write(f"name: a\ntask: classify\ndataset: {{name: mnist}}\nmodel: {model}\n")
+        assert (
+            "command line: model.conv.kernel: there is no layer 'conv'; "
+            "the model has no layers, remove it."
+        ) in complaint(path, "model.conv.kernel=3").splitlines()
+
+
+class TestFiles:
+    def test_that_do_not_exist(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert complaint(Path("none.yaml")) == (
+            "none.yaml: cannot be read (no such file or directory); check the file's name."
+        )
+
+    def test_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("folder.yaml").mkdir()
+        assert complaint(Path("folder.yaml")) == "folder.yaml: is a folder; name a .yaml file."
+
+    def test_that_can_be_read_only_once(self, tmp_path: Path) -> None:
+        """As ``cnnbench show <(generate)`` gives them."""
+        pipe = tmp_path / "pipe"
+        os.mkfifo(pipe)
+        writer = subprocess.Popen(["sh", "-c", f"printf '%s' \"$1\" > '{pipe}'", "sh", BASE])
+        try:
+            assert load_experiment(pipe).text == BASE.encode()
+        finally:
+            assert writer.wait(timeout=10) == 0
+
+
+class TestPythonModels:
+    def test_have_no_plan(self, write: Write) -> None:
+        path = write(
+            "name: a\ntask: classify\ndataset: {name: mnist}\n"
+            "model: {python: package.module:Net, args: {width: 3, sizes: [1, {a: ~}]}}\n"
+        )
+        loaded = load_experiment(path)
+        assert loaded.plan is None
+        assert loaded.experiment.model.args == {"width": 3, "sizes": [1, {"a": None}]}
+
+    @pytest.mark.parametrize(
+        "name",
+        ["Net", "a.Net", "a:", ":Net", "a:b.C", "a b:C", "1a:C", "a..b:C", "a:C\\n", "a/b:C"],
+    )
+    def test_malformed_names(self, write: Write, name: str) -> None:
+        path = write(
+            f'name: a\ntask: classify\ndataset: {{name: mnist}}\nmodel: {{python: "{name}"}}\n'
+        )
+        shown = repr(name.replace("\\n", "\n"))
+        assert complaint(path) == (
+            f"idea.yaml:4:17: model.python: {shown} does not name a class; "
+            "write package.module:Class."
+        )
+
+
+def assert_reloads(loaded: Loaded, folder: Path) -> None:
+    path = folder / "resolved.yaml"
+    text = loaded.resolved()
+    path.write_text(text, encoding="utf-8")
+    again = load_experiment(path)
+    assert again.experiment == loaded.experiment
+    assert again.experiment.digest() == loaded.experiment.digest()
+    assert list(again.experiment.model.layers) == list(loaded.experiment.model.layers)
+    assert again.plan == loaded.plan
+    assert again.resolved() == text
+
+
+class TestResolved:
+    @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+    def test_shipped_experiments_reload_equal(self, path: Path, tmp_path: Path) -> None:
+        assert_reloads(load_experiment(path, ["seeds=3"]), tmp_path)
+
+    def test_writes_every_default_and_extends_nothing(self) -> None:
+        text = load_experiment(EXPERIMENTS / "modified.yaml", ["train.epochs=5"]).resolved()
+        data = yaml.safe_load(text)
+        assert "extends" not in data
+        assert data["train"]["epochs"] == 5
+        assert data["dataset"]["pixel_scale"] == 256
+        assert data["model"]["layers"]["conv1"] == {
+            "inputs": None,
+            "op": "conv",
+            "filters": 32,
+            "kernel": [5, 5],
+            "stride": [1, 1],
+            "padding": "valid",
+            "activation": "relu",
+            "use_bias": True,
+            "init": "glorot_uniform",
+        }
+
+    @pytest.mark.parametrize("title", ["1e-3", "010", "0o7", "no", "null", "~", "é: #", "'\"", "-"])
+    def test_titles_that_look_like_something_else(
+        self, write: Write, tmp_path: Path, title: str
+    ) -> None:
+        path = write(BASE.replace("title: Base", dump_document({"title": title}).strip()))
+        loaded = load_experiment(path)
+        assert loaded.experiment.title == title
+        assert_reloads(loaded, tmp_path)
+
+
+# Valid experiments by construction: sizes stay positive and the last layer has ten units.
+VALUES = st.integers(1, 3)
+PAIRS = VALUES | st.lists(VALUES, min_size=2, max_size=2)
+ACTIVATIONS = st.sampled_from(["linear", "relu", "gelu"])
+TITLES = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp")), max_size=12)
+
+
+def op_with(kind: str, required: dict[str, Any], **optional: Any) -> st.SearchStrategy[Any]:
+    return st.fixed_dictionaries({"op": st.just(kind), **required}, optional=optional)
+
+
+MIDDLE = st.one_of(
+    op_with(
+        "conv",
+        {"filters": VALUES, "kernel": PAIRS},
+        padding=st.just("same"),
+        activation=ACTIVATIONS,
+        use_bias=st.booleans(),
+        init=st.sampled_from(["he_normal", "zeros"]),
+    ),
+    op_with("conv_transpose", {"filters": VALUES, "kernel": PAIRS}, padding=st.just("valid")),
+    op_with("max_pool", {"size": st.just(2)}, stride=st.just([1, 2])),
+    op_with("avg_pool", {"size": st.just([1, 2])}),
+    op_with("upscale", {"size": VALUES}),
+    op_with("dropout", {"rate": st.floats(0, 0.999)}),
+    op_with("activation", {"activation": ACTIVATIONS}),
+    op_with("batch_norm", {}, momentum=st.floats(0, 0.999), epsilon=st.floats(1e-9, 1)),
+)
+OPTIMIZER = st.sampled_from(["sgd", "adam", {"name": "lion", "b1": 0.5}]) | st.fixed_dictionaries(
+    {"name": st.just("sgd"), "learning_rate": st.floats(1e-300, 1e300)},
+    optional={"nesterov": st.booleans(), "momentum": st.just(0)},
+)
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> dict[str, Any]:
+    middle = draw(st.lists(MIDDLE, max_size=4))
+    layers: dict[str, Any] = {f"l{i}": op for i, op in enumerate(middle)}
+    last = f"l{len(middle) - 1}" if middle else "input"
+    if draw(st.booleans()):
+        layers["c"] = {"op": "conv", "filters": 2, "kernel": 1, "inputs": last}
+        layers["t"] = {"op": "conv_transpose", "tie": "c"}
+        layers["both"] = {"op": "concat", "inputs": ["c", "t"]}
+    layers["out"] = {"op": "dense", "units": 10}
+    spec = {
+        "name": draw(st.from_regex("[A-Za-z][A-Za-z0-9_-]{0,10}", fullmatch=True)),
+        "title": draw(TITLES),
+        "task": "classify",
+        "dataset": {
+            "name": draw(st.sampled_from(["mnist", "cifar10"])),
+            "pixel_scale": draw(st.floats(1e-3, 1e3)),
+        },
+        "model": {"layers": layers},
+        "train": {
+            "epochs": draw(st.integers(2, 10**6)),
+            "optimizer": draw(OPTIMIZER),
+            "schedule": draw(st.sampled_from(["constant", {"name": "cosine", "warmup_epochs": 1}])),
+        },
+        "seeds": draw(VALUES | st.lists(st.integers(0, 2**32 - 1), min_size=1, unique=True)),
+    }
+    for key in draw(st.sets(st.sampled_from(["title", "train", "seeds"]))):
+        del spec[key]
+    return spec
+
+
+QUIET = settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@given(specs())
+@QUIET
+def test_any_valid_experiment_reloads_equal(tmp_path: Path, spec: dict[str, Any]) -> None:
+    path = tmp_path / "idea.yaml"
+    path.write_text(dump_document(spec), encoding="utf-8")
+    assert_reloads(load_experiment(path), tmp_path)
+
+
+@given(specs(), st.data())
+@QUIET
+def test_layers_in_any_order_with_named_inputs_make_one_network(
+    tmp_path: Path, spec: dict[str, Any], data: st.DataObject
+) -> None:
+    path = tmp_path / "idea.yaml"
+    path.write_text(dump_document(spec), encoding="utf-8")
+    plan = load_experiment(path).plan
+    assert plan is not None
+    named = {
+        node.name: spec["model"]["layers"][node.name] | {"inputs": list(node.inputs)}
+        for node in plan.nodes
+    }
+    order = data.draw(st.permutations(list(named)))
+    shuffled = spec | {"model": {"layers": {name: named[name] for name in order}}}
+    path.write_text(dump_document(shuffled), encoding="utf-8")
+    again = load_experiment(path).plan
+    assert again is not None
+    assert (again.num_params, again.multiply_adds) == (plan.num_params, plan.multiply_adds)
+    assert {n.name: n.layout for n in again.nodes} == {n.name: n.layout for n in plan.nodes}
+    done = {"input"}
+    for node in again.nodes:
+        assert set(node.inputs) <= done
+        done.add(node.name)
+
+
+# What users and their editors do to a file.
+SNIPPETS = [
+    *"{}[]:,-?!&*#|>@`%'\"\\\n\t \x00\x85\ufeff\U0001f600",
+    *("no", "010", "1e999", ".nan", "null", "~", "<<", "*a", "&a ", "!!int ", "---\n", "- "),
+    *("inputs: ", "tie: ", "op: ", "extends: ", "name", "input", "conv", "dense", "out", "model"),
+    *("9" * 50, "0x" + "f" * 50, "-1", "1.5", '"\\uD800"', '"\\UFFFFFFFF"', "%YAML 9.9\n---\n"),
+]
+
+
+def load_or_refuse(path: Path, raw: bytes, overrides: tuple[str, ...] = ()) -> str | None:
+    """The messages that loading gives, if any; other exceptions pass through."""
+    path.write_bytes(raw)
+    start = time.process_time()
+    try:
+        load_experiment(path, overrides)
+    except SpecError as error:
+        for problem in error.problems:
+            assert problem.message
+            assert problem.remedy
+            assert str(problem).isprintable()
+        return str(error)
+    else:
+        return None
+    finally:
+        assert time.process_time() - start < 2
+
+
+@given(st.data())
+@settings(QUIET, max_examples=4000)
+def test_mutated_files_raise_only_spec_errors(tmp_path: Path, data: st.DataObject) -> None:
+    text = data.draw(specs().map(dump_document) | st.just(BASE))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        end = data.draw(st.integers(start, min(len(text), start + 12)))
+        text = text[:start] + data.draw(st.sampled_from(["", *SNIPPETS])) + text[end:]
+    load_or_refuse(tmp_path / "idea.yaml", text.encode())
+
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec="utf-8"), max_size=5)
+    | st.sampled_from(["input", "conv", "dense", "out", "sgd", "mnist", "relu", "same"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["op", "name", "inputs", "layers", "tie", "kernel", "size", "x"]), inner
+        )
+    ),
+    max_leaves=5,
+)
+
+
+def paths_of(data: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items: Any = []
+    if isinstance(data, dict):
+        items = data.items()
+    elif isinstance(data, list):
+        items = enumerate(data)
+    inner = (paths_of(value, (*at, key)) for key, value in items)
+    return [at, *itertools.chain.from_iterable(inner)]
+
+
+def replaced(data: Any, at: tuple[Any, ...], value: Any) -> Any:
+    if not at:
+        return value
+    copy = dict(data) if isinstance(data, dict) else list(data)
+    copy[at[0]] = replaced(copy[at[0]], at[1:], value)
+    return copy
+
+
+@given(specs(), st.data())
+@settings(QUIET, max_examples=4000)
+def test_wrong_values_anywhere_raise_only_spec_errors(
+    tmp_path: Path, spec: dict[str, Any], data: st.DataObject
+) -> None:
+    changed: Any = spec
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.sampled_from(paths_of(changed)))
+        changed = replaced(changed, at, data.draw(JUNK))
+    assume(not names_a_foreign_dataset(changed))
+    load_or_refuse(tmp_path / "idea.yaml", dump_document(changed).encode())
+
+
+def names_a_foreign_dataset(spec: Any) -> bool:
+    """Looking a name up in tensorflow-datasets takes a second, once; its answer is not ours."""
+    dataset = spec.get("dataset") if isinstance(spec, dict) else None
+    known = ("mnist", "cifar10")
+    return isinstance(dataset, dict) and dataset.get("name", "mnist") not in known
+
+
+@given(
+    st.text(st.characters() | st.sampled_from("\ud800\udce9=.[]{}'"), max_size=20).filter(
+        lambda t: "\0" not in t
+    ),
+    st.sampled_from(
+        ["", "train.epochs=", "model.conv.", "model.conv=", "train.optimizer.", "seeds="]
+    ),
+)
+@settings(QUIET, max_examples=4000)
+def test_any_override_raises_only_spec_errors(tmp_path: Path, text: str, start: str) -> None:
+    load_or_refuse(tmp_path / "idea.yaml", BASE.encode(), (start + text,))
+
+
+def test_thousands_of_wrong_layers_are_told_in_time(tmp_path: Path) -> None:
+    layers = {f"layer{i}": {"op": "flatten", "inputs": f"lager{i}"} for i in range(1_200)}
+    spec = {"name": "a", "task": "classify", "dataset": {"name": "mnist"}, "model": {}}
+    spec["model"] = {"layers": layers}
+    told = load_or_refuse(tmp_path / "idea.yaml", dump_document(spec).encode())
+    assert told is not None
+    assert len(told.splitlines()) == 1_200
+    assert re.search("there is no layer 'lager0' \\(did you mean 'layer0'\\?\\)", told)
