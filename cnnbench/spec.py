@@ -116,5 +116,6 @@ class Experiment(Model):
     def digest(self) -> str:
         """Identity of what is trained: equal for experiments that differ only in name and seeds."""
         content = self.model_dump(mode="json", exclude={"name", "title", "seeds"})
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        # Keys are not sorted: the order of layers says what each of them reads.
+        text = json.dumps(content, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()

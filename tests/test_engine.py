@@ -440,7 +440,8 @@ def test_a_python_model_is_trained(python_model: Path) -> None:
 
 
 def test_a_python_model_of_another_shape_is_refused(python_model: Path) -> None:
-    message = "model.python: the output has shape 5, and shape 7 is needed; change what the class returns."
+    message = "model.python: the output has shape 5, and shape 7 is needed"
+    message += "; change what the class returns."
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         list(run_job(python_job(python_model, units=5)))
 

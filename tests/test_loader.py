@@ -387,6 +387,13 @@ class TestOverrides:
     ) -> None:
         assert complaint(write(BASE), override) == f"command line: {message}"
 
+    def test_what_was_replaced_leaves_no_place_behind(self, write: Write) -> None:
+        path = write(BASE.replace("units: 10", "units: 10, inputs: drop"))
+        assert complaint(path, "model.out={op: concat}") == (
+            "command line: model.layers.out: concat reads one layer, and needs two or more; "
+            "write inputs: [FIRST, SECOND]."
+        )
+
     def test_all_wrong_ones_are_told_with_what_is_wrong_in_the_file(self, write: Write) -> None:
         path = write(BASE.replace("rate: 0.5", "rate: 2"))
         assert complaint(path, "train.epochs=0", "oops", "seeds=[1", "name=a b").splitlines() == [

@@ -23,7 +23,7 @@ from cnnbench import ops
 from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
 from cnnbench.layers import INPUT, OPERATIONS, Conv, LayerOp
-from cnnbench.models import ACTIVATIONS, MONOTONE, GraphNet, import_class
+from cnnbench.models import ACTIVATIONS, MONOTONE, GraphNet, import_class, make_module
 from cnnbench.shapes import Shape, ShapeError, TiedConv, layout
 from cnnbench.train import Network, num_params, take_apart
 from tests import oracles
@@ -671,7 +671,7 @@ def test_python_model_lies_beside_the_experiment(folder: Path) -> None:
         "    def __call__(self, x):\n"
         "        return self.dense(x.reshape(len(x), -1))\n",
     )
-    made = import_class("cnnbench_test_net:Net", folder)(units=3, rngs=nnx.Rngs(0))
+    made: Any = make_module(import_class("cnnbench_test_net:Net", folder), {"units": 3}, seed=0)
     assert num_params(take_apart(made).params) == 4 * 3 + 3
     assert made(jnp.ones((5, 2, 2, 1))).shape == (5, 3)
     assert str(folder) not in sys.path

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cnnbench.errors import Location, SpecError
@@ -384,6 +384,7 @@ ANY_DATA = st.recursive(
 
 
 @given(ANY_DATA)
+@example({"\x85": "a\x85b", "\u2028": ["\ufeff"]})
 @settings(max_examples=200, deadline=None)
 def test_dump_reads_back_as_it_was_in_yaml_1_2_and_1_1(data: Any) -> None:
     text = dump_document(data)
