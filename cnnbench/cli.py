@@ -1,5 +1,6 @@
 """The command line: parse, call one library function, render, translate errors to exit codes."""
 
+import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -8,9 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import cnnbench
 from cnnbench.cli_data import DataDir, data_app
 from cnnbench.errors import UsageError
-from cnnbench.terminal import reports_errors, stdout
+from cnnbench.terminal import (
+    INTERRUPTED,
+    catch_interrupts,
+    check_interrupt,
+    exit_at_once,
+    reports_errors,
+    stdout,
+)
 
 if TYPE_CHECKING:
     from cnnbench.results import RunResult
@@ -24,6 +33,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+
+
+def print_version(value: bool) -> None:
+    """Prints the version and ends."""
+    if value:
+        typer.echo(f"cnnbench {cnnbench.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Describe a network in YAML, train it, and read an honest verdict."""
 
 
 class Device(StrEnum):
@@ -82,14 +108,18 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     paths, overrides = _split(specs)
     overrides += _options(seeds, epochs, dataset)
+    if data_dir and not data_dir.is_dir() and str(data_dir) != os.environ.get("TFDS_DATA_DIR"):
+        raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
+    command = ["cnnbench", *sys.argv[1:]]
     requests = [
-        Request(path, overrides, results_dir, data_dir, device.value, ["cnnbench", *sys.argv[1:]])
+        Request(path, overrides, results_dir, data_dir, device.value, command, check_interrupt)
         for path in paths
     ]
     if dry_run:
         _dry_run(requests)
         return
     results: list[RunResult] = []
+    catch_interrupts()
     try:
         _run_all(requests, results, quiet=quiet)
     finally:
@@ -149,6 +179,9 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
 
     listing = history.list_runs(results_dir)
     _warn(listing.warnings)
+    if not listing.entries:
+        typer.echo(f"no runs in {results_dir}; start one with: cnnbench run SPEC")
+        return
     stdout().print(report.list_table(listing.entries))
 
 
@@ -233,4 +266,9 @@ def _warn(warnings: Sequence[str]) -> None:
 
 def main() -> None:
     """Entry point of the `cnnbench` command."""
-    app(prog_name="cnnbench")
+    try:
+        app(prog_name="cnnbench")
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            exit_at_once(INTERRUPTED)
+        raise

@@ -138,7 +138,9 @@ class BatchNorm(Layer):
     """Normalises each channel over the batch (Ioffe & Szegedy 2015)."""
 
     op: Literal["batch_norm"]
-    momentum: Fraction = Field(0.99, description="memory of the running mean and variance")
+    momentum: Fraction = Field(
+        0.9, description="memory of the running mean and variance (1 minus PyTorch's momentum)"
+    )
     epsilon: Positive = Field(1e-5, description="added to the variance")
 
 

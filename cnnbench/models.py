@@ -239,6 +239,16 @@ def import_class(reference: str, folder: Path) -> type[nnx.Module]:
     return found
 
 
+def class_source(reference: str, folder: Path) -> bytes:
+    """The source of the module that holds the class of a Python model.
+
+    Raises:
+      UsageError: as `import_class`.
+    """
+    module = inspect.getmodule(import_class(reference, folder))
+    return inspect.getsource(module).encode() if module else b""
+
+
 def _forget_namesake(package: str, folder: Path) -> None:
     """Forgets a module of another folder that would hide the one beside the experiment."""
     known = getattr(sys.modules.get(package), "__file__", None)

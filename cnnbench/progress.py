@@ -92,7 +92,6 @@ class Bars(Lines):
             BarColumn(bar_width=None),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(compact=True),
-            TextColumn("left"),
             console=console,
             transient=True,
         )

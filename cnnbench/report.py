@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cnnbench.compare import Comparison, Row
@@ -83,14 +84,25 @@ def notes(comparison: Comparison, *, wide: bool) -> tuple[str, ...]:
     ]
     if wide:
         lines[2] = f"Test: after the last epoch{over}. Images/s: median over epochs."
-        runs = dict.fromkeys(f"{_clean(r.label)} = {r.run.name}/{r.run.run_id}" for r in rows)
-        lines.append(f"Runs: {', '.join(runs)}.")
+        lines += dict.fromkeys(_run_note(row) for row in rows)
     if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
         wanted = " and ".join(sorted(filter(None, lost)))
         lines.append(f"Stand-in: {data.name} was used, because {wanted} could not be had.")
+    if len({row.run.epochs for row in rows}) > 1:
+        lines.append("Epochs: the runs trained for different numbers, so last rows are not alike.")
     if len(comparison.devices) > 1:
         lines.append("Times: on different devices, so they differ for that reason too.")
     return tuple(lines)
+
+
+def _run_note(row: Row) -> str:
+    """Which run a label stands for, and what its command line changed."""
+    words = row.run.environment.command
+    changes = [word for word in words if "=" in word and not word.startswith("-")]
+    for option in ("--dataset", "--epochs", "--seeds"):
+        changes += [f"{option} {value}" for key, value in pairwise(words) if key == option]
+    with_changes = f", with {' '.join(changes)}" if changes else ""
+    return f"{_clean(row.label)}: {row.run.name}/{row.run.run_id}{_clean(with_changes)}."
 
 
 def _test_note(comparison: Comparison) -> str:

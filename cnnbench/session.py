@@ -19,6 +19,7 @@ from cnnbench.events import Compiled, Event, SeedDone, StepDone
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.results import (
     DatasetRecord,
+    Environment,
     EpochRecord,
     RunRecord,
     RunResult,
@@ -45,6 +46,7 @@ class Request:
       data_dir: prepared or manually fetched data; tensorflow-datasets' own folder if None.
       device: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
       command: the command line that asked for it.
+      check_interrupt: called at every event; may raise KeyboardInterrupt.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Request:
     data_dir: Path | None = None
     device: str = "auto"
     command: Sequence[str] = ()
+    check_interrupt: Callable[[], None] = lambda: None
 
 
 class Listener(Protocol):
@@ -103,18 +106,37 @@ def run_experiment(request: Request, listener: Listener) -> RunResult:
     with watch.part("data_s"):
         dataset = _load(loaded, request, listener.note)
     job = _prepare(loaded, dataset, request, watch)
-    folder = create_run(request.results_dir, loaded.experiment.name, datetime.now(UTC))
-    folder.write_spec(loaded.text)
-    folder.write_resolved(loaded.resolved())
-    record = _record(job, folder, loaded, request)
-    folder.write_record(record)
+    folder, record = _create(job, loaded, request)
     listener.started(record, job.num_steps)
-    _train(job, folder, record, listener)
+    _train(job, folder, record, listener, request.check_interrupt)
     result = read_run(folder.path)
     table = compare.compare([result])
     folder.write_tables(report.markdown([table], wide=False), export.csv_text([table]))
     listener.finished(folder.path)
     return result
+
+
+def _create(job: "Job", loaded: Loaded, request: Request) -> tuple[RunFolder, RunRecord]:
+    """Makes the run's folder; its record comes first, so that a folder can always be read."""
+    from cnnbench.machine import environment
+
+    ran_on = environment(job.device, request.command)
+    folder = create_run(request.results_dir, loaded.experiment.name, datetime.now(UTC))
+    record = _record(job, folder.run_id, ran_on, _source(job))
+    folder.write_record(record)
+    folder.write_spec(loaded.text)
+    folder.write_resolved(loaded.resolved())
+    if source := _source(job):
+        folder.write("model.py", source)
+    return folder, record
+
+
+def _source(job: "Job") -> bytes:
+    """The source of a Python model; empty for a graph of layers."""
+    from cnnbench.models import class_source
+
+    reference = job.experiment.model.python
+    return class_source(reference, job.folder) if reference else b""
 
 
 def _load(loaded: Loaded, request: Request, notify: Callable[[str], None]) -> Dataset:
@@ -131,19 +153,21 @@ def _load(loaded: Loaded, request: Request, notify: Callable[[str], None]) -> Da
 
 def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatch) -> "Job":
     from cnnbench.engine import Job, pick_device
+    from cnnbench.models import import_class
 
     device = pick_device(request.device)
+    if loaded.plan is None:
+        import_class(str(loaded.experiment.model.python), request.path.resolve().parent)
     folder = request.path.resolve().parent
     return Job(loaded.experiment, loaded.plan, folder, dataset, device, watch)
 
 
-def _record(job: "Job", folder: RunFolder, loaded: Loaded, request: Request) -> RunRecord:
+def _record(job: "Job", run_id: str, ran_on: Environment, source: bytes) -> RunRecord:
     from cnnbench.losses import loss_name
-    from cnnbench.machine import environment
 
     experiment, dataset = job.experiment, job.dataset
     return RunRecord(
-        run_id=folder.run_id,
+        run_id=run_id,
         name=experiment.name,
         title=experiment.type_title,
         task=experiment.task.value,
@@ -156,9 +180,9 @@ def _record(job: "Job", folder: RunFolder, loaded: Loaded, request: Request) -> 
         seeds=experiment.seeds,
         epochs=experiment.train.epochs,
         batch_size=job.batch_size,
-        spec_digest=loaded.experiment.digest(),
+        spec_digest=experiment.digest(source),
         dataset=_dataset_record(dataset),
-        environment=environment(job.device, request.command),
+        environment=ran_on,
     )
 
 
@@ -176,7 +200,13 @@ def _dataset_record(dataset: Dataset) -> DatasetRecord:
     )
 
 
-def _train(job: "Job", folder: RunFolder, record: RunRecord, listener: Listener) -> None:
+def _train(
+    job: "Job",
+    folder: RunFolder,
+    record: RunRecord,
+    listener: Listener,
+    check_interrupt: Callable[[], None],
+) -> None:
     """Consumes the engine's events; whatever happens, `run.json` says how it ended."""
     from cnnbench.engine import run_job
 
@@ -184,12 +214,14 @@ def _train(job: "Job", folder: RunFolder, record: RunRecord, listener: Listener)
     collected = _Collected()
     try:
         for event in run_job(job):
+            check_interrupt()
             _keep(event, folder, collected)
             listener.event(event)
         folder.write_summary(_summary(job, collected))
         status = Status.FINISHED
     except KeyboardInterrupt:
         status = Status.INTERRUPTED
+        listener.note(f"interrupted; what was measured is in {folder.path}")
         raise
     finally:
         error = str(sys.exception() or "") if status is Status.FAILED else None

@@ -113,9 +113,13 @@ class Experiment(Model):
         """The entry of the Type column."""
         return self.title or self.name
 
-    def digest(self) -> str:
-        """Identity of what is trained: equal for experiments that differ only in name and seeds."""
+    def digest(self, source: bytes = b"") -> str:
+        """Identity of what is trained: equal for experiments that differ only in name and seeds.
+
+        Args:
+          source: the code of a Python model.
+        """
         content = self.model_dump(mode="json", exclude={"name", "title", "seeds"})
         # Keys are not sorted: the order of layers says what each of them reads.
         text = json.dumps(content, separators=(",", ":"))
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+        return "sha256:" + hashlib.sha256(text.encode() + source).hexdigest()

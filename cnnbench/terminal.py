@@ -1,8 +1,13 @@
 """The edge between the library and a terminal: standard output, and errors as exit codes."""
 
+import errno
 import functools
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -30,6 +35,11 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            typer.echo(f"cannot write: {error.strerror}; free some space", err=True)
+            raise typer.Exit(1) from None
 
     return wrapper
 
@@ -40,3 +50,38 @@ def stdout() -> "Console":
 
     console = Console()
     return console if console.is_terminal else Console(width=max(80, console.width))
+
+
+_interrupted = threading.Event()
+
+
+def catch_interrupts() -> None:
+    """Remembers Ctrl-C, because Python drops an exception that is raised inside a callback.
+
+    JAX runs some; `check_interrupt` then raises it anew.
+    """
+
+    def remember(_signal: int, _frame: object) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        _interrupted.clear()
+        signal.signal(signal.SIGINT, remember)
+
+
+def check_interrupt() -> None:
+    """Raises KeyboardInterrupt if Ctrl-C was pressed since `catch_interrupts`."""
+    if _interrupted.is_set():
+        raise KeyboardInterrupt
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """Ends the process without taking its modules apart.
+
+    After an interrupt XLA's threads may still be compiling, and taking the
+    runtime from under them ends in a segmentation fault.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,10 +1,13 @@
 """The command line end to end: tables, files, messages and exit codes, on embedded digits."""
 
+import contextlib
 import json
 import re
 import resource
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -35,6 +38,13 @@ model:
 train: {epochs: 2, batch_size: 100}
 seeds: [0, 1]
 """
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)
@@ -237,6 +247,11 @@ def test_compare_refuses_runs_on_different_data():
             "command line: train.epochs: 0 is too small; write 1 or more.\n",
         ),
         (
+            ["run", "tiny.yaml", "--data-dir", "none"],
+            2,
+            "--data-dir: there is no folder 'none'; name an existing one.\n",
+        ),
+        (
             ["run", "tiny.yaml", "--device", "tpu", "--quiet"],
             2,
             "--device tpu: JAX finds no tpu on this machine, but cpu; write --device auto.\n",
@@ -258,12 +273,91 @@ def test_wrong_experiment_stops_before_the_first_is_trained():
     assert not Path("results").exists()
 
 
+def test_python_models_are_kept_and_told_apart():
+    code = "from flax import nnx\nclass Net(nnx.Module):\n  def __init__(self, *, rngs):\n"
+    code += "    self.d = nnx.Linear(784, 10, rngs=rngs)\n"
+    code += "  def __call__(self, x):\n    return self.d(x.reshape(len(x), -1)) * 1.0\n"
+    spec = (
+        TINY[: TINY.index("model:")] + "model: {python: 'cli_net:Net'}\n" + "train: {epochs: 1}\n"
+    )
+    Path("tiny.yaml").write_text(spec)
+    digests = set()
+    for factor in ("1.0", "2.0"):
+        Path("cli_net.py").write_text(code.replace("1.0", factor))
+        sys.modules.pop("cli_net", None)
+        assert invoke("run", "tiny.yaml", "--quiet", "--results-dir", factor).exit_code == 0
+        (run,) = Path(factor, "tiny").iterdir()
+        assert (run / "model.py").read_text() == Path("cli_net.py").read_text()
+        digests.add(read_run(run).record.spec_digest)
+    assert len(digests) == 2
+
+
+def test_python_model_that_is_missing_leaves_no_folder():
+    spec = TINY[: TINY.index("model:")] + "model: {python: 'no_such:Net'}\n"
+    Path("tiny.yaml").write_text(spec)
+    done = invoke("run", "tiny.yaml", "--quiet")
+    assert done.exit_code == 2
+    here = Path.cwd()
+    message = f"model.python: there is no module 'no_such'; install it, or put it into {here}.\n"
+    assert done.stderr == message
+    assert not Path("results").exists()
+
+
+def test_full_disk_at_standard_output_is_one_line():
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    command = [sys.executable, "-m", "cnnbench", "data", "path"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "cannot write: No space left on device; free some space\n",
+    )
+
+
+def test_version():
+    assert re.fullmatch(r"cnnbench \d+\.\d+\.\d+\n", invoke("--version").stdout)
+
+
+def test_list_without_runs_says_how_to_start():
+    assert invoke("list").stdout == "no runs in results; start one with: cnnbench run SPEC\n"
+
+
 def test_unwritable_results_folder_is_one_line():
     Path("results").write_text("a file")
     done = invoke("run", "tiny.yaml", "--quiet")
     assert done.exit_code == 1
     assert len(done.stderr.splitlines()) == 1
     assert "results" in done.stderr
+
+
+def test_interrupt_while_compiling_exits_130_at_once(tmp_path):
+    command = [sys.executable, "-m", "cnnbench", "run", str(EXPERIMENTS / "standard.yaml")]
+    words = ["--dataset", "mnist_5k", "--epochs", "200"]
+    with subprocess.Popen([*command, *words], stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if line == "compiling ...\n":
+                break
+        time.sleep(1)
+        child.send_signal(signal.SIGINT)
+        last = child.stderr.read().splitlines()
+    assert child.returncode == 130
+    run = only_run("standard").relative_to(".")
+    assert last == [f"interrupted; what was measured is in {run}", "interrupted"]
+    assert read_run(run).record.status == "interrupted"
+
+
+def test_interrupt_that_python_dropped_still_ends_the_run(monkeypatch):
+    def dropped(job):
+        with contextlib.suppress(KeyboardInterrupt):  # as Python does in a callback
+            signal.raise_signal(signal.SIGINT)
+        yield Compiled(1, 0.5)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(engine, "run_job", dropped)
+    assert invoke("run", "tiny.yaml", "--quiet").exit_code == 130
+    assert read_run(only_run()).record.status == "interrupted"
 
 
 def test_interrupt_is_recorded_and_exits_130(monkeypatch):

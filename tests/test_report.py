@@ -223,3 +223,16 @@ class TestExport:
         value = json.loads(text)["comparisons"][0]["rows"][0]["value"]
         assert value["values"] == [0.5, "NaN"]
         assert value["interval_95"] == {"low": "NaN", "high": "NaN"}
+
+
+def test_compare_says_what_the_command_line_changed_and_that_epochs_differ() -> None:
+    words = ("cnnbench", "run", "a.yaml", "train.optimizer=adam", "--epochs", "5", "--quiet")
+    one = make_run(name="standard", title="Standard CNN")
+    environment = dataclasses.replace(one.record.environment, command=words)
+    other = with_record(make_run(name="adam", title="Adam CNN"), environment=environment, epochs=2)
+    other = dataclasses.replace(other, epochs=tuple(e for e in other.epochs if e.epoch <= 2))
+    lines = report.notes(compare([one, other]), wide=True)
+    assert "Adam CNN: adam/20251123T063012Z-a1b2, with train.optimizer=adam --epochs 5." in lines
+    assert lines[-1] == (
+        "Epochs: the runs trained for different numbers, so last rows are not alike."
+    )
