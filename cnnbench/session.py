@@ -120,13 +120,13 @@ def _create(job: "Job", loaded: Loaded, request: Request) -> tuple[RunFolder, Ru
     """Makes the run's folder; its record comes first, so that a folder can always be read."""
     from cnnbench.machine import environment
 
-    ran_on = environment(job.device, request.command)
+    ran_on, source = environment(job.device, request.command), _source(job)
     folder = create_run(request.results_dir, loaded.experiment.name, datetime.now(UTC))
-    record = _record(job, folder.run_id, ran_on, _source(job))
+    record = _record(job, folder.run_id, ran_on, source)
     folder.write_record(record)
     folder.write_spec(loaded.text)
     folder.write_resolved(loaded.resolved())
-    if source := _source(job):
+    if source:
         folder.write("model.py", source)
     return folder, record
 
