@@ -183,15 +183,15 @@ def _weights(node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Param[jax.Array]]:
     """Kernel by the layer's initialiser, bias zero."""
     return nnx.Dict(
         {
-            name: nnx.Param(
-                _kernel(node, shape, rngs.params()) if name == "kernel" else jnp.zeros(shape)
-            )
+            name: nnx.Param(_initial(name, node, shape, rngs.params()))
             for name, shape in node.layout.params.items()
         }
     )
 
 
-def _kernel(node: Node, shape: Shape, key: jax.Array) -> jax.Array:
+def _initial(name: str, node: Node, shape: Shape, key: jax.Array) -> jax.Array:
+    if name != "kernel":
+        return jnp.zeros(shape)
     init = _INITIALIZERS[getattr(node.op, "init", "zeros")]
     if isinstance(node.op, ConvTranspose):
         # Its kernel is that of the adjoint, (h, w, out, in), and it reads the last axis.
