@@ -27,7 +27,9 @@ def main() -> None:
         )
         result = run_experiment(request, Lines(console))
     console.print(terminal_table([compare([result])], wide=False))
-    console.save_svg(str(ROOT / "docs" / "images" / "run.svg"), title=COMMAND)
+    picture = ROOT / "docs" / "images" / "run.svg"
+    picture.parent.mkdir(exist_ok=True)
+    console.save_svg(str(picture), title=COMMAND)
 
 
 if __name__ == "__main__":
