@@ -1,5 +1,6 @@
 """Draws docs/images/run.svg: what a run of the modified CNN shows, as it happens."""
 
+import contextlib
 import io
 import tempfile
 from pathlib import Path
@@ -13,19 +14,15 @@ from cnnbench.session import Request, run_experiment
 
 COMMAND = "cnnbench run experiments/modified.yaml --dataset mnist_5k --epochs 3"
 OVERRIDES = ("dataset.name=mnist_5k", "dataset.splits=null", "dataset.offline=null")
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
     """Runs the experiment and writes the picture."""
-    console = Console(record=True, width=92, file=io.StringIO(), force_terminal=True)
-    with tempfile.TemporaryDirectory() as folder:
-        request = Request(
-            Path("experiments/modified.yaml"),
-            (*OVERRIDES, "train.epochs=3"),
-            Path(folder) / "results",
-        )
-        result = run_experiment(request, Lines(console))
+    console = Console(record=True, width=104, file=io.StringIO(), force_terminal=True)
+    spec = ROOT / "experiments" / "modified.yaml"
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        result = run_experiment(Request(spec, (*OVERRIDES, "train.epochs=3")), Lines(console))
     console.print(terminal_table([compare([result])], wide=False))
     picture = ROOT / "docs" / "images" / "run.svg"
     picture.parent.mkdir(exist_ok=True)

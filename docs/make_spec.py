@@ -6,13 +6,14 @@ with what this would write.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from cnnbench.fields import shown
+from cnnbench.errors import shown
 from cnnbench.layers import OPERATIONS
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
 from cnnbench.spec import DatasetSpec, Experiment, ModelSpec, Splits, TrainSpec
@@ -53,7 +54,7 @@ def summary(model: type[BaseModel]) -> str:
     return str(model.__doc__).partition("\n")[0]
 
 
-def member_tables(members: dict[str, type[BaseModel]], hidden: tuple[str, ...]) -> list[str]:
+def member_tables(members: Mapping[str, type[BaseModel]], hidden: tuple[str, ...]) -> list[str]:
     """A heading, a sentence and a table for each member of a union."""
     lines: list[str] = []
     for name, model in members.items():
