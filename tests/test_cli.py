@@ -207,8 +207,8 @@ def test_compare_shows_first_and_last_epochs():
         invoke("run", "tiny.yaml", "--quiet", "name=wide", "model.conv1.filters=8").exit_code == 0
     )
     done = invoke("compare")
-    rows = [line for line in done.stdout.splitlines() if line.startswith("Tiny CNN")]
-    assert [re.split(r" {2,}", row)[1] for row in rows] == ["1", "2", "1", "2"]
+    rows = re.findall(r"^Tiny CNN #(\d) +(\d) ", done.stdout, re.MULTILINE)
+    assert rows == [("1", "1"), ("1", "2"), ("2", "1"), ("2", "2")]
     assert "3,098" in done.stdout  # parameters of the wide one
     for style in ("md", "csv", "json"):
         assert invoke("compare", "tiny", "wide", "--format", style).exit_code == 0
