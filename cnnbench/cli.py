@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="cnnbench",
-    help="Describe a network in YAML, train it, and read an honest verdict.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

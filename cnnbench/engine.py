@@ -142,16 +142,18 @@ def run_job(job: Job) -> Iterator[Event]:
     with jax.default_device(job.device):
         with job.watch.part("data_s"):
             arrays = jax.block_until_ready(_to_device(job.dataset))
-        compile_before = job.watch.spent("compile_s")
+        first, *others = job.experiment.seeds
         with job.watch.part("compile_s"):
-            network = _build_network(job, job.experiment.seeds[0])
+            network = _build_network(job, first)
             optimizer = build_optimizer(job.experiment.train, job.num_steps)
-            programs = _compile(job, network, optimizer, arrays)
-        compile_s = job.watch.spent("compile_s") - compile_before
+            state = init_state(network, optimizer)
+            programs = _compile(job, network, optimizer, state, arrays)
+        compile_s = job.watch.last("compile_s")
         yield Compiled(num_params(network.params), compile_s)
-        for position, seed in enumerate(job.experiment.seeds):
+        yield from _run_seed(job, programs, arrays, state, first, compile_s)
+        for seed in others:
             state = init_state(_build_network(job, seed), optimizer)
-            yield from _run_seed(job, programs, arrays, state, seed, 0.0 if position else compile_s)
+            yield from _run_seed(job, programs, arrays, state, seed, 0.0)
 
 
 def _build_network(job: Job, seed: int) -> Network:
@@ -170,11 +172,13 @@ def _to_device(dataset: Dataset) -> Arrays:
     return Arrays(jnp.asarray(images), jnp.asarray(labels))
 
 
-def _compile(job: Job, network: Network, optimizer: Any, arrays: Arrays) -> Programs:
+def _compile(
+    job: Job, network: Network, optimizer: Any, state: TrainState, arrays: Arrays
+) -> Programs:
     microbatch = microbatch_size(job.plan, network, form_for(job.device))
     rules = make_rules(job.experiment, microbatch)
-    state = init_state(network, optimizer)
-    _check_output(job, network, arrays, rules)
+    if job.plan is None:
+        _check_output(job, network, arrays, rules)
     train = partial(train_step, graphdef=network.training, optimizer=optimizer, rules=rules)
     evaluate = partial(eval_step, graphdef=network.evaluation, rules=rules)
     outputs = partial(outputs_of, graphdef=network.evaluation, rules=rules)
@@ -194,7 +198,7 @@ def _ahead_of_time(function: Callable[..., Any], *args: Any, **options: Any) -> 
 
 
 def _check_output(job: Job, network: Network, arrays: Arrays, rules: Rules) -> None:
-    """A Python model's output must fit, as a plan's was checked to."""
+    """A Python model's output must fit; a plan's was checked before it was built."""
     info = job.dataset.info
     want = (info.num_classes,) if job.experiment.task is Task.CLASSIFY else info.shape
     call = partial(outputs_of, graphdef=network.evaluation, rules=rules)
