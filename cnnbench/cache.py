@@ -51,8 +51,8 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CNNBENCH_CACHE_DIR") or "~/.cache/cnnbench").expanduser()
 
 
-def write_entry(path: Path, entry: Entry) -> None:
-    """Write a cache file whole, or not at all.
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file whole, or not at all.
 
     Raises:
       OSError: the folder cannot be written or the disk is full.
@@ -61,12 +61,29 @@ def write_entry(path: Path, entry: Entry) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            _write(file, entry)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def write_entry(path: Path, entry: Entry) -> None:
+    """Write a cache file whole, or not at all.
+
+    Raises:
+      OSError: the folder cannot be written or the disk is full.
+    """
+    specs = [[name, str(array.dtype), array.shape] for name, array in entry.arrays.items()]
+    header = {"format": FORMAT, "source": entry.source, "arrays": specs}
+    line = json.dumps(header).encode() + b"\n"
+    parts: list[bytes | memoryview] = [line, *map(_flat, entry.arrays.values())]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    write_whole(path, *parts, digest.hexdigest().encode())
 
 
 def read_entry(path: Path, notify: Callable[[str], None]) -> Entry | None:
@@ -85,18 +102,6 @@ def read_entry(path: Path, notify: Callable[[str], None]) -> Entry | None:
         with contextlib.suppress(OSError):
             path.unlink()
         return None
-
-
-def _write(file: BinaryIO, entry: Entry) -> None:
-    specs = [[name, str(array.dtype), array.shape] for name, array in entry.arrays.items()]
-    header = {"format": FORMAT, "source": entry.source, "arrays": specs}
-    digest = hashlib.sha256()
-    line = json.dumps(header).encode() + b"\n"
-    parts: list[bytes | memoryview] = [line, *map(_flat, entry.arrays.values())]
-    for part in parts:
-        digest.update(part)
-        file.write(part)
-    file.write(digest.hexdigest().encode())
 
 
 def _read(file: BinaryIO) -> Entry:

@@ -60,6 +60,15 @@ class Device(StrEnum):
     TPU = "tpu"
 
 
+class Engine(StrEnum):
+    """Which algorithms compute convolutions and pooling."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    DIRECT = "direct"
+    FAST = "fast"
+
+
 class Format(StrEnum):
     """How a comparison is written."""
 
@@ -92,6 +101,13 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         str | None, typer.Option(help="Train on another dataset.", metavar="NAME")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
+    engine: Annotated[
+        Engine,
+        typer.Option(
+            help="XLA's convolutions, exact fast ones, or also Winograd's; auto measures once.",
+            envvar="CNNBENCH_ENGINE",
+        ),
+    ] = Engine.AUTO,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
     dry_run: Annotated[
@@ -111,7 +127,16 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
     command = ["cnnbench", *sys.argv[1:]]
     requests = [
-        Request(path, overrides, results_dir, data_dir, device.value, command, check_interrupt)
+        Request(
+            path,
+            overrides,
+            results_dir,
+            data_dir,
+            device.value,
+            engine.value,
+            command,
+            check_interrupt,
+        )
         for path in paths
     ]
     if dry_run:

@@ -5,15 +5,24 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from cnnbench.results import EpochRecord, SeedSummary
+from cnnbench.results import Engine, EpochRecord, SeedSummary
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """The steps are compiled, in `compile_s` seconds."""
+    """The steps are compiled.
+
+    Args:
+      num_params: trained values.
+      compile_s: seconds it took.
+      compile_cache: `warm` where all programs came from the cache on disk, else `cold`.
+      strategy: how it will train, for people.
+    """
 
     num_params: int
     compile_s: float
+    compile_cache: str
+    strategy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,4 +51,20 @@ class SeedDone:
     outputs: NDArray[Any] | None
 
 
-Event = Compiled | StepDone | EpochRecord | SeedDone
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """All seeds ended.
+
+    Args:
+      engine: how they were trained.
+    """
+
+    engine: Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Strategies are being measured, once for this network on this device."""
+
+
+Event = Tuning | Compiled | StepDone | EpochRecord | SeedDone | Trained

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +14,14 @@ import cnnbench
 from cnnbench.results import Environment
 
 
-def environment(device: jax.Device, command: Sequence[str]) -> Environment:
+def environment(devices: Sequence[jax.Device], command: Sequence[str]) -> Environment:
     """The environment of a run, without a host name.
 
     Args:
-      device: where it trains.
+      devices: where it may train.
       command: the command line, word by word.
     """
+    device = devices[0]
     commit, dirty = _git_state(Path.cwd())
     return Environment(
         python=platform.python_version(),
@@ -30,7 +32,7 @@ def environment(device: jax.Device, command: Sequence[str]) -> Environment:
         num_cpus=num_cpus(),
         device_kind=device.platform,
         device=device.device_kind if device.platform != "cpu" else processor(),
-        num_devices=1,
+        num_devices=len(devices),
         commit=commit,
         dirty=dirty,
         command=tuple(command),
@@ -41,6 +43,19 @@ def num_cpus() -> int:
     """Number of CPUs this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def peak_memory_bytes(device: jax.Device) -> int | None:
+    """The most memory held so far: by an accelerator, or by this process on a CPU."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats:
+        return int(stats["peak_bytes_in_use"])
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def processor() -> str:

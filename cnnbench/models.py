@@ -1,18 +1,16 @@
-"""A `Plan` or a Python class to an `nnx.Module`: the only place that builds NNX."""
+"""A `Plan` to an `nnx.Module`."""
 
-import importlib
-import inspect
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, assert_never
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
 from cnnbench import ops
-from cnnbench.errors import UsageError
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     INPUT,
@@ -31,7 +29,10 @@ from cnnbench.layers import (
     Reshape,
     Upscale,
 )
-from cnnbench.shapes import Shape, conv_pads
+from cnnbench.lowering import lower
+from cnnbench.shapes import Shape
+
+Weights = Mapping[str, Mapping[str, jax.Array]]
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
@@ -45,8 +46,6 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "softplus": nnx.softplus,
 }
 
-MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
-
 _INITIALIZERS: Mapping[str, Callable[..., Any]] = {
     "glorot_uniform": nnx.initializers.glorot_uniform(),
     "glorot_normal": nnx.initializers.glorot_normal(),
@@ -59,6 +58,18 @@ _INITIALIZERS: Mapping[str, Callable[..., Any]] = {
 }
 
 
+class Cut(NamedTuple):
+    """How a whole batch is cut where batch statistics need all of it at once.
+
+    Args:
+      row: images of a row; they fill the batch.
+      mesh: devices that share the rows; None for one.
+    """
+
+    row: int
+    mesh: Mesh | None
+
+
 class GraphNet(nnx.Module):
     """A network of named layers.
 
@@ -66,59 +77,103 @@ class GraphNet(nnx.Module):
       plan: the checked graph.
       form: which algorithms compute convolutions and pooling.
       rngs: keys; ``params`` draws the kernels, ``dropout`` the masks.
+      cut: for training with batch statistics; None leaves batches whole.
 
     Attributes:
       weights: kernel and bias by layer; a tied layer has only its bias, and
         reads its owner's kernel, so that no parameter stands in two places.
+      parts: Flax's own modules, by layer, for what is different in training.
     """
 
-    def __init__(self, plan: Plan, *, form: ops.Form, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, plan: Plan, *, form: ops.Form, rngs: nnx.Rngs, cut: Cut | None = None
+    ) -> None:
         self.plan = nnx.static(plan)
-        self.form = form
-        self.pooled = nnx.static(_pooled_convs(plan))
+        self.lowering = nnx.static(lower(plan, form))
+        self.cut = nnx.static(cut)
         self.weights = nnx.Dict({n.name: _weights(n, rngs) for n in plan.nodes if _owns(n)})
         self.parts = nnx.Dict(
             {node.name: part for node in plan.nodes if (part := _part(node, rngs)) is not None}
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def prepare(self) -> Weights:
+        """Kernels as the algorithms want them, and biases: what many images share."""
+        return {node.name: self._prepare(node) for node in self.plan.nodes}
+
+    def _prepare(self, node: Node) -> dict[str, jax.Array]:
+        own = self.weights[node.name] if node.name in self.weights else {}
+        values = {key: own[key][...] for key in own}
+        if isinstance(node.op, Conv | ConvTranspose):
+            kernel = self.weights[_owner(node)]["kernel"][...]
+            values["kernel"] = self.lowering.prepare(node, kernel)
+        return values
+
+    def __call__(self, x: jax.Array, prepared: Weights | None = None) -> jax.Array:
         """Runs the network.
 
         Args:
           x: images, (n, height, width, channels).
+          prepared: what `prepare` gave, so that many calls share it.
 
         Returns:
           (n, *output shape of the plan).
         """
-        values = {INPUT: x}
+        weights = self.prepare() if prepared is None else prepared
+        if self.cut and any(not self.parts[name].use_running_average for name in self._normed()):
+            return self._in_rows(x, weights, self.cut)
+        values = {INPUT: self.lowering.enter(x)}
         for node in self.plan.nodes:
-            values[node.name] = self._apply(node, [values[name] for name in node.inputs])
-        return values[self.plan.output]
+            inputs = [values[name] for name in node.inputs]
+            part = self.parts.get(node.name)
+            values[node.name] = part(inputs[0]) if part else self._apply(node, inputs, weights)
+        return self._leave(values[self.plan.output])
 
-    def _apply(self, node: Node, inputs: list[jax.Array]) -> jax.Array:
-        x, op = inputs[0], node.op
+    def _normed(self) -> list[str]:
+        return [node.name for node in self.plan.nodes if isinstance(node.op, BatchNorm)]
+
+    def _leave(self, result: jax.Array) -> jax.Array:
+        return self.lowering.leave(result) if len(self.plan.output_shape) == 3 else result
+
+    def _in_rows(self, x: jax.Array, weights: Weights, cut: Cut) -> jax.Array:
+        """Layer by layer over rows of images; what needs the whole batch sees all rows."""
+        x = x.reshape(-1, cut.row, *x.shape[1:])
+        values = {INPUT: _over_rows(lambda v: self.lowering.enter(v["x"]), {"x": x}, {}, cut)}
+        for nodes in self.plan.between(self.parts):
+            if nodes[0].name in self.parts:
+                values[nodes[0].name] = self.parts[nodes[0].name](values[nodes[0].inputs[0]])
+                continue
+            needed = {name: values[name] for node in nodes for name in node.inputs if name in values}
+            values |= _over_rows(partial(self._run, nodes), needed, weights, cut)
+        result = values[self.plan.output]
+        whole = _over_rows(lambda v: self._leave(v["y"]), {"y": result}, {}, cut)
+        return whole.reshape(-1, *self.plan.output_shape)
+
+    def _run(self, nodes: Sequence[Node], values: Weights, weights: Weights) -> dict[str, jax.Array]:
+        found = dict(values)
+        for node in nodes:
+            found[node.name] = self._apply(node, [found[name] for name in node.inputs], weights)
+        return {node.name: found[node.name] for node in nodes}
+
+    def _apply(self, node: Node, inputs: list[jax.Array], weights: Weights) -> jax.Array:
+        x, op, lowering = inputs[0], node.op, self.lowering
         match op:
-            case Conv():
-                pads = conv_pads(op, node.in_shapes[0], op.kernel)
-                z = ops.conv(x, self._kernel(node.name), op.stride, pads, self.form)
-                return z if node.name in self.pooled else self._finish(node.name, op.activation, z)
-            case ConvTranspose():
-                return self._conv_transpose(node, op, x)
+            case Conv() | ConvTranspose():
+                z = lowering.convolve(node, x, weights[node.name]["kernel"])
+                waits = node.name in lowering.deferred.values()
+                return z if waits else _finish(z, op.activation, weights[node.name])
             case Dense():
-                z = x.reshape(x.shape[0], -1) @ self._kernel(node.name)
-                return self._finish(node.name, op.activation, z)
+                z = self._vectors(node, x) @ weights[node.name]["kernel"]
+                return _finish(z, op.activation, weights[node.name])
             case MaxPool():
-                y = ops.max_pool(x, op.size, op.stride or op.size, self.form)
-                return self._finish_pooled(node, y)
+                y = lowering.max_pool(x, op.size, op.stride or op.size)
+                return self._finish_pooled(node, y, weights)
             case AvgPool():
-                return ops.avg_pool(x, op.size, op.stride or op.size)
+                return lowering.avg_pool(x, op.size, op.stride or op.size)
             case Upscale():
-                return ops.upscale(x, op.size)
-            case Dropout() | BatchNorm():
-                result: jax.Array = self.parts[node.name](x)
-                return result
+                return lowering.upscale(node, x)
             case Flatten() | Reshape():
-                return x.reshape(x.shape[0], *node.layout.shape)
+                y = self._vectors(node, x).reshape(-1, *node.layout.shape)
+                return lowering.enter(y) if len(node.layout.shape) == 3 else y
             case Concat():
                 return jnp.concatenate(inputs, axis=-1)
             case Add():
@@ -126,53 +181,57 @@ class GraphNet(nnx.Module):
             case Activate():
                 return ACTIVATIONS[op.activation](x)
             case GlobalAvgPool():
-                return x.mean(axis=(1, 2))
+                return x.mean(axis=lowering.axes)
+            case Dropout() | BatchNorm():
+                raise AssertionError(f"{op.op} is one of the parts")
             case _:
                 assert_never(op)
 
-    def _conv_transpose(self, node: Node, op: ConvTranspose, x: jax.Array) -> jax.Array:
-        size = (node.layout.shape[0], node.layout.shape[1])
-        owner = self.plan.by_name[op.tie].op if op.tie else op
-        assert isinstance(owner, Conv | ConvTranspose)
-        kernel = self._kernel(op.tie or node.name)
-        pads = conv_pads(owner, size, kernel.shape)
-        z = ops.conv_transpose(x, kernel, owner.stride, pads, size, self.form)
-        return self._finish(node.name, op.activation, z)
+    def _vectors(self, node: Node, x: jax.Array) -> jax.Array:
+        """A vector for each image, in the order height, width, channel."""
+        images = self.lowering.leave(x) if len(node.in_shapes[0]) == 3 else x
+        return images.reshape(images.shape[0], -1)
 
-    def _finish_pooled(self, node: Node, y: jax.Array) -> jax.Array:
+    def _finish_pooled(self, node: Node, y: jax.Array, weights: Weights) -> jax.Array:
         """The bias and activation that a pooled convolution left out."""
-        source = self.plan.by_name[node.inputs[0]] if node.inputs[0] in self.pooled else None
-        if source is None or not isinstance(source.op, Conv):
+        source = self.lowering.deferred.get(node.name)
+        if source is None:
             return y
-        return self._finish(source.name, source.op.activation, y)
-
-    def _kernel(self, name: str) -> jax.Array:
-        kernel: jax.Array = self.weights[name]["kernel"][...]
-        return kernel
-
-    def _finish(self, name: str, activation: str, z: jax.Array) -> jax.Array:
-        bias = self.weights[name].get("bias") if name in self.weights else None
-        return ACTIVATIONS[activation](z if bias is None else z + bias[...])
+        op = self.plan.by_name[source].op
+        assert isinstance(op, Conv)
+        return _finish(y, op.activation, weights[source])
 
 
-def _pooled_convs(plan: Plan) -> frozenset[str]:
-    """Convolutions whose bias and activation may wait until after a max pool.
+def _finish(z: jax.Array, activation: str, weights: Mapping[str, jax.Array]) -> jax.Array:
+    return ACTIVATIONS[activation](z + weights["bias"] if "bias" in weights else z)
 
-    A bias and a monotone activation commute with the maximum, and then touch
-    as many values fewer as a window has; nobody else may read the layer.
+
+def _over_rows(function: Callable[..., Any], values: Any, weights: Weights, cut: Cut) -> Any:
+    """A function of (values, weights), row by row; each device takes its share of the rows.
+
+    Args:
+      function: of the values of one row, and of the weights.
+      values: arrays with the rows as their first axis.
+      weights: the same for all rows.
+      cut: the devices.
     """
-    readers: dict[str, list[Node]] = {node.name: [] for node in plan.nodes}
-    for node in plan.nodes:
-        for name in node.inputs:
-            readers.get(name, []).append(node)
-    return frozenset(
-        node.name
-        for node in plan.nodes
-        if isinstance(node.op, Conv)
-        and node.op.activation in MONOTONE
-        and readers[node.name]
-        and all(isinstance(reader.op, MaxPool) for reader in readers[node.name])
-    )
+
+    def share(values: Any, weights: Weights) -> Any:
+        arguments = (weights,) if weights else ()
+        return lax.map(lambda row: function(row, *arguments), values)
+
+    rows = jax.tree.leaves(values)[0].shape[0]
+    if cut.mesh is None or rows % cut.mesh.size:
+        return share(values, weights)
+    spread = PartitionSpec(cut.mesh.axis_names)
+    specs = (spread, PartitionSpec())
+    return jax.shard_map(share, mesh=cut.mesh, in_specs=specs, out_specs=spread)(values, weights)
+
+
+def _owner(node: Node) -> str:
+    """The layer that has the kernel."""
+    tie = node.op.tie if isinstance(node.op, ConvTranspose) else None
+    return tie or node.name
 
 
 def _owns(node: Node) -> bool:
@@ -210,73 +269,3 @@ def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
             return nnx.BatchNorm(channels, momentum=momentum, epsilon=epsilon, rngs=rngs)
         case _:
             return None
-
-
-def import_class(reference: str, folder: Path) -> type[nnx.Module]:
-    """The class of a Python model.
-
-    Args:
-      reference: ``package.module:Class``, installed or beside the experiment file.
-      folder: the folder of the experiment file.
-
-    Raises:
-      UsageError: there is no such module or class, or it is no `nnx.Module`.
-    """
-    module_name, _, class_name = reference.partition(":")
-    _forget_namesake(module_name.partition(".")[0], folder)
-    sys.path.insert(0, str(folder))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        message = f"model.python: there is no module '{error.name}'"
-        raise UsageError(f"{message}; install it, or put it into {folder}.") from None
-    finally:
-        sys.path.remove(str(folder))
-    found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
-        message = f"model.python: '{module_name}' has no nnx.Module named '{class_name}'"
-        raise UsageError(f"{message}; define it there.")
-    return found
-
-
-def class_source(reference: str, folder: Path) -> bytes:
-    """The source of the module that holds the class of a Python model.
-
-    Raises:
-      UsageError: as `import_class`.
-    """
-    module = inspect.getmodule(import_class(reference, folder))
-    return inspect.getsource(module).encode() if module else b""
-
-
-def _forget_namesake(package: str, folder: Path) -> None:
-    """Forgets a module of another folder that would hide the one beside the experiment."""
-    known = getattr(sys.modules.get(package), "__file__", None)
-    beside = [folder / f"{package}.py", folder / package / "__init__.py"]
-    here = [path.resolve() for path in beside if path.is_file()]
-    if here and known is not None and Path(known).resolve() not in here:
-        for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
-            del sys.modules[name]
-    importlib.invalidate_caches()
-
-
-def make_module(make: type[nnx.Module], args: Mapping[str, Any], seed: int) -> nnx.Module:
-    """Calls the class of a Python model.
-
-    Args:
-      make: the class.
-      args: its keyword arguments besides `rngs`.
-      seed: of its `nnx.Rngs`.
-
-    Raises:
-      UsageError: it does not take these arguments.
-    """
-    rngs = nnx.Rngs(seed)
-    try:
-        # An nnx.Module's own signature is that of its metaclass.
-        inspect.signature(make.__init__).bind(None, **args, rngs=rngs)
-    except TypeError as error:
-        message = f"model.args: {make.__name__}(**args, rngs=...) cannot be called: {error}"
-        raise UsageError(f"{message}; write the arguments that it takes.") from None
-    build: Callable[..., nnx.Module] = make
-    return build(**args, rngs=rngs)

@@ -1,20 +1,23 @@
-"""Convolution, its adjoint and pooling, in two forms, each with its gradient.
+"""Convolution and its adjoint, fast on a CPU, by an algorithm picked from the shapes.
 
-Images are (n, h, w, c), kernels (h, w, in, out). ``plain`` is XLA's own
-convolution and reduce_window, for accelerators and as the readable reference.
-``direct`` is for CPUs, where XLA has a fast path for few of the convolutions that
-training needs: every product is one matrix product over patches, and the
-backward pass is written out as the post derives it ("Convolutional Neural
-Networks backpropagation: from intuition to derivation"):
+Images are (h, w, n, c), kernels (h, w, in, out). A convolution, a transposed
+one, their gradients, with any stride and padding and after an upscale, are all
+the same three products of a valid correlation of stride one:
 
-- the error is carried back by a full convolution with the kernel rotated by 180
-  degrees (step 4), which is also what a transposed convolution computes;
-- the kernel's gradient is the input correlated with the error (step 5).
+- outputs from inputs and kernel (`correlate`);
+- inputs from outputs and kernel (`adjoint`): the post's step 4, a full
+  convolution with the kernel rotated by 180 degrees;
+- the kernel's from inputs and outputs (`gradient`): the post's step 5, the input
+  correlated with the error ("Convolutional Neural Networks backpropagation: from
+  intuition to derivation").
+
+A stride becomes channels (space to depth); padding is done before; an upscale
+before a transposed convolution becomes a stride. `patches` and `winograd` have
+the algorithms.
 """
 
-import functools
 import math
-import operator
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -22,239 +25,188 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnbench.shapes import Pads
+from cnnbench.patches import Rows, Stamps, Taps
+from cnnbench.winograd import LARGEST_TILE, Winograd
 
-Form = Literal["plain", "direct"]
+Form = Literal["plain", "direct", "fast"]
 Pair = tuple[int, int]
 Two = tuple[jax.Array, jax.Array]
+Algorithm = Taps | Stamps | Rows | Winograd
 
-_NHWC = ("NHWC", "HWIO", "NHWC")
+FEW_CHANNELS = 8  # below it, a matrix product over channels wastes a CPU's vectors
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: Pair, pads: Pads, form: Form) -> jax.Array:
-    """Convolution without kernel flip (cross-correlation), as in every framework.
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution of known shape, which is also its adjoint's and its gradients'.
 
     Args:
-      x: images, (n, h, w, in).
-      kernel: (kh, kw, in, out).
+      size: height and width of the input.
+      kernel: height and width of the kernel.
       stride: rows and columns between two outputs.
-      pads: zeros before and after rows and columns.
-      form: which algorithm.
-
-    Returns:
-      (n, (h + pads - kh) // stride + 1, likewise for w, out).
+      low: zeros before rows and columns; cut off where negative.
+      out: height and width of the output.
+      algorithm: computes the correlation of stride one.
     """
-    if form == "plain":
-        return lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=_NHWC)
-    return _valid_conv(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel, stride)
+
+    size: Pair
+    kernel: Pair
+    stride: Pair
+    low: Pair
+    out: Pair
+    algorithm: Algorithm
+
+    def prepare(self, kernel: jax.Array) -> jax.Array:
+        """What the algorithm makes of a kernel, (kh, kw, in, out), once for many images."""
+        (kh, kw), (taken_h, taken_w), (ph, pw) = self.core, self.kernel, self.phases
+        filled = jnp.pad(kernel, ((0, kh * ph - taken_h), (0, kw * pw - taken_w), (0, 0), (0, 0)))
+        split = filled.reshape(kh, ph, kw, pw, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
+        return self.algorithm.prepare(split.reshape(kh, kw, -1, kernel.shape[-1]))
+
+    def conv(self, x: jax.Array, prepared: jax.Array) -> jax.Array:
+        """(*size, n, in) to (*out, n, out)."""
+        return _correlate(self._gather(x), prepared, self.algorithm)
+
+    def conv_transpose(self, y: jax.Array, prepared: jax.Array) -> jax.Array:
+        """(*out, n, out) to (*size, n, in)."""
+        return self._scatter(_adjoint(y, prepared, self.algorithm))
+
+    @property
+    def phases(self) -> Pair:
+        """Rows and columns between two outputs that the kernel meets."""
+        return _phases(self.kernel, self.stride)
+
+    @property
+    def core(self) -> Pair:
+        """The kernel's height and width where phases are channels."""
+        return _core(self.kernel, self.phases)
+
+    def _gather(self, x: jax.Array) -> jax.Array:
+        """Padding, and phases as channels: (h, w, n, c) to (h / s, w / s, n, p * p * c)."""
+        (sh, sw), (ph, pw) = self.stride, self.phases
+        h, w = (self.out[i] + self.core[i] - 1 for i in (0, 1))
+        edges = [(self.low[i], n * s - self.low[i] - self.size[i], 0) for i, n, s in ((0, h, sh), (1, w, sw))]
+        x = lax.pad(x, jnp.zeros((), x.dtype), [*edges, (0, 0, 0), (0, 0, 0)])
+        if self.stride == (1, 1):
+            return x
+        split = x.reshape(h, sh, w, sw, *x.shape[2:])[:, :ph, :, :pw]
+        return split.transpose(0, 2, 4, 1, 3, 5).reshape(h, w, x.shape[2], -1)
+
+    def _scatter(self, x: jax.Array) -> jax.Array:
+        """The transpose of `_gather`."""
+        (sh, sw), (ph, pw), (h, w, n, _) = self.stride, self.phases, x.shape
+        if self.stride != (1, 1):
+            split = x.reshape(h, w, n, ph, pw, -1).transpose(0, 3, 1, 4, 2, 5)
+            split = jnp.pad(split, ((0, 0), (0, sh - ph), (0, 0), (0, sw - pw), (0, 0), (0, 0)))
+            x = split.reshape(h * sh, w * sw, n, -1)
+        edges = [(-self.low[i], self.low[i] + self.size[i] - x.shape[i], 0) for i in (0, 1)]
+        return lax.pad(x, jnp.zeros((), x.dtype), [*edges, (0, 0, 0), (0, 0, 0)])
 
 
-def conv_transpose(
-    y: jax.Array, kernel: jax.Array, stride: Pair, pads: Pads, size: Pair, form: Form
-) -> jax.Array:
-    """The adjoint of a convolution: <conv(x), y> = <x, adjoint(y)>.
+def _phases(kernel: Pair, stride: Pair) -> Pair:
+    return min(kernel[0], stride[0]), min(kernel[1], stride[1])
+
+
+def _core(kernel: Pair, phases: Pair) -> Pair:
+    return math.ceil(kernel[0] / phases[0]), math.ceil(kernel[1] / phases[1])
+
+
+def convolution(
+    size: Pair, kernel: tuple[int, ...], stride: Pair, low: Pair, out: Pair, form: Form
+) -> Convolution:
+    """A convolution with the algorithm that suits its shape.
 
     Args:
-      y: images, (n, oh, ow, out), as `conv` returns them.
-      kernel: the convolution's kernel, (kh, kw, in, out).
-      stride: the convolution's stride.
-      pads: the convolution's padding.
-      size: height and width of the convolution's input.
-      form: which algorithm.
-
-    Returns:
-      (n, *size, in).
+      size: height and width of the input.
+      kernel: shape of the kernel, (kh, kw, in, out).
+      stride: rows and columns between two outputs.
+      low: zeros before rows and columns.
+      out: height and width of the output.
+      form: ``fast`` allows Winograd's algorithm, ``direct`` does not.
     """
-    if form == "plain":
-        zeros = jnp.zeros((y.shape[0], *size, kernel.shape[2]), y.dtype)
-        transposed = jax.linear_transpose(lambda x: conv(x, kernel, stride, pads, form), zeros)
-        result: jax.Array = transposed(y)[0]
-        return result
-    (top, bottom), (left, right) = pads
-    padded = (size[0] + top + bottom, size[1] + left + right)
-    full = _full_conv(y, kernel, stride, padded)
-    return full[:, top : top + size[0], left : left + size[1]]
+    taps = (kernel[0], kernel[1])
+    phases = _phases(taps, stride)
+    core = _core(taps, phases)
+    channels = math.prod(phases) * kernel[2]
+    algorithm = pick_algorithm(core, out, channels, kernel[3], form)
+    return Convolution(size, taps, stride, low, out, algorithm)
 
 
-def _window(x: jax.Array, offset: Pair, stride: Pair, out: Pair) -> jax.Array:
-    """The values that one kernel tap meets: (n, *out, c)."""
-    (i, j), (si, sj), (oh, ow) = offset, stride, out
-    end = (x.shape[0], i + (oh - 1) * si + 1, j + (ow - 1) * sj + 1, x.shape[3])
-    return lax.slice(x, (0, i, j, 0), end, (1, si, sj, 1))
+def pick_algorithm(kernel: Pair, out: Pair, channels: int, filters: int, form: Form) -> Algorithm:
+    """The algorithm for a valid correlation of stride one.
 
-
-def _taps(size: Pair) -> list[Pair]:
-    return [(i, j) for i in range(size[0]) for j in range(size[1])]
-
-
-def _patches(x: jax.Array, kernel: Pair, stride: Pair, out: Pair) -> jax.Array:
-    """Each output's receptive field as a row: (n, *out, kh * kw * in) (im2col).
-
-    With few channels it is gathered by columns and then by rows: the copies
-    move longer runs of values, and there are kh + kw of them instead of kh * kw.
+    Args:
+      kernel: height and width.
+      out: height and width of the result.
+      channels: of the input.
+      filters: channels of the result.
+      form: as in `convolution`.
     """
-    (kh, kw), (si, sj) = kernel, stride
-    if x.shape[3] >= 8:
-        return jnp.concatenate([_window(x, tap, stride, out) for tap in _taps(kernel)], axis=-1)
-    tall = (x.shape[1], out[1])
-    wide = jnp.concatenate([_window(x, (0, j), (1, sj), tall) for j in range(kw)], axis=-1)
-    return jnp.concatenate([_window(wide, (i, 0), (si, 1), out) for i in range(kh)], axis=-1)
+    if channels < FEW_CHANNELS:
+        return Taps(kernel, out)
+    if filters < FEW_CHANNELS:
+        return Stamps(kernel, out)
+    tile = best_tile(kernel, out) if form == "fast" else (1, 1)
+    return Rows(kernel, out) if tile == (1, 1) else Winograd(kernel, out, tile)
 
 
-def _correlate(x: jax.Array, kernel: jax.Array, stride: Pair) -> jax.Array:
-    kh, kw, _, filters = kernel.shape
-    out = ((x.shape[1] - kh) // stride[0] + 1, (x.shape[2] - kw) // stride[1] + 1)
-    return _patches(x, (kh, kw), stride, out) @ kernel.reshape(-1, filters)
+def best_tile(kernel: Pair, out: Pair) -> Pair:
+    """Outputs of a tile with the fewest products; (1, 1) where Winograd does not pay.
+
+    The transforms cost about as much as half the products that a direct form makes
+    for a kernel of 3 x 3 over 32 channels, so fewer than half must be left.
+
+    >>> best_tile((5, 5), (8, 8)), best_tile((1, 1), (8, 8))
+    ((4, 4), (1, 1))
+    """
+    tile = (_best(kernel[0], out[0]), _best(kernel[1], out[1]))
+    products = math.prod(
+        math.ceil(n / m) * (m + r - 1) for n, m, r in zip(out, tile, kernel, strict=True)
+    )
+    return tile if 2 * products <= math.prod(out) * math.prod(kernel) else (1, 1)
 
 
-def _dilate(y: jax.Array, stride: Pair, low: Pair, size: Pair) -> jax.Array:
-    """Zeros between the entries of `y` (stride - 1) and around them, up to `size`."""
-    spread = [(n - 1) * s + 1 for n, s in zip(y.shape[1:3], stride, strict=True)]
-    edges = [
-        (before, total - before - n, s - 1)
-        for before, total, n, s in zip(low, size, spread, stride, strict=True)
-    ]
-    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-
-
-def _adjoint(y: jax.Array, kernel: jax.Array, stride: Pair, size: Pair) -> jax.Array:
-    kh, kw, channels, filters = kernel.shape
-    if 4 * channels <= filters:
-        # Few outputs: multiply first, then add each tap's stamp where it belongs (col2im).
-        stamps = y @ kernel.transpose(3, 0, 1, 2).reshape(filters, -1)
-        parts = jnp.split(stamps, kh * kw, axis=-1)
-        placed = [
-            _dilate(part, stride, tap, size)
-            for part, tap in zip(parts, _taps((kh, kw)), strict=True)
-        ]
-        return _sum(placed)
-    rotated = kernel[::-1, ::-1].transpose(0, 1, 3, 2)  # ROT180(w), in and out exchanged
-    around = (size[0] + kh - 1, size[1] + kw - 1)
-    return _correlate(_dilate(y, stride, (kh - 1, kw - 1), around), rotated, (1, 1))
-
-
-def _sum(parts: list[jax.Array]) -> jax.Array:
-    return functools.reduce(operator.add, parts)
-
-
-def _kernel_gradient(
-    x: jax.Array, dz: jax.Array, kernel_shape: tuple[int, ...], stride: Pair
-) -> jax.Array:
-    size, out = (kernel_shape[0], kernel_shape[1]), (dz.shape[1], dz.shape[2])
-    patches = _patches(x, size, stride, out)
-    return jnp.tensordot(patches, dz, ((0, 1, 2), (0, 1, 2))).reshape(kernel_shape)
+def _best(taps: int, out: int) -> int:
+    """Outputs of a tile along one axis: fewest products, and of those the smallest tile."""
+    if taps == 1:
+        return 1
+    sizes = range(1, max(LARGEST_TILE - taps + 1, 1) + 1)
+    return min(sizes, key=lambda m: (math.ceil(out / m) * (m + taps - 1), m))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _valid_conv(x: jax.Array, kernel: jax.Array, stride: Pair) -> jax.Array:
-    return _correlate(x, kernel, stride)
+def _correlate(x: jax.Array, kernel: jax.Array, algorithm: Algorithm) -> jax.Array:
+    return _correlate_forward(x, kernel, algorithm)[0]
 
 
-def _valid_conv_forward(x: jax.Array, kernel: jax.Array, stride: Pair) -> tuple[jax.Array, Two]:
-    return _correlate(x, kernel, stride), (x, kernel)
+def _correlate_forward(x: jax.Array, kernel: jax.Array, by: Algorithm) -> tuple[jax.Array, Two]:
+    lifted = by.lift(x)
+    return by.lower(by.forward(lifted, kernel)), (lifted, kernel)
 
 
-def _valid_conv_backward(stride: Pair, saved: Two, dz: jax.Array) -> Two:
-    x, kernel = saved
-    dx = _adjoint(dz, kernel, stride, (x.shape[1], x.shape[2]))
-    return dx, _kernel_gradient(x, dz, kernel.shape, stride)
+def _correlate_backward(by: Algorithm, saved: Two, dy: jax.Array) -> Two:
+    lifted, kernel = saved
+    products = by.lower_t(dy)
+    return by.lift_t(by.backward(products, kernel)), by.gradient(lifted, products)
 
 
-_valid_conv.defvjp(_valid_conv_forward, _valid_conv_backward)
+_correlate.defvjp(_correlate_forward, _correlate_backward)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _full_conv(y: jax.Array, kernel: jax.Array, stride: Pair, size: Pair) -> jax.Array:
-    return _adjoint(y, kernel, stride, size)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _adjoint(y: jax.Array, kernel: jax.Array, algorithm: Algorithm) -> jax.Array:
+    return _adjoint_forward(y, kernel, algorithm)[0]
 
 
-def _full_conv_forward(
-    y: jax.Array, kernel: jax.Array, stride: Pair, size: Pair
-) -> tuple[jax.Array, Two]:
-    return _adjoint(y, kernel, stride, size), (y, kernel)
+def _adjoint_forward(y: jax.Array, kernel: jax.Array, by: Algorithm) -> tuple[jax.Array, Two]:
+    products = by.lower_t(y)
+    return by.lift_t(by.backward(products, kernel)), (products, kernel)
 
 
-def _full_conv_backward(stride: Pair, _size: Pair, saved: Two, dx: jax.Array) -> Two:
-    y, kernel = saved
-    return _correlate(dx, kernel, stride), _kernel_gradient(dx, y, kernel.shape, stride)
+def _adjoint_backward(by: Algorithm, saved: Two, dx: jax.Array) -> Two:
+    products, kernel = saved
+    lifted = by.lift(dx)
+    return by.lower(by.forward(lifted, kernel)), by.gradient(lifted, products)
 
 
-_full_conv.defvjp(_full_conv_forward, _full_conv_backward)
-
-
-def max_pool(x: jax.Array, size: Pair, stride: Pair, form: Form) -> jax.Array:
-    """Largest value of each window; the gradient goes to the first of equals.
-
-    Args:
-      x: images, (n, h, w, c).
-      size: height and width of a window.
-      stride: rows and columns between two windows.
-      form: which algorithm.
-
-    Returns:
-      (n, (h - size) // stride + 1, likewise for w, c): a border that fills no window is dropped.
-    """
-    if form == "plain":
-        window, steps = (1, *size, 1), (1, *stride, 1)
-        pooled: jax.Array = lax.reduce_window(x, -jnp.inf, lax.max, window, steps, "VALID")
-        return pooled
-    return _max_pool(x, size, stride, (x.shape[1], x.shape[2]))
-
-
-def _pooled(x: jax.Array, size: Pair, stride: Pair) -> Pair:
-    return (x.shape[1] - size[0]) // stride[0] + 1, (x.shape[2] - size[1]) // stride[1] + 1
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _max_pool(x: jax.Array, size: Pair, stride: Pair, image: Pair) -> jax.Array:
-    return _max_pool_forward(x, size, stride, image)[0]
-
-
-def _max_pool_forward(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> Two:
-    out = _pooled(x, size, stride)
-    first, *others = (_window(x, tap, stride, out) for tap in _taps(size))
-    largest, winner = first, jnp.zeros(first.shape, jnp.int16)
-    for tap, view in enumerate(others, start=1):
-        winner = jnp.where(view > largest, jnp.int16(tap), winner)
-        largest = jnp.maximum(largest, view)
-    return largest, winner
-
-
-def _max_pool_backward(
-    size: Pair, stride: Pair, image: Pair, winner: jax.Array, dy: jax.Array
-) -> tuple[jax.Array]:
-    # Without the barrier XLA computes the comparisons again for every cell of the window.
-    winner, dy = lax.optimization_barrier((winner, dy))
-    shares = [jnp.where(winner == tap, dy, 0) for tap in range(math.prod(size))]
-    return (_spread(shares, size, stride, image),)
-
-
-_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
-
-
-def _spread(shares: list[jax.Array], size: Pair, stride: Pair, image: Pair) -> jax.Array:
-    """Puts each tap's share back where its window took it from: (n, *image, c)."""
-    if size != stride:
-        placed = [
-            _dilate(s, stride, tap, image) for s, tap in zip(shares, _taps(size), strict=True)
-        ]
-        return _sum(placed)
-    n, rows, columns, channels = shares[0].shape
-    by_row = [jnp.stack(shares[i * size[1] : (i + 1) * size[1]], axis=3) for i in range(size[0])]
-    tiled = jnp.stack(by_row, axis=2)  # n, rows, size, columns, size, channels
-    tiled = tiled.reshape(n, rows * size[0], columns * size[1], channels)
-    border = [(0, image[i] - tiled.shape[1 + i]) for i in (0, 1)]
-    return jnp.pad(tiled, ((0, 0), *border, (0, 0)))
-
-
-def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
-    """Mean of each window, shaped as in `max_pool`."""
-    views = [_window(x, tap, stride, _pooled(x, size, stride)) for tap in _taps(size)]
-    return _sum(views) / len(views)
-
-
-def upscale(x: jax.Array, size: Pair) -> jax.Array:
-    """Repeats each row and column: (n, h, w, c) to (n, h * size, w * size, c)."""
-    n, h, w, c = x.shape
-    tiled = jnp.broadcast_to(x[:, :, None, :, None], (n, h, size[0], w, size[1], c))
-    return tiled.reshape(n, h * size[0], w * size[1], c)
+_adjoint.defvjp(_adjoint_forward, _adjoint_backward)

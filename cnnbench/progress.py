@@ -6,7 +6,7 @@ from typing import assert_never
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cnnbench.events import Compiled, Event, SeedDone, StepDone
+from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained, Tuning
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
 from cnnbench.results import EpochRecord, RunRecord
@@ -64,11 +64,13 @@ class Lines(Silent):
     def event(self, event: Event) -> None:
         """Prints a line for each epoch."""
         match event:
-            case Compiled(num_params=num_params, compile_s=compile_s):
-                self.say(f"compiled {num_params:,} parameters in {compile_s:.1f} s")
+            case Tuning():
+                self.say("measuring which engine is fastest for this network, once ...")
+            case Compiled():
+                self.say(compiled_line(event))
             case EpochRecord():
                 self.say(epoch_line(event, self.epochs))
-            case StepDone() | SeedDone():
+            case StepDone() | SeedDone() | Trained():
                 pass
             case _:
                 assert_never(event)
@@ -115,6 +117,9 @@ class Bars(Lines):
     def event(self, event: Event) -> None:
         """Moves the bar."""
         match event:
+            case Tuning():
+                super().event(event)
+                self._update(description="measuring")
             case Compiled():
                 super().event(event)
                 self._update(total=self._steps(), completed=0, description="training")
@@ -123,7 +128,7 @@ class Bars(Lines):
             case EpochRecord(seed=seed, epoch=epoch):
                 self.value = headline(event)
                 self._move(seed, epoch, self.num_steps, f"{event.samples_per_s:,.0f} images/s")
-            case SeedDone():
+            case SeedDone() | Trained():
                 pass
             case _:
                 assert_never(event)
@@ -174,6 +179,14 @@ def start_line(record: RunRecord) -> str:
     seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else f"seed {record.seeds[0]}"
     epochs = f"{record.epochs} epochs" if record.epochs > 1 else "1 epoch"
     return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {record.environment.device}"
+
+
+def compiled_line(event: Compiled) -> str:
+    """What was compiled, and how it will train."""
+    return (
+        f"compiled {event.num_params:,} parameters in {event.compile_s:.1f} s"
+        f" ({event.compile_cache}); engine {event.strategy}"
+    )
 
 
 def headline(record: EpochRecord) -> str:

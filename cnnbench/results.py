@@ -69,6 +69,36 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class Engine:
+    """How the engine trained: choices that change the speed, and rounding.
+
+    Args:
+      requested: what was asked for: `auto` or a form.
+      form: which algorithms computed convolutions and pooling.
+      row: images computed at a time; None for whole batches.
+      num_devices: devices that shared a batch.
+      steps_per_call: training steps of a call of the compiled program.
+      step_s: seconds of a step of each form, where `auto` measured them.
+      tune_s: seconds that choosing took, with the compilation of all candidates.
+      compile_cache: `warm` where all programs came from the cache on disk, else `cold`.
+      first_step_s: seconds from the start of the run to the end of its first step.
+      peak_memory_bytes: the most memory that the process held so far (host), or
+        the device where it counts (accelerators); None where the system does not say.
+    """
+
+    requested: str
+    form: str
+    row: int | None
+    num_devices: int
+    steps_per_call: int
+    step_s: Mapping[str, float]
+    tune_s: float
+    compile_cache: str
+    first_step_s: float
+    peak_memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetRecord:
     """The images that a run used.
 
@@ -155,6 +185,7 @@ class RunRecord:
       finished_at: end, likewise; None while it runs.
       error: why it failed; None unless it did.
       timing: where the seconds went; None until they are known.
+      engine: how it was trained; None until it is known.
       seeds: one training for each.
       epochs: number of epochs asked for.
       batch_size: images in a training step.
@@ -173,6 +204,7 @@ class RunRecord:
     finished_at: datetime | None
     error: str | None
     timing: Timing | None
+    engine: Engine | None
     seeds: tuple[int, ...]
     epochs: int
     batch_size: int

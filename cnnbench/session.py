@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Protocol, assert_never
 from cnnbench import compare, export, plots, report
 from cnnbench.catalog import KNOWN
 from cnnbench.data import Dataset, load_dataset
-from cnnbench.events import Compiled, Event, SeedDone, StepDone
+from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained, Tuning
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.results import (
     DatasetRecord,
+    Engine,
     Environment,
     EpochRecord,
     RunRecord,
@@ -32,7 +33,7 @@ from cnnbench.store import RunFolder, create_run, read_run
 from cnnbench.timing import Stopwatch
 
 if TYPE_CHECKING:
-    from cnnbench.engine import Job
+    from cnnbench.programs import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Request:
       results_dir: where run folders are made.
       data_dir: prepared or manually fetched data; tensorflow-datasets' own folder if None.
       device: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
+      engine: ``auto``, ``plain``, ``direct`` or ``fast``.
       command: the command line that asked for it.
       check_interrupt: called at every event; may raise KeyboardInterrupt.
     """
@@ -54,6 +56,7 @@ class Request:
     results_dir: Path = Path("results")
     data_dir: Path | None = None
     device: str = "auto"
+    engine: str = "auto"
     command: Sequence[str] = ()
     check_interrupt: Callable[[], None] = lambda: None
 
@@ -120,7 +123,7 @@ def _create(job: "Job", loaded: Loaded, request: Request) -> tuple[RunFolder, Ru
     """Makes the run's folder; its record comes first, so that a folder can always be read."""
     from cnnbench.machine import environment
 
-    ran_on, source = environment(job.device, request.command), _source(job)
+    ran_on, source = environment(job.devices, request.command), _source(job)
     folder = create_run(request.results_dir, loaded.experiment.name, datetime.now(UTC))
     record = _record(job, folder.run_id, ran_on, source)
     folder.write_record(record)
@@ -133,7 +136,7 @@ def _create(job: "Job", loaded: Loaded, request: Request) -> tuple[RunFolder, Ru
 
 def _source(job: "Job") -> bytes:
     """The source of a Python model; empty for a graph of layers."""
-    from cnnbench.models import class_source
+    from cnnbench.python_models import class_source
 
     reference = job.experiment.model.python
     return class_source(reference, job.folder) if reference else b""
@@ -152,14 +155,20 @@ def _load(loaded: Loaded, request: Request, notify: Callable[[str], None]) -> Da
 
 
 def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatch) -> "Job":
-    from cnnbench.engine import Job, pick_device
-    from cnnbench.models import import_class
+    from cnnbench.compilation import keep_compiled
+    from cnnbench.devices import pick_devices, use_all_cores
+    from cnnbench.programs import Job
+    from cnnbench.python_models import import_class
 
-    device = pick_device(request.device)
+    use_all_cores()
+    keep_compiled()
+    devices = pick_devices(request.device)
     if loaded.plan is None:
         import_class(str(loaded.experiment.model.python), request.path.resolve().parent)
     folder = request.path.resolve().parent
-    return Job(loaded.experiment, loaded.plan, folder, dataset, device, watch)
+    return Job(
+        loaded.experiment, loaded.plan, folder, dataset, devices, watch, request.engine
+    )
 
 
 def _record(job: "Job", run_id: str, ran_on: Environment, source: bytes) -> RunRecord:
@@ -177,6 +186,7 @@ def _record(job: "Job", run_id: str, ran_on: Environment, source: bytes) -> RunR
         finished_at=None,
         error=None,
         timing=None,
+        engine=None,
         seeds=experiment.seeds,
         epochs=experiment.train.epochs,
         batch_size=job.batch_size,
@@ -231,6 +241,7 @@ def _train(
             finished_at=datetime.now(UTC),
             error=error,
             timing=job.watch.timing(),
+            engine=collected.engine,
         )
         folder.write_record(ended)
 
@@ -240,6 +251,7 @@ class _Collected:
     """What the summary needs from the events."""
 
     num_params: int = 0
+    engine: Engine | None = None
     compile_s: float = 0.0
     seeds: tuple[SeedSummary, ...] = ()
 
@@ -255,7 +267,9 @@ def _keep(event: Event, folder: RunFolder, collected: _Collected) -> None:
             if event.outputs is not None and len(collected.seeds) == 1:
                 picture: Any = plots.reconstructions_png(event.inputs, event.outputs)
                 folder.write("reconstructions.png", picture)
-        case StepDone():
+        case Trained(engine=engine):
+            collected.engine = engine
+        case StepDone() | Tuning():
             pass
         case _:
             assert_never(event)

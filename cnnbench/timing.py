@@ -1,5 +1,6 @@
 """The clock, which tests replace, and the stopwatch that fills in `Timing`."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,6 +21,9 @@ class Stopwatch:
     Args:
       clock: seconds from any fixed point.
 
+    Attributes:
+      first_step_s: seconds until `mark_first_step`; NaN before.
+
     >>> ticks = iter([0.0, 1.0, 4.0, 5.0])
     >>> watch = Stopwatch(lambda: next(ticks))
     >>> with watch.part("train_s"):
@@ -33,6 +37,7 @@ class Stopwatch:
         self._start = clock()
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._last: dict[str, float] = {}
+        self.first_step_s = math.nan
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -48,13 +53,14 @@ class Stopwatch:
         """Seconds since the stopwatch was made."""
         return self._clock() - self._start
 
+    def mark_first_step(self) -> None:
+        """Notes, once, when the first training step was done."""
+        if math.isnan(self.first_step_s):
+            self.first_step_s = self.now()
+
     def last(self, name: str) -> float:
         """Seconds of the last time a part was entered."""
         return self._last[name]
-
-    def spent(self, name: str) -> float:
-        """Seconds charged to a part so far."""
-        return self._spent[name]
 
     def timing(self) -> Timing:
         """Seconds of each part, and since the stopwatch was made."""

@@ -1,0 +1,79 @@
+"""Convolution, its adjoint and pooling as XLA has them: the readable reference.
+
+Images are (n, h, w, c), kernels (h, w, in, out). Accelerators are fast with
+these; on a CPU, see `ops`.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnbench.shapes import Pads
+
+Pair = tuple[int, int]
+
+_NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def conv(x: jax.Array, kernel: jax.Array, stride: Pair, pads: Pads) -> jax.Array:
+    """Convolution without kernel flip (cross-correlation), as in every framework.
+
+    Args:
+      x: images, (n, h, w, in).
+      kernel: (kh, kw, in, out).
+      stride: rows and columns between two outputs.
+      pads: zeros before and after rows and columns.
+
+    Returns:
+      (n, (h + pads - kh) // stride + 1, likewise for w, out).
+    """
+    return lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=_NHWC)
+
+
+def conv_transpose(
+    y: jax.Array, kernel: jax.Array, stride: Pair, pads: Pads, size: Pair
+) -> jax.Array:
+    """The adjoint of a convolution: <conv(x), y> = <x, adjoint(y)>.
+
+    Args:
+      y: images, (n, oh, ow, out), as `conv` returns them.
+      kernel: the convolution's kernel, (kh, kw, in, out).
+      stride: the convolution's stride.
+      pads: the convolution's padding.
+      size: height and width of the convolution's input.
+
+    Returns:
+      (n, *size, in).
+    """
+    zeros = jnp.zeros((y.shape[0], *size, kernel.shape[2]), y.dtype)
+    transposed = jax.linear_transpose(lambda x: conv(x, kernel, stride, pads), zeros)
+    result: jax.Array = transposed(y)[0]
+    return result
+
+
+def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
+    """Largest value of each window; a border that fills no window is dropped.
+
+    Args:
+      x: images, (n, h, w, c).
+      size: height and width of a window.
+      stride: rows and columns between two windows.
+
+    Returns:
+      (n, (h - size) // stride + 1, likewise for w, c).
+    """
+    window, steps = (1, *size, 1), (1, *stride, 1)
+    pooled: jax.Array = lax.reduce_window(x, -jnp.inf, lax.max, window, steps, "VALID")
+    return pooled
+
+
+def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
+    """Mean of each window, shaped as in `max_pool`."""
+    window, steps = (1, *size, 1), (1, *stride, 1)
+    sums: jax.Array = lax.reduce_window(x, 0.0, lax.add, window, steps, "VALID")
+    return sums / (size[0] * size[1])
+
+
+def upscale(x: jax.Array, size: Pair) -> jax.Array:
+    """Repeats each row and column: (n, h, w, c) to (n, h * size, w * size, c)."""
+    return x.repeat(size[0], axis=1).repeat(size[1], axis=2)

@@ -1,0 +1,105 @@
+"""Pooling and repetition of rows and columns, on images (h, w, n, c), for CPUs.
+
+Windows are slices, not `reduce_window`: what XLA makes of that one's gradient
+on a CPU takes several times as long as the pooling itself.
+"""
+
+import functools
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Pair = tuple[int, int]
+Two = tuple[jax.Array, jax.Array]
+
+
+def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
+    """Largest value of each window; the gradient goes to the first of equals.
+
+    Args:
+      x: images, (h, w, n, c).
+      size: height and width of a window.
+      stride: rows and columns between two windows.
+
+    Returns:
+      ((h - size) // stride + 1, likewise for w, n, c): a border that fills no window is dropped.
+    """
+    return _max_pool(x, size, stride, (x.shape[0], x.shape[1]))
+
+
+def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
+    """Mean of each window, shaped as in `max_pool`."""
+    return functools.reduce(jnp.add, _views(x, size, stride)) / math.prod(size)
+
+
+def upscale(x: jax.Array, size: Pair) -> jax.Array:
+    """Repeats each row and column: (h, w, n, c) to (h * size, w * size, n, c)."""
+    h, w, n, c = x.shape
+    tiled = jnp.broadcast_to(x[:, None, :, None], (h, size[0], w, size[1], n, c))
+    return tiled.reshape(h * size[0], w * size[1], n, c)
+
+
+def _views(x: jax.Array, size: Pair, stride: Pair) -> list[jax.Array]:
+    """For each place in a window, what all windows have there: (oh, ow, n, c)."""
+    rows, columns = (_last(x.shape[i], size[i], stride[i]) for i in (0, 1))
+    return [
+        x[i : i + rows : stride[0], j : j + columns : stride[1]]
+        for i in range(size[0])
+        for j in range(size[1])
+    ]
+
+
+def _last(length: int, size: int, stride: int) -> int:
+    """End of the slice that holds the first place of every window."""
+    return (length - size) // stride * stride + 1
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: jax.Array, size: Pair, stride: Pair, image: Pair) -> jax.Array:
+    return _max_pool_forward(x, size, stride, image)[0]
+
+
+def _max_pool_forward(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> Two:
+    first, *others = _views(x, size, stride)
+    kind = jnp.int8 if math.prod(size) <= 127 else jnp.int16
+    largest, winner = first, jnp.zeros(first.shape, kind)
+    for place, view in enumerate(others, start=1):
+        winner = jnp.where(view > largest, kind(place), winner)
+        largest = jnp.maximum(largest, view)
+    return largest, winner
+
+
+def _max_pool_backward(
+    size: Pair, stride: Pair, image: Pair, winner: jax.Array, dy: jax.Array
+) -> tuple[jax.Array]:
+    # Without the barrier XLA computes the comparisons again for every cell of the window.
+    winner, dy = lax.optimization_barrier((winner, dy))
+    if size == stride:
+        return (_tiled(winner, dy, size, image),)
+    places = [(i, j) for i in range(size[0]) for j in range(size[1])]
+    shares = [jnp.where(winner == k, dy, 0) for k in range(len(places))]
+    placed = [_dilate(s, stride, at, image) for s, at in zip(shares, places, strict=True)]
+    return (functools.reduce(jnp.add, placed),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _tiled(winner: jax.Array, dy: jax.Array, size: Pair, image: Pair) -> jax.Array:
+    """Windows that do not overlap: every cell asks whether it was the largest."""
+    rows, columns, n, channels = dy.shape
+    place = jnp.arange(math.prod(size), dtype=winner.dtype).reshape(1, size[0], 1, size[1], 1, 1)
+    cells = jnp.where(winner[:, None, :, None] == place, dy[:, None, :, None], 0)
+    cells = cells.reshape(rows * size[0], columns * size[1], n, channels)
+    border = [(0, image[i] - cells.shape[i]) for i in (0, 1)]
+    return jnp.pad(cells, (*border, (0, 0), (0, 0)))
+
+
+def _dilate(y: jax.Array, stride: Pair, low: Pair, size: Pair) -> jax.Array:
+    """Zeros between the entries of `y` (stride - 1) and around them, up to `size`."""
+    spread = [(y.shape[i] - 1) * stride[i] + 1 for i in (0, 1)]
+    edges = [(low[i], size[i] - low[i] - spread[i], stride[i] - 1) for i in (0, 1)]
+    return lax.pad(y, jnp.zeros((), y.dtype), [*edges, (0, 0, 0), (0, 0, 0)])

@@ -1,0 +1,217 @@
+"""Compiled programs: steps made ready for given devices, ahead of time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cnnbench.data import Dataset
+from cnnbench.devices import make_mesh
+from cnnbench.errors import UsageError
+from cnnbench.graph import Plan
+from cnnbench.models import Cut, GraphNet
+from cnnbench.python_models import import_class, make_module
+from cnnbench.shapes import shape_text
+from cnnbench.spec import Experiment, Task
+from cnnbench.steps import Rules, eval_step, make_rules, outputs_of, train_step
+from cnnbench.strategy import Strategy, has_batch_statistics
+from cnnbench.timing import Stopwatch
+from cnnbench.train import (
+    Arrays,
+    Network,
+    TrainState,
+    build_optimizer,
+    init_state,
+    take_apart,
+)
+
+EVAL_BATCH = 500  # images
+NUM_SAMPLES = 10  # reconstructions kept for the picture
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is trained, on what, where.
+
+    Args:
+      experiment: all that was asked for.
+      plan: its network; None where the model is a Python class.
+      folder: the experiment file's folder, where a Python class may lie.
+      dataset: the images.
+      devices: where it runs.
+      watch: charged with the seconds of each part.
+      engine: ``auto``, or the form of the operations that is asked for.
+    """
+
+    experiment: Experiment
+    plan: Plan | None
+    folder: Path
+    dataset: Dataset
+    devices: tuple[jax.Device, ...]
+    watch: Stopwatch
+    engine: str = "auto"
+
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self.dataset.train.labels)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a step: all of them where there are fewer than were asked for."""
+        return min(self.experiment.train.batch_size, self.num_train)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch; images that fill no batch wait for the next shuffle."""
+        return self.num_train // self.batch_size
+
+    @property
+    def accelerator(self) -> bool:
+        """Whether it trains on GPUs or TPUs."""
+        return self.devices[0].platform != "cpu"
+
+
+class Programs(NamedTuple):
+    """Compiled steps.
+
+    Args:
+      train: (state, arrays, indices (steps, batch)) to state and losses (steps,).
+      evaluate: as `steps.eval_step`.
+      outputs: as `steps.outputs_of`; None unless the network reconstructs.
+    """
+
+    train: Callable[..., tuple[TrainState, jax.Array]]
+    evaluate: Callable[..., dict[str, jax.Array]]
+    outputs: Callable[..., jax.Array] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A strategy with its devices and the data on them.
+
+    Args:
+      job: what is trained.
+      strategy: how.
+      mesh: the devices that share a batch; None for one.
+      arrays: all splits, on every device.
+    """
+
+    job: Job
+    strategy: Strategy
+    mesh: Mesh | None
+    arrays: Arrays
+
+    def network(self, seed: int) -> Network:
+        """A model with the initial parameters of a seed."""
+        job = self.job
+        if job.plan is None:
+            make = import_class(str(job.experiment.model.python), job.folder)
+            return take_apart(make_module(make, job.experiment.model.args, seed))
+        form, row = self.strategy.form, self.strategy.row
+        cut = Cut(row, self.mesh) if row and has_batch_statistics(job.plan) else None
+        return take_apart(GraphNet(job.plan, form=form, rngs=nnx.Rngs(seed), cut=cut))
+
+    def state(self, network: Network) -> TrainState:
+        """The state before the first step, on the devices."""
+        optimizer = build_optimizer(self.job.experiment.train, self.job.num_steps)
+        return self.place(init_state(network, optimizer))
+
+    def place(self, tree: Any) -> Any:
+        """Values on every device."""
+        if self.mesh is None:
+            return jax.device_put(tree, self.job.devices[0])
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+    def rules(self, *, training: bool) -> Rules:
+        """The rules of a step; batch statistics need the whole batch in training."""
+        plan, row = self.job.plan, self.strategy.row
+        whole = training and plan is not None and has_batch_statistics(plan)
+        rows = None if whole else row
+        # Rows are cut inside the model then, and shared there.
+        mesh = None if whole and row else self.mesh
+        return make_rules(self.job.experiment, rows, prepares=plan is not None, mesh=mesh)
+
+
+def set_up(job: Job, strategy: Strategy) -> Setup:
+    """The devices of a strategy, with the data on them."""
+    mesh = make_mesh(job.devices[: strategy.num_devices])
+    setup = Setup(job, strategy, mesh, to_arrays(job.dataset))
+    arrays = jax.block_until_ready(setup.place(setup.arrays))
+    return Setup(job, strategy, mesh, arrays)
+
+
+def to_arrays(dataset: Dataset) -> Arrays:
+    """All splits in one pair of arrays, so that one program evaluates any of them."""
+    splits = (dataset.train, dataset.validation, dataset.test)
+    images = np.concatenate([split.images for split in splits])
+    labels = np.concatenate([split.labels for split in splits])
+    return Arrays(images, labels)
+
+
+def compile_train(setup: Setup, network: Network, state: TrainState) -> Callable[..., Any]:
+    """The program of training steps; see `Programs`."""
+    job = setup.job
+    optimizer = build_optimizer(job.experiment.train, job.num_steps)
+    rules = setup.rules(training=True)
+    step = partial(train_step, graphdef=network.training, optimizer=optimizer, rules=rules)
+
+    def steps(state: TrainState, arrays: Arrays, indices: jax.Array) -> Any:
+        if len(indices) == 1:  # a convolution inside of a loop would be slow on a CPU
+            state, loss = step(state, arrays, indices[0])
+            return state, loss[None]
+        return lax.scan(lambda carry, batch: step(carry, arrays, batch), state, indices)
+
+    indices = np.zeros((setup.strategy.steps_per_call, job.batch_size), np.int32)
+    return _ahead_of_time(setup, steps, state, setup.arrays, indices, donate_argnums=0)
+
+
+def compile_all(setup: Setup, network: Network, state: TrainState, train: Any) -> Programs:
+    """The other programs beside that of training steps."""
+    job, rules = setup.job, setup.rules(training=False)
+    evaluate = partial(eval_step, graphdef=network.evaluation, rules=rules)
+    outputs = partial(outputs_of, graphdef=network.evaluation, rules=rules)
+    chunk, weights = np.zeros(EVAL_BATCH, np.int32), np.ones(EVAL_BATCH, np.float32)
+    sample = np.zeros(min(NUM_SAMPLES, len(job.dataset.test.labels)), np.int32)
+    model, arrays = state[:2], setup.arrays
+    reconstructs = job.experiment.task is Task.RECONSTRUCT
+    return Programs(
+        train,
+        _ahead_of_time(setup, evaluate, *model, arrays, chunk, weights),
+        _ahead_of_time(setup, outputs, *model, arrays, sample) if reconstructs else None,
+    )
+
+
+def _ahead_of_time(
+    setup: Setup, function: Callable[..., Any], *args: Any, **options: Any
+) -> Callable[..., Any]:
+    if setup.mesh is not None:
+        options["out_shardings"] = NamedSharding(setup.mesh, PartitionSpec())
+    return jax.jit(function, **options).lower(*args).compile()
+
+
+def check_output(setup: Setup, network: Network) -> None:
+    """A Python model's output must fit; a plan's was checked before it was built.
+
+    Raises:
+      UsageError: it does not.
+    """
+    job, info = setup.job, setup.job.dataset.info
+    want = (info.num_classes,) if job.experiment.task is Task.CLASSIFY else info.shape
+    rules = setup.rules(training=False)
+    call = partial(outputs_of, graphdef=network.evaluation, rules=rules)
+    indices = jnp.zeros(1, jnp.int32)
+    got = jax.eval_shape(call, network.params, network.rest, setup.arrays, indices)
+    have = getattr(got, "shape", None)
+    if have != (1, *want):
+        found = f"has shape {shape_text(have[1:])}" if have else f"is a {type(got).__name__}"
+        message = f"model.python: the output {found}, and shape {shape_text(want)} is needed"
+        raise UsageError(f"{message}; change what the class returns.")

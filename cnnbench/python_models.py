@@ -1,0 +1,82 @@
+"""Networks that a user writes as a Python class."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from cnnbench.errors import UsageError
+
+
+def import_class(reference: str, folder: Path) -> type[nnx.Module]:
+    """The class of a Python model.
+
+    Args:
+      reference: ``package.module:Class``, installed or beside the experiment file.
+      folder: the folder of the experiment file.
+
+    Raises:
+      UsageError: there is no such module or class, or it is no `nnx.Module`.
+    """
+    module_name, _, class_name = reference.partition(":")
+    _forget_namesake(module_name.partition(".")[0], folder)
+    sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        message = f"model.python: there is no module '{error.name}'"
+        raise UsageError(f"{message}; install it, or put it into {folder}.") from None
+    finally:
+        sys.path.remove(str(folder))
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
+        message = f"model.python: '{module_name}' has no nnx.Module named '{class_name}'"
+        raise UsageError(f"{message}; define it there.")
+    return found
+
+
+def class_source(reference: str, folder: Path) -> bytes:
+    """The source of the module that holds the class of a Python model.
+
+    Raises:
+      UsageError: as `import_class`.
+    """
+    module = inspect.getmodule(import_class(reference, folder))
+    return inspect.getsource(module).encode() if module else b""
+
+
+def _forget_namesake(package: str, folder: Path) -> None:
+    """Forgets a module of another folder that would hide the one beside the experiment."""
+    known = getattr(sys.modules.get(package), "__file__", None)
+    beside = [folder / f"{package}.py", folder / package / "__init__.py"]
+    here = [path.resolve() for path in beside if path.is_file()]
+    if here and known is not None and Path(known).resolve() not in here:
+        for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
+            del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def make_module(make: type[nnx.Module], args: Mapping[str, Any], seed: int) -> nnx.Module:
+    """Calls the class of a Python model.
+
+    Args:
+      make: the class.
+      args: its keyword arguments besides `rngs`.
+      seed: of its `nnx.Rngs`.
+
+    Raises:
+      UsageError: it does not take these arguments.
+    """
+    rngs = nnx.Rngs(seed)
+    try:
+        # An nnx.Module's own signature is that of its metaclass.
+        inspect.signature(make.__init__).bind(None, **args, rngs=rngs)
+    except TypeError as error:
+        message = f"model.args: {make.__name__}(**args, rngs=...) cannot be called: {error}"
+        raise UsageError(f"{message}; write the arguments that it takes.") from None
+    build: Callable[..., nnx.Module] = make
+    return build(**args, rngs=rngs)

@@ -1,0 +1,264 @@
+"""One step of training and one of evaluation: pure functions of their arguments.
+
+A batch is cut into rows of images: on a CPU a row fits into the cache, and each
+host device takes its share of the rows. On accelerators a row is the batch.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cnnbench.devices import BATCH
+from cnnbench.losses import PerImage, loss_name, metric_names, per_image_loss, per_image_metric
+from cnnbench.spec import Experiment, Task
+from cnnbench.train import Arrays, TrainState, Tree, split
+
+class Rules(NamedTuple):
+    """What a step needs to know besides its state and its images.
+
+    Args:
+      task: what the targets are.
+      loss: loss of each image.
+      metrics: further metrics by name, for each image.
+      pixel_scale: pixels are divided by it.
+      microbatch: images whose gradients are computed at a time; None for all.
+      prepares: whether the model is a graph of layers, with kernels to prepare.
+      mesh: devices that share the rows of a batch, along `BATCH`; None for one device.
+    """
+
+    task: Task
+    loss: PerImage
+    metrics: Mapping[str, PerImage]
+    pixel_scale: float
+    microbatch: int | None
+    prepares: bool
+    mesh: Mesh | None = None
+
+
+def make_rules(
+    experiment: Experiment,
+    microbatch: int | None,
+    *,
+    prepares: bool = True,
+    mesh: Mesh | None = None,
+) -> Rules:
+    """The rules of an experiment."""
+    return Rules(
+        experiment.task,
+        per_image_loss(loss_name(experiment)),
+        {name: per_image_metric(name) for name in metric_names(experiment)},
+        experiment.dataset.pixel_scale,
+        microbatch,
+        prepares,
+        mesh,
+    )
+
+
+def pick(arrays: Arrays, indices: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array]:
+    """Images scaled to floats, (n, h, w, c), and their targets."""
+    images = arrays.images[indices].astype(jnp.float32) / rules.pixel_scale
+    labels = arrays.labels[indices]
+    return images, labels if rules.task is Task.CLASSIFY else images
+
+
+def train_step(
+    state: TrainState,
+    arrays: Arrays,
+    indices: jax.Array,
+    *,
+    graphdef: Any,
+    optimizer: optax.GradientTransformation,
+    rules: Rules,
+) -> tuple[TrainState, jax.Array]:
+    """One update from the images at `indices`, (batch,); the mean loss comes with it."""
+    gradients, rest, loss = _gradients(state, arrays, indices, graphdef, rules)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    return TrainState(optax.apply_updates(state.params, updates), rest, opt_state), loss
+
+
+def _gradients(
+    state: TrainState, arrays: Arrays, indices: jax.Array, graphdef: Any, rules: Rules
+) -> tuple[Tree, Tree, jax.Array]:
+    """Gradient of the mean loss over a batch, the model's other state, and the loss."""
+    sums = partial(_gradient_sums, graphdef=graphdef, rules=rules)
+    if _shares(rules) > 1:
+        sums = _shared(partial(_one_share, sums), rules)
+    rows = _rows(indices, jnp.ones(len(indices)), rules)
+    if rules.mesh and rules.microbatch is None:
+        # XLA follows from here what each device computes of a whole batch.
+        rows = lax.with_sharding_constraint(rows, NamedSharding(rules.mesh, P(None, BATCH)))
+    gradient, rest, loss = sums(state.params, state.rest, arrays, *rows)
+    return jax.tree.map(lambda g: g / len(indices), gradient), rest, loss / len(indices)
+
+
+def _shared(function: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
+    """A function of (params, rest, arrays, rows, weights), its rows spread over the devices."""
+    specs = (P(), P(), P(), P(BATCH), P(BATCH))
+    # Results end with a psum, which the check cannot see through a scan.
+    return jax.shard_map(
+        function, mesh=rules.mesh, in_specs=specs, out_specs=P(), check_vma=False
+    )
+
+
+def _one_share(
+    sums: Callable[..., Any],
+    params: Tree,
+    rest: Tree,
+    arrays: Arrays,
+    rows: jax.Array,
+    weights: jax.Array,
+) -> tuple[Tree, Tree, jax.Array]:
+    """One device's rows of a batch, with dropout masks of its own; the sums are everyone's."""
+    keys, others = nnx.split_state(rest, nnx.RngKey, ...)
+    own = jax.tree.map(lambda key: jax.random.fold_in(key, lax.axis_index(BATCH)), keys)
+    gradient, rest, loss = sums(params, nnx.merge_state(own, others), arrays, rows, weights)
+    _, others = nnx.split_state(rest, nnx.RngKey, ...)
+    gradient, loss = lax.psum((gradient, loss), BATCH)
+    return gradient, nnx.merge_state(keys, others), loss
+
+
+def _gradient_sums(
+    params: Tree,
+    rest: Tree,
+    arrays: Arrays,
+    rows: jax.Array,
+    weights: jax.Array,
+    *,
+    graphdef: Any,
+    rules: Rules,
+) -> tuple[Tree, Tree, jax.Array]:
+    """Sums over rows of images: gradient and loss; kernels are prepared once for all rows."""
+    prepared, pull = jax.vjp(lambda p: _prepared(graphdef, p, rest, rules), params)
+    loss_sum = partial(_loss_sum, graphdef, rules)
+    gradient_of = jax.value_and_grad(loss_sum, argnums=(0, 1), has_aux=True)
+
+    def add(carry: Tree, part: tuple[jax.Array, jax.Array]) -> tuple[Tree, None]:
+        gradient, rest, loss = carry
+        images, targets = pick(arrays, part[0], rules)
+        (more, rest), change = gradient_of(params, prepared, rest, images, targets, part[1])
+        return (jax.tree.map(jnp.add, gradient, change), rest, loss + more), None
+
+    carry = (jax.tree.map(jnp.zeros_like, (params, prepared)), rest, jnp.zeros(()))
+    if len(rows) == 1:
+        (gradient, rest, loss), _ = add(carry, (rows[0], weights[0]))
+    else:
+        (gradient, rest, loss), _ = lax.scan(add, carry, (rows, weights))
+    own, through = gradient
+    return jax.tree.map(jnp.add, own, pull(through)[0]), rest, loss
+
+
+def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Tree:
+    """What a graph of layers makes of its kernels before it sees images."""
+    return nnx.merge(graphdef, params, rest, copy=True).prepare() if rules.prepares else {}
+
+
+def _run(model: Any, images: jax.Array, prepared: Tree, rules: Rules) -> jax.Array:
+    result: jax.Array = model(images, prepared) if rules.prepares else model(images)
+    return result
+
+
+def _shares(rules: Rules) -> int:
+    """Devices that take rows of a batch; whole batches are shared out by XLA."""
+    return rules.mesh.size if rules.mesh and rules.microbatch else 1
+
+
+def _rows(indices: jax.Array, weights: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array]:
+    """Indices and weights in rows; what is missing is filled up with weight zero.
+
+    A small working set stays in a CPU's cache. Each device has as many rows.
+    """
+    row = rules.microbatch or len(indices)
+    missing = (0, -len(indices) % (row * _shares(rules)))
+    return (
+        jnp.pad(indices, missing).reshape(-1, row),
+        jnp.pad(weights, missing).reshape(-1, row),
+    )
+
+
+def _loss_sum(
+    graphdef: Any,
+    rules: Rules,
+    params: Tree,
+    prepared: Tree,
+    rest: Tree,
+    images: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
+) -> tuple[jax.Array, Tree]:
+    # Without copy=True the merged model would write into the state that is being traced.
+    model = nnx.merge(graphdef, params, rest, copy=True)
+    loss = rules.loss(_run(model, images, prepared, rules), targets)
+    return jnp.sum(loss * weights), split(model)[2]
+
+
+def eval_step(
+    params: Tree,
+    rest: Tree,
+    arrays: Arrays,
+    indices: jax.Array,
+    weights: jax.Array,
+    *,
+    graphdef: Any,
+    rules: Rules,
+) -> dict[str, jax.Array]:
+    """Sums of the loss and the metrics over the images at `indices` that have weight one.
+
+    Args:
+      params: the parameters.
+      rest: the model's other state.
+      arrays: the split.
+      indices: which images, (batch,).
+      weights: one, or zero for an index that only fills the batch up, (batch,).
+      graphdef: the model's structure in evaluation mode.
+      rules: loss and metrics.
+    """
+
+    sums = partial(_metric_sums, graphdef=graphdef, rules=rules)
+    if _shares(rules) > 1:
+        one = sums
+        sums = _shared(lambda *args: lax.psum(one(*args), BATCH), rules)
+    totals: dict[str, jax.Array] = sums(params, rest, arrays, *_rows(indices, weights, rules))
+    return totals
+
+
+def _metric_sums(
+    params: Tree,
+    rest: Tree,
+    arrays: Arrays,
+    rows: jax.Array,
+    weights: jax.Array,
+    *,
+    graphdef: Any,
+    rules: Rules,
+) -> dict[str, jax.Array]:
+    prepared = _prepared(graphdef, params, rest, rules)
+
+    def sums(part: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+        images, targets = pick(arrays, part[0], rules)
+        model = nnx.merge(graphdef, params, rest, copy=True)
+        outputs = _run(model, images, prepared, rules)
+        values = {"loss": rules.loss(outputs, targets)}
+        values |= {name: metric(outputs, targets) for name, metric in rules.metrics.items()}
+        return {name: jnp.sum(value * part[1]) for name, value in values.items()}
+
+    if len(rows) == 1:  # a convolution inside of a loop would be slow on a CPU
+        return sums((rows[0], weights[0]))
+    totals: dict[str, jax.Array] = jax.tree.map(jnp.sum, lax.map(sums, (rows, weights)))
+    return totals
+
+
+def outputs_of(
+    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
+) -> jax.Array:
+    """The network's results for the images at `indices`, in evaluation mode."""
+    images, _ = pick(arrays, indices, rules)
+    result: jax.Array = nnx.merge(graphdef, params, rest, copy=True)(images)
+    return result

@@ -1,0 +1,103 @@
+"""How a network is trained on given devices: choices that change the speed, and rounding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cnnbench.graph import Plan
+from cnnbench.layers import BatchNorm, Conv, ConvTranspose
+from cnnbench.ops import Form
+
+ROW = 25  # images; docs/performance.md shows what other sizes cost
+ENGINES: tuple[str, ...] = ("auto", "plain", "direct", "fast")
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One way to train.
+
+    Args:
+      form: which algorithms compute convolutions and pooling.
+      row: images that are computed at a time; None for a whole batch.
+      num_devices: devices that share a batch.
+      steps_per_call: training steps of one call of the compiled program.
+    """
+
+    form: Form
+    row: int | None
+    num_devices: int
+    steps_per_call: int
+
+    @property
+    def text(self) -> str:
+        """A line for people.
+
+        >>> Strategy("fast", 25, 2, 1).text
+        'fast, rows of 25 images, 2 devices'
+        """
+        rows = f"rows of {self.row} images" if self.row else "whole batches"
+        devices = f", {self.num_devices} devices" if self.num_devices > 1 else ""
+        return f"{self.form}, {rows}{devices}"
+
+
+def candidates(
+    plan: Plan | None, batch_size: int, num_steps: int, num_devices: int, *, accelerator: bool
+) -> tuple[Strategy, ...]:
+    """The strategies that may be the fastest.
+
+    On an accelerator, XLA's own convolutions and whole epochs in one program. On a
+    CPU, rows of images that fit into its caches, shared by its cores; whole batches
+    for what cannot be cut (a Python model). The reference is always among them.
+
+    Args:
+      plan: the network; None for a Python model.
+      batch_size: images of a step.
+      num_steps: steps of an epoch.
+      num_devices: devices there are.
+      accelerator: whether they are GPUs or TPUs.
+    """
+    if accelerator:
+        share = max(n for n in range(1, num_devices + 1) if batch_size % n == 0)
+        return (Strategy("plain", None, share, num_steps),)
+    plain = Strategy("plain", None, 1, 1)
+    if plan is None:
+        return (plain,)
+    row = _row(plan, batch_size, num_devices)
+    shares = min(num_devices, -(-batch_size // row))
+    direct, fast = (Strategy(form, row, shares, 1) for form in _FORMS)
+    return (fast, direct, plain) if convolves(plan) else (direct, plain)
+
+
+_FORMS: tuple[Form, ...] = ("direct", "fast")
+
+
+def _row(plan: Plan, batch_size: int, num_devices: int) -> int:
+    """Images of a row; batch statistics need rows that fill the batch."""
+    share = -(-batch_size // num_devices)
+    if not convolves(plan):
+        return share
+    if not has_batch_statistics(plan):
+        return min(ROW, share)
+    return max(n for n in range(1, min(ROW, batch_size) + 1) if batch_size % n == 0)
+
+
+def convolves(plan: Plan) -> bool:
+    """Whether there is a convolution."""
+    return any(isinstance(node.op, Conv | ConvTranspose) for node in plan.nodes)
+
+
+def has_batch_statistics(plan: Plan) -> bool:
+    """Whether an image's result depends on the others of its batch."""
+    return any(isinstance(node.op, BatchNorm) for node in plan.nodes)
+
+
+def asked_for(engine: str, found: Sequence[Strategy]) -> Strategy | None:
+    """The strategy that a user names; None where it has to be measured.
+
+    A network that has no use for `fast` or `direct` takes the next plainer one.
+    """
+    if engine == "auto":
+        return found[0] if len(found) == 1 else None
+    order = ENGINES[1 : ENGINES.index(engine) + 1]
+    fitting = [s for s in found if s.form in order]
+    return max(fitting, key=lambda s: order.index(s.form), default=found[-1])
+

@@ -1,0 +1,117 @@
+"""Finds the fastest strategy: measured once for a shape, a device and a version, then remembered."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import cnnbench
+from cnnbench.cache import cache_dir, write_whole
+from cnnbench.machine import processor
+from cnnbench.programs import Job, compile_train, set_up
+from cnnbench.strategy import Strategy, asked_for, candidates
+
+STEPS = 3  # timed of each candidate, after one that is not
+HOPELESS = 3.0  # times the best first step: further ones would not change the choice
+MARGIN = 1.05  # how much faster `fast` has to be, since it rounds more
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A strategy and why it was taken.
+
+    Args:
+      strategy: the strategy.
+      step_s: seconds of a step of each candidate, by form; empty where there was
+        nothing to measure.
+    """
+
+    strategy: Strategy
+    step_s: Mapping[str, float]
+
+
+def choose(job: Job) -> Choice:
+    """The strategy that was asked for, is remembered, or is measured now."""
+    found = _candidates(job)
+    asked = asked_for(job.engine, found)
+    if asked is not None:
+        return Choice(asked, {})
+    path = _path(job, found)
+    step_s = _read(path, found)
+    if step_s is None:
+        step_s = _measure(job, found)
+        write_whole(path, json.dumps(step_s, indent=2).encode() + b"\n")
+    return Choice(fastest(found, step_s), step_s)
+
+
+def has_to_measure(job: Job) -> bool:
+    """Whether `choose` will take its time."""
+    found = _candidates(job)
+    return asked_for(job.engine, found) is None and _read(_path(job, found), found) is None
+
+
+def _candidates(job: Job) -> tuple[Strategy, ...]:
+    counts = (job.batch_size, job.num_steps, len(job.devices))
+    return candidates(job.plan, *counts, accelerator=job.accelerator)
+
+
+def fastest(found: Sequence[Strategy], step_s: Mapping[str, float]) -> Strategy:
+    """The candidate with the shortest step; `fast` only where it is clearly ahead."""
+    cost = {s: step_s[s.form] * (MARGIN if s.form == "fast" else 1) for s in found}
+    return min(found, key=cost.__getitem__)
+
+
+def _measure(job: Job, found: Sequence[Strategy]) -> dict[str, float]:
+    """Seconds of a step of each candidate, by form."""
+    step_s: dict[str, float] = {}
+    for strategy in found:
+        step_s[strategy.form] = _step_seconds(job, strategy, min(step_s.values(), default=math.inf))
+    return step_s
+
+
+def _step_seconds(job: Job, strategy: Strategy, best: float) -> float:
+    setup = set_up(job, strategy)
+    network = setup.network(job.experiment.seeds[0])
+    state = setup.state(network)
+    program = compile_train(setup, network, state)
+    indices = np.arange(job.batch_size, dtype=np.int32)[None]
+    seconds = []
+    while len(seconds) <= STEPS:
+        start = job.watch.now()
+        state, losses = program(state, setup.arrays, indices)
+        jax.block_until_ready((state, losses))
+        seconds.append(job.watch.now() - start)
+        if min(seconds) > HOPELESS * best:
+            break
+    return min(seconds)
+
+
+def _path(job: Job, found: Sequence[Strategy]) -> Path:
+    """The file of a choice, named by all that it depends on."""
+    device = job.devices[0]
+    content = {
+        "versions": [cnnbench.__version__, jax.__version__],
+        "device": [device.platform, device.device_kind, processor(), len(job.devices)],
+        "model": job.experiment.model.model_dump(mode="json"),
+        "train": job.experiment.train.model_dump(mode="json", exclude={"epochs"}),
+        "input": [job.dataset.info.shape, job.batch_size],
+        "candidates": [strategy.text for strategy in found],
+    }
+    name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+    return cache_dir() / "engines" / f"{name}.json"
+
+
+def _read(path: Path, found: Sequence[Strategy]) -> dict[str, float] | None:
+    """What was measured before; None where it is missing or damaged, and is measured again."""
+    try:
+        step_s = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    forms = {strategy.form for strategy in found}
+    fits = isinstance(step_s, dict) and set(step_s) == forms
+    return step_s if fits and all(isinstance(v, float) for v in step_s.values()) else None
