@@ -23,7 +23,7 @@ from cnnbench import ops, plain, pooling
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import AvgPool, Conv, ConvTranspose, MaxPool, Upscale
 from cnnbench.patches import rotated
-from cnnbench.shapes import Pads, conv_pads
+from cnnbench.shapes import Pads, Shape, conv_pads
 
 MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
 ONE = (1, 1)
@@ -108,13 +108,17 @@ def geometry(plan: Plan, node: Node) -> tuple[Conv | ConvTranspose, Pads, Pair]:
     op = node.op
     assert isinstance(op, Conv | ConvTranspose)
     if isinstance(op, Conv):
-        size = node.in_shapes[0][:2]
+        size = _size(node.in_shapes[0])
         return op, conv_pads(op, size, op.kernel), size
     owner = plan.by_name[op.tie].op if op.tie else op
     assert isinstance(owner, Conv | ConvTranspose)
     assert owner.kernel is not None
-    size = node.layout.shape[:2]
+    size = _size(node.layout.shape)
     return owner, conv_pads(owner, size, owner.kernel), size
+
+
+def _size(shape: Shape) -> Pair:
+    return shape[0], shape[1]
 
 
 @dataclass(frozen=True, slots=True)

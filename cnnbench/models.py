@@ -1,6 +1,6 @@
 """A `Plan` to an `nnx.Module`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, assert_never
 
@@ -33,6 +33,7 @@ from cnnbench.lowering import lower
 from cnnbench.shapes import Shape
 
 Weights = Mapping[str, Mapping[str, jax.Array]]
+Values = dict[str, jax.Array]
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
@@ -101,7 +102,7 @@ class GraphNet(nnx.Module):
         return {node.name: self._prepare(node) for node in self.plan.nodes}
 
     def _prepare(self, node: Node) -> dict[str, jax.Array]:
-        own = self.weights[node.name] if node.name in self.weights else {}
+        own: Mapping[str, Any] = self.weights.get(node.name, {})
         values = {key: own[key][...] for key in own}
         if isinstance(node.op, Conv | ConvTranspose):
             kernel = self.weights[_owner(node)]["kernel"][...]
@@ -119,7 +120,7 @@ class GraphNet(nnx.Module):
           (n, *output shape of the plan).
         """
         weights = self.prepare() if prepared is None else prepared
-        if self.cut and any(not self.parts[name].use_running_average for name in self._normed()):
+        if self.cut and self._takes_statistics():
             return self._in_rows(x, weights, self.cut)
         values = {INPUT: self.lowering.enter(x)}
         for node in self.plan.nodes:
@@ -128,8 +129,10 @@ class GraphNet(nnx.Module):
             values[node.name] = part(inputs[0]) if part else self._apply(node, inputs, weights)
         return self._leave(values[self.plan.output])
 
-    def _normed(self) -> list[str]:
-        return [node.name for node in self.plan.nodes if isinstance(node.op, BatchNorm)]
+    def _takes_statistics(self) -> bool:
+        parts: Iterable[Any] = self.parts.values()
+        norms = (part for part in parts if isinstance(part, nnx.BatchNorm))
+        return any(not norm.use_running_average for norm in norms)
 
     def _leave(self, result: jax.Array) -> jax.Array:
         return self.lowering.leave(result) if len(self.plan.output_shape) == 3 else result
@@ -137,18 +140,21 @@ class GraphNet(nnx.Module):
     def _in_rows(self, x: jax.Array, weights: Weights, cut: Cut) -> jax.Array:
         """Layer by layer over rows of images; what needs the whole batch sees all rows."""
         x = x.reshape(-1, cut.row, *x.shape[1:])
-        values = {INPUT: _over_rows(lambda v: self.lowering.enter(v["x"]), {"x": x}, {}, cut)}
+        values: Values = {
+            INPUT: _over_rows(lambda v: self.lowering.enter(v["x"]), {"x": x}, {}, cut)
+        }
         for nodes in self.plan.between(self.parts):
             if nodes[0].name in self.parts:
                 values[nodes[0].name] = self.parts[nodes[0].name](values[nodes[0].inputs[0]])
                 continue
-            needed = {name: values[name] for node in nodes for name in node.inputs if name in values}
+            names = {name for node in nodes for name in node.inputs}
+            needed = {name: values[name] for name in names & values.keys()}
             values |= _over_rows(partial(self._run, nodes), needed, weights, cut)
         result = values[self.plan.output]
-        whole = _over_rows(lambda v: self._leave(v["y"]), {"y": result}, {}, cut)
+        whole: jax.Array = _over_rows(lambda v: self._leave(v["y"]), {"y": result}, {}, cut)
         return whole.reshape(-1, *self.plan.output_shape)
 
-    def _run(self, nodes: Sequence[Node], values: Weights, weights: Weights) -> dict[str, jax.Array]:
+    def _run(self, nodes: Sequence[Node], values: Values, weights: Weights) -> Values:
         found = dict(values)
         for node in nodes:
             found[node.name] = self._apply(node, [found[name] for name in node.inputs], weights)

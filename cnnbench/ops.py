@@ -85,7 +85,10 @@ class Convolution:
         """Padding, and phases as channels: (h, w, n, c) to (h / s, w / s, n, p * p * c)."""
         (sh, sw), (ph, pw) = self.stride, self.phases
         h, w = (self.out[i] + self.core[i] - 1 for i in (0, 1))
-        edges = [(self.low[i], n * s - self.low[i] - self.size[i], 0) for i, n, s in ((0, h, sh), (1, w, sw))]
+        edges = [
+            (self.low[i], n * s - self.low[i] - self.size[i], 0)
+            for i, n, s in ((0, h, sh), (1, w, sw))
+        ]
         x = lax.pad(x, jnp.zeros((), x.dtype), [*edges, (0, 0, 0), (0, 0, 0)])
         if self.stride == (1, 1):
             return x

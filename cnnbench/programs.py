@@ -77,7 +77,7 @@ class Job:
     @property
     def accelerator(self) -> bool:
         """Whether it trains on GPUs or TPUs."""
-        return self.devices[0].platform != "cpu"
+        return str(self.devices[0].platform) != "cpu"
 
 
 class Programs(NamedTuple):
@@ -123,7 +123,8 @@ class Setup:
     def state(self, network: Network) -> TrainState:
         """The state before the first step, on the devices."""
         optimizer = build_optimizer(self.job.experiment.train, self.job.num_steps)
-        return self.place(init_state(network, optimizer))
+        state: TrainState = self.place(init_state(network, optimizer))
+        return state
 
     def place(self, tree: Any) -> Any:
         """Values on every device."""
@@ -152,8 +153,8 @@ def set_up(job: Job, strategy: Strategy) -> Setup:
 def to_arrays(dataset: Dataset) -> Arrays:
     """All splits in one pair of arrays, so that one program evaluates any of them."""
     splits = (dataset.train, dataset.validation, dataset.test)
-    images = np.concatenate([split.images for split in splits])
-    labels = np.concatenate([split.labels for split in splits])
+    images: Any = np.concatenate([split.images for split in splits])
+    labels: Any = np.concatenate([split.labels for split in splits])
     return Arrays(images, labels)
 
 

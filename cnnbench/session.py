@@ -166,9 +166,7 @@ def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatc
     if loaded.plan is None:
         import_class(str(loaded.experiment.model.python), request.path.resolve().parent)
     folder = request.path.resolve().parent
-    return Job(
-        loaded.experiment, loaded.plan, folder, dataset, devices, watch, request.engine
-    )
+    return Job(loaded.experiment, loaded.plan, folder, dataset, devices, watch, request.engine)
 
 
 def _record(job: "Job", run_id: str, ran_on: Environment, source: bytes) -> RunRecord:

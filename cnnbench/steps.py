@@ -21,6 +21,7 @@ from cnnbench.losses import PerImage, loss_name, metric_names, per_image_loss, p
 from cnnbench.spec import Experiment, Task
 from cnnbench.train import Arrays, TrainState, Tree, split
 
+
 class Rules(NamedTuple):
     """What a step needs to know besides its state and its images.
 
@@ -88,7 +89,7 @@ def _gradients(
     state: TrainState, arrays: Arrays, indices: jax.Array, graphdef: Any, rules: Rules
 ) -> tuple[Tree, Tree, jax.Array]:
     """Gradient of the mean loss over a batch, the model's other state, and the loss."""
-    sums = partial(_gradient_sums, graphdef=graphdef, rules=rules)
+    sums: Callable[..., Any] = partial(_gradient_sums, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
         sums = _shared(partial(_one_share, sums), rules)
     rows = _rows(indices, jnp.ones(len(indices)), rules)
@@ -103,9 +104,7 @@ def _shared(function: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
     """A function of (params, rest, arrays, rows, weights), its rows spread over the devices."""
     specs = (P(), P(), P(), P(BATCH), P(BATCH))
     # Results end with a psum, which the check cannot see through a scan.
-    return jax.shard_map(
-        function, mesh=rules.mesh, in_specs=specs, out_specs=P(), check_vma=False
-    )
+    return jax.shard_map(function, mesh=rules.mesh, in_specs=specs, out_specs=P(), check_vma=False)
 
 
 def _one_share(
@@ -183,7 +182,7 @@ def _rows(indices: jax.Array, weights: jax.Array, rules: Rules) -> tuple[jax.Arr
     )
 
 
-def _loss_sum(
+def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
     graphdef: Any,
     rules: Rules,
     params: Tree,
@@ -220,8 +219,7 @@ def eval_step(
       graphdef: the model's structure in evaluation mode.
       rules: loss and metrics.
     """
-
-    sums = partial(_metric_sums, graphdef=graphdef, rules=rules)
+    sums: Callable[..., Any] = partial(_metric_sums, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
         one = sums
         sums = _shared(lambda *args: lax.psum(one(*args), BATCH), rules)

@@ -7,7 +7,7 @@ from cnnbench.graph import Plan
 from cnnbench.layers import BatchNorm, Conv, ConvTranspose
 from cnnbench.ops import Form
 
-ROW = 25  # images; docs/performance.md shows what other sizes cost
+ROW = 10  # images; docs/performance.md shows what other sizes cost
 ENGINES: tuple[str, ...] = ("auto", "plain", "direct", "fast")
 
 
@@ -31,8 +31,8 @@ class Strategy:
     def text(self) -> str:
         """A line for people.
 
-        >>> Strategy("fast", 25, 2, 1).text
-        'fast, rows of 25 images, 2 devices'
+        >>> Strategy("fast", 10, 2, 1).text
+        'fast, rows of 10 images, 2 devices'
         """
         rows = f"rows of {self.row} images" if self.row else "whole batches"
         devices = f", {self.num_devices} devices" if self.num_devices > 1 else ""
@@ -74,7 +74,8 @@ def _row(plan: Plan, batch_size: int, num_devices: int) -> int:
     """Images of a row; batch statistics need rows that fill the batch."""
     share = -(-batch_size // num_devices)
     if not convolves(plan):
-        return share
+        fills = batch_size % num_devices == 0 or not has_batch_statistics(plan)
+        return share if fills else batch_size
     if not has_batch_statistics(plan):
         return min(ROW, share)
     return max(n for n in range(1, min(ROW, batch_size) + 1) if batch_size % n == 0)
@@ -100,4 +101,3 @@ def asked_for(engine: str, found: Sequence[Strategy]) -> Strategy | None:
     order = ENGINES[1 : ENGINES.index(engine) + 1]
     fitting = [s for s in found if s.form in order]
     return max(fitting, key=lambda s: order.index(s.form), default=found[-1])
-

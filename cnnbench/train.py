@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, assert_never
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx

@@ -1,9 +1,10 @@
-"""Finds the fastest strategy: measured once for a shape, a device and a version, then remembered."""
+"""Finds the fastest strategy: measured once for a network on a device, then remembered."""
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def choose(job: Job) -> Choice:
     step_s = _read(path, found)
     if step_s is None:
         step_s = _measure(job, found)
-        write_whole(path, json.dumps(step_s, indent=2).encode() + b"\n")
+        with suppress(OSError):  # it is measured again then
+            write_whole(path, json.dumps(step_s, indent=2).encode() + b"\n")
     return Choice(fastest(found, step_s), step_s)
 
 
@@ -80,7 +82,7 @@ def _step_seconds(job: Job, strategy: Strategy, best: float) -> float:
     state = setup.state(network)
     program = compile_train(setup, network, state)
     indices = np.arange(job.batch_size, dtype=np.int32)[None]
-    seconds = []
+    seconds: list[float] = []
     while len(seconds) <= STEPS:
         start = job.watch.now()
         state, losses = program(state, setup.arrays, indices)

@@ -76,9 +76,7 @@ def _inverse(matrix: _Rows) -> _Rows:
         pivot = next(i for i in range(column, size) if rows[i][column])
         rows[column], rows[pivot] = rows[pivot], rows[column]
         head = [value / rows[column][column] for value in rows[column]]
-        rows = [
-            [a - row[column] * b for a, b in zip(row, head, strict=True)] for row in rows
-        ]
+        rows = [[a - row[column] * b for a, b in zip(row, head, strict=True)] for row in rows]
         rows[column] = head
     return [row[size:] for row in rows]
 
@@ -122,7 +120,10 @@ class Winograd:
     def lift(self, x: jax.Array) -> jax.Array:
         """B^T x B of every tile: (h, w, n, c) to (th, tw, tiles * n, c)."""
         (rows, columns), (down, across), (th, tw) = self._maps, self._num, self._inputs
-        x = _end(x, (down * self.tile[0] + self.kernel[0] - 1, across * self.tile[1] + self.kernel[1] - 1))
+        x = _end(
+            x,
+            (down * self.tile[0] + self.kernel[0] - 1, across * self.tile[1] + self.kernel[1] - 1),
+        )
         starts = range(0, down * self.tile[0], self.tile[0])
         tall = jnp.concatenate([x[i : i + th] for i in starts], axis=2)
         starts = range(0, across * self.tile[1], self.tile[1])

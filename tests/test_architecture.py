@@ -37,9 +37,16 @@ data
 diagnosis semantics overlay
 loader
 events
-ops losses timing
-models train
-engine machine
+losses timing machine
+devices compilation
+plain patches winograd pooling
+ops
+lowering strategy
+models python_models train
+steps
+programs
+tuning
+engine
 layer_table plots
 session
 progress

@@ -54,7 +54,6 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "tiny.yaml").write_text(TINY)
 
 
@@ -167,7 +166,11 @@ def test_lines_tell_each_epoch_where_there_is_no_terminal():
     start, compiling, compiled, *epochs, wrote = done.stderr.splitlines()[-6:]
     assert start.startswith("Tiny CNN: mnist_5k 300/500/500, 2 epochs, seed 0, on ")
     assert compiling == "compiling ..."
-    assert re.fullmatch(r"compiled 1,554 parameters in \d+\.\d s", compiled)
+    assert re.fullmatch(
+        r"compiled 1,554 parameters in \d+\.\d s \((cold|warm)\);"
+        r" engine direct, rows of 25 images, 2 devices",
+        compiled,
+    )
     pattern = (
         r"seed 0, epoch {}/2: train loss \d\.\d{{4}}, validation loss \d\.\d{{4}},"
         r" accuracy 0\.\d{{4}}, \d+\.\d\d s, [\d,]+ images/s"
@@ -352,7 +355,7 @@ def test_interrupt_that_python_dropped_still_ends_the_run(monkeypatch):
     def dropped(job):
         with contextlib.suppress(KeyboardInterrupt):  # as Python does in a callback
             signal.raise_signal(signal.SIGINT)
-        yield Compiled(1, 0.5)
+        yield Compiled(1, 0.5, "cold", "direct")
         raise AssertionError("went on")
 
     monkeypatch.setattr(engine, "run_job", dropped)
@@ -362,7 +365,7 @@ def test_interrupt_that_python_dropped_still_ends_the_run(monkeypatch):
 
 def test_interrupt_is_recorded_and_exits_130(monkeypatch):
     def interrupted(job):
-        yield Compiled(1, 0.5)
+        yield Compiled(1, 0.5, "cold", "direct")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "run_job", interrupted)
@@ -374,7 +377,7 @@ def test_interrupt_is_recorded_and_exits_130(monkeypatch):
 
 def test_bug_crashes_loudly_and_the_run_is_marked_failed(monkeypatch):
     def broken(job):
-        yield Compiled(1, 0.5)
+        yield Compiled(1, 0.5, "cold", "direct")
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr(engine, "run_job", broken)

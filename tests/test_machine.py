@@ -33,7 +33,7 @@ def repository(tmp_path, monkeypatch):
 
 
 def environment() -> Environment:
-    return machine.environment(jax.devices()[0], ["cnnbench", "run"])
+    return machine.environment(jax.devices(), ["cnnbench", "run"])
 
 
 def test_commit_and_whether_it_was_dirty(repository):

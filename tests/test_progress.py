@@ -36,7 +36,7 @@ def test_bars_show_epoch_value_rate_and_time_left():
     record = make_run().record
     bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
     bars.started(record, 10)
-    bars.event(Compiled(160_362, 3.0))
+    bars.event(Compiled(160_362, 3.0, "cold", "fast, rows of 25 images"))
     bars.event(StepDone(record.seeds[0], 1, 5, 10))
     bars.progress.refresh()
     halfway = out.getvalue()
@@ -45,7 +45,8 @@ def test_bars_show_epoch_value_rate_and_time_left():
     text = out.getvalue()
     bars.finished(Path("results/standard/x"))
     assert "conv 32 @ 5x5, relu" in text
-    assert "compiled 160,362 parameters in 3.0 s" in text
+    assert "compiled 160,362 parameters in 3.0 s (cold)" in text
+    assert "engine fast, rows of 25 images" in " ".join(text.split())
     assert f"epoch 1/{record.epochs}" in halfway
     assert f"epoch 1/{record.epochs}, accuracy 90.00 %" in text
     assert "2,000 images/s" in text

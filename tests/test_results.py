@@ -19,6 +19,7 @@ from cnnbench.results import (
     BestValue,
     DatasetRecord,
     Direction,
+    Engine,
     Environment,
     EpochRecord,
     RunRecord,
@@ -42,6 +43,19 @@ zones = st.timezones() | st.just(timezone(timedelta(hours=-3, minutes=-30)))
 times = st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1), timezones=zones)
 epochs = st.builds(EpochRecord, counts, counts, floats, floats, metric_values, *[floats] * 3)
 timings = st.builds(Timing, *[floats] * 5)
+engines = st.builds(
+    Engine,
+    texts,
+    texts,
+    st.none() | counts,
+    counts,
+    counts,
+    st.dictionaries(names, floats, max_size=3),
+    floats,
+    texts,
+    floats,
+    st.none() | counts,
+)
 datasets = st.builds(
     DatasetRecord, texts, texts, texts, st.none() | texts, counts, counts, counts, texts
 )
@@ -64,6 +78,7 @@ records = st.builds(
     st.none() | times,
     st.none() | texts,
     st.none() | timings,
+    st.none() | engines,
     st.lists(counts, max_size=4).map(tuple),
     counts,
     counts,
@@ -110,8 +125,9 @@ class TestRoundTrip:
         assert read.started_at == record.started_at.astimezone(UTC)
         assert read.started_at.tzinfo is UTC
         assert codec.encode_record(read) == codec.encode_record(record)
-        assert same((read.timing, read.dataset), (record.timing, record.dataset))
+        assert same((read.timing, read.engine), (record.timing, record.engine))
         assert (read.environment, read.seeds) == (record.environment, record.seeds)
+        assert read.dataset == record.dataset
 
     @given(summaries)
     def test_summary(self, summary: Summary) -> None:
@@ -306,6 +322,7 @@ def flat_keys(value: object, prefix: str = "") -> Iterator[str]:
         case dict():
             for key, inner in value.items():
                 name = re.sub(r"^(validation_)?(accuracy|loss)$", r"\1METRIC", key)
+                name = re.sub(r"^(plain|direct|fast)$", "FORM", name)
                 yield from flat_keys(inner, f"{prefix}.{name}" if prefix else name)
         case [dict(), *_]:
             yield from flat_keys(value[0], prefix + "[]")
@@ -323,7 +340,7 @@ class TestDocumentation:
     def test_run_json(self) -> None:
         fields = json.loads(codec.encode_record(make_run().record))
         keys = {k.replace("METRIC", "loss") for k in flat_keys(fields)}
-        assert documented("## `run.json`\n\n") == keys | {"timing"}
+        assert documented("## `run.json`\n\n") == keys | {"timing", "engine"}
 
     def test_epochs_jsonl(self) -> None:
         fields = json.loads(GOOD_LINE)

@@ -1,9 +1,11 @@
 """The stopwatch under a clock that stands still unless it is told to move."""
 
+import math
+
 import pytest
 
 from cnnbench.results import Timing
-from cnnbench.timing import PARTS, Stopwatch
+from cnnbench.timing import Stopwatch
 
 
 class Clock:
@@ -30,15 +32,14 @@ def test_parts_add_up_and_the_rest_counts_in_the_total_only() -> None:
     assert watch.now() == 19
 
 
-def test_last_is_the_last_time_and_spent_the_sum() -> None:
+def test_last_is_the_last_time() -> None:
     clock = Clock()
     watch = Stopwatch(clock)
-    assert [watch.spent(name) for name in PARTS] == [0, 0, 0, 0]
     for seconds in (5, 7):
         with watch.part("train_s"):
             clock.sleep(seconds)
         assert watch.last("train_s") == seconds
-    assert watch.spent("train_s") == 12
+    assert watch.timing().train_s == 12
 
 
 def test_a_part_may_lie_within_another() -> None:
@@ -48,7 +49,7 @@ def test_a_part_may_lie_within_another() -> None:
         clock.sleep(1)
         with watch.part("data_s"):
             clock.sleep(2)
-    assert (watch.spent("train_s"), watch.spent("data_s")) == (3, 2)
+    assert (watch.timing().train_s, watch.timing().data_s) == (3, 2)
 
 
 def test_a_part_that_is_cut_off_is_charged_all_the_same() -> None:
@@ -59,6 +60,16 @@ def test_a_part_that_is_cut_off_is_charged_all_the_same() -> None:
         clock.sleep(4)
         raise KeyboardInterrupt
     assert watch.timing() == Timing(compile_s=0, data_s=0, train_s=4, eval_s=0, total_s=4)
+
+
+def test_the_first_step_is_noted_once_from_the_start() -> None:
+    clock = Clock()
+    watch = Stopwatch(clock)
+    assert math.isnan(watch.first_step_s)
+    for _ in range(2):
+        clock.sleep(3)
+        watch.mark_first_step()
+    assert watch.first_step_s == 3
 
 
 def test_the_real_clock_runs() -> None:
