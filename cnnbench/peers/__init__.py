@@ -14,77 +14,32 @@ import importlib.util
 import os
 import sys
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, Literal, Protocol, get_args
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.graph import Plan
 from cnnbench.layers import BatchNorm
+from cnnbench.peers.interface import VARIANTS, Array, Family, Gradients, Peer, Weights
 from cnnbench.spec import Experiment
 
-Array = NDArray[Any]
-Weights = Mapping[str, Mapping[str, Array]]
-Gradients = dict[str, dict[str, Array]]
-Family = Literal["torch", "keras", "flax"]
+__all__ = [
+    "VARIANTS",
+    "Array",
+    "Family",
+    "Gradients",
+    "Peer",
+    "Weights",
+    "initial_weights",
+    "make_peer",
+]
 
-FAMILIES: tuple[Family, ...] = get_args(Family)
-VARIANTS: Mapping[str, Family] = MappingProxyType(
-    {
-        "torch-eager-nchw": "torch",
-        "torch-eager-channels_last": "torch",
-        "torch-compile-nchw": "torch",
-        "torch-compile-channels_last": "torch",
-        "keras-jax": "keras",
-        "keras-torch": "keras",
-        "flax": "flax",
-    }
-)
 _PACKAGES: Mapping[str, tuple[str, ...]] = {
     "keras-jax": ("keras",),
     "keras-torch": ("keras", "torch"),
     "flax": (),
 }
-
-
-class Peer(Protocol):
-    """A network in another framework, with its optimiser."""
-
-    def train(self, images: Array, labels: Array) -> Array:
-        """One optimiser step per batch, dropout on; returns when the work is done.
-
-        Args:
-          images: uint8, (steps, batch, height, width, channels).
-          labels: integers, (steps, batch); not read where images are reconstructed.
-
-        Returns:
-          The mean loss of each step before its update, (steps,).
-        """
-
-    def outputs(self, images: Array) -> Array:
-        """The network's results in evaluation mode.
-
-        Args:
-          images: uint8, (n, height, width, channels).
-
-        Returns:
-          (n, *output shape of the plan), in our layout.
-        """
-
-    def gradients(self, images: Array, labels: Array) -> tuple[float, Gradients]:
-        """The mean loss and its gradients in evaluation mode.
-
-        There is no dropout, and batch norm normalises by its running statistics.
-
-        Args:
-          images: uint8, (n, height, width, channels).
-          labels: integers, (n,).
-
-        Returns:
-          The loss, and gradients by layer and parameter, in our layout.
-        """
 
 
 def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: Weights) -> Peer:

@@ -26,7 +26,7 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.models import ACTIVATIONS
-from cnnbench.peers import Weights
+from cnnbench.peers.interface import Weights
 from cnnbench.peers.geometry import Adjoint, activation_of, adjoint, output_number, sources
 from cnnbench.shapes import conv_pads
 
@@ -90,13 +90,15 @@ class _TiedTranspose(nnx.Module):
     """A transposed convolution with the kernel of another layer and a bias of its own."""
 
     def __init__(self, owner: nnx.Module, numbers: Adjoint, biases: int) -> None:
-        self.owner, self.numbers = owner, nnx.static(numbers)
+        self.owner: Any = owner
+        self.numbers = nnx.static(numbers)
         self.bias = nnx.Param(jnp.zeros(biases)) if biases else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel: Any = self.owner.kernel[...]
         pads, stride = _stamps(self.numbers), self.numbers.stride
-        y: jax.Array = jax.lax.conv_transpose(x, kernel, stride, pads, transpose_kernel=True)
+        y: jax.Array = jax.lax.conv_transpose(
+            x, self.owner.kernel[...], stride, pads, transpose_kernel=True
+        )
         return y if self.bias is None else y + self.bias[...]
 
 
@@ -186,8 +188,8 @@ class _Dense(nnx.Linear):
         rows = node.layout.params["kernel"][0]
         super().__init__(rows, op.units, use_bias=op.use_bias, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return super().__call__(x.reshape(x.shape[0], -1))
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        return super().__call__(inputs.reshape(inputs.shape[0], -1), out_sharding)
 
 
 def _repeat(x: jax.Array, size: tuple[int, int]) -> jax.Array:

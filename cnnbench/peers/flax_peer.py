@@ -9,7 +9,7 @@ from flax import nnx
 
 from cnnbench.graph import Plan
 from cnnbench.losses import loss_name, per_image_loss
-from cnnbench.peers import Array, Gradients, Weights
+from cnnbench.peers.interface import Array, Gradients, Weights
 from cnnbench.peers.flax_net import FlaxNet
 from cnnbench.spec import Experiment, Task
 from cnnbench.train import build_optimizer
@@ -38,7 +38,7 @@ class FlaxPeer:
             return per_image(net(scaled), scaled if reconstructs else labels).mean()
 
         @nnx.jit
-        def train_step(net: FlaxNet, optimizer: Any, images: Any, labels: Any) -> jax.Array:
+        def train_step(net: FlaxNet, optimizer: Any, images: Any, labels: Any) -> Any:
             loss, gradients = nnx.value_and_grad(mean_loss)(net, images, labels)
             optimizer.update(net, gradients)
             return loss

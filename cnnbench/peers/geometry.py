@@ -18,7 +18,7 @@ from cnnbench.layers import (
     LayerOp,
     Reshape,
 )
-from cnnbench.peers import Array
+from cnnbench.peers.interface import Array
 from cnnbench.shapes import Pads, Shape, conv_pads
 
 

@@ -25,7 +25,7 @@ from cnnbench.layers import (
     Reshape,
     Upscale,
 )
-from cnnbench.peers import Weights
+from cnnbench.peers.interface import Weights
 from cnnbench.peers.geometry import Adjoint, activation_of, adjoint, output_number, sources
 
 Tensor = Any

@@ -9,7 +9,7 @@ from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
 from cnnbench.losses import loss_name
 from cnnbench.optimizers import Adadelta, Adagrad, Adam, AdamW, Lamb, Lion, Optimizer, RmsProp, Sgd
-from cnnbench.peers import Array, Gradients, Weights
+from cnnbench.peers.interface import Array, Gradients, Weights
 from cnnbench.peers.keras_net import build_model
 from cnnbench.spec import Experiment, Task
 

@@ -32,7 +32,7 @@ from cnnbench.layers import (
     Reshape,
     Upscale,
 )
-from cnnbench.peers import Array, Gradients, Weights
+from cnnbench.peers.interface import Array, Gradients, Weights
 from cnnbench.peers.geometry import (
     activation_of,
     adjoint,
@@ -118,16 +118,26 @@ class _Crop(nn.Module):
         return x[:, :, : self.height, : self.width]
 
 
-class _TiedTranspose(nn.Module):
-    """A transposed convolution with the kernel of another layer and a bias of its own."""
+class _Transpose(nn.Module):
+    """A transposed convolution with the kernel of another layer, or with zeros put after it."""
 
-    def __init__(self, owner: nn.Module, bias: bool, **numbers: tuple[int, int]) -> None:
+    def __init__(
+        self, owner: nn.Module, bias: bool, grow: tuple[int, int], **numbers: tuple[int, int]
+    ) -> None:
         super().__init__()
-        self.owner, self.numbers = owner, numbers
+        self.owner, self.grow, self.numbers = owner, grow, numbers
         self.bias = nn.Parameter(torch.zeros(owner.weight.shape[1])) if bias else None
 
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.owner.weight
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.conv_transpose2d(x, self.owner.weight, self.bias, **self.numbers)
+        if not any(self.grow):
+            return functional.conv_transpose2d(x, self.weight, self.bias, **self.numbers)
+        y = functional.conv_transpose2d(x, self.weight, None, **self.numbers)
+        y = functional.pad(y, (0, self.grow[1], 0, self.grow[0]))
+        return y if self.bias is None else y + self.bias[:, None, None]
 
 
 class _Join(nn.Module):
@@ -250,15 +260,21 @@ def _conv_transpose(
     # PyTorch pads evenly. Where one row more was padded below (SAME), it is cut off after.
     (top, bottom), (left, right) = numbers.pads
     missing = numbers.remainder[0] - (bottom - top), numbers.remainder[1] - (right - left)
+    grow = max(missing[0], 0), max(missing[1], 0)
+    # PyTorch 2.13 crashes on a CPU where a 1x1 kernel meets output_padding in channels_last.
+    late = grow if numbers.kernel == (1, 1) else (0, 0)
     options = {
         "stride": numbers.stride,
         "padding": (top, left),
-        "output_padding": (max(missing[0], 0), max(missing[1], 0)),
+        "output_padding": (grow[0] - late[0], grow[1] - late[1]),
     }
+    channels, filters = node.in_shapes[0][2], node.layout.shape[2]
     if op.tie:
-        layer = _TiedTranspose(owners[op.tie], op.use_bias, **options)
+        layer = _Transpose(owners[op.tie], op.use_bias, late, **options)
+    elif any(late):
+        kernel = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=False)
+        layer = _Transpose(kernel, op.use_bias, late, **options)
     else:
-        channels, filters = node.in_shapes[0][2], node.layout.shape[2]
         layer = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=op.use_bias, **options)
     cropped = nn.Sequential(layer, _Crop(numbers.size)) if min(missing) < 0 else layer
     return cropped, layer

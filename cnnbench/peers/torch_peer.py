@@ -10,7 +10,7 @@ from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
 from cnnbench.losses import loss_name
 from cnnbench.optimizers import Adadelta, Adagrad, Adam, AdamW, Lamb, Lion, Optimizer, RmsProp, Sgd
-from cnnbench.peers import Array, Gradients, Weights
+from cnnbench.peers.interface import Array, Gradients, Weights
 from cnnbench.peers.torch_net import TorchNet
 from cnnbench.spec import Experiment, Task
 
@@ -53,7 +53,8 @@ class TorchPeer:
             losses.append(loss.detach())
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return torch.stack(losses).cpu().numpy()
+        result: Array = torch.stack(losses).cpu().numpy()
+        return result
 
     def outputs(self, images: Array) -> Array:
         """As `Peer.outputs`."""
@@ -61,7 +62,9 @@ class TorchPeer:
         with torch.no_grad():
             parts = [self.net(x.float() / self.scale) for x in self._chunks(images)]
         outputs = torch.cat(parts)
-        return (outputs.permute(0, 2, 3, 1) if self.image_output else outputs).cpu().numpy()
+        outputs = outputs.permute(0, 2, 3, 1) if self.image_output else outputs
+        result: Array = outputs.cpu().numpy()
+        return result
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, Gradients]:
         """As `Peer.gradients`."""
