@@ -26,8 +26,9 @@ from cnnbench.programs import (
     compile_train,
     set_up,
 )
-from cnnbench.results import Direction, Engine, EpochRecord, summarize_seed
+from cnnbench.results import Direction, Engine, EpochRecord
 from cnnbench.spec import Experiment
+from cnnbench.summary import summarize_seed
 from cnnbench.train import Arrays, TrainState, epoch_order, num_params
 from cnnbench.tuning import choose, has_to_measure
 

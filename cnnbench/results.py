@@ -1,7 +1,6 @@
 """What a run measured, as frozen values; `codec` gives them their JSON form."""
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -278,47 +277,3 @@ class RunResult:
     summary: Summary | None
     epochs: tuple[EpochRecord, ...]
     warnings: tuple[str, ...] = ()
-
-
-def summarize_seed(
-    epochs: Iterable[EpochRecord],
-    *,
-    metrics: Mapping[str, Direction],
-    test: Mapping[str, float],
-    compile_s: float,
-) -> SeedSummary:
-    """The summary of one seed.
-
-    Args:
-      epochs: the records of that seed, at least one, in the order of the epochs.
-      metrics: every metric and which of its values are better.
-      test: value of each metric on the test images.
-      compile_s: seconds of compilation this seed caused.
-
-    >>> epoch = EpochRecord(0, 1, 0.9, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
-    >>> later = EpochRecord(0, 2, 0.7, 0.6, {"accuracy": 0.9}, 2.0, 1.0, 25.0)
-    >>> metrics = {"accuracy": Direction.HIGHER, "loss": Direction.LOWER}
-    >>> summary = summarize_seed([epoch, later], metrics=metrics, test={}, compile_s=3.0)
-    >>> summary.best["loss"], summary.final["loss"], summary.train_s
-    (BestValue(value=0.5, epoch=1), 0.6, 4.0)
-    """
-    epochs = tuple(epochs)
-    return SeedSummary(
-        seed=epochs[0].seed,
-        final={name: epochs[-1].validation(name) for name in metrics},
-        best={name: _best(epochs, name, direction) for name, direction in metrics.items()},
-        test=dict(test),
-        compile_s=compile_s,
-        train_s=sum(epoch.train_s for epoch in epochs),
-        eval_s=sum(epoch.eval_s for epoch in epochs),
-    )
-
-
-def _best(epochs: tuple[EpochRecord, ...], metric: str, direction: Direction) -> BestValue:
-    def badness(epoch: EpochRecord) -> tuple[bool, float]:
-        value = epoch.validation(metric)
-        # NaN compares with nothing, so it is worse than anything by decree.
-        return math.isnan(value), -value if direction is Direction.HIGHER else value
-
-    best = min(epochs, key=badness)
-    return BestValue(best.validation(metric), best.epoch)

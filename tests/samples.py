@@ -16,9 +16,9 @@ from cnnbench.results import (
     Status,
     Summary,
     Timing,
-    summarize_seed,
 )
 from cnnbench.store import RunFolder
+from cnnbench.summary import summarize_seed
 
 GOLDEN = Path(__file__).parent / "golden"
 ENVIRONMENT = Environment(

@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cnnbench import engine
+from cnnbench import programs
 from cnnbench.catalog import DatasetInfo
 from cnnbench.data import Dataset, Split
-from cnnbench.engine import Job, metric_directions, microbatch_size, pick_device, run_job
+from cnnbench.devices import pick_devices
+from cnnbench.engine import metric_directions, run_job
 from cnnbench.errors import UsageError
-from cnnbench.events import Compiled, Event, SeedDone, StepDone
+from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained
 from cnnbench.models import GraphNet
+from cnnbench.programs import Job, compile_train, set_up
 from cnnbench.results import BestValue, Direction, EpochRecord, Timing
 from cnnbench.spec import Experiment
+from cnnbench.strategy import Strategy
 from cnnbench.timing import Stopwatch
 from cnnbench.train import epoch_order, take_apart
 from tests import oracles
@@ -80,6 +83,8 @@ def make_job(
     task: str = "classify",
     seeds: Sequence[int] = (0,),
     clock: Callable[[], float] | None = None,
+    engine: str = "direct",
+    num_devices: int = 1,
     **train: Any,
 ) -> Job:
     experiment = Experiment.model_validate(
@@ -94,13 +99,14 @@ def make_job(
     )
     plan = make_plan(layers, SHAPE, (CLASSES,) if task == "classify" else SHAPE)
     watch = Stopwatch(clock) if clock else Stopwatch()
-    return Job(experiment, plan, Path(), dataset, pick_device("cpu"), watch)
+    devices = pick_devices("cpu")[:num_devices]
+    return Job(experiment, plan, Path(), dataset, devices, watch, engine)
 
 
 # Against NumPy.
 
 
-class Trained:
+class InNumpy:
     """A layer of weights trained in NumPy as the engine should: every number it should report."""
 
     def __init__(self, job: Job, seed: int) -> None:
@@ -150,28 +156,35 @@ class Trained:
 
 
 @pytest.mark.parametrize(
-    ("task", "sizes", "batch_size"),
+    ("task", "sizes", "batch_size", "num_devices"),
     [
-        ("classify", (7, 3, 501), 500),  # one step of all seven; a chunk of one in evaluation
-        ("classify", (11, 1, 2), 4),  # two steps of four, and three images that wait
-        ("reconstruct", (6, 5, 3), 1),
+        ("classify", (7, 3, 501), 500, 2),  # one step of all seven; a chunk of one in evaluation
+        ("classify", (11, 1, 2), 4, 1),  # two steps of four, and three images that wait
+        ("reconstruct", (6, 5, 3), 1, 2),
     ],
 )
 def test_every_number_is_that_of_a_training_loop_in_numpy(
-    task: str, sizes: tuple[int, int, int], batch_size: int
+    task: str, sizes: tuple[int, int, int], batch_size: int, num_devices: int
 ) -> None:
     """Nothing is dropped in evaluation, whatever the sizes; training takes whole batches."""
     dataset = make_dataset(*sizes)
     layers = LINEAR if task == "classify" else MIRROR
     metrics = ["accuracy", "top5_accuracy"] if task == "classify" else ["mae"]
     job = make_job(
-        layers, dataset, task=task, seeds=(3, 1), batch_size=batch_size, epochs=3, metrics=metrics
+        layers,
+        dataset,
+        task=task,
+        seeds=(3, 1),
+        num_devices=num_devices,
+        batch_size=batch_size,
+        epochs=3,
+        metrics=metrics,
     )
     events = list(run_job(job))
     for seed, group in _by_seed(events).items():
         *records, done = [event for event in group if not isinstance(event, StepDone)]
         assert isinstance(done, SeedDone)
-        want = Trained(job, seed)
+        want = InNumpy(job, seed)
         for epoch, record in enumerate(records, start=1):
             assert isinstance(record, EpochRecord)
             order = epoch_order(seed, epoch, sizes[0])
@@ -187,10 +200,10 @@ def test_every_number_is_that_of_a_training_loop_in_numpy(
 
 
 def _by_seed(events: Sequence[Event]) -> dict[int, list[Event]]:
-    """Events after the first, in groups that end with the end of a seed."""
+    """Events between the first and the last, in groups that end with the end of a seed."""
     groups: dict[int, list[Event]] = {}
     group: list[Event] = []
-    for event in events[1:]:
+    for event in events[1:-1]:
         group.append(event)
         if isinstance(event, SeedDone):
             groups[event.summary.seed], group = group, []
@@ -198,7 +211,7 @@ def _by_seed(events: Sequence[Event]) -> dict[int, list[Event]]:
     return groups
 
 
-def _check_values(values: Mapping[str, float], want: Trained, split: Split) -> None:
+def _check_values(values: Mapping[str, float], want: InNumpy, split: Split) -> None:
     outputs = want.outputs(split)
     assert values["loss"] == pytest.approx(want.losses(split).mean(), rel=1e-5)
     if want.classifies:
@@ -213,7 +226,7 @@ def _check_values(values: Mapping[str, float], want: Trained, split: Split) -> N
         assert values["mae"] == pytest.approx(difference.mean(), rel=1e-5)
 
 
-def _check_samples(done: SeedDone, want: Trained, test: Split) -> None:
+def _check_samples(done: SeedDone, want: InNumpy, test: Split) -> None:
     np.testing.assert_array_equal(done.inputs, test.images[:10])
     if want.classifies:
         assert done.outputs is None
@@ -257,6 +270,7 @@ def test_a_seed_gives_the_same_bits_whatever_ran_before_it() -> None:
         ("EpochRecord", 9, 1),
         ("EpochRecord", 9, 2),
         "SeedDone",
+        "Trained",
     ]
     alone = list(run_job(make_job(CONV, dataset, seeds=(9,), batch_size=12)))
     assert len(measured(alone, 9)) == 3
@@ -272,7 +286,7 @@ def test_a_seed_gives_the_same_bits_whatever_ran_before_it() -> None:
 def test_the_summary_is_made_of_the_records() -> None:
     events = list(run_job(make_job(LINEAR, make_dataset(20, 9, 4), batch_size=5, epochs=4)))
     records = [event for event in events if isinstance(event, EpochRecord)]
-    done = events[-1]
+    done = events[-2]
     assert isinstance(done, SeedDone)
     losses, accuracies = np.transpose([(r.validation_loss, r.metrics["accuracy"]) for r in records])
     lowest, highest = int(np.argmin(losses)), int(np.argmax(accuracies))
@@ -283,6 +297,64 @@ def test_the_summary_is_made_of_the_records() -> None:
     }
     assert done.summary.train_s == pytest.approx(sum(r.train_s for r in records))
     assert done.summary.eval_s == pytest.approx(sum(r.eval_s for r in records))
+
+
+def test_the_last_event_says_how_it_was_trained() -> None:
+    job = make_job(CONV, make_dataset(8, 1, 1), engine="fast", num_devices=2, batch_size=4)
+    trained = list(run_job(job))[-1]
+    assert isinstance(trained, Trained)
+    engine = trained.engine
+    assert (engine.requested, engine.form, engine.row) == ("fast", "fast", 2)
+    assert (engine.num_devices, engine.steps_per_call, engine.step_s) == (2, 1, {})
+    assert engine.compile_cache in {"cold", "warm"}
+    assert engine.peak_memory_bytes is None or engine.peak_memory_bytes > 10_000_000
+    assert 0 < engine.first_step_s < job.watch.timing().total_s
+
+
+# Whole epochs in one program.
+
+
+def test_an_epoch_under_scan_equals_the_loop_of_steps() -> None:
+    """As on an accelerator, with dropout and momentum carried along."""
+    job = make_job(CONV, make_dataset(12, 1, 1), batch_size=3)
+    indices = epoch_order(0, 1, 12).reshape(4, 3)
+    found = []
+    for size in (1, 4):
+        setup = set_up(job, Strategy("plain", None, 1, size))
+        network = setup.network(0)
+        state = setup.state(network)
+        program, losses = compile_train(setup, network, state), []
+        for call in indices.reshape(-1, size, 3):
+            state, some = program(state, setup.arrays, call)
+            assert some.shape == (size,)
+            losses += [float(loss) for loss in some]
+        found.append((losses, jax.tree.map(np.asarray, oracles.get_params(state.params))))
+    (losses, params), (scanned_losses, scanned) = found
+    assert len(set(losses)) == 4
+    assert scanned_losses == pytest.approx(losses, rel=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, scanned
+    )
+
+
+def test_a_run_under_scan_takes_every_image_of_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine with a whole epoch in a call tells what it tells with a step in a call."""
+    dataset = make_dataset(20, 3, 3)
+
+    def run(accelerator: bool) -> list[Any]:
+        monkeypatch.setattr(Job, "accelerator", accelerator)
+        job = make_job(LINEAR, dataset, engine="plain", batch_size=5)
+        *events, trained = run_job(job)
+        assert isinstance(trained, Trained)
+        assert trained.engine.steps_per_call == (4 if accelerator else 1)
+        return [
+            value
+            for e in events
+            if isinstance(e, EpochRecord)
+            for value in (e.train_loss, e.validation_loss)
+        ]
+
+    assert run(accelerator=True) == pytest.approx(run(accelerator=False), rel=1e-5)
 
 
 # Seconds.
@@ -296,11 +368,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """
     fake = Clock()
     seconds = itertools.cycle([0.04, 7.0])  # the order in which they are compiled
-    real = engine._ahead_of_time
+    real = programs._ahead_of_time
 
-    def compile_slowly(function: Any, *args: Any, **options: Any) -> Any:
+    def compile_slowly(*args: Any, **options: Any) -> Any:
         fake.time += 100
-        program, spent = real(function, *args, **options), next(seconds)
+        program, spent = real(*args, **options), next(seconds)
 
         def run(*args: Any) -> Any:
             fake.time += spent
@@ -308,7 +380,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
         return run
 
-    monkeypatch.setattr(engine, "_ahead_of_time", compile_slowly)
+    monkeypatch.setattr(programs, "_ahead_of_time", compile_slowly)
     return fake
 
 
@@ -329,10 +401,14 @@ def test_seconds_are_those_of_the_clock(clock: Clock) -> None:
     assert [r.samples_per_s for r in records] == pytest.approx([25 / 0.2] * 4)
     summaries = [event.summary for event in events if isinstance(event, SeedDone)]
     assert [s.compile_s for s in summaries] == [200, 0]
-    timing, callers = job.watch.timing(), 1000 * (1 + 4 + 2)
+    timing, callers = job.watch.timing(), 1000 * (1 + 4 + 2 + 1)
     test_s = 2 * 7.0
     want = Timing(200, 0, train_s=0.8, eval_s=56, total_s=200 + 0.8 + 56 + test_s + callers)
     assert dataclasses.astuple(timing) == pytest.approx(dataclasses.astuple(want))
+    assert isinstance(events[-1], Trained)
+    # Noted when the second step is on its way: after 200 s, the first event, and two steps.
+    assert events[-1].engine.first_step_s == pytest.approx(200 + 1000 + 2 * 0.04)
+    assert events[-1].engine.tune_s == 0
 
 
 def test_progress_is_told_ten_times_a_second(clock: Clock) -> None:
@@ -368,38 +444,6 @@ def test_batches_of_an_epoch(num_train: int, batch_size: int, in_a_step: int, st
     assert (job.num_train, job.batch_size, job.num_steps) == (num_train, in_a_step, steps)
 
 
-def test_a_batch_is_cut_where_that_changes_no_result() -> None:
-    """Batch statistics are those of the whole batch."""
-    norm: Layers = {"norm": {"op": "batch_norm"}}
-
-    def size(layers: Layers, form: Any) -> int | None:
-        plan = make_plan(layers, SHAPE, (CLASSES,))
-        return microbatch_size(plan, take_apart(GraphNet(plan, form=form, rngs=nnx.Rngs(0))), form)
-
-    assert size(CONV, "direct") == engine.MICROBATCH
-    assert size(CONV, "plain") is None
-    assert size({**norm, **CONV}, "direct") is None
-    assert size(LINEAR, "direct") is None
-
-
-@pytest.mark.parametrize("kind", ["gpu", "tpu"])
-def test_a_device_that_is_not_there(kind: str) -> None:
-    have = {device.platform for device in jax.devices()}
-    if kind in have:
-        pytest.skip(f"this machine has a {kind}")
-    message = (
-        f"--device {kind}: JAX finds no {kind} on this machine, but {', '.join(sorted(have))};"
-        " write --device auto."
-    )
-    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
-        pick_device(kind)
-
-
-def test_auto_is_the_first_device() -> None:
-    assert pick_device("auto") == jax.devices()[0]
-    assert pick_device("cpu").platform == "cpu"
-
-
 # Python models.
 
 
@@ -428,15 +472,17 @@ def python_job(folder: Path, **args: Any) -> Job:
             "train": {"epochs": 1},
         }
     )
-    watch = Stopwatch()
-    return Job(experiment, None, folder, make_dataset(20, 3, 3), pick_device("cpu"), watch)
+    dataset, devices = make_dataset(20, 3, 3), pick_devices("cpu")
+    return Job(experiment, None, folder, dataset, devices, Stopwatch())
 
 
 def test_a_python_model_is_trained(python_model: Path) -> None:
     events = list(run_job(python_job(python_model, units=CLASSES)))
     assert isinstance(events[0], Compiled)
     assert events[0].num_params == PIXELS * CLASSES + CLASSES
-    assert kinds(events) == ["Compiled", ("EpochRecord", 0, 1), "SeedDone"]
+    assert kinds(events) == ["Compiled", ("EpochRecord", 0, 1), "SeedDone", "Trained"]
+    assert isinstance(events[-1], Trained)
+    assert (events[-1].engine.requested, events[-1].engine.form) == ("auto", "plain")
 
 
 def test_a_python_model_of_another_shape_is_refused(python_model: Path) -> None:

@@ -1,6 +1,12 @@
-"""Convolution, its adjoint and pooling against SciPy's definitions and XLA's own gradients."""
+"""Every algorithm of a convolution against PyTorch, NumPy, SciPy and XLA: both directions, all gradients.
 
-import itertools
+The oracles are gradients of a convolution only: XLA aborts on some gradients of a
+strided transposed one, so those come from PyTorch.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,156 +17,282 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from cnnbench import ops
-from cnnbench.shapes import conv_size, same_pad
+from cnnbench.patches import Rows, Stamps, Taps
+from cnnbench.shapes import Pads, conv_size
+from cnnbench.winograd import LARGEST_TILE, Winograd
+from tests import oracles
+from tests.oracles import Array
 
-FORMS: tuple[ops.Form, ...] = ("plain", "direct")
-small = st.integers(1, 4)
+Pair = tuple[int, int]
+ALGORITHMS = (Taps, Stamps, Rows, Winograd)
+NUM_IMAGES = 3
+NO_PADS: Pads = ((0, 0), (0, 0))
 
 
-@pytest.fixture(autouse=True)
-def _float64():
+class Case(NamedTuple):
+    """The shapes of a convolution."""
+
+    size: Pair
+    kernel: tuple[int, int, int, int]
+    stride: Pair = (1, 1)
+    pads: Pads = NO_PADS
+
+    @property
+    def out(self) -> Pair:
+        rows, columns = (
+            conv_size(self.size[i], self.kernel[i], self.stride[i], self.pads[i]) for i in (0, 1)
+        )
+        return rows, columns
+
+    def convolution(self, form: ops.Form = "fast") -> ops.Convolution:
+        low = (self.pads[0][0], self.pads[1][0])
+        return ops.convolution(self.size, self.kernel, self.stride, low, self.out, form)
+
+
+def random_case(seed: int) -> Case:
+    rng = np.random.default_rng(seed)
+
+    def pair(low: int, high: int) -> Pair:
+        first, second = rng.integers(low, high, 2, endpoint=True)
+        return int(first), int(second)
+
+    channels, filters = int(rng.choice([1, 3, 8, 16])), int(rng.choice([1, 4, 8, 24]))
+    return Case(pair(6, 14), (*pair(1, 6), channels, filters), pair(1, 3), (pair(0, 2), pair(0, 2)))
+
+
+def by_algorithm(case: Case, kind: type, seed: int) -> ops.Convolution:
+    """The case by an algorithm that need not be the pick; Winograd's tile is drawn."""
+    found = case.convolution()
+    if kind is not Winograd:
+        return dataclasses.replace(found, algorithm=kind(found.core, found.out))
+    rng = np.random.default_rng(seed)
+    rows, columns = (int(rng.integers(1, LARGEST_TILE - taps + 2)) for taps in found.core)
+    return dataclasses.replace(found, algorithm=Winograd(found.core, found.out, (rows, columns)))
+
+
+class Sample(NamedTuple):
+    """Images, a kernel, and what stands for the error of the outputs."""
+
+    x: Array
+    kernel: Array
+    y: Array
+
+
+def sample(case: Case, seed: int = 0, dtype: type = np.float64) -> Sample:
+    rng = np.random.default_rng(seed)
+    shapes = (
+        (NUM_IMAGES, *case.size, case.kernel[2]),
+        case.kernel,
+        (NUM_IMAGES, *case.out, case.kernel[3]),
+    )
+    return Sample(*(rng.normal(size=shape).astype(dtype) for shape in shapes))
+
+
+class Products(NamedTuple):
+    """The three products of a sample: outputs, inputs' and kernel's gradient."""
+
+    out: Array
+    dx: Array
+    dkernel: Array
+
+
+def both_directions(conv: ops.Convolution, data: Sample) -> tuple[Products, Products]:
+    """Of `conv`, and of `conv_transpose` with the images in exchanged parts: the same three."""
+
+    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return inner(conv.conv(outer(x), conv.prepare(kernel)))
+
+    def transposed(y: jax.Array, kernel: jax.Array) -> jax.Array:
+        return inner(conv.conv_transpose(outer(y), conv.prepare(kernel)))
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array, y: jax.Array) -> Any:
+        out, pull = jax.vjp(forward, x, kernel)
+        back, pull_back = jax.vjp(transposed, y, kernel)
+        dy, dkernel = pull_back(x)
+        return Products(out, *pull(y)), Products(dy, back, dkernel)
+
+    got = run(*data)
+    assert all(value.dtype == data.x.dtype for value in jax.tree.leaves(got))
+    one, other = jax.tree.map(np.asarray, got)
+    return one, other
+
+
+def outer(x: Any) -> Any:
+    """(n, h, w, c) to (h, w, n, c)."""
+    return x.transpose(1, 2, 0, 3)
+
+
+def inner(x: Any) -> Any:
+    """(h, w, n, c) to (n, h, w, c)."""
+    return x.transpose(2, 0, 1, 3)
+
+
+def torch_products(case: Case, data: Sample) -> Products:
+    torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
+    x, kernel = (torch.tensor(value, requires_grad=True) for value in data[:2])
+    around = torch.nn.functional.pad(x.permute(0, 3, 1, 2), (*case.pads[1], *case.pads[0]))
+    weight = kernel.permute(3, 2, 0, 1).contiguous()
+    out = torch.nn.functional.conv2d(around, weight, stride=case.stride).permute(0, 2, 3, 1)
+    out.backward(torch.tensor(data.y))
+    return Products(out.detach().numpy(), x.grad.numpy(), kernel.grad.numpy())
+
+
+def check(got: Products, want: Products, tolerance: float = 1e-9) -> None:
+    """Equal to `tolerance` of the largest entry."""
+    for name, one, other in zip(Products._fields, got, want, strict=True):
+        assert one.shape == other.shape, name
+        largest = np.abs(other).max()
+        assert np.abs(one - other).max() <= tolerance * max(largest, 1e-3), name
+
+
+@pytest.mark.parametrize("seed", range(7))
+@pytest.mark.parametrize("kind", ALGORITHMS)
+def test_every_algorithm_equals_pytorch_in_both_directions_and_all_gradients(
+    kind: type, seed: int
+) -> None:
+    # Seeds differ by algorithm, so that all of them together see more shapes.
+    number = 100 * ALGORITHMS.index(kind) + seed
+    case = random_case(number)
+    data = sample(case, number)
+    want = torch_products(case, data)
     with jax.enable_x64(True):
-        yield
+        for got in both_directions(by_algorithm(case, kind, number), data):
+            check(got, want)
 
 
-def normal(seed: int, *shape: int) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+# Each with the picks that "fast" and "direct" should make of it.
+PICKED = (
+    (Case((10, 9), (3, 3, 1, 24)), Taps, Taps),
+    (Case((13, 8), (4, 2, 3, 8), (1, 1), ((2, 0), (1, 2))), Taps, Taps),
+    (Case((10, 12), (5, 3, 16, 4), (1, 1), ((0, 2), (1, 0))), Stamps, Stamps),
+    (Case((9, 9), (3, 3, 3, 4), (3, 2)), Stamps, Stamps),  # 3 * 6 phases are channels
+    (Case((12, 12), (5, 5, 16, 24)), Winograd, Rows),
+    (Case((11, 14), (5, 5, 3, 8), (2, 2), ((0, 1), (2, 1))), Rows, Rows),
+    (Case((14, 10), (6, 6, 8, 8), (2, 2), ((1, 2), (0, 1))), Winograd, Rows),
+    (Case((7, 8), (1, 1, 8, 24)), Rows, Rows),
+    (Case((6, 8), (2, 1, 16, 8), (3, 3), ((0, 0), (1, 2))), Rows, Rows),  # pixels never read
+)
 
 
-@st.composite
-def convolutions(draw):
-    """Shapes of a convolution that has at least one output."""
-    kernel = draw(st.tuples(small, small))
-    stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    size = tuple(draw(st.integers(k, k + 6)) for k in kernel)
-    if draw(st.booleans()):
-        pads = tuple(same_pad(size[i], kernel[i], stride[i]) for i in (0, 1))
-    else:
-        pads = tuple((p, p) for p in draw(st.tuples(st.integers(0, 2), st.integers(0, 2))))
-    channels, filters = draw(st.sampled_from([(1, 1), (1, 8), (3, 2), (2, 4)]))
-    return size, (*kernel, channels, filters), stride, pads
+@pytest.mark.parametrize(("case", "fast", "direct"), PICKED)
+def test_every_pick_equals_pytorch(case: Case, fast: type, direct: type) -> None:
+    data = sample(case)
+    want = torch_products(case, data)
+    forms: tuple[tuple[ops.Form, type], ...] = (("fast", fast), ("direct", direct))
+    for form, kind in forms:
+        conv = case.convolution(form)
+        assert type(conv.algorithm) is kind, form
+        if form == "direct" and kind is fast:
+            continue  # the same computation again
+        with jax.enable_x64(True):
+            for got in both_directions(conv, data):
+                check(got, want)
 
 
-def scipy_conv(x, kernel, stride, pads):
-    """The definition: one correlation per image, filter and channel, summed over channels."""
-    x = np.pad(x, ((0, 0), *pads, (0, 0)))
-    planes = [
+@pytest.mark.parametrize("case", [case for case, *_ in PICKED])
+def test_outputs_equal_numpys(case: Case) -> None:
+    data = sample(case, 1)
+    around = np.pad(data.x, ((0, 0), *case.pads, (0, 0)))
+    want = oracles.correlate(around, data.kernel)[:, :: case.stride[0], :: case.stride[1]]
+    conv = case.convolution()
+    with jax.enable_x64(True):
+        run = jax.jit(lambda x, kernel: conv.conv(x, conv.prepare(kernel)))
+        np.testing.assert_allclose(inner(run(outer(data.x), data.kernel)), want, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ALGORITHMS)
+def test_backward_pass_is_the_posts(kind: type) -> None:
+    """Step 4: delta * ROT180(w), a full convolution. Step 5: the input correlated with delta."""
+    case = Case((8, 9), (3, 4, 2, 3))
+    data = sample(case)
+    dkernel = [
         [
-            sum(
-                signal.correlate2d(x[n, :, :, c], kernel[:, :, c, f], mode="valid")
-                for c in range(x.shape[3])
-            )[:: stride[0], :: stride[1]]
-            for f in range(kernel.shape[3])
+            sum(signal.correlate2d(x[..., c], y[..., f], "valid") for x, y in zip(data.x, data.y))
+            for f in range(3)
         ]
-        for n in range(x.shape[0])
+        for c in range(2)
     ]
-    return np.transpose(np.array(planes), (0, 2, 3, 1))
+    want = Products(
+        oracles.correlate(data.x, data.kernel),
+        oracles.full_convolution(data.y, data.kernel),
+        np.array(dkernel).transpose(2, 3, 0, 1),
+    )
+    with jax.enable_x64(True):
+        for got in both_directions(by_algorithm(case, kind, 0), data):
+            check(got, want)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=8, deadline=None)
-@given(case=convolutions())
-def test_conv_is_scipys_correlation(form, case):
-    size, kernel_shape, stride, pads = case
-    x, kernel = normal(0, 2, *size, kernel_shape[2]), normal(1, *kernel_shape)
-    got = ops.conv(x, kernel, stride, pads, form)
-    np.testing.assert_allclose(got, scipy_conv(x, kernel, stride, pads), atol=1e-12)
+FLOAT32 = (
+    Case((12, 12), (5, 5, 32, 32)),  # the post's second convolution
+    Case((28, 28), (5, 5, 1, 32)),  # and its first
+    Case((9, 11), (3, 2, 16, 4), (1, 1), ((1, 0), (2, 1))),
+    Case((10, 10), (3, 3, 8, 16), (2, 2), ((1, 1), (1, 1))),
+)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=8, deadline=None)
-@given(case=convolutions())
-def test_conv_transpose_is_the_exact_adjoint(form, case):
-    size, kernel_shape, stride, pads = case
-    kernel = normal(1, *kernel_shape)
-    x = normal(0, 2, *size, kernel_shape[2])
-    z = ops.conv(x, kernel, stride, pads, form)
-    y = normal(2, *z.shape)
-    back = ops.conv_transpose(y, kernel, stride, pads, size, form)
-    assert back.shape == x.shape
-    np.testing.assert_allclose(jnp.vdot(z, y), jnp.vdot(x, back), rtol=1e-10, atol=1e-10)
+@pytest.mark.parametrize("case", FLOAT32)
+def test_the_direct_form_equals_xlas_convolution_in_float32(case: Case) -> None:
+    data = sample(case, 2, np.float32)
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array, y: jax.Array) -> Any:
+        def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jax.lax.conv_general_dilated(
+                x, kernel, case.stride, case.pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+
+        gradient = jax.grad(lambda *args: jnp.vdot(conv(*args), y), argnums=(0, 1))
+        return Products(conv(x, kernel), *gradient(x, kernel))
+
+    want = jax.tree.map(np.asarray, run(*data))
+    for got in both_directions(case.convolution("direct"), data):
+        check(got, want, 1e-6)
 
 
-def test_backward_pass_is_a_full_convolution_with_the_rotated_kernel():
-    # The post, step 4: delta = delta * ROT180(w), a full convolution.
-    kernel, dz = normal(0, 3, 3, 1, 1), normal(1, 1, 4, 5, 1)
-    x = normal(2, 1, 6, 7, 1)
-    _, vjp = jax.vjp(lambda x: ops.conv(x, kernel, (1, 1), ((0, 0), (0, 0)), "direct"), x)
-    by_hand = signal.correlate2d(dz[0, :, :, 0], np.rot90(kernel[:, :, 0, 0], 2), mode="full")
-    np.testing.assert_allclose(vjp(dz)[0][0, :, :, 0], by_hand, atol=1e-12)
+@pytest.mark.parametrize("kind", ALGORITHMS)
+def test_conv_transpose_is_the_adjoint(kind: type) -> None:
+    """<conv(x), y> = <x, conv_transpose(y)>, where a stride leaves pixels out and padding is cut."""
+    case = Case((11, 9), (3, 2, 8, 8), (2, 3), ((2, 1), (0, 2)))
+    conv, data = by_algorithm(case, kind, 0), sample(case, 3)
+    with jax.enable_x64(True):
+        kernel = conv.prepare(data.kernel)
+        z, back = conv.conv(outer(data.x), kernel), conv.conv_transpose(outer(data.y), kernel)
+        assert back.shape == (*case.size, NUM_IMAGES, 8)
+        one, other = np.vdot(z, outer(data.y)), np.vdot(outer(data.x), back)
+    assert one == pytest.approx(other, rel=1e-10)
 
 
-@settings(max_examples=8, deadline=None)
-@given(case=convolutions())
-def test_direct_gradients_equal_xlas(case):
-    size, kernel_shape, stride, pads = case
-    x, kernel = normal(0, 2, *size, kernel_shape[2]), normal(1, *kernel_shape)
-
-    def loss(x, kernel, form):
-        z = ops.conv(x, kernel, stride, pads, form)
-        back = ops.conv_transpose(jnp.sin(z), kernel, stride, pads, size, form)
-        return jnp.sum(jnp.cos(z)) + jnp.sum(back**2)
-
-    want = jax.grad(loss, argnums=(0, 1))(x, kernel, "plain")
-    got = jax.grad(loss, argnums=(0, 1))(x, kernel, "direct")
-    for g, w in zip(got, want, strict=True):
-        np.testing.assert_allclose(g, w, rtol=1e-9, atol=1e-9)
-
-
-@st.composite
-def pools(draw):
-    window = draw(st.tuples(small, small))
-    overlap = draw(st.booleans())
-    stride = draw(st.tuples(small, small)) if overlap else window
-    size = tuple(draw(st.integers(w, w + 6)) for w in window)
-    return size, window, stride
+@pytest.mark.parametrize("kind", ALGORITHMS)
+@pytest.mark.parametrize(("kernel", "out"), [((3, 2), (4, 5)), ((1, 4), (7, 3))])
+def test_lift_and_lower_have_their_transposes(kind: type, kernel: Pair, out: Pair) -> None:
+    tile = ((2, 3),) if kind is Winograd else ()
+    by, rng = kind(kernel, out, *tile), np.random.default_rng(0)
+    x = rng.normal(size=(out[0] + kernel[0] - 1, out[1] + kernel[1] - 1, 2, 5))
+    with jax.enable_x64(True):
+        lifted = by.lift(jnp.asarray(x))
+        products = by.forward(lifted, by.prepare(jnp.asarray(rng.normal(size=(*kernel, 5, 4)))))
+        maps = ((by.lift, by.lift_t, x), (by.lower, by.lower_t, rng.normal(size=products.shape)))
+        for there, back, one in maps:
+            other = rng.normal(size=there(jnp.asarray(one)).shape)
+            returned = back(jnp.asarray(other))
+            assert returned.shape == one.shape
+            want = np.vdot(one, returned)
+            assert np.vdot(there(jnp.asarray(one)), other) == pytest.approx(want, rel=1e-10)
 
 
-def numpy_pool(x, window, stride, reduce):
-    out = [conv_size(x.shape[1 + i], window[i], stride[i], (0, 0)) for i in (0, 1)]
-    y = np.empty((x.shape[0], *out, x.shape[3]))
-    for i, j in itertools.product(range(out[0]), range(out[1])):
-        top, left = i * stride[0], j * stride[1]
-        y[:, i, j] = reduce(x[:, top : top + window[0], left : left + window[1]], axis=(1, 2))
-    return y
-
-
-@pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=8, deadline=None)
-@given(case=pools())
-def test_max_pool_takes_the_largest_and_drops_the_border(form, case):
-    size, window, stride = case
-    x = normal(0, 2, *size, 3)
-    got = ops.max_pool(x, window, stride, form)
-    np.testing.assert_array_equal(got, numpy_pool(np.asarray(x), window, stride, np.max))
-
-
-@settings(max_examples=8, deadline=None)
-@given(case=pools(), tied=st.booleans())
-def test_max_pool_gradient_goes_to_the_first_of_equals_as_in_xla(case, tied):
-    size, window, stride = case
-    x = normal(0, 2, *size, 3)
-    x = jnp.round(x) if tied else x
-    weights = normal(1, *ops.max_pool(x, window, stride, "plain").shape)
-
-    def loss(x, form):
-        return jnp.sum(weights * ops.max_pool(x, window, stride, form))
-
-    np.testing.assert_allclose(jax.grad(loss)(x, "direct"), jax.grad(loss)(x, "plain"), atol=1e-12)
-
-
-@settings(max_examples=8, deadline=None)
-@given(case=pools())
-def test_avg_pool_is_the_mean(case):
-    size, window, stride = case
-    x = normal(0, 2, *size, 3)
-    got = ops.avg_pool(x, window, stride)
-    np.testing.assert_allclose(got, numpy_pool(np.asarray(x), window, stride, np.mean), atol=1e-12)
-
-
-@given(size=st.tuples(small, small))
-@settings(max_examples=10, deadline=None)
-def test_upscale_repeats_rows_and_columns(size):
-    x = normal(0, 2, 3, 4, 2)
-    want = np.repeat(np.repeat(x, size[0], axis=1), size[1], axis=2)
-    np.testing.assert_array_equal(ops.upscale(x, size), want)
+@settings(max_examples=200, deadline=None)
+@given(
+    kernel=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    out=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+)
+def test_a_tile_is_never_larger_than_what_stays_exact(kernel: Pair, out: Pair) -> None:
+    tile = ops.best_tile(kernel, out)
+    if tile == (1, 1):
+        return
+    for outputs, taps in zip(tile, kernel, strict=True):
+        assert outputs == 1 or outputs + taps - 1 <= LARGEST_TILE
+    products = math.prod(
+        -(-n // m) * (m + r - 1) for n, m, r in zip(out, tile, kernel, strict=True)
+    )
+    assert 2 * products <= math.prod(out) * math.prod(kernel)

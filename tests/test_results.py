@@ -27,8 +27,8 @@ from cnnbench.results import (
     Status,
     Summary,
     Timing,
-    summarize_seed,
 )
+from cnnbench.summary import summarize_seed
 from tests.samples import make_run, with_record
 
 DAMAGED = "; restore the file from a copy, or remove the run's folder."

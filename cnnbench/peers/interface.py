@@ -1,0 +1,62 @@
+"""What a peer is: the types that its implementations and its users share."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Weights = Mapping[str, Mapping[str, Array]]
+Gradients = dict[str, dict[str, Array]]
+Family = Literal["torch", "keras", "flax"]
+
+VARIANTS: Mapping[str, Family] = MappingProxyType(
+    {
+        "torch-eager-nchw": "torch",
+        "torch-eager-channels_last": "torch",
+        "torch-compile-nchw": "torch",
+        "torch-compile-channels_last": "torch",
+        "keras-jax": "keras",
+        "keras-torch": "keras",
+        "flax": "flax",
+    }
+)
+
+
+class Peer(Protocol):
+    """A network in another framework, with its optimiser."""
+
+    def train(self, images: Array, labels: Array) -> Array:
+        """One optimiser step per batch, dropout on; returns when the work is done.
+
+        Args:
+          images: uint8, (steps, batch, height, width, channels).
+          labels: integers, (steps, batch); not read where images are reconstructed.
+
+        Returns:
+          The mean loss of each step before its update, (steps,).
+        """
+
+    def outputs(self, images: Array) -> Array:
+        """The network's results in evaluation mode.
+
+        Args:
+          images: uint8, (n, height, width, channels).
+
+        Returns:
+          (n, *output shape of the plan), in our layout.
+        """
+
+    def gradients(self, images: Array, labels: Array) -> tuple[float, Gradients]:
+        """The mean loss and its gradients in evaluation mode.
+
+        There is no dropout, and batch norm normalises by its running statistics.
+
+        Args:
+          images: uint8, (n, height, width, channels).
+          labels: integers, (n,).
+
+        Returns:
+          The loss, and gradients by layer and parameter, in our layout.
+        """

@@ -1,0 +1,339 @@
+"""A `Plan` as a PyTorch module, images (n, channels, height, width).
+
+A flattened image stands by channel here and by row in our layout. No value is
+permuted for that while the network runs: the kernel of a dense layer that reads
+such a vector has its rows in the vector's order, and the units of a dense layer
+that is reshaped to an image are made in the image's order.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, assert_never
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cnnbench.graph import Node, Plan
+from cnnbench.layers import (
+    Activate,
+    Activation,
+    Add,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAvgPool,
+    MaxPool,
+    Reshape,
+    Upscale,
+)
+from cnnbench.peers.geometry import (
+    activation_of,
+    adjoint,
+    by_channel,
+    order_wanted,
+    output_number,
+    sources,
+)
+from cnnbench.peers.interface import Array, Gradients, Weights
+from cnnbench.shapes import conv_pads
+
+
+class Slot(NamedTuple):
+    """A parameter and the way between its layout and ours."""
+
+    parameter: torch.Tensor
+    to_torch: Callable[[Array], Array]
+    to_ours: Callable[[Array], Array]
+
+
+class TorchNet(nn.Module):
+    """The network.
+
+    Args:
+      plan: the layers.
+      weights: initial parameters, in our layout.
+    """
+
+    def __init__(self, plan: Plan, weights: Weights) -> None:
+        super().__init__()
+        self.sources = sources(plan)
+        self.output = output_number(plan)
+        self.layers = nn.ModuleList()
+        self.activations = nn.ModuleList(_activation(activation_of(n.op)) for n in plan.nodes)
+        self.slots: dict[str, dict[str, Slot]] = {}
+        orders = [by_channel(plan.input_shape)]  # of each value, flattened: the places in ours
+        owners: dict[str, nn.Module] = {}
+        for node, read in zip(plan.nodes, self.sources, strict=True):
+            order = _order(plan, node, [orders[i] for i in read])
+            layer, holder = _layer(plan, node, [orders[i] for i in read], owners)
+            self.layers.append(layer)
+            if node.layout.params:
+                owners[node.name] = holder
+                self.slots[node.name] = _slots(node, holder, orders[read[0]], order)
+            orders.append(order)
+        self.finish = _in_our_order(orders[self.output], plan.output_shape)
+        self._load(weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (n, channels, height, width) to results."""
+        values = [x]
+        for layer, activation, read in zip(
+            self.layers, self.activations, self.sources, strict=True
+        ):
+            values.append(activation(layer(*[values[i] for i in read])))
+        return self.finish(values[self.output])
+
+    def in_our_layout(self, gradients: Iterable[torch.Tensor]) -> Gradients:
+        """Gradients, in the order of `tensors`, by layer and name."""
+        flat = iter(gradients)
+        return {
+            layer: {key: slot.to_ours(next(flat).cpu().numpy()) for key, slot in slots.items()}
+            for layer, slots in self.slots.items()
+        }
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All parameters."""
+        return [slot.parameter for slots in self.slots.values() for slot in slots.values()]
+
+    def _load(self, weights: Weights) -> None:
+        with torch.no_grad():
+            for layer, slots in self.slots.items():
+                for key, slot in slots.items():
+                    slot.parameter.copy_(torch.tensor(slot.to_torch(np.array(weights[layer][key]))))
+
+
+class _Crop(nn.Module):
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.height, self.width = size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :, : self.height, : self.width]
+
+
+class _Transpose(nn.Module):
+    """A transposed convolution with the kernel of another layer, or with zeros put after it."""
+
+    def __init__(
+        self, owner: nn.Module, bias: bool, grow: tuple[int, int], **numbers: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.owner, self.grow, self.numbers = owner, grow, numbers
+        self.bias = nn.Parameter(torch.zeros(owner.weight.shape[1])) if bias else None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.owner.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not any(self.grow):
+            return functional.conv_transpose2d(x, self.weight, self.bias, **self.numbers)
+        y = functional.conv_transpose2d(x, self.weight, None, **self.numbers)
+        y = functional.pad(y, (0, self.grow[1], 0, self.grow[0]))
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+
+class _Join(nn.Module):
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return torch.cat(inputs, dim=1)
+
+
+class _Sum(nn.Module):
+    """Sum of values; vectors are first brought into the order of the first."""
+
+    def __init__(self, orders: list[Array]) -> None:
+        super().__init__()
+        self.reorder = nn.ModuleList(_Reorder(order, orders[0]) for order in orders)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        first, *others = (take(x) for take, x in zip(self.reorder, inputs, strict=True))
+        for other in others:
+            first = first + other
+        return first
+
+
+class _Reorder(nn.Module):
+    """Entries of a vector from one order to another; does nothing where they are equal."""
+
+    def __init__(self, have: Array, want: Array) -> None:
+        super().__init__()
+        index = None if np.array_equal(have, want) else torch.tensor(np.argsort(have)[want])
+        self.register_buffer("index", index)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.index is None else x[:, self.index]
+
+
+class _Mean(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def _in_our_order(order: Array, shape: tuple[int, ...]) -> nn.Module:
+    return nn.Identity() if len(shape) == 3 else _Reorder(order, np.arange(len(order)))
+
+
+def _order(plan: Plan, node: Node, orders: list[Array]) -> Array:
+    """Where the entries of a node's flattened result stand in our layout."""
+    op, shape = node.op, node.layout.shape
+    if len(shape) == 3:
+        return by_channel(shape)
+    match op:
+        case Dense():
+            return order_wanted(plan, node)
+        case Concat():
+            starts = np.cumsum([0, *map(len, orders[:-1])])
+            return np.concatenate([o + s for o, s in zip(orders, starts, strict=True)])
+        case GlobalAvgPool():
+            return np.arange(shape[0])
+        case _:
+            return orders[0]
+
+
+def _layer(
+    plan: Plan, node: Node, orders: list[Array], owners: dict[str, nn.Module]
+) -> tuple[nn.Module, nn.Module]:
+    """The module of a node, and the module in it that holds the parameters."""
+    op = node.op
+    match op:
+        case Conv():
+            return _conv(node, op)
+        case ConvTranspose():
+            return _conv_transpose(plan, node, op, owners)
+        case Dense():
+            dense = nn.Linear(len(orders[0]), op.units, bias=op.use_bias)
+            image = len(node.in_shapes[0]) == 3
+            return nn.Sequential(nn.Flatten(), dense) if image else dense, dense
+        case BatchNorm():
+            kind = nn.BatchNorm2d if len(node.layout.shape) == 3 else nn.BatchNorm1d
+            norm = kind(node.layout.shape[-1], eps=op.epsilon, momentum=1 - op.momentum)
+            return norm, norm
+        case MaxPool():
+            layer = nn.MaxPool2d(op.size, op.stride or op.size)
+        case AvgPool():
+            layer = nn.AvgPool2d(op.size, op.stride or op.size)
+        case Upscale():
+            layer = nn.Upsample(size=node.layout.shape[:2], mode="nearest")
+        case Dropout():
+            layer = nn.Dropout(op.rate)
+        case Flatten() | Reshape():
+            layer = _reshape(node, orders[0])
+        case Concat():
+            layer = _Join()
+        case Add():
+            layer = _Sum(orders)
+        case Activate():
+            layer = nn.Identity()
+        case GlobalAvgPool():
+            layer = _Mean()
+        case _:
+            assert_never(op)
+    return layer, layer
+
+
+def _conv(node: Node, op: Conv) -> tuple[nn.Module, nn.Module]:
+    (top, bottom), (left, right) = conv_pads(op, node.in_shapes[0], op.kernel)
+    even = (top, left) == (bottom, right)
+    conv = nn.Conv2d(
+        node.in_shapes[0][2],
+        op.filters,
+        op.kernel,
+        op.stride,
+        padding=(top, left) if even else 0,
+        bias=op.use_bias,
+    )
+    padded = conv if even else nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
+    return padded, conv
+
+
+def _conv_transpose(
+    plan: Plan, node: Node, op: ConvTranspose, owners: dict[str, nn.Module]
+) -> tuple[nn.Module, nn.Module]:
+    numbers = adjoint(plan, node, op)
+    # PyTorch pads evenly. Where one row more was padded below (SAME), it is cut off after.
+    (top, bottom), (left, right) = numbers.pads
+    missing = numbers.remainder[0] - (bottom - top), numbers.remainder[1] - (right - left)
+    grow = max(missing[0], 0), max(missing[1], 0)
+    # PyTorch 2.13 crashes on a CPU where a 1x1 kernel meets output_padding in channels_last.
+    late = grow if numbers.kernel == (1, 1) else (0, 0)
+    options = {
+        "stride": numbers.stride,
+        "padding": (top, left),
+        "output_padding": (grow[0] - late[0], grow[1] - late[1]),
+    }
+    channels, filters = node.in_shapes[0][2], node.layout.shape[2]
+    if op.tie:
+        layer = _Transpose(owners[op.tie], op.use_bias, late, **options)
+    elif any(late):
+        kernel = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=False)
+        layer = _Transpose(kernel, op.use_bias, late, **options)
+    else:
+        layer = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=op.use_bias, **options)
+    cropped = nn.Sequential(layer, _Crop(numbers.size)) if min(missing) < 0 else layer
+    return cropped, layer
+
+
+def _reshape(node: Node, order: Array) -> nn.Module:
+    shape = node.layout.shape
+    if len(shape) == 1:
+        return nn.Flatten()
+    height, width, channels = shape
+    if np.array_equal(order, by_channel(shape)):
+        return nn.Sequential(nn.Flatten(), nn.Unflatten(1, (channels, height, width)))
+    ours = _Reorder(order, np.arange(len(order)))
+    return nn.Sequential(nn.Flatten(), ours, nn.Unflatten(1, shape), _ChannelsFirst())
+
+
+class _ChannelsFirst(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.permute(0, 3, 1, 2)
+
+
+def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str, Slot]:
+    """The parameters of a layer by our names, and how their layouts differ."""
+    back_rows, back_units = np.argsort(rows), np.argsort(units)
+    vector = (lambda a: a, lambda a: a)
+    match node.op:
+        case Dense():
+            kernel = (lambda a: a[rows][:, units].T, lambda a: a.T[back_rows][:, back_units])
+            vector = (lambda a: a[units], lambda a: a[back_units])
+        case BatchNorm() if len(node.layout.shape) == 1:
+            kernel = vector = (lambda a: a[units], lambda a: a[back_units])
+        case BatchNorm():
+            kernel = vector
+        case _:  # (h, w, in, out) to (out, in, h, w), and the same for a transposed layer
+            kernel = (lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
+    ways = {"kernel": ("weight", kernel), "scale": ("weight", kernel), "bias": ("bias", vector)}
+    found = {key: ways[key] for key in node.layout.params}
+    return {key: Slot(getattr(holder, name), *way) for key, (name, way) in found.items()}
+
+
+def _activation(name: Activation) -> nn.Module:
+    match name:
+        case "linear":
+            return nn.Identity()
+        case "relu":
+            return nn.ReLU()
+        case "tanh":
+            return nn.Tanh()
+        case "sigmoid":
+            return nn.Sigmoid()
+        case "leaky_relu":
+            return nn.LeakyReLU(0.01)
+        case "elu":
+            return nn.ELU()
+        case "gelu":
+            return nn.GELU(approximate="tanh")
+        case "silu":
+            return nn.SiLU()
+        case "softplus":
+            return nn.Softplus()
+        case _:
+            assert_never(name)

@@ -1,0 +1,91 @@
+"""Winograd's matrices and tiles: exact where they should be, and how exact in float32."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnnbench.ops import Convolution, best_tile
+from cnnbench.winograd import LARGEST_TILE, Winograd, matrices
+from tests import oracles
+from tests.oracles import Array
+
+Pair = tuple[int, int]
+EVERY_TILE = [(m, r) for r in range(1, 9) for m in range(1, 9) if m + r - 1 <= LARGEST_TILE]
+
+
+@pytest.mark.parametrize(("outputs", "taps"), EVERY_TILE)
+def test_matrices_correlate_exactly(outputs: int, taps: int) -> None:
+    maps, tile = matrices(outputs, taps), outputs + taps - 1
+    assert maps.inputs.shape == (tile, tile)
+    assert maps.kernel.shape == (tile, taps)
+    assert maps.outputs.shape == (outputs, tile)
+    rng = np.random.default_rng(8 * outputs + taps)
+    for _ in range(5):
+        x, kernel = rng.integers(-9, 10, tile), rng.integers(-9, 10, taps)
+        got = maps.outputs @ ((maps.kernel @ kernel) * (maps.inputs @ x))
+        np.testing.assert_allclose(got, np.correlate(x, kernel, "valid"), rtol=0, atol=1e-9)
+
+
+def test_a_tile_saves_what_winograd_says() -> None:
+    """As many products as inputs: 64 instead of 400 for 4 x 4 outputs of a 5 x 5 kernel."""
+    tile = Winograd((5, 5), (4, 4), (4, 4))
+    lifted = tile.lift(jnp.zeros((8, 8, 1, 1)))
+    assert lifted.shape == (8, 8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "out", "tile"),
+    [
+        ((5, 5), (8, 8), (4, 4)),  # the post's second convolution
+        ((3, 3), (12, 12), (6, 6)),
+        ((3, 3), (4, 4), (4, 4)),
+        ((3, 3), (8, 8), (4, 4)),  # as many products as tiles of 8 / 2, and smaller than one of 6
+        ((7, 7), (8, 8), (2, 2)),
+        ((1, 5), (8, 8), (1, 4)),
+        ((1, 1), (8, 8), (1, 1)),
+        ((5, 5), (1, 1), (1, 1)),  # one output: nothing to share
+        ((9, 9), (8, 8), (1, 1)),  # no tile holds the kernel
+    ],
+)
+def test_best_tile(kernel: Pair, out: Pair, tile: Pair) -> None:
+    assert best_tile(kernel, out) == tile
+
+
+def conv_of(taps: int, out: int) -> Convolution:
+    kernel, size = (taps, taps), (out + taps - 1, out + taps - 1)
+    by = Winograd(kernel, (out, out), best_tile(kernel, (out, out)))
+    return Convolution(size, kernel, (1, 1), (0, 0), (out, out), by)
+
+
+def distance(got: Array, want: Array) -> float:
+    """Relative, by Frobenius' norm."""
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
+
+
+@pytest.mark.parametrize("out", [8, 12])
+@pytest.mark.parametrize("taps", range(2, 8))
+def test_float32_is_nearly_as_exact_as_float64(taps: int, out: int) -> None:
+    conv, rng = conv_of(taps, out), np.random.default_rng(taps)
+    assert conv.algorithm.tile != (1, 1)  # type: ignore[union-attr]
+    x = rng.normal(size=(*conv.size, 4, 32)).astype(np.float32)
+    kernel = rng.normal(size=(taps, taps, 32, 32)).astype(np.float32)
+    y = rng.normal(size=(out, out, 4, 32)).astype(np.float32)
+
+    @jax.jit
+    def run(x: jax.Array, kernel: jax.Array, y: jax.Array) -> Any:
+        result, pull = jax.vjp(lambda x, kernel: conv.conv(x, conv.prepare(kernel)), x, kernel)
+        return result, *pull(y)
+
+    images, errors = (a.transpose(2, 0, 1, 3).astype(float) for a in (x, y))
+    exact = kernel.astype(float)
+    dkernel = oracles.correlate(images.transpose(3, 1, 2, 0), errors.transpose(1, 2, 0, 3))
+    wanted = (
+        oracles.correlate(images, exact).transpose(1, 2, 0, 3),
+        oracles.full_convolution(errors, exact).transpose(1, 2, 0, 3),
+        dkernel.transpose(1, 2, 0, 3),
+    )
+    for got, want in zip(run(x, kernel, y), wanted, strict=True):
+        assert distance(np.asarray(got), want) < 5e-6
