@@ -43,7 +43,8 @@ class Settings:
 
     Args:
       rounds: timed rounds, at most.
-      budget_s: seconds for one network, as far as three rounds of one step fit in.
+      budget_s: seconds of training for one network, as far as three rounds of one step fit
+        in; starting and compiling come before it.
       pause_s: seconds between two turns, in which the threads of the last one fall asleep.
       most_steps: steps of a round, at most; None for an epoch.
       libraries: which libraries multiply matrices for comparison.
@@ -99,13 +100,12 @@ def run_contest(
     if task.loaded.plan is None:
         message = f"{task.loaded.experiment.name}: model.python runs in Flax alone"
         raise UsageError(f"{message}; write model.layers to compare frameworks.")
-    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cnnbench-") as name, closing_all() as workers:
         folder = Path(name)
         write_task(folder, task)
         race = _Race(task, folder, settings, workers, notify)
         race.start(contestants)
-        race.run(settings.budget_s - (time.monotonic() - began))
+        race.run()
         return race.finish()
 
 
@@ -161,13 +161,13 @@ class _Race:
             # The first products wake the library up.
             entry.step_s = self._seconds(entry, 1) or 0.0
 
-    def run(self, budget_s: float) -> None:
+    def run(self) -> None:
         """One round to warm up at the final number of steps, then the timed ones."""
         wanted, epoch = self._settings.rounds, len(self._task.train) // self._task.batch_size
         step_s = sum(entry.step_s for entry in self._running)
         overhead = sum(entry.step_s * 3 for entry in self._products.values())
         overhead += self._settings.pause_s * len(self._running)
-        left = budget_s - overhead * (wanted + 1)
+        left = self._settings.budget_s - overhead * (wanted + 1)
         most = self._settings.most_steps or epoch
         self._rounds, self._steps = plan_rounds(left, step_s, wanted, most)
         for number in range(self._rounds + 1):

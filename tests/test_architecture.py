@@ -27,8 +27,10 @@ results
 codec
 store
 history stats
+benchmark bars
 compare
 report export
+bench_report
 catalog
 cache downloads
 idx embedded
@@ -40,11 +42,16 @@ events
 ops losses timing
 models train
 engine machine
+peers products
+worker
+workers
+contest
 layer_table plots
-session
+session bench_session
 progress
-terminal
+terminal words
 cli_data
+cli_bench
 cli
 __main__ __init__
 """
