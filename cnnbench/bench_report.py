@@ -119,8 +119,8 @@ def notes(benchmark: Benchmark) -> list[str]:
             lines.append(f"Best of {title}: {best.variant}, ratio {ratio_text(ratio)}.")
     own, product = benchmark.own, benchmark.product
     if own is not None:
-        size = f"{own.images // benchmark.batch_size} steps"
-        lines.append(f"Measured: {len(own.seconds)} rounds of {size} of every variant by turns.")
+        rounds = f"{len(own.seconds)} rounds of {own.images:,} images"
+        lines.append(f"Measured: {rounds}, every variant by turns in a process of its own.")
     if own is not None and product is not None:
         share = 100 * (benchmark.product_share(own) or 0)
         best_product = f"{product.flops / 1e9:,.0f} GFLOP/s of {product.library}"

@@ -32,6 +32,7 @@ from cnnbench.worker import PRODUCT
 from cnnbench.workers import Contestant, LostError, RefusedError, Worker, closing_all
 
 OURS = Contestant(OWN, OWN, "cnnbench.peers.own")
+STEPS_BEFORE = 3  # steps before the rounds
 SHORTEST_LIMIT_S = 120.0  # what a request may take at least, however small the budget
 
 Notify = Callable[[str], None]
@@ -149,30 +150,27 @@ class _Race:
         self._rounds = self._steps = 0
 
     def start(self, contestants: Sequence[Contestant]) -> None:
-        """Starts every process and lets it take two steps: one compiles, one tells the pace."""
+        """Starts every process and lets it take three steps: one compiles, two tell the pace."""
         for contestant in contestants:
             entry = self._entries[contestant.variant] = _Entry(contestant)
             self._notify(f"{self._name}: starting {contestant.variant}")
             if started := self._ask(entry, "start"):
                 entry.prepare_s, entry.compile_s = started["prepare_s"], started["compile_s"]
-                entry.step_s = self._seconds(entry, 1) or 0.0
+                paces = [self._seconds(entry, 1) for _ in range(STEPS_BEFORE - 1)]
+                entry.step_s = min((pace for pace in paces if pace is not None), default=0.0)
         for library in self._settings.libraries:
             entry = self._products[library] = _Entry(Contestant(PRODUCT + library, "product"))
-            # The first products wake the library up.
-            entry.step_s = self._seconds(entry, 1) or 0.0
+            self._seconds(entry, 1)  # wakes the library up
 
     def run(self) -> None:
         """One round to warm up at the final number of steps, then the timed ones."""
         wanted, epoch = self._settings.rounds, len(self._task.train) // self._task.batch_size
         step_s = sum(entry.step_s for entry in self._running)
-        overhead = sum(entry.step_s * 3 for entry in self._products.values())
-        overhead += self._settings.pause_s * len(self._running)
-        left = self._settings.budget_s - overhead * (wanted + 1)
-        most = self._settings.most_steps or epoch
-        self._rounds, self._steps = plan_rounds(left, step_s, wanted, most)
+        most, budget_s = self._settings.most_steps or epoch, self._settings.budget_s
+        self._rounds, self._steps = plan_rounds(budget_s, step_s, wanted, most)
         for number in range(self._rounds + 1):
             done = f"round {number} of {self._rounds}" if number else "warming up"
-            self._notify(f"{self._name}: {done}, {self._steps} steps each")
+            self._notify(f"{self._name}: {done}, {self._steps} x {self._task.batch_size} images")
             self._round(number)
 
     def _round(self, number: int) -> None:
@@ -246,7 +244,7 @@ class _Race:
             contestant.family,
             seconds=tuple(entry.seconds),
             images=self._steps * self._task.batch_size,
-            steps=2 + (self._rounds + 1) * self._steps,
+            steps=STEPS_BEFORE + (self._rounds + 1) * self._steps,
             prepare_s=entry.prepare_s,
             compile_s=entry.compile_s,
             peak_memory_bytes=entry.peak_memory_bytes,

@@ -103,10 +103,11 @@ class Worker:
     def _death(self) -> str:
         """Why the process ended: how, and the last thing that it said."""
         code = self._process.wait(END_S)
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+        if code < 0:
+            return f"its process was killed by {signal.Signals(-code).name}"
         text = self._errors.read_text(encoding="utf-8", errors="replace")
         said = [line.strip() for line in text.splitlines() if line.strip()]
-        return f"its process {how}" + (f": {said[-1]}" if said else "")
+        return f"its process ended with {code}" + (f": {said[-1]}" if said else "")
 
     def close(self) -> None:
         """Ends the process and its children."""
