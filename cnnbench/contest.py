@@ -25,7 +25,7 @@ from cnnbench.benchmark import (
     training_flops,
 )
 from cnnbench.data import Split
-from cnnbench.errors import UsageError
+from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.loader import Loaded
 from cnnbench.products import SIZE, libraries, product_flops
 from cnnbench.worker import PRODUCT
@@ -36,6 +36,10 @@ STEPS_BEFORE = 3  # steps before the rounds
 SHORTEST_LIMIT_S = 120.0  # what a request may take at least, however small the budget
 
 Notify = Callable[[str], None]
+
+
+class BenchError(CnnbenchError):
+    """Our own variant could not be measured, so there is nothing to compare with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ def run_contest(
 
     Raises:
       UsageError: the model is a Python class, which other frameworks cannot run.
+      BenchError: our own variant did not come to the end.
     """
     if task.loaded.plan is None:
         message = f"{task.loaded.experiment.name}: model.python runs in Flax alone"
@@ -225,6 +230,9 @@ class _Race:
         except LostError as error:
             entry.outcome, entry.reason = Outcome.FAILED, str(error)
         entry.worker.close()
+        if entry.contestant.variant == OWN:
+            message = f"{self._name}: {OWN} itself could not be measured"
+            raise BenchError(f"{message}: {entry.reason}")
         self._notify(f"{self._name}: {entry.contestant.variant} is out: {entry.reason}")
         return None
 

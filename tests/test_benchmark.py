@@ -76,9 +76,7 @@ LOSSES = dataclasses.replace(
 REPORT = Report((BENCHMARK, LOSSES), ENVIRONMENT, {"torch": "2.13.0"}, STARTED)
 
 
-def plan_of(
-    layers: dict[str, dict[str, Any]], output_shape: tuple[int, ...], **options: Any
-) -> Any:
+def plan_of(layers: Any, output_shape: tuple[int, ...], **options: Any) -> Any:
     return make_plan(layers, (8, 8, 1), output_shape, **options)
 
 
