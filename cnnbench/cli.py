@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import cnnbench
+from cnnbench.cli_bench import bench
 from cnnbench.cli_data import DataDir, data_app
 from cnnbench.errors import UsageError
 from cnnbench.terminal import (
@@ -20,6 +21,7 @@ from cnnbench.terminal import (
     reports_errors,
     stdout,
 )
+from cnnbench.words import Specs, option_overrides, split_words
 
 if TYPE_CHECKING:
     from cnnbench.results import RunResult
@@ -78,14 +80,6 @@ class Format(StrEnum):
     JSON = "json"
 
 
-Specs = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SPEC... [KEY=VALUE...]",
-        help="Experiment files, and values that override theirs, as in train.epochs=5.",
-        show_default=False,
-    ),
-]
 ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]
 
 
@@ -121,8 +115,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Train each experiment and end with a table of accuracy and time."""
     from cnnbench.session import Request
 
-    paths, overrides = _split(specs)
-    overrides += _options(seeds, epochs, dataset)
+    paths, overrides = split_words(specs)
+    overrides += option_overrides(seeds, epochs, dataset)
     if data_dir and not data_dir.is_dir() and str(data_dir) != os.environ.get("TFDS_DATA_DIR"):
         raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
     command = ["cnnbench", *sys.argv[1:]]
@@ -154,7 +148,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
 @reports_errors
 def show(specs: Specs, data_dir: DataDir = None) -> None:
     """Check experiment files and print their layers, shapes and costs."""
-    paths, overrides = _split(specs)
+    paths, overrides = split_words(specs)
     for path in paths:
         _show(path, overrides, data_dir)
 
@@ -209,26 +203,7 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     stdout().print(report.list_table(listing.entries))
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Files and overrides; an existing file whose name has a '=' is a file."""
-    paths = [Path(a) for a in arguments if "=" not in a or Path(a).exists()]
-    overrides = [a for a in arguments if "=" in a and not Path(a).exists()]
-    if not paths:
-        raise UsageError("no experiment file is named; write one, as in experiments/standard.yaml.")
-    return paths, overrides
-
-
-def _options(seeds: str | None, epochs: int | None, dataset: str | None) -> list[str]:
-    """Options are overrides with names of their own."""
-    overrides = []
-    if seeds is not None:
-        overrides.append(f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}")
-    if epochs is not None:
-        overrides.append(f"train.epochs={epochs}")
-    if dataset is not None:
-        # Sizes and stand-in were meant for the file's dataset.
-        overrides += [f"dataset.name={dataset}", "dataset.splits=null", "dataset.offline=null"]
-    return overrides
+app.command()(reports_errors(bench))
 
 
 def _run_all(requests: Sequence[Any], results: "list[RunResult]", *, quiet: bool) -> None:

@@ -39,8 +39,10 @@ results
 summary codec
 store
 history stats
+benchmark bars
 compare
 report export
+bench_report
 catalog
 cache downloads
 idx embedded
@@ -64,11 +66,16 @@ peers
 programs
 tuning
 engine
+peers.own products
+worker
+workers
+contest
 layer_table plots
-session
+session bench_session
 progress
-terminal
+terminal words
 cli_data
+cli_bench
 cli
 __main__ __init__
 """

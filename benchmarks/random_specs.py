@@ -1,0 +1,238 @@
+"""Networks that nobody tuned anything for: random graphs of the layer language, by number.
+
+``python benchmarks/random_specs.py`` races them against PyTorch and names the
+losers; ``--write DIR`` only writes their files. The same number always gives the
+same network. Images are random: what is timed does not depend on them.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from cnnbench.benchmark import Benchmark, Ratio
+from cnnbench.data import Split
+from cnnbench.errors import SpecError
+from cnnbench.loader import Loaded, load_experiment
+
+COUNT = 10
+COST = (1_000_000, 30_000_000)  # multiply-adds of an image, forward
+DATASETS = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+TRAIN_IMAGES, TEST_IMAGES = 2_000, 500
+AUTOENCODER_SHARE, BRANCH_SHARE, NORM_SHARE, POOL_SHARE = 0.25, 0.35, 0.35, 0.6
+WIDTHS = (8, 12, 16, 24, 32, 48, 64)
+ACTIVATIONS = ("relu", "tanh", "elu", "gelu", "leaky_relu", "silu")
+
+Layer = dict[str, Any]
+
+
+@dataclass
+class Draft:
+    """Layers so far, in the order of the file."""
+
+    rng: np.random.Generator
+    layers: dict[str, Layer] = field(default_factory=dict)
+
+    def add(self, op: str, **options: Any) -> str:
+        """Adds a layer and returns its name."""
+        name = f"{op}{len(self.layers) + 1}"
+        self.layers[name] = {"op": op, **options}
+        return name
+
+    def pick(self, choices: Sequence[Any]) -> Any:
+        """One of several values."""
+        return choices[int(self.rng.integers(len(choices)))]
+
+    def chance(self, share: float) -> bool:
+        """True in that share of the cases."""
+        return bool(self.rng.random() < share)
+
+    @property
+    def last(self) -> str:
+        """The newest layer, or the image."""
+        return next(reversed(self.layers), "input")
+
+
+def spec_text(number: int) -> str:
+    """The experiment file of a number: the first draft of its seed that is valid and not too dear.
+
+    >>> spec_text(3) == spec_text(3)
+    True
+    """
+    rng = np.random.default_rng([2025, number])
+    with tempfile.TemporaryDirectory() as folder:
+        while True:
+            text = yaml.safe_dump(_draft(rng, number), sort_keys=False)
+            path = Path(folder) / "draft.yaml"
+            path.write_text(text, encoding="utf-8")
+            try:
+                plan = load_experiment(path).plan
+            except SpecError:
+                continue
+            if plan is not None and COST[0] <= plan.multiply_adds <= COST[1]:
+                return text
+
+
+def _draft(rng: np.random.Generator, number: int) -> dict[str, Any]:
+    draft = Draft(rng)
+    dataset = draft.pick(list(DATASETS))
+    reconstructs = draft.chance(AUTOENCODER_SHARE)
+    if reconstructs:
+        _autoencoder(draft, DATASETS[dataset])
+    else:
+        _classifier(draft)
+    return {
+        "name": f"random-{number:02d}",
+        "task": "reconstruct" if reconstructs else "classify",
+        "dataset": {"name": dataset},
+        "model": {"layers": draft.layers},
+        "train": {"batch_size": draft.pick((64, 100, 128, 250, 500))},
+    }
+
+
+def _classifier(draft: Draft) -> None:
+    for _ in range(draft.pick((1, 2, 2, 3))):
+        if draft.chance(BRANCH_SHARE):
+            _branch(draft)
+        else:
+            _conv(draft, stride=draft.pick((1, 1, 1, 2)))
+        if draft.chance(POOL_SHARE):
+            _pool(draft)
+    if draft.chance(0.3):
+        draft.add("global_avg_pool")
+    if draft.chance(0.5):
+        draft.add("dropout", rate=draft.pick((0.2, 0.5)))
+    if draft.chance(0.6):
+        draft.add("dense", units=draft.pick((64, 100, 256)), activation=draft.pick(ACTIVATIONS))
+    draft.add("dense", units=10)
+
+
+def _conv(draft: Draft, **options: Any) -> str:
+    """A convolution, sometimes with batch norm between it and its activation."""
+    size, activation = int(draft.rng.integers(2, 8)), draft.pick(ACTIVATIONS)
+    kernel = [size, draft.pick((3, 5))] if draft.chance(0.15) else size
+    padding = draft.pick(("valid", "same", 1, 2))
+    common = {"filters": draft.pick(WIDTHS), "kernel": kernel, "padding": padding} | options
+    if not draft.chance(NORM_SHARE):
+        return draft.add("conv", **common, activation=activation)
+    draft.add("conv", **common, use_bias=False)
+    draft.add("batch_norm")
+    return draft.add("activation", activation=activation)
+
+
+def _branch(draft: Draft) -> None:
+    """Two convolutions of one input side by side; sums need one width."""
+    source, joins = draft.last, draft.pick(("concat", "add"))
+    filters = draft.pick(WIDTHS)
+    ends = []
+    for _ in range(2):
+        width = filters if joins == "add" else draft.pick(WIDTHS)
+        ends.append(_conv(draft, inputs=source, stride=1, padding="same", filters=width))
+    draft.add(joins, inputs=ends)
+
+
+def _pool(draft: Draft) -> None:
+    size = draft.pick((2, 2, 3))
+    options = {"stride": 2} if size == 3 and draft.chance(0.5) else {}
+    draft.add(draft.pick(("max_pool", "max_pool", "avg_pool")), size=size, **options)
+
+
+def _autoencoder(draft: Draft, shape: tuple[int, int, int]) -> None:
+    """Convolutions, and their adjoints in reverse: tied, or with kernels of their own."""
+    convs = []
+    for _ in range(draft.pick((1, 2, 2))):
+        options = {
+            "filters": draft.pick(WIDTHS),
+            "kernel": int(draft.rng.integers(2, 8)),
+            "stride": draft.pick((1, 2)),
+            "padding": "valid",
+        }
+        name = draft.add("conv", **options, activation=draft.pick(ACTIVATIONS))
+        convs.append((name, options))
+    tied = draft.chance(0.5)
+    if draft.chance(0.5):
+        draft.add("dropout", rate=0.2)
+    for place in reversed(range(len(convs))):
+        name, options = convs[place]
+        out = convs[place - 1][1]["filters"] if place else shape[2]
+        own = {"tie": name} if tied else options | {"filters": out}
+        draft.add("conv_transpose", **own, activation="relu" if place else "linear")
+
+
+def write_specs(folder: Path, count: int) -> list[Path]:
+    """Writes the experiment files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"random-{number:02d}.yaml" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_text(spec_text(number), encoding="utf-8")
+    return paths
+
+
+def random_splits(loaded: Loaded) -> tuple[Split, Split]:
+    """Images of the dataset's shape, the same for every network."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (TRAIN_IMAGES + TEST_IMAGES, *loaded.info.shape), np.uint8)
+    labels = rng.integers(0, loaded.info.num_classes, len(images), np.int32)
+    test = slice(TRAIN_IMAGES, None)
+    return Split(images[:TRAIN_IMAGES], labels[:TRAIN_IMAGES]), Split(images[test], labels[test])
+
+
+def race(count: int, rounds: int, budget_s: float, notify: Any) -> Iterator[Benchmark]:
+    """Measures each network against every variant of PyTorch."""
+    from cnnbench.bench_session import measure, task_on
+    from cnnbench.contest import Settings
+
+    with tempfile.TemporaryDirectory() as folder:
+        for path in write_specs(Path(folder), count):
+            loaded = load_experiment(path)
+            task = task_on(loaded, *random_splits(loaded), "random images")
+            yield measure(task, ("torch",), Settings(rounds, budget_s), notify)
+
+
+def losers(ratios: dict[str, Ratio | None]) -> list[str]:
+    """Networks at which the best PyTorch is faster, or that could not be compared."""
+    return [name for name, ratio in ratios.items() if ratio is None or ratio.value < 1]
+
+
+def torch_ratios(benchmarks: Sequence[Benchmark]) -> dict[str, Ratio | None]:
+    """How much longer than ours the best PyTorch takes, by network."""
+    return {each.name: each.ratio(each.best("torch")) for each in benchmarks}
+
+
+def main() -> None:
+    """Prints every network's ratio, and the losers by name."""
+    from rich.console import Console
+
+    from cnnbench.bench_report import ratio_text
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=COUNT, help="how many networks")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, at most")
+    parser.add_argument("--budget", type=float, default=30, help="seconds of training for each")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="only write the files there")
+    arguments = parser.parse_args()
+    console, errors = Console(), Console(stderr=True, highlight=False)
+    if arguments.write:
+        write_specs(arguments.write, arguments.count)
+        return
+    done = []
+    for each in race(arguments.count, arguments.rounds, arguments.budget, errors.print):
+        done.append(each)
+        best = each.best("torch")
+        ratio = each.ratio(best)
+        text = f"{best.variant} {ratio_text(ratio)}" if best and ratio else "not compared"
+        console.print(f"{each.name}: {text}", highlight=False)
+    lost = losers(torch_ratios(done))
+    console.print(
+        f"{len(done) - len(lost)} of {len(done)} are at least as fast as the best PyTorch"
+    )
+    console.print(f"losers: {', '.join(lost) or 'none'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""``cnnbench bench``: one network in several frameworks, side by side."""
+
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli_data import DataDir
+from cnnbench.terminal import stdout
+from cnnbench.words import Specs, option_overrides, split_words
+
+if TYPE_CHECKING:
+    from cnnbench.bench_report import Report
+
+
+class BenchFormat(StrEnum):
+    """How a benchmark is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    MD = "md"
+
+
+def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
+    specs: Specs,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Of torch, keras and flax; those that are installed if left out.",
+            metavar="NAME,NAME",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[BenchFormat, typer.Option(help="How to print it.")] = BenchFormat.TABLE,  # noqa: A002
+    output: Annotated[
+        Path, typer.Option(help="Where JSON and Markdown are kept.", metavar="DIR")
+    ] = Path("results/bench"),
+    dataset: Annotated[
+        str | None, typer.Option(help="Train on another dataset.", metavar="NAME")
+    ] = None,
+    data_dir: DataDir = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds, at most.", metavar="N")] = 7,
+    budget: Annotated[
+        float,
+        typer.Option(min=1, help="Seconds of training for each experiment.", metavar="SECONDS"),
+    ] = 300.0,
+) -> None:
+    """Train each experiment in several frameworks by turns and compare their speed."""
+    from cnnbench import bench_session
+    from cnnbench.contest import Settings
+
+    paths, overrides = split_words(specs)
+    overrides += option_overrides(None, None, dataset)
+    families = bench_session.choose_families(against)
+    if families.missing:
+        _note(f'not installed: {", ".join(families.missing)}; run pip install "cnnbench[peers]".')
+    experiments = bench_session.load_all(paths, overrides, data_dir)
+    bench_session.make_folder(output)
+    started_at = datetime.now(UTC)
+    settings = Settings(rounds, budget)
+    benchmarks = []
+    for loaded in experiments:
+        task = bench_session.make_task(loaded, data_dir, _note)
+        benchmarks.append(bench_session.measure(task, families.chosen, settings, _note))
+    command = ["cnnbench", *sys.argv[1:]]
+    report = bench_session.make_report(benchmarks, families.chosen, command, started_at)
+    kept = bench_session.write_report(report, output)
+    _print(report, format)
+    _note(f"kept in {kept} and {kept.stem}.md")
+
+
+def _print(report: "Report", format: BenchFormat) -> None:  # noqa: A002
+    from cnnbench import bench_report
+
+    match format:
+        case BenchFormat.TABLE:
+            stdout().print(bench_report.terminal_table(report))
+        case BenchFormat.MD:
+            typer.echo(bench_report.markdown(report), nl=False)
+        case BenchFormat.JSON:
+            typer.echo(bench_report.json_text(report), nl=False)
+
+
+def _note(text: str) -> None:
+    typer.echo(text, err=True)

@@ -1,0 +1,48 @@
+"""Words of a command line: experiment files, and values that override theirs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnbench.errors import UsageError
+
+Specs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SPEC... [KEY=VALUE...]",
+        help="Experiment files, and values that override theirs, as in train.epochs=5.",
+        show_default=False,
+    ),
+]
+
+
+def split_words(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Files and overrides; an existing file whose name has a '=' is a file.
+
+    Raises:
+      UsageError: no file is named.
+    """
+    paths = [Path(a) for a in arguments if "=" not in a or Path(a).exists()]
+    overrides = [a for a in arguments if "=" in a and not Path(a).exists()]
+    if not paths:
+        raise UsageError("no experiment file is named; write one, as in experiments/standard.yaml.")
+    return paths, overrides
+
+
+def option_overrides(seeds: str | None, epochs: int | None, dataset: str | None) -> list[str]:
+    """Options are overrides with names of their own.
+
+    >>> option_overrides("0,1", 5, None)
+    ['seeds=[0,1]', 'train.epochs=5']
+    """
+    overrides = []
+    if seeds is not None:
+        overrides.append(f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}")
+    if epochs is not None:
+        overrides.append(f"train.epochs={epochs}")
+    if dataset is not None:
+        # Sizes and stand-in were meant for the file's dataset.
+        overrides += [f"dataset.name={dataset}", "dataset.splits=null", "dataset.offline=null"]
+    return overrides

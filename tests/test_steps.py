@@ -1,0 +1,297 @@
+"""Steps of training and evaluation against NumPy, against each other, and on two devices."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import Mesh
+
+from cnnbench import ops
+from cnnbench.devices import make_mesh, pick_devices
+from cnnbench.losses import per_image_loss, per_image_metric
+from cnnbench.models import Cut, GraphNet
+from cnnbench.spec import Task
+from cnnbench.steps import Rules, eval_step, outputs_of, train_step
+from cnnbench.train import Arrays, Network, TrainState, init_state, take_apart
+from tests import oracles
+from tests.oracles import Array, make_plan
+
+
+CLASSES = 4
+
+
+def mesh_of(num_devices: int) -> Mesh | None:
+    devices = pick_devices("cpu")
+    assert len(devices) >= num_devices
+    return make_mesh(devices[:num_devices])
+
+
+@functools.cache
+def small_network() -> Network:
+    layers: dict[str, dict[str, Any]] = {
+        "conv": {"op": "conv", "filters": 3, "kernel": 2, "activation": "tanh"},
+        "pool": {"op": "max_pool", "size": 2},
+        "dense": {"op": "dense", "units": CLASSES},
+    }
+    plan = make_plan(layers, (5, 5, 1), (CLASSES,))
+    return take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+
+
+def some_arrays(num_images: int = 12) -> Arrays:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (num_images, 5, 5, 1), np.uint8)
+    return Arrays(jnp.asarray(images), jnp.asarray(rng.integers(0, CLASSES, num_images, np.int32)))
+
+
+def rules(microbatch: int | None, mesh: Mesh | None = None) -> Rules:
+    metrics = {"accuracy": per_image_metric("accuracy")}
+    loss = per_image_loss("cross_entropy")
+    return Rules(Task.CLASSIFY, loss, metrics, 256.0, microbatch, prepares=True, mesh=mesh)
+
+
+def step_of(network: Network, microbatch: int | None, mesh: Mesh | None = None) -> Any:
+    """A compiled step of SGD with learning rate one."""
+    return jax.jit(
+        functools.partial(
+            train_step,
+            graphdef=network.training,
+            optimizer=optax.sgd(1.0),
+            rules=rules(microbatch, mesh),
+        )
+    )
+
+
+def start(network: Network) -> TrainState:
+    return init_state(network, optax.sgd(1.0))
+
+
+@pytest.mark.parametrize("microbatch", [1, 3, 7, 10])
+def test_gradients_of_microbatches_are_those_of_the_batch(microbatch: int) -> None:
+    network, indices = small_network(), jnp.array([4, 1, 11, 0, 7, 2, 9], jnp.int32)
+    whole, loss = step_of(network, None)(start(network), some_arrays(), indices)
+    parts, parts_loss = step_of(network, microbatch)(start(network), some_arrays(), indices)
+    assert float(parts_loss) == pytest.approx(float(loss), rel=1e-6)
+    for got, want, before in zip(
+        *map(jax.tree.leaves, (parts.params, whole.params, network.params)), strict=True
+    ):
+        assert np.abs(want - before).max() > 1e-3
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_follows_the_mean_loss_of_its_images() -> None:
+    """Loss and gradient of the last layer in NumPy, from what the network computes before it."""
+    network, arrays = small_network(), some_arrays()
+    indices = np.array([4, 1, 11, 0, 7, 2, 9])
+    state, loss = step_of(network, 3)(start(network), arrays, jnp.asarray(indices, jnp.int32))
+    logits, labels = _logits(network, arrays, indices), np.asarray(arrays.labels)[indices]
+    assert float(loss) == pytest.approx(oracles.cross_entropy(logits, labels).mean(), rel=1e-5)
+    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    change = (chances - np.eye(CLASSES)[labels]).mean(axis=0)
+    moved = oracles.get_params(state.params)["dense"]["bias"]
+    np.testing.assert_allclose(moved, -change, rtol=1e-4, atol=1e-6)
+
+
+def _logits(network: Network, arrays: Arrays, indices: Array) -> Array:
+    x = np.asarray(arrays.images)[indices] / 256
+    weights = jax.tree.map(np.asarray, oracles.get_params(network.params))
+    z = np.tanh(oracles.correlate(x, weights["conv"]["kernel"]) + weights["conv"]["bias"])
+    pooled = oracles.pool_max(z, 2).reshape(len(x), -1)
+    logits: Array = pooled @ weights["dense"]["kernel"] + weights["dense"]["bias"]
+    return logits
+
+
+@pytest.mark.parametrize(("microbatch", "num_devices"), [(None, 1), (3, 1), (3, 2), (4, 2)])
+def test_evaluation_counts_the_images_of_weight_one(
+    microbatch: int | None, num_devices: int
+) -> None:
+    network, arrays = small_network(), some_arrays()
+    indices, weights = np.array([4, 1, 11, 0, 7, 2, 2, 2]), np.array([1, 1, 1, 1, 0, 1, 0, 0])
+    how = rules(microbatch, mesh_of(num_devices))
+    evaluate = functools.partial(eval_step, graphdef=network.evaluation, rules=how)
+    sums = jax.jit(evaluate)(
+        network.params,
+        network.rest,
+        arrays,
+        jnp.asarray(indices, jnp.int32),
+        jnp.asarray(weights, jnp.float32),
+    )
+    kept = indices[weights == 1]
+    logits, labels = _logits(network, arrays, kept), np.asarray(arrays.labels)[kept]
+    assert set(sums) == {"loss", "accuracy"}
+    assert float(sums["loss"]) == pytest.approx(oracles.cross_entropy(logits, labels).sum(), 1e-5)
+    assert float(sums["accuracy"]) == (logits.argmax(axis=1) == labels).sum()
+
+
+def test_outputs_are_the_networks_results_for_the_images_named() -> None:
+    network, arrays, indices = small_network(), some_arrays(), np.array([3, 3, 8])
+    got = outputs_of(
+        network.params,
+        network.rest,
+        arrays,
+        jnp.asarray(indices),
+        graphdef=network.evaluation,
+        rules=rules(None),
+    )
+    np.testing.assert_allclose(got, _logits(network, arrays, indices), rtol=1e-4, atol=1e-6)
+
+
+# Dropout in training.
+
+NUM_MASKED, PIXELS = 20, 25
+
+
+def drawn_masks(microbatch: int | None, steps: int, mesh: Mesh | None = None) -> list[Array]:
+    """What dropout multiplied each pixel of each image with: (pixels, images) for each step.
+
+    All pixels are one, image k has class k, and the kernel is zero, so that the
+    softmax is uniform. The kernel's gradient for pixel p and class k is then
+    (mean over the images of their masks at p - mask of image k at p) / num_images.
+    """
+    layers: dict[str, dict[str, Any]] = {
+        "drop": {"op": "dropout", "rate": 0.5},
+        "dense": {"op": "dense", "units": NUM_MASKED, "init": "zeros", "use_bias": False},
+    }
+    plan = make_plan(layers, (5, 5, 1), (NUM_MASKED,))
+    network = take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+    ones = Arrays(
+        jnp.full((NUM_MASKED, 5, 5, 1), 256, jnp.int32), jnp.arange(NUM_MASKED, dtype=jnp.int32)
+    )
+    step, rest, masks = step_of(network, microbatch, mesh), network.rest, []
+    for _ in range(steps):
+        state = start(network)._replace(rest=rest)
+        state, _ = step(state, ones, jnp.arange(NUM_MASKED, dtype=jnp.int32))
+        rest = state.rest
+        kernel = np.asarray(oracles.get_params(state.params)["dense"]["kernel"])  # -gradient
+        masks.append((kernel - kernel.min(axis=1, keepdims=True)) * NUM_MASKED)
+    return masks
+
+
+@pytest.mark.parametrize(
+    ("microbatch", "num_devices"), [(None, 1), (1, 1), (3, 1), (10, 2), (3, 2), (None, 2)]
+)
+def test_every_image_of_every_step_has_a_mask_of_its_own(
+    microbatch: int | None, num_devices: int
+) -> None:
+    """Also where two devices start from the same key."""
+    masks = drawn_masks(microbatch, 2, mesh_of(num_devices))
+    both = np.concatenate(masks, axis=1)
+    np.testing.assert_allclose(both, 2 * np.round(both / 2), atol=1e-5)  # 0 or 1 / (1 - 0.5)
+    both = np.round(both)
+    assert set(np.unique(both)) == {0, 2}
+    assert len(np.unique(both, axis=1).T) == 2 * NUM_MASKED
+    # The expectation is kept: within five standard errors of one.
+    assert abs(both.mean() - 1) < 5 / math.sqrt(both.size)
+
+
+def test_a_step_moves_the_running_statistics() -> None:
+    layers: dict[str, dict[str, Any]] = {
+        "norm": {"op": "batch_norm", "momentum": 0.75},
+        "dense": {"op": "dense", "units": CLASSES},
+    }
+    network = take_apart(
+        GraphNet(make_plan(layers, (5, 5, 1), (CLASSES,)), form="direct", rngs=nnx.Rngs(0))
+    )
+    arrays, indices = some_arrays(), np.array([4, 1, 11, 0])
+    state, _ = step_of(network, None)(start(network), arrays, jnp.asarray(indices, jnp.int32))
+    x = np.asarray(arrays.images)[indices] / 256
+    running = nnx.to_pure_dict(state.rest)["parts"]["norm"]
+    np.testing.assert_allclose(running["mean"], [0.25 * x.mean()], rtol=1e-5)
+    np.testing.assert_allclose(running["var"], [0.75 + 0.25 * x.var()], rtol=1e-5)
+
+
+# Several devices.
+
+SMALL: dict[str, dict[str, Any]] = {
+    "conv": {"op": "conv", "filters": 3, "kernel": 2, "activation": "tanh"},
+    "pool": {"op": "max_pool", "size": 2},
+    "dense": {"op": "dense", "units": CLASSES},
+}
+NORMED: dict[str, dict[str, Any]] = {
+    "conv": {"op": "conv", "filters": 3, "kernel": 2},
+    "norm": {"op": "batch_norm", "momentum": 0.75},
+    "relu": {"op": "activation", "activation": "relu"},
+    "pool": {"op": "max_pool", "size": 2},
+    "flat": {"op": "flatten"},
+    "norm2": {"op": "batch_norm", "momentum": 0.5},
+    "dense": {"op": "dense", "units": CLASSES},
+}
+
+
+def stepped(
+    layers: dict[str, dict[str, Any]],
+    form: ops.Form,
+    row: int | None,
+    num_devices: int,
+    *,
+    cut: bool = False,
+) -> Any:
+    """Parameters, other state and loss after two steps of eight images."""
+    mesh = mesh_of(num_devices)
+    plan = make_plan(layers, (5, 5, 1), (CLASSES,))
+    how = Cut(row, mesh) if cut and row else None
+    network = take_apart(GraphNet(plan, form=form, rngs=nnx.Rngs(0), cut=how))
+    step = step_of(network, None, None) if cut else step_of(network, row, mesh)
+    state, arrays, losses = start(network), some_arrays(), []
+    for indices in ([4, 1, 11, 0, 7, 2, 9, 3], [5, 6, 8, 10, 0, 1, 2, 4]):
+        state, loss = step(state, arrays, jnp.array(indices, jnp.int32))
+        losses.append(loss)
+    found = (nnx.to_pure_dict(state.params), nnx.to_pure_dict(state.rest), losses)
+    return jax.tree.map(np.asarray, found)
+
+
+def check_same(got: Any, want: Any, before: Any) -> None:
+    moved = [
+        np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (want[0], before)), strict=True)
+    ]
+    assert max(moved) > 1e-2
+    for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def initial(layers: dict[str, dict[str, Any]]) -> Any:
+    plan = make_plan(layers, (5, 5, 1), (CLASSES,))
+    network = take_apart(GraphNet(plan, form="plain", rngs=nnx.Rngs(0)))
+    return nnx.to_pure_dict(network.params)
+
+
+@pytest.mark.parametrize(
+    ("form", "row"), [("direct", 4), ("direct", 3), ("direct", 2), ("direct", 25), ("plain", None)]
+)
+def test_two_devices_step_as_one(form: ops.Form, row: int | None) -> None:
+    """Also where rows are filled up, and where one device has nothing but what fills up."""
+    want = stepped(SMALL, "plain", None, 1)
+    check_same(stepped(SMALL, form, row, 2), want, initial(SMALL))
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "num_devices"),
+    [("direct", 4, 2), ("direct", 2, 2), ("direct", 8, 2), ("direct", 2, 1)],
+)
+def test_batch_norm_in_rows_has_the_statistics_of_the_batch(
+    form: ops.Form, row: int, num_devices: int
+) -> None:
+    want = stepped(NORMED, "plain", None, 1)
+    check_same(stepped(NORMED, form, row, num_devices, cut=True), want, initial(NORMED))
+
+
+def test_batch_norm_shared_out_by_xla_has_the_statistics_of_the_batch() -> None:
+    want = stepped(NORMED, "plain", None, 1)
+    check_same(stepped(NORMED, "plain", None, 2), want, initial(NORMED))
+
+
+def test_the_key_of_dropout_stays_and_its_count_moves_on_both_devices() -> None:
+    layers = {"drop": {"op": "dropout", "rate": 0.5}, **SMALL}
+    one, two = (stepped(layers, "direct", 4, n)[1]["parts"]["drop"] for n in (1, 2))
+    assert jax.tree.structure(one) == jax.tree.structure(two)
+    rngs = two["rngs"]
+    assert rngs["count"] == 2  # a row for each of two steps
+    np.testing.assert_array_equal(
+        jax.random.key_data(rngs["key"]), jax.random.key_data(one["rngs"]["key"])
+    )
