@@ -39,8 +39,8 @@ smoke: $(VENV)/.installed-base ## Train every experiment for 2 epochs on embedde
 	$(BIN)/cnnbench run experiments/*.yaml --dataset mnist_5k --epochs 2 --results-dir build/smoke
 	$(BIN)/cnnbench compare --results-dir build/smoke
 
-bench: $(VENV)/.installed-base ## Time a training step of every experiment
-	$(BIN)/python benchmarks/step_time.py
+bench: $(VENV)/.installed-dev,peers ## Measure speed against PyTorch, Keras and plain Flax, and the project's bars
+	$(BIN)/python -m benchmarks.run $(BENCH)
 
 clean: ## Remove the virtual environment and everything generated but results
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import resource
 import signal
@@ -140,6 +141,27 @@ def test_autoencoder_writes_its_reconstructions():
     assert (only_run("auto") / "reconstructions.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("engine", ["plain", "fast"])
+def test_the_engine_that_was_asked_for_is_recorded(engine):
+    words = ["--engine", engine, "--seeds", "1", "--epochs", "1", "--quiet"]
+    assert invoke("run", "tiny.yaml", *words).exit_code == 0
+    recorded = json.loads((only_run() / "run.json").read_text())["engine"]
+    assert (recorded["requested"], recorded["form"], recorded["step_s"]) == (engine, engine, {})
+
+
+def test_programs_are_compiled_once_and_found_again(tmp_path):
+    """Two processes and a cache folder of their own."""
+    words = ["run", "tiny.yaml", "--seeds", "1", "--epochs", "1", "--quiet"]
+    command = [sys.executable, "-W", "error", "-m", "cnnbench", *words]
+    environment = os.environ | {"CNNBENCH_CACHE_DIR": str(tmp_path / "cache")}
+    states = []
+    for name in ("a", "b"):
+        subprocess.run([*command, "--results-dir", name], env=environment, check=True)
+        (run,) = Path(name, "tiny").iterdir()
+        states.append(json.loads((run / "run.json").read_text())["engine"]["compile_cache"])
+    assert states == ["cold", "warm"]
+
+
 def test_json_leaves_standard_output_to_the_results():
     done = invoke("run", "tiny.yaml", "--json", "--epochs", "1")
     document = json.loads(done.stdout)
@@ -168,7 +190,7 @@ def test_lines_tell_each_epoch_where_there_is_no_terminal():
     assert compiling == "compiling ..."
     assert re.fullmatch(
         r"compiled 1,554 parameters in \d+\.\d s \((cold|warm)\);"
-        r" engine direct, rows of 25 images, 2 devices",
+        r" engine direct, rows of 10 images, 2 devices",
         compiled,
     )
     pattern = (

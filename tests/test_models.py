@@ -1,12 +1,9 @@
-"""A plan as a network: shapes, every operation, ties, initial values, Python models."""
+"""A plan as a network: shapes, every operation, ties, initial values."""
 
 import dataclasses
 import itertools
 import math
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,17 +16,17 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from scipy import signal, special, stats
 
-from cnnbench import ops
-from cnnbench.errors import UsageError
+from cnnbench import ops, plain
 from cnnbench.graph import Plan
 from cnnbench.layers import INPUT, OPERATIONS, Conv, LayerOp
-from cnnbench.models import ACTIVATIONS, MONOTONE, GraphNet, import_class, make_module
+from cnnbench.lowering import MONOTONE
+from cnnbench.models import ACTIVATIONS, GraphNet
 from cnnbench.shapes import Shape, ShapeError, TiedConv, layout
 from cnnbench.train import Network, num_params, take_apart
 from tests import oracles
 from tests.oracles import Array, make_plan
 
-FORMS: tuple[ops.Form, ...] = ("plain", "direct")
+FORMS: tuple[ops.Form, ...] = ("plain", "direct", "fast")
 Layers = dict[str, dict[str, Any]]
 Params = Mapping[str, Mapping[str, Array]]
 
@@ -120,25 +117,24 @@ def _with_one_end(layers: Layers) -> Layers:
 
 
 def every_value(model: GraphNet, x: jax.Array) -> dict[str, jax.Array]:
-    """Each layer's result, not only the output's."""
-    values = {INPUT: x}
+    """Each layer's result, not only the output's; in the plain form, which leaves none out."""
+    values, weights = {INPUT: x}, model.prepare()
     for node in model.plan.nodes:
-        values[node.name] = model._apply(node, [values[name] for name in node.inputs])
+        inputs = [values[name] for name in node.inputs]
+        part: Any = model.parts.get(node.name)
+        values[node.name] = part(inputs[0]) if part else model._apply(node, inputs, weights)
     return values
 
 
-@pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(graph=graphs())
-def test_plan_has_the_shapes_and_parameters_of_the_network(
-    form: ops.Form, graph: tuple[Layers, Shape]
-) -> None:
+def test_plan_has_the_shapes_and_parameters_of_the_network(graph: tuple[Layers, Shape]) -> None:
     layers, input_shape = graph
     plan = make_plan(layers, input_shape, (3,))
     x = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
 
     def run(x: jax.Array) -> tuple[dict[str, jax.Array], Any]:
-        model = net(plan, form)
+        model = net(plan, "plain")
         return every_value(model, x), nnx.state(model, nnx.Param)
 
     values, params = nnx.eval_shape(run, x)
@@ -148,6 +144,30 @@ def test_plan_has_the_shapes_and_parameters_of_the_network(
     shapes = sorted(leaf.shape for leaf in jax.tree.leaves(params))
     assert shapes == sorted(s for node in plan.nodes for s in node.layout.params.values())
     assert num_params(params) == plan.num_params
+    for form in FORMS[1:]:
+        one = nnx.eval_shape(lambda x, form=form: net(plan, form)(x), x)
+        assert one.shape == (2, 3)
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@given(graph=graphs())
+def test_any_graph_has_the_same_value_in_every_form(graph: tuple[Layers, Shape]) -> None:
+    layers, input_shape = graph
+    plan = make_plan(layers, input_shape, (3,))
+    networks = [take_apart(net(plan, form)) for form in FORMS]
+    with jax.enable_x64(True):
+        params = jax.tree.map(
+            lambda p: jnp.asarray(normal(p.size, *p.shape) / 2), networks[0].params
+        )
+        x = jnp.asarray(normal(3, 2, *input_shape))
+
+        @jax.jit
+        def run(params: Any, x: jax.Array) -> Any:
+            return [nnx.merge(n.evaluation, params, n.rest, copy=True)(x) for n in networks]
+
+        want, *others = run(params, x)
+    for got in others:
+        np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-8 * np.abs(want).max())
 
 
 # One contract for every operation.
@@ -328,7 +348,7 @@ def _some_params(case: Case) -> dict[str, dict[str, Array]]:
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_contract(operation: str) -> None:
-    """In evaluation: NumPy's value in both forms, image by image, and the value's gradient."""
+    """In evaluation: NumPy's value in every form, image by image, and the value's gradient."""
     case = CASES[operation]
     plan, given = plan_of(case), _some_params(case)
     where = "parts" if operation == "batch_norm" else "weights"
@@ -342,16 +362,17 @@ def test_contract(operation: str) -> None:
         params = nnx.clone(networks["direct"].params)
         nnx.replace_by_pure_dict(params, jax.tree.map(jnp.asarray, tree))
         images = jnp.asarray(normal(9, 3, *case.shape))
-        direct, plain, single, slope, rise = _probe(networks, params, images)
+        values, single, slope, rise = _probe(networks, params, images)
     want = case.value(given, np.asarray(images))
-    np.testing.assert_allclose(direct, want, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(plain, want, rtol=1e-12, atol=1e-12)
+    for form, value in zip(FORMS, values, strict=True):
+        tolerance = 1e-10 if form == "fast" else 1e-12
+        np.testing.assert_allclose(value, want, rtol=tolerance, atol=tolerance, err_msg=form)
     np.testing.assert_allclose(single[0], want[1], rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(slope, rise, rtol=1e-6)
 
 
 def _probe(networks: Mapping[ops.Form, Network], params: Any, images: jax.Array) -> Any:
-    """Both forms' results, one image's, and the slope along a direction, by gradient and not."""
+    """All forms' results, one image's, and the slope along a direction, by gradient and not."""
     change = jax.tree.map(lambda p: jnp.asarray(normal(5, *p.shape)), (params, images))
 
     @jax.jit
@@ -371,7 +392,8 @@ def _probe(networks: Mapping[ops.Form, Network], params: Any, images: jax.Array)
             map(jnp.vdot, jax.tree.leaves(jax.grad(weighed)(here)), jax.tree.leaves(change))
         )
         rise = (weighed(ends[0]) - weighed(ends[1])) / (2 * step)
-        return call(*here), call(*here, "plain"), call(params, images[1:2]), slope, rise
+        values = [call(*here, form) for form in FORMS]
+        return values, call(params, images[1:2]), slope, rise
 
     return run(params, images)
 
@@ -591,15 +613,16 @@ def test_bias_and_activation_may_wait_until_after_the_pools(activation: str) -> 
         "join": {"op": "concat", "inputs": ["wide", "tall"]},
     }
     model = net(make_plan(layers, (6, 7, 2), (2, 2, 6)))
-    assert model.pooled == ({"conv"} if activation in MONOTONE else frozenset())
+    waits = {"wide": "conv", "tall": "conv"} if activation in MONOTONE else {}
+    assert model.lowering.deferred == waits
     network = take_apart(model)
     x = jnp.asarray(normal(0, 4, 6, 7, 2), jnp.float32)
 
     def by_ops(kernel: jax.Array, bias: jax.Array) -> jax.Array:
-        z = ops.conv(x, kernel, (1, 1), ((0, 0), (0, 0)), "plain") + bias
+        z = plain.conv(x, kernel, (1, 1), ((0, 0), (0, 0))) + bias
         y = ACTIVATIONS[activation](z)
         pools = [((2, 3), (2, 3)), ((2, 2), (2, 3))]
-        return jnp.concatenate([ops.max_pool(y, *pool, "plain") for pool in pools], axis=-1)
+        return jnp.concatenate([plain.max_pool(y, *pool) for pool in pools], axis=-1)
 
     def by_net(kernel: jax.Array, bias: jax.Array) -> jax.Array:
         params = nnx.clone(network.params)
@@ -637,94 +660,9 @@ def test_bias_and_activation_may_wait_until_after_the_pools(activation: str) -> 
 )
 def test_bias_and_activation_do_not_wait_elsewhere(layers: Layers) -> None:
     model = net(make_plan(layers, (2, 2, 1), (2, 2, 1)))
-    assert model.pooled == frozenset()
+    assert not model.lowering.deferred
     model.weights["conv"]["kernel"][...] = jnp.full((1, 1, 1, 1), -2.0)
     model.weights["conv"]["bias"][...] = jnp.ones(1)
     x = np.array([[[[-1.0], [0.25]], [[0.75], [2.0]]]])
     want = np.maximum(1 - 2 * x, 0) * (2 if "pool" in layers else 1)
     np.testing.assert_allclose(model(jnp.asarray(x, jnp.float32)), want, rtol=1e-6)
-
-
-# Python models.
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder for modules, which are forgotten after the test."""
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-
-
-def write_module(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"from flax import nnx\n\n\n{text}", encoding="utf-8")
-
-
-def test_python_model_lies_beside_the_experiment(folder: Path) -> None:
-    write_module(
-        folder / "cnnbench_test_net.py",
-        "class Net(nnx.Module):\n"
-        "    def __init__(self, units, *, rngs):\n"
-        "        self.dense = nnx.Linear(4, units, rngs=rngs)\n\n"
-        "    def __call__(self, x):\n"
-        "        return self.dense(x.reshape(len(x), -1))\n",
-    )
-    made: Any = make_module(import_class("cnnbench_test_net:Net", folder), {"units": 3}, seed=0)
-    assert num_params(take_apart(made).params) == 4 * 3 + 3
-    assert made(jnp.ones((5, 2, 2, 1))).shape == (5, 3)
-    assert str(folder) not in sys.path
-
-
-def test_each_folder_has_its_own_python_model(folder: Path) -> None:
-    for number in ("1", "2"):
-        write_module(
-            folder / number / "cnnbench_test_twin.py",
-            f"class Net(nnx.Module):\n    number = {number}\n",
-        )
-    found = [import_class("cnnbench_test_twin:Net", folder / number) for number in ("1", "2")]
-    assert [kind.number for kind in found] == [1, 2]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(
-    ("reference", "message"),
-    [
-        (
-            "cnnbench_test_absent:Net",
-            "model.python: there is no module 'cnnbench_test_absent'; install it, or put it into"
-            " {folder}.",
-        ),
-        (
-            "cnnbench_test_absent.inner:Net",
-            "model.python: there is no module 'cnnbench_test_absent'; install it, or put it into"
-            " {folder}.",
-        ),
-        (
-            "cnnbench_test_needy:Net",
-            "model.python: there is no module 'cnnbench_test_absent'; install it, or put it into"
-            " {folder}.",
-        ),
-        (
-            "cnnbench_test_some:Nett",
-            "model.python: 'cnnbench_test_some' has no nnx.Module named 'Nett'; define it there.",
-        ),
-        (
-            "cnnbench_test_some:plain",
-            "model.python: 'cnnbench_test_some' has no nnx.Module named 'plain'; define it there.",
-        ),
-        (
-            "cnnbench_test_some:Plain",
-            "model.python: 'cnnbench_test_some' has no nnx.Module named 'Plain'; define it there.",
-        ),
-    ],
-)
-def test_python_model_that_cannot_be_had(folder: Path, reference: str, message: str) -> None:
-    write_module(folder / "cnnbench_test_needy.py", "import cnnbench_test_absent\n")
-    write_module(
-        folder / "cnnbench_test_some.py",
-        "class Net(nnx.Module):\n    pass\n\n\nclass Plain:\n    pass\n\n\nplain = 3\n",
-    )
-    with pytest.raises(UsageError, match=f"^{re.escape(message.format(folder=folder))}$"):
-        import_class(reference, folder)
-    assert str(folder) not in sys.path

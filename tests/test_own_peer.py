@@ -13,7 +13,8 @@ from cnnbench.loader import Loaded, load_experiment
 from cnnbench.models import GraphNet
 from cnnbench.peers import initial_weights
 from cnnbench.peers.own import OwnPeer
-from cnnbench.train import Arrays, build_optimizer, init_state, make_rules, take_apart, train_step
+from cnnbench.steps import make_rules, train_step
+from cnnbench.train import Arrays, build_optimizer, init_state, take_apart
 
 SPEC = """\
 name: tiny

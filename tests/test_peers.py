@@ -19,15 +19,8 @@ from cnnbench.models import GraphNet
 from cnnbench.optimizers import OPTIMIZERS
 from cnnbench.peers import Weights, initial_weights
 from cnnbench.spec import Experiment
-from cnnbench.train import (
-    Arrays,
-    build_optimizer,
-    init_state,
-    make_rules,
-    outputs_of,
-    take_apart,
-    train_step,
-)
+from cnnbench.steps import make_rules, outputs_of, train_step
+from cnnbench.train import Arrays, build_optimizer, init_state, take_apart
 from tests.oracles import Array, make_plan
 
 ROOT = Path(__file__).parent.parent

@@ -115,7 +115,8 @@ class OwnPeer:
 def _job(experiment: Experiment, plan: Plan, images: NDArray[Any], labels: NDArray[Any]) -> Job:
     """A training on one batch, which is replaced from step to step."""
     batch, none = Split(images, labels.astype(np.int32)), Split(images[:0], np.zeros(0, np.int32))
-    info = DatasetInfo("batch", plan.input_shape, 0, len(images), 0, "a batch")
+    height, width, channels = plan.input_shape
+    info = DatasetInfo("batch", (height, width, channels), 0, len(images), 0, "a batch")
     dataset = Dataset(
         info, train=batch, validation=none, test=none, digest="", stand_in_for=None, source=""
     )

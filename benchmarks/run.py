@@ -1,0 +1,164 @@
+"""Measures what the project promises about speed: `make bench`.
+
+Throughput: the shipped networks against every peer, by turns, in one run
+(`cnnbench bench`). Start: real runs in fresh processes, with an empty cache and
+again with a full one; compile time, first step and memory are read from their
+`run.json`. Growth: the time of an epoch on all images and on a tenth. Results
+go to benchmarks/results as JSON and Markdown. Compare within a run only.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cnnbench import bench_report, bench_session
+from cnnbench.bars import Bar, Check
+from cnnbench.benchmark import Benchmark
+from cnnbench.contest import Settings
+
+ROOT = Path(__file__).parent.parent
+NETWORKS = ("standard", "modified", "autoencoder")
+FAMILIES = ("torch", "keras", "flax")
+SECTIONS = ("throughput", "start", "growth")
+GIB = 2**30
+TORCH_BARS: Mapping[str, float] = {"standard": 2.0, "modified": 1.7, "autoencoder": 3.0}
+FULL = 50_000  # training images of an epoch of the shipped experiments
+
+
+def main() -> None:
+    """Runs the sections that are asked for, and prints the bars."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default=",".join(SECTIONS), metavar="SECTION,...")
+    parser.add_argument("--budget", type=float, default=150, help="seconds of training a network")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, at most")
+    parser.add_argument("--dataset", default="mnist_5k")
+    parser.add_argument("--data-dir", type=Path, help="with all of MNIST, for growth and memory")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    arguments = parser.parse_args()
+    console, errors = Console(), Console(stderr=True, highlight=False)
+    wanted, checks = arguments.only.split(","), []
+    started_at, benchmarks = datetime.now(UTC), []
+    bench_session.make_folder(arguments.output)
+    if "throughput" in wanted:
+        benchmarks = throughput(arguments, errors.print)
+        checks += [check for each in benchmarks for check in speed_checks(each)]
+    if "start" in wanted:
+        for name in NETWORKS:
+            checks += start_checks(name, errors.print)
+    if "growth" in wanted:
+        checks += growth_checks(arguments.data_dir)
+    command = ["make", "bench"]
+    report = bench_session.make_report(benchmarks, FAMILIES, command, started_at)
+    if benchmarks:
+        bench_session.write_report(report, arguments.output)
+        console.print(bench_report.terminal_table(report))
+    write_checks(arguments.output / f"bars-{started_at:%Y%m%dT%H%M%SZ}", checks)
+    console.print(bars_markdown(checks), markup=False, highlight=False)
+
+
+def throughput(arguments: argparse.Namespace, notify: Any) -> list[Benchmark]:
+    """The shipped networks against all peers."""
+    paths = [ROOT / "experiments" / f"{name}.yaml" for name in NETWORKS]
+    overrides = [f"dataset.name={arguments.dataset}", "dataset.splits=null", "dataset.offline=null"]
+    settings = Settings(arguments.rounds, arguments.budget)
+    return [
+        bench_session.measure(
+            bench_session.make_task(loaded, arguments.data_dir, notify), FAMILIES, settings, notify
+        )
+        for loaded in bench_session.load_all(paths, overrides, arguments.data_dir)
+    ]
+
+
+def speed_checks(benchmark: Benchmark) -> list[Check]:
+    """Throughput against the best PyTorch, plain Flax NNX and Keras on JAX."""
+    name, least = benchmark.name, TORCH_BARS[benchmark.name]
+    pairs = [
+        (Bar(f"{name}: best PyTorch / ours", least, "x", True), benchmark.best("torch")),
+        (Bar(f"{name}: plain Flax NNX / ours", 8.0, "x", True), benchmark.find("flax")),
+        (Bar(f"{name}: Keras (JAX) / ours", 8.0, "x", True), benchmark.find("keras-jax")),
+    ]
+    checks = []
+    for bar, peer in pairs:
+        ratio = benchmark.ratio(peer)
+        note = f"{peer.variant} {bench_report.ratio_text(ratio)}" if peer and ratio else ""
+        checks.append(Check(bar, ratio.value if ratio else None, note))
+    return checks
+
+
+def run_once(
+    name: str, folder: Path, overrides: Sequence[str] = (), data_dir: Path | None = None
+) -> dict[str, Any]:
+    """A run in a fresh process; its `run.json`, and `epochs` with the lines of its log."""
+    command = [sys.executable, "-m", "cnnbench", "run", f"experiments/{name}.yaml", "--quiet"]
+    command += ["--engine", "fast", "--results-dir", str(folder / "results"), *overrides]
+    command += ["--data-dir", str(data_dir)] if data_dir else []
+    env = os.environ | {"CNNBENCH_CACHE_DIR": str(folder / "cache")}
+    before = set(folder.glob("results/*/*"))
+    subprocess.run(command, check=True, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+    (run,) = set(folder.glob("results/*/*")) - before
+    record: dict[str, Any] = json.loads((run / "run.json").read_text())
+    lines = (run / "epochs.jsonl").read_text().splitlines()
+    return record | {"epochs": [json.loads(line) for line in lines]}
+
+
+def start_checks(name: str, notify: Any) -> list[Check]:
+    """Compile time from scratch and from the cache on disk, and the time to the first step."""
+    notify(f"{name}: starting with an empty cache, and again")
+    small = ["--dataset", "mnist_5k", "--epochs", "1"]
+    with tempfile.TemporaryDirectory() as folder:
+        cold, warm = (run_once(name, Path(folder), small) for _ in range(2))
+    assert (cold["engine"]["compile_cache"], warm["engine"]["compile_cache"]) == ("cold", "warm")
+    return [
+        Check(Bar(f"{name}: compile, cold", 6.0, "s"), cold["timing"]["compile_s"]),
+        Check(Bar(f"{name}: compile, from the cache", 2.0, "s"), warm["timing"]["compile_s"]),
+        Check(
+            Bar(f"{name}: first step, compiled before", 5.0, "s"), warm["engine"]["first_step_s"]
+        ),
+    ]
+
+
+def growth_checks(data_dir: Path | None) -> list[Check]:
+    """Time of an epoch on ten times the images, and memory of a run on all of MNIST."""
+    grown = Bar("standard: epoch on 10x the images / 10 epochs", 1.05, "x")
+    memory = Bar("peak memory on all of MNIST", 1.5, "GiB")
+    if data_dir is None:
+        note = "needs --data-dir with all of MNIST"
+        return [Check(grown, None, note), Check(memory, None, note)]
+    with tempfile.TemporaryDirectory() as name:
+        folder, seconds = Path(name), []
+        for images in (FULL // 10, FULL):
+            overrides = ["--epochs", "3", f"dataset.train_examples={images}"]
+            record = run_once("standard", folder, overrides, data_dir)
+            seconds.append(min(epoch["train_s"] for epoch in record["epochs"]))
+        deep = run_once("autoencoder", folder, ["--epochs", "1"], data_dir)
+    peaks = [run["engine"]["peak_memory_bytes"] / GIB for run in (record, deep)]
+    return [Check(grown, seconds[1] / (10 * seconds[0])), Check(memory, max(peaks))]
+
+
+def bars_markdown(checks: Sequence[Check]) -> str:
+    """The bars as a Markdown table."""
+    headers = ["Bar", "Must hold", "Measured", "", "Note"]
+    return bench_report.markdown_table(headers, bench_report.checks_rows(checks))
+
+
+def write_checks(stem: Path, checks: Sequence[Check]) -> None:
+    """The bars as JSON and Markdown."""
+    content = [
+        {"bar": c.bar.name, "limit": c.bar.limit, "measured": c.measured, "holds": c.holds}
+        for c in checks
+    ]
+    stem.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
+    stem.with_suffix(".md").write_text(bars_markdown(checks))
+
+
+if __name__ == "__main__":
+    main()
