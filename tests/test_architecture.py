@@ -59,7 +59,7 @@ lowering strategy
 models python_models train
 steps
 peers.interface
-peers.geometry
+peers.geometry peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net
 peers.torch_peer peers.keras_peer peers.flax_peer
 peers
