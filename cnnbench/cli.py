@@ -102,6 +102,13 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             envvar="CNNBENCH_ENGINE",
         ),
     ] = Engine.AUTO,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="Trace the first epoch for XProf, TensorBoard or Perfetto; it takes longer then.",
+            metavar="DIR",
+        ),
+    ] = None,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
     dry_run: Annotated[
@@ -128,6 +135,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             data_dir,
             device.value,
             engine.value,
+            profile,
             command,
             check_interrupt,
         )

@@ -6,6 +6,7 @@ writes: the caller consumes a stream of events.
 """
 
 from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -98,7 +99,9 @@ def _run_seed(
     test = range(n + m, n + m + len(job.dataset.test.labels))
     records = []
     for epoch in range(1, job.experiment.train.epochs + 1):
-        state, losses = yield from _train_epoch(setup, programs, state, seed, epoch)
+        traced = job.profile and (seed, epoch) == (job.experiment.seeds[0], 1)
+        with jax.profiler.trace(str(job.profile)) if traced else nullcontext():
+            state, losses = yield from _train_epoch(setup, programs, state, seed, epoch)
         train_s = job.watch.last("train_s")
         with job.watch.part("eval_s"):
             values = _evaluate(programs, state, arrays, range(n, n + m))

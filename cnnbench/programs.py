@@ -49,6 +49,7 @@ class Job:
       devices: where it runs.
       watch: charged with the seconds of each part.
       engine: ``auto``, or the form of the operations that is asked for.
+      profile: folder for a trace of the first epoch; None for no trace.
     """
 
     experiment: Experiment
@@ -58,6 +59,7 @@ class Job:
     devices: tuple[jax.Device, ...]
     watch: Stopwatch
     engine: str = "auto"
+    profile: Path | None = None
 
     @property
     def num_train(self) -> int:

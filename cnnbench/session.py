@@ -47,6 +47,7 @@ class Request:
       data_dir: prepared or manually fetched data; tensorflow-datasets' own folder if None.
       device: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
       engine: ``auto``, ``plain``, ``direct`` or ``fast``.
+      profile: folder for a trace of the first epoch; None for no trace.
       command: the command line that asked for it.
       check_interrupt: called at every event; may raise KeyboardInterrupt.
     """
@@ -57,6 +58,7 @@ class Request:
     data_dir: Path | None = None
     device: str = "auto"
     engine: str = "auto"
+    profile: Path | None = None
     command: Sequence[str] = ()
     check_interrupt: Callable[[], None] = lambda: None
 
@@ -166,7 +168,16 @@ def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatc
     if loaded.plan is None:
         import_class(str(loaded.experiment.model.python), request.path.resolve().parent)
     folder = request.path.resolve().parent
-    return Job(loaded.experiment, loaded.plan, folder, dataset, devices, watch, request.engine)
+    return Job(
+        loaded.experiment,
+        loaded.plan,
+        folder,
+        dataset,
+        devices,
+        watch,
+        request.engine,
+        request.profile,
+    )
 
 
 def _record(job: "Job", run_id: str, ran_on: Environment, source: bytes) -> RunRecord:
