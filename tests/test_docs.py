@@ -40,7 +40,6 @@ def workplace(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     return tmp_path
 
