@@ -15,7 +15,7 @@ import numpy as np
 from cnnbench.compilation import lookups
 from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained, Tuning
 from cnnbench.losses import metric_names
-from cnnbench.machine import peak_memory_bytes
+from cnnbench.memory import peak_memory_bytes
 from cnnbench.programs import (
     EVAL_BATCH,
     NUM_SAMPLES,
@@ -28,10 +28,11 @@ from cnnbench.programs import (
     set_up,
 )
 from cnnbench.results import Direction, Engine, EpochRecord
+from cnnbench.sampling import batches
 from cnnbench.spec import Experiment
 from cnnbench.summary import summarize_seed
-from cnnbench.train import Arrays, TrainState, epoch_order, num_params
-from cnnbench.tuning import choose, has_to_measure
+from cnnbench.train import Arrays, TrainState, num_params
+from cnnbench.tuning import known_choice, measure
 
 PROGRESS_INTERVAL_S = 0.1
 
@@ -56,9 +57,10 @@ def run_job(job: Job) -> Iterator[Event]:
 
 def _run(job: Job) -> Iterator[Event]:
     started = job.watch.now()
-    if has_to_measure(job):
+    choice = known_choice(job)
+    if choice is None:
         yield Tuning()
-    choice = choose(job)
+        choice = measure(job)
     tune_s = job.watch.now() - started
     with job.watch.part("data_s"):
         setup = set_up(job, choice.strategy)
@@ -86,9 +88,15 @@ def _run(job: Job) -> Iterator[Event]:
             tune_s=tune_s,
             compile_cache=cache.state,
             first_step_s=job.watch.first_step_s,
-            peak_memory_bytes=peak_memory_bytes(job.devices[0]),
+            peak_memory_bytes=_peak_memory_bytes(job.devices[0]),
         )
     )
+
+
+def _peak_memory_bytes(device: jax.Device) -> int | None:
+    """The most memory held so far: by an accelerator, or by this process on a CPU."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    return int(stats["peak_bytes_in_use"]) if stats else peak_memory_bytes()
 
 
 def _run_seed(
@@ -137,8 +145,7 @@ def _train_epoch(
     setup: Setup, programs: Programs, state: TrainState, seed: int, epoch: int
 ) -> Generator[Event, None, tuple[TrainState, Any]]:
     job, size = setup.job, setup.strategy.steps_per_call
-    order = epoch_order(seed, epoch, job.num_train)[: job.num_steps * job.batch_size]
-    calls = order.reshape(-1, size, job.batch_size)
+    calls = batches(seed, epoch, job.num_train, job.batch_size).reshape(-1, size, job.batch_size)
     losses: list[jax.Array] = []
     with job.watch.part("train_s"):
         shown = job.watch.now()

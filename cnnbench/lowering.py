@@ -110,7 +110,7 @@ def geometry(plan: Plan, node: Node) -> tuple[Conv | ConvTranspose, Pads, Pair]:
     if isinstance(op, Conv):
         size = _size(node.in_shapes[0])
         return op, conv_pads(op, size, op.kernel), size
-    owner = plan.by_name[op.tie].op if op.tie else op
+    owner = plan.by_name[kernel_owner(node)].op
     assert isinstance(owner, Conv | ConvTranspose)
     assert owner.kernel is not None
     size = _size(node.layout.shape)
@@ -208,7 +208,8 @@ class Fused:
 
     def _fold(self, plan: Plan, node: Node, readers: list[Node], form: ops.Form) -> Folded:
         owner, pads, size = geometry(plan, node)
-        low, shape = (pads[0][0], pads[1][0]), _kernel_shape(plan, node)
+        low = pads[0][0], pads[1][0]
+        shape = plan.by_name[kernel_owner(node)].layout.params["kernel"]
         above = plan.by_name.get(node.inputs[0])
         box = above.op.size if above and above.name in self.absorbed else ONE  # type: ignore[union-attr]
         source = node.in_shapes[0][:2]
@@ -256,9 +257,10 @@ def _takes_upscale(plan: Plan, node: Node) -> bool:
     return geometry(plan, node)[0].stride == ONE
 
 
-def _kernel_shape(plan: Plan, node: Node) -> tuple[int, ...]:
-    owner = node.op.tie if isinstance(node.op, ConvTranspose) and node.op.tie else node.name
-    return plan.by_name[owner].layout.params["kernel"]
+def kernel_owner(node: Node) -> str:
+    """The layer that has the kernel of a convolution: another one where it is tied."""
+    tie = node.op.tie if isinstance(node.op, ConvTranspose) else None
+    return tie or node.name
 
 
 def _needed(node: Node, readers: list[Node]) -> Pair:

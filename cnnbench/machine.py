@@ -3,7 +3,6 @@
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -43,19 +42,6 @@ def num_cpus() -> int:
     """Number of CPUs this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def peak_memory_bytes(device: jax.Device) -> int | None:
-    """The most memory held so far: by an accelerator, or by this process on a CPU."""
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    if stats:
-        return int(stats["peak_bytes_in_use"])
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def processor() -> str:

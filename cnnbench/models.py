@@ -29,7 +29,7 @@ from cnnbench.layers import (
     Reshape,
     Upscale,
 )
-from cnnbench.lowering import lower
+from cnnbench.lowering import kernel_owner, lower
 from cnnbench.shapes import Shape
 
 Weights = Mapping[str, Mapping[str, jax.Array]]
@@ -105,7 +105,7 @@ class GraphNet(nnx.Module):
         own: Mapping[str, Any] = self.weights.get(node.name, {})
         values = {key: own[key][...] for key in own}
         if isinstance(node.op, Conv | ConvTranspose):
-            kernel = self.weights[_owner(node)]["kernel"][...]
+            kernel = self.weights[kernel_owner(node)]["kernel"][...]
             values["kernel"] = self.lowering.prepare(node, kernel)
         return values
 
@@ -234,12 +234,6 @@ def _over_rows(function: Callable[..., Any], values: Any, weights: Weights, cut:
     # The check cannot see through the backward passes that the operations define.
     shared = jax.shard_map(share, mesh=cut.mesh, in_specs=specs, out_specs=spread, check_vma=False)
     return shared(values, weights)
-
-
-def _owner(node: Node) -> str:
-    """The layer that has the kernel."""
-    tie = node.op.tie if isinstance(node.op, ConvTranspose) else None
-    return tie or node.name
 
 
 def _owns(node: Node) -> bool:

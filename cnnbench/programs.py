@@ -130,9 +130,7 @@ class Setup:
 
     def place(self, tree: Any) -> Any:
         """Values on every device."""
-        if self.mesh is None:
-            return jax.device_put(tree, self.job.devices[0])
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+        return _place(tree, self.mesh, self.job.devices[0])
 
     def rules(self, *, training: bool) -> Rules:
         """The rules of a step; batch statistics need the whole batch in training."""
@@ -147,9 +145,12 @@ class Setup:
 def set_up(job: Job, strategy: Strategy) -> Setup:
     """The devices of a strategy, with the data on them."""
     mesh = make_mesh(job.devices[: strategy.num_devices])
-    setup = Setup(job, strategy, mesh, to_arrays(job.dataset))
-    arrays = jax.block_until_ready(setup.place(setup.arrays))
-    return Setup(job, strategy, mesh, arrays)
+    arrays = _place(to_arrays(job.dataset), mesh, job.devices[0])
+    return Setup(job, strategy, mesh, jax.block_until_ready(arrays))
+
+
+def _place(tree: Any, mesh: Mesh | None, first: jax.Device) -> Any:
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()) if mesh else first)
 
 
 def to_arrays(dataset: Dataset) -> Arrays:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, assert_never
 
 import jax
-import numpy as np
 import optax
 from flax import nnx
 
@@ -121,12 +120,3 @@ def build_optimizer(spec: TrainSpec, steps: int) -> optax.GradientTransformation
 def init_state(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(network.params, network.rest, optimizer.init(network.params))
-
-
-def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """The order in which an epoch visits the images: (num_images,) indices.
-
-    The same on every device: it comes from NumPy's PCG64 with ``[seed, epoch]``.
-    """
-    order = np.random.default_rng([seed, epoch]).permutation(num_images)
-    return order.astype(np.int32)

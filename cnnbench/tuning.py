@@ -36,25 +36,25 @@ class Choice:
     step_s: Mapping[str, float]
 
 
-def choose(job: Job) -> Choice:
-    """The strategy that was asked for, is remembered, or is measured now."""
+def known_choice(job: Job) -> Choice | None:
+    """The strategy that was asked for or is remembered; None where it has to be measured."""
     found = _candidates(job)
     asked = asked_for(job.engine, found)
     if asked is not None:
         return Choice(asked, {})
-    path = _path(job, found)
-    step_s = _read(path, found)
-    if step_s is None:
-        step_s = _measure(job, found)
-        with suppress(OSError):  # it is measured again then
-            write_whole(path, json.dumps(step_s, indent=2).encode() + b"\n")
-    return Choice(fastest(found, step_s), step_s)
+    step_s = _read(_path(job, found), found)
+    return Choice(fastest(found, step_s), step_s) if step_s else None
 
 
-def has_to_measure(job: Job) -> bool:
-    """Whether `choose` will take its time."""
+def measure(job: Job) -> Choice:
+    """The fastest strategy, which is remembered."""
     found = _candidates(job)
-    return asked_for(job.engine, found) is None and _read(_path(job, found), found) is None
+    step_s: dict[str, float] = {}
+    for strategy in found:
+        step_s[strategy.form] = _step_seconds(job, strategy, min(step_s.values(), default=math.inf))
+    with suppress(OSError):  # it is measured again then
+        write_whole(_path(job, found), json.dumps(step_s, indent=2).encode() + b"\n")
+    return Choice(fastest(found, step_s), step_s)
 
 
 def _candidates(job: Job) -> tuple[Strategy, ...]:
@@ -66,14 +66,6 @@ def fastest(found: Sequence[Strategy], step_s: Mapping[str, float]) -> Strategy:
     """The candidate with the shortest step; `fast` only where it is clearly ahead."""
     cost = {s: step_s[s.form] * (MARGIN if s.form == "fast" else 1) for s in found}
     return min(found, key=cost.__getitem__)
-
-
-def _measure(job: Job, found: Sequence[Strategy]) -> dict[str, float]:
-    """Seconds of a step of each candidate, by form."""
-    step_s: dict[str, float] = {}
-    for strategy in found:
-        step_s[strategy.form] = _step_seconds(job, strategy, min(step_s.values(), default=math.inf))
-    return step_s
 
 
 def _step_seconds(job: Job, strategy: Strategy, best: float) -> float:
@@ -115,5 +107,7 @@ def _read(path: Path, found: Sequence[Strategy]) -> dict[str, float] | None:
     except (OSError, ValueError):
         return None
     forms = {strategy.form for strategy in found}
-    fits = isinstance(step_s, dict) and set(step_s) == forms
-    return step_s if fits and all(isinstance(v, float) for v in step_s.values()) else None
+    if not isinstance(step_s, dict) or set(step_s) != forms:
+        return None
+    sound = (isinstance(v, float) and math.isfinite(v) for v in step_s.values())
+    return step_s if all(sound) else None

@@ -13,7 +13,6 @@ process's memory is that of its framework.
 import importlib
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,9 @@ from numpy.typing import NDArray
 
 from cnnbench.errors import CnnbenchError
 from cnnbench.loader import load_experiment
+from cnnbench.memory import peak_memory_bytes
 from cnnbench.products import SIZE, multiplier, product_seconds
+from cnnbench.sampling import batches
 from cnnbench.spec import Experiment, Task
 
 PRODUCT = "product-"  # variants of this name multiply matrices
@@ -99,9 +100,12 @@ class Trainer:
 
     def _rows(self, steps: int) -> NDArray[Any]:
         seed = self._loaded.experiment.seeds[0]
-        sizes = len(self._labels), self._batch_size
-        wanted = range(self._step, self._step + steps)
-        return np.stack([batch_rows(step, *sizes, seed) for step in wanted])
+        count, size = len(self._labels), self._batch_size
+        rows = []
+        for step in range(self._step, self._step + steps):
+            epoch, part = divmod(step, count // size)
+            rows.append(batches(seed, epoch + 1, count, size)[part])
+        return np.stack(rows)
 
     def _finish(self) -> Answer:
         # Before the evaluation, which is not what is compared.
@@ -126,18 +130,6 @@ class Multiplier:
     def answer(self, request: Request) -> Answer:  # noqa: ARG002
         """Whatever is asked: the seconds of the fastest of a few products."""
         return {"seconds": product_seconds(self._multiply)}
-
-
-def batch_rows(step: int, num_images: int, batch_size: int, seed: int) -> NDArray[Any]:
-    """Which images a step trains on: those of `train.epoch_order`, batch by batch.
-
-    >>> first = [batch_rows(step, 6, 2, seed=0) for step in range(3)]
-    >>> sorted(int(row) for rows in first for row in rows)
-    [0, 1, 2, 3, 4, 5]
-    """
-    epoch, part = divmod(step, num_images // batch_size)
-    order = np.random.default_rng([seed, epoch + 1]).permutation(num_images)
-    return order[part * batch_size : (part + 1) * batch_size]
 
 
 def metrics(
@@ -174,21 +166,6 @@ def read_weights(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
             layer, _, name = key.rpartition("/")
             weights.setdefault(layer, {})[name] = arrays[key]
     return weights
-
-
-def peak_memory_bytes() -> int:
-    """The most memory that was ever resident in this process.
-
-    `getrusage` keeps its maximum when a process becomes another program, and so
-    would count the parent's memory; Linux knows better.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
 
 
 def serve(make: Callable[[], Trainer | Multiplier], requests: TextIO, answers: TextIO) -> None:

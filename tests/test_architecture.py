@@ -51,7 +51,7 @@ data
 diagnosis semantics overlay
 loader
 events
-losses timing machine
+losses timing machine memory sampling
 devices compilation
 plain patches winograd pooling
 ops

@@ -24,10 +24,11 @@ from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained
 from cnnbench.models import GraphNet
 from cnnbench.programs import Job, compile_train, set_up
 from cnnbench.results import BestValue, Direction, EpochRecord, Timing
+from cnnbench.sampling import epoch_order
 from cnnbench.spec import Experiment
 from cnnbench.strategy import Strategy
 from cnnbench.timing import Stopwatch
-from cnnbench.train import epoch_order, take_apart
+from cnnbench.train import take_apart
 from tests import oracles
 from tests.oracles import Array, make_plan
 

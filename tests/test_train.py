@@ -15,7 +15,7 @@ from flax import nnx
 from cnnbench.models import GraphNet
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
 from cnnbench.spec import TrainSpec
-from cnnbench.train import Network, build_optimizer, epoch_order, learning_rate, take_apart
+from cnnbench.train import Network, build_optimizer, learning_rate, take_apart
 from tests.oracles import Array, make_plan
 
 
@@ -162,24 +162,6 @@ def test_the_posts_optimiser_is_pytorchs_nesterov_sgd() -> None:
         optimizer.step()
         path.append(p.detach().numpy().copy())
     np.testing.assert_allclose(_bowl_path(20), path, rtol=1e-12)
-
-
-# The order of an epoch.
-
-
-def test_an_epoch_visits_every_image_once() -> None:
-    for num_images in (1, 2, 1000):
-        order = epoch_order(3, 1, num_images)
-        assert order.dtype == np.int32
-        np.testing.assert_array_equal(np.sort(order), np.arange(num_images))
-
-
-def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
-    orders = {epoch_order(seed, epoch, 50).tobytes() for seed in range(4) for epoch in range(1, 5)}
-    assert len(orders) == 16  # also (1, 2) and (2, 1)
-    np.testing.assert_array_equal(epoch_order(2, 5, 50), epoch_order(2, 5, 50))
-    stream = np.random.Generator(np.random.PCG64(np.random.SeedSequence([2, 5])))
-    np.testing.assert_array_equal(epoch_order(2, 5, 50), stream.permutation(50))
 
 
 def test_batch_statistics_are_told_apart_from_other_state() -> None:

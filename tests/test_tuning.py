@@ -10,7 +10,7 @@ from cnnbench import tuning
 from cnnbench.engine import run_job
 from cnnbench.events import Compiled, Trained, Tuning
 from cnnbench.strategy import ROW, Strategy, asked_for, candidates
-from cnnbench.tuning import MARGIN, choose, fastest, has_to_measure
+from cnnbench.tuning import MARGIN, fastest, known_choice, measure
 from tests.oracles import make_plan
 from tests.test_engine import CLASSES, CONV, LINEAR, SHAPE, make_dataset, make_job
 
@@ -89,22 +89,28 @@ def test_a_choice_is_measured_once_and_remembered(
 
     monkeypatch.setattr(tuning, "_step_seconds", seconds)
     job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
-    assert has_to_measure(job)
-    first = choose(job)
+    assert known_choice(job) is None
+    first = measure(job)
     assert first.strategy.form == "direct"
-    assert not has_to_measure(job)
-    assert choose(job) == first
+    assert known_choice(job) == first
     assert measured == ["fast", "direct", "plain"]
     (path,) = cache.iterdir()
     assert json.loads(path.read_text()) == first.step_s
-    damages = ["", "{", "[]", '{"fast": 1.0}', '{"fast": 1.0, "direct": "a", "plain": 1.0}']
+    damages = [
+        "",
+        "{",
+        "[]",
+        '{"fast": 1.0}',
+        '{"fast": NaN, "direct": 1.0, "plain": 1.0}',
+        '{"fast": 1.0, "direct": "a", "plain": 1.0}',
+    ]
     for number, text in enumerate(damages, start=2):
         path.write_text(text)
-        assert has_to_measure(job)
-        assert choose(job) == first
+        assert known_choice(job) is None
+        assert measure(job) == first
         assert len(measured) == 3 * number
     other = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=2)
-    assert has_to_measure(other)
+    assert known_choice(other) is None
 
 
 def test_a_cache_folder_that_cannot_be_written_stops_nothing(
@@ -113,7 +119,7 @@ def test_a_cache_folder_that_cannot_be_written_stops_nothing(
     monkeypatch.setattr(tuning, "_step_seconds", lambda *_: 1.0)
     cache.write_text("a file where the folder should be")
     job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", batch_size=4)
-    assert choose(job).strategy.form == "direct"
+    assert measure(job).strategy.form == "direct"
 
 
 def test_auto_really_measures(cache: Path) -> None:

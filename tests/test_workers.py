@@ -15,7 +15,7 @@ from cnnbench.data import Split
 from cnnbench.errors import UsageError
 from cnnbench.loader import load_experiment
 from cnnbench.peers import initial_weights
-from cnnbench.worker import batch_rows, metrics, peak_memory_bytes, read_weights
+from cnnbench.worker import metrics, read_weights
 from cnnbench.workers import Contestant, LostError, Worker
 
 ROOT = Path(__file__).parent.parent
@@ -198,19 +198,6 @@ def test_a_worker_that_cannot_even_start_says_why(tmp_path):
         worker.close()
 
 
-def test_batches_visit_every_image_once_an_epoch():
-    epochs = [[batch_rows(step, 11, 5, seed=3) for step in (0, 1)] for _ in range(2)]
-    assert np.array_equal(epochs[0], epochs[1])
-    assert len(np.unique(np.concatenate(epochs[0]))) == 10
-    assert not np.array_equal(batch_rows(0, 11, 5, seed=3), batch_rows(2, 11, 5, seed=3))
-
-
-def test_batches_are_those_of_a_run():
-    from cnnbench.train import epoch_order
-
-    assert np.array_equal(batch_rows(3, 60, 20, seed=5), epoch_order(5, 2, 60)[:20])
-
-
 @pytest.mark.parametrize("loss", ["mse", "mae", "binary_cross_entropy"])
 def test_losses_of_images_are_those_of_training(loss, tmp_path):
     import jax.numpy as jnp
@@ -230,14 +217,6 @@ def test_losses_of_images_are_those_of_training(loss, tmp_path):
     expected = float(per_image_loss(loss)(jnp.asarray(outputs), scaled).mean())
     found = metrics(experiment, outputs, images, np.zeros(4, np.int32))
     assert found == {"loss": pytest.approx(expected, rel=1e-5)}
-
-
-def test_peak_memory_remembers_what_was_freed():
-    before = peak_memory_bytes()
-    block = np.ones(30_000_000, np.uint64)
-    del block
-    assert peak_memory_bytes() >= min(before, 240_000_000)
-    assert peak_memory_bytes() >= 240_000_000
 
 
 def test_weights_come_back_by_layer(tmp_path, task):

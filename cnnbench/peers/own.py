@@ -18,9 +18,9 @@ from cnnbench.peers.interface import Gradients, Weights
 from cnnbench.programs import Job, Setup, compile_train, set_up
 from cnnbench.spec import Experiment
 from cnnbench.steps import outputs_of, pick
-from cnnbench.strategy import asked_for, candidates
 from cnnbench.timing import Stopwatch
 from cnnbench.train import Arrays, Network, TrainState
+from cnnbench.tuning import known_choice
 
 ENGINE = "fast"
 
@@ -103,9 +103,9 @@ class OwnPeer:
         """Devices and initial state, once it is known how large a batch is."""
         if self._setup is None:
             job = _job(self._experiment, self._plan, images, labels)
-            counts = (job.batch_size, job.num_steps, len(job.devices))
-            found = candidates(self._plan, *counts, accelerator=job.accelerator)
-            self._setup = set_up(job, asked_for(ENGINE, found) or found[0])
+            choice = known_choice(job)
+            assert choice is not None  # since it is asked for by name
+            self._setup = set_up(job, choice.strategy)
             network = self._setup.network(self._experiment.seeds[0])
             self._network = _with_weights(network, self._plan, self._weights)
             self._state = self._setup.state(self._network)
