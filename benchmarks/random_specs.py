@@ -1,13 +1,13 @@
 """Networks that nobody tuned anything for: random graphs of the layer language, by number.
 
-``python benchmarks/random_specs.py`` races them against PyTorch and names the
+``python -m benchmarks.random_specs`` races them against PyTorch and names the
 losers; ``--write DIR`` only writes their files. The same number always gives the
 same network. Images are random: what is timed does not depend on them.
 """
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,26 +182,39 @@ def random_splits(loaded: Loaded) -> tuple[Split, Split]:
     return Split(images[:TRAIN_IMAGES], labels[:TRAIN_IMAGES]), Split(images[test], labels[test])
 
 
-def race(count: int, rounds: int, budget_s: float, notify: Any) -> Iterator[Benchmark]:
-    """Measures each network against every variant of PyTorch."""
+def race(
+    count: int, rounds: int, budget_s: float, notify: Callable[[str], None]
+) -> Iterator[tuple[str, Benchmark | None]]:
+    """Measures each network against every variant of PyTorch.
+
+    Yields:
+      Its name and what was measured; None where our own variant broke down, which
+      counts as lost and must not take the other networks' results with it.
+    """
     from cnnbench.bench_session import measure, task_on
-    from cnnbench.contest import Settings
+    from cnnbench.contest import BenchError, Settings
 
     with tempfile.TemporaryDirectory() as folder:
         for path in write_specs(Path(folder), count):
             loaded = load_experiment(path)
             task = task_on(loaded, *random_splits(loaded), "random images")
-            yield measure(task, ("torch",), Settings(rounds, budget_s), notify)
+            try:
+                yield path.stem, measure(task, ("torch",), Settings(rounds, budget_s), notify)
+            except BenchError as error:
+                notify(str(error))
+                yield path.stem, None
 
 
-def losers(ratios: dict[str, Ratio | None]) -> list[str]:
+def losers(ratios: Mapping[str, Ratio | None]) -> list[str]:
     """Networks at which the best PyTorch is faster, or that could not be compared."""
     return [name for name, ratio in ratios.items() if ratio is None or ratio.value < 1]
 
 
-def torch_ratios(benchmarks: Sequence[Benchmark]) -> dict[str, Ratio | None]:
+def torch_ratios(results: Mapping[str, Benchmark | None]) -> dict[str, Ratio | None]:
     """How much longer than ours the best PyTorch takes, by network."""
-    return {each.name: each.ratio(each.best("torch")) for each in benchmarks}
+    return {
+        name: each.ratio(each.best("torch")) if each else None for name, each in results.items()
+    }
 
 
 def main() -> None:
@@ -220,13 +233,13 @@ def main() -> None:
     if arguments.write:
         write_specs(arguments.write, arguments.count)
         return
-    done = []
-    for each in race(arguments.count, arguments.rounds, arguments.budget, errors.print):
-        done.append(each)
-        best = each.best("torch")
-        ratio = each.ratio(best)
+    done = {}
+    for name, each in race(arguments.count, arguments.rounds, arguments.budget, errors.print):
+        done[name] = each
+        best = each.best("torch") if each else None
+        ratio = each.ratio(best) if each else None
         text = f"{best.variant} {ratio_text(ratio)}" if best and ratio else "not compared"
-        console.print(f"{each.name}: {text}", highlight=False)
+        console.print(f"{name}: {text}", highlight=False)
     lost = losers(torch_ratios(done))
     console.print(
         f"{len(done) - len(lost)} of {len(done)} are at least as fast as the best PyTorch"

@@ -3,8 +3,9 @@
 Throughput: the shipped networks against every peer, by turns, in one run
 (`cnnbench bench`). Start: real runs in fresh processes, with an empty cache and
 again with a full one; compile time, first step and memory are read from their
-`run.json`. Growth: the time of an epoch on all images and on a tenth. Results
-go to benchmarks/results as JSON and Markdown. Compare within a run only.
+`run.json`. Growth: the time of an epoch on all images and on a tenth. Random:
+networks that nobody tuned (`random_specs`), against PyTorch; losers are named.
+Results go to benchmarks/results as JSON and Markdown. Compare within a run only.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import random_specs
 from cnnbench import bench_report, bench_session
 from cnnbench.bars import Bar, Check
 from cnnbench.benchmark import Benchmark
@@ -28,8 +30,10 @@ from cnnbench.contest import Settings
 ROOT = Path(__file__).parent.parent
 NETWORKS = ("standard", "modified", "autoencoder")
 FAMILIES = ("torch", "keras", "flax")
-SECTIONS = ("throughput", "start", "growth")
+SECTIONS = ("throughput", "start", "growth", "random")
 GIB = 2**30
+RANDOM_BUDGET_S = 10.0  # of training for each random network; compiling takes longer
+RANDOM_SHARE = 0.9
 TORCH_BARS: Mapping[str, float] = {"standard": 2.0, "modified": 1.7, "autoencoder": 3.0}
 FULL = 50_000  # training images of an epoch of the shipped experiments
 
@@ -45,7 +49,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
     console, errors = Console(), Console(stderr=True, highlight=False)
-    wanted, checks = arguments.only.split(","), []
+    wanted, checks = sections(parser, arguments.only), []
     started_at, benchmarks = datetime.now(UTC), []
     bench_session.make_folder(arguments.output)
     if "throughput" in wanted:
@@ -56,6 +60,13 @@ def main() -> None:
             checks += start_checks(name, errors.print)
     if "growth" in wanted:
         checks += growth_checks(arguments.data_dir)
+    if "random" in wanted:
+        results = random_specs.race(
+            random_specs.COUNT, arguments.rounds, RANDOM_BUDGET_S, errors.print
+        )
+        untuned = dict(results)
+        checks.append(random_check(untuned))
+        benchmarks += [each for each in untuned.values() if each]
     command = ["make", "bench"]
     report = bench_session.make_report(benchmarks, FAMILIES, command, started_at)
     if benchmarks:
@@ -63,6 +74,15 @@ def main() -> None:
         console.print(bench_report.terminal_table(report))
     write_checks(arguments.output / f"bars-{started_at:%Y%m%dT%H%M%SZ}", checks)
     console.print(bars_markdown(checks), markup=False, highlight=False)
+
+
+def sections(parser: argparse.ArgumentParser, text: str) -> list[str]:
+    """The sections that are asked for; a misspelt one would measure nothing and look fine."""
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in SECTIONS]:
+        known = ", ".join(SECTIONS)
+        parser.error(f"--only: there is no section '{unknown[0]}'; write some of {known}.")
+    return names
 
 
 def throughput(arguments: argparse.Namespace, notify: Any) -> list[Benchmark]:
@@ -92,6 +112,14 @@ def speed_checks(benchmark: Benchmark) -> list[Check]:
         note = f"{peer.variant} {bench_report.ratio_text(ratio)}" if peer and ratio else ""
         checks.append(Check(bar, ratio.value if ratio else None, note))
     return checks
+
+
+def random_check(results: Mapping[str, Benchmark | None]) -> Check:
+    """How many networks that nobody tuned are at least as fast as in the best PyTorch."""
+    lost = random_specs.losers(random_specs.torch_ratios(results))
+    bar = Bar("random networks no slower than the best PyTorch", RANDOM_SHARE, "", True)
+    note = f"losers: {', '.join(lost) or 'none'}"
+    return Check(bar, 1 - len(lost) / len(results), note)
 
 
 def run_once(

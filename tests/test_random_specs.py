@@ -1,11 +1,14 @@
 """The random networks of the benchmark: always valid, always the same, and of every kind."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
-from benchmarks import random_specs
-from cnnbench.benchmark import Ratio
+from benchmarks import random_specs, run
+from cnnbench import bench_session
+from cnnbench.benchmark import Benchmark, Measurement, Ratio
+from cnnbench.contest import BenchError
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.stats import Interval
 
@@ -69,3 +72,42 @@ def test_losers_are_named():
         "c": None,
     }
     assert random_specs.losers(ratios) == ["a", "c"]
+
+
+def network(theirs: float) -> Benchmark:
+    """A network that takes us one second and PyTorch `theirs`."""
+    ours = Measurement("cnnbench", "cnnbench", seconds=(1.0, 1.0), images=100)
+    torch = Measurement("torch-eager-nchw", "torch", seconds=(theirs, theirs), images=100)
+    return Benchmark("a", "A", "random images", 100, 10, 1, None, (ours, torch))
+
+
+def test_the_bar_of_random_networks():
+    won: dict[str, Benchmark | None] = {f"random-{n:02d}": network(1.5) for n in range(8)}
+    one_lost = run.random_check(won | {"b": network(0.8), "c": network(1.0)})
+    assert (one_lost.measured, one_lost.holds) == (0.9, True)
+    assert one_lost.note == "losers: b"
+    two_lost = run.random_check(won | {"b": network(0.8), "broken": None})
+    assert (two_lost.measured, two_lost.holds) == (0.8, False)
+    assert two_lost.note == "losers: b, broken"
+    assert run.random_check(won).note == "losers: none"
+
+
+def test_a_network_that_breaks_us_takes_no_other_with_it(monkeypatch):
+    def measure(task, *_):
+        if task.loaded.experiment.name == "random-01":
+            raise BenchError("random-01: cnnbench itself could not be measured: why")
+        return network(1.5)
+
+    monkeypatch.setattr(bench_session, "measure", measure)
+    notes: list[str] = []
+    done = dict(random_specs.race(3, 3, 1, notes.append))
+    assert [name for name, each in done.items() if each is None] == ["random-01"]
+    assert list(done) == ["random-00", "random-01", "random-02"]
+    assert notes == ["random-01: cnnbench itself could not be measured: why"]
+
+
+def test_a_misspelt_section_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        run.sections(argparse.ArgumentParser(), "start,thoughput")
+    assert "--only: there is no section 'thoughput'" in capsys.readouterr().err
+    assert run.sections(argparse.ArgumentParser(), "start, random") == ["start", "random"]
