@@ -26,8 +26,8 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.models import ACTIVATIONS
-from cnnbench.peers.interface import Weights
 from cnnbench.peers.geometry import Adjoint, activation_of, adjoint, output_number, sources
+from cnnbench.peers.interface import Weights
 from cnnbench.shapes import conv_pads
 
 

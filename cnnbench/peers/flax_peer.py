@@ -9,8 +9,8 @@ from flax import nnx
 
 from cnnbench.graph import Plan
 from cnnbench.losses import loss_name, per_image_loss
-from cnnbench.peers.interface import Array, Gradients, Weights
 from cnnbench.peers.flax_net import FlaxNet
+from cnnbench.peers.interface import Array, Gradients, Weights
 from cnnbench.spec import Experiment, Task
 from cnnbench.train import build_optimizer
 

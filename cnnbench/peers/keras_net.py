@@ -25,8 +25,8 @@ from cnnbench.layers import (
     Reshape,
     Upscale,
 )
-from cnnbench.peers.interface import Weights
 from cnnbench.peers.geometry import Adjoint, activation_of, adjoint, output_number, sources
+from cnnbench.peers.interface import Weights
 
 Tensor = Any
 Made = Mapping[str, keras.Layer]

@@ -32,7 +32,6 @@ from cnnbench.layers import (
     Reshape,
     Upscale,
 )
-from cnnbench.peers.interface import Array, Gradients, Weights
 from cnnbench.peers.geometry import (
     activation_of,
     adjoint,
@@ -41,6 +40,7 @@ from cnnbench.peers.geometry import (
     output_number,
     sources,
 )
+from cnnbench.peers.interface import Array, Gradients, Weights
 from cnnbench.shapes import conv_pads
 
 
