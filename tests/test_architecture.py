@@ -52,7 +52,7 @@ events
 ops losses timing
 models train
 peers.interface
-peers.geometry
+peers.geometry peers.torch_layers
 peers.torch_net peers.keras_net peers.flax_net
 peers.torch_peer peers.keras_peer peers.flax_peer
 peers

@@ -12,12 +12,10 @@ from typing import NamedTuple, assert_never
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional
 
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     Activate,
-    Activation,
     Add,
     AvgPool,
     BatchNorm,
@@ -41,6 +39,16 @@ from cnnbench.peers.geometry import (
     sources,
 )
 from cnnbench.peers.interface import Array, Gradients, Weights
+from cnnbench.peers.torch_layers import (
+    ChannelsFirst,
+    Crop,
+    Join,
+    Mean,
+    Reorder,
+    Sum,
+    Transpose,
+    activation_module,
+)
 from cnnbench.shapes import conv_pads
 
 
@@ -65,7 +73,7 @@ class TorchNet(nn.Module):
         self.sources = sources(plan)
         self.output = output_number(plan)
         self.layers = nn.ModuleList()
-        self.activations = nn.ModuleList(_activation(activation_of(n.op)) for n in plan.nodes)
+        self.activations = nn.ModuleList(activation_module(activation_of(n.op)) for n in plan.nodes)
         self.slots: dict[str, dict[str, Slot]] = {}
         orders = [by_channel(plan.input_shape)]  # of each value, flattened: the places in ours
         owners: dict[str, nn.Module] = {}
@@ -109,75 +117,8 @@ class TorchNet(nn.Module):
                     slot.parameter.copy_(torch.tensor(slot.to_torch(np.array(weights[layer][key]))))
 
 
-class _Crop(nn.Module):
-    def __init__(self, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.height, self.width = size
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, :, : self.height, : self.width]
-
-
-class _Transpose(nn.Module):
-    """A transposed convolution with the kernel of another layer, or with zeros put after it."""
-
-    def __init__(
-        self, owner: nn.Module, bias: bool, grow: tuple[int, int], **numbers: tuple[int, int]
-    ) -> None:
-        super().__init__()
-        self.owner, self.grow, self.numbers = owner, grow, numbers
-        self.bias = nn.Parameter(torch.zeros(owner.weight.shape[1])) if bias else None
-
-    @property
-    def weight(self) -> torch.Tensor:
-        return self.owner.weight
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not any(self.grow):
-            return functional.conv_transpose2d(x, self.weight, self.bias, **self.numbers)
-        y = functional.conv_transpose2d(x, self.weight, None, **self.numbers)
-        y = functional.pad(y, (0, self.grow[1], 0, self.grow[0]))
-        return y if self.bias is None else y + self.bias[:, None, None]
-
-
-class _Join(nn.Module):
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        return torch.cat(inputs, dim=1)
-
-
-class _Sum(nn.Module):
-    """Sum of values; vectors are first brought into the order of the first."""
-
-    def __init__(self, orders: list[Array]) -> None:
-        super().__init__()
-        self.reorder = nn.ModuleList(_Reorder(order, orders[0]) for order in orders)
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        first, *others = (take(x) for take, x in zip(self.reorder, inputs, strict=True))
-        for other in others:
-            first = first + other
-        return first
-
-
-class _Reorder(nn.Module):
-    """Entries of a vector from one order to another; does nothing where they are equal."""
-
-    def __init__(self, have: Array, want: Array) -> None:
-        super().__init__()
-        index = None if np.array_equal(have, want) else torch.tensor(np.argsort(have)[want])
-        self.register_buffer("index", index)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.index is None else x[:, self.index]
-
-
-class _Mean(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mean(dim=(2, 3))
-
-
 def _in_our_order(order: Array, shape: tuple[int, ...]) -> nn.Module:
-    return nn.Identity() if len(shape) == 3 else _Reorder(order, np.arange(len(order)))
+    return nn.Identity() if len(shape) == 3 else Reorder(order, np.arange(len(order)))
 
 
 def _order(plan: Plan, node: Node, orders: list[Array]) -> Array:
@@ -226,13 +167,13 @@ def _layer(
         case Flatten() | Reshape():
             layer = _reshape(node, orders[0])
         case Concat():
-            layer = _Join()
+            layer = Join()
         case Add():
-            layer = _Sum(orders)
+            layer = Sum(orders)
         case Activate():
             layer = nn.Identity()
         case GlobalAvgPool():
-            layer = _Mean()
+            layer = Mean()
         case _:
             assert_never(op)
     return layer, layer
@@ -270,13 +211,13 @@ def _conv_transpose(
     }
     channels, filters = node.in_shapes[0][2], node.layout.shape[2]
     if op.tie:
-        layer = _Transpose(owners[op.tie], op.use_bias, late, **options)
+        layer = Transpose(owners[op.tie], op.use_bias, late, **options)
     elif any(late):
         kernel = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=False)
-        layer = _Transpose(kernel, op.use_bias, late, **options)
+        layer = Transpose(kernel, op.use_bias, late, **options)
     else:
         layer = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=op.use_bias, **options)
-    cropped = nn.Sequential(layer, _Crop(numbers.size)) if min(missing) < 0 else layer
+    cropped = nn.Sequential(layer, Crop(numbers.size)) if min(missing) < 0 else layer
     return cropped, layer
 
 
@@ -287,13 +228,8 @@ def _reshape(node: Node, order: Array) -> nn.Module:
     height, width, channels = shape
     if np.array_equal(order, by_channel(shape)):
         return nn.Sequential(nn.Flatten(), nn.Unflatten(1, (channels, height, width)))
-    ours = _Reorder(order, np.arange(len(order)))
-    return nn.Sequential(nn.Flatten(), ours, nn.Unflatten(1, shape), _ChannelsFirst())
-
-
-class _ChannelsFirst(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.permute(0, 3, 1, 2)
+    ours = Reorder(order, np.arange(len(order)))
+    return nn.Sequential(nn.Flatten(), ours, nn.Unflatten(1, shape), ChannelsFirst())
 
 
 def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str, Slot]:
@@ -313,27 +249,3 @@ def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str
     ways = {"kernel": ("weight", kernel), "scale": ("weight", kernel), "bias": ("bias", vector)}
     found = {key: ways[key] for key in node.layout.params}
     return {key: Slot(getattr(holder, name), *way) for key, (name, way) in found.items()}
-
-
-def _activation(name: Activation) -> nn.Module:
-    match name:
-        case "linear":
-            return nn.Identity()
-        case "relu":
-            return nn.ReLU()
-        case "tanh":
-            return nn.Tanh()
-        case "sigmoid":
-            return nn.Sigmoid()
-        case "leaky_relu":
-            return nn.LeakyReLU(0.01)
-        case "elu":
-            return nn.ELU()
-        case "gelu":
-            return nn.GELU(approximate="tanh")
-        case "silu":
-            return nn.SiLU()
-        case "softplus":
-            return nn.Softplus()
-        case _:
-            assert_never(name)
