@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import importlib.util
+import os
 import pickle
 import subprocess
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,6 @@ CASES: Mapping[str, Layers] = {
 SHAPE = (9, 8, 2)
 EXPERIMENTS = ("standard", "modified", "autoencoder", "mlp")
 SMALL: Layers = {"a": dense(6, activation="tanh"), "b": dense()}
-COMPILE_FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 PEERS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
 # What cannot be equal, and is told in the docstring of `cnnbench.peers`.
 OTHER_RULES: Mapping[str, frozenset[str]] = {
@@ -202,7 +202,7 @@ def case(name: str) -> tuple[Experiment, Plan]:
         return loaded.experiment, loaded.plan
     kind, _, choice = name.partition(" ")
     if kind == "optimizer":
-        train = {"optimizer": choice}
+        train: dict[str, Any] = {"optimizer": choice}
         return experiment_of("classify", SMALL, **train), make_plan(SMALL, SHAPE, (3,))
     if kind == "loss":
         tied = CASES["tied"]
@@ -244,9 +244,13 @@ def images_for(plan: Plan, num: int = NUM_IMAGES) -> tuple[Array, Array]:
     return images, rng.integers(0, shape[0] if len(shape) == 1 else 10, num, np.int32)
 
 
-def fast_jit(function: Any) -> Any:
-    """Compiled in a quarter of the time, which is most of these tests'."""
-    return jax.jit(function, compiler_options=COMPILE_FAST)
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """XLA compiles in a fraction of the time, which is most of these tests'."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Ours:
@@ -268,7 +272,7 @@ class Ours:
         self.state = init_state(self.network, self.optimizer)
 
     def train(self, images: Array, labels: Array) -> Array:
-        step = fast_jit(
+        step = jax.jit(
             functools.partial(
                 train_step,
                 graphdef=self.network.training,
@@ -287,7 +291,7 @@ class Ours:
         arrays = Arrays(jnp.asarray(images), jnp.zeros(len(images), jnp.int32))
         call = functools.partial(outputs_of, graphdef=self.network.evaluation, rules=self.rules)
         return np.asarray(
-            fast_jit(call)(self.state.params, self.state.rest, arrays, jnp.arange(len(images)))
+            jax.jit(call)(self.state.params, self.state.rest, arrays, jnp.arange(len(images)))
         )
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, peers.Gradients]:
@@ -298,7 +302,7 @@ class Ours:
             net = nnx.merge(self.network.evaluation, params, self.state.rest, copy=True)
             return self.rules.loss(net(scaled), targets).mean()
 
-        loss, found = fast_jit(jax.value_and_grad(mean_loss))(self.state.params)
+        loss, found = jax.jit(jax.value_and_grad(mean_loss))(self.state.params)
         tree = nnx.to_pure_dict(found)
         every = dict(tree.get("weights", {})) | dict(tree.get("parts", {}))
         return float(loss), jax.tree.map(np.asarray, every)
@@ -343,6 +347,8 @@ def every_case() -> tuple[str, ...]:
 
 
 def cases_of(variant: str) -> list[str]:
+    if variant == "torch-eager-channels_last":
+        return [*CASES, *EXPERIMENTS]  # what else there is, is the other variant's
     return [name for name in every_case() if name not in OTHER_RULES[VARIANTS[variant]]]
 
 
@@ -363,7 +369,8 @@ def save_measured(variant: str, path: str) -> None:
 def keras_torch(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Measured]:
     path = tmp_path_factory.mktemp("keras") / "measured.pickle"
     code = f"from tests.test_peers import save_measured as s; s('keras-torch', {str(path)!r})"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=quick, check=True)
     found: Mapping[str, Measured] = pickle.loads(path.read_bytes())
     return found
 
@@ -419,6 +426,8 @@ def test_the_cases_hold_every_operation_and_activation() -> None:
     assert {op.get("activation", "linear") for op in layers} == set(ACTIVATIONS)
 
 
+# PyTorch's compiler imports a part of itself that is deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_a_compiled_peer_trains_alike() -> None:
     need("torch-compile-nchw")
     got = measure(functools.partial(make_peer, "torch-compile-nchw"), "tied")
@@ -522,7 +531,7 @@ def test_optimisers_that_pytorch_lacks(name: str) -> None:
 
 def test_lamb_with_weight_decay_in_keras() -> None:
     need("keras-jax")
-    train = {"optimizer": {"name": "lamb", "weight_decay": 0.1}}
+    train: dict[str, Any] = {"optimizer": {"name": "lamb", "weight_decay": 0.1}}
     assert refusal("keras-jax", experiment_of("classify", SMALL, **train)) == (
         "train.optimizer.weight_decay: Keras' lamb decays weights by another rule; write 0."
     )
