@@ -141,6 +141,16 @@ CASES: Mapping[str, Layers] = {
         "c": back(tie="b", use_bias=False),
         "d": back(tie="a"),
     },
+    "tied with padding and remainder": {
+        "a": conv(stride=3, padding=1, activation="tanh"),
+        "b": back(tie="a"),
+    },
+    "cut on one side": {
+        "a": {"op": "max_pool", "size": 3},
+        "b": back(filters=2, kernel=[3, 1], stride=[2, 1], padding="same"),
+        "c": back(filters=2, kernel=[1, 3], stride=[1, 2], padding="same"),
+        "d": dense(),
+    },
     "tied elsewhere": {  # the adjoint at another size than the convolution's own
         "a": conv(kernel=[4, 3], stride=2, padding="same"),
         "b": {"op": "upscale", "size": 2},
