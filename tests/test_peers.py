@@ -148,8 +148,11 @@ CASES: Mapping[str, Layers] = {
     "cut on one side": {
         "a": {"op": "max_pool", "size": 3},
         "b": back(filters=2, kernel=[3, 1], stride=[2, 1], padding="same"),
-        "c": back(filters=2, kernel=[1, 3], stride=[1, 2], padding="same"),
-        "d": dense(),
+        "c": dense(4),
+        "d": back(inputs="a", filters=2, kernel=[1, 3], stride=[1, 2], padding="same"),
+        "e": dense(4),
+        "f": {"op": "add", "inputs": ["c", "e"]},
+        "g": dense(),
     },
     "tied elsewhere": {  # the adjoint at another size than the convolution's own
         "a": conv(kernel=[4, 3], stride=2, padding="same"),
