@@ -2,29 +2,39 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from cnnbench import ops, peers
+from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
-from cnnbench.layers import Activate, BatchNorm, Dropout
+from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout
 from cnnbench.loader import load_experiment
-from cnnbench.models import GraphNet
+from cnnbench.models import ACTIVATIONS, GraphNet
 from cnnbench.optimizers import OPTIMIZERS
-from cnnbench.peers import Weights, initial_weights
-from cnnbench.spec import Experiment
+from cnnbench.peers import VARIANTS, Weights, initial_weights, make_peer
+from cnnbench.peers.geometry import by_channel
+from cnnbench.spec import LOSSES, Experiment
 from cnnbench.steps import make_rules, outputs_of, train_step
 from cnnbench.train import Arrays, build_optimizer, init_state, take_apart
 from tests.oracles import Array, make_plan
 
 ROOT = Path(__file__).parent.parent
 NUM_IMAGES, NUM_STEPS = 5, 3
+TOLERANCE = 1e-4  # of the largest entry
 Layers = Mapping[str, Mapping[str, Any]]
 
 
@@ -124,6 +134,19 @@ CASES: Mapping[str, Layers] = {
         "c": back(tie="b", use_bias=False),
         "d": back(tie="a"),
     },
+    "tied with padding and remainder": {
+        "a": conv(stride=3, padding=1, activation="tanh"),
+        "b": back(tie="a"),
+    },
+    "cut on one side": {
+        "a": {"op": "max_pool", "size": 3},
+        "b": back(filters=2, kernel=[3, 1], stride=[2, 1], padding="same"),
+        "c": dense(4),
+        "d": back(inputs="a", filters=2, kernel=[1, 3], stride=[1, 2], padding="same"),
+        "e": dense(4),
+        "f": {"op": "add", "inputs": ["c", "e"]},
+        "g": dense(),
+    },
     "tied elsewhere": {  # the adjoint at another size than the convolution's own
         "a": conv(kernel=[4, 3], stride=2, padding="same"),
         "b": {"op": "upscale", "size": 2},
@@ -152,21 +175,25 @@ CASES: Mapping[str, Layers] = {
 }  # fmt: skip
 SHAPE = (9, 8, 2)
 EXPERIMENTS = ("standard", "modified", "autoencoder", "mlp")
-IN_PROCESS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "flax")
-PEERS = (*IN_PROCESS, "keras-torch")
-EXACT_OPTIMIZERS: Mapping[str, frozenset[str]] = {
-    # lamb and lion are refused; PyTorch adds rmsprop's eps elsewhere
-    "torch": frozenset(OPTIMIZERS) - {"lamb", "lion"},
-    "keras": frozenset(OPTIMIZERS),
+SMALL: Layers = {"a": dense(6, activation="tanh"), "b": dense()}
+PEERS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
+# What cannot be equal, and is told in the docstring of `cnnbench.peers`.
+OTHER_RULES: Mapping[str, frozenset[str]] = {
+    "torch": frozenset({"optimizer rmsprop", "optimizer lamb", "optimizer lion"}),
+    "keras": frozenset(),
+    "flax": frozenset(),
 }
+OTHER_VARIANCE = ("norm", "orders")  # after training with batch norm, in PyTorch
 
 
-def experiment_of(task: str, layers: Layers, **train: Any) -> Experiment:
+def experiment_of(
+    task: str, layers: Layers, pixel_scale: float = 300.0, **train: Any
+) -> Experiment:
     return Experiment.model_validate(
         {
             "name": "case",
             "task": task,
-            "dataset": {"name": "mnist", "pixel_scale": 200.0},
+            "dataset": {"name": "mnist", "pixel_scale": pixel_scale},
             "model": {"layers": {name: dict(op) for name, op in layers.items()}},
             "train": {"batch_size": NUM_IMAGES} | train,
         }
@@ -179,6 +206,13 @@ def case(name: str) -> tuple[Experiment, Plan]:
         loaded = load_experiment(ROOT / "experiments" / f"{name}.yaml")
         assert loaded.plan is not None
         return loaded.experiment, loaded.plan
+    kind, _, choice = name.partition(" ")
+    if kind == "optimizer":
+        train: dict[str, Any] = {"optimizer": choice}
+        return experiment_of("classify", SMALL, **train), make_plan(SMALL, SHAPE, (3,))
+    if kind == "loss":
+        tied = CASES["tied"]
+        return experiment_of("reconstruct", tied, loss=choice), make_plan(tied, SHAPE, SHAPE)
     layers = CASES[name]
     last = layers[list(layers)[-1]]
     vector = last["op"] in ("dense", "flatten")
@@ -214,6 +248,15 @@ def images_for(plan: Plan, num: int = NUM_IMAGES) -> tuple[Array, Array]:
     shape = plan.output_shape
     images = rng.integers(0, 256, (num, *plan.input_shape), np.uint8)
     return images, rng.integers(0, shape[0] if len(shape) == 1 else 10, num, np.int32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """XLA compiles in a fraction of the time, which is most of these tests'."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 class Ours:
@@ -297,3 +340,257 @@ def measure(make: Make, name: str) -> Measured:
     steps = many.reshape(NUM_STEPS, NUM_IMAGES, *plan.input_shape)
     losses = peer.train(steps, targets.reshape(NUM_STEPS, NUM_IMAGES))
     return Measured(outputs, loss, gradients, losses, peer.outputs(images))
+
+
+@functools.cache
+def ours(form: ops.Form, name: str) -> Measured:
+    return measure(functools.partial(Ours, form), name)
+
+
+def every_case() -> tuple[str, ...]:
+    losses = [f"loss {loss}" for loss in LOSSES["reconstruct"]]
+    return (*CASES, *EXPERIMENTS, *losses, *(f"optimizer {name}" for name in OPTIMIZERS))
+
+
+def cases_of(variant: str) -> list[str]:
+    if variant == "torch-eager-channels_last":
+        return [*CASES, *EXPERIMENTS]  # what else there is, is the other variant's
+    return [name for name in every_case() if name not in OTHER_RULES[VARIANTS[variant]]]
+
+
+def need(variant: str) -> None:
+    """Skips where a package is missing; importing Keras to see it would choose its backend."""
+    for package in peers._PACKAGES.get(variant, (VARIANTS[variant],)):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}, of the peers extra")
+
+
+def save_measured(variant: str, path: str) -> None:
+    """What a process of its own does, for the backend that this process's Keras does not have."""
+    found = {name: measure(functools.partial(make_peer, variant), name) for name in every_case()}
+    Path(path).write_bytes(pickle.dumps(found))
+
+
+@pytest.fixture(scope="session")
+def keras_torch(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Measured]:
+    path = tmp_path_factory.mktemp("keras") / "measured.pickle"
+    code = f"from tests.test_peers import save_measured as s; s('keras-torch', {str(path)!r})"
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=quick, check=True)
+    found: Mapping[str, Measured] = pickle.loads(path.read_bytes())
+    return found
+
+
+def close(got: Any, want: Any, what: str) -> None:
+    assert np.shape(got) == np.shape(want), what
+    distance = np.abs(np.asarray(got, np.float64) - want).max()
+    assert distance <= TOLERANCE * np.abs(want).max(), what
+
+
+def equal_before_training(got: Measured, want: Measured) -> None:
+    close(got.outputs, want.outputs, "outputs")
+    close(got.loss, want.loss, "loss")
+    assert {layer: set(named) for layer, named in got.gradients.items()} == {
+        layer: set(named) for layer, named in want.gradients.items()
+    }
+    for layer, named in want.gradients.items():
+        for key, gradient in named.items():
+            assert np.abs(gradient).max() > 0, f"{layer}.{key} is not tested"
+            close(got.gradients[layer][key], gradient, f"{layer}.{key}")
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"), [(variant, name) for variant in PEERS for name in cases_of(variant)]
+)
+def test_a_peer_is_the_same_network(
+    variant: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    need(variant)
+    if variant == "keras-torch":
+        got = request.getfixturevalue("keras_torch")[name]
+    else:
+        got = measure(functools.partial(make_peer, variant), name)
+    want = ours("plain", name)
+    equal_before_training(got, want)
+    close(got.losses, want.losses, "losses of three steps")
+    if VARIANTS[variant] != "torch" or name not in OTHER_VARIANCE:
+        close(got.after, want.after, "outputs after training")
+
+
+@pytest.mark.parametrize("name", [*CASES, *EXPERIMENTS])
+def test_both_of_our_forms_are_pytorchs(name: str) -> None:
+    need("torch-eager-nchw")
+    got = ours("direct", name)
+    want = measure(functools.partial(make_peer, "torch-eager-nchw"), name)
+    equal_before_training(got, want)
+    close(got.losses, want.losses, "losses of three steps")
+
+
+def test_the_cases_hold_every_operation_and_activation() -> None:
+    layers = [op for layers in CASES.values() for op in layers.values()]
+    assert {op["op"] for op in layers} == set(OPERATIONS)
+    assert {op.get("activation", "linear") for op in layers} == set(ACTIVATIONS)
+
+
+# PyTorch's compiler imports a part of itself that is deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+def test_a_compiled_peer_trains_alike() -> None:
+    need("torch-compile-nchw")
+    got = measure(functools.partial(make_peer, "torch-compile-nchw"), "tied")
+    want = ours("plain", "tied")
+    close(got.losses, want.losses, "losses of three steps")
+    close(got.after, want.after, "outputs after training")
+
+
+@pytest.mark.parametrize("variant", [v for v in PEERS if v != "keras-torch"])
+def test_dropout_is_on_in_training_and_off_after_it(variant: str) -> None:
+    need(variant)
+    experiment, plan = case("vector to image")
+    weights = weights_of(plan)
+    images, labels = images_for(plan)
+    peer = make_peer(variant, experiment, plan, weights)
+    still = peer.gradients(images, labels)[0]
+    (first,) = peer.train(images[None], labels[None])
+    assert abs(first - still) > 1e-3 * still
+    np.testing.assert_array_equal(peer.outputs(images), peer.outputs(images))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_pytorch_permutes_nothing_while_it_runs_our_experiments(name: str) -> None:
+    need("torch-eager-nchw")
+    from cnnbench.peers.torch_modules import ChannelsFirst, Reorder
+    from cnnbench.peers.torch_net import TorchNet
+
+    plan = case(name)[1]
+    modules = list(TorchNet(plan, weights_of(plan)).modules())
+    assert not [m for m in modules if isinstance(m, ChannelsFirst)]
+    assert all(m.index is None for m in modules if isinstance(m, Reorder))
+
+
+def test_first_weights_are_those_of_our_network() -> None:
+    plan = case("norm")[1]
+    net = GraphNet(plan, form="direct", rngs=nnx.Rngs(7))
+    weights = initial_weights(plan, 7)
+    assert {n.name: dict(n.layout.params) for n in plan.nodes if n.layout.params} == {
+        layer: {key: value.shape for key, value in named.items()}
+        for layer, named in weights.items()
+    }
+    np.testing.assert_array_equal(weights["f"]["kernel"], net.weights["f"]["kernel"][...])
+    np.testing.assert_array_equal(weights["b"]["scale"], np.ones(3))
+
+
+def test_a_flattened_image_stands_by_channel() -> None:
+    image = np.arange(24).reshape(2, 3, 4)
+    want = [image[i, j, c] for c in range(4) for i in range(2) for j in range(3)]
+    np.testing.assert_array_equal(image.ravel()[by_channel((2, 3, 4))], want)
+
+
+# What cannot be made says so.
+
+
+def refusal(variant: str, experiment: Experiment, plan: Plan | None = None) -> str:
+    plan = plan or make_plan(SMALL, SHAPE, (3,))
+    with pytest.raises(UsageError) as caught:
+        make_peer(variant, experiment, plan, initial_weights(plan, 0))
+    return str(caught.value)
+
+
+def test_an_unknown_variant() -> None:
+    every = (
+        "torch-eager-nchw, torch-eager-channels_last, torch-compile-nchw, "
+        "torch-compile-channels_last, keras-jax, keras-torch or flax"
+    )
+    assert refusal("keras-jaks", experiment_of("classify", SMALL)) == (
+        f"peer 'keras-jaks': there is no such variant (did you mean 'keras-jax'?); write {every}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "package"),
+    [("torch-eager-nchw", "torch"), ("keras-jax", "keras"), ("keras-torch", "keras")],
+)
+def test_a_missing_package(variant: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert refusal(variant, experiment_of("classify", SMALL)) == (
+        f"peer '{variant}': the package '{package}' is not installed; "
+        'run pip install "cnnbench[peers]".'
+    )
+
+
+def test_keras_with_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("keras-torch")
+    config = types.SimpleNamespace(backend=lambda: "jax")
+    monkeypatch.setitem(sys.modules, "keras", types.SimpleNamespace(config=config))
+    assert refusal("keras-torch", experiment_of("classify", SMALL)) == (
+        "peer 'keras-torch': Keras already runs on jax here; start a new process for torch."
+    )
+
+
+@pytest.mark.parametrize("name", ["lamb", "lion"])
+def test_optimisers_that_pytorch_lacks(name: str) -> None:
+    need("torch-eager-nchw")
+    assert refusal("torch-eager-nchw", experiment_of("classify", SMALL, optimizer=name)) == (
+        f"train.optimizer: PyTorch has no '{name}'; write another optimiser, such as adamw."
+    )
+
+
+def test_lamb_with_weight_decay_in_keras() -> None:
+    need("keras-jax")
+    train: dict[str, Any] = {"optimizer": {"name": "lamb", "weight_decay": 0.1}}
+    assert refusal("keras-jax", experiment_of("classify", SMALL, **train)) == (
+        "train.optimizer.weight_decay: Keras' lamb decays weights by another rule; write 0."
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rates_that_change(variant: str) -> None:
+    need(variant)
+    assert refusal(variant, experiment_of("classify", SMALL, schedule="cosine")) == (
+        "train.schedule: peers train at one learning rate, not by 'cosine'; write constant."
+    )
+
+
+def test_pixels_that_are_no_probabilities() -> None:
+    """PyTorch raises, and Keras on PyTorch with it, where ours goes on."""
+    experiment = experiment_of("reconstruct", SMALL, 254.0, loss="binary_cross_entropy")
+    assert refusal("flax", experiment) == (
+        "dataset.pixel_scale: peers take binary_cross_entropy of pixels up to 1 only; "
+        "write 255 or more."
+    )
+
+
+def test_nothing_to_train() -> None:
+    layers: Layers = {"a": {"op": "reshape", "shape": [144]}}
+    plan = make_plan(layers, SHAPE, (144,))
+    assert refusal("flax", experiment_of("classify", layers), plan) == (
+        "model.layers: the network has no parameters to train; "
+        "add a layer that has some, such as dense."
+    )
+
+
+@pytest.mark.parametrize("variant", ["torch-eager-nchw", "keras-jax"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "sgd", "momentum": 0.0},
+        {"name": "sgd", "nesterov": False},
+        {"name": "adam", "nesterov": True},
+        {"name": "rmsprop", "momentum": 0.5},
+    ],
+    ids=str,
+)
+def test_options_of_optimisers_are_taken(variant: str, options: dict[str, Any]) -> None:
+    """Nadam and PyTorch's rmsprop have rules of their own; the others are ours."""
+    need(variant)
+    experiment, plan = experiment_of("classify", SMALL, optimizer=options), case("optimizer sgd")[1]
+    weights = weights_of(plan)
+    images, labels = images_for(plan, NUM_STEPS * NUM_IMAGES)
+    steps = images.reshape(NUM_STEPS, NUM_IMAGES, *SHAPE), labels.reshape(NUM_STEPS, NUM_IMAGES)
+    got = make_peer(variant, experiment, plan, weights).train(*steps)
+    want = Ours("plain", experiment, plan, weights).train(*steps)
+    own_rule = options.get("nesterov") is True or (variant, options["name"]) == (
+        "torch-eager-nchw",
+        "rmsprop",
+    )
+    assert np.abs(got / want - 1).max() < (0.02 if own_rule else TOLERANCE)
