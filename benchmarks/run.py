@@ -14,7 +14,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,31 +50,51 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
     console, errors = Console(), Console(stderr=True, highlight=False)
-    wanted, checks = sections(parser, arguments.only), []
-    started_at, benchmarks = datetime.now(UTC), []
+    wanted = sections(parser, arguments.only)
     bench_session.make_folder(arguments.output)
+    record = Record(arguments.output)
     if "throughput" in wanted:
-        benchmarks = throughput(arguments, errors.print)
-        checks += [check for each in benchmarks for check in speed_checks(each)]
+        for each in throughput(arguments, errors.print):
+            record.add(speed_checks(each), each)
     if "start" in wanted:
         for name in NETWORKS:
-            checks += start_checks(name, errors.print)
+            record.add(start_checks(name, errors.print))
     if "growth" in wanted:
-        checks += growth_checks(arguments.data_dir)
+        record.add(growth_checks(arguments.data_dir))
     if "random" in wanted:
-        results = random_specs.race(
-            random_specs.COUNT, arguments.rounds, RANDOM_BUDGET_S, errors.print
-        )
-        untuned = dict(results)
-        checks.append(random_check(untuned))
-        benchmarks += [each for each in untuned.values() if each]
-    command = ["make", "bench"]
-    report = bench_session.make_report(benchmarks, FAMILIES, command, started_at)
-    if benchmarks:
-        bench_session.write_report(report, arguments.output)
-        console.print(bench_report.terminal_table(report))
-    write_checks(arguments.output / f"bars-{started_at:%Y%m%dT%H%M%SZ}", checks)
-    console.print(bars_markdown(checks), markup=False, highlight=False)
+        untuned: dict[str, Benchmark | None] = {}
+        rules = random_specs.COUNT, arguments.rounds, RANDOM_BUDGET_S
+        for name, found in random_specs.race(*rules, errors.print):
+            untuned[name] = found
+            record.add([], *([found] if found else []))
+        record.add([random_check(untuned)])
+    if record.benchmarks:
+        console.print(bench_report.terminal_table(record.report))
+    console.print(bars_markdown(record.checks), markup=False, highlight=False)
+
+
+@dataclass
+class Record:
+    """What was measured so far; kept in files after each part, since the next may break."""
+
+    output: Path
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    checks: list[Check] = field(default_factory=list)
+    benchmarks: list[Benchmark] = field(default_factory=list)
+
+    def add(self, checks: Sequence[Check], *benchmarks: Benchmark) -> None:
+        """Takes in what was measured."""
+        self.checks += checks
+        self.benchmarks += benchmarks
+        if self.benchmarks:
+            bench_session.write_report(self.report, self.output)
+        write_checks(self.output / f"bars-{self.started_at:%Y%m%dT%H%M%SZ}", self.checks)
+
+    @property
+    def report(self) -> bench_report.Report:
+        """All networks."""
+        command = ["make", "bench"]
+        return bench_session.make_report(self.benchmarks, FAMILIES, command, self.started_at)
 
 
 def sections(parser: argparse.ArgumentParser, text: str) -> list[str]:
@@ -85,17 +106,14 @@ def sections(parser: argparse.ArgumentParser, text: str) -> list[str]:
     return names
 
 
-def throughput(arguments: argparse.Namespace, notify: Any) -> list[Benchmark]:
+def throughput(arguments: argparse.Namespace, notify: Any) -> Iterator[Benchmark]:
     """The shipped networks against all peers."""
     paths = [ROOT / "experiments" / f"{name}.yaml" for name in NETWORKS]
     overrides = [f"dataset.name={arguments.dataset}", "dataset.splits=null", "dataset.offline=null"]
     settings = Settings(arguments.rounds, arguments.budget)
-    return [
-        bench_session.measure(
-            bench_session.make_task(loaded, arguments.data_dir, notify), FAMILIES, settings, notify
-        )
-        for loaded in bench_session.load_all(paths, overrides, arguments.data_dir)
-    ]
+    for loaded in bench_session.load_all(paths, overrides, arguments.data_dir):
+        task = bench_session.make_task(loaded, arguments.data_dir, notify)
+        yield bench_session.measure(task, FAMILIES, settings, notify)
 
 
 def speed_checks(benchmark: Benchmark) -> list[Check]:

@@ -110,13 +110,7 @@ def heading(benchmark: Benchmark) -> str:
 
 def notes(benchmark: Benchmark) -> list[str]:
     """What follows from the numbers of a table, a line each."""
-    lines = []
-    for family in dict.fromkeys(m.family for m in benchmark.measurements if m.family != OWN):
-        best = benchmark.best(family)
-        ratio = benchmark.ratio(best)
-        if best is not None and ratio is not None:
-            title = FAMILY_TITLES.get(family, family)
-            lines.append(f"Best of {title}: {best.variant}, ratio {ratio_text(ratio)}.")
+    lines = best_notes(benchmark)
     own, product = benchmark.own, benchmark.product
     if own is not None:
         rounds = f"{len(own.seconds)} rounds of {own.images:,} images"
@@ -131,6 +125,18 @@ def notes(benchmark: Benchmark) -> list[str]:
     for m in benchmark.measurements:
         if m.outcome is not Outcome.MEASURED:
             lines.append(f"{m.outcome.capitalize()}: {m.variant}: {_one_line(m.reason)}")
+    return lines
+
+
+def best_notes(benchmark: Benchmark) -> list[str]:
+    """The fastest variant of each framework and its ratio, a line each."""
+    lines = []
+    for family in dict.fromkeys(m.family for m in benchmark.measurements if m.family != OWN):
+        best = benchmark.best(family)
+        ratio = benchmark.ratio(best)
+        if best is not None and ratio is not None:
+            title = FAMILY_TITLES.get(family, family)
+            lines.append(f"Best of {title}: {best.variant}, ratio {ratio_text(ratio)}.")
     return lines
 
 

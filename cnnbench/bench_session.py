@@ -124,12 +124,15 @@ def _dataset(loaded: Loaded, data_dir: Path | None, notify: Notify) -> Dataset:
 
 
 def measure(task: Task, families: Sequence[str], settings: Settings, notify: Notify) -> Benchmark:
-    """Measures one network in every variant of some frameworks.
+    """Measures one network in every variant of some frameworks, and says who is the best.
 
     Raises:
       BenchError: our own variant did not come to the end.
     """
-    return run_contest(task, contestants(families), settings, notify)
+    benchmark = run_contest(task, contestants(families), settings, notify)
+    for line in bench_report.best_notes(benchmark):
+        notify(f"{benchmark.name}: {line}")
+    return benchmark
 
 
 def make_report(

@@ -61,13 +61,13 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     bench_session.make_folder(output)
     started_at = datetime.now(UTC)
     settings = Settings(rounds, budget)
+    command = ["cnnbench", *sys.argv[1:]]
     benchmarks = []
     for loaded in experiments:
         task = bench_session.make_task(loaded, data_dir, _note)
         benchmarks.append(bench_session.measure(task, families.chosen, settings, _note))
-    command = ["cnnbench", *sys.argv[1:]]
-    report = bench_session.make_report(benchmarks, families.chosen, command, started_at)
-    kept = bench_session.write_report(report, output)
+        report = bench_session.make_report(benchmarks, families.chosen, command, started_at)
+        kept = bench_session.write_report(report, output)  # what comes later may break
     _print(report, format)
     _note(f"kept in {kept} and {kept.stem}.md")
 
