@@ -228,11 +228,11 @@ def _decode_fields(kind: Any, value: object, where: str) -> Any:
     for name in fields:
         if name not in known:
             _mismatch(where, f"unknown field {reprlib.repr(name)}{did_you_mean(name, known)}")
-    for name in known:
-        if name not in fields:
-            _mismatch(where, f"field '{name}' is missing")
+    for field in dataclasses.fields(kind):
+        if field.name not in fields and field.default is dataclasses.MISSING:
+            _mismatch(where, f"field '{field.name}' is missing")
     dotted = f"{where}." if where else ""
-    return kind(**{n: _decode(known[n], fields[n], dotted + n) for n in known})
+    return kind(**{n: _decode(known[n], fields[n], dotted + n) for n in known if n in fields})
 
 
 def _decode_scalar(kind: Any, value: object, where: str) -> Any:

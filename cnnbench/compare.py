@@ -215,7 +215,8 @@ def _rows(run: _Finished, label: str) -> Iterator[Row]:
     records = {(epoch.seed, epoch.epoch): epoch for epoch in run.epochs}
     metric = run.summary.headline
     tests = {seed.seed: seed.test[metric] for seed in run.summary.seeds}
-    images_per_s = statistics.median(epoch.samples_per_s for epoch in run.epochs)
+    # Seeds that were trained at once do not tell how long an epoch takes.
+    images_per_s = statistics.median(e.samples_per_s for e in run.epochs if e.at_once == 1)
     for number in dict.fromkeys((1, last)):
         epochs = [records[seed, number] for seed in run.record.seeds]
         yield Row(
@@ -223,7 +224,7 @@ def _rows(run: _Finished, label: str) -> Iterator[Row]:
             label=label,
             epoch=number,
             value=estimate(epoch.validation(metric) for epoch in epochs),
-            train_s=estimate(epoch.train_s for epoch in epochs),
+            train_s=estimate(epoch.train_s for epoch in epochs if epoch.at_once == 1),
             num_params=run.summary.num_params,
             images_per_s=images_per_s,
             test=estimate(tests[s] for s in run.record.seeds) if number == last else None,

@@ -5,9 +5,10 @@ epoch's time holds neither compilation nor copying. Nothing here prints or
 writes: the caller consumes a stream of events.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,15 +31,18 @@ from cnnbench.programs import (
 from cnnbench.results import Direction, Engine, EpochRecord
 from cnnbench.sampling import batches
 from cnnbench.spec import Experiment
+from cnnbench.strategy import seeds_at_once
 from cnnbench.summary import summarize_seed
-from cnnbench.train import Arrays, TrainState, num_params
+from cnnbench.train import TrainState, num_params
 from cnnbench.tuning import known_choice, measure
 
 PROGRESS_INTERVAL_S = 0.1
 
 
 def run_job(job: Job) -> Iterator[Event]:
-    """Trains every seed of an experiment, one after another.
+    """Trains every seed of an experiment: the first alone, whose epochs tell the time.
+
+    The others follow one after another, or several at once where that is faster.
 
     Args:
       job: what to train.
@@ -55,6 +59,13 @@ def run_job(job: Job) -> Iterator[Event]:
         yield from _run(job)
 
 
+class _Ready(NamedTuple):
+    """Programs with what they were compiled for."""
+
+    setup: Setup
+    programs: Programs
+
+
 def _run(job: Job) -> Iterator[Event]:
     started = job.watch.now()
     choice = known_choice(job)
@@ -65,18 +76,19 @@ def _run(job: Job) -> Iterator[Event]:
     with job.watch.part("data_s"):
         setup = set_up(job, choice.strategy)
     first, *others = job.experiment.seeds
-    with job.watch.part("compile_s"), lookups() as cache:
-        network = setup.network(first)
-        if job.plan is None:
-            check_output(setup, network)
-        state = setup.state(network)
-        programs = compile_all(setup, network, state, compile_train(setup, network, state))
+    with lookups() as cache:
+        alone, state = _compile(setup, (first,))
     compile_s, strategy = job.watch.last("compile_s"), choice.strategy
-    yield Compiled(num_params(network.params), compile_s, cache.state, strategy.text)
-    yield from _run_seed(setup, programs, state, first, compile_s)
-    for seed in others:
-        state = setup.state(setup.network(seed))
-        yield from _run_seed(setup, programs, state, seed, 0.0)
+    yield Compiled(num_params(state.params), compile_s, cache.state, strategy.text)
+    yield from _run_seeds(alone, state, (first,), compile_s)
+    started = job.watch.now()
+    together = _faster_together(alone, others, job.watch.last("train_s"))
+    tune_s += job.watch.now() - started
+    at_once = together.setup.at_once if together else 1
+    for seeds in _groups(others, at_once):
+        ready = together if together and len(seeds) > 1 else alone
+        state = ready.setup.state(*map(setup.network, seeds))
+        yield from _run_seeds(ready, state, seeds, 0.0)
     yield Trained(
         Engine(
             requested=job.engine,
@@ -84,6 +96,7 @@ def _run(job: Job) -> Iterator[Event]:
             row=strategy.row,
             num_devices=strategy.num_devices,
             steps_per_call=strategy.steps_per_call,
+            seeds_at_once=at_once,
             step_s=choice.step_s,
             tune_s=tune_s,
             compile_cache=cache.state,
@@ -93,45 +106,91 @@ def _run(job: Job) -> Iterator[Event]:
     )
 
 
+def _compile(setup: Setup, seeds: Sequence[int]) -> tuple[_Ready, TrainState]:
+    """Programs for seeds that are trained at once, and what these start from."""
+    with setup.job.watch.part("compile_s"):
+        networks = [setup.network(seed) for seed in seeds]
+        if setup.job.plan is None:
+            check_output(setup, networks[0])
+        state = setup.state(*networks)
+        train = compile_train(setup, networks[0], state)
+        return _Ready(setup, compile_all(setup, networks[0], state, train)), state
+
+
+def _faster_together(alone: _Ready, seeds: Sequence[int], epoch_s: float) -> _Ready | None:
+    """Programs for several seeds at once, if a trial epoch takes less than `epoch_s` a seed.
+
+    Only accelerators are so large that one of these networks leaves some of them idle.
+    """
+    job, size = alone.setup.job, seeds_at_once(len(seeds))
+    if size < 2 or not job.accelerator:
+        return None
+    together, state = _compile(replace(alone.setup, at_once=size), seeds[:size])
+    start = job.watch.now()
+    for indices in _calls(together.setup, seeds[:size], epoch=1):
+        state, losses = together.programs.train(state, alone.setup.arrays, indices)
+    jax.block_until_ready((state, losses))
+    return together if (job.watch.now() - start) / size < epoch_s else None
+
+
+def _groups(seeds: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Seeds in groups; those that fill none are trained alone."""
+    whole = len(seeds) // size * size
+    yield from (tuple(seeds[i : i + size]) for i in range(0, whole, size))
+    yield from ((seed,) for seed in seeds[whole:])
+
+
 def _peak_memory_bytes(device: jax.Device) -> int | None:
     """The most memory held so far: by an accelerator, or by this process on a CPU."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     return int(stats["peak_bytes_in_use"]) if stats else peak_memory_bytes()
 
 
-def _run_seed(
-    setup: Setup, programs: Programs, state: TrainState, seed: int, compile_s: float
+def _run_seeds(
+    ready: _Ready, state: TrainState, seeds: tuple[int, ...], compile_s: float
 ) -> Iterator[Event]:
-    job, arrays = setup.job, setup.arrays
+    """Trains seeds at once; the first of them is charged with the compilation."""
+    job = ready.setup.job
     n, m = job.num_train, len(job.dataset.validation.labels)
     test = range(n + m, n + m + len(job.dataset.test.labels))
-    records = []
+    records: dict[int, list[EpochRecord]] = {seed: [] for seed in seeds}
     for epoch in range(1, job.experiment.train.epochs + 1):
-        traced = job.profile and (seed, epoch) == (job.experiment.seeds[0], 1)
+        traced = job.profile and (seeds[0], epoch) == (job.experiment.seeds[0], 1)
         with jax.profiler.trace(str(job.profile)) if traced else nullcontext():
-            state, losses = yield from _train_epoch(setup, programs, state, seed, epoch)
-        train_s = job.watch.last("train_s")
+            state, losses = yield from _train_epoch(ready, state, seeds, epoch)
         with job.watch.part("eval_s"):
-            values = _evaluate(programs, state, arrays, range(n, n + m))
-        record = EpochRecord(
-            seed=seed,
-            epoch=epoch,
-            train_loss=float(np.mean(losses, dtype=np.float64)),
-            validation_loss=values.pop("loss"),
-            metrics=values,
-            train_s=train_s,
-            eval_s=job.watch.last("eval_s"),
-            samples_per_s=job.num_steps * job.batch_size / train_s,
+            values = _evaluate(ready, state, range(n, n + m))
+        for number, seed in enumerate(seeds):
+            record = _record(job, (seed, epoch), losses[:, number], values[number], len(seeds))
+            records[seed].append(record)
+            yield record
+    tests = _evaluate(ready, state, test)
+    inputs, outputs = _samples(ready, state, test.start)
+    for number, seed in enumerate(seeds):
+        summary = summarize_seed(
+            records[seed],
+            metrics=metric_directions(job.experiment),
+            test=tests[number],
+            compile_s=0.0 if number else compile_s,
         )
-        records.append(record)
-        yield record
-    summary = summarize_seed(
-        records,
-        metrics=metric_directions(job.experiment),
-        test=_evaluate(programs, state, arrays, test),
-        compile_s=compile_s,
+        yield SeedDone(summary, inputs, None if outputs is None else outputs[number])
+
+
+def _record(
+    job: Job, place: tuple[int, int], losses: Any, values: dict[str, float], at_once: int
+) -> EpochRecord:
+    """An epoch of a seed that has just ended, with its share of the seconds."""
+    train_s = job.watch.last("train_s") / at_once
+    return EpochRecord(
+        *place,
+        train_loss=float(np.mean(losses, dtype=np.float64)),
+        validation_loss=values["loss"],
+        metrics={name: value for name, value in values.items() if name != "loss"},
+        train_s=train_s,
+        eval_s=job.watch.last("eval_s") / at_once,
+        samples_per_s=job.num_steps * job.batch_size / train_s,
+        at_once=at_once,
     )
-    yield SeedDone(summary, *_samples(job, programs, state, arrays, test.start))
 
 
 def metric_directions(experiment: Experiment) -> dict[str, Direction]:
@@ -141,16 +200,26 @@ def metric_directions(experiment: Experiment) -> dict[str, Direction]:
     return higher | {"loss": Direction.LOWER}
 
 
+def _calls(setup: Setup, seeds: Sequence[int], epoch: int) -> Any:
+    """What each call of the program trains on: indices (calls, steps, [seeds,] batch)."""
+    job = setup.job
+    sizes = job.num_train, job.batch_size
+    orders = np.stack([batches(seed, epoch, *sizes) for seed in seeds], axis=1)
+    orders = orders if setup.at_once > 1 else orders[:, 0]
+    return orders.reshape(-1, setup.strategy.steps_per_call, *orders.shape[1:])
+
+
 def _train_epoch(
-    setup: Setup, programs: Programs, state: TrainState, seed: int, epoch: int
+    ready: _Ready, state: TrainState, seeds: tuple[int, ...], epoch: int
 ) -> Generator[Event, None, tuple[TrainState, Any]]:
-    job, size = setup.job, setup.strategy.steps_per_call
-    calls = batches(seed, epoch, job.num_train, job.batch_size).reshape(-1, size, job.batch_size)
+    """Returns the state and the losses, (steps, seeds)."""
+    setup, job = ready.setup, ready.setup.job
+    calls, size = _calls(setup, seeds, epoch), setup.strategy.steps_per_call
     losses: list[jax.Array] = []
     with job.watch.part("train_s"):
         shown = job.watch.now()
         for done, indices in enumerate(calls, start=1):
-            state, loss = programs.train(state, setup.arrays, indices)
+            state, loss = ready.programs.train(state, setup.arrays, indices)
             # One call ahead of the device: it is never idle, and progress is true.
             if losses:
                 jax.block_until_ready(losses[-1])
@@ -158,32 +227,38 @@ def _train_epoch(
             losses.append(loss)
             if job.watch.now() - shown >= PROGRESS_INTERVAL_S:
                 shown = job.watch.now()
-                yield StepDone(seed, epoch, done * size, job.num_steps)
+                yield StepDone(seeds[0], epoch, done * size, job.num_steps, len(seeds))
         jax.block_until_ready((state, losses))
         job.watch.mark_first_step()
-    return state, np.concatenate(jax.device_get(losses))
+    return state, np.concatenate(jax.device_get(losses)).reshape(-1, len(seeds))
 
 
-def _evaluate(
-    programs: Programs, state: TrainState, arrays: Arrays, rows: range
-) -> dict[str, float]:
-    """Means over every one of `rows`; the last chunk is filled up with weight zero."""
+def _evaluate(ready: _Ready, state: TrainState, rows: range) -> list[dict[str, float]]:
+    """Means over every one of `rows`, by seed; the last chunk is filled up with weight zero."""
     sums = []
     for start in range(rows.start, rows.stop, EVAL_BATCH):
         indices = np.arange(start, start + EVAL_BATCH, dtype=np.int32)
         weights = (indices < rows.stop).astype(np.float32)
         indices = np.minimum(indices, rows.stop - 1)
-        sums.append(programs.evaluate(*state[:2], arrays, indices, weights))
+        sums.append(ready.programs.evaluate(*state[:2], ready.setup.arrays, indices, weights))
     host = jax.device_get(sums)
-    return {key: float(sum(float(part[key]) for part in host) / len(rows)) for key in host[0]}
+    totals = {
+        key: np.sum([np.float64(part[key]) for part in host], axis=0).reshape(-1) for key in host[0]
+    }
+    return [
+        {key: float(total[number] / len(rows)) for key, total in totals.items()}
+        for number in range(ready.setup.at_once)
+    ]
 
 
 def _samples(
-    job: Job, programs: Programs, state: TrainState, arrays: Arrays, start: int
+    ready: _Ready, state: TrainState, start: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+    """The first test images, and what each seed makes of them, (seeds, n, h, w, c)."""
+    job = ready.setup.job
     inputs = job.dataset.test.images[:NUM_SAMPLES]
-    if programs.outputs is None:
+    if ready.programs.outputs is None:
         return inputs, None
     indices = np.arange(start, start + len(inputs), dtype=np.int32)
-    outputs = programs.outputs(*state[:2], arrays, indices)
-    return inputs, np.asarray(outputs) * job.experiment.dataset.pixel_scale
+    outputs = np.asarray(ready.programs.outputs(*state[:2], ready.setup.arrays, indices))
+    return inputs, outputs.reshape(-1, *inputs.shape) * job.experiment.dataset.pixel_scale

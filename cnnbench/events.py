@@ -27,12 +27,16 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """A training step ended; `step` counts from 1 to `num_steps` in each epoch."""
+    """A training step ended; `step` counts from 1 to `num_steps` in each epoch.
+
+    Where several seeds are trained at once, `seed` is the first of them.
+    """
 
     seed: int
     epoch: int
     step: int
     num_steps: int
+    at_once: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,11 +89,18 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _tiled(winner: jax.Array, dy: jax.Array, size: Pair, image: Pair) -> jax.Array:
-    """Windows that do not overlap: every cell asks whether it was the largest."""
-    rows, columns, n, channels = dy.shape
-    place = jnp.arange(math.prod(size), dtype=winner.dtype).reshape(1, size[0], 1, size[1], 1, 1)
-    cells = jnp.where(winner[:, None, :, None] == place, dy[:, None, :, None], 0)
-    cells = cells.reshape(rows * size[0], columns * size[1], n, channels)
+    """Windows that do not overlap: every cell asks whether it was the largest.
+
+    Stacked, place by place: XLA does not vectorise one comparison of broadcast arrays.
+    """
+    rows, columns = dy.shape[:2]
+
+    def line(i: int) -> jax.Array:
+        cells = [jnp.where(winner == i * size[1] + j, dy, 0) for j in range(size[1])]
+        return jnp.stack(cells, axis=2).reshape(rows, columns * size[1], *dy.shape[2:])
+
+    lines = jnp.stack([line(i) for i in range(size[0])], axis=1)
+    cells = lines.reshape(rows * size[0], columns * size[1], *dy.shape[2:])
     border = [(0, image[i] - cells.shape[i]) for i in (0, 1)]
     return jnp.pad(cells, (*border, (0, 0), (0, 0)))
 

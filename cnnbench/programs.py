@@ -1,6 +1,6 @@
 """Compiled programs: steps made ready for given devices, ahead of time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -85,6 +85,9 @@ class Job:
 class Programs(NamedTuple):
     """Compiled steps.
 
+    Those for several seeds at once have an axis of seeds: first in the state and
+    in what `evaluate` and `outputs` give, second in indices and losses.
+
     Args:
       train: (state, arrays, indices (steps, batch)) to state and losses (steps,).
       evaluate: as `steps.eval_step`.
@@ -105,12 +108,14 @@ class Setup:
       strategy: how.
       mesh: the devices that share a batch; None for one.
       arrays: all splits, on every device.
+      at_once: seeds that one program trains.
     """
 
     job: Job
     strategy: Strategy
     mesh: Mesh | None
     arrays: Arrays
+    at_once: int = 1
 
     def network(self, seed: int) -> Network:
         """A model with the initial parameters of a seed."""
@@ -122,11 +127,17 @@ class Setup:
         cut = Cut(row, self.mesh) if row and has_batch_statistics(job.plan) else None
         return take_apart(GraphNet(job.plan, form=form, rngs=nnx.Rngs(seed), cut=cut))
 
-    def state(self, network: Network) -> TrainState:
-        """The state before the first step, on the devices."""
+    def state(self, *networks: Network) -> TrainState:
+        """The state before the first step, on the devices; of a network for each seed at once."""
         optimizer = build_optimizer(self.job.experiment.train, self.job.num_steps)
-        state: TrainState = self.place(init_state(network, optimizer))
+        states = [init_state(network, optimizer) for network in networks]
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *states) if self.at_once > 1 else states[0]
+        state: TrainState = self.place(stacked)
         return state
+
+    def each_seed(self, function: Callable[..., Any], axes: Sequence[int | None]) -> Any:
+        """A function for one seed, for all that are trained at once."""
+        return jax.vmap(function, in_axes=axes) if self.at_once > 1 else function
 
     def place(self, tree: Any) -> Any:
         """Values on every device."""
@@ -167,6 +178,7 @@ def compile_train(setup: Setup, network: Network, state: TrainState) -> Callable
     optimizer = build_optimizer(job.experiment.train, job.num_steps)
     rules = setup.rules(training=True)
     step = partial(train_step, graphdef=network.training, optimizer=optimizer, rules=rules)
+    step = setup.each_seed(step, (0, None, 0))
 
     def steps(state: TrainState, arrays: Arrays, indices: jax.Array) -> Any:
         if len(indices) == 1:  # a convolution inside of a loop would be slow on a CPU
@@ -174,7 +186,8 @@ def compile_train(setup: Setup, network: Network, state: TrainState) -> Callable
             return state, loss[None]
         return lax.scan(lambda carry, batch: step(carry, arrays, batch), state, indices)
 
-    indices = np.zeros((setup.strategy.steps_per_call, job.batch_size), np.int32)
+    seeds = (setup.at_once,) if setup.at_once > 1 else ()
+    indices = np.zeros((setup.strategy.steps_per_call, *seeds, job.batch_size), np.int32)
     return _ahead_of_time(setup, steps, state, setup.arrays, indices, donate_argnums=0)
 
 
@@ -182,7 +195,9 @@ def compile_all(setup: Setup, network: Network, state: TrainState, train: Any) -
     """The other programs beside that of training steps."""
     job, rules = setup.job, setup.rules(training=False)
     evaluate = partial(eval_step, graphdef=network.evaluation, rules=rules)
+    evaluate = setup.each_seed(evaluate, (0, 0, None, None, None))
     outputs = partial(outputs_of, graphdef=network.evaluation, rules=rules)
+    outputs = setup.each_seed(outputs, (0, 0, None, None))
     chunk, weights = np.zeros(EVAL_BATCH, np.int32), np.ones(EVAL_BATCH, np.float32)
     sample = np.zeros(min(NUM_SAMPLES, len(job.dataset.test.labels)), np.int32)
     model, arrays = state[:2], setup.arrays

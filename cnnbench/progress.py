@@ -99,7 +99,7 @@ class Bars(Lines):
         )
         self.task: TaskID | None = None
         self.record: RunRecord | None = None
-        self.num_steps = 1
+        self.num_steps, self.done = 1, 0  # steps of an epoch, epochs of all seeds
         self.value = ""
 
     def loaded(self, loaded: Loaded) -> None:
@@ -110,7 +110,7 @@ class Bars(Lines):
 
     def started(self, record: RunRecord, num_steps: int) -> None:
         """Says what is about to be trained."""
-        self.record, self.num_steps = record, num_steps
+        self.record, self.num_steps, self.done = record, num_steps, 0
         self.say(start_line(record))
         self._update(description="compiling")
 
@@ -124,10 +124,11 @@ class Bars(Lines):
                 super().event(event)
                 self._update(total=self._steps(), completed=0, description="training")
             case StepDone(seed=seed, epoch=epoch, step=step):
-                self._move(seed, epoch, step)
+                self._move(seed, epoch, step * event.at_once)
             case EpochRecord(seed=seed, epoch=epoch):
                 self.value = headline(event)
-                self._move(seed, epoch, self.num_steps, f"{event.samples_per_s:,.0f} images/s")
+                self.done += 1
+                self._move(seed, epoch, 0, f"{event.samples_per_s:,.0f} images/s")
             case SeedDone() | Trained():
                 pass
             case _:
@@ -152,10 +153,9 @@ class Bars(Lines):
     def _move(self, seed: int, epoch: int, step: int, rate: str | None = None) -> None:
         if self.record is None:
             return
-        before = self.record.seeds.index(seed) * self.record.epochs + epoch - 1
         seeds = f"seed {seed} " if len(self.record.seeds) > 1 else ""
         text = f"{seeds}epoch {epoch}/{self.record.epochs}{self.value}"
-        self._update(completed=before * self.num_steps + step, description=text)
+        self._update(completed=self.done * self.num_steps + step, description=text)
         if rate is not None:
             self._update(rate=rate)
 

@@ -40,6 +40,8 @@ class EpochRecord:
       train_s: seconds the training took, without compilation and evaluation.
       eval_s: seconds the evaluation took.
       samples_per_s: training images per second of `train_s`.
+      at_once: seeds that one program trained in that time; the seconds are the
+        share of this one, and are not the time of an epoch that is trained alone.
     """
 
     seed: int
@@ -50,6 +52,7 @@ class EpochRecord:
     train_s: float
     eval_s: float
     samples_per_s: float
+    at_once: int = 1
 
     def validation(self, metric: str) -> float:
         """The validation value of `metric`, which may be `loss`."""
@@ -77,6 +80,7 @@ class Engine:
       row: images computed at a time; None for whole batches.
       num_devices: devices that shared a batch.
       steps_per_call: training steps of a call of the compiled program.
+      seeds_at_once: the most seeds that one program trained; the first is always alone.
       step_s: seconds of a step of each form, where `auto` measured them.
       tune_s: seconds that choosing took, with the compilation of all candidates.
       compile_cache: `warm` where all programs came from the cache on disk, else `cold`.
@@ -90,6 +94,7 @@ class Engine:
     row: int | None
     num_devices: int
     steps_per_call: int
+    seeds_at_once: int
     step_s: Mapping[str, float]
     tune_s: float
     compile_cache: str

@@ -21,6 +21,7 @@ NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 
 
 Loss = Literal["cross_entropy", "mse", "mae", "binary_cross_entropy"]
+Precision = Literal["float32", "bfloat16"]
 Metric = Literal["accuracy", "top5_accuracy", "mse", "mae"]
 LOSSES: Mapping[str, tuple[Loss, ...]] = {
     "classify": ("cross_entropy",),
@@ -86,6 +87,10 @@ class TrainSpec(Model):
     optimizer: Optimizer = Field(Sgd(name="sgd"), description="the rule that updates parameters")
     schedule: Schedule = Field(
         Constant(name="constant"), description="how the learning rate changes over the training"
+    )
+    precision: Precision = Field(
+        "float32",
+        description="what the network computes in; parameters and losses stay in float32",
     )
     loss: Loss | None = Field(
         None, description="cross_entropy for classify and mse for reconstruct if left out"

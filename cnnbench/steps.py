@@ -15,6 +15,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from cnnbench.devices import BATCH
 from cnnbench.losses import PerImage, loss_name, metric_names, per_image_loss, per_image_metric
@@ -32,6 +33,8 @@ class Rules(NamedTuple):
       pixel_scale: pixels are divided by it.
       microbatch: images whose gradients are computed at a time; None for all.
       prepares: whether the model is a graph of layers, with kernels to prepare.
+      dtype: what the network computes in; None for the dtype of its parameters.
+        Parameters, losses and sums stay in theirs.
       mesh: devices that share the rows of a batch, along `BATCH`; None for one device.
     """
 
@@ -42,6 +45,7 @@ class Rules(NamedTuple):
     microbatch: int | None
     prepares: bool
     mesh: Mesh | None = None
+    dtype: DTypeLike | None = None
 
 
 def make_rules(
@@ -60,6 +64,7 @@ def make_rules(
         microbatch,
         prepares,
         mesh,
+        jnp.bfloat16 if experiment.train.precision == "bfloat16" else None,
     )
 
 
@@ -159,9 +164,19 @@ def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Tree:
     return nnx.merge(graphdef, params, rest, copy=True).prepare() if rules.prepares else {}
 
 
-def _run(model: Any, images: jax.Array, prepared: Tree, rules: Rules) -> jax.Array:
-    result: jax.Array = model(images, prepared) if rules.prepares else model(images)
-    return result
+def _results(
+    graphdef: Any, params: Tree, rest: Tree, images: jax.Array, prepared: Tree, rules: Rules
+) -> tuple[jax.Array, Any]:
+    """What a network makes of images, and the model with its state after that."""
+    # Without copy=True the merged model would write into the state that is being traced.
+    model = nnx.merge(graphdef, _cast(params, rules.dtype), rest, copy=True)
+    images, prepared = _cast((images, prepared), rules.dtype)
+    result = model(images, prepared) if prepared else model(images)
+    return _cast(result, rules.dtype and jnp.float32), model
+
+
+def _cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
+    return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def _shares(rules: Rules) -> int:
@@ -192,10 +207,8 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
     targets: jax.Array,
     weights: jax.Array,
 ) -> tuple[jax.Array, Tree]:
-    # Without copy=True the merged model would write into the state that is being traced.
-    model = nnx.merge(graphdef, params, rest, copy=True)
-    loss = rules.loss(_run(model, images, prepared, rules), targets)
-    return jnp.sum(loss * weights), split(model)[2]
+    outputs, model = _results(graphdef, params, rest, images, prepared, rules)
+    return jnp.sum(rules.loss(outputs, targets) * weights), split(model)[2]
 
 
 def eval_step(
@@ -241,8 +254,7 @@ def _metric_sums(
 
     def sums(part: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         images, targets = pick(arrays, part[0], rules)
-        model = nnx.merge(graphdef, params, rest, copy=True)
-        outputs = _run(model, images, prepared, rules)
+        outputs, _ = _results(graphdef, params, rest, images, prepared, rules)
         values = {"loss": rules.loss(outputs, targets)}
         values |= {name: metric(outputs, targets) for name, metric in rules.metrics.items()}
         return {name: jnp.sum(value * part[1]) for name, value in values.items()}
@@ -258,5 +270,5 @@ def outputs_of(
 ) -> jax.Array:
     """The network's results for the images at `indices`, in evaluation mode."""
     images, _ = pick(arrays, indices, rules)
-    result: jax.Array = nnx.merge(graphdef, params, rest, copy=True)(images)
-    return result
+    outputs, _ = _results(graphdef, params, rest, images, {}, rules)
+    return outputs

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from cnnbench.graph import Plan
 from cnnbench.layers import BatchNorm, Conv, ConvTranspose
 from cnnbench.ops import Form
+from cnnbench.spec import Precision
 
 ROW = 10  # images; docs/performance.md shows what other sizes cost
+MOST_AT_ONCE = 8  # seeds of one program: larger ones compile longer and gain less
 ENGINES: tuple[str, ...] = ("auto", "plain", "direct", "fast")
 
 
@@ -40,13 +42,20 @@ class Strategy:
 
 
 def candidates(
-    plan: Plan | None, batch_size: int, num_steps: int, num_devices: int, *, accelerator: bool
+    plan: Plan | None,
+    batch_size: int,
+    num_steps: int,
+    num_devices: int,
+    *,
+    accelerator: bool,
+    precision: Precision = "float32",
 ) -> tuple[Strategy, ...]:
     """The strategies that may be the fastest.
 
     On an accelerator, XLA's own convolutions and whole epochs in one program. On a
     CPU, rows of images that fit into its caches, shared by its cores; whole batches
     for what cannot be cut (a Python model). The reference is always among them.
+    Winograd's algorithm is not for bfloat16, whose few digits its sums would cancel.
 
     Args:
       plan: the network; None for a Python model.
@@ -54,6 +63,7 @@ def candidates(
       num_steps: steps of an epoch.
       num_devices: devices there are.
       accelerator: whether they are GPUs or TPUs.
+      precision: what the network computes in.
     """
     if accelerator:
         share = max(n for n in range(1, num_devices + 1) if batch_size % n == 0)
@@ -64,7 +74,8 @@ def candidates(
     row = _row(plan, batch_size, num_devices)
     shares = min(num_devices, -(-batch_size // row))
     direct, fast = (Strategy(form, row, shares, 1) for form in _FORMS)
-    return (fast, direct, plain) if convolves(plan) else (direct, plain)
+    winograd = convolves(plan) and precision == "float32"
+    return (fast, direct, plain) if winograd else (direct, plain)
 
 
 _FORMS: tuple[Form, ...] = ("direct", "fast")
@@ -101,3 +112,13 @@ def asked_for(engine: str, found: Sequence[Strategy]) -> Strategy | None:
     order = ENGINES[1 : ENGINES.index(engine) + 1]
     fitting = [s for s in found if s.form in order]
     return max(fitting, key=lambda s: order.index(s.form), default=found[-1])
+
+
+def seeds_at_once(num_seeds: int) -> int:
+    """Into groups of what size seeds are divided, so that few are left over.
+
+    >>> [seeds_at_once(n) for n in (0, 1, 2, 8, 9, 19)]
+    [1, 1, 2, 8, 4, 6]
+    """
+    num_groups = max(1, -(-num_seeds // MOST_AT_ONCE))
+    return max(1, num_seeds // num_groups)

@@ -59,7 +59,8 @@ def measure(job: Job) -> Choice:
 
 def _candidates(job: Job) -> tuple[Strategy, ...]:
     counts = (job.batch_size, job.num_steps, len(job.devices))
-    return candidates(job.plan, *counts, accelerator=job.accelerator)
+    precision = job.experiment.train.precision
+    return candidates(job.plan, *counts, accelerator=job.accelerator, precision=precision)
 
 
 def fastest(found: Sequence[Strategy], step_s: Mapping[str, float]) -> Strategy:

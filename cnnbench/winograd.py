@@ -142,18 +142,18 @@ class Winograd:
 
     def lower(self, products: jax.Array) -> jax.Array:
         """A^T z A of every tile: (th, tw, tiles * n, f) to (h, w, n, f)."""
-        (rows, columns), (down, across), (mh, mw) = self._maps, self._num, self.tile
-        y = _both(rows.outputs, columns.outputs, products)
-        y = y.reshape(mh, mw, across, down, -1, y.shape[-1]).transpose(3, 0, 2, 1, 4, 5)
-        return _end(y.reshape(down * mh, across * mw, *y.shape[4:]), self.out)
+        (rows, columns), (down, across) = self._maps, self._num
+        tiles = _both(rows.outputs, columns.outputs, products)
+        tall = jnp.concatenate(jnp.split(tiles, across, axis=2), axis=1)
+        return _end(jnp.concatenate(jnp.split(tall, down, axis=2), axis=0), self.out)
 
     def lower_t(self, y: jax.Array) -> jax.Array:
         """The transpose of `lower`."""
         (rows, columns), (down, across), (mh, mw) = self._maps, self._num, self.tile
         y = _end(y, (down * mh, across * mw))
-        y = y.reshape(down, mh, across, mw, *y.shape[2:]).transpose(1, 3, 2, 0, 4, 5)
-        y = y.reshape(mh, mw, -1, y.shape[-1])
-        return _both(rows.outputs.T, columns.outputs.T, y)
+        tall = jnp.concatenate(jnp.split(y, down, axis=0), axis=2)
+        tiles = jnp.concatenate(jnp.split(tall, across, axis=1), axis=2)
+        return _both(rows.outputs.T, columns.outputs.T, tiles)
 
     def forward(self, lifted: jax.Array, kernel: jax.Array) -> jax.Array:
         """The products: (th, tw, rows, in) and (th, tw, in, out) to (th, tw, rows, out)."""
@@ -169,10 +169,20 @@ class Winograd:
 
 
 def _both(rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any], x: jax.Array) -> jax.Array:
-    """Two small matrices on the first two axes: (a, h) and (b, w), (h, w, ...) to (a, b, ...)."""
-    left, right = jnp.asarray(rows, x.dtype), jnp.asarray(columns, x.dtype)
-    tall = (left @ x.reshape(x.shape[0], -1)).reshape(len(rows), x.shape[1], -1)
-    return jnp.einsum("bw,awk->abk", right, tall).reshape(len(rows), len(columns), *x.shape[2:])
+    """Two small matrices on the first two axes: (a, h) and (b, w), (h, w, ...) to (a, b, ...).
+
+    The first as one long matrix product. The second as sums of slices, which for it
+    are twice as fast: a product would be a batch of short ones, and copies.
+    """
+    tall = jnp.asarray(rows, x.dtype) @ x.reshape(x.shape[0], -1)
+    tall = tall.reshape(len(rows), *x.shape[1:])
+    return jnp.stack([_weighted(row, tall) for row in columns], axis=1)
+
+
+def _weighted(weights: np.ndarray[Any, Any], x: jax.Array) -> jax.Array:
+    """The sum of slices of the second axis times their weights."""
+    terms = [float(weight) * x[:, i] for i, weight in enumerate(weights) if weight]
+    return functools.reduce(jnp.add, terms)
 
 
 def _end(x: jax.Array, size: Pair) -> jax.Array:

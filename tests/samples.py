@@ -52,6 +52,7 @@ ENGINE = Engine(
     row=25,
     num_devices=2,
     steps_per_call=1,
+    seeds_at_once=1,
     step_s={"fast": 0.0625, "direct": 0.125, "plain": 0.5},
     tune_s=4.5,
     compile_cache="cold",

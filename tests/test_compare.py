@@ -48,6 +48,18 @@ class TestRows:
         assert last.test is not None
         assert last.test.values == (0.91 + 0.07 + 0.004, 0.91 + 0.07 + 0.002)
 
+    def test_times_are_those_of_epochs_that_were_trained_alone(self) -> None:
+        run = make_run(seeds=(4, 2))
+        epochs = tuple(e if e.seed == 4 else dataclasses.replace(e, at_once=8) for e in run.epochs)
+        alone = [epoch for epoch in epochs if epoch.seed == 4]
+        first, last = compare([dataclasses.replace(run, epochs=epochs)]).rows
+        assert [row.train_s.values for row in (first, last)] == [
+            (alone[0].train_s,),
+            (alone[2].train_s,),
+        ]
+        assert last.images_per_s == statistics.median(epoch.samples_per_s for epoch in alone)
+        assert len(last.value.values) == 2
+
     def test_the_test_value_stands_at_the_last_epoch_only(self) -> None:
         assert [row.test is None for row in compare([make_run()]).rows] == [True, False]
 

@@ -23,7 +23,7 @@ from cnnbench.errors import UsageError
 from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained
 from cnnbench.models import GraphNet
 from cnnbench.programs import Job, compile_train, set_up
-from cnnbench.results import BestValue, Direction, EpochRecord, Timing
+from cnnbench.results import BestValue, Direction, Engine, EpochRecord, Timing
 from cnnbench.sampling import epoch_order
 from cnnbench.spec import Experiment
 from cnnbench.strategy import Strategy
@@ -358,7 +358,7 @@ def test_a_run_under_scan_takes_every_image_of_every_epoch(monkeypatch: pytest.M
     assert run(accelerator=True) == pytest.approx(run(accelerator=False), rel=1e-5)
 
 
-# Seconds.
+# Several seeds in one program.
 
 
 @pytest.fixture
@@ -383,6 +383,102 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     monkeypatch.setattr(programs, "_ahead_of_time", compile_slowly)
     return fake
+
+
+DROPOUT: Layers = {
+    "conv": {"op": "conv", "filters": 2, "kernel": 2, "activation": "tanh"},
+    "drop": {"op": "dropout", "rate": 0.4},
+    "dense": {"op": "dense", "units": CLASSES},
+}
+AUTOENCODER: Layers = {
+    "conv": {"op": "conv", "filters": 2, "kernel": 2},
+    "back": {"op": "conv_transpose", "tie": "conv"},
+}
+
+
+@pytest.mark.parametrize(("layers", "task"), [(DROPOUT, "classify"), (AUTOENCODER, "reconstruct")])
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_seeds_at_once_learn_what_they_learn_alone(
+    layers: Layers, task: str, num_devices: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Order, masks, first weights and results of each seed are its own; the first is alone."""
+    dataset = make_dataset(20, 3, 4)
+
+    def run(accelerator: bool) -> tuple[list[EpochRecord], list[SeedDone], Engine]:
+        monkeypatch.setattr(Job, "accelerator", accelerator)
+        options: dict[str, Any] = {"clock": clock} if accelerator else {}
+        shared: dict[str, Any] = {
+            "engine": "plain",
+            "batch_size": 4,
+            "task": task,
+            "num_devices": num_devices,
+        }
+        job = make_job(layers, dataset, seeds=(5, 0, 3, 9), **shared, **options)
+        events = list(run_job(job))
+        records = [event for event in events if isinstance(event, EpochRecord)]
+        done = [event for event in events if isinstance(event, SeedDone)]
+        (trained,) = [event for event in events if isinstance(event, Trained)]
+        return sorted(records, key=lambda r: (r.seed, r.epoch)), done, trained.engine
+
+    alone, alone_done, engine = run(accelerator=False)
+    assert engine.seeds_at_once == 1
+    together, done, engine = run(accelerator=True)
+    assert engine.seeds_at_once == 3
+    assert [r.at_once for r in together] == [1 if r.seed == 5 else 3 for r in alone]
+    assert [(r.seed, r.epoch) for r in together] == [(r.seed, r.epoch) for r in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+        assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-5)
+        assert one.metrics == pytest.approx(other.metrics)
+    assert [event.summary.seed for event in done] == [5, 0, 3, 9]
+    for one_done, other_done in zip(done, alone_done, strict=True):
+        assert (one_done.outputs is None) == (task == "classify")
+        assert one_done.summary.test == pytest.approx(other_done.summary.test, rel=1e-5)
+        if other_done.outputs is not None and one_done.outputs is not None:
+            np.testing.assert_allclose(one_done.outputs, other_done.outputs, rtol=1e-4, atol=1e-3)
+
+
+def test_seconds_of_seeds_at_once_are_shares(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group of four is left alone by the fifth; compiling it is in no epoch."""
+    monkeypatch.setattr(Job, "accelerator", True)
+    seeds = range(10)
+    job = make_job(LINEAR, make_dataset(20, 3, 3), seeds=seeds, clock=clock, batch_size=5)
+    events = list(run_job(job))
+    records = [event for event in events if isinstance(event, EpochRecord)]
+    by_seed = {seed: next(r for r in records if r.seed == seed) for seed in seeds}
+    assert [by_seed[s].at_once for s in seeds] == [1, *[4] * 8, 1]
+    assert [by_seed[s].train_s for s in seeds] == pytest.approx([0.04, *[0.01] * 8, 0.04])
+    assert [by_seed[s].samples_per_s for s in (0, 1)] == pytest.approx([500, 2000])
+    steps = [event for event in events if isinstance(event, StepDone)]
+    assert all(event.at_once == by_seed[event.seed].at_once for event in steps)
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_seeds_are_trained_at_once_only_where_it_is_faster(
+    slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake, real = Clock(), programs._ahead_of_time
+    train_seconds = itertools.chain([1.0], itertools.repeat(2.0 if slow else 1.99))
+
+    def timed(*args: Any, **options: Any) -> Any:
+        program = real(*args, **options)
+        spent = next(train_seconds) if "donate_argnums" in options else 0.0
+
+        def run(*args: Any) -> Any:
+            fake.time += spent
+            return program(*args)
+
+        return run
+
+    monkeypatch.setattr(programs, "_ahead_of_time", timed)
+    monkeypatch.setattr(Job, "accelerator", True)
+    job = make_job(LINEAR, make_dataset(10, 3, 3), seeds=(0, 1, 2), clock=fake, batch_size=5)
+    trained = list(run_job(job))[-1]
+    assert isinstance(trained, Trained)
+    assert trained.engine.seeds_at_once == (1 if slow else 2)
+
+
+# Seconds.
 
 
 def test_seconds_are_those_of_the_clock(clock: Clock) -> None:

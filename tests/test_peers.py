@@ -551,6 +551,12 @@ def test_rates_that_change(variant: str) -> None:
     )
 
 
+def test_a_precision_that_peers_do_not_have() -> None:
+    assert refusal("flax", experiment_of("classify", SMALL, precision="bfloat16")) == (
+        "train.precision: peers train in float32, not in bfloat16; write float32."
+    )
+
+
 def test_pixels_that_are_no_probabilities() -> None:
     """PyTorch raises, and Keras on PyTorch with it, where ours goes on."""
     experiment = experiment_of("reconstruct", SMALL, 254.0, loss="binary_cross_entropy")

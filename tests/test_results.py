@@ -41,13 +41,16 @@ names = st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True).filter(lambda n: n
 metric_values = st.dictionaries(names, floats, max_size=3)
 zones = st.timezones() | st.just(timezone(timedelta(hours=-3, minutes=-30)))
 times = st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1), timezones=zones)
-epochs = st.builds(EpochRecord, counts, counts, floats, floats, metric_values, *[floats] * 3)
+epochs = st.builds(
+    EpochRecord, counts, counts, floats, floats, metric_values, *[floats] * 3, counts
+)
 timings = st.builds(Timing, *[floats] * 5)
 engines = st.builds(
     Engine,
     texts,
     texts,
     st.none() | counts,
+    counts,
     counts,
     counts,
     st.dictionaries(names, floats, max_size=3),
@@ -144,8 +147,14 @@ def test_epoch_line_has_the_documented_flat_form() -> None:
     assert codec.encode_epoch(epoch) == (
         b'{"seed": 3, "epoch": 1, "train_loss": "Infinity", "validation_loss": "NaN", '
         b'"validation_accuracy": 0.75, "train_s": 2.0, "eval_s": 0.5, '
-        b'"samples_per_s": "-Infinity"}\n'
+        b'"samples_per_s": "-Infinity", "at_once": 1}\n'
     )
+
+
+def test_a_line_from_before_seeds_were_trained_at_once_is_of_one_seed() -> None:
+    epoch = make_run().epochs[0]
+    line = codec.encode_epoch(epoch).replace(b', "at_once": 1', b"")
+    assert codec.decode_epoch(line, Location("epochs.jsonl", 1)) == epoch
 
 
 def test_times_are_written_in_utc() -> None:

@@ -70,6 +70,75 @@ def start(network: Network) -> TrainState:
     return init_state(network, optax.sgd(1.0))
 
 
+# bfloat16.
+
+
+def test_results_in_bfloat16_are_those_of_rounded_numbers() -> None:
+    """NumPy with images, kernel, products' sums and bias rounded to 8 bits, as the dtype has."""
+    plan = make_plan({"dense": {"op": "dense", "units": CLASSES}}, (5, 5, 1), (CLASSES,))
+    network = take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+    bfloat16 = rules(None)._replace(dtype=jnp.bfloat16)
+    arrays = some_arrays()
+    call = functools.partial(outputs_of, graphdef=network.evaluation, rules=bfloat16)
+    got = jax.jit(call)(network.params, network.rest, arrays, jnp.arange(12))
+    assert got.dtype == jnp.float32
+
+    def rounded(x: Any) -> Array:
+        bits = np.asarray(x, np.float32).view(np.uint32).astype(np.uint64)
+        half = 0x7FFF + (bits >> 16 & 1)  # to nearest, ties to even
+        return ((bits + half) >> 16 << 16).astype(np.uint32).view(np.float32)
+
+    kernel = oracles.get_params(network.params)["dense"]["kernel"]
+    images = rounded(np.asarray(arrays.images, np.float32) / 256).reshape(12, -1)
+    want = images.astype(np.float64) @ rounded(kernel)
+    # One rounding of the sum, to 8 bits; the order of the sum is the library's.
+    np.testing.assert_allclose(got, want, rtol=2**-8, atol=1e-6)
+    assert np.abs(np.asarray(got) - want).max() > 0
+
+
+@pytest.mark.parametrize("microbatch", [None, 3])
+def test_a_step_in_bfloat16_keeps_everything_in_float32(microbatch: int | None) -> None:
+    """Gradients are a few thousandths off, also where rows are added up."""
+    network, arrays, indices = small_network(), some_arrays(), jnp.arange(12)
+    moved = []
+    for dtype in (None, jnp.bfloat16):
+        step = functools.partial(
+            train_step,
+            graphdef=network.training,
+            optimizer=optax.sgd(1.0),
+            rules=rules(microbatch)._replace(dtype=dtype),
+        )
+        state = init_state(network, optax.sgd(1.0))
+        after, loss = jax.jit(step)(state, arrays, indices)
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((after.params, loss)))
+        moves = jax.tree.map(lambda a, b: np.ravel(a - b), after.params, network.params)
+        moved.append(np.concatenate(jax.tree.leaves(moves)))
+    exact, rough = moved
+    error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
+    assert 0 < error < 0.02
+
+
+def test_statistics_of_batch_norm_stay_in_float32() -> None:
+    layers: dict[str, dict[str, Any]] = {
+        "norm": {"op": "batch_norm"},
+        "dense": {"op": "dense", "units": CLASSES},
+    }
+    plan = make_plan(layers, (5, 5, 1), (CLASSES,))
+    network = take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+    found = []
+    for dtype in (None, jnp.bfloat16):
+        step = functools.partial(
+            train_step,
+            graphdef=network.training,
+            optimizer=optax.sgd(0.1),
+            rules=rules(None)._replace(dtype=dtype),
+        )
+        state, _ = jax.jit(step)(init_state(network, optax.sgd(0.1)), some_arrays(), jnp.arange(12))
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.rest))
+        found.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.rest)]))
+    np.testing.assert_allclose(found[1], found[0], rtol=0.01)
+
+
 @pytest.mark.parametrize("microbatch", [1, 3, 7, 10])
 def test_gradients_of_microbatches_are_those_of_the_batch(microbatch: int) -> None:
     network, indices = small_network(), jnp.array([4, 1, 11, 0, 7, 2, 9], jnp.int32)

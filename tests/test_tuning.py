@@ -47,6 +47,12 @@ def test_a_network_with_batch_norm_and_no_convolution_trains_on_an_odd_batch() -
     assert isinstance(list(run_job(job))[-1], Trained)
 
 
+def test_winograd_is_not_for_bfloat16() -> None:
+    plan = make_plan(CONV, SHAPE, (CLASSES,))
+    found = candidates(plan, 500, 100, 2, accelerator=False, precision="bfloat16")
+    assert [strategy.form for strategy in found] == ["direct", "plain"]
+
+
 def test_accelerators_and_python_models_have_nothing_to_choose() -> None:
     plan = make_plan(CONV, SHAPE, (CLASSES,))
     assert candidates(plan, 500, 100, 3, accelerator=True) == (Strategy("plain", None, 2, 100),)

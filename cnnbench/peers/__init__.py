@@ -109,6 +109,9 @@ def _check_training(experiment: Experiment, plan: Plan) -> None:
     if schedule != "constant":
         message = f"train.schedule: peers train at one learning rate, not by '{schedule}'"
         raise UsageError(f"{message}; write constant.")
+    if experiment.train.precision != "float32":
+        message = f"train.precision: peers train in float32, not in {experiment.train.precision}"
+        raise UsageError(f"{message}; write float32.")
     if experiment.train.loss == "binary_cross_entropy" and experiment.dataset.pixel_scale < 255:
         message = "dataset.pixel_scale: peers take binary_cross_entropy of pixels up to 1 only"
         raise UsageError(f"{message}; write 255 or more.")
