@@ -27,7 +27,7 @@ run: $(VENV)/.installed-base ## Train the standard and the modified CNN on embed
 	$(BIN)/cnnbench compare standard modified --results-dir $(RESULTS)
 
 test: $(VENV)/.installed-$(EXTRAS) ## Run all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed-$(EXTRAS) ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -140,6 +140,10 @@ def _lacks(run: _Finished) -> Iterator[str]:
         for epoch in range(1, run.record.epochs + 1):
             if (seed, epoch) not in found:
                 yield f"{metric} of seed {seed}, epoch {epoch} in epochs.jsonl"
+    alone = {epoch.epoch for epoch in run.epochs if epoch.at_once == 1}
+    for epoch in (1, run.record.epochs):
+        if epoch not in alone:
+            yield f"seed trained alone in epoch {epoch} of epochs.jsonl"
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,12 @@ UNUSABLE = [
         with_record(make_run(), epochs=10**28),
         "is incomplete: no accuracy of seed 0, epoch 4 in epochs.jsonl",
     ),
+    (
+        dataclasses.replace(
+            make_run(), epochs=tuple(dataclasses.replace(e, at_once=2) for e in make_run().epochs)
+        ),
+        "is incomplete: no seed trained alone in epoch 1 of epochs.jsonl",
+    ),
     (with_record(make_run(), seeds=()), "is incomplete: no seeds or epochs in run.json"),
     (with_record(make_run(), epochs=0), "is incomplete: no seeds or epochs in run.json"),
     (_summary(seeds=()), "is incomplete: no test accuracy of seed 0 in summary.json"),
