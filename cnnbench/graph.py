@@ -5,7 +5,7 @@ layer whose input is already wrong is not blamed again. No JAX.
 """
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -59,15 +59,6 @@ class Plan:
     def by_name(self) -> Mapping[str, Node]:
         """The nodes by their names."""
         return MappingProxyType({node.name: node for node in self.nodes})
-
-    def between(self, alone: Container[str]) -> list[list[Node]]:
-        """The nodes in order, in groups; those in `alone` are groups of their own."""
-        groups: list[list[Node]] = []
-        for node in self.nodes:
-            if node.name in alone or not groups or groups[-1][-1].name in alone:
-                groups.append([])
-            groups[-1].append(node)
-        return groups
 
     @property
     def output_shape(self) -> Shape:

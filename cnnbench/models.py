@@ -1,14 +1,11 @@
 """A `Plan` to an `nnx.Module`."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
-from jax.sharding import Mesh, PartitionSpec
 
 from cnnbench import ops
 from cnnbench.graph import Node, Plan
@@ -30,10 +27,8 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.lowering import kernel_owner, lower
+from cnnbench.rowwise import Cut, Weights, in_rows
 from cnnbench.shapes import Shape
-
-Weights = Mapping[str, Mapping[str, jax.Array]]
-Values = dict[str, jax.Array]
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
@@ -57,18 +52,6 @@ _INITIALIZERS: Mapping[str, Callable[..., Any]] = {
     "orthogonal": nnx.initializers.orthogonal(),
     "zeros": nnx.initializers.zeros,
 }
-
-
-class Cut(NamedTuple):
-    """How a whole batch is cut where batch statistics need all of it at once.
-
-    Args:
-      row: images of a row; they fill the batch.
-      mesh: devices that share the rows; None for one.
-    """
-
-    row: int
-    mesh: Mesh | None
 
 
 class GraphNet(nnx.Module):
@@ -121,46 +104,29 @@ class GraphNet(nnx.Module):
         """
         weights = self.prepare() if prepared is None else prepared
         if self.cut and self._takes_statistics():
-            return self._in_rows(x, weights, self.cut)
-        values = {INPUT: self.lowering.enter(x)}
+            return in_rows(self, x, weights, self.cut)
+        values = {INPUT: self.enter(x)}
         for node in self.plan.nodes:
             inputs = [values[name] for name in node.inputs]
             part = self.parts.get(node.name)
-            values[node.name] = part(inputs[0]) if part else self._apply(node, inputs, weights)
-        return self._leave(values[self.plan.output])
+            values[node.name] = part(inputs[0]) if part else self.apply(node, inputs, weights)
+        return self.leave(values[self.plan.output])
 
     def _takes_statistics(self) -> bool:
         parts: Iterable[Any] = self.parts.values()
         norms = (part for part in parts if isinstance(part, nnx.BatchNorm))
         return any(not norm.use_running_average for norm in norms)
 
-    def _leave(self, result: jax.Array) -> jax.Array:
+    def enter(self, x: jax.Array) -> jax.Array:
+        """Images in the layout of the operations."""
+        return self.lowering.enter(x)
+
+    def leave(self, result: jax.Array) -> jax.Array:
+        """The result in the layout of images, if it is one."""
         return self.lowering.leave(result) if len(self.plan.output_shape) == 3 else result
 
-    def _in_rows(self, x: jax.Array, weights: Weights, cut: Cut) -> jax.Array:
-        """Layer by layer over rows of images; what needs the whole batch sees all rows."""
-        x = x.reshape(-1, cut.row, *x.shape[1:])
-        values: Values = {
-            INPUT: _over_rows(lambda v: self.lowering.enter(v["x"]), {"x": x}, {}, cut)
-        }
-        for nodes in self.plan.between(self.parts):
-            if nodes[0].name in self.parts:
-                values[nodes[0].name] = self.parts[nodes[0].name](values[nodes[0].inputs[0]])
-                continue
-            names = {name for node in nodes for name in node.inputs}
-            needed = {name: values[name] for name in names & values.keys()}
-            values |= _over_rows(partial(self._run, nodes), needed, weights, cut)
-        result = values[self.plan.output]
-        whole: jax.Array = _over_rows(lambda v: self._leave(v["y"]), {"y": result}, {}, cut)
-        return whole.reshape(-1, *self.plan.output_shape)
-
-    def _run(self, nodes: Sequence[Node], values: Values, weights: Weights) -> Values:
-        found = dict(values)
-        for node in nodes:
-            found[node.name] = self._apply(node, [found[name] for name in node.inputs], weights)
-        return {node.name: found[node.name] for node in nodes}
-
-    def _apply(self, node: Node, inputs: list[jax.Array], weights: Weights) -> jax.Array:
+    def apply(self, node: Node, inputs: Sequence[jax.Array], weights: Weights) -> jax.Array:
+        """Any layer but those in `parts`, on inputs in the layout of the operations."""
         x, op, lowering = inputs[0], node.op, self.lowering
         match op:
             case Conv() | ConvTranspose():
@@ -210,30 +176,6 @@ class GraphNet(nnx.Module):
 
 def _finish(z: jax.Array, activation: str, weights: Mapping[str, jax.Array]) -> jax.Array:
     return ACTIVATIONS[activation](z + weights["bias"] if "bias" in weights else z)
-
-
-def _over_rows(function: Callable[..., Any], values: Any, weights: Weights, cut: Cut) -> Any:
-    """A function of (values, weights), row by row; each device takes its share of the rows.
-
-    Args:
-      function: of the values of one row, and of the weights.
-      values: arrays with the rows as their first axis.
-      weights: the same for all rows.
-      cut: the devices.
-    """
-
-    def share(values: Any, weights: Weights) -> Any:
-        arguments = (weights,) if weights else ()
-        return lax.map(lambda row: function(row, *arguments), values)
-
-    rows = jax.tree.leaves(values)[0].shape[0]
-    if cut.mesh is None or rows % cut.mesh.size:
-        return share(values, weights)
-    spread = PartitionSpec(cut.mesh.axis_names)
-    specs = (spread, PartitionSpec())
-    # The check cannot see through the backward passes that the operations define.
-    shared = jax.shard_map(share, mesh=cut.mesh, in_specs=specs, out_specs=spread, check_vma=False)
-    return shared(values, weights)
 
 
 def _owns(node: Node) -> bool:

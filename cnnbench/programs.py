@@ -17,8 +17,9 @@ from cnnbench.data import Dataset
 from cnnbench.devices import make_mesh
 from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
-from cnnbench.models import Cut, GraphNet
+from cnnbench.models import GraphNet
 from cnnbench.python_models import import_class, make_module
+from cnnbench.rowwise import Cut
 from cnnbench.shapes import shape_text
 from cnnbench.spec import Experiment, Task
 from cnnbench.steps import Rules, eval_step, make_rules, outputs_of, train_step

@@ -89,7 +89,8 @@ def _row(plan: Plan, batch_size: int, num_devices: int) -> int:
         return share if fills else batch_size
     if not has_batch_statistics(plan):
         return min(ROW, share)
-    return max(n for n in range(1, min(ROW, batch_size) + 1) if batch_size % n == 0)
+    whole = share if batch_size % num_devices == 0 else batch_size
+    return max(n for n in range(1, min(ROW, whole) + 1) if whole % n == 0)
 
 
 def convolves(plan: Plan) -> bool:

@@ -122,7 +122,7 @@ def every_value(model: GraphNet, x: jax.Array) -> dict[str, jax.Array]:
     for node in model.plan.nodes:
         inputs = [values[name] for name in node.inputs]
         part: Any = model.parts.get(node.name)
-        values[node.name] = part(inputs[0]) if part else model._apply(node, inputs, weights)
+        values[node.name] = part(inputs[0]) if part else model.apply(node, inputs, weights)
     return values
 
 

@@ -47,6 +47,17 @@ def test_a_network_with_batch_norm_and_no_convolution_trains_on_an_odd_batch() -
     assert isinstance(list(run_job(job))[-1], Trained)
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "num_devices", "row"), [(250, 2, 5), (100, 2, 10), (64, 2, 8), (9, 2, 9)]
+)
+def test_rows_of_batch_statistics_fill_the_batch_and_all_devices(
+    batch_size: int, num_devices: int, row: int
+) -> None:
+    plan = make_plan(NORM | CONV, SHAPE, (CLASSES,))  # type: ignore[operator]
+    found = candidates(plan, batch_size, 10, num_devices, accelerator=False)
+    assert found[0].row == row
+
+
 def test_winograd_is_not_for_bfloat16() -> None:
     plan = make_plan(CONV, SHAPE, (CLASSES,))
     found = candidates(plan, 500, 100, 2, accelerator=False, precision="bfloat16")
