@@ -25,7 +25,6 @@ from cnnbench.programs import (
     Setup,
     check_output,
     compile_all,
-    compile_train,
     set_up,
 )
 from cnnbench.results import Direction, Engine, EpochRecord
@@ -113,8 +112,7 @@ def _compile(setup: Setup, seeds: Sequence[int]) -> tuple[_Ready, TrainState]:
         if setup.job.plan is None:
             check_output(setup, networks[0])
         state = setup.state(*networks)
-        train = compile_train(setup, networks[0], state)
-        return _Ready(setup, compile_all(setup, networks[0], state, train)), state
+        return _Ready(setup, compile_all(setup, networks[0], state)), state
 
 
 def _faster_together(alone: _Ready, seeds: Sequence[int], epoch_s: float) -> _Ready | None:

@@ -5,10 +5,12 @@ from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cnnbench import ops
 from cnnbench.graph import Node, Plan
+from cnnbench.initializers import draw
 from cnnbench.layers import (
     INPUT,
     Activate,
@@ -40,17 +42,6 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": nnx.gelu,
     "silu": nnx.silu,
     "softplus": nnx.softplus,
-}
-
-_INITIALIZERS: Mapping[str, Callable[..., Any]] = {
-    "glorot_uniform": nnx.initializers.glorot_uniform(),
-    "glorot_normal": nnx.initializers.glorot_normal(),
-    "he_uniform": nnx.initializers.he_uniform(),
-    "he_normal": nnx.initializers.he_normal(),
-    "lecun_uniform": nnx.initializers.lecun_uniform(),
-    "lecun_normal": nnx.initializers.lecun_normal(),
-    "orthogonal": nnx.initializers.orthogonal(),
-    "zeros": nnx.initializers.zeros,
 }
 
 
@@ -194,13 +185,13 @@ def _weights(node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Param[jax.Array]]:
 
 def _initial(name: str, node: Node, shape: Shape, key: jax.Array) -> jax.Array:
     if name != "kernel":
-        return jnp.zeros(shape)
-    init = _INITIALIZERS[getattr(node.op, "init", "zeros")]
+        return jnp.asarray(np.zeros(shape, np.float32))
+    init = getattr(node.op, "init", "zeros")
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     if isinstance(node.op, ConvTranspose):
         # Its kernel is that of the adjoint, (h, w, out, in), and it reads the last axis.
-        return jnp.swapaxes(init(key, (*shape[:2], shape[3], shape[2]), jnp.float32), 2, 3)
-    kernel: jax.Array = init(key, shape, jnp.float32)
-    return kernel
+        return jnp.asarray(np.swapaxes(draw(init, (*shape[:2], shape[3], shape[2]), rng), 2, 3))
+    return jnp.asarray(draw(init, shape, rng))
 
 
 def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:

@@ -55,7 +55,7 @@ losses timing machine memory sampling
 devices compilation
 plain patches winograd pooling
 ops
-lowering strategy rowwise
+lowering strategy rowwise initializers
 models python_models train
 steps
 peers.interface

@@ -18,6 +18,7 @@ from scipy import signal, special, stats
 
 from cnnbench import ops, plain
 from cnnbench.graph import Plan
+from cnnbench.initializers import draw
 from cnnbench.layers import INPUT, OPERATIONS, Conv, LayerOp
 from cnnbench.lowering import MONOTONE
 from cnnbench.models import ACTIVATIONS, GraphNet
@@ -133,11 +134,10 @@ def test_plan_has_the_shapes_and_parameters_of_the_network(graph: tuple[Layers, 
     plan = make_plan(layers, input_shape, (3,))
     x = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
 
-    def run(x: jax.Array) -> tuple[dict[str, jax.Array], Any]:
-        model = net(plan, "plain")
+    def run(model: GraphNet, x: jax.Array) -> tuple[dict[str, jax.Array], Any]:
         return every_value(model, x), nnx.state(model, nnx.Param)
 
-    values, params = nnx.eval_shape(run, x)
+    values, params = nnx.eval_shape(run, net(plan, "plain"), x)
     assert {name: value.shape for name, value in values.items()} == {INPUT: (2, *input_shape)} | {
         node.name: (2, *node.layout.shape) for node in plan.nodes
     }
@@ -145,7 +145,7 @@ def test_plan_has_the_shapes_and_parameters_of_the_network(graph: tuple[Layers, 
     assert shapes == sorted(s for node in plan.nodes for s in node.layout.params.values())
     assert num_params(params) == plan.num_params
     for form in FORMS[1:]:
-        one = nnx.eval_shape(lambda x, form=form: net(plan, form)(x), x)
+        one = nnx.eval_shape(lambda model, x: model(x), net(plan, form), x)
         assert one.shape == (2, 3)
 
 
@@ -666,3 +666,19 @@ def test_bias_and_activation_do_not_wait_elsewhere(layers: Layers) -> None:
     x = np.array([[[[-1.0], [0.25]], [[0.75], [2.0]]]])
     want = np.maximum(1 - 2 * x, 0) * (2 if "pool" in layers else 1)
     np.testing.assert_allclose(model(jnp.asarray(x, jnp.float32)), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("init", ["glorot_normal", "he_uniform", "lecun_normal", "orthogonal"])
+@pytest.mark.parametrize("shape", [(3, 2, 8, 24), (40, 30)])
+def test_kernels_are_distributed_as_jaxs(init: str, shape: tuple[int, ...]) -> None:
+    """Of several draws; singular values for what has to be orthogonal."""
+    theirs = getattr(nnx.initializers, init)()
+    ours_drawn = [draw(init, shape, np.random.default_rng(seed)) for seed in range(4)]
+    theirs_drawn = [np.asarray(theirs(jax.random.key(seed), shape)) for seed in range(4)]
+    assert all(kernel.dtype == np.float32 for kernel in ours_drawn)
+    if init == "orthogonal":
+        for kernel in (*ours_drawn, *theirs_drawn):
+            values = np.linalg.svd(kernel.reshape(-1, shape[-1]), compute_uv=False)
+            np.testing.assert_allclose(values, 1, rtol=1e-5)
+    assert stats.ks_2samp(np.ravel(ours_drawn), np.ravel(theirs_drawn)).pvalue > 1e-3
+    assert np.abs(ours_drawn).max() == pytest.approx(np.abs(theirs_drawn).max(), rel=0.2)

@@ -206,9 +206,10 @@ def case(name: str) -> tuple[Experiment, Plan]:
         loaded = load_experiment(ROOT / "experiments" / f"{name}.yaml")
         assert loaded.plan is not None
         return loaded.experiment, loaded.plan
+    train: dict[str, Any] = {}
     kind, _, choice = name.partition(" ")
     if kind == "optimizer":
-        train: dict[str, Any] = {"optimizer": choice}
+        train = {"optimizer": choice}
         return experiment_of("classify", SMALL, **train), make_plan(SMALL, SHAPE, (3,))
     if kind == "loss":
         tied = CASES["tied"]
@@ -217,7 +218,9 @@ def case(name: str) -> tuple[Experiment, Plan]:
     last = layers[list(layers)[-1]]
     vector = last["op"] in ("dense", "flatten")
     plan = make_plan(layers, SHAPE, (3,) if vector else SHAPE)
-    return experiment_of("classify" if vector else "reconstruct", layers), plan
+    # Images are large numbers here, and larger steps would diverge.
+    train = {} if vector else {"optimizer": {"name": "sgd", "learning_rate": 1e-4}}
+    return experiment_of("classify" if vector else "reconstruct", layers, **train), plan
 
 
 def without_dropout(plan: Plan) -> Plan:
