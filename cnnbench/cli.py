@@ -11,6 +11,7 @@ import typer
 
 import cnnbench
 from cnnbench.cli_bench import bench
+from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
 from cnnbench.errors import UsageError
 from cnnbench.terminal import (
@@ -20,8 +21,9 @@ from cnnbench.terminal import (
     exit_at_once,
     reports_errors,
     stdout,
+    warn,
 )
-from cnnbench.words import Specs, option_overrides, split_words
+from cnnbench.words import ResultsDir, Specs, option_overrides, split_words
 
 if TYPE_CHECKING:
     from cnnbench.results import RunResult
@@ -69,18 +71,6 @@ class Engine(StrEnum):
     PLAIN = "plain"
     DIRECT = "direct"
     FAST = "fast"
-
-
-class Format(StrEnum):
-    """How a comparison is written."""
-
-    TABLE = "table"
-    MD = "md"
-    CSV = "csv"
-    JSON = "json"
-
-
-ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]
 
 
 @app.command()
@@ -161,42 +151,6 @@ def show(specs: Specs, data_dir: DataDir = None) -> None:
         _show(path, overrides, data_dir)
 
 
-@app.command()
-@reports_errors
-def compare(
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN | NAME | PATH]...",
-            help="Runs; the newest finished one of each experiment if left out.",
-            show_default=False,
-        ),
-    ] = None,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
-    results_dir: ResultsDir = Path("results"),
-) -> None:
-    """Compare runs: accuracy, time, parameters and images a second side by side."""
-    from cnnbench import compare as comparing
-    from cnnbench import export, history, report
-
-    if runs:
-        selection = history.find_runs(runs, results_dir)
-        comparisons: Sequence[comparing.Comparison] = [comparing.compare(selection.runs)]
-    else:
-        selection = history.newest_finished(results_dir)
-        comparisons = comparing.compare_groups(selection.runs)
-    _warn(selection.warnings)
-    match format:
-        case Format.TABLE:
-            stdout().print(report.terminal_table(comparisons, wide=True))
-        case Format.MD:
-            typer.echo(report.markdown(comparisons, wide=True), nl=False)
-        case Format.CSV:
-            typer.echo(export.csv_text(comparisons), nl=False)
-        case Format.JSON:
-            typer.echo(export.json_text(comparisons), nl=False)
-
-
 @app.command(name="list")
 @reports_errors
 def list_runs(results_dir: ResultsDir = Path("results")) -> None:
@@ -204,28 +158,29 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     from cnnbench import history, report
 
     listing = history.list_runs(results_dir)
-    _warn(listing.warnings)
+    warn(listing.warnings)
     if not listing.entries:
         typer.echo(f"no runs in {results_dir}; start one with: cnnbench run SPEC")
         return
     stdout().print(report.list_table(listing.entries))
 
 
+app.command()(reports_errors(compare))
 app.command()(reports_errors(bench))
 
 
 def _run_all(requests: Sequence[Any], results: "list[RunResult]", *, quiet: bool) -> None:
     from rich.console import Console
 
-    from cnnbench.progress import Bars, make_listener
-    from cnnbench.session import check_all, run_experiment
+    from cnnbench.progress import Bars, make_listeners
+    from cnnbench.session import check_all, run_by_turns
 
     check_all(requests)
-    for request in requests:
-        listener = make_listener(Console(stderr=True), quiet=quiet)
-        try:
-            results.append(run_experiment(request, listener))
-        finally:
+    listeners = make_listeners(Console(stderr=True), len(requests), quiet=quiet)
+    try:
+        results[:] = run_by_turns(requests, listeners, results.append)
+    finally:
+        for listener in listeners:
             if isinstance(listener, Bars):
                 listener.close()
 
@@ -264,11 +219,6 @@ def _show(path: Path, overrides: Sequence[str], data_dir: Path | None) -> Any:
     else:
         stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})"))
     return experiment
-
-
-def _warn(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 import shlex
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cnnbench.errors import IncomparableError
+from cnnbench.errors import IncomparableError, UsageError, did_you_mean, listing
 from cnnbench.results import (
     DatasetRecord,
     Direction,
@@ -16,6 +16,9 @@ from cnnbench.results import (
     Summary,
 )
 from cnnbench.stats import Estimate, estimate
+from cnnbench.verdict import Rules, Sample, Verdict, find_baseline, judge
+
+JUDGED = Rules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Comparison:
       device_kind: `cpu`, `gpu` or `tpu`.
       devices: model names of the devices, each once.
       rows: the first and the last epoch of each run, in the order of the runs.
+      verdicts: on every run but the baseline.
     """
 
     task: str
@@ -64,54 +68,68 @@ class Comparison:
     device_kind: str
     devices: tuple[str, ...]
     rows: tuple[Row, ...]
+    verdicts: tuple[Verdict, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
-    """A run that has all that a comparison reads."""
+    """A run that has all that a comparison reads, and the metric that it is judged by."""
 
     record: RunRecord
     summary: Summary
     epochs: tuple[EpochRecord, ...]
+    metric: str
 
 
-def compare(runs: Sequence[RunResult]) -> Comparison:
+def compare(runs: Sequence[RunResult], rules: Rules = JUDGED) -> Comparison:
     """Runs that the user named, in that order.
+
+    Args:
+      runs: at least one.
+      rules: how they are judged.
 
     Raises:
       IncomparableError: there are none, one has not finished, or their numbers
         do not measure the same thing.
+      UsageError: one has no such metric, or none is called like the baseline.
     """
-    finished = _finished_runs(runs)
+    finished = _finished_runs(runs, rules.metric)
+    find_baseline([_sample(run, run.record.title) for run in finished], rules.baseline)
     for other in finished[1:]:
         if reason := _difference(finished[0], other):
             raise IncomparableError(reason)
-    return _comparison(finished)
+    return _comparison(finished, rules)
 
 
-def compare_groups(runs: Sequence[RunResult]) -> tuple[Comparison, ...]:
+def compare_groups(runs: Sequence[RunResult], rules: Rules = JUDGED) -> tuple[Comparison, ...]:
     """Runs that nobody chose, each beside those that it can be compared with.
+
+    Args:
+      runs: at least one.
+      rules: how they are judged; the baseline is that of the runs beside it.
 
     Raises:
       IncomparableError: there are none, or one has not finished.
+      UsageError: one has no such metric, or none is called like the baseline.
     """
-    groups: list[list[_Finished]] = []
-    for run in _finished_runs(runs):
+    finished, groups = _finished_runs(runs, rules.metric), list[list[_Finished]]()
+    find_baseline([_sample(run, run.record.title) for run in finished], rules.baseline)
+    for run in finished:
         group = next((g for g in groups if _difference(g[0], run) is None), None)
         if group is None:
             groups.append([run])
         else:
             group.append(run)
-    return tuple(_comparison(group) for group in groups)
+    return tuple(_comparison(group, rules) for group in groups)
 
 
-def _finished_runs(runs: Sequence[RunResult]) -> list[_Finished]:
+def _finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[_Finished]:
     if not runs:
         raise IncomparableError("no finished run to compare; start one with: cnnbench run SPEC")
-    return [_finished(run) for run in runs]
+    return [_finished(run, metric) for run in runs]
 
 
-def _finished(run: RunResult) -> _Finished:
+def _finished(run: RunResult, metric: str | None) -> _Finished:
     record, summary = run.record, run.summary
     again = f"run it again with: {shlex.join(record.environment.command)}"
     if record.status is not Status.FINISHED:
@@ -119,7 +137,11 @@ def _finished(run: RunResult) -> _Finished:
         raise IncomparableError(f"{_path(record)} is {record.status}{cause}, not finished; {again}")
     if summary is None:
         raise IncomparableError(f"{_path(record)} has no summary.json; {again}")
-    finished = _Finished(record, summary, run.epochs)
+    if metric is not None and metric not in summary.metrics:
+        hint = did_you_mean(metric, summary.metrics)
+        message = f"--metric: {_path(record)} has no '{metric}'{hint}"
+        raise UsageError(f"{message}; write {listing(summary.metrics)}.")
+    finished = _Finished(record, summary, run.epochs, metric or summary.headline)
     if lack := next(_lacks(finished), None):
         raise IncomparableError(f"{_path(record)} is incomplete: no {lack}; {again}")
     return finished
@@ -127,7 +149,7 @@ def _finished(run: RunResult) -> _Finished:
 
 def _lacks(run: _Finished) -> Iterator[str]:
     """What a comparison would look for in vain, lazily: a damaged file may ask for anything."""
-    metric = run.summary.headline
+    metric = run.metric
     if not run.record.seeds or run.record.epochs < 1:
         yield "seeds or epochs in run.json"
     if metric not in run.summary.metrics:
@@ -161,8 +183,8 @@ def _facts(run: _Finished) -> tuple[_Fact, ...]:
     stand_in = f" (stand-in for {data.stand_in_for})" if data.stand_in_for else ""
     splits = (data.num_train, data.num_validation, data.num_test)
     sizes = " / ".join(f"{size:,}" for size in splits)
-    headline = run.summary.headline
-    measure = f"{record.loss} loss" if headline == "loss" else headline
+    measure = f"{record.loss} loss" if run.metric == "loss" else run.metric
+    steps = record.epochs * max(1, data.num_train // record.batch_size)
     kind = record.environment.device_kind
     same_data = "run both on the same data, for example with --dataset mnist_5k"
     return (
@@ -170,6 +192,7 @@ def _facts(run: _Finished) -> tuple[_Fact, ...]:
         _Fact("ran", data.name, f"on {data.name}{stand_in}", same_data),
         _Fact("has", splits, f"splits of {sizes} images", "give both the same dataset sizes"),
         _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
+        _Fact("takes", steps, f"{steps:,} steps", "give both the same epochs and batch size"),
         _Fact("is", measure, f"judged by {measure}", "give both the same loss"),
         _Fact("ran", kind, f"on {kind}", "run both with the same --device"),
     )
@@ -186,20 +209,45 @@ def _difference(first: _Finished, other: _Finished) -> str | None:
     return None
 
 
-def _comparison(runs: Sequence[_Finished]) -> Comparison:
-    summary, record = runs[0].summary, runs[0].record
+def _comparison(runs: Sequence[_Finished], rules: Rules) -> Comparison:
+    record, metric = runs[0].record, runs[0].metric
+    direction = runs[0].summary.metrics[metric]
     devices = dict.fromkeys(run.record.environment.device_model for run in runs)
     labels = _labels([run.record.title for run in runs])
     rows = (row for run, label in zip(runs, labels, strict=True) for row in _rows(run, label))
+    samples = [_sample(run, label) for run, label in zip(runs, labels, strict=True)]
+    known = any(rules.baseline in sample.names for sample in samples)
+    here = rules if known else replace(rules, baseline=None)
     return Comparison(
         task=record.task,
-        metric=summary.headline,
-        direction=summary.metrics[summary.headline],
+        metric=metric,
+        direction=direction,
         dataset=record.dataset,
         device_kind=record.environment.device_kind,
         devices=tuple(devices),
         rows=tuple(rows),
+        verdicts=judge(samples, metric, here, higher=direction is Direction.HIGHER),
     )
+
+
+def _sample(run: _Finished, label: str) -> Sample:
+    """What a run is judged by: its last epoch, and the times of those trained alone."""
+    last = run.record.epochs
+    values = {e.seed: e.validation(run.metric) for e in run.epochs if e.epoch == last}
+    return Sample(
+        (label, run.record.name, _path(run.record)),
+        {seed: values[seed] for seed in run.record.seeds},
+        _epoch_s(run),
+    )
+
+
+def _epoch_s(run: _Finished) -> dict[int, float]:
+    """Seconds of training in an epoch, median over all, by seed that was trained alone."""
+    alone = [epoch for epoch in run.epochs if epoch.at_once == 1]
+    return {
+        seed: statistics.median(epoch.train_s for epoch in alone if epoch.seed == seed)
+        for seed in dict.fromkeys(epoch.seed for epoch in alone)
+    }
 
 
 def _labels(titles: Sequence[str]) -> list[str]:
@@ -217,7 +265,7 @@ def _labels(titles: Sequence[str]) -> list[str]:
 def _rows(run: _Finished, label: str) -> Iterator[Row]:
     last = run.record.epochs
     records = {(epoch.seed, epoch.epoch): epoch for epoch in run.epochs}
-    metric = run.summary.headline
+    metric = run.metric
     tests = {seed.seed: seed.test[metric] for seed in run.summary.seeds}
     # Seeds that were trained at once do not tell how long an epoch takes.
     images_per_s = statistics.median(e.samples_per_s for e in run.epochs if e.at_once == 1)

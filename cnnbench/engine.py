@@ -54,8 +54,14 @@ def run_job(job: Job) -> Iterator[Event]:
     Raises:
       UsageError: a Python model cannot be imported or gives the wrong shape.
     """
-    with jax.default_device(job.devices[0]):
-        yield from _run(job)
+    events = _run(job)
+    while True:
+        # Not around the loop: the caller may do something else between two events.
+        with jax.default_device(job.devices[0]):
+            event = next(events, None)
+        if event is None:
+            return
+        yield event
 
 
 class _Ready(NamedTuple):

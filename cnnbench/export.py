@@ -8,6 +8,7 @@ from typing import Any
 from cnnbench import codec
 from cnnbench.compare import Comparison, Row
 from cnnbench.stats import Estimate, mean_interval
+from cnnbench.verdict_report import fields
 
 _ESTIMATES = ("value", "train_s", "test")
 
@@ -71,6 +72,7 @@ def _json(comparison: Comparison) -> dict[str, object]:
         "device_kind": comparison.device_kind,
         "devices": comparison.devices,
         "rows": tuple(_json_row(row) for row in comparison.rows),
+        "verdicts": tuple(fields(verdict) for verdict in comparison.verdicts),
     }
 
 

@@ -41,15 +41,21 @@ class Silent:
 
 
 class Lines(Silent):
-    """One line an epoch, for files and pipes."""
+    """One line an epoch, for files and pipes.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+      console: where they go.
+      several: whether other runs write there too, so that a line has to say whose it is.
+    """
+
+    def __init__(self, console: Console, *, several: bool = False) -> None:
         super().__init__(console)
-        self.epochs = 0
+        self.epochs, self.several, self.prefix = 0, several, ""
 
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table."""
         experiment = loaded.experiment
+        self.prefix = f"{experiment.type_title}: " if self.several else ""
         if loaded.plan is not None:
             self.console.print(layer_table(loaded.plan, experiment.type_title))
         else:
@@ -59,17 +65,17 @@ class Lines(Silent):
         """Prints what is about to be trained."""
         self.epochs = record.epochs
         self.say(start_line(record))
-        self.say("compiling ...")
+        self.say(f"{self.prefix}compiling ...")
 
     def event(self, event: Event) -> None:
         """Prints a line for each epoch."""
         match event:
             case Tuning():
-                self.say("measuring which engine is fastest for this network, once ...")
+                self.say(f"{self.prefix}measuring which engine is the fastest, once ...")
             case Compiled():
-                self.say(compiled_line(event))
+                self.say(self.prefix + compiled_line(event))
             case EpochRecord():
-                self.say(epoch_line(event, self.epochs))
+                self.say(self.prefix + epoch_line(event, self.epochs))
             case StepDone() | SeedDone() | Trained():
                 pass
             case _:
@@ -85,18 +91,16 @@ class Lines(Silent):
 
 
 class Bars(Lines):
-    """A bar over all epochs and seeds, with rate and time left, for terminals."""
+    """A bar over all epochs and seeds, with rate and time left, for terminals.
 
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            transient=True,
-        )
+    Args:
+      progress: where the bar is, below those of other runs.
+      several: whether there are others.
+    """
+
+    def __init__(self, progress: Progress, *, several: bool = False) -> None:
+        super().__init__(progress.console, several=several)
+        self.progress = progress
         self.task: TaskID | None = None
         self.record: RunRecord | None = None
         self.num_steps, self.done = 1, 0  # steps of an epoch, epochs of all seeds
@@ -141,10 +145,11 @@ class Bars(Lines):
 
     def close(self) -> None:
         """Takes the bar away, also after an error."""
-        self.progress.stop()
         if self.task is not None:
             self.progress.remove_task(self.task)
             self.task = None
+        if not self.progress.tasks:
+            self.progress.stop()
 
     def _steps(self) -> int:
         record = self.record
@@ -161,14 +166,32 @@ class Bars(Lines):
 
     def _update(self, **fields: object) -> None:
         if self.task is not None:
+            if "description" in fields:
+                fields["description"] = f"{self.prefix}{fields['description']}"
             self.progress.update(self.task, **fields)  # type: ignore[arg-type]
 
 
-def make_listener(console: Console, *, quiet: bool) -> Listener:
-    """The listener that fits a console."""
+def make_listeners(console: Console, number: int, *, quiet: bool) -> list[Listener]:
+    """A listener for each of several runs, of the kind that fits a console."""
+    several = number > 1
     if quiet:
-        return Silent(console)
-    return Bars(console) if console.is_terminal else Lines(console)
+        return [Silent(console) for _ in range(number)]
+    if not console.is_terminal:
+        return [Lines(console, several=several) for _ in range(number)]
+    progress = make_progress(console)
+    return [Bars(progress, several=several) for _ in range(number)]
+
+
+def make_progress(console: Console) -> Progress:
+    """Bars that vanish when they are done."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        transient=True,
+    )
 
 
 def start_line(record: RunRecord) -> str:

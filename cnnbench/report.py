@@ -13,8 +13,17 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cnnbench.compare import Comparison, Row
+from cnnbench.phrases import (
+    clean,
+    count_text,
+    is_fraction,
+    metric_text,
+    seconds_text,
+    words,
+)
 from cnnbench.stats import Estimate, mean
 from cnnbench.store import RunEntry
+from cnnbench.verdict_report import how_lines, sentence, verdict_lines
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -43,7 +52,8 @@ def terminal_table(comparisons: Sequence[Comparison], *, wide: bool) -> "Group":
     parts: list[Table | Text] = []
     for comparison in comparisons:
         text = Text("\n".join(["", *notes(comparison, wide=wide), ""]), style="dim")
-        parts += [_rich_table(comparison, wide=wide), text]
+        verdicts = [Text(f"\n{line}", style="bold") for line in verdict_lines(comparison.verdicts)]
+        parts += [_rich_table(comparison, wide=wide), *verdicts, text]
     return Group(*parts)
 
 
@@ -72,19 +82,20 @@ def list_table(entries: Iterable[RunEntry]) -> "Table":
 
 def notes(comparison: Comparison, *, wide: bool) -> tuple[str, ...]:
     """What the numbers of a table mean and where they come from, a line each."""
-    data, metric, rows = comparison.dataset, _words(comparison.metric), comparison.rows
+    data, metric, rows = comparison.dataset, words(comparison.metric), comparison.rows
     over = "; mean over seeds" if _has_spread(comparison) else ""
     sizes = f"{data.num_train:,} training, {data.num_validation:,} validation"
     lines = [
         f"{metric.capitalize()}: validation images; {_over_seeds(comparison)}.",
         f"Time: training of one epoch without compilation or evaluation{over}.",
         _test_note(comparison),
-        f"Data: {_clean(data.title)}; {sizes} and {data.num_test:,} test images.",
-        f"Device: {comparison.device_kind}, {_clean(' and '.join(comparison.devices))}.",
+        f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",
+        f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}.",
     ]
     if wide:
         lines[2] = f"Test: after the last epoch{over}. Images/s: median over epochs."
         lines += dict.fromkeys(_run_note(row) for row in rows)
+    lines += how_lines(comparison.verdicts)
     if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
         wanted = " and ".join(sorted(filter(None, lost)))
         lines.append(f"Stand-in: {data.name} was used, because {wanted} could not be had.")
@@ -102,13 +113,13 @@ def _run_note(row: Row) -> str:
     for option in ("--dataset", "--epochs", "--seeds"):
         changes += [f"{option} {value}" for key, value in pairwise(words) if key == option]
     with_changes = f", with {' '.join(changes)}" if changes else ""
-    return f"{_clean(row.label)}: {row.run.name}/{row.run.run_id}{_clean(with_changes)}."
+    return f"{clean(row.label)}: {row.run.name}/{row.run.run_id}{clean(with_changes)}."
 
 
 def _test_note(comparison: Comparison) -> str:
     ends = ((row.label, row.test) for row in comparison.rows if row.test is not None)
-    values = (f"{_clean(label)} {_estimate(comparison.metric, test)}" for label, test in ends)
-    return f"Test {_words(comparison.metric)} after the last epoch: {', '.join(values)}."
+    values = (f"{clean(label)} {_estimate(comparison.metric, test)}" for label, test in ends)
+    return f"Test {words(comparison.metric)} after the last epoch: {', '.join(values)}."
 
 
 def _has_spread(comparison: Comparison) -> bool:
@@ -127,18 +138,18 @@ def _over_seeds(comparison: Comparison) -> str:
 def _columns(comparison: Comparison, *, wide: bool) -> list[_Column]:
     metric = comparison.metric
     columns = [
-        _Column("Type", lambda row: _clean(row.label)),
+        _Column("Type", lambda row: clean(row.label)),
         _Column("Epoch", lambda row: str(row.epoch)),
-        _Column(_words(metric).capitalize(), lambda row: _estimate(metric, row.value)),
-        _Column("Time", lambda row: _seconds(row.train_s.mean)),
+        _Column(words(metric).capitalize(), lambda row: _estimate(metric, row.value)),
+        _Column("Time", lambda row: seconds_text(row.train_s.mean)),
     ]
     if _has_spread(comparison):
         columns.append(_Column("Seeds", lambda row: str(len(row.run.seeds))))
     if wide:
         columns += [
-            _Column("Test", lambda row: _value(metric, row.test.mean) if row.test else ""),
+            _Column("Test", lambda row: metric_text(metric, row.test.mean) if row.test else ""),
             _Column("Parameters", lambda row: f"{row.num_params:,}", "Para-\nmeters"),
-            _Column("Images/s", lambda row: _count(row.images_per_s), "Images\n/s"),
+            _Column("Images/s", lambda row: count_text(row.images_per_s), "Images\n/s"),
         ]
     return columns
 
@@ -172,7 +183,9 @@ def _markdown(comparison: Comparison, *, wide: bool) -> str:
         for row in (table[0], rule, *cells)
     ]
     body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return body + "\n" + "".join(f"- {_escape(note)}\n" for note in notes(comparison, wide=wide))
+    verdicts = [f"**Verdict:** {_escape(s)}\n\n" for s in map(sentence, comparison.verdicts)]
+    listed = [f"- {_escape(note)}\n" for note in notes(comparison, wide=wide)]
+    return "".join([body, "\n", *verdicts, *listed])
 
 
 def _list_cells(entry: RunEntry) -> tuple[str, ...]:
@@ -180,62 +193,23 @@ def _list_cells(entry: RunEntry) -> tuple[str, ...]:
     if summary is not None and summary.seeds:
         metric = summary.headline
         values = [seed.final[metric] for seed in summary.seeds if metric in seed.final]
-        result = _value(metric, mean(values)) if values else result
+        result = metric_text(metric, mean(values)) if values else result
     data = record.dataset
     dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name
     counts = (str(record.epochs), str(len(record.seeds)), result)
     return (record.run_id, record.name, str(record.status), dataset, *counts)
 
 
-def _words(metric: str) -> str:
-    return metric.replace("_", " ")
-
-
-def _is_fraction(metric: str) -> bool:
-    return metric.endswith("accuracy")
-
-
 def _estimate(metric: str, estimate: Estimate) -> str:
     """Mean and spread, such as `98.97 ± 0.05 %`."""
-    value, std = _value(metric, estimate.mean), estimate.std
+    value, std = metric_text(metric, estimate.mean), estimate.std
     if std is None or math.isnan(std):
         return value
-    if _is_fraction(metric):
+    if is_fraction(metric):
         # A spread that rounds to zero would claim a certainty that is not there.
         spread = "<0.01" if 100 * std < 0.005 else f"{100 * std:.2f}"
         return f"{value.removesuffix(' %')} ± {spread} %"
     return f"{value} ± {std:#.2g}" if std else f"{value} ± 0"
-
-
-def _value(metric: str, value: float) -> str:
-    """One value of a metric.
-
-    >>> _value("accuracy", 0.98974), _value("loss", 0.012345), _value("loss", float("nan"))
-    ('98.97 %', '0.01235', 'NaN')
-    """
-    if math.isnan(value):
-        return "NaN"
-    if _is_fraction(metric):
-        return f"{100 * value:.2f} %"
-    return f"{value:#.4g}".removesuffix(".")
-
-
-def _seconds(value: float) -> str:
-    """Seconds with three digits or two decimals.
-
-    >>> _seconds(6.7712), _seconds(0.0123456)
-    ('6.77 s', '0.0123 s')
-    """
-    return f"{value:.2f} s" if value >= 1 or math.isnan(value) else f"{value:#.3g} s"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _clean(text: str) -> str:
-    """One printable line: a title may hold line breaks and terminal control codes."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _escape(text: str) -> str:

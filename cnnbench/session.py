@@ -6,29 +6,19 @@ or failed run leaves all that it measured.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol
 
-from cnnbench import compare, export, plots, report
-from cnnbench.catalog import KNOWN
+from cnnbench import compare, export, report
 from cnnbench.data import Dataset, load_dataset
-from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained, Tuning
+from cnnbench.events import Event, SeedDone
 from cnnbench.loader import Loaded, load_experiment
-from cnnbench.results import (
-    DatasetRecord,
-    Engine,
-    Environment,
-    EpochRecord,
-    RunRecord,
-    RunResult,
-    SeedSummary,
-    Status,
-    Summary,
-)
-from cnnbench.spec import Task
+from cnnbench.recorder import Collected, first_record, keep, summary
+from cnnbench.results import RunRecord, RunResult, Status
 from cnnbench.store import RunFolder, create_run, read_run
 from cnnbench.timing import Stopwatch
 
@@ -92,6 +82,9 @@ def check_all(requests: Sequence[Request]) -> None:
         load_experiment(request.path, request.overrides, data_dir=request.data_dir)
 
 
+Training = Generator[None, None, RunResult]
+
+
 def run_experiment(request: Request, listener: Listener) -> RunResult:
     """Runs an experiment and writes its folder.
 
@@ -105,6 +98,49 @@ def run_experiment(request: Request, listener: Listener) -> RunResult:
     Raises:
       CnnbenchError: the experiment is wrong, its data cannot be had, or the disk refuses.
     """
+    (result,) = run_by_turns([request], [listener])
+    return result
+
+
+def run_by_turns(
+    requests: Sequence[Request],
+    listeners: Sequence[Listener],
+    done: Callable[[RunResult], None] = lambda _: None,
+) -> list[RunResult]:
+    """Runs experiments seed by seed: A B, B A, A B and so on.
+
+    A machine that warms up or gets busy then favours none of them.
+
+    Args:
+      requests: what to run.
+      listeners: one for each.
+      done: gets each result as soon as it is complete.
+
+    Returns:
+      The runs, in the order of the requests.
+
+    Raises:
+      CnnbenchError: as `run_experiment`; what the other runs measured so far is kept.
+    """
+    results: dict[int, RunResult] = {}
+    with ExitStack() as stack:
+        pairs = zip(requests, listeners, strict=True)
+        trainings = [stack.enter_context(closing(_training(*pair))) for pair in pairs]
+        running = list(range(len(trainings)))
+        while running:
+            for number in list(running):
+                try:
+                    next(trainings[number])
+                except StopIteration as end:
+                    results[number] = end.value
+                    running.remove(number)
+                    done(end.value)
+            running.reverse()
+    return [results[number] for number in range(len(requests))]
+
+
+def _training(request: Request, listener: Listener) -> Training:
+    """A run that pauses after each of its seeds but the last."""
     watch = Stopwatch()
     loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
     listener.loaded(loaded)
@@ -113,7 +149,7 @@ def run_experiment(request: Request, listener: Listener) -> RunResult:
     job = _prepare(loaded, dataset, request, watch)
     folder, record = _create(job, loaded, request)
     listener.started(record, job.num_steps)
-    _train(job, folder, record, listener, request.check_interrupt)
+    yield from _train(job, folder, record, listener, request.check_interrupt)
     result = read_run(folder.path)
     table = compare.compare([result])
     folder.write_tables(report.markdown([table], wide=False), export.csv_text([table]))
@@ -127,7 +163,7 @@ def _create(job: "Job", loaded: Loaded, request: Request) -> tuple[RunFolder, Ru
 
     ran_on, source = environment(job.devices, request.command), _source(job)
     folder = create_run(request.results_dir, loaded.experiment.name, datetime.now(UTC))
-    record = _record(job, folder.run_id, ran_on, source)
+    record = first_record(job, folder.run_id, ran_on, source)
     folder.write_record(record)
     folder.write_spec(loaded.text)
     folder.write_resolved(loaded.resolved())
@@ -180,65 +216,33 @@ def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatc
     )
 
 
-def _record(job: "Job", run_id: str, ran_on: Environment, source: bytes) -> RunRecord:
-    from cnnbench.losses import loss_name
-
-    experiment, dataset = job.experiment, job.dataset
-    return RunRecord(
-        run_id=run_id,
-        name=experiment.name,
-        title=experiment.type_title,
-        task=experiment.task.value,
-        loss=loss_name(experiment),
-        status=Status.RUNNING,
-        started_at=datetime.now(UTC),
-        finished_at=None,
-        error=None,
-        timing=None,
-        engine=None,
-        seeds=experiment.seeds,
-        epochs=experiment.train.epochs,
-        batch_size=job.batch_size,
-        spec_digest=experiment.digest(source),
-        dataset=_dataset_record(dataset),
-        environment=ran_on,
-    )
-
-
-def _dataset_record(dataset: Dataset) -> DatasetRecord:
-    info = dataset.info
-    return DatasetRecord(
-        name=info.name,
-        title=f"{info.name} ({KNOWN[info.name].title})" if info.name in KNOWN else info.name,
-        digest=dataset.digest,
-        stand_in_for=dataset.stand_in_for,
-        num_train=len(dataset.train),
-        num_validation=len(dataset.validation),
-        num_test=len(dataset.test),
-        source=dataset.source,
-    )
-
-
 def _train(
     job: "Job",
     folder: RunFolder,
     record: RunRecord,
     listener: Listener,
     check_interrupt: Callable[[], None],
-) -> None:
-    """Consumes the engine's events; whatever happens, `run.json` says how it ended."""
+) -> Generator[None]:
+    """Consumes the engine's events; whatever happens, `run.json` says how it ended.
+
+    Pauses after each seed but the last; a run that is given up there was interrupted.
+    """
     from cnnbench.engine import run_job
 
     status = Status.FAILED
-    collected = _Collected()
+    collected = Collected()
+    last = job.experiment.seeds[-1]
     try:
         for event in run_job(job):
             check_interrupt()
-            _keep(event, folder, collected)
+            keep(event, folder, collected)
             listener.event(event)
-        folder.write_summary(_summary(job, collected))
+            if isinstance(event, SeedDone) and event.summary.seed != last:
+                with job.watch.away():
+                    yield
+        folder.write_summary(summary(job, collected))
         status = Status.FINISHED
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, GeneratorExit):
         status = Status.INTERRUPTED
         listener.note(f"interrupted; what was measured is in {folder.path}")
         raise
@@ -253,46 +257,3 @@ def _train(
             engine=collected.engine,
         )
         folder.write_record(ended)
-
-
-@dataclass(slots=True)
-class _Collected:
-    """What the summary needs from the events."""
-
-    num_params: int = 0
-    engine: Engine | None = None
-    compile_s: float = 0.0
-    seeds: tuple[SeedSummary, ...] = ()
-
-
-def _keep(event: Event, folder: RunFolder, collected: _Collected) -> None:
-    match event:
-        case Compiled(num_params=num_params, compile_s=compile_s):
-            collected.num_params, collected.compile_s = num_params, compile_s
-        case EpochRecord():
-            folder.append_epoch(event)
-        case SeedDone():
-            collected.seeds += (event.summary,)
-            if event.outputs is not None and len(collected.seeds) == 1:
-                picture: Any = plots.reconstructions_png(event.inputs, event.outputs)
-                folder.write("reconstructions.png", picture)
-        case Trained(engine=engine):
-            collected.engine = engine
-        case StepDone() | Tuning():
-            pass
-        case _:
-            assert_never(event)
-
-
-def _summary(job: "Job", collected: _Collected) -> Summary:
-    from cnnbench.engine import metric_directions
-
-    metrics = metric_directions(job.experiment)
-    first = next(iter(metrics))
-    return Summary(
-        num_params=collected.num_params,
-        compile_s=collected.compile_s,
-        headline=first if job.experiment.task is Task.CLASSIFY else "loss",
-        metrics=metrics,
-        seeds=collected.seeds,
-    )

@@ -89,3 +89,83 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | No
     half = quantile * std / math.sqrt(len(values))
     centre = mean(values)
     return Interval(centre - half, centre + half)
+
+
+EXACT = 20  # differences whose signs are all tried; beyond, a sample of as many
+_SAMPLES = 2 ** (EXACT - 1)
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """Two-sided p of a paired sign-flip test: how often chance gives as large a mean.
+
+    If nothing but chance were at work, each difference could as well have had the
+    other sign. For up to 20 pairs all signs are tried, which is exact; for more, 524,288
+    choices of them that are always the same.
+
+    Args:
+      differences: one for each pair, finite, at least one.
+
+    Returns:
+      The share of sign choices whose sum is at least as far from zero as the one
+      that was seen; never below `smallest_p`.
+
+    References:
+      Fisher, "The Design of Experiments", section 21, 1935.
+
+    >>> sign_flip_p([0.2, 0.1, 0.3, 0.1, 0.2, 0.4])  # one direction: 2 of 64
+    0.03125
+    """
+    import numpy as np
+
+    values = np.abs(np.asarray(differences, np.float64))
+    if len(values) <= EXACT:
+        sums = values[:1]  # the first sign is fixed: the other half mirrors it
+        for value in values[1:]:
+            sums = np.concatenate([sums + value, sums - value])
+        counted = 0
+    else:
+        flips = np.random.default_rng(0).random((_SAMPLES, len(values)), np.float32) < 0.5
+        sums = np.where(flips, values, -values).sum(axis=1)
+        counted = 1  # what was seen is one of the choices (Phipson and Smyth, 2010)
+    seen = abs(math.fsum(differences))
+    slack = 1e-12 * float(values.sum())  # sums of equal parts differ by rounding
+    reached = int((np.abs(sums) >= seen - slack).sum())
+    return (reached + counted) / (len(sums) + counted)
+
+
+def smallest_p(num_pairs: int) -> float:
+    """The smallest p that a two-sided sign-flip test can reach.
+
+    >>> smallest_p(5), smallest_p(6), smallest_p(8)
+    (0.0625, 0.03125, 0.0078125)
+    """
+    return 2.0 ** (1 - num_pairs)
+
+
+def pairs_for(alpha: float) -> int:
+    """The fewest pairs with which a sign-flip test can reach `alpha`.
+
+    >>> pairs_for(0.05), pairs_for(0.01)
+    (6, 8)
+    """
+    return math.ceil(1 - math.log2(alpha))
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """p-values adjusted for their number, in their order.
+
+    The chance that any true null hypothesis is rejected is then at most alpha.
+
+    References:
+      Holm, "A simple sequentially rejective multiple test procedure",
+      Scandinavian Journal of Statistics 6, 1979.
+
+    >>> holm([0.01, 0.04, 0.03])
+    (0.03, 0.06, 0.06)
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return tuple(adjusted)

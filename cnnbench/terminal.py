@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import typer
@@ -50,6 +50,12 @@ def stdout() -> "Console":
 
     console = Console()
     return console if console.is_terminal else Console(width=max(80, console.width))
+
+
+def warn(warnings: Sequence[str]) -> None:
+    """Prints warnings to standard error, where they are in no result's way."""
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 _interrupted = threading.Event()

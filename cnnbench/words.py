@@ -17,6 +17,8 @@ Specs = Annotated[
     ),
 ]
 
+ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]
+
 
 def split_words(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Files and overrides; an existing file whose name has a '=' is a file.

@@ -39,6 +39,9 @@ results
 summary codec
 store
 history stats
+verdict phrases
+verdict_report
+gates
 benchmark bars
 compare
 report export
@@ -71,11 +74,12 @@ worker
 workers
 contest
 layer_table plots
+recorder
 session bench_session
 progress
 terminal words
 cli_data
-cli_bench
+cli_bench cli_compare
 cli
 __main__ __init__
 """

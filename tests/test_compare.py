@@ -105,6 +105,11 @@ REFUSALS = [
         "1,000 / 10,000 / 10,000 images; give both the same dataset sizes",
     ),
     (
+        modified(batch_size=250),
+        "'standard' takes 300 steps, 'modified' 600 steps; give both the same epochs and "
+        "batch size",
+    ),
+    (
         on_device(modified(), device_kind="gpu"),
         "'standard' ran on cpu, 'modified' on gpu; run both with the same --device",
     ),

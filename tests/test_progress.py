@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cnnbench.events import Compiled, StepDone
 from cnnbench.loader import load_experiment
-from cnnbench.progress import Bars, Lines, Silent, make_listener
+from cnnbench.progress import Bars, Lines, Silent, make_listeners, make_progress
 from cnnbench.results import EpochRecord
 from tests.samples import make_run
 
@@ -27,12 +27,13 @@ def console(*, terminal: bool) -> tuple[Console, io.StringIO]:
     [(True, False, Bars), (False, False, Lines), (True, True, Silent), (False, True, Silent)],
 )
 def test_listener_fits_the_console(terminal, quiet, kind):
-    assert type(make_listener(console(terminal=terminal)[0], quiet=quiet)) is kind
+    listeners = make_listeners(console(terminal=terminal)[0], 2, quiet=quiet)
+    assert [type(listener) for listener in listeners] == [kind, kind]
 
 
 def test_bars_show_epoch_value_rate_and_time_left():
     screen, out = console(terminal=True)
-    bars = Bars(screen)
+    bars = Bars(make_progress(screen))
     record = make_run().record
     bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
     bars.started(record, 10)
@@ -56,7 +57,7 @@ def test_bars_show_epoch_value_rate_and_time_left():
 
 def test_bars_go_away_after_an_error():
     screen, _ = console(terminal=True)
-    bars = Bars(screen)
+    bars = Bars(make_progress(screen))
     bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
     bars.close()
     bars.close()

@@ -1,0 +1,135 @@
+"""``cnnbench compare``: runs side by side, and a verdict on each beside the baseline."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.errors import UsageError
+from cnnbench.terminal import stdout, warn
+from cnnbench.words import ResultsDir
+
+if TYPE_CHECKING:
+    from cnnbench.compare import Comparison
+    from cnnbench.gates import Gate
+    from cnnbench.results import RunResult
+    from cnnbench.verdict import Rules
+
+BROKEN, INCONCLUSIVE = 3, 4  # exit codes
+
+
+class Format(StrEnum):
+    """How a comparison is written."""
+
+    TABLE = "table"
+    MD = "md"
+    CSV = "csv"
+    JSON = "json"
+
+
+def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN | NAME | PATH]...",
+            help="Runs; the newest finished one of each experiment if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="What the others are judged beside; the first run if left out.", metavar="NAME"
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="What they are judged by, such as loss.", metavar="NAME")
+    ] = None,
+    alpha: Annotated[
+        float,
+        typer.Option(min=0.0001, max=0.5, help="How often chance may be taken for a difference."),
+    ] = 0.05,
+    min_effect: Annotated[
+        str,
+        typer.Option(help="Smaller differences do not matter: 0.1pp, 2% or 0.003.", metavar="SIZE"),
+    ] = "0",
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Exit with 3 if the interval is beyond, with 4 if it cannot be told:"
+            " accuracy:-0.2pp, train_s:+10%.",
+            metavar="LIMIT",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Compare runs: a table, and a verdict on each beside the baseline."""
+    from cnnbench import compare as comparing
+    from cnnbench import history
+    from cnnbench.gates import parse_gate
+    from cnnbench.verdict import Rules
+    from cnnbench.verdict_report import parse_effect
+
+    gates = [parse_gate(text) for text in fail_if or ()]
+    rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
+    if runs:
+        selection = history.find_runs(runs, results_dir)
+        comparisons: Sequence[Comparison] = [comparing.compare(selection.runs, rules)]
+    else:
+        selection = history.newest_finished(results_dir)
+        comparisons = comparing.compare_groups(selection.runs, rules)
+    warn(selection.warnings)
+    _print(comparisons, format)
+    if gates:
+        _judge(gates, comparisons, selection.runs, rules)
+
+
+def _judge(
+    gates: "Sequence[Gate]",
+    comparisons: "Sequence[Comparison]",
+    runs: "Sequence[RunResult]",
+    rules: "Rules",
+) -> None:
+    """Prints whether each limit is kept, and ends with 3 or 4 if one is not.
+
+    Raises:
+      UsageError: there is no run beside the baseline.
+    """
+    from cnnbench.compare import compare_groups
+    from cnnbench.gates import TIME, Outcome, judge_gate
+
+    outcomes = []
+    for gate in gates:
+        judged = comparisons
+        if gate.metric != TIME:
+            judged = compare_groups(runs, replace(rules, metric=gate.metric))
+        for comparison in judged:
+            for verdict in comparison.verdicts:
+                judgement = judge_gate(gate, verdict)
+                typer.echo(judgement.text, err=True)
+                outcomes.append(judgement.outcome)
+    if not outcomes:
+        raise UsageError("--fail-if: there is no run beside the baseline; name two runs.")
+    if Outcome.BROKEN in outcomes:
+        raise typer.Exit(BROKEN)
+    if Outcome.OPEN in outcomes:
+        raise typer.Exit(INCONCLUSIVE)
+
+
+def _print(comparisons: "Sequence[Comparison]", format: Format) -> None:  # noqa: A002
+    from cnnbench import export, report
+
+    match format:
+        case Format.TABLE:
+            stdout().print(report.terminal_table(comparisons, wide=True))
+        case Format.MD:
+            typer.echo(report.markdown(comparisons, wide=True), nl=False)
+        case Format.CSV:
+            typer.echo(export.csv_text(comparisons), nl=False)
+        case Format.JSON:
+            typer.echo(export.json_text(comparisons), nl=False)

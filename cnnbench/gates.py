@@ -1,0 +1,97 @@
+"""Limits for CI: how much worse a run may be than the baseline."""
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+from cnnbench.errors import UsageError
+from cnnbench.phrases import clean
+from cnnbench.stats import Interval
+from cnnbench.verdict import Effect, Verdict
+from cnnbench.verdict_report import parse_effect, size
+
+TIME = "train_s"
+_GATE = re.compile(r"([a-z][a-z0-9_]*):([+-])(.+)")
+
+
+class Outcome(StrEnum):
+    """Whether a limit is kept."""
+
+    KEPT = "kept"
+    BROKEN = "broken"
+    OPEN = "inconclusive"
+
+
+class Gate(NamedTuple):
+    """A limit.
+
+    Args:
+      metric: a metric, or `train_s` for the time of an epoch.
+      sign: -1 where a fall breaks it, +1 where a rise does.
+      effect: how far it may go.
+      text: as it was written.
+    """
+
+    metric: str
+    sign: int
+    effect: Effect
+    text: str
+
+
+class Judgement(NamedTuple):
+    """A limit, a run, and whether it is kept."""
+
+    outcome: Outcome
+    text: str
+
+
+def parse_gate(text: str) -> Gate:
+    """A limit such as ``accuracy:-0.2pp`` or ``train_s:+10%``.
+
+    Raises:
+      UsageError: it is none.
+
+    >>> parse_gate("train_s:+10%")
+    Gate(metric='train_s', sign=1, effect=Effect(value=0.1, kind='relative'), text='train_s:+10%')
+    """
+    found = _GATE.fullmatch(text.strip())
+    if found is None:
+        message = f"--fail-if: '{text}' is no limit"
+        raise UsageError(f"{message}; write one as in accuracy:-0.2pp or train_s:+10%.")
+    gate = Gate(found[1], 1 if found[2] == "+" else -1, parse_effect(found[3], "--fail-if"), text)
+    if gate.metric == TIME and gate.effect.kind != "relative":
+        message = f"--fail-if: '{text}' limits a time by {found[3]}"
+        raise UsageError(f"{message}; write a share of the baseline's, as in train_s:+10%.")
+    return gate
+
+
+def judge_gate(gate: Gate, verdict: Verdict) -> Judgement:
+    """Whether a run keeps a limit: its interval decides, not its mean.
+
+    Args:
+      gate: the limit.
+      verdict: of the gate's metric; of any for `train_s`.
+    """
+    if gate.metric == TIME:
+        interval, limit = verdict.time_interval, 1 + gate.sign * gate.effect.value
+        shown = f"{verdict.time_ratio:.3g}x the time"
+        ends = interval and f"{interval.low:.3g} to {interval.high:.3g}"
+    else:
+        interval, limit = verdict.interval, gate.sign * gate.effect.in_units(verdict.base_mean)
+        shown = f"{gate.metric} {size(gate.metric, verdict.difference)}"
+        ends = interval and " to ".join(
+            size(gate.metric, end).split()[0] for end in (interval.low, interval.high)
+        )
+    outcome = _outcome(interval, limit, gate.sign)
+    found = f"{shown} ({ends})" if ends else f"{shown}, without an interval"
+    return Judgement(outcome, f"{gate.text} {outcome}: {clean(verdict.label)} has {found}")
+
+
+def _outcome(interval: Interval | None, limit: float, sign: int) -> Outcome:
+    """Broken where all of the interval is beyond the limit, kept where none of it is."""
+    if interval is None:
+        return Outcome.OPEN
+    nearest, farthest = sorted((sign * interval.low, sign * interval.high))
+    if nearest > sign * limit:
+        return Outcome.BROKEN
+    return Outcome.KEPT if farthest <= sign * limit else Outcome.OPEN

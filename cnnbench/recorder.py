@@ -1,0 +1,110 @@
+"""What a run writes as it goes: its record, then every event as soon as it is known."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, assert_never
+
+from cnnbench import plots
+from cnnbench.catalog import KNOWN
+from cnnbench.data import Dataset
+from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained, Tuning
+from cnnbench.results import (
+    DatasetRecord,
+    Engine,
+    Environment,
+    EpochRecord,
+    RunRecord,
+    SeedSummary,
+    Status,
+    Summary,
+)
+from cnnbench.spec import Task
+from cnnbench.store import RunFolder
+
+if TYPE_CHECKING:
+    from cnnbench.programs import Job
+
+
+def first_record(job: "Job", run_id: str, ran_on: Environment, source: bytes) -> RunRecord:
+    """The record of a run that begins now."""
+    from cnnbench.losses import loss_name
+
+    experiment, dataset = job.experiment, job.dataset
+    return RunRecord(
+        run_id=run_id,
+        name=experiment.name,
+        title=experiment.type_title,
+        task=experiment.task.value,
+        loss=loss_name(experiment),
+        status=Status.RUNNING,
+        started_at=datetime.now(UTC),
+        finished_at=None,
+        error=None,
+        timing=None,
+        engine=None,
+        seeds=experiment.seeds,
+        epochs=experiment.train.epochs,
+        batch_size=job.batch_size,
+        spec_digest=experiment.digest(source),
+        dataset=_dataset_record(dataset),
+        environment=ran_on,
+    )
+
+
+def _dataset_record(dataset: Dataset) -> DatasetRecord:
+    info = dataset.info
+    return DatasetRecord(
+        name=info.name,
+        title=f"{info.name} ({KNOWN[info.name].title})" if info.name in KNOWN else info.name,
+        digest=dataset.digest,
+        stand_in_for=dataset.stand_in_for,
+        num_train=len(dataset.train),
+        num_validation=len(dataset.validation),
+        num_test=len(dataset.test),
+        source=dataset.source,
+    )
+
+
+@dataclass(slots=True)
+class Collected:
+    """What the summary and the last record need from the events."""
+
+    num_params: int = 0
+    engine: Engine | None = None
+    compile_s: float = 0.0
+    seeds: tuple[SeedSummary, ...] = ()
+
+
+def keep(event: Event, folder: RunFolder, collected: Collected) -> None:
+    """Writes what an event brings, and collects it."""
+    match event:
+        case Compiled(num_params=num_params, compile_s=compile_s):
+            collected.num_params, collected.compile_s = num_params, compile_s
+        case EpochRecord():
+            folder.append_epoch(event)
+        case SeedDone():
+            collected.seeds += (event.summary,)
+            if event.outputs is not None and len(collected.seeds) == 1:
+                picture: Any = plots.reconstructions_png(event.inputs, event.outputs)
+                folder.write("reconstructions.png", picture)
+        case Trained(engine=engine):
+            collected.engine = engine
+        case StepDone() | Tuning():
+            pass
+        case _:
+            assert_never(event)
+
+
+def summary(job: "Job", collected: Collected) -> Summary:
+    """The summary of a run whose seeds have all ended."""
+    from cnnbench.engine import metric_directions
+
+    metrics = metric_directions(job.experiment)
+    first = next(iter(metrics))
+    return Summary(
+        num_params=collected.num_params,
+        compile_s=collected.compile_s,
+        headline=first if job.experiment.task is Task.CLASSIFY else "loss",
+        metrics=metrics,
+        seeds=collected.seeds,
+    )

@@ -1,0 +1,250 @@
+"""Is it really better? Runs against a baseline, seed by seed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from cnnbench.errors import UsageError, did_you_mean, listing
+from cnnbench.stats import Interval, holm, mean, mean_interval, pairs_for, sample_std, sign_flip_p
+
+MOST_SEEDS = 1000  # a number of seeds that nobody would run is not named
+
+
+class Finding(StrEnum):
+    """What can be said of a run beside the baseline."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOISE = "within the noise threshold"
+    NONE = "no difference detected"
+    FEW = "too few seeds"
+    DIVERGED = "diverged"
+
+
+class Effect(NamedTuple):
+    """A size of difference that matters.
+
+    Args:
+      value: in the metric's unit, or a share of the baseline's mean.
+      kind: `absolute` or `relative`.
+    """
+
+    value: float = 0.0
+    kind: Literal["absolute", "relative"] = "absolute"
+
+    def in_units(self, baseline: float) -> float:
+        """The same size in the metric's unit."""
+        return self.value if self.kind == "absolute" else self.value * abs(baseline)
+
+
+ANY = Effect()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How runs are judged.
+
+    Args:
+      baseline: label, name or path of the run that the others are judged beside; the first
+        if None.
+      metric: what they are judged by; the headline metric if None.
+      alpha: how often chance alone may be taken for a difference.
+      min_effect: smaller differences do not matter.
+    """
+
+    baseline: str | None = None
+    metric: str | None = None
+    alpha: float = 0.05
+    min_effect: Effect = ANY
+
+
+class Sample(NamedTuple):
+    """What a run is judged by.
+
+    Args:
+      names: its label, its experiment's name, its path.
+      values: the metric after the last epoch, by seed.
+      epoch_s: seconds of an epoch, by seed.
+    """
+
+    names: tuple[str, str, str]
+    values: Mapping[int, float]
+    epoch_s: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A run against the baseline, by the headline metric after its last epoch.
+
+    Args:
+      label: the run's.
+      baseline: the label of what it is compared with.
+      finding: what can be said.
+      metric: the metric.
+      seeds: those that both were trained with.
+      base_mean: the baseline's mean of the metric, over all of its seeds.
+      differences: run minus baseline for each seed, in the metric's unit.
+      difference: their mean.
+      interval: of that mean, at the level 1 - alpha; None for fewer than two seeds.
+      p: of the paired sign-flip test, adjusted by Holm; None for fewer than two seeds.
+      alpha: what p had to reach.
+      fewest: seeds below which p cannot reach alpha.
+      min_effect: smaller differences do not matter, in the metric's unit.
+      needed: how many seeds could decide; None where that is decided or cannot be told.
+      time_ratio: seconds of an epoch over the baseline's, geometric mean over the seeds.
+      time_interval: of that ratio; None for fewer than two seeds.
+    """
+
+    label: str
+    baseline: str
+    finding: Finding
+    metric: str
+    seeds: tuple[int, ...]
+    base_mean: float
+    differences: tuple[float, ...]
+    difference: float
+    interval: Interval | None
+    p: float | None
+    alpha: float
+    fewest: int
+    min_effect: float
+    needed: int | None
+    time_ratio: float
+    time_interval: Interval | None
+
+
+def judge(
+    samples: Sequence[Sample], metric: str, rules: Rules, *, higher: bool
+) -> tuple[Verdict, ...]:
+    """A verdict for each run but the baseline, in their order.
+
+    Args:
+      samples: the runs.
+      metric: its name.
+      rules: how they are judged.
+      higher: whether larger values of the metric are better.
+
+    Raises:
+      UsageError: no run has the baseline's name.
+    """
+    base = samples[find_baseline(samples, rules.baseline)]
+    others = [sample for sample in samples if sample is not base]
+    pairs = [_differences(base, sample) for sample in others]
+    testable = [i for i, d in enumerate(pairs) if len(d) > 1 and all(map(math.isfinite, d))]
+    adjusted = dict(zip(testable, holm([sign_flip_p(pairs[i]) for i in testable]), strict=True))
+    least = rules.min_effect.in_units(mean(list(base.values.values())))
+    question = _Question(metric, higher, rules.alpha, least, max(1, len(testable)))
+    return tuple(
+        _verdict(base, sample, adjusted.get(i), question) for i, sample in enumerate(others)
+    )
+
+
+def find_baseline(samples: Sequence[Sample], wanted: str | None) -> int:
+    """The place of the run that is named.
+
+    Raises:
+      UsageError: there is none.
+    """
+    if wanted is None:
+        return 0
+    for place, sample in enumerate(samples):
+        if wanted in sample.names:
+            return place
+    names = list(dict.fromkeys(sample.names[1] for sample in samples))
+    message = f"--baseline: no run here is called '{wanted}'{did_you_mean(wanted, names)}"
+    raise UsageError(f"{message}; write {listing(names)}.")
+
+
+class _Question(NamedTuple):
+    """What is asked of a pair of runs; `tests` pairs are asked at the same time."""
+
+    metric: str
+    higher: bool
+    alpha: float
+    least: float
+    tests: int
+
+    @property
+    def fewest(self) -> int:
+        """Seeds below which no answer is possible."""
+        return pairs_for(self.alpha / self.tests)
+
+
+def _differences(base: Sample, sample: Sample) -> tuple[float, ...]:
+    """Sample minus baseline, for each seed that both have."""
+    return tuple(sample.values[s] - base.values[s] for s in _common(base, sample))
+
+
+def _common(base: Sample, sample: Sample) -> tuple[int, ...]:
+    return tuple(seed for seed in base.values if seed in sample.values)
+
+
+def _verdict(base: Sample, sample: Sample, p: float | None, question: _Question) -> Verdict:
+    differences = _differences(base, sample)
+    interval = mean_interval(differences, 1 - question.alpha) if differences else None
+    finding = _finding(differences, interval, p, question)
+    is_open = finding in {Finding.FEW, Finding.NONE}
+    ratio, ratio_interval = _time_ratio(base.epoch_s, sample.epoch_s, question.alpha)
+    return Verdict(
+        label=sample.names[0],
+        baseline=base.names[0],
+        finding=finding,
+        metric=question.metric,
+        seeds=_common(base, sample),
+        base_mean=mean(list(base.values.values())),
+        differences=differences,
+        difference=mean(differences) if differences else math.nan,
+        interval=interval,
+        p=p,
+        alpha=question.alpha,
+        fewest=question.fewest,
+        min_effect=question.least,
+        needed=_needed(differences, question) if is_open else None,
+        time_ratio=ratio,
+        time_interval=ratio_interval,
+    )
+
+
+def _finding(
+    differences: Sequence[float], interval: Interval | None, p: float | None, question: _Question
+) -> Finding:
+    """A difference is found, or not; then it is held against what matters (as in criterion.rs)."""
+    if not all(map(math.isfinite, differences)):
+        return Finding.DIVERGED
+    if interval is None or p is None or len(differences) < question.fewest:
+        return Finding.FEW
+    sign = 1 if question.higher else -1
+    low, high = sorted((sign * interval.low, sign * interval.high))
+    if p > question.alpha or low <= 0 <= high:
+        return Finding.NONE
+    if low > question.least:
+        return Finding.BETTER
+    return Finding.WORSE if high < -question.least else Finding.NOISE
+
+
+def _needed(differences: Sequence[float], question: _Question) -> int | None:
+    """The fewest seeds with which a difference of this size and spread would be found."""
+    from scipy.special import stdtrit
+
+    spread = sample_std(differences) if differences else None
+    if spread is None:
+        return question.fewest
+    size, quantile = abs(mean(differences)), 1 - question.alpha / 2
+    numbers = range(max(question.fewest, len(differences) + 1), MOST_SEEDS + 1)
+    enough = (n for n in numbers if stdtrit(n - 1, quantile) * spread < size * math.sqrt(n))
+    return next(enough, None)
+
+
+def _time_ratio(
+    base: Mapping[int, float], other: Mapping[int, float], alpha: float
+) -> tuple[float, Interval | None]:
+    """Of the seconds of an epoch: paired by seed, and on a scale of ratios."""
+    pairs = [(base[s], other[s]) for s in base if s in other and min(base[s], other[s]) > 0]
+    if not pairs:
+        return math.nan, None
+    logs = [math.log(b / a) for a, b in pairs]
+    interval = mean_interval(logs, 1 - alpha)
+    ends = interval and Interval(math.exp(interval.low), math.exp(interval.high))
+    return math.exp(mean(logs)), ends

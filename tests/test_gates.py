@@ -1,0 +1,91 @@
+"""Limits for CI: what keeps them, what breaks them, what cannot be told."""
+
+import pytest
+
+from cnnbench.errors import UsageError
+from cnnbench.gates import Gate, Outcome, judge_gate, parse_gate
+from cnnbench.verdict import Effect, Rules, Sample, Verdict, judge
+
+BASE = dict.fromkeys(range(6), 0.97)
+
+
+def verdict(differences: list[float], ratio: list[float] | None = None) -> Verdict:
+    values = {seed: 0.97 + d for seed, d in enumerate(differences)}
+    times = dict(enumerate(ratio or [1.0] * len(differences)))
+    first = Sample(("A", "a", "a/1"), BASE, dict.fromkeys(BASE, 1.0))
+    other = Sample(("B", "b", "b/1"), values, times)
+    (found,) = judge([first, other], "accuracy", Rules(), higher=True)
+    return found
+
+
+FALL = [-0.004, -0.0045, -0.0055, -0.005, -0.006, -0.005]  # -0.50 (-0.57 to -0.43) points
+
+
+@pytest.mark.parametrize(
+    ("gate", "differences", "outcome"),
+    [
+        ("accuracy:-0.2pp", FALL, Outcome.BROKEN),
+        ("accuracy:-0.5pp", FALL, Outcome.OPEN),
+        ("accuracy:-0.8pp", FALL, Outcome.KEPT),
+        ("accuracy:-0.2%", FALL, Outcome.BROKEN),
+        ("accuracy:-0.9%", FALL, Outcome.KEPT),
+        ("accuracy:-0.002", FALL, Outcome.BROKEN),
+        ("accuracy:+0.2pp", FALL, Outcome.KEPT),
+        ("accuracy:+0.2pp", [-d for d in FALL], Outcome.BROKEN),
+        ("accuracy:-0.2pp", FALL[:1], Outcome.OPEN),
+        ("train_s:+10%", FALL, Outcome.KEPT),
+    ],
+)
+def test_the_interval_decides(gate: str, differences: list[float], outcome: Outcome) -> None:
+    assert judge_gate(parse_gate(gate), verdict(differences)).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("gate", "ratio", "outcome"),
+    [
+        ("train_s:+10%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], Outcome.BROKEN),
+        ("train_s:+20%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], Outcome.OPEN),
+        ("train_s:+30%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], Outcome.KEPT),
+        ("train_s:-10%", [0.8, 0.81, 0.79, 0.8, 0.82, 0.78], Outcome.BROKEN),
+    ],
+)
+def test_times_are_ratios(gate: str, ratio: list[float], outcome: Outcome) -> None:
+    assert judge_gate(parse_gate(gate), verdict([0.0] * 6, ratio)).outcome is outcome
+
+
+def test_a_judgement_says_what_it_rests_on() -> None:
+    broken = judge_gate(parse_gate("accuracy:-0.2pp"), verdict(FALL))
+    assert broken.text == "accuracy:-0.2pp broken: B has accuracy -0.50 points (-0.57 to -0.43)"
+    slow = judge_gate(parse_gate("train_s:+10%"), verdict([0.0] * 6, [2.0] * 6))
+    assert slow.text == "train_s:+10% broken: B has 2x the time (2 to 2)"
+    alone = judge_gate(parse_gate("accuracy:-0.2pp"), verdict(FALL[:1]))
+    assert alone.text == (
+        "accuracy:-0.2pp inconclusive: B has accuracy -0.40 points, without an interval"
+    )
+
+
+def test_parsing() -> None:
+    assert parse_gate(" loss:+0.003 ") == Gate("loss", 1, Effect(0.003), " loss:+0.003 ")
+
+
+@pytest.mark.parametrize("text", ["accuracy", "accuracy:0.2pp", ":-1%", "accuracy:-", "a b:-1%"])
+def test_what_is_no_limit(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_gate(text)
+    assert str(caught.value) == (
+        f"--fail-if: '{text}' is no limit; write one as in accuracy:-0.2pp or train_s:+10%."
+    )
+
+
+def test_a_size_that_is_none_names_the_option() -> None:
+    with pytest.raises(UsageError, match=r"^--fail-if: '0,2pp' is no size of a difference; "):
+        parse_gate("accuracy:-0,2pp")
+
+
+def test_a_time_has_no_points() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_gate("train_s:+2pp")
+    assert str(caught.value) == (
+        "--fail-if: 'train_s:+2pp' limits a time by 2pp; "
+        "write a share of the baseline's, as in train_s:+10%."
+    )
