@@ -13,7 +13,7 @@ import cnnbench
 from cnnbench.cli_bench import bench
 from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
-from cnnbench.errors import UsageError
+from cnnbench.errors import StoreError, UsageError
 from cnnbench.terminal import (
     INTERRUPTED,
     catch_interrupts,
@@ -144,11 +144,22 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 @app.command()
 @reports_errors
-def show(specs: Specs, data_dir: DataDir = None) -> None:
+def show(
+    specs: Specs,
+    data_dir: DataDir = None,
+    diagram: Annotated[
+        Path | None,
+        typer.Option(help="Draw the architecture: .svg, .png or .md (Mermaid).", metavar="FILE"),
+    ] = None,
+) -> None:
     """Check experiment files and print their layers, shapes and costs."""
     paths, overrides = split_words(specs)
+    if diagram:
+        _check_diagram(diagram, paths)
     for path in paths:
-        _show(path, overrides, data_dir)
+        experiment = _show(path, overrides, data_dir)
+        if diagram:
+            _draw(path, overrides, data_dir, diagram, experiment.type_title)
 
 
 @app.command(name="list")
@@ -196,6 +207,43 @@ def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
         typer.echo(export.json_text(comparisons), nl=False)
     else:
         stdout().print(report.terminal_table(comparisons, wide=False))
+
+
+DRAWINGS = (".svg", ".png", ".md")
+
+
+def _check_diagram(file: Path, paths: Sequence[Path]) -> None:
+    """Refuses before anything is done.
+
+    Raises:
+      UsageError: no such kind of file, or several networks for one.
+    """
+    if file.suffix not in DRAWINGS:
+        raise UsageError(f"--diagram: '{file}' is no .svg, .png or .md file; name one that is.")
+    if len(paths) > 1:
+        raise UsageError("--diagram: a file holds one network; show one experiment at a time.")
+
+
+def _draw(
+    path: Path, overrides: Sequence[str], data_dir: Path | None, file: Path, title: str
+) -> None:
+    from cnnbench.diagram import diagram, mermaid
+    from cnnbench.loader import load_experiment
+    from cnnbench.plots import diagram_picture
+
+    plan = load_experiment(path, overrides, data_dir=data_dir).plan
+    if plan is None:
+        raise UsageError("--diagram: a Python model has no graph; write model.layers to draw it.")
+    if file.suffix == ".md":
+        content = mermaid(plan).encode()
+    else:
+        content = diagram_picture(diagram(plan), title, file.suffix.removeprefix("."))
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StoreError(f"--diagram {file}: cannot be written: {reason}; name another.") from error
+    typer.echo(f"drew {file}", err=True)
 
 
 def _dry_run(requests: Sequence[Any]) -> None:

@@ -1,10 +1,13 @@
 """Pictures, made with matplotlib and returned as bytes."""
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cnnbench.diagram import Block, Diagram
 
 
 def reconstructions_png(inputs: NDArray[Any], outputs: NDArray[Any]) -> bytes:
@@ -30,6 +33,86 @@ def reconstructions_png(inputs: NDArray[Any], outputs: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+LANE, ROW, BOX = 3.1, 0.95, (2.7, 0.68)  # inches between blocks, and of one
+_KINDS = {"conv": "#cfe3f7", "pool": "#d9f0d3", "dense": "#fde6c8", "join": "#eadcf4"}
+
+
+def diagram_picture(drawn: Diagram, title: str, form: str) -> bytes:
+    """The architecture with branches, joins and ties, as in the post.
+
+    Args:
+      drawn: what stands where.
+      title: stands above it.
+      form: ``svg`` or ``png``.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    lanes = 1 + max(block.lane for block in drawn.blocks)
+    rows = 1 + max(block.row for block in drawn.blocks)
+    size = (LANE * lanes + 0.9, ROW * rows + 0.5)
+    # Text stays text, so that it can be found and read aloud; the same network, the same file.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cnnbench"}):
+        figure = Figure(figsize=size, dpi=110)
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_xlim(-0.45, size[0] - 0.45)
+        axes.set_ylim(ROW * rows, -0.5)
+        axes.axis("off")
+        axes.text(0.15, -0.25, title, fontsize=12, weight="bold", va="center", parse_math=False)
+        centers = {b.name: (LANE * b.lane + BOX[0] / 2, ROW * b.row + 0.45) for b in drawn.blocks}
+        _arrows(axes, drawn, centers)
+        for block in drawn.blocks:
+            _block(axes, block, centers[block.name])
+        buffer = io.BytesIO()
+        metadata: dict[str, Any] = {"svg": {"Date": None, "Title": title}}.get(form, {})
+        figure.savefig(buffer, format=form, metadata=metadata or {"Software": None})
+    return buffer.getvalue()
+
+
+def _arrows(axes: Any, drawn: Diagram, centers: Mapping[str, tuple[float, float]]) -> None:
+    """Who reads whom, around the blocks in between; dashed where a kernel is shared."""
+    half, gap = BOX[1] / 2, ROW - BOX[1]
+    blocks = {block.name: block for block in drawn.blocks}
+    for one, other in drawn.edges:
+        (x0, y0), (x1, y1) = centers[one], centers[other]
+        passes = blocks[one].lane == blocks[other].lane and blocks[other].row > blocks[one].row + 1
+        bend = f"arc3,rad={1.6 / (y1 - y0):.3f}" if passes else "arc3,rad=0"
+        style = {"arrowstyle": "-|>", "color": "#333333", "connectionstyle": bend, "lw": 1.1}
+        start = (x0, y0 + half)
+        if blocks[other].row > blocks[one].row + 1 and x0 != x1:
+            # Down beside the other lane's blocks, not across them.
+            corner = (x1, y0 + half + gap) if x1 > x0 else (x0, y1 - half - gap)
+            axes.plot((x0, corner[0]), (start[1], corner[1]), color="#333333", lw=1.1)
+            start = corner
+        axes.annotate("", (x1, y1 - half), start, arrowprops=style)
+    ties = sorted(drawn.ties, key=lambda tie: abs(blocks[tie[1]].row - blocks[tie[0]].row))
+    for number, (one, other) in enumerate(ties):
+        (x0, y0), (x1, y1) = centers[one], centers[other]
+        right = BOX[0] / 2
+        bend = f"arc3,rad={-(0.5 + 0.35 * number) / max(abs(y1 - y0), 1):.3f}"
+        style = {"arrowstyle": "-", "color": "#b03030", "connectionstyle": bend, "ls": "--"}
+        axes.annotate("", (x1 + right, y1), (x0 + right, y0), arrowprops=style)
+
+
+def _block(axes: Any, block: Block, center: tuple[float, float]) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    x, y = center
+    kind = next((k for k in _KINDS if k in block.operation.split(" ")[0]), "")
+    kind = "join" if block.operation in {"concat", "add"} else kind
+    corner = (x - BOX[0] / 2, y - BOX[1] / 2)
+    style: dict[str, Any] = {
+        "facecolor": _KINDS.get(kind, "#f0f0f0"),
+        "edgecolor": "#555555",
+        "lw": 0.9,
+    }
+    axes.add_patch(FancyBboxPatch(corner, *BOX, boxstyle="round,pad=0,rounding_size=0.07", **style))
+    lines = [block.operation, block.shape] if block.operation else [block.shape]
+    axes.text(x, y - 0.17, block.name, ha="center", va="center", fontsize=9.5, weight="bold")
+    text = "\n".join(lines)
+    axes.text(x, y + 0.13, text, ha="center", va="center", fontsize=8, parse_math=False)
 
 
 def _pixels(image: NDArray[Any]) -> NDArray[np.uint8]:

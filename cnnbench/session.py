@@ -1,4 +1,4 @@
-"""One run from the experiment file to its folder: loads, trains, writes, and tells a listener.
+"""Runs from experiment files to folders: loads, trains, writes, and tells listeners.
 
 Every file is written as soon as its content is known, so that an interrupted
 or failed run leaves all that it measured.

@@ -73,7 +73,9 @@ peers.own products
 worker
 workers
 contest
-layer_table plots
+layer_table
+diagram
+plots
 recorder
 session bench_session
 progress

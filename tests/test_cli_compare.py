@@ -1,0 +1,111 @@
+"""``cnnbench compare``: its options, what it prints, and its exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cnnbench.cli import app
+from tests.samples import make_run, save
+
+SEEDS = tuple(range(8))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Two classifiers with eight seeds each, and one with a single seed."""
+    save(make_run(seeds=SEEDS), tmp_path)
+    save(make_run("modified", "Modified CNN", seeds=SEEDS, start=0.9213, run_id="b"), tmp_path)
+    save(make_run("single", "Single", run_id="c"), tmp_path)
+    return tmp_path
+
+
+def compare(results: Path, *words: str) -> Result:
+    options = ["--results-dir", str(results)]
+    return CliRunner().invoke(app, ["compare", *words, *options], env={"COLUMNS": "80"})
+
+
+def test_a_verdict_stands_below_the_table(results: Path) -> None:
+    text = " ".join(compare(results, "standard", "modified").stdout.split())
+    assert (
+        "Verdict: Modified CNN is better than Standard CNN: accuracy +1.13 points (95 % interval "
+        "+1.13 to +1.13), p = 0.0078, 8 seeds; an epoch takes 1.00x as long (1.00 to 1.00)."
+    ) in text
+    assert "Verdicts: paired by seed; Student's interval, sign-flip test." in text
+
+
+def test_the_baseline_and_the_metric_are_chosen(results: Path) -> None:
+    words = ["--baseline", "modified", "--metric", "loss", "--format", "json"]
+    done = compare(results, "standard", "modified", *words)
+    (comparison,) = json.loads(done.stdout)["comparisons"]
+    (verdict,) = comparison["verdicts"]
+    assert (comparison["metric"], comparison["direction"]) == ("loss", "lower")
+    assert (verdict["label"], verdict["baseline"]) == ("Standard CNN", "Modified CNN")
+    assert verdict["finding"] == "no difference detected"
+    assert verdict["seeds"] == list(SEEDS)
+
+
+def test_small_differences_do_not_matter(results: Path) -> None:
+    done = compare(results, "standard", "modified", "--min-effect", "2pp")
+    assert "Modified CNN is within the noise threshold of Standard CNN, 2.00 points" in " ".join(
+        done.stdout.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--fail-if", "accuracy:-0.2pp"], 0, "accuracy:-0.2pp kept: "),
+        (["--fail-if", "accuracy:+0.5pp"], 3, "accuracy:+0.5pp broken: "),
+        (["--fail-if", "loss:+0.1", "--fail-if", "accuracy:+0.5pp"], 3, "loss:+0.1 kept: "),
+        (["--fail-if", "train_s:+10%"], 0, "train_s:+10% kept: "),
+    ],
+)
+def test_limits_decide_the_exit_code(results: Path, words: list[str], code: int, text: str) -> None:
+    done = compare(results, "standard", "modified", *words)
+    assert (done.exit_code, text in done.stderr) == (code, True), done.stderr
+
+
+def test_one_seed_cannot_be_judged(results: Path) -> None:
+    done = compare(results, "standard", "single", "--fail-if", "accuracy:-0.2pp")
+    assert done.exit_code == 4
+    assert "without an interval" in done.stderr
+    assert "run both with --seeds 6" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--baseline", "standart"],
+            "--baseline: no run here is called 'standart' (did you mean 'standard'?); "
+            "write standard or modified.\n",
+        ),
+        (
+            ["--metric", "acuracy"],
+            "--metric: standard/20251123T063012Z-a1b2 has no 'acuracy' (did you mean 'accuracy'?);"
+            " write accuracy or loss.\n",
+        ),
+        (
+            ["--min-effect", "much"],
+            "--min-effect: 'much' is no size of a difference; write one as in 0.1pp (points), "
+            "2% (of the baseline) or 0.003 (in the metric's unit).\n",
+        ),
+        (
+            ["--fail-if", "slow"],
+            "--fail-if: 'slow' is no limit; write one as in accuracy:-0.2pp or train_s:+10%.\n",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(results: Path, words: list[str], message: str) -> None:
+    done = compare(results, "standard", "modified", *words)
+    assert (done.exit_code, done.stderr) == (2, message)
+
+
+def test_a_limit_needs_a_run_beside_the_baseline(results: Path) -> None:
+    done = compare(results, "standard", "--fail-if", "accuracy:-0.2pp")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "--fail-if: there is no run beside the baseline; name two runs.\n",
+    )

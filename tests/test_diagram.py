@@ -1,0 +1,136 @@
+"""Drawings of architectures: where blocks stand, Mermaid's text, pictures, and the option."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from typer.testing import CliRunner
+
+from cnnbench.cli import app
+from cnnbench.diagram import diagram, mermaid
+from cnnbench.graph import Plan
+from cnnbench.loader import load_experiment
+from cnnbench.plots import diagram_picture
+from tests.oracles import make_plan
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+Layers = Mapping[str, Mapping[str, Any]]
+TIED: Layers = {
+    "conv": {"op": "conv", "filters": 2, "kernel": 3},
+    "side": {"op": "conv", "filters": 2, "kernel": 3, "inputs": "input"},
+    "sum": {"op": "add", "inputs": ["side", "conv", "side"]},
+    "back": {"op": "conv_transpose", "tie": "conv"},
+}
+
+
+def plan_of(name: str) -> Plan:
+    plan = load_experiment(EXPERIMENTS / f"{name}.yaml").plan
+    assert plan is not None
+    return plan
+
+
+def test_branches_have_lanes_and_everything_stands_below_what_it_reads() -> None:
+    drawn = diagram(plan_of("modified"))
+    places = {block.name: (block.lane, block.row) for block in drawn.blocks}
+    assert places["input"] == (0, 0)
+    assert (places["conv1"], places["conv1a"]) == ((0, 1), (1, 1))
+    assert places["flat1a"] == (1, 3)
+    assert places["concat"] == (0, places["dense1"][1] + 1)
+    assert len(set(places.values())) == len(places)
+    for one, other in drawn.edges:
+        assert places[one][1] < places[other][1]
+
+
+@pytest.mark.parametrize("name", ["standard", "modified", "autoencoder", "mlp"])
+def test_every_layer_is_drawn_with_what_it_reads(name: str) -> None:
+    plan = plan_of(name)
+    drawn = diagram(plan)
+    assert [block.name for block in drawn.blocks] == ["input", *plan.by_name]
+    assert set(drawn.edges) == {(n, node.name) for node in plan.nodes for n in node.inputs}
+    assert all(block.shape for block in drawn.blocks)
+
+
+def test_mermaid() -> None:
+    assert mermaid(make_plan(TIED, (5, 5, 1), (5, 5, 1))) == (
+        "```mermaid\n"
+        "flowchart TD\n"
+        '  n0["<b>input</b><br>5x5x1"]\n'
+        '  n1["<b>conv</b><br>conv 2 @ 3x3<br>3x3x2"]\n'
+        '  n2["<b>side</b><br>conv 2 @ 3x3<br>3x3x2"]\n'
+        '  n3["<b>sum</b><br>add<br>3x3x2"]\n'
+        '  n4["<b>back</b><br>conv_transpose tied to conv<br>5x5x1"]\n'
+        "  n0 --> n1\n"
+        "  n0 --> n2\n"
+        "  n2 --> n3\n"
+        "  n1 --> n3\n"
+        "  n2 --> n3\n"
+        "  n3 --> n4\n"
+        "  n1 -. same kernel .- n4\n"
+        "```\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["modified", "autoencoder"])
+def test_the_text_of_a_picture_can_be_read(name: str) -> None:
+    plan = plan_of(name)
+    content = diagram_picture(diagram(plan), "A & B", "svg")
+    root = ElementTree.fromstring(content)
+    texts = {
+        "".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")
+    }
+    assert {"input", "A & B", *plan.by_name} <= texts
+    assert diagram_picture(diagram(plan), "A & B", "svg") == content
+    assert diagram_picture(diagram(plan), "A & B", "png").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".md"])
+def test_show_draws(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"modified{suffix}"
+    words = ["show", str(EXPERIMENTS / "modified.yaml"), "--diagram", str(file)]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, done.stderr) == (0, f"drew {file}\n")
+    assert file.stat().st_size > 500
+
+
+@pytest.mark.parametrize(
+    ("names", "file", "code", "message"),
+    [
+        (["mlp"], "a.pdf", 2, "--diagram: 'a.pdf' is no .svg, .png or .md file; name one that is."),
+        (
+            ["mlp", "standard"],
+            "a.svg",
+            2,
+            "--diagram: a file holds one network; show one experiment at a time.",
+        ),
+        (
+            ["mlp"],
+            "none/a.svg",
+            1,
+            "--diagram none/a.svg: cannot be written: no such file or directory; name another.",
+        ),
+    ],
+)
+def test_what_cannot_be_drawn(
+    names: list[str],
+    file: str,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    specs = [str(EXPERIMENTS / f"{name}.yaml") for name in names]
+    done = CliRunner().invoke(app, ["show", *specs, "--diagram", file])
+    assert (done.exit_code, done.stderr) == (code, f"{message}\n")
+
+
+def test_a_python_model_has_no_graph(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("name: own\ntask: classify\ndataset: {name: mnist}\nmodel: {python: own:Net}\n")
+    done = CliRunner().invoke(app, ["show", str(path), "--diagram", str(tmp_path / "a.md")])
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "--diagram: a Python model has no graph; write model.layers to draw it.\n",
+    )
