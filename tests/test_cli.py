@@ -105,6 +105,7 @@ def test_run_writes_every_file_of_a_run():
         "train_s",
         "eval_s",
         "samples_per_s",
+        "at_once",
     ]
     record = read_run(run).record
     assert record.status == "finished"

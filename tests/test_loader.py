@@ -285,7 +285,8 @@ class TestOverrides:
             "command line: dataset.splits.tset: there is no key 'tset' here (did you mean 'test'?);"
             " use train, validation or test.\n"
             "command line: train.scheduel: there is no key 'scheduel' here (did you mean"
-            " 'schedule'?); use epochs, batch_size, optimizer, schedule, loss or metrics."
+            " 'schedule'?); use epochs, batch_size, optimizer, schedule, precision, loss or "
+            "metrics."
         )
 
     def test_the_text_of_the_file_is_kept(self, write: Write) -> None:
@@ -336,7 +337,7 @@ class TestOverrides:
             (
                 "train.epoch=1",
                 "train.epoch: there is no key 'epoch' here (did you mean 'epochs'?); "
-                "use epochs, batch_size, optimizer, schedule, loss or metrics.",
+                "use epochs, batch_size, optimizer, schedule, precision, loss or metrics.",
             ),
             (
                 "epochs=1",

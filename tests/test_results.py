@@ -365,9 +365,11 @@ class TestDocumentation:
         assert documented("| CSV column | Meaning |") == set(header.split(","))
 
     def test_json(self) -> None:
-        fields = json.loads(export.json_text([compare([make_run()])]))["comparisons"][0]
+        runs = [make_run(), make_run("modified")]
+        fields = json.loads(export.json_text([compare(runs)]))["comparisons"][0]
         rows = {f"rows[].{key}" for key in fields.pop("rows")[0]}
-        assert documented("| JSON key | Meaning |") == set(fields) | rows
+        verdicts = {f"verdicts[].{key}" for key in fields.pop("verdicts")[0]}
+        assert documented("| JSON key | Meaning |") == set(fields) | rows | verdicts
 
     def test_version_history(self) -> None:
         table = DOCUMENT.read_text().split("| `format_version` | Change |\n|---|---|\n")[1]
