@@ -250,14 +250,23 @@ _REMEDY = "remove it or put the right file in its place"
         (b"", "not a whole IDX file of labels or images"),
         (b"plain", "not a whole gzip file (Not a gzipped file (b'pl'))"),
         (
-            gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07")[:-6],
+            gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07", mtime=0)[:-6],
             "not a whole gzip file (Compressed file ended before the end-of-stream marker was "
             "reached)",
         ),
-        (gzip.compress(b"\0\0\x08\x01\0\0\0\x02\x07"), "not a whole IDX file of labels or images"),
-        (gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\x07"), "not a whole IDX file of labels or images"),
-        (gzip.compress(b"\0\0\x08\x03\0\0\0\x01\x07"), "not a whole IDX file of labels or images"),
-        (gzip.compress(b"\0\0\x08\xff"), "not a whole IDX file of labels or images"),
+        (
+            gzip.compress(b"\0\0\x08\x01\0\0\0\x02\x07", mtime=0),
+            "not a whole IDX file of labels or images",
+        ),
+        (
+            gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\x07", mtime=0),
+            "not a whole IDX file of labels or images",
+        ),
+        (
+            gzip.compress(b"\0\0\x08\x03\0\0\0\x01\x07", mtime=0),
+            "not a whole IDX file of labels or images",
+        ),
+        (gzip.compress(b"\0\0\x08\xff", mtime=0), "not a whole IDX file of labels or images"),
     ],
 )
 def test_garbled_idx_files(content: bytes, reason: str) -> None:
