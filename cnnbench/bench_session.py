@@ -11,7 +11,7 @@ from cnnbench import bench_report
 from cnnbench.bench_report import Report
 from cnnbench.benchmark import Benchmark
 from cnnbench.contest import OURS, Settings, Task, run_contest
-from cnnbench.data import Dataset, Split, load_dataset
+from cnnbench.data import Split, dataset_of
 from cnnbench.errors import StoreError, UsageError, did_you_mean, listing
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.peers import VARIANTS, initial_weights
@@ -98,7 +98,7 @@ def make_task(loaded: Loaded, data_dir: Path | None, notify: Notify) -> Task:
     Raises:
       DataError: the images cannot be had.
     """
-    dataset = _dataset(loaded, data_dir, notify)
+    dataset = dataset_of(loaded.experiment.dataset, data_dir, notify)
     return task_on(loaded, dataset.train, dataset.test, dataset.info.name, data_dir)
 
 
@@ -109,18 +109,6 @@ def task_on(
     assert loaded.plan is not None
     weights = initial_weights(loaded.plan, loaded.experiment.seeds[0])
     return Task(loaded, train, test.first(MOST_TESTED), dataset, weights, data_dir)
-
-
-def _dataset(loaded: Loaded, data_dir: Path | None, notify: Notify) -> Dataset:
-    spec = loaded.experiment.dataset
-    return load_dataset(
-        spec.name,
-        offline=spec.offline,
-        splits=spec.splits.model_dump(exclude_none=True),
-        train_examples=spec.train_examples,
-        data_dir=data_dir,
-        notify=notify,
-    )
 
 
 def measure(task: Task, families: Sequence[str], settings: Settings, notify: Notify) -> Benchmark:

@@ -26,6 +26,7 @@ from cnnbench.terminal import (
 from cnnbench.words import ResultsDir, Specs, option_overrides, split_words
 
 if TYPE_CHECKING:
+    from cnnbench.loader import Loaded
     from cnnbench.results import RunResult
 
 app = typer.Typer(
@@ -157,9 +158,9 @@ def show(
     if diagram:
         _check_diagram(diagram, paths)
     for path in paths:
-        experiment = _show(path, overrides, data_dir)
+        loaded = _show(path, overrides, data_dir)
         if diagram:
-            _draw(path, overrides, data_dir, diagram, experiment.type_title)
+            _draw(loaded, diagram)
 
 
 @app.command(name="list")
@@ -224,14 +225,11 @@ def _check_diagram(file: Path, paths: Sequence[Path]) -> None:
         raise UsageError("--diagram: a file holds one network; show one experiment at a time.")
 
 
-def _draw(
-    path: Path, overrides: Sequence[str], data_dir: Path | None, file: Path, title: str
-) -> None:
+def _draw(loaded: "Loaded", file: Path) -> None:
     from cnnbench.diagram import diagram, mermaid
-    from cnnbench.loader import load_experiment
     from cnnbench.plots import diagram_picture
 
-    plan = load_experiment(path, overrides, data_dir=data_dir).plan
+    plan, title = loaded.plan, loaded.experiment.type_title
     if plan is None:
         raise UsageError("--diagram: a Python model has no graph; write model.layers to draw it.")
     if file.suffix == ".md":
@@ -248,7 +246,7 @@ def _draw(
 
 def _dry_run(requests: Sequence[Any]) -> None:
     for request in requests:
-        experiment = _show(request.path, request.overrides, request.data_dir)
+        experiment = _show(request.path, request.overrides, request.data_dir).experiment
         train = experiment.train
         typer.echo(
             f"would train {train.epochs} epochs in batches of {train.batch_size} on"
@@ -256,7 +254,7 @@ def _dry_run(requests: Sequence[Any]) -> None:
         )
 
 
-def _show(path: Path, overrides: Sequence[str], data_dir: Path | None) -> Any:
+def _show(path: Path, overrides: Sequence[str], data_dir: Path | None) -> "Loaded":
     from cnnbench.layer_table import layer_table
     from cnnbench.loader import load_experiment
 
@@ -266,7 +264,7 @@ def _show(path: Path, overrides: Sequence[str], data_dir: Path | None) -> Any:
         typer.echo(f"{experiment.type_title}: {experiment.model.python} (shapes show when it runs)")
     else:
         stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})"))
-    return experiment
+    return loaded
 
 
 def main() -> None:

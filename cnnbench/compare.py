@@ -94,11 +94,10 @@ def compare(runs: Sequence[RunResult], rules: Rules = JUDGED) -> Comparison:
       UsageError: one has no such metric, or none is called like the baseline.
     """
     finished = _finished_runs(runs, rules.metric)
-    find_baseline([_sample(run, run.record.title) for run in finished], rules.baseline)
     for other in finished[1:]:
         if reason := _difference(finished[0], other):
             raise IncomparableError(reason)
-    return _comparison(finished, rules)
+    return _comparison(finished, _samples(finished), rules)
 
 
 def compare_groups(runs: Sequence[RunResult], rules: Rules = JUDGED) -> tuple[Comparison, ...]:
@@ -112,15 +111,18 @@ def compare_groups(runs: Sequence[RunResult], rules: Rules = JUDGED) -> tuple[Co
       IncomparableError: there are none, or one has not finished.
       UsageError: one has no such metric, or none is called like the baseline.
     """
-    finished, groups = _finished_runs(runs, rules.metric), list[list[_Finished]]()
-    find_baseline([_sample(run, run.record.title) for run in finished], rules.baseline)
-    for run in finished:
+    groups: list[list[_Finished]] = []
+    for run in _finished_runs(runs, rules.metric):
         group = next((g for g in groups if _difference(g[0], run) is None), None)
         if group is None:
             groups.append([run])
         else:
             group.append(run)
-    return tuple(_comparison(group, rules) for group in groups)
+    samples = [_samples(group) for group in groups]
+    find_baseline([sample for group in samples for sample in group], rules.baseline)
+    known = [any(rules.baseline in sample.names for sample in group) for group in samples]
+    first = replace(rules, baseline=None)
+    return tuple(map(_comparison, groups, samples, (rules if k else first for k in known)))
 
 
 def _finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[_Finished]:
@@ -209,15 +211,15 @@ def _difference(first: _Finished, other: _Finished) -> str | None:
     return None
 
 
-def _comparison(runs: Sequence[_Finished], rules: Rules) -> Comparison:
+def _comparison(runs: Sequence[_Finished], samples: Sequence[Sample], rules: Rules) -> Comparison:
     record, metric = runs[0].record, runs[0].metric
     direction = runs[0].summary.metrics[metric]
     devices = dict.fromkeys(run.record.environment.device_model for run in runs)
-    labels = _labels([run.record.title for run in runs])
-    rows = (row for run, label in zip(runs, labels, strict=True) for row in _rows(run, label))
-    samples = [_sample(run, label) for run, label in zip(runs, labels, strict=True)]
-    known = any(rules.baseline in sample.names for sample in samples)
-    here = rules if known else replace(rules, baseline=None)
+    rows = (
+        row
+        for run, sample in zip(runs, samples, strict=True)
+        for row in _rows(run, sample.names[0])
+    )
     return Comparison(
         task=record.task,
         metric=metric,
@@ -226,8 +228,14 @@ def _comparison(runs: Sequence[_Finished], rules: Rules) -> Comparison:
         device_kind=record.environment.device_kind,
         devices=tuple(devices),
         rows=tuple(rows),
-        verdicts=judge(samples, metric, here, higher=direction is Direction.HIGHER),
+        verdicts=judge(samples, metric, rules, higher=direction is Direction.HIGHER),
     )
+
+
+def _samples(runs: Sequence[_Finished]) -> tuple[Sample, ...]:
+    """What runs that stand side by side are judged by, in their order."""
+    labels = _labels([run.record.title for run in runs])
+    return tuple(_sample(run, label) for run, label in zip(runs, labels, strict=True))
 
 
 def _sample(run: _Finished, label: str) -> Sample:

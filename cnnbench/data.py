@@ -20,6 +20,7 @@ from cnnbench.embedded import load_embedded
 from cnnbench.errors import DataError
 from cnnbench.idx import IDX_DATASETS, load_idx_dataset
 from cnnbench.prepared import prepare_with_tensorflow, read_prepared
+from cnnbench.spec import DatasetSpec
 
 Notify = Callable[[str], None]
 
@@ -119,6 +120,18 @@ def load_dataset(
         )
         return replace(stand_in, stand_in_for=name)
     return _dataset(name, entry, splits or {}, train_examples, data_dir)
+
+
+def dataset_of(spec: DatasetSpec, data_dir: Path | None, notify: Notify) -> Dataset:
+    """What an experiment asks for, as `load_dataset`."""
+    return load_dataset(
+        spec.name,
+        offline=spec.offline,
+        splits=spec.splits.model_dump(exclude_none=True),
+        train_examples=spec.train_examples,
+        data_dir=data_dir,
+        notify=notify,
+    )
 
 
 def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:

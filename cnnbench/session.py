@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cnnbench import compare, export, report
-from cnnbench.data import Dataset, load_dataset
+from cnnbench.data import Dataset, dataset_of
 from cnnbench.events import Event, SeedDone
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.recorder import Collected, first_record, keep, summary
@@ -145,7 +145,7 @@ def _training(request: Request, listener: Listener) -> Training:
     loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
     listener.loaded(loaded)
     with watch.part("data_s"):
-        dataset = _load(loaded, request, listener.note)
+        dataset = dataset_of(loaded.experiment.dataset, request.data_dir, listener.note)
     job = _prepare(loaded, dataset, request, watch)
     folder, record = _create(job, loaded, request)
     listener.started(record, job.num_steps)
@@ -178,18 +178,6 @@ def _source(job: "Job") -> bytes:
 
     reference = job.experiment.model.python
     return class_source(reference, job.folder) if reference else b""
-
-
-def _load(loaded: Loaded, request: Request, notify: Callable[[str], None]) -> Dataset:
-    spec = loaded.experiment.dataset
-    return load_dataset(
-        spec.name,
-        offline=spec.offline,
-        splits=spec.splits.model_dump(exclude_none=True),
-        train_examples=spec.train_examples,
-        data_dir=request.data_dir,
-        notify=notify,
-    )
 
 
 def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatch) -> "Job":

@@ -134,10 +134,12 @@ def judge(
     pairs = [_differences(base, sample) for sample in others]
     testable = [i for i, d in enumerate(pairs) if len(d) > 1 and all(map(math.isfinite, d))]
     adjusted = dict(zip(testable, holm([sign_flip_p(pairs[i]) for i in testable]), strict=True))
-    least = rules.min_effect.in_units(mean(list(base.values.values())))
-    question = _Question(metric, higher, rules.alpha, least, max(1, len(testable)))
+    base_mean = mean(list(base.values.values()))
+    least = rules.min_effect.in_units(base_mean)
+    question = _Question(metric, higher, rules.alpha, base_mean, least, max(1, len(testable)))
     return tuple(
-        _verdict(base, sample, adjusted.get(i), question) for i, sample in enumerate(others)
+        _verdict(base, sample, pairs[i], adjusted.get(i), question)
+        for i, sample in enumerate(others)
     )
 
 
@@ -163,6 +165,7 @@ class _Question(NamedTuple):
     metric: str
     higher: bool
     alpha: float
+    base_mean: float
     least: float
     tests: int
 
@@ -181,8 +184,13 @@ def _common(base: Sample, sample: Sample) -> tuple[int, ...]:
     return tuple(seed for seed in base.values if seed in sample.values)
 
 
-def _verdict(base: Sample, sample: Sample, p: float | None, question: _Question) -> Verdict:
-    differences = _differences(base, sample)
+def _verdict(
+    base: Sample,
+    sample: Sample,
+    differences: tuple[float, ...],
+    p: float | None,
+    question: _Question,
+) -> Verdict:
     interval = mean_interval(differences, 1 - question.alpha) if differences else None
     finding = _finding(differences, interval, p, question)
     is_open = finding in {Finding.FEW, Finding.NONE}
@@ -193,7 +201,7 @@ def _verdict(base: Sample, sample: Sample, p: float | None, question: _Question)
         finding=finding,
         metric=question.metric,
         seeds=_common(base, sample),
-        base_mean=mean(list(base.values.values())),
+        base_mean=question.base_mean,
         differences=differences,
         difference=mean(differences) if differences else math.nan,
         interval=interval,

@@ -46,6 +46,15 @@ def test_the_baseline_and_the_metric_are_chosen(results: Path) -> None:
     assert verdict["seeds"] == list(SEEDS)
 
 
+def test_the_baseline_is_one_of_two_with_the_same_title(results: Path) -> None:
+    words = ["--baseline", "Standard CNN #2", "--format", "json"]
+    (comparison,) = json.loads(compare(results, "standard", "standard", *words).stdout)[
+        "comparisons"
+    ]
+    (verdict,) = comparison["verdicts"]
+    assert (verdict["label"], verdict["baseline"]) == ("Standard CNN #1", "Standard CNN #2")
+
+
 def test_small_differences_do_not_matter(results: Path) -> None:
     done = compare(results, "standard", "modified", "--min-effect", "2pp")
     assert "Modified CNN is within the noise threshold of Standard CNN, 2.00 points" in " ".join(
