@@ -63,6 +63,9 @@ class Lowering(Protocol):
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
         """Rows and columns repeated."""
 
+    def settle(self, x: jax.Array) -> jax.Array:
+        """Values that took some computing."""
+
 
 def lower(plan: Plan, form: ops.Form) -> Lowering:
     """The lowering of a form."""
@@ -101,6 +104,10 @@ class Plain:
         """Rows and columns repeated."""
         assert isinstance(node.op, Upscale)
         return plain.upscale(x, node.op.size)
+
+    def settle(self, x: jax.Array) -> jax.Array:
+        """Left to XLA."""
+        return x
 
 
 def geometry(plan: Plan, node: Node) -> tuple[Conv | ConvTranspose, Pads, Pair]:
@@ -168,6 +175,7 @@ class Fused:
     """
 
     axes = (0, 1)
+    settle = staticmethod(pooling.settled)
     max_pool = staticmethod(pooling.max_pool)
     avg_pool = staticmethod(pooling.avg_pool)
 

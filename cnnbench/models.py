@@ -1,6 +1,6 @@
 """A `Plan` to an `nnx.Module`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
 import jax
@@ -29,7 +29,7 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.lowering import kernel_owner, lower
-from cnnbench.rowwise import Cut, Weights, in_rows
+from cnnbench.rowwise import Cut, Head, Weights, sum_in_rows
 from cnnbench.shapes import Shape
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -43,6 +43,7 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nnx.silu,
     "softplus": nnx.softplus,
 }
+COSTLY = frozenset({"tanh", "sigmoid", "elu", "gelu", "silu", "softplus"})
 
 
 class GraphNet(nnx.Module):
@@ -94,8 +95,6 @@ class GraphNet(nnx.Module):
           (n, *output shape of the plan).
         """
         weights = self.prepare() if prepared is None else prepared
-        if self.cut and self._takes_statistics():
-            return in_rows(self, x, weights, self.cut)
         values = {INPUT: self.enter(x)}
         for node in self.plan.nodes:
             inputs = [values[name] for name in node.inputs]
@@ -103,10 +102,20 @@ class GraphNet(nnx.Module):
             values[node.name] = part(inputs[0]) if part else self.apply(node, inputs, weights)
         return self.leave(values[self.plan.output])
 
-    def _takes_statistics(self) -> bool:
-        parts: Iterable[Any] = self.parts.values()
-        norms = (part for part in parts if isinstance(part, nnx.BatchNorm))
-        return any(not norm.use_running_average for norm in norms)
+    def sum_of(
+        self, x: jax.Array, prepared: Weights, head: Head, others: tuple[jax.Array, ...]
+    ) -> jax.Array:
+        """A sum over images in training, such as that of their losses.
+
+        Args:
+          x: images, (n, height, width, channels).
+          prepared: what `prepare` gave.
+          head: a number from the results for some images, and from `others` for them.
+          others: what else it needs, such as targets, (n, ...) each.
+        """
+        if self.cut:
+            return sum_in_rows(self, x, prepared, self.cut, head, others)
+        return head(self(x, prepared), *others)
 
     def enter(self, x: jax.Array) -> jax.Array:
         """Images in the layout of the operations."""
@@ -142,7 +151,8 @@ class GraphNet(nnx.Module):
             case Add():
                 return sum(inputs[1:], x)
             case Activate():
-                return ACTIVATIONS[op.activation](x)
+                y = ACTIVATIONS[op.activation](x)
+                return lowering.settle(y) if op.activation in COSTLY and y.ndim == 4 else y
             case GlobalAvgPool():
                 return x.mean(axis=lowering.axes)
             case Dropout() | BatchNorm():

@@ -26,14 +26,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnbench.patches import Rows, Stamps, Taps
-from cnnbench.winograd import LARGEST_TILE, Winograd
+from cnnbench.winograd import Winograd, tilings
 
 Form = Literal["plain", "direct", "fast"]
 Pair = tuple[int, int]
 Two = tuple[jax.Array, jax.Array]
 Algorithm = Taps | Stamps | Rows | Winograd
 
-FEW_CHANNELS = 8  # below it, a matrix product over channels wastes a CPU's vectors
+FEW_CHANNELS = 4  # below it, a matrix product over channels wastes a CPU's vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def convolution(
 
 
 def pick_algorithm(kernel: Pair, out: Pair, channels: int, filters: int, form: Form) -> Algorithm:
-    """The algorithm for a valid correlation of stride one.
+    """The algorithm for a valid correlation of stride one that costs the least.
 
     Args:
       kernel: height and width.
@@ -144,37 +144,19 @@ def pick_algorithm(kernel: Pair, out: Pair, channels: int, filters: int, form: F
       channels: of the input.
       filters: channels of the result.
       form: as in `convolution`.
+
+    >>> pick_algorithm((5, 5), (8, 8), 32, 32, "fast").tile
+    (4, 4)
     """
     if channels < FEW_CHANNELS:
         return Taps(kernel, out)
     if filters < FEW_CHANNELS:
         return Stamps(kernel, out)
-    tile = best_tile(kernel, out) if form == "fast" else (1, 1)
-    return Rows(kernel, out) if tile == (1, 1) else Winograd(kernel, out, tile)
-
-
-def best_tile(kernel: Pair, out: Pair) -> Pair:
-    """Outputs of a tile with the fewest products; (1, 1) where Winograd does not pay.
-
-    The transforms cost about as much as half the products that a direct form makes
-    for a kernel of 3 x 3 over 32 channels, so fewer than half must be left.
-
-    >>> best_tile((5, 5), (8, 8)), best_tile((1, 1), (8, 8))
-    ((4, 4), (1, 1))
-    """
-    tile = (_best(kernel[0], out[0]), _best(kernel[1], out[1]))
-    products = math.prod(
-        math.ceil(n / m) * (m + r - 1) for n, m, r in zip(out, tile, kernel, strict=True)
-    )
-    return tile if 2 * products <= math.prod(out) * math.prod(kernel) else (1, 1)
-
-
-def _best(taps: int, out: int) -> int:
-    """Outputs of a tile along one axis: fewest products, and of those the smallest tile."""
-    if taps == 1:
-        return 1
-    sizes = range(1, max(LARGEST_TILE - taps + 1, 1) + 1)
-    return min(sizes, key=lambda m: (math.ceil(out / m) * (m + taps - 1), m))
+    if kernel == (1, 1):
+        return Rows(kernel, out)
+    found: list[Algorithm] = [Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out)]
+    found += tilings(kernel, out) if form == "fast" else []
+    return min(found, key=lambda algorithm: algorithm.cost(channels, filters))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -6,6 +6,7 @@ the last axis of an image is the last axis of a matrix.
 """
 
 import functools
+import math
 from dataclasses import dataclass
 
 import jax
@@ -28,6 +29,15 @@ class Taps:
 
     kernel: Pair
     out: Pair
+
+    def cost(self, channels: int, filters: int) -> float:
+        """Nanoseconds of one core for an image, forward and backward.
+
+        Sums of numbers that are multiplied and of numbers that are moved, with factors
+        that were fitted to measured times of 107 shapes (docs/performance.md).
+        """
+        patches = math.prod(self.out) * math.prod(self.kernel) * channels
+        return patches * (0.05 * filters + 3.5)
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
         """(kh, kw, in, out) to (kh * kw * in, out)."""
@@ -101,6 +111,14 @@ class Rows(Whole):
     kernel: Pair
     out: Pair
 
+    def cost(self, channels: int, filters: int) -> float:
+        """Nanoseconds, as `Taps.cost`."""
+        taps, small, large = map(math.prod, (self.kernel, self.out, _full(self)))
+        products = (2 * small + large) * taps * channels * filters
+        added = self.kernel[0] * (small * filters + large * channels)
+        copied = taps * (small * channels + large * filters)
+        return 0.022 * products + 0.8 * added + 0.9 * copied
+
     def forward(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """(h, w, n, in) and (kh, kw, in, out) to (oh, ow, n, out)."""
         wide, rows = self._wide(x), kernel.reshape(self.kernel[0], -1, kernel.shape[-1])
@@ -135,6 +153,11 @@ class Stamps(Whole):
 
     kernel: Pair
     out: Pair
+
+    def cost(self, channels: int, filters: int) -> float:
+        """Nanoseconds, as `Taps.cost`."""
+        patches = math.prod(_full(self)) * math.prod(self.kernel) * filters
+        return patches * (0.06 * channels + 2.2)
 
     def forward(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """(h, w, n, in) and (kh, kw, in, out) to (oh, ow, n, out)."""

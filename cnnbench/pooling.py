@@ -42,6 +42,22 @@ def upscale(x: jax.Array, size: Pair) -> jax.Array:
     return tiled.reshape(h * size[0], w * size[1], n, c)
 
 
+@jax.custom_vjp
+def settled(x: jax.Array) -> jax.Array:
+    """The same values, computed before anything reads them.
+
+    XLA computes an activation where it is read otherwise: again for each reading, and
+    one value at a time where the reader pads, shifts or steps. It cannot see which
+    branch a condition takes, so that it has to have the values first.
+    """
+    never = x.reshape(-1)[0] > jnp.inf
+    result: jax.Array = lax.cond(never, jnp.negative, lambda x: x, x)
+    return result
+
+
+settled.defvjp(lambda x: (settled(x), None), lambda _, dx: (dx,))
+
+
 def _views(x: jax.Array, size: Pair, stride: Pair) -> list[jax.Array]:
     """For each place in a window, what all windows have there: (oh, ow, n, c)."""
     rows, columns = (_last(x.shape[i], size[i], stride[i]) for i in (0, 1))

@@ -1,26 +1,30 @@
 """A network with batch statistics, computed in rows of images that fit into a CPU's cache.
 
-Batch norm needs a number of the whole batch between two layers (Ioffe & Szegedy
-2015), so the layers are cut there into segments, and each segment runs row by
-row. A segment gives, with its values, their sums over its rows; the next one
-begins with the normalisation. The gradient takes the same way back.
+Batch norm needs numbers of the whole batch between two layers, so the layers are
+cut there into stages, and each stage runs row by row. A stage gives, with its
+values, their sums over its rows; the next one begins with the normalisation. The
+last stage goes forward and back while a row is in the cache. The gradient takes the
+others in the opposite order, and computes again what it needs of a row, which takes
+less time than to keep it and to read it back.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from cnnbench.batch_norm import channel_sums, normalize, statistics, sums_gradient
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import INPUT, BatchNorm, Dropout
+from cnnbench.stages import Stage, stages
 
 Values = dict[str, jax.Array]
 Weights = Mapping[str, Mapping[str, jax.Array]]
+Head = Callable[..., jax.Array]
 
 
 class Cut(NamedTuple):
@@ -56,194 +60,221 @@ class Layers(Protocol):
         """Any other layer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Layers that run together on a row.
+class _Fixed(NamedTuple):
+    """What no gradient is taken of, with the rows as its first axis.
 
     Args:
-      nodes: the layers, in order.
-      reads: values from before that they read.
-      gives: values that later layers read, or the result.
-      sums: those of them, and of what dropout gave, that a batch norm normalises.
+      images: (rows, row, h, w, c).
+      masks: which values a dropout keeps, (rows, row, *shape).
+      others: what the loss needs besides the outputs.
     """
 
-    nodes: tuple[Node, ...]
-    reads: frozenset[str]
-    gives: frozenset[str]
-    sums: frozenset[str]
+    images: jax.Array
+    masks: Values
+    others: tuple[jax.Array, ...]
 
 
-def segments(plan: Plan) -> list[Segment]:
-    """The layers in order, cut before every batch norm and around every dropout."""
-    normed = {node.inputs[0] for node in plan.nodes if isinstance(node.op, BatchNorm)}
-    groups: list[list[Node]] = [[]]
-    for node in plan.nodes:
-        here = {other.name for other in groups[-1]}
-        alone = isinstance(node.op, Dropout) or any(isinstance(n.op, Dropout) for n in groups[-1])
-        if alone or (isinstance(node.op, BatchNorm) and node.inputs[0] in here):
-            groups.append([])
-        groups[-1].append(node)
-    found = []
-    for number, group in enumerate(groups):
-        names = {node.name for node in group}
-        later = {name for other in groups[number + 1 :] for n in other for name in n.inputs}
-        reads = {name for node in group for name in node.inputs} - names
-        gives = names & (later | {plan.output})
-        found.append(Segment(tuple(group), frozenset(reads), frozenset(gives), names & normed))  # type: ignore[arg-type]
-    return found
-
-
-def in_rows(net: Layers, x: jax.Array, weights: Weights, cut: Cut) -> jax.Array:
-    """The network's result for a whole batch, with statistics of all of it.
+def sum_in_rows(
+    net: Layers,
+    x: jax.Array,
+    weights: Weights,
+    cut: Cut,
+    head: Head,
+    others: tuple[jax.Array, ...] = (),
+) -> jax.Array:
+    """The sum over a batch of what is made of a network's results in training.
 
     Args:
-      net: the network, in training.
+      net: the network.
       x: images, (n, h, w, c).
       weights: prepared, by layer.
       cut: the rows; they fill the batch.
+      head: a number from the results for some images, and from `others` for them.
+      others: what else it needs, such as targets, (n, ...) each.
     """
-    values: Values = {INPUT: x.reshape(-1, cut.row, *x.shape[1:])}
+    given: tuple[Any, ...] = (x, _masks(net, len(x)), others)
+    fixed = _Fixed(*jax.tree.map(lambda a: a.reshape(-1, cut.row, *a.shape[1:]), given))
+    values: Values = {}
     totals: dict[str, tuple[jax.Array, jax.Array]] = {}
     known = dict(weights)
-    for segment in segments(net.plan):
-        for node in segment.nodes:
-            if isinstance(node.op, BatchNorm):
-                source = node.inputs[0]
-                if source not in totals:
-                    totals[source] = _row_sums(net, source, values, cut)
-                size = values[source].size // totals[source][0].shape[-1]
-                known[node.name] = _statistics(net.parts[node.name], totals[source], size)
-        node = segment.nodes[0]
-        if isinstance(node.op, Dropout):
-            values[node.name] = net.parts[node.name](values[node.inputs[0]])
-            continue
-        given, sums = _over_rows(_runner(net, segment), _some(values, segment.reads), known, cut)
-        values |= given
+    *early, last = stages(net.plan)
+    for stage in (*early, last):
+        norms = [node for node in stage.nodes if isinstance(node.op, BatchNorm)]
+        for node in norms:
+            source = node.inputs[0]
+            if source == INPUT:
+                totals[source] = channel_sums(fixed.images)
+            size = values.get(source, fixed.images).size // totals[source][0].shape[-1]
+            known[node.name] = statistics(net.parts[node.name], totals[source], size)
+        read = {name: values[name] for name in stage.reads}
+        used = {
+            name: known[name]
+            for node in stage.nodes
+            for name in (node.name, *node.inputs)
+            if name in known
+        }
+        if stage is last:
+            return _last(partial(_result, net, stage, head), cut, read, used, fixed)
+        found, sums = _early(partial(_run, net, stage), stage.sums, cut, read, used, fixed)
+        values |= found
         totals |= {name: (s.sum(0), q.sum(0)) for name, (s, q) in sums.items()}
-    result = values[net.plan.output]
-    return result.reshape(-1, *net.plan.output_shape)
+    raise AssertionError("a plan has a last stage")
 
 
-def _some(values: Values, names: frozenset[str]) -> Values:
-    return {name: values[name] for name in names}
+def _masks(net: Layers, n: int) -> Values:
+    """For the whole batch, so that rows and devices change nothing."""
+    drops = [
+        (node, net.parts[node.name]) for node in net.plan.nodes if isinstance(node.op, Dropout)
+    ]
+    return {
+        node.name: jax.random.bernoulli(part.rngs(), 1 - part.rate, (n, *node.layout.shape))
+        for node, part in drops
+        if part.rate
+    }
 
 
-def _runner(net: Layers, segment: Segment) -> Callable[[Values, Weights], Any]:
-    """A segment as a function of the values and weights of one row."""
-
-    def run(values: Values, weights: Weights) -> tuple[Values, Any]:
-        found = dict(values)
-        if INPUT in found:
-            found[INPUT] = net.enter(found[INPUT])
-        for node in segment.nodes:
-            inputs = [found[name] for name in node.inputs]
-            if isinstance(node.op, BatchNorm):
+def _run(net: Layers, stage: Stage, values: Values, fixed: _Fixed, weights: Weights) -> Values:
+    """What a stage gives for one row."""
+    found = {INPUT: net.enter(fixed.images)} | values
+    for node in stage.nodes:
+        inputs = [found[name] for name in node.inputs]
+        match node.op:
+            case BatchNorm():
                 found[node.name] = normalize(inputs[0], **weights[node.name])
-            else:
+            case Dropout(rate=rate):
+                found[node.name] = _dropped(net, inputs[0], fixed.masks.get(node.name), rate)
+            case _:
                 found[node.name] = net.apply(node, inputs, weights)
-        sums = {name: channel_sums(found[name]) for name in segment.sums}
-        if net.plan.output in segment.gives:
-            found[net.plan.output] = net.leave(found[net.plan.output])
-        return {name: found[name] for name in segment.gives}, sums
-
-    return run
+    return {name: found[name] for name in stage.gives}
 
 
-def _row_sums(net: Layers, name: str, values: Values, cut: Cut) -> tuple[jax.Array, jax.Array]:
-    """Sums of a value that no segment gave: the image's, or after a dropout."""
-
-    def run(values: Values, _weights: Weights) -> tuple[jax.Array, jax.Array]:
-        x = values[name]
-        return channel_sums(net.enter(x) if name == INPUT else x)
-
-    sums, squares = _over_rows(run, {name: values[name]}, {}, cut)
-    return sums.sum(0), squares.sum(0)
+def _dropped(net: Layers, x: jax.Array, mask: jax.Array | None, rate: float) -> jax.Array:
+    if mask is None:
+        return x
+    return jnp.where(net.enter(mask) if mask.ndim == 4 else mask, x / (1 - rate), 0)
 
 
-def _statistics(
-    part: nnx.BatchNorm, totals: tuple[jax.Array, jax.Array], size: int
-) -> dict[str, jax.Array]:
-    """What `normalize` needs; the running statistics move on, as in `nnx.BatchNorm`."""
-    assert part.scale is not None
-    assert part.bias is not None
-    mean = totals[0] / size
-    variance = jnp.maximum(totals[1] / size - mean**2, 0)
-    keep = part.momentum
-    part.mean[...] = keep * part.mean[...] + (1 - keep) * lax.stop_gradient(mean)
-    part.var[...] = keep * part.var[...] + (1 - keep) * lax.stop_gradient(variance)
-    factor = part.scale[...] * lax.rsqrt(variance + part.epsilon)
-    return {"mean": mean, "factor": factor, "bias": part.bias[...]}
+def _result(
+    net: Layers, stage: Stage, head: Head, values: Values, fixed: _Fixed, weights: Weights
+) -> jax.Array:
+    """The last stage on one row, and what is made of its result."""
+    output = _run(net, stage, values, fixed, weights)[net.plan.output]
+    return head(net.leave(output), *fixed.others)
 
 
-@jax.custom_vjp
-def normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
-    """(x - mean) * factor + bias, for each channel; `x` is (..., c)."""
-    return ((x - mean) * factor + bias).astype(x.dtype)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _early(
+    run: Callable[..., Values],
+    normed: frozenset[str],
+    cut: Cut,
+    values: Values,
+    weights: Weights,
+    fixed: _Fixed,
+) -> tuple[Values, Any]:
+    """What a stage gives for all rows, and sums for each row of what is normalised."""
+
+    def one(row: tuple[Values, _Fixed], weights: Weights) -> tuple[Values, Any]:
+        given = run(*row, weights)
+        return given, {name: channel_sums(given[name]) for name in normed}
+
+    def share(rows: Any, weights: Weights) -> Any:
+        return lax.map(lambda row: one(row, weights), rows)
+
+    result: tuple[Values, Any] = _on_devices(share, (values, fixed), weights, cut)
+    return result
 
 
-def _normalize_forward(
-    x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, ...]]:
-    return normalize(x, mean, factor, bias), (x, mean, factor, bias)
+def _early_forward(
+    run: Callable[..., Values],
+    normed: frozenset[str],
+    cut: Cut,
+    values: Values,
+    weights: Weights,
+    fixed: _Fixed,
+) -> Any:
+    result = _early(run, normed, cut, values, weights, fixed)
+    return result, (values, weights, fixed, result[0])
 
 
-def _normalize_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array, ...]:
-    x, mean, factor, bias = saved
-    shift = _total(dy)
-    slope = _total(dy * (x - mean))
-    changes = (dy * factor, -factor * shift, slope, shift)
-    return tuple(c.astype(v.dtype) for c, v in zip(changes, (x, mean, factor, bias), strict=True))
+def _early_backward(
+    run: Callable[..., Values], normed: frozenset[str], cut: Cut, saved: Any, changes: Any
+) -> Any:
+    """Row by row; a convolution that gives what is normalised is not computed again."""
+
+    def back(row: Any, weights: Weights) -> Any:
+        values, fixed, given, (change, sums) = row
+        change |= {name: change[name] + sums_gradient(given[name], sums[name]) for name in normed}
+        _, pull = jax.vjp(lambda values, weights: run(values, fixed, weights), values, weights)
+        return pull(change)
+
+    values, weights, fixed, given = saved
+    rows = values, fixed, given, changes
+    return *_with_gradients(back, rows, weights, cut), None
 
 
-normalize.defvjp(_normalize_forward, _normalize_backward)
+_early.defvjp(_early_forward, _early_backward)
 
 
-@jax.custom_vjp
-def channel_sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sums of the values and of their squares over all axes but the last."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return _total(x), _total(x * x)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _last(
+    result: Callable[..., jax.Array], cut: Cut, values: Values, weights: Weights, fixed: _Fixed
+) -> jax.Array:
+    """The sum over all rows of what the last stage ends in."""
+
+    def share(rows: Any, weights: Weights) -> Any:
+        return lax.map(lambda row: result(*row, weights), rows)
+
+    total: jax.Array = _on_devices(share, (values, fixed), weights, cut).sum()
+    return total
 
 
-def _sums_forward(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
-    return channel_sums(x), x
+def _last_forward(
+    result: Callable[..., jax.Array], cut: Cut, values: Values, weights: Weights, fixed: _Fixed
+) -> Any:
+    """With its gradient: nothing of a row has to be kept or computed again."""
+    both = jax.value_and_grad(result, argnums=(0, 2))
+
+    def go(row: Any, weights: Weights) -> Any:
+        number, (change, gradient) = both(*row, weights)
+        return (number, change), gradient
+
+    (numbers, changes), gradient = _with_gradients(go, (values, fixed), weights, cut)
+    return numbers.sum(), (changes, gradient)
 
 
-def _sums_backward(x: jax.Array, changes: tuple[jax.Array, jax.Array]) -> tuple[jax.Array]:
-    return ((changes[0] + 2 * x * changes[1]).astype(x.dtype),)
+def _last_backward(
+    _result: Callable[..., jax.Array], _cut: Cut, saved: Any, change: jax.Array
+) -> Any:
+    return *jax.tree.map(lambda g: g * change.astype(g.dtype), saved), None
 
 
-channel_sums.defvjp(_sums_forward, _sums_backward)
+_last.defvjp(_last_forward, _last_backward)
 
 
-def _total(x: jax.Array) -> jax.Array:
-    """The sum over all axes but the last, as a product: XLA's own is not vectorised on a CPU."""
-    flat = x.reshape(-1, x.shape[-1])
-    total: jax.Array = jnp.ones((1, len(flat)), x.dtype) @ flat
-    return total[0]
+def _with_gradients(
+    function: Callable[..., Any], rows: Any, weights: Weights, cut: Cut
+) -> tuple[Any, Any]:
+    """What a function gives for all rows, and the sum of the gradients that it gives with it."""
+
+    def share(rows: Any, weights: Weights) -> Any:
+        def add(total: Any, row: Any) -> tuple[Any, Any]:
+            values, gradient = function(row, weights)
+            return jax.tree.map(jnp.add, total, gradient), values
+
+        total, values = lax.scan(add, jax.tree.map(jnp.zeros_like, weights), rows)
+        return values, jax.tree.map(lambda g: g[None], total)
+
+    values, gradients = _on_devices(share, rows, weights, cut)
+    return values, jax.tree.map(lambda g: g.sum(0), gradients)
 
 
-def _over_rows(function: Callable[..., Any], values: Any, weights: Weights, cut: Cut) -> Any:
-    """A function of (values, weights), row by row; each device takes its share of the rows.
-
-    Args:
-      function: of the values of one row, and of the weights.
-      values: arrays with the rows as their first axis.
-      weights: the same for all rows.
-      cut: the devices.
-    """
-
-    def share(values: Any, weights: Weights) -> Any:
-        # Computed again for the gradient: to keep what it needs of every row, and to read it
-        # back from memory, takes longer.
-        again = jax.checkpoint(function)
-        return lax.map(lambda row: again(row, weights), values)
-
-    rows = jax.tree.leaves(values)[0].shape[0]
-    if cut.mesh is None or rows % cut.mesh.size:
-        return share(values, weights)
+def _on_devices(share: Callable[..., Any], rows: Any, weights: Weights, cut: Cut) -> Any:
+    """A function of rows and weights, on the rows of each device; its results are joined."""
+    size = jax.tree.leaves(rows)[0].shape[0]
+    if cut.mesh is None or size % cut.mesh.size:
+        return share(rows, weights)
     spread = PartitionSpec(cut.mesh.axis_names)
     specs = (spread, PartitionSpec())
     # The check cannot see through the backward passes that the operations define.
     shared = jax.shard_map(share, mesh=cut.mesh, in_specs=specs, out_specs=spread, check_vma=False)
-    return shared(values, weights)
+    return shared(rows, weights)

@@ -166,13 +166,23 @@ def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Tree:
 
 def _results(
     graphdef: Any, params: Tree, rest: Tree, images: jax.Array, prepared: Tree, rules: Rules
-) -> tuple[jax.Array, Any]:
-    """What a network makes of images, and the model with its state after that."""
-    # Without copy=True the merged model would write into the state that is being traced.
-    model = nnx.merge(graphdef, _cast(params, rules.dtype), rest, copy=True)
+) -> jax.Array:
+    """What a network makes of images."""
+    model = _merged(graphdef, params, rest, rules)
     images, prepared = _cast((images, prepared), rules.dtype)
     result = model(images, prepared) if prepared else model(images)
-    return _cast(result, rules.dtype and jnp.float32), model
+    return _whole(result, rules)
+
+
+def _merged(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Any:
+    # Without copy=True the merged model would write into the state that is being traced.
+    return nnx.merge(graphdef, _cast(params, rules.dtype), rest, copy=True)
+
+
+def _whole(result: jax.Array, rules: Rules) -> jax.Array:
+    """Results as losses and metrics want them: these are computed in float32."""
+    whole: jax.Array = _cast(result, rules.dtype and jnp.float32)
+    return whole
 
 
 def _cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
@@ -207,8 +217,17 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
     targets: jax.Array,
     weights: jax.Array,
 ) -> tuple[jax.Array, Tree]:
-    outputs, model = _results(graphdef, params, rest, images, prepared, rules)
-    return jnp.sum(rules.loss(outputs, targets) * weights), split(model)[2]
+    model = _merged(graphdef, params, rest, rules)
+    images, prepared = _cast((images, prepared), rules.dtype)
+
+    def head(outputs: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+        return jnp.sum(rules.loss(_whole(outputs, rules), targets) * weights)
+
+    if rules.prepares:
+        total = model.sum_of(images, prepared, head, (targets, weights))
+    else:
+        total = head(model(images), targets, weights)
+    return total, split(model)[2]
 
 
 def eval_step(
@@ -254,7 +273,7 @@ def _metric_sums(
 
     def sums(part: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         images, targets = pick(arrays, part[0], rules)
-        outputs, _ = _results(graphdef, params, rest, images, prepared, rules)
+        outputs = _results(graphdef, params, rest, images, prepared, rules)
         values = {"loss": rules.loss(outputs, targets)}
         values |= {name: metric(outputs, targets) for name, metric in rules.metrics.items()}
         return {name: jnp.sum(value * part[1]) for name, value in values.items()}
@@ -270,5 +289,4 @@ def outputs_of(
 ) -> jax.Array:
     """The network's results for the images at `indices`, in evaluation mode."""
     images, _ = pick(arrays, indices, rules)
-    outputs, _ = _results(graphdef, params, rest, images, {}, rules)
-    return outputs
+    return _results(graphdef, params, rest, images, {}, rules)

@@ -3,136 +3,112 @@
 A correlation of one axis, m outputs from m + r - 1 inputs with r taps, is
 ``A^T [(G k) * (B^T x)]``: as many products as inputs, instead of m * r. In two
 dimensions the saving is squared: 64 products instead of 400 for 4 x 4 outputs
-of a 5 x 5 kernel. The matrices are those of Toom and Cook, made from exact
-rationals; more points mean larger entries and less exactness, so tiles of
-more than `LARGEST_TILE` inputs are not used.
+of a 5 x 5 kernel. `toom_cook` has the matrices.
 """
 
 import functools
+import itertools
 import math
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnbench.toom_cook import Matrices, matrices
+
+# More points mean larger entries and less exactness.
 LARGEST_TILE = 8  # inputs along an axis
-_POINTS = tuple(map(Fraction, ("0", "1", "-1", "2", "-2", "1/2", "-1/2")))  # and infinity
+BLOCKS = (3, 4)  # taps of a block of a large kernel; 2 were never the fastest
 
 Pair = tuple[int, int]
-_Rows = list[list[Fraction]]
-
-
-class Matrices(NamedTuple):
-    """The maps of one axis: into products (inputs, kernel) and out of them.
-
-    Args:
-      inputs: B^T, (t, t).
-      kernel: G, (t, r).
-      outputs: A^T, (m, t).
-    """
-
-    inputs: np.ndarray[Any, Any]
-    kernel: np.ndarray[Any, Any]
-    outputs: np.ndarray[Any, Any]
-
-
-@functools.cache
-def matrices(outputs: int, taps: int) -> Matrices:
-    """The maps of m outputs of a kernel of r taps; t = m + r - 1.
-
-    A polynomial product is known from its values at t points; the correlation
-    is its transpose. Each row of B^T is balanced with its row of G by a power
-    of two, which rounds nothing.
-
-    >>> maps = matrices(2, 3)
-    >>> x, k = np.array([1.0, 2, 3, 4]), np.array([1.0, 0, -1])
-    >>> bool(np.allclose(maps.outputs @ ((maps.kernel @ k) * (maps.inputs @ x)), [-2, -2]))
-    True
-    """
-    tile = outputs + taps - 1
-    kernel = _values(tile, taps)
-    inputs = np.array(_inverse(_values(tile, tile)), dtype=float).T
-    kernels = np.array(kernel, dtype=float)
-    norms = np.linalg.norm(inputs, axis=1) / np.linalg.norm(kernels, axis=1)
-    scale = np.exp2(np.round(np.log2(norms) / 2))[:, None]
-    ends = np.array(_values(tile, outputs), dtype=float).T
-    return Matrices(inputs / scale, kernels * scale, ends)
-
-
-def _values(points: int, coefficients: int) -> _Rows:
-    """What turns coefficients into the values at all points; infinity is the leading one."""
-    finite = [[p**j for j in range(coefficients)] for p in _POINTS[: points - 1]]
-    return [*finite, [Fraction(0)] * (coefficients - 1) + [Fraction(1)]]
-
-
-def _inverse(matrix: _Rows) -> _Rows:
-    """Gauss and Jordan, exactly."""
-    size = len(matrix)
-    rows = [[*row, *(Fraction(i == j) for j in range(size))] for i, row in enumerate(matrix)]
-    for column in range(size):
-        pivot = next(i for i in range(column, size) if rows[i][column])
-        rows[column], rows[pivot] = rows[pivot], rows[column]
-        head = [value / rows[column][column] for value in rows[column]]
-        rows = [[a - row[column] * b for a, b in zip(row, head, strict=True)] for row in rows]
-        rows[column] = head
-    return [row[size:] for row in rows]
 
 
 @dataclass(frozen=True, slots=True)
 class Winograd:
     """A valid correlation of stride one through products of tiles.
 
-    Images are (h, w, n, c). A lifted image is (tile, tile, tiles * n, c): the
-    products are one batched matrix product over its first two axes.
+    A large kernel is cut into blocks of as many taps as a tile has outputs. The
+    block's inputs are then those of the next tile, so that inputs are transformed once
+    for all blocks, and their products are added before they are transformed back.
+
+    Images are (h, w, n, c). A lifted image is (points, points, tiles * n, c): the
+    products are one batched matrix product over its first two axes. Blocks lie
+    along the channels: of the inputs, or of the results where these are fewer.
 
     Args:
       kernel: height and width.
       out: height and width of the result.
       tile: outputs of a tile, by rows and columns.
+      taps: of a block, by rows and columns; the tile's size where there are several.
+      spread: whether blocks lie along the channels of the results.
     """
 
     kernel: Pair
     out: Pair
     tile: Pair
+    taps: Pair
+    spread: bool = False
+
+    @property
+    def blocks(self) -> Pair:
+        """Of the kernel, by rows and columns."""
+        return _count(self.kernel, self.taps)
 
     @property
     def _num(self) -> Pair:
-        """Tiles by rows and columns."""
-        return math.ceil(self.out[0] / self.tile[0]), math.ceil(self.out[1] / self.tile[1])
+        """Tiles of outputs by rows and columns."""
+        return _count(self.out, self.tile)
+
+    @property
+    def _grid(self) -> Pair:
+        """Tiles of inputs."""
+        return self._num[0] + self.blocks[0] - 1, self._num[1] + self.blocks[1] - 1
 
     @property
     def _maps(self) -> tuple[Matrices, Matrices]:
-        return matrices(self.tile[0], self.kernel[0]), matrices(self.tile[1], self.kernel[1])
+        return matrices(self.tile[0], self.taps[0]), matrices(self.tile[1], self.taps[1])
 
     @property
-    def _inputs(self) -> Pair:
-        """Inputs of a tile."""
-        return self.tile[0] + self.kernel[0] - 1, self.tile[1] + self.kernel[1] - 1
+    def points(self) -> Pair:
+        """Inputs of a tile, and products of each of its blocks."""
+        return self.tile[0] + self.taps[0] - 1, self.tile[1] + self.taps[1] - 1
+
+    def cost(self, channels: int, filters: int) -> float:
+        """Nanoseconds, as `patches.Taps.cost`: of products, transforms, and the blocks' copies."""
+        num, grid, blocks = map(math.prod, (self._num, self._grid, self.blocks))
+        tiles, copies = (grid, 3.5 * grid * filters) if self.spread else (num, 10 * num * channels)
+        products = 0.07 * tiles * blocks * channels * filters
+        transforms = 5 * grid * channels + num * filters
+        return math.prod(self.points) * (products + transforms + (blocks > 1) * blocks * copies)
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
-        """G k G^T: (kh, kw, in, out) to (th, tw, in, out)."""
-        rows, columns = self._maps
-        return _both(rows.kernel, columns.kernel, kernel)
+        """G k G^T of every block: (kh, kw, in, out) to (th, tw, in, out)."""
+        (rows, columns), (bh, bw), (mh, mw) = self._maps, self.blocks, self.taps
+        cut = _end(kernel, (bh * mh, bw * mw)).reshape(bh, mh, bw, mw, *kernel.shape[2:])
+        done = _both(rows.kernel, columns.kernel, cut.transpose(1, 3, 0, 2, 4, 5))
+        if not self.spread:
+            return done.reshape(*self.points, -1, kernel.shape[3])
+        return jnp.moveaxis(done, 4, 2).reshape(*self.points, kernel.shape[2], -1)
 
     def lift(self, x: jax.Array) -> jax.Array:
         """B^T x B of every tile: (h, w, n, c) to (th, tw, tiles * n, c)."""
-        (rows, columns), (down, across), (th, tw) = self._maps, self._num, self._inputs
-        x = _end(
-            x,
-            (down * self.tile[0] + self.kernel[0] - 1, across * self.tile[1] + self.kernel[1] - 1),
-        )
-        starts = range(0, down * self.tile[0], self.tile[0])
-        tall = jnp.concatenate([x[i : i + th] for i in starts], axis=2)
-        starts = range(0, across * self.tile[1], self.tile[1])
+        (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
+        (mh, mw), (lh, lw) = self.tile, self.taps
+        x = _end(x, (down * mh + lh - 1, across * mw + lw - 1))
+        tall = jnp.concatenate([x[i : i + th] for i in range(0, down * mh, mh)], axis=2)
+        starts = range(0, across * mw, mw)
         tiles = jnp.concatenate([tall[:, j : j + tw] for j in starts], axis=2)
-        return _both(rows.inputs, columns.inputs, tiles)
+        lifted = _both(rows.inputs, columns.inputs, tiles)
+        return lifted if self.spread else _joined([self._met(lifted, p) for p in self._places])
 
     def lift_t(self, lifted: jax.Array) -> jax.Array:
         """The transpose of `lift`: tiles that overlap are added."""
-        (rows, columns), (down, across), (th, tw) = self._maps, self._num, self._inputs
+        (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
+        if not self.spread:
+            lifted = _sum(map(self._laid, self._split(lifted), self._places))
         tiles = _both(rows.inputs.T, columns.inputs.T, lifted)
         tiles = tiles.reshape(th, tw, across, -1, tiles.shape[-1])
         tall = _overlap([tiles[:, :, j] for j in range(across)], self.tile[1], axis=1)
@@ -143,6 +119,8 @@ class Winograd:
     def lower(self, products: jax.Array) -> jax.Array:
         """A^T z A of every tile: (th, tw, tiles * n, f) to (h, w, n, f)."""
         (rows, columns), (down, across) = self._maps, self._num
+        if self.spread:
+            products = _sum(map(self._met, self._split(products), self._places))
         tiles = _both(rows.outputs, columns.outputs, products)
         tall = jnp.concatenate(jnp.split(tiles, across, axis=2), axis=1)
         return _end(jnp.concatenate(jnp.split(tall, down, axis=2), axis=0), self.out)
@@ -153,7 +131,34 @@ class Winograd:
         y = _end(y, (down * mh, across * mw))
         tall = jnp.concatenate(jnp.split(y, down, axis=0), axis=2)
         tiles = jnp.concatenate(jnp.split(tall, across, axis=1), axis=2)
-        return _both(rows.outputs.T, columns.outputs.T, tiles)
+        products = _both(rows.outputs.T, columns.outputs.T, tiles)
+        return _joined([self._laid(products, p) for p in self._places]) if self.spread else products
+
+    @property
+    def _places(self) -> list[Pair]:
+        """Of the blocks, in tiles, by rows and columns."""
+        return list(itertools.product(range(self.blocks[0]), range(self.blocks[1])))
+
+    def _split(self, x: jax.Array) -> list[jax.Array]:
+        """Channels by block."""
+        return jnp.split(x, len(self._places), axis=-1)
+
+    def _met(self, x: jax.Array, place: Pair) -> jax.Array:
+        """Of all tiles of inputs, those that a block meets, one for each tile of outputs."""
+        if self.blocks == (1, 1):
+            return x
+        (down, across), (i, j) = self._num, place
+        tiles = x.reshape(*x.shape[:2], self._grid[1], self._grid[0], -1, x.shape[-1])
+        return tiles[:, :, j : j + across, i : i + down].reshape(*x.shape[:2], -1, x.shape[-1])
+
+    def _laid(self, x: jax.Array, place: Pair) -> jax.Array:
+        """The transpose of `_met`."""
+        if self.blocks == (1, 1):
+            return x
+        (bh, bw), (down, across), (i, j) = self.blocks, self._num, place
+        tiles = x.reshape(*x.shape[:2], across, down, -1, x.shape[-1])
+        edges = [(0, 0), (0, 0), (j, bw - 1 - j), (i, bh - 1 - i), (0, 0), (0, 0)]
+        return jnp.pad(tiles, edges).reshape(*x.shape[:2], -1, x.shape[-1])
 
     def forward(self, lifted: jax.Array, kernel: jax.Array) -> jax.Array:
         """The products: (th, tw, rows, in) and (th, tw, in, out) to (th, tw, rows, out)."""
@@ -166,6 +171,31 @@ class Winograd:
     def gradient(self, lifted: jax.Array, products: jax.Array) -> jax.Array:
         """`forward` transposed in its second argument."""
         return jnp.einsum("abrc,abrf->abcf", lifted, products)
+
+
+def tilings(kernel: Pair, out: Pair) -> list[Winograd]:
+    """The ways to cut an image and a kernel that may be the cheapest; none for a 1x1 kernel.
+
+    Args:
+      kernel: height and width.
+      out: height and width of the result.
+    """
+    ways = itertools.product(*map(_ways, kernel, out))
+    found = []
+    for (tile_h, taps_h), (tile_w, taps_w) in ways:
+        way = Winograd(kernel, out, (tile_h, tile_w), (taps_h, taps_w))
+        found += [way] if way.blocks == (1, 1) else [way, replace(way, spread=True)]
+    return [way for way in found if way.points != (1, 1)]
+
+
+def _ways(taps: int, out: int) -> list[Pair]:
+    """Outputs of a tile and taps of a block, along one axis."""
+    if taps == 1:
+        return [(1, 1)]
+    # The whole kernel: of the tiles with the fewest products the smallest.
+    sizes = range(1, LARGEST_TILE - taps + 2)
+    found = sorted(sizes, key=lambda m: (math.ceil(out / m) * (m + taps - 1), m))[:1]
+    return [(m, taps) for m in found] + [(m, m) for m in BLOCKS if m < taps]
 
 
 def _both(rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any], x: jax.Array) -> jax.Array:
@@ -182,7 +212,20 @@ def _both(rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any], x: jax.Arra
 def _weighted(weights: np.ndarray[Any, Any], x: jax.Array) -> jax.Array:
     """The sum of slices of the second axis times their weights."""
     terms = [float(weight) * x[:, i] for i, weight in enumerate(weights) if weight]
-    return functools.reduce(jnp.add, terms)
+    return _sum(terms)
+
+
+def _count(length: Pair, part: Pair) -> Pair:
+    return math.ceil(length[0] / part[0]), math.ceil(length[1] / part[1])
+
+
+def _sum(parts: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, parts)
+
+
+def _joined(parts: Sequence[jax.Array]) -> jax.Array:
+    """Side by side along the channels."""
+    return jnp.concatenate(parts, axis=-1)
 
 
 def _end(x: jax.Array, size: Pair) -> jax.Array:
@@ -199,4 +242,4 @@ def _overlap(parts: list[jax.Array], step: int, axis: int) -> jax.Array:
         edges = [(0, 0)] * part.ndim
         edges[axis] = (i * step, total - i * step)
         placed.append(jnp.pad(part, edges))
-    return functools.reduce(jnp.add, placed)
+    return _sum(placed)

@@ -35,6 +35,7 @@ spec
 shapes
 wiring
 graph
+stages
 results
 summary codec
 store
@@ -56,9 +57,11 @@ loader
 events
 losses timing machine memory sampling
 devices compilation
-plain patches winograd pooling
+plain patches toom_cook pooling
+winograd
 ops
-lowering strategy rowwise initializers
+lowering strategy batch_norm initializers
+rowwise
 models python_models train
 steps
 peers.interface

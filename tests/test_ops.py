@@ -5,7 +5,6 @@ some of a strided transposed one.
 """
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ from scipy import signal
 from cnnbench import ops
 from cnnbench.patches import Rows, Stamps, Taps
 from cnnbench.shapes import Pads, conv_size
-from cnnbench.winograd import LARGEST_TILE, Winograd
+from cnnbench.winograd import LARGEST_TILE, Winograd, tilings
 from tests import oracles
 from tests.oracles import Array
 
@@ -61,13 +60,23 @@ def random_case(seed: int) -> Case:
 
 
 def by_algorithm(case: Case, kind: type, seed: int) -> ops.Convolution:
-    """The case by an algorithm that need not be the pick; Winograd's tile is drawn."""
+    """The case by an algorithm that need not be the pick; Winograd's tiles are drawn."""
     found = case.convolution()
     if kind is not Winograd:
         return dataclasses.replace(found, algorithm=kind(found.core, found.out))
     rng = np.random.default_rng(seed)
-    rows, columns = (int(rng.integers(1, LARGEST_TILE - taps + 2)) for taps in found.core)
-    return dataclasses.replace(found, algorithm=Winograd(found.core, found.out, (rows, columns)))
+    (tile_h, taps_h), (tile_w, taps_w) = (drawn_tile(taps, rng) for taps in found.core)
+    spread = bool(rng.integers(2))
+    by = Winograd(found.core, found.out, (tile_h, tile_w), (taps_h, taps_w), spread)
+    return dataclasses.replace(found, algorithm=by)
+
+
+def drawn_tile(taps: int, rng: np.random.Generator) -> Pair:
+    """Outputs of a tile, and taps of a block: of as many, or all of them."""
+    if taps >= LARGEST_TILE or rng.integers(2):
+        outputs = int(rng.integers(1, LARGEST_TILE // 2 + 1))
+        return outputs, min(outputs, taps)
+    return int(rng.integers(1, LARGEST_TILE - taps + 2)), taps
 
 
 class Sample(NamedTuple):
@@ -167,11 +176,13 @@ def test_every_algorithm_equals_pytorch_in_both_directions_and_all_gradients(
 PICKED = (
     (Case((10, 9), (3, 3, 1, 24)), Taps, Taps),
     (Case((13, 8), (4, 2, 3, 8), (1, 1), ((2, 0), (1, 2))), Taps, Taps),
-    (Case((10, 12), (5, 3, 16, 4), (1, 1), ((0, 2), (1, 0))), Stamps, Stamps),
+    (Case((10, 12), (5, 3, 16, 2), (1, 1), ((0, 2), (1, 0))), Stamps, Stamps),
     (Case((9, 9), (3, 3, 3, 4), (3, 2)), Stamps, Stamps),  # 3 * 6 phases are channels
-    (Case((12, 12), (5, 5, 16, 24)), Winograd, Rows),
+    (Case((12, 12), (5, 5, 16, 24)), Winograd, Taps),
     (Case((11, 14), (5, 5, 3, 8), (2, 2), ((0, 1), (2, 1))), Winograd, Rows),
-    (Case((14, 10), (6, 6, 8, 8), (2, 2), ((1, 2), (0, 1))), Winograd, Rows),
+    (Case((14, 10), (6, 6, 8, 8), (2, 2), ((1, 2), (0, 1))), Winograd, Stamps),
+    (Case((14, 13), (7, 7, 16, 8)), Winograd, Rows),  # in blocks, along the results' channels
+    (Case((16, 12), (9, 8, 8, 16)), Winograd, Taps),  # and along the inputs'
     (Case((7, 8), (1, 1, 8, 24)), Rows, Rows),
     (Case((6, 8), (2, 1, 16, 8), (3, 3), ((0, 0), (1, 2))), Rows, Rows),  # pixels never read
 )
@@ -271,7 +282,7 @@ def test_conv_transpose_is_the_adjoint(kind: type) -> None:
 @pytest.mark.parametrize("kind", ALGORITHMS)
 @pytest.mark.parametrize(("kernel", "out"), [((3, 2), (4, 5)), ((1, 4), (7, 3))])
 def test_lift_and_lower_have_their_transposes(kind: type, kernel: Pair, out: Pair) -> None:
-    tile = ((2, 3),) if kind is Winograd else ()
+    tile = ((2, 3), kernel) if kind is Winograd else ()
     by, rng = kind(kernel, out, *tile), np.random.default_rng(0)
     x = rng.normal(size=(out[0] + kernel[0] - 1, out[1] + kernel[1] - 1, 2, 5))
     with jax.enable_x64(True):
@@ -286,18 +297,27 @@ def test_lift_and_lower_have_their_transposes(kind: type, kernel: Pair, out: Pai
             assert np.vdot(there(jnp.asarray(one)), other) == pytest.approx(want, rel=1e-10)
 
 
+SIDES = st.tuples(st.integers(1, 12), st.integers(1, 12))
+OUTS = st.tuples(st.integers(1, 30), st.integers(1, 30))
+
+
 @settings(max_examples=200, deadline=None)
-@given(
-    kernel=st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    out=st.tuples(st.integers(1, 30), st.integers(1, 30)),
-)
+@given(kernel=SIDES, out=OUTS)
 def test_a_tile_is_never_larger_than_what_stays_exact(kernel: Pair, out: Pair) -> None:
-    tile = ops.best_tile(kernel, out)
-    if tile == (1, 1):
-        return
-    for outputs, taps in zip(tile, kernel, strict=True):
-        assert outputs == 1 or outputs + taps - 1 <= LARGEST_TILE
-    products = math.prod(
-        -(-n // m) * (m + r - 1) for n, m, r in zip(out, tile, kernel, strict=True)
-    )
-    assert 2 * products <= math.prod(out) * math.prod(kernel)
+    for way in tilings(kernel, out):
+        assert max(way.points) <= LARGEST_TILE
+        for axis in (0, 1):
+            assert way.taps[axis] * way.blocks[axis] >= kernel[axis]
+            assert way.blocks[axis] == 1 or way.taps[axis] == way.tile[axis]
+
+
+@settings(max_examples=200, deadline=None)
+@given(kernel=SIDES, out=OUTS, channels=st.integers(1, 200), filters=st.integers(1, 200))
+def test_the_pick_costs_the_least(kernel: Pair, out: Pair, channels: int, filters: int) -> None:
+    def cost(form: ops.Form) -> float:
+        return ops.pick_algorithm(kernel, out, channels, filters, form).cost(channels, filters)
+
+    assert 0 < cost("fast") <= cost("direct")
+    if min(channels, filters) >= ops.FEW_CHANNELS and kernel != (1, 1):
+        ways = (Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out))
+        assert cost("direct") == min(way.cost(channels, filters) for way in ways)

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cnnbench.batch_norm import channel_sums, normalize
 from cnnbench.devices import make_mesh, pick_devices
 from cnnbench.models import GraphNet
-from cnnbench.rowwise import Cut, channel_sums, normalize, segments
+from cnnbench.rowwise import Cut
+from cnnbench.stages import stages
 from cnnbench.train import split
 from tests.oracles import make_plan
 
@@ -50,19 +52,25 @@ def net_of(layers: Layers, cut: Cut | None) -> GraphNet:
 
 
 def measured(layers: Layers, cut: Cut | None) -> Any:
-    """Outputs, gradients, and the running statistics after them."""
+    """The loss with its gradients and without, and the running statistics after it."""
     structure, params, rest = split(net_of(layers, cut))
     x = jnp.asarray(np.random.default_rng(0).normal(1, 2, (NUM_IMAGES, *SHAPE)), jnp.float32)
 
     def loss(params: Any) -> Any:
         net = nnx.merge(structure, params, rest, copy=True)
-        outputs = net(x)
-        weights = jnp.asarray(np.random.default_rng(1).normal(size=outputs.shape), jnp.float32)
-        return jnp.sum(outputs * weights), (outputs, split(net)[2])
+        shape = (NUM_IMAGES, *net.plan.output_shape)
+        weights = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
 
-    gradients, (outputs, after) = jax.jit(jax.grad(loss, has_aux=True))(params)
+        def head(outputs: jax.Array, weights: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.tanh(outputs) * weights)
+
+        total = net.sum_of(x, net.prepare(), head, (weights,))
+        return 3 * total, (total, split(net)[2])
+
+    gradients, (total, after) = jax.jit(jax.grad(loss, has_aux=True))(params)
     numbers, _ = nnx.split_state(after, nnx.BatchStat, ...)
-    return jax.tree.map(np.asarray, (outputs, nnx.to_pure_dict(gradients), numbers))
+    alone = jax.jit(lambda params: loss(params)[1][0])(params)
+    return jax.tree.map(np.asarray, (total, alone, nnx.to_pure_dict(gradients), numbers))
 
 
 @pytest.mark.parametrize("num_devices", [1, 2])
@@ -80,15 +88,15 @@ def test_rows_have_the_statistics_of_the_batch(name: str, num_devices: int) -> N
     jax.tree.map(equal, got, want)
 
 
-def test_segments_end_where_a_batch_norm_needs_the_whole_batch() -> None:
-    found = segments(net_of(GRAPHS["in branches"], None).plan)
-    assert [[node.name for node in segment.nodes] for segment in found] == [
+def test_stages_end_where_a_batch_norm_needs_the_whole_batch() -> None:
+    found = stages(net_of(GRAPHS["in branches"], None).plan)
+    assert [[node.name for node in stage.nodes] for stage in found] == [
         ["a", "b"],
         ["na", "nb", "sum", "out"],
     ]
     first, second = found
     assert (sorted(first.reads), sorted(first.gives), sorted(first.sums)) == (
-        ["input"],
+        [],
         ["a", "b"],
         ["a", "b"],
     )

@@ -1,5 +1,6 @@
 """Winograd's matrices and tiles: exact where they should be, and how exact in float32."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnnbench.ops import Convolution, best_tile
-from cnnbench.winograd import LARGEST_TILE, Winograd, matrices
+from cnnbench.ops import Convolution
+from cnnbench.toom_cook import matrices
+from cnnbench.winograd import LARGEST_TILE, Winograd, tilings
 from tests import oracles
 from tests.oracles import Array
 
@@ -31,32 +33,49 @@ def test_matrices_correlate_exactly(outputs: int, taps: int) -> None:
 
 def test_a_tile_saves_what_winograd_says() -> None:
     """As many products as inputs: 64 instead of 400 for 4 x 4 outputs of a 5 x 5 kernel."""
-    tile = Winograd((5, 5), (4, 4), (4, 4))
+    tile = Winograd((5, 5), (4, 4), (4, 4), (5, 5))
     lifted = tile.lift(jnp.zeros((8, 8, 1, 1)))
     assert lifted.shape == (8, 8, 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("kernel", "out", "tile"),
+    ("spread", "lifted", "kernel"),
+    [(False, (7, 7, 4, 12), (7, 7, 12, 5)), (True, (7, 7, 9, 3), (7, 7, 3, 20))],
+)
+def test_blocks_share_their_inputs(spread: bool, lifted: Any, kernel: Any) -> None:
+    """2 x 2 tiles of 4 x 4 outputs read 3 x 3 tiles of inputs: 7 x 7 points of each."""
+    by = Winograd((7, 8), (8, 8), (4, 4), (4, 4), spread)
+    assert by.blocks == (2, 2)
+    assert by.lift(jnp.zeros((14, 15, 1, 3))).shape == lifted
+    assert by.prepare(jnp.zeros((7, 8, 3, 5))).shape == kernel
+
+
+@pytest.mark.parametrize(
+    ("kernel", "out", "ways"),
     [
-        ((5, 5), (8, 8), (4, 4)),  # the post's second convolution
-        ((3, 3), (12, 12), (6, 6)),
-        ((3, 3), (4, 4), (4, 4)),
-        ((3, 3), (8, 8), (4, 4)),  # as many products as tiles of 8 / 2, and smaller than one of 6
-        ((7, 7), (8, 8), (2, 2)),
-        ((1, 5), (8, 8), (1, 4)),
-        ((1, 1), (8, 8), (1, 1)),
-        ((5, 5), (1, 1), (1, 1)),  # one output: nothing to share
-        ((9, 9), (8, 8), (1, 1)),  # no tile holds the kernel
+        ((5, 1), (8, 8), [((4, 1), (5, 1)), ((3, 1), (3, 1)), ((4, 1), (4, 1))]),
+        ((3, 1), (12, 8), [((6, 1), (3, 1))]),
+        ((3, 1), (4, 8), [((4, 1), (3, 1))]),
+        ((3, 1), (8, 8), [((4, 1), (3, 1))]),  # as few products as tiles of 6, and smaller
+        ((1, 7), (8, 8), [((1, 2), (1, 7)), ((1, 3), (1, 3)), ((1, 4), (1, 4))]),
+        ((9, 1), (8, 8), [((3, 1), (3, 1)), ((4, 1), (4, 1))]),  # no tile holds the kernel
+        ((1, 1), (8, 8), []),
     ],
 )
-def test_best_tile(kernel: Pair, out: Pair, tile: Pair) -> None:
-    assert best_tile(kernel, out) == tile
+def test_tilings(kernel: Pair, out: Pair, ways: list[tuple[Pair, Pair]]) -> None:
+    found = tilings(kernel, out)
+    assert list(dict.fromkeys((way.tile, way.taps) for way in found)) == ways
+    for way in found:
+        twin = dataclasses.replace(way, spread=not way.spread)
+        assert (twin in found) == (way.blocks != (1, 1))
 
 
-def conv_of(taps: int, out: int) -> Convolution:
+def conv_of(taps: int, out: int, blocks: bool) -> Convolution:
+    """Of square tiles and blocks: the whole kernel, or the largest of its blocks."""
     kernel, size = (taps, taps), (out + taps - 1, out + taps - 1)
-    by = Winograd(kernel, (out, out), best_tile(kernel, (out, out)))
+    ways = [way for way in tilings(kernel, (out, out)) if way.tile[0] == way.tile[1]]
+    by = ways[-1] if blocks else ways[0]
+    assert (by.blocks != (1, 1)) == blocks
     return Convolution(size, kernel, (1, 1), (0, 0), (out, out), by)
 
 
@@ -71,10 +90,11 @@ def bound(taps: int, out: int, product: str) -> float:
 
 
 @pytest.mark.parametrize("out", [8, 12])
-@pytest.mark.parametrize("taps", range(2, 8))
-def test_float32_is_nearly_as_exact_as_float64(taps: int, out: int) -> None:
-    conv, rng = conv_of(taps, out), np.random.default_rng(taps)
-    assert conv.algorithm.tile != (1, 1)  # type: ignore[union-attr]
+@pytest.mark.parametrize(
+    ("taps", "blocks"), [*((taps, False) for taps in range(2, 8)), (6, True), (7, True), (9, True)]
+)
+def test_float32_is_nearly_as_exact_as_float64(taps: int, blocks: bool, out: int) -> None:
+    conv, rng = conv_of(taps, out, blocks), np.random.default_rng(taps)
     x = rng.normal(size=(*conv.size, 4, 32)).astype(np.float32)
     kernel = rng.normal(size=(taps, taps, 32, 32)).astype(np.float32)
     y = rng.normal(size=(out, out, 4, 32)).astype(np.float32)
