@@ -100,6 +100,13 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             metavar="DIR",
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Also write event files: tensorboard --logdir results shows all runs.",
+        ),
+    ] = False,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
     dry_run: Annotated[
@@ -127,6 +134,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             device.value,
             engine.value,
             profile,
+            tensorboard,
             command,
             check_interrupt,
         )

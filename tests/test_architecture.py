@@ -77,7 +77,7 @@ contest
 layer_table
 diagram
 plots
-recorder
+recorder event_files
 session bench_session
 progress
 terminal words
