@@ -88,11 +88,17 @@ class TrainedNetwork:
         self, images: Images, layers: Sequence[str] | None = None
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
         """As `activations`, of `CHUNK` images after another, for what does not fit in memory."""
-        wanted = self._layers(layers)
+        wanted = self.require_layers(layers)
         for part in _in_chunks(self._activations, images):
             yield {name: np.asarray(part[name]) for name in wanted}
 
-    def _layers(self, layers: Sequence[str] | None) -> list[str]:
+    def require_layers(self, layers: Sequence[str] | None) -> list[str]:
+        """Names of layers, all of them for None.
+
+        Raises:
+          StoreError: the model is a Python class.
+          UsageError: there is no such layer.
+        """
         if self.plan is None:
             model = self.experiment.model.python
             message = f"{self.path}: '{model}' is a Python model, whose layers have no names here"

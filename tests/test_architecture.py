@@ -61,7 +61,9 @@ ops
 lowering strategy rowwise initializers
 models python_models train
 steps
+receptive_fields
 trained
+inspection
 peers.interface
 peers.geometry peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net
@@ -74,15 +76,16 @@ peers.own products
 worker
 workers
 contest
-layer_table
+layer_table inspection_report
 diagram
 plots
+inspection_plots
 recorder event_files
 session bench_session
 progress
 terminal words
 cli_data
-cli_bench cli_compare
+cli_bench cli_compare cli_inspect
 cli
 __main__ __init__
 """
