@@ -20,7 +20,14 @@ PICTURES = (".png", ".svg")
 
 
 def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
-    run: Annotated[str, typer.Argument(metavar="RUN | NAME | PATH", help="A finished run.")],
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's folder or id, or an experiment's name: its newest finished run.",
+            show_default=False,
+        ),
+    ],
     layer: Annotated[
         str | None, typer.Option(help="Ask what excites the units of a layer.", metavar="NAME")
     ] = None,

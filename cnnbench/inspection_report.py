@@ -37,7 +37,7 @@ def layers_table(layers: Sequence[LayerStatistics], title: str) -> "Group":
       title: stands above it.
     """
     table = _table()
-    table.add_column("Layer", no_wrap=True)
+    table.add_column("Layer", overflow="fold")
     for header in ("Output", "Mean", "Std", "Zeros", "Min", "Max"):
         table.add_column(header, justify="right", no_wrap=True)
     for layer in layers:
