@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cnnbench.loader import load_experiment
     from cnnbench.session import Request, run_experiment
     from cnnbench.store import read_run
+    from cnnbench.trained import load_trained
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "list_runs",
     "load_dataset",
     "load_experiment",
+    "load_trained",
     "read_run",
     "run_experiment",
 ]
@@ -40,6 +42,7 @@ _PLACES = {
     "list_runs": ("history", "list_runs"),
     "load_dataset": ("data", "load_dataset"),
     "load_experiment": ("loader", "load_experiment"),
+    "load_trained": ("trained", "load_trained"),
     "read_run": ("store", "read_run"),
     "run_experiment": ("session", "run_experiment"),
 }

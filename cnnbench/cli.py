@@ -13,6 +13,7 @@ import cnnbench
 from cnnbench.cli_bench import bench
 from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
+from cnnbench.cli_inspect import inspect
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.terminal import (
     INTERRUPTED,
@@ -100,6 +101,13 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             metavar="DIR",
         ),
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Also write event files: tensorboard --logdir results shows all runs.",
+        ),
+    ] = False,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
     dry_run: Annotated[
@@ -127,6 +135,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             device.value,
             engine.value,
             profile,
+            tensorboard,
             command,
             check_interrupt,
         )
@@ -179,6 +188,7 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
 
 app.command()(reports_errors(compare))
 app.command()(reports_errors(bench))
+app.command()(reports_errors(inspect))
 
 
 def _run_all(requests: Sequence[Any], results: "list[RunResult]", *, quiet: bool) -> None:

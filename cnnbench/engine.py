@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from cnnbench.compilation import lookups
-from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained, Tuning
+from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
 from cnnbench.losses import metric_names
 from cnnbench.memory import peak_memory_bytes
 from cnnbench.programs import (
@@ -32,8 +32,9 @@ from cnnbench.sampling import batches
 from cnnbench.spec import Experiment
 from cnnbench.strategy import seeds_at_once
 from cnnbench.summary import summarize_seed
-from cnnbench.train import TrainState, num_params
+from cnnbench.train import TrainState, num_params, weights_of
 from cnnbench.tuning import known_choice, measure
+from cnnbench.weights import Weights
 
 PROGRESS_INTERVAL_S = 0.1
 
@@ -49,7 +50,7 @@ def run_job(job: Job) -> Iterator[Event]:
     Yields:
       `Tuning` where strategies have to be measured, `Compiled` once; then for
       each seed `StepDone` about ten times a second, an `EpochRecord` after each
-      epoch, and `SeedDone`; `Trained` at the end.
+      epoch, a `Snapshot` where it is asked for, and `SeedDone`; `Trained` at the end.
 
     Raises:
       UsageError: a Python model cannot be imported or gives the wrong shape.
@@ -168,16 +169,30 @@ def _run_seeds(
             record = _record(job, (seed, epoch), losses[:, number], values[number], len(seeds))
             records[seed].append(record)
             yield record
+        if job.snapshots:
+            for seed, weights in _weights(job, state, seeds):
+                yield Snapshot(seed, epoch, weights)
     tests = _evaluate(ready, state, test)
     inputs, outputs = _samples(ready, state, test.start)
-    for number, seed in enumerate(seeds):
+    for number, (seed, weights) in enumerate(_weights(job, state, seeds)):
         summary = summarize_seed(
             records[seed],
             metrics=metric_directions(job.experiment),
             test=tests[number],
             compile_s=0.0 if number else compile_s,
         )
-        yield SeedDone(summary, inputs, None if outputs is None else outputs[number])
+        own = None if outputs is None else outputs[number]
+        yield SeedDone(summary, inputs, own, weights)
+
+
+def _weights(job: Job, state: TrainState, seeds: tuple[int, ...]) -> Iterator[tuple[int, Weights]]:
+    """What each seed has learnt so far."""
+    weights = weights_of(state.params, state.rest, layers=job.plan is not None)
+    if len(seeds) == 1:
+        yield seeds[0], weights
+        return
+    for number, seed in enumerate(seeds):
+        yield seed, {name: value[number] for name, value in weights.items()}
 
 
 def _record(

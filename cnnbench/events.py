@@ -1,5 +1,6 @@
 """What the engine tells while it trains."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,21 @@ class StepDone:
     at_once: int = 1
 
 
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Snapshot:
+    """What a seed has learnt after an epoch, where the job asks for it.
+
+    Args:
+      seed: the seed.
+      epoch: number of the epoch, from 1.
+      weights: by names such as `conv1.kernel`.
+    """
+
+    seed: int
+    epoch: int
+    weights: Mapping[str, NDArray[Any]]
+
+
 @dataclass(frozen=True, slots=True)
 class SeedDone:
     """A seed ended.
@@ -48,11 +64,13 @@ class SeedDone:
       inputs: the first test images, (n, h, w, c), pixels from 0 to 255.
       outputs: what the network makes of them, scaled to the same pixels; None
         unless it reconstructs.
+      weights: what it has learnt, by names such as `conv1.kernel`.
     """
 
     summary: SeedSummary
     inputs: NDArray[Any]
     outputs: NDArray[Any] | None
+    weights: Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +89,4 @@ class Tuning:
     """Strategies are being measured, once for this network on this device."""
 
 
-Event = Tuning | Compiled | StepDone | EpochRecord | SeedDone | Trained
+Event = Tuning | Compiled | StepDone | EpochRecord | Snapshot | SeedDone | Trained

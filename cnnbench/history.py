@@ -62,11 +62,12 @@ def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
       IncomparableError: an experiment has no finished run.
       StoreError: a run cannot be read.
     """
-    found = [_find(argument, results_dir) for argument in arguments]
+    found = [find_run(argument, results_dir) for argument in arguments]
     return _select((path for path, _ in found), (w for _, warnings in found for w in warnings))
 
 
-def _find(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
+def find_run(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder of a run that a command line names, as `find_runs`, and warnings."""
     candidates = [Path(argument), results_dir / argument] if argument.strip() else []
     with disk(Path(argument), "read"):
         for path in candidates:

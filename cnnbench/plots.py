@@ -30,9 +30,7 @@ def reconstructions_png(inputs: NDArray[Any], outputs: NDArray[Any]) -> bytes:
     for row, label in enumerate(("input", "output")):
         axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
     figure.subplots_adjust(0.09, 0.02, 0.995, 0.98, wspace=0.05, hspace=0.05)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    return rendered(figure, "reconstructions", "png")
 
 
 LANE, ROW, BOX = 3.1, 0.95, (2.7, 0.68)  # inches between blocks, and of one
@@ -47,26 +45,32 @@ def diagram_picture(drawn: Diagram, title: str, form: str) -> bytes:
       title: stands above it.
       form: ``svg`` or ``png``.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     lanes = 1 + max(block.lane for block in drawn.blocks)
     rows = 1 + max(block.row for block in drawn.blocks)
     size = (LANE * lanes + 0.9, ROW * rows + 0.5)
-    # Text stays text, so that it can be found and read aloud; the same network, the same file.
+    figure = Figure(figsize=size, dpi=110)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(-0.45, size[0] - 0.45)
+    axes.set_ylim(ROW * rows, -0.5)
+    axes.axis("off")
+    axes.text(0.15, -0.25, title, fontsize=12, weight="bold", va="center", parse_math=False)
+    centers = {b.name: (LANE * b.lane + BOX[0] / 2, ROW * b.row + 0.45) for b in drawn.blocks}
+    _arrows(axes, drawn, centers)
+    for block in drawn.blocks:
+        _block(axes, block, centers[block.name])
+    return rendered(figure, title, form)
+
+
+def rendered(figure: Any, title: str, form: str) -> bytes:
+    """A figure as ``svg`` or ``png``; the same figure, the same bytes."""
+    import matplotlib as mpl
+
+    metadata: dict[str, Any] = {"svg": {"Date": None, "Title": title}}.get(form, {})
+    buffer = io.BytesIO()
+    # Text stays text, so that it can be found and read aloud.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cnnbench"}):
-        figure = Figure(figsize=size, dpi=110)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_xlim(-0.45, size[0] - 0.45)
-        axes.set_ylim(ROW * rows, -0.5)
-        axes.axis("off")
-        axes.text(0.15, -0.25, title, fontsize=12, weight="bold", va="center", parse_math=False)
-        centers = {b.name: (LANE * b.lane + BOX[0] / 2, ROW * b.row + 0.45) for b in drawn.blocks}
-        _arrows(axes, drawn, centers)
-        for block in drawn.blocks:
-            _block(axes, block, centers[block.name])
-        buffer = io.BytesIO()
-        metadata: dict[str, Any] = {"svg": {"Date": None, "Title": title}}.get(form, {})
         figure.savefig(buffer, format=form, metadata=metadata or {"Software": None})
     return buffer.getvalue()
 

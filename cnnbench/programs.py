@@ -51,6 +51,7 @@ class Job:
       watch: charged with the seconds of each part.
       engine: ``auto``, or the form of the operations that is asked for.
       profile: folder for a trace of the first epoch; None for no trace.
+      snapshots: whether the weights are told after each epoch.
     """
 
     experiment: Experiment
@@ -61,6 +62,7 @@ class Job:
     watch: Stopwatch
     engine: str = "auto"
     profile: Path | None = None
+    snapshots: bool = False
 
     @property
     def num_train(self) -> int:

@@ -6,7 +6,7 @@ from typing import assert_never
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained, Tuning
+from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
 from cnnbench.results import EpochRecord, RunRecord
@@ -76,7 +76,7 @@ class Lines(Silent):
                 self.say(self.prefix + compiled_line(event))
             case EpochRecord():
                 self.say(self.prefix + epoch_line(event, self.epochs))
-            case StepDone() | SeedDone() | Trained():
+            case StepDone() | Snapshot() | SeedDone() | Trained():
                 pass
             case _:
                 assert_never(event)
@@ -133,7 +133,7 @@ class Bars(Lines):
                 self.value = headline(event)
                 self.done += 1
                 self._move(seed, epoch, 0, f"{event.samples_per_s:,.0f} images/s")
-            case SeedDone() | Trained():
+            case Snapshot() | SeedDone() | Trained():
                 pass
             case _:
                 assert_never(event)

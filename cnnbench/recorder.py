@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from cnnbench import plots
 from cnnbench.catalog import KNOWN
 from cnnbench.data import Dataset
-from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained, Tuning
+from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
 from cnnbench.results import (
     DatasetRecord,
     Engine,
@@ -84,12 +84,13 @@ def keep(event: Event, folder: RunFolder, collected: Collected) -> None:
             folder.append_epoch(event)
         case SeedDone():
             collected.seeds += (event.summary,)
+            folder.write_weights(event.summary.seed, event.weights)
             if event.outputs is not None and len(collected.seeds) == 1:
                 picture: Any = plots.reconstructions_png(event.inputs, event.outputs)
                 folder.write("reconstructions.png", picture)
         case Trained(engine=engine):
             collected.engine = engine
-        case StepDone() | Tuning():
+        case StepDone() | Snapshot() | Tuning():
             pass
         case _:
             assert_never(event)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cnnbench import compare, export, report
 from cnnbench.data import Dataset, dataset_of
+from cnnbench.event_files import EventFiles, require_tensorboard
 from cnnbench.events import Event, SeedDone
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.recorder import Collected, first_record, keep, summary
@@ -38,6 +39,7 @@ class Request:
       device: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
       engine: ``auto``, ``plain``, ``direct`` or ``fast``.
       profile: folder for a trace of the first epoch; None for no trace.
+      tensorboard: whether event files for TensorBoard are written into the run's folder.
       command: the command line that asked for it.
       check_interrupt: called at every event; may raise KeyboardInterrupt.
     """
@@ -49,6 +51,7 @@ class Request:
     device: str = "auto"
     engine: str = "auto"
     profile: Path | None = None
+    tensorboard: bool = False
     command: Sequence[str] = ()
     check_interrupt: Callable[[], None] = lambda: None
 
@@ -77,8 +80,11 @@ def check_all(requests: Sequence[Request]) -> None:
 
     Raises:
       SpecError: the first wrong experiment's problems.
+      UsageError: the package for TensorBoard is asked for and missing.
     """
     for request in requests:
+        if request.tensorboard:
+            require_tensorboard()
         load_experiment(request.path, request.overrides, data_dir=request.data_dir)
 
 
@@ -201,6 +207,7 @@ def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatc
         watch,
         request.engine,
         request.profile,
+        request.tensorboard,
     )
 
 
@@ -219,11 +226,14 @@ def _train(
 
     status = Status.FAILED
     collected = Collected()
+    files = EventFiles(folder.path, job.experiment) if job.snapshots else None
     last = job.experiment.seeds[-1]
     try:
         for event in run_job(job):
             check_interrupt()
             keep(event, folder, collected)
+            if files:
+                files.event(event)
             listener.event(event)
             if isinstance(event, SeedDone) and event.summary.seed != last:
                 with job.watch.away():

@@ -223,11 +223,9 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
     def head(outputs: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
         return jnp.sum(rules.loss(_whole(outputs, rules), targets) * weights)
 
-    if rules.prepares:
-        total = model.sum_of(images, prepared, head, (targets, weights))
-    else:
-        total = head(model(images), targets, weights)
-    return total, split(model)[2]
+    if not rules.prepares:
+        return head(model(images), targets, weights), split(model)[2]
+    return model.sum_of(images, prepared, head, (targets, weights)), split(model)[2]
 
 
 def eval_step(
@@ -290,3 +288,13 @@ def outputs_of(
     """The network's results for the images at `indices`, in evaluation mode."""
     images, _ = pick(arrays, indices, rules)
     return _results(graphdef, params, rest, images, {}, rules)
+
+
+def activations_of(
+    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
+) -> dict[str, jax.Array]:
+    """What each layer of a graph gives for the images at `indices`, in evaluation mode."""
+    images, _ = pick(arrays, indices, rules)
+    values = _merged(graphdef, params, rest, rules).activations(_cast(images, rules.dtype))
+    results: dict[str, jax.Array] = _cast(values, rules.dtype and jnp.float32)
+    return results

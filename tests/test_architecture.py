@@ -37,7 +37,7 @@ wiring
 graph
 stages
 results
-summary codec
+summary codec weights
 store
 history stats
 verdict phrases
@@ -64,6 +64,9 @@ lowering strategy batch_norm initializers
 rowwise
 models python_models train
 steps
+receptive_fields
+trained
+inspection
 peers.interface
 peers.geometry peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net
@@ -76,15 +79,16 @@ peers.own products
 worker
 workers
 contest
-layer_table
+layer_table inspection_report
 diagram
 plots
-recorder
+inspection_plots
+recorder event_files
 session bench_session
 progress
 terminal words
 cli_data
-cli_bench cli_compare
+cli_bench cli_compare cli_inspect
 cli
 __main__ __init__
 """

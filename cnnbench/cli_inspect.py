@@ -1,0 +1,127 @@
+"""``cnnbench inspect``: what a trained network does, layer by layer."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cnnbench.cli_data import DataDir
+from cnnbench.errors import StoreError, UsageError
+from cnnbench.terminal import stdout, warn
+from cnnbench.words import ResultsDir
+
+if TYPE_CHECKING:
+    from cnnbench.data import Split
+    from cnnbench.inspection import Responses
+    from cnnbench.trained import TrainedNetwork
+
+PICTURES = (".png", ".svg")
+
+
+def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's folder or id, or an experiment's name: its newest finished run.",
+            show_default=False,
+        ),
+    ],
+    layer: Annotated[
+        str | None, typer.Option(help="Ask what excites the units of a layer.", metavar="NAME")
+    ] = None,
+    image: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="A test image's number; repeat it for several. All of them if left out.",
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of which seed; the first if left out.", metavar="N")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Draw the layers, or the layer: .png or .svg.", metavar="FILE"
+        ),
+    ] = None,
+    npz: Annotated[
+        Path | None, typer.Option(help="Save the activations for NumPy.", metavar="FILE")
+    ] = None,
+    data_dir: DataDir = None,
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Look into a trained network: layers, filters, and what excites units."""
+    numbers = image or []
+    if output and output.suffix not in PICTURES:
+        raise UsageError(f"--output: '{output}' is no .png or .svg file; name one that is.")
+    if npz and not (layer or numbers):
+        raise UsageError("--npz: all layers of all images are a lot; name --layer or --image.")
+    from cnnbench.history import find_run
+    from cnnbench.inspection import choose, examine, predictions, saved
+    from cnnbench.inspection_report import layers_table, predictions_table, units_table
+    from cnnbench.trained import load_trained
+
+    path, warnings = find_run(run, results_dir)
+    warn(warnings)
+    network = load_trained(path, seed, data_dir=data_dir)
+    network.require_layers([layer] if layer else [])
+    test = network.dataset(data_dir, lambda text: typer.echo(text, err=True)).test
+    chosen = choose(test, numbers)
+    layers, responses = examine(network, chosen.images, None if numbers else layer)
+    stdout().print(layers_table(layers, _title(network, numbers, len(test))))
+    if numbers:
+        stdout().print(predictions_table(list(predictions(network, chosen, numbers))))
+        responses = examine(network, test.images, layer)[1] if layer else None
+    if layer and responses:
+        stdout().print(units_table(layer, responses, test.labels.tolist()))
+    if output:
+        _draw(network, output, numbers or [0], test, layer, responses)
+    if npz:
+        _save(npz, saved(network, chosen, numbers or range(len(test)), layer))
+
+
+def _title(network: "TrainedNetwork", numbers: Sequence[int], num_test: int) -> str:
+    record = network.record
+    images = f"{len(numbers)} of {num_test:,}" if numbers else f"{num_test:,}"
+    return f"{record.title}, seed {network.seed}: {images} test images of {record.dataset.name}"
+
+
+def _draw(
+    network: "TrainedNetwork",
+    file: Path,
+    numbers: Sequence[int],
+    test: "Split",
+    layer: str | None,
+    responses: "Responses | None",
+) -> None:
+    from cnnbench.inspection_plots import activation_panels, layer_panels, page
+
+    panels = activation_panels(network, test.images, numbers, layer)
+    if layer and responses:
+        panels = layer_panels(network, layer, test.images, responses, panels)
+    title = f"{network.record.title}, seed {network.seed}"
+    _write("--output", file, page(panels, title, file.suffix.removeprefix(".")))
+    typer.echo(f"drew {file}", err=True)
+
+
+def _save(file: Path, arrays: Mapping[str, Any]) -> None:
+    import io
+
+    import numpy as np
+
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    _write("--npz", file, content.getbuffer())
+    typer.echo(f"saved {len(arrays)} arrays in {file}", err=True)
+
+
+def _write(option: str, file: Path, content: "bytes | memoryview") -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StoreError(f"{option} {file}: cannot be written: {reason}; name another.") from error

@@ -1,0 +1,216 @@
+"""Event files for TensorBoard: `tensorboard/seed-N/` in the folder of a run.
+
+They are written as the run goes, with TensorBoard's own record format and messages;
+TensorFlow is not needed.
+"""
+
+import io
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.errors import UsageError
+from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
+from cnnbench.results import EpochRecord, SeedSummary
+from cnnbench.spec import Experiment
+from cnnbench.store import disk
+from cnnbench.weights import Weights
+
+FOLDER, FILE = "tensorboard", "events.out.tfevents.cnnbench"
+NUM_BUCKETS, COLUMNS, ZOOM = 30, 8, 6  # of a histogram; filters in a row; pixels of a weight
+
+
+def require_tensorboard() -> None:
+    """Refuses before anything is trained.
+
+    Raises:
+      UsageError: the package is missing.
+    """
+    if find_spec("tensorboard") is None:
+        message = "--tensorboard: the package 'tensorboard' is not installed"
+        raise UsageError(f'{message}; run pip install "cnnbench[tensorboard]".')
+
+
+@dataclass(frozen=True, slots=True)
+class EventFiles:
+    """The event files of a run, one for each seed.
+
+    Args:
+      folder: of the run.
+      experiment: what is trained; its training section becomes hyperparameters.
+    """
+
+    folder: Path
+    experiment: Experiment
+
+    def event(self, event: Event) -> None:
+        """Writes what an event brings; it is on its way to the disk when this returns.
+
+        Raises:
+          StoreError: the disk refuses.
+        """
+        match event:
+            case EpochRecord(seed=seed, epoch=epoch):
+                self._append(seed, epoch, _scalars(_of_epoch(event)))
+            case Snapshot(seed=seed, epoch=epoch):
+                self._append(seed, epoch, _histograms(event.weights))
+            case SeedDone(summary=SeedSummary(seed=seed)):
+                values = {f"{name}/test": value for name, value in event.summary.test.items()}
+                epoch = self.experiment.train.epochs
+                self._append(seed, epoch, [*_scalars(values), *_images(event)])
+            case Compiled() | StepDone() | Trained() | Tuning():
+                pass
+            case _:
+                assert_never(event)
+
+    def _append(self, seed: int, step: int, values: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event as Entry
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        path = self.folder / FOLDER / f"seed-{seed}" / FILE
+        entries = [] if path.exists() else self._first(seed)
+        now = time.time()
+        entries.append(Entry(wall_time=now, step=step, summary=Summary(value=values)))
+        with disk(path, "write"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                for entry in entries:
+                    RecordWriter(file).write(entry.SerializeToString())
+
+    def _first(self, seed: int) -> list[Any]:
+        """What a file begins with: the format's version and the hyperparameters."""
+        from tensorboard.compat.proto.event_pb2 import Event as Entry
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        chosen = hyperparameters(self.experiment) | {"seed": seed}
+        # Seeds of one experiment are one trial of several sessions.
+        summary = hparams_pb(chosen, trial_id=self.folder.name)
+        now = time.time()
+        return [
+            Entry(wall_time=now, file_version="brain.Event:2"),
+            Entry(wall_time=now, summary=summary),
+        ]
+
+
+def hyperparameters(experiment: Experiment) -> dict[str, bool | float | str]:
+    """The choices of an experiment by dotted names, as on the command line.
+
+    Layers are `model.NAME.KEY`; lists are texts, and what is left out is left out.
+    """
+    model = {
+        name: op.model_dump(mode="json", exclude={"op", "inputs"}, exclude_defaults=True)
+        for name, op in experiment.model.layers.items()
+    }
+    content = {
+        "name": experiment.name,
+        "dataset": experiment.dataset.name,
+        "train": experiment.train.model_dump(mode="json"),
+        "model": model or experiment.model.args | {"python": experiment.model.python},
+    }
+    return dict(_flat(content))
+
+
+def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, bool | float | str]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        elif value is not None:
+            yield f"{above}{key}", value if isinstance(value, bool | int | float) else str(value)
+
+
+def _of_epoch(record: EpochRecord) -> dict[str, float]:
+    """Scalars by tag; TensorBoard groups those with the same beginning."""
+    return {
+        "loss/train": record.train_loss,
+        "loss/validation": record.validation_loss,
+        **{f"{name}/validation": value for name, value in record.metrics.items()},
+        "time/train_s": record.train_s,
+        "time/eval_s": record.eval_s,
+        "time/samples_per_s": record.samples_per_s,
+    }
+
+
+def _scalars(values: Mapping[str, float]) -> Any:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+
+
+def _histograms(weights: Weights) -> Any:
+    """Weights of each array; a diverged one has no histogram."""
+    from tensorboard.compat.proto.histogram_pb2 import HistogramProto
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    found = []
+    for name, weight in weights.items():
+        values = weight.astype(np.float64).ravel()
+        if not values.size or not np.isfinite(values).all():
+            continue
+        counts, edges = np.histogram(values, NUM_BUCKETS)
+        histogram = HistogramProto(
+            min=values.min(),
+            max=values.max(),
+            num=values.size,
+            sum=values.sum(),
+            sum_squares=(values**2).sum(),
+            bucket_limit=edges[1:],
+            bucket=counts,
+        )
+        found.append(Summary.Value(tag=name.replace(".", "/"), histo=histogram))
+    return found
+
+
+def _images(done: SeedDone) -> Any:
+    """Filters that read the image, and reconstructions below their inputs."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    channels = done.inputs.shape[-1]
+    pictures = {
+        f"filters/{name.rpartition('.')[0]}": filter_grid(weight)
+        for name, weight in done.weights.items()
+        if weight.ndim == 4 and weight.shape[2] == channels and np.isfinite(weight).all()
+    }
+    if done.outputs is not None:
+        rows = [np.concatenate(list(row), axis=1) for row in (done.inputs, done.outputs)]
+        pictures["reconstructions"] = np.nan_to_num(np.concatenate(rows)).clip(0, 255)
+    for tag, picture in pictures.items():
+        height, width, _ = picture.shape
+        image = Summary.Image(
+            height=height, width=width, colorspace=channels, encoded_image_string=_png(picture)
+        )
+        yield Summary.Value(tag=tag, image=image)
+
+
+def filter_grid(kernel: NDArray[Any]) -> NDArray[np.uint8]:
+    """Filters side by side, each weight a square: zero is grey, the largest black or white.
+
+    Args:
+      kernel: (kh, kw, channels, filters).
+
+    Returns:
+      Pixels, (h, w, channels).
+    """
+    height, width, channels, count = kernel.shape
+    largest = np.abs(kernel).max() or 1.0
+    filters = np.round(kernel.transpose(3, 0, 1, 2) / largest * 127.5 + 127.5)
+    filters = filters.repeat(ZOOM, axis=1).repeat(ZOOM, axis=2)
+    filters = np.pad(filters, ((0, -count % COLUMNS), (0, 2), (0, 2), (0, 0)))
+    grid = filters.reshape(-1, COLUMNS, height * ZOOM + 2, width * ZOOM + 2, channels)
+    rows = grid.transpose(0, 2, 1, 3, 4).reshape(-1, COLUMNS * (width * ZOOM + 2), channels)
+    return rows.astype(np.uint8)
+
+
+def _png(pixels: NDArray[Any]) -> bytes:
+    from PIL import Image
+
+    whole = pixels.astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(whole[..., 0] if whole.shape[-1] == 1 else whole).save(content, "png")
+    return content.getvalue()
