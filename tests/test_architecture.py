@@ -43,6 +43,7 @@ verdict phrases
 verdict_report
 gates
 benchmark bars
+comparable
 compare
 report export
 bench_report
