@@ -35,6 +35,7 @@ spec
 shapes
 wiring
 graph
+cost
 results
 summary codec
 store
@@ -68,9 +69,10 @@ peers.torch_net peers.keras_net peers.flax_net
 peers.torch_peer peers.keras_peer peers.flax_peer
 peers
 programs
-tuning
+products
+tuning probe
 engine
-peers.own products
+peers.own
 worker
 workers
 contest
