@@ -3,11 +3,17 @@
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations
 
+from cnnbench import stability
 from cnnbench.comparable import Finished, difference, finished_runs, run_path
+from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
 from cnnbench.results import DatasetRecord, Direction, RunRecord, RunResult
+from cnnbench.stability import Timed
 from cnnbench.stats import Estimate, estimate
+from cnnbench.targets import TimeToTarget, parse_target, time_to_target
 from cnnbench.verdict import Rules, Sample, Verdict, find_baseline, judge
 
 JUDGED = Rules()
@@ -39,6 +45,30 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class CostRow:
+    """What an experiment costs.
+
+    Args:
+      run: the run's record.
+      label: as in its `Row`.
+      cost: what was measured; None in runs of older versions.
+      images_per_s: training images per second, median over all epochs and seeds.
+      target: how long it took to the target; None where none was asked for.
+    """
+
+    run: RunRecord
+    label: str
+    cost: Cost | None
+    images_per_s: float
+    target: TimeToTarget | None
+
+    @property
+    def product_share(self) -> float | None:
+        """The arithmetic of training as a share of the device's fastest matrix product."""
+        return self.cost.product_share(self.images_per_s) if self.cost else None
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Comparable runs: one task, one set of images, one kind of device.
 
@@ -51,6 +81,9 @@ class Comparison:
       devices: model names of the devices, each once.
       rows: the first and the last epoch of each run, in the order of the runs.
       verdicts: on every run but the baseline.
+      costs: what each run costs, in their order.
+      warnings: what makes the times doubtful, and what to do.
+      remarks: what else to know about the runs.
     """
 
     task: str
@@ -61,6 +94,9 @@ class Comparison:
     devices: tuple[str, ...]
     rows: tuple[Row, ...]
     verdicts: tuple[Verdict, ...] = ()
+    costs: tuple[CostRow, ...] = ()
+    warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def compare(runs: Sequence[RunResult], rules: Rules = JUDGED) -> Comparison:
@@ -111,11 +147,8 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
     record, metric = runs[0].record, runs[0].metric
     direction = runs[0].summary.metrics[metric]
     devices = dict.fromkeys(run.record.environment.device_model for run in runs)
-    rows = (
-        row
-        for run, sample in zip(runs, samples, strict=True)
-        for row in _rows(run, sample.names[0])
-    )
+    labels = [sample.names[0] for sample in samples]
+    named = list(zip(labels, runs, strict=True))
     return Comparison(
         task=record.task,
         metric=metric,
@@ -123,9 +156,36 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
         dataset=record.dataset,
         device_kind=record.environment.device_kind,
         devices=tuple(devices),
-        rows=tuple(rows),
+        rows=tuple(row for label, run in named for row in _rows(run, label)),
         verdicts=judge(samples, metric, rules, higher=direction is Direction.HIGHER),
+        costs=tuple(map(partial(_cost_row, rules), runs, labels)),
+        warnings=stability.warnings([Timed(label, r.record, r.epochs) for label, r in named]),
+        remarks=tuple(_same(named)),
     )
+
+
+def _cost_row(rules: Rules, run: Finished, label: str) -> CostRow:
+    target = None
+    if rules.target is not None:
+        value = parse_target(rules.target, run.metric)
+        direction = run.summary.metrics[run.metric]
+        target = time_to_target(run.epochs, run.metric, value, direction)
+    return CostRow(run.record, label, run.summary.cost, _images_per_s(run), target)
+
+
+def _same(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
+    """Runs of one experiment show what the machine adds; a run beside itself shows nothing."""
+    for (label, run), (other_label, other) in combinations(runs, 2):
+        if run_path(run.record) == run_path(other.record):
+            yield (
+                f"A/A: {label} and {other_label} are one and the same run; to see this machine's"
+                " noise, train it twice: cnnbench run SPEC SPEC."
+            )
+        elif run.record.spec_digest == other.record.spec_digest:
+            yield (
+                f"A/A: {label} and {other_label} are the same experiment; what differs between"
+                " them is this machine's noise, and smaller differences mean nothing."
+            )
 
 
 def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:
@@ -154,6 +214,11 @@ def _epoch_s(run: Finished) -> dict[int, float]:
     }
 
 
+def _images_per_s(run: Finished) -> float:
+    """Median; seeds that were trained at once do not tell how long an epoch takes."""
+    return statistics.median(e.samples_per_s for e in run.epochs if e.at_once == 1)
+
+
 def _labels(titles: Sequence[str]) -> list[str]:
     """The titles, numbered where the same one comes again.
 
@@ -171,8 +236,6 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
     records = {(epoch.seed, epoch.epoch): epoch for epoch in run.epochs}
     metric = run.metric
     tests = {seed.seed: seed.test[metric] for seed in run.summary.seeds}
-    # Seeds that were trained at once do not tell how long an epoch takes.
-    images_per_s = statistics.median(e.samples_per_s for e in run.epochs if e.at_once == 1)
     for number in dict.fromkeys((1, last)):
         epochs = [records[seed, number] for seed in run.record.seeds]
         yield Row(
@@ -182,6 +245,6 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
             value=estimate(epoch.validation(metric) for epoch in epochs),
             train_s=estimate(epoch.train_s for epoch in epochs if epoch.at_once == 1),
             num_params=run.summary.num_params,
-            images_per_s=images_per_s,
+            images_per_s=_images_per_s(run),
             test=estimate(tests[s] for s in run.record.seeds) if number == last else None,
         )

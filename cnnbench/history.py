@@ -54,7 +54,8 @@ def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
 
     Args:
       arguments: for each run its folder, its RUN-ID or the beginning of it, or the
-        name or folder of an experiment, which stands for its newest finished run.
+        name or folder of an experiment, which stands for its newest finished run, and
+        named again for the one before.
       results_dir: folder of all results.
 
     Raises:
@@ -62,11 +63,14 @@ def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
       IncomparableError: an experiment has no finished run.
       StoreError: a run cannot be read.
     """
-    found = [_find(argument, results_dir) for argument in arguments]
+    found = [
+        _find(argument, results_dir, earlier=arguments[:place].count(argument))
+        for place, argument in enumerate(arguments)
+    ]
     return _select((path for path, _ in found), (w for _, warnings in found for w in warnings))
 
 
-def _find(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
+def _find(argument: str, results_dir: Path, earlier: int) -> tuple[Path, tuple[str, ...]]:
     candidates = [Path(argument), results_dir / argument] if argument.strip() else []
     with disk(Path(argument), "read"):
         for path in candidates:
@@ -74,7 +78,7 @@ def _find(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
                 return path, ()
         for path in candidates:
             if folders := _run_folders(path):
-                return _newest_of(path, _list_folders(folders))
+                return _newest_of(path, _list_folders(folders), earlier)
     return _find_id(argument, results_dir), ()
 
 
@@ -100,9 +104,11 @@ def _unknown(argument: str, results_dir: Path, names: list[str], runs: list[Path
     return f"{place}{hint}; write {listing(names)}, or see: cnnbench list"
 
 
-def _newest_of(folder: Path, runs: Listing) -> tuple[Path, tuple[str, ...]]:
-    entry = _newest(runs)
-    if entry is not None:
+def _newest_of(folder: Path, runs: Listing, skip: int) -> tuple[Path, tuple[str, ...]]:
+    """The newest finished run but `skip`; the newest where there are not so many."""
+    finished = _finished(runs)
+    if finished:
+        entry = finished[-1 - skip] if skip < len(finished) else finished[-1]
         return entry.path, runs.warnings
     counts = Counter(str(entry.record.status) for entry in runs.entries)
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
@@ -112,8 +118,12 @@ def _newest_of(folder: Path, runs: Listing) -> tuple[Path, tuple[str, ...]]:
 
 
 def _newest(runs: Listing) -> RunEntry | None:
-    finished = [e for e in runs.entries if e.record.status is Status.FINISHED]
+    finished = _finished(runs)
     return finished[-1] if finished else None
+
+
+def _finished(runs: Listing) -> list[RunEntry]:
+    return [entry for entry in runs.entries if entry.record.status is Status.FINISHED]
 
 
 def _select(paths: Iterable[Path], warnings: Iterable[str]) -> Selection:

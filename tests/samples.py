@@ -112,7 +112,7 @@ def make_run(
         seeds=tuple(seeds),
         epochs=3,
         batch_size=500,
-        spec_digest="sha256:cc",
+        spec_digest=f"sha256:{name}",
         dataset=MNIST,
         environment=ENVIRONMENT,
     )

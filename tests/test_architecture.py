@@ -44,8 +44,9 @@ verdict phrases
 verdict_report
 gates
 benchmark bars
-comparable
+comparable stability targets
 compare
+columns
 report export
 bench_report
 catalog

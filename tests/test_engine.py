@@ -379,6 +379,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
             fake.time += spent
             return program(*args)
 
+        run.memory_analysis = program.memory_analysis  # type: ignore[attr-defined]
         return run
 
     monkeypatch.setattr(programs, "_ahead_of_time", compile_slowly)
@@ -468,6 +469,7 @@ def test_seeds_are_trained_at_once_only_where_it_is_faster(
             fake.time += spent
             return program(*args)
 
+        run.memory_analysis = program.memory_analysis  # type: ignore[attr-defined]
         return run
 
     monkeypatch.setattr(programs, "_ahead_of_time", timed)

@@ -16,6 +16,7 @@ from scipy import stats as oracle
 
 from cnnbench import export, report
 from cnnbench.compare import Comparison, compare, compare_groups
+from cnnbench.phrases import estimate_text
 from cnnbench.results import RunResult, Status
 from cnnbench.store import RunEntry
 from tests.samples import GOLDEN, STAND_IN, make_run, on_device, with_record
@@ -99,7 +100,7 @@ class TestTerminal:
         assert text.count(" 1,234,568\n") == 4
         assert "…" not in text
         for row in comparison.rows:
-            assert report._estimate(headline, row.value) in text
+            assert estimate_text(headline, row.value) in text
 
     def test_a_title_is_no_markup(self) -> None:
         table = report.terminal_table([compare([make_run(title="[red]x[/red]")])], wide=False)
@@ -111,7 +112,9 @@ class TestNotes:
         other = on_device(make_run("b", "B"), processor="Another CPU")
         lines = report.notes(compare([make_run(), other]), wide=True)
         assert "Device: cpu, Example CPU @ 2.10GHz and Another CPU." in lines
-        assert lines[-1] == "Times: on different devices, so they differ for that reason too."
+        assert lines[-1] == (
+            "Warning: The runs trained on different devices; compare their times on one."
+        )
 
     def test_a_stand_in_is_told_though_another_run_asked_for_the_same_data(self) -> None:
         direct = with_record(make_run(), dataset=dataclasses.replace(STAND_IN, stand_in_for=None))

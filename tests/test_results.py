@@ -31,6 +31,7 @@ from cnnbench.results import (
     Timing,
 )
 from cnnbench.summary import summarize_seed
+from cnnbench.verdict import Rules
 from tests.samples import make_run, with_record
 
 DAMAGED = "; restore the file from a copy, or remove the run's folder."
@@ -393,10 +394,14 @@ class TestDocumentation:
 
     def test_json(self) -> None:
         runs = [make_run(), make_run("modified")]
-        fields = json.loads(export.json_text([compare(runs)]))["comparisons"][0]
+        rules = Rules(target="98%")
+        fields = json.loads(export.json_text([compare(runs, rules)]))["comparisons"][0]
         rows = {f"rows[].{key}" for key in fields.pop("rows")[0]}
         verdicts = {f"verdicts[].{key}" for key in fields.pop("verdicts")[0]}
-        assert documented("| JSON key | Meaning |") == set(fields) | rows | verdicts
+        cost = fields.pop("costs")[0]
+        costs = {f"costs[].{key}" for key in cost} | {f"costs[].cost.{key}" for key in cost["cost"]}
+        costs |= {f"costs[].target.{key}" for key in cost["target"]}
+        assert documented("| JSON key | Meaning |") == set(fields) | rows | verdicts | costs
 
     def test_version_history(self) -> None:
         table = DOCUMENT.read_text().split("| `format_version` | Change |\n|---|---|\n")[1]
