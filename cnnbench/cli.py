@@ -13,7 +13,8 @@ import cnnbench
 from cnnbench.cli_bench import bench
 from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
-from cnnbench.errors import StoreError, UsageError
+from cnnbench.cli_show import show, show_layers
+from cnnbench.errors import UsageError
 from cnnbench.terminal import (
     INTERRUPTED,
     catch_interrupts,
@@ -26,7 +27,6 @@ from cnnbench.terminal import (
 from cnnbench.words import ResultsDir, Specs, option_overrides, split_words
 
 if TYPE_CHECKING:
-    from cnnbench.loader import Loaded
     from cnnbench.results import RunResult
 
 app = typer.Typer(
@@ -143,26 +143,6 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         _print_results(results, json=json)
 
 
-@app.command()
-@reports_errors
-def show(
-    specs: Specs,
-    data_dir: DataDir = None,
-    diagram: Annotated[
-        Path | None,
-        typer.Option(help="Draw the architecture: .svg, .png or .md (Mermaid).", metavar="FILE"),
-    ] = None,
-) -> None:
-    """Check experiment files and print their layers, shapes and costs."""
-    paths, overrides = split_words(specs)
-    if diagram:
-        _check_diagram(diagram, paths)
-    for path in paths:
-        loaded = _show(path, overrides, data_dir)
-        if diagram:
-            _draw(loaded, diagram)
-
-
 @app.command(name="list")
 @reports_errors
 def list_runs(results_dir: ResultsDir = Path("results")) -> None:
@@ -177,6 +157,7 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     stdout().print(report.list_table(listing.entries))
 
 
+app.command()(reports_errors(show))
 app.command()(reports_errors(compare))
 app.command()(reports_errors(bench))
 
@@ -210,61 +191,14 @@ def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
         stdout().print(report.terminal_table(comparisons, wide=False))
 
 
-DRAWINGS = (".svg", ".png", ".md")
-
-
-def _check_diagram(file: Path, paths: Sequence[Path]) -> None:
-    """Refuses before anything is done.
-
-    Raises:
-      UsageError: no such kind of file, or several networks for one.
-    """
-    if file.suffix not in DRAWINGS:
-        raise UsageError(f"--diagram: '{file}' is no .svg, .png or .md file; name one that is.")
-    if len(paths) > 1:
-        raise UsageError("--diagram: a file holds one network; show one experiment at a time.")
-
-
-def _draw(loaded: "Loaded", file: Path) -> None:
-    from cnnbench.diagram import diagram, mermaid
-    from cnnbench.plots import diagram_picture
-
-    plan, title = loaded.plan, loaded.experiment.type_title
-    if plan is None:
-        raise UsageError("--diagram: a Python model has no graph; write model.layers to draw it.")
-    if file.suffix == ".md":
-        content = mermaid(plan).encode()
-    else:
-        content = diagram_picture(diagram(plan), title, file.suffix.removeprefix("."))
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StoreError(f"--diagram {file}: cannot be written: {reason}; name another.") from error
-    typer.echo(f"drew {file}", err=True)
-
-
 def _dry_run(requests: Sequence[Any]) -> None:
     for request in requests:
-        experiment = _show(request.path, request.overrides, request.data_dir).experiment
+        experiment = show_layers(request.path, request.overrides, request.data_dir).experiment
         train = experiment.train
         typer.echo(
             f"would train {train.epochs} epochs in batches of {train.batch_size} on"
             f" {experiment.dataset.name}, seeds {', '.join(map(str, experiment.seeds))}"
         )
-
-
-def _show(path: Path, overrides: Sequence[str], data_dir: Path | None) -> "Loaded":
-    from cnnbench.layer_table import layer_table
-    from cnnbench.loader import load_experiment
-
-    loaded = load_experiment(path, overrides, data_dir=data_dir)
-    experiment = loaded.experiment
-    if loaded.plan is None:
-        typer.echo(f"{experiment.type_title}: {experiment.model.python} (shapes show when it runs)")
-    else:
-        stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})"))
-    return loaded
 
 
 def main() -> None:

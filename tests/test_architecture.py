@@ -85,7 +85,7 @@ session bench_session
 progress
 terminal words
 cli_data
-cli_bench cli_compare
+cli_bench cli_compare cli_show
 cli
 __main__ __init__
 """
