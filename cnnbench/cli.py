@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,13 @@ def options(
     """Describe a network in YAML, train it, and read an honest verdict."""
 
 
+class Match(StrEnum):
+    """What a widened copy has as much of as the largest other."""
+
+    PARAMS = "params"
+    FLOPS = "flops"
+
+
 class Device(StrEnum):
     """Where to train."""
 
@@ -93,6 +101,12 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             envvar="CNNBENCH_ENGINE",
         ),
     ] = Engine.AUTO,
+    match: Annotated[
+        Match | None,
+        typer.Option(
+            help="Also run the first, widened to the parameters (or flops) of the largest other.",
+        ),
+    ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -132,6 +146,11 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         )
         for path in paths
     ]
+    if match:
+        from cnnbench.matching import with_match
+        from cnnbench.widening import Size
+
+        requests = with_match(requests, Size(match.value), partial(typer.echo, err=True))
     if dry_run:
         _dry_run(requests)
         return
@@ -141,6 +160,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         _run_all(requests, results, quiet=quiet)
     finally:
         _print_results(results, json=json)
+
+
+app.command()(reports_errors(show))
 
 
 @app.command(name="list")
@@ -157,7 +179,6 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     stdout().print(report.list_table(listing.entries))
 
 
-app.command()(reports_errors(show))
 app.command()(reports_errors(compare))
 app.command()(reports_errors(bench))
 

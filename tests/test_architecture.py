@@ -35,6 +35,7 @@ spec
 shapes
 wiring
 graph
+widening
 cost
 results
 summary codec
@@ -82,6 +83,7 @@ diagram
 plots
 recorder
 session bench_session
+matching
 progress
 terminal words
 cli_data
