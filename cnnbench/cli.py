@@ -176,7 +176,9 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     if not listing.entries:
         typer.echo(f"no runs in {results_dir}; start one with: cnnbench run SPEC")
         return
-    stdout().print(report.list_table(listing.entries))
+    console = stdout()
+    curves = [history.read_curve(entry) for entry in listing.entries]
+    console.print(report.list_table(listing.entries, curves, console.encoding))
 
 
 app.command()(reports_errors(compare))
@@ -213,9 +215,10 @@ def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
 
 
 def _dry_run(requests: Sequence[Any]) -> None:
+    first = None
     for request in requests:
-        experiment = show_layers(request.path, request.overrides, request.data_dir).experiment
-        train = experiment.train
+        loaded = show_layers(request.path, request.overrides, request.data_dir, first)
+        first, experiment, train = first or loaded, loaded.experiment, loaded.experiment.train
         typer.echo(
             f"would train {train.epochs} epochs in batches of {train.batch_size} on"
             f" {experiment.dataset.name}, seeds {', '.join(map(str, experiment.seeds))}"

@@ -25,12 +25,14 @@ def show(
         typer.Option(help="Draw the architecture: .svg, .png or .md (Mermaid).", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Check experiment files and print their layers, shapes and costs."""
+    """Check experiment files and print their layers, shapes and costs, and what sets them apart."""
     paths, overrides = split_words(specs)
     if diagram:
         _check_diagram(diagram, paths)
+    first = None
     for path in paths:
-        loaded = show_layers(path, overrides, data_dir)
+        loaded = show_layers(path, overrides, data_dir, first)
+        first = first or loaded
         if diagram:
             _draw(loaded, diagram)
 
@@ -66,19 +68,29 @@ def _draw(loaded: "Loaded", file: Path) -> None:
     typer.echo(f"drew {file}", err=True)
 
 
-def show_layers(path: Path, overrides: Sequence[str], data_dir: Path | None) -> "Loaded":
-    """Prints the layers of an experiment.
+def show_layers(
+    path: Path, overrides: Sequence[str], data_dir: Path | None, first: "Loaded | None"
+) -> "Loaded":
+    """Prints the layers of an experiment, and what is different from the first that was shown.
 
     Raises:
       SpecError: everything wrong with it.
     """
+    from cnnbench.differences import differences
     from cnnbench.layer_table import layer_table
     from cnnbench.loader import load_experiment
 
     loaded = load_experiment(path, overrides, data_dir=data_dir)
     experiment = loaded.experiment
+    found = differences(first, loaded) if first else None
     if loaded.plan is None:
         typer.echo(f"{experiment.type_title}: {experiment.model.python} (shapes show when it runs)")
     else:
-        stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})"))
+        marks = found.marks if found and first and first.plan else None
+        stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})", marks))
+    if found and first:
+        typer.echo(f"\nBeside {first.experiment.type_title}:")
+        for line in found.lines or ("nothing is different",):
+            typer.echo(f"  {line}")
+        typer.echo()
     return loaded

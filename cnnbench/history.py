@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cnnbench.errors import IncomparableError, StoreError, UsageError, did_you_mean, listing
 from cnnbench.results import RunResult, Status
-from cnnbench.store import RECORD_FILE, RunEntry, disk, read_entry, read_run
+from cnnbench.stats import mean
+from cnnbench.store import RECORD_FILE, RunEntry, disk, read_entry, read_epochs, read_run
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 
@@ -36,6 +37,24 @@ def list_runs(results_dir: Path) -> Listing:
       StoreError: the folder of results or of an experiment cannot be read.
     """
     return _list_folders(f for name in _folders(results_dir) for f in _run_folders(name))
+
+
+def read_curve(entry: RunEntry) -> tuple[float, ...]:
+    """The headline metric after each epoch, mean over the seeds that came so far.
+
+    Empty where the epochs cannot be read: a list shows what it can.
+    """
+    try:
+        epochs, _ = read_epochs(entry.path)
+    except StoreError:
+        return ()
+    first = next(iter(epochs[0].metrics), "loss") if epochs else "loss"
+    metric = entry.summary.headline if entry.summary else first
+    values: dict[int, list[float]] = {}
+    for epoch in epochs:
+        if metric == "loss" or metric in epoch.metrics:
+            values.setdefault(epoch.epoch, []).append(epoch.validation(metric))
+    return tuple(mean(values[number]) for number in sorted(values))
 
 
 def newest_finished(results_dir: Path) -> Selection:

@@ -11,6 +11,7 @@ from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
 from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.session import Listener
+from cnnbench.sparkline import sparkline
 
 
 class Silent:
@@ -105,11 +106,12 @@ class Bars(Lines):
         self.record: RunRecord | None = None
         self.num_steps, self.done = 1, 0  # steps of an epoch, epochs of all seeds
         self.value = ""
+        self.curves: dict[int, list[float]] = {}
 
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table and starts the bar."""
         super().loaded(loaded)
-        self.task = self.progress.add_task("reading data", total=None, rate="")
+        self.task = self.progress.add_task("reading data", total=None, rate="", curve="")
         self.progress.start()
 
     def started(self, record: RunRecord, num_steps: int) -> None:
@@ -131,6 +133,9 @@ class Bars(Lines):
                 self._move(seed, epoch, step * event.at_once)
             case EpochRecord(seed=seed, epoch=epoch):
                 self.value = headline(event)
+                self.curves.setdefault(seed, []).append(_shown_value(event))
+                curve = sparkline(self.curves[seed], self.console.encoding)
+                self._update(curve=curve if epoch > 1 else "")
                 self.done += 1
                 self._move(seed, epoch, 0, f"{event.samples_per_s:,.0f} images/s")
             case SeedDone() | Trained():
@@ -186,6 +191,7 @@ def make_progress(console: Console) -> Progress:
     """Bars that vanish when they are done."""
     return Progress(
         TextColumn("{task.description}"),
+        TextColumn("{task.fields[curve]}"),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
@@ -217,6 +223,11 @@ def headline(record: EpochRecord) -> str:
     if "accuracy" in record.metrics:
         return f", accuracy {100 * record.metrics['accuracy']:.2f} %"
     return f", loss {record.validation_loss:.4g}"
+
+
+def _shown_value(record: EpochRecord) -> float:
+    """The number that `headline` shows."""
+    return record.metrics.get("accuracy", record.validation_loss)
 
 
 def epoch_line(record: EpochRecord, epochs: int) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cnnbench.columns import PLAIN, Column, Look, R, cost_columns, epoch_columns
 from cnnbench.compare import Comparison, Row
 from cnnbench.phrases import clean, estimate_text, metric_text, words
+from cnnbench.sparkline import sparkline
 from cnnbench.stats import mean
 from cnnbench.store import RunEntry
 from cnnbench.targets import target_title
@@ -56,8 +57,16 @@ def markdown(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAI
     return "\n".join(_markdown(comparison, wide=wide, look=look) for comparison in comparisons)
 
 
-def list_table(entries: Iterable[RunEntry]) -> "Table":
-    """Runs for a terminal, one a line; the RUN-ID begins with the start in UTC."""
+def list_table(
+    entries: Iterable[RunEntry], curves: Iterable[Sequence[float]], encoding: str
+) -> "Table":
+    """Runs for a terminal, one a line; the RUN-ID begins with the start in UTC.
+
+    Args:
+      entries: the runs.
+      curves: for each of them the headline metric by epoch.
+      encoding: of the terminal.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -65,12 +74,13 @@ def list_table(entries: Iterable[RunEntry]) -> "Table":
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("Run", no_wrap=True)
     table.add_column("Name", overflow="fold")
-    table.add_column("Status", no_wrap=True)
     table.add_column("Dataset", overflow="fold")
-    for header in ("Epochs", "Seeds", "Result"):
+    for header in ("Epochs", "Seeds"):
         table.add_column(header, justify="right", no_wrap=True)
-    for entry in entries:
-        table.add_row(*(Text(cell) for cell in _list_cells(entry)))
+    table.add_column("Curve", no_wrap=True)
+    table.add_column("Result", justify="right", no_wrap=True)
+    for entry, curve in zip(entries, curves, strict=True):
+        table.add_row(*(Text(cell) for cell in _list_cells(entry, sparkline(curve, encoding))))
     return table
 
 
@@ -183,16 +193,17 @@ def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _list_cells(entry: RunEntry) -> tuple[str, ...]:
-    record, summary, result = entry.record, entry.summary, "-"
+def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
+    """The result, or why there is none."""
+    record, summary, result = entry.record, entry.summary, str(entry.record.status)
     if summary is not None and summary.seeds:
         metric = summary.headline
         values = [seed.final[metric] for seed in summary.seeds if metric in seed.final]
         result = metric_text(metric, mean(values)) if values else result
     data = record.dataset
     dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name
-    counts = (str(record.epochs), str(len(record.seeds)), result)
-    return (record.run_id, record.name, str(record.status), dataset, *counts)
+    counts = (str(record.epochs), str(len(record.seeds)))
+    return (record.run_id, record.name, dataset, *counts, curve, result)
 
 
 def _escape(text: str) -> str:

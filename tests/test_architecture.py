@@ -40,8 +40,10 @@ cost
 results
 summary codec
 store
-history stats
+stats
+history
 verdict phrases
+sparkline
 verdict_report
 gates
 benchmark bars
@@ -79,7 +81,7 @@ worker
 workers
 contest
 layer_table
-diagram
+differences diagram
 plots
 recorder
 session bench_session

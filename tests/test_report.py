@@ -59,6 +59,8 @@ ENTRIES = [
     entry(dataclasses.replace(with_record(make_run(), status=Status.INTERRUPTED), summary=None)),
 ]
 
+CURVES = [[0.93, 0.95, 0.97], [0.1 + 0.88 * n / 29 for n in range(30)], [3.0, 1.0, 0.5, 0.4], [0.1]]
+
 # Raw values are those of one seed: the last digit of a spread depends on the platform.
 TABLES = {
     "run.txt": lambda: shown(report.terminal_table([compare([make_run()])], wide=False)),
@@ -73,7 +75,8 @@ TABLES = {
     "compare.md": lambda: report.markdown(GROUPS, wide=True),
     "compare.csv": lambda: export.csv_text([two(), *GROUPS[1:]]),
     "compare.json": lambda: export.json_text([two()]),
-    "list.txt": lambda: shown(report.list_table(ENTRIES)),
+    "list.txt": lambda: shown(report.list_table(ENTRIES, CURVES, "utf-8")),
+    "list_ascii.txt": lambda: shown(report.list_table(ENTRIES, CURVES, "ascii")),
 }
 
 
@@ -235,3 +238,8 @@ def test_compare_says_what_the_command_line_changed() -> None:
     other = with_record(make_run(name="adam", title="Adam CNN"), environment=environment)
     lines = report.notes(compare([one, other]), wide=True)
     assert "Adam CNN: adam/20251123T063012Z-a1b2, with train.optimizer=adam --epochs 5." in lines
+
+
+def test_a_list_of_runs_fits_into_80_columns() -> None:
+    lines = shown(report.list_table(ENTRIES, CURVES, "utf-8")).splitlines()
+    assert max(map(len, lines)) <= 80

@@ -117,8 +117,8 @@ def test_layers_that_would_not_fit_are_told() -> None:
     with pytest.raises(UsageError) as caught:
         widen(plan, Size.PARAMS, 10_000)
     assert str(caught.value) == (
-        "--match: wider layers do not fit each other: layers.sum.inputs: cannot add different shapes "
-        "(input is 6x6x1, conv is 6x6x2); write the wider network as a file of its own."
+        "--match: wider layers do not fit each other: layers.sum.inputs: cannot add different "
+        "shapes (input is 6x6x1, conv is 6x6x2); write the wider network as a file of its own."
     )
 
 
