@@ -13,6 +13,8 @@ from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.session import Listener
 from cnnbench.sparkline import sparkline
 
+WIDE = 100  # columns that a title and a curve need beside the rest
+
 
 class Silent:
     """A listener that says nothing but warnings, for `--quiet`.
@@ -133,9 +135,7 @@ class Bars(Lines):
                 self._move(seed, epoch, step * event.at_once)
             case EpochRecord(seed=seed, epoch=epoch):
                 self.value = headline(event)
-                self.curves.setdefault(seed, []).append(_shown_value(event))
-                curve = sparkline(self.curves[seed], self.console.encoding)
-                self._update(curve=curve if epoch > 1 else "")
+                self._update(curve=self._curve(event))
                 self.done += 1
                 self._move(seed, epoch, 0, f"{event.samples_per_s:,.0f} images/s")
             case SeedDone() | Trained():
@@ -155,6 +155,14 @@ class Bars(Lines):
             self.task = None
         if not self.progress.tasks:
             self.progress.stop()
+
+    def _curve(self, record: EpochRecord) -> str:
+        """The course of a seed so far, where there is room for it beside the run's title."""
+        values = self.curves.setdefault(record.seed, [])
+        values.append(_shown_value(record))
+        if len(values) < 2 or (self.several and self.console.width < WIDE):
+            return ""
+        return sparkline(values, self.console.encoding)
 
     def _steps(self) -> int:
         record = self.record

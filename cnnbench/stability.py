@@ -32,10 +32,16 @@ class Timed:
 
 
 def warnings(runs: Sequence[Timed]) -> tuple[str, ...]:
-    """What makes the times of runs doubtful, each with its remedy."""
-    found = [text for run in runs for text in (_slow_first(run), _spread(run), _load(run)) if text]
-    together = [_devices(runs), _turns(runs)]
-    return tuple(dict.fromkeys([*found, *filter(None, together)]))
+    """What makes the times of runs doubtful, each with its remedy.
+
+    What is true of several runs is said once, behind all of their labels.
+    """
+    labels: dict[str, list[str]] = {}
+    for run in runs:
+        for text in filter(None, (_slow_first(run), _spread(run), _load(run))):
+            labels.setdefault(text, []).append(run.label)
+    own = (f"{', '.join(names)}: {text}" for text, names in labels.items())
+    return (*own, *filter(None, (_devices(runs), _turns(runs))))
 
 
 def _seconds(run: Timed) -> tuple[float, ...]:
@@ -51,7 +57,7 @@ def _slow_first(run: Timed) -> str | None:
     if ratio <= SLOW_FIRST:
         return None
     return (
-        f"{run.label}: the very first epoch took {ratio:.1f}x the median of the others;"
+        f"the very first epoch took {ratio:.1f}x the median of the others;"
         " look at later ones, or run it again now that the caches are warm."
     )
 
@@ -64,7 +70,7 @@ def _spread(run: Timed) -> str | None:
         return None
     share = 100 * std / mean(seconds)
     return (
-        f"{run.label}: the epochs' times have a standard deviation of {share:.0f} % of their mean;"
+        f"the epochs' times have a standard deviation of {share:.0f} % of their mean;"
         " close other programs, or train more epochs or seeds."
     )
 
@@ -74,7 +80,7 @@ def _load(run: Timed) -> str | None:
     if load is None or load <= MOST_LOAD:
         return None
     return (
-        f"{run.label}: the machine was busy when the run began (load {load:.2f} per CPU);"
+        f"the machine was busy when the run began (load {load:.2f} per CPU);"
         " wait until it is idle, and run it again."
     )
 

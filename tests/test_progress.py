@@ -74,6 +74,18 @@ def test_bars_draw_the_course_of_a_seed(encoding, curve):
     bars.close()
 
 
+@pytest.mark.parametrize(("width", "shown"), [(80, False), (100, True)])
+def test_beside_a_title_a_curve_needs_room(width, shown):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    bars = Bars(make_progress(screen), several=True)
+    bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
+    bars.started(make_run().record, 10)
+    for number in (1, 2):
+        bars.event(dataclasses.replace(EPOCH, epoch=number))
+    assert bool(bars.progress.tasks[0].fields["curve"]) == shown
+    bars.close()
+
+
 def test_bars_go_away_after_an_error():
     screen, _ = console(terminal=True)
     bars = Bars(make_progress(screen))

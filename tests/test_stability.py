@@ -110,8 +110,18 @@ def test_runs_one_after_the_other_did_not_take_turns() -> None:
 
 def test_every_warning_of_every_run_is_told() -> None:
     busy = timed([2.0, 0.5, 1.0, 1.5], "A", load_per_cpu=1.0)
-    found = warnings([busy, dataclasses.replace(busy, label="B")])
-    assert [text.split(":")[0] for text in found] == ["A"] * 3 + ["B"] * 3
+    calm = dataclasses.replace(busy, label="B", epochs=timed([2.0, 1.0, 1.0, 1.0]).epochs)
+    found = warnings([busy, calm])
+    assert [text.split(" ", 3)[:3] for text in found] == [
+        ["A,", "B:", "the"],
+        ["A:", "the", "epochs'"],
+        ["A,", "B:", "the"],
+    ]
+    assert [("first epoch" in text, "busy" in text) for text in found] == [
+        (True, False),
+        (False, False),
+        (False, True),
+    ]
 
 
 def aa(other: RunResult) -> tuple[str, ...]:
