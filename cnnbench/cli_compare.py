@@ -106,7 +106,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
         comparisons = comparing.compare_groups(selection.runs, rules)
     warn(selection.warnings)
     if sort_by is not None:
-        comparisons = [sort_runs(comparison, sort_by) for comparison in comparisons]
+        comparisons = sort_runs(comparisons, sort_by)
     _print(comparisons, format, Look(precision, only_changed))
     if gates:
         _judge(gates, comparisons, selection.runs, rules)

@@ -207,31 +207,49 @@ def _shown(columns: list[Column[R]], rows: Sequence[R], look: Look) -> list[Colu
     return [c for c in columns if c.always or len({c.cell(row) for row in rows}) > 1]
 
 
-def sort_runs(comparison: Comparison, name: str) -> Comparison:
+def sort_runs(comparisons: Sequence[Comparison], name: str) -> list[Comparison]:
     """The same runs with the best first, by a column of either table.
 
     Best is the highest accuracy, the lowest loss, the least time or cost, the most images a
     second. Runs are sorted by their last epoch; those whose value is not known come last.
 
     Args:
-      comparison: the runs.
+      comparisons: each is sorted by itself; one without the column stays as it is.
       name: of the column, upper or lower case.
 
     Raises:
-      UsageError: there is no such column.
+      UsageError: none has such a column.
     """
+    keys = [_keys(comparison) for comparison in comparisons]
+    known = list(dict.fromkeys(column for columns in keys for column in columns))
+    if name.lower() not in known:
+        message = f"--sort-by: there is no column '{name}'{did_you_mean(name, known)}"
+        raise UsageError(f"{message}; write {listing(known)}.")
+    pairs = zip(comparisons, keys, strict=True)
+    return [_sorted(comparison, columns.get(name.lower())) for comparison, columns in pairs]
+
+
+SortKey = Callable[[str], tuple[bool, float | str]]
+
+
+def _keys(comparison: Comparison) -> dict[str, SortKey]:
+    """For each column, what the run of a label is sorted by."""
     last = {row.label: row for row in comparison.rows}
     costs = {row.label: row for row in comparison.costs}
-    keys: dict[str, Callable[[str], tuple[bool, Value]]] = {}
-    for column in epoch_columns(comparison, wide=True):
-        keys[column.name] = partial(_key, column, last)
-    for other in cost_columns(comparison):
-        keys.setdefault(other.name, partial(_key, other, costs))
-    key = keys.get(name.lower())
+    of_costs: dict[str, SortKey] = {
+        c.name: partial(_key, c, costs) for c in cost_columns(comparison)
+    }
+    of_epochs: dict[str, SortKey] = {
+        c.name: partial(_key, c, last) for c in epoch_columns(comparison, wide=True)
+    }
+    return of_epochs | of_costs  # the type stands in both
+
+
+def _sorted(comparison: Comparison, key: SortKey | None) -> Comparison:
     if key is None:
-        message = f"--sort-by: there is no column '{name}'{did_you_mean(name, keys)}"
-        raise UsageError(f"{message}; write {listing(keys)}.")
-    order = {label: place for place, label in enumerate(sorted(last, key=key))}
+        return comparison
+    labels = sorted(dict.fromkeys(row.label for row in comparison.rows), key=key)
+    order = {label: place for place, label in enumerate(labels)}
     return replace(
         comparison,
         rows=tuple(sorted(comparison.rows, key=lambda row: order[row.label])),

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cnnbench.columns import PLAIN, Column, Look, R, cost_columns, epoch_columns
-from cnnbench.compare import Comparison, Row
+from cnnbench.compare import Comparison, CostRow, Row
 from cnnbench.phrases import clean, estimate_text, metric_text, words
 from cnnbench.sparkline import sparkline
 from cnnbench.stats import mean
@@ -41,15 +41,17 @@ def terminal_table(comparisons: Sequence[Comparison], *, wide: bool, look: Look 
         said = [*verdict_lines(comparison.verdicts), *map(clean, comparison.remarks)]
         columns = epoch_columns(comparison, wide=wide, look=look)
         parts.append(_rich_table(columns, comparison.rows, wide=wide))
-        if wide and _has_costs(comparison):
-            costs = _rich_table(cost_columns(comparison, look), comparison.costs, wide=True)
-            parts += [Text(""), costs]
+        if costs := _cost_columns(comparison, wide=wide, look=look):
+            parts += [Text(""), _rich_table(costs, comparison.costs, wide=True)]
         parts += [*(Text(f"\n{line}", style="bold") for line in said), text]
     return Group(*parts)
 
 
-def _has_costs(comparison: Comparison) -> bool:
-    return any(row.cost or row.target for row in comparison.costs)
+def _cost_columns(comparison: Comparison, *, wide: bool, look: Look) -> list[Column[CostRow]]:
+    """Empty where there is nothing to tell but the runs' names."""
+    known = wide and any(row.cost or row.target for row in comparison.costs)
+    columns = cost_columns(comparison, look) if known else []
+    return columns if len(columns) > 1 else []
 
 
 def markdown(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAIN) -> str:
@@ -172,8 +174,8 @@ def _rich_table(columns: Sequence[Column[R]], rows: Sequence[R], *, wide: bool) 
 def _markdown(comparison: Comparison, *, wide: bool, look: Look) -> str:
     columns = epoch_columns(comparison, wide=wide, look=look)
     body = _markdown_table(columns, comparison.rows)
-    if wide and _has_costs(comparison):
-        body += "\n" + _markdown_table(cost_columns(comparison, look), comparison.costs)
+    if costs := _cost_columns(comparison, wide=wide, look=look):
+        body += "\n" + _markdown_table(costs, comparison.costs)
     verdicts = [f"**Verdict:** {_escape(s)}\n\n" for s in map(sentence, comparison.verdicts)]
     remarks = [f"{_escape(clean(remark))}\n\n" for remark in comparison.remarks]
     listed = [f"- {_escape(note)}\n" for note in notes(comparison, wide=wide, look=look)]

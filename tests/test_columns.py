@@ -110,7 +110,7 @@ SORTED = [
 @pytest.mark.parametrize(("name", "order"), SORTED)
 def test_the_best_run_comes_first_and_the_unknown_last(name: str, order: list[str]) -> None:
     comparison = three(target="0.96")
-    ordered = sort_runs(comparison, name)
+    (ordered,) = sort_runs([comparison], name)
     assert labels(ordered) == order
     assert [row.epoch for row in ordered.rows] == [1, 3] * 3
     assert ordered.verdicts == comparison.verdicts
@@ -118,12 +118,19 @@ def test_the_best_run_comes_first_and_the_unknown_last(name: str, order: list[st
 
 def test_the_lowest_loss_comes_first() -> None:
     runs = [make_run("a", "A", headline="loss", seeds=(3,)), make_run("b", "B", headline="loss")]
-    assert labels(sort_runs(compare(runs), "loss")) == ["B", "A"]
+    assert labels(sort_runs([compare(runs)], "loss")[0]) == ["B", "A"]
+
+
+def test_a_group_without_the_column_stays_as_it_is() -> None:
+    classifiers, others = three(), compare([make_run("a", "A", headline="loss")])
+    ordered, same = sort_runs([classifiers, others], "accuracy")
+    assert labels(ordered) == ["Modified", "Standard", "Older"]
+    assert same is others
 
 
 def test_an_unknown_column_is_an_error_that_names_them() -> None:
     with pytest.raises(UsageError) as caught:
-        sort_runs(three(), "acuracy")
+        sort_runs([three()], "acuracy")
     assert str(caught.value) == (
         "--sort-by: there is no column 'acuracy' (did you mean 'accuracy'?); write type, epoch, "
         "accuracy, time, seeds, test, parameters, images/s, forward, backward, memory, p50, p99 "
@@ -136,7 +143,6 @@ def headers(columns: Sequence[Any]) -> list[str]:
 
 
 def test_only_what_changed_is_left() -> None:
-    cheap, better, _ = three().costs
     runs = [make_run(seeds=(0, 1)), make_run("b", "B", seeds=(0, 1), start=0.9213)]
     comparison = compare([runs[0], with_cost(runs[1], memory_bytes=1)])
     look = Look(only_changed=True)
@@ -144,7 +150,12 @@ def test_only_what_changed_is_left() -> None:
         "Type", "Epoch", "Accuracy", "Time", "Test",
     ]  # fmt: skip
     assert headers(cost_columns(comparison, look)) == ["Type", "Memory"]
-    assert cheap.label != better.label
+    alike = compare(runs)
+    for text in (
+        shown(report.terminal_table([alike], wide=True, look=look)),
+        report.markdown([alike], wide=True, look=look),
+    ):
+        assert text.count("Type ") == 1
 
 
 def test_digits_after_the_point_are_chosen() -> None:

@@ -51,12 +51,12 @@ def test_xla_counts_the_multiply_adds_that_shapes_do(name: str) -> None:
 
 
 def test_a_dense_layer_is_counted_by_hand() -> None:
-    """A multiply-add counts 2; a bias and a pixel's scale 1; finding an image, a few."""
+    """A multiply-add counts 2; a bias and a pixel's scale 1; finding an image, a dozen or so."""
     layers = {"dense": {"op": "dense", "units": 7}}
     plain = plain_setup(make_job(layers, make_dataset(6, 1, 1), batch_size=3))
     forward, _ = probe.count_flops(plain, plain.network(0))
     assert forward is not None
-    assert 0 <= forward - (2 * 12 * 7 + 7 + 12) <= 5
+    assert 0 <= forward - (2 * 12 * 7 + 7 + 12) <= 20
 
 
 def test_counts_do_not_depend_on_the_engine() -> None:
