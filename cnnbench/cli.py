@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,8 @@ from cnnbench.cli_bench import bench
 from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
 from cnnbench.cli_inspect import inspect
-from cnnbench.errors import StoreError, UsageError
+from cnnbench.cli_show import show, show_layers
+from cnnbench.errors import UsageError
 from cnnbench.terminal import (
     INTERRUPTED,
     catch_interrupts,
@@ -27,7 +29,6 @@ from cnnbench.terminal import (
 from cnnbench.words import ResultsDir, Specs, option_overrides, split_words
 
 if TYPE_CHECKING:
-    from cnnbench.loader import Loaded
     from cnnbench.results import RunResult
 
 app = typer.Typer(
@@ -55,6 +56,13 @@ def options(
     ] = False,
 ) -> None:
     """Describe a network in YAML, train it, and read an honest verdict."""
+
+
+class Match(StrEnum):
+    """What a widened copy has as much of as the largest other."""
+
+    PARAMS = "params"
+    FLOPS = "flops"
 
 
 class Device(StrEnum):
@@ -94,6 +102,12 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             envvar="CNNBENCH_ENGINE",
         ),
     ] = Engine.AUTO,
+    match: Annotated[
+        Match | None,
+        typer.Option(
+            help="Also run the first, widened to the parameters (or flops) of the largest other.",
+        ),
+    ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -141,6 +155,11 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         )
         for path in paths
     ]
+    if match:
+        from cnnbench.matching import with_match
+        from cnnbench.widening import Size
+
+        requests = with_match(requests, Size(match.value), partial(typer.echo, err=True))
     if dry_run:
         _dry_run(requests)
         return
@@ -152,24 +171,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         _print_results(results, json=json)
 
 
-@app.command()
-@reports_errors
-def show(
-    specs: Specs,
-    data_dir: DataDir = None,
-    diagram: Annotated[
-        Path | None,
-        typer.Option(help="Draw the architecture: .svg, .png or .md (Mermaid).", metavar="FILE"),
-    ] = None,
-) -> None:
-    """Check experiment files and print their layers, shapes and costs."""
-    paths, overrides = split_words(specs)
-    if diagram:
-        _check_diagram(diagram, paths)
-    for path in paths:
-        loaded = _show(path, overrides, data_dir)
-        if diagram:
-            _draw(loaded, diagram)
+app.command()(reports_errors(show))
 
 
 @app.command(name="list")
@@ -183,7 +185,9 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     if not listing.entries:
         typer.echo(f"no runs in {results_dir}; start one with: cnnbench run SPEC")
         return
-    stdout().print(report.list_table(listing.entries))
+    console = stdout()
+    curves = [history.read_curve(entry) for entry in listing.entries]
+    console.print(report.list_table(listing.entries, curves, console.encoding))
 
 
 app.command()(reports_errors(compare))
@@ -220,61 +224,15 @@ def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
         stdout().print(report.terminal_table(comparisons, wide=False))
 
 
-DRAWINGS = (".svg", ".png", ".md")
-
-
-def _check_diagram(file: Path, paths: Sequence[Path]) -> None:
-    """Refuses before anything is done.
-
-    Raises:
-      UsageError: no such kind of file, or several networks for one.
-    """
-    if file.suffix not in DRAWINGS:
-        raise UsageError(f"--diagram: '{file}' is no .svg, .png or .md file; name one that is.")
-    if len(paths) > 1:
-        raise UsageError("--diagram: a file holds one network; show one experiment at a time.")
-
-
-def _draw(loaded: "Loaded", file: Path) -> None:
-    from cnnbench.diagram import diagram, mermaid
-    from cnnbench.plots import diagram_picture
-
-    plan, title = loaded.plan, loaded.experiment.type_title
-    if plan is None:
-        raise UsageError("--diagram: a Python model has no graph; write model.layers to draw it.")
-    if file.suffix == ".md":
-        content = mermaid(plan).encode()
-    else:
-        content = diagram_picture(diagram(plan), title, file.suffix.removeprefix("."))
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StoreError(f"--diagram {file}: cannot be written: {reason}; name another.") from error
-    typer.echo(f"drew {file}", err=True)
-
-
 def _dry_run(requests: Sequence[Any]) -> None:
+    first = None
     for request in requests:
-        experiment = _show(request.path, request.overrides, request.data_dir).experiment
-        train = experiment.train
+        loaded = show_layers(request.path, request.overrides, request.data_dir, first)
+        first, experiment, train = first or loaded, loaded.experiment, loaded.experiment.train
         typer.echo(
             f"would train {train.epochs} epochs in batches of {train.batch_size} on"
             f" {experiment.dataset.name}, seeds {', '.join(map(str, experiment.seeds))}"
         )
-
-
-def _show(path: Path, overrides: Sequence[str], data_dir: Path | None) -> "Loaded":
-    from cnnbench.layer_table import layer_table
-    from cnnbench.loader import load_experiment
-
-    loaded = load_experiment(path, overrides, data_dir=data_dir)
-    experiment = loaded.experiment
-    if loaded.plan is None:
-        typer.echo(f"{experiment.type_title}: {experiment.model.python} (shapes show when it runs)")
-    else:
-        stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})"))
-    return loaded
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from cnnbench.terminal import stdout, warn
 from cnnbench.words import ResultsDir
 
 if TYPE_CHECKING:
+    from cnnbench.columns import Look
     from cnnbench.compare import Comparison
     from cnnbench.gates import Gate
     from cnnbench.results import RunResult
@@ -65,18 +66,38 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
             show_default=False,
         ),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Also tell how long training took to this value of the metric: 0.98 or 98%.",
+            metavar="VALUE",
+        ),
+    ] = None,
+    sort_by: Annotated[
+        str | None,
+        typer.Option(help="The best run first, by this column.", metavar="COLUMN"),
+    ] = None,
+    only_changed: Annotated[
+        bool,
+        typer.Option("--only-changed", help="Leave out columns that are the same in every row."),
+    ] = False,
+    precision: Annotated[
+        int | None,
+        typer.Option(min=0, max=12, help="Digits after the point, in tables.", metavar="N"),
+    ] = None,
     format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Compare runs: a table, and a verdict on each beside the baseline."""
     from cnnbench import compare as comparing
     from cnnbench import history
+    from cnnbench.columns import Look, sort_runs
     from cnnbench.gates import parse_gate
     from cnnbench.verdict import Rules
     from cnnbench.verdict_report import parse_effect
 
     gates = [parse_gate(text) for text in fail_if or ()]
-    rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
+    rules = Rules(baseline, metric, alpha, parse_effect(min_effect), target)
     if runs:
         selection = history.find_runs(runs, results_dir)
         comparisons: Sequence[Comparison] = [comparing.compare(selection.runs, rules)]
@@ -84,7 +105,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
         selection = history.newest_finished(results_dir)
         comparisons = comparing.compare_groups(selection.runs, rules)
     warn(selection.warnings)
-    _print(comparisons, format)
+    if sort_by is not None:
+        comparisons = sort_runs(comparisons, sort_by)
+    _print(comparisons, format, Look(precision, only_changed))
     if gates:
         _judge(gates, comparisons, selection.runs, rules)
 
@@ -107,7 +130,7 @@ def _judge(
     for gate in gates:
         judged = comparisons
         if gate.metric != TIME:
-            judged = compare_groups(runs, replace(rules, metric=gate.metric))
+            judged = compare_groups(runs, replace(rules, metric=gate.metric, target=None))
         for comparison in judged:
             for verdict in comparison.verdicts:
                 judgement = judge_gate(gate, verdict)
@@ -121,14 +144,14 @@ def _judge(
         raise typer.Exit(INCONCLUSIVE)
 
 
-def _print(comparisons: "Sequence[Comparison]", format: Format) -> None:  # noqa: A002
+def _print(comparisons: "Sequence[Comparison]", format: Format, look: "Look") -> None:  # noqa: A002
     from cnnbench import export, report
 
     match format:
         case Format.TABLE:
-            stdout().print(report.terminal_table(comparisons, wide=True))
+            stdout().print(report.terminal_table(comparisons, wide=True, look=look))
         case Format.MD:
-            typer.echo(report.markdown(comparisons, wide=True), nl=False)
+            typer.echo(report.markdown(comparisons, wide=True, look=look), nl=False)
         case Format.CSV:
             typer.echo(export.csv_text(comparisons), nl=False)
         case Format.JSON:

@@ -17,6 +17,7 @@ from cnnbench.compilation import lookups
 from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
 from cnnbench.losses import metric_names
 from cnnbench.memory import peak_memory_bytes
+from cnnbench.probe import measure_cost
 from cnnbench.programs import (
     EVAL_BATCH,
     NUM_SAMPLES,
@@ -87,6 +88,7 @@ def _run(job: Job) -> Iterator[Event]:
     compile_s, strategy = job.watch.last("compile_s"), choice.strategy
     yield Compiled(num_params(state.params), compile_s, cache.state, strategy.text)
     yield from _run_seeds(alone, state, (first,), compile_s)
+    cost = measure_cost(alone.setup, alone.programs)
     started = job.watch.now()
     together = _faster_together(alone, others, job.watch.last("train_s"))
     tune_s += job.watch.now() - started
@@ -108,7 +110,8 @@ def _run(job: Job) -> Iterator[Event]:
             compile_cache=cache.state,
             first_step_s=job.watch.first_step_s,
             peak_memory_bytes=_peak_memory_bytes(job.devices[0]),
-        )
+        ),
+        cost,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from cnnbench.cost import Cost
 from cnnbench.results import Engine, EpochRecord, SeedSummary
 
 
@@ -79,9 +80,11 @@ class Trained:
 
     Args:
       engine: how they were trained.
+      cost: what the network costs.
     """
 
     engine: Engine
+    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnnbench import codec
-from cnnbench.compare import Comparison, Row
+from cnnbench.compare import Comparison, CostRow, Row
 from cnnbench.stats import Estimate, mean_interval
 from cnnbench.verdict_report import fields
 
@@ -15,7 +15,13 @@ _ESTIMATES = ("value", "train_s", "test")
 
 def csv_text(comparisons: Sequence[Comparison]) -> str:
     """One header and one line for each row of each comparison; an unknown value is empty."""
-    rows = [_csv_row(comparison, row) for comparison in comparisons for row in comparison.rows]
+    rows = [
+        _csv_row(comparison, row) | _csv_cost(cost)
+        for comparison in comparisons
+        for cost in comparison.costs
+        for row in comparison.rows
+        if row.label == cost.label
+    ]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -63,6 +69,21 @@ def _csv_row(comparison: Comparison, row: Row) -> dict[str, object]:
     return cells
 
 
+def _csv_cost(row: CostRow) -> dict[str, object]:
+    cost, target = row.cost, row.target
+    return {
+        "forward_flops": cost and cost.forward_flops,
+        "backward_flops": cost and cost.backward_flops,
+        "memory_bytes": cost and cost.memory_bytes,
+        "latency_p50_s": cost and cost.latency_p50_s,
+        "latency_p99_s": cost and cost.latency_p99_s,
+        "product_share": row.product_share,
+        "target": target and target.target,
+        "target_s": target and target.median_s,
+        "target_reached": target and target.reached,
+    }
+
+
 def _json(comparison: Comparison) -> dict[str, object]:
     return {
         "task": comparison.task,
@@ -73,6 +94,19 @@ def _json(comparison: Comparison) -> dict[str, object]:
         "devices": comparison.devices,
         "rows": tuple(_json_row(row) for row in comparison.rows),
         "verdicts": tuple(fields(verdict) for verdict in comparison.verdicts),
+        "costs": tuple(map(_json_cost, comparison.costs)),
+        "warnings": comparison.warnings,
+        "remarks": comparison.remarks,
+    }
+
+
+def _json_cost(row: CostRow) -> dict[str, object]:
+    return {
+        "label": row.label,
+        "run_id": row.run.run_id,
+        "cost": row.cost,
+        "product_share": row.product_share,
+        "target": row.target,
     }
 
 

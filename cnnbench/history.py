@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cnnbench.errors import IncomparableError, StoreError, UsageError, did_you_mean, listing
 from cnnbench.results import RunResult, Status
-from cnnbench.store import RECORD_FILE, RunEntry, disk, read_entry, read_run
+from cnnbench.stats import mean
+from cnnbench.store import RECORD_FILE, RunEntry, disk, read_entry, read_epochs, read_run
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 
@@ -38,6 +39,24 @@ def list_runs(results_dir: Path) -> Listing:
     return _list_folders(f for name in _folders(results_dir) for f in _run_folders(name))
 
 
+def read_curve(entry: RunEntry) -> tuple[float, ...]:
+    """The headline metric after each epoch, mean over the seeds that came so far.
+
+    Empty where the epochs cannot be read: a list shows what it can.
+    """
+    try:
+        epochs, _ = read_epochs(entry.path)
+    except StoreError:
+        return ()
+    first = next(iter(epochs[0].metrics), "loss") if epochs else "loss"
+    metric = entry.summary.headline if entry.summary else first
+    values: dict[int, list[float]] = {}
+    for epoch in epochs:
+        if metric == "loss" or metric in epoch.metrics:
+            values.setdefault(epoch.epoch, []).append(epoch.validation(metric))
+    return tuple(mean(values[number]) for number in sorted(values))
+
+
 def newest_finished(results_dir: Path) -> Selection:
     """The newest finished run of each experiment, by name; experiments without one are left out.
 
@@ -54,7 +73,8 @@ def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
 
     Args:
       arguments: for each run its folder, its RUN-ID or the beginning of it, or the
-        name or folder of an experiment, which stands for its newest finished run.
+        name or folder of an experiment, which stands for its newest finished run, and
+        named again for the one before.
       results_dir: folder of all results.
 
     Raises:
@@ -62,12 +82,21 @@ def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
       IncomparableError: an experiment has no finished run.
       StoreError: a run cannot be read.
     """
-    found = [find_run(argument, results_dir) for argument in arguments]
+    found = [
+        find_run(argument, results_dir, earlier=arguments[:place].count(argument))
+        for place, argument in enumerate(arguments)
+    ]
     return _select((path for path, _ in found), (w for _, warnings in found for w in warnings))
 
 
-def find_run(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder of a run that a command line names, as `find_runs`, and warnings."""
+def find_run(argument: str, results_dir: Path, earlier: int = 0) -> tuple[Path, tuple[str, ...]]:
+    """The folder of a run that a command line names, as `find_runs`, and warnings.
+
+    Args:
+      argument: what was written.
+      results_dir: folder of all results.
+      earlier: how often the same was written before: a name then means an older run.
+    """
     candidates = [Path(argument), results_dir / argument] if argument.strip() else []
     with disk(Path(argument), "read"):
         for path in candidates:
@@ -75,7 +104,7 @@ def find_run(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
                 return path, ()
         for path in candidates:
             if folders := _run_folders(path):
-                return _newest_of(path, _list_folders(folders))
+                return _newest_of(path, _list_folders(folders), earlier)
     return _find_id(argument, results_dir), ()
 
 
@@ -101,9 +130,11 @@ def _unknown(argument: str, results_dir: Path, names: list[str], runs: list[Path
     return f"{place}{hint}; write {listing(names)}, or see: cnnbench list"
 
 
-def _newest_of(folder: Path, runs: Listing) -> tuple[Path, tuple[str, ...]]:
-    entry = _newest(runs)
-    if entry is not None:
+def _newest_of(folder: Path, runs: Listing, skip: int) -> tuple[Path, tuple[str, ...]]:
+    """The newest finished run but `skip`; the newest where there are not so many."""
+    finished = _finished(runs)
+    if finished:
+        entry = finished[-1 - skip] if skip < len(finished) else finished[-1]
         return entry.path, runs.warnings
     counts = Counter(str(entry.record.status) for entry in runs.entries)
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
@@ -113,8 +144,12 @@ def _newest_of(folder: Path, runs: Listing) -> tuple[Path, tuple[str, ...]]:
 
 
 def _newest(runs: Listing) -> RunEntry | None:
-    finished = [e for e in runs.entries if e.record.status is Status.FINISHED]
+    finished = _finished(runs)
     return finished[-1] if finished else None
+
+
+def _finished(runs: Listing) -> list[RunEntry]:
+    return [entry for entry in runs.entries if entry.record.status is Status.FINISHED]
 
 
 def _select(paths: Iterable[Path], warnings: Iterable[str]) -> Selection:

@@ -1,5 +1,6 @@
 """A network as a table of layers, for `show` and the start of `run`."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cnnbench.graph import Node, Plan
@@ -39,12 +40,13 @@ def _main_options(op: LayerOp) -> list[str]:
     return options + [str(getattr(op, key)) for key in ("units", "rate") if hasattr(op, key)]
 
 
-def layer_table(plan: Plan, title: str) -> "Table":
+def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> "Table":
     """The layers, one a row, and the totals, for a terminal of 80 columns.
 
     Args:
       plan: the network.
       title: what stands above it.
+      marks: what stands before layers' names; no room is left for it if None.
     """
     from rich import box
     from rich.table import Table
@@ -52,6 +54,7 @@ def layer_table(plan: Plan, title: str) -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
     table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
+    table.show_edge = marks is None  # its place is that of the marks
     table.add_column("Layer", no_wrap=True, footer="total")
     table.add_column("Operation")
     table.add_column("Inputs")
@@ -61,16 +64,17 @@ def layer_table(plan: Plan, title: str) -> "Table":
         "Multiply-\nadds", justify="right", no_wrap=True, footer=f"{plan.multiply_adds:,}"
     )
     table.show_footer = True
-    table.add_row(INPUT, "", "", shape_text(plan.input_shape), "", "")
-    for node in plan.nodes:
-        table.add_row(*_cells(node))
+    first = ("", "", shape_text(plan.input_shape), "", "")
+    rows = {INPUT: first} | {node.name: _cells(node) for node in plan.nodes}
+    for name, cells in rows.items():
+        mark = "" if marks is None else f"{marks.get(name, ''):2}"
+        table.add_row(mark + name, *cells, style="bold" if mark.strip() else "")
     return table
 
 
 def _cells(node: Node) -> tuple[str, ...]:
     cost = node.layout.multiply_adds
     return (
-        node.name,
         operation_text(node.op),
         ", ".join(node.inputs),
         shape_text(node.layout.shape),

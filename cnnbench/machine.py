@@ -1,5 +1,6 @@
 """What a run needs to say about the software and the machine it ran on."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -35,7 +36,19 @@ def environment(devices: Sequence[jax.Device], command: Sequence[str]) -> Enviro
         commit=commit,
         dirty=dirty,
         command=tuple(command),
+        load_per_cpu=load_per_cpu(),
     )
+
+
+@functools.cache
+def load_per_cpu() -> float | None:
+    """Load average of the last minute over the machine's CPUs, when this was first called.
+
+    Only then: later, it would be the load that our own training makes.
+    """
+    if not hasattr(os, "getloadavg"):  # Windows
+        return None
+    return os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
 def num_cpus() -> int:

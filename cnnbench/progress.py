@@ -11,6 +11,9 @@ from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
 from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.session import Listener
+from cnnbench.sparkline import sparkline
+
+WIDE = 100  # columns that a title and a curve need beside the rest
 
 
 class Silent:
@@ -105,11 +108,12 @@ class Bars(Lines):
         self.record: RunRecord | None = None
         self.num_steps, self.done = 1, 0  # steps of an epoch, epochs of all seeds
         self.value = ""
+        self.curves: dict[int, list[float]] = {}
 
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table and starts the bar."""
         super().loaded(loaded)
-        self.task = self.progress.add_task("reading data", total=None, rate="")
+        self.task = self.progress.add_task("reading data", total=None, rate="", curve="")
         self.progress.start()
 
     def started(self, record: RunRecord, num_steps: int) -> None:
@@ -131,6 +135,7 @@ class Bars(Lines):
                 self._move(seed, epoch, step * event.at_once)
             case EpochRecord(seed=seed, epoch=epoch):
                 self.value = headline(event)
+                self._update(curve=self._curve(event))
                 self.done += 1
                 self._move(seed, epoch, 0, f"{event.samples_per_s:,.0f} images/s")
             case Snapshot() | SeedDone() | Trained():
@@ -150,6 +155,14 @@ class Bars(Lines):
             self.task = None
         if not self.progress.tasks:
             self.progress.stop()
+
+    def _curve(self, record: EpochRecord) -> str:
+        """The course of a seed so far, where there is room for it beside the run's title."""
+        values = self.curves.setdefault(record.seed, [])
+        values.append(_shown_value(record))
+        if len(values) < 2 or (self.several and self.console.width < WIDE):
+            return ""
+        return sparkline(values, self.console.encoding)
 
     def _steps(self) -> int:
         record = self.record
@@ -186,6 +199,7 @@ def make_progress(console: Console) -> Progress:
     """Bars that vanish when they are done."""
     return Progress(
         TextColumn("{task.description}"),
+        TextColumn("{task.fields[curve]}"),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(compact=True),
@@ -217,6 +231,11 @@ def headline(record: EpochRecord) -> str:
     if "accuracy" in record.metrics:
         return f", accuracy {100 * record.metrics['accuracy']:.2f} %"
     return f", loss {record.validation_loss:.4g}"
+
+
+def _shown_value(record: EpochRecord) -> float:
+    """The number that `headline` shows."""
+    return record.metrics.get("accuracy", record.validation_loss)
 
 
 def epoch_line(record: EpochRecord, epochs: int) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from cnnbench import plots
 from cnnbench.catalog import KNOWN
+from cnnbench.cost import Cost
 from cnnbench.data import Dataset
 from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
 from cnnbench.results import (
@@ -73,6 +74,7 @@ class Collected:
     engine: Engine | None = None
     compile_s: float = 0.0
     seeds: tuple[SeedSummary, ...] = ()
+    cost: Cost | None = None
 
 
 def keep(event: Event, folder: RunFolder, collected: Collected) -> None:
@@ -88,8 +90,8 @@ def keep(event: Event, folder: RunFolder, collected: Collected) -> None:
             if event.outputs is not None and len(collected.seeds) == 1:
                 picture: Any = plots.reconstructions_png(event.inputs, event.outputs)
                 folder.write("reconstructions.png", picture)
-        case Trained(engine=engine):
-            collected.engine = engine
+        case Trained(engine=engine, cost=cost):
+            collected.engine, collected.cost = engine, cost
         case StepDone() | Snapshot() | Tuning():
             pass
         case _:
@@ -108,4 +110,5 @@ def summary(job: "Job", collected: Collected) -> Summary:
         headline=first if job.experiment.task is Task.CLASSIFY else "loss",
         metrics=metrics,
         seeds=collected.seeds,
+        cost=collected.cost,
     )

@@ -5,24 +5,18 @@ values. A run's own table has the four columns of the post that this tool
 implements; a `wide` table adds what else tells architectures apart.
 """
 
-import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from cnnbench.compare import Comparison, Row
-from cnnbench.phrases import (
-    clean,
-    count_text,
-    is_fraction,
-    metric_text,
-    seconds_text,
-    words,
-)
-from cnnbench.stats import Estimate, mean
+from cnnbench.columns import PLAIN, Column, Look, R, cost_columns, epoch_columns
+from cnnbench.compare import Comparison, CostRow, Row
+from cnnbench.phrases import clean, estimate_text, metric_text, words
+from cnnbench.sparkline import sparkline
+from cnnbench.stats import mean
 from cnnbench.store import RunEntry
+from cnnbench.targets import target_title
 from cnnbench.verdict_report import how_lines, sentence, verdict_lines
 
 if TYPE_CHECKING:
@@ -30,40 +24,51 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A column of a table; `heading` breaks the header over lines to keep numbers whole."""
-
-    header: str
-    cell: Callable[[Row], str]
-    heading: str | None = None
-
-
-def terminal_table(comparisons: Sequence[Comparison], *, wide: bool) -> "Group":
+def terminal_table(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAIN) -> "Group":
     """Tables for a terminal of 80 columns or more, each with its notes.
 
     Args:
-      comparisons: one table each.
-      wide: also parameters, images per second and the test value.
+      comparisons: one table each, or two where they are wide.
+      wide: also parameters, images per second and the test value, and a table of costs.
+      look: how they are shown.
     """
     from rich.console import Group
     from rich.text import Text
 
     parts: list[Table | Text] = []
     for comparison in comparisons:
-        text = Text("\n".join(["", *notes(comparison, wide=wide), ""]), style="dim")
-        verdicts = [Text(f"\n{line}", style="bold") for line in verdict_lines(comparison.verdicts)]
-        parts += [_rich_table(comparison, wide=wide), *verdicts, text]
+        text = Text("\n".join(["", *notes(comparison, wide=wide, look=look), ""]), style="dim")
+        said = [*verdict_lines(comparison.verdicts), *map(clean, comparison.remarks)]
+        columns = epoch_columns(comparison, wide=wide, look=look)
+        parts.append(_rich_table(columns, comparison.rows, wide=wide))
+        if costs := _cost_columns(comparison, wide=wide, look=look):
+            parts += [Text(""), _rich_table(costs, comparison.costs, wide=True)]
+        parts += [*(Text(f"\n{line}", style="bold") for line in said), text]
     return Group(*parts)
 
 
-def markdown(comparisons: Sequence[Comparison], *, wide: bool) -> str:
+def _cost_columns(comparison: Comparison, *, wide: bool, look: Look) -> list[Column[CostRow]]:
+    """Empty where there is nothing to tell but the runs' names."""
+    known = wide and any(row.cost or row.target for row in comparison.costs)
+    columns = cost_columns(comparison, look) if known else []
+    return columns if len(columns) > 1 else []
+
+
+def markdown(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAIN) -> str:
     """Tables in Markdown, each with its notes as a list."""
-    return "\n".join(_markdown(comparison, wide=wide) for comparison in comparisons)
+    return "\n".join(_markdown(comparison, wide=wide, look=look) for comparison in comparisons)
 
 
-def list_table(entries: Iterable[RunEntry]) -> "Table":
-    """Runs for a terminal, one a line; the RUN-ID begins with the start in UTC."""
+def list_table(
+    entries: Iterable[RunEntry], curves: Iterable[Sequence[float]], encoding: str
+) -> "Table":
+    """Runs for a terminal, one a line; the RUN-ID begins with the start in UTC.
+
+    Args:
+      entries: the runs.
+      curves: for each of them the headline metric by epoch.
+      encoding: of the terminal.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -71,16 +76,17 @@ def list_table(entries: Iterable[RunEntry]) -> "Table":
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("Run", no_wrap=True)
     table.add_column("Name", overflow="fold")
-    table.add_column("Status", no_wrap=True)
     table.add_column("Dataset", overflow="fold")
-    for header in ("Epochs", "Seeds", "Result"):
+    for header in ("Epochs", "Seeds"):
         table.add_column(header, justify="right", no_wrap=True)
-    for entry in entries:
-        table.add_row(*(Text(cell) for cell in _list_cells(entry)))
+    table.add_column("Curve", no_wrap=True)
+    table.add_column("Result", justify="right", no_wrap=True)
+    for entry, curve in zip(entries, curves, strict=True):
+        table.add_row(*(Text(cell) for cell in _list_cells(entry, sparkline(curve, encoding))))
     return table
 
 
-def notes(comparison: Comparison, *, wide: bool) -> tuple[str, ...]:
+def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[str, ...]:
     """What the numbers of a table mean and where they come from, a line each."""
     data, metric, rows = comparison.dataset, words(comparison.metric), comparison.rows
     over = "; mean over seeds" if _has_spread(comparison) else ""
@@ -88,12 +94,13 @@ def notes(comparison: Comparison, *, wide: bool) -> tuple[str, ...]:
     lines = [
         f"{metric.capitalize()}: validation images; {_over_seeds(comparison)}.",
         f"Time: training of one epoch without compilation or evaluation{over}.",
-        _test_note(comparison),
+        _test_note(comparison, look),
         f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",
         f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}.",
     ]
     if wide:
-        lines[2] = f"Test: after the last epoch{over}. Images/s: median over epochs."
+        lines[2:3] = [f"Test: after the last epoch{over}. Images/s: median over epochs."]
+        lines[3:3] = _cost_notes(comparison)
         lines += dict.fromkeys(_run_note(row) for row in rows)
     lines += how_lines(comparison.verdicts)
     if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
@@ -101,9 +108,21 @@ def notes(comparison: Comparison, *, wide: bool) -> tuple[str, ...]:
         lines.append(f"Stand-in: {data.name} was used, because {wanted} could not be had.")
     if len({row.run.epochs for row in rows}) > 1:
         lines.append("Epochs: the runs trained for different numbers, so last rows are not alike.")
-    if len(comparison.devices) > 1:
-        lines.append("Times: on different devices, so they differ for that reason too.")
-    return tuple(lines)
+    return (*lines, *(f"Warning: {clean(text)}" for text in comparison.warnings))
+
+
+def _cost_notes(comparison: Comparison) -> list[str]:
+    lines = []
+    if any(row.cost for row in comparison.costs):
+        lines = [
+            "Forward, backward: operations for one image, by XLA. Memory: of a training step.",
+            "Latency: one image. Peak: share of the device's fastest matrix product.",
+        ]
+    if targets := [row.target.target for row in comparison.costs if row.target]:
+        title, metric = target_title(comparison.metric, targets[0]), words(comparison.metric)
+        lines.append(f"To {title}: seconds of training until the {metric} is there, median of the")
+        lines[-1] += " seeds; > where too few got there, with their number."
+    return lines
 
 
 def _run_note(row: Row) -> str:
@@ -116,10 +135,11 @@ def _run_note(row: Row) -> str:
     return f"{clean(row.label)}: {row.run.name}/{row.run.run_id}{clean(with_changes)}."
 
 
-def _test_note(comparison: Comparison) -> str:
+def _test_note(comparison: Comparison, look: Look) -> str:
     ends = ((row.label, row.test) for row in comparison.rows if row.test is not None)
-    values = (f"{clean(label)} {_estimate(comparison.metric, test)}" for label, test in ends)
-    return f"Test {words(comparison.metric)} after the last epoch: {', '.join(values)}."
+    metric, digits = comparison.metric, look.precision
+    values = (f"{clean(label)} {estimate_text(metric, test, digits)}" for label, test in ends)
+    return f"Test {words(metric)} after the last epoch: {', '.join(values)}."
 
 
 def _has_spread(comparison: Comparison) -> bool:
@@ -135,45 +155,35 @@ def _over_seeds(comparison: Comparison) -> str:
     return "mean ± standard deviation over the seeds, unknown for one"
 
 
-def _columns(comparison: Comparison, *, wide: bool) -> list[_Column]:
-    metric = comparison.metric
-    columns = [
-        _Column("Type", lambda row: clean(row.label)),
-        _Column("Epoch", lambda row: str(row.epoch)),
-        _Column(words(metric).capitalize(), lambda row: _estimate(metric, row.value)),
-        _Column("Time", lambda row: seconds_text(row.train_s.mean)),
-    ]
-    if _has_spread(comparison):
-        columns.append(_Column("Seeds", lambda row: str(len(row.run.seeds))))
-    if wide:
-        columns += [
-            _Column("Test", lambda row: metric_text(metric, row.test.mean) if row.test else ""),
-            _Column("Parameters", lambda row: f"{row.num_params:,}", "Para-\nmeters"),
-            _Column("Images/s", lambda row: count_text(row.images_per_s), "Images\n/s"),
-        ]
-    return columns
-
-
-def _rich_table(comparison: Comparison, *, wide: bool) -> "Table":
+def _rich_table(columns: Sequence[Column[R]], rows: Sequence[R], *, wide: bool) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    columns = _columns(comparison, wide=wide)
     table = Table(box=box.MARKDOWN)
     if wide:  # no room for lines between so many columns
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column(columns[0].header, overflow="fold")
     for column in columns[1:]:
         table.add_column(column.heading or column.header, justify="right", no_wrap=True)
-    for row in comparison.rows:
+    for row in rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
     return table
 
 
-def _markdown(comparison: Comparison, *, wide: bool) -> str:
-    columns = _columns(comparison, wide=wide)
-    cells = [[_escape(column.cell(row)) for column in columns] for row in comparison.rows]
+def _markdown(comparison: Comparison, *, wide: bool, look: Look) -> str:
+    columns = epoch_columns(comparison, wide=wide, look=look)
+    body = _markdown_table(columns, comparison.rows)
+    if costs := _cost_columns(comparison, wide=wide, look=look):
+        body += "\n" + _markdown_table(costs, comparison.costs)
+    verdicts = [f"**Verdict:** {_escape(s)}\n\n" for s in map(sentence, comparison.verdicts)]
+    remarks = [f"{_escape(clean(remark))}\n\n" for remark in comparison.remarks]
+    listed = [f"- {_escape(note)}\n" for note in notes(comparison, wide=wide, look=look)]
+    return "".join([body, "\n", *verdicts, *remarks, *listed])
+
+
+def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
+    cells = [[_escape(column.cell(row)) for column in columns] for row in rows]
     table = [[column.header for column in columns], *cells]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     # The first column holds text and stands left, numbers stand right.
@@ -182,34 +192,20 @@ def _markdown(comparison: Comparison, *, wide: bool) -> str:
         [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
         for row in (table[0], rule, *cells)
     ]
-    body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    verdicts = [f"**Verdict:** {_escape(s)}\n\n" for s in map(sentence, comparison.verdicts)]
-    listed = [f"- {_escape(note)}\n" for note in notes(comparison, wide=wide)]
-    return "".join([body, "\n", *verdicts, *listed])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _list_cells(entry: RunEntry) -> tuple[str, ...]:
-    record, summary, result = entry.record, entry.summary, "-"
+def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
+    """The result, or why there is none."""
+    record, summary, result = entry.record, entry.summary, str(entry.record.status)
     if summary is not None and summary.seeds:
         metric = summary.headline
         values = [seed.final[metric] for seed in summary.seeds if metric in seed.final]
         result = metric_text(metric, mean(values)) if values else result
     data = record.dataset
     dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name
-    counts = (str(record.epochs), str(len(record.seeds)), result)
-    return (record.run_id, record.name, str(record.status), dataset, *counts)
-
-
-def _estimate(metric: str, estimate: Estimate) -> str:
-    """Mean and spread, such as `98.97 ± 0.05 %`."""
-    value, std = metric_text(metric, estimate.mean), estimate.std
-    if std is None or math.isnan(std):
-        return value
-    if is_fraction(metric):
-        # A spread that rounds to zero would claim a certainty that is not there.
-        spread = "<0.01" if 100 * std < 0.005 else f"{100 * std:.2f}"
-        return f"{value.removesuffix(' %')} ± {spread} %"
-    return f"{value} ± {std:#.2g}" if std else f"{value} ± 0"
+    counts = (str(record.epochs), str(len(record.seeds)))
+    return (record.run_id, record.name, dataset, *counts, curve, result)
 
 
 def _escape(text: str) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from cnnbench.cost import Cost
+
 # Version of the form that these values take in files. History:
 # 1: the first.
 FORMAT_VERSION = 1
@@ -148,6 +150,8 @@ class Environment:
       commit: git commit of the working directory; None outside a repository.
       dirty: whether the commit had local changes; None outside a repository.
       command: the command line, word by word.
+      load_per_cpu: load average of the minute before the process first trained, over the
+        machine's CPUs; None where the system does not say.
     """
 
     python: str
@@ -166,6 +170,7 @@ class Environment:
     commit: str | None
     dirty: bool | None
     command: tuple[str, ...]
+    load_per_cpu: float | None = None
 
     @property
     def device_model(self) -> str:
@@ -258,6 +263,7 @@ class Summary:
       headline: the metric that tables show.
       metrics: every metric and which of its values are better.
       seeds: one summary per seed.
+      cost: what the network costs; None in runs of older versions.
     """
 
     num_params: int
@@ -265,6 +271,7 @@ class Summary:
     headline: str
     metrics: Mapping[str, Direction]
     seeds: tuple[SeedSummary, ...]
+    cost: Cost | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,15 +85,15 @@ def train_step(
     rules: Rules,
 ) -> tuple[TrainState, jax.Array]:
     """One update from the images at `indices`, (batch,); the mean loss comes with it."""
-    gradients, rest, loss = _gradients(state, arrays, indices, graphdef, rules)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    gradient, rest, loss = gradients(state, arrays, indices, graphdef, rules)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     return TrainState(optax.apply_updates(state.params, updates), rest, opt_state), loss
 
 
-def _gradients(
+def gradients(
     state: TrainState, arrays: Arrays, indices: jax.Array, graphdef: Any, rules: Rules
 ) -> tuple[Tree, Tree, jax.Array]:
-    """Gradient of the mean loss over a batch, the model's other state, and the loss."""
+    """Gradient of the mean loss over the images at `indices`, other state, and the loss."""
     sums: Callable[..., Any] = partial(_gradient_sums, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
         sums = _shared(partial(_one_share, sums), rules)

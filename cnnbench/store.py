@@ -149,7 +149,7 @@ def read_run(path: Path) -> RunResult:
         torn last line of `epochs.jsonl` is a warning.
     """
     entry = read_entry(path)
-    epochs, warnings = _read_epochs(path / _EPOCHS)
+    epochs, warnings = read_epochs(path)
     return RunResult(entry.record, entry.summary, epochs, warnings)
 
 
@@ -180,7 +180,13 @@ def _weights_file(seed: int) -> str:
     return f"{WEIGHTS}/seed-{seed}.safetensors"
 
 
-def _read_epochs(path: Path) -> tuple[tuple[EpochRecord, ...], tuple[str, ...]]:
+def read_epochs(folder: Path) -> tuple[tuple[EpochRecord, ...], tuple[str, ...]]:
+    """The epochs in a run folder, and what is odd about their file.
+
+    Raises:
+      StoreError: it cannot be read, or a line is not what this version writes.
+    """
+    path = folder / _EPOCHS
     with disk(path, "read"):
         content = path.read_bytes() if path.exists() else b""
     *lines, torn = content.split(b"\n")

@@ -52,12 +52,14 @@ class Rules:
       metric: what they are judged by; the headline metric if None.
       alpha: how often chance alone may be taken for a difference.
       min_effect: smaller differences do not matter.
+      target: a value of the metric, as it was written; the time to it is told.
     """
 
     baseline: str | None = None
     metric: str | None = None
     alpha: float = 0.05
     min_effect: Effect = ANY
+    target: str | None = None
 
 
 class Sample(NamedTuple):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from cnnbench.cost import Cost
 from cnnbench.results import (
     DatasetRecord,
     Direction,
@@ -38,6 +39,7 @@ ENVIRONMENT = Environment(
     commit="0123456789abcdef0123456789abcdef01234567",
     dirty=False,
     command=("cnnbench", "run", "experiments/standard.yaml"),
+    load_per_cpu=0.05,
 )
 MNIST = DatasetRecord(
     "mnist", "MNIST", "sha256:aa", None, 50_000, 10_000, 10_000, "tensorflow-datasets"
@@ -58,6 +60,17 @@ ENGINE = Engine(
     compile_cache="cold",
     first_step_s=3.25,
     peak_memory_bytes=750_000_000,
+)
+
+COST = Cost(
+    training_flops=12_475_392,
+    forward_flops=4_524_077.0,
+    backward_flops=8_245_000.0,
+    memory_bytes=18_718_088,
+    latency_p50_s=0.000182,
+    latency_p99_s=0.00476,
+    latency_calls=300,
+    product_flops=2e11,
 )
 
 
@@ -99,11 +112,11 @@ def make_run(
         seeds=tuple(seeds),
         epochs=3,
         batch_size=500,
-        spec_digest="sha256:cc",
+        spec_digest=f"sha256:{name}",
         dataset=MNIST,
         environment=ENVIRONMENT,
     )
-    summary = Summary(160_362, 1.5 * len(seeds), headline, metrics, summaries)
+    summary = Summary(160_362, 1.5 * len(seeds), headline, metrics, summaries, COST)
     return RunResult(record, summary, epochs)
 
 

@@ -36,15 +36,21 @@ shapes
 wiring
 graph
 stages
+widening
+cost
 results
 summary codec weights
 store
-history stats
+stats
+history
 verdict phrases
+sparkline
 verdict_report
 gates
 benchmark bars
+comparable stability targets
 compare
+columns
 report export
 bench_report
 catalog
@@ -73,22 +79,24 @@ peers.torch_net peers.keras_net peers.flax_net
 peers.torch_peer peers.keras_peer peers.flax_peer
 peers
 programs
-tuning
+products
+tuning probe
 engine
-peers.own products
+peers.own
 worker
 workers
 contest
 layer_table inspection_report
-diagram
+differences diagram
 plots
 inspection_plots
 recorder event_files
 session bench_session
+matching
 progress
 terminal words
 cli_data
-cli_bench cli_compare cli_inspect
+cli_bench cli_compare cli_inspect cli_show
 cli
 __main__ __init__
 """

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cnnbench.cli import app
-from tests.samples import make_run, save
+from tests.samples import STAND_IN, make_run, save, with_record
 
 SEEDS = tuple(range(8))
 
@@ -97,6 +97,16 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
             " write accuracy or loss.\n",
         ),
         (
+            ["--sort-by", "speed"],
+            "--sort-by: there is no column 'speed' (did you mean 'seeds'?); write type, epoch, "
+            "accuracy, time, seeds, test, parameters, images/s, forward, backward, memory, p50, "
+            "p99 or peak.\n",
+        ),
+        (
+            ["--target", "98"],
+            "--target: '98' is no value of accuracy; write one as in 0.98 or 98%.\n",
+        ),
+        (
             ["--min-effect", "much"],
             "--min-effect: 'much' is no size of a difference; write one as in 0.1pp (points), "
             "2% (of the baseline) or 0.003 (in the metric's unit).\n",
@@ -117,4 +127,54 @@ def test_a_limit_needs_a_run_beside_the_baseline(results: Path) -> None:
     assert (done.exit_code, done.stderr) == (
         2,
         "--fail-if: there is no run beside the baseline; name two runs.\n",
+    )
+
+
+def test_costs_stand_in_a_table_of_their_own(results: Path) -> None:
+    lines = compare(results, "standard", "modified").stdout.splitlines()
+    header = next(i for i, line in enumerate(lines) if line.startswith("Type") and "Peak" in line)
+    assert lines[header].split() == ["Type", "Forward", "Backward", "Memory", "p50", "p99", "Peak"]
+    cells = ["4.52", "M", "8.24", "M", "17.9", "MiB", "0.182", "ms", "4.76", "ms", "46", "%"]
+    assert lines[header + 2].split() == ["Standard", "CNN", *cells]
+
+
+def test_a_target_a_sort_and_digits_together(results: Path) -> None:
+    words = ["--target", "98%", "--sort-by", "TEST", "--precision", "0", "--only-changed"]
+    done = compare(results, "standard", "modified", *words)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[0] == ["Type", "Epoch", "Accuracy", "Test"]
+    assert [row[:2] for row in rows[2:6]] == [["Modified", "CNN"]] * 2 + [["Standard", "CNN"]] * 2
+    assert rows[7] == ["Type", "To", "98", "%"]
+    assert rows[9] == ["Modified", "CNN", "20", "s"]
+    assert rows[10] == ["Standard", "CNN", ">", "21", "s,", "0/8"]
+
+
+def test_a_target_does_not_disturb_limits_of_another_metric(results: Path) -> None:
+    words = ["--target", "98%", "--fail-if", "loss:+0.1"]
+    assert compare(results, "standard", "modified", *words).exit_code == 0
+
+
+def test_an_experiment_named_twice_is_its_two_newest_runs(results: Path) -> None:
+    save(make_run(seeds=SEEDS, run_id="20251124T000000Z-0000"), results)
+    words = ["--format", "json"]
+    (comparison,) = json.loads(compare(results, "standard", "standard", *words).stdout)[
+        "comparisons"
+    ]
+    assert [row["run_id"] for row in comparison["costs"]] == [
+        "20251124T000000Z-0000",
+        "20251123T063012Z-a1b2",
+    ]
+    assert comparison["remarks"] == [
+        "A/A: Standard CNN #1 and Standard CNN #2 are the same experiment; what differs between "
+        "them is this machine's noise, and smaller differences mean nothing."
+    ]
+
+
+def test_runs_on_other_data_are_refused_with_the_reason(results: Path) -> None:
+    save(with_record(make_run("other", seeds=SEEDS), dataset=STAND_IN), results)
+    done = compare(results, "standard", "other")
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert done.stderr == (
+        "'standard' ran on mnist, 'other' on mnist_5k (stand-in for mnist); run both on the same "
+        "data, for example with --dataset mnist_5k\n"
     )

@@ -379,6 +379,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
             fake.time += spent
             return program(*args)
 
+        run.memory_analysis = program.memory_analysis  # type: ignore[attr-defined]
         return run
 
     monkeypatch.setattr(programs, "_ahead_of_time", compile_slowly)
@@ -471,6 +472,7 @@ def test_seeds_are_trained_at_once_only_where_it_is_faster(
             fake.time += spent
             return program(*args)
 
+        run.memory_analysis = program.memory_analysis  # type: ignore[attr-defined]
         return run
 
     monkeypatch.setattr(programs, "_ahead_of_time", timed)
@@ -583,6 +585,10 @@ def test_a_python_model_is_trained(python_model: Path) -> None:
     assert kinds(events) == ["Compiled", ("EpochRecord", 0, 1), "SeedDone", "Trained"]
     assert isinstance(events[-1], Trained)
     assert (events[-1].engine.requested, events[-1].engine.form) == ("auto", "plain")
+    cost = events[-1].cost
+    assert (cost.training_flops, cost.product_share(1000.0)) == (None, None)
+    assert cost.forward_flops is not None
+    assert cost.forward_flops > 2 * PIXELS * CLASSES
 
 
 def test_a_python_model_of_another_shape_is_refused(python_model: Path) -> None:

@@ -70,3 +70,19 @@ def test_no_host_name():
     if len(name) < 4:
         pytest.skip("this machine's name is too short to be told from other words")
     assert name not in repr(codec.encode_document({"environment": str(environment())}))
+
+
+def test_the_load_is_that_of_before_the_first_training(monkeypatch):
+    machine.load_per_cpu.cache_clear()
+    loads = iter([(3.0, 0.0, 0.0), (99.0, 0.0, 0.0)])
+    monkeypatch.setattr("os.getloadavg", lambda: next(loads))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert [environment().load_per_cpu for _ in range(2)] == [0.75, 0.75]
+    machine.load_per_cpu.cache_clear()
+
+
+def test_a_system_that_knows_no_load_has_none(monkeypatch):
+    machine.load_per_cpu.cache_clear()
+    monkeypatch.delattr("os.getloadavg")
+    assert environment().load_per_cpu is None
+    machine.load_per_cpu.cache_clear()

@@ -1,5 +1,6 @@
 """What progress looks like, on a terminal and elsewhere."""
 
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -53,6 +54,36 @@ def test_bars_show_epoch_value_rate_and_time_left():
     assert "2,000 images/s" in text
     assert re.search(r"images/s \d+:\d\d", text)  # the time that is left
     assert out.getvalue().rstrip().endswith("wrote results/standard/x")
+
+
+@pytest.mark.parametrize(("encoding", "curve"), [("utf-8", "▁▄█"), ("ascii", "_=@")])
+def test_bars_draw_the_course_of_a_seed(encoding, curve):
+    out = io.TextIOWrapper(io.BytesIO(), encoding)
+    screen = Console(file=out, force_terminal=True, width=80, color_system=None)
+    bars = Bars(make_progress(screen))
+    bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
+    bars.started(make_run().record, 10)
+    seen = []
+    for number, accuracy in enumerate((0.9, 0.94, 0.98), start=1):
+        bars.event(dataclasses.replace(EPOCH, epoch=number, metrics={"accuracy": accuracy}))
+        assert bars.task is not None
+        seen.append(bars.progress.tasks[0].fields["curve"])
+    assert (seen[0], seen[2]) == ("", curve)
+    bars.event(dataclasses.replace(EPOCH, seed=1))
+    assert bars.progress.tasks[0].fields["curve"] == ""
+    bars.close()
+
+
+@pytest.mark.parametrize(("width", "shown"), [(80, False), (100, True)])
+def test_beside_a_title_a_curve_needs_room(width, shown):
+    screen = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    bars = Bars(make_progress(screen), several=True)
+    bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
+    bars.started(make_run().record, 10)
+    for number in (1, 2):
+        bars.event(dataclasses.replace(EPOCH, epoch=number))
+    assert bool(bars.progress.tasks[0].fields["curve"]) == shown
+    bars.close()
 
 
 def test_bars_go_away_after_an_error():

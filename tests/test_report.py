@@ -16,6 +16,7 @@ from scipy import stats as oracle
 
 from cnnbench import export, report
 from cnnbench.compare import Comparison, compare, compare_groups
+from cnnbench.phrases import estimate_text
 from cnnbench.results import RunResult, Status
 from cnnbench.store import RunEntry
 from tests.samples import GOLDEN, STAND_IN, make_run, on_device, with_record
@@ -58,6 +59,8 @@ ENTRIES = [
     entry(dataclasses.replace(with_record(make_run(), status=Status.INTERRUPTED), summary=None)),
 ]
 
+CURVES = [[0.93, 0.95, 0.97], [0.1 + 0.88 * n / 29 for n in range(30)], [3.0, 1.0, 0.5, 0.4], [0.1]]
+
 # Raw values are those of one seed: the last digit of a spread depends on the platform.
 TABLES = {
     "run.txt": lambda: shown(report.terminal_table([compare([make_run()])], wide=False)),
@@ -72,7 +75,8 @@ TABLES = {
     "compare.md": lambda: report.markdown(GROUPS, wide=True),
     "compare.csv": lambda: export.csv_text([two(), *GROUPS[1:]]),
     "compare.json": lambda: export.json_text([two()]),
-    "list.txt": lambda: shown(report.list_table(ENTRIES)),
+    "list.txt": lambda: shown(report.list_table(ENTRIES, CURVES, "utf-8")),
+    "list_ascii.txt": lambda: shown(report.list_table(ENTRIES, CURVES, "ascii")),
 }
 
 
@@ -99,7 +103,7 @@ class TestTerminal:
         assert text.count(" 1,234,568\n") == 4
         assert "…" not in text
         for row in comparison.rows:
-            assert report._estimate(headline, row.value) in text
+            assert estimate_text(headline, row.value) in text
 
     def test_a_title_is_no_markup(self) -> None:
         table = report.terminal_table([compare([make_run(title="[red]x[/red]")])], wide=False)
@@ -111,7 +115,9 @@ class TestNotes:
         other = on_device(make_run("b", "B"), processor="Another CPU")
         lines = report.notes(compare([make_run(), other]), wide=True)
         assert "Device: cpu, Example CPU @ 2.10GHz and Another CPU." in lines
-        assert lines[-1] == "Times: on different devices, so they differ for that reason too."
+        assert lines[-1] == (
+            "Warning: The runs trained on different devices; compare their times on one."
+        )
 
     def test_a_stand_in_is_told_though_another_run_asked_for_the_same_data(self) -> None:
         direct = with_record(make_run(), dataset=dataclasses.replace(STAND_IN, stand_in_for=None))
@@ -232,3 +238,8 @@ def test_compare_says_what_the_command_line_changed() -> None:
     other = with_record(make_run(name="adam", title="Adam CNN"), environment=environment)
     lines = report.notes(compare([one, other]), wide=True)
     assert "Adam CNN: adam/20251123T063012Z-a1b2, with train.optimizer=adam --epochs 5." in lines
+
+
+def test_a_list_of_runs_fits_into_80_columns() -> None:
+    lines = shown(report.list_table(ENTRIES, CURVES, "utf-8")).splitlines()
+    assert max(map(len, lines)) <= 80

@@ -1,5 +1,6 @@
 """The values of a run and their JSON form."""
 
+import dataclasses
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from cnnbench import codec, export
 from cnnbench.compare import compare
+from cnnbench.cost import Cost
 from cnnbench.errors import Location, StoreError
 from cnnbench.results import (
     FORMAT_VERSION,
@@ -29,6 +31,7 @@ from cnnbench.results import (
     Timing,
 )
 from cnnbench.summary import summarize_seed
+from cnnbench.verdict import Rules
 from tests.samples import make_run, with_record
 
 DAMAGED = "; restore the file from a copy, or remove the run's folder."
@@ -72,6 +75,7 @@ environments = st.builds(
     st.none() | texts,
     st.none() | st.booleans(),
     st.lists(texts, max_size=4).map(tuple),
+    st.none() | floats,
 )
 records = st.builds(
     RunRecord,
@@ -93,6 +97,16 @@ bests = st.dictionaries(names, st.builds(BestValue, floats, counts), max_size=2)
 seed_summaries = st.builds(
     SeedSummary, counts, metric_values, bests, metric_values, floats, floats, floats
 )
+costs = st.builds(
+    Cost,
+    st.none() | counts,
+    *[st.none() | floats] * 2,
+    st.none() | counts,
+    floats,
+    st.none() | floats,
+    counts,
+    floats,
+)
 summaries = st.builds(
     Summary,
     counts,
@@ -100,6 +114,7 @@ summaries = st.builds(
     names,
     st.dictionaries(names, st.sampled_from(Direction), max_size=3),
     st.lists(seed_summaries, max_size=3).map(tuple),
+    st.none() | costs,
 )
 
 
@@ -155,6 +170,19 @@ def test_a_line_from_before_seeds_were_trained_at_once_is_of_one_seed() -> None:
     epoch = make_run().epochs[0]
     line = codec.encode_epoch(epoch).replace(b', "at_once": 1', b"")
     assert codec.decode_epoch(line, Location("epochs.jsonl", 1)) == epoch
+
+
+def test_a_run_from_before_costs_were_measured_has_none() -> None:
+    run = make_run()
+    assert run.summary is not None
+    document = json.loads(codec.encode_summary(run.summary))
+    del document["cost"]
+    read = codec.decode_summary(json.dumps(document).encode(), "summary.json")
+    assert read == dataclasses.replace(run.summary, cost=None)
+    document = json.loads(codec.encode_record(run.record))
+    del document["environment"]["load_per_cpu"]
+    environment = codec.decode_record(json.dumps(document).encode(), "run.json").environment
+    assert environment.load_per_cpu is None
 
 
 def test_times_are_written_in_utc() -> None:
@@ -358,7 +386,7 @@ class TestDocumentation:
 
     def test_summary_json(self) -> None:
         fields = json.loads(codec.encode_summary(make_run().summary))  # type: ignore[arg-type]
-        assert documented("## `summary.json`\n\n") == set(flat_keys(fields))
+        assert documented("## `summary.json`\n\n") == set(flat_keys(fields)) | {"cost"}
 
     def test_csv(self) -> None:
         header = export.csv_text([compare([make_run()])]).splitlines()[0]
@@ -366,10 +394,14 @@ class TestDocumentation:
 
     def test_json(self) -> None:
         runs = [make_run(), make_run("modified")]
-        fields = json.loads(export.json_text([compare(runs)]))["comparisons"][0]
+        rules = Rules(target="98%")
+        fields = json.loads(export.json_text([compare(runs, rules)]))["comparisons"][0]
         rows = {f"rows[].{key}" for key in fields.pop("rows")[0]}
         verdicts = {f"verdicts[].{key}" for key in fields.pop("verdicts")[0]}
-        assert documented("| JSON key | Meaning |") == set(fields) | rows | verdicts
+        cost = fields.pop("costs")[0]
+        costs = {f"costs[].{key}" for key in cost} | {f"costs[].cost.{key}" for key in cost["cost"]}
+        costs |= {f"costs[].target.{key}" for key in cost["target"]}
+        assert documented("| JSON key | Meaning |") == set(fields) | rows | verdicts | costs
 
     def test_version_history(self) -> None:
         table = DOCUMENT.read_text().split("| `format_version` | Change |\n|---|---|\n")[1]

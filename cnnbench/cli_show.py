@@ -1,0 +1,96 @@
+"""``cnnbench show``: layers, shapes and costs of experiments, and their pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli_data import DataDir
+from cnnbench.errors import StoreError, UsageError
+from cnnbench.terminal import stdout
+from cnnbench.words import Specs, split_words
+
+if TYPE_CHECKING:
+    from cnnbench.loader import Loaded
+
+DRAWINGS = (".svg", ".png", ".md")
+
+
+def show(
+    specs: Specs,
+    data_dir: DataDir = None,
+    diagram: Annotated[
+        Path | None,
+        typer.Option(help="Draw the architecture: .svg, .png or .md (Mermaid).", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Check experiment files and print their layers, shapes and costs, and what sets them apart."""
+    paths, overrides = split_words(specs)
+    if diagram:
+        _check_diagram(diagram, paths)
+    first = None
+    for path in paths:
+        loaded = show_layers(path, overrides, data_dir, first)
+        first = first or loaded
+        if diagram:
+            _draw(loaded, diagram)
+
+
+def _check_diagram(file: Path, paths: Sequence[Path]) -> None:
+    """Refuses before anything is done.
+
+    Raises:
+      UsageError: no such kind of file, or several networks for one.
+    """
+    if file.suffix not in DRAWINGS:
+        raise UsageError(f"--diagram: '{file}' is no .svg, .png or .md file; name one that is.")
+    if len(paths) > 1:
+        raise UsageError("--diagram: a file holds one network; show one experiment at a time.")
+
+
+def _draw(loaded: "Loaded", file: Path) -> None:
+    from cnnbench.diagram import diagram, mermaid
+    from cnnbench.plots import diagram_picture
+
+    plan, title = loaded.plan, loaded.experiment.type_title
+    if plan is None:
+        raise UsageError("--diagram: a Python model has no graph; write model.layers to draw it.")
+    if file.suffix == ".md":
+        content = mermaid(plan).encode()
+    else:
+        content = diagram_picture(diagram(plan), title, file.suffix.removeprefix("."))
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StoreError(f"--diagram {file}: cannot be written: {reason}; name another.") from error
+    typer.echo(f"drew {file}", err=True)
+
+
+def show_layers(
+    path: Path, overrides: Sequence[str], data_dir: Path | None, first: "Loaded | None"
+) -> "Loaded":
+    """Prints the layers of an experiment, and what is different from the first that was shown.
+
+    Raises:
+      SpecError: everything wrong with it.
+    """
+    from cnnbench.differences import differences
+    from cnnbench.layer_table import layer_table
+    from cnnbench.loader import load_experiment
+
+    loaded = load_experiment(path, overrides, data_dir=data_dir)
+    experiment = loaded.experiment
+    found = differences(first, loaded) if first else None
+    if loaded.plan is None:
+        typer.echo(f"{experiment.type_title}: {experiment.model.python} (shapes show when it runs)")
+    else:
+        marks = found.marks if found and first and first.plan else None
+        stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})", marks))
+    if found and first:
+        typer.echo(f"\nBeside {first.experiment.type_title}:")
+        for line in found.lines or ("nothing is different",):
+            typer.echo(f"  {line}")
+        typer.echo()
+    return loaded

@@ -1,0 +1,121 @@
+"""Which runs may stand side by side, and why others may not."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cnnbench.errors import IncomparableError, UsageError, did_you_mean, listing
+from cnnbench.results import EpochRecord, RunRecord, RunResult, Status, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run that has all that a comparison reads, and the metric that it is judged by."""
+
+    record: RunRecord
+    summary: Summary
+    epochs: tuple[EpochRecord, ...]
+    metric: str
+
+
+def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finished]:
+    """The runs, each with all that a comparison reads.
+
+    Args:
+      runs: at least one.
+      metric: what they are judged by; the headline metric of each if None.
+
+    Raises:
+      IncomparableError: there are none, one has not finished, or its files lack something.
+      UsageError: one has no such metric.
+    """
+    if not runs:
+        raise IncomparableError("no finished run to compare; start one with: cnnbench run SPEC")
+    return [_finished(run, metric) for run in runs]
+
+
+def _finished(run: RunResult, metric: str | None) -> Finished:
+    record, summary = run.record, run.summary
+    again = f"run it again with: {shlex.join(record.environment.command)}"
+    if record.status is not Status.FINISHED:
+        cause = f" ({record.error})" if record.error else ""
+        raise IncomparableError(
+            f"{run_path(record)} is {record.status}{cause}, not finished; {again}"
+        )
+    if summary is None:
+        raise IncomparableError(f"{run_path(record)} has no summary.json; {again}")
+    if metric is not None and metric not in summary.metrics:
+        hint = did_you_mean(metric, summary.metrics)
+        message = f"--metric: {run_path(record)} has no '{metric}'{hint}"
+        raise UsageError(f"{message}; write {listing(summary.metrics)}.")
+    finished = Finished(record, summary, run.epochs, metric or summary.headline)
+    if lack := next(_lacks(finished), None):
+        raise IncomparableError(f"{run_path(record)} is incomplete: no {lack}; {again}")
+    return finished
+
+
+def _lacks(run: Finished) -> Iterator[str]:
+    """What a comparison would look for in vain, lazily: a damaged file may ask for anything."""
+    metric = run.metric
+    if not run.record.seeds or run.record.epochs < 1:
+        yield "seeds or epochs in run.json"
+    if metric not in run.summary.metrics:
+        yield f"direction of {metric} in summary.json"
+    tests = {seed.seed: seed.test for seed in run.summary.seeds}
+    found = {(e.seed, e.epoch) for e in run.epochs if metric == "loss" or metric in e.metrics}
+    for seed in run.record.seeds:
+        if metric not in tests.get(seed, {}):
+            yield f"test {metric} of seed {seed} in summary.json"
+        for epoch in range(1, run.record.epochs + 1):
+            if (seed, epoch) not in found:
+                yield f"{metric} of seed {seed}, epoch {epoch} in epochs.jsonl"
+    alone = {epoch.epoch for epoch in run.epochs if epoch.at_once == 1}
+    for epoch in (1, run.record.epochs):
+        if epoch not in alone:
+            yield f"seed trained alone in epoch {epoch} of epochs.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """Something that must be equal: its identity, its words after the verb, what to do."""
+
+    verb: str
+    identity: object
+    words: str
+    remedy: str
+
+
+def _facts(run: Finished) -> tuple[_Fact, ...]:
+    record, data = run.record, run.record.dataset
+    stand_in = f" (stand-in for {data.stand_in_for})" if data.stand_in_for else ""
+    splits = (data.num_train, data.num_validation, data.num_test)
+    sizes = " / ".join(f"{size:,}" for size in splits)
+    measure = f"{record.loss} loss" if run.metric == "loss" else run.metric
+    steps = record.epochs * max(1, data.num_train // record.batch_size)
+    kind = record.environment.device_kind
+    same_data = "run both on the same data, for example with --dataset mnist_5k"
+    return (
+        _Fact("has", record.task, f"the task {record.task}", "compare experiments of one task"),
+        _Fact("ran", data.name, f"on {data.name}{stand_in}", same_data),
+        _Fact("has", splits, f"splits of {sizes} images", "give both the same dataset sizes"),
+        _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
+        _Fact("takes", steps, f"{steps:,} steps", "give both the same epochs and batch size"),
+        _Fact("is", measure, f"judged by {measure}", "give both the same loss"),
+        _Fact("ran", kind, f"on {kind}", "run both with the same --device"),
+    )
+
+
+def difference(first: Finished, other: Finished) -> str | None:
+    """Why the two cannot be compared, and what to do; None if they can."""
+    one, two = first.record.name, other.record.name
+    if one == two:
+        one, two = run_path(first.record), run_path(other.record)
+    for a, b in zip(_facts(first), _facts(other), strict=True):
+        if a.identity != b.identity:
+            return f"'{one}' {a.verb} {a.words}, '{two}' {b.words}; {a.remedy}"
+    return None
+
+
+def run_path(record: RunRecord) -> str:
+    """The run's folder below that of all results."""
+    return f"{record.name}/{record.run_id}"

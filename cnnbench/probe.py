@@ -1,0 +1,145 @@
+"""Measures what a network costs on its device: operations, memory, latency, and the device's peak.
+
+It takes a second or two, after the first seed and outside the clocks of training.
+"""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnbench.benchmark import training_flops
+from cnnbench.cost import Cost
+from cnnbench.products import SIZE, multiplier, product_flops, product_seconds
+from cnnbench.programs import Programs, Setup
+from cnnbench.steps import gradients, outputs_of
+from cnnbench.strategy import Strategy
+from cnnbench.train import Arrays, Network, TrainState
+
+PLAIN = Strategy("plain", None, 1, 1)
+CALLS = 300  # of one image, timed
+FEWEST_CALLS = 20
+FEWEST_FOR_P99 = 200
+LATENCY_BUDGET_S = 1.0
+WARM_UP_CALLS = 5
+
+
+def measure_cost(setup: Setup, programs: Programs) -> Cost:
+    """The cost of a network that has been trained, whose parameters do not matter here.
+
+    Args:
+      setup: how one seed was trained.
+      programs: its compiled steps.
+    """
+    job = setup.job
+    plain = replace(setup, strategy=PLAIN, mesh=None, at_once=1)
+    network = plain.network(job.experiment.seeds[0])
+    forward, backward = count_flops(plain, network)
+    seconds = call_seconds(_one_image(plain, network))
+    return Cost(
+        training_flops=None if job.plan is None else training_flops(job.plan),
+        forward_flops=forward,
+        backward_flops=backward,
+        memory_bytes=_program_bytes(setup, programs.train),
+        latency_p50_s=float(np.percentile(seconds, 50)),
+        latency_p99_s=percentile_99(seconds),
+        latency_calls=len(seconds),
+        product_flops=fastest_product(job.devices[0]),
+    )
+
+
+def count_flops(plain: Setup, network: Network) -> tuple[float | None, float | None]:
+    """XLA's count for an image, forward and backward, before XLA optimises anything.
+
+    Backward is a training step's loss and gradient, without the optimiser, less forward.
+    Nothing is compiled. CPUs count for all devices, because those of plug-ins do not.
+    """
+    size, (height, width, channels) = plain.job.batch_size, plain.job.dataset.info.shape
+    params, rest = jax.eval_shape(lambda: (network.params, network.rest))
+    images = jax.ShapeDtypeStruct((size, height, width, channels), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((size,), jnp.int32)
+    arrays: Any = (images, labels)
+    forward = partial(outputs_of, graphdef=network.evaluation, rules=plain.rules(training=False))
+    gradient = partial(gradients, graphdef=network.training, rules=plain.rules(training=True))
+    state = TrainState(params, rest, ())
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # the user leaves JAX no CPU
+        return None, None
+    with jax.default_device(cpu):
+        once = _flops(forward, params, rest, Arrays(*arrays), labels)
+        both = _flops(gradient, state, Arrays(*arrays), labels)
+    if once is None or both is None:
+        return None, None
+    return once / size, (both - once) / size
+
+
+def _flops(function: Callable[..., Any], *args: Any) -> float | None:
+    counted = jax.jit(function).lower(*args).cost_analysis()
+    return float(counted["flops"]) if counted and "flops" in counted else None
+
+
+def _one_image(plain: Setup, network: Network) -> Callable[[], object]:
+    """A call of the compiled forward pass that returns when the result is there."""
+    test: Any = plain.job.dataset.test
+    arrays = Arrays(test.images[:1], test.labels[:1])
+    args = plain.place((network.params, network.rest, arrays, np.zeros(1, np.int32)))
+    forward = partial(outputs_of, graphdef=network.evaluation, rules=plain.rules(training=False))
+    compiled = jax.jit(forward).lower(*args).compile()
+    return lambda: compiled(*args).block_until_ready()
+
+
+def call_seconds(
+    call: Callable[[], object], clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, ...]:
+    """Seconds of each of many calls: as many as are wanted, or as fit into a second.
+
+    Args:
+      call: returns when its work is done.
+      clock: seconds from any fixed point.
+    """
+    for _ in range(WARM_UP_CALLS):
+        call()
+    seconds: list[float] = []
+    end = clock() + LATENCY_BUDGET_S
+    while len(seconds) < CALLS and (len(seconds) < FEWEST_CALLS or clock() < end):
+        start = clock()
+        call()
+        seconds.append(clock() - start)
+    return tuple(seconds)
+
+
+def percentile_99(seconds: Sequence[float]) -> float | None:
+    """The 99th percentile; None where it would be little more than the maximum."""
+    return float(np.percentile(seconds, 99)) if len(seconds) >= FEWEST_FOR_P99 else None
+
+
+def _program_bytes(setup: Setup, train: Any) -> int | None:
+    """What the training step holds at most, on all devices together, but for the dataset."""
+    found = train.memory_analysis()
+    if found is None:
+        return None
+    # Results that take the place of arguments are counted with these.
+    sizes = found.argument_size_in_bytes + found.output_size_in_bytes
+    total = sizes - found.alias_size_in_bytes + found.temp_size_in_bytes
+    dataset = sum(array.nbytes for array in setup.arrays)
+    return setup.strategy.num_devices * (int(total) - dataset)
+
+
+@functools.cache
+def fastest_product(device: jax.Device) -> float:
+    """Floating-point operations a second of the fastest matrix product, once a process."""
+    libraries = ("jax", "numpy") if device.platform == "cpu" else ("jax",)
+    seconds = math.inf
+    for library in libraries:
+        multiply = multiplier(library, SIZE)
+        multiply()  # compiles, and wakes the library's threads up
+        seconds = min(seconds, product_seconds(multiply))
+    return product_flops(SIZE) / seconds

@@ -1,0 +1,105 @@
+"""Whether the times of runs can be trusted, and what to do where they cannot.
+
+The questions are those of pyperf and hyperfine: do the epochs differ from each other, was the
+machine busy, was the very first epoch slow, do the runs share a machine and its mood?
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cnnbench.results import EpochRecord, RunRecord
+from cnnbench.stats import mean, sample_std
+
+MOST_SPREAD = 0.1  # standard deviation over mean, as in pyperf
+MOST_LOAD = 0.25  # for each CPU; an idle machine has a few hundredths
+SLOW_FIRST = 1.5  # times the median of the other epochs
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What is known of how a run was timed.
+
+    Args:
+      label: the run's.
+      record: what it is.
+      epochs: its epochs in the order of training.
+    """
+
+    label: str
+    record: RunRecord
+    epochs: tuple[EpochRecord, ...]
+
+
+def warnings(runs: Sequence[Timed]) -> tuple[str, ...]:
+    """What makes the times of runs doubtful, each with its remedy.
+
+    What is true of several runs is said once, behind all of their labels.
+    """
+    labels: dict[str, list[str]] = {}
+    for run in runs:
+        for text in filter(None, (_slow_first(run), _spread(run), _load(run))):
+            labels.setdefault(text, []).append(run.label)
+    own = (f"{', '.join(names)}: {text}" for text, names in labels.items())
+    return (*own, *filter(None, (_devices(runs), _turns(runs))))
+
+
+def _seconds(run: Timed) -> tuple[float, ...]:
+    """Of the epochs that were trained alone, in order."""
+    return tuple(epoch.train_s for epoch in run.epochs if epoch.at_once == 1)
+
+
+def _slow_first(run: Timed) -> str | None:
+    first, *others = _seconds(run)
+    if len(others) < 2:
+        return None
+    ratio = first / statistics.median(others)
+    if ratio <= SLOW_FIRST:
+        return None
+    return (
+        f"the very first epoch took {ratio:.1f}x the median of the others;"
+        " look at later ones, or run it again now that the caches are warm."
+    )
+
+
+def _spread(run: Timed) -> str | None:
+    """Of all epochs but the very first, which may be slow for a reason of its own."""
+    seconds = _seconds(run)[1:]
+    std = sample_std(seconds) if seconds else None
+    if std is None or std <= MOST_SPREAD * mean(seconds):
+        return None
+    share = 100 * std / mean(seconds)
+    return (
+        f"the epochs' times have a standard deviation of {share:.0f} % of their mean;"
+        " close other programs, or train more epochs or seeds."
+    )
+
+
+def _load(run: Timed) -> str | None:
+    load = run.record.environment.load_per_cpu
+    if load is None or load <= MOST_LOAD:
+        return None
+    return (
+        f"the machine was busy when the run began (load {load:.2f} per CPU);"
+        " wait until it is idle, and run it again."
+    )
+
+
+def _devices(runs: Sequence[Timed]) -> str | None:
+    models = dict.fromkeys(run.record.environment.device_model for run in runs)
+    if len(models) < 2:
+        return None
+    return "The runs trained on different devices; compare their times on one."
+
+
+def _turns(runs: Sequence[Timed]) -> str | None:
+    """Runs of one command alternate seed by seed; those of two may meet different weather."""
+    commands = {run.record.environment.command for run in runs}
+    starts = [run.record.started_at for run in runs]
+    ends = [run.record.finished_at or run.record.started_at for run in runs]
+    if len(runs) < 2 or (len(commands) == 1 and max(starts) <= min(ends)):
+        return None
+    return (
+        "The runs were not trained by turns; name their files in one"
+        " `cnnbench run A.yaml B.yaml` to compare times."
+    )

@@ -1,0 +1,143 @@
+"""What a network costs: XLA's counts against our own, and the clockwork around them."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from cnnbench import probe
+from cnnbench.benchmark import training_flops
+from cnnbench.engine import run_job
+from cnnbench.events import Trained
+from cnnbench.loader import load_experiment
+from cnnbench.programs import Job, Setup, compile_train, set_up
+from cnnbench.strategy import Strategy
+from cnnbench.train import Arrays
+from tests.test_engine import CONV, make_dataset, make_job
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+
+
+def plain_setup(job: Job) -> Setup:
+    return Setup(job, probe.PLAIN, None, Arrays(*2 * (jax.numpy.zeros(1),)))
+
+
+def shipped(name: str) -> Job:
+    """A shipped experiment, without its images."""
+    loaded = load_experiment(EXPERIMENTS / f"{name}.yaml")
+    job = make_job(CONV, make_dataset(1, 1, 1))
+    images = np.zeros((500, *loaded.info.shape), np.uint8)
+    train = dataclasses.replace(job.dataset.train, images=images, labels=np.zeros(500, np.int32))
+    dataset = dataclasses.replace(job.dataset, info=loaded.info, train=train)
+    return dataclasses.replace(job, experiment=loaded.experiment, plan=loaded.plan, dataset=dataset)
+
+
+@pytest.mark.parametrize("name", ["standard", "modified", "autoencoder", "mlp"])
+def test_xla_counts_the_multiply_adds_that_shapes_do(name: str) -> None:
+    """XLA also counts biases, activations, pools and the loss: a few percent, never less."""
+    job = shipped(name)
+    plain = plain_setup(job)
+    forward, backward = probe.count_flops(plain, plain.network(0))
+    assert job.plan is not None
+    assert forward is not None
+    assert backward is not None
+    products = 2 * job.plan.multiply_adds
+    assert products < forward < 1.03 * products
+    assert training_flops(job.plan) < forward + backward < 1.05 * training_flops(job.plan)
+
+
+def test_a_dense_layer_is_counted_by_hand() -> None:
+    """A multiply-add counts 2; a bias and a pixel's scale 1; finding an image, a dozen or so."""
+    layers = {"dense": {"op": "dense", "units": 7}}
+    plain = plain_setup(make_job(layers, make_dataset(6, 1, 1), batch_size=3))
+    forward, _ = probe.count_flops(plain, plain.network(0))
+    assert forward is not None
+    assert 0 <= forward - (2 * 12 * 7 + 7 + 12) <= 20
+
+
+def test_counts_do_not_depend_on_the_engine() -> None:
+    """The fast form multiplies less often; the architecture is the same."""
+    dataset = make_dataset(8, 1, 1)
+    costs = []
+    for engine in ("plain", "fast"):
+        *_, trained = run_job(make_job(CONV, dataset, engine=engine, batch_size=4, epochs=1))
+        assert isinstance(trained, Trained)
+        costs.append(trained.cost)
+    one, other = costs
+    assert (one.forward_flops, one.backward_flops) == (other.forward_flops, other.backward_flops)
+    assert one.training_flops == other.training_flops
+    assert one.product_flops == other.product_flops  # measured once a process
+    assert one.product_flops > 1e8
+
+
+def test_without_a_cpu_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = plain_setup(make_job(CONV, make_dataset(8, 1, 1)))
+    network = plain.network(0)
+
+    def none(backend: str) -> Any:
+        raise RuntimeError(f"unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "local_devices", none)
+    assert probe.count_flops(plain, network) == (None, None)
+
+
+def test_memory_is_that_of_all_devices_without_the_images() -> None:
+    """Parameters and momentum are 7 x 12 + 7 floats each; the rest is small on small data."""
+    layers = {"dense": {"op": "dense", "units": 7}}
+    found = []
+    for num_train in (8, 8000):
+        job = make_job(layers, make_dataset(num_train, 1, 1), batch_size=4)
+        setup = set_up(job, Strategy("plain", None, 1, 1))
+        network = setup.network(0)
+        train = compile_train(setup, network, setup.state(network))
+        found.append(probe._program_bytes(setup, train))
+    assert found[0] == found[1]
+    assert found[0] is not None
+    assert 2 * 4 * (7 * 12 + 7) <= found[0] < 20_000
+
+
+def test_a_program_that_does_not_tell_its_memory_has_none() -> None:
+    setup = plain_setup(make_job(CONV, make_dataset(8, 1, 1)))
+
+    class Silent:
+        def memory_analysis(self) -> None:
+            """As a backend without it."""
+
+    assert probe._program_bytes(setup, Silent()) is None
+
+
+class Ticking:
+    """A clock that a call moves on."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.now, self.calls, self._seconds = 0.0, 0, itertools.cycle(seconds)
+
+    def __call__(self) -> float:
+        return self.now
+
+    def call(self) -> None:
+        self.calls += 1
+        self.now += next(self._seconds)
+
+
+def test_fast_calls_are_timed_300_times_after_five() -> None:
+    clock = Ticking([0.001])
+    seconds = probe.call_seconds(clock.call, clock)
+    assert (len(seconds), clock.calls) == (300, 305)
+    assert seconds == pytest.approx([0.001] * 300)
+
+
+@pytest.mark.parametrize(("call_s", "calls"), [(0.01, 100), (0.04, 25), (2.0, 20)])
+def test_slow_calls_stop_after_a_second_but_not_before_twenty(call_s: float, calls: int) -> None:
+    clock = Ticking([call_s])
+    assert len(probe.call_seconds(clock.call, clock)) == pytest.approx(calls, abs=1)
+
+
+def test_the_99th_percentile_needs_200_calls() -> None:
+    seconds = [i / 1000 for i in range(1, 202)]
+    assert probe.percentile_99(seconds) == pytest.approx(0.199)
+    assert probe.percentile_99(seconds[:199]) is None

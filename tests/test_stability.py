@@ -1,0 +1,143 @@
+"""What makes times doubtful: hand-made seconds, and the exact words."""
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from cnnbench.compare import compare
+from cnnbench.results import RunResult
+from cnnbench.stability import Timed, warnings
+from tests.samples import make_run, on_device, with_record
+
+STEADY = [1.0, 1.0, 1.0, 1.0]
+
+
+def timed(seconds: Sequence[float], label: str = "A", **environment: Any) -> Timed:
+    """A run of one seed whose epochs took so long."""
+    run = on_device(make_run(), **environment)
+    first = run.epochs[0]
+    epochs = tuple(
+        dataclasses.replace(first, epoch=n, train_s=s) for n, s in enumerate(seconds, start=1)
+    )
+    return Timed(label, run.record, epochs)
+
+
+def test_steady_epochs_on_an_idle_machine_are_not_doubted() -> None:
+    assert warnings([timed(STEADY)]) == ()
+    assert warnings([timed([1.0])]) == ()
+    assert warnings([timed([1.0, 7.0])]) == ()  # which of the two is odd, nobody knows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share"),
+    [
+        # Mean 1, standard deviation sqrt((0.2^2 + 0 + 0.2^2) / 2) = 0.2.
+        ([1.0, 0.8, 1.0, 1.2], "20 %"),
+        # Mean 10, standard deviation sqrt((2^2 + 2^2) / 1) = 2.83.
+        ([10.0, 8.0, 12.0], "28 %"),
+    ],
+)
+def test_epochs_that_differ_by_more_than_a_tenth(seconds: list[float], share: str) -> None:
+    assert warnings([timed(seconds)]) == (
+        f"A: the epochs' times have a standard deviation of {share} of their mean; "
+        "close other programs, or train more epochs or seeds.",
+    )
+
+
+def test_less_than_a_tenth_is_not_told() -> None:
+    assert warnings([timed([1.0, 0.91, 1.0, 1.09])]) == ()
+    assert len(warnings([timed([1.0, 0.89, 1.0, 1.11])])) == 1
+
+
+@pytest.mark.parametrize(("first", "told"), [(1.5, None), (1.6, "1.6x"), (12.0, "12.0x")])
+def test_a_slow_first_epoch_is_told_and_not_counted_as_spread(
+    first: float, told: str | None
+) -> None:
+    found = warnings([timed([first, *STEADY])])
+    assert found == (
+        ()
+        if told is None
+        else (
+            f"A: the very first epoch took {told} the median of the others; look at later ones, "
+            "or run it again now that the caches are warm.",
+        )
+    )
+
+
+def test_seeds_that_were_trained_at_once_tell_no_time() -> None:
+    run = timed([1.0, 5.0, 1.0, 1.0])
+    odd = dataclasses.replace(run.epochs[1], at_once=4)
+    epochs = (run.epochs[0], odd, *run.epochs[2:])
+    assert warnings([dataclasses.replace(run, epochs=epochs)]) == ()
+
+
+@pytest.mark.parametrize(("load", "told"), [(None, False), (0.25, False), (0.5, True)])
+def test_a_busy_machine(load: float | None, told: bool) -> None:
+    text = (
+        "A: the machine was busy when the run began (load 0.50 per CPU); "
+        "wait until it is idle, and run it again."
+    )
+    assert warnings([timed(STEADY, load_per_cpu=load)]) == ((text,) if told else ())
+
+
+def test_different_devices_are_told_once() -> None:
+    runs = [timed(STEADY, name, processor=f"CPU {name}") for name in "ABC"]
+    assert warnings(runs) == ("The runs trained on different devices; compare their times on one.",)
+
+
+TURNS = (
+    "The runs were not trained by turns; name their files in one "
+    "`cnnbench run A.yaml B.yaml` to compare times."
+)
+
+
+def test_runs_of_two_commands_did_not_take_turns() -> None:
+    one, other = timed(STEADY), timed(STEADY, "B", command=("cnnbench", "run", "b.yaml"))
+    assert warnings([one, other]) == (TURNS,)
+
+
+def test_runs_one_after_the_other_did_not_take_turns() -> None:
+    one = make_run()
+    assert one.record.finished_at is not None
+    start = one.record.finished_at + timedelta(seconds=1)
+    later = with_record(make_run("b"), started_at=start, finished_at=start + timedelta(minutes=1))
+    assert compare([one, later]).warnings == (TURNS,)
+    assert compare([one, make_run("b")]).warnings == ()
+
+
+def test_every_warning_of_every_run_is_told() -> None:
+    busy = timed([2.0, 0.5, 1.0, 1.5], "A", load_per_cpu=1.0)
+    calm = dataclasses.replace(busy, label="B", epochs=timed([2.0, 1.0, 1.0, 1.0]).epochs)
+    found = warnings([busy, calm])
+    assert [text.split(" ", 3)[:3] for text in found] == [
+        ["A,", "B:", "the"],
+        ["A:", "the", "epochs'"],
+        ["A,", "B:", "the"],
+    ]
+    assert [("first epoch" in text, "busy" in text) for text in found] == [
+        (True, False),
+        (False, False),
+        (False, True),
+    ]
+
+
+def aa(other: RunResult) -> tuple[str, ...]:
+    return compare([make_run(), other]).remarks
+
+
+def test_two_runs_of_one_experiment_show_the_noise() -> None:
+    assert aa(make_run(run_id="20251124T000000Z-0000")) == (
+        "A/A: Standard CNN #1 and Standard CNN #2 are the same experiment; what differs between "
+        "them is this machine's noise, and smaller differences mean nothing.",
+    )
+    assert aa(make_run("modified", "Modified CNN")) == ()
+
+
+def test_a_run_beside_itself_shows_nothing() -> None:
+    assert aa(make_run()) == (
+        "A/A: Standard CNN #1 and Standard CNN #2 are one and the same run; to see this machine's "
+        "noise, train it twice: cnnbench run SPEC SPEC.",
+    )
