@@ -1,0 +1,117 @@
+"""How good the pick of a convolution's algorithm is: `python -m benchmarks.algorithms`.
+
+Times every algorithm on random shapes, forward and backward, and says how much
+longer the picked one takes than the fastest. The factors in the algorithms' `cost`
+were fitted to such times. Pin it to one core (`taskset -c 0`) on a quiet machine.
+"""
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+
+from cnnbench import ops
+from cnnbench.patches import Rows, Stamps, Taps
+from cnnbench.winograd import tilings
+
+IMAGES, ROWS, CALLS = 10, 8, 9
+MOST_PRODUCTS = 40e6  # of an image: larger layers are rare, and take long here
+
+
+class Shape(NamedTuple):
+    """A valid correlation of stride one."""
+
+    kernel: tuple[int, int]
+    out: tuple[int, int]
+    channels: int
+    filters: int
+
+
+def shapes(seed: int) -> Iterator[Shape]:
+    """Random ones, without end."""
+    rng = np.random.default_rng(seed)
+    while True:
+        taps = tuple(int(rng.integers(1, 10)) for _ in range(2))
+        kernel = taps if rng.random() < 0.3 else (taps[0], taps[0])
+        side, channels, filters = (int(rng.choice(c)) for c in ((4, 6, 8, 12, 16, 24), *_CHANNELS))
+        shape = Shape(kernel, (side, side), channels, filters)  # type: ignore[arg-type]
+        if math.prod(kernel) * side**2 * channels * filters <= MOST_PRODUCTS and kernel != (1, 1):
+            yield shape
+
+
+_CHANNELS = ((4, 8, 12, 16, 24, 32, 48, 64, 96), (4, 8, 12, 16, 24, 32, 48, 64, 96))
+
+
+def microseconds(shape: Shape, by: ops.Algorithm) -> float:
+    """Of an image, forward and backward: the least of several calls on rows of images."""
+    (kh, kw), (oh, ow), channels, filters = shape
+    rng = np.random.default_rng(0)
+    sizes = ((oh + kh - 1, ow + kw - 1, IMAGES, channels), (kh, kw, channels, filters))
+    x, kernel, dy = (
+        jnp.asarray(rng.normal(size=size), jnp.float32)
+        for size in (*sizes, (oh, ow, IMAGES, filters))
+    )
+
+    def row(total: Any, scale: jax.Array) -> tuple[Any, None]:
+        # Each row is another image, so that nothing is the same for all of them.
+        y, pull = jax.vjp(lambda x, k: ops._correlate(x, k, by), x * scale, total[2])
+        dx, dkernel = pull(dy * scale + 1e-6 * y)
+        return (jnp.maximum(total[0], dx), total[1] + dkernel, total[2]), None
+
+    @jax.jit
+    def run(kernel: jax.Array) -> Any:
+        carry = (jnp.zeros_like(x), jnp.zeros_like(kernel), kernel)
+        return jax.lax.scan(row, carry, jnp.linspace(0.5, 1, ROWS))[0][:2]
+
+    prepared = by.prepare(kernel)
+    jax.block_until_ready(run(prepared))
+    return min(_seconds(run, prepared) for _ in range(CALLS)) / IMAGES / ROWS * 1e6
+
+
+def _seconds(run: Any, kernel: jax.Array) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run(kernel))
+    return time.perf_counter() - start
+
+
+def measure(shape: Shape) -> dict[str, Any]:
+    """Microseconds of every algorithm, and the picked one's over the fastest's."""
+    kernel, out, channels, filters = shape
+    ways: list[ops.Algorithm] = [Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out)]
+    times = {way: microseconds(shape, way) for way in (*ways, *tilings(kernel, out))}
+    picked = ops.pick_algorithm(kernel, out, channels, filters, "fast")
+    return {
+        "shape": shape._asdict(),
+        "microseconds": {str(way): round(spent, 1) for way, spent in times.items()},
+        "picked": str(picked),
+        "over_fastest": times[picked] / min(times.values()),
+    }
+
+
+def main() -> None:
+    """Prints a line of JSON for each shape, and the geometric mean at the end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=300, help="no shape is begun after these")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    console = Console()
+    end, ratios = time.monotonic() + arguments.seconds, []
+    for shape in shapes(arguments.seed):
+        found = measure(shape)
+        ratios.append(found["over_fastest"])
+        console.print(json.dumps(found), soft_wrap=True, highlight=False)
+        if time.monotonic() > end:
+            break
+    mean = math.exp(np.mean(np.log(ratios)))
+    console.print(f"{len(ratios)} shapes: {mean:.2f} times the fastest, at most {max(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
