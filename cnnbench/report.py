@@ -80,6 +80,13 @@ def list_table(entries: Iterable[RunEntry]) -> "Table":
     return table
 
 
+def grid(comparison: Comparison, *, wide: bool) -> list[list[str]]:
+    """The cells of a table; the first line is that of the headers."""
+    columns = _columns(comparison, wide=wide)
+    cells = [[column.cell(row) for column in columns] for row in comparison.rows]
+    return [[column.header for column in columns], *cells]
+
+
 def notes(comparison: Comparison, *, wide: bool) -> tuple[str, ...]:
     """What the numbers of a table mean and where they come from, a line each."""
     data, metric, rows = comparison.dataset, words(comparison.metric), comparison.rows
@@ -172,15 +179,13 @@ def _rich_table(comparison: Comparison, *, wide: bool) -> "Table":
 
 
 def _markdown(comparison: Comparison, *, wide: bool) -> str:
-    columns = _columns(comparison, wide=wide)
-    cells = [[_escape(column.cell(row)) for column in columns] for row in comparison.rows]
-    table = [[column.header for column in columns], *cells]
+    table = [[_escape(cell) for cell in line] for line in grid(comparison, wide=wide)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     # The first column holds text and stands left, numbers stand right.
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [
         [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        for row in (table[0], rule, *cells)
+        for row in (table[0], rule, *table[1:])
     ]
     body = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     verdicts = [f"**Verdict:** {_escape(s)}\n\n" for s in map(sentence, comparison.verdicts)]
