@@ -50,7 +50,7 @@ def picture(
         figure.text(x, 1 - 0.35 / tall, clean(title), size=14, weight="bold")
         figure.text(x, 0.12 / tall, "\n".join(lines), size=8.5, linespacing=1.45)
         buffer = io.BytesIO()
-        metadata = {"svg": {"Date": None, "Title": clean(title) or None}, "png": {"Software": None}}
+        metadata = {"svg": {"Date": None, "Title": clean(title)}, "png": {"Software": None}}
         figure.savefig(buffer, format=form, metadata=metadata[form])
     return buffer.getvalue()
 
@@ -61,7 +61,7 @@ def _style(form: str) -> Iterator[None]:
     import matplotlib as mpl
 
     texts = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
-    settings: dict[str, Any] = {
+    settings: Any = {  # of another type in each release
         **texts,
         "axes.edgecolor": INK,
         "font.size": 9,

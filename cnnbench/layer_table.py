@@ -63,11 +63,12 @@ def layer_table(plan: Plan, title: str) -> "Table":
     table.show_footer = True
     table.add_row(INPUT, "", "", shape_text(plan.input_shape), "", "")
     for node in plan.nodes:
-        table.add_row(*_cells(node))
+        table.add_row(*layer_cells(node))
     return table
 
 
-def _cells(node: Node) -> tuple[str, ...]:
+def layer_cells(node: Node) -> tuple[str, ...]:
+    """Name, operation, inputs, shape of the result, parameters and cost of a layer."""
     cost = node.layout.multiply_adds
     return (
         node.name,

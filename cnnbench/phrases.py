@@ -1,6 +1,7 @@
 """Numbers and names as people read them."""
 
 import math
+from collections.abc import Sequence
 
 
 def words(metric: str) -> str:
@@ -38,6 +39,15 @@ def seconds_text(value: float) -> str:
 def count_text(value: float) -> str:
     """A number of things."""
     return f"{value:,.0f}"
+
+
+def enumeration(names: Sequence[str]) -> str:
+    """All of them in a sentence.
+
+    >>> enumeration(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def clean(text: str) -> str:
