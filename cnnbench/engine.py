@@ -32,7 +32,7 @@ from cnnbench.sampling import batches
 from cnnbench.spec import Experiment
 from cnnbench.strategy import seeds_at_once
 from cnnbench.summary import summarize_seed
-from cnnbench.train import TrainState, num_params
+from cnnbench.train import TrainState, num_params, weights_of
 from cnnbench.tuning import known_choice, measure
 
 PROGRESS_INTERVAL_S = 0.1
@@ -170,6 +170,7 @@ def _run_seeds(
             yield record
     tests = _evaluate(ready, state, test)
     inputs, outputs = _samples(ready, state, test.start)
+    weights = weights_of(state.params, state.rest, layers=job.plan is not None)
     for number, seed in enumerate(seeds):
         summary = summarize_seed(
             records[seed],
@@ -177,7 +178,8 @@ def _run_seeds(
             test=tests[number],
             compile_s=0.0 if number else compile_s,
         )
-        yield SeedDone(summary, inputs, None if outputs is None else outputs[number])
+        own = {k: v[number] for k, v in weights.items()} if len(seeds) > 1 else weights
+        yield SeedDone(summary, inputs, None if outputs is None else outputs[number], own)
 
 
 def _record(

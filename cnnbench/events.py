@@ -1,5 +1,6 @@
 """What the engine tells while it trains."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +49,13 @@ class SeedDone:
       inputs: the first test images, (n, h, w, c), pixels from 0 to 255.
       outputs: what the network makes of them, scaled to the same pixels; None
         unless it reconstructs.
+      weights: what it has learnt, by names such as `conv1.kernel`.
     """
 
     summary: SeedSummary
     inputs: NDArray[Any]
     outputs: NDArray[Any] | None
+    weights: Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)

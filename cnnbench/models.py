@@ -96,12 +96,26 @@ class GraphNet(nnx.Module):
         weights = self.prepare() if prepared is None else prepared
         if self.cut and self._takes_statistics():
             return in_rows(self, x, weights, self.cut)
+        return self.leave(self._values(x, weights)[self.plan.output])
+
+    def activations(self, x: jax.Array) -> dict[str, jax.Array]:
+        """What each layer gives, (n, *its shape), by name; of the form `plain` only.
+
+        The other forms compute layers together, and some of these values never.
+        """
+        values = self._values(x, self.prepare())
+        return {node.name: values[node.name] for node in self.plan.nodes}
+
+    def _values(self, x: jax.Array, weights: Weights) -> dict[str, jax.Array]:
+        """Every layer's result by name, in the layout of the operations."""
         values = {INPUT: self.enter(x)}
         for node in self.plan.nodes:
             inputs = [values[name] for name in node.inputs]
             part = self.parts.get(node.name)
-            values[node.name] = part(inputs[0]) if part else self.apply(node, inputs, weights)
-        return self.leave(values[self.plan.output])
+            # Running statistics stay in float32, and must not make a bfloat16 network one.
+            result = part(inputs[0]) if part else self.apply(node, inputs, weights)
+            values[node.name] = result.astype(inputs[0].dtype)
+        return values
 
     def _takes_statistics(self) -> bool:
         parts: Iterable[Any] = self.parts.values()

@@ -84,6 +84,7 @@ def keep(event: Event, folder: RunFolder, collected: Collected) -> None:
             folder.append_epoch(event)
         case SeedDone():
             collected.seeds += (event.summary,)
+            folder.write_weights(event.summary.seed, event.weights)
             if event.outputs is not None and len(collected.seeds) == 1:
                 picture: Any = plots.reconstructions_png(event.inputs, event.outputs)
                 folder.write("reconstructions.png", picture)

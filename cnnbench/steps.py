@@ -168,11 +168,15 @@ def _results(
     graphdef: Any, params: Tree, rest: Tree, images: jax.Array, prepared: Tree, rules: Rules
 ) -> tuple[jax.Array, Any]:
     """What a network makes of images, and the model with its state after that."""
-    # Without copy=True the merged model would write into the state that is being traced.
-    model = nnx.merge(graphdef, _cast(params, rules.dtype), rest, copy=True)
+    model = _merged(graphdef, params, rest, rules)
     images, prepared = _cast((images, prepared), rules.dtype)
     result = model(images, prepared) if prepared else model(images)
     return _cast(result, rules.dtype and jnp.float32), model
+
+
+def _merged(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Any:
+    # Without copy=True the merged model would write into the state that is being traced.
+    return nnx.merge(graphdef, _cast(params, rules.dtype), rest, copy=True)
 
 
 def _cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
@@ -272,3 +276,13 @@ def outputs_of(
     images, _ = pick(arrays, indices, rules)
     outputs, _ = _results(graphdef, params, rest, images, {}, rules)
     return outputs
+
+
+def activations_of(
+    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
+) -> dict[str, jax.Array]:
+    """What each layer of a graph gives for the images at `indices`, in evaluation mode."""
+    images, _ = pick(arrays, indices, rules)
+    values = _merged(graphdef, params, rest, rules).activations(_cast(images, rules.dtype))
+    results: dict[str, jax.Array] = _cast(values, rules.dtype and jnp.float32)
+    return results

@@ -14,12 +14,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cnnbench import codec
 from cnnbench.errors import Location, StoreError
 from cnnbench.results import EpochRecord, RunRecord, RunResult, Summary
+from cnnbench.weights import Weights, decode_weights, encode_weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 RECORD_FILE, _SUMMARY, _EPOCHS = "run.json", "summary.json", "epochs.jsonl"
+RESOLVED_FILE, WEIGHTS = "resolved.yaml", "weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class RunFolder:
 
     def write_resolved(self, text: str) -> None:
         """Keep the experiment as it was run, after `extends` and overrides."""
-        self.write("resolved.yaml", _bytes(text))
+        self.write(RESOLVED_FILE, _bytes(text))
 
     def write_record(self, record: RunRecord) -> None:
         """Write `run.json`, or replace it."""
@@ -57,6 +63,10 @@ class RunFolder:
         self.write("table.md", _bytes(markdown))
         self.write("table.csv", _bytes(csv))
 
+    def write_weights(self, seed: int, weights: Weights) -> None:
+        """Keep what a seed has learnt."""
+        self.write(_weights_file(seed), encode_weights(weights))
+
     def append_epoch(self, epoch: EpochRecord) -> None:
         """Add a line to `epochs.jsonl`; it is on the disk when this returns."""
         path = self.path / _EPOCHS
@@ -68,8 +78,11 @@ class RunFolder:
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the run whole or not at all."""
         path = self.path / name
-        partial = path.with_name(f".{name}.{os.getpid()}.partial")
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         with disk(path, "write"):
+            if path.parent != self.path and not path.parent.exists():
+                path.parent.mkdir()  # the run's own folder is not made anew
+                _sync_folder(self.path)
             try:
                 with partial.open("wb") as file:
                     file.write(content)
@@ -79,7 +92,7 @@ class RunFolder:
             finally:
                 with contextlib.suppress(OSError):
                     partial.unlink()  # still there only when something failed
-            _sync_folder(self.path)
+            _sync_folder(path.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +151,33 @@ def read_run(path: Path) -> RunResult:
     entry = read_entry(path)
     epochs, warnings = _read_epochs(path / _EPOCHS)
     return RunResult(entry.record, entry.summary, epochs, warnings)
+
+
+def kept_seeds(path: Path) -> tuple[int, ...]:
+    """The seeds whose weights are in a run folder, in order; none in one of an older version.
+
+    Raises:
+      StoreError: the folder cannot be read.
+    """
+    folder = path / WEIGHTS
+    with disk(folder, "read"):
+        names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    found = (re.fullmatch(r"seed-(\d+)\.safetensors", name) for name in names)
+    return tuple(sorted(int(match[1]) for match in found if match))
+
+
+def read_weights(path: Path, seed: int) -> "dict[str, NDArray[Any]]":
+    """What a seed of a run has learnt, by name.
+
+    Raises:
+      StoreError: the file cannot be read, or is damaged.
+    """
+    file = path / _weights_file(seed)
+    return decode_weights(_read(file), str(file))
+
+
+def _weights_file(seed: int) -> str:
+    return f"{WEIGHTS}/seed-{seed}.safetensors"
 
 
 def _read_epochs(path: Path) -> tuple[tuple[EpochRecord, ...], tuple[str, ...]]:

@@ -1,14 +1,18 @@
 """What training starts from: the state of model and optimiser, and the order of the images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, assert_never
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
+from numpy.typing import NDArray
 
+from cnnbench.errors import StoreError
 from cnnbench.optimizers import Constant, Cosine, Exponential, Linear, Schedule, Step
 from cnnbench.spec import TrainSpec
+from cnnbench.weights import Weights
 
 Tree = Any
 
@@ -120,3 +124,63 @@ def build_optimizer(spec: TrainSpec, steps: int) -> optax.GradientTransformation
 def init_state(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     return TrainState(network.params, network.rest, optimizer.init(network.params))
+
+
+_ROOTS = ("weights", "parts")  # of a GraphNet; the layers' names stand below them
+_AGAIN = "the file is of another run, so run the experiment again"
+
+
+def weights_of(params: Tree, rest: Tree, *, layers: bool) -> dict[str, NDArray[Any]]:
+    """Parameters and batch statistics by name, on the host.
+
+    Keys of dropout are not among them: nothing is dropped once a network is trained.
+
+    Args:
+      params: its parameters.
+      rest: its other state.
+      layers: whether it is a graph of layers; a Python model's names are its attributes'.
+
+    Returns:
+      Arrays by name; several seeds at once stay in one array, along its first axis.
+    """
+    learnt = jax.device_get((params, _without_keys(rest)))
+    return {name: np.asarray(value, order="C") for name, value in _named(learnt, layers=layers)}
+
+
+def with_weights(network: Network, weights: Weights, *, layers: bool, where: str) -> Network:
+    """A network with other weights.
+
+    Args:
+      network: the network, with any parameters.
+      weights: what `weights_of` gave for one like it.
+      layers: as in `weights_of`.
+      where: where they are from, for messages.
+
+    Raises:
+      StoreError: they are not those of such a network.
+    """
+    state = (network.params, _without_keys(network.rest))
+    want = dict(_named(state, layers=layers))
+    for name, value in want.items():
+        if name not in weights:
+            raise StoreError(f"{where}: there is no '{name}'; {_AGAIN}.")
+        if weights[name].shape != value.shape:
+            shapes = f"{list(weights[name].shape)}, and the network's {list(value.shape)}"
+            raise StoreError(f"{where}: '{name}' has shape {shapes}; {_AGAIN}.")
+    if unknown := sorted(set(weights) - set(want)):
+        raise StoreError(f"{where}: the network has no '{unknown[0]}'; {_AGAIN}.")
+    values = [jax.numpy.asarray(weights[name], value.dtype) for name, value in want.items()]
+    params, learnt = jax.tree.unflatten(jax.tree.structure(state), values)
+    keys = nnx.filter_state(network.rest, nnx.RngState)
+    return network._replace(params=params, rest=nnx.merge_state(keys, learnt))
+
+
+def _without_keys(rest: Tree) -> Tree:
+    return nnx.filter_state(rest, nnx.Not(nnx.RngState))
+
+
+def _named(state: Tree, *, layers: bool) -> Iterator[tuple[str, Any]]:
+    """Values in the order of the tree's leaves, with their names."""
+    for path, value in jax.tree_util.tree_flatten_with_path(state)[0]:
+        keys = [str(step.key) for step in path if isinstance(step, jax.tree_util.DictKey)]
+        yield ".".join(keys[1:] if layers and keys[0] in _ROOTS else keys), value

@@ -36,7 +36,7 @@ shapes
 wiring
 graph
 results
-summary codec
+summary codec weights
 store
 history stats
 verdict phrases
@@ -61,6 +61,7 @@ ops
 lowering strategy rowwise initializers
 models python_models train
 steps
+trained
 peers.interface
 peers.geometry peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net

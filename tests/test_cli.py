@@ -89,8 +89,12 @@ def test_run_ends_with_the_posts_table():
 def test_run_writes_every_file_of_a_run():
     assert invoke("run", "tiny.yaml").exit_code == 0
     run = only_run()
-    files = {"spec.yaml", "resolved.yaml", "run.json", "epochs.jsonl"}
+    files = {"spec.yaml", "resolved.yaml", "run.json", "epochs.jsonl", "weights"}
     assert {p.name for p in run.iterdir()} == files | {"summary.json", "table.md", "table.csv"}
+    assert {p.name for p in (run / "weights").iterdir()} == {
+        "seed-0.safetensors",
+        "seed-1.safetensors",
+    }
     assert (run / "spec.yaml").read_text() == TINY
     again = load_experiment(run / "resolved.yaml").experiment
     assert again == load_experiment(Path("tiny.yaml")).experiment

@@ -436,6 +436,9 @@ def test_seeds_at_once_learn_what_they_learn_alone(
         assert one_done.summary.test == pytest.approx(other_done.summary.test, rel=1e-5)
         if other_done.outputs is not None and one_done.outputs is not None:
             np.testing.assert_allclose(one_done.outputs, other_done.outputs, rtol=1e-4, atol=1e-3)
+        assert set(one_done.weights) == set(other_done.weights)
+        for name, value in one_done.weights.items():
+            np.testing.assert_allclose(value, other_done.weights[name], rtol=1e-3, atol=1e-5)
 
 
 def test_seconds_of_seeds_at_once_are_shares(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

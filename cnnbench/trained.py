@@ -1,0 +1,188 @@
+"""A network as a run has trained it: its results, and what each of its layers gives."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from cnnbench.data import Dataset, Notify, dataset_of
+from cnnbench.errors import DataError, StoreError, UsageError, did_you_mean, listing
+from cnnbench.graph import Plan
+from cnnbench.loader import load_experiment
+from cnnbench.models import GraphNet
+from cnnbench.python_models import import_class, make_module
+from cnnbench.results import RunRecord
+from cnnbench.spec import Experiment, Splits
+from cnnbench.steps import activations_of, make_rules, outputs_of
+from cnnbench.store import RESOLVED_FILE, kept_seeds, read_entry, read_weights
+from cnnbench.train import Arrays, Network, take_apart, with_weights
+
+CHUNK = 100  # images computed at a time
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class TrainedNetwork:
+    """One seed's network after its last epoch, in evaluation mode.
+
+    Every layer is computed for itself (the form `plain`), whatever engine trained it.
+
+    Args:
+      path: the folder of its run.
+      record: the run.
+      experiment: what was trained.
+      plan: its layers; None where the model is a Python class.
+      seed: the seed.
+      weights: what it has learnt, by name.
+    """
+
+    path: Path
+    record: RunRecord
+    experiment: Experiment
+    plan: Plan | None
+    seed: int
+    weights: Mapping[str, NDArray[Any]]
+    _outputs: Callable[[Arrays, NDArray[Any]], jax.Array]
+    _activations: Callable[[Arrays, NDArray[Any]], dict[str, jax.Array]]
+
+    @property
+    def parameters(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """Weights by layer and name; a tied kernel is its owner's."""
+        layers: dict[str, dict[str, NDArray[Any]]] = {}
+        for name, value in self.weights.items():
+            layer, _, own = name.rpartition(".")
+            layers.setdefault(layer, {})[own] = value
+        return layers
+
+    def outputs(self, images: Images) -> NDArray[np.float32]:
+        """What the network makes of images, (n, *shape of its output).
+
+        Args:
+          images: (n, h, w, c), pixels from 0 to 255.
+        """
+        return np.concatenate([np.asarray(part) for part in _in_chunks(self._outputs, images)])
+
+    def activations(
+        self, images: Images, layers: Sequence[str] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """What layers give for images, (n, *shape of the layer), by name.
+
+        Args:
+          images: (n, h, w, c), pixels from 0 to 255.
+          layers: which; all of them if None.
+
+        Raises:
+          StoreError: the model is a Python class.
+          UsageError: there is no such layer.
+        """
+        parts = list(self.activation_chunks(images, layers))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def activation_chunks(
+        self, images: Images, layers: Sequence[str] | None = None
+    ) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """As `activations`, of `CHUNK` images after another, for what does not fit in memory."""
+        wanted = self._layers(layers)
+        for part in _in_chunks(self._activations, images):
+            yield {name: np.asarray(part[name]) for name in wanted}
+
+    def _layers(self, layers: Sequence[str] | None) -> list[str]:
+        if self.plan is None:
+            model = self.experiment.model.python
+            message = f"{self.path}: '{model}' is a Python model, whose layers have no names here"
+            raise StoreError(f"{message}; ask for its outputs.")
+        names = [node.name for node in self.plan.nodes]
+        for layer in layers or ():
+            if layer not in names:
+                message = f"{self.path}: there is no layer '{layer}'{did_you_mean(layer, names)}"
+                raise UsageError(f"{message}; write {listing(names)}.")
+        return names if layers is None else list(layers)
+
+    def dataset(self, data_dir: Path | None, notify: Notify) -> Dataset:
+        """The images of its run, also where they stood in for others.
+
+        Raises:
+          DataError: they cannot be had, or are not the same ones.
+        """
+        spec, used = self.experiment.dataset, self.record.dataset
+        if used.stand_in_for:
+            spec = spec.model_copy(update={"name": used.name, "offline": None, "splits": Splits()})
+        found = dataset_of(spec, data_dir, notify)
+        if found.digest != used.digest:
+            message = f"{self.path}: '{found.info.name}' is not what the run was trained on"
+            raise DataError(f"{message} ({used.source}); name its folder with --data-dir")
+        return found
+
+
+def load_trained(
+    path: Path, seed: int | None = None, *, data_dir: Path | None = None
+) -> TrainedNetwork:
+    """A network as a run left it.
+
+    Args:
+      path: the run's folder.
+      seed: which; the first that was trained if None.
+      data_dir: where datasets outside the built-in table are looked up.
+
+    Raises:
+      StoreError: the run kept no weights, or none of this seed, or they are damaged.
+      SpecError: its experiment cannot be read.
+      UsageError: its Python model cannot be imported.
+    """
+    record = read_entry(path).record
+    seed = _seed(path, record, seed)
+    weights = read_weights(path, seed)
+    loaded = load_experiment(path / RESOLVED_FILE, data_dir=data_dir)
+    experiment, plan = loaded.experiment, loaded.plan
+    layers = plan is not None
+    where = f"{path}, seed {seed}"
+    network = with_weights(_network(experiment, plan, path), weights, layers=layers, where=where)
+    rules = make_rules(experiment, None, prepares=layers)
+    options = {"graphdef": network.evaluation, "rules": rules}
+    outputs = partial(jax.jit(partial(outputs_of, **options)), network.params, network.rest)
+    activations = partial(jax.jit(partial(activations_of, **options)), network.params, network.rest)
+    return TrainedNetwork(path, record, experiment, plan, seed, weights, outputs, activations)
+
+
+def _seed(path: Path, record: RunRecord, seed: int | None) -> int:
+    """The seed that is asked for, if its weights are there."""
+    kept = [known for known in record.seeds if known in kept_seeds(path)]
+    if not kept:
+        message = f"{path}: it kept no weights (an older version did not, or no seed has ended)"
+        raise StoreError(f"{message}; run the experiment again.")
+    if seed is not None and seed not in kept:
+        raise StoreError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")
+    return kept[0] if seed is None else seed
+
+
+def _network(experiment: Experiment, plan: Plan | None, path: Path) -> Network:
+    """The experiment's network with any weights."""
+    if plan is not None:
+        return take_apart(GraphNet(plan, form="plain", rngs=nnx.Rngs(0)))
+    model = experiment.model
+    name = str(model.python).partition(":")[2]
+    # The source that was trained lies in the folder; the module may have changed since.
+    try:
+        return take_apart(make_module(import_class(f"model:{name}", path), model.args, 0))
+    except ImportError as error:
+        message = f"{path / 'model.py'}: cannot be imported by itself ({error})"
+        raise StoreError(f"{message}; read its weights with safetensors.") from None
+
+
+def _in_chunks(call: Callable[[Arrays, NDArray[Any]], Any], images: Images) -> Iterator[Any]:
+    """Calls a program with as many images each time, so that it is compiled once."""
+    size = min(CHUNK, len(images))
+    labels: Any = np.zeros(size, np.int32)
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        missing = size - len(part)
+        filled: Any = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        values = call(Arrays(filled, labels), np.arange(size, dtype=np.int32))
+        count = slice(len(part))
+        yield jax.tree.map(lambda value, count=count: np.asarray(value)[count], values)
