@@ -7,8 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from cnnbench.compare import Comparison
+from cnnbench.curves import bands_text, curves
 from cnnbench.panels import GRID, INK, LABEL_LINE, Chart, Shown, draw, wrapped
-from cnnbench.phrases import clean
+from cnnbench.phrases import clean, enumeration
+from cnnbench.results import RunResult
+from cnnbench.verdict_report import verdict_lines
 
 # Inches: a panel, its margins, its title; a character of a label, a line of the note.
 _WIDTH, _LEFT, _BOTTOM, _TOP, _TITLE = 4.8, 0.68, 0.5, 0.34, 0.28
@@ -16,7 +20,7 @@ _CHARACTER, _NOTE = 0.08, 0.19
 
 
 def picture(
-    charts: Sequence[Chart], shown: Shown, form: str, *, title: str = "", note: str = ""
+    charts: Sequence[Chart], shown: Shown, form: str, *, title: str = "", notes: Sequence[str] = ()
 ) -> bytes:
     """Charts side by side; the same numbers, the same bytes.
 
@@ -25,14 +29,14 @@ def picture(
       shown: what they are drawn from.
       form: ``svg``, which is transparent, or ``png``.
       title: above all of them; without one, the panels have no titles either.
-      note: below them.
+      notes: below them, a paragraph each.
     """
     from matplotlib.figure import Figure
 
     columns, top = min(2, len(charts)), _TOP + (_TITLE if title else 0)
     rows = [charts[first : first + columns] for first in range(0, len(charts), columns)]
     heights = [top + _BOTTOM + max(_height(chart, shown) for chart in row) for row in rows]
-    lines = textwrap.wrap(note, 70 * columns)
+    lines = [line for note in notes for line in textwrap.wrap(note, 68 * columns)]
     head, foot = (0.45 if title else 0.0), (_NOTE * len(lines) + 0.15 if lines else 0.0)
     tall = head + sum(heights) + foot
     with _style(form):
@@ -53,6 +57,20 @@ def picture(
         metadata = {"svg": {"Date": None, "Title": clean(title)}, "png": {"Software": None}}
         figure.savefig(buffer, format=form, metadata=metadata[form])
     return buffer.getvalue()
+
+
+def comparison_picture(comparison: Comparison, runs: Sequence[RunResult], form: str) -> bytes:
+    """All that there is to draw of a comparison, with its verdicts below.
+
+    Args:
+      comparison: the runs side by side.
+      runs: what it is made of.
+      form: ``svg`` or ``png``.
+    """
+    shown = Shown(comparison, curves(comparison, runs))
+    title = f"{enumeration([curve.label for curve in shown.curves])} on {comparison.dataset.name}"
+    note = [bands_text(shown.curves), *verdict_lines(comparison.verdicts)]
+    return picture(shown.charts(), shown, form, title=title, notes=note)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ class Format(StrEnum):
     MD = "md"
     CSV = "csv"
     JSON = "json"
+    HTML = "html"
 
 
 def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -125,3 +126,7 @@ def _print(comparisons: "Sequence[Comparison]", format: Format) -> None:  # noqa
             typer.echo(export.csv_text(comparisons), nl=False)
         case Format.JSON:
             typer.echo(export.json_text(comparisons), nl=False)
+        case Format.HTML:
+            from cnnbench.page import table_page
+
+            typer.echo(table_page(comparisons), nl=False)

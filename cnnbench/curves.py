@@ -37,15 +37,16 @@ def last_rows(comparison: Comparison) -> tuple[Row, ...]:
     return tuple(row for row in comparison.rows if row.test is not None)
 
 
-def runs_of(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[RunResult, ...]:
-    """The runs that a comparison is made of, in its order.
+def runs_of(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[tuple[Row, RunResult], ...]:
+    """The last epoch of each run, and the run.
 
     Args:
       comparison: made of some of the runs.
       runs: all runs.
     """
     by_id = {(run.record.name, run.record.run_id): run for run in runs}
-    return tuple(by_id[row.run.name, row.run.run_id] for row in last_rows(comparison))
+    rows = last_rows(comparison)
+    return tuple((row, by_id[row.run.name, row.run.run_id]) for row in rows)
 
 
 def curves(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[Curve, ...]:
@@ -55,8 +56,7 @@ def curves(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[Curve, ..
       comparison: made of some of the runs.
       runs: all runs.
     """
-    rows = last_rows(comparison)
-    pairs = zip(rows, runs_of(comparison, runs), strict=True)
+    pairs = runs_of(comparison, runs)
     return tuple(_curve(row.label, run, comparison.metric) for row, run in pairs)
 
 

@@ -142,8 +142,7 @@ def _pictures(
 ) -> Pictures:
     shown = Shown(comparison, curves(comparison, runs))
     drawings = {chart: _chart(chart, shown, anchor) for chart in shown.charts()}
-    labels = [row.label for row in last_rows(comparison)]
-    labelled = list(zip(labels, runs_of(comparison, runs), strict=True))
+    labelled = [(row.label, run) for row, run in runs_of(comparison, runs)]
     known = {(e.label, e.run.record.name, e.run.record.run_id): e for e in exhibits}
     own = [known[label, run.record.name, run.record.run_id] for label, run in labelled]
     return Pictures(

@@ -77,12 +77,18 @@ contest
 layer_table
 diagram
 plots
+curves inspection pixels
+panels
+charts inline_svg exhibits
+page_parts
+page
 recorder
 session bench_session
 progress
 terminal words
 cli_data
 cli_bench cli_compare
+cli_report
 cli
 __main__ __init__
 """
