@@ -244,15 +244,17 @@ def spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     places = list(wanted)
-    for _ in range(50):  # neighbours push each other apart, the ends push back
+    for _ in range(50):  # neighbours push each other apart, half of the way each
         for one, other in pairwise(order):
             overlap = (sizes[one] + sizes[other]) / 2 - (places[other] - places[one])
             if overlap > 0:
                 places[one] -= overlap / 2
                 places[other] += overlap / 2
-        places = [min(max(p, s / 2), 1 - s / 2) for p, s in zip(places, sizes, strict=True)]
-    above = 1.0
-    for i in reversed(order):  # what is left of overlaps goes down
+    below, above = 0.0, 1.0
+    for i in order:
+        places[i] = max(places[i], below + sizes[i] / 2)
+        below = places[i] + sizes[i] / 2
+    for i in reversed(order):
         places[i] = min(places[i], above - sizes[i] / 2)
         above = places[i] - sizes[i] / 2
     return places
