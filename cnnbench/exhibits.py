@@ -1,15 +1,16 @@
 """What a report shows of one run besides its numbers: network, kernels, mistakes, images."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnbench.errors import CnnbenchError
+from cnnbench.errors import CnnbenchError, DataError
 from cnnbench.graph import Plan
 from cnnbench.loader import load_experiment
 from cnnbench.results import RunResult
-from cnnbench.store import disk
+from cnnbench.store import RESOLVED_FILE, disk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from cnnbench.inspection import Kernels, Mistake
     from cnnbench.trained import TrainedNetwork
 
-MOST_MISTAKES, MOST_KERNELS = 12, 64
+MOST_MISTAKES, MOST_KERNELS = 12, 32
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ def _try(shown: Exhibit, consequence: str, look: Callable[[], None]) -> None:
 
 
 def _read_network(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
-    loaded = load_experiment(folder / "resolved.yaml", data_dir=data_dir)
+    loaded = load_experiment(folder / RESOLVED_FILE, data_dir=data_dir)
     shown.plan, shown.source = loaded.plan, loaded.text.decode("utf-8", "replace")
     if loaded.plan is None:
         shown.remarks.append("The network is a Python class, which has no graph to draw.")
@@ -105,5 +106,7 @@ def _find_mistakes(shown: Exhibit, network: "TrainedNetwork", data_dir: Path | N
 
     test = network.dataset(data_dir, lambda _: None).test
     logits = network.outputs(test.images)
+    if not math.isfinite(float(logits.sum())):
+        raise DataError("the network's outputs are not finite; it diverged")
     shown.confusion = confusion(test.labels, logits)
     shown.mistakes = hardest(test.images, test.labels, logits, MOST_MISTAKES)

@@ -72,11 +72,14 @@ def report_page(
 ) -> str:
     """Verdicts, tables, charts, and what there is to see of every run.
 
+    Runs that stand beside others come first.
+
     Args:
       comparisons: at least one.
       runs: what they are made of.
       exhibits: of every run.
     """
+    comparisons = sorted(comparisons, key=lambda comparison: not comparison.verdicts)
     sections = [_section(comparison, number) for number, comparison in enumerate(comparisons)]
     pictures = [
         _pictures(section.anchor, comparison, runs, exhibits)

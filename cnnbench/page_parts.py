@@ -176,9 +176,8 @@ def matrix(shown: Exhibit) -> Matrix | None:
     most = max(1, int(mistakes.max()))
     label, answer = divmod(int(mistakes.argmax()), len(counts))
     wrong, total = int(mistakes.sum()), int(counts.sum())
-    summary = (
-        f"Of {total:,} test images {wrong:,} are taken for another class ({wrong / total:.2%})"
-    )
+    share = f"{100 * wrong / total:.2f} %"
+    summary = f"Of {total:,} test images {wrong:,} are taken for another class ({share})"
     if wrong:
         times = int(mistakes[label, answer])
         summary += f"; most often {label} for {answer}, {times} times"

@@ -25,10 +25,10 @@ _STEPS = [1, 2, 5, 10]
 class Chart(StrEnum):
     """What there is to draw, with its title."""
 
-    EPOCHS = "Learning curves"
-    TIME = "Learning curves in time"
-    EPOCH_COST = "Against the time of an epoch"
-    PARAMETERS = "Against the number of parameters"
+    EPOCHS = "Learning curves, by epoch"
+    TIME = "Learning curves, by time of training"
+    EPOCH_COST = "Cost: time of an epoch"
+    PARAMETERS = "Cost: parameters"
     DIFFERENCES = "Differences, seed by seed"
 
 
@@ -120,8 +120,8 @@ def _costs(axes: Any, shown: Shown, *, by_time: bool) -> None:
         if by_time:
             axes.plot(ends(row.train_s), (y, y), **line)
         axes.plot(x, y, mark, color=color, markersize=8)
-    _cost_axis(axes, [_cost(row, by_time=by_time) for row in rows], by_time=by_time)
     axes.margins(0.12)
+    _cost_axis(axes, [_cost(row, by_time=by_time) for row in rows], by_time=by_time)
     _value_axis(axes, shown.comparison)
     _label_lines(axes, shown)
 
@@ -132,22 +132,17 @@ def _cost(row: Row, *, by_time: bool) -> float:
 
 def _cost_axis(axes: Any, costs: Sequence[float], *, by_time: bool) -> None:
     """Logarithmic where some runs cost many times what others do."""
-    from matplotlib.ticker import (
-        EngFormatter,
-        LogLocator,
-        MaxNLocator,
-        NullLocator,
-        ScalarFormatter,
-    )
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axes.set_xlabel("seconds of an epoch" if by_time else "parameters")
-    if min(costs) > 0 and max(costs) > 8 * min(costs):
+    if min(costs) > 0 and max(costs) > 4 * min(costs):
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        left, right = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if right < 30 * left else (1,)))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
-    plain = ScalarFormatter(useOffset=False)
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_major_formatter(plain if by_time else EngFormatter(sep=""))
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_SHEET, _CELL, _GAP = 350, 44, 4  # pixels: width of a sheet, about that of a kernel, between two
+_SHEET, _CELL, _GAP = 356, 40, 4  # pixels: width of a sheet, about that of a kernel, between two
 _BELOW, _ZERO, _ABOVE = (33, 102, 172), (247, 247, 247), (178, 24, 43)
 
 
@@ -55,7 +55,7 @@ def kernel_sheet(images: NDArray[np.floating[Any]]) -> tuple[Picture, float]:
     share = images / largest
     colors = share * 127.5 + 127.5 if share.shape[-1] == 3 else _diverging(share)
     count, height, width = images.shape[:3]
-    scale = max(1, round(_CELL / max(height, width)))
+    scale = max(2, round(_CELL / max(height, width)))
     columns = max(1, min(count, _SHEET // (width * scale + _GAP)))
     rows = -(-count // columns)
     cell = height * scale + _GAP, width * scale + _GAP
