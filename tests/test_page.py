@@ -3,9 +3,11 @@
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -19,6 +21,9 @@ from cnnbench.store import read_run
 from cnnbench.trained import load_trained
 from tests.samples import GOLDEN, make_run, save
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
+pytestmark = pytest.mark.xdist_group("page")  # trained once
 SPECS = Path(__file__).parent / "page_specs"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -100,8 +105,8 @@ def test_titles_are_words_wherever_they_stand(title: str) -> None:
 
 def test_the_verdict_comes_first_and_links_lead_somewhere() -> None:
     page = Page(report(*two()))
-    main = page.text.index("Verdict B")  # after the navigation
-    assert "better B is better than Standard CNN: accuracy +1.00 points" in page.text[main:]
+    verdict = page.text.index("Verdict better B is better than Standard CNN: accuracy +1.00 points")
+    assert verdict < page.text.index("Accuracy and time")
     ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
     assert set(ids.values()) == {1}
     for link in page.all("a"):
@@ -140,7 +145,7 @@ def test_every_table_has_a_caption_and_headers() -> None:
 
 def test_charts_stand_beside_their_numbers() -> None:
     page = Page(report(*two()))
-    for number in ("93.00 %", "98.25 %", "6.77 s", "160,362", "+1.00 points", "Example CPU"):
+    for number in ("93.00 %", "98.25 %", "6.83 s", "160,362", "+1.00 points", "Example CPU"):
         assert number in page.text, number
     assert "0123456789ab" in page.text
     assert "Verdicts: paired by seed; Student's interval, sign-flip test." in page.text
@@ -162,7 +167,7 @@ def test_an_older_run_says_what_it_lacks(tmp_path: Path) -> None:
     shown = exhibit(run, "Standard CNN", folder, None)
     assert shown.remarks == [
         f"The network is not drawn: {folder}/resolved.yaml: cannot be read (no such file or"
-        " directory); name an existing file.",
+        " directory); check the file's name.",
         f"Nothing that needs weights is shown: {folder}: it kept no weights (an older version did"
         " not, or no seed has ended); run the experiment again.",
     ]
@@ -195,11 +200,8 @@ def page(trained: Path) -> Page:
 def test_a_report_shows_what_is_in_the_run_folders(page: Page, trained: Path) -> None:
     images = page.all("img")
     kernels = [image["alt"] for image in images if "kernels of 5x5" in image["alt"]]
-    assert [alt.split(":")[0] for alt in kernels] == [
-        "Back, conv",
-        "First, conv",
-        "<i>Second, conv",
-    ]
+    names = ["First, conv", "<i>Second, conv", "Back, conv"]
+    assert [alt.split(":")[0] for alt in kernels] == names
     digits = [image for image in images if image["alt"].startswith("Test image ")]
     assert 2 < len(digits) <= 24
     assert any("what the network makes of them" in image["alt"] for image in images)
@@ -233,3 +235,77 @@ def test_other_data_are_a_remark(trained: Path, tmp_path: Path) -> None:
     assert "Confusion matrix and mistakes are not shown: " in text
     assert "is not what the run was trained on" in text
     assert "kernels of 5x5" in text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("there is no Chromium")
+    with api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=found)
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")]
+)
+@pytest.mark.usefixtures("page")
+def test_a_browser_shows_the_page(
+    browser: Any, trained: Path, tmp_path: Path, width: int, scheme: str
+) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    view = {"width": width, "height": 900}
+    tab = browser.new_page(viewport=view, color_scheme=scheme, offline=True)
+    told: list[str] = []
+    tab.on("console", lambda message: told.append(message.text))
+    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("dialog", lambda dialog: told.append(dialog.message))
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto((trained / "report.html").as_uri())
+    assert told == []
+    assert [url for url in asked if not url.startswith("data:")] == [tab.url]
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 28)"}[scheme]
+    picture = tmp_path / "page.png"
+    tab.screenshot(path=picture, full_page=True)
+    assert picture.stat().st_size > 50_000
+    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+    assert tab.evaluate(broken) == 0
+    found = Axe().run(tab, options={"runOnly": RULES}).response["violations"]
+    assert [(flaw["id"], flaw["nodes"][0]["html"]) for flaw in found] == []
+    tab.close()
+
+
+@pytest.mark.usefixtures("page")
+def test_the_keyboard_reaches_the_verdict_and_is_seen(browser: Any, trained: Path) -> None:
+    tab = browser.new_page()
+    tab.goto((trained / "report.html").as_uri())
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.className") == "skip"
+    assert tab.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+    assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.id") == "main"
+    tab.close()
+
+
+@pytest.mark.usefixtures("page")
+def test_the_page_prints(browser: Any, trained: Path) -> None:
+    tab = browser.new_page(color_scheme="dark")
+    tab.goto((trained / "report.html").as_uri())
+    content = tab.pdf(format="A4")
+    assert content.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", content)) > 1
+    tab.emulate_media(media="print")
+    assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+    assert tab.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    tab.close()
