@@ -62,7 +62,7 @@ def exhibit(run: RunResult, label: str, folder: Path, data_dir: Path | None) -> 
     shown = Exhibit(run, label)
     _try(shown, "The network is not drawn", lambda: _read_network(shown, folder, data_dir))
     _try(shown, "There are no reconstructions", lambda: _read_pictures(shown, folder))
-    _try(shown, "Nothing that needs weights is shown", lambda: _inspect(shown, folder, data_dir))
+    _try(shown, "What needs weights is not shown", lambda: _inspect(shown, folder, data_dir))
     return shown
 
 

@@ -79,13 +79,13 @@ def report_page(
       runs: what they are made of.
       exhibits: of every run.
     """
-    comparisons = sorted(comparisons, key=lambda comparison: not comparison.verdicts)
-    sections = [_section(comparison, number) for number, comparison in enumerate(comparisons)]
-    pictures = [
-        _pictures(section.anchor, comparison, runs, exhibits)
-        for section, comparison in zip(sections, comparisons, strict=True)
-    ]
-    return _render([s._replace(pictures=seen) for s, seen in zip(sections, pictures, strict=True)])
+    sections = []
+    ordered = sorted(comparisons, key=lambda comparison: not comparison.verdicts)
+    for number, comparison in enumerate(ordered):
+        section = _section(comparison, number)
+        pictures = _pictures(section.anchor, comparison, runs, exhibits)
+        sections.append(section._replace(pictures=pictures))
+    return _render(sections)
 
 
 def _render(sections: Sequence[Section]) -> str:

@@ -41,7 +41,7 @@ def test_a_report_is_of_every_experiment_unless_runs_are_named() -> None:
     assert invoke("report").stderr == "wrote report.html\n"
     page = Path("report.html").read_text()
     assert page.index("Modified CNN and Standard CNN on mnist") < page.index("Autoencoder on mnist")
-    assert "Nothing that needs weights is shown: " in page
+    assert "What needs weights is not shown: " in page
     done = invoke("report", "modified", "standard", "--output", "two.html", "--min-effect", "5pp")
     assert done.exit_code == 0
     two = Path("two.html").read_text()
