@@ -15,7 +15,7 @@ from cnnbench.store import RESOLVED_FILE, disk
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cnnbench.inspection import Kernels, Mistake
+    from cnnbench.mistakes import Kernels, Mistake
     from cnnbench.trained import TrainedNetwork
 
 MOST_MISTAKES, MOST_KERNELS = 12, 32
@@ -89,7 +89,7 @@ def _read_pictures(shown: Exhibit, folder: Path) -> None:
 
 
 def _inspect(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
-    from cnnbench.inspection import first_kernels
+    from cnnbench.mistakes import first_kernels
     from cnnbench.trained import load_trained
 
     network = load_trained(folder, data_dir=data_dir)
@@ -102,7 +102,7 @@ def _inspect(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
 
 
 def _find_mistakes(shown: Exhibit, network: "TrainedNetwork", data_dir: Path | None) -> None:
-    from cnnbench.inspection import confusion, hardest
+    from cnnbench.mistakes import confusion, hardest
 
     test = network.dataset(data_dir, lambda _: None).test
     logits = network.outputs(test.images)

@@ -100,6 +100,7 @@ def _render(sections: Sequence[Section]) -> str:
         loader=jinja2.FunctionLoader(read),
         autoescape=True,  # titles come from users' files
         undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -18,7 +18,7 @@ from cnnbench.verdict_report import size
 if TYPE_CHECKING:
     from cnnbench.compare import Comparison
     from cnnbench.graph import Plan
-    from cnnbench.inspection import Kernels, Mistake
+    from cnnbench.mistakes import Kernels, Mistake
 
 
 class Grid(NamedTuple):

@@ -77,7 +77,7 @@ contest
 layer_table
 diagram
 plots
-curves inspection pixels
+curves mistakes pixels
 panels
 charts inline_svg exhibits
 page_parts

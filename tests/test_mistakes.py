@@ -10,7 +10,7 @@ from matplotlib import image as reader
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, log_loss
 
-from cnnbench.inspection import confusion, first_kernels, hardest
+from cnnbench.mistakes import confusion, first_kernels, hardest
 from cnnbench.pixels import Picture, kernel_sheet, photograph, read_png
 from tests.oracles import make_plan
 
