@@ -15,6 +15,7 @@ from cnnbench.cli_bench import bench
 from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
 from cnnbench.cli_inspect import inspect
+from cnnbench.cli_report import draw_plot, write_report
 from cnnbench.cli_show import show, show_layers
 from cnnbench.errors import UsageError
 from cnnbench.terminal import (
@@ -191,6 +192,8 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
 
 
 app.command()(reports_errors(compare))
+app.command(name="plot")(reports_errors(draw_plot))
+app.command(name="report")(reports_errors(write_report))
 app.command()(reports_errors(bench))
 app.command()(reports_errors(inspect))
 

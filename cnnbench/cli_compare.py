@@ -10,12 +10,13 @@ import typer
 
 from cnnbench.errors import UsageError
 from cnnbench.terminal import stdout, warn
-from cnnbench.words import ResultsDir
+from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
     from cnnbench.columns import Look
     from cnnbench.compare import Comparison
     from cnnbench.gates import Gate
+    from cnnbench.history import Selection
     from cnnbench.results import RunResult
     from cnnbench.verdict import Rules
 
@@ -29,34 +30,15 @@ class Format(StrEnum):
     MD = "md"
     CSV = "csv"
     JSON = "json"
+    HTML = "html"
 
 
 def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
-    runs: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[RUN | NAME | PATH]...",
-            help="Runs; the newest finished one of each experiment if left out.",
-            show_default=False,
-        ),
-    ] = None,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            help="What the others are judged beside; the first run if left out.", metavar="NAME"
-        ),
-    ] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="What they are judged by, such as loss.", metavar="NAME")
-    ] = None,
-    alpha: Annotated[
-        float,
-        typer.Option(min=0.0001, max=0.5, help="How often chance may be taken for a difference."),
-    ] = 0.05,
-    min_effect: Annotated[
-        str,
-        typer.Option(help="Smaller differences do not matter: 0.1pp, 2% or 0.003.", metavar="SIZE"),
-    ] = "0",
+    runs: Runs = None,
+    baseline: Baseline = None,
+    metric: Metric = None,
+    alpha: Alpha = 0.05,
+    min_effect: MinEffect = "0",
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,8 +71,6 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Compare runs: a table, and a verdict on each beside the baseline."""
-    from cnnbench import compare as comparing
-    from cnnbench import history
     from cnnbench.columns import Look, sort_runs
     from cnnbench.gates import parse_gate
     from cnnbench.verdict import Rules
@@ -98,18 +78,31 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     gates = [parse_gate(text) for text in fail_if or ()]
     rules = Rules(baseline, metric, alpha, parse_effect(min_effect), target)
-    if runs:
-        selection = history.find_runs(runs, results_dir)
-        comparisons: Sequence[Comparison] = [comparing.compare(selection.runs, rules)]
-    else:
-        selection = history.newest_finished(results_dir)
-        comparisons = comparing.compare_groups(selection.runs, rules)
+    comparisons, selection = side_by_side(runs, rules, results_dir)
     warn(selection.warnings)
     if sort_by is not None:
-        comparisons = sort_runs(comparisons, sort_by)
+        comparisons = tuple(sort_runs(comparisons, sort_by))
     _print(comparisons, format, Look(precision, only_changed))
     if gates:
         _judge(gates, comparisons, selection.runs, rules)
+
+
+def side_by_side(
+    runs: Sequence[str] | None, rules: "Rules", results_dir: Path
+) -> "tuple[tuple[Comparison, ...], Selection]":
+    """The runs that are named in one comparison, or the newest of each experiment in groups.
+
+    Raises:
+      CnnbenchError: as `history.find_runs` and `compare.compare`.
+    """
+    from cnnbench import compare as comparing
+    from cnnbench import history
+
+    if runs:
+        selection = history.find_runs(runs, results_dir)
+        return (comparing.compare(selection.runs, rules),), selection
+    selection = history.newest_finished(results_dir)
+    return comparing.compare_groups(selection.runs, rules), selection
 
 
 def _judge(
@@ -156,3 +149,7 @@ def _print(comparisons: "Sequence[Comparison]", format: Format, look: "Look") ->
             typer.echo(export.csv_text(comparisons), nl=False)
         case Format.JSON:
             typer.echo(export.json_text(comparisons), nl=False)
+        case Format.HTML:
+            from cnnbench.page import table_page
+
+            typer.echo(table_page(comparisons), nl=False)

@@ -24,10 +24,17 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Runs to compare, and what is odd about them or was passed over, a sentence each."""
+    """Runs to compare.
+
+    Args:
+      runs: in the order in which they were asked for.
+      warnings: what is odd about them or was passed over, a sentence each.
+      paths: the folder of each run.
+    """
 
     runs: tuple[RunResult, ...]
     warnings: tuple[str, ...]
+    paths: tuple[Path, ...] = ()
 
 
 def list_runs(results_dir: Path) -> Listing:
@@ -153,8 +160,9 @@ def _finished(runs: Listing) -> list[RunEntry]:
 
 
 def _select(paths: Iterable[Path], warnings: Iterable[str]) -> Selection:
-    runs = tuple(read_run(path) for path in paths)
-    return Selection(runs, (*warnings, *(w for run in runs for w in run.warnings)))
+    folders = tuple(paths)
+    runs = tuple(map(read_run, folders))
+    return Selection(runs, (*warnings, *(w for run in runs for w in run.warnings)), folders)
 
 
 def _list_folders(folders: Iterable[Path]) -> Listing:

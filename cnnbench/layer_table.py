@@ -65,16 +65,18 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
     )
     table.show_footer = True
     first = ("", "", shape_text(plan.input_shape), "", "")
-    rows = {INPUT: first} | {node.name: _cells(node) for node in plan.nodes}
+    rows = {INPUT: first} | {node.name: layer_cells(node)[1:] for node in plan.nodes}
     for name, cells in rows.items():
         mark = "" if marks is None else f"{marks.get(name, ''):2}"
         table.add_row(mark + name, *cells, style="bold" if mark.strip() else "")
     return table
 
 
-def _cells(node: Node) -> tuple[str, ...]:
+def layer_cells(node: Node) -> tuple[str, ...]:
+    """Name, operation, inputs, shape of the result, parameters and cost of a layer."""
     cost = node.layout.multiply_adds
     return (
+        node.name,
         operation_text(node.op),
         ", ".join(node.inputs),
         shape_text(node.layout.shape),

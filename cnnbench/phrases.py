@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Sequence
 
 from cnnbench.stats import Estimate
 
@@ -112,6 +113,15 @@ def percent_text(value: float, digits: int | None = None) -> str:
     ('38 %', '38.4 %')
     """
     return f"{100 * value:.{digits or 0}f} %"
+
+
+def enumeration(names: Sequence[str]) -> str:
+    """All of them in a sentence.
+
+    >>> enumeration(["a", "b", "c"])
+    'a, b and c'
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def clean(text: str) -> str:

@@ -42,18 +42,19 @@ def diagram_picture(drawn: Diagram, title: str, form: str) -> bytes:
 
     Args:
       drawn: what stands where.
-      title: stands above it.
+      title: stands above it; nothing does without one.
       form: ``svg`` or ``png``.
     """
     from matplotlib.figure import Figure
 
     lanes = 1 + max(block.lane for block in drawn.blocks)
     rows = 1 + max(block.row for block in drawn.blocks)
-    size = (LANE * lanes + 0.9, ROW * rows + 0.5)
+    head = 0.5 if title else 0.0
+    size = (LANE * lanes + 0.9, ROW * rows + head)
     figure = Figure(figsize=size, dpi=110)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(-0.45, size[0] - 0.45)
-    axes.set_ylim(ROW * rows, -0.5)
+    axes.set_ylim(ROW * rows, -head)
     axes.axis("off")
     axes.text(0.15, -0.25, title, fontsize=12, weight="bold", va="center", parse_math=False)
     centers = {b.name: (LANE * b.lane + BOX[0] / 2, ROW * b.row + 0.45) for b in drawn.blocks}

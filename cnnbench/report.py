@@ -86,6 +86,22 @@ def list_table(
     return table
 
 
+def grid(comparison: Comparison, *, wide: bool) -> list[list[str]]:
+    """The cells of a table; the first line is that of the headers."""
+    return _grid(epoch_columns(comparison, wide=wide, look=PLAIN), comparison.rows)
+
+
+def cost_grid(comparison: Comparison) -> list[list[str]]:
+    """The cells of the table of costs, likewise; empty where nothing is known."""
+    columns = _cost_columns(comparison, wide=True, look=PLAIN)
+    return _grid(columns, comparison.costs) if columns else []
+
+
+def _grid(columns: Sequence[Column[R]], rows: Sequence[R]) -> list[list[str]]:
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    return [[column.header for column in columns], *cells]
+
+
 def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[str, ...]:
     """What the numbers of a table mean and where they come from, a line each."""
     data, metric, rows = comparison.dataset, words(comparison.metric), comparison.rows
@@ -183,14 +199,13 @@ def _markdown(comparison: Comparison, *, wide: bool, look: Look) -> str:
 
 
 def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
-    cells = [[_escape(column.cell(row)) for column in columns] for row in rows]
-    table = [[column.header for column in columns], *cells]
+    table = [[_escape(cell) for cell in line] for line in _grid(columns, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     # The first column holds text and stands left, numbers stand right.
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [
         [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        for row in (table[0], rule, *cells)
+        for row in (table[0], rule, *table[1:])
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -1,4 +1,4 @@
-"""Words of a command line: experiment files, and values that override theirs."""
+"""Words of a command line: experiment files, overrides, and options that commands share."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +15,36 @@ Specs = Annotated[
         help="Experiment files, and values that override theirs, as in train.epochs=5.",
         show_default=False,
     ),
+]
+
+Runs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[RUN | NAME | PATH]...",
+        help="Runs; the newest finished one of each experiment if left out.",
+        show_default=False,
+    ),
+]
+
+Baseline = Annotated[
+    str | None,
+    typer.Option(
+        help="What the others are judged beside; the first run if left out.", metavar="NAME"
+    ),
+]
+
+Metric = Annotated[
+    str | None, typer.Option(help="What they are judged by, such as loss.", metavar="NAME")
+]
+
+Alpha = Annotated[
+    float,
+    typer.Option(min=0.0001, max=0.5, help="How often chance may be taken for a difference."),
+]
+
+MinEffect = Annotated[
+    str,
+    typer.Option(help="Smaller differences do not matter: 0.1pp, 2% or 0.003.", metavar="SIZE"),
 ]
 
 ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]

@@ -90,6 +90,11 @@ layer_table inspection_report
 differences diagram
 plots
 inspection_plots
+curves mistakes pixels
+panels
+charts inline_svg exhibits
+page_parts
+page
 recorder event_files
 session bench_session
 matching
@@ -97,6 +102,7 @@ progress
 terminal words
 cli_data
 cli_bench cli_compare cli_inspect cli_show
+cli_report
 cli
 __main__ __init__
 """

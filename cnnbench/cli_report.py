@@ -1,0 +1,105 @@
+"""``cnnbench plot`` and ``cnnbench report``: comparisons as pictures and as a page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli_compare import side_by_side
+from cnnbench.cli_data import DataDir
+from cnnbench.errors import StoreError, UsageError
+from cnnbench.terminal import warn
+from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
+
+if TYPE_CHECKING:
+    from cnnbench.compare import Comparison
+    from cnnbench.exhibits import Exhibit
+    from cnnbench.history import Selection
+
+_FORMS = (".svg", ".png")
+
+
+def draw_plot(
+    runs: Runs = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .svg or .png file.", metavar="FILE")
+    ] = Path("comparison.svg"),
+    baseline: Baseline = None,
+    metric: Metric = None,
+    alpha: Alpha = 0.05,
+    min_effect: MinEffect = "0",
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Draw learning curves, costs and differences of runs into one picture."""
+    from cnnbench.charts import comparison_picture
+    from cnnbench.verdict import Rules
+    from cnnbench.verdict_report import parse_effect
+
+    if output.suffix not in _FORMS:
+        raise UsageError(f"--output: '{output}' is no .svg or .png file; name one that is.")
+    rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
+    comparisons, selection = side_by_side(runs, rules, results_dir)
+    warn(selection.warnings)
+    if len(comparisons) > 1:
+        names = "; ".join(_names(comparison) for comparison in comparisons)
+        message = f"these runs cannot stand in one picture, only in {len(comparisons)}: {names}"
+        raise UsageError(f"command line: {message}; name the runs of one.")
+    form = output.suffix.removeprefix(".")
+    _write(output, comparison_picture(comparisons[0], selection.runs, form))
+
+
+def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
+    runs: Runs = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The page to write.", metavar="FILE")
+    ] = Path("report.html"),
+    baseline: Baseline = None,
+    metric: Metric = None,
+    alpha: Alpha = 0.05,
+    min_effect: MinEffect = "0",
+    results_dir: ResultsDir = Path("results"),
+    data_dir: DataDir = None,
+) -> None:
+    """Write a page with verdicts, tables, charts and mistakes, which needs no other file."""
+    from cnnbench.page import report_page
+    from cnnbench.verdict import Rules
+    from cnnbench.verdict_report import parse_effect
+
+    rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
+    comparisons, selection = side_by_side(runs, rules, results_dir)
+    warn(selection.warnings)
+    page = report_page(comparisons, selection.runs, _exhibits(comparisons, selection, data_dir))
+    _write(output, page.encode("utf-8", "backslashreplace"))
+
+
+def _exhibits(
+    comparisons: "Sequence[Comparison]", selection: "Selection", data_dir: Path | None
+) -> "list[Exhibit]":
+    """What there is to see of every run."""
+    from cnnbench.curves import runs_of
+    from cnnbench.exhibits import exhibit
+
+    folders = {
+        (run.record.name, run.record.run_id): path
+        for run, path in zip(selection.runs, selection.paths, strict=True)
+    }
+    return [
+        exhibit(run, row.label, folders[run.record.name, run.record.run_id], data_dir)
+        for comparison in comparisons
+        for row, run in runs_of(comparison, selection.runs)
+    ]
+
+
+def _names(comparison: "Comparison") -> str:
+    return ", ".join(dict.fromkeys(row.run.name for row in comparison.rows))
+
+
+def _write(output: Path, content: bytes) -> None:
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        message = f"--output {output}: cannot be written: {reason}"
+        raise StoreError(f"{message}; name another.") from error
+    typer.echo(f"wrote {output}", err=True)

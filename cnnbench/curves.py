@@ -1,0 +1,132 @@
+"""What pictures of a comparison show: learning curves over seeds, in numbers and in words."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cnnbench.compare import Comparison, Row
+from cnnbench.phrases import clean, metric_text, seconds_text, words
+from cnnbench.results import RunResult
+from cnnbench.stats import Estimate, estimate, mean
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A metric on the validation images after every epoch of a run.
+
+    Args:
+      label: the run's, as in tables.
+      values: after each epoch, over seeds.
+      time_s: seconds of training up to the end of each epoch, mean over the seeds that were
+        trained alone; None where an epoch has none.
+    """
+
+    label: str
+    values: tuple[Estimate, ...]
+    time_s: tuple[float, ...] | None
+
+    @property
+    def num_seeds(self) -> int:
+        """Number of seeds."""
+        return len(self.values[0].values)
+
+
+def last_rows(comparison: Comparison) -> tuple[Row, ...]:
+    """The last epoch of each run."""
+    return tuple(row for row in comparison.rows if row.test is not None)
+
+
+def runs_of(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[tuple[Row, RunResult], ...]:
+    """The last epoch of each run, and the run.
+
+    Args:
+      comparison: made of some of the runs.
+      runs: all runs.
+    """
+    by_id = {(run.record.name, run.record.run_id): run for run in runs}
+    rows = last_rows(comparison)
+    return tuple((row, by_id[row.run.name, row.run.run_id]) for row in rows)
+
+
+def curves(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[Curve, ...]:
+    """The learning curve of each run, in the order of the comparison.
+
+    Args:
+      comparison: made of some of the runs.
+      runs: all runs.
+    """
+    pairs = runs_of(comparison, runs)
+    return tuple(_curve(row.label, run, comparison.metric) for row, run in pairs)
+
+
+def _curve(label: str, run: RunResult, metric: str) -> Curve:
+    numbers = range(1, run.record.epochs + 1)
+    found = {(epoch.seed, epoch.epoch): epoch for epoch in run.epochs}
+    by_epoch = [[found[seed, number] for seed in run.record.seeds] for number in numbers]
+    values = tuple(estimate(e.validation(metric) for e in epochs) for epochs in by_epoch)
+    alone = [[e.train_s for e in epochs if e.at_once == 1] for epochs in by_epoch]
+    time_s = tuple(itertools.accumulate(map(mean, alone))) if all(alone) else None
+    return Curve(clean(label), values, time_s)
+
+
+def ends(value: Estimate) -> tuple[float, float]:
+    """The lowest and the highest seed; NaN where one is not finite.
+
+    >>> ends(estimate([0.98, 0.99, 0.97]))
+    (0.97, 0.99)
+    """
+    if not all(map(math.isfinite, value.values)):
+        return math.nan, math.nan
+    return min(value.values), max(value.values)
+
+
+def value_text(metric: str, value: Estimate) -> str:
+    """Mean, and the lowest and the highest seed where there are several.
+
+    >>> value_text("accuracy", estimate([0.98, 0.99]))
+    '98.50 % (98.00 to 99.00 %)'
+    """
+    middle = metric_text(metric, value.mean)
+    if len(value.values) == 1:
+        return middle
+    low, high = (metric_text(metric, end) for end in ends(value))
+    return f"{middle} ({low.removesuffix(' %')} to {high})"
+
+
+def curves_text(shown: Sequence[Curve], metric: str, *, by_time: bool) -> str:
+    """What a picture of the curves shows, for those who do not see it."""
+    against = "seconds of training" if by_time else "epoch"
+    told = [f"{words(metric).capitalize()} on the validation images against {against}."]
+    for curve in shown:
+        first, last = curve.values[0], curve.values[-1]
+        end = f"{value_text(metric, last)} after {_epochs(len(curve.values))}"
+        if by_time and curve.time_s:
+            end += f" and {seconds_text(curve.time_s[-1])}"
+        start = "" if len(curve.values) == 1 else f"from {value_text(metric, first)} to "
+        told.append(f"{curve.label}: {start}{end}.")
+    return " ".join(told)
+
+
+def costs_text(rows: Sequence[Row], metric: str, *, by_time: bool) -> str:
+    """What a picture of value against cost shows, for those who do not see it."""
+    against = "seconds of an epoch" if by_time else "number of parameters"
+    told = [f"{words(metric).capitalize()} on the validation images against {against}."]
+    for row in rows:
+        cost = seconds_text(row.train_s.mean) if by_time else f"{row.num_params:,} parameters"
+        told.append(f"{clean(row.label)}: {value_text(metric, row.value)} at {cost}.")
+    return " ".join(told)
+
+
+def bands_text(shown: Sequence[Curve]) -> str:
+    """What lines and bands stand for."""
+    match sorted({curve.num_seeds for curve in shown}):
+        case [1]:
+            return "Lines: one seed."
+        case [number]:
+            return f"Lines: mean over {number} seeds. Bands: from the lowest seed to the highest."
+    return "Lines: mean over the seeds. Bands: from the lowest seed to the highest."
+
+
+def _epochs(number: int) -> str:
+    return "1 epoch" if number == 1 else f"{number} epochs"

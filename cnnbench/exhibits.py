@@ -1,0 +1,112 @@
+"""What a report shows of one run besides its numbers: network, kernels, mistakes, images."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnnbench.errors import CnnbenchError, DataError
+from cnnbench.graph import Plan
+from cnnbench.loader import load_experiment
+from cnnbench.results import RunResult
+from cnnbench.store import RESOLVED_FILE, disk
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cnnbench.mistakes import Kernels, Mistake
+    from cnnbench.trained import TrainedNetwork
+
+MOST_MISTAKES, MOST_KERNELS = 12, 32
+
+
+@dataclass(slots=True)
+class Exhibit:
+    """What is there to see of a run; parts that could not be had are told in `remarks`.
+
+    Args:
+      run: the run.
+      label: what tables call it.
+      plan: its network; None for a Python model.
+      source: the resolved experiment file.
+      seed: whose weights the kernels and mistakes are from.
+      kernels: of the layers that read the image.
+      confusion: counts by class (lines) and answer (columns), over the test images.
+      mistakes: the test images with the largest loss.
+      reconstructions: a PNG file.
+      remarks: what could not be had, a sentence each.
+    """
+
+    run: RunResult
+    label: str
+    plan: Plan | None = None
+    source: str = ""
+    seed: int | None = None
+    kernels: "tuple[Kernels, ...]" = ()
+    confusion: "NDArray[Any] | None" = None
+    mistakes: "tuple[Mistake, ...]" = ()
+    reconstructions: bytes | None = None
+    remarks: list[str] = field(default_factory=list)
+
+
+def exhibit(run: RunResult, label: str, folder: Path, data_dir: Path | None) -> Exhibit:
+    """Looks into a run's folder; what is missing there becomes a remark.
+
+    Args:
+      run: the run.
+      label: what tables call it.
+      folder: its folder.
+      data_dir: where datasets are looked for.
+    """
+    shown = Exhibit(run, label)
+    _try(shown, "The network is not drawn", lambda: _read_network(shown, folder, data_dir))
+    _try(shown, "There are no reconstructions", lambda: _read_pictures(shown, folder))
+    _try(shown, "What needs weights is not shown", lambda: _inspect(shown, folder, data_dir))
+    return shown
+
+
+def _try(shown: Exhibit, consequence: str, look: Callable[[], None]) -> None:
+    try:
+        look()
+    except CnnbenchError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        shown.remarks.append(f"{consequence}: {reason}.")
+
+
+def _read_network(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
+    loaded = load_experiment(folder / RESOLVED_FILE, data_dir=data_dir)
+    shown.plan, shown.source = loaded.plan, loaded.text.decode("utf-8", "replace")
+    if loaded.plan is None:
+        shown.remarks.append("The network is a Python class, which has no graph to draw.")
+
+
+def _read_pictures(shown: Exhibit, folder: Path) -> None:
+    if shown.run.record.task == "reconstruct":
+        path = folder / "reconstructions.png"
+        with disk(path, "read"):
+            shown.reconstructions = path.read_bytes()
+
+
+def _inspect(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
+    from cnnbench.mistakes import first_kernels
+    from cnnbench.trained import load_trained
+
+    network = load_trained(folder, data_dir=data_dir)
+    shown.seed = network.seed
+    if network.plan is not None:
+        shown.kernels = tuple(first_kernels(network.plan, network.parameters, MOST_KERNELS))
+    if shown.run.record.task == "classify":
+        missing = "Confusion matrix and mistakes are not shown"
+        _try(shown, missing, lambda: _find_mistakes(shown, network, data_dir))
+
+
+def _find_mistakes(shown: Exhibit, network: "TrainedNetwork", data_dir: Path | None) -> None:
+    from cnnbench.mistakes import confusion, hardest
+
+    test = network.dataset(data_dir, lambda _: None).test
+    logits = network.outputs(test.images)
+    if not math.isfinite(float(logits.sum())):
+        raise DataError("the network's outputs are not finite; it diverged")
+    shown.confusion = confusion(test.labels, logits)
+    shown.mistakes = hardest(test.images, test.labels, logits, MOST_MISTAKES)

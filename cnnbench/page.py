@@ -1,0 +1,210 @@
+"""Comparisons as one HTML page that needs no other file and runs no script."""
+
+import textwrap
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import NamedTuple
+
+from cnnbench import charts, page_parts
+from cnnbench.compare import Comparison
+from cnnbench.curves import bands_text, costs_text, curves, curves_text, last_rows, runs_of
+from cnnbench.exhibits import Exhibit
+from cnnbench.inline_svg import inline_svg
+from cnnbench.page_parts import Drawing, Grid, Matrix, Plate
+from cnnbench.panels import Chart, Shown
+from cnnbench.phrases import clean, enumeration, metric_text, words
+from cnnbench.report import cost_grid, grid, notes
+from cnnbench.results import RunResult
+from cnnbench.verdict import Verdict
+from cnnbench.verdict_report import sentence, size
+
+
+class Part(NamedTuple):
+    """What is shown of one run: pictures, mistakes, its file, what is missing."""
+
+    label: str
+    architecture: Drawing | None
+    kernels: Sequence[Plate]
+    matrix: Matrix | None
+    mistakes: Sequence[Plate]
+    reconstructions: Plate | None
+    source: str
+    seed: int | None
+    remarks: Sequence[str]
+
+
+class Pictures(NamedTuple):
+    """The pictures of a comparison and the tables behind them."""
+
+    differences: Drawing | None
+    curves: Sequence[Drawing]
+    curves_grid: Grid
+    costs: Sequence[Drawing]
+    costs_grid: Grid
+    bands: str
+    parts: Sequence[Part]
+    seeds: Grid
+    environment: Grid
+
+
+class Section(NamedTuple):
+    """One comparison on the page; `verdicts` are findings and sentences."""
+
+    anchor: str
+    heading: str
+    verdicts: Sequence[tuple[str, str]]
+    table: Grid
+    expenses: Grid | None
+    remarks: Sequence[str]
+    notes: Sequence[str]
+    pictures: Pictures | None = None
+
+
+def table_page(comparisons: Sequence[Comparison]) -> str:
+    """Verdicts and tables.
+
+    Args:
+      comparisons: at least one.
+    """
+    return _render([_section(comparison, number) for number, comparison in enumerate(comparisons)])
+
+
+def report_page(
+    comparisons: Sequence[Comparison], runs: Sequence[RunResult], exhibits: Sequence[Exhibit]
+) -> str:
+    """Verdicts, tables, charts, and what there is to see of every run.
+
+    Runs that stand beside others come first.
+
+    Args:
+      comparisons: at least one.
+      runs: what they are made of.
+      exhibits: of every run.
+    """
+    sections = []
+    ordered = sorted(comparisons, key=lambda comparison: not comparison.verdicts)
+    for number, comparison in enumerate(ordered):
+        section = _section(comparison, number)
+        pictures = _pictures(section.anchor, comparison, runs, exhibits)
+        sections.append(section._replace(pictures=pictures))
+    return _render(sections)
+
+
+def _render(sections: Sequence[Section]) -> str:
+    import jinja2
+
+    import cnnbench
+
+    def read(name: str) -> str:
+        return (files("cnnbench") / name).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(read),
+        autoescape=True,  # titles come from users' files
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    title = "; ".join(section.heading for section in sections)
+    return environment.get_template("report.html.j2").render(
+        title=textwrap.shorten(title, 120, placeholder=" ..."),
+        sections=sections,
+        version=cnnbench.__version__,
+    )
+
+
+def _section(comparison: Comparison, number: int) -> Section:
+    headers, *rows = grid(comparison, wide=True)
+    expenses = (found[0], found[1:]) if (found := cost_grid(comparison)) else None
+    labels = [clean(row.label) for row in last_rows(comparison)]
+    some = f"{len(labels)} networks" if len(labels) > 3 else enumeration(labels)
+    metric = words(comparison.metric).capitalize()
+    return Section(
+        anchor=f"c{number + 1}",
+        heading=f"{some} on {comparison.dataset.name}",
+        verdicts=_verdicts(comparison),
+        table=Grid(f"{metric} and time", headers, rows),
+        expenses=Grid("Costs", *expenses) if expenses else None,
+        remarks=[clean(remark) for remark in comparison.remarks],
+        notes=notes(comparison, wide=True),
+    )
+
+
+def _verdicts(comparison: Comparison) -> list[tuple[str, str]]:
+    """What was found, in a word or two, and its sentence."""
+    if comparison.verdicts:
+        return [(verdict.finding.value, sentence(verdict)) for verdict in comparison.verdicts]
+    row = last_rows(comparison)[0]
+    value = metric_text(comparison.metric, row.value.mean)
+    reached = f"{clean(row.label)} reaches {words(comparison.metric)} {value}"
+    return [
+        ("one run", f"{reached} after {row.epoch} epochs; there is nothing to judge it beside.")
+    ]
+
+
+def _pictures(
+    anchor: str,
+    comparison: Comparison,
+    runs: Sequence[RunResult],
+    exhibits: Sequence[Exhibit],
+) -> Pictures:
+    shown = Shown(comparison, curves(comparison, runs))
+    drawings = {chart: _chart(chart, shown, anchor) for chart in shown.charts()}
+    labelled = [(row.label, run) for row, run in runs_of(comparison, runs)]
+    known = {(e.label, e.run.record.name, e.run.record.run_id): e for e in exhibits}
+    own = [known[label, run.record.name, run.record.run_id] for label, run in labelled]
+    return Pictures(
+        differences=drawings.get(Chart.DIFFERENCES),
+        curves=[drawings[c] for c in (Chart.EPOCHS, Chart.TIME) if c in drawings],
+        curves_grid=page_parts.curves_grid(shown.curves, comparison.metric),
+        costs=[drawings[c] for c in (Chart.EPOCH_COST, Chart.PARAMETERS) if c in drawings],
+        costs_grid=page_parts.costs_grid(comparison),
+        bands=bands_text(shown.curves),
+        parts=[_part(e, f"{anchor}-n{i}") for i, e in enumerate(own)],
+        seeds=page_parts.seeds_grid(labelled, comparison.metric),
+        environment=page_parts.environment_grid(labelled),
+    )
+
+
+def _chart(chart: Chart, shown: Shown, anchor: str) -> Drawing:
+    name = f"{anchor}-{chart.name.lower().replace('_', '-')}"
+    svg = inline_svg(charts.picture([chart], shown, "svg"), name, _words_of(chart, shown), 1.2)
+    if chart is Chart.DIFFERENCES:
+        return Drawing(svg, chart.value, page_parts.differences_grid(shown.comparison))
+    return Drawing(svg, chart.value)
+
+
+def _words_of(chart: Chart, shown: Shown) -> str:
+    """What a chart shows."""
+    metric, rows = shown.comparison.metric, last_rows(shown.comparison)
+    match chart:
+        case Chart.EPOCHS | Chart.TIME:
+            return curves_text(shown.curves, metric, by_time=chart is Chart.TIME)
+        case Chart.EPOCH_COST | Chart.PARAMETERS:
+            return costs_text(rows, metric, by_time=chart is Chart.EPOCH_COST)
+        case Chart.DIFFERENCES:
+            return " ".join(map(_differences_text, shown.comparison.verdicts))
+
+
+def _differences_text(verdict: Verdict) -> str:
+    each = [size(verdict.metric, difference).split()[0] for difference in verdict.differences]
+    seeds = f"seed by seed {enumeration(each)}" if each else "no seed in common"
+    mean = size(verdict.metric, verdict.difference)
+    pair = f"{clean(verdict.label)} minus {clean(verdict.baseline)}"
+    return f"{pair}: {words(verdict.metric)} {mean} in the mean, {seeds}."
+
+
+def _part(shown: Exhibit, name: str) -> Part:
+    plan, picture = shown.plan, shown.reconstructions
+    return Part(
+        label=clean(shown.label),
+        architecture=page_parts.architecture(shown, plan, name) if plan else None,
+        kernels=[page_parts.kernels_plate(shown, kernels) for kernels in shown.kernels],
+        matrix=page_parts.matrix(shown),
+        mistakes=[page_parts.mistake_plate(mistake) for mistake in shown.mistakes],
+        reconstructions=page_parts.reconstructions_plate(shown, picture) if picture else None,
+        source=shown.source,
+        seed=shown.seed,
+        remarks=shown.remarks,
+    )

@@ -1,0 +1,222 @@
+"""The parts of a page: tables behind charts, pictures with words for those who do not see them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from cnnbench.curves import Curve, ends, last_rows
+from cnnbench.diagram import diagram
+from cnnbench.exhibits import Exhibit
+from cnnbench.inline_svg import inline_svg
+from cnnbench.layer_table import layer_cells
+from cnnbench.phrases import clean, count_text, metric_text, seconds_text, words
+from cnnbench.pixels import kernel_sheet, photograph, read_png
+from cnnbench.plots import diagram_picture
+from cnnbench.results import RunResult
+from cnnbench.shapes import shape_text
+from cnnbench.verdict_report import size
+
+if TYPE_CHECKING:
+    from cnnbench.compare import Comparison
+    from cnnbench.graph import Plan
+    from cnnbench.mistakes import Kernels, Mistake
+
+
+class Grid(NamedTuple):
+    """A table: what it shows, its headers, its lines; the first cell of a line is its header."""
+
+    caption: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Plate(NamedTuple):
+    """A picture of pixels: its address, its size on the page, its words, its caption."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+    caption: str
+
+
+class Drawing(NamedTuple):
+    """A drawn picture: the `svg` element, its caption, the table behind it."""
+
+    svg: str
+    caption: str
+    grid: Grid | None = None
+
+
+class Matrix(NamedTuple):
+    """A confusion matrix: a sentence on it, and the shade (0 to 1) and count of each cell."""
+
+    summary: str
+    classes: Sequence[str]
+    rows: Sequence[Sequence[tuple[int, float]]]
+
+
+def curves_grid(curves: Sequence[Curve], metric: str) -> Grid:
+    """Every point of learning curves."""
+    rows = []
+    for curve in curves:
+        for number, value in enumerate(curve.values):
+            spent = seconds_text(curve.time_s[number]) if curve.time_s else ""
+            numbers = (metric_text(metric, v) for v in (value.mean, *ends(value)))
+            rows.append((curve.label, str(number + 1), *numbers, spent))
+    headers = ("Type", "Epoch", "Mean", "Lowest seed", "Highest seed", "Training so far")
+    return Grid(f"{words(metric).capitalize()} on the validation images", headers, rows)
+
+
+def costs_grid(comparison: "Comparison") -> Grid:
+    """Every mark of the charts of costs."""
+    rows = [
+        (
+            clean(row.label),
+            *(metric_text(comparison.metric, v) for v in (row.value.mean, *ends(row.value))),
+            seconds_text(row.train_s.mean),
+            count_text(row.num_params),
+        )
+        for row in last_rows(comparison)
+    ]
+    headers = (
+        "Type",
+        "Mean",
+        "Lowest seed",
+        "Highest seed",
+        "Time of the last epoch",
+        "Parameters",
+    )
+    caption = f"{words(comparison.metric).capitalize()} after the last epoch, and what it costs"
+    return Grid(caption, headers, rows)
+
+
+def differences_grid(comparison: "Comparison") -> Grid:
+    """Every seed's difference."""
+    rows = [
+        (clean(verdict.label), clean(verdict.baseline), str(seed), size(comparison.metric, value))
+        for verdict in comparison.verdicts
+        for seed, value in zip(verdict.seeds, verdict.differences, strict=True)
+    ]
+    headers = ("Type", "Beside", "Seed", "Difference")
+    return Grid(f"Differences of {words(comparison.metric)}, by seed", headers, rows)
+
+
+def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> Grid:
+    """How every seed ended."""
+    rows = [
+        (
+            clean(label),
+            str(seed.seed),
+            metric_text(metric, seed.final[metric]),
+            f"{metric_text(metric, seed.best[metric].value)} ({seed.best[metric].epoch})",
+            metric_text(metric, seed.test[metric]),
+            seconds_text(seed.train_s),
+        )
+        for label, run in runs
+        for seed in (run.summary.seeds if run.summary else ())
+    ]
+    headers = ("Type", "Seed", "Last epoch", "Best (epoch)", "Test", "Training, all epochs")
+    return Grid(f"{words(metric).capitalize()} of every seed", headers, rows)
+
+
+def architecture(shown: Exhibit, plan: "Plan", name: str) -> Drawing:
+    """The network as a drawing, and as a table."""
+    label = clean(shown.label)
+    layers = [layer_cells(node) for node in plan.nodes]
+    chain = "; ".join(f"{c[0]} reads {c[2]}: {c[1]}, gives {c[3]}" for c in layers)
+    alt = f"{label}: an image of {shape_text(plan.input_shape)} goes in. {chain}."
+    svg = inline_svg(diagram_picture(diagram(plan), "", "svg"), name, alt)
+    caption = f"{label}: {len(layers)} layers, {plan.num_params:,} parameters"
+    headers = ("Layer", "Operation", "Inputs", "Output", "Parameters", "Multiply-adds")
+    return Drawing(svg, caption, Grid(f"Layers of {label}", headers, layers))
+
+
+def kernels_plate(shown: Exhibit, kernels: "Kernels") -> Plate:
+    """The kernels of one layer."""
+    picture, largest = kernel_sheet(kernels.images)
+    count, height, width, channels = kernels.images.shape
+    some = f"the first {count} of {kernels.total}" if count < kernels.total else f"all {count}"
+    caption = f"{clean(shown.label)}, {kernels.layer}: {some} kernels of {height}x{width}"
+    low, high = float(kernels.images.min()), float(kernels.images.max())
+    weights = f"weights from {low:.2g} to {high:.2g}"
+    scale = "in colour" if channels == 3 else f"blue is {-largest:.2g}, white 0, red {largest:.2g}"
+    alt = f"{caption}, {weights}; {scale}."
+    return Plate(picture.uri, picture.width, picture.height, alt, f"{caption}; {scale}.")
+
+
+def mistake_plate(mistake: "Mistake") -> Plate:
+    """One image that the network gets wrong."""
+    picture = photograph(mistake.image)
+    certain = f"{100 * mistake.probability:.1f} %"
+    caption = f"{mistake.label}, taken for {mistake.answer}"
+    alt = f"Test image {mistake.number} of class {mistake.label}"
+    scale = max(1, 84 // picture.width)
+    detail = f"{caption} ({certain}, loss {mistake.loss:.2f})"
+    return Plate(picture.uri, scale * picture.width, scale * picture.height, alt, detail)
+
+
+def reconstructions_plate(shown: Exhibit, content: bytes) -> Plate:
+    """Inputs above outputs, as the run wrote them."""
+    picture, summary = read_png(content), shown.run.summary
+    tests = [seed.test["loss"] for seed in summary.seeds] if summary else []
+    loss = f" Test loss {metric_text('loss', tests[0])} (first seed)." if tests else ""
+    caption = f"{clean(shown.label)}: test images above, what the network makes of them below."
+    alt = f"Two lines of images. {caption}{loss}"
+    return Plate(picture.uri, picture.width, picture.height, alt, caption + loss)
+
+
+def matrix(shown: Exhibit) -> Matrix | None:
+    """The confusion matrix; cells of mistakes are the darker the more there are."""
+    counts = shown.confusion
+    if counts is None:
+        return None
+    mistakes = counts.copy()
+    for number in range(len(counts)):
+        mistakes[number, number] = 0
+    most = max(1, int(mistakes.max()))
+    label, answer = divmod(int(mistakes.argmax()), len(counts))
+    wrong, total = int(mistakes.sum()), int(counts.sum())
+    share = f"{100 * wrong / total:.2f} %"
+    summary = f"Of {total:,} test images {wrong:,} are taken for another class ({share})"
+    if wrong:
+        times = int(mistakes[label, answer])
+        summary += f"; most often {label} for {answer}, {times} times"
+    rows = [
+        [(int(n), 0.0 if i == j else n / most) for j, n in enumerate(line)]
+        for i, line in enumerate(counts)
+    ]
+    return Matrix(f"{summary}.", [str(number) for number in range(len(counts))], rows)
+
+
+def environment_grid(runs: Sequence[tuple[str, RunResult]]) -> Grid:
+    """Machine, versions and commands of every run, a column each."""
+    facts = [_facts(run) for _, run in runs]
+    rows = [(name, *(fact[name] for fact in facts)) for name in facts[0]]
+    headers = ("Run", *(clean(label) for label, _ in runs))
+    return Grid("Where and how the runs were made", headers, rows)
+
+
+def _facts(run: RunResult) -> dict[str, str]:
+    record, env = run.record, run.record.environment
+    packages = ("cnnbench", "python", "jax", "jaxlib", "flax", "optax", "numpy")
+    commit = (
+        f"{env.commit[:12]}{' with local changes' if env.dirty else ''}" if env.commit else "none"
+    )
+    engine, timing = record.engine, record.timing
+    return {
+        "Folder": f"{record.name}/{record.run_id}",
+        "Started": f"{record.started_at:%Y-%m-%d %H:%M} UTC",
+        "Training": f"{record.epochs} epochs in batches of {record.batch_size:,}",
+        "Seeds": ", ".join(map(str, record.seeds)),
+        "Processor": clean(env.processor),
+        "CPUs": str(env.num_cpus),
+        "Device": clean(f"{env.num_devices} x {env.device} ({env.device_kind})"),
+        "System": clean(env.platform),
+        "Engine": f"{engine.form}, asked for {engine.requested}" if engine else "unknown",
+        "Compilation": seconds_text(timing.compile_s) if timing else "unknown",
+        "Whole run": seconds_text(timing.total_s) if timing else "unknown",
+        "Versions": ", ".join(f"{name} {getattr(env, name)}" for name in packages),
+        "Git commit": commit,
+        "Command": clean(" ".join(env.command)),
+        "Digest of data": record.dataset.digest.removeprefix("sha256:")[:16],
+    }

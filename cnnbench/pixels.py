@@ -1,0 +1,97 @@
+"""Small images as PNG, pixel by pixel: digits, and kernels in a sheet."""
+
+import base64
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SHEET, _CELL, _GAP = 356, 40, 4  # pixels: width of a sheet, about that of a kernel, between two
+_BELOW, _ZERO, _ABOVE = (33, 102, 172), (247, 247, 247), (178, 24, 43)
+
+
+class Picture(NamedTuple):
+    """An image for a page.
+
+    Args:
+      png: its content.
+      width: in pixels.
+      height: in pixels.
+    """
+
+    png: bytes
+    width: int
+    height: int
+
+    @property
+    def uri(self) -> str:
+        """The content as an address, so that a page needs no other file."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+def photograph(image: NDArray[Any]) -> Picture:
+    """An image of a dataset.
+
+    Args:
+      image: (h, w, 1) or (h, w, 3), from 0 to 255.
+    """
+    pixels = np.clip(image, 0, 255).astype(np.uint8)
+    return _png(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def kernel_sheet(images: NDArray[np.floating[Any]]) -> tuple[Picture, float]:
+    """Kernels side by side, and the weight that is darkest.
+
+    Weights of one channel are blue below zero, white at zero and red above. Kernels of
+    three channels are colours, grey at zero; those of other numbers are summed up.
+
+    Args:
+      images: (n, h, w, c).
+    """
+    if images.shape[-1] not in (1, 3):
+        images = images.sum(axis=-1, keepdims=True)
+    largest = float(np.abs(images).max()) or 1.0
+    share = images / largest
+    colors = share * 127.5 + 127.5 if share.shape[-1] == 3 else _diverging(share)
+    count, height, width = images.shape[:3]
+    scale = max(2, round(_CELL / max(height, width)))
+    columns = max(1, min(count, _SHEET // (width * scale + _GAP)))
+    rows = -(-count // columns)
+    cell = height * scale + _GAP, width * scale + _GAP
+    sheet = np.zeros((rows * cell[0] - _GAP, columns * cell[1] - _GAP, 4), np.uint8)
+    for number, kernel in enumerate(colors.round().astype(np.uint8)):
+        row, column = divmod(number, columns)
+        y, x = row * cell[0], column * cell[1]
+        place = sheet[y : y + height * scale, x : x + width * scale]
+        place[..., :3] = kernel.repeat(scale, axis=0).repeat(scale, axis=1)
+        place[..., 3] = 255
+    return _png(sheet), largest
+
+
+def _diverging(share: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Colours (..., 3) of weights (..., 1) from -1 to 1."""
+    zero = np.array(_ZERO, np.float64)
+    ends = np.where(share < 0, np.array(_BELOW, np.float64), np.array(_ABOVE, np.float64))
+    mixed: NDArray[np.float64] = zero + np.abs(share) * (ends - zero)
+    return mixed
+
+
+def _png(pixels: NDArray[np.uint8]) -> Picture:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return Picture(buffer.getvalue(), pixels.shape[1], pixels.shape[0])
+
+
+def read_png(content: bytes) -> Picture:
+    """A picture that is already one.
+
+    Args:
+      content: of a PNG file.
+    """
+    from PIL import Image
+
+    width, height = Image.open(io.BytesIO(content)).size
+    return Picture(content, width, height)
