@@ -136,7 +136,7 @@ def test_headings_go_down_a_level_at_a_time() -> None:
 def test_every_table_has_a_caption_and_headers() -> None:
     text = report(*two())
     tables = re.findall(r"<table.*?</table>", text, re.DOTALL)
-    assert len(tables) == 6  # comparison, differences, curves, seeds, costs, environment
+    assert len(tables) == 7  # comparison, expenses, differences, curves, seeds, costs, environment
     for table in tables:
         assert "<caption>" in table
         assert 'scope="col"' in table
