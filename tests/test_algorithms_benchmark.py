@@ -1,0 +1,24 @@
+"""The benchmark of algorithms: shapes as promised, every algorithm timed, the pick among them."""
+
+import itertools
+import math
+
+from benchmarks import algorithms
+
+
+def test_shapes_are_always_the_same_and_not_too_large() -> None:
+    found = list(itertools.islice(algorithms.shapes(3), 50))
+    assert found == list(itertools.islice(algorithms.shapes(3), 50))
+    assert len(set(found)) > 40
+    for kernel, out, channels, filters in found:
+        assert math.prod((*kernel, *out, channels, filters)) <= algorithms.MOST_PRODUCTS
+        assert kernel != (1, 1)
+
+
+def test_a_shape_is_timed_by_every_algorithm() -> None:
+    found = algorithms.measure(algorithms.Shape((4, 4), (4, 4), 4, 4))
+    times = found["microseconds"]
+    assert {name.split("(")[0] for name in times} == {"Rows", "Taps", "Stamps", "Winograd"}
+    assert min(times.values()) > 0
+    assert found["picked"] in times
+    assert found["over_fastest"] >= 1
