@@ -123,7 +123,9 @@ def build_optimizer(spec: TrainSpec, steps: int) -> optax.GradientTransformation
 
 def init_state(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    return TrainState(network.params, network.rest, optimizer.init(network.params))
+    # As one program: alone, every array of zeros would be one.
+    begun = jax.jit(optimizer.init)(network.params)
+    return TrainState(network.params, network.rest, begun)
 
 
 _ROOTS = ("weights", "parts")  # of a GraphNet; the layers' names stand below them
