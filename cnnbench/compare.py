@@ -1,5 +1,6 @@
 """Runs side by side: the first and the last epoch of each, or the reason why not."""
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from cnnbench import stability
 from cnnbench.comparable import Finished, difference, finished_runs, run_path
 from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
-from cnnbench.results import DatasetRecord, Direction, RunRecord, RunResult
+from cnnbench.results import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.stability import Timed
 from cnnbench.stats import Estimate, estimate
 from cnnbench.targets import TimeToTarget, parse_target, time_to_target
@@ -160,7 +161,7 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
         verdicts=judge(samples, metric, rules, higher=direction is Direction.HIGHER),
         costs=tuple(map(partial(_cost_row, rules), runs, labels)),
         warnings=stability.warnings([Timed(label, r.record, r.epochs) for label, r in named]),
-        remarks=tuple(_same(named)),
+        remarks=(*_diverged(named), *_same(named)),
     )
 
 
@@ -181,11 +182,16 @@ def _same(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
                 f"A/A: {label} and {other_label} are one and the same run; to see this machine's"
                 " noise, train it twice: cnnbench run SPEC SPEC."
             )
-        elif run.record.spec_digest == other.record.spec_digest:
+        elif _twins(run.record, other.record):
             yield (
-                f"A/A: {label} and {other_label} are the same experiment; what differs between"
-                " them is this machine's noise, and smaller differences mean nothing."
+                f"A/A: {label} and {other_label} are the same experiment with the same seeds; what"
+                " differs between their times is this machine's noise, and smaller differences of"
+                " time mean nothing."
             )
+
+
+def _twins(one: RunRecord, other: RunRecord) -> bool:
+    return (one.spec_digest, one.seeds) == (other.spec_digest, other.seeds)
 
 
 def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:
@@ -194,10 +200,27 @@ def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:
     return tuple(_sample(run, label) for run, label in zip(runs, labels, strict=True))
 
 
+def _value(epoch: EpochRecord, metric: str) -> float:
+    """NaN for a seed that diverged, whatever its predictions are worth."""
+    finite = math.isfinite(epoch.train_loss) and math.isfinite(epoch.validation_loss)
+    return epoch.validation(metric) if finite else math.nan
+
+
+def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
+    """Seeds whose loss is not finite; a network that knows nothing still has an accuracy."""
+    for label, run in runs:
+        last = run.record.epochs
+        lost = [
+            str(e.seed) for e in run.epochs if e.epoch == last and math.isnan(_value(e, "loss"))
+        ]
+        if lost:
+            yield f"Warning: {label} diverged with seed {', '.join(lost)}: the loss is not finite."
+
+
 def _sample(run: Finished, label: str) -> Sample:
     """What a run is judged by: its last epoch, and the times of those trained alone."""
     last = run.record.epochs
-    values = {e.seed: e.validation(run.metric) for e in run.epochs if e.epoch == last}
+    values = {e.seed: _value(e, run.metric) for e in run.epochs if e.epoch == last}
     return Sample(
         (label, run.record.name, run_path(run.record)),
         {seed: values[seed] for seed in run.record.seeds},

@@ -1,5 +1,6 @@
 """Limits for CI: how much worse a run may be than the baseline."""
 
+import math
 import re
 from enum import StrEnum
 from typing import NamedTuple
@@ -84,6 +85,9 @@ def judge_gate(gate: Gate, verdict: Verdict) -> Judgement:
         )
     outcome = _outcome(interval, limit, gate.sign)
     found = f"{shown} ({ends})" if ends else f"{shown}, without an interval"
+    if gate.metric != TIME and not math.isfinite(verdict.difference):
+        common = f"no seed in common with {clean(verdict.baseline)}"
+        found = "a loss that is not finite, or its baseline" if verdict.seeds else common
     return Judgement(outcome, f"{gate.text} {outcome}: {clean(verdict.label)} has {found}")
 
 

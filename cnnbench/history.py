@@ -80,8 +80,8 @@ def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
 
     Args:
       arguments: for each run its folder, its RUN-ID or the beginning of it, or the
-        name or folder of an experiment, which stands for its newest finished run, and
-        named again for the one before.
+        name or folder of an experiment, which stands for its newest finished run; named
+        twice, for its newest two, the older one first.
       results_dir: folder of all results.
 
     Raises:
@@ -90,19 +90,19 @@ def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
       StoreError: a run cannot be read.
     """
     found = [
-        find_run(argument, results_dir, earlier=arguments[:place].count(argument))
+        find_run(argument, results_dir, skip=arguments[place + 1 :].count(argument))
         for place, argument in enumerate(arguments)
     ]
     return _select((path for path, _ in found), (w for _, warnings in found for w in warnings))
 
 
-def find_run(argument: str, results_dir: Path, earlier: int = 0) -> tuple[Path, tuple[str, ...]]:
+def find_run(argument: str, results_dir: Path, skip: int = 0) -> tuple[Path, tuple[str, ...]]:
     """The folder of a run that a command line names, as `find_runs`, and warnings.
 
     Args:
       argument: what was written.
       results_dir: folder of all results.
-      earlier: how often the same was written before: a name then means an older run.
+      skip: newer finished runs that a name does not mean.
     """
     candidates = [Path(argument), results_dir / argument] if argument.strip() else []
     with disk(Path(argument), "read"):
@@ -111,7 +111,7 @@ def find_run(argument: str, results_dir: Path, earlier: int = 0) -> tuple[Path, 
                 return path, ()
         for path in candidates:
             if folders := _run_folders(path):
-                return _newest_of(path, _list_folders(folders), earlier)
+                return _newest_of(path, _list_folders(folders), skip)
     return _find_id(argument, results_dir), ()
 
 

@@ -35,14 +35,18 @@ def with_match(
     found = widen(base_plan, size, target)
     if found is None:
         have = f"{size.of(base_plan):,} {size.words}"
-        notify(f"--match {size}: {name} has {have}, as many as the others; nothing is widened.")
+        notify(
+            f"--match {size}: {name} has {have}, no fewer than the others; nothing is widened."
+            " Name the smaller experiment first."
+        )
         return list(requests)
     wide = f"{name}-wide"
-    names = (f"name={wide}", f"title={json.dumps(f'{title}, {found.factor:.2f}x wide')}")
+    names = (f"name={wide}", f"title={json.dumps(f'{title} ({found.factor:.2f}x wide)')}")
     notify(
         f"--match {size}: {wide} is {name} with layers {found.factor:.2f}x as wide,"
         f" {size.of(found.plan):,} {size.words}; {largest.experiment.name} has {target:,}.\n"
-        f"Then: cnnbench compare {wide} {largest.experiment.name}"
+        f"Then: cnnbench compare {name} {wide} {largest.experiment.name}"
+        f" --baseline {largest.experiment.name}"
     )
     copy = replace(requests[0], overrides=(*requests[0].overrides, *found.overrides, *names))
     return [requests[0], copy, *requests[1:]]

@@ -13,7 +13,7 @@ from cnnbench.inline_svg import inline_svg
 from cnnbench.page_parts import Drawing, Grid, Matrix, Plate
 from cnnbench.panels import Chart, Shown
 from cnnbench.phrases import clean, enumeration, metric_text, words
-from cnnbench.report import cost_grid, grid, notes
+from cnnbench.report import cost_grid, grid, notes, warning_lines
 from cnnbench.results import RunResult
 from cnnbench.verdict import Verdict
 from cnnbench.verdict_report import sentence, size
@@ -116,6 +116,7 @@ def _render(sections: Sequence[Section]) -> str:
 
 def _section(comparison: Comparison, number: int) -> Section:
     headers, *rows = grid(comparison, wide=True)
+    doubts = warning_lines(comparison)
     expenses = (found[0], found[1:]) if (found := cost_grid(comparison)) else None
     labels = [clean(row.label) for row in last_rows(comparison)]
     some = f"{len(labels)} networks" if len(labels) > 3 else enumeration(labels)
@@ -126,8 +127,8 @@ def _section(comparison: Comparison, number: int) -> Section:
         verdicts=_verdicts(comparison),
         table=Grid(f"{metric} and time", headers, rows),
         expenses=Grid("Costs", *expenses) if expenses else None,
-        remarks=[clean(remark) for remark in comparison.remarks],
-        notes=notes(comparison, wide=True),
+        remarks=[*map(clean, comparison.remarks), *doubts],
+        notes=[note for note in notes(comparison, wide=True) if note not in doubts],
     )
 
 

@@ -124,7 +124,12 @@ def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[st
         lines.append(f"Stand-in: {data.name} was used, because {wanted} could not be had.")
     if len({row.run.epochs for row in rows}) > 1:
         lines.append("Epochs: the runs trained for different numbers, so last rows are not alike.")
-    return (*lines, *(f"Warning: {clean(text)}" for text in comparison.warnings))
+    return (*lines, *warning_lines(comparison))
+
+
+def warning_lines(comparison: Comparison) -> tuple[str, ...]:
+    """What makes the times doubtful, a line each."""
+    return tuple(f"Warning: {clean(text)}" for text in comparison.warnings)
 
 
 def _cost_notes(comparison: Comparison) -> list[str]:
@@ -137,7 +142,7 @@ def _cost_notes(comparison: Comparison) -> list[str]:
     if targets := [row.target.target for row in comparison.costs if row.target]:
         title, metric = target_title(comparison.metric, targets[0]), words(comparison.metric)
         lines.append(f"To {title}: seconds of training until the {metric} is there, median of the")
-        lines[-1] += " seeds; > where too few got there, with their number."
+        lines[-1] += " seeds; with their number where some did not get there, > where too few did."
     return lines
 
 

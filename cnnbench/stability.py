@@ -40,7 +40,7 @@ def warnings(runs: Sequence[Timed]) -> tuple[str, ...]:
     for run in runs:
         for text in filter(None, (_slow_first(run), _spread(run), _load(run))):
             labels.setdefault(text, []).append(run.label)
-    own = (f"{', '.join(names)}: {text}" for text, names in labels.items())
+    own = (f"{'; '.join(names)}: {text}" for text, names in labels.items())
     return (*own, *filter(None, (_devices(runs), _turns(runs))))
 
 

@@ -10,6 +10,7 @@ from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.stats import Interval, holm, mean, mean_interval, pairs_for, sample_std, sign_flip_p
 
 MOST_SEEDS = 1000  # a number of seeds that nobody would run is not named
+POWER = 0.8  # how often that many seeds would find the difference
 
 
 class Finding(StrEnum):
@@ -227,6 +228,8 @@ def _finding(
         return Finding.FEW
     sign = 1 if question.higher else -1
     low, high = sorted((sign * interval.low, sign * interval.high))
+    if -question.least < low and high < question.least:
+        return Finding.NOISE
     if p > question.alpha or low <= 0 <= high:
         return Finding.NONE
     if low > question.least:
@@ -235,16 +238,22 @@ def _finding(
 
 
 def _needed(differences: Sequence[float], question: _Question) -> int | None:
-    """The fewest seeds with which a difference of this size and spread would be found."""
+    """The fewest seeds that would find a difference of this size and spread with `POWER`.
+
+    By Student's distribution, and for the first of the pairs that Holm looks at.
+    """
     from scipy.special import stdtrit
 
     spread = sample_std(differences) if differences else None
     if spread is None:
         return question.fewest
-    size, quantile = abs(mean(differences)), 1 - question.alpha / 2
+    size, quantile = abs(mean(differences)), 1 - question.alpha / question.tests / 2
     numbers = range(max(question.fewest, len(differences) + 1), MOST_SEEDS + 1)
-    enough = (n for n in numbers if stdtrit(n - 1, quantile) * spread < size * math.sqrt(n))
-    return next(enough, None)
+
+    def detectable(n: int) -> float:
+        return float(stdtrit(n - 1, quantile) + stdtrit(n - 1, POWER)) * spread / math.sqrt(n)
+
+    return next((n for n in numbers if detectable(n) < size), None)
 
 
 def _time_ratio(

@@ -9,6 +9,8 @@ from cnnbench.errors import UsageError
 from cnnbench.phrases import clean, is_fraction, words
 from cnnbench.verdict import Effect, Finding, Verdict
 
+WIDEST = 100  # end over beginning of an interval of ratios; a wider one says nothing
+
 _EFFECT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pp|%|)")
 
 
@@ -66,7 +68,7 @@ def _finding(v: Verdict) -> str:
 
 def _diverged(v: Verdict) -> str:
     lost = [str(s) for s, d in zip(v.seeds, v.differences, strict=True) if not math.isfinite(d)]
-    return f"{words(v.metric)} is not finite with seed {', '.join(lost)}"
+    return f"a loss is not finite with seed {', '.join(lost)}"
 
 
 def _lack(v: Verdict) -> str:
@@ -111,6 +113,8 @@ def _time(v: Verdict) -> str:
     text = f"; an epoch takes {v.time_ratio:.2f}x as long"
     if v.time_interval is None:
         return text
+    if v.time_interval.high > WIDEST * v.time_interval.low:
+        return f"{text}, with too few seeds for an interval"
     return f"{text} ({v.time_interval.low:.2f} to {v.time_interval.high:.2f})"
 
 

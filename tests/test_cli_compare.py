@@ -161,12 +161,13 @@ def test_an_experiment_named_twice_is_its_two_newest_runs(results: Path) -> None
         "comparisons"
     ]
     assert [row["run_id"] for row in comparison["costs"]] == [
-        "20251124T000000Z-0000",
         "20251123T063012Z-a1b2",
+        "20251124T000000Z-0000",
     ]
     assert comparison["remarks"] == [
-        "A/A: Standard CNN #1 and Standard CNN #2 are the same experiment; what differs between "
-        "them is this machine's noise, and smaller differences mean nothing."
+        "A/A: Standard CNN #1 and Standard CNN #2 are the same experiment with the same seeds; "
+        "what differs between their times is this machine's noise, and smaller differences of "
+        "time mean nothing."
     ]
 
 

@@ -1,6 +1,7 @@
 """Which runs are compared, with which numbers, and why others are refused."""
 
 import dataclasses
+import math
 import statistics
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from cnnbench.compare import compare, compare_groups
 from cnnbench.errors import IncomparableError
 from cnnbench.results import Direction, RunResult, Status
+from cnnbench.verdict import Finding
 from tests.samples import MNIST, STAND_IN, make_run, on_device, with_record
 
 AGAIN = "; run it again with: cnnbench run experiments/standard.yaml"
@@ -223,3 +225,15 @@ print(sorted(heavy & set(sys.modules)), time.process_time() - start < 0.5)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "[] True\n"
+
+
+def test_a_seed_that_diverged_is_said_and_not_judged_by_its_accuracy() -> None:
+    good, bad = make_run(seeds=(0, 1)), make_run("modified", "Modified CNN", seeds=(0, 1))
+    last = bad.record.epochs
+    epochs = tuple(
+        dataclasses.replace(e, train_loss=math.nan) if (e.seed, e.epoch) == (1, last) else e
+        for e in bad.epochs
+    )
+    found = compare([good, dataclasses.replace(bad, epochs=epochs)])
+    assert found.verdicts[0].finding is Finding.DIVERGED
+    assert found.remarks == ("Warning: Modified CNN diverged with seed 1: the loss is not finite.",)

@@ -113,9 +113,9 @@ def test_every_warning_of_every_run_is_told() -> None:
     calm = dataclasses.replace(busy, label="B", epochs=timed([2.0, 1.0, 1.0, 1.0]).epochs)
     found = warnings([busy, calm])
     assert [text.split(" ", 3)[:3] for text in found] == [
-        ["A,", "B:", "the"],
+        ["A;", "B:", "the"],
         ["A:", "the", "epochs'"],
-        ["A,", "B:", "the"],
+        ["A;", "B:", "the"],
     ]
     assert [("first epoch" in text, "busy" in text) for text in found] == [
         (True, False),
@@ -130,10 +130,12 @@ def aa(other: RunResult) -> tuple[str, ...]:
 
 def test_two_runs_of_one_experiment_show_the_noise() -> None:
     assert aa(make_run(run_id="20251124T000000Z-0000")) == (
-        "A/A: Standard CNN #1 and Standard CNN #2 are the same experiment; what differs between "
-        "them is this machine's noise, and smaller differences mean nothing.",
+        "A/A: Standard CNN #1 and Standard CNN #2 are the same experiment with the same seeds; "
+        "what differs between their times is this machine's noise, and smaller differences of "
+        "time mean nothing.",
     )
     assert aa(make_run("modified", "Modified CNN")) == ()
+    assert aa(make_run(seeds=(7, 8), run_id="20251124T000000Z-0000")) == ()  # seeds differ too
 
 
 def test_a_run_beside_itself_shows_nothing() -> None:

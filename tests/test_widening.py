@@ -133,10 +133,11 @@ def test_run_shows_the_wider_copy_after_the_first() -> None:
     assert done.exit_code == 0
     assert done.stderr == (
         "--match params: standard-wide is standard with layers 2.84x as wide, 1,277,468 "
-        "parameters; mlp has 1,276,810.\nThen: cnnbench compare standard-wide mlp\n"
+        "parameters; mlp has 1,276,810.\nThen: cnnbench compare standard "
+        "standard-wide mlp --baseline mlp\n"
     )
     titles = [line for line in done.stdout.splitlines() if "experiments/" in line]
-    assert "Standard CNN, 2.84x wide" in done.stdout
+    assert "Standard CNN (2.84x wide)" in done.stdout
     assert done.stdout.index("2.84x wide") < done.stdout.index("MLP 800-800")
     assert len(titles) >= 1
 
@@ -145,7 +146,8 @@ def test_run_says_that_nothing_is_widened() -> None:
     specs = [str(EXPERIMENTS / f"{name}.yaml") for name in ("mlp", "standard")]
     done = run(*specs, "--match", "params")
     assert done.stderr == (
-        "--match params: mlp has 1,276,810 parameters, as many as the others; nothing is widened.\n"
+        "--match params: mlp has 1,276,810 parameters, no fewer than the others; nothing is "
+        "widened. Name the smaller experiment first.\n"
     )
     assert "wide" not in done.stdout
 
