@@ -456,14 +456,15 @@ def test_commands_that_train_nothing_import_no_jax():
 
 
 def test_experiment_files_begin_with_command_result_time_and_device():
-    for path in EXPERIMENTS.glob("*.yaml"):
+    for path in EXPERIMENTS.rglob("*.yaml"):
         header = path.read_text().split("\n\n")[0]
         for word in ("# Command:", "# Result:", "# Time:", "# Device:"):
             assert word in header, f"{path.name} lacks {word}"
-        assert f"cnnbench run experiments/{path.name}" in header
+        assert f"cnnbench run experiments/{path.relative_to(EXPERIMENTS)}" in header
 
 
 def test_resolved_experiments_are_plain_yaml():
-    for path in EXPERIMENTS.glob("*.yaml"):
+    for path in EXPERIMENTS.rglob("*.yaml"):
         text = load_experiment(path).resolved()
-        assert yaml.safe_load(text)["name"] == path.stem
+        parts = path.relative_to(EXPERIMENTS).with_suffix("").parts
+        assert yaml.safe_load(text)["name"] == "_".join(parts)

@@ -23,7 +23,7 @@ from cnnbench.overlay import MAX_PARENTS
 from cnnbench.yamlio import dump_document
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-SHIPPED = sorted(EXPERIMENTS.glob("*.yaml"))
+SHIPPED = sorted(EXPERIMENTS.rglob("*.yaml"))
 BASE = """\
 name: base
 title: Base
