@@ -191,7 +191,9 @@ def _same(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
 
 
 def _twins(one: RunRecord, other: RunRecord) -> bool:
-    return (one.spec_digest, one.seeds) == (other.spec_digest, other.seeds)
+    forms = {record.engine.form for record in (one, other) if record.engine}
+    same = (one.spec_digest, one.seeds) == (other.spec_digest, other.seeds)
+    return same and len(forms) < 2
 
 
 def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:

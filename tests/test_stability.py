@@ -143,3 +143,12 @@ def test_a_run_beside_itself_shows_nothing() -> None:
         "A/A: Standard CNN #1 and Standard CNN #2 are one and the same run; to see this machine's "
         "noise, train it twice: cnnbench run SPEC SPEC.",
     )
+
+
+def test_two_engines_are_no_noise() -> None:
+    other = make_run(run_id="20251124T000000Z-0000")
+    engine = other.record.engine
+    assert engine is not None
+    plain = dataclasses.replace(engine, form="plain")
+    record = dataclasses.replace(other.record, engine=plain)
+    assert aa(dataclasses.replace(other, record=record)) == ()
