@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.errors import UsageError
+from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.terminal import stdout, warn
 from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
@@ -82,6 +82,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     warn(selection.warnings)
     if sort_by is not None:
         comparisons = tuple(sort_runs(comparisons, sort_by))
+    _check(gates, selection.runs)
     _print(comparisons, format, Look(precision, only_changed))
     if gates:
         _judge(gates, comparisons, selection.runs, rules)
@@ -103,6 +104,19 @@ def side_by_side(
         return (comparing.compare(selection.runs, rules),), selection
     selection = history.newest_finished(results_dir)
     return comparing.compare_groups(selection.runs, rules), selection
+
+
+def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
+    """Raises UsageError where no run has what a limit is about."""
+    from cnnbench.gates import TIME
+
+    known = dict.fromkeys(m for run in runs if run.summary for m in run.summary.metrics)
+    names = [*known, TIME]
+    for gate in gates:
+        if gate.metric not in names:
+            hint = did_you_mean(gate.metric, names)
+            message = f"--fail-if: no run here has '{gate.metric}'{hint}"
+            raise UsageError(f"{message}; write {listing(names)}.")
 
 
 def _judge(

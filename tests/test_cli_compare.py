@@ -112,6 +112,11 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
             "2% (of the baseline) or 0.003 (in the metric's unit).\n",
         ),
         (
+            ["--fail-if", "acuracy:-1pp"],
+            "--fail-if: no run here has 'acuracy' (did you mean 'accuracy'?); write accuracy, loss "
+            "or train_s.\n",
+        ),
+        (
             ["--fail-if", "slow"],
             "--fail-if: 'slow' is no limit; write one as in accuracy:-0.2pp or train_s:+10%.\n",
         ),
