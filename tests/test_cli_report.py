@@ -55,7 +55,7 @@ def test_compare_prints_a_page() -> None:
     assert done.exit_code == 0
     assert done.stdout.startswith("<!DOCTYPE html>\n")
     assert done.stdout.endswith("</html>\n")
-    assert done.stdout.count("<table") == 1
+    assert done.stdout.count("<table") == 2  # and costs
 
 
 @pytest.mark.usefixtures("results")

@@ -182,7 +182,7 @@ PICKED = (
     (Case((11, 14), (5, 5, 3, 8), (2, 2), ((0, 1), (2, 1))), Winograd, Rows),
     (Case((14, 10), (6, 6, 8, 8), (2, 2), ((1, 2), (0, 1))), Winograd, Stamps),
     (Case((14, 13), (7, 7, 16, 8)), Winograd, Rows),  # in blocks, along the results' channels
-    (Case((16, 12), (9, 8, 8, 16)), Winograd, Taps),  # and along the inputs'
+    (Case((20, 16), (9, 8, 8, 32)), Winograd, Taps),  # and along the inputs'
     (Case((7, 8), (1, 1, 8, 24)), Rows, Rows),
     (Case((6, 8), (2, 1, 16, 8), (3, 3), ((0, 0), (1, 2))), Rows, Rows),  # pixels never read
 )
