@@ -111,9 +111,11 @@ class GraphNet(nnx.Module):
         for node in self.plan.nodes:
             inputs = [values[name] for name in node.inputs]
             part = self.parts.get(node.name)
-            # Running statistics stay in float32, and must not make a bfloat16 network one.
-            result = part(inputs[0]) if part else self.apply(node, inputs, weights)
-            values[node.name] = result.astype(inputs[0].dtype)
+            if part:
+                # Running statistics stay in float32, and must not make a bfloat16 network one.
+                values[node.name] = part(inputs[0]).astype(inputs[0].dtype)
+            else:
+                values[node.name] = self.apply(node, inputs, weights)
         return values
 
     def sum_of(
