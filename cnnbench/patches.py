@@ -34,7 +34,7 @@ class Taps:
         """Nanoseconds of one core for an image, forward and backward.
 
         Sums of numbers that are multiplied and of numbers that are moved, with factors
-        that were fitted to measured times of 107 shapes (docs/performance.md).
+        that were fitted to measured times of 94 shapes (docs/performance.md).
         """
         patches = math.prod(self.out) * math.prod(self.kernel) * channels
         return patches * (0.05 * filters + 3.5)
