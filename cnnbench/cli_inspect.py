@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cnnbench.cli_data import DataDir
-from cnnbench.errors import StoreError, UsageError
-from cnnbench.terminal import stdout, warn
+from cnnbench.errors import UsageError
+from cnnbench.terminal import stdout, warn, write_file
 from cnnbench.words import ResultsDir
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _draw(
     if layer and responses:
         panels = layer_panels(network, layer, test.images, responses, panels)
     title = f"{network.record.title}, seed {network.seed}"
-    _write("--output", file, page(panels, title, file.suffix.removeprefix(".")))
+    write_file("--output", file, page(panels, title, file.suffix.removeprefix(".")))
     typer.echo(f"drew {file}", err=True)
 
 
@@ -115,13 +115,5 @@ def _save(file: Path, arrays: Mapping[str, Any]) -> None:
 
     content = io.BytesIO()
     np.savez(content, **arrays)
-    _write("--npz", file, content.getbuffer())
+    write_file("--npz", file, content.getbuffer())
     typer.echo(f"saved {len(arrays)} arrays in {file}", err=True)
-
-
-def _write(option: str, file: Path, content: "bytes | memoryview") -> None:
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StoreError(f"{option} {file}: cannot be written: {reason}; name another.") from error

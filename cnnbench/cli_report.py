@@ -8,8 +8,8 @@ import typer
 
 from cnnbench.cli_compare import side_by_side
 from cnnbench.cli_data import DataDir
-from cnnbench.errors import StoreError, UsageError
-from cnnbench.terminal import warn
+from cnnbench.errors import UsageError
+from cnnbench.terminal import warn, write_file
 from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
@@ -96,10 +96,5 @@ def _names(comparison: "Comparison") -> str:
 
 
 def _write(output: Path, content: bytes) -> None:
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        message = f"--output {output}: cannot be written: {reason}"
-        raise StoreError(f"{message}; name another.") from error
+    write_file("--output", output, content)
     typer.echo(f"wrote {output}", err=True)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.cli_data import DataDir
-from cnnbench.errors import StoreError, UsageError
-from cnnbench.terminal import stdout
+from cnnbench.errors import UsageError
+from cnnbench.terminal import stdout, write_file
 from cnnbench.words import Specs, split_words
 
 if TYPE_CHECKING:
@@ -60,11 +60,7 @@ def _draw(loaded: "Loaded", file: Path) -> None:
         content = mermaid(plan).encode()
     else:
         content = diagram_picture(diagram(plan), title, file.suffix.removeprefix("."))
-    try:
-        file.write_bytes(content)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StoreError(f"--diagram {file}: cannot be written: {reason}; name another.") from error
+    write_file("--diagram", file, content)
     typer.echo(f"drew {file}", err=True)
 
 

@@ -4,7 +4,6 @@ They are written as the run goes, with TensorBoard's own record format and messa
 TensorFlow is not needed.
 """
 
-import io
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from cnnbench.errors import UsageError
 from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
+from cnnbench.pixels import photograph
 from cnnbench.results import EpochRecord, SeedSummary
 from cnnbench.spec import Experiment
 from cnnbench.store import disk
@@ -183,7 +183,10 @@ def _images(done: SeedDone) -> Any:
     for tag, picture in pictures.items():
         height, width, _ = picture.shape
         image = Summary.Image(
-            height=height, width=width, colorspace=channels, encoded_image_string=_png(picture)
+            height=height,
+            width=width,
+            colorspace=channels,
+            encoded_image_string=photograph(picture).png,
         )
         yield Summary.Value(tag=tag, image=image)
 
@@ -205,12 +208,3 @@ def filter_grid(kernel: NDArray[Any]) -> NDArray[np.uint8]:
     grid = filters.reshape(-1, COLUMNS, height * ZOOM + 2, width * ZOOM + 2, channels)
     rows = grid.transpose(0, 2, 1, 3, 4).reshape(-1, COLUMNS * (width * ZOOM + 2), channels)
     return rows.astype(np.uint8)
-
-
-def _png(pixels: NDArray[Any]) -> bytes:
-    from PIL import Image
-
-    whole = pixels.astype(np.uint8)
-    content = io.BytesIO()
-    Image.fromarray(whole[..., 0] if whole.shape[-1] == 1 else whole).save(content, "png")
-    return content.getvalue()

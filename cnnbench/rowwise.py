@@ -98,27 +98,26 @@ def sum_in_rows(
     totals: dict[str, tuple[jax.Array, jax.Array]] = {}
     known = dict(weights)
     *early, last = stages(net.plan)
-    for stage in (*early, last):
-        norms = [node for node in stage.nodes if isinstance(node.op, BatchNorm)]
-        for node in norms:
+
+    def inputs(stage: Stage) -> tuple[Values, Weights]:
+        for node in stage.nodes:
+            if not isinstance(node.op, BatchNorm):
+                continue
             source = node.inputs[0]
             if source == INPUT:
                 totals[source] = channel_sums(fixed.images)
             size = values.get(source, fixed.images).size // totals[source][0].shape[-1]
             known[node.name] = statistics(net.parts[node.name], totals[source], size)
-        read = {name: values[name] for name in stage.reads}
-        used = {
-            name: known[name]
-            for node in stage.nodes
-            for name in (node.name, *node.inputs)
-            if name in known
-        }
-        if stage is last:
-            return _last(partial(_result, net, stage, head), cut, read, used, fixed)
-        found, sums = _early(partial(_run, net, stage), stage.sums, cut, read, used, fixed)
+        names = {name for node in stage.nodes for name in (node.name, *node.inputs)}
+        used = {name: known[name] for name in sorted(names) if name in known}
+        return {name: values[name] for name in stage.reads}, used
+
+    for stage in early:
+        run = partial(_run, net, stage)
+        found, sums = _early(run, stage.sums, cut, *inputs(stage), fixed)
         values |= found
         totals |= {name: (s.sum(0), q.sum(0)) for name, (s, q) in sums.items()}
-    raise AssertionError("a plan has a last stage")
+    return _last(partial(_result, net, last, head), cut, *inputs(last), fixed)
 
 
 def _masks(net: Layers, n: int) -> Values:

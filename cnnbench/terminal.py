@@ -11,15 +11,30 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from cnnbench.errors import CnnbenchError
+from cnnbench.errors import CnnbenchError, StoreError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 INTERRUPTED = 130
+
+
+def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None:
+    """Writes a file that an option names.
+
+    Raises:
+      StoreError: the disk refuses.
+    """
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise StoreError(f"{option} {file}: cannot be written: {reason}; name another.") from error
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
