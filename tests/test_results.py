@@ -143,9 +143,8 @@ class TestRoundTrip:
         assert read.started_at == record.started_at.astimezone(UTC)
         assert read.started_at.tzinfo is UTC
         assert codec.encode_record(read) == codec.encode_record(record)
-        assert same((read.timing, read.engine), (record.timing, record.engine))
-        assert (read.environment, read.seeds) == (record.environment, record.seeds)
-        assert read.dataset == record.dataset
+        for part in ("timing", "engine", "environment", "seeds", "dataset"):
+            assert same(getattr(read, part), getattr(record, part))
 
     @given(summaries)
     def test_summary(self, summary: Summary) -> None:
