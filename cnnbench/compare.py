@@ -8,7 +8,7 @@ from functools import partial
 from itertools import combinations
 
 from cnnbench import stability
-from cnnbench.comparable import Finished, difference, finished_runs, run_path
+from cnnbench.comparable import Finished, difference, finished_runs, recipes, run_path
 from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
 from cnnbench.results import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
@@ -138,8 +138,9 @@ def compare_groups(runs: Sequence[RunResult], rules: Rules = JUDGED) -> tuple[Co
         else:
             group.append(run)
     samples = [_samples(group) for group in groups]
-    find_baseline([sample for group in samples for sample in group], rules.baseline)
-    known = [any(rules.baseline in sample.names for sample in group) for group in samples]
+    every = [sample for group in samples for sample in group]
+    chosen = every[find_baseline(every, rules.baseline)]
+    known = [any(s is chosen or rules.baseline in s.names for s in group) for group in samples]
     first = replace(rules, baseline=None)
     return tuple(map(_comparison, groups, samples, (rules if k else first for k in known)))
 
@@ -161,7 +162,7 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
         verdicts=judge(samples, metric, rules, higher=direction is Direction.HIGHER),
         costs=tuple(map(partial(_cost_row, rules), runs, labels)),
         warnings=stability.warnings([Timed(label, r.record, r.epochs) for label, r in named]),
-        remarks=(*_diverged(named), *_same(named)),
+        remarks=(*_diverged(named), *_recipes(named), *_same(named)),
     )
 
 
@@ -172,6 +173,11 @@ def _cost_row(rules: Rules, run: Finished, label: str) -> CostRow:
         direction = run.summary.metrics[run.metric]
         target = time_to_target(run.epochs, run.metric, value, direction)
     return CostRow(run.record, label, run.summary.cost, _images_per_s(run), target)
+
+
+def _recipes(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
+    if found := recipes([(label, run.record) for label, run in runs]):
+        yield found
 
 
 def _same(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnbench.compare import Comparison, Row
-from cnnbench.phrases import clean, metric_text, seconds_text, words
+from cnnbench.phrases import clean, epochs_text, metric_text, seconds_text, words
 from cnnbench.results import RunResult
 from cnnbench.stats import Estimate, estimate, mean
 
@@ -100,7 +100,7 @@ def curves_text(shown: Sequence[Curve], metric: str, *, by_time: bool) -> str:
     told = [f"{words(metric).capitalize()} on the validation images against {against}."]
     for curve in shown:
         first, last = curve.values[0], curve.values[-1]
-        end = f"{value_text(metric, last)} after {_epochs(len(curve.values))}"
+        end = f"{value_text(metric, last)} after {epochs_text(len(curve.values))}"
         if by_time and curve.time_s:
             end += f" and {seconds_text(curve.time_s[-1])}"
         start = "" if len(curve.values) == 1 else f"from {value_text(metric, first)} to "
@@ -126,7 +126,3 @@ def bands_text(shown: Sequence[Curve]) -> str:
         case [number]:
             return f"Lines: mean over {number} seeds. Bands: from the lowest seed to the highest."
     return "Lines: mean over the seeds. Bands: from the lowest seed to the highest."
-
-
-def _epochs(number: int) -> str:
-    return "1 epoch" if number == 1 else f"{number} epochs"

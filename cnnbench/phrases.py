@@ -115,6 +115,15 @@ def percent_text(value: float, digits: int | None = None) -> str:
     return f"{100 * value:.{digits or 0}f} %"
 
 
+def epochs_text(number: int) -> str:
+    """How long a training is.
+
+    >>> epochs_text(1), epochs_text(30)
+    ('1 epoch', '30 epochs')
+    """
+    return "1 epoch" if number == 1 else f"{number} epochs"
+
+
 def enumeration(names: Sequence[str]) -> str:
     """All of them in a sentence.
 

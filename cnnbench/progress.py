@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
+from cnnbench.phrases import epochs_text
 from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.session import Listener
 from cnnbench.sparkline import sparkline
@@ -214,7 +215,7 @@ def start_line(record: RunRecord) -> str:
     name = data.name + (f" (stand-in for {data.stand_in_for})" if data.stand_in_for else "")
     sizes = f"{data.num_train:,}/{data.num_validation:,}/{data.num_test:,}"
     seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else f"seed {record.seeds[0]}"
-    epochs = f"{record.epochs} epochs" if record.epochs > 1 else "1 epoch"
+    epochs = epochs_text(record.epochs)
     return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {record.environment.device}"
 
 

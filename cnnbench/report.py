@@ -122,8 +122,6 @@ def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[st
     if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
         wanted = " and ".join(sorted(filter(None, lost)))
         lines.append(f"Stand-in: {data.name} was used, because {wanted} could not be had.")
-    if len({row.run.epochs for row in rows}) > 1:
-        lines.append("Epochs: the runs trained for different numbers, so last rows are not alike.")
     return (*lines, *warning_lines(comparison))
 
 
