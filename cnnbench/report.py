@@ -125,6 +125,11 @@ def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[st
     return (*lines, *warning_lines(comparison))
 
 
+def doubts(comparison: Comparison) -> tuple[str, ...]:
+    """What to know before the numbers are believed: remarks, then warnings, a line each."""
+    return (*map(clean, comparison.remarks), *warning_lines(comparison))
+
+
 def warning_lines(comparison: Comparison) -> tuple[str, ...]:
     """What makes the times doubtful, a line each."""
     return tuple(f"Warning: {clean(text)}" for text in comparison.warnings)
