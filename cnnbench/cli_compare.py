@@ -57,7 +57,10 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     sort_by: Annotated[
         str | None,
-        typer.Option(help="The best run first, by this column.", metavar="COLUMN"),
+        typer.Option(
+            help="The best run first, by this column: its header or a word for it.",
+            metavar="COLUMN",
+        ),
     ] = None,
     only_changed: Annotated[
         bool,

@@ -184,7 +184,7 @@ def test_no_spread_is_shown_as_zero(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train_s", "cell"), [(6.775, "6.78 s"), (0.0123456, "0.0123 s"), (1234.5, "1234.50 s")]
+    ("train_s", "cell"), [(6.775, "6.78 s"), (0.0123456, "0.0123 s"), (1234.5, "1,234.50 s")]
 )
 def test_times_keep_three_digits(train_s: float, cell: str) -> None:
     run = make_run()
