@@ -9,10 +9,10 @@ from cnnbench import codec
 from cnnbench.bars import Check
 from cnnbench.benchmark import IMAGES, OWN, Band, Benchmark, Measurement, Outcome, Ratio
 from cnnbench.results import Environment
+from cnnbench.tables import Folded
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
 MIB = 2**20
 FAMILY_TITLES = {"torch": "PyTorch", "keras": "Keras", "flax": "plain Flax NNX"}
@@ -220,7 +220,7 @@ _COLUMNS = (
 )
 
 
-def _rich_table(benchmark: Benchmark) -> "Table":
+def _rich_table(benchmark: Benchmark) -> Folded:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -229,10 +229,10 @@ def _rich_table(benchmark: Benchmark) -> "Table":
     for i, column in enumerate(_COLUMNS):
         # Numbers are kept whole; a long name may go over two lines.
         header = _header(column, benchmark, narrow=True)
-        table.add_column(header, justify="right" if i else "left", no_wrap=bool(i), overflow="fold")
+        table.add_column(header, justify="right" if i else "left", no_wrap=bool(i))
     for measurement in benchmark.measured:
         table.add_row(*(Text(column.cell(benchmark, measurement)) for column in _COLUMNS))
-    return table
+    return Folded(table)
 
 
 def _json(benchmark: Benchmark) -> dict[str, object]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from cnnbench.inspection import LayerStatistics, Prediction, Responses
 from cnnbench.shapes import shape_text
+from cnnbench.tables import Folded
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -15,7 +16,7 @@ def _titled(title: str, table: "Table") -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    return Group(Text(title, style="table.title"), table)
+    return Group(Text(title, style="table.title"), Folded(table))
 
 
 def _table() -> "Table":
@@ -35,7 +36,7 @@ def layers_table(layers: Sequence[LayerStatistics], title: str) -> "Group":
       title: stands above it.
     """
     table = _table()
-    table.add_column("Layer", overflow="fold")
+    table.add_column("Layer")
     for header in ("Output", "Mean", "Std", "Zeros", "Min", "Max"):
         table.add_column(header, justify="right", no_wrap=True)
     for layer in layers:

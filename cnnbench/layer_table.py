@@ -1,14 +1,11 @@
 """A network as a table of layers, for `show` and the start of `run`."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import INPUT, ConvTranspose, LayerOp
 from cnnbench.shapes import shape_text
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from cnnbench.tables import Folded
 
 
 def operation_text(op: LayerOp) -> str:
@@ -40,8 +37,8 @@ def _main_options(op: LayerOp) -> list[str]:
     return options + [str(getattr(op, key)) for key in ("units", "rate") if hasattr(op, key)]
 
 
-def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> "Table":
-    """The layers, one a row, and the totals, for a terminal of 80 columns.
+def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> Folded:
+    """The layers, one a row, and the totals.
 
     Args:
       plan: the network.
@@ -69,7 +66,7 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
     for name, cells in rows.items():
         mark = "" if marks is None else f"{marks.get(name, ''):2}"
         table.add_row(mark + name, *cells, style="bold" if mark.strip() else "")
-    return table
+    return Folded(table)
 
 
 def layer_cells(node: Node) -> tuple[str, ...]:

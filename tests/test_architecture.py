@@ -43,7 +43,7 @@ summary codec weights
 store
 stats
 history
-verdict phrases
+verdict phrases tables
 sparkline
 verdict_report
 gates

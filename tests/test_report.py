@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,7 +100,7 @@ class TestTerminal:
         comparison = dataclasses.replace(comparison, rows=tuple(rows))
         text = shown(report.terminal_table([comparison], wide=True))
         assert max(map(len, text.splitlines())) <= 80
-        assert text.count(" 12,345,678 ") == 4
+        assert len(re.findall(r" 12,345,678\b", text)) == 4
         assert text.count(" 1,234,568\n") == 4
         assert "…" not in text
         for row in comparison.rows:
