@@ -97,7 +97,7 @@ page_parts
 page
 recorder event_files
 session bench_session
-matching
+matching status_line
 progress
 terminal words
 cli_data

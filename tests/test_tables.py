@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich import box
 from rich.console import RenderableType
@@ -31,6 +31,7 @@ def folded(names: list[str], columns: int, *, edge: bool) -> Folded:
     return Folded(table)
 
 
+@settings(deadline=None)
 @given(NAMES, st.integers(1, 12), st.integers(30, 90), st.booleans())
 def test_every_cell_is_whole_and_no_line_is_too_long(
     names: list[str], columns: int, width: int, edge: bool
@@ -70,3 +71,16 @@ def test_names_are_whole_in_every_table(width: int) -> None:
         "compare": report.terminal_table([three(target="0.97")], wide=True),
         "list": report.list_table(ENTRIES, CURVES, "utf-8"),
         "layers": layer_table(plan, "Modified"),
+    }
+    words = {
+        "compare": ["Standard", "Modified", "Older", "4.76 ms", "3,072 MiB", "> 20.40 s, 0/2"],
+        "list": ["autoencoder", "mnist_5k", "20251123T063012Z-a1b2", "interrupted"],
+        "layers": ["flat1a", "max_pool", "24x24x32", "1,638,400", "3,390,912"],
+    }
+    for name, table in tables.items():
+        lines = shown(table, width).splitlines()
+        assert max(map(len, lines)) <= width
+        for word in words[name]:
+            assert any(word in line for line in lines), (name, word)
+        if width >= 80:
+            assert sum(line.split()[:1] in (["Layer"], ["Run"]) for line in lines) <= 1
