@@ -43,7 +43,8 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
     Args:
       plan: the network.
       title: what stands above it.
-      marks: what stands before layers' names; no room is left for it if None.
+      marks: what stands before layers' names, as in `differences`; no room is left for it if
+        None.
     """
     from rich import box
     from rich.table import Table
@@ -65,7 +66,7 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
     rows = {INPUT: first} | {node.name: layer_cells(node)[1:] for node in plan.nodes}
     for name, cells in rows.items():
         mark = "" if marks is None else f"{marks.get(name, ''):2}"
-        table.add_row(mark + name, *cells, style="bold" if mark.strip() else "")
+        table.add_row(mark + name, *cells, style="bold" if mark[:1] in ("+", "~") else "")
     return Folded(table)
 
 
