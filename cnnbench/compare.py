@@ -217,12 +217,19 @@ def _value(epoch: EpochRecord, metric: str) -> float:
 def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
     """Seeds whose loss is not finite; a network that knows nothing still has an accuracy."""
     for label, run in runs:
-        last = run.record.epochs
-        lost = [
-            str(e.seed) for e in run.epochs if e.epoch == last and math.isnan(_value(e, "loss"))
-        ]
-        if lost:
-            yield f"Warning: {label} diverged with seed {', '.join(lost)}: the loss is not finite."
+        if lost := lost_seeds(run.epochs, run.record.epochs):
+            seeds = ", ".join(map(str, lost))
+            yield f"Warning: {label} diverged with seed {seeds}: the loss is not finite."
+
+
+def lost_seeds(epochs: Sequence[EpochRecord], last: int) -> list[int]:
+    """Seeds that diverged.
+
+    Args:
+      epochs: of a run.
+      last: number of its last epoch.
+    """
+    return [e.seed for e in epochs if e.epoch == last and math.isnan(_value(e, "loss"))]
 
 
 def _sample(run: Finished, label: str) -> Sample:

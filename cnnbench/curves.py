@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnbench.compare import Comparison, Row
+from cnnbench.compare import Comparison, Row, lost_seeds
 from cnnbench.phrases import clean, epochs_text, metric_text, seconds_text, words
 from cnnbench.results import RunResult
 from cnnbench.stats import Estimate, estimate, mean
@@ -20,16 +20,25 @@ class Curve:
       values: after each epoch, over seeds.
       time_s: seconds of training up to the end of each epoch, mean over the seeds that were
         trained alone; None where an epoch has none.
+      num_lost: seeds that diverged.
     """
 
     label: str
     values: tuple[Estimate, ...]
     time_s: tuple[float, ...] | None
+    num_lost: int = 0
 
     @property
     def num_seeds(self) -> int:
         """Number of seeds."""
         return len(self.values[0].values)
+
+    @property
+    def lost(self) -> str:
+        """What is said of the seeds that diverged; nothing where none did."""
+        if self.num_lost in {0, self.num_seeds}:
+            return "diverged" if self.num_lost else ""
+        return f"{self.num_lost} of {self.num_seeds} diverged"
 
 
 def last_rows(comparison: Comparison) -> tuple[Row, ...]:
@@ -67,7 +76,8 @@ def _curve(label: str, run: RunResult, metric: str) -> Curve:
     values = tuple(estimate(e.validation(metric) for e in epochs) for epochs in by_epoch)
     alone = [[e.train_s for e in epochs if e.at_once == 1] for epochs in by_epoch]
     time_s = tuple(itertools.accumulate(map(mean, alone))) if all(alone) else None
-    return Curve(clean(label), values, time_s)
+    lost = lost_seeds(run.epochs, run.record.epochs)
+    return Curve(clean(label), values, time_s, len(lost))
 
 
 def ends(value: Estimate) -> tuple[float, float]:
@@ -104,7 +114,8 @@ def curves_text(shown: Sequence[Curve], metric: str, *, by_time: bool) -> str:
         if by_time and curve.time_s:
             end += f" and {seconds_text(curve.time_s[-1])}"
         start = "" if len(curve.values) == 1 else f"from {value_text(metric, first)} to "
-        told.append(f"{curve.label}: {start}{end}.")
+        lost = f"; {curve.lost}" if curve.lost else ""
+        told.append(f"{curve.label}: {start}{end}{lost}.")
     return " ".join(told)
 
 
