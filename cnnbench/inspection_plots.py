@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.inspection import Responses
+from cnnbench.pixels import mosaic
 from cnnbench.plots import rendered
 from cnnbench.receptive_fields import receptive_field
 from cnnbench.trained import TrainedNetwork
@@ -177,22 +178,6 @@ def page(panels: Sequence[Panel], title: str, form: str) -> bytes:
             place = (-1, (row + 0.5) * step - 1)
             axes.text(*place, label, fontsize=7, ha="right", va="center")
     return rendered(figure, title, form)
-
-
-def mosaic(tiles: Array, columns: int) -> Array:
-    """Tiles in rows with a gap of a pixel between them; what fills no tile is NaN.
-
-    Args:
-      tiles: (n, h, w), or (n, h, w, 3).
-      columns: tiles in a row.
-    """
-    columns = min(columns, len(tiles))
-    edges = [(0, -len(tiles) % columns), (0, 1), (0, 1), *[(0, 0)] * (tiles.ndim - 3)]
-    padded = np.pad(tiles.astype(float), edges, constant_values=np.nan)
-    _, height, width, *rest = padded.shape
-    grid = padded.reshape(-1, columns, height, width, *rest).swapaxes(1, 2)
-    joined: Array = grid.reshape(-1, columns * width, *rest)
-    return joined[:-1, :-1]
 
 
 def _drawn(panel: Panel) -> Array:

@@ -88,9 +88,9 @@ workers
 contest
 layer_table inspection_report
 differences diagram
-plots
+plots pixels
 inspection_plots
-curves mistakes pixels
+curves mistakes
 panels
 charts inline_svg exhibits
 page_parts

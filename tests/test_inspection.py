@@ -21,8 +21,9 @@ from cnnbench.inspection import (
     examine,
     predictions,
 )
-from cnnbench.inspection_plots import Panel, activation_panels, layer_panels, mosaic, page
+from cnnbench.inspection_plots import Panel, activation_panels, layer_panels, page
 from cnnbench.inspection_report import layers_table, predictions_table, units_table
+from cnnbench.pixels import mosaic
 from cnnbench.progress import Silent
 from cnnbench.session import Request, run_experiment
 from cnnbench.trained import TrainedNetwork, load_trained
