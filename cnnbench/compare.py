@@ -151,6 +151,7 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
     devices = dict.fromkeys(run.record.environment.device_model for run in runs)
     labels = [sample.names[0] for sample in samples]
     named = list(zip(labels, runs, strict=True))
+    costs = tuple(map(partial(_cost_row, rules), runs, labels))
     return Comparison(
         task=record.task,
         metric=metric,
@@ -160,10 +161,14 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
         devices=tuple(devices),
         rows=tuple(row for label, run in named for row in _rows(run, label)),
         verdicts=judge(samples, metric, rules, higher=direction is Direction.HIGHER),
-        costs=tuple(map(partial(_cost_row, rules), runs, labels)),
-        warnings=stability.warnings([Timed(label, r.record, r.epochs) for label, r in named]),
+        costs=costs,
+        warnings=stability.warnings(list(map(_timed, runs, costs))),
         remarks=(*_diverged(named), *_recipes(named), *_same(named)),
     )
+
+
+def _timed(run: Finished, cost: CostRow) -> Timed:
+    return Timed(cost.label, run.record, run.epochs, cost.cost, cost.product_share)
 
 
 def _cost_row(rules: Rules, run: Finished, label: str) -> CostRow:

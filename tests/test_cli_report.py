@@ -53,8 +53,8 @@ def test_a_plot_warns_as_compare_does(results: Path) -> None:
     done = invoke("plot", "lost")
     assert done.stderr.splitlines() == [
         "Warning: Lost diverged with seed 0, 1: the loss is not finite.",
-        "Warning: Lost: the machine was busy when the run began (load 0.50 per CPU); wait until"
-        " it is idle, and run it again.",
+        "Warning: Lost: the machine was busy when the run began (load 0.50 per CPU), which"
+        " Time, Images/s, Latency and Peak may show; wait until it is idle, and run it again.",
         "wrote comparison.svg",
     ]
 
