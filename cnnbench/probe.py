@@ -31,7 +31,6 @@ FEWEST_CALLS = 7
 FEWEST_FOR_P99 = 200
 LATENCY_BUDGET_S = 1 / TURNS
 WARM_UP_CALLS = 5
-PRODUCTS = 2  # of each library, timed in a turn
 
 
 def measure_cost(setup: Setup, programs: Programs) -> Cost:
@@ -108,7 +107,7 @@ def by_turns(
     products: Sequence[Callable[[], object]],
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[tuple[float, ...]], list[list[float]]]:
-    """Times calls and matrix products, a round of these after a round of those.
+    """Times calls and matrix products, a round of calls after a product of each library.
 
     Args:
       call: returns when its work is done.
@@ -122,7 +121,7 @@ def by_turns(
     times: list[list[float]] = [[] for _ in products]
     for _ in range(TURNS):
         for multiply, seconds in zip(products, times, strict=True):
-            seconds.extend(_once(multiply, clock) for _ in range(PRODUCTS))
+            seconds.append(_once(multiply, clock))
         rounds.append(call_seconds(call, clock))
     return rounds, times
 
