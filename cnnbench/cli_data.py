@@ -41,8 +41,8 @@ def data_list() -> None:
     for info in KNOWN.values():
         sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
         table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
-    stdout().print(Folded(table))
-    typer.echo("Any other image-classification set of tensorflow-datasets works by its name.")
+    other = "Any other image-classification set of tensorflow-datasets works by its name."
+    stdout().print(Folded(table), other, highlight=False)
 
 
 @data_app.command(name="prepare")
