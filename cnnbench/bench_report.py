@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 from cnnbench import codec
 from cnnbench.bars import Check
 from cnnbench.benchmark import IMAGES, OWN, Band, Benchmark, Measurement, Outcome, Ratio
+from cnnbench.phrases import clean
 from cnnbench.results import Environment
+from cnnbench.tables import Folded
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
 MIB = 2**20
 FAMILY_TITLES = {"torch": "PyTorch", "keras": "Keras", "flax": "plain Flax NNX"}
+ABOVE_ALL = "More than 100 %: Winograd needs fewer operations than counted, or a busy machine."
 TIMES_NOTE = (
     f"Time: seconds per {IMAGES:,} training images, median of the rounds.",
     "Ratio: its time over ours in the same round, and the 95 % interval; larger than 1 means",
@@ -51,7 +53,7 @@ class _Column:
 
 
 def terminal_table(report: Report) -> "Group":
-    """A table for each network with its notes, for 80 columns or more."""
+    """A table for each network with its notes."""
     from rich.console import Group
     from rich.text import Text
 
@@ -120,11 +122,13 @@ def notes(benchmark: Benchmark) -> list[str]:
         best_product = f"{product.flops / 1e9:,.0f} GFLOP/s of {product.library}"
         text = f"the {best_product}, the fastest {product.size} x {product.size} float32 product"
         lines.append(f"Arithmetic: cnnbench does {share:.0f} % of {text} in this run.")
+        if share > 100:
+            lines.append(ABOVE_ALL)
     if (band := benchmark.band()) is not None and own is not None:
         lines.append(_band_note(band, own.steps))
     for m in benchmark.measurements:
         if m.outcome is not Outcome.MEASURED:
-            lines.append(f"{m.outcome.capitalize()}: {m.variant}: {_one_line(m.reason)}")
+            lines.append(f"{m.outcome.capitalize()}: {m.variant}: {clean(m.reason)}")
     return lines
 
 
@@ -220,19 +224,18 @@ _COLUMNS = (
 )
 
 
-def _rich_table(benchmark: Benchmark) -> "Table":
+def _rich_table(benchmark: Benchmark) -> Folded:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for i, column in enumerate(_COLUMNS):
-        # Numbers are kept whole; a long name may go over two lines.
         header = _header(column, benchmark, narrow=True)
-        table.add_column(header, justify="right" if i else "left", no_wrap=bool(i), overflow="fold")
+        table.add_column(header, justify="right" if i else "left", no_wrap=bool(i))
     for measurement in benchmark.measured:
         table.add_row(*(Text(column.cell(benchmark, measurement)) for column in _COLUMNS))
-    return table
+    return Folded(table)
 
 
 def _json(benchmark: Benchmark) -> dict[str, object]:
@@ -293,8 +296,3 @@ def _bar_text(check: Check) -> str:
 
 def _measured_text(check: Check) -> str:
     return "" if check.measured is None else f"{check.measured:.3g}{check.bar.unit}"
-
-
-def _one_line(text: str) -> str:
-    """Printable text without line breaks, as other frameworks' errors are not."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

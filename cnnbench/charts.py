@@ -9,7 +9,7 @@ from typing import Any
 
 from cnnbench.compare import Comparison
 from cnnbench.curves import bands_text, curves
-from cnnbench.panels import GRID, INK, LABEL_LINE, Chart, Shown, draw, wrapped
+from cnnbench.panels import GRID, INK, LABEL_LINE, Chart, Shown, draw, label_lines
 from cnnbench.phrases import clean, enumeration
 from cnnbench.results import RunResult
 from cnnbench.verdict_report import verdict_lines
@@ -96,7 +96,7 @@ def _style(form: str) -> Iterator[None]:
 
 def _height(chart: Chart, shown: Shown) -> float:
     """Of the axes, in inches, so that every label has its place."""
-    lines = LABEL_LINE * sum(len(wrapped(curve.label)) for curve in shown.curves)
+    lines = LABEL_LINE * sum(len(label_lines(c.label, c.lost)) for c in shown.curves)
     if chart is Chart.DIFFERENCES:
         return max(lines, 0.15 + 0.5 * len(shown.comparison.verdicts))
     return max(lines, 2.2)
@@ -104,7 +104,7 @@ def _height(chart: Chart, shown: Shown) -> float:
 
 def _axes(figure: Any, left: float, above: float, height: float, shown: Shown) -> Any:
     """Axes with room for the labels on their right; places and sizes are in inches."""
-    longest = max(len(line) for curve in shown.curves for line in wrapped(curve.label))
+    longest = max(len(line) for c in shown.curves for line in label_lines(c.label, c.lost))
     width = _WIDTH - _LEFT - 0.32 - _CHARACTER * longest
     wide, tall = figure.get_size_inches()
     axes = figure.add_axes((left / wide, 1 - (above + height) / tall, width / wide, height / tall))

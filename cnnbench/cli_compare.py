@@ -57,7 +57,10 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     sort_by: Annotated[
         str | None,
-        typer.Option(help="The best run first, by this column.", metavar="COLUMN"),
+        typer.Option(
+            help="The best run first, by this column: its header or a word for it.",
+            metavar="COLUMN",
+        ),
     ] = None,
     only_changed: Annotated[
         bool,
@@ -107,16 +110,22 @@ def side_by_side(
 
 
 def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
-    """Raises UsageError where no run has what a limit is about."""
+    """Raises UsageError where a run lacks what a limit is about."""
+    from cnnbench.comparable import run_path
     from cnnbench.gates import TIME
 
-    known = dict.fromkeys(m for run in runs if run.summary for m in run.summary.metrics)
-    names = [*known, TIME]
+    own = {run_path(run.record): run.summary.metrics for run in runs if run.summary}
+    known = [*dict.fromkeys(metric for metrics in own.values() for metric in metrics), TIME]
     for gate in gates:
-        if gate.metric not in names:
-            hint = did_you_mean(gate.metric, names)
+        if gate.metric not in known:
+            hint = did_you_mean(gate.metric, known)
             message = f"--fail-if: no run here has '{gate.metric}'{hint}"
-            raise UsageError(f"{message}; write {listing(names)}.")
+            raise UsageError(f"{message}; write {listing(known)}.")
+        for path, metrics in own.items():
+            if gate.metric not in {*metrics, TIME}:
+                message = f"--fail-if: {path} has no '{gate.metric}'"
+                names = listing([*metrics, TIME])
+                raise UsageError(f"{message}; write {names}, or name the runs that have it.")
 
 
 def _judge(

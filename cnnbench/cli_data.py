@@ -31,6 +31,7 @@ def data_list() -> None:
 
     from cnnbench.catalog import KNOWN
     from cnnbench.shapes import shape_text
+    from cnnbench.tables import Folded
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("Name", "Image", "Classes", "Train", "Test", "What it shows"):
@@ -40,8 +41,8 @@ def data_list() -> None:
     for info in KNOWN.values():
         sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
         table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
-    stdout().print(table)
-    typer.echo("Any other image-classification set of tensorflow-datasets works by its name.")
+    other = "Any other image-classification set of tensorflow-datasets works by its name."
+    stdout().print(Folded(table), other, highlight=False)
 
 
 @data_app.command(name="prepare")

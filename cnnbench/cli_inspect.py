@@ -8,15 +8,13 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import stdout, warn, write_file
+from cnnbench.terminal import PICTURES, file_form, stdout, warn, write_file
 from cnnbench.words import ResultsDir
 
 if TYPE_CHECKING:
     from cnnbench.data import Split
     from cnnbench.inspection import Responses
     from cnnbench.trained import TrainedNetwork
-
-PICTURES = (".png", ".svg")
 
 
 def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -39,13 +37,16 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
             show_default=False,
         ),
     ] = None,
+    units: Annotated[
+        int, typer.Option(min=1, help="How many units of the layer are shown.", metavar="N")
+    ] = 16,
     seed: Annotated[
         int | None, typer.Option(help="Of which seed; the first if left out.", metavar="N")
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Draw the layers, or the layer: .png or .svg.", metavar="FILE"
+            "--output", "-o", help="Draw the layers, or the layer: .svg or .png.", metavar="FILE"
         ),
     ] = None,
     npz: Annotated[
@@ -56,8 +57,8 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Look into a trained network: layers, filters, and what excites units."""
     numbers = image or []
-    if output and output.suffix not in PICTURES:
-        raise UsageError(f"--output: '{output}' is no .png or .svg file; name one that is.")
+    if output:
+        file_form("--output", output, PICTURES)
     if npz and not (layer or numbers):
         raise UsageError("--npz: all layers of all images are a lot; name --layer or --image.")
     from cnnbench.history import find_run
@@ -77,9 +78,9 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
         stdout().print(predictions_table(list(predictions(network, chosen, numbers))))
         responses = examine(network, test.images, layer)[1] if layer else None
     if layer and responses:
-        stdout().print(units_table(layer, responses, test.labels.tolist()))
+        stdout().print(units_table(layer, responses, test.labels.tolist(), units))
     if output:
-        _draw(network, output, numbers or [0], test, layer, responses)
+        _draw(network, output, numbers or [0], test, layer, responses, units)
     if npz:
         _save(npz, saved(network, chosen, numbers or range(len(test)), layer))
 
@@ -97,15 +98,15 @@ def _draw(
     test: "Split",
     layer: str | None,
     responses: "Responses | None",
+    units: int,
 ) -> None:
     from cnnbench.inspection_plots import activation_panels, layer_panels, page
 
     panels = activation_panels(network, test.images, numbers, layer)
     if layer and responses:
-        panels = layer_panels(network, layer, test.images, responses, panels)
+        panels = layer_panels(network, layer, test.images, responses, panels, units)
     title = f"{network.record.title}, seed {network.seed}"
-    write_file("--output", file, page(panels, title, file.suffix.removeprefix(".")))
-    typer.echo(f"drew {file}", err=True)
+    write_file("--output", file, page(panels, title, file_form("--output", file, PICTURES)))
 
 
 def _save(file: Path, arrays: Mapping[str, Any]) -> None:
@@ -116,4 +117,3 @@ def _save(file: Path, arrays: Mapping[str, Any]) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)
     write_file("--npz", file, content.getbuffer())
-    typer.echo(f"saved {len(arrays)} arrays in {file}", err=True)

@@ -8,16 +8,14 @@ import typer
 
 from cnnbench.cli_compare import side_by_side
 from cnnbench.cli_data import DataDir
-from cnnbench.errors import UsageError
-from cnnbench.terminal import warn, write_file
+from cnnbench.errors import IncomparableError
+from cnnbench.terminal import PICTURES, file_form, warn, write_file
 from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
     from cnnbench.compare import Comparison
     from cnnbench.exhibits import Exhibit
     from cnnbench.history import Selection
-
-_FORMS = (".svg", ".png")
 
 
 def draw_plot(
@@ -33,20 +31,22 @@ def draw_plot(
 ) -> None:
     """Draw learning curves, costs and differences of runs into one picture."""
     from cnnbench.charts import comparison_picture
+    from cnnbench.report import doubts
     from cnnbench.verdict import Rules
     from cnnbench.verdict_report import parse_effect
 
-    if output.suffix not in _FORMS:
-        raise UsageError(f"--output: '{output}' is no .svg or .png file; name one that is.")
+    form = file_form("--output", output, PICTURES)
     rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(runs, rules, results_dir)
     warn(selection.warnings)
     if len(comparisons) > 1:
         names = "; ".join(_names(comparison) for comparison in comparisons)
         message = f"these runs cannot stand in one picture, only in {len(comparisons)}: {names}"
-        raise UsageError(f"command line: {message}; name the runs of one.")
-    form = output.suffix.removeprefix(".")
-    _write(output, comparison_picture(comparisons[0], selection.runs, form))
+        raise IncomparableError(f"command line: {message}; name the runs of one.")
+    (comparison,) = comparisons
+    for line in doubts(comparison):
+        typer.echo(line, err=True)
+    write_file("--output", output, comparison_picture(comparison, selection.runs, form))
 
 
 def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -70,7 +70,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     comparisons, selection = side_by_side(runs, rules, results_dir)
     warn(selection.warnings)
     page = report_page(comparisons, selection.runs, _exhibits(comparisons, selection, data_dir))
-    _write(output, page.encode("utf-8", "backslashreplace"))
+    write_file("--output", output, page.encode("utf-8", "backslashreplace"))
 
 
 def _exhibits(
@@ -93,8 +93,3 @@ def _exhibits(
 
 def _names(comparison: "Comparison") -> str:
     return ", ".join(dict.fromkeys(row.run.name for row in comparison.rows))
-
-
-def _write(output: Path, content: bytes) -> None:
-    write_file("--output", output, content)
-    typer.echo(f"wrote {output}", err=True)

@@ -8,13 +8,13 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import stdout, write_file
+from cnnbench.terminal import PICTURES, file_form, stdout, write_file
 from cnnbench.words import Specs, split_words
 
 if TYPE_CHECKING:
     from cnnbench.loader import Loaded
 
-DRAWINGS = (".svg", ".png", ".md")
+DRAWINGS = (*PICTURES, "md")
 
 
 def show(
@@ -43,8 +43,7 @@ def _check_diagram(file: Path, paths: Sequence[Path]) -> None:
     Raises:
       UsageError: no such kind of file, or several networks for one.
     """
-    if file.suffix not in DRAWINGS:
-        raise UsageError(f"--diagram: '{file}' is no .svg, .png or .md file; name one that is.")
+    file_form("--diagram", file, DRAWINGS)
     if len(paths) > 1:
         raise UsageError("--diagram: a file holds one network; show one experiment at a time.")
 
@@ -56,12 +55,9 @@ def _draw(loaded: "Loaded", file: Path) -> None:
     plan, title = loaded.plan, loaded.experiment.type_title
     if plan is None:
         raise UsageError("--diagram: a Python model has no graph; write model.layers to draw it.")
-    if file.suffix == ".md":
-        content = mermaid(plan).encode()
-    else:
-        content = diagram_picture(diagram(plan), title, file.suffix.removeprefix("."))
-    write_file("--diagram", file, content)
-    typer.echo(f"drew {file}", err=True)
+    form = file_form("--diagram", file, DRAWINGS)
+    drawn = mermaid(plan).encode() if form == "md" else diagram_picture(diagram(plan), title, form)
+    write_file("--diagram", file, drawn)
 
 
 def show_layers(

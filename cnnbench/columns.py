@@ -80,6 +80,7 @@ def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> 
     metric, digits = comparison.metric, look.precision
     higher = comparison.direction is Direction.HIGHER
     title = words(metric)
+    times = [row.train_s.mean for row in comparison.rows]
     columns: list[Column[Row]] = [
         Column("type", "Type", lambda row: clean(row.label), lambda row: row.label, always=True),
         Column("epoch", "Epoch", lambda row: str(row.epoch), lambda row: row.epoch, always=True),
@@ -93,7 +94,7 @@ def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> 
         Column(
             "time",
             "Time",
-            lambda row: seconds_text(row.train_s.mean, digits),
+            lambda row: seconds_text(row.train_s.mean, digits, times),
             lambda row: row.train_s.mean,
         ),
     ]
@@ -141,60 +142,64 @@ def _wide(metric: str, digits: int | None, *, higher: bool) -> list[Column[Row]]
 
 def cost_columns(comparison: Comparison, look: Look = PLAIN) -> list[Column[CostRow]]:
     """Of the table of costs."""
-    digits = look.precision
+    rows, digits = comparison.costs, look.precision
 
-    def flops(name: str, value: Callable[[CostRow], float | None]) -> Column[CostRow]:
+    def quantity(name: str, header: str, text: _Text, *fields: str) -> Column[CostRow]:
+        """Of the first field, in one unit with the others."""
+        value, known = _field(fields[0]), [_field(f)(row) for f in fields for row in rows]
+        beside = [v for v in known if v is not None]
+        heading = header.replace(" ", "\n")
         return Column(
-            name, name.capitalize(), lambda row: _known(flops_text, value(row), digits), value
+            name, header, lambda row: _known(text, value(row), digits, beside), value, heading
         )
 
-    def latency(name: str, value: Callable[[CostRow], float | None]) -> Column[CostRow]:
-        def cell(row: CostRow) -> str:
-            return _known(seconds_text, value(row), digits)
-
-        return Column(name, f"Latency {name}", cell, value, f"Latency\n{name}")
-
-    def memory(row: CostRow) -> float | None:
-        return row.cost.memory_bytes if row.cost else None
-
+    p50, p99 = "latency_p50_s", "latency_p99_s"
     columns: list[Column[CostRow]] = [
         Column("type", "Type", lambda row: clean(row.label), lambda row: row.label, always=True),
-        flops("forward", lambda row: row.cost.forward_flops if row.cost else None),
-        flops("backward", lambda row: row.cost.backward_flops if row.cost else None),
-        Column("memory", "Memory", lambda row: _known(bytes_text, memory(row), digits), memory),
-        latency("p50", lambda row: row.cost.latency_p50_s if row.cost else None),
-        latency("p99", lambda row: row.cost.latency_p99_s if row.cost else None),
+        quantity("forward", "Forward", flops_text, "forward_flops"),
+        quantity("backward", "Backward", flops_text, "backward_flops"),
+        quantity("memory", "Memory", bytes_text, "memory_bytes"),
+        quantity("p50", "Latency p50", seconds_text, p50, p99),
+        quantity("p99", "Latency p99", seconds_text, p99, p50),
         Column(
             "peak",
             "Peak",
-            lambda row: _known(percent_text, row.product_share, digits),
+            lambda row: MISSING if (p := row.product_share) is None else percent_text(p, digits),
             lambda row: row.product_share,
             falling=True,
         ),
     ]
-    if targets := [row.target.target for row in comparison.costs if row.target]:
-        title = f"To {target_title(comparison.metric, targets[0])}"
+    if targets := [row.target for row in rows if row.target]:
+        title = f"To {target_title(comparison.metric, targets[0].target)}"
+        times = [_seconds(target) for target in targets]
         columns.append(
-            Column("target", title, lambda row: _target_text(row.target, digits), _target_s)
+            Column("target", title, lambda row: _target_text(row.target, digits, times), _target_s)
         )
-    return _shown(columns, comparison.costs, look)
+    return _shown(columns, rows, look)
 
 
-def _known(
-    text: Callable[[float, int | None], str], value: float | None, digits: int | None
-) -> str:
-    return MISSING if value is None else text(value, digits)
+_Text = Callable[[float, int | None, Sequence[float]], str]
 
 
-def _target_text(target: TimeToTarget | None, digits: int | None) -> str:
+def _field(name: str) -> Callable[[CostRow], float | None]:
+    return lambda row: getattr(row.cost, name) if row.cost else None
+
+
+def _known(text: _Text, value: float | None, digits: int | None, beside: Sequence[float]) -> str:
+    return MISSING if value is None else text(value, digits, beside)
+
+
+def _target_text(target: TimeToTarget | None, digits: int | None, beside: Sequence[float]) -> str:
     """The median, and how many seeds got there unless all did."""
     if target is None:
         return MISSING
-    if target.median_s is None:
-        time = f"> {seconds_text(target.longest_s, digits)}"
-    else:
-        time = seconds_text(target.median_s, digits)
+    time = seconds_text(_seconds(target), digits, beside)
+    time = f"> {time}" if target.median_s is None else time
     return time if target.reached == target.seeds else f"{time}, {target.reached}/{target.seeds}"
+
+
+def _seconds(target: TimeToTarget) -> float:
+    return target.longest_s if target.median_s is None else target.median_s
 
 
 def _target_s(row: CostRow) -> float | None:
@@ -215,34 +220,51 @@ def sort_runs(comparisons: Sequence[Comparison], name: str) -> list[Comparison]:
 
     Args:
       comparisons: each is sorted by itself; one without the column stays as it is.
-      name: of the column, upper or lower case.
+      name: of the column, or its header; upper or lower case, with spaces or without.
 
     Raises:
       UsageError: none has such a column.
     """
     keys = [_keys(comparison) for comparison in comparisons]
-    known = list(dict.fromkeys(column for columns in keys for column in columns))
-    if name.lower() not in known:
-        message = f"--sort-by: there is no column '{name}'{did_you_mean(name, known)}"
-        raise UsageError(f"{message}; write {listing(known)}.")
+    if not any(_spelt(name) in found for found in keys):
+        words = [word for comparison in comparisons for word in _words(comparison)]
+        names = dict.fromkeys(key for key, _ in words)
+        near = did_you_mean(name, [*(header for _, header in words), *names])
+        message = f"--sort-by: there is no column '{name}'{near}"
+        raise UsageError(f"{message}; write {listing(names)}, or a header of the tables.")
     pairs = zip(comparisons, keys, strict=True)
-    return [_sorted(comparison, columns.get(name.lower())) for comparison, columns in pairs]
+    return [_sorted(comparison, found.get(_spelt(name))) for comparison, found in pairs]
 
 
 SortKey = Callable[[str], tuple[bool, float | str]]
+_SYNONYMS = {"type": ("name",), "p50": ("latency",)}
+
+
+def _spelt(word: str) -> str:
+    return "".join(word.lower().split())
+
+
+def _words(comparison: Comparison) -> list[tuple[str, str]]:
+    """Names and headers."""
+    of_epochs = [(c.name, c.header) for c in epoch_columns(comparison, wide=True)]
+    return of_epochs + [(c.name, c.header) for c in cost_columns(comparison)]
 
 
 def _keys(comparison: Comparison) -> dict[str, SortKey]:
-    """For each column, what the run of a label is sorted by."""
+    """By all that a column is called, what the run of a label is sorted by."""
     last = {row.label: row for row in comparison.rows}
     costs = {row.label: row for row in comparison.costs}
-    of_costs: dict[str, SortKey] = {
-        c.name: partial(_key, c, costs) for c in cost_columns(comparison)
-    }
-    of_epochs: dict[str, SortKey] = {
-        c.name: partial(_key, c, last) for c in epoch_columns(comparison, wide=True)
-    }
-    return of_epochs | of_costs  # the type stands in both
+    keys: dict[str, SortKey] = {}
+    for cost in cost_columns(comparison):
+        keys |= dict.fromkeys(_called(cost), partial(_key, cost, costs))
+    for column in epoch_columns(comparison, wide=True):
+        keys |= dict.fromkeys(_called(column), partial(_key, column, last))
+    return keys
+
+
+def _called(column: Column[R]) -> list[str]:
+    names = (column.name, column.header, *_SYNONYMS.get(column.name, ()))
+    return [_spelt(name) for name in names]
 
 
 def _sorted(comparison: Comparison, key: SortKey | None) -> Comparison:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnbench.errors import IncomparableError, UsageError, did_you_mean, listing
+from cnnbench.phrases import clean, enumeration, epochs_text
 from cnnbench.results import EpochRecord, RunRecord, RunResult, Status, Summary
 
 
@@ -114,6 +115,30 @@ def difference(first: Finished, other: Finished) -> str | None:
         if a.identity != b.identity:
             return f"'{one}' {a.verb} {a.words}, '{two}' {b.words}; {a.remedy}"
     return None
+
+
+def recipes(runs: Sequence[tuple[str, RunRecord]]) -> str | None:
+    """What to know of runs that take the same steps with other epochs or batches.
+
+    Args:
+      runs: each with its label.
+
+    >>> recipes([])
+    """
+    labels: dict[tuple[int, int], list[str]] = {}
+    for label, record in runs:
+        labels.setdefault((record.epochs, record.batch_size), []).append(label)
+    if len(labels) < 2:
+        return None
+    told = [
+        f"{enumeration(list(map(clean, names)))} for {epochs_text(epochs)} in batches of {size:,}"
+        for (epochs, size), names in labels.items()
+    ]
+    return (
+        f"Different recipes: {'; '.join(told)}. The steps are as many, but not the images seen, so"
+        " a difference may come from the recipe and not from the network; give all of them the"
+        " same epochs and batch size to tell."
+    )
 
 
 def run_path(record: RunRecord) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import combinations
 
 from cnnbench import stability
-from cnnbench.comparable import Finished, difference, finished_runs, run_path
+from cnnbench.comparable import Finished, difference, finished_runs, recipes, run_path
 from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
 from cnnbench.results import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
@@ -138,8 +138,9 @@ def compare_groups(runs: Sequence[RunResult], rules: Rules = JUDGED) -> tuple[Co
         else:
             group.append(run)
     samples = [_samples(group) for group in groups]
-    find_baseline([sample for group in samples for sample in group], rules.baseline)
-    known = [any(rules.baseline in sample.names for sample in group) for group in samples]
+    every = [sample for group in samples for sample in group]
+    chosen = every[find_baseline(every, rules.baseline)]
+    known = [any(s is chosen or rules.baseline in s.names for s in group) for group in samples]
     first = replace(rules, baseline=None)
     return tuple(map(_comparison, groups, samples, (rules if k else first for k in known)))
 
@@ -150,6 +151,7 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
     devices = dict.fromkeys(run.record.environment.device_model for run in runs)
     labels = [sample.names[0] for sample in samples]
     named = list(zip(labels, runs, strict=True))
+    costs = tuple(map(partial(_cost_row, rules), runs, labels))
     return Comparison(
         task=record.task,
         metric=metric,
@@ -159,10 +161,14 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
         devices=tuple(devices),
         rows=tuple(row for label, run in named for row in _rows(run, label)),
         verdicts=judge(samples, metric, rules, higher=direction is Direction.HIGHER),
-        costs=tuple(map(partial(_cost_row, rules), runs, labels)),
-        warnings=stability.warnings([Timed(label, r.record, r.epochs) for label, r in named]),
-        remarks=(*_diverged(named), *_same(named)),
+        costs=costs,
+        warnings=stability.warnings(list(map(_timed, runs, costs))),
+        remarks=(*_diverged(named), *_recipes(named), *_same(named)),
     )
+
+
+def _timed(run: Finished, cost: CostRow) -> Timed:
+    return Timed(cost.label, run.record, run.epochs, cost.cost, cost.product_share)
 
 
 def _cost_row(rules: Rules, run: Finished, label: str) -> CostRow:
@@ -172,6 +178,11 @@ def _cost_row(rules: Rules, run: Finished, label: str) -> CostRow:
         direction = run.summary.metrics[run.metric]
         target = time_to_target(run.epochs, run.metric, value, direction)
     return CostRow(run.record, label, run.summary.cost, _images_per_s(run), target)
+
+
+def _recipes(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
+    if found := recipes([(label, run.record) for label, run in runs]):
+        yield found
 
 
 def _same(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
@@ -211,12 +222,19 @@ def _value(epoch: EpochRecord, metric: str) -> float:
 def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
     """Seeds whose loss is not finite; a network that knows nothing still has an accuracy."""
     for label, run in runs:
-        last = run.record.epochs
-        lost = [
-            str(e.seed) for e in run.epochs if e.epoch == last and math.isnan(_value(e, "loss"))
-        ]
-        if lost:
-            yield f"Warning: {label} diverged with seed {', '.join(lost)}: the loss is not finite."
+        if lost := lost_seeds(run.epochs, run.record.epochs):
+            seeds = ", ".join(map(str, lost))
+            yield f"Warning: {label} diverged with seed {seeds}: the loss is not finite."
+
+
+def lost_seeds(epochs: Sequence[EpochRecord], last: int) -> list[int]:
+    """Seeds that diverged.
+
+    Args:
+      epochs: of a run.
+      last: number of its last epoch.
+    """
+    return [e.seed for e in epochs if e.epoch == last and math.isnan(_value(e, "loss"))]
 
 
 def _sample(run: Finished, label: str) -> Sample:

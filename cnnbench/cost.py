@@ -22,6 +22,10 @@ class Cost:
       latency_calls: how many were timed.
       product_flops: floating-point operations a second of the fastest float32 matrix
         product that the device did in the same process.
+      latency_spread: by how much the median latency of one round of calls was above that of
+        another, as a share of the lowest; None in runs of older versions.
+      product_spread: by how much the median product of the fastest library was slower than
+        the fastest, as a share of it; None likewise.
     """
 
     training_flops: int | None
@@ -32,6 +36,8 @@ class Cost:
     latency_p99_s: float | None
     latency_calls: int
     product_flops: float
+    latency_spread: float | None = None
+    product_spread: float | None = None
 
     def product_share(self, images_per_s: float) -> float | None:
         """The arithmetic of training as a share of the fastest matrix product.

@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnbench.compare import Comparison, Row
-from cnnbench.phrases import clean, metric_text, seconds_text, words
+from cnnbench.compare import Comparison, Row, lost_seeds
+from cnnbench.phrases import clean, epochs_text, metric_text, seconds_text, words
 from cnnbench.results import RunResult
 from cnnbench.stats import Estimate, estimate, mean
 
@@ -20,16 +20,25 @@ class Curve:
       values: after each epoch, over seeds.
       time_s: seconds of training up to the end of each epoch, mean over the seeds that were
         trained alone; None where an epoch has none.
+      num_lost: seeds that diverged.
     """
 
     label: str
     values: tuple[Estimate, ...]
     time_s: tuple[float, ...] | None
+    num_lost: int = 0
 
     @property
     def num_seeds(self) -> int:
         """Number of seeds."""
         return len(self.values[0].values)
+
+    @property
+    def lost(self) -> str:
+        """What is said of the seeds that diverged; nothing where none did."""
+        if self.num_lost in {0, self.num_seeds}:
+            return "diverged" if self.num_lost else ""
+        return f"{self.num_lost} of {self.num_seeds} diverged"
 
 
 def last_rows(comparison: Comparison) -> tuple[Row, ...]:
@@ -67,7 +76,8 @@ def _curve(label: str, run: RunResult, metric: str) -> Curve:
     values = tuple(estimate(e.validation(metric) for e in epochs) for epochs in by_epoch)
     alone = [[e.train_s for e in epochs if e.at_once == 1] for epochs in by_epoch]
     time_s = tuple(itertools.accumulate(map(mean, alone))) if all(alone) else None
-    return Curve(clean(label), values, time_s)
+    lost = lost_seeds(run.epochs, run.record.epochs)
+    return Curve(clean(label), values, time_s, len(lost))
 
 
 def ends(value: Estimate) -> tuple[float, float]:
@@ -100,11 +110,12 @@ def curves_text(shown: Sequence[Curve], metric: str, *, by_time: bool) -> str:
     told = [f"{words(metric).capitalize()} on the validation images against {against}."]
     for curve in shown:
         first, last = curve.values[0], curve.values[-1]
-        end = f"{value_text(metric, last)} after {_epochs(len(curve.values))}"
+        end = f"{value_text(metric, last)} after {epochs_text(len(curve.values))}"
         if by_time and curve.time_s:
             end += f" and {seconds_text(curve.time_s[-1])}"
         start = "" if len(curve.values) == 1 else f"from {value_text(metric, first)} to "
-        told.append(f"{curve.label}: {start}{end}.")
+        lost = f"; {curve.lost}" if curve.lost else ""
+        told.append(f"{curve.label}: {start}{end}{lost}.")
     return " ".join(told)
 
 
@@ -126,7 +137,3 @@ def bands_text(shown: Sequence[Curve]) -> str:
         case [number]:
             return f"Lines: mean over {number} seeds. Bands: from the lowest seed to the highest."
     return "Lines: mean over the seeds. Bands: from the lowest seed to the highest."
-
-
-def _epochs(number: int) -> str:
-    return "1 epoch" if number == 1 else f"{number} epochs"

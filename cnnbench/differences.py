@@ -10,7 +10,7 @@ from cnnbench.layer_table import operation_text
 from cnnbench.loader import Loaded
 from cnnbench.shapes import shape_text
 
-ADDED, CHANGED, REMOVED = "+", "~", "-"
+ADDED, CHANGED, REMOVED, FOLLOWS = "+", "~", "-", ">"
 _ABSENT = object()
 
 
@@ -19,7 +19,8 @@ class Differences:
     """An experiment beside another.
 
     Args:
-      marks: by layer, whether it is added or changed; not those that are as they were.
+      marks: by layer, whether it is added or changed, or only its size is because of layers
+        before it; not those that are as they were.
       lines: what changed, a line each; empty where nothing did.
     """
 
@@ -51,6 +52,9 @@ def _layers(base: Plan, other: Plan) -> tuple[dict[str, str], list[str]]:
         elif changes := list(_changes(old, node)):
             marks[name] = CHANGED
             lines.append(f"{CHANGED} {name}: {', '.join(changes)}")
+        elif follows := list(_consequences(old, node)):
+            marks[name] = FOLLOWS
+            lines.append(f"{FOLLOWS} {name}: size follows, {', '.join(follows)}")
     gone = [node for node in base.nodes if node.name not in other.by_name]
     lines += [f"{REMOVED} {node.name}: {operation_text(node.op)}" for node in gone]
     return marks, lines
@@ -67,6 +71,17 @@ def _changes(old: Node, new: Node) -> Iterator[str]:
                 yield f"{key} {_change(_size_text(before[key]), _size_text(after[key]))}"
     if old.inputs != new.inputs:
         yield f"inputs {_change(', '.join(old.inputs), ', '.join(new.inputs))}"
+
+
+def _consequences(old: Node, new: Node) -> Iterator[str]:
+    """What layers before it do to a layer that nobody wrote differently."""
+    if old.layout.shape != new.layout.shape:
+        yield f"output {_change(shape_text(old.layout.shape), shape_text(new.layout.shape))}"
+    elif old.in_shapes != new.in_shapes:
+        before, after = (" and ".join(map(shape_text, n.in_shapes)) for n in (old, new))
+        yield f"input {_change(before, after)}"
+    if old.num_params != new.num_params:
+        yield f"parameters {_change(f'{old.num_params:,}', f'{new.num_params:,}')}"
 
 
 def _sizes(base: Plan, other: Plan) -> Iterator[str]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnnbench.errors import UsageError
 from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
-from cnnbench.pixels import photograph
+from cnnbench.pixels import mosaic, photograph
 from cnnbench.results import EpochRecord, SeedSummary
 from cnnbench.spec import Experiment
 from cnnbench.store import disk
@@ -200,11 +200,7 @@ def filter_grid(kernel: NDArray[Any]) -> NDArray[np.uint8]:
     Returns:
       Pixels, (h, w, channels).
     """
-    height, width, channels, count = kernel.shape
     largest = np.abs(kernel).max() or 1.0
     filters = np.round(kernel.transpose(3, 0, 1, 2) / largest * 127.5 + 127.5)
-    filters = filters.repeat(ZOOM, axis=1).repeat(ZOOM, axis=2)
-    filters = np.pad(filters, ((0, -count % COLUMNS), (0, 2), (0, 2), (0, 0)))
-    grid = filters.reshape(-1, COLUMNS, height * ZOOM + 2, width * ZOOM + 2, channels)
-    rows = grid.transpose(0, 2, 1, 3, 4).reshape(-1, COLUMNS * (width * ZOOM + 2), channels)
-    return rows.astype(np.uint8)
+    grid = np.nan_to_num(mosaic(filters, COLUMNS, gap=2, scale=ZOOM))
+    return np.asarray(grid, np.uint8)

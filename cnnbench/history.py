@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from cnnbench.errors import IncomparableError, StoreError, UsageError, did_you_mean, listing
@@ -65,14 +66,18 @@ def read_curve(entry: RunEntry) -> tuple[float, ...]:
 
 
 def newest_finished(results_dir: Path) -> Selection:
-    """The newest finished run of each experiment, by name; experiments without one are left out.
+    """The newest finished run of each experiment; experiments without one are left out.
+
+    The experiment whose first finished run is the oldest comes first: what came later is judged
+    beside it, also when it is trained anew.
 
     Raises:
       StoreError: a folder or the epochs of a chosen run cannot be read.
     """
     listings = [_list_folders(_run_folders(folder)) for folder in _folders(results_dir)]
-    newest = [entry for listing in listings if (entry := _newest(listing)) is not None]
-    return _select((e.path for e in newest), (w for listing in listings for w in listing.warnings))
+    finished = sorted(filter(None, map(_finished, listings)), key=lambda runs: _start(runs[0]))
+    warnings = (w for listing in listings for w in listing.warnings)
+    return _select((runs[-1].path for runs in finished), warnings)
 
 
 def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
@@ -150,11 +155,6 @@ def _newest_of(folder: Path, runs: Listing, skip: int) -> tuple[Path, tuple[str,
     )
 
 
-def _newest(runs: Listing) -> RunEntry | None:
-    finished = _finished(runs)
-    return finished[-1] if finished else None
-
-
 def _finished(runs: Listing) -> list[RunEntry]:
     return [entry for entry in runs.entries if entry.record.status is Status.FINISHED]
 
@@ -172,8 +172,11 @@ def _list_folders(folders: Iterable[Path]) -> Listing:
             entries.append(read_entry(folder))
         except StoreError as error:
             warnings.append(f"passed over: {error}")
-    entries.sort(key=lambda entry: (entry.record.started_at, entry.record.run_id))
-    return Listing(tuple(entries), tuple(warnings))
+    return Listing(tuple(sorted(entries, key=_start)), tuple(warnings))
+
+
+def _start(entry: RunEntry) -> tuple[datetime, str]:
+    return entry.record.started_at, entry.record.run_id
 
 
 def _folders(parent: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.inspection import Responses
+from cnnbench.pixels import mosaic
 from cnnbench.plots import rendered
 from cnnbench.receptive_fields import receptive_field
 from cnnbench.trained import TrainedNetwork
@@ -16,7 +17,7 @@ Array = NDArray[Any]
 WIDTH, TALLEST, HEAD = 8.0, 6.0, 0.42  # inches: of the page, of a panel, of its title
 LEFT, SMALL = 0.45, 1.2  # inches: of the margin, of an image alone
 GAP = (0.45, 0.6, 0.8)  # of pixels, where white would be taken for a part of them
-MOST_TILES, MOST_UNITS = 64, 16
+MOST_TILES, ROWS = 64, 16  # more rows than that make a panel taller, not smaller
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
@@ -60,7 +61,12 @@ def activation_panels(
 
 
 def layer_panels(
-    network: TrainedNetwork, layer: str, test: Array, responses: Responses, panels: Sequence[Panel]
+    network: TrainedNetwork,
+    layer: str,
+    test: Array,
+    responses: Responses,
+    panels: Sequence[Panel],
+    most: int,
 ) -> list[Panel]:
     """A layer's filters, panels of what it makes of images, and what excites its units.
 
@@ -70,12 +76,14 @@ def layer_panels(
       test: the images that were looked at, (n, h, w, c), pixels from 0 to 255.
       responses: what `inspection.examine` found over them.
       panels: what stands in between.
+      most: units that are shown, and channels that their filters read.
     """
     kernel = network.parameters.get(layer, {}).get("kernel")
-    return [*_filters(layer, kernel), *panels, _examples(network, layer, test, responses)]
+    examples = _examples(network, layer, test, responses, most)
+    return [*_filters(layer, kernel, most), *panels, examples]
 
 
-def _filters(layer: str, kernel: Array | None) -> list[Panel]:
+def _filters(layer: str, kernel: Array | None, most: int) -> list[Panel]:
     """Each filter, of the image's channels or of the first of many."""
     if kernel is None or kernel.ndim != 4:
         return []
@@ -83,8 +91,10 @@ def _filters(layer: str, kernel: Array | None) -> list[Panel]:
     count, channels = filters.shape[:2]
     title = f"{layer}: {count} filters of {kernel.shape[0]}x{kernel.shape[1]}"
     if channels == 1:
-        return [Panel(title, filters[:MOST_TILES, 0], 16, "signed")]
-    shown = filters[:MOST_UNITS, :MOST_UNITS]
+        shown = filters[: max(MOST_TILES, most), 0]
+        some = f", the first {len(shown)} of them" if len(shown) < count else ""
+        return [Panel(title + some, shown, 16, "signed")]
+    shown = filters[:most, :most]
     if shown.shape[:2] != (count, channels):
         title += f", the first {len(shown)} of them"
     title += f"; a filter a row, by {shown.shape[1]} of {channels} input channels"
@@ -112,10 +122,12 @@ def _activation(name: str, values: Array) -> Panel:
     return Panel(f"{name} ({size})", rows.reshape(1, -1, width), 1, kind)
 
 
-def _examples(network: TrainedNetwork, layer: str, test: Array, responses: Responses) -> Panel:
+def _examples(
+    network: TrainedNetwork, layer: str, test: Array, responses: Responses, most: int
+) -> Panel:
     """For each unit the parts of the images that excite it most, a unit a row."""
     assert network.plan is not None
-    units = np.sort(responses.strongest[:MOST_UNITS])
+    units = np.sort(responses.strongest[:most])
     patches = [
         _patch(network, layer, test[responses.images[e, u]], tuple(responses.places[e, u].tolist()))
         for u in units
@@ -168,22 +180,6 @@ def page(panels: Sequence[Panel], title: str, form: str) -> bytes:
     return rendered(figure, title, form)
 
 
-def mosaic(tiles: Array, columns: int) -> Array:
-    """Tiles in rows with a gap of a pixel between them; what fills no tile is NaN.
-
-    Args:
-      tiles: (n, h, w), or (n, h, w, 3).
-      columns: tiles in a row.
-    """
-    columns = min(columns, len(tiles))
-    edges = [(0, -len(tiles) % columns), (0, 1), (0, 1), *[(0, 0)] * (tiles.ndim - 3)]
-    padded = np.pad(tiles.astype(float), edges, constant_values=np.nan)
-    _, height, width, *rest = padded.shape
-    grid = padded.reshape(-1, columns, height, width, *rest).swapaxes(1, 2)
-    joined: Array = grid.reshape(-1, columns * width, *rest)
-    return joined[:-1, :-1]
-
-
 def _drawn(panel: Panel) -> Array:
     picture = mosaic(panel.tiles, panel.columns)
     # Colours are shares of one to matplotlib, and have no colour for a gap of their own.
@@ -193,7 +189,8 @@ def _drawn(panel: Panel) -> Array:
 def _inches(panel: Panel, picture: Array) -> tuple[float, float]:
     """Width and height of a panel: as large as fits, but no pixel larger than needed."""
     height, width = picture.shape[:2]
-    tallest = SMALL if len(panel.tiles) == 1 else TALLEST
+    rows = -(-len(panel.tiles) // panel.columns)
+    tallest = SMALL if len(panel.tiles) == 1 else TALLEST * max(1, rows / ROWS)
     scale = min((WIDTH - 1.5 * LEFT) / width, tallest / height, 0.12)
     return width * scale, height * scale
 

@@ -5,19 +5,18 @@ from typing import TYPE_CHECKING
 
 from cnnbench.inspection import LayerStatistics, Prediction, Responses
 from cnnbench.shapes import shape_text
+from cnnbench.tables import Folded
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
-
-MOST_UNITS = 16  # rows
 
 
 def _titled(title: str, table: "Table") -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    return Group(Text(title, style="table.title"), table)
+    return Group(Text(title, style="table.title"), Folded(table))
 
 
 def _table() -> "Table":
@@ -37,7 +36,7 @@ def layers_table(layers: Sequence[LayerStatistics], title: str) -> "Group":
       title: stands above it.
     """
     table = _table()
-    table.add_column("Layer", overflow="fold")
+    table.add_column("Layer")
     for header in ("Output", "Mean", "Std", "Zeros", "Min", "Max"):
         table.add_column(header, justify="right", no_wrap=True)
     for layer in layers:
@@ -48,17 +47,19 @@ def layers_table(layers: Sequence[LayerStatistics], title: str) -> "Group":
     return _titled(title, table)
 
 
-def units_table(layer: str, responses: Responses, labels: Sequence[int]) -> "Group":
+def units_table(layer: str, responses: Responses, labels: Sequence[int], most: int) -> "Group":
     """What excites the units of a layer most, the strongest units first.
 
     Args:
       layer: its name.
       responses: as `inspection.examine` gives them.
       labels: of all images looked at, by their numbers.
+      most: units that are shown.
     """
     units = responses.strongest
-    shown = units[:MOST_UNITS]
-    some = f", {len(shown)} of {len(units)} units" if len(shown) < len(units) else ""
+    shown = units[:most]
+    total = len(units)
+    some = f", {len(shown)} of {total} units (all: --units {total})" if most < total else ""
     table = _table()
     table.add_column("Unit", justify="right", no_wrap=True)
     # Three do not fit beside their places.

@@ -1,14 +1,11 @@
 """A network as a table of layers, for `show` and the start of `run`."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import INPUT, ConvTranspose, LayerOp
 from cnnbench.shapes import shape_text
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from cnnbench.tables import Folded
 
 
 def operation_text(op: LayerOp) -> str:
@@ -40,13 +37,14 @@ def _main_options(op: LayerOp) -> list[str]:
     return options + [str(getattr(op, key)) for key in ("units", "rate") if hasattr(op, key)]
 
 
-def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> "Table":
-    """The layers, one a row, and the totals, for a terminal of 80 columns.
+def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> Folded:
+    """The layers, one a row, and the totals.
 
     Args:
       plan: the network.
       title: what stands above it.
-      marks: what stands before layers' names; no room is left for it if None.
+      marks: what stands before layers' names, as in `differences`; no room is left for it if
+        None.
     """
     from rich import box
     from rich.table import Table
@@ -68,8 +66,8 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
     rows = {INPUT: first} | {node.name: layer_cells(node)[1:] for node in plan.nodes}
     for name, cells in rows.items():
         mark = "" if marks is None else f"{marks.get(name, ''):2}"
-        table.add_row(mark + name, *cells, style="bold" if mark.strip() else "")
-    return table
+        table.add_row(mark + name, *cells, style="bold" if mark[:1] in ("+", "~") else "")
+    return Folded(table)
 
 
 def layer_cells(node: Node) -> tuple[str, ...]:

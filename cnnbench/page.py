@@ -12,7 +12,7 @@ from cnnbench.exhibits import Exhibit
 from cnnbench.inline_svg import inline_svg
 from cnnbench.page_parts import Drawing, Grid, Matrix, Plate
 from cnnbench.panels import Chart, Shown
-from cnnbench.phrases import clean, enumeration, metric_text, words
+from cnnbench.phrases import clean, enumeration, epochs_text, metric_text, words
 from cnnbench.report import cost_grid, grid, notes, warning_lines
 from cnnbench.results import RunResult
 from cnnbench.verdict import Verdict
@@ -140,7 +140,10 @@ def _verdicts(comparison: Comparison) -> list[tuple[str, str]]:
     value = metric_text(comparison.metric, row.value.mean)
     reached = f"{clean(row.label)} reaches {words(comparison.metric)} {value}"
     return [
-        ("one run", f"{reached} after {row.epoch} epochs; there is nothing to judge it beside.")
+        (
+            "one run",
+            f"{reached} after {epochs_text(row.epoch)}; there is nothing to judge it beside.",
+        )
     ]
 
 

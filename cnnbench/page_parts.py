@@ -57,10 +57,10 @@ class Matrix(NamedTuple):
 
 def curves_grid(curves: Sequence[Curve], metric: str) -> Grid:
     """Every point of learning curves."""
-    rows = []
+    rows, times = [], [s for curve in curves for s in curve.time_s or ()]
     for curve in curves:
         for number, value in enumerate(curve.values):
-            spent = seconds_text(curve.time_s[number]) if curve.time_s else ""
+            spent = seconds_text(curve.time_s[number], beside=times) if curve.time_s else ""
             numbers = (metric_text(metric, v) for v in (value.mean, *ends(value)))
             rows.append((curve.label, str(number + 1), *numbers, spent))
     headers = ("Type", "Epoch", "Mean", "Lowest seed", "Highest seed", "Training so far")
@@ -69,14 +69,16 @@ def curves_grid(curves: Sequence[Curve], metric: str) -> Grid:
 
 def costs_grid(comparison: "Comparison") -> Grid:
     """Every mark of the charts of costs."""
+    last = last_rows(comparison)
+    times = [row.train_s.mean for row in last]
     rows = [
         (
             clean(row.label),
             *(metric_text(comparison.metric, v) for v in (row.value.mean, *ends(row.value))),
-            seconds_text(row.train_s.mean),
+            seconds_text(row.train_s.mean, beside=times),
             count_text(row.num_params),
         )
-        for row in last_rows(comparison)
+        for row in last
     ]
     headers = (
         "Type",
@@ -103,6 +105,8 @@ def differences_grid(comparison: "Comparison") -> Grid:
 
 def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> Grid:
     """How every seed ended."""
+    ended = [(label, seed) for label, run in runs if run.summary for seed in run.summary.seeds]
+    times = [seed.train_s for _, seed in ended]
     rows = [
         (
             clean(label),
@@ -110,10 +114,9 @@ def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> Grid:
             metric_text(metric, seed.final[metric]),
             f"{metric_text(metric, seed.best[metric].value)} ({seed.best[metric].epoch})",
             metric_text(metric, seed.test[metric]),
-            seconds_text(seed.train_s),
+            seconds_text(seed.train_s, beside=times),
         )
-        for label, run in runs
-        for seed in (run.summary.seeds if run.summary else ())
+        for label, seed in ended
     ]
     headers = ("Type", "Seed", "Last epoch", "Best (epoch)", "Test", "Training, all epochs")
     return Grid(f"{words(metric).capitalize()} of every seed", headers, rows)

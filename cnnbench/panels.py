@@ -12,7 +12,7 @@ from cnnbench.compare import Comparison, Row
 from cnnbench.curves import Curve, ends, last_rows
 from cnnbench.phrases import clean, is_fraction, words
 from cnnbench.results import Direction
-from cnnbench.verdict import Verdict
+from cnnbench.verdict import Finding, Verdict
 
 # Colours that the colour-blind tell apart, with 3:1 against white; marks and dashes differ too.
 SERIES = ("#0072b2", "#c44e00", "#00805f", "#a8497d", "#7a6a00", "#4d4d4d")
@@ -94,7 +94,9 @@ def _curves(axes: Any, shown: Shown, *, by_time: bool) -> None:
         axes.plot(x, means, color=color, linestyle=dash, linewidth=1.6, **marks)
         if curve.num_seeds > 1:
             low, high = zip(*(map(_finite, ends(value)) for value in curve.values), strict=True)
-            axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+            # A band over one epoch has no width but that of its edge.
+            edge = 6 if len(means) == 1 else 0
+            axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=edge)
     _count_axis(axes, by_time=by_time)
     _value_axis(axes, shown.comparison)
     _label_lines(axes, shown)
@@ -106,7 +108,9 @@ def _count_axis(axes: Any, *, by_time: bool) -> None:
     axes.set_xlabel("seconds of training" if by_time else "epoch")
     if by_time:
         axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, integer=not by_time))
+    # Without a least number of ticks there are none between epochs, however few there are.
+    whole = {} if by_time else {"integer": True, "min_n_ticks": 1}
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, **whole))
 
 
 def _costs(axes: Any, shown: Shown, *, by_time: bool) -> None:
@@ -172,7 +176,12 @@ def _differences(axes: Any, comparison: Comparison) -> None:
     base = textwrap.shorten(clean(verdicts[0].baseline), 28, placeholder="...")
     points = ", points" if scale == 100 else ""
     axes.set_xlabel(f"{words(comparison.metric)} minus that of {base}{points}")
-    _label(axes, [clean(verdict.label) for verdict in verdicts], range(len(verdicts)), numbers)
+    labels = [label_lines(clean(v.label), _lost(v)) for v in verdicts]
+    _label(axes, labels, range(len(verdicts)), numbers)
+
+
+def _lost(verdict: Verdict) -> str:
+    return "diverged" if verdict.finding is Finding.DIVERGED else ""
 
 
 def _number(comparison: Comparison, verdict: Verdict) -> int:
@@ -197,17 +206,16 @@ def _above(axes: Any, text: str) -> None:
 
 
 def _label_lines(axes: Any, shown: Shown) -> None:
-    labels = [curve.label for curve in shown.curves]
+    labels = [label_lines(curve.label, curve.lost) for curve in shown.curves]
     _label(axes, labels, [curve.values[-1].mean for curve in shown.curves], range(len(labels)))
 
 
 def _label(
-    axes: Any, labels: Sequence[str], values: Sequence[float], numbers: Sequence[int]
+    axes: Any, texts: Sequence[list[str]], values: Sequence[float], numbers: Sequence[int]
 ) -> None:
     """Names on the right, each beside its value or as near as the others leave room."""
     bottom, top = axes.get_ylim()
     width, height = axes.get_position().size * axes.figure.get_size_inches()
-    texts = [wrapped(label) for label in labels]
     wanted = [(v - bottom) / (top - bottom) if math.isfinite(v) else 0.5 for v in values]
     places = spread(wanted, [LABEL_LINE * len(lines) / height for lines in texts])
     for number, lines, place in zip(numbers, texts, places, strict=True):
@@ -218,13 +226,14 @@ def _label(
         axes.text(1 + 0.25 / width, place, text, va="center", linespacing=1.1, **at)
 
 
-def wrapped(label: str) -> list[str]:
-    """A label in one or two lines; what does not fit ends in dots.
+def label_lines(label: str, lost: str) -> list[str]:
+    """A label in one or two lines, where what does not fit ends in dots, and what else is said.
 
-    >>> wrapped("Convolutional autoencoder with noise")
-    ['Convolutional', 'autoencoder ...']
+    >>> label_lines("Convolutional autoencoder with noise", "diverged")
+    ['Convolutional', 'autoencoder ...', 'diverged']
     """
-    return textwrap.wrap(label, _LABEL_CHARACTERS, max_lines=2, placeholder=" ...") or [""]
+    lines = textwrap.wrap(label, _LABEL_CHARACTERS, max_lines=2, placeholder=" ...") or [""]
+    return [*lines, lost] if lost else lines
 
 
 def spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:

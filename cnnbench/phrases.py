@@ -1,6 +1,7 @@
 """Numbers and names as people read them.
 
 `digits` are those after the point; they follow from the size of the number if None.
+`beside` are the others of a column, which has one unit for all.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from cnnbench.stats import Estimate
 
 MISSING = "–"  # noqa: RUF001 - a dash, in place of what is not known
+_MOST = 100_000  # in its unit, a longer number is hard to read
 
 
 def words(metric: str) -> str:
@@ -60,17 +62,18 @@ def _spread(std: float, digits: int) -> str:
     return f"<{least:.{digits}f}" if std < least / 2 else f"{std:.{digits}f}"
 
 
-def seconds_text(value: float, digits: int | None = None) -> str:
+def seconds_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:
     """Seconds with three digits or two decimals; milliseconds where they are few.
 
     >>> seconds_text(6.7712), seconds_text(0.0123456), seconds_text(0.000182)
     ('6.77 s', '0.0123 s', '0.182 ms')
+    >>> seconds_text(0.0123456, beside=[0.000182]), seconds_text(0.000182, beside=[360.0])
+    ('12.3 ms', '0.000182 s')
     """
-    if 0 < value < (0.01 if digits is None else 1):
-        return f"{1000 * value:#.3g} ms" if digits is None else f"{1000 * value:.{digits}f} ms"
-    if digits is not None:
-        return f"{value:.{digits}f} s"
-    return f"{value:.2f} s" if value >= 1 or math.isnan(value) else f"{value:#.3g} s"
+    known = _known(value, beside)
+    if known and min(known) < (0.01 if digits is None else 1) and max(known) < _MOST / 1000:
+        return f"{_number(1000 * value, digits)} ms"
+    return f"{_number(value, 2 if digits is None and value >= 1 else digits)} s"
 
 
 def count_text(value: float) -> str:
@@ -78,32 +81,48 @@ def count_text(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def flops_text(value: float, digits: int | None = None) -> str:
+def flops_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:
     """A number of operations.
 
     >>> flops_text(4_524_077.0), flops_text(999.0), flops_text(25_600_000_000.0, 3)
     ('4.52 M', '999', '25.600 G')
+    >>> flops_text(1.2e6, beside=[9e5]), flops_text(9e5, beside=[1.2e6, 1e12])
+    ('1,200 k', '0.000900 G')
     """
-    return _scaled(value, 1000, ("", "k", "M", "G", "T"), digits)
+    return _scaled(value, 1000, ("", "k", "M", "G", "T"), digits, beside)
 
 
-def bytes_text(value: float, digits: int | None = None) -> str:
+def bytes_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:
     """An amount of memory.
 
-    >>> bytes_text(18_718_088), bytes_text(2048, 0)
-    ('17.9 MiB', '2 KiB')
+    >>> bytes_text(18_718_088), bytes_text(2048, 0), bytes_text(3 * 2**30, beside=[18_718_088])
+    ('17.9 MiB', '2 KiB', '3,072 MiB')
     """
-    return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"), digits)
+    return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"), digits, beside)
 
 
-def _scaled(value: float, step: int, units: tuple[str, ...], digits: int | None) -> str:
-    """Three digits and a unit."""
-    place = 0
-    while abs(value) >= step and place < len(units) - 1:
-        value, place = value / step, place + 1
-    if digits is None:
-        digits = 0 if place == 0 or value >= 100 else 1 if value >= 10 else 2
-    return f"{value:.{digits}f} {units[place]}".rstrip()
+def _scaled(
+    value: float, step: int, units: tuple[str, ...], digits: int | None, beside: Sequence[float]
+) -> str:
+    """In the unit of the smallest, or the next in which the largest is not too long."""
+    known, place = _known(value, beside) or [0.0], 0
+    while place < len(units) - 1 and (
+        min(known) >= step ** (place + 1) or max(known) >= _MOST * step**place
+    ):
+        place += 1
+    whole = digits is None and place == 0
+    return f"{_number(value / step**place, 0 if whole else digits)} {units[place]}".rstrip()
+
+
+def _known(value: float, beside: Sequence[float]) -> list[float]:
+    return [number for number in (value, *beside) if number > 0 and math.isfinite(number)]
+
+
+def _number(value: float, digits: int | None) -> str:
+    """Three digits, unless their number after the point is given; large ones in whole."""
+    if digits is None and abs(value) < 99.95:
+        return f"{value:#.3g}"
+    return f"{value:,.{digits or 0}f}"
 
 
 def percent_text(value: float, digits: int | None = None) -> str:
@@ -113,6 +132,15 @@ def percent_text(value: float, digits: int | None = None) -> str:
     ('38 %', '38.4 %')
     """
     return f"{100 * value:.{digits or 0}f} %"
+
+
+def epochs_text(number: int) -> str:
+    """How long a training is.
+
+    >>> epochs_text(1), epochs_text(30)
+    ('1 epoch', '30 epochs')
+    """
+    return "1 epoch" if number == 1 else f"{number} epochs"
 
 
 def enumeration(names: Sequence[str]) -> str:

@@ -54,19 +54,31 @@ def kernel_sheet(images: NDArray[np.floating[Any]]) -> tuple[Picture, float]:
     largest = float(np.abs(images).max()) or 1.0
     share = images / largest
     colors = share * 127.5 + 127.5 if share.shape[-1] == 3 else _diverging(share)
-    count, height, width = images.shape[:3]
+    height, width = images.shape[1:3]
     scale = max(2, round(_CELL / max(height, width)))
-    columns = max(1, min(count, _SHEET // (width * scale + _GAP)))
-    rows = -(-count // columns)
-    cell = height * scale + _GAP, width * scale + _GAP
-    sheet = np.zeros((rows * cell[0] - _GAP, columns * cell[1] - _GAP, 4), np.uint8)
-    for number, kernel in enumerate(colors.round().astype(np.uint8)):
-        row, column = divmod(number, columns)
-        y, x = row * cell[0], column * cell[1]
-        place = sheet[y : y + height * scale, x : x + width * scale]
-        place[..., :3] = kernel.repeat(scale, axis=0).repeat(scale, axis=1)
-        place[..., 3] = 255
-    return _png(sheet), largest
+    columns = max(1, _SHEET // (width * scale + _GAP))
+    sheet = mosaic(colors.round(), columns, gap=_GAP, scale=scale)
+    seen = 255.0 * ~np.isnan(sheet[..., :1])
+    return _png(np.concatenate([np.nan_to_num(sheet), seen], axis=-1).astype(np.uint8)), largest
+
+
+def mosaic(tiles: NDArray[Any], columns: int, *, gap: int = 1, scale: int = 1) -> NDArray[Any]:
+    """Tiles in rows with gaps between them; what fills no tile is NaN.
+
+    Args:
+      tiles: (n, h, w), or (n, h, w, c).
+      columns: tiles in a row.
+      gap: pixels between two.
+      scale: pixels of a value, in each direction.
+    """
+    columns = min(columns, len(tiles))
+    large = tiles.astype(float).repeat(scale, axis=1).repeat(scale, axis=2)
+    edges = [(0, -len(tiles) % columns), (0, gap), (0, gap), *[(0, 0)] * (tiles.ndim - 3)]
+    padded = np.pad(large, edges, constant_values=np.nan)
+    _, height, width, *rest = padded.shape
+    grid = padded.reshape(-1, columns, height, width, *rest).swapaxes(1, 2)
+    joined: NDArray[Any] = grid.reshape(-1, columns * width, *rest)
+    return joined[:-gap, :-gap]
 
 
 def _diverging(share: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -1,10 +1,11 @@
 """Measures what a network costs on its device: operations, memory, latency, and the device's peak.
 
-It takes a second or two, after the first seed and outside the clocks of training.
+It takes a few seconds, after the first seed and outside the clocks of training. Latency and peak
+are measured by turns, so that a machine that gets busy is noticed.
 """
 
 import functools
-import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,17 +18,18 @@ import numpy as np
 
 from cnnbench.benchmark import training_flops
 from cnnbench.cost import Cost
-from cnnbench.products import SIZE, multiplier, product_flops, product_seconds
+from cnnbench.products import SIZE, multiplier, product_flops
 from cnnbench.programs import Programs, Setup
 from cnnbench.steps import gradients, outputs_of
 from cnnbench.strategy import Strategy
 from cnnbench.train import Arrays, Network, TrainState
 
 PLAIN = Strategy("plain", None, 1, 1)
-CALLS = 300  # of one image, timed
-FEWEST_CALLS = 20
+TURNS = 3
+CALLS = 100  # of one image, timed in a turn
+FEWEST_CALLS = 7
 FEWEST_FOR_P99 = 200
-LATENCY_BUDGET_S = 1.0
+LATENCY_BUDGET_S = 1 / TURNS
 WARM_UP_CALLS = 5
 
 
@@ -42,7 +44,9 @@ def measure_cost(setup: Setup, programs: Programs) -> Cost:
     plain = replace(setup, strategy=PLAIN, mesh=None, at_once=1)
     network = plain.network(job.experiment.seeds[0])
     forward, backward = count_flops(plain, network)
-    seconds = call_seconds(_one_image(plain, network))
+    rounds, products = by_turns(_one_image(plain, network), _multipliers(job.devices[0]))
+    seconds = [second for turn in rounds for second in turn]
+    best = min(products, key=min)
     return Cost(
         training_flops=None if job.plan is None else training_flops(job.plan),
         forward_flops=forward,
@@ -51,7 +55,9 @@ def measure_cost(setup: Setup, programs: Programs) -> Cost:
         latency_p50_s=float(np.percentile(seconds, 50)),
         latency_p99_s=percentile_99(seconds),
         latency_calls=len(seconds),
-        product_flops=fastest_product(job.devices[0]),
+        product_flops=product_flops(SIZE) / min(best),
+        latency_spread=spread([statistics.median(turn) for turn in rounds], max),
+        product_spread=spread(best, statistics.median),
     )
 
 
@@ -96,24 +102,54 @@ def _one_image(plain: Setup, network: Network) -> Callable[[], object]:
     return lambda: compiled(*args).block_until_ready()
 
 
-def call_seconds(
-    call: Callable[[], object], clock: Callable[[], float] = time.perf_counter
-) -> tuple[float, ...]:
-    """Seconds of each of many calls: as many as are wanted, or as fit into a second.
+def by_turns(
+    call: Callable[[], object],
+    products: Sequence[Callable[[], object]],
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[tuple[float, ...]], list[list[float]]]:
+    """Times calls and matrix products, a round of calls after a product of each library.
 
     Args:
       call: returns when its work is done.
+      products: likewise, one of each library.
       clock: seconds from any fixed point.
+
+    Returns:
+      Seconds of the calls of each round, and those of all products of each library.
     """
+    rounds: list[tuple[float, ...]] = []
+    times: list[list[float]] = [[] for _ in products]
+    for _ in range(TURNS):
+        for multiply, seconds in zip(products, times, strict=True):
+            seconds.append(_once(multiply, clock))
+        rounds.append(call_seconds(call, clock))
+    return rounds, times
+
+
+def call_seconds(call: Callable[[], object], clock: Callable[[], float]) -> tuple[float, ...]:
+    """Seconds of each call of a round: as many as are wanted, or as fit into its time."""
     for _ in range(WARM_UP_CALLS):
         call()
     seconds: list[float] = []
     end = clock() + LATENCY_BUDGET_S
     while len(seconds) < CALLS and (len(seconds) < FEWEST_CALLS or clock() < end):
-        start = clock()
-        call()
-        seconds.append(clock() - start)
+        seconds.append(_once(call, clock))
     return tuple(seconds)
+
+
+def _once(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
+    call()
+    return clock() - start
+
+
+def spread(seconds: Sequence[float], upper: Callable[[Sequence[float]], float]) -> float:
+    """By how much the largest, the median or the like is above the smallest, as a share of it.
+
+    >>> spread([2.0, 2.5, 3.0], max)
+    0.5
+    """
+    return upper(seconds) / min(seconds) - 1
 
 
 def percentile_99(seconds: Sequence[float]) -> float | None:
@@ -134,12 +170,10 @@ def _program_bytes(setup: Setup, train: Any) -> int | None:
 
 
 @functools.cache
-def fastest_product(device: jax.Device) -> float:
-    """Floating-point operations a second of the fastest matrix product, once a process."""
-    libraries = ("jax", "numpy") if device.platform == "cpu" else ("jax",)
-    seconds = math.inf
-    for library in libraries:
-        multiply = multiplier(library, SIZE)
-        multiply()  # compiles, and wakes the library's threads up
-        seconds = min(seconds, product_seconds(multiply))
-    return product_flops(SIZE) / seconds
+def _multipliers(device: jax.Device) -> tuple[Callable[[], object], ...]:
+    """Matrix products of each library, compiled, whose threads are awake."""
+    names = ("jax", "numpy") if device.platform == "cpu" else ("jax",)
+    found = tuple(multiplier(name, SIZE) for name in names)
+    for multiply in found:
+        multiply()
+    return found

@@ -9,11 +9,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
+from cnnbench.phrases import epochs_text
 from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.session import Listener
 from cnnbench.sparkline import sparkline
+from cnnbench.status_line import Said, status
 
-WIDE = 100  # columns that a title and a curve need beside the rest
+BESIDE = 15  # columns of a short bar, the time that is left, and what is between
 
 
 class Silent:
@@ -31,7 +33,12 @@ class Silent:
 
     def note(self, text: str) -> None:
         """A stand-in dataset is worth a word even when quiet."""
-        self.console.print(text, style="yellow", highlight=False, soft_wrap=True)
+        self.say(text, "yellow")
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """Prints a line, which a terminal breaks between words, and a file does not."""
+        whole = not self.console.is_terminal
+        self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=whole)
 
     def started(self, record: RunRecord, num_steps: int) -> None:
         """Says nothing."""
@@ -85,12 +92,8 @@ class Lines(Silent):
                 assert_never(event)
 
     def finished(self, folder: Path) -> None:
-        """Says where the files are."""
-        self.say(f"wrote {folder}")
-
-    def say(self, text: str) -> None:
-        """Prints a line that is never broken."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        """Says where the files are; a path that is broken could not be copied."""
+        self.console.print(f"wrote {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 class Bars(Lines):
@@ -107,37 +110,41 @@ class Bars(Lines):
         self.task: TaskID | None = None
         self.record: RunRecord | None = None
         self.num_steps, self.done = 1, 0  # steps of an epoch, epochs of all seeds
-        self.value = ""
+        self.place, self.value, self.rate, self.curve = "reading data", "", "", ""
         self.curves: dict[int, list[float]] = {}
 
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table and starts the bar."""
         super().loaded(loaded)
-        self.task = self.progress.add_task("reading data", total=None, rate="", curve="")
+        self.task = self.progress.add_task("", total=None, said=Said(), rate="", curve="")
+        self._update()
         self.progress.start()
 
     def started(self, record: RunRecord, num_steps: int) -> None:
         """Says what is about to be trained."""
         self.record, self.num_steps, self.done = record, num_steps, 0
         self.say(start_line(record))
-        self._update(description="compiling")
+        self.place = "compiling"
+        self._update()
 
     def event(self, event: Event) -> None:
         """Moves the bar."""
         match event:
             case Tuning():
                 super().event(event)
-                self._update(description="measuring")
+                self.place = "measuring"
+                self._update()
             case Compiled():
                 super().event(event)
-                self._update(total=self._steps(), completed=0, description="training")
+                self.place = "training"
+                self._update(total=self._steps(), completed=0)
             case StepDone(seed=seed, epoch=epoch, step=step):
                 self._move(seed, epoch, step * event.at_once)
             case EpochRecord(seed=seed, epoch=epoch):
-                self.value = headline(event)
-                self._update(curve=self._curve(event))
+                self.value, self.curve = headline(event), self._curve(event)
+                self.rate = f"{event.samples_per_s:,.0f} images/s"
                 self.done += 1
-                self._move(seed, epoch, 0, f"{event.samples_per_s:,.0f} images/s")
+                self._move(seed, epoch, 0)
             case Snapshot() | SeedDone() | Trained():
                 pass
             case _:
@@ -157,31 +164,32 @@ class Bars(Lines):
             self.progress.stop()
 
     def _curve(self, record: EpochRecord) -> str:
-        """The course of a seed so far, where there is room for it beside the run's title."""
+        """The course of a seed so far."""
         values = self.curves.setdefault(record.seed, [])
         values.append(_shown_value(record))
-        if len(values) < 2 or (self.several and self.console.width < WIDE):
-            return ""
-        return sparkline(values, self.console.encoding)
+        return sparkline(values, self.console.encoding) if len(values) > 1 else ""
 
     def _steps(self) -> int:
         record = self.record
         return len(record.seeds) * record.epochs * self.num_steps if record else 1
 
-    def _move(self, seed: int, epoch: int, step: int, rate: str | None = None) -> None:
+    def _move(self, seed: int, epoch: int, step: int) -> None:
         if self.record is None:
             return
         seeds = f"seed {seed} " if len(self.record.seeds) > 1 else ""
-        text = f"{seeds}epoch {epoch}/{self.record.epochs}{self.value}"
-        self._update(completed=self.done * self.num_steps + step, description=text)
-        if rate is not None:
-            self._update(rate=rate)
+        self.place = f"{seeds}epoch {epoch}/{self.record.epochs}"
+        self._update(completed=self.done * self.num_steps + step)
 
-    def _update(self, **fields: object) -> None:
-        if self.task is not None:
-            if "description" in fields:
-                fields["description"] = f"{self.prefix}{fields['description']}"
-            self.progress.update(self.task, **fields)  # type: ignore[arg-type]
+    def _update(self, **counts: float | None) -> None:
+        """Moves the bar, and sees anew what finds room beside all of them."""
+        if self.task is None:
+            return
+        said = Said(self.prefix, self.place, self.value, self.rate, self.curve)
+        self.progress.update(self.task, said=said, **counts)  # type: ignore[arg-type]
+        tasks = self.progress.tasks
+        lines = status([task.fields["said"] for task in tasks], self.console.width - BESIDE)
+        for task, (text, rate, curve) in zip(tasks, lines, strict=True):
+            self.progress.update(task.id, description=text, rate=rate, curve=curve)
 
 
 def make_listeners(console: Console, number: int, *, quiet: bool) -> list[Listener]:
@@ -214,7 +222,7 @@ def start_line(record: RunRecord) -> str:
     name = data.name + (f" (stand-in for {data.stand_in_for})" if data.stand_in_for else "")
     sizes = f"{data.num_train:,}/{data.num_validation:,}/{data.num_test:,}"
     seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else f"seed {record.seeds[0]}"
-    epochs = f"{record.epochs} epochs" if record.epochs > 1 else "1 epoch"
+    epochs = epochs_text(record.epochs)
     return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {record.environment.device}"
 
 

@@ -16,16 +16,16 @@ from cnnbench.phrases import clean, estimate_text, metric_text, words
 from cnnbench.sparkline import sparkline
 from cnnbench.stats import mean
 from cnnbench.store import RunEntry
+from cnnbench.tables import Folded
 from cnnbench.targets import target_title
 from cnnbench.verdict_report import how_lines, sentence, verdict_lines
 
 if TYPE_CHECKING:
     from rich.console import Group
-    from rich.table import Table
 
 
 def terminal_table(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAIN) -> "Group":
-    """Tables for a terminal of 80 columns or more, each with its notes.
+    """Tables for a terminal, each with its notes.
 
     Args:
       comparisons: one table each, or two where they are wide.
@@ -35,12 +35,12 @@ def terminal_table(comparisons: Sequence[Comparison], *, wide: bool, look: Look 
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[Table | Text] = []
+    parts: list[Folded | Text] = []
     for comparison in comparisons:
         text = Text("\n".join(["", *notes(comparison, wide=wide, look=look), ""]), style="dim")
         said = [*verdict_lines(comparison.verdicts), *map(clean, comparison.remarks)]
         columns = epoch_columns(comparison, wide=wide, look=look)
-        parts.append(_rich_table(columns, comparison.rows, wide=wide))
+        parts.append(_rich_table(columns, comparison.rows, wide=wide, first=2))
         if costs := _cost_columns(comparison, wide=wide, look=look):
             parts += [Text(""), _rich_table(costs, comparison.costs, wide=True)]
         parts += [*(Text(f"\n{line}", style="bold") for line in said), text]
@@ -61,7 +61,7 @@ def markdown(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAI
 
 def list_table(
     entries: Iterable[RunEntry], curves: Iterable[Sequence[float]], encoding: str
-) -> "Table":
+) -> Folded:
     """Runs for a terminal, one a line; the RUN-ID begins with the start in UTC.
 
     Args:
@@ -75,15 +75,15 @@ def list_table(
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column("Run", no_wrap=True)
-    table.add_column("Name", overflow="fold")
-    table.add_column("Dataset", overflow="fold")
-    for header in ("Epochs", "Seeds"):
+    table.add_column("Name")
+    table.add_column("Dataset")
+    for header in ("Ep-\nochs", "Seeds"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("Curve", no_wrap=True)
     table.add_column("Result", justify="right", no_wrap=True)
     for entry, curve in zip(entries, curves, strict=True):
         table.add_row(*(Text(cell) for cell in _list_cells(entry, sparkline(curve, encoding))))
-    return table
+    return Folded(table)
 
 
 def grid(comparison: Comparison, *, wide: bool) -> list[list[str]]:
@@ -122,9 +122,12 @@ def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[st
     if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
         wanted = " and ".join(sorted(filter(None, lost)))
         lines.append(f"Stand-in: {data.name} was used, because {wanted} could not be had.")
-    if len({row.run.epochs for row in rows}) > 1:
-        lines.append("Epochs: the runs trained for different numbers, so last rows are not alike.")
     return (*lines, *warning_lines(comparison))
+
+
+def doubts(comparison: Comparison) -> tuple[str, ...]:
+    """What to know before the numbers are believed: remarks, then warnings, a line each."""
+    return (*map(clean, comparison.remarks), *warning_lines(comparison))
 
 
 def warning_lines(comparison: Comparison) -> tuple[str, ...]:
@@ -176,7 +179,9 @@ def _over_seeds(comparison: Comparison) -> str:
     return "mean ± standard deviation over the seeds, unknown for one"
 
 
-def _rich_table(columns: Sequence[Column[R]], rows: Sequence[R], *, wide: bool) -> "Table":
+def _rich_table(
+    columns: Sequence[Column[R]], rows: Sequence[R], *, wide: bool, first: int = 1
+) -> Folded:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -184,12 +189,12 @@ def _rich_table(columns: Sequence[Column[R]], rows: Sequence[R], *, wide: bool) 
     table = Table(box=box.MARKDOWN)
     if wide:  # no room for lines between so many columns
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column(columns[0].header, overflow="fold")
+    table.add_column(columns[0].header)
     for column in columns[1:]:
         table.add_column(column.heading or column.header, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
-    return table
+    return Folded(table, first)
 
 
 def _markdown(comparison: Comparison, *, wide: bool, look: Look) -> str:

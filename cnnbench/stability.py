@@ -1,18 +1,22 @@
 """Whether the times of runs can be trusted, and what to do where they cannot.
 
 The questions are those of pyperf and hyperfine: do the epochs differ from each other, was the
-machine busy, was the very first epoch slow, do the runs share a machine and its mood?
+machine busy, was the very first epoch slow, do the runs share a machine and its mood? Latency and
+peak are doubted likewise.
 """
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cnnbench.cost import Cost
+from cnnbench.phrases import enumeration, percent_text
 from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.stats import mean, sample_std
 
 MOST_SPREAD = 0.1  # standard deviation over mean, as in pyperf
 MOST_LOAD = 0.25  # for each CPU; an idle machine has a few hundredths
+_AGAIN = "wait until it is idle, and run it again."
 SLOW_FIRST = 1.5  # times the median of the other epochs
 
 
@@ -24,11 +28,15 @@ class Timed:
       label: the run's.
       record: what it is.
       epochs: its epochs in the order of training.
+      cost: what it costs; None where that was not measured.
+      product_share: its arithmetic as a share of the fastest matrix product, likewise.
     """
 
     label: str
     record: RunRecord
     epochs: tuple[EpochRecord, ...]
+    cost: Cost | None = None
+    product_share: float | None = None
 
 
 def warnings(runs: Sequence[Timed]) -> tuple[str, ...]:
@@ -38,7 +46,9 @@ def warnings(runs: Sequence[Timed]) -> tuple[str, ...]:
     """
     labels: dict[str, list[str]] = {}
     for run in runs:
-        for text in filter(None, (_slow_first(run), _spread(run), _load(run))):
+        for text in filter(
+            None, (_slow_first(run), _spread(run), _load(run), _costs(run), _peak(run))
+        ):
             labels.setdefault(text, []).append(run.label)
     own = (f"{'; '.join(names)}: {text}" for text, names in labels.items())
     return (*own, *filter(None, (_devices(runs), _turns(runs))))
@@ -80,9 +90,37 @@ def _load(run: Timed) -> str | None:
     if load is None or load <= MOST_LOAD:
         return None
     return (
-        f"the machine was busy when the run began (load {load:.2f} per CPU);"
-        " wait until it is idle, and run it again."
+        f"the machine was busy when the run began (load {load:.2f} per CPU), which Time, Images/s,"
+        f" Latency and Peak may show; {_AGAIN}"
     )
+
+
+def _costs(run: Timed) -> str | None:
+    """Columns of costs whose measurement was disturbed."""
+    cost = run.cost
+    latency, product = (cost.latency_spread, cost.product_spread) if cost else (None, None)
+    doubtful = []
+    if latency is not None and latency > MOST_SPREAD:
+        doubtful.append(f"Latency (medians of equal rounds differ by {percent_text(latency)})")
+    if product is not None and product > MOST_SPREAD:
+        doubtful.append(f"Peak (equal matrix products differ by {percent_text(product)})")
+    if not doubtful:
+        return None
+    found = enumeration(doubtful)
+    return f"the machine was busy while costs were measured, which shows in {found}; {_AGAIN}"
+
+
+def _peak(run: Timed) -> str | None:
+    """A share that no share can be is never left without its reason."""
+    if run.product_share is None or run.product_share <= 1:
+        return None
+    busy = "the machine was busy while its fastest matrix product was measured"
+    if run.record.engine and run.record.engine.form == "fast":
+        return (
+            "Peak is above 100 %: Winograd's algorithm needs fewer operations than are counted, or"
+            f" {busy}; run it again with --engine direct on an idle machine to tell."
+        )
+    return f"Peak is above 100 %, which cannot be: {busy}; {_AGAIN}"
 
 
 def _devices(runs: Sequence[Timed]) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from cnnbench.errors import CnnbenchError, StoreError
+from cnnbench.errors import CnnbenchError, StoreError, UsageError, listing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,10 +22,29 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 INTERRUPTED = 130
+PICTURES = ("svg", "png")  # forms that matplotlib draws here
+
+
+def file_form(option: str, file: "Path", forms: Sequence[str]) -> str:
+    """The form of a picture by its file's name.
+
+    Args:
+      option: that names the file.
+      file: the file.
+      forms: those there are, as in ``svg``.
+
+    Raises:
+      UsageError: it is another.
+    """
+    form = file.suffix.removeprefix(".")
+    if form not in forms:
+        choices = listing(f".{form}" for form in forms)
+        raise UsageError(f"{option}: '{file}' is no {choices} file; name one that is.")
+    return form
 
 
 def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None:
-    """Writes a file that an option names.
+    """Writes a file that an option names, and says so.
 
     Raises:
       StoreError: the disk refuses.
@@ -35,6 +54,7 @@ def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StoreError(f"{option} {file}: cannot be written: {reason}; name another.") from error
+    typer.echo(f"wrote {file}", err=True)
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:

@@ -1,5 +1,6 @@
 """A network as a run has trained it: its results, and what each of its layers gives."""
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -137,7 +138,7 @@ def load_trained(
       data_dir: where datasets outside the built-in table are looked up.
 
     Raises:
-      StoreError: the run kept no weights, or none of this seed, or they are damaged.
+      StoreError: the run's folder holds no weights, or none of this seed, or they are damaged.
       SpecError: its experiment cannot be read.
       UsageError: its Python model cannot be imported.
     """
@@ -160,8 +161,9 @@ def _seed(path: Path, record: RunRecord, seed: int | None) -> int:
     """The seed that is asked for, if its weights are there."""
     kept = [known for known in record.seeds if known in kept_seeds(path)]
     if not kept:
-        message = f"{path}: it kept no weights (an older version did not, or no seed has ended)"
-        raise StoreError(f"{message}; run the experiment again.")
+        message = f"{path}: it holds no weights (an older version wrote none, or no seed has ended)"
+        again = shlex.join(record.environment.command)
+        raise StoreError(f"{message}; train them with: {again}")
     if seed is not None and seed not in kept:
         raise StoreError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")
     return kept[0] if seed is None else seed

@@ -48,8 +48,8 @@ class Rules:
     """How runs are judged.
 
     Args:
-      baseline: label, name or path of the run that the others are judged beside; the first
-        if None.
+      baseline: label, name, path or RUN-ID, or the beginning of a RUN-ID, of the run that the
+        others are judged beside; the first if None.
       metric: what they are judged by; the headline metric if None.
       alpha: how often chance alone may be taken for a difference.
       min_effect: smaller differences do not matter.
@@ -75,6 +75,11 @@ class Sample(NamedTuple):
     names: tuple[str, str, str]
     values: Mapping[int, float]
     epoch_s: Mapping[int, float]
+
+    @property
+    def run_id(self) -> str:
+        """The last part of its path."""
+        return self.names[2].rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +155,19 @@ def find_baseline(samples: Sequence[Sample], wanted: str | None) -> int:
     """The place of the run that is named.
 
     Raises:
-      UsageError: there is none.
+      UsageError: there is none, or it is the beginning of several RUN-IDs.
     """
     if wanted is None:
         return 0
-    for place, sample in enumerate(samples):
-        if wanted in sample.names:
-            return place
+    places = [place for place, sample in enumerate(samples) if wanted in sample.names]
+    if not places and wanted:
+        places = [p for p, sample in enumerate(samples) if sample.run_id.startswith(wanted)]
+        found = sorted({samples[place].run_id for place in places})
+        if len(found) > 1:
+            message = f"--baseline: '{wanted}' begins {len(found)} run ids"
+            raise UsageError(f"{message}; write more of one, such as {found[-1]}.")
+    if places:
+        return places[0]
     names = list(dict.fromkeys(sample.names[1] for sample in samples))
     message = f"--baseline: no run here is called '{wanted}'{did_you_mean(wanted, names)}"
     raise UsageError(f"{message}; write {listing(names)}.")

@@ -29,7 +29,9 @@ Runs = Annotated[
 Baseline = Annotated[
     str | None,
     typer.Option(
-        help="What the others are judged beside; the first run if left out.", metavar="NAME"
+        help="What the others are judged beside: an experiment's name, a title or a RUN-ID; the"
+        " first run if left out. Where no runs are named, the experiment that ran first is first.",
+        metavar="NAME|RUN-ID",
     ),
 ]
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from cnnbench.errors import Location, Problem, SpecError, shown
+from cnnbench.errors import Location, Problem, SpecError, nearest, shown
 from cnnbench.scalars import MAX_DIGITS, is_number, is_text, plain_scalar, readings
 from cnnbench.syntax import MAX_BYTES, MAX_DEPTH, MAX_NODES, PLAIN, QUOTED, compose
 
@@ -58,9 +58,20 @@ def read_document(path: Path) -> Document:
         raise SpecError([Problem(location, "", "is a folder", "name a .yaml file")]) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        problem = Problem(location, "", f"cannot be read ({reason})", "check the file's name")
+        hint = _meant(path) if isinstance(error, FileNotFoundError) else ""
+        problem = Problem(location, "", f"cannot be read ({reason}){hint}", "check the file's name")
         raise SpecError([problem]) from None
     return parse_document(raw, str(path))
+
+
+def _meant(path: Path) -> str:
+    """A suggestion for a file that is not there: `standard` may be `experiments/standard.yaml`."""
+    files = [
+        file for folder in (Path("experiments"), path.parent) for file in folder.glob("*.yaml")
+    ]
+    stems = {file.stem: file for file in sorted(files)}
+    near = nearest(path.stem, stems)
+    return f" (did you mean '{stems[near]}'?)" if near else ""
 
 
 def parse_document(raw: bytes, path: str) -> Document:

@@ -43,7 +43,7 @@ summary codec weights
 store
 stats
 history
-verdict phrases
+verdict phrases tables
 sparkline
 verdict_report
 gates
@@ -88,16 +88,16 @@ workers
 contest
 layer_table inspection_report
 differences diagram
-plots
+plots pixels
 inspection_plots
-curves mistakes pixels
+curves mistakes
 panels
 charts inline_svg exhibits
 page_parts
 page
 recorder event_files
 session bench_session
-matching
+matching status_line
 progress
 terminal words
 cli_data

@@ -173,6 +173,14 @@ class TestWork:
         assert BENCHMARK.product_share(OWN) == pytest.approx(0.25)
         assert LOSSES.product_share(OWN) is None
 
+    def test_a_share_above_100_percent_is_explained(self) -> None:
+        assert BENCHMARK.product is not None
+        slow = dataclasses.replace(BENCHMARK.product, flops=5e10)
+        lines = bench_report.notes(dataclasses.replace(BENCHMARK, product=slow))
+        at = lines.index(bench_report.ABOVE_ALL)
+        assert lines[at - 1].startswith("Arithmetic: cnnbench does 125 % of the 50 GFLOP/s")
+        assert bench_report.ABOVE_ALL not in bench_report.notes(BENCHMARK)
+
 
 class TestBand:
     def test_who_learnt_something_else_is_named(self) -> None:

@@ -149,6 +149,41 @@ def test_words_say_what_is_seen() -> None:
     assert bands_text(shown(make_run()).curves) == "Lines: one seed."
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 7, 30])
+def test_no_tick_is_between_epochs(epochs: int) -> None:
+    run = make_run()
+    every = tuple(dataclasses.replace(run.epochs[0], epoch=n + 1) for n in range(epochs))
+    drawn = shown(with_record(dataclasses.replace(run, epochs=every), epochs=epochs))
+    axes = axes_of(Chart.EPOCHS, drawn)
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == round(tick) for tick in ticks)
+
+
+def test_a_run_that_diverged_is_named_and_marked() -> None:
+    good, bad = two(seeds=(0, 1))
+    lost = tuple(dataclasses.replace(e, train_loss=math.nan) if e.seed else e for e in bad.epochs)
+    all_lost = with_record(changed(bad, train_loss=math.inf), run_id="c")
+    drawn = shown(good, dataclasses.replace(bad, epochs=lost), all_lost)
+    assert [curve.lost for curve in drawn.curves] == ["", "1 of 2 diverged", "diverged"]
+    for chart in (Chart.EPOCHS, Chart.PARAMETERS):
+        texts = [text.get_text() for text in axes_of(chart, drawn).texts]
+        assert texts[-3:] == [
+            "Standard CNN",
+            "Modified CNN #1\n1 of 2 diverged",
+            "Modified CNN #2\ndiverged",
+        ]
+    pair = shown(good, changed(bad, train_loss=math.nan, metrics={"accuracy": math.nan}))
+    assert "Modified CNN\ndiverged" in [
+        text.get_text() for text in axes_of(Chart.DIFFERENCES, pair).texts
+    ]
+    assert curves_text(pair.curves, "accuracy", by_time=False).endswith(
+        "Modified CNN: from NaN (NaN to NaN) to NaN (NaN to NaN) after 3 epochs; diverged."
+    )
+    assert b"diverged" in picture(pair.charts(), pair, "svg", title="Two")
+
+
 def test_values_that_are_not_finite_leave_gaps() -> None:
     standard, modified = two(seeds=(0, 1))
     lost = changed(modified, metrics={"accuracy": math.nan}, validation_loss=math.inf)

@@ -1,6 +1,7 @@
 """``cnnbench compare``: its options, what it prints, and its exit codes."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,39 @@ def test_the_baseline_and_the_metric_are_chosen(results: Path) -> None:
     assert (verdict["label"], verdict["baseline"]) == ("Standard CNN", "Modified CNN")
     assert verdict["finding"] == "no difference detected"
     assert verdict["seeds"] == list(SEEDS)
+
+
+def test_the_baseline_is_a_run_id_or_its_beginning(results: Path) -> None:
+    for name in ("b", "20251123T063012Z-a1b2", "20251123"):
+        words = ["standard", "modified", "--baseline", name, "--format", "json"]
+        (comparison,) = json.loads(compare(results, *words).stdout)["comparisons"]
+        (verdict,) = comparison["verdicts"]
+        assert verdict["baseline"] == ("Modified CNN" if name == "b" else "Standard CNN")
+    save(make_run("third", "Third", seeds=SEEDS, run_id="20251124T000000Z-0000"), results)
+    save(make_run("autoencoder", "Autoencoder", headline="loss", run_id="d"), results)
+    done = compare(results, "--baseline", "202511")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "--baseline: '202511' begins 2 run ids; write more of one, such as "
+        "20251124T000000Z-0000.\n",
+    )
+    done = compare(results, "--baseline", "20251124", "--format", "json")
+    together, alone = json.loads(done.stdout)["comparisons"]
+    assert [row["run_id"] for row in alone["rows"]] == ["d", "d"]
+    assert {verdict["baseline"] for verdict in together["verdicts"]} == {"Third"}
+
+
+def test_without_names_the_experiment_that_ran_first_is_the_baseline(results: Path) -> None:
+    """Also when it was trained anew, and whatever the alphabet says."""
+    day = datetime(2025, 11, 20, tzinfo=UTC)
+    first = make_run("zero", "Zero", seeds=SEEDS)
+    save(with_record(first, run_id="z1", started_at=day), results)
+    save(with_record(first, run_id="z2", started_at=day + timedelta(days=9)), results)
+    (comparison,) = json.loads(compare(results, "--format", "json").stdout)["comparisons"]
+    assert comparison["rows"][0]["run_id"] == "z2"
+    assert {verdict["baseline"] for verdict in comparison["verdicts"]} == {"Zero"}
+    told = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).stdout
+    assert "the experiment that ran first is first" in " ".join(told.replace("│", " ").split())
 
 
 def test_the_baseline_is_one_of_two_with_the_same_title(results: Path) -> None:
@@ -100,7 +134,7 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
             ["--sort-by", "speed"],
             "--sort-by: there is no column 'speed' (did you mean 'seeds'?); write type, epoch, "
             "accuracy, time, seeds, test, parameters, images/s, forward, backward, memory, p50, "
-            "p99 or peak.\n",
+            "p99 or peak, or a header of the tables.\n",
         ),
         (
             ["--target", "98"],
@@ -125,6 +159,17 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
 def test_what_is_wrong_is_said(results: Path, words: list[str], message: str) -> None:
     done = compare(results, "standard", "modified", *words)
     assert (done.exit_code, done.stderr) == (2, message)
+
+
+def test_a_limit_on_what_some_runs_lack_is_refused_before_any_table(results: Path) -> None:
+    save(make_run("autoencoder", "Autoencoder", headline="loss", run_id="d"), results)
+    done = compare(results, "--fail-if", "accuracy:-1pp")
+    assert (done.exit_code, done.stdout, done.stderr) == (
+        2,
+        "",
+        "--fail-if: autoencoder/d has no 'accuracy'; write loss or train_s, or name the runs "
+        "that have it.\n",
+    )
 
 
 def test_a_limit_needs_a_run_beside_the_baseline(results: Path) -> None:

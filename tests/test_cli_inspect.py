@@ -1,6 +1,7 @@
 """`cnnbench inspect` at the command line."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cnnbench.cli import app
+from cnnbench.store import read_entry
 from cnnbench.trained import load_trained
 
 SPEC = """\
@@ -93,7 +95,7 @@ def test_images_are_predicted_and_units_asked_of_all_images(results: Path) -> No
 def test_activations_are_saved_for_numpy(results: Path, tmp_path: Path) -> None:
     file = tmp_path / "some.npz"
     done = inspect("--image", "7", "--image", "2", "--npz", str(file))
-    assert (done.exit_code, done.stderr) == (0, f"saved 6 arrays in {file}\n")
+    assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
     network = load_trained(run_of(results))
     test = network.dataset(None, pytest.fail).test
     with np.load(file) as found:
@@ -109,11 +111,19 @@ def test_activations_are_saved_for_numpy(results: Path, tmp_path: Path) -> None:
         assert found["input.numbers"].tolist() == list(range(30))
 
 
+def test_some_units_are_shown_and_all_that_are_asked_for() -> None:
+    some, everything = (inspect("--layer", "out", "--units", n).stdout for n in ("3", "10"))
+    title = "What excites out most, 3 of 10 units (all: --units 10): value, image (label)\n"
+    assert title in some
+    assert "What excites out most: value, image (label)\n" in everything
+    assert len(everything.splitlines()) - len(some.splitlines()) == 7
+
+
 @pytest.mark.parametrize("name", ["layer.png", "layer.svg"])
 def test_pictures_are_drawn(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     done = inspect("--layer", "conv", "-o", str(file))
-    assert (done.exit_code, done.stderr) == (0, f"drew {file}\n")
+    assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
     content = file.read_bytes()
     if name.endswith("svg"):
         for text in (b"conv: 3 filters of 5x5", b"image 0", b"what excites conv most"):
@@ -125,7 +135,7 @@ def test_pictures_are_drawn(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("-o", "a.pdf"), 2, "--output: 'a.pdf' is no .png or .svg file; name one that is."),
+        (("-o", "a.pdf"), 2, "--output: 'a.pdf' is no .svg or .png file; name one that is."),
         (
             ("--npz", "a.npz"),
             2,
@@ -162,5 +172,6 @@ def test_an_older_run_says_that_it_kept_nothing(results: Path, tmp_path: Path) -
     for file in (f for f in run_of(results).iterdir() if f.is_file()):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     done = invoke("inspect", str(tmp_path))
-    message = f"{tmp_path}: it kept no weights (an older version did not, or no seed has ended)"
-    assert (done.exit_code, done.stderr) == (1, f"{message}; run the experiment again.\n")
+    message = f"{tmp_path}: it holds no weights (an older version wrote none, or no seed has ended)"
+    again = shlex.join(read_entry(tmp_path).record.environment.command)
+    assert (done.exit_code, done.stderr) == (1, f"{message}; train them with: {again}\n")

@@ -1,12 +1,14 @@
 """``cnnbench plot`` and ``cnnbench report``: their options and what they refuse."""
 
+import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from cnnbench.cli import app
-from tests.samples import make_run, save
+from tests.samples import make_run, on_device, save, with_record
 
 
 @pytest.fixture
@@ -36,11 +38,32 @@ def test_a_plot_is_a_picture_with_the_verdict_and_the_options_of_compare() -> No
     assert Path("one.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_plot_warns_as_compare_does(results: Path) -> None:
+    lost = make_run("lost", "Lost", seeds=(0, 1), run_id="d")
+    epochs = tuple(dataclasses.replace(epoch, train_loss=math.nan) for epoch in lost.epochs)
+    busy = on_device(dataclasses.replace(lost, epochs=epochs), load_per_cpu=0.5)
+    save(with_record(busy, batch_size=1000, epochs=3), results)
+    save(with_record(lost, name="half", title="Half", epochs=3, batch_size=499), results)
+    done = invoke("plot", "half", "standard", "--output", "two.svg")
+    assert done.stderr.splitlines()[-1] == "wrote two.svg"
+    told = invoke("compare", "half", "standard").stdout
+    assert len(done.stderr.splitlines()) == 2
+    assert done.stderr.startswith("Different recipes: Half for 3 epochs in batches of 499; ")
+    assert " ".join(done.stderr.splitlines()[0].split()) in " ".join(told.split())
+    done = invoke("plot", "lost")
+    assert done.stderr.splitlines() == [
+        "Warning: Lost diverged with seed 0, 1: the loss is not finite.",
+        "Warning: Lost: the machine was busy when the run began (load 0.50 per CPU), which"
+        " Time, Images/s, Latency and Peak may show; wait until it is idle, and run it again.",
+        "wrote comparison.svg",
+    ]
+
+
 @pytest.mark.usefixtures("results")
 def test_a_report_is_of_every_experiment_unless_runs_are_named() -> None:
     assert invoke("report").stderr == "wrote report.html\n"
     page = Path("report.html").read_text()
-    assert page.index("Modified CNN and Standard CNN on mnist") < page.index("Autoencoder on mnist")
+    assert page.index("Standard CNN and Modified CNN on mnist") < page.index("Autoencoder on mnist")
     assert "What needs weights is not shown: " in page
     done = invoke("report", "modified", "standard", "--output", "two.html", "--min-effect", "5pp")
     assert done.exit_code == 0
@@ -69,9 +92,9 @@ def test_compare_prints_a_page() -> None:
         ),
         (
             ["plot"],
-            2,
-            "command line: these runs cannot stand in one picture, only in 2: autoencoder; "
-            "modified, standard; name the runs of one.",
+            4,
+            "command line: these runs cannot stand in one picture, only in 2: standard, modified; "
+            "autoencoder; name the runs of one.",
         ),
         (
             ["plot", "standard", "-o", "none/a.svg"],

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cnnbench import report
 from cnnbench.columns import Look, cost_columns, epoch_columns, sort_runs
 from cnnbench.compare import Comparison, compare
 from cnnbench.errors import UsageError
+from cnnbench.phrases import bytes_text, flops_text, seconds_text
 from cnnbench.results import RunResult
 from cnnbench.verdict import Rules
 from tests.samples import COST, GOLDEN, make_run
@@ -53,13 +56,48 @@ def costs(comparison: Comparison, look: Look = Look()) -> list[list[str]]:  # no
     return [[c.header for c in columns], *([c.cell(r) for c in columns] for r in comparison.costs)]
 
 
+def test_groups_are_sorted_by_headers_of_their_own() -> None:
+    """The header of the target is 96 % in one group and would be a loss in another."""
+    comparison = three(target="0.96")
+    other = three(target="93.1%")
+    first, second = sort_runs([comparison, other], "target")
+    assert labels(first) == labels(second) == ["Modified", "Standard", "Older"]
+
+
 def test_costs_in_cells() -> None:
     assert costs(three()) == [
         ["Type", "Forward", "Backward", "Memory", "Latency p50", "Latency p99", "Peak"],
         ["Standard CNN", "4.52 M", "8.24 M", "17.9 MiB", "0.182 ms", "4.76 ms", "46 %"],
-        ["Modified CNN", "6.87 M", "10.5 G", "3.00 GiB", "0.0123 s", "–", "–"],  # noqa: RUF001
+        ["Modified CNN", "6.87 M", "10,500 M", "3,072 MiB", "12.3 ms", "–", "–"],  # noqa: RUF001
         ["Older CNN", *["–"] * 6],  # noqa: RUF001
     ]
+
+
+@given(st.lists(st.floats(1e-6, 1e15), min_size=1, max_size=6))
+def test_a_column_has_one_unit_and_three_right_digits(values: list[float]) -> None:
+    sizes = {"ms": 1e-3, "s": 1, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "B": 1}
+    sizes |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    for text in (seconds_text, flops_text, bytes_text):
+        cells = [text(value, None, values) for value in values]
+        assert len({cell.partition(" ")[2] for cell in cells}) == 1
+        for cell, value in zip(cells, values, strict=True):
+            number, _, unit = cell.partition(" ")
+            found = float(number.replace(",", "")) * sizes[unit]
+            least = 1 if unit in ("", "B") else 0
+            assert found == pytest.approx(value, rel=6e-3, abs=least)
+        # No unit is so small that a number gets long, or so large that all begin with zeros.
+        numbers = [float(cell.partition(" ")[0].replace(",", "")) for cell in cells]
+        assert max(numbers) <= 100_000 or cells[0].endswith((" s", " T", " TiB"))
+
+
+def test_an_epoch_of_milliseconds_stands_beside_seconds_in_their_unit() -> None:
+    """8 ms beside 6.8 s: both in milliseconds; beside minutes: both in seconds."""
+    quick = make_run("quick", "Quick")
+    epochs = tuple(dataclasses.replace(e, train_s=0.008) for e in quick.epochs)
+    comparison = compare([make_run(), dataclasses.replace(quick, epochs=epochs)])
+    (time,) = (c for c in epoch_columns(comparison, wide=False) if c.name == "time")
+    assert [time.cell(row) for row in comparison.rows] == ["6,770 ms", "6,810 ms"] + ["8.00 ms"] * 2
+    assert seconds_text(0.008, beside=[600.0]) == "0.00800 s"
 
 
 def test_the_share_of_the_peak_is_that_of_bench() -> None:
@@ -103,6 +141,11 @@ SORTED = [
     ("peak", ["Standard", "Modified", "Older"]),
     ("p50", ["Standard", "Modified", "Older"]),
     ("target", ["Modified", "Standard", "Older"]),
+    ("To 96 %", ["Modified", "Standard", "Older"]),
+    ("to 96%", ["Modified", "Standard", "Older"]),
+    ("name", ["Modified", "Older", "Standard"]),
+    ("latency", ["Standard", "Modified", "Older"]),
+    ("Latency p50", ["Standard", "Modified", "Older"]),
     ("parameters", ["Standard", "Modified", "Older"]),  # equal ones stay as they were
 ]
 
@@ -134,7 +177,7 @@ def test_an_unknown_column_is_an_error_that_names_them() -> None:
     assert str(caught.value) == (
         "--sort-by: there is no column 'acuracy' (did you mean 'accuracy'?); write type, epoch, "
         "accuracy, time, seeds, test, parameters, images/s, forward, backward, memory, p50, p99 "
-        "or peak."
+        "or peak, or a header of the tables."
     )
 
 

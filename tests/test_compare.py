@@ -142,6 +142,23 @@ def test_reconstructions_are_compared_under_one_loss_only() -> None:
     assert len(compare([make_run(), modified(loss="other")]).rows) == 4
 
 
+def test_equal_steps_by_other_epochs_or_batches_are_told() -> None:
+    """3 epochs of 100 steps each: 6 epochs of twice the batch take as many steps."""
+    double = make_run("double", "Double", run_id="b")
+    epochs = tuple(
+        dataclasses.replace(e, epoch=e.epoch + more) for more in (0, 3) for e in double.epochs
+    )
+    double = dataclasses.replace(with_record(double, epochs=6, batch_size=1000), epochs=epochs)
+    found = compare([make_run(), modified(), double])
+    assert found.remarks == (
+        "Different recipes: Standard CNN and Modified CNN for 3 epochs in batches of 500; Double "
+        "for 6 epochs in batches of 1,000. The steps are as many, but not the images seen, so a "
+        "difference may come from the recipe and not from the network; give all of them the same "
+        "epochs and batch size to tell.",
+    )
+    assert compare([make_run(), modified()]).remarks == ()
+
+
 def _without(run: RunResult, seed: int, epoch: int) -> RunResult:
     epochs = tuple(e for e in run.epochs if (e.seed, e.epoch) != (seed, epoch))
     return dataclasses.replace(run, epochs=epochs)

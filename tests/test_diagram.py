@@ -90,7 +90,7 @@ def test_show_draws(suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"modified{suffix}"
     words = ["show", str(EXPERIMENTS / "modified.yaml"), "--diagram", str(file)]
     done = CliRunner().invoke(app, words)
-    assert (done.exit_code, done.stderr) == (0, f"drew {file}\n")
+    assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
     assert file.stat().st_size > 500
 
 

@@ -32,7 +32,8 @@ def test_an_experiment_is_not_different_from_itself_under_another_name() -> None
 def test_added_and_rewired_layers() -> None:
     found = differences(load("standard"), load("modified"))
     assert found.marks == dict.fromkeys(("conv1a", "pool1a", "flat1a", "concat"), "+") | {
-        "drop2": "~"
+        "drop2": "~",
+        "dense2": ">",
     }
     assert found.lines == (
         "+ conv1a: conv 32 @ 10x10, relu",
@@ -40,6 +41,7 @@ def test_added_and_rewired_layers() -> None:
         "+ flat1a: flatten",
         "+ concat: concat",
         "~ drop2: inputs dense1 -> concat",
+        "> dense2: size follows, input 256 -> 544, parameters 2,570 -> 5,450",
         "parameters: 160,362 -> 166,474 (+3.8 %)",
         "multiply-adds: 2,232,832 -> 3,390,912 (+51.9 %)",
     )
@@ -47,8 +49,8 @@ def test_added_and_rewired_layers() -> None:
 
 def test_removed_layers() -> None:
     found = differences(load("modified"), load("standard"))
-    assert found.marks == {"drop2": "~"}
-    assert found.lines[1:5] == (
+    assert found.marks == {"drop2": "~", "dense2": ">"}
+    assert found.lines[2:6] == (
         "- conv1a: conv 32 @ 10x10, relu",
         "- pool1a: max_pool 5x5",
         "- flat1a: flatten",
@@ -79,14 +81,23 @@ def test_removed_layers() -> None:
 def test_changes_are_told_by_key(overrides: list[str], lines: list[str]) -> None:
     found = differences(load("standard"), load("standard", *overrides)).lines
     assert set(lines) <= set(found), found
-    assert all(re.match(r"[~+-] |[a-z_.-]+: ", line) for line in found)
+    assert all(re.match(r"[~+>-] |[a-z_.-]+: ", line) for line in found)
 
 
-def test_a_layer_that_follows_from_others_is_not_marked() -> None:
-    """The dense layer has other parameters because of the kernel; nobody wrote it differently."""
+def test_a_layer_that_follows_from_others_is_marked_as_such() -> None:
+    """Sizes by hand: 28 - 7 + 1 = 22, half of it 11, less 4 is 7, half of it 3; 9 x 32 = 288."""
     found = differences(load("standard"), load("standard", "model.conv1.kernel=7"))
-    assert set(found.marks) == {"conv1"}
-    assert found.lines[1] == "parameters: 160,362 -> 103,786 (-35.3 %)"
+    follow = ("pool1", "conv2", "pool2", "drop1", "dense1")
+    assert found.marks == {"conv1": "~"} | dict.fromkeys(follow, ">")
+    assert found.lines[1:7] == (
+        "> pool1: size follows, output 12x12x32 -> 11x11x32",
+        "> conv2: size follows, output 8x8x32 -> 7x7x32",
+        "> pool2: size follows, output 4x4x32 -> 3x3x32",
+        "> drop1: size follows, output 4x4x32 -> 3x3x32",
+        "> dense1: size follows, input 4x4x32 -> 3x3x32, parameters 131,328 -> 73,984",
+        "parameters: 160,362 -> 103,786 (-35.3 %)",
+    )
+    assert (9 * 32 + 1) * 256 == 73_984
 
 
 def test_show_marks_the_second(monkeypatch: pytest.MonkeyPatch) -> None:

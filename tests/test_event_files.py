@@ -131,7 +131,7 @@ def test_images_are_filters_and_reconstructions(runs: dict[str, Path]) -> None:
     assert events.Tags()["images"] == ["filters/conv"]
     (event,) = events.Images("filters/conv")
     picture = pixels(event)
-    assert picture.shape == (event.height, event.width) == (5 * ZOOM + 2, COLUMNS * (5 * ZOOM + 2))
+    assert picture.shape == (event.height, event.width) == (5 * ZOOM, 3 * (5 * ZOOM + 2) - 2)
     kernel = load_trained(runs["lines"], 4).parameters["conv"]["kernel"]
     for number in range(3):
         left = number * (5 * ZOOM + 2)
@@ -154,7 +154,7 @@ def test_filters_of_a_colour_image_have_three_channels() -> None:
     kernel = np.zeros((1, 2, 3, 9))
     kernel[0, 1, 2, 8] = -4.0  # the last filter, its right column, blue
     grid = filter_grid(kernel)
-    assert grid.shape == (2 * (ZOOM + 2), COLUMNS * (2 * ZOOM + 2), 3)
+    assert grid.shape == (2 * (ZOOM + 2) - 2, COLUMNS * (2 * ZOOM + 2) - 2, 3)
     assert grid[0, 0].tolist() == [128, 128, 128]
     assert grid[ZOOM + 2, ZOOM].tolist() == [128, 128, 0]
     assert filter_grid(np.zeros((3, 3, 1, 2)))[0, 0] == 128  # nothing learnt, nothing divided by

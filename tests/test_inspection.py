@@ -21,8 +21,9 @@ from cnnbench.inspection import (
     examine,
     predictions,
 )
-from cnnbench.inspection_plots import Panel, activation_panels, layer_panels, mosaic, page
+from cnnbench.inspection_plots import Panel, activation_panels, layer_panels, page
 from cnnbench.inspection_report import layers_table, predictions_table, units_table
+from cnnbench.pixels import mosaic
 from cnnbench.progress import Silent
 from cnnbench.session import Request, run_experiment
 from cnnbench.trained import TrainedNetwork, load_trained
@@ -184,8 +185,8 @@ def test_tables_are_what_they_were() -> None:
     vectors = Responses(values[:, :3], images[:, :3], np.zeros((4, 3, 0), int))
     console = Console(width=80, file=io.StringIO(), record=True)
     console.print(layers_table(layers, "Standard CNN, seed 0: 10,000 test images of mnist"))
-    console.print(units_table("conv1", places, labels))
-    console.print(units_table("dense1", vectors, labels))
+    console.print(units_table("conv1", places, labels, 16))
+    console.print(units_table("dense1", vectors, labels, 16))
     console.print(predictions_table([Prediction(12, 3, 5, 0.98765), Prediction(9999, 0, 0, 0.5)]))
     console.print(predictions_table([Prediction(12, 3, None, 0.012345)]))
     text = console.export_text()
@@ -220,7 +221,7 @@ def test_panels_of_a_layer(classifier: tuple[TrainedNetwork, Dataset]) -> None:
     images = dataset.test.images
     _, responses = examine(network, images, "conv")
     assert responses is not None
-    filters, examples = layer_panels(network, "conv", images, responses, [])
+    filters, examples = layer_panels(network, "conv", images, responses, [], 16)
     assert filters.title == "conv: 5 filters of 5x5"
     kernel = network.parameters["conv"]["kernel"]
     np.testing.assert_array_equal(filters.tiles[2], kernel[:, :, 0, 2])
@@ -239,7 +240,7 @@ def test_many_filters_are_cut_to_a_page(classifier: tuple[TrainedNetwork, Datase
     network, dataset = classifier
     _, responses = examine(network, dataset.test.images, "deep")
     assert responses is not None
-    filters, examples = layer_panels(network, "deep", dataset.test.images, responses, [])
+    filters, examples = layer_panels(network, "deep", dataset.test.images, responses, [], 16)
     title = (
         "deep: 20 filters of 2x2, the first 16 of them; a filter a row, by 5 of 5 input channels"
     )
@@ -247,6 +248,13 @@ def test_many_filters_are_cut_to_a_page(classifier: tuple[TrainedNetwork, Datase
     kernel = network.parameters["deep"]["kernel"]
     np.testing.assert_array_equal(filters.tiles[5 * 3 + 4], kernel[:, :, 4, 3])
     assert examples.title == "what excites deep most, 16 of 20 units; a unit a row"
+    filters, examples = layer_panels(network, "deep", dataset.test.images, responses, [], 20)
+    assert filters.title == "deep: 20 filters of 2x2; a filter a row, by 5 of 5 input channels"
+    assert examples.title == "what excites deep most; a unit a row"
+    assert examples.rows == tuple(map(str, range(20)))
+    tall = reader.imread(io.BytesIO(page([examples], "", "png"))).shape
+    few = layer_panels(network, "deep", dataset.test.images, responses, [], 16)[1]
+    assert tall[0] > reader.imread(io.BytesIO(page([few], "", "png"))).shape[0]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -168,8 +168,9 @@ def test_an_older_run_says_what_it_lacks(tmp_path: Path) -> None:
     assert shown.remarks == [
         f"The network is not drawn: {folder}/resolved.yaml: cannot be read (no such file or"
         " directory); check the file's name.",
-        f"What needs weights is not shown: {folder}: it kept no weights (an older version did"
-        " not, or no seed has ended); run the experiment again.",
+        f"What needs weights is not shown: {folder}: it holds no weights (an older version"
+        " wrote none, or no seed has ended); train them with: cnnbench run"
+        " experiments/standard.yaml.",
     ]
     text = Page(report_page([compare([run])], [run], [shown])).text
     assert all(remark in text for remark in shown.remarks)

@@ -70,8 +70,11 @@ def test_counts_do_not_depend_on_the_engine() -> None:
     one, other = costs
     assert (one.forward_flops, one.backward_flops) == (other.forward_flops, other.backward_flops)
     assert one.training_flops == other.training_flops
-    assert one.product_flops == other.product_flops  # measured once a process
-    assert one.product_flops > 1e8
+    for cost in costs:
+        assert cost.product_flops > 1e8
+        assert cost.latency_spread is not None
+        assert cost.product_spread is not None
+        assert min(cost.latency_spread, cost.product_spread) >= 0
 
 
 def test_without_a_cpu_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,17 +127,44 @@ class Ticking:
         self.now += next(self._seconds)
 
 
-def test_fast_calls_are_timed_300_times_after_five() -> None:
+def test_fast_calls_are_timed_300_times_in_three_rounds_of_five_more() -> None:
     clock = Ticking([0.001])
-    seconds = probe.call_seconds(clock.call, clock)
-    assert (len(seconds), clock.calls) == (300, 305)
-    assert seconds == pytest.approx([0.001] * 300)
+    rounds, _ = probe.by_turns(clock.call, [], clock)
+    assert ([len(turn) for turn in rounds], clock.calls) == ([100, 100, 100], 315)
+    assert rounds[2] == pytest.approx([0.001] * 100)
 
 
-@pytest.mark.parametrize(("call_s", "calls"), [(0.01, 100), (0.04, 25), (2.0, 20)])
-def test_slow_calls_stop_after_a_second_but_not_before_twenty(call_s: float, calls: int) -> None:
+@pytest.mark.parametrize(("call_s", "calls"), [(0.005, 67), (0.04, 9), (2.0, 7)])
+def test_slow_calls_stop_after_a_third_of_a_second_but_not_before_seven(
+    call_s: float, calls: int
+) -> None:
     clock = Ticking([call_s])
     assert len(probe.call_seconds(clock.call, clock)) == pytest.approx(calls, abs=1)
+
+
+def test_products_are_timed_before_each_round_by_library() -> None:
+    """Both share a clock: the first library takes 1 s, then 3 s, the second always 2 s."""
+    clock, order = Ticking([0.001]), []
+
+    def product(name: str, seconds: list[float]) -> Any:
+        times = itertools.cycle(seconds)
+
+        def multiply() -> None:
+            order.append(name)
+            clock.now += next(times)
+
+        return multiply
+
+    _, times = probe.by_turns(clock.call, [product("a", [1, 3]), product("b", [2])], clock)
+    assert order == ["a", "b"] * 3
+    assert times[0] == pytest.approx([1, 3, 1])
+    assert times[1] == pytest.approx([2] * 3)
+
+
+def test_the_spread_is_above_the_smallest() -> None:
+    assert probe.spread([0.1, 0.1, 0.1], max) == 0
+    assert probe.spread([0.2, 0.1, 0.15], max) == pytest.approx(1)
+    assert probe.spread([0.2, 0.1, 0.15], np.median) == pytest.approx(0.5)
 
 
 def test_the_99th_percentile_needs_200_calls() -> None:

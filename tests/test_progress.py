@@ -12,6 +12,7 @@ from cnnbench.events import Compiled, StepDone
 from cnnbench.loader import load_experiment
 from cnnbench.progress import Bars, Lines, Silent, make_listeners, make_progress
 from cnnbench.results import EpochRecord
+from cnnbench.status_line import Said, status
 from tests.samples import make_run
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -74,16 +75,63 @@ def test_bars_draw_the_course_of_a_seed(encoding, curve):
     bars.close()
 
 
-@pytest.mark.parametrize(("width", "shown"), [(80, False), (100, True)])
-def test_beside_a_title_a_curve_needs_room(width, shown):
-    screen = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (100, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00 % ▅▅ ━━ 12,345 images/s"),
+        (80, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00 % ▅▅ ━━ 12,345 images/s"),
+        (79, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00 % ━━ 12,345 images/s"),
+        (70, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00 % ━━"),
+        (60, "Standard CNN: seed 1 epoch 2/3, 90.00 % ━━"),
+        (53, "Standard...: seed 1 epoch 2/3, 90.00 % ━━"),
+        (48, "...: seed 1 epoch 2/3, 90.00 % ━━"),
+    ],
+)
+def test_what_finds_no_room_is_left_out_and_no_word_is_cut(width, line):
+    out = io.StringIO()
+    screen = Console(file=out, force_terminal=True, width=width, color_system=None)
     bars = Bars(make_progress(screen), several=True)
     bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
-    bars.started(make_run().record, 10)
+    bars.started(make_run(seeds=(1, 2)).record, 10)
+    bars.event(Compiled(160_362, 3.0, "cold", "fast"))
     for number in (1, 2):
-        bars.event(dataclasses.replace(EPOCH, epoch=number))
-    assert bool(bars.progress.tasks[0].fields["curve"]) == shown
+        bars.event(dataclasses.replace(EPOCH, seed=1, epoch=number, samples_per_s=12_345.0))
+    bars.progress.refresh()
+    last = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", out.getvalue().rpartition("\r")[2])
+    words = re.sub("[━╸╺]+", "━━", last).split()
+    assert re.fullmatch(r"-:--:--|--:--|\d\d:\d\d", words.pop())
+    assert " ".join(words) == line
+    assert len(last) <= width
     bars.close()
+
+
+def test_bars_share_their_room():
+    """A long title takes the room of another bar's rate, because columns are those of all."""
+    long = Said("Convolutional autoencoder: ", "epoch 1/3", ", loss 0.0720", "700 images/s", "")
+    short = Said("CNN: ", "epoch 1/3", ", accuracy 90.00 %", "12,345 images/s", "_@")
+    assert status([short], 60)[0] == ("CNN: epoch 1/3, accuracy 90.00 %", "12,345 images/s", "_@")
+    assert status([short, long], 60) == [
+        ("CNN: epoch 1/3, accuracy 90.00 %", "", ""),
+        ("Convolutional autoencoder: epoch 1/3, loss 0.0720", "", ""),
+    ]
+    assert status([short, long], 36) == [
+        ("CNN: epoch 1/3, 90.00 %", "", ""),
+        ("Convolutional...: epoch 1/3, 0.0720", "", ""),
+    ]
+
+
+def test_a_terminal_breaks_lines_between_words_but_no_path():
+    text = "compiled 160,362 parameters in 3.0 s (cold); engine fast, rows of 25 images"
+    for terminal in (True, False):
+        out = io.StringIO()
+        screen = Console(file=out, force_terminal=terminal, width=60, color_system=None)
+        lines = Lines(screen)
+        lines.say(text)
+        lines.note(text)
+        lines.finished(Path("results/" + "x" * 60))
+        said = ["compiled 160,362 parameters in 3.0 s (cold); engine fast, ", "rows of 25 images"]
+        wrote = f"wrote results/{'x' * 60}"
+        assert out.getvalue().splitlines() == [*(said if terminal else [text]) * 2, wrote]
 
 
 def test_bars_go_away_after_an_error():

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,7 +100,7 @@ class TestTerminal:
         comparison = dataclasses.replace(comparison, rows=tuple(rows))
         text = shown(report.terminal_table([comparison], wide=True))
         assert max(map(len, text.splitlines())) <= 80
-        assert text.count(" 12,345,678 ") == 4
+        assert len(re.findall(r" 12,345,678\b", text)) == 4
         assert text.count(" 1,234,568\n") == 4
         assert "…" not in text
         for row in comparison.rows:
@@ -184,7 +185,7 @@ def test_no_spread_is_shown_as_zero(values: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train_s", "cell"), [(6.775, "6.78 s"), (0.0123456, "0.0123 s"), (1234.5, "1234.50 s")]
+    ("train_s", "cell"), [(6.775, "6.78 s"), (0.0123456, "0.0123 s"), (1234.5, "1,234.50 s")]
 )
 def test_times_keep_three_digits(train_s: float, cell: str) -> None:
     run = make_run()

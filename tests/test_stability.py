@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from cnnbench.compare import compare
+from cnnbench import report
+from cnnbench.compare import Comparison, compare
 from cnnbench.results import RunResult
 from cnnbench.stability import Timed, warnings
-from tests.samples import make_run, on_device, with_record
+from tests.samples import COST, make_run, on_device, with_record
+from tests.test_report import shown as terminal
 
 STEADY = [1.0, 1.0, 1.0, 1.0]
 
@@ -77,10 +79,72 @@ def test_seeds_that_were_trained_at_once_tell_no_time() -> None:
 @pytest.mark.parametrize(("load", "told"), [(None, False), (0.25, False), (0.5, True)])
 def test_a_busy_machine(load: float | None, told: bool) -> None:
     text = (
-        "A: the machine was busy when the run began (load 0.50 per CPU); "
-        "wait until it is idle, and run it again."
+        "A: the machine was busy when the run began (load 0.50 per CPU), which Time, Images/s, "
+        "Latency and Peak may show; wait until it is idle, and run it again."
     )
     assert warnings([timed(STEADY, load_per_cpu=load)]) == ((text,) if told else ())
+
+
+@pytest.mark.parametrize(
+    ("latency", "product", "shows"),
+    [
+        (
+            0.4,
+            0.3,
+            "Latency (medians of equal rounds differ by 40 %) and Peak (equal matrix "
+            "products differ by 30 %)",
+        ),
+        (0.11, 0.1, "Latency (medians of equal rounds differ by 11 %)"),
+        (0.0, 0.2, "Peak (equal matrix products differ by 20 %)"),
+        (0.1, 0.1, None),
+        (None, None, None),
+    ],
+)
+def test_costs_of_a_busy_machine_are_doubted_by_column(
+    latency: float | None, product: float | None, shows: str | None
+) -> None:
+    cost = dataclasses.replace(COST, latency_spread=latency, product_spread=product)
+    run = dataclasses.replace(timed(STEADY), cost=cost)
+    text = (
+        f"A: the machine was busy while costs were measured, which shows in {shows}; wait until it"
+        " is idle, and run it again."
+    )
+    assert warnings([run]) == ((text,) if shows else ())
+
+
+@pytest.mark.parametrize("form", ["fast", "direct"])
+def test_no_share_above_100_percent_is_left_without_a_remark(form: str) -> None:
+    """12,475,392 operations an image, 7,380 images a second: 92 GFLOP/s, of 90 or of 200."""
+    run = make_run()
+    assert run.summary is not None
+    assert run.record.engine is not None
+    engine = dataclasses.replace(run.record.engine, form=form)
+    slow = dataclasses.replace(COST, product_flops=9e10)
+    summary = dataclasses.replace(run.summary, cost=slow)
+    run = with_record(dataclasses.replace(run, summary=summary), engine=engine)
+    comparison = compare([run])
+    share = comparison.costs[0].product_share
+    assert share is not None
+    assert share > 1
+    (warning,) = comparison.warnings
+    busy = "the machine was busy while its fastest matrix product was measured"
+    if form == "fast":
+        assert warning == (
+            "Standard CNN: Peak is above 100 %: Winograd's algorithm needs fewer operations than "
+            f"are counted, or {busy}; run it again with --engine direct on an idle machine to tell."
+        )
+    else:
+        assert warning == (
+            f"Standard CNN: Peak is above 100 %, which cannot be: {busy}; wait until it is idle, "
+            "and run it again."
+        )
+    for text in (report.markdown([comparison], wide=True), shown(comparison)):
+        assert "Peak is above 100 %" in " ".join(text.split())
+    assert compare([make_run()]).warnings == ()
+
+
+def shown(comparison: Comparison) -> str:
+    return terminal(report.terminal_table([comparison], wide=True))
 
 
 def test_different_devices_are_told_once() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -280,9 +281,10 @@ def test_a_run_without_weights_says_so(
     path = copy_of(modified[0], tmp_path)
     for file in (path / "weights").iterdir():
         file.unlink()
-    message = f"{path}: it kept no weights (an older version did not, or no seed has ended)"
+    message = f"{path}: it holds no weights (an older version wrote none, or no seed has ended)"
+    again = shlex.join(read_run(path).record.environment.command)
     for _ in range(2):  # as an older version left it, too
-        with refused(f"{message}; run the experiment again."):
+        with refused(f"{message}; train them with: {again}"):
             load_trained(path)
         if (path / "weights").exists():
             (path / "weights").rmdir()

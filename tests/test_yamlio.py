@@ -320,6 +320,29 @@ class TestFiles:
             f"{path}: cannot be read (no such file or directory); check the file's name."
         )
 
+    @pytest.mark.parametrize(
+        ("name", "file"),
+        [
+            ("standard", "experiments/standard.yaml"),
+            ("experiments/standard", "experiments/standard.yaml"),
+            ("standart.yml", "experiments/standard.yaml"),
+            ("idae.yaml", "idea.yaml"),
+        ],
+    )
+    def test_missing_file_that_is_almost_there(
+        self, name: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("experiments").mkdir()
+        for path in ("experiments/standard.yaml", "experiments/modified.yaml", "idea.yaml"):
+            Path(path).touch()
+        with pytest.raises(SpecError) as caught:
+            read_document(Path(name))
+        assert str(caught.value) == (
+            f"{name}: cannot be read (no such file or directory) (did you mean '{file}'?); check"
+            " the file's name."
+        )
+
     def test_folder(self, tmp_path: Path) -> None:
         with pytest.raises(SpecError) as caught:
             read_document(tmp_path)
