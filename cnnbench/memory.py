@@ -1,5 +1,6 @@
 """Memory of this process."""
 
+import ctypes
 import sys
 from pathlib import Path
 
@@ -21,3 +22,20 @@ def peak_memory_bytes() -> int | None:
         return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def keep_freed() -> None:
+    """Keeps memory that is freed for the next step, where the C library is GNU's.
+
+    XLA takes the memory of a step anew each time. Large blocks, and whole heaps of
+    threads, go back to the system when they are freed, and then every page of them is
+    a fault in the next step. See mallopt(3).
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None)
+    if adjust is not None:
+        for parameter, value in _KEEPING.items():
+            adjust(parameter, value)
+
+
+# By their numbers in malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD (a thread's heap), M_MMAP_MAX.
+_KEEPING = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}

@@ -189,10 +189,12 @@ def _source(job: "Job") -> bytes:
 def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatch) -> "Job":
     from cnnbench.compilation import keep_compiled
     from cnnbench.devices import pick_devices, use_all_cores
+    from cnnbench.memory import keep_freed
     from cnnbench.programs import Job
     from cnnbench.python_models import import_class
 
     use_all_cores()
+    keep_freed()
     keep_compiled()
     devices = pick_devices(request.device)
     if loaded.plan is None:

@@ -14,6 +14,7 @@ from cnnbench.data import Dataset, Split
 from cnnbench.devices import pick_devices, use_all_cores
 from cnnbench.graph import Plan
 from cnnbench.layers import BatchNorm
+from cnnbench.memory import keep_freed
 from cnnbench.peers.interface import Gradients, Weights
 from cnnbench.programs import Job, Setup, compile_train, set_up
 from cnnbench.spec import Experiment
@@ -28,6 +29,7 @@ ENGINE = "fast"
 def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: Weights) -> "OwnPeer":  # noqa: ARG001
     """Our engine as `cnnbench run --engine fast` uses it, with given initial weights."""
     use_all_cores()
+    keep_freed()
     return OwnPeer(experiment, plan, weights)
 
 
