@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
+from cnnbench import dense
 from cnnbench.devices import BATCH
 from cnnbench.losses import PerImage, loss_name, metric_names, per_image_loss, per_image_metric
 from cnnbench.spec import Experiment, Task
@@ -141,22 +142,24 @@ def _gradient_sums(
 ) -> tuple[Tree, Tree, jax.Array]:
     """Sums over rows of images: gradient and loss; kernels are prepared once for all rows."""
     prepared, pull = jax.vjp(lambda p: _prepared(graphdef, p, rest, rules), params)
-    loss_sum = partial(_loss_sum, graphdef, rules)
-    gradient_of = jax.value_and_grad(loss_sum, argnums=(0, 1), has_aux=True)
+    gradient_of = jax.value_and_grad(partial(_loss_sum, graphdef, rules), (0, 1), has_aux=True)
+    slotted = dense.with_slots(prepared, rows.shape[1]) if len(rows) > 1 else prepared
 
-    def add(carry: Tree, part: tuple[jax.Array, jax.Array]) -> tuple[Tree, None]:
+    def add(carry: Tree, part: tuple[jax.Array, jax.Array]) -> tuple[Tree, Tree]:
         gradient, rest, loss = carry
         images, targets = pick(arrays, part[0], rules)
-        (more, rest), change = gradient_of(params, prepared, rest, images, targets, part[1])
-        return (jax.tree.map(jnp.add, gradient, change), rest, loss + more), None
+        (more, rest), (own, change) = gradient_of(params, slotted, rest, images, targets, part[1])
+        change, slots = dense.without_slots(change)
+        return (jax.tree.map(jnp.add, gradient, (own, change)), rest, loss + more), slots
 
     carry = (jax.tree.map(jnp.zeros_like, (params, prepared)), rest, jnp.zeros(()))
     if len(rows) == 1:
-        (gradient, rest, loss), _ = add(carry, (rows[0], weights[0]))
+        carry, slots = add(carry, (rows[0], weights[0]))
     else:
-        (gradient, rest, loss), _ = lax.scan(add, carry, (rows, weights))
-    own, through = gradient
-    return jax.tree.map(jnp.add, own, pull(through)[0]), rest, loss
+        carry, slots = lax.scan(add, carry, (rows, weights))
+    (own, through), rest, loss = carry
+    through = pull(dense.add_products(through, slots))[0]
+    return jax.tree.map(jnp.add, own, through), rest, loss
 
 
 def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Tree:
@@ -170,8 +173,8 @@ def _results(
     """What a network makes of images."""
     model = _merged(graphdef, params, rest, rules)
     images, prepared = _cast((images, prepared), rules.dtype)
-    result = model(images, prepared) if prepared else model(images)
-    return _whole(result, rules)
+    whole: jax.Array = _whole(model(images, prepared) if prepared else model(images), rules)
+    return whole
 
 
 def _merged(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Any:
@@ -179,10 +182,9 @@ def _merged(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Any:
     return nnx.merge(graphdef, _cast(params, rules.dtype), rest, copy=True)
 
 
-def _whole(result: jax.Array, rules: Rules) -> jax.Array:
+def _whole(result: Tree, rules: Rules) -> Any:
     """Results as losses and metrics want them: these are computed in float32."""
-    whole: jax.Array = _cast(result, rules.dtype and jnp.float32)
-    return whole
+    return _cast(result, rules.dtype and jnp.float32)
 
 
 def _cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
@@ -201,10 +203,8 @@ def _rows(indices: jax.Array, weights: jax.Array, rules: Rules) -> tuple[jax.Arr
     """
     row = rules.microbatch or len(indices)
     missing = (0, -len(indices) % (row * _shares(rules)))
-    return (
-        jnp.pad(indices, missing).reshape(-1, row),
-        jnp.pad(weights, missing).reshape(-1, row),
-    )
+    padded, weighted = (jnp.pad(x, missing).reshape(-1, row) for x in (indices, weights))
+    return padded, weighted
 
 
 def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
@@ -294,7 +294,7 @@ def activations_of(
     params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
 ) -> dict[str, jax.Array]:
     """What each layer of a graph gives for the images at `indices`, in evaluation mode."""
-    images, _ = pick(arrays, indices, rules)
-    values = _merged(graphdef, params, rest, rules).activations(_cast(images, rules.dtype))
-    results: dict[str, jax.Array] = _cast(values, rules.dtype and jnp.float32)
+    images = _cast(pick(arrays, indices, rules)[0], rules.dtype)
+    values = _merged(graphdef, params, rest, rules).activations(images)
+    results: dict[str, jax.Array] = _whole(values, rules)
     return results

@@ -1,0 +1,80 @@
+"""Dense layers in rows of images: the kernel's gradient once for the whole batch.
+
+Added up row by row, a kernel that is larger than the cache is read and written for
+every few images. So a row's gradient gives instead what the product is made of, the
+layer's inputs and errors, and one product of all rows follows the last one.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+KERNEL, INPUTS, ERRORS = "matrix", "inputs", "errors"
+
+Weights = Mapping[str, Mapping[str, jax.Array]]
+
+
+def multiply(x: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
+    """(n, in) to (n, units); with slots, the gradient's parts go there."""
+    if INPUTS not in weights:
+        return x @ weights[KERNEL]
+    return _multiply(x, weights[KERNEL], weights[INPUTS], weights[ERRORS])
+
+
+def with_slots(weights: Weights, row: int) -> dict[str, dict[str, jax.Array]]:
+    """Weights by layer, with room for the inputs and errors of a row at every dense one."""
+    return {name: {**own, **_slots(own, row)} for name, own in weights.items()}
+
+
+def _slots(own: Mapping[str, jax.Array], row: int) -> dict[str, jax.Array]:
+    if KERNEL not in own:
+        return {}
+    kernel = own[KERNEL]
+    sizes = zip((INPUTS, ERRORS), kernel.shape, strict=True)
+    return {slot: jnp.zeros((row, size), kernel.dtype) for slot, size in sizes}
+
+
+def without_slots(gradient: Weights) -> tuple[Any, Any]:
+    """A gradient's sums, and what was in the slots."""
+    own = {
+        name: {key: g for key, g in layer.items() if key not in {INPUTS, ERRORS}}
+        for name, layer in gradient.items()
+    }
+    slots = {
+        name: (layer[INPUTS], layer[ERRORS]) for name, layer in gradient.items() if INPUTS in layer
+    }
+    return own, slots
+
+
+def add_products(gradient: Weights, slots: Mapping[str, tuple[jax.Array, jax.Array]]) -> Any:
+    """The kernels' gradients from what all rows had in their slots, (rows, row, size) each."""
+    products = {
+        name: {**gradient[name], KERNEL: gradient[name][KERNEL] + _product(*parts)}
+        for name, parts in slots.items()
+    }
+    return {**gradient, **products}
+
+
+def _product(inputs: jax.Array, errors: jax.Array) -> jax.Array:
+    return inputs.reshape(-1, inputs.shape[-1]).T @ errors.reshape(-1, errors.shape[-1])
+
+
+@jax.custom_vjp
+def _multiply(x: jax.Array, kernel: jax.Array, _inputs: jax.Array, _errors: jax.Array) -> jax.Array:
+    return x @ kernel
+
+
+def _multiply_forward(
+    x: jax.Array, kernel: jax.Array, _inputs: jax.Array, _errors: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ kernel, (x, kernel)
+
+
+def _multiply_backward(saved: tuple[jax.Array, jax.Array], dz: jax.Array) -> tuple[jax.Array, ...]:
+    x, kernel = saved
+    return dz @ kernel.T, jnp.zeros_like(kernel), x, dz
+
+
+_multiply.defvjp(_multiply_forward, _multiply_backward)
