@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from cnnbench.lanes import each, merge, spread
+
 
 def statistics(
     part: nnx.BatchNorm, totals: tuple[jax.Array, jax.Array], size: int
@@ -24,7 +26,8 @@ def statistics(
 @jax.custom_vjp
 def normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
     """(x - mean) * factor + bias, for each channel; `x` is (..., c)."""
-    return ((x - mean) * factor + bias).astype(x.dtype)
+    middle, slope, shift = (spread(v, x) for v in (mean, factor, bias))
+    return ((merge(x) - middle) * slope + shift).astype(x.dtype).reshape(x.shape)
 
 
 def _normalize_forward(
@@ -36,8 +39,9 @@ def _normalize_forward(
 def _normalize_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array, ...]:
     x, mean, factor, bias = saved
     shift = _total(dy)
-    slope = _total(dy * (x - mean))
-    changes = (dy * factor, -factor * shift, slope, shift)
+    slope = _total((merge(dy) * (merge(x) - spread(mean, x))).reshape(x.shape))
+    dx = (merge(dy) * spread(factor, x)).reshape(x.shape)
+    changes = (dx, -factor * shift, slope, shift)
     return tuple(c.astype(v.dtype) for c, v in zip(changes, (x, mean, factor, bias), strict=True))
 
 
@@ -48,7 +52,7 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 def channel_sums(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sums of the values and of their squares over all axes but the last."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return _total(x), _total(x * x)
+    return _total(x), _total(each(jnp.square, x))
 
 
 def _sums_forward(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
@@ -57,7 +61,8 @@ def _sums_forward(x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]
 
 def sums_gradient(x: jax.Array, changes: tuple[jax.Array, jax.Array]) -> jax.Array:
     """The gradient of `channel_sums`."""
-    return (changes[0] + 2 * x * changes[1]).astype(x.dtype)
+    ones, squares = (spread(change, x) for change in changes)
+    return (ones + 2 * merge(x) * squares).astype(x.dtype).reshape(x.shape)
 
 
 def _sums_backward(x: jax.Array, changes: tuple[jax.Array, jax.Array]) -> tuple[jax.Array]:

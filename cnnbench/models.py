@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnnbench import ops
+from cnnbench import dense, lanes, ops
 from cnnbench.graph import Node, Plan
 from cnnbench.initializers import draw
 from cnnbench.layers import (
@@ -82,6 +82,8 @@ class GraphNet(nnx.Module):
         if isinstance(node.op, Conv | ConvTranspose):
             kernel = self.weights[kernel_owner(node)]["kernel"][...]
             values["kernel"] = self.lowering.prepare(node, kernel)
+        if isinstance(node.op, Dense):
+            values[dense.KERNEL] = values.pop("kernel")
         return values
 
     def __call__(self, x: jax.Array, prepared: Weights | None = None) -> jax.Array:
@@ -150,7 +152,7 @@ class GraphNet(nnx.Module):
                 waits = node.name in lowering.deferred.values()
                 return z if waits else _finish(z, op.activation, weights[node.name])
             case Dense():
-                z = self._vectors(node, x) @ weights[node.name]["kernel"]
+                z = dense.multiply(self._vectors(node, x), weights[node.name])
                 return _finish(z, op.activation, weights[node.name])
             case MaxPool():
                 y = lowering.max_pool(x, op.size, op.stride or op.size)
@@ -165,9 +167,9 @@ class GraphNet(nnx.Module):
             case Concat():
                 return jnp.concatenate(inputs, axis=-1)
             case Add():
-                return sum(inputs[1:], x)
+                return lanes.each(lambda first, *others: sum(others, first), *inputs)
             case Activate():
-                y = ACTIVATIONS[op.activation](x)
+                y = lanes.each(ACTIVATIONS[op.activation], x)
                 return lowering.settle(y) if op.activation in COSTLY and y.ndim == 4 else y
             case GlobalAvgPool():
                 return x.mean(axis=lowering.axes)
@@ -192,7 +194,10 @@ class GraphNet(nnx.Module):
 
 
 def _finish(z: jax.Array, activation: str, weights: Mapping[str, jax.Array]) -> jax.Array:
-    return ACTIVATIONS[activation](z + weights["bias"] if "bias" in weights else z)
+    values = lanes.merge(z)
+    if "bias" in weights:
+        values = values + lanes.spread(weights["bias"], z)
+    return ACTIVATIONS[activation](values).reshape(z.shape)
 
 
 def _owns(node: Node) -> bool:

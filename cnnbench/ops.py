@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnbench import lanes
 from cnnbench.patches import Rows, Stamps, Taps
 from cnnbench.winograd import Winograd, tilings
 
@@ -65,11 +66,11 @@ class Convolution:
 
     def conv(self, x: jax.Array, prepared: jax.Array) -> jax.Array:
         """(*size, n, in) to (*out, n, out)."""
-        return _correlate(self._gather(x), prepared, self.algorithm)
+        return _correlate(_gather(self, x), prepared, self.algorithm)
 
     def conv_transpose(self, y: jax.Array, prepared: jax.Array) -> jax.Array:
         """(*out, n, out) to (*size, n, in)."""
-        return self._scatter(_adjoint(y, prepared, self.algorithm))
+        return self.scatter(_adjoint(y, prepared, self.algorithm))
 
     @property
     def phases(self) -> Pair:
@@ -81,7 +82,7 @@ class Convolution:
         """The kernel's height and width where phases are channels."""
         return _core(self.kernel, self.phases)
 
-    def _gather(self, x: jax.Array) -> jax.Array:
+    def gather(self, x: jax.Array) -> jax.Array:
         """Padding, and phases as channels: (h, w, n, c) to (h / s, w / s, n, p * p * c)."""
         (sh, sw), (ph, pw) = self.stride, self.phases
         h, w = (self.out[i] + self.core[i] - 1 for i in (0, 1))
@@ -89,21 +90,27 @@ class Convolution:
             (self.low[i], n * s - self.low[i] - self.size[i], 0)
             for i, n, s in ((0, h, sh), (1, w, sw))
         ]
-        x = lax.pad(x, jnp.zeros((), x.dtype), [*edges, (0, 0, 0), (0, 0, 0)])
+        x = _padded(x, edges)
         if self.stride == (1, 1):
             return x
-        split = x.reshape(h, sh, w, sw, *x.shape[2:])[:, :ph, :, :pw]
-        return split.transpose(0, 2, 4, 1, 3, 5).reshape(h, w, x.shape[2], -1)
+        rows, columns = range(ph), range(pw)
+        return jnp.concatenate([x[i::sh, j::sw] for i in rows for j in columns], axis=-1)
 
-    def _scatter(self, x: jax.Array) -> jax.Array:
-        """The transpose of `_gather`."""
+    def scatter(self, x: jax.Array) -> jax.Array:
+        """The transpose of `gather`."""
         (sh, sw), (ph, pw), (h, w, n, _) = self.stride, self.phases, x.shape
         if self.stride != (1, 1):
             split = x.reshape(h, w, n, ph, pw, -1).transpose(0, 3, 1, 4, 2, 5)
             split = jnp.pad(split, ((0, 0), (0, sh - ph), (0, 0), (0, sw - pw), (0, 0), (0, 0)))
             x = split.reshape(h * sh, w * sw, n, -1)
         edges = [(-self.low[i], self.low[i] + self.size[i] - x.shape[i], 0) for i in (0, 1)]
-        return lax.pad(x, jnp.zeros((), x.dtype), [*edges, (0, 0, 0), (0, 0, 0)])
+        return _padded(x, edges)
+
+
+def _padded(x: jax.Array, edges: list[tuple[int, int, int]]) -> jax.Array:
+    """Zeros around rows and columns, or these cut off."""
+    wide = lax.pad(lanes.merge(x), jnp.zeros((), x.dtype), [*edges, (0, 0, 0)])
+    return lanes.split(wide, x.shape[2:])
 
 
 def _phases(kernel: Pair, stride: Pair) -> Pair:
@@ -157,6 +164,15 @@ def pick_algorithm(kernel: Pair, out: Pair, channels: int, filters: int, form: F
     found: list[Algorithm] = [Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out)]
     found += tilings(kernel, out) if form == "fast" else []
     return min(found, key=lambda algorithm: algorithm.cost(channels, filters))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather(conv: Convolution, x: jax.Array) -> jax.Array:
+    return conv.gather(x)
+
+
+# What JAX would make of it adds up an image of zeros for each phase of the stride.
+_gather.defvjp(lambda conv, x: (conv.gather(x), None), lambda conv, _, dy: (conv.scatter(dy),))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))

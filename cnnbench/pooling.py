@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cnnbench.lanes import merge, split
+
 Pair = tuple[int, int]
 Two = tuple[jax.Array, jax.Array]
 
@@ -27,19 +29,25 @@ def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
     Returns:
       ((h - size) // stride + 1, likewise for w, n, c): a border that fills no window is dropped.
     """
-    return _max_pool(x, size, stride, (x.shape[0], x.shape[1]))
+    y = _max_pool(merge(x), size, stride, (x.shape[0], x.shape[1]))
+    return split(y, x.shape[2:])
 
 
 def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
     """Mean of each window, shaped as in `max_pool`."""
-    return functools.reduce(jnp.add, _views(x, size, stride)) / math.prod(size)
+    mean = _tiled_mean if size == stride else _mean
+    return split(mean(merge(x), size, stride, (x.shape[0], x.shape[1])), x.shape[2:])
 
 
 def upscale(x: jax.Array, size: Pair) -> jax.Array:
     """Repeats each row and column: (h, w, n, c) to (h * size, w * size, n, c)."""
-    h, w, n, c = x.shape
-    tiled = jnp.broadcast_to(x[:, None, :, None], (h, size[0], w, size[1], n, c))
-    return tiled.reshape(h * size[0], w * size[1], n, c)
+    return split(_repeated(merge(x), size), x.shape[2:])
+
+
+def _repeated(x: jax.Array, size: Pair) -> jax.Array:
+    h, w, c = x.shape
+    tiled = jnp.broadcast_to(x[:, None, :, None], (h, size[0], w, size[1], c))
+    return tiled.reshape(h * size[0], w * size[1], c)
 
 
 @jax.custom_vjp
@@ -71,6 +79,27 @@ def _views(x: jax.Array, size: Pair, stride: Pair) -> list[jax.Array]:
 def _last(length: int, size: int, stride: int) -> int:
     """End of the slice that holds the first place of every window."""
     return (length - size) // stride * stride + 1
+
+
+def _mean(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> jax.Array:
+    return functools.reduce(jnp.add, _views(x, size, stride)) / math.prod(size)
+
+
+# Windows that do not overlap: each value's share goes back to all cells of its window.
+_tiled_mean = jax.custom_vjp(_mean, nondiff_argnums=(1, 2, 3))
+
+
+def _mean_forward(x: jax.Array, size: Pair, stride: Pair, image: Pair) -> tuple[jax.Array, None]:
+    return _mean(x, size, stride, image), None
+
+
+def _mean_backward(
+    size: Pair, _stride: Pair, image: Pair, _saved: None, dy: jax.Array
+) -> tuple[jax.Array]:
+    return (_bordered(_repeated(dy / math.prod(size), size), image),)
+
+
+_tiled_mean.defvjp(_mean_forward, _mean_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -117,12 +146,17 @@ def _tiled(winner: jax.Array, dy: jax.Array, size: Pair, image: Pair) -> jax.Arr
 
     lines = jnp.stack([line(i) for i in range(size[0])], axis=1)
     cells = lines.reshape(rows * size[0], columns * size[1], *dy.shape[2:])
+    return _bordered(cells, image)
+
+
+def _bordered(cells: jax.Array, image: Pair) -> jax.Array:
+    """Zeros where rows and columns fill no window."""
     border = [(0, image[i] - cells.shape[i]) for i in (0, 1)]
-    return jnp.pad(cells, (*border, (0, 0), (0, 0)))
+    return jnp.pad(cells, (*border, (0, 0)))
 
 
 def _dilate(y: jax.Array, stride: Pair, low: Pair, size: Pair) -> jax.Array:
     """Zeros between the entries of `y` (stride - 1) and around them, up to `size`."""
     spread = [(y.shape[i] - 1) * stride[i] + 1 for i in (0, 1)]
     edges = [(low[i], size[i] - low[i] - spread[i], stride[i] - 1) for i in (0, 1)]
-    return lax.pad(y, jnp.zeros((), y.dtype), [*edges, (0, 0, 0), (0, 0, 0)])
+    return lax.pad(y, jnp.zeros((), y.dtype), [*edges, (0, 0, 0)])

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
+from cnnbench import dense, lanes
 from cnnbench.batch_norm import channel_sums, normalize, statistics, sums_gradient
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import INPUT, BatchNorm, Dropout
@@ -150,7 +151,8 @@ def _run(net: Layers, stage: Stage, values: Values, fixed: _Fixed, weights: Weig
 def _dropped(net: Layers, x: jax.Array, mask: jax.Array | None, rate: float) -> jax.Array:
     if mask is None:
         return x
-    return jnp.where(net.enter(mask) if mask.ndim == 4 else mask, x / (1 - rate), 0)
+    mask = net.enter(mask) if mask.ndim == 4 else mask
+    return lanes.each(lambda keep, x: jnp.where(keep, x / (1 - rate), 0), mask, x)
 
 
 def _result(
@@ -256,12 +258,15 @@ def _with_gradients(
     """What a function gives for all rows, and the sum of the gradients that it gives with it."""
 
     def share(rows: Any, weights: Weights) -> Any:
-        def add(total: Any, row: Any) -> tuple[Any, Any]:
-            values, gradient = function(row, weights)
-            return jax.tree.map(jnp.add, total, gradient), values
+        slotted = dense.with_slots(weights, cut.row)
 
-        total, values = lax.scan(add, jax.tree.map(jnp.zeros_like, weights), rows)
-        return values, jax.tree.map(lambda g: g[None], total)
+        def add(total: Any, row: Any) -> tuple[Any, Any]:
+            values, gradient = function(row, slotted)
+            gradient, slots = dense.without_slots(gradient)
+            return jax.tree.map(jnp.add, total, gradient), (values, slots)
+
+        total, (values, slots) = lax.scan(add, jax.tree.map(jnp.zeros_like, dict(weights)), rows)
+        return values, jax.tree.map(lambda g: g[None], dense.add_products(total, slots))
 
     values, gradients = _on_devices(share, rows, weights, cut)
     return values, jax.tree.map(lambda g: g.sum(0), gradients)

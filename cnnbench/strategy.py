@@ -1,5 +1,6 @@
 """How a network is trained on given devices: choices that change the speed, and rounding."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from cnnbench.ops import Form
 from cnnbench.spec import Precision
 
 ROW = 10  # images; docs/performance.md shows what other sizes cost
+# With batch norm a row's values are read again in the next pass: less of them is better.
+SMALL_ROW, MOST_VALUES = 5, 12_000  # images, if a layer has more values than these
 MOST_AT_ONCE = 8  # seeds of one program: larger ones compile longer and gain less
 ENGINES: tuple[str, ...] = ("auto", "plain", "direct", "fast")
 
@@ -90,7 +93,9 @@ def _row(plan: Plan, batch_size: int, num_devices: int) -> int:
     if not has_batch_statistics(plan):
         return min(ROW, share)
     whole = share if batch_size % num_devices == 0 else batch_size
-    return max(n for n in range(1, min(ROW, whole) + 1) if whole % n == 0)
+    large = max(math.prod(node.layout.shape) for node in plan.nodes) > MOST_VALUES
+    most = min(SMALL_ROW if large else ROW, whole)
+    return max(n for n in range(1, most + 1) if whole % n == 0)
 
 
 def convolves(plan: Plan) -> bool:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cnnbench.lanes import merge, split
 from cnnbench.toom_cook import Matrices, matrices
 
 # More points mean larger entries and less exactness.
@@ -97,11 +98,12 @@ class Winograd:
         """B^T x B of every tile: (h, w, n, c) to (th, tw, tiles * n, c)."""
         (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
         (mh, mw), (lh, lw) = self.tile, self.taps
-        x = _end(x, (down * mh + lh - 1, across * mw + lw - 1))
+        last = (-1, x.shape[-1])
+        x = _end(merge(x), (down * mh + lh - 1, across * mw + lw - 1))
         tall = jnp.concatenate([x[i : i + th] for i in range(0, down * mh, mh)], axis=2)
         starts = range(0, across * mw, mw)
         tiles = jnp.concatenate([tall[:, j : j + tw] for j in starts], axis=2)
-        lifted = _both(rows.inputs, columns.inputs, tiles)
+        lifted = split(_both(rows.inputs, columns.inputs, tiles), last)
         return lifted if self.spread else _joined([self._met(lifted, p) for p in self._places])
 
     def lift_t(self, lifted: jax.Array) -> jax.Array:
@@ -109,29 +111,31 @@ class Winograd:
         (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
         if not self.spread:
             lifted = _sum(map(self._laid, self._split(lifted), self._places))
-        tiles = _both(rows.inputs.T, columns.inputs.T, lifted)
-        tiles = tiles.reshape(th, tw, across, -1, tiles.shape[-1])
+        tiles = _both(rows.inputs.T, columns.inputs.T, merge(lifted)).reshape(th, tw, across, -1)
         tall = _overlap([tiles[:, :, j] for j in range(across)], self.tile[1], axis=1)
-        tall = tall.reshape(*tall.shape[:2], down, -1, tall.shape[-1])
+        tall = tall.reshape(*tall.shape[:2], down, -1)
         whole = _overlap([tall[:, :, i] for i in range(down)], self.tile[0], axis=0)
-        return _end(whole, (self.out[0] + self.kernel[0] - 1, self.out[1] + self.kernel[1] - 1))
+        whole = _end(whole, (self.out[0] + self.kernel[0] - 1, self.out[1] + self.kernel[1] - 1))
+        return split(whole, (-1, lifted.shape[-1]))
 
     def lower(self, products: jax.Array) -> jax.Array:
         """A^T z A of every tile: (th, tw, tiles * n, f) to (h, w, n, f)."""
         (rows, columns), (down, across) = self._maps, self._num
         if self.spread:
             products = _sum(map(self._met, self._split(products), self._places))
-        tiles = _both(rows.outputs, columns.outputs, products)
+        tiles = _both(rows.outputs, columns.outputs, merge(products))
         tall = jnp.concatenate(jnp.split(tiles, across, axis=2), axis=1)
-        return _end(jnp.concatenate(jnp.split(tall, down, axis=2), axis=0), self.out)
+        whole = _end(jnp.concatenate(jnp.split(tall, down, axis=2), axis=0), self.out)
+        return split(whole, (-1, products.shape[-1]))
 
     def lower_t(self, y: jax.Array) -> jax.Array:
         """The transpose of `lower`."""
         (rows, columns), (down, across), (mh, mw) = self._maps, self._num, self.tile
-        y = _end(y, (down * mh, across * mw))
+        last = (-1, y.shape[-1])
+        y = _end(merge(y), (down * mh, across * mw))
         tall = jnp.concatenate(jnp.split(y, down, axis=0), axis=2)
         tiles = jnp.concatenate(jnp.split(tall, across, axis=1), axis=2)
-        products = _both(rows.outputs.T, columns.outputs.T, tiles)
+        products = split(_both(rows.outputs.T, columns.outputs.T, tiles), last)
         return _joined([self._laid(products, p) for p in self._places]) if self.spread else products
 
     @property
@@ -231,7 +235,7 @@ def _joined(parts: Sequence[jax.Array]) -> jax.Array:
 def _end(x: jax.Array, size: Pair) -> jax.Array:
     """Zeros added to the ends of rows and columns, or the ends cut off, up to `size`."""
     edges = [(0, size[i] - x.shape[i], 0) for i in (0, 1)]
-    return jax.lax.pad(x, jnp.zeros((), x.dtype), [*edges, (0, 0, 0), (0, 0, 0)])
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [*edges, *[(0, 0, 0)] * (x.ndim - 2)])
 
 
 def _overlap(parts: list[jax.Array], step: int, axis: int) -> jax.Array:

@@ -63,6 +63,7 @@ loader
 events
 losses timing machine memory sampling
 devices compilation
+lanes dense
 plain patches toom_cook pooling
 winograd
 ops

@@ -9,7 +9,7 @@ import pytest
 from cnnbench import tuning
 from cnnbench.engine import run_job
 from cnnbench.events import Compiled, Trained, Tuning
-from cnnbench.strategy import ROW, Strategy, asked_for, candidates
+from cnnbench.strategy import ROW, SMALL_ROW, Strategy, asked_for, candidates
 from cnnbench.tuning import MARGIN, fastest, known_choice, measure
 from tests.oracles import make_plan
 from tests.test_engine import CLASSES, CONV, LINEAR, SHAPE, make_dataset, make_job
@@ -56,6 +56,18 @@ def test_rows_of_batch_statistics_fill_the_batch_and_all_devices(
     plan = make_plan(NORM | CONV, SHAPE, (CLASSES,))  # type: ignore[operator]
     found = candidates(plan, batch_size, 10, num_devices, accelerator=False)
     assert found[0].row == row
+
+
+def test_large_layers_with_batch_norm_take_small_rows() -> None:
+    layers: Any = NORM | {"conv": {"op": "conv", "filters": 16, "kernel": 3}}
+    rows = {
+        side: candidates(
+            make_plan(layers, (side, side, 1), (side - 2, side - 2, 16)),
+            100, 10, 2, accelerator=False,
+        )[0].row
+        for side in (29, 30)  # 27 * 27 * 16 = 11,664 and 28 * 28 * 16 = 12,544 values
+    }  # fmt: skip
+    assert rows == {29: ROW, 30: SMALL_ROW}
 
 
 def test_winograd_is_not_for_bfloat16() -> None:
