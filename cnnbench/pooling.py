@@ -14,6 +14,8 @@ from jax import lax
 
 from cnnbench.lanes import merge, split
 
+MANY_CELLS = 36  # of a window
+
 Pair = tuple[int, int]
 Two = tuple[jax.Array, jax.Array]
 
@@ -108,11 +110,22 @@ def _max_pool(x: jax.Array, size: Pair, stride: Pair, image: Pair) -> jax.Array:
 
 
 def _max_pool_forward(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> Two:
-    first, *others = _views(x, size, stride)
     kind = jnp.int8 if math.prod(size) <= 127 else jnp.int16
-    largest, winner = first, jnp.zeros(first.shape, kind)
-    for place, view in enumerate(others, start=1):
-        winner = jnp.where(view > largest, kind(place), winner)
+    places = jnp.zeros(x.shape, kind)
+    if math.prod(size) <= MANY_CELLS:
+        return _largest(x, places, size, stride)
+    # XLA takes minutes to compile one maximum of a hundred slices: rows by themselves first.
+    line = _largest(x, places, (1, size[1]), (1, stride[1]))
+    largest, places = lax.optimization_barrier(line)
+    return _largest(largest, places, (size[0], 1), (stride[0], 1), size[1])
+
+
+def _largest(x: jax.Array, places: jax.Array, size: Pair, stride: Pair, step: int = 1) -> Two:
+    """The largest value of each window, and its place: what `places` has, and `step` a cell."""
+    found = zip(_views(x, size, stride), _views(places, size, stride), strict=True)
+    largest, winner = next(found)
+    for cell, (view, place) in enumerate(found, start=1):
+        winner = jnp.where(view > largest, place + places.dtype.type(cell * step), winner)
         largest = jnp.maximum(largest, view)
     return largest, winner
 
@@ -139,6 +152,11 @@ def _tiled(winner: jax.Array, dy: jax.Array, size: Pair, image: Pair) -> jax.Arr
     Stacked, place by place: XLA does not vectorise one comparison of broadcast arrays.
     """
     rows, columns = dy.shape[:2]
+
+    if math.prod(size) > MANY_CELLS:
+        places = jnp.arange(math.prod(size)).reshape(size[0], 1, size[1], 1)
+        cells = jnp.where(winner[:, None, :, None] == places, dy[:, None, :, None], 0)
+        return _bordered(cells.reshape(rows * size[0], columns * size[1], -1), image)
 
     def line(i: int) -> jax.Array:
         cells = [jnp.where(winner == i * size[1] + j, dy, 0) for j in range(size[1])]

@@ -23,6 +23,7 @@ WINDOWS: tuple[tuple[Pair, Pair, Pair], ...] = (
     ((9, 10), (2, 1), (3, 4)),  # gaps between the windows
     ((5, 4), (5, 4), (5, 4)),  # one window
     ((5, 6), (1, 1), (1, 1)),
+    ((15, 18), (7, 6), (2, 3)),  # many cells, overlapping
     ((24, 24), (12, 12), (12, 12)),  # more cells than an int8 counts
 )
 
