@@ -1,4 +1,4 @@
-"""What all tests share: two host devices, a cache folder of their own, no measuring of engines."""
+"""What all tests share: two host devices, a cache folder, an engine, Hypothesis's examples."""
 
 import os
 import shutil
@@ -6,6 +6,13 @@ import tempfile
 
 import jax
 import pytest
+from hypothesis import settings
+
+# Examples are drawn anew by each run, so that many runs see many. Where a failure has to be
+# the doing of a change, they are always the same: Hypothesis has a profile for that.
+settings.register_profile("random", deadline=None)
+repeatable = {"CI", "CNNBENCH_TEST_DETERMINISTIC"} & os.environ.keys()
+settings.load_profile("ci" if repeatable else "random")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -23,7 +23,7 @@ def notes() -> list[str]:
     return []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     images=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=1, max_dims=4, min_side=0)),
     labels=hnp.arrays(np.int32, st.integers(0, 9)),

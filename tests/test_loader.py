@@ -573,9 +573,7 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
     return spec
 
 
-QUIET = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+QUIET = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @given(specs())

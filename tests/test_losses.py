@@ -70,7 +70,7 @@ scores = hnp.arrays(
 classes = hnp.arrays(np.int32, NUM_IMAGES, elements=st.integers(0, NUM_CLASSES - 1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(logits=scores, labels=classes)
 def test_accuracy_is_scikit_learns_also_where_logits_are_equal(logits: Any, labels: Any) -> None:
     got = per_image_metric("accuracy")(jnp.asarray(logits), jnp.asarray(labels))
@@ -79,7 +79,7 @@ def test_accuracy_is_scikit_learns_also_where_logits_are_equal(logits: Any, labe
     assert float(got.mean()) == pytest.approx(want)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(logits=scores, labels=classes)
 def test_top5_accuracy_is_scikit_learns_also_where_logits_are_equal(
     logits: Any, labels: Any

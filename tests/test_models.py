@@ -127,7 +127,7 @@ def every_value(model: GraphNet, x: jax.Array) -> dict[str, jax.Array]:
     return values
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(graph=graphs())
 def test_plan_has_the_shapes_and_parameters_of_the_network(graph: tuple[Layers, Shape]) -> None:
     layers, input_shape = graph
@@ -149,7 +149,7 @@ def test_plan_has_the_shapes_and_parameters_of_the_network(graph: tuple[Layers, 
         assert one.shape == (2, 3)
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, suppress_health_check=list(HealthCheck))
 @given(graph=graphs())
 def test_any_graph_has_the_same_value_in_every_form(graph: tuple[Layers, Shape]) -> None:
     layers, input_shape = graph

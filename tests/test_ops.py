@@ -301,7 +301,7 @@ SIDES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 OUTS = st.tuples(st.integers(1, 30), st.integers(1, 30))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(kernel=SIDES, out=OUTS)
 def test_a_tile_is_never_larger_than_what_stays_exact(kernel: Pair, out: Pair) -> None:
     for way in tilings(kernel, out):
@@ -311,7 +311,7 @@ def test_a_tile_is_never_larger_than_what_stays_exact(kernel: Pair, out: Pair) -
             assert way.blocks[axis] == 1 or way.taps[axis] == way.tile[axis]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(kernel=SIDES, out=OUTS, channels=st.integers(1, 200), filters=st.integers(1, 200))
 def test_the_pick_costs_the_least(kernel: Pair, out: Pair, channels: int, filters: int) -> None:
     def cost(form: ops.Form) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
@@ -21,7 +21,6 @@ SIMULATIONS = 2000
 # The test.
 
 
-@settings(deadline=None)  # a permutation test of SciPy's takes its time on a busy machine
 @given(st.lists(st.integers(-1000, 1000).map(lambda n: n / 1000), min_size=2, max_size=9))
 def test_sign_flips_are_scipys_permutations(differences: list[float]) -> None:
     def total(values: Any, axis: int) -> Any:

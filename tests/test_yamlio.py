@@ -391,7 +391,7 @@ DATA = st.recursive(
 
 
 @given(DATA)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_reads_what_pyyaml_writes(data: Any) -> None:
     """PyYAML is the oracle for everything but scalars."""
     text = yaml.safe_dump(data, allow_unicode=True)
@@ -408,7 +408,7 @@ ANY_DATA = st.recursive(
 
 @given(ANY_DATA)
 @example({"\x85": "a\x85b", "\u2028": ["\ufeff"]})
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_dump_reads_back_as_it_was_in_yaml_1_2_and_1_1(data: Any) -> None:
     text = dump_document(data)
     document = parse(text)
