@@ -1,4 +1,9 @@
-"""What all tests share: two host devices, a cache folder, an engine, Hypothesis's examples."""
+"""What all tests share: two host devices, a cache folder, an engine, Hypothesis's examples.
+
+Programs that tests compile for themselves, a thousand of them, are compiled with fewer
+optimisations, which takes two thirds of the time. The engine's own training programs ask for
+theirs, and are compiled as users have them.
+"""
 
 import os
 import shutil
@@ -18,6 +23,8 @@ settings.load_profile("ci" if repeatable else "random")
 def pytest_configure(config: pytest.Config) -> None:
     """Before JAX starts, and before worker processes do, which inherit the environment."""
     jax.config.update("jax_num_cpu_devices", 2)
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
     os.environ["CNNBENCH_ENGINE"] = "direct"
     if not hasattr(config, "workerinput"):
         os.environ["CNNBENCH_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnnbench-tests-")
