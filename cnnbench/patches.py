@@ -40,10 +40,10 @@ class Taps:
         """Nanoseconds of one core for an image, forward and backward.
 
         Sums of numbers that are multiplied and of numbers that are moved, with factors
-        that were fitted to measured times of 94 shapes (docs/performance.md).
+        that were fitted to 372 measured times of 59 shapes (docs/performance.md).
         """
         patches = math.prod(self.out) * math.prod(self.kernel) * channels
-        return patches * (0.05 * filters + 3.5)
+        return patches * (0.07 * filters + 1.6)
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
         """(kh, kw, in, out) to (kh * kw * in, out)."""
@@ -128,7 +128,7 @@ class Rows(Whole):
         products = (2 * small + large) * taps * channels * filters
         added = self.kernel[0] * (small * filters + large * channels)
         copied = taps * (small * channels + large * filters)
-        return 0.022 * products + 0.8 * added + 0.9 * copied
+        return 0.013 * products + 0.6 * added + copied
 
     def forward(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """(h, w, n, in) and (kh, kw, in, out) to (oh, ow, n, out)."""
@@ -168,7 +168,7 @@ class Stamps(Whole):
     def cost(self, channels: int, filters: int) -> float:
         """Nanoseconds, as `Taps.cost`."""
         patches = math.prod(_full(self)) * math.prod(self.kernel) * filters
-        return patches * (0.06 * channels + 2.2)
+        return patches * (0.05 * channels + 1.85)
 
     def forward(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """(h, w, n, in) and (kh, kw, in, out) to (oh, ow, n, out)."""

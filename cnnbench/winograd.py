@@ -80,9 +80,9 @@ class Winograd:
     def cost(self, channels: int, filters: int) -> float:
         """Nanoseconds, as `patches.Taps.cost`: of products, transforms, and the blocks' copies."""
         num, grid, blocks = map(math.prod, (self._num, self._grid, self.blocks))
-        tiles, copies = (grid, 3.5 * grid * filters) if self.spread else (num, 10 * num * channels)
-        products = 0.07 * tiles * blocks * channels * filters
-        transforms = 5 * grid * channels + num * filters
+        tiles, copies = (grid, 1.1 * grid * filters) if self.spread else (num, 3.5 * num * channels)
+        products = 0.06 * tiles * blocks * channels * filters
+        transforms = 3 * grid * channels + 1.1 * num * filters
         return math.prod(self.points) * (products + transforms + (blocks > 1) * blocks * copies)
 
     def prepare(self, kernel: jax.Array) -> jax.Array:

@@ -179,9 +179,9 @@ PICKED = (
     (Case((10, 12), (5, 3, 16, 2), (1, 1), ((0, 2), (1, 0))), Stamps, Stamps),
     (Case((9, 9), (3, 3, 3, 4), (3, 2)), Stamps, Stamps),  # 3 * 6 phases are channels
     (Case((12, 12), (5, 5, 16, 24)), Winograd, Taps),
-    (Case((11, 14), (5, 5, 3, 8), (2, 2), ((0, 1), (2, 1))), Winograd, Rows),
+    (Case((11, 14), (5, 5, 3, 8), (2, 2), ((0, 1), (2, 1))), Winograd, Taps),
     (Case((14, 10), (6, 6, 8, 8), (2, 2), ((1, 2), (0, 1))), Winograd, Stamps),
-    (Case((14, 13), (7, 7, 16, 8)), Winograd, Rows),  # in blocks, along the results' channels
+    (Case((14, 13), (7, 7, 16, 8)), Winograd, Taps),  # in blocks, along the results' channels
     (Case((20, 16), (9, 8, 8, 32)), Winograd, Taps),  # and along the inputs'
     (Case((7, 8), (1, 1, 8, 24)), Rows, Rows),
     (Case((6, 8), (2, 1, 16, 8), (3, 3), ((0, 0), (1, 2))), Rows, Rows),  # pixels never read
