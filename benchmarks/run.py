@@ -3,7 +3,7 @@
 Throughput: the shipped networks against every peer, by turns, in one run
 (`cnnbench bench`). Start: real runs in fresh processes, with an empty cache and
 again with a full one; compile time, first step and memory are read from their
-`run.json`. Growth: the time of an epoch on all images and on a tenth. Random:
+`run.json`. Growth: the time of an epoch on all images beside ten on a tenth, by turns. Random:
 networks that nobody tuned (`random_specs`), against PyTorch; losers are named.
 Results go to benchmarks/results as JSON and Markdown. Compare within a run only.
 """
@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -36,6 +37,7 @@ GIB = 2**30
 RANDOM_BUDGET_S = 30.0  # of training for each random network; compiling takes longer
 RANDOM_SHARE = 0.9
 TORCH_BARS: Mapping[str, float] = {"standard": 2.0, "modified": 1.7, "autoencoder": 3.0}
+TURNS = 5  # of the runs whose times are compared
 FULL = 50_000  # training images of an epoch of the shipped experiments
 
 
@@ -141,18 +143,22 @@ def random_check(results: Mapping[str, Benchmark | None]) -> Check:
 
 
 def run_once(
-    name: str, folder: Path, overrides: Sequence[str] = (), data_dir: Path | None = None
-) -> dict[str, Any]:
-    """A run in a fresh process; its `run.json`, and `epochs` with the lines of its log."""
-    command = [sys.executable, "-m", "cnnbench", "run", f"experiments/{name}.yaml", "--quiet"]
+    paths: Sequence[Path], folder: Path, overrides: Sequence[str] = (), data_dir: Path | None = None
+) -> list[dict[str, Any]]:
+    """Runs in a fresh process; of each its `run.json`, and `epochs` with the lines of its log."""
+    command = [sys.executable, "-m", "cnnbench", "run", *map(str, paths), "--quiet"]
     command += ["--engine", "fast", "--results-dir", str(folder / "results"), *overrides]
     command += ["--data-dir", str(data_dir)] if data_dir else []
     env = os.environ | {"CNNBENCH_CACHE_DIR": str(folder / "cache")}
     before = set(folder.glob("results/*/*"))
     subprocess.run(command, check=True, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
-    (run,) = set(folder.glob("results/*/*")) - before
-    record: dict[str, Any] = json.loads((run / "run.json").read_text())
+    made = {run.parent.name: run for run in set(folder.glob("results/*/*")) - before}
+    return [_record(made[path.stem]) for path in paths]
+
+
+def _record(run: Path) -> dict[str, Any]:
     lines = (run / "epochs.jsonl").read_text().splitlines()
+    record: dict[str, Any] = json.loads((run / "run.json").read_text())
     return record | {"epochs": [json.loads(line) for line in lines]}
 
 
@@ -161,7 +167,8 @@ def start_checks(name: str, notify: Any) -> list[Check]:
     notify(f"{name}: starting with an empty cache, and again")
     small = ["--dataset", "mnist_5k", "--epochs", "1"]
     with tempfile.TemporaryDirectory() as folder:
-        cold, warm = (run_once(name, Path(folder), small) for _ in range(2))
+        paths = [ROOT / "experiments" / f"{name}.yaml"]
+        cold, warm = (run_once(paths, Path(folder), small)[0] for _ in range(2))
     assert (cold["engine"]["compile_cache"], warm["engine"]["compile_cache"]) == ("cold", "warm")
     return [
         Check(Bar(f"{name}: compile, cold", 6.0, "s"), cold["timing"]["compile_s"]),
@@ -180,14 +187,31 @@ def growth_checks(data_dir: Path | None) -> list[Check]:
         note = "needs --data-dir with all of MNIST"
         return [Check(grown, None, note), Check(memory, None, note)]
     with tempfile.TemporaryDirectory() as name:
-        folder, seconds = Path(name), []
-        for images in (FULL // 10, FULL):
-            overrides = ["--epochs", "3", f"dataset.train_examples={images}"]
-            record = run_once("standard", folder, overrides, data_dir)
-            seconds.append(min(epoch["train_s"] for epoch in record["epochs"]))
-        deep = run_once("autoencoder", folder, ["--epochs", "1"], data_dir)
-    peaks = [run["engine"]["peak_memory_bytes"] / GIB for run in (record, deep)]
-    return [Check(grown, seconds[1] / (10 * seconds[0])), Check(memory, max(peaks))]
+        folder = Path(name)
+        runs = run_once(growing(folder), folder, ["--seeds", str(TURNS)], data_dir)
+        deep = run_once(
+            [ROOT / "experiments" / "autoencoder.yaml"], folder, ["--epochs", "1"], data_dir
+        )
+    tenth, whole = ([_spent(run, seed) for seed in range(TURNS)] for run in runs)
+    ratios = [large / small for large, small in zip(whole, tenth, strict=True)]
+    peaks = [run["engine"]["peak_memory_bytes"] / GIB for run in (*runs, *deep)]
+    return [Check(grown, median(ratios)), Check(memory, max(peaks))]
+
+
+def growing(folder: Path) -> list[Path]:
+    """Files of 10 epochs of a tenth of the images, and of one epoch of all: as many steps."""
+    (folder / "standard.yaml").write_bytes((ROOT / "experiments" / "standard.yaml").read_bytes())
+    for name, images, epochs in (("tenth", FULL // 10, 10), ("whole", FULL, 1)):
+        (folder / f"{name}.yaml").write_text(
+            f"extends: standard.yaml\nname: {name}\n"
+            f"dataset: {{train_examples: {images}}}\ntrain: {{epochs: {epochs}}}\n"
+        )
+    return [folder / "tenth.yaml", folder / "whole.yaml"]
+
+
+def _spent(run: Mapping[str, Any], seed: int) -> float:
+    """Seconds of training of a seed."""
+    return sum(float(epoch["train_s"]) for epoch in run["epochs"] if epoch["seed"] == seed)
 
 
 def bars_markdown(checks: Sequence[Check]) -> str:
