@@ -91,7 +91,7 @@ def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:
     Raises:
       DataError: there is no such set, or describing it takes a package that is missing.
     """
-    if not re.fullmatch(r"[a-z0-9_]+(/[\w.+-]+)?", name):
+    if not re.fullmatch(r"[a-z_][a-z0-9_]*(/[\w.+-]+)?", name):
         raise DataError(_unknown(name))
     with quiet():
         import tensorflow_datasets as tfds

@@ -114,7 +114,8 @@ def _time(v: Verdict) -> str:
     if v.time_interval is None:
         return text
     if v.time_interval.high > WIDEST * v.time_interval.low:
-        return f"{text}, with too few seeds for an interval"
+        ends = f"{v.time_interval.low:.2g}x to {v.time_interval.high:.2g}x"
+        return f"{text}, with so few seeds anything from {ends}"
     return f"{text} ({v.time_interval.low:.2f} to {v.time_interval.high:.2f})"
 
 

@@ -14,6 +14,7 @@ from cnnbench.catalog import (
     default_data_dir,
     describe,
     has_tensorflow,
+    open_builder,
     quiet,
 )
 from cnnbench.errors import DataError
@@ -127,3 +128,10 @@ def test_quiet_gives_the_terminal_back(capsys: pytest.CaptureFixture[str]) -> No
     sys.stdout.write("ours")
     assert capsys.readouterr() == ("ours", "")
     assert logger.level == level
+
+
+def test_a_name_that_begins_with_a_digit_is_no_dataset(tmp_path: Path) -> None:
+    """tensorflow-datasets cannot even parse it; found by the fuzzer."""
+    with pytest.raises(DataError) as caught:
+        open_builder("9mnist_5k", tmp_path)
+    assert str(caught.value).startswith("dataset '9mnist_5k' does not exist")

@@ -56,7 +56,9 @@ def test_the_median_is_that_of_kaplan_and_meier(ends: list[tuple[float, bool]]) 
         for t, p in zip(curve.quantiles, curve.probabilities, strict=True)
         if p <= 0.5 + 1e-12
     ]
-    assert median_time(ends) == (half[0] if half else None)
+    # With fewer than half, only those that were stopped early would bring it about.
+    known = half and 2 * len(reached) >= len(ends)
+    assert median_time(ends) == (half[0] if known else None)
 
 
 @pytest.mark.parametrize(
