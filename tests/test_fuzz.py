@@ -1,0 +1,62 @@
+"""A taste of the fuzzer; docs/reliability.md has the figures of long runs."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cnnbench.errors import UsageError
+from tests import fuzz
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(command):
+    return subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_no_generated_input_is_a_fault():
+    command = [sys.executable, "-m", "tests.fuzz", "--inputs", "600", "--seed"]
+    done = run([*command, str(time.time_ns() % 10**6)])
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["target"] for each in told] == ["spec", "override", "result"]
+    assert all(each.get("taken", 0) + each.get("refused", 0) == 200 for each in told)
+
+
+def test_a_fault_is_seen():
+    def raises(error):
+        def call(_data):
+            raise error
+
+        return call
+
+    assert fuzz.guard(raises(UsageError("no")), b"") == "refused"
+    assert fuzz.guard(lambda _: None, b"") == "taken"
+    assert "KeyError: 'x'" in fuzz.guard(raises(KeyError("x")), b"")
+
+
+def test_an_input_that_takes_too_long_is_a_fault():
+    script = """
+import time
+from tests import fuzz
+fuzz.SECONDS = 1
+fuzz.prepare()
+print(fuzz.guard(lambda _: time.sleep(60), b""))
+print(fuzz.guard(lambda _: bytearray(2 << 30), b""))
+"""
+    done = run([sys.executable, "-c", script])
+    assert "TooLongError" in done.stdout
+    assert "MemoryError" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["spec", "override", "result"])
+def test_inputs_differ_and_repeat(kind):
+    corpus = fuzz.corpora()[kind]
+    inputs = [fuzz.mutated(random.Random(seed), corpus) for seed in range(50)]
+    assert inputs == [fuzz.mutated(random.Random(seed), corpus) for seed in range(50)]
+    assert len(set(inputs)) > 40
