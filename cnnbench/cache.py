@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cnnbench.files import write_whole
 
 # 1: the first.
 FORMAT = "cnnbench arrays 1"
@@ -51,25 +52,6 @@ def cache_dir() -> Path:
     return Path(os.environ.get("CNNBENCH_CACHE_DIR") or "~/.cache/cnnbench").expanduser()
 
 
-def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file whole, or not at all.
-
-    Raises:
-      OSError: the folder cannot be written or the disk is full.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
 def write_entry(path: Path, entry: Entry) -> None:
     """Write a cache file whole, or not at all.
 
@@ -83,6 +65,7 @@ def write_entry(path: Path, entry: Entry) -> None:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, *parts, digest.hexdigest().encode())
 
 

@@ -12,25 +12,20 @@ import typer
 
 import cnnbench
 from cnnbench.cli_bench import bench
+from cnnbench.cli_check import check
 from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
 from cnnbench.cli_inspect import inspect
 from cnnbench.cli_report import draw_plot, write_report
 from cnnbench.cli_show import show, show_layers
 from cnnbench.errors import UsageError
-from cnnbench.terminal import (
-    INTERRUPTED,
-    catch_interrupts,
-    check_interrupt,
-    exit_at_once,
-    reports_errors,
-    stdout,
-    warn,
-)
-from cnnbench.words import ResultsDir, Specs, option_overrides, split_words
+from cnnbench.interrupts import CODES, catching
+from cnnbench.terminal import exit_at_once, reports_errors, stdout, warn
+from cnnbench.words import MaybeSpecs, ResultsDir, option_overrides, split_words
 
 if TYPE_CHECKING:
     from cnnbench.results import RunResult
+    from cnnbench.session import Request
 
 app = typer.Typer(
     name="cnnbench",
@@ -87,7 +82,7 @@ class Engine(StrEnum):
 @app.command()
 @reports_errors
 def run(  # noqa: PLR0913, PLR0917 - one parameter per option
-    specs: Specs,
+    specs: MaybeSpecs = None,
     seeds: Annotated[
         str | None, typer.Option(help="A number of seeds, or a list as in 0,1,2.", metavar="N|LIST")
     ] = None,
@@ -123,6 +118,23 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             help="Also write event files: tensorboard --logdir results shows all runs.",
         ),
     ] = False,
+    resume: Annotated[
+        list[str] | None,
+        typer.Option(help="Go on with a run that was stopped; can be repeated.", metavar="RUN"),
+    ] = None,
+    needed: Annotated[
+        bool,
+        typer.Option(
+            "--needed", help="Train only what is not done yet, and go on with what was stopped."
+        ),
+    ] = False,
+    allow_python: Annotated[
+        bool,
+        typer.Option(
+            "--allow-python",
+            help="Import model.python from anywhere, not only if installed or beside the file.",
+        ),
+    ] = False,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
     dry_run: Annotated[
@@ -136,26 +148,26 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Train each experiment and end with a table of accuracy and time."""
     from cnnbench.session import Request
 
-    paths, overrides = split_words(specs)
-    overrides += option_overrides(seeds, epochs, dataset)
     if data_dir and not data_dir.is_dir() and str(data_dir) != os.environ.get("TFDS_DATA_DIR"):
         raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
-    command = ["cnnbench", *sys.argv[1:]]
-    requests = [
-        Request(
-            path,
-            overrides,
-            results_dir,
-            data_dir,
-            device.value,
-            engine.value,
-            profile,
-            tensorboard,
-            command,
-            check_interrupt,
-        )
-        for path in paths
-    ]
+    given = option_overrides(seeds, epochs, dataset)
+    make = partial(
+        Request,
+        results_dir=results_dir,
+        data_dir=data_dir,
+        device=device.value,
+        engine=engine.value,
+        profile=profile,
+        tensorboard=tensorboard,
+        allow_python=allow_python,
+        command=["cnnbench", *sys.argv[1:]],
+    )
+    if resume:
+        requests = _resumed(make, resume, [*(specs or ()), *given])
+    else:
+        paths, overrides = split_words(specs or ())
+        # An option speaks of the file; what is written beside it may say more.
+        requests = [make(path, given + overrides, needed=needed) for path in paths]
     if match:
         from cnnbench.matching import with_match
         from cnnbench.widening import Size
@@ -165,9 +177,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         _dry_run(requests)
         return
     results: list[RunResult] = []
-    catch_interrupts()
     try:
-        _run_all(requests, results, quiet=quiet)
+        with catching():
+            _run_all(requests, results, quiet=quiet)
     finally:
         _print_results(results, json=json)
 
@@ -196,6 +208,21 @@ app.command(name="plot")(reports_errors(draw_plot))
 app.command(name="report")(reports_errors(write_report))
 app.command()(reports_errors(bench))
 app.command()(reports_errors(inspect))
+app.command()(reports_errors(check))
+
+
+def _resumed(
+    make: "partial[Request]", runs: Sequence[str], others: Sequence[str]
+) -> "list[Request]":
+    """Runs that go on as they were begun."""
+    from cnnbench.history import find_unfinished
+    from cnnbench.store import RESOLVED_FILE
+
+    if others:
+        message = f"--resume: a run goes on as it was begun, so '{others[0]}' cannot be set"
+        raise UsageError(f"{message}; leave it out, or train anew without --resume.")
+    folders = [find_unfinished(run, make.keywords["results_dir"]) for run in runs]
+    return [make(folder / RESOLVED_FILE, resume=folder) for folder in folders]
 
 
 def _run_all(requests: Sequence[Any], results: "list[RunResult]", *, quiet: bool) -> None:
@@ -243,6 +270,6 @@ def main() -> None:
     try:
         app(prog_name="cnnbench")
     except SystemExit as end:
-        if end.code == INTERRUPTED:
-            exit_at_once(INTERRUPTED)
+        if end.code in CODES:
+            exit_at_once(end.code)
         raise

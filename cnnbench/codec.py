@@ -192,8 +192,8 @@ def _decode_document(kind: Any, content: bytes, path: str) -> Any:
 
 
 def _check_version(version: object, location: Location) -> None:
-    if type(version) is int and version == FORMAT_VERSION:
-        return
+    if type(version) is int and 1 <= version <= FORMAT_VERSION:
+        return  # what version 1 lacks has a default
     if type(version) is int and version > FORMAT_VERSION:
         message = f"version {version} is newer than this cnnbench reads ({FORMAT_VERSION})"
         raise _refusal(location, "format_version", message, "install a newer cnnbench")

@@ -87,7 +87,7 @@ def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> 
         Column(
             title.replace(" ", "_"),
             title.capitalize(),
-            lambda row: estimate_text(metric, row.value, digits),
+            lambda row: row.lost or estimate_text(metric, row.value, digits),
             lambda row: row.value.mean,
             falling=higher,
         ),
@@ -118,7 +118,9 @@ def _wide(metric: str, digits: int | None, *, higher: bool) -> list[Column[Row]]
         Column(
             "test",
             "Test",
-            lambda row: metric_text(metric, row.test.mean, digits) if row.test else "",
+            lambda row: (
+                (row.lost or metric_text(metric, row.test.mean, digits)) if row.test else ""
+            ),
             lambda row: row.test.mean if row.test else None,
             falling=higher,
         ),

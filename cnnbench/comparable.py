@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cnnbench.errors import IncomparableError, UsageError, did_you_mean, listing
 from cnnbench.phrases import clean, enumeration, epochs_text
 from cnnbench.results import EpochRecord, RunRecord, RunResult, Status, Summary
+from cnnbench.summary import with_missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,11 @@ def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finishe
 def _finished(run: RunResult, metric: str | None) -> Finished:
     record, summary = run.record, run.summary
     again = f"run it again with: {shlex.join(record.environment.command)}"
+    resume = f"go on with: cnnbench run --resume {run_path(record)}"
     if record.status is not Status.FINISHED:
         cause = f" ({record.error})" if record.error else ""
         raise IncomparableError(
-            f"{run_path(record)} is {record.status}{cause}, not finished; {again}"
+            f"{run_path(record)} is {record.status}{cause}, not finished; {resume}"
         )
     if summary is None:
         raise IncomparableError(f"{run_path(record)} has no summary.json; {again}")
@@ -63,14 +65,15 @@ def _lacks(run: Finished) -> Iterator[str]:
     if metric not in run.summary.metrics:
         yield f"direction of {metric} in summary.json"
     tests = {seed.seed: seed.test for seed in run.summary.seeds}
-    found = {(e.seed, e.epoch) for e in run.epochs if metric == "loss" or metric in e.metrics}
+    records = with_missing(run.epochs, run.record.epochs).values()
+    found = {(e.seed, e.epoch) for e in records if metric == "loss" or metric in e.metrics}
     for seed in run.record.seeds:
         if metric not in tests.get(seed, {}):
             yield f"test {metric} of seed {seed} in summary.json"
         for epoch in range(1, run.record.epochs + 1):
             if (seed, epoch) not in found:
                 yield f"{metric} of seed {seed}, epoch {epoch} in epochs.jsonl"
-    alone = {epoch.epoch for epoch in run.epochs if epoch.at_once == 1}
+    alone = {epoch.epoch for epoch in records if epoch.at_once == 1}
     for epoch in (1, run.record.epochs):
         if epoch not in alone:
             yield f"seed trained alone in epoch {epoch} of epochs.jsonl"

@@ -11,9 +11,11 @@ from cnnbench import stability
 from cnnbench.comparable import Finished, difference, finished_runs, recipes, run_path
 from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
+from cnnbench.phrases import lost_text
 from cnnbench.results import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.stability import Timed
 from cnnbench.stats import Estimate, estimate
+from cnnbench.summary import lost_seeds, with_missing
 from cnnbench.targets import TimeToTarget, parse_target, time_to_target
 from cnnbench.verdict import Rules, Sample, Verdict, find_baseline, judge
 
@@ -43,6 +45,12 @@ class Row:
     num_params: int
     images_per_s: float
     test: Estimate | None
+
+    @property
+    def lost(self) -> str:
+        """What is said of the seeds that have diverged by then; nothing where none has."""
+        values = self.value.values
+        return lost_text(sum(not math.isfinite(value) for value in values), len(values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,35 +223,24 @@ def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:
 
 def _value(epoch: EpochRecord, metric: str) -> float:
     """NaN for a seed that diverged, whatever its predictions are worth."""
-    finite = math.isfinite(epoch.train_loss) and math.isfinite(epoch.validation_loss)
-    return epoch.validation(metric) if finite else math.nan
+    return epoch.validation(metric) if epoch.finite else math.nan
 
 
 def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
     """Seeds whose loss is not finite; a network that knows nothing still has an accuracy."""
     for label, run in runs:
-        if lost := lost_seeds(run.epochs, run.record.epochs):
+        if lost := lost_seeds(run.epochs):
             seeds = ", ".join(map(str, lost))
             yield f"Warning: {label} diverged with seed {seeds}: the loss is not finite."
-
-
-def lost_seeds(epochs: Sequence[EpochRecord], last: int) -> list[int]:
-    """Seeds that diverged.
-
-    Args:
-      epochs: of a run.
-      last: number of its last epoch.
-    """
-    return [e.seed for e in epochs if e.epoch == last and math.isnan(_value(e, "loss"))]
 
 
 def _sample(run: Finished, label: str) -> Sample:
     """What a run is judged by: its last epoch, and the times of those trained alone."""
     last = run.record.epochs
-    values = {e.seed: _value(e, run.metric) for e in run.epochs if e.epoch == last}
+    records = with_missing(run.epochs, last)
     return Sample(
         (label, run.record.name, run_path(run.record)),
-        {seed: values[seed] for seed in run.record.seeds},
+        {seed: _value(records[seed, last], run.metric) for seed in run.record.seeds},
         _epoch_s(run),
     )
 
@@ -262,6 +259,12 @@ def _images_per_s(run: Finished) -> float:
     return statistics.median(e.samples_per_s for e in run.epochs if e.at_once == 1)
 
 
+def _times(epochs: Sequence[EpochRecord]) -> list[float]:
+    """Seconds of training of seeds that were trained alone, and not given up before."""
+    alone = [epoch.train_s for epoch in epochs if epoch.at_once == 1]
+    return [value for value in alone if math.isfinite(value)] or [math.nan]
+
+
 def _labels(titles: Sequence[str]) -> list[str]:
     """The titles, numbered where the same one comes again.
 
@@ -276,17 +279,19 @@ def _labels(titles: Sequence[str]) -> list[str]:
 
 def _rows(run: Finished, label: str) -> Iterator[Row]:
     last = run.record.epochs
-    records = {(epoch.seed, epoch.epoch): epoch for epoch in run.epochs}
+    records = with_missing(run.epochs, last)
     metric = run.metric
-    tests = {seed.seed: seed.test[metric] for seed in run.summary.seeds}
+    lost = lost_seeds(run.epochs)
+    # A network of NaN still has an accuracy.
+    tests = {s.seed: math.nan if s.seed in lost else s.test[metric] for s in run.summary.seeds}
     for number in dict.fromkeys((1, last)):
         epochs = [records[seed, number] for seed in run.record.seeds]
         yield Row(
             run=run.record,
             label=label,
             epoch=number,
-            value=estimate(epoch.validation(metric) for epoch in epochs),
-            train_s=estimate(epoch.train_s for epoch in epochs if epoch.at_once == 1),
+            value=estimate(_value(epoch, metric) for epoch in epochs),
+            train_s=estimate(_times(epochs)),
             num_params=run.summary.num_params,
             images_per_s=_images_per_s(run),
             test=estimate(tests[s] for s in run.record.seeds) if number == last else None,

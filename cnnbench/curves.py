@@ -5,10 +5,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnbench.compare import Comparison, Row, lost_seeds
-from cnnbench.phrases import clean, epochs_text, metric_text, seconds_text, words
+from cnnbench.compare import Comparison, Row
+from cnnbench.phrases import clean, epochs_text, lost_text, metric_text, seconds_text, words
 from cnnbench.results import RunResult
 from cnnbench.stats import Estimate, estimate, mean
+from cnnbench.summary import lost_seeds, with_missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,7 @@ class Curve:
     @property
     def lost(self) -> str:
         """What is said of the seeds that diverged; nothing where none did."""
-        if self.num_lost in {0, self.num_seeds}:
-            return "diverged" if self.num_lost else ""
-        return f"{self.num_lost} of {self.num_seeds} diverged"
+        return lost_text(self.num_lost, self.num_seeds)
 
 
 def last_rows(comparison: Comparison) -> tuple[Row, ...]:
@@ -71,12 +70,13 @@ def curves(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[Curve, ..
 
 def _curve(label: str, run: RunResult, metric: str) -> Curve:
     numbers = range(1, run.record.epochs + 1)
-    found = {(epoch.seed, epoch.epoch): epoch for epoch in run.epochs}
+    found = with_missing(run.epochs, run.record.epochs)
     by_epoch = [[found[seed, number] for seed in run.record.seeds] for number in numbers]
     values = tuple(estimate(e.validation(metric) for e in epochs) for epochs in by_epoch)
     alone = [[e.train_s for e in epochs if e.at_once == 1] for epochs in by_epoch]
-    time_s = tuple(itertools.accumulate(map(mean, alone))) if all(alone) else None
-    lost = lost_seeds(run.epochs, run.record.epochs)
+    known = [[value for value in times if math.isfinite(value)] for times in alone]
+    time_s = tuple(itertools.accumulate(map(mean, known))) if all(known) else None
+    lost = lost_seeds(run.epochs)
     return Curve(clean(label), values, time_s, len(lost))
 
 

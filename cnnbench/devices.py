@@ -7,6 +7,7 @@ from jax.sharding import AxisType, Mesh
 
 from cnnbench.errors import UsageError
 from cnnbench.machine import num_cpus
+from cnnbench.memory import free_bytes, peak_memory_bytes
 
 BATCH = "batch"  # the axis along which devices share a batch
 MOST_HOST_DEVICES = 16
@@ -41,3 +42,17 @@ def make_mesh(devices: Sequence[jax.Device]) -> Mesh | None:
     if len(devices) == 1:
         return None
     return jax.make_mesh((len(devices),), (BATCH,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def free_memory(device: jax.Device) -> int | None:
+    """Bytes that a training can still take; None where nothing tells."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"]) - int(stats["bytes_in_use"])
+    return free_bytes() if device.platform == "cpu" else None
+
+
+def peak_memory(device: jax.Device) -> int | None:
+    """The most bytes held so far: by an accelerator, or by this process on a CPU."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    return int(stats["peak_bytes_in_use"]) if stats else peak_memory_bytes()

@@ -5,35 +5,52 @@ epoch's time holds neither compilation nor copying. Nothing here prints or
 writes: the caller consumes a stream of events.
 """
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from cnnbench.compilation import lookups
-from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
-from cnnbench.losses import metric_names
-from cnnbench.memory import peak_memory_bytes
+from cnnbench.devices import peak_memory
+from cnnbench.evaluation import Ready, evaluate, metric_directions, samples
+from cnnbench.events import (
+    Checkpoint,
+    Compiled,
+    Event,
+    Resumed,
+    SeedDone,
+    Snapshot,
+    StepDone,
+    Trained,
+    Tuning,
+)
+from cnnbench.footprint import ran_out
 from cnnbench.probe import measure_cost
 from cnnbench.programs import (
-    EVAL_BATCH,
-    NUM_SAMPLES,
     Job,
-    Programs,
     Setup,
     check_output,
     compile_all,
     set_up,
 )
-from cnnbench.results import Direction, Engine, EpochRecord
+from cnnbench.results import Engine, EpochRecord
+from cnnbench.resume import goes_on, is_kept
 from cnnbench.sampling import batches
-from cnnbench.spec import Experiment
-from cnnbench.strategy import seeds_at_once
+from cnnbench.strategy import groups, seeds_at_once
 from cnnbench.summary import summarize_seed
-from cnnbench.train import TrainState, num_params, weights_of
+from cnnbench.train import (
+    TrainState,
+    num_params,
+    stack,
+    unstack,
+    values_of,
+    weights_of,
+    with_values,
+)
 from cnnbench.tuning import known_choice, measure
 from cnnbench.weights import Weights
 
@@ -55,22 +72,21 @@ def run_job(job: Job) -> Iterator[Event]:
 
     Raises:
       UsageError: a Python model cannot be imported or gives the wrong shape.
+      RoomError: the memory is too small.
     """
     events = _run(job)
     while True:
         # Not around the loop: the caller may do something else between two events.
         with jax.default_device(job.devices[0]):
-            event = next(events, None)
+            try:
+                event = next(events, None)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                raise ran_out(job.plan, job.batch_size) from None
         if event is None:
             return
         yield event
-
-
-class _Ready(NamedTuple):
-    """Programs with what they were compiled for."""
-
-    setup: Setup
-    programs: Programs
 
 
 def _run(job: Job) -> Iterator[Event]:
@@ -86,54 +102,74 @@ def _run(job: Job) -> Iterator[Event]:
     with lookups() as cache:
         alone, state = _compile(setup, (first,))
     compile_s, strategy = job.watch.last("compile_s"), choice.strategy
-    yield Compiled(num_params(state.params), compile_s, cache.state, strategy.text)
+    engine = Engine(
+        requested=job.engine,
+        form=strategy.form,
+        row=strategy.row,
+        num_devices=strategy.num_devices,
+        steps_per_call=strategy.steps_per_call,
+        seeds_at_once=1,
+        step_s=choice.step_s,
+        tune_s=tune_s,
+        compile_cache=cache.state,
+        first_step_s=math.nan,
+        peak_memory_bytes=None,
+    )
+    yield Compiled(num_params(state.params), compile_s, cache.state, strategy.text, engine)
+    if job.resume:
+        yield Resumed(job.resume.kept)
     yield from _run_seeds(alone, state, (first,), compile_s)
     cost = measure_cost(alone.setup, alone.programs)
     started = job.watch.now()
-    together = _faster_together(alone, others, job.watch.last("train_s"))
+    together = _together(alone, others, _epoch_s(job))
     tune_s += job.watch.now() - started
     at_once = together.setup.at_once if together else 1
-    for seeds in _groups(others, at_once):
+    for seeds in groups(others, at_once):
         ready = together if together and len(seeds) > 1 else alone
         state = ready.setup.state(*map(setup.network, seeds))
         yield from _run_seeds(ready, state, seeds, 0.0)
     yield Trained(
-        Engine(
-            requested=job.engine,
-            form=strategy.form,
-            row=strategy.row,
-            num_devices=strategy.num_devices,
-            steps_per_call=strategy.steps_per_call,
+        replace(
+            engine,
             seeds_at_once=at_once,
-            step_s=choice.step_s,
             tune_s=tune_s,
-            compile_cache=cache.state,
             first_step_s=job.watch.first_step_s,
-            peak_memory_bytes=_peak_memory_bytes(job.devices[0]),
+            peak_memory_bytes=peak_memory(job.devices[0]),
         ),
         cost,
     )
 
 
-def _compile(setup: Setup, seeds: Sequence[int]) -> tuple[_Ready, TrainState]:
+def _compile(setup: Setup, seeds: Sequence[int]) -> tuple[Ready, TrainState]:
     """Programs for seeds that are trained at once, and what these start from."""
     with setup.job.watch.part("compile_s"):
         networks = [setup.network(seed) for seed in seeds]
         if setup.job.plan is None:
             check_output(setup, networks[0])
         state = setup.state(*networks)
-        return _Ready(setup, compile_all(setup, networks[0], state)), state
+        return Ready(setup, compile_all(setup, networks[0], state)), state
 
 
-def _faster_together(alone: _Ready, seeds: Sequence[int], epoch_s: float) -> _Ready | None:
+def _epoch_s(job: Job) -> float:
+    """Seconds of an epoch of the first seed."""
+    known = job.resume.records[job.experiment.seeds[0]] if job.resume else ()
+    return known[-1].train_s if known else job.watch.last("train_s")
+
+
+def _together(alone: Ready, seeds: Sequence[int], epoch_s: float) -> Ready | None:
     """Programs for several seeds at once, if a trial epoch takes less than `epoch_s` a seed.
 
     Only accelerators are so large that one of these networks leaves some of them idle.
+    A run that goes on does as it began.
     """
     job, size = alone.setup.job, seeds_at_once(len(seeds))
+    decided = job.resume.at_once if job.resume else None
+    size = decided or size
     if size < 2 or not job.accelerator:
         return None
     together, state = _compile(replace(alone.setup, at_once=size), seeds[:size])
+    if decided:
+        return together
     start = job.watch.now()
     for indices in _calls(together.setup, seeds[:size], epoch=1):
         state, losses = together.programs.train(state, alone.setup.arrays, indices)
@@ -141,42 +177,35 @@ def _faster_together(alone: _Ready, seeds: Sequence[int], epoch_s: float) -> _Re
     return together if (job.watch.now() - start) / size < epoch_s else None
 
 
-def _groups(seeds: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
-    """Seeds in groups; those that fill none are trained alone."""
-    whole = len(seeds) // size * size
-    yield from (tuple(seeds[i : i + size]) for i in range(0, whole, size))
-    yield from ((seed,) for seed in seeds[whole:])
-
-
-def _peak_memory_bytes(device: jax.Device) -> int | None:
-    """The most memory held so far: by an accelerator, or by this process on a CPU."""
-    stats = device.memory_stats() if device.platform != "cpu" else None
-    return int(stats["peak_bytes_in_use"]) if stats else peak_memory_bytes()
-
-
 def _run_seeds(
-    ready: _Ready, state: TrainState, seeds: tuple[int, ...], compile_s: float
+    ready: Ready, state: TrainState, seeds: tuple[int, ...], compile_s: float
 ) -> Iterator[Event]:
     """Trains seeds at once; the first of them is charged with the compilation."""
     job = ready.setup.job
     n, m = job.num_train, len(job.dataset.validation.labels)
     test = range(n + m, n + m + len(job.dataset.test.labels))
-    records: dict[int, list[EpochRecord]] = {seed: [] for seed in seeds}
-    for epoch in range(1, job.experiment.train.epochs + 1):
+    state, records, done = _restored(ready, state, seeds)
+    for epoch in range(done + 1, job.experiment.train.epochs + 1):
+        if not any(map(goes_on, records.values())):
+            break
         traced = job.profile and (seeds[0], epoch) == (job.experiment.seeds[0], 1)
         with jax.profiler.trace(str(job.profile)) if traced else nullcontext():
             state, losses = yield from _train_epoch(ready, state, seeds, epoch)
         with job.watch.part("eval_s"):
-            values = _evaluate(ready, state, range(n, n + m))
+            values = evaluate(ready, state, range(n, n + m))
         for number, seed in enumerate(seeds):
-            record = _record(job, (seed, epoch), losses[:, number], values[number], len(seeds))
-            records[seed].append(record)
-            yield record
+            if goes_on(records[seed]):
+                record = _record(job, (seed, epoch), losses[:, number], values[number], len(seeds))
+                records[seed].append(record)
+                yield record
         if job.snapshots:
             for seed, weights in _weights(job, state, seeds):
                 yield Snapshot(seed, epoch, weights)
-    tests = _evaluate(ready, state, test)
-    inputs, outputs = _samples(ready, state, test.start)
+        if is_kept(job.experiment, epoch, records):
+            for seed, one in zip(seeds, unstack(state, len(seeds)), strict=True):
+                yield Checkpoint(seed, epoch, values_of(one))
+    tests = evaluate(ready, state, test)
+    inputs, outputs = samples(ready, state, test.start)
     for number, (seed, weights) in enumerate(_weights(job, state, seeds)):
         summary = summarize_seed(
             records[seed],
@@ -188,14 +217,28 @@ def _run_seeds(
         yield SeedDone(summary, inputs, own, weights)
 
 
+def _restored(
+    ready: Ready, state: TrainState, seeds: tuple[int, ...]
+) -> tuple[TrainState, dict[int, list[EpochRecord]], int]:
+    """Where seeds go on: their state, their records so far, and how many epochs are done."""
+    job = ready.setup.job
+    records: dict[int, list[EpochRecord]] = {seed: [] for seed in seeds}
+    done = job.resume.epochs[seeds[0]] if job.resume else 0
+    if job.resume is None or not done:
+        return state, records, 0
+    load = job.resume.load
+    own = [
+        with_values(one, load(seed, done), f"seed {seed}, epoch {done}")
+        for seed, one in zip(seeds, unstack(state, len(seeds)), strict=True)
+    ]
+    records |= {seed: list(job.resume.records[seed]) for seed in seeds}
+    return ready.setup.place(stack(own)), records, done
+
+
 def _weights(job: Job, state: TrainState, seeds: tuple[int, ...]) -> Iterator[tuple[int, Weights]]:
     """What each seed has learnt so far."""
-    weights = weights_of(state.params, state.rest, layers=job.plan is not None)
-    if len(seeds) == 1:
-        yield seeds[0], weights
-        return
-    for number, seed in enumerate(seeds):
-        yield seed, {name: value[number] for name, value in weights.items()}
+    for seed, own in zip(seeds, unstack(state, len(seeds)), strict=True):
+        yield seed, weights_of(own.params, own.rest, layers=job.plan is not None)
 
 
 def _record(
@@ -215,13 +258,6 @@ def _record(
     )
 
 
-def metric_directions(experiment: Experiment) -> dict[str, Direction]:
-    """Every metric of an experiment, and which of its values are better."""
-    names = metric_names(experiment)
-    higher = {n: Direction.HIGHER if n.endswith("accuracy") else Direction.LOWER for n in names}
-    return higher | {"loss": Direction.LOWER}
-
-
 def _calls(setup: Setup, seeds: Sequence[int], epoch: int) -> Any:
     """What each call of the program trains on: indices (calls, steps, [seeds,] batch)."""
     job = setup.job
@@ -232,7 +268,7 @@ def _calls(setup: Setup, seeds: Sequence[int], epoch: int) -> Any:
 
 
 def _train_epoch(
-    ready: _Ready, state: TrainState, seeds: tuple[int, ...], epoch: int
+    ready: Ready, state: TrainState, seeds: tuple[int, ...], epoch: int
 ) -> Generator[Event, None, tuple[TrainState, Any]]:
     """Returns the state and the losses, (steps, seeds)."""
     setup, job = ready.setup, ready.setup.job
@@ -253,34 +289,3 @@ def _train_epoch(
         jax.block_until_ready((state, losses))
         job.watch.mark_first_step()
     return state, np.concatenate(jax.device_get(losses)).reshape(-1, len(seeds))
-
-
-def _evaluate(ready: _Ready, state: TrainState, rows: range) -> list[dict[str, float]]:
-    """Means over every one of `rows`, by seed; the last chunk is filled up with weight zero."""
-    sums = []
-    for start in range(rows.start, rows.stop, EVAL_BATCH):
-        indices = np.arange(start, start + EVAL_BATCH, dtype=np.int32)
-        weights = (indices < rows.stop).astype(np.float32)
-        indices = np.minimum(indices, rows.stop - 1)
-        sums.append(ready.programs.evaluate(*state[:2], ready.setup.arrays, indices, weights))
-    host = jax.device_get(sums)
-    totals = {
-        key: np.sum([np.float64(part[key]) for part in host], axis=0).reshape(-1) for key in host[0]
-    }
-    return [
-        {key: float(total[number] / len(rows)) for key, total in totals.items()}
-        for number in range(ready.setup.at_once)
-    ]
-
-
-def _samples(
-    ready: _Ready, state: TrainState, start: int
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-    """The first test images, and what each seed makes of them, (seeds, n, h, w, c)."""
-    job = ready.setup.job
-    inputs = job.dataset.test.images[:NUM_SAMPLES]
-    if ready.programs.outputs is None:
-        return inputs, None
-    indices = np.arange(start, start + len(inputs), dtype=np.int32)
-    outputs = np.asarray(ready.programs.outputs(*state[:2], ready.setup.arrays, indices))
-    return inputs, outputs.reshape(-1, *inputs.shape) * job.experiment.dataset.pixel_scale

@@ -107,6 +107,10 @@ class StoreError(CnnbenchError):
     """A run folder cannot be written or read."""
 
 
+class RoomError(CnnbenchError):
+    """The memory is too small for a training."""
+
+
 class IncomparableError(CnnbenchError):
     """There is nothing to compare, or a comparison would mean nothing."""
 

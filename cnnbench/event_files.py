@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.errors import UsageError
-from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
+from cnnbench.events import (
+    Checkpoint,
+    Compiled,
+    Event,
+    Resumed,
+    SeedDone,
+    Snapshot,
+    StepDone,
+    Trained,
+    Tuning,
+)
 from cnnbench.pixels import mosaic, photograph
 from cnnbench.results import EpochRecord, SeedSummary
 from cnnbench.spec import Experiment
@@ -64,7 +74,7 @@ class EventFiles:
                 values = {f"{name}/test": value for name, value in event.summary.test.items()}
                 epoch = self.experiment.train.epochs
                 self._append(seed, epoch, [*_scalars(values), *_images(event)])
-            case Compiled() | StepDone() | Trained() | Tuning():
+            case Checkpoint() | Compiled() | Resumed() | StepDone() | Trained() | Tuning():
                 pass
             case _:
                 assert_never(event)

@@ -1,6 +1,6 @@
 """What the engine tells while it trains."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,25 @@ class Compiled:
       compile_s: seconds it took.
       compile_cache: `warm` where all programs came from the cache on disk, else `cold`.
       strategy: how it will train, for people.
+      engine: the same for the record, as far as it is known by now.
     """
 
     num_params: int
     compile_s: float
     compile_cache: str
     strategy: str
+    engine: Engine | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A run goes on.
+
+    Args:
+      records: the epochs that were trained before it was stopped.
+    """
+
+    records: Sequence[EpochRecord]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,21 @@ class Snapshot:
     seed: int
     epoch: int
     weights: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """All that a seed's training goes on from after an epoch.
+
+    Args:
+      seed: the seed.
+      epoch: number of the epoch, from 1.
+      values: parameters, other state and the optimiser's, by name.
+    """
+
+    seed: int
+    epoch: int
+    values: Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +120,14 @@ class Tuning:
     """Strategies are being measured, once for this network on this device."""
 
 
-Event = Tuning | Compiled | StepDone | EpochRecord | Snapshot | SeedDone | Trained
+Event = (
+    Tuning
+    | Compiled
+    | Resumed
+    | StepDone
+    | EpochRecord
+    | Snapshot
+    | Checkpoint
+    | SeedDone
+    | Trained
+)

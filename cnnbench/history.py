@@ -44,7 +44,16 @@ def list_runs(results_dir: Path) -> Listing:
     Raises:
       StoreError: the folder of results or of an experiment cannot be read.
     """
-    return _list_folders(f for name in _folders(results_dir) for f in _run_folders(name))
+    return _list_folders(run_folders(results_dir))
+
+
+def run_folders(results_dir: Path) -> list[Path]:
+    """The folders of all runs of all experiments.
+
+    Raises:
+      StoreError: the folder of results or of an experiment cannot be read.
+    """
+    return [path for name in _folders(results_dir) for path in _run_folders(name)]
 
 
 def read_curve(entry: RunEntry) -> tuple[float, ...]:
@@ -120,6 +129,28 @@ def find_run(argument: str, results_dir: Path, skip: int = 0) -> tuple[Path, tup
     return _find_id(argument, results_dir), ()
 
 
+def find_unfinished(argument: str, results_dir: Path) -> Path:
+    """The folder of a run that a command line names to go on with.
+
+    Args:
+      argument: as in `find_runs`; a name or folder of an experiment stands for its newest run
+        that has not finished.
+      results_dir: folder of all results.
+
+    Raises:
+      UsageError: it names nothing, several runs, or an experiment whose runs have all finished.
+      StoreError: a folder cannot be read.
+    """
+    for path in [Path(argument), results_dir / argument] if argument.strip() else []:
+        if not (path / RECORD_FILE).is_file() and (folders := _run_folders(path)):
+            entries = _list_folders(folders).entries
+            open_ = [entry for entry in entries if entry.record.status is not Status.FINISHED]
+            if not open_:
+                raise UsageError(f"--resume: all runs in {path} are finished; name another.")
+            return open_[-1].path
+    return find_run(argument, results_dir)[0]
+
+
 def _find_id(prefix: str, results_dir: Path) -> Path:
     experiments = _folders(results_dir)
     runs = [path for folder in experiments for path in _run_folders(folder)]
@@ -148,7 +179,7 @@ def _newest_of(folder: Path, runs: Listing, skip: int) -> tuple[Path, tuple[str,
     if finished:
         entry = finished[-1 - skip] if skip < len(finished) else finished[-1]
         return entry.path, runs.warnings
-    counts = Counter(str(entry.record.status) for entry in runs.entries)
+    counts = Counter(entry.status for entry in runs.entries)
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     raise IncomparableError(
         f"{folder}: no finished run ({states or 'none readable'}); run the experiment again"

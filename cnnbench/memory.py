@@ -39,3 +39,33 @@ def keep_freed() -> None:
 
 # By their numbers in malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD (a thread's heap), M_MMAP_MAX.
 _KEEPING = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
+
+
+def free_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process can still take; None where nothing tells.
+
+    Args:
+      root: of the system's files.
+    """
+    rooms = [_machine_room(root / "proc/meminfo"), _group_room(root / "sys/fs/cgroup")]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _machine_room(file: Path) -> int | None:
+    """What Linux could give without swapping."""
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _group_room(folder: Path) -> int | None:
+    """What a container's limit leaves; pages of files are given back when they are in the way."""
+    try:
+        most = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    cached = {name: int(value) for name, value in map(str.split, lines)}.get("file", 0)
+    return None if most == "max" else max(0, int(most) - used + cached)

@@ -57,6 +57,17 @@ def estimate_text(metric: str, estimate: Estimate, digits: int | None = None) ->
     return f"{value} ± {std:#.2g}" if std else f"{value} ± 0"
 
 
+def lost_text(lost: int, seeds: int) -> str:
+    """What is said of seeds that diverged; nothing where none did.
+
+    >>> lost_text(0, 3), lost_text(1, 3), lost_text(3, 3)
+    ('', '1 of 3 diverged', 'diverged')
+    """
+    if lost in {0, seeds}:
+        return "diverged" if lost else ""
+    return f"{lost} of {seeds} diverged"
+
+
 def _spread(std: float, digits: int) -> str:
     least = 10.0**-digits
     return f"<{least:.{digits}f}" if std < least / 2 else f"{std:.{digits}f}"
@@ -70,6 +81,8 @@ def seconds_text(value: float, digits: int | None = None, beside: Sequence[float
     >>> seconds_text(0.0123456, beside=[0.000182]), seconds_text(0.000182, beside=[360.0])
     ('12.3 ms', '0.000182 s')
     """
+    if math.isnan(value):
+        return MISSING
     known = _known(value, beside)
     if known and min(known) < (0.01 if digits is None else 1) and max(known) < _MOST / 1000:
         return f"{_number(1000 * value, digits)} ms"

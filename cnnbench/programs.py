@@ -19,6 +19,7 @@ from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
 from cnnbench.models import GraphNet
 from cnnbench.python_models import import_class, make_module
+from cnnbench.resume import Resume
 from cnnbench.rowwise import Cut
 from cnnbench.shapes import shape_text
 from cnnbench.spec import Experiment, Task
@@ -31,6 +32,7 @@ from cnnbench.train import (
     TrainState,
     build_optimizer,
     init_state,
+    stack,
     take_apart,
 )
 
@@ -52,6 +54,8 @@ class Job:
       engine: ``auto``, or the form of the operations that is asked for.
       profile: folder for a trace of the first epoch; None for no trace.
       snapshots: whether the weights are told after each epoch.
+      reference: the Python class, ``module:Class``, where the model is one.
+      resume: what is done already; None for a new run.
     """
 
     experiment: Experiment
@@ -63,6 +67,8 @@ class Job:
     engine: str = "auto"
     profile: Path | None = None
     snapshots: bool = False
+    reference: str = ""
+    resume: Resume | None = None
 
     @property
     def num_train(self) -> int:
@@ -124,7 +130,7 @@ class Setup:
         """A model with the initial parameters of a seed."""
         job = self.job
         if job.plan is None:
-            make = import_class(str(job.experiment.model.python), job.folder)
+            make = import_class(job.reference, job.folder)
             return take_apart(make_module(make, job.experiment.model.args, seed))
         form, row = self.strategy.form, self.strategy.row
         cut = Cut(row, self.mesh) if row and has_batch_statistics(job.plan) else None
@@ -134,8 +140,7 @@ class Setup:
         """The state before the first step, on the devices; of a network for each seed at once."""
         optimizer = build_optimizer(self.job.experiment.train, self.job.num_steps)
         states = [init_state(network, optimizer) for network in networks]
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *states) if self.at_once > 1 else states[0]
-        state: TrainState = self.place(stacked)
+        state: TrainState = self.place(stack(states))
         return state
 
     def each_seed(self, function: Callable[..., Any], axes: Sequence[int | None]) -> Any:

@@ -6,7 +6,17 @@ from typing import assert_never
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
+from cnnbench.events import (
+    Checkpoint,
+    Compiled,
+    Event,
+    Resumed,
+    SeedDone,
+    Snapshot,
+    StepDone,
+    Trained,
+    Tuning,
+)
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
 from cnnbench.phrases import epochs_text
@@ -84,9 +94,11 @@ class Lines(Silent):
                 self.say(f"{self.prefix}measuring which engine is the fastest, once ...")
             case Compiled():
                 self.say(self.prefix + compiled_line(event))
+            case Resumed(records=records):
+                self.say(f"{self.prefix}goes on after {epochs_text(len(records))}")
             case EpochRecord():
                 self.say(self.prefix + epoch_line(event, self.epochs))
-            case StepDone() | Snapshot() | SeedDone() | Trained():
+            case StepDone() | Snapshot() | Checkpoint() | SeedDone() | Trained():
                 pass
             case _:
                 assert_never(event)
@@ -138,6 +150,12 @@ class Bars(Lines):
                 super().event(event)
                 self.place = "training"
                 self._update(total=self._steps(), completed=0)
+            case Resumed(records=records):
+                super().event(event)
+                self.done = len(records)
+                for record in records:
+                    self.curve = self._curve(record)
+                self._update(completed=self.done * self.num_steps)
             case StepDone(seed=seed, epoch=epoch, step=step):
                 self._move(seed, epoch, step * event.at_once)
             case EpochRecord(seed=seed, epoch=epoch):
@@ -145,7 +163,7 @@ class Bars(Lines):
                 self.rate = f"{event.samples_per_s:,.0f} images/s"
                 self.done += 1
                 self._move(seed, epoch, 0)
-            case Snapshot() | SeedDone() | Trained():
+            case Snapshot() | Checkpoint() | SeedDone() | Trained():
                 pass
             case _:
                 assert_never(event)

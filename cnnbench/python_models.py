@@ -1,9 +1,12 @@
 """Networks that a user writes as a Python class."""
 
 import importlib
+import importlib.util
 import inspect
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,40 @@ def import_class(reference: str, folder: Path) -> type[nnx.Module]:
         message = f"model.python: '{module_name}' has no nnx.Module named '{class_name}'"
         raise UsageError(f"{message}; define it there.")
     return found
+
+
+def require_trust(reference: str, folder: Path) -> None:
+    """Refuses to import a module that is neither installed nor beside the experiment file.
+
+    Such a module would come from the working directory or from ``PYTHONPATH``, which whoever
+    wrote the experiment file need not have meant. Nothing is imported here.
+
+    Args:
+      reference: ``package.module:Class``.
+      folder: the folder of the experiment file.
+
+    Raises:
+      UsageError: it is somewhere else.
+    """
+    package = reference.partition(":")[0].partition(".")[0]
+    beside = [folder / f"{package}.py", folder / package]
+    if any(path.exists() for path in beside):
+        return
+    found = importlib.util.find_spec(package)
+    if found is None or _is_installed(package, found.origin):
+        return  # one that does not exist has a message of its own
+    message = f"model.python: '{package}' is neither installed nor beside the experiment file"
+    raise UsageError(f"{message} ({found.origin}); check it, then add --allow-python.")
+
+
+def _is_installed(package: str, origin: str | None) -> bool:
+    """Also where it is installed to be edited in place, or a part of Python."""
+    if package in {*sys.stdlib_module_names, *packages_distributions()}:
+        return True
+    places = [Path(path).resolve() for path in sysconfig.get_paths().values()]
+    links = (file.read_text(encoding="utf-8") for p in set(places) for file in p.glob("*.pth"))
+    places += [Path(line) for text in links for line in text.splitlines() if line.startswith("/")]
+    return any(Path(origin or "").resolve().is_relative_to(place) for place in places)
 
 
 def class_source(reference: str, folder: Path) -> bytes:

@@ -6,9 +6,20 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from cnnbench import plots
 from cnnbench.catalog import KNOWN
+from cnnbench.checkpoints import Checkpoints
 from cnnbench.cost import Cost
 from cnnbench.data import Dataset
-from cnnbench.events import Compiled, Event, SeedDone, Snapshot, StepDone, Trained, Tuning
+from cnnbench.events import (
+    Checkpoint,
+    Compiled,
+    Event,
+    Resumed,
+    SeedDone,
+    Snapshot,
+    StepDone,
+    Trained,
+    Tuning,
+)
 from cnnbench.results import (
     DatasetRecord,
     Engine,
@@ -77,13 +88,16 @@ class Collected:
     cost: Cost | None = None
 
 
-def keep(event: Event, folder: RunFolder, collected: Collected) -> None:
+def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: Collected) -> None:
     """Writes what an event brings, and collects it."""
     match event:
         case Compiled(num_params=num_params, compile_s=compile_s):
             collected.num_params, collected.compile_s = num_params, compile_s
+            collected.engine = event.engine
         case EpochRecord():
             folder.append_epoch(event)
+        case Checkpoint(seed=seed, epoch=epoch, values=values):
+            checkpoints.save(seed, epoch, values)
         case SeedDone():
             collected.seeds += (event.summary,)
             folder.write_weights(event.summary.seed, event.weights)
@@ -92,7 +106,7 @@ def keep(event: Event, folder: RunFolder, collected: Collected) -> None:
                 folder.write("reconstructions.png", picture)
         case Trained(engine=engine, cost=cost):
             collected.engine, collected.cost = engine, cost
-        case StepDone() | Snapshot() | Tuning():
+        case Resumed() | StepDone() | Snapshot() | Tuning():
             pass
         case _:
             assert_never(event)
@@ -100,7 +114,7 @@ def keep(event: Event, folder: RunFolder, collected: Collected) -> None:
 
 def summary(job: "Job", collected: Collected) -> Summary:
     """The summary of a run whose seeds have all ended."""
-    from cnnbench.engine import metric_directions
+    from cnnbench.evaluation import metric_directions
 
     metrics = metric_directions(job.experiment)
     first = next(iter(metrics))

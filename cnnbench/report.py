@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cnnbench.columns import PLAIN, Column, Look, R, cost_columns, epoch_columns
 from cnnbench.compare import Comparison, CostRow, Row
-from cnnbench.phrases import clean, estimate_text, metric_text, words
+from cnnbench.phrases import clean, estimate_text, lost_text, metric_text, words
 from cnnbench.sparkline import sparkline
 from cnnbench.stats import mean
 from cnnbench.store import RunEntry
@@ -222,11 +222,13 @@ def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
 
 def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
     """The result, or why there is none."""
-    record, summary, result = entry.record, entry.summary, str(entry.record.status)
+    record, summary, result = entry.record, entry.summary, entry.status
     if summary is not None and summary.seeds:
         metric = summary.headline
         values = [seed.final[metric] for seed in summary.seeds if metric in seed.final]
+        lost = sum(seed.diverged is not None for seed in summary.seeds)
         result = metric_text(metric, mean(values)) if values else result
+        result = lost_text(lost, len(summary.seeds)) or result
     data = record.dataset
     dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name
     counts = (str(record.epochs), str(len(record.seeds)))

@@ -1,5 +1,6 @@
 """What a run measured, as frozen values; `codec` gives them their JSON form."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,9 +8,7 @@ from enum import StrEnum
 
 from cnnbench.cost import Cost
 
-# Version of the form that these values take in files. History:
-# 1: the first.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of the form that these values take in files; docs/results.md has its history
 
 
 class Status(StrEnum):
@@ -55,6 +54,11 @@ class EpochRecord:
     eval_s: float
     samples_per_s: float
     at_once: int = 1
+
+    @property
+    def finite(self) -> bool:
+        """Whether the losses are; a seed whose loss is not has diverged."""
+        return math.isfinite(self.train_loss) and math.isfinite(self.validation_loss)
 
     def validation(self, metric: str) -> float:
         """The validation value of `metric`, which may be `loss`."""
@@ -201,6 +205,7 @@ class RunRecord:
       spec_digest: digest of the resolved experiment.
       dataset: the images used.
       environment: software, machine and command.
+      resumed_at: when it went on after it had been stopped.
     """
 
     run_id: str
@@ -220,6 +225,7 @@ class RunRecord:
     spec_digest: str
     dataset: DatasetRecord
     environment: Environment
+    resumed_at: tuple[datetime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +248,7 @@ class SeedSummary:
       compile_s: seconds of compilation this seed caused.
       train_s: seconds of training, all epochs.
       eval_s: seconds of evaluation, all epochs.
+      diverged: its last epoch, where the loss was not finite any more; None if it was.
     """
 
     seed: int
@@ -251,6 +258,7 @@ class SeedSummary:
     compile_s: float
     train_s: float
     eval_s: float
+    diverged: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

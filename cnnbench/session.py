@@ -13,14 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cnnbench import compare, export, report
+from cnnbench import compare, event_files, export, interrupts, report
 from cnnbench.data import Dataset, dataset_of
-from cnnbench.event_files import EventFiles, require_tensorboard
-from cnnbench.events import Event, SeedDone
+from cnnbench.events import Compiled, Event, SeedDone
+from cnnbench.history import list_runs
 from cnnbench.loader import Loaded, load_experiment
-from cnnbench.recorder import Collected, first_record, keep, summary
+from cnnbench.opening import Opened, alone, checkpoints_of, create, reopen, total
+from cnnbench.recorder import Collected, keep, summary
 from cnnbench.results import RunRecord, RunResult, Status
-from cnnbench.store import RunFolder, create_run, read_run
+from cnnbench.store import TABLES, RunFolder, read_run
 from cnnbench.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ class Request:
       profile: folder for a trace of the first epoch; None for no trace.
       tensorboard: whether event files for TensorBoard are written into the run's folder.
       command: the command line that asked for it.
-      check_interrupt: called at every event; may raise KeyboardInterrupt.
+      resume: the folder of a run that goes on; `path` is its `resolved.yaml` then.
+      needed: whether an experiment that has been trained already is taken as it is, and one
+        that was stopped goes on.
+      allow_python: whether a Python model may come from anywhere.
     """
 
     path: Path
@@ -53,7 +57,9 @@ class Request:
     profile: Path | None = None
     tensorboard: bool = False
     command: Sequence[str] = ()
-    check_interrupt: Callable[[], None] = lambda: None
+    resume: Path | None = None
+    needed: bool = False
+    allow_python: bool = False
 
 
 class Listener(Protocol):
@@ -84,7 +90,7 @@ def check_all(requests: Sequence[Request]) -> None:
     """
     for request in requests:
         if request.tensorboard:
-            require_tensorboard()
+            event_files.require_tensorboard()
         load_experiment(request.path, request.overrides, data_dir=request.data_dir)
 
 
@@ -150,40 +156,66 @@ def _training(request: Request, listener: Listener) -> Training:
     watch = Stopwatch()
     loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
     listener.loaded(loaded)
+    if (reference := loaded.experiment.model.python) and not request.allow_python:
+        from cnnbench.python_models import require_trust
+
+        require_trust(reference, request.path.resolve().parent)
     with watch.part("data_s"):
         dataset = dataset_of(loaded.experiment.dataset, request.data_dir, listener.note)
+    path = request.resume or (_begun(loaded, dataset, request) if request.needed else None)
+    if path and read_run(path).record.status is Status.FINISHED:
+        listener.note(f"{path} is finished; nothing is trained")
+        return _with_tables(RunFolder(path))
     job = _prepare(loaded, dataset, request, watch)
-    folder, record = _create(job, loaded, request)
-    listener.started(record, job.num_steps)
-    yield from _train(job, folder, record, listener, request.check_interrupt)
-    result = read_run(folder.path)
-    table = compare.compare([result])
-    folder.write_tables(report.markdown([table], wide=False), export.csv_text([table]))
-    listener.finished(folder.path)
+    with ExitStack() as stack:
+        if path:
+            stack.enter_context(alone(RunFolder(path)))
+            opened = reopen(job, path, listener.note)
+        else:
+            opened = create(job, loaded, request.results_dir, request.command)
+            stack.enter_context(alone(opened.folder))
+        listener.started(opened.record, job.num_steps)
+        pictured = job.snapshots or (opened.folder.path / event_files.FOLDER).exists()
+        known = opened.record.engine
+        job = dataclasses.replace(
+            job,
+            resume=opened.resume,
+            snapshots=pictured,
+            engine=known.requested if known else job.engine,
+        )
+        yield from _train(job, opened, listener)
+        result = _with_tables(opened.folder)
+    listener.finished(opened.folder.path)
     return result
 
 
-def _create(job: "Job", loaded: Loaded, request: Request) -> tuple[RunFolder, RunRecord]:
-    """Makes the run's folder; its record comes first, so that a folder can always be read."""
-    from cnnbench.machine import environment
-
-    ran_on, source = environment(job.devices, request.command), _source(job)
-    folder = create_run(request.results_dir, loaded.experiment.name, datetime.now(UTC))
-    record = first_record(job, folder.run_id, ran_on, source)
-    folder.write_record(record)
-    folder.write_spec(loaded.text)
-    folder.write_resolved(loaded.resolved())
-    if source:
-        folder.write("model.py", source)
-    return folder, record
+def _with_tables(folder: RunFolder) -> RunResult:
+    """A finished run, whose tables are written where they are not there yet."""
+    result = read_run(folder.path)
+    if not (folder.path / TABLES[-1]).exists():
+        table = compare.compare([result])
+        folder.write_tables(report.markdown([table], wide=False), export.csv_text([table]))
+    return result
 
 
-def _source(job: "Job") -> bytes:
-    """The source of a Python model; empty for a graph of layers."""
+def _begun(loaded: Loaded, dataset: Dataset, request: Request) -> Path | None:
+    """The newest run of the same training: a finished one, or else one that can go on."""
+    from cnnbench.locks import is_held
     from cnnbench.python_models import class_source
 
-    reference = job.experiment.model.python
-    return class_source(reference, job.folder) if reference else b""
+    experiment = loaded.experiment
+    reference = experiment.model.python
+    folder = request.path.resolve().parent
+    source = class_source(reference, folder) if reference else b""
+    wanted = (experiment.digest(source), experiment.seeds, dataset.digest)
+    runs = [
+        entry
+        for entry in list_runs(request.results_dir).entries
+        if wanted == (entry.record.spec_digest, entry.record.seeds, entry.record.dataset.digest)
+    ]
+    finished = [entry for entry in runs if entry.record.status is Status.FINISHED]
+    stopped = [entry for entry in runs if not is_held(entry.path)]
+    return next((entry.path for entry in reversed(finished or stopped)), None)
 
 
 def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatch) -> "Job":
@@ -197,9 +229,12 @@ def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatc
     keep_freed()
     keep_compiled()
     devices = pick_devices(request.device)
-    if loaded.plan is None:
-        import_class(str(loaded.experiment.model.python), request.path.resolve().parent)
     folder = request.path.resolve().parent
+    reference = loaded.experiment.model.python or ""
+    if request.resume and reference:
+        reference = f"model:{reference.partition(':')[2]}"  # the run's own copy
+    if reference:
+        import_class(reference, folder)
     return Job(
         loaded.experiment,
         loaded.plan,
@@ -210,32 +245,30 @@ def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatc
         request.engine,
         request.profile,
         request.tensorboard,
+        reference,
     )
 
 
-def _train(
-    job: "Job",
-    folder: RunFolder,
-    record: RunRecord,
-    listener: Listener,
-    check_interrupt: Callable[[], None],
-) -> Generator[None]:
+def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
     """Consumes the engine's events; whatever happens, `run.json` says how it ended.
 
     Pauses after each seed but the last; a run that is given up there was interrupted.
     """
     from cnnbench.engine import run_job
 
-    status = Status.FAILED
-    collected = Collected()
-    files = EventFiles(folder.path, job.experiment) if job.snapshots else None
+    folder, status, collected = opened.folder, Status.FAILED, Collected()
+    checkpoints = checkpoints_of(job, folder)
+    files = event_files.EventFiles(folder.path, job.experiment) if job.snapshots else None
     last = job.experiment.seeds[-1]
     try:
         for event in run_job(job):
-            check_interrupt()
-            keep(event, folder, collected)
-            if files:
-                files.event(event)
+            interrupts.check()
+            with interrupts.finishing():
+                keep(event, folder, checkpoints, collected)
+                if files:
+                    files.event(event)
+                if isinstance(event, Compiled):
+                    folder.write_record(dataclasses.replace(opened.record, engine=event.engine))
             listener.event(event)
             if isinstance(event, SeedDone) and event.summary.seed != last:
                 with job.watch.away():
@@ -244,16 +277,18 @@ def _train(
         status = Status.FINISHED
     except (KeyboardInterrupt, GeneratorExit):
         status = Status.INTERRUPTED
-        listener.note(f"interrupted; what was measured is in {folder.path}")
+        listener.note(f"interrupted; go on with: cnnbench run --resume {folder.path}")
         raise
     finally:
         error = str(sys.exception() or "") if status is Status.FAILED else None
         ended = dataclasses.replace(
-            record,
+            opened.record,
             status=status,
             finished_at=datetime.now(UTC),
             error=error,
-            timing=job.watch.timing(),
+            timing=total(opened.record.timing, job.watch.timing()),
             engine=collected.engine,
         )
-        folder.write_record(ended)
+        with interrupts.finishing():
+            folder.write_record(ended)
+    checkpoints.clear()

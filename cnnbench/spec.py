@@ -100,6 +100,15 @@ class TrainSpec(Model):
     )
 
 
+class CheckpointSpec(Model):
+    """How often a training is kept, so that a run can go on after whatever stopped it."""
+
+    every: Annotated[int, Field(ge=0)] = Field(
+        1, description="epochs from one checkpoint to the next; 0 for none"
+    )
+    keep: Count = Field(1, description="checkpoints of each seed that are kept")
+
+
 class Experiment(Model):
     """A whole experiment: data, network, training and seeds."""
 
@@ -111,6 +120,9 @@ class Experiment(Model):
     dataset: DatasetSpec = Field(description="the images")
     model: ModelSpec = Field(description="the network")
     train: TrainSpec = Field(TrainSpec(), description="how it is trained")
+    checkpoint: CheckpointSpec = Field(
+        CheckpointSpec(), description="how often a training is kept while it goes"
+    )
     seeds: Seeds = Field((0,), description="a number of seeds, or a list of them")
 
     @property
@@ -124,7 +136,7 @@ class Experiment(Model):
         Args:
           source: the code of a Python model.
         """
-        content = self.model_dump(mode="json", exclude={"name", "title", "seeds"})
+        content = self.model_dump(mode="json", exclude={"name", "title", "checkpoint", "seeds"})
         # Keys are not sorted: the order of layers says what each of them reads.
         text = json.dumps(content, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode() + source).hexdigest()

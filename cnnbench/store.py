@@ -7,10 +7,9 @@ the disk before the next epoch begins.
 
 import contextlib
 import errno
-import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from cnnbench import codec
 from cnnbench.errors import Location, StoreError
-from cnnbench.results import EpochRecord, RunRecord, RunResult, Summary
+from cnnbench.files import append_line, sync_folder, write_whole
+from cnnbench.locks import is_held
+from cnnbench.results import EpochRecord, RunRecord, RunResult, Status, Summary
 from cnnbench.weights import Weights, decode_weights, encode_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RECORD_FILE, _SUMMARY, _EPOCHS = "run.json", "summary.json", "epochs.jsonl"
+TABLES = ("table.md", "table.csv")
 RESOLVED_FILE, WEIGHTS = "resolved.yaml", "weights"
 
 
@@ -60,8 +62,8 @@ class RunFolder:
 
     def write_tables(self, markdown: str, csv: str) -> None:
         """Write `table.md` and `table.csv`, or replace them."""
-        self.write("table.md", _bytes(markdown))
-        self.write("table.csv", _bytes(csv))
+        for name, text in zip(TABLES, (markdown, csv), strict=True):
+            self.write(name, _bytes(text))
 
     def write_weights(self, seed: int, weights: Weights) -> None:
         """Keep what a seed has learnt."""
@@ -70,29 +72,21 @@ class RunFolder:
     def append_epoch(self, epoch: EpochRecord) -> None:
         """Add a line to `epochs.jsonl`; it is on the disk when this returns."""
         path = self.path / _EPOCHS
-        with disk(path, "write"), path.open("ab") as file:
-            file.write(codec.encode_epoch(epoch))
-            file.flush()
-            os.fsync(file.fileno())
+        with disk(path, "write"):
+            append_line(path, codec.encode_epoch(epoch))
+
+    def write_epochs(self, epochs: Sequence[EpochRecord]) -> None:
+        """Replace `epochs.jsonl`."""
+        self.write(_EPOCHS, b"".join(map(codec.encode_epoch, epochs)))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the run whole or not at all."""
         path = self.path / name
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         with disk(path, "write"):
             if path.parent != self.path and not path.parent.exists():
                 path.parent.mkdir()  # the run's own folder is not made anew
-                _sync_folder(self.path)
-            try:
-                with partial.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                with contextlib.suppress(OSError):
-                    partial.unlink()  # still there only when something failed
-            _sync_folder(path.parent)
+                sync_folder(self.path)
+            write_whole(path, content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +96,13 @@ class RunEntry:
     path: Path
     record: RunRecord
     summary: Summary | None
+
+    @property
+    def status(self) -> str:
+        """How far it has come; ``killed`` where no process is left that could go on with it."""
+        if self.record.status is Status.RUNNING and not is_held(self.path):
+            return "killed"
+        return str(self.record.status)
 
 
 def create_run(results_dir: Path, name: str, now: datetime) -> RunFolder:
@@ -123,7 +124,7 @@ def create_run(results_dir: Path, name: str, now: datetime) -> RunFolder:
     with disk(parent, "create"):
         parent.mkdir(parents=True, exist_ok=True)
         path = _make_unique(parent, now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"))
-        _sync_folder(parent)
+        sync_folder(parent)
     return RunFolder(path)
 
 
@@ -218,15 +219,6 @@ def _make_unique(parent: Path, stamp: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir()
             return path
-
-
-def _sync_folder(path: Path) -> None:
-    """Put the folder's own entries on the disk: a new file's name is one of them."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 _REMEDIES = {

@@ -1,7 +1,7 @@
 """How a network is trained on given devices: choices that change the speed, and rounding."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnbench.graph import Plan
@@ -118,6 +118,17 @@ def asked_for(engine: str, found: Sequence[Strategy]) -> Strategy | None:
     order = ENGINES[1 : ENGINES.index(engine) + 1]
     fitting = [s for s in found if s.form in order]
     return max(fitting, key=lambda s: order.index(s.form), default=found[-1])
+
+
+def groups(seeds: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Seeds in groups that are trained at once; those that fill none are trained alone.
+
+    >>> list(groups([1, 2, 3, 4, 5], 2))
+    [(1, 2), (3, 4), (5,)]
+    """
+    whole = len(seeds) // size * size
+    yield from (tuple(seeds[i : i + size]) for i in range(0, whole, size))
+    yield from ((seed,) for seed in seeds[whole:])
 
 
 def seeds_at_once(num_seeds: int) -> int:

@@ -1,5 +1,6 @@
 """A seed's epochs to its summary."""
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
@@ -37,7 +38,41 @@ def summarize_seed(
         compile_s=compile_s,
         train_s=sum(epoch.train_s for epoch in epochs),
         eval_s=sum(epoch.eval_s for epoch in epochs),
+        diverged=next((epoch.epoch for epoch in epochs if not epoch.finite), None),
     )
+
+
+def with_missing(epochs: Iterable[EpochRecord], last: int) -> dict[tuple[int, int], EpochRecord]:
+    """The records of a run by seed and epoch; NaN for those that a diverged seed never reached.
+
+    Args:
+      epochs: of all seeds, those of each in their order.
+      last: number of the last epoch.
+
+    >>> lost = EpochRecord(7, 1, math.inf, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
+    >>> with_missing([lost], 2)[7, 2].metrics
+    {'accuracy': nan}
+    """
+    found = {(epoch.seed, epoch.epoch): epoch for epoch in epochs}
+    ends = {epoch.seed: epoch for epoch in found.values()}
+    for seed, end in ends.items():
+        for number in () if end.finite else range(end.epoch + 1, last + 1):
+            found[seed, number] = dataclasses.replace(
+                end,
+                epoch=number,
+                train_loss=math.nan,
+                validation_loss=math.nan,
+                metrics=dict.fromkeys(end.metrics, math.nan),
+                train_s=math.nan,
+                eval_s=math.nan,
+                samples_per_s=math.nan,
+            )
+    return found
+
+
+def lost_seeds(epochs: Iterable[EpochRecord]) -> list[int]:
+    """Seeds of a run that diverged."""
+    return list(dict.fromkeys(epoch.seed for epoch in epochs if not epoch.finite))
 
 
 def _best(epochs: tuple[EpochRecord, ...], metric: str, direction: Direction) -> BestValue:

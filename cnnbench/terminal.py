@@ -3,15 +3,14 @@
 import errno
 import functools
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import typer
 
 from cnnbench.errors import CnnbenchError, StoreError, UsageError, listing
+from cnnbench.interrupts import CODES, Stopped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-INTERRUPTED = 130
 PICTURES = ("svg", "png")  # forms that matplotlib draws here
 
 
@@ -67,9 +65,10 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         except CnnbenchError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             typer.echo("interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            code = stop.exit_code if isinstance(stop, Stopped) else CODES[0]
+            raise typer.Exit(code) from None
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -91,30 +90,6 @@ def warn(warnings: Sequence[str]) -> None:
     """Prints warnings to standard error, where they are in no result's way."""
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
-
-
-_interrupted = threading.Event()
-
-
-def catch_interrupts() -> None:
-    """Remembers Ctrl-C, because Python drops an exception that is raised inside a callback.
-
-    JAX runs some; `check_interrupt` then raises it anew.
-    """
-
-    def remember(_signal: int, _frame: object) -> None:
-        _interrupted.set()
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is threading.main_thread():
-        _interrupted.clear()
-        signal.signal(signal.SIGINT, remember)
-
-
-def check_interrupt() -> None:
-    """Raises KeyboardInterrupt if Ctrl-C was pressed since `catch_interrupts`."""
-    if _interrupted.is_set():
-        raise KeyboardInterrupt
 
 
 def exit_at_once(code: int) -> NoReturn:

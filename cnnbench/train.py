@@ -1,6 +1,6 @@
 """What training starts from: the state of model and optimiser, and the order of the images."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, assert_never
 
 import jax
@@ -128,6 +128,66 @@ def init_state(network: Network, optimizer: optax.GradientTransformation) -> Tra
     return TrainState(network.params, network.rest, begun)
 
 
+def values_of(state: TrainState) -> dict[str, NDArray[Any]]:
+    """All that training goes on from, by name, on the host: a checkpoint's content."""
+    named = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {_path_name(path): np.asarray(jax.device_get(_plain(leaf))) for path, leaf in named}
+
+
+def with_values(state: TrainState, values: Mapping[str, NDArray[Any]], where: str) -> TrainState:
+    """A state with the values of a checkpoint.
+
+    Args:
+      state: one like it.
+      values: what `values_of` gave.
+      where: where they are from, for messages.
+
+    Raises:
+      StoreError: they are not those of such a state.
+    """
+    named, structure = jax.tree_util.tree_flatten_with_path(state)
+    want = {_path_name(path): leaf for path, leaf in named}
+    for name, leaf in want.items():
+        found, plain = values.get(name), _plain(leaf)
+        if found is None or (found.shape, found.dtype) != (plain.shape, plain.dtype):
+            raise StoreError(f"{where}: '{name}' does not fit this network; {_AGAIN}.")
+    leaves = [_like(leaf, values[name]) for name, leaf in want.items()]
+    restored: TrainState = jax.tree.unflatten(structure, leaves)
+    return restored
+
+
+def stack(states: Sequence[TrainState]) -> TrainState:
+    """The states of several seeds as one, with an axis of seeds; that of a single one as it is."""
+    first, *others = states
+    return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *states) if others else first
+
+
+def unstack(state: TrainState, number: int) -> Iterator[TrainState]:
+    """The state of each of so many seeds."""
+    for place in range(number):
+        yield jax.tree.map(lambda leaf, n=place: leaf[n], state) if number > 1 else state
+
+
+def _path_name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _plain(leaf: Any) -> Any:
+    """Keys of dropout as numbers; anything else as it is."""
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+
+def _like(leaf: Any, value: NDArray[Any]) -> Any:
+    if _is_key(leaf):
+        data = jax.numpy.asarray(value)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return value
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
 _ROOTS = ("weights", "parts")  # of a GraphNet; the layers' names stand below them
 _AGAIN = "the file is of another run, so run the experiment again"
 
@@ -143,7 +203,7 @@ def weights_of(params: Tree, rest: Tree, *, layers: bool) -> dict[str, NDArray[A
       layers: whether it is a graph of layers; a Python model's names are its attributes'.
 
     Returns:
-      Arrays by name; several seeds at once stay in one array, along its first axis.
+      Arrays by name.
     """
     learnt = jax.device_get((params, _without_keys(rest)))
     return {name: np.asarray(value, order="C") for name, value in _named(learnt, layers=layers)}

@@ -12,10 +12,14 @@ import jax
 import numpy as np
 
 import cnnbench
-from cnnbench.cache import cache_dir, write_whole
+from cnnbench.cache import cache_dir
+from cnnbench.devices import free_memory
+from cnnbench.files import write_whole
+from cnnbench.footprint import footprint, require_room
 from cnnbench.machine import processor
 from cnnbench.programs import Job, compile_train, set_up
 from cnnbench.strategy import Strategy, asked_for, candidates
+from cnnbench.train import build_optimizer
 
 STEPS = 3  # timed of each candidate, after one that is not
 HOPELESS = 3.0  # times the best first step: further ones would not change the choice
@@ -37,7 +41,12 @@ class Choice:
 
 
 def known_choice(job: Job) -> Choice | None:
-    """The strategy that was asked for or is remembered; None where it has to be measured."""
+    """The strategy that was asked for or is remembered; None where it has to be measured.
+
+    A run that goes on takes the one that it began with.
+    """
+    if job.resume and job.resume.strategy and job.resume.engine:
+        return Choice(job.resume.strategy, job.resume.engine.step_s)
     found = _candidates(job)
     asked = asked_for(job.engine, found)
     if asked is not None:
@@ -52,15 +61,41 @@ def measure(job: Job) -> Choice:
     step_s: dict[str, float] = {}
     for strategy in found:
         step_s[strategy.form] = _step_seconds(job, strategy, min(step_s.values(), default=math.inf))
+    path = _path(job, found)
     with suppress(OSError):  # it is measured again then
-        write_whole(_path(job, found), json.dumps(step_s, indent=2).encode() + b"\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(step_s, indent=2).encode() + b"\n")
     return Choice(fastest(found, step_s), step_s)
 
 
 def _candidates(job: Job) -> tuple[Strategy, ...]:
+    """Those for which there is room.
+
+    Raises:
+      RoomError: there is none.
+    """
     counts = (job.batch_size, job.num_steps, len(job.devices))
     precision = job.experiment.train.precision
-    return candidates(job.plan, *counts, accelerator=job.accelerator, precision=precision)
+    found = candidates(job.plan, *counts, accelerator=job.accelerator, precision=precision)
+    asked = asked_for(job.engine, found)
+    found = (asked,) if asked else found
+    free = free_memory(job.devices[0])
+    if (plan := job.plan) is None or free is None:
+        return found
+    slots = _slots(job)
+    needs = [footprint(plan, strategy, job.batch_size, slots) for strategy in found]
+    least = min(zip(needs, found, strict=True), key=lambda pair: pair[0].total)
+    require_room(plan, least[0], free, rows=bool(least[1].row))
+    fitting = zip(needs, found, strict=True)
+    return tuple(strategy for need, strategy in fitting if need.total <= free)
+
+
+def _slots(job: Job) -> int:
+    """Values that the optimiser keeps of each parameter."""
+    optimizer = build_optimizer(job.experiment.train, job.num_steps)
+    one = jax.ShapeDtypeStruct((7, 11), np.float32)
+    state = jax.tree.leaves(jax.eval_shape(optimizer.init, {"parameter": one}))
+    return sum(leaf.shape == one.shape for leaf in state)
 
 
 def fastest(found: Sequence[Strategy], step_s: Mapping[str, float]) -> Strategy:

@@ -17,6 +17,8 @@ Specs = Annotated[
     ),
 ]
 
+MaybeSpecs = Annotated[list[str] | None, Specs.__metadata__[0]]
+
 Runs = Annotated[
     list[str] | None,
     typer.Argument(

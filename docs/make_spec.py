@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from cnnbench.errors import shown
 from cnnbench.layers import OPERATIONS
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
-from cnnbench.spec import DatasetSpec, Experiment, ModelSpec, Splits, TrainSpec
+from cnnbench.spec import CheckpointSpec, DatasetSpec, Experiment, ModelSpec, Splits, TrainSpec
 
 PAGE = Path(__file__).parent / "spec.md"
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -25,6 +25,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "splits": Splits,
     "model": ModelSpec,
     "train": TrainSpec,
+    "checkpoint": CheckpointSpec,
 }
 
 

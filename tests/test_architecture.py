@@ -25,7 +25,7 @@ MODULES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 
 # A module imports only from the lines above its own. docs/architecture.md shows the same list.
 ORDER = """
-errors
+errors interrupts files locks
 scalars
 syntax
 yamlio
@@ -62,13 +62,13 @@ diagnosis semantics overlay
 loader
 events
 losses timing machine memory sampling
-devices compilation
+devices compilation checkpoints
 lanes dense
 plain patches toom_cook pooling
 winograd
 ops
 lowering strategy batch_norm initializers
-rowwise
+rowwise resume footprint
 models python_models train
 steps
 receptive_fields
@@ -81,7 +81,7 @@ peers.torch_peer peers.keras_peer peers.flax_peer
 peers
 programs
 products
-tuning probe
+tuning probe evaluation
 engine
 peers.own
 worker
@@ -97,12 +97,14 @@ charts inline_svg exhibits
 page_parts
 page
 recorder event_files
+opening
+checking
 session bench_session
 matching status_line
 progress
 terminal words
 cli_data
-cli_bench cli_compare cli_inspect cli_show
+cli_bench cli_check cli_compare cli_inspect cli_show
 cli_report
 cli
 __main__ __init__

@@ -42,13 +42,6 @@ seeds: [0, 1]
 
 
 @pytest.fixture(autouse=True)
-def _signals():
-    before = signal.getsignal(signal.SIGINT)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     """Every test runs in a folder of its own, on 80 columns, without colours."""
     monkeypatch.chdir(tmp_path)
@@ -89,7 +82,7 @@ def test_run_ends_with_the_posts_table():
 def test_run_writes_every_file_of_a_run():
     assert invoke("run", "tiny.yaml").exit_code == 0
     run = only_run()
-    files = {"spec.yaml", "resolved.yaml", "run.json", "epochs.jsonl", "weights"}
+    files = {"spec.yaml", "resolved.yaml", "run.json", "epochs.jsonl", "weights", ".lock"}
     assert {p.name for p in run.iterdir()} == files | {"summary.json", "table.md", "table.csv"}
     assert {p.name for p in (run / "weights").iterdir()} == {
         "seed-0.safetensors",
@@ -170,7 +163,7 @@ def test_programs_are_compiled_once_and_found_again(tmp_path):
 def test_json_leaves_standard_output_to_the_results():
     done = invoke("run", "tiny.yaml", "--json", "--epochs", "1")
     document = json.loads(done.stdout)
-    assert document["format_version"] == 1
+    assert document["format_version"] == 2
     assert "compiled" in done.stderr
 
 
@@ -374,7 +367,7 @@ def test_interrupt_while_compiling_exits_130_at_once(tmp_path):
         last = child.stderr.read().splitlines()
     assert child.returncode == 130
     run = only_run("standard").relative_to(".")
-    assert last == [f"interrupted; what was measured is in {run}", "interrupted"]
+    assert last == [f"interrupted; go on with: cnnbench run --resume {run}", "interrupted"]
     assert read_run(run).record.status == "interrupted"
 
 
@@ -468,3 +461,10 @@ def test_resolved_experiments_are_plain_yaml():
         text = load_experiment(path).resolved()
         parts = path.relative_to(EXPERIMENTS).with_suffix("").parts
         assert yaml.safe_load(text)["name"] == "_".join(parts)
+
+
+def test_an_override_beside_dataset_counts():
+    """`--dataset` drops the file's splits, not those that are written beside it."""
+    words = ["dataset.splits.train=200", "--dataset", "mnist_5k", "--epochs", "1", "seeds=[0]"]
+    assert invoke("run", "tiny.yaml", "dataset.train_examples=null", *words).exit_code == 0
+    assert read_run(only_run()).record.dataset.num_train == 200

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import statistics
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 
 from cnnbench.compare import compare, compare_groups
 from cnnbench.errors import IncomparableError
+from cnnbench.phrases import MISSING
+from cnnbench.report import markdown
 from cnnbench.results import Direction, RunResult, Status
 from cnnbench.verdict import Finding
 from tests.samples import MNIST, STAND_IN, make_run, on_device, with_record
@@ -208,7 +211,9 @@ def test_a_run_that_lacks_something_is_refused(run: RunResult, reason: str) -> N
     for function in (compare, compare_groups):
         with pytest.raises(IncomparableError) as caught:
             function([run])
-        assert str(caught.value) == f"standard/{run.record.run_id} {reason}{AGAIN}"
+        on = f"; go on with: cnnbench run --resume standard/{run.record.run_id}"
+        remedy = on if reason.endswith("not finished") else AGAIN
+        assert str(caught.value) == f"standard/{run.record.run_id} {reason}{remedy}"
 
 
 def test_without_runs_the_message_says_how_to_start_one() -> None:
@@ -254,3 +259,40 @@ def test_a_seed_that_diverged_is_said_and_not_judged_by_its_accuracy() -> None:
     found = compare([good, dataclasses.replace(bad, epochs=epochs)])
     assert found.verdicts[0].finding is Finding.DIVERGED
     assert found.remarks == ("Warning: Modified CNN diverged with seed 1: the loss is not finite.",)
+
+
+def test_a_seed_that_was_given_up_is_in_no_time_and_in_every_mean() -> None:
+    """The second of three seeds diverged in its first epoch and was trained no further."""
+    good, bad = make_run(seeds=(0, 1, 2)), make_run("modified", "Modified CNN", seeds=(0, 1, 2))
+    epochs = tuple(
+        dataclasses.replace(e, train_loss=math.inf) if e.seed == 1 else e
+        for e in bad.epochs
+        if e.seed != 1 or e.epoch == 1
+    )
+    found = compare([good, dataclasses.replace(bad, epochs=epochs)])
+    first, last = found.rows[2:]
+    for row in (first, last):
+        assert row.lost == "1 of 3 diverged"
+        assert math.isnan(row.value.mean)
+        assert [math.isnan(value) for value in row.value.values] == [False, True, False]
+    assert len(first.train_s.values) == 3
+    assert last.train_s.values == tuple(
+        e.train_s for e in bad.epochs if e.seed != 1 and e.epoch == 3
+    )
+    assert last.test is not None
+    assert math.isnan(last.test.mean)
+    assert found.verdicts[0].finding is Finding.DIVERGED
+    assert found.remarks == ("Warning: Modified CNN diverged with seed 1: the loss is not finite.",)
+    table = markdown([found], wide=True)
+    assert "| Modified CNN | 3 | 1 of 3 diverged |" in re.sub(r" +", " ", table)
+
+
+def test_a_run_of_which_nothing_is_left_still_has_a_table() -> None:
+    bad = make_run(seeds=(0,))
+    lost = dataclasses.replace(
+        bad, epochs=(dataclasses.replace(bad.epochs[0], train_loss=math.nan),)
+    )
+    found = compare([lost])
+    assert [row.lost for row in found.rows] == ["diverged", "diverged"]
+    table = re.sub(r" +", " ", markdown([found], wide=True))
+    assert f"| Standard CNN | 3 | diverged | {MISSING} | diverged |" in table

@@ -18,9 +18,10 @@ from cnnbench import programs
 from cnnbench.catalog import DatasetInfo
 from cnnbench.data import Dataset, Split
 from cnnbench.devices import pick_devices
-from cnnbench.engine import metric_directions, run_job
+from cnnbench.engine import run_job
 from cnnbench.errors import UsageError
-from cnnbench.events import Compiled, Event, SeedDone, StepDone, Trained
+from cnnbench.evaluation import metric_directions
+from cnnbench.events import Checkpoint, Compiled, Event, SeedDone, StepDone, Trained
 from cnnbench.models import GraphNet
 from cnnbench.programs import Job, compile_train, set_up
 from cnnbench.results import BestValue, Direction, Engine, EpochRecord, Timing
@@ -183,7 +184,7 @@ def test_every_number_is_that_of_a_training_loop_in_numpy(
     )
     events = list(run_job(job))
     for seed, group in _by_seed(events).items():
-        *records, done = [event for event in group if not isinstance(event, StepDone)]
+        *records, done = [e for e in group if not isinstance(e, StepDone | Checkpoint)]
         assert isinstance(done, SeedDone)
         want = InNumpy(job, seed)
         for epoch, record in enumerate(records, start=1):
@@ -241,11 +242,11 @@ def _check_samples(done: SeedDone, want: InNumpy, test: Split) -> None:
 
 
 def kinds(events: Sequence[Event]) -> list[Any]:
-    """What happened, without the progress."""
+    """What happened, without progress and checkpoints."""
     return [
         (type(e).__name__, e.seed, e.epoch) if isinstance(e, EpochRecord) else type(e).__name__
         for e in events
-        if not isinstance(e, StepDone)
+        if not isinstance(e, StepDone | Checkpoint)
     ]
 
 
@@ -503,7 +504,7 @@ def test_seconds_are_those_of_the_clock(clock: Clock) -> None:
     assert [r.samples_per_s for r in records] == pytest.approx([25 / 0.2] * 4)
     summaries = [event.summary for event in events if isinstance(event, SeedDone)]
     assert [s.compile_s for s in summaries] == [200, 0]
-    timing, callers = job.watch.timing(), 1000 * (1 + 4 + 2 + 1)
+    timing, callers = job.watch.timing(), 1000 * (1 + 4 + 4 + 2 + 1)
     test_s = 2 * 7.0
     want = Timing(200, 0, train_s=0.8, eval_s=56, total_s=200 + 0.8 + 56 + test_s + callers)
     assert dataclasses.astuple(timing) == pytest.approx(dataclasses.astuple(want))
@@ -575,7 +576,8 @@ def python_job(folder: Path, **args: Any) -> Job:
         }
     )
     dataset, devices = make_dataset(20, 3, 3), pick_devices("cpu")
-    return Job(experiment, None, folder, dataset, devices, Stopwatch())
+    reference = str(experiment.model.python)
+    return Job(experiment, None, folder, dataset, devices, Stopwatch(), reference=reference)
 
 
 def test_a_python_model_is_trained(python_model: Path) -> None:

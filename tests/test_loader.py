@@ -207,7 +207,7 @@ class TestExtends:
             "base.yaml:12:11: train.epochs: 0 is too small; write 1 or more.",
             "idea.yaml:3:21: train.batch_size: -1 is too small; write 1 or more.",
             "idea.yaml:4:1: zebra: there is no key 'zebra' here; "
-            "use name, title, task, dataset, model, train, seeds or extends.",
+            "use name, title, task, dataset, model, train, checkpoint, seeds or extends.",
         ]
 
     def test_problems_of_reading_both_files_are_told_at_once(self, write: Write) -> None:
@@ -342,7 +342,7 @@ class TestOverrides:
             (
                 "epochs=1",
                 "epochs: there is no key 'epochs' here (did you mean 'train.epochs'?); "
-                "use name, title, task, dataset, model, train, seeds or extends.",
+                "use name, title, task, dataset, model, train, checkpoint, seeds or extends.",
             ),
             (
                 "model.cnv.kernel=3",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from cnnbench.errors import UsageError
-from cnnbench.python_models import import_class, make_module
+from cnnbench.python_models import import_class, make_module, require_trust
 from cnnbench.train import num_params, take_apart
 
 
@@ -94,3 +94,33 @@ def test_python_model_that_cannot_be_had(folder: Path, reference: str, message: 
     with pytest.raises(UsageError, match=f"^{re.escape(message.format(folder=folder))}$"):
         import_class(reference, folder)
     assert str(folder) not in sys.path
+
+
+NET = "class Net(nnx.Module):\n    pass\n"
+
+
+@pytest.mark.parametrize("reference", ["flax.nnx:Linear", "json:Net", "typer:Typer"])
+def test_what_is_installed_is_trusted(reference: str, tmp_path: Path) -> None:
+    require_trust(reference, tmp_path)
+
+
+def test_what_lies_beside_the_experiment_is_trusted(tmp_path: Path) -> None:
+    write_module(tmp_path / "cnnbench_test_net.py", NET)
+    write_module(tmp_path / "cnnbench_test_package" / "__init__.py", NET)
+    require_trust("cnnbench_test_net:Net", tmp_path)
+    require_trust("cnnbench_test_package.part:Net", tmp_path)
+
+
+def test_what_only_happens_to_be_found_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "elsewhere" / "cnnbench_test_stray.py"
+    write_module(module, f"raise AssertionError('was run')\n{NET}")
+    monkeypatch.syspath_prepend(str(module.parent))
+    with pytest.raises(UsageError) as caught:
+        require_trust("cnnbench_test_stray:Net", tmp_path)
+    assert str(caught.value) == (
+        "model.python: 'cnnbench_test_stray' is neither installed nor beside the experiment file"
+        f" ({module}); check it, then add --allow-python."
+    )
+    require_trust("cnnbench_test_absent:Net", tmp_path)  # has a message of its own

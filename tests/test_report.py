@@ -161,14 +161,14 @@ def constant(values: Sequence[float], metric: str) -> RunResult:
         ("accuracy", [0.98, 0.99], "98.50 ± 0.71 %"),
         ("accuracy", [0.98, 0.98], "98.00 ± <0.01 %"),
         ("accuracy", [0.98, 0.98001], "98.00 ± <0.01 %"),
-        ("accuracy", [0.98, math.nan], "NaN"),
+        ("accuracy", [0.98, math.nan], "1 of 2 diverged"),
         ("loss", [0.0123456], "0.01235"),
         ("loss", [2.3], "2.300"),
         ("loss", [1234.5], "1234"),
         ("loss", [2.0, 2.0], "2.000 ± 0"),
         ("loss", [0.0123, 0.0125], "0.01240 ± 0.00014"),
-        ("loss", [math.inf], "NaN"),
-        ("loss", [1.0, math.inf], "NaN"),
+        ("loss", [math.inf], "diverged"),
+        ("loss", [1.0, math.inf], "1 of 2 diverged"),
     ],
 )
 def test_values_are_rounded_without_false_certainty(
@@ -213,7 +213,7 @@ class TestExport:
 
     def test_json_holds_every_seed_and_scipys_interval(self) -> None:
         document = json.loads(export.json_text([two((5, 1, 2))]))
-        assert document["format_version"] == 1
+        assert document["format_version"] == 2
         row = document["comparisons"][0]["rows"][1]
         assert row["seeds"] == [5, 1, 2]
         values = row["value"]["values"]

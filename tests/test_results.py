@@ -256,9 +256,9 @@ BAD_RECORDS = [
     ("12.345678Z", "12+01:00", "started_at: '2025-11-23T06:30:12+01:00' is not in UTC"),
     ("2025-11-23T06:30:12.345678Z", "today", "started_at: 'today' is not an ISO 8601 time"),
     ('"seeds": [\n    0\n  ]', '"seeds": {}', "seeds: {} is not a list"),
-    ('"format_version": 1,', "", "format_version: None is no version of this format"),
-    ('version": 1', 'version": true', "format_version: True is no version of this format"),
-    ('version": 1', 'version": 0', "format_version: 0 is no version of this format"),
+    ('"format_version": 2,', "", "format_version: None is no version of this format"),
+    ('version": 2', 'version": true', "format_version: True is no version of this format"),
+    ('version": 2', 'version": 0', "format_version: 0 is no version of this format"),
 ]
 
 
@@ -285,9 +285,9 @@ def test_a_broken_document_is_refused_with_line_and_column() -> None:
 
 def test_a_newer_version_is_refused_by_its_number() -> None:
     with pytest.raises(StoreError) as caught:
-        codec.decode_record(b'{"format_version": 2, "anything": []}', "r/run.json")
+        codec.decode_record(b'{"format_version": 3, "anything": []}', "r/run.json")
     assert str(caught.value) == (
-        "r/run.json: format_version: version 2 is newer than this cnnbench reads (1); "
+        "r/run.json: format_version: version 3 is newer than this cnnbench reads (2); "
         "install a newer cnnbench."
     )
 
@@ -406,3 +406,16 @@ class TestDocumentation:
         table = DOCUMENT.read_text().split("| `format_version` | Change |\n|---|---|\n")[1]
         rows = [line.split("|")[1].strip() for line in table.split("\n\n")[0].splitlines()]
         assert rows == [str(version) for version in range(1, FORMAT_VERSION + 1)]
+
+
+def test_version_1_is_read() -> None:
+    """It had no `resumed_at` and no `diverged`."""
+    run = make_run()
+    record = json.loads(codec.encode_record(run.record)) | {"format_version": 1}
+    del record["resumed_at"]
+    assert codec.decode_record(json.dumps(record).encode(), "run.json") == run.record
+    assert run.summary is not None
+    summary = json.loads(codec.encode_summary(run.summary)) | {"format_version": 1}
+    for seed in summary["seeds"]:
+        del seed["diverged"]
+    assert codec.decode_summary(json.dumps(summary).encode(), "summary.json") == run.summary

@@ -107,7 +107,7 @@ class TestWrite:
         def fail(*_: object) -> None:
             raise OSError(code, os.strerror(code))
 
-        monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
+        monkeypatch.setattr(os, step, fail)
         with pytest.raises(StoreError) as caught:
             folder.write("table.md", b"new")
         assert str(caught.value) == f"{tmp_path / 'table.md'}: cannot write: {reason}"

@@ -1,0 +1,132 @@
+"""Whether a run's folder holds what it says: every problem, a sentence each."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from cnnbench.checkpoints import Checkpoints
+from cnnbench.errors import CnnbenchError, SpecError
+from cnnbench.loader import load_experiment
+from cnnbench.results import RunResult, SeedSummary, Status
+from cnnbench.store import RESOLVED_FILE, RunFolder, kept_seeds, read_run, read_weights
+from cnnbench.summary import lost_seeds, summarize_seed
+
+
+def check_run(path: Path) -> list[str]:
+    """What is wrong with a run; nothing where it is sound.
+
+    Args:
+      path: its folder.
+    """
+    try:
+        run = read_run(path)
+    except CnnbenchError as error:
+        return [str(error)]
+    found = [*run.warnings, *_epochs(run), *_times(run), *_spec(run, path), *_summary(run)]
+    return [*found, *_weights(run, path), *_checkpoints(run, path)]
+
+
+def _epochs(run: RunResult) -> Iterator[str]:
+    """Seeds are unique, and the epochs of each count up from 1, to the last in a finished run."""
+    record, lost = run.record, lost_seeds(run.epochs)
+    twice = [seed for seed, count in Counter(record.seeds).items() if count > 1]
+    yield from (f"run.json: seed {seed} stands twice" for seed in twice)
+    strangers = dict.fromkeys(e.seed for e in run.epochs if e.seed not in record.seeds)
+    yield from (f"epochs.jsonl: seed {seed} is none of the run's" for seed in strangers)
+    for seed in dict.fromkeys(record.seeds):
+        numbers = [epoch.epoch for epoch in run.epochs if epoch.seed == seed]
+        if numbers != list(range(1, len(numbers) + 1)):
+            yield f"epochs.jsonl: the epochs of seed {seed} do not count up from 1"
+        elif len(numbers) > record.epochs:
+            yield f"epochs.jsonl: seed {seed} has {len(numbers)} epochs of {record.epochs}"
+        elif record.status is Status.FINISHED and seed not in lost and len(numbers) < record.epochs:
+            yield f"epochs.jsonl: seed {seed} ends after {len(numbers)} of {record.epochs} epochs"
+
+
+def _times(run: RunResult) -> Iterator[str]:
+    """No time is negative, and what came later is not earlier."""
+    record = run.record
+    times = [record.started_at, *record.resumed_at]
+    times += [record.finished_at] if record.finished_at else []
+    if any(later < earlier for earlier, later in pairwise(times)):
+        yield "run.json: it went on or ended before it began"
+    spent = [value for e in run.epochs for value in (e.train_s, e.eval_s, e.samples_per_s)]
+    if any(not value >= 0 for value in spent):
+        yield "epochs.jsonl: a time is negative or no number"
+    if (timing := record.timing) and record.status is Status.FINISHED:
+        parts = timing.train_s + timing.eval_s
+        if parts > timing.total_s * 1.001:
+            yield f"run.json: {parts:.2f} s of training and evaluation in {timing.total_s:.2f} s"
+
+
+def _spec(run: RunResult, path: Path) -> Iterator[str]:
+    """The resolved experiment is the one that was trained."""
+    file = path / RESOLVED_FILE
+    try:
+        experiment = load_experiment(file).experiment
+        source = path / "model.py"
+        code = source.read_bytes() if source.exists() else b""
+    except SpecError as error:
+        yield str(error)
+        return
+    except OSError as error:
+        yield f"{file}: cannot read: {error.strerror}"
+        return
+    if experiment.digest(code) != run.record.spec_digest:
+        yield f"{RESOLVED_FILE}: is not the experiment that was trained (another digest)"
+    if experiment.seeds != run.record.seeds:
+        yield f"{RESOLVED_FILE}: has other seeds than run.json"
+
+
+def _summary(run: RunResult) -> Iterator[str]:
+    """The summary is what the epochs add up to."""
+    if run.summary is None:
+        if run.record.status is Status.FINISHED:
+            yield "summary.json: is missing"
+        return
+    if tuple(seed.seed for seed in run.summary.seeds) != run.record.seeds:
+        yield "summary.json: has other seeds than run.json"
+        return
+    for seed in run.summary.seeds:
+        own = [epoch for epoch in run.epochs if epoch.seed == seed.seed]
+        if not own or _plain(seed) != _plain(_again(run, seed)):
+            yield f"summary.json: seed {seed.seed} is not what its epochs add up to"
+
+
+def _again(run: RunResult, seed: SeedSummary) -> SeedSummary:
+    assert run.summary is not None
+    own = [epoch for epoch in run.epochs if epoch.seed == seed.seed]
+    given = {"test": seed.test, "compile_s": seed.compile_s}
+    return summarize_seed(own, metrics=run.summary.metrics, **given)  # type: ignore[arg-type]
+
+
+def _plain(seed: SeedSummary) -> str:
+    """For comparison: NaN is equal to itself, and older versions knew no divergence."""
+    return repr(replace(seed, diverged=None, final=dict(seed.final), best=dict(seed.best)))
+
+
+def _weights(run: RunResult, path: Path) -> Iterator[str]:
+    """The weights of every seed can be read."""
+    try:
+        kept = kept_seeds(path)
+        for seed in kept:
+            read_weights(path, seed)
+    except CnnbenchError as error:
+        yield str(error)
+        return
+    missing = [seed for seed in run.record.seeds if seed not in kept]
+    if run.record.status is Status.FINISHED and missing:
+        yield f"weights: there are none of seed {', '.join(map(str, missing))}"
+
+
+def _checkpoints(run: RunResult, path: Path) -> Iterator[str]:
+    """What an unfinished run goes on from can be read."""
+    checkpoints = Checkpoints(RunFolder(path), run.record.dataset.num_train)
+    for seed in run.record.seeds:
+        for epoch in checkpoints.epochs(seed):
+            try:
+                checkpoints.load(seed, epoch)
+            except CnnbenchError as error:
+                yield str(error)

@@ -1,0 +1,38 @@
+"""``cnnbench check``: whether runs are whole."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnbench.terminal import warn
+from cnnbench.words import ResultsDir
+
+
+def check(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN | NAME | PATH]...",
+            help="Runs; all of them if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Verify runs: epochs, seeds, times, digests, weights; exit 1 if one is damaged."""
+    from cnnbench.checking import check_run
+    from cnnbench.history import find_run, run_folders
+
+    paths = [find_run(run, results_dir)[0] for run in runs] if runs else run_folders(results_dir)
+    if not paths:
+        warn([f"there are no runs in {results_dir}"])
+    sound = True
+    for path in paths:
+        problems = check_run(path)
+        sound = sound and not problems
+        typer.echo(f"{path}: {'sound' if not problems else 'damaged'}")
+        for problem in problems:
+            typer.echo(f"  {problem}")
+    if not sound:
+        raise typer.Exit(1)

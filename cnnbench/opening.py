@@ -1,0 +1,162 @@
+"""The folder of a run: made for a new one, opened again for one that goes on."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cnnbench.checkpoints import Checkpoints
+from cnnbench.errors import StoreError
+from cnnbench.files import remove_partial
+from cnnbench.phrases import enumeration
+from cnnbench.recorder import first_record
+from cnnbench.results import EpochRecord, RunRecord, Status, Timing
+from cnnbench.resume import Resume, plan_resume
+from cnnbench.store import RunFolder, create_run, disk, read_run
+
+if TYPE_CHECKING:
+    from cnnbench.loader import Loaded
+    from cnnbench.programs import Job
+
+VERSIONS = ("python", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A run that is about to train.
+
+    Args:
+      folder: its folder.
+      record: as it stands there.
+      resume: what is done already; None for a new run.
+    """
+
+    folder: RunFolder
+    record: RunRecord
+    resume: Resume | None = None
+
+
+@contextmanager
+def alone(folder: RunFolder) -> Iterator[None]:
+    """Keeps other processes out of a run's folder.
+
+    Raises:
+      StoreError: one is in it, or the disk refuses.
+    """
+    from cnnbench.locks import hold
+
+    with ExitStack() as stack:
+        with disk(folder.path, "write"):
+            mine = stack.enter_context(hold(folder.path))
+        if not mine:
+            message = f"{folder.path}: another process is training this run"
+            raise StoreError(f"{message}; wait for it, or stop it first.")
+        yield
+
+
+def create(job: "Job", loaded: "Loaded", results_dir: Path, command: Sequence[str]) -> Opened:
+    """Makes a new run's folder; its record comes first, so that a folder can always be read.
+
+    Raises:
+      StoreError: the disk refuses.
+    """
+    from cnnbench.machine import environment
+
+    ran_on, source = environment(job.devices, command), source_of(job)
+    folder = create_run(results_dir, loaded.experiment.name, datetime.now(UTC))
+    record = first_record(job, folder.run_id, ran_on, source)
+    folder.write_record(record)
+    folder.write_spec(loaded.text)
+    folder.write_resolved(loaded.resolved())
+    if source:
+        folder.write("model.py", source)
+    return Opened(folder, record)
+
+
+def reopen(job: "Job", path: Path, notify: Callable[[str], None]) -> Opened:
+    """Opens the folder of a run that did not end, cut back to what it can go on from.
+
+    Args:
+      job: the same training.
+      path: the folder.
+      notify: is told what may be otherwise than in a run without a break.
+
+    Raises:
+      StoreError: it is another training, its files cannot be used, or the disk refuses.
+    """
+    run, folder = read_run(path), RunFolder(path)
+    _check_same(job, run.record, path)
+    for warning in (*run.warnings, *_other_machine(job, run.record)):
+        notify(warning)
+    remove_partial(path)
+    resume = plan_resume(run, checkpoints_of(job, folder), notify)
+    folder.write_epochs(resume.kept)
+    again = (*run.record.resumed_at, datetime.now(UTC))
+    ended = {"status": Status.RUNNING, "finished_at": None, "error": None}
+    timing = _spent(run.record.timing, resume.kept)
+    record = dataclasses.replace(run.record, **ended, timing=timing, resumed_at=again)  # type: ignore[arg-type]
+    folder.write_record(record)
+    return Opened(folder, record, resume)
+
+
+def checkpoints_of(job: "Job", folder: RunFolder) -> Checkpoints:
+    """The checkpoints in a run's folder."""
+    return Checkpoints(folder, job.num_train, job.experiment.checkpoint.keep)
+
+
+def source_of(job: "Job") -> bytes:
+    """The source of a Python model; empty for a graph of layers."""
+    from cnnbench.python_models import class_source
+
+    return class_source(job.reference, job.folder) if job.reference else b""
+
+
+def _check_same(job: "Job", record: RunRecord, path: Path) -> None:
+    """Refuses to mix two trainings in one folder."""
+    if job.experiment.digest(source_of(job)) != record.spec_digest:
+        what = "model" if job.plan is None else f"{path / 'resolved.yaml'}"
+        message = f"{path}: {what} is not what this run was begun with"
+        raise StoreError(f"{message}; restore it, or run the experiment anew.")
+    if job.dataset.digest != record.dataset.digest:
+        found = f"the images of {job.dataset.info.name} are not those it was begun with"
+        message = f"{path}: {found} ({record.dataset.title}, from {record.dataset.source})"
+        raise StoreError(f"{message}; name their folder with --data-dir, or run it anew.")
+
+
+def _other_machine(job: "Job", record: RunRecord) -> Iterator[str]:
+    """What may make the remaining epochs differ from those of an uninterrupted run."""
+    from cnnbench.machine import environment
+
+    now, then = environment(job.devices, ()), record.environment
+    other = [f"{name} {getattr(now, name)}" for name in VERSIONS if differs(now, then, name)]
+    if now.device_model != then.device_model or now.num_devices != then.num_devices:
+        other.append(f"{now.num_devices} x {now.device_model}")
+    if other:
+        yield (
+            f"{record.run_id} goes on with {enumeration(other)}; an uninterrupted run would have"
+            " come to slightly other numbers"
+        )
+
+
+def differs(one: object, other: object, name: str) -> bool:
+    """Whether an attribute of two objects is different."""
+    return bool(getattr(one, name) != getattr(other, name))
+
+
+def _spent(earlier: Timing | None, kept: Sequence[EpochRecord]) -> Timing:
+    """The seconds before the break, as far as they are known."""
+    train_s, eval_s = sum(e.train_s for e in kept), sum(e.eval_s for e in kept)
+    if earlier is None:
+        return Timing(0.0, 0.0, train_s, eval_s, train_s + eval_s)
+    return dataclasses.replace(earlier, train_s=train_s, eval_s=eval_s)
+
+
+def total(before: Timing | None, now: Timing) -> Timing:
+    """The seconds of all parts of a run that was stopped in between."""
+    if before is None:
+        return now
+    fields = (field.name for field in dataclasses.fields(Timing))
+    return Timing(**{name: getattr(before, name) + getattr(now, name) for name in fields})

@@ -1,0 +1,141 @@
+"""Runs command lines of cnnbench in forked processes, and breaks their files on request.
+
+A line on standard input is a task, such as `{"args": ["run", "a.yaml"], "kill": 12}`:
+
+- `kill`: the process is killed (SIGKILL) at that call of the file layer; half of what it
+  should write is written by then.
+- `fail`: `[call, errno]`; that call is refused, likewise.
+- `signals`: `[[call, signal], ...]`; the process gets them there.
+- `kill_after`: seconds to SIGKILL.
+- `path`, `memory`: a folder of modules, and the bytes that are free.
+
+The answer is `{"code": ..., "stderr": ..., "calls": [...]}`, the calls that were made. One
+import of everything serves all.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orbax.checkpoint  # noqa: F401 - the children need it, and forking is quicker
+
+from cnnbench import checkpoints, cli, devices, engine, files, session  # noqa: F401 - likewise
+
+BROKEN = ("open", "write", "fsync", "replace", "ftruncate", "unlink")
+
+
+class Breaker:
+    """Counts calls of the file layer, and breaks one of them."""
+
+    def __init__(self, task: dict[str, Any], log: Path) -> None:
+        self.kill, self.fail = task.get("kill"), task.get("fail")
+        self.signals, self.log, self.count = task.get("signals", []), log, 0
+        self.names: dict[int, str] = {}  # of open files
+
+    def wrap(self, name: str):
+        call = getattr(os, name)
+
+        def broken(*args, **kwargs):
+            self.step(name, args)
+            result = call(*args, **kwargs)
+            if name == "open":
+                self.names[result] = Path(args[0]).name
+            return result
+
+        return broken
+
+    def step(self, name: str, args: Any) -> None:
+        self.count += 1
+        what = self.names.get(args[0], "") if isinstance(args[0], int) else Path(args[0]).name
+        with self.log.open("a") as file:
+            file.write(f"{name} {what}\n")
+        for call, number in self.signals:
+            if self.count == call:
+                os.kill(os.getpid(), number)
+        if self.count == self.kill:
+            if name == "write":
+                os.write(args[0], bytes(args[1])[: len(args[1]) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fail and self.count == self.fail[0]:
+            if name == "write":
+                os.write(args[0], bytes(args[1])[: len(args[1]) // 2])
+            raise OSError(self.fail[1], os.strerror(self.fail[1]))
+
+    def install(self) -> None:
+        known = {name: self.wrap(name) for name in BROKEN}
+        vars(files)["os"] = SimpleNamespace(**{**vars(os), **known})
+        save = checkpoints._save
+
+        def broken(path, values):
+            self.step("orbax", (path,))
+            save(path, values)
+            self.step("saved", (path,))
+
+        vars(checkpoints)["_save"] = broken
+
+
+def child(task: dict[str, Any], folder: Path) -> None:
+    """Never returns."""
+    with (folder / "stderr").open("w") as err, Path(os.devnull).open("w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+    if task.get("cwd"):
+        os.chdir(task["cwd"])
+    sys.path[:0] = [task["path"]] if "path" in task else []
+    if "memory" in task:
+        vars(devices)["free_bytes"] = lambda: task["memory"]
+    # What a network costs is no matter here, and takes longer than all the rest.
+    vars(engine)["measure_cost"] = lambda *_: None
+    Breaker(task, folder / "calls").install()
+    sys.argv = ["cnnbench", *task["args"]]
+    code = 99
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:  # noqa: BLE001 - the test sees it
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def wait(pid: int, kill_after: float | None) -> int:
+    """The status with which a process ended, if need be by SIGKILL."""
+    start = time.monotonic()
+    while kill_after is not None:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        if time.monotonic() - start >= kill_after:
+            os.kill(pid, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    return os.waitpid(pid, 0)[1]
+
+
+def main() -> None:
+    for line in sys.stdin:
+        with tempfile.TemporaryDirectory() as name:
+            folder, task = Path(name), json.loads(line)
+            pid = os.fork()
+            if not pid:
+                child(task, folder)
+            status = wait(pid, task.get("kill_after"))
+            log = folder / "calls"
+            answer = {
+                "code": os.waitstatus_to_exitcode(status),
+                "stderr": (folder / "stderr").read_text(errors="replace"),
+                "calls": log.read_text().splitlines() if log.exists() else [],
+            }
+        print(json.dumps(answer), flush=True)  # noqa: T201 - it is the answer
+
+
+if __name__ == "__main__":
+    main()

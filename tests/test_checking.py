@@ -1,0 +1,202 @@
+"""What `cnnbench check` finds in a run's folder: one change, one sentence."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cnnbench import codec
+from cnnbench.checking import check_run
+from cnnbench.cli import app
+from cnnbench.store import read_run
+
+TINY = """\
+name: tiny
+task: classify
+dataset: {name: mnist_5k, train_examples: 60, splits: {validation: 20, test: 20}}
+model:
+  layers:
+    dense1: {op: dense, units: 10}
+train: {epochs: 2, batch_size: 30}
+seeds: [0, 1]
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(TINY)
+    words = ["run", str(folder / "tiny.yaml"), "--quiet", "--results-dir", str(folder / "results")]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    (run,) = (folder / "results" / "tiny").iterdir()
+    return run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "results" / "tiny" / finished.name
+    shutil.copytree(finished, path)
+    return path
+
+
+def test_a_finished_run_is_sound(run: Path) -> None:
+    assert check_run(run) == []
+
+
+def in_json(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def apply(run: Path) -> None:
+        document = json.loads((run / name).read_text())
+        change(document)
+        (run / name).write_text(json.dumps(document))
+
+    return apply
+
+
+def in_epochs(change: Callable[[list[dict[str, Any]]], None]) -> Callable[[Path], None]:
+    def apply(run: Path) -> None:
+        lines = [json.loads(line) for line in (run / "epochs.jsonl").read_text().splitlines()]
+        change(lines)
+        (run / "epochs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    return apply
+
+
+def in_text(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def apply(run: Path) -> None:
+        text = (run / name).read_text()
+        assert old in text
+        (run / name).write_text(text.replace(old, new))
+
+    return apply
+
+
+def earlier(document: dict[str, Any]) -> None:
+    document["finished_at"] = "2020-01-01T00:00:00.000000Z"
+
+
+SUMS = "summary.json: seed 1 is not what its epochs add up to"
+
+
+@pytest.mark.parametrize(
+    ("change", "problems"),
+    [
+        (
+            in_epochs(lambda lines: lines.__delitem__(-1)),
+            ["epochs.jsonl: seed 1 ends after 1 of 2 epochs", SUMS],
+        ),
+        (
+            in_epochs(lambda lines: lines.append(lines[3] | {"epoch": 3})),
+            ["epochs.jsonl: seed 1 has 3 epochs of 2", SUMS],
+        ),
+        (
+            in_epochs(lambda lines: lines.append(lines[3] | {"seed": 7})),
+            ["epochs.jsonl: seed 7 is none of the run's"],
+        ),
+        (
+            in_epochs(lambda lines: lines[2].update(epoch=3)),
+            ["epochs.jsonl: the epochs of seed 1 do not count up from 1", SUMS],
+        ),
+        (
+            in_epochs(lambda lines: lines[3].update(validation_accuracy=1.0)),
+            [SUMS],
+        ),
+        (
+            in_epochs(lambda lines: lines[0].update(train_s=-1.0)),
+            [
+                "epochs.jsonl: a time is negative or no number",
+                SUMS.replace("seed 1", "seed 0"),
+            ],
+        ),
+        (
+            in_json("run.json", earlier),
+            ["run.json: it went on or ended before it began"],
+        ),
+        (
+            in_json("run.json", lambda document: document["timing"].update(train_s=1e6)),
+            ["run.json: 1000000.0"],
+        ),
+        (
+            in_json("run.json", lambda document: document.update(seeds=[0, 0, 1])),
+            [
+                "run.json: seed 0 stands twice",
+                "resolved.yaml: has other seeds than run.json",
+                "summary.json: has other seeds than run.json",
+            ],
+        ),
+        (
+            in_text("resolved.yaml", "activation: linear", "activation: tanh"),
+            ["resolved.yaml: is not the experiment that was trained (another digest)"],
+        ),
+        (lambda run: (run / "summary.json").unlink(), ["summary.json: is missing"]),
+        (
+            lambda run: (run / "weights" / "seed-1.safetensors").unlink(),
+            ["weights: there are none of seed 1"],
+        ),
+        (
+            lambda run: (run / "weights" / "seed-0.safetensors").write_bytes(b"x"),
+            ["{run}/weights/seed-0.safetensors: is no whole safetensors file"],
+        ),
+        (lambda run: (run / "resolved.yaml").unlink(), ["{run}/resolved.yaml"]),
+        (lambda run: (run / "run.json").write_text("{"), ["{run}/run.json:1:2: not JSON"]),
+    ],
+)
+def test_what_is_wrong_is_told(
+    run: Path, change: Callable[[Path], None], problems: list[str]
+) -> None:
+    change(run)
+    found = check_run(run)
+    assert len(found) == len(problems), found
+    for text, start in zip(found, problems, strict=True):
+        assert text.startswith(start.format(run=run))
+
+
+def test_a_diverged_seed_is_sound(run: Path) -> None:
+    """Its epochs end with the one whose loss is not finite."""
+
+    def diverge(lines: list[dict[str, Any]]) -> None:
+        lines[2]["train_loss"] = "NaN"
+        del lines[3]
+
+    in_epochs(diverge)(run)
+    assert check_run(run) == [SUMS]
+    whole = read_run(run)
+    assert whole.summary is not None
+    from cnnbench.summary import summarize_seed
+
+    first, second = whole.summary.seeds
+    own = [epoch for epoch in whole.epochs if epoch.seed == 1]
+    again = summarize_seed(own, metrics=whole.summary.metrics, test=second.test, compile_s=0.0)
+    assert again.diverged == 1
+    summary = dataclasses.replace(whole.summary, seeds=(first, again))
+    (run / "summary.json").write_bytes(codec.encode_summary(summary))
+    assert check_run(run) == []
+
+
+def test_a_run_that_went_on_in_time_is_sound(run: Path) -> None:
+    record = read_run(run).record
+    later = (record.started_at + timedelta(microseconds=1),)
+    (run / "run.json").write_bytes(
+        codec.encode_record(dataclasses.replace(record, resumed_at=later))
+    )
+    assert check_run(run) == []
+
+
+def test_the_command_tells_of_every_run(run: Path, finished: Path) -> None:
+    folder = str(run.parent.parent)
+    done = CliRunner().invoke(app, ["check", "--results-dir", folder])
+    assert (done.exit_code, done.output) == (0, f"{run}: sound\n")
+    (run / "summary.json").unlink()
+    done = CliRunner().invoke(app, ["check", run.name, "--results-dir", folder])
+    assert done.exit_code == 1
+    assert done.output == f"{run}: damaged\n  summary.json: is missing\n"
+
+
+def test_no_runs_are_said(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["check", "--results-dir", str(tmp_path)])
+    assert (done.exit_code, done.output) == (0, f"warning: there are no runs in {tmp_path}\n")
