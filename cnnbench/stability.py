@@ -137,6 +137,10 @@ def _turns(runs: Sequence[Timed]) -> str | None:
     ends = [run.record.finished_at or run.record.started_at for run in runs]
     if len(runs) < 2 or (len(commands) == 1 and max(starts) <= min(ends)):
         return None
+    if len(commands) == 1 and all(len(run.record.seeds) == 1 for run in runs):
+        return (
+            "One seed of each leaves nothing to alternate; add --seeds 2 or more to compare times."
+        )
     return (
         "The runs were not trained by turns; name their files in one"
         " `cnnbench run A.yaml B.yaml` to compare times."

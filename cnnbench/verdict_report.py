@@ -57,7 +57,10 @@ def _finding(v: Verdict) -> str:
             return f"{label} is {v.finding} than {base}: {_evidence(v)}"
         case Finding.NOISE:
             least = size(v.metric, v.min_effect).lstrip("+")
-            return f"{label} is within the noise threshold of {base}, {least}: {_evidence(v)}"
+            assert v.interval is not None
+            inside = max(-v.interval.low, v.interval.high) <= v.min_effect
+            verb = "is" if inside else "may be"
+            return f"{label} {verb} within the noise threshold of {base}, {least}: {_evidence(v)}"
         case Finding.NONE:
             would = f"; a difference of this size would take {v.needed} seeds" if v.needed else ""
             return f"No difference detected between {label} and {base}: {_evidence(v)}{would}"

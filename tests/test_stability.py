@@ -164,12 +164,24 @@ def test_runs_of_two_commands_did_not_take_turns() -> None:
 
 
 def test_runs_one_after_the_other_did_not_take_turns() -> None:
+    one = make_run(seeds=(0, 1))
+    assert one.record.finished_at is not None
+    start = one.record.finished_at + timedelta(seconds=1)
+    later = with_record(
+        make_run("b", seeds=(0, 1)), started_at=start, finished_at=start + timedelta(minutes=1)
+    )
+    assert compare([one, later]).warnings == (TURNS,)
+    assert compare([one, make_run("b", seeds=(0, 1))]).warnings == ()
+
+
+def test_one_seed_of_each_cannot_take_turns() -> None:
     one = make_run()
     assert one.record.finished_at is not None
     start = one.record.finished_at + timedelta(seconds=1)
     later = with_record(make_run("b"), started_at=start, finished_at=start + timedelta(minutes=1))
-    assert compare([one, later]).warnings == (TURNS,)
-    assert compare([one, make_run("b")]).warnings == ()
+    assert compare([one, later]).warnings == (
+        "One seed of each leaves nothing to alternate; add --seeds 2 or more to compare times.",
+    )
 
 
 def test_every_warning_of_every_run_is_told() -> None:
