@@ -277,7 +277,9 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
         status = Status.FINISHED
     except (KeyboardInterrupt, GeneratorExit):
         status = Status.INTERRUPTED
-        listener.note(f"interrupted; go on with: cnnbench run --resume {folder.path}")
+        usual = folder.path.parent.parent == Path("results")
+        name = folder.run_id if usual else folder.path  # a command that fits on a line
+        listener.note(f"interrupted; go on with: cnnbench run --resume {name}")
         raise
     finally:
         error = str(sys.exception() or "") if status is Status.FAILED else None

@@ -367,7 +367,7 @@ def test_interrupt_while_compiling_exits_130_at_once(tmp_path):
         last = child.stderr.read().splitlines()
     assert child.returncode == 130
     run = only_run("standard").relative_to(".")
-    assert last == [f"interrupted; go on with: cnnbench run --resume {run}", "interrupted"]
+    assert last == [f"interrupted; go on with: cnnbench run --resume {run.name}", "interrupted"]
     assert read_run(run).record.status == "interrupted"
 
 
