@@ -124,6 +124,7 @@ def main() -> None:
     for line in sys.stdin:
         with tempfile.TemporaryDirectory() as name:
             folder, task = Path(name), json.loads(line)
+            (folder / "stderr").touch()  # a child may be killed before it opens the file
             pid = os.fork()
             if not pid:
                 child(task, folder)
