@@ -21,9 +21,12 @@ class Ready(NamedTuple):
 
 def metric_directions(experiment: Experiment) -> dict[str, Direction]:
     """Every metric of an experiment, and which of its values are better."""
-    names = metric_names(experiment)
-    higher = {n: Direction.HIGHER if n.endswith("accuracy") else Direction.LOWER for n in names}
-    return higher | {"loss": Direction.LOWER}
+    names = (*metric_names(experiment), "loss")
+    return {name: Direction.HIGHER if _rises(name) else Direction.LOWER for name in names}
+
+
+def _rises(metric: str) -> bool:
+    return metric.endswith("accuracy") or metric in {"psnr", "ssim"}
 
 
 def evaluate(ready: Ready, state: TrainState, rows: range) -> list[dict[str, float]]:

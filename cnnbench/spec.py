@@ -22,14 +22,14 @@ NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 
 Loss = Literal["cross_entropy", "mse", "mae", "binary_cross_entropy"]
 Precision = Literal["float32", "bfloat16"]
-Metric = Literal["accuracy", "top5_accuracy", "mse", "mae"]
+Metric = Literal["accuracy", "top5_accuracy", "mse", "mae", "psnr", "ssim", "kl"]
 LOSSES: Mapping[str, tuple[Loss, ...]] = {
     "classify": ("cross_entropy",),
     "reconstruct": ("mse", "mae", "binary_cross_entropy"),
 }
 METRICS: Mapping[str, tuple[Metric, ...]] = {
-    "classify": ("accuracy", "top5_accuracy"),
-    "reconstruct": ("mse", "mae"),
+    "classify": ("accuracy", "top5_accuracy", "kl"),
+    "reconstruct": ("mse", "mae", "psnr", "ssim", "kl"),
 }
 
 

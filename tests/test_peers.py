@@ -309,7 +309,7 @@ class Ours:
 
         def mean_loss(params: Any) -> jax.Array:
             net = nnx.merge(self.network.evaluation, params, self.state.rest, copy=True)
-            return self.rules.loss(net(scaled), targets).mean()
+            return self.rules.loss(net.result(scaled), targets).mean()
 
         loss, found = jax.jit(jax.value_and_grad(mean_loss))(self.state.params)
         tree = nnx.to_pure_dict(found)

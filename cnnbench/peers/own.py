@@ -94,7 +94,7 @@ class OwnPeer:
         def mean_loss(params: Any) -> jax.Array:
             graphdef = self._network.evaluation
             model: Any = nnx.merge(graphdef, params, self._state.rest, copy=True)
-            return rules.loss(model(inputs), targets).mean()
+            return rules.loss(model.result(inputs), targets).mean()
 
         loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(self._state.params)
         tree = nnx.to_pure_dict(gradients)
