@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
+from cnnbench.code_worth import CODE
 from cnnbench.compare import Comparison, CostRow, Row
 from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.phrases import (
@@ -105,6 +106,16 @@ def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> 
                 "Seeds",
                 lambda row: str(len(row.run.seeds)),
                 lambda row: len(row.run.seeds),
+                falling=True,
+            )
+        )
+    if any(row.code for row in comparison.rows):
+        columns.append(
+            Column(
+                "code",
+                "Code",
+                lambda row: estimate_text(CODE, row.code, digits) if row.code else "",
+                lambda row: row.code.mean if row.code else None,
                 falling=True,
             )
         )

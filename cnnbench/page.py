@@ -13,7 +13,7 @@ from cnnbench.inline_svg import inline_svg
 from cnnbench.page_parts import Drawing, Grid, Matrix, Plate
 from cnnbench.panels import Chart, Shown
 from cnnbench.phrases import clean, enumeration, epochs_text, metric_text, words
-from cnnbench.report import cost_grid, grid, notes, warning_lines
+from cnnbench.report import cost_grid, every_verdict, grid, notes, warning_lines
 from cnnbench.results import RunResult
 from cnnbench.verdict import Verdict
 from cnnbench.verdict_report import sentence, size
@@ -134,8 +134,8 @@ def _section(comparison: Comparison, number: int) -> Section:
 
 def _verdicts(comparison: Comparison) -> list[tuple[str, str]]:
     """What was found, in a word or two, and its sentence."""
-    if comparison.verdicts:
-        return [(verdict.finding.value, sentence(verdict)) for verdict in comparison.verdicts]
+    if judged := every_verdict(comparison):
+        return [(verdict.finding.value, sentence(verdict)) for verdict in judged]
     row = last_rows(comparison)[0]
     value = metric_text(comparison.metric, row.value.mean)
     reached = f"{clean(row.label)} reaches {words(comparison.metric)} {value}"
