@@ -19,10 +19,10 @@ from cnnbench.phrases import (
     count_text,
     estimate_text,
     flops_text,
+    heading,
     metric_text,
     percent_text,
     seconds_text,
-    words,
 )
 from cnnbench.results import Direction
 from cnnbench.targets import TimeToTarget, target_title
@@ -80,14 +80,13 @@ def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> 
     """
     metric, digits = comparison.metric, look.precision
     higher = comparison.direction is Direction.HIGHER
-    title = words(metric)
     times = [row.train_s.mean for row in comparison.rows]
     columns: list[Column[Row]] = [
         Column("type", "Type", lambda row: clean(row.label), lambda row: row.label, always=True),
         Column("epoch", "Epoch", lambda row: str(row.epoch), lambda row: row.epoch, always=True),
         Column(
-            title.replace(" ", "_"),
-            title.capitalize(),
+            metric,
+            heading(metric),
             lambda row: row.lost or estimate_text(metric, row.value, digits),
             lambda row: row.value.mean,
             falling=higher,

@@ -12,7 +12,7 @@ from cnnbench.code_worth import code_estimate, code_verdicts
 from cnnbench.comparable import Finished, difference, finished_runs, recipes, run_path
 from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
-from cnnbench.phrases import lost_text
+from cnnbench.phrases import lost_text, numbered
 from cnnbench.results import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.stability import Timed
 from cnnbench.stats import Estimate, estimate
@@ -223,7 +223,7 @@ def _twins(one: RunRecord, other: RunRecord) -> bool:
 
 def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:
     """What runs that stand side by side are judged by, in their order."""
-    labels = _labels([run.record.title for run in runs])
+    labels = numbered([run.record.title for run in runs])
     return tuple(_sample(run, label) for run, label in zip(runs, labels, strict=True))
 
 
@@ -269,18 +269,6 @@ def _times(epochs: Sequence[EpochRecord]) -> list[float]:
     """Seconds of training of seeds that were trained alone, and not given up before."""
     alone = [epoch.train_s for epoch in epochs if epoch.at_once == 1]
     return [value for value in alone if math.isfinite(value)] or [math.nan]
-
-
-def _labels(titles: Sequence[str]) -> list[str]:
-    """The titles, numbered where the same one comes again.
-
-    >>> _labels(["A", "B", "A"])
-    ['A #1', 'B', 'A #2']
-    """
-    return [
-        f"{title} #{titles[: i + 1].count(title)}" if titles.count(title) > 1 else title
-        for i, title in enumerate(titles)
-    ]
 
 
 def _rows(run: Finished, label: str) -> Iterator[Row]:

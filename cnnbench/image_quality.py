@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+BRIGHTEST = 255  # of a pixel in a dataset
 WINDOW, SIGMA = 11, 1.5  # of SSIM: pixels, and standard deviation of their weights
 K1, K2 = 0.01, 0.03
 _LEAST_ERROR = 1e-10  # of a perfect reconstruction: 100 dB where the data range is 1

@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cnnbench.image_quality import psnr, ssim
+from cnnbench.image_quality import BRIGHTEST, psnr, ssim
 from cnnbench.layers import Sample
 from cnnbench.spec import Experiment, Task
 
 PerImage = Callable[[jax.Array, jax.Array], jax.Array]
-BRIGHTEST = 255  # of a pixel in a dataset
 
 
 class Result(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from cnnbench import dense, lanes, ops
+from cnnbench.bottleneck import decoder
 from cnnbench.graph import Node, Plan
 from cnnbench.initializers import draw
 from cnnbench.layers import (
@@ -131,10 +132,22 @@ class GraphNet(nnx.Module):
         values = self._values(x, self.prepare())
         return {node.name: values[node.name] for node in self.plan.nodes}
 
+    def output_from(self, layer: str, values: jax.Array) -> jax.Array:
+        """The result from a layer's values, (n, *its shape), which are all that it needs."""
+        nodes = decoder(self.plan, layer)
+        assert nodes is not None
+        start = self.enter(values) if values.ndim == 4 else values
+        return self.leave(self._run(nodes, {layer: start}, self.prepare())[self.plan.output])
+
     def _values(self, x: jax.Array, weights: Weights) -> dict[str, jax.Array]:
         """Every layer's result by name, in the layout of the operations."""
-        values = {INPUT: self.enter(x)}
-        for node in self.plan.nodes:
+        return self._run(self.plan.nodes, {INPUT: self.enter(x)}, weights)
+
+    def _run(
+        self, nodes: Sequence[Node], values: dict[str, jax.Array], weights: Weights
+    ) -> dict[str, jax.Array]:
+        """Values with those of some layers."""
+        for node in nodes:
             inputs = [values[name] for name in node.inputs]
             part = self.parts.get(node.name)
             if part:

@@ -12,7 +12,7 @@ from cnnbench.exhibits import Exhibit
 from cnnbench.inline_svg import inline_svg
 from cnnbench.page_parts import Drawing, Grid, Matrix, Plate
 from cnnbench.panels import Chart, Shown
-from cnnbench.phrases import clean, enumeration, epochs_text, metric_text, words
+from cnnbench.phrases import clean, enumeration, epochs_text, heading, metric_text, words
 from cnnbench.report import cost_grid, every_verdict, grid, notes, warning_lines
 from cnnbench.results import RunResult
 from cnnbench.verdict import Verdict
@@ -120,7 +120,7 @@ def _section(comparison: Comparison, number: int) -> Section:
     expenses = (found[0], found[1:]) if (found := cost_grid(comparison)) else None
     labels = [clean(row.label) for row in last_rows(comparison)]
     some = f"{len(labels)} networks" if len(labels) > 3 else enumeration(labels)
-    metric = words(comparison.metric).capitalize()
+    metric = heading(comparison.metric)
     return Section(
         anchor=f"c{number + 1}",
         heading=f"{some} on {comparison.dataset.name}",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cnnbench.columns import PLAIN, Column, Look, R, cost_columns, epoch_columns
 from cnnbench.compare import Comparison, CostRow, Row
-from cnnbench.phrases import clean, estimate_text, lost_text, metric_text, words
+from cnnbench.phrases import clean, estimate_text, heading, lost_text, metric_text, words
 from cnnbench.sparkline import sparkline
 from cnnbench.stats import mean
 from cnnbench.store import RunEntry
@@ -105,11 +105,11 @@ def _grid(columns: Sequence[Column[R]], rows: Sequence[R]) -> list[list[str]]:
 
 def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[str, ...]:
     """What the numbers of a table mean and where they come from, a line each."""
-    data, metric, rows = comparison.dataset, words(comparison.metric), comparison.rows
+    data, rows = comparison.dataset, comparison.rows
     over = "; mean over seeds" if _has_spread(comparison) else ""
     sizes = f"{data.num_train:,} training, {data.num_validation:,} validation"
     lines = [
-        f"{metric.capitalize()}: validation images; {_over_seeds(comparison)}.",
+        f"{heading(comparison.metric)}: validation images; {_over_seeds(comparison)}.",
         f"Time: training of one epoch without compilation or evaluation{over}.",
         _test_note(comparison, look),
         f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",

@@ -167,29 +167,31 @@ def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Tree:
     return nnx.merge(graphdef, params, rest, copy=True).prepare() if rules.prepares else {}
 
 
-def _results(
+def results_of(
     graphdef: Any, params: Tree, rest: Tree, images: jax.Array, prepared: Tree, rules: Rules
 ) -> Result:
     """What a network makes of images."""
-    model = _merged(graphdef, params, rest, rules)
-    images, prepared = _cast((images, prepared), rules.dtype)
+    model = merged(graphdef, params, rest, rules)
+    images, prepared = cast((images, prepared), rules.dtype)
     if not rules.prepares:
-        return Result(_whole(model(images), rules), {})
-    whole: Result = _whole(model.result(images, prepared or None), rules)
-    return whole
+        return Result(whole(model(images), rules), {})
+    result: Result = whole(model.result(images, prepared or None), rules)
+    return result
 
 
-def _merged(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Any:
+def merged(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Any:
+    """The network, with its parameters in the dtype that it computes in."""
     # Without copy=True the merged model would write into the state that is being traced.
-    return nnx.merge(graphdef, _cast(params, rules.dtype), rest, copy=True)
+    return nnx.merge(graphdef, cast(params, rules.dtype), rest, copy=True)
 
 
-def _whole(result: Tree, rules: Rules) -> Any:
+def whole(result: Tree, rules: Rules) -> Any:
     """Results as losses and metrics want them: these are computed in float32."""
-    return _cast(result, rules.dtype and jnp.float32)
+    return cast(result, rules.dtype and jnp.float32)
 
 
-def _cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
+def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
+    """Values in another dtype; as they are for None."""
     return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
@@ -219,11 +221,11 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
     targets: jax.Array,
     weights: jax.Array,
 ) -> tuple[jax.Array, Tree]:
-    model = _merged(graphdef, params, rest, rules)
-    images, prepared = _cast((images, prepared), rules.dtype)
+    model = merged(graphdef, params, rest, rules)
+    images, prepared = cast((images, prepared), rules.dtype)
 
     def head(result: Result, targets: jax.Array, weights: jax.Array) -> jax.Array:
-        return jnp.sum(rules.loss(_whole(result, rules), targets) * weights)
+        return jnp.sum(rules.loss(whole(result, rules), targets) * weights)
 
     if not rules.prepares:
         return head(Result(model(images), {}), targets, weights), split(model)[2]
@@ -273,7 +275,7 @@ def _metric_sums(
 
     def sums(part: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         images, targets = pick(arrays, part[0], rules)
-        result = _results(graphdef, params, rest, images, prepared, rules)
+        result = results_of(graphdef, params, rest, images, prepared, rules)
         values = {"loss": rules.loss(result, targets)}
         values |= {name: metric(result, targets) for name, metric in rules.metrics.items()}
         return {name: jnp.sum(value * part[1]) for name, value in values.items()}
@@ -282,21 +284,3 @@ def _metric_sums(
         return sums((rows[0], weights[0]))
     totals: dict[str, jax.Array] = jax.tree.map(jnp.sum, lax.map(sums, (rows, weights)))
     return totals
-
-
-def outputs_of(
-    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
-) -> jax.Array:
-    """The network's results for the images at `indices`, in evaluation mode."""
-    images, _ = pick(arrays, indices, rules)
-    return _results(graphdef, params, rest, images, {}, rules).output
-
-
-def activations_of(
-    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
-) -> dict[str, jax.Array]:
-    """What each layer of a graph gives for the images at `indices`, in evaluation mode."""
-    images = _cast(pick(arrays, indices, rules)[0], rules.dtype)
-    values = _merged(graphdef, params, rest, rules).activations(images)
-    results: dict[str, jax.Array] = _whole(values, rules)
-    return results

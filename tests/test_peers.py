@@ -21,6 +21,7 @@ from flax import nnx
 from cnnbench import ops, peers
 from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
+from cnnbench.inference import outputs_of
 from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout
 from cnnbench.loader import load_experiment
 from cnnbench.models import ACTIVATIONS, GraphNet
@@ -28,7 +29,7 @@ from cnnbench.optimizers import OPTIMIZERS
 from cnnbench.peers import VARIANTS, Weights, initial_weights, make_peer
 from cnnbench.peers.geometry import by_channel
 from cnnbench.spec import LOSSES, Experiment
-from cnnbench.steps import make_rules, outputs_of, train_step
+from cnnbench.steps import make_rules, train_step
 from cnnbench.train import Arrays, build_optimizer, init_state, take_apart
 from tests.oracles import Array, make_plan
 

@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 
 from cnnbench import ops
 from cnnbench.devices import make_mesh, pick_devices
+from cnnbench.inference import outputs_of
 from cnnbench.losses import Result, per_image_loss, per_image_metric
 from cnnbench.models import GraphNet
 from cnnbench.rowwise import Cut
 from cnnbench.spec import Task
-from cnnbench.steps import Rules, eval_step, outputs_of, train_step
+from cnnbench.steps import Rules, eval_step, train_step
 from cnnbench.train import Arrays, Network, TrainState, init_state, take_apart
 from tests import oracles
 from tests.oracles import Array, make_plan

@@ -13,12 +13,13 @@ from cnnbench.catalog import DatasetInfo
 from cnnbench.data import Dataset, Split
 from cnnbench.devices import pick_devices, use_all_cores
 from cnnbench.graph import Plan
+from cnnbench.inference import outputs_of
 from cnnbench.layers import BatchNorm
 from cnnbench.memory import keep_freed
 from cnnbench.peers.interface import Gradients, Weights
 from cnnbench.programs import Job, Setup, compile_train, set_up
 from cnnbench.spec import Experiment
-from cnnbench.steps import outputs_of, pick
+from cnnbench.steps import pick
 from cnnbench.timing import Stopwatch
 from cnnbench.train import Arrays, Network, TrainState
 from cnnbench.tuning import known_choice
