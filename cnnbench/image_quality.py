@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench.spec import SSIM_WINDOW as WINDOW
+
 BRIGHTEST = 255  # of a pixel in a dataset
-WINDOW, SIGMA = 11, 1.5  # of SSIM: pixels, and standard deviation of their weights
+SIGMA = 1.5  # pixels: standard deviation of the weights of a window of SSIM
 K1, K2 = 0.01, 0.03
 _LEAST_ERROR = 1e-10  # of a perfect reconstruction: 100 dB where the data range is 1
 

@@ -1,20 +1,21 @@
 """Rules that tie one part of an experiment to another."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnnbench.catalog import EMBEDDED, KNOWN, DatasetInfo, describe
 from cnnbench.errors import DataError, Flaw, did_you_mean, listing, shown
-from cnnbench.layers import INPUT
+from cnnbench.layers import INPUT, Sample
 from cnnbench.optimizers import Cosine
 from cnnbench.shapes import shape_text
 from cnnbench.spec import (
     LOSSES,
     METRICS,
     NAME_PATTERN,
+    SSIM_WINDOW,
     DatasetSpec,
     ModelSpec,
     Task,
@@ -64,6 +65,7 @@ def flaws_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None)
         flaws += [*_model_flaws(parts.model, parts.has_layers), *_code_flaws(parts)]
     if parts.train:
         flaws += _training_flaws(parts.train, parts.task, info)
+        flaws += _metric_flaws(parts.train.metrics or (), parts.model, info)
     if parts.dataset and info:
         flaws += _split_flaws(parts.dataset, info)
     if parts.dataset and parts.dataset.offline:
@@ -145,6 +147,21 @@ def _training_flaws(
         message = f"a warm-up of {schedule.warmup_epochs:g} epochs fills all {train.epochs}"
         place = ("train", "schedule", "warmup_epochs")
         yield Flaw(place, message, f"write a number below {train.epochs}")
+
+
+def _metric_flaws(
+    metrics: Sequence[str], model: ModelSpec | None, info: DatasetInfo | None
+) -> Iterator[Flaw]:
+    """Metrics that ask for more than there is."""
+    for i, metric in enumerate(metrics):
+        at = ("train", "metrics", i)
+        if metric == "ssim" and info and min(info.shape[:2]) < SSIM_WINDOW:
+            message = f"ssim looks at {SSIM_WINDOW}x{SSIM_WINDOW} pixels, and images are"
+            yield Flaw(at, f"{message} {shape_text(info.shape)}", "remove it")
+        samples = model and any(isinstance(op, Sample) for op in model.layers.values())
+        if metric == "kl" and model and not samples:
+            message = "kl is the divergence of a layer that samples, and there is none"
+            yield Flaw(at, message, "remove it, or add a layer of op: sample")
 
 
 def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:

@@ -17,6 +17,7 @@ from cnnbench.fields import Count, Model, Positive, Seeds
 from cnnbench.layers import LayerOp
 from cnnbench.optimizers import Constant, Optimizer, Schedule, Sgd
 
+SSIM_WINDOW = 11  # pixels; no smaller image has an SSIM
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 
 

@@ -16,7 +16,9 @@ SIZES = [(28, 28, 1), (11, 15, 1), (32, 32, 3)]
 def pair(size: tuple[int, ...], scale: float) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     one = rng.integers(0, BRIGHTEST + 1, (4, *size)).astype(np.float64)
-    other = np.clip(one + rng.normal(0, [[[[5]]], [[[20]]], [[[60]]], [[[200]]]], one.shape), 0, 255)
+    other = np.clip(
+        one + rng.normal(0, [[[[5]]], [[[20]]], [[[60]]], [[[200]]]], one.shape), 0, 255
+    )
     return one / scale, other / scale
 
 

@@ -1,6 +1,8 @@
 """What a code is worth to a linear classifier."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from cnnbench.linear_probe import code_layer, probe_accuracy
 from tests.oracles import make_plan
 
-LAYERS = {
+LAYERS: Mapping[str, Mapping[str, Any]] = {
     "a": {"op": "dense", "units": 8},
     "mean": {"op": "dense", "units": 3},
     "other": {"op": "dense", "units": 3, "inputs": "a"},
@@ -18,7 +20,7 @@ LAYERS = {
 }
 
 
-def blobs(distance: float, number: int) -> tuple[np.ndarray, np.ndarray]:
+def blobs(distance: float, number: int) -> tuple[Any, Any]:
     rng = np.random.default_rng(number)
     labels = rng.integers(0, 3, number)
     centers = distance * np.eye(3, 4)

@@ -66,7 +66,9 @@ def test_every_layer_is_its_first_input_in_evaluation(name: str) -> None:
     np.testing.assert_array_equal(layer(*inputs), x)
 
 
-@pytest.mark.parametrize("op", [Dropout(op="dropout", rate=0), MaskingNoise(op="masking_noise", rate=0)])
+@pytest.mark.parametrize(
+    "op", [Dropout(op="dropout", rate=0), MaskingNoise(op="masking_noise", rate=0)]
+)
 def test_a_rate_of_zero_draws_nothing(op: Random) -> None:
     assert not draws(op)
     x = jnp.arange(6.0)
@@ -78,7 +80,7 @@ def test_the_divergence_is_the_integral_that_defines_it(mean: float, variance: f
     one, prior = scipy.stats.norm(mean, variance**0.5), scipy.stats.norm()
 
     def density(x: float) -> float:
-        return one.pdf(x) * (one.logpdf(x) - prior.logpdf(x))
+        return float(one.pdf(x) * (one.logpdf(x) - prior.logpdf(x)))
 
     expected, _ = scipy.integrate.quad(density, mean - 30, mean + 30, points=[mean], limit=200)
     got = divergence(jnp.full((2, 3), mean), jnp.full((2, 3), np.log(variance)))
@@ -118,7 +120,8 @@ def test_a_result_has_the_divergence_of_each_image(size: str, form: Form) -> Non
     result = net.result(jnp.asarray(IMAGES))
     values = net_of(variational(size), "plain")
     values.eval()
-    known = {name: np.asarray(v, np.float64) for name, v in values.activations(IMAGES).items()}
+    given = values.activations(jnp.asarray(IMAGES))
+    known = {name: np.asarray(value, np.float64) for name, value in given.items()}
     mean, spread = (known[name].reshape(8, -1) for name in ("mean", "spread"))
     expected = (np.exp(spread) + mean**2 - 1 - spread).sum(1) / 2
     np.testing.assert_allclose(result.divergences["z"], expected, rtol=2e-5)
@@ -140,7 +143,8 @@ def test_rows_give_what_the_whole_batch_gives(size: str) -> None:
             def head(result: Result) -> jax.Array:
                 return (jnp.tanh(result.output).sum(1) + result.divergences["z"]).sum()
 
-            return net.sum_of(jnp.asarray(IMAGES), net.prepare(), head, ())
+            total: jax.Array = net.sum_of(jnp.asarray(IMAGES), net.prepare(), head, ())
+            return total
 
         found.append(jax.jit(jax.value_and_grad(loss))(params))
     (whole, one), (rows, other) = found

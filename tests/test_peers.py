@@ -22,7 +22,7 @@ from cnnbench import ops, peers
 from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
 from cnnbench.inference import outputs_of
-from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout
+from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout, GaussianNoise, MaskingNoise
 from cnnbench.loader import load_experiment
 from cnnbench.models import ACTIVATIONS, GraphNet
 from cnnbench.optimizers import OPTIMIZERS
@@ -108,6 +108,15 @@ CASES: Mapping[str, Layers] = {
         "k": DROP,
         "l": dense(),
     },
+    "slices": {
+        "noise": {"op": "gaussian_noise", "stddev": 0.5},
+        "mask": {"op": "masking_noise", "rate": 0.5},
+        "a": conv(padding="same", filters=4),
+        "b": {"op": "slice", "start": 1, "size": 3},
+        "c": FLAT,
+        "d": {"op": "slice", "start": 30, "size": 50},  # by row and by channel
+        "e": dense(),
+    },
     "vector to image": {
         "a": dense(24, activation="relu"),
         "b": DROP,
@@ -175,6 +184,7 @@ CASES: Mapping[str, Layers] = {
     },
 }  # fmt: skip
 SHAPE = (9, 8, 2)
+RANDOM = Dropout | GaussianNoise | MaskingNoise
 EXPERIMENTS = ("standard", "modified", "autoencoder", "mlp")
 SMALL: Layers = {"a": dense(6, activation="tanh"), "b": dense()}
 PEERS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
@@ -227,9 +237,7 @@ def case(name: str) -> tuple[Experiment, Plan]:
 def without_dropout(plan: Plan) -> Plan:
     """The same network, trained as it is evaluated."""
     keep = Activate(op="activation", activation="linear")
-    nodes = (
-        dataclasses.replace(n, op=keep) if isinstance(n.op, Dropout) else n for n in plan.nodes
-    )
+    nodes = (dataclasses.replace(n, op=keep) if isinstance(n.op, RANDOM) else n for n in plan.nodes)
     return dataclasses.replace(plan, nodes=tuple(nodes))
 
 
