@@ -139,6 +139,15 @@ def loss_name(experiment: Experiment) -> str:
     return experiment.train.loss or default
 
 
+def objective_name(experiment: Experiment) -> str:
+    """What is minimised, in words: the loss, and the weight of each divergence.
+
+    Losses that differ in it are not comparable.
+    """
+    samples = [op for op in experiment.model.layers.values() if isinstance(op, Sample)]
+    return " + ".join([loss_name(experiment), *(f"{op.kl_weight:g} KL" for op in samples)])
+
+
 def metric_names(experiment: Experiment) -> tuple[str, ...]:
     """The metrics that are reported beside the loss."""
     default = ("accuracy",) if experiment.task is Task.CLASSIFY else ()

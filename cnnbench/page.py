@@ -28,6 +28,7 @@ class Part(NamedTuple):
     matrix: Matrix | None
     mistakes: Sequence[Plate]
     reconstructions: Plate | None
+    latent: Plate | None
     source: str
     seed: int | None
     remarks: Sequence[str]
@@ -208,6 +209,7 @@ def _part(shown: Exhibit, name: str) -> Part:
         matrix=page_parts.matrix(shown),
         mistakes=[page_parts.mistake_plate(mistake) for mistake in shown.mistakes],
         reconstructions=page_parts.reconstructions_plate(shown, picture) if picture else None,
+        latent=page_parts.latent_plate(shown, shown.latent) if shown.latent else None,
         source=shown.source,
         seed=shown.seed,
         remarks=shown.remarks,

@@ -168,6 +168,14 @@ def reconstructions_plate(shown: Exhibit, content: bytes) -> Plate:
     return Plate(picture.uri, picture.width, picture.height, alt, caption + loss)
 
 
+def latent_plate(shown: Exhibit, content: bytes) -> Plate:
+    """What the code can do, as `latent_plots` draws it."""
+    picture = read_png(content)
+    caption = f"{clean(shown.label)}, seed {shown.seed}: what its code can do."
+    alt = f"Lines of images, each with its title. {caption}"
+    return Plate(picture.uri, picture.width, picture.height, alt, caption)
+
+
 def matrix(shown: Exhibit) -> Matrix | None:
     """The confusion matrix; cells of mistakes are the darker the more there are."""
     counts = shown.confusion

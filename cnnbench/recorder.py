@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def first_record(job: "Job", run_id: str, ran_on: Environment, source: bytes) -> RunRecord:
     """The record of a run that begins now."""
-    from cnnbench.losses import loss_name
+    from cnnbench.losses import objective_name
 
     experiment, dataset = job.experiment, job.dataset
     return RunRecord(
@@ -48,7 +48,7 @@ def first_record(job: "Job", run_id: str, ran_on: Environment, source: bytes) ->
         name=experiment.name,
         title=experiment.type_title,
         task=experiment.task.value,
-        loss=loss_name(experiment),
+        loss=objective_name(experiment),
         status=Status.RUNNING,
         started_at=datetime.now(UTC),
         finished_at=None,
