@@ -152,7 +152,9 @@ class GraphNet(nnx.Module):
             part = self.parts.get(node.name)
             if part:
                 # Running statistics stay in float32, and must not make a bfloat16 network one.
-                values[node.name] = part(*inputs).astype(inputs[0].dtype)
+                y = part(*inputs).astype(inputs[0].dtype)
+                drawn = isinstance(part, RandomLayer) and y.ndim == 4
+                values[node.name] = self.lowering.settle(y) if drawn else y
             else:
                 values[node.name] = self.apply(node, inputs, weights)
         return values

@@ -1,5 +1,6 @@
 """Layers that are random in training: dropout, noise, and the sample of a variational code."""
 
+import math
 from typing import assert_never
 
 import jax
@@ -26,11 +27,13 @@ def draws(op: LayerOp) -> bool:
 
 def draw(op: Random, key: jax.Array, shape: Shape) -> jax.Array:
     """The numbers that a layer needs for values of a shape: which are kept, or normal ones."""
+    # In one axis, since a CPU makes vectors of the last one, and of one channel it has none.
+    flat = (math.prod(shape),)
     match op:
         case Dropout(rate=rate) | MaskingNoise(rate=rate):
-            return jax.random.bernoulli(key, 1 - rate, shape)
+            return jax.random.bernoulli(key, 1 - rate, flat).reshape(shape)
         case GaussianNoise() | Sample():
-            return jax.random.normal(key, shape, jnp.float32)
+            return jax.random.normal(key, flat, jnp.float32).reshape(shape)
         case _:
             assert_never(op)
 
