@@ -128,7 +128,7 @@ class MaskingNoise(Layer):
 
 
 class Sample(Layer):
-    """A normal sample in training, the mean in evaluation (Kingma & Welling 2014).
+    """A normal sample where the loss is computed, else the mean (Kingma & Welling 2014).
 
     It reads two layers of one shape: the mean and the logarithm of the variance. Its
     divergence from the standard normal distribution is part of the loss.

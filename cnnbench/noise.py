@@ -88,16 +88,21 @@ class RandomLayer(nnx.Module):
     Args:
       op: the operation.
       rngs: ``dropout`` starts its keys.
+
+    Attributes:
+      deterministic: whether it draws nothing.
+      sampling: whether a `Sample` draws all the same.
     """
 
     def __init__(self, op: Random, rngs: nnx.Rngs) -> None:
         self.op = nnx.static(op)
-        self.deterministic = False
+        self.deterministic = self.sampling = False
         self.rngs = rngs.dropout.fork()
 
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         """Images or vectors to values of their shape."""
-        if self.deterministic or not draws(self.op):
+        sampled = self.sampling and isinstance(self.op, Sample)
+        if not draws(self.op) or (self.deterministic and not sampled):
             return inputs[0]
         return disturb(self.op, self.draw(inputs[0].shape), *inputs)
 

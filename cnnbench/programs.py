@@ -207,7 +207,7 @@ def compile_train(setup: Setup, network: Network, state: TrainState) -> Callable
 def compile_all(setup: Setup, network: Network, state: TrainState) -> Programs:
     """All programs."""
     job, rules = setup.job, setup.rules(training=False)
-    evaluate = partial(eval_step, graphdef=network.evaluation, rules=rules)
+    evaluate = partial(eval_step, graphdef=network.scoring, rules=rules)
     evaluate = setup.each_seed(evaluate, (0, 0, None, None, None))
     # A few images: as XLA computes them, which takes a third of the time to compile.
     plain = replace(setup, strategy=replace(setup.strategy, form="plain", row=None))

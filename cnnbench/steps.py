@@ -122,12 +122,19 @@ def _one_share(
     weights: jax.Array,
 ) -> tuple[Tree, Tree, jax.Array]:
     """One device's rows of a batch, with dropout masks of its own; the sums are everyone's."""
-    keys, others = nnx.split_state(rest, nnx.RngKey, ...)
-    own = jax.tree.map(lambda key: jax.random.fold_in(key, lax.axis_index(BATCH)), keys)
-    gradient, rest, loss = sums(params, nnx.merge_state(own, others), arrays, rows, weights)
+    keys, _ = nnx.split_state(rest, nnx.RngKey, ...)
+    own = _with_own_keys(rest, lax.axis_index(BATCH))
+    gradient, rest, loss = sums(params, own, arrays, rows, weights)
     _, others = nnx.split_state(rest, nnx.RngKey, ...)
     gradient, loss = lax.psum((gradient, loss), BATCH)
     return gradient, nnx.merge_state(keys, others), loss
+
+
+def _with_own_keys(rest: Tree, number: jax.Array) -> Tree:
+    """Other state, with random numbers that depend on a number."""
+    keys, others = nnx.split_state(rest, nnx.RngKey, ...)
+    own = jax.tree.map(lambda key: jax.random.fold_in(key, number), keys)
+    return nnx.merge_state(own, others)
 
 
 def _gradient_sums(
@@ -250,7 +257,7 @@ def eval_step(
       arrays: the split.
       indices: which images, (batch,).
       weights: one, or zero for an index that only fills the batch up, (batch,).
-      graphdef: the model's structure in evaluation mode.
+      graphdef: the model's structure for scoring.
       rules: loss and metrics.
     """
     sums: Callable[..., Any] = partial(_metric_sums, graphdef=graphdef, rules=rules)
@@ -275,7 +282,8 @@ def _metric_sums(
 
     def sums(part: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         images, targets = pick(arrays, part[0], rules)
-        result = results_of(graphdef, params, rest, images, prepared, rules)
+        own = _with_own_keys(rest, part[0][0])  # a variational code is sampled for each image
+        result = results_of(graphdef, params, own, images, prepared, rules)
         values = {"loss": rules.loss(result, targets)}
         values |= {name: metric(result, targets) for name, metric in rules.metrics.items()}
         return {name: jnp.sum(value * part[1]) for name, value in values.items()}

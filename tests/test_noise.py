@@ -19,7 +19,7 @@ from cnnbench.noise import Random, RandomLayer, disturb, divergence, draw, draws
 from cnnbench.ops import Form
 from cnnbench.rowwise import Cut
 from cnnbench.spec import Experiment
-from cnnbench.train import split
+from cnnbench.train import split, take_apart
 from tests.oracles import Array, make_plan
 
 MANY = 200_000
@@ -260,3 +260,20 @@ def test_a_slice_is_numpys() -> None:
     np.testing.assert_array_equal(values["few"], values["flat"][:, 7:11])
     fast = net_of(layers, "fast")(jnp.asarray(IMAGES))
     np.testing.assert_allclose(fast, values["out"], atol=3e-6)
+
+
+def test_only_the_loss_is_computed_with_a_sample() -> None:
+    """The evidence lower bound is an expectation over codes; what is decoded is the mean."""
+    network = take_apart(net_of(variational("vector"), "plain"))
+    models = {
+        name: nnx.merge(getattr(network, name), network.params, network.rest, copy=True)
+        for name in ("training", "evaluation", "scoring")
+    }
+    x = jnp.asarray(IMAGES)
+    values = {name: model.activations(x)["z"] for name, model in models.items()}
+    np.testing.assert_array_equal(values["training"], values["scoring"])
+    assert (values["scoring"] != values["evaluation"]).all()
+    layers = {"drop": {"op": "dropout", "rate": 0.5}} | variational("vector")
+    scoring = take_apart(net_of(layers, "plain")).scoring
+    model = nnx.merge(scoring, *split(net_of(layers, "plain"))[1:], copy=True)
+    np.testing.assert_array_equal(model.activations(x)["drop"], x)
