@@ -84,6 +84,8 @@ def run_job(job: Job) -> Iterator[Event]:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
                 raise ran_out(job.plan, job.batch_size) from None
+            except MemoryError:
+                raise ran_out(job.plan, job.batch_size) from None
         if event is None:
             return
         yield event

@@ -139,7 +139,8 @@ def run_by_turns(
         pairs = zip(requests, listeners, strict=True)
         trainings = [stack.enter_context(closing(_training(*pair))) for pair in pairs]
         running = list(range(len(trainings)))
-        while running:
+
+        def go_on() -> None:
             for number in list(running):
                 try:
                     next(trainings[number])
@@ -147,12 +148,16 @@ def run_by_turns(
                     results[number] = end.value
                     running.remove(number)
                     done(end.value)
+
+        go_on()  # reads every dataset
+        while running:
+            go_on()
             running.reverse()
     return [results[number] for number in range(len(requests))]
 
 
 def _training(request: Request, listener: Listener) -> Training:
-    """A run that pauses after each of its seeds but the last."""
+    """A run that pauses when its data are read, and after each of its seeds but the last."""
     watch = Stopwatch()
     loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
     listener.loaded(loaded)
@@ -167,6 +172,8 @@ def _training(request: Request, listener: Listener) -> Training:
         listener.note(f"{path} is finished; nothing is trained")
         return _with_tables(RunFolder(path))
     job = _prepare(loaded, dataset, request, watch)
+    with watch.away():
+        yield
     with ExitStack() as stack:
         if path:
             stack.enter_context(alone(RunFolder(path)))
