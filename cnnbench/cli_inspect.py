@@ -8,7 +8,6 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.phrases import clean
 from cnnbench.terminal import PICTURES, file_form, stdout, tell, warn, write_file
 from cnnbench.words import ResultsDir
 
@@ -106,7 +105,7 @@ def _draw(
     panels = activation_panels(network, test.images, numbers, layer)
     if layer and responses:
         panels = layer_panels(network, layer, test.images, responses, panels, units)
-    title = clean(f"{network.record.title}, seed {network.seed}")
+    title = f"{network.record.title}, seed {network.seed}"
     write_file("--output", file, page(panels, title, file_form("--output", file, PICTURES)))
 
 

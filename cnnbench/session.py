@@ -138,9 +138,8 @@ def run_by_turns(
     with ExitStack() as stack:
         pairs = zip(requests, listeners, strict=True)
         trainings = [stack.enter_context(closing(_training(*pair))) for pair in pairs]
-        running = list(range(len(trainings)))
-
-        def go_on() -> None:
+        running, turn = list(range(len(trainings))), 0  # in the first turn all data are read
+        while running:
             for number in list(running):
                 try:
                     next(trainings[number])
@@ -148,11 +147,7 @@ def run_by_turns(
                     results[number] = end.value
                     running.remove(number)
                     done(end.value)
-
-        go_on()  # reads every dataset
-        while running:
-            go_on()
-            running.reverse()
+            running, turn = running[:: -1 if turn else 1], turn + 1
     return [results[number] for number in range(len(requests))]
 
 
@@ -167,13 +162,13 @@ def _training(request: Request, listener: Listener) -> Training:
         require_trust(reference, request.path.resolve().parent)
     with watch.part("data_s"):
         dataset = dataset_of(loaded.experiment.dataset, request.data_dir, listener.note)
+    with watch.away():
+        yield
     path = request.resume or (_begun(loaded, dataset, request) if request.needed else None)
     if path and read_run(path).record.status is Status.FINISHED:
         listener.note(f"{path} is finished; nothing is trained")
         return _with_tables(RunFolder(path))
     job = _prepare(loaded, dataset, request, watch)
-    with watch.away():
-        yield
     with ExitStack() as stack:
         if path:
             stack.enter_context(alone(RunFolder(path)))

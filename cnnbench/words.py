@@ -101,4 +101,4 @@ def _name_seeds(text: str) -> bool:
     """
     numbers = [part.strip() for part in text.removesuffix(",").split(",")]
     are_numbers = all(number.isascii() and number.isdigit() for number in numbers)
-    return are_numbers and ("," in text or any(text.strip("0 ")))
+    return are_numbers and ("," in text or bool(text.strip("0 ")))
