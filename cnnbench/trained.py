@@ -149,9 +149,9 @@ def load_trained(
       data_dir: where datasets outside the built-in table are looked up.
 
     Raises:
-      StoreError: the run's folder holds no weights, or none of this seed, or they are damaged.
+      StoreError: the run's folder holds no weights, or they are damaged.
       SpecError: its experiment cannot be read.
-      UsageError: its Python model cannot be imported.
+      UsageError: there are no weights of this seed, or its Python model cannot be imported.
     """
     record = read_entry(path).record
     seed = _seed(path, record, seed)
@@ -187,7 +187,7 @@ def _seed(path: Path, record: RunRecord, seed: int | None) -> int:
         again = shlex.join(record.environment.command)
         raise StoreError(f"{message}; train them with: {again}")
     if seed is not None and seed not in kept:
-        raise StoreError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")
+        raise UsageError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")
     return kept[0] if seed is None else seed
 
 
