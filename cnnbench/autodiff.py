@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
 from cnnbench.backprop import Forward, activation_of
@@ -61,7 +62,7 @@ class Reference:
 
     def draws(self, num_images: int, dtype: str) -> dict[str, Array]:
         """What random layers draw: a dropout's mask is what it makes of ones."""
-        model = _merged(self.parts, self.parts.params)
+        model = _merged(self.parts, self.parts.params, dtype)
         return {
             node.name: np.asarray(
                 model.parts[node.name](jnp.ones((num_images, *node.layout.shape), dtype))
@@ -97,7 +98,7 @@ def _cost(
     targets: jax.Array,
 ) -> tuple[jax.Array, Any]:
     """The cost, with something added to every z: the derivative by that is delta."""
-    model = _merged(parts, params)
+    model = _merged(parts, params, x.dtype)
     weights = model.prepare()
     z: dict[str, jax.Array] = {}
     a = {INPUT: x}
@@ -116,8 +117,13 @@ def _linear(node: Node) -> Node:
     return replace(node, op=node.op.model_copy(update={"activation": "linear"}))
 
 
-def _merged(parts: Network, params: Tree) -> Any:
-    return nnx.merge(parts.training, params, parts.rest, copy=True)
+def _merged(parts: Network, params: Tree, dtype: DTypeLike) -> Any:
+    """The network in training; a batch norm's running statistics are in its dtype too."""
+
+    def widened(leaf: jax.Array) -> jax.Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return nnx.merge(parts.training, params, jax.tree.map(widened, parts.rest), copy=True)
 
 
 def _by_layer(params: Tree) -> dict[str, dict[str, Array]]:
