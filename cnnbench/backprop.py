@@ -159,7 +159,7 @@ def backpropagate(network: Network, forward: Forward) -> dict[str, Array]:
 
 
 def gradients(network: Network, forward: Forward, delta: dict[str, Array]) -> Gradients:
-    """Step 5, equation (S5): the gradient of every weight; over all uses of it, equation (17)."""
+    """Step 5, equation (S5): the gradient of every weight, over all its uses (17)."""
     found: dict[str, dict[str, Array]] = {}
     shares: dict[str, dict[str, Array]] = {}
     for node in network.plan.nodes:

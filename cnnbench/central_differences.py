@@ -42,7 +42,7 @@ class Slopes:
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Landscape:
-    """The cost around a point, in float64.
+    """The cost around a point, in float64; its slope by a z is delta, equation (1).
 
     Args:
       network: what the cost depends on.

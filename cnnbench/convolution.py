@@ -66,7 +66,7 @@ def rot180(w: Array) -> Array:
 
 
 def convolve_full(delta: Array, w: Array, grid: Grid) -> Array:
-    """Equation (9) without sigma': the error flows back as a full convolution, delta * ROT180(w).
+    """Equations (6), (7), (8) and (9), but for sigma': a full convolution, delta * ROT180(w).
 
     Each error reaches every value that it came from. With a stride, its neighbours stand apart,
     with zeros between; what the padding received is cut off.

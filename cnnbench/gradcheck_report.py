@@ -33,7 +33,8 @@ def gradcheck_table(check: GradCheck, *, close: bool = False) -> "Group":
     parts: list[Any] = [Text(title, style="table.title"), Folded(_layers(check))]
     if close:
         parts += [Folded(_arrays(layer)) for layer in check.layers]
-        parts += [Text(line, style="dim") for layer in check.layers for line in _shares(layer)]
+        lines = [line for layer in check.layers for line in (*_farthest(layer), *_shares(layer))]
+        parts.append(Text("\n".join(["Farthest apart:", *lines, ""])))
     notes = "\n".join(_notes(check))
     return Group(*parts, Text(f"{notes}\n", style="dim"), Text(_verdict(check)))
 
@@ -71,8 +72,6 @@ def _arrays(layer: LayerCheck) -> "Table":
             f"{quantity.slopes.entries.size} of {quantity.by_hand.size:,}",
             str(quantity.slopes.skipped or ""),
         )
-        for line in _worst(quantity):
-            table.add_row("", line)
     return table
 
 
@@ -87,26 +86,28 @@ def _table(*headers: str) -> "Table":
     return table
 
 
-def _worst(quantity: Quantity) -> Iterator[str]:
+def _farthest(layer: LayerCheck) -> Iterator[str]:
     """The entries that are farthest from the others, with their values."""
-    by_hand, entries = quantity.by_hand, quantity.slopes.entries
-    at = int(np.argmax(np.abs(by_hand - quantity.by_autodiff)))
-    yield _values(by_hand, at, "jax.grad", float(quantity.by_autodiff.flat[at]))
-    if entries.size:
-        worst = int(np.argmax(np.abs(by_hand.flat[entries] - quantity.slopes.values)))
-        value = float(quantity.slopes.values[worst])
-        yield _values(by_hand, int(entries[worst]), "differences", value)
+    for quantity in layer.quantities:
+        by_hand, entries = quantity.by_hand, quantity.slopes.entries
+        at = int(np.argmax(np.abs(by_hand - quantity.by_autodiff)))
+        yield _values(quantity, at, "jax.grad", float(quantity.by_autodiff.flat[at]))
+        if entries.size:
+            worst = int(np.argmax(np.abs(by_hand.flat[entries] - quantity.slopes.values)))
+            value = float(quantity.slopes.values[worst])
+            yield _values(quantity, int(entries[worst]), "differences", value)
 
 
-def _values(by_hand: Any, at: int, name: str, other: float) -> str:
-    place = ", ".join(str(i) for i in np.unravel_index(at, by_hand.shape))
-    return f"[{place}]: {by_hand.flat[at]:.9g}, {name} {other:.9g}"
+def _values(quantity: Quantity, at: int, name: str, other: float) -> str:
+    place = ", ".join(str(i) for i in np.unravel_index(at, quantity.by_hand.shape))
+    value = quantity.by_hand.flat[at]
+    return f"  {quantity.name}[{place}]: by hand {value:.9g}, {name} {other:.9g}"
 
 
 def _shares(layer: LayerCheck) -> Iterator[str]:
     if layer.shares:
         parts = ", ".join(f"{user} {size:.3g}" for user, size in layer.shares.items())
-        yield f"The kernel's gradient is a sum over its uses, of these norms: {parts}."
+        yield f"The kernel's gradient is a sum over its uses, of norms {parts}."
 
 
 def _notes(check: GradCheck) -> Iterator[str]:

@@ -118,7 +118,7 @@ def conv(w: Array, b: Array | None, grid: Grid) -> Rule:
         forward=lambda a: _plus(correlate(a, w, grid), b),
         backward=lambda delta, _: (convolve_full(delta, w, grid),),
         gradient=lambda delta, a: {"kernel": kernel_gradient(a, delta, w.shape, grid)}
-        | _bias_gradient(delta, b),
+        | bias_gradient(delta, b),
     )
 
 
@@ -134,7 +134,7 @@ def conv_transpose(w: Array, b: Array | None, grid: Grid) -> Rule:
         forward=lambda a: _plus(convolve_full(a, w, grid), b),
         backward=lambda delta, _: (correlate(delta, w, grid),),
         gradient=lambda delta, a: {"kernel": kernel_gradient(delta, a, w.shape, grid)}
-        | _bias_gradient(delta, b),
+        | bias_gradient(delta, b),
     )
 
 
@@ -149,7 +149,7 @@ def dense(w: Array, b: Array | None, shape: Shape) -> Rule:
     return Rule(
         forward=lambda a: _plus(_flat(a) @ w, b),
         backward=lambda delta, _: ((delta @ w.T).reshape(-1, *shape),),
-        gradient=lambda delta, a: {"kernel": _flat(a).T @ delta} | _bias_gradient(delta, b),
+        gradient=lambda delta, a: {"kernel": _flat(a).T @ delta} | bias_gradient(delta, b),
     )
 
 
@@ -273,7 +273,7 @@ def _plus(z: Array, b: Array | None) -> Array:
     return z if b is None else z + b
 
 
-def _bias_gradient(delta: Array, b: Array | None) -> dict[str, Array]:
+def bias_gradient(delta: Array, b: Array | None) -> dict[str, Array]:
     """Equation (12): a bias that all places and images share takes the sum of their errors."""
     return {} if b is None else {"bias": delta.reshape(-1, len(b)).sum(axis=0)}
 
