@@ -20,7 +20,7 @@ _GELU = math.sqrt(2 / math.pi), 0.044715  # Hendrycks & Gimpel 2016, with tanh
 
 
 def sigma(name: Activation, z: Array) -> Array:
-    """a = sigma(z), value by value: equation (3).
+    """Equation (3): the activation of each z.
 
     >>> sigma("relu", np.array([-2.0, 3.0])).tolist()
     [0.0, 3.0]
@@ -49,7 +49,7 @@ def sigma(name: Activation, z: Array) -> Array:
 
 
 def sigma_prime(name: Activation, z: Array) -> Array:
-    """The derivative sigma'(z) of each value, as equations (9) and S3 want it.
+    """The derivative sigma'(z) of each value, as equations (9) and (S3) want it.
 
     >>> sigma_prime("relu", np.array([-2.0, 0.0, 3.0])).tolist()
     [0.0, 0.0, 1.0]

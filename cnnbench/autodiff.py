@@ -58,7 +58,7 @@ class Reference:
 
     def initial(self) -> dict[str, dict[str, Array]]:
         """The weights that a run begins with, by layer and name."""
-        return _by_layer(self.parts.params)
+        return by_layer(self.parts.params)
 
     def draws(self, num_images: int, dtype: str) -> dict[str, Array]:
         """What random layers draw: a dropout's mask is what it makes of ones."""
@@ -85,7 +85,7 @@ class Reference:
         (cost, found), (slopes, delta) = self._differentiate(params, nudges, x, targets)
         z, a = jax.tree.map(np.asarray, found)
         errors = jax.tree.map(np.asarray, delta)
-        return Derivatives(float(cost), Forward(z, a), errors, _by_layer(slopes))
+        return Derivatives(float(cost), Forward(z, a), errors, by_layer(slopes))
 
 
 def _cost(
@@ -126,7 +126,7 @@ def _merged(parts: Network, params: Tree, dtype: DTypeLike) -> Any:
     return nnx.merge(parts.training, params, jax.tree.map(widened, parts.rest), copy=True)
 
 
-def _by_layer(params: Tree) -> dict[str, dict[str, Array]]:
+def by_layer(params: Tree) -> dict[str, dict[str, Array]]:
     """Arrays by layer and name, whichever part of the module holds them."""
     return {
         layer: {name: np.asarray(value) for name, value in own.items()}

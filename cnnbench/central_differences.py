@@ -9,7 +9,6 @@ is short enough is left out, and counted.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -107,7 +106,12 @@ class Landscape:
     def _slope(self, at: Callable[[float], float | None], scale: float) -> float | None:
         """By the largest step that crosses no kink and is short for the cost's curvature."""
         for step in self._steps(scale):
-            ends = list(takewhile(lambda end: end is not None, map(at, (2 * step, -2 * step, step, -step))))
+            ends: list[float] = []
+            for distance in (2 * step, -2 * step, step, -step):
+                end = at(distance)
+                if end is None:
+                    break
+                ends.append(end)
             if len(ends) < 4:
                 continue
             near, far = (ends[2] - ends[3]) / (2 * step), (ends[0] - ends[1]) / (4 * step)

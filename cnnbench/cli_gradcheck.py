@@ -1,7 +1,6 @@
 """``cnnbench gradcheck``: the post's backward pass by hand, beside autodiff and differences."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,7 +20,7 @@ class Format(StrEnum):
     JSON = "json"
 
 
-def gradcheck(  # noqa: PLR0913, PLR0917 - one parameter per option
+def gradcheck(
     specs: MaybeSpecs = None,
     layer: Annotated[
         str | None,

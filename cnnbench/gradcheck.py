@@ -1,6 +1,6 @@
 """Backpropagation by hand beside autodiff and central differences, layer by layer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,8 +123,8 @@ def _weights(
     """Kernels as a run begins with them; biases and scales are moved from where they begin."""
     return {
         layer: {
-            name: np.asarray(v if name == "kernel" else v + SPREAD * rng.normal(size=v.shape), dtype)
-            for name, v in own.items()
+            name: (value + (name != "kernel") * SPREAD * rng.normal(size=value.shape)).astype(dtype)
+            for name, value in own.items()
         }
         for layer, own in initial.items()
     }
@@ -164,14 +164,20 @@ def _exact(network: Network, x: Array, accuracy: float) -> Landscape:
 
 def _check_layer(node: Node, point: Point, dtype: Dtype) -> LayerCheck:
     hand, jaxs, name = point.gradients, point.autodiff, node.name
-    least = NOTHING * abs(point.exact.height)
-    deltas = {DELTA: (hand.delta[name], jaxs.delta[name])}
-    own = {key: (value, jaxs.weights[name][key]) for key, value in hand.weights.get(name, {}).items()}
-    quantities = []
-    for group in (deltas, own):
-        scale = max([least, *(float(np.abs(array).max()) for pair in group.values() for array in pair)])
-        for key, (by_hand, by_autodiff) in group.items():
-            slopes = point.exact.slopes(name, key, by_hand, scale)
-            quantities.append(Quantity(key, by_hand, by_autodiff, slopes, scale))
+    pairs = {DELTA: (hand.delta[name], jaxs.delta[name])}
+    weights = hand.weights.get(name, {})
+    own = {key: (value, jaxs.weights[name][key]) for key, value in weights.items()}
+    quantities = [*_quantities(name, pairs, point.exact), *_quantities(name, own, point.exact)]
     shares = {user: float(np.linalg.norm(g)) for user, g in hand.shares.get(name, {}).items()}
     return LayerCheck(node, tuple(quantities), shares, BARS[dtype])
+
+
+def _quantities(
+    layer: str, pairs: Mapping[str, tuple[Array, Array]], exact: Landscape
+) -> Iterator[Quantity]:
+    """Arrays of one scale, by hand and by autodiff, with their slopes."""
+    largest = [float(np.abs(array).max()) for pair in pairs.values() for array in pair]
+    scale = max([*largest, NOTHING * abs(exact.height)])
+    for name, (by_hand, by_autodiff) in pairs.items():
+        slopes = exact.slopes(layer, name, by_hand, scale)
+        yield Quantity(name, by_hand, by_autodiff, slopes, scale)

@@ -117,8 +117,9 @@ def conv(w: Array, b: Array | None, grid: Grid) -> Rule:
     return Rule(
         forward=lambda a: _plus(correlate(a, w, grid), b),
         backward=lambda delta, _: (convolve_full(delta, w, grid),),
-        gradient=lambda delta, a: {"kernel": kernel_gradient(a, delta, w.shape, grid)}
-        | bias_gradient(delta, b),
+        gradient=lambda delta, a: (
+            {"kernel": kernel_gradient(a, delta, w.shape, grid)} | bias_gradient(delta, b)
+        ),
     )
 
 
@@ -133,8 +134,9 @@ def conv_transpose(w: Array, b: Array | None, grid: Grid) -> Rule:
     return Rule(
         forward=lambda a: _plus(convolve_full(a, w, grid), b),
         backward=lambda delta, _: (correlate(delta, w, grid),),
-        gradient=lambda delta, a: {"kernel": kernel_gradient(delta, a, w.shape, grid)}
-        | bias_gradient(delta, b),
+        gradient=lambda delta, a: (
+            {"kernel": kernel_gradient(delta, a, w.shape, grid)} | bias_gradient(delta, b)
+        ),
     )
 
 
@@ -225,9 +227,7 @@ def dropout(mask: Array) -> Rule:
 
 def reshape(before: Shape, after: Shape) -> Rule:
     """Equation (14): the same values in another shape, and back; `flatten` too."""
-    return Rule(
-        lambda a: a.reshape(-1, *after), lambda delta, _: (delta.reshape(-1, *before),)
-    )
+    return Rule(lambda a: a.reshape(-1, *after), lambda delta, _: (delta.reshape(-1, *before),))
 
 
 def concat(shapes: tuple[Shape, ...]) -> Rule:

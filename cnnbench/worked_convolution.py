@@ -55,7 +55,7 @@ def _backward() -> Iterator[str]:
     )
     yield "On fingers: z2[1,1] is under a tap of w3 in all four z3, so its error is"
     terms = [f"{_n(d3[x, y])} x {_n(W3[1 - x, 1 - y])}" for x, y in np.ndindex(2, 2)]
-    yield f"  {' + '.join(terms)} = {_n(back[1, 1])}, and relu'(z2[1,1]) = {_n(float(z2[1, 1] > 0))}"
+    yield f"  {' + '.join(terms)} = {_n(back[1, 1])}, and relu'(z2[1,1]) = {int(z2[1, 1] > 0)}"
     slopes = np.array([[_slope_of_z2(x, y) for y in range(3)] for x in range(3)])
     yield ""
     yield "Each z2 moved up and down a little, what the cost does; and delta2 without ROT180:"

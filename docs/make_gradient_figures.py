@@ -45,7 +45,8 @@ def picture(width: int, height: int, label: str, parts: Iterable[str]) -> str:
       parts: its elements.
     """
     tip = '<path d="M0 0L8 4L0 8z" fill="var(--orange)"/>'
-    marker = f'<marker id="tip" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">{tip}</marker>'
+    size = 'refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto"'
+    marker = f'<marker id="tip" {size}>{tip}</marker>'
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
         f' viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
@@ -117,8 +118,9 @@ def mlp_to_convolution() -> str:
     parts += [text(125 + 230 * i, 280, note, "small") for i, note in enumerate(notes)]
     parts += [line(532 + 60 * i, 308, 556 + 60 * i, 308, f"w{i}") for i in range(3)]
     parts += [text(564 + 60 * i, 313, sub("w", str(i)), "left") for i in range(3)]
-    parts.append(text(30, 313, "z&#8320; = w&#8320;a&#8320; + w&#8321;a&#8321; + w&#8322;a&#8322;, and so on down the layer", "left"))
-    label = "A fully connected layer becomes a convolution by cutting connections and sharing weights"
+    terms = " + ".join(f"w&#832{i};a&#832{i};" for i in range(3))
+    parts.append(text(30, 313, f"z&#8320; = {terms}, and so on down the layer", "left"))
+    label = "An MLP's layer becomes a convolution: connections are cut, the others share weights"
     return picture(720, 335, label, parts)
 
 
@@ -139,7 +141,8 @@ def forward() -> str:
         text(440, 32, "valid: 2 x 2 places"),
         *grid(396, 72, z, marked),
     ]
-    parts.append(text(30, 215, "z[0,0] = w[0,0] a[0,0] + w[0,1] a[0,1] + w[1,0] a[1,0] + w[1,1] a[1,1] + b", "left"))
+    terms = " + ".join(f"w[{i},{j}] a[{i},{j}]" for i in range(2) for j in range(2))
+    parts.append(text(30, 215, f"z[0,0] = {terms} + b", "left"))
     return picture(560, 240, "A layer with shared weights is a convolution", parts)
 
 

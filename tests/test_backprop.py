@@ -18,6 +18,7 @@ from cnnbench.convolution import Grid, convolve_full, correlate, kernel_gradient
 from cnnbench.graph import Plan
 from cnnbench.layer_rules import rule_of
 from cnnbench.layers import ACTIVATION_NAMES, OPERATIONS
+from cnnbench.losses import per_image_loss
 from cnnbench.models import ACTIVATIONS
 from cnnbench.objective import Objective
 from cnnbench.shapes import Shape
@@ -51,7 +52,7 @@ def test_feedforward_is_a_valid_correlation() -> None:
 
 
 def test_error_flows_back_as_a_full_convolution_with_the_rotated_kernel() -> None:
-    """Equations (5) to (9): for the kernel of the post's flipping convolution, w * a, and for ours."""
+    """Equations (5) to (9): for the post's convolution, which flips, and for ours."""
     a, w, delta = normal(0, 7, 6), normal(1, 3, 2), normal(2, 5, 5)
     with jax.enable_x64(True):
         pull = jax.vjp(lambda x: jax.scipy.signal.convolve2d(x, w, "valid"), a)[1]
@@ -281,8 +282,6 @@ def test_kinked_activations_are_those_that_bend_at_zero() -> None:
 @pytest.mark.parametrize("loss", [loss for losses in LOSSES.values() for loss in losses])
 def test_cost_and_its_gradient_are_jaxs(loss: Any) -> None:
     """Step 3: nabla_a C, beside the losses that train."""
-    from cnnbench.losses import per_image_loss
-
     outputs, targets = normal(0, 4, 5), special.expit(normal(1, 4, 5))
     if loss == "cross_entropy":
         targets = np.array([0, 4, 2, 2])
@@ -381,7 +380,8 @@ def test_gradient_of_a_tied_kernel_is_the_sum_of_its_uses() -> None:
     assert not two.shares
     for user in ("c", "t"):
         np.testing.assert_allclose(one.shares["c"][user], two.weights[user]["kernel"], rtol=1e-12)
-    np.testing.assert_allclose(one.weights["c"]["kernel"], sum(one.shares["c"].values()), rtol=1e-12)
+    total = sum(one.shares["c"].values())
+    np.testing.assert_allclose(one.weights["c"]["kernel"], total, rtol=1e-12)
 
 
 def test_output_error_of_softmax_is_probability_less_truth() -> None:

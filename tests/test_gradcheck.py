@@ -9,21 +9,24 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from cnnbench import central_differences, convolution, gradcheck, layer_rules
 from cnnbench.agreement import BARS, Bars, GradCheck, LayerCheck, Quantity
-from cnnbench.autodiff import Reference
+from cnnbench.autodiff import Reference, by_layer
+from cnnbench.backprop import Network, feedforward, run
 from cnnbench.central_differences import MOST, SAMPLE, Landscape, Slopes, chosen
 from cnnbench.cli import app
-from cnnbench.convolution import correlate
 from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
 from cnnbench.layer_rules import Rule
-from cnnbench.loader import Loaded, load_experiment
+from cnnbench.loader import load_experiment
 from cnnbench.objective import Objective
+from cnnbench.steps import gradients, make_rules
+from cnnbench.train import Arrays, TrainState
 from tests.oracles import Array, make_plan
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -208,12 +211,12 @@ def landscape(layers: dict[str, Any], shape: tuple[int, ...], x: Array) -> Lands
     weights = {
         node.name: {k: np.ones(s) for k, s in node.layout.params.items()} for node in plan.nodes
     }
-    network = backprop_network(plan, weights, np.zeros((1, *shape)))
-    return Landscape(network, x, gradcheck.feedforward(network, x), 1e-6)
+    network = squares(plan, weights, np.zeros((1, *shape)))
+    return Landscape(network, x, feedforward(network, x), 1e-6)
 
 
-def backprop_network(plan: Plan, weights: Any, targets: Array) -> Any:
-    return gradcheck.Network(plan, weights, {}, Objective("mse", targets))
+def squares(plan: Plan, weights: Any, targets: Array) -> Network:
+    return Network(plan, weights, {}, Objective("mse", targets))
 
 
 def test_steps_are_shortened_until_they_cross_no_kink() -> None:
@@ -231,7 +234,8 @@ def test_a_tie_of_a_max_pool_is_a_kink() -> None:
         "same": {"op": "activation", "activation": "linear"},
         "pool": {"op": "max_pool", "size": 2},
     }
-    found = landscape(layers, (1, 1, 1), x).slopes("same", "delta", np.ones(4).reshape(x.shape), 4.0)
+    around = landscape(layers, (1, 1, 1), x)
+    found = around.slopes("same", "delta", np.ones(x.shape), 4.0)
     assert found.entries.tolist() == [2, 3]
     assert found.skipped == 2
     np.testing.assert_allclose(found.values, [0, 0], atol=1e-9)
@@ -241,15 +245,11 @@ def test_a_curve_that_is_too_steep_for_a_step_is_skipped_or_stepped_finer() -> N
     plan = make_plan({"norm": {"op": "batch_norm", "epsilon": 1e-9}}, (1, 2, 1), (1, 2, 1))
     weights = {"norm": {"scale": np.ones(1), "bias": np.zeros(1)}}
     x = np.array([0.0, 1e-3]).reshape(1, 1, 2, 1)
-    network = backprop_network(plan, weights, np.array([3.0, 0.5]).reshape(1, 1, 2, 1))
-    exact = backprop_run(network, x)
-    around = Landscape(network, x, gradcheck.feedforward(network, x), 1e-6)
+    network = squares(plan, weights, np.array([3.0, 0.5]).reshape(1, 1, 2, 1))
+    exact = run(network, x)[1]
+    around = Landscape(network, x, feedforward(network, x), 1e-6)
     found = around.slopes("norm", "scale", np.ones(1), 1.0)
     np.testing.assert_allclose(found.values, exact.weights["norm"]["scale"], rtol=1e-6)
-
-
-def backprop_run(network: Any, x: Array) -> Any:
-    return gradcheck.run(network, x)[1]
 
 
 @pytest.mark.parametrize(
@@ -297,9 +297,6 @@ def test_nothing_hides_a_nan() -> None:
 
 def test_the_network_by_hand_is_the_one_that_trains(tmp_path: Path) -> None:
     """Gradients beside those of a step of training, with dropout and batch statistics."""
-    from cnnbench.steps import gradients, make_rules
-    from cnnbench.train import Arrays, TrainState
-
     loaded = load_experiment(spec(tmp_path, LAYERS))
     assert loaded.plan is not None
     reference = Reference(loaded.plan, "cross_entropy", 0)
@@ -308,10 +305,11 @@ def test_the_network_by_hand_is_the_one_that_trains(tmp_path: Path) -> None:
     labels = np.array([3, 1, 4, 1], np.int32)
     state = TrainState(parts.params, parts.rest, None)
     rules = make_rules(loaded.experiment, None)
-    trained = gradients(state, Arrays(images, labels), np.arange(4), parts.training, rules)[0]  # type: ignore[arg-type]
+    arrays = Arrays(jnp.asarray(images), jnp.asarray(labels))
+    trained = gradients(state, arrays, jnp.arange(4), parts.training, rules)[0]
     x = images.astype(np.float32) / 256
-    by_hand = gradcheck.run(
-        gradcheck.Network(
+    by_hand = run(
+        Network(
             loaded.plan,
             reference.initial(),
             reference.draws(4, "float32"),
@@ -319,9 +317,7 @@ def test_the_network_by_hand_is_the_one_that_trains(tmp_path: Path) -> None:
         ),
         x,
     )[1]
-    from cnnbench.autodiff import _by_layer
-
-    for layer, own in _by_layer(trained).items():
+    for layer, own in by_layer(trained).items():
         for name, value in own.items():
             near = 1e-4 * np.abs(value).max()
             np.testing.assert_allclose(by_hand.weights[layer][name], value, rtol=0, atol=near)
