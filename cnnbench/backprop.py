@@ -121,7 +121,8 @@ def feedforward(
             continue
         changed.add(name)
         z = network.rule(node).forward(*forward.read_by(node))
-        forward.z[name] = z if name not in (nudges or ()) else z + nudges[name]
+        nudge = (nudges or {}).get(name)
+        forward.z[name] = z if nudge is None else z + nudge
         forward.a[name] = sigma(activation_of(node.op), forward.z[name])
     return forward
 
