@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from cnnbench.backprop import Forward, activation_of
 from cnnbench.graph import Node, Plan
-from cnnbench.layers import INPUT, Dropout
-from cnnbench.losses import PerImage, per_image_loss
+from cnnbench.layers import INPUT
+from cnnbench.losses import Score
 from cnnbench.models import ACTIVATIONS, GraphNet
+from cnnbench.noise import draws
 from cnnbench.train import Network, take_apart
 
 Array = NDArray[Any]
@@ -46,14 +47,14 @@ class Reference:
 
     Args:
       plan: the network.
-      loss: the name of its cost.
+      score: its loss for each image, with the divergences of layers that sample.
       seed: of the initial kernels and of what is drawn, as in a run.
     """
 
-    def __init__(self, plan: Plan, loss: str, seed: int) -> None:
+    def __init__(self, plan: Plan, score: Score, seed: int) -> None:
         self.plan = plan
         self.parts = take_apart(GraphNet(plan, form="plain", rngs=nnx.Rngs(seed)))
-        cost = partial(_cost, plan, self.parts, per_image_loss(loss))
+        cost = partial(_cost, plan, self.parts, score)
         self._differentiate = jax.jit(jax.value_and_grad(cost, (0, 1), has_aux=True))
 
     def initial(self) -> dict[str, dict[str, Array]]:
@@ -61,15 +62,14 @@ class Reference:
         return by_layer(self.parts.params)
 
     def draws(self, num_images: int, dtype: str) -> dict[str, Array]:
-        """What random layers draw: a dropout's mask is what it makes of ones."""
+        """What random layers draw in the first step: which values are kept, or noise."""
         model = _merged(self.parts, self.parts.params, dtype)
-        return {
-            node.name: np.asarray(
-                model.parts[node.name](jnp.ones((num_images, *node.layout.shape), dtype))
-            )
+        found = {
+            node.name: np.asarray(model.parts[node.name].draw((num_images, *node.layout.shape)))
             for node in self.plan.nodes
-            if isinstance(node.op, Dropout)
+            if draws(node.op)
         }
+        return {name: v if v.dtype == bool else v.astype(dtype) for name, v in found.items()}
 
     def derivatives(self, weights: Weights, x: Array, targets: Array) -> Derivatives:
         """All derivatives at a point.
@@ -91,7 +91,7 @@ class Reference:
 def _cost(
     plan: Plan,
     parts: Network,
-    loss: PerImage,
+    score: Score,
     params: Tree,
     nudges: Mapping[str, jax.Array],
     x: jax.Array,
@@ -104,10 +104,10 @@ def _cost(
     a = {INPUT: x}
     for node in plan.nodes:
         inputs, part = [a[name] for name in node.inputs], model.parts.get(node.name)
-        bare = part(inputs[0]) if part else model.apply(_linear(node), inputs, weights)
+        bare = part(*inputs) if part else model.apply(_linear(node), inputs, weights)
         z[node.name] = bare + nudges[node.name]
         a[node.name] = ACTIVATIONS[activation_of(node.op)](z[node.name])
-    return loss(a[plan.output], targets).mean(), (z, a)
+    return score(model.result_of(a), targets).mean(), (z, a)
 
 
 def _linear(node: Node) -> Node:

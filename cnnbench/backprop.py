@@ -20,8 +20,17 @@ from numpy.typing import NDArray
 from cnnbench.activations import KINKED, sigma, sigma_prime
 from cnnbench.graph import Node, Plan
 from cnnbench.layer_rules import Rule, Weights, kernel_owner, rule_of
-from cnnbench.layers import INPUT, Activate, Activation, Conv, ConvTranspose, Dense, LayerOp
-from cnnbench.objective import Objective
+from cnnbench.layers import (
+    INPUT,
+    Activate,
+    Activation,
+    Conv,
+    ConvTranspose,
+    Dense,
+    LayerOp,
+    Sample,
+)
+from cnnbench.objective import Objective, divergence, divergence_gradient
 
 Array = NDArray[Any]
 
@@ -128,8 +137,19 @@ def feedforward(
 
 
 def cost(network: Network, forward: Forward) -> float:
-    """The cost C."""
-    return network.objective.value(forward.a[network.plan.output])
+    """The cost C: the loss, and the divergences of layers that sample."""
+    outputs = forward.a[network.plan.output]
+    total = network.objective.value(outputs)
+    for node in network.plan.samples:
+        weight = network.objective.weight(kl_weight(node), outputs)
+        total += weight * float(divergence(*forward.read_by(node)).sum())
+    return total
+
+
+def kl_weight(node: Node) -> float:
+    """The weight of a sample's divergence in the cost."""
+    assert isinstance(node.op, Sample)
+    return node.op.kl_weight
 
 
 def output_error(network: Network, forward: Forward) -> Array:
@@ -146,17 +166,30 @@ def backpropagate(network: Network, forward: Forward) -> dict[str, Array]:
     rule, equation (5), says. Then they are multiplied by sigma'(z).
     """
     plan, delta = network.plan, {network.plan.output: output_error(network, forward)}
-    errors: dict[str, Array] = {}  # of a
+    errors = divergence_errors(network, forward)
     for node in reversed(plan.nodes):
-        if node.name != plan.output:
-            slope = sigma_prime(activation_of(node.op), forward.z[node.name])
-            delta[node.name] = errors.pop(node.name) * slope
+        error = errors.pop(node.name, 0.0)
+        slope = sigma_prime(activation_of(node.op), forward.z[node.name])
+        # The output may be read, too; what comes from there is more of its error.
+        delta[node.name] = delta.get(node.name, 0.0) + error * slope
         if set(node.inputs) == {INPUT}:
             continue  # nobody asks for the error of the images
         parts = network.rule(node).backward(delta[node.name], *forward.read_by(node))
         for name, part in zip(node.inputs, parts, strict=True):
-            errors[name] = errors[name] + part if name in errors else part
+            errors[name] = errors.get(name, 0.0) + part
     return delta
+
+
+def divergence_errors(network: Network, forward: Forward) -> dict[str, Array]:
+    """Equation (19): what the divergences alone make of the errors of what is sampled from."""
+    errors: dict[str, Array] = {}
+    outputs = forward.a[network.plan.output]
+    for node in network.plan.samples:
+        weight = network.objective.weight(kl_weight(node), outputs)
+        parts = divergence_gradient(*forward.read_by(node))
+        for name, part in zip(node.inputs, parts, strict=True):
+            errors[name] = errors.get(name, 0.0) + weight * part
+    return errors
 
 
 def gradients(network: Network, forward: Forward, delta: dict[str, Array]) -> Gradients:

@@ -15,7 +15,7 @@ from cnnbench.central_differences import DELTA, Landscape
 from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.graph import Node, Plan
 from cnnbench.loader import Loaded
-from cnnbench.losses import loss_name
+from cnnbench.losses import loss_name, objective, objective_name
 from cnnbench.objective import Objective
 from cnnbench.spec import Task
 
@@ -71,7 +71,7 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
         dtype=dtype,
         num_images=NUM_IMAGES,
         bars=BARS[dtype],
-        loss=point.network.objective.loss,
+        loss=objective_name(loaded.experiment),
         cost=cost(point.network, point.forward),
         cost_by_jax=point.autodiff.cost,
         doubtful=point.doubtful,
@@ -106,7 +106,7 @@ def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
     seed, loss = loaded.experiment.seeds[0], loss_name(loaded.experiment)
     # On the CPU products are as exact as their dtype, which they need not be on a GPU.
     with jax.enable_x64(dtype == "float64"), jax.default_device(jax.devices("cpu")[0]):
-        reference = Reference(plan, loss, seed)
+        reference = Reference(plan, objective(loaded.experiment), seed)
         draws = reference.draws(NUM_IMAGES, dtype)
         while len(points) < ATTEMPTS and not (points and points[-1].doubtful == 0):
             rng = np.random.default_rng([seed, len(points)])
@@ -154,10 +154,10 @@ def _point(network: Network, x: Array, reference: Reference, dtype: Dtype) -> Po
 def _exact(network: Network, x: Array, accuracy: float) -> Landscape:
     """The same point in float64."""
     weights, draws = jax.tree.map(np.float64, (network.weights, network.draws))
-    objective = network.objective
-    if objective.targets.dtype == x.dtype:
-        objective = replace(objective, targets=np.float64(objective.targets))
-    wide = replace(network, weights=weights, draws=draws, objective=objective)
+    target = network.objective
+    if target.targets.dtype == x.dtype:  # images, not labels
+        target = replace(target, targets=np.float64(target.targets))
+    wide = replace(network, weights=weights, draws=draws, objective=target)
     forward = feedforward(wide, np.float64(x))
     return Landscape(wide, np.float64(x), forward, accuracy)
 

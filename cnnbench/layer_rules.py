@@ -27,9 +27,13 @@ from cnnbench.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     GlobalAvgPool,
+    MaskingNoise,
     MaxPool,
     Reshape,
+    Sample,
+    Slice,
     Upscale,
 )
 from cnnbench.shapes import Shape, conv_pads
@@ -69,9 +73,10 @@ def rule_of(plan: Plan, node: Node, weights: Weights, draws: Mapping[str, Array]
       plan: the network, where a tied layer's owner is found.
       node: the layer.
       weights: kernel, bias and so on by layer.
-      draws: what each random layer has drawn, such as a dropout's mask.
+      draws: what each random layer has drawn, such as a dropout's mask; nothing for one that
+        lets everything through.
     """
-    op, own = node.op, weights.get(node.name, {})
+    op, own, drawn = node.op, weights.get(node.name, {}), draws.get(node.name)
     match op:
         case Conv():
             return conv(own["kernel"], own.get("bias"), _grid(op, node.in_shapes[0]))
@@ -90,8 +95,16 @@ def rule_of(plan: Plan, node: Node, weights: Weights, draws: Mapping[str, Array]
             return global_avg_pool()
         case Upscale():
             return upscale(op, node.in_shapes[0])
-        case Dropout():
-            return dropout(draws[node.name])
+        case Dropout(rate=rate):
+            return dropout(drawn, 1 / (1 - rate))
+        case MaskingNoise():
+            return dropout(drawn, 1.0)
+        case GaussianNoise(stddev=stddev):
+            return gaussian_noise(drawn, stddev)
+        case Sample():
+            return sample(drawn)
+        case Slice():
+            return channels(op, node.in_shapes[0][-1])
         case Flatten() | Reshape():
             return reshape(node.in_shapes[0], node.layout.shape)
         case Concat():
@@ -220,9 +233,45 @@ def upscale(op: Upscale, shape: Shape) -> Rule:
     return Rule(lambda a: a.repeat(rows, axis=1).repeat(columns, axis=2), backward)
 
 
-def dropout(mask: Array) -> Rule:
-    """Equation (14): what was dropped takes no error; the mask has 1 / (1 - rate) elsewhere."""
-    return Rule(lambda a: a * mask, lambda delta, _: (delta * mask,))
+def dropout(kept: Array | None, gain: float) -> Rule:
+    """Equation (14): what was dropped takes no error, and the rest as much more as it gave.
+
+    Args:
+      kept: whether each value was; None for all.
+      gain: what the kept ones are multiplied by; masking noise has none.
+    """
+    if kept is None:
+        return same()
+    return Rule(lambda a: a * kept * gain, lambda delta, _: (delta * kept * gain,))
+
+
+def gaussian_noise(noise: Array | None, stddev: float) -> Rule:
+    """Equation (14): what is added takes no part of the error."""
+    assert noise is not None
+    return Rule(lambda a: a + stddev * noise, lambda delta, _: (delta,))
+
+
+def sample(noise: Array | None) -> Rule:
+    """Equation (18): z = mean + exp(log variance / 2) noise; both take their share.
+
+    The divergence that it adds to the cost is `objective`'s.
+    """
+    assert noise is not None
+
+    def backward(delta: Array, _: Array, log_variance: Array) -> tuple[Array, Array]:
+        return delta, delta * noise * np.exp(log_variance / 2) / 2
+
+    return Rule(lambda mean, lv: mean + np.exp(lv / 2) * noise, backward)
+
+
+def channels(op: Slice, total: int) -> Rule:
+    """Equation (14): the channels that were left out take no error."""
+    after = total - op.start - op.size
+
+    def backward(delta: Array, _: Array) -> tuple[Array]:
+        return (np.pad(delta, [(0, 0)] * (delta.ndim - 1) + [(op.start, after)]),)
+
+    return Rule(lambda a: a[..., op.start : op.start + op.size], backward)
 
 
 def reshape(before: Shape, after: Shape) -> Rule:

@@ -12,6 +12,21 @@ Array = NDArray[Any]
 _CLIP = 1e-7  # as in `losses`: a probability's logarithm stays finite
 
 
+def divergence(mean: Array, log_variance: Array) -> Array:
+    """Equation (19): of normal codes from the standard normal distribution, in nats (n,).
+
+    >>> divergence(np.array([[0.0, 2.0]]), np.zeros((1, 2))).tolist()
+    [2.0]
+    """
+    each = (np.expm1(log_variance) - log_variance + mean**2) / 2
+    return each.reshape(len(mean), -1).sum(axis=1)
+
+
+def divergence_gradient(mean: Array, log_variance: Array) -> tuple[Array, Array]:
+    """The derivatives of (19) by both: the mean, and half of what the variance has above 1."""
+    return mean, np.expm1(log_variance) / 2
+
+
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Objective:
     """The mean of a loss over images.
@@ -24,8 +39,13 @@ class Objective:
     loss: Loss
     targets: Array
 
+    def weight(self, kl_weight: float, outputs: Array) -> float:
+        """What an image's divergence is multiplied by: losses of images are means of values."""
+        values = 1 if self.loss == "cross_entropy" else outputs[0].size
+        return kl_weight / values / len(outputs)
+
     def value(self, outputs: Array) -> float:
-        """The cost C of outputs (n, ...)."""
+        """The cost C of outputs (n, ...), without divergences."""
         match self.loss:
             case "cross_entropy":
                 shifted = outputs - outputs.max(axis=1, keepdims=True)

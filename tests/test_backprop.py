@@ -16,11 +16,11 @@ from cnnbench.autodiff import Reference
 from cnnbench.backprop import Network, run
 from cnnbench.convolution import Grid, convolve_full, correlate, kernel_gradient, rot180
 from cnnbench.graph import Plan
-from cnnbench.layer_rules import rule_of
+from cnnbench.layer_rules import rule_of, sample
 from cnnbench.layers import ACTIVATION_NAMES, OPERATIONS
-from cnnbench.losses import per_image_loss
+from cnnbench.losses import Result, per_image_loss
 from cnnbench.models import ACTIVATIONS
-from cnnbench.objective import Objective
+from cnnbench.objective import Objective, divergence, divergence_gradient
 from cnnbench.shapes import Shape
 from cnnbench.spec import LOSSES
 from tests.oracles import Array, make_plan
@@ -93,6 +93,27 @@ def test_kernel_gradient_is_a_valid_convolution_with_the_rotated_layer() -> None
     np.testing.assert_allclose(ours[:, :, 0, 0], rot180(posts), rtol=1e-12)
     # Not rotated at all, which leaves the shape as it is, it is another array.
     assert np.abs(signal.convolve2d(a, delta, "valid") - posts).max() > 0.1
+
+
+def test_divergence_and_its_gradient_are_pytorchs() -> None:
+    """Equations (18) and (19), beside torch.distributions."""
+    torch = pytest.importorskip("torch")
+    mean, logs, noise = (normal(i, 3, 4) for i in range(3))
+    ends = [torch.tensor(v, requires_grad=True) for v in (mean, logs)]
+    code = torch.distributions.Normal(ends[0], (ends[1] / 2).exp())
+    standard = torch.distributions.Normal(torch.zeros(3, 4), torch.ones(3, 4))
+    nats = torch.distributions.kl_divergence(code, standard).sum(dim=1)
+    np.testing.assert_allclose(divergence(mean, logs), nats.detach(), rtol=1e-9)
+    nats.sum().backward(retain_graph=True)
+    for got, end in zip(divergence_gradient(mean, logs), ends, strict=True):
+        np.testing.assert_allclose(got, end.grad, rtol=1e-9, atol=1e-12)
+        end.grad = None
+    rule, delta = sample(noise), normal(3, 3, 4)
+    z = ends[0] + (ends[1] / 2).exp() * torch.tensor(noise)
+    z.backward(torch.tensor(delta))
+    np.testing.assert_allclose(rule.forward(mean, logs), z.detach(), rtol=1e-12)
+    for got, end in zip(rule.backward(delta, mean, logs), ends, strict=True):
+        np.testing.assert_allclose(got, end.grad, rtol=1e-12)
 
 
 def test_a_shared_bias_takes_the_sum_of_the_errors() -> None:
@@ -170,6 +191,17 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
     "upscale": ({"op": {"op": "upscale", "size": [2, 3]}}, (2, 3, 2)),
     "dense": ({"op": {"op": "dense", "units": 4, "activation": "gelu"}}, (2, 3, 2)),
     "dropout": ({"op": {"op": "dropout", "rate": 0.5}}, (4, 4, 2)),
+    "dropout of nothing": ({"op": {"op": "dropout", "rate": 0.0}}, (2, 2, 1)),
+    "masking_noise": ({"op": {"op": "masking_noise", "rate": 0.3}}, (4, 4, 2)),
+    "gaussian_noise": ({"op": {"op": "gaussian_noise", "stddev": 0.5}}, (2, 3, 2)),
+    "sample": (
+        {
+            "logs": {"op": "activation", "activation": "tanh"},
+            "op": {"op": "sample", "inputs": ["input", "logs"], "kl_weight": 0.5},
+        },
+        (2, 3, 2),
+    ),
+    "slice": ({"op": {"op": "slice", "start": 1, "size": 2}}, (2, 3, 4)),
     "flatten": ({"op": {"op": "flatten"}}, (2, 3, 2)),
     "reshape": ({"op": {"op": "reshape", "shape": [3, 1, 4]}}, (2, 3, 2)),
     "concat": (
@@ -234,6 +266,14 @@ def assert_near(got: Array, want: Array, what: str) -> None:
     np.testing.assert_allclose(got, want, rtol=0, atol=bar, err_msg=what)
 
 
+def score(result: Result, targets: jax.Array) -> jax.Array:
+    """The squared error, with half of the divergences, shared out over the output's values."""
+    values = per_image_loss("mse")(result.output, targets)
+    for divergence in result.divergences.values():
+        values += divergence / 2 / result.output[0].size
+    return values
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_rule_is_the_vector_jacobian_product(name: str) -> None:
     """In float64: z, every delta and every weight's gradient, beside `jax.grad`."""
@@ -241,7 +281,7 @@ def test_rule_is_the_vector_jacobian_product(name: str) -> None:
     plan = between(layers, shape)
     network, x = some_network(plan, 0)
     with jax.enable_x64(True):
-        reference = Reference(plan, "mse", 0)
+        reference = Reference(plan, score, 0)
         draws = reference.draws(NUM_IMAGES, "float64")
         want = reference.derivatives(network.weights, x, network.objective.targets)
     drawn = Network(plan, network.weights, draws, network.objective)
