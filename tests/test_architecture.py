@@ -76,6 +76,12 @@ lowering strategy batch_norm initializers
 rowwise resume footprint
 models python_models train
 steps
+activations convolution objective
+layer_rules
+backprop worked_convolution
+central_differences
+autodiff agreement
+gradcheck
 inference
 receptive_fields
 trained
@@ -94,6 +100,7 @@ worker
 workers
 contest
 layer_table inspection_report latent_report
+gradcheck_report
 differences diagram
 plots pixels
 inspection_plots
@@ -111,7 +118,7 @@ matching status_line
 progress
 terminal words
 cli_data
-cli_bench cli_check cli_compare cli_inspect cli_latent cli_show
+cli_bench cli_check cli_compare cli_gradcheck cli_inspect cli_latent cli_show
 cli_report
 cli
 __main__ __init__
