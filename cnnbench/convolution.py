@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.shapes import Pads
+from cnnbench.conv_arithmetic import Pads
 
 Array = NDArray[Any]
 Pair = tuple[int, int]

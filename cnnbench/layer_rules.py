@@ -14,6 +14,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench.conv_arithmetic import conv_pads
 from cnnbench.convolution import Grid, convolve_full, correlate, kernel_gradient, taps, window
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
@@ -36,7 +37,7 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.shapes import Shape, conv_pads
+from cnnbench.shapes import Shape
 from cnnbench.wiring import tie_of
 
 Array = NDArray[Any]

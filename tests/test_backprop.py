@@ -269,8 +269,8 @@ def assert_near(got: Array, want: Array, what: str) -> None:
 def score(result: Result, targets: jax.Array) -> jax.Array:
     """The squared error, with half of the divergences, shared out over the output's values."""
     values = per_image_loss("mse")(result.output, targets)
-    for divergence in result.divergences.values():
-        values += divergence / 2 / result.output[0].size
+    for nats in result.divergences.values():
+        values += nats / 2 / result.output[0].size
     return values
 
 
