@@ -44,6 +44,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("CNNBENCH_ENGINE", "plain")  # the quickest to compile
     monkeypatch.setattr(products, "find_spec", lambda name: name == "numpy")  # quick to start
     return tmp_path
 
@@ -60,6 +61,7 @@ def shortened(command: str) -> list[str]:
         words[1] = "experiments/mlp.yaml"
         at = words.index("--against") + 1
         words[at:] = [words[at].split(",")[-1], "--rounds", "3", "--budget", "1"]
+        words += ["--dataset", "mnist_5k", "dataset.train_examples=500"]
     return words
 
 
