@@ -96,6 +96,8 @@ def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:
     with quiet():
         import tensorflow_datasets as tfds
 
+        # It would ask a bucket that is switched off, and leave a temporary folder behind each time.
+        tfds.core.DatasetInfo.initialize_from_bucket = lambda _: None
         try:
             return tfds.builder(name, data_dir=data_dir, **kwargs)
         except tfds.core.DatasetNotFoundError:

@@ -15,12 +15,14 @@ from cnnbench.cli_bench import bench
 from cnnbench.cli_check import check
 from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
+from cnnbench.cli_gradcheck import gradcheck
 from cnnbench.cli_inspect import inspect
+from cnnbench.cli_latent import latent
 from cnnbench.cli_report import draw_plot, write_report
 from cnnbench.cli_show import show, show_layers
 from cnnbench.errors import UsageError
 from cnnbench.interrupts import CODES, catching
-from cnnbench.terminal import exit_at_once, reports_errors, stdout, warn
+from cnnbench.terminal import exit_at_once, open_streams, reports_errors, stdout, tell, warn
 from cnnbench.words import MaybeSpecs, ResultsDir, option_overrides, split_words
 
 if TYPE_CHECKING:
@@ -148,7 +150,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Train each experiment and end with a table of accuracy and time."""
     from cnnbench.session import Request
 
-    if data_dir and not data_dir.is_dir() and str(data_dir) != os.environ.get("TFDS_DATA_DIR"):
+    known = data_dir is None or str(data_dir) == os.environ.get("TFDS_DATA_DIR")
+    if not (known or os.path.isdir(str(data_dir))):  # noqa: PTH112 - Path raises for a long name
         raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
     given = option_overrides(seeds, epochs, dataset)
     make = partial(
@@ -172,7 +175,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         from cnnbench.matching import with_match
         from cnnbench.widening import Size
 
-        requests = with_match(requests, Size(match.value), partial(typer.echo, err=True))
+        requests = with_match(requests, Size(match.value), tell)
     if dry_run:
         _dry_run(requests)
         return
@@ -196,7 +199,7 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     listing = history.list_runs(results_dir)
     warn(listing.warnings)
     if not listing.entries:
-        typer.echo(f"no runs in {results_dir}; start one with: cnnbench run SPEC")
+        tell(f"no runs in {results_dir}; start one with: cnnbench run SPEC", err=False)
         return
     console = stdout()
     curves = [history.read_curve(entry) for entry in listing.entries]
@@ -208,6 +211,8 @@ app.command(name="plot")(reports_errors(draw_plot))
 app.command(name="report")(reports_errors(write_report))
 app.command()(reports_errors(bench))
 app.command()(reports_errors(inspect))
+app.command()(reports_errors(gradcheck))
+app.command()(reports_errors(latent))
 app.command()(reports_errors(check))
 
 
@@ -267,6 +272,7 @@ def _dry_run(requests: Sequence[Any]) -> None:
 
 def main() -> None:
     """Entry point of the `cnnbench` command."""
+    open_streams()
     try:
         app(prog_name="cnnbench")
     except SystemExit as end:

@@ -8,7 +8,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import PICTURES, file_form, stdout, write_file
+from cnnbench.terminal import PICTURES, file_form, stdout, tell, write_file
 from cnnbench.words import Specs, split_words
 
 if TYPE_CHECKING:
@@ -76,13 +76,14 @@ def show_layers(
     experiment = loaded.experiment
     found = differences(first, loaded) if first else None
     if loaded.plan is None:
-        typer.echo(f"{experiment.type_title}: {experiment.model.python} (shapes show when it runs)")
+        title = f"{experiment.type_title}: {experiment.model.python}"
+        tell(f"{title} (shapes show when it runs)", err=False)
     else:
         marks = found.marks if found and first and first.plan else None
         stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})", marks))
     if found and first:
-        typer.echo(f"\nBeside {first.experiment.type_title}:")
+        tell(f"\nBeside {first.experiment.type_title}:", err=False)
         for line in found.lines or ("nothing is different",):
-            typer.echo(f"  {line}")
+            tell(f"  {line}", err=False)
         typer.echo()
     return loaded

@@ -62,6 +62,10 @@ def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> 
         hint = f" (did you mean '{near}.yaml'?)" if near else ""
         message = f"there is no file {shown(value)} beside this one{hint}"
         raise refuse(message, "name an existing file")
+    if path.parent.resolve() not in parent.resolve().parents:
+        raise refuse(
+            f"{shown(value)} leaves the folder through a link", "name a file beside this one"
+        )
     chain = (*children, path)
     if any(parent.samefile(link) for link in chain):
         what = "is this file itself" if parent.samefile(path) else "extends this file in turn"

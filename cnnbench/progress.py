@@ -19,7 +19,7 @@ from cnnbench.events import (
 )
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
-from cnnbench.phrases import epochs_text
+from cnnbench.phrases import clean, epochs_text, visible
 from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.session import Listener
 from cnnbench.sparkline import sparkline
@@ -48,6 +48,7 @@ class Silent:
     def say(self, text: str, style: str | None = None) -> None:
         """Prints a line, which a terminal breaks between words, and a file does not."""
         whole = not self.console.is_terminal
+        text = visible(text)
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=whole)
 
     def started(self, record: RunRecord, num_steps: int) -> None:
@@ -75,7 +76,7 @@ class Lines(Silent):
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table."""
         experiment = loaded.experiment
-        self.prefix = f"{experiment.type_title}: " if self.several else ""
+        self.prefix = f"{clean(experiment.type_title)}: " if self.several else ""
         if loaded.plan is not None:
             self.console.print(layer_table(loaded.plan, experiment.type_title))
         else:
@@ -105,7 +106,9 @@ class Lines(Silent):
 
     def finished(self, folder: Path) -> None:
         """Says where the files are; a path that is broken could not be copied."""
-        self.console.print(f"wrote {folder}", highlight=False, markup=False, soft_wrap=True)
+        self.console.print(
+            f"wrote {visible(str(folder))}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 class Bars(Lines):
@@ -224,10 +227,10 @@ def make_listeners(console: Console, number: int, *, quiet: bool) -> list[Listen
 def make_progress(console: Console) -> Progress:
     """Bars that vanish when they are done."""
     return Progress(
-        TextColumn("{task.description}"),
-        TextColumn("{task.fields[curve]}"),
+        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.fields[curve]}", markup=False),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(compact=True),
         console=console,
         transient=True,

@@ -31,10 +31,12 @@ syntax
 yamlio
 fields
 layers optimizers
-spec
+spec conv_arithmetic
 shapes
 wiring
 graph
+linear_probe
+bottleneck
 stages
 widening
 cost
@@ -49,6 +51,7 @@ verdict_report
 gates
 benchmark bars
 comparable stability targets
+code_worth
 compare
 columns
 report export
@@ -61,9 +64,11 @@ data
 diagnosis semantics overlay
 loader
 events
+image_quality
 losses timing machine memory sampling
 devices compilation checkpoints
 lanes dense
+noise
 plain patches toom_cook pooling
 winograd
 ops
@@ -71,9 +76,16 @@ lowering strategy batch_norm initializers
 rowwise resume footprint
 models python_models train
 steps
+activations convolution objective
+layer_rules
+backprop worked_convolution
+central_differences
+autodiff agreement
+gradcheck
+inference
 receptive_fields
 trained
-inspection
+inspection latent
 peers.interface
 peers.geometry peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net
@@ -87,10 +99,12 @@ peers.own
 worker
 workers
 contest
-layer_table inspection_report
+layer_table inspection_report latent_report
+gradcheck_report
 differences diagram
 plots pixels
 inspection_plots
+latent_plots
 curves mistakes
 panels
 charts inline_svg exhibits
@@ -104,7 +118,7 @@ matching status_line
 progress
 terminal words
 cli_data
-cli_bench cli_check cli_compare cli_inspect cli_show
+cli_bench cli_check cli_compare cli_gradcheck cli_inspect cli_latent cli_show
 cli_report
 cli
 __main__ __init__
