@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from cnnbench import products
 from cnnbench.cli import app
 from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES
 from cnnbench.loader import load_experiment
@@ -43,6 +44,8 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("CNNBENCH_ENGINE", "plain")  # the quickest to compile
+    monkeypatch.setattr(products, "find_spec", lambda name: name == "numpy")  # quick to start
     return tmp_path
 
 
@@ -58,6 +61,7 @@ def shortened(command: str) -> list[str]:
         words[1] = "experiments/mlp.yaml"
         at = words.index("--against") + 1
         words[at:] = [words[at].split(",")[-1], "--rounds", "3", "--budget", "1"]
+        words += ["--dataset", "mnist_5k", "dataset.train_examples=500"]
     return words
 
 
@@ -111,4 +115,5 @@ def test_spec_page_is_what_the_models_say():
 def test_make_help_lists_every_target():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = re.findall(r"^  make (\w+)", done.stdout, re.MULTILINE)
-    assert listed == ["help", "run", "test", "mutants", "lint", "smoke", "bench", "clean"]
+    names = ["help", "run", "test", "coverage", "mutants", "lint", "smoke", "bench", "clean"]
+    assert listed == names
