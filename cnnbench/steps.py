@@ -21,7 +21,7 @@ from cnnbench import dense
 from cnnbench.devices import BATCH
 from cnnbench.losses import PerImage, loss_name, metric_names, per_image_loss, per_image_metric
 from cnnbench.spec import Experiment, Task
-from cnnbench.train import Arrays, TrainState, Tree, split
+from cnnbench.train import Arrays, Indices, TrainState, Tree, split
 
 
 class Rules(NamedTuple):
@@ -69,7 +69,7 @@ def make_rules(
     )
 
 
-def pick(arrays: Arrays, indices: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array]:
+def pick(arrays: Arrays, indices: Indices, rules: Rules) -> tuple[jax.Array, jax.Array]:
     """Images scaled to floats, (n, h, w, c), and their targets."""
     images = arrays.images[indices].astype(jnp.float32) / rules.pixel_scale
     labels = arrays.labels[indices]
@@ -283,7 +283,7 @@ def _metric_sums(
 
 
 def outputs_of(
-    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
+    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
 ) -> jax.Array:
     """The network's results for the images at `indices`, in evaluation mode."""
     images, _ = pick(arrays, indices, rules)
@@ -291,7 +291,7 @@ def outputs_of(
 
 
 def activations_of(
-    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
+    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
 ) -> dict[str, jax.Array]:
     """What each layer of a graph gives for the images at `indices`, in evaluation mode."""
     images = _cast(pick(arrays, indices, rules)[0], rules.dtype)
