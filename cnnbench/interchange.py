@@ -6,8 +6,7 @@ results. It is run in its own runtime before anyone gets it.
 
 import importlib.util
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, assert_never, get_args
 
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 import cnnbench
 from cnnbench.errors import CnnbenchError, StoreError, UsageError
 from cnnbench.shapes import shape_text
-from cnnbench.store import RESOLVED_FILE, read_text
+from cnnbench.spec import Task
+from cnnbench.store import RESOLVED_FILE, disk
 from cnnbench.trained import Images, TrainedNetwork
 
 Form = Literal["stablehlo", "onnx", "safetensors"]
@@ -39,13 +39,11 @@ class Exported:
 
     Args:
       content: of the file.
-      contract: what the model takes and gives.
-      check: how it was compared with the network, and how well it agrees.
+      lines: what it is, what it takes and gives, and how it was checked.
     """
 
     content: bytes
-    contract: str
-    check: str
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
@@ -99,7 +97,9 @@ def require(form: Form) -> None:
 
 def notes(network: TrainedNetwork) -> dict[str, str]:
     """What a file says of where it is from; the experiment is whole, as YAML."""
-    record = network.record
+    record, resolved = network.record, network.path / RESOLVED_FILE
+    with disk(resolved, "read"):
+        experiment = resolved.read_text("utf-8", "replace")
     return {
         "cnnbench": cnnbench.__version__,
         "run_id": record.run_id,
@@ -107,7 +107,7 @@ def notes(network: TrainedNetwork) -> dict[str, str]:
         "dataset": record.dataset.name,
         "spec_digest": record.spec_digest,
         "pixel_scale": f"{network.experiment.dataset.pixel_scale:g}",
-        "experiment": read_text(network.path / RESOLVED_FILE),
+        "experiment": experiment,
     }
 
 
@@ -115,14 +115,22 @@ def _stablehlo(network: TrainedNetwork, probe: Probe) -> Exported:
     import jax
     from jax import export
 
-    _, *shape = probe.images.shape
-    batch = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((*batch, *shape), np.uint8)
-    make = export.export(jax.jit(network.apply), platforms=PLATFORMS)
-    content = bytes(make(images).serialize())
+    def traced(batch: Any) -> export.Exported:
+        images = jax.ShapeDtypeStruct((batch, *probe.images.shape[1:]), np.uint8)
+        return export.export(jax.jit(network.apply), platforms=PLATFORMS)(images)
+
+    batch, rows = "batch", None
+    try:
+        program = traced(*export.symbolic_shape(batch))
+    except (jax.errors.InconclusiveDimensionOperation, TypeError):
+        if network.plan is not None:
+            raise
+        # A Python model may ask for the number, as `len(x)` does.
+        batch, rows, program = "1", 1, traced(1)
+    content = bytes(program.serialize())
     model = export.deserialize(bytearray(content))
-    check = _compare(network, lambda batch: np.asarray(model.call(batch)), probe)
-    return Exported(content, _contract(network, probe), f"in JAX {jax.__version__}: {check}")
+    found = _compare(network, lambda images: np.asarray(model.call(images)), probe, rows)
+    return Exported(content, _lines(network, probe, batch, f"{found}, by JAX {jax.__version__}"))
 
 
 def _onnx(network: TrainedNetwork, probe: Probe) -> Exported:
@@ -132,14 +140,14 @@ def _onnx(network: TrainedNetwork, probe: Probe) -> Exported:
     require("onnx")
     import onnxruntime
 
-    from cnnbench.onnx_graph import IMAGES, OPSET, onnx_model
+    from cnnbench.onnx_graph import BATCH, IMAGES, OPSET, onnx_model
 
     scale = network.experiment.dataset.pixel_scale
     content = onnx_model(network.plan, network.weights, scale, notes(network)).SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    check = _compare(network, lambda batch: session.run(None, {IMAGES: batch})[0], probe)
-    contract = f"opset {OPSET}, {_contract(network, probe)}"
-    return Exported(content, contract, f"in onnxruntime {onnxruntime.__version__}: {check}")
+    found = _compare(network, lambda images: session.run(None, {IMAGES: images})[0], probe)
+    checked = f"{found}, by onnxruntime {onnxruntime.__version__}"
+    return Exported(content, (*_lines(network, probe, BATCH, checked), f"opset    {OPSET}"))
 
 
 def _safetensors(network: TrainedNetwork) -> Exported:
@@ -156,32 +164,44 @@ def _safetensors(network: TrainedNetwork) -> Exported:
     if not same or header["__metadata__"] != told:
         raise MismatchError(_broken(network, "is not equal to its weights when it is read again"))
     values = sum(value.size for value in found.values())
-    contract = f"{len(found)} arrays by the names of the layers, {values:,} values"
-    return Exported(content, contract, "read again: equal to the bit")
+    holds = f"holds    {len(found)} arrays of {values:,} values, by the names of the layers"
+    return Exported(content, (holds, "checked  read again: equal to the bit"))
 
 
-def _contract(network: TrainedNetwork, probe: Probe) -> str:
-    """What goes in and what comes out."""
-    shape = [*map(str, probe.images.shape[1:])]
-    out = [*map(str, network.outputs(probe.images[:1]).shape[1:])]
-    scale = network.experiment.dataset.pixel_scale
-    inputs = f"uint8 [batch, {', '.join(shape)}] from 0 to 255 (divided by {scale:g} inside)"
-    return f"{inputs} to float32 [batch, {', '.join(out)}]"
+def _lines(network: TrainedNetwork, probe: Probe, batch: str, checked: str) -> tuple[str, ...]:
+    """What goes in, what comes out, and what the check found."""
+    images, results = probe.images[:1], network.outputs(probe.images[:1])
+    takes, gives = (", ".join([batch, *map(str, x.shape[1:])]) for x in (images, results))
+    scale = f"{network.experiment.dataset.pixel_scale:g}"
+    classifies = network.experiment.task is Task.CLASSIFY
+    what = "logits (softmax makes probabilities)" if classifies else f"pixels divided by {scale}"
+    return (
+        f"takes    uint8 [{takes}], pixels from 0 to 255 (divided by {scale} inside)",
+        f"gives    float32 [{gives}], {what}",
+        f"checked  {checked}",
+    )
 
 
-def _compare(network: TrainedNetwork, run: Run, probe: Probe) -> str:
-    """Runs a model with one image and with all others, and says how far it is from the network.
+def _compare(network: TrainedNetwork, run: Run, probe: Probe, rows: int | None = None) -> str:
+    """Runs a model with one image, then with others; says how far off it is.
+
+    Args:
+      network: what it was made of.
+      run: the model.
+      probe: the images.
+      rows: how many at a time; all if None.
 
     Raises:
       StoreError: the network's own outputs are not finite.
       MismatchError: the difference is too large.
     """
-    images = probe.images
+    images, step = probe.images, rows or len(probe.images)
     ours = network.outputs(images)
     if not np.isfinite(ours).all():
         message = f"{network.path}, seed {network.seed}: its outputs are not finite; it diverged"
         raise StoreError(f"{message}, so export another seed.")
-    theirs = np.concatenate([run(images[:1]), run(images[1:])])
+    parts = [images[:1], *(images[i : i + step] for i in range(1, len(images), step))]
+    theirs = np.concatenate([run(part) for part in parts])
     if theirs.shape != ours.shape:
         shapes = f"{shape_text(theirs.shape)} values, not {shape_text(ours.shape)}"
         raise MismatchError(_broken(network, f"gives {shapes}"))
@@ -190,7 +210,7 @@ def _compare(network: TrainedNetwork, run: Run, probe: Probe) -> str:
     over = f"largest difference {largest:.1e} over {len(images)} {probe.title}"
     if not largest <= allowed:  # NaN is none that is allowed
         raise MismatchError(_broken(network, f"is another: {over}, {allowed:.1e} is allowed"))
-    return f"{over} (allowed: {allowed:.1e})"
+    return f"{over},\n         {allowed:.1e} allowed"
 
 
 def _broken(network: TrainedNetwork, what: str) -> str:

@@ -68,7 +68,11 @@ def onnx_model(
             graph.nodes,
             "network",
             [helper.make_tensor_value_info(IMAGES, TensorProto.UINT8, (BATCH, *plan.input_shape))],
-            [helper.make_tensor_value_info(OUTPUTS, TensorProto.FLOAT, (BATCH, *plan.output_shape))],
+            [
+                helper.make_tensor_value_info(
+                    OUTPUTS, TensorProto.FLOAT, (BATCH, *plan.output_shape)
+                )
+            ],
             list(graph.constants.values()),
         ),
         opset_imports=(opsets := [helper.make_opsetid("", OPSET)]),
@@ -115,7 +119,9 @@ class _Graph:
         """Pixels as a network reads them."""
         floats = self.add("Cast", INPUT, IMAGES, to=TensorProto.FLOAT)
         scale = self.constant(f"{INPUT}.scale", np.float32(pixel_scale))
-        return self.add("Transpose", INPUT, self.add("Div", INPUT, floats, scale), perm=TO_CHANNELS_FIRST)
+        return self.add(
+            "Transpose", INPUT, self.add("Div", INPUT, floats, scale), perm=TO_CHANNELS_FIRST
+        )
 
     def leave(self, x: str) -> None:
         """The result in our layout."""
