@@ -191,7 +191,10 @@ def _trimmed(file: Path, pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _start(part: Pixels, axis: int, room: int) -> int:
-    """Where a part begins so that its mass is in the middle, as far as there is room."""
+    """Where a part begins so that its mass is in the middle, as far as there is room.
+
+    In MNIST that is in the middle of pixel 14 of 0 to 27.
+    """
     mass = part.sum(axis=1 - axis, dtype=np.float64)
-    centre = float((mass * (np.arange(len(mass)) + 0.5)).sum() / mass.sum())
+    centre = float((mass * np.arange(len(mass))).sum() / mass.sum())
     return min(max(round(room / 2 - centre), 0), room - len(mass))
