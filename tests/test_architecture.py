@@ -73,12 +73,14 @@ models python_models train
 steps
 receptive_fields
 trained
-inspection
+inspection predicting
 peers.interface
 peers.geometry peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net
 peers.torch_peer peers.keras_peer peers.flax_peer
 peers
+onnx_graph
+interchange
 programs
 products
 tuning probe evaluation
@@ -89,8 +91,8 @@ workers
 contest
 layer_table inspection_report
 differences diagram
-plots pixels
-inspection_plots
+plots pixels photographs half_blocks
+inspection_plots prediction_report
 curves mistakes
 panels
 charts inline_svg exhibits
@@ -104,7 +106,7 @@ matching status_line
 progress
 terminal words
 cli_data
-cli_bench cli_check cli_compare cli_inspect cli_show
+cli_bench cli_check cli_compare cli_export cli_inspect cli_predict cli_show
 cli_report
 cli
 __main__ __init__
