@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, checker, helper, numpy_helper
 
 import cnnbench
+from cnnbench.conv_arithmetic import Pads, conv_pads
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     INPUT,
@@ -29,13 +30,17 @@ from cnnbench.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     GlobalAvgPool,
+    MaskingNoise,
     MaxPool,
     Reshape,
+    Sample,
+    Slice,
     Upscale,
 )
 from cnnbench.peers.geometry import adjoint
-from cnnbench.shapes import Pads, Shape, conv_pads
+from cnnbench.shapes import Shape
 
 OPSET = 20  # the first with Gelu
 IMAGES, OUTPUTS, BATCH = "images", "outputs", "batch"
@@ -184,8 +189,12 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             scales = graph.constant(f"{name}.scales", np.array([1, 1, *op.size], np.float32))
             rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
             return graph.add("Resize", name, x, "", scales, mode="nearest", **rule)
-        case Dropout():
-            return x
+        case Dropout() | GaussianNoise() | MaskingNoise() | Sample():
+            return x  # what is drawn in training is not drawn here
+        case Slice():
+            ends = (("starts", op.start), ("ends", op.start + op.size), ("axes", 1))
+            numbers = [graph.constant(f"{name}.{key}", np.array([n], np.int64)) for key, n in ends]
+            return graph.add("Slice", name, x, *numbers)
         case Flatten():
             return graph.vector(node, x)
         case Reshape():

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from cnnbench.data import Dataset, Notify, dataset_of
 from cnnbench.errors import DataError, StoreError, UsageError, did_you_mean, listing
 from cnnbench.graph import Plan
+from cnnbench.inference import activations_of, outputs_from, outputs_of
 from cnnbench.loader import load_experiment
 from cnnbench.models import GraphNet
 from cnnbench.python_models import import_class, make_module
 from cnnbench.results import RunRecord
 from cnnbench.spec import Experiment, Splits
-from cnnbench.steps import activations_of, make_rules, outputs_of
+from cnnbench.steps import make_rules
 from cnnbench.store import RESOLVED_FILE, kept_seeds, read_entry, read_weights
 from cnnbench.train import Arrays, Network, Tree, take_apart, with_weights
 
@@ -52,6 +53,7 @@ class TrainedNetwork:
     weights: Mapping[str, NDArray[Any]]
     apply: Callable[[jax.Array], jax.Array]
     _activations: Callable[[jax.Array], dict[str, jax.Array]]
+    _outputs_from: Callable[..., jax.Array]
 
     @property
     def parameters(self) -> dict[str, dict[str, NDArray[Any]]]:
@@ -69,6 +71,15 @@ class TrainedNetwork:
           images: (n, h, w, c), pixels from 0 to 255.
         """
         return np.concatenate([np.asarray(part) for part in _in_chunks(self.apply, images)])
+
+    def outputs_from(self, layer: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """What the network makes of a layer's values, (n, *shape of its output).
+
+        Args:
+          layer: one that all of the result goes through, as `bottleneck.decoder` says.
+          values: (n, *shape of the layer).
+        """
+        return np.asarray(self._outputs_from(values.astype(np.float32), layer=layer))
 
     def activations(
         self, images: Images, layers: Sequence[str] | None = None
@@ -178,11 +189,12 @@ def load_seeds(
         jax.jit(partial(_of_images, partial(step, **options)))
         for step in (outputs_of, activations_of)
     )
+    later = jax.jit(partial(outputs_from, **options), static_argnames="layer")
     found = []
     for each, weights in zip(seeds, learnt, strict=True):
         where = f"{path}, seed {each}"
         state = with_weights(network, weights, layers=layers, where=where)[2:]
-        calls = partial(outputs, *state), partial(activations, *state)
+        calls = [partial(call, *state) for call in (outputs, activations, later)]
         found.append(TrainedNetwork(path, record, experiment, plan, each, weights, *calls))
     return found
 
