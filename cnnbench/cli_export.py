@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from cnnbench.terminal import warn, write_file
 from cnnbench.words import ResultsDir, Run
 
 if TYPE_CHECKING:
+    from cnnbench import interchange
     from cnnbench.interchange import Probe
     from cnnbench.trained import TrainedNetwork
 
@@ -50,7 +51,8 @@ def export_model(
     from cnnbench.interchange import export_network, require
     from cnnbench.trained import load_seeds, load_trained
 
-    require(to.value)
+    form = cast("interchange.Form", to.value)
+    require(form)
     path, warnings = find_run(run, results_dir)
     warn(warnings)
     network = load_trained(path, seed, data_dir=data_dir)
@@ -59,7 +61,7 @@ def export_model(
         warn([f"it was trained in {network.experiment.train.precision}; ONNX computes in float32"])
         precision = ["train.precision=float32"]
         (network,) = load_seeds(path, network.seed, data_dir=data_dir, overrides=precision)
-    done = export_network(network, to.value, probe)
+    done = export_network(network, form, probe)
     file = output or Path(f"{network.record.name}-seed-{network.seed}.{to}")
     write_file("--output", file, done.content)
     for line in done.lines:

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from cnnbench.words import ResultsDir, Run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cnnbench import photographs
     from cnnbench.photographs import Photograph
     from cnnbench.prediction_report import Predictions
 
@@ -75,16 +76,16 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     path, warnings = find_run(run, results_dir)
     warn(warnings)
     shape = describe(read_entry(path).record.dataset.name, data_dir).shape
-    framing = Framing(invert.value, trim)
-    photographs = [read_photograph(file, shape, framing) for file in images]
-    found = _predictions(path, seed, data_dir, photographs)
+    framing = Framing(cast("photographs.Invert", invert.value), trim)
+    seen = [read_photograph(file, shape, framing) for file in images]
+    found = _predictions(path, seed, data_dir, seen)
     _print(found, format)
     if output:
         _draw(found, output)
 
 
 def _predictions(
-    path: Path, seed: int | None, data_dir: Path | None, photographs: "Sequence[Photograph]"
+    path: Path, seed: int | None, data_dir: Path | None, seen: "Sequence[Photograph]"
 ) -> "Predictions":
     import numpy as np
 
@@ -97,9 +98,9 @@ def _predictions(
     networks = load_seeds(path, seed, data_dir=data_dir)
     experiment = networks[0].experiment
     call = classify if experiment.task is Task.CLASSIFY else reconstruct
-    answers = call(networks, np.stack([each.pixels for each in photographs]))
+    answers = call(networks, np.stack([each.pixels for each in seen]))
     seeds = tuple(network.seed for network in networks)
-    return Predictions(networks[0].record, seeds, loss_name(experiment), photographs, answers)
+    return Predictions(networks[0].record, seeds, loss_name(experiment), seen, answers)
 
 
 def _print(found: "Predictions", format: Format) -> None:  # noqa: A002
