@@ -119,7 +119,8 @@ def _stablehlo(network: TrainedNetwork, probe: Probe) -> Exported:
         images = jax.ShapeDtypeStruct((batch, *probe.images.shape[1:]), np.uint8)
         return export.export(jax.jit(network.apply), platforms=PLATFORMS)(images)
 
-    batch, rows = "batch", None
+    batch = "batch"
+    rows: int | None = None
     try:
         program = traced(*export.symbolic_shape(batch))
     except (jax.errors.InconclusiveDimensionOperation, TypeError):

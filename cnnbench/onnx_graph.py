@@ -68,6 +68,7 @@ def onnx_model(
     for node in plan.nodes:
         values[node.name] = _layer(graph, node, [values[name] for name in node.inputs])
     graph.leave(values[plan.output])
+    opsets = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
@@ -80,7 +81,7 @@ def onnx_model(
             ],
             list(graph.constants.values()),
         ),
-        opset_imports=(opsets := [helper.make_opsetid("", OPSET)]),
+        opset_imports=opsets,
         ir_version=helper.find_min_ir_version_for(opsets),
         producer_name="cnnbench",
         producer_version=cnnbench.__version__,
@@ -123,15 +124,16 @@ class _Graph:
     def enter(self, pixel_scale: float) -> str:
         """Pixels as a network reads them."""
         floats = self.add("Cast", INPUT, IMAGES, to=TensorProto.FLOAT)
-        scale = self.constant(f"{INPUT}.scale", np.float32(pixel_scale))
+        scale = self.constant(f"{INPUT}.scale", np.array([pixel_scale], np.float32))
         return self.add(
             "Transpose", INPUT, self.add("Div", INPUT, floats, scale), perm=TO_CHANNELS_FIRST
         )
 
     def leave(self, x: str) -> None:
         """The result in our layout."""
-        images = len(self.plan.output_shape) == 3
-        kind, options = ("Transpose", {"perm": TO_CHANNELS_LAST}) if images else ("Identity", {})
+        kind, options = "Identity", dict[str, Any]()
+        if len(self.plan.output_shape) == 3:
+            kind, options = "Transpose", {"perm": TO_CHANNELS_LAST}
         self.nodes.append(helper.make_node(kind, [x], [OUTPUTS], OUTPUTS, **options))
 
     def vector(self, node: Node, x: str) -> str:

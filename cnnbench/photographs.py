@@ -98,9 +98,9 @@ def read_photograph(file: Path, shape: tuple[int, int, int], framing: Framing) -
     )
     if framing.trim:
         whole = np.asarray(upright)
-        seen = _trimmed(file, 255 - whole if inverted else whole, height, width)
+        seen = _trimmed(file, ~whole if inverted else whole, height, width)
     elif inverted:
-        seen = 255 - seen
+        seen = ~seen  # 255 less each of 8 bits
     pixels = seen.reshape(shape)
     return Photograph(str(file), upright.width, upright.height, pixels, border, inverted)
 
@@ -110,14 +110,14 @@ def _opened(file: Path) -> "Iterator[Image]":
     """The picture in a file, which Pillow decodes in the body."""
     from PIL import Image, UnidentifiedImageError
 
-    if not file.exists():
-        raise UsageError(f"{file}: there is no such file; name a PNG or JPEG file.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see MOST_PIXELS
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 _require_one(file, image)
                 yield image
+    except FileNotFoundError:
+        raise UsageError(f"{file}: there is no such file; name a PNG or JPEG file.") from None
     except Image.DecompressionBombError:
         raise _too_large(file) from None
     except UnidentifiedImageError:

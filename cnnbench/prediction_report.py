@@ -73,13 +73,14 @@ def table(found: Predictions) -> Folded:
     """A line for each file."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     header, *rows = _grid(found)
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     for number, name in enumerate(header):
         drawn.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*map(Text, row))
     return Folded(drawn)
 
 

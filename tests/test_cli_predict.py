@@ -242,7 +242,7 @@ def photograph(name: str, inverted: bool) -> Photograph:
 
 
 def found(reconstructs: bool = False) -> Predictions:
-    photographs = [photograph("a|b\n.jpg", True), photograph("two.png", False)]
+    photographs = [photograph("a|[b]\n.jpg", True), photograph("two.png", False)]
     answers: list[Guess | Reconstruction] = [
         Guess(7, 0.9325, 1, 0.03125, (7, 7, 1), (0.0, 0.03125, 0.9325)),
         Guess(0, 0.5, 8, 0.49951, (0, 0, 0), (0.5, 0.0, 0.49951)),
