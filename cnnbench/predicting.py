@@ -45,7 +45,7 @@ class Reconstruction:
     """What autoencoders make of an image.
 
     Args:
-      loss: that of the experiment, mean over seeds.
+      loss: between image and reconstruction, as the experiment names it, mean over seeds.
       squared_error: mean over pixels, divided by the experiment's pixel_scale, and seeds.
       pixels: the first seed's reconstruction, (h, w, c) from 0 to 255.
     """

@@ -193,8 +193,8 @@ def load_seeds(
     found = []
     for each, weights in zip(seeds, learnt, strict=True):
         where = f"{path}, seed {each}"
-        state = with_weights(network, weights, layers=layers, where=where)[2:]
-        calls = [partial(call, *state) for call in (outputs, activations, later)]
+        own = with_weights(network, weights, layers=layers, where=where)
+        calls = [partial(call, own.params, own.rest) for call in (outputs, activations, later)]
         found.append(TrainedNetwork(path, record, experiment, plan, each, weights, *calls))
     return found
 
