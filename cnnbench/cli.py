@@ -15,9 +15,11 @@ from cnnbench.cli_bench import bench
 from cnnbench.cli_check import check
 from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
+from cnnbench.cli_export import export_model
 from cnnbench.cli_gradcheck import gradcheck
 from cnnbench.cli_inspect import inspect
 from cnnbench.cli_latent import latent
+from cnnbench.cli_predict import predict
 from cnnbench.cli_report import draw_plot, write_report
 from cnnbench.cli_show import show, show_layers
 from cnnbench.errors import UsageError
@@ -213,6 +215,8 @@ app.command()(reports_errors(bench))
 app.command()(reports_errors(inspect))
 app.command()(reports_errors(gradcheck))
 app.command()(reports_errors(latent))
+app.command()(reports_errors(predict))
+app.command(name="export")(reports_errors(export_model))
 app.command()(reports_errors(check))
 
 

@@ -29,6 +29,15 @@ Runs = Annotated[
     ),
 ]
 
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's folder or id, or an experiment's name: its newest finished run.",
+        show_default=False,
+    ),
+]
+
 Baseline = Annotated[
     str | None,
     typer.Option(

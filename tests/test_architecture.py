@@ -85,12 +85,14 @@ gradcheck
 inference
 receptive_fields
 trained
-inspection latent
+inspection latent predicting
 peers.interface
 peers.geometry peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net
 peers.torch_peer peers.keras_peer peers.flax_peer
 peers
+onnx_graph
+interchange
 programs
 products
 tuning probe evaluation
@@ -102,8 +104,8 @@ contest
 layer_table inspection_report latent_report
 gradcheck_report
 differences diagram
-plots pixels
-inspection_plots
+plots pixels photographs half_blocks
+inspection_plots prediction_report
 latent_plots
 curves mistakes
 panels
@@ -118,7 +120,7 @@ matching status_line
 progress
 terminal words
 cli_data
-cli_bench cli_check cli_compare cli_gradcheck cli_inspect cli_latent cli_show
+cli_bench cli_check cli_compare cli_export cli_gradcheck cli_inspect cli_latent cli_predict cli_show
 cli_report
 cli
 __main__ __init__

@@ -41,6 +41,7 @@ def ids(page: Path) -> str:
 def workplace(tmp_path, monkeypatch):
     """A copy of the experiments to run commands in."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    shutil.copytree(ROOT / "docs" / "images", tmp_path / "docs" / "images")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
