@@ -18,6 +18,7 @@ from cnnbench.layers import LayerOp
 from cnnbench.optimizers import Constant, Optimizer, Schedule, Sgd
 
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
+MAX_NAME = 64
 
 
 Loss = Literal["cross_entropy", "mse", "mae", "binary_cross_entropy"]
@@ -112,7 +113,7 @@ class CheckpointSpec(Model):
 class Experiment(Model):
     """A whole experiment: data, network, training and seeds."""
 
-    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=64)] = Field(
+    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=MAX_NAME)] = Field(
         description="short name; the folder of its runs"
     )
     title: str = Field("", description="the Type column of tables; the name if left out")

@@ -59,7 +59,8 @@ idx embedded
 prepared
 data
 diagnosis semantics overlay
-loader
+loader schema
+starter
 events
 losses timing machine memory sampling
 devices compilation checkpoints
@@ -89,6 +90,7 @@ workers
 contest
 layer_table inspection_report
 differences diagram
+draft
 plots pixels
 inspection_plots
 curves mistakes
@@ -102,10 +104,10 @@ checking
 session bench_session
 matching status_line
 progress
-terminal words
+terminal words keyboard watch
 cli_data
-cli_bench cli_check cli_compare cli_inspect cli_show
-cli_report
+cli_bench cli_check cli_compare cli_inspect cli_new cli_show
+cli_report cli_watch
 cli
 __main__ __init__
 """
