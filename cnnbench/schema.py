@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cnnbench.catalog import KNOWN
+from cnnbench.fields import Model
 from cnnbench.layers import OPERATIONS
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
 from cnnbench.semantics import RESERVED_NAMES
@@ -37,6 +38,7 @@ _UNIONS = {
 }
 
 Schema = dict[str, Any]
+Models = Mapping[str, type[Model]]
 
 
 def schema() -> Schema:
@@ -53,11 +55,11 @@ def schema() -> Schema:
     changes = {name + _CHANGE: _change(part) for name, part in full.items()}
     _let_extend(changes["Experiment" + _CHANGE], full["Experiment"])
     for name, (tag, models) in _UNIONS.items():
-        members = {word: model.__name__ for word, model in models.items()}
-        for word, member in members.items():
-            full[member]["title"] = changes[member + _CHANGE]["title"] = word
-        full[name] = _by_tag(tag, members) | {"required": [tag]}
-        changes[name + _CHANGE] = _change_by_tag(tag, members, changes)
+        for word, model in models.items():
+            for part in (full[model.__name__], changes[model.__name__ + _CHANGE]):
+                part["title"] = word
+        full[name] = _by_tag(tag, models) | {"required": [tag]}
+        changes[name + _CHANGE] = _change_by_tag(tag, models, changes)
     return {
         "$schema": DIALECT,
         "title": "cnnbench experiment",
@@ -93,7 +95,7 @@ def _take_unions(defs: Mapping[str, Schema]) -> None:
     layers["layers"]["additionalProperties"] = _ref("Layer")
     for key in ("optimizer", "schedule"):
         name, description = key.capitalize(), train[key]["description"]
-        short = {"enum": list(_UNIONS[name][1])}
+        short = _words(_UNIONS[name][1])
         train[key] = {"description": description, "anyOf": [short, _ref(name)]}
 
 
@@ -156,33 +158,36 @@ def _let_extend(change: Schema, full: Schema) -> None:
     change["required"] = ["extends", "name"]
 
 
-def _by_tag(tag: str, members: Mapping[str, str]) -> Schema:
+def _words(models: Models) -> Schema:
+    """The words of a union, each with what it means, which editors show."""
+    meanings = [str(model.__doc__).partition("\n")[0] for model in models.values()]
+    return {"enum": list(models), "enumDescriptions": meanings}
+
+
+def _by_tag(tag: str, models: Models, ending: str = "") -> Schema:
     """An object whose `tag` says which definition holds for it, so that errors are that one's."""
     return {
         "type": "object",
-        "properties": {tag: {"enum": list(members)}},
-        "allOf": [_when(_is(tag, word), member) for word, member in members.items()],
+        "properties": {tag: _words(models)},
+        "allOf": [
+            {
+                "if": {"properties": {tag: {"const": word}}, "required": [tag]},
+                "then": _ref(model.__name__ + ending),
+            }
+            for word, model in models.items()
+        ],
     }
 
 
-def _is(tag: str, word: str) -> Schema:
-    return {"properties": {tag: {"const": word}}, "required": [tag]}
-
-
-def _when(condition: Schema, name: str) -> Schema:
-    return {"if": condition, "then": _ref(name)}
-
-
-def _change_by_tag(tag: str, members: Mapping[str, str], changes: dict[str, Schema]) -> Schema:
+def _change_by_tag(tag: str, models: Models, changes: Mapping[str, Schema]) -> Schema:
     """Likewise where the other file may have the tag: any key of any member then."""
-    names = {word: member + _CHANGE for word, member in members.items()}
     kinds: dict[str, list[Schema]] = {}
-    for name in names.values():
-        for key, value in changes[name]["properties"].items():
+    for model in models.values():
+        for key, value in changes[model.__name__ + _CHANGE]["properties"].items():
             kinds.setdefault(key, []).append(value)
     properties = _each(_merged, {key: found for key, found in kinds.items() if key != tag})
     untagged = {"type": "object", "properties": properties, "additionalProperties": False}
-    result = _by_tag(tag, names)
+    result = _by_tag(tag, models, _CHANGE)
     result["allOf"].append({"if": {"not": {"required": [tag]}}, "then": untagged})
     return result
 

@@ -130,19 +130,15 @@ def _copies(path: Path, sources: tuple[Path, ...]) -> dict[Path, Path]:
     Raises:
       UsageError: something else is there.
     """
-    folder, top = path.parent.resolve(), sources[0].parent.resolve()
-    if top.is_relative_to(folder):
+    top = sources[0].parent
+    if top.resolve().is_relative_to(path.parent.resolve()):
         return {}
-    places = {
-        path.parent / os.path.relpath(source, sources[0].parent): source for source in sources
-    }
+    places = {path.parent / os.path.relpath(source, top): source for source in sources}
     for place, source in places.items():
         if place == path or (place.exists() and place.read_bytes() != source.read_bytes()):
             what = "the new file" if place == path else f"another {place}"
             message = f"{path}: {source} has to be copied to where {what} is"
-            raise UsageError(
-                f"{message}; name a file in another folder, or in {sources[0].parent}."
-            )
+            raise UsageError(f"{message}; name a file in another folder, or in {top}.")
     return places
 
 
@@ -164,10 +160,10 @@ def _body(data: Mapping[str, Any]) -> Iterator[str]:
         yield "model:"
         yield "  layers:"
         yield f"    {name}: {inline_text(layer)}"
-        yield "    # To change another layer, take its '#' away; keys that stay may be left out."
+        yield "    # Change it, or take the '#' of another away. What stays may be left out, too."
         for name, layer in others:
             yield f"    # {name}: {inline_text(layer)}"
-        yield "    # NAME: null takes a layer away; a new one reads the last, or the inputs it names."
+        yield "    # NAME: null removes a layer. A new one reads the layer before, or its inputs."
     else:
         yield f"# model: {inline_text(data['model'])}"
     if "train" in data:

@@ -1,6 +1,6 @@
 """Follows files as they are saved, and does something on Enter: a loop without a terminal."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
