@@ -17,6 +17,7 @@ from cnnbench.yamlio import inline_text, read_document
 _PACKAGE = Path(__file__).parent
 # The shipped experiments: in an installed package, or in a checkout.
 _SHIPPED = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")
+_ENDINGS = (".yaml", ".yml")
 _NAMING = "start with a letter and use letters, digits, '-' and '_'"
 
 
@@ -76,7 +77,7 @@ def start(path: Path, parent: Path, name: str | None = None) -> Start:
     sources = lineage(parent)
     if path.exists() and any(path.samefile(source) for source in sources):
         raise UsageError(f"{path}: the new file would replace one that it extends; name another.")
-    _refuse_taken(name, [*sources, *(file for file in _siblings(path) if file != path)])
+    _refuse_taken(name, {*_siblings(parent), *_siblings(path)} - {path})
     copies = _copies(path, sources)
     if base.model.python and not path.parent.samefile(parent.parent):
         message = f"{path}: the Python model of {parent} is looked for beside the experiment"
@@ -88,7 +89,7 @@ def start(path: Path, parent: Path, name: str | None = None) -> Start:
 
 
 def _check_path(path: Path) -> None:
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in _ENDINGS:
         raise UsageError(f"{path}: the name of an experiment file ends in .yaml; add it.")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder '{path.parent}'; make it first.")
@@ -109,12 +110,13 @@ def _checked_name(path: Path, name: str | None) -> str:
 
 
 def _siblings(path: Path) -> list[Path]:
-    return sorted([*path.parent.glob("*.yaml"), *path.parent.glob("*.yml")])
+    """The experiment files of a folder."""
+    return [file for ending in _ENDINGS for file in path.parent.glob(f"*{ending}")]
 
 
 def _refuse_taken(name: str, files: Iterable[Path]) -> None:
     """Two experiments of one name would share a folder of runs."""
-    for file in files:
+    for file in sorted(files):
         try:
             data = read_document(file).data
         except SpecError:
