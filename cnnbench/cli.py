@@ -16,6 +16,7 @@ from cnnbench.cli_check import check
 from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
 from cnnbench.cli_inspect import inspect
+from cnnbench.cli_latent import latent
 from cnnbench.cli_new import new, schema
 from cnnbench.cli_report import draw_plot, write_report
 from cnnbench.cli_show import show, show_layers
@@ -198,6 +199,7 @@ app.command(name="plot")(reports_errors(draw_plot))
 app.command(name="report")(reports_errors(write_report))
 app.command()(reports_errors(bench))
 app.command()(reports_errors(inspect))
+app.command()(reports_errors(latent))
 app.command()(reports_errors(check))
 
 

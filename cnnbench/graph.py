@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from cnnbench.errors import Flaw, did_you_mean, listing, shown
-from cnnbench.layers import INPUT, Conv, Dense, LayerOp
+from cnnbench.layers import INPUT, Conv, Dense, LayerOp, Sample
 from cnnbench.shapes import Layout, Shape, ShapeError, TiedConv, layout, shape_text
 from cnnbench.wiring import Wiring, file_order, name_one, resolve_inputs, tie_of, with_ties
 
@@ -64,6 +64,16 @@ class Plan:
     def output_shape(self) -> Shape:
         """Shape of the result, without the batch."""
         return self.by_name[self.output].layout.shape
+
+    @property
+    def samples(self) -> tuple[Node, ...]:
+        """The nodes whose divergence is part of the loss."""
+        return tuple(node for node in self.nodes if isinstance(node.op, Sample))
+
+    @property
+    def ends(self) -> frozenset[str]:
+        """The layers whose values the loss is made of."""
+        return frozenset({self.output, *(n for node in self.samples for n in node.inputs)})
 
     @property
     def num_params(self) -> int:

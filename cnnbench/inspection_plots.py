@@ -29,7 +29,7 @@ class Panel:
       tiles: (n, h, w), or (n, h, w, 3) for colour; NaN where there is nothing.
       columns: of them in a row.
       kind: ``pixels`` from 0 to 255; ``signed`` values around zero; ``values`` from the
-        smallest to the largest.
+        smallest to the largest; ``picture`` for one in colour that fills the page.
       rows: a label for each row of tiles; none of them where there is nothing to say.
     """
 
@@ -183,7 +183,9 @@ def page(panels: Sequence[Panel], title: str, form: str) -> bytes:
 def _drawn(panel: Panel) -> Array:
     picture = mosaic(panel.tiles, panel.columns)
     # Colours are shares of one to matplotlib, and have no colour for a gap of their own.
-    return picture if picture.ndim == 2 else np.where(np.isnan(picture), GAP, picture / 255)
+    if picture.ndim == 2:
+        return picture
+    return np.where(np.isnan(picture), GAP, np.clip(picture / 255, 0, 1))
 
 
 def _inches(panel: Panel, picture: Array) -> tuple[float, float]:
@@ -191,6 +193,8 @@ def _inches(panel: Panel, picture: Array) -> tuple[float, float]:
     height, width = picture.shape[:2]
     rows = -(-len(panel.tiles) // panel.columns)
     tallest = SMALL if len(panel.tiles) == 1 else TALLEST * max(1, rows / ROWS)
+    if panel.kind == "picture":
+        tallest = TALLEST
     scale = min((WIDTH - 1.5 * LEFT) / width, tallest / height, 0.12)
     return width * scale, height * scale
 
@@ -203,6 +207,8 @@ def _colours(kind: str, tiles: Array) -> dict[str, Any]:
         return {"cmap": grey, "vmin": 0, "vmax": 255}
     finite = tiles[np.isfinite(tiles)]
     least, most = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if kind == "picture":
+        return {}
     if kind == "signed":
         largest = max(-least, most) or 1.0
         return {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}

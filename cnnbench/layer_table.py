@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from cnnbench.graph import Node, Plan
-from cnnbench.layers import INPUT, ConvTranspose, LayerOp
+from cnnbench.layers import INPUT, ConvTranspose, LayerOp, Slice
 from cnnbench.shapes import shape_text
 from cnnbench.tables import Folded
 
@@ -34,7 +34,10 @@ def _main_options(op: LayerOp) -> list[str]:
     for key in ("size", "shape"):
         value = getattr(op, key, None)
         options += [shape_text(value)] if value else []
-    return options + [str(getattr(op, key)) for key in ("units", "rate") if hasattr(op, key)]
+    if isinstance(op, Slice):
+        return [f"{op.start} to {op.start + op.size - 1}"]
+    keys = ("units", "rate", "stddev", "kl_weight")
+    return options + [f"{getattr(op, key):g}" for key in keys if hasattr(op, key)]
 
 
 def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> Folded:

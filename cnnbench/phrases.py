@@ -10,12 +10,27 @@ from collections.abc import Sequence
 from cnnbench.stats import Estimate
 
 MISSING = "–"  # noqa: RUF001 - a dash, in place of what is not known
+_SHORT = {"mse": "MSE", "mae": "MAE", "psnr": "PSNR", "ssim": "SSIM", "kl": "KL divergence"}
 _MOST = 100_000  # in its unit, a longer number is hard to read
 
 
 def words(metric: str) -> str:
-    """A metric's name in a sentence."""
-    return metric.replace("_", " ")
+    """A metric's name in a sentence.
+
+    >>> words("top5_accuracy"), words("kl")
+    ('top5 accuracy', 'KL divergence')
+    """
+    return _SHORT.get(metric, metric.replace("_", " "))
+
+
+def heading(metric: str) -> str:
+    """A metric's name above a column or at the start of a sentence.
+
+    >>> heading("code_accuracy"), heading("ssim")
+    ('Code accuracy', 'SSIM')
+    """
+    name = words(metric)
+    return name[:1].upper() + name[1:]
 
 
 def is_fraction(metric: str) -> bool:
@@ -168,3 +183,15 @@ def enumeration(names: Sequence[str]) -> str:
 def clean(text: str) -> str:
     """One printable line: a title may hold line breaks and terminal control codes."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def numbered(titles: Sequence[str]) -> list[str]:
+    """The titles, numbered where the same one comes again.
+
+    >>> numbered(["A", "B", "A"])
+    ['A #1', 'B', 'A #2']
+    """
+    return [
+        f"{title} #{titles[: i + 1].count(title)}" if titles.count(title) > 1 else title
+        for i, title in enumerate(titles)
+    ]

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from cnnbench.data import Dataset, Notify, dataset_of
 from cnnbench.errors import DataError, StoreError, UsageError, did_you_mean, listing
 from cnnbench.graph import Plan
+from cnnbench.inference import activations_of, outputs_from, outputs_of
 from cnnbench.loader import load_experiment
 from cnnbench.models import GraphNet
 from cnnbench.python_models import import_class, make_module
 from cnnbench.results import RunRecord
 from cnnbench.spec import Experiment, Splits
-from cnnbench.steps import activations_of, make_rules, outputs_of
+from cnnbench.steps import make_rules
 from cnnbench.store import RESOLVED_FILE, kept_seeds, read_entry, read_weights
 from cnnbench.train import Arrays, Network, take_apart, with_weights
 
@@ -51,6 +52,7 @@ class TrainedNetwork:
     weights: Mapping[str, NDArray[Any]]
     _outputs: Callable[[Arrays, NDArray[Any]], jax.Array]
     _activations: Callable[[Arrays, NDArray[Any]], dict[str, jax.Array]]
+    _outputs_from: Callable[..., jax.Array]
 
     @property
     def parameters(self) -> dict[str, dict[str, NDArray[Any]]]:
@@ -68,6 +70,15 @@ class TrainedNetwork:
           images: (n, h, w, c), pixels from 0 to 255.
         """
         return np.concatenate([np.asarray(part) for part in _in_chunks(self._outputs, images)])
+
+    def outputs_from(self, layer: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """What the network makes of a layer's values, (n, *shape of its output).
+
+        Args:
+          layer: one that all of the result goes through, as `bottleneck.decoder` says.
+          values: (n, *shape of the layer).
+        """
+        return np.asarray(self._outputs_from(values.astype(np.float32), layer=layer))
 
     def activations(
         self, images: Images, layers: Sequence[str] | None = None
@@ -154,7 +165,18 @@ def load_trained(
     options = {"graphdef": network.evaluation, "rules": rules}
     outputs = partial(jax.jit(partial(outputs_of, **options)), network.params, network.rest)
     activations = partial(jax.jit(partial(activations_of, **options)), network.params, network.rest)
-    return TrainedNetwork(path, record, experiment, plan, seed, weights, outputs, activations)
+    later = jax.jit(partial(outputs_from, **options), static_argnames="layer")
+    return TrainedNetwork(
+        path,
+        record,
+        experiment,
+        plan,
+        seed,
+        weights,
+        outputs,
+        activations,
+        partial(later, network.params, network.rest),
+    )
 
 
 def _seed(path: Path, record: RunRecord, seed: int | None) -> int:

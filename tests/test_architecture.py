@@ -31,10 +31,12 @@ syntax
 yamlio
 fields
 layers optimizers
-spec
+spec conv_arithmetic
 shapes
 wiring
 graph
+linear_probe
+bottleneck
 stages
 widening
 cost
@@ -49,6 +51,7 @@ verdict_report
 gates
 benchmark bars
 comparable stability targets
+code_worth
 compare
 columns
 report export
@@ -62,9 +65,11 @@ diagnosis semantics overlay
 loader schema
 starter
 events
+image_quality
 losses timing machine memory sampling
 devices compilation checkpoints
 lanes dense
+noise
 plain patches toom_cook pooling
 winograd
 ops
@@ -72,9 +77,10 @@ lowering strategy batch_norm initializers
 rowwise resume footprint
 models python_models train
 steps
+inference
 receptive_fields
 trained
-inspection
+inspection latent
 peers.interface
 peers.geometry peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net
@@ -88,11 +94,12 @@ peers.own
 worker
 workers
 contest
-layer_table inspection_report
+layer_table inspection_report latent_report
 differences diagram
 draft
 plots pixels
 inspection_plots
+latent_plots
 curves mistakes
 panels
 charts inline_svg exhibits
@@ -106,7 +113,7 @@ matching status_line
 progress
 terminal words keyboard watch
 cli_data
-cli_bench cli_check cli_compare cli_inspect cli_new cli_show
+cli_bench cli_check cli_compare cli_inspect cli_latent cli_new cli_show
 cli_report cli_watch
 cli
 __main__ __init__

@@ -63,6 +63,9 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
         "avg_pool": {"size": pairs, "stride": st.none() | pairs},
         "upscale": {"size": st.sampled_from([(1, 2), (2, 1)])},
         "dropout": {"rate": st.sampled_from([0.0, 0.5])},
+        "masking_noise": {"rate": st.sampled_from([0.0, 0.5])},
+        "gaussian_noise": {"stddev": st.just(0.5)},
+        "slice": {"start": st.integers(0, 2), "size": st.integers(1, 2)},
         "reshape": {"shape": st.sampled_from([(values,), *factors])},
         "activation": {"activation": activations},
         "batch_norm": {},
@@ -84,7 +87,7 @@ def graphs(draw: st.DrawFn) -> tuple[Layers, Shape]:
         shape = shapes[sources[0]]
         kind = draw(st.sampled_from([*OPERATIONS, "conv", "tied", "tied"])) if number else "conv"
         owner = None
-        if kind in ("concat", "add"):
+        if kind in ("concat", "add", "sample"):
             partners = [n for n, s in shapes.items() if s == shape]
             sources.append(draw(st.sampled_from(partners)))
             layer: dict[str, Any] = {"op": kind}
@@ -123,7 +126,7 @@ def every_value(model: GraphNet, x: jax.Array) -> dict[str, jax.Array]:
     for node in model.plan.nodes:
         inputs = [values[name] for name in node.inputs]
         part: Any = model.parts.get(node.name)
-        values[node.name] = part(inputs[0]) if part else model.apply(node, inputs, weights)
+        values[node.name] = part(*inputs) if part else model.apply(node, inputs, weights)
     return values
 
 
@@ -281,6 +284,21 @@ CASES: Mapping[str, Case] = {
         _dense,
     ),
     "dropout": Case((2, 3, 1), {"op": {"op": "dropout", "rate": 0.5}}, lambda _, x: x),
+    "gaussian_noise": Case(
+        (2, 3, 1), {"op": {"op": "gaussian_noise", "stddev": 0.5}}, lambda _, x: x
+    ),
+    "masking_noise": Case((2, 3, 1), {"op": {"op": "masking_noise", "rate": 0.5}}, lambda _, x: x),
+    "sample": Case(
+        (2, 3, 2),
+        {
+            "half": {"op": "activation", "activation": "softplus"},
+            "op": {"op": "sample", "inputs": ["half", "input"]},
+        },
+        lambda _, x: np.logaddexp(x, 0),
+    ),
+    "slice": Case(
+        (2, 3, 4), {"op": {"op": "slice", "start": 1, "size": 2}}, lambda _, x: x[..., 1:3]
+    ),
     "flatten": Case(
         (2, 3, 2),
         {"op": {"op": "flatten"}},

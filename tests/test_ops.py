@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from cnnbench import ops
+from cnnbench.conv_arithmetic import Pads, conv_size
 from cnnbench.patches import Rows, Stamps, Taps
-from cnnbench.shapes import Pads, conv_size
 from cnnbench.winograd import LARGEST_TILE, Winograd, tilings
 from tests import oracles
 from tests.oracles import Array

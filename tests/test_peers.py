@@ -21,14 +21,15 @@ from flax import nnx
 from cnnbench import ops, peers
 from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
-from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout
+from cnnbench.inference import outputs_of
+from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout, GaussianNoise, MaskingNoise
 from cnnbench.loader import load_experiment
 from cnnbench.models import ACTIVATIONS, GraphNet
 from cnnbench.optimizers import OPTIMIZERS
 from cnnbench.peers import VARIANTS, Weights, initial_weights, make_peer
 from cnnbench.peers.geometry import by_channel
 from cnnbench.spec import LOSSES, Experiment
-from cnnbench.steps import make_rules, outputs_of, train_step
+from cnnbench.steps import make_rules, train_step
 from cnnbench.train import Arrays, build_optimizer, init_state, take_apart
 from tests.oracles import Array, make_plan
 
@@ -107,6 +108,15 @@ CASES: Mapping[str, Layers] = {
         "k": DROP,
         "l": dense(),
     },
+    "slices": {
+        "noise": {"op": "gaussian_noise", "stddev": 0.5},
+        "mask": {"op": "masking_noise", "rate": 0.5},
+        "a": conv(padding="same", filters=4),
+        "b": {"op": "slice", "start": 1, "size": 3},
+        "c": FLAT,
+        "d": {"op": "slice", "start": 30, "size": 50},  # by row and by channel
+        "e": dense(),
+    },
     "vector to image": {
         "a": dense(24, activation="relu"),
         "b": DROP,
@@ -174,6 +184,7 @@ CASES: Mapping[str, Layers] = {
     },
 }  # fmt: skip
 SHAPE = (9, 8, 2)
+RANDOM = Dropout | GaussianNoise | MaskingNoise
 EXPERIMENTS = ("standard", "modified", "autoencoder", "mlp")
 SMALL: Layers = {"a": dense(6, activation="tanh"), "b": dense()}
 PEERS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
@@ -226,9 +237,7 @@ def case(name: str) -> tuple[Experiment, Plan]:
 def without_dropout(plan: Plan) -> Plan:
     """The same network, trained as it is evaluated."""
     keep = Activate(op="activation", activation="linear")
-    nodes = (
-        dataclasses.replace(n, op=keep) if isinstance(n.op, Dropout) else n for n in plan.nodes
-    )
+    nodes = (dataclasses.replace(n, op=keep) if isinstance(n.op, RANDOM) else n for n in plan.nodes)
     return dataclasses.replace(plan, nodes=tuple(nodes))
 
 
@@ -309,7 +318,7 @@ class Ours:
 
         def mean_loss(params: Any) -> jax.Array:
             net = nnx.merge(self.network.evaluation, params, self.state.rest, copy=True)
-            return self.rules.loss(net(scaled), targets).mean()
+            return self.rules.loss(net.result(scaled), targets).mean()
 
         loss, found = jax.jit(jax.value_and_grad(mean_loss))(self.state.params)
         tree = nnx.to_pure_dict(found)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from cnnbench.batch_norm import channel_sums, normalize
 from cnnbench.devices import make_mesh, pick_devices
+from cnnbench.losses import Result
 from cnnbench.models import GraphNet
 from cnnbench.rowwise import Cut
 from cnnbench.stages import stages
@@ -61,8 +62,8 @@ def measured(layers: Layers, cut: Cut | None) -> Any:
         shape = (NUM_IMAGES, *net.plan.output_shape)
         weights = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
 
-        def head(outputs: jax.Array, weights: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.tanh(outputs) * weights)
+        def head(result: Result, weights: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.tanh(result.output) * weights)
 
         total = net.sum_of(x, net.prepare(), head, (weights,))
         return 3 * total, (total, split(net)[2])

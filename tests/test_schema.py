@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -188,12 +189,14 @@ def test_every_operation_and_key_explains_itself():
     for name, model in OPERATIONS.items():
         part = SCHEMA["$defs"][model.__name__]
         assert part["title"] == name
-        assert part["description"] == model.__doc__
+        assert part["description"] == inspect.cleandoc(str(model.__doc__))
         for key, value in part["properties"].items():
             assert key == "op" or value["description"] == model.model_fields[key].description
     words = SCHEMA["$defs"]["Layer"]["properties"]["op"]
     assert words["enum"] == list(OPERATIONS)
-    assert words["enumDescriptions"] == [model.__doc__ for model in OPERATIONS.values()]
+    assert words["enumDescriptions"] == [
+        str(model.__doc__).splitlines()[0] for model in OPERATIONS.values()
+    ]
 
 
 def test_fragments_are_as_reviewed():

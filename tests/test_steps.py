@@ -14,11 +14,12 @@ from jax.sharding import Mesh
 
 from cnnbench import ops
 from cnnbench.devices import make_mesh, pick_devices
-from cnnbench.losses import per_image_loss, per_image_metric
+from cnnbench.inference import outputs_of
+from cnnbench.losses import Result, per_image_loss, per_image_metric
 from cnnbench.models import GraphNet
 from cnnbench.rowwise import Cut
 from cnnbench.spec import Task
-from cnnbench.steps import Rules, eval_step, outputs_of, train_step
+from cnnbench.steps import Rules, eval_step, train_step
 from cnnbench.train import Arrays, Network, TrainState, init_state, take_apart
 from tests import oracles
 from tests.oracles import Array, make_plan
@@ -50,9 +51,16 @@ def some_arrays(num_images: int = 12) -> Arrays:
 
 
 def rules(microbatch: int | None, mesh: Mesh | None = None) -> Rules:
-    metrics = {"accuracy": per_image_metric("accuracy")}
-    loss = per_image_loss("cross_entropy")
-    return Rules(Task.CLASSIFY, loss, metrics, 256.0, microbatch, prepares=True, mesh=mesh)
+    accuracy, loss = per_image_metric("accuracy"), per_image_loss("cross_entropy")
+
+    def loss_of(result: Result, targets: jax.Array) -> jax.Array:
+        return loss(result.output, targets)
+
+    def accuracy_of(result: Result, targets: jax.Array) -> jax.Array:
+        return accuracy(result.output, targets)
+
+    metrics = {"accuracy": accuracy_of}
+    return Rules(Task.CLASSIFY, loss_of, metrics, 256.0, microbatch, prepares=True, mesh=mesh)
 
 
 def step_of(network: Network, microbatch: int | None, mesh: Mesh | None = None) -> Any:
