@@ -237,7 +237,7 @@ class Terminal:
         )
         self.shown = ""
 
-    def expect(self, pattern: str, seconds: float = 90) -> str:
+    def expect(self, pattern: str, seconds: float = 600) -> str:
         """Reads until the pattern was shown, and returns what came up to its end."""
         end = time.monotonic() + seconds
         while not (found := re.search(pattern, self.shown)):
@@ -253,7 +253,7 @@ class Terminal:
 
     def ends_with(self, code: int) -> None:
         """It ends, and leaves the terminal as it was."""
-        assert self.child.wait(60) == code
+        assert self.child.wait(600) == code
         assert termios.tcgetattr(self.theirs) == self.modes
 
 
