@@ -116,7 +116,7 @@ class Sheet:
         stdout().clear()
         _print(self.draft, self.path)
         for line in self.verdicts:
-            typer.echo(f"Before it was saved: {line}\n")
+            _say(f"Before it was saved: {line}\n")
         self._ask()
 
     def enter(self) -> None:
@@ -126,7 +126,7 @@ class Sheet:
             try:
                 self._show(_compare(self.quick.requests((parent, path))))
             except CnnbenchError as error:
-                typer.echo(f"{error}\n", err=True)
+                _say(f"{error}\n")
             else:
                 typer.echo(f"That was quick: {self.quick}. With all data and epochs:\n")
                 typer.echo(f"    cnnbench run {shlex.join(map(str, (parent, path)))} --seeds 6\n")
@@ -143,14 +143,19 @@ class Sheet:
         """Says what can be done."""
         obstacle = self.draft.obstacle if self.draft else ""
         what = f"{obstacle}." if obstacle else f"Enter trains both: {self.quick}."
-        typer.echo(f"{what} Saving redraws, q ends.")
+        _say(f"{what} Saving redraws, q ends.")
 
 
 def _print(draft: "Draft", path: Path) -> None:
     if draft.loaded:
         print_layers(draft.loaded, path, draft.parent, draft.found)
     else:
-        typer.echo(f"{draft.flaws}\n")
+        _say(f"{draft.flaws}\n")
+
+
+def _say(text: str) -> None:
+    """Prints text that is broken between words."""
+    stdout().print(text, highlight=False, markup=False)
 
 
 def _compare(requests: "list[Request]") -> "Comparison":

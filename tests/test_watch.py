@@ -321,7 +321,7 @@ def test_what_cannot_be_trained_is_said_and_it_goes_on():
     with terminal("watch", "idea.yaml", "--dataset", "mnits") as screen:
         screen.expect("q ends")
         screen.press("\n")
-        screen.expect(r"dataset 'mnits' does not exist \(did you mean 'mnist'\?\)")
+        screen.expect(r"dataset 'mnits' does not exist \(did\s+you\s+mean\s+'mnist'\?\)")
         screen.expect("q ends")
         screen.press("\x04")
         screen.ends_with(0)
