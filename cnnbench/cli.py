@@ -19,13 +19,24 @@ from cnnbench.cli_export import export_model
 from cnnbench.cli_gradcheck import gradcheck
 from cnnbench.cli_inspect import inspect
 from cnnbench.cli_latent import latent
+from cnnbench.cli_new import new, schema
 from cnnbench.cli_predict import predict
 from cnnbench.cli_report import draw_plot, write_report
 from cnnbench.cli_show import show, show_layers
+from cnnbench.cli_watch import watch
 from cnnbench.errors import UsageError
 from cnnbench.interrupts import CODES, catching
 from cnnbench.terminal import exit_at_once, open_streams, reports_errors, stdout, tell, warn
-from cnnbench.words import MaybeSpecs, ResultsDir, option_overrides, split_words
+from cnnbench.words import (
+    Device,
+    DeviceOption,
+    Engine,
+    EngineOption,
+    MaybeSpecs,
+    ResultsDir,
+    option_overrides,
+    split_words,
+)
 
 if TYPE_CHECKING:
     from cnnbench.results import RunResult
@@ -65,24 +76,6 @@ class Match(StrEnum):
     FLOPS = "flops"
 
 
-class Device(StrEnum):
-    """Where to train."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    GPU = "gpu"
-    TPU = "tpu"
-
-
-class Engine(StrEnum):
-    """Which algorithms compute convolutions and pooling."""
-
-    AUTO = "auto"
-    PLAIN = "plain"
-    DIRECT = "direct"
-    FAST = "fast"
-
-
 @app.command()
 @reports_errors
 def run(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -94,14 +87,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     dataset: Annotated[
         str | None, typer.Option(help="Train on another dataset.", metavar="NAME")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            help="XLA's convolutions, exact fast ones, or also Winograd's; auto measures once.",
-            envvar="CNNBENCH_ENGINE",
-        ),
-    ] = Engine.AUTO,
+    device: DeviceOption = Device.AUTO,
+    engine: EngineOption = Engine.AUTO,
     match: Annotated[
         Match | None,
         typer.Option(
@@ -190,6 +177,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 app.command()(reports_errors(show))
+app.command()(reports_errors(new))
+app.command()(reports_errors(watch))
+app.command()(reports_errors(schema))
 
 
 @app.command(name="list")
@@ -234,20 +224,15 @@ def _resumed(
     return [make(folder / RESOLVED_FILE, resume=folder) for folder in folders]
 
 
-def _run_all(requests: Sequence[Any], results: "list[RunResult]", *, quiet: bool) -> None:
+def _run_all(requests: "Sequence[Request]", results: "list[RunResult]", *, quiet: bool) -> None:
     from rich.console import Console
 
-    from cnnbench.progress import Bars, make_listeners
+    from cnnbench.progress import listening
     from cnnbench.session import check_all, run_by_turns
 
     check_all(requests)
-    listeners = make_listeners(Console(stderr=True), len(requests), quiet=quiet)
-    try:
+    with listening(Console(stderr=True), len(requests), quiet=quiet) as listeners:
         results[:] = run_by_turns(requests, listeners, results.append)
-    finally:
-        for listener in listeners:
-            if isinstance(listener, Bars):
-                listener.close()
 
 
 def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:

@@ -12,6 +12,7 @@ from cnnbench.terminal import PICTURES, file_form, stdout, tell, write_file
 from cnnbench.words import Specs, split_words
 
 if TYPE_CHECKING:
+    from cnnbench.differences import Differences
     from cnnbench.loader import Loaded
 
 DRAWINGS = (*PICTURES, "md")
@@ -69,12 +70,27 @@ def show_layers(
       SpecError: everything wrong with it.
     """
     from cnnbench.differences import differences
-    from cnnbench.layer_table import layer_table
     from cnnbench.loader import load_experiment
 
     loaded = load_experiment(path, overrides, data_dir=data_dir)
+    print_layers(loaded, path, first, differences(first, loaded) if first else None)
+    return loaded
+
+
+def print_layers(
+    loaded: "Loaded", path: Path, first: "Loaded | None", found: "Differences | None"
+) -> None:
+    """Prints layers and differences.
+
+    Args:
+      loaded: the experiment.
+      path: its file.
+      first: what it is beside.
+      found: how it differs from that.
+    """
+    from cnnbench.layer_table import layer_table
+
     experiment = loaded.experiment
-    found = differences(first, loaded) if first else None
     if loaded.plan is None:
         title = f"{experiment.type_title}: {experiment.model.python}"
         tell(f"{title} (shapes show when it runs)", err=False)
@@ -86,4 +102,3 @@ def show_layers(
         for line in found.lines or ("nothing is different",):
             tell(f"  {line}", err=False)
         typer.echo()
-    return loaded

@@ -75,6 +75,24 @@ def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> 
     return parent
 
 
+def lineage(path: Path) -> tuple[Path, ...]:
+    """A file, the file that it extends, and so on, as far as they can be read.
+
+    The last one may be missing.
+    """
+    found = [path]
+    while len(found) <= MAX_PARENTS:
+        try:
+            data = read_document(found[-1]).data
+        except (SpecError, ValueError):  # a null byte in a name
+            break
+        value = data.get("extends") if isinstance(data, dict) else None
+        if not isinstance(value, str) or not value or found[-1].parent / value in found:
+            break
+        found.append(found[-1].parent / value)
+    return tuple(found)
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()

@@ -1,5 +1,7 @@
 """How a run looks while it runs: bars on a terminal, a line an epoch elsewhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import assert_never
 
@@ -67,16 +69,19 @@ class Lines(Silent):
     Args:
       console: where they go.
       several: whether other runs write there too, so that a line has to say whose it is.
+      tables: whether networks are shown first.
     """
 
-    def __init__(self, console: Console, *, several: bool = False) -> None:
+    def __init__(self, console: Console, *, several: bool = False, tables: bool = True) -> None:
         super().__init__(console)
-        self.epochs, self.several, self.prefix = 0, several, ""
+        self.epochs, self.several, self.tables, self.prefix = 0, several, tables, ""
 
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table."""
         experiment = loaded.experiment
         self.prefix = f"{clean(experiment.type_title)}: " if self.several else ""
+        if not self.tables:
+            return
         if loaded.plan is not None:
             self.console.print(layer_table(loaded.plan, experiment.type_title))
         else:
@@ -117,10 +122,11 @@ class Bars(Lines):
     Args:
       progress: where the bar is, below those of other runs.
       several: whether there are others.
+      tables: whether networks are shown first.
     """
 
-    def __init__(self, progress: Progress, *, several: bool = False) -> None:
-        super().__init__(progress.console, several=several)
+    def __init__(self, progress: Progress, *, several: bool = False, tables: bool = True) -> None:
+        super().__init__(progress.console, several=several, tables=tables)
         self.progress = progress
         self.task: TaskID | None = None
         self.record: RunRecord | None = None
@@ -213,15 +219,31 @@ class Bars(Lines):
             self.progress.update(task.id, description=text, rate=rate, curve=curve)
 
 
-def make_listeners(console: Console, number: int, *, quiet: bool) -> list[Listener]:
+def make_listeners(
+    console: Console, number: int, *, quiet: bool, tables: bool = True
+) -> list[Listener]:
     """A listener for each of several runs, of the kind that fits a console."""
     several = number > 1
     if quiet:
         return [Silent(console) for _ in range(number)]
     if not console.is_terminal:
-        return [Lines(console, several=several) for _ in range(number)]
+        return [Lines(console, several=several, tables=tables) for _ in range(number)]
     progress = make_progress(console)
-    return [Bars(progress, several=several) for _ in range(number)]
+    return [Bars(progress, several=several, tables=tables) for _ in range(number)]
+
+
+@contextmanager
+def listening(
+    console: Console, number: int, *, quiet: bool = False, tables: bool = True
+) -> Iterator[list[Listener]]:
+    """Listeners as `make_listeners` makes them, whose bars go whatever happens."""
+    listeners = make_listeners(console, number, quiet=quiet, tables=tables)
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            if isinstance(listener, Bars):
+                listener.close()
 
 
 def make_progress(console: Console) -> Progress:

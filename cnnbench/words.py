@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +60,35 @@ Alpha = Annotated[
 MinEffect = Annotated[
     str,
     typer.Option(help="Smaller differences do not matter: 0.1pp, 2% or 0.003.", metavar="SIZE"),
+]
+
+
+class Device(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+    TPU = "tpu"
+
+
+class Engine(StrEnum):
+    """Which algorithms compute convolutions and pooling."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    DIRECT = "direct"
+    FAST = "fast"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="Where to train.")]
+
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        help="XLA's convolutions, exact fast ones, or also Winograd's; auto measures once.",
+        envvar="CNNBENCH_ENGINE",
+    ),
 ]
 
 ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]

@@ -62,7 +62,8 @@ idx embedded
 prepared
 data
 diagnosis semantics overlay
-loader
+loader schema
+starter
 events
 image_quality
 losses timing machine memory sampling
@@ -104,6 +105,7 @@ contest
 layer_table inspection_report latent_report
 gradcheck_report
 differences diagram
+draft
 plots pixels photographs half_blocks
 inspection_plots prediction_report
 latent_plots
@@ -118,10 +120,10 @@ checking
 session bench_session
 matching status_line
 progress
-terminal words
+terminal words keyboard watch
 cli_data
-cli_bench cli_check cli_compare cli_export cli_gradcheck cli_inspect cli_latent cli_predict cli_show
-cli_report
+cli_bench cli_check cli_compare cli_export cli_gradcheck cli_inspect cli_latent cli_new cli_predict cli_show
+cli_report cli_watch
 cli
 __main__ __init__
 """
