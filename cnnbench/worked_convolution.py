@@ -80,7 +80,7 @@ def _rotations() -> Iterator[str]:
     flipped = convolve_valid(sigma("relu", rot180(z2)), d3)
     yield ""
     yield "The post's last formula, delta * sigma(ROT180(z)): sigma acts value by value, so"
-    yield "rotating z inside it is rotating a. As a convolution (which flips) over its valid"
+    yield "rotating z inside it is rotating a. As a convolution (which flips) over valid"
     yield "places, it gives the gradient of the post's flipped kernel: ROT180 of dC/dw3."
     yield from _beside(
         {
