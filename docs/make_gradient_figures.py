@@ -157,7 +157,7 @@ def backward() -> str:
         parts += [
             line(172, y, 69, 140 + (number - 1.5) * 6, "back"),
             unit(190, y, sub("&#948;", index), "orange"),
-            text(128, (y + 140) / 2 + (-14, -9, 19, 24)[number], sub("w", tap), "small"),
+            text(118, y + 0.52 * (140 - y) + (-20, -10, 18, 26)[number], sub("w", tap), "small"),
         ]
     delta = [["0"] * 4 for _ in range(4)]
     kinds = filled(4, 4, "cell")
@@ -183,7 +183,7 @@ def backward() -> str:
             30,
             268,
             "e[1,1] = &#948;[0,0] w[1,1] + &#948;[0,1] w[1,0] + &#948;[1,0] w[0,1]"
-            " + &#948;[1,1] w[0,0], and times &#963;&#8242;(z[1,1]) it is the layer's own &#948;",
+            " + &#948;[1,1] w[0,0], then times &#963;&#8242;(z[1,1])",
             "left",
         ),
     ]
