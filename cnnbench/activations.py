@@ -39,7 +39,7 @@ def sigma(name: Activation, z: Array) -> Array:
         case "elu":
             return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
         case "gelu":
-            return z * (1 + np.tanh(_gelu_inner(z))) / 2
+            return np.asarray(z * (1 + np.tanh(_gelu_inner(z))) / 2)
         case "silu":
             return z * _logistic(z)
         case "softplus":
@@ -69,9 +69,10 @@ def sigma_prime(name: Activation, z: Array) -> Array:
             return np.exp(np.minimum(z, 0))
         case "gelu":
             t, (scale, cubic) = np.tanh(_gelu_inner(z)), _GELU
-            return (1 + t) / 2 + z / 2 * (1 - t**2) * scale * (1 + 3 * cubic * z**2)
+            bend = z / 2 * (1 - t**2) * scale * (1 + 3 * cubic * z**2)
+            return np.asarray((1 + t) / 2 + bend)
         case "silu":
-            return _logistic(z) * (1 + z * _logistic(-z))
+            return np.asarray(_logistic(z) * (1 + z * _logistic(-z)))
         case "softplus":
             return _logistic(z)
         case _:

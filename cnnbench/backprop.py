@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cnnbench.activations import KINKED, sigma, sigma_prime
 from cnnbench.graph import Node, Plan
-from cnnbench.layer_rules import Rule, Weights, kernel_owner, rule_of
+from cnnbench.layer_rules import Rule
 from cnnbench.layers import (
     INPUT,
     Activate,
@@ -31,6 +31,7 @@ from cnnbench.layers import (
     Sample,
 )
 from cnnbench.objective import Objective, divergence, divergence_gradient
+from cnnbench.rulebook import Weights, kernel_owner, rule_of
 
 Array = NDArray[Any]
 

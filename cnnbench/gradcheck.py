@@ -156,10 +156,11 @@ def _exact(network: Network, x: Array, accuracy: float) -> Landscape:
     weights, draws = jax.tree.map(np.float64, (network.weights, network.draws))
     target = network.objective
     if target.targets.dtype == x.dtype:  # images, not labels
-        target = replace(target, targets=np.float64(target.targets))
+        target = replace(target, targets=target.targets.astype(np.float64))
+    exact_x = x.astype(np.float64)
     wide = replace(network, weights=weights, draws=draws, objective=target)
-    forward = feedforward(wide, np.float64(x))
-    return Landscape(wide, np.float64(x), forward, accuracy)
+    forward = feedforward(wide, exact_x)
+    return Landscape(wide, exact_x, forward, accuracy)
 
 
 def _check_layer(node: Node, point: Point, dtype: Dtype) -> LayerCheck:

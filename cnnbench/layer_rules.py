@@ -1,47 +1,24 @@
 """How each operation of the layer language goes forward, and how an error goes back through it.
 
-One function for each operation, which gives its `Rule`; `rule_of` picks it. In the words of the
+One function for each operation, which gives its `Rule`; `rulebook` picks it. In the words of the
 post, a rule's forward pass ends at z; the activation that follows is `backprop`'s, so that a
 `delta` is always the error of z. All in NumPy, on images (n, height, width, channels) and
 vectors (n, units). Equations are numbered as in docs/gradient.md.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.conv_arithmetic import conv_pads
 from cnnbench.convolution import Grid, convolve_full, correlate, kernel_gradient, taps, window
-from cnnbench.graph import Node, Plan
-from cnnbench.layers import (
-    Activate,
-    Add,
-    AvgPool,
-    BatchNorm,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Dropout,
-    Flatten,
-    GaussianNoise,
-    GlobalAvgPool,
-    MaskingNoise,
-    MaxPool,
-    Reshape,
-    Sample,
-    Slice,
-    Upscale,
-)
+from cnnbench.layers import AvgPool, MaxPool, Slice, Upscale
 from cnnbench.shapes import Shape
-from cnnbench.wiring import tie_of
 
 Array = NDArray[Any]
-Weights = Mapping[str, Mapping[str, Array]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,70 +37,6 @@ class Rule:
     backward: Callable[..., tuple[Array, ...]]
     gradient: Callable[..., dict[str, Array]] = lambda *_: {}
     side: Callable[..., Array] | None = None
-
-
-def kernel_owner(node: Node) -> str:
-    """The layer whose kernel a layer uses: its own name unless it is tied."""
-    return tie_of(node.op) or node.name
-
-
-def rule_of(plan: Plan, node: Node, weights: Weights, draws: Mapping[str, Array]) -> Rule:
-    """The rule of a layer.
-
-    Args:
-      plan: the network, where a tied layer's owner is found.
-      node: the layer.
-      weights: kernel, bias and so on by layer.
-      draws: what each random layer has drawn, such as a dropout's mask; nothing for one that
-        lets everything through.
-    """
-    op, own, drawn = node.op, weights.get(node.name, {}), draws.get(node.name)
-    match op:
-        case Conv():
-            return conv(own["kernel"], own.get("bias"), _grid(op, node.in_shapes[0]))
-        case ConvTranspose():
-            owner = plan.by_name[kernel_owner(node)].op
-            assert isinstance(owner, Conv | ConvTranspose)
-            kernel = weights[kernel_owner(node)]["kernel"]
-            return conv_transpose(kernel, own.get("bias"), _grid(owner, node.layout.shape))
-        case Dense():
-            return dense(own["kernel"], own.get("bias"), node.in_shapes[0])
-        case MaxPool():
-            return max_pool(op, node.layout.shape)
-        case AvgPool():
-            return avg_pool(op, node.layout.shape)
-        case GlobalAvgPool():
-            return global_avg_pool()
-        case Upscale():
-            return upscale(op, node.in_shapes[0])
-        case Dropout(rate=rate):
-            return dropout(drawn, 1 / (1 - rate))
-        case MaskingNoise():
-            return dropout(drawn, 1.0)
-        case GaussianNoise(stddev=stddev):
-            return gaussian_noise(drawn, stddev)
-        case Sample():
-            return sample(drawn)
-        case Slice():
-            return channels(op, node.in_shapes[0][-1])
-        case Flatten() | Reshape():
-            return reshape(node.in_shapes[0], node.layout.shape)
-        case Concat():
-            return concat(node.in_shapes)
-        case Add():
-            return add(len(node.inputs))
-        case Activate():
-            return same()
-        case BatchNorm():
-            return batch_norm(op.epsilon, own["scale"], own["bias"])
-        case _:
-            assert_never(op)
-
-
-def _grid(op: Conv | ConvTranspose, shape: Shape) -> Grid:
-    """Of a convolution that reads an image of this shape."""
-    assert op.kernel is not None
-    return Grid((shape[0], shape[1]), op.stride, conv_pads(op, shape, op.kernel))
 
 
 def conv(w: Array, b: Array | None, grid: Grid) -> Rule:

@@ -19,7 +19,7 @@ def divergence(mean: Array, log_variance: Array) -> Array:
     [2.0]
     """
     each = (np.expm1(log_variance) - log_variance + mean**2) / 2
-    return each.reshape(len(mean), -1).sum(axis=1)
+    return np.asarray(each.reshape(len(mean), -1).sum(axis=1))
 
 
 def divergence_gradient(mean: Array, log_variance: Array) -> tuple[Array, Array]:
@@ -69,14 +69,15 @@ class Objective:
                 powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
                 shares = powers / powers.sum(axis=1, keepdims=True)
                 shares[np.arange(len(outputs)), self.targets] -= 1
-                return shares / len(outputs)
+                return np.asarray(shares / len(outputs))
             case "mse":
                 return 2 * (outputs - self.targets) / outputs.size
             case "mae":
-                return np.sign(outputs - self.targets) / outputs.size
+                return np.asarray(np.sign(outputs - self.targets) / outputs.size)
             case "binary_cross_entropy":
                 p, t = np.clip(outputs, _CLIP, 1 - _CLIP), self.targets
-                return (p == outputs) * ((1 - t) / (1 - p) - t / p) / outputs.size
+                slope = (1 - t) / (1 - p) - t / p
+                return np.asarray((p == outputs) * slope / outputs.size)
             case _:
                 assert_never(self.loss)
 
@@ -86,8 +87,8 @@ class Objective:
             case "cross_entropy" | "mse":
                 return np.zeros(0)
             case "mae":
-                return np.sign(outputs - self.targets)
+                return np.asarray(np.sign(outputs - self.targets))
             case "binary_cross_entropy":
-                return np.clip(outputs, _CLIP, 1 - _CLIP) == outputs
+                return np.asarray(np.clip(outputs, _CLIP, 1 - _CLIP) == outputs)
             case _:
                 assert_never(self.loss)

@@ -31,9 +31,8 @@ def worked_convolution() -> str:
 def _forward() -> Iterator[str]:
     z2, a2, z3 = _pass()
     yield "One small convolution by hand: an image, two kernels of 2x2, relu between them."
-    yield "Equations are numbered as in docs/gradient.md; kernels are not flipped, as in"
-    yield "every framework. The cost is C = 1/2 sum (z3 - y)^2; differences have steps of"
-    yield "1/1024."
+    yield "Equations are numbered as in docs/gradient.md; no kernel is flipped, as in every"
+    yield "framework. The cost is C = 1/2 sum (z3 - y)^2; differences take steps of 1/1024."
     yield ""
     yield "Steps 1 and 2, feedforward: z2 = w2 over a1 + b2 (4), a2 = relu(z2) (3)"
     yield from _beside({"a1": A1, "w2, b2 = -2": W2, "z2": z2, "a2": a2})
@@ -58,7 +57,7 @@ def _backward() -> Iterator[str]:
     yield f"  {' + '.join(terms)} = {_n(back[1, 1])}, and relu'(z2[1,1]) = {int(z2[1, 1] > 0)}"
     slopes = np.array([[_slope_of_z2(x, y) for y in range(3)] for x in range(3)])
     yield ""
-    yield "Each z2 moved up and down a little, what the cost does; and delta2 without ROT180:"
+    yield "Each z2 moved up and down: what the cost does; and delta2 without ROT180:"
     unrotated = _full(d3, rot180(W3)) * sigma_prime("relu", z2)
     yield from _beside({"by differences": slopes, "delta2": _delta2(), "not rotated": unrotated})
 
@@ -81,7 +80,7 @@ def _rotations() -> Iterator[str]:
     flipped = convolve_valid(sigma("relu", rot180(z2)), d3)
     yield ""
     yield "The post's last formula, delta * sigma(ROT180(z)): sigma acts value by value, so"
-    yield "rotating z inside it is rotating a. As a convolution (which flips) over its valid"
+    yield "rotating z inside it is rotating a. As a convolution (which flips) over valid"
     yield "places, it gives the gradient of the post's flipped kernel: ROT180 of dC/dw3."
     yield from _beside(
         {

@@ -157,7 +157,7 @@ def backward() -> str:
         parts += [
             line(172, y, 69, 140 + (number - 1.5) * 6, "back"),
             unit(190, y, sub("&#948;", index), "orange"),
-            text(128, y + (-8 if number < 2 else 16) + (140 - y) / 2.6, sub("w", tap), "small"),
+            text(118, y + 0.52 * (140 - y) + (-20, -10, 18, 26)[number], sub("w", tap), "small"),
         ]
     delta = [["0"] * 4 for _ in range(4)]
     kinds = filled(4, 4, "cell")
@@ -166,24 +166,24 @@ def backward() -> str:
             delta[i + 1][j + 1] = sub("&#948;", f"{i}{j}")
             kinds[i + 1][j + 1] = "orange"
     turned = [[sub("w", f"{1 - i}{1 - j}") for j in range(2)] for i in range(2)]
-    back = [[sub("&#948;", f"{i}{j}") for j in range(3)] for i in range(3)]
+    back = [[sub("e", f"{i}{j}") for j in range(3)] for i in range(3)]
     marked = filled(3, 3, "blue")
     parts += [
-        text(350, 32, "errors of z, zeros around"),
+        text(350, 32, "errors &#948; of z, zeros around"),
         *grid(262, 50, delta, kinds),
         frame(262 + CELL, 50 + CELL, 2, 2),
         text(457, 143, "&#8727;"),
         text(516, 32, "ROT180(w)"),
         *grid(472, 94, turned, filled(2, 2, "cell")),
         text(578, 143, "="),
-        text(662, 32, "full: errors of a"),
+        text(662, 32, "full: errors e of a"),
         *grid(596, 72, back, marked),
         frame(596 + CELL, 72 + CELL, 1, 1),
         text(
             30,
             268,
-            "error of a[1,1] = &#948;[0,0] w[1,1] + &#948;[0,1] w[1,0]"
-            " + &#948;[1,0] w[0,1] + &#948;[1,1] w[0,0], then times &#963;&#8242;(z[1,1])",
+            "e[1,1] = &#948;[0,0] w[1,1] + &#948;[0,1] w[1,0] + &#948;[1,0] w[0,1]"
+            " + &#948;[1,1] w[0,0], then times &#963;&#8242;(z[1,1])",
             "left",
         ),
     ]

@@ -79,7 +79,8 @@ models python_models train
 steps
 activations convolution objective
 layer_rules
-backprop worked_convolution
+rulebook worked_convolution
+backprop
 central_differences
 autodiff agreement
 gradcheck

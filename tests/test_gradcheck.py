@@ -266,7 +266,12 @@ def test_images_are_drawn_anew_where_rounding_decides_a_side(
     told = iter([count for count in counts for _ in ("by hand", "by autodiff")])
     monkeypatch.setattr(gradcheck, "crossings", lambda *_: next(told))
     draw, drawn = gradcheck._images, []
-    monkeypatch.setattr(gradcheck, "_images", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+
+    def images(*args: Any) -> tuple[Array, Array]:
+        drawn.append(draw(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(gradcheck, "_images", images)
     loaded = load_experiment(spec(tmp_path, TIED, "reconstruct"))
     assert loaded.plan is not None
     point = gradcheck.find_point(loaded, loaded.plan, "float32")
