@@ -111,7 +111,23 @@ def test_wrong_ways_to_extend_are_marked():
 
 
 STANDARD = read((ROOT / "experiments/standard.yaml").read_text())
-VALUES = (None, True, 0, 1, 3, -1, 0.5, "", "relu", "adam", "mse", [], [1], [1, 2], {})
+VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    0,
+    1,
+    3,
+    -1,
+    0.5,
+    "",
+    "relu",
+    "adam",
+    "mse",
+    [],
+    [1],
+    [1, 2],
+    {},
+)
 KEYS = ("kernel", "units", "every", "rate", "name", "op", "spare")
 
 

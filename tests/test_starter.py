@@ -152,7 +152,7 @@ NAMING = "start with a letter and use letters, digits, '-' and '_'"
         (
             ["modifed", "a.yaml"],
             "there is no experiment 'modifed' (did you mean 'modified'?);"
-            " name autoencoder, mlp, modified, standard or a file.\n",
+            f" name {', '.join(SHIPPED)} or a file.\n",
         ),
         (
             ["none/such.yaml", "a.yaml"],

@@ -51,7 +51,8 @@ class Script:
     """A desk and its keys by a script: what is on the disk, and which key comes, poll by poll."""
 
     def __init__(self, *polls: tuple[str, str]) -> None:
-        self.polls, self.told, self.disk = iter(polls), [], "a"
+        self.polls, self.disk = iter(polls), "a"
+        self.told: list[str] = []
 
     def stamp(self) -> str:
         return self.disk
