@@ -62,7 +62,8 @@ def shrunk(image: Pixels, most: int) -> Pixels:
         return image
     height, width = (size // step for size in image.shape[:2])
     cut = image[: height * step, : width * step].reshape(height, step, width, step, -1)
-    return cut.mean(axis=(1, 3)).round().astype(np.uint8)
+    means: Pixels = cut.mean(axis=(1, 3)).round().astype(np.uint8)
+    return means
 
 
 def ramp(image: Pixels) -> "Text":

@@ -51,13 +51,6 @@ dataset: {name: mnist_5k, train_examples: 20, splits: {validation: 20, test: 30}
 model: {python: "asking:Net"}
 train: {epochs: 1, batch_size: 20}
 """,
-    "open": """\
-name: open
-task: classify
-dataset: {name: mnist_5k, train_examples: 20, splits: {validation: 20, test: 30}}
-model: {python: "asking:Open"}
-train: {epochs: 1, batch_size: 20}
-""",
 }
 MODULE = """\
 from flax import nnx
@@ -69,11 +62,6 @@ class Net(nnx.Module):
 
     def __call__(self, x):
         return self.layer(x.reshape(len(x), -1))
-
-
-class Open(Net):
-    def __call__(self, x):
-        return self.layer(x.reshape(-1, 784))
 """
 
 
@@ -152,7 +140,6 @@ def test_an_onnx_file_gives_the_same_outputs(results: Path) -> None:
     [
         ("tiny", "batch", "10], logits (softmax makes probabilities)"),
         ("half", "batch", "28, 28, 1], pixels divided by 256"),
-        ("open", "batch", "10], logits (softmax makes probabilities)"),
         ("asks", "1", "10], logits (softmax makes probabilities)"),
     ],
 )
