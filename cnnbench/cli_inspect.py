@@ -8,7 +8,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import PICTURES, file_form, stdout, warn, write_file
+from cnnbench.terminal import PICTURES, file_form, stdout, tell, warn, write_file
 from cnnbench.words import ResultsDir, Run
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
     warn(warnings)
     network = load_trained(path, seed, data_dir=data_dir)
     network.require_layers([layer] if layer else [])
-    test = network.dataset(data_dir, lambda text: typer.echo(text, err=True)).test
+    test = network.dataset(data_dir, tell).test
     chosen = choose(test, numbers)
     layers, responses = examine(network, chosen.images, None if numbers else layer)
     stdout().print(layers_table(layers, _title(network, numbers, len(test))))

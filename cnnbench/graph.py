@@ -137,12 +137,12 @@ def build_plan(
     wiring, unknown = resolve_inputs(layers, known)
     order, cycles = file_order(with_ties(wiring, layers))
     nodes, misfits = _infer_shapes(layers, wiring, order, goal.input_shape)
-    # With a wrong input or output nobody can say which layers lead nowhere.
-    sure = not (flaws or unknown or cycles)
-    found, ends = _output_flaws(wiring, nodes, goal, output) if sure else ("", [])
-    flaws += [*unknown, *cycles, *misfits, *ends]
-    if flaws or len(nodes) < len(layers):
-        return None, flaws
+    flaws += [*unknown, *cycles]
+    if flaws:  # nobody can say which layers lead nowhere
+        return None, [*flaws, *misfits]
+    found, ends = _output_flaws(wiring, nodes, goal, output)
+    if misfits or ends or len(nodes) < len(layers):
+        return None, [*misfits, *ends]
     return Plan(goal.input_shape, tuple(nodes[name] for name in order), found), []
 
 
@@ -174,7 +174,7 @@ def _shape_flaw(
     name: str, sources: tuple[str, ...], in_shapes: tuple[Shape, ...], error: ShapeError
 ) -> Flaw:
     message = error.message
-    if len(in_shapes) > 1 and len(set(in_shapes)) > 1:
+    if len(set(in_shapes)) > 1:
         pairs = dict(zip(sources, in_shapes, strict=True)).items()
         message += f" ({', '.join(f'{source} is {shape_text(s)}' for source, s in pairs)})"
     at = ("model", "layers", name, *((error.key,) if error.key else ()))

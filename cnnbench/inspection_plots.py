@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.inspection import Responses
+from cnnbench.phrases import clean
 from cnnbench.pixels import mosaic
 from cnnbench.plots import rendered
 from cnnbench.receptive_fields import receptive_field
@@ -166,6 +167,7 @@ def page(panels: Sequence[Panel], title: str, form: str) -> bytes:
     sizes = [_inches(*pair) for pair in zip(panels, pictures, strict=True)]
     height = sum(size[1] + HEAD for size in sizes) + 0.6
     figure = Figure(figsize=(WIDTH, height), dpi=110)
+    title = clean(title)
     figure.text(LEFT / WIDTH, 1 - 0.3 / height, title, fontsize=12, weight="bold", parse_math=False)
     top = height - 0.45
     for panel, picture, (wide, tall) in zip(panels, pictures, sizes, strict=True):

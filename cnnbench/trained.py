@@ -150,9 +150,9 @@ def load_trained(
       data_dir: where datasets outside the built-in table are looked up.
 
     Raises:
-      StoreError: the run's folder holds no weights, or none of this seed, or they are damaged.
+      StoreError: the run's folder holds no weights, or they are damaged.
       SpecError: its experiment cannot be read.
-      UsageError: its Python model cannot be imported.
+      UsageError: there are no weights of this seed, or its Python model cannot be imported.
     """
     first = _seeds(path, read_entry(path).record, seed)[0]
     return load_seeds(path, first, data_dir=data_dir)[0]
@@ -207,7 +207,7 @@ def _seeds(path: Path, record: RunRecord, seed: int | None) -> list[int]:
         again = shlex.join(record.environment.command)
         raise StoreError(f"{message}; train them with: {again}")
     if seed is not None and seed not in kept:
-        raise StoreError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")
+        raise UsageError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")
     return kept if seed is None else [seed]
 
 

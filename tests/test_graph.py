@@ -72,6 +72,7 @@ def test_a_layer_takes_the_previous_one_unless_it_names_its_inputs() -> None:
         "f": ("c",),
     }
     assert [node.name for node in plan.nodes] == ["a", "b", "c", "e", "f", "d"]
+    assert plan.input_shape == IMAGE
     assert plan.output == "d"
     assert plan.by_name["d"].in_shapes == ((10,), (10,))
     assert plan.output_shape == (10,)
@@ -208,6 +209,15 @@ class TestOneMistakeOneMessage:
         }
         assert [flaw.at for flaw in check(layers)[1]] == [("model", "layers", "conv", "kernel")]
 
+    def test_what_follows_a_tie_to_a_wrong_layer_is_checked(self) -> None:
+        layers: dict[str, Any] = {
+            "conv": {"op": "conv", "filters": 1, "kernel": 29},
+            "up": {"op": "conv_transpose", "tie": "conv", "inputs": "input"},
+            "pool": {"op": "max_pool", "size": 29, "inputs": "input"},
+            "sum": {"op": "add", "inputs": ["conv", "up", "pool"]},
+        }
+        assert [flaw.at[2:] for flaw in check(layers)[1]] == [("conv", "kernel"), ("pool", "size")]
+
     def test_a_size_no_machine_holds_is_told_once(self) -> None:
         layers = {
             "up": {"op": "upscale", "size": 2**14},
@@ -219,6 +229,16 @@ class TestOneMistakeOneMessage:
             "make the layer or its input smaller"
         ]
         assert MAX_VALUES == 2_147_483_647
+
+    def test_the_largest_size_is_allowed_and_one_more_is_not(self) -> None:
+        def flaws_of(units: int) -> list[str]:
+            return texts(check({"out": dense(units)}, classify_goal((1, 1, 1), units))[1])
+
+        assert flaws_of(MAX_VALUES) == []
+        assert flaws_of(MAX_VALUES + 1) == [
+            "model.layers.out: an array of 2,147,483,648 values is too large; "
+            "make the layer or its input smaller"
+        ]
 
 
 class TestOutput:
@@ -272,6 +292,20 @@ def test_shapes_of_joined_layers_are_told_by_name() -> None:
     assert texts(check(layers)[1]) == [
         "model.layers.sum.inputs: cannot add different shapes (a is 8, b is 9); "
         "make the shapes equal"
+    ]
+
+
+def test_shapes_that_are_equal_are_not_told() -> None:
+    layers = {
+        "a": {"op": "upscale", "size": 2**10, "inputs": "input"},
+        "b": {"op": "upscale", "size": 2**10, "inputs": "input"},
+        "c": {"op": "upscale", "size": 2**10, "inputs": "input"},
+        "all": {"op": "concat", "inputs": ["a", "b", "c"]},
+        "out": {"op": "global_avg_pool"},
+    }
+    assert texts(check(layers)[1]) == [
+        f"model.layers.all: an array of {3 * (28 * 2**10) ** 2:,} values is too large; "
+        "make the layer or its input smaller"
     ]
 
 
