@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,6 @@ from cnnbench.terminal import warn, write_file
 from cnnbench.words import ResultsDir, Run
 
 if TYPE_CHECKING:
-    from cnnbench import interchange
     from cnnbench.interchange import Probe
     from cnnbench.trained import TrainedNetwork
 
@@ -51,8 +50,7 @@ def export_model(
     from cnnbench.interchange import export_network, require
     from cnnbench.trained import load_seeds, load_trained
 
-    form = cast("interchange.Form", to.value)
-    require(form)
+    require(to.value)
     path, warnings = find_run(run, results_dir)
     warn(warnings)
     network = load_trained(path, seed, data_dir=data_dir)
@@ -61,7 +59,7 @@ def export_model(
         warn([f"it was trained in {network.experiment.train.precision}; ONNX computes in float32"])
         precision = ["train.precision=float32"]
         (network,) = load_seeds(path, network.seed, data_dir=data_dir, overrides=precision)
-    done = export_network(network, form, probe)
+    done = export_network(network, to.value, probe)
     file = output or Path(f"{network.record.name}-seed-{network.seed}.{to}")
     write_file("--output", file, done.content)
     for line in done.lines:

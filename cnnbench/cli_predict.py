@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,6 @@ from cnnbench.words import ResultsDir, Run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cnnbench import photographs
     from cnnbench.photographs import Photograph
     from cnnbench.prediction_report import Predictions
 
@@ -76,7 +75,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     path, warnings = find_run(run, results_dir)
     warn(warnings)
     shape = describe(read_entry(path).record.dataset.name, data_dir).shape
-    framing = Framing(cast("photographs.Invert", invert.value), trim)
+    framing = Framing(invert.value, trim)
     seen = [read_photograph(file, shape, framing) for file in images]
     found = _predictions(path, seed, data_dir, seen)
     _print(found, format)

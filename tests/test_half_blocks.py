@@ -1,6 +1,7 @@
 """Images as characters in a terminal."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ def grey(*rows: list[int]) -> Array:
     return np.array(rows, np.uint8)[..., None]
 
 
-def shown(images: list[Array], width: int = 80, **options: object) -> str:
-    console = Console(file=io.StringIO(), width=width, **options)  # type: ignore[arg-type]
+def shown(images: list[Array], **options: Any) -> str:
+    console = Console(file=io.StringIO(), width=80, **options)
     groups = [Shown([f"image {number}"], [image]) for number, image in enumerate(images)]
     console.print(gallery(groups, console))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]

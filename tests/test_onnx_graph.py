@@ -15,7 +15,7 @@ from cnnbench.layers import OPERATIONS, BatchNorm
 from cnnbench.onnx_graph import OPSET, onnx_model
 from cnnbench.peers import Weights
 from tests.oracles import Array, make_plan
-from tests.test_peers import CASES, EXPERIMENTS, Ours, case, images_for, weights_of
+from tests.test_peers import CASES, EXPERIMENTS, Layers, Ours, case, images_for, weights_of
 
 TOLERANCE = 1e-5  # of the largest output
 SCALE = 300.0
@@ -62,7 +62,7 @@ def test_onnxruntime_computes_the_same_network(name: str) -> None:
 
 
 def test_a_sample_is_its_mean() -> None:
-    layers = {
+    layers: Layers = {
         "mean": {"op": "dense", "units": 4},
         "log": {"op": "dense", "units": 4, "inputs": "input"},
         "code": {"op": "sample", "inputs": ["mean", "log"]},
@@ -99,7 +99,7 @@ def test_convolutions_of_any_geometry(
     """A convolution, and its adjoint tied to it or one of its own, by NumPy's loops."""
     like = {"kernel": list(kernel), "stride": list(stride), "padding": padding}
     back = {"tie": "a"} if tied else {"filters": 2, **like}
-    layers = {
+    layers: Layers = {
         "a": {"op": "conv", "filters": 3, **like},
         "b": {"op": "conv_transpose", "inputs": "a", **back},
         "c": {"op": "flatten"},
