@@ -283,6 +283,42 @@ class TestOutput:
         ]
 
 
+def test_what_data_ask_of_a_network() -> None:
+    assert classify_goal((8, 9, 3), 7) == Goal(
+        (8, 9, 3), (7,), "the dataset has 7 classes", "end with {op: dense, units: 7}"
+    )
+    assert reconstruct_goal((8, 9, 3)) == Goal(
+        (8, 9, 3), (8, 9, 3), "the images are 8x9x3", "end with a layer of shape [8, 9, 3]"
+    )
+
+
+class TestTie:
+    """A tie names a convolution of the network."""
+
+    def told(self, tie: str, *convs: str) -> list[str]:
+        layers: dict[str, Any] = {
+            name: {"op": "conv", "filters": 1, "kernel": 3, "inputs": "input"} for name in convs
+        }
+        layers["pool"] = {"op": "max_pool", "size": 2, "inputs": "input"}
+        layers["up"] = {"op": "conv_transpose", "tie": tie, "inputs": "input"}
+        layers["all"] = {"op": "concat", "inputs": [*convs, "pool", "up"]}
+        return texts(check(layers)[1])
+
+    def test_to_no_layer(self) -> None:
+        assert self.told("frist", "first", "second") == [
+            "model.layers.up.tie: there is no layer 'frist' (did you mean 'first'?); "
+            "name a conv: first or second"
+        ]
+
+    def test_to_no_layer_where_there_is_no_convolution(self) -> None:
+        assert self.told("frist") == ["model.layers.up.tie: there is no layer 'frist'; remove tie"]
+
+    def test_to_another_layer(self) -> None:
+        assert self.told("pool", "first") == [
+            "model.layers.up.tie: 'pool' is a max_pool, not a convolution; name a conv: first"
+        ]
+
+
 def test_shapes_of_joined_layers_are_told_by_name() -> None:
     layers = {
         "a": dense(8, "input"),

@@ -49,7 +49,7 @@ def test_many_pairs_are_a_sample_of_signs_that_is_close_to_the_normal_law() -> N
 def test_all_signs_of_twenty_pairs_are_tried_and_a_sample_of_those_of_more() -> None:
     assert EXACT == 20
     assert sign_flip_p([1.0] * 20) == smallest_p(20)
-    assert sign_flip_p([1.0] * 21) > smallest_p(20)
+    assert sign_flip_p([1.0] * 21) >= 1 / 524_289 > smallest_p(21)  # what was seen counts as one
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.1, 0.05, 0.01, 0.001])
