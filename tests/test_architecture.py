@@ -123,7 +123,8 @@ matching status_line
 progress
 terminal words keyboard watch
 cli_data
-cli_bench cli_check cli_compare cli_export cli_gradcheck cli_inspect cli_latent cli_new cli_predict cli_show
+cli_bench cli_check cli_compare cli_export cli_gradcheck cli_inspect cli_latent
+cli_new cli_predict cli_show
 cli_report cli_watch
 cli
 __main__ __init__
