@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
+from cnnbench.code_worth import CODE
 from cnnbench.compare import Comparison, CostRow, Row
 from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.phrases import (
@@ -18,10 +19,10 @@ from cnnbench.phrases import (
     count_text,
     estimate_text,
     flops_text,
+    heading,
     metric_text,
     percent_text,
     seconds_text,
-    words,
 )
 from cnnbench.results import Direction
 from cnnbench.targets import TimeToTarget, target_title
@@ -79,14 +80,13 @@ def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> 
     """
     metric, digits = comparison.metric, look.precision
     higher = comparison.direction is Direction.HIGHER
-    title = words(metric)
     times = [row.train_s.mean for row in comparison.rows]
     columns: list[Column[Row]] = [
         Column("type", "Type", lambda row: clean(row.label), lambda row: row.label, always=True),
         Column("epoch", "Epoch", lambda row: str(row.epoch), lambda row: row.epoch, always=True),
         Column(
-            title.replace(" ", "_"),
-            title.capitalize(),
+            metric,
+            heading(metric),
             lambda row: row.lost or estimate_text(metric, row.value, digits),
             lambda row: row.value.mean,
             falling=higher,
@@ -105,6 +105,16 @@ def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> 
                 "Seeds",
                 lambda row: str(len(row.run.seeds)),
                 lambda row: len(row.run.seeds),
+                falling=True,
+            )
+        )
+    if any(row.code for row in comparison.rows):
+        columns.append(
+            Column(
+                "code",
+                "Code",
+                lambda row: estimate_text(CODE, row.code, digits) if row.code else "",
+                lambda row: row.code.mean if row.code else None,
                 falling=True,
             )
         )

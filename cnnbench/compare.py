@@ -8,10 +8,11 @@ from functools import partial
 from itertools import combinations
 
 from cnnbench import stability
+from cnnbench.code_worth import code_estimate, code_verdicts
 from cnnbench.comparable import Finished, difference, finished_runs, recipes, run_path
 from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
-from cnnbench.phrases import lost_text
+from cnnbench.phrases import lost_text, numbered
 from cnnbench.results import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.stability import Timed
 from cnnbench.stats import Estimate, estimate
@@ -35,6 +36,7 @@ class Row:
       num_params: number of trainable parameters.
       images_per_s: training images per second, median over all epochs and seeds.
       test: the headline metric on the test images, over seeds; None but in the last epoch.
+      code: accuracy of a linear classifier on the code, over seeds, where there is one; likewise.
     """
 
     run: RunRecord
@@ -45,6 +47,7 @@ class Row:
     num_params: int
     images_per_s: float
     test: Estimate | None
+    code: Estimate | None = None
 
     @property
     def lost(self) -> str:
@@ -90,6 +93,7 @@ class Comparison:
       devices: model names of the devices, each once.
       rows: the first and the last epoch of each run, in the order of the runs.
       verdicts: on every run but the baseline.
+      code_verdicts: likewise, by `Row.code`; empty where one has none.
       costs: what each run costs, in their order.
       warnings: what makes the times doubtful, and what to do.
       remarks: what else to know about the runs.
@@ -103,6 +107,7 @@ class Comparison:
     devices: tuple[str, ...]
     rows: tuple[Row, ...]
     verdicts: tuple[Verdict, ...] = ()
+    code_verdicts: tuple[Verdict, ...] = ()
     costs: tuple[CostRow, ...] = ()
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -169,6 +174,7 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
         devices=tuple(devices),
         rows=tuple(row for label, run in named for row in _rows(run, label)),
         verdicts=judge(samples, metric, rules, higher=direction is Direction.HIGHER),
+        code_verdicts=code_verdicts(runs, samples, rules),
         costs=costs,
         warnings=stability.warnings(list(map(_timed, runs, costs))),
         remarks=(*_diverged(named), *_recipes(named), *_same(named)),
@@ -217,7 +223,7 @@ def _twins(one: RunRecord, other: RunRecord) -> bool:
 
 def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:
     """What runs that stand side by side are judged by, in their order."""
-    labels = _labels([run.record.title for run in runs])
+    labels = numbered([run.record.title for run in runs])
     return tuple(_sample(run, label) for run, label in zip(runs, labels, strict=True))
 
 
@@ -265,18 +271,6 @@ def _times(epochs: Sequence[EpochRecord]) -> list[float]:
     return [value for value in alone if math.isfinite(value)] or [math.nan]
 
 
-def _labels(titles: Sequence[str]) -> list[str]:
-    """The titles, numbered where the same one comes again.
-
-    >>> _labels(["A", "B", "A"])
-    ['A #1', 'B', 'A #2']
-    """
-    return [
-        f"{title} #{titles[: i + 1].count(title)}" if titles.count(title) > 1 else title
-        for i, title in enumerate(titles)
-    ]
-
-
 def _rows(run: Finished, label: str) -> Iterator[Row]:
     last = run.record.epochs
     records = with_missing(run.epochs, last)
@@ -295,4 +289,5 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
             num_params=run.summary.num_params,
             images_per_s=_images_per_s(run),
             test=estimate(tests[s] for s in run.record.seeds) if number == last else None,
+            code=code_estimate(run) if number == last else None,
         )

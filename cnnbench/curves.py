@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnbench.compare import Comparison, Row
-from cnnbench.phrases import clean, epochs_text, lost_text, metric_text, seconds_text, words
+from cnnbench.phrases import (
+    clean,
+    epochs_text,
+    heading,
+    lost_text,
+    metric_text,
+    seconds_text,
+)
 from cnnbench.results import RunResult
 from cnnbench.stats import Estimate, estimate, mean
 from cnnbench.summary import lost_seeds, with_missing
@@ -107,7 +114,7 @@ def value_text(metric: str, value: Estimate) -> str:
 def curves_text(shown: Sequence[Curve], metric: str, *, by_time: bool) -> str:
     """What a picture of the curves shows, for those who do not see it."""
     against = "seconds of training" if by_time else "epoch"
-    told = [f"{words(metric).capitalize()} on the validation images against {against}."]
+    told = [f"{heading(metric)} on the validation images against {against}."]
     for curve in shown:
         first, last = curve.values[0], curve.values[-1]
         end = f"{value_text(metric, last)} after {epochs_text(len(curve.values))}"
@@ -122,7 +129,7 @@ def curves_text(shown: Sequence[Curve], metric: str, *, by_time: bool) -> str:
 def costs_text(rows: Sequence[Row], metric: str, *, by_time: bool) -> str:
     """What a picture of value against cost shows, for those who do not see it."""
     against = "seconds of an epoch" if by_time else "number of parameters"
-    told = [f"{words(metric).capitalize()} on the validation images against {against}."]
+    told = [f"{heading(metric)} on the validation images against {against}."]
     for row in rows:
         cost = seconds_text(row.train_s.mean) if by_time else f"{row.num_params:,} parameters"
         told.append(f"{clean(row.label)}: {value_text(metric, row.value)} at {cost}.")

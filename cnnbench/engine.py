@@ -16,7 +16,14 @@ import numpy as np
 
 from cnnbench.compilation import lookups
 from cnnbench.devices import peak_memory
-from cnnbench.evaluation import Ready, evaluate, metric_directions, samples
+from cnnbench.evaluation import (
+    Ready,
+    code_accuracies,
+    coder,
+    evaluate,
+    metric_directions,
+    samples,
+)
 from cnnbench.events import (
     Checkpoint,
     Compiled,
@@ -80,8 +87,8 @@ def run_job(job: Job) -> Iterator[Event]:
         with jax.default_device(job.devices[0]):
             try:
                 event = next(events, None)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
                     raise
                 raise ran_out(job.plan, job.batch_size) from None
         if event is None:
@@ -147,7 +154,7 @@ def _compile(setup: Setup, seeds: Sequence[int]) -> tuple[Ready, TrainState]:
         if setup.job.plan is None:
             check_output(setup, networks[0])
         state = setup.state(*networks)
-        return Ready(setup, compile_all(setup, networks[0], state)), state
+        return Ready(setup, compile_all(setup, networks[0], state), coder(setup)), state
 
 
 def _epoch_s(job: Job) -> float:
@@ -205,6 +212,7 @@ def _run_seeds(
             for seed, one in zip(seeds, unstack(state, len(seeds)), strict=True):
                 yield Checkpoint(seed, epoch, values_of(one))
     tests = evaluate(ready, state, test)
+    worths = code_accuracies(ready, state)
     inputs, outputs = samples(ready, state, test.start)
     for number, (seed, weights) in enumerate(_weights(job, state, seeds)):
         summary = summarize_seed(
@@ -212,6 +220,7 @@ def _run_seeds(
             metrics=metric_directions(job.experiment),
             test=tests[number],
             compile_s=0.0 if number else compile_s,
+            code_accuracy=worths[number],
         )
         own = None if outputs is None else outputs[number]
         yield SeedDone(summary, inputs, own, weights)

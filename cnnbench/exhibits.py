@@ -35,6 +35,7 @@ class Exhibit:
       confusion: counts by class (lines) and answer (columns), over the test images.
       mistakes: the test images with the largest loss.
       reconstructions: a PNG file.
+      latent: a PNG file of what its code can do.
       remarks: what could not be had, a sentence each.
     """
 
@@ -47,6 +48,7 @@ class Exhibit:
     confusion: "NDArray[Any] | None" = None
     mistakes: "tuple[Mistake, ...]" = ()
     reconstructions: bytes | None = None
+    latent: bytes | None = None
     remarks: list[str] = field(default_factory=list)
 
 
@@ -99,6 +101,9 @@ def _inspect(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
     if shown.run.record.task == "classify":
         missing = "Confusion matrix and mistakes are not shown"
         _try(shown, missing, lambda: _find_mistakes(shown, network, data_dir))
+    elif network.plan is not None:
+        missing = "What its code can do is not shown"
+        _try(shown, missing, lambda: _draw_latent(shown, network, data_dir))
 
 
 def _find_mistakes(shown: Exhibit, network: "TrainedNetwork", data_dir: Path | None) -> None:
@@ -110,3 +115,13 @@ def _find_mistakes(shown: Exhibit, network: "TrainedNetwork", data_dir: Path | N
         raise DataError("the network's outputs are not finite; it diverged")
     shown.confusion = confusion(test.labels, logits)
     shown.mistakes = hardest(test.images, test.labels, logits, MOST_MISTAKES)
+
+
+def _draw_latent(shown: Exhibit, network: "TrainedNetwork", data_dir: Path | None) -> None:
+    from cnnbench.inspection_plots import page
+    from cnnbench.latent_plots import latent_panels
+
+    test = network.dataset(data_dir, lambda _: None).test
+    _, *panels = latent_panels(network, test, (0, 1))
+    if panels:
+        shown.latent = page(panels, "", "png")

@@ -10,7 +10,7 @@ from cnnbench.compare import Comparison, CostRow, Row
 from cnnbench.stats import Estimate, mean_interval
 from cnnbench.verdict_report import fields
 
-_ESTIMATES = ("value", "train_s", "test")
+_ESTIMATES = ("value", "train_s", "test", "code")
 
 
 def csv_text(comparisons: Sequence[Comparison]) -> str:
@@ -48,6 +48,7 @@ def _row_fields(row: Row) -> dict[str, Any]:
         "num_params": row.num_params,
         "images_per_s": row.images_per_s,
         "test": row.test,
+        "code": row.code,
     }
 
 
@@ -94,6 +95,7 @@ def _json(comparison: Comparison) -> dict[str, object]:
         "devices": comparison.devices,
         "rows": tuple(_json_row(row) for row in comparison.rows),
         "verdicts": tuple(fields(verdict) for verdict in comparison.verdicts),
+        "code_verdicts": tuple(fields(verdict) for verdict in comparison.code_verdicts),
         "costs": tuple(map(_json_cost, comparison.costs)),
         "warnings": comparison.warnings,
         "remarks": comparison.remarks,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from cnnbench.errors import Flaw, did_you_mean, listing, shown
-from cnnbench.layers import INPUT, Conv, Dense, LayerOp
+from cnnbench.layers import INPUT, Conv, Dense, LayerOp, Sample
 from cnnbench.shapes import Layout, Shape, ShapeError, TiedConv, layout, shape_text
 from cnnbench.wiring import Wiring, file_order, name_one, resolve_inputs, tie_of, with_ties
 
@@ -64,6 +64,16 @@ class Plan:
     def output_shape(self) -> Shape:
         """Shape of the result, without the batch."""
         return self.by_name[self.output].layout.shape
+
+    @property
+    def samples(self) -> tuple[Node, ...]:
+        """The nodes whose divergence is part of the loss."""
+        return tuple(node for node in self.nodes if isinstance(node.op, Sample))
+
+    @property
+    def ends(self) -> frozenset[str]:
+        """The layers whose values the loss is made of."""
+        return frozenset({self.output, *(n for node in self.samples for n in node.inputs)})
 
     @property
     def num_params(self) -> int:
@@ -127,12 +137,12 @@ def build_plan(
     wiring, unknown = resolve_inputs(layers, known)
     order, cycles = file_order(with_ties(wiring, layers))
     nodes, misfits = _infer_shapes(layers, wiring, order, goal.input_shape)
-    # With a wrong input or output nobody can say which layers lead nowhere.
-    sure = not (flaws or unknown or cycles)
-    found, ends = _output_flaws(wiring, nodes, goal, output) if sure else ("", [])
-    flaws += [*unknown, *cycles, *misfits, *ends]
-    if flaws or len(nodes) < len(layers):
-        return None, flaws
+    flaws += [*unknown, *cycles]
+    if flaws:  # nobody can say which layers lead nowhere
+        return None, [*flaws, *misfits]
+    found, ends = _output_flaws(wiring, nodes, goal, output)
+    if misfits or ends or len(nodes) < len(layers):
+        return None, [*misfits, *ends]
     return Plan(goal.input_shape, tuple(nodes[name] for name in order), found), []
 
 
@@ -164,7 +174,7 @@ def _shape_flaw(
     name: str, sources: tuple[str, ...], in_shapes: tuple[Shape, ...], error: ShapeError
 ) -> Flaw:
     message = error.message
-    if len(in_shapes) > 1 and len(set(in_shapes)) > 1:
+    if len(set(in_shapes)) > 1:
         pairs = dict(zip(sources, in_shapes, strict=True)).items()
         message += f" ({', '.join(f'{source} is {shape_text(s)}' for source, s in pairs)})"
     at = ("model", "layers", name, *((error.key,) if error.key else ()))

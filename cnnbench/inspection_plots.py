@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.inspection import Responses
+from cnnbench.phrases import clean
 from cnnbench.pixels import mosaic
 from cnnbench.plots import rendered
 from cnnbench.receptive_fields import receptive_field
@@ -29,7 +30,7 @@ class Panel:
       tiles: (n, h, w), or (n, h, w, 3) for colour; NaN where there is nothing.
       columns: of them in a row.
       kind: ``pixels`` from 0 to 255; ``signed`` values around zero; ``values`` from the
-        smallest to the largest.
+        smallest to the largest; ``picture`` for one in colour that fills the page.
       rows: a label for each row of tiles; none of them where there is nothing to say.
     """
 
@@ -55,7 +56,7 @@ def activation_panels(
     activations = network.activations(images, None if layer is None else [layer])
     panels = []
     for at, number in enumerate(numbers):
-        panels.append(_pixels(f"image {number}", images[at : at + 1]))
+        panels.append(pixel_panel(f"image {number}", images[at : at + 1]))
         panels += [_activation(name, values[at]) for name, values in activations.items()]
     return panels
 
@@ -102,10 +103,11 @@ def _filters(layer: str, kernel: Array | None, most: int) -> list[Panel]:
     return [Panel(title, tiles, shown.shape[1], "signed")]
 
 
-def _pixels(title: str, images: Array) -> Panel:
+def pixel_panel(title: str, images: Array) -> Panel:
+    """Images side by side, (n, h, w, c) from 0 to 255."""
     grey = images.shape[-1] == 1
     tiles = images[..., 0] if grey else images
-    return Panel(title, tiles.astype(float), 1, "pixels")
+    return Panel(title, tiles.astype(float), len(tiles), "pixels")
 
 
 def _activation(name: str, values: Array) -> Panel:
@@ -165,6 +167,7 @@ def page(panels: Sequence[Panel], title: str, form: str) -> bytes:
     sizes = [_inches(*pair) for pair in zip(panels, pictures, strict=True)]
     height = sum(size[1] + HEAD for size in sizes) + 0.6
     figure = Figure(figsize=(WIDTH, height), dpi=110)
+    title = clean(title)
     figure.text(LEFT / WIDTH, 1 - 0.3 / height, title, fontsize=12, weight="bold", parse_math=False)
     top = height - 0.45
     for panel, picture, (wide, tall) in zip(panels, pictures, sizes, strict=True):
@@ -183,14 +186,19 @@ def page(panels: Sequence[Panel], title: str, form: str) -> bytes:
 def _drawn(panel: Panel) -> Array:
     picture = mosaic(panel.tiles, panel.columns)
     # Colours are shares of one to matplotlib, and have no colour for a gap of their own.
-    return picture if picture.ndim == 2 else np.where(np.isnan(picture), GAP, picture / 255)
+    if picture.ndim == 2:
+        return picture
+    return np.where(np.isnan(picture), GAP, np.clip(picture / 255, 0, 1))
 
 
 def _inches(panel: Panel, picture: Array) -> tuple[float, float]:
     """Width and height of a panel: as large as fits, but no pixel larger than needed."""
     height, width = picture.shape[:2]
     rows = -(-len(panel.tiles) // panel.columns)
-    tallest = SMALL if len(panel.tiles) == 1 else TALLEST * max(1, rows / ROWS)
+    small = len(panel.tiles) == 1 or (panel.kind == "pixels" and rows == 1)
+    tallest = SMALL if small else TALLEST * max(1, rows / ROWS)
+    if panel.kind == "picture":
+        tallest = TALLEST
     scale = min((WIDTH - 1.5 * LEFT) / width, tallest / height, 0.12)
     return width * scale, height * scale
 
@@ -203,6 +211,8 @@ def _colours(kind: str, tiles: Array) -> dict[str, Any]:
         return {"cmap": grey, "vmin": 0, "vmax": 255}
     finite = tiles[np.isfinite(tiles)]
     least, most = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if kind == "picture":
+        return {}
     if kind == "signed":
         largest = max(-least, most) or 1.0
         return {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}

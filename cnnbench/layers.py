@@ -8,7 +8,18 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from cnnbench.fields import Count, Fraction, Inputs, Model, Padding, Positive, Shape, Size, members
+from cnnbench.fields import (
+    Count,
+    Fraction,
+    Inputs,
+    Model,
+    NonNegative,
+    Padding,
+    Positive,
+    Shape,
+    Size,
+    members,
+)
 
 INPUT = "input"  # the name of the image in a graph of layers
 
@@ -102,6 +113,41 @@ class Dropout(Layer):
     rate: Fraction = Field(description="the share of values that are zeroed")
 
 
+class GaussianNoise(Layer):
+    """Adds normal noise in training."""
+
+    op: Literal["gaussian_noise"]
+    stddev: Positive = Field(description="standard deviation, where 1 is the brightest pixel")
+
+
+class MaskingNoise(Layer):
+    """Zeroes values at random in training and keeps the others (Vincent et al. 2010)."""
+
+    op: Literal["masking_noise"]
+    rate: Fraction = Field(description="the share of values that are zeroed")
+
+
+class Sample(Layer):
+    """A normal sample where the loss is computed, else the mean (Kingma & Welling 2014).
+
+    It reads two layers of one shape: the mean and the logarithm of the variance. Its
+    divergence from the standard normal distribution is part of the loss.
+    """
+
+    op: Literal["sample"]
+    kl_weight: NonNegative = Field(
+        1.0, description="weight of the divergence in the loss; 1 for the evidence lower bound"
+    )
+
+
+class Slice(Layer):
+    """Some neighbouring channels of an image, or entries of a vector."""
+
+    op: Literal["slice"]
+    start: Annotated[int, Field(ge=0)] = Field(0, description="the first one, from 0")
+    size: Count = Field(description="how many")
+
+
 class Flatten(Layer):
     """An image as a vector, in the order height, width, channel."""
 
@@ -158,6 +204,10 @@ LayerOp = Annotated[
     | Upscale
     | Dense
     | Dropout
+    | GaussianNoise
+    | MaskingNoise
+    | Sample
+    | Slice
     | Flatten
     | Reshape
     | Concat

@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from cnnbench import ops, plain, pooling
+from cnnbench.conv_arithmetic import Pads, conv_pads
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import AvgPool, Conv, ConvTranspose, MaxPool, Upscale
 from cnnbench.patches import rotated
-from cnnbench.shapes import Pads, Shape, conv_pads
+from cnnbench.shapes import Shape
 
 MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
 ONE = (1, 1)
@@ -219,7 +220,9 @@ class Fused:
         low = pads[0][0], pads[1][0]
         shape = plan.by_name[kernel_owner(node)].layout.params["kernel"]
         above = plan.by_name.get(node.inputs[0])
-        box = above.op.size if above and above.name in self.absorbed else ONE  # type: ignore[union-attr]
+        box: Pair = ONE
+        if above and isinstance(above.op, Upscale) and above.name in self.absorbed:
+            box = above.op.size
         source = node.in_shapes[0][:2]
         small = (source[0] // box[0], source[1] // box[1])
         boxed = (shape[0] + box[0] - 1, shape[1] + box[1] - 1)

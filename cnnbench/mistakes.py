@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.graph import Plan
-from cnnbench.layers import INPUT, Conv, Dense, Dropout, Flatten
+from cnnbench.layers import INPUT, Conv, Dense, Dropout, Flatten, GaussianNoise, MaskingNoise
 
 
 class Mistake(NamedTuple):
@@ -97,7 +97,7 @@ def first_kernels(
 ) -> Iterator[Kernels]:
     """The kernels of every layer that reads the image, as images.
 
-    A dense layer's kernel is one weight for each pixel. Dropout and flattening do not
+    A dense layer's kernel is one weight for each pixel. Noise and flattening do not
     change what is read.
 
     Args:
@@ -110,7 +110,7 @@ def first_kernels(
         if not reads_image.issuperset(node.inputs):
             continue
         match node.op:
-            case Dropout() | Flatten():
+            case Dropout() | GaussianNoise() | MaskingNoise() | Flatten():
                 reads_image.add(node.name)
             case Conv() | Dense():
                 kernel = np.moveaxis(parameters[node.name]["kernel"], -1, 0)

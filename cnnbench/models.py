@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from cnnbench import dense, lanes, ops
+from cnnbench.bottleneck import decoder
 from cnnbench.graph import Node, Plan
 from cnnbench.initializers import draw
 from cnnbench.layers import (
@@ -23,12 +24,18 @@ from cnnbench.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     GlobalAvgPool,
+    MaskingNoise,
     MaxPool,
     Reshape,
+    Sample,
+    Slice,
     Upscale,
 )
+from cnnbench.losses import Result
 from cnnbench.lowering import kernel_owner, lower
+from cnnbench.noise import RandomLayer, divergence
 from cnnbench.rowwise import Cut, Head, Weights, sum_in_rows
 from cnnbench.shapes import Shape
 
@@ -58,7 +65,7 @@ class GraphNet(nnx.Module):
     Attributes:
       weights: kernel and bias by layer; a tied layer has only its bias, and
         reads its owner's kernel, so that no parameter stands in two places.
-      parts: Flax's own modules, by layer, for what is different in training.
+      parts: modules, by layer, for what is different in training.
     """
 
     def __init__(
@@ -99,6 +106,24 @@ class GraphNet(nnx.Module):
         weights = self.prepare() if prepared is None else prepared
         return self.leave(self._values(x, weights)[self.plan.output])
 
+    def result(self, x: jax.Array, prepared: Weights | None = None) -> Result:
+        """As a call, with what else the loss is made of."""
+        return self.result_of(self._values(x, self.prepare() if prepared is None else prepared))
+
+    def result_of(self, values: Mapping[str, jax.Array]) -> Result:
+        """What the loss is made of, from the values of `Plan.ends`."""
+        return Result(
+            self.leave(values[self.plan.output]),
+            {
+                node.name: self._divergence(*[values[name] for name in node.inputs])
+                for node in self.plan.samples
+            },
+        )
+
+    def _divergence(self, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+        axes = (*self.lowering.axes, -1) if mean.ndim == 4 else (-1,)
+        return divergence(mean, log_variance, axes)
+
     def activations(self, x: jax.Array) -> dict[str, jax.Array]:
         """What each layer gives, (n, *its shape), by name; of the form `plain` only.
 
@@ -107,15 +132,29 @@ class GraphNet(nnx.Module):
         values = self._values(x, self.prepare())
         return {node.name: values[node.name] for node in self.plan.nodes}
 
+    def output_from(self, layer: str, values: jax.Array) -> jax.Array:
+        """The result from a layer's values, (n, *its shape), which are all that it needs."""
+        nodes = decoder(self.plan, layer)
+        assert nodes is not None
+        start = self.enter(values) if values.ndim == 4 else values
+        return self.leave(self._run(nodes, {layer: start}, self.prepare())[self.plan.output])
+
     def _values(self, x: jax.Array, weights: Weights) -> dict[str, jax.Array]:
         """Every layer's result by name, in the layout of the operations."""
-        values = {INPUT: self.enter(x)}
-        for node in self.plan.nodes:
+        return self._run(self.plan.nodes, {INPUT: self.enter(x)}, weights)
+
+    def _run(
+        self, nodes: Sequence[Node], values: dict[str, jax.Array], weights: Weights
+    ) -> dict[str, jax.Array]:
+        """Values with those of some layers."""
+        for node in nodes:
             inputs = [values[name] for name in node.inputs]
             part = self.parts.get(node.name)
             if part:
                 # Running statistics stay in float32, and must not make a bfloat16 network one.
-                values[node.name] = part(inputs[0]).astype(inputs[0].dtype)
+                y = part(*inputs).astype(inputs[0].dtype)
+                drawn = isinstance(part, RandomLayer) and y.ndim == 4
+                values[node.name] = self.lowering.settle(y) if drawn else y
             else:
                 values[node.name] = self.apply(node, inputs, weights)
         return values
@@ -128,12 +167,12 @@ class GraphNet(nnx.Module):
         Args:
           x: images, (n, height, width, channels).
           prepared: what `prepare` gave.
-          head: a number from the results for some images, and from `others` for them.
+          head: a number from the `Result` for some images, and from `others` for them.
           others: what else it needs, such as targets, (n, ...) each.
         """
         if self.cut:
             return sum_in_rows(self, x, prepared, self.cut, head, others)
-        return head(self(x, prepared), *others)
+        return head(self.result(x, prepared), *others)
 
     def enter(self, x: jax.Array) -> jax.Array:
         """Images in the layout of the operations."""
@@ -173,7 +212,9 @@ class GraphNet(nnx.Module):
                 return lowering.settle(y) if op.activation in COSTLY and y.ndim == 4 else y
             case GlobalAvgPool():
                 return x.mean(axis=lowering.axes)
-            case Dropout() | BatchNorm():
+            case Slice():
+                return x[..., op.start : op.start + op.size]
+            case Dropout() | GaussianNoise() | MaskingNoise() | Sample() | BatchNorm():
                 raise AssertionError(f"{op.op} is one of the parts")
             case _:
                 assert_never(op)
@@ -226,10 +267,10 @@ def _initial(name: str, node: Node, shape: Shape, key: jax.Array) -> jax.Array:
 
 
 def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
-    """Flax's own module for the layers that behave differently in training."""
+    """A module for the layers that behave differently in training."""
     match node.op:
-        case Dropout(rate=rate):
-            return nnx.Dropout(rate, rngs=rngs)
+        case Dropout() | GaussianNoise() | MaskingNoise() | Sample():
+            return RandomLayer(node.op, rngs)
         case BatchNorm(momentum=momentum, epsilon=epsilon):
             channels = node.layout.shape[-1]
             return nnx.BatchNorm(channels, momentum=momentum, epsilon=epsilon, rngs=rngs)

@@ -12,8 +12,8 @@ from cnnbench.exhibits import Exhibit
 from cnnbench.inline_svg import inline_svg
 from cnnbench.page_parts import Drawing, Grid, Matrix, Plate
 from cnnbench.panels import Chart, Shown
-from cnnbench.phrases import clean, enumeration, epochs_text, metric_text, words
-from cnnbench.report import cost_grid, grid, notes, warning_lines
+from cnnbench.phrases import clean, enumeration, epochs_text, heading, metric_text, words
+from cnnbench.report import cost_grid, every_verdict, grid, notes, warning_lines
 from cnnbench.results import RunResult
 from cnnbench.verdict import Verdict
 from cnnbench.verdict_report import sentence, size
@@ -28,6 +28,7 @@ class Part(NamedTuple):
     matrix: Matrix | None
     mistakes: Sequence[Plate]
     reconstructions: Plate | None
+    latent: Plate | None
     source: str
     seed: int | None
     remarks: Sequence[str]
@@ -120,7 +121,7 @@ def _section(comparison: Comparison, number: int) -> Section:
     expenses = (found[0], found[1:]) if (found := cost_grid(comparison)) else None
     labels = [clean(row.label) for row in last_rows(comparison)]
     some = f"{len(labels)} networks" if len(labels) > 3 else enumeration(labels)
-    metric = words(comparison.metric).capitalize()
+    metric = heading(comparison.metric)
     return Section(
         anchor=f"c{number + 1}",
         heading=f"{some} on {comparison.dataset.name}",
@@ -134,8 +135,8 @@ def _section(comparison: Comparison, number: int) -> Section:
 
 def _verdicts(comparison: Comparison) -> list[tuple[str, str]]:
     """What was found, in a word or two, and its sentence."""
-    if comparison.verdicts:
-        return [(verdict.finding.value, sentence(verdict)) for verdict in comparison.verdicts]
+    if judged := every_verdict(comparison):
+        return [(verdict.finding.value, sentence(verdict)) for verdict in judged]
     row = last_rows(comparison)[0]
     value = metric_text(comparison.metric, row.value.mean)
     reached = f"{clean(row.label)} reaches {words(comparison.metric)} {value}"
@@ -208,6 +209,7 @@ def _part(shown: Exhibit, name: str) -> Part:
         matrix=page_parts.matrix(shown),
         mistakes=[page_parts.mistake_plate(mistake) for mistake in shown.mistakes],
         reconstructions=page_parts.reconstructions_plate(shown, picture) if picture else None,
+        latent=page_parts.latent_plate(shown, shown.latent) if shown.latent else None,
         source=shown.source,
         seed=shown.seed,
         remarks=shown.remarks,

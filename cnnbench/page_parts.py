@@ -8,7 +8,7 @@ from cnnbench.diagram import diagram
 from cnnbench.exhibits import Exhibit
 from cnnbench.inline_svg import inline_svg
 from cnnbench.layer_table import layer_cells
-from cnnbench.phrases import clean, count_text, metric_text, seconds_text, words
+from cnnbench.phrases import clean, count_text, heading, metric_text, seconds_text, words
 from cnnbench.pixels import kernel_sheet, photograph, read_png
 from cnnbench.plots import diagram_picture
 from cnnbench.results import RunResult
@@ -64,7 +64,7 @@ def curves_grid(curves: Sequence[Curve], metric: str) -> Grid:
             numbers = (metric_text(metric, v) for v in (value.mean, *ends(value)))
             rows.append((curve.label, str(number + 1), *numbers, spent))
     headers = ("Type", "Epoch", "Mean", "Lowest seed", "Highest seed", "Training so far")
-    return Grid(f"{words(metric).capitalize()} on the validation images", headers, rows)
+    return Grid(f"{heading(metric)} on the validation images", headers, rows)
 
 
 def costs_grid(comparison: "Comparison") -> Grid:
@@ -88,7 +88,7 @@ def costs_grid(comparison: "Comparison") -> Grid:
         "Time of the last epoch",
         "Parameters",
     )
-    caption = f"{words(comparison.metric).capitalize()} after the last epoch, and what it costs"
+    caption = f"{heading(comparison.metric)} after the last epoch, and what it costs"
     return Grid(caption, headers, rows)
 
 
@@ -119,7 +119,7 @@ def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> Grid:
         for label, seed in ended
     ]
     headers = ("Type", "Seed", "Last epoch", "Best (epoch)", "Test", "Training, all epochs")
-    return Grid(f"{words(metric).capitalize()} of every seed", headers, rows)
+    return Grid(f"{heading(metric)} of every seed", headers, rows)
 
 
 def architecture(shown: Exhibit, plan: "Plan", name: str) -> Drawing:
@@ -166,6 +166,14 @@ def reconstructions_plate(shown: Exhibit, content: bytes) -> Plate:
     caption = f"{clean(shown.label)}: test images above, what the network makes of them below."
     alt = f"Two lines of images. {caption}{loss}"
     return Plate(picture.uri, picture.width, picture.height, alt, caption + loss)
+
+
+def latent_plate(shown: Exhibit, content: bytes) -> Plate:
+    """What the code can do, as `latent_plots` draws it."""
+    picture = read_png(content)
+    caption = f"{clean(shown.label)}, seed {shown.seed}: what its code can do."
+    alt = f"Lines of images, each with its title. {caption}"
+    return Plate(picture.uri, picture.width, picture.height, alt, caption)
 
 
 def matrix(shown: Exhibit) -> Matrix | None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnbench.shapes import Pads
+from cnnbench.conv_arithmetic import Pads
 
 Pair = tuple[int, int]
 

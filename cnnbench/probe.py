@@ -18,9 +18,10 @@ import numpy as np
 
 from cnnbench.benchmark import training_flops
 from cnnbench.cost import Cost
+from cnnbench.inference import outputs_of
 from cnnbench.products import SIZE, multiplier, product_flops
 from cnnbench.programs import Programs, Setup
-from cnnbench.steps import gradients, outputs_of
+from cnnbench.steps import gradients
 from cnnbench.strategy import Strategy
 from cnnbench.train import Arrays, Network, TrainState
 

@@ -17,13 +17,14 @@ from cnnbench.data import Dataset
 from cnnbench.devices import make_mesh
 from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
+from cnnbench.inference import outputs_of
 from cnnbench.models import GraphNet
 from cnnbench.python_models import import_class, make_module
 from cnnbench.resume import Resume
 from cnnbench.rowwise import Cut
 from cnnbench.shapes import shape_text
 from cnnbench.spec import Experiment, Task
-from cnnbench.steps import Rules, eval_step, make_rules, outputs_of, train_step
+from cnnbench.steps import Rules, eval_step, make_rules, train_step
 from cnnbench.strategy import Strategy, has_batch_statistics
 from cnnbench.timing import Stopwatch
 from cnnbench.train import (
@@ -206,7 +207,7 @@ def compile_train(setup: Setup, network: Network, state: TrainState) -> Callable
 def compile_all(setup: Setup, network: Network, state: TrainState) -> Programs:
     """All programs."""
     job, rules = setup.job, setup.rules(training=False)
-    evaluate = partial(eval_step, graphdef=network.evaluation, rules=rules)
+    evaluate = partial(eval_step, graphdef=network.scoring, rules=rules)
     evaluate = setup.each_seed(evaluate, (0, 0, None, None, None))
     # A few images: as XLA computes them, which takes a third of the time to compile.
     plain = replace(setup, strategy=replace(setup.strategy, form="plain", row=None))

@@ -16,9 +16,13 @@ from cnnbench.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     GlobalAvgPool,
+    MaskingNoise,
     MaxPool,
     Reshape,
+    Sample,
+    Slice,
     Upscale,
 )
 from cnnbench.lowering import geometry
@@ -87,7 +91,9 @@ def _read(plan: Plan, node: Node, size: Shape, box: Box) -> Box:
             return tuple(_window(box[i], op.size[i], stride[i], 0) for i in (0, 1))  # type: ignore[return-value]
         case Upscale():
             return tuple((box[i][0] // op.size[i], box[i][1] // op.size[i]) for i in (0, 1))  # type: ignore[return-value]
-        case Activate() | Add() | BatchNorm() | Concat() | Dropout():
+        case Activate() | Add() | BatchNorm() | Concat() | Slice():
+            return box
+        case Dropout() | GaussianNoise() | MaskingNoise() | Sample():
             return box
         case Dense() | Flatten() | GlobalAvgPool() | Reshape():
             return _whole(size)

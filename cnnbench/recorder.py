@@ -20,6 +20,7 @@ from cnnbench.events import (
     Trained,
     Tuning,
 )
+from cnnbench.linear_probe import code_layer
 from cnnbench.results import (
     DatasetRecord,
     Engine,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 def first_record(job: "Job", run_id: str, ran_on: Environment, source: bytes) -> RunRecord:
     """The record of a run that begins now."""
-    from cnnbench.losses import loss_name
+    from cnnbench.losses import objective_name
 
     experiment, dataset = job.experiment, job.dataset
     return RunRecord(
@@ -47,7 +48,7 @@ def first_record(job: "Job", run_id: str, ran_on: Environment, source: bytes) ->
         name=experiment.name,
         title=experiment.type_title,
         task=experiment.task.value,
-        loss=loss_name(experiment),
+        loss=objective_name(experiment),
         status=Status.RUNNING,
         started_at=datetime.now(UTC),
         finished_at=None,
@@ -118,11 +119,15 @@ def summary(job: "Job", collected: Collected) -> Summary:
 
     metrics = metric_directions(job.experiment)
     first = next(iter(metrics))
+    reconstructs = job.experiment.task is Task.RECONSTRUCT
+    wanted = job.experiment.model.code_layer
+    code = code_layer(job.plan, wanted) if job.plan and reconstructs else None
     return Summary(
         num_params=collected.num_params,
         compile_s=collected.compile_s,
-        headline=first if job.experiment.task is Task.CLASSIFY else "loss",
+        headline="loss" if reconstructs else first,
         metrics=metrics,
         seeds=collected.seeds,
         cost=collected.cost,
+        code=code,
     )

@@ -5,19 +5,19 @@ values. A run's own table has the four columns of the post that this tool
 implements; a `wide` table adds what else tells architectures apart.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cnnbench.columns import PLAIN, Column, Look, R, cost_columns, epoch_columns
 from cnnbench.compare import Comparison, CostRow, Row
-from cnnbench.phrases import clean, estimate_text, lost_text, metric_text, words
+from cnnbench.phrases import clean, escaped, estimate_text, heading, lost_text, metric_text, words
 from cnnbench.sparkline import sparkline
 from cnnbench.stats import mean
 from cnnbench.store import RunEntry
 from cnnbench.tables import Folded
 from cnnbench.targets import target_title
+from cnnbench.verdict import Verdict
 from cnnbench.verdict_report import how_lines, sentence, verdict_lines
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def terminal_table(comparisons: Sequence[Comparison], *, wide: bool, look: Look 
     parts: list[Folded | Text] = []
     for comparison in comparisons:
         text = Text("\n".join(["", *notes(comparison, wide=wide, look=look), ""]), style="dim")
-        said = [*verdict_lines(comparison.verdicts), *map(clean, comparison.remarks)]
+        said = [*verdict_lines(every_verdict(comparison)), *map(clean, comparison.remarks)]
         columns = epoch_columns(comparison, wide=wide, look=look)
         parts.append(_rich_table(columns, comparison.rows, wide=wide, first=2))
         if costs := _cost_columns(comparison, wide=wide, look=look):
@@ -104,11 +104,11 @@ def _grid(columns: Sequence[Column[R]], rows: Sequence[R]) -> list[list[str]]:
 
 def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[str, ...]:
     """What the numbers of a table mean and where they come from, a line each."""
-    data, metric, rows = comparison.dataset, words(comparison.metric), comparison.rows
+    data, rows = comparison.dataset, comparison.rows
     over = "; mean over seeds" if _has_spread(comparison) else ""
     sizes = f"{data.num_train:,} training, {data.num_validation:,} validation"
     lines = [
-        f"{metric.capitalize()}: validation images; {_over_seeds(comparison)}.",
+        f"{heading(comparison.metric)}: validation images; {_over_seeds(comparison)}.",
         f"Time: training of one epoch without compilation or evaluation{over}.",
         _test_note(comparison, look),
         f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",
@@ -118,11 +118,18 @@ def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[st
         lines[2:3] = [f"Test: after the last epoch{over}. Images/s: median over epochs."]
         lines[3:3] = _cost_notes(comparison)
         lines += dict.fromkeys(_run_note(row) for row in rows)
+    if any(row.code for row in rows):
+        lines.append("Code: share of test images that a linear classifier tells by their code.")
     lines += how_lines(comparison.verdicts)
     if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
         wanted = " and ".join(sorted(filter(None, lost)))
         lines.append(f"Stand-in: {data.name} was used, because {wanted} could not be had.")
     return (*lines, *warning_lines(comparison))
+
+
+def every_verdict(comparison: Comparison) -> tuple[Verdict, ...]:
+    """By the headline metric, then by what a code is worth."""
+    return (*comparison.verdicts, *comparison.code_verdicts)
 
 
 def doubts(comparison: Comparison) -> tuple[str, ...]:
@@ -189,9 +196,9 @@ def _rich_table(
     table = Table(box=box.MARKDOWN)
     if wide:  # no room for lines between so many columns
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column(columns[0].header)
+    table.add_column(Text(columns[0].header))
     for column in columns[1:]:
-        table.add_column(column.heading or column.header, justify="right", no_wrap=True)
+        table.add_column(Text(column.heading or column.header), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
     return Folded(table, first)
@@ -202,14 +209,15 @@ def _markdown(comparison: Comparison, *, wide: bool, look: Look) -> str:
     body = _markdown_table(columns, comparison.rows)
     if costs := _cost_columns(comparison, wide=wide, look=look):
         body += "\n" + _markdown_table(costs, comparison.costs)
-    verdicts = [f"**Verdict:** {_escape(s)}\n\n" for s in map(sentence, comparison.verdicts)]
-    remarks = [f"{_escape(clean(remark))}\n\n" for remark in comparison.remarks]
-    listed = [f"- {_escape(note)}\n" for note in notes(comparison, wide=wide, look=look)]
+    judged = map(sentence, every_verdict(comparison))
+    verdicts = [f"**Verdict:** {escaped(s)}\n\n" for s in judged]
+    remarks = [f"{escaped(clean(remark))}\n\n" for remark in comparison.remarks]
+    listed = [f"- {escaped(note)}\n" for note in notes(comparison, wide=wide, look=look)]
     return "".join([body, "\n", *verdicts, *remarks, *listed])
 
 
 def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
-    table = [[_escape(cell) for cell in line] for line in _grid(columns, rows)]
+    table = [[escaped(cell) for cell in line] for line in _grid(columns, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     # The first column holds text and stands left, numbers stand right.
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -233,12 +241,3 @@ def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
     dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name
     counts = (str(record.epochs), str(len(record.seeds)))
     return (record.run_id, record.name, dataset, *counts, curve, result)
-
-
-def _escape(text: str) -> str:
-    r"""Markdown that shows `text` as it is: no cells, tags, links or emphasis of its own.
-
-    >>> print(_escape("A|B <i> <0.01"))
-    A\|B \<i> <0.01
-    """
-    return re.sub(r"([\\`*\[|]|<(?=[a-zA-Z/!?]))", r"\\\1", text)

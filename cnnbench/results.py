@@ -36,13 +36,11 @@ class EpochRecord:
       epoch: number of the epoch, from 1.
       train_loss: mean loss over the training images of the epoch, with dropout.
       validation_loss: mean loss over the validation images after the epoch.
-      metrics: further metrics over the validation images, by name (`accuracy`
-        is a fraction in [0, 1]); in a file, their names begin with `validation_`.
+      metrics: further ones over the validation images; in a file they begin with `validation_`.
       train_s: seconds the training took, without compilation and evaluation.
       eval_s: seconds the evaluation took.
       samples_per_s: training images per second of `train_s`.
-      at_once: seeds that one program trained in that time; the seconds are the
-        share of this one, and are not the time of an epoch that is trained alone.
+      at_once: seeds that one program trained in that time; the seconds are its share.
     """
 
     seed: int
@@ -91,8 +89,7 @@ class Engine:
       tune_s: seconds that choosing took, with the compilation of all candidates.
       compile_cache: `warm` where all programs came from the cache on disk, else `cold`.
       first_step_s: seconds from the start of the run to the end of its first step.
-      peak_memory_bytes: the most memory that the process held so far (host), or
-        the device where it counts (accelerators); None where the system does not say.
+      peak_memory_bytes: the most that the process held (host), or an accelerator; None if unknown.
     """
 
     requested: str
@@ -120,7 +117,7 @@ class DatasetRecord:
       num_train: number of training images.
       num_validation: number of validation images.
       num_test: number of test images.
-      source: where the images came from.
+      source: where they came from.
     """
 
     name: str
@@ -248,7 +245,8 @@ class SeedSummary:
       compile_s: seconds of compilation this seed caused.
       train_s: seconds of training, all epochs.
       eval_s: seconds of evaluation, all epochs.
-      diverged: its last epoch, where the loss was not finite any more; None if it was.
+      diverged: its last epoch, where the loss was not finite; None if it always was.
+      code_accuracy: of a linear classifier on the codes of test images; None without a code.
     """
 
     seed: int
@@ -259,6 +257,7 @@ class SeedSummary:
     train_s: float
     eval_s: float
     diverged: int | None = None
+    code_accuracy: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +271,7 @@ class Summary:
       metrics: every metric and which of its values are better.
       seeds: one summary per seed.
       cost: what the network costs; None in runs of older versions.
+      code: the layer that holds the code; None where there is none.
     """
 
     num_params: int
@@ -280,6 +280,7 @@ class Summary:
     metrics: Mapping[str, Direction]
     seeds: tuple[SeedSummary, ...]
     cost: Cost | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from cnnbench import dense, lanes
+from cnnbench import dense
 from cnnbench.batch_norm import channel_sums, normalize, statistics, sums_gradient
 from cnnbench.graph import Node, Plan
-from cnnbench.layers import INPUT, BatchNorm, Dropout
+from cnnbench.layers import INPUT, BatchNorm
+from cnnbench.losses import Result
+from cnnbench.noise import Random, disturb, draws
 from cnnbench.stages import Stage, stages
 
 Values = dict[str, jax.Array]
@@ -49,13 +51,13 @@ class Layers(Protocol):
 
     @property
     def parts(self) -> Mapping[str, Any]:
-        """Flax's own modules by layer: dropout and batch norm."""
+        """Modules by layer: what is random in training, and batch norm."""
 
     def enter(self, x: jax.Array) -> jax.Array:
         """Images in the layout of the operations."""
 
-    def leave(self, x: jax.Array) -> jax.Array:
-        """The result in the layout of images."""
+    def result_of(self, values: Mapping[str, jax.Array]) -> Result:
+        """What the loss is made of."""
 
     def apply(self, node: Node, inputs: Sequence[jax.Array], weights: Weights) -> jax.Array:
         """Any other layer."""
@@ -66,12 +68,12 @@ class _Fixed(NamedTuple):
 
     Args:
       images: (rows, row, h, w, c).
-      masks: which values a dropout keeps, (rows, row, *shape).
+      drawn: the numbers of layers that are random, (rows, row, *shape).
       others: what the loss needs besides the outputs.
     """
 
     images: jax.Array
-    masks: Values
+    drawn: Values
     others: tuple[jax.Array, ...]
 
 
@@ -90,10 +92,10 @@ def sum_in_rows(
       x: images, (n, h, w, c).
       weights: prepared, by layer.
       cut: the rows; they fill the batch.
-      head: a number from the results for some images, and from `others` for them.
+      head: a number from the `Result` for some images, and from `others` for them.
       others: what else it needs, such as targets, (n, ...) each.
     """
-    given: tuple[Any, ...] = (x, _masks(net, len(x)), others)
+    given: tuple[Any, ...] = (x, _drawn(net, len(x)), others)
     fixed = _Fixed(*jax.tree.map(lambda a: a.reshape(-1, cut.row, *a.shape[1:]), given))
     values: Values = {}
     totals: dict[str, tuple[jax.Array, jax.Array]] = {}
@@ -121,15 +123,12 @@ def sum_in_rows(
     return _last(partial(_result, net, last, head), cut, *inputs(last), fixed)
 
 
-def _masks(net: Layers, n: int) -> Values:
+def _drawn(net: Layers, n: int) -> Values:
     """For the whole batch, so that rows and devices change nothing."""
-    drops = [
-        (node, net.parts[node.name]) for node in net.plan.nodes if isinstance(node.op, Dropout)
-    ]
     return {
-        node.name: jax.random.bernoulli(part.rngs(), 1 - part.rate, (n, *node.layout.shape))
-        for node, part in drops
-        if part.rate
+        node.name: net.parts[node.name].draw((n, *node.layout.shape))
+        for node in net.plan.nodes
+        if draws(node.op)
     }
 
 
@@ -138,29 +137,25 @@ def _run(net: Layers, stage: Stage, values: Values, fixed: _Fixed, weights: Weig
     found = {INPUT: net.enter(fixed.images)} | values
     for node in stage.nodes:
         inputs = [found[name] for name in node.inputs]
-        match node.op:
-            case BatchNorm():
-                found[node.name] = normalize(inputs[0], **weights[node.name])
-            case Dropout(rate=rate):
-                found[node.name] = _dropped(net, inputs[0], fixed.masks.get(node.name), rate)
-            case _:
-                found[node.name] = net.apply(node, inputs, weights)
+        if isinstance(node.op, BatchNorm):
+            found[node.name] = normalize(inputs[0], **weights[node.name])
+        elif not isinstance(node.op, Random):
+            found[node.name] = net.apply(node, inputs, weights)
+        elif draws(node.op):
+            drawn = fixed.drawn[node.name]
+            drawn = net.enter(drawn) if drawn.ndim == 4 else drawn
+            found[node.name] = disturb(node.op, drawn, *inputs)
+        else:
+            (found[node.name],) = inputs
     return {name: found[name] for name in stage.gives}
-
-
-def _dropped(net: Layers, x: jax.Array, mask: jax.Array | None, rate: float) -> jax.Array:
-    if mask is None:
-        return x
-    mask = net.enter(mask) if mask.ndim == 4 else mask
-    return lanes.each(lambda keep, x: jnp.where(keep, x / (1 - rate), 0), mask, x)
 
 
 def _result(
     net: Layers, stage: Stage, head: Head, values: Values, fixed: _Fixed, weights: Weights
 ) -> jax.Array:
     """The last stage on one row, and what is made of its result."""
-    output = _run(net, stage, values, fixed, weights)[net.plan.output]
-    return head(net.leave(output), *fixed.others)
+    found = {INPUT: net.enter(fixed.images)} | values | _run(net, stage, values, fixed, weights)
+    return head(net.result_of(found), *fixed.others)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

@@ -1,27 +1,29 @@
 """Rules that tie one part of an experiment to another."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cnnbench.catalog import EMBEDDED, KNOWN, DatasetInfo, describe
-from cnnbench.errors import DataError, Flaw, listing, shown
-from cnnbench.layers import INPUT
+from cnnbench.errors import DataError, Flaw, did_you_mean, listing, shown
+from cnnbench.layers import INPUT, Sample
 from cnnbench.optimizers import Cosine
 from cnnbench.shapes import shape_text
 from cnnbench.spec import (
     LOSSES,
     METRICS,
     NAME_PATTERN,
+    SSIM_WINDOW,
     DatasetSpec,
     ModelSpec,
     Task,
     TrainSpec,
 )
+from cnnbench.wiring import name_one
 
-RESERVED_NAMES = (INPUT, "layers", "output", "python", "args")
+RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a table or a terminal
 _PYTHON_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _EMBEDDED_POOLS = {"train": 4_000, "validation": 500}  # unlike others, it keeps them apart
@@ -60,9 +62,10 @@ def flaws_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None)
     """
     flaws = [*_title_flaws(parts.title), *_name_flaws(parts.layer_names)]
     if parts.model:
-        flaws += _model_flaws(parts.model, parts.has_layers)
+        flaws += [*_model_flaws(parts.model, parts.has_layers), *_code_flaws(parts)]
     if parts.train:
         flaws += _training_flaws(parts.train, parts.task, info)
+        flaws += _metric_flaws(parts.train.metrics or (), parts.model, info)
     if parts.dataset and info:
         flaws += _split_flaws(parts.dataset, info)
     if parts.dataset and parts.dataset.offline:
@@ -103,9 +106,23 @@ def _model_flaws(model: ModelSpec, has_layers: bool) -> Iterator[Flaw]:
     if model.args and not model.python:
         message = "a graph of layers takes no args"
         yield Flaw(("model", "args"), message, "remove them", of_key=True)
-    if model.output and model.python and not has_layers:
-        message = "a Python model has no layers to name"
-        yield Flaw(("model", "output"), message, "remove it", of_key=True)
+    for key in ("output", "code_layer"):
+        if getattr(model, key) and model.python and not has_layers:
+            message = "a Python model has no layers to name"
+            yield Flaw(("model", key), message, "remove it", of_key=True)
+
+
+def _code_flaws(parts: Parts) -> Iterator[Flaw]:
+    name = parts.model.code_layer if parts.model and parts.has_layers else None
+    if name is None:
+        return
+    at = ("model", "code_layer")
+    if parts.task is Task.CLASSIFY:
+        message = "only a network that reconstructs has a code"
+        yield Flaw(at, message, "remove it", of_key=True)
+    elif name not in parts.layer_names:
+        hint = did_you_mean(name, parts.layer_names)
+        yield Flaw(at, f"there is no layer {shown(name)}{hint}", name_one(parts.layer_names))
 
 
 def _training_flaws(
@@ -130,6 +147,21 @@ def _training_flaws(
         message = f"a warm-up of {schedule.warmup_epochs:g} epochs fills all {train.epochs}"
         place = ("train", "schedule", "warmup_epochs")
         yield Flaw(place, message, f"write a number below {train.epochs}")
+
+
+def _metric_flaws(
+    metrics: Sequence[str], model: ModelSpec | None, info: DatasetInfo | None
+) -> Iterator[Flaw]:
+    """Metrics that ask for more than there is."""
+    for i, metric in enumerate(metrics):
+        at = ("train", "metrics", i)
+        if metric == "ssim" and info and min(info.shape[:2]) < SSIM_WINDOW:
+            message = f"ssim looks at {SSIM_WINDOW}x{SSIM_WINDOW} pixels, and images are"
+            yield Flaw(at, f"{message} {shape_text(info.shape)}", "remove it")
+        samples = model and any(isinstance(op, Sample) for op in model.layers.values())
+        if metric == "kl" and model and not samples:
+            message = "kl is the divergence of a layer that samples, and there is none"
+            yield Flaw(at, message, "remove it, or add a layer of op: sample")
 
 
 def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:

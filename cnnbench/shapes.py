@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
+from cnnbench.conv_arithmetic import conv_pads, conv_size, transposed_size
 from cnnbench.layers import (
     Activate,
     Add,
@@ -21,15 +22,19 @@ from cnnbench.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     GlobalAvgPool,
     LayerOp,
+    MaskingNoise,
     MaxPool,
     Reshape,
+    Sample,
+    Slice,
     Upscale,
 )
 
 Shape = tuple[int, ...]
-Pads = tuple[tuple[int, int], tuple[int, int]]
+_MOMENTS = "write inputs: [MEAN, LOG_VARIANCE]"
 OWNERS_KEYS = ("filters", "kernel", "stride", "padding", "init")  # not written beside `tie`
 
 
@@ -69,37 +74,6 @@ def shape_text(shape: Shape) -> str:
     return "x".join(str(size) for size in shape)
 
 
-def conv_size(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
-    """Outputs of a convolution along one axis (Dumoulin & Visin 2016, relationship 6).
-
-    >>> conv_size(28, 5, 1, (0, 0))
-    24
-    """
-    return (size + sum(pad) - kernel) // stride + 1
-
-
-def same_pad(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after so that ceil(size / stride) outputs remain (TensorFlow's SAME).
-
-    >>> same_pad(28, 5, 1), same_pad(28, 2, 2)
-    ((2, 2), (0, 0))
-    """
-    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
-    return total // 2, total - total // 2
-
-
-def conv_pads(op: Conv | ConvTranspose, size: Shape, kernel: Shape) -> Pads:
-    """Zeros before and after rows and columns for an image of `size` (height, width)."""
-    match op.padding:
-        case "valid":
-            return (0, 0), (0, 0)
-        case "same":
-            rows, columns = (same_pad(size[i], kernel[i], op.stride[i]) for i in (0, 1))
-            return rows, columns
-        case (height, width):
-            return (height, height), (width, width)
-
-
 def _image(shape: Shape, op_name: str) -> Shape:
     if len(shape) != 3:
         raise ShapeError(
@@ -128,20 +102,6 @@ def _conv(op: Conv, shape: Shape) -> Layout:
     kernel = (*op.kernel, channels, op.filters)
     params = {"kernel": kernel, **_bias(op, op.filters)}
     return Layout((*out, op.filters), params, math.prod(out) * math.prod(kernel))
-
-
-def transposed_size(size: int, kernel: int, stride: int, padding: str | int) -> int:
-    """The smallest input of a convolution with `size` outputs along one axis.
-
-    For ``same`` it is the customary `size * stride`.
-
-    >>> transposed_size(8, 5, 1, "valid"), transposed_size(7, 3, 2, "same")
-    (12, 14)
-    """
-    if padding == "same":
-        return size * stride
-    pad = 0 if isinstance(padding, str) else padding
-    return (size - 1) * stride + kernel - 2 * pad
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +197,28 @@ def _concat(shapes: tuple[Shape, ...]) -> Layout:
     return Layout((*shapes[0][:-1], sum(shape[-1] for shape in shapes)))
 
 
-def _add(shapes: tuple[Shape, ...]) -> Layout:
+def _alike(op: Add | Sample, shapes: tuple[Shape, ...]) -> Layout:
     if len(set(shapes)) > 1:
-        raise ShapeError("inputs", "cannot add different shapes", "make the shapes equal")
+        raise ShapeError("inputs", f"cannot {op.op} different shapes", "make the shapes equal")
     return Layout(shapes[0])
 
 
+def _slice(op: Slice, shape: Shape) -> Layout:
+    if op.start + op.size > shape[-1]:
+        values = "channels" if len(shape) == 3 else "values"
+        message = f"{op.start} to {op.start + op.size - 1} are not all among {shape[-1]} {values}"
+        key = "size" if op.start < shape[-1] else "start"
+        most = shape[-1] - (op.start if key == "size" else op.size)
+        raise ShapeError(key, f"{values} {message}", f"write at most {max(most, 0)}")
+    return Layout((*shape[:-1], op.size))
+
+
 def _check_inputs(op: LayerOp, num_inputs: int) -> None:
+    if isinstance(op, Sample):
+        if num_inputs != 2:
+            message = f"sample reads {num_inputs} layers, and needs two"
+            raise ShapeError("inputs", message.replace("1 layers", "one layer"), _MOMENTS)
+        return
     many = isinstance(op, (Concat, Add))
     if many and num_inputs < 2:
         message = f"{op.op} reads one layer, and needs two or more"
@@ -281,16 +256,18 @@ def layout(op: LayerOp, shapes: tuple[Shape, ...], owner: TiedConv | None = None
             return _upscale(op, shape)
         case Dense():
             return _dense(op, shape)
-        case Dropout() | Activate():
+        case Dropout() | GaussianNoise() | MaskingNoise() | Activate():
             return Layout(shape)
+        case Slice():
+            return _slice(op, shape)
         case Flatten():
             return Layout((math.prod(shape),))
         case Reshape():
             return _reshape(op, shape)
         case Concat():
             return _concat(shapes)
-        case Add():
-            return _add(shapes)
+        case Add() | Sample():
+            return _alike(op, shapes)
         case BatchNorm():
             return Layout(shape, {"scale": (shape[-1],), "bias": (shape[-1],)})
         case GlobalAvgPool():

@@ -17,19 +17,21 @@ from cnnbench.fields import Count, Model, Positive, Seeds
 from cnnbench.layers import LayerOp
 from cnnbench.optimizers import Constant, Optimizer, Schedule, Sgd
 
+SSIM_WINDOW = 11  # pixels; no smaller image has an SSIM
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
+MAX_NAME = 64
 
 
 Loss = Literal["cross_entropy", "mse", "mae", "binary_cross_entropy"]
 Precision = Literal["float32", "bfloat16"]
-Metric = Literal["accuracy", "top5_accuracy", "mse", "mae"]
+Metric = Literal["accuracy", "top5_accuracy", "mse", "mae", "psnr", "ssim", "kl"]
 LOSSES: Mapping[str, tuple[Loss, ...]] = {
     "classify": ("cross_entropy",),
     "reconstruct": ("mse", "mae", "binary_cross_entropy"),
 }
 METRICS: Mapping[str, tuple[Metric, ...]] = {
-    "classify": ("accuracy", "top5_accuracy"),
-    "reconstruct": ("mse", "mae"),
+    "classify": ("accuracy", "top5_accuracy", "kl"),
+    "reconstruct": ("mse", "mae", "psnr", "ssim", "kl"),
 }
 
 
@@ -52,6 +54,11 @@ class ModelSpec(Model):
     )
     output: str | None = Field(
         None, description="the layer whose result counts; the one that no layer reads if left out"
+    )
+    code_layer: str | None = Field(
+        None,
+        description="the layer that holds the code of a network that reconstructs; the first of"
+        " the narrowest if left out",
     )
     python: str | None = Field(
         None, description="package.module:Class of an nnx.Module instead of layers"
@@ -112,7 +119,7 @@ class CheckpointSpec(Model):
 class Experiment(Model):
     """A whole experiment: data, network, training and seeds."""
 
-    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=64)] = Field(
+    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=MAX_NAME)] = Field(
         description="short name; the folder of its runs"
     )
     title: str = Field("", description="the Type column of tables; the name if left out")
@@ -136,7 +143,9 @@ class Experiment(Model):
         Args:
           source: the code of a Python model.
         """
-        content = self.model_dump(mode="json", exclude={"name", "title", "checkpoint", "seeds"})
+        beside: Any = {"name": True, "title": True, "checkpoint": True, "seeds": True}
+        beside["model"] = {"code_layer"}  # it is looked at once all is trained
+        content = self.model_dump(mode="json", exclude=beside)
         # Keys are not sorted: the order of layers says what each of them reads.
         text = json.dumps(content, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode() + source).hexdigest()

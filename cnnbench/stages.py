@@ -45,5 +45,7 @@ def _stage(plan: Plan, before: Mapping[str, int], number: int, normed: set[str])
     names = {node.name for node in nodes}
     later = {name for node in plan.nodes if before[node.name] < number for name in node.inputs}
     reads = {name for node in nodes for name in node.inputs} - names - {INPUT}
-    gives = names & (later | {plan.output})
+    gives = names & (later | plan.ends)
+    if not number:
+        reads |= plan.ends - names - {INPUT}
     return Stage(nodes, frozenset(reads), frozenset(gives), frozenset(gives & normed))

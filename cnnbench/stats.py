@@ -117,14 +117,14 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     """
     import numpy as np
 
-    values = np.abs(np.asarray(differences, np.float64))
+    values = np.abs(differences)
     if len(values) <= EXACT:
         sums = values[:1]  # the first sign is fixed: the other half mirrors it
         for value in values[1:]:
             sums = np.concatenate([sums + value, sums - value])
         counted = 0
     else:
-        flips = np.random.default_rng(0).random((_SAMPLES, len(values)), np.float32) < 0.5
+        flips = np.random.default_rng(0).integers(0, 2, (_SAMPLES, len(values)), dtype=bool)
         sums = np.where(flips, values, -values).sum(axis=1)
         counted = 1  # what was seen is one of the choices (Phipson and Smyth, 2010)
     seen = abs(math.fsum(differences))

@@ -19,9 +19,9 @@ from jax.typing import DTypeLike
 
 from cnnbench import dense
 from cnnbench.devices import BATCH
-from cnnbench.losses import PerImage, loss_name, metric_names, per_image_loss, per_image_metric
+from cnnbench.losses import Result, Score, objective, scores
 from cnnbench.spec import Experiment, Task
-from cnnbench.train import Arrays, TrainState, Tree, split
+from cnnbench.train import Arrays, Indices, TrainState, Tree, split
 
 
 class Rules(NamedTuple):
@@ -29,7 +29,7 @@ class Rules(NamedTuple):
 
     Args:
       task: what the targets are.
-      loss: loss of each image.
+      loss: what is minimised, for each image.
       metrics: further metrics by name, for each image.
       pixel_scale: pixels are divided by it.
       microbatch: images whose gradients are computed at a time; None for all.
@@ -40,8 +40,8 @@ class Rules(NamedTuple):
     """
 
     task: Task
-    loss: PerImage
-    metrics: Mapping[str, PerImage]
+    loss: Score
+    metrics: Mapping[str, Score]
     pixel_scale: float
     microbatch: int | None
     prepares: bool
@@ -59,8 +59,8 @@ def make_rules(
     """The rules of an experiment."""
     return Rules(
         experiment.task,
-        per_image_loss(loss_name(experiment)),
-        {name: per_image_metric(name) for name in metric_names(experiment)},
+        objective(experiment),
+        scores(experiment),
         experiment.dataset.pixel_scale,
         microbatch,
         prepares,
@@ -69,7 +69,7 @@ def make_rules(
     )
 
 
-def pick(arrays: Arrays, indices: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array]:
+def pick(arrays: Arrays, indices: Indices, rules: Rules) -> tuple[jax.Array, jax.Array]:
     """Images scaled to floats, (n, h, w, c), and their targets."""
     images = arrays.images[indices].astype(jnp.float32) / rules.pixel_scale
     labels = arrays.labels[indices]
@@ -122,12 +122,19 @@ def _one_share(
     weights: jax.Array,
 ) -> tuple[Tree, Tree, jax.Array]:
     """One device's rows of a batch, with dropout masks of its own; the sums are everyone's."""
-    keys, others = nnx.split_state(rest, nnx.RngKey, ...)
-    own = jax.tree.map(lambda key: jax.random.fold_in(key, lax.axis_index(BATCH)), keys)
-    gradient, rest, loss = sums(params, nnx.merge_state(own, others), arrays, rows, weights)
+    keys, _ = nnx.split_state(rest, nnx.RngKey, ...)
+    own = _with_own_keys(rest, lax.axis_index(BATCH))
+    gradient, rest, loss = sums(params, own, arrays, rows, weights)
     _, others = nnx.split_state(rest, nnx.RngKey, ...)
     gradient, loss = lax.psum((gradient, loss), BATCH)
     return gradient, nnx.merge_state(keys, others), loss
+
+
+def _with_own_keys(rest: Tree, number: jax.Array) -> Tree:
+    """Other state, with random numbers that depend on a number."""
+    keys, others = nnx.split_state(rest, nnx.RngKey, ...)
+    own = jax.tree.map(lambda key: jax.random.fold_in(key, number), keys)
+    return nnx.merge_state(own, others)
 
 
 def _gradient_sums(
@@ -167,27 +174,31 @@ def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Tree:
     return nnx.merge(graphdef, params, rest, copy=True).prepare() if rules.prepares else {}
 
 
-def _results(
+def results_of(
     graphdef: Any, params: Tree, rest: Tree, images: jax.Array, prepared: Tree, rules: Rules
-) -> jax.Array:
+) -> Result:
     """What a network makes of images."""
-    model = _merged(graphdef, params, rest, rules)
-    images, prepared = _cast((images, prepared), rules.dtype)
-    whole: jax.Array = _whole(model(images, prepared) if prepared else model(images), rules)
-    return whole
+    model = merged(graphdef, params, rest, rules)
+    images, prepared = cast((images, prepared), rules.dtype)
+    if not rules.prepares:
+        return Result(whole(model(images), rules), {})
+    result: Result = whole(model.result(images, prepared or None), rules)
+    return result
 
 
-def _merged(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Any:
+def merged(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Any:
+    """The network, with its parameters in the dtype that it computes in."""
     # Without copy=True the merged model would write into the state that is being traced.
-    return nnx.merge(graphdef, _cast(params, rules.dtype), rest, copy=True)
+    return nnx.merge(graphdef, cast(params, rules.dtype), rest, copy=True)
 
 
-def _whole(result: Tree, rules: Rules) -> Any:
+def whole(result: Tree, rules: Rules) -> Any:
     """Results as losses and metrics want them: these are computed in float32."""
-    return _cast(result, rules.dtype and jnp.float32)
+    return cast(result, rules.dtype and jnp.float32)
 
 
-def _cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
+def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
+    """Values in another dtype; as they are for None."""
     return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
@@ -217,14 +228,14 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
     targets: jax.Array,
     weights: jax.Array,
 ) -> tuple[jax.Array, Tree]:
-    model = _merged(graphdef, params, rest, rules)
-    images, prepared = _cast((images, prepared), rules.dtype)
+    model = merged(graphdef, params, rest, rules)
+    images, prepared = cast((images, prepared), rules.dtype)
 
-    def head(outputs: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
-        return jnp.sum(rules.loss(_whole(outputs, rules), targets) * weights)
+    def head(result: Result, targets: jax.Array, weights: jax.Array) -> jax.Array:
+        return jnp.sum(rules.loss(whole(result, rules), targets) * weights)
 
     if not rules.prepares:
-        return head(model(images), targets, weights), split(model)[2]
+        return head(Result(model(images), {}), targets, weights), split(model)[2]
     return model.sum_of(images, prepared, head, (targets, weights)), split(model)[2]
 
 
@@ -246,7 +257,7 @@ def eval_step(
       arrays: the split.
       indices: which images, (batch,).
       weights: one, or zero for an index that only fills the batch up, (batch,).
-      graphdef: the model's structure in evaluation mode.
+      graphdef: the model's structure for scoring.
       rules: loss and metrics.
     """
     sums: Callable[..., Any] = partial(_metric_sums, graphdef=graphdef, rules=rules)
@@ -271,30 +282,13 @@ def _metric_sums(
 
     def sums(part: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
         images, targets = pick(arrays, part[0], rules)
-        outputs = _results(graphdef, params, rest, images, prepared, rules)
-        values = {"loss": rules.loss(outputs, targets)}
-        values |= {name: metric(outputs, targets) for name, metric in rules.metrics.items()}
+        own = _with_own_keys(rest, part[0][0])  # a variational code is sampled for each image
+        result = results_of(graphdef, params, own, images, prepared, rules)
+        values = {"loss": rules.loss(result, targets)}
+        values |= {name: metric(result, targets) for name, metric in rules.metrics.items()}
         return {name: jnp.sum(value * part[1]) for name, value in values.items()}
 
     if len(rows) == 1:  # a convolution inside of a loop would be slow on a CPU
         return sums((rows[0], weights[0]))
     totals: dict[str, jax.Array] = jax.tree.map(jnp.sum, lax.map(sums, (rows, weights)))
     return totals
-
-
-def outputs_of(
-    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
-) -> jax.Array:
-    """The network's results for the images at `indices`, in evaluation mode."""
-    images, _ = pick(arrays, indices, rules)
-    return _results(graphdef, params, rest, images, {}, rules)
-
-
-def activations_of(
-    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
-) -> dict[str, jax.Array]:
-    """What each layer of a graph gives for the images at `indices`, in evaluation mode."""
-    images = _cast(pick(arrays, indices, rules)[0], rules.dtype)
-    values = _merged(graphdef, params, rest, rules).activations(images)
-    results: dict[str, jax.Array] = _whole(values, rules)
-    return results

@@ -136,10 +136,9 @@ def read_entry(path: Path) -> RunEntry:
     """
     record = codec.decode_record(_read(path / RECORD_FILE), str(path / RECORD_FILE))
     summary = path / _SUMMARY
-    with disk(summary, "read"):
-        if not summary.exists():
-            return RunEntry(path, record, None)
-    return RunEntry(path, record, codec.decode_summary(_read(summary), str(summary)))
+    content = _read_if_there(summary)
+    decoded = None if content is None else codec.decode_summary(content, str(summary))
+    return RunEntry(path, record, decoded)
 
 
 def read_run(path: Path) -> RunResult:
@@ -188,9 +187,7 @@ def read_epochs(folder: Path) -> tuple[tuple[EpochRecord, ...], tuple[str, ...]]
       StoreError: it cannot be read, or a line is not what this version writes.
     """
     path = folder / _EPOCHS
-    with disk(path, "read"):
-        content = path.read_bytes() if path.exists() else b""
-    *lines, torn = content.split(b"\n")
+    *lines, torn = (_read_if_there(path) or b"").split(b"\n")
     epochs: dict[tuple[int, int], EpochRecord] = {}
     for number, line in enumerate(lines, start=1):
         epoch = codec.decode_epoch(line, Location(str(path), number))
@@ -205,12 +202,18 @@ def read_epochs(folder: Path) -> tuple[tuple[EpochRecord, ...], tuple[str, ...]]
 
 def _bytes(text: str) -> bytes:
     # A title may hold characters that UTF-8 cannot; they must not cost a run its tables.
-    return text.encode("utf-8", "backslashreplace")
+    return text.encode(errors="backslashreplace")
 
 
 def _read(path: Path) -> bytes:
     with disk(path, "read"):
         return path.read_bytes()
+
+
+def _read_if_there(path: Path) -> bytes | None:
+    with disk(path, "read"), contextlib.suppress(FileNotFoundError):
+        return path.read_bytes()
+    return None
 
 
 def _make_unique(parent: Path, stamp: str) -> Path:

@@ -13,6 +13,7 @@ def summarize_seed(
     metrics: Mapping[str, Direction],
     test: Mapping[str, float],
     compile_s: float,
+    code_accuracy: float | None = None,
 ) -> SeedSummary:
     """The summary of one seed.
 
@@ -21,6 +22,7 @@ def summarize_seed(
       metrics: every metric and which of its values are better.
       test: value of each metric on the test images.
       compile_s: seconds of compilation this seed caused.
+      code_accuracy: what a linear classifier reads off the code; None where there is none.
 
     >>> epoch = EpochRecord(0, 1, 0.9, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
     >>> later = EpochRecord(0, 2, 0.7, 0.6, {"accuracy": 0.9}, 2.0, 1.0, 25.0)
@@ -39,6 +41,7 @@ def summarize_seed(
         train_s=sum(epoch.train_s for epoch in epochs),
         eval_s=sum(epoch.eval_s for epoch in epochs),
         diverged=next((epoch.epoch for epoch in epochs if not epoch.finite), None),
+        code_accuracy=code_accuracy,
     )
 
 

@@ -15,6 +15,7 @@ from cnnbench.spec import TrainSpec
 from cnnbench.weights import Weights
 
 Tree = Any
+Indices = jax.Array | slice  # of images
 
 
 class TrainState(NamedTuple):
@@ -44,12 +45,15 @@ class Network(NamedTuple):
     Args:
       training: structure in training mode (dropout on).
       evaluation: structure in evaluation mode.
+      scoring: likewise, but variational codes are sampled, since the loss is an expectation
+        over them.
       params: initial parameters.
       rest: initial other state.
     """
 
     training: Any
     evaluation: Any
+    scoring: Any
     params: Tree
     rest: Tree
 
@@ -63,9 +67,11 @@ def take_apart(model: nnx.Module) -> Network:
     """Splits a model so that plain `jax.jit` and `jax.grad` can work on it."""
     model.eval()
     evaluation, _, _ = split(model)
+    model.set_attributes(sampling=True, raise_if_not_found=False)
+    scoring, _, _ = split(model)
     model.train()
     training, params, rest = split(model)
-    return Network(training, evaluation, params, rest)
+    return Network(training, evaluation, scoring, params, rest)
 
 
 def split(model: nnx.Module) -> tuple[Any, Tree, Tree]:

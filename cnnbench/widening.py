@@ -16,7 +16,9 @@ from cnnbench.layers import (
     ConvTranspose,
     Dense,
     Dropout,
+    GaussianNoise,
     LayerOp,
+    MaskingNoise,
     Reshape,
 )
 
@@ -186,7 +188,7 @@ def _dense_before(plan: Plan, name: str) -> str | None:
         op = plan.by_name[source].op
         if isinstance(op, Dense):
             return source
-        if not isinstance(op, Dropout | Activate | BatchNorm):
+        if not isinstance(op, Dropout | GaussianNoise | MaskingNoise | Activate | BatchNorm):
             return None
         (source,) = plan.by_name[source].inputs
     return None

@@ -15,7 +15,8 @@ parse_layer = TypeAdapter[LayerOp](LayerOp).validate_python
 
 MOST_VALUES = 2_000  # of a layer's result: an upscale after the other would take long
 CLASSES = 3
-VECTOR_KINDS = ("dense", "dropout", "reshape", "concat", "add", "activation", "batch_norm")
+_OF_IMAGES = ("conv", "conv_transpose", "max_pool", "avg_pool", "upscale", "global_avg_pool")
+VECTOR_KINDS = tuple(op for op in OPERATIONS if op not in _OF_IMAGES)
 IMAGE_KINDS = (*OPERATIONS, *("conv", "tied") * 3)
 NEXT = {"conv": "max_pool", "upscale": "conv"}  # what a CPU computes together
 
@@ -48,6 +49,9 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
         "avg_pool": pool,
         "upscale": {"size": pairs},
         "dropout": {"rate": st.sampled_from([0.0, 0.5])},
+        "masking_noise": {"rate": st.sampled_from([0.0, 0.5])},
+        "gaussian_noise": {"stddev": st.just(0.5)},
+        "slice": {"start": st.integers(0, 2), "size": st.integers(1, 2)},
         "reshape": {"shape": st.sampled_from(shapes)},
         "activation": {"activation": activations},
         "batch_norm": {"epsilon": st.sampled_from([0.01, 0.1])},
@@ -80,12 +84,16 @@ def graphs(draw: st.DrawFn) -> tuple[Layers, Shape, Shape]:
         if after and draw(st.booleans()):
             sources, shape, kind = [newest], shapes[newest], after
         owner = None
-        if kind in ("concat", "add"):
-            like = shape if kind == "add" else shape[:-1]
+        if kind in ("concat", "add", "sample"):
+            like = shape[:-1] if kind == "concat" else shape
             partners = [
                 n for n, s in shapes.items() if s[: len(like)] == like and len(s) == len(shape)
             ]
-            sources += draw(st.lists(st.sampled_from(partners), min_size=1, max_size=2))
+            sources += draw(
+                st.lists(
+                    st.sampled_from(partners), min_size=1, max_size=1 if kind == "sample" else 2
+                )
+            )
             layer: dict[str, Any] = {"op": kind}
         elif kind == "tied":
             fitting = [n for n, c in owners.items() if c.op.filters == shape[-1]]

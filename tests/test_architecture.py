@@ -31,10 +31,12 @@ syntax
 yamlio
 fields
 layers optimizers
-spec
+spec conv_arithmetic
 shapes
 wiring
 graph
+linear_probe
+bottleneck
 stages
 widening
 cost
@@ -49,6 +51,7 @@ verdict_report
 gates
 benchmark bars
 comparable stability targets
+code_worth
 compare
 columns
 report export
@@ -59,11 +62,14 @@ idx embedded
 prepared
 data
 diagnosis semantics overlay
-loader
+loader schema
+starter
 events
+image_quality
 losses timing machine memory sampling
 devices compilation checkpoints
 lanes dense
+noise
 plain patches toom_cook pooling
 winograd
 ops
@@ -71,14 +77,24 @@ lowering strategy batch_norm initializers
 rowwise resume footprint
 models python_models train
 steps
+activations convolution objective
+layer_rules
+rulebook worked_convolution
+backprop
+central_differences
+autodiff agreement
+gradcheck
+inference
 receptive_fields
 trained
-inspection
+inspection latent predicting
 peers.interface
 peers.geometry peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net
 peers.torch_peer peers.keras_peer peers.flax_peer
 peers
+onnx_graph
+interchange
 programs
 products
 tuning probe evaluation
@@ -87,10 +103,13 @@ peers.own
 worker
 workers
 contest
-layer_table inspection_report
+layer_table inspection_report latent_report
+gradcheck_report
 differences diagram
-plots pixels
-inspection_plots
+draft
+plots pixels photographs half_blocks
+inspection_plots prediction_report
+latent_plots
 curves mistakes
 panels
 charts inline_svg exhibits
@@ -102,10 +121,10 @@ checking
 session bench_session
 matching status_line
 progress
-terminal words
+terminal words keyboard watch
 cli_data
-cli_bench cli_check cli_compare cli_inspect cli_show
-cli_report
+cli_bench cli_check cli_compare cli_export cli_gradcheck cli_inspect cli_latent cli_new cli_predict cli_show
+cli_report cli_watch
 cli
 __main__ __init__
 """

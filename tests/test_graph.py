@@ -72,6 +72,7 @@ def test_a_layer_takes_the_previous_one_unless_it_names_its_inputs() -> None:
         "f": ("c",),
     }
     assert [node.name for node in plan.nodes] == ["a", "b", "c", "e", "f", "d"]
+    assert plan.input_shape == IMAGE
     assert plan.output == "d"
     assert plan.by_name["d"].in_shapes == ((10,), (10,))
     assert plan.output_shape == (10,)
@@ -208,6 +209,15 @@ class TestOneMistakeOneMessage:
         }
         assert [flaw.at for flaw in check(layers)[1]] == [("model", "layers", "conv", "kernel")]
 
+    def test_what_follows_a_tie_to_a_wrong_layer_is_checked(self) -> None:
+        layers: dict[str, Any] = {
+            "conv": {"op": "conv", "filters": 1, "kernel": 29},
+            "up": {"op": "conv_transpose", "tie": "conv", "inputs": "input"},
+            "pool": {"op": "max_pool", "size": 29, "inputs": "input"},
+            "sum": {"op": "add", "inputs": ["conv", "up", "pool"]},
+        }
+        assert [flaw.at[2:] for flaw in check(layers)[1]] == [("conv", "kernel"), ("pool", "size")]
+
     def test_a_size_no_machine_holds_is_told_once(self) -> None:
         layers = {
             "up": {"op": "upscale", "size": 2**14},
@@ -219,6 +229,16 @@ class TestOneMistakeOneMessage:
             "make the layer or its input smaller"
         ]
         assert MAX_VALUES == 2_147_483_647
+
+    def test_the_largest_size_is_allowed_and_one_more_is_not(self) -> None:
+        def flaws_of(units: int) -> list[str]:
+            return texts(check({"out": dense(units)}, classify_goal((1, 1, 1), units))[1])
+
+        assert flaws_of(MAX_VALUES) == []
+        assert flaws_of(MAX_VALUES + 1) == [
+            "model.layers.out: an array of 2,147,483,648 values is too large; "
+            "make the layer or its input smaller"
+        ]
 
 
 class TestOutput:
@@ -263,6 +283,42 @@ class TestOutput:
         ]
 
 
+def test_what_data_ask_of_a_network() -> None:
+    assert classify_goal((8, 9, 3), 7) == Goal(
+        (8, 9, 3), (7,), "the dataset has 7 classes", "end with {op: dense, units: 7}"
+    )
+    assert reconstruct_goal((8, 9, 3)) == Goal(
+        (8, 9, 3), (8, 9, 3), "the images are 8x9x3", "end with a layer of shape [8, 9, 3]"
+    )
+
+
+class TestTie:
+    """A tie names a convolution of the network."""
+
+    def told(self, tie: str, *convs: str) -> list[str]:
+        layers: dict[str, Any] = {
+            name: {"op": "conv", "filters": 1, "kernel": 3, "inputs": "input"} for name in convs
+        }
+        layers["pool"] = {"op": "max_pool", "size": 2, "inputs": "input"}
+        layers["up"] = {"op": "conv_transpose", "tie": tie, "inputs": "input"}
+        layers["all"] = {"op": "concat", "inputs": [*convs, "pool", "up"]}
+        return texts(check(layers)[1])
+
+    def test_to_no_layer(self) -> None:
+        assert self.told("frist", "first", "second") == [
+            "model.layers.up.tie: there is no layer 'frist' (did you mean 'first'?); "
+            "name a conv: first or second"
+        ]
+
+    def test_to_no_layer_where_there_is_no_convolution(self) -> None:
+        assert self.told("frist") == ["model.layers.up.tie: there is no layer 'frist'; remove tie"]
+
+    def test_to_another_layer(self) -> None:
+        assert self.told("pool", "first") == [
+            "model.layers.up.tie: 'pool' is a max_pool, not a convolution; name a conv: first"
+        ]
+
+
 def test_shapes_of_joined_layers_are_told_by_name() -> None:
     layers = {
         "a": dense(8, "input"),
@@ -272,6 +328,20 @@ def test_shapes_of_joined_layers_are_told_by_name() -> None:
     assert texts(check(layers)[1]) == [
         "model.layers.sum.inputs: cannot add different shapes (a is 8, b is 9); "
         "make the shapes equal"
+    ]
+
+
+def test_shapes_that_are_equal_are_not_told() -> None:
+    layers = {
+        "a": {"op": "upscale", "size": 2**10, "inputs": "input"},
+        "b": {"op": "upscale", "size": 2**10, "inputs": "input"},
+        "c": {"op": "upscale", "size": 2**10, "inputs": "input"},
+        "all": {"op": "concat", "inputs": ["a", "b", "c"]},
+        "out": {"op": "global_avg_pool"},
+    }
+    assert texts(check(layers)[1]) == [
+        f"model.layers.all: an array of {3 * (28 * 2**10) ** 2:,} values is too large; "
+        "make the layer or its input smaller"
     ]
 
 

@@ -374,7 +374,8 @@ class TestOverrides:
             ),
             (
                 "train.metrics=[bogus]",
-                "train.metrics.0: 'bogus' is no metric; write accuracy, top5_accuracy, mse or mae.",
+                "train.metrics.0: 'bogus' is no metric; write accuracy, top5_accuracy, mse, "
+                "mae, psnr, ssim or kl.",
             ),
             (
                 "train.metrics.0=mse",

@@ -148,6 +148,21 @@ CASES: Mapping[str, Case] = {
         _dense,
     ),
     "dropout": Case((2, 3, 1), {"op": {"op": "dropout", "rate": 0.5}}, lambda _, x: x),
+    "gaussian_noise": Case(
+        (2, 3, 1), {"op": {"op": "gaussian_noise", "stddev": 0.5}}, lambda _, x: x
+    ),
+    "masking_noise": Case((2, 3, 1), {"op": {"op": "masking_noise", "rate": 0.5}}, lambda _, x: x),
+    "sample": Case(
+        (2, 3, 2),
+        {
+            "half": {"op": "activation", "activation": "softplus"},
+            "op": {"op": "sample", "inputs": ["half", "input"]},
+        },
+        lambda _, x: np.logaddexp(x, 0),
+    ),
+    "slice": Case(
+        (2, 3, 4), {"op": {"op": "slice", "start": 1, "size": 2}}, lambda _, x: x[..., 1:3]
+    ),
     "flatten": Case(
         (2, 3, 2),
         {"op": {"op": "flatten"}},

@@ -18,9 +18,10 @@ from flax import nnx
 
 from cnnbench import ops
 from cnnbench.graph import Plan
+from cnnbench.inference import outputs_of
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.models import GraphNet
-from cnnbench.steps import make_rules, outputs_of, train_step
+from cnnbench.steps import make_rules, train_step
 from cnnbench.train import Arrays, TrainState, num_params, take_apart
 from tests import oracles
 from tests.oracles import Array

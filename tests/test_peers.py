@@ -21,14 +21,15 @@ from flax import nnx
 from cnnbench import ops, peers
 from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
-from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout
+from cnnbench.inference import outputs_of
+from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout, GaussianNoise, MaskingNoise
 from cnnbench.loader import load_experiment
 from cnnbench.models import ACTIVATIONS, GraphNet
 from cnnbench.optimizers import OPTIMIZERS
 from cnnbench.peers import VARIANTS, Weights, initial_weights, make_peer
 from cnnbench.peers.geometry import by_channel
 from cnnbench.spec import LOSSES, Experiment
-from cnnbench.steps import make_rules, outputs_of, train_step
+from cnnbench.steps import make_rules, train_step
 from cnnbench.train import Arrays, build_optimizer, init_state, take_apart
 from tests.oracles import Array, make_plan
 
@@ -107,6 +108,15 @@ CASES: Mapping[str, Layers] = {
         "k": DROP,
         "l": dense(),
     },
+    "slices": {
+        "noise": {"op": "gaussian_noise", "stddev": 0.5},
+        "mask": {"op": "masking_noise", "rate": 0.5},
+        "a": conv(padding="same", filters=4),
+        "b": {"op": "slice", "start": 1, "size": 3},
+        "c": FLAT,
+        "d": {"op": "slice", "start": 30, "size": 50},  # by row and by channel
+        "e": dense(),
+    },
     "vector to image": {
         "a": dense(24, activation="relu"),
         "b": DROP,
@@ -174,6 +184,7 @@ CASES: Mapping[str, Layers] = {
     },
 }  # fmt: skip
 SHAPE = (9, 8, 2)
+RANDOM = Dropout | GaussianNoise | MaskingNoise
 EXPERIMENTS = ("standard", "modified", "autoencoder", "mlp")
 SMALL: Layers = {"a": dense(6, activation="tanh"), "b": dense()}
 PEERS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
@@ -226,9 +237,7 @@ def case(name: str) -> tuple[Experiment, Plan]:
 def without_dropout(plan: Plan) -> Plan:
     """The same network, trained as it is evaluated."""
     keep = Activate(op="activation", activation="linear")
-    nodes = (
-        dataclasses.replace(n, op=keep) if isinstance(n.op, Dropout) else n for n in plan.nodes
-    )
+    nodes = (dataclasses.replace(n, op=keep) if isinstance(n.op, RANDOM) else n for n in plan.nodes)
     return dataclasses.replace(plan, nodes=tuple(nodes))
 
 
@@ -279,6 +288,7 @@ class Ours:
         self.rules = make_rules(experiment, None)
         self.optimizer = build_optimizer(experiment.train, 1)
         self.state = init_state(self.network, self.optimizer)
+        self.evaluation = jax.jit(self._evaluation)
 
     def train(self, images: Array, labels: Array) -> Array:
         step = jax.jit(
@@ -297,24 +307,31 @@ class Ours:
         return np.array(losses)
 
     def outputs(self, images: Array) -> Array:
-        arrays = Arrays(jnp.asarray(images), jnp.zeros(len(images), jnp.int32))
-        call = functools.partial(outputs_of, graphdef=self.network.evaluation, rules=self.rules)
-        return np.asarray(
-            jax.jit(call)(self.state.params, self.state.rest, arrays, jnp.arange(len(images)))
-        )
+        return np.asarray(self._evaluate(images, np.zeros(len(images), np.int32))[0])
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, peers.Gradients]:
-        scaled = jnp.asarray(images, jnp.float32) / self.rules.pixel_scale
-        targets = jnp.asarray(labels) if self.rules.task == "classify" else scaled
-
-        def mean_loss(params: Any) -> jax.Array:
-            net = nnx.merge(self.network.evaluation, params, self.state.rest, copy=True)
-            return self.rules.loss(net(scaled), targets).mean()
-
-        loss, found = jax.jit(jax.value_and_grad(mean_loss))(self.state.params)
+        _, loss, found = self._evaluate(images, labels)
         tree = nnx.to_pure_dict(found)
         every = dict(tree.get("weights", {})) | dict(tree.get("parts", {}))
         return float(loss), jax.tree.map(np.asarray, every)
+
+    def _evaluate(self, images: Array, labels: Array) -> Any:
+        """Outputs, loss and gradients by one program."""
+        return self.evaluation(self.state.params, self.state.rest, Arrays(images, labels))
+
+    def _evaluation(self, params: Any, rest: Any, arrays: Arrays) -> Any:
+        scaled = jnp.asarray(arrays.images, jnp.float32) / self.rules.pixel_scale
+        targets = arrays.labels if self.rules.task == "classify" else scaled
+
+        def mean_loss(params: Any) -> jax.Array:
+            net = nnx.merge(self.network.evaluation, params, rest, copy=True)
+            return self.rules.loss(net.result(scaled), targets).mean()
+
+        everything = jnp.arange(len(scaled))
+        outputs = outputs_of(
+            params, rest, arrays, everything, graphdef=self.network.evaluation, rules=self.rules
+        )
+        return outputs, *jax.value_and_grad(mean_loss)(params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -348,6 +365,11 @@ def measure(make: Make, name: str) -> Measured:
 @functools.cache
 def ours(form: ops.Form, name: str) -> Measured:
     return measure(functools.partial(Ours, form), name)
+
+
+@functools.cache
+def theirs(variant: str, name: str) -> Measured:
+    return measure(functools.partial(make_peer, variant), name)
 
 
 def every_case() -> tuple[str, ...]:
@@ -407,12 +429,7 @@ def equal_before_training(got: Measured, want: Measured) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "name"),
-    [
-        # One worker runs all that have the same session fixture, and so makes it once.
-        pytest.param(variant, name, marks=pytest.mark.xdist_group(variant))
-        for variant in PEERS
-        for name in cases_of(variant)
-    ],
+    [(variant, name) for variant in PEERS for name in cases_of(variant)],
 )
 def test_a_peer_is_the_same_network(
     variant: str, name: str, request: pytest.FixtureRequest
@@ -421,7 +438,7 @@ def test_a_peer_is_the_same_network(
     if variant == "keras-torch":
         got = request.getfixturevalue("keras_torch")[name]
     else:
-        got = measure(functools.partial(make_peer, variant), name)
+        got = theirs(variant, name)
     want = ours("plain", name)
     equal_before_training(got, want)
     close(got.losses, want.losses, "losses of three steps")
@@ -433,7 +450,7 @@ def test_a_peer_is_the_same_network(
 def test_both_of_our_forms_are_pytorchs(name: str) -> None:
     need("torch-eager-nchw")
     got = ours("direct", name)
-    want = measure(functools.partial(make_peer, "torch-eager-nchw"), name)
+    want = theirs("torch-eager-nchw", name)
     equal_before_training(got, want)
     close(got.losses, want.losses, "losses of three steps")
 

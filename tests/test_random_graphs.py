@@ -22,7 +22,16 @@ from cnnbench.catalog import DatasetInfo
 from cnnbench.data import Dataset, Split
 from cnnbench.devices import pick_devices
 from cnnbench.graph import Plan
-from cnnbench.layers import ACTIVATION_NAMES, INPUT, OPERATIONS, BatchNorm, Conv, ConvTranspose
+from cnnbench.layers import (
+    ACTIVATION_NAMES,
+    INPUT,
+    OPERATIONS,
+    Activate,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Sample,
+)
 from cnnbench.lowering import Fused
 from cnnbench.models import GraphNet
 from cnnbench.patches import Rows, Stamps, Taps
@@ -103,7 +112,7 @@ def every_value(model: GraphNet, x: jax.Array) -> dict[str, jax.Array]:
     for node in model.plan.nodes:
         inputs = [values[name] for name in node.inputs]
         part: Any = model.parts.get(node.name)
-        values[node.name] = part(inputs[0]) if part else model.apply(node, inputs, weights)
+        values[node.name] = part(*inputs) if part else model.apply(node, inputs, weights)
     return values
 
 
@@ -159,9 +168,22 @@ def questions(draw: st.DrawFn) -> Question:
     rng, training = np.random.default_rng(draw(st.integers(0, 99))), draw(st.booleans())
     images = rng.normal(size=(NUM_IMAGES, *input_shape))
     head = rng.normal(size=(NUM_IMAGES, *output_shape))
+    plan = without_samples(plan)
     # What dropout draws is each framework's own.
     plan = without_dropout(plan) if training else plan
     return Question(plan, weights_of(plan, rng), images, head, training)
+
+
+def without_samples(plan: Plan) -> Plan:
+    """The means in their place, as in evaluation; peers have no samples."""
+    keep = Activate(op="activation", activation="linear")
+    nodes = (
+        dataclasses.replace(n, op=keep, inputs=n.inputs[:1], in_shapes=n.in_shapes[:1])
+        if isinstance(n.op, Sample)
+        else n
+        for n in plan.nodes
+    )
+    return dataclasses.replace(plan, nodes=tuple(nodes))
 
 
 def weights_of(plan: Plan, rng: np.random.Generator) -> Weights:
@@ -329,7 +351,7 @@ BATCH = 6
 
 def job_of(layers: Layers, input_shape: Shape, output_shape: Shape) -> Job:
     """Two batches of noise, without dropout, whose masks depend on the way."""
-    plan = without_dropout(make_plan(layers, input_shape, output_shape))
+    plan = without_samples(without_dropout(make_plan(layers, input_shape, output_shape)))
     task = "classify" if len(output_shape) == 1 else "reconstruct"
     experiment = Experiment.model_validate(
         {

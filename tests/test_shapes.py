@@ -10,20 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from cnnbench.conv_arithmetic import conv_pads, conv_size, same_pad, transposed_size
 from cnnbench.layers import Conv, ConvTranspose, LayerOp
-from cnnbench.shapes import (
-    OWNERS_KEYS,
-    Layout,
-    Shape,
-    ShapeError,
-    TiedConv,
-    adjoint_kernel,
-    conv_pads,
-    conv_size,
-    layout,
-    same_pad,
-    transposed_size,
-)
+from cnnbench.shapes import OWNERS_KEYS, Layout, Shape, ShapeError, TiedConv, adjoint_kernel, layout
 
 parse = TypeAdapter[LayerOp](LayerOp).validate_python
 

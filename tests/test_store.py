@@ -3,18 +3,34 @@
 import dataclasses
 import errno
 import os
+import re
 import secrets
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cnnbench import store
 from cnnbench.errors import IncomparableError, StoreError, UsageError
 from cnnbench.history import Listing, Selection, find_runs, list_runs, newest_finished
+from cnnbench.locks import hold
 from cnnbench.results import RunResult, Status
-from cnnbench.store import RunFolder, create_run, read_entry, read_run
+from cnnbench.store import (
+    RunEntry,
+    RunFolder,
+    create_run,
+    disk,
+    kept_seeds,
+    read_entry,
+    read_epochs,
+    read_run,
+    read_weights,
+)
 from tests.samples import make_run, save, with_record
 
 NOW = datetime(2025, 11, 23, 6, 30, 12, tzinfo=UTC)
@@ -26,6 +42,16 @@ def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The machine's clock shows Tokyo's time."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
 class TestCreate:
     def test_a_run_id_is_the_start_in_utc(self, tmp_path: Path) -> None:
         east = NOW.astimezone(timezone(timedelta(hours=5)))
@@ -33,6 +59,12 @@ class TestCreate:
         assert folder.run_id.startswith("20251123T063012Z-")
         assert folder.path == tmp_path / "results" / "standard" / folder.run_id
         assert folder.path.is_dir()
+
+    @pytest.mark.usefixtures("elsewhere")
+    def test_a_run_id_ends_with_four_random_digits(self, tmp_path: Path) -> None:
+        ids = {create_run(tmp_path, "standard", NOW).run_id for _ in range(3)}
+        assert len(ids) == 3
+        assert all(re.fullmatch("20251123T063012Z-[0-9a-f]{4}", run_id) for run_id in ids)
 
     def test_a_taken_folder_is_never_shared(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +126,12 @@ class TestWrite:
         ("code", "reason"),
         [
             (errno.ENOSPC, "no space left on device; free some disk space."),
+            (errno.EDQUOT, "disk quota exceeded; free some disk space."),
+            (
+                errno.EACCES,
+                "permission denied; give yourself access, or choose another folder with "
+                "--results-dir.",
+            ),
             (errno.EROFS, "read-only file system; choose another folder with --results-dir."),
             (errno.EIO, "input/output error; choose another folder with --results-dir."),
         ],
@@ -135,6 +173,13 @@ class TestWrite:
             "free some disk space."
         )
 
+    def test_an_error_that_the_system_does_not_name_is_one_clear_line(self) -> None:
+        with pytest.raises(StoreError) as caught, disk(Path("here"), "read"):
+            raise OSError("The Tape tore")
+        assert str(caught.value) == (
+            "here: cannot read: the tape tore; choose another folder with --results-dir."
+        )
+
     def test_appended_lines_outlive_a_killed_process(self, tmp_path: Path) -> None:
         code = """
 import os, signal, sys
@@ -152,11 +197,114 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert read_run(tmp_path).epochs == make_run().epochs[:2]
 
 
+class TestWeights:
+    def test_what_each_seed_has_learnt_is_read_back(self, tmp_path: Path) -> None:
+        learnt = {seed: {"out.kernel": np.full((2, 3), seed, np.float32)} for seed in (10, 9)}
+        assert kept_seeds(tmp_path) == ()
+        for seed, weights in learnt.items():
+            RunFolder(tmp_path).write_weights(seed, weights)
+        assert names_in(tmp_path / "weights") == ["seed-10.safetensors", "seed-9.safetensors"]
+        assert kept_seeds(tmp_path) == (9, 10)
+        for seed, weights in learnt.items():
+            read = read_weights(tmp_path, seed)
+            assert list(read) == ["out.kernel"]
+            np.testing.assert_array_equal(read["out.kernel"], weights["out.kernel"])
+
+    def test_their_folder_is_on_the_disk_before_a_file_is_in_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A folder's name is an entry of the folder around it."""
+        synced: list[tuple[str, list[str]]] = []
+
+        def sync(folder: Path) -> None:
+            synced.append((folder.name, names_in(folder)))
+
+        monkeypatch.setattr(store, "sync_folder", sync)
+        folder = create_run(tmp_path / "results", "standard", NOW)
+        for seed in (0, 1):
+            folder.write_weights(seed, {"out.bias": np.zeros(3)})
+        assert synced == [("standard", [folder.run_id]), (folder.run_id, ["weights"])]
+
+    def test_other_files_beside_them_are_no_seeds(self, tmp_path: Path) -> None:
+        folder = tmp_path / "weights"
+        folder.mkdir()
+        for name in ("seed-3.safetensors", ".seed-4.safetensors.0a.partial", "seed-5.txt", "a"):
+            (folder / name).write_bytes(b"")
+        assert kept_seeds(tmp_path) == (3,)
+
+    def test_a_missing_or_damaged_file_is_one_clear_line(self, tmp_path: Path) -> None:
+        path = tmp_path / "weights" / "seed-3.safetensors"
+        with pytest.raises(StoreError) as caught:
+            read_weights(tmp_path, 3)
+        assert str(caught.value) == f"{path}: cannot read: no such file or directory{GONE}"
+        path.parent.mkdir()
+        path.write_bytes(b"seed")
+        with pytest.raises(StoreError) as caught:
+            read_weights(tmp_path, 3)
+        assert str(caught.value).startswith(f"{path}: is no whole safetensors file (")
+
+    def test_a_folder_that_cannot_be_read_is_one_clear_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(_: Path) -> None:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+        (tmp_path / "weights").mkdir()
+        monkeypatch.setattr(Path, "iterdir", refuse)
+        with pytest.raises(StoreError) as caught:
+            kept_seeds(tmp_path)
+        assert str(caught.value) == (
+            f"{tmp_path / 'weights'}: cannot read: permission denied; give yourself access, or "
+            "choose another folder with --results-dir."
+        )
+
+
 class TestRead:
     def test_a_run_that_just_began_has_no_epochs(self, tmp_path: Path) -> None:
         record = with_record(make_run(), status=Status.RUNNING).record
         RunFolder(tmp_path).write_record(record)
         assert read_run(tmp_path) == RunResult(record, None, ())
+        assert read_entry(tmp_path) == RunEntry(tmp_path, record, None)
+
+    def test_a_run_that_begins_while_nobody_holds_its_folder_was_killed(
+        self, tmp_path: Path
+    ) -> None:
+        run = with_record(make_run(), status=Status.RUNNING)
+        entry = read_entry(save(run, tmp_path))
+        assert entry.status == "killed"
+        with hold(entry.path):
+            assert entry.status == "running"
+        assert RunEntry(tmp_path, make_run().record, None).status == "finished"
+
+    def test_epochs_that_are_replaced_are_those_that_are_read(self, tmp_path: Path) -> None:
+        folder, epochs = RunFolder(tmp_path), make_run().epochs
+        folder.append_epoch(epochs[0])
+        folder.write_epochs(epochs[1:])
+        assert read_epochs(tmp_path) == (epochs[1:], ())
+        folder.write_epochs([])
+        assert read_epochs(tmp_path) == ((), ())
+        assert names_in(tmp_path) == ["epochs.jsonl"]
+
+    @pytest.mark.parametrize("name", ["run.json", "summary.json", "epochs.jsonl"])
+    def test_a_folder_in_the_place_of_a_file_is_one_clear_line(
+        self, tmp_path: Path, name: str
+    ) -> None:
+        path = save(make_run(), tmp_path) / name
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(StoreError) as caught:
+            read_run(path.parent)
+        assert str(caught.value) == (
+            f"{path}: cannot read: is a directory; choose another folder with --results-dir."
+        )
+
+    def test_a_line_that_is_no_epoch_is_refused_by_its_number(self, tmp_path: Path) -> None:
+        path = save(make_run(), tmp_path) / "epochs.jsonl"
+        first, *lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(first + b"[]\n" + b"".join(lines))
+        with pytest.raises(StoreError) as caught:
+            read_run(path.parent)
+        assert str(caught.value) == f"{path}:2: [] is not an object{DAMAGED}"
 
     @pytest.mark.parametrize("kept", [1, 40, -2, -1])
     def test_a_torn_last_line_is_a_warning(self, tmp_path: Path, kept: int) -> None:

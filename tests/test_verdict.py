@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats as oracle
 
 from cnnbench.errors import UsageError
-from cnnbench.stats import holm, pairs_for, sign_flip_p, smallest_p
+from cnnbench.stats import EXACT, holm, pairs_for, sign_flip_p, smallest_p
 from cnnbench.verdict import ANY, Effect, Finding, Rules, Sample, Verdict, judge
 from cnnbench.verdict_report import fields, how_lines, parse_effect, sentence
 
@@ -44,6 +44,12 @@ def test_many_pairs_are_a_sample_of_signs_that_is_close_to_the_normal_law() -> N
     assert found == pytest.approx(2 * oracle.norm.sf(z), rel=0.1)
     assert sign_flip_p(differences) == found
     assert sign_flip_p([1.0] * 60) == pytest.approx(1 / 524_289)
+
+
+def test_all_signs_of_twenty_pairs_are_tried_and_a_sample_of_those_of_more() -> None:
+    assert EXACT == 20
+    assert sign_flip_p([1.0] * 20) == smallest_p(20)
+    assert sign_flip_p([1.0] * 21) >= 1 / 524_289 > smallest_p(21)  # what was seen counts as one
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.1, 0.05, 0.01, 0.001])

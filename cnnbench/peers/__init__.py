@@ -112,6 +112,9 @@ def _check_training(experiment: Experiment, plan: Plan) -> None:
     if experiment.train.precision != "float32":
         message = f"train.precision: peers train in float32, not in {experiment.train.precision}"
         raise UsageError(f"{message}; write float32.")
+    if plan.samples:
+        message = f"model.layers.{plan.samples[0].name}: peers have no divergence in their losses"
+        raise UsageError(f"{message}; compare a network without sample.")
     if experiment.train.loss == "binary_cross_entropy" and experiment.dataset.pixel_scale < 255:
         message = "dataset.pixel_scale: peers take binary_cross_entropy of pixels up to 1 only"
         raise UsageError(f"{message}; write 255 or more.")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnnbench.conv_arithmetic import conv_pads
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     Activate,
@@ -20,15 +21,18 @@ from cnnbench.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     GlobalAvgPool,
+    MaskingNoise,
     MaxPool,
     Reshape,
+    Sample,
+    Slice,
     Upscale,
 )
 from cnnbench.models import ACTIVATIONS
 from cnnbench.peers.geometry import Adjoint, activation_of, adjoint, output_number, sources
 from cnnbench.peers.interface import Weights
-from cnnbench.shapes import conv_pads
 
 
 class FlaxNet(nnx.Module):
@@ -86,6 +90,23 @@ class _Function(nnx.Module):
         return self.function(*inputs)
 
 
+class _Noise(nnx.Module):
+    """Normal noise that is added in training, or values that are zeroed."""
+
+    def __init__(self, op: GaussianNoise | MaskingNoise, rngs: nnx.Rngs) -> None:
+        self.op = nnx.static(op)
+        self.deterministic = False
+        self.rngs = rngs.fork()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.deterministic:
+            return x
+        key = self.rngs.dropout()
+        if isinstance(self.op, MaskingNoise):
+            return x * jax.random.bernoulli(key, 1 - self.op.rate, x.shape)
+        return x + self.op.stddev * jax.random.normal(key, x.shape)
+
+
 class _TiedTranspose(nnx.Module):
     """A transposed convolution with the kernel of another layer and a bias of its own."""
 
@@ -123,6 +144,12 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Dense(node, op, rngs)
         case Dropout():
             return nnx.Dropout(op.rate, rngs=rngs)
+        case GaussianNoise() | MaskingNoise():
+            return _Noise(op, rngs)
+        case Slice():
+            return _Function(partial(_slice, start=op.start, size=op.size))
+        case Sample():
+            raise AssertionError("peers are not asked for networks that sample")
         case BatchNorm():
             channels = node.layout.shape[-1]
             return nnx.BatchNorm(channels, momentum=op.momentum, epsilon=op.epsilon, rngs=rngs)
@@ -198,6 +225,10 @@ def _repeat(x: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 def _reshape(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return x.reshape(x.shape[0], *shape)
+
+
+def _slice(x: jax.Array, start: int, size: int) -> jax.Array:
+    return x[..., start : start + size]
 
 
 def _join(*inputs: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cnnbench.conv_arithmetic import Pads, conv_pads
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     INPUT,
@@ -15,11 +16,13 @@ from cnnbench.layers import (
     ConvTranspose,
     Dense,
     Dropout,
+    GaussianNoise,
     LayerOp,
+    MaskingNoise,
     Reshape,
 )
 from cnnbench.peers.interface import Array
-from cnnbench.shapes import Pads, Shape, conv_pads
+from cnnbench.shapes import Shape
 
 
 def sources(plan: Plan) -> tuple[tuple[int, ...], ...]:
@@ -98,6 +101,6 @@ def order_wanted(plan: Plan, node: Node) -> Array:
     for reader in readers:
         if isinstance(reader.op, Reshape):
             return by_channel(reader.layout.shape)
-        if isinstance(reader.op, Dropout | Activate | BatchNorm):
+        if isinstance(reader.op, Dropout | GaussianNoise | MaskingNoise | Activate | BatchNorm):
             return order_wanted(plan, reader)
     return np.arange(math.prod(node.layout.shape))

@@ -20,9 +20,13 @@ from cnnbench.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     GlobalAvgPool,
+    MaskingNoise,
     MaxPool,
     Reshape,
+    Sample,
+    Slice,
     Upscale,
 )
 from cnnbench.peers.geometry import Adjoint, activation_of, adjoint, output_number, sources
@@ -102,6 +106,14 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.UpSampling2D(op.size)
         case Dropout():
             return layers.Dropout(op.rate, seed=seed)
+        case GaussianNoise():
+            return layers.GaussianNoise(op.stddev, seed=seed)
+        case MaskingNoise():
+            return Mask(op.rate, seed)
+        case Slice():
+            return layers.Lambda(lambda x: x[..., op.start : op.start + op.size])
+        case Sample():
+            raise AssertionError("peers are not asked for networks that sample")
         case Flatten():
             return layers.Flatten()
         case Reshape():
@@ -135,6 +147,21 @@ def _conv_transpose(plan: Plan, node: Node, op: ConvTranspose, made: Made) -> ke
             use_bias=op.use_bias,
         )
     return Transpose(made[op.tie] if op.tie else None, numbers, filters, activation, op.use_bias)
+
+
+class Mask(keras.layers.Layer):
+    """Zeroes values in training, and leaves the rest as they are, unlike Keras' Dropout."""
+
+    def __init__(self, rate: float, seed: int) -> None:
+        super().__init__()
+        self.rate, self.seed_generator = rate, keras.random.SeedGenerator(seed)
+
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
+        """Applies it."""
+        if not training:
+            return x
+        drawn = keras.random.uniform(ops.shape(x), seed=self.seed_generator)
+        return ops.where(drawn >= self.rate, x, 0)
 
 
 class Transpose(keras.layers.Layer):

@@ -13,12 +13,13 @@ from cnnbench.catalog import DatasetInfo
 from cnnbench.data import Dataset, Split
 from cnnbench.devices import pick_devices, use_all_cores
 from cnnbench.graph import Plan
+from cnnbench.inference import outputs_of
 from cnnbench.layers import BatchNorm
 from cnnbench.memory import keep_freed
 from cnnbench.peers.interface import Gradients, Weights
 from cnnbench.programs import Job, Setup, compile_train, set_up
 from cnnbench.spec import Experiment
-from cnnbench.steps import outputs_of, pick
+from cnnbench.steps import pick
 from cnnbench.timing import Stopwatch
 from cnnbench.train import Arrays, Network, TrainState
 from cnnbench.tuning import known_choice
@@ -94,7 +95,7 @@ class OwnPeer:
         def mean_loss(params: Any) -> jax.Array:
             graphdef = self._network.evaluation
             model: Any = nnx.merge(graphdef, params, self._state.rest, copy=True)
-            return rules.loss(model(inputs), targets).mean()
+            return rules.loss(model.result(inputs), targets).mean()
 
         loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(self._state.params)
         tree = nnx.to_pure_dict(gradients)

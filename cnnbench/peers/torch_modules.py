@@ -55,6 +55,34 @@ class Join(nn.Module):
         return torch.cat(inputs, dim=1)
 
 
+class Pick(nn.Module):
+    """Some channels, or entries of vectors."""
+
+    def __init__(self, places: Array) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.tensor(places))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        return torch.index_select(x, 1, self.places)
+
+
+class Disturb(nn.Module):
+    """Normal noise that is added in training, or values that are zeroed."""
+
+    def __init__(self, strength: float, *, masks: bool) -> None:
+        super().__init__()
+        self.strength, self.masks = strength, masks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        if not self.training:
+            return x
+        if self.masks:
+            return x * (torch.rand_like(x) >= self.strength)
+        return x + self.strength * torch.randn_like(x)
+
+
 class Sum(nn.Module):
     """Sum of values; vectors are first brought into the order of the first."""
 

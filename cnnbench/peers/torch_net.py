@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cnnbench.conv_arithmetic import conv_pads
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     Activate,
@@ -25,9 +26,13 @@ from cnnbench.layers import (
     Dense,
     Dropout,
     Flatten,
+    GaussianNoise,
     GlobalAvgPool,
+    MaskingNoise,
     MaxPool,
     Reshape,
+    Sample,
+    Slice,
     Upscale,
 )
 from cnnbench.peers.geometry import (
@@ -42,14 +47,15 @@ from cnnbench.peers.interface import Array, Gradients, Weights
 from cnnbench.peers.torch_modules import (
     ChannelsFirst,
     Crop,
+    Disturb,
     Join,
     Mean,
+    Pick,
     Reorder,
     Sum,
     Transpose,
     activation,
 )
-from cnnbench.shapes import conv_pads
 
 
 class Slot(NamedTuple):
@@ -130,6 +136,8 @@ def _order(plan: Plan, node: Node, orders: list[Array]) -> Array:
         case Concat():
             starts = np.cumsum([0, *map(len, orders[:-1])])
             return np.concatenate([o + s for o, s in zip(orders, starts, strict=True)])
+        case Slice():
+            return orders[0][_kept(op, orders[0])] - op.start
         case GlobalAvgPool():
             return np.arange(shape[0])
         case _:
@@ -162,6 +170,13 @@ def _layer(
             layer = nn.Upsample(size=node.layout.shape[:2], mode="nearest")
         case Dropout():
             layer = nn.Dropout(op.rate)
+        case GaussianNoise(stddev=strength) | MaskingNoise(rate=strength):
+            layer = Disturb(strength, masks=isinstance(op, MaskingNoise))
+        case Slice():
+            image = len(node.in_shapes[0]) == 3
+            layer = Pick(_kept(op, np.arange(node.in_shapes[0][-1]) if image else orders[0]))
+        case Sample():
+            raise AssertionError("peers are not asked for networks that sample")
         case Flatten() | Reshape():
             layer = _reshape(node, orders[0])
         case Concat():
@@ -175,6 +190,11 @@ def _layer(
         case _:
             assert_never(op)
     return layer, layer
+
+
+def _kept(op: Slice, order: Array) -> Array:
+    """Where a slice's values stand, in that order."""
+    return np.flatnonzero((order >= op.start) & (order < op.start + op.size))
 
 
 def _conv(node: Node, op: Conv) -> tuple[nn.Module, nn.Module]:

@@ -1,0 +1,35 @@
+"""What a network gives for images, as pure functions; in evaluation mode."""
+
+from typing import Any
+
+import jax
+
+from cnnbench.steps import Rules, cast, merged, pick, results_of, whole
+from cnnbench.train import Arrays, Indices, Tree
+
+
+def outputs_of(
+    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
+) -> jax.Array:
+    """The network's results for the images at `indices`, in evaluation mode."""
+    images, _ = pick(arrays, indices, rules)
+    return results_of(graphdef, params, rest, images, {}, rules).output
+
+
+def outputs_from(
+    params: Tree, rest: Tree, values: jax.Array, *, graphdef: Any, rules: Rules, layer: str
+) -> jax.Array:
+    """The result of a graph from the values of a layer, (n, ...), in evaluation mode."""
+    model = merged(graphdef, params, rest, rules)
+    result: jax.Array = whole(model.output_from(layer, cast(values, rules.dtype)), rules)
+    return result
+
+
+def activations_of(
+    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
+) -> dict[str, jax.Array]:
+    """What each layer of a graph gives for the images at `indices`, in evaluation mode."""
+    images = cast(pick(arrays, indices, rules)[0], rules.dtype)
+    values = merged(graphdef, params, rest, rules).activations(images)
+    results: dict[str, jax.Array] = whole(values, rules)
+    return results

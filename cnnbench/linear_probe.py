@@ -1,0 +1,61 @@
+"""What the code of an autoencoder is worth: how well a linear classifier reads it."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.graph import Plan
+
+MOST_TRAIN = 10_000  # images that the classifier learns from
+_ITERATIONS = 1_000
+
+Codes = NDArray[np.float32]
+Labels = NDArray[np.integer[Any]]
+
+
+def code_layer(plan: Plan, wanted: str | None = None) -> str:
+    """The layer that holds the code: the one that is asked for, or the first of the narrowest.
+
+    Args:
+      plan: the network.
+      wanted: a layer's name; None where none was named.
+    """
+    if wanted is not None:
+        return wanted
+    return min(plan.nodes, key=lambda node: math.prod(node.layout.shape)).name
+
+
+def probe_accuracy(train: Codes, labels: Labels, test: Codes, test_labels: Labels) -> float:
+    """The share of test codes that a logistic regression on the training codes gets right.
+
+    A frozen code under a linear classifier is the usual measure of a representation (Alain &
+    Bengio 2017). Codes are standardised, the penalty is scikit-learn's own.
+
+    Args:
+      train: codes of training images, (n, ...).
+      labels: their classes, (n,).
+      test: codes of test images, (m, ...).
+      test_labels: their classes, (m,).
+
+    Returns:
+      A fraction; NaN where codes are not finite.
+
+    >>> one, other = np.zeros((9, 1), np.float32), np.ones((9, 1), np.float32)
+    >>> codes, labels = np.concatenate([one, other]), np.repeat([3, 5], 9)
+    >>> probe_accuracy(codes, labels, codes, labels)
+    1.0
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, test = train.reshape(len(train), -1), test.reshape(len(test), -1)
+    if not (np.isfinite(train).all() and np.isfinite(test).all()):
+        return math.nan
+    if len(np.unique(labels)) < 2:
+        return float(np.mean(test_labels == labels[0]))
+    reader = make_pipeline(StandardScaler(), LogisticRegression(max_iter=_ITERATIONS))
+    reader.fit(train, labels)
+    return float(reader.score(test, test_labels))

@@ -1,0 +1,111 @@
+"""Layers that are random in training: dropout, noise, and the sample of a variational code."""
+
+import math
+from typing import assert_never
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnnbench import lanes
+from cnnbench.layers import Dropout, GaussianNoise, LayerOp, MaskingNoise, Sample
+from cnnbench.shapes import Shape
+
+Random = Dropout | GaussianNoise | MaskingNoise | Sample
+
+
+def draws(op: LayerOp) -> bool:
+    """Whether a layer needs random numbers in training."""
+    match op:
+        case Dropout(rate=strength) | MaskingNoise(rate=strength):
+            return strength > 0
+        case GaussianNoise() | Sample():
+            return True
+        case _:
+            return False
+
+
+def draw(op: Random, key: jax.Array, shape: Shape) -> jax.Array:
+    """The numbers that a layer needs for values of a shape: which are kept, or normal ones."""
+    # In one axis, since a CPU makes vectors of the last one, and of one channel it has none.
+    flat = (math.prod(shape),)
+    match op:
+        case Dropout(rate=rate) | MaskingNoise(rate=rate):
+            return jax.random.bernoulli(key, 1 - rate, flat).reshape(shape)
+        case GaussianNoise() | Sample():
+            return jax.random.normal(key, flat, jnp.float32).reshape(shape)
+        case _:
+            assert_never(op)
+
+
+def disturb(op: Random, drawn: jax.Array, *inputs: jax.Array) -> jax.Array:
+    """What a layer makes of its inputs in training with the numbers that were drawn."""
+    x = inputs[0]
+    match op:
+        case Dropout(rate=rate):
+            return lanes.each(lambda keep, x: jnp.where(keep, x / (1 - rate), 0), drawn, x)
+        case MaskingNoise():
+            return lanes.each(lambda keep, x: jnp.where(keep, x, 0), drawn, x)
+        case GaussianNoise(stddev=stddev):
+            return lanes.each(lambda noise, x: x + stddev * noise.astype(x.dtype), drawn, x)
+        case Sample():
+            return lanes.each(_reparameterised, drawn, *inputs)
+        case _:
+            assert_never(op)
+
+
+def _reparameterised(noise: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+    """Kingma & Welling 2014, section 2.4: the gradient goes through mean and deviation."""
+    return mean + jnp.exp(log_variance / 2) * noise.astype(mean.dtype)
+
+
+def divergence(
+    mean: jax.Array, log_variance: jax.Array, axes: tuple[int, ...] | None = None
+) -> jax.Array:
+    """Kullback-Leibler divergence from the standard normal distribution, in nats (n,).
+
+    Kingma & Welling 2014, appendix B: (variance + mean**2 - 1 - log variance) / 2, summed.
+
+    Args:
+      mean: of each image's code.
+      log_variance: of the same shape.
+      axes: all but that of the images; all but the first if None.
+
+    >>> divergence(jnp.array([[0.0, 2.0]]), jnp.zeros((1, 2))).tolist()
+    [2.0]
+    """
+    axes = tuple(range(1, mean.ndim)) if axes is None else axes
+    # A sum over a code in bfloat16 would be good to two digits.
+    dtype = jnp.promote_types(mean.dtype, jnp.float32)
+    mean, log_variance = mean.astype(dtype), log_variance.astype(dtype)
+    each = (jnp.expm1(log_variance) - log_variance + mean**2) / 2
+    return each.sum(axes)
+
+
+class RandomLayer(nnx.Module):
+    """A layer that draws numbers of its own in training; its first input in evaluation.
+
+    Args:
+      op: the operation.
+      rngs: ``dropout`` starts its keys.
+
+    Attributes:
+      deterministic: whether it draws nothing.
+      sampling: whether a `Sample` draws all the same.
+    """
+
+    def __init__(self, op: Random, rngs: nnx.Rngs) -> None:
+        self.op = nnx.static(op)
+        self.deterministic = self.sampling = False
+        self.rngs = rngs.dropout.fork()
+
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        """Images or vectors to values of their shape."""
+        sampled = self.sampling and isinstance(self.op, Sample)
+        if not draws(self.op) or (self.deterministic and not sampled):
+            return inputs[0]
+        return disturb(self.op, self.draw(inputs[0].shape), *inputs)
+
+    def draw(self, shape: Shape) -> jax.Array:
+        """The next numbers for values of a shape."""
+        return draw(self.op, self.rngs(), shape)
