@@ -457,7 +457,8 @@ def test_both_of_our_forms_are_pytorchs(name: str) -> None:
 
 def test_the_cases_hold_every_operation_and_activation() -> None:
     layers = [op for layers in CASES.values() for op in layers.values()]
-    assert {op["op"] for op in layers} == set(OPERATIONS)
+    refused = {"sample"}  # by `make_peer`: its divergence is part of no peer's loss
+    assert {op["op"] for op in layers} == set(OPERATIONS) - refused
     assert {op.get("activation", "linear") for op in layers} == set(ACTIVATIONS)
 
 
