@@ -62,11 +62,15 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
 
 
 @st.composite
-def graphs(draw: st.DrawFn) -> tuple[Layers, Shape, Shape]:
+def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Shape]:
     """Layers with branches, sums, joins and ties, and the shapes of the image and the output.
 
     Every layer is read in the end: by a dense layer that gives classes, or an image like the
     network's own.
+
+    Args:
+      draw: Hypothesis's.
+      samples: whether normal samples may be drawn, which peers do not have.
     """
     shapes: dict[str, Shape] = {
         INPUT: (draw(st.integers(3, 10)), draw(st.integers(3, 10)), draw(st.integers(1, 3)))
@@ -78,8 +82,9 @@ def graphs(draw: st.DrawFn) -> tuple[Layers, Shape, Shape]:
         newest = next(reversed(shapes))
         sources = [draw(st.sampled_from([newest] * 4 + [*shapes, *images]))]
         shape = shapes[sources[0]]
-        kinds = IMAGE_KINDS if len(shape) == 3 else VECTOR_KINDS
-        kind = draw(st.sampled_from(kinds)) if number else "conv"
+        every = IMAGE_KINDS if len(shape) == 3 else VECTOR_KINDS
+        kinds = [each for each in every if samples or each != "sample"] if number else ["conv"]
+        kind = draw(st.sampled_from(kinds))
         after = NEXT.get(layers[newest]["op"]) if layers else None
         if after and draw(st.booleans()):
             sources, shape, kind = [newest], shapes[newest], after
@@ -111,8 +116,7 @@ def graphs(draw: st.DrawFn) -> tuple[Layers, Shape, Shape]:
         if math.prod(made.shape) > MOST_VALUES:
             continue
         name = f"layer{number}"
-        layers[name] = layer | {"inputs": sources}
-        shapes[name] = made.shape
+        layers[name], shapes[name] = layer | {"inputs": sources}, made.shape
         if isinstance(op, Conv):
             owners[name] = TiedConv(op, shape, made.shape)
     output = draw(st.sampled_from([(CLASSES,), shapes[INPUT]]))

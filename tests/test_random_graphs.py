@@ -26,11 +26,9 @@ from cnnbench.layers import (
     ACTIVATION_NAMES,
     INPUT,
     OPERATIONS,
-    Activate,
     BatchNorm,
     Conv,
     ConvTranspose,
-    Sample,
 )
 from cnnbench.lowering import Fused
 from cnnbench.models import GraphNet
@@ -163,27 +161,14 @@ class Question:
 
 @st.composite
 def questions(draw: st.DrawFn) -> Question:
-    layers, input_shape, output_shape = draw(graphs())
+    layers, input_shape, output_shape = draw(graphs(samples=False))
     plan = make_plan(layers, input_shape, output_shape)
     rng, training = np.random.default_rng(draw(st.integers(0, 99))), draw(st.booleans())
     images = rng.normal(size=(NUM_IMAGES, *input_shape))
     head = rng.normal(size=(NUM_IMAGES, *output_shape))
-    plan = without_samples(plan)
     # What dropout draws is each framework's own.
     plan = without_dropout(plan) if training else plan
     return Question(plan, weights_of(plan, rng), images, head, training)
-
-
-def without_samples(plan: Plan) -> Plan:
-    """The means in their place, as in evaluation; peers have no samples."""
-    keep = Activate(op="activation", activation="linear")
-    nodes = (
-        dataclasses.replace(n, op=keep, inputs=n.inputs[:1], in_shapes=n.in_shapes[:1])
-        if isinstance(n.op, Sample)
-        else n
-        for n in plan.nodes
-    )
-    return dataclasses.replace(plan, nodes=tuple(nodes))
 
 
 def weights_of(plan: Plan, rng: np.random.Generator) -> Weights:
@@ -351,7 +336,7 @@ BATCH = 6
 
 def job_of(layers: Layers, input_shape: Shape, output_shape: Shape) -> Job:
     """Two batches of noise, without dropout, whose masks depend on the way."""
-    plan = without_samples(without_dropout(make_plan(layers, input_shape, output_shape)))
+    plan = without_dropout(make_plan(layers, input_shape, output_shape))
     task = "classify" if len(output_shape) == 1 else "reconstruct"
     experiment = Experiment.model_validate(
         {
@@ -421,7 +406,7 @@ def rows_of(plan: Plan) -> int:
 
 
 @examples(3)
-@given(graph=graphs(), way=st.sampled_from(sorted(WAYS)))
+@given(graph=graphs(samples=False), way=st.sampled_from(sorted(WAYS)))
 def test_random_networks_learn_the_same_in_every_way(graph: Graph, way: str) -> None:
     job = job_of(*graph)
     assert job.plan is not None
