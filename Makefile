@@ -11,10 +11,10 @@ MODELS = experiments/standard.yaml experiments/modified.yaml
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test mutants lint smoke bench clean
+.PHONY: help run test coverage mutants lint smoke bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A stamp per set of extras, renewed when what is installed would change.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
@@ -27,7 +27,13 @@ run: $(VENV)/.installed-base ## Train the standard and the modified CNN on embed
 	$(BIN)/cnnbench compare standard modified --results-dir $(RESULTS)
 
 test: $(VENV)/.installed-$(EXTRAS) ## Run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
+
+coverage: $(VENV)/.installed-$(EXTRAS) ## Run all tests and measure the lines and branches they reach
+	rm -rf build/coverage
+	$(BIN)/python -m coverage run -m pytest -n 2
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 # What mutmut remembers is of tests that may have changed, so it begins anew.
 mutants: $(VENV)/.installed-dev,mutation ## Change graph, stats and store in small ways; list what no test notices

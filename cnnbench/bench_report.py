@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cnnbench import codec
 from cnnbench.bars import Check
 from cnnbench.benchmark import IMAGES, OWN, Band, Benchmark, Measurement, Outcome, Ratio
-from cnnbench.phrases import clean
+from cnnbench.phrases import clean, escaped
 from cnnbench.results import Environment
 from cnnbench.tables import Folded
 
@@ -69,10 +69,10 @@ def markdown(report: Report) -> str:
     """The same tables in Markdown."""
     parts = []
     for benchmark in report.benchmarks:
-        lines = [f"- {note}\n" for note in notes(benchmark)]
+        lines = [f"- {escaped(note)}\n" for note in notes(benchmark)]
         rows = [[c.cell(benchmark, m) for c in _COLUMNS] for m in benchmark.measured]
         table = markdown_table([_header(c, benchmark, narrow=False) for c in _COLUMNS], rows)
-        parts.append(f"### {heading(benchmark)}\n\n{table}\n{''.join(lines)}")
+        parts.append(f"### {escaped(heading(benchmark))}\n\n{table}\n{''.join(lines)}")
     return "\n".join([*parts, " ".join(TIMES_NOTE), machine_note(report), ""])
 
 

@@ -95,7 +95,10 @@ def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:
         raise DataError(_unknown(name))
     with quiet():
         import tensorflow_datasets as tfds
+        from google.protobuf.json_format import ParseError
 
+        # It would ask a bucket that is switched off, and leave a temporary folder behind each time.
+        tfds.core.DatasetInfo.initialize_from_bucket = lambda _: None
         try:
             return tfds.builder(name, data_dir=data_dir, **kwargs)
         except tfds.core.DatasetNotFoundError:
@@ -103,7 +106,11 @@ def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:
         except ModuleNotFoundError as error:
             raise DataError(_missing_package(name, error)) from error
         except ValueError as error:
+            if "/" not in name:
+                raise DataError(_damaged(name, data_dir, error)) from error
             raise DataError(_wrong_config(name)) from error
+        except (ParseError, KeyError, TypeError, AttributeError, OSError) as error:
+            raise DataError(_damaged(name, data_dir, error)) from error
 
 
 def info_of(name: str, builder: Any) -> DatasetInfo:
@@ -195,6 +202,12 @@ def _wrong_config(name: str) -> str:
         return f"dataset '{base}' has no configurations; write '{base}' without '/{config}'"
     near = did_you_mean(config, configs) or f"; write one of {listing(configs)}"
     return f"dataset '{base}' has no configuration '{config}'{near}"
+
+
+def _damaged(name: str, data_dir: Path, error: Exception) -> str:
+    reason = " ".join(str(error).split())[-80:].rstrip(".") or type(error).__name__
+    where = f"{data_dir / name}: the description of the prepared data cannot be read"
+    return f"{where} ({reason}); remove that folder and prepare the dataset again"
 
 
 def _missing_package(name: str, error: ModuleNotFoundError) -> str:

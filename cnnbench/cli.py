@@ -15,14 +15,28 @@ from cnnbench.cli_bench import bench
 from cnnbench.cli_check import check
 from cnnbench.cli_compare import compare
 from cnnbench.cli_data import DataDir, data_app
+from cnnbench.cli_export import export_model
+from cnnbench.cli_gradcheck import gradcheck
 from cnnbench.cli_inspect import inspect
 from cnnbench.cli_latent import latent
+from cnnbench.cli_new import new, schema
+from cnnbench.cli_predict import predict
 from cnnbench.cli_report import draw_plot, write_report
 from cnnbench.cli_show import show, show_layers
+from cnnbench.cli_watch import watch
 from cnnbench.errors import UsageError
 from cnnbench.interrupts import CODES, catching
-from cnnbench.terminal import exit_at_once, reports_errors, stdout, warn
-from cnnbench.words import MaybeSpecs, ResultsDir, option_overrides, split_words
+from cnnbench.terminal import exit_at_once, open_streams, reports_errors, stdout, tell, warn
+from cnnbench.words import (
+    Device,
+    DeviceOption,
+    Engine,
+    EngineOption,
+    MaybeSpecs,
+    ResultsDir,
+    option_overrides,
+    split_words,
+)
 
 if TYPE_CHECKING:
     from cnnbench.results import RunResult
@@ -62,24 +76,6 @@ class Match(StrEnum):
     FLOPS = "flops"
 
 
-class Device(StrEnum):
-    """Where to train."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    GPU = "gpu"
-    TPU = "tpu"
-
-
-class Engine(StrEnum):
-    """Which algorithms compute convolutions and pooling."""
-
-    AUTO = "auto"
-    PLAIN = "plain"
-    DIRECT = "direct"
-    FAST = "fast"
-
-
 @app.command()
 @reports_errors
 def run(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -91,14 +87,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     dataset: Annotated[
         str | None, typer.Option(help="Train on another dataset.", metavar="NAME")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
-    engine: Annotated[
-        Engine,
-        typer.Option(
-            help="XLA's convolutions, exact fast ones, or also Winograd's; auto measures once.",
-            envvar="CNNBENCH_ENGINE",
-        ),
-    ] = Engine.AUTO,
+    device: DeviceOption = Device.AUTO,
+    engine: EngineOption = Engine.AUTO,
     match: Annotated[
         Match | None,
         typer.Option(
@@ -149,7 +139,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Train each experiment and end with a table of accuracy and time."""
     from cnnbench.session import Request
 
-    if data_dir and not data_dir.is_dir() and str(data_dir) != os.environ.get("TFDS_DATA_DIR"):
+    known = data_dir is None or str(data_dir) == os.environ.get("TFDS_DATA_DIR")
+    if not (known or os.path.isdir(str(data_dir))):  # noqa: PTH112 - Path raises for a long name
         raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
     given = option_overrides(seeds, epochs, dataset)
     make = partial(
@@ -173,7 +164,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         from cnnbench.matching import with_match
         from cnnbench.widening import Size
 
-        requests = with_match(requests, Size(match.value), partial(typer.echo, err=True))
+        requests = with_match(requests, Size(match.value), tell)
     if dry_run:
         _dry_run(requests)
         return
@@ -186,6 +177,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 app.command()(reports_errors(show))
+app.command()(reports_errors(new))
+app.command()(reports_errors(watch))
+app.command()(reports_errors(schema))
 
 
 @app.command(name="list")
@@ -197,7 +191,7 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     listing = history.list_runs(results_dir)
     warn(listing.warnings)
     if not listing.entries:
-        typer.echo(f"no runs in {results_dir}; start one with: cnnbench run SPEC")
+        tell(f"no runs in {results_dir}; start one with: cnnbench run SPEC", err=False)
         return
     console = stdout()
     curves = [history.read_curve(entry) for entry in listing.entries]
@@ -209,7 +203,10 @@ app.command(name="plot")(reports_errors(draw_plot))
 app.command(name="report")(reports_errors(write_report))
 app.command()(reports_errors(bench))
 app.command()(reports_errors(inspect))
+app.command()(reports_errors(gradcheck))
 app.command()(reports_errors(latent))
+app.command()(reports_errors(predict))
+app.command(name="export")(reports_errors(export_model))
 app.command()(reports_errors(check))
 
 
@@ -227,20 +224,15 @@ def _resumed(
     return [make(folder / RESOLVED_FILE, resume=folder) for folder in folders]
 
 
-def _run_all(requests: Sequence[Any], results: "list[RunResult]", *, quiet: bool) -> None:
+def _run_all(requests: "Sequence[Request]", results: "list[RunResult]", *, quiet: bool) -> None:
     from rich.console import Console
 
-    from cnnbench.progress import Bars, make_listeners
+    from cnnbench.progress import listening
     from cnnbench.session import check_all, run_by_turns
 
     check_all(requests)
-    listeners = make_listeners(Console(stderr=True), len(requests), quiet=quiet)
-    try:
+    with listening(Console(stderr=True), len(requests), quiet=quiet) as listeners:
         results[:] = run_by_turns(requests, listeners, results.append)
-    finally:
-        for listener in listeners:
-            if isinstance(listener, Bars):
-                listener.close()
 
 
 def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
@@ -269,6 +261,7 @@ def _dry_run(requests: Sequence[Any]) -> None:
 
 def main() -> None:
     """Entry point of the `cnnbench` command."""
+    open_streams()
     try:
         app(prog_name="cnnbench")
     except SystemExit as end:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cnnbench.terminal import warn
+from cnnbench.terminal import tell, warn
 from cnnbench.words import ResultsDir
 
 
@@ -31,8 +31,8 @@ def check(
     for path in paths:
         problems = check_run(path)
         sound = sound and not problems
-        typer.echo(f"{path}: {'sound' if not problems else 'damaged'}")
+        tell(f"{path}: {'sound' if not problems else 'damaged'}", err=False)
         for problem in problems:
-            typer.echo(f"  {problem}")
+            tell(f"  {problem}", err=False)
     if not sound:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.errors import UsageError, did_you_mean, listing
-from cnnbench.terminal import stdout, warn
+from cnnbench.terminal import stdout, tell, warn
 from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
@@ -112,10 +112,12 @@ def side_by_side(
 def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
     """Raises UsageError where a run lacks what a limit is about."""
     from cnnbench.comparable import run_path
-    from cnnbench.gates import TIME
+    from cnnbench.gates import TIME, require_sense
+    from cnnbench.results import Direction
 
     own = {run_path(run.record): run.summary.metrics for run in runs if run.summary}
     known = [*dict.fromkeys(metric for metrics in own.values() for metric in metrics), TIME]
+    directions = {metric: d for metrics in own.values() for metric, d in metrics.items()}
     for gate in gates:
         if gate.metric not in known:
             hint = did_you_mean(gate.metric, known)
@@ -126,6 +128,7 @@ def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
                 message = f"--fail-if: {path} has no '{gate.metric}'"
                 names = listing([*metrics, TIME])
                 raise UsageError(f"{message}; write {names}, or name the runs that have it.")
+        require_sense(gate, directions.get(gate.metric, Direction.LOWER))
 
 
 def _judge(
@@ -150,7 +153,7 @@ def _judge(
         for comparison in judged:
             for verdict in comparison.verdicts:
                 judgement = judge_gate(gate, verdict)
-                typer.echo(judgement.text, err=True)
+                tell(judgement.text)
                 outcomes.append(judgement.outcome)
     if not outcomes:
         raise UsageError("--fail-if: there is no run beside the baseline; name two runs.")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cnnbench.terminal import reports_errors, stdout
+from cnnbench.terminal import reports_errors, stdout, tell
 
 data_app = typer.Typer(
     help="Datasets: what there is, fetching one, where they are kept.", no_args_is_help=True
@@ -54,7 +54,7 @@ def data_prepare(
     """Fetch a dataset and cache its decoded images."""
     from cnnbench.data import prepare
 
-    dataset = prepare(name, data_dir=data_dir, notify=lambda text: typer.echo(text, err=True))
+    dataset = prepare(name, data_dir=data_dir, notify=tell)
     sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
     train, validation, test = (f"{size:,}" for size in sizes)
     typer.echo(f"{name}: {train} training, {validation} validation and {test} test images")
@@ -67,5 +67,5 @@ def data_path(data_dir: DataDir = None) -> None:
     from cnnbench.cache import cache_dir
     from cnnbench.catalog import default_data_dir
 
-    typer.echo(f"datasets  {default_data_dir(data_dir)}")
-    typer.echo(f"cache     {cache_dir()}")
+    tell(f"datasets  {default_data_dir(data_dir)}", err=False)
+    tell(f"cache     {cache_dir()}", err=False)

@@ -8,8 +8,8 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import PICTURES, file_form, stdout, warn, write_file
-from cnnbench.words import ResultsDir
+from cnnbench.terminal import PICTURES, file_form, stdout, tell, warn, write_file
+from cnnbench.words import ResultsDir, Run
 
 if TYPE_CHECKING:
     from cnnbench.data import Split
@@ -18,14 +18,7 @@ if TYPE_CHECKING:
 
 
 def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="A run's folder or id, or an experiment's name: its newest finished run.",
-            show_default=False,
-        ),
-    ],
+    run: Run,
     layer: Annotated[
         str | None, typer.Option(help="Ask what excites the units of a layer.", metavar="NAME")
     ] = None,
@@ -70,7 +63,7 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
     warn(warnings)
     network = load_trained(path, seed, data_dir=data_dir)
     network.require_layers([layer] if layer else [])
-    test = network.dataset(data_dir, lambda text: typer.echo(text, err=True)).test
+    test = network.dataset(data_dir, tell).test
     chosen = choose(test, numbers)
     layers, responses = examine(network, chosen.images, None if numbers else layer)
     stdout().print(layers_table(layers, _title(network, numbers, len(test))))

@@ -7,7 +7,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import PICTURES, file_form, stdout, warn, write_file
+from cnnbench.terminal import PICTURES, file_form, stdout, tell, warn, write_file
 from cnnbench.words import ResultsDir
 
 
@@ -52,7 +52,7 @@ def latent(
     if network.record.task != "reconstruct":
         raise UsageError(f"{path}: a network that classifies has no code; name an autoencoder.")
     network.require_layers(None)
-    test = network.dataset(data_dir, lambda text: typer.echo(text, err=True)).test
+    test = network.dataset(data_dir, tell).test
     for number in walk:
         if not 0 <= number < len(test):
             message = f"--walk: there is no test image {number}"

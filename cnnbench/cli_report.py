@@ -9,7 +9,7 @@ import typer
 from cnnbench.cli_compare import side_by_side
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import IncomparableError
-from cnnbench.terminal import PICTURES, file_form, warn, write_file
+from cnnbench.terminal import PICTURES, file_form, tell, warn, write_file
 from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def draw_plot(
         raise IncomparableError(f"command line: {message}; name the runs of one.")
     (comparison,) = comparisons
     for line in doubts(comparison):
-        typer.echo(line, err=True)
+        tell(line)
     write_file("--output", output, comparison_picture(comparison, selection.runs, form))
 
 

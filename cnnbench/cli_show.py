@@ -8,10 +8,11 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import PICTURES, file_form, stdout, write_file
+from cnnbench.terminal import PICTURES, file_form, stdout, tell, write_file
 from cnnbench.words import Specs, split_words
 
 if TYPE_CHECKING:
+    from cnnbench.differences import Differences
     from cnnbench.loader import Loaded
 
 DRAWINGS = (*PICTURES, "md")
@@ -69,20 +70,35 @@ def show_layers(
       SpecError: everything wrong with it.
     """
     from cnnbench.differences import differences
-    from cnnbench.layer_table import layer_table
     from cnnbench.loader import load_experiment
 
     loaded = load_experiment(path, overrides, data_dir=data_dir)
+    print_layers(loaded, path, first, differences(first, loaded) if first else None)
+    return loaded
+
+
+def print_layers(
+    loaded: "Loaded", path: Path, first: "Loaded | None", found: "Differences | None"
+) -> None:
+    """Prints layers and differences.
+
+    Args:
+      loaded: the experiment.
+      path: its file.
+      first: what it is beside.
+      found: how it differs from that.
+    """
+    from cnnbench.layer_table import layer_table
+
     experiment = loaded.experiment
-    found = differences(first, loaded) if first else None
     if loaded.plan is None:
-        typer.echo(f"{experiment.type_title}: {experiment.model.python} (shapes show when it runs)")
+        title = f"{experiment.type_title}: {experiment.model.python}"
+        tell(f"{title} (shapes show when it runs)", err=False)
     else:
         marks = found.marks if found and first and first.plan else None
         stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})", marks))
     if found and first:
-        typer.echo(f"\nBeside {first.experiment.type_title}:")
+        tell(f"\nBeside {first.experiment.type_title}:", err=False)
         for line in found.lines or ("nothing is different",):
-            typer.echo(f"  {line}")
+            tell(f"  {line}", err=False)
         typer.echo()
-    return loaded

@@ -104,7 +104,12 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
         _Fact("has", splits, f"splits of {sizes} images", "give both the same dataset sizes"),
         _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
         _Fact("takes", steps, f"{steps:,} steps", "give both the same epochs and batch size"),
-        _Fact("is", measure, f"judged by {measure}", "give both the same loss, or name another --metric"),
+        _Fact(
+            "is",
+            measure,
+            f"judged by {measure}",
+            "give both the same loss, or name another --metric",
+        ),
         _Fact("ran", kind, f"on {kind}", "run both with the same --device"),
     )
 

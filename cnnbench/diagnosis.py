@@ -10,13 +10,13 @@ from cnnbench.errors import Flaw, did_you_mean, listing, shown
 from cnnbench.layers import OPERATIONS
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
 from cnnbench.scalars import MAX_DIGITS, is_number
-from cnnbench.spec import DatasetSpec, Experiment, ModelSpec, Splits, TrainSpec
+from cnnbench.spec import Experiment, Splits
 from cnnbench.yamlio import KeyPath
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
-    "dataset": DatasetSpec,
-    "model": ModelSpec,
-    "train": TrainSpec,
+    name: field.annotation
+    for name, field in Experiment.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
 }
 _TRUE_WORDS = ("yes", "on", "y")
 _FALSE_WORDS = ("no", "off", "n")

@@ -87,8 +87,8 @@ def run_job(job: Job) -> Iterator[Event]:
         with jax.default_device(job.devices[0]):
             try:
                 event = next(events, None)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
+            except (jax.errors.JaxRuntimeError, MemoryError) as error:
+                if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
                     raise
                 raise ran_out(job.plan, job.batch_size) from None
         if event is None:

@@ -1,8 +1,16 @@
 """The kinds of value in an experiment file, each with its own error message."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from cnnbench.errors import shown
@@ -101,13 +109,56 @@ def _as_list(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-Size = Annotated[tuple[int, int], BeforeValidator(_size), PlainSerializer(_as_list)]
-Padding = Annotated[
-    Literal["valid", "same"] | tuple[int, int], BeforeValidator(_padding), PlainSerializer(_as_list)
+def _whole_schema(least: int, most: int | None = None) -> dict[str, Any]:
+    """JSON Schema of a whole number."""
+    return {"type": "integer", "minimum": least} | ({} if most is None else {"maximum": most})
+
+
+def _list_schema(item: Mapping[str, Any], least: int, most: int | None = None) -> dict[str, Any]:
+    """JSON Schema of a list."""
+    bounds = {"minItems": least} | ({} if most is None else {"maxItems": most})
+    return {"type": "array", "items": item, **bounds}
+
+
+def _any_of(*kinds: Mapping[str, Any]) -> WithJsonSchema:
+    """What a file may say, short forms included, for editors."""
+    return WithJsonSchema({"anyOf": list(kinds)})
+
+
+_TEXT = {"type": "string"}
+Size = Annotated[
+    tuple[int, int],
+    BeforeValidator(_size),
+    PlainSerializer(_as_list),
+    _any_of(_whole_schema(1), _list_schema(_whole_schema(1), 2, 2)),
 ]
-Inputs = Annotated[tuple[str, ...] | None, BeforeValidator(_inputs), PlainSerializer(_as_list)]
-Shape = Annotated[tuple[int, ...], BeforeValidator(_shape), PlainSerializer(_as_list)]
-Seeds = Annotated[tuple[int, ...], BeforeValidator(_seeds), PlainSerializer(_as_list)]
+Padding = Annotated[
+    Literal["valid", "same"] | tuple[int, int],
+    BeforeValidator(_padding),
+    PlainSerializer(_as_list),
+    _any_of({"enum": ["valid", "same"]}, _whole_schema(0), _list_schema(_whole_schema(0), 2, 2)),
+]
+Inputs = Annotated[
+    tuple[str, ...] | None,
+    BeforeValidator(_inputs),
+    PlainSerializer(_as_list),
+    _any_of(_TEXT, _list_schema(_TEXT, 1), {"type": "null"}),
+]
+Shape = Annotated[
+    tuple[int, ...],
+    BeforeValidator(_shape),
+    PlainSerializer(_as_list),
+    _any_of(_list_schema(_whole_schema(1), 1, 1), _list_schema(_whole_schema(1), 3, 3)),
+]
+Seeds = Annotated[
+    tuple[int, ...],
+    BeforeValidator(_seeds),
+    PlainSerializer(_as_list),
+    _any_of(
+        _whole_schema(1, MAX_SEEDS),
+        _list_schema(_whole_schema(0, 2**32 - 1), 1, MAX_SEEDS) | {"uniqueItems": True},
+    ),
+]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

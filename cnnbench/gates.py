@@ -6,7 +6,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from cnnbench.errors import UsageError
-from cnnbench.phrases import clean
+from cnnbench.phrases import clean, is_fraction, words
+from cnnbench.results import Direction
 from cnnbench.stats import Interval
 from cnnbench.verdict import Effect, Verdict
 from cnnbench.verdict_report import parse_effect, size
@@ -64,6 +65,31 @@ def parse_gate(text: str) -> Gate:
         message = f"--fail-if: '{text}' limits a time by {found[3]}"
         raise UsageError(f"{message}; write a share of the baseline's, as in train_s:+10%.")
     return gate
+
+
+def require_sense(gate: Gate, direction: Direction) -> None:
+    """Refuses a unit that a metric has not, and a limit on how good a run may be.
+
+    Args:
+      gate: the limit.
+      direction: which values of its metric are better.
+
+    Raises:
+      UsageError: it makes no sense.
+    """
+    message, text = f"--fail-if: '{gate.text}'", gate.text.strip()
+    share, points = is_fraction(gate.metric), text.endswith("pp")
+    if share and gate.effect.kind == "absolute" and not points:
+        raise UsageError(
+            f"{message} has no unit; write {text}pp (points) or {text}% of the baseline."
+        )
+    if points and not share:
+        remedy = f"write {text.removesuffix('pp').rstrip()}% of the baseline, or a value"
+        raise UsageError(f"{message} is in points, which {words(gate.metric)} has not; {remedy}.")
+    worse, sign = (-1, "-") if direction is Direction.HIGHER else (1, "+")
+    if gate.sign != worse:
+        remedy = f"write {gate.metric}:{sign}{text.partition(':')[2][1:]}"
+        raise UsageError(f"{message} would fail a run for being better; {remedy}.")
 
 
 def judge_gate(gate: Gate, verdict: Verdict) -> Judgement:

@@ -142,7 +142,9 @@ def find_unfinished(argument: str, results_dir: Path) -> Path:
       StoreError: a folder cannot be read.
     """
     for path in [Path(argument), results_dir / argument] if argument.strip() else []:
-        if not (path / RECORD_FILE).is_file() and (folders := _run_folders(path)):
+        with disk(Path(argument), "read"):
+            is_run = (path / RECORD_FILE).is_file()
+        if not is_run and (folders := _run_folders(path)):
             entries = _list_folders(folders).entries
             open_ = [entry for entry in entries if entry.record.status is not Status.FINISHED]
             if not open_:

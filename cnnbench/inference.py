@@ -5,11 +5,11 @@ from typing import Any
 import jax
 
 from cnnbench.steps import Rules, cast, merged, pick, results_of, whole
-from cnnbench.train import Arrays, Tree
+from cnnbench.train import Arrays, Indices, Tree
 
 
 def outputs_of(
-    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
+    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
 ) -> jax.Array:
     """The network's results for the images at `indices`, in evaluation mode."""
     images, _ = pick(arrays, indices, rules)
@@ -26,7 +26,7 @@ def outputs_from(
 
 
 def activations_of(
-    params: Tree, rest: Tree, arrays: Arrays, indices: jax.Array, *, graphdef: Any, rules: Rules
+    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
 ) -> dict[str, jax.Array]:
     """What each layer of a graph gives for the images at `indices`, in evaluation mode."""
     images = cast(pick(arrays, indices, rules)[0], rules.dtype)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.inspection import Responses
+from cnnbench.phrases import clean
 from cnnbench.pixels import mosaic
 from cnnbench.plots import rendered
 from cnnbench.receptive_fields import receptive_field
@@ -55,7 +56,7 @@ def activation_panels(
     activations = network.activations(images, None if layer is None else [layer])
     panels = []
     for at, number in enumerate(numbers):
-        panels.append(_pixels(f"image {number}", images[at : at + 1]))
+        panels.append(pixel_panel(f"image {number}", images[at : at + 1]))
         panels += [_activation(name, values[at]) for name, values in activations.items()]
     return panels
 
@@ -102,10 +103,11 @@ def _filters(layer: str, kernel: Array | None, most: int) -> list[Panel]:
     return [Panel(title, tiles, shown.shape[1], "signed")]
 
 
-def _pixels(title: str, images: Array) -> Panel:
+def pixel_panel(title: str, images: Array) -> Panel:
+    """Images side by side, (n, h, w, c) from 0 to 255."""
     grey = images.shape[-1] == 1
     tiles = images[..., 0] if grey else images
-    return Panel(title, tiles.astype(float), 1, "pixels")
+    return Panel(title, tiles.astype(float), len(tiles), "pixels")
 
 
 def _activation(name: str, values: Array) -> Panel:
@@ -165,6 +167,7 @@ def page(panels: Sequence[Panel], title: str, form: str) -> bytes:
     sizes = [_inches(*pair) for pair in zip(panels, pictures, strict=True)]
     height = sum(size[1] + HEAD for size in sizes) + 0.6
     figure = Figure(figsize=(WIDTH, height), dpi=110)
+    title = clean(title)
     figure.text(LEFT / WIDTH, 1 - 0.3 / height, title, fontsize=12, weight="bold", parse_math=False)
     top = height - 0.45
     for panel, picture, (wide, tall) in zip(panels, pictures, sizes, strict=True):
@@ -192,7 +195,8 @@ def _inches(panel: Panel, picture: Array) -> tuple[float, float]:
     """Width and height of a panel: as large as fits, but no pixel larger than needed."""
     height, width = picture.shape[:2]
     rows = -(-len(panel.tiles) // panel.columns)
-    tallest = SMALL if len(panel.tiles) == 1 else TALLEST * max(1, rows / ROWS)
+    small = len(panel.tiles) == 1 or (panel.kind == "pixels" and rows == 1)
+    tallest = SMALL if small else TALLEST * max(1, rows / ROWS)
     if panel.kind == "picture":
         tallest = TALLEST
     scale = min((WIDTH - 1.5 * LEFT) / width, tallest / height, 0.12)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cnnbench.inspection import LayerStatistics, Prediction, Responses
+from cnnbench.phrases import visible
 from cnnbench.shapes import shape_text
 from cnnbench.tables import Folded
 
@@ -16,7 +17,7 @@ def _titled(title: str, table: "Table") -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    return Group(Text(title, style="table.title"), Folded(table))
+    return Group(Text(visible(title), style="table.title"), Folded(table))
 
 
 def _table() -> "Table":

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import INPUT, ConvTranspose, LayerOp, Slice
+from cnnbench.phrases import visible
 from cnnbench.shapes import shape_text
 from cnnbench.tables import Folded
 
@@ -53,7 +54,7 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, title=Text(title), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=Text(visible(title)), title_justify="left")
     table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
     table.show_edge = marks is None  # its place is that of the marks
     table.add_column("Layer", no_wrap=True, footer="total")

@@ -10,7 +10,7 @@ import optax
 
 from cnnbench.image_quality import BRIGHTEST, psnr, ssim
 from cnnbench.layers import Sample
-from cnnbench.spec import Experiment, Task
+from cnnbench.spec import Experiment, Loss, Task
 
 PerImage = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -133,9 +133,9 @@ def _in_top(logits: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:
     return (before.sum(axis=1) < k).astype(jnp.float32)
 
 
-def loss_name(experiment: Experiment) -> str:
+def loss_name(experiment: Experiment) -> Loss:
     """The loss that is minimised."""
-    default = "cross_entropy" if experiment.task is Task.CLASSIFY else "mse"
+    default: Loss = "cross_entropy" if experiment.task is Task.CLASSIFY else "mse"
     return experiment.train.loss or default
 
 

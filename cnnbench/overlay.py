@@ -62,6 +62,10 @@ def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> 
         hint = f" (did you mean '{near}.yaml'?)" if near else ""
         message = f"there is no file {shown(value)} beside this one{hint}"
         raise refuse(message, "name an existing file")
+    if path.parent.resolve() not in parent.resolve().parents:
+        raise refuse(
+            f"{shown(value)} leaves the folder through a link", "name a file beside this one"
+        )
     chain = (*children, path)
     if any(parent.samefile(link) for link in chain):
         what = "is this file itself" if parent.samefile(path) else "extends this file in turn"
@@ -69,6 +73,24 @@ def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> 
     if len(chain) > MAX_PARENTS:
         raise refuse(f"more than {MAX_PARENTS} files extend one another", "merge some of them")
     return parent
+
+
+def lineage(path: Path) -> tuple[Path, ...]:
+    """A file, the file that it extends, and so on, as far as they can be read.
+
+    The last one may be missing.
+    """
+    found = [path]
+    while len(found) <= MAX_PARENTS:
+        try:
+            data = read_document(found[-1]).data
+        except (SpecError, ValueError):  # a null byte in a name
+            break
+        value = data.get("extends") if isinstance(data, dict) else None
+        if not isinstance(value, str) or not value or found[-1].parent / value in found:
+            break
+        found.append(found[-1].parent / value)
+    return tuple(found)
 
 
 def _is_file(path: Path) -> bool:

@@ -5,6 +5,8 @@
 """
 
 import math
+import re
+import unicodedata
 from collections.abc import Sequence
 
 from cnnbench.stats import Estimate
@@ -95,11 +97,14 @@ def seconds_text(value: float, digits: int | None = None, beside: Sequence[float
     ('6.77 s', '0.0123 s', '0.182 ms')
     >>> seconds_text(0.0123456, beside=[0.000182]), seconds_text(0.000182, beside=[360.0])
     ('12.3 ms', '0.000182 s')
+    >>> seconds_text(1.23, 3, beside=[0.379]), seconds_text(1.23, 0, beside=[0.379])
+    ('1.230 s', '1,230 ms')
     """
     if math.isnan(value):
         return MISSING
     known = _known(value, beside)
-    if known and min(known) < (0.01 if digits is None else 1) and max(known) < _MOST / 1000:
+    few = 0.01 if digits is None else min(1.0, 10.0 ** (1 - digits))  # else two digits are shown
+    if known and min(known) < few and max(known) < _MOST / 1000:
         return f"{_number(1000 * value, digits)} ms"
     return f"{_number(value, 2 if digits is None and value >= 1 else digits)} s"
 
@@ -183,6 +188,28 @@ def enumeration(names: Sequence[str]) -> str:
 def clean(text: str) -> str:
     """One printable line: a title may hold line breaks and terminal control codes."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def visible(text: str) -> str:
+    r"""The same lines, with control codes as their escapes: a terminal must obey no title or path.
+
+    >>> visible("a\x1b[31m.yaml: 'x'\nb")
+    "a\\x1b[31m.yaml: 'x'\nb"
+    """
+    return "".join(c if _is_visible(c) else ascii(c)[1:-1] for c in text)
+
+
+def _is_visible(char: str) -> bool:
+    return char.isprintable() or char == "\n" or unicodedata.category(char) == "Zs"
+
+
+def escaped(text: str) -> str:
+    r"""Markdown that shows `text` as it is: no cells, tags, links or emphasis of its own.
+
+    >>> print(escaped("A|B <i> <0.01"))
+    A\|B \<i> <0.01
+    """
+    return re.sub(r"([\\`*\[|]|<(?=[a-zA-Z/!?]))", r"\\\1", text)
 
 
 def numbered(titles: Sequence[str]) -> list[str]:

@@ -1,5 +1,7 @@
 """How a run looks while it runs: bars on a terminal, a line an epoch elsewhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import assert_never
 
@@ -19,7 +21,7 @@ from cnnbench.events import (
 )
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
-from cnnbench.phrases import epochs_text
+from cnnbench.phrases import clean, epochs_text, visible
 from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.session import Listener
 from cnnbench.sparkline import sparkline
@@ -48,6 +50,7 @@ class Silent:
     def say(self, text: str, style: str | None = None) -> None:
         """Prints a line, which a terminal breaks between words, and a file does not."""
         whole = not self.console.is_terminal
+        text = visible(text)
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=whole)
 
     def started(self, record: RunRecord, num_steps: int) -> None:
@@ -66,16 +69,19 @@ class Lines(Silent):
     Args:
       console: where they go.
       several: whether other runs write there too, so that a line has to say whose it is.
+      tables: whether networks are shown first.
     """
 
-    def __init__(self, console: Console, *, several: bool = False) -> None:
+    def __init__(self, console: Console, *, several: bool = False, tables: bool = True) -> None:
         super().__init__(console)
-        self.epochs, self.several, self.prefix = 0, several, ""
+        self.epochs, self.several, self.tables, self.prefix = 0, several, tables, ""
 
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table."""
         experiment = loaded.experiment
-        self.prefix = f"{experiment.type_title}: " if self.several else ""
+        self.prefix = f"{clean(experiment.type_title)}: " if self.several else ""
+        if not self.tables:
+            return
         if loaded.plan is not None:
             self.console.print(layer_table(loaded.plan, experiment.type_title))
         else:
@@ -105,7 +111,9 @@ class Lines(Silent):
 
     def finished(self, folder: Path) -> None:
         """Says where the files are; a path that is broken could not be copied."""
-        self.console.print(f"wrote {folder}", highlight=False, markup=False, soft_wrap=True)
+        self.console.print(
+            f"wrote {visible(str(folder))}", highlight=False, markup=False, soft_wrap=True
+        )
 
 
 class Bars(Lines):
@@ -114,10 +122,11 @@ class Bars(Lines):
     Args:
       progress: where the bar is, below those of other runs.
       several: whether there are others.
+      tables: whether networks are shown first.
     """
 
-    def __init__(self, progress: Progress, *, several: bool = False) -> None:
-        super().__init__(progress.console, several=several)
+    def __init__(self, progress: Progress, *, several: bool = False, tables: bool = True) -> None:
+        super().__init__(progress.console, several=several, tables=tables)
         self.progress = progress
         self.task: TaskID | None = None
         self.record: RunRecord | None = None
@@ -210,24 +219,40 @@ class Bars(Lines):
             self.progress.update(task.id, description=text, rate=rate, curve=curve)
 
 
-def make_listeners(console: Console, number: int, *, quiet: bool) -> list[Listener]:
+def make_listeners(
+    console: Console, number: int, *, quiet: bool, tables: bool = True
+) -> list[Listener]:
     """A listener for each of several runs, of the kind that fits a console."""
     several = number > 1
     if quiet:
         return [Silent(console) for _ in range(number)]
     if not console.is_terminal:
-        return [Lines(console, several=several) for _ in range(number)]
+        return [Lines(console, several=several, tables=tables) for _ in range(number)]
     progress = make_progress(console)
-    return [Bars(progress, several=several) for _ in range(number)]
+    return [Bars(progress, several=several, tables=tables) for _ in range(number)]
+
+
+@contextmanager
+def listening(
+    console: Console, number: int, *, quiet: bool = False, tables: bool = True
+) -> Iterator[list[Listener]]:
+    """Listeners as `make_listeners` makes them, whose bars go whatever happens."""
+    listeners = make_listeners(console, number, quiet=quiet, tables=tables)
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            if isinstance(listener, Bars):
+                listener.close()
 
 
 def make_progress(console: Console) -> Progress:
     """Bars that vanish when they are done."""
     return Progress(
-        TextColumn("{task.description}"),
-        TextColumn("{task.fields[curve]}"),
+        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.fields[curve]}", markup=False),
         BarColumn(bar_width=None),
-        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[rate]}", markup=False),
         TimeRemainingColumn(compact=True),
         console=console,
         transient=True,

@@ -5,14 +5,13 @@ values. A run's own table has the four columns of the post that this tool
 implements; a `wide` table adds what else tells architectures apart.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cnnbench.columns import PLAIN, Column, Look, R, cost_columns, epoch_columns
 from cnnbench.compare import Comparison, CostRow, Row
-from cnnbench.phrases import clean, estimate_text, heading, lost_text, metric_text, words
+from cnnbench.phrases import clean, escaped, estimate_text, heading, lost_text, metric_text, words
 from cnnbench.sparkline import sparkline
 from cnnbench.stats import mean
 from cnnbench.store import RunEntry
@@ -197,9 +196,9 @@ def _rich_table(
     table = Table(box=box.MARKDOWN)
     if wide:  # no room for lines between so many columns
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column(columns[0].header)
+    table.add_column(Text(columns[0].header))
     for column in columns[1:]:
-        table.add_column(column.heading or column.header, justify="right", no_wrap=True)
+        table.add_column(Text(column.heading or column.header), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
     return Folded(table, first)
@@ -211,14 +210,14 @@ def _markdown(comparison: Comparison, *, wide: bool, look: Look) -> str:
     if costs := _cost_columns(comparison, wide=wide, look=look):
         body += "\n" + _markdown_table(costs, comparison.costs)
     judged = map(sentence, every_verdict(comparison))
-    verdicts = [f"**Verdict:** {_escape(s)}\n\n" for s in judged]
-    remarks = [f"{_escape(clean(remark))}\n\n" for remark in comparison.remarks]
-    listed = [f"- {_escape(note)}\n" for note in notes(comparison, wide=wide, look=look)]
+    verdicts = [f"**Verdict:** {escaped(s)}\n\n" for s in judged]
+    remarks = [f"{escaped(clean(remark))}\n\n" for remark in comparison.remarks]
+    listed = [f"- {escaped(note)}\n" for note in notes(comparison, wide=wide, look=look)]
     return "".join([body, "\n", *verdicts, *remarks, *listed])
 
 
 def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
-    table = [[_escape(cell) for cell in line] for line in _grid(columns, rows)]
+    table = [[escaped(cell) for cell in line] for line in _grid(columns, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     # The first column holds text and stands left, numbers stand right.
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -242,12 +241,3 @@ def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
     dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name
     counts = (str(record.epochs), str(len(record.seeds)))
     return (record.run_id, record.name, dataset, *counts, curve, result)
-
-
-def _escape(text: str) -> str:
-    r"""Markdown that shows `text` as it is: no cells, tags, links or emphasis of its own.
-
-    >>> print(_escape("A|B <i> <0.01"))
-    A\|B \<i> <0.01
-    """
-    return re.sub(r"([\\`*\[|]|<(?=[a-zA-Z/!?]))", r"\\\1", text)

@@ -138,7 +138,7 @@ def run_by_turns(
     with ExitStack() as stack:
         pairs = zip(requests, listeners, strict=True)
         trainings = [stack.enter_context(closing(_training(*pair))) for pair in pairs]
-        running = list(range(len(trainings)))
+        running, turn = list(range(len(trainings))), 0  # in the first turn all data are read
         while running:
             for number in list(running):
                 try:
@@ -147,12 +147,12 @@ def run_by_turns(
                     results[number] = end.value
                     running.remove(number)
                     done(end.value)
-            running.reverse()
+            running, turn = running[:: -1 if turn else 1], turn + 1
     return [results[number] for number in range(len(requests))]
 
 
 def _training(request: Request, listener: Listener) -> Training:
-    """A run that pauses after each of its seeds but the last."""
+    """A run that pauses when its data are read, and after each of its seeds but the last."""
     watch = Stopwatch()
     loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
     listener.loaded(loaded)
@@ -162,6 +162,8 @@ def _training(request: Request, listener: Listener) -> Training:
         require_trust(reference, request.path.resolve().parent)
     with watch.part("data_s"):
         dataset = dataset_of(loaded.experiment.dataset, request.data_dir, listener.note)
+    with watch.away():
+        yield
     path = request.resume or (_begun(loaded, dataset, request) if request.needed else None)
     if path and read_run(path).record.status is Status.FINISHED:
         listener.note(f"{path} is finished; nothing is trained")

@@ -19,6 +19,7 @@ from cnnbench.optimizers import Constant, Optimizer, Schedule, Sgd
 
 SSIM_WINDOW = 11  # pixels; no smaller image has an SSIM
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
+MAX_NAME = 64
 
 
 Loss = Literal["cross_entropy", "mse", "mae", "binary_cross_entropy"]
@@ -118,7 +119,7 @@ class CheckpointSpec(Model):
 class Experiment(Model):
     """A whole experiment: data, network, training and seeds."""
 
-    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=64)] = Field(
+    name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=MAX_NAME)] = Field(
         description="short name; the folder of its runs"
     )
     title: str = Field("", description="the Type column of tables; the name if left out")

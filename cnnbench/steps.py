@@ -21,7 +21,7 @@ from cnnbench import dense
 from cnnbench.devices import BATCH
 from cnnbench.losses import Result, Score, objective, scores
 from cnnbench.spec import Experiment, Task
-from cnnbench.train import Arrays, TrainState, Tree, split
+from cnnbench.train import Arrays, Indices, TrainState, Tree, split
 
 
 class Rules(NamedTuple):
@@ -69,7 +69,7 @@ def make_rules(
     )
 
 
-def pick(arrays: Arrays, indices: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array]:
+def pick(arrays: Arrays, indices: Indices, rules: Rules) -> tuple[jax.Array, jax.Array]:
     """Images scaled to floats, (n, h, w, c), and their targets."""
     images = arrays.images[indices].astype(jnp.float32) / rules.pixel_scale
     labels = arrays.labels[indices]

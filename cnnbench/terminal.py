@@ -11,6 +11,7 @@ import typer
 
 from cnnbench.errors import CnnbenchError, StoreError, UsageError, listing
 from cnnbench.interrupts import CODES, Stopped
+from cnnbench.phrases import visible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,12 @@ def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StoreError(f"{option} {file}: cannot be written: {reason}; name another.") from error
-    typer.echo(f"wrote {file}", err=True)
+    tell(f"wrote {file}")
+
+
+def tell(text: str, *, err: bool = True) -> None:
+    """Prints lines that may hold what a user wrote."""
+    typer.echo(visible(text), err=err)
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -63,7 +69,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except CnnbenchError as error:
-            typer.echo(str(error), err=True)
+            tell(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as stop:
             typer.echo("interrupted", err=True)
@@ -73,6 +79,9 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             if error.errno != errno.ENOSPC:
                 raise
             typer.echo(f"cannot write: {error.strerror}; free some space", err=True)
+            raise typer.Exit(1) from None
+        except MemoryError:
+            typer.echo("the memory is too small; close other programs, or ask for less", err=True)
             raise typer.Exit(1) from None
 
     return wrapper
@@ -89,7 +98,22 @@ def stdout() -> "Console":
 def warn(warnings: Sequence[str]) -> None:
     """Prints warnings to standard error, where they are in no result's way."""
     for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        tell(f"warning: {warning}")
+
+
+def open_streams() -> None:
+    """Puts the null device where a standard stream is closed, as by ``2>&-``.
+
+    The next file to be opened would take its number, and what libraries write to
+    standard error would end up in results.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            mode = "w" if number else "r"
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def exit_at_once(code: int) -> NoReturn:

@@ -15,6 +15,7 @@ from cnnbench.spec import TrainSpec
 from cnnbench.weights import Weights
 
 Tree = Any
+Indices = jax.Array | slice  # of images
 
 
 class TrainState(NamedTuple):

@@ -23,7 +23,7 @@ from cnnbench.results import RunRecord
 from cnnbench.spec import Experiment, Splits
 from cnnbench.steps import make_rules
 from cnnbench.store import RESOLVED_FILE, kept_seeds, read_entry, read_weights
-from cnnbench.train import Arrays, Network, take_apart, with_weights
+from cnnbench.train import Arrays, Network, Tree, take_apart, with_weights
 
 CHUNK = 100  # images computed at a time
 Images = NDArray[np.uint8]
@@ -42,6 +42,7 @@ class TrainedNetwork:
       plan: its layers; None where the model is a Python class.
       seed: the seed.
       weights: what it has learnt, by name.
+      apply: `outputs` as a pure function of images, for `jax.jit` and `jax.export`.
     """
 
     path: Path
@@ -50,8 +51,8 @@ class TrainedNetwork:
     plan: Plan | None
     seed: int
     weights: Mapping[str, NDArray[Any]]
-    _outputs: Callable[[Arrays, NDArray[Any]], jax.Array]
-    _activations: Callable[[Arrays, NDArray[Any]], dict[str, jax.Array]]
+    apply: Callable[[jax.Array], jax.Array]
+    _activations: Callable[[jax.Array], dict[str, jax.Array]]
     _outputs_from: Callable[..., jax.Array]
 
     @property
@@ -69,7 +70,7 @@ class TrainedNetwork:
         Args:
           images: (n, h, w, c), pixels from 0 to 255.
         """
-        return np.concatenate([np.asarray(part) for part in _in_chunks(self._outputs, images)])
+        return np.concatenate([np.asarray(part) for part in _in_chunks(self.apply, images)])
 
     def outputs_from(self, layer: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """What the network makes of a layer's values, (n, *shape of its output).
@@ -149,46 +150,65 @@ def load_trained(
       data_dir: where datasets outside the built-in table are looked up.
 
     Raises:
-      StoreError: the run's folder holds no weights, or none of this seed, or they are damaged.
+      StoreError: the run's folder holds no weights, or they are damaged.
       SpecError: its experiment cannot be read.
-      UsageError: its Python model cannot be imported.
+      UsageError: there are no weights of this seed, or its Python model cannot be imported.
+    """
+    first = _seeds(path, read_entry(path).record, seed)[0]
+    return load_seeds(path, first, data_dir=data_dir)[0]
+
+
+def load_seeds(
+    path: Path,
+    seed: int | None = None,
+    *,
+    data_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> list[TrainedNetwork]:
+    """The networks of every seed of a run, or of one; they share their compiled programs.
+
+    Args:
+      path: the run's folder.
+      seed: which; if None all whose weights are there, in the order of the run.
+      data_dir: where datasets outside the built-in table are looked up.
+      overrides: of its experiment, such as ``train.precision=float32``.
+
+    Raises:
+      CnnbenchError: as `load_trained`.
     """
     record = read_entry(path).record
-    seed = _seed(path, record, seed)
-    weights = read_weights(path, seed)
-    loaded = load_experiment(path / RESOLVED_FILE, data_dir=data_dir)
+    seeds = _seeds(path, record, seed)
+    learnt = [read_weights(path, each) for each in seeds]
+    loaded = load_experiment(path / RESOLVED_FILE, overrides, data_dir=data_dir)
     experiment, plan = loaded.experiment, loaded.plan
     layers = plan is not None
-    where = f"{path}, seed {seed}"
-    network = with_weights(_network(experiment, plan, path), weights, layers=layers, where=where)
+    network = _network(experiment, plan, path)
     rules = make_rules(experiment, None, prepares=layers)
     options = {"graphdef": network.evaluation, "rules": rules}
-    outputs = partial(jax.jit(partial(outputs_of, **options)), network.params, network.rest)
-    activations = partial(jax.jit(partial(activations_of, **options)), network.params, network.rest)
-    later = jax.jit(partial(outputs_from, **options), static_argnames="layer")
-    return TrainedNetwork(
-        path,
-        record,
-        experiment,
-        plan,
-        seed,
-        weights,
-        outputs,
-        activations,
-        partial(later, network.params, network.rest),
+    outputs, activations = (
+        jax.jit(partial(_of_images, partial(step, **options)))
+        for step in (outputs_of, activations_of)
     )
+    later = jax.jit(partial(outputs_from, **options), static_argnames="layer")
+    found = []
+    for each, weights in zip(seeds, learnt, strict=True):
+        where = f"{path}, seed {each}"
+        own = with_weights(network, weights, layers=layers, where=where)
+        calls = [partial(call, own.params, own.rest) for call in (outputs, activations, later)]
+        found.append(TrainedNetwork(path, record, experiment, plan, each, weights, *calls))
+    return found
 
 
-def _seed(path: Path, record: RunRecord, seed: int | None) -> int:
-    """The seed that is asked for, if its weights are there."""
+def _seeds(path: Path, record: RunRecord, seed: int | None) -> list[int]:
+    """The seed that is asked for, if its weights are there, or all whose are."""
     kept = [known for known in record.seeds if known in kept_seeds(path)]
     if not kept:
         message = f"{path}: it holds no weights (an older version wrote none, or no seed has ended)"
         again = shlex.join(record.environment.command)
         raise StoreError(f"{message}; train them with: {again}")
     if seed is not None and seed not in kept:
-        raise StoreError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")
-    return kept[0] if seed is None else seed
+        raise UsageError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")
+    return kept if seed is None else [seed]
 
 
 def _network(experiment: Experiment, plan: Plan | None, path: Path) -> Network:
@@ -205,14 +225,16 @@ def _network(experiment: Experiment, plan: Plan | None, path: Path) -> Network:
         raise StoreError(f"{message}; read its weights with safetensors.") from None
 
 
-def _in_chunks(call: Callable[[Arrays, NDArray[Any]], Any], images: Images) -> Iterator[Any]:
+def _of_images(step: Callable[..., Any], params: Tree, rest: Tree, images: jax.Array) -> Any:
+    """What a step of evaluation makes of images, whose labels it does not read."""
+    return step(params, rest, Arrays(images, jax.numpy.zeros(0, int)), slice(None))
+
+
+def _in_chunks(call: Callable[[jax.Array], Any], images: Images) -> Iterator[Any]:
     """Calls a program with as many images each time, so that it is compiled once."""
     size = min(CHUNK, len(images))
-    labels: Any = np.zeros(size, np.int32)
     for start in range(0, len(images), size):
         part = images[start : start + size]
-        missing = size - len(part)
-        filled: Any = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        values = call(Arrays(filled, labels), np.arange(size, dtype=np.int32))
+        filled: Any = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
         count = slice(len(part))
-        yield jax.tree.map(lambda value, count=count: np.asarray(value)[count], values)
+        yield jax.tree.map(lambda value, count=count: np.asarray(value)[count], call(filled))

@@ -1,12 +1,14 @@
 """Words of a command line: experiment files, overrides, and options that commands share."""
 
+import os
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cnnbench.errors import UsageError
+from cnnbench.errors import UsageError, shown
 
 Specs = Annotated[
     list[str],
@@ -24,6 +26,15 @@ Runs = Annotated[
     typer.Argument(
         metavar="[RUN | NAME | PATH]...",
         help="Runs; the newest finished one of each experiment if left out.",
+        show_default=False,
+    ),
+]
+
+Run = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's folder or id, or an experiment's name: its newest finished run.",
         show_default=False,
     ),
 ]
@@ -51,6 +62,35 @@ MinEffect = Annotated[
     typer.Option(help="Smaller differences do not matter: 0.1pp, 2% or 0.003.", metavar="SIZE"),
 ]
 
+
+class Device(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+    TPU = "tpu"
+
+
+class Engine(StrEnum):
+    """Which algorithms compute convolutions and pooling."""
+
+    AUTO = "auto"
+    PLAIN = "plain"
+    DIRECT = "direct"
+    FAST = "fast"
+
+
+DeviceOption = Annotated[Device, typer.Option(help="Where to train.")]
+
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        help="XLA's convolutions, exact fast ones, or also Winograd's; auto measures once.",
+        envvar="CNNBENCH_ENGINE",
+    ),
+]
+
 ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]
 
 
@@ -60,8 +100,8 @@ def split_words(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     Raises:
       UsageError: no file is named.
     """
-    paths = [Path(a) for a in arguments if "=" not in a or Path(a).exists()]
-    overrides = [a for a in arguments if "=" in a and not Path(a).exists()]
+    files = [a for a in arguments if "=" not in a or os.path.exists(a)]  # noqa: PTH110 - Path raises
+    paths, overrides = [Path(a) for a in files], [a for a in arguments if a not in files]
     if not paths:
         raise UsageError("no experiment file is named; write one, as in experiments/standard.yaml.")
     return paths, overrides
@@ -70,11 +110,19 @@ def split_words(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
 def option_overrides(seeds: str | None, epochs: int | None, dataset: str | None) -> list[str]:
     """Options are overrides with names of their own.
 
+    Raises:
+      UsageError: the seeds are none.
+
     >>> option_overrides("0,1", 5, None)
     ['seeds=[0,1]', 'train.epochs=5']
     """
     overrides = []
     if seeds is not None:
+        if not _name_seeds(seeds):
+            message = f"--seeds: {shown(seeds)} does not name seeds"
+            raise UsageError(
+                f"{message}; write a number of them (1 or more), or a list as in 0,1,2."
+            )
         overrides.append(f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}")
     if epochs is not None:
         overrides.append(f"train.epochs={epochs}")
@@ -82,3 +130,14 @@ def option_overrides(seeds: str | None, epochs: int | None, dataset: str | None)
         # Sizes and stand-in were meant for the file's dataset.
         overrides += [f"dataset.name={dataset}", "dataset.splits=null", "dataset.offline=null"]
     return overrides
+
+
+def _name_seeds(text: str) -> bool:
+    """Whether a text is a number of seeds, or a list of them.
+
+    >>> [_name_seeds(text) for text in ("3", "0,1", "7,", "0", "-1", "[0]", "")]
+    [True, True, True, False, False, False, False]
+    """
+    numbers = [part.strip() for part in text.removesuffix(",").split(",")]
+    are_numbers = all(number.isascii() and number.isdigit() for number in numbers)
+    return are_numbers and ("," in text or bool(text.strip("0 ")))

@@ -6,6 +6,7 @@ So are duplicate keys (the last one would win in silence), tags, merge keys, and
 aliases that expand without bound.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,6 +107,23 @@ def dump_document(data: Any) -> str:
     "title: '1e-3'\nrate: 0.001\n"
     """
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def inline_text(data: Any) -> str:
+    """Plain data as YAML on one line.
+
+    >>> inline_text({"op": "conv", "kernel": [3, 5]})
+    '{op: conv, kernel: [3, 5]}'
+    """
+    text = yaml.dump(
+        data,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=True,
+        width=math.inf,
+    )
+    return text.removesuffix("...\n").rstrip("\n")
 
 
 class _Dumper(yaml.SafeDumper):

@@ -1,4 +1,4 @@
-"""What all tests share: two host devices, a cache folder, an engine, Hypothesis's examples.
+"""What all tests share: devices, a cache folder, an engine, no network, Hypothesis's examples.
 
 Programs that tests compile for themselves, a thousand of them, are compiled with fewer
 optimisations, which takes two thirds of the time. The engine's own training programs ask for
@@ -7,7 +7,10 @@ theirs, and are compiled as users have them.
 
 import os
 import shutil
+import socket
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
@@ -30,7 +33,50 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CNNBENCH_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnnbench-tests-")
 
 
+# The files that take longest, which come first, so that two workers end at about the same time.
+LONGEST = ("test_peers", "test_docs", "test_faults", "test_cli", "test_engine", "test_parity")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """The folder goes with the process that made it."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ["CNNBENCH_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_products() -> Iterator[None]:
+    """The products that a network's cost is measured beside, which took longer than a training."""
+    from cnnbench import probe
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probe, "SIZE", 128)
+        yield
+
+
+HERE = {None, "", "localhost", "127.0.0.1", "::1"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """Asking for a host other than this one fails the test that does."""
+    look_up = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host not in HERE:
+            pytest.fail(f"the network is asked for {host!r}")
+        return look_up(host, *args, **kwargs)
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in HERE:
+            pytest.fail(f"the network is asked for {address!r}")
+        super(socket.socket, self).connect(address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", getaddrinfo)
+        patch.setattr(socket.socket, "connect", connect)
+        yield

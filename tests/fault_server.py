@@ -86,6 +86,9 @@ def child(task: dict[str, Any], folder: Path) -> None:
     with (folder / "stderr").open("w") as err, Path(os.devnull).open("w") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
+    measuring = sys.modules.get("coverage")
+    if measuring and (task.get("kill") or task.get("kill_after")):
+        measuring.Coverage.current().stop()  # what it finds would be lost with the process
     if task.get("cwd"):
         os.chdir(task["cwd"])
     sys.path[:0] = [task["path"]] if "path" in task else []

@@ -1,38 +1,42 @@
 """Generated input for whatever reads what a user wrote: `python -m tests.fuzz --inputs 100000`.
 
 Three targets: an experiment file, an override on a command line, and the files of a run. An input
-is refused with a `CnnbenchError` or taken; anything else is a fault: another exception, more
-than 2 seconds, or more than 1 GiB. The corpus are the shipped experiments, the wrong ones of the
-tests and a run. `--guided` lets Atheris (libFuzzer) choose by the code that it reaches
-(`pip install atheris`); without it, a mutator of our own cuts, repeats, splices and
-swaps bytes, lines and words.
+is refused with a `CnnbenchError`, or taken and then used: an experiment is shown and written out,
+a run is listed and compared. Anything else is a fault: another exception, more than 2 seconds of
+the processor (or 30 in all, as on a busy machine), or more than 1 GiB. The corpus are the shipped
+experiments, the wrong ones of the tests and a run; `mutations` changes them. `--guided TARGET`
+lets Atheris (libFuzzer) choose by the code that it reaches, with its changes and ours (`pip
+install atheris`).
 """
 
 import argparse
 import json
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.mutations import LONGEST, mutated
+
 ROOT = Path(__file__).parent.parent
-SECONDS, ROOM = 2, 1 << 30
-WORDS = (
-    b"null", b"-1", b"0", b"1e999", b".nan", b".inf", b"[]", b"{}", b"true", b"~", b"010", b"0x1F",
-    b"*a", b"&a ", b"<<: ", b"!!python/object:os.system ", b"!!binary ", b"---\n", b"...\n", b"\t",
-    b"extends: ../../etc/passwd\n", b"extends: .\n", b"\xff", b"\x00", b"\xed\xa0\x80",
-    b"\xef\xbb\xbf", b"99999999999999999999", b"9" * 5000, b"- " * 400, b"[" * 400,
-    b"{a: " * 300, b"'", b'"', b": ",
-    b"tie: conv1", b"inputs: [a, b]", b"op: conv", b"op: concat", b"seeds: 1000000000",
-    b"kernel: 99", b'"NaN"', b'"Infinity"', b'"format_version": 3', b"\\ud800", b"\\u0000",
-    b"2025-11-23T06:30:12Z",
+SECONDS, PATIENCE, ROOM = 2.0, 30.0, 1 << 30
+OVERRIDES = (
+    b"train.epochs=5", b"model.conv1.kernel=[3, 5]", b"seeds=3", b"dataset.splits=null",
+    b"train.optimizer={name: adam}", b"model.conv1=null", b"train.schedule.name=cosine",
+    b"model.layers.pool1.size=2", b"name=x", b"extends=y", b"dataset.name=mnist_5k",
+    b"model.conv1a.filters=8", b"model.dense1.units=10", b"model.output=dense2", b"seeds=[4, 7]",
+    b"model.new={op: conv, filters: 3, kernel: 5, padding: same}", b"train.optimizer=lion",
+    b"train.schedule={name: step, every: 3, factor: 0.5}", b"checkpoint={every: 2, keep: 3}",
+    b"dataset={name: cifar10, splits: {train: 5, validation: 6, test: 7}}", b"title=A title",
+    b"train.batch_size=50", b"train.metrics=[accuracy]", b"model.concat1.inputs=[pool1a, pool1b]",
 )  # fmt: skip
 
 
@@ -42,15 +46,11 @@ class TooLongError(Exception):
 
 def corpora() -> dict[str, list[bytes]]:
     """What inputs of each target are made from."""
-    specs = [*ROOT.glob("experiments/**/*.yaml"), *(ROOT / "tests" / "bad_specs").glob("*.yaml")]
-    overrides = [
-        b"train.epochs=5", b"model.conv1.kernel=[3, 5]", b"seeds=3", b"dataset.splits=null",
-        b"train.optimizer={name: adam}", b"model.conv1=null", b"train.schedule.name=cosine",
-        b"model.layers.pool1.size=2", b"name=x", b"extends=y", b"dataset.name=mnist_5k",
-    ]  # fmt: skip
+    right = sorted(ROOT.glob("experiments/*.yaml"))
+    wrong = sorted((ROOT / "tests" / "bad_specs").glob("*.yaml"))
     return {
-        "spec": [path.read_bytes() for path in sorted(specs)],
-        "override": overrides,
+        "spec": [path.read_bytes() for path in [*right * (len(wrong) // 2), *wrong]],
+        "override": list(OVERRIDES),
         "result": list(run_files().values()),
     }
 
@@ -69,64 +69,70 @@ def run_files() -> dict[str, bytes]:
     }
 
 
-def mutated(rng: random.Random, corpus: Sequence[bytes]) -> bytes:
-    """One of the corpus, changed in one to six places."""
-    data = bytearray(rng.choice(corpus))
-    for _ in range(rng.randint(1, 6)):
-        at, to = sorted(rng.randint(0, len(data)) for _ in range(2))
-        match rng.randrange(7):
-            case 0:
-                data[at:to] = b""
-            case 1:
-                data[at:at] = rng.choice(WORDS)
-            case 2:
-                data[at:to] = rng.choice(WORDS)
-            case 3 if data:
-                data[min(at, len(data) - 1)] = rng.randrange(256)
-            case 4:
-                data[at:at] = data[at:to] * rng.randint(1, 3)
-            case 5:
-                other = rng.choice(corpus)
-                cut = rng.randint(0, len(other))
-                data[at:to] = other[cut : cut + rng.randint(0, 200)]
-            case _:
-                lines = data.split(b"\n")
-                rng.shuffle(lines)
-                data = bytearray(b"\n".join(lines)) if rng.random() < 0.2 else data
-    return bytes(data[:20_000])
-
-
 def targets(folder: Path) -> dict[str, Callable[[bytes], None]]:
     """What reads each kind of input."""
-    from cnnbench.history import list_runs
     from cnnbench.loader import load_experiment
-    from cnnbench.store import read_run
+
+    for file in ROOT.glob("experiments/*.yaml"):  # some extend others
+        shutil.copy(file, folder)
 
     def spec(data: bytes) -> None:
         path = folder / "idea.yaml"
         path.write_bytes(data)
-        load_experiment(path)
+        use_experiment(load_experiment(path), folder)
 
     def override(data: bytes) -> None:
         text = data.decode("utf-8", "surrogateescape")
-        load_experiment(ROOT / "experiments" / "modified.yaml", [text])
+        use_experiment(load_experiment(ROOT / "experiments" / "modified.yaml", [text]), folder)
 
     run = folder / "results" / "standard" / "20251123T063012Z-a1b2"
-    run.mkdir(parents=True)
+    run.mkdir(parents=True, exist_ok=True)
     whole = run_files()
 
     def result(data: bytes) -> None:
         # The file that it was made from is not known: it stands for each of them.
+        refused: list[Exception] = []
         for name in whole:
             for other, content in whole.items():
                 (run / other).write_bytes(data if other == name else content)
-            list_runs(folder / "results")
             try:
-                read_run(run)
-            except refusals():
-                continue
+                use_run(folder / "results", run)
+            except refusals() as error:
+                refused.append(error)
+        if len(refused) == len(whole):
+            raise refused[0]
 
     return {"spec": spec, "override": override, "result": result}
+
+
+def use_experiment(loaded: Any, folder: Path) -> None:
+    """What is taken can be shown, and what is written of it is the same experiment."""
+    from cnnbench.diagram import mermaid
+    from cnnbench.layer_table import layer_table
+    from cnnbench.loader import load_experiment
+
+    again = folder / "resolved.yaml"
+    again.write_text(loaded.resolved(), encoding="utf-8")
+    assert load_experiment(again).experiment == loaded.experiment
+    if loaded.plan:
+        layer_table(loaded.plan, loaded.experiment.type_title)
+        mermaid(loaded.plan)
+
+
+def use_run(results: Path, run: Path) -> None:
+    """What is taken can be listed, compared and written out."""
+    from cnnbench import export, report
+    from cnnbench.compare import compare_groups
+    from cnnbench.history import list_runs, read_curve
+    from cnnbench.store import read_run
+
+    entries = list_runs(results).entries
+    report.list_table(entries, [read_curve(entry) for entry in entries], "utf-8")
+    found = compare_groups([read_run(run)])
+    report.terminal_table(found, wide=True)
+    report.markdown(found, wide=True)
+    export.csv_text(found)
+    export.json_text(found)
 
 
 def refusals() -> type[Exception]:
@@ -136,9 +142,11 @@ def refusals() -> type[Exception]:
     return CnnbenchError
 
 
-def guard(call: Callable[[bytes], None], data: bytes) -> str:
+def guard(call: Callable[[bytes], None], data: bytes, *, timed: bool = True) -> str:
     """How an input ended: `taken`, `refused`, or the fault."""
-    signal.alarm(SECONDS)
+    limits = ((signal.ITIMER_PROF, SECONDS), (signal.ITIMER_REAL, PATIENCE)) if timed else ()
+    for timer, seconds in limits:
+        signal.setitimer(timer, seconds)
     try:
         call(data)
     except refusals():
@@ -146,7 +154,8 @@ def guard(call: Callable[[bytes], None], data: bytes) -> str:
     except Exception:  # noqa: BLE001 - this is what is looked for
         return traceback.format_exc(limit=-3)
     finally:
-        signal.alarm(0)
+        for timer, _ in limits:
+            signal.setitimer(timer, 0)
     return "taken"
 
 
@@ -157,22 +166,31 @@ def prepare() -> None:
         raise TooLongError
 
     signal.signal(signal.SIGALRM, too_long)
+    signal.signal(signal.SIGPROF, too_long)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
+
+
+def warm_up(folder: Path, corpus: Mapping[str, Sequence[bytes]]) -> None:
+    """Imports all that an input may need, which takes longer than an input may."""
+    for kind, call in targets(folder).items():
+        guard(call, corpus[kind][0], timed=False)
+    guard(targets(folder)["override"], b"dataset.name=no_such_set", timed=False)
 
 
 def run(inputs: int, seed: int) -> int:
     """Tries mutated inputs, a third for each target; the number of faults."""
     rng, corpus, faults = random.Random(seed), corpora(), 0
     with tempfile.TemporaryDirectory() as name:
+        warm_up(Path(name), corpus)
         found = targets(Path(name))
         prepare()
         for kind, call in found.items():
             counts, start, slowest = Counter[str](), time.monotonic(), 0.0
             for _ in range(inputs // len(found)):
-                data, begun = mutated(rng, corpus[kind]), time.monotonic()
+                data, begun = mutated(rng, corpus[kind]), time.process_time()
                 outcome = guard(call, data)
-                slowest = max(slowest, time.monotonic() - begun)
+                slowest = max(slowest, time.process_time() - begun)
                 if outcome not in {"taken", "refused"}:
                     faults += 1
                     sys.stdout.write(f"{kind}: {data!r}\n{outcome}\n")
@@ -186,25 +204,50 @@ def run(inputs: int, seed: int) -> int:
 
 
 def guided(kind: str, inputs: int, seed: int) -> None:
-    """Lets Atheris choose; it ends the process at the first fault."""
+    """Lets Atheris choose; it ends the process at the first fault, which it writes to a file."""
     import atheris  # not among the project's packages
 
-    with atheris.instrument_imports(include=["cnnbench", "yaml"]):
-        folder = Path(tempfile.mkdtemp())
-        call = targets(folder)[kind]
-    seeds = Path(tempfile.mkdtemp())
-    for number, data in enumerate(corpora()[kind]):
+    folder, corpus = Path(tempfile.mkdtemp(prefix="cnnbench-fuzz-")), corpora_of(atheris)[kind]
+    call = targets(folder)[kind]
+    seeds = folder / "corpus"
+    seeds.mkdir()
+    for number, data in enumerate(sorted(set(corpus))):
         (seeds / str(number)).write_bytes(data)
+    counts, slowest, begun = Counter[str](), [0.0], time.monotonic()
 
     def one(data: bytes) -> None:
-        try:
-            call(data)
-        except refusals():
-            return
+        start = time.process_time()
+        outcome = guard(call, data, timed=False)
+        spent = time.process_time() - start
+        slowest[0] = max(slowest[0], spent)
+        if outcome not in {"taken", "refused"} or spent > SECONDS:
+            raise AssertionError(outcome)  # what Atheris ends at
+        counts[outcome] += 1
+        if counts.total() % 1000 == 0:
+            seconds = round(time.monotonic() - begun)
+            told = {"target": kind, **counts, "seconds": seconds, "slowest": round(slowest[0], 2)}
+            sys.stdout.write(json.dumps(told) + "\n")
+            sys.stdout.flush()
 
-    options = [f"-runs={inputs}", f"-seed={seed}", f"-timeout={SECONDS}", "-rss_limit_mb=1536"]
-    atheris.Setup([sys.argv[0], *options, "-max_len=4000", str(seeds)], one)
+    def change(data: bytes, size: int, number: int) -> bytes:
+        rng = random.Random(number)
+        if rng.random() < 0.5:
+            return bytes(atheris.Mutate(data, size))
+        return mutated(rng, corpus, data)[:size]
+
+    options = [f"-runs={inputs}", f"-seed={seed}", "-timeout=600", "-rss_limit_mb=1536"]
+    options += [f"-max_len={LONGEST}", f"-artifact_prefix={folder}/", str(seeds)]
+    atheris.Setup([sys.argv[0], *options], one, custom_mutator=change)
     atheris.Fuzz()
+
+
+def corpora_of(atheris: Any) -> dict[str, list[bytes]]:
+    """The corpora, with everything imported that is to be watched."""
+    with atheris.instrument_imports(include=["cnnbench", "yaml"]):
+        found = corpora()
+        with tempfile.TemporaryDirectory() as name:
+            warm_up(Path(name), found)
+    return found
 
 
 def main() -> None:

@@ -62,7 +62,8 @@ idx embedded
 prepared
 data
 diagnosis semantics overlay
-loader
+loader schema
+starter
 events
 image_quality
 losses timing machine memory sampling
@@ -76,15 +77,24 @@ lowering strategy batch_norm initializers
 rowwise resume footprint
 models python_models train
 steps
+activations convolution objective
+layer_rules
+rulebook worked_convolution
+backprop
+central_differences
+autodiff agreement
+gradcheck
 inference
 receptive_fields
 trained
-inspection latent
+inspection latent predicting
 peers.interface
 peers.geometry peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net
 peers.torch_peer peers.keras_peer peers.flax_peer
 peers
+onnx_graph
+interchange
 programs
 products
 tuning probe evaluation
@@ -94,9 +104,11 @@ worker
 workers
 contest
 layer_table inspection_report latent_report
+gradcheck_report
 differences diagram
-plots pixels
-inspection_plots
+draft
+plots pixels photographs half_blocks
+inspection_plots prediction_report
 latent_plots
 curves mistakes
 panels
@@ -109,10 +121,11 @@ checking
 session bench_session
 matching status_line
 progress
-terminal words
+terminal words keyboard watch
 cli_data
-cli_bench cli_check cli_compare cli_inspect cli_latent cli_show
-cli_report
+cli_bench cli_check cli_compare cli_export cli_gradcheck
+cli_inspect cli_latent cli_new cli_predict cli_show
+cli_report cli_watch
 cli
 __main__ __init__
 """

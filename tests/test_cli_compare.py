@@ -89,6 +89,9 @@ def test_the_baseline_is_one_of_two_with_the_same_title(results: Path) -> None:
     assert (verdict["label"], verdict["baseline"]) == ("Standard CNN #1", "Standard CNN #2")
 
 
+WORSE = ["--baseline", "modified"]  # the standard CNN is the worse one
+
+
 def test_small_differences_do_not_matter(results: Path) -> None:
     done = compare(results, "standard", "modified", "--min-effect", "2pp")
     assert "Modified CNN is within the noise threshold of Standard CNN, 2.00 points" in " ".join(
@@ -100,8 +103,12 @@ def test_small_differences_do_not_matter(results: Path) -> None:
     ("words", "code", "text"),
     [
         (["--fail-if", "accuracy:-0.2pp"], 0, "accuracy:-0.2pp kept: "),
-        (["--fail-if", "accuracy:+0.5pp"], 3, "accuracy:+0.5pp broken: "),
-        (["--fail-if", "loss:+0.1", "--fail-if", "accuracy:+0.5pp"], 3, "loss:+0.1 kept: "),
+        ([*WORSE, "--fail-if", "accuracy:-0.5pp"], 3, "accuracy:-0.5pp broken: "),
+        (
+            [*WORSE, "--fail-if", "loss:+0.1", "--fail-if", "accuracy:-0.5pp"],
+            3,
+            "loss:+0.1 kept: ",
+        ),
         (["--fail-if", "train_s:+10%"], 0, "train_s:+10% kept: "),
     ],
 )
@@ -149,6 +156,11 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
             ["--fail-if", "acuracy:-1pp"],
             "--fail-if: no run here has 'acuracy' (did you mean 'accuracy'?); write accuracy, loss "
             "or train_s.\n",
+        ),
+        (
+            ["--fail-if", "accuracy:+0.5pp"],
+            "--fail-if: 'accuracy:+0.5pp' would fail a run for being better; write "
+            "accuracy:-0.5pp.\n",
         ),
         (
             ["--fail-if", "slow"],

@@ -147,7 +147,7 @@ def test_pictures_are_drawn(tmp_path: Path, name: str) -> None:
             2,
             "{run}: there is no layer 'con' (did you mean 'conv'?); write conv, flat or out.",
         ),
-        (("--seed", "1"), 1, "{run}: no weights of seed 1; write 5 or 6."),
+        (("--seed", "1"), 2, "{run}: no weights of seed 1; write 5 or 6."),
         (
             ("--layer", "out", "-o", "no/a.png"),
             1,

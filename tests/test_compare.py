@@ -140,7 +140,8 @@ def test_reconstructions_are_compared_under_one_loss_only() -> None:
     with pytest.raises(IncomparableError) as caught:
         compare([one, with_record(other, loss="mae")])
     assert str(caught.value) == (
-        "'standard' is judged by mse loss, 'modified' judged by mae loss; give both the same loss, or name another --metric"
+        "'standard' is judged by mse loss, 'modified' judged by mae loss; give both the same loss,"
+        " or name another --metric"
     )
     assert len(compare([make_run(), modified(loss="other")]).rows) == 4
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from cnnbench import products
 from cnnbench.cli import app
 from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES
 from cnnbench.loader import load_experiment
@@ -27,6 +28,14 @@ def yaml_blocks(page: Path) -> list[str]:
     return re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
+def write_block(block: str, workplace: Path) -> Path:
+    """Writes an experiment where a page means it to be: the folder of the file it extends."""
+    folder = workplace if "extends: experiments/" in block else workplace / "experiments"
+    path = folder / f"{yaml.safe_load(block)['name']}.yaml"
+    path.write_text(block)
+    return path
+
+
 def commands(page: Path, program: str) -> list[str]:
     """Lines of code blocks, indented or fenced, that begin with a program's name."""
     return re.findall(rf"^(?:    |\$ )?({program} .*?)(?:  +#.*)?$", page.read_text(), re.MULTILINE)
@@ -40,9 +49,12 @@ def ids(page: Path) -> str:
 def workplace(tmp_path, monkeypatch):
     """A copy of the experiments to run commands in."""
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
+    shutil.copytree(ROOT / "docs" / "images", tmp_path / "docs" / "images")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    monkeypatch.setenv("CNNBENCH_ENGINE", "plain")  # the quickest to compile
+    monkeypatch.setattr(products, "find_spec", lambda name: name == "numpy")  # quick to start
     return tmp_path
 
 
@@ -54,29 +66,31 @@ def shortened(command: str) -> list[str]:
                 at = words.index(option)
                 del words[at : at + 2]
         words = [w for w in words if not w.startswith("train.epochs=")] + SHORT
+    if words[0] == "watch":
+        words.append("--once")  # there is no terminal
     if words[0] == "bench" and "--against" in words:
         words[1] = "experiments/mlp.yaml"
         at = words.index("--against") + 1
         words[at:] = [words[at].split(",")[-1], "--rounds", "3", "--budget", "1"]
+        words += ["--dataset", "mnist_5k", "dataset.train_examples=500"]
     return words
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if yaml_blocks(p)], ids=ids)
 def test_yaml_blocks_are_experiments(page, workplace):
     for block in yaml_blocks(page):
-        path = workplace / "experiments" / f"{yaml.safe_load(block)['name']}.yaml"
-        path.write_text(block)
-        load_experiment(path)
+        load_experiment(write_block(block, workplace))
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p, "cnnbench")], ids=ids)
 def test_commands_run(page, workplace):
-    for block in yaml_blocks(page):
-        (workplace / "experiments" / f"{yaml.safe_load(block)['name']}.yaml").write_text(block)
     for name in ("standard", "modified"):
         words = ["run", f"experiments/{name}.yaml", "--quiet", *SHORT]
         assert CliRunner().invoke(app, words).exit_code == 0
+    blocks = yaml_blocks(page)
     for command in commands(page, "cnnbench"):
+        while blocks and page.read_text().index(blocks[0]) < page.read_text().index(command):
+            write_block(blocks.pop(0), workplace)
         done = CliRunner().invoke(app, shortened(command), catch_exceptions=False)
         assert done.exit_code == 0, f"{command}\n{done.stderr}"
 
@@ -111,4 +125,5 @@ def test_spec_page_is_what_the_models_say():
 def test_make_help_lists_every_target():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = re.findall(r"^  make (\w+)", done.stdout, re.MULTILINE)
-    assert listed == ["help", "run", "test", "mutants", "lint", "smoke", "bench", "clean"]
+    names = ["help", "run", "test", "coverage", "mutants", "lint", "smoke", "bench", "clean"]
+    assert listed == names

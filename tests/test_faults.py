@@ -33,7 +33,7 @@ task: classify
 dataset: {name: mnist_5k, train_examples: 300, splits: {validation: 100, test: 100}}
 model:
   layers:
-    conv1: {op: conv, filters: 4, kernel: 5, stride: 3, use_bias: false}
+    hidden: {op: dense, units: 8, use_bias: false}
     norm1: {op: batch_norm}
     relu1: {op: activation, activation: relu}
     drop1: {op: dropout, rate: 0.5}
@@ -274,7 +274,7 @@ def test_a_damaged_checkpoint_is_told_and_not_used(server, stopped, reference, t
 
 def test_another_experiment_is_refused(server, stopped, tmp_path):
     file = stopped / "resolved.yaml"
-    file.write_text(file.read_text().replace("filters: 4", "filters: 5"))
+    file.write_text(file.read_text().replace("units: 8", "units: 9"))
     done = server(tmp_path, "run", "--resume", str(stopped), "--quiet")
     assert done["code"] == 1
     assert done["stderr"] == (
@@ -360,9 +360,10 @@ def test_python_from_the_working_directory_needs_a_word(server, tmp_path):
 
 
 def test_what_cannot_fit_is_refused_before_it_is_compiled(server, tmp_path):
-    words = ["model.conv1.filters=4000", "model.conv1.stride=1", "train.batch_size=300"]
-    done = server(begin(tmp_path), "run", "tiny.yaml", "--quiet", "--engine", "plain", *words,
-                  memory=3 << 30)  # fmt: skip
+    large = "conv1: {op: conv, filters: 4000, kernel: 5,"
+    folder = begin(tmp_path, TINY.replace("hidden: {op: dense, units: 8,", large))
+    words = ["run", "tiny.yaml", "--quiet", "--engine", "plain", "train.batch_size=300"]
+    done = server(folder, *words, memory=3 << 30)
     assert done["code"] == 1
     assert re.fullmatch(
         r"training needs at least [\d.]+ GiB, and 3\.00 GiB are free: conv1 \(100,000 parameters,"

@@ -332,7 +332,7 @@ def test_shapes_of_joined_layers_are_told_by_name() -> None:
 
 
 def test_shapes_that_are_equal_are_not_told() -> None:
-    layers = {
+    layers: dict[str, dict[str, Any] | None] = {
         "a": {"op": "upscale", "size": 2**10, "inputs": "input"},
         "b": {"op": "upscale", "size": 2**10, "inputs": "input"},
         "c": {"op": "upscale", "size": 2**10, "inputs": "input"},

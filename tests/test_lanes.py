@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbench import lanes
 
 sizes = st.tuples(*[st.integers(1, 5)] * 4)
+few = settings(max_examples=25)  # each size is compiled
 
 
+@few
 @given(sizes)
 def test_split_undoes_merge(size: tuple[int, ...]) -> None:
     x = np.arange(np.prod(size), dtype=np.float32).reshape(size)
@@ -20,6 +22,7 @@ def test_split_undoes_merge(size: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(lanes.split(merged, size[2:]), x)
 
 
+@few
 @given(sizes)
 def test_a_value_for_each_channel_meets_that_channel(size: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).normal(size=size).astype(np.float32)

@@ -23,7 +23,6 @@ from tests.samples import GOLDEN, make_run, save
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
-pytestmark = pytest.mark.xdist_group("page")  # trained once
 SPECS = Path(__file__).parent / "page_specs"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

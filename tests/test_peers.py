@@ -288,6 +288,7 @@ class Ours:
         self.rules = make_rules(experiment, None)
         self.optimizer = build_optimizer(experiment.train, 1)
         self.state = init_state(self.network, self.optimizer)
+        self.evaluation = jax.jit(self._evaluation)
 
     def train(self, images: Array, labels: Array) -> Array:
         step = jax.jit(
@@ -306,24 +307,31 @@ class Ours:
         return np.array(losses)
 
     def outputs(self, images: Array) -> Array:
-        arrays = Arrays(jnp.asarray(images), jnp.zeros(len(images), jnp.int32))
-        call = functools.partial(outputs_of, graphdef=self.network.evaluation, rules=self.rules)
-        return np.asarray(
-            jax.jit(call)(self.state.params, self.state.rest, arrays, jnp.arange(len(images)))
-        )
+        return np.asarray(self._evaluate(images, np.zeros(len(images), np.int32))[0])
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, peers.Gradients]:
-        scaled = jnp.asarray(images, jnp.float32) / self.rules.pixel_scale
-        targets = jnp.asarray(labels) if self.rules.task == "classify" else scaled
-
-        def mean_loss(params: Any) -> jax.Array:
-            net = nnx.merge(self.network.evaluation, params, self.state.rest, copy=True)
-            return self.rules.loss(net.result(scaled), targets).mean()
-
-        loss, found = jax.jit(jax.value_and_grad(mean_loss))(self.state.params)
+        _, loss, found = self._evaluate(images, labels)
         tree = nnx.to_pure_dict(found)
         every = dict(tree.get("weights", {})) | dict(tree.get("parts", {}))
         return float(loss), jax.tree.map(np.asarray, every)
+
+    def _evaluate(self, images: Array, labels: Array) -> Any:
+        """Outputs, loss and gradients by one program."""
+        return self.evaluation(self.state.params, self.state.rest, Arrays(images, labels))
+
+    def _evaluation(self, params: Any, rest: Any, arrays: Arrays) -> Any:
+        scaled = jnp.asarray(arrays.images, jnp.float32) / self.rules.pixel_scale
+        targets = arrays.labels if self.rules.task == "classify" else scaled
+
+        def mean_loss(params: Any) -> jax.Array:
+            net = nnx.merge(self.network.evaluation, params, rest, copy=True)
+            return self.rules.loss(net.result(scaled), targets).mean()
+
+        everything = jnp.arange(len(scaled))
+        outputs = outputs_of(
+            params, rest, arrays, everything, graphdef=self.network.evaluation, rules=self.rules
+        )
+        return outputs, *jax.value_and_grad(mean_loss)(params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -357,6 +365,11 @@ def measure(make: Make, name: str) -> Measured:
 @functools.cache
 def ours(form: ops.Form, name: str) -> Measured:
     return measure(functools.partial(Ours, form), name)
+
+
+@functools.cache
+def theirs(variant: str, name: str) -> Measured:
+    return measure(functools.partial(make_peer, variant), name)
 
 
 def every_case() -> tuple[str, ...]:
@@ -416,12 +429,7 @@ def equal_before_training(got: Measured, want: Measured) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "name"),
-    [
-        # One worker runs all that have the same session fixture, and so makes it once.
-        pytest.param(variant, name, marks=pytest.mark.xdist_group(variant))
-        for variant in PEERS
-        for name in cases_of(variant)
-    ],
+    [(variant, name) for variant in PEERS for name in cases_of(variant)],
 )
 def test_a_peer_is_the_same_network(
     variant: str, name: str, request: pytest.FixtureRequest
@@ -430,7 +438,7 @@ def test_a_peer_is_the_same_network(
     if variant == "keras-torch":
         got = request.getfixturevalue("keras_torch")[name]
     else:
-        got = measure(functools.partial(make_peer, variant), name)
+        got = theirs(variant, name)
     want = ours("plain", name)
     equal_before_training(got, want)
     close(got.losses, want.losses, "losses of three steps")
@@ -442,7 +450,7 @@ def test_a_peer_is_the_same_network(
 def test_both_of_our_forms_are_pytorchs(name: str) -> None:
     need("torch-eager-nchw")
     got = ours("direct", name)
-    want = measure(functools.partial(make_peer, "torch-eager-nchw"), name)
+    want = theirs("torch-eager-nchw", name)
     equal_before_training(got, want)
     close(got.losses, want.losses, "losses of three steps")
 

@@ -317,6 +317,24 @@ def test_damaged_prepared_data_is_an_error(tmp_path: Path) -> None:
     assert str(caught.value).endswith("); remove that folder and prepare the dataset again")
 
 
+@pytest.mark.usefixtures("no_network")
+def test_no_flipped_byte_of_prepared_data_is_trained_on(tmp_path: Path) -> None:
+    prepare_array_records("mnist", tmp_path)
+    folder, told = tmp_path / "mnist" / "3.0.1", 0
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        for at in np.linspace(0, len(content) - 1, 9).astype(int):
+            path.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+            try:
+                assert _is_tiny(_load("mnist", tmp_path, notify=lambda _: None)), (path, at)
+            except DataError as error:
+                assert str(folder.parent) in str(error), (path, at)  # noqa: PT017 - either will do
+                told += 1
+            (tmp_path / "cache" / "mnist.arrays").unlink(missing_ok=True)
+        path.write_bytes(content)
+    assert told > 5  # the rest lie where nothing is stored
+
+
 def _call_it_tfrecord(folder: Path) -> None:
     path = folder / "dataset_info.json"
     info = json.loads(path.read_text())

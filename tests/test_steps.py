@@ -25,6 +25,25 @@ from tests import oracles
 from tests.oracles import Array, make_plan
 
 CLASSES = 4
+Layers = dict[str, dict[str, Any]]
+SMALL: Layers = {
+    "conv": {"op": "conv", "filters": 3, "kernel": 2, "activation": "tanh"},
+    "pool": {"op": "max_pool", "size": 2},
+    "dense": {"op": "dense", "units": CLASSES},
+}
+NETWORKS: dict[str, Layers] = {
+    "small": SMALL,
+    "dropped": {"drop": {"op": "dropout", "rate": 0.5}, **SMALL},
+    "normed": {
+        "conv": {"op": "conv", "filters": 3, "kernel": 2},
+        "norm": {"op": "batch_norm", "momentum": 0.75},
+        "relu": {"op": "activation", "activation": "relu"},
+        "pool": {"op": "max_pool", "size": 2},
+        "flat": {"op": "flatten"},
+        "norm2": {"op": "batch_norm", "momentum": 0.5},
+        "dense": {"op": "dense", "units": CLASSES},
+    },
+}
 
 
 def mesh_of(num_devices: int) -> Mesh | None:
@@ -35,12 +54,7 @@ def mesh_of(num_devices: int) -> Mesh | None:
 
 @functools.cache
 def small_network() -> Network:
-    layers: dict[str, dict[str, Any]] = {
-        "conv": {"op": "conv", "filters": 3, "kernel": 2, "activation": "tanh"},
-        "pool": {"op": "max_pool", "size": 2},
-        "dense": {"op": "dense", "units": CLASSES},
-    }
-    plan = make_plan(layers, (5, 5, 1), (CLASSES,))
+    plan = make_plan(SMALL, (5, 5, 1), (CLASSES,))
     return take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
 
 
@@ -128,7 +142,7 @@ def test_a_step_in_bfloat16_keeps_everything_in_float32(microbatch: int | None) 
 
 
 def test_statistics_of_batch_norm_stay_in_float32() -> None:
-    layers: dict[str, dict[str, Any]] = {
+    layers: Layers = {
         "norm": {"op": "batch_norm"},
         "dense": {"op": "dense", "units": CLASSES},
     }
@@ -148,11 +162,18 @@ def test_statistics_of_batch_norm_stay_in_float32() -> None:
     np.testing.assert_allclose(found[1], found[0], rtol=0.01)
 
 
+@functools.cache
+def small_step(microbatch: int | None) -> Any:
+    """The small network's state and loss after a step of seven images."""
+    network, indices = small_network(), jnp.array([4, 1, 11, 0, 7, 2, 9], jnp.int32)
+    return step_of(network, microbatch)(start(network), some_arrays(), indices)
+
+
 @pytest.mark.parametrize("microbatch", [1, 3, 7, 10])
 def test_gradients_of_microbatches_are_those_of_the_batch(microbatch: int) -> None:
-    network, indices = small_network(), jnp.array([4, 1, 11, 0, 7, 2, 9], jnp.int32)
-    whole, loss = step_of(network, None)(start(network), some_arrays(), indices)
-    parts, parts_loss = step_of(network, microbatch)(start(network), some_arrays(), indices)
+    network = small_network()
+    whole, loss = small_step(None)
+    parts, parts_loss = small_step(microbatch)
     assert float(parts_loss) == pytest.approx(float(loss), rel=1e-6)
     for got, want, before in zip(
         *map(jax.tree.leaves, (parts.params, whole.params, network.params)), strict=True
@@ -165,7 +186,7 @@ def test_a_step_follows_the_mean_loss_of_its_images() -> None:
     """Loss and gradient of the last layer in NumPy, from what the network computes before it."""
     network, arrays = small_network(), some_arrays()
     indices = np.array([4, 1, 11, 0, 7, 2, 9])
-    state, loss = step_of(network, 3)(start(network), arrays, jnp.asarray(indices, jnp.int32))
+    state, loss = small_step(3)
     logits, labels = _logits(network, arrays, indices), np.asarray(arrays.labels)[indices]
     assert float(loss) == pytest.approx(oracles.cross_entropy(logits, labels).mean(), rel=1e-5)
     chances = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -208,14 +229,8 @@ def test_evaluation_counts_the_images_of_weight_one(
 
 def test_outputs_are_the_networks_results_for_the_images_named() -> None:
     network, arrays, indices = small_network(), some_arrays(), np.array([3, 3, 8])
-    got = outputs_of(
-        network.params,
-        network.rest,
-        arrays,
-        jnp.asarray(indices),
-        graphdef=network.evaluation,
-        rules=rules(None),
-    )
+    call = functools.partial(outputs_of, graphdef=network.evaluation, rules=rules(None))
+    got = jax.jit(call)(network.params, network.rest, arrays, jnp.asarray(indices))
     np.testing.assert_allclose(got, _logits(network, arrays, indices), rtol=1e-4, atol=1e-6)
 
 
@@ -231,7 +246,7 @@ def drawn_masks(microbatch: int | None, steps: int, mesh: Mesh | None = None) ->
     softmax is uniform. The kernel's gradient for pixel p and class k is then
     (mean over the images of their masks at p - mask of image k at p) / num_images.
     """
-    layers: dict[str, dict[str, Any]] = {
+    layers: Layers = {
         "drop": {"op": "dropout", "rate": 0.5},
         "dense": {"op": "dense", "units": NUM_MASKED, "init": "zeros", "use_bias": False},
     }
@@ -268,7 +283,7 @@ def test_every_image_of_every_step_has_a_mask_of_its_own(
 
 
 def test_a_step_moves_the_running_statistics() -> None:
-    layers: dict[str, dict[str, Any]] = {
+    layers: Layers = {
         "norm": {"op": "batch_norm", "momentum": 0.75},
         "dense": {"op": "dense", "units": CLASSES},
     }
@@ -285,24 +300,10 @@ def test_a_step_moves_the_running_statistics() -> None:
 
 # Several devices.
 
-SMALL: dict[str, dict[str, Any]] = {
-    "conv": {"op": "conv", "filters": 3, "kernel": 2, "activation": "tanh"},
-    "pool": {"op": "max_pool", "size": 2},
-    "dense": {"op": "dense", "units": CLASSES},
-}
-NORMED: dict[str, dict[str, Any]] = {
-    "conv": {"op": "conv", "filters": 3, "kernel": 2},
-    "norm": {"op": "batch_norm", "momentum": 0.75},
-    "relu": {"op": "activation", "activation": "relu"},
-    "pool": {"op": "max_pool", "size": 2},
-    "flat": {"op": "flatten"},
-    "norm2": {"op": "batch_norm", "momentum": 0.5},
-    "dense": {"op": "dense", "units": CLASSES},
-}
 
-
+@functools.cache
 def stepped(
-    layers: dict[str, dict[str, Any]],
+    name: str,
     form: ops.Form,
     row: int | None,
     num_devices: int,
@@ -311,7 +312,7 @@ def stepped(
 ) -> Any:
     """Parameters, other state and loss after two steps of eight images."""
     mesh = mesh_of(num_devices)
-    plan = make_plan(layers, (5, 5, 1), (CLASSES,))
+    plan = make_plan(NETWORKS[name], (5, 5, 1), (CLASSES,))
     how = Cut(row, mesh) if cut and row else None
     network = take_apart(GraphNet(plan, form=form, rngs=nnx.Rngs(0), cut=how))
     step = step_of(network, None, None) if cut else step_of(network, row, mesh)
@@ -337,8 +338,9 @@ def check_same(got: Any, want: Any, before: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def initial(layers: dict[str, dict[str, Any]]) -> Any:
-    plan = make_plan(layers, (5, 5, 1), (CLASSES,))
+@functools.cache
+def initial(name: str) -> Any:
+    plan = make_plan(NETWORKS[name], (5, 5, 1), (CLASSES,))
     network = take_apart(GraphNet(plan, form="plain", rngs=nnx.Rngs(0)))
     return nnx.to_pure_dict(network.params)
 
@@ -348,8 +350,8 @@ def initial(layers: dict[str, dict[str, Any]]) -> Any:
 )
 def test_two_devices_step_as_one(form: ops.Form, row: int | None) -> None:
     """Also where rows are filled up, and where one device has nothing but what fills up."""
-    want = stepped(SMALL, "plain", None, 1)
-    check_same(stepped(SMALL, form, row, 2), want, initial(SMALL))
+    want = stepped("small", "plain", None, 1)
+    check_same(stepped("small", form, row, 2), want, initial("small"))
 
 
 @pytest.mark.parametrize(
@@ -359,18 +361,17 @@ def test_two_devices_step_as_one(form: ops.Form, row: int | None) -> None:
 def test_batch_norm_in_rows_has_the_statistics_of_the_batch(
     form: ops.Form, row: int, num_devices: int
 ) -> None:
-    want = stepped(NORMED, "plain", None, 1)
-    check_same(stepped(NORMED, form, row, num_devices, cut=True), want, initial(NORMED))
+    want = stepped("normed", "plain", None, 1)
+    check_same(stepped("normed", form, row, num_devices, cut=True), want, initial("normed"))
 
 
 def test_batch_norm_shared_out_by_xla_has_the_statistics_of_the_batch() -> None:
-    want = stepped(NORMED, "plain", None, 1)
-    check_same(stepped(NORMED, "plain", None, 2), want, initial(NORMED))
+    want = stepped("normed", "plain", None, 1)
+    check_same(stepped("normed", "plain", None, 2), want, initial("normed"))
 
 
 def test_the_key_of_dropout_stays_and_its_count_moves_on_both_devices() -> None:
-    layers = {"drop": {"op": "dropout", "rate": 0.5}, **SMALL}
-    one, two = (stepped(layers, "direct", 4, n)[1]["parts"]["drop"] for n in (1, 2))
+    one, two = (stepped("dropped", "direct", 4, n)[1]["parts"]["drop"] for n in (1, 2))
     for before, after in zip(*map(jax.tree.leaves, (one, two)), strict=True):
         if before.ndim:  # a key; a count counts a device's rows
             np.testing.assert_array_equal(before, after)

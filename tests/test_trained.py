@@ -294,7 +294,8 @@ def test_a_run_without_weights_says_so(
 def test_an_unknown_seed_is_refused_with_those_there_are(
     modified: tuple[Path, RunResult, Told],
 ) -> None:
-    with refused(f"{modified[0]}: no weights of seed 2; write 3 or 1."):
+    message = re.escape(f"{modified[0]}: no weights of seed 2; write 3 or 1.")
+    with pytest.raises(UsageError, match=f"^{message}$"):
         load_trained(modified[0], 2)
 
 

@@ -1,0 +1,144 @@
+"""How far derivatives by hand are from autodiff's and from central differences."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.central_differences import Slopes
+from cnnbench.graph import Node
+
+Array = NDArray[Any]
+Dtype = Literal["float32", "float64"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Largest errors that are taken for rounding.
+
+    Args:
+      autodiff: between the gradients by hand and by `jax.grad`.
+      differences: between those by hand and central differences in float64.
+    """
+
+    autodiff: float
+    differences: float
+
+
+BARS: Mapping[Dtype, Bars] = {"float64": Bars(1e-9, 1e-6), "float32": Bars(1e-4, 1e-4)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Quantity:
+    """One array of derivatives.
+
+    Args:
+      name: a weight, or ``delta``, the error of the layer's z.
+      by_hand: what the five steps give.
+      by_autodiff: what `jax.grad` gives.
+      slopes: what central differences give, for some entries.
+      scale: the largest derivative by the layer's weights, or by its z; errors are parts of it.
+    """
+
+    name: str
+    by_hand: Array
+    by_autodiff: Array
+    slopes: Slopes
+    scale: float
+
+    @property
+    def to_autodiff(self) -> float:
+        """The largest error beside autodiff."""
+        return float(np.abs(self.by_hand - self.by_autodiff).max() / self.scale)
+
+    @property
+    def to_differences(self) -> float | None:
+        """The largest error beside the differences; None where none could be taken."""
+        if not self.slopes.entries.size:
+            return None
+        errors = np.abs(self.by_hand.flat[self.slopes.entries] - self.slopes.values)
+        return float(errors.max() / self.scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerCheck:
+    """A layer's derivatives.
+
+    Args:
+      node: the layer.
+      quantities: delta, and one for each weight of its own.
+      shares: size of each use's part of the kernel's gradient, where several layers use it.
+      bars: what counts as rounding.
+    """
+
+    node: Node
+    quantities: tuple[Quantity, ...]
+    shares: Mapping[str, float]
+    bars: Bars
+
+    @property
+    def to_autodiff(self) -> float:
+        """The largest error beside autodiff."""
+        return _largest(quantity.to_autodiff for quantity in self.quantities)
+
+    @property
+    def to_differences(self) -> float | None:
+        """The largest error beside the differences; None where none could be taken."""
+        found = [e for q in self.quantities if (e := q.to_differences) is not None]
+        return _largest(found) if found else None
+
+    @property
+    def taken(self) -> int:
+        """Entries that were compared with differences."""
+        return sum(q.slopes.entries.size for q in self.quantities)
+
+    @property
+    def skipped(self) -> int:
+        """Entries that had a kink too near."""
+        return sum(q.slopes.skipped for q in self.quantities)
+
+    @property
+    def right(self) -> bool:
+        """Whether nothing but rounding is between them; a NaN never is that."""
+        differences = self.to_differences
+        near = self.to_autodiff <= self.bars.autodiff
+        return near and (differences is None or differences <= self.bars.differences)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GradCheck:
+    """What a check found.
+
+    Args:
+      title: of the experiment.
+      dtype: of the gradients by hand and by autodiff.
+      num_images: how many images.
+      bars: what counts as rounding.
+      loss: the name of the cost.
+      cost: by hand.
+      cost_by_jax: by the network that is trained.
+      doubtful: units that rounding puts on another side of a kink in one of them.
+      layers: those that were asked for.
+    """
+
+    title: str
+    dtype: Dtype
+    num_images: int
+    bars: Bars
+    loss: str
+    cost: float
+    cost_by_jax: float
+    doubtful: int
+    layers: tuple[LayerCheck, ...]
+
+    @property
+    def right(self) -> bool:
+        """Whether all layers are."""
+        return all(layer.right for layer in self.layers)
+
+
+def _largest(errors: Iterable[float]) -> float:
+    """NumPy's, which lets no NaN pass unseen."""
+    return float(np.max(list(errors)))

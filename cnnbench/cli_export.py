@@ -1,0 +1,85 @@
+"""``cnnbench export``: a trained network for other programs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli_data import DataDir
+from cnnbench.terminal import warn, write_file
+from cnnbench.words import ResultsDir, Run
+
+if TYPE_CHECKING:
+    from cnnbench.interchange import Probe
+    from cnnbench.trained import TrainedNetwork
+
+PROBED = 100  # images that an exported model is tried with
+
+
+class Form(StrEnum):
+    """What other programs read."""
+
+    STABLEHLO = "stablehlo"
+    ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+
+
+def export_model(
+    run: Run,
+    to: Annotated[
+        Form,
+        typer.Option(
+            help="A program for JAX, for ONNX runtimes, or the weights.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Where to; NAME-seed-N.FORM if left out.", metavar="FILE"
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Which seed; the first if left out.", metavar="N")
+    ] = None,
+    data_dir: DataDir = None,
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Export a trained network; what is written has given the same outputs in its own runtime."""
+    from cnnbench.history import find_run
+    from cnnbench.interchange import export_network, require
+    from cnnbench.trained import load_seeds, load_trained
+
+    require(to.value)
+    path, warnings = find_run(run, results_dir)
+    warn(warnings)
+    network = load_trained(path, seed, data_dir=data_dir)
+    probe = _probe(network, data_dir)
+    if to is Form.ONNX and network.experiment.train.precision != "float32":
+        warn([f"it was trained in {network.experiment.train.precision}; ONNX computes in float32"])
+        precision = ["train.precision=float32"]
+        (network,) = load_seeds(path, network.seed, data_dir=data_dir, overrides=precision)
+    done = export_network(network, to.value, probe)
+    file = output or Path(f"{network.record.name}-seed-{network.seed}.{to}")
+    write_file("--output", file, done.content)
+    for line in done.lines:
+        typer.echo(line)
+
+
+def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "Probe":
+    """The first test images of the run, or random ones where these are not to be had."""
+    import numpy as np
+
+    from cnnbench.catalog import describe
+    from cnnbench.errors import DataError
+    from cnnbench.interchange import Probe
+
+    name = network.record.dataset.name
+    try:
+        test = network.dataset(data_dir, lambda text: typer.echo(text, err=True)).test
+    except DataError as error:
+        warn([f"{error}; random images are taken"])
+        shape = describe(name, data_dir).shape
+        images = np.random.default_rng(0).integers(0, 256, (PROBED, *shape), np.uint8)
+        return Probe(images, "random images")
+    return Probe(test.images[:PROBED], f"test images of {name}")

@@ -1,0 +1,86 @@
+"""``cnnbench new`` and ``cnnbench schema``: what helps to write an experiment file."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.errors import StoreError, UsageError
+from cnnbench.terminal import write_file
+from cnnbench.words import ResultsDir
+
+if TYPE_CHECKING:
+    from cnnbench.starter import Start
+
+
+def new(
+    parent: Annotated[
+        str,
+        typer.Argument(
+            metavar="PARENT", help="What to start from: modified, or any experiment file."
+        ),
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the experiment; the file's if left out.", metavar="NAME"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over FILE if it is there.")] = False,
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Start an experiment that extends another one."""
+    from cnnbench.starter import find_parent, start
+
+    replaces = file.exists()
+    if replaces and not force:
+        raise UsageError(f"{file}: is there already; name another file, or add --force.")
+    begun = start(file, find_parent(parent), name)
+    if not replaces and (results_dir / begun.name).exists():
+        message = f"{results_dir / begun.name} has runs of another experiment of that name"
+        raise UsageError(f"{message}; write another with --name.")
+    _write(begun)
+    typer.echo(f"wrote {file}, which extends {begun.parent}")
+    if begun.copies:
+        typer.echo(f"copied {', '.join(map(str, begun.copies))}")
+    both = shlex.join([str(begun.parent), str(file)])
+    typer.echo("Change it, then:\n")
+    typer.echo(f"    cnnbench watch {shlex.quote(str(file))}")
+    typer.echo(f"    cnnbench run {both} --seeds 6")
+
+
+def _write(begun: "Start") -> None:
+    """Writes the file, what it extends, and the schema that its first line names.
+
+    Raises:
+      StoreError: the disk refuses.
+    """
+    from cnnbench.files import write_whole
+    from cnnbench.schema import FILE, schema_text
+
+    folder = begun.path.parent
+    try:
+        write_whole(folder / FILE, schema_text().encode())
+        for place, source in begun.copies.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, source.read_bytes())
+        write_whole(begun.path, begun.text.encode())
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        message = f"{begun.path}: cannot be written: {reason}; name a file elsewhere."
+        raise StoreError(message) from error
+
+
+def schema(
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A file instead of standard output.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of experiment files, with which editors complete and check them."""
+    from cnnbench.schema import schema_text
+
+    if output is None:
+        typer.echo(schema_text(), nl=False)
+    else:
+        write_file("--output", output, schema_text().encode())

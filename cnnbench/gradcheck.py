@@ -1,0 +1,184 @@
+"""Backpropagation by hand beside autodiff and central differences, layer by layer."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.agreement import BARS, Dtype, GradCheck, LayerCheck, Quantity
+from cnnbench.autodiff import Derivatives, Reference
+from cnnbench.backprop import Forward, Gradients, Network, cost, crossings, feedforward, run, sides
+from cnnbench.central_differences import DELTA, Landscape
+from cnnbench.errors import UsageError, did_you_mean, listing
+from cnnbench.graph import Node, Plan
+from cnnbench.loader import Loaded
+from cnnbench.losses import loss_name, objective, objective_name
+from cnnbench.objective import Objective
+from cnnbench.spec import Task
+
+Array = NDArray[Any]
+
+NUM_IMAGES = 4
+ATTEMPTS = 8  # to find images where rounding puts no unit on the other side of a kink
+SPREAD = 0.1  # of biases: at zero, many units would stand on their kinks
+NOTHING = 1e-6  # of the cost; a derivative that is smaller is taken for zero
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Point:
+    """Images and weights, and all derivatives there.
+
+    Args:
+      network: what the cost depends on.
+      x: the images.
+      forward: by hand.
+      gradients: by hand.
+      autodiff: by JAX.
+      exact: the same point in float64, without derivatives.
+      doubtful: units that rounding puts on another side of a kink in one of them.
+    """
+
+    network: Network
+    x: Array
+    forward: Forward
+    gradients: Gradients
+    autodiff: Derivatives
+    exact: Landscape
+    doubtful: int
+
+
+def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> GradCheck:
+    """Backpropagates by hand, and compares.
+
+    Images are random, biases too; what dropout draws is taken from the network.
+
+    Args:
+      loaded: the experiment.
+      dtype: what is computed in; central differences are in float64 always.
+      layer: only this one; all of them if None.
+
+    Raises:
+      UsageError: the model is a Python class, or there is no such layer.
+    """
+    plan = _plan(loaded, layer)
+    point = find_point(loaded, plan, dtype)
+    names = [node.name for node in plan.nodes] if layer is None else [layer]
+    return GradCheck(
+        title=loaded.experiment.type_title,
+        dtype=dtype,
+        num_images=NUM_IMAGES,
+        bars=BARS[dtype],
+        loss=objective_name(loaded.experiment),
+        cost=cost(point.network, point.forward),
+        cost_by_jax=point.autodiff.cost,
+        doubtful=point.doubtful,
+        layers=tuple(_check_layer(plan.by_name[name], point, dtype) for name in names),
+    )
+
+
+def _plan(loaded: Loaded, layer: str | None) -> Plan:
+    """The network, if it is one of layers, and has this one."""
+    plan, name = loaded.plan, loaded.experiment.name
+    if plan is None:
+        message = f"{name}: '{loaded.experiment.model.python}' is a Python model"
+        raise UsageError(f"{message}, which has no layers to go through; write model.layers.")
+    names = [node.name for node in plan.nodes]
+    if layer is not None and layer not in names:
+        message = f"--layer: {name} has no layer '{layer}'{did_you_mean(layer, names)}"
+        raise UsageError(f"{message}; write {listing(names)}.")
+    return plan
+
+
+def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
+    """A random point where rounding decides no unit's side of its kink.
+
+    Of some points, the first such one, or the one with the fewest such units.
+
+    Args:
+      loaded: the experiment.
+      plan: its network.
+      dtype: what is computed in.
+    """
+    points: list[Point] = []
+    seed, loss = loaded.experiment.seeds[0], loss_name(loaded.experiment)
+    # On the CPU products are as exact as their dtype, which they need not be on a GPU.
+    with jax.enable_x64(dtype == "float64"), jax.default_device(jax.devices("cpu")[0]):
+        reference = Reference(plan, objective(loaded.experiment), seed)
+        draws = reference.draws(NUM_IMAGES, dtype)
+        while len(points) < ATTEMPTS and not (points and points[-1].doubtful == 0):
+            rng = np.random.default_rng([seed, len(points)])
+            x, targets = _images(loaded, plan, rng, dtype)
+            weights = _weights(reference.initial(), rng, dtype)
+            network = Network(plan, weights, draws, Objective(loss, targets))
+            points.append(_point(network, x, reference, dtype))
+    return min(points, key=lambda point: point.doubtful)
+
+
+def _weights(
+    initial: Mapping[str, Mapping[str, Array]], rng: np.random.Generator, dtype: Dtype
+) -> dict[str, dict[str, Array]]:
+    """Kernels as a run begins with them; biases and scales are moved from where they begin."""
+    return {
+        layer: {
+            name: (value + (name != "kernel") * SPREAD * rng.normal(size=value.shape)).astype(dtype)
+            for name, value in own.items()
+        }
+        for layer, own in initial.items()
+    }
+
+
+def _images(
+    loaded: Loaded, plan: Plan, rng: np.random.Generator, dtype: Dtype
+) -> tuple[Array, Array]:
+    """Random images; labels, or the images themselves, as targets."""
+    brightest = 255 / loaded.experiment.dataset.pixel_scale
+    x = (brightest * rng.random((NUM_IMAGES, *plan.input_shape))).astype(dtype)
+    if loaded.experiment.task is Task.CLASSIFY:
+        return x, rng.integers(0, plan.output_shape[0], NUM_IMAGES, np.int32)
+    return x, x
+
+
+def _point(network: Network, x: Array, reference: Reference, dtype: Dtype) -> Point:
+    forward, gradients = run(network, x)
+    autodiff = reference.derivatives(network.weights, x, network.objective.targets)
+    exact = _exact(network, x, BARS[dtype].differences)
+    doubtful = max(
+        crossings(exact.home, sides(network, other)) for other in (forward, autodiff.forward)
+    )
+    return Point(network, x, forward, gradients, autodiff, exact, doubtful)
+
+
+def _exact(network: Network, x: Array, accuracy: float) -> Landscape:
+    """The same point in float64."""
+    weights, draws = jax.tree.map(np.float64, (network.weights, network.draws))
+    target = network.objective
+    if target.targets.dtype == x.dtype:  # images, not labels
+        target = replace(target, targets=target.targets.astype(np.float64))
+    exact_x = x.astype(np.float64)
+    wide = replace(network, weights=weights, draws=draws, objective=target)
+    forward = feedforward(wide, exact_x)
+    return Landscape(wide, exact_x, forward, accuracy)
+
+
+def _check_layer(node: Node, point: Point, dtype: Dtype) -> LayerCheck:
+    hand, jaxs, name = point.gradients, point.autodiff, node.name
+    pairs = {DELTA: (hand.delta[name], jaxs.delta[name])}
+    weights = hand.weights.get(name, {})
+    own = {key: (value, jaxs.weights[name][key]) for key, value in weights.items()}
+    quantities = [*_quantities(name, pairs, point.exact), *_quantities(name, own, point.exact)]
+    shares = {user: float(np.linalg.norm(g)) for user, g in hand.shares.get(name, {}).items()}
+    return LayerCheck(node, tuple(quantities), shares, BARS[dtype])
+
+
+def _quantities(
+    layer: str, pairs: Mapping[str, tuple[Array, Array]], exact: Landscape
+) -> Iterator[Quantity]:
+    """Arrays of one scale, by hand and by autodiff, with their slopes."""
+    largest = [float(np.abs(array).max()) for pair in pairs.values() for array in pair]
+    scale = max([*largest, NOTHING * abs(exact.height)])
+    for name, (by_hand, by_autodiff) in pairs.items():
+        slopes = exact.slopes(layer, name, by_hand, scale)
+        yield Quantity(name, by_hand, by_autodiff, slopes, scale)

@@ -1,0 +1,200 @@
+"""PNG and JPEG files as images of a dataset: what a network sees of them."""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Invert = Literal["auto", "yes", "no"]
+Pixels = NDArray[np.uint8]
+MOST_PIXELS = 50_000_000  # of a file; more would fill the memory
+MIDDLE = 127.5  # between black and white
+INK = 20 / 28  # of an image's side, as in MNIST
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)  # Pillow's, of files
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How a file becomes an image of a dataset.
+
+    Args:
+      invert: whether light and dark are swapped; ``auto`` does so for a grey image with a light
+        border, because the sets of grey images are light on dark.
+      trim: cut to the ink and centre it, as MNIST's makers did (LeCun et al. 1998).
+    """
+
+    invert: Invert = "auto"
+    trim: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Photograph:
+    """A file as a network sees it.
+
+    Args:
+      file: its name.
+      width: of the file, in pixels.
+      height: of the file, in pixels.
+      pixels: (h, w, c) of the dataset.
+      border: mean brightness of the border before light and dark were swapped, 0 to 255.
+      inverted: whether they were.
+    """
+
+    file: str
+    width: int
+    height: int
+    pixels: Pixels
+    border: float
+    inverted: bool
+
+
+def read_photograph(file: Path, shape: tuple[int, int, int], framing: Framing) -> Photograph:
+    """Reads a file: its middle part, scaled to the size of a dataset's images.
+
+    It is turned as its camera says, its transparent parts become white, colours become grey
+    (or grey becomes colours) as the dataset has them. A file of the dataset's own size is
+    taken pixel by pixel.
+
+    Args:
+      file: a PNG or JPEG file.
+      shape: height, width and channels of the dataset's images.
+      framing: how it is cut, and whether it is inverted.
+
+    Raises:
+      UsageError: there is no such file, or the dataset has neither grey nor colour images.
+      DataError: it is no picture, a damaged, an animated or a huge one, or has no ink to trim to.
+    """
+    if shape[2] not in {1, 3}:
+        message = f"{file}: the network reads images of {shape[2]} channels"
+        raise UsageError(f"{message}, and a picture has 1 (grey) or 3 (colour).")
+    if shape[2] == 3 and framing.trim:
+        raise UsageError("--trim: the network reads colours, which have no ink; leave it out.")
+    with _opened(file) as image:
+        upright = _upright(image, shape[2])
+    height, width = shape[:2]
+    seen = _fitted(upright, height, width)
+    border = float(_border(seen).mean())
+    inverted = framing.invert == "yes" or (
+        framing.invert == "auto" and shape[2] == 1 and border > MIDDLE
+    )
+    if framing.trim:
+        whole = np.asarray(upright)
+        seen = _trimmed(file, ~whole if inverted else whole, height, width)
+    elif inverted:
+        seen = ~seen  # 255 less each of 8 bits
+    pixels = seen.reshape(shape)
+    return Photograph(str(file), upright.width, upright.height, pixels, border, inverted)
+
+
+@contextmanager
+def _opened(file: Path) -> "Iterator[Image]":
+    """The picture in a file, which Pillow decodes in the body."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see MOST_PIXELS
+            with Image.open(file, formats=("PNG", "JPEG")) as image:
+                _require_one(file, image)
+                yield image
+    except FileNotFoundError:
+        raise UsageError(f"{file}: there is no such file; name a PNG or JPEG file.") from None
+    except Image.DecompressionBombError:
+        raise _too_large(file) from None
+    except UnidentifiedImageError:
+        raise DataError(f"{file}: is no PNG or JPEG file; save it as one.") from None
+    except BROKEN as error:
+        reason = str(getattr(error, "strerror", None) or error).lower()
+        raise DataError(f"{file}: cannot be read: {reason}; save it anew.") from None
+
+
+def _require_one(file: Path, image: "Image") -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise _too_large(file)
+    # Phones put a preview behind a photograph (MPO), which is no animation.
+    frames = getattr(image, "n_frames", 1) if image.format == "PNG" else 1
+    if frames > 1:
+        raise DataError(f"{file}: is an animation of {frames} pictures; save one of them.")
+
+
+def _too_large(file: Path) -> DataError:
+    most = MOST_PIXELS // 1_000_000
+    return DataError(f"{file}: has more than {most} million pixels; save it smaller.")
+
+
+def _upright(image: "Image", channels: int) -> "Image":
+    """Turned as the camera says, on white, in the channels of the dataset."""
+    from PIL import Image, ImageOps
+
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        turned = Image.fromarray((np.asarray(turned, np.float64) / 257).round().astype(np.uint8))
+    if turned.has_transparency_data:
+        turned = turned.convert("RGBA")
+        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
+    return turned.convert("L" if channels == 1 else "RGB")
+
+
+def _fitted(image: "Image", height: int, width: int) -> Pixels:
+    """The largest middle part of a shape, scaled; the mean of what falls into a pixel."""
+    from PIL import Image, ImageOps
+
+    return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))
+
+
+def _border(pixels: Pixels) -> Pixels:
+    """The outermost pixels, (n, ...)."""
+    sides = (pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1])
+    return np.concatenate(sides)
+
+
+def _trimmed(file: Path, pixels: Pixels, height: int, width: int) -> Pixels:
+    """Light ink on a dark ground, its box scaled to `INK` of the size, its mass in the middle."""
+    from PIL import Image
+
+    ground = float(np.median(pixels))
+    spread = float(pixels.max()) - ground
+    if spread < 32:
+        raise DataError(f"{file}: there is no ink to trim to; leave out --trim.")
+    ink = np.clip((pixels - ground) / spread, 0, 1)
+    rows, columns = (np.flatnonzero((ink > 0.5).any(axis=axis)) for axis in (1, 0))
+    box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    scale = min(INK * height / box.shape[0], INK * width / box.shape[1])
+    size = [max(1, round(scale * side)) for side in box.shape]
+    small = Image.fromarray((255 * box).round().astype(np.uint8)).resize(
+        (size[1], size[0]), Image.Resampling.BILINEAR
+    )
+    part = np.asarray(small)
+    seen = np.zeros((height, width), np.uint8)
+    top, left = (_start(part, axis, room) for axis, room in enumerate((height, width)))
+    seen[top : top + size[0], left : left + size[1]] = part
+    return seen
+
+
+def _start(part: Pixels, axis: int, room: int) -> int:
+    """Where a part begins so that its mass is in the middle, as far as there is room.
+
+    In MNIST that is in the middle of pixel 14 of 0 to 27.
+    """
+    mass = part.sum(axis=1 - axis, dtype=np.float64)
+    centre = float((mass * np.arange(len(mass))).sum() / mass.sum())
+    return min(max(round(room / 2 - centre), 0), room - len(mass))
