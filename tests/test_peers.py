@@ -587,6 +587,19 @@ def test_a_precision_that_peers_do_not_have() -> None:
     )
 
 
+def test_a_loss_that_peers_do_not_have() -> None:
+    sample = {
+        "a": dense(4),
+        "b": dense(4, inputs="input"),
+        "c": {"op": "sample", "inputs": ["a", "b"]},
+    }
+    layers: Layers = {**sample, "d": dense()}
+    plan = make_plan(layers, SHAPE, (3,))
+    assert refusal("flax", experiment_of("classify", layers), plan) == (
+        "model.layers.c: peers have no divergence in their losses; compare a network without sample."
+    )
+
+
 def test_pixels_that_are_no_probabilities() -> None:
     """PyTorch raises, and Keras on PyTorch with it, where ours goes on."""
     experiment = experiment_of("reconstruct", SMALL, 254.0, loss="binary_cross_entropy")
