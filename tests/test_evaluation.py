@@ -23,7 +23,7 @@ from tests.oracles import Array
 from tests.test_engine import CLASSES, LINEAR, MIRROR, Layers, make_dataset, make_job
 
 Values = Mapping[str, float]
-BLURRED: Layers = MIRROR | {"chance": {"op": "activation", "activation": "sigmoid"}}
+BLURRED: Layers = {**MIRROR, "chance": {"op": "activation", "activation": "sigmoid"}}
 NUM_TRAIN, MOST = 20, EVAL_BATCH + 503
 SIZES = (1, EVAL_BATCH - 1, EVAL_BATCH, EVAL_BATCH + 1, MOST)
 

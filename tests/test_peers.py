@@ -596,7 +596,8 @@ def test_a_loss_that_peers_do_not_have() -> None:
     layers: Layers = {**sample, "d": dense()}
     plan = make_plan(layers, SHAPE, (3,))
     assert refusal("flax", experiment_of("classify", layers), plan) == (
-        "model.layers.c: peers have no divergence in their losses; compare a network without sample."
+        "model.layers.c: peers have no divergence in their losses;"
+        " compare a network without sample."
     )
 
 

@@ -52,7 +52,7 @@ Graph = tuple[Layers, Shape, Shape]
 Weights = Mapping[str, Mapping[str, Array]]
 
 
-def examples(number: int) -> Callable[[Any], Any]:
+def examples(number: int) -> settings:
     """How many networks a test draws; most of its time goes into compiling them."""
     number *= 50 if os.environ.get("CNNBENCH_TEST_ALL") else 1
     return settings(max_examples=number, suppress_health_check=list(HealthCheck))
@@ -225,7 +225,8 @@ def widened(value: Any) -> Any:
 
 def by_layer(gradient: Any) -> dict[str, dict[str, Array]]:
     tree = nnx.to_pure_dict(gradient)
-    return jax.tree.map(np.asarray, tree.get("weights", {}) | tree.get("parts", {}))
+    found: dict[str, dict[str, Array]] = tree.get("weights", {}) | tree.get("parts", {})
+    return {layer: jax.tree.map(np.asarray, values) for layer, values in found.items()}
 
 
 def pytorchs(question: Question) -> Measured:
