@@ -1,23 +1,90 @@
 """JAX's cache of compiled programs on disk, and whether it had what was needed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import jax
+import numpy as np
 
-from cnnbench.cache import cache_dir
+from cnnbench.cache import Entry, cache_dir, read_entry, write_entry
 
 _ASKED = "/jax/compilation_cache/compile_requests_use_cache"
 _FOUND = "/jax/compilation_cache/cache_hits"
 
+Notify = Callable[[str], None]
 
-def keep_compiled() -> None:
-    """Keeps compiled programs below the cache folder, for later runs."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "programs"))
+
+def keep_compiled(notify: Notify) -> None:
+    """Keeps compiled programs below the cache folder, for later runs.
+
+    Args:
+      notify: gets a sentence if that is not possible, or if a file is damaged.
+    """
+    from jax._src import compilation_cache
+
+    folder = cache_dir() / "programs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        notify(_refused(folder, "made", error))
+        return
+    vars(compilation_cache)["get_file_cache"] = partial(_open, notify)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     # By default only programs that took a second to compile are kept.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _open(notify: Notify, path: str) -> tuple["ProgramFiles", str]:
+    return ProgramFiles(Path(path), notify), path
+
+
+class ProgramFiles:
+    """What JAX keeps, by its keys, in files that are whole or not there, and are verified.
+
+    JAX's own are written in place. A process beside it reads half of a program, and one that is
+    killed leaves half of it for good.
+
+    Args:
+      folder: where they are.
+      notify: gets a sentence on the first that is damaged or cannot be written.
+    """
+
+    def __init__(self, folder: Path, notify: Notify) -> None:
+        self._path = folder  # JAX's name for it
+        self._notify = notify
+        self._told = False
+
+    def get(self, key: str) -> bytes | None:
+        """The program of a key; None where it has to be compiled."""
+        entry = read_entry(self._file(key), self._tell)
+        return entry.arrays["program"].tobytes() if entry else None
+
+    def put(self, key: str, program: bytes) -> None:
+        """Keeps a program if the disk takes it."""
+        content = Entry({"program": np.frombuffer(program, np.uint8)}, "JAX")
+        try:
+            write_entry(self._file(key), content)
+        except OSError as error:
+            self._tell(_refused(self._path, "written", error))
+
+    def _file(self, key: str) -> Path:
+        return self._path / f"{key}.arrays"
+
+    def _tell(self, text: str) -> None:
+        if not self._told:
+            self._notify(text)
+        self._told = True
+
+
+def _refused(folder: Path, action: str, error: OSError) -> str:
+    reason = (
+        f"{folder}: cannot be {action} ({error.strerror}), so programs are compiled anew each time"
+    )
+    return f"{reason}; set CNNBENCH_CACHE_DIR to a folder that can be written."
 
 
 @dataclass(slots=True)

@@ -67,11 +67,10 @@ def shrunk(image: Pixels, most: int) -> Pixels:
 
 
 def ramp(image: Pixels) -> "Text":
-    """A character for two pixels, one above the other: the lighter, the fuller.
+    r"""A character for two pixels, one above the other: the lighter, the fuller.
 
-    >>> print(ramp(np.array([[[0], [255]], [[0], [255]], [[128], [0]]], np.uint8)))
-     @
-    =
+    >>> ramp(np.array([[[0], [255]], [[0], [255]], [[128], [0]]], np.uint8)).plain
+    ' @\n: '
     """
     from rich.text import Text
 

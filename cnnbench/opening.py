@@ -57,8 +57,13 @@ def alone(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def create(job: "Job", loaded: "Loaded", results_dir: Path, command: Sequence[str]) -> Opened:
+@contextmanager
+def create(
+    job: "Job", loaded: "Loaded", results_dir: Path, command: Sequence[str]
+) -> Iterator[Opened]:
     """Makes a new run's folder; its record comes first, so that a folder can always be read.
+
+    It is locked before others can see it: they would take it for a run that was killed.
 
     Raises:
       StoreError: the disk refuses.
@@ -67,13 +72,14 @@ def create(job: "Job", loaded: "Loaded", results_dir: Path, command: Sequence[st
 
     ran_on, source = environment(job.devices, command), source_of(job)
     folder = create_run(results_dir, loaded.experiment.name, datetime.now(UTC))
-    record = first_record(job, folder.run_id, ran_on, source)
-    folder.write_record(record)
-    folder.write_spec(loaded.text)
-    folder.write_resolved(loaded.resolved())
-    if source:
-        folder.write("model.py", source)
-    return Opened(folder, record)
+    with alone(folder):
+        record = first_record(job, folder.run_id, ran_on, source)
+        folder.write_record(record)
+        folder.write_spec(loaded.text)
+        folder.write_resolved(loaded.resolved())
+        if source:
+            folder.write("model.py", source)
+        yield Opened(folder, record)
 
 
 def reopen(job: "Job", path: Path, notify: Callable[[str], None]) -> Opened:

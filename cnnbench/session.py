@@ -168,14 +168,14 @@ def _training(request: Request, listener: Listener) -> Training:
     if path and read_run(path).record.status is Status.FINISHED:
         listener.note(f"{path} is finished; nothing is trained")
         return _with_tables(RunFolder(path))
-    job = _prepare(loaded, dataset, request, watch)
+    job = _prepare(loaded, dataset, request, watch, listener)
     with ExitStack() as stack:
         if path:
             stack.enter_context(alone(RunFolder(path)))
             opened = reopen(job, path, listener.note)
         else:
-            opened = create(job, loaded, request.results_dir, request.command)
-            stack.enter_context(alone(opened.folder))
+            new = create(job, loaded, request.results_dir, request.command)
+            opened = stack.enter_context(new)
         listener.started(opened.record, job.num_steps)
         pictured = job.snapshots or (opened.folder.path / event_files.FOLDER).exists()
         known = opened.record.engine
@@ -220,7 +220,9 @@ def _begun(loaded: Loaded, dataset: Dataset, request: Request) -> Path | None:
     return next((entry.path for entry in reversed(finished or stopped)), None)
 
 
-def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatch) -> "Job":
+def _prepare(
+    loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatch, listener: Listener
+) -> "Job":
     from cnnbench.compilation import keep_compiled
     from cnnbench.devices import pick_devices, use_all_cores
     from cnnbench.memory import keep_freed
@@ -229,7 +231,7 @@ def _prepare(loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatc
 
     use_all_cores()
     keep_freed()
-    keep_compiled()
+    keep_compiled(listener.note)
     devices = pick_devices(request.device)
     folder = request.path.resolve().parent
     reference = loaded.experiment.model.python or ""

@@ -1,6 +1,7 @@
 """Runs command lines of cnnbench in forked processes, and breaks their files on request.
 
-A line on standard input is a task, such as `{"args": ["run", "a.yaml"], "kill": 12}`:
+A line on standard input is a list of tasks that run at once, each in a process of its own, such
+as `[{"args": ["run", "a.yaml"], "kill": 12}]`:
 
 - `kill`: the process is killed (SIGKILL) at that call of the file layer; half of what it
   should write is written by then.
@@ -8,9 +9,11 @@ A line on standard input is a task, such as `{"args": ["run", "a.yaml"], "kill":
 - `signals`: `[[call, signal], ...]`; the process gets them there.
 - `kill_after`: seconds to SIGKILL.
 - `path`, `memory`: a folder of modules, and the bytes that are free.
+- `cache`: another folder for what is kept between runs.
+- `mnist`: `[folder, address]`; the files of the folder, at that address, are the registered ones.
 
-The answer is `{"code": ..., "stderr": ..., "calls": [...]}`, the calls that were made. One
-import of everything serves all.
+The answer is a list of `{"code": ..., "stderr": ..., "calls": [...]}`, the calls that were made.
+One import of everything serves all.
 """
 
 import json
@@ -81,6 +84,14 @@ class Breaker:
         vars(checkpoints)["_save"] = broken
 
 
+def register_mnist(folder: str, address: str) -> None:
+    from tensorflow_datasets.image_classification import MNIST
+
+    from tests.tinysets import url_infos
+
+    MNIST.url_infos = url_infos(Path(folder), address)
+
+
 def child(task: dict[str, Any], folder: Path) -> None:
     """Never returns."""
     with (folder / "stderr").open("w") as err, Path(os.devnull).open("w") as out:
@@ -92,6 +103,10 @@ def child(task: dict[str, Any], folder: Path) -> None:
     if task.get("cwd"):
         os.chdir(task["cwd"])
     sys.path[:0] = [task["path"]] if "path" in task else []
+    if "cache" in task:
+        os.environ["CNNBENCH_CACHE_DIR"] = task["cache"]
+    if "mnist" in task:
+        register_mnist(*task["mnist"])
     if "memory" in task:
         vars(devices)["free_bytes"] = lambda: task["memory"]
     # What a network costs is no matter here, and takes longer than all the rest.
@@ -123,22 +138,34 @@ def wait(pid: int, kill_after: float | None) -> int:
     return os.waitpid(pid, 0)[1]
 
 
+def run(tasks: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Runs tasks at once, each in a process and a folder of its own."""
+    started = []
+    for number, task in enumerate(tasks):
+        own = folder / str(number)
+        own.mkdir()
+        (own / "stderr").touch()  # a child may be killed before it opens the file
+        pid = os.fork()
+        if not pid:
+            child(task, own)
+        started.append((task, own, pid))
+    return [answer(own, wait(pid, task.get("kill_after"))) for task, own, pid in started]
+
+
+def answer(folder: Path, status: int) -> dict[str, Any]:
+    log = folder / "calls"
+    return {
+        "code": os.waitstatus_to_exitcode(status),
+        "stderr": (folder / "stderr").read_text(errors="replace"),
+        "calls": log.read_text().splitlines() if log.exists() else [],
+    }
+
+
 def main() -> None:
     for line in sys.stdin:
         with tempfile.TemporaryDirectory() as name:
-            folder, task = Path(name), json.loads(line)
-            (folder / "stderr").touch()  # a child may be killed before it opens the file
-            pid = os.fork()
-            if not pid:
-                child(task, folder)
-            status = wait(pid, task.get("kill_after"))
-            log = folder / "calls"
-            answer = {
-                "code": os.waitstatus_to_exitcode(status),
-                "stderr": (folder / "stderr").read_text(errors="replace"),
-                "calls": log.read_text().splitlines() if log.exists() else [],
-            }
-        print(json.dumps(answer), flush=True)  # noqa: T201 - it is the answer
+            answers = run(json.loads(line), Path(name))
+        print(json.dumps(answers), flush=True)  # noqa: T201 - it is the answer
 
 
 if __name__ == "__main__":

@@ -287,7 +287,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             "{asks}: 'asking:Net' is a Python model, and ONNX is made from layers;"
             " write --to stablehlo.",
         ),
-        (("tiny", "onnx", "--seed", "1"), 1, "{tiny}: no weights of seed 1; write 5 or 6."),
+        (("tiny", "onnx", "--seed", "1"), 2, "{tiny}: no weights of seed 1; write 5 or 6."),
         (
             ("tiny", "safetensors", "-o", "no/a"),
             1,

@@ -62,11 +62,15 @@ class Server:
         self._in, self._out = self.process.stdin, self.process.stdout
 
     def __call__(self, folder: Path, *args: str, **how: Any) -> dict[str, Any]:
-        task = {"args": list(args), "cwd": str(folder), **how}
-        self._in.write(json.dumps(task) + "\n")
-        self._in.flush()
-        answer: dict[str, Any] = json.loads(self._out.readline())
+        (answer,) = self.together([{"args": list(args), "cwd": str(folder), **how}])
         return answer
+
+    def together(self, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Runs them at once."""
+        self._in.write(json.dumps(tasks) + "\n")
+        self._in.flush()
+        answers: list[dict[str, Any]] = json.loads(self._out.readline())
+        return answers
 
     def close(self) -> None:
         self._in.close()
@@ -328,12 +332,12 @@ class Net(nnx.Module):
 def test_a_python_model_goes_on_from_its_own_copy(server, tmp_path):
     head, tail = TINY.split("model:\n", maxsplit=1)[0], TINY[TINY.index("train:") :]
     spec = f"{head}model: {{python: 'my_net:Net'}}\n{tail}"
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "stopped").mkdir()
-    for folder in ("whole", "stopped"):
+    for folder in ("compiled", "whole", "stopped"):
+        (tmp_path / folder).mkdir()
         (begin(tmp_path / folder, spec) / "my_net.py").write_text(MODEL)
-    done = server(tmp_path / "whole", *RUN)
-    assert done["code"] == 0, done["stderr"]
+    for folder in ("compiled", "whole"):
+        done = server(tmp_path / folder, *RUN)
+        assert done["code"] == 0, done["stderr"]
     place = last_epoch(done["calls"])
     assert server(tmp_path / "stopped", *RUN, kill=place)["code"] == -signal.SIGKILL
     (tmp_path / "stopped" / "my_net.py").unlink()

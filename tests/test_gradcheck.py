@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -312,7 +313,8 @@ def test_the_network_by_hand_is_the_one_that_trains(tmp_path: Path) -> None:
     state = TrainState(parts.params, parts.rest, None)
     rules = make_rules(loaded.experiment, None)
     arrays = Arrays(jnp.asarray(images), jnp.asarray(labels))
-    trained = gradients(state, arrays, jnp.arange(4), parts.training, rules)[0]
+    step = jax.jit(lambda state, at: gradients(state, arrays, at, parts.training, rules)[0])
+    trained = step(state, jnp.arange(4))
     x = images.astype(np.float32) / 256
     by_hand = run(
         Network(

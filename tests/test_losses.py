@@ -12,7 +12,7 @@ from scipy import special
 from sklearn import metrics
 
 from cnnbench.losses import loss_name, metric_names, per_image_loss, per_image_metric
-from cnnbench.spec import LOSSES, METRICS, Experiment
+from cnnbench.spec import LOSSES, Experiment
 
 NUM_IMAGES, NUM_CLASSES = 6, 7
 
@@ -106,7 +106,7 @@ def test_top5_accuracy_of_few_classes_is_one() -> None:
     np.testing.assert_array_equal(got, np.ones(4))
 
 
-@pytest.mark.parametrize("name", METRICS["reconstruct"])
+@pytest.mark.parametrize("name", ["mse", "mae"])
 def test_metrics_of_reconstructions_are_the_losses_of_that_name(name: str) -> None:
     outputs, targets = normal(0, 2, NUM_IMAGES, 4, 3, 1)
     got = per_image_metric(name)(jnp.asarray(outputs), jnp.asarray(targets))

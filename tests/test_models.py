@@ -11,27 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from pydantic import TypeAdapter
 from scipy import signal, special, stats
 
 from cnnbench import ops, plain
 from cnnbench.graph import Plan
 from cnnbench.initializers import draw
-from cnnbench.layers import INPUT, OPERATIONS, Conv, LayerOp
+from cnnbench.layers import OPERATIONS
 from cnnbench.lowering import MONOTONE
 from cnnbench.models import ACTIVATIONS, GraphNet
-from cnnbench.shapes import Shape, ShapeError, TiedConv, layout
-from cnnbench.train import Network, num_params, take_apart
+from cnnbench.shapes import Shape
+from cnnbench.train import Network, take_apart
 from tests import oracles
 from tests.oracles import Array, make_plan
 
 FORMS: tuple[ops.Form, ...] = ("plain", "direct", "fast")
 Layers = dict[str, dict[str, Any]]
 Params = Mapping[str, Mapping[str, Array]]
-
-parse_layer = TypeAdapter[LayerOp](LayerOp).validate_python
 
 
 def net(plan: Plan, form: ops.Form = "direct", seed: int = 0) -> GraphNet:
@@ -40,137 +35,6 @@ def net(plan: Plan, form: ops.Form = "direct", seed: int = 0) -> GraphNet:
 
 def normal(seed: int, *shape: int) -> Array:
     return np.random.default_rng(seed).normal(size=shape)
-
-
-# Any graph: what the plan says is what the network does.
-
-pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
-paddings = st.one_of(st.sampled_from(["valid", "same"]), st.tuples(st.just(0), st.integers(0, 2)))
-activations = st.sampled_from(sorted(ACTIVATIONS))
-
-
-def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
-    """The keys of an operation; some do not fit the shape, and are passed over."""
-    conv = {"filters": st.integers(1, 3), "kernel": pairs, "stride": pairs, "padding": paddings}
-    finish = {"activation": activations, "use_bias": st.booleans()}
-    values = math.prod(shape)
-    factors = [(h, values // h, 1) for h in range(1, values + 1) if values % h == 0]
-    fields: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-        "conv": conv | finish,
-        "conv_transpose": conv | finish,
-        "dense": {"units": st.integers(1, 4)} | finish,
-        "max_pool": {"size": pairs, "stride": st.none() | pairs},
-        "avg_pool": {"size": pairs, "stride": st.none() | pairs},
-        "upscale": {"size": st.sampled_from([(1, 2), (2, 1)])},
-        "dropout": {"rate": st.sampled_from([0.0, 0.5])},
-        "masking_noise": {"rate": st.sampled_from([0.0, 0.5])},
-        "gaussian_noise": {"stddev": st.just(0.5)},
-        "slice": {"start": st.integers(0, 2), "size": st.integers(1, 2)},
-        "reshape": {"shape": st.sampled_from([(values,), *factors])},
-        "activation": {"activation": activations},
-        "batch_norm": {},
-        "flatten": {},
-        "global_avg_pool": {},
-    }
-    return st.fixed_dictionaries({"op": st.just(op)} | fields[op])
-
-
-@st.composite
-def graphs(draw: st.DrawFn) -> tuple[Layers, Shape]:
-    """Layers with branches, sums, joins and ties that end in three outputs."""
-    shapes: dict[str, Shape] = {INPUT: (draw(st.integers(4, 8)), draw(st.integers(4, 8)), 2)}
-    layers: Layers = {}
-    convs: dict[str, TiedConv] = {}
-    for number in range(draw(st.integers(6, 12))):
-        images = [name for name, shape in shapes.items() if len(shape) == 3]
-        sources = [draw(st.sampled_from([*shapes, *images, *images]))]
-        shape = shapes[sources[0]]
-        kind = draw(st.sampled_from([*OPERATIONS, "conv", "tied", "tied"])) if number else "conv"
-        owner = None
-        if kind in ("concat", "add", "sample"):
-            partners = [n for n, s in shapes.items() if s == shape]
-            sources.append(draw(st.sampled_from(partners)))
-            layer: dict[str, Any] = {"op": kind}
-        elif kind == "tied":
-            fitting = [n for n, c in convs.items() if c.op.filters == shape[-1] and len(shape) == 3]
-            if not fitting:
-                continue
-            owner = draw(st.sampled_from(fitting))
-            layer = {"op": "conv_transpose", "tie": owner, "activation": draw(activations)}
-        else:
-            layer = draw(_options(kind, shape))
-        op = parse_layer(layer | {"inputs": sources})
-        try:
-            made = layout(op, tuple(shapes[s] for s in sources), convs[owner] if owner else None)
-        except ShapeError:
-            continue
-        name = f"layer{number}"
-        layers[name] = layer | {"inputs": sources}
-        shapes[name] = made.shape
-        if isinstance(op, Conv):
-            convs[name] = TiedConv(op, shape, made.shape)
-    return _with_one_end(layers), shapes[INPUT]
-
-
-def _with_one_end(layers: Layers) -> Layers:
-    read = {source for layer in layers.values() for source in layer["inputs"]}
-    ends = [name for name in layers if name not in read] or [INPUT]
-    flat: Layers = {f"flat_{end}": {"op": "flatten", "inputs": [end]} for end in ends}
-    join: Layers = {"join": {"op": "concat", "inputs": list(flat)}} if len(flat) > 1 else {}
-    return layers | flat | join | {"out": {"op": "dense", "units": 3}}
-
-
-def every_value(model: GraphNet, x: jax.Array) -> dict[str, jax.Array]:
-    """Each layer's result, not only the output's; in the plain form, which leaves none out."""
-    values, weights = {INPUT: x}, model.prepare()
-    for node in model.plan.nodes:
-        inputs = [values[name] for name in node.inputs]
-        part: Any = model.parts.get(node.name)
-        values[node.name] = part(*inputs) if part else model.apply(node, inputs, weights)
-    return values
-
-
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
-@given(graph=graphs())
-def test_plan_has_the_shapes_and_parameters_of_the_network(graph: tuple[Layers, Shape]) -> None:
-    layers, input_shape = graph
-    plan = make_plan(layers, input_shape, (3,))
-    x = jax.ShapeDtypeStruct((2, *input_shape), jnp.float32)
-
-    def run(model: GraphNet, x: jax.Array) -> tuple[dict[str, jax.Array], Any]:
-        return every_value(model, x), nnx.state(model, nnx.Param)
-
-    values, params = nnx.eval_shape(run, net(plan, "plain"), x)
-    assert {name: value.shape for name, value in values.items()} == {INPUT: (2, *input_shape)} | {
-        node.name: (2, *node.layout.shape) for node in plan.nodes
-    }
-    shapes = sorted(leaf.shape for leaf in jax.tree.leaves(params))
-    assert shapes == sorted(s for node in plan.nodes for s in node.layout.params.values())
-    assert num_params(params) == plan.num_params
-    for form in FORMS[1:]:
-        one = nnx.eval_shape(lambda model, x: model(x), net(plan, form), x)
-        assert one.shape == (2, 3)
-
-
-@settings(max_examples=3, suppress_health_check=list(HealthCheck))
-@given(graph=graphs())
-def test_any_graph_has_the_same_value_in_every_form(graph: tuple[Layers, Shape]) -> None:
-    layers, input_shape = graph
-    plan = make_plan(layers, input_shape, (3,))
-    networks = [take_apart(net(plan, form)) for form in FORMS]
-    with jax.enable_x64(True):
-        params = jax.tree.map(
-            lambda p: jnp.asarray(normal(p.size, *p.shape) / 2), networks[0].params
-        )
-        x = jnp.asarray(normal(3, 2, *input_shape))
-
-        @jax.jit
-        def run(params: Any, x: jax.Array) -> Any:
-            return [nnx.merge(n.evaluation, params, n.rest, copy=True)(x) for n in networks]
-
-        want, *others = run(params, x)
-    for got in others:
-        np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-8 * np.abs(want).max())
 
 
 # One contract for every operation.
@@ -417,44 +281,6 @@ def _probe(networks: Mapping[ops.Form, Network], params: Any, images: jax.Array)
 
 
 # Ties.
-
-
-TIES: list[dict[str, Any]] = [
-    {"kernel": [3, 2]},
-    {"kernel": 3, "stride": 2},
-    {"kernel": [2, 3], "stride": 2, "padding": "same"},
-    {"kernel": 3, "stride": [2, 3], "padding": [1, 0]},
-]
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("options", TIES, ids=str)
-def test_tied_layer_is_the_exact_adjoint_of_its_owner(
-    options: dict[str, Any], form: ops.Form
-) -> None:
-    """<owner(x), y> = <x, tied(y)>, where y is what another convolution makes of z."""
-    conv = {"op": "conv", "filters": 3, "use_bias": False} | options
-    tied = {"op": "conv_transpose", "tie": "owner", "inputs": "other", "use_bias": False}
-    layers: Layers = {
-        "owner": conv,
-        "other": conv | {"inputs": "input"},
-        "tied": tied,
-        "flat_owner": {"op": "flatten", "inputs": "owner"},
-        "flat_other": {"op": "flatten", "inputs": "other"},
-        "flat_tied": {"op": "flatten", "inputs": "tied"},
-        "all": {"op": "concat", "inputs": ["flat_owner", "flat_other", "flat_tied"]},
-    }
-    shape = (8, 7, 2)
-    size = layout(parse_layer(conv), (shape,)).shape
-    ends = np.cumsum([math.prod(size), math.prod(size), math.prod(shape)])
-    plan = make_plan(layers, shape, (int(ends[-1]),))
-    assert plan.by_name["tied"].layout.shape == shape
-    x, z = images = normal(3, 2, *shape).astype(np.float32)
-    network = take_apart(net(plan, form))
-    call = jax.jit(lambda params: nnx.merge(network.evaluation, params, network.rest)(images))
-    owner, other, back = np.split(np.asarray(call(network.params), np.float64), ends[:2], axis=1)
-    assert np.vdot(owner[0], other[1]) == pytest.approx(np.vdot(x, back[1]), rel=1e-5)
-    assert np.vdot(owner[1], other[0]) == pytest.approx(np.vdot(z, back[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -457,7 +457,8 @@ def test_both_of_our_forms_are_pytorchs(name: str) -> None:
 
 def test_the_cases_hold_every_operation_and_activation() -> None:
     layers = [op for layers in CASES.values() for op in layers.values()]
-    assert {op["op"] for op in layers} == set(OPERATIONS)
+    refused = {"sample"}  # by `make_peer`: its divergence is part of no peer's loss
+    assert {op["op"] for op in layers} == set(OPERATIONS) - refused
     assert {op.get("activation", "linear") for op in layers} == set(ACTIVATIONS)
 
 
@@ -583,6 +584,20 @@ def test_rates_that_change(variant: str) -> None:
 def test_a_precision_that_peers_do_not_have() -> None:
     assert refusal("flax", experiment_of("classify", SMALL, precision="bfloat16")) == (
         "train.precision: peers train in float32, not in bfloat16; write float32."
+    )
+
+
+def test_a_loss_that_peers_do_not_have() -> None:
+    sample = {
+        "a": dense(4),
+        "b": dense(4, inputs="input"),
+        "c": {"op": "sample", "inputs": ["a", "b"]},
+    }
+    layers: Layers = {**sample, "d": dense()}
+    plan = make_plan(layers, SHAPE, (3,))
+    assert refusal("flax", experiment_of("classify", layers), plan) == (
+        "model.layers.c: peers have no divergence in their losses;"
+        " compare a network without sample."
     )
 
 
