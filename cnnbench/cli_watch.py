@@ -117,7 +117,6 @@ class Sheet:
         _print(self.draft, self.path)
         for line in self.verdicts:
             _say(f"Before it was saved: {line}\n")
-        self._ask()
 
     def enter(self) -> None:
         """Trains the file and what it extends, and says what came of it."""
@@ -130,7 +129,6 @@ class Sheet:
             else:
                 typer.echo(f"That was quick: {self.quick}. With all data and epochs:\n")
                 typer.echo(f"    cnnbench run {shlex.join(map(str, (parent, path)))} --seeds 6\n")
-        self._ask()
 
     def _show(self, comparison: "Comparison") -> None:
         from cnnbench.report import terminal_table
@@ -139,7 +137,7 @@ class Sheet:
         stdout().print(terminal_table([comparison], wide=False))
         self.verdicts = verdict_lines(comparison.verdicts)
 
-    def _ask(self) -> None:
+    def ask(self) -> None:
         """Says what can be done."""
         obstacle = self.draft.obstacle if self.draft else ""
         what = f"{obstacle}." if obstacle else f"Enter trains both: {self.quick}."

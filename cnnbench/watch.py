@@ -30,6 +30,9 @@ class Desk(Protocol):
     def enter(self) -> None:
         """What Enter is for."""
 
+    def ask(self) -> None:
+        """Says which keys there are."""
+
 
 def follow(desk: Desk, keys: Keys) -> None:
     """Draws whenever something was saved, until a key ends it.
@@ -42,13 +45,16 @@ def follow(desk: Desk, keys: Keys) -> None:
       keys: where keys come from.
     """
     desk.draw()
+    desk.ask()
     drawn = before = desk.stamp()
     while (key := keys.key(POLL_S)) not in LEAVE:
         now = desk.stamp()
         if now != drawn and (now == before or key in ENTER):
             desk.draw()
+            desk.ask()
             drawn = now = desk.stamp()
         before = now
         if key in ENTER:
             with keys.lent():
                 desk.enter()
+            desk.ask()  # no sooner: what is pressed before the keys are back is lost
