@@ -99,6 +99,27 @@ class SpecError(CnnbenchError):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+class ModelError(UsageError):
+    """A Python model is not what an experiment file says.
+
+    Args:
+      key: of the file's `model`, whose value says so.
+      message: what is wrong.
+      remedy: what to do.
+
+    >>> str(ModelError("python", "there is no module 'net'", "install it"))
+    "model.python: there is no module 'net'; install it."
+    """
+
+    def __init__(self, key: str, message: str, remedy: str) -> None:
+        super().__init__(f"model.{key}: {message}; {remedy}.")
+        self.key = key
+
+    def placed(self, location: Location) -> UsageError:
+        """The same error with the place of the key's value."""
+        return UsageError(f"{location}: {self}")
+
+
 class DataError(CnnbenchError):
     """A dataset cannot be had, or its files are not what they should be."""
 

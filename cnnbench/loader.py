@@ -36,12 +36,19 @@ class Loaded:
       plan: its network; None where the model is a Python class.
       info: shape and classes of its dataset.
       text: the file as the user wrote it.
+      places: where `model` and its keys stand.
     """
 
     experiment: Experiment
     plan: Plan | None
     info: DatasetInfo
     text: bytes
+    places: Mapping[KeyPath, Location]
+
+    def place(self, key: str) -> Location:
+        """Where the value of a key of `model` stands, or a part of it, or else `model`."""
+        found = [place for at, place in self.places.items() if at[:2] == ("model", key)]
+        return (found or [self.places[("model",)]])[0]
 
     def resolved(self) -> str:
         """The experiment as YAML with every default written out; it loads to the same one."""
@@ -70,7 +77,8 @@ def load_experiment(
     for text in overrides:
         document = override(document, text)
     experiment, plan, info = _check(document, str(path), data_dir)
-    return Loaded(experiment, plan, info, document.text)
+    places = {at: place for at, place in document.values.items() if at[:1] == ("model",)}
+    return Loaded(experiment, plan, info, document.text, places)
 
 
 def _check(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cnnbench.checkpoints import Checkpoints
 from cnnbench.errors import StoreError
 from cnnbench.files import remove_partial
+from cnnbench.history import list_runs
 from cnnbench.phrases import enumeration
 from cnnbench.recorder import first_record
 from cnnbench.results import EpochRecord, RunRecord, Status, Timing
@@ -82,6 +83,29 @@ def create(
         yield Opened(folder, record)
 
 
+def begun(loaded: "Loaded", dataset: str, folder: Path, results_dir: Path) -> Path | None:
+    """The newest run of the same training: a finished one, or else one that can go on.
+
+    Args:
+      loaded: the experiment.
+      dataset: the digest of its images.
+      folder: of the experiment file, where a Python model may be.
+      results_dir: where runs are looked for.
+    """
+    from cnnbench.locks import is_held
+
+    source = _source(loaded.experiment.model.python or "", folder)
+    wanted = (loaded.experiment.digest(source), loaded.experiment.seeds, dataset)
+    runs = [
+        entry
+        for entry in list_runs(results_dir).entries
+        if wanted == (entry.record.spec_digest, entry.record.seeds, entry.record.dataset.digest)
+    ]
+    finished = [entry for entry in runs if entry.record.status is Status.FINISHED]
+    stopped = [entry for entry in runs if not is_held(entry.path)]
+    return next((entry.path for entry in reversed(finished or stopped)), None)
+
+
 def reopen(job: "Job", path: Path, notify: Callable[[str], None]) -> Opened:
     """Opens the folder of a run that did not end, cut back to what it can go on from.
 
@@ -115,9 +139,13 @@ def checkpoints_of(job: "Job", folder: RunFolder) -> Checkpoints:
 
 def source_of(job: "Job") -> bytes:
     """The source of a Python model; empty for a graph of layers."""
+    return _source(job.reference, job.folder)
+
+
+def _source(reference: str, folder: Path) -> bytes:
     from cnnbench.python_models import class_source
 
-    return class_source(job.reference, job.folder) if job.reference else b""
+    return class_source(reference, folder) if reference else b""
 
 
 def _check_same(job: "Job", record: RunRecord, path: Path) -> None:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnnbench.data import Dataset
 from cnnbench.devices import make_mesh
-from cnnbench.errors import UsageError
+from cnnbench.errors import ModelError
 from cnnbench.graph import Plan
 from cnnbench.inference import outputs_of
 from cnnbench.models import GraphNet
@@ -240,7 +240,7 @@ def check_output(setup: Setup, network: Network) -> None:
     """A Python model's output must fit; a plan's was checked before it was built.
 
     Raises:
-      UsageError: it does not.
+      ModelError: it does not.
     """
     job, info = setup.job, setup.job.dataset.info
     want = (info.num_classes,) if job.experiment.task is Task.CLASSIFY else info.shape
@@ -251,5 +251,5 @@ def check_output(setup: Setup, network: Network) -> None:
     have = getattr(got, "shape", None)
     if have != (1, *want):
         found = f"has shape {shape_text(have[1:])}" if have else f"is a {type(got).__name__}"
-        message = f"model.python: the output {found}, and shape {shape_text(want)} is needed"
-        raise UsageError(f"{message}; change what the class returns.")
+        message = f"the output {found}, and shape {shape_text(want)} is needed"
+        raise ModelError("python", message, "change what the class returns")

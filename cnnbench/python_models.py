@@ -12,7 +12,7 @@ from typing import Any
 
 from flax import nnx
 
-from cnnbench.errors import UsageError
+from cnnbench.errors import ModelError
 
 
 def import_class(reference: str, folder: Path) -> type[nnx.Module]:
@@ -23,7 +23,7 @@ def import_class(reference: str, folder: Path) -> type[nnx.Module]:
       folder: the folder of the experiment file.
 
     Raises:
-      UsageError: there is no such module or class, or it is no `nnx.Module`.
+      ModelError: there is no such module or class, or it is no `nnx.Module`.
     """
     module_name, _, class_name = reference.partition(":")
     _forget_namesake(module_name.partition(".")[0], folder)
@@ -31,14 +31,14 @@ def import_class(reference: str, folder: Path) -> type[nnx.Module]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        message = f"model.python: there is no module '{error.name}'"
-        raise UsageError(f"{message}; install it, or put it into {folder}.") from None
+        message = f"there is no module '{error.name}'"
+        raise ModelError("python", message, f"install it, or put it into {folder}") from None
     finally:
         sys.path.remove(str(folder))
     found = getattr(module, class_name, None)
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
-        message = f"model.python: '{module_name}' has no nnx.Module named '{class_name}'"
-        raise UsageError(f"{message}; define it there.")
+        message = f"'{module_name}' has no nnx.Module named '{class_name}'"
+        raise ModelError("python", message, "define it there")
     return found
 
 
@@ -53,7 +53,7 @@ def require_trust(reference: str, folder: Path) -> None:
       folder: the folder of the experiment file.
 
     Raises:
-      UsageError: it is somewhere else.
+      ModelError: it is somewhere else.
     """
     package = reference.partition(":")[0].partition(".")[0]
     beside = [folder / f"{package}.py", folder / package]
@@ -62,8 +62,8 @@ def require_trust(reference: str, folder: Path) -> None:
     found = importlib.util.find_spec(package)
     if found is None or _is_installed(package, found.origin):
         return  # one that does not exist has a message of its own
-    message = f"model.python: '{package}' is neither installed nor beside the experiment file"
-    raise UsageError(f"{message} ({found.origin}); check it, then add --allow-python.")
+    message = f"'{package}' is neither installed nor beside the experiment file ({found.origin})"
+    raise ModelError("python", message, "check it, then add --allow-python")
 
 
 def _is_installed(package: str, origin: str | None) -> bool:
@@ -80,7 +80,7 @@ def class_source(reference: str, folder: Path) -> bytes:
     """The source of the module that holds the class of a Python model.
 
     Raises:
-      UsageError: as `import_class`.
+      ModelError: as `import_class`.
     """
     module = inspect.getmodule(import_class(reference, folder))
     return inspect.getsource(module).encode() if module else b""
@@ -97,6 +97,10 @@ def _forget_namesake(package: str, folder: Path) -> None:
     importlib.invalidate_caches()
 
 
+def _nothing(self: object) -> None:
+    """What a class without an ``__init__`` takes."""
+
+
 def make_module(make: type[nnx.Module], args: Mapping[str, Any], seed: int) -> nnx.Module:
     """Calls the class of a Python model.
 
@@ -106,14 +110,15 @@ def make_module(make: type[nnx.Module], args: Mapping[str, Any], seed: int) -> n
       seed: of its `nnx.Rngs`.
 
     Raises:
-      UsageError: it does not take these arguments.
+      ModelError: it does not take these arguments.
     """
     rngs = nnx.Rngs(seed)
+    # An nnx.Module's own signature is that of its metaclass; `object` says it takes anything.
+    takes = make.__init__ if make.__init__ is not object.__init__ else _nothing
     try:
-        # An nnx.Module's own signature is that of its metaclass.
-        inspect.signature(make.__init__).bind(None, **args, rngs=rngs)
+        inspect.signature(takes).bind(None, **args, rngs=rngs)
     except TypeError as error:
-        message = f"model.args: {make.__name__}(**args, rngs=...) cannot be called: {error}"
-        raise UsageError(f"{message}; write the arguments that it takes.") from None
+        message = f"{make.__name__}(**args, rngs=...) cannot be called: {error}"
+        raise ModelError("args", message, "write the arguments that it takes") from None
     build: Callable[..., nnx.Module] = make
     return build(**args, rngs=rngs)

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from cnnbench import compare, event_files, export, interrupts, report
 from cnnbench.data import Dataset, dataset_of
+from cnnbench.errors import ModelError
 from cnnbench.events import Compiled, Event, SeedDone
-from cnnbench.history import list_runs
 from cnnbench.loader import Loaded, load_experiment
-from cnnbench.opening import Opened, alone, checkpoints_of, create, reopen, total
+from cnnbench.opening import Opened, alone, begun, checkpoints_of, create, reopen, total
 from cnnbench.recorder import Collected, keep, summary
 from cnnbench.results import RunRecord, RunResult, Status
 from cnnbench.store import TABLES, RunFolder, read_run
@@ -156,6 +156,13 @@ def _training(request: Request, listener: Listener) -> Training:
     watch = Stopwatch()
     loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
     listener.loaded(loaded)
+    try:
+        return (yield from _trained(request, listener, loaded, watch))
+    except ModelError as error:
+        raise error.placed(loaded.place(error.key)) from None
+
+
+def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwatch) -> Training:
     if (reference := loaded.experiment.model.python) and not request.allow_python:
         from cnnbench.python_models import require_trust
 
@@ -164,7 +171,10 @@ def _training(request: Request, listener: Listener) -> Training:
         dataset = dataset_of(loaded.experiment.dataset, request.data_dir, listener.note)
     with watch.away():
         yield
-    path = request.resume or (_begun(loaded, dataset, request) if request.needed else None)
+    path = request.resume
+    if request.needed and not path:
+        source = request.path.resolve().parent
+        path = begun(loaded, dataset.digest, source, request.results_dir)
     if path and read_run(path).record.status is Status.FINISHED:
         listener.note(f"{path} is finished; nothing is trained")
         return _with_tables(RunFolder(path))
@@ -198,26 +208,6 @@ def _with_tables(folder: RunFolder) -> RunResult:
         table = compare.compare([result])
         folder.write_tables(report.markdown([table], wide=False), export.csv_text([table]))
     return result
-
-
-def _begun(loaded: Loaded, dataset: Dataset, request: Request) -> Path | None:
-    """The newest run of the same training: a finished one, or else one that can go on."""
-    from cnnbench.locks import is_held
-    from cnnbench.python_models import class_source
-
-    experiment = loaded.experiment
-    reference = experiment.model.python
-    folder = request.path.resolve().parent
-    source = class_source(reference, folder) if reference else b""
-    wanted = (experiment.digest(source), experiment.seeds, dataset.digest)
-    runs = [
-        entry
-        for entry in list_runs(request.results_dir).entries
-        if wanted == (entry.record.spec_digest, entry.record.seeds, entry.record.dataset.digest)
-    ]
-    finished = [entry for entry in runs if entry.record.status is Status.FINISHED]
-    stopped = [entry for entry in runs if not is_held(entry.path)]
-    return next((entry.path for entry in reversed(finished or stopped)), None)
 
 
 def _prepare(

@@ -356,7 +356,8 @@ def test_python_from_the_working_directory_needs_a_word(server, tmp_path):
     done = server(tmp_path, *words, path=str(tmp_path))
     assert done["code"] == 2
     assert done["stderr"] == (
-        "model.python: 'my_net' is neither installed nor beside the experiment file"
+        "specs/tiny.yaml:4:17: model.python: 'my_net' is neither installed nor beside the"
+        " experiment file"
         f" ({tmp_path}/my_net.py); check it, then add --allow-python.\n"
     )
     done = server(tmp_path, *words, "--allow-python", path=str(tmp_path))

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from cnnbench.errors import UsageError
 from cnnbench.python_models import import_class, make_module, require_trust
@@ -109,6 +110,15 @@ def test_what_lies_beside_the_experiment_is_trusted(tmp_path: Path) -> None:
     write_module(tmp_path / "cnnbench_test_package" / "__init__.py", NET)
     require_trust("cnnbench_test_net:Net", tmp_path)
     require_trust("cnnbench_test_package.part:Net", tmp_path)
+
+
+def test_a_class_that_takes_no_random_numbers_is_refused() -> None:
+    message = (
+        "model.args: Net(**args, rngs=...) cannot be called: got an unexpected keyword argument"
+        " 'rngs'; write the arguments that it takes."
+    )
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        make_module(type("Net", (nnx.Module,), {}), {}, seed=0)
 
 
 def test_what_only_happens_to_be_found_is_not(
