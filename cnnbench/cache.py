@@ -48,8 +48,14 @@ class _CorruptError(Exception):
 
 
 def cache_dir() -> Path:
-    """``$CNNBENCH_CACHE_DIR``, or ``~/.cache/cnnbench``."""
-    return Path(os.environ.get("CNNBENCH_CACHE_DIR") or "~/.cache/cnnbench").expanduser()
+    """``$CNNBENCH_CACHE_DIR``, or ``cnnbench`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+
+    A relative ``$XDG_CACHE_HOME`` is ignored, as the XDG Base Directory Specification asks.
+    """
+    if own := os.environ.get("CNNBENCH_CACHE_DIR"):
+        return Path(own).expanduser()
+    shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (shared if shared.is_absolute() else Path("~/.cache").expanduser()) / "cnnbench"
 
 
 def write_entry(path: Path, entry: Entry) -> None:

@@ -156,7 +156,12 @@ def test_processes_at_once_never_see_a_torn_file(tmp_path: Path) -> None:
 
 def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("CNNBENCH_CACHE_DIR", raising=False)
+    for name in ("CNNBENCH_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     assert cache_dir() == tmp_path / ".cache" / "cnnbench"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_dir() == tmp_path / ".cache" / "cnnbench"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
+    assert cache_dir() == tmp_path / "shared" / "cnnbench"
     monkeypatch.setenv("CNNBENCH_CACHE_DIR", "~/elsewhere")
     assert cache_dir() == tmp_path / "elsewhere"
