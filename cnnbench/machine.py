@@ -7,11 +7,15 @@ import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from time import sleep
 
 import jax
 
 import cnnbench
 from cnnbench.results import Environment
+
+CPU_TIMES = Path("/proc/stat")  # Linux only
+LOOK_S = 0.25
 
 
 def environment(devices: Sequence[jax.Device], command: Sequence[str]) -> Environment:
@@ -42,13 +46,31 @@ def environment(devices: Sequence[jax.Device], command: Sequence[str]) -> Enviro
 
 @functools.cache
 def load_per_cpu() -> float | None:
-    """Load average of the last minute over the machine's CPUs, when this was first called.
+    """Load of the machine's CPUs by others, when this was first called.
 
-    Only then: later, it would be the load that our own training makes.
+    Only then: later, it would be the load that our own training makes. The average of the last
+    minute may be that of a command that has just ended, so a moment's look counts if it is lower.
     """
     if not hasattr(os, "getloadavg"):  # Windows
         return None
-    return os.getloadavg()[0] / (os.cpu_count() or 1)
+    average = os.getloadavg()[0] / (os.cpu_count() or 1)
+    if average < 0.1 or not CPU_TIMES.exists():
+        return average
+    before = CPU_TIMES.read_text(encoding="ascii")
+    sleep(LOOK_S)
+    return min(average, busy_share(before, CPU_TIMES.read_text(encoding="ascii")))
+
+
+def busy_share(before: str, after: str) -> float:
+    """The share of all CPUs' time between two readings of `/proc/stat` that was not idle (proc(5)).
+
+    >>> busy_share("cpu  10 0 10 70 10 0 0 0", "cpu  60 0 10 120 10 0 0 0")
+    0.5
+    """
+    first, last = ([int(word) for word in text.split()[1:9]] for text in (before, after))
+    # user, nice, system, idle, waiting for the disk, two kinds of interrupts, stolen by a host
+    spent = [end - start for start, end in zip(first, last, strict=True)]
+    return 1 - (spent[3] + spent[4]) / (sum(spent) or 1)
 
 
 def num_cpus() -> int:

@@ -151,8 +151,8 @@ class Environment:
       commit: git commit of the working directory; None outside a repository.
       dirty: whether the commit had local changes; None outside a repository.
       command: the command line, word by word.
-      load_per_cpu: load average of the minute before the process first trained, over the
-        machine's CPUs; None where the system does not say.
+      load_per_cpu: load average of the minute before the process first trained, or what others
+        used of the CPUs just then if that is less, over their number; None where nothing tells.
     """
 
     python: str
