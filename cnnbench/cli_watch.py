@@ -108,7 +108,7 @@ class Sheet:
 
         return stamp(self.draft.files if self.draft else [self.path])
 
-    def draw(self) -> None:
+    def draw(self) -> Hashable:
         """Clears the terminal, and shows the layers or what is wrong."""
         from cnnbench.draft import read_draft
 
@@ -117,6 +117,7 @@ class Sheet:
         _print(self.draft, self.path)
         for line in self.verdicts:
             _say(f"Before it was saved: {line}\n")
+        return self.draft.stamp
 
     def enter(self) -> None:
         """Trains the file and what it extends, and says what came of it."""

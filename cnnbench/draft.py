@@ -18,6 +18,7 @@ class Draft:
 
     Args:
       files: the file, the one that it extends, and so on.
+      stamp: theirs before they were read, so that no later change is missed.
       loaded: the experiment; None where it is wrong.
       flaws: what is wrong with it, as text; empty where nothing is.
       parent: the experiment that it extends; None where that cannot be had.
@@ -26,6 +27,7 @@ class Draft:
     """
 
     files: tuple[Path, ...]
+    stamp: Stamp
     loaded: Loaded | None = None
     flaws: str = ""
     parent: Loaded | None = None
@@ -40,21 +42,25 @@ def read_draft(path: Path, data_dir: Path | None = None) -> Draft:
       path: the file.
       data_dir: where datasets outside the built-in table are looked up.
     """
+    first = stamp([path])
     files = lineage(path)
+    stamped = first + stamp(files[1:])
     try:
         loaded = load_experiment(path, data_dir=data_dir)
     except CnnbenchError as error:
-        return Draft(files, flaws=str(error), obstacle="Nothing is trained before that is mended")
+        obstacle = "Nothing is trained before that is mended"
+        return Draft(files, stamped, flaws=str(error), obstacle=obstacle)
     if len(files) == 1:
         obstacle = f"{path} extends no other file, so there is nothing to compare it with"
-        return Draft(files, loaded, obstacle=obstacle)
+        return Draft(files, stamped, loaded, obstacle=obstacle)
     try:
         parent = load_experiment(files[1], data_dir=data_dir)
     except CnnbenchError as error:
-        obstacle = f"{files[1]} is no experiment by itself ({str(error).splitlines()[0]})"
-        return Draft(files, loaded, obstacle=f"{obstacle}, so there is nothing to compare with")
+        why = f"{files[1]} is no experiment by itself ({str(error).splitlines()[0]})"
+        obstacle = f"{why}, so there is nothing to compare with"
+        return Draft(files, stamped, loaded, obstacle=obstacle)
     found = differences(parent, loaded)
-    return Draft(files, loaded, "", parent, found, _obstacle(loaded, parent, found))
+    return Draft(files, stamped, loaded, "", parent, found, _obstacle(loaded, parent, found))
 
 
 def _obstacle(loaded: Loaded, parent: Loaded, found: Differences) -> str:

@@ -24,8 +24,8 @@ class Desk(Protocol):
     def stamp(self) -> Hashable:
         """Another one whenever what is followed was saved."""
 
-    def draw(self) -> None:
-        """Shows it as it is now."""
+    def draw(self) -> Hashable:
+        """Shows it, and returns the stamp that it had when it was read."""
 
     def enter(self) -> None:
         """What Enter is for."""
@@ -44,15 +44,13 @@ def follow(desk: Desk, keys: Keys) -> None:
       desk: what is followed.
       keys: where keys come from.
     """
-    desk.draw()
+    drawn = before = desk.draw()
     desk.ask()
-    drawn = before = desk.stamp()
     while (key := keys.key(POLL_S)) not in LEAVE:
         now = desk.stamp()
         if now != drawn and (now == before or key in ENTER):
-            desk.draw()
+            drawn = now = desk.draw()
             desk.ask()
-            drawn = now = desk.stamp()
         before = now
         if key in ENTER:
             with keys.lent():
