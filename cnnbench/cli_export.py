@@ -8,7 +8,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.terminal import warn, write_file
-from cnnbench.words import ResultsDir, Run
+from cnnbench.words import ResultsDir, Run, Seed
 
 if TYPE_CHECKING:
     from cnnbench.interchange import Probe
@@ -39,9 +39,7 @@ def export_model(
             "--output", "-o", help="Where to; NAME-seed-N.FORM if left out.", metavar="FILE"
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Which seed; the first if left out.", metavar="N")
-    ] = None,
+    seed: Seed = None,
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
 from cnnbench.terminal import PICTURES, file_form, stdout, tell, warn, write_file
-from cnnbench.words import ResultsDir, Run
+from cnnbench.words import ResultsDir, Run, Seed
 
 if TYPE_CHECKING:
     from cnnbench.data import Split
@@ -33,9 +33,7 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
     units: Annotated[
         int, typer.Option(min=1, help="How many units of the layer are shown.", metavar="N")
     ] = 16,
-    seed: Annotated[
-        int | None, typer.Option(help="Of which seed; the first if left out.", metavar="N")
-    ] = None,
+    seed: Seed = None,
     output: Annotated[
         Path | None,
         typer.Option(

@@ -8,21 +8,12 @@ import typer
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
 from cnnbench.terminal import PICTURES, file_form, stdout, tell, warn, write_file
-from cnnbench.words import ResultsDir
+from cnnbench.words import ResultsDir, Run, Seed
 
 
 def latent(
-    run: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN",
-            help="A run's folder or id, or an experiment's name: its newest finished run.",
-            show_default=False,
-        ),
-    ],
-    seed: Annotated[
-        int | None, typer.Option(help="Of which seed; the first if left out.", metavar="N")
-    ] = None,
+    run: Run,
+    seed: Seed = None,
     walk: Annotated[
         tuple[int, int],
         typer.Option(help="Two test images, to walk from one to the other.", metavar="N M"),

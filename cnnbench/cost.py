@@ -45,9 +45,12 @@ class Cost:
         Args:
           images_per_s: training images per second.
 
+        Returns:
+          The share; None where one of the two was not measured.
+
         >>> Cost(2_000, None, None, None, 0.1, None, 20, 1e6).product_share(100.0)
         0.2
         """
-        if self.training_flops is None:
+        if not self.training_flops or not self.product_flops:
             return None
         return self.training_flops * images_per_s / self.product_flops

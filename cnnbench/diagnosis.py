@@ -172,7 +172,10 @@ def _not_a_mapping(at: KeyPath, value: Any) -> Flaw:
         return Flaw(at, f"{shown(value)} is not a layer", "write {op: OPERATION, ...}")
     if at[-1] in {"optimizer", "schedule"}:
         return Flaw(at, f"{shown(value)} is no {at[-1]}", f"write {listing(_union(at))}")
-    return Flaw(at, f"{shown(value)} is not a mapping", "write 'key: value' pairs")
+    message = f"{shown(value)} is not a mapping"
+    if at == ("dataset",) and isinstance(value, str):
+        return Flaw(at, message, f"write {{name: {shown(value)}}}")
+    return Flaw(at, message, "write 'key: value' pairs")
 
 
 def _wrong_kind(at: KeyPath, value: Any, kind: str) -> Flaw:

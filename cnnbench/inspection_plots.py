@@ -158,18 +158,19 @@ def page(panels: Sequence[Panel], title: str, form: str) -> bytes:
 
     Args:
       panels: what to draw.
-      title: stands above them.
+      title: stands above them; nothing does if it is empty.
       form: ``svg`` or ``png``.
     """
     from matplotlib.figure import Figure
 
     pictures = [_drawn(panel) for panel in panels]
     sizes = [_inches(*pair) for pair in zip(panels, pictures, strict=True)]
-    height = sum(size[1] + HEAD for size in sizes) + 0.6
+    above = 0.45 if title else 0.0
+    height = sum(size[1] + HEAD for size in sizes) + above + 0.15
     figure = Figure(figsize=(WIDTH, height), dpi=110)
     title = clean(title)
     figure.text(LEFT / WIDTH, 1 - 0.3 / height, title, fontsize=12, weight="bold", parse_math=False)
-    top = height - 0.45
+    top = height - above
     for panel, picture, (wide, tall) in zip(panels, pictures, sizes, strict=True):
         figure.text(LEFT / WIDTH, (top - 0.28) / height, panel.title, fontsize=9, parse_math=False)
         top -= HEAD + tall

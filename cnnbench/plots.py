@@ -95,10 +95,11 @@ def _arrows(axes: Any, drawn: Diagram, centers: Mapping[str, tuple[float, float]
     ties = sorted(drawn.ties, key=lambda tie: abs(blocks[tie[1]].row - blocks[tie[0]].row))
     for number, (one, other) in enumerate(ties):
         (x0, y0), (x1, y1) = centers[one], centers[other]
-        right = BOX[0] / 2
-        bend = f"arc3,rad={-(0.5 + 0.35 * number) / max(abs(y1 - y0), 1):.3f}"
+        left = -BOX[0] / 2  # no other lane is there
+        out = 0.3 + 0.6 * number / len(ties)  # of a control point; the curve goes half as far
+        bend = f"arc3,rad={out / max(abs(y1 - y0), 1):.3f}"
         style = {"arrowstyle": "-", "color": "#b03030", "connectionstyle": bend, "ls": "--"}
-        axes.annotate("", (x1 + right, y1), (x0 + right, y0), arrowprops=style)
+        axes.annotate("", (x1 + left, y1), (x0 + left, y0), arrowprops=style)
 
 
 def _block(axes: Any, block: Block, center: tuple[float, float]) -> None:

@@ -39,6 +39,10 @@ Run = Annotated[
     ),
 ]
 
+Seed = Annotated[
+    int | None, typer.Option(help="Of which seed; the first if left out.", metavar="N")
+]
+
 Baseline = Annotated[
     str | None,
     typer.Option(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cnnbench import report
 from cnnbench.columns import Look, cost_columns, epoch_columns, sort_runs
 from cnnbench.compare import Comparison, compare
+from cnnbench.cost import Cost
 from cnnbench.errors import UsageError
 from cnnbench.phrases import bytes_text, flops_text, seconds_text
 from cnnbench.results import RunResult
@@ -104,6 +105,13 @@ def test_the_share_of_the_peak_is_that_of_bench() -> None:
     """12,475,392 operations an image, 7,351 images a second, of 200 GFLOP/s."""
     (row, *_) = three().costs
     assert row.product_share == pytest.approx(12_475_392 * row.images_per_s / 2e11)
+
+
+def test_what_was_not_measured_has_no_share_of_the_peak() -> None:
+    """A file of results can say anything; the division by 0 was found by fuzzing."""
+    cost = Cost(1_000, None, None, None, 0.1, None, 20, product_flops=0)
+    assert cost.product_share(100.0) is None
+    assert dataclasses.replace(cost, training_flops=None).product_share(100.0) is None
 
 
 def test_without_costs_there_is_no_second_table() -> None:

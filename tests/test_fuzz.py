@@ -1,6 +1,7 @@
 """A taste of the fuzzer; docs/reliability.md has the figures of long runs."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -21,8 +22,8 @@ def run(command):
 
 
 def test_no_generated_input_is_a_fault():
-    command = [sys.executable, "-m", "tests.fuzz", "--inputs", "600", "--seed"]
-    done = run([*command, str(time.time_ns() % 10**6)])
+    seed = 0 if "CNNBENCH_TEST_DETERMINISTIC" in os.environ else time.time_ns() % 10**6
+    done = run([sys.executable, "-m", "tests.fuzz", "--inputs", "600", "--seed", str(seed)])
     assert done.returncode == 0, done.stdout + done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert [each["target"] for each in told] == ["spec", "override", "result"]

@@ -236,6 +236,14 @@ def test_panels_of_a_layer(classifier: tuple[TrainedNetwork, Dataset]) -> None:
     assert max(picture + bias, 0) == pytest.approx(responses.values[example, unit], rel=1e-4)
 
 
+def test_a_page_without_a_title_has_no_room_for_one() -> None:
+    panel = Panel("a panel", np.zeros((1, 20, 20)), 1, "pixels")
+    heights = [reader.imread(io.BytesIO(page([panel], title, "png"))).shape[0] for title in "x "]
+    assert heights[0] == heights[1]
+    bare = reader.imread(io.BytesIO(page([panel], "", "png"))).shape[0]
+    assert heights[0] - bare == pytest.approx(0.45 * 110, abs=1)  # inches, dots an inch
+
+
 def test_many_filters_are_cut_to_a_page(classifier: tuple[TrainedNetwork, Dataset]) -> None:
     network, dataset = classifier
     _, responses = examine(network, dataset.test.images, "deep")
