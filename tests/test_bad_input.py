@@ -269,6 +269,40 @@ def test_too_little_memory_is_one_line(monkeypatch, tmp_path, error):
     assert '"status": "failed"' in (run / "run.json").read_text()
 
 
+LITTLE_ROOM = """
+import resource
+from pathlib import Path
+
+import jax
+
+from cnnbench import devices
+from cnnbench.cli import main
+
+devices.free_bytes = lambda: None  # nothing tells before it is compiled
+jax.devices()
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30), used + (2 << 30)))
+main()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="how much is used is not told")
+def test_memory_that_really_runs_out_is_one_line(tmp_path):
+    """Images of 24x24x256 values take 9 GiB, and the system gives 2."""
+    words = ["run", str(STANDARD), "model.conv1.filters=256", "train.batch_size=4000"]
+    words += ["--dataset", "mnist_5k", "--engine", "plain", "--quiet"]
+    command = [sys.executable, "-c", LITTLE_ROOM, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "the memory was too small for batches of 4,000 images: conv1 (6,656 parameters,"
+        " 24x24x256 an image), pool1 (0 parameters, 12x12x256 an image), conv2 (204,832"
+        " parameters, 8x8x32 an image); write train.batch_size=2000 or less.\n",
+    )
+    (run,) = (tmp_path / "results" / "standard").iterdir()
+    assert '"status": "failed"' in (run / "run.json").read_text()
+
+
 def test_too_little_memory_elsewhere_is_one_line(monkeypatch):
     def fail(*_args, **_options):
         raise MemoryError
