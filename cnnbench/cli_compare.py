@@ -111,11 +111,11 @@ def side_by_side(
 
 def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
     """Raises UsageError where a run lacks what a limit is about."""
-    from cnnbench.comparable import run_path
+    from cnnbench.comparable import judgeable, run_path
     from cnnbench.gates import TIME, require_sense
     from cnnbench.results import Direction
 
-    own = {run_path(run.record): run.summary.metrics for run in runs if run.summary}
+    own = {run_path(run.record): judgeable(run.summary) for run in runs if run.summary}
     known = [*dict.fromkeys(metric for metrics in own.values() for metric in metrics), TIME]
     directions = {metric: d for metrics in own.values() for metric, d in metrics.items()}
     for gate in gates:

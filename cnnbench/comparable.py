@@ -6,18 +6,32 @@ from dataclasses import dataclass
 
 from cnnbench.errors import IncomparableError, UsageError, did_you_mean, listing
 from cnnbench.phrases import clean, enumeration, epochs_text
-from cnnbench.results import EpochRecord, RunRecord, RunResult, Status, Summary
+from cnnbench.results import Direction, EpochRecord, RunRecord, RunResult, Status, Summary
 from cnnbench.summary import with_missing
+
+TEST = "test_"  # before a metric's name, says that its value on the test images is meant
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A run that has all that a comparison reads, and the metric that it is judged by."""
+    """A run that has all that a comparison reads.
+
+    Args:
+      record: the run's record.
+      summary: its summary.
+      epochs: its epochs.
+      judged_by: the metric that a verdict rests on, such as `accuracy` or `test_loss`.
+    """
 
     record: RunRecord
     summary: Summary
     epochs: tuple[EpochRecord, ...]
-    metric: str
+    judged_by: str
+
+    @property
+    def metric(self) -> str:
+        """The same without the images that it is taken on."""
+        return self.judged_by.removeprefix(TEST)
 
 
 def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finished]:
@@ -25,7 +39,8 @@ def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finishe
 
     Args:
       runs: at least one.
-      metric: what they are judged by; the headline metric of each if None.
+      metric: what they are judged by; if None, each by its headline metric, on the validation
+        images for a class and on the test images for a reconstruction.
 
     Raises:
       IncomparableError: there are none, one has not finished, or its files lack something.
@@ -47,14 +62,21 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
         )
     if summary is None:
         raise IncomparableError(f"{run_path(record)} has no summary.json; {again}")
-    if metric is not None and metric not in summary.metrics:
-        hint = did_you_mean(metric, summary.metrics)
-        message = f"--metric: {run_path(record)} has no '{metric}'{hint}"
-        raise UsageError(f"{message}; write {listing(summary.metrics)}.")
-    finished = Finished(record, summary, run.epochs, metric or summary.headline)
+    known = judgeable(summary)
+    if metric is not None and metric not in known:
+        message = f"--metric: {run_path(record)} has no '{metric}'{did_you_mean(metric, known)}"
+        raise UsageError(f"{message}; write {listing(known)}.")
+    usual = f"{TEST}{summary.headline}" if record.task == "reconstruct" else summary.headline
+    finished = Finished(record, summary, run.epochs, metric or usual)
     if lack := next(_lacks(finished), None):
         raise IncomparableError(f"{run_path(record)} is incomplete: no {lack}; {again}")
     return finished
+
+
+def judgeable(summary: Summary) -> dict[str, Direction]:
+    """What a run can be judged by, and which values are better: its metrics, on either images."""
+    own = dict(summary.metrics)
+    return own | {f"{TEST}{name}": better for name, better in own.items()}
 
 
 def _lacks(run: Finished) -> Iterator[str]:

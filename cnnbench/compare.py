@@ -9,7 +9,7 @@ from itertools import combinations
 
 from cnnbench import stability
 from cnnbench.code_worth import code_estimate, code_verdicts
-from cnnbench.comparable import Finished, difference, finished_runs, recipes, run_path
+from cnnbench.comparable import TEST, Finished, difference, finished_runs, recipes, run_path
 from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
 from cnnbench.phrases import lost_text, numbered
@@ -173,7 +173,7 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
         device_kind=record.environment.device_kind,
         devices=tuple(devices),
         rows=tuple(row for label, run in named for row in _rows(run, label)),
-        verdicts=judge(samples, metric, rules, higher=direction is Direction.HIGHER),
+        verdicts=judge(samples, runs[0].judged_by, rules, higher=direction is Direction.HIGHER),
         code_verdicts=code_verdicts(runs, samples, rules),
         costs=costs,
         warnings=stability.warnings(list(map(_timed, runs, costs))),
@@ -242,13 +242,20 @@ def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
 
 def _sample(run: Finished, label: str) -> Sample:
     """What a run is judged by: its last epoch, and the times of those trained alone."""
-    last = run.record.epochs
-    records = with_missing(run.epochs, last)
-    return Sample(
-        (label, run.record.name, run_path(run.record)),
-        {seed: _value(records[seed, last], run.metric) for seed in run.record.seeds},
-        _epoch_s(run),
-    )
+    if run.judged_by.startswith(TEST):
+        values = _tests(run)
+    else:
+        last = run.record.epochs
+        records = with_missing(run.epochs, last)
+        values = {seed: _value(records[seed, last], run.metric) for seed in run.record.seeds}
+    return Sample((label, run.record.name, run_path(run.record)), values, _epoch_s(run))
+
+
+def _tests(run: Finished) -> dict[int, float]:
+    """The metric on the test images by seed; NaN for one that diverged, as in `_value`."""
+    lost = lost_seeds(run.epochs)
+    tests = {seed.seed: seed.test[run.metric] for seed in run.summary.seeds}
+    return {seed: math.nan if seed in lost else tests[seed] for seed in run.record.seeds}
 
 
 def _epoch_s(run: Finished) -> dict[int, float]:
@@ -274,20 +281,16 @@ def _times(epochs: Sequence[EpochRecord]) -> list[float]:
 def _rows(run: Finished, label: str) -> Iterator[Row]:
     last = run.record.epochs
     records = with_missing(run.epochs, last)
-    metric = run.metric
-    lost = lost_seeds(run.epochs)
-    # A network of NaN still has an accuracy.
-    tests = {s.seed: math.nan if s.seed in lost else s.test[metric] for s in run.summary.seeds}
     for number in dict.fromkeys((1, last)):
         epochs = [records[seed, number] for seed in run.record.seeds]
         yield Row(
             run=run.record,
             label=label,
             epoch=number,
-            value=estimate(_value(epoch, metric) for epoch in epochs),
+            value=estimate(_value(epoch, run.metric) for epoch in epochs),
             train_s=estimate(_times(epochs)),
             num_params=run.summary.num_params,
             images_per_s=_images_per_s(run),
-            test=estimate(tests[s] for s in run.record.seeds) if number == last else None,
+            test=estimate(_tests(run).values()) if number == last else None,
             code=code_estimate(run) if number == last else None,
         )

@@ -95,12 +95,13 @@ def costs_grid(comparison: "Comparison") -> Grid:
 def differences_grid(comparison: "Comparison") -> Grid:
     """Every seed's difference."""
     rows = [
-        (clean(verdict.label), clean(verdict.baseline), str(seed), size(comparison.metric, value))
+        (clean(verdict.label), clean(verdict.baseline), str(seed), size(verdict.metric, value))
         for verdict in comparison.verdicts
         for seed, value in zip(verdict.seeds, verdict.differences, strict=True)
     ]
     headers = ("Type", "Beside", "Seed", "Difference")
-    return Grid(f"Differences of {words(comparison.metric)}, by seed", headers, rows)
+    metric = comparison.verdicts[0].metric
+    return Grid(f"Differences of {words(metric)}, by seed", headers, rows)
 
 
 def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> Grid:

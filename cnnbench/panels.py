@@ -152,8 +152,8 @@ def _cost_axis(axes: Any, costs: Sequence[float], *, by_time: bool) -> None:
 
 def _differences(axes: Any, comparison: Comparison) -> None:
     """Every verdict's mean with its interval, and below it a mark for each seed."""
-    scale = 100 if is_fraction(comparison.metric) else 1
-    verdicts = comparison.verdicts
+    verdicts, metric = comparison.verdicts, comparison.verdicts[0].metric
+    scale = 100 if is_fraction(metric) else 1
     numbers = [_number(comparison, verdict) for verdict in verdicts]
     for place, (number, verdict) in enumerate(zip(numbers, verdicts, strict=True)):
         color, mark, _ = _look(number)
@@ -175,7 +175,7 @@ def _differences(axes: Any, comparison: Comparison) -> None:
     axes.spines["left"].set_visible(False)
     base = textwrap.shorten(clean(verdicts[0].baseline), 28, placeholder="...")
     points = ", points" if scale == 100 else ""
-    axes.set_xlabel(f"{words(comparison.metric)} minus that of {base}{points}")
+    axes.set_xlabel(f"{words(metric)} minus that of {base}{points}")
     labels = [label_lines(clean(v.label), _lost(v)) for v in verdicts]
     _label(axes, labels, range(len(verdicts)), numbers)
 

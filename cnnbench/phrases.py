@@ -19,10 +19,10 @@ _MOST = 100_000  # in its unit, a longer number is hard to read
 def words(metric: str) -> str:
     """A metric's name in a sentence.
 
-    >>> words("top5_accuracy"), words("kl")
-    ('top5 accuracy', 'KL divergence')
+    >>> words("top5_accuracy"), words("kl"), words("test_mse")
+    ('top5 accuracy', 'KL divergence', 'test MSE')
     """
-    return _SHORT.get(metric, metric.replace("_", " "))
+    return " ".join(_SHORT.get(word, word) for word in metric.split("_"))
 
 
 def heading(metric: str) -> str:

@@ -50,7 +50,8 @@ class Rules:
     Args:
       baseline: label, name, path or RUN-ID, or the beginning of a RUN-ID, of the run that the
         others are judged beside; the first if None.
-      metric: what they are judged by; the headline metric if None.
+      metric: what they are judged by, such as `loss` or `test_loss`; if None, the headline
+        metric, on the test images where they reconstruct.
       alpha: how often chance alone may be taken for a difference.
       min_effect: smaller differences do not matter.
       target: a value of the metric, as it was written; the time to it is told.
@@ -84,7 +85,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A run against the baseline, by the headline metric after its last epoch.
+    """A run against the baseline, by one metric after its last epoch.
 
     Args:
       label: the run's.

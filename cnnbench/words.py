@@ -53,7 +53,8 @@ Baseline = Annotated[
 ]
 
 Metric = Annotated[
-    str | None, typer.Option(help="What they are judged by, such as loss.", metavar="NAME")
+    str | None,
+    typer.Option(help="What they are judged by, such as loss or test_accuracy.", metavar="NAME"),
 ]
 
 Alpha = Annotated[

@@ -122,6 +122,12 @@ def test_differences_are_in_points_with_what_does_not_matter_in_grey() -> None:
     assert axes.patches[0].get_x() == pytest.approx(-0.2)
 
 
+def test_differences_are_those_that_the_verdict_rests_on() -> None:
+    axes = axes_of(Chart.DIFFERENCES, shown(*two(seeds=tuple(range(8)), headline="loss")))
+    assert list(axes.lines[0].get_xdata()) == pytest.approx([0.0113] * 8)  # of the test losses
+    assert axes.get_xlabel() == "test loss minus that of Standard CNN"
+
+
 def test_one_run_has_nothing_to_stand_beside() -> None:
     assert shown(make_run()).charts() == (Chart.EPOCHS, Chart.TIME)
     assert shown(*two()).charts() == tuple(Chart)[:4]  # one seed: no interval

@@ -109,6 +109,8 @@ def test_small_differences_do_not_matter(results: Path) -> None:
             3,
             "loss:+0.1 kept: ",
         ),
+        (["--fail-if", "test_accuracy:-0.2pp"], 0, "test_accuracy:-0.2pp kept: "),
+        ([*WORSE, "--fail-if", "test_loss:+0.1"], 0, "test_loss:+0.1 kept: "),
         (["--fail-if", "train_s:+10%"], 0, "train_s:+10% kept: "),
     ],
 )
@@ -135,7 +137,7 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
         (
             ["--metric", "acuracy"],
             "--metric: standard/20251123T063012Z-a1b2 has no 'acuracy' (did you mean 'accuracy'?);"
-            " write accuracy or loss.\n",
+            " write accuracy, loss, test_accuracy or test_loss.\n",
         ),
         (
             ["--sort-by", "speed"],
@@ -154,8 +156,8 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
         ),
         (
             ["--fail-if", "acuracy:-1pp"],
-            "--fail-if: no run here has 'acuracy' (did you mean 'accuracy'?); write accuracy, loss "
-            "or train_s.\n",
+            "--fail-if: no run here has 'acuracy' (did you mean 'accuracy'?); write accuracy, "
+            "loss, test_accuracy, test_loss or train_s.\n",
         ),
         (
             ["--fail-if", "accuracy:+0.5pp"],
@@ -179,8 +181,8 @@ def test_a_limit_on_what_some_runs_lack_is_refused_before_any_table(results: Pat
     assert (done.exit_code, done.stdout, done.stderr) == (
         2,
         "",
-        "--fail-if: autoencoder/d has no 'accuracy'; write loss or train_s, or name the runs "
-        "that have it.\n",
+        "--fail-if: autoencoder/d has no 'accuracy'; write loss, test_loss or train_s, or "
+        "name the runs that have it.\n",
     )
 
 

@@ -14,7 +14,7 @@ from cnnbench.errors import IncomparableError
 from cnnbench.phrases import MISSING
 from cnnbench.report import markdown
 from cnnbench.results import Direction, RunResult, Status
-from cnnbench.verdict import Finding
+from cnnbench.verdict import Finding, Rules
 from tests.samples import MNIST, STAND_IN, make_run, on_device, with_record
 
 AGAIN = "; run it again with: cnnbench run experiments/standard.yaml"
@@ -76,6 +76,23 @@ class TestRows:
         found = compare([make_run(headline="loss")])
         assert (found.metric, found.direction) == ("loss", Direction.LOWER)
         assert found.rows[0].value.values == (0.0123456,)
+
+    def test_reconstructions_are_judged_by_their_loss_on_the_test_images(self) -> None:
+        """Everything else of a verdict is the same as by the validation images."""
+        seeds = tuple(range(8))
+        runs = [
+            make_run(name, name, headline="loss", seeds=seeds, start=start)
+            for name, start in (("one", 0.5), ("two", 0.4))
+        ]
+        (verdict,) = compare(runs).verdicts
+        tests = [[seed.test["loss"] for seed in run.summary.seeds] for run in runs if run.summary]
+        expected = tuple(b - a for a, b in zip(*tests, strict=True))
+        assert (verdict.metric, verdict.finding) == ("test_loss", Finding.BETTER)
+        assert verdict.differences == pytest.approx(expected)
+        assert compare(runs, Rules(metric="test_loss")) == compare(runs)
+        (chosen,) = compare(runs, Rules(metric="loss")).verdicts
+        assert (chosen.metric, set(chosen.differences)) == ("loss", {0.0})
+        assert chosen.time_ratio == verdict.time_ratio
 
     def test_runs_of_one_title_are_numbered(self) -> None:
         runs = [make_run(), modified(), make_run(run_id="20251124T000000Z-0000")]
@@ -250,14 +267,15 @@ print(sorted(heavy & set(sys.modules)), time.process_time() - start < 0.5)
     assert done.stdout == "[] True\n"
 
 
-def test_a_seed_that_diverged_is_said_and_not_judged_by_its_accuracy() -> None:
+@pytest.mark.parametrize("metric", ["accuracy", "test_accuracy"])
+def test_a_seed_that_diverged_is_said_and_not_judged_by_its_accuracy(metric: str) -> None:
     good, bad = make_run(seeds=(0, 1)), make_run("modified", "Modified CNN", seeds=(0, 1))
     last = bad.record.epochs
     epochs = tuple(
         dataclasses.replace(e, train_loss=math.nan) if (e.seed, e.epoch) == (1, last) else e
         for e in bad.epochs
     )
-    found = compare([good, dataclasses.replace(bad, epochs=epochs)])
+    found = compare([good, dataclasses.replace(bad, epochs=epochs)], Rules(metric=metric))
     assert found.verdicts[0].finding is Finding.DIVERGED
     assert found.remarks == ("Warning: Modified CNN diverged with seed 1: the loss is not finite.",)
 

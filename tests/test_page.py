@@ -115,6 +115,17 @@ def test_the_verdict_comes_first_and_links_lead_somewhere() -> None:
             assert name in ids
 
 
+def test_differences_are_named_by_what_the_verdict_rests_on() -> None:
+    seeds = tuple(range(6))
+    runs = [
+        make_run(name, name, headline="loss", seeds=seeds, start=start, run_id=name)
+        for name, start in (("a", 0.92), ("b", 0.91))
+    ]
+    page = Page(report(*runs))
+    assert "Verdict better b is better than a: test loss -0.01 (" in page.text
+    assert "Differences of test loss, by seed" in page.text
+
+
 def test_every_picture_has_words_with_numbers() -> None:
     page = Page(report(*two()))
     drawings = page.all("svg")
