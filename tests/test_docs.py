@@ -45,16 +45,28 @@ def ids(page: Path) -> str:
     return page.name
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the experiments, and the runs of two of them that the pages speak of."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
+    shutil.copytree(ROOT / "docs" / "images", folder / "docs" / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "80")
+        patch.delenv("TFDS_DATA_DIR", raising=False)
+        patch.setenv("CNNBENCH_ENGINE", "plain")  # the quickest to compile
+        patch.setattr(products, "find_spec", lambda name: name == "numpy")  # quick to start
+        models = ["experiments/standard.yaml", "experiments/modified.yaml"]
+        assert CliRunner().invoke(app, ["run", *models, "--quiet", *SHORT]).exit_code == 0
+        yield folder
+
+
 @pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """A copy of the experiments to run commands in."""
-    shutil.copytree(ROOT / "experiments", tmp_path / "experiments")
-    shutil.copytree(ROOT / "docs" / "images", tmp_path / "docs" / "images")
+def workplace(trained, tmp_path, monkeypatch):
+    """A copy of it to run commands in."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
-    monkeypatch.setenv("CNNBENCH_ENGINE", "plain")  # the quickest to compile
-    monkeypatch.setattr(products, "find_spec", lambda name: name == "numpy")  # quick to start
     return tmp_path
 
 
@@ -84,9 +96,6 @@ def test_yaml_blocks_are_experiments(page, workplace):
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p, "cnnbench")], ids=ids)
 def test_commands_run(page, workplace):
-    for name in ("standard", "modified"):
-        words = ["run", f"experiments/{name}.yaml", "--quiet", *SHORT]
-        assert CliRunner().invoke(app, words).exit_code == 0
     blocks = yaml_blocks(page)
     for command in commands(page, "cnnbench"):
         while blocks and page.read_text().index(blocks[0]) < page.read_text().index(command):
