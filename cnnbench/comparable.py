@@ -130,10 +130,17 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
             "is",
             measure,
             f"judged by {measure}",
-            "give both the same loss, or name another --metric",
+            f"give both the same loss, or name another --metric{_another(run)}",
         ),
         _Fact("ran", kind, f"on {kind}", "run both with the same --device"),
     )
+
+
+def _another(run: Finished) -> str:
+    """A metric that does not depend on what was minimised, on the same images."""
+    images = run.judged_by.removesuffix(run.metric)
+    others = [name for name in run.summary.metrics if name != "loss"]
+    return f", such as {images}{others[0]}" if others else ""
 
 
 def difference(first: Finished, other: Finished) -> str | None:

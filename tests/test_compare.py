@@ -154,12 +154,17 @@ def test_runs_that_measure_different_things_are_refused(other: RunResult, reason
 
 def test_reconstructions_are_compared_under_one_loss_only() -> None:
     one, other = make_run(headline="loss"), make_run("modified", headline="loss")
-    with pytest.raises(IncomparableError) as caught:
-        compare([one, with_record(other, loss="mae")])
-    assert str(caught.value) == (
+    why = (
         "'standard' is judged by mse loss, 'modified' judged by mae loss; give both the same loss,"
         " or name another --metric"
     )
+    with pytest.raises(IncomparableError, match=f"^{re.escape(why)}$"):
+        compare([one, with_record(other, loss="mae")])
+    assert one.summary is not None
+    known = {"loss": Direction.LOWER, "ssim": Direction.HIGHER}
+    one = dataclasses.replace(one, summary=dataclasses.replace(one.summary, metrics=known))
+    with pytest.raises(IncomparableError, match=f"^{re.escape(why)}, such as test_ssim$"):
+        compare([one, with_record(other, loss="mae")])
     assert len(compare([make_run(), modified(loss="other")]).rows) == 4
 
 
