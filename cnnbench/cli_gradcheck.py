@@ -37,19 +37,21 @@ def gradcheck(
 ) -> None:
     """Check gradients: by hand, by jax.grad, by differences; exit 3 if a layer's is wrong."""
     if show:
-        if specs:
-            raise UsageError("--show: it has an example of its own; leave the files out.")
+        if specs or layer or float64 or format is not Format.TABLE:
+            raise UsageError("--show: it has an example of its own; leave all else out.")
         from cnnbench.worked_convolution import worked_convolution
 
         typer.echo(worked_convolution(), nl=False)
         return
     paths, overrides = split_words(specs or ())
-    from cnnbench.gradcheck import check_gradients
+    from cnnbench.gradcheck import check_gradients, require_layer
     from cnnbench.gradcheck_report import gradcheck_json, gradcheck_table
     from cnnbench.loader import load_experiment
 
     loaded = [load_experiment(path, overrides, data_dir=data_dir) for path in paths]
     checks = []
+    for experiment in loaded:
+        require_layer(experiment, layer)
     for experiment in loaded:
         checks.append(check_gradients(experiment, "float64" if float64 else "float32", layer))
         if format is Format.TABLE:

@@ -1,8 +1,8 @@
 """The post's convolutions in NumPy, a loop over the taps of the kernel.
 
-Images are (n, height, width, channels), kernels (rows, columns, in, out). Frameworks do not
-flip kernels: their forward pass is a correlation, whose kernel is ROT180 of the w in the post.
-Both have the same backward pass, a full convolution with the other one of the two
+Images are (n, height, width, channels), kernels (rows, columns, in, out). As in JAX, PyTorch and
+Keras no kernel is flipped: the forward pass is a correlation, whose kernel is ROT180 of the w in
+the post. Both have the same backward pass, a full convolution with the other one of the two
 (docs/gradient.md). Equations are numbered as there.
 """
 
@@ -57,7 +57,7 @@ def correlate(a: Array, w: Array, grid: Grid) -> Array:
 
 
 def rot180(w: Array) -> Array:
-    """Equation (10): ROT180(w)[x, y] = w[-x, -y], of a kernel's or an image's rows and columns.
+    """Equation (10): ROT180(w)[x, y] = w[-1 - x, -1 - y], in rows and columns.
 
     >>> rot180(np.array([[1, 2], [3, 4]])).tolist()
     [[4, 3], [2, 1]]
@@ -66,7 +66,9 @@ def rot180(w: Array) -> Array:
 
 
 def convolve_full(delta: Array, w: Array, grid: Grid) -> Array:
-    """Equations (6), (7), (8) and (9), but for sigma': a full convolution, delta * ROT180(w).
+    """Equations (6), (7), (8) and (9), but for sigma': ROT180(w) is laid on the errors, in full.
+
+    Nothing turns it once more, as the post's sign * would; its w is ROT180 of this one.
 
     Each error reaches every value that it came from. With a stride, its neighbours stand apart,
     with zeros between; what the padding received is cut off.

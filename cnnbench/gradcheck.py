@@ -63,7 +63,7 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
     Raises:
       UsageError: the model is a Python class, or there is no such layer.
     """
-    plan = _plan(loaded, layer)
+    plan = require_layer(loaded, layer)
     point = find_point(loaded, plan, dtype)
     names = [node.name for node in plan.nodes] if layer is None else [layer]
     return GradCheck(
@@ -79,8 +79,12 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
     )
 
 
-def _plan(loaded: Loaded, layer: str | None) -> Plan:
-    """The network, if it is one of layers, and has this one."""
+def require_layer(loaded: Loaded, layer: str | None) -> Plan:
+    """The network, if it is one of layers, and has this one.
+
+    Raises:
+      UsageError: otherwise.
+    """
     plan, name = loaded.plan, loaded.experiment.name
     if plan is None:
         message = f"{name}: '{loaded.experiment.model.python}' is a Python model"

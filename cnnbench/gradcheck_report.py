@@ -40,8 +40,8 @@ def gradcheck_table(check: GradCheck, *, close: bool = False) -> "Group":
 
 
 def _layers(check: GradCheck) -> "Table":
-    table = _table("Layer", "Operation")
-    for header in ("To jax.grad", "To differences", "Entries", "Kinks"):
+    table, kinks = _table("Layer", "Operation"), any(layer.skipped for layer in check.layers)
+    for header in ("To jax.grad", "To differences", "Entries", *["Kinks"] * kinks):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
     for layer in check.layers:
@@ -51,7 +51,7 @@ def _layers(check: GradCheck) -> "Table":
             _error(layer.to_autodiff),
             _error(layer.to_differences),
             str(layer.taken),
-            str(layer.skipped or ""),
+            *[str(layer.skipped or "")] * kinks,
             RIGHT if layer.right else WRONG,
             style="" if layer.right else "bold",
         )
@@ -123,10 +123,13 @@ def _notes(check: GradCheck) -> Iterator[str]:
     )
     if any(layer.skipped for layer in check.layers):
         yield "Kinks: entries left out, for a kink or rounding was too near for any step."
+    if any(layer.to_differences is None for layer in check.layers):
+        yield f"{MISSING}: no entry could be compared with differences; the verdict is jax.grad's."
     if check.doubtful:
+        decides = "--float64" if check.dtype == "float32" else "another seed, as in seeds=[1],"
         yield (
             f"Rounding puts {check.doubtful} units on another side of a kink here, so that errors"
-            " may be large; --float64 decides."
+            f" may be large; {decides} decides."
         )
 
 

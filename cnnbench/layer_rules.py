@@ -68,7 +68,7 @@ def conv_transpose(w: Array, b: Array | None, grid: Grid) -> Rule:
 
 
 def dense(w: Array, b: Array | None, shape: Shape) -> Rule:
-    """Equation (2): z = a w + b, and the MLP's delta w^T; an image is flattened first.
+    """Equations (2) forward, (M1) backward and (M2) for the kernel; an image is flattened first.
 
     Args:
       w: kernel, (in, units); the post's w[j, k] is w[k, j] here.

@@ -47,7 +47,7 @@ class Layer(Model):
 
 
 class Conv(Layer):
-    """Convolution (cross-correlation, as in every framework), kernel (h, w, in, out)."""
+    """Convolution (cross-correlation, as in JAX, PyTorch and Keras), kernel (h, w, in, out)."""
 
     op: Literal["conv"]
     filters: Count = Field(description="number of output channels")

@@ -16,7 +16,7 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 def conv(x: jax.Array, kernel: jax.Array, stride: Pair, pads: Pads) -> jax.Array:
-    """Convolution without kernel flip (cross-correlation), as in every framework.
+    """Convolution without kernel flip (cross-correlation), as in JAX, PyTorch and Keras.
 
     Args:
       x: images, (n, h, w, in).

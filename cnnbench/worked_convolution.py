@@ -31,8 +31,9 @@ def worked_convolution() -> str:
 def _forward() -> Iterator[str]:
     z2, a2, z3 = _pass()
     yield "One small convolution by hand: an image, two kernels of 2x2, relu between them."
-    yield "Equations are numbered as in docs/gradient.md; no kernel is flipped, as in every"
-    yield "framework. The cost is C = 1/2 sum (z3 - y)^2; differences take steps of 1/1024."
+    yield "Equations are numbered as in docs/gradient.md. A kernel lies over an image as it"
+    yield "stands, as in JAX, PyTorch and Keras; the post's * turns it, so that its w3 is"
+    yield "ROT180 of this one. C = 1/2 sum (z3 - y)^2; differences take steps of 1/1024."
     yield ""
     yield "Steps 1 and 2, feedforward: z2 = w2 over a1 + b2 (4), a2 = relu(z2) (3)"
     yield from _beside({"a1": A1, "w2, b2 = -2": W2, "z2": z2, "a2": a2})
@@ -47,7 +48,7 @@ def _backward() -> Iterator[str]:
     d3 = z3 - Y
     back = _full(d3, W3)
     yield "Step 3, output error: delta3 = dC/dz3 = z3 - y (S3)"
-    yield "Step 4, the error flows back: delta2 = delta3 * ROT180(w3) . relu'(z2) (9)"
+    yield "Step 4, the error flows back: delta2 = (ROT180(w3) over delta3) x relu'(z2) (9)"
     yield from _beside({"delta3, zeros around": np.pad(d3, 1), "ROT180(w3)": rot180(W3)})
     yield from _beside(
         {"full convolution": back, "relu'(z2)": sigma_prime("relu", z2), "delta2": _delta2()}

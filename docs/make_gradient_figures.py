@@ -4,6 +4,7 @@ Run ``python docs/make_gradient_figures.py`` after a change; a test compares the
 this would write. Each drawing has a background of its own, light or dark as the reader's system.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ FOLDER = Path(__file__).parent / "images"
 STYLE = """
   text { font: 14px system-ui, sans-serif; fill: var(--ink); text-anchor: middle }
   text.left { text-anchor: start }
+  text.sign { font-size: 24px }
   text.small { font-size: 12px; fill: var(--soft) }
   line { stroke: var(--soft); stroke-width: 1.2 }
   line.w0 { stroke: var(--red); stroke-width: 2.2 }
@@ -45,7 +47,8 @@ def picture(width: int, height: int, label: str, parts: Iterable[str]) -> str:
       parts: its elements.
     """
     tip = '<path d="M0 0L8 4L0 8z" fill="var(--orange)"/>'
-    size = 'refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto"'
+    size = 'refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto"'
+    size += ' markerUnits="userSpaceOnUse"'
     marker = f'<marker id="tip" {size}>{tip}</marker>'
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
@@ -66,9 +69,24 @@ def line(x1: float, y1: float, x2: float, y2: float, kind: str = "") -> str:
     return f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" class="{kind}"/>'
 
 
-def unit(x: float, y: float, words: str, kind: str) -> str:
+def unit(x: float, y: float, words: str, kind: str, radius: float = 17) -> str:
     """A neuron."""
-    return f'<circle cx="{x:g}" cy="{y:g}" r="17" class="{kind}"/>{text(x, y + 5, words)}'
+    return f'<circle cx="{x:g}" cy="{y:g}" r="{radius:g}" class="{kind}"/>{text(x, y + 5, words)}'
+
+
+def fan(words: str, center: tuple[float, float], errors: list[tuple[str, str]]) -> Iterator[str]:
+    """Errors in a column, which flow back to one unit, each with the weight that it passes."""
+    x, y = center
+    yield unit(x, y, words, "blue", 24)
+    for number, (error, weight) in enumerate(errors):
+        from_y = y + 54 * (number - (len(errors) - 1) / 2)
+        dx, dy = 140.0, from_y - y
+        far = math.hypot(dx, dy)
+        along = [(x + dx * part / far, y + dy * part / far) for part in (far - 17, 25, 0.6 * far)]
+        yield line(*along[0], *along[1], "back")
+        clear = 15 + dy / 10 if dy > 0 else dy / 12 - 11  # below the line, or above it
+        yield text(along[2][0], along[2][1] + clear, weight, "small")
+        yield unit(x + dx, from_y, error, "orange")
 
 
 def grid(x: float, y: float, rows: list[list[str]], kinds: list[list[str]]) -> Iterator[str]:
@@ -94,8 +112,9 @@ def filled(rows: int, columns: int, kind: str) -> list[list[str]]:
 def sub(name: str, index: str, upper: str = "") -> str:
     """A letter with indices."""
     small = '<tspan font-size="10" dy="{}">{}</tspan>'
-    high = small.format(-6, upper) + small.format(6, "") if upper else ""
-    return f"{name}{high}{small.format(4, index)}"
+    if upper:
+        return f"{name}{small.format(-6, upper)}{small.format(10, index)}"
+    return f"{name}{small.format(4, index)}"
 
 
 def mlp_to_convolution() -> str:
@@ -124,6 +143,19 @@ def mlp_to_convolution() -> str:
     return picture(720, 335, label, parts)
 
 
+def mlp_errors() -> str:
+    """The error of one unit of an MLP: those of the next layer, through the unit's weights."""
+    errors = [(sub("&#948;", str(i), "2"), sub("w", f"{i}1", "2")) for i in range(3)]
+    terms = " + ".join(f"&#948;&#178;&#832{i}; w&#178;&#832{i};&#8321;" for i in range(3))
+    parts = [
+        text(125, 32, "a&#185;&#8321; was in three sums"),
+        *fan(sub("&#948;", "1", "1"), (55, 120), errors),
+        text(270, 125, f"&#948;&#185;&#8321; = ({terms}) &#963;&#8242;(z&#185;&#8321;)", "left"),
+    ]
+    label = "The error of a unit: the errors of the next layer, scaled by the weights between"
+    return picture(620, 215, label, parts)
+
+
 def forward() -> str:
     """Two by two outputs of a 2x2 kernel over a 3x3 image, one of them on fingers."""
     a = [[sub("a", f"{i}{j}") for j in range(3)] for i in range(3)]
@@ -134,7 +166,7 @@ def forward() -> str:
         text(96, 32, "what the layer reads"),
         *grid(30, 50, a, filled(3, 3, "blue")),
         frame(30, 50, 2, 2),
-        text(205, 122, "&#8727;"),
+        text(205, 126, "&#8902;", "sign"),
         text(284, 32, "kernel"),
         *grid(240, 72, w, filled(2, 2, "cell")),
         text(360, 122, "="),
@@ -148,17 +180,12 @@ def forward() -> str:
 
 def backward() -> str:
     """Errors of the outputs around one value, and the full convolution that collects them."""
+    pairs = (("00", "11"), ("01", "10"), ("10", "01"), ("11", "00"))
+    errors = [(sub("&#948;", index), sub("w", tap)) for index, tap in pairs]
     parts = [
-        text(120, 32, "forward, a[1,1] is in four sums"),
-        unit(50, 140, "a", "blue"),
+        text(125, 32, "a[1,1] was in four sums"),
+        *fan(sub("a", "11"), (55, 140), errors),
     ]
-    for number, (index, tap) in enumerate((("00", "11"), ("01", "10"), ("10", "01"), ("11", "00"))):
-        y = 65 + 50 * number
-        parts += [
-            line(172, y, 69, 140 + (number - 1.5) * 6, "back"),
-            unit(190, y, sub("&#948;", index), "orange"),
-            text(118, y + 0.52 * (140 - y) + (-20, -10, 18, 26)[number], sub("w", tap), "small"),
-        ]
     delta = [["0"] * 4 for _ in range(4)]
     kinds = filled(4, 4, "cell")
     for i in range(2):
@@ -169,10 +196,10 @@ def backward() -> str:
     back = [[sub("e", f"{i}{j}") for j in range(3)] for i in range(3)]
     marked = filled(3, 3, "blue")
     parts += [
-        text(350, 32, "errors &#948; of z, zeros around"),
+        text(350, 32, "next layer's &#948;, zeros around"),
         *grid(262, 50, delta, kinds),
         frame(262 + CELL, 50 + CELL, 2, 2),
-        text(457, 143, "&#8727;"),
+        text(457, 147, "&#8902;", "sign"),
         text(516, 32, "ROT180(w)"),
         *grid(472, 94, turned, filled(2, 2, "cell")),
         text(578, 143, "="),
@@ -183,7 +210,7 @@ def backward() -> str:
             30,
             268,
             "e[1,1] = &#948;[0,0] w[1,1] + &#948;[0,1] w[1,0] + &#948;[1,0] w[0,1]"
-            " + &#948;[1,1] w[0,0], then times &#963;&#8242;(z[1,1])",
+            " + &#948;[1,1] w[0,0]; then times &#963;&#8242; of its own z[1,1]",
             "left",
         ),
     ]
@@ -193,6 +220,7 @@ def backward() -> str:
 
 FIGURES = {
     "gradient_mlp.svg": mlp_to_convolution,
+    "gradient_mlp_errors.svg": mlp_errors,
     "gradient_forward.svg": forward,
     "gradient_backward.svg": backward,
 }

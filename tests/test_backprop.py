@@ -13,7 +13,7 @@ from cnnbench import worked_convolution
 from cnnbench.activations import KINKED, sigma, sigma_prime
 from cnnbench.agreement import BARS
 from cnnbench.autodiff import Reference
-from cnnbench.backprop import Network, run
+from cnnbench.backprop import Network, feedforward, output_error, run
 from cnnbench.convolution import Grid, convolve_full, correlate, kernel_gradient, rot180
 from cnnbench.graph import Plan
 from cnnbench.layer_rules import sample
@@ -72,7 +72,7 @@ def test_error_flows_back_as_a_full_convolution_with_the_rotated_kernel() -> Non
 
 
 def test_rot180_is_index_negation() -> None:
-    """Equation (10)."""
+    """Equation (10), counted from the end of an array."""
     w = normal(0, 3, 4)
     negated = np.array([[w[-x - 1, -y - 1] for y in range(4)] for x in range(3)])
     np.testing.assert_array_equal(rot180(w), negated)
@@ -425,6 +425,36 @@ def test_gradient_of_a_tied_kernel_is_the_sum_of_its_uses() -> None:
         np.testing.assert_allclose(one.shares["c"][user], two.weights[user]["kernel"], rtol=1e-12)
     total = sum(one.shares["c"].values())
     np.testing.assert_allclose(one.weights["c"]["kernel"], total, rtol=1e-12)
+
+
+def test_errors_of_an_mlp_are_sums_on_fingers() -> None:
+    """Equations (M1) and (M2), unit by unit, over all images."""
+    layers: Layers = {
+        "one": {"op": "dense", "units": 3, "activation": "tanh"},
+        "two": {"op": "dense", "units": 2, "activation": "sigmoid"},
+    }
+    network, x = some_network(make_plan(layers, (1, 4, 1), (2,)), 0)
+    forward, found = run(network, x)
+    kernel = network.weights["two"]["kernel"]  # (in, units): the post's w[k, j] is kernel[j, k]
+    delta, a = found.delta, forward.a["one"]
+    for j in range(3):
+        back = sum(kernel[j, k] * delta["two"][:, k] for k in range(2))
+        np.testing.assert_allclose(delta["one"][:, j], back * (1 - a[:, j] ** 2), rtol=1e-12)
+        for k in range(2):
+            gradient = sum(delta["two"][i, k] * a[i, j] for i in range(NUM_IMAGES))
+            assert found.weights["two"]["kernel"][j, k] == pytest.approx(gradient, rel=1e-12)
+
+
+def test_output_error_is_the_gradient_of_the_cost_by_z() -> None:
+    """Equation (S3): of a last layer that has a sigma, beside what JAX makes of both at once."""
+    last: Layers = {"d": {"op": "dense", "units": 4, "activation": "tanh"}}
+    network, x = some_network(make_plan(last, (1, 3, 1), (4,)), 0)
+    forward = feedforward(network, x)
+    with jax.enable_x64(True):
+        want = jax.grad(lambda z: ((jax.numpy.tanh(z) - network.objective.targets) ** 2).mean())(
+            forward.z["d"]
+        )
+    np.testing.assert_allclose(output_error(network, forward), want, rtol=1e-10)
 
 
 def test_output_error_of_softmax_is_probability_less_truth() -> None:

@@ -1,5 +1,6 @@
 """`cnnbench gradcheck`: agreement, kinks, wrong backward passes, and its command line."""
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from cnnbench import central_differences, convolution, gradcheck, layer_rules
@@ -22,11 +24,13 @@ from cnnbench.backprop import Network, feedforward, run
 from cnnbench.central_differences import MOST, SAMPLE, Landscape, Slopes, chosen
 from cnnbench.cli import app
 from cnnbench.errors import UsageError
+from cnnbench.gradcheck_report import gradcheck_table
 from cnnbench.graph import Plan
 from cnnbench.layer_rules import Rule
 from cnnbench.loader import load_experiment
 from cnnbench.losses import objective
 from cnnbench.objective import Objective
+from cnnbench.phrases import MISSING
 from cnnbench.steps import gradients, make_rules
 from cnnbench.train import Arrays, TrainState
 from tests.oracles import Array, make_plan
@@ -349,6 +353,40 @@ def test_a_layer_is_shown_closely(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert max(map(len, lines)) <= 80
 
 
+def told(found: GradCheck) -> str:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(gradcheck_table(found))
+    return " ".join(captured.get().split())
+
+
+def test_what_is_doubtful_or_left_out_is_told(tmp_path: Path) -> None:
+    found = check(spec(tmp_path, TIED, "reconstruct"))
+    plain = told(found)
+    assert "Kinks" not in plain
+    assert "Rounding" not in plain
+    for dtype, decides in (("float32", "--float64"), ("float64", "another seed, as in seeds=[1],")):
+        doubtful = dataclasses.replace(found, doubtful=3, dtype=dtype)  # type: ignore[arg-type]
+        assert f"another side of a kink here, so that errors may be large; {decides} decides." in (
+            told(doubtful)
+        )
+    none = Slopes(np.zeros(0, int), np.zeros(0), 2)
+    first, *others = found.layers
+    bare = tuple(dataclasses.replace(q, slopes=none) for q in first.quantities)
+    layers = (dataclasses.replace(first, quantities=bare), *others)
+    lost = told(dataclasses.replace(found, layers=layers))
+    assert "Entries Kinks Verdict" in lost
+    assert f"{MISSING}: no entry could be compared with differences; the verdict is jax" in lost
+
+
+def test_a_layer_is_looked_for_in_all_files_before_any_is_computed(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    paths = [str(spec(tmp_path, TIED, "reconstruct")), str(spec(other, LAYERS))]
+    done = invoke(*paths, "--layer", "back")
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
 def test_json_has_every_array(tmp_path: Path) -> None:
     path = str(spec(tmp_path, TIED, "reconstruct"))
     done = invoke(path, path, "train.loss=mae", "--float64", "--format", "json")
@@ -379,7 +417,16 @@ def test_one_convolution_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
             ("SPEC", "--layer", "con"),
             "--layer: tiny has no layer 'con' (did you mean 'conv'?); write conv or back.",
         ),
-        (("SPEC", "--show"), "--show: it has an example of its own; leave the files out."),
+        (("SPEC", "--show"), "--show: it has an example of its own; leave all else out."),
+        (
+            ("--show", "--layer", "conv"),
+            "--show: it has an example of its own; leave all else out.",
+        ),
+        (("--show", "--float64"), "--show: it has an example of its own; leave all else out."),
+        (
+            ("--show", "--format", "json"),
+            "--show: it has an example of its own; leave all else out.",
+        ),
     ],
 )
 def test_what_cannot_be_checked(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
@@ -401,22 +448,35 @@ def test_a_python_model_has_no_layers(tmp_path: Path) -> None:
 # The page.
 
 
-def equations() -> list[tuple[str, str, str]]:
-    """Rows of the page's table: equation, function, test."""
-    row = r"^\| (\(\w+\)) \| `([\w.]+)` \| `([\w.]+)` \|$"
-    return re.findall(row, PAGE.read_text(), re.MULTILINE)
+def equations() -> list[tuple[str, list[str], list[str]]]:
+    """Rows of the page's table: equation, functions, tests."""
+    row = r"^\| (\(\w+\)) \| (`.+`) \| (`.+`) \|$"
+    found = re.findall(row, PAGE.read_text(), re.MULTILINE)
+    return [(number, *(re.findall(r"`([\w.]+)`", c) for c in cells)) for number, *cells in found]
 
 
 def test_every_numbered_equation_has_its_code_and_its_test() -> None:
     tags = [f"({tag})" for tag in re.findall(r"\\tag\{(\w+)\}", PAGE.read_text())]
     assert len(set(tags)) == len(tags)
     assert sorted(number for number, _, _ in equations()) == sorted(tags)
-    for number, place, test in equations():
-        module, _, name = place.partition(".")
-        function = getattr(importlib.import_module(f"cnnbench.{module}"), name)
-        assert number in function.__doc__, f"{place} does not name {number}"
-        tests, _, name = test.partition(".")
-        assert hasattr(importlib.import_module(f"tests.{tests}"), name), test
+    for number, places, tests in equations():
+        for place in places:
+            module, _, name = place.partition(".")
+            function = getattr(importlib.import_module(f"cnnbench.{module}"), name)
+            assert number in function.__doc__, f"{place} does not name {number}"
+        for test in tests:
+            module, _, name = test.partition(".")
+            assert hasattr(importlib.import_module(f"tests.{module}"), name), test
+
+
+def test_every_loose_index_names_tests_that_exist() -> None:
+    page = PAGE.read_text()
+    bullets = page[page.index("## Where the post") : page.index("## What the post")].split("\n- **")
+    for bullet in bullets[1:]:
+        names = re.findall(r"`(test_\w+)`", bullet)
+        assert names or "[the tests of\n  these, below]" in bullet, bullet
+        for name in names:
+            assert hasattr(importlib.import_module("tests.test_backprop"), name), name
 
 
 def test_figures_are_what_the_script_draws() -> None:
