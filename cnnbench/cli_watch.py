@@ -17,6 +17,8 @@ from cnnbench.terminal import stdout
 from cnnbench.words import Device, DeviceOption, Engine, EngineOption, option_overrides
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from cnnbench.compare import Comparison
     from cnnbench.draft import Draft
     from cnnbench.session import Request
@@ -124,19 +126,24 @@ class Sheet:
         if self.draft and not self.draft.obstacle:
             parent, path = self.draft.files[1], self.path
             try:
-                self._show(_compare(self.quick.requests((parent, path))))
+                table = self._table(_compare(self.quick.requests((parent, path))))
             except CnnbenchError as error:
                 _say(f"{error}\n")
             else:
+                console = stdout()
+                console.print(table)
                 typer.echo(f"That was quick: {self.quick}. With all data and epochs:\n")
                 typer.echo(f"    cnnbench run {shlex.join(map(str, (parent, path)))} --seeds 6\n")
+                if len(console.render_lines(table)) > console.height - 8:
+                    for line in self.verdicts:  # which have left the screen
+                        _say(f"{line}\n")
 
-    def _show(self, comparison: "Comparison") -> None:
+    def _table(self, comparison: "Comparison") -> "RenderableType":
         from cnnbench.report import terminal_table
         from cnnbench.verdict_report import verdict_lines
 
-        stdout().print(terminal_table([comparison], wide=False))
         self.verdicts = verdict_lines(comparison.verdicts)
+        return terminal_table([comparison], wide=False)
 
     def ask(self) -> None:
         """Says what can be done."""

@@ -1,5 +1,6 @@
 """Which runs may stand side by side, and why others may not."""
 
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from cnnbench.errors import IncomparableError, UsageError, did_you_mean, listing
 from cnnbench.phrases import clean, enumeration, epochs_text
 from cnnbench.results import Direction, EpochRecord, RunRecord, RunResult, Status, Summary
-from cnnbench.summary import with_missing
+from cnnbench.summary import lost_seeds, with_missing
 
 TEST = "test_"  # before a metric's name, says that its value on the test images is meant
 
@@ -32,6 +33,27 @@ class Finished:
     def metric(self) -> str:
         """The same without the images that it is taken on."""
         return self.judged_by.removeprefix(TEST)
+
+
+def value(epoch: EpochRecord, metric: str) -> float:
+    """On the validation images; NaN for a seed that diverged, whatever it still predicts."""
+    return epoch.validation(metric) if epoch.finite else math.nan
+
+
+def values(run: Finished, judged_by: str) -> dict[int, float]:
+    """A metric after the last epoch, by seed; likewise.
+
+    Args:
+      run: the run.
+      judged_by: the metric; with `TEST` before it, on the test images.
+    """
+    if judged_by.startswith(TEST):
+        lost, metric = lost_seeds(run.epochs), judged_by.removeprefix(TEST)
+        tests = {seed.seed: seed.test[metric] for seed in run.summary.seeds}
+        return {seed: math.nan if seed in lost else tests[seed] for seed in run.record.seeds}
+    last = run.record.epochs
+    records = with_missing(run.epochs, last)
+    return {seed: value(records[seed, last], judged_by) for seed in run.record.seeds}
 
 
 def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finished]:

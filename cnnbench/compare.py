@@ -9,9 +9,19 @@ from itertools import combinations
 
 from cnnbench import stability
 from cnnbench.code_worth import code_estimate, code_verdicts
-from cnnbench.comparable import TEST, Finished, difference, finished_runs, recipes, run_path
+from cnnbench.comparable import (
+    TEST,
+    Finished,
+    difference,
+    finished_runs,
+    recipes,
+    run_path,
+    value,
+    values,
+)
 from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
+from cnnbench.other_images import disagreements
 from cnnbench.phrases import lost_text, numbered
 from cnnbench.results import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.stability import Timed
@@ -165,6 +175,7 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
     labels = [sample.names[0] for sample in samples]
     named = list(zip(labels, runs, strict=True))
     costs = tuple(map(partial(_cost_row, rules), runs, labels))
+    verdicts = judge(samples, runs[0].judged_by, rules, higher=direction is Direction.HIGHER)
     return Comparison(
         task=record.task,
         metric=metric,
@@ -173,11 +184,16 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
         device_kind=record.environment.device_kind,
         devices=tuple(devices),
         rows=tuple(row for label, run in named for row in _rows(run, label)),
-        verdicts=judge(samples, runs[0].judged_by, rules, higher=direction is Direction.HIGHER),
+        verdicts=verdicts,
         code_verdicts=code_verdicts(runs, samples, rules),
         costs=costs,
         warnings=stability.warnings(list(map(_timed, runs, costs))),
-        remarks=(*_diverged(named), *_recipes(named), *_same(named)),
+        remarks=(
+            *_diverged(named),
+            *_recipes(named),
+            *disagreements(runs, samples, verdicts, rules),
+            *_same(named),
+        ),
     )
 
 
@@ -227,11 +243,6 @@ def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:
     return tuple(_sample(run, label) for run, label in zip(runs, labels, strict=True))
 
 
-def _value(epoch: EpochRecord, metric: str) -> float:
-    """NaN for a seed that diverged, whatever its predictions are worth."""
-    return epoch.validation(metric) if epoch.finite else math.nan
-
-
 def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
     """Seeds whose loss is not finite; a network that knows nothing still has an accuracy."""
     for label, run in runs:
@@ -242,20 +253,8 @@ def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
 
 def _sample(run: Finished, label: str) -> Sample:
     """What a run is judged by: its last epoch, and the times of those trained alone."""
-    if run.judged_by.startswith(TEST):
-        values = _tests(run)
-    else:
-        last = run.record.epochs
-        records = with_missing(run.epochs, last)
-        values = {seed: _value(records[seed, last], run.metric) for seed in run.record.seeds}
-    return Sample((label, run.record.name, run_path(run.record)), values, _epoch_s(run))
-
-
-def _tests(run: Finished) -> dict[int, float]:
-    """The metric on the test images by seed; NaN for one that diverged, as in `_value`."""
-    lost = lost_seeds(run.epochs)
-    tests = {seed.seed: seed.test[run.metric] for seed in run.summary.seeds}
-    return {seed: math.nan if seed in lost else tests[seed] for seed in run.record.seeds}
+    names = label, run.record.name, run_path(run.record)
+    return Sample(names, values(run, run.judged_by), _epoch_s(run))
 
 
 def _epoch_s(run: Finished) -> dict[int, float]:
@@ -287,10 +286,10 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
             run=run.record,
             label=label,
             epoch=number,
-            value=estimate(_value(epoch, run.metric) for epoch in epochs),
+            value=estimate(value(epoch, run.metric) for epoch in epochs),
             train_s=estimate(_times(epochs)),
             num_params=run.summary.num_params,
             images_per_s=_images_per_s(run),
-            test=estimate(_tests(run).values()) if number == last else None,
+            test=estimate(values(run, f"{TEST}{run.metric}").values()) if number == last else None,
             code=code_estimate(run) if number == last else None,
         )

@@ -51,7 +51,7 @@ verdict_report
 gates
 benchmark bars
 comparable stability targets
-code_worth
+code_worth other_images
 compare
 columns
 report export
