@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.files import write_whole
+from cnnbench.files import at_home, write_whole
 
 # 1: the first.
 FORMAT = "cnnbench arrays 1"
@@ -53,9 +53,9 @@ def cache_dir() -> Path:
     A relative ``$XDG_CACHE_HOME`` is ignored, as the XDG Base Directory Specification asks.
     """
     if own := os.environ.get("CNNBENCH_CACHE_DIR"):
-        return Path(own).expanduser()
+        return at_home(Path(own))
     shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (shared if shared.is_absolute() else Path("~/.cache").expanduser()) / "cnnbench"
+    return (shared if shared.is_absolute() else at_home(Path("~/.cache"))) / "cnnbench"
 
 
 def write_entry(path: Path, entry: Entry) -> None:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cnnbench.errors import DataError, did_you_mean, listing
+from cnnbench.files import at_home
 
 EMBEDDED = "mnist_5k"
 TENSORFLOW_EXTRA = "pip install 'cnnbench[tensorflow]'"
@@ -82,7 +83,7 @@ def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
 def default_data_dir(data_dir: Path | None) -> Path:
     """The folder asked for, or the one that tensorflow-datasets would use."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or Path("~/tensorflow_datasets")
-    return Path(chosen).expanduser()
+    return at_home(Path(chosen))
 
 
 def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:

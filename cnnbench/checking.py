@@ -9,9 +9,11 @@ from pathlib import Path
 from cnnbench.checkpoints import Checkpoints
 from cnnbench.errors import CnnbenchError, SpecError
 from cnnbench.loader import load_experiment
+from cnnbench.phrases import enumeration
 from cnnbench.results import RunResult, SeedSummary, Status
 from cnnbench.store import RESOLVED_FILE, RunFolder, kept_seeds, read_run, read_weights
 from cnnbench.summary import lost_seeds, summarize_seed
+from cnnbench.weights import digest
 
 
 def check_run(path: Path) -> list[str]:
@@ -91,34 +93,41 @@ def _summary(run: RunResult) -> Iterator[str]:
         return
     for seed in run.summary.seeds:
         own = [epoch for epoch in run.epochs if epoch.seed == seed.seed]
-        if not own or _plain(seed) != _plain(_again(run, seed)):
+        needed = set(run.summary.metrics) - {"loss"}
+        if lack := next((e for e in own if not needed <= set(e.metrics)), None):
+            names = enumeration(sorted(needed - set(lack.metrics)))
+            yield f"epochs.jsonl: seed {seed.seed}, epoch {lack.epoch} has no {names}"
+        elif not own or _plain(seed) != _plain(_again(run, seed)):
             yield f"summary.json: seed {seed.seed} is not what its epochs add up to"
 
 
 def _again(run: RunResult, seed: SeedSummary) -> SeedSummary:
     assert run.summary is not None
     own = [epoch for epoch in run.epochs if epoch.seed == seed.seed]
-    given = {"test": seed.test, "compile_s": seed.compile_s}
-    return summarize_seed(own, metrics=run.summary.metrics, **given)  # type: ignore[arg-type]
+    given = {name: getattr(seed, name) for name in ("test", "compile_s", "code_accuracy")}
+    return summarize_seed(own, metrics=run.summary.metrics, **given)
 
 
 def _plain(seed: SeedSummary) -> str:
     """For comparison: NaN is equal to itself, and older versions knew no divergence."""
-    return repr(replace(seed, diverged=None, final=dict(seed.final), best=dict(seed.best)))
+    known = replace(seed, diverged=None, weights_digest=None)
+    return repr(replace(known, final=dict(seed.final), best=dict(seed.best)))
 
 
 def _weights(run: RunResult, path: Path) -> Iterator[str]:
-    """The weights of every seed can be read."""
+    """The weights of every seed can be read, and are what it learnt."""
     try:
-        kept = kept_seeds(path)
-        for seed in kept:
-            read_weights(path, seed)
+        kept = {seed: digest(read_weights(path, seed)) for seed in kept_seeds(path)}
     except CnnbenchError as error:
         yield str(error)
         return
     missing = [seed for seed in run.record.seeds if seed not in kept]
     if run.record.status is Status.FINISHED and missing:
         yield f"weights: there are none of seed {', '.join(map(str, missing))}"
+    for seed in run.summary.seeds if run.summary else ():
+        known = seed.weights_digest
+        if known and kept.get(seed.seed, known) != known:
+            yield f"weights: those of seed {seed.seed} are not what it learnt (another SHA-256)"
 
 
 def _checkpoints(run: RunResult, path: Path) -> Iterator[str]:

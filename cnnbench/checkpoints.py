@@ -7,11 +7,13 @@ not whole and is not looked at.
 
 import hashlib
 import json
+import logging
 import re
 import shutil
+import sys
 import zlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +137,7 @@ def _write(path: Path, values: Values) -> None:
 def _save(path: Path, values: Values) -> None:
     import orbax.checkpoint as ocp
 
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(path.absolute(), dict(values), force=True)
 
 
@@ -144,15 +146,38 @@ def _read(path: Path) -> "dict[str, NDArray[Any]]":
     import orbax.checkpoint as ocp
 
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
             found = checkpointer.restore(path.absolute())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, _reason(error)) from error
     return {str(name): np.asarray(value) for name, value in found.items()}
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What fails is told once, by the error, and not by each thread of Orbax and TensorStore."""
+    log = logging.getLogger("absl")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    sys.unraisablehook = _without_threads
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _without_threads(
+    unraisable: "sys.UnraisableHookArgs", told: Callable[..., object] = sys.unraisablehook
+) -> None:
+    """Leaves out what threads say that outlive a save which failed; nobody can use it."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        told(unraisable)
+
+
 def _reason(error: Exception) -> str:
-    """The first line of what Orbax says, which can be long."""
+    """What the operating system says, or the first line of what Orbax does, which can be long."""
+    if found := re.search(r"([^:]+) \[os_error_code=", str(error)):
+        return found[1].strip().lower()
     return str(error).strip().splitlines()[0][:200].rstrip(".") if str(error).strip() else "unknown"
 
 

@@ -142,6 +142,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     known = data_dir is None or str(data_dir) == os.environ.get("TFDS_DATA_DIR")
     if not (known or os.path.isdir(str(data_dir))):  # noqa: PTH112 - Path raises for a long name
         raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
+    if profile is not None and os.path.exists(profile) and not os.path.isdir(profile):  # noqa: PTH110, PTH112
+        raise UsageError(f"--profile: '{profile}' is no folder; name a new one.")
     given = option_overrides(seeds, epochs, dataset)
     make = partial(
         Request,
@@ -220,7 +222,8 @@ def _resumed(
     if others:
         message = f"--resume: a run goes on as it was begun, so '{others[0]}' cannot be set"
         raise UsageError(f"{message}; leave it out, or train anew without --resume.")
-    folders = [find_unfinished(run, make.keywords["results_dir"]) for run in runs]
+    found = [find_unfinished(run, make.keywords["results_dir"]) for run in runs]
+    folders = dict.fromkeys(found)  # each once, though it may be named in several ways
     return [make(folder / RESOLVED_FILE, resume=folder) for folder in folders]
 
 

@@ -23,12 +23,16 @@ def check(
     """Verify runs: epochs, seeds, times, digests, weights; exit 1 if one is damaged."""
     from cnnbench.checking import check_run
     from cnnbench.history import find_run, run_folders
+    from cnnbench.locks import is_held
 
     paths = [find_run(run, results_dir)[0] for run in runs] if runs else run_folders(results_dir)
     if not paths:
         warn([f"there are no runs in {results_dir}"])
     sound = True
     for path in paths:
+        if is_held(path):
+            tell(f"{path}: is being trained; verify it when it has ended", err=False)
+            continue
         problems = check_run(path)
         sound = sound and not problems
         tell(f"{path}: {'sound' if not problems else 'damaged'}", err=False)

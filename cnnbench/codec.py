@@ -38,6 +38,9 @@ def decode_record(content: bytes, path: str) -> RunRecord:
       StoreError: `encode_record` of this version cannot have written it.
     """
     record: RunRecord = _decode_document(RunRecord, content, path)
+    if record.task not in {"classify", "reconstruct"}:
+        message = f"{reprlib.repr(record.task)} is no task"
+        raise _refusal(Location(path), "task", message, _DAMAGED)
     return record
 
 
@@ -53,6 +56,11 @@ def decode_summary(content: bytes, path: str) -> Summary:
       StoreError: `encode_summary` of this version cannot have written it.
     """
     summary: Summary = _decode_document(Summary, content, path)
+    for number, seed in enumerate(summary.seeds):
+        for name in ("final", "best", "test"):
+            if set(getattr(seed, name)) != set(summary.metrics):
+                where = f"seeds.{number}.{name}"
+                raise _refusal(Location(path), where, "has not the run's metrics", _DAMAGED)
     return summary
 
 

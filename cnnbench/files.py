@@ -14,6 +14,18 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _END = os.O_RDWR | os.O_CREAT | os.O_APPEND
 
 
+def at_home(path: Path) -> Path:
+    """A path with `~` replaced; as it is where that user has no home.
+
+    >>> at_home(Path("~nobody-of-that-name/x")).as_posix()
+    '~nobody-of-that-name/x'
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
     """Writes a file beside its place and moves it there: readers see the old or the new one.
 

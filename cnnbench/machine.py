@@ -26,7 +26,7 @@ def environment(devices: Sequence[jax.Device], command: Sequence[str]) -> Enviro
       command: the command line, word by word.
     """
     device = devices[0]
-    commit, dirty = _git_state(Path.cwd())
+    commit, dirty = _git_state(Path())
     return Environment(
         python=platform.python_version(),
         cnnbench=cnnbench.__version__,

@@ -62,7 +62,7 @@ def alone(folder: RunFolder) -> Iterator[None]:
 def create(
     job: "Job", loaded: "Loaded", results_dir: Path, command: Sequence[str]
 ) -> Iterator[Opened]:
-    """Makes a new run's folder; its record comes first, so that a folder can always be read.
+    """Makes a new run's folder; its record comes last, so that a run has all that it goes on from.
 
     It is locked before others can see it: they would take it for a run that was killed.
 
@@ -75,11 +75,11 @@ def create(
     folder = create_run(results_dir, loaded.experiment.name, datetime.now(UTC))
     with alone(folder):
         record = first_record(job, folder.run_id, ran_on, source)
-        folder.write_record(record)
         folder.write_spec(loaded.text)
         folder.write_resolved(loaded.resolved())
         if source:
             folder.write("model.py", source)
+        folder.write_record(record)
         yield Opened(folder, record)
 
 
@@ -153,6 +153,9 @@ def _check_same(job: "Job", record: RunRecord, path: Path) -> None:
     if job.experiment.digest(source_of(job)) != record.spec_digest:
         what = "model" if job.plan is None else f"{path / 'resolved.yaml'}"
         message = f"{path}: {what} is not what this run was begun with"
+        raise StoreError(f"{message}; restore it, or run the experiment anew.")
+    if job.experiment.seeds != record.seeds:
+        message = f"{path / 'resolved.yaml'}: has other seeds than this run was begun with"
         raise StoreError(f"{message}; restore it, or run the experiment anew.")
     if job.dataset.digest != record.dataset.digest:
         found = f"the images of {job.dataset.info.name} are not those it was begun with"

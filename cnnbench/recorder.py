@@ -1,5 +1,6 @@
 """What a run writes as it goes: its record, then every event as soon as it is known."""
 
+import dataclasses
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, assert_never
@@ -33,6 +34,7 @@ from cnnbench.results import (
 )
 from cnnbench.spec import Task
 from cnnbench.store import RunFolder
+from cnnbench.weights import digest
 
 if TYPE_CHECKING:
     from cnnbench.programs import Job
@@ -100,7 +102,8 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
         case Checkpoint(seed=seed, epoch=epoch, values=values):
             checkpoints.save(seed, epoch, values)
         case SeedDone():
-            collected.seeds += (event.summary,)
+            learnt = dataclasses.replace(event.summary, weights_digest=digest(event.weights))
+            collected.seeds += (learnt,)
             folder.write_weights(event.summary.seed, event.weights)
             if event.outputs is not None and len(collected.seeds) == 1:
                 picture: Any = plots.reconstructions_png(event.inputs, event.outputs)

@@ -239,14 +239,13 @@ class SeedSummary:
 
     Args:
       seed: the seed.
-      final: validation value of each metric after the last epoch.
+      final, test: of each metric on validation and test images after the last epoch.
       best: best validation value of each metric.
-      test: value of each metric on the test images after the last epoch.
       compile_s: seconds of compilation this seed caused.
-      train_s: seconds of training, all epochs.
-      eval_s: seconds of evaluation, all epochs.
+      train_s, eval_s: seconds of training and of evaluation, all epochs.
       diverged: its last epoch, where the loss was not finite; None if it always was.
       code_accuracy: of a linear classifier on the codes of test images; None without a code.
+      weights_digest: SHA-256 of its weights; None in older runs.
     """
 
     seed: int
@@ -258,6 +257,7 @@ class SeedSummary:
     eval_s: float
     diverged: int | None = None
     code_accuracy: float | None = None
+    weights_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,13 +175,14 @@ def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwa
     if request.needed and not path:
         source = request.path.resolve().parent
         path = begun(loaded, dataset.digest, source, request.results_dir)
-    if path and read_run(path).record.status is Status.FINISHED:
-        listener.note(f"{path} is finished; nothing is trained")
-        return _with_tables(RunFolder(path))
+    if path and (done := _done(path, listener)):
+        return done
     job = _prepare(loaded, dataset, request, watch, listener)
     with ExitStack() as stack:
         if path:
             stack.enter_context(alone(RunFolder(path)))
+            if done := _done(path, listener):  # by another process, before the lock was ours
+                return done
             opened = reopen(job, path, listener.note)
         else:
             new = create(job, loaded, request.results_dir, request.command)
@@ -199,6 +200,14 @@ def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwa
         result = _with_tables(opened.folder)
     listener.finished(opened.folder.path)
     return result
+
+
+def _done(path: Path, listener: Listener) -> RunResult | None:
+    """A run that has nothing left to train."""
+    if read_run(path).record.status is not Status.FINISHED:
+        return None
+    listener.note(f"{path} is finished; nothing is trained")
+    return _with_tables(RunFolder(path))
 
 
 def _with_tables(folder: RunFolder) -> RunResult:

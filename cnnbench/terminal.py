@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 import typer
 
 from cnnbench.errors import CnnbenchError, StoreError, UsageError, listing
+from cnnbench.files import write_whole
 from cnnbench.interrupts import CODES, Stopped
 from cnnbench.phrases import visible
 
@@ -46,10 +47,14 @@ def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None
     """Writes a file that an option names, and says so.
 
     Raises:
-      StoreError: the disk refuses.
+      StoreError: the disk refuses; a file that was there is as it was.
     """
     try:
-        file.write_bytes(content)
+        place = file.resolve()  # a link stays one
+        if place.exists() and not place.is_file():
+            place.write_bytes(content)  # a device or a pipe
+        else:
+            write_whole(place, content)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StoreError(f"{option} {file}: cannot be written: {reason}; name another.") from error

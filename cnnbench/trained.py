@@ -183,6 +183,8 @@ def load_seeds(
     experiment, plan = loaded.experiment, loaded.plan
     layers = plan is not None
     network = _network(experiment, plan, path)
+    whole = load_experiment(path / RESOLVED_FILE, data_dir=data_dir) if overrides else loaded
+    _require_trained(whole.experiment, record, path)
     rules = make_rules(experiment, None, prepares=layers)
     options = {"graphdef": network.evaluation, "rules": rules}
     outputs, activations = (
@@ -197,6 +199,14 @@ def load_seeds(
         calls = [partial(call, own.params, own.rest) for call in (outputs, activations, later)]
         found.append(TrainedNetwork(path, record, experiment, plan, each, weights, *calls))
     return found
+
+
+def _require_trained(experiment: Experiment, record: RunRecord, path: Path) -> None:
+    """Refuses another experiment beside the weights: its outputs would be nobody's."""
+    source = path / "model.py"
+    if experiment.digest(source.read_bytes() if source.exists() else b"") != record.spec_digest:
+        message = f"{path / RESOLVED_FILE}: is not the experiment that was trained"
+        raise StoreError(f"{message} (another digest); restore it, or run the experiment anew.")
 
 
 def _seeds(path: Path, record: RunRecord, seed: int | None) -> list[int]:

@@ -1,5 +1,6 @@
 """The file of what a seed has learnt: safetensors, arrays by names such as `conv1.kernel`."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,16 @@ def encode_weights(weights: Weights) -> bytes:
     from safetensors.numpy import save
 
     return bytes(save({name: _plain(value) for name, value in weights.items()}))
+
+
+def digest(weights: Weights) -> str:
+    """SHA-256 of the file's content.
+
+    >>> import numpy as np
+    >>> digest({"a": np.zeros(2)}) == digest({"a": np.zeros(2)}) != digest({"a": np.ones(2)})
+    True
+    """
+    return f"sha256:{hashlib.sha256(encode_weights(weights)).hexdigest()}"
 
 
 def _plain(value: "NDArray[Any]") -> "NDArray[Any]":

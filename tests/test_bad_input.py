@@ -303,6 +303,38 @@ def test_memory_that_really_runs_out_is_one_line(tmp_path):
     assert '"status": "failed"' in (run / "run.json").read_text()
 
 
+NO_ROOM = """
+import resource
+
+from cnnbench.cli import main
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (12_288, 12_288))
+main()
+"""
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_one_line(tmp_path):
+    """TensorStore writes it by threads of its own, which the system refuses."""
+    (tmp_path / "tiny.yaml").write_text(
+        "name: tiny\ntask: classify\n"
+        "dataset: {name: mnist_5k, train_examples: 60, splits: {validation: 20, test: 20}}\n"
+        "model: {layers: {one: {op: dense, units: 16}, two: {op: dense, units: 10}}}\n"
+    )
+    words = ["run", "tiny.yaml", "--epochs", "1", "--quiet", "--engine", "plain"]
+    command = [sys.executable, "-c", NO_ROOM, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (run,) = (tmp_path / "results" / "tiny").iterdir()
+    where = Path("results", "tiny", run.name, "checkpoints", "seed-0", "epoch-1")
+    *cache, line = done.stderr.splitlines()
+    assert all("programs: cannot be written (File too large)" in text for text in cache)
+    assert (done.returncode, line) == (
+        1,
+        f"{where}: cannot write: file too large; free some disk space, or choose another folder"
+        " with --results-dir.",
+    )
+    assert '"status": "failed"' in (run / "run.json").read_text()
+
+
 def test_too_little_memory_elsewhere_is_one_line(monkeypatch):
     def fail(*_args, **_options):
         raise MemoryError

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cnnbench import codec
+from cnnbench import codec, session
 from cnnbench.checking import check_run
 from cnnbench.cli import app
-from cnnbench.store import read_run
+from cnnbench.locks import hold
+from cnnbench.opening import alone
+from cnnbench.results import Status
+from cnnbench.store import RunFolder, read_run
 
 TINY = """\
 name: tiny
@@ -74,6 +78,16 @@ def in_text(name: str, old: str, new: str) -> Callable[[Path], None]:
         (run / name).write_text(text.replace(old, new))
 
     return apply
+
+
+ACCURACY = "validation_accuracy"
+
+
+def swap_weights(run: Path) -> None:
+    one, other = (run / "weights" / f"seed-{seed}.safetensors" for seed in (0, 1))
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
 
 
 def earlier(document: dict[str, Any]) -> None:
@@ -142,6 +156,25 @@ SUMS = "summary.json: seed 1 is not what its epochs add up to"
             lambda run: (run / "weights" / "seed-0.safetensors").write_bytes(b"x"),
             ["{run}/weights/seed-0.safetensors: is no whole safetensors file"],
         ),
+        (
+            swap_weights,
+            [
+                "weights: those of seed 0 are not what it learnt (another SHA-256)",
+                "weights: those of seed 1 are not what it learnt (another SHA-256)",
+            ],
+        ),
+        (
+            in_epochs(lambda lines: lines[0].update(validation_acc=lines[0].pop(ACCURACY))),
+            ["epochs.jsonl: seed 0, epoch 1 has no accuracy"],
+        ),
+        (
+            in_json("summary.json", lambda document: document["seeds"][1]["best"].pop("loss")),
+            ["{run}/summary.json: seeds.1.best: has not the run's metrics"],
+        ),
+        (
+            in_json("run.json", lambda document: document.update(task="classiFy")),
+            ["{run}/run.json: task: 'classiFy' is no task"],
+        ),
         (lambda run: (run / "resolved.yaml").unlink(), ["{run}/resolved.yaml"]),
         (lambda run: (run / "run.json").write_text("{"), ["{run}/run.json:1:2: not JSON"]),
     ],
@@ -195,6 +228,69 @@ def test_the_command_tells_of_every_run(run: Path, finished: Path) -> None:
     done = CliRunner().invoke(app, ["check", run.name, "--results-dir", folder])
     assert done.exit_code == 1
     assert done.output == f"{run}: damaged\n  summary.json: is missing\n"
+
+
+def test_an_autoencoder_with_a_code_is_sound(tmp_path: Path) -> None:
+    """What its code is worth is no sum of its epochs."""
+    layers = (
+        "    code: {op: dense, units: 3}\n    dense1: {op: dense, units: 784}\n"
+        "    image: {op: reshape, shape: [28, 28, 1]}\n"
+    )
+    text = TINY.replace("classify", "reconstruct").replace(
+        "    dense1: {op: dense, units: 10}\n", layers
+    )
+    (tmp_path / "tiny.yaml").write_text(text)
+    words = ["run", str(tmp_path / "tiny.yaml"), "--quiet", "--results-dir", str(tmp_path)]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    (run,) = (tmp_path / "tiny").iterdir()
+    summary = read_run(run).summary
+    assert summary is not None
+    assert summary.seeds[0].code_accuracy is not None
+    assert check_run(run) == []
+
+
+def test_a_run_that_is_being_trained_is_not_called_damaged(run: Path) -> None:
+    (run / "summary.json").unlink()
+    with hold(run) as mine:
+        assert mine
+        done = CliRunner().invoke(app, ["check", str(run)])
+    text = f"{run}: is being trained; verify it when it has ended\n"
+    assert (done.exit_code, done.output) == (0, text)
+
+
+def interrupted(run: Path) -> Path:
+    record = read_run(run).record
+    stopped = dataclasses.replace(record, status=Status.INTERRUPTED)
+    (run / "run.json").write_bytes(codec.encode_record(stopped))
+    return run
+
+
+def test_a_run_that_ends_before_its_lock_is_had_is_not_trained_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    interrupted(run)
+
+    @contextmanager
+    def late(folder: RunFolder) -> Iterator[None]:
+        (run / "run.json").write_bytes(finished[run / "run.json"])  # by another process
+        with alone(folder):
+            yield
+
+    monkeypatch.setattr(session, "alone", late)
+    done = CliRunner().invoke(app, ["run", "--resume", str(run)], catch_exceptions=False)
+    assert (done.exit_code, "is finished; nothing is trained" in done.stderr) == (0, True)
+    assert {file: file.read_bytes() for file in finished} == finished
+
+
+def test_a_run_does_not_go_on_with_other_seeds(run: Path) -> None:
+    in_text("resolved.yaml", "- 1\n", "- 1\n- 2\n")(interrupted(run))
+    done = CliRunner().invoke(app, ["run", "--resume", str(run)], catch_exceptions=False)
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (
+        1,
+        f"{run}/resolved.yaml: has other seeds than this run was begun with; restore it, or run"
+        " the experiment anew.",
+    )
 
 
 def test_no_runs_are_said(tmp_path: Path) -> None:

@@ -136,6 +136,8 @@ def check_readable(folder: Path) -> None:
     """No file of results is half written, at whatever moment a process was killed."""
     for record in (folder / "results").glob("tiny/*/run.json"):
         read_run(record.parent)
+        assert (record.parent / "resolved.yaml").exists(), "it could not go on"
+        assert (record.parent / "spec.yaml").exists()
 
 
 def test_killed_at_25_random_moments(server, reference, tmp_path):

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from cnnbench.compare import Rules, compare
+from cnnbench.compare import compare
 from cnnbench.results import RunResult
-from cnnbench.verdict import Finding
+from cnnbench.verdict import Finding, Rules
 from tests.samples import make_run
 
 SEEDS = tuple(range(8))

@@ -79,7 +79,9 @@ environments = st.builds(
 )
 records = st.builds(
     RunRecord,
-    *[texts] * 5,
+    *[texts] * 3,
+    st.sampled_from(["classify", "reconstruct"]),
+    texts,
     st.sampled_from(Status),
     times,
     st.none() | times,
@@ -93,10 +95,6 @@ records = st.builds(
     datasets,
     environments,
 )
-bests = st.dictionaries(names, st.builds(BestValue, floats, counts), max_size=2)
-seed_summaries = st.builds(
-    SeedSummary, counts, metric_values, bests, metric_values, floats, floats, floats
-)
 costs = st.builds(
     Cost,
     st.none() | counts,
@@ -107,15 +105,25 @@ costs = st.builds(
     counts,
     floats,
 )
-summaries = st.builds(
-    Summary,
-    counts,
-    floats,
-    names,
-    st.dictionaries(names, st.sampled_from(Direction), max_size=3),
-    st.lists(seed_summaries, max_size=3).map(tuple),
-    st.none() | costs,
-)
+
+
+def summaries_of(metrics: dict[str, Direction]) -> st.SearchStrategy[Summary]:
+    """Each seed has a value of each metric."""
+    values = st.fixed_dictionaries(dict.fromkeys(metrics, floats))
+    bests = st.fixed_dictionaries(dict.fromkeys(metrics, st.builds(BestValue, floats, counts)))
+    seeds = st.builds(
+        SeedSummary,
+        *(counts, values, bests, values, floats, floats, floats),
+        st.none() | counts,
+        st.none() | floats,
+        st.none() | texts,
+    )
+    metric = st.just(metrics)
+    seeds_list = st.lists(seeds, max_size=3).map(tuple)
+    return st.builds(Summary, counts, floats, names, metric, seeds_list, st.none() | costs)
+
+
+summaries = st.dictionaries(names, st.sampled_from(Direction), max_size=3).flatmap(summaries_of)
 
 
 def same(a: object, b: object) -> bool:
