@@ -99,7 +99,10 @@ def _cycle_flaw(cycle: list[str], file_order: list[str]) -> Flaw:
     if not others:
         return Flaw(at, "the layer reads itself", "name another layer")
     path = " reads ".join([first, *others, first])
-    return Flaw(at, f"the layers form a cycle ({path})", "let one of them read an earlier layer")
+    remedy = (
+        "let one of them read an earlier layer; without inputs, a layer reads the one before it"
+    )
+    return Flaw(at, f"the layers form a cycle ({path})", f"{remedy}, and new ones come last")
 
 
 def tie_of(op: LayerOp | None) -> str | None:

@@ -164,7 +164,8 @@ def test_separate_cycles_are_told_apart() -> None:
     }
     assert texts(check(layers)[1]) == [
         "model.layers.a.inputs: the layers form a cycle (a reads b reads a); "
-        "let one of them read an earlier layer",
+        "let one of them read an earlier layer; without inputs, a layer reads the one before it, "
+        "and new ones come last",
         "model.layers.c.inputs: the layer reads itself; name another layer",
     ]
 
