@@ -165,8 +165,8 @@ def _body(data: Mapping[str, Any]) -> Iterator[str]:
         yield "    # Change it, or take the '#' of another away. What stays may be left out, too."
         for name, layer in others:
             yield f"    # {name}: {inline_text(layer)}"
-        yield "    # NAME: null removes a layer. A new one comes after all of these; to put it between"
-        yield "    # A and B, write its inputs and B's: NEW: {op: ..., inputs: A} and B: {inputs: NEW}."
+        yield "    # NAME: null removes a layer. A new one comes after all of these; between"
+        yield "    # A and B it is NEW: {op: ..., inputs: A}, with B: {inputs: NEW}."
     else:
         yield f"# model: {inline_text(data['model'])}"
     if "train" in data:
