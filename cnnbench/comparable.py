@@ -147,7 +147,12 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
         _Fact("ran", data.name, f"on {data.name}{stand_in}", same_data),
         _Fact("has", splits, f"splits of {sizes} images", "give both the same dataset sizes"),
         _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
-        _Fact("takes", steps, f"{steps:,} steps", "give both the same epochs and batch size"),
+        _Fact(
+            "takes",
+            steps,
+            f"{steps:,} step{'s' * (steps != 1)}",
+            "give both the same epochs and batch size",
+        ),
         _Fact(
             "is",
             measure,

@@ -22,7 +22,7 @@ from cnnbench.comparable import (
 from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
 from cnnbench.other_images import disagreements
-from cnnbench.phrases import lost_text, numbered
+from cnnbench.phrases import enumeration, lost_text, numbered
 from cnnbench.results import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.stability import Timed
 from cnnbench.stats import Estimate, estimate
@@ -138,7 +138,8 @@ def compare(runs: Sequence[RunResult], rules: Rules = JUDGED) -> Comparison:
     finished = finished_runs(runs, rules.metric)
     for other in finished[1:]:
         if reason := difference(finished[0], other):
-            raise IncomparableError(reason)
+            these = enumeration([run_path(run.record) for run in (finished[0], other)])
+            raise IncomparableError(f"{reason} (these are {these}; a RUN-ID names another)")
     return _comparison(finished, _samples(finished), rules)
 
 

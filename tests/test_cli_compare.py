@@ -241,5 +241,6 @@ def test_runs_on_other_data_are_refused_with_the_reason(results: Path) -> None:
     assert (done.exit_code, done.stdout) == (4, "")
     assert done.stderr == (
         "'standard' ran on mnist, 'other' on mnist_5k (stand-in for mnist); run both on the same "
-        "data, for example with --dataset mnist_5k\n"
+        "data, for example with --dataset mnist_5k (these are standard/20251123T063012Z-a1b2 and "
+        "other/20251123T063012Z-a1b2; a RUN-ID names another)\n"
     )

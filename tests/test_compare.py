@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from cnnbench.comparable import run_path
 from cnnbench.compare import compare, compare_groups
 from cnnbench.errors import IncomparableError
 from cnnbench.phrases import MISSING
@@ -148,7 +149,8 @@ REFUSALS = [
 def test_runs_that_measure_different_things_are_refused(other: RunResult, reason: str) -> None:
     with pytest.raises(IncomparableError) as caught:
         compare([make_run(), make_run(), other])
-    assert str(caught.value) == reason
+    these = f"{run_path(make_run().record)} and {run_path(other.record)}"
+    assert str(caught.value) == f"{reason} (these are {these}; a RUN-ID names another)"
     assert caught.value.exit_code == 4
 
 
@@ -158,12 +160,12 @@ def test_reconstructions_are_compared_under_one_loss_only() -> None:
         "'standard' is judged by mse loss, 'modified' judged by mae loss; give both the same loss,"
         " or name another --metric"
     )
-    with pytest.raises(IncomparableError, match=f"^{re.escape(why)}$"):
+    with pytest.raises(IncomparableError, match=rf"^{re.escape(why)} \(these are "):
         compare([one, with_record(other, loss="mae")])
     assert one.summary is not None
     known = {"loss": Direction.LOWER, "ssim": Direction.HIGHER}
     one = dataclasses.replace(one, summary=dataclasses.replace(one.summary, metrics=known))
-    with pytest.raises(IncomparableError, match=f"^{re.escape(why)}, such as test_ssim$"):
+    with pytest.raises(IncomparableError, match=rf"^{re.escape(why)}, such as test_ssim \("):
         compare([one, with_record(other, loss="mae")])
     assert len(compare([make_run(), modified(loss="other")]).rows) == 4
 

@@ -18,7 +18,7 @@ from cnnbench.progress import Silent
 from cnnbench.results import RunResult
 from cnnbench.session import Request, run_experiment
 from cnnbench.store import read_run
-from cnnbench.trained import TrainedNetwork, load_trained
+from cnnbench.trained import TrainedNetwork, load_seeds, load_trained
 from cnnbench.weights import decode_weights, encode_weights
 from tests import oracles
 from tests.oracles import Array
@@ -332,6 +332,18 @@ def test_weights_of_another_network_are_refused(
     rest = "the file is of another run, so run the experiment again."
     with refused(f"{path}, seed 1: {message}; {rest}"):
         load_trained(path, 1)
+
+
+@pytest.mark.parametrize("overrides", [(), ("train.precision=float32",)])
+def test_another_experiment_beside_the_weights_is_refused(
+    modified: tuple[Path, RunResult, Told], tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    path = copy_of(modified[0], tmp_path)
+    text = (path / "resolved.yaml").read_text()
+    (path / "resolved.yaml").write_text(text.replace("activation: relu", "activation: tanh", 1))
+    message = f"{path / 'resolved.yaml'}: is not the experiment that was trained (another digest)"
+    with refused(f"{message}; restore it, or run the experiment anew."):
+        load_seeds(path, overrides=overrides)
 
 
 def test_an_unknown_layer_is_refused_with_those_there_are(
