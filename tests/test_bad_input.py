@@ -1,6 +1,7 @@
 """What a user may hand over that is wrong or odd: paths, words, titles, closed streams, no room."""
 
 import dataclasses
+import errno
 import io
 import os
 import subprocess
@@ -15,11 +16,12 @@ from typer.testing import CliRunner
 from cnnbench import engine
 from cnnbench.catalog import describe
 from cnnbench.cli import app
-from cnnbench.errors import CnnbenchError, SpecError
+from cnnbench.errors import CnnbenchError, SpecError, StoreError
 from cnnbench.history import find_runs, find_unfinished
 from cnnbench.loader import load_experiment
 from cnnbench.progress import Bars, make_progress
 from cnnbench.results import RunResult
+from cnnbench.terminal import write_file
 from tests.samples import make_run, save, with_record
 from tests.test_cli import TINY
 
@@ -352,3 +354,23 @@ def test_no_temporary_folder_is_left_behind(tmp_path, monkeypatch):
     (tmp_path / "tmp").mkdir()
     assert describe("cmaterdb", tmp_path / "data").shape == (32, 32, 3)
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_file_that_an_option_names_is_whole_or_as_it_was(tmp_path, monkeypatch):
+    file, link = tmp_path / "report.html", tmp_path / "link.html"
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    write_file("--output", link, b"new")
+    assert (file.read_bytes(), link.is_symlink()) == (b"new", True)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(StoreError, match="cannot be written: no space left on device"):
+            write_file("--output", file, b"newer")
+    assert not list(tmp_path.glob(".*partial"))
+    assert file.read_bytes() == b"new"
+    write_file("--output", Path(os.devnull), b"gone")
+    assert Path(os.devnull).is_char_device()

@@ -278,7 +278,8 @@ def test_a_run_that_ends_before_its_lock_is_had_is_not_trained_again(
             yield
 
     monkeypatch.setattr(session, "alone", late)
-    done = CliRunner().invoke(app, ["run", "--resume", str(run)], catch_exceptions=False)
+    twice = ["run", "--resume", str(run), "--resume", str(run)]
+    done = CliRunner().invoke(app, twice, catch_exceptions=False)
     assert (done.exit_code, "is finished; nothing is trained" in done.stderr) == (0, True)
     assert {file: file.read_bytes() for file in finished} == finished
 

@@ -276,6 +276,11 @@ def test_compare_refuses_runs_on_different_data():
             "--data-dir: there is no folder 'none'; name an existing one.\n",
         ),
         (
+            ["run", "tiny.yaml", "--profile", "tiny.yaml"],
+            2,
+            "--profile: 'tiny.yaml' is no folder; name a new one.\n",
+        ),
+        (
             ["run", "tiny.yaml", "--device", "tpu", "--quiet"],
             2,
             "--device tpu: JAX finds no tpu on this machine, but cpu; write --device auto.\n",

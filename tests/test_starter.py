@@ -67,7 +67,7 @@ def test_a_new_experiment_is_its_parent_with_and_without_its_comments(parent):
     assert load_experiment(path).experiment.type_title == "My idea"
     text = path.read_text()
     whole = re.sub(r"^( *)# (?!NAME)( *\w+:)", r"\1\2", text, flags=re.MULTILINE)
-    assert whole.count("#") == 5 < text.count("#")
+    assert whole.count("#") == 6 < text.count("#")
     path.write_text(whole)
     assert nothing_differs(path, source)
 
