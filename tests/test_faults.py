@@ -159,7 +159,7 @@ def test_killed_at_25_random_moments(server, reference, tmp_path):
         assert numbers(only_run(folder)) == reference.numbers
 
 
-def boundaries(calls: list[str], number: int = 14) -> list[int]:
+def boundaries(calls: list[str], number: int = 8) -> list[int]:
     """Places of calls to try, from the first to the last: so many of them, or all."""
     if os.environ.get("CNNBENCH_TEST_ALL"):
         return list(range(1, len(calls) + 1))
