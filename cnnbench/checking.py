@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cnnbench.checkpoints import Checkpoints
 from cnnbench.errors import CnnbenchError, SpecError
-from cnnbench.loader import load_experiment
+from cnnbench.loader import kept_source, load_experiment
 from cnnbench.phrases import enumeration
 from cnnbench.results import RunResult, SeedSummary, Status
 from cnnbench.store import RESOLVED_FILE, RunFolder, kept_seeds, read_run, read_weights
@@ -68,8 +68,7 @@ def _spec(run: RunResult, path: Path) -> Iterator[str]:
     file = path / RESOLVED_FILE
     try:
         experiment = load_experiment(file).experiment
-        source = path / "model.py"
-        code = source.read_bytes() if source.exists() else b""
+        code = kept_source(path)
     except SpecError as error:
         yield str(error)
         return

@@ -205,3 +205,13 @@ def _place(flaw: Flaw, document: Document, path: str) -> Problem:
     places = document.keys if flaw.of_key else document.values
     location = places.get(at) or document.values.get(at) or Location(path)
     return Problem(location, dotted(at), flaw.message, flaw.remedy)
+
+
+def kept_source(run: Path) -> bytes:
+    """The source of a Python model in a run's folder; empty for a graph of layers.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    file = run / "model.py"
+    return file.read_bytes() if file.exists() else b""

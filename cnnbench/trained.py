@@ -16,7 +16,7 @@ from cnnbench.data import Dataset, Notify, dataset_of
 from cnnbench.errors import DataError, StoreError, UsageError, did_you_mean, listing
 from cnnbench.graph import Plan
 from cnnbench.inference import activations_of, outputs_from, outputs_of
-from cnnbench.loader import load_experiment
+from cnnbench.loader import kept_source, load_experiment
 from cnnbench.models import GraphNet
 from cnnbench.python_models import import_class, make_module
 from cnnbench.results import RunRecord
@@ -203,8 +203,7 @@ def load_seeds(
 
 def _require_trained(experiment: Experiment, record: RunRecord, path: Path) -> None:
     """Refuses another experiment beside the weights: its outputs would be nobody's."""
-    source = path / "model.py"
-    if experiment.digest(source.read_bytes() if source.exists() else b"") != record.spec_digest:
+    if experiment.digest(kept_source(path)) != record.spec_digest:
         message = f"{path / RESOLVED_FILE}: is not the experiment that was trained"
         raise StoreError(f"{message} (another digest); restore it, or run the experiment anew.")
 
