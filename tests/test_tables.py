@@ -12,12 +12,14 @@ from rich.table import Table
 from cnnbench import report
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import load_experiment
+from cnnbench.phrases import clean
 from cnnbench.tables import Folded
 from tests.test_columns import three
 from tests.test_differences import EXPERIMENTS
 from tests.test_report import CURVES, ENTRIES, shown
 
-NAMES = st.lists(st.text("abc ", min_size=1, max_size=14), min_size=1, max_size=4)
+TITLES = st.text("abc ", min_size=1, max_size=14).map(clean)  # as all tables have them
+NAMES = st.lists(TITLES, min_size=1, max_size=4)
 
 
 def folded(names: list[str], columns: int, *, edge: bool) -> Folded:
