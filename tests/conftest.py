@@ -1,8 +1,9 @@
 """What all tests share: devices, a cache folder, an engine, no network, Hypothesis's examples.
 
-Programs that tests compile for themselves, a thousand of them, are compiled with fewer
-optimisations, which takes two thirds of the time. The engine's own training programs ask for
-theirs, and are compiled as users have them.
+Tests compile some thousand programs, which takes a third of the time if XLA is asked to be
+quick: few optimisations, and its older way of making code. Programs as users have them are held
+by `test_parity`, whose file runs a second time without these flags, by the processes that
+`test_faults` kills, and by `make smoke`.
 """
 
 import os
@@ -22,12 +23,15 @@ settings.register_profile("random", deadline=None)
 repeatable = {"CI", "CNNBENCH_TEST_DETERMINISTIC"} & os.environ.keys()
 settings.load_profile("ci" if repeatable else "random")
 
+QUICK = ("--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false")
+AS_USERS = "CNNBENCH_TEST_AS_USERS"  # where it is set, programs are compiled without QUICK
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before JAX starts, and before worker processes do, which inherit the environment."""
     jax.config.update("jax_num_cpu_devices", 2)
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+    if AS_USERS not in os.environ:
+        os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *QUICK)).strip()
     os.environ["CNNBENCH_ENGINE"] = "direct"
     if not hasattr(config, "workerinput"):
         os.environ["CNNBENCH_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnnbench-tests-")

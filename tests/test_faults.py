@@ -41,6 +41,7 @@ model:
 train: {epochs: 2, batch_size: 100, optimizer: {name: adam, learning_rate: 0.01}}
 seeds: [0, 1]
 """
+AS_USERS = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
 TIMES = ("train_s", "eval_s", "samples_per_s", "compile_s")
 
 
@@ -54,7 +55,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"CNNBENCH_CACHE_DIR": str(cache)},
+            env=AS_USERS | {"CNNBENCH_CACHE_DIR": str(cache)},
         )
 
         assert self.process.stdin is not None
