@@ -1,6 +1,7 @@
 """Is it really better? Runs against a baseline, seed by seed."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -265,7 +266,8 @@ def _needed(differences: Sequence[float], question: _Question) -> int | None:
     def detectable(n: int) -> float:
         return float(stdtrit(n - 1, quantile) + stdtrit(n - 1, POWER)) * spread / math.sqrt(n)
 
-    return next((n for n in numbers if detectable(n) < size), None)
+    place = bisect_left(numbers, True, key=lambda n: detectable(n) < size)
+    return numbers[place] if place < len(numbers) else None
 
 
 def _time_ratio(
