@@ -54,5 +54,19 @@ def is_held(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # it cannot be written: nobody could hold it either
+    except OSError:  # it cannot be written, as where another user trains
+        return _is_held_by_others(folder / LOCK_FILE)
+
+
+def _is_held_by_others(file: Path) -> bool:
+    """Whether somebody holds a lock that this user may only read."""
+    import fcntl
+
+    try:
+        with file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it cannot be read either
         return False
+    return False

@@ -187,7 +187,6 @@ def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwa
         else:
             new = create(job, loaded, request.results_dir, request.command)
             opened = stack.enter_context(new)
-        listener.started(opened.record, job.num_steps)
         pictured = job.snapshots or (opened.folder.path / event_files.FOLDER).exists()
         known = opened.record.engine
         job = dataclasses.replace(
@@ -264,6 +263,7 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
     files = event_files.EventFiles(folder.path, job.experiment) if job.snapshots else None
     last = job.experiment.seeds[-1]
     try:
+        listener.started(opened.record, job.num_steps)
         for event in run_job(job):
             interrupts.check()
             with interrupts.finishing():
@@ -278,7 +278,7 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
                     yield
         folder.write_summary(summary(job, collected))
         status = Status.FINISHED
-    except (KeyboardInterrupt, GeneratorExit):
+    except (KeyboardInterrupt, GeneratorExit, SystemExit):  # the last where nobody reads progress
         status = Status.INTERRUPTED
         usual = folder.path.parent.parent == Path("results")
         name = folder.run_id if usual else folder.path  # a command that fits on a line

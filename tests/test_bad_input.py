@@ -21,6 +21,7 @@ from cnnbench.history import find_runs, find_unfinished
 from cnnbench.loader import load_experiment
 from cnnbench.progress import Bars, make_progress
 from cnnbench.results import RunResult
+from cnnbench.store import read_run
 from cnnbench.terminal import write_file
 from tests.samples import make_run, save, with_record
 from tests.test_cli import TINY
@@ -84,8 +85,11 @@ def test_extends_of_odd_names(tmp_path, value):
 @pytest.mark.parametrize(
     "name", ["../..", "a\nb", "a\0b", "x" * 300, "/", "", " ", ".", "\x1b[31m"]
 )
-def test_runs_of_odd_names(tmp_path, name):
-    save(make_run(), tmp_path / "results")
+def test_runs_of_odd_names(tmp_path, monkeypatch, name):
+    here = tmp_path / "a" / "b"  # above which other tests leave no runs
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    save(make_run(), here / "results")
     for find in (
         lambda: find_runs([name], Path("results")),
         lambda: find_unfinished(name, Path("results")),
@@ -222,6 +226,17 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path):
     )
     command += "; echo ${PIPESTATUS[0]}; $PY -m cnnbench compare --format json | head -c 1"
     assert shell(command) == (0, "1\n1\n{", "")
+
+
+def test_a_run_whose_progress_nobody_reads_any_more_can_go_on(tmp_path):
+    command = "$PY -m cnnbench run tiny.yaml --epochs 3 2>&1 >out | head -1; echo ${PIPESTATUS[0]}"
+    shown = shell(command)[1].splitlines()
+    (run,) = (tmp_path / "results" / "tiny").iterdir()
+    assert (shown[-1], (tmp_path / "out").read_text()) == ("1", "")
+    record = read_run(run).record
+    assert (record.status, record.error) == ("interrupted", None)
+    done = invoke("run", "--resume", "tiny", "--quiet")
+    assert (done.exit_code, read_run(run).record.status) == (0, "finished")
 
 
 def test_closed_streams_are_no_fault(tmp_path):

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
 
 from cnnbench.locks import LOCK_FILE, hold, is_held
 
@@ -35,6 +39,19 @@ def test_a_lock_of_a_dead_process_blocks_nobody(tmp_path: Path) -> None:
     assert not is_held(tmp_path)
     with hold(tmp_path) as mine:
         assert mine
+
+
+def test_a_lock_that_can_only_be_read_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def acquire(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with holder(tmp_path) as process:
+        monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+        assert is_held(tmp_path)
+        process.kill()
+    assert not is_held(tmp_path)
 
 
 def test_asking_makes_no_file(tmp_path: Path) -> None:
