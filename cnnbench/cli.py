@@ -223,7 +223,10 @@ def _resumed(
         message = f"--resume: a run goes on as it was begun, so '{others[0]}' cannot be set"
         raise UsageError(f"{message}; leave it out, or train anew without --resume.")
     found = [find_unfinished(run, make.keywords["results_dir"]) for run in runs]
-    folders = dict.fromkeys(found)  # each once, though it may be named in several ways
+    warn(list(dict.fromkeys(warning for _, warnings in found for warning in warnings)))
+    folders = dict.fromkeys(
+        folder for folder, _ in found
+    )  # each once, though it may be named in several ways
     return [make(folder / RESOLVED_FILE, resume=folder) for folder in folders]
 
 

@@ -129,8 +129,8 @@ def find_run(argument: str, results_dir: Path, skip: int = 0) -> tuple[Path, tup
     return _find_id(argument, results_dir), ()
 
 
-def find_unfinished(argument: str, results_dir: Path) -> Path:
-    """The folder of a run that a command line names to go on with.
+def find_unfinished(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder of a run that a command line names to go on with, and warnings.
 
     Args:
       argument: as in `find_runs`; a name or folder of an experiment stands for its newest run
@@ -145,12 +145,19 @@ def find_unfinished(argument: str, results_dir: Path) -> Path:
         with disk(Path(argument), "read"):
             is_run = (path / RECORD_FILE).is_file()
         if not is_run and (folders := _run_folders(path)):
-            entries = _list_folders(folders).entries
-            open_ = [entry for entry in entries if entry.record.status is not Status.FINISHED]
+            runs = _list_folders(folders)
+            open_ = [run for run in runs.entries if run.record.status is not Status.FINISHED]
             if not open_:
-                raise UsageError(f"--resume: all runs in {path} are finished; name another.")
-            return open_[-1].path
-    return find_run(argument, results_dir)[0]
+                raise UsageError(_nothing_open(path, runs))
+            return open_[-1].path, runs.warnings
+    return find_run(argument, results_dir)
+
+
+def _nothing_open(folder: Path, runs: Listing) -> str:
+    if not runs.warnings:
+        return f"--resume: all runs in {folder} are finished; name another."
+    others = f"all others in {folder} are finished" if runs.entries else "there are no others"
+    return f"--resume: {runs.warnings[-1].rstrip('.')}; {others}."
 
 
 def _find_id(prefix: str, results_dir: Path) -> Path:

@@ -17,7 +17,14 @@ import pytest
 
 from cnnbench import store
 from cnnbench.errors import IncomparableError, StoreError, UsageError
-from cnnbench.history import Listing, Selection, find_runs, list_runs, newest_finished
+from cnnbench.history import (
+    Listing,
+    Selection,
+    find_runs,
+    find_unfinished,
+    list_runs,
+    newest_finished,
+)
 from cnnbench.locks import hold
 from cnnbench.results import RunResult, Status
 from cnnbench.store import (
@@ -518,3 +525,46 @@ class TestFind:
         assert str(caught.value) == (
             f"{'a' * 300}: cannot read: file name too long; write a shorter name."
         )
+
+
+class TestFindUnfinished:
+    def stopped(self, results: Path, run_id: str) -> Path:
+        return save(with_record(make_run(run_id=run_id), status=Status.INTERRUPTED), results)
+
+    def damaged(self, results: Path, run_id: str) -> str:
+        (self.stopped(results, run_id) / "run.json").write_text("{")
+        path = results / "standard" / run_id / "run.json"
+        return (
+            f"passed over: {path}:1:2: not JSON: Expecting property name enclosed in double "
+            "quotes; restore the file from a copy, or remove the run's folder"
+        )
+
+    def test_the_newest_that_did_not_finish(self, tmp_path: Path) -> None:
+        self.stopped(tmp_path, "20251123T063013Z-a1b2")
+        newest = self.stopped(tmp_path, "20251123T063014Z-a1b2")
+        save(make_run(run_id="20251123T063015Z-a1b2"), tmp_path)
+        assert find_unfinished("standard", tmp_path) == (newest, ())
+
+    def test_one_that_cannot_be_read_is_told(self, tmp_path: Path) -> None:
+        path = self.stopped(tmp_path, "20251123T063013Z-a1b2")
+        warning = self.damaged(tmp_path, "20251123T063014Z-a1b2")
+        assert find_unfinished("standard", tmp_path) == (path, (f"{warning}.",))
+
+    @pytest.mark.parametrize("finished", [True, False])
+    @pytest.mark.parametrize("damaged", [True, False])
+    def test_none_that_could_go_on(self, tmp_path: Path, finished: bool, damaged: bool) -> None:
+        folder = tmp_path / "standard"
+        if finished:
+            save(make_run(), tmp_path)
+        found = f"--resume: all runs in {folder} are finished; name another."
+        if damaged:
+            others = f"all others in {folder} are finished" if finished else "there are no others"
+            found = f"--resume: {self.damaged(tmp_path, '20251123T063014Z-a1b2')}; {others}."
+        if not (finished or damaged):
+            found = (
+                f"command line: 'standard' is no run folder, run id or experiment in {tmp_path}, "
+                "which holds no runs; start one with: cnnbench run SPEC"
+            )
+        with pytest.raises(UsageError) as caught:
+            find_unfinished("standard", tmp_path)
+        assert str(caught.value) == found
