@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from cnnbench.errors import UsageError, did_you_mean, listing
+from cnnbench.phrases import is_fraction, words
 from cnnbench.stats import Interval, holm, mean, mean_interval, pairs_for, sample_std, sign_flip_p
 
 MOST_SEEDS = 1000  # a number of seeds that nobody would run is not named
@@ -137,8 +138,9 @@ def judge(
       higher: whether larger values of the metric are better.
 
     Raises:
-      UsageError: no run has the baseline's name.
+      UsageError: no run has the baseline's name, or the least effect is more than any.
     """
+    _require_possible(rules.min_effect, metric)
     base = samples[find_baseline(samples, rules.baseline)]
     others = [sample for sample in samples if sample is not base]
     pairs = [_differences(base, sample) for sample in others]
@@ -151,6 +153,14 @@ def judge(
         _verdict(base, sample, pairs[i], adjusted.get(i), question)
         for i, sample in enumerate(others)
     )
+
+
+def _require_possible(effect: Effect, metric: str) -> None:
+    """Refuses points that were written as a share."""
+    if effect.kind == "absolute" and effect.value >= 1 and is_fraction(metric):
+        points, share = f"{100 * effect.value:g} points", f"{effect.value:g}"
+        message = f"--min-effect: {share} is {points} of {words(metric)}"
+        raise UsageError(f"{message}, which is a share; write {share}pp for {share} points.")
 
 
 def find_baseline(samples: Sequence[Sample], wanted: str | None) -> int:

@@ -45,7 +45,8 @@ summary codec weights
 store
 stats
 history
-verdict phrases tables
+phrases tables
+verdict
 sparkline
 verdict_report
 gates

@@ -155,6 +155,11 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
             "2% (of the baseline) or 0.003 (in the metric's unit).\n",
         ),
         (
+            ["--min-effect", "5"],
+            "--min-effect: 5 is 500 points of accuracy, which is a share; write 5pp for 5 "
+            "points.\n",
+        ),
+        (
             ["--fail-if", "acuracy:-1pp"],
             "--fail-if: no run here has 'acuracy' (did you mean 'accuracy'?); write accuracy, "
             "loss, test_accuracy, test_loss or train_s.\n",
