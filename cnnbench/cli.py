@@ -224,9 +224,7 @@ def _resumed(
         raise UsageError(f"{message}; leave it out, or train anew without --resume.")
     found = [find_unfinished(run, make.keywords["results_dir"]) for run in runs]
     warn(list(dict.fromkeys(warning for _, warnings in found for warning in warnings)))
-    folders = dict.fromkeys(
-        folder for folder, _ in found
-    )  # each once, though it may be named in several ways
+    folders = dict.fromkeys(folder for folder, _ in found)  # each once, however it is named
     return [make(folder / RESOLVED_FILE, resume=folder) for folder in folders]
 
 

@@ -81,15 +81,26 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             code = stop.exit_code if isinstance(stop, Stopped) else CODES[0]
             raise typer.Exit(code) from None
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if (flaw := _outside_flaw(error)) is None:
                 raise
-            typer.echo(f"cannot write: {error.strerror}; free some space", err=True)
+            typer.echo(flaw, err=True)
             raise typer.Exit(1) from None
         except MemoryError:
             typer.echo("the memory is too small; close other programs, or ask for less", err=True)
             raise typer.Exit(1) from None
 
     return wrapper
+
+
+def _outside_flaw(error: OSError) -> str | None:
+    """What is wrong with the machine rather than with us, and what to do."""
+    if error.errno == errno.ENOSPC:
+        return f"cannot write: {error.strerror}; free some space"
+    try:
+        os.getcwd()  # noqa: PTH109 - only whether it is there
+    except FileNotFoundError:
+        return "the working directory is gone; change into another"
+    return None
 
 
 def stdout() -> "Console":

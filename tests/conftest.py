@@ -1,9 +1,8 @@
 """What all tests share: devices, a cache folder, an engine, no network, Hypothesis's examples.
 
-Tests compile some thousand programs, which takes a third of the time if XLA is asked to be
-quick: few optimisations, and its older way of making code. Programs as users have them are held
-by `test_parity`, whose file runs a second time without these flags, by the processes that
-`test_faults` kills, and by `make smoke`.
+Tests compile some thousand programs, for which XLA is asked to be quick: few optimisations, and
+its older code generator, which takes less than half the time. Programs as users have them are
+held by `test_as_users`, by the processes that `test_faults` kills, and by `make smoke`.
 """
 
 import os

@@ -203,7 +203,7 @@ def test_markdown_of_a_title_is_words(tmp_path):
     assert first.startswith("| \\[/red] \\[31m 2Jx \\`a\\`\\|b \\<script> |")
 
 
-# Closed streams
+# Closed streams, and a folder that is gone
 
 
 def shell(command: str, **options):
@@ -216,6 +216,15 @@ def shell(command: str, **options):
         **options,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def test_a_working_directory_that_is_gone(tmp_path):
+    here = f"mkdir gone; cd gone; rmdir ../gone; export PYTHONPATH={ROOT}; $PY -m cnnbench"
+    said = "the working directory is gone; change into another\n"
+    assert shell(f"{here} new standard idea.yaml") == (1, "", said)
+    words = f"{tmp_path}/tiny.yaml --results-dir {tmp_path}/results --epochs 1 --quiet --json"
+    code, out, err = shell(f"{here} run {words}")
+    assert (code, '"accuracy"' in out, err) == (0, True, "")
 
 
 def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path):
