@@ -144,12 +144,15 @@ def _judge(
     """
     from cnnbench.compare import compare_groups
     from cnnbench.gates import TIME, Outcome, judge_gate
+    from cnnbench.verdict import ANY
 
     outcomes = []
     for gate in gates:
         judged = comparisons
         if gate.metric != TIME:
-            judged = compare_groups(runs, replace(rules, metric=gate.metric, target=None))
+            judged = compare_groups(
+                runs, replace(rules, metric=gate.metric, min_effect=ANY, target=None)
+            )
         for comparison in judged:
             for verdict in comparison.verdicts:
                 judgement = judge_gate(gate, verdict)

@@ -103,6 +103,11 @@ def test_small_differences_do_not_matter(results: Path) -> None:
     ("words", "code", "text"),
     [
         (["--fail-if", "accuracy:-0.2pp"], 0, "accuracy:-0.2pp kept: "),
+        (
+            ["--metric", "loss", "--min-effect", "1.5", "--fail-if", "accuracy:-0.2pp"],
+            0,
+            "accuracy:-0.2pp kept: ",
+        ),
         ([*WORSE, "--fail-if", "accuracy:-0.5pp"], 3, "accuracy:-0.5pp broken: "),
         (
             [*WORSE, "--fail-if", "loss:+0.1", "--fail-if", "accuracy:-0.5pp"],
