@@ -29,10 +29,10 @@ AS_USERS = "CNNBENCH_TEST_AS_USERS"  # where it is set, programs are compiled wi
 def pytest_configure(config: pytest.Config) -> None:
     """Before JAX starts, and before worker processes do, which inherit the environment."""
     jax.config.update("jax_num_cpu_devices", 2)
-    if AS_USERS not in os.environ:
-        os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *QUICK)).strip()
     os.environ["CNNBENCH_ENGINE"] = "direct"
     if not hasattr(config, "workerinput"):
+        if AS_USERS not in os.environ:
+            os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *QUICK)).strip()
         os.environ["CNNBENCH_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnnbench-tests-")
 
 

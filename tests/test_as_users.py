@@ -1,9 +1,11 @@
 """The training step as users have it: the other tests ask XLA to be quick."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.conftest import AS_USERS
+from tests.environments import without
 
 ROOT = Path(__file__).parent.parent
 FILES = ("tests/test_parity.py", "tests/test_engine.py")
@@ -12,8 +14,7 @@ FILES = ("tests/test_parity.py", "tests/test_engine.py")
 def test_networks_and_runs_are_numpys_and_pytorchs_with_all_optimisations() -> None:
     chosen = "float32 or in_numpy or every_image or same_bits"
     command = [sys.executable, "-m", "pytest", "-q", *FILES, "-k", chosen]
-    theirs = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    environment = theirs | {"CNNBENCH_TEST_AS_USERS": "1"}
+    environment = without("XLA_FLAGS") | {AS_USERS: "1"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -22,6 +22,7 @@ from cnnbench.downloads import UnavailableError
 from cnnbench.events import Compiled
 from cnnbench.loader import load_experiment
 from cnnbench.store import read_run
+from tests.environments import without
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 GOLDEN = Path(__file__).parent / "golden"
@@ -452,7 +453,7 @@ def test_commands_that_train_nothing_start_at_once(words, limit_s):
     # Once of eight times, in seconds of CPU time: a busy machine slows the caches too.
     command = [sys.executable, "-c", "from cnnbench.cli import main; main()", *words]
     # Without the measuring of lines, where it is on.
-    plain = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    plain = without("COVERAGE_")
 
     def cpu_seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -25,6 +25,7 @@ from cnnbench.checking import check_run
 from cnnbench.history import list_runs
 from cnnbench.locks import hold
 from cnnbench.store import read_run
+from tests.environments import without
 
 ROOT = Path(__file__).parent.parent
 TINY = """\
@@ -41,7 +42,6 @@ model:
 train: {epochs: 2, batch_size: 100, optimizer: {name: adam, learning_rate: 0.01}}
 seeds: [0, 1]
 """
-AS_USERS = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
 TIMES = ("train_s", "eval_s", "samples_per_s", "compile_s")
 
 
@@ -55,7 +55,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=AS_USERS | {"CNNBENCH_CACHE_DIR": str(cache)},
+            env=without("XLA_FLAGS") | {"CNNBENCH_CACHE_DIR": str(cache)},  # as users have it
         )
 
         assert self.process.stdin is not None
