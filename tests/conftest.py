@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import pytest
+from coverage import Coverage
 from hypothesis import settings
 
 # Examples are drawn anew by each run, so that many runs see many. Where a failure has to be
@@ -43,6 +44,13 @@ LONGEST = ("test_peers", "test_docs", "test_faults", "test_cli", "test_engine", 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_sessionfinish() -> None:
+    """Saves which lines were reached: xdist kills a worker that takes 10 seconds to end."""
+    if measured := Coverage.current():
+        measured.stop()
+        measured.save()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
