@@ -21,7 +21,7 @@ from cnnbench.events import (
 )
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
-from cnnbench.phrases import clean, epochs_text, visible
+from cnnbench.phrases import clean, epochs_text, metric_text, seconds_text, visible, words
 from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.session import Listener
 from cnnbench.sparkline import sparkline
@@ -280,8 +280,8 @@ def compiled_line(event: Compiled) -> str:
 def headline(record: EpochRecord) -> str:
     """The value that says most about an epoch."""
     if "accuracy" in record.metrics:
-        return f", accuracy {100 * record.metrics['accuracy']:.2f} %"
-    return f", loss {record.validation_loss:.4g}"
+        return f", accuracy {metric_text('accuracy', record.metrics['accuracy'])}"
+    return f", loss {metric_text('loss', record.validation_loss)}"
 
 
 def _shown_value(record: EpochRecord) -> float:
@@ -291,9 +291,12 @@ def _shown_value(record: EpochRecord) -> float:
 
 def epoch_line(record: EpochRecord, epochs: int) -> str:
     """An epoch in a line."""
-    metrics = "".join(f", {name} {value:.4f}" for name, value in record.metrics.items())
+    losses = {"train loss": record.train_loss, "validation loss": record.validation_loss}
+    values = [f"{name} {metric_text('loss', value)}" for name, value in losses.items()]
+    values += [
+        f"{words(name)} {metric_text(name, value)}" for name, value in record.metrics.items()
+    ]
     return (
-        f"seed {record.seed}, epoch {record.epoch}/{epochs}: "
-        f"train loss {record.train_loss:.4f}, validation loss {record.validation_loss:.4f}{metrics}"
-        f", {record.train_s:.2f} s, {record.samples_per_s:,.0f} images/s"
+        f"seed {record.seed}, epoch {record.epoch}/{epochs}: {', '.join(values)}"
+        f", {seconds_text(record.train_s)}, {record.samples_per_s:,.0f} images/s"
     )

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from cnnbench.events import Compiled, StepDone
 from cnnbench.loader import load_experiment
-from cnnbench.progress import Bars, Lines, Silent, make_listeners, make_progress
+from cnnbench.progress import Bars, Lines, Silent, epoch_line, make_listeners, make_progress
 from cnnbench.results import EpochRecord
 from cnnbench.status_line import Said, status
 from tests.samples import make_run
@@ -103,6 +103,17 @@ def test_what_finds_no_room_is_left_out_and_no_word_is_cut(width, line):
     assert " ".join(words) == line
     assert len(last) <= width
     bars.close()
+
+
+def test_a_log_line_writes_values_as_the_tables_do():
+    assert epoch_line(EPOCH, 3) == (
+        "seed 0, epoch 1/3: train loss 0.5000, validation loss 0.2500, accuracy 90.00 %, 2.00 s,"
+        " 2,000 images/s"
+    )
+    quality = dataclasses.replace(
+        EPOCH, validation_loss=0.07434, metrics={"psnr": 11.49, "ssim": 0.1}
+    )
+    assert "validation loss 0.07434, PSNR 11.49, SSIM 0.1000, " in epoch_line(quality, 3)
 
 
 def test_bars_share_their_room():
