@@ -165,7 +165,7 @@ class Benchmark:
 
     def product_share(self, measurement: Measurement) -> float | None:
         """A variant's arithmetic in training as a share of the fastest matrix product."""
-        if self.product is None:
+        if self.product is None or not measurement.seconds_per_10k or not self.product.flops:
             return None
         flops = self.training_flops * IMAGES / measurement.seconds_per_10k
         return flops / self.product.flops
@@ -190,10 +190,13 @@ def ratio(others: Sequence[float], ours: Sequence[float]) -> Ratio:
     >>> ratio([2.0, 2.0, 2.0], [1.0, 1.0, 1.0])
     Ratio(value=2.0, interval=Interval(low=2.0, high=2.0))
     """
-    logs = [math.log(other / our) for other, our in zip(others, ours, strict=True)]
-    interval = mean_interval(logs)
-    if interval is None:
+    pairs = list(zip(others, ours, strict=True))
+    if len(pairs) < 2:
         raise ValueError("an interval needs two rounds or more")
+    logs = [math.log(other / our) for other, our in pairs if other > 0 and our > 0]
+    interval = mean_interval(logs)
+    if interval is None:  # most rounds were too short for the clock
+        return Ratio(math.nan, Interval(math.nan, math.nan))
     return Ratio(math.exp(mean(logs)), Interval(math.exp(interval.low), math.exp(interval.high)))
 
 

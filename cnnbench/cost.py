@@ -1,5 +1,6 @@
 """What an architecture costs, as a frozen value."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -51,6 +52,6 @@ class Cost:
         >>> Cost(2_000, None, None, None, 0.1, None, 20, 1e6).product_share(100.0)
         0.2
         """
-        if not self.training_flops or not self.product_flops:
+        if not self.training_flops or not self.product_flops or not math.isfinite(images_per_s):
             return None
         return self.training_flops * images_per_s / self.product_flops

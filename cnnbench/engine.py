@@ -262,7 +262,7 @@ def _record(
         metrics={name: value for name, value in values.items() if name != "loss"},
         train_s=train_s,
         eval_s=job.watch.last("eval_s") / at_once,
-        samples_per_s=job.num_steps * job.batch_size / train_s,
+        samples_per_s=job.num_steps * job.batch_size / train_s if train_s else math.inf,
         at_once=at_once,
     )
 

@@ -111,6 +111,8 @@ def judge_gate(gate: Gate, verdict: Verdict) -> Judgement:
         )
     outcome = _outcome(interval, limit, gate.sign)
     found = f"{shown} ({ends})" if ends else f"{shown}, without an interval"
+    if gate.metric == TIME and math.isnan(verdict.time_ratio):
+        found = f"no seed whose time can be divided by that of {clean(verdict.baseline)}"
     if gate.metric != TIME and not math.isfinite(verdict.difference):
         common = f"no seed in common with {clean(verdict.baseline)}"
         found = "a loss that is not finite, or its baseline" if verdict.seeds else common

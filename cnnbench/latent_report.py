@@ -49,4 +49,5 @@ def _decibels(images: Images, found: NDArray[np.floating[Any]]) -> float:
     """Peak signal-to-noise ratio, mean over images; what no pixel can be is cut off first."""
     error = (np.clip(found, 0, BRIGHTEST) - images.astype(float)) ** 2
     each = error.reshape(len(images), -1).mean(axis=1)
-    return float(np.mean(10 * np.log10(BRIGHTEST**2 / each)))
+    with np.errstate(divide="ignore"):  # no error at all is infinitely good
+        return float(np.mean(10 * np.log10(BRIGHTEST**2 / each)))

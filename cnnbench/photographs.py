@@ -184,6 +184,8 @@ def _trimmed(file: Path, pixels: Pixels, height: int, width: int) -> Pixels:
         (size[1], size[0]), Image.Resampling.BILINEAR
     )
     part = np.asarray(small)
+    if not part.any():  # only specks, far apart
+        raise DataError(f"{file}: there is no ink to trim to; leave out --trim.")
     seen = np.zeros((height, width), np.uint8)
     top, left = (_start(part, axis, room) for axis, room in enumerate((height, width)))
     seen[top : top + size[0], left : left + size[1]] = part

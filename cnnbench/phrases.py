@@ -110,8 +110,12 @@ def seconds_text(value: float, digits: int | None = None, beside: Sequence[float
 
 
 def count_text(value: float) -> str:
-    """A number of things."""
-    return f"{value:,.0f}"
+    """A number of things; a dash where it is not known.
+
+    >>> count_text(7407.4), count_text(math.inf)
+    ('7,407', '–')
+    """  # noqa: RUF002 - the dash
+    return f"{value:,.0f}" if math.isfinite(value) else MISSING
 
 
 def flops_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnbench.cost import Cost
-from cnnbench.phrases import enumeration, percent_text
+from cnnbench.phrases import enumeration, epochs_text, percent_text
 from cnnbench.results import EpochRecord, RunRecord
 from cnnbench.stats import mean, sample_std
 
@@ -47,7 +47,8 @@ def warnings(runs: Sequence[Timed]) -> tuple[str, ...]:
     labels: dict[str, list[str]] = {}
     for run in runs:
         for text in filter(
-            None, (_slow_first(run), _spread(run), _load(run), _costs(run), _peak(run))
+            None,
+            (_unmeasured(run), _slow_first(run), _spread(run), _load(run), _costs(run), _peak(run)),
         ):
             labels.setdefault(text, []).append(run.label)
     own = (f"{'; '.join(names)}: {text}" for text, names in labels.items())
@@ -59,13 +60,26 @@ def _seconds(run: Timed) -> tuple[float, ...]:
     return tuple(epoch.train_s for epoch in run.epochs if epoch.at_once == 1)
 
 
+def _unmeasured(run: Timed) -> str | None:
+    """Epochs that a coarse clock did not see pass."""
+    seconds = _seconds(run)
+    missed = sum(value == 0 for value in seconds)
+    if not missed:
+        return None
+    return (
+        f"{missed} of {epochs_text(len(seconds))} took 0 s, less than this machine's clock can"
+        " measure; train on more images, or ignore the times."
+    )
+
+
 def _slow_first(run: Timed) -> str | None:
     first, *others = _seconds(run)
     if len(others) < 2:
         return None
-    ratio = first / statistics.median(others)
-    if ratio <= SLOW_FIRST:
+    usual = statistics.median(others)
+    if not usual or first <= SLOW_FIRST * usual:
         return None
+    ratio = first / usual
     return (
         f"the very first epoch took {ratio:.1f}x the median of the others;"
         " look at later ones, or run it again now that the caches are warm."
@@ -135,7 +149,9 @@ def _turns(runs: Sequence[Timed]) -> str | None:
     commands = {run.record.environment.command for run in runs}
     starts = [run.record.started_at for run in runs]
     ends = [run.record.finished_at or run.record.started_at for run in runs]
-    if len(runs) < 2 or (len(commands) == 1 and max(starts) <= min(ends)):
+    # Where the clock was set back in between, the times do not tell.
+    set_back = any(end < start for start, end in zip(starts, ends, strict=True))
+    if len(runs) < 2 or (len(commands) == 1 and (set_back or max(starts) <= min(ends))):
         return None
     if len(commands) == 1 and all(len(run.record.seeds) == 1 for run in runs):
         return (

@@ -74,8 +74,12 @@ def time_to_target(
         sum(reached for _, reached in ends),
         len(ends),
         median_time(ends),
-        max(sum(epoch.train_s for epoch in seed) for seed in by_seed.values()),
+        max(filter(math.isfinite, map(_seconds, by_seed.values())), default=math.nan),
     )
+
+
+def _seconds(epochs: Sequence[EpochRecord]) -> float:
+    return sum(epoch.train_s for epoch in epochs)
 
 
 def _end(
@@ -95,13 +99,15 @@ def median_time(ends: Sequence[tuple[float, bool]]) -> float | None:
     """The median of times of which some are only known to be longer (Kaplan & Meier 1958).
 
     Args:
-      ends: seconds, and whether the target was reached then or the training stopped.
+      ends: seconds, and whether the target was reached then or the training stopped; those
+        that were not measured, NaN, are left out.
 
     >>> median_time([(3.0, True), (4.0, False), (5.0, True)])
     5.0
     >>> median_time([(4.0, False), (4.5, False), (5.0, True)]) is None
     True
     """
+    ends = [end for end in ends if math.isfinite(end[0])]
     if 2 * sum(reached for _, reached in ends) < len(ends):
         return None  # those that were stopped early would make it a few seeds' time
     not_yet = 1.0

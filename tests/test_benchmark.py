@@ -34,6 +34,12 @@ ROOT = GOLDEN.parent.parent
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
+def test_rounds_too_short_for_the_clock_have_no_ratio() -> None:
+    assert math.isnan(ratio([1.0, 1.0], [0.0, 0.0]).value)
+    assert math.isnan(ratio([0.0, 0.0], [1.0, 1.0]).value)
+    assert ratio([4.0, 0.0, 4.0], [2.0, 2.0, 2.0]).value == pytest.approx(2.0)
+
+
 def measured(variant: str, family: str, seconds: tuple[float, ...], **more: Any) -> Measurement:
     values = {"accuracy": 0.9, "loss": 0.3}
     options: dict[str, Any] = {

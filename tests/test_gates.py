@@ -19,6 +19,14 @@ def verdict(differences: list[float], ratio: list[float] | None = None) -> Verdi
     return found
 
 
+def test_times_that_cannot_be_divided_leave_a_limit_open() -> None:
+    found = judge_gate(parse_gate("train_s:+10%"), verdict([0.0] * 6, [0.0] * 6))
+    assert found.outcome is Outcome.OPEN
+    assert found.text == (
+        "train_s:+10% inconclusive: B has no seed whose time can be divided by that of A"
+    )
+
+
 FALL = [-0.004, -0.0045, -0.0055, -0.005, -0.006, -0.005]  # -0.50 (-0.57 to -0.43) points
 
 

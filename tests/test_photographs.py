@@ -141,6 +141,15 @@ def test_trim_cuts_to_the_ink_and_centres_its_mass(tmp_path: Path) -> None:
     np.testing.assert_array_equal(seen, ink)
 
 
+def test_trim_finds_no_ink_in_specks_that_vanish(tmp_path: Path) -> None:
+    """Two pixels of 3,000 x 3,000 are nothing in 20 x 20, which has no middle."""
+    paper = np.full((3000, 3000), 255, np.uint8)
+    paper[0, 0] = paper[-1, -1] = 0
+    file = save(tmp_path / "a.png", paper)
+    with pytest.raises(DataError, match="there is no ink to trim to; leave out --trim"):
+        read_photograph(file, GREY, Framing(trim=True))
+
+
 def test_trim_puts_the_mass_in_the_middle_where_there_is_room(tmp_path: Path, digits: Any) -> None:
     """MNIST was made so (its boxes are 20 pixels), and trimming a digit of it changes little."""
     alike = []

@@ -1,16 +1,25 @@
 """What makes times doubtful: hand-made seconds, and the exact words."""
 
 import dataclasses
+import json
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cnnbench import report
+from cnnbench import export, report
+from cnnbench.columns import sort_runs
 from cnnbench.compare import Comparison, compare
+from cnnbench.cost import Cost
+from cnnbench.gates import judge_gate, parse_gate
+from cnnbench.page import table_page
 from cnnbench.results import RunResult
 from cnnbench.stability import Timed, warnings
+from cnnbench.verdict import Rules
 from tests.samples import COST, make_run, on_device, with_record
 from tests.test_report import shown as terminal
 
@@ -212,6 +221,69 @@ def test_two_runs_of_one_experiment_show_the_noise() -> None:
     )
     assert aa(make_run("modified", "Modified CNN")) == ()
     assert aa(make_run(seeds=(7, 8), run_id="20251124T000000Z-0000")) == ()  # seeds differ too
+
+
+UNMEASURED = (
+    "took 0 s, less than this machine's clock can measure; train on more images, or ignore the"
+    " times."
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        ([0.0, 0.0, 0.0], f"A: 3 of 3 epochs {UNMEASURED}"),
+        ([1.0, 0.0, 0.0], f"A: 2 of 3 epochs {UNMEASURED}"),
+        ([0.0], f"A: 1 of 1 epoch {UNMEASURED}"),
+        ([0.0, 1.0, 1.0, 1.0], f"A: 1 of 4 epochs {UNMEASURED}"),
+    ],
+)
+def test_epochs_of_no_time_are_told(seconds: list[float], told: str) -> None:
+    assert warnings([timed(seconds)]) == (told,)
+
+
+def test_a_clock_that_was_set_back_does_not_deny_turns() -> None:
+    """The second run ends an hour before it began; both are of one command."""
+    one, other = timed(STEADY), timed(STEADY, "B")
+    back = other.record.started_at - timedelta(hours=1)
+    record = dataclasses.replace(other.record, finished_at=back)
+    assert warnings([one, dataclasses.replace(other, record=record)]) == ()
+    record = dataclasses.replace(
+        record, environment=on_device(make_run(), command=()).record.environment
+    )
+    (told,) = warnings([one, dataclasses.replace(other, record=record)])
+    assert told == TURNS
+
+
+NOTHING = Cost(0, 0.0, 0.0, 0, 0.0, 0.0, 1, 0.0)  # a network without arithmetic
+SECONDS = st.sampled_from([0.0, 1.0, math.nan])
+
+
+@settings(max_examples=60)
+@given(seconds=st.lists(SECONDS, min_size=12, max_size=12), cost=st.sampled_from([COST, NOTHING]))
+@pytest.mark.filterwarnings("error")
+def test_no_zero_that_was_measured_divides(seconds: list[float], cost: Cost) -> None:
+    """Whatever took no time, costs nothing or was not measured: every table, page and file."""
+    runs = [make_run(seeds=(0, 1)), make_run("wide", "Wide", seeds=(0, 1))]
+    for number, run in enumerate(runs):
+        own = seconds[6 * number :]
+        epochs = tuple(
+            dataclasses.replace(e, train_s=s, samples_per_s=50_000 / s if s else math.inf)
+            for e, s in zip(run.epochs, own, strict=False)
+        )
+        assert run.summary is not None
+        summary = dataclasses.replace(run.summary, cost=cost, num_params=0)
+        runs[number] = dataclasses.replace(run, epochs=epochs, summary=summary)
+    found = compare(runs, Rules(target="0.95"))
+    for column in ("time", "images/s", "peak", "target", "parameters"):
+        (found,) = sort_runs([found], column)
+    text = terminal(report.terminal_table([found], wide=True))
+    assert "inf" not in text.replace("information", "")
+    assert report.markdown([found], wide=True).count("Wide")
+    assert export.csv_text([found]).count("\n") == 5
+    assert json.loads(export.json_text([found]))["comparisons"]
+    assert "</html>" in table_page([found])
+    judge_gate(parse_gate("train_s:+10%"), found.verdicts[0])
 
 
 def test_a_run_beside_itself_shows_nothing() -> None:
