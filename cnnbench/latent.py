@@ -1,6 +1,5 @@
 """What an autoencoder's code can do: walks, samples from the prior, a plane; and denoising."""
 
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,6 @@ from cnnbench.linear_probe import code_layer
 from cnnbench.trained import Images, TrainedNetwork
 
 STEPS, SIDE, SAMPLES = 10, 15, 50  # of a walk, along each side of the plane, of the prior
-EDGE = 0.02  # of the prior's probability beyond each side of the plane
 
 Array = NDArray[np.floating[Any]]
 
@@ -94,17 +92,24 @@ def from_prior(network: TrainedNetwork, seed: int = 0) -> Array | None:
     return decode(network, np.random.default_rng(seed).normal(size=(SAMPLES, *shape)))
 
 
-def plane(network: TrainedNetwork) -> Array | None:
-    """Images over a code of two numbers, row by row from the top; None for other codes.
+def plane(network: TrainedNetwork, reach: float) -> Array | None:
+    """Images decoded over a square of codes of two numbers, row by row from the top.
 
-    The places are equally likely under the prior (Kingma & Welling 2014, appendix A).
+    Args:
+      network: a trained network.
+      reach: half the side of the square, in units of the prior's standard deviation; the
+        outermost images are half a step inside of it.
+
+    Returns:
+      (`SIDE` ** 2, h, w, c), pixels from 0 to 255; None where a code is not two numbers
+      with a prior.
     """
     if network.plan is None or not network.plan.samples:
         return None
     if network.plan.samples[0].layout.shape != (2,):
         return None
-    shares = np.linspace(EDGE, 1 - EDGE, SIDE)
-    line = [NormalDist().inv_cdf(share) for share in shares]
+    edge = reach * (1 - 1 / SIDE)
+    line = np.linspace(-edge, edge, SIDE)
     return decode(network, np.array([(x, y) for y in reversed(line) for x in line]))
 
 

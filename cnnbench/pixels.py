@@ -78,7 +78,7 @@ def mosaic(tiles: NDArray[Any], columns: int, *, gap: int = 1, scale: int = 1) -
     _, height, width, *rest = padded.shape
     grid = padded.reshape(-1, columns, height, width, *rest).swapaxes(1, 2)
     joined: NDArray[Any] = grid.reshape(-1, columns * width, *rest)
-    return joined[:-gap, :-gap]
+    return joined[:-gap, :-gap] if gap else joined
 
 
 def _diverging(share: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 import io
 import xml.etree.ElementTree as ET
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -205,15 +206,50 @@ def test_a_mosaic_has_gaps_of_a_pixel() -> None:
 def test_panels_of_every_layer(classifier: tuple[TrainedNetwork, Dataset]) -> None:
     network, dataset = classifier
     panels = activation_panels(network, dataset.test.images, [4, 9])
-    names = ["conv (6x6x5)", "pool (3x3x5)", "deep (2x2x20)", "flat (80)", "out (10)"]
+    names = ["conv (6x6x5)", "pool (3x3x5)", "deep = flat (2x2x20)", "out (10)"]
     assert [panel.title for panel in panels] == ["image 4", *names, "image 9", *names]
     values = network.activations(dataset.test.images[[9]])
-    np.testing.assert_array_equal(panels[6].tiles[0], dataset.test.images[9, ..., 0])
-    np.testing.assert_allclose(panels[7].tiles[3], values["conv"][0, ..., 3], atol=1e-6)
-    flat = panels[10].tiles  # 80 values in rows of 64
-    assert flat.shape == (1, 2, 64)
-    np.testing.assert_allclose(flat.ravel()[:80], values["flat"][0], atol=1e-6)
-    assert np.isnan(flat.ravel()[80:]).all()
+    np.testing.assert_array_equal(panels[5].tiles[0], dataset.test.images[9, ..., 0])
+    np.testing.assert_allclose(panels[6].tiles[3], values["conv"][0, ..., 3], atol=1e-6)
+    deep = panels[8]  # the numbers of row and column add up to the channel's
+    assert deep.rows == ("0", "16")
+    assert deep.heads == tuple(map(str, range(16)))
+    _, flat = activation_panels(network, dataset.test.images, [9], "flat")  # 80 values, 64 a row
+    assert flat.tiles.shape == (1, 2, 64)
+    np.testing.assert_allclose(flat.tiles.ravel()[:80], values["flat"][0], atol=1e-6)
+    assert np.isnan(flat.tiles.ravel()[80:]).all()
+    assert flat.rows == ("0", "64")
+    assert [head for head in flat.heads if head] == [str(n) for n in range(0, 64, 8)]
+    assert panels[9].heads == tuple(map(str, range(10)))
+
+
+def test_no_two_panels_of_an_image_show_the_same_values(
+    classifier: tuple[TrainedNetwork, Dataset],
+) -> None:
+    network, dataset = classifier
+    drawn = activation_panels(network, dataset.test.images, [4])
+    values = [np.sort(panel.tiles[np.isfinite(panel.tiles)]) for panel in drawn]
+    for one, other in combinations(values, 2):
+        assert not np.array_equal(one, other)
+
+
+def test_panels_go_side_by_side_where_they_fit() -> None:
+    image = Panel("image", np.zeros((1, 20, 20)), 1, "pixels")
+    wide = Panel("maps", np.zeros((32, 6, 6)), 16, "values")
+    alone = [float(reader.imread(io.BytesIO(page([p], "", "png"))).shape[0]) for p in (image, wide)]
+    together = reader.imread(io.BytesIO(page([image, wide], "", "png"))).shape[0]
+    assert together < sum(alone)
+    assert together == pytest.approx(max(alone), abs=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"), [("values", {"0.2", "0.9"}), ("signed", {"-0.9", "0", "0.9"})]
+)
+def test_a_color_scale_names_its_ends(kind: str, numbers: set[str]) -> None:
+    tiles = np.linspace(0.2, 0.9, 9).reshape(1, 3, 3)
+    drawn = page([Panel("panel", tiles, 1, kind)], "", "svg").decode()
+    texts = {e.text for e in ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")}
+    assert texts == {"panel", *numbers}
 
 
 def test_panels_of_a_layer(classifier: tuple[TrainedNetwork, Dataset]) -> None:
@@ -248,21 +284,34 @@ def test_many_filters_are_cut_to_a_page(classifier: tuple[TrainedNetwork, Datase
     network, dataset = classifier
     _, responses = examine(network, dataset.test.images, "deep")
     assert responses is not None
-    filters, examples = layer_panels(network, "deep", dataset.test.images, responses, [], 16)
+    filters, examples, others = layer_panels(
+        network, "deep", dataset.test.images, responses, [], 16
+    )
     title = (
-        "deep: 20 filters of 2x2, the first 16 of them; a filter a row, by 5 of 5 input channels"
+        "deep: 20 filters of 2x2, the first 16 of them;"
+        " rows: filters, columns: 5 of 5 input channels"
     )
     assert filters.title == title
     kernel = network.parameters["deep"]["kernel"]
     np.testing.assert_array_equal(filters.tiles[5 * 3 + 4], kernel[:, :, 4, 3])
-    assert examples.title == "what excites deep most, 16 of 20 units; a unit a row"
-    filters, examples = layer_panels(network, "deep", dataset.test.images, responses, [], 20)
-    assert filters.title == "deep: 20 filters of 2x2; a filter a row, by 5 of 5 input channels"
-    assert examples.title == "what excites deep most; a unit a row"
-    assert examples.rows == tuple(map(str, range(20)))
-    tall = reader.imread(io.BytesIO(page([examples], "", "png"))).shape
-    few = layer_panels(network, "deep", dataset.test.images, responses, [], 16)[1]
-    assert tall[0] > reader.imread(io.BytesIO(page([few], "", "png"))).shape[0]
+    assert filters.rows == tuple(map(str, range(16)))
+    assert filters.heads == tuple(map(str, range(5)))
+    units = (*examples.rows, *others.rows)
+    assert len(units) == 16
+    assert examples.title == f"strongest responses of deep: units {units[0]} to {units[7]}"
+    assert others.title == f"units {units[8]} to {units[15]} (16 of 20 shown)"
+    filters, *both = layer_panels(network, "deep", dataset.test.images, responses, [], 20)
+    assert filters.title == (
+        "deep: 20 filters of 2x2; rows: filters, columns: 5 of 5 input channels"
+    )
+    assert [panel.title for panel in both] == [
+        "strongest responses of deep: units 0 to 9",
+        "units 10 to 19",
+    ]
+    assert both[0].rows + both[1].rows == tuple(map(str, range(20)))
+    assert both[0].heads == tuple(str(rank) for rank in range(1, EXAMPLES + 1))
+    tall = reader.imread(io.BytesIO(page(both, "", "png"))).shape
+    assert tall[0] > reader.imread(io.BytesIO(page([examples, others], "", "png"))).shape[0]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -16,7 +16,7 @@ from cnnbench.cli import app
 from cnnbench.data import Dataset
 from cnnbench.errors import CnnbenchError
 from cnnbench.latent import SAMPLES, SIDE, STEPS, codes, decode, denoise, from_prior, plane, walk
-from cnnbench.latent_plots import latent_panels
+from cnnbench.latent_plots import Plane, latent_panels
 from cnnbench.loader import load_experiment
 from cnnbench.progress import Silent
 from cnnbench.session import Request, run_experiment
@@ -84,7 +84,7 @@ def test_a_walk_goes_straight_from_one_code_to_the_other(
 
 
 def test_samples_and_plane_need_a_prior(networks: Mapping[str, TrainedNetwork]) -> None:
-    drawn, spread = (make(networks["vae_2d"]) for make in (from_prior, plane))
+    drawn, spread = from_prior(networks["vae_2d"]), plane(networks["vae_2d"], 3.0)
     assert drawn is not None
     assert drawn.shape == (SAMPLES, 28, 28, 1)
     assert spread is not None
@@ -92,8 +92,12 @@ def test_samples_and_plane_need_a_prior(networks: Mapping[str, TrainedNetwork]) 
     middle = decode(networks["vae_2d"], np.zeros((1, 2)))
     assert middle is not None
     np.testing.assert_allclose(spread[SIDE**2 // 2], middle[0], atol=1e-3)
+    step = 6.0 / SIDE  # an image has a cell of the square, its code is the cell's center
+    corner = decode(networks["vae_2d"], np.array([[-3 + step / 2, 3 - step / 2]]))
+    assert corner is not None
+    np.testing.assert_allclose(spread[0], corner[0], atol=1e-3)
     assert from_prior(networks["denoising"]) is None
-    assert plane(networks["denoising"]) is None
+    assert plane(networks["denoising"], 3.0) is None
 
 
 def test_images_are_disturbed_as_in_training(networks: Mapping[str, TrainedNetwork]) -> None:
@@ -140,11 +144,29 @@ def test_panels_say_what_they_show(networks: Mapping[str, TrainedNetwork]) -> No
         f"a straight walk between the codes of test image 0 (a {test.labels[0]}) and test image 1"
         f" (a {test.labels[1]})",
         "50 samples from the prior",
-        "the plane of codes, decoded; steps equally likely",
-        "the same plane: the codes of test images, by class",
+        "the plane of codes: decoded, and the codes of 60 test images by class",
     ]
     titles = [panel.title for panel in latent_panels(networks["denoising"], test, (0, 1))]
     assert titles[1] == "disturbed as in training"
+
+
+def test_both_planes_have_the_same_axes(networks: Mapping[str, TrainedNetwork]) -> None:
+    from matplotlib.figure import Figure
+
+    test = data_of(networks["vae_2d"]).test
+    *_, both = latent_panels(networks["vae_2d"], test, (0, 1))
+    assert isinstance(both, Plane)
+    assert both.reach >= max(3, np.abs(both.places).max())
+    figure = Figure(figsize=(8, 4))
+    both.draw(figure, 0.45, 3.8, 1.0)
+    decoded, points = figure.axes
+    ends = (-both.reach, both.reach)
+    for axes in (decoded, points):
+        assert (axes.get_xlim(), axes.get_ylim(), axes.get_aspect()) == (ends, ends, 1.0)
+        assert axes.get_xlabel() == "code, first number"
+    assert decoded.get_images()[0].get_extent() == [*ends, *ends]
+    drawn = np.concatenate([np.asarray(c.get_offsets()) for c in points.collections])
+    assert len(drawn) == len(test)
 
 
 def test_the_command_says_it_and_draws_it(results: Mapping[str, Path], tmp_path: Path) -> None:
