@@ -29,35 +29,28 @@ def show(
     """Check experiment files and print their layers, shapes and costs, and what sets them apart."""
     paths, overrides = split_words(specs)
     if diagram:
-        _check_diagram(diagram, paths)
-    first = None
+        file_form("--diagram", diagram, DRAWINGS)
+    shown: list[Loaded] = []
     for path in paths:
-        loaded = show_layers(path, overrides, data_dir, first)
-        first = first or loaded
-        if diagram:
-            _draw(loaded, diagram)
+        shown.append(show_layers(path, overrides, data_dir, shown[0] if shown else None))
+    if diagram:
+        _draw(shown, diagram)
 
 
-def _check_diagram(file: Path, paths: Sequence[Path]) -> None:
-    """Refuses before anything is done.
-
-    Raises:
-      UsageError: no such kind of file, or several networks for one.
-    """
-    file_form("--diagram", file, DRAWINGS)
-    if len(paths) > 1:
-        raise UsageError("--diagram: a file holds one network; show one experiment at a time.")
-
-
-def _draw(loaded: "Loaded", file: Path) -> None:
+def _draw(shown: Sequence["Loaded"], file: Path) -> None:
     from cnnbench.diagram import diagram, mermaid
+    from cnnbench.differences import marked
     from cnnbench.plots import diagram_picture
 
-    plan, title = loaded.plan, loaded.experiment.type_title
-    if plan is None:
+    plans = [loaded.plan for loaded in shown if loaded.plan is not None]
+    if len(plans) < len(shown):
         raise UsageError("--diagram: a Python model has no graph; write model.layers to draw it.")
+    drawings = [
+        (loaded.experiment.type_title, diagram(plan, marks))
+        for loaded, plan, marks in zip(shown, plans, marked(plans), strict=True)
+    ]
     form = file_form("--diagram", file, DRAWINGS)
-    drawn = mermaid(plan).encode() if form == "md" else diagram_picture(diagram(plan), title, form)
+    drawn = mermaid(drawings).encode() if form == "md" else diagram_picture(drawings, form)
     write_file("--diagram", file, drawn)
 
 

@@ -1,12 +1,32 @@
 """The architecture of a network as a drawing: where its blocks stand, and as Mermaid text."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
+from cnnbench.differences import ADDED, CHANGED, FOLLOWS, REMOVED
 from cnnbench.graph import Plan
 from cnnbench.layer_table import operation_text
 from cnnbench.layers import INPUT, ConvTranspose
+from cnnbench.phrases import clean
 from cnnbench.shapes import shape_text
+
+
+class Look(NamedTuple):
+    """How a layer is drawn that differs from another network's: a name, a color, dashes."""
+
+    name: str
+    color: str
+    dashes: str = ""
+
+
+LOOKS: Mapping[str, Look] = {
+    ADDED: Look("added", "#00805f"),
+    CHANGED: Look("changed", "#c44e00"),
+    FOLLOWS: Look("resized", "#0072b2"),
+    REMOVED: Look("removed", "#b03030", ",stroke-dasharray:4"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +39,7 @@ class Block:
       shape: of its result.
       lane: its column; branches stand side by side.
       row: its place from the top: below everything that it reads.
+      mark: how it differs from another network's, as in `differences`; empty if it does not.
     """
 
     name: str
@@ -26,6 +47,7 @@ class Block:
     shape: str
     lane: int
     row: int
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +65,13 @@ class Diagram:
     ties: tuple[tuple[str, str], ...]
 
 
-def diagram(plan: Plan) -> Diagram:
-    """Places every layer: rows by the longest way from the input, lanes by branch."""
+def diagram(plan: Plan, marks: Mapping[str, str] = MappingProxyType({})) -> Diagram:
+    """Places every layer: rows by the longest way from the input, lanes by branch.
+
+    Args:
+      plan: the network.
+      marks: of layers that differ from another network's, by name.
+    """
     rows, lanes = {INPUT: 0}, {INPUT: 0}
     continued: set[str] = set()
     blocks = [Block(INPUT, "", shape_text(plan.input_shape), 0, 0)]
@@ -53,7 +80,7 @@ def diagram(plan: Plan) -> Diagram:
         lanes[node.name] = _lane(node.inputs, lanes, continued)
         place = lanes[node.name], rows[node.name]
         text, shape = operation_text(node.op), shape_text(node.layout.shape)
-        blocks.append(Block(node.name, text, shape, *place))
+        blocks.append(Block(node.name, text, shape, *place, marks.get(node.name, "")))
     edges = ((name, node.name) for node in plan.nodes for name in node.inputs)
     ties = (
         (node.op.tie, node.name)
@@ -71,14 +98,38 @@ def _lane(inputs: tuple[str, ...], lanes: Mapping[str, int], continued: set[str]
     return lanes[source] if is_first or len(inputs) > 1 else max(lanes.values()) + 1
 
 
-def mermaid(plan: Plan) -> str:
-    """The drawing as a Mermaid block, for a README or a notebook."""
-    drawn = diagram(plan)
-    ids = {block.name: f"n{number}" for number, block in enumerate(drawn.blocks)}
+def mermaid(drawings: Sequence[tuple[str, Diagram]]) -> str:
+    """Drawings as a Mermaid block, for a README or a notebook.
+
+    Args:
+      drawings: titles and diagrams; several get a frame with their title each.
+    """
     lines = ["```mermaid", "flowchart TD"]
-    for block in drawn.blocks:
-        words = [f"<b>{block.name}</b>", block.operation, block.shape]
-        lines.append(f'  {ids[block.name]}["{"<br>".join(filter(None, words))}"]')
-    lines += [f"  {ids[one]} --> {ids[other]}" for one, other in drawn.edges]
-    lines += [f"  {ids[one]} -. same kernel .- {ids[other]}" for one, other in drawn.ties]
+    for number, (title, drawn) in enumerate(drawings):
+        body = list(_flow(drawn, f"n{number}x" if number else "n"))
+        if len(drawings) > 1:
+            body = [f'  subgraph g{number}["{_entities(title)}"]', *body, "  end"]
+        lines += body
+    used = {block.mark for _, drawn in drawings for block in drawn.blocks}
+    lines += [
+        f"  classDef {look.name} stroke:{look.color},stroke-width:2px{look.dashes}"
+        for mark, look in LOOKS.items()
+        if mark in used
+    ]
     return "\n".join([*lines, "```", ""])
+
+
+def _flow(drawn: Diagram, prefix: str) -> Iterator[str]:
+    ids = {block.name: f"{prefix}{number}" for number, block in enumerate(drawn.blocks)}
+    for block in drawn.blocks:
+        mark = f"{_entities(block.mark)} " if block.mark else ""
+        words = [f"{mark}<b>{block.name}</b>", block.operation, block.shape]
+        look = f":::{LOOKS[block.mark].name}" if block.mark else ""
+        yield f'  {ids[block.name]}["{"<br>".join(filter(None, words))}"]{look}'
+    yield from (f"  {ids[one]} --> {ids[other]}" for one, other in drawn.edges)
+    yield from (f"  {ids[one]} -. same kernel .- {ids[other]}" for one, other in drawn.ties)
+
+
+def _entities(text: str) -> str:
+    """Words in a label, where Mermaid would take anything but letters and digits for its own."""
+    return "".join(c if c.isalnum() or c in " .,-" else f"#{ord(c)};" for c in clean(text))

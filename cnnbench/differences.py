@@ -1,7 +1,7 @@
 """What sets one experiment apart from another: layers, settings, size."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,18 @@ def differences(base: Loaded, other: Loaded) -> Differences:
         lines += _sizes(base.plan, other.plan)
     lines += _settings(base, other)
     return Differences(marks, tuple(lines))
+
+
+def marked(plans: Sequence[Plan]) -> list[dict[str, str]]:
+    """Marks of the layers of each network: of the first, those that no other has.
+
+    Args:
+      plans: the first is what the others are held against.
+    """
+    base, *others = plans
+    kept = {name for other in others for name in other.by_name}
+    gone = {name: REMOVED for name in base.by_name if others and name not in kept}
+    return [gone, *(_layers(base, other)[0] for other in others)]
 
 
 def _layers(base: Plan, other: Plan) -> tuple[dict[str, str], list[str]]:

@@ -129,7 +129,7 @@ def architecture(shown: Exhibit, plan: "Plan", name: str) -> Drawing:
     layers = [layer_cells(node) for node in plan.nodes]
     chain = "; ".join(f"{c[0]} reads {c[2]}: {c[1]}, gives {c[3]}" for c in layers)
     alt = f"{label}: an image of {shape_text(plan.input_shape)} goes in. {chain}."
-    svg = inline_svg(diagram_picture(diagram(plan), "", "svg"), name, alt)
+    svg = inline_svg(diagram_picture([("", diagram(plan))], "svg"), name, alt)
     caption = f"{label}: {len(layers)} layers, {plan.num_params:,} parameters"
     headers = ("Layer", "Operation", "Inputs", "Output", "Parameters", "Multiply-adds")
     return Drawing(svg, caption, Grid(f"Layers of {label}", headers, layers))

@@ -1,13 +1,15 @@
 """Pictures, made with matplotlib and returned as bytes."""
 
 import io
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.diagram import Block, Diagram
+from cnnbench.diagram import LOOKS, Block, Diagram
+from cnnbench.phrases import clean
 
 
 def reconstructions_png(inputs: NDArray[Any], outputs: NDArray[Any]) -> bytes:
@@ -37,31 +39,46 @@ LANE, ROW, BOX = 3.1, 0.95, (2.7, 0.68)  # inches between blocks, and of one
 _KINDS = {"conv": "#cfe3f7", "pool": "#d9f0d3", "dense": "#fde6c8", "join": "#eadcf4"}
 
 
-def diagram_picture(drawn: Diagram, title: str, form: str) -> bytes:
-    """The architecture with branches, joins and ties, as in the post.
+def diagram_picture(drawings: Sequence[tuple[str, Diagram]], form: str) -> bytes:
+    """Architectures side by side, with branches, joins and ties, as in the post.
 
     Args:
-      drawn: what stands where.
-      title: stands above it; nothing does without one.
+      drawings: titles and diagrams; no room is left for titles if all are empty.
       form: ``svg`` or ``png``.
     """
     from matplotlib.figure import Figure
 
-    lanes = 1 + max(block.lane for block in drawn.blocks)
-    rows = 1 + max(block.row for block in drawn.blocks)
-    head = 0.5 if title else 0.0
-    size = (LANE * lanes + 0.9, ROW * rows + head)
+    lanes = [1 + max(block.lane for block in drawn.blocks) for _, drawn in drawings]
+    rows = 1 + max(block.row for _, drawn in drawings for block in drawn.blocks)
+    marks = [m for m in LOOKS if any(b.mark == m for _, drawn in drawings for b in drawn.blocks)]
+    head, foot = (0.5 if any(title for title, _ in drawings) else 0.0), (0.4 if marks else 0.0)
+    size = (sum(LANE * lane + 0.9 for lane in lanes), ROW * rows + head + foot)
     figure = Figure(figsize=size, dpi=110)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(-0.45, size[0] - 0.45)
-    axes.set_ylim(ROW * rows, -head)
+    axes.set_ylim(ROW * rows + foot, -head)
     axes.axis("off")
-    axes.text(0.15, -0.25, title, fontsize=12, weight="bold", va="center", parse_math=False)
-    centers = {b.name: (LANE * b.lane + BOX[0] / 2, ROW * b.row + 0.45) for b in drawn.blocks}
+    left = 0.0
+    for (title, drawn), wide in zip(drawings, lanes, strict=True):
+        line = textwrap.shorten(clean(title), int(13 * LANE * wide), placeholder=" ...")
+        style: dict[str, Any] = {"weight": "bold", "va": "center", "parse_math": False}
+        axes.text(left + 0.15, -0.25, line, fontsize=12, **style)
+        _diagram(axes, drawn, left)
+        left += LANE * wide + 0.9
+    words = [f"{mark} {LOOKS[mark].name}" for mark in marks]
+    for number, (mark, word) in enumerate(zip(marks, words, strict=True)):
+        place = (0.15 + 1.2 * number, ROW * rows + 0.15)
+        axes.text(*place, word, fontsize=10, color=LOOKS[mark].color, va="center")
+    return rendered(figure, "; ".join(filter(None, (title for title, _ in drawings))), form)
+
+
+def _diagram(axes: Any, drawn: Diagram, left: float) -> None:
+    centers = {
+        b.name: (left + LANE * b.lane + BOX[0] / 2, ROW * b.row + 0.45) for b in drawn.blocks
+    }
     _arrows(axes, drawn, centers)
     for block in drawn.blocks:
         _block(axes, block, centers[block.name])
-    return rendered(figure, title, form)
 
 
 def rendered(figure: Any, title: str, form: str) -> bytes:
@@ -114,6 +131,10 @@ def _block(axes: Any, block: Block, center: tuple[float, float]) -> None:
         "edgecolor": "#555555",
         "lw": 0.9,
     }
+    if look := LOOKS.get(block.mark):
+        style |= {"edgecolor": look.color, "lw": 2.2, "ls": "--" if look.dashes else "-"}
+        mark = {"color": look.color, "weight": "bold", "va": "center", "fontsize": 11}
+        axes.text(corner[0] + 0.1, y - 0.17, block.mark, **mark)
     axes.add_patch(FancyBboxPatch(corner, *BOX, boxstyle="round,pad=0,rounding_size=0.07", **style))
     lines = [block.operation, block.shape] if block.operation else [block.shape]
     axes.text(x, y - 0.17, block.name, ha="center", va="center", fontsize=9.5, weight="bold")

@@ -108,7 +108,7 @@ def targets(folder: Path) -> dict[str, Callable[[bytes], None]]:
 
 def use_experiment(loaded: Any, folder: Path) -> None:
     """What is taken can be shown, and what is written of it is the same experiment."""
-    from cnnbench.diagram import mermaid
+    from cnnbench.diagram import diagram, mermaid
     from cnnbench.layer_table import layer_table
     from cnnbench.loader import load_experiment
 
@@ -117,7 +117,7 @@ def use_experiment(loaded: Any, folder: Path) -> None:
     assert load_experiment(again).experiment == loaded.experiment
     if loaded.plan:
         layer_table(loaded.plan, loaded.experiment.type_title)
-        mermaid(loaded.plan)
+        mermaid([("", diagram(loaded.plan))])
 
 
 def use_run(results: Path, run: Path) -> None:

@@ -106,7 +106,8 @@ workers
 contest
 layer_table inspection_report latent_report
 gradcheck_report
-differences diagram
+differences
+diagram
 draft
 plots pixels photographs half_blocks
 inspection_plots prediction_report

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from cnnbench.cli import app
 from cnnbench.diagram import diagram, mermaid
+from cnnbench.differences import marked
 from cnnbench.graph import Plan
 from cnnbench.loader import load_experiment
 from cnnbench.plots import diagram_picture
@@ -53,7 +54,7 @@ def test_every_layer_is_drawn_with_what_it_reads(name: str) -> None:
 
 
 def test_mermaid() -> None:
-    assert mermaid(make_plan(TIED, (5, 5, 1), (5, 5, 1))) == (
+    assert mermaid([("", diagram(make_plan(TIED, (5, 5, 1), (5, 5, 1))))]) == (
         "```mermaid\n"
         "flowchart TD\n"
         '  n0["<b>input</b><br>5x5x1"]\n'
@@ -75,14 +76,69 @@ def test_mermaid() -> None:
 @pytest.mark.parametrize("name", ["modified", "autoencoder"])
 def test_the_text_of_a_picture_can_be_read(name: str) -> None:
     plan = plan_of(name)
-    content = diagram_picture(diagram(plan), "A & B", "svg")
+    content = diagram_picture([("A & B", diagram(plan))], "svg")
     root = ElementTree.fromstring(content)
     texts = {
         "".join(element.itertext()) for element in root.iter("{http://www.w3.org/2000/svg}text")
     }
     assert {"input", "A & B", *plan.by_name} <= texts
-    assert diagram_picture(diagram(plan), "A & B", "svg") == content
-    assert diagram_picture(diagram(plan), "A & B", "png").startswith(b"\x89PNG")
+    assert diagram_picture([("A & B", diagram(plan))], "svg") == content
+    assert diagram_picture([("A & B", diagram(plan))], "png").startswith(b"\x89PNG")
+
+
+WIDER: Layers = {
+    "conv": {"op": "conv", "filters": 2, "kernel": 3},
+    "sum": {"op": "add", "inputs": ["conv", "conv"]},
+    "new": {"op": "activation", "activation": "relu"},
+    "back": {"op": "conv_transpose", "filters": 1, "kernel": 3},
+}
+
+
+def test_mermaid_marks_what_differs() -> None:
+    plans = [make_plan(layers, (5, 5, 1), (5, 5, 1)) for layers in (TIED, WIDER)]
+    drawings = [
+        (title, diagram(plan, marks))
+        for title, plan, marks in zip(('A "b"', "B"), plans, marked(plans), strict=True)
+    ]
+    lines = mermaid(drawings).splitlines()
+    assert '  subgraph g0["A #34;b#34;"]' in lines
+    assert '  subgraph g1["B"]' in lines
+    assert lines.count("  end") == 2
+    assert (
+        '  n2["#45; <b>side</b><br>conv 2 @ 3x3<br>3x3x2"]:::removed'.replace("#45;", "-") in lines
+    )
+    assert '  n1x3["#43; <b>new</b><br>activation, relu<br>3x3x2"]:::added' in lines
+    assert '  n1x2["#126; <b>sum</b><br>add<br>3x3x2"]:::changed' in lines
+    assert "  classDef removed stroke:#b03030,stroke-width:2px,stroke-dasharray:4" in lines
+    ids = [line.split("[")[0].strip() for line in lines if "<br>" in line]
+    assert len(set(ids)) == len(ids)
+
+
+def test_networks_stand_side_by_side_with_the_difference_marked() -> None:
+    plans = [plan_of(name) for name in ("modified", "standard")]
+    drawings = [
+        (title, diagram(plan, marks))
+        for title, plan, marks in zip(("Modified", "Standard"), plans, marked(plans), strict=True)
+    ]
+    root = ElementTree.fromstring(diagram_picture(drawings, "svg"))
+    spans = root.iter("{http://www.w3.org/2000/svg}text")
+    texts = ["".join(span.itertext()) for span in spans]
+    assert {"Modified", "Standard"} <= set(texts)
+    assert {"~ changed", "> resized", "- removed"} <= set(texts)
+    assert "+ added" not in texts
+    assert texts.count("-") == 4  # conv1a, pool1a, flat1a, concat
+    assert (texts.count("~"), texts.count(">")) == (1, 1)  # drop2, dense2
+    assert texts.count("conv1") == 2
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png", ".md"])
+def test_show_draws_two_networks(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"both{suffix}"
+    specs = [str(EXPERIMENTS / f"{name}.yaml") for name in ("standard", "modified")]
+    done = CliRunner().invoke(app, ["show", *specs, "--diagram", str(file)])
+    assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
+    if suffix == ".md":
+        assert ":::added" in file.read_text()
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".md"])
@@ -98,12 +154,6 @@ def test_show_draws(suffix: str, tmp_path: Path) -> None:
     ("names", "file", "code", "message"),
     [
         (["mlp"], "a.pdf", 2, "--diagram: 'a.pdf' is no .svg, .png or .md file; name one that is."),
-        (
-            ["mlp", "standard"],
-            "a.svg",
-            2,
-            "--diagram: a file holds one network; show one experiment at a time.",
-        ),
         (
             ["mlp"],
             "none/a.svg",
