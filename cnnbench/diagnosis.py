@@ -9,9 +9,10 @@ from pydantic_core import ErrorDetails
 from cnnbench.errors import Flaw, did_you_mean, listing, shown
 from cnnbench.layers import OPERATIONS
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
+from cnnbench.phrases import enumeration
 from cnnbench.scalars import MAX_DIGITS, is_number
 from cnnbench.spec import Experiment, Splits
-from cnnbench.yamlio import KeyPath
+from cnnbench.yamlio import KeyPath, dotted
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     name: field.annotation
@@ -52,12 +53,11 @@ def _flaw(detail: ErrorDetails, data: Any) -> Flaw:
         case "missing":
             return _missing(at, detail["loc"])
         case "extra_forbidden":
-            return _unknown_key(at, detail["loc"])
+            return _unknown_key(at, detail["loc"], data)
         case "cnnbench":
             return Flaw(at, context["message"], context["remedy"])
         case "union_tag_not_found" if isinstance(value, Mapping):
-            choices = listing(_union(at))
-            return Flaw(at, f"'{_tag(at)}' is missing", f"add '{_tag(at)}: ...' ({choices})")
+            return Flaw(at, "'op' is missing", f"add 'op: ...' ({listing(OPERATIONS)})")
         case "union_tag_invalid":
             short = not isinstance(_item(data, at), Mapping)
             word = value[_tag(at)]
@@ -147,11 +147,30 @@ def _missing(at: KeyPath, loc: KeyPath) -> Flaw:
     return Flaw(at[:-1], f"'{key}' is missing", f"add '{key}: ...' ({description})")
 
 
-def _unknown_key(at: KeyPath, loc: KeyPath) -> Flaw:
+def _unknown_key(at: KeyPath, loc: KeyPath, data: Any) -> Flaw:
     key = str(loc[-1])
+    if at[:1] == ("train",) and len(at) == 3 and (owners := _owners(at[:-1], key)):
+        return _option_of_others(at, str(loc[2]), owners, data)
     keys = [*_model_at(loc).model_fields, *(["extends"] if len(loc) == 1 else [])]
     hint = did_you_mean(key, keys) or (_belongs(key) if len(loc) == 1 else "")
     return Flaw(at, f"there is no key {shown(key)} here{hint}", f"use {listing(keys)}", of_key=True)
+
+
+def _owners(at: KeyPath, key: str) -> list[str]:
+    """The members of the union at a path that have a key."""
+    return [name for name, model in _union(at).items() if key in model.model_fields]
+
+
+def _option_of_others(at: KeyPath, name: str, owners: list[str], data: Any) -> Flaw:
+    """A key of an optimizer or schedule that others of them have."""
+    *section, key = at
+    where, unnamed = dotted(tuple(section)), "name" not in _item(data, tuple(section))
+    this = f"{name}, the default {section[-1]}," if unnamed else name
+    have = f"{enumeration(owners)} {'has' if len(owners) == 1 else 'have'} it"
+    remedy = f"set {where}.name to {listing(owners)}"
+    if not unnamed:
+        remedy = f"remove it, or {remedy}"
+    return Flaw(at, f"{this} has no {shown(key)} ({have})", remedy, of_key=True)
 
 
 def _belongs(key: str) -> str:

@@ -17,7 +17,7 @@ from cnnbench.errors import DataError, Flaw, Location, Problem, SpecError
 from cnnbench.fields import Model
 from cnnbench.graph import Goal, Plan, build_plan, classify_goal, reconstruct_goal
 from cnnbench.layers import INPUT, LayerOp
-from cnnbench.overlay import override, read_with_parents
+from cnnbench.overlay import in_order, override, read_with_parents
 from cnnbench.semantics import Parts, dataset_flaw, flaws_between
 from cnnbench.shapes import OWNERS_KEYS
 from cnnbench.spec import DatasetSpec, Experiment, ModelSpec, Task, TrainSpec
@@ -74,7 +74,7 @@ def load_experiment(
       SpecError: everything wrong with it, each with its place.
     """
     document = read_with_parents(path)
-    for text in overrides:
+    for text in in_order(overrides):
         document = override(document, text)
     experiment, plan, info = _check(document, str(path), data_dir)
     places = {at: place for at, place in document.values.items() if at[:1] == ("model",)}

@@ -4,6 +4,7 @@ The fields of each optimiser are the arguments of the optax function of the same
 name, with that function's defaults unless the description says otherwise.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -90,15 +91,22 @@ class Lion(_Optimizer):
     weight_decay: NonNegative = Field(1e-3, description="share of a parameter taken off, per rate")
 
 
-def _named(value: object) -> object:
-    """``optimizer: adam`` is short for ``optimizer: {name: adam}``."""
-    return {"name": value} if isinstance(value, str) else value
+def _named(default: str) -> BeforeValidator:
+    """``adam`` is short for ``{name: adam}``, and options without a name are the default's."""
+
+    def named(value: object) -> object:
+        if isinstance(value, Mapping):
+            return {"name": default, **value}
+        return {"name": value} if isinstance(value, str) else value
+
+    return BeforeValidator(named)
 
 
+DEFAULT_OPTIMIZER = Sgd(name="sgd")
 Optimizer = Annotated[
     Sgd | Adam | AdamW | RmsProp | Adagrad | Adadelta | Lamb | Lion,
     Field(discriminator="name"),
-    BeforeValidator(_named),
+    _named(DEFAULT_OPTIMIZER.name),
 ]
 
 
@@ -138,10 +146,11 @@ class Step(Model):
     factor: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor at each drop")
 
 
+DEFAULT_SCHEDULE = Constant(name="constant")
 Schedule = Annotated[
     Constant | Cosine | Linear | Exponential | Step,
     Field(discriminator="name"),
-    BeforeValidator(_named),
+    _named(DEFAULT_SCHEDULE.name),
 ]
 
 OPTIMIZERS: dict[str, type[Model]] = members(Optimizer, "name")

@@ -5,12 +5,13 @@ schedule of another kind replaces the lower one as a whole, and null takes away
 what the lower document says.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 from cnnbench.errors import Location, Problem, SpecError, did_you_mean, listing, nearest, shown
+from cnnbench.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE
 from cnnbench.spec import Experiment
 from cnnbench.syntax import MAX_DEPTH
 from cnnbench.yamlio import Document, KeyPath, parse_document, read_document
@@ -122,11 +123,11 @@ def _within(at: KeyPath, paths: set[KeyPath]) -> bool:
 
 
 def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any:
-    tag = _tag_key(at)
+    tag, default = _tag_key(at)
     if tag and isinstance(lower, str):
         lower = {tag: lower}  # the short form "optimizer: adam"
     both = isinstance(lower, Mapping) and isinstance(upper, Mapping)
-    if not both or (tag and tag in upper and upper[tag] != lower.get(tag)):
+    if not both or (tag and tag in upper and upper[tag] != lower.get(tag, default)):
         replaced.append(at)
         return upper
     result = dict(lower)
@@ -141,15 +142,47 @@ def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any
     return result
 
 
-def _tag_key(at: KeyPath) -> str | None:
-    """The key that selects a member of a union, where `at` is one."""
+def _tag_key(at: KeyPath) -> tuple[str | None, str | None]:
+    """The key that selects a member of a union, where `at` is one, and the default's word."""
     match at:
         case ("model", "layers", _):
-            return "op"
-        case ("train", "optimizer" | "schedule"):
-            return "name"
+            return "op", None
+        case ("train", "optimizer"):
+            return "name", DEFAULT_OPTIMIZER.name
+        case ("train", "schedule"):
+            return "name", DEFAULT_SCHEDULE.name
         case _:
-            return None
+            return None, None
+
+
+def in_order(overrides: Sequence[str]) -> list[str]:
+    """Overrides as they are applied: one that names an optimizer comes before its options.
+
+    So do the other choices of a kind. Whatever their order on the command line, options are
+    those of the kind that is named there, instead of being dropped without a word.
+
+    >>> in_order(["train.epochs=2", "train.optimizer.b1=0.5", "train.optimizer=adam"])
+    ['train.epochs=2', 'train.optimizer=adam', 'train.optimizer.b1=0.5']
+    """
+    kinds = {i: at for i, text in enumerate(overrides) if (at := _kind_chosen(text))}
+    order = list(range(len(overrides)))
+    for i, at in kinds.items():
+        options = (j for j in order if j not in kinds and _path(overrides[j])[: len(at)] == at)
+        first = next(options, i)
+        if order.index(first) < order.index(i):
+            order.remove(i)
+            order.insert(order.index(first), i)
+    return [overrides[i] for i in order]
+
+
+def _kind_chosen(text: str) -> KeyPath | None:
+    """The union whose member an override chooses by a word, as `train.optimizer=adam` does."""
+    *at, last = path = _path(text)
+    if last in ("op", "name") and _tag_key(tuple(at))[0] == last:
+        return tuple(at)
+    word = text.partition("=")[2].strip()
+    is_word = _tag_key(path)[0] == "name" and word.isidentifier() and word not in _NULLS
+    return path if is_word else None
 
 
 def override(document: Document, text: str) -> Document:
@@ -164,7 +197,7 @@ def override(document: Document, text: str) -> Document:
       The new document; a wrong override leaves the data and adds to the problems.
     """
     try:
-        upper = _parsed(text, document.data)
+        upper = _parsed(text, document)
     except SpecError as error:
         return replace(document, problems=(*document.problems, *error.problems))
     if _unsets_nothing(upper.data, document.data, Experiment):
@@ -179,30 +212,38 @@ def _unsets_nothing(upper: Any, lower: Any, model: Any) -> bool:
     if len(upper) != 1:
         return False
     ((key, value),) = upper.items()
-    field = getattr(model, "model_fields", {}).get(key)
+    members = [member for member in (model, *get_args(model)) if hasattr(member, "model_fields")]
+    fields = [member.model_fields[key] for member in members if key in member.model_fields]
     inner = lower.get(key, {} if isinstance(value, dict) else None)
-    return field is not None and _unsets_nothing(value, inner, field.annotation)
+    return any(_unsets_nothing(value, inner, field.annotation) for field in fields)
 
 
-def _parsed(text: str, data: Mapping[str, Any]) -> Document:
+def _parsed(text: str, lower: Document) -> Document:
     key, equals, value_text = text.partition("=")
-    parts = key.split(".")
-    if not equals or not all(parts) or len(parts) > MAX_DEPTH or not key.isprintable():
+    at = _path(text)
+    if not equals or not all(at) or len(at) > MAX_DEPTH or not key.isprintable():
         raise _refused("", f"{shown(text)} is not an override", "write key=value")
-    if parts[0] == "extends":
+    if at[0] == "extends":
         raise _refused(key, "cannot be overridden", "write it into a file")
-    if parts[0] == "model" and len(parts) > 1 and parts[1] not in _MODEL_KEYS:
-        parts.insert(1, "layers")
-    _check_layer(parts, value_text, data)
+    _check_layer(at, value_text, lower.data)
     value = _parse_value(key, value_text)
     if value.data is None and value_text.strip() not in _NULLS:  # nothing, or a comment
         raise _refused(key, "the value is missing", f"write {key}=VALUE, or {key}=null to unset it")
-    at: KeyPath = tuple(parts)
     places = {(*at, *inner): Location(COMMAND_LINE) for inner in value.values}
+    new = (at[:end] for end in range(1, len(at)) if at[:end] not in lower.values)
+    places |= dict.fromkeys(new, Location(COMMAND_LINE))  # sections that no file has
     nested = value.data
-    for part in reversed(parts):
+    for part in reversed(at):
         nested = {part: nested}
     return Document(nested, places, places, value.problems)
+
+
+def _path(text: str) -> tuple[str, ...]:
+    """Where the value of an override belongs; a layer's name stands below `model.layers`."""
+    first, *others = text.partition("=")[0].split(".")
+    if first == "model" and others and others[0] not in _MODEL_KEYS:
+        others.insert(0, "layers")
+    return (first, *others)
 
 
 def _parse_value(key: str, text: str) -> Document:
@@ -223,14 +264,14 @@ def _refused(key: str, message: str, remedy: str) -> SpecError:
     return SpecError([Problem(Location(COMMAND_LINE), key, message, remedy)])
 
 
-def _check_layer(parts: list[str], value: str, data: Mapping[str, Any]) -> None:
+def _check_layer(at: tuple[str, ...], value: str, data: Mapping[str, Any]) -> None:
     """A key of a layer, or the removal of one, needs a layer of that name."""
     model = data.get("model")
     layers = model.get("layers") if isinstance(model, dict) else None
     names = list(layers) if isinstance(layers, dict) else []
-    adds = len(parts) == 3 and value.strip() not in _NULLS
-    if parts[:2] != ["model", "layers"] or len(parts) < 3 or adds or parts[2] in names:
+    adds = len(at) == 3 and value.strip() not in _NULLS
+    if at[:2] != ("model", "layers") or len(at) < 3 or adds or at[2] in names:
         return
-    message = f"there is no layer {shown(parts[2])}{did_you_mean(parts[2], names)}"
+    message = f"there is no layer {shown(at[2])}{did_you_mean(at[2], names)}"
     remedy = f"name {listing(names)}" if names else "the model has no layers, remove it"
-    raise _refused(".".join(["model", *parts[2:]]), message, remedy)
+    raise _refused(".".join(["model", *at[2:]]), message, remedy)

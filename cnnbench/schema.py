@@ -15,7 +15,7 @@ from typing import Any
 from cnnbench.catalog import KNOWN
 from cnnbench.fields import Model
 from cnnbench.layers import OPERATIONS
-from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
+from cnnbench.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
 from cnnbench.semantics import RESERVED_NAMES
 from cnnbench.spec import NAME_PATTERN, Experiment
 
@@ -36,6 +36,7 @@ _UNIONS = {
     "Optimizer": ("name", OPTIMIZERS),
     "Schedule": ("name", SCHEDULES),
 }
+_DEFAULTS = {"Optimizer": DEFAULT_OPTIMIZER, "Schedule": DEFAULT_SCHEDULE}  # where no tag is
 
 Schema = dict[str, Any]
 Models = Mapping[str, type[Model]]
@@ -58,7 +59,7 @@ def schema() -> Schema:
         for word, model in models.items():
             for part in (full[model.__name__], changes[model.__name__ + _CHANGE]):
                 part["title"] = word
-        full[name] = _by_tag(tag, models) | {"required": [tag]}
+        full[name] = _with_default(_by_tag(tag, models), name, full)
         changes[name + _CHANGE] = _change_by_tag(tag, models, changes)
     return {
         "$schema": DIALECT,
@@ -179,6 +180,20 @@ def _by_tag(tag: str, models: Models, ending: str = "") -> Schema:
     }
 
 
+def _with_default(by_tag: Schema, name: str, full: Mapping[str, Schema]) -> Schema:
+    """The same where the tag may be left out if there is a default, whose keys these are then."""
+    tag = _UNIONS[name][0]
+    if name not in _DEFAULTS:
+        return by_tag | {"required": [tag]}
+    default = full[type(_DEFAULTS[name]).__name__]
+    then = {key: default[key] for key in ("properties", "additionalProperties")}
+    return by_tag | {"allOf": [*by_tag["allOf"], _unless(tag, then)]}
+
+
+def _unless(tag: str, then: Schema) -> Schema:
+    return {"if": {"not": {"required": [tag]}}, "then": then}
+
+
 def _change_by_tag(tag: str, models: Models, changes: Mapping[str, Schema]) -> Schema:
     """Likewise where the other file may have the tag: any key of any member then."""
     kinds: dict[str, list[Schema]] = {}
@@ -188,7 +203,7 @@ def _change_by_tag(tag: str, models: Models, changes: Mapping[str, Schema]) -> S
     properties = _each(_merged, {key: found for key, found in kinds.items() if key != tag})
     untagged = {"type": "object", "properties": properties, "additionalProperties": False}
     result = _by_tag(tag, models, _CHANGE)
-    result["allOf"].append({"if": {"not": {"required": [tag]}}, "then": untagged})
+    result["allOf"].append(_unless(tag, untagged))
     return result
 
 

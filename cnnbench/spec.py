@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, PlainSerializer
 
 from cnnbench.fields import Count, Model, Positive, Seeds
 from cnnbench.layers import LayerOp
-from cnnbench.optimizers import Constant, Optimizer, Schedule, Sgd
+from cnnbench.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, Optimizer, Schedule
 
 SSIM_WINDOW = 11  # pixels; no smaller image has an SSIM
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
@@ -91,9 +91,9 @@ class TrainSpec(Model):
 
     epochs: Count = Field(30, description="passes over the training images")
     batch_size: Count = Field(500, description="images per step")
-    optimizer: Optimizer = Field(Sgd(name="sgd"), description="the rule that updates parameters")
+    optimizer: Optimizer = Field(DEFAULT_OPTIMIZER, description="the rule that updates parameters")
     schedule: Schedule = Field(
-        Constant(name="constant"), description="how the learning rate changes over the training"
+        DEFAULT_SCHEDULE, description="how the learning rate changes over the training"
     )
     precision: Precision = Field(
         "float32",

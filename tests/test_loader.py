@@ -417,6 +417,152 @@ class TestOverrides:
         ) in complaint(path, "model.conv.kernel=3").splitlines()
 
 
+class TestPartsOfADefault:
+    """A part of what a file leaves out is laid over its default, whoever says it."""
+
+    @pytest.fixture
+    def bare(self, write: Write) -> Path:
+        """A file that leaves out all that has a default."""
+        head = "name: bare\ntask: classify\ndataset: {name: mnist}\n"
+        return write(head + "model: {layers: {out: {op: dense, units: 10}}}\n", "bare.yaml")
+
+    @pytest.mark.parametrize(
+        ("override", "value"),
+        [
+            ("train.optimizer.learning_rate", 0.1),
+            ("train.optimizer.momentum", 0.5),
+            ("train.optimizer.nesterov", False),
+            ("train.epochs", 3),
+            ("dataset.splits.train", 100),
+            ("dataset.splits.validation", 200),
+            ("checkpoint.every", 3),
+            ("checkpoint.keep", 2),
+            ("train.schedule.name", "constant"),
+        ],
+    )
+    def test_on_the_command_line_and_in_files(
+        self, bare: Path, write: Write, override: str, value: object
+    ) -> None:
+        """The right value is the whole experiment of the bare file with one value exchanged."""
+        *sections, last = override.split(".")
+        expected = load_experiment(bare).experiment.model_dump(mode="json")
+        section = expected
+        for part in sections:
+            section = section[part]
+        section[last] = value
+        nested: Any = {last: value}
+        for part in reversed(sections):
+            nested = {part: nested}
+        child = write(dump_document({"extends": "bare.yaml", "name": "bare", **nested}))
+        flat = yaml.safe_load(bare.read_text())
+        flat.setdefault(sections[0], {}).update(nested[sections[0]])
+        whole = write(dump_document(flat), "whole.yaml")
+        text = yaml.safe_dump(value).partition("\n")[0]
+        for loaded in (
+            load_experiment(bare, [f"{override}={text}"]),
+            load_experiment(child),
+            load_experiment(whole),
+        ):
+            assert loaded.experiment.model_dump(mode="json") == expected
+
+    @pytest.mark.parametrize("first", ["train.optimizer=adam", "train.optimizer.name=adam"])
+    @pytest.mark.parametrize("option", ["learning_rate=0.1", "b1=0.5", "nesterov=true"])
+    def test_another_name_has_its_own_defaults_whatever_the_order(
+        self, bare: Path, write: Write, first: str, option: str
+    ) -> None:
+        key, text = option.split("=")
+        expected = Adam.model_validate({"name": "adam", key: yaml.safe_load(text)})
+        second = f"train.optimizer.{option}"
+        for path in (bare, write(BASE)):  # neither the default's momentum nor the file's
+            for overrides in ([first, second], [second, first]):
+                found = load_experiment(path, ["train.epochs=2", *overrides]).experiment
+                assert found.train.optimizer == expected
+                assert found.train.epochs == 2
+
+    def test_the_last_of_two_names_wins(self, bare: Path) -> None:
+        overrides = ["train.optimizer=adam", "train.optimizer.eps=1e-3", "train.optimizer=lamb"]
+        found = load_experiment(bare, overrides).experiment.train.optimizer
+        assert found.model_dump(include={"name", "eps"}) == {"name": "lamb", "eps": 1e-3}
+
+    def test_a_schedule_is_named_before_its_options(self, bare: Path) -> None:
+        overrides = ["train.schedule.every=2", "train.schedule=step"]
+        found = load_experiment(bare, overrides).experiment.train.schedule
+        assert found.model_dump() == {"name": "step", "every": 2, "factor": 0.1}
+
+    def test_a_layers_operation_is_chosen_before_its_options(self, write: Write) -> None:
+        overrides = ["model.pool.rate=0.2", "model.pool.op=dropout"]
+        layers = load_experiment(write(BASE), overrides).experiment.model.layers
+        assert layers["pool"] == Dropout(op="dropout", rate=0.2)
+
+    def test_a_child_merges_into_a_parents_other_optimizer(self, write: Write) -> None:
+        write(BASE.replace("{name: sgd, learning_rate: 0.1, momentum: 0.5}", "adam"), "base.yaml")
+        child = write("extends: base.yaml\nname: a\ntrain: {optimizer: {learning_rate: 0.1}}\n")
+        found = load_experiment(child).experiment.train.optimizer
+        assert found == Adam(name="adam", learning_rate=0.1)
+
+    @pytest.mark.parametrize("line", ["{name: sgd, nesterov: false}", "{nesterov: false}"])
+    def test_the_defaults_name_merges_into_options_without_a_name(
+        self, write: Write, line: str
+    ) -> None:
+        write(
+            BASE.replace("{name: sgd, learning_rate: 0.1, momentum: 0.5}", "{momentum: 0.5}"),
+            "base.yaml",
+        )
+        child = write(f"extends: base.yaml\nname: a\ntrain: {{optimizer: {line}}}\n")
+        found = load_experiment(child).experiment.train.optimizer
+        assert found == Sgd(name="sgd", momentum=0.5, nesterov=False)
+
+    @pytest.mark.parametrize(
+        "override",
+        [
+            "train.optimizer.momentum=null",
+            "train.schedule.every=null",
+            "train.optimizer.b1=~",
+            "checkpoint.every=null",
+            "train.optimizer=null",
+        ],
+    )
+    def test_null_unsets_what_the_file_leaves_out(self, bare: Path, override: str) -> None:
+        assert load_experiment(bare, [override]) == load_experiment(bare)
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            (
+                "train.optimizer.b1=0.5",
+                "train.optimizer.b1: sgd, the default optimizer, has no 'b1' (adam, adamw, lamb"
+                " and lion have it); set train.optimizer.name to adam, adamw, lamb or lion.",
+            ),
+            (
+                "train.schedule.every=2",
+                "train.schedule.every: constant, the default schedule, has no 'every' (step has"
+                " it); set train.schedule.name to step.",
+            ),
+            (
+                "train.schedule.name=step",
+                "train.schedule: 'every' is missing; add 'every: ...' (epochs between two drops).",
+            ),
+            (
+                "train.optimizer.learning_rate=-1",
+                "train.optimizer.learning_rate: -1 is too small; write a number above 0.",
+            ),
+            ("model.args.x=1", "model.args: a graph of layers takes no args; remove them."),
+        ],
+    )
+    def test_what_is_wrong_with_a_part_stands_where_it_was_said(
+        self, bare: Path, override: str, message: str
+    ) -> None:
+        assert complaint(bare, override) == f"command line: {message}"
+
+    def test_an_option_of_another_optimizer_than_the_parents(self, write: Write) -> None:
+        write(BASE.replace("{name: sgd, learning_rate: 0.1, momentum: 0.5}", "adam"), "base.yaml")
+        child = write("extends: base.yaml\nname: a\ntrain: {optimizer: {momentum: 0.1}}\n")
+        assert complaint(child) == (
+            "idea.yaml:3:21: train.optimizer.momentum: adam has no 'momentum' (sgd and rmsprop have"
+            " it); remove it, or set train.optimizer.name to sgd or rmsprop."
+        )
+
+
 class TestFiles:
     def test_that_do_not_exist(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)

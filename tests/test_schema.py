@@ -171,6 +171,18 @@ def test_a_file_that_extends_another_leaves_out_and_takes_away(text, tmp_path):
     assert pydantic_takes(read_with_parents(tmp_path / "idea.yaml").data)
 
 
+@pytest.mark.parametrize("key", ["learning_rate: 0.1", "momentum: 0.5, nesterov: false", ""])
+def test_options_without_a_name_are_those_of_the_default(key):
+    data = read((ROOT / "experiments/mlp.yaml").read_text())
+    data["train"] |= read(f"optimizer: {{{key}}}\nschedule: {{}}")
+    assert flaw(data) == ""
+    assert pydantic_takes(data)
+    for section in ("optimizer: {b1: 0.5}", "schedule: {every: 2}"):
+        wrong = data | {"train": data["train"] | read(section)}
+        assert flaw(wrong)
+        assert not pydantic_takes(wrong)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
