@@ -66,7 +66,7 @@ def _spec(run: RunResult, path: Path) -> Iterator[str]:
     """The resolved experiment is the one that was trained."""
     file = path / RESOLVED_FILE
     try:
-        experiment = load_experiment(file).experiment
+        experiment = load_experiment(file, run.record.overrides).experiment
         code = kept_source(path)
     except SpecError as error:
         yield str(error)

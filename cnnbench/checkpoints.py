@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,8 +91,18 @@ class Checkpoints:
             raise _damaged(path, "this NumPy shuffles the images in another order")
         return _read(path)
 
+    def keep_last(self, seeds: Sequence[int]) -> None:
+        """Removes all but the newest of each seed, which a finished run is extended from.
+
+        Raises:
+          StoreError: the folder cannot be read.
+        """
+        for seed in seeds:
+            for old in self.epochs(seed)[:-1]:
+                self._remove(seed, old)
+
     def clear(self) -> None:
-        """Removes all of them; a run that is finished needs none."""
+        """Removes all of them, where nothing can be trained from them any more."""
         # A file that cannot be removed is in nobody's way.
         shutil.rmtree(self.run.path / FOLDER, ignore_errors=True)
 

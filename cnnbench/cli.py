@@ -111,7 +111,11 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = False,
     resume: Annotated[
         list[str] | None,
-        typer.Option(help="Go on with a run that was stopped; can be repeated.", metavar="RUN"),
+        typer.Option(
+            help="Resume a run that was stopped; with --epochs, also train a finished one further."
+            " Can be repeated.",
+            metavar="RUN",
+        ),
     ] = None,
     needed: Annotated[
         bool,
@@ -157,7 +161,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         command=["cnnbench", *sys.argv[1:]],
     )
     if resume:
-        requests = _resumed(make, resume, [*(specs or ()), *given])
+        words = [*option_overrides(seeds, epochs, dataset), *(specs or ())]
+        requests = _resumed(make, resume, words)
     else:
         paths, overrides = split_words(specs or ())
         # An option speaks of the file; what is written beside it may say more.
@@ -213,19 +218,28 @@ app.command()(reports_errors(check))
 
 
 def _resumed(
-    make: "partial[Request]", runs: Sequence[str], others: Sequence[str]
+    make: "partial[Request]", runs: Sequence[str], words: Sequence[str]
 ) -> "list[Request]":
-    """Runs that go on as they were begun."""
-    from cnnbench.history import find_unfinished
-    from cnnbench.store import RESOLVED_FILE
+    """Runs that go on as they were begun, or to another number of epochs."""
+    from cnnbench.history import find_newest, find_unfinished
+    from cnnbench.store import RESOLVED_FILE, read_entry
 
-    if others:
+    epochs = [word for word in words if word.startswith("train.epochs=")]
+    if others := [word for word in words if word not in epochs]:
         message = f"--resume: a run goes on as it was begun, so '{others[0]}' cannot be set"
         raise UsageError(f"{message}; leave it out, or train anew without --resume.")
-    found = [find_unfinished(run, make.keywords["results_dir"]) for run in runs]
+    find = find_newest if epochs else find_unfinished
+    found = [find(run, make.keywords["results_dir"]) for run in runs]
     warn(list(dict.fromkeys(warning for _, warnings in found for warning in warnings)))
     folders = dict.fromkeys(folder for folder, _ in found)  # each once, however it is named
-    return [make(folder / RESOLVED_FILE, resume=folder) for folder in folders]
+    return [
+        make(
+            folder / RESOLVED_FILE,
+            epochs or read_entry(folder).record.overrides,
+            resume=folder,
+        )
+        for folder in folders
+    ]
 
 
 def _run_all(requests: "Sequence[Request]", results: "list[RunResult]", *, quiet: bool) -> None:
@@ -253,9 +267,14 @@ def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
 
 
 def _dry_run(requests: Sequence[Any]) -> None:
+    from cnnbench.resume import require_epochs
+    from cnnbench.store import read_run
+
     first = None
     for request in requests:
         loaded = show_layers(request.path, request.overrides, request.data_dir, first)
+        if request.resume:
+            require_epochs(read_run(request.resume), request.resume, loaded.experiment)
         first, experiment, train = first or loaded, loaded.experiment, loaded.experiment.train
         typer.echo(
             f"would train {train.epochs} epochs in batches of {train.batch_size} on"

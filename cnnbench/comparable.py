@@ -75,7 +75,7 @@ def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finishe
 
 def _finished(run: RunResult, metric: str | None) -> Finished:
     record, summary = run.record, run.summary
-    again = f"run it again with: {shlex.join(record.environment.command)}"
+    again = f"run it again with: {shlex.join(record.command)}"
     resume = f"go on with: cnnbench run --resume {run_path(record)}"
     if record.status is not Status.FINISHED:
         cause = f" ({record.error})" if record.error else ""

@@ -77,7 +77,7 @@ def _try(shown: Exhibit, consequence: str, look: Callable[[], None]) -> None:
 
 
 def _read_network(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
-    loaded = load_experiment(folder / RESOLVED_FILE, data_dir=data_dir)
+    loaded = load_experiment(folder / RESOLVED_FILE, shown.run.record.overrides, data_dir=data_dir)
     shown.plan, shown.source = loaded.plan, loaded.text.decode("utf-8", "replace")
     if loaded.plan is None:
         shown.remarks.append("The network is a Python class, which has no graph to draw.")

@@ -53,6 +53,26 @@ def write_whole(path: Path, *parts: bytes | memoryview) -> None:
     sync_folder(path.parent)
 
 
+def move(path: Path, new: Path) -> None:
+    """Renames a file within its folder; it has one of the two names at any moment.
+
+    Raises:
+      OSError: the disk refuses; the file is as it was.
+    """
+    os.replace(path, new)  # noqa: PTH105
+    sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Removes a file if it is there.
+
+    Raises:
+      OSError: the disk refuses.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # noqa: PTH108
+
+
 def append_line(path: Path, line: bytes) -> None:
     """Adds a line to a file; it is on the disk when this returns.
 

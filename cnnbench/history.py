@@ -153,6 +153,26 @@ def find_unfinished(argument: str, results_dir: Path) -> tuple[Path, tuple[str, 
     return find_run(argument, results_dir)
 
 
+def find_newest(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder of a run that a command line names to train further, and warnings.
+
+    Args:
+      argument: as in `find_runs`; a name or folder of an experiment stands for its newest run,
+        whether it has finished or not.
+      results_dir: folder of all results.
+
+    Raises:
+      UsageError: it names nothing, or several runs.
+      StoreError: a folder cannot be read.
+    """
+    for path in [Path(argument), results_dir / argument] if argument.strip() else []:
+        with disk(Path(argument), "read"):
+            is_run = (path / RECORD_FILE).is_file()
+        if not is_run and (runs := _list_folders(_run_folders(path))).entries:
+            return runs.entries[-1].path, runs.warnings
+    return find_run(argument, results_dir)
+
+
 def _nothing_open(folder: Path, runs: Listing) -> str:
     if not runs.warnings:
         return f"--resume: all runs in {folder} are finished; name another."

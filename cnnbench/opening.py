@@ -14,8 +14,9 @@ from cnnbench.files import remove_partial
 from cnnbench.history import list_runs
 from cnnbench.phrases import enumeration
 from cnnbench.recorder import first_record
-from cnnbench.results import EpochRecord, RunRecord, Status, Timing
-from cnnbench.resume import Resume, plan_resume
+from cnnbench.results import EpochRecord, Extension, RunRecord, RunResult, Status, Timing
+from cnnbench.resume import Resume, plan_resume, require_checkpoints, require_epochs
+from cnnbench.spec import Experiment
 from cnnbench.store import RunFolder, create_run, disk, read_run
 
 if TYPE_CHECKING:
@@ -106,30 +107,70 @@ def begun(loaded: "Loaded", dataset: str, folder: Path, results_dir: Path) -> Pa
     return next((entry.path for entry in reversed(finished or stopped)), None)
 
 
-def reopen(job: "Job", path: Path, notify: Callable[[str], None]) -> Opened:
-    """Opens the folder of a run that did not end, cut back to what it can go on from.
+def reopen(
+    job: "Job",
+    path: Path,
+    notify: Callable[[str], None],
+    *,
+    resolved: str = "",
+    command: Sequence[str] = (),
+) -> Opened:
+    """Opens the folder of a run that is trained further, cut back to what it continues from.
 
     Args:
-      job: the same training.
+      job: the same training, also with another number of epochs.
       path: the folder.
       notify: is told what may be otherwise than in a run without a break.
+      resolved: the experiment, kept where it has another number of epochs.
+      command: the command line.
 
     Raises:
+      UsageError: the number of epochs cannot be changed to that of the job.
       StoreError: it is another training, its files cannot be used, or the disk refuses.
     """
     run, folder = read_run(path), RunFolder(path)
     _check_same(job, run.record, path)
+    require_epochs(run, path, job.experiment)
     for warning in (*run.warnings, *_other_machine(job, run.record)):
         notify(warning)
     remove_partial(path)
     resume = plan_resume(run, checkpoints_of(job, folder), notify)
+    require_checkpoints(run, path, resume, job.experiment.train.epochs)
     folder.write_epochs(resume.kept)
-    again = (*run.record.resumed_at, datetime.now(UTC))
-    ended = {"status": Status.RUNNING, "finished_at": None, "error": None}
-    timing = _spent(run.record.timing, resume.kept)
-    record = dataclasses.replace(run.record, **ended, timing=timing, resumed_at=again)  # type: ignore[arg-type]
+    record = _running(job, run, resume, command)
+    # First, since it says which number of epochs holds if the process is killed here.
     folder.write_record(record)
+    if record.epochs != run.record.epochs:
+        notify(f"{path}: {run.record.epochs} epochs become {record.epochs}")
+    if record.extended:
+        _set_aside(folder, run, record, resolved)
     return Opened(folder, record, resume)
+
+
+def _running(job: "Job", run: RunResult, resume: Resume, command: Sequence[str]) -> RunRecord:
+    """The record of a run that is trained further."""
+    record, now, epochs = run.record, datetime.now(UTC), job.experiment.train.epochs
+    changed = (Extension(now, record.epochs, tuple(command)),) if epochs != record.epochs else ()
+    return dataclasses.replace(
+        record,
+        status=Status.RUNNING,
+        finished_at=None,
+        error=None,
+        timing=_spent(record.timing, resume.kept),
+        resumed_at=(*record.resumed_at, now),
+        epochs=epochs,
+        spec_digest=job.experiment.digest(source_of(job)),
+        extended=(*record.extended, *changed),
+    )
+
+
+def _set_aside(folder: RunFolder, run: RunResult, record: RunRecord, resolved: str) -> None:
+    """Makes a folder that of an extended run, also where that was interrupted before."""
+    if resolved:
+        folder.write_resolved(resolved)
+    done = max((epoch.epoch for epoch in run.epochs), default=0)
+    if done < record.epochs:
+        folder.set_summary_aside(done)
 
 
 def checkpoints_of(job: "Job", folder: RunFolder) -> Checkpoints:
@@ -150,7 +191,7 @@ def _source(reference: str, folder: Path) -> bytes:
 
 def _check_same(job: "Job", record: RunRecord, path: Path) -> None:
     """Refuses to mix two trainings in one folder."""
-    if job.experiment.digest(source_of(job)) != record.spec_digest:
+    if _with_epochs(job.experiment, record.epochs).digest(source_of(job)) != record.spec_digest:
         what = "model" if job.plan is None else f"{path / 'resolved.yaml'}"
         message = f"{path}: {what} is not what this run was begun with"
         raise StoreError(f"{message}; restore it, or run the experiment anew.")
@@ -161,6 +202,11 @@ def _check_same(job: "Job", record: RunRecord, path: Path) -> None:
         found = f"the images of {job.dataset.info.name} are not those it was begun with"
         message = f"{path}: {found} ({record.dataset.title}, from {record.dataset.source})"
         raise StoreError(f"{message}; name their folder with --data-dir, or run it anew.")
+
+
+def _with_epochs(experiment: Experiment, epochs: int) -> Experiment:
+    train = experiment.train.model_copy(update={"epochs": epochs})
+    return experiment.model_copy(update={"train": train})
 
 
 def _other_machine(job: "Job", record: RunRecord) -> Iterator[str]:

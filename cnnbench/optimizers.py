@@ -153,5 +153,15 @@ Schedule = Annotated[
     _named(DEFAULT_SCHEDULE.name),
 ]
 
+
+def depends_on_total(schedule: Schedule) -> bool:
+    """Tell whether the learning rates of the first epochs depend on how many follow.
+
+    >>> depends_on_total(Cosine(name="cosine")), depends_on_total(Step(name="step", every=5))
+    (True, False)
+    """
+    return isinstance(schedule, Cosine | Linear)
+
+
 OPTIMIZERS: dict[str, type[Model]] = members(Optimizer, "name")
 SCHEDULES: dict[str, type[Model]] = members(Schedule, "name")

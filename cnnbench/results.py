@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from cnnbench.cost import Cost
 
-FORMAT_VERSION = 2  # of the form that these values take in files; docs/results.md has its history
+FORMAT_VERSION = 3  # of the form that these values take in files; docs/results.md has its history
 
 
 class Status(StrEnum):
@@ -181,6 +181,21 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
+class Extension:
+    """A change of the number of epochs after a run had begun.
+
+    Args:
+      at: when it was asked for.
+      epochs: number of epochs asked for until then.
+      command: the command line that changed it, word by word.
+    """
+
+    at: datetime
+    epochs: int
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """What a run is and how it went: `run.json`.
 
@@ -203,6 +218,7 @@ class RunRecord:
       dataset: the images used.
       environment: software, machine and command.
       resumed_at: when it went on after it had been stopped.
+      extended: changes of the number of epochs, oldest first.
     """
 
     run_id: str
@@ -223,6 +239,20 @@ class RunRecord:
     dataset: DatasetRecord
     environment: Environment
     resumed_at: tuple[datetime, ...] = ()
+    extended: tuple[Extension, ...] = ()
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Overrides that make `resolved.yaml` the experiment that is trained.
+
+        A process killed while a run is extended may leave the old number of epochs there.
+        """
+        return (f"train.epochs={self.epochs}",) if self.extended else ()
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Command line, word by word, that trains the same run from the start."""
+        return (*self.environment.command, *self.overrides)
 
 
 @dataclass(frozen=True, slots=True)

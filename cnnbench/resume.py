@@ -1,11 +1,15 @@
 """Where an unfinished run goes on, from what its folder holds."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cnnbench.checkpoints import Checkpoints, Values
-from cnnbench.errors import StoreError
-from cnnbench.results import Engine, EpochRecord, RunResult
+from cnnbench.errors import StoreError, UsageError
+from cnnbench.optimizers import depends_on_total
+from cnnbench.phrases import epochs_text
+from cnnbench.results import Engine, EpochRecord, RunResult, Status
 from cnnbench.spec import Experiment
 from cnnbench.strategy import Strategy, groups
 
@@ -59,6 +63,62 @@ def is_kept(
     every = experiment.checkpoint.every
     ends = epoch == experiment.train.epochs or not any(map(goes_on, records.values()))
     return bool(every) and (ends or epoch % every == 0)
+
+
+def require_epochs(run: RunResult, path: Path, experiment: Experiment) -> None:
+    """Checks that a run can be continued to the number of epochs of an experiment.
+
+    It can where the result equals a run that had this number from the start.
+
+    Args:
+      run: as it was left.
+      path: its folder.
+      experiment: what it was begun with, with another number of epochs.
+
+    Raises:
+      UsageError: more epochs are done, or the learning rates would have been others.
+    """
+    asked, wanted = run.record.epochs, experiment.train.epochs
+    finished = run.record.status is Status.FINISHED
+    done = asked if finished else max((e.epoch for e in run.epochs), default=0)
+    if wanted == asked:
+        return
+    if wanted < done:
+        message = f"--epochs: {path} has trained {epochs_text(done)} already, more than {wanted}"
+        raise UsageError(f"{message}; write {done + 1} or more, or {_anew(run, wanted)}.")
+    schedule = experiment.train.schedule
+    if done and depends_on_total(schedule):
+        message = (
+            f"--epochs: {path} was trained with the schedule '{schedule.name}', whose learning"
+            f" rates depend on the total number of epochs, so its first {done} are not those of"
+            f" a run of {wanted}"
+        )
+        raise UsageError(f"{message}; {_anew(run, wanted)}.")
+
+
+def require_checkpoints(run: RunResult, path: Path, resume: Resume, epochs: int) -> None:
+    """Checks that a finished run has what it is extended from.
+
+    Args:
+      run: the run.
+      path: its folder.
+      resume: where each seed would be continued.
+      epochs: the new number of epochs.
+
+    Raises:
+      StoreError: a seed would have to be trained from the start.
+    """
+    lost = [str(seed) for seed, done in resume.epochs.items() if not done]
+    if run.record.status is Status.FINISHED and lost:
+        message = f"{path}: there is no usable checkpoint of seed {', '.join(lost)} to extend"
+        why = "older versions removed them at the end, and 'checkpoint.every: 0' writes none"
+        raise StoreError(f"{message} ({why}); {_anew(run, epochs)}.")
+
+
+def _anew(run: RunResult, epochs: int) -> str:
+    """The command that trains the same with another number of epochs."""
+    command = (*run.record.environment.command, f"train.epochs={epochs}")
+    return f"train anew with: {shlex.join(command)}"
 
 
 def plan_resume(run: RunResult, checkpoints: Checkpoints, notify: Callable[[str], None]) -> Resume:

@@ -19,9 +19,11 @@ from cnnbench.errors import ModelError
 from cnnbench.events import Compiled, Event, SeedDone
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.opening import Opened, alone, begun, checkpoints_of, create, reopen, total
+from cnnbench.optimizers import depends_on_total
 from cnnbench.recorder import Collected, keep, summary
 from cnnbench.results import RunRecord, RunResult, Status
-from cnnbench.store import TABLES, RunFolder, read_run
+from cnnbench.resume import require_epochs
+from cnnbench.store import TABLES, RunFolder, read_epochs, read_run
 from cnnbench.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ class Request:
       profile: folder for a trace of the first epoch; None for no trace.
       tensorboard: whether event files for TensorBoard are written into the run's folder.
       command: the command line that asked for it.
-      resume: the folder of a run that goes on; `path` is its `resolved.yaml` then.
+      resume: the folder of a run that goes on; `path` is its `resolved.yaml` then, and
+        `overrides` may change the number of epochs.
       needed: whether an experiment that has been trained already is taken as it is, and one
         that was stopped goes on.
       allow_python: whether a Python model may come from anywhere.
@@ -86,12 +89,15 @@ def check_all(requests: Sequence[Request]) -> None:
 
     Raises:
       SpecError: the first wrong experiment's problems.
-      UsageError: the package for TensorBoard is asked for and missing.
+      UsageError: the package for TensorBoard is asked for and missing, or a run cannot be
+        continued to a number of epochs.
     """
     for request in requests:
         if request.tensorboard:
             event_files.require_tensorboard()
-        load_experiment(request.path, request.overrides, data_dir=request.data_dir)
+        loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
+        if request.resume:
+            require_epochs(read_run(request.resume), request.resume, loaded.experiment)
 
 
 Training = Generator[None, None, RunResult]
@@ -175,15 +181,18 @@ def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwa
     if request.needed and not path:
         source = request.path.resolve().parent
         path = begun(loaded, dataset.digest, source, request.results_dir)
-    if path and (done := _done(path, listener)):
+    epochs = loaded.experiment.train.epochs
+    if path and (done := _done(path, epochs, listener)):
         return done
     job = _prepare(loaded, dataset, request, watch, listener)
     with ExitStack() as stack:
         if path:
             stack.enter_context(alone(RunFolder(path)))
-            if done := _done(path, listener):  # by another process, before the lock was ours
+            # Another process may have finished it before the lock was ours.
+            if done := _done(path, epochs, listener):
                 return done
-            opened = reopen(job, path, listener.note)
+            resolved = loaded.resolved() if request.resume else ""
+            opened = reopen(job, path, listener.note, resolved=resolved, command=request.command)
         else:
             new = create(job, loaded, request.results_dir, request.command)
             opened = stack.enter_context(new)
@@ -201,9 +210,10 @@ def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwa
     return result
 
 
-def _done(path: Path, listener: Listener) -> RunResult | None:
+def _done(path: Path, epochs: int, listener: Listener) -> RunResult | None:
     """A run that has nothing left to train."""
-    if read_run(path).record.status is not Status.FINISHED:
+    record = read_run(path).record
+    if (record.status, record.epochs) != (Status.FINISHED, epochs):
         return None
     listener.note(f"{path} is finished; nothing is trained")
     return _with_tables(RunFolder(path))
@@ -276,6 +286,8 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
             if isinstance(event, SeedDone) and event.summary.seed != last:
                 with job.watch.away():
                     yield
+        if opened.record.extended:
+            _sort_epochs(folder, job)
         folder.write_summary(summary(job, collected))
         status = Status.FINISHED
     except (KeyboardInterrupt, GeneratorExit, SystemExit):  # the last where nobody reads progress
@@ -296,4 +308,14 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
         )
         with interrupts.finishing():
             folder.write_record(ended)
-    checkpoints.clear()
+    if depends_on_total(job.experiment.train.schedule):
+        checkpoints.clear()
+    else:
+        checkpoints.keep_last(job.experiment.seeds)
+
+
+def _sort_epochs(folder: RunFolder, job: "Job") -> None:
+    """Seed by seed, as in a run that was not extended."""
+    epochs, _ = read_epochs(folder.path)
+    seeds = job.experiment.seeds
+    folder.write_epochs(sorted(epochs, key=lambda e: (seeds.index(e.seed), e.epoch)))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cnnbench import codec
 from cnnbench.errors import Location, StoreError
-from cnnbench.files import append_line, sync_folder, write_whole
+from cnnbench.files import append_line, move, remove, sync_folder, write_whole
 from cnnbench.locks import is_held
 from cnnbench.results import EpochRecord, RunRecord, RunResult, Status, Summary
 from cnnbench.weights import Weights, decode_weights, encode_weights
@@ -78,6 +78,18 @@ class RunFolder:
     def write_epochs(self, epochs: Sequence[EpochRecord]) -> None:
         """Replace `epochs.jsonl`."""
         self.write(_EPOCHS, b"".join(map(codec.encode_epoch, epochs)))
+
+    def set_summary_aside(self, epoch: int) -> None:
+        """Keep the summary of a run that is trained further as `summary-epoch-N.json`.
+
+        Its tables, which say no more, are removed.
+        """
+        kept = self.path / f"summary-epoch-{epoch}.json"
+        with disk(kept, "write"):
+            for name in TABLES:
+                remove(self.path / name)
+            with contextlib.suppress(FileNotFoundError):
+                move(self.path / _SUMMARY, kept)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file of the run whole or not at all."""

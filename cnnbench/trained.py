@@ -179,11 +179,12 @@ def load_seeds(
     record = read_entry(path).record
     seeds = _seeds(path, record, seed)
     learnt = [read_weights(path, each) for each in seeds]
-    loaded = load_experiment(path / RESOLVED_FILE, overrides, data_dir=data_dir)
+    kept = partial(load_experiment, path / RESOLVED_FILE, data_dir=data_dir)
+    loaded = kept((*record.overrides, *overrides))
     experiment, plan = loaded.experiment, loaded.plan
     layers = plan is not None
     network = _network(experiment, plan, path)
-    whole = load_experiment(path / RESOLVED_FILE, data_dir=data_dir) if overrides else loaded
+    whole = kept(record.overrides) if overrides else loaded
     _require_trained(whole.experiment, record, path)
     rules = make_rules(experiment, None, prepares=layers)
     options = {"graphdef": network.evaluation, "rules": rules}
@@ -213,7 +214,7 @@ def _seeds(path: Path, record: RunRecord, seed: int | None) -> list[int]:
     kept = [known for known in record.seeds if known in kept_seeds(path)]
     if not kept:
         message = f"{path}: it holds no weights (an older version wrote none, or no seed has ended)"
-        again = shlex.join(record.environment.command)
+        again = shlex.join(record.command)
         raise StoreError(f"{message}; train them with: {again}")
     if seed is not None and seed not in kept:
         raise UsageError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")

@@ -83,7 +83,8 @@ def test_run_ends_with_the_posts_table():
 def test_run_writes_every_file_of_a_run():
     assert invoke("run", "tiny.yaml").exit_code == 0
     run = only_run()
-    files = {"spec.yaml", "resolved.yaml", "run.json", "epochs.jsonl", "weights", ".lock"}
+    files = {"spec.yaml", "resolved.yaml", "run.json", "epochs.jsonl", "weights", "checkpoints"}
+    files |= {".lock"}
     assert {p.name for p in run.iterdir()} == files | {"summary.json", "table.md", "table.csv"}
     assert {p.name for p in (run / "weights").iterdir()} == {
         "seed-0.safetensors",

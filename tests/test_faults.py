@@ -11,6 +11,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,9 @@ from typing import Any
 import pytest
 
 from cnnbench.checking import check_run
+from cnnbench.codec import decode_summary
 from cnnbench.history import list_runs
+from cnnbench.loader import load_experiment
 from cnnbench.locks import hold
 from cnnbench.store import read_run
 from tests.environments import without
@@ -313,10 +316,155 @@ def test_what_is_done_is_not_trained_again(server, tmp_path):
     assert len(list(run.parent.iterdir())) == 2
 
 
-def test_checkpoints_are_gone_in_the_end(server, tmp_path):
-    assert server(begin(tmp_path), *RUN)["code"] == 0
+def test_a_finished_run_keeps_its_last_checkpoints(server, tmp_path):
+    spec = TINY + "checkpoint: {keep: 2}\n"
+    assert server(begin(tmp_path, spec), *RUN)["code"] == 0
+    kept = sorted((only_run(tmp_path) / "checkpoints").glob("*/*.json"))
+    assert [f"{mark.parent.name}/{mark.name}" for mark in kept] == [
+        "seed-0/epoch-2.json",
+        "seed-1/epoch-2.json",
+    ]
+    assert check_run(only_run(tmp_path)) == []
+
+
+def test_a_schedule_over_all_epochs_keeps_no_checkpoints(server, tmp_path):
+    assert server(begin(tmp_path), *RUN, "train.schedule=cosine")["code"] == 0
     assert not (only_run(tmp_path) / "checkpoints").exists()
     assert check_run(only_run(tmp_path)) == []
+
+
+# More epochs.
+
+LONGER = 4  # epochs
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory, server):
+    """A run that had more epochs from the start."""
+    folder = begin(tmp_path_factory.mktemp("longer"))
+    done = server(folder, *RUN, "--epochs", str(LONGER))
+    assert done["code"] == 0, done["stderr"]
+    return numbers(only_run(folder))
+
+
+@pytest.fixture(scope="module")
+def shorter(tmp_path_factory, server):
+    """The results of a finished run with fewer epochs, to copy."""
+    folder = begin(tmp_path_factory.mktemp("shorter"))
+    assert server(folder, *RUN)["code"] == 0
+    return folder
+
+
+def copied(shorter: Path, folder: Path) -> Path:
+    shutil.copytree(shorter, folder, dirs_exist_ok=True)
+    return only_run(folder)
+
+
+def extend(server: Server, run: Path, **how: Any) -> dict[str, Any]:
+    words = ("run", "--resume", run.name, "--epochs", str(LONGER), "--quiet")
+    done: dict[str, Any] = server(run.parents[2], *words, **how)
+    return done
+
+
+def test_an_extended_run_is_one_with_more_epochs(server, shorter, longer, tmp_path):
+    run = copied(shorter, tmp_path)
+    old = read_run(run)
+    done = extend(server, run)
+    place = run.relative_to(tmp_path)
+    assert (done["code"], done["stderr"]) == (0, f"{place}: 2 epochs become 4\n")
+    assert numbers(run) == longer
+    found = read_run(run)
+    assert (found.record.status, found.record.epochs) == ("finished", 4)
+    (extension,) = found.record.extended
+    assert (extension.epochs, extension.command[:3]) == (2, ("cnnbench", "run", "--resume"))
+    assert found.record.resumed_at == (extension.at,)
+    content = (run / "summary-epoch-2.json").read_bytes()
+    assert decode_summary(content, "") == old.summary
+    assert "|     4 |" in (run / "table.md").read_text()
+    assert load_experiment(run / "resolved.yaml").experiment.train.epochs == 4
+    assert check_run(run) == []
+    needed = server(tmp_path, *AGAIN, "--epochs", "4")
+    assert needed["stderr"] == f"{place} is finished; nothing is trained\n"
+    assert server(tmp_path, *AGAIN)["stderr"] == ""  # there is no run of two epochs any more
+    assert len(list(run.parent.iterdir())) == 2
+
+
+def test_a_run_is_extended_twice(server, shorter, longer, tmp_path):
+    run = copied(shorter, tmp_path)
+    for epochs in ("3", "4"):
+        words = ["run", "--resume", "tiny", f"train.epochs={epochs}", "--quiet"]
+        assert server(tmp_path, *words)["code"] == 0
+    assert numbers(run) == longer
+    assert [extension.epochs for extension in read_run(run).record.extended] == [2, 3]
+    assert (run / "summary-epoch-2.json").exists()
+    assert (run / "summary-epoch-3.json").exists()
+    assert check_run(run) == []
+
+
+def test_an_extension_is_killed_at_calls_of_the_file_layer(server, shorter, longer, tmp_path):
+    for folder in ("first", "whole"):  # the second one does not compile
+        calls = extend(server, copied(shorter, tmp_path / folder))["calls"]
+    names = ("replace .resolved.yaml", "replace summary.json", "replace .seed-0.safetensors")
+    places = [next(n for n, call in enumerate(calls, 1) if call.startswith(x)) for x in names]
+    for place in boundaries(calls, 0) or [*places, len(calls)]:
+        run = copied(shorter, tmp_path / str(place))
+        done = extend(server, run, kill=place)
+        assert done["code"] == -signal.SIGKILL, (place, done)
+        check_readable(tmp_path / str(place))
+        assert check_run(run) == [], calls[place - 1]
+        words = [] if read_run(run).record.extended else ["--epochs", str(LONGER)]
+        done = server(tmp_path / str(place), "run", "--resume", run.name, "--quiet", *words)
+        assert done["code"] == 0, (place, calls[place - 1], done["stderr"])
+        assert numbers(run) == longer, calls[place - 1]
+        assert len(read_run(run).record.extended) == 1
+        assert check_run(run) == []
+
+
+def test_a_run_that_was_stopped_gets_more_epochs(server, stopped, longer, tmp_path):
+    done = extend(server, stopped)
+    assert done["code"] == 0
+    assert numbers(stopped) == longer
+    assert not list(stopped.glob("summary-*"))
+    assert check_run(stopped) == []
+
+
+ANEW = "train anew with: cnnbench run tiny.yaml --engine direct --quiet"
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs", "message"),
+    [
+        (
+            [],
+            "1",
+            "--epochs: {run} has trained 2 epochs already, more than 1; write 3 or more, or "
+            + f"{ANEW} train.epochs=1.\n",
+        ),
+        (
+            ["train.schedule=cosine"],
+            "4",
+            "--epochs: {run} was trained with the schedule 'cosine', whose learning rates depend"
+            " on the total number of epochs, so its first 2 are not those of a run of 4; "
+            + f"{ANEW} train.schedule=cosine train.epochs=4.\n",
+        ),
+        (
+            ["checkpoint.every=0"],
+            "4",
+            "{run}: there is no usable checkpoint of seed 0, 1 to extend (older versions removed"
+            " them at the end, and 'checkpoint.every: 0' writes none); "
+            + f"{ANEW} checkpoint.every=0 train.epochs=4.\n",
+        ),
+        ([], "0", "command line: train.epochs: 0 is too small; write 1 or more.\n"),
+    ],
+)
+def test_what_cannot_be_extended_stays_as_it_is(server, tmp_path, words, epochs, message):
+    assert server(begin(tmp_path), *RUN, *words)["code"] == 0
+    run = only_run(tmp_path)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    done = server(tmp_path, "run", "--resume", run.name, "--epochs", epochs, "--quiet")
+    assert done["stderr"] == message.format(run=run.relative_to(tmp_path))
+    assert done["code"] in {1, 2}
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
 MODEL = """\

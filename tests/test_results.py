@@ -264,9 +264,9 @@ BAD_RECORDS = [
     ("12.345678Z", "12+01:00", "started_at: '2025-11-23T06:30:12+01:00' is not in UTC"),
     ("2025-11-23T06:30:12.345678Z", "today", "started_at: 'today' is not an ISO 8601 time"),
     ('"seeds": [\n    0\n  ]', '"seeds": {}', "seeds: {} is not a list"),
-    ('"format_version": 2,', "", "format_version: None is no version of this format"),
-    ('version": 2', 'version": true', "format_version: True is no version of this format"),
-    ('version": 2', 'version": 0', "format_version: 0 is no version of this format"),
+    ('"format_version": 3,', "", "format_version: None is no version of this format"),
+    ('version": 3', 'version": true', "format_version: True is no version of this format"),
+    ('version": 3', 'version": 0', "format_version: 0 is no version of this format"),
 ]
 
 
@@ -293,9 +293,9 @@ def test_a_broken_document_is_refused_with_line_and_column() -> None:
 
 def test_a_newer_version_is_refused_by_its_number() -> None:
     with pytest.raises(StoreError) as caught:
-        codec.decode_record(b'{"format_version": 3, "anything": []}', "r/run.json")
+        codec.decode_record(b'{"format_version": 4, "anything": []}', "r/run.json")
     assert str(caught.value) == (
-        "r/run.json: format_version: version 3 is newer than this cnnbench reads (2); "
+        "r/run.json: format_version: version 4 is newer than this cnnbench reads (3); "
         "install a newer cnnbench."
     )
 

@@ -146,6 +146,56 @@ def test_a_seed_that_diverges_ends_and_the_others_go_on(
         assert numbers(rest, after) == numbers(events, after)
 
 
+CALM: Layers = {name: value for name, value in STATEFUL.items() if name != "norm"}
+ADAM = {"optimizer": {"name": "adam"}}
+EXTENDED: list[tuple[Layers, str, int, dict[str, Any]]] = [
+    (STATEFUL, "plain", 1, {"optimizer": {"name": "sgd", "learning_rate": 0.1}}),
+    (STATEFUL, "fast", 1, ADAM),
+    (CALM, "direct", 2, {"optimizer": {"name": "rmsprop", "momentum": 0.5}}),
+    (CALM, "direct", 1, {"schedule": {"name": "step", "every": 2, "factor": 0.3}}),
+    (STATEFUL, "direct", 1, {"schedule": {"name": "step", "every": 1}, **ADAM}),
+    (CALM, "direct", 1, {"schedule": {"name": "exponential", "rate": 0.7}}),
+]
+
+
+@pytest.mark.parametrize(("layers", "engine", "num_devices", "train"), EXTENDED)
+def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(
+    layers: Layers, engine: str, num_devices: int, train: dict[str, Any]
+) -> None:
+    options: dict[str, Any] = {"engine": engine, "num_devices": num_devices, "batch_size": 6}
+    data = make_dataset(20, 5, 4)
+    short, whole = (
+        make_job(layers, data, seeds=(5, 0), epochs=epochs, **train, **options) for epochs in (2, 5)
+    )
+    done = list(run_job(short))
+    rest = list(run_job(resumed(whole, done, {5: 2, 0: 2}, 1)))
+    want = list(run_job(whole))
+    assert numbers(rest, {5: 2, 0: 2}) == numbers(want, {5: 2, 0: 2})
+
+
+def test_a_seed_that_diverged_is_trained_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cnnbench import engine
+
+    real = engine._record
+
+    def record(job: Job, place: tuple[int, int], *rest: Any) -> EpochRecord:
+        found = real(job, place, *rest)
+        return dataclasses.replace(found, train_loss=float("inf")) if place == (1, 1) else found
+
+    monkeypatch.setattr(engine, "_record", record)
+    data = make_dataset(12, 3, 3)
+    short, whole = (
+        make_job(STATEFUL, data, seeds=(0, 1, 2), batch_size=6, epochs=n) for n in (2, 4)
+    )
+    after = {0: 2, 1: 1, 2: 2}
+    rest = list(run_job(resumed(whole, list(run_job(short)), after, 1)))
+    want = list(run_job(whole))
+    assert numbers(rest, after) == numbers(want, after)
+    assert [(e.seed, e.epoch) for e in rest if isinstance(e, EpochRecord)] == [
+        (0, 3), (0, 4), (2, 3), (2, 4),
+    ]  # fmt: skip
+
+
 # The files.
 
 

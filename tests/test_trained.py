@@ -255,7 +255,7 @@ def copy_of(path: Path, tmp_path: Path) -> Path:
     """A run folder that may be spoilt."""
     for file in (f for f in path.rglob("*") if f.is_file()):
         copy = tmp_path / file.relative_to(path)
-        copy.parent.mkdir(exist_ok=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
     return tmp_path
 
