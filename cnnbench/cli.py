@@ -26,7 +26,16 @@ from cnnbench.cli_show import show, show_layers
 from cnnbench.cli_watch import watch
 from cnnbench.errors import UsageError
 from cnnbench.interrupts import CODES, catching
-from cnnbench.terminal import exit_at_once, open_streams, reports_errors, stdout, tell, warn
+from cnnbench.terminal import (
+    exit_at_once,
+    open_streams,
+    print_document,
+    reports_errors,
+    stderr,
+    stdout,
+    tell,
+    warn,
+)
 from cnnbench.words import (
     Device,
     DeviceOption,
@@ -55,7 +64,7 @@ app.add_typer(data_app, name="data")
 def print_version(value: bool) -> None:
     """Prints the version and ends."""
     if value:
-        typer.echo(f"cnnbench {cnnbench.__version__}")
+        tell(f"cnnbench {cnnbench.__version__}", err=False)
         raise typer.Exit
 
 
@@ -243,13 +252,11 @@ def _resumed(
 
 
 def _run_all(requests: "Sequence[Request]", results: "list[RunResult]", *, quiet: bool) -> None:
-    from rich.console import Console
-
     from cnnbench.progress import listening
     from cnnbench.session import check_all, run_by_turns
 
     check_all(requests)
-    with listening(Console(stderr=True), len(requests), quiet=quiet) as listeners:
+    with listening(stderr(), len(requests), quiet=quiet) as listeners:
         results[:] = run_by_turns(requests, listeners, results.append)
 
 
@@ -261,7 +268,7 @@ def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
         return
     comparisons = compare_groups(results)
     if json:
-        typer.echo(export.json_text(comparisons), nl=False)
+        print_document(export.json_text(comparisons), "json")
     else:
         stdout().print(report.terminal_table(comparisons, wide=False))
 
@@ -276,9 +283,10 @@ def _dry_run(requests: Sequence[Any]) -> None:
         if request.resume:
             require_epochs(read_run(request.resume), request.resume, loaded.experiment)
         first, experiment, train = first or loaded, loaded.experiment, loaded.experiment.train
-        typer.echo(
+        tell(
             f"would train {train.epochs} epochs in batches of {train.batch_size} on"
-            f" {experiment.dataset.name}, seeds {', '.join(map(str, experiment.seeds))}"
+            f" {experiment.dataset.name}, seeds {', '.join(map(str, experiment.seeds))}",
+            err=False,
         )
 
 

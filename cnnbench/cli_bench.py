@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.cli_data import DataDir
-from cnnbench.terminal import stdout
+from cnnbench.terminal import print_document, stdout, tell
 from cnnbench.words import Specs, option_overrides, split_words
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def _print(report: "Report", format: BenchFormat) -> None:  # noqa: A002
         case BenchFormat.TABLE:
             stdout().print(bench_report.terminal_table(report))
         case BenchFormat.MD:
-            typer.echo(bench_report.markdown(report), nl=False)
+            print_document(bench_report.markdown(report))
         case BenchFormat.JSON:
-            typer.echo(bench_report.json_text(report), nl=False)
+            print_document(bench_report.json_text(report), "json")
 
 
 def _note(text: str) -> None:
-    typer.echo(text, err=True)
+    tell(text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.errors import UsageError, did_you_mean, listing
-from cnnbench.terminal import stdout, tell, warn
+from cnnbench.terminal import print_document, stdout, tell, warn
 from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
@@ -173,12 +173,12 @@ def _print(comparisons: "Sequence[Comparison]", format: Format, look: "Look") ->
         case Format.TABLE:
             stdout().print(report.terminal_table(comparisons, wide=True, look=look))
         case Format.MD:
-            typer.echo(report.markdown(comparisons, wide=True, look=look), nl=False)
+            print_document(report.markdown(comparisons, wide=True, look=look))
         case Format.CSV:
-            typer.echo(export.csv_text(comparisons), nl=False)
+            print_document(export.csv_text(comparisons))
         case Format.JSON:
-            typer.echo(export.json_text(comparisons), nl=False)
+            print_document(export.json_text(comparisons), "json")
         case Format.HTML:
             from cnnbench.page import table_page
 
-            typer.echo(table_page(comparisons), nl=False)
+            print_document(table_page(comparisons), "html")

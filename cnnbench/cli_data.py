@@ -57,7 +57,8 @@ def data_prepare(
     dataset = prepare(name, data_dir=data_dir, notify=tell)
     sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
     train, validation, test = (f"{size:,}" for size in sizes)
-    typer.echo(f"{name}: {train} training, {validation} validation and {test} test images")
+    text = f"{name}: {train} training, {validation} validation and {test} test images"
+    tell(text, err=False)
 
 
 @data_app.command(name="path")

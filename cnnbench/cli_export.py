@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.cli_data import DataDir
-from cnnbench.terminal import warn, write_file
+from cnnbench.terminal import tell, warn, write_file
 from cnnbench.words import ResultsDir, Run, Seed
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def export_model(
     file = output or Path(f"{network.record.name}-seed-{network.seed}.{to}")
     write_file("--output", file, done.content)
     for line in done.lines:
-        typer.echo(line)
+        tell(line, err=False)
 
 
 def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "Probe":
@@ -74,7 +74,7 @@ def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "Probe":
 
     name = network.record.dataset.name
     try:
-        test = network.dataset(data_dir, lambda text: typer.echo(text, err=True)).test
+        test = network.dataset(data_dir, tell).test
     except DataError as error:
         warn([f"{error}; random images are taken"])
         shape = describe(name, data_dir).shape

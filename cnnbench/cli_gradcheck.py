@@ -7,7 +7,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import stdout
+from cnnbench.terminal import print_document, stdout
 from cnnbench.words import MaybeSpecs, split_words
 
 WRONG = 3  # exit code
@@ -41,7 +41,7 @@ def gradcheck(
             raise UsageError("--show: it has an example of its own; leave all else out.")
         from cnnbench.worked_convolution import worked_convolution
 
-        typer.echo(worked_convolution(), nl=False)
+        print_document(worked_convolution())
         return
     paths, overrides = split_words(specs or ())
     from cnnbench.gradcheck import check_gradients, require_layer
@@ -57,6 +57,6 @@ def gradcheck(
         if format is Format.TABLE:
             stdout().print(gradcheck_table(checks[-1], close=layer is not None))
     if format is Format.JSON:
-        typer.echo(gradcheck_json(checks), nl=False)
+        print_document(gradcheck_json(checks), "json")
     if not all(check.right for check in checks):
         raise typer.Exit(WRONG)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.errors import StoreError, UsageError
-from cnnbench.terminal import write_file
+from cnnbench.terminal import print_document, tell, write_file
 from cnnbench.words import ResultsDir
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ def new(
         message = f"{results_dir / begun.name} has runs of another experiment of that name"
         raise UsageError(f"{message}; write another with --name.")
     _write(begun)
-    typer.echo(f"wrote {file}, which extends {begun.parent}")
+    tell(f"wrote {file}, which extends {begun.parent}", err=False)
     if begun.copies:
-        typer.echo(f"copied {', '.join(map(str, begun.copies))}")
+        tell(f"copied {', '.join(map(str, begun.copies))}", err=False)
     both = shlex.join([str(begun.parent), str(file)])
-    typer.echo("Change it, then:\n")
-    typer.echo(f"    cnnbench watch {shlex.quote(str(file))}")
-    typer.echo(f"    cnnbench run {both} --seeds 6")
+    tell("Change it, then:\n", err=False)
+    tell(f"    cnnbench watch {shlex.quote(str(file))}", err=False)
+    tell(f"    cnnbench run {both} --seeds 6", err=False)
 
 
 def _write(begun: "Start") -> None:
@@ -81,6 +81,6 @@ def schema(
     from cnnbench.schema import schema_text
 
     if output is None:
-        typer.echo(schema_text(), nl=False)
+        print_document(schema_text(), "json")
     else:
         write_file("--output", output, schema_text().encode())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.cli_data import DataDir
-from cnnbench.terminal import PICTURES, file_form, stdout, warn, write_file
+from cnnbench.terminal import PICTURES, file_form, print_document, stdout, warn, write_file
 from cnnbench.words import ResultsDir, Run
 
 if TYPE_CHECKING:
@@ -115,11 +115,11 @@ def _print(found: "Predictions", format: Format) -> None:  # noqa: A002
             console.print(report.title(found), markup=False, highlight=False)
             console.print(report.table(found))
         case Format.MD:
-            typer.echo(report.markdown(found), nl=False)
+            print_document(report.markdown(found))
         case Format.CSV:
-            typer.echo(report.csv_text(found), nl=False)
+            print_document(report.csv_text(found))
         case Format.JSON:
-            typer.echo(report.json_text(found), nl=False)
+            print_document(report.json_text(found), "json")
 
 
 def _draw(found: "Predictions", file: Path) -> None:

@@ -94,4 +94,4 @@ def print_layers(
         tell(f"\nBeside {first.experiment.type_title}:", err=False)
         for line in found.lines or ("nothing is different",):
             tell(f"  {line}", err=False)
-        typer.echo()
+        tell(err=False)

@@ -13,7 +13,7 @@ from cnnbench.cli_data import DataDir
 from cnnbench.cli_show import print_layers
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.interrupts import catching
-from cnnbench.terminal import stdout
+from cnnbench.terminal import stderr, stdout, tell
 from cnnbench.words import Device, DeviceOption, Engine, EngineOption, option_overrides
 
 if TYPE_CHECKING:
@@ -132,8 +132,11 @@ class Sheet:
             else:
                 console = stdout()
                 console.print(table)
-                typer.echo(f"That was quick: {self.quick}. With all data and epochs:\n")
-                typer.echo(f"    cnnbench run {shlex.join(map(str, (parent, path)))} --seeds 6\n")
+                tell(f"That was quick: {self.quick}. With all data and epochs:\n", err=False)
+                tell(
+                    f"    cnnbench run {shlex.join(map(str, (parent, path)))} --seeds 6\n",
+                    err=False,
+                )
                 if len(console.render_lines(table)) > console.height - 8:
                     for line in self.verdicts:  # which have left the screen
                         _say(f"{line}\n")
@@ -170,12 +173,10 @@ def _compare(requests: "list[Request]") -> "Comparison":
     Raises:
       CnnbenchError: one cannot be trained, or they cannot be compared.
     """
-    from rich.console import Console
-
     from cnnbench.compare import compare
     from cnnbench.progress import listening
     from cnnbench.session import check_all, run_by_turns
 
     check_all(requests)
-    with listening(Console(stderr=True), len(requests), tables=False) as listeners:
+    with listening(stderr(), len(requests), tables=False) as listeners:
         return compare(run_by_turns(requests, listeners))

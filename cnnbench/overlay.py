@@ -249,7 +249,9 @@ def _path(text: str) -> tuple[str, ...]:
 def _parse_value(key: str, text: str) -> Document:
     """A value whose problems name the key it was given for instead of a line."""
     try:
-        value = parse_document(text.encode(errors="surrogatepass"), COMMAND_LINE)
+        value = parse_document(text.encode(), COMMAND_LINE)
+    except UnicodeEncodeError:
+        raise _refused(key, "is not UTF-8 text", "write it in UTF-8") from None
     except SpecError as error:
         raise SpecError(_moved(problem, key) for problem in error.problems) from None
     return replace(value, problems=tuple(_moved(problem, key) for problem in value.problems))

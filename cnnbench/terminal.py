@@ -1,7 +1,9 @@
 """The edge between the library and a terminal: standard output, and errors as exit codes."""
 
+import codecs
 import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import typer
 
+from cnnbench import ascii_forms
 from cnnbench.errors import CnnbenchError, StoreError, UsageError, listing
 from cnnbench.files import write_whole
 from cnnbench.interrupts import CODES, Stopped
@@ -61,9 +64,32 @@ def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None
     tell(f"wrote {file}")
 
 
-def tell(text: str, *, err: bool = True) -> None:
+def tell(text: str = "", *, err: bool = True) -> None:
     """Prints lines that may hold what a user wrote."""
-    typer.echo(visible(text), err=err)
+    _write(f"{visible(text)}\n", err=err)
+
+
+def print_document(text: str, form: str = "txt") -> None:
+    """Prints the content of a file on standard output.
+
+    JSON and HTML are UTF-8 by their standards. Where standard output is not, they are printed in
+    ASCII with their own escapes, which mean the same.
+
+    Args:
+      text: the content, with its last line break.
+      form: ``json``, ``html``, or another that has no escapes.
+    """
+    if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":
+        escapes = {"json": ascii_forms.json_in_ascii, "html": ascii_forms.html_in_ascii}
+        text = escapes.get(form, str)(text)
+    _write(text, err=False)
+
+
+def _write(text: str, *, err: bool) -> None:
+    """Writes to a standard stream, in its own encoding: `click.echo` writes UTF-8 to ASCII."""
+    stream = sys.stderr if err else sys.stdout
+    stream.write(ascii_forms.spelled(text, stream.encoding or "utf-8"))
+    stream.flush()
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -77,16 +103,16 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             tell(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as stop:
-            typer.echo("interrupted", err=True)
+            tell("interrupted")
             code = stop.exit_code if isinstance(stop, Stopped) else CODES[0]
             raise typer.Exit(code) from None
         except OSError as error:
             if (flaw := _outside_flaw(error)) is None:
                 raise
-            typer.echo(flaw, err=True)
+            tell(flaw)
             raise typer.Exit(1) from None
         except MemoryError:
-            typer.echo("the memory is too small; close other programs, or ask for less", err=True)
+            tell("the memory is too small; close other programs, or ask for less")
             raise typer.Exit(1) from None
 
     return wrapper
@@ -105,10 +131,17 @@ def _outside_flaw(error: OSError) -> str | None:
 
 def stdout() -> "Console":
     """Standard output; 80 columns where it is no terminal, so that files look the same."""
-    from rich.console import Console
+    from cnnbench.legible import LegibleConsole
 
-    console = Console()
-    return console if console.is_terminal else Console(width=max(80, console.width))
+    console = LegibleConsole()
+    return console if console.is_terminal else LegibleConsole(width=max(80, console.width))
+
+
+def stderr() -> "Console":
+    """Standard error, for progress."""
+    from cnnbench.legible import LegibleConsole
+
+    return LegibleConsole(stderr=True)
 
 
 def warn(warnings: Sequence[str]) -> None:
@@ -118,10 +151,11 @@ def warn(warnings: Sequence[str]) -> None:
 
 
 def open_streams() -> None:
-    """Puts the null device where a standard stream is closed, as by ``2>&-``.
+    """Makes all standard streams usable.
 
-    The next file to be opened would take its number, and what libraries write to
-    standard error would end up in results.
+    The null device takes the place of one that is closed, as by ``2>&-``. The next file to be
+    opened would take its number, and what libraries write to standard error would end up in
+    results. What libraries print that the encoding lacks is printed in ASCII.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -130,6 +164,9 @@ def open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
             mode = "w" if number else "r"
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ascii_forms.ERRORS)
 
 
 def exit_at_once(code: int) -> NoReturn:

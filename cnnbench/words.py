@@ -106,10 +106,18 @@ def split_words(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
       UsageError: no file is named.
     """
     files = [a for a in arguments if "=" not in a or os.path.exists(a)]  # noqa: PTH110 - Path raises
-    paths, overrides = [Path(a) for a in files], [a for a in arguments if a not in files]
+    paths, overrides = [Path(a) for a in files], [_text(a) for a in arguments if a not in files]
     if not paths:
         raise UsageError("no experiment file is named; write one, as in experiments/standard.yaml.")
     return paths, overrides
+
+
+def _text(argument: str) -> str:
+    """UTF-8 whatever the locale: in the C locale Python may escape the bytes of an argument."""
+    try:
+        return os.fsencode(argument).decode()
+    except UnicodeError:
+        return argument
 
 
 def option_overrides(seeds: str | None, epochs: int | None, dataset: str | None) -> list[str]:

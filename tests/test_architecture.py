@@ -25,7 +25,7 @@ MODULES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 
 # A module imports only from the lines above its own. docs/architecture.md shows the same list.
 ORDER = """
-errors interrupts files locks
+errors interrupts files locks ascii_forms
 scalars
 syntax
 yamlio
@@ -121,7 +121,7 @@ recorder event_files
 opening
 checking
 session bench_session
-matching status_line
+matching status_line legible
 progress
 terminal words keyboard watch
 cli_data

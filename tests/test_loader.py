@@ -333,7 +333,7 @@ class TestOverrides:
             ),
             (
                 "train.epochs=\udce9",
-                "train.epochs: is not UTF-8 text; save the file as UTF-8.",
+                "train.epochs: is not UTF-8 text; write it in UTF-8.",
             ),
             (
                 "train.epoch=1",
