@@ -1,13 +1,16 @@
 """What all tests share: devices, a cache folder, an engine, no network, Hypothesis's examples.
 
 Tests compile some thousand programs, for which XLA is asked to be quick: few optimisations, and
-its older code generator, which takes less than half the time. Programs as users have them are
-held by `test_as_users`, by the processes that `test_faults` kills, and by `make smoke`.
+its older code generator, where it still has one, which takes less than half the time. Programs as
+users have them are held by `test_as_users`, by the processes that `test_faults` kills, and by
+`make smoke`.
 """
 
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -33,8 +36,16 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["CNNBENCH_ENGINE"] = "direct"
     if not hasattr(config, "workerinput"):
         if AS_USERS not in os.environ:
-            os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *QUICK)).strip()
+            quick = [flag for flag in QUICK if _known(flag)]
+            os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *quick)).strip()
         os.environ["CNNBENCH_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnnbench-tests-")
+
+
+def _known(flag: str) -> bool:
+    """XLA ends the process that names a flag it does not know, so another process tries it."""
+    environment = os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
+    start = [sys.executable, "-c", "import jax; jax.devices()"]
+    return subprocess.run(start, env=environment, capture_output=True, check=False).returncode == 0
 
 
 # The files that take longest, which come first, so that two workers end at about the same time.
