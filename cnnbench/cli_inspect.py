@@ -107,4 +107,4 @@ def _save(file: Path, arrays: Mapping[str, Any]) -> None:
 
     content = io.BytesIO()
     np.savez(content, **arrays)
-    write_file("--npz", file, content.getbuffer())
+    write_file("--npz", file, content.getvalue())
