@@ -76,8 +76,8 @@ def test_run_ends_with_the_posts_table():
     header, rule, first, last = [line for line in done.stdout.splitlines() if "|" in line]
     assert re.fullmatch(r"\| Type +\| Epoch \| Accuracy \| +Time \|", header)
     assert re.fullmatch(r"\|[-|]+\|", rule)
-    assert re.fullmatch(r"\| Tiny CNN \| +1 \| +\d+\.\d\d % \| +[\d.]+ s \|", first)
-    assert re.fullmatch(r"\| Tiny CNN \| +3 \| +\d+\.\d\d % \| +[\d.]+ s \|", last)
+    assert re.fullmatch(r"\| Tiny CNN \| +1 \| +\d+\.\d\d % \| +[\d.]+ m?s \|", first)
+    assert re.fullmatch(r"\| Tiny CNN \| +3 \| +\d+\.\d\d % \| +[\d.]+ m?s \|", last)
 
 
 def test_run_writes_every_file_of_a_run():
