@@ -1,6 +1,7 @@
 """Which image-classification datasets there are, and what their images look like."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import logging
@@ -9,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +19,7 @@ from cnnbench.errors import DataError, did_you_mean, listing
 from cnnbench.files import at_home
 
 EMBEDDED = "mnist_5k"
+TESTED = "4.9.10"  # of tensorflow-datasets
 TENSORFLOW_EXTRA = "pip install 'cnnbench[tensorflow]'"
 
 
@@ -180,6 +183,24 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def private(module: str, name: str) -> Any:
+    """A part of tensorflow-datasets that its documentation does not promise.
+
+    Args:
+      module: below `tensorflow_datasets.core`.
+      name: of a class or function in it.
+
+    Raises:
+      DataError: the installed version has none of that name.
+    """
+    try:
+        return getattr(importlib.import_module(f"tensorflow_datasets.core.{module}"), name)
+    except (ImportError, AttributeError):
+        found = f"tensorflow-datasets {version('tensorflow-datasets')} has no core.{module}.{name}"
+        remedy = f'run pip install "tensorflow-datasets=={TESTED}"'
+        raise DataError(f"{found}, which cnnbench needs; {remedy}.") from None
 
 
 def has_tensorflow() -> bool:

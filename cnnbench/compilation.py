@@ -1,10 +1,14 @@
-"""JAX's cache of compiled programs on disk, and whether it had what was needed."""
+"""How programs are compiled, and JAX's cache of them on disk: whether it had what was needed."""
 
-from collections.abc import Callable, Iterator
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +18,25 @@ from cnnbench.cache import Entry, cache_dir, read_entry, write_entry
 _ASKED = "/jax/compilation_cache/compile_requests_use_cache"
 _FOUND = "/jax/compilation_cache/cache_hits"
 
+_MODULE, _OPEN = "jax._src.compilation_cache", "get_file_cache"
+
 Notify = Callable[[str], None]
+
+
+def compiled(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> Any:
+    """Compiles a program, without the options that the installed XLA does not know.
+
+    Args:
+      lowered: the program.
+      options: of XLA, by name, that change speed alone.
+    """
+    try:
+        return lowered.compile(compiler_options=dict(options))
+    except jax.errors.JaxRuntimeError as error:
+        unknown = re.search(r"No such compile option: '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in options:
+            raise
+    return compiled(lowered, {name: options[name] for name in options if name != unknown[1]})
 
 
 def keep_compiled(notify: Notify) -> None:
@@ -23,19 +45,38 @@ def keep_compiled(notify: Notify) -> None:
     Args:
       notify: gets a sentence if that is not possible, or if a file is damaged.
     """
-    from jax._src import compilation_cache
-
+    cache = _replaceable_cache()
+    if cache is None:
+        notify(
+            f"jax {jax.__version__} keeps compiled programs in another way than this cnnbench"
+            " knows, so programs are compiled anew each time; update cnnbench."
+        )
+        return
     folder = cache_dir() / "programs"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         notify(_refused(folder, "made", error))
         return
-    vars(compilation_cache)["get_file_cache"] = partial(_open, notify)
+    cache[_OPEN] = partial(_open, notify)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # By default only programs that took a second to compile are kept.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _replaceable_cache() -> dict[str, Any] | None:
+    """The names of JAX's module that opens the cache; None where it is not as we know it.
+
+    The module is private, and JAX has no public way to replace the cache (0.10 to 0.12).
+    """
+    try:
+        names = vars(importlib.import_module(_MODULE))
+    except ImportError:
+        return None
+    function = names.get(_OPEN)
+    known = callable(function) and list(inspect.signature(function).parameters) == ["path"]
+    return names if known else None
 
 
 def _open(notify: Notify, path: str) -> tuple["ProgramFiles", str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cnnbench.catalog import quiet
+from cnnbench.catalog import private, quiet
 from cnnbench.errors import DataError
 
 # How long a server may take to answer before the network counts as absent.
@@ -57,11 +57,10 @@ def manual_path(file: RegisteredFile, data_dir: Path) -> Path | None:
 
 def fetched_path(file: RegisteredFile, name: str, data_dir: Path) -> Path | None:
     """The file as tensorflow-datasets fetched it earlier, not yet verified."""
-    from tensorflow_datasets.core.download import resource
-
     base = name.partition("/")[0]
-    path = data_dir / "downloads" / base / resource.get_dl_fname(file.url, file.sha256)
-    return path if resource.is_locally_cached(path) else None
+    file_name = private("download.resource", "get_dl_fname")(file.url, file.sha256)
+    path = data_dir / "downloads" / base / file_name
+    return path if private("download.resource", "is_locally_cached")(path) else None
 
 
 def verify_file(path: Path, file: RegisteredFile, name: str) -> None:
@@ -121,17 +120,17 @@ def translated_errors(name: str) -> Iterator[None]:
       DataError: what came is not the registered file, or cannot be written.
     """
     import requests
-    from tensorflow_datasets.core.download import download_manager
-    from tensorflow_datasets.core.download.util import DownloadError
 
+    mismatch = private("download.download_manager", "NonMatchingChecksumError")
+    download = private("download.util", "DownloadError")
     try:
         yield
-    except download_manager.NonMatchingChecksumError as error:
+    except mismatch as error:
         # Where it lies and the sums stand only in the text of that error.
         place = str(error).partition("downloaded to ")[2].partition(", has wrong checksum")[0]
         expected, found = re.findall(r"checksum='([0-9a-f]{64})'", str(error))
         raise DataError(_mismatch(place, name, expected, found)) from error
-    except (requests.RequestException, DownloadError) as error:
+    except (requests.RequestException, download) as error:
         raise UnavailableError(_unavailable(name, str(error).rstrip("."))) from error
     except OSError as error:
         raise DataError(

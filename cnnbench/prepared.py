@@ -14,6 +14,7 @@ from cnnbench.catalog import (
     has_tensorflow,
     info_of,
     open_builder,
+    private,
     quiet,
     supervised_keys,
 )
@@ -166,6 +167,4 @@ def _file_order(num: int, split: str) -> Sequence[int]:
     tensorflow-datasets stores examples by the hash of their key, and the key of an
     example in these sets is its place in the file.
     """
-    from tensorflow_datasets.core.hashing import Hasher
-
-    return sorted(range(num), key=Hasher(split).hash_key)
+    return sorted(range(num), key=private("hashing", "Hasher")(split).hash_key)

@@ -1,6 +1,6 @@
 """Compiled programs: steps made ready for given devices, ahead of time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cnnbench.compilation import compiled
 from cnnbench.data import Dataset
 from cnnbench.devices import make_mesh
 from cnnbench.errors import ModelError
@@ -199,9 +200,8 @@ def compile_train(setup: Setup, network: Network, state: TrainState) -> Callable
     indices = np.zeros((setup.strategy.steps_per_call, *seeds, job.batch_size), np.int32)
     # LLVM's last level takes a sixth of the time to compile and makes no step faster.
     options = {} if job.accelerator else {"xla_backend_optimization_level": 2}
-    return _ahead_of_time(
-        setup, steps, state, setup.arrays, indices, donate_argnums=0, compiler_options=options
-    )
+    arguments = state, setup.arrays, indices
+    return _ahead_of_time(setup, steps, *arguments, quick=options, donate_argnums=0)
 
 
 def compile_all(setup: Setup, network: Network, state: TrainState) -> Programs:
@@ -220,7 +220,7 @@ def compile_all(setup: Setup, network: Network, state: TrainState) -> Programs:
     # Most of an evaluation is matrix products, which no optimisation of the code around
     # them makes faster, and it is compiled in two thirds of the time without.
     quick = {} if job.accelerator else {"xla_backend_optimization_level": 1}
-    ready = partial(_ahead_of_time, setup, compiler_options=quick)
+    ready = partial(_ahead_of_time, setup, quick=quick)
     return Programs(
         compile_train(setup, network, state),
         ready(evaluate, *model, arrays, chunk, weights),
@@ -229,11 +229,16 @@ def compile_all(setup: Setup, network: Network, state: TrainState) -> Programs:
 
 
 def _ahead_of_time(
-    setup: Setup, function: Callable[..., Any], *args: Any, **options: Any
+    setup: Setup,
+    function: Callable[..., Any],
+    *args: Any,
+    quick: Mapping[str, Any],
+    **options: Any,
 ) -> Callable[..., Any]:
     if setup.mesh is not None:
         options["out_shardings"] = NamedSharding(setup.mesh, PartitionSpec())
-    return jax.jit(function, **options).lower(*args).compile()
+    program: Callable[..., Any] = compiled(jax.jit(function, **options).lower(*args), quick)
+    return program
 
 
 def check_output(setup: Setup, network: Network) -> None:

@@ -15,6 +15,7 @@ from cnnbench.catalog import (
     describe,
     has_tensorflow,
     open_builder,
+    private,
     quiet,
 )
 from cnnbench.errors import DataError
@@ -135,3 +136,13 @@ def test_a_name_that_begins_with_a_digit_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         open_builder("9mnist_5k", tmp_path)
     assert str(caught.value).startswith("dataset '9mnist_5k' does not exist")
+
+
+@pytest.mark.parametrize(("module", "name"), [("hashing", "Gone"), ("gone", "Hasher")])
+def test_a_version_without_a_private_part_is_an_error(module: str, name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        private(module, name)
+    assert str(caught.value) == (
+        f"tensorflow-datasets {tfds.__version__} has no core.{module}.{name}, which cnnbench needs;"
+        ' run pip install "tensorflow-datasets==4.9.10".'
+    )
