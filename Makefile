@@ -1,11 +1,19 @@
 # Set-up and the commands that users and CI run. `make help` lists them.
 PYTHON ?= python3
-VENV ?= .venv
+version_of = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# A Python that is asked for has an environment of its own: PYTHON=python3.13 is .venv-3.13.
+ifeq ($(origin VENV),undefined)
+VENV := .venv$(if $(filter file,$(origin PYTHON)),,-$(call version_of,$(PYTHON)))
+endif
 BIN = $(VENV)/bin
+# Python 3.11 and 3.12 have the versions of the one file, newer ones those of the other.
+VERSION := $(call version_of,$(firstword $(wildcard $(BIN)/python) $(PYTHON)))
+CONSTRAINTS := constraints-$(if $(filter 3.11 3.12,$(VERSION)),3.11,3.13).txt
 EPOCHS ?= 30
 RESULTS ?= results
-# `make test EXTRAS=dev,peers` also runs the tests that need PyTorch.
+# `make test EXTRAS=dev,peers` also runs the tests that need PyTorch, `TESTS=tests/test_spec.py` a part.
 EXTRAS ?= dev
+TESTS ?=
 MODELS = experiments/standard.yaml experiments/modified.yaml
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -17,9 +25,9 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # A stamp per set of extras, renewed when what is installed would change.
-$(VENV)/.installed-%: pyproject.toml constraints.txt
+$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".$(if $(filter base,$*),,[$*])"
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".$(if $(filter base,$*),,[$*])"
 	touch $@
 
 run: $(VENV)/.installed-base ## Train the standard and the modified CNN on embedded digits and compare them
@@ -27,7 +35,7 @@ run: $(VENV)/.installed-base ## Train the standard and the modified CNN on embed
 	$(BIN)/cnnbench compare standard modified --results-dir $(RESULTS)
 
 test: $(VENV)/.installed-$(EXTRAS) ## Run all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(TESTS)
 
 coverage: $(VENV)/.installed-$(EXTRAS) ## Run all tests and measure the lines and branches they reach
 	rm -rf build/coverage
@@ -55,5 +63,5 @@ bench: $(VENV)/.installed-dev,peers ## Measure speed against PyTorch, Keras and 
 	$(BIN)/python -m benchmarks.run $(BENCH)
 
 clean: ## Remove the virtual environment and everything generated but results
-	rm -rf $(VENV) build dist mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf $(VENV) .venv-3.* build dist mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

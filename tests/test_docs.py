@@ -131,6 +131,26 @@ def test_spec_page_is_what_the_models_say():
         assert re.search(rf"\b{name}\b", page)
 
 
+@pytest.mark.parametrize(
+    ("version", "constraints"),
+    [("3.11", "3.11"), ("3.12", "3.11"), ("3.13", "3.13"), ("3.14", "3.13")],
+)
+def test_make_takes_the_versions_for_the_python_that_is_asked_for(version, constraints, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {version}\n")
+    python.chmod(0o755)
+    command = ["make", "--dry-run", "--always-make", "test", f"PYTHON={python}", "EXTRAS=dev"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    folder, file = f".venv-{version}", f"constraints-{constraints}.txt"
+    assert done.stdout.splitlines() == [
+        f"test -x {folder}/bin/python || {python} -m venv {folder}",
+        f'{folder}/bin/python -m pip install --quiet --constraint {file} --editable ".[dev]"',
+        f"touch {folder}/.installed-dev",
+        f"{folder}/bin/python -m pytest -n 2 ",
+    ]
+    assert (ROOT / file).exists()
+
+
 def test_make_help_lists_every_target():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = re.findall(r"^  make (\w+)", done.stdout, re.MULTILINE)
