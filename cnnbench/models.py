@@ -35,7 +35,7 @@ from cnnbench.layers import (
 )
 from cnnbench.losses import Result
 from cnnbench.lowering import kernel_owner, lower
-from cnnbench.noise import RandomLayer, divergence
+from cnnbench.noise import RandomLayer, disturb, divergence
 from cnnbench.rowwise import Cut, Head, Weights, sum_in_rows
 from cnnbench.shapes import Shape
 
@@ -106,9 +106,18 @@ class GraphNet(nnx.Module):
         weights = self.prepare() if prepared is None else prepared
         return self.leave(self._values(x, weights)[self.plan.output])
 
-    def result(self, x: jax.Array, prepared: Weights | None = None) -> Result:
-        """As a call, with what else the loss is made of."""
-        return self.result_of(self._values(x, self.prepare() if prepared is None else prepared))
+    def result(
+        self, x: jax.Array, prepared: Weights | None = None, numbers: jax.Array | None = None
+    ) -> Result:
+        """As a call, with what else the loss is made of.
+
+        Args:
+          x: images, (n, height, width, channels).
+          prepared: what `prepare` gave, so that many calls share it.
+          numbers: of the images, (n,), which random layers draw by; places in `x` if None.
+        """
+        weights = self.prepare() if prepared is None else prepared
+        return self.result_of(self._values(x, weights, numbers))
 
     def result_of(self, values: Mapping[str, jax.Array]) -> Result:
         """What the loss is made of, from the values of `Plan.ends`."""
@@ -137,30 +146,55 @@ class GraphNet(nnx.Module):
         nodes = decoder(self.plan, layer)
         assert nodes is not None
         start = self.enter(values) if values.ndim == 4 else values
-        return self.leave(self._run(nodes, {layer: start}, self.prepare())[self.plan.output])
+        numbers = jnp.arange(len(values))
+        found = self._run(nodes, {layer: start}, self.prepare(), numbers)
+        return self.leave(found[self.plan.output])
 
-    def _values(self, x: jax.Array, weights: Weights) -> dict[str, jax.Array]:
+    def _values(
+        self, x: jax.Array, weights: Weights, numbers: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
         """Every layer's result by name, in the layout of the operations."""
-        return self._run(self.plan.nodes, {INPUT: self.enter(x)}, weights)
+        numbers = jnp.arange(len(x)) if numbers is None else numbers
+        return self._run(self.plan.nodes, {INPUT: self.enter(x)}, weights, numbers)
 
     def _run(
-        self, nodes: Sequence[Node], values: dict[str, jax.Array], weights: Weights
+        self,
+        nodes: Sequence[Node],
+        values: dict[str, jax.Array],
+        weights: Weights,
+        numbers: jax.Array,
     ) -> dict[str, jax.Array]:
         """Values with those of some layers."""
         for node in nodes:
             inputs = [values[name] for name in node.inputs]
             part = self.parts.get(node.name)
-            if part:
+            if isinstance(part, RandomLayer):
+                values[node.name] = self._disturbed(node, part, inputs, numbers)
+            elif part:
                 # Running statistics stay in float32, and must not make a bfloat16 network one.
-                y = part(*inputs).astype(inputs[0].dtype)
-                drawn = isinstance(part, RandomLayer) and y.ndim == 4
-                values[node.name] = self.lowering.settle(y) if drawn else y
+                values[node.name] = part(*inputs).astype(inputs[0].dtype)
             else:
                 values[node.name] = self.apply(node, inputs, weights)
         return values
 
+    def _disturbed(
+        self, node: Node, part: RandomLayer, inputs: Sequence[jax.Array], numbers: jax.Array
+    ) -> jax.Array:
+        """The result of a random layer, in the layout of the operations."""
+        if not part.active:
+            return inputs[0]
+        drawn = part.draw((len(numbers), *node.layout.shape), numbers)
+        if drawn.ndim != 4:
+            return disturb(part.op, drawn, *inputs)
+        return self.lowering.settle(disturb(part.op, self.enter(drawn), *inputs))
+
     def sum_of(
-        self, x: jax.Array, prepared: Weights, head: Head, others: tuple[jax.Array, ...]
+        self,
+        x: jax.Array,
+        prepared: Weights,
+        head: Head,
+        others: tuple[jax.Array, ...],
+        numbers: jax.Array | None = None,
     ) -> jax.Array:
         """A sum over images in training, such as that of their losses.
 
@@ -169,10 +203,11 @@ class GraphNet(nnx.Module):
           prepared: what `prepare` gave.
           head: a number from the `Result` for some images, and from `others` for them.
           others: what else it needs, such as targets, (n, ...) each.
+          numbers: as in `result`; where the network cuts the batch itself, `x` is all of it.
         """
         if self.cut:
             return sum_in_rows(self, x, prepared, self.cut, head, others)
-        return head(self.result(x, prepared), *others)
+        return head(self.result(x, prepared, numbers), *others)
 
     def enter(self, x: jax.Array) -> jax.Array:
         """Images in the layout of the operations."""

@@ -1,4 +1,9 @@
-"""Layers that are random in training: dropout, noise, and the sample of a variational code."""
+"""Layers that are random in training: dropout, noise, and the sample of a variational code.
+
+Each image draws from a key of its own, made of the layer's key and the image's number. So the
+numbers do not depend on the layout of the images, on how a batch is cut into rows, or on the
+devices that share it: every engine draws the same ones.
+"""
 
 import math
 from typing import assert_never
@@ -6,6 +11,7 @@ from typing import assert_never
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from cnnbench import lanes
 from cnnbench.layers import Dropout, GaussianNoise, LayerOp, MaskingNoise, Sample
@@ -25,16 +31,35 @@ def draws(op: LayerOp) -> bool:
             return False
 
 
-def draw(op: Random, key: jax.Array, shape: Shape) -> jax.Array:
-    """The numbers that a layer needs for values of a shape: which are kept, or normal ones."""
+def draw(op: Random, key: jax.Array, numbers: jax.Array, shape: Shape) -> jax.Array:
+    """Random values for some images: booleans that say what is kept, or normal values.
+
+    They come from 32 bits a value. The booleans are the same in every dtype, and the normal
+    values are those of float64, rounded.
+
+    Args:
+      op: the layer.
+      key: its key.
+      numbers: one for each image, (n,); images of equal numbers get equal values.
+      shape: of the layer's result for one image.
+
+    Returns:
+      (n, *shape).
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
     # In one axis, since a CPU makes vectors of the last one, and of one channel it has none.
     flat = (math.prod(shape),)
+    bits = jax.vmap(lambda own: jax.random.bits(own, flat, jnp.uint32))(keys)
+    bits = bits.reshape(-1, *shape)
     match op:
         case Dropout(rate=rate) | MaskingNoise(rate=rate):
-            return jax.random.bernoulli(key, 1 - rate, flat).reshape(shape)
+            return bits < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
         case GaussianNoise() | Sample():
-            # In float64 where that is on: two programs may round a float32 in two ways.
-            return jax.random.normal(key, flat).reshape(shape)
+            # Odd numbers of 24 bits and a sign: exact in float32, symmetric, and never 1.
+            odd = 2 * (bits >> 8).astype(jnp.int32) + (1 - 2**24)
+            uniform = odd.astype(jnp.result_type(float)) / 2**24
+            normal: jax.Array = math.sqrt(2) * lax.erf_inv(uniform)
+            return normal
         case _:
             assert_never(op)
 
@@ -100,13 +125,24 @@ class RandomLayer(nnx.Module):
         self.deterministic = self.sampling = False
         self.rngs = rngs.dropout.fork()
 
-    def __call__(self, *inputs: jax.Array) -> jax.Array:
-        """Images or vectors to values of their shape."""
+    @property
+    def active(self) -> bool:
+        """Whether it draws now."""
         sampled = self.sampling and isinstance(self.op, Sample)
-        if not draws(self.op) or (self.deterministic and not sampled):
+        return draws(self.op) and (sampled or not self.deterministic)
+
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        """Images or vectors, (n, ...), to values of their shape."""
+        if not self.active:
             return inputs[0]
         return disturb(self.op, self.draw(inputs[0].shape), *inputs)
 
-    def draw(self, shape: Shape) -> jax.Array:
-        """The next numbers for values of a shape."""
-        return draw(self.op, self.rngs(), shape)
+    def draw(self, shape: Shape, numbers: jax.Array | None = None) -> jax.Array:
+        """The next random values.
+
+        Args:
+          shape: of the result, (n, ...).
+          numbers: as in `draw`; places in the batch if None.
+        """
+        numbers = jnp.arange(shape[0]) if numbers is None else numbers
+        return draw(self.op, self.rngs(), numbers, shape[1:])

@@ -49,6 +49,20 @@ class Rules(NamedTuple):
     dtype: DTypeLike | None = None
 
 
+class Part(NamedTuple):
+    """Images of a batch: all, a row, or rows as the first axis.
+
+    Args:
+      indices: of the images in the dataset, (n,).
+      weights: one, or zero for an image that only fills a row, (n,).
+      numbers: of the images, (n,), which random layers draw by.
+    """
+
+    indices: jax.Array
+    weights: jax.Array
+    numbers: jax.Array
+
+
 def make_rules(
     experiment: Experiment,
     microbatch: int | None,
@@ -98,75 +112,64 @@ def gradients(
     sums: Callable[..., Any] = partial(_gradient_sums, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
         sums = _shared(partial(_one_share, sums), rules)
-    rows = _rows(indices, jnp.ones(len(indices)), rules)
+    rows = _rows(Part(indices, jnp.ones(len(indices)), jnp.arange(len(indices))), rules)
     if rules.mesh and rules.microbatch is None:
         # XLA follows from here what each device computes of a whole batch.
         rows = lax.with_sharding_constraint(rows, NamedSharding(rules.mesh, P(None, BATCH)))
-    gradient, rest, loss = sums(state.params, state.rest, arrays, *rows)
+    gradient, rest, loss = sums(state.params, state.rest, arrays, rows)
     return jax.tree.map(lambda g: g / len(indices), gradient), rest, loss / len(indices)
 
 
 def _shared(function: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
-    """A function of (params, rest, arrays, rows, weights), its rows spread over the devices."""
-    specs = (P(), P(), P(), P(BATCH), P(BATCH))
+    """A function of (params, rest, arrays, rows), its rows spread over the devices."""
+    specs = (P(), P(), P(), P(BATCH))
     # Results end with a psum, which the check cannot see through a scan.
     return jax.shard_map(function, mesh=rules.mesh, in_specs=specs, out_specs=P(), check_vma=False)
 
 
 def _one_share(
-    sums: Callable[..., Any],
-    params: Tree,
-    rest: Tree,
-    arrays: Arrays,
-    rows: jax.Array,
-    weights: jax.Array,
+    sums: Callable[..., Any], params: Tree, rest: Tree, arrays: Arrays, rows: Part
 ) -> tuple[Tree, Tree, jax.Array]:
-    """One device's rows of a batch, with dropout masks of its own; the sums are everyone's."""
-    keys, _ = nnx.split_state(rest, nnx.RngKey, ...)
-    own = _with_own_keys(rest, lax.axis_index(BATCH))
-    gradient, rest, loss = sums(params, own, arrays, rows, weights)
-    _, others = nnx.split_state(rest, nnx.RngKey, ...)
+    """One device's rows of a batch; the sums are everyone's."""
+    gradient, rest, loss = sums(params, rest, arrays, rows)
     gradient, loss = lax.psum((gradient, loss), BATCH)
-    return gradient, nnx.merge_state(keys, others), loss
-
-
-def _with_own_keys(rest: Tree, number: jax.Array) -> Tree:
-    """Other state, with random numbers that depend on a number."""
-    keys, others = nnx.split_state(rest, nnx.RngKey, ...)
-    own = jax.tree.map(lambda key: jax.random.fold_in(key, number), keys)
-    return nnx.merge_state(own, others)
+    return gradient, rest, loss
 
 
 def _gradient_sums(
     params: Tree,
     rest: Tree,
     arrays: Arrays,
-    rows: jax.Array,
-    weights: jax.Array,
+    rows: Part,
     *,
     graphdef: Any,
     rules: Rules,
 ) -> tuple[Tree, Tree, jax.Array]:
-    """Sums over rows of images: gradient and loss; kernels are prepared once for all rows."""
+    """Sums over rows of images: gradient and loss; kernels are prepared once for all rows.
+
+    All rows begin with the same other state, so that their random layers differ by the
+    images' numbers alone; what the last one leaves is that of the step.
+    """
     prepared, pull = jax.vjp(lambda p: _prepared(graphdef, p, rest, rules), params)
     gradient_of = jax.value_and_grad(partial(_loss_sum, graphdef, rules), (0, 1), has_aux=True)
-    slotted = dense.with_slots(prepared, rows.shape[1]) if len(rows) > 1 else prepared
+    number, size = rows.indices.shape
+    slotted = dense.with_slots(prepared, size) if number > 1 else prepared
 
-    def add(carry: Tree, part: tuple[jax.Array, jax.Array]) -> tuple[Tree, Tree]:
-        gradient, rest, loss = carry
-        images, targets = pick(arrays, part[0], rules)
-        (more, rest), (own, change) = gradient_of(params, slotted, rest, images, targets, part[1])
+    def add(carry: Tree, part: Part) -> tuple[Tree, Tree]:
+        gradient, _, loss = carry
+        images, targets = pick(arrays, part.indices, rules)
+        (more, after), (own, change) = gradient_of(params, slotted, rest, images, targets, part)
         change, slots = dense.without_slots(change)
-        return (jax.tree.map(jnp.add, gradient, (own, change)), rest, loss + more), slots
+        return (jax.tree.map(jnp.add, gradient, (own, change)), after, loss + more), slots
 
     carry = (jax.tree.map(jnp.zeros_like, (params, prepared)), rest, jnp.zeros(()))
-    if len(rows) == 1:
-        carry, slots = add(carry, (rows[0], weights[0]))
+    if number == 1:
+        carry, slots = add(carry, Part(*(values[0] for values in rows)))
     else:
-        carry, slots = lax.scan(add, carry, (rows, weights))
-    (own, through), rest, loss = carry
+        carry, slots = lax.scan(add, carry, rows)
+    (own, through), after, loss = carry
     through = pull(dense.add_products(through, slots))[0]
-    return jax.tree.map(jnp.add, own, through), rest, loss
+    return jax.tree.map(jnp.add, own, through), after, loss
 
 
 def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Tree:
@@ -175,15 +178,30 @@ def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Tree:
 
 
 def results_of(
-    graphdef: Any, params: Tree, rest: Tree, images: jax.Array, prepared: Tree, rules: Rules
+    graphdef: Any,
+    params: Tree,
+    rest: Tree,
+    images: jax.Array,
+    prepared: Tree,
+    rules: Rules,
+    numbers: jax.Array | None = None,
 ) -> Result:
-    """What a network makes of images."""
+    """What a network makes of images; random layers draw by the numbers of these."""
+    if numbers is not None and not rules.prepares:
+        rest = _with_own_keys(rest, numbers[0])
     model = merged(graphdef, params, rest, rules)
     images, prepared = cast((images, prepared), rules.dtype)
     if not rules.prepares:
         return Result(whole(model(images), rules), {})
-    result: Result = whole(model.result(images, prepared or None), rules)
+    result: Result = whole(model.result(images, prepared or None, numbers), rules)
     return result
+
+
+def _with_own_keys(rest: Tree, number: jax.Array) -> Tree:
+    """The other state of a Python model, with random numbers that depend on a number."""
+    keys, others = nnx.split_state(rest, nnx.RngKey, ...)
+    own = jax.tree.map(lambda key: jax.random.fold_in(key, number), keys)
+    return nnx.merge_state(own, others)
 
 
 def merged(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Any:
@@ -207,15 +225,14 @@ def _shares(rules: Rules) -> int:
     return rules.mesh.size if rules.mesh and rules.microbatch else 1
 
 
-def _rows(indices: jax.Array, weights: jax.Array, rules: Rules) -> tuple[jax.Array, jax.Array]:
-    """Indices and weights in rows; what is missing is filled up with weight zero.
+def _rows(batch: Part, rules: Rules) -> Part:
+    """A batch in rows; what is missing is filled up with weight zero.
 
     A small working set stays in a CPU's cache. Each device has as many rows.
     """
-    row = rules.microbatch or len(indices)
-    missing = (0, -len(indices) % (row * _shares(rules)))
-    padded, weighted = (jnp.pad(x, missing).reshape(-1, row) for x in (indices, weights))
-    return padded, weighted
+    row = rules.microbatch or len(batch.indices)
+    missing = (0, -len(batch.indices) % (row * _shares(rules)))
+    return Part(*(jnp.pad(values, missing).reshape(-1, row) for values in batch))
 
 
 def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
@@ -226,7 +243,7 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
     rest: Tree,
     images: jax.Array,
     targets: jax.Array,
-    weights: jax.Array,
+    part: Part,
 ) -> tuple[jax.Array, Tree]:
     model = merged(graphdef, params, rest, rules)
     images, prepared = cast((images, prepared), rules.dtype)
@@ -235,8 +252,9 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
         return jnp.sum(rules.loss(whole(result, rules), targets) * weights)
 
     if not rules.prepares:
-        return head(Result(model(images), {}), targets, weights), split(model)[2]
-    return model.sum_of(images, prepared, head, (targets, weights)), split(model)[2]
+        return head(Result(model(images), {}), targets, part.weights), split(model)[2]
+    total = model.sum_of(images, prepared, head, (targets, part.weights), part.numbers)
+    return total, split(model)[2]
 
 
 def eval_step(
@@ -264,7 +282,9 @@ def eval_step(
     if _shares(rules) > 1:
         one = sums
         sums = _shared(lambda *args: lax.psum(one(*args), BATCH), rules)
-    totals: dict[str, jax.Array] = sums(params, rest, arrays, *_rows(indices, weights, rules))
+    # A variational code is sampled for each image, whichever others are evaluated with it.
+    rows = _rows(Part(indices, weights, indices), rules)
+    totals: dict[str, jax.Array] = sums(params, rest, arrays, rows)
     return totals
 
 
@@ -272,23 +292,21 @@ def _metric_sums(
     params: Tree,
     rest: Tree,
     arrays: Arrays,
-    rows: jax.Array,
-    weights: jax.Array,
+    rows: Part,
     *,
     graphdef: Any,
     rules: Rules,
 ) -> dict[str, jax.Array]:
     prepared = _prepared(graphdef, params, rest, rules)
 
-    def sums(part: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
-        images, targets = pick(arrays, part[0], rules)
-        own = _with_own_keys(rest, part[0][0])  # a variational code is sampled for each image
-        result = results_of(graphdef, params, own, images, prepared, rules)
+    def sums(part: Part) -> dict[str, jax.Array]:
+        images, targets = pick(arrays, part.indices, rules)
+        result = results_of(graphdef, params, rest, images, prepared, rules, part.numbers)
         values = {"loss": rules.loss(result, targets)}
         values |= {name: metric(result, targets) for name, metric in rules.metrics.items()}
-        return {name: jnp.sum(value * part[1]) for name, value in values.items()}
+        return {name: jnp.sum(value * part.weights) for name, value in values.items()}
 
-    if len(rows) == 1:  # a convolution inside of a loop would be slow on a CPU
-        return sums((rows[0], weights[0]))
-    totals: dict[str, jax.Array] = jax.tree.map(jnp.sum, lax.map(sums, (rows, weights)))
+    if len(rows.indices) == 1:  # a convolution inside of a loop would be slow on a CPU
+        return sums(Part(*(values[0] for values in rows)))
+    totals: dict[str, jax.Array] = jax.tree.map(jnp.sum, lax.map(sums, rows))
     return totals

@@ -133,7 +133,7 @@ def test_a_run_keeps_what_its_code_is_worth(results: Mapping[str, Path]) -> None
         summary = read_run(results[name]).summary
         assert summary is not None
         assert summary.code == code
-        assert 0.2 < (summary.seeds[0].code_accuracy or 0) <= 1
+        assert 0.15 < (summary.seeds[0].code_accuracy or 0) <= 1  # chance is 0.1
 
 
 def test_panels_say_what_they_show(networks: Mapping[str, TrainedNetwork]) -> None:

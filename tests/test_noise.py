@@ -1,5 +1,6 @@
 """Layers that are random in training, and the divergence of a variational code."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,7 @@ RANDOM: Mapping[str, Random] = {
 
 
 def disturbed(op: Random, *inputs: float) -> Array:
-    drawn = draw(op, jax.random.key(3), (MANY,))
+    drawn = draw(op, jax.random.key(3), jnp.arange(4), (MANY // 4,)).reshape(MANY)
     return np.asarray(disturb(op, drawn, *(jnp.full(MANY, value) for value in inputs)))
 
 
@@ -73,6 +74,44 @@ def test_a_rate_of_zero_draws_nothing(op: Random) -> None:
     assert not draws(op)
     x = jnp.arange(6.0)
     np.testing.assert_array_equal(RandomLayer(op, nnx.Rngs(0))(x), x)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_an_image_draws_by_its_key_and_number_alone(name: str) -> None:
+    """Beside whichever other images, in whichever dtype, and for several keys at once."""
+    op, key, shape = RANDOM[name], jax.random.key(3), (5, 4, 3)
+    numbers = np.array([7, 0, 3, 7])
+    drawn = np.asarray(draw(op, key, jnp.asarray(numbers), shape))
+    assert drawn.shape == (4, *shape)
+    np.testing.assert_array_equal(drawn[0], drawn[3])
+    assert (drawn[0] != drawn[1]).any()
+    assert (drawn[1] != drawn[2]).any()
+    every = np.asarray(draw(op, key, jnp.arange(8), shape))
+    other = np.asarray(draw(op, jax.random.key(4), jnp.asarray(numbers), shape))
+    keys = jax.random.wrap_key_data(
+        jnp.stack([jax.random.key_data(jax.random.key(k)) for k in (4, 3)])
+    )
+    both = jax.vmap(lambda key: draw(op, key, jnp.asarray(numbers), shape))(keys)
+    assert (other != drawn).any()
+    with jax.enable_x64(True):
+        wide = np.asarray(draw(op, key, jnp.asarray(numbers), shape))
+    if drawn.dtype == bool:
+        alike: Any = np.testing.assert_array_equal
+    else:
+        assert wide.dtype == np.float64
+        alike = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    alike(every[numbers], drawn)
+    alike(both, np.stack([other, drawn]))
+    alike(wide, drawn)
+
+
+def test_normal_values_are_symmetric_and_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lowest and the highest of 2**24 values are quantiles of the normal distribution."""
+    ends = np.array([0, 2**32 - 1], np.uint32)
+    monkeypatch.setattr(jax.random, "bits", lambda *_: jnp.asarray(ends))
+    low, high = np.asarray(draw(RANDOM["sample"], jax.random.key(0), jnp.arange(1), (2,)))[0]
+    assert low == -high
+    np.testing.assert_allclose(high, scipy.stats.norm.isf(2.0**-25), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("mean", "variance"), [(0.0, 1.0), (1.5, 0.2), (-0.3, 4.0)])

@@ -33,7 +33,17 @@ SMALL: Layers = {
 }
 NETWORKS: dict[str, Layers] = {
     "small": SMALL,
-    "dropped": {"drop": {"op": "dropout", "rate": 0.5}, **SMALL},
+    "dropped": {
+        "drop": {"op": "dropout", "rate": 0.5},
+        "noise": {"op": "gaussian_noise", "stddev": 0.3},
+        "conv": {"op": "conv", "filters": 4, "kernel": 2, "activation": "tanh"},
+        "mask": {"op": "masking_noise", "rate": 0.3},
+        "mean": {"op": "dense", "units": 6, "inputs": "mask"},
+        "spread": {"op": "dense", "units": 6, "inputs": "mask"},
+        "sample": {"op": "sample", "inputs": ["mean", "spread"]},
+        "drop2": {"op": "dropout", "rate": 0.25},
+        "dense": {"op": "dense", "units": CLASSES},
+    },
     "normed": {
         "conv": {"op": "conv", "filters": 3, "kernel": 2},
         "norm": {"op": "batch_norm", "momentum": 0.75},
@@ -227,6 +237,34 @@ def test_evaluation_counts_the_images_of_weight_one(
     assert float(sums["accuracy"]) == (logits.argmax(axis=1) == labels).sum()
 
 
+@pytest.mark.parametrize(("form", "row"), [("plain", 3), ("direct", 4), ("fast", 1)])
+def test_evaluation_samples_the_code_of_an_image_by_its_index(
+    form: ops.Form, row: int | None
+) -> None:
+    """In every engine, in rows, on two devices, and whichever images are evaluated with it."""
+    plan = make_plan(NETWORKS["dropped"], (5, 5, 1), (CLASSES,))
+    arrays = some_arrays()
+
+    def loss(
+        images: list[int],
+        form: ops.Form = "plain",
+        row: int | None = None,
+        devices: int = 1,
+        mode: str = "scoring",
+    ) -> float:
+        network = take_apart(GraphNet(plan, form=form, rngs=nnx.Rngs(0)))
+        how, graphdef = rules(row, mesh_of(devices)), getattr(network, mode)
+        evaluate = jax.jit(functools.partial(eval_step, graphdef=graphdef, rules=how))
+        indices, weights = jnp.asarray(images, jnp.int32), jnp.ones(len(images))
+        return float(evaluate(network.params, network.rest, arrays, indices, weights)["loss"])
+
+    want = loss([4, 1, 11, 0, 7, 2])
+    assert loss([4, 1, 11, 0, 7, 2], mode="evaluation") != pytest.approx(want, rel=1e-3)
+    for devices in (1, 2):
+        assert loss([4, 1, 11, 0, 7, 2], form, row, devices) == pytest.approx(want, rel=1e-5)
+    assert loss([0, 11], form, row) + loss([1, 2, 4, 7]) == pytest.approx(want, rel=1e-5)
+
+
 def test_outputs_are_the_networks_results_for_the_images_named() -> None:
     network, arrays, indices = small_network(), some_arrays(), np.array([3, 3, 8])
     call = functools.partial(outputs_of, graphdef=network.evaluation, rules=rules(None))
@@ -237,6 +275,7 @@ def test_outputs_are_the_networks_results_for_the_images_named() -> None:
 # Dropout in training.
 
 NUM_MASKED, PIXELS = 20, 25
+WAYS: list[tuple[int | None, int]] = [(None, 1), (1, 1), (3, 1), (10, 2), (3, 2), (None, 2)]
 
 
 def drawn_masks(microbatch: int | None, steps: int, mesh: Mesh | None = None) -> list[Array]:
@@ -265,13 +304,20 @@ def drawn_masks(microbatch: int | None, steps: int, mesh: Mesh | None = None) ->
     return masks
 
 
-@pytest.mark.parametrize(
-    ("microbatch", "num_devices"), [(None, 1), (1, 1), (3, 1), (10, 2), (3, 2), (None, 2)]
-)
+@pytest.mark.parametrize(("microbatch", "num_devices"), WAYS[1:])
+def test_masks_are_the_same_however_a_batch_is_cut(
+    microbatch: int | None, num_devices: int
+) -> None:
+    masks = drawn_masks(microbatch, 2, mesh_of(num_devices))
+    for got, want in zip(masks, drawn_masks(None, 2), strict=True):
+        np.testing.assert_array_equal(np.round(got), np.round(want))
+
+
+@pytest.mark.parametrize(("microbatch", "num_devices"), WAYS)
 def test_every_image_of_every_step_has_a_mask_of_its_own(
     microbatch: int | None, num_devices: int
 ) -> None:
-    """Also where two devices start from the same key."""
+    """In both steps, and on both devices."""
     masks = drawn_masks(microbatch, 2, mesh_of(num_devices))
     both = np.concatenate(masks, axis=1)
     np.testing.assert_allclose(both, 2 * np.round(both / 2), atol=1e-5)  # 0 or 1 / (1 - 0.5)
@@ -370,10 +416,13 @@ def test_batch_norm_shared_out_by_xla_has_the_statistics_of_the_batch() -> None:
     check_same(stepped("normed", "plain", None, 2), want, initial("normed"))
 
 
-def test_the_key_of_dropout_stays_and_its_count_moves_on_both_devices() -> None:
-    one, two = (stepped("dropped", "direct", 4, n)[1]["parts"]["drop"] for n in (1, 2))
-    for before, after in zip(*map(jax.tree.leaves, (one, two)), strict=True):
-        if before.ndim:  # a key; a count counts a device's rows
-            np.testing.assert_array_equal(before, after)
-        else:
-            assert (before, after) == (4, 2)
+@pytest.mark.parametrize(("form", "row"), [("plain", None), ("direct", 4), ("fast", 3)])
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_dropout_steps_the_same_in_every_way(
+    form: ops.Form, row: int | None, num_devices: int
+) -> None:
+    """Masks of images and of vectors; a layer's key stays, and its count counts the steps."""
+    want, got = stepped("dropped", "plain", None, 1), stepped("dropped", form, row, num_devices)
+    check_same(got, want, initial("dropped"))
+    for part in got[1]["parts"].values():
+        assert [leaf for leaf in jax.tree.leaves(part) if not leaf.ndim] == [2]
