@@ -1,14 +1,13 @@
 """What a report shows of one run besides its numbers: network, kernels, mistakes, images."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.errors import CnnbenchError, DataError
 from cnnbench.graph import Plan
-from cnnbench.loader import load_experiment
+from cnnbench.loader import Loaded, load_experiment
 from cnnbench.results import RunResult
 from cnnbench.store import RESOLVED_FILE, disk
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from cnnbench.mistakes import Kernels, Mistake
     from cnnbench.trained import TrainedNetwork
 
-MOST_MISTAKES, MOST_KERNELS = 12, 32
+MOST_MISTAKES, MOST_KERNELS = 5, 32
 
 
 @dataclass(slots=True)
@@ -28,12 +27,12 @@ class Exhibit:
     Args:
       run: the run.
       label: what tables call it.
-      plan: its network; None for a Python model.
-      source: the resolved experiment file.
-      seed: whose weights the kernels and mistakes are from.
+      loaded: its experiment; None where it cannot be read.
+      seed: whose weights the kernels and the code are from.
       kernels: of the layers that read the image.
-      confusion: counts by class (lines) and answer (columns), over the test images.
-      mistakes: the test images with the largest loss.
+      judged: seeds whose answers `confusion` and `mistakes` add up.
+      confusion: counts by class (rows) and answer (columns), over the test images and seeds.
+      mistakes: the test images with the largest mean loss.
       reconstructions: a PNG file.
       latent: a PNG file of what its code can do.
       remarks: what could not be had, a sentence each.
@@ -41,15 +40,20 @@ class Exhibit:
 
     run: RunResult
     label: str
-    plan: Plan | None = None
-    source: str = ""
+    loaded: Loaded | None = None
     seed: int | None = None
     kernels: "tuple[Kernels, ...]" = ()
+    judged: tuple[int, ...] = ()
     confusion: "NDArray[Any] | None" = None
     mistakes: "tuple[Mistake, ...]" = ()
     reconstructions: bytes | None = None
     latent: bytes | None = None
     remarks: list[str] = field(default_factory=list)
+
+    @property
+    def plan(self) -> Plan | None:
+        """Its network; None for a Python model, or where the experiment cannot be read."""
+        return self.loaded.plan if self.loaded else None
 
 
 def exhibit(run: RunResult, label: str, folder: Path, data_dir: Path | None) -> Exhibit:
@@ -77,9 +81,9 @@ def _try(shown: Exhibit, consequence: str, look: Callable[[], None]) -> None:
 
 
 def _read_network(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
-    loaded = load_experiment(folder / RESOLVED_FILE, shown.run.record.overrides, data_dir=data_dir)
-    shown.plan, shown.source = loaded.plan, loaded.text.decode("utf-8", "replace")
-    if loaded.plan is None:
+    overrides = shown.run.record.overrides
+    shown.loaded = load_experiment(folder / RESOLVED_FILE, overrides, data_dir=data_dir)
+    if shown.plan is None:
         shown.remarks.append("The network is a Python class, which has no graph to draw.")
 
 
@@ -92,27 +96,37 @@ def _read_pictures(shown: Exhibit, folder: Path) -> None:
 
 def _inspect(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
     from cnnbench.mistakes import first_kernels
-    from cnnbench.trained import load_trained
+    from cnnbench.trained import load_seeds
 
-    network = load_trained(folder, data_dir=data_dir)
+    networks = load_seeds(folder, data_dir=data_dir)
+    network = networks[0]
     shown.seed = network.seed
     if network.plan is not None:
         shown.kernels = tuple(first_kernels(network.plan, network.parameters, MOST_KERNELS))
     if shown.run.record.task == "classify":
         missing = "Confusion matrix and mistakes are not shown"
-        _try(shown, missing, lambda: _find_mistakes(shown, network, data_dir))
+        _try(shown, missing, lambda: _find_mistakes(shown, networks, data_dir))
     elif network.plan is not None:
         missing = "What its code can do is not shown"
         _try(shown, missing, lambda: _draw_latent(shown, network, data_dir))
 
 
-def _find_mistakes(shown: Exhibit, network: "TrainedNetwork", data_dir: Path | None) -> None:
+def _find_mistakes(
+    shown: Exhibit, networks: "Sequence[TrainedNetwork]", data_dir: Path | None
+) -> None:
+    import numpy as np
+
     from cnnbench.mistakes import confusion, hardest
 
-    test = network.dataset(data_dir, lambda _: None).test
-    logits = network.outputs(test.images)
-    if not math.isfinite(float(logits.sum())):
+    test = networks[0].dataset(data_dir, lambda _: None).test
+    outputs = {network.seed: network.outputs(test.images) for network in networks}
+    finite = {seed: logits for seed, logits in outputs.items() if np.isfinite(logits).all()}
+    if not finite:
         raise DataError("the network's outputs are not finite; it diverged")
+    if lost := ", ".join(str(seed) for seed in outputs if seed not in finite):
+        shown.remarks.append(f"The confusion matrix leaves out seed {lost}, which diverged.")
+    logits = np.stack(list(finite.values()))
+    shown.judged = tuple(finite)
     shown.confusion = confusion(test.labels, logits)
     shown.mistakes = hardest(test.images, test.labels, logits, MOST_MISTAKES)
 

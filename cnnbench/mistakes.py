@@ -11,21 +11,25 @@ from cnnbench.layers import INPUT, Conv, Dense, Dropout, Flatten, GaussianNoise,
 
 
 class Mistake(NamedTuple):
-    """An image that a classifier finds hard.
+    """An image that a classifier finds hard, over its seeds.
 
     Args:
       image: (h, w, c), pixels from 0 to 255.
       number: its place among the images, from 0.
       label: its class.
-      answer: the class that the network says.
-      probability: of that answer, by the network.
-      loss: cross-entropy of the image.
+      answer: the class that most of the wrong seeds predict.
+      wrong: seeds that predict another class than its own.
+      seeds: how many there are.
+      probability: of `answer`, mean over seeds.
+      loss: cross-entropy of the image, mean over seeds.
     """
 
     image: NDArray[np.uint8]
     number: int
     label: int
     answer: int
+    wrong: int
+    seeds: int
     probability: float
     loss: float
 
@@ -45,15 +49,16 @@ class Kernels(NamedTuple):
 
 
 def confusion(labels: NDArray[np.int32], logits: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """How many images of a class (line) were taken for which (column), (classes, classes).
+    """How often images of a class (row) were predicted as which (column), (classes, classes).
 
     Args:
       labels: (n,).
-      logits: (n, classes); of equal ones the first counts.
+      logits: (n, classes), or (seeds, n, classes) to add up the seeds; the first of equal ones
+        counts.
     """
-    classes = logits.shape[1]
-    pairs = labels.astype(np.int64) * classes + logits.argmax(axis=1)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    classes = logits.shape[-1]
+    pairs = labels.astype(np.int64) * classes + logits.argmax(axis=-1)
+    return np.bincount(pairs.ravel(), minlength=classes * classes).reshape(classes, classes)
 
 
 def hardest(
@@ -62,33 +67,38 @@ def hardest(
     logits: NDArray[np.floating[Any]],
     most: int,
 ) -> tuple[Mistake, ...]:
-    """The images with the largest loss among those that are taken for another class.
+    """The images with the largest mean loss among those that some seed predicts wrongly.
 
     Args:
       images: (n, h, w, c).
       labels: (n,).
-      logits: (n, classes).
+      logits: (seeds, n, classes).
       most: at most so many are returned.
     """
     logs = _log_softmax(logits.astype(np.float64))
-    losses, answers = -logs[np.arange(len(labels)), labels], logits.argmax(axis=1)
-    wrong = [int(i) for i in np.argsort(-losses, kind="stable") if answers[i] != labels[i]]
+    losses = -logs[:, np.arange(len(labels)), labels].mean(axis=0)
+    answers = logits.argmax(axis=-1)
+    missed = answers != labels
+    found = [int(i) for i in np.argsort(-losses, kind="stable") if missed[:, i].any()][:most]
+    common = {i: int(np.bincount(answers[missed[:, i], i]).argmax()) for i in found}
     return tuple(
         Mistake(
-            images[i],
-            i,
-            int(labels[i]),
-            int(answers[i]),
-            float(np.exp(logs[i, answers[i]])),
-            float(losses[i]),
+            image=images[i],
+            number=i,
+            label=int(labels[i]),
+            answer=answer,
+            wrong=int(missed[:, i].sum()),
+            seeds=len(logits),
+            probability=float(np.exp(logs[:, i, answer]).mean()),
+            loss=float(losses[i]),
         )
-        for i in wrong[:most]
+        for i, answer in common.items()
     )
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    logs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    logs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return logs
 
 

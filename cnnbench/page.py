@@ -8,6 +8,7 @@ from typing import NamedTuple
 from cnnbench import charts, page_parts
 from cnnbench.compare import Comparison
 from cnnbench.curves import bands_text, costs_text, curves, curves_text, last_rows, runs_of
+from cnnbench.differences import differences
 from cnnbench.exhibits import Exhibit
 from cnnbench.inline_svg import inline_svg
 from cnnbench.page_parts import Drawing, Grid, Matrix, Plate
@@ -20,10 +21,14 @@ from cnnbench.verdict_report import sentence, size
 
 
 class Part(NamedTuple):
-    """What is shown of one run: pictures, mistakes, its file, what is missing."""
+    """What is shown of one run: pictures, mistakes, its file, what is missing.
+
+    `changes` is what sets it apart from the first network that is drawn; None for that one.
+    """
 
     label: str
     architecture: Drawing | None
+    changes: Sequence[str] | None
     kernels: Sequence[Plate]
     matrix: Matrix | None
     mistakes: Sequence[Plate]
@@ -31,6 +36,7 @@ class Part(NamedTuple):
     latent: Plate | None
     source: str
     seed: int | None
+    judged: str
     remarks: Sequence[str]
 
 
@@ -57,6 +63,7 @@ class Section(NamedTuple):
     table: Grid
     expenses: Grid | None
     remarks: Sequence[str]
+    doubts: Sequence[str]
     notes: Sequence[str]
     pictures: Pictures | None = None
 
@@ -128,7 +135,8 @@ def _section(comparison: Comparison, number: int) -> Section:
         verdicts=_verdicts(comparison),
         table=Grid(f"{metric} and time", headers, rows),
         expenses=Grid("Costs", *expenses) if expenses else None,
-        remarks=[*map(clean, comparison.remarks), *doubts],
+        remarks=[clean(remark) for remark in comparison.remarks],
+        doubts=doubts,
         notes=[note for note in notes(comparison, wide=True) if note not in doubts],
     )
 
@@ -166,7 +174,7 @@ def _pictures(
         costs=[drawings[c] for c in (Chart.EPOCH_COST, Chart.PARAMETERS) if c in drawings],
         costs_grid=page_parts.costs_grid(comparison),
         bands=bands_text(shown.curves),
-        parts=[_part(e, f"{anchor}-n{i}") for i, e in enumerate(own)],
+        parts=_parts(own, anchor, comparison),
         seeds=page_parts.seeds_grid(labelled, comparison.metric),
         environment=page_parts.environment_grid(labelled),
     )
@@ -200,17 +208,30 @@ def _differences_text(verdict: Verdict) -> str:
     return f"{pair}: {words(verdict.metric)} {mean} in the mean, {seeds}."
 
 
-def _part(shown: Exhibit, name: str) -> Part:
-    plan, picture = shown.plan, shown.reconstructions
+def _parts(own: Sequence[Exhibit], anchor: str, comparison: Comparison) -> list[Part]:
+    """The baseline's network is drawn; of the others it is said what differs from it."""
+    baseline = comparison.verdicts[0].baseline if comparison.verdicts else None
+    drawn = sorted((e for e in own if e.loaded), key=lambda e: e.label != baseline)
+    base = drawn[0] if drawn else None
+    return [_part(e, f"{anchor}-n{i}", base) for i, e in enumerate(own)]
+
+
+def _part(shown: Exhibit, name: str, base: Exhibit | None) -> Part:
+    plan, picture, found = shown.plan, shown.reconstructions, None
+    if base and base.loaded and shown.loaded and shown is not base:
+        found = differences(base.loaded, shown.loaded)
+    marks = found.marks if found else {}
     return Part(
         label=clean(shown.label),
-        architecture=page_parts.architecture(shown, plan, name) if plan else None,
+        architecture=page_parts.architecture(shown, plan, name, marks) if plan else None,
+        changes=(found.lines or ("nothing",)) if found else None,
         kernels=[page_parts.kernels_plate(shown, kernels) for kernels in shown.kernels],
         matrix=page_parts.matrix(shown),
         mistakes=[page_parts.mistake_plate(mistake) for mistake in shown.mistakes],
         reconstructions=page_parts.reconstructions_plate(shown, picture) if picture else None,
         latent=page_parts.latent_plate(shown, shown.latent) if shown.latent else None,
-        source=shown.source,
+        source=shown.loaded.text.decode("utf-8", "replace") if shown.loaded else "",
         seed=shown.seed,
+        judged=f"{len(shown.judged)} seeds" if shown.judged[1:] else f"seed {shown.seed}",
         remarks=shown.remarks,
     )

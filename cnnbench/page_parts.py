@@ -1,6 +1,6 @@
 """The parts of a page: tables behind charts, pictures with words for those who do not see them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench.curves import Curve, ends, last_rows
@@ -123,13 +123,20 @@ def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> Grid:
     return Grid(f"{heading(metric)} of every seed", headers, rows)
 
 
-def architecture(shown: Exhibit, plan: "Plan", name: str) -> Drawing:
-    """The network as a drawing, and as a table."""
+def architecture(shown: Exhibit, plan: "Plan", name: str, marks: Mapping[str, str]) -> Drawing:
+    """The network as a drawing, and as a table.
+
+    Args:
+      shown: its run.
+      plan: its layers.
+      name: begins the ids of the drawing.
+      marks: of layers that differ from the first network's.
+    """
     label = clean(shown.label)
     layers = [layer_cells(node) for node in plan.nodes]
     chain = "; ".join(f"{c[0]} reads {c[2]}: {c[1]}, gives {c[3]}" for c in layers)
     alt = f"{label}: an image of {shape_text(plan.input_shape)} goes in. {chain}."
-    svg = inline_svg(diagram_picture([("", diagram(plan))], "svg"), name, alt)
+    svg = inline_svg(diagram_picture([("", diagram(plan, marks))], "svg"), name, alt, 0.66)
     caption = f"{label}: {len(layers)} layers, {plan.num_params:,} parameters"
     headers = ("Layer", "Operation", "Inputs", "Output", "Parameters", "Multiply-adds")
     return Drawing(svg, caption, Grid(f"Layers of {label}", headers, layers))
@@ -151,12 +158,13 @@ def kernels_plate(shown: Exhibit, kernels: "Kernels") -> Plate:
 def mistake_plate(mistake: "Mistake") -> Plate:
     """One image that the network gets wrong."""
     picture = photograph(mistake.image)
-    certain = f"{100 * mistake.probability:.1f} %"
     caption = f"{mistake.label}, taken for {mistake.answer}"
     alt = f"Test image {mistake.number} of class {mistake.label}"
-    scale = max(1, 84 // picture.width)
-    detail = f"{caption} ({certain}, loss {mistake.loss:.2f})"
-    return Plate(picture.uri, scale * picture.width, scale * picture.height, alt, detail)
+    scale = max(1, 56 // picture.width)
+    votes = f"{mistake.wrong} of {mistake.seeds} seeds, " if mistake.seeds > 1 else ""
+    detail = f"{votes}{100 * mistake.probability:.1f} %, loss {mistake.loss:.2f}"
+    size = scale * picture.width, scale * picture.height
+    return Plate(picture.uri, *size, alt, f"{caption} ({detail})")
 
 
 def reconstructions_plate(shown: Exhibit, content: bytes) -> Plate:
@@ -187,12 +195,12 @@ def matrix(shown: Exhibit) -> Matrix | None:
         mistakes[number, number] = 0
     most = max(1, int(mistakes.max()))
     label, answer = divmod(int(mistakes.argmax()), len(counts))
-    wrong, total = int(mistakes.sum()), int(counts.sum())
-    share = f"{100 * wrong / total:.2f} %"
-    summary = f"Of {total:,} test images {wrong:,} are taken for another class ({share})"
+    wrong, total, seeds = int(mistakes.sum()), int(counts.sum()), len(shown.judged)
+    of = f"{seeds} seeds, {total // seeds:,} test images each" if seeds > 1 else f"{total:,} images"
+    summary = f"{wrong:,} of {total:,} answers are wrong ({100 * wrong / total:.2f} %; {of})"
     if wrong:
         times = int(mistakes[label, answer])
-        summary += f"; most often {label} for {answer}, {times} times"
+        summary += f", most often {label} taken for {answer}: {times} times"
     rows = [
         [(int(n), 0.0 if i == j else n / most) for j, n in enumerate(line)]
         for i, line in enumerate(counts)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -35,25 +36,39 @@ def test_classes_that_never_come_have_their_line() -> None:
     assert (counts[2, 2], counts[2, 0], counts.sum()) == (1, 1, 2)
 
 
+def test_confusion_adds_up_seeds() -> None:
+    other = RNG.normal(0, 2, LOGITS.shape)
+    total = confusion(LABELS, np.stack([LOGITS, other]))
+    assert (total == confusion(LABELS, LOGITS) + confusion(LABELS, other)).all()
+
+
 def test_the_hardest_are_wrong_and_have_the_largest_losses() -> None:
-    found = hardest(IMAGES, LABELS, LOGITS, 10)
-    shares = softmax(LOGITS.astype(np.float64), axis=1)
+    seeds = np.stack([LOGITS, LOGITS + RNG.normal(0, 1, LOGITS.shape), LOGITS])
+    found = hardest(IMAGES, LABELS, seeds, 10)
+    shares = softmax(seeds.astype(np.float64), axis=-1)
     losses = np.array(
-        [log_loss([k], [p], labels=range(7)) for k, p in zip(LABELS, shares, strict=True)]
+        [
+            np.mean([log_loss([k], [p], labels=range(7)) for p in shares[:, i]])
+            for i, k in enumerate(LABELS)
+        ]
     )
-    wrong = np.flatnonzero(LOGITS.argmax(axis=1) != LABELS)
+    missed = seeds.argmax(axis=-1) != LABELS
+    wrong = np.flatnonzero(missed.any(axis=0))
     expected = wrong[np.argsort(-losses[wrong])][:10]
     assert [mistake.number for mistake in found] == list(expected)
     for mistake in found:
         i = mistake.number
         assert (mistake.image == IMAGES[i]).all()
-        assert (mistake.label, mistake.answer) == (LABELS[i], LOGITS[i].argmax())
+        assert (mistake.label, mistake.seeds) == (LABELS[i], 3)
+        assert mistake.wrong == missed[:, i].sum()
+        answers = [int(a) for a in seeds[:, i].argmax(axis=-1) if a != LABELS[i]]
+        assert mistake.answer == mode(sorted(answers))
         assert mistake.loss == pytest.approx(losses[i])
-        assert mistake.probability == pytest.approx(shares[i].max())
+        assert mistake.probability == pytest.approx(shares[:, i, mistake.answer].mean())
 
 
 def test_who_makes_no_mistake_has_no_hardest() -> None:
-    assert hardest(IMAGES, LABELS, 9 * np.eye(7, dtype=np.float32)[LABELS], 10) == ()
+    assert hardest(IMAGES, LABELS, 9 * np.eye(7, dtype=np.float32)[LABELS][None], 10) == ()
 
 
 def test_the_kernels_of_every_layer_that_reads_the_image() -> None:

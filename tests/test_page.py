@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -17,8 +18,9 @@ from cnnbench.compare import compare, compare_groups
 from cnnbench.exhibits import Exhibit, exhibit
 from cnnbench.page import report_page, table_page
 from cnnbench.results import RunResult
-from cnnbench.store import read_run
-from cnnbench.trained import load_trained
+from cnnbench.store import read_run, read_weights
+from cnnbench.trained import load_seeds
+from cnnbench.weights import encode_weights
 from tests.samples import GOLDEN, make_run, save
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -222,15 +224,40 @@ def test_a_report_shows_what_is_in_the_run_folders(page: Page, trained: Path) ->
     assert any(words.startswith("First: an image of 28x28x1 goes in. conv") for words in drawings)
 
 
-def test_the_matrix_is_that_of_the_networks_answers(page: Page, trained: Path) -> None:
+def test_the_matrix_adds_up_the_answers_of_every_seed(page: Page, trained: Path) -> None:
     (folder,) = (trained / "first").iterdir()
-    network = load_trained(folder)
-    test = network.dataset(None, pytest.fail).test
-    wrong = int((network.outputs(test.images).argmax(axis=1) != test.labels).sum())
-    assert f"Of 100 test images {wrong} are taken for another class" in page.text
+    networks = load_seeds(folder)
+    test = networks[0].dataset(None, pytest.fail).test
+    wrong = [
+        int((network.outputs(test.images).argmax(axis=1) != test.labels).sum())
+        for network in networks
+    ]
+    total = f"{sum(wrong)} of 200 answers are wrong ({sum(wrong) / 2:.2f} %; 2 seeds, 100 test"
+    assert total in page.text
+    assert "Largest losses of First, 2 seeds" in page.text
     summary = read_run(folder).summary
     assert summary is not None
-    assert summary.seeds[0].test["accuracy"] == pytest.approx(1 - wrong / 100)
+    found = [seed.test["accuracy"] for seed in summary.seeds]
+    assert found == pytest.approx([1 - number / 100 for number in wrong])
+
+
+def test_seeds_that_diverged_are_left_out_and_named(trained: Path, tmp_path: Path) -> None:
+    (folder,) = (trained / "first").iterdir()
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    lost = {name: np.full_like(value, np.nan) for name, value in read_weights(copy, 1).items()}
+    (copy / "weights" / "seed-1.safetensors").write_bytes(encode_weights(lost))
+    run = read_run(copy)
+    shown = exhibit(run, "First", copy, None)
+    assert shown.remarks == ["The confusion matrix leaves out seed 1, which diverged."]
+    assert shown.judged == (0,)
+    text = Page(report_page([compare([run])], [run], [shown])).text
+    assert "Largest losses of First, seed 0" in text
+
+
+def test_one_network_is_drawn_and_the_others_by_what_differs(page: Page) -> None:
+    captions = re.findall(r"(\w[\w<>]*): \d+ layers, [\d,]+ parameters", page.text)
+    assert captions == ["First", "Back"]  # one in each comparison
+    assert "<i>Second: what differs + flat: flatten ~ out: inputs pool -> flat" in page.text
 
 
 def test_other_data_are_a_remark(trained: Path, tmp_path: Path) -> None:
@@ -293,6 +320,16 @@ def test_a_browser_shows_the_page(
     assert tab.evaluate(broken) == 0
     found = Axe().run(tab, options={"runOnly": RULES}).response["violations"]
     assert [(flaw["id"], flaw["nodes"][0]["html"]) for flaw in found] == []
+    tab.close()
+
+
+def test_the_page_of_two_networks_is_short(browser: Any, trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "two.html"
+    words = ["first", "second", "--results-dir", str(trained), "--output", str(file)]
+    assert invoke("report", *words).exit_code == 0
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.goto(file.as_uri())
+    assert tab.evaluate("document.documentElement.scrollHeight") < 3000
     tab.close()
 
 
