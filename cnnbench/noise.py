@@ -53,7 +53,8 @@ def draw(op: Random, key: jax.Array, numbers: jax.Array, shape: Shape) -> jax.Ar
     bits = bits.reshape(-1, *shape)
     match op:
         case Dropout(rate=rate) | MaskingNoise(rate=rate):
-            return bits < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
+            kept: jax.Array = bits < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
+            return kept
         case GaussianNoise() | Sample():
             # Odd numbers of 24 bits and a sign: exact in float32, symmetric, and never 1.
             odd = 2 * (bits >> 8).astype(jnp.int32) + (1 - 2**24)
