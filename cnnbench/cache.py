@@ -1,17 +1,18 @@
 """Decoded arrays kept on disk, so that a dataset is decoded once.
 
-A file is one line of JSON (format, source, names, types and shapes), the arrays'
+A file is one line of JSON (format, key, source, names, types and shapes), the arrays'
 bytes one after the other, and the SHA-256 of all before it as 64 hex digits. It
 is written beside its name and moved there when complete, so a reader sees a whole
-file or none, and of two writers at once the last one wins.
+file or none, and of two writers at once the last one wins. The key says what the
+arrays were made from; a file that was renamed has another than its reader asks for.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 
 from cnnbench.files import at_home, write_whole
 
-# 1: the first.
-FORMAT = "cnnbench arrays 1"
+# 1: the first. 2: with a key and the files that the arrays were decoded from.
+FORMAT = "cnnbench arrays 2"
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -37,10 +38,15 @@ class Entry:
     Args:
       arrays: the arrays by name, of type uint8 or int32.
       source: one line on where they came from.
+      key: identifies what they were made from; empty if it may not be kept.
+      files: by role, every SHA-256 that a file may have for these arrays to be its content;
+        empty where the key identifies the content.
     """
 
     arrays: Arrays
     source: str
+    key: str = ""
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class _CorruptError(Exception):
@@ -65,8 +71,8 @@ def write_entry(path: Path, entry: Entry) -> None:
       OSError: the folder cannot be written or the disk is full.
     """
     specs = [[name, str(array.dtype), array.shape] for name, array in entry.arrays.items()]
-    header = {"format": FORMAT, "source": entry.source, "arrays": specs}
-    line = json.dumps(header).encode() + b"\n"
+    made_from = {"key": entry.key, "source": entry.source, "files": entry.files}
+    line = json.dumps({"format": FORMAT, **made_from, "arrays": specs}).encode() + b"\n"
     parts: list[bytes | memoryview] = [line, *map(_flat, entry.arrays.values())]
     digest = hashlib.sha256()
     for part in parts:
@@ -75,14 +81,15 @@ def write_entry(path: Path, entry: Entry) -> None:
     write_whole(path, *parts, digest.hexdigest().encode())
 
 
-def read_entry(path: Path, notify: Callable[[str], None]) -> Entry | None:
+def read_entry(path: Path, key: str, notify: Callable[[str], None]) -> Entry | None:
     """Read a cache file, verified; None where there is none that can be used.
 
-    A file that is not what was written is removed, and `notify` says so.
+    A file that is not what was written, or was written for another key, is removed, and
+    `notify` says so.
     """
     try:
         with path.open("rb") as file:
-            return _read(file)
+            return _read(file, key)
     except FileNotFoundError:
         return None
     except (OSError, _CorruptError) as error:
@@ -93,9 +100,11 @@ def read_entry(path: Path, notify: Callable[[str], None]) -> Entry | None:
         return None
 
 
-def _read(file: BinaryIO) -> Entry:
+def _read(file: BinaryIO, key: str) -> Entry:
     line = file.readline(_MAX_HEADER_BYTES)
-    source, specs = _parse_header(line)
+    header, specs = _parse_header(line)
+    if header.key != key:
+        raise _CorruptError(f"it holds {header.key!r}, not {key!r}")
     expected = len(line) + sum(_num_bytes(*spec[1:]) for spec in specs) + _DIGEST_BYTES
     # Before anything of the size that the header claims is allocated.
     if os.fstat(file.fileno()).st_size != expected:
@@ -107,10 +116,11 @@ def _read(file: BinaryIO) -> Entry:
         digest.update(_flat(arrays[name]))
     if file.read() != digest.hexdigest().encode():
         raise _CorruptError("the SHA-256 does not match")
-    return Entry(arrays, source)
+    return replace(header, arrays=arrays)
 
 
-def _parse_header(line: bytes) -> tuple[str, list[tuple[str, str, tuple[int, ...]]]]:
+def _parse_header(line: bytes) -> tuple[Entry, list[tuple[str, str, tuple[int, ...]]]]:
+    """The entry without its arrays, and their names, types and shapes."""
     try:
         header = json.loads(line)
         if header["format"] != FORMAT:
@@ -118,8 +128,9 @@ def _parse_header(line: bytes) -> tuple[str, list[tuple[str, str, tuple[int, ...
         specs = [(str(name), str(dtype), tuple(shape)) for name, dtype, shape in header["arrays"]]
         if not all(_is_sane(dtype, shape) for _, dtype, shape in specs):
             raise _CorruptError("the header is damaged")
-        return str(header["source"]), specs
-    except (ValueError, TypeError, KeyError) as error:
+        files = {str(role): tuple(map(str, sums)) for role, sums in header["files"].items()}
+        return Entry({}, str(header["source"]), str(header["key"]), files), specs
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _CorruptError("the header is damaged") from error
 
 

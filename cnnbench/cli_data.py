@@ -57,8 +57,8 @@ def data_prepare(
     dataset = prepare(name, data_dir=data_dir, notify=tell)
     sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
     train, validation, test = (f"{size:,}" for size in sizes)
-    text = f"{name}: {train} training, {validation} validation and {test} test images"
-    tell(text, err=False)
+    counts = f"{train} training, {validation} validation and {test} test images"
+    tell(f"{name}: {counts}, from {dataset.source}", err=False)
 
 
 @data_app.command(name="path")

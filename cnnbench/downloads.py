@@ -23,7 +23,16 @@ ANSWER_LIMIT_S = 3.0
 
 
 class UnavailableError(DataError):
-    """The data is not on this machine and cannot be fetched now."""
+    """The data is not on this machine and cannot be fetched now.
+
+    Args:
+      message: what could not be had, and why.
+      looked: where it was looked for and what is there, in sentences; empty if not told.
+    """
+
+    def __init__(self, message: str, looked: str = "") -> None:
+        super().__init__(message)
+        self.looked = looked
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +72,39 @@ def fetched_path(file: RegisteredFile, name: str, data_dir: Path) -> Path | None
     return path if private("download.resource", "is_locally_cached")(path) else None
 
 
-def verify_file(path: Path, file: RegisteredFile, name: str) -> None:
+def verify_file(path: Path, file: RegisteredFile, name: str, uncompressed: str = "") -> None:
     """Hold a file against its registered SHA-256.
 
     tensorflow-datasets does this for what it downloads and for files put there by
     hand, but not for what it downloaded earlier.
 
+    Args:
+      path: the file.
+      file: as it is registered.
+      name: of the dataset.
+      uncompressed: the SHA-256 that it may have instead, after gzip was undone.
+
     Raises:
       DataError: it is another file, or cannot be read.
     """
+    found = sha256_of(path)
+    if found not in {file.sha256, uncompressed}:
+        compressed = path.suffix == ".gz" or not uncompressed
+        expected = file.sha256 if compressed else uncompressed
+        raise DataError(_mismatch(str(path), name, expected, found))
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, as 64 hex digits.
+
+    Raises:
+      DataError: it cannot be read.
+    """
     try:
         with path.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
+            return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
-    if found != file.sha256:
-        raise DataError(_mismatch(str(path), name, file.sha256, found))
 
 
 def fetch(

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,43 @@ from cnnbench.downloads import (
     manual_path,
     registered_files,
     require_network,
+    sha256_of,
     translated_errors,
     verify_file,
 )
 from cnnbench.errors import DataError, listing
 from cnnbench.idx import IDX_DATASETS
+
+_DESCRIPTION = "dataset_info.json"
+
+
+def prepared_key(name: str, data_dir: Path) -> str | None:
+    """Identity of the files that lie prepared in a folder; None where there are none.
+
+    Reads all of them, which takes less time than reading the decoded images, and does not
+    import tensorflow-datasets.
+
+    Args:
+      name: of the dataset.
+      data_dir: where tensorflow-datasets keeps ``NAME/VERSION/`` or ``NAME/CONFIG/VERSION/``.
+
+    Raises:
+      DataError: a file cannot be read.
+    """
+    above = data_dir / name
+    descriptions = [*above.glob(f"*/{_DESCRIPTION}"), *above.glob(f"*/*/{_DESCRIPTION}")]
+    files = sorted(f for each in descriptions for f in each.parent.iterdir() if f.is_file())
+    if not files:
+        return None
+    digest = sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(above)} {sha256_of(file)}\n".encode())
+    return f"{name} prepared {digest.hexdigest()}"
+
+
+def prepared_source(name: str, data_dir: Path) -> str:
+    """Where the images came from, for people."""
+    return f"data prepared by tensorflow-datasets in {data_dir.absolute() / name}"
 
 
 def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> Entry | None:
@@ -63,11 +96,12 @@ def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> E
             f"dataset '{name}' has no train and test splits, only "
             f"{listing(map(repr, builder.info.splits))}; choose another dataset"
         )
+    key = prepared_key(name, data_dir)  # before the files are read: they may be replaced now
     notify(f"Decoding '{name}' from {builder.data_dir}.")
     arrays: dict[str, Any] = {}
     for split in ("train", "test"):
         arrays |= _read_split(info, builder, split)
-    return Entry(arrays, "prepared by tensorflow-datasets")
+    return Entry(arrays, prepared_source(name, data_dir), key or "")
 
 
 def prepare_with_tensorflow(name: str, data_dir: Path, notify: Callable[[str], None]) -> Entry:
@@ -96,7 +130,7 @@ def prepare_with_tensorflow(name: str, data_dir: Path, notify: Callable[[str], N
     entry = read_prepared(name, data_dir, notify)
     if entry is None:
         raise DataError(f"{builder.data_dir}: prepared, but not found; try another --data-dir")
-    return Entry(entry.arrays, "tensorflow-datasets download")
+    return entry
 
 
 def _download_and_prepare(name: str, builder: Any, data_dir: Path) -> None:

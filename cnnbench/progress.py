@@ -90,8 +90,13 @@ class Lines(Silent):
     def started(self, record: RunRecord, num_steps: int) -> None:  # noqa: ARG002 - bars use it
         """Prints what is about to be trained."""
         self.epochs = record.epochs
-        self.say(start_line(record))
+        self._say_what(record)
         self.say(f"{self.prefix}compiling ...")
+
+    def _say_what(self, record: RunRecord) -> None:
+        """Says what is trained, and where its images come from."""
+        self.say(start_line(record))
+        self.say(f"{self.prefix}images: {record.dataset.source}")
 
     def event(self, event: Event) -> None:
         """Prints a line for each epoch."""
@@ -144,7 +149,7 @@ class Bars(Lines):
     def started(self, record: RunRecord, num_steps: int) -> None:
         """Says what is about to be trained."""
         self.record, self.num_steps, self.done = record, num_steps, 0
-        self.say(start_line(record))
+        self._say_what(record)
         self.place = "compiling"
         self._update()
 

@@ -112,6 +112,7 @@ def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[st
         f"Time: training of one epoch without compilation or evaluation{over}.",
         _test_note(comparison, look),
         f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",
+        f"Images: {clean('; '.join(dict.fromkeys(row.run.dataset.source for row in rows)))}.",
         f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}.",
     ]
     if wide:

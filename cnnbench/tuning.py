@@ -3,10 +3,13 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -51,7 +54,7 @@ def known_choice(job: Job) -> Choice | None:
     asked = asked_for(job.engine, found)
     if asked is not None:
         return Choice(asked, {})
-    step_s = _read(_path(job, found), found)
+    step_s = _read(job, found)
     return Choice(fastest(found, step_s), step_s) if step_s else None
 
 
@@ -61,10 +64,10 @@ def measure(job: Job) -> Choice:
     step_s: dict[str, float] = {}
     for strategy in found:
         step_s[strategy.form] = _step_seconds(job, strategy, min(step_s.values(), default=math.inf))
-    path = _path(job, found)
+    path, content = _path(job, found), {"for": _situation(job, found), "step_s": step_s}
     with suppress(OSError):  # it is measured again then
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(step_s, indent=2).encode() + b"\n")
+        write_whole(path, json.dumps(content, indent=2).encode() + b"\n")
     return Choice(fastest(found, step_s), step_s)
 
 
@@ -121,27 +124,36 @@ def _step_seconds(job: Job, strategy: Strategy, best: float) -> float:
     return min(seconds)
 
 
-def _path(job: Job, found: Sequence[Strategy]) -> Path:
-    """The file of a choice, named by all that it depends on."""
-    device = job.devices[0]
-    content = {
-        "versions": [cnnbench.__version__, jax.__version__],
+def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
+    """All that a choice depends on, in the types that JSON has."""
+    device, experiment = job.devices[0], job.experiment
+    return {
+        "versions": [cnnbench.__version__, jax.__version__, version("jaxlib")],
         "device": [device.platform, device.device_kind, processor(), len(job.devices)],
-        "model": job.experiment.model.model_dump(mode="json"),
-        "train": job.experiment.train.model_dump(mode="json", exclude={"epochs"}),
-        "input": [job.dataset.info.shape, job.batch_size],
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "task": experiment.task.value,
+        "model": experiment.model.model_dump(mode="json"),
+        "train": experiment.train.model_dump(mode="json", exclude={"epochs"}),
+        "input": [*job.dataset.info.shape, job.dataset.info.num_classes, job.batch_size],
         "candidates": [strategy.text for strategy in found],
     }
-    name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
-    return cache_dir() / "engines" / f"{name}.json"
 
 
-def _read(path: Path, found: Sequence[Strategy]) -> dict[str, float] | None:
+def _path(job: Job, found: Sequence[Strategy]) -> Path:
+    """The file of a choice, named by all that it depends on."""
+    content = json.dumps(_situation(job, found))
+    return cache_dir() / "engines" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
+
+
+def _read(job: Job, found: Sequence[Strategy]) -> dict[str, float] | None:
     """What was measured before; None where it is missing or damaged, and is measured again."""
     try:
-        step_s = json.loads(path.read_bytes())
+        content = json.loads(_path(job, found).read_bytes())
     except (OSError, ValueError):
         return None
+    if not isinstance(content, dict) or content.get("for") != _situation(job, found):
+        return None
+    step_s = content.get("step_s")
     forms = {strategy.form for strategy in found}
     if not isinstance(step_s, dict) or set(step_s) != forms:
         return None

