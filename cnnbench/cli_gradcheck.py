@@ -44,11 +44,12 @@ def gradcheck(
         print_document(worked_convolution())
         return
     paths, overrides = split_words(specs or ())
-    from cnnbench.gradcheck import check_gradients, require_layer
-    from cnnbench.gradcheck_report import gradcheck_json, gradcheck_table
     from cnnbench.loader import load_experiment
 
     loaded = [load_experiment(path, overrides, data_dir=data_dir) for path in paths]
+    from cnnbench.gradcheck import check_gradients, require_layer
+    from cnnbench.gradcheck_report import gradcheck_json, gradcheck_table
+
     checks = []
     for experiment in loaded:
         require_layer(experiment, layer)

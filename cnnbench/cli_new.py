@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.errors import StoreError, UsageError
+from cnnbench.shipped import find_named
 from cnnbench.terminal import print_document, tell, write_file
 from cnnbench.words import ResultsDir
 
@@ -30,12 +31,13 @@ def new(
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Start an experiment that extends another one."""
-    from cnnbench.starter import find_parent, start
+    from cnnbench.starter import start
 
     replaces = file.exists()
     if replaces and not force:
         raise UsageError(f"{file}: is there already; name another file, or add --force.")
-    begun = start(file, find_parent(parent), name)
+    named = find_named(parent)
+    begun = start(file, named.path if named else Path(parent), name)
     if not replaces and (results_dir / begun.name).exists():
         message = f"{results_dir / begun.name} has runs of another experiment of that name"
         raise UsageError(f"{message}; write another with --name.")

@@ -14,7 +14,7 @@ from cnnbench.cli_show import print_layers
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.interrupts import catching
 from cnnbench.terminal import stderr, stdout, tell
-from cnnbench.words import Device, DeviceOption, Engine, EngineOption, option_overrides
+from cnnbench.words import Device, DeviceOption, Engine, EngineOption, option_overrides, spec_path
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="The experiment file, or its name.")],
     seeds: Annotated[int, typer.Option(help="Seeds to compare.", metavar="N", min=2)] = 6,
     epochs: Annotated[int, typer.Option(help="Passes over the data.", metavar="N", min=1)] = 5,
     dataset: Annotated[str, typer.Option(help="What to train on.", metavar="NAME")] = "mnist_5k",
@@ -41,7 +41,8 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
     from cnnbench.draft import read_draft
     from cnnbench.loader import load_experiment
 
-    if once or not file.exists():
+    file = spec_path(spec)
+    if once or not file.is_file():
         load_experiment(file, data_dir=data_dir)
         _print(read_draft(file, data_dir), file)
         return

@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from cnnbench.errors import Location, Problem, SpecError, did_you_mean, listing, nearest, shown
 from cnnbench.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE
+from cnnbench.shipped import find_shipped, shipped_names
 from cnnbench.spec import Experiment
 from cnnbench.syntax import MAX_DEPTH
 from cnnbench.yamlio import Document, KeyPath, parse_document, read_document
@@ -57,13 +58,15 @@ def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> 
         raise refuse(f"{shown(value)} is not a file name", "name a file beside this one")
     if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
         raise refuse(f"{shown(value)} leaves the folder", "name a file beside this one")
-    parent = path.parent / value
+    parent, shipped = _parent_of(path, value)
     if not _is_file(parent):
-        near = nearest(Path(value).stem, [p.stem for p in path.parent.glob("*.yaml") if p != path])
-        hint = f" (did you mean '{near}.yaml'?)" if near else ""
+        files = {p.stem: p.name for p in path.parent.glob("*.yaml") if p != path}
+        choices = {name: name for name in shipped_names()} | files
+        near = nearest(Path(value).stem, choices)
+        hint = f" (did you mean '{choices[near]}'?)" if near else ""
         message = f"there is no file {shown(value)} beside this one{hint}"
         raise refuse(message, "name an existing file")
-    if path.parent.resolve() not in parent.resolve().parents:
+    if not shipped and path.parent.resolve() not in parent.resolve().parents:
         raise refuse(
             f"{shown(value)} leaves the folder through a link", "name a file beside this one"
         )
@@ -74,6 +77,20 @@ def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> 
     if len(chain) > MAX_PARENTS:
         raise refuse(f"more than {MAX_PARENTS} files extend one another", "merge some of them")
     return parent
+
+
+def _parent_of(path: Path, value: str) -> tuple[Path, bool]:
+    """The file that `extends: value` means, and whether it is one that comes with cnnbench.
+
+    A file beside this one comes first. It may be missing.
+    """
+    if _is_file(path.parent / value):
+        return path.parent / value, False
+    by_name = path.parent / f"{value}.yaml"
+    if _is_file(by_name) and not by_name.samefile(path):
+        return by_name, False
+    shipped = find_shipped(value)
+    return shipped or path.parent / value, shipped is not None
 
 
 def lineage(path: Path) -> tuple[Path, ...]:
@@ -88,9 +105,12 @@ def lineage(path: Path) -> tuple[Path, ...]:
         except (SpecError, ValueError):  # a null byte in a name
             break
         value = data.get("extends") if isinstance(data, dict) else None
-        if not isinstance(value, str) or not value or found[-1].parent / value in found:
+        if not isinstance(value, str) or not value:
             break
-        found.append(found[-1].parent / value)
+        parent, _ = _parent_of(found[-1], value)
+        if parent in found:
+            break
+        found.append(parent)
     return tuple(found)
 
 

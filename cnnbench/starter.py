@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnbench.errors import SpecError, UsageError, did_you_mean, listing, shown
+from cnnbench.errors import SpecError, UsageError, shown
 from cnnbench.loader import load_experiment
 from cnnbench.overlay import lineage, read_with_parents
 from cnnbench.schema import FILE as SCHEMA_FILE
+from cnnbench.shipped import ENDINGS
 from cnnbench.spec import MAX_NAME, NAME_PATTERN
 from cnnbench.yamlio import inline_text, read_document
 
-_PACKAGE = Path(__file__).parent
-# The shipped experiments: in an installed package, or in a checkout.
-_SHIPPED = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")
-_ENDINGS = (".yaml", ".yml")
 _NAMING = "start with a letter and use letters, digits, '-' and '_'"
 
 
@@ -38,24 +35,6 @@ class Start:
     text: str
     parent: Path
     copies: Mapping[Path, Path]
-
-
-def find_parent(word: str) -> Path:
-    """The experiment file that a word names: a path, or a name such as ``modified``.
-
-    Raises:
-      UsageError: nothing has that name.
-    """
-    path = Path(word)
-    if path.is_file() or path.suffix or len(path.parts) > 1:
-        return path  # reading it says what is wrong with it
-    folders = (Path("experiments"), Path(), *_SHIPPED)
-    found = [folder / f"{word}.yaml" for folder in folders if (folder / f"{word}.yaml").is_file()]
-    if not found:
-        stems = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-        message = f"there is no experiment {shown(word)}{did_you_mean(word, stems)}"
-        raise UsageError(f"{message}; name {listing([*stems, 'a file'])}.")
-    return found[0]
 
 
 def start(path: Path, parent: Path, name: str | None = None) -> Start:
@@ -89,7 +68,7 @@ def start(path: Path, parent: Path, name: str | None = None) -> Start:
 
 
 def _check_path(path: Path) -> None:
-    if path.suffix not in _ENDINGS:
+    if path.suffix not in ENDINGS:
         raise UsageError(f"{path}: the name of an experiment file ends in .yaml; add it.")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder '{path.parent}'; make it first.")
@@ -111,7 +90,7 @@ def _checked_name(path: Path, name: str | None) -> str:
 
 def _siblings(path: Path) -> list[Path]:
     """The experiment files of a folder."""
-    return [file for ending in _ENDINGS for file in path.parent.glob(f"*{ending}")]
+    return [file for ending in ENDINGS for file in path.parent.glob(f"*{ending}")]
 
 
 def _refuse_taken(name: str, files: Iterable[Path]) -> None:
@@ -133,6 +112,7 @@ def _copies(path: Path, sources: tuple[Path, ...]) -> dict[Path, Path]:
       UsageError: something else is there.
     """
     top = sources[0].parent
+    sources = tuple(s for s in sources if s.resolve().is_relative_to(top.resolve()))
     if top.resolve().is_relative_to(path.parent.resolve()):
         return {}
     places = {path.parent / os.path.relpath(source, top): source for source in sources}

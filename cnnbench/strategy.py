@@ -3,11 +3,14 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cnnbench.graph import Plan
 from cnnbench.layers import BatchNorm, Conv, ConvTranspose
-from cnnbench.ops import Form
 from cnnbench.spec import Precision
+
+if TYPE_CHECKING:
+    from cnnbench.ops import Form  # which imports JAX
 
 ROW = 10  # images; docs/performance.md shows what other sizes cost
 # With batch norm a row's values are read again in the next pass: less of them is better.
@@ -27,7 +30,7 @@ class Strategy:
       steps_per_call: training steps of one call of the compiled program.
     """
 
-    form: Form
+    form: "Form"
     row: int | None
     num_devices: int
     steps_per_call: int
@@ -81,7 +84,7 @@ def candidates(
     return (fast, direct, plain) if winograd else (direct, plain)
 
 
-_FORMS: tuple[Form, ...] = ("direct", "fast")
+_FORMS: "tuple[Form, ...]" = ("direct", "fast")
 
 
 def _row(plan: Plan, batch_size: int, num_devices: int) -> int:

@@ -9,12 +9,15 @@ from typing import Annotated
 import typer
 
 from cnnbench.errors import UsageError, shown
+from cnnbench.shipped import find_named
+from cnnbench.terminal import tell
 
 Specs = Annotated[
     list[str],
     typer.Argument(
         metavar="SPEC... [KEY=VALUE...]",
-        help="Experiment files, and values that override theirs, as in train.epochs=5.",
+        help="Experiment files or names (standard), and values that override theirs, as in"
+        " train.epochs=5.",
         show_default=False,
     ),
 ]
@@ -99,16 +102,31 @@ EngineOption = Annotated[
 ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]
 
 
+def spec_path(word: str) -> Path:
+    """The experiment file that a word names; which one a name such as ``standard`` means is told.
+
+    Raises:
+      UsageError: no experiment has that name.
+    """
+    named = find_named(word)
+    if named is None:
+        return Path(word)  # reading it says what is wrong with it
+    tell(str(named))
+    return named.path
+
+
 def split_words(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     """Files and overrides; an existing file whose name has a '=' is a file.
 
     Raises:
-      UsageError: no file is named.
+      UsageError: no experiment is named, or one that there is not.
     """
     files = [a for a in arguments if "=" not in a or os.path.exists(a)]  # noqa: PTH110 - Path raises
-    paths, overrides = [Path(a) for a in files], [_text(a) for a in arguments if a not in files]
+    paths = [spec_path(a) for a in files]
+    overrides = [_text(a) for a in arguments if a not in files]
     if not paths:
-        raise UsageError("no experiment file is named; write one, as in experiments/standard.yaml.")
+        message = "no experiment is named; name a file, or standard, which comes with cnnbench."
+        raise UsageError(message)
     return paths, overrides
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from cnnbench.errors import Location, Problem, SpecError, nearest, shown
 from cnnbench.scalars import MAX_DIGITS, is_number, is_text, plain_scalar, readings
+from cnnbench.shipped import all_names
 from cnnbench.syntax import MAX_BYTES, MAX_DEPTH, MAX_NODES, PLAIN, QUOTED, compose
 
 KeyPath = tuple[str | int, ...]
@@ -66,13 +67,11 @@ def read_document(path: Path) -> Document:
 
 
 def _meant(path: Path) -> str:
-    """A suggestion for a file that is not there: `standard` may be `experiments/standard.yaml`."""
-    files = [
-        file for folder in (Path("experiments"), path.parent) for file in folder.glob("*.yaml")
-    ]
-    stems = {file.stem: file for file in sorted(files)}
-    near = nearest(path.stem, stems)
-    return f" (did you mean '{stems[near]}'?)" if near else ""
+    """A suggestion for a file that is not there: `standrd.yaml` may be `standard`."""
+    beside = {file.stem: str(file) for file in sorted(path.parent.glob("*.yaml"))}
+    choices = {name: name for name in all_names()} | beside
+    near = nearest(path.stem, choices)
+    return f" (did you mean '{choices[near]}'?)" if near else ""
 
 
 def parse_document(raw: bytes, path: str) -> Document:

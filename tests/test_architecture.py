@@ -28,6 +28,7 @@ ORDER = """
 errors interrupts files locks ascii_forms
 scalars
 syntax
+shipped
 yamlio
 fields
 layers optimizers

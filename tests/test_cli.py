@@ -266,7 +266,7 @@ def test_compare_refuses_runs_on_different_data():
         (
             ["run", "train.epochs=2"],
             2,
-            "no experiment file is named; write one, as in experiments/standard.yaml.\n",
+            "no experiment is named; name a file, or standard, which comes with cnnbench.\n",
         ),
         (
             ["run", "tiny.yaml", "--epochs", "0"],

@@ -78,7 +78,7 @@ def test_plain_flax_takes_part():
     [
         (["tiny.yaml", "--against", "fax"], "--against: there is no framework 'fax'"),
         (["tiny.yaml", "tiny.yaml"], "command line: 'tiny' is the name of two experiments"),
-        (["model.conv1.kernel=3"], "no experiment file is named"),
+        (["model.conv1.kernel=3"], "no experiment is named"),
         (["gone.yaml"], "gone.yaml"),
         (["tiny.yaml", "--output", "tiny.yaml/a"], "--output tiny.yaml/a: the folder cannot be"),
     ],

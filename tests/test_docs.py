@@ -81,7 +81,7 @@ def shortened(command: str) -> list[str]:
     if words[0] == "watch":
         words.append("--once")  # there is no terminal
     if words[0] == "bench" and "--against" in words:
-        words[1] = "experiments/mlp.yaml"
+        words[1] = "mlp"
         at = words.index("--against") + 1
         words[at:] = [words[at].split(",")[-1], "--rounds", "3", "--budget", "1"]
         words += ["--dataset", "mnist_5k", "dataset.train_examples=500"]

@@ -412,7 +412,10 @@ def test_one_convolution_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "no experiment file is named; write one, as in experiments/standard.yaml."),
+        (
+            (),
+            "no experiment is named; name a file, or standard, which comes with cnnbench.",
+        ),
         (
             ("SPEC", "--layer", "con"),
             "--layer: tiny has no layer 'con' (did you mean 'conv'?); write conv or back.",

@@ -8,7 +8,6 @@ import pytest
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
-from cnnbench import starter
 from cnnbench.cli import app
 from cnnbench.differences import differences
 from cnnbench.loader import Loaded, load_experiment
@@ -232,8 +231,3 @@ def test_a_disk_that_refuses_is_one_line(monkeypatch):
     monkeypatch.setattr("cnnbench.files.write_whole", full)
     message = "a.yaml: cannot be written: no space left on device; name a file elsewhere.\n"
     assert refused("mlp", "a.yaml", code=1) == message
-
-
-def test_shipped_experiments_are_found_from_any_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir("/")
-    assert starter.find_parent("modified").samefile(EXPERIMENTS / "modified.yaml")
