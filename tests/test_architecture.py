@@ -124,7 +124,8 @@ checking
 session bench_session
 matching status_line legible
 progress
-terminal words keyboard watch
+terminal
+words keyboard watch
 cli_data
 cli_bench cli_check cli_compare cli_export cli_gradcheck
 cli_inspect cli_latent cli_new cli_predict cli_show
