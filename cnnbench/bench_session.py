@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from cnnbench import bench_report
+from cnnbench import bench_report, commands
 from cnnbench.bench_report import Report
 from cnnbench.benchmark import Benchmark
 from cnnbench.contest import OURS, Settings, Task, run_contest
@@ -60,7 +60,7 @@ def choose_families(text: str | None, installed: Callable[[str], object] = find_
             raise UsageError(f"{message}; write {listing(FAMILIES)}.")
         if not installed(name):
             message = f"--against {name}: {TITLES[name]} is not installed"
-            raise UsageError(f'{message}; run pip install "cnnbench[peers]".')
+            raise UsageError(f"{message}; run {commands.pip_install('cnnbench[peers]')}.")
     return Families(names, ())
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cnnbench import commands
 from cnnbench.errors import DataError, did_you_mean, listing
 from cnnbench.files import at_home
 
 EMBEDDED = "mnist_5k"
 TESTED = "4.9.10"  # of tensorflow-datasets
-TENSORFLOW_EXTRA = "pip install 'cnnbench[tensorflow]'"
+TENSORFLOW_EXTRA = commands.pip_install("cnnbench[tensorflow]")
+LIST = f"`{commands.cnnbench('data', 'list')}`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def supervised_keys(name: str, builder: Any) -> tuple[str, str]:
             return image, label
     raise DataError(
         f"dataset '{name}' is not for image classification (its examples are not one "
-        f"8-bit image with one class label); `cnnbench data list` shows some that are"
+        f"8-bit image with one class label); {LIST} shows some that are"
     )
 
 
@@ -199,7 +201,7 @@ def private(module: str, name: str) -> Any:
         return getattr(importlib.import_module(f"tensorflow_datasets.core.{module}"), name)
     except (ImportError, AttributeError):
         found = f"tensorflow-datasets {version('tensorflow-datasets')} has no core.{module}.{name}"
-        remedy = f'run pip install "tensorflow-datasets=={TESTED}"'
+        remedy = f"run {commands.pip_install(f'tensorflow-datasets=={TESTED}')}"
         raise DataError(f"{found}, which cnnbench needs; {remedy}.") from None
 
 
@@ -212,7 +214,7 @@ def _unknown(name: str) -> str:
     import tensorflow_datasets as tfds
 
     near = did_you_mean(name, [*KNOWN, *tfds.list_builders(with_community_datasets=False)])
-    return f"dataset '{name}' does not exist{near or '; `cnnbench data list` shows names'}"
+    return f"dataset '{name}' does not exist{near or f'; {LIST} shows names'}"
 
 
 def _wrong_config(name: str) -> str:
@@ -235,7 +237,7 @@ def _damaged(name: str, data_dir: Path, error: Exception) -> str:
 def _missing_package(name: str, error: ModuleNotFoundError) -> str:
     # tensorflow-datasets raises the error anew and loses its `name` on the way.
     package = str(error).rpartition("No module named ")[2].strip("'").partition(".")[0]
-    install = TENSORFLOW_EXTRA if package == "tensorflow" else f"pip install {package}"
+    install = TENSORFLOW_EXTRA if package == "tensorflow" else commands.pip_install(package)
     return f"dataset '{name}' cannot be described without the package '{package}'; {install}"
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import cnnbench
+from cnnbench import commands
 from cnnbench.cli_bench import bench
 from cnnbench.cli_check import check
 from cnnbench.cli_compare import compare
@@ -207,7 +208,8 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     listing = history.list_runs(results_dir)
     warn(listing.warnings)
     if not listing.entries:
-        tell(f"no runs in {results_dir}; start one with: cnnbench run SPEC", err=False)
+        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
+        tell(f"no runs in {results_dir}; start one with: {start}", err=False)
         return
     console = stdout()
     curves = [history.read_curve(entry) for entry in listing.entries]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnnbench import commands
 from cnnbench.cli_data import DataDir
 from cnnbench.terminal import print_document, stdout, tell
 from cnnbench.words import Specs, option_overrides, split_words
@@ -56,7 +57,8 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     overrides += option_overrides(None, None, dataset)
     families = bench_session.choose_families(against)
     if families.missing:
-        _note(f'not installed: {", ".join(families.missing)}; run pip install "cnnbench[peers]".')
+        missing = ", ".join(families.missing)
+        _note(f"not installed: {missing}; run {commands.pip_install('cnnbench[peers]')}.")
     experiments = bench_session.load_all(paths, overrides, data_dir)
     bench_session.make_folder(output)
     started_at = datetime.now(UTC)

@@ -1,11 +1,11 @@
 """``cnnbench new`` and ``cnnbench schema``: what helps to write an experiment file."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnnbench import commands
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.shipped import find_named
 from cnnbench.terminal import print_document, tell, write_file
@@ -45,10 +45,10 @@ def new(
     tell(f"wrote {file}, which extends {begun.parent}", err=False)
     if begun.copies:
         tell(f"copied {', '.join(map(str, begun.copies))}", err=False)
-    both = shlex.join([str(begun.parent), str(file)])
+    both = (Path(begun.parent), file, "--seeds", "6", *commands.in_results(results_dir))
     tell("Change it, then:\n", err=False)
-    tell(f"    cnnbench watch {shlex.quote(str(file))}", err=False)
-    tell(f"    cnnbench run {both} --seeds 6", err=False)
+    tell(f"    {commands.cnnbench('watch', file)}", err=False)
+    tell(f"    {commands.cnnbench('run', *both)}", err=False)
 
 
 def _write(begun: "Start") -> None:

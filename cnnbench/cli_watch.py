@@ -1,6 +1,5 @@
 """``cnnbench watch``: an experiment file as it is saved, and on Enter a quick comparison."""
 
-import shlex
 import sys
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cnnbench import commands
 from cnnbench.cli_data import DataDir
 from cnnbench.cli_show import print_layers
 from cnnbench.errors import CnnbenchError, UsageError
@@ -72,6 +72,11 @@ class Quick:
         epochs = "epoch" if self.epochs == 1 else "epochs"
         return f"{self.epochs} {epochs} on {self.dataset} with {self.seeds} seeds"
 
+    def whole(self, parent: Path, path: Path) -> str:
+        """The command line that compares them with all data and epochs."""
+        data = () if self.data_dir is None else ("--data-dir", self.data_dir)
+        return commands.cnnbench("run", parent, path, "--seeds", "6", *data)
+
     def requests(self, paths: "tuple[Path, Path]") -> "list[Request]":
         """A training of each; what has been trained already is not trained again."""
         from cnnbench.session import Request
@@ -134,10 +139,7 @@ class Sheet:
                 console = stdout()
                 console.print(table)
                 tell(f"That was quick: {self.quick}. With all data and epochs:\n", err=False)
-                tell(
-                    f"    cnnbench run {shlex.join(map(str, (parent, path)))} --seeds 6\n",
-                    err=False,
-                )
+                tell(f"    {self.quick.whole(parent, path)}\n", err=False)
                 if len(console.render_lines(table)) > console.height - 8:
                     for line in self.verdicts:  # which have left the screen
                         _say(f"{line}\n")

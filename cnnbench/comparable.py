@@ -1,10 +1,10 @@
 """Which runs may stand side by side, and why others may not."""
 
 import math
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cnnbench import commands
 from cnnbench.errors import IncomparableError, UsageError, did_you_mean, listing
 from cnnbench.phrases import clean, enumeration, epochs_text
 from cnnbench.results import Direction, EpochRecord, RunRecord, RunResult, Status, Summary
@@ -69,14 +69,16 @@ def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finishe
       UsageError: one has no such metric.
     """
     if not runs:
-        raise IncomparableError("no finished run to compare; start one with: cnnbench run SPEC")
+        start = commands.cnnbench("run", "standard")
+        raise IncomparableError(f"no finished run to compare; start one with: {start}")
     return [_finished(run, metric) for run in runs]
 
 
 def _finished(run: RunResult, metric: str | None) -> Finished:
     record, summary = run.record, run.summary
-    again = f"run it again with: {shlex.join(record.command)}"
-    resume = f"go on with: cnnbench run --resume {run_path(record)}"
+    again = f"run it again with: {commands.command_line(record.command)}"
+    folder = run.path or commands.RESULTS_DIR / run_path(record)
+    resume = f"resume it with: {commands.resume(record, folder)}"
     if record.status is not Status.FINISHED:
         cause = f" ({record.error})" if record.error else ""
         raise IncomparableError(

@@ -222,7 +222,7 @@ def _same(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
         if run_path(run.record) == run_path(other.record):
             yield (
                 f"A/A: {label} and {other_label} are one and the same run; to see this machine's"
-                " noise, train it twice: cnnbench run SPEC SPEC."
+                " noise, train it twice with one command that names its file twice."
             )
         elif _twins(run.record, other.record):
             yield (

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnnbench import commands
 from cnnbench.differences import Differences, differences
 from cnnbench.errors import CnnbenchError
 from cnnbench.loader import Loaded, load_experiment
@@ -66,7 +67,8 @@ def read_draft(path: Path, data_dir: Path | None = None) -> Draft:
 def _obstacle(loaded: Loaded, parent: Loaded, found: Differences) -> str:
     if loaded.experiment.model.python or parent.experiment.model.python:
         # Python imports a module once, and would train yesterday's class.
-        return "A Python model is compared by `cnnbench run`, which reads its source anew"
+        run = commands.cnnbench("run")
+        return f"A Python model is compared by `{run}`, which reads its source anew"
     if not found.lines:
         return f"Nothing is different from {parent.experiment.type_title} yet"
     return ""

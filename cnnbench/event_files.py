@@ -14,6 +14,7 @@ from typing import Any, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench import commands
 from cnnbench.errors import UsageError
 from cnnbench.events import (
     Checkpoint,
@@ -44,7 +45,7 @@ def require_tensorboard() -> None:
     """
     if find_spec("tensorboard") is None:
         message = "--tensorboard: the package 'tensorboard' is not installed"
-        raise UsageError(f'{message}; run pip install "cnnbench[tensorboard]".')
+        raise UsageError(f"{message}; run {commands.pip_install('cnnbench[tensorboard]')}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from cnnbench import commands
 from cnnbench.errors import IncomparableError, StoreError, UsageError, did_you_mean, listing
 from cnnbench.results import RunResult, Status
 from cnnbench.stats import mean
@@ -197,9 +198,11 @@ def _find_id(prefix: str, results_dir: Path) -> Path:
 def _unknown(argument: str, results_dir: Path, names: list[str], runs: list[Path]) -> str:
     place = f"command line: {argument!r} is no run folder, run id or experiment in {results_dir}"
     if not names:
-        return f"{place}, which holds no runs; start one with: cnnbench run SPEC"
+        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
+        return f"{place}, which holds no runs; start one with: {start}"
     hint = did_you_mean(argument, [*names, *(path.name for path in runs)])
-    return f"{place}{hint}; write {listing(names)}, or see: cnnbench list"
+    see = commands.cnnbench("list", *commands.in_results(results_dir))
+    return f"{place}{hint}; write {listing(names)}, or see: {see}"
 
 
 def _newest_of(folder: Path, runs: Listing, skip: int) -> tuple[Path, tuple[str, ...]]:

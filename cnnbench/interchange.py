@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cnnbench
+from cnnbench import commands
 from cnnbench.errors import CnnbenchError, StoreError, UsageError
 from cnnbench.shapes import shape_text
 from cnnbench.spec import Task
@@ -92,7 +93,7 @@ def require(form: Form) -> None:
     for package in ("onnx", "onnxruntime") if form == "onnx" else ():
         if importlib.util.find_spec(package) is None:
             message = f"--to onnx: the package '{package}' is not installed"
-            raise UsageError(f"{message}; run pip install 'cnnbench[export]'.")
+            raise UsageError(f"{message}; run {commands.pip_install('cnnbench[export]')}.")
 
 
 def notes(network: TrainedNetwork) -> dict[str, str]:

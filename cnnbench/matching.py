@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from cnnbench import commands
 from cnnbench.errors import UsageError
 from cnnbench.graph import Plan
 from cnnbench.loader import Loaded, load_experiment
@@ -40,13 +41,13 @@ def with_match(
             " Name the smaller experiment first."
         )
         return list(requests)
-    wide = f"{name}-wide"
+    wide, other = f"{name}-wide", largest.experiment.name
+    where = commands.in_results(requests[0].results_dir)
     names = (f"name={wide}", f"title={json.dumps(f'{title} ({found.factor:.2f}x wide)')}")
     notify(
         f"--match {size}: {wide} is {name} with layers {found.factor:.2f}x as wide,"
-        f" {size.of(found.plan):,} {size.words}; {largest.experiment.name} has {target:,}.\n"
-        f"Then: cnnbench compare {name} {wide} {largest.experiment.name}"
-        f" --baseline {largest.experiment.name}"
+        f" {size.of(found.plan):,} {size.words}; {other} has {target:,}.\n"
+        f"Then: {commands.cnnbench('compare', name, wide, other, '--baseline', other, *where)}"
     )
     copy = replace(requests[0], overrides=(*requests[0].overrides, *found.overrides, *names))
     return [requests[0], copy, *requests[1:]]

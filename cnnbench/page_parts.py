@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from cnnbench import commands
 from cnnbench.curves import Curve, ends, last_rows
 from cnnbench.diagram import diagram
 from cnnbench.exhibits import Exhibit
@@ -237,6 +238,6 @@ def _facts(run: RunResult) -> dict[str, str]:
         "Whole run": seconds_text(timing.total_s) if timing else "unknown",
         "Versions": ", ".join(f"{name} {getattr(env, name)}" for name in packages),
         "Git commit": commit,
-        "Command": clean(" ".join(env.command)),
+        "Command": commands.command_line(env.command),
         "Digest of data": record.dataset.digest.removeprefix("sha256:")[:16],
     }

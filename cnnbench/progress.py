@@ -48,8 +48,8 @@ class Silent:
         self.say(text, "yellow")
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Prints a line, which a terminal breaks between words, and a file does not."""
-        whole = not self.console.is_terminal
+        """Prints a line, broken between words on a terminal unless a command is to be copied."""
+        whole = not self.console.is_terminal or "cnnbench " in text
         text = visible(text)
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=whole)
 

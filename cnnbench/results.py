@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 
 from cnnbench.cost import Cost
 
@@ -322,9 +323,11 @@ class RunResult:
       summary: how it ended; None unless it finished.
       epochs: what every epoch of every seed measured, in the order of writing.
       warnings: what is odd about the files, one sentence each.
+      path: the folder it was read from; None for a run that was not.
     """
 
     record: RunRecord
     summary: Summary | None
     epochs: tuple[EpochRecord, ...]
     warnings: tuple[str, ...] = ()
+    path: Path | None = field(default=None, compare=False)

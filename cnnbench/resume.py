@@ -1,10 +1,10 @@
 """Where an unfinished run goes on, from what its folder holds."""
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cnnbench import commands
 from cnnbench.checkpoints import Checkpoints, Values
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.optimizers import depends_on_total
@@ -118,7 +118,7 @@ def require_checkpoints(run: RunResult, path: Path, resume: Resume, epochs: int)
 def _anew(run: RunResult, epochs: int) -> str:
     """The command that trains the same with another number of epochs."""
     command = (*run.record.environment.command, f"train.epochs={epochs}")
-    return f"train anew with: {shlex.join(command)}"
+    return f"train anew with: {commands.command_line(command)}"
 
 
 def plan_resume(run: RunResult, checkpoints: Checkpoints, notify: Callable[[str], None]) -> Resume:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnbench.catalog import EMBEDDED, KNOWN, DatasetInfo, describe
+from cnnbench.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe
 from cnnbench.errors import DataError, Flaw, did_you_mean, listing, shown
 from cnnbench.layers import INPUT, Sample
 from cnnbench.optimizers import Cosine
@@ -77,7 +77,7 @@ def dataset_flaw(key: str, error: DataError) -> Flaw:
     """A dataset that does not exist or does not fit, named by a key of ``dataset``."""
     text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(error))
     message, _, remedy = text.rstrip(".").partition("; ")
-    return Flaw(("dataset", key), message, remedy or "`cnnbench data list` shows names")
+    return Flaw(("dataset", key), message, remedy or f"{LIST} shows names")
 
 
 def _title_flaws(title: Any) -> Iterator[Flaw]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cnnbench import compare, event_files, export, interrupts, report
+from cnnbench import commands, compare, event_files, export, interrupts, report
 from cnnbench.data import Dataset, dataset_of
 from cnnbench.errors import ModelError
 from cnnbench.events import Compiled, Event, SeedDone
@@ -292,9 +292,7 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
         status = Status.FINISHED
     except (KeyboardInterrupt, GeneratorExit, SystemExit):  # the last where nobody reads progress
         status = Status.INTERRUPTED
-        usual = folder.path.parent.parent == Path("results")
-        name = folder.run_id if usual else folder.path  # a command that fits on a line
-        listener.note(f"interrupted; go on with: cnnbench run --resume {name}")
+        listener.note(f"interrupted; resume with: {commands.resume(opened.record, folder.path)}")
         raise
     finally:
         error = str(sys.exception() or "") if status is Status.FAILED else None

@@ -162,7 +162,7 @@ def read_run(path: Path) -> RunResult:
     """
     entry = read_entry(path)
     epochs, warnings = read_epochs(path)
-    return RunResult(entry.record, entry.summary, epochs, warnings)
+    return RunResult(entry.record, entry.summary, epochs, warnings, path)
 
 
 def kept_seeds(path: Path) -> tuple[int, ...]:

@@ -1,6 +1,5 @@
 """A network as a run has trained it: its results, and what each of its layers gives."""
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
+from cnnbench import commands
 from cnnbench.data import Dataset, Notify, dataset_of
 from cnnbench.errors import DataError, StoreError, UsageError, did_you_mean, listing
 from cnnbench.graph import Plan
@@ -214,7 +214,7 @@ def _seeds(path: Path, record: RunRecord, seed: int | None) -> list[int]:
     kept = [known for known in record.seeds if known in kept_seeds(path)]
     if not kept:
         message = f"{path}: it holds no weights (an older version wrote none, or no seed has ended)"
-        again = shlex.join(record.command)
+        again = commands.command_line(record.command)
         raise StoreError(f"{message}; train them with: {again}")
     if seed is not None and seed not in kept:
         raise UsageError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")

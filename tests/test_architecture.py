@@ -42,7 +42,7 @@ stages
 widening
 cost
 results
-summary codec weights
+summary codec weights commands
 store
 stats
 history

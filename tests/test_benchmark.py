@@ -347,7 +347,7 @@ class TestFamilies:
             (" ,", "--against: no framework is named; write torch, keras or flax."),
             (
                 "flax,keras",
-                '--against keras: Keras is not installed; run pip install "cnnbench[peers]".',
+                "--against keras: Keras is not installed; run pip install 'cnnbench[peers]'.",
             ),
         ],
     )

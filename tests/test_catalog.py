@@ -144,5 +144,5 @@ def test_a_version_without_a_private_part_is_an_error(module: str, name: str) ->
         private(module, name)
     assert str(caught.value) == (
         f"tensorflow-datasets {tfds.__version__} has no core.{module}.{name}, which cnnbench needs;"
-        ' run pip install "tensorflow-datasets==4.9.10".'
+        " run pip install tensorflow-datasets==4.9.10."
     )

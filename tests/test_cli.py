@@ -257,7 +257,7 @@ def test_compare_refuses_runs_on_different_data():
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["compare"], 4, "no finished run to compare; start one with: cnnbench run SPEC\n"),
+        (["compare"], 4, "no finished run to compare; start one with: cnnbench run standard\n"),
         (
             ["run", "none.yaml"],
             2,
@@ -367,7 +367,7 @@ def test_version():
 
 
 def test_list_without_runs_says_how_to_start():
-    assert invoke("list").stdout == "no runs in results; start one with: cnnbench run SPEC\n"
+    assert invoke("list").stdout == "no runs in results; start one with: cnnbench run standard\n"
 
 
 def test_unwritable_results_folder_is_one_line():
@@ -391,7 +391,7 @@ def test_interrupt_while_compiling_exits_130_at_once(tmp_path):
         last = child.stderr.read().splitlines()
     assert child.returncode == 130
     run = only_run("standard").relative_to(".")
-    assert last == [f"interrupted; go on with: cnnbench run --resume {run.name}", "interrupted"]
+    assert last == [f"interrupted; resume with: cnnbench run --resume {run.name}", "interrupted"]
     assert read_run(run).record.status == "interrupted"
 
 

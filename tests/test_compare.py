@@ -236,7 +236,7 @@ def test_a_run_that_lacks_something_is_refused(run: RunResult, reason: str) -> N
     for function in (compare, compare_groups):
         with pytest.raises(IncomparableError) as caught:
             function([run])
-        on = f"; go on with: cnnbench run --resume standard/{run.record.run_id}"
+        on = f"; resume it with: cnnbench run --resume {run.record.run_id}"
         remedy = on if reason.endswith("not finished") else AGAIN
         assert str(caught.value) == f"standard/{run.record.run_id} {reason}{remedy}"
 
@@ -245,7 +245,7 @@ def test_without_runs_the_message_says_how_to_start_one() -> None:
     for function in (compare, compare_groups):
         with pytest.raises(IncomparableError) as caught:
             function([])
-        message = "no finished run to compare; start one with: cnnbench run SPEC"
+        message = "no finished run to compare; start one with: cnnbench run standard"
         assert str(caught.value) == message
 
 

@@ -231,7 +231,7 @@ def test_without_the_package_nothing_is_trained(
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 2
     message = "--tensorboard: the package 'tensorboard' is not installed"
-    assert done.stderr == f'{message}; run pip install "cnnbench[tensorboard]".\n'
+    assert done.stderr == f"{message}; run pip install 'cnnbench[tensorboard]'.\n"
     assert not (tmp_path / "lines").exists()
 
 

@@ -207,7 +207,7 @@ def test_a_signal_marks_the_run_and_says_how_to_go_on(server, reference, tmp_pat
     run = only_run(tmp_path)
     assert done["code"] == code, done["stderr"]
     assert done["stderr"].splitlines() == [
-        f"interrupted; go on with: cnnbench run --resume {run.name}",
+        f"interrupted; resume with: cnnbench run --resume {run.name}",
         "interrupted",
     ]
     assert read_run(run).record.status == "interrupted"

@@ -544,7 +544,7 @@ def test_a_missing_package(variant: str, package: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert refusal(variant, experiment_of("classify", SMALL)) == (
         f"peer '{variant}': the package '{package}' is not installed; "
-        'run pip install "cnnbench[peers]".'
+        "run pip install 'cnnbench[peers]'."
     )
 
 

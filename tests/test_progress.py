@@ -164,3 +164,13 @@ def test_silent_passes_on_notes_only():
     assert out.getvalue() == ""
     silent.note("a stand-in is used")
     assert out.getvalue() == "a stand-in is used\n"
+
+
+def test_a_command_is_not_broken_over_lines_of_a_terminal():
+    """It could not be pasted; the terminal itself continues it on its next row."""
+    screen, out = console(terminal=True)
+    command = f"cnnbench run --resume '{'a folder ' * 10}'"
+    Silent(screen).note(f"interrupted; resume with: {command}")
+    assert command in out.getvalue()
+    Silent(screen).note("word " * 20)
+    assert len(out.getvalue().splitlines()) == 3

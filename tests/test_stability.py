@@ -162,8 +162,8 @@ def test_different_devices_are_told_once() -> None:
 
 
 TURNS = (
-    "The runs were not trained by turns; name their files in one "
-    "`cnnbench run A.yaml B.yaml` to compare times."
+    "The runs were not trained by turns; train them with one command that names all of their files"
+    " to compare times."
 )
 
 
@@ -289,7 +289,7 @@ def test_no_zero_that_was_measured_divides(seconds: list[float], cost: Cost) -> 
 def test_a_run_beside_itself_shows_nothing() -> None:
     assert aa(make_run()) == (
         "A/A: Standard CNN #1 and Standard CNN #2 are one and the same run; to see this machine's "
-        "noise, train it twice: cnnbench run SPEC SPEC.",
+        "noise, train it twice with one command that names its file twice.",
     )
 
 

@@ -492,7 +492,8 @@ class TestFind:
             find_runs([argument], results)
         assert str(caught.value) == (
             f"command line: {argument!r} is no run folder, run id or experiment in {results}{hint}"
-            "; write broken, modified or standard, or see: cnnbench list"
+            "; write broken, modified or standard, or see: cnnbench list --results-dir"
+            f" {results}"
         )
 
     def test_without_results_the_message_says_how_to_get_some(self, tmp_path: Path) -> None:
@@ -500,7 +501,7 @@ class TestFind:
             find_runs(["standard"], tmp_path)
         assert str(caught.value) == (
             f"command line: 'standard' is no run folder, run id or experiment in {tmp_path}, "
-            "which holds no runs; start one with: cnnbench run SPEC"
+            f"which holds no runs; start one with: cnnbench run standard --results-dir {tmp_path}"
         )
 
     def test_the_beginning_of_several_ids_is_refused(self, results: Path) -> None:
@@ -563,7 +564,8 @@ class TestFindUnfinished:
         if not (finished or damaged):
             found = (
                 f"command line: 'standard' is no run folder, run id or experiment in {tmp_path}, "
-                "which holds no runs; start one with: cnnbench run SPEC"
+                "which holds no runs; start one with: cnnbench run standard --results-dir"
+                f" {tmp_path}"
             )
         with pytest.raises(UsageError) as caught:
             find_unfinished("standard", tmp_path)

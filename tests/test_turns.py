@@ -109,4 +109,4 @@ def test_what_was_measured_is_kept_when_one_breaks_down(
     }
     assert len(left["a"].epochs) == 2
     assert len(left["b"].epochs) == 3
-    assert diaries[0].notes[-1].startswith("interrupted; go on with: cnnbench run --resume ")
+    assert diaries[0].notes[-1].startswith("interrupted; resume with: cnnbench run --resume ")

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnbench import commands
 from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.graph import Plan
 from cnnbench.layers import BatchNorm
@@ -101,7 +102,7 @@ def _check_variant(variant: str) -> None:
     for package in _PACKAGES.get(variant, (VARIANTS[variant],)):
         if package not in sys.modules and importlib.util.find_spec(package) is None:
             message = f"peer '{variant}': the package '{package}' is not installed"
-            raise UsageError(f'{message}; run pip install "cnnbench[peers]".')
+            raise UsageError(f"{message}; run {commands.pip_install('cnnbench[peers]')}.")
 
 
 def _check_training(experiment: Experiment, plan: Plan) -> None:

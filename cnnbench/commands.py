@@ -1,0 +1,82 @@
+"""Command lines that are printed: quoted so that a shell reads back the words that are meant."""
+
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from cnnbench.results import RunRecord
+
+RESULTS_DIR = Path("results")  # where runs are, unless a command says otherwise
+# Options of `run` that a run does not record and that are needed again to resume it.
+_KEPT, _KEPT_FLAGS = ("--data-dir", "--device"), ("--allow-python",)
+
+
+def command_line(words: Iterable[str | Path]) -> str:
+    r"""Words in a row, quoted for a shell where that is necessary.
+
+    >>> command_line(["cnnbench", "run", Path("my idea.yaml"), "title=it's"])
+    'cnnbench run \'my idea.yaml\' \'title=it\'"\'"\'s\''
+    """
+    return " ".join(map(_quoted, words))
+
+
+def cnnbench(*words: str | Path) -> str:
+    """A command line of ours.
+
+    >>> cnnbench("run", Path("-a;b.yaml"), "--seeds", "6")
+    "cnnbench run './-a;b.yaml' --seeds 6"
+    """
+    return command_line(["cnnbench", *words])
+
+
+def pip_install(*words: str) -> str:
+    """A command line that installs packages.
+
+    >>> pip_install("cnnbench[export]"), pip_install("mlxtend")
+    ("pip install 'cnnbench[export]'", 'pip install mlxtend')
+    """
+    return command_line(["pip", "install", *words])
+
+
+def in_results(results_dir: Path) -> tuple[str | Path, ...]:
+    """The option that names the folder of results; nothing where it is the usual one."""
+    return () if results_dir == RESULTS_DIR else ("--results-dir", results_dir)
+
+
+def resume(record: RunRecord, folder: Path) -> str:
+    """The command line that resumes a run.
+
+    Args:
+      record: the run's record, whose command line may have said where the images are.
+      folder: of the run.
+    """
+    usual = folder.parent.parent == RESULTS_DIR
+    run = folder.name if usual else folder  # short enough for a line
+    return cnnbench("run", "--resume", run, *_kept(record.environment.command))
+
+
+def _kept(words: Sequence[str]) -> Iterator[str]:
+    for place, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if word in _KEPT_FLAGS or (name in _KEPT and equals):
+            yield word
+        elif word in _KEPT and place + 1 < len(words):
+            yield from (word, words[place + 1])
+
+
+def _quoted(word: str | Path) -> str:
+    r"""One word; control codes as bash, zsh and ksh take them, since a terminal must not get them.
+
+    >>> print(_quoted("a\nb"), _quoted("$HOME"), _quoted("50%"))
+    $'a\x0ab' '$HOME' 50%
+    """
+    text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+    if text.isprintable():
+        return shlex.quote(text)
+    return f"$'{''.join(map(_escaped, os.fsencode(text)))}'"
+
+
+def _escaped(byte: int) -> str:
+    char = chr(byte)
+    return char if char.isascii() and char.isprintable() and char not in "\\'" else f"\\x{byte:02x}"
