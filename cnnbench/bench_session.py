@@ -12,9 +12,10 @@ from cnnbench.bench_report import Report
 from cnnbench.benchmark import Benchmark
 from cnnbench.contest import OURS, Settings, Task, run_contest
 from cnnbench.data import Split, dataset_of
-from cnnbench.errors import StoreError, UsageError, did_you_mean, listing
+from cnnbench.errors import StoreError, UsageError, listing
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.peers import VARIANTS, initial_weights
+from cnnbench.vocabulary import FAMILY
 from cnnbench.workers import Contestant
 
 FAMILIES = tuple(dict.fromkeys(VARIANTS.values()))
@@ -55,7 +56,7 @@ def choose_families(text: str | None, installed: Callable[[str], object] = find_
         raise UsageError(f"--against: no framework is named; write {listing(FAMILIES)}.")
     for name in names:
         if name not in FAMILIES:
-            hint = did_you_mean(name, FAMILIES)
+            hint = FAMILY.hint(name, FAMILIES)
             message = f"--against: there is no framework '{name}'{hint}"
             raise UsageError(f"{message}; write {listing(FAMILIES)}.")
         if not installed(name):

@@ -18,6 +18,7 @@ from typing import Any
 from cnnbench import commands
 from cnnbench.errors import DataError, did_you_mean, listing
 from cnnbench.files import at_home
+from cnnbench.vocabulary import DATASET
 
 EMBEDDED = "mnist_5k"
 TESTED = "4.9.10"  # of tensorflow-datasets
@@ -213,7 +214,7 @@ def has_tensorflow() -> bool:
 def _unknown(name: str) -> str:
     import tensorflow_datasets as tfds
 
-    near = did_you_mean(name, [*KNOWN, *tfds.list_builders(with_community_datasets=False)])
+    near = DATASET.hint(name, [*KNOWN, *tfds.list_builders(with_community_datasets=False)])
     return f"dataset '{name}' does not exist{near or f'; {LIST} shows names'}"
 
 

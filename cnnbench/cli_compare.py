@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.errors import UsageError, did_you_mean, listing
+from cnnbench.errors import UsageError, listing
 from cnnbench.terminal import print_document, stdout, tell, warn
+from cnnbench.vocabulary import METRIC
 from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
     directions = {metric: d for metrics in own.values() for metric, d in metrics.items()}
     for gate in gates:
         if gate.metric not in known:
-            hint = did_you_mean(gate.metric, known)
+            hint = METRIC.hint(gate.metric, known)
             message = f"--fail-if: no run here has '{gate.metric}'{hint}"
             raise UsageError(f"{message}; write {listing(known)}.")
         for path, metrics in own.items():

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from cnnbench.code_worth import CODE
 from cnnbench.compare import Comparison, CostRow, Row
-from cnnbench.errors import UsageError, did_you_mean, listing
+from cnnbench.errors import UsageError, listing
 from cnnbench.phrases import (
     MISSING,
     bytes_text,
@@ -26,6 +26,7 @@ from cnnbench.phrases import (
 )
 from cnnbench.results import Direction
 from cnnbench.targets import TimeToTarget, target_title
+from cnnbench.vocabulary import COLUMN
 
 R = TypeVar("R", bound=Row | CostRow)
 Value = float | str | None
@@ -241,7 +242,7 @@ def sort_runs(comparisons: Sequence[Comparison], name: str) -> list[Comparison]:
     if not any(_spelt(name) in found for found in keys):
         words = [word for comparison in comparisons for word in _words(comparison)]
         names = dict.fromkeys(key for key, _ in words)
-        near = did_you_mean(name, [*(header for _, header in words), *names])
+        near = COLUMN.hint(name, [*names, *(header for _, header in words)])
         message = f"--sort-by: there is no column '{name}'{near}"
         raise UsageError(f"{message}; write {listing(names)}, or a header of the tables.")
     pairs = zip(comparisons, keys, strict=True)

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cnnbench import commands
-from cnnbench.errors import IncomparableError, UsageError, did_you_mean, listing
+from cnnbench.errors import IncomparableError, UsageError, listing
 from cnnbench.phrases import clean, enumeration, epochs_text
 from cnnbench.results import Direction, EpochRecord, RunRecord, RunResult, Status, Summary
 from cnnbench.summary import lost_seeds, with_missing
+from cnnbench.vocabulary import METRIC
 
 TEST = "test_"  # before a metric's name, says that its value on the test images is meant
 
@@ -88,7 +89,7 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
         raise IncomparableError(f"{run_path(record)} has no summary.json; {again}")
     known = judgeable(summary)
     if metric is not None and metric not in known:
-        message = f"--metric: {run_path(record)} has no '{metric}'{did_you_mean(metric, known)}"
+        message = f"--metric: {run_path(record)} has no '{metric}'{METRIC.hint(metric, known)}"
         raise UsageError(f"{message}; write {listing(known)}.")
     usual = f"{TEST}{summary.headline}" if record.task == "reconstruct" else summary.headline
     finished = Finished(record, summary, run.epochs, metric or usual)

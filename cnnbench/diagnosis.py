@@ -6,8 +6,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cnnbench.errors import Flaw, did_you_mean, listing, shown
-from cnnbench.layers import OPERATIONS
+from cnnbench import vocabulary
+from cnnbench.errors import Flaw, listing, shown
+from cnnbench.layers import ACTIVATION_NAMES, OPERATIONS
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
 from cnnbench.phrases import enumeration
 from cnnbench.scalars import MAX_DIGITS, is_number
@@ -18,6 +19,17 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     name: field.annotation
     for name, field in Experiment.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
+_NOUNS = {
+    "operation": vocabulary.OPERATION,
+    "activation": vocabulary.ACTIVATION,
+    "init": vocabulary.INIT,
+    "optimizer": vocabulary.OPTIMIZER,
+    "schedule": vocabulary.SCHEDULE,
+    "loss": vocabulary.LOSS,
+    "metric": vocabulary.METRIC,
+    "precision": vocabulary.PRECISION,
+    "task": vocabulary.TASK,
 }
 _TRUE_WORDS = ("yes", "on", "y")
 _FALSE_WORDS = ("no", "off", "n")
@@ -152,8 +164,29 @@ def _unknown_key(at: KeyPath, loc: KeyPath, data: Any) -> Flaw:
     if at[:1] == ("train",) and len(at) == 3 and (owners := _owners(at[:-1], key)):
         return _option_of_others(at, str(loc[2]), owners, data)
     keys = [*_model_at(loc).model_fields, *(["extends"] if len(loc) == 1 else [])]
-    hint = did_you_mean(key, keys) or (_belongs(key) if len(loc) == 1 else "")
-    return Flaw(at, f"there is no key {shown(key)} here{hint}", f"use {listing(keys)}", of_key=True)
+    remedy = f"use {listing(keys)}"
+    if hint := _key_hint(at, keys):
+        return Flaw(at, f"there is no key {shown(key)} here{hint}", remedy, of_key=True)
+    if at[:2] == ("model", "layers") and len(at) == 4:
+        return _no_option(at, str(loc[3]), remedy)
+    way = vocabulary.other_way(key)
+    lacking = vocabulary.KEY.lacks(key, keys) and not way
+    what = "and nothing like it in the language" if lacking else "here"
+    remedy = f"{way}, or {remedy}" if way else remedy
+    return Flaw(at, f"there is no key {shown(key)} {what}", remedy, of_key=True)
+
+
+def _no_option(at: KeyPath, op: str, remedy: str) -> Flaw:
+    """A key that an operation does not have, under any name."""
+    key = str(at[-1])
+    owners = [name for name, model in OPERATIONS.items() if key in model.model_fields]
+    message = f"{op} has no {shown(key)}"
+    if owners:
+        message += f" ({enumeration(owners)} {'has' if len(owners) == 1 else 'have'} it)"
+    if key == "padding" or vocabulary.KEY.lacks(key, OPERATIONS[op].model_fields):
+        way = vocabulary.PYTHON if key == "padding" else vocabulary.way_out(key)
+        remedy = f"remove it, or {way}"
+    return Flaw(at, message, remedy, of_key=True)
 
 
 def _owners(at: KeyPath, key: str) -> list[str]:
@@ -173,17 +206,55 @@ def _option_of_others(at: KeyPath, name: str, owners: list[str], data: Any) -> F
     return Flaw(at, f"{this} has no {shown(key)} ({have})", remedy, of_key=True)
 
 
-def _belongs(key: str) -> str:
-    sections = [name for name, model in _SECTIONS.items() if key in model.model_fields]
-    return f" (did you mean '{sections[0]}.{key}'?)" if sections else ""
+def _key_hint(at: KeyPath, keys: list[str]) -> str:
+    """The key that is meant: one of these, or one that belongs elsewhere."""
+    key = str(at[-1])
+    found = vocabulary.KEY.is_theirs(key, keys)
+    if found or at[:2] == ("model", "layers") or vocabulary.KEY.lacks(key, keys):
+        return vocabulary.KEY.hint(key, keys)
+    for path in _paths(at[:-1]):
+        last = path.rpartition(".")[2]
+        if last == key or vocabulary.KEY.is_theirs(key, [last]):
+            return f" (did you mean '{path}'?)"
+    return vocabulary.KEY.hint(key, keys)
+
+
+def _paths(section: KeyPath) -> list[str]:
+    """Where keys of the language stand that are not around a section; those below it first."""
+    paths = [*Experiment.model_fields]
+    for name, model in _SECTIONS.items():
+        paths += [f"{name}.{key}" for key in model.model_fields]
+    paths += [f"dataset.splits.{key}" for key in Splits.model_fields]
+    for key, models in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        names = dict.fromkeys(name for model in models.values() for name in model.model_fields)
+        paths += [f"train.{key}.{name}" for name in names if name != "name"]
+    here = dotted(section)
+    around = [dotted(section[:end]) for end in range(1, len(section) + 1)]
+    paths = [path for path in paths if path not in around]
+    return sorted(paths, key=lambda path: not (here and path.startswith(here)))
 
 
 def _wrong_choice(at: KeyPath, value: Any, choices: Any, noun: str) -> Flaw:
     message = f"{shown(value)} is no {noun}"
     if noun == "activation" and value == "softmax":
         return Flaw(at, f"{message}: the loss applies it", "leave the output linear")
-    hint = did_you_mean(value, choices) if isinstance(value, str) else ""
-    return Flaw(at, message + hint, f"write {listing(choices)}")
+    if not isinstance(value, str):
+        return Flaw(at, message, f"write {listing(choices)}")
+    words = _NOUNS.get(noun, vocabulary.OTHER)
+    hint = words.hint(value, choices)
+    function = vocabulary.ACTIVATION.is_theirs(value, ACTIVATION_NAMES)
+    if noun == "operation" and not hint and function:
+        layer = f"{{op: activation, activation: {function}}}"
+        return Flaw(at, f"{message}, but an activation", f"write {layer}")
+    if hint or not words.lacks(value, choices):
+        return Flaw(at, message + hint, f"write {listing(choices)}")
+    if noun == "operation":
+        message = f"the layer language has no operation {shown(value)}"
+        return Flaw(at, message, vocabulary.way_out(value))
+    if noun in {"activation", "init"}:
+        message = f"the layer language has no {noun} {shown(value)}"
+        return Flaw(at, message, f"write {listing(choices)}; or {vocabulary.PYTHON}")
+    return Flaw(at, f"there is no {noun} {shown(value)} here", f"write {listing(choices)}")
 
 
 def _not_a_mapping(at: KeyPath, value: Any) -> Flaw:

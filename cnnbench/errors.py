@@ -6,7 +6,6 @@ and crashes loudly. A message has three parts: where, what is wrong with the
 value, what to write instead.
 """
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -187,14 +186,63 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice closest in spelling to `word`, if any is close.
+    """The choice closest in spelling to `word`, if it is a slip of the fingers away.
 
-    >>> nearest("reLU", ["relu", "tanh"])
-    'relu'
+    A word may be misspelt in one place for each three of its letters or begun three, and words of
+    one or two letters in none, so that no other word is taken for it.
+
+    >>> nearest("reLU", ["relu", "tanh"]), nearest("scheduel", ["schedule"])
+    ('relu', 'schedule')
+    >>> nearest("layer_norm", ["batch_norm"]), nearest("pad", ["add"])
+    (None, None)
     """
-    by_lower = {choice.lower(): choice for choice in choices}
-    found = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    return by_lower[found[0]] if found else None
+    wanted, found = normalized(word), None
+    most = _slips(len(wanted))
+    for choice in choices:
+        if abs(len(other := normalized(choice)) - len(wanted)) > most:
+            continue
+        distance = spelling_distance(wanted, other, most)
+        if distance is not None and wanted:
+            found, most = choice, distance - 1
+    return found
+
+
+def _slips(length: int) -> int:
+    return 0 if length < 3 else 1 if length < 6 else 2 if length < 9 else 3
+
+
+def spelling_distance(one: str, other: str, most: int) -> int | None:
+    """How many letters to insert, delete, exchange or swap (Damerau 1964) make two words equal.
+
+    Each letter is swapped at most once (optimal string alignment).
+
+    Returns:
+      None where it is more than `most`.
+
+    >>> spelling_distance("tset", "test", 2), spelling_distance("pad", "add", 1)
+    (1, None)
+    """
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        before, above, row = row, before, [i]
+        for j, sign in enumerate(other, 1):
+            best = min(before[j] + 1, row[-1] + 1, before[j - 1] + (letter != sign))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == sign:
+                best = min(best, above[j - 2] + 1)
+            row.append(best)
+        if min(*row, *before) > most:
+            return None
+    return row[-1] if row[-1] <= most else None
+
+
+def normalized(word: str) -> str:
+    """A word without what spellings of one name differ in: upper case and punctuation.
+
+    >>> normalized("MaxPooling2D"), normalized("max-pooling_2d")
+    ('maxpooling2d', 'maxpooling2d')
+    """
+    return "".join(letter for letter in word.lower() if letter.isalnum())
 
 
 def listing(choices: Iterable[str]) -> str:

@@ -3,8 +3,9 @@
 import heapq
 from collections.abc import Iterable, Mapping
 
-from cnnbench.errors import Flaw, did_you_mean, listing, shown
+from cnnbench.errors import Flaw, listing, shown
 from cnnbench.layers import INPUT, Conv, ConvTranspose, LayerOp
+from cnnbench.vocabulary import INPUTS
 
 Wiring = Mapping[str, tuple[str, ...]]
 MAX_HINTS = 20  # looking for similar names among thousands of layers takes seconds
@@ -20,7 +21,7 @@ def resolve_inputs(
       known: inputs of the wrong layers, as far as they can be read.
     """
     wiring: dict[str, tuple[str, ...]] = {}
-    flaws: list[Flaw] = []
+    unknown: list[tuple[str, int, str]] = []
     previous = INPUT
     for name, op in layers.items():
         wanted = known.get(name) if op is None else op.inputs
@@ -29,13 +30,40 @@ def resolve_inputs(
             if source == INPUT or source in layers:
                 found.append(source)
                 continue
-            at = ("model", "layers", name, "inputs", i)
-            hint = did_you_mean(source, [INPUT, *layers]) if len(flaws) < MAX_HINTS else ""
-            message = f"there is no layer {shown(source)}{hint}"
-            flaws.append(Flaw(at, message, name_one([INPUT, *layers])))
+            unknown.append((name, i, source))
         wiring[name] = tuple(found)
         previous = name
-    return wiring, flaws
+    readers = _readers(wiring)
+    return wiring, [_unknown_input(*each, readers, n) for n, each in enumerate(unknown)]
+
+
+def _unknown_input(name: str, i: int, source: str, readers: Wiring, number: int) -> Flaw:
+    """Suggests neither the layer itself nor one that reads it, on its way to the output."""
+    later = _downstream(name, readers) if number < MAX_HINTS else {name}
+    choices = [INPUT, *(other for other in readers if other not in later)]
+    hint = INPUTS.hint(source, choices) if number < MAX_HINTS else ""
+    message = f"there is no layer {shown(source)}{hint}"
+    return Flaw(("model", "layers", name, "inputs", i), message, name_one(choices))
+
+
+def _readers(wiring: Wiring) -> dict[str, tuple[str, ...]]:
+    """The layers that read each."""
+    readers: dict[str, list[str]] = {name: [] for name in wiring}
+    for name, sources in wiring.items():
+        for source in dict.fromkeys(sources):
+            if source != INPUT:
+                readers[source].append(name)
+    return {name: tuple(found) for name, found in readers.items()}
+
+
+def _downstream(name: str, readers: Wiring) -> set[str]:
+    """A layer, those that read it, those that read them, and so on."""
+    found, waiting = {name}, [name]
+    while waiting:
+        new = set(readers[waiting.pop()]) - found
+        found |= new
+        waiting += new
+    return found
 
 
 def with_ties(wiring: Wiring, layers: Mapping[str, LayerOp | None]) -> Wiring:
@@ -55,10 +83,7 @@ def file_order(wiring: Wiring) -> tuple[list[str], list[Flaw]]:
     """
     position = {name: i for i, name in enumerate(wiring)}
     waiting = {name: {s for s in sources if s != INPUT} for name, sources in wiring.items()}
-    readers: dict[str, list[str]] = {name: [] for name in wiring}
-    for name, sources in waiting.items():
-        for source in sources:
-            readers[source].append(name)
+    readers = _readers(wiring)
     ready = [position[name] for name, sources in waiting.items() if not sources]
     names, order = list(wiring), []
     while ready:

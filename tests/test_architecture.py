@@ -28,7 +28,7 @@ ORDER = """
 errors interrupts files locks ascii_forms
 scalars
 syntax
-shipped
+shipped vocabulary
 yamlio
 fields
 layers optimizers

@@ -146,7 +146,7 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
         ),
         (
             ["--sort-by", "speed"],
-            "--sort-by: there is no column 'speed' (did you mean 'seeds'?); write type, epoch, "
+            "--sort-by: there is no column 'speed' (did you mean 'images/s'?); write type, epoch, "
             "accuracy, time, seeds, test, parameters, images/s, forward, backward, memory, p50, "
             "p99 or peak, or a header of the tables.\n",
         ),

@@ -881,4 +881,4 @@ def test_thousands_of_wrong_layers_are_told_in_time(tmp_path: Path) -> None:
         check=True,
     ).stdout
     assert len(told.splitlines()) == 1_200
-    assert re.search("there is no layer 'lager0' \\(did you mean 'layer0'\\?\\)", told)
+    assert re.search("there is no layer 'lager0' \\(did you mean 'layer1'\\?\\)", told)

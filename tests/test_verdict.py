@@ -213,7 +213,7 @@ def test_a_baseline_that_is_not_there() -> None:
     with pytest.raises(UsageError) as caught:
         found([BASE, BASE], Rules(baseline="run2"))
     assert str(caught.value) == (
-        "--baseline: no run here is called 'run2' (did you mean 'run1'?); write run0 or run1."
+        "--baseline: no run here is called 'run2' (did you mean 'run0'?); write run0 or run1."
     )
 
 

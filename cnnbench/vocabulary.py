@@ -1,0 +1,378 @@
+"""What users of PyTorch, Keras and Flax call things: our word for it, or that there is none."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cnnbench.errors import nearest, normalized
+
+_Words = Mapping[str, tuple[str, ...]]  # our word, and theirs for the same thing
+
+_OPERATIONS: _Words = {
+    "conv": ("convolution", "Conv2d", "Conv2DLayer", "ConvLayer"),
+    "conv_transpose": (
+        "ConvTranspose2d",
+        "Conv2DTranspose",
+        "TransposedConv",
+        "deconv",
+        "deconvolution",
+        "TransposedConv2DLayer",
+    ),
+    "max_pool": ("MaxPool2d", "MaxPooling2D", "max_pooling", "pool", "pooling", "pool2d"),
+    "avg_pool": ("AvgPool2d", "AveragePooling2D", "average_pool", "avg_pooling", "mean_pool"),
+    "upscale": ("Upsample", "UpSampling2D", "upsampling", "unpool", "interpolate", "resize"),
+    "dense": ("Linear", "fc", "fully_connected", "inner_product", "affine", "DenseLayer"),
+    "dropout": ("DropoutLayer",),
+    "gaussian_noise": ("GaussianNoise", "noise"),
+    "sample": ("sampling", "reparameterize", "reparametrize"),
+    "slice": ("narrow",),
+    "flatten": ("Flatten", "ravel"),
+    "reshape": ("view", "Unflatten"),
+    "concat": ("Concatenate", "cat", "concatenation", "merge"),
+    "add": ("sum", "residual", "skip", "shortcut", "plus"),
+    "activation": ("nonlinearity", "NonlinearityLayer"),
+    "batch_norm": ("BatchNorm2d", "BatchNormalization", "bn", "batch_normalization"),
+    "global_avg_pool": (
+        "GlobalAveragePooling2D",
+        "gap",
+        "global_average_pooling",
+        "AdaptiveAvgPool2d",
+        "global_pool",
+        "GlobalPoolLayer",
+    ),
+}
+_ACTIVATIONS: _Words = {
+    "linear": ("identity", "none"),
+    "silu": ("swish",),
+    "sigmoid": ("logistic",),
+    "leaky_relu": ("lrelu",),
+    "relu": ("rectify", "rectified_linear"),
+}
+_INITS: _Words = {
+    "glorot_uniform": ("xavier", "xavier_uniform", "glorot"),
+    "glorot_normal": ("xavier_normal",),
+    "he_uniform": ("kaiming", "kaiming_uniform", "he"),
+    "he_normal": ("kaiming_normal",),
+    "lecun_normal": ("lecun",),
+    "zeros": ("zero", "zeros_init"),
+}
+_OPTIMIZERS: _Words = {
+    "sgd": ("nesterov", "momentum", "nag", "gradient_descent", "nesterov_momentum"),
+    "adam": ("nadam",),
+    "adamw": ("nadamw",),
+}
+_SCHEDULES: _Words = {
+    "constant": ("ConstantLR", "fixed", "none"),
+    "cosine": ("CosineAnnealingLR", "CosineDecay", "cosine_annealing", "warmup_cosine"),
+    "linear": ("LinearLR", "linear_decay"),
+    "exponential": ("ExponentialLR", "ExponentialDecay", "exp"),
+    "step": ("StepLR", "step_decay"),
+}
+_LOSSES: _Words = {
+    "cross_entropy": (
+        "CrossEntropyLoss",
+        "categorical_crossentropy",
+        "sparse_categorical_crossentropy",
+        "softmax_cross_entropy",
+        "nll",
+        "nll_loss",
+        "NLLLoss",
+        "log_loss",
+    ),
+    "mse": ("MSELoss", "mean_squared_error", "l2", "l2_loss", "squared_error"),
+    "mae": ("L1Loss", "mean_absolute_error", "l1", "absolute_error"),
+    "binary_cross_entropy": ("bce", "BCELoss", "binary_crossentropy"),
+    "binary_cross_entropy_with_logits": ("BCEWithLogitsLoss", "bce_with_logits", "bce_logits"),
+}
+_METRICS: _Words = {
+    "accuracy": ("acc", "top1", "top1_accuracy", "sparse_categorical_accuracy"),
+    "top5_accuracy": ("top5", "top_5", "acc5", "top_k_accuracy", "top_k_categorical_accuracy"),
+    "mse": ("mean_squared_error", "l2"),
+    "mae": ("mean_absolute_error", "l1"),
+    "kl": ("kl_divergence", "kld", "kl_div"),
+}
+_DATASETS: _Words = {
+    "cifar10": ("cifar", "cifar-10"),
+    "fashion_mnist": ("fashion", "FashionMNIST"),
+    "kmnist": ("kuzushiji", "KuzushijiMNIST"),
+}
+_KEYS: _Words = {
+    "op": ("type", "layer", "operation", "class", "class_name"),
+    "inputs": ("input", "bottom", "from", "inbound_nodes", "src", "parents"),
+    "filters": (
+        "n_filters",
+        "num_filters",
+        "out_channels",
+        "channels",
+        "features",
+        "num_output",
+        "out_features",
+        "units",
+    ),
+    "units": ("out_features", "features", "num_units", "n_units", "hidden", "filters"),
+    "kernel": ("kernel_size", "filter_size", "ksize", "kernel_shape", "size"),
+    "size": (
+        "pool_size",
+        "window",
+        "window_shape",
+        "kernel_size",
+        "kernel",
+        "factor",
+        "scale",
+        "scale_factor",
+        "length",
+    ),
+    "stride": ("strides", "window_strides", "step", "subsample"),
+    "padding": ("pad", "border_mode"),
+    "activation": ("act", "act_fn", "nonlinearity", "activation_fn", "function"),
+    "use_bias": ("bias",),
+    "init": ("kernel_initializer", "kernel_init", "weight_init", "W", "initializer"),
+    "rate": (
+        "p",
+        "prob",
+        "drop_prob",
+        "drop_rate",
+        "probability",
+        "dropout",
+        "gamma",
+        "decay_rate",
+    ),
+    "stddev": ("std", "sigma", "scale", "noise"),
+    "kl_weight": ("beta", "kl_loss_weight"),
+    "shape": ("target_shape", "new_shape", "dims"),
+    "epsilon": ("eps",),
+    "start": ("begin", "offset", "from"),
+    "momentum": ("decay", "mu"),
+    "learning_rate": ("lr", "eta", "step_size", "base_lr", "init_value"),
+    "b1": ("beta1", "beta_1", "betas", "beta"),
+    "b2": ("beta2", "beta_2"),
+    "eps": ("epsilon",),
+    "decay": ("rho", "alpha"),
+    "rho": ("decay", "alpha"),
+    "weight_decay": ("wd", "decoupled_weight_decay"),
+    "warmup_epochs": ("warmup", "warm_up", "warmup_steps"),
+    "final_fraction": ("alpha", "eta_min", "end_value", "min_lr", "final_lr"),
+    "every": ("step_size", "period"),
+    "factor": ("gamma", "rate", "decay_rate"),
+    "epochs": ("num_epochs", "n_epochs", "max_epochs", "nb_epoch", "num_train_epochs"),
+    "batch_size": ("batch", "bs", "minibatch", "train_batch_size", "batchsize"),
+    "optimizer": ("opt", "optim", "optimiser", "solver", "update", "updates"),
+    "schedule": ("scheduler", "lr_scheduler", "lr_schedule", "sched", "lr_policy"),
+    "precision": ("dtype", "param_dtype", "amp", "mixed_precision", "half"),
+    "loss": ("criterion", "objective", "loss_fn"),
+    "metrics": ("metric",),
+    "train": ("training", "trainer", "fit", "num_train", "n_train"),
+    "validation": ("val", "valid", "dev", "num_validation"),
+    "test": ("num_test", "n_test"),
+    "train_examples": ("limit", "max_samples", "num_samples", "num_examples", "n_samples"),
+    "pixel_scale": ("rescale", "scale"),
+    "splits": ("split", "sizes"),
+    "offline": ("fallback", "stand_in"),
+    "dataset": ("data", "datasets", "images"),
+    "model": ("network", "net", "architecture", "arch", "nn"),
+    "layers": ("graph", "modules", "blocks", "nodes"),
+    "output": ("outputs", "head", "out"),
+    "python": ("module", "class", "target", "_target_"),
+    "args": ("kwargs", "params", "arguments", "config"),
+    "extends": ("extend", "base", "parent", "defaults", "inherits", "_base_"),
+    "seeds": ("seed", "random_seed", "random_state", "num_seeds"),
+    "checkpoint": ("checkpoints", "ckpt", "save"),
+    "keep": ("max_to_keep", "save_top_k", "save_total_limit"),
+    "name": ("id", "experiment", "run_name"),
+    "title": ("description", "label"),
+}
+_COMMANDS: _Words = {
+    "run": ("train", "fit", "start", "exec", "execute"),
+    "predict": ("infer", "inference", "test"),
+    "list": ("ls", "runs", "history"),
+    "compare": ("diff", "vs"),
+    "show": ("summary", "describe", "info", "print"),
+    "check": ("verify", "fsck"),
+    "new": ("init", "create"),
+    "bench": ("benchmark",),
+    "gradcheck": ("grad_check", "check_gradients", "gradients"),
+    "inspect": ("visualize",),
+    "export": ("convert",),
+}
+# What is well known elsewhere and missing here. A word that becomes ours leaves this list.
+_NO_OPERATIONS = (
+    "attention self_attention multi_head_attention MultiheadAttention transformer layer_norm"
+    " LayerNormalization group_norm GroupNormalization instance_norm InstanceNorm2d rms_norm"
+    " weight_norm spectral_norm lrn LocalResponseNorm depthwise depthwise_conv depthwise_conv2d"
+    " DepthwiseConv2D separable_conv separable_conv2d SeparableConv2D grouped_conv group_conv"
+    " pointwise dilated_conv dilation groups atrous_conv deformable_conv locally_connected"
+    " conv1d conv3d pad padding ZeroPadding2D ZeroPad2d ReflectionPad2d crop Cropping2D multiply"
+    " mul subtract maximum minimum average dot matmul einsum global_max_pool GlobalMaxPooling2D"
+    " AdaptiveMaxPool2d lp_pool max_unpool fractional_max_pool pixel_shuffle depth_to_space"
+    " space_to_depth permute transpose squeeze unsqueeze embedding lstm gru rnn SimpleRNN"
+    " recurrent bidirectional lambda maxout dropblock drop_path stochastic_depth spatial_dropout"
+    " SpatialDropout2D dropout2d alpha_dropout AlphaDropout prelu softmax log_softmax"
+    " squeeze_excite squeeze_excitation inception capsule spatial_transformer split chunk stack"
+    " rescaling random_flip random_crop augmentation mean max gather scatter"
+)
+_NO_ACTIVATIONS = (
+    "selu celu relu6 hard_sigmoid hard_swish hard_tanh hardtanh mish prelu rrelu softsign"
+    " log_sigmoid log_softmax exponential exp tanhshrink softshrink hardshrink threshold glu"
+    " swiglu geglu squareplus maxout sin sine square crelu step quick_gelu"
+)
+_NO_INITS = (
+    "normal uniform random_normal random_uniform truncated_normal trunc_normal variance_scaling"
+    " ones constant identity delta_orthogonal dirac sparse lecun_truncated"
+)
+_NO_OPTIMIZERS = (
+    "radam adamax adamaxw adan adabelief adafactor adamp amsgrad lars lbfgs muon shampoo soap"
+    " sophia prodigy yogi novograd rprop ftrl asgd sm3 fromage polyak_sgd noisy_sgd sign_sgd sam"
+    " lookahead rectified_adam sparse_adam conjugate_gradient newton adagrad_da schedule_free"
+)
+_NO_SCHEDULES = (
+    "plateau reduce_lr_on_plateau ReduceLROnPlateau one_cycle OneCycleLR cyclic CyclicLR"
+    " polynomial PolynomialLR multi_step MultiStepLR piecewise_constant cosine_restarts"
+    " CosineAnnealingWarmRestarts sgdr inverse_sqrt rsqrt noam inverse_time multiplicative"
+    " lambda LambdaLR warmup chained sequential"
+)
+_NO_LOSSES = (
+    "hinge HingeEmbeddingLoss huber smooth_l1 focal kl_divergence kl_div triplet contrastive"
+    " cosine_similarity ctc dice iou label_smoothing poisson margin nce info_nce ssim psnr elbo"
+    " perceptual wasserstein"
+)
+_NO_METRICS = (
+    "precision recall f1 f1_score auc roc_auc confusion_matrix iou dice mape r2 rmse perplexity"
+    " top3 top3_accuracy top10_accuracy lpips fid ms_ssim cohen_kappa balanced_accuracy"
+)
+_NO_KEYS = (
+    "dilation dilation_rate dilations kernel_dilation input_dilation groups num_groups"
+    " feature_group_count depth_multiplier output_padding ceil_mode padding_mode data_format"
+    " kernel_regularizer bias_regularizer activity_regularizer regularizer kernel_constraint"
+    " affine track_running_stats use_scale center weight_norm spectral_norm bias_init"
+    " bias_initializer noise_shape axis dim alpha negative_slope amsgrad centered clipnorm"
+    " clipvalue clip_norm max_norm grad_clip gradient_clipping clip_grad_norm max_grad_norm"
+    " gradient_clip_val accumulate accumulate_steps gradient_accumulation"
+    " accumulate_grad_batches ema ema_decay swa early_stopping patience label_smoothing"
+    " class_weight sample_weight mixup cutmix augment augmentation augmentations transform"
+    " transforms data_augmentation shuffle drop_last num_workers callbacks compile distributed"
+    " strategy freeze trainable pretrained weights dropout mean whitening image_size"
+    " input_shape num_classes cache prefetch k_folds cross_validation subset download"
+)
+
+
+# What to write instead of some of them.
+_WAYS = {
+    "pad": "give a conv its 'padding'",
+    "padding": "give a conv its 'padding'",
+    "ZeroPadding2D": "give a conv its 'padding'",
+    "ZeroPad2d": "give a conv its 'padding'",
+    "softmax": "leave the output linear: the loss applies it",
+    "log_softmax": "leave the output linear: the loss applies it",
+    "dropout": "add a layer of op: dropout",
+    "rescaling": "set dataset.pixel_scale",
+}
+PYTHON = "write the network as a Python class (model.python)"
+
+
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """A kind of word in an experiment file or on a command line.
+
+    Args:
+      ours: our words, and others for the same.
+      lacking: words for what we do not have.
+    """
+
+    ours: _Words
+    lacking: str = ""
+
+    def meant(self, word: str, choices: Iterable[str]) -> str | None:
+        """The choice that is another's word for, or a misspelling of, `word`.
+
+        Choices that are one word but for upper case and punctuation come first, then words of
+        other libraries, then the choice nearest in spelling; none where the word is one for
+        what there is not.
+
+        >>> OPERATION.meant("Conv2D", ["conv", "dense"]), OPERATION.meant("attention", ["add"])
+        ('conv', None)
+        """
+        names = list(choices)
+        word = word.rpartition(".")[2]  # of nn.Conv2d or keras.layers.Conv2D
+        if found := self.is_theirs(word, names):
+            return found
+        if self._is_known(word):
+            return None
+        key = normalized(word)
+        for form in (key.removesuffix("2d"), key.removesuffix("layer")):
+            if found := self.is_theirs(form, names):
+                return found
+        return None if self.lacks(word, names) else nearest(word, names)
+
+    def is_theirs(self, word: str, names: Iterable[str]) -> str | None:
+        """The name that a word is, or that another library has the word for."""
+        key = normalized(word)
+        known = ((name, (name, *self.ours.get(name, ()))) for name in names)
+        return next((name for name, words in known if key in map(normalized, words)), None)
+
+    def lacks(self, word: str, choices: Iterable[str]) -> bool:
+        """Whether a word, perhaps misspelt, is one for what there is not.
+
+        >>> OPERATION.lacks("atention", ["add"]), OPERATION.lacks("ad", ["add"])
+        (True, False)
+        """
+        known, names = self.lacking.split(), list(choices)
+        others = [w for name in names for w in (name, *self.ours.get(name, ()))]
+        word = word.rpartition(".")[2]
+        return self._is_known(word) or nearest(word, [*others, *known]) in known
+
+    def _is_known(self, word: str) -> bool:
+        return normalized(word) in map(normalized, self.lacking.split())
+
+    def hint(self, word: str, choices: Iterable[str]) -> str:
+        """A suggestion in parentheses, or nothing."""
+        found = self.meant(word, choices)
+        return f" (did you mean '{found}'?)" if found else ""
+
+
+def other_way(word: str) -> str:
+    """What to write instead of what there is not; empty where there is no other way."""
+    return next((way for name, way in _WAYS.items() if normalized(name) == normalized(word)), "")
+
+
+def way_out(word: str) -> str:
+    """Likewise for a part of a network, which can always be written in Python."""
+    way = other_way(word)
+    return f"{way}, or {PYTHON}" if way else PYTHON
+
+
+OPERATION = Noun(_OPERATIONS, _NO_OPERATIONS)
+ACTIVATION = Noun(_ACTIVATIONS, _NO_ACTIVATIONS)
+INIT = Noun(_INITS, _NO_INITS)
+OPTIMIZER = Noun(_OPTIMIZERS, _NO_OPTIMIZERS)
+SCHEDULE = Noun(_SCHEDULES, _NO_SCHEDULES)
+LOSS = Noun(_LOSSES, _NO_LOSSES)
+METRIC = Noun(_METRICS, _NO_METRICS)
+DATASET = Noun(_DATASETS)
+INPUTS = Noun({"input": ("image", "images", "img", "inputs", "InputLayer")})
+KEY = Noun(_KEYS, _NO_KEYS)
+COLUMN = Noun(
+    {
+        "type": ("experiment", "title", "network", "model"),
+        "images/s": ("speed", "throughput", "images_per_s", "fps"),
+        "parameters": ("params", "num_params", "size", "weights"),
+        "memory": ("mem", "ram"),
+        "time": ("train_time", "duration", "seconds", "epoch_time"),
+        "accuracy": ("acc", "val_accuracy", "validation_accuracy"),
+        "test": ("test_accuracy", "test_acc"),
+    }
+)
+FAMILY = Noun(
+    {"torch": ("pytorch",), "keras": ("tensorflow", "tf"), "flax": ("nnx", "jax", "linen")}
+)
+COMMAND = Noun(_COMMANDS)
+PRECISION = Noun(
+    {"float32": ("fp32", "single", "full"), "bfloat16": ("bf16",)},
+    "float16 fp16 half mixed_float16 float64 fp64 double float8 fp8 tf32 int8",
+)
+TASK = Noun(
+    {
+        "classify": ("classification", "classifier", "multiclass"),
+        "reconstruct": ("reconstruction", "autoencoder", "autoencode", "ae", "denoise"),
+    },
+    "segment segmentation detect detection regression regress generate generation",
+)
+OTHER = Noun({})
