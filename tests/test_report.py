@@ -213,7 +213,7 @@ class TestExport:
 
     def test_json_holds_every_seed_and_scipys_interval(self) -> None:
         document = json.loads(export.json_text([two((5, 1, 2))]))
-        assert document["format_version"] == 2
+        assert document["format_version"] == 3
         row = document["comparisons"][0]["rows"][1]
         assert row["seeds"] == [5, 1, 2]
         values = row["value"]["values"]
