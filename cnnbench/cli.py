@@ -44,6 +44,8 @@ from cnnbench.words import (
     EngineOption,
     MaybeSpecs,
     ResultsDir,
+    Tags,
+    check_tags,
     option_overrides,
     split_words,
 )
@@ -140,6 +142,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             help="Import model.python from anywhere, not only if installed or beside the file.",
         ),
     ] = False,
+    tag: Tags = None,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
     dry_run: Annotated[
@@ -158,6 +161,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
     if profile is not None and os.path.exists(profile) and not os.path.isdir(profile):  # noqa: PTH110, PTH112
         raise UsageError(f"--profile: '{profile}' is no folder; name a new one.")
+    check_tags(tag or ())
     given = option_overrides(seeds, epochs, dataset)
     make = partial(
         Request,
@@ -168,6 +172,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         profile=profile,
         tensorboard=tensorboard,
         allow_python=allow_python,
+        tags=tag or (),
         command=["cnnbench", *sys.argv[1:]],
     )
     if resume:
@@ -239,7 +244,7 @@ def _resumed(
     if others := [word for word in words if word not in epochs]:
         message = f"--resume: a run goes on as it was begun, so '{others[0]}' cannot be set"
         raise UsageError(f"{message}; leave it out, or train anew without --resume.")
-    find = find_newest if epochs else find_unfinished
+    find = find_newest if epochs or make.keywords["tags"] else find_unfinished
     found = [find(run, make.keywords["results_dir"]) for run in runs]
     warn(list(dict.fromkeys(warning for _, warnings in found for warning in warnings)))
     folders = dict.fromkeys(folder for folder, _ in found)  # each once, however it is named

@@ -11,7 +11,7 @@ import typer
 from cnnbench.errors import UsageError, listing
 from cnnbench.terminal import print_document, stdout, tell, warn
 from cnnbench.vocabulary import METRIC
-from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
+from cnnbench.words import All, Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
     from cnnbench.columns import Look
@@ -72,6 +72,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
         typer.Option(min=0, max=12, help="Digits after the point, in tables.", metavar="N"),
     ] = None,
     format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
+    every: All = False,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Compare runs: a table, and a verdict on each beside the baseline."""
@@ -82,7 +83,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     gates = [parse_gate(text) for text in fail_if or ()]
     rules = Rules(baseline, metric, alpha, parse_effect(min_effect), target)
-    comparisons, selection = side_by_side(runs, rules, results_dir)
+    comparisons, selection = side_by_side(runs, rules, results_dir, every=every)
     warn(selection.warnings)
     if sort_by is not None:
         comparisons = tuple(sort_runs(comparisons, sort_by))
@@ -93,21 +94,33 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 def side_by_side(
-    runs: Sequence[str] | None, rules: "Rules", results_dir: Path
+    runs: Sequence[str] | None, rules: "Rules", results_dir: Path, *, every: bool = False
 ) -> "tuple[tuple[Comparison, ...], Selection]":
-    """The runs that are named in one comparison, or the newest of each experiment in groups.
+    """The runs that are named in one comparison, or the newest that can be compared.
+
+    Args:
+      runs: as they are named; none for the newest.
+      rules: how they are judged.
+      results_dir: folder of all results.
+      every: the newest of each experiment in groups instead.
 
     Raises:
+      UsageError: runs are named, and all are asked for.
       CnnbenchError: as `history.find_runs` and `compare.compare`.
     """
     from cnnbench import compare as comparing
     from cnnbench import history
 
+    if runs and every:
+        raise UsageError(f"--all: '{runs[0]}' is named; leave out one of the two.")
     if runs:
         selection = history.find_runs(runs, results_dir)
         return (comparing.compare(selection.runs, rules),), selection
-    selection = history.newest_finished(results_dir)
-    return comparing.compare_groups(selection.runs, rules), selection
+    if every:
+        selection = history.newest_finished(results_dir)
+        return comparing.compare_groups(selection.runs, rules), selection
+    selection = history.newest_group(results_dir, rules.baseline)
+    return (comparing.compare(selection.runs, rules),), selection
 
 
 def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:

@@ -8,9 +8,8 @@ import typer
 
 from cnnbench.cli_compare import side_by_side
 from cnnbench.cli_data import DataDir
-from cnnbench.errors import IncomparableError
 from cnnbench.terminal import PICTURES, file_form, tell, warn, write_file
-from cnnbench.words import Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
+from cnnbench.words import All, Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
     from cnnbench.compare import Comparison
@@ -39,10 +38,6 @@ def draw_plot(
     rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(runs, rules, results_dir)
     warn(selection.warnings)
-    if len(comparisons) > 1:
-        names = "; ".join(_names(comparison) for comparison in comparisons)
-        message = f"these runs cannot stand in one picture, only in {len(comparisons)}: {names}"
-        raise IncomparableError(f"command line: {message}; name the runs of one.")
     (comparison,) = comparisons
     for line in doubts(comparison):
         tell(line)
@@ -58,6 +53,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     metric: Metric = None,
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
+    every: All = False,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
 ) -> None:
@@ -67,7 +63,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     from cnnbench.verdict_report import parse_effect
 
     rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
-    comparisons, selection = side_by_side(runs, rules, results_dir)
+    comparisons, selection = side_by_side(runs, rules, results_dir, every=every)
     warn(selection.warnings)
     page = report_page(comparisons, selection.runs, _exhibits(comparisons, selection, data_dir))
     write_file("--output", output, page.encode("utf-8", "backslashreplace"))
@@ -89,7 +85,3 @@ def _exhibits(
         for comparison in comparisons
         for row, run in runs_of(comparison, selection.runs)
     ]
-
-
-def _names(comparison: "Comparison") -> str:
-    return ", ".join(dict.fromkeys(row.run.name for row in comparison.rows))

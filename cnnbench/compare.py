@@ -240,7 +240,7 @@ def _twins(one: RunRecord, other: RunRecord) -> bool:
 
 def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:
     """What runs that stand side by side are judged by, in their order."""
-    labels = numbered([run.record.title for run in runs])
+    labels = numbered([run.record.title + run.record.tags_text for run in runs])
     return tuple(_sample(run, label) for run, label in zip(runs, labels, strict=True))
 
 
@@ -254,7 +254,9 @@ def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
 
 def _sample(run: Finished, label: str) -> Sample:
     """What a run is judged by: its last epoch, and the times of those trained alone."""
-    names = label, run.record.name, run_path(run.record)
+    record = run.record
+    tags = (name for tag in record.tags for name in (tag, f"{record.name}@{tag}"))
+    names = label, record.name, run_path(record), *tags
     return Sample(names, values(run, run.judged_by), _epoch_s(run))
 
 

@@ -61,7 +61,11 @@ def alone(folder: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def create(
-    job: "Job", loaded: "Loaded", results_dir: Path, command: Sequence[str]
+    job: "Job",
+    loaded: "Loaded",
+    results_dir: Path,
+    command: Sequence[str],
+    tags: Sequence[str] = (),
 ) -> Iterator[Opened]:
     """Makes a new run's folder; its record comes last, so that a run has all that it goes on from.
 
@@ -75,7 +79,7 @@ def create(
     ran_on, source = environment(job.devices, command), source_of(job)
     folder = create_run(results_dir, loaded.experiment.name, datetime.now(UTC))
     with alone(folder):
-        record = first_record(job, folder.run_id, ran_on, source)
+        record = first_record(job, folder.run_id, ran_on, source, tags)
         folder.write_spec(loaded.text)
         folder.write_resolved(loaded.resolved())
         if source:
@@ -114,6 +118,7 @@ def reopen(
     *,
     resolved: str = "",
     command: Sequence[str] = (),
+    tags: Sequence[str] = (),
 ) -> Opened:
     """Opens the folder of a run that is trained further, cut back to what it continues from.
 
@@ -123,6 +128,7 @@ def reopen(
       notify: is told what may be otherwise than in a run without a break.
       resolved: the experiment, kept where it has another number of epochs.
       command: the command line.
+      tags: further tags of the run.
 
     Raises:
       UsageError: the number of epochs cannot be changed to that of the job.
@@ -137,7 +143,7 @@ def reopen(
     resume = plan_resume(run, checkpoints_of(job, folder), notify)
     require_checkpoints(run, path, resume, job.experiment.train.epochs)
     folder.write_epochs(resume.kept)
-    record = _running(job, run, resume, command)
+    record = with_tags(_running(job, run, resume, command), tags)
     # First, since it says which number of epochs holds if the process is killed here.
     folder.write_record(record)
     if record.epochs != run.record.epochs:
@@ -145,6 +151,11 @@ def reopen(
     if record.extended:
         _set_aside(folder, run, record, resolved)
     return Opened(folder, record, resume)
+
+
+def with_tags(record: RunRecord, tags: Sequence[str]) -> RunRecord:
+    """The record with further tags."""
+    return dataclasses.replace(record, tags=tuple(dict.fromkeys((*record.tags, *tags))))
 
 
 def _running(job: "Job", run: RunResult, resume: Resume, command: Sequence[str]) -> RunRecord:

@@ -1,6 +1,7 @@
 """What a run writes as it goes: its record, then every event as soon as it is known."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, assert_never
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from cnnbench.programs import Job
 
 
-def first_record(job: "Job", run_id: str, ran_on: Environment, source: bytes) -> RunRecord:
+def first_record(
+    job: "Job", run_id: str, ran_on: Environment, source: bytes, tags: Sequence[str] = ()
+) -> RunRecord:
     """The record of a run that begins now."""
     from cnnbench.losses import objective_name
 
@@ -63,6 +66,7 @@ def first_record(job: "Job", run_id: str, ran_on: Environment, source: bytes) ->
         spec_digest=experiment.digest(source),
         dataset=_dataset_record(dataset),
         environment=ran_on,
+        tags=tuple(dict.fromkeys(tags)),
     )
 
 

@@ -241,4 +241,4 @@ def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
     data = record.dataset
     dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name
     counts = (str(record.epochs), str(len(record.seeds)))
-    return (record.run_id, record.name, dataset, *counts, curve, result)
+    return (record.run_id, record.name + record.tags_text, dataset, *counts, curve, result)

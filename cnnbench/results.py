@@ -220,6 +220,7 @@ class RunRecord:
       environment: software, machine and command.
       resumed_at: when it went on after it had been stopped.
       extended: changes of the number of epochs, oldest first.
+      tags: what the user calls this run, beside its id.
     """
 
     run_id: str
@@ -241,6 +242,12 @@ class RunRecord:
     environment: Environment
     resumed_at: tuple[datetime, ...] = ()
     extended: tuple[Extension, ...] = ()
+    tags: tuple[str, ...] = ()
+
+    @property
+    def tags_text(self) -> str:
+        """Tags behind a name, each after a space and an @; empty without any."""
+        return "".join(f" @{tag}" for tag in self.tags)
 
     @property
     def overrides(self) -> tuple[str, ...]:

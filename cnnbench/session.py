@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +19,7 @@ from cnnbench.data import Dataset, dataset_of
 from cnnbench.errors import ModelError
 from cnnbench.events import Compiled, Event, SeedDone
 from cnnbench.loader import Loaded, load_experiment
-from cnnbench.opening import Opened, alone, begun, checkpoints_of, create, reopen, total
+from cnnbench.opening import Opened, alone, begun, checkpoints_of, create, reopen, total, with_tags
 from cnnbench.optimizers import depends_on_total
 from cnnbench.recorder import Collected, keep, summary
 from cnnbench.results import RunRecord, RunResult, Status
@@ -49,6 +50,7 @@ class Request:
       needed: whether an experiment that has been trained already is taken as it is, and one
         that was stopped goes on.
       allow_python: whether a Python model may come from anywhere.
+      tags: of the run; one that is there already gets them too.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class Request:
     resume: Path | None = None
     needed: bool = False
     allow_python: bool = False
+    tags: Sequence[str] = ()
 
 
 class Listener(Protocol):
@@ -169,6 +172,11 @@ def _training(request: Request, listener: Listener) -> Training:
 
 
 def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwatch) -> Training:
+    done_already = partial(
+        _done, epochs=loaded.experiment.train.epochs, tags=request.tags, listener=listener
+    )
+    if request.resume and (done := done_already(request.resume)):
+        return done
     if (reference := loaded.experiment.model.python) and not request.allow_python:
         from cnnbench.python_models import require_trust
 
@@ -181,20 +189,26 @@ def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwa
     if request.needed and not path:
         source = request.path.resolve().parent
         path = begun(loaded, dataset.digest, source, request.results_dir)
-    epochs = loaded.experiment.train.epochs
-    if path and (done := _done(path, epochs, listener)):
+    if path and (done := done_already(path)):
         return done
     job = _prepare(loaded, dataset, request, watch, listener)
     with ExitStack() as stack:
         if path:
             stack.enter_context(alone(RunFolder(path)))
             # Another process may have finished it before the lock was ours.
-            if done := _done(path, epochs, listener):
+            if done := done_already(path):
                 return done
             resolved = loaded.resolved() if request.resume else ""
-            opened = reopen(job, path, listener.note, resolved=resolved, command=request.command)
+            opened = reopen(
+                job,
+                path,
+                listener.note,
+                resolved=resolved,
+                command=request.command,
+                tags=request.tags,
+            )
         else:
-            new = create(job, loaded, request.results_dir, request.command)
+            new = create(job, loaded, request.results_dir, request.command, request.tags)
             opened = stack.enter_context(new)
         pictured = job.snapshots or (opened.folder.path / event_files.FOLDER).exists()
         known = opened.record.engine
@@ -210,11 +224,13 @@ def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwa
     return result
 
 
-def _done(path: Path, epochs: int, listener: Listener) -> RunResult | None:
+def _done(path: Path, *, epochs: int, tags: Sequence[str], listener: Listener) -> RunResult | None:
     """A run that has nothing left to train."""
     record = read_run(path).record
     if (record.status, record.epochs) != (Status.FINISHED, epochs):
         return None
+    if (tagged := with_tags(record, tags)) != record:
+        RunFolder(path).write_record(tagged)
     listener.note(f"{path} is finished; nothing is trained")
     return _with_tables(RunFolder(path))
 

@@ -70,12 +70,12 @@ class Sample(NamedTuple):
     """What a run is judged by.
 
     Args:
-      names: its label, its experiment's name, its path.
+      names: its label, its experiment's name, its path, and further ones.
       values: the metric after the last epoch, by seed.
       epoch_s: seconds of an epoch, by seed.
     """
 
-    names: tuple[str, str, str]
+    names: tuple[str, ...]
     values: Mapping[int, float]
     epoch_s: Mapping[int, float]
 

@@ -27,8 +27,8 @@ MaybeSpecs = Annotated[list[str] | None, Specs.__metadata__[0]]
 Runs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[RUN | NAME | PATH]...",
-        help="Runs; the newest finished one of each experiment if left out.",
+        metavar="[RUN | NAME[@TAG] | PATH]...",
+        help="Runs; the newest experiments that can be compared if left out.",
         show_default=False,
     ),
 ]
@@ -37,9 +37,24 @@ Run = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
-        help="A run's folder or id, or an experiment's name: its newest finished run.",
+        help="A run's folder, id or tag, or an experiment's name: its newest finished run.",
         show_default=False,
     ),
+]
+
+Tags = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tag",
+        help="Name the run, so that NAME@TEXT or TEXT stands for it; can be repeated.",
+        metavar="TEXT",
+        show_default=False,
+    ),
+]
+
+All = Annotated[
+    bool,
+    typer.Option("--all", help="Without RUN: all experiments, in groups that can be compared."),
 ]
 
 Seed = Annotated[
@@ -172,3 +187,22 @@ def _name_seeds(text: str) -> bool:
     numbers = [part.strip() for part in text.removesuffix(",").split(",")]
     are_numbers = all(number.isascii() and number.isdigit() for number in numbers)
     return are_numbers and ("," in text or bool(text.strip("0 ")))
+
+
+MAX_TAG = 64  # characters
+
+
+def check_tags(tags: Sequence[str]) -> None:
+    """Checks that tags can be written in NAME@TAG.
+
+    Raises:
+      UsageError: one cannot.
+    """
+    for tag in tags:
+        if not tag.strip() or tag != tag.strip() or len(tag) > MAX_TAG:
+            remedy = f"write 1 to {MAX_TAG} characters, without spaces at the ends"
+        elif not tag.isprintable() or {"@", "/", "\\"} & set(tag):
+            remedy = "write printable characters but @, / and \\"
+        else:
+            continue
+        raise UsageError(f"--tag: {shown(tag)} cannot be a tag; {remedy}.")

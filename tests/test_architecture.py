@@ -45,8 +45,9 @@ results
 summary codec weights commands
 store
 stats
+phrases
 history
-phrases tables
+tables
 verdict
 sparkline
 verdict_report

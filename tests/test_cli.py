@@ -114,6 +114,33 @@ def test_run_writes_every_file_of_a_run():
     assert record.timing.train_s == pytest.approx(sum(line["train_s"] for line in lines))
 
 
+def test_runs_are_tagged_when_they_begin_and_later():
+    words = ["run", "tiny.yaml", "seeds=[0]", "train.epochs=1", "--quiet"]
+    assert invoke(*words, "--tag", "base", "--tag", "try 1", "--tag", "base").exit_code == 0
+    run = only_run()
+    assert read_run(run).record.tags == ("base", "try 1")
+    listed = " ".join(invoke("list").stdout.split())
+    assert "tiny @base" in listed
+    assert "@try 1" in listed
+    assert "Tiny CNN @base @try 1" in invoke("compare", "tiny@base").stdout
+    done = invoke("run", "--resume", "try 1", "--tag", "best", "--quiet")
+    assert (done.exit_code, done.stderr) == (0, f"{run} is finished; nothing is trained\n")
+    assert read_run(run).record.tags == ("base", "try 1", "best")
+
+
+@pytest.mark.parametrize(
+    ("tag", "message"),
+    [
+        ("a@b", "'a@b' cannot be a tag; write printable characters but @, / and \\"),
+        ("", "'' cannot be a tag; write 1 to 64 characters, without spaces at the ends"),
+        (" a", "' a' cannot be a tag; write 1 to 64 characters, without spaces at the ends"),
+    ],
+)
+def test_what_cannot_be_a_tag(tag, message):
+    done = invoke("run", "tiny.yaml", "--tag", tag)
+    assert (done.exit_code, done.stderr) == (2, f"--tag: {message}.\n")
+
+
 def test_same_seed_gives_the_same_numbers_to_the_bit():
     def metrics(results: str) -> list[list[float]]:
         assert invoke("run", "tiny.yaml", "--results-dir", results).exit_code == 0
@@ -166,7 +193,7 @@ def test_programs_are_compiled_once_and_found_again(tmp_path):
 def test_json_leaves_standard_output_to_the_results():
     done = invoke("run", "tiny.yaml", "--json", "--epochs", "1")
     document = json.loads(done.stdout)
-    assert document["format_version"] == 2
+    assert document["format_version"] == 3
     assert "compiled" in done.stderr
 
 

@@ -55,13 +55,13 @@ def test_the_baseline_is_a_run_id_or_its_beginning(results: Path) -> None:
         assert verdict["baseline"] == ("Modified CNN" if name == "b" else "Standard CNN")
     save(make_run("third", "Third", seeds=SEEDS, run_id="20251124T000000Z-0000"), results)
     save(make_run("autoencoder", "Autoencoder", headline="loss", run_id="d"), results)
-    done = compare(results, "--baseline", "202511")
+    done = compare(results, "--all", "--baseline", "202511")
     assert (done.exit_code, done.stderr) == (
         2,
         "--baseline: '202511' begins 2 run ids; write more of one, such as "
         "20251124T000000Z-0000.\n",
     )
-    done = compare(results, "--baseline", "20251124", "--format", "json")
+    done = compare(results, "--all", "--baseline", "20251124", "--format", "json")
     together, alone = json.loads(done.stdout)["comparisons"]
     assert [row["run_id"] for row in alone["rows"]] == ["d", "d"]
     assert {verdict["baseline"] for verdict in together["verdicts"]} == {"Third"}
@@ -187,13 +187,43 @@ def test_what_is_wrong_is_said(results: Path, words: list[str], message: str) ->
 
 def test_a_limit_on_what_some_runs_lack_is_refused_before_any_table(results: Path) -> None:
     save(make_run("autoencoder", "Autoencoder", headline="loss", run_id="d"), results)
-    done = compare(results, "--fail-if", "accuracy:-1pp")
+    done = compare(results, "--all", "--fail-if", "accuracy:-1pp")
     assert (done.exit_code, done.stdout, done.stderr) == (
         2,
         "",
         "--fail-if: autoencoder/d has no 'accuracy'; write loss, test_loss or train_s, or "
         "name the runs that have it.\n",
     )
+
+
+def test_without_names_one_table_is_printed_and_the_rest_is_told(results: Path) -> None:
+    save(make_run("autoencoder", "Autoencoder", headline="loss", run_id="d"), results)
+    done = compare(results, "--format", "json")
+    (comparison,) = json.loads(done.stdout)["comparisons"]
+    runs = ["20251123T063012Z-a1b2", "b", "c"]
+    assert [row["run_id"] for row in comparison["costs"]] == runs
+    assert " ".join(done.stderr.split()) == (
+        "warning: left out, not comparable with standard, modified and single: autoencoder;"
+        " see all with: cnnbench compare --all"
+    )
+    both = json.loads(compare(results, "--all", "--format", "json").stdout)["comparisons"]
+    assert len(both) == 2
+    done = compare(results, "standard", "--all")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "--all: 'standard' is named; leave out one of the two.\n",
+    )
+
+
+def test_tags_stand_behind_titles_and_name_the_baseline(results: Path) -> None:
+    tagged = make_run(seeds=SEEDS, run_id="20251124T000000Z-0000")
+    save(with_record(tagged, tags=("new lr",)), results)
+    for baseline in ("new lr", "standard@new lr", "Standard CNN @new lr"):
+        words = ["standard@new lr", "modified", "--baseline", baseline, "--format", "json"]
+        done = compare(results, *words)
+        (verdict,) = json.loads(done.stdout)["comparisons"][0]["verdicts"]
+        assert (verdict["label"], verdict["baseline"]) == ("Modified CNN", "Standard CNN @new lr")
+    assert "Standard CNN @new lr" in compare(results, "standard", "modified").stdout
 
 
 def test_a_limit_needs_a_run_beside_the_baseline(results: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_plot_warns_as_compare_does(results: Path) -> None:
 
 @pytest.mark.usefixtures("results")
 def test_a_report_is_of_every_experiment_unless_runs_are_named() -> None:
-    assert invoke("report").stderr == "wrote report.html\n"
+    assert invoke("report", "--all").stderr == "wrote report.html\n"
     page = Path("report.html").read_text()
     assert page.index("Standard CNN and Modified CNN on mnist") < page.index("Autoencoder on mnist")
     assert "What needs weights is not shown: " in page
@@ -91,10 +91,9 @@ def test_compare_prints_a_page() -> None:
             "--output: 'a.pdf' is no .svg or .png file; name one that is.",
         ),
         (
-            ["plot"],
-            4,
-            "command line: these runs cannot stand in one picture, only in 2: standard, modified; "
-            "autoencoder; name the runs of one.",
+            ["report", "standard", "--all"],
+            2,
+            "--all: 'standard' is named; leave out one of the two.",
         ),
         (
             ["plot", "standard", "-o", "none/a.svg"],

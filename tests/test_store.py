@@ -8,9 +8,11 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +22,13 @@ from cnnbench.errors import IncomparableError, StoreError, UsageError
 from cnnbench.history import (
     Listing,
     Selection,
+    find_newest,
+    find_run,
     find_runs,
     find_unfinished,
     list_runs,
     newest_finished,
+    newest_group,
 )
 from cnnbench.locks import hold
 from cnnbench.results import RunResult, Status
@@ -38,7 +43,7 @@ from cnnbench.store import (
     read_run,
     read_weights,
 )
-from tests.samples import make_run, save, with_record
+from tests.samples import ENVIRONMENT, MNIST, STAND_IN, make_run, save, with_record
 
 NOW = datetime(2025, 11, 23, 6, 30, 12, tzinfo=UTC)
 DAMAGED = "; restore the file from a copy, or remove the run's folder."
@@ -423,7 +428,10 @@ class TestHistory:
         )
         assert found.warnings == warnings
         assert list_runs(results).warnings == warnings
-        assert find_runs(["standard"], results).warnings == warnings
+        assert find_runs(["standard"], results).warnings == (
+            *warnings,
+            "standard: using 20251123T070000Z-0000; skipped newer 20251123T090000Z-0000 (failed)",
+        )
 
     def test_results_that_are_a_file_are_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "results"
@@ -526,6 +534,208 @@ class TestFind:
         assert str(caught.value) == (
             f"{'a' * 300}: cannot read: file name too long; write a shorter name."
         )
+
+
+def recipe(path: Path, rate: float) -> None:
+    (path / "resolved.yaml").write_text(f"train: {{optimizer: {{learning_rate: {rate}}}}}\n")
+
+
+def with_seeds(name: str, hour: int, seeds: Sequence[int], **changes: Any) -> RunResult:
+    run = run_at(name, hour)
+    return with_record(run, seeds=tuple(seeds), **changes)
+
+
+def ids(*found_hours: int) -> list[str]:
+    return [f"20251123T{hour:02}0000Z-0000" for hour in found_hours]
+
+
+class TestChoose:
+    """A name is the newest run with the settings of the others."""
+
+    def test_a_casual_run_changes_nothing(self, tmp_path: Path) -> None:
+        save(with_seeds("standard", 6, range(5)), tmp_path)
+        save(with_seeds("wide", 7, range(5)), tmp_path)
+        save(with_seeds("standard", 8, [0], epochs=1), tmp_path)
+        found = find_runs(["standard", "wide"], tmp_path)
+        assert hours(found) == [("standard", 6), ("wide", 7)]
+        assert found.warnings == (
+            "standard: using 20251123T060000Z-0000; skipped newer 20251123T080000Z-0000 (1 epoch,"
+            " not 3; 1 seed, not 5)",
+        )
+        assert hours(find_runs(["standard"], tmp_path)) == [("standard", 8)]
+
+    def test_newer_runs_of_all_are_taken(self, tmp_path: Path) -> None:
+        for hour, seeds in ((6, 5), (8, 2)):
+            save(with_seeds("standard", hour, range(seeds)), tmp_path)
+            save(with_seeds("wide", hour + 1, range(seeds)), tmp_path)
+        found = find_runs(["standard", "wide"], tmp_path)
+        assert (hours(found), found.warnings) == ([("standard", 8), ("wide", 9)], ())
+
+    def test_of_two_common_settings_those_that_were_complete_last(self, tmp_path: Path) -> None:
+        save(with_seeds("standard", 6, range(5)), tmp_path)
+        save(with_seeds("wide", 7, [0]), tmp_path)
+        save(with_seeds("wide", 8, range(5)), tmp_path)
+        save(with_seeds("standard", 9, [0]), tmp_path)
+        found = find_runs(["standard", "wide"], tmp_path)
+        assert hours(found) == [("standard", 9), ("wide", 7)]
+
+    def test_the_run_that_is_named_decides(self, tmp_path: Path) -> None:
+        save(with_seeds("standard", 6, range(5)), tmp_path)
+        save(with_seeds("standard", 7, [0]), tmp_path)
+        save(with_seeds("wide", 8, range(5)), tmp_path)
+        save(with_seeds("wide", 9, [0]), tmp_path)
+        found = find_runs(["standard", *ids(8)], tmp_path)
+        assert hours(found) == [("standard", 6), ("wide", 8)]
+        assert find_runs([*ids(9), "standard"], tmp_path).warnings == ()
+
+    def test_another_learning_rate_is_another_recipe(self, tmp_path: Path) -> None:
+        recipe(save(run_at("standard", 6), tmp_path), 0.01)
+        recipe(save(run_at("wide", 7), tmp_path), 0.01)
+        recipe(save(run_at("standard", 8), tmp_path), 0.5)
+        found = find_runs(["standard", "wide"], tmp_path)
+        assert hours(found) == [("standard", 6), ("wide", 7)]
+        assert found.warnings == (
+            "standard: using 20251123T060000Z-0000; skipped newer 20251123T080000Z-0000"
+            " (train.optimizer.learning_rate 0.5, not 0.01)",
+        )
+
+    def test_recipes_that_differ_anyway_decide_nothing(self, tmp_path: Path) -> None:
+        for hour in (6, 8):
+            recipe(save(run_at("standard", hour), tmp_path), 0.01)
+            recipe(save(run_at("wide", hour + 1), tmp_path), 0.1)
+        found = find_runs(["standard", "wide"], tmp_path)
+        assert hours(found) == [("standard", 8), ("wide", 9)]
+
+    def test_seeds_may_differ_where_they_must(self, tmp_path: Path) -> None:
+        save(with_seeds("standard", 6, range(5)), tmp_path)
+        save(with_seeds("wide", 7, range(3)), tmp_path)
+        save(with_seeds("standard", 8, [0], epochs=1), tmp_path)
+        found = find_runs(["standard", "wide"], tmp_path)
+        assert hours(found) == [("standard", 6), ("wide", 7)]
+
+    def test_without_common_settings_the_newest(self, tmp_path: Path) -> None:
+        save(with_record(run_at("standard", 6), dataset=STAND_IN), tmp_path)
+        save(with_record(run_at("standard", 7), dataset=STAND_IN), tmp_path)
+        save(run_at("wide", 8), tmp_path)
+        assert hours(find_runs(["standard", "wide"], tmp_path)) == [("standard", 7), ("wide", 8)]
+
+    def test_twice_are_two_of_the_same_settings(self, tmp_path: Path) -> None:
+        for hour, seeds in ((6, 5), (7, 5), (8, 1), (9, 2), (10, 3), (11, 4)):
+            save(with_seeds("standard", hour, range(seeds)), tmp_path)
+        found = find_runs(["standard", "standard"], tmp_path)
+        assert hours(found) == [("standard", 6), ("standard", 7)]
+        assert found.warnings == (
+            "standard: using 20251123T070000Z-0000; skipped newer 20251123T110000Z-0000 (4 seeds,"
+            " not 5), 20251123T100000Z-0000 (3 seeds, not 5), 20251123T090000Z-0000 (2 seeds, not"
+            " 5) and 1 more",
+        )
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"dataset": STAND_IN}, "on mnist_5k, not mnist"),
+            ({"dataset": replace(MNIST, digest="sha256:0")}, "other images of mnist"),
+            (
+                {"dataset": replace(MNIST, digest="sha256:0", num_train=500)},
+                "500 training images, not 50,000",
+            ),
+            ({"batch_size": 100, "epochs": 9}, "9 epochs, not 3; batches of 100, not 500"),
+            ({"seeds": (7,)}, "other seeds"),
+            ({"environment": replace(ENVIRONMENT, device_kind="gpu")}, "on gpu, not cpu"),
+        ],
+    )
+    def test_the_reason_is_told(self, tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+        save(run_at("standard", 6), tmp_path)
+        save(run_at("wide", 7), tmp_path)
+        save(with_record(run_at("standard", 8), **changes), tmp_path)
+        (told,) = find_runs(["standard", "wide"], tmp_path).warnings
+        assert told.partition("skipped newer ")[2] == f"20251123T080000Z-0000 ({reason})"
+
+
+class TestNewestGroup:
+    def test_a_casual_run_is_no_group(self, tmp_path: Path) -> None:
+        save(run_at("modified", 6), tmp_path)
+        save(run_at("standard", 7), tmp_path)
+        save(with_record(run_at("mlp", 8), dataset=STAND_IN), tmp_path)
+        save(with_seeds("standard", 9, [0], epochs=1), tmp_path)
+        found = newest_group(tmp_path)
+        assert hours(found) == [("modified", 6), ("standard", 7)]
+        assert found.warnings == (
+            "standard: using 20251123T070000Z-0000; skipped newer 20251123T090000Z-0000 (1 epoch,"
+            " not 3)",
+            "left out, not comparable with modified and standard: mlp; see all with: cnnbench"
+            " compare --all",
+        )
+        assert hours(newest_group(tmp_path, "mlp")) == [("mlp", 8)]
+        assert hours(newest_group(tmp_path, ids(9)[0])) == [("standard", 9)]
+
+    def test_without_a_group_the_newest_run(self, tmp_path: Path) -> None:
+        save(run_at("standard", 7), tmp_path)
+        save(with_record(run_at("mlp", 8), dataset=STAND_IN), tmp_path)
+        assert hours(newest_group(tmp_path)) == [("mlp", 8)]
+
+    def test_without_results_there_is_none(self, tmp_path: Path) -> None:
+        assert newest_group(tmp_path / "none") == Selection((), ())
+
+
+class TestTags:
+    @pytest.fixture
+    def tagged(self, tmp_path: Path) -> Path:
+        save(with_record(run_at("standard", 6), tags=("base", "v 1")), tmp_path)
+        save(with_record(run_at("standard", 7), tags=("base",)), tmp_path)
+        save(with_record(run_at("standard", 8, Status.FAILED), tags=("base",)), tmp_path)
+        save(with_record(run_at("wide", 9), tags=("v2",)), tmp_path)
+        save(run_at("standard", 10), tmp_path)
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        ("argument", "hour"),
+        [("standard@base", 7), ("base", 7), ("@base", 7), ("v 1", 6), ("standard@v 1", 6),
+         ("v2", 9), ("standard", 10)],
+    )  # fmt: skip
+    def test_a_tag_is_its_newest_finished_run(self, tagged: Path, argument: str, hour: int) -> None:
+        assert find_run(argument, tagged)[0].name == ids(hour)[0]
+        assert [h for _, h in hours(find_runs([argument], tagged))] == [hour]
+
+    def test_one_to_resume(self, tagged: Path) -> None:
+        assert find_unfinished("standard@base", tagged)[0].name == ids(8)[0]
+        assert find_newest("base", tagged)[0].name == ids(8)[0]
+        assert find_newest("standard", tagged)[0].name == ids(10)[0]
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            (
+                "standard@bose",
+                "command line: no run of 'standard' has the tag 'bose' (did you mean 'base'?);"
+                " write standard@base or standard@v 1.",
+            ),
+            (
+                "other@x",
+                "command line: no run of 'other' has the tag 'x'; give it to one with: cnnbench"
+                " run --resume RUN --tag x",
+            ),
+            (
+                "@v",
+                "command line: no run has the tag 'v' (did you mean 'v2'?); write @base,"
+                " @v 1 or @v2.",
+            ),
+        ],
+    )
+    def test_what_is_no_tag(self, tagged: Path, argument: str, message: str) -> None:
+        with pytest.raises(UsageError) as caught:
+            find_run(argument, tagged)
+        assert str(caught.value) == message
+
+    def test_a_tag_of_two_experiments_is_refused(self, tagged: Path) -> None:
+        save(with_record(run_at("wide", 5), tags=("base",)), tagged)
+        with pytest.raises(UsageError) as caught:
+            find_run("base", tagged)
+        assert str(caught.value) == (
+            "command line: the tag 'base' is on runs of standard and wide; write standard@base or"
+            " wide@base."
+        )
+        assert find_run("wide@base", tagged)[0].name == ids(5)[0]
 
 
 class TestFindUnfinished:
