@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnnbench import commands
-from cnnbench import commands
 from cnnbench.checkpoints import Checkpoints, Values
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.optimizers import depends_on_total

@@ -204,7 +204,7 @@ def test_without_names_one_table_is_printed_and_the_rest_is_told(results: Path) 
     assert [row["run_id"] for row in comparison["costs"]] == runs
     assert " ".join(done.stderr.split()) == (
         "warning: left out, not comparable with standard, modified and single: autoencoder;"
-        " see all with: cnnbench compare --all"
+        f" see all with: cnnbench compare --all --results-dir {results}"
     )
     both = json.loads(compare(results, "--all", "--format", "json").stdout)["comparisons"]
     assert len(both) == 2

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cnnbench import store
+from cnnbench import commands, store
 from cnnbench.errors import IncomparableError, StoreError, UsageError
 from cnnbench.history import (
     Listing,
@@ -663,8 +663,8 @@ class TestNewestGroup:
         assert found.warnings == (
             "standard: using 20251123T070000Z-0000; skipped newer 20251123T090000Z-0000 (1 epoch,"
             " not 3)",
-            "left out, not comparable with modified and standard: mlp; see all with: cnnbench"
-            " compare --all",
+            "left out, not comparable with modified and standard: mlp; see all with: "
+            + commands.cnnbench("compare", "--all", "--results-dir", tmp_path),
         )
         assert hours(newest_group(tmp_path, "mlp")) == [("mlp", 8)]
         assert hours(newest_group(tmp_path, ids(9)[0])) == [("standard", 9)]
