@@ -44,6 +44,13 @@ class Trainable(Protocol):
         """The results for images, in evaluation mode."""
 
 
+class Answers(Protocol):
+    """What `serve` needs."""
+
+    def answer(self, request: Request) -> Answer:
+        """Does what a request asks for."""
+
+
 class Trainer:
     """Answers requests to train one variant.
 
@@ -168,7 +175,7 @@ def read_weights(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
     return weights
 
 
-def serve(make: Callable[[], Trainer | Multiplier], requests: TextIO, answers: TextIO) -> None:
+def serve(make: Callable[[], Answers], requests: TextIO, answers: TextIO) -> None:
     """Answers requests until there are no more.
 
     What a variant cannot do is an answer; anything else that goes wrong ends the process.
@@ -189,7 +196,7 @@ def main(arguments: Sequence[str]) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def make() -> Trainer | Multiplier:
+    def make() -> Answers:
         if variant.startswith(PRODUCT):
             return Multiplier(variant.removeprefix(PRODUCT))
         return Trainer(Path(folder), variant, module, Path(rest[0]) if rest else None)

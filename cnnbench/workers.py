@@ -47,13 +47,20 @@ class Worker:
       contestant: which variant.
       folder: what all variants share; its caches and its errors go there too.
       data_dir: where datasets outside the built-in table are described.
+      program: the module that answers the requests.
     """
 
-    def __init__(self, contestant: Contestant, folder: Path, data_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        contestant: Contestant,
+        folder: Path,
+        data_dir: Path | None = None,
+        program: str = "cnnbench.worker",
+    ) -> None:
         self.variant = contestant.variant
         self._errors = folder / f"{contestant.variant}.stderr"
         # Not the caller's folder first: a file of its own named torch.py would be imported.
-        module = [sys.executable, "-P", "-m", "cnnbench.worker"]
+        module = [sys.executable, "-P", "-m", program]
         rest = [str(data_dir)] if data_dir else []
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(

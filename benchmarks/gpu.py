@@ -1,0 +1,493 @@
+"""Measures training on a GPU within a budget of time: `benchmarks/gpu.sh`, which see.
+
+First the losses and gradients of the GPU are held against a CPU's, then epochs are timed: ours,
+and PyTorch's eager, as CUDA graphs, compiled. Variants of one race take turns. JAX and PyTorch
+have a process each (`gpu_worker`). The most important comes first, and what is known is written
+after every step, so that whatever ends this program leaves whole files.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu_worker import Contestant
+from cnnbench.benchmark import OWN, ratio, take_turns
+from cnnbench.files import write_whole
+from cnnbench.stats import mean_interval
+from cnnbench.workers import Contestant as Process
+from cnnbench.workers import LostError, RefusedError, Worker, closing_all
+
+ROOT = Path(__file__).parent.parent
+NETWORKS = ("standard", "autoencoder", "modified")
+LAYOUTS = ("nchw", "channels_last")
+START_LIMIT_S = 150.0  # for the compilation of one variant
+TURN_S = 0.5  # of training, at least; an epoch where that takes longer
+RACE_S = 20.0  # of turns, at most
+LEAST_S = 8.0  # that a step needs to be worth beginning
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 9
+# What a relative difference to a CPU in float32 may be: given, or so many times what the CPU itself
+# is off by in bfloat16, which depends on how many maxima and signs change. TF32 keeps 3 bits more.
+GIVEN = {"loss": 1e-4, "gradient": 1e-3}
+TIMES = {"float32": 1.0, "bfloat16": 2.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Variants that take turns.
+
+    Args:
+      network: what they train.
+      precision: in what they compute.
+      seeds: networks that each of them trains.
+      variants: who takes part; ours first.
+    """
+
+    network: str
+    precision: str
+    seeds: int
+    variants: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of a variant in a race."""
+
+    contestant: Contestant
+    outcome: str = "waiting"
+    reason: str = ""
+    prepare_s: float = math.nan
+    compile_s: float = math.nan
+    epoch_steps: int = 0
+    turn_steps: int = 0
+    epoch_s: list[float] = field(default_factory=list)  # of each round
+    first_loss: float = math.nan  # mean of the first epoch, but for the first 3 steps
+    steps: int = 0
+    loss: float = math.nan
+
+
+def races(networks: Sequence[str], seeds: int) -> Iterator[Race]:
+    """All races, the most important first; those that wait for PyTorch's compiler come last."""
+    eager = [f"torch-{kind}-{layout}" for kind in ("eager", "graphs") for layout in LAYOUTS]
+    compiled = [f"torch-{kind}-channels_last" for kind in ("compile", "compile-graphs")]
+    many = ("torch-graphs-nchw", "torch-graphs-channels_last", "torch-vmap", "torch-vmap-graphs")
+    for precision, number in itertools.product(("float32", "bfloat16"), (1, seeds)):
+        rivals = eager if number == 1 else many
+        for network in networks:
+            yield Race(network, precision, number, (OWN, *rivals))
+    for precision, network in itertools.product(("float32", "bfloat16"), networks):
+        yield Race(network, precision, 1, (OWN, "torch-graphs-channels_last", *compiled))
+    for network in networks:
+        yield Race(network, "float32", seeds, (OWN, *(name for name in eager if "eager" in name)))
+
+
+def generated(count: int, seed: int = 0) -> tuple[Any, Any]:
+    """Images of MNIST's size that a network can learn: a smooth pattern for each class, with noise.
+
+    No pixel is exactly zero, since a rounding error would decide on which side of zero a relu is.
+
+    Returns:
+      Bytes, (count, 28, 28, 1), and labels, (count,).
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 10, count).astype(np.int32)
+    coarse = rng.uniform(40, 200, (10, 7, 7))
+    patterns = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    noise = rng.normal(0, 40, (count, 28, 28)).astype(np.float32)
+    images = (patterns[labels].astype(np.float32) + noise).clip(1, 255).astype(np.uint8)
+    return images[..., None], labels
+
+
+class Session:
+    """The two processes, the time that is left, and what was found.
+
+    Args:
+      folder: what the processes share.
+      output: where the results go.
+      arguments: the command line.
+      workers: gets every process that is started, so that it is ended.
+    """
+
+    def __init__(
+        self, folder: Path, output: Path, arguments: argparse.Namespace, workers: list[Worker]
+    ) -> None:
+        self._folder, self._workers, self._arguments = folder, workers, arguments
+        self._began = time.monotonic()
+        self._started_at = datetime.now(UTC)
+        self._processes: dict[str, Worker] = {}
+        self._ready: dict[str, Entry] = {}
+        self._dead: dict[str, str] = {}
+        self._file = output / f"gpu-{self._started_at:%Y%m%dT%H%M%SZ}.json"
+        self.found: dict[str, Any] = {
+            "started_at": self._started_at.isoformat(),
+            "finished": False,
+            "settings": {key: str(value) for key, value in vars(arguments).items()},
+            "facts": {},
+            "checks": [],
+            "races": [],
+            "run": None,
+            "skipped": [],
+        }
+
+    @property
+    def left(self) -> float:
+        """Seconds until the budget is spent."""
+        return float(self._arguments.budget - (time.monotonic() - self._began))
+
+    def tell(self, text: str) -> None:
+        """Says how far it is."""
+        print(f"{time.monotonic() - self._began:6.1f} s  {text}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def write(self) -> None:
+        """Keeps what was found so far, each file whole."""
+        text = json.dumps(_finite(self.found), indent=1) + "\n"
+        write_whole(self._file, text.encode())
+        write_whole(self._file.with_suffix(".md"), markdown(self.found).encode())
+
+    def ask(self, family: str, do: str, limit_s: float = START_LIMIT_S, **request: Any) -> Any:
+        """Asks a process, which is started where there is none.
+
+        Raises:
+          RefusedError: it cannot do it.
+          LostError: it died, or the time was up; it is started anew when it is asked again.
+        """
+        if family in self._dead:
+            raise RefusedError(self._dead[family])
+        if family not in self._processes:
+            self._begin(family)
+        limit_s = max(1.0, min(limit_s, self.left))
+        try:
+            return self._processes[family].ask(do, limit_s, **request)
+        except LostError:
+            self._processes.pop(family).close()
+            others = {k: e for k, e in self._ready.items() if _family(e.contestant) != family}
+            self._ready = others
+            raise
+
+    def _begin(self, family: str) -> None:
+        """Starts a process; one that cannot even say what it is is not started again."""
+        process = Process(family, family, f"benchmarks.gpu_{family}")
+        worker = Worker(process, self._folder, program="benchmarks.gpu_worker")
+        self._workers.append(worker)
+        self._processes[family] = worker
+        options = {"tf32": self._tf32()} if family == "torch" else {}
+        try:
+            self.found["facts"][family] = worker.ask("facts", START_LIMIT_S, **options)
+        except LostError as error:
+            self._dead[family] = f"cannot be used: {error}"
+            raise
+
+    def _tf32(self) -> bool:
+        """Whether JAX rounds float32 products: PyTorch is told to do the same."""
+        return self.found["facts"]["jax"]["matmul_precision"] not in {"highest", "float32"}
+
+    def prepare(self) -> None:
+        """Images, initial weights, and what machine this is."""
+        images, labels = generated(self._arguments.images)
+        np.save(self._folder / "images.npy", images)
+        np.save(self._folder / "labels.npy", labels)
+        for network in self._arguments.networks:
+            self.ask("jax", "weights", network=network, seeds=self._arguments.seeds)
+        self.write()
+
+    def check(self, network: str) -> None:
+        """Holds the GPU's losses and gradients against a CPU's."""
+        self.tell(f"{Path(network).name}: losses and gradients, beside a CPU's")
+        contestant = Contestant(network, OWN, "float32", 1, self._arguments.batch)
+        record: dict[str, Any] = {"network": Path(network).name}
+        try:
+            record |= self.ask("jax", "check", contestant=asdict(contestant))
+            cpu = record["differences"].pop("cpu")
+            for kind, own in record["differences"].items():
+                factor = TIMES.get(kind)
+                own["allowed"] = {
+                    name: given if factor is None else max(given, factor * cpu[name])
+                    for name, given in GIVEN.items()
+                }
+                own["holds"] = all(own[name] <= most for name, most in own["allowed"].items())
+        except (RefusedError, LostError) as error:
+            record["failed"] = str(error)
+        self.found["checks"].append(record)
+        self.write()
+
+    def race(self, race: Race) -> None:
+        """Starts whoever has not been started, and lets them take turns."""
+        network = Path(race.network).name
+        title = f"{network}, {race.precision}, seeds: {race.seeds}"
+        record: dict[str, Any] = {**asdict(race), "network": network, "entries": []}
+        entries = [self._enter(race, variant) for variant in race.variants]
+        self.found["races"].append(record)
+        for entry in entries:
+            self._start(entry, title)
+            record["entries"] = [_record(e, entries[0]) for e in entries]
+            self.write()
+        spent, number = 0.0, 0
+        while number < MOST_ROUNDS and (number < FEWEST_ROUNDS or spent < RACE_S):
+            running = {e.contestant.key: e for e in entries if e.outcome == "measured"}
+            if not running or self.left < LEAST_S / 2:
+                break
+            began = time.monotonic()
+            for key in take_turns(list(running), number):
+                self._turn(running[key])
+            spent, number = spent + time.monotonic() - began, number + 1
+            record["entries"] = [_record(e, entries[0]) for e in entries]
+            self.write()
+        self.tell(f"{title}: {number} rounds of {len(entries)} variants")
+
+    def _enter(self, race: Race, variant: str) -> Entry:
+        arguments = race.network, variant, race.precision, race.seeds, self._arguments.batch
+        return Entry(Contestant(*arguments))
+
+    def _start(self, entry: Entry, title: str) -> None:
+        """Compiles a variant, unless it was in a race before, and finds out how fast it is."""
+        own = entry.contestant
+        family = _family(own)
+        if family == "torch" and not self._arguments.torch:
+            entry.outcome, entry.reason = "skipped", "PyTorch is not installed"
+            return
+        if self.left < LEAST_S:
+            entry.outcome, entry.reason = "skipped", "the time was up"
+            return
+        known = self._ready.get(own.key)
+        try:
+            if known is None:
+                self.tell(f"{title}: starting {own.variant}")
+                answer = self.ask(family, "start", contestant=asdict(own))
+                entry.prepare_s, entry.compile_s = answer["prepare_s"], answer["compile_s"]
+                entry.epoch_steps = answer["epoch_steps"]
+                first = answer["first_epoch"]
+                entry.first_loss, entry.steps = first["loss"], first["steps"]
+                step_s = first["seconds"] / first["steps"]
+                entry.turn_steps = self._turn_steps(entry, step_s, whole=answer["whole_epochs"])
+                self._ready[own.key] = entry
+            else:
+                entry.prepare_s, entry.compile_s = known.prepare_s, known.compile_s
+                entry.epoch_steps, entry.turn_steps = known.epoch_steps, known.turn_steps
+                entry.first_loss = known.first_loss
+            entry.outcome = "measured"
+        except (RefusedError, LostError) as error:
+            entry.outcome, entry.reason = "failed", str(error)
+            self.tell(f"{title}: {own.variant}: {error}")
+
+    def _turn_steps(self, entry: Entry, step_s: float, *, whole: bool) -> int:
+        """Steps of a turn: an epoch or more for ours, as many steps as take a moment for others."""
+        wanted = max(1, math.ceil(float(self._arguments.turn) / step_s))
+        if not whole:
+            return min(wanted, 4 * entry.epoch_steps)
+        return entry.epoch_steps * max(1, round(wanted / entry.epoch_steps))
+
+    def _train(self, entry: Entry, steps: int) -> Any:
+        own = entry.contestant
+        answer = self.ask(_family(own), "train", contestant=asdict(own), steps=steps)
+        entry.steps += steps
+        entry.loss = answer["loss"]
+        return answer
+
+    def _turn(self, entry: Entry) -> None:
+        """A turn. A process that was lost with another variant's turn has lost this one too."""
+        if entry.outcome != "measured":
+            return
+        if entry.contestant.key not in self._ready:
+            entry.outcome, entry.reason = "failed", "its process was lost in another's turn"
+            return
+        try:
+            seconds = self._train(entry, entry.turn_steps)["seconds"]
+        except (RefusedError, LostError) as error:
+            entry.outcome, entry.reason = "failed", str(error)
+        else:
+            entry.epoch_s.append(seconds / entry.turn_steps * entry.epoch_steps)
+
+    def run(self, network: str) -> None:
+        """Trains as `cnnbench run` does: evaluation after every epoch, seeds as it divides them."""
+        self.tell(f"{Path(network).name}: a whole run")
+        seeds = self._arguments.seeds
+        own = asdict(Contestant(network, OWN, "float32", seeds, self._arguments.batch))
+        try:
+            record = self.ask("jax", "run", contestant=own, epochs=2)
+        except (RefusedError, LostError) as error:
+            record = {"failed": str(error)}
+        self.found["run"] = {"network": Path(network).name, "seeds": seeds, **record}
+        self.write()
+
+    def skip(self, what: str) -> None:
+        """Notes what there was no time for."""
+        self.found["skipped"].append(what)
+        self.write()
+
+
+def _family(contestant: Contestant) -> str:
+    return "jax" if contestant.variant == OWN else "torch"
+
+
+def _record(entry: Entry, own: Entry) -> dict[str, Any]:
+    """What is known of a variant, and what follows from it."""
+    fields = asdict(entry)
+    fields["variant"] = fields.pop("contestant")["variant"]
+    interval = mean_interval(entry.epoch_s) if len(entry.epoch_s) > 1 else None
+    fields["median_epoch_s"] = median(entry.epoch_s) if entry.epoch_s else None
+    fields["epoch_s_interval"] = [interval.low, interval.high] if interval else None
+    together = min(len(entry.epoch_s), len(own.epoch_s))
+    if entry is not own and together > 1:
+        found = ratio(entry.epoch_s[:together], own.epoch_s[:together])
+        fields["ratio"] = {
+            "value": found.value,
+            "interval": [found.interval.low, found.interval.high],
+        }
+    return fields
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The same as tables."""
+    state = "" if found["finished"] else "This run did not come to its end.\n\n"
+    parts = [f"# Training on an accelerator\n\n{state}{_facts_text(found)}\n", _checks(found)]
+    for race in found["races"]:
+        parts.append(_race_table(race))
+    if found["run"]:
+        parts.append(_run_text(found["run"]))
+    if found["skipped"]:
+        parts.append(f"No time was left for: {'; '.join(found['skipped'])}.\n")
+    return "\n".join(parts)
+
+
+def _facts_text(found: dict[str, Any]) -> str:
+    named = {**found["facts"].get("jax", {})}
+    named |= {f"torch_{key}": value for key, value in found["facts"].get("torch", {}).items()}
+    return "; ".join(f"{key} {value}" for key, value in named.items()) + f"; {found['started_at']}."
+
+
+def _checks(found: dict[str, Any]) -> str:
+    rows = ["| Network | Computes in | Loss off by | Gradient off by | Most in | Allowed | |"]
+    rows.append("|---|---|---:|---:|---|---:|---|")
+    for check in found["checks"]:
+        if "failed" in check:
+            rows.append(f"| {check['network']} | | | | {check['failed']} | | failed |")
+        for kind, own in check.get("differences", {}).items():
+            allowed = own["allowed"]
+            holds = "holds" if own["holds"] else "DOES NOT HOLD"
+            rows.append(
+                f"| {check['network']} | {kind} | {own['loss']:.1e} | {own['gradient']:.1e} |"
+                f" {own['worst']} | {allowed['loss']:.1e}, {allowed['gradient']:.1e} | {holds} |"
+            )
+    note = (
+        "Relative differences to this machine's CPU in float32: losses of the first 3 steps,"
+        " gradients of the first (2-norms). Allowed in float32: what the CPU is off by in bfloat16;"
+        " in bfloat16: twice that."
+    )
+    return "\n".join(["## Correctness\n", *rows, "", f"{note}\n"])
+
+
+def _race_table(race: dict[str, Any]) -> str:
+    title = f"## {race['network']}, {race['precision']}, {race['seeds']} seed(s)\n"
+    rows = ["| Variant | s/epoch | 95 % interval | Over ours | Compile s | Loss, epoch 1 |"]
+    rows.append("|---|---:|---:|---:|---:|---:|")
+    for entry in race["entries"]:
+        if entry["median_epoch_s"] is None:
+            rows.append(f"| {entry['variant']} | {entry['outcome']}: {entry['reason']} | | | | |")
+            continue
+        interval, over = entry["epoch_s_interval"], entry.get("ratio")
+        spread = f"{interval[0]:.4f}-{interval[1]:.4f}" if interval else ""
+        times = "{:.2f} ({:.2f}-{:.2f})".format(over["value"], *over["interval"]) if over else ""
+        rows.append(
+            f"| {entry['variant']} | {entry['median_epoch_s']:.4f} | {spread} | {times} |"
+            f" {entry['compile_s']:.1f} | {entry['first_loss']:.5f} |"
+        )
+    rounds = max((len(entry["epoch_s"]) for entry in race["entries"]), default=0)
+    note = f"Median of {rounds} rounds by turns, interval of the mean; an epoch of all seeds.\n"
+    return "\n".join([title, *rows, "", note])
+
+
+def _run_text(run: dict[str, Any]) -> str:
+    title = f"## A whole run: {run['network']}, {run['seeds']} seeds\n\n"
+    if "failed" in run:
+        return f"{title}{run['failed']}\n"
+    last = run["epochs"][-1]
+    seconds = f"{run['seconds']:.1f} s with compilation; {last['train_s']:.4f} s an epoch of a seed"
+    return f"{title}{seconds}, {run['seeds_at_once']} seeds at once.\n"
+
+
+def arguments_of(words: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description=__doc__)
+    parser.add_argument("--budget", type=float, default=450, help="seconds in all")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--images", type=int, default=70_000, help="5/7 of them train")
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--seeds", type=int, default=10, help="trained side by side")
+    parser.add_argument("--turn", type=float, default=TURN_S, help="seconds of a turn, at least")
+    parser.add_argument("--networks", type=lambda text: text.split(","), default=list(NETWORKS))
+    parser.add_argument("--cpu", action="store_true", help="go on where JAX finds no GPU")
+    parser.add_argument("--no-torch", dest="torch", action="store_false")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str]) -> int:
+    """Checks, races, and a whole run, as far as the time goes.
+
+    Returns:
+      0; 1 where a check did not hold; 3 where there is no GPU.
+    """
+    arguments = arguments_of(words)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="cnnbench-") as name, closing_all() as workers:
+        session = Session(Path(name), arguments.output, arguments, workers)
+        try:
+            session.prepare()
+        except (RefusedError, LostError) as error:
+            session.tell(f"JAX cannot be used: {error}")
+            return 3
+        kind = session.found["facts"]["jax"]["device_kind"]
+        session.tell(f"JAX trains on: {session.found['facts']['jax']['device']} ({kind})")
+        if kind == "cpu" and not arguments.cpu:
+            session.tell("JAX finds no GPU: install jax[cuda12] or jax[cuda13], or add --cpu")
+            return 3
+        work(session, arguments)
+        session.found["finished"] = True
+        session.write()
+    return 0 if all(map(_holds, session.found["checks"])) else 1
+
+
+def _holds(check: dict[str, Any]) -> bool:
+    return all(own["holds"] for own in check.get("differences", {"": {"holds": False}}).values())
+
+
+def work(session: Session, arguments: argparse.Namespace) -> None:
+    """Everything in its order; what does not fit into the budget is named."""
+    for network in arguments.networks:
+        if session.left < LEAST_S:
+            session.skip(f"check of {network}")
+        else:
+            session.check(network)
+    plan = list(races(arguments.networks, arguments.seeds))
+    first = 3 * len(arguments.networks)
+    for number, race in enumerate(plan):
+        if number == first and session.left >= LEAST_S:
+            session.run(arguments.networks[0])
+        if session.left < LEAST_S:
+            name, rivals = Path(race.network).name, ", ".join(race.variants)
+            session.skip(f"{name}, {race.precision}, {race.seeds} seeds: {rivals}")
+        else:
+            session.race(race)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,237 @@
+"""cnnbench's own side of the GPU benchmark: the programs that `cnnbench run` trains with.
+
+On an accelerator these are XLA's own convolutions and a whole epoch in one program; several
+seeds are trained by one program too (`jax.vmap`).
+"""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gpu_worker import WARM_UP, Answer, Contestant, weights_file
+from cnnbench.catalog import KNOWN
+from cnnbench.data import Dataset, Split
+from cnnbench.engine import run_job
+from cnnbench.events import Trained
+from cnnbench.machine import environment
+from cnnbench.peers import initial_weights
+from cnnbench.programs import Job, Setup, compile_train, set_up
+from cnnbench.results import EpochRecord
+from cnnbench.sampling import batches
+from cnnbench.steps import gradients, train_step
+from cnnbench.strategy import candidates
+from cnnbench.timing import Stopwatch
+from cnnbench.train import Arrays, TrainState, build_optimizer, init_state
+
+STEPS_CHECKED = 3
+DIGITS = "float32, all digits"  # of products, which may round to TF32 otherwise
+PRECISION = "jax_default_matmul_precision"  # a setting that type checkers do not know
+
+
+@dataclass(slots=True)
+class Trainer:
+    """A compiled epoch, and where training is."""
+
+    setup: Setup
+    program: Any
+    state: TrainState
+    epoch: int = 0
+
+
+class Trainers:
+    """Answers the requests of `benchmarks.gpu`.
+
+    Args:
+      folder: holds the images.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._device = jax.local_devices()[0]
+        self._trainers: dict[str, Trainer] = {}
+
+    def facts(self) -> Answer:
+        """The machine, and the versions of the software."""
+        found = environment((self._device,), ["benchmarks/gpu.sh"])
+        software = ("python", "cnnbench", "jax", "jaxlib", "flax", "optax", "numpy", "platform")
+        names = (*software, "processor", "num_cpus", "device_kind", "device", "commit", "dirty")
+        precision = getattr(jax.config, PRECISION)
+        return {name: getattr(found, name) for name in names} | {"matmul_precision": precision}
+
+    def weights(self, network: str, seeds: int) -> Answer:
+        """Writes the initial parameters of some seeds, from which PyTorch starts too."""
+        plan = Contestant(network, "cnnbench", "float32", 1, 1).load().plan
+        assert plan is not None
+        for seed in range(seeds):
+            found = initial_weights(plan, seed)
+            flat = {
+                f"{layer}/{key}": value
+                for layer, own in found.items()
+                for key, value in own.items()
+            }
+            np.savez(weights_file(self._folder, network, seed), allow_pickle=False, **flat)
+        return {}
+
+    def start(self, contestant: Contestant) -> Answer:
+        """Compiles an epoch and trains the first."""
+        began = time.perf_counter()
+        job = self._job(contestant, self._device)
+        setup = self._set_up(job)
+        networks = [setup.network(seed) for seed in job.experiment.seeds]
+        state = setup.state(*networks)
+        prepared = time.perf_counter()
+        program = compile_train(setup, networks[0], state)
+        compiled = time.perf_counter()
+        self._trainers[contestant.key] = Trainer(setup, program, state)
+        return {
+            "prepare_s": prepared - began,
+            "compile_s": compiled - prepared,
+            "epoch_steps": job.num_steps,
+            "whole_epochs": True,
+            "first_epoch": self.train(contestant, job.num_steps),
+        }
+
+    def train(self, contestant: Contestant, steps: int) -> Answer:
+        """Trains for whole epochs.
+
+        Returns:
+          Seconds, from the first call until the device has finished, and the mean loss of the
+          last epoch but for its first steps, as PyTorch's is.
+        """
+        trainer = self._trainers[contestant.key]
+        job = trainer.setup.job
+        orders = [self._order(trainer, number) for number in range(steps // job.num_steps)]
+        orders = jax.block_until_ready(orders)
+        began = time.perf_counter()
+        for order in orders:
+            trainer.state, losses = trainer.program(trainer.state, trainer.setup.arrays, order)
+        jax.block_until_ready(trainer.state)
+        seconds = time.perf_counter() - began
+        trainer.epoch += len(orders)
+        return {"seconds": seconds, "steps": steps, "loss": float(np.mean(losses[WARM_UP:]))}
+
+    def check(self, contestant: Contestant) -> Answer:
+        """Losses of the first steps and gradients of the first, beside a CPU's in float32.
+
+        Returns:
+          For float32 with all digits in products, as it trains, and bfloat16: the largest
+          relative difference of a loss, and of a parameter's gradient (2-norms). ``cpu`` has
+          those of a CPU that computes in bfloat16.
+        """
+        cpu = jax.local_devices(backend="cpu")[0]
+        half = replace(contestant, precision="bfloat16")
+        want = self._first_steps(contestant, cpu)
+        found = {"cpu": _differences(self._first_steps(half, cpu), want)}
+        with jax.default_matmul_precision("highest"):
+            found[DIGITS] = _differences(self._first_steps(contestant, self._device), want)
+        found["float32"] = _differences(self._first_steps(contestant, self._device), want)
+        found["bfloat16"] = _differences(self._first_steps(half, self._device), want)
+        return {"differences": found, "cpu_losses": want[0].tolist()}
+
+    def run(self, contestant: Contestant, epochs: int) -> Answer:
+        """Trains as `cnnbench run` does, with evaluation after every epoch."""
+        job = self._job(contestant, self._device, f"train.epochs={epochs}")
+        began = time.perf_counter()
+        records, engine = [], None
+        for event in run_job(job):
+            match event:
+                case EpochRecord():
+                    records.append(event)
+                case Trained():
+                    engine = event.engine
+        assert engine is not None
+        return {
+            "seconds": time.perf_counter() - began,
+            "seeds_at_once": engine.seeds_at_once,
+            "steps_per_call": engine.steps_per_call,
+            "epochs": [
+                {"seed": r.seed, "epoch": r.epoch, "train_s": r.train_s, "train_loss": r.train_loss}
+                for r in records
+            ],
+        }
+
+    def _job(self, contestant: Contestant, device: jax.Device, *overrides: str) -> Job:
+        loaded = contestant.load(*overrides)
+        images, labels = (np.load(self._folder / f"{name}.npy") for name in ("images", "labels"))
+        num = len(labels) * 5 // 7  # as MNIST: 50,000 of 70,000 train, 10,000 validate, 10,000 test
+        ends = (0, num, (num + len(labels)) // 2, len(labels))
+        train, validation, test = (
+            Split(images[start:end], labels[start:end]) for start, end in itertools.pairwise(ends)
+        )
+        dataset = Dataset(
+            KNOWN["mnist"],
+            train=train,
+            validation=validation,
+            test=test,
+            digest="",
+            stand_in_for=None,
+            source="generated",
+        )
+        folder, watch = Path(), Stopwatch()
+        return Job(loaded.experiment, loaded.plan, folder, dataset, (device,), watch)
+
+    def _set_up(self, job: Job) -> Setup:
+        """The strategy of accelerators, also where this is tried on a CPU."""
+        sizes = (job.batch_size, job.num_steps, 1)
+        (strategy,) = candidates(job.plan, *sizes, accelerator=True)
+        return replace(set_up(job, strategy), at_once=len(job.experiment.seeds))
+
+    def _order(self, trainer: Trainer, number: int) -> Any:
+        job, epoch = trainer.setup.job, trainer.epoch + number + 1
+        sizes = job.num_train, job.batch_size
+        orders = [batches(seed, epoch, *sizes) for seed in job.experiment.seeds]
+        return trainer.setup.place(np.stack(orders, axis=1) if len(orders) > 1 else orders[0])
+
+    def _first_steps(
+        self, contestant: Contestant, device: jax.Device
+    ) -> tuple[NDArray[Any], Mapping[str, NDArray[Any]]]:
+        """Losses of the first steps, and the gradients of the first by name."""
+        with jax.default_device(device):
+            job = self._job(contestant, device)
+            setup = replace(self._set_up(job), at_once=1)
+            network = setup.network(0)
+            optimizer = build_optimizer(job.experiment.train, job.num_steps)
+            options = {"graphdef": network.training, "rules": setup.rules(training=True)}
+
+            @jax.jit
+            def step(state: TrainState, arrays: Arrays, indices: jax.Array) -> Any:
+                gradient = gradients(state, arrays, indices, **options)[0]
+                return gradient, *train_step(state, arrays, indices, optimizer=optimizer, **options)
+
+            state, first, losses = setup.place(init_state(network, optimizer)), None, []
+            for batch in batches(0, 1, job.num_train, job.batch_size)[:STEPS_CHECKED]:
+                gradient, state, loss = step(state, setup.arrays, batch)
+                first = first or jax.device_get(gradient)
+                losses.append(float(loss))
+        return np.array(losses), dict(_named(first))
+
+
+def _named(gradient: Any) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Gradients by layer and parameter."""
+    for path, value in jax.tree_util.tree_flatten_with_path(gradient)[0]:
+        keys = [str(step.key) for step in path if isinstance(step, jax.tree_util.DictKey)]
+        yield ".".join(keys[1:]), np.asarray(value)
+
+
+def _differences(found: tuple[Any, Any], want: tuple[Any, Any]) -> Answer:
+    """Largest relative differences, of losses and of gradients by their 2-norms."""
+    losses = np.abs(found[0] - want[0]) / np.abs(want[0])
+    norms = {
+        name: float(np.linalg.norm(found[1][name] - value)) / (float(np.linalg.norm(value)) or 1.0)
+        for name, value in want[1].items()
+    }
+    worst = max(norms, key=norms.__getitem__)
+    return {
+        "loss": float(losses.max()),
+        "losses": found[0].tolist(),
+        "gradient": norms[worst],
+        "worst": worst,
+        "gradients": norms,
+    }

@@ -1,0 +1,285 @@
+"""PyTorch's side of the GPU benchmark: eager, compiled, and as CUDA graphs, from our weights.
+
+The images stay on the GPU, as ours do, and batches are taken there by index. Several seeds are
+networks whose steps follow one another, or one network under `torch.vmap` with an axis of seeds
+(PyTorch's tutorial on model ensembling).
+"""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.func import functional_call, grad_and_value, stack_module_state
+
+from benchmarks.gpu_worker import WARM_UP, Answer, Contestant, weights_file
+from cnnbench.errors import UsageError
+from cnnbench.graph import Plan
+from cnnbench.losses import loss_name
+from cnnbench.optimizers import Sgd
+from cnnbench.peers.torch_net import TorchNet
+from cnnbench.peers.torch_peer import build_optimizer, mean_loss
+from cnnbench.sampling import batches
+from cnnbench.spec import Experiment, Task
+from cnnbench.worker import read_weights
+
+VARIANTS = (
+    "torch-eager-nchw",
+    "torch-eager-channels_last",
+    "torch-compile-nchw",
+    "torch-compile-channels_last",
+    "torch-graphs-nchw",
+    "torch-graphs-channels_last",
+    "torch-compile-graphs-nchw",
+    "torch-compile-graphs-channels_last",
+    "torch-vmap",
+    "torch-vmap-graphs",
+)
+Step = Callable[[torch.Tensor], torch.Tensor]  # of indices, (seeds, batch), to losses, (seeds,)
+
+
+@dataclass(slots=True)
+class Trainer:
+    """A step, and how many were taken."""
+
+    step: Step
+    experiment: Experiment
+    batch: int
+    steps: int = 0
+
+
+class Trainers:
+    """Answers the requests of `benchmarks.gpu`.
+
+    Args:
+      folder: holds the images and the initial weights.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        num = len(np.load(folder / "labels.npy")) * 5 // 7
+        images = torch.tensor(np.load(folder / "images.npy")[:num])
+        self._images = images.permute(0, 3, 1, 2).contiguous().to(self._device)
+        labels = torch.tensor(np.load(folder / "labels.npy")[:num], dtype=torch.int64)
+        self._labels = labels.to(self._device)
+        self._trainers: dict[str, Trainer] = {}
+
+    def facts(self, tf32: bool) -> Answer:
+        """The versions, once products are set to round as JAX's do.
+
+        Args:
+          tf32: whether float32 products may round to TF32.
+        """
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        on_gpu = self._device.type == "cuda"
+        return {
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+            "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        }
+
+    def start(self, contestant: Contestant) -> Answer:
+        """Builds the networks and takes the first steps, in which everything is compiled."""
+        began = time.perf_counter()
+        loaded = contestant.load()
+        assert loaded.plan is not None
+        nets = [self._net(contestant, loaded.plan, seed) for seed in range(contestant.seeds)]
+        work = Work(self._images, self._labels, loaded.experiment, contestant)
+        captured = "graphs" in contestant.variant
+        if captured and self._device.type != "cuda":
+            raise UsageError("CUDA graphs need a GPU")
+        prepared = time.perf_counter()
+        step = together(work, nets) if "vmap" in contestant.variant else one_by_one(work, nets)
+        trainer = Trainer(step, loaded.experiment, contestant.batch)
+        self._trainers[contestant.key] = trainer
+        if captured:
+            first = torch.tensor(self._order(trainer, WARM_UP), device=self._device)
+            trainer.step, trainer.steps = capture(step, first), WARM_UP
+        else:
+            self.train(contestant, 1)
+        self._finish()
+        compiled = time.perf_counter()
+        epoch = len(self._labels) // contestant.batch
+        if not captured:
+            self.train(contestant, WARM_UP - 1)
+        return {
+            "prepare_s": prepared - began,
+            "compile_s": compiled - prepared,
+            "epoch_steps": epoch,
+            "whole_epochs": False,
+            "first_epoch": self.train(contestant, max(1, epoch - WARM_UP)),
+        }
+
+    def train(self, contestant: Contestant, steps: int) -> Answer:
+        """Takes steps.
+
+        Returns:
+          Seconds, from the first until the device has finished, and the mean loss of the steps.
+        """
+        trainer = self._trainers[contestant.key]
+        indices = torch.tensor(self._order(trainer, steps), device=self._device)
+        losses = torch.zeros(steps, contestant.seeds, device=self._device)
+        self._finish()
+        began = time.perf_counter()
+        for number in range(steps):
+            losses[number] = trainer.step(indices[number])
+        self._finish()
+        seconds = time.perf_counter() - began
+        trainer.steps += steps
+        return {"seconds": seconds, "steps": steps, "loss": float(losses.mean())}
+
+    def _order(self, trainer: Trainer, steps: int) -> Any:
+        """Indices of the next steps: (steps, seeds, batch)."""
+        num, seeds = len(self._labels), trainer.experiment.seeds
+        per_epoch = num // trainer.batch
+        rows: list[Any] = []
+        for step in range(trainer.steps, trainer.steps + steps):
+            epoch, part = divmod(step, per_epoch)
+            if part == 0 or not rows:
+                orders = [batches(seed, epoch + 1, num, trainer.batch) for seed in seeds]
+            rows.append(np.stack([order[part] for order in orders]))
+        return np.stack(rows).astype(np.int64)
+
+    def _net(self, contestant: Contestant, plan: Plan, seed: int) -> TorchNet:
+        last = contestant.variant.endswith("channels_last")
+        form = torch.channels_last if last else torch.contiguous_format
+        weights = read_weights(weights_file(self._folder, contestant.network, seed))
+        net: TorchNet = TorchNet(plan, weights).to(self._device, memory_format=form).train()
+        return net
+
+    def _finish(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+class Work:
+    """Batches and the loss of an experiment.
+
+    Args:
+      images: all of them, (n, c, h, w), bytes.
+      labels: (n,).
+      experiment: loss, optimiser and scale of the pixels.
+      contestant: precision and layout.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        experiment: Experiment,
+        contestant: Contestant,
+    ) -> None:
+        self._images, self._labels, self.experiment = images, labels, experiment
+        self._loss = loss_name(experiment)
+        self._half = contestant.precision == "bfloat16"
+        self.compiled = "compile" in contestant.variant
+        self.last = contestant.variant.endswith("channels_last")
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scaled images at indices of any shape, and their targets."""
+        images = self._images[indices].float() / self.experiment.dataset.pixel_scale
+        if self.last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        reconstructs = self.experiment.task is Task.RECONSTRUCT
+        return images, images if reconstructs else self._labels[indices]
+
+    def loss(self, net: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The mean loss of a batch, in float32 whatever the network computes in."""
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self._half):
+            outputs = net(images)
+        return mean_loss(self._loss, outputs.float(), targets)
+
+
+def one_by_one(work: Work, nets: Sequence[TorchNet]) -> Step:
+    """A step of each network, one after another, as PyTorch's users write it."""
+    optimizers = [
+        build_optimizer(work.experiment.train.optimizer, net.parameters()) for net in nets
+    ]
+    losses = [_loss_of(work, net) for net in nets]
+
+    def step(indices: torch.Tensor) -> torch.Tensor:
+        found = []
+        for loss_of, optimizer, own in zip(losses, optimizers, indices, strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(*work.batch(own))
+            loss.backward()
+            optimizer.step()
+            found.append(loss.detach())
+        return torch.stack(found)
+
+    return step
+
+
+def _loss_of(work: Work, net: TorchNet) -> Callable[..., torch.Tensor]:
+    def loss(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return work.loss(net, images, targets)
+
+    compiled: Callable[..., torch.Tensor] = torch.compile(loss) if work.compiled else loss
+    return compiled
+
+
+def together(work: Work, nets: Sequence[TorchNet]) -> Step:
+    """A step of all networks at once: their parameters have an axis of seeds.
+
+    Raises:
+      UsageError: the optimiser is not SGD with momentum, the one that is written out here.
+    """
+    optimizer = work.experiment.train.optimizer
+    if not isinstance(optimizer, Sgd):
+        raise UsageError(f"torch.vmap is measured with sgd, not with {optimizer.name}")
+    params, buffers = stack_module_state(list(nets))
+    base = copy.deepcopy(nets[0])
+    momenta = {name: torch.zeros_like(value) for name, value in params.items()}
+
+    def loss(own: Any, rest: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return work.loss(lambda x: functional_call(base, (own, rest), (x,)), images, targets)
+
+    each = torch.vmap(grad_and_value(loss), in_dims=(0, 0, 0, 0), randomness="different")
+
+    def step(indices: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            gradients, losses = each(params, buffers, *work.batch(indices))
+            for name, gradient in gradients.items():
+                momentum = momenta[name].mul_(optimizer.momentum).add_(gradient)
+                ahead = gradient.add(momentum, alpha=optimizer.momentum)
+                change = ahead if optimizer.nesterov else momentum
+                params[name].sub_(change, alpha=optimizer.learning_rate)
+        result: torch.Tensor = losses
+        return result
+
+    return step
+
+
+def capture(step: Step, first: torch.Tensor) -> Step:
+    """A step as a CUDA graph, which the GPU replays without asking the CPU.
+
+    Args:
+      step: takes indices of one shape, and reads them where they lie.
+      first: indices of the steps before it is captured, (steps, seeds, batch), on the GPU.
+    """
+    indices = first[0].clone()
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for given in first:
+            indices.copy_(given)
+            step(indices)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        losses = step(indices)
+
+    def replay(given: torch.Tensor) -> torch.Tensor:
+        indices.copy_(given)
+        graph.replay()
+        return losses
+
+    return replay
