@@ -68,6 +68,31 @@ KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
 )
 
 
+def split_sizes(
+    wanted: Mapping[str, int], pool: int, held_out: int | None = None
+) -> tuple[int, int]:
+    """Images that train and validate, as they are asked for and by default.
+
+    By default the last sixth of the training images validates, or what is left of them where
+    fewer are; all others train. Neither number is checked.
+
+    Args:
+      wanted: numbers by ``train`` and ``validation``; a missing one has its default.
+      pool: training images there are.
+      held_out: validation images there are beside them; None where they are a part of them.
+
+    >>> split_sizes({}, 60_000), split_sizes({"train": 55_000}, 60_000)
+    ((50000, 10000), (55000, 5000))
+    >>> split_sizes({"validation": 0}, 60_000)
+    (60000, 0)
+    """
+    if held_out is not None:
+        return wanted.get("train", pool), wanted.get("validation", held_out)
+    rest = pool - wanted.get("train", 0)
+    validation = wanted.get("validation", min(pool // 6, rest))
+    return wanted.get("train", pool - validation), validation
+
+
 def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
     """Shape and size of a dataset, without reading or fetching it.
 

@@ -92,7 +92,12 @@ def _summary(run: RunResult) -> Iterator[str]:
     for seed in run.summary.seeds:
         own = [epoch for epoch in run.epochs if epoch.seed == seed.seed]
         needed = set(run.summary.metrics) - {"loss"}
-        if lack := next((e for e in own if not needed <= set(e.metrics)), None):
+        validates = run.record.dataset.num_validation > 0
+        if other := next((e for e in own if e.validated != validates), None):
+            has = "a validation loss" if other.validated else "no validation loss"
+            counts = f"{run.record.dataset.num_validation:,} validation images"
+            yield f"epochs.jsonl: seed {seed.seed}, epoch {other.epoch} has {has}, with {counts}"
+        elif validates and (lack := next((e for e in own if not needed <= set(e.metrics)), None)):
             names = enumeration(sorted(needed - set(lack.metrics)))
             yield f"epochs.jsonl: seed {seed.seed}, epoch {lack.epoch} has no {names}"
         elif not own or _plain(seed) != _plain(_again(run, seed)):

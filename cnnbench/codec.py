@@ -57,7 +57,8 @@ def decode_summary(content: bytes, path: str) -> Summary:
     """
     summary: Summary = _decode_document(Summary, content, path)
     for number, seed in enumerate(summary.seeds):
-        for name in ("final", "best", "test"):
+        validated = ("final", "best") if seed.final or seed.best else ()
+        for name in (*validated, "test"):
             if set(getattr(seed, name)) != set(summary.metrics):
                 where = f"seeds.{number}.{name}"
                 raise _refusal(Location(path), where, "has not the run's metrics", _DAMAGED)

@@ -60,6 +60,7 @@ class Column(Generic[R]):
       heading: the header broken over lines, to keep numbers whole; the header if None.
       falling: whether the largest value comes first.
       always: whether it stays where it says the same of every run.
+      synonym: another word for it; empty if there is none.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Column(Generic[R]):
     heading: str | None = None
     falling: bool = False
     always: bool = False
+    synonym: str = ""
 
 
 def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> list[Column[Row]]:
@@ -87,10 +89,11 @@ def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> 
         Column("epoch", "Epoch", lambda row: str(row.epoch), lambda row: row.epoch, always=True),
         Column(
             metric,
-            heading(metric),
+            heading(comparison.shown_metric),
             lambda row: row.lost or estimate_text(metric, row.value, digits),
             lambda row: row.value.mean,
             falling=higher,
+            synonym="" if comparison.validates else "test",
         ),
         Column(
             "time",
@@ -120,7 +123,8 @@ def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> 
             )
         )
     if wide:
-        columns += _wide(metric, digits, higher=higher)
+        wider = _wide(metric, digits, higher=higher)
+        columns += wider if comparison.validates else wider[1:]  # the values are those of the test
     return _shown(columns, comparison.rows, look)
 
 
@@ -276,7 +280,8 @@ def _keys(comparison: Comparison) -> dict[str, SortKey]:
 
 
 def _called(column: Column[R]) -> list[str]:
-    names = (column.name, column.header, *_SYNONYMS.get(column.name, ()))
+    synonyms = _SYNONYMS.get(column.name, (column.synonym or column.name,))
+    names = (column.name, column.header, *synonyms)
     return [_spelt(name) for name in names]
 
 

@@ -49,7 +49,7 @@ def values(run: Finished, judged_by: str) -> dict[int, float]:
       judged_by: the metric; with `TEST` before it, on the test images.
     """
     if judged_by.startswith(TEST):
-        lost, metric = lost_seeds(run.epochs), judged_by.removeprefix(TEST)
+        lost, metric = lost_seeds(run.epochs, run.summary), judged_by.removeprefix(TEST)
         tests = {seed.seed: seed.test[metric] for seed in run.summary.seeds}
         return {seed: math.nan if seed in lost else tests[seed] for seed in run.record.seeds}
     last = run.record.epochs
@@ -63,7 +63,8 @@ def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finishe
     Args:
       runs: at least one.
       metric: what they are judged by; if None, each by its headline metric, on the validation
-        images for a class and on the test images for a reconstruction.
+        images for a class and on the test images for a reconstruction. Without validation
+        images, on the test images in any case.
 
     Raises:
       IncomparableError: there are none, one has not finished, or its files lack something.
@@ -91,8 +92,10 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
     if metric is not None and metric not in known:
         message = f"--metric: {run_path(record)} has no '{metric}'{METRIC.hint(metric, known)}"
         raise UsageError(f"{message}; write {listing(known)}.")
-    usual = f"{TEST}{summary.headline}" if record.task == "reconstruct" else summary.headline
-    finished = Finished(record, summary, run.epochs, metric or usual)
+    judged_by = metric or summary.headline
+    by_test = not record.dataset.num_validation or (not metric and record.task == "reconstruct")
+    judged_by = f"{TEST}{judged_by.removeprefix(TEST)}" if by_test else judged_by
+    finished = Finished(record, summary, run.epochs, judged_by)
     if lack := next(_lacks(finished), None):
         raise IncomparableError(f"{run_path(record)} is incomplete: no {lack}; {again}")
     return finished
@@ -113,7 +116,12 @@ def _lacks(run: Finished) -> Iterator[str]:
         yield f"direction of {metric} in summary.json"
     tests = {seed.seed: seed.test for seed in run.summary.seeds}
     records = with_missing(run.epochs, run.record.epochs).values()
-    found = {(e.seed, e.epoch) for e in records if metric == "loss" or metric in e.metrics}
+    validates = run.record.dataset.num_validation > 0
+    found = {
+        (e.seed, e.epoch)
+        for e in records
+        if not validates or (e.validated and (metric == "loss" or metric in e.metrics))
+    }
     for seed in run.record.seeds:
         if metric not in tests.get(seed, {}):
             yield f"test {metric} of seed {seed} in summary.json"

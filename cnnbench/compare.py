@@ -41,7 +41,8 @@ class Row:
       run: the run's record.
       label: the experiment's title, numbered when several runs share it.
       epoch: number of the epoch, from 1.
-      value: the headline metric on the validation images, over seeds.
+      value: the headline metric on the validation images, over seeds; on the test images where
+        no others validate, and then there is no row but that of the last epoch.
       train_s: seconds of training in that epoch, over seeds.
       num_params: number of trainable parameters.
       images_per_s: training images per second, median over all epochs and seeds.
@@ -121,6 +122,16 @@ class Comparison:
     costs: tuple[CostRow, ...] = ()
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation images, which values are taken on; else the test images."""
+        return self.dataset.num_validation > 0
+
+    @property
+    def shown_metric(self) -> str:
+        """The metric of the values, `test_` before it where no images validate."""
+        return self.metric if self.validates else f"{TEST}{self.metric}"
 
 
 def compare(runs: Sequence[RunResult], rules: Rules = JUDGED) -> Comparison:
@@ -207,7 +218,8 @@ def _cost_row(rules: Rules, run: Finished, label: str) -> CostRow:
     if rules.target is not None:
         value = parse_target(rules.target, run.metric)
         direction = run.summary.metrics[run.metric]
-        target = time_to_target(run.epochs, run.metric, value, direction)
+        tests = values(run, f"{TEST}{run.metric}")
+        target = time_to_target(run.epochs, run.metric, value, direction, tests)
     return CostRow(run.record, label, run.summary.cost, _images_per_s(run), target)
 
 
@@ -247,7 +259,7 @@ def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:
 def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
     """Seeds whose loss is not finite; a network that knows nothing still has an accuracy."""
     for label, run in runs:
-        if lost := lost_seeds(run.epochs):
+        if lost := lost_seeds(run.epochs, run.summary):
             seeds = ", ".join(map(str, lost))
             yield f"Warning: {label} diverged with seed {seeds}: the loss is not finite."
 
@@ -281,18 +293,19 @@ def _times(epochs: Sequence[EpochRecord]) -> list[float]:
 
 
 def _rows(run: Finished, label: str) -> Iterator[Row]:
-    last = run.record.epochs
+    last, validates = run.record.epochs, run.record.dataset.num_validation > 0
     records = with_missing(run.epochs, last)
-    for number in dict.fromkeys((1, last)):
+    test = estimate(values(run, f"{TEST}{run.metric}").values())
+    for number in dict.fromkeys((1, last) if validates else (last,)):
         epochs = [records[seed, number] for seed in run.record.seeds]
         yield Row(
             run=run.record,
             label=label,
             epoch=number,
-            value=estimate(value(epoch, run.metric) for epoch in epochs),
+            value=estimate(value(epoch, run.metric) for epoch in epochs) if validates else test,
             train_s=estimate(_times(epochs)),
             num_params=run.summary.num_params,
             images_per_s=_images_per_s(run),
-            test=estimate(values(run, f"{TEST}{run.metric}").values()) if number == last else None,
+            test=test if number == last else None,
             code=code_estimate(run) if number == last else None,
         )

@@ -21,7 +21,7 @@ from cnnbench.summary import lost_seeds, with_missing
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A metric on the validation images after every epoch of a run.
+    """A metric on the validation images after every epoch of a run; without any, the training loss.
 
     Args:
       label: the run's, as in tables.
@@ -79,11 +79,11 @@ def _curve(label: str, run: RunResult, metric: str) -> Curve:
     numbers = range(1, run.record.epochs + 1)
     found = with_missing(run.epochs, run.record.epochs)
     by_epoch = [[found[seed, number] for seed in run.record.seeds] for number in numbers]
-    values = tuple(estimate(e.validation(metric) for e in epochs) for epochs in by_epoch)
+    values = tuple(estimate(e.course(metric) for e in epochs) for epochs in by_epoch)
     alone = [[e.train_s for e in epochs if e.at_once == 1] for epochs in by_epoch]
     known = [[value for value in times if math.isfinite(value)] for times in alone]
     time_s = tuple(itertools.accumulate(map(mean, known))) if all(known) else None
-    lost = lost_seeds(run.epochs)
+    lost = lost_seeds(run.epochs, run.summary)
     return Curve(clean(label), values, time_s, len(lost))
 
 
@@ -111,10 +111,23 @@ def value_text(metric: str, value: Estimate) -> str:
     return f"{middle} ({low.removesuffix(' %')} to {high})"
 
 
-def curves_text(shown: Sequence[Curve], metric: str, *, by_time: bool) -> str:
+def course_metric(comparison: Comparison) -> str:
+    """The metric of the curves."""
+    return comparison.metric if comparison.validates else "train_loss"
+
+
+def course_title(comparison: Comparison) -> str:
+    """What the curves show, with the images that it is taken on."""
+    images = "validation" if comparison.validates else "training"
+    return (
+        f"{heading(comparison.metric if comparison.validates else 'loss')} on the {images} images"
+    )
+
+
+def curves_text(shown: Sequence[Curve], comparison: Comparison, *, by_time: bool) -> str:
     """What a picture of the curves shows, for those who do not see it."""
-    against = "seconds of training" if by_time else "epoch"
-    told = [f"{heading(metric)} on the validation images against {against}."]
+    against, metric = "seconds of training" if by_time else "epoch", course_metric(comparison)
+    told = [f"{course_title(comparison)} against {against}."]
     for curve in shown:
         first, last = curve.values[0], curve.values[-1]
         end = f"{value_text(metric, last)} after {epochs_text(len(curve.values))}"
@@ -126,10 +139,11 @@ def curves_text(shown: Sequence[Curve], metric: str, *, by_time: bool) -> str:
     return " ".join(told)
 
 
-def costs_text(rows: Sequence[Row], metric: str, *, by_time: bool) -> str:
+def costs_text(comparison: Comparison, *, by_time: bool) -> str:
     """What a picture of value against cost shows, for those who do not see it."""
     against = "seconds of an epoch" if by_time else "number of parameters"
-    told = [f"{heading(metric)} on the validation images against {against}."]
+    metric, rows = comparison.metric, last_rows(comparison)
+    told = [f"{heading(metric)} on the {comparison.dataset.judged_on} images against {against}."]
     for row in rows:
         cost = seconds_text(row.train_s.mean) if by_time else f"{row.num_params:,} parameters"
         told.append(f"{clean(row.label)}: {value_text(metric, row.value)} at {cost}.")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.cache import Arrays, Entry, cache_dir, read_entry, write_entry
-from cnnbench.catalog import EMBEDDED, DatasetInfo, default_data_dir, describe
+from cnnbench.catalog import EMBEDDED, DatasetInfo, default_data_dir, describe, split_sizes
 from cnnbench.downloads import UnavailableError, sha256_of
 from cnnbench.embedded import load_embedded
 from cnnbench.errors import DataError
@@ -69,7 +69,7 @@ class Dataset:
     Args:
       info: shape and size of the dataset that these images are from.
       train: what the optimiser sees.
-      validation: what an epoch is judged by.
+      validation: what an epoch is judged by; may be empty.
       test: what the finished run is judged by.
       digest: ``sha256:`` and the hash of the three splits; equal digests, equal data.
       stand_in_for: the dataset asked for, if this one stands in for it; else None.
@@ -103,8 +103,10 @@ def load_dataset(
     Args:
       name: a name for `catalog.describe`.
       offline: the dataset to use, with its default splits, where `name` is not on
-        this machine and cannot be downloaded; None to fail instead.
-      splits: images in ``train``, ``validation`` and ``test``; a missing one has its default.
+        this machine and cannot be downloaded; None to fail instead. Where no images
+        are to validate, none of it do.
+      splits: images in ``train``, ``validation`` (0 for none) and ``test``; a missing one has
+        its default, see `catalog.split_sizes`.
       train_examples: train on the first so many of the training images only.
       data_dir: folder of prepared data and of files put there by hand; by default
         that of tensorflow-datasets.
@@ -125,7 +127,7 @@ def load_dataset(
         stand_in = load_dataset(
             offline,
             offline=None,
-            splits=None,
+            splits={"validation": 0} if (splits or {}).get("validation") == 0 else None,
             train_examples=train_examples,
             data_dir=data_dir,
             notify=notify,
@@ -246,12 +248,24 @@ def _divide(name: str, arrays: Arrays, splits: Mapping[str, int]) -> tuple[Split
     pool, test = _pool(arrays, "train"), _pool(arrays, "test")
     own = "validation_labels" in arrays
     held_out = _pool(arrays, "validation") if own else pool
-    num_validation = splits.get("validation", len(held_out) if own else len(pool) // 6)
-    num_train = splits.get("train", len(pool) if own else len(pool) - num_validation)
+    num_train, num_validation = split_sizes(splits, len(pool), len(held_out) if own else None)
     num_test = splits.get("test", len(test))
     where = f"dataset '{name}': splits"
-    _require_within(f"{where}.validation", num_validation, len(held_out))
-    _require_within(f"{where}.train", num_train, len(pool))
+    if "train" in splits or own:
+        _require_within(f"{where}.train", num_train, len(pool))
+    if "validation" in splits or own:
+        _require_within(f"{where}.validation", num_validation, len(held_out), least=0)
+    elif num_validation < 1:
+        raise DataError(
+            f"{where}.train: {num_train} images leave none of {len(pool)} to validate; write "
+            f"validation: 0 to train without validation images, or train: {max(1, len(pool) - 1)} "
+            "or less"
+        )
+    if num_train < 1:
+        raise DataError(
+            f"{where}.validation: {num_validation} images leave none of {len(pool)} to train on; "
+            f"write {len(pool) - 1} or less"
+        )
     _require_within(f"{where}.test", num_test, len(test))
     if not own and num_train + num_validation > len(pool):
         raise DataError(
@@ -265,10 +279,10 @@ def _pool(arrays: Mapping[str, NDArray[Any]], split: str) -> Split:
     return Split(arrays[f"{split}_images"], arrays[f"{split}_labels"])
 
 
-def _require_within(where: str, num: int, available: int) -> None:
-    if not 1 <= num <= available:
+def _require_within(where: str, num: int, available: int, least: int = 1) -> None:
+    if not least <= num <= available:
         raise DataError(
-            f"{where}: {num} images of {available} cannot be taken; write 1 to {available}"
+            f"{where}: {num} images of {available} cannot be taken; write {least} to {available}"
         )
 
 

@@ -199,7 +199,7 @@ def _run_seeds(
         with jax.profiler.trace(str(job.profile)) if traced else nullcontext():
             state, losses = yield from _train_epoch(ready, state, seeds, epoch)
         with job.watch.part("eval_s"):
-            values = evaluate(ready, state, range(n, n + m))
+            values = evaluate(ready, state, range(n, n + m)) if m else [{}] * len(seeds)
         for number, seed in enumerate(seeds):
             if goes_on(records[seed]):
                 record = _record(job, (seed, epoch), losses[:, number], values[number], len(seeds))
@@ -258,7 +258,7 @@ def _record(
     return EpochRecord(
         *place,
         train_loss=float(np.mean(losses, dtype=np.float64)),
-        validation_loss=values["loss"],
+        validation_loss=values.get("loss"),
         metrics={name: value for name, value in values.items() if name != "loss"},
         train_s=train_s,
         eval_s=job.watch.last("eval_s") / at_once,

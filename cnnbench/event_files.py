@@ -138,9 +138,10 @@ def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, bo
 
 def _of_epoch(record: EpochRecord) -> dict[str, float]:
     """Scalars by tag; TensorBoard groups those with the same beginning."""
+    loss = record.validation_loss
     return {
         "loss/train": record.train_loss,
-        "loss/validation": record.validation_loss,
+        **({} if loss is None else {"loss/validation": loss}),
         **{f"{name}/validation": value for name, value in record.metrics.items()},
         "time/train_s": record.train_s,
         "time/eval_s": record.eval_s,

@@ -56,6 +56,7 @@ def _csv_row(comparison: Comparison, row: Row) -> dict[str, object]:
     cells: dict[str, object] = {
         "task": comparison.task,
         "metric": comparison.metric,
+        "images": comparison.dataset.judged_on,
         "dataset": comparison.dataset.name,
         "dataset_digest": comparison.dataset.digest,
         "device_kind": comparison.device_kind,
@@ -89,6 +90,7 @@ def _json(comparison: Comparison) -> dict[str, object]:
     return {
         "task": comparison.task,
         "metric": comparison.metric,
+        "images": comparison.dataset.judged_on,
         "direction": comparison.direction,
         "dataset": comparison.dataset,
         "device_kind": comparison.device_kind,

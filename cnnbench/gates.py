@@ -105,7 +105,8 @@ def judge_gate(gate: Gate, verdict: Verdict) -> Judgement:
         ends = interval and f"{interval.low:.3g} to {interval.high:.3g}"
     else:
         interval, limit = verdict.interval, gate.sign * gate.effect.in_units(verdict.base_mean)
-        shown = f"{gate.metric} {size(gate.metric, verdict.difference)}"
+        # Without validation images, that on the test images.
+        shown = f"{verdict.metric} {size(gate.metric, verdict.difference)}"
         ends = interval and " to ".join(
             size(gate.metric, end).split()[0] for end in (interval.low, interval.high)
         )

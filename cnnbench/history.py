@@ -77,6 +77,8 @@ def run_folders(results_dir: Path) -> list[Path]:
 def read_curve(entry: RunEntry) -> tuple[float, ...]:
     """The headline metric after each epoch, mean over the seeds that came so far.
 
+    Without validation images, the training loss.
+
     Empty where the epochs cannot be read: a list shows what it can.
     """
     try:
@@ -87,8 +89,8 @@ def read_curve(entry: RunEntry) -> tuple[float, ...]:
     metric = entry.summary.headline if entry.summary else first
     values: dict[int, list[float]] = {}
     for epoch in epochs:
-        if metric == "loss" or metric in epoch.metrics:
-            values.setdefault(epoch.epoch, []).append(epoch.validation(metric))
+        if metric == "loss" or metric in epoch.metrics or not epoch.validated:
+            values.setdefault(epoch.epoch, []).append(epoch.course(metric))
     return tuple(mean(values[number]) for number in sorted(values))
 
 

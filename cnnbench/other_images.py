@@ -25,6 +25,8 @@ def disagreements(
       rules: how they were judged.
     """
     metric, data = runs[0].metric, runs[0].record.dataset
+    if not data.num_validation:
+        return
     by_test = runs[0].judged_by != metric
     other = metric if by_test else f"{TEST}{metric}"
     others = [

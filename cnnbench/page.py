@@ -128,7 +128,7 @@ def _section(comparison: Comparison, number: int) -> Section:
     expenses = (found[0], found[1:]) if (found := cost_grid(comparison)) else None
     labels = [clean(row.label) for row in last_rows(comparison)]
     some = f"{len(labels)} networks" if len(labels) > 3 else enumeration(labels)
-    metric = heading(comparison.metric)
+    metric = heading(comparison.shown_metric)
     return Section(
         anchor=f"c{number + 1}",
         heading=f"{some} on {comparison.dataset.name}",
@@ -147,7 +147,7 @@ def _verdicts(comparison: Comparison) -> list[tuple[str, str]]:
         return [(verdict.finding.value, sentence(verdict)) for verdict in judged]
     row = last_rows(comparison)[0]
     value = metric_text(comparison.metric, row.value.mean)
-    reached = f"{clean(row.label)} reaches {words(comparison.metric)} {value}"
+    reached = f"{clean(row.label)} reaches {words(comparison.shown_metric)} {value}"
     return [
         (
             "one run",
@@ -170,7 +170,7 @@ def _pictures(
     return Pictures(
         differences=drawings.get(Chart.DIFFERENCES),
         curves=[drawings[c] for c in (Chart.EPOCHS, Chart.TIME) if c in drawings],
-        curves_grid=page_parts.curves_grid(shown.curves, comparison.metric),
+        curves_grid=page_parts.curves_grid(shown.curves, comparison),
         costs=[drawings[c] for c in (Chart.EPOCH_COST, Chart.PARAMETERS) if c in drawings],
         costs_grid=page_parts.costs_grid(comparison),
         bands=bands_text(shown.curves),
@@ -190,12 +190,11 @@ def _chart(chart: Chart, shown: Shown, anchor: str) -> Drawing:
 
 def _words_of(chart: Chart, shown: Shown) -> str:
     """What a chart shows."""
-    metric, rows = shown.comparison.metric, last_rows(shown.comparison)
     match chart:
         case Chart.EPOCHS | Chart.TIME:
-            return curves_text(shown.curves, metric, by_time=chart is Chart.TIME)
+            return curves_text(shown.curves, shown.comparison, by_time=chart is Chart.TIME)
         case Chart.EPOCH_COST | Chart.PARAMETERS:
-            return costs_text(rows, metric, by_time=chart is Chart.EPOCH_COST)
+            return costs_text(shown.comparison, by_time=chart is Chart.EPOCH_COST)
         case Chart.DIFFERENCES:
             return " ".join(map(_differences_text, shown.comparison.verdicts))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench import commands
-from cnnbench.curves import Curve, ends, last_rows
+from cnnbench.curves import Curve, course_metric, course_title, ends, last_rows
 from cnnbench.diagram import diagram
 from cnnbench.exhibits import Exhibit
 from cnnbench.inline_svg import inline_svg
@@ -12,7 +12,7 @@ from cnnbench.layer_table import layer_cells
 from cnnbench.phrases import clean, count_text, heading, metric_text, seconds_text, words
 from cnnbench.pixels import kernel_sheet, photograph, read_png
 from cnnbench.plots import diagram_picture
-from cnnbench.results import RunResult
+from cnnbench.results import RunResult, SeedSummary
 from cnnbench.shapes import shape_text
 from cnnbench.verdict_report import size
 
@@ -56,8 +56,9 @@ class Matrix(NamedTuple):
     rows: Sequence[Sequence[tuple[int, float]]]
 
 
-def curves_grid(curves: Sequence[Curve], metric: str) -> Grid:
+def curves_grid(curves: Sequence[Curve], comparison: "Comparison") -> Grid:
     """Every point of learning curves."""
+    metric = course_metric(comparison)
     rows, times = [], [s for curve in curves for s in curve.time_s or ()]
     for curve in curves:
         for number, value in enumerate(curve.values):
@@ -65,7 +66,7 @@ def curves_grid(curves: Sequence[Curve], metric: str) -> Grid:
             numbers = (metric_text(metric, v) for v in (value.mean, *ends(value)))
             rows.append((curve.label, str(number + 1), *numbers, spent))
     headers = ("Type", "Epoch", "Mean", "Lowest seed", "Highest seed", "Training so far")
-    return Grid(f"{heading(metric)} on the validation images", headers, rows)
+    return Grid(course_title(comparison), headers, rows)
 
 
 def costs_grid(comparison: "Comparison") -> Grid:
@@ -89,7 +90,7 @@ def costs_grid(comparison: "Comparison") -> Grid:
         "Time of the last epoch",
         "Parameters",
     )
-    caption = f"{heading(comparison.metric)} after the last epoch, and what it costs"
+    caption = f"{heading(comparison.shown_metric)} after the last epoch, and what it costs"
     return Grid(caption, headers, rows)
 
 
@@ -113,15 +114,25 @@ def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> Grid:
         (
             clean(label),
             str(seed.seed),
-            metric_text(metric, seed.final[metric]),
-            f"{metric_text(metric, seed.best[metric].value)} ({seed.best[metric].epoch})",
+            *_validation_cells(seed, metric),
             metric_text(metric, seed.test[metric]),
             seconds_text(seed.train_s, beside=times),
         )
         for label, seed in ended
     ]
-    headers = ("Type", "Seed", "Last epoch", "Best (epoch)", "Test", "Training, all epochs")
+    validation = ("Last epoch", "Best (epoch)") if any(s.final for _, s in ended) else ()
+    headers = ("Type", "Seed", *validation, "Test", "Training, all epochs")
     return Grid(f"{heading(metric)} of every seed", headers, rows)
+
+
+def _validation_cells(seed: SeedSummary, metric: str) -> tuple[str, ...]:
+    """The last and the best epoch of a seed; none without validation images."""
+    if not seed.final:
+        return ()
+    best = seed.best[metric]
+    return metric_text(
+        metric, seed.final[metric]
+    ), f"{metric_text(metric, best.value)} ({best.epoch})"
 
 
 def architecture(shown: Exhibit, plan: "Plan", name: str, marks: Mapping[str, str]) -> Drawing:

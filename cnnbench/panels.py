@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, assert_never
 
 from cnnbench.compare import Comparison, Row
-from cnnbench.curves import Curve, ends, last_rows
+from cnnbench.curves import Curve, course_metric, ends, last_rows
 from cnnbench.phrases import clean, is_fraction, words
 from cnnbench.results import Direction
 from cnnbench.verdict import Finding, Verdict
@@ -98,8 +98,9 @@ def _curves(axes: Any, shown: Shown, *, by_time: bool) -> None:
             edge = 6 if len(means) == 1 else 0
             axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=edge)
     _count_axis(axes, by_time=by_time)
-    _value_axis(axes, shown.comparison)
-    _label_lines(axes, shown)
+    better = shown.comparison.direction if shown.comparison.validates else Direction.LOWER
+    _value_axis(axes, course_metric(shown.comparison), better)
+    _label_lines(axes, shown, [curve.values[-1].mean for curve in shown.curves])
 
 
 def _count_axis(axes: Any, *, by_time: bool) -> None:
@@ -126,8 +127,8 @@ def _costs(axes: Any, shown: Shown, *, by_time: bool) -> None:
         axes.plot(x, y, mark, color=color, markersize=8)
     axes.margins(0.12)
     _cost_axis(axes, [_cost(row, by_time=by_time) for row in rows], by_time=by_time)
-    _value_axis(axes, shown.comparison)
-    _label_lines(axes, shown)
+    _value_axis(axes, shown.comparison.shown_metric, shown.comparison.direction)
+    _label_lines(axes, shown, [row.value.mean for row in rows])
 
 
 def _cost(row: Row, *, by_time: bool) -> float:
@@ -189,12 +190,12 @@ def _number(comparison: Comparison, verdict: Verdict) -> int:
     return [row.label for row in last_rows(comparison)].index(verdict.label)
 
 
-def _value_axis(axes: Any, comparison: Comparison) -> None:
+def _value_axis(axes: Any, metric: str, direction: Direction) -> None:
     from matplotlib.ticker import MaxNLocator, PercentFormatter, ScalarFormatter
 
-    percent = is_fraction(comparison.metric)
-    better = "higher" if comparison.direction is Direction.HIGHER else "lower"
-    _above(axes, f"{words(comparison.metric)} ({better} is better)")
+    percent = is_fraction(metric)
+    better = "higher" if direction is Direction.HIGHER else "lower"
+    _above(axes, f"{words(metric)} ({better} is better)")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
     plain = ScalarFormatter(useOffset=False)
     axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %") if percent else plain)
@@ -205,9 +206,9 @@ def _above(axes: Any, text: str) -> None:
     axes.annotate(text, (0, 1), (-38, 9), xycoords="axes fraction", textcoords="offset points")
 
 
-def _label_lines(axes: Any, shown: Shown) -> None:
+def _label_lines(axes: Any, shown: Shown, values: Sequence[float]) -> None:
     labels = [label_lines(curve.label, curve.lost) for curve in shown.curves]
-    _label(axes, labels, [curve.values[-1].mean for curve in shown.curves], range(len(labels)))
+    _label(axes, labels, values, range(len(labels)))
 
 
 def _label(

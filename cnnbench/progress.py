@@ -22,7 +22,7 @@ from cnnbench.events import (
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
 from cnnbench.phrases import clean, epochs_text, metric_text, seconds_text, visible, words
-from cnnbench.results import EpochRecord, RunRecord
+from cnnbench.results import EpochRecord, RunRecord, SeedSummary
 from cnnbench.session import Listener
 from cnnbench.sparkline import sparkline
 from cnnbench.status_line import Said, status
@@ -109,7 +109,10 @@ class Lines(Silent):
                 self.say(f"{self.prefix}goes on after {epochs_text(len(records))}")
             case EpochRecord():
                 self.say(self.prefix + epoch_line(event, self.epochs))
-            case StepDone() | Snapshot() | Checkpoint() | SeedDone() | Trained():
+            case SeedDone(summary=summary):
+                if not summary.final:  # nothing was said of its worth yet
+                    self.say(self.prefix + seed_line(summary))
+            case StepDone() | Snapshot() | Checkpoint() | Trained():
                 pass
             case _:
                 assert_never(event)
@@ -177,7 +180,9 @@ class Bars(Lines):
                 self.rate = f"{event.samples_per_s:,.0f} images/s"
                 self.done += 1
                 self._move(seed, epoch, 0)
-            case Snapshot() | Checkpoint() | SeedDone() | Trained():
+            case SeedDone():
+                super().event(event)
+            case Snapshot() | Checkpoint() | Trained():
                 pass
             case _:
                 assert_never(event)
@@ -282,22 +287,32 @@ def compiled_line(event: Compiled) -> str:
     )
 
 
+def seed_line(summary: SeedSummary) -> str:
+    """How a seed ended whose epochs are not judged."""
+    values = {"loss": summary.test["loss"]} | dict(summary.test)
+    told = [f"{words(name)} {metric_text(name, value)}" for name, value in values.items()]
+    return f"seed {summary.seed}: on the test images {', '.join(told)}"
+
+
 def headline(record: EpochRecord) -> str:
     """The value that says most about an epoch."""
     if "accuracy" in record.metrics:
         return f", accuracy {metric_text('accuracy', record.metrics['accuracy'])}"
+    if record.validation_loss is None:
+        return f", train loss {metric_text('loss', record.train_loss)}"
     return f", loss {metric_text('loss', record.validation_loss)}"
 
 
 def _shown_value(record: EpochRecord) -> float:
     """The number that `headline` shows."""
-    return record.metrics.get("accuracy", record.validation_loss)
+    return record.metrics.get("accuracy", record.course("loss"))
 
 
 def epoch_line(record: EpochRecord, epochs: int) -> str:
     """An epoch in a line."""
-    losses = {"train loss": record.train_loss, "validation loss": record.validation_loss}
-    values = [f"{name} {metric_text('loss', value)}" for name, value in losses.items()]
+    values = [f"train loss {metric_text('loss', record.train_loss)}"]
+    if record.validation_loss is not None:
+        values.append(f"validation loss {metric_text('loss', record.validation_loss)}")
     values += [
         f"{words(name)} {metric_text(name, value)}" for name, value in record.metrics.items()
     ]

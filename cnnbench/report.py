@@ -5,6 +5,7 @@ values. A run's own table has the four columns of the post that this tool
 implements; a `wide` table adds what else tells architectures apart.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -106,9 +107,10 @@ def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[st
     """What the numbers of a table mean and where they come from, a line each."""
     data, rows = comparison.dataset, comparison.rows
     over = "; mean over seeds" if _has_spread(comparison) else ""
-    sizes = f"{data.num_train:,} training, {data.num_validation:,} validation"
+    held_out = f"{data.num_validation:,}" if data.num_validation else "no"
+    sizes = f"{data.num_train:,} training, {held_out} validation"
     lines = [
-        f"{heading(comparison.metric)}: validation images; {_over_seeds(comparison)}.",
+        f"{heading(comparison.shown_metric)}: {data.judged_on} images; {_over_seeds(comparison)}.",
         f"Time: training of one epoch without compilation or evaluation{over}.",
         _test_note(comparison, look),
         f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",
@@ -116,7 +118,9 @@ def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[st
         f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}.",
     ]
     if wide:
-        lines[2:3] = [f"Test: after the last epoch{over}. Images/s: median over epochs."]
+        test = f"Test: after the last epoch{over}. " if comparison.validates else ""
+        lines[2:3] = [f"{test}Images/s: median over epochs."]
+        lines[2:2] = [] if comparison.validates else [_test_note(comparison, look)]
         lines[3:3] = _cost_notes(comparison)
         lines += dict.fromkeys(_run_note(row) for row in rows)
     if any(row.code for row in rows):
@@ -154,6 +158,8 @@ def _cost_notes(comparison: Comparison) -> list[str]:
         title, metric = target_title(comparison.metric, targets[0]), words(comparison.metric)
         lines.append(f"To {title}: seconds of training until the {metric} is there, median of the")
         lines[-1] += " seeds; with their number where some did not get there, > where too few did."
+        if not comparison.validates:
+            lines[-1] += " Without validation images, known after the last epoch only."
     return lines
 
 
@@ -168,6 +174,12 @@ def _run_note(row: Row) -> str:
 
 
 def _test_note(comparison: Comparison, look: Look) -> str:
+    if not comparison.validates:
+        judged = " Verdicts rest on the test images." if comparison.verdicts else ""
+        return (
+            f"No validation images: tested after the last epoch.{judged} The test accuracy of a"
+            " network that is chosen by it is too optimistic."
+        ).replace("accuracy", words(comparison.metric))
     ends = ((row.label, row.test) for row in comparison.rows if row.test is not None)
     metric, digits = comparison.metric, look.precision
     values = (f"{clean(label)} {estimate_text(metric, test, digits)}" for label, test in ends)
@@ -234,9 +246,10 @@ def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
     record, summary, result = entry.record, entry.summary, entry.status
     if summary is not None and summary.seeds:
         metric = summary.headline
-        values = [seed.final[metric] for seed in summary.seeds if metric in seed.final]
+        values = [seed.final.get(metric, seed.test.get(metric, math.nan)) for seed in summary.seeds]
         lost = sum(seed.diverged is not None for seed in summary.seeds)
-        result = metric_text(metric, mean(values)) if values else result
+        on_test = "" if summary.seeds[0].final else "test "
+        result = f"{on_test}{metric_text(metric, mean(values))}"
         result = lost_text(lost, len(summary.seeds)) or result
     data = record.dataset
     dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name

@@ -36,8 +36,9 @@ class EpochRecord:
       seed: the seed of the run.
       epoch: number of the epoch, from 1.
       train_loss: mean loss over the training images of the epoch, with dropout.
-      validation_loss: mean loss over the validation images after the epoch.
+      validation_loss: mean loss over the validation images after the epoch; None without any.
       metrics: further ones over the validation images; in a file they begin with `validation_`.
+        Empty without validation images.
       train_s: seconds the training took, without compilation and evaluation.
       eval_s: seconds the evaluation took.
       samples_per_s: training images per second of `train_s`.
@@ -47,7 +48,7 @@ class EpochRecord:
     seed: int
     epoch: int
     train_loss: float
-    validation_loss: float
+    validation_loss: float | None
     metrics: Mapping[str, float]
     train_s: float
     eval_s: float
@@ -57,11 +58,23 @@ class EpochRecord:
     @property
     def finite(self) -> bool:
         """Whether the losses are; a seed whose loss is not has diverged."""
-        return math.isfinite(self.train_loss) and math.isfinite(self.validation_loss)
+        losses = (self.train_loss, 0.0 if self.validation_loss is None else self.validation_loss)
+        return all(map(math.isfinite, losses))
+
+    @property
+    def validated(self) -> bool:
+        """Whether there are validation images."""
+        return self.validation_loss is not None
 
     def validation(self, metric: str) -> float:
-        """The validation value of `metric`, which may be `loss`."""
+        """The validation value of `metric`, which may be `loss`; NaN without validation images."""
+        if self.validation_loss is None:
+            return math.nan
         return self.validation_loss if metric == "loss" else self.metrics[metric]
+
+    def course(self, metric: str) -> float:
+        """What curves show: the validation value, or the training loss where there is none."""
+        return self.validation(metric) if self.validated else self.train_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +129,8 @@ class DatasetRecord:
       digest: digest of the images and labels.
       stand_in_for: the dataset that was asked for and could not be had, if so.
       num_train: number of training images.
-      num_validation: number of validation images.
+      num_validation: number of validation images; 0 where only the end of a training is judged,
+        on the test images.
       num_test: number of test images.
       source: where they came from.
     """
@@ -129,6 +143,11 @@ class DatasetRecord:
     num_validation: int
     num_test: int
     source: str
+
+    @property
+    def judged_on(self) -> str:
+        """The images that accuracies and losses in tables are taken on."""
+        return "validation" if self.num_validation else "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +297,12 @@ class SeedSummary:
     Args:
       seed: the seed.
       final, test: of each metric on validation and test images after the last epoch.
-      best: best validation value of each metric.
+      best: best validation value of each metric. Without validation images, it and `final` are
+        empty.
       compile_s: seconds of compilation this seed caused.
       train_s, eval_s: seconds of training and of evaluation, all epochs.
-      diverged: its last epoch, where the loss was not finite; None if it always was.
+      diverged: its last epoch, where the loss was not finite (without validation images, that on
+        the test images too); None if it always was.
       code_accuracy: of a linear classifier on the codes of test images; None without a code.
       weights_digest: SHA-256 of its weights; None in older runs.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnbench.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe
+from cnnbench.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe, split_sizes
 from cnnbench.errors import DataError, Flaw, did_you_mean, listing, shown
 from cnnbench.layers import INPUT, Sample
 from cnnbench.optimizers import Cosine
@@ -18,6 +18,7 @@ from cnnbench.spec import (
     SSIM_WINDOW,
     DatasetSpec,
     ModelSpec,
+    Splits,
     Task,
     TrainSpec,
 )
@@ -178,17 +179,32 @@ def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:
             yield Flaw(("dataset", "splits", key), message, f"write at most {limit}")
     num_train = splits.train or limits["train"]
     if pool and info.name in KNOWN and info.name != EMBEDDED:
-        num_validation = splits.validation or pool // 6  # as `data` divides them
-        num_train = splits.train or pool - num_validation
-        if num_train + num_validation > pool and not excess:
-            message = (
-                f"{num_train:,} images to train and {num_validation:,} to validate are more than"
-                f" the {pool:,} training images of {info.name}"
-            )
-            yield Flaw(("dataset", "splits"), message, "write smaller splits")
+        num_train, num_validation = split_sizes(splits.model_dump(exclude_none=True), pool)
+        if not excess:
+            yield from _overlap(splits, num_train, num_validation, info)
     if spec.train_examples and num_train and spec.train_examples > num_train > 0:
         message = f"{spec.train_examples:,} are more than the {num_train:,} images to train on"
         yield Flaw(("dataset", "train_examples"), message, f"write at most {num_train}")
+
+
+def _overlap(splits: Splits, train: int, validation: int, info: DatasetInfo) -> Iterator[Flaw]:
+    """Splits of the same images that leave too few for each other."""
+    pool = info.num_train or 0
+    if train < 1:
+        message = f"{validation:,} images to validate leave none of {info.name}'s {pool:,} to train"
+        yield Flaw(("dataset", "splits", "validation"), message, f"write at most {pool - 1}")
+    elif validation < 1 and splits.validation is None:
+        message = f"{train:,} images to train leave none of {info.name}'s {pool:,} to validate"
+        remedy = (
+            f"add validation: 0 to train without validation images, or write at most {pool - 1}"
+        )
+        yield Flaw(("dataset", "splits", "train"), message, remedy)
+    elif train + validation > pool:
+        message = (
+            f"{train:,} images to train and {validation:,} to validate are more than"
+            f" the {pool:,} training images of {info.name}"
+        )
+        yield Flaw(("dataset", "splits"), message, "write smaller splits")
 
 
 def _offline_flaws(name: str, info: DatasetInfo | None, data_dir: Path | None) -> Iterator[Flaw]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainSerializer
 
-from cnnbench.fields import Count, Model, Positive, Seeds
+from cnnbench.fields import Count, CountOrNone, Model, Positive, Seeds
 from cnnbench.layers import LayerOp
 from cnnbench.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, Optimizer, Schedule
 
@@ -72,7 +72,9 @@ class Splits(Model):
     """How many images train, validate and test."""
 
     train: Count | None = Field(None, description="the first images of the training set")
-    validation: Count | None = Field(None, description="the last images of the training set")
+    validation: CountOrNone | None = Field(
+        None, description="the last images of the training set; 0 for none"
+    )
     test: Count | None = Field(None, description="the first images of the test set")
 
 
@@ -110,9 +112,7 @@ class TrainSpec(Model):
 class CheckpointSpec(Model):
     """How often a training is kept, so that a run can go on after whatever stopped it."""
 
-    every: Annotated[int, Field(ge=0)] = Field(
-        1, description="epochs from one checkpoint to the next; 0 for none"
-    )
+    every: CountOrNone = Field(1, description="epochs from one checkpoint to the next; 0 for none")
     keep: Count = Field(1, description="checkpoints of each seed that are kept")
 
 

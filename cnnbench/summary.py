@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
-from cnnbench.results import BestValue, Direction, EpochRecord, SeedSummary
+from cnnbench.results import BestValue, Direction, EpochRecord, SeedSummary, Summary
 
 
 def summarize_seed(
@@ -32,15 +32,16 @@ def summarize_seed(
     (BestValue(value=0.5, epoch=1), 0.6, 4.0)
     """
     epochs = tuple(epochs)
+    validated = metrics if epochs[-1].validated else {}
     return SeedSummary(
         seed=epochs[0].seed,
-        final={name: epochs[-1].validation(name) for name in metrics},
-        best={name: _best(epochs, name, direction) for name, direction in metrics.items()},
+        final={name: epochs[-1].validation(name) for name in validated},
+        best={name: _best(epochs, name, direction) for name, direction in validated.items()},
         test=dict(test),
         compile_s=compile_s,
         train_s=sum(epoch.train_s for epoch in epochs),
         eval_s=sum(epoch.eval_s for epoch in epochs),
-        diverged=next((epoch.epoch for epoch in epochs if not epoch.finite), None),
+        diverged=next((e.epoch for e in epochs if not e.finite), _lost_at_end(epochs[-1], test)),
         code_accuracy=code_accuracy,
     )
 
@@ -64,7 +65,7 @@ def with_missing(epochs: Iterable[EpochRecord], last: int) -> dict[tuple[int, in
                 end,
                 epoch=number,
                 train_loss=math.nan,
-                validation_loss=math.nan,
+                validation_loss=math.nan if end.validated else None,
                 metrics=dict.fromkeys(end.metrics, math.nan),
                 train_s=math.nan,
                 eval_s=math.nan,
@@ -73,9 +74,21 @@ def with_missing(epochs: Iterable[EpochRecord], last: int) -> dict[tuple[int, in
     return found
 
 
-def lost_seeds(epochs: Iterable[EpochRecord]) -> list[int]:
-    """Seeds of a run that diverged."""
-    return list(dict.fromkeys(epoch.seed for epoch in epochs if not epoch.finite))
+def lost_seeds(epochs: Iterable[EpochRecord], summary: Summary | None = None) -> list[int]:
+    """Seeds of a run that diverged.
+
+    Args:
+      epochs: of all seeds.
+      summary: of the run, where it has one: without validation images only the test of a
+        seed shows what its last step did.
+    """
+    ended = [s.seed for s in summary.seeds if s.diverged is not None] if summary else []
+    return list(dict.fromkeys([*(e.seed for e in epochs if not e.finite), *ended]))
+
+
+def _lost_at_end(last: EpochRecord, test: Mapping[str, float]) -> int | None:
+    """The last epoch, where nothing but the test shows that it diverged."""
+    return None if last.validated or math.isfinite(test.get("loss", 0.0)) else last.epoch
 
 
 def _best(epochs: tuple[EpochRecord, ...], metric: str, direction: Direction) -> BestValue:

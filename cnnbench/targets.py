@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -16,6 +16,8 @@ _NUMBER = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?)\s*(%?)", re.
 @dataclass(frozen=True, slots=True)
 class TimeToTarget:
     """Seconds of training until the validation metric reached a value, over seeds.
+
+    Without validation images it is known for the end of the training alone.
 
     Args:
       target: the value.
@@ -54,7 +56,11 @@ def parse_target(text: str, metric: str) -> float:
 
 
 def time_to_target(
-    epochs: Iterable[EpochRecord], metric: str, target: float, direction: Direction
+    epochs: Iterable[EpochRecord],
+    metric: str,
+    target: float,
+    direction: Direction,
+    tests: Mapping[int, float] | None = None,
 ) -> TimeToTarget:
     """Over the seeds that were trained alone; the others' seconds are shares.
 
@@ -63,12 +69,19 @@ def time_to_target(
       metric: what is watched, on the validation images.
       target: the value to reach.
       direction: from which side.
+      tests: its value on the test images after the last epoch, by seed, which counts where
+        there are no validation images.
     """
     by_seed: dict[int, list[EpochRecord]] = {}
     for epoch in epochs:
         if epoch.at_once == 1:
             by_seed.setdefault(epoch.seed, []).append(epoch)
-    ends = [_end(seed, metric, target, direction) for seed in by_seed.values()]
+    ends = []
+    for seed, own in by_seed.items():
+        values = [epoch.validation(metric) for epoch in own]
+        if tests and not own[-1].validated:
+            values[-1] = tests[seed]
+        ends.append(_end(own, values, target, direction))
     return TimeToTarget(
         target,
         sum(reached for _, reached in ends),
@@ -83,13 +96,12 @@ def _seconds(epochs: Sequence[EpochRecord]) -> float:
 
 
 def _end(
-    epochs: Sequence[EpochRecord], metric: str, target: float, direction: Direction
+    epochs: Sequence[EpochRecord], values: Sequence[float], target: float, direction: Direction
 ) -> tuple[float, bool]:
     """Seconds until the target, or until the training stopped, and which of the two it was."""
     seconds = 0.0
-    for epoch in epochs:
+    for epoch, value in zip(epochs, values, strict=True):
         seconds += epoch.train_s
-        value = epoch.validation(metric)
         if value >= target if direction is Direction.HIGHER else value <= target:
             return seconds, True
     return seconds, False

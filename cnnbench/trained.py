@@ -131,7 +131,8 @@ class TrainedNetwork:
         """
         spec, used = self.experiment.dataset, self.record.dataset
         if used.stand_in_for:
-            spec = spec.model_copy(update={"name": used.name, "offline": None, "splits": Splits()})
+            splits = Splits() if used.num_validation else Splits(validation=0)
+            spec = spec.model_copy(update={"name": used.name, "offline": None, "splits": splits})
         found = dataset_of(spec, data_dir, notify)
         if found.digest != used.digest:
             message = f"{self.path}: '{found.info.name}' is not what the run was trained on"

@@ -134,6 +134,19 @@ def _epoch(seed: int, epoch: int, start: float, classify: bool) -> EpochRecord:
     )
 
 
+def without_validation(run: RunResult) -> RunResult:
+    """The run as if all images had trained and none had validated."""
+    assert run.summary is not None
+    bare = [dataclasses.replace(e, validation_loss=None, metrics={}) for e in run.epochs]
+    seeds = tuple(dataclasses.replace(s, final={}, best={}) for s in run.summary.seeds)
+    data = dataclasses.replace(MNIST, num_train=60_000, num_validation=0)
+    return dataclasses.replace(
+        with_record(run, dataset=data),
+        epochs=tuple(bare),
+        summary=dataclasses.replace(run.summary, seeds=seeds),
+    )
+
+
 def with_record(run: RunResult, **changes: object) -> RunResult:
     """The run with other values in its record."""
     return dataclasses.replace(run, record=dataclasses.replace(run.record, **changes))  # type: ignore[arg-type]

@@ -136,15 +136,14 @@ def test_one_run_has_nothing_to_stand_beside() -> None:
 
 def test_words_say_what_is_seen() -> None:
     drawn = shown(*two(seeds=(0, 5)))
-    rows = last_rows(drawn.comparison)
-    assert curves_text(drawn.curves, "accuracy", by_time=True) == (
+    assert curves_text(drawn.curves, drawn.comparison, by_time=True) == (
         "Accuracy on the validation images against seconds of training. "
         "Standard CNN: from 93.12 % (93.00 to 93.25 %) to 97.12 % (97.00 to 97.25 %) after "
         "3 epochs and 20.45 s. "
         "Modified CNN: from 94.25 % (94.13 to 94.38 %) to 98.26 % (98.13 to 98.38 %) after "
         "3 epochs and 20.45 s."
     )
-    assert costs_text(rows, "accuracy", by_time=False) == (
+    assert costs_text(drawn.comparison, by_time=False) == (
         "Accuracy on the validation images against number of parameters. "
         "Standard CNN: 97.12 % (97.00 to 97.25 %) at 160,362 parameters. "
         "Modified CNN: 98.26 % (98.13 to 98.38 %) at 160,362 parameters."
@@ -184,7 +183,7 @@ def test_a_run_that_diverged_is_named_and_marked() -> None:
     assert "Modified CNN\ndiverged" in [
         text.get_text() for text in axes_of(Chart.DIFFERENCES, pair).texts
     ]
-    assert curves_text(pair.curves, "accuracy", by_time=False).endswith(
+    assert curves_text(pair.curves, pair.comparison, by_time=False).endswith(
         "Modified CNN: from NaN (NaN to NaN) to NaN (NaN to NaN) after 3 epochs; diverged."
     )
     assert b"diverged" in picture(pair.charts(), pair, "svg", title="Two")
@@ -197,7 +196,7 @@ def test_values_that_are_not_finite_leave_gaps() -> None:
         drawn = shown(standard, lost, rules=rules)
         assert picture(drawn.charts(), drawn, "svg").startswith(b"<?xml")
         assert np.isnan(axes_of(Chart.EPOCHS, drawn).lines[1].get_ydata()).all()
-    assert "NaN" in curves_text(drawn.curves, "loss", by_time=False)
+    assert "NaN" in curves_text(drawn.curves, drawn.comparison, by_time=False)
 
 
 @pytest.mark.parametrize("title", ["$x^2$ & <b>", "Größe 网络 🙂", "two\nlines\x1b[31m", "w" * 80])

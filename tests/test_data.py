@@ -86,9 +86,21 @@ def test_by_default_the_last_sixth_validates(data_dir: Path) -> None:
             "dataset 'mnist': splits.train: 61 images of 60 cannot be taken; write 1 to 60",
         ),
         (
-            {"validation": 0},
+            {"validation": 61},
             None,
-            "dataset 'mnist': splits.validation: 0 images of 60 cannot be taken; write 1 to 60",
+            "dataset 'mnist': splits.validation: 61 images of 60 cannot be taken; write 0 to 60",
+        ),
+        (
+            {"train": 60},
+            None,
+            "dataset 'mnist': splits.train: 60 images leave none of 60 to validate; write "
+            "validation: 0 to train without validation images, or train: 59 or less",
+        ),
+        (
+            {"validation": 60},
+            None,
+            "dataset 'mnist': splits.validation: 60 images leave none of 60 to train on; write 59 "
+            "or less",
         ),
         (
             {"test": 13},
@@ -108,6 +120,33 @@ def test_refuses_more_than_there_is(
     with pytest.raises(DataError) as caught:
         _load("mnist", data_dir=data_dir, splits=splits, train_examples=train_examples)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("splits", "sizes"),
+    [
+        ({"train": 60, "validation": 0}, (60, 0, 12)),
+        ({"validation": 0}, (60, 0, 12)),
+        ({"train": 20, "validation": 0}, (20, 0, 12)),
+        ({"train": 55}, (55, 5, 12)),
+        ({"train": 40}, (40, 10, 12)),
+        ({"validation": 20}, (40, 20, 12)),
+    ],
+)
+def test_what_is_left_out_follows_from_what_is_written(
+    splits: dict[str, int], sizes: tuple[int, ...], data_dir: Path
+) -> None:
+    data = _load("mnist", data_dir=data_dir, splits=splits)
+    assert (len(data.train), len(data.validation), len(data.test)) == sizes
+    raw = tiny()
+    np.testing.assert_array_equal(data.train.images, raw.train_images[: sizes[0]], strict=True)
+    np.testing.assert_array_equal(data.validation.labels, raw.train_labels[60 - sizes[1] :])
+
+
+def test_a_stand_in_validates_no_more_than_what_it_stands_in_for(data_dir: Path) -> None:
+    splits = {"train": 60_000, "validation": 0}
+    data = _load("mnist", offline="mnist_5k", splits=splits, notify=lambda _: None)
+    assert (len(data.train), len(data.validation), len(data.test)) == (4_000, 0, 500)
 
 
 def test_train_examples_are_the_first_ones(data_dir: Path) -> None:

@@ -193,9 +193,8 @@ def test_every_number_is_that_of_a_training_loop_in_numpy(
             want.epoch(dataset.train, order, min(batch_size, sizes[0]))
             assert (record.seed, record.epoch) == (seed, epoch)
             assert record.train_loss == pytest.approx(want.train_losses[-1], rel=1e-5)
-            _check_values(
-                {**record.metrics, "loss": record.validation_loss}, want, dataset.validation
-            )
+            values = {**record.metrics, "loss": record.validation("loss")}
+            _check_values(values, want, dataset.validation)
         assert len(want.train_losses) == 3
         _check_values(done.summary.test, want, dataset.test)
         _check_samples(done, want, dataset.test)

@@ -18,7 +18,7 @@ from scipy import stats as oracle
 from cnnbench import export, report
 from cnnbench.compare import Comparison, compare, compare_groups
 from cnnbench.phrases import estimate_text
-from cnnbench.results import RunResult, Status
+from cnnbench.results import FORMAT_VERSION, RunResult, Status
 from cnnbench.store import RunEntry
 from tests.samples import GOLDEN, STAND_IN, make_run, on_device, with_record
 
@@ -213,7 +213,7 @@ class TestExport:
 
     def test_json_holds_every_seed_and_scipys_interval(self) -> None:
         document = json.loads(export.json_text([two((5, 1, 2))]))
-        assert document["format_version"] == 3
+        assert document["format_version"] == FORMAT_VERSION
         row = document["comparisons"][0]["rows"][1]
         assert row["seeds"] == [5, 1, 2]
         values = row["value"]["values"]

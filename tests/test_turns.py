@@ -61,7 +61,7 @@ def runs(
     return requests, [Diary(name, happened, disturb) for name in seeds], happened
 
 
-def of_seed(run: RunResult, seed: int) -> list[tuple[float, float]]:
+def of_seed(run: RunResult, seed: int) -> list[tuple[float, float | None]]:
     return [(e.train_loss, e.validation_loss) for e in run.epochs if e.seed == seed]
 
 
