@@ -20,7 +20,6 @@ PLAIN = "plain"
 QUOTED = "quoted"
 # A part of what PyYAML says, and how we put it: the message and the remedy.
 _SYNTAX = (
-    ("character '\\t'", "a tab stands where YAML allows spaces only", "indent with spaces"),
     ("cannot start any token", "no value can begin with this character", "put it in quotes"),
     ("another document", "a second document begins here", "keep one document in a file"),
     ("undefined alias", "this alias has no anchor", "define the anchor first, or quote the '*'"),
@@ -37,11 +36,114 @@ _SYNTAX = (
 )
 
 
+_BREAKS = "\r\n\x85\u2028\u2029"
+
+
 class _RefusedError(yaml.MarkedYAMLError):
     """Valid YAML that an experiment file may not hold; `note` is the remedy."""
 
 
-class _Loader(Reader, Scanner, Parser, Composer, BaseResolver):
+class _Scanner(Reader, Scanner):
+    """PyYAML's scanner, which takes tabs for white space wherever YAML 1.2 does.
+
+    That is between the parts of a line, before a comment, in lines without content, and inside
+    brackets. Indentation is spaces: no key and no entry of a block follows a tab on its line
+    (YAML 1.2.2, chapters 6.1 and 6.2).
+    """
+
+    tab: yaml.Mark | None = None  # before the next token and after the last one or the line break
+    key_tab: yaml.Mark | None = None  # the same of what may turn out to be a key
+
+    def scan_to_next_token(self) -> None:
+        self.tab = None
+        if self.index == 0 and self.peek() == "\ufeff":
+            self.forward()
+        while True:
+            while self.peek() in " \t":
+                if self.peek() == "\t" and not self.flow_level:
+                    self.tab = self.tab or self.get_mark()
+                self.forward()
+            if self.peek() == "#":
+                while self.peek() not in f"\0{_BREAKS}":
+                    self.forward()
+            if not self._line_break():
+                break
+            self.tab = None
+            if not self.flow_level:
+                self.allow_simple_key = True
+        if self.tab and self.tab.column <= self.indent and self.peek() != "\0":
+            self._refuse_tab(self.tab)
+
+    def save_possible_simple_key(self) -> None:
+        super().save_possible_simple_key()
+        if not self.flow_level:
+            self.key_tab = self.tab
+
+    def fetch_value(self) -> None:
+        self._refuse_tab(self.key_tab if self.flow_level in self.possible_simple_keys else self.tab)
+        super().fetch_value()
+
+    def fetch_block_entry(self) -> None:
+        self._refuse_tab(self.tab)
+        super().fetch_block_entry()
+
+    def fetch_key(self) -> None:
+        self._refuse_tab(self.tab)
+        super().fetch_key()
+
+    def _refuse_tab(self, mark: yaml.Mark | None) -> None:
+        if mark and not self.flow_level:
+            message = "a tab stands where YAML allows spaces only"
+            raise _RefusedError(problem=message, problem_mark=mark, note="indent with spaces")
+
+    def scan_plain_spaces(self, indent: int, start_mark: yaml.Mark) -> list[str] | None:  # noqa: ARG002
+        white = self._ahead("[ \t]*")
+        self.forward(len(white))
+        if self.peek() not in _BREAKS:
+            return [white] if white else []
+        first, breaks = self._line_break(), []
+        self.allow_simple_key = True
+        while not self._ahead(r"(---|\.\.\.)(?=[\0\s\x85])"):
+            white = self._ahead("[ \t]*")
+            is_blank = self.buffer[self.pointer + len(white)] in _BREAKS
+            if "\t" in white[:indent] and not (self.flow_level or is_blank):
+                self.forward(white.index("\t"))  # a line that is less indented ends the text
+                break
+            self.forward(len(white))
+            if not is_blank:
+                break
+            breaks.append(self._line_break())
+        else:
+            return None
+        return [*([first] if first != "\n" else [] if breaks else [" "]), *breaks]
+
+    def _line_break(self) -> str:
+        return str(self.scan_line_break())  # type: ignore[no-untyped-call]
+
+    def scan_block_scalar(self, style: str) -> Any:
+        self._without_tabs(f"[^#{_BREAKS}]*")
+        return super().scan_block_scalar(style)
+
+    def scan_directive(self) -> Any:
+        self._without_tabs(f"[^#{_BREAKS}]*")
+        return super().scan_directive()
+
+    def scan_tag(self) -> Any:
+        self._without_tabs(r"!\S*[ \t]*")
+        return super().scan_tag()
+
+    def _ahead(self, pattern: str) -> str:
+        found = re.compile(pattern).match(self.buffer, self.pointer)
+        return found[0] if found else ""
+
+    def _without_tabs(self, pattern: str) -> None:
+        """Puts spaces in the places of the tabs in the text ahead, where PyYAML takes no tab."""
+        if "\t" in (text := self._ahead(pattern)):
+            before, after = self.buffer[: self.pointer], self.buffer[self.pointer + len(text) :]
+            self.buffer = before + text.replace("\t", " ") + after
+
+
+class _Loader(_Scanner, Parser, Composer, BaseResolver):
     """PyYAML's parser without its scalars, and with bounds on size and nesting."""
 
     def __init__(self, text: str) -> None:

@@ -18,7 +18,7 @@ import yaml
 
 from cnnbench.errors import Location, Problem, SpecError, nearest, shown
 from cnnbench.scalars import MAX_DIGITS, is_number, is_text, plain_scalar, readings
-from cnnbench.shipped import all_names
+from cnnbench.shipped import shipped_names
 from cnnbench.syntax import MAX_BYTES, MAX_DEPTH, MAX_NODES, PLAIN, QUOTED, compose
 
 KeyPath = tuple[str | int, ...]
@@ -67,9 +67,9 @@ def read_document(path: Path) -> Document:
 
 
 def _meant(path: Path) -> str:
-    """A suggestion for a file that is not there: `standrd.yaml` may be `standard`."""
-    beside = {file.stem: str(file) for file in sorted(path.parent.glob("*.yaml"))}
-    choices = {name: name for name in all_names()} | beside
+    """A suggestion for a file that is not there: one near by, or `standard` for `standrd.yaml`."""
+    files = [*Path("experiments").glob("*.yaml"), *path.parent.glob("*.yaml")]
+    choices = {name: name for name in shipped_names()} | {file.stem: str(file) for file in files}
     near = nearest(path.stem, choices)
     return f" (did you mean '{choices[near]}'?)" if near else ""
 

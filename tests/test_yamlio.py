@@ -1,6 +1,8 @@
 """Reading YAML: the scalars of YAML 1.2, places, bounds, and what is refused."""
 
+import contextlib
 import errno
+import json
 import math
 import os
 import re
@@ -425,6 +427,129 @@ def test_every_value_has_a_place_inside_the_text(data: Any) -> None:
         assert 1 <= place.line <= len(lines), dotted(at)
     for at in document.keys:
         assert at in document.values
+
+
+# Read alike by the JavaScript library yaml 2.9.1; all but some by YAMLStar 0.1.26 and libyaml.
+WITH_TABS: list[tuple[str, Any]] = [
+    ("a:\t1", {"a": 1}),
+    ("a: \t1", {"a": 1}),
+    ("a\t:\t1", {"a": 1}),
+    ("'a' \t: 1", {"a": 1}),
+    ("-\t1\n-\t'x'\n- \t-1", [1, "x", -1]),
+    ("-\t[1]\n-\t{a:\tb}", [[1], {"a": "b"}]),
+    ("a: 1\t# c\nb: x\t#y\nc: x#y", {"a": 1, "b": "x", "c": "x#y"}),
+    ("a: 'x'\t# c\nb: [1]\t# c", {"a": "x", "b": [1]}),
+    ("a: 1\t\nb: 2 \t", {"a": 1, "b": 2}),
+    ("a: 1\n\t# c\n \t # d\nb: 2", {"a": 1, "b": 2}),
+    ("\t\na: 1\n\t\n \t\nb: 2\n\t", {"a": 1, "b": 2}),
+    ("a:\t\n  b: 1", {"a": {"b": 1}}),
+    ("a:\t# c\n \t\n  b: 1", {"a": {"b": 1}}),
+    ("a:\n  -\t\n    b: 1", {"a": [{"b": 1}]}),
+    ("a: [\t1,\t2\t]", {"a": [1, 2]}),
+    ("a: {\tb:\t1\t,\tc\t: 2}", {"a": {"b": 1, "c": 2}}),
+    ("a: [1,\t# c\n  \t2]", {"a": [1, 2]}),
+    ("a: {\n  b: 1\n\t}", {"a": {"b": 1}}),
+    ("[\n\t]", []),
+    ("a: x\ty", {"a": "x\ty"}),
+    ("a: x\n  \ty\nb: 1", {"a": "x y", "b": 1}),
+    ("a: x\n\t\n  y", {"a": "x\ny"}),
+    ('a: "x\ty"', {"a": "x\ty"}),
+    ("a: |\t\n  x\nb: >-\t# c\n  x\n  y", {"a": "x\n", "b": "x y"}),
+    ("a: |-\n  \tx\n  y\t", {"a": "\tx\ny\t"}),
+    ("a: &x\t1\nb: *x\t", {"a": 1, "b": 1}),
+    ("---\t# c\na: 1\n...\t", {"a": 1}),
+]
+
+
+@pytest.mark.parametrize(("text", "data"), WITH_TABS)
+def test_tabs_between_the_parts_of_a_line_are_white_space(text: str, data: Any) -> None:
+    for ending in ("", "\n"):
+        document = parse(text + ending)
+        assert (document.data, document.problems) == (data, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("\ta: 1", "1:1"),
+        ("a:\n\tb: 1", "2:1"),
+        ("a:\n  \tb: 1", "2:3"),
+        ("a:\n  b: 1\n\tc: 2", "3:1"),
+        ("a:\n  b: 1\n  \tc: 2", "3:3"),
+        ("a:\n\t- 1", "2:1"),
+        ("a:\n\tb", "2:1"),
+        ("a: x\n\ty", "2:1"),
+        ("a: |\n\tx", "2:1"),
+        ("-\ta: 1", "1:2"),
+        ("- \ta: 1", "1:3"),
+        ("-\t- 1", "1:2"),
+        ("-\ta: 1\n \tb: 2", "1:2"),
+        ("a:\n  - 1\n \t- 2", "3:2"),
+        ("?\t- a", "1:2"),
+        ("a: 1\n\t? b", "2:1"),
+    ],
+)
+def test_tabs_are_no_indentation(text: str, place: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        parse(text)
+    message = "a tab stands where YAML allows spaces only; indent with spaces."
+    assert str(caught.value) == f"a.yaml:{place}: {message}"
+
+
+WHITE = st.text(" \t", min_size=1, max_size=3)
+ENDS = st.sampled_from(["\n", "\t\n", "\t# c\n", " \t# c: [\n", "\n\t\n", "\n \t# c\n"])
+FLOW = st.recursive(
+    st.none() | st.booleans() | st.integers(-99, 99) | st.text("ab \t#:,", max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", min_size=1), inner),
+    max_leaves=6,
+)
+BLOCK = st.dictionaries(
+    st.sampled_from("abc"),
+    st.lists(FLOW, min_size=1, max_size=3) | st.dictionaries(st.sampled_from("abc"), FLOW) | FLOW,
+    min_size=1,
+)
+
+
+def flow_text(data: Any, draw: Any) -> str:
+    """JSON with white space of all kinds between its parts."""
+    gap = st.sampled_from(["", " ", "\t", "\n   \t", " \t# c\n  ", "\n\t\n "])
+    if isinstance(data, dict):
+        items = [
+            f"{json.dumps(k)}{draw(WHITE)}:{draw(WHITE)}{flow_text(v, draw)}"
+            for k, v in data.items()
+        ]
+    elif isinstance(data, list):
+        items = [flow_text(value, draw) for value in data]
+    else:
+        return json.dumps(data)
+    joined = ",".join(f"{draw(gap)}{item}{draw(gap)}" for item in items)
+    return f"{{{joined}}}" if isinstance(data, dict) else f"[{joined}]"
+
+
+def block_text(data: dict[str, Any], draw: Any) -> str:
+    lines = []
+    for key, value in data.items():
+        lines.append(f"{key}{draw(st.just('') | WHITE)}:")
+        if isinstance(value, dict) and value:
+            entries = [f"  {k}:{draw(WHITE)}{flow_text(v, draw)}" for k, v in value.items()]
+        elif isinstance(value, list) and value:
+            entries = [f"  -{draw(WHITE)}{flow_text(v, draw)}" for v in value]
+        else:
+            lines[-1] += f"{draw(WHITE)}{flow_text(value, draw)}{draw(ENDS)}"
+            continue
+        lines += [draw(ENDS), *(f"{entry}{draw(ENDS)}" for entry in entries)]
+    return "".join(lines)
+
+
+@given(BLOCK, st.data())
+@settings(max_examples=200)
+def test_tabs_change_nothing_wherever_white_space_may_be(data: Any, source: Any) -> None:
+    """What is written is the oracle, and so is libyaml where it takes tabs as YAML 1.2 does."""
+    text = block_text(data, source.draw)
+    document = parse(text)
+    assert (document.data, document.problems) == (data, ())
+    with contextlib.suppress(yaml.YAMLError):  # it refuses some, such as a tab after '-'
+        assert yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) == data
 
 
 def test_dotted_paths_stay_short_and_printable() -> None:
