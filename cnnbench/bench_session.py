@@ -131,11 +131,10 @@ def make_report(
     started_at: datetime,
 ) -> Report:
     """Measurements with the machine and the versions they were made on."""
-    import jax
-
+    from cnnbench.devices import pick_devices
     from cnnbench.machine import environment
 
-    where = environment(jax.local_devices(), command)
+    where = environment(pick_devices("auto"), command)
     return Report(tuple(benchmarks), where, _versions(families), started_at)
 
 

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from cnnbench import __version__
 from cnnbench.checkpoints import Checkpoints
 from cnnbench.errors import CnnbenchError, SpecError
 from cnnbench.loader import kept_source, load_experiment
 from cnnbench.phrases import enumeration
 from cnnbench.results import RunResult, SeedSummary, Status
+from cnnbench.settings import NUMBERS, changes, current
 from cnnbench.store import RESOLVED_FILE, RunFolder, kept_seeds, read_run, read_weights
 from cnnbench.summary import lost_seeds, summarize_seed
 from cnnbench.weights import digest
@@ -25,7 +27,8 @@ def check_run(path: Path) -> list[str]:
         run = read_run(path)
     except CnnbenchError as error:
         return [str(error)]
-    found = [*run.warnings, *_epochs(run), *_times(run), *_spec(run, path), *_summary(run)]
+    found = [*run.warnings, *_epochs(run), *_times(run), *_settings(run)]
+    found += [*_spec(run, path), *_summary(run)]
     return [*found, *_weights(run, path), *_checkpoints(run, path)]
 
 
@@ -60,6 +63,23 @@ def _times(run: RunResult) -> Iterator[str]:
         parts = timing.train_s + timing.eval_s
         if parts > timing.total_s * 1.001:
             yield f"run.json: {parts:.2f} s of training and evaluation in {timing.total_s:.2f} s"
+
+
+def _settings(run: RunResult) -> Iterator[str]:
+    """What was pinned is what this version pins, and each resumption has its entry."""
+    record, env = run.record, run.record.environment
+    pins = {n: value for n, value in (env.settings or {}).items() if n in NUMBERS}
+    if env.cnnbench == __version__:
+        for change in changes(pins, current({})):
+            yield (
+                f"run.json: {change.name} is {change.then}, and cnnbench {__version__} trains"
+                f" with {change.now} only"
+            )
+    if record.resumed_with and len(record.resumed_with) != len(record.resumed_at):
+        times, entries = len(record.resumed_at), len(record.resumed_with)
+        yield f"run.json: resumed_at has {times} times, and resumed_with {entries} entries"
+    if (engine := record.engine) and engine.num_devices > env.num_devices:
+        yield f"run.json: {engine.num_devices} devices shared a batch, of {env.num_devices}"
 
 
 def _spec(run: RunResult, path: Path) -> Iterator[str]:

@@ -51,6 +51,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Train each experiment in several frameworks by turns and compare their speed."""
     from cnnbench import bench_session
+    from cnnbench import settings as jax_settings
     from cnnbench.contest import Settings
 
     paths, overrides = split_words(specs)
@@ -60,6 +61,8 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
         missing = ", ".join(families.missing)
         _note(f"not installed: {missing}; run {commands.pip_install('cnnbench[peers]')}.")
     experiments = bench_session.load_all(paths, overrides, data_dir)
+    # Not its devices, which the processes that train shall have.
+    jax_settings.start(_note)
     bench_session.make_folder(output)
     started_at = datetime.now(UTC)
     settings = Settings(rounds, budget)

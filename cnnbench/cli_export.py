@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.cli_data import DataDir
-from cnnbench.terminal import tell, warn, write_file
+from cnnbench.terminal import start_jax, tell, warn, write_file
 from cnnbench.words import ResultsDir, Run, Seed
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ def export_model(
 ) -> None:
     """Export a trained network; what is written has given the same outputs in its own runtime."""
     from cnnbench.history import find_run
+
+    path, warnings = find_run(run, results_dir)
+    warn(warnings)
+    start_jax()
     from cnnbench.interchange import export_network, require
     from cnnbench.trained import load_seeds, load_trained
 
     require(to.value)
-    path, warnings = find_run(run, results_dir)
-    warn(warnings)
     network = load_trained(path, seed, data_dir=data_dir)
     probe = _probe(network, data_dir)
     if to is Form.ONNX and network.experiment.train.precision != "float32":

@@ -7,7 +7,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import print_document, stdout
+from cnnbench.terminal import print_document, start_jax, stdout
 from cnnbench.words import MaybeSpecs, split_words
 
 WRONG = 3  # exit code
@@ -47,6 +47,7 @@ def gradcheck(
     from cnnbench.loader import load_experiment
 
     loaded = [load_experiment(path, overrides, data_dir=data_dir) for path in paths]
+    start_jax("cpu")
     from cnnbench.gradcheck import check_gradients, require_layer
     from cnnbench.gradcheck_report import gradcheck_json, gradcheck_table
 

@@ -8,7 +8,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import PICTURES, file_form, stdout, tell, warn, write_file
+from cnnbench.terminal import PICTURES, file_form, start_jax, stdout, tell, warn, write_file
 from cnnbench.words import ResultsDir, Run, Seed
 
 if TYPE_CHECKING:
@@ -53,12 +53,14 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
     if npz and not (layer or numbers):
         raise UsageError("--npz: all layers of all images are a lot; name --layer or --image.")
     from cnnbench.history import find_run
+
+    path, warnings = find_run(run, results_dir)
+    warn(warnings)
+    start_jax()
     from cnnbench.inspection import choose, examine, predictions, saved
     from cnnbench.inspection_report import layers_table, predictions_table, units_table
     from cnnbench.trained import load_trained
 
-    path, warnings = find_run(run, results_dir)
-    warn(warnings)
     network = load_trained(path, seed, data_dir=data_dir)
     network.require_layers([layer] if layer else [])
     test = network.dataset(data_dir, tell).test

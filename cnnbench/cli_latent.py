@@ -7,7 +7,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import PICTURES, file_form, stdout, tell, warn, write_file
+from cnnbench.terminal import PICTURES, file_form, start_jax, stdout, tell, warn, write_file
 from cnnbench.words import ResultsDir, Run, Seed
 
 
@@ -34,11 +34,13 @@ def latent(
     if output:
         file_form("--output", output, PICTURES)
     from cnnbench.history import find_run
-    from cnnbench.latent_report import latent_lines
-    from cnnbench.trained import load_trained
 
     path, warnings = find_run(run, results_dir)
     warn(warnings)
+    start_jax()
+    from cnnbench.latent_report import latent_lines
+    from cnnbench.trained import load_trained
+
     network = load_trained(path, seed, data_dir=data_dir)
     if network.record.task != "reconstruct":
         raise UsageError(f"{path}: a network that classifies has no code; name an autoencoder.")

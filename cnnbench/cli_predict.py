@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.cli_data import DataDir
-from cnnbench.terminal import PICTURES, file_form, print_document, stdout, warn, write_file
+from cnnbench.terminal import (
+    PICTURES,
+    file_form,
+    print_document,
+    start_jax,
+    stdout,
+    warn,
+    write_file,
+)
 from cnnbench.words import ResultsDir, Run
 
 if TYPE_CHECKING:
@@ -77,6 +85,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     shape = describe(read_entry(path).record.dataset.name, data_dir).shape
     framing = Framing(invert.value, trim)
     seen = [read_photograph(file, shape, framing) for file in images]
+    start_jax()
     found = _predictions(path, seed, data_dir, seen)
     _print(found, format)
     if output:

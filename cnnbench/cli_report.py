@@ -8,7 +8,7 @@ import typer
 
 from cnnbench.cli_compare import side_by_side
 from cnnbench.cli_data import DataDir
-from cnnbench.terminal import PICTURES, file_form, tell, warn, write_file
+from cnnbench.terminal import PICTURES, file_form, start_jax, tell, warn, write_file
 from cnnbench.words import All, Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(runs, rules, results_dir, every=every)
     warn(selection.warnings)
+    start_jax()
     page = report_page(comparisons, selection.runs, _exhibits(comparisons, selection, data_dir))
     write_file("--output", output, page.encode("utf-8", "backslashreplace"))
 

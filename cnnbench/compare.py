@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -23,6 +23,7 @@ from cnnbench.cost import Cost
 from cnnbench.errors import IncomparableError
 from cnnbench.other_images import disagreements
 from cnnbench.phrases import enumeration, lost_text, numbered
+from cnnbench.repetitions import contradiction, repeats
 from cnnbench.results import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.stability import Timed
 from cnnbench.stats import Estimate, estimate
@@ -108,6 +109,7 @@ class Comparison:
       costs: what each run costs, in their order.
       warnings: what makes the times doubtful, and what to do.
       remarks: what else to know about the runs.
+      contradictions: runs that should have the same numbers and do not; said before all else.
     """
 
     task: str
@@ -122,6 +124,7 @@ class Comparison:
     costs: tuple[CostRow, ...] = ()
     warnings: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
 
     @property
     def validates(self) -> bool:
@@ -186,6 +189,7 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
     devices = dict.fromkeys(run.record.environment.device_model for run in runs)
     labels = [sample.names[0] for sample in samples]
     named = list(zip(labels, runs, strict=True))
+    unequal = _contradictions(named)
     costs = tuple(map(partial(_cost_row, rules), runs, labels))
     verdicts = judge(samples, runs[0].judged_by, rules, higher=direction is Direction.HIGHER)
     return Comparison(
@@ -204,8 +208,9 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rule
             *_diverged(named),
             *_recipes(named),
             *disagreements(runs, samples, verdicts, rules),
-            *_same(named),
+            *_same(named, unequal),
         ),
+        contradictions=tuple(unequal.values()),
     )
 
 
@@ -228,9 +233,23 @@ def _recipes(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
         yield found
 
 
-def _same(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
+def _contradictions(runs: Sequence[tuple[str, Finished]]) -> dict[tuple[str, str], str]:
+    """A sentence on every two runs that should have the same numbers and do not, by labels."""
+    found = {
+        (label, other_label): contradiction(run, other, (label, other_label))
+        for (label, run), (other_label, other) in combinations(runs, 2)
+        if repeats(run.record, other.record)
+    }
+    return {labels: text for labels, text in found.items() if text}
+
+
+def _same(
+    runs: Sequence[tuple[str, Finished]], unequal: Mapping[tuple[str, str], str]
+) -> Iterator[str]:
     """Runs of one experiment show what the machine adds; a run beside itself shows nothing."""
     for (label, run), (other_label, other) in combinations(runs, 2):
+        if (label, other_label) in unequal:
+            continue
         if run_path(run.record) == run_path(other.record):
             yield (
                 f"A/A: {label} and {other_label} are one and the same run; to see this machine's"

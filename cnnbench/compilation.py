@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from cnnbench.cache import Entry, cache_dir, read_entry, write_entry
+from cnnbench.settings import asked
 
 _ASKED = "/jax/compilation_cache/compile_requests_use_cache"
 _FOUND = "/jax/compilation_cache/cache_hits"
@@ -58,6 +59,9 @@ def keep_compiled(notify: Notify) -> None:
     except OSError as error:
         notify(_refused(folder, "made", error))
         return
+    if (wanted := asked("jax_compilation_cache_dir")) and not wanted.endswith(f"={folder}"):
+        message = f"ignoring {wanted}: compiled programs are kept in {folder}"
+        notify(f"{message}; set CNNBENCH_CACHE_DIR to keep them elsewhere.")
     cache[_OPEN] = partial(_open, notify)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # By default only programs that took a second to compile are kept.

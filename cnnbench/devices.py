@@ -1,10 +1,12 @@
 """Which devices train: accelerators, or the cores of a CPU as JAX's host devices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import jax
 from jax.sharding import AxisType, Mesh
 
+from cnnbench import settings
 from cnnbench.errors import UsageError
 from cnnbench.machine import num_cpus
 from cnnbench.memory import free_bytes, peak_memory_bytes
@@ -13,10 +15,18 @@ BATCH = "batch"  # the axis along which devices share a batch
 MOST_HOST_DEVICES = 16
 
 
-def use_all_cores() -> None:
-    """Makes a host device of every core; without effect once JAX has started."""
+def use_all_cores(notify: Callable[[str], None]) -> None:
+    """Makes a host device of every core; without effect once JAX has started.
+
+    Args:
+      notify: gets a sentence if a variable asks for another number.
+    """
+    count = min(num_cpus(), MOST_HOST_DEVICES)
+    wanted = settings.asked("jax_num_cpu_devices")
+    if wanted and jax.config.values["jax_num_cpu_devices"] != count:
+        notify(f"ignoring {wanted}: a run takes a device for each core it may use, here {count}.")
     try:
-        jax.config.update("jax_num_cpu_devices", min(num_cpus(), MOST_HOST_DEVICES))
+        jax.config.update("jax_num_cpu_devices", count)
     except RuntimeError:  # a program that uses cnnbench as a library has started JAX itself
         return
 
@@ -25,16 +35,55 @@ def pick_devices(kind: str) -> tuple[jax.Device, ...]:
     """All devices of a kind: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
 
     Raises:
-      UsageError: this machine has none of that kind.
+      UsageError: this machine has none of that kind, or JAX is told to use others.
     """
-    if kind == "auto":
-        return tuple(jax.local_devices())
     try:
-        return tuple(jax.local_devices(backend=kind))
-    except RuntimeError:
-        have = ", ".join(sorted({device.platform for device in jax.devices()}))
-        message = f"--device {kind}: JAX finds no {kind} on this machine, but {have}"
-        raise UsageError(f"{message}; write --device auto.") from None
+        return _cpus() if kind == "cpu" else _devices(None if kind == "auto" else kind)
+    except _NONE:
+        if kind == "auto" and not _chosen():
+            raise
+        raise UsageError(_lack(kind)) from None
+
+
+_NONE = (RuntimeError, AssertionError)  # the latter where all that JAX_PLATFORMS names is missing
+_CHOICES = ("jax_platforms", "jax_platform_name")
+
+
+def _devices(backend: str | None) -> tuple[jax.Device, ...]:
+    return tuple(jax.local_devices(backend=backend))
+
+
+def _cpus() -> tuple[jax.Device, ...]:
+    """The CPU's, also where JAX is told to look for other devices, or only for others."""
+    before = jax.config.values
+    try:
+        if before["jax_platform_name"] not in {"", "cpu"}:
+            jax.config.update("jax_platform_name", "")
+        return _devices("cpu")
+    except _NONE:
+        for choice in (f"{before['jax_platforms']},cpu", "cpu"):
+            jax.config.update("jax_platforms", choice)
+            with suppress(*_NONE):
+                return _devices("cpu")
+        raise
+
+
+def _chosen() -> str:
+    """The variables that tell JAX which devices to use, with their values."""
+    return " and ".join(filter(None, map(settings.asked, _CHOICES)))
+
+
+def _lack(kind: str) -> str:
+    """What to write instead of a device, or of a variable, that this machine cannot serve."""
+    chosen = _chosen()
+    if kind == "auto":
+        names = " and ".join(name.upper() for name in _CHOICES if settings.asked(name))
+        return f"{chosen}: JAX finds no such device here; unset {names}, or write cpu there."
+    message = f"--device {kind}: JAX finds no {kind} on this machine"
+    if chosen:
+        return f"{message} with {chosen}; unset that, or write --device auto."
+    have = ", ".join(sorted({device.platform for device in jax.devices()}))
+    return f"{message}, but {have}; write --device auto."
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh | None:

@@ -101,6 +101,7 @@ def _json(comparison: Comparison) -> dict[str, object]:
         "costs": tuple(map(_json_cost, comparison.costs)),
         "warnings": comparison.warnings,
         "remarks": comparison.remarks,
+        "contradictions": comparison.contradictions,
     }
 
 

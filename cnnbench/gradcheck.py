@@ -12,11 +12,13 @@ from cnnbench.agreement import BARS, Dtype, GradCheck, LayerCheck, Quantity
 from cnnbench.autodiff import Derivatives, Reference
 from cnnbench.backprop import Forward, Gradients, Network, cost, crossings, feedforward, run, sides
 from cnnbench.central_differences import DELTA, Landscape
+from cnnbench.devices import pick_devices
 from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.graph import Node, Plan
 from cnnbench.loader import Loaded
 from cnnbench.losses import loss_name, objective, objective_name
 from cnnbench.objective import Objective
+from cnnbench.settings import pinned
 from cnnbench.spec import Task
 
 Array = NDArray[Any]
@@ -50,6 +52,7 @@ class Point:
     doubtful: int
 
 
+@pinned()
 def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> GradCheck:
     """Backpropagates by hand, and compares.
 
@@ -109,7 +112,7 @@ def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
     points: list[Point] = []
     seed, loss = loaded.experiment.seeds[0], loss_name(loaded.experiment)
     # On the CPU products are as exact as their dtype, which they need not be on a GPU.
-    with jax.enable_x64(dtype == "float64"), jax.default_device(jax.devices("cpu")[0]):
+    with jax.enable_x64(dtype == "float64"), jax.default_device(pick_devices("cpu")[0]):
         reference = Reference(plan, objective(loaded.experiment), seed)
         draws = reference.draws(NUM_IMAGES, dtype)
         while len(points) < ATTEMPTS and not (points and points[-1].doubtful == 0):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 import cnnbench
 from cnnbench import commands
 from cnnbench.errors import CnnbenchError, StoreError, UsageError
+from cnnbench.settings import pinned
 from cnnbench.shapes import shape_text
 from cnnbench.spec import Task
 from cnnbench.store import RESOLVED_FILE, disk
@@ -60,6 +61,7 @@ class Probe:
     title: str
 
 
+@pinned()
 def export_network(network: TrainedNetwork, form: Form, probe: Probe) -> Exported:
     """A network in a form that other programs read.
 

@@ -12,6 +12,7 @@ from time import sleep
 import jax
 
 import cnnbench
+from cnnbench import settings
 from cnnbench.results import Environment
 
 CPU_TIMES = Path("/proc/stat")  # Linux only
@@ -41,6 +42,7 @@ def environment(devices: Sequence[jax.Device], command: Sequence[str]) -> Enviro
         dirty=dirty,
         command=tuple(command),
         load_per_cpu=load_per_cpu(),
+        settings=settings.current(),
     )
 
 

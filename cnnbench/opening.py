@@ -1,7 +1,7 @@
 """The folder of a run: made for a new one, opened again for one that goes on."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from cnnbench.phrases import enumeration
 from cnnbench.recorder import first_record
 from cnnbench.results import EpochRecord, Extension, RunRecord, RunResult, Status, Timing
 from cnnbench.resume import Resume, plan_resume, require_checkpoints, require_epochs
+from cnnbench.settings import Change, changes, current
 from cnnbench.spec import Experiment
 from cnnbench.store import RunFolder, create_run, disk, read_run
 
@@ -88,7 +89,14 @@ def create(
         yield Opened(folder, record)
 
 
-def begun(loaded: "Loaded", dataset: str, folder: Path, results_dir: Path) -> Path | None:
+def begun(
+    loaded: "Loaded",
+    dataset: str,
+    folder: Path,
+    results_dir: Path,
+    asked: tuple[str, str],
+    notify: Callable[[str], None],
+) -> Path | None:
     """The newest run of the same training: a finished one, or else one that can go on.
 
     Args:
@@ -96,6 +104,8 @@ def begun(loaded: "Loaded", dataset: str, folder: Path, results_dir: Path) -> Pa
       dataset: the digest of its images.
       folder: of the experiment file, where a Python model may be.
       results_dir: where runs are looked for.
+      asked: the engine and the device; ``auto`` takes any.
+      notify: is told of a run that only its settings keep from being taken.
     """
     from cnnbench.locks import is_held
 
@@ -105,10 +115,28 @@ def begun(loaded: "Loaded", dataset: str, folder: Path, results_dir: Path) -> Pa
         entry
         for entry in list_runs(results_dir).entries
         if wanted == (entry.record.spec_digest, entry.record.seeds, entry.record.dataset.digest)
+        and _as_asked(entry.record, *asked)
     ]
-    finished = [entry for entry in runs if entry.record.status is Status.FINISHED]
-    stopped = [entry for entry in runs if not is_held(entry.path)]
+    same = [entry for entry in runs if not _other_settings(entry.record)]
+    if runs and not same:
+        change = _other_settings(runs[-1].record)[0]
+        notify(f"{runs[-1].path} is not taken: it was trained {change.text}")
+    finished = [entry for entry in same if entry.record.status is Status.FINISHED]
+    stopped = [entry for entry in same if not is_held(entry.path)]
     return next((entry.path for entry in reversed(finished or stopped)), None)
+
+
+def _as_asked(record: RunRecord, engine: str, device: str) -> bool:
+    """Whether a run has the engine and the device that are asked for by name."""
+    known = record.engine
+    forms = {"auto", known.requested, known.form} if known else {engine}
+    return engine in forms and device in {"auto", record.environment.device_kind}
+
+
+def _other_settings(record: RunRecord) -> list[Change]:
+    """Settings that are not as they were; none for a run of a version that did not record them."""
+    then = record.environment.settings
+    return [] if then is None else changes(then, current())
 
 
 def reopen(
@@ -137,13 +165,14 @@ def reopen(
     run, folder = read_run(path), RunFolder(path)
     _check_same(job, run.record, path)
     require_epochs(run, path, job.experiment)
-    for warning in (*run.warnings, *_other_machine(job, run.record)):
+    other = _other_machine(job, run.record)
+    for warning in (*run.warnings, *_doubts(run.record, other)):
         notify(warning)
     remove_partial(path)
     resume = plan_resume(run, checkpoints_of(job, folder), notify)
     require_checkpoints(run, path, resume, job.experiment.train.epochs)
     folder.write_epochs(resume.kept)
-    record = with_tags(_running(job, run, resume, command), tags)
+    record = with_tags(_running(job, run, resume, command, other), tags)
     # First, since it says which number of epochs holds if the process is killed here.
     folder.write_record(record)
     if record.epochs != run.record.epochs:
@@ -158,8 +187,14 @@ def with_tags(record: RunRecord, tags: Sequence[str]) -> RunRecord:
     return dataclasses.replace(record, tags=tuple(dict.fromkeys((*record.tags, *tags))))
 
 
-def _running(job: "Job", run: RunResult, resume: Resume, command: Sequence[str]) -> RunRecord:
-    """The record of a run that is trained further."""
+def _running(
+    job: "Job",
+    run: RunResult,
+    resume: Resume,
+    command: Sequence[str],
+    other: Mapping[str, str],
+) -> RunRecord:
+    """The record of a run that is trained further, with what is not as it was."""
     record, now, epochs = run.record, datetime.now(UTC), job.experiment.train.epochs
     changed = (Extension(now, record.epochs, tuple(command)),) if epochs != record.epochs else ()
     return dataclasses.replace(
@@ -169,6 +204,8 @@ def _running(job: "Job", run: RunResult, resume: Resume, command: Sequence[str])
         error=None,
         timing=_spent(record.timing, resume.kept),
         resumed_at=(*record.resumed_at, now),
+        # A run that an older version resumed has fewer entries than times.
+        resumed_with=(*(record.resumed_with or ({},) * len(record.resumed_at)), other),
         epochs=epochs,
         spec_digest=job.experiment.digest(source_of(job)),
         extended=(*record.extended, *changed),
@@ -202,6 +239,9 @@ def _source(reference: str, folder: Path) -> bytes:
 
 def _check_same(job: "Job", record: RunRecord, path: Path) -> None:
     """Refuses to mix two trainings in one folder."""
+    for change in _other_settings(record):
+        message = f"{path}: it was begun {change.text}"
+        raise StoreError(f"{message}; {change.remedy}, or run the experiment anew.")
     if _with_epochs(job.experiment, record.epochs).digest(source_of(job)) != record.spec_digest:
         what = "model" if job.plan is None else f"{path / 'resolved.yaml'}"
         message = f"{path}: {what} is not what this run was begun with"
@@ -220,18 +260,31 @@ def _with_epochs(experiment: Experiment, epochs: int) -> Experiment:
     return experiment.model_copy(update={"train": train})
 
 
-def _other_machine(job: "Job", record: RunRecord) -> Iterator[str]:
-    """What may make the remaining epochs differ from those of an uninterrupted run."""
+def _other_machine(job: "Job", record: RunRecord) -> dict[str, str]:
+    """What may make the remaining epochs differ from those of an uninterrupted run, by name."""
     from cnnbench.machine import environment
 
     now, then = environment(job.devices, ()), record.environment
-    other = [f"{name} {getattr(now, name)}" for name in VERSIONS if differs(now, then, name)]
+    found = {name: getattr(now, name) for name in VERSIONS if differs(now, then, name)}
     if now.device_model != then.device_model or now.num_devices != then.num_devices:
-        other.append(f"{now.num_devices} x {now.device_model}")
+        found |= {"num_devices": str(now.num_devices), "device": now.device_model}
+    return found
+
+
+def _doubts(record: RunRecord, other: Mapping[str, str]) -> Iterator[str]:
+    """Sentences on that, for a run that goes on."""
     if other:
+        named = [f"{name} {value}" for name, value in other.items() if name in VERSIONS]
+        if "device" in other:
+            named.append(f"{other['num_devices']} x {other['device']}")
         yield (
-            f"{record.run_id} goes on with {enumeration(other)}; an uninterrupted run would have"
+            f"{record.run_id} goes on with {enumeration(named)}; an uninterrupted run would have"
             " come to slightly other numbers"
+        )
+    if record.environment.settings is None:
+        yield (
+            f"{record.run_id} does not say under which settings of JAX it was begun (an older"
+            " version), so its numbers may not be those of an uninterrupted run"
         )
 
 

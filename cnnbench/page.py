@@ -65,6 +65,7 @@ class Section(NamedTuple):
     remarks: Sequence[str]
     doubts: Sequence[str]
     notes: Sequence[str]
+    contradictions: Sequence[str]
     pictures: Pictures | None = None
 
 
@@ -138,6 +139,7 @@ def _section(comparison: Comparison, number: int) -> Section:
         remarks=[clean(remark) for remark in comparison.remarks],
         doubts=doubts,
         notes=[note for note in notes(comparison, wide=True) if note not in doubts],
+        contradictions=[*map(clean, comparison.contradictions)],
     )
 
 

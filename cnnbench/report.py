@@ -41,6 +41,8 @@ def terminal_table(comparisons: Sequence[Comparison], *, wide: bool, look: Look 
         text = Text("\n".join(["", *notes(comparison, wide=wide, look=look), ""]), style="dim")
         said = [*verdict_lines(every_verdict(comparison)), *map(clean, comparison.remarks)]
         columns = epoch_columns(comparison, wide=wide, look=look)
+        first = map(clean, comparison.contradictions)
+        parts += [Text(f"{line}\n", style="bold red") for line in first]
         parts.append(_rich_table(columns, comparison.rows, wide=wide, first=2))
         if costs := _cost_columns(comparison, wide=wide, look=look):
             parts += [Text(""), _rich_table(costs, comparison.costs, wide=True)]
@@ -139,7 +141,8 @@ def every_verdict(comparison: Comparison) -> tuple[Verdict, ...]:
 
 def doubts(comparison: Comparison) -> tuple[str, ...]:
     """What to know before the numbers are believed: remarks, then warnings, a line each."""
-    return (*map(clean, comparison.remarks), *warning_lines(comparison))
+    said = (*comparison.contradictions, *comparison.remarks)
+    return (*map(clean, said), *warning_lines(comparison))
 
 
 def warning_lines(comparison: Comparison) -> tuple[str, ...]:
@@ -224,9 +227,12 @@ def _markdown(comparison: Comparison, *, wide: bool, look: Look) -> str:
         body += "\n" + _markdown_table(costs, comparison.costs)
     judged = map(sentence, every_verdict(comparison))
     verdicts = [f"**Verdict:** {escaped(s)}\n\n" for s in judged]
-    remarks = [f"{escaped(clean(remark))}\n\n" for remark in comparison.remarks]
+    first, remarks = (
+        [f"{escaped(clean(remark))}\n\n" for remark in said]
+        for said in (comparison.contradictions, comparison.remarks)
+    )
     listed = [f"- {escaped(note)}\n" for note in notes(comparison, wide=wide, look=look)]
-    return "".join([body, "\n", *verdicts, *remarks, *listed])
+    return "".join([*first, body, "\n", *verdicts, *remarks, *listed])
 
 
 def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:

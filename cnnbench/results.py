@@ -173,6 +173,7 @@ class Environment:
       command: the command line, word by word.
       load_per_cpu: load average of the minute before the process first trained, or what others
         used of the CPUs just then if that is less, over their number; None where nothing tells.
+      settings: of JAX, Flax and XLA that the numbers depend on; None in older runs.
     """
 
     python: str
@@ -192,6 +193,7 @@ class Environment:
     dirty: bool | None
     command: tuple[str, ...]
     load_per_cpu: float | None = None
+    settings: Mapping[str, str] | None = None
 
     @property
     def device_model(self) -> str:
@@ -240,6 +242,7 @@ class RunRecord:
       resumed_at: when it went on after it had been stopped.
       extended: changes of the number of epochs, oldest first.
       tags: what the user calls this run, beside its id.
+      resumed_with: for each time in `resumed_at`, versions and devices that had changed, by name.
     """
 
     run_id: str
@@ -261,6 +264,7 @@ class RunRecord:
     environment: Environment
     resumed_at: tuple[datetime, ...] = ()
     extended: tuple[Extension, ...] = ()
+    resumed_with: tuple[Mapping[str, str], ...] = ()
     tags: tuple[str, ...] = ()
 
     @property

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cnnbench import commands, compare, event_files, export, interrupts, report
+from cnnbench import commands, compare, event_files, export, interrupts, report, settings
 from cnnbench.data import Dataset, dataset_of
 from cnnbench.errors import ModelError
 from cnnbench.events import Compiled, Event, SeedDone
@@ -156,6 +156,9 @@ def run_by_turns(
                     results[number] = end.value
                     running.remove(number)
                     done(end.value)
+            if running and not turn:  # nothing before needs JAX, which takes seconds to import
+                settings.start(listeners[0].note)
+                stack.enter_context(settings.pinned())
             running, turn = running[:: -1 if turn else 1], turn + 1
     return [results[number] for number in range(len(requests))]
 
@@ -188,7 +191,8 @@ def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwa
     path = request.resume
     if request.needed and not path:
         source = request.path.resolve().parent
-        path = begun(loaded, dataset.digest, source, request.results_dir)
+        asked = request.engine, request.device
+        path = begun(loaded, dataset.digest, source, request.results_dir, asked, listener.note)
     if path and (done := done_already(path)):
         return done
     job = _prepare(loaded, dataset, request, watch, listener)
@@ -253,7 +257,7 @@ def _prepare(
     from cnnbench.programs import Job
     from cnnbench.python_models import import_class
 
-    use_all_cores()
+    use_all_cores(listener.note)
     keep_freed()
     keep_compiled(listener.note)
     devices = pick_devices(request.device)
@@ -263,6 +267,7 @@ def _prepare(
         reference = f"model:{reference.partition(':')[2]}"  # the run's own copy
     if reference:
         import_class(reference, folder)
+        settings.require_pinned(f"model.python: '{reference}'")
     return Job(
         loaded.experiment,
         loaded.plan,

@@ -150,6 +150,23 @@ def warn(warnings: Sequence[str]) -> None:
         tell(f"warning: {warning}")
 
 
+def start_jax(device: str = "auto") -> None:
+    """Imports JAX for a command that computes, once all that is quicker to check is checked.
+
+    Args:
+      device: of which kind there has to be one.
+
+    Raises:
+      UsageError: a variable has a value that JAX refuses, or names devices that are not there.
+    """
+    from cnnbench import settings
+
+    settings.start(lambda text: warn([text]))
+    from cnnbench.devices import pick_devices
+
+    pick_devices(device)
+
+
 def open_streams() -> None:
     """Makes all standard streams usable.
 

@@ -156,10 +156,25 @@ def with_values(state: TrainState, values: Mapping[str, NDArray[Any]], where: st
     for name, leaf in want.items():
         found, plain = values.get(name), _plain(leaf)
         if found is None or (found.shape, found.dtype) != (plain.shape, plain.dtype):
-            raise StoreError(f"{where}: '{name}' does not fit this network; {_AGAIN}.")
+            raise StoreError(f"{where}: '{name}' {_misfit(leaf, plain, found)}.")
     leaves = [_like(leaf, values[name]) for name, leaf in want.items()]
     restored: TrainState = jax.tree.unflatten(structure, leaves)
     return restored
+
+
+def _misfit(leaf: Any, plain: Any, found: "NDArray[Any] | None") -> str:
+    """Why a value cannot be gone on from; older versions trained under any settings of JAX."""
+    if found is not None and _is_key(leaf):
+        return (
+            "is of another random number generator (JAX_DEFAULT_PRNG_IMPL), with which an older"
+            f" version of cnnbench trained; {_ANEW}"
+        )
+    if found is not None and found.shape == plain.shape:
+        return (
+            f"is {found.dtype} and not {plain.dtype}: an older version of cnnbench trained with"
+            f" other settings of JAX (JAX_ENABLE_X64); {_ANEW}"
+        )
+    return f"does not fit this network; {_AGAIN}"
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
@@ -195,7 +210,8 @@ def _is_key(leaf: Any) -> bool:
 
 
 _ROOTS = ("weights", "parts")  # of a GraphNet; the layers' names stand below them
-_AGAIN = "the file is of another run, so run the experiment again"
+_ANEW = "run the experiment again"
+_AGAIN = f"the file is of another run, so {_ANEW}"
 
 
 def weights_of(params: Tree, rest: Tree, *, layers: bool) -> dict[str, NDArray[Any]]:

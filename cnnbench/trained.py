@@ -20,6 +20,7 @@ from cnnbench.loader import kept_source, load_experiment
 from cnnbench.models import GraphNet
 from cnnbench.python_models import import_class, make_module
 from cnnbench.results import RunRecord
+from cnnbench.settings import pinned
 from cnnbench.spec import Experiment, Splits
 from cnnbench.steps import make_rules
 from cnnbench.store import RESOLVED_FILE, kept_seeds, read_entry, read_weights
@@ -64,6 +65,7 @@ class TrainedNetwork:
             layers.setdefault(layer, {})[own] = value
         return layers
 
+    @pinned()
     def outputs(self, images: Images) -> NDArray[np.float32]:
         """What the network makes of images, (n, *shape of its output).
 
@@ -72,6 +74,7 @@ class TrainedNetwork:
         """
         return np.concatenate([np.asarray(part) for part in _in_chunks(self.apply, images)])
 
+    @pinned()
     def outputs_from(self, layer: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """What the network makes of a layer's values, (n, *shape of its output).
 
@@ -159,6 +162,7 @@ def load_trained(
     return load_seeds(path, first, data_dir=data_dir)[0]
 
 
+@pinned()
 def load_seeds(
     path: Path,
     seed: int | None = None,
@@ -248,4 +252,6 @@ def _in_chunks(call: Callable[[jax.Array], Any], images: Images) -> Iterator[Any
         part = images[start : start + size]
         filled: Any = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
         count = slice(len(part))
-        yield jax.tree.map(lambda value, count=count: np.asarray(value)[count], call(filled))
+        with pinned():  # not around the loop: the caller may do something else in between
+            found = call(filled)
+        yield jax.tree.map(lambda value, count=count: np.asarray(value)[count], found)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from cnnbench.files import write_whole
 from cnnbench.footprint import footprint, require_room
 from cnnbench.machine import processor
 from cnnbench.programs import Job, compile_train, set_up
+from cnnbench.settings import current
 from cnnbench.strategy import Strategy, asked_for, candidates
 from cnnbench.train import build_optimizer
 
@@ -130,7 +130,7 @@ def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
     return {
         "versions": [cnnbench.__version__, jax.__version__, version("jaxlib")],
         "device": [device.platform, device.device_kind, processor(), len(job.devices)],
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "settings": current(),
         "task": experiment.task.value,
         "model": experiment.model.model_dump(mode="json"),
         "train": experiment.train.model_dump(mode="json", exclude={"epochs"}),

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnnbench.settings import VARIABLES
+
 PEERS = "cnnbench.peers"
 END_S = 5.0  # seconds that a worker has to end by itself
 
@@ -129,9 +131,13 @@ class Worker:
 
 
 def _environment(caches: Path) -> dict[str, str]:
-    """The caller's, but with empty caches: compile times are those of a first time."""
+    """The caller's, but with JAX's own settings in every framework that uses JAX.
+
+    Caches are empty: compile times are those of a first time.
+    """
     caches.mkdir(parents=True, exist_ok=True)
-    kept = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    dropped = {*VARIABLES, "JAX_COMPILATION_CACHE_DIR"}
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
     own = {name: str(caches) for name in ("CNNBENCH_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")}
     return kept | own
 

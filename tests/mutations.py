@@ -24,7 +24,7 @@ WORDS = (
     b"\xef\xbb\xbf", b"99999999999999999999", b"9" * 5000, b"- " * 400, b"[" * 400,
     b"{a: " * 300, b"'", b'"', b": ",
     b"tie: conv1", b"inputs: [a, b]", b"op: conv", b"op: concat", b"seeds: 1000000000",
-    b"kernel: 99", b'"NaN"', b'"Infinity"', b'"format_version": 3', b"\\ud800", b"\\u0000",
+    b"kernel: 99", b'"NaN"', b'"Infinity"', b'"format_version": 4', b"\\ud800", b"\\u0000",
     b"2025-11-23T06:30:12Z",
 )  # fmt: skip
 LONGEST = 20_000

@@ -26,6 +26,7 @@ MODULES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 # A module imports only from the lines above its own. docs/architecture.md shows the same list.
 ORDER = """
 errors interrupts files locks ascii_forms
+settings
 scalars
 syntax
 shipped vocabulary
@@ -54,7 +55,7 @@ verdict_report
 gates
 benchmark bars
 comparable stability targets
-code_worth other_images
+code_worth other_images repetitions
 compare
 columns
 report export

@@ -29,7 +29,7 @@ def test_auto_is_every_device_of_the_first_kind() -> None:
 
 def test_once_jax_runs_its_host_devices_stay() -> None:
     before = pick_devices("cpu")
-    use_all_cores()
+    use_all_cores(pytest.fail)
     assert pick_devices("cpu") == before
 
 

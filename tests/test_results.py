@@ -32,7 +32,7 @@ from cnnbench.results import (
 )
 from cnnbench.summary import summarize_seed
 from cnnbench.verdict import Rules
-from tests.samples import make_run, with_record
+from tests.samples import make_run, on_device, with_record
 
 DAMAGED = "; restore the file from a copy, or remove the run's folder."
 DOCUMENT = Path(__file__).parent.parent / "docs" / "results.md"
@@ -76,6 +76,7 @@ environments = st.builds(
     st.none() | st.booleans(),
     st.lists(texts, max_size=4).map(tuple),
     st.none() | floats,
+    st.none() | st.dictionaries(texts, texts, max_size=3),
 )
 records = st.builds(
     RunRecord,
@@ -94,6 +95,8 @@ records = st.builds(
     texts,
     datasets,
     environments,
+    st.lists(times, max_size=3).map(tuple),
+    st.lists(st.dictionaries(texts, texts, max_size=2), max_size=3).map(tuple),
 )
 costs = st.builds(
     Cost,
@@ -187,9 +190,12 @@ def test_a_run_from_before_costs_were_measured_has_none() -> None:
     read = codec.decode_summary(json.dumps(document).encode(), "summary.json")
     assert read == dataclasses.replace(run.summary, cost=None)
     document = json.loads(codec.encode_record(run.record))
-    del document["environment"]["load_per_cpu"]
-    environment = codec.decode_record(json.dumps(document).encode(), "run.json").environment
-    assert environment.load_per_cpu is None
+    for name in ("load_per_cpu", "settings"):
+        del document["environment"][name]
+    del document["resumed_with"]
+    record = codec.decode_record(json.dumps(document).encode(), "run.json")
+    assert (record.environment.load_per_cpu, record.environment.settings) == (None, None)
+    assert record.resumed_with == ()
 
 
 def test_times_are_written_in_utc() -> None:
@@ -382,7 +388,9 @@ def documented(heading: str) -> set[str]:
 
 class TestDocumentation:
     def test_run_json(self) -> None:
-        fields = json.loads(codec.encode_record(make_run().record))
+        run = on_device(make_run(), settings={"NAME": "value"})
+        record = dataclasses.replace(run.record, resumed_with=({"NAME": "value"},))
+        fields = json.loads(codec.encode_record(record))
         keys = {k.replace("METRIC", "loss") for k in flat_keys(fields)}
         assert documented("## `run.json`\n\n") == keys | {"timing", "engine"}
 

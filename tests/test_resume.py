@@ -359,7 +359,29 @@ def test_values_of_another_network_are_refused(wrong: str) -> None:
             values[name] = values[name].astype(np.float64)
     with pytest.raises(StoreError) as caught:
         with_values(state, values, "seed 0, epoch 1")
+    reason = "does not fit this network; the file is of another run, so"
+    if wrong == "dtype":
+        reason = (
+            "is float64 and not float32: an older version of cnnbench trained with other settings"
+            " of JAX (JAX_ENABLE_X64);"
+        )
+    message = f"seed 0, epoch 1: '{name}' {reason} run the experiment again."
+    assert str(caught.value) == message
+
+
+def test_a_checkpoint_of_another_random_number_generator_is_named() -> None:
+    from cnnbench.programs import set_up
+
+    setup = set_up(make_job(STATEFUL, make_dataset(12, 3, 3)), Strategy("plain", None, 1, 1))
+    state = setup.state(setup.network(0))
+    values = values_of(state)
+    name = next(name for name in values if "drop" in name and values[name].dtype == np.uint32
+                and values[name].shape == (2,))  # fmt: skip
+    values[name] = np.zeros(4, np.uint32)  # the key of rbg
+    with pytest.raises(StoreError) as caught:
+        with_values(state, values, "seed 0, epoch 1")
     assert str(caught.value) == (
-        f"seed 0, epoch 1: '{name}' does not fit this network; the file is of another run, so"
-        " run the experiment again."
+        f"seed 0, epoch 1: '{name}' is of another random number generator"
+        " (JAX_DEFAULT_PRNG_IMPL), with which an older version of cnnbench trained; run the"
+        " experiment again."
     )

@@ -1,0 +1,433 @@
+"""Settings of JAX, Flax and XLA: those that a run pins, and those that it records.
+
+The same seed shall mean the same numbers, so every option that numbers depend on has one value
+while cnnbench computes, whatever the environment or the calling program says. What cannot be
+pinned is recorded, and runs that were trained under different settings are told apart.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from cnnbench.errors import UsageError
+
+Value = bool | int | float | str | None
+
+# Numbers depend on these. The values are the defaults of JAX 0.10 to 0.12 and Flax 0.12; an
+# option that the installed version lacks is left out.
+NUMBERS: Mapping[str, Value] = MappingProxyType(
+    {
+        # types and promotion
+        "jax_enable_x64": False,
+        "jax_explicit_x64_dtypes": "warn",
+        "jax_numpy_dtype_promotion": "standard",
+        "jax_numpy_rank_promotion": "allow",
+        "jax_allow_f16_reductions": True,
+        # random numbers
+        "jax_default_prng_impl": "threefry2x32",
+        "jax_threefry_partitionable": True,
+        "jax_threefry_gpu_kernel_lowering": False,
+        "jax_enable_custom_prng": False,
+        "jax_random_seed_offset": 0,
+        "jax_high_dynamic_range_gumbel": False,
+        # arithmetic
+        "jax_default_matmul_precision": None,
+        "jax_accurate_erf_inv": False,
+        "jax_softmax_custom_jvp": False,
+        "jax_use_hlo_logistic_lowering": None,
+        "jax_use_magma": "auto",
+        # how derivatives are built
+        "jax_use_direct_linearize": True,
+        "jax_custom_jvp3": False,
+        "jax_custom_vjp3": False,
+        "jax_disable_bwd_checks": False,
+        "jax_remat3": False,
+        "jax_remat_barrier_no_cotangents": False,
+        "jax_scan3": False,
+        # how programs are compiled
+        "eager_constant_folding": False,
+        "jax_compiler_enable_remat_pass": True,
+        "jax_disable_most_optimizations": False,
+        "jax_embedded_constants_max_bytes": 32,
+        "jax_exec_time_optimization_effort": 0.0,
+        "jax_memory_fitting_effort": 0.0,
+        "jax_memory_fitting_level": "O2",
+        "jax_optimization_level": "UNKNOWN",
+        "jax_use_shardy_partitioner": True,
+        "jax_use_simplified_jaxpr_constants": False,
+        "jax_xla_profile_version": 0,
+        # Flax
+        "flax_array_ref": False,
+        "flax_fix_rng_separator": False,
+        "flax_hijax_variable": False,
+        "nnx_graph_mode": True,
+        "nnx_graph_updates": True,
+    }
+)
+
+# These change no number: they stop a training where JAX is to find a mistake, or slow it down.
+SWITCHES: Mapping[str, Value] = MappingProxyType(
+    {
+        "check_vma": False,
+        "flax_always_shard_variable": True,
+        "flax_pytree_module": True,
+        "flax_return_frozendict": False,
+        "jax_array_garbage_collection_guard": None,
+        "jax_auto_pcast": True,
+        "jax_check_static_indices": False,
+        "jax_check_tracer_leaks": False,
+        "jax_compilation_cache_expect_pgle": False,
+        "jax_debug_infs": False,
+        "jax_debug_key_reuse": False,
+        "jax_debug_nans": False,
+        "jax_default_device": None,
+        "jax_disable_jit": False,
+        "jax_disable_vmap_shmap_error": False,
+        "jax_disallow_mesh_context_manager": False,
+        "jax_enable_checks": False,
+        "jax_enable_pgle": False,
+        "jax_error_checking_behavior_divide": "ignore",
+        "jax_error_checking_behavior_nan": "ignore",
+        "jax_error_checking_behavior_oob": "ignore",
+        "jax_experimental_unsafe_xla_runtime_errors": False,
+        "jax_legacy_prng_key": "allow",
+        "jax_mutable_array_checks": True,
+        "jax_no_execution": False,
+        "jax_no_tracing": False,
+        "jax_raise_on_ppermute_sort_diff": True,
+        "jax_raise_persistent_cache_errors": False,
+        "jax_refs_to_pins": False,
+        "jax_remove_size_one_mesh_axis_from_type": False,
+        "jax_thread_guard": False,
+        # The first sets the other three, so it is set before them.
+        "jax_transfer_guard": None,
+        "jax_transfer_guard_device_to_device": None,
+        "jax_transfer_guard_device_to_host": None,
+        "jax_transfer_guard_host_to_device": None,
+        "jax_use_cpp_shard_args": False,
+        "jax_use_rgv3": True,
+    }
+)
+
+# These choose devices; `devices` says what becomes of them, and runs record the devices.
+DEVICES = frozenset(
+    {
+        "jax_backend_target",
+        "jax_cuda_visible_devices",
+        "jax_mock_gpu_topology",
+        "jax_num_cpu_devices",
+        "jax_oneapi_visible_devices",
+        "jax_platform_name",
+        "jax_platforms",
+        "jax_rocm_visible_devices",
+        "jax_xla_backend",
+        "mock_num_gpu_processes",
+    }
+)
+
+# The user's own: logs, tracebacks, dumps, the cache, and what no training here uses.
+_OWN = """
+flax_filter_frames flax_max_repr_depth flax_preserve_adopted_names flax_profile
+flax_use_flaxlib flax_use_orbax_checkpointing nnx_sow_capture_noop
+jax2tf_associative_scan_reductions jax2tf_default_native_serialization
+jax_bcoo_cusparse_lowering jax_captured_constants_report_frames
+jax_captured_constants_warn_bytes jax_check_proxy_envs jax_compilation_cache_check_contents
+jax_compilation_cache_dir jax_compilation_cache_include_metadata_in_key
+jax_compilation_cache_max_size jax_compiler_detailed_logging_min_ops
+jax_coordinator_address jax_coordinator_port jax_cpu_enable_async_dispatch
+jax_cpu_get_global_topology_timeout_minutes jax_cpu_get_local_topology_timeout_minutes
+jax_cross_host_transfer_socket_address jax_cross_host_transfer_timeout_seconds
+jax_cross_host_transfer_transfer_size jax_cross_host_transport_addresses
+jax_debug_leaked_clients_on_clear_backends jax_debug_log_modules jax_distributed_debug
+jax_distributed_verify_secure_credentials jax_dump_ir_modes jax_dump_ir_to
+jax_enable_compilation_cache jax_enable_preemption_service jax_enable_recoverability
+jax_explain_cache_misses jax_export_calling_convention_version
+jax_export_deserialize_expired_versions jax_export_ignore_forward_compatibility
+jax_force_dcn_cross_host_transfers jax_hlo_source_file_canonicalization_regex
+jax_include_debug_info_in_dumps jax_include_full_tracebacks_in_locations
+jax_log_checkpoint_residuals jax_log_compiles jax_logging_level jax_mosaic_allow_hlo
+jax_mosaic_unzip_debug_locations jax_mtls_ca_file jax_mtls_cert_file jax_mtls_key_file
+jax_mtls_peer_uri_prefix jax_pallas_auto_assign_collective_ids
+jax_pallas_auto_assign_collective_ids_limit jax_pallas_enable_debug_checks
+jax_pallas_poison_buffers jax_pallas_use_mosaic_gpu jax_pallas_verbose_errors
+jax_persistent_cache_enable_xla_caches jax_persistent_cache_min_compile_time_secs
+jax_persistent_cache_min_entry_size_bytes jax_pgle_aggregation_percentile
+jax_pgle_profiling_runs jax_pprint_use_color jax_ragged_dot_use_gpu_pallas_triton_lowering
+jax_ragged_dot_use_ragged_dot_instruction jax_remove_custom_partitioning_ptr_from_cache_key
+jax_send_traceback_to_runtime jax_serialization_version jax_share_binary_between_hosts
+jax_share_binary_between_hosts_timeout_ms jax_sort_devices_by_process_index
+jax_source_url_schema jax_traceback_filtering jax_traceback_in_locations_limit
+jax_tracer_error_num_traceback_frames jax_use_emit_pipeline_primitive
+"""
+OWN = frozenset(_OWN.split())
+
+# Options and variables that nothing here can pin, and on which numbers may depend: XLA and what
+# it calls read most of them when they start.
+RECORDED = frozenset(
+    {
+        "CUBLAS_WORKSPACE_CONFIG",
+        "DNNL_MAX_CPU_ISA",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION",
+        "JAX_PJRT_CLIENT_CREATE_OPTIONS",
+        "LIBTPU_INIT_ARGS",
+        "NPROC",
+        "NVIDIA_TF32_OVERRIDE",
+        "ONEDNN_MAX_CPU_ISA",
+        "PJRT_NPROC",
+        "XLA_FLAGS",
+    }
+)
+
+PINNED: Mapping[str, Value] = MappingProxyType({**NUMBERS, **SWITCHES})
+VARIABLES = frozenset(name.upper() for name in PINNED)
+_FAMILIES = ("JAX_", "FLAX_", "NNX_")
+_CLASSIFIED = frozenset(name.upper() for name in (*PINNED, *DEVICES, *OWN))
+# XLA's flags that say where a dump goes or how many devices a CPU is, which runs record anyway.
+_HARMLESS = ("--xla_dump_", "--xla_force_host_platform_device_count")
+_TRY = "from jaxlib import xla_client; xla_client.CompileOptions()"  # reads XLA_FLAGS, and no more
+_tried: set[str] = set()
+
+
+def start(notify: Callable[[str], None]) -> None:
+    """Imports JAX and Flax, which read their settings then, and says which have no effect here.
+
+    Args:
+      notify: gets a sentence if there are some.
+
+    Raises:
+      UsageError: JAX, Flax or XLA refuses the value of an environment variable.
+    """
+    require_flags(os.environ.get("XLA_FLAGS", ""))
+    try:
+        values = _values()
+    except (ValueError, TypeError, KeyError) as error:  # whatever reads a variable may raise these
+        if (refusal := _refusal(str(error), os.environ)) is None:
+            raise
+        raise UsageError(refusal) from None
+    others = _others(values)
+    if "jax_transfer_guard" in others:  # sets the three others
+        others = {n: v for n, v in others.items() if not n.startswith("jax_transfer_guard_")}
+    others = {n: v for n, v in others.items() if not _own_device(n) or isinstance(v, str)}
+    if ignored := [asked(name) or f"{name}={_shown(value)}" for name, value in others.items()]:
+        notify(
+            f"ignoring {', '.join(ignored)}: cnnbench pins these settings, so that the same seed"
+            " gives the same numbers."
+        )
+
+
+@contextmanager
+def pinned() -> Iterator[None]:
+    """Has every option of `PINNED` at its value, and then again as it was.
+
+    Raises:
+      UsageError: a ``with`` block of the calling program has another value.
+    """
+    before = _values()
+    try:
+        for name, value in _others(before).items():
+            _config(name).update(name, _like(PINNED[name], value))
+        for name, value in _others(_values()).items():
+            if _own_device(name):
+                continue
+            message = f"{name} is {_shown(value)} in a `with` block of the calling program"
+            raise UsageError(f"{message}; call cnnbench outside of that block.")
+        yield
+    finally:
+        now = _values()
+        for name, value in before.items():
+            if now[name] != value:
+                _config(name).update(name, value)
+
+
+def require_pinned(where: str) -> None:
+    """Refuses code of a user that has changed an option which a run pins.
+
+    Args:
+      where: the code, for the message.
+
+    Raises:
+      UsageError: it has.
+    """
+    for name, value in _others(_values()).items():
+        if _own_device(name):
+            continue
+        message = f"{where}: it sets {name} to {_shown(value)}, which a run pins"
+        raise UsageError(f"{message} to {_text(PINNED[name])}; leave that option alone.")
+
+
+def current(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What a run's numbers depend on, as it is recorded: pinned options, and variables set.
+
+    Args:
+      environ: the environment; this process's if None.
+
+    >>> found = current({"XLA_FLAGS": "--xla_dump_to=x --xla_allow_excess_precision=false"})
+    >>> found["jax_enable_x64"], found["XLA_FLAGS"]
+    ('false', '--xla_allow_excess_precision=false')
+    """
+    environ = os.environ if environ is None else environ
+    own = {name: value for name, value in environ.items() if name in RECORDED or _unknown(name)}
+    own["XLA_FLAGS"] = _effective(environ.get("XLA_FLAGS", ""))
+    pins = {name: _text(value) for name, value in NUMBERS.items()}
+    return pins | {name: own[name] for name in sorted(own) if own[name]}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A setting that is not what it was.
+
+    Args:
+      name: the option or the variable.
+      then: its value as it was recorded; None where it was not set.
+      now: likewise, at present.
+    """
+
+    name: str
+    then: str | None
+    now: str | None
+
+    @property
+    def text(self) -> str:
+        """Both values, after a verb.
+
+        >>> Change("NPROC", "1", None).text
+        'with NPROC=1, which is not set now'
+        """
+        then, now = (v and f"{self.name}={shlex.quote(v)}" for v in (self.then, self.now))
+        if not then:
+            return f"without {self.name}, and {now} is set now"
+        return f"with {then}, which is {f'now {self.now}' if now else 'not set now'}"
+
+    @property
+    def remedy(self) -> str:
+        """What to do, so that it is what it was."""
+        if not self.name.isupper():
+            return "go on with the version of cnnbench that began it"
+        if self.then is None:
+            return f"unset {self.name}"
+        return f"set {self.name}={shlex.quote(self.then)}"
+
+
+def changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[Change]:
+    """Settings that are different.
+
+    An option that only one version of cnnbench pins is not compared: the other's JAX may lack it.
+
+    >>> [change.text for change in changes({"jax_scan3": "false"}, {"XLA_FLAGS": "--a"})]
+    ['without XLA_FLAGS, and XLA_FLAGS=--a is set now']
+    """
+    names = [n for n in sorted({*then, *now}) if n.isupper() or (n in then and n in now)]
+    found = [Change(name, then.get(name), now.get(name)) for name in names]
+    return [change for change in found if change.then != change.now]
+
+
+def require_flags(flags: str) -> None:
+    """Has XLA read its flags in a process of its own: one that it does not know ends the process.
+
+    Raises:
+      UsageError: there is one, or one has a wrong value.
+    """
+    if not flags.strip() or flags in _tried:
+        return
+    command = [sys.executable, "-c", _TRY]
+    environ = os.environ | {"XLA_FLAGS": flags}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = re.findall(r"\] (.*(?:XLA_FLAGS|flag xla).*)", done.stderr)
+        reason = f" ({said[0].strip().rstrip('.')})" if said else ""
+        message = f"XLA_FLAGS={shlex.quote(flags)}: XLA refuses these flags{reason}"
+        raise UsageError(f"{message}; correct or unset XLA_FLAGS.")
+    _tried.add(flags)
+
+
+def asked(name: str, environ: Mapping[str, str] | None = None) -> str:
+    """A setting as its user wrote it, for messages; empty where no variable sets it.
+
+    >>> asked("jax_platforms", {"JAX_PLATFORMS": "cuda"})
+    'JAX_PLATFORMS=cuda'
+    """
+    value = (os.environ if environ is None else environ).get(name.upper())
+    return f"{name.upper()}={shlex.quote(value)}" if value else ""
+
+
+def _refusal(said: str, environ: Mapping[str, str]) -> str | None:
+    """A sentence on the variable that an import fails for; None if it is none."""
+    own = sorted((n for n in environ if n.startswith(_FAMILIES)), key=len, reverse=True)
+    named = [name for name in own if name in said.upper()]
+    blamed = named or [name for name in own if repr(environ[name]) in said]
+    if not blamed:
+        return None
+    message = f"{asked(blamed[0], environ)}: this value is refused ({said.rstrip('.')})"
+    return f"{message}; unset {blamed[0]}."
+
+
+def _config(name: str) -> Any:
+    import flax
+    import jax
+
+    return jax.config if name in jax.config.values else flax.config
+
+
+def _values() -> dict[str, Any]:
+    """What is pinned and the installed versions have, as it stands."""
+    import flax
+    import jax
+
+    found = {name: getattr(flax.config, name) for name in PINNED if hasattr(flax.config, name)}
+    found |= jax.config.values
+    return {name: found[name] for name in PINNED if name in found}
+
+
+def _others(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that are not at their value."""
+    return {name: value for name, value in values.items() if _plain(value) != PINNED[name]}
+
+
+def _own_device(name: str) -> bool:
+    """Whether an option may differ in a `with` block: the engine names its device in one."""
+    return name == "jax_default_device"
+
+
+def _plain(value: Any) -> Value:
+    """An option's value; of an enumeration the word that stands for it."""
+    return value.name.lower() if isinstance(value, Enum) else value
+
+
+def _shown(value: Any) -> str:
+    """An option's value in words."""
+    return _text(_plain(value))
+
+
+def _like(value: Value, other: Any) -> Any:
+    """A value in the type that an option has."""
+    return type(other)[str(value).upper()] if isinstance(other, Enum) else value
+
+
+def _text(value: Value) -> str:
+    words = {True: "true", False: "false", None: "null"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _unknown(name: str) -> bool:
+    """Whether a variable looks like an option that is not known: of a newer version, say."""
+    return name.startswith(_FAMILIES) and name not in _CLASSIFIED
+
+
+def _effective(flags: str) -> str:
+    """XLA's flags that numbers may depend on; like XLA, reads them from a file that is named."""
+    text = flags.strip()
+    if text and not text.startswith("-"):
+        try:
+            text = Path(text).read_text(encoding="utf-8", errors="replace")
+        except OSError:  # XLA takes no flags from it then either
+            return ""
+    return " ".join(flag for flag in text.split() if not flag.startswith(_HARMLESS))
