@@ -46,7 +46,7 @@ def pick_devices(kind: str) -> tuple[jax.Device, ...]:
 
 
 _NONE = (RuntimeError, AssertionError)  # the latter where all that JAX_PLATFORMS names is missing
-_CHOICES = ("jax_platforms", "jax_platform_name")
+_CHOICES = ("jax_platforms", "jax_platform_name", "jax_force_tpu_init")
 
 
 def _devices(backend: str | None) -> tuple[jax.Device, ...]:
@@ -78,7 +78,8 @@ def _lack(kind: str) -> str:
     chosen = _chosen()
     if kind == "auto":
         names = " and ".join(name.upper() for name in _CHOICES if settings.asked(name))
-        return f"{chosen}: JAX finds no such device here; unset {names}, or write cpu there."
+        remedy = ", or set it to cpu" if names in {"JAX_PLATFORMS", "JAX_PLATFORM_NAME"} else ""
+        return f"{chosen}: JAX finds no such device here; unset {names}{remedy}."
     message = f"--device {kind}: JAX finds no {kind} on this machine"
     if chosen:
         return f"{message} with {chosen}; unset that, or write --device auto."

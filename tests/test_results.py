@@ -95,8 +95,8 @@ records = st.builds(
     texts,
     datasets,
     environments,
-    st.lists(times, max_size=3).map(tuple),
-    st.lists(st.dictionaries(texts, texts, max_size=2), max_size=3).map(tuple),
+    resumed_at=st.lists(times, max_size=3).map(tuple),
+    resumed_with=st.lists(st.dictionaries(texts, texts, max_size=2), max_size=3).map(tuple),
 )
 costs = st.builds(
     Cost,

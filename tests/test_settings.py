@@ -268,9 +268,9 @@ REFUSED = {
     "JAX_ENABLE_X64=maybe": "JAX_ENABLE_X64=maybe: this value is refused (invalid truth value"
     " 'maybe' for environment 'JAX_ENABLE_X64'); unset JAX_ENABLE_X64.\n",
     "JAX_PLATFORMS=cdua": "JAX_PLATFORMS=cdua: JAX finds no such device here; unset JAX_PLATFORMS,"
-    " or write cpu there.\n",
+    " or set it to cpu.\n",
     "JAX_PLATFORM_NAME=tpu": "JAX_PLATFORM_NAME=tpu: JAX finds no such device here; unset"
-    " JAX_PLATFORM_NAME, or write cpu there.\n",
+    " JAX_PLATFORM_NAME, or set it to cpu.\n",
 }
 
 
