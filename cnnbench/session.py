@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -145,8 +145,15 @@ def run_by_turns(
     """
     results: dict[int, RunResult] = {}
     with ExitStack() as stack:
+
+        @cache
+        def pin() -> None:
+            """Pins JAX's settings for all of them, once the first needs JAX: it takes seconds."""
+            settings.start(listeners[0].note)
+            stack.enter_context(settings.pinned())
+
         pairs = zip(requests, listeners, strict=True)
-        trainings = [stack.enter_context(closing(_training(*pair))) for pair in pairs]
+        trainings = [stack.enter_context(closing(_training(*pair, pin))) for pair in pairs]
         running, turn = list(range(len(trainings))), 0  # in the first turn all data are read
         while running:
             for number in list(running):
@@ -156,31 +163,32 @@ def run_by_turns(
                     results[number] = end.value
                     running.remove(number)
                     done(end.value)
-            if running and not turn:  # nothing before needs JAX, which takes seconds to import
-                settings.start(listeners[0].note)
-                stack.enter_context(settings.pinned())
             running, turn = running[:: -1 if turn else 1], turn + 1
     return [results[number] for number in range(len(requests))]
 
 
-def _training(request: Request, listener: Listener) -> Training:
+def _training(request: Request, listener: Listener, pin: Callable[[], None]) -> Training:
     """A run that pauses when its data are read, and after each of its seeds but the last."""
     watch = Stopwatch()
     loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
     listener.loaded(loaded)
     try:
-        return (yield from _trained(request, listener, loaded, watch))
+        return (yield from _trained(request, listener, loaded, watch, pin))
     except ModelError as error:
         raise error.placed(loaded.place(error.key)) from None
 
 
-def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwatch) -> Training:
+def _trained(
+    request: Request, listener: Listener, loaded: Loaded, watch: Stopwatch, pin: Callable[[], None]
+) -> Training:
     done_already = partial(
         _done, epochs=loaded.experiment.train.epochs, tags=request.tags, listener=listener
     )
     if request.resume and (done := done_already(request.resume)):
         return done
-    if (reference := loaded.experiment.model.python) and not request.allow_python:
+    if reference := loaded.experiment.model.python:
+        pin()  # its module imports JAX
+    if reference and not request.allow_python:
         from cnnbench.python_models import require_trust
 
         require_trust(reference, request.path.resolve().parent)
@@ -195,6 +203,7 @@ def _trained(request: Request, listener: Listener, loaded: Loaded, watch: Stopwa
         path = begun(loaded, dataset.digest, source, request.results_dir, asked, listener.note)
     if path and (done := done_already(path)):
         return done
+    pin()
     job = _prepare(loaded, dataset, request, watch, listener)
     with ExitStack() as stack:
         if path:
