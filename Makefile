@@ -19,7 +19,7 @@ MODELS = experiments/standard.yaml experiments/modified.yaml
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage mutants lint smoke bench clean
+.PHONY: help run test coverage mutants lint smoke base bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,18 @@ smoke: $(VENV)/.installed-base ## Train every experiment for 2 epochs on embedde
 	rm -rf build/smoke
 	$(BIN)/cnnbench run experiments/*.yaml --dataset mnist_5k --epochs 2 --results-dir build/smoke
 	$(BIN)/cnnbench compare --results-dir build/smoke
+
+# As users install it: without an extra, and not editable. What it needs is installed once.
+BASE = build/base-$(VERSION)
+$(BASE)/.installed: pyproject.toml $(CONSTRAINTS)
+	test -x $(BASE)/bin/python || $(PYTHON) -m venv $(BASE)
+	$(BASE)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) .
+	touch $@
+
+base: $(BASE)/.installed ## Run every command and option once where nothing but the package is installed
+	$(BASE)/bin/python -m pip install --quiet --force-reinstall --no-deps .
+	rm -rf build/commands && mkdir -p build/commands
+	$(BASE)/bin/python tests/command_lines.py build/commands
 
 bench: $(VENV)/.installed-dev,peers ## Measure speed against PyTorch, Keras and plain Flax, and the project's bars
 	$(BIN)/python -m benchmarks.run $(BENCH)

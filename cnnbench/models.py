@@ -146,7 +146,7 @@ class GraphNet(nnx.Module):
         nodes = decoder(self.plan, layer)
         assert nodes is not None
         start = self.enter(values) if values.ndim == 4 else values
-        numbers = jnp.arange(len(values))
+        numbers = jnp.arange(values.shape[0])
         found = self._run(nodes, {layer: start}, self.prepare(), numbers)
         return self.leave(found[self.plan.output])
 
@@ -154,7 +154,7 @@ class GraphNet(nnx.Module):
         self, x: jax.Array, weights: Weights, numbers: jax.Array | None = None
     ) -> dict[str, jax.Array]:
         """Every layer's result by name, in the layout of the operations."""
-        numbers = jnp.arange(len(x)) if numbers is None else numbers
+        numbers = jnp.arange(x.shape[0]) if numbers is None else numbers
         return self._run(self.plan.nodes, {INPUT: self.enter(x)}, weights, numbers)
 
     def _run(

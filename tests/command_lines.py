@@ -23,7 +23,7 @@ TENSORBOARD = (
     "--tensorboard: the package 'tensorboard' is not installed; run pip install"
     " 'cnnbench[tensorboard]'."
 )
-PEERS = "not installed: torch, keras; run pip install 'cnnbench[peers]'."
+MISSING = "is not installed; run pip install 'cnnbench[peers]'."
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,11 @@ LINES = (
         says="conv1",
     ),
     Line("run tiny.yaml --seeds 2 --epochs 2 --dataset mnist_5k --device cpu", says="+/-"),
-    Line("run tiny.yaml --needed --results-dir results --data-dir data", says="nothing is trained"),
+    Line(
+        "run tiny.yaml --seeds 2 --epochs 2 --dataset mnist_5k --needed --results-dir results"
+        " --data-dir data",
+        says="is finished; nothing is trained",
+    ),
     Line("run wide.yaml tiny.yaml --match params --engine direct --quiet", says="Accuracy"),
     Line("run wide.yaml tiny.yaml --match flops --dry-run", says="would train"),
     Line("run tiny.yaml --seeds 1 --engine plain --json", says='"comparisons"'),
@@ -73,8 +77,8 @@ LINES = (
     Line("run code.yaml --engine direct", says="Loss"),
     Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),
     Line("run --resume stopped", says="wrote"),
-    Line("run tiny.yaml --device gpu", 1, "--device gpu"),
-    Line("run tiny.yaml --device tpu", 1, "--device tpu"),
+    Line("run tiny.yaml --device gpu", 2, "--device gpu"),
+    Line("run tiny.yaml --device tpu", 2, "--device tpu"),
     Line("run tiny.yaml --tensorboard", 2, TENSORBOARD),
     Line("list --results-dir results", says="tiny"),
     Line("check --results-dir results", says="sound"),
@@ -114,16 +118,19 @@ LINES = (
     *(Line(f"gradcheck tiny.yaml --format {form}", says="conv1") for form in ("table", "json")),
     Line("gradcheck --show", says="convolution"),
     Line(
-        "export tiny --to stablehlo --output tiny.stablehlo --seed 1 --results-dir results"
+        "export tiny --to stablehlo --output tiny.stablehlo --seed 0 --results-dir results"
         " --data-dir data",
         says="wrote tiny.stablehlo",
     ),
     Line("export tiny --to safetensors"),
     Line("export tiny --to onnx", 2, EXPORT),
-    Line("bench tiny.yaml --rounds 3 --budget 1 --format table", says=PEERS),
-    Line("bench tiny.yaml --against flax --rounds 3 --budget 1 --format md --dataset mnist_5k"),
-    Line("bench tiny.yaml --against flax --rounds 3 --budget 1 --format json --data-dir data"),
-    Line("bench tiny.yaml --against torch --output benched", 2, "pip install 'cnnbench[peers]'."),
+    Line(
+        "bench tiny.yaml --against flax --rounds 3 --budget 1 --format table --dataset mnist_5k"
+        " --data-dir data --output benched",
+        says="cnnbench is faster",
+    ),
+    Line("bench tiny.yaml --against torch --format md", 2, f"PyTorch {MISSING}"),
+    Line("bench tiny.yaml --against keras --format json", 2, f"Keras {MISSING}"),
 )
 
 TINY = """\
@@ -145,7 +152,7 @@ name: code
 task: reconstruct
 dataset: {name: mnist_5k, train_examples: 200}
 model:
-  code: code
+  code_layer: code
   layers:
     flat: {op: flatten}
     code: {op: dense, units: 2}
