@@ -77,7 +77,7 @@ def _settings(run: RunResult) -> Iterator[str]:
             )
     if record.resumed_with and len(record.resumed_with) != len(record.resumed_at):
         times, entries = len(record.resumed_at), len(record.resumed_with)
-        yield f"run.json: resumed_at has {times} times, and resumed_with {entries} entries"
+        yield f"run.json: resumed_at and resumed_with have {times} and {entries} entries"
     if (engine := record.engine) and engine.num_devices > env.num_devices:
         yield f"run.json: {engine.num_devices} devices shared a batch, of {env.num_devices}"
 

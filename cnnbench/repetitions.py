@@ -8,11 +8,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
-from cnnbench.comparable import TEST, Finished
+from cnnbench.comparable import TEST, Finished, values
 from cnnbench.phrases import clean, enumeration, is_fraction, metric_text, words
 from cnnbench.results import Engine, Environment, EpochRecord, RunRecord
 from cnnbench.settings import changes
-from cnnbench.summary import with_missing
 
 _VERSIONS = ("cnnbench", "python", "jax", "jaxlib", "flax", "optax", "numpy")
 _ENGINE = {
@@ -41,21 +40,26 @@ def contradiction(one: Finished, other: Finished, labels: tuple[str, str]) -> st
     """
     if (found := next(_differences(one, other), None)) is None:
         return None
+    names, seeds = " and ".join(map(clean, labels)), one.record.seeds
+    shared = "the same seeds"
+    if seeds != other.record.seeds:
+        common = [str(seed) for seed in seeds if seed in other.record.seeds]
+        shared = f"seed{'s' * (len(common) > 1)} {enumeration(common)} in common"
     return (
-        f"{' and '.join(map(clean, labels))} are the same experiment with the same seeds, but their"
-        f" results differ ({found}): {_explanation(one.record, other.record)}."
+        f"{names} are the same experiment with {shared}, but their results differ ({found}):"
+        f" {_explanation(one.record, other.record)}."
     )
 
 
 def _differences(one: Finished, other: Finished) -> Iterator[str]:
-    """Values of both runs that should be equal: first the headline metric, then by epochs."""
+    """Values of both runs that should be equal: first what they are judged by, then by epochs."""
     epochs = [{(e.seed, e.epoch): e for e in run.epochs} for run in (one, other)]
-    last, metric = one.record.epochs, one.metric
+    metric = one.judged_by
     seeds = [seed for seed in one.record.seeds if seed in other.record.seeds]
-    ends = [with_missing(run.epochs, last) for run in (one, other)]
+    name = words(metric if metric.startswith(TEST) else f"validation_{metric}")
+    ends = [values(run, metric) for run in (one, other)]
     for seed in seeds:
-        pair = [end[seed, last].validation(metric) for end in ends]
-        yield from _unequal(f"validation {words(metric)} of seed {seed}", metric, *pair)
+        yield from _unequal(f"{name} of seed {seed}", metric, *(end[seed] for end in ends))
     for place in (key for key in epochs[0] if key in epochs[1] and key[0] in seeds):
         where = f"of seed {place[0]} after epoch {place[1]}"
         first, second = (_values(each[place]) for each in epochs)
@@ -69,9 +73,9 @@ def _differences(one: Finished, other: Finished) -> Iterator[str]:
 
 
 def _values(epoch: EpochRecord) -> Mapping[str, float]:
-    own = {f"validation_{name}": value for name, value in epoch.metrics.items()}
-    losses = {"training_loss": epoch.train_loss, "validation_loss": epoch.validation_loss}
-    return losses | own
+    names = ("loss", *epoch.metrics) if epoch.validated else ()
+    own = {f"validation_{name}": epoch.validation(name) for name in names}
+    return {"training_loss": epoch.train_loss} | own
 
 
 def _unequal(what: str, metric: str, one: float, other: float) -> Iterator[str]:
@@ -86,7 +90,7 @@ def _unequal(what: str, metric: str, one: float, other: float) -> Iterator[str]:
 
 def _explanation(one: RunRecord, other: RunRecord) -> str:
     if found := [*_settings(one.environment, other.environment), *_machines(one, other)]:
-        return f"they were trained with different {enumeration(found)}"
+        return f"they differ in {enumeration(found)}"
     commits = [_commit(record.environment) for record in (one, other)]
     if commits[0] != commits[1]:
         return f"all that they record differs only in the git commit, {' and '.join(commits)}"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cnnbench import codec, session
+from cnnbench import __version__, codec, session
 from cnnbench.checking import check_run
 from cnnbench.cli import app
 from cnnbench.locks import hold
@@ -126,6 +126,24 @@ SUMS = "summary.json: seed 1 is not what its epochs add up to"
         (
             in_json("run.json", lambda document: document["timing"].update(train_s=1e6)),
             ["run.json: 1000000.0"],
+        ),
+        (
+            in_json(
+                "run.json",
+                lambda document: document["environment"]["settings"].update(jax_enable_x64="true"),
+            ),
+            [
+                f"run.json: jax_enable_x64 is true, and cnnbench {__version__} trains with false"
+                " only"
+            ],
+        ),
+        (
+            in_json("run.json", lambda document: document.update(resumed_with=[{"jax": "0.9"}])),
+            ["run.json: resumed_at and resumed_with have 0 and 1 entries"],
+        ),
+        (
+            in_json("run.json", lambda document: document["engine"].update(num_devices=99)),
+            ["run.json: 99 devices shared a batch, of 2"],
         ),
         (
             in_json("run.json", lambda document: document.update(seeds=[0, 0, 1])),
