@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Invert = Literal["auto", "yes", "no"]
 Pixels = NDArray[np.uint8]
+PNG = b"\x89PNG\r\n\x1a\n"  # what a PNG file begins with
 MOST_PIXELS = 50_000_000  # of a file; more would fill the memory
 MIDDLE = 127.5  # between black and white
 INK = 20 / 28  # of an image's side, as in MNIST
@@ -88,8 +89,7 @@ def read_photograph(file: Path, shape: tuple[int, int, int], framing: Framing) -
         raise UsageError(f"{message}, and a picture has 1 (grey) or 3 (colour).")
     if shape[2] == 3 and framing.trim:
         raise UsageError("--trim: the network reads colours, which have no ink; leave it out.")
-    with _opened(file) as image:
-        upright = _upright(image, shape[2])
+    upright = _upright(file, shape[2])
     height, width = shape[:2]
     seen = _fitted(upright, height, width)
     border = float(_border(seen).mean())
@@ -121,7 +121,7 @@ def _opened(file: Path) -> "Iterator[Image]":
     except Image.DecompressionBombError:
         raise _too_large(file) from None
     except UnidentifiedImageError:
-        raise DataError(f"{file}: is no PNG or JPEG file; save it as one.") from None
+        raise _unidentified(file) from None
     except BROKEN as error:
         reason = str(getattr(error, "strerror", None) or error).lower()
         raise DataError(f"{file}: cannot be read: {reason}; save it anew.") from None
@@ -141,17 +141,89 @@ def _too_large(file: Path) -> DataError:
     return DataError(f"{file}: has more than {most} million pixels; save it smaller.")
 
 
-def _upright(image: "Image", channels: int) -> "Image":
-    """Turned as the camera says, on white, in the channels of the dataset."""
-    from PIL import Image, ImageOps
+def _unidentified(file: Path) -> DataError:
+    """Pillow does not say whether a file is of another format, or of a kind that it cannot read."""
+    with file.open("rb") as content:
+        start = content.read(len(PNG))
+    for name, magic in (("PNG", PNG), ("JPEG", b"\xff\xd8\xff")):
+        if start.startswith(magic):
+            kind = f"is a damaged {name} file, or one of a kind that cannot be read"
+            return DataError(f"{file}: {kind}; save it with 8 bits a channel.")
+    return DataError(f"{file}: is no PNG or JPEG file; save it as one.")
 
-    turned = ImageOps.exif_transpose(image)
-    if turned.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        turned = Image.fromarray((np.asarray(turned, np.float64) / 257).round().astype(np.uint8))
-    if turned.has_transparency_data:
-        turned = turned.convert("RGBA")
-        turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
-    return turned.convert("L" if channels == 1 else "RGB")
+
+def _upright(file: Path, channels: int) -> "Image":
+    """Turned as the camera says, on white, in the channels of the dataset."""
+    from PIL import Image
+
+    with _opened(file) as image:
+        depth = _bit_depth(file) if image.format == "PNG" else 8
+        if depth == 16:
+            turned = Image.fromarray(_deep(file, image))
+        else:
+            turned = _turned(image)
+            _scale_transparent(turned, depth)
+        if turned.has_transparency_data:
+            turned = turned.convert("RGBA")
+            turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
+        return turned.convert("L" if channels == 1 else "RGB")
+
+
+def _turned(image: "Image") -> "Image":
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+def _bit_depth(file: Path) -> int:
+    """Bits of a sample of a PNG file, 1 to 16, from its header."""
+    with file.open("rb") as content:
+        return content.read(25)[24]
+
+
+def _scale_transparent(image: "Image", depth: int) -> None:
+    """The grey that is transparent is written in the file's own bits, pixels have 8.
+
+    Of a value that has more bits than a sample the low ones count (PNG, section 11.3.2.1).
+    """
+    transparent, most = image.info.get("transparency"), 2**depth - 1
+    if image.mode == "L" and isinstance(transparent, int):
+        image.info["transparency"] = (transparent & most) * 255 // most
+    elif image.mode == "RGB" and isinstance(transparent, tuple):
+        image.info["transparency"] = tuple(value & most for value in transparent)
+
+
+def _deep(file: Path, image: "Image") -> Pixels:
+    """A PNG file of 16 bits a sample, (h, w) or (h, w, 3), rounded to 8 bits, on white.
+
+    Pillow keeps the upper 8 bits of all but grey without alpha, so the file is read once more
+    for the lower ones: as if the bytes of a sample stood in the other order.
+    """
+    with _opened(file) as again:
+        samples = _samples(image, again)
+    has_alpha, transparent = samples.shape[2] in {2, 4}, image.info.get("transparency")
+    seen = (samples[..., :-1] if has_alpha else samples) / np.float32(257)
+    if has_alpha:
+        opaque = samples[..., -1:] / np.float32(65_535)
+        seen = 255 - (255 - seen) * opaque
+    elif transparent is not None:
+        seen[(samples == transparent).all(axis=2)] = 255
+    pixels: Pixels = seen.round().astype(np.uint8)
+    return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+
+
+def _samples(image: "Image", again: "Image") -> NDArray[np.uint16]:
+    """16-bit samples, (h, w, c), of a file that was opened twice and not yet decoded."""
+    if image.mode.startswith("I"):
+        return np.asarray(_turned(image)).astype(np.uint16)[..., None]
+    codec, box, offset, raw = again.tile[0]  # type: ignore[attr-defined]
+    if raw == "LA;16B":  # 4 bytes a pixel: grey and alpha, the upper one first
+        again.tile = [type(again.tile[0])(codec, box, offset, "RGBA")]  # type: ignore[attr-defined]
+        return np.ascontiguousarray(_turned(again)).view(">u2").astype(np.uint16)
+    other = raw.replace("16B", "16L")
+    again.tile = [type(again.tile[0])(codec, box, offset, other)]  # type: ignore[attr-defined]
+    upper, lower = (np.asarray(_turned(each)).astype(np.uint16) for each in (image, again))
+    return upper * 256 + lower
 
 
 def _fitted(image: "Image", height: int, width: int) -> Pixels:

@@ -123,6 +123,169 @@ def test_every_mode_is_read(tmp_path: Path, mode: str) -> None:
     np.testing.assert_allclose(seen, halves, atol=12)  # a JPEG is not exact
 
 
+# PNG files of every kind that the standard allows, made here from their samples.
+
+ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+KINDS = [
+    (color, depth)
+    for color, depths in {
+        0: (1, 2, 4, 8, 16),
+        2: (8, 16),
+        3: (1, 2, 4, 8),
+        4: (8, 16),
+        6: (8, 16),
+    }.items()
+    for depth in depths
+]
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def packed(samples: Any, depth: int) -> bytes:
+    """Lines of samples, (h, w, c), none of them filtered."""
+    lines = []
+    for row in samples.reshape(len(samples), -1):
+        bits = (row[:, None].astype(np.int64) >> np.arange(depth)[::-1]) & 1
+        lines.append(b"\0" + np.packbits(bits.astype(np.uint8)).tobytes())
+    return b"".join(lines)
+
+
+def png(
+    samples: Any, color: int, depth: int, *, interlaced: bool = False, chunks: bytes = b""
+) -> bytes:
+    """A PNG file of integer samples, (h, w, c); `chunks` come before the data."""
+    height, width, _ = samples.shape
+    header = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
+    passes = [samples]
+    if interlaced:
+        passes = [samples[top::down, left::right] for top, left, down, right in ADAM7]
+    data = b"".join(packed(each, depth) for each in passes if each.size)
+    body = chunk(b"IHDR", header) + chunks + chunk(b"IDAT", zlib.compress(data))
+    return photographs.PNG + body + chunk(b"IEND", b"")
+
+
+def drawn(color: int, depth: int, size: int) -> tuple[Any, bytes, Any]:
+    """Samples of some kind, the chunks that go with them, and what is to be seen, in colours."""
+    rng, most = np.random.default_rng([color, depth]), 2**depth - 1
+    samples = rng.integers(0, most + 1, (size, size, CHANNELS[color]))
+    if color == 3:
+        palette = rng.integers(0, 256, (most + 1, 3), np.uint8)
+        alphas = rng.integers(0, 256, max(1, most // 2), np.uint8)
+        chunks = chunk(b"PLTE", palette.tobytes()) + chunk(b"tRNS", alphas.tobytes())
+        shade = palette[samples[..., 0]] / 255
+        opaque = np.append(alphas, [255] * (most + 1 - len(alphas)))[samples[..., 0]] / 255
+    elif color in (4, 6):
+        chunks, shade, opaque = b"", samples[..., :-1] / most, samples[..., -1] / most
+    else:
+        samples[3:5, 2:9] = samples[3, 2]  # the transparent value is there more than once
+        key = samples[3, 2]
+        samples[0, :] = key
+        samples[1, :] = key ^ 1  # differs in the lowest bit alone
+        chunks = chunk(b"tRNS", struct.pack(f">{len(key)}H", *key))
+        shade, opaque = samples / most, (samples != key).any(axis=2)
+    shade = np.broadcast_to(shade, (size, size, 3))
+    return samples, chunks, 255 * (shade * opaque[..., None] + 1 - opaque[..., None])
+
+
+@pytest.mark.parametrize("interlaced", [False, True], ids=["in lines", "interlaced"])
+@pytest.mark.parametrize(("color", "depth"), KINDS)
+def test_every_kind_of_png_is_seen_as_it_is(
+    tmp_path: Path, color: int, depth: int, interlaced: bool
+) -> None:
+    samples, chunks, seen = drawn(color, depth, 32)
+    file = tmp_path / "a.png"
+    file.write_bytes(png(samples, color, depth, interlaced=interlaced, chunks=chunks))
+    for shape in (COLOUR, (32, 32, 1)):
+        got = read_photograph(file, shape, AS_IT_IS).pixels
+        # ITU-R 601-2
+        want = seen if shape is COLOUR else (seen @ [0.299, 0.587, 0.114])[..., None]
+        np.testing.assert_allclose(
+            got, want, atol=0.51 if shape is COLOUR and depth == 16 else 1.01
+        )
+
+
+@pytest.mark.parametrize(("color", "depth"), [(0, 2), (0, 8), (2, 8)])
+def test_of_a_transparent_value_the_low_bits_count(tmp_path: Path, color: int, depth: int) -> None:
+    """As the standard has it; some programs write others."""
+    samples, _, seen = drawn(color, depth, 32)
+    key = samples[3, 2] | 2**depth
+    content = png(samples, color, depth, chunks=chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)))
+    (tmp_path / "a.png").write_bytes(content)
+    got = read_photograph(tmp_path / "a.png", COLOUR, AS_IT_IS).pixels
+    np.testing.assert_allclose(got, seen, atol=1.01)
+
+
+# What each value of the orientation asks for, of rows and columns as they are stored.
+TURNS = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.swapaxes(a[::-1], 0, 1),
+    7: lambda a: np.swapaxes(a[::-1, ::-1], 0, 1),
+    8: lambda a: np.swapaxes(a[:, ::-1], 0, 1),
+}
+
+
+@pytest.mark.parametrize(("color", "depth"), [(0, 2), (0, 16), (2, 16), (4, 16), (6, 8), (6, 16)])
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_png_is_turned_as_its_camera_says(
+    tmp_path: Path, orientation: int, color: int, depth: int
+) -> None:
+    samples, chunks, seen = drawn(color, depth, 32)
+    exif = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHHI", 0x0112, 3, 1, orientation, 0, 0)
+    content = png(samples, color, depth, chunks=chunks + chunk(b"eXIf", exif))
+    (tmp_path / "a.png").write_bytes(content)
+    got = read_photograph(tmp_path / "a.png", COLOUR, AS_IT_IS).pixels
+    np.testing.assert_allclose(got, TURNS[orientation](seen), atol=1.01)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_jpeg_is_turned_as_its_camera_says(tmp_path: Path, orientation: int, mode: str) -> None:
+    """Blocks of 8x8 pixels of one colour, which a JPEG keeps."""
+    inks = np.random.default_rng(orientation).integers(0, 256, (4, 4, len(mode)), np.uint8)
+    inks = inks.repeat(8, axis=0).repeat(8, axis=1)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options: Any = {"exif": exif, "quality": 100, "subsampling": 0, "progressive": True}
+    image = Image.fromarray(inks[..., 0] if mode == "L" else inks, mode)
+    image.save(tmp_path / "a.jpg", **options)
+    got = read_photograph(tmp_path / "a.jpg", COLOUR, AS_IT_IS).pixels
+    seen = np.broadcast_to(inks.astype(float), (32, 32, 3)) if mode == "L" else inks.astype(float)
+    if mode == "CMYK":
+        seen = (255 - seen[..., :3]) * (255 - seen[..., 3:]) / 255
+    np.testing.assert_allclose(got, TURNS[orientation](seen), atol=3)
+
+
+def test_kinds_that_pillow_cannot_read_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "a.jpg"
+    Image.fromarray(ramp(28, 28)).save(file)
+    content = bytearray(file.read_bytes())
+    content[content.index(b"\xff\xc0") + 4] = 12  # bits a sample, in the header of the frame
+    file.write_bytes(content)
+    for name, end in (("JPEG", content), ("PNG", photographs.PNG + b"nothing")):
+        file.write_bytes(end)
+        with pytest.raises(DataError) as caught:
+            read_photograph(file, GREY, AS_IT_IS)
+        assert str(caught.value) == (
+            f"{file}: is a damaged {name} file, or one of a kind that cannot be read; save it with "
+            "8 bits a channel."
+        )
+
+
 def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
@@ -170,11 +333,6 @@ def animation(path: Path) -> None:
 
 def claimed(width: int, height: int) -> bytes:
     """A PNG file of a few bytes that says it is large."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
