@@ -166,14 +166,17 @@ class Session:
             raise RefusedError(self._dead[family])
         if family not in self._processes:
             self._begin(family)
-        limit_s = max(1.0, min(limit_s, self.left))
         try:
-            return self._processes[family].ask(do, limit_s, **request)
+            return self._processes[family].ask(do, self._limit(limit_s), **request)
         except LostError:
             self._processes.pop(family).close()
             others = {k: e for k, e in self._ready.items() if _family(e.contestant) != family}
             self._ready = others
             raise
+
+    def _limit(self, seconds: float) -> float:
+        """Seconds that a request may take, so that the budget is kept."""
+        return max(1.0, min(seconds, self.left))
 
     def _begin(self, family: str) -> None:
         """Starts a process; one that cannot even say what it is is not started again."""
@@ -183,7 +186,7 @@ class Session:
         self._processes[family] = worker
         options = {"tf32": self._tf32()} if family == "torch" else {}
         try:
-            self.found["facts"][family] = worker.ask("facts", START_LIMIT_S, **options)
+            self.found["facts"][family] = worker.ask("facts", self._limit(START_LIMIT_S), **options)
         except LostError as error:
             self._dead[family] = f"cannot be used: {error}"
             raise
