@@ -7,6 +7,7 @@ seeds are trained by one program too (`jax.vmap`).
 import itertools
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from cnnbench.peers import initial_weights
 from cnnbench.programs import Job, Setup, compile_train, set_up
 from cnnbench.results import EpochRecord
 from cnnbench.sampling import batches
+from cnnbench.settings import pinned
 from cnnbench.steps import gradients, train_step
 from cnnbench.strategy import candidates
 from cnnbench.timing import Stopwatch
@@ -53,7 +55,8 @@ class Trainers:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._settings = folder, ExitStack()
+        self._settings.enter_context(pinned())  # as a run does
         self._device = jax.local_devices()[0]
         self._trainers: dict[str, Trainer] = {}
 

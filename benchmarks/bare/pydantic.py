@@ -131,12 +131,15 @@ class BaseModel:
         vars(copied).update(update)
         return copied
 
-    def model_dump(self, mode: str = "python", exclude: Any = ()) -> dict[str, Any]:
+    def model_dump(
+        self, mode: str = "python", exclude: Any = (), *, exclude_none: bool = False
+    ) -> dict[str, Any]:
         """Values by name, without some: a set of names, or a mapping for parts of them."""
         dumped = {}
         for name, value in self._values.items():
             inner = exclude.get(name, ()) if isinstance(exclude, Mapping) else ()
-            if inner is True or (name in exclude and not isinstance(exclude, Mapping)):
+            left_out = name in exclude and not isinstance(exclude, Mapping)
+            if inner is True or left_out or (exclude_none and value is None):
                 continue
             dumped[name] = _dumped(_serialized(self._hints[name], value), mode, inner)
         return dumped
