@@ -10,7 +10,7 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from cnnbench.errors import Location, Problem, SpecError
+from cnnbench.errors import Location, Problem, SpecError, shown
 
 MAX_BYTES = 256 * 1024
 MAX_NODES = 10_000  # after aliases are expanded
@@ -120,27 +120,32 @@ class _Scanner(Reader, Scanner):
     def _line_break(self) -> str:
         return str(self.scan_line_break())  # type: ignore[no-untyped-call]
 
-    def scan_block_scalar(self, style: str) -> Any:
-        self._without_tabs(f"[^#{_BREAKS}]*")
-        return super().scan_block_scalar(style)
+    def scan_block_scalar_indicators(self, start_mark: yaml.Mark) -> tuple[bool | None, int | None]:
+        found = self._ahead(rf"([1-9][-+]?|[-+][1-9]?|)(?=[ \t\0{_BREAKS}])")
+        if not found and self.peek() != "\t":
+            return super().scan_block_scalar_indicators(start_mark)  # says what is wrong, if any
+        self.forward(len(found))
+        keep = {"+": True, "-": False, "": None}[found.strip("123456789")]
+        return keep, int(width) if (width := found.strip("-+")) else None
 
-    def scan_directive(self) -> Any:
-        self._without_tabs(f"[^#{_BREAKS}]*")
-        return super().scan_directive()
+    def scan_block_scalar_ignored_line(self, start_mark: yaml.Mark) -> None:
+        self.forward(len(self._ahead("[ \t]*")))
+        super().scan_block_scalar_ignored_line(start_mark)
+
+    def scan_directive_ignored_line(self, start_mark: yaml.Mark) -> None:
+        self.forward(len(self._ahead("[ \t]*")))
+        super().scan_directive_ignored_line(start_mark)
 
     def scan_tag(self) -> Any:
-        self._without_tabs(r"!\S*[ \t]*")
+        if tag := self._ahead(r"!\S*(?=\t)"):
+            message = f"the tag {shown(tag)} is not allowed"
+            remedy = "write the value plainly"
+            raise _RefusedError(problem=message, problem_mark=self.get_mark(), note=remedy)
         return super().scan_tag()
 
     def _ahead(self, pattern: str) -> str:
         found = re.compile(pattern).match(self.buffer, self.pointer)
         return found[0] if found else ""
-
-    def _without_tabs(self, pattern: str) -> None:
-        """Puts spaces in the places of the tabs in the text ahead, where PyYAML takes no tab."""
-        if "\t" in (text := self._ahead(pattern)):
-            before, after = self.buffer[: self.pointer], self.buffer[self.pointer + len(text) :]
-            self.buffer = before + text.replace("\t", " ") + after
 
 
 class _Loader(_Scanner, Parser, Composer, BaseResolver):
