@@ -1,5 +1,6 @@
 """Pydantic's validation errors in the words of an experiment file."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,13 +8,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cnnbench import vocabulary
-from cnnbench.errors import Flaw, listing, shown
+from cnnbench.errors import Flaw, Location, listing, shown
+from cnnbench.fields import VALUE
 from cnnbench.layers import ACTIVATION_NAMES, OPERATIONS
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
 from cnnbench.phrases import enumeration
 from cnnbench.scalars import MAX_DIGITS, is_number
 from cnnbench.spec import Experiment, Splits
-from cnnbench.yamlio import KeyPath, dotted
+from cnnbench.yamlio import Document, KeyPath, dotted
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     name: field.annotation
@@ -31,6 +33,7 @@ _NOUNS = {
     "precision": vocabulary.PRECISION,
     "task": vocabulary.TASK,
 }
+NAMING = "start with a letter and use letters, digits, '-' and '_'"
 _TRUE_WORDS = ("yes", "on", "y")
 _FALSE_WORDS = ("no", "off", "n")
 _BOUNDS = {
@@ -48,54 +51,58 @@ _KINDS = {
 }
 
 
-def flaws_of(error: ValidationError, data: Any) -> list[Flaw]:
+def flaws_of(error: ValidationError, document: Document) -> list[Flaw]:
     """What is wrong, value by value.
 
     Args:
-      error: what validating `data` as an `Experiment` raised.
-      data: the plain data of the file.
+      error: what validating the document's data as an `Experiment` raised.
+      document: the data, and how its values are written.
     """
-    return [_flaw(detail, data) for detail in error.errors(include_url=False)]
+    return [_flaw(detail, document) for detail in error.errors(include_url=False)]
 
 
-def _flaw(detail: ErrorDetails, data: Any) -> Flaw:
+def _flaw(detail: ErrorDetails, document: Document) -> Flaw:
     at = _path_in_file(detail["loc"])
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    written = shown(value, at, document.values)
     match kind:
         case "missing":
             return _missing(at, detail["loc"])
         case "extra_forbidden":
-            return _unknown_key(at, detail["loc"], data)
+            return _unknown_key(at, detail["loc"], document.data)
         case "cnnbench":
-            return Flaw(at, context["message"], context["remedy"])
+            at = (*at, *context["at"])
+            written = shown(_item(document.data, at), at, document.values)
+            return Flaw(at, context["message"].replace(VALUE, written), context["remedy"])
         case "union_tag_not_found" if isinstance(value, Mapping):
             return Flaw(at, "'op' is missing", f"add 'op: ...' ({listing(OPERATIONS)})")
         case "union_tag_invalid":
-            short = not isinstance(_item(data, at), Mapping)
-            word = value[_tag(at)]
-            return _wrong_choice(at if short else (*at, _tag(at)), word, _union(at), _noun(at))
+            short = not isinstance(_item(document.data, at), Mapping)
+            word, choices, noun = value[_tag(at)], _union(at), _noun(at)
+            at = at if short else (*at, _tag(at))
+            return _wrong_choice(at, word, shown(word, at, document.values), choices, noun)
         case "literal_error" | "enum":
             choices = context["expected"].replace(" or ", ", ").split(", ")
-            return _wrong_choice(at, value, [word.strip("'") for word in choices], _noun(at))
+            words = [word.strip("'") for word in choices]
+            return _wrong_choice(at, value, written, words, _noun(at))
         case "finite_number":
-            return Flaw(at, f"{shown(value)} is not a finite number", "write a number")
+            return Flaw(at, f"{written} is not a finite number", "write a number")
         case "string_pattern_mismatch":
-            remedy = "start with a letter and use letters, digits, '-' and '_'"
-            return Flaw(at, f"{shown(value)} cannot name a folder", remedy)
+            return Flaw(at, f"{written} cannot name a folder", NAMING)
         case "string_too_long":
             remedy = f"write at most {context['max_length']} characters"
-            return Flaw(at, f"{shown(value)} is too long", remedy)
+            return Flaw(at, f"{written} is too long", remedy)
         case "tuple_type":
             remedy = f"write [{value}]" if isinstance(value, str) else "write a list in brackets"
-            return Flaw(at, f"{shown(value)} is not a list", remedy)
+            return Flaw(at, f"{written} is not a list", remedy)
         case _ if kind in _BOUNDS:
             key, word, phrase = _BOUNDS[kind]
             remedy = f"write {phrase.format(f'{context[key]:g}')}"
-            return Flaw(at, f"{shown(value)} is too {word}", remedy)
+            return Flaw(at, f"{written} is too {word}", remedy)
         case _ if kind in _MAPPINGS:
-            return _not_a_mapping(at, value)
+            return _not_a_mapping(at, value, written)
         case _ if kind in _KINDS:
-            return _wrong_kind(at, value, kind)
+            return _wrong_kind(at, value, kind, document.values)
         case _:
             raise AssertionError(f"an error that nobody worded: {detail}")
 
@@ -234,8 +241,8 @@ def _paths(section: KeyPath) -> list[str]:
     return sorted(paths, key=lambda path: not (here and path.startswith(here)))
 
 
-def _wrong_choice(at: KeyPath, value: Any, choices: Any, noun: str) -> Flaw:
-    message = f"{shown(value)} is no {noun}"
+def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str) -> Flaw:
+    message = f"{written} is no {noun}"
     if noun == "activation" and value == "softmax":
         return Flaw(at, f"{message}: the loss applies it", "leave the output linear")
     if not isinstance(value, str):
@@ -249,49 +256,59 @@ def _wrong_choice(at: KeyPath, value: Any, choices: Any, noun: str) -> Flaw:
     if hint or not words.lacks(value, choices):
         return Flaw(at, message + hint, f"write {listing(choices)}")
     if noun == "operation":
-        message = f"the layer language has no operation {shown(value)}"
+        message = f"the layer language has no operation {written}"
         return Flaw(at, message, vocabulary.way_out(value))
     if noun in {"activation", "init"}:
-        message = f"the layer language has no {noun} {shown(value)}"
+        message = f"the layer language has no {noun} {written}"
         return Flaw(at, message, f"write {listing(choices)}; or {vocabulary.PYTHON}")
-    return Flaw(at, f"there is no {noun} {shown(value)} here", f"write {listing(choices)}")
+    return Flaw(at, f"there is no {noun} {written} here", f"write {listing(choices)}")
 
 
-def _not_a_mapping(at: KeyPath, value: Any) -> Flaw:
+def _not_a_mapping(at: KeyPath, value: Any, written: str) -> Flaw:
     if at[:2] == ("model", "layers") and len(at) == 3:
-        return Flaw(at, f"{shown(value)} is not a layer", "write {op: OPERATION, ...}")
+        return Flaw(at, f"{written} is not a layer", "write {op: OPERATION, ...}")
     if at[-1] in {"optimizer", "schedule"}:
-        return Flaw(at, f"{shown(value)} is no {at[-1]}", f"write {listing(_union(at))}")
-    message = f"{shown(value)} is not a mapping"
+        return Flaw(at, f"{written} is no {at[-1]}", f"write {listing(_union(at))}")
+    message = f"{written} is not a mapping"
     if at == ("dataset",) and isinstance(value, str):
-        return Flaw(at, message, f"write {{name: {shown(value)}}}")
+        return Flaw(at, message, f"write {{name: {written}}}")
     return Flaw(at, message, "write 'key: value' pairs")
 
 
-def _wrong_kind(at: KeyPath, value: Any, kind: str) -> Flaw:
-    what = _KINDS[kind]
-    message, remedy = f"{shown(value)} is not {what}", f"write {what}"
+def _wrong_kind(at: KeyPath, value: Any, kind: str, places: Mapping[KeyPath, Location]) -> Flaw:
+    what, written = _KINDS[kind], shown(value, at, places)
+    message, remedy = f"{written} is not {what}", f"write {what}"
     if isinstance(value, str) and kind != "string_type":
-        return _wrong_text(at, value, kind) or Flaw(at, message, remedy)
+        return _wrong_text(at, value, kind, written) or Flaw(at, message, remedy)
     if kind == "string_type" and isinstance(value, int | float):
-        remedy = f"put it in quotes: '{shown(value)}'"
+        if at == ("name",) and not isinstance(value, bool):
+            return Flaw(at, f"{written} is a number, not a name", NAMING)
+        remedy = _in_quotes(at, written, places)
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         remedy = f"write {value:.0f}"
     return Flaw(at, message, remedy)
 
 
-def _wrong_text(at: KeyPath, value: str, kind: str) -> Flaw | None:
+def _in_quotes(at: KeyPath, written: str, places: Mapping[KeyPath, Location]) -> str:
+    """How a number becomes text; a shell takes the outer one of two pairs of quotes away."""
+    place = places.get(at)
+    if place and place.line is None:
+        return "put it in quotes: " + shlex.quote(f'{dotted(at)}="{written}"')
+    return f"put it in quotes: '{written}'"
+
+
+def _wrong_text(at: KeyPath, value: str, kind: str, written: str) -> Flaw | None:
     """Text where YAML 1.1, or the eye, would see another kind of value."""
     word, digits = value.lower(), value.replace("_", "")
     if kind == "bool_type":
         if word in {"true", "false"}:
-            return Flaw(at, f"{shown(value)} is text because of its quotes", f"write {word}")
+            return Flaw(at, f"{written} is text because of its quotes", f"write {word}")
         if word in _TRUE_WORDS + _FALSE_WORDS:
             meant = "true" if word in _TRUE_WORDS else "false"
-            return Flaw(at, f"{shown(value)} is text in YAML 1.2", f"write {meant}")
+            return Flaw(at, f"{written} is text in YAML 1.2", f"write {meant}")
         return None
     if is_number(value) and len(value) <= MAX_DIGITS:
-        return Flaw(at, f"{shown(value)} is text because of its quotes", "remove the quotes")
+        return Flaw(at, f"{written} is text because of its quotes", "remove the quotes")
     if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS:
-        return Flaw(at, f"{shown(value)} is text in YAML 1.2", f"write {digits}")
+        return Flaw(at, f"{written} is text in YAML 1.2", f"write {digits}")
     return None

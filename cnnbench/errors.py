@@ -8,7 +8,7 @@ value, what to write instead.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 
@@ -20,6 +20,7 @@ class Location:
       path: file name as the user gave it, or ``command line``.
       line: line number from 1; None where the text has no lines.
       column: column number from 1; None where the text has no lines.
+      text: the scalar that stands there, as it is written; None where nothing of one line does.
 
     >>> str(Location("idea.yaml", 12, 5))
     'idea.yaml:12:5'
@@ -30,6 +31,7 @@ class Location:
     path: str
     line: int | None = None
     column: int | None = None
+    text: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return ":".join(str(p) for p in (self.path, self.line, self.column) if p is not None)
@@ -142,21 +144,41 @@ def _position(problem: Problem) -> tuple[str, int, int]:
     return location.path, location.line or 0, location.column or 0
 
 
-def shown(value: object) -> str:
-    """A value as a message shows it: YAML's words on one line, cut to 40 characters.
+Path = tuple[str | int, ...]  # keys and indices that lead to a value
+
+
+def shown(value: object, at: Path = (), places: Mapping[Path, Location] | None = None) -> str:
+    """A value as a message shows it: on one line, cut to 40 characters.
+
+    Args:
+      value: plain data.
+      at: the path of the value in a document.
+      places: where the values of the document stand; scalars are shown as they are written there,
+        and in YAML's words where they stand nowhere.
 
     >>> shown(True), shown("abc"), shown(None), shown((5, None))
     ('true', "'abc'", 'an empty value', '[5, null]')
+    >>> shown(31, ("name",), {("name",): Location("a.yaml", 1, 7, "0x1F")})
+    '0x1F'
     """
-    if value is None or isinstance(value, Mapping):
-        return "an empty value" if value is None else "a mapping"
-    text = _flow(value)
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if value is None and not _written(at, places):
+        return "an empty value"
+    text = _flow(value, at, places)
     if len(text) <= 40:
         return text
     return text[:36] + "..." + (text[0] if isinstance(value, str) else "")
 
 
-def _flow(value: object) -> str:
+def _written(at: Path, places: Mapping[Path, Location] | None) -> str | None:
+    place = (places or {}).get(at)
+    return place.text if place else None
+
+
+def _flow(value: object, at: Path, places: Mapping[Path, Location] | None) -> str:
+    if not isinstance(value, Mapping | list | tuple) and (text := _written(at, places)):
+        return text
     match value:
         case None:
             return "null"
@@ -168,7 +190,8 @@ def _flow(value: object) -> str:
             return "{...}"
         case list() | tuple():
             # 40 entries fill 40 characters
-            return f"[{', '.join(_flow(item) for item in value[:40])}]"
+            items = enumerate(value[:40])
+            return f"[{', '.join(_flow(item, (*at, i), places) for i, item in items)}]"
         case _:
             return repr(value)
 

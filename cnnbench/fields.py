@@ -25,9 +25,21 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def wrong(message: str, remedy: str) -> PydanticCustomError:
-    """A validation error that already has both halves of the error grammar."""
-    return PydanticCustomError("cnnbench", "{message}", {"message": message, "remedy": remedy})
+VALUE = "\0"  # in a message: the value as it is written in the file
+
+
+def wrong(message: str, remedy: str, value: object, *at: int) -> PydanticCustomError:
+    """A validation error that already has both halves of the error grammar.
+
+    Args:
+      message: what is wrong, with `VALUE` in the place of the value.
+      remedy: what to write instead.
+      value: the value.
+      *at: its index, where it is an entry of a list.
+    """
+    context = {"message": message, "remedy": remedy, "at": at}
+    text = message.replace(VALUE, shown(value))
+    return PydanticCustomError("cnnbench", "{text}; {remedy}", context | {"text": text})
 
 
 def _whole(value: object, least: int) -> bool:
@@ -36,7 +48,7 @@ def _whole(value: object, least: int) -> bool:
 
 def _refuse_quotes(value: object) -> None:
     if isinstance(value, str) and is_number(value):
-        raise wrong(f"{shown(value)} is text because of its quotes", "remove the quotes")
+        raise wrong(f"{VALUE} is text because of its quotes", "remove the quotes", value)
 
 
 def _pair(value: object, least: int) -> tuple[int, int] | None:
@@ -54,7 +66,7 @@ def _size(value: object) -> tuple[int, int]:
     if pair := _pair(value, 1):
         return pair
     remedy = "write a whole number from 1 up, or a pair such as [3, 5]"
-    raise wrong(f"{shown(value)} is not a height and width", remedy)
+    raise wrong(f"{VALUE} is not a height and width", remedy, value)
 
 
 def _padding(value: object) -> object:
@@ -64,7 +76,7 @@ def _padding(value: object) -> object:
     if pair := _pair(value, 0):
         return pair
     remedy = "write valid, same, a whole number, or a pair such as [1, 2]"
-    raise wrong(f"{shown(value)} is not a padding", remedy)
+    raise wrong(f"{VALUE} is not a padding", remedy, value)
 
 
 def _inputs(value: object) -> tuple[str, ...] | None:
@@ -73,7 +85,7 @@ def _inputs(value: object) -> tuple[str, ...] | None:
     names = [value] if isinstance(value, str) else value
     if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
         return tuple(names)
-    raise wrong(f"{shown(value)} names no layer", "write a layer's name, or a list of names")
+    raise wrong(f"{VALUE} names no layer", "write a layer's name, or a list of names", value)
 
 
 def _shape(value: object) -> tuple[int, ...]:
@@ -84,25 +96,29 @@ def _shape(value: object) -> tuple[int, ...]:
     ):
         return tuple(value)
     remedy = "write [height, width, channels] or [units]"
-    raise wrong(f"{shown(value)} is not a shape", remedy)
+    raise wrong(f"{VALUE} is not a shape", remedy, value)
 
 
 def _seeds(value: object) -> tuple[int, ...]:
     _refuse_quotes(value)
     num = value if isinstance(value, int) else len(value) if isinstance(value, (list, tuple)) else 0
     if num > MAX_SEEDS:
-        raise wrong(f"{num:,} seeds are too many", f"write at most {MAX_SEEDS:,}")
+        number = VALUE if isinstance(value, int) else f"{num:,}"
+        raise wrong(f"{number} seeds are too many", f"write at most {MAX_SEEDS:,}", value)
     if isinstance(value, int) and _whole(value, 1):
         return tuple(range(value))
     if isinstance(value, (list, tuple)) and value and all(_whole(seed, 0) for seed in value):
-        twice = [seed for i, seed in enumerate(value) if seed in value[:i]]
+        twice = [i for i, seed in enumerate(value) if seed in value[:i]]
         if twice:
-            raise wrong(f"the seed {twice[0]} stands twice", "give each seed once")
-        if max(value) >= 2**32:
-            raise wrong(f"the seed {max(value)} is too large", "write seeds below 4294967296")
+            raise wrong(
+                f"the seed {VALUE} stands twice", "give each seed once", value[twice[0]], twice[0]
+            )
+        if (most := max(value)) >= 2**32:
+            message = f"the seed {VALUE} is too large"
+            raise wrong(message, "write seeds below 4294967296", most, value.index(most))
         return tuple(value)
     remedy = "write a number of seeds (1 or more), or a list such as [0, 1, 2]"
-    raise wrong(f"{shown(value)} does not name seeds", remedy)
+    raise wrong(f"{VALUE} does not name seeds", remedy, value)
 
 
 def _as_list(value: object) -> object:

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.catalog import DatasetInfo, describe
 from cnnbench.diagnosis import flaws_of
-from cnnbench.errors import DataError, Flaw, Location, Problem, SpecError
-from cnnbench.fields import Model
+from cnnbench.errors import DataError, Flaw, Location, Problem, SpecError, shown
+from cnnbench.fields import VALUE, Model
 from cnnbench.graph import Goal, Plan, build_plan, classify_goal, reconstruct_goal
 from cnnbench.layers import INPUT, LayerOp
 from cnnbench.overlay import in_order, override, read_with_parents
@@ -85,7 +85,7 @@ def _check(
     document: Document, path: str, data_dir: Path | None
 ) -> tuple[Experiment, Plan | None, DatasetInfo]:
     data = document.data
-    experiment, flaws = _validate(data)
+    experiment, flaws = _validate(document)
     parts = _parts(data, flaws)
     info, unknown = _describe(parts.dataset, data_dir)
     flaws += unknown
@@ -100,11 +100,11 @@ def _check(
     return experiment, plan, info
 
 
-def _validate(data: Any) -> tuple[Experiment | None, list[Flaw]]:
+def _validate(document: Document) -> tuple[Experiment | None, list[Flaw]]:
     try:
-        return Experiment.model_validate(data), []
+        return Experiment.model_validate(document.data), []
     except ValidationError as error:
-        return None, flaws_of(error, data)
+        return None, flaws_of(error, document)
 
 
 def _parts(data: Mapping[str, Any], flaws: Iterable[Flaw]) -> Parts:
@@ -204,7 +204,19 @@ def _place(flaw: Flaw, document: Document, path: str) -> Problem:
         at = at[:-1]
     places = document.keys if flaw.of_key else document.values
     location = places.get(at) or document.values.get(at) or Location(path)
-    return Problem(location, dotted(at), flaw.message, flaw.remedy)
+    message = flaw.message
+    if VALUE in message:
+        message = message.replace(VALUE, _number(flaw.at, document))
+    return Problem(location, dotted(at), message, flaw.remedy)
+
+
+def _number(at: KeyPath, document: Document) -> str:
+    """A number as it is written; with separators where that is decimal digits."""
+    value = document.data
+    for key in at:
+        value = value[key]
+    text = shown(value, at, document.values)
+    return f"{value:,}" if text.isdigit() else text
 
 
 def kept_source(run: Path) -> bytes:

@@ -50,30 +50,29 @@ def read_with_parents(path: Path, children: tuple[Path, ...] = ()) -> Document:
 def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> Path:
     value = document.data["extends"]
     place = document.values[("extends",)]
+    written = shown(value, ("extends",), document.values)
 
     def refuse(message: str, remedy: str) -> SpecError:
         return SpecError([*document.problems, Problem(place, "extends", message, remedy)])
 
     if not isinstance(value, str) or not value:
-        raise refuse(f"{shown(value)} is not a file name", "name a file beside this one")
+        raise refuse(f"{written} is not a file name", "name a file beside this one")
     if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
-        raise refuse(f"{shown(value)} leaves the folder", "name a file beside this one")
+        raise refuse(f"{written} leaves the folder", "name a file beside this one")
     parent, shipped = _parent_of(path, value)
     if not _is_file(parent):
         files = {p.stem: p.name for p in path.parent.glob("*.yaml") if p != path}
         choices = {name: name for name in shipped_names()} | files
         near = nearest(Path(value).stem, choices)
         hint = f" (did you mean '{choices[near]}'?)" if near else ""
-        message = f"there is no file {shown(value)} beside this one{hint}"
+        message = f"there is no file {written} beside this one{hint}"
         raise refuse(message, "name an existing file")
     if not shipped and path.parent.resolve() not in parent.resolve().parents:
-        raise refuse(
-            f"{shown(value)} leaves the folder through a link", "name a file beside this one"
-        )
+        raise refuse(f"{written} leaves the folder through a link", "name a file beside this one")
     chain = (*children, path)
     if any(parent.samefile(link) for link in chain):
         what = "is this file itself" if parent.samefile(path) else "extends this file in turn"
-        raise refuse(f"{shown(value)} {what}", "end the circle")
+        raise refuse(f"{written} {what}", "end the circle")
     if len(chain) > MAX_PARENTS:
         raise refuse(f"more than {MAX_PARENTS} files extend one another", "merge some of them")
     return parent
@@ -249,7 +248,8 @@ def _parsed(text: str, lower: Document) -> Document:
     value = _parse_value(key, value_text)
     if value.data is None and value_text.strip() not in _NULLS:  # nothing, or a comment
         raise _refused(key, "the value is missing", f"write {key}=VALUE, or {key}=null to unset it")
-    places = {(*at, *inner): Location(COMMAND_LINE) for inner in value.values}
+    found = value.values.items()
+    places = {(*at, *inner): Location(COMMAND_LINE, text=place.text) for inner, place in found}
     new = (at[:end] for end in range(1, len(at)) if at[:end] not in lower.values)
     places |= dict.fromkeys(new, Location(COMMAND_LINE))  # sections that no file has
     nested = value.data

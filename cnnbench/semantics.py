@@ -8,6 +8,7 @@ from typing import Any
 
 from cnnbench.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe, split_sizes
 from cnnbench.errors import DataError, Flaw, did_you_mean, listing, shown
+from cnnbench.fields import VALUE
 from cnnbench.layers import INPUT, Sample
 from cnnbench.optimizers import Cosine
 from cnnbench.shapes import shape_text
@@ -145,7 +146,7 @@ def _training_flaws(
             yield Flaw(at, message, "remove it")
     schedule = train.schedule
     if isinstance(schedule, Cosine) and schedule.warmup_epochs >= train.epochs:
-        message = f"a warm-up of {schedule.warmup_epochs:g} epochs fills all {train.epochs}"
+        message = f"a warm-up of {VALUE} epochs fills all {train.epochs}"
         place = ("train", "schedule", "warmup_epochs")
         yield Flaw(place, message, f"write a number below {train.epochs}")
 
@@ -175,7 +176,7 @@ def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:
         wanted = getattr(splits, key)
         if wanted and limit and wanted > limit:
             excess = True
-            message = f"{wanted:,} images are more than the {limit:,} that {info.name} has for it"
+            message = f"{VALUE} images are more than the {limit:,} that {info.name} has for it"
             yield Flaw(("dataset", "splits", key), message, f"write at most {limit}")
     num_train = splits.train or limits["train"]
     if pool and info.name in KNOWN and info.name != EMBEDDED:
@@ -183,7 +184,7 @@ def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:
         if not excess:
             yield from _overlap(splits, num_train, num_validation, info)
     if spec.train_examples and num_train and spec.train_examples > num_train > 0:
-        message = f"{spec.train_examples:,} are more than the {num_train:,} images to train on"
+        message = f"{VALUE} are more than the {num_train:,} images to train on"
         yield Flaw(("dataset", "train_examples"), message, f"write at most {num_train}")
 
 
@@ -191,10 +192,10 @@ def _overlap(splits: Splits, train: int, validation: int, info: DatasetInfo) -> 
     """Splits of the same images that leave too few for each other."""
     pool = info.num_train or 0
     if train < 1:
-        message = f"{validation:,} images to validate leave none of {info.name}'s {pool:,} to train"
+        message = f"{VALUE} images to validate leave none of {info.name}'s {pool:,} to train"
         yield Flaw(("dataset", "splits", "validation"), message, f"write at most {pool - 1}")
     elif validation < 1 and splits.validation is None:
-        message = f"{train:,} images to train leave none of {info.name}'s {pool:,} to validate"
+        message = f"{VALUE} images to train leave none of {info.name}'s {pool:,} to validate"
         remedy = (
             f"add validation: 0 to train without validation images, or write at most {pool - 1}"
         )

@@ -22,6 +22,7 @@ from cnnbench.shipped import shipped_names
 from cnnbench.syntax import MAX_BYTES, MAX_DEPTH, MAX_NODES, PLAIN, QUOTED, compose
 
 KeyPath = tuple[str | int, ...]
+MAX_WRITTEN = 200  # characters; messages show 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +230,8 @@ class _Builder:
         return text
 
     def _location(self, node: yaml.Node) -> Location:
-        return Location(self.path, node.start_mark.line + 1, node.start_mark.column + 1)
+        mark = node.start_mark
+        return Location(self.path, mark.line + 1, mark.column + 1, _written(node))
 
     def _refuse_tag(self, node: yaml.Node, at: KeyPath) -> None:
         if node.tag not in (PLAIN, QUOTED):
@@ -246,6 +248,21 @@ class _Builder:
     def _stop(self, node: yaml.Node, at: KeyPath, message: str) -> NoReturn:
         self._report(node, at, message, "write the values out without aliases")
         raise SpecError(self.problems)
+
+
+def _written(node: yaml.Node) -> str | None:
+    """A scalar as it stands in the text; None for plain text, and what fills several lines."""
+    if not isinstance(node, yaml.ScalarNode):
+        return None
+    start, end = node.start_mark, node.end_mark
+    if node.tag == PLAIN:
+        text = str(node.value)
+        return None if is_text(text) else text
+    if start.line != end.line or start.buffer is None or end.pointer - start.pointer > MAX_WRITTEN:
+        return None
+    text = start.buffer[start.pointer : end.pointer]
+    text = re.sub(r"^&\S+\s+", "", text)  # an anchor
+    return text if text.isprintable() else None
 
 
 def dotted(at: KeyPath) -> str:

@@ -3,15 +3,17 @@
 import itertools
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from cnnbench.errors import SpecError
@@ -561,6 +563,104 @@ class TestPartsOfADefault:
             "idea.yaml:3:21: train.optimizer.momentum: adam has no 'momentum' (sgd and rmsprop have"
             " it); remove it, or set train.optimizer.name to sgd or rmsprop."
         )
+
+
+NUMBERS = (
+    st.from_regex(r"[-+]?(0|[1-9][0-9]{0,5})(\.[0-9]{0,3})?([eE][-+]?[0-9]{1,3})?", fullmatch=True)
+    | st.from_regex(r"0x[0-9a-fA-F]{1,8}|0o[0-7]{1,8}", fullmatch=True)
+    | st.sampled_from([".inf", "-.INF", ".nan", ".5", "+1.10", "12345678901234567890123"])
+)
+WORDS = st.sampled_from(
+    ["true", "TRUE", "False", "~", "Null", "'yes'", '"5"', '"a\\tb"', "'it''s'"]
+)
+
+
+class TestValuesAsTheyAreWritten:
+    @given(NUMBERS | WORDS)
+    @example("3e563")
+    @example("1.10")
+    @example("0x1F")
+    def test_in_messages(self, text: str) -> None:
+        """Wherever a scalar stands, the message about it shows its text and no other reading."""
+        spec = (
+            f"name: idea\ntask: {text}\ndataset: {{name: mnist}}\nmodel:\n  layers:\n"
+            f"    a: {text}\n    b: {{op: conv, filters: 8, kernel: [{text}, x]}}\n"
+            f"    c: {{op: max_pool, size: [2, 2, {text}]}}\n"
+            f"    d: {{op: dense, units: 10, activation: {text}}}\n"
+            f"train:\n  optimizer: {{name: {text}}}\n  precision: {text}\n  metrics: [{text}]\n"
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "idea.yaml"
+            path.write_text(spec)
+            lines = {line.split(": ")[1]: line for line in complaint(path).splitlines()}
+        for key, shown in {
+            "task": f"{text} is no task",
+            "model.layers.a": f"{text} is not a layer",
+            "model.layers.b.kernel": f"[{text}, 'x'] is not a height and width",
+            "model.layers.c.size": f"[2, 2, {text}] is not a height and width",
+            "model.layers.d.activation": f"{text} is no activation",
+            "train.optimizer.name": f"{text} is no optimizer",
+            "train.precision": f"{text} is no precision",
+            "train.metrics.0": f"{text} is no metric",
+        }.items():
+            assert f": {key}: {shown}; write " in lines[key]
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("name: 3e563", "name: 3e563 is a number, not a name; NAMING."),
+            ("name: 0x1F", "name: 0x1F is a number, not a name; NAMING."),
+            ("name: 2024-01-01", "name: '2024-01-01' cannot name a folder; NAMING."),
+            ('name: "1 \\u0041"', 'name: "1 \\u0041" cannot name a folder; NAMING.'),
+            ("name: &x '1 a'", "name: '1 a' cannot name a folder; NAMING."),
+            ("title: 1.10", "title: 1.10 is not text; put it in quotes: '1.10'."),
+            ("title: [0x1F, ~]", "title: [0x1F, ~] is not text; write text."),
+            ("seeds: [0x1, 2, 1]", "seeds.2: the seed 1 stands twice; give each seed once."),
+            ("seeds: 0x7D1", "seeds: 0x7D1 seeds are too many; write at most 1,000."),
+            ("train: {epochs: 1e3}", "train.epochs: 1e3 is not a whole number; write 1000."),
+            ("train: {epochs: 0x0}", "train.epochs: 0x0 is too small; write 1 or more."),
+            (
+                "train: {optimizer: {learning_rate: 1e999}}",
+                "train.optimizer.learning_rate: 1e999 is not a finite number; write a number.",
+            ),
+            (
+                "train: {epochs: 2, schedule: {name: cosine, warmup_epochs: 0x3}}",
+                "train.schedule.warmup_epochs: a warm-up of 0x3 epochs fills all 2; write a number"
+                " below 2.",
+            ),
+            (
+                "dataset: {name: mnist, train_examples: 0x1FFFF}",
+                "dataset.train_examples: 0x1FFFF are more than the 50,000 images to train on; write"
+                " at most 50000.",
+            ),
+            (
+                "dataset: {name: mnist, splits: {train: 100000}}",
+                "dataset.splits.train: 100,000 images are more than the 60,000 that mnist has for"
+                " it; write at most 60000.",
+            ),
+            ("extends: 0x1F", "extends: 0x1F is not a file name; name a file beside this one."),
+        ],
+    )
+    def test_of_every_kind(self, write: Write, line: str, message: str) -> None:
+        naming = "start with a letter and use letters, digits, '-' and '_'"
+        key = line.partition(":")[0]
+        lines = [
+            "name: idea",
+            "task: classify",
+            "dataset: {name: mnist}",
+            "model: {layers: {out: {op: dense, units: 10}}}",
+        ]
+        text = "\n".join([*(each for each in lines if not each.startswith(f"{key}:")), line])
+        found = complaint(write(text)).partition(": ")[2]
+        assert found == message.replace("NAMING", naming)
+
+    def test_a_shell_leaves_quotes_around_what_is_given_there(self, write: Write) -> None:
+        message = complaint(write(BASE), "title=3e563")
+        assert message == (
+            "command line: title: 3e563 is not text; put it in quotes: 'title=\"3e563\"'."
+        )
+        (word,) = shlex.split(message.removesuffix(".").partition("quotes: ")[2])
+        assert load_experiment(write(BASE), [word]).experiment.title == "3e563"
 
 
 class TestFiles:

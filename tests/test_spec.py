@@ -96,7 +96,7 @@ def test_short_and_long_forms(kind: Any, given: Any, expected: Any) -> None:
         ),
         (Seeds, [4, 4], "the seed 4 stands twice", "give each seed once"),
         (Seeds, [2**32], "the seed 4294967296 is too large", "write seeds below 4294967296"),
-        (Seeds, 10**12, "1,000,000,000,000 seeds are too many", "write at most 1,000"),
+        (Seeds, 10**12, "1000000000000 seeds are too many", "write at most 1,000"),
         (Seeds, list(range(1001)), "1,001 seeds are too many", "write at most 1,000"),
     ],
 )
@@ -104,7 +104,7 @@ def test_wrong_forms(kind: Any, given: Any, message: str, remedy: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(kind).validate_python(given)
     (detail,) = caught.value.errors()
-    assert detail["ctx"] == {"message": message, "remedy": remedy}
+    assert detail["msg"] == f"{message}; {remedy}"
 
 
 def test_defaults_are_those_of_the_lasagne_example() -> None:
