@@ -73,7 +73,7 @@ def markdown(report: Report) -> str:
         rows = [[c.cell(benchmark, m) for c in _COLUMNS] for m in benchmark.measured]
         table = markdown_table([_header(c, benchmark, narrow=False) for c in _COLUMNS], rows)
         parts.append(f"### {escaped(heading(benchmark))}\n\n{table}\n{''.join(lines)}")
-    return "\n".join([*parts, " ".join(TIMES_NOTE), machine_note(report), ""])
+    return "\n".join([*parts, " ".join(TIMES_NOTE), escaped(machine_note(report)), ""])
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

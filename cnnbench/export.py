@@ -7,6 +7,7 @@ from typing import Any
 
 from cnnbench import codec
 from cnnbench.compare import Comparison, CostRow, Row
+from cnnbench.phrases import csv_cell
 from cnnbench.stats import Estimate, mean_interval
 from cnnbench.verdict_report import fields
 
@@ -25,7 +26,7 @@ def csv_text(comparisons: Sequence[Comparison]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 

@@ -17,7 +17,13 @@ from cnnbench.tables import Folded
 
 
 class LegibleConsole(Console):
-    """A console for any encoding."""
+    """A console for any encoding, to which brackets and colons are no markup.
+
+    Titles, layers and files come from users.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Prints objects as `rich.console.Console.print` does."""

@@ -207,13 +207,47 @@ def _is_visible(char: str) -> bool:
     return char.isprintable() or char == "\n" or unicodedata.category(char) == "Zs"
 
 
-def escaped(text: str) -> str:
-    r"""Markdown that shows `text` as it is: no cells, tags, links or emphasis of its own.
+# What opens something in CommonMark or GFM wherever it stands: code, emphasis, links, cells,
+# strikethrough, formulas, escapes. An underscore inside of a word opens nothing; a tag and a
+# reference begin in their own ways.
+_OPENS = re.compile(
+    r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|#+$", re.ASCII
+)
+# What makes a line a heading, a list, a quotation, a rule, or the line above it a heading.
+_BEGINS = re.compile(r"(#{1,6}|[-+>]|\d{1,9}[.)])(?=\s|$)|[>=]|-(?=[-\s])")
 
-    >>> print(escaped("A|B <i> <0.01"))
-    A\|B \<i> <0.01
+
+def escaped(text: str) -> str:
+    r"""Markdown (CommonMark and GFM) that shows `text` as it is, wherever it is put in a line.
+
+    >>> print(escaped("A|B <i> <0.01 test_accuracy _x_ ~~y~~ &copy; R&D"))
+    A\|B \<i> <0.01 test_accuracy \_x\_ \~\~y\~\~ \&copy; R&D
+    >>> [escaped(start) for start in ("# a", "1. a", "- a", "-0.5", "1.5")]
+    ['\\# a', '1\\. a', '\\- a', '-0.5', '1.5']
     """
-    return re.sub(r"([\\`*\[|]|<(?=[a-zA-Z/!?]))", r"\\\1", text)
+    line = clean(text)
+    begins = _BEGINS.match(line)
+    rest = line[begins.end() :] if begins else line
+    start = f"{begins[0][:-1]}\\{begins[0][-1]}" if begins else ""
+    return start + _OPENS.sub(r"\\\g<0>", rest)
+
+
+def csv_cell(value: object) -> object:
+    """A value for a CSV file that no spreadsheet takes for a formula (CWE-1236).
+
+    A text that begins as a formula does gets an apostrophe before it, as OWASP advises; numbers
+    stay numbers. Line breaks are line feeds: Python before 3.13 does not quote others.
+
+    >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell(-0.5), csv_cell("A = B")
+    ("'=1+1", '-0.5', -0.5, 'A = B')
+    """
+    if not isinstance(value, str) or re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", value):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+_FORMULA = tuple("=+-@\t\n\uff1d\uff0b\uff0d\uff20")  # also the signs of East Asian width
 
 
 def numbered(titles: Sequence[str]) -> list[str]:

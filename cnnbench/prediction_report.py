@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cnnbench import codec
 from cnnbench.half_blocks import Shown
 from cnnbench.photographs import MIDDLE, Photograph
-from cnnbench.phrases import clean
+from cnnbench.phrases import clean, csv_cell, escaped
 from cnnbench.predicting import Guess, Reconstruction
 from cnnbench.results import RunRecord
 from cnnbench.tables import Folded
@@ -86,10 +86,10 @@ def table(found: Predictions) -> Folded:
 
 def markdown(found: Predictions) -> str:
     """The same in Markdown."""
-    header, *rows = _grid(found)
+    header, *rows = ([escaped(cell) for cell in row] for row in _grid(found))
     ruler = ["---", *("---:" for _ in header[1:])]
-    lines = [f"| {' | '.join(row)} |" for row in (header, ruler, *map(_escaped, rows))]
-    return "\n".join([f"{title(found)}:", "", *lines, ""])
+    lines = [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
+    return "\n".join([f"{escaped(title(found))}:", "", *lines, ""])
 
 
 def csv_text(found: Predictions) -> str:
@@ -101,7 +101,7 @@ def csv_text(found: Predictions) -> str:
     ]
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
 
 
@@ -167,7 +167,3 @@ def _answer(answer: Guess | Reconstruction) -> dict[str, object]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _escaped(row: Sequence[str]) -> list[str]:
-    return [cell.replace("|", "\\|") for cell in row]
