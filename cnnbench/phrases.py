@@ -211,7 +211,7 @@ def _is_visible(char: str) -> bool:
 # strikethrough, formulas, escapes. An underscore inside of a word opens nothing; a tag and a
 # reference begin in their own ways.
 _OPENS = re.compile(
-    r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|#+$", re.ASCII
+    r"[\\`*\[|~$]|(?<![^\W_])_|_(?![^\W_])|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|#+$", re.ASCII
 )
 # What makes a line a heading, a list, a quotation, a rule, or the line above it a heading.
 _BEGINS = re.compile(r"(#{1,6}|[-+>]|\d{1,9}[.)])(?=\s|$)|[>=]|-(?=[-\s])")

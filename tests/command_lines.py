@@ -73,7 +73,7 @@ LINES = (
     Line("run wide.yaml tiny.yaml --match params --engine direct --quiet", says="Accuracy"),
     Line("run wide.yaml tiny.yaml --match flops --dry-run", says="would train"),
     Line("run tiny.yaml --seeds 1 --engine plain --json", says='"comparisons"'),
-    Line("run tiny.yaml --seeds 1 --engine fast --profile trace", says="wrote"),
+    Line("run tiny.yaml --seeds 1 --engine fast --profile trace --tag traced", says="wrote"),
     Line("run code.yaml --engine direct", says="Loss"),
     Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),
     Line("run --resume stopped", says="wrote"),
@@ -89,6 +89,7 @@ LINES = (
         says="Verdict",
     ),
     Line("compare tiny wide --fail-if train_s:+99%", 4, "inconclusive"),
+    Line("compare --all", says="Accuracy"),
     *(Line(f"compare --format {form}") for form in ("table", "md", "csv", "json", "html")),
     Line(
         "plot tiny wide --output curves.png --baseline tiny --metric loss --alpha 0.1"
@@ -99,7 +100,7 @@ LINES = (
         "report tiny wide --output report.html --baseline tiny --metric loss --alpha 0.1"
         " --min-effect 0.01 --results-dir results --data-dir data"
     ),
-    Line("report code", says="wrote report.html"),
+    Line("report code --all", says="wrote report.html"),
     Line(
         "inspect tiny --layer conv1 --image 0 --image 1 --units 2 --seed 0 --output units.png"
         " --npz values.npz --data-dir data --results-dir results",
