@@ -7,7 +7,6 @@ after every step, so that whatever ends this program leaves whole files.
 """
 
 import argparse
-import itertools
 import json
 import math
 import sys
@@ -33,10 +32,10 @@ ROOT = Path(__file__).parent.parent
 NETWORKS = ("standard", "autoencoder", "modified")
 LAYOUTS = ("nchw", "channels_last")
 START_LIMIT_S = 150.0  # for the compilation of one variant
-TURN_S = 0.5  # of training, at least; an epoch where that takes longer
-RACE_S = 20.0  # of turns, at most
+TURN_S = 0.3  # of training, at least; an epoch where that takes longer
+RACE_S = 8.0  # of turns, at most
 LEAST_S = 8.0  # that a step needs to be worth beginning
-FEWEST_ROUNDS, MOST_ROUNDS = 3, 9
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 7
 # What a relative difference to a CPU in float32 may be: given, or so many times what the CPU itself
 # is off by in bfloat16, which depends on how many maxima and signs change. TF32 keeps 3 bits more.
 GIVEN = {"loss": 1e-4, "gradient": 1e-3}
@@ -78,18 +77,23 @@ class Entry:
 
 
 def races(networks: Sequence[str], seeds: int) -> Iterator[Race]:
-    """All races, the most important first; those that wait for PyTorch's compiler come last."""
-    eager = [f"torch-{kind}-{layout}" for kind in ("eager", "graphs") for layout in LAYOUTS]
-    compiled = [f"torch-{kind}-channels_last" for kind in ("compile", "compile-graphs")]
-    many = ("torch-graphs-nchw", "torch-graphs-channels_last", "torch-vmap", "torch-vmap-graphs")
-    for precision, number in itertools.product(("float32", "bfloat16"), (1, seeds)):
-        rivals = eager if number == 1 else many
+    """All races, the most important first; those that wait for PyTorch's compiler come later."""
+    eager = tuple(f"torch-eager-{layout}" for layout in LAYOUTS)
+    graphs = tuple(f"torch-graphs-{layout}" for layout in LAYOUTS)
+    compiled = ("torch-compile-channels_last", "torch-compile-graphs-channels_last")
+    together = ("torch-vmap", "torch-vmap-graphs")
+    order = (
+        ("float32", 1, (*eager, *graphs)),
+        ("float32", seeds, (*graphs, *together)),
+        ("bfloat16", 1, (*eager, *graphs)),
+        ("float32", 1, (graphs[-1], *compiled)),
+        ("bfloat16", seeds, (*graphs, *together)),
+        ("bfloat16", 1, (graphs[-1], *compiled)),
+        ("float32", seeds, eager),
+    )
+    for precision, number, rivals in order:
         for network in networks:
             yield Race(network, precision, number, (OWN, *rivals))
-    for precision, network in itertools.product(("float32", "bfloat16"), networks):
-        yield Race(network, precision, 1, (OWN, "torch-graphs-channels_last", *compiled))
-    for network in networks:
-        yield Race(network, "float32", seeds, (OWN, *(name for name in eager if "eager" in name)))
 
 
 def generated(count: int, seed: int = 0) -> tuple[Any, Any]:
@@ -481,7 +485,7 @@ def work(session: Session, arguments: argparse.Namespace) -> None:
         else:
             session.check(network)
     plan = list(races(arguments.networks, arguments.seeds))
-    first = 3 * len(arguments.networks)
+    first = 2 * len(arguments.networks)  # races before the whole run
     for number, race in enumerate(plan):
         if number == first and session.left >= LEAST_S:
             session.run(arguments.networks[0])

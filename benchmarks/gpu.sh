@@ -21,12 +21,13 @@ print(*(name for name in sys.argv[1:] if find_spec(name) is None))' "$@"
 
 # cnnbench and benchmarks are found here; -P keeps other folders off the path.
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-wanted="jax jaxlib flax optax numpy yaml pydantic torch"
+wanted="jax jaxlib flax optax numpy yaml pydantic_core torch"  # pydantic 1 has no core
 gone=$(missing $wanted)
 if [ -n "$gone" ] && [ -n "${WHEELS:-}" ]; then
   aside=$(mktemp -d)
   trap 'rm -rf "$aside"' EXIT
-  for name in ${gone/yaml/PyYAML}; do
+  gone=${gone/yaml/PyYAML}
+  for name in ${gone/pydantic_core/pydantic}; do
     echo "installing $name from $WHEELS" >&2
     "$PYTHON" -m pip install --quiet --no-index --find-links "$WHEELS" --target "$aside" "$name" ||
       echo "$name: is not among the wheels, or needs more" >&2
@@ -37,7 +38,7 @@ fi
 options=()
 for name in $gone; do
   case $name in
-    pydantic)
+    pydantic_core)
       echo "pydantic is missing: experiment files are read by benchmarks/bare" >&2
       export PYTHONPATH=$PYTHONPATH:$PWD/benchmarks/bare
       ;;

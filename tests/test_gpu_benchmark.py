@@ -82,8 +82,15 @@ def test_experiments_are_read_alike_without_pydantic() -> None:
     assert len(want) == 2 * len(gpu.NETWORKS)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("variant", ["torch-eager-nchw", "torch-eager-channels_last", "torch-vmap"])
+@pytest.mark.parametrize(
+    ("variant", "precision"),
+    [
+        ("torch-eager-nchw", "float32"),
+        ("torch-eager-channels_last", "bfloat16"),
+        ("torch-vmap", "float32"),
+        ("torch-vmap", "bfloat16"),
+    ],
+)
 def test_pytorch_does_the_same_work(variant, precision, network, shared) -> None:
     """From our weights on our batches, two seeds side by side, it has our losses."""
     pytest.importorskip("torch")
@@ -175,5 +182,5 @@ def test_the_most_important_races_come_first() -> None:
     assert {(race.precision, race.seeds) for race in found[:3]} == {("float32", 1)}
     assert all(race.variants[0] == "cnnbench" for race in found)
     compiled = [any("compile" in name for name in race.variants) for race in found]
-    assert not any(compiled[:12])
+    assert not any(compiled[:9])
     assert sum(compiled) == 6
