@@ -4,20 +4,22 @@ Everything wrong is found before anything is compiled: each part of the file is
 checked as far as the values in it can be read.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.catalog import DatasetInfo, describe
+from cnnbench.causes import Causes
 from cnnbench.diagnosis import flaws_of
 from cnnbench.errors import DataError, Flaw, Location, Problem, SpecError, shown
 from cnnbench.fields import VALUE, Model
 from cnnbench.graph import Goal, Plan, build_plan, classify_goal, reconstruct_goal
 from cnnbench.layers import INPUT, LayerOp
-from cnnbench.overlay import in_order, override, read_with_parents
+from cnnbench.overlay import in_order, lay_over, override, read_layers
 from cnnbench.semantics import Parts, dataset_flaw, flaws_between
 from cnnbench.shapes import OWNERS_KEYS
 from cnnbench.spec import DatasetSpec, Experiment, ModelSpec, Task, TrainSpec
@@ -73,17 +75,23 @@ def load_experiment(
     Raises:
       SpecError: everything wrong with it, each with its place.
     """
-    document = read_with_parents(path)
+    layers = list(read_layers(path))
+    document = reduce(lay_over, layers)
     for text in in_order(overrides):
-        document = override(document, text)
-    experiment, plan, info = _check(document, str(path), data_dir)
+        layers.append(override(document, text))
+        document = lay_over(document, layers[-1])
+    experiment, plan, info, flaws = _findings(document, data_dir)
+    if flaws or document.problems or experiment is None or info is None:
+        raise SpecError([*document.problems, *_problems(flaws, layers, document, path, data_dir)])
     places = {at: place for at, place in document.values.items() if at[:1] == ("model",)}
     return Loaded(experiment, plan, info, document.text, places)
 
 
-def _check(
-    document: Document, path: str, data_dir: Path | None
-) -> tuple[Experiment, Plan | None, DatasetInfo]:
+Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Flaw]]
+
+
+def _findings(document: Document, data_dir: Path | None) -> Findings:
+    """What can be read of a document, and all that is wrong with it."""
     data = document.data
     experiment, flaws = _validate(document)
     parts = _parts(data, flaws)
@@ -91,13 +99,29 @@ def _check(
     flaws += unknown
     flaws += flaws_between(parts, info, data_dir)
     plan, misfits = _plan(data, parts, info)
-    flaws += misfits
-    if flaws or document.problems or experiment is None or info is None:
-        guessed = _guessed(document)
-        told = [flaw for flaw in dict.fromkeys(flaws) if flaw.of_key or flaw.at not in guessed]
-        placed = [_place(flaw, document, path) for flaw in told]
-        raise SpecError([*document.problems, *placed])
-    return experiment, plan, info
+    guessed = _guessed(document)
+    told = dict.fromkeys([*flaws, *misfits])
+    return experiment, plan, info, [f for f in told if f.of_key or f.at not in guessed]
+
+
+def _problems(
+    flaws: Sequence[Flaw],
+    layers: Sequence[Document],
+    document: Document,
+    path: Path,
+    data_dir: Path | None,
+) -> Iterator[Problem]:
+    """Flaws with their places: the line of a child that leads to one, else the line itself."""
+    known = [flaw.at for flaw in flaws]
+    causes = Causes(layers, lambda changed: {f.at for f in _findings(changed, data_dir)[3]})
+    for flaw in flaws:
+        problem = _place(flaw, document, str(path))
+        if len(layers) > 1 and (cause := causes.of(flaw, known)):
+            number, at = cause
+            place = layers[number].values[at]
+            message = f"this breaks {problem.where} ({problem.location}): {problem.message}"
+            problem = replace(problem, location=place, where=dotted(at), message=message)
+        yield problem
 
 
 def _validate(document: Document) -> tuple[Experiment | None, list[Flaw]]:

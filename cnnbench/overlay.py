@@ -7,6 +7,7 @@ what the lower document says.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
@@ -21,15 +22,27 @@ COMMAND_LINE = "command line"
 MAX_PARENTS = 8
 _MODEL_KEYS = ("layers", "output", "python", "args")
 _NULLS = ("null", "Null", "NULL", "~")
-_NOT_INHERITED = ("name", "title", "extends")
+NOT_INHERITED = ("name", "title", "extends")
 
 
-def read_with_parents(path: Path, children: tuple[Path, ...] = ()) -> Document:
+def read_with_parents(path: Path) -> Document:
     """Reads a file and lays it over the file that it extends, if any.
+
+    Raises:
+      SpecError: a file cannot be read, or `extends` names none.
+    """
+    return reduce(lay_over, read_layers(path))
+
+
+def read_layers(path: Path, children: tuple[Path, ...] = ()) -> tuple[Document, ...]:
+    """Reads a file and those that it extends.
 
     Args:
       path: the file.
       children: the files that extend it.
+
+    Returns:
+      The documents, each to be laid over those before it; the file's own is the last.
 
     Raises:
       SpecError: a file cannot be read, or `extends` names none.
@@ -39,12 +52,13 @@ def read_with_parents(path: Path, children: tuple[Path, ...] = ()) -> Document:
         place = document.values.get((), Location(str(path), 1, 1))
         message = "the file is empty" if document.data is None else "the file holds no keys"
         raise SpecError([Problem(place, "", message, "begin with 'name: NAME'")])
+    left_out = NOT_INHERITED if children else ("extends",)
+    own = {key: value for key, value in document.data.items() if key not in left_out}
+    own_document = replace(document, data=own)
     if "extends" not in document.data:
-        return document
-    inherited = read_with_parents(_parent_path(path, document, children), (*children, path))
-    kept = {key: value for key, value in inherited.data.items() if key not in _NOT_INHERITED}
-    own = {key: value for key, value in document.data.items() if key != "extends"}
-    return lay_over(replace(inherited, data=kept), replace(document, data=own))
+        return (own_document,)
+    parent = _parent_path(path, document, children)
+    return (*read_layers(parent, (*children, path)), own_document)
 
 
 def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> Path:
@@ -142,11 +156,10 @@ def _within(at: KeyPath, paths: set[KeyPath]) -> bool:
 
 
 def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any:
-    tag, default = _tag_key(at)
+    tag, _ = _tag_key(at)
     if tag and isinstance(lower, str):
         lower = {tag: lower}  # the short form "optimizer: adam"
-    both = isinstance(lower, Mapping) and isinstance(upper, Mapping)
-    if not both or (tag and tag in upper and upper[tag] != lower.get(tag, default)):
+    if replaces(lower, upper, at):
         replaced.append(at)
         return upper
     result = dict(lower)
@@ -159,6 +172,16 @@ def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any
         else:
             result[key] = value
     return result
+
+
+def replaces(lower: Any, upper: Any, at: KeyPath) -> bool:
+    """Whether a value takes the place of the one below, instead of being merged with it."""
+    tag, default = _tag_key(at)
+    if tag and isinstance(lower, str):
+        lower = {tag: lower}
+    if not (isinstance(lower, Mapping) and isinstance(upper, Mapping)):
+        return True
+    return bool(tag and tag in upper and upper[tag] != lower.get(tag, default))
 
 
 def _tag_key(at: KeyPath) -> tuple[str | None, str | None]:
@@ -205,23 +228,24 @@ def _kind_chosen(text: str) -> KeyPath | None:
 
 
 def override(document: Document, text: str) -> Document:
-    """Lays one ``key=value`` of the command line over a document.
+    """What one ``key=value`` of the command line lays over a document.
 
     Args:
-      document: what the files say.
+      document: what the files and earlier overrides say.
       text: a dotted path and a YAML value, as in ``train.epochs=5``; a layer is
         addressed by its name, as in ``model.conv1.kernel=7``.
 
     Returns:
-      The new document; a wrong override leaves the data and adds to the problems.
+      What has to be laid over it; of a wrong override only the problems.
     """
+    nothing = Document({}, {}, {}, text=document.text)
     try:
         upper = _parsed(text, document)
     except SpecError as error:
-        return replace(document, problems=(*document.problems, *error.problems))
+        return replace(nothing, problems=error.problems)
     if _unsets_nothing(upper.data, document.data, Experiment):
-        return document
-    return lay_over(document, replace(upper, text=document.text))
+        return nothing
+    return replace(upper, text=document.text)
 
 
 def _unsets_nothing(upper: Any, lower: Any, model: Any) -> bool:

@@ -66,6 +66,7 @@ idx embedded
 prepared
 data
 diagnosis semantics overlay
+causes
 loader schema
 starter
 events

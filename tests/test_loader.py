@@ -575,6 +575,115 @@ WORDS = st.sampled_from(
 )
 
 
+class TestWhatAChildBreaks:
+    """An error that is in the parent because of a line of the child is told at that line."""
+
+    PARENT = """\
+name: base
+task: classify
+dataset: {name: mnist}
+model:
+  layers:
+    conv: {op: conv, filters: 8, kernel: 5}
+    pool: {op: max_pool, size: 2}
+    conv2: {op: conv, filters: 8, kernel: 5}
+    pool2: {op: max_pool, size: 2}
+    sum: {op: add, inputs: [pool2, pool2]}
+    out: {op: dense, units: 10}
+train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
+"""
+    KERNEL = (
+        "this breaks model.layers.conv2.kernel (base.yaml:8:43): a 5x5 kernel does not fit into"
+        " 3x3x8; write at most [3, 3], or padding: same."
+    )
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("model: {layers: {conv: {stride: 4}}}", f"3:33: model.layers.conv.stride: {KERNEL}"),
+            (
+                "model: {layers: {conv: {filters: 9, stride: 4, init: zeros}}}",
+                f"3:45: model.layers.conv.stride: {KERNEL.replace('3x3x8', '3x3x9')}",
+            ),
+            (
+                "model: {layers: {new: {op: max_pool, size: 4, inputs: pool},"
+                " conv2: {inputs: new}}}",
+                f"3:23: model.layers.new: {KERNEL}",
+            ),
+            (
+                "model: {layers: {pool: {op: flatten}}}",
+                "3:24: model.layers.pool: this breaks model.layers.conv2 (base.yaml:8:12): conv"
+                " reads images, and its input is a vector of 4608; put a reshape to [height, width,"
+                " channels] before it.",
+            ),
+            (
+                "train: {epochs: 2}",
+                "3:17: train.epochs: this breaks train.schedule.warmup_epochs (base.yaml:12:60): a"
+                " warm-up of 2 epochs fills all 2; write a number below 2.",
+            ),
+            (
+                "dataset: {name: cifar100}",
+                "3:17: dataset.name: this breaks model.layers.out.units (base.yaml:11:29): the"
+                " output has shape 10, but the dataset has 100 classes; write 100.",
+            ),
+            (
+                "task: reconstruct",
+                "3:7: task: this breaks model.layers.out (base.yaml:11:10): the output has shape"
+                " 10, but the images are 28x28x1; end with a layer of shape [28, 28, 1].",
+            ),
+            (
+                "model: {layers: {out: {units: 11}}}",  # the child's own value is wrong
+                "3:31: model.layers.out.units: the output has shape 11, but the dataset has 10"
+                " classes; write 10.",
+            ),
+        ],
+    )
+    def test_it_is_told_at_the_childs_line(self, write: Write, line: str, message: str) -> None:
+        write(self.PARENT, "base.yaml")
+        assert complaint(write(f"extends: base.yaml\nname: a\n{line}\n")) == f"idea.yaml:{message}"
+
+    def test_a_removed_layer_is_told_where_it_is_removed(self, write: Write) -> None:
+        write(self.PARENT, "base.yaml")
+        child = write("extends: base.yaml\nname: a\nmodel: {layers: {pool2: null}}\n")
+        for i, line in enumerate(complaint(child).splitlines()):
+            assert line == (
+                f"idea.yaml:3:25: model.layers.pool2: this breaks model.layers.sum.inputs.{i}"
+                f" (base.yaml:10:{29 + 7 * i}): there is no layer 'pool2' (did you mean 'pool'?);"
+                " name input, conv, pool or conv2."
+            )
+
+    def test_an_override_may_break_a_file_as_well(self, write: Write) -> None:
+        path = write(self.PARENT, "base.yaml")
+        message = f"command line: model.layers.conv.stride: {self.KERNEL}"
+        assert complaint(path, "train.epochs=5", "model.conv.stride=4", "seeds=2") == message
+        child = write("extends: base.yaml\nname: a\ntrain: {epochs: 9}\n")
+        assert complaint(child, "model.conv.stride=4") == message
+
+    def test_a_grandchild_is_told_of_its_own_line(self, write: Write) -> None:
+        write(self.PARENT, "base.yaml")
+        write("extends: base.yaml\nname: b\nmodel: {layers: {conv: {filters: 4}}}\n", "b.yaml")
+        child = write("extends: b.yaml\nname: a\nmodel: {layers: {conv: {stride: 4}}}\n")
+        message = self.KERNEL.replace("3x3x8", "3x3x4")
+        assert complaint(child) == f"idea.yaml:3:33: model.layers.conv.stride: {message}"
+
+    def test_what_is_wrong_with_the_parent_alone_stays_there(self, write: Write) -> None:
+        write(self.PARENT.replace("kernel: 5}\n    pool:", "kernel: 50}\n    pool:"), "base.yaml")
+        child = write("extends: base.yaml\nname: a\nmodel: {layers: {out: {use_bias: false}}}\n")
+        assert complaint(child) == (
+            "base.yaml:6:42: model.layers.conv.kernel: a 50x50 kernel does not fit into 28x28x1;"
+            " write at most [28, 28], or padding: same."
+        )
+
+    def test_thousands_of_layers_are_told_in_time(self, write: Write) -> None:
+        layers = "".join(f"    n{i}: {{op: dropout, rate: 0}}\n" for i in range(1500))
+        write(self.PARENT.replace("    out:", f"{layers}    out:"), "base.yaml")
+        text = layers.replace("rate: 0", "rate: 0.5")
+        child = f"extends: base.yaml\nname: a\nmodel:\n  layers:\n    conv: {{stride: 4}}\n{text}"
+        with in_time():
+            found = complaint(write(child))
+        assert "a 5x5 kernel does not fit into 3x3x8" in found
+
+
 class TestValuesAsTheyAreWritten:
     @given(NUMBERS | WORDS)
     @example("3e563")
