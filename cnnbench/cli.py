@@ -286,7 +286,13 @@ def _dry_run(requests: Sequence[Any]) -> None:
 
     first = None
     for request in requests:
-        loaded = show_layers(request.path, request.overrides, request.data_dir, first)
+        loaded, _ = show_layers(
+            request.path,
+            request.overrides,
+            request.data_dir,
+            first,
+            allow_python=request.allow_python,
+        )
         if request.resume:
             require_epochs(read_run(request.resume), request.resume, loaded.experiment)
         first, experiment, train = first or loaded, loaded.experiment, loaded.experiment.train

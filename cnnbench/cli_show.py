@@ -1,19 +1,22 @@
 """``cnnbench show``: layers, shapes and costs of experiments, and their pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cnnbench.cli_data import DataDir
-from cnnbench.errors import UsageError
+from cnnbench.errors import ModelError, UsageError
 from cnnbench.terminal import PICTURES, file_form, stdout, tell, write_file
 from cnnbench.words import Specs, split_words
 
 if TYPE_CHECKING:
+    from cnnbench.diagram import Diagram
     from cnnbench.differences import Differences
     from cnnbench.loader import Loaded
+    from cnnbench.submodules import Outline
 
 DRAWINGS = (*PICTURES, "md")
 
@@ -25,53 +28,136 @@ def show(
         Path | None,
         typer.Option(help="Draw the architecture: .svg, .png or .md (Mermaid).", metavar="FILE"),
     ] = None,
+    allow_python: Annotated[
+        bool,
+        typer.Option(
+            "--allow-python",
+            "--run",
+            help="Import model.python from anywhere, to show its shapes and costs.",
+        ),
+    ] = False,
 ) -> None:
     """Check experiment files and print their layers, shapes and costs, and what sets them apart."""
     paths, overrides = split_words(specs)
     if diagram:
         file_form("--diagram", diagram, DRAWINGS)
     shown: list[Loaded] = []
+    outlines: list[Outline | None] = []
     for path in paths:
-        shown.append(show_layers(path, overrides, data_dir, shown[0] if shown else None))
+        load = partial(show_layers, path, overrides, data_dir, shown[0] if shown else None)
+        loaded, outline = load(allow_python=allow_python)
+        shown.append(loaded)
+        outlines.append(outline)
     if diagram:
-        _draw(shown, diagram)
+        _draw(shown, outlines, diagram)
 
 
-def _draw(shown: Sequence["Loaded"], file: Path) -> None:
-    from cnnbench.diagram import diagram, mermaid
-    from cnnbench.differences import marked
+def _draw(shown: Sequence["Loaded"], outlines: Sequence["Outline | None"], file: Path) -> None:
+    from cnnbench.diagram import mermaid
     from cnnbench.plots import diagram_picture
 
-    plans = [loaded.plan for loaded in shown if loaded.plan is not None]
-    if len(plans) < len(shown):
-        raise UsageError("--diagram: a Python model has no graph; write model.layers to draw it.")
-    drawings = [
-        (loaded.experiment.type_title, diagram(plan, marks))
-        for loaded, plan, marks in zip(shown, plans, marked(plans), strict=True)
-    ]
+    titles = [loaded.experiment.type_title for loaded in shown]
+    drawings = list(zip(titles, _diagrams(shown, outlines), strict=True))
     form = file_form("--diagram", file, DRAWINGS)
     drawn = mermaid(drawings).encode() if form == "md" else diagram_picture(drawings, form)
     write_file("--diagram", file, drawn)
 
 
+def _diagrams(
+    shown: Sequence["Loaded"], outlines: Sequence["Outline | None"]
+) -> "Iterator[Diagram]":
+    """Each network; graphs of layers with their differences marked.
+
+    Raises:
+      UsageError: a Python model may not be imported.
+    """
+    from cnnbench.diagram import diagram, outline_diagram
+    from cnnbench.differences import marked
+
+    plans = [loaded.plan for loaded in shown if loaded.plan is not None]
+    all_marks = iter(marked(plans) if plans else ())
+    for loaded, outline in zip(shown, outlines, strict=True):
+        if loaded.plan is not None:
+            yield diagram(loaded.plan, next(all_marks))
+        elif outline is not None:
+            yield outline_diagram(outline)
+        else:
+            message = f"--diagram: {loaded.experiment.model.python} was not imported"
+            raise UsageError(f"{message}; check it, then add --allow-python.")
+
+
 def show_layers(
-    path: Path, overrides: Sequence[str], data_dir: Path | None, first: "Loaded | None"
-) -> "Loaded":
+    path: Path,
+    overrides: Sequence[str],
+    data_dir: Path | None,
+    first: "Loaded | None",
+    *,
+    allow_python: bool = False,
+) -> "tuple[Loaded, Outline | None]":
     """Prints the layers of an experiment, and what is different from the first that was shown.
+
+    Args:
+      path: the experiment file.
+      overrides: ``key=value`` with dotted paths.
+      data_dir: where datasets outside the built-in table are described.
+      first: what it is beside.
+      allow_python: whether a Python model may come from anywhere.
+
+    Returns:
+      The experiment, and what a Python model is made of if it may be imported.
 
     Raises:
       SpecError: everything wrong with it.
+      UsageError: its Python model cannot be imported, or gives the wrong shape.
     """
     from cnnbench.differences import differences
     from cnnbench.loader import load_experiment
 
     loaded = load_experiment(path, overrides, data_dir=data_dir)
-    print_layers(loaded, path, first, differences(first, loaded) if first else None)
-    return loaded
+    outline, reason = None, ""
+    if loaded.plan is None:
+        try:
+            outline, reason = _outline(loaded, path, data_dir, allow_python=allow_python)
+        except ModelError as error:
+            raise error.placed(loaded.place(error.key)) from None
+    found = differences(first, loaded) if first else None
+    print_layers(loaded, path, first, found, outline, reason)
+    return loaded, outline
+
+
+def _outline(
+    loaded: "Loaded", path: Path, data_dir: Path | None, *, allow_python: bool
+) -> "tuple[Outline | None, str]":
+    """What a Python model is made of, or why it is not imported.
+
+    Raises:
+      ModelError: it cannot be imported, or gives the wrong shape.
+    """
+    from cnnbench.catalog import describe
+    from cnnbench.python_models import import_class, require_output, require_trust
+    from cnnbench.submodules import outline
+
+    folder, model = path.resolve().parent, loaded.experiment.model
+    reference = str(model.python)
+    if not allow_python:
+        try:
+            require_trust(reference, folder)
+        except ModelError as error:
+            return None, str(error)
+    info = describe(loaded.experiment.dataset.name, data_dir)
+    found = outline(import_class(reference, folder), model.args, info.shape)
+    classifies = loaded.experiment.task == "classify"
+    require_output(found.output_shape, (info.num_classes,) if classifies else info.shape)
+    return found, ""
 
 
 def print_layers(
-    loaded: "Loaded", path: Path, first: "Loaded | None", found: "Differences | None"
+    loaded: "Loaded",
+    path: Path,
+    first: "Loaded | None",
+    found: "Differences | None",
+    outline: "Outline | None" = None,
+    reason: str = "",
 ) -> None:
     """Prints layers and differences.
 
@@ -80,13 +166,19 @@ def print_layers(
       path: its file.
       first: what it is beside.
       found: how it differs from that.
+      outline: what a Python model is made of; None where it was not imported.
+      reason: why not, if somebody asked.
     """
-    from cnnbench.layer_table import layer_table
+    from cnnbench.layer_table import layer_table, outline_table
 
     experiment = loaded.experiment
-    if loaded.plan is None:
-        title = f"{experiment.type_title}: {experiment.model.python}"
-        tell(f"{title} (shapes show when it runs)", err=False)
+    if outline is not None:
+        title = f"{experiment.type_title} ({experiment.model.python})"
+        stdout().print(outline_table(outline, title))
+    elif loaded.plan is None:
+        tell(f"{experiment.type_title}: {experiment.model.python}", err=False)
+        if reason:
+            tell(f"its shapes are not shown: {reason}", err=False)
     else:
         marks = found.marks if found and first and first.plan else None
         stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})", marks))

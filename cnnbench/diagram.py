@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench.differences import ADDED, CHANGED, FOLLOWS, REMOVED
 from cnnbench.graph import Plan
@@ -11,6 +11,9 @@ from cnnbench.layer_table import operation_text
 from cnnbench.layers import INPUT, ConvTranspose
 from cnnbench.phrases import clean
 from cnnbench.shapes import shape_text
+
+if TYPE_CHECKING:
+    from cnnbench.submodules import Outline
 
 
 class Look(NamedTuple):
@@ -72,22 +75,42 @@ def diagram(plan: Plan, marks: Mapping[str, str] = MappingProxyType({})) -> Diag
       plan: the network.
       marks: of layers that differ from another network's, by name.
     """
-    rows, lanes = {INPUT: 0}, {INPUT: 0}
-    continued: set[str] = set()
-    blocks = [Block(INPUT, "", shape_text(plan.input_shape), 0, 0)]
-    for node in plan.nodes:
-        rows[node.name] = 1 + max(rows[name] for name in node.inputs)
-        lanes[node.name] = _lane(node.inputs, lanes, continued)
-        place = lanes[node.name], rows[node.name]
-        text, shape = operation_text(node.op), shape_text(node.layout.shape)
-        blocks.append(Block(node.name, text, shape, *place, marks.get(node.name, "")))
-    edges = ((name, node.name) for node in plan.nodes for name in node.inputs)
+    layers = [
+        (node.name, node.inputs, operation_text(node.op), node.layout.shape) for node in plan.nodes
+    ]
     ties = (
         (node.op.tie, node.name)
         for node in plan.nodes
         if isinstance(node.op, ConvTranspose) and node.op.tie
     )
-    return Diagram(tuple(blocks), tuple(edges), tuple(ties))
+    return Diagram(*_placed(plan.input_shape, layers, marks), tuple(ties))
+
+
+_Layer = tuple[str, tuple[str, ...], str, tuple[int, ...]]  # name, inputs, operation, shape
+
+
+def outline_diagram(outline: "Outline") -> Diagram:
+    """Places the submodules of a Python model likewise, and its result if that is none of them."""
+    layers = [(part.name, part.inputs, part.operation, part.shape) for part in outline.parts]
+    if len(outline.output_inputs) != 1:
+        layers.append(("output", outline.output_inputs, "", outline.output_shape))
+    return Diagram(*_placed(outline.input_shape, layers, {}), ())
+
+
+def _placed(
+    input_shape: tuple[int, ...], layers: Sequence[_Layer], marks: Mapping[str, str]
+) -> tuple[tuple[Block, ...], tuple[tuple[str, str], ...]]:
+    """Blocks and edges."""
+    rows, lanes = {INPUT: 0}, {INPUT: 0}
+    continued: set[str] = set()
+    blocks = [Block(INPUT, "", shape_text(input_shape), 0, 0)]
+    for name, inputs, text, shape in layers:
+        rows[name] = 1 + max((rows[source] for source in inputs), default=0)
+        lanes[name] = _lane(inputs or (INPUT,), lanes, continued)
+        place = lanes[name], rows[name]
+        blocks.append(Block(name, text, shape_text(shape), *place, marks.get(name, "")))
+    edges = ((source, name) for name, inputs, _, _ in layers for source in inputs)
+    return tuple(blocks), tuple(edges)
 
 
 def _lane(inputs: tuple[str, ...], lanes: Mapping[str, int], continued: set[str]) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from cnnbench.steps import Rules, cast, merged, pick, results_of, whole
+from cnnbench.submodules import captured
 from cnnbench.train import Arrays, Indices, Tree
 
 
@@ -28,8 +29,12 @@ def outputs_from(
 def activations_of(
     params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
 ) -> dict[str, jax.Array]:
-    """What each layer of a graph gives for the images at `indices`, in evaluation mode."""
+    """What each layer of a graph gives for the images at `indices`, in evaluation mode.
+
+    Layers of a Python model are its submodules and what it sows, in the order of their calls.
+    """
     images = cast(pick(arrays, indices, rules)[0], rules.dtype)
-    values = merged(graphdef, params, rest, rules).activations(images)
+    model = merged(graphdef, params, rest, rules)
+    values = model.activations(images) if rules.prepares else captured(model, images)[1]
     results: dict[str, jax.Array] = whole(values, rules)
     return results

@@ -48,7 +48,8 @@ class Responses:
     Args:
       values: (examples, units).
       images: numbers of the test images, likewise.
-      places: row and column of the value, (examples, units, 2); (examples, units, 0) for vectors.
+      places: row and column of the value, (examples, units, 2); (examples, units, 0) for vectors,
+        (examples, units, 1) for sequences in a Python model.
     """
 
     values: Array
@@ -131,7 +132,6 @@ def examine(
       layer: the one whose units are asked about; None for none.
 
     Raises:
-      StoreError: the model is a Python class.
       UsageError: there is no such layer.
     """
     sums: dict[str, _Sums] = {}
@@ -157,7 +157,8 @@ def _responses(values: Array, start: int) -> Responses:
     flat = values.reshape(count, -1, units)
     at = flat.argmax(axis=1)
     largest = np.take_along_axis(flat, at[:, None], axis=1)[:, 0]
-    return Responses(largest, numbers, np.stack(np.divmod(at, values.shape[2]), axis=-1))
+    places = np.stack(np.unravel_index(at, values.shape[1:-1]), axis=-1)
+    return Responses(largest, numbers, places)
 
 
 def _merged(one: Responses | None, other: Responses) -> Responses:

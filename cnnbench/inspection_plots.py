@@ -230,6 +230,7 @@ def _activation(names: Sequence[str], values: Array) -> Panel:
         channels = values.transpose(2, 0, 1)
         some = f", the first {MOST_TILES}" if len(channels) > MOST_TILES else ""
         return _numbered(f"{name} ({size}{some})", channels[:MOST_TILES], kind)
+    values = values.ravel()
     width = min(VECTOR_ROW, len(values))
     grid = np.full(-(-len(values) // width) * width, np.nan)
     grid[: len(values)] = values
@@ -243,7 +244,6 @@ def _examples(
     network: TrainedNetwork, layer: str, test: Array, responses: Responses, most: int
 ) -> list[Panel]:
     """For each unit the parts of the images that excite it most, a unit a row."""
-    assert network.plan is not None
     units, kept = np.sort(responses.strongest[:most]), len(responses.values)
     patches = [
         _patch(network, layer, test[responses.images[e, u]], tuple(responses.places[e, u].tolist()))
@@ -271,10 +271,11 @@ def _examples(
 
 
 def _patch(network: TrainedNetwork, layer: str, image: Array, place: tuple[int, ...]) -> Array:
-    """The pixels that a value of a layer depends on."""
-    assert network.plan is not None
-    (top, bottom), (left, right) = receptive_field(network.plan, layer, place)
-    patch: Array = image[top : bottom + 1, left : right + 1].astype(float)
+    """The pixels that a value of a layer depends on; all of them in a Python model."""
+    patch: Array = image.astype(float)
+    if network.plan is not None:
+        (top, bottom), (left, right) = receptive_field(network.plan, layer, place)
+        patch = patch[top : bottom + 1, left : right + 1]
     return patch[..., 0] if patch.shape[-1] == 1 else patch
 
 

@@ -72,7 +72,7 @@ def units_table(layer: str, responses: Responses, labels: Sequence[int], most: i
         for example in range(count):
             image = int(responses.images[example, unit])
             place = responses.places[example, unit].tolist()
-            at = f" at {place[0]},{place[1]}" if place else ""
+            at = f" at {','.join(map(str, place))}" if place else ""
             value = f"{responses.values[example, unit]:.4g}"
             cells.append(f"{value}, {image} ({labels[image]}){at}")
         table.add_row(str(unit), *cells)

@@ -8,6 +8,7 @@ import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal, assert_never, get_args
 
 import numpy as np
@@ -138,20 +139,59 @@ def _stablehlo(network: TrainedNetwork, probe: Probe) -> Exported:
 
 
 def _onnx(network: TrainedNetwork, probe: Probe) -> Exported:
-    if network.plan is None:
-        message = f"{network.path}: '{network.experiment.model.python}' is a Python model"
-        raise UsageError(f"{message}, and ONNX is made from layers; write --to stablehlo.")
     require("onnx")
     import onnxruntime
 
     from cnnbench.onnx_graph import BATCH, IMAGES, OPSET, onnx_model
 
     scale = network.experiment.dataset.pixel_scale
-    content = onnx_model(network.plan, network.weights, scale, notes(network)).SerializeToString()
+    rows: int | None = None
+    if network.plan is None:
+        model, rows = _converted(network, probe.images.shape[1:])
+    else:
+        model = onnx_model(network.plan, network.weights, scale, notes(network))
+    content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    found = _compare(network, lambda images: session.run(None, {IMAGES: images})[0], probe)
+    found = _compare(network, lambda images: session.run(None, {IMAGES: images})[0], probe, rows)
     checked = f"{found}, by onnxruntime {onnxruntime.__version__}"
-    return Exported(content, (*_lines(network, probe, BATCH, checked), f"opset    {OPSET}"))
+    lines = _lines(network, probe, str(rows or BATCH), checked)
+    return Exported(content, (*lines, f"opset    {OPSET}"))
+
+
+def _converted(network: TrainedNetwork, image_shape: tuple[int, ...]) -> tuple[Any, int | None]:
+    """A Python model in ONNX, by jax2onnx, and how many images it takes; any number if None.
+
+    Raises:
+      UsageError: jax2onnx is not installed, or has no operation of ONNX for one of JAX.
+    """
+    what = f"{network.path}: '{network.experiment.model.python}' is a Python model"
+    if importlib.util.find_spec("jax2onnx") is None:
+        install = commands.pip_install("jax2onnx")
+        message = f"{what}, which only the package jax2onnx converts to ONNX"
+        raise UsageError(f"{message}; run {install}, or write --to stablehlo.")
+    import jax
+    import jax2onnx
+    import onnx
+    from jax import export
+
+    from cnnbench.onnx_graph import BATCH, IMAGES, OPSET
+
+    rest, reason = ", ".join(map(str, image_shape)), ""
+    for rows in (None, 1):  # a Python model may ask for the number, as `len(x)` does
+        shape = export.symbolic_shape(f"{rows or BATCH}, {rest}")
+        images = jax.ShapeDtypeStruct(shape, np.uint8)
+        try:
+            model: Any = jax2onnx.to_onnx(
+                network.apply, [images], opset=OPSET, input_names=[IMAGES]
+            )
+        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        else:
+            del model.graph.value_info[:]  # some of its shapes between operations are wrong
+            onnx.helper.set_model_props(model, notes(network))
+            return model, rows
+    message = f"{what}, which jax2onnx {version('jax2onnx')} cannot convert ({reason})"
+    raise UsageError(f"{message}; write --to stablehlo.")
 
 
 def _safetensors(network: TrainedNetwork) -> Exported:

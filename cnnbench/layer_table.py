@@ -1,12 +1,16 @@
 """A network as a table of layers, for `show` and the start of `run`."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import INPUT, ConvTranspose, LayerOp, Slice
 from cnnbench.phrases import visible
 from cnnbench.shapes import shape_text
 from cnnbench.tables import Folded
+
+if TYPE_CHECKING:
+    from cnnbench.submodules import Outline
 
 
 def operation_text(op: LayerOp) -> str:
@@ -50,10 +54,32 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
       marks: what stands before layers' names, as in `differences`; no room is left for it if
         None.
     """
+    first = ("", "", shape_text(plan.input_shape), "", "")
+    rows = {INPUT: first} | {node.name: layer_cells(node)[1:] for node in plan.nodes}
+    return _layer_table(rows, (plan.num_params, plan.multiply_adds), title, marks)
+
+
+def outline_table(outline: "Outline", title: str) -> Folded:
+    """The submodules of a Python model likewise."""
+    rows: dict[str, tuple[str, ...]] = {INPUT: ("", "", shape_text(outline.input_shape), "", "")}
+    for part in outline.parts:
+        counts = (f"{count:,}" if count else "" for count in (part.num_params, part.multiply_adds))
+        shape = shape_text(part.shape)
+        rows[part.name] = (part.operation, ", ".join(part.inputs), shape, *counts)
+    return _layer_table(rows, (outline.num_params, outline.multiply_adds), title, None)
+
+
+def _layer_table(
+    rows: Mapping[str, tuple[str, ...]],
+    totals: tuple[int, int],
+    title: str,
+    marks: Mapping[str, str] | None,
+) -> Folded:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    num_params, multiply_adds = (f"{total:,}" for total in totals)
     table = Table(box=box.SIMPLE_HEAD, title=Text(visible(title)), title_justify="left")
     table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
     table.show_edge = marks is None  # its place is that of the marks
@@ -61,13 +87,9 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
     table.add_column("Operation")
     table.add_column("Inputs")
     table.add_column("Output", justify="right", no_wrap=True)
-    table.add_column("Parameters", justify="right", no_wrap=True, footer=f"{plan.num_params:,}")
-    table.add_column(
-        "Multiply-\nadds", justify="right", no_wrap=True, footer=f"{plan.multiply_adds:,}"
-    )
+    table.add_column("Parameters", justify="right", no_wrap=True, footer=num_params)
+    table.add_column("Multiply-\nadds", justify="right", no_wrap=True, footer=multiply_adds)
     table.show_footer = True
-    first = ("", "", shape_text(plan.input_shape), "", "")
-    rows = {INPUT: first} | {node.name: layer_cells(node)[1:] for node in plan.nodes}
     for name, cells in rows.items():
         mark = "" if marks is None else f"{marks.get(name, ''):2}"
         table.add_row(mark + name, *cells, style="bold" if mark[:1] in ("+", "~") else "")

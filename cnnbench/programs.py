@@ -16,14 +16,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cnnbench.compilation import compiled
 from cnnbench.data import Dataset
 from cnnbench.devices import make_mesh
-from cnnbench.errors import ModelError
 from cnnbench.graph import Plan
 from cnnbench.inference import outputs_of
 from cnnbench.models import GraphNet
-from cnnbench.python_models import import_class, make_module
+from cnnbench.python_models import import_class, make_module, require_output
 from cnnbench.resume import Resume
 from cnnbench.rowwise import Cut
-from cnnbench.shapes import shape_text
 from cnnbench.spec import Experiment, Task
 from cnnbench.steps import Rules, eval_step, make_rules, train_step
 from cnnbench.strategy import Strategy, has_batch_statistics
@@ -254,7 +252,4 @@ def check_output(setup: Setup, network: Network) -> None:
     indices = jnp.zeros(1, jnp.int32)
     got = jax.eval_shape(call, network.params, network.rest, setup.arrays, indices)
     have = getattr(got, "shape", None)
-    if have != (1, *want):
-        found = f"has shape {shape_text(have[1:])}" if have else f"is a {type(got).__name__}"
-        message = f"the output {found}, and shape {shape_text(want)} is needed"
-        raise ModelError("python", message, "change what the class returns")
+    require_output(have[1:] if have else type(got).__name__, want)

@@ -13,6 +13,7 @@ from typing import Any
 from flax import nnx
 
 from cnnbench.errors import ModelError
+from cnnbench.shapes import shape_text
 
 
 def import_class(reference: str, folder: Path) -> type[nnx.Module]:
@@ -122,3 +123,19 @@ def make_module(make: type[nnx.Module], args: Mapping[str, Any], seed: int) -> n
         raise ModelError("args", message, "write the arguments that it takes") from None
     build: Callable[..., nnx.Module] = make
     return build(**args, rngs=rngs)
+
+
+def require_output(have: tuple[int, ...] | str, want: tuple[int, ...]) -> None:
+    """Checks what a Python model returns.
+
+    Args:
+      have: the shape for one image; the name of its type if it is no array.
+      want: the shape that the task needs.
+
+    Raises:
+      ModelError: it is something else.
+    """
+    if have != want:
+        found = f"is a {have}" if isinstance(have, str) else f"has shape {shape_text(have)}"
+        message = f"the output {found}, and shape {shape_text(want)} is needed"
+        raise ModelError("python", message, "change what the class returns")

@@ -75,7 +75,11 @@ def take_apart(model: nnx.Module) -> Network:
 
 
 def split(model: nnx.Module) -> tuple[Any, Tree, Tree]:
-    """Structure, parameters and everything else; mypy cannot follow nnx.split's filters."""
+    """Structure, parameters and everything else; mypy cannot follow nnx.split's filters.
+
+    Values that a Python model sows are no state: the next step would have another structure.
+    """
+    nnx.pop(model, nnx.Intermediate)
     parts: Any = nnx.split(model, nnx.Param, ...)
     structure, params, rest = parts
     return structure, params, rest

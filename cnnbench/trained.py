@@ -12,6 +12,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from cnnbench import commands
+from cnnbench.catalog import describe
 from cnnbench.data import Dataset, Notify, dataset_of
 from cnnbench.errors import DataError, StoreError, UsageError, did_you_mean, listing
 from cnnbench.graph import Plan
@@ -44,6 +45,7 @@ class TrainedNetwork:
       seed: the seed.
       weights: what it has learnt, by name.
       apply: `outputs` as a pure function of images, for `jax.jit` and `jax.export`.
+      image_shape: of an image, (h, w, c).
     """
 
     path: Path
@@ -55,6 +57,7 @@ class TrainedNetwork:
     apply: Callable[[jax.Array], jax.Array]
     _activations: Callable[[jax.Array], dict[str, jax.Array]]
     _outputs_from: Callable[..., jax.Array]
+    image_shape: tuple[int, ...] = ()
 
     @property
     def parameters(self) -> dict[str, dict[str, NDArray[Any]]]:
@@ -94,7 +97,6 @@ class TrainedNetwork:
           layers: which; all of them if None.
 
         Raises:
-          StoreError: the model is a Python class.
           UsageError: there is no such layer.
         """
         parts = list(self.activation_chunks(images, layers))
@@ -111,20 +113,26 @@ class TrainedNetwork:
     def require_layers(self, layers: Sequence[str] | None) -> list[str]:
         """Names of layers, all of them for None.
 
+        Those of a Python model are the paths of its submodules, and of what it sows.
+
         Raises:
-          StoreError: the model is a Python class.
-          UsageError: there is no such layer.
+          UsageError: there is no such layer, or no submodule is called.
         """
-        if self.plan is None:
-            model = self.experiment.model.python
-            message = f"{self.path}: '{model}' is a Python model, whose layers have no names here"
-            raise StoreError(f"{message}; ask for its outputs.")
-        names = [node.name for node in self.plan.nodes]
+        names = self._layer_names()
+        if not names:
+            message = f"{self.path}: '{self.experiment.model.python}' calls no submodule"
+            raise UsageError(f"{message}; sow values as nnx.Intermediate, or ask for its outputs.")
         for layer in layers or ():
             if layer not in names:
                 message = f"{self.path}: there is no layer '{layer}'{did_you_mean(layer, names)}"
                 raise UsageError(f"{message}; write {listing(names)}.")
         return names if layers is None else list(layers)
+
+    def _layer_names(self) -> list[str]:
+        if self.plan is not None:
+            return [node.name for node in self.plan.nodes]
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
+        return list(jax.eval_shape(self._activations, image))
 
     def dataset(self, data_dir: Path | None, notify: Notify) -> Dataset:
         """The images of its run, also where they stood in for others.
@@ -198,12 +206,14 @@ def load_seeds(
         for step in (outputs_of, activations_of)
     )
     later = jax.jit(partial(outputs_from, **options), static_argnames="layer")
+    shape = describe(record.dataset.name, data_dir).shape
     found = []
     for each, weights in zip(seeds, learnt, strict=True):
         where = f"{path}, seed {each}"
         own = with_weights(network, weights, layers=layers, where=where)
         calls = [partial(call, own.params, own.rest) for call in (outputs, activations, later)]
-        found.append(TrainedNetwork(path, record, experiment, plan, each, weights, *calls))
+        trained: Any = partial(TrainedNetwork, path, record, experiment, plan, each, weights)
+        found.append(trained(*calls, image_shape=shape))
     return found
 
 

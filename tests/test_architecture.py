@@ -81,6 +81,7 @@ ops
 lowering strategy batch_norm initializers
 rowwise resume footprint
 models python_models train
+submodules
 steps
 activations convolution objective
 layer_rules

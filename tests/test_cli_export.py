@@ -284,8 +284,8 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             ("asks", "onnx"),
             2,
-            "{asks}: 'asking:Net' is a Python model, and ONNX is made from layers;"
-            " write --to stablehlo.",
+            "{asks}: 'asking:Net' is a Python model, which only the package jax2onnx converts to"
+            " ONNX; run pip install jax2onnx, or write --to stablehlo.",
         ),
         (("tiny", "onnx", "--seed", "1"), 2, "{tiny}: no weights of seed 1; write 5 or 6."),
         (

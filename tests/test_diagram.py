@@ -174,13 +174,3 @@ def test_what_cannot_be_drawn(
     specs = [str(EXPERIMENTS / f"{name}.yaml") for name in names]
     done = CliRunner().invoke(app, ["show", *specs, "--diagram", file])
     assert (done.exit_code, done.stderr) == (code, f"{message}\n")
-
-
-def test_a_python_model_has_no_graph(tmp_path: Path) -> None:
-    path = tmp_path / "own.yaml"
-    path.write_text("name: own\ntask: classify\ndataset: {name: mnist}\nmodel: {python: own:Net}\n")
-    done = CliRunner().invoke(app, ["show", str(path), "--diagram", str(tmp_path / "a.md")])
-    assert (done.exit_code, done.stderr) == (
-        2,
-        "--diagram: a Python model has no graph; write model.layers to draw it.\n",
-    )

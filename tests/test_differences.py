@@ -118,8 +118,16 @@ def test_show_compares_each_with_the_first() -> None:
 def test_a_python_model_is_compared_by_its_settings(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(
-        "name: own\ntask: classify\ndataset: {name: mnist_5k}\nmodel: {python: 'a.b:Net'}\n"
+        "name: own\ntask: classify\ndataset: {name: mnist_5k}\nmodel: {python: 'compared:Net'}\n"
+    )
+    (tmp_path / "compared.py").write_text(
+        "from flax import nnx\n\n"
+        "class Net(nnx.Module):\n"
+        "    def __init__(self, rngs):\n"
+        "        self.dense = nnx.Linear(784, 10, rngs=rngs)\n\n"
+        "    def __call__(self, x):\n"
+        "        return self.dense(x.reshape(len(x), -1))\n"
     )
     text = show(str(EXPERIMENTS / "standard.yaml"), str(path))
-    assert "  model.python: null -> a.b:Net\n" in text
+    assert "  model.python: null -> compared:Net\n" in text
     assert "  dataset.name: mnist -> mnist_5k\n" in text

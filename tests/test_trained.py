@@ -241,14 +241,14 @@ def test_a_python_model_is_made_of_its_kept_source(python: tuple[Path, RunResult
     check_classifier(*python[:2], 3)
 
 
-def test_layers_of_a_python_model_have_no_names(python: tuple[Path, RunResult, Told]) -> None:
-    message = (
-        f"{python[0]}: 'trained_net:Net' is a Python model, whose layers have no names here; ask"
-        " for its outputs."
-    )
+def test_layers_of_a_python_model_are_its_submodules(python: tuple[Path, RunResult, Told]) -> None:
     network = load_trained(python[0])
-    with pytest.raises(StoreError, match=f"^{re.escape(message)}$"):
-        network.activations(np.zeros((1, 28, 28, 1), np.uint8))
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28, 1), np.uint8)
+    found = network.activations(images)
+    names = list(found)
+    assert {"layers.0", "layers.1", "norm"} <= set(names)
+    np.testing.assert_allclose(2 * found[names[-1]], network.outputs(images), rtol=1e-6)
+    assert list(network.activations(images, ["norm"])) == ["norm"]
 
 
 def copy_of(path: Path, tmp_path: Path) -> Path:
