@@ -33,13 +33,15 @@ def test_confusion_is_that_of_scikit_learn() -> None:
 def test_classes_that_never_come_have_their_line() -> None:
     counts = confusion(np.array([2, 2], np.int32), np.eye(5, dtype=np.float32)[[2, 0]])
     assert counts.shape == (5, 5)
-    assert (counts[2, 2], counts[2, 0], counts.sum()) == (1, 1, 2)
+    assert counts[2].tolist() == [1, 0, 1, 0, 0]
+    assert counts.sum() == 2
 
 
 def test_confusion_adds_up_seeds() -> None:
-    other = RNG.normal(0, 2, LOGITS.shape)
+    other = RNG.normal(0, 2, (200, 7))
     total = confusion(LABELS, np.stack([LOGITS, other]))
-    assert (total == confusion(LABELS, LOGITS) + confusion(LABELS, other)).all()
+    each = np.stack([confusion(LABELS, LOGITS), confusion(LABELS, other)])
+    assert (total == each.sum(axis=0)).all()
 
 
 def test_the_hardest_are_wrong_and_have_the_largest_losses() -> None:
