@@ -18,7 +18,7 @@ from cnnbench.results import EpochRecord, Extension, RunRecord, RunResult, Statu
 from cnnbench.resume import Resume, plan_resume, require_checkpoints, require_epochs
 from cnnbench.settings import Change, changes, current
 from cnnbench.spec import Experiment
-from cnnbench.store import RunFolder, create_run, disk, read_run
+from cnnbench.store import RunFolder, create_run, disk, read_run, require_utf8
 
 if TYPE_CHECKING:
     from cnnbench.loader import Loaded
@@ -160,8 +160,10 @@ def reopen(
 
     Raises:
       UsageError: the number of epochs cannot be changed to that of the job.
-      StoreError: it is another training, its files cannot be used, or the disk refuses.
+      StoreError: it is another training, its files cannot be used, its path is not UTF-8, or the
+        disk refuses.
     """
+    require_utf8(path)
     run, folder = read_run(path), RunFolder(path)
     _check_same(job, run.record, path)
     require_epochs(run, path, job.experiment)

@@ -100,7 +100,7 @@ LINES = (
         "report tiny wide --output report.html --baseline tiny --metric loss --alpha 0.1"
         " --min-effect 0.01 --results-dir results --data-dir data"
     ),
-    Line("report code --all", says="wrote report.html"),
+    Line("report --all", says="wrote report.html"),
     Line(
         "inspect tiny --layer conv1 --image 0 --image 1 --units 2 --seed 0 --output units.png"
         " --npz values.npz --data-dir data --results-dir results",

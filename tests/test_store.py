@@ -94,6 +94,14 @@ class TestCreate:
         assert str(caught.value) == message
         assert names_in(tmp_path) == []
 
+    def test_a_path_that_is_no_text_is_refused(self, tmp_path: Path) -> None:
+        """Orbax's C++ takes no such path, and died of it while the first checkpoint was written."""
+        results = tmp_path / "r\udce9"
+        message = f"{results}: checkpoints need a path in UTF-8; name another folder with"
+        with pytest.raises(StoreError, match=re.escape(message)):
+            create_run(results, "standard", NOW)
+        assert not results.exists()
+
     def test_a_file_in_the_way_is_one_clear_line(self, tmp_path: Path) -> None:
         results = tmp_path / "results"
         results.write_text("")
