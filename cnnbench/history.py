@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cnnbench import commands
@@ -31,6 +31,9 @@ from cnnbench.store import (
 from cnnbench.yamlio import read_document
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+
+_PASSED_OVER = "passed over"
+SKEW = timedelta(minutes=1)  # between the clocks of machines that share a folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -507,10 +510,11 @@ def _differences(one: RunRecord, two: RunRecord) -> Iterator[str]:
 
 
 def _nothing_open(folder: str, runs: Listing) -> str:
-    if not runs.warnings:
+    passed_over = [warning for warning in runs.warnings if warning.startswith(_PASSED_OVER)]
+    if not passed_over:
         return f"--resume: all runs in {folder} are finished; name another."
     others = f"all others in {folder} are finished" if runs.entries else "there are no others"
-    return f"--resume: {runs.warnings[-1].rstrip('.')}; {others}."
+    return f"--resume: {passed_over[-1].rstrip('.')}; {others}."
 
 
 def _unknown(argument: str, results_dir: Path, names: list[str], runs: list[Path]) -> str:
@@ -539,8 +543,20 @@ def _list_folders(folders: Iterable[Path]) -> Listing:
         try:
             entries.append(read_entry(folder))
         except StoreError as error:
-            warnings.append(f"passed over: {error}")
-    return Listing(tuple(sorted(entries, key=_start)), tuple(warnings))
+            warnings.append(f"{_PASSED_OVER}: {error}")
+    entries.sort(key=_start)
+    return Listing(tuple(entries), (*filter(None, map(_from_future, entries[-1:])), *warnings))
+
+
+def _from_future(newest: RunEntry) -> str | None:
+    """A warning where the clock was set back since a run started: the order may be another."""
+    started = newest.record.started_at
+    if started <= datetime.now(UTC) + SKEW:
+        return None
+    return (
+        f"{newest.path} started at {started:%Y-%m-%d %H:%M} UTC, in the future by this machine's"
+        " clock, and counts as the newest; name runs by their RUN-IDs, or set the clock."
+    )
 
 
 def _start(entry: RunEntry) -> tuple[datetime, str]:

@@ -422,6 +422,22 @@ class TestHistory:
         assert list_runs(tmp_path / "none") == Listing((), ())
         assert newest_finished(tmp_path / "none") == Selection((), ())
 
+    def test_a_start_in_the_future_is_told(self, results: Path) -> None:
+        """The clock was set back since: of two runs, the newest may be the other."""
+        soon = datetime.now(UTC) + timedelta(seconds=30)  # another machine's clock
+        save(with_record(make_run(run_id="20301231T000000Z-0000"), started_at=soon), results)
+        assert list_runs(results).warnings == ()
+        future = datetime(2999, 1, 2, 3, 4, tzinfo=UTC)
+        path = save(
+            with_record(make_run(run_id="29990102T030400Z-0000"), started_at=future), results
+        )
+        told = (
+            f"{path} started at 2999-01-02 03:04 UTC, in the future by this machine's clock, and"
+            " counts as the newest; name runs by their RUN-IDs, or set the clock."
+        )
+        assert list_runs(results).warnings[0] == told
+        assert find_run("standard", results) == (path, (told,))
+
     def test_what_cannot_be_read_is_passed_over_with_a_warning(self, results: Path) -> None:
         path = results / "standard" / "20251123T080000Z-0000" / "run.json"
         path.write_text("{")
