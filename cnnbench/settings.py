@@ -189,6 +189,14 @@ RECORDED = frozenset(
 
 PINNED: Mapping[str, Value] = MappingProxyType({**NUMBERS, **SWITCHES})
 VARIABLES = frozenset(name.upper() for name in PINNED)
+# Where compiled programs are kept, and what stands in the way of `--device cpu`.
+_CHANGED = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+    "jax_platform_name",
+    "jax_platforms",
+)
 _FAMILIES = ("JAX_", "FLAX_", "NNX_")
 _CLASSIFIED = frozenset(name.upper() for name in (*PINNED, *DEVICES, *OWN))
 # XLA's flags that say where a dump goes or how many devices a CPU is, which runs record anyway.
@@ -228,12 +236,16 @@ def start(notify: Callable[[str], None]) -> None:
 def pinned() -> Iterator[None]:
     """Has every option of `PINNED` at its value, and then again as it was.
 
+    What else of JAX's options cnnbench changes meanwhile is as it was then, too.
+
     Raises:
       UsageError: a ``with`` block of the calling program has another value.
     """
-    before = _values()
+    import jax
+
+    before = _values() | {name: jax.config.values[name] for name in _CHANGED}
     try:
-        for name, value in _others(before).items():
+        for name, value in _others(_values()).items():
             _config(name).update(name, _like(PINNED[name], value))
         for name, value in _others(_values()).items():
             if _own_device(name):
@@ -242,7 +254,7 @@ def pinned() -> Iterator[None]:
             raise UsageError(f"{message}; call cnnbench outside of that block.")
         yield
     finally:
-        now = _values()
+        now = _values() | jax.config.values
         for name, value in before.items():
             if now[name] != value:
                 _config(name).update(name, value)

@@ -178,6 +178,13 @@ def test_a_training_under_other_settings_is_equal_to_the_bit(spec: Path) -> None
     assert jax.config.values["jax_enable_x64"]
 
 
+def test_a_training_leaves_options_of_the_calling_program_as_they_were(spec: Path) -> None:
+    before = jax.config.values
+    train(spec, "results")
+    after = jax.config.values
+    assert {name for name in before if before[name] != after[name]} == set()
+
+
 def test_the_numbers_would_not_be_equal_without_pins(
     spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
