@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
+from cnnbench import commands
 from cnnbench.comparable import TEST, Finished, values
 from cnnbench.phrases import clean, enumeration, is_fraction, metric_text, words
 from cnnbench.results import Engine, Environment, EpochRecord, RunRecord
@@ -96,7 +97,7 @@ def _explanation(one: RunRecord, other: RunRecord) -> str:
         return f"all that they record differs only in the git commit, {' and '.join(commits)}"
     return (
         "nothing that they record explains it, since engine, device, versions and settings are the"
-        " same; see whether cnnbench check finds one of them damaged"
+        f" same; see whether {commands.cnnbench('check')} finds one of them damaged"
     )
 
 

@@ -54,6 +54,8 @@ LINES = (
     Line("schema", says='"$schema"'),
     Line("schema --output schema.json"),
     Line("show tiny.yaml wide.yaml --data-dir data", says="conv1"),
+    Line("show python.yaml --run", says="7,850"),
+    Line("show python.yaml --allow-python", says="7,850"),
     Line("show tiny.yaml --diagram tiny.svg"),
     Line("show tiny.yaml --diagram tiny.png"),
     Line("show tiny.yaml --diagram tiny.md"),
