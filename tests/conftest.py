@@ -34,12 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["CNNBENCH_ENGINE"] = "direct"
     if not hasattr(config, "workerinput"):
         if AS_USERS not in os.environ:
-            quick = [flag for flag in QUICK if _known(flag)]
+            quick = [flag for flag in QUICK if known(flag)]
             os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *quick)).strip()
         os.environ["CNNBENCH_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnnbench-tests-")
 
 
-def _known(flag: str) -> bool:
+def known(flag: str) -> bool:
     """XLA ends the process that names a flag it does not know, so another process tries it."""
     from cnnbench.errors import UsageError
     from cnnbench.settings import require_flags

@@ -9,6 +9,7 @@ import pytest
 
 from cnnbench import compilation
 from cnnbench.compilation import compiled, keep_compiled
+from tests.conftest import QUICK, known
 
 NOTE = (
     f"jax {jax.__version__} keeps compiled programs in another way than this cnnbench knows, so"
@@ -28,6 +29,11 @@ def test_options_that_xla_does_not_know_are_left_out() -> None:
 def test_an_option_that_xla_knows_and_refuses_is_an_error() -> None:
     with pytest.raises(jax.errors.JaxRuntimeError, match="xla_backend_optimization_level"):
         compiled(lowered(), {"xla_backend_optimization_level": "high"})
+
+
+def test_tests_set_no_flag_that_would_end_a_process() -> None:
+    assert known(QUICK[0])
+    assert not known("--xla_gone=true")
 
 
 def another(*names: str) -> ModuleType:
