@@ -6,7 +6,8 @@ The library does what the command line does:
 - `run_experiment` trains a `Request` and writes its folder (``cnnbench run``),
 - `find_runs`, `list_runs` and `read_run` find and read runs (``cnnbench list``),
 - `compare_runs` puts runs side by side (``cnnbench compare``),
-- `load_dataset` gives the images of a dataset (``cnnbench data``).
+- `load_dataset` gives the images of a dataset (``cnnbench data``),
+- `depthwise` makes depthwise convolutions of Python models faster on a CPU.
 """
 
 from importlib import import_module
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from cnnbench.history import find_runs, list_runs
     from cnnbench.loader import load_experiment
     from cnnbench.session import Request, run_experiment
+    from cnnbench.shifted import depthwise
     from cnnbench.store import read_run
     from cnnbench.trained import load_trained
 
@@ -26,6 +28,7 @@ __all__ = [
     "Request",
     "__version__",
     "compare_runs",
+    "depthwise",
     "find_runs",
     "list_runs",
     "load_dataset",
@@ -38,6 +41,7 @@ __all__ = [
 _PLACES = {
     "Request": ("session", "Request"),
     "compare_runs": ("compare", "compare"),
+    "depthwise": ("shifted", "depthwise"),
     "find_runs": ("history", "find_runs"),
     "list_runs": ("history", "list_runs"),
     "load_dataset": ("data", "load_dataset"),

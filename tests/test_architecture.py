@@ -74,6 +74,7 @@ image_quality
 losses timing machine memory sampling
 devices compilation checkpoints
 lanes dense
+shifted
 noise
 plain patches toom_cook pooling
 winograd
