@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from cnnbench import dense, lanes, ops
+from cnnbench import batch_norm, dense, lanes, ops
 from cnnbench.bottleneck import decoder
 from cnnbench.graph import Node, Plan
 from cnnbench.initializers import draw
@@ -308,6 +308,6 @@ def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
             return RandomLayer(node.op, rngs)
         case BatchNorm(momentum=momentum, epsilon=epsilon):
             channels = node.layout.shape[-1]
-            return nnx.BatchNorm(channels, momentum=momentum, epsilon=epsilon, rngs=rngs)
+            return batch_norm.BatchNorm(channels, momentum=momentum, epsilon=epsilon, rngs=rngs)
         case _:
             return None

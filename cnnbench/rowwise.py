@@ -18,7 +18,15 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from cnnbench import dense
-from cnnbench.batch_norm import channel_sums, normalize, statistics, sums_gradient
+from cnnbench.batch_norm import (
+    FACTOR,
+    Sums,
+    channel_sums,
+    normalize,
+    statistics,
+    sum_of_rows,
+    sums_gradient,
+)
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import INPUT, BatchNorm
 from cnnbench.losses import Result
@@ -98,7 +106,7 @@ def sum_in_rows(
     given: tuple[Any, ...] = (x, _drawn(net, len(x)), others)
     fixed = _Fixed(*jax.tree.map(lambda a: a.reshape(-1, cut.row, *a.shape[1:]), given))
     values: Values = {}
-    totals: dict[str, tuple[jax.Array, jax.Array]] = {}
+    sums: dict[str, Sums] = {}
     known = dict(weights)
     *early, last = stages(net.plan)
 
@@ -108,19 +116,25 @@ def sum_in_rows(
                 continue
             source = node.inputs[0]
             if source == INPUT:
-                totals[source] = channel_sums(fixed.images)
-            size = values.get(source, fixed.images).size // totals[source][0].shape[-1]
-            known[node.name] = statistics(net.parts[node.name], totals[source], size)
+                sums[source] = _sums_of_images(net, fixed.images)
+            size = values.get(source, fixed.images).size // sums[source].about.size
+            known[node.name] = statistics(net.parts[node.name], sums[source], size)
         names = {name for node in stage.nodes for name in (node.name, *node.inputs)}
         used = {name: known[name] for name in sorted(names) if name in known}
         return {name: values[name] for name in stage.reads}, used
 
     for stage in early:
         run = partial(_run, net, stage)
-        found, sums = _early(run, stage.sums, cut, *inputs(stage), fixed)
+        found, more = _early(run, stage.sums, cut, *inputs(stage), fixed)
         values |= found
-        totals |= {name: (s.sum(0), q.sum(0)) for name, (s, q) in sums.items()}
+        sums |= more
     return _last(partial(_result, net, last, head), cut, *inputs(last), fixed)
+
+
+def _sums_of_images(net: Layers, images: jax.Array) -> Sums:
+    """Of each row; no gradient is taken of images."""
+    sums: Sums = lax.map(lambda row: channel_sums(net.enter(row)), images)
+    return lax.stop_gradient(sums)
 
 
 def _drawn(net: Layers, n: int) -> Values:
@@ -189,7 +203,8 @@ def _early_forward(
     fixed: _Fixed,
 ) -> Any:
     result = _early(run, normed, cut, values, weights, fixed)
-    return result, (values, weights, fixed, result[0])
+    about = {name: sums.about for name, sums in result[1].items()}
+    return result, (values, weights, fixed, (result[0], about))
 
 
 def _early_backward(
@@ -198,8 +213,10 @@ def _early_backward(
     """Row by row; a convolution that gives what is normalised is not computed again."""
 
     def back(row: Any, weights: Weights) -> Any:
-        values, fixed, given, (change, sums) = row
-        change |= {name: change[name] + sums_gradient(given[name], sums[name]) for name in normed}
+        values, fixed, (given, about), (change, sums) = row
+        for name in normed:
+            more = sums_gradient(given[name], about[name], sums[name])
+            change[name] = (change[name] + more).astype(given[name].dtype)
         _, pull = jax.vjp(lambda values, weights: run(values, fixed, weights), values, weights)
         return pull(change)
 
@@ -255,16 +272,30 @@ def _with_gradients(
     def share(rows: Any, weights: Weights) -> Any:
         slotted = dense.with_slots(weights, cut.row)
 
-        def add(total: Any, row: Any) -> tuple[Any, Any]:
+        def add(sums: Any, row: Any) -> tuple[Any, Any]:
             values, gradient = function(row, slotted)
             gradient, slots = dense.without_slots(gradient)
-            return jax.tree.map(jnp.add, total, gradient), (values, slots)
+            summed, kept = _of_norms(gradient)
+            return jax.tree.map(jnp.add, sums, summed), (values, slots, kept)
 
-        total, (values, slots) = lax.scan(add, jax.tree.map(jnp.zeros_like, dict(weights)), rows)
-        return values, jax.tree.map(lambda g: g[None], dense.add_products(total, slots))
+        start = jax.tree.map(_wide_zeros, _of_norms(weights)[0])
+        sums, (values, slots, kept) = lax.scan(add, start, rows)
+        return values, jax.tree.map(lambda g: g[None], dense.add_products(sums, slots)), kept
 
-    values, gradients = _on_devices(share, rows, weights, cut)
-    return values, jax.tree.map(lambda g: g.sum(0), gradients)
+    values, sums, kept = _on_devices(share, rows, weights, cut)
+    gradient = jax.tree.map(lambda g: g.sum(0), sums) | jax.tree.map(sum_of_rows, kept)
+    return values, jax.tree.map(lambda g, w: g.astype(w.dtype), gradient, dict(weights))
+
+
+def _of_norms(weights: Weights) -> tuple[Any, Any]:
+    """What belongs to other layers, and to batch norms, whose small sums keep more digits."""
+    norms = {name: own for name, own in weights.items() if FACTOR in own}
+    return {name: own for name, own in weights.items() if name not in norms}, norms
+
+
+def _wide_zeros(like: jax.Array) -> jax.Array:
+    """Zeros to add to: a sum of many rows in bfloat16 would be good to one digit."""
+    return jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
 
 
 def _on_devices(share: Callable[..., Any], rows: Any, weights: Weights, cut: Cut) -> Any:
