@@ -27,6 +27,7 @@ from cnnbench.cli_show import show, show_layers
 from cnnbench.cli_watch import watch
 from cnnbench.errors import UsageError
 from cnnbench.interrupts import CODES, catching
+from cnnbench.parsing import App
 from cnnbench.terminal import (
     exit_at_once,
     open_streams,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from cnnbench.results import RunResult
     from cnnbench.session import Request
 
-app = typer.Typer(
+app = App(
     name="cnnbench",
     no_args_is_help=True,
     add_completion=False,

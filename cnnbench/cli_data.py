@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from cnnbench.parsing import App
 from cnnbench.terminal import reports_errors, stdout, tell
 
-data_app = typer.Typer(
+data_app = App(
     help="Datasets: what there is, fetching one, where they are kept.", no_args_is_help=True
 )
 

@@ -219,11 +219,19 @@ def _key_hint(at: KeyPath, keys: list[str]) -> str:
     found = vocabulary.KEY.is_theirs(key, keys)
     if found or at[:2] == ("model", "layers") or vocabulary.KEY.lacks(key, keys):
         return vocabulary.KEY.hint(key, keys)
-    for path in _paths(at[:-1]):
-        last = path.rpartition(".")[2]
-        if last == key or vocabulary.KEY.is_theirs(key, [last]):
-            return f" (did you mean '{path}'?)"
+    if path := key_elsewhere(key, at[:-1]):
+        return f" (did you mean '{path}'?)"
     return vocabulary.KEY.hint(key, keys)
+
+
+def key_elsewhere(word: str, section: KeyPath) -> str | None:
+    """The path of the key that a word is, or that another library calls so; near ones first.
+
+    >>> key_elsewhere("lr", ("train",))
+    'train.optimizer.learning_rate'
+    """
+    paths = _paths(section)
+    return next((p for p in paths if vocabulary.KEY.is_theirs(word, [p.rpartition(".")[2]])), None)
 
 
 def _paths(section: KeyPath) -> list[str]:

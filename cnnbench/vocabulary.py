@@ -300,7 +300,10 @@ class Noun:
         for form in (key.removesuffix("2d"), key.removesuffix("layer")):
             if found := self.is_theirs(form, names):
                 return found
-        return None if self.lacks(word, names) else nearest(word, names)
+        if self.lacks(word, names):
+            return None
+        theirs = {other: name for name in names for other in self.ours.get(name, ())}
+        return nearest(word, names) or theirs.get(nearest(word, theirs) or "")
 
     def is_theirs(self, word: str, names: Iterable[str]) -> str | None:
         """The name that a word is, or that another library has the word for."""

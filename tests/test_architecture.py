@@ -130,6 +130,7 @@ session bench_session
 matching status_line legible
 progress
 terminal
+parsing
 words keyboard watch
 cli_data
 cli_bench cli_check cli_compare cli_export cli_gradcheck

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from cnnbench import vocabulary
+from cnnbench.cli import app
 from cnnbench.errors import SpecError, nearest, normalized, spelling_distance
 from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES, OPERATIONS
 from cnnbench.loader import load_experiment
@@ -278,3 +280,40 @@ def test_a_layer_is_not_offered_itself_or_what_reads_it(inputs, tmp_path, monkey
     found = re.findall(r"did you mean '(\w+)'", str(caught.value))
     assert not set(found) & {"lax", "lbx", "lcx", "d", "out"}
     assert "name input, c or p." in str(caught.value) or inputs in ("la", "lb", "lc")
+
+
+def invoke(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [*words], prog_name="cnnbench", env={"COLUMNS": "200"})
+    return done.exit_code, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("train", "run"), ("trian", "run"), ("fit", "run"), ("ls", "list"), ("inspekt", "inspect")],
+)
+def test_commands_that_there_are_not(word: str, meant: str) -> None:
+    code, text = invoke(word, "standard")
+    assert code == 2
+    assert text.startswith(f"there is no command '{word}' (did you mean '{meant}'?); write run, ")
+    assert invoke("zebra")[1].startswith("there is no command 'zebra'; write run, ")
+    assert invoke("data", "lits") == (
+        2,
+        "there is no command 'lits' (did you mean 'list'?); write list, prepare or path.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--lr", "No such option: --lr; write train.optimizer.learning_rate=VALUE without dashes"),
+        ("--batch-size", "No such option: --batch-size; write train.batch_size=VALUE without"),
+        ("--epoch", "No such option: --epoch (Possible options: --epochs)"),
+        ("--sedes", "No such option: --sedes (Possible options: --seeds)"),
+        ("--zebra", "No such option: --zebra "),
+    ],
+)
+def test_options_that_there_are_not(option: str, told: str) -> None:
+    code, text = invoke("run", "standard", option, "1")
+    assert code == 2
+    assert told in " ".join(text.split())
+    assert "--help (" not in text
