@@ -187,7 +187,8 @@ def _cached_idx(name: str, folder: Path, notify: Notify) -> Entry | None:
     if not cached or any(sha256_of(file) not in cached.files[role] for role, file in found.items()):
         return None
     here = len(found) == len(cached.files)
-    return replace(cached, source=manual_source(found) if here else f"{CACHE}: {cached.source}")
+    decoded = f"{CACHE} (decoded from {cached.source})"
+    return replace(cached, source=manual_source(found) if here else decoded)
 
 
 def _cache_file(key: str) -> Path:

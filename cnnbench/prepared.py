@@ -1,5 +1,6 @@
 """Datasets that tensorflow-datasets has prepared, or can prepare, on this machine."""
 
+import errno
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
@@ -49,8 +50,13 @@ def prepared_key(name: str, data_dir: Path) -> str | None:
       DataError: a file cannot be read.
     """
     above = data_dir / name
-    descriptions = [*above.glob(f"*/{_DESCRIPTION}"), *above.glob(f"*/*/{_DESCRIPTION}")]
-    files = sorted(f for each in descriptions for f in each.parent.iterdir() if f.is_file())
+    try:
+        descriptions = [*above.glob(f"*/{_DESCRIPTION}"), *above.glob(f"*/*/{_DESCRIPTION}")]
+        files = sorted(f for each in descriptions for f in each.parent.iterdir() if f.is_file())
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise DataError(f"{above}: cannot be read ({error.strerror}); check its rights") from error
     if not files:
         return None
     digest = sha256()

@@ -187,7 +187,7 @@ def test_the_second_time_it_comes_from_the_cache(data_dir: Path) -> None:
     for file in data_dir.iterdir():
         file.unlink()
     second = _load("mnist")
-    assert second.source == f"the cache: IDX files in {data_dir}"
+    assert second.source == f"the cache (decoded from IDX files in {data_dir})"
     assert second.digest == first.digest
 
 

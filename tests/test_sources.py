@@ -409,6 +409,24 @@ def test_prepared_data_of_a_known_name_is_not_the_published_set(
         assert len(own.train) + len(own.validation) == 90
 
 
+def test_a_name_that_is_too_long_for_a_folder_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^dataset 'a{400}' does not exist"):
+        _load("a" * 400, tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    prepare_array_records("tiny_grey", tmp_path)
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    message = rf"^{tmp_path}/tiny_grey: cannot be read \(Permission denied\); check its rights$"
+    with pytest.raises(DataError, match=message):
+        _load("tiny_grey", tmp_path)
+
+
 def _spelled(filename: str, spelling: str) -> str:
     stem = filename.removesuffix(".gz")
     return {"plain": stem, "dotted": stem.replace("-idx", ".idx")}[spelling]
@@ -489,10 +507,10 @@ def test_the_cache_serves_a_known_set_and_says_so(served: Path, tmp_path: Path) 
     notes: list[str] = []
     data = _load("mnist", tmp_path / "empty", notify=notes.append)
     assert _is_tiny(data)
-    assert data.source == f"the cache: IDX files in {served}"
+    assert data.source == f"the cache (decoded from IDX files in {served})"
     assert notes == [
-        f"{tmp_path}/empty holds no files of 'mnist'; its images come from the cache: IDX files in "
-        f"{served}."
+        f"{tmp_path}/empty holds no files of 'mnist'; its images come from the cache (decoded from "
+        f"IDX files in {served})."
     ]
 
 
