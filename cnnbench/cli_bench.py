@@ -57,10 +57,10 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     paths, overrides = split_words(specs)
     overrides += option_overrides(None, None, dataset)
     families = bench_session.choose_families(against)
+    experiments = bench_session.load_all(paths, overrides, data_dir)
     if families.missing:
         missing = ", ".join(families.missing)
         _note(f"not installed: {missing}; run {commands.pip_install('cnnbench[peers]')}.")
-    experiments = bench_session.load_all(paths, overrides, data_dir)
     # Not its devices, which the processes that train shall have.
     jax_settings.start(_note)
     bench_session.make_folder(output)
