@@ -152,7 +152,7 @@ def _near_mean(x: jax.Array) -> jax.Array:
     sums = jnp.ones((1, len(both)), x.dtype) @ both / len(some)
     mean, scale = sums[0, :channels], sums[0, channels:]
     info = np.finfo(x.dtype)
-    grid = jnp.maximum(lax.reduce_precision(scale, info.nexp, 0) / 1024, 1 / float(info.max))
+    grid = jnp.maximum(lax.reduce_precision(scale, info.nexp, 0) / 1024, float(info.tiny))
     return _settled(jnp.where(jnp.abs(mean) < scale / 4, 0, jnp.round(mean / grid) * grid))
 
 
