@@ -311,6 +311,8 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
                 if files:
                     files.event(event)
                 if isinstance(event, Compiled):
+                    if job.reference:  # its class has been called by now
+                        settings.require_pinned(f"model.python: '{job.reference}'")
                     folder.write_record(dataclasses.replace(opened.record, engine=event.engine))
             listener.event(event)
             if isinstance(event, SeedDone) and event.summary.seed != last:

@@ -216,11 +216,23 @@ def test_a_with_block_of_the_calling_program_is_refused(spec: Path) -> None:
     assert str(caught.value) == message
 
 
-def test_a_python_model_leaves_pinned_options_alone(spec: Path) -> None:
-    (spec.parent / "net.py").write_text(
-        "import jax\nfrom flax import nnx\njax.config.update('jax_enable_x64', True)\n"
-        "class Net(nnx.Module):\n    pass\n"
-    )
+CHANGE = "jax.config.update('jax_enable_x64', True)"
+NET = """\
+import jax
+from flax import nnx
+{0}
+class Net(nnx.Module):
+    def __init__(self, *, rngs):
+        self.dense = nnx.Linear(784, 10, rngs=rngs)
+        {1}
+    def __call__(self, x):
+        return self.dense(x.reshape(len(x), -1))
+"""
+
+
+@pytest.mark.parametrize("parts", [(CHANGE, "pass"), ("", CHANGE)])
+def test_a_python_model_leaves_pinned_options_alone(parts: tuple[str, str], spec: Path) -> None:
+    (spec.parent / "net.py").write_text(NET.format(*parts))
     text = TINY[: TINY.index("model:")] + "model: {python: 'net:Net'}\nseeds: [0]\n"
     spec.write_text(text + TINY[TINY.index("train:") : TINY.index("seeds:")])
     with pytest.raises(UsageError) as caught:
