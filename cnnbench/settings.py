@@ -221,6 +221,7 @@ def start(notify: Callable[[str], None]) -> None:
         if (refusal := _refusal(str(error), os.environ)) is None:
             raise
         raise UsageError(refusal) from None
+    _require_folder("jax_dump_ir_to")
     others = _others(values)
     if "jax_transfer_guard" in others:  # sets the three others
         others = {n: v for n, v in others.items() if not n.startswith("jax_transfer_guard_")}
@@ -369,6 +370,20 @@ def asked(name: str, environ: Mapping[str, str] | None = None) -> str:
     """
     value = (os.environ if environ is None else environ).get(name.upper())
     return f"{name.upper()}={shlex.quote(value)}" if value else ""
+
+
+def _require_folder(name: str) -> None:
+    """Makes the folder that an option names, before JAX writes there in the midst of a training."""
+    import jax
+
+    folder = jax.config.values.get(name)
+    if not folder or "://" in folder:  # as in gs://bucket
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"{asked(name) or f'{name}={folder}'}: this folder cannot be made"
+        raise UsageError(f"{message} ({error.strerror}); name another, or unset it.") from None
 
 
 def _refusal(said: str, environ: Mapping[str, str]) -> str | None:

@@ -321,6 +321,24 @@ def test_the_variable_that_an_import_fails_for(said: str, sentence: str | None) 
     assert settings._refusal(said, {"JAX_FRAMES": "x", "JAX_NO": "y", "HOME": "z"}) == sentence
 
 
+def test_a_folder_for_dumps_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    before = jax.config.values["jax_dump_ir_to"]
+    jax.config.update("jax_dump_ir_to", str(tmp_path / "file" / "dump"))
+    monkeypatch.setenv("JAX_DUMP_IR_TO", str(tmp_path / "file" / "dump"))
+    try:
+        with pytest.raises(UsageError) as caught:
+            settings.start(pytest.fail)
+    finally:
+        jax.config.update("jax_dump_ir_to", before)
+    assert str(caught.value) == (
+        f"JAX_DUMP_IR_TO={tmp_path}/file/dump: this folder cannot be made (Not a directory); name"
+        " another, or unset it."
+    )
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
