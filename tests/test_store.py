@@ -741,8 +741,7 @@ class TestTags:
             ),
             (
                 "@v",
-                "command line: no run has the tag 'v' (did you mean 'v2'?); write @base,"
-                " @v 1 or @v2.",
+                "command line: no run has the tag 'v'; write @base, @v 1 or @v2.",
             ),
         ],
     )
