@@ -9,6 +9,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import ModelError, UsageError
+from cnnbench.shipped import short_path
 from cnnbench.terminal import PICTURES, file_form, stdout, tell, write_file
 from cnnbench.words import Specs, split_words
 
@@ -181,7 +182,9 @@ def print_layers(
             tell(f"its shapes are not shown: {reason}", err=False)
     else:
         marks = found.marks if found and first and first.plan else None
-        stdout().print(layer_table(loaded.plan, f"{experiment.type_title} ({path})", marks))
+        stdout().print(
+            layer_table(loaded.plan, f"{experiment.type_title} ({short_path(path)})", marks)
+        )
     if found and first:
         tell(f"\nBeside {first.experiment.type_title}:", err=False)
         for line in found.lines or ("nothing is different",):

@@ -25,7 +25,8 @@ _DEFS = "#/$defs/"
 _NULL = {"type": "null"}
 _CHANGE = "Change"  # ends the name of what a file that extends another may say of a part
 _EXTENDS = {
-    "description": "the file that this one starts from; beside it, or in a folder below",
+    "description": "what this file starts from: a file beside it or in a folder below, or"
+    " the name of an experiment that comes with cnnbench",
     "type": "string",
     "pattern": r"^(?!/)(?!(.*/)?\.\.(/|$)).+$",
 }

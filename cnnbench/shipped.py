@@ -67,6 +67,16 @@ def find_shipped(name: str) -> Path | None:
     return next(filter(None, files), None)
 
 
+def short_path(path: Path) -> str:
+    """A file as titles name it: where it is, or its name where it comes with cnnbench.
+
+    >>> short_path(Path("experiments/standard.yaml"))
+    'experiments/standard.yaml'
+    """
+    here = path.is_absolute() and next((f for f in _FOLDERS if path.is_relative_to(f)), None)
+    return str(path.relative_to(here).with_suffix("")) if here else str(path)
+
+
 def shipped_names() -> list[str]:
     """The names of the experiments that come with cnnbench."""
     return _names(_FOLDERS)

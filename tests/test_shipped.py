@@ -52,7 +52,7 @@ def test_show_says_which_file_it_took():
         f"modified: {EXPERIMENTS}/modified.yaml (comes with cnnbench)\n"
     )
     text = re.sub(r"\s+", "", done.stdout)
-    assert "StandardCNN" in text
+    assert "StandardCNN(standard)" in text
     assert "160,362" in text
     assert "BesideStandardCNN:" in text
 
