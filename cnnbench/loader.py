@@ -4,6 +4,7 @@ Everything wrong is found before anything is compiled: each part of the file is
 checked as far as the values in it can be read.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -18,7 +19,21 @@ from cnnbench.diagnosis import flaws_of
 from cnnbench.errors import DataError, Flaw, Location, Problem, SpecError, shown
 from cnnbench.fields import VALUE, Model
 from cnnbench.graph import Goal, Plan, build_plan, classify_goal, reconstruct_goal
-from cnnbench.layers import INPUT, LayerOp
+from cnnbench.layers import (
+    INPUT,
+    Activate,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Flatten,
+    GlobalAvgPool,
+    LayerOp,
+    MaskingNoise,
+    MaxPool,
+    Reshape,
+    Slice,
+    Upscale,
+)
 from cnnbench.overlay import in_order, lay_over, override, read_layers
 from cnnbench.semantics import Parts, dataset_flaw, flaws_between
 from cnnbench.shapes import OWNERS_KEYS
@@ -99,6 +114,8 @@ def _findings(document: Document, data_dir: Path | None) -> Findings:
     flaws += unknown
     flaws += flaws_between(parts, info, data_dir)
     plan, misfits = _plan(data, parts, info)
+    if plan:
+        misfits += [*_single_value_flaws(plan, parts), *_probability_flaws(plan, parts)]
     guessed = _guessed(document)
     told = dict.fromkeys([*flaws, *misfits])
     return experiment, plan, info, [f for f in told if f.of_key or f.at not in guessed]
@@ -198,6 +215,71 @@ def _plan(data: Any, parts: Parts, info: DatasetInfo | None) -> tuple[Plan | Non
     known = {name: _raw_inputs(value) for name, value in raw.items()}
     chosen = output if isinstance(output, str) else None
     return build_plan(layers, _goal(parts.task, info), output=chosen, known=known)
+
+
+def _single_value_flaws(plan: Plan, parts: Parts) -> Iterator[Flaw]:
+    """Batch norm of one value is zero whatever the value; PyTorch refuses it too."""
+    if parts.train is None or parts.dataset is None:
+        return
+    splits = parts.dataset.splits
+    numbers: dict[KeyPath, int | None] = {
+        ("train", "batch_size"): parts.train.batch_size,
+        ("dataset", "train_examples"): parts.dataset.train_examples,
+        ("dataset", "splits", "train"): splits.train,
+    }
+    at = next((at for at, number in numbers.items() if number == 1), None)
+    for node in plan.nodes if at else ():
+        if isinstance(node.op, BatchNorm) and math.prod(node.layout.shape[:-1]) == 1:
+            message = (
+                f"batch_norm '{node.name}' gets one value per channel from one image,"
+                " and normalizes it to zero (PyTorch: Expected more than 1 value per channel"
+                " when training)"
+            )
+            yield Flaw(at or (), message, "write at least 2")
+            return
+
+
+def _probability_flaws(plan: Plan, parts: Parts) -> Iterator[Flaw]:
+    if parts.train is None or parts.train.loss != "binary_cross_entropy":
+        return
+    if source := _not_probability(plan, plan.output):
+        op = plan.by_name[source].op
+        activation = getattr(op, "activation", None)
+        what = f"activation: {activation}" if activation else f"op: {op.op}"
+        message = (
+            "binary_cross_entropy takes probabilities, and the output can leave 0 to 1:"
+            f" layer '{source}' has {what}"
+        )
+        remedy = "end with activation: sigmoid" if activation else "end with a sigmoid activation"
+        yield Flaw(("train", "loss"), message, f"{remedy}, or write mse or mae")
+
+
+def _not_probability(plan: Plan, name: str) -> str | None:
+    """The layer from which values outside 0 to 1 can come; None where there is none."""
+    if name == INPUT:
+        return None
+    node = plan.by_name[name]
+    if getattr(node.op, "activation", None) == "sigmoid":
+        return None
+    if not isinstance(node.op, _KEEP_RANGE):
+        linear = getattr(node.op, "activation", "linear") in {"linear", "relu"}
+        passes = isinstance(node.op, Activate) and linear
+        return _not_probability(plan, node.inputs[0]) if passes else name
+    found = (_not_probability(plan, source) for source in node.inputs)
+    return next((source for source in found if source), None)
+
+
+_KEEP_RANGE = (
+    AvgPool,
+    Concat,
+    Flatten,
+    GlobalAvgPool,
+    MaskingNoise,
+    MaxPool,
+    Reshape,
+    Slice,
+    Upscale,
+)
 
 
 def _layer(value: Any) -> LayerOp | None:
