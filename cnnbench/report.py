@@ -180,9 +180,9 @@ def _test_note(comparison: Comparison, look: Look) -> str:
     if not comparison.validates:
         judged = " Verdicts rest on the test images." if comparison.verdicts else ""
         return (
-            f"No validation images: tested after the last epoch.{judged} The test accuracy of a"
-            " network that is chosen by it is too optimistic."
-        ).replace("accuracy", words(comparison.metric))
+            f"No validation images: tested after the last epoch.{judged} The"
+            f" {words(comparison.shown_metric)} of a network that is chosen by it is too optimistic."
+        )
     ends = ((row.label, row.test) for row in comparison.rows if row.test is not None)
     metric, digits = comparison.metric, look.precision
     values = (f"{clean(label)} {estimate_text(metric, test, digits)}" for label, test in ends)
