@@ -9,10 +9,13 @@ together, whatever the network:
 - rows and columns of a convolution that no pool's window reaches are not computed;
 - an upscale that only one convolution reads becomes that convolution's stride
   (a repeated pixel meets sums of taps).
+
+Zeros stay exactly zero, where a kink follows: in the first step all biases are zero, and of a
+blank background rounding alone would say on which side of it a unit is.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar, Protocol
 
@@ -22,11 +25,23 @@ import jax.numpy as jnp
 from cnnbench import ops, plain, pooling
 from cnnbench.conv_arithmetic import Pads, conv_pads
 from cnnbench.graph import Node, Plan
-from cnnbench.layers import AvgPool, Conv, ConvTranspose, MaxPool, Upscale
+from cnnbench.layers import (
+    INPUT,
+    AvgPool,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    GlobalAvgPool,
+    MaskingNoise,
+    MaxPool,
+    Upscale,
+)
 from cnnbench.patches import rotated
 from cnnbench.shapes import Shape
 
 MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
+KINKED = frozenset({"relu", "leaky_relu"})  # slopes jump at zero
 ONE = (1, 1)
 
 Pair = tuple[int, int]
@@ -182,17 +197,20 @@ class Fused:
 
     def __init__(self, plan: Plan, form: ops.Form) -> None:
         readers = _readers(plan)
+        blank, kinked = _blank(plan), _before_kinks(plan, readers)
         self.deferred = _deferred(plan, readers)
         self.absorbed = {
             node.inputs[0]
             for node in plan.nodes
             if _takes_upscale(plan, node) and len(readers[node.inputs[0]]) == 1
         } - {plan.output}
-        self.convs = {
-            node.name: self._fold(plan, node, readers[node.name], form)
-            for node in plan.nodes
-            if isinstance(node.op, Conv | ConvTranspose)
-        }
+        self.convs = {}
+        for node in plan.nodes:
+            if isinstance(node.op, Conv | ConvTranspose):
+                folded = self._fold(plan, node, readers[node.name], form)
+                blanks = node.inputs[0] in blank and node.name in kinked
+                conv = replace(folded.conv, blanks=blanks)
+                self.convs[node.name] = replace(folded, conv=conv)
 
     def enter(self, x: jax.Array) -> jax.Array:
         """(n, h, w, c) to (h, w, n, c)."""
@@ -244,6 +262,32 @@ def _readers(plan: Plan) -> dict[str, list[Node]]:
         for name in node.inputs:
             readers.get(name, []).append(node)
     return readers
+
+
+def _blank(plan: Plan) -> frozenset[str]:
+    """Layers whose result may be zero over whole windows: not what a smooth dense layer gives."""
+    found = {INPUT}
+    for node in plan.nodes:
+        zeroes = _activation(node) == "relu" or isinstance(node.op, Dropout | MaskingNoise)
+        mixes = isinstance(node.op, Dense | GlobalAvgPool)
+        if zeroes or (not mixes and not found.isdisjoint(node.inputs)):
+            found.add(node.name)
+    return frozenset(found)
+
+
+def _before_kinks(plan: Plan, readers: Mapping[str, list[Node]]) -> frozenset[str]:
+    """Layers whose zeros, or what they become, meet a kink: relu's, a max pool's or the loss's."""
+    found: set[str] = set()
+    for node in reversed(plan.nodes):
+        kinked = isinstance(node.op, MaxPool) or _activation(node) in KINKED
+        onward = [r for r in readers[node.name] if not isinstance(r.op, Dense | GlobalAvgPool)]
+        if kinked or node.name == plan.output or any(r.name in found for r in onward):
+            found.add(node.name)
+    return frozenset(found)
+
+
+def _activation(node: Node) -> str:
+    return getattr(node.op, "activation", "linear")
 
 
 def _deferred(plan: Plan, readers: Mapping[str, list[Node]]) -> dict[str, str]:

@@ -19,17 +19,20 @@ the algorithms.
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from numpy.typing import NDArray
 
 from cnnbench import lanes
 from cnnbench.patches import Rows, Stamps, Taps
 from cnnbench.winograd import Winograd, tilings
 
 Form = Literal["plain", "direct", "fast"]
+Array = NDArray[Any]
 Pair = tuple[int, int]
 Two = tuple[jax.Array, jax.Array]
 Algorithm = Taps | Stamps | Rows | Winograd
@@ -48,6 +51,8 @@ class Convolution:
       low: zeros before rows and columns; cut off where negative.
       out: height and width of the output.
       algorithm: computes the correlation of stride one.
+      blanks: whether a result is exactly zero where all that it is made of is zero. Winograd's
+        sums cancel only to rounding there, where another value of the tile is not zero.
     """
 
     size: Pair
@@ -56,6 +61,7 @@ class Convolution:
     low: Pair
     out: Pair
     algorithm: Algorithm
+    blanks: bool = True
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
         """What the algorithm makes of a kernel, (kh, kw, in, out), once for many images."""
@@ -66,11 +72,36 @@ class Convolution:
 
     def conv(self, x: jax.Array, prepared: jax.Array) -> jax.Array:
         """(*size, n, in) to (*out, n, out)."""
-        return _correlate(_gather(self, x), prepared, self.algorithm)
+        y = _correlate(_gather(self, x), prepared, self.algorithm)
+        return _blanked(y, self.met(_sizes(x))) if self._blanks else y
 
     def conv_transpose(self, y: jax.Array, prepared: jax.Array) -> jax.Array:
         """(*out, n, out) to (*size, n, in)."""
-        return self.scatter(_adjoint(y, prepared, self.algorithm))
+        x = self.scatter(_adjoint(y, prepared, self.algorithm))
+        return _blanked(x, self.met_t(_sizes(y))) if self._blanks else x
+
+    @property
+    def _blanks(self) -> bool:
+        return self.blanks and isinstance(self.algorithm, Winograd)
+
+    def met(self, sizes: jax.Array) -> jax.Array:
+        """Sums over the window of each output: (*size, n) to (*out, n)."""
+        return _both(*self._windows, sizes)
+
+    def met_t(self, sizes: jax.Array) -> jax.Array:
+        """The transpose of `met`: (*out, n) to (*size, n)."""
+        rows, columns = self._windows
+        return _both(rows.T, columns.T, sizes)
+
+    @property
+    def _windows(self) -> tuple[Array, Array]:
+        """The inputs that each output meets, by rows and columns: (out, size), one or zero."""
+        found = []
+        for axis, taps in enumerate(self.kernel):
+            starts = self.stride[axis] * np.arange(self.out[axis]) - self.low[axis]
+            places = np.arange(self.size[axis]) - starts[:, None]
+            found.append((places >= 0) & (places < taps))
+        return found[0], found[1]
 
     @property
     def phases(self) -> Pair:
@@ -105,6 +136,35 @@ class Convolution:
             x = split.reshape(h * sh, w * sw, n, -1)
         edges = [(-self.low[i], self.low[i] + self.size[i] - x.shape[i], 0) for i in (0, 1)]
         return _padded(x, edges)
+
+
+def _sizes(x: jax.Array) -> jax.Array:
+    """The sum of absolute values of each pixel's channels: (h, w, n, c) to (h, w, n).
+
+    As a product: XLA's own sum of a CPU's last axis is not vectorized.
+    """
+    ones = jnp.ones((x.shape[-1], 1), x.dtype)
+    sizes = lanes.each(jnp.abs, x).reshape(-1, x.shape[-1]) @ ones
+    return sizes.reshape(x.shape[:-1])
+
+
+def _both(rows: Array, columns: Array, x: jax.Array) -> jax.Array:
+    """Two matrices on the first two axes: (a, h) and (b, w), (h, w, n) to (a, b, n).
+
+    As products, whose results XLA does not compute again for each value that they decide on.
+    """
+    tall = jnp.asarray(rows, x.dtype) @ x.reshape(x.shape[0], -1)
+    return jnp.einsum("bw,awn->abn", jnp.asarray(columns, x.dtype), tall.reshape(-1, *x.shape[1:]))
+
+
+@jax.custom_vjp
+def _blanked(y: jax.Array, met: jax.Array) -> jax.Array:
+    """Images, (h, w, n, c), that are zero where nothing was met, (h, w, n)."""
+    return jnp.where((met == 0)[..., None], 0, y)
+
+
+# What is rounded to zero was zero: the gradient is that of the convolution.
+_blanked.defvjp(lambda y, met: (_blanked(y, met), None), lambda _, dy: (dy, None))
 
 
 def _padded(x: jax.Array, edges: list[tuple[int, int, int]]) -> jax.Array:

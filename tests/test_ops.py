@@ -325,3 +325,64 @@ def test_the_pick_costs_the_least(kernel: Pair, out: Pair, channels: int, filter
     if min(channels, filters) >= ops.FEW_CHANNELS and kernel != (1, 1):
         ways = (Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out))
         assert cost("direct") == min(way.cost(channels, filters) for way in ways)
+
+
+# Zeros.
+
+
+@pytest.mark.parametrize("seed", [0, 3, 5])
+def test_what_meets_only_zeros_is_exactly_zero_by_winograd(seed: int) -> None:
+    """In both directions; NumPy says which windows are blank. Other values are as they were."""
+    case, rng = random_case(seed), np.random.default_rng(seed)
+    conv = by_algorithm(case, Winograd, seed)
+    rounded = dataclasses.replace(conv, blanks=False)
+    kernel = rng.normal(size=case.kernel).astype(np.float32)
+    prepared = conv.prepare(jnp.asarray(kernel))
+    ones = np.ones((*case.kernel[:2], 1, 1))
+
+    def half_blank(size: Pair, channels: int) -> Array:
+        values = rng.normal(size=(*size, NUM_IMAGES, channels)).astype(np.float32)
+        blank = np.arange(size[0])[:, None] + np.arange(size[1]) > sum(size) * 0.4
+        values[blank & (rng.random(size) < 0.97)] = 0
+        return values
+
+    x, y = half_blank(case.size, case.kernel[2]), half_blank(case.out, case.kernel[3])
+    seen = np.abs(x).sum(-1, dtype=np.float64).transpose(2, 0, 1)[..., None]
+    padded = np.pad(seen, ((0, 0), *case.pads, (0, 0)))
+    met = oracles.correlate(padded, ones)[:, :: case.stride[0], :: case.stride[1], 0]
+    _agree_but_for_zeros(conv.conv, rounded.conv, (x, prepared), met.transpose(1, 2, 0))
+    given = np.abs(y).sum(-1, dtype=np.float64)
+    reached = np.zeros((*padded.shape[1:3], NUM_IMAGES))
+    for i, j in np.ndindex(case.out):
+        top, left = i * case.stride[0], j * case.stride[1]
+        reached[top : top + case.kernel[0], left : left + case.kernel[1]] += given[i, j]
+    (low, _), (left, _) = case.pads
+    reached = reached[low : low + case.size[0], left : left + case.size[1]]
+    _agree_but_for_zeros(conv.conv_transpose, rounded.conv_transpose, (y, prepared), reached)
+
+
+def _agree_but_for_zeros(exact: Any, rounded: Any, args: tuple[Any, ...], met: Array) -> None:
+    @jax.jit
+    def run(*args: jax.Array) -> Any:
+        found = []
+        for function in (exact, rounded):
+            result, pull = jax.vjp(function, *args)
+            found.append((result, pull(jnp.ones_like(result))))
+        return found
+
+    (got, slopes), (want, others) = jax.tree.map(np.asarray, run(*args))
+    blank = met == 0
+    assert (got[blank] == 0).all()
+    np.testing.assert_allclose(got[~blank], want[~blank], rtol=1e-3, atol=1e-4)
+    for one, other in zip(slopes, others, strict=True):  # no gradient sees it
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_not_finite_is_not_taken_for_zero() -> None:
+    conv = ops.convolution((12, 12), (5, 5, 32, 32), (1, 1), (0, 0), (8, 8), "fast")
+    assert isinstance(conv.algorithm, Winograd)
+    x = np.zeros((12, 12, 2, 32), np.float32)
+    x[3, 3, :, 5] = np.nan, np.inf
+    run = jax.jit(lambda x, kernel: conv.conv(x, conv.prepare(kernel)))
+    result = np.asarray(run(x, np.ones((5, 5, 32, 32), np.float32)))
+    assert not np.isfinite(result[:4, :4]).any()

@@ -30,7 +30,7 @@ from cnnbench.layers import (
     Conv,
     ConvTranspose,
 )
-from cnnbench.lowering import Fused
+from cnnbench.lowering import Fused, kernel_owner
 from cnnbench.models import GraphNet
 from cnnbench.patches import Rows, Stamps, Taps
 from cnnbench.programs import Job, compile_train, set_up
@@ -286,6 +286,38 @@ def test_outputs_and_every_gradient_are_pytorchs(question: Question) -> None:
     want = pytorchs(question)
     for form, got in zip(FORMS, ours(question), strict=True):
         agree(got, want, form)
+
+
+@examples(3)
+@given(graph=graphs(samples=False), seed=st.integers(0, 99))
+def test_blank_backgrounds_stay_exactly_zero_before_kinks(graph: Graph, seed: int) -> None:
+    """In the first step: biases are zero, and images have a few bright pixels on black."""
+    layers, input_shape, output_shape = graph
+    plan, rng = make_plan(layers, input_shape, output_shape), np.random.default_rng(seed)
+    images = rng.random((NUM_IMAGES, *input_shape), np.float32)
+    images[rng.random(images.shape[:3]) < 0.9] = 0
+    reference, fast = net(plan, "plain"), net(plan, "fast")
+    reference.eval()
+    values = {INPUT: jnp.asarray(images)} | reference.activations(jnp.asarray(images))
+    weights, lowered = fast.prepare(), fast.lowering
+    assert isinstance(lowered, Fused)
+    for node in plan.nodes:
+        if (
+            not isinstance(node.op, Conv | ConvTranspose)
+            or not lowered.convs[node.name].conv.blanks
+        ):
+            continue
+        kernel = reference.weights[kernel_owner(node)]["kernel"][...]
+        x = values[node.inputs[0]]
+        met = reference.lowering.convolve(node, jnp.abs(x), jnp.ones_like(kernel))
+        source = plan.by_name[node.inputs[0]].inputs if node.inputs[0] in lowered.absorbed else None
+        given_x = values[source[0]] if source else x
+        z = lowered.leave(
+            lowered.convolve(node, lowered.enter(given_x), weights[node.name]["kernel"])
+        )
+        height, width = z.shape[1:3]
+        blank = np.asarray(met[:, :height, :width]).sum(-1) == 0
+        assert (np.asarray(z)[blank] == 0).all(), node.name
 
 
 # Ties.
