@@ -9,8 +9,9 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import ModelError, UsageError
+from cnnbench.settings import pinned
 from cnnbench.shipped import short_path
-from cnnbench.terminal import PICTURES, file_form, stdout, tell, write_file
+from cnnbench.terminal import PICTURES, file_form, start_jax, stdout, tell, write_file
 from cnnbench.words import Specs, split_words
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ def _outline(
       ModelError: it cannot be imported, or gives the wrong shape.
     """
     from cnnbench.catalog import describe
+
+    start_jax()
     from cnnbench.python_models import import_class, require_output, require_trust
     from cnnbench.submodules import outline
 
@@ -146,7 +149,8 @@ def _outline(
         except ModelError as error:
             return None, str(error)
     info = describe(loaded.experiment.dataset.name, data_dir)
-    found = outline(import_class(reference, folder), model.args, info.shape)
+    with pinned():
+        found = outline(import_class(reference, folder), model.args, info.shape)
     classifies = loaded.experiment.task == "classify"
     require_output(found.output_shape, (info.num_classes,) if classifies else info.shape)
     return found, ""
