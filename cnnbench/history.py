@@ -343,7 +343,7 @@ def _tagged(argument: str, name: str, tag: str, results_dir: Path) -> _Named:
         case []:
             raise UsageError(_no_tag(name, tag, entries))
     message = f"command line: the tag '{tag}' is on runs of {enumeration(names)}"
-    raise UsageError(f"{message}; write {listing(f'{each}@{tag}' for each in names)}.")
+    raise UsageError(f"{message}; write {_tag_names((each, tag) for each in names)}.")
 
 
 def _no_tag(name: str, tag: str, entries: Sequence[RunEntry]) -> str:
@@ -353,7 +353,12 @@ def _no_tag(name: str, tag: str, entries: Sequence[RunEntry]) -> str:
     if not known:
         give = commands.cnnbench("run", "--resume", "RUN", "--tag", tag)
         return f"{message}; give it to one with: {give}"
-    return f"{message}; write {listing(f'{name}@{each}' for each in known)}."
+    return f"{message}; write {_tag_names((name, each) for each in known)}."
+
+
+def _tag_names(pairs: Iterable[tuple[str, str]]) -> str:
+    """Names with tags as a shell takes them."""
+    return listing(commands.command_line([f"{name}@{tag}"]) for name, tag in pairs)
 
 
 def _by_id(argument: str, results_dir: Path) -> _Named:

@@ -12,7 +12,7 @@ from cnnbench.checkpoints import Checkpoints
 from cnnbench.errors import StoreError
 from cnnbench.files import remove_partial
 from cnnbench.history import list_runs
-from cnnbench.phrases import enumeration
+from cnnbench.phrases import enumeration, epochs_text
 from cnnbench.recorder import first_record
 from cnnbench.results import EpochRecord, Extension, RunRecord, RunResult, Status, Timing
 from cnnbench.resume import Resume, plan_resume, require_checkpoints, require_epochs
@@ -178,7 +178,7 @@ def reopen(
     # First, since it says which number of epochs holds if the process is killed here.
     folder.write_record(record)
     if record.epochs != run.record.epochs:
-        notify(f"{path}: {run.record.epochs} epochs become {record.epochs}")
+        notify(f"{path}: extended from {epochs_text(run.record.epochs)} to {record.epochs}")
     if record.extended:
         _set_aside(folder, run, record, resolved)
     return Opened(folder, record, resume)

@@ -371,7 +371,7 @@ def test_an_extended_run_is_one_with_more_epochs(server, shorter, longer, tmp_pa
     old = read_run(run)
     done = extend(server, run)
     place = run.relative_to(tmp_path)
-    assert (done["code"], done["stderr"]) == (0, f"{place}: 2 epochs become 4\n")
+    assert (done["code"], done["stderr"]) == (0, f"{place}: extended from 2 epochs to 4\n")
     assert numbers(run) == longer
     found = read_run(run)
     assert (found.record.status, found.record.epochs) == ("finished", 4)

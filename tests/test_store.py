@@ -732,7 +732,7 @@ class TestTags:
             (
                 "standard@bose",
                 "command line: no run of 'standard' has the tag 'bose' (did you mean 'base'?);"
-                " write standard@base or standard@v 1.",
+                " write standard@base or 'standard@v 1'.",
             ),
             (
                 "other@x",
@@ -741,7 +741,7 @@ class TestTags:
             ),
             (
                 "@v",
-                "command line: no run has the tag 'v'; write @base, @v 1 or @v2.",
+                "command line: no run has the tag 'v'; write @base, '@v 1' or @v2.",
             ),
         ],
     )
