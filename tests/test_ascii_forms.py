@@ -117,6 +117,17 @@ def test_commands_print_what_an_encoding_has(
         assert spelled("中文", encoding) in out
 
 
+@pytest.mark.parametrize("errors", ["strict", "ignore", "replace", "surrogateescape"])
+def test_no_handler_of_the_environment_drops_a_sign(
+    errors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`PYTHONIOENCODING=ascii:ignore` would print `93.03  0.04 %`."""
+    stored()
+    code, out, err = said(monkeypatch, ["compare"], "ascii", errors)
+    assert (code, err) == (0, "")
+    assert "93.03 +/- 0.04 %" in out
+
+
 def test_json_and_html_keep_every_character(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both are UTF-8 by their standards, so other encodings get escapes."""
     stored()
