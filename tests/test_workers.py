@@ -207,7 +207,8 @@ def test_losses_of_images_are_those_of_training(loss, tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text(
         f"name: a\ntask: reconstruct\ndataset: {{name: mnist}}\ntrain: {{loss: {loss}}}\n"
-        "model: {layers: {c: {op: conv, filters: 1, kernel: 3, padding: same}}}\n"
+        "model: {layers: {c: {op: conv, filters: 1, kernel: 3, padding: same, "
+        "activation: sigmoid}}}\n"
     )
     experiment = load_experiment(path).experiment
     rng = np.random.default_rng(0)
