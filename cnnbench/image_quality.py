@@ -1,10 +1,12 @@
 """How like its original a reconstruction looks: PSNR and SSIM, for each image."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from numpy.typing import NDArray
 
 from cnnbench.spec import SSIM_WINDOW as WINDOW
@@ -41,25 +43,56 @@ def ssim(outputs: jax.Array, targets: jax.Array, data_range: float) -> jax.Array
       targets: originals, at least as large as a window.
       data_range: from the darkest possible pixel to the brightest.
     """
-    rows, columns = (jnp.asarray(_windows(size), outputs.dtype) for size in outputs.shape[1:3])
-
-    def local(values: jax.Array) -> jax.Array:
-        return jnp.einsum("rh,nhwc,sw->nrsc", rows, values, columns)
-
-    mean_x, mean_y = local(outputs), local(targets)
-    variance_x = local(outputs**2) - mean_x**2
-    variance_y = local(targets**2) - mean_y**2
-    covariance = local(outputs * targets) - mean_x * mean_y
+    nothing = jnp.zeros_like(outputs)
+    local = _Local(outputs, targets, nothing, nothing, nothing)
+    for axis in (1, 2):
+        local = _weighted(local, axis)
+    mean_x, mean_y, variance_x, variance_y, covariance = local
     c1, c2 = (K1 * data_range) ** 2, (K2 * data_range) ** 2
     likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     scale = (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
     return (likeness / scale).mean(axis=(1, 2, 3))
 
 
-def _windows(size: int) -> NDArray[Any]:
-    """The weights of each window along an axis, (size - WINDOW + 1, size)."""
+class _Local(NamedTuple):
+    """Weighted means, variances and covariance about a pixel."""
+
+    mean_x: jax.Array
+    mean_y: jax.Array
+    variance_x: jax.Array
+    variance_y: jax.Array
+    covariance: jax.Array
+
+
+def _weighted(local: _Local, axis: int) -> _Local:
+    """Windows along an axis: parts with means and variances of their own are merged.
+
+    E[x^2] - E[x]^2 would leave nothing of the variance where an image is bright and even.
+    """
+    count = local.mean_x.shape[axis] - WINDOW + 1
+    taps = [
+        _Local(*(lax.slice_in_dim(values, start, start + count, axis=axis) for values in local))
+        for start in range(WINDOW)
+    ]
+    pairs = list(zip(_weights().tolist(), taps, strict=True))
+    mean_x = _sum(w * tap.mean_x for w, tap in pairs)
+    mean_y = _sum(w * tap.mean_y for w, tap in pairs)
+    apart = [(w, tap, tap.mean_x - mean_x, tap.mean_y - mean_y) for w, tap in pairs]
+    return _Local(
+        mean_x,
+        mean_y,
+        _sum(w * (tap.variance_x + x * x) for w, tap, x, _ in apart),
+        _sum(w * (tap.variance_y + y * y) for w, tap, _, y in apart),
+        _sum(w * (tap.covariance + x * y) for w, tap, x, y in apart),
+    )
+
+
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    first, *others = terms
+    return sum(others, first)
+
+
+def _weights() -> NDArray[Any]:
+    """Of the pixels of a window along an axis, (WINDOW,)."""
     weights = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
-    found = np.zeros((size - WINDOW + 1, size))
-    for place, line in enumerate(found):
-        line[place : place + WINDOW] = weights / weights.sum()
-    return found
+    return np.asarray(weights / weights.sum())
