@@ -164,6 +164,12 @@ def test_what_is_no_name_reaches_no_file(word):
     assert shipped.find_shipped(word) is None
 
 
+def test_names_too_long_or_odd_are_one_line():
+    for word in ("x" * 300, "x" * 5000, "\udce9"):
+        done = invoke("show", word, code=2)
+        assert len(done.stderr.splitlines()) == 1
+
+
 WRONG = HERE.replace("dense", "dens")
 
 
