@@ -126,7 +126,7 @@ def test_pictures_are_drawn(tmp_path: Path, name: str) -> None:
     assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
     content = file.read_bytes()
     if name.endswith("svg"):
-        for text in (b"conv: 3 filters of 5x5", b"image 0", b"what excites conv most"):
+        for text in (b"conv: 3 filters of 5x5", b"image 0", b"strongest responses of conv"):
             assert text in content
     else:
         assert content.startswith(b"\x89PNG")
