@@ -95,30 +95,36 @@ def choose(test: Split, numbers: Sequence[int]) -> Split:
 
 @dataclass(slots=True)
 class _Sums:
-    """What is added up over chunks of images, for a layer."""
+    """What is added up over chunks of images, for a layer.
+
+    Squares are those of differences from the mean so far (Chan, Golub & LeVeque 1983).
+    """
 
     shape: tuple[int, ...]
     count: int = 0
-    total: float = 0.0
+    mean: float = 0.0
     squares: float = 0.0
     zeros: int = 0
     least: float = np.inf
     most: float = -np.inf
 
     def add(self, values: Array) -> None:
+        mean = float(values.mean(dtype=np.float64))
+        apart, before = mean - self.mean, self.count
         self.count += values.size
-        self.total += float(values.sum(dtype=np.float64))
-        self.squares += float(np.square(values, dtype=np.float64).sum())
+        self.mean += apart * values.size / self.count
+        self.squares += float(np.square(np.subtract(values, mean, dtype=np.float64)).sum())
+        self.squares += apart**2 * before * values.size / self.count
         self.zeros += int((values == 0).sum())
         # NumPy's, which let no NaN pass unseen.
         self.least = float(np.minimum(self.least, values.min()))
         self.most = float(np.maximum(self.most, values.max()))
 
     def statistics(self, name: str) -> LayerStatistics:
-        mean = self.total / self.count
-        std = np.sqrt(max(self.squares / self.count - mean**2, 0.0))
-        zeros = self.zeros / self.count
-        return LayerStatistics(name, self.shape, mean, float(std), zeros, self.least, self.most)
+        std, zeros = np.sqrt(self.squares / self.count), self.zeros / self.count
+        return LayerStatistics(
+            name, self.shape, self.mean, float(std), zeros, self.least, self.most
+        )
 
 
 def examine(

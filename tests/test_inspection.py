@@ -11,6 +11,7 @@ import pytest
 from matplotlib import image as reader
 from rich.console import Console
 
+from cnnbench import inspection
 from cnnbench.data import Dataset, Split
 from cnnbench.errors import UsageError
 from cnnbench.inspection import (
@@ -332,3 +333,15 @@ def test_the_same_picture_has_the_same_bytes(classifier: tuple[TrainedNetwork, D
     assert drawn[0] == drawn[1]
     texts = [e.text for e in ET.fromstring(drawn[0]).iter("{http://www.w3.org/2000/svg}text")]
     assert {"Looked at $1", "conv (6x6x5)"} <= set(texts)
+
+
+def test_a_layers_deviation_keeps_its_digits_far_from_zero() -> None:
+    rng = np.random.default_rng(0)
+    values = (1e5 + rng.normal(0, 0.1, (3, 40, 5))).astype(np.float32)
+    sums = inspection._Sums((5,))
+    for chunk in values:
+        sums.add(chunk)
+    exact = values.astype(np.float64)
+    found = sums.statistics("layer")
+    assert found.mean == pytest.approx(exact.mean(), rel=1e-14)
+    assert found.std == pytest.approx(exact.std(), rel=1e-10)
