@@ -15,6 +15,7 @@ from cnnbench.data import Split, dataset_of
 from cnnbench.errors import StoreError, UsageError, listing
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.peers import VARIANTS, initial_weights
+from cnnbench.settings import pinned
 from cnnbench.vocabulary import FAMILY
 from cnnbench.workers import Contestant
 
@@ -108,7 +109,8 @@ def task_on(
 ) -> Task:
     """Likewise, with images that are given."""
     assert loaded.plan is not None
-    weights = initial_weights(loaded.plan, loaded.experiment.seeds[0])
+    with pinned():
+        weights = initial_weights(loaded.plan, loaded.experiment.seeds[0])
     return Task(loaded, train, test.first(MOST_TESTED), dataset, weights, data_dir)
 
 

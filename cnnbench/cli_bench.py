@@ -10,7 +10,7 @@ import typer
 
 from cnnbench import commands
 from cnnbench.cli_data import DataDir
-from cnnbench.terminal import print_document, stdout, tell
+from cnnbench.terminal import print_document, start_jax, stdout, tell
 from cnnbench.words import Specs, option_overrides, split_words
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Train each experiment in several frameworks by turns and compare their speed."""
     from cnnbench import bench_session
-    from cnnbench import settings as jax_settings
     from cnnbench.contest import Settings
 
     paths, overrides = split_words(specs)
@@ -61,8 +60,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     if families.missing:
         missing = ", ".join(families.missing)
         _note(f"not installed: {missing}; run {commands.pip_install('cnnbench[peers]')}.")
-    # Not its devices, which the processes that train shall have.
-    jax_settings.start(_note)
+    start_jax()
     bench_session.make_folder(output)
     started_at = datetime.now(UTC)
     settings = Settings(rounds, budget)
