@@ -142,7 +142,8 @@ def _model_at(loc: KeyPath) -> type[BaseModel]:
 
 def _union(at: KeyPath) -> Mapping[str, type[BaseModel]]:
     """The models that may stand at a path, by the word that selects each."""
-    return {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}.get(str(at[-1]), OPERATIONS)
+    unions = {("train", "optimizer"): OPTIMIZERS, ("train", "schedule"): SCHEDULES}
+    return next((union for key, union in unions.items() if at[:2] == key), OPERATIONS)
 
 
 def _tag(at: KeyPath) -> str:

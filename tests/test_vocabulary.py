@@ -257,6 +257,7 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             " batch_size, optimizer, schedule, precision, loss or metrics.",
         ),
         ("model.x={op: zebra}", "'zebra' is no operation; write " + "LIST"),
+        ("model.optimizer={op: zebra}", "'zebra' is no operation; write " + "LIST"),
     ],
 )
 def test_what_the_language_lacks_is_said(override, message, tmp_path, monkeypatch):
