@@ -4,6 +4,7 @@ On an accelerator these are XLA's own convolutions and a whole epoch in one prog
 seeds are trained by one program too (`jax.vmap`).
 """
 
+import atexit
 import itertools
 import time
 from collections.abc import Iterator, Mapping
@@ -55,8 +56,9 @@ class Trainers:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._settings = folder, ExitStack()
-        self._settings.enter_context(pinned())  # as a run does
+        self._folder, settings = folder, ExitStack()
+        settings.enter_context(pinned())  # as a run does
+        atexit.register(settings.close)
         self._device = jax.local_devices()[0]
         self._trainers: dict[str, Trainer] = {}
 
