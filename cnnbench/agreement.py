@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +13,14 @@ from cnnbench.graph import Node
 
 Array = NDArray[Any]
 Dtype = Literal["float32", "float64"]
+
+
+class Verdict(StrEnum):
+    """What the errors of a layer's derivatives mean."""
+
+    OK = "ok"
+    IMPRECISE = "imprecise"  # float32 is short of digits; float64 agrees
+    WRONG = "WRONG"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +80,15 @@ class LayerCheck:
       quantities: delta, and one for each weight of its own.
       shares: size of each use's part of the kernel's gradient, where several layers use it.
       bars: what counts as rounding.
+      imprecise: whether float32 is short of digits here: errors above the bars are rounding's,
+        for they are gone in float64.
     """
 
     node: Node
     quantities: tuple[Quantity, ...]
     shares: Mapping[str, float]
     bars: Bars
+    imprecise: bool = False
 
     @property
     def to_autodiff(self) -> float:
@@ -100,8 +112,13 @@ class LayerCheck:
         return sum(q.slopes.skipped for q in self.quantities)
 
     @property
+    def verdict(self) -> Verdict:
+        """What the errors mean."""
+        return Verdict.OK if self.right else Verdict.IMPRECISE if self.imprecise else Verdict.WRONG
+
+    @property
     def right(self) -> bool:
-        """Whether nothing but rounding is between them; a NaN never is that."""
+        """Whether the errors are within the bars; a NaN never is."""
         differences = self.to_differences
         near = self.to_autodiff <= self.bars.autodiff
         return near and (differences is None or differences <= self.bars.differences)
@@ -135,8 +152,8 @@ class GradCheck:
 
     @property
     def right(self) -> bool:
-        """Whether all layers are."""
-        return all(layer.right for layer in self.layers)
+        """Whether no layer is wrong."""
+        return all(layer.verdict is not Verdict.WRONG for layer in self.layers)
 
 
 def _largest(errors: Iterable[float]) -> float:

@@ -25,6 +25,9 @@ Array = NDArray[Any]
 
 NUM_IMAGES = 4
 ATTEMPTS = 8  # to find images where rounding puts no unit on the other side of a kink
+PROBES = 4  # points nearby, to see whether errors of float32 are random
+SHRUNK = 1e-7  # of an error in float32 is left in float64, if it is rounding's: 4e-9 or so
+MARGIN = 8.0  # how many times as large as their largest change random errors may be
 SPREAD = 0.1  # of biases: at zero, many units would stand on their kinks
 NOTHING = 1e-6  # of the cost; a derivative that is smaller is taken for zero
 
@@ -69,6 +72,10 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
     plan = require_layer(loaded, layer)
     point = find_point(loaded, plan, dtype)
     names = [node.name for node in plan.nodes] if layer is None else [layer]
+    layers = tuple(_check_layer(plan.by_name[name], point, dtype) for name in names)
+    if dtype == "float32" and not all(each.right for each in layers):
+        wide = _widened(loaded, plan, point)
+        layers = tuple(each if each.right else _explained(each, point, wide) for each in layers)
     return GradCheck(
         title=loaded.experiment.type_title,
         dtype=dtype,
@@ -78,7 +85,7 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
         cost=cost(point.network, point.forward),
         cost_by_jax=point.autodiff.cost,
         doubtful=point.doubtful,
-        layers=tuple(_check_layer(plan.by_name[name], point, dtype) for name in names),
+        layers=layers,
     )
 
 
@@ -168,6 +175,111 @@ def _exact(network: Network, x: Array, accuracy: float) -> Landscape:
     wide = replace(network, weights=weights, draws=draws, objective=target)
     forward = feedforward(wide, exact_x)
     return Landscape(wide, exact_x, forward, accuracy)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """Derivatives at the point, or at one whose weights and images differ in their last digits.
+
+    Args:
+      by_hand: in float32.
+      autodiff: in float32.
+      exact: by hand in float64.
+    """
+
+    by_hand: Gradients
+    autodiff: Derivatives
+    exact: Gradients
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wide:
+    """What float64 says of a point.
+
+    Args:
+      gradients: by hand.
+      autodiff: by JAX.
+      probes: at the point, and nearby.
+    """
+
+    gradients: Gradients
+    autodiff: Derivatives
+    probes: tuple[Probe, ...]
+
+
+def _widened(loaded: Loaded, plan: Plan, point: Point) -> Wide:
+    """All derivatives at the point in float64, the random numbers too."""
+    seed, rng = loaded.experiment.seeds[0], np.random.default_rng(0)
+    with jax.default_device(jax.devices("cpu")[0]):
+        with jax.enable_x64(True):
+            reference = Reference(plan, objective(loaded.experiment), seed)
+            draws = reference.draws(NUM_IMAGES, "float64")
+            network, x = replace(point.exact.network, draws=draws), point.exact.x
+            autodiff = reference.derivatives(network.weights, x, network.objective.targets)
+        narrow = Reference(plan, objective(loaded.experiment), seed)
+        first = Probe(point.gradients, point.autodiff, run(point.exact.network, x)[1])
+        probes = (first, *(_probe(point, narrow, rng) for _ in range(PROBES)))
+    return Wide(run(network, x)[1], autodiff, probes)
+
+
+def _probe(point: Point, reference: Reference, rng: np.random.Generator) -> Probe:
+    """At a random point nearby; targets stay, which moves no error by more."""
+
+    def moved(value: Array) -> Array:
+        factor = 1 + 4 * np.finfo(np.float32).eps * rng.normal(size=value.shape)
+        changed: Array = (value * factor).astype(np.float32)
+        return changed
+
+    weights, x = jax.tree.map(moved, point.network.weights), moved(point.x)
+    _, by_hand = run(replace(point.network, weights=weights), x)
+    autodiff = reference.derivatives(weights, x, point.network.objective.targets)
+    wide = replace(point.exact.network, weights=jax.tree.map(np.float64, weights))
+    return Probe(by_hand, autodiff, run(wide, x.astype(np.float64))[1])
+
+
+def _explained(layer: LayerCheck, point: Point, wide: Wide) -> LayerCheck:
+    """A layer whose derivatives disagree in float32, with rounding's part in that.
+
+    Rounding explains it where the derivatives agree in float64, and the errors of float32 change
+    as much as they are large from one point to the next, which a mistake's do not (Vignes 1993,
+    "A stochastic arithmetic for reliable scientific computation"); or where rounding puts a unit
+    on another side of a kink.
+    """
+    wides = [
+        replace(
+            q,
+            by_hand=_of(wide.gradients, layer.node.name, q.name),
+            by_autodiff=_of(wide.autodiff, layer.node.name, q.name),
+        )
+        for q in layer.quantities
+    ]
+    agree = all(
+        wide_q.to_autodiff <= max(BARS["float64"].autodiff, SHRUNK * q.to_autodiff)
+        and (wide_q.to_differences or 0.0) <= layer.bars.differences
+        for q, wide_q in zip(layer.quantities, wides, strict=True)
+    )
+    random = all(_is_random(layer, q, wide) for q in layer.quantities)
+    return replace(layer, imprecise=agree and (random or point.doubtful > 0))
+
+
+def _is_random(layer: LayerCheck, quantity: Quantity, wide: Wide) -> bool:
+    """Whether the errors of both float32 derivatives are rounding's, or within the bar."""
+    name, key = layer.node.name, quantity.name
+    within = layer.bars.autodiff * quantity.scale
+    exact = [_of(probe.exact, name, key) for probe in wide.probes]
+    for found in (
+        [_of(probe.by_hand, name, key) for probe in wide.probes],
+        [_of(probe.autodiff, name, key) for probe in wide.probes],
+    ):
+        first, *others = (got - want for got, want in zip(found, exact, strict=True))
+        change = max(float(np.abs(error - first).max()) for error in others)
+        if not np.abs(first).max() <= MARGIN * change + within:
+            return False
+    return True
+
+
+def _of(found: Gradients | Derivatives, layer: str, name: str) -> Array:
+    return found.delta[layer] if name == DELTA else found.weights[layer][name]
 
 
 def _check_layer(node: Node, point: Point, dtype: Dtype) -> LayerCheck:

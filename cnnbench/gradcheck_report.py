@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cnnbench.agreement import GradCheck, LayerCheck, Quantity
+from cnnbench.agreement import GradCheck, LayerCheck, Quantity, Verdict
 from cnnbench.layer_table import operation_text
 from cnnbench.phrases import MISSING
 from cnnbench.shapes import shape_text
@@ -15,8 +15,6 @@ from cnnbench.tables import Folded
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
-
-RIGHT, WRONG = "ok", "WRONG"
 
 
 def gradcheck_table(check: GradCheck, *, close: bool = False) -> "Group":
@@ -52,7 +50,7 @@ def _layers(check: GradCheck) -> "Table":
             _error(layer.to_differences),
             str(layer.taken),
             *[str(layer.skipped or "")] * kinks,
-            RIGHT if layer.right else WRONG,
+            layer.verdict.value,
             style="" if layer.right else "bold",
         )
     return table
@@ -134,10 +132,18 @@ def _notes(check: GradCheck) -> Iterator[str]:
 
 
 def _verdict(check: GradCheck) -> str:
-    wrong = [layer.node.name for layer in check.layers if not layer.right]
-    if not wrong:
-        return "All gradients agree." if len(check.layers) > 1 else "The gradients agree."
-    return f"The gradients disagree in {', '.join(wrong)}."
+    found = {
+        verdict: ", ".join(each.node.name for each in check.layers if each.verdict is verdict)
+        for verdict in Verdict
+    }
+    if wrong := found[Verdict.WRONG]:
+        return f"The gradients disagree in {wrong}."
+    if short := found[Verdict.IMPRECISE]:
+        return (
+            f"The gradients agree in float64; float32 has too few digits for {short}."
+            " Use --float64 to see it."
+        )
+    return "All gradients agree." if len(check.layers) > 1 else "The gradients agree."
 
 
 def _error(value: float | None) -> str:
@@ -168,7 +174,8 @@ def _plain_layer(layer: LayerCheck) -> dict[str, Any]:
     return {
         "layer": layer.node.name,
         "op": layer.node.op.op,
-        "right": layer.right,
+        "right": layer.verdict is not Verdict.WRONG,
+        "verdict": layer.verdict.value,
         "gradients": [
             {
                 "of": q.name,

@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cnnbench import central_differences, convolution, gradcheck, layer_rules
-from cnnbench.agreement import BARS, Bars, GradCheck, LayerCheck, Quantity
+from cnnbench.agreement import BARS, Bars, GradCheck, LayerCheck, Quantity, Verdict
 from cnnbench.autodiff import Reference, by_layer
 from cnnbench.backprop import Network, feedforward, run
 from cnnbench.central_differences import MOST, SAMPLE, Landscape, Slopes, chosen
@@ -206,6 +206,68 @@ def test_exit_code_of_a_wrong_gradient(tmp_path: Path, monkeypatch: pytest.Monke
     assert done.exit_code == 3
     (only,) = json.loads(done.stdout)
     assert (only["dtype"], only["right"], only["layers"][0]["layer"]) == ("float32", False, "side")
+
+
+# Rounding: float32 may be short of digits, which is no mistake and hides none.
+
+# A second normalization takes the scale of the first out again, so that gradients cancel.
+CANCELLING = """\
+    pool: {op: avg_pool, size: 14, stride: 14}
+    wide: {op: conv, filters: 2, kernel: 1, activation: linear}
+    norm: {op: batch_norm, epsilon: 1.0e-12}
+    small: {op: avg_pool, size: 2}
+    norm2: {op: batch_norm, epsilon: 1.0e-12}
+    out: {op: dense, units: 10}
+"""
+
+
+def test_float32_that_is_short_of_digits_is_not_called_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = str(spec(tmp_path, CANCELLING))
+    done = invoke(path)
+    assert done.exit_code == 0
+    text = " ".join(done.stdout.split())
+    assert "The gradients agree in float64; float32 has too few digits for wide, norm." in text
+    assert text.endswith("Use --float64 to see it.")
+    verdicts = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines() if line}
+    assert (verdicts["wide"], verdicts["norm"], verdicts["out"]) == ("imprecise", "imprecise", "ok")
+    assert invoke(path, "--float64").stdout.endswith("All gradients agree.\n")
+    done = invoke(path, "--format", "json", "--layer", "wide")
+    (only,) = json.loads(done.stdout)
+    assert (done.exit_code, only["right"], only["layers"][0]["right"]) == (0, True, True)
+    assert only["layers"][0]["verdict"] == "imprecise"
+
+
+@pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-6])
+def test_a_mistake_is_found_where_float32_is_short_of_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
+) -> None:
+    """Also one that is smaller than float32's errors."""
+    real = convolution.kernel_gradient
+    monkeypatch.setattr(layer_rules, "kernel_gradient", lambda *args: real(*args) * (1 + size))
+    found = check(spec(tmp_path, CANCELLING), "float32")
+    verdicts = {layer.node.name: layer.verdict for layer in found.layers}
+    assert (verdicts["wide"], verdicts["norm"]) == (Verdict.WRONG, Verdict.IMPRECISE)
+    assert not found.right
+
+
+@pytest.mark.parametrize("size", [1e-1, 1e-3])
+def test_a_mistake_in_float32_alone_is_no_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
+) -> None:
+    real = convolution.kernel_gradient
+
+    def wrong(*args: Any) -> Array:
+        gradient = real(*args)
+        return gradient * (1 + size) if gradient.dtype == np.float32 else gradient
+
+    monkeypatch.setattr(layer_rules, "kernel_gradient", wrong)
+    found = check(spec(tmp_path, LAYERS), "float32")
+    wanted = dict.fromkeys(("conv", "more"), Verdict.WRONG)
+    verdicts = {layer.node.name: layer.verdict for layer in found.layers}
+    assert verdicts == dict.fromkeys(verdicts, Verdict.OK) | wanted
 
 
 # Kinks: no false alarm, and what was left out is counted.
