@@ -80,8 +80,15 @@ _LOSSES: _Words = {
     ),
     "mse": ("MSELoss", "mean_squared_error", "l2", "l2_loss", "squared_error"),
     "mae": ("L1Loss", "mean_absolute_error", "l1", "absolute_error"),
-    "binary_cross_entropy": ("bce", "BCELoss", "binary_crossentropy"),
-    "binary_cross_entropy_with_logits": ("BCEWithLogitsLoss", "bce_with_logits", "bce_logits"),
+    # Ours takes probabilities; on logits, the next message says to end with a sigmoid.
+    "binary_cross_entropy": (
+        "bce",
+        "BCELoss",
+        "binary_crossentropy",
+        "BCEWithLogitsLoss",
+        "bce_with_logits",
+        "binary_cross_entropy_with_logits",
+    ),
 }
 _METRICS: _Words = {
     "accuracy": ("acc", "top1", "top1_accuracy", "sparse_categorical_accuracy"),
