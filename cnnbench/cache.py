@@ -23,6 +23,7 @@ from cnnbench.files import at_home, write_whole
 
 # 1: the first. 2: with a key and the files that the arrays were decoded from.
 FORMAT = "cnnbench arrays 2"
+OLDER = ("cnnbench arrays 1",)
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -47,6 +48,10 @@ class Entry:
     source: str
     key: str = ""
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class _OutdatedError(Exception):
+    """A file is in an older format."""
 
 
 class _CorruptError(Exception):
@@ -85,12 +90,12 @@ def read_entry(path: Path, key: str, notify: Callable[[str], None]) -> Entry | N
     """Read a cache file, verified; None where there is none that can be used.
 
     A file that is not what was written, or was written for another key, is removed, and
-    `notify` says so.
+    `notify` says so. One in an older format is replaced without a word.
     """
     try:
         with path.open("rb") as file:
             return _read(file, key)
-    except FileNotFoundError:
+    except (FileNotFoundError, _OutdatedError):
         return None
     except (OSError, _CorruptError) as error:
         notify(f"{path}: {error}; the cache file is not used and will be made again.")
@@ -123,6 +128,8 @@ def _parse_header(line: bytes) -> tuple[Entry, list[tuple[str, str, tuple[int, .
     """The entry without its arrays, and their names, types and shapes."""
     try:
         header = json.loads(line)
+        if header["format"] in OLDER:
+            raise _OutdatedError
         if header["format"] != FORMAT:
             raise _CorruptError(f"the format is not '{FORMAT}'")
         specs = [(str(name), str(dtype), tuple(shape)) for name, dtype, shape in header["arrays"]]

@@ -192,3 +192,12 @@ def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_dir() == tmp_path / "shared" / "cnnbench"
     monkeypatch.setenv("CNNBENCH_CACHE_DIR", "~/elsewhere")
     assert cache_dir() == tmp_path / "elsewhere"
+
+
+def test_a_file_of_an_older_version_is_replaced_without_a_word(
+    tmp_path: Path, notes: list[str]
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b'{"format": "cnnbench arrays 1", "source": "", "arrays": []}\n')
+    assert read_entry(path, KEY, notes.append) is None
+    assert notes == []
