@@ -16,10 +16,10 @@ Dtype = Literal["float32", "float64"]
 
 
 class Verdict(StrEnum):
-    """What the errors of a layer's derivatives mean."""
+    """Meaning of the errors of a layer's derivatives."""
 
     OK = "ok"
-    IMPRECISE = "imprecise"  # float32 is short of digits; float64 agrees
+    IMPRECISE = "imprecise"  # the dtype is short of digits: the errors are rounding's
     WRONG = "WRONG"
 
 
@@ -80,8 +80,9 @@ class LayerCheck:
       quantities: delta, and one for each weight of its own.
       shares: size of each use's part of the kernel's gradient, where several layers use it.
       bars: what counts as rounding.
-      imprecise: whether float32 is short of digits here: errors above the bars are rounding's,
-        for they are gone in float64.
+      imprecise: whether the dtype is short of digits here: errors above the bars are rounding's.
+        Those of float32 are gone in float64; those of float64 are as much smaller than float32's
+        as it has more digits.
     """
 
     node: Node

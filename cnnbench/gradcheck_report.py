@@ -138,7 +138,10 @@ def _verdict(check: GradCheck) -> str:
     }
     if wrong := found[Verdict.WRONG]:
         return f"The gradients disagree in {wrong}."
-    if short := found[Verdict.IMPRECISE]:
+    short = found[Verdict.IMPRECISE]
+    if short and check.dtype == "float64":
+        return f"The gradients agree within rounding; float64 is short of digits for {short}."
+    if short:
         return (
             f"The gradients agree in float64; float32 has too few digits for {short}."
             " Use --float64 to see it."

@@ -241,6 +241,27 @@ def test_float32_that_is_short_of_digits_is_not_called_wrong(
     assert only["layers"][0]["verdict"] == "imprecise"
 
 
+def test_float64_that_is_short_of_digits_is_not_called_wrong(tmp_path: Path) -> None:
+    """Errors of 4e-9 of a layer's scale, where float32 is wrong in every digit."""
+    path = str(spec(tmp_path, CANCELLING))
+    done = invoke(path, "seeds=[4]", "--float64")
+    assert done.exit_code == 0
+    assert " ".join(done.stdout.split()).endswith(
+        "The gradients agree within rounding; float64 is short of digits for wide."
+    )
+
+
+def test_a_small_mistake_is_found_where_float64_is_short_of_digits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a millionth of the smallest derivative that is not taken for zero."""
+    real, tiny = convolution.kernel_gradient, 1e-6 * gradcheck.NOTHING
+    monkeypatch.setattr(layer_rules, "kernel_gradient", lambda *args: real(*args) + 3 * tiny)
+    loaded = load_experiment(spec(tmp_path, CANCELLING), ("seeds=[4]",))
+    found = gradcheck.check_gradients(loaded, "float64", "wide")
+    assert [layer.verdict for layer in found.layers] == [Verdict.WRONG]
+
+
 @pytest.mark.parametrize("size", [1e-1, 1e-3])
 def test_a_mistake_is_found_where_float32_is_short_of_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
