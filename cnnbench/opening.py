@@ -16,7 +16,7 @@ from cnnbench.phrases import enumeration, epochs_text
 from cnnbench.recorder import first_record
 from cnnbench.results import EpochRecord, Extension, RunRecord, RunResult, Status, Timing
 from cnnbench.resume import Resume, plan_resume, require_checkpoints, require_epochs
-from cnnbench.settings import Change, changes, current
+from cnnbench.settings import Change, changes, current, is_read
 from cnnbench.spec import Experiment
 from cnnbench.store import RunFolder, create_run, disk, read_run, require_utf8
 
@@ -134,9 +134,14 @@ def _as_asked(record: RunRecord, engine: str, device: str) -> bool:
 
 
 def _other_settings(record: RunRecord) -> list[Change]:
-    """Settings that are not as they were; none for a run of a version that did not record them."""
+    """Settings that are not as they were; none for a run of a version that did not record them.
+
+    A variable that nothing reads, such as ``JAX_CACHE_DIR``, makes no difference.
+    """
     then = record.environment.settings
-    return [] if then is None else changes(then, current())
+    if then is None:
+        return []
+    return [change for change in changes(then, current()) if is_read(change.name)]
 
 
 def reopen(

@@ -343,6 +343,24 @@ def changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[Change]:
     return [change for change in found if change.then != change.now]
 
 
+def is_read(name: str) -> bool:
+    """Tell whether numbers may depend on a setting that is recorded.
+
+    They cannot on a variable that looks like an option of JAX or Flax and that the installed
+    versions do not have. Imports these where the name does not say it.
+
+    Raises:
+      UsageError: as `start`.
+    """
+    if not _unknown(name):
+        return True
+    start(lambda _: None)
+    import flax
+    import jax
+
+    return name.lower() in jax.config.values or hasattr(flax.config, name.lower())
+
+
 def require_flags(flags: str) -> None:
     """Has XLA read its flags in a process of its own: one that it does not know ends the process.
 

@@ -445,6 +445,49 @@ def test_a_run_under_other_settings_is_not_what_is_needed(
     assert train(spec, "results", needed=True)[0] == first
 
 
+def test_a_variable_that_nothing_reads_makes_no_other_run(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("JAX_OF_TOMORROW", "FLAX_OF_TOMORROW"):
+        monkeypatch.setenv(name, "1")
+        assert name in settings.current()
+    assert cli("run", "--resume", str(stopped), "--quiet").exit_code == 0
+    again, notes = train(stopped.parents[2] / "tiny.yaml", "results", needed=True)
+    assert (again, notes) == (stopped, [f"{stopped} is finished; nothing is trained"])
+
+
+@pytest.mark.parametrize("name", ["JAX_LOG_COMPILES", "FLAX_PROFILE"])
+def test_an_option_that_only_the_installed_versions_know_makes_another_run(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As of a JAX that is newer than this cnnbench."""
+    monkeypatch.setattr(settings, "_CLASSIFIED", settings._CLASSIFIED - {name})
+    monkeypatch.setenv(name, "0")
+    done = cli("run", "--resume", str(stopped), "--quiet")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        f"{stopped}: it was begun without {name}, and {name}=0 is set now; unset {name}, or run"
+        " the experiment anew.\n",
+    )
+
+
+def test_an_older_run_has_no_settings_that_could_be_others(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of format 1 or 2: it goes on with a line, and is then what is needed."""
+    record = json.loads((stopped / "run.json").read_text())
+    record["format_version"] = 2
+    del record["environment"]["settings"], record["extended"], record["tags"]
+    del record["resumed_with"]
+    (stopped / "run.json").write_text(json.dumps(record))
+    monkeypatch.setenv("NPROC", "1")
+    spec = stopped.parents[2] / "tiny.yaml"
+    again, notes = train(spec, "results", needed=True)
+    said = f"{stopped.name} does not say under which settings of JAX it was begun"
+    assert (again, [note for note in notes if note.startswith(said)] != []) == (stopped, True)
+    assert train(spec, "results", needed=True)[0] == stopped
+
+
 def test_another_engine_or_device_is_not_what_is_needed() -> None:
     from cnnbench.opening import _as_asked
     from tests.samples import make_run
