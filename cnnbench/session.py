@@ -334,7 +334,7 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
             finished_at=datetime.now(UTC),
             error=error,
             timing=total(opened.record.timing, job.watch.timing()),
-            engine=collected.engine,
+            engine=collected.engine or opened.record.engine,
         )
         with interrupts.finishing():
             folder.write_record(ended)

@@ -23,6 +23,7 @@ from cnnbench.events import Compiled
 from cnnbench.loader import load_experiment
 from cnnbench.store import read_run
 from tests.environments import without
+from tests.samples import ENGINE
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 GOLDEN = Path(__file__).parent / "golden"
@@ -444,6 +445,23 @@ def test_interrupt_is_recorded_and_exits_130(monkeypatch):
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1].startswith("interrupted")
     assert read_run(only_run()).record.status == "interrupted"
+
+
+def test_an_interrupt_before_compilation_keeps_what_is_known_of_the_engine(monkeypatch):
+    """Or the next resumption would choose an engine anew, which rounds differently."""
+
+    def interrupted(job):
+        yield Compiled(1, 0.5, "cold", "direct", ENGINE)
+        raise KeyboardInterrupt
+
+    def at_once(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "run_job", interrupted)
+    invoke("run", "tiny.yaml", "--quiet")
+    monkeypatch.setattr(engine, "run_job", at_once)
+    assert invoke("run", "--resume", str(only_run()), "--quiet").exit_code == 130
+    assert read_run(only_run()).record.engine == ENGINE
 
 
 def test_bug_crashes_loudly_and_the_run_is_marked_failed(monkeypatch):
