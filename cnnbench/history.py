@@ -136,6 +136,8 @@ def newest_group(results_dir: Path, baseline: str | None = None) -> Selection:
     if not finished:
         return _select((), warnings)
     group = _shown_group(finished, baseline)
+    if baseline:
+        group = [_narrowed(runs, own, baseline) for runs, own in group]
     taken = _choose([entries for _, entries in group], [1] * len(group))
     for (runs, _), own in zip(group, taken, strict=True):
         warnings += _skipped(_Named(own[-1].record.name, runs), own)
@@ -174,6 +176,14 @@ def _shown_group(finished: Sequence[Listing], baseline: str | None) -> _Group:
     candidates = asked or list(groups.values())
     several = [group for group in candidates if len(group) > 1]
     return max(several or candidates, key=lambda group: max(_start(own[-1]) for _, own in group))
+
+
+def _narrowed(runs: Listing, own: list[RunEntry], baseline: str) -> tuple[Listing, list[RunEntry]]:
+    """An experiment's runs that the baseline names; all of them where it names none."""
+    called = [entry for entry in own if _is_called(entry, baseline)]
+    if not called or len(called) == len(own):
+        return runs, own
+    return Listing(tuple(called), ()), called
 
 
 def _is_called(entry: RunEntry, name: str) -> bool:

@@ -693,6 +693,15 @@ class TestNewestGroup:
         assert hours(newest_group(tmp_path, "mlp")) == [("mlp", 8)]
         assert hours(newest_group(tmp_path, ids(9)[0])) == [("standard", 9)]
 
+    def test_the_run_that_is_the_baseline_is_taken(self, tmp_path: Path) -> None:
+        save(with_record(run_at("standard", 6), tags=("old",)), tmp_path)
+        save(run_at("modified", 7), tmp_path)
+        save(run_at("standard", 8), tmp_path)
+        for baseline in ("old", "standard@old", *ids(6)):
+            found = newest_group(tmp_path, baseline)
+            assert (hours(found), found.warnings) == ([("standard", 6), ("modified", 7)], ())
+        assert hours(newest_group(tmp_path, "standard")) == [("standard", 8), ("modified", 7)]
+
     def test_without_a_group_the_newest_run(self, tmp_path: Path) -> None:
         save(run_at("standard", 7), tmp_path)
         save(with_record(run_at("mlp", 8), dataset=STAND_IN), tmp_path)
