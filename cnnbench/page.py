@@ -222,6 +222,7 @@ def _part(shown: Exhibit, name: str, base: Exhibit | None) -> Part:
     if base and base.loaded and shown.loaded and shown is not base:
         found = differences(base.loaded, shown.loaded)
     marks = found.marks if found else {}
+    judged = shown.judged[0] if shown.judged else shown.seed
     return Part(
         label=clean(shown.label),
         architecture=page_parts.architecture(shown, plan, name, marks) if plan else None,
@@ -233,6 +234,6 @@ def _part(shown: Exhibit, name: str, base: Exhibit | None) -> Part:
         latent=page_parts.latent_plate(shown, shown.latent) if shown.latent else None,
         source=shown.loaded.text.decode("utf-8", "replace") if shown.loaded else "",
         seed=shown.seed,
-        judged=f"{len(shown.judged)} seeds" if shown.judged[1:] else f"seed {shown.seed}",
+        judged=f"{len(shown.judged)} seeds" if shown.judged[1:] else f"seed {judged}",
         remarks=shown.remarks,
     )

@@ -249,6 +249,6 @@ def _facts(run: RunResult) -> dict[str, str]:
         "Whole run": seconds_text(timing.total_s) if timing else "unknown",
         "Versions": ", ".join(f"{name} {getattr(env, name)}" for name in packages),
         "Git commit": commit,
-        "Command": commands.command_line(env.command),
+        "Command": commands.command_line(record.command),
         "Digest of data": record.dataset.digest.removeprefix("sha256:")[:16],
     }

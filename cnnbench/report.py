@@ -172,6 +172,11 @@ def _run_note(row: Row) -> str:
     changes = [word for word in words if "=" in word and not word.startswith("-")]
     for option in ("--dataset", "--epochs", "--seeds"):
         changes += [f"{option} {value}" for key, value in pairwise(words) if key == option]
+        changes += [word for word in words if word.startswith(f"{option}=")]
+    if row.run.extended:  # to other epochs than that command line asked for
+        epochs = ("train.epochs=", "--epochs ", "--epochs=")
+        changes = [change for change in changes if not change.startswith(epochs)]
+        changes += row.run.overrides
     with_changes = f", with {' '.join(changes)}" if changes else ""
     return f"{clean(row.label)}: {row.run.name}/{row.run.run_id}{clean(with_changes)}."
 

@@ -254,6 +254,16 @@ def test_seeds_that_diverged_are_left_out_and_named(trained: Path, tmp_path: Pat
     assert "Largest losses of First, seed 0" in text
 
 
+def test_the_one_seed_that_is_left_is_named(trained: Path, tmp_path: Path) -> None:
+    (folder,) = (trained / "first").iterdir()
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    lost = {name: np.full_like(value, np.nan) for name, value in read_weights(copy, 0).items()}
+    (copy / "weights" / "seed-0.safetensors").write_bytes(encode_weights(lost))
+    run = read_run(copy)
+    text = Page(report_page([compare([run])], [run], [exhibit(run, "First", copy, None)])).text
+    assert "Largest losses of First, seed 1" in text
+
+
 def test_one_network_is_drawn_and_the_others_by_what_differs(page: Page) -> None:
     captions = re.findall(r"(\w[\w<>]*): \d+ layers, [\d,]+ parameters", page.text)
     assert captions == ["First", "Back"]  # one in each comparison

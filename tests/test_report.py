@@ -18,7 +18,7 @@ from scipy import stats as oracle
 from cnnbench import export, report
 from cnnbench.compare import Comparison, compare, compare_groups
 from cnnbench.phrases import estimate_text
-from cnnbench.results import FORMAT_VERSION, RunResult, Status
+from cnnbench.results import FORMAT_VERSION, Extension, RunResult, Status
 from cnnbench.store import RunEntry
 from tests.samples import GOLDEN, STAND_IN, make_run, on_device, with_record
 
@@ -239,6 +239,21 @@ def test_compare_says_what_the_command_line_changed() -> None:
     other = with_record(make_run(name="adam", title="Adam CNN"), environment=environment)
     lines = report.notes(compare([one, other]), wide=True)
     assert "Adam CNN: adam/20251123T063012Z-a1b2, with train.optimizer=adam --epochs 5." in lines
+
+
+@pytest.mark.parametrize("epochs", [("--epochs", "5"), ("--epochs=5",), ("train.epochs=5",)])
+def test_compare_says_how_many_epochs_an_extended_run_has(epochs: tuple[str, ...]) -> None:
+    words = ("cnnbench", "run", "a.yaml", "train.optimizer=adam", *epochs)
+    one = make_run(name="standard", title="Standard CNN")
+    record = one.record
+    environment = dataclasses.replace(record.environment, command=words)
+    extension = Extension(record.started_at, 5, ("cnnbench", "run", "--resume", "standard"))
+    other = with_record(
+        make_run(name="adam", title="Adam CNN"), environment=environment, extended=(extension,)
+    )
+    changes = f"train.optimizer=adam train.epochs={record.epochs}"
+    lines = report.notes(compare([one, other]), wide=True)
+    assert f"Adam CNN: adam/20251123T063012Z-a1b2, with {changes}." in lines
 
 
 def test_a_list_of_runs_fits_into_80_columns() -> None:
