@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.errors import UsageError, listing
+from cnnbench import commands
+from cnnbench.errors import IncomparableError, UsageError, listing
 from cnnbench.terminal import print_document, stdout, tell, warn
 from cnnbench.vocabulary import METRIC
 from cnnbench.words import All, Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
@@ -118,8 +119,14 @@ def side_by_side(
         return (comparing.compare(selection.runs, rules),), selection
     if every:
         selection = history.newest_finished(results_dir)
+    else:
+        selection = history.newest_group(results_dir, rules.baseline)
+    if not selection.runs:
+        warn(selection.warnings)  # runs that cannot be read
+        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
+        raise IncomparableError(f"no finished run to compare; start one with: {start}")
+    if every:
         return comparing.compare_groups(selection.runs, rules), selection
-    selection = history.newest_group(results_dir, rules.baseline)
     return (comparing.compare(selection.runs, rules),), selection
 
 

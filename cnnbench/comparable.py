@@ -71,8 +71,7 @@ def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finishe
       UsageError: one has no such metric.
     """
     if not runs:
-        start = commands.cnnbench("run", "standard")
-        raise IncomparableError(f"no finished run to compare; start one with: {start}")
+        raise IncomparableError("no finished run to compare")
     return [_finished(run, metric) for run in runs]
 
 

@@ -34,7 +34,6 @@ from cnnbench.prepared import (
 )
 from cnnbench.spec import DatasetSpec
 
-CACHE = "the cache"  # where images come from whose files are not there
 Notify = Callable[[str], None]
 
 
@@ -166,10 +165,7 @@ def _load(name: str, data_dir: Path | None, notify: Notify) -> Entry:
     if (key := prepared_key(name, folder)) is not None:
         if cached := read_entry(_cache_file(key), key, notify):
             return replace(cached, source=prepared_source(name, folder))
-    elif name in IDX_DATASETS and (cached := _cached_idx(name, folder, notify)):
-        downloads = folder / "downloads" / name  # known by name to tensorflow-datasets alone
-        if data_dir and cached.source.startswith(CACHE) and not downloads.exists():
-            notify(f"{folder} holds no files of '{name}'; its images come from {cached.source}.")
+    elif name in IDX_DATASETS and (cached := _cached_idx(name, data_dir, notify)):
         return cached
     entry = _fetch(name, folder, notify)
     if entry.key:
@@ -177,18 +173,24 @@ def _load(name: str, data_dir: Path | None, notify: Notify) -> Entry:
     return entry
 
 
-def _cached_idx(name: str, folder: Path, notify: Notify) -> Entry | None:
+def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> Entry | None:
     """The decoded images of an IDX dataset, unless a file in the folder is another one.
 
     There is one content that its files may have, so the cache may serve without them.
     """
+    folder = default_data_dir(data_dir)
     found, key = manual_files(name, folder), registered_key(name)
     cached = read_entry(_cache_file(key), key, notify)
     if not cached or any(sha256_of(file) not in cached.files[role] for role, file in found.items()):
         return None
-    here = len(found) == len(cached.files)
-    decoded = f"{CACHE} (decoded from {cached.source})"
-    return replace(cached, source=manual_source(found) if here else decoded)
+    if len(found) == len(cached.files):
+        return replace(cached, source=manual_source(found))
+    source = f"the cache (decoded from {cached.source})"
+    downloads = folder / "downloads" / name  # known by name to tensorflow-datasets alone
+    if data_dir and not downloads.exists():
+        some = f"only {len(found)} of the {len(cached.files)}" if found else "no"
+        notify(f"{folder} holds {some} files of '{name}'; its images come from {source}.")
+    return replace(cached, source=source)
 
 
 def _cache_file(key: str) -> Path:

@@ -36,6 +36,20 @@ def test_a_verdict_stands_below_the_table(results: Path) -> None:
     assert "Verdicts: paired by seed; Student's interval, sign-flip test." in text
 
 
+@pytest.mark.parametrize("words", [[], ["--all"]])
+def test_without_a_run_what_cannot_be_read_is_named(tmp_path: Path, words: list[str]) -> None:
+    path = tmp_path / "standard" / "20251123T063012Z-a1b2" / "run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    done = compare(tmp_path, *words)
+    told, message = done.stderr.splitlines()
+    assert (done.exit_code, told.startswith(f"warning: passed over: {path}:")) == (4, True)
+    assert message == (
+        "no finished run to compare; start one with: cnnbench run standard --results-dir"
+        f" {tmp_path}"
+    )
+
+
 def test_the_baseline_and_the_metric_are_chosen(results: Path) -> None:
     words = ["--baseline", "modified", "--metric", "loss", "--format", "json"]
     done = compare(results, "standard", "modified", *words)

@@ -114,7 +114,7 @@ def test_compare_prints_a_page() -> None:
         (
             ["report", "--results-dir", "empty"],
             4,
-            "no finished run to compare; start one with: cnnbench run standard",
+            "no finished run to compare; start one with: cnnbench run standard --results-dir empty",
         ),
     ],
 )

@@ -515,6 +515,19 @@ def test_the_cache_serves_a_known_set_and_says_so(served: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("no_network")
+def test_the_cache_serves_for_files_that_are_missing(served: Path, tmp_path: Path) -> None:
+    _load("mnist", served)
+    write_idx_files(tmp_path)
+    (tmp_path / FILENAMES[0]).unlink()
+    notes: list[str] = []
+    assert _is_tiny(_load("mnist", tmp_path, notify=notes.append))
+    assert notes == [
+        f"{tmp_path} holds only 3 of the 4 files of 'mnist'; its images come from the cache"
+        f" (decoded from IDX files in {served})."
+    ]
+
+
+@pytest.mark.usefixtures("no_network")
 def test_some_files_are_missing(served: Path, tmp_path: Path) -> None:
     sets = tmp_path / "sets"
     write_idx_files(sets)
