@@ -383,7 +383,9 @@ def _by_id(argument: str, results_dir: Path) -> _Named:
             entries = _list_folders(runs).entries
             if any(argument in entry.record.tags for entry in entries):
                 return _tagged(argument, "", argument, results_dir)
-            raise UsageError(_unknown(argument, results_dir, [f.name for f in experiments], runs))
+            ids = [path.name for path in runs]
+            ids += sorted({tag for entry in entries for tag in entry.record.tags})
+            raise UsageError(_unknown(argument, results_dir, [f.name for f in experiments], ids))
     newest = max(path.name for path in matches)
     begun = f"command line: {argument!r} begins {len(matches)} run ids"
     raise UsageError(f"{begun}; write more of one, such as {newest}")
@@ -527,17 +529,21 @@ def _differences(one: RunRecord, two: RunRecord) -> Iterator[str]:
 def _nothing_open(folder: str, runs: Listing) -> str:
     passed_over = [warning for warning in runs.warnings if warning.startswith(_PASSED_OVER)]
     if not passed_over:
-        return f"--resume: all runs in {folder} are finished; name another."
+        further = "add --epochs N to train the newest one further"
+        return f"--resume: all runs in {folder} are finished; name another, or {further}."
     others = f"all others in {folder} are finished" if runs.entries else "there are no others"
     return f"--resume: {passed_over[-1].rstrip('.')}; {others}."
 
 
-def _unknown(argument: str, results_dir: Path, names: list[str], runs: list[Path]) -> str:
-    place = f"command line: {argument!r} is no run folder, run id or experiment in {results_dir}"
+def _unknown(argument: str, results_dir: Path, names: list[str], others: list[str]) -> str:
+    """Where nothing is called so: names of experiments, and others that may be meant."""
+    place = (
+        f"command line: {argument!r} is no run folder, run id, tag or experiment in {results_dir}"
+    )
     if not names:
         start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
         return f"{place}, which holds no runs; start one with: {start}"
-    hint = did_you_mean(argument, [*names, *(path.name for path in runs)])
+    hint = did_you_mean(argument, [*names, *others])
     see = commands.cnnbench("list", *commands.in_results(results_dir))
     return f"{place}{hint}; write {listing(names)}, or see: {see}"
 

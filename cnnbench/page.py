@@ -35,7 +35,6 @@ class Part(NamedTuple):
     reconstructions: Plate | None
     latent: Plate | None
     source: str
-    seed: int | None
     judged: str
     remarks: Sequence[str]
 
@@ -233,7 +232,6 @@ def _part(shown: Exhibit, name: str, base: Exhibit | None) -> Part:
         reconstructions=page_parts.reconstructions_plate(shown, picture) if picture else None,
         latent=page_parts.latent_plate(shown, shown.latent) if shown.latent else None,
         source=shown.loaded.text.decode("utf-8", "replace") if shown.loaded else "",
-        seed=shown.seed,
         judged=f"{len(shown.judged)} seeds" if shown.judged[1:] else f"seed {judged}",
         remarks=shown.remarks,
     )

@@ -205,7 +205,8 @@ def _overlap(splits: Splits, train: int, validation: int, info: DatasetInfo) -> 
             f"{train:,} images to train and {validation:,} to validate are more than"
             f" the {pool:,} training images of {info.name}"
         )
-        yield Flaw(("dataset", "splits"), message, "write smaller splits")
+        remedy = "write smaller splits, or validation: 0 to train without validation images"
+        yield Flaw(("dataset", "splits"), message, remedy)
 
 
 def _offline_flaws(name: str, info: DatasetInfo | None, data_dir: Path | None) -> Iterator[Flaw]:

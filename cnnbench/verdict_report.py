@@ -117,7 +117,9 @@ def _time(v: Verdict) -> str:
     if v.time_interval is None:
         return text
     if v.time_interval.high > WIDEST * v.time_interval.low:
-        ends = f"{v.time_interval.low:.2g}x to {v.time_interval.high:.2g}x"
+        # Two digits, without an exponent: 160x, not 1.6e+02x.
+        low, high = (f"{float(f'{x:.2g}'):g}x" for x in (v.time_interval.low, v.time_interval.high))
+        ends = f"{low} to {high}"
         return f"{text}, with so few seeds anything from {ends}"
     return f"{text} ({v.time_interval.low:.2f} to {v.time_interval.high:.2f})"
 

@@ -523,16 +523,16 @@ class TestFind:
         with pytest.raises(UsageError) as caught:
             find_runs([argument], results)
         assert str(caught.value) == (
-            f"command line: {argument!r} is no run folder, run id or experiment in {results}{hint}"
-            "; write broken, modified or standard, or see: cnnbench list --results-dir"
-            f" {results}"
+            f"command line: {argument!r} is no run folder, run id, tag or experiment in"
+            f" {results}{hint}; write broken, modified or standard, or see: "
+            + commands.cnnbench("list", "--results-dir", results)
         )
 
     def test_without_results_the_message_says_how_to_get_some(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             find_runs(["standard"], tmp_path)
         assert str(caught.value) == (
-            f"command line: 'standard' is no run folder, run id or experiment in {tmp_path}, "
+            f"command line: 'standard' is no run folder, run id, tag or experiment in {tmp_path}, "
             f"which holds no runs; start one with: cnnbench run standard --results-dir {tmp_path}"
         )
 
@@ -749,6 +749,12 @@ class TestTags:
                 " run --resume RUN --tag x",
             ),
             (
+                "bose",
+                "command line: 'bose' is no run folder, run id, tag or experiment in RESULTS"
+                " (did you mean 'base'?); write standard or wide, or see: cnnbench list"
+                " --results-dir RESULTS",
+            ),
+            (
                 "@v",
                 "command line: no run has the tag 'v'; write @base, '@v 1' or @v2.",
             ),
@@ -757,7 +763,7 @@ class TestTags:
     def test_what_is_no_tag(self, tagged: Path, argument: str, message: str) -> None:
         with pytest.raises(UsageError) as caught:
             find_run(argument, tagged)
-        assert str(caught.value) == message
+        assert str(caught.value) == message.replace("RESULTS", str(tagged))
 
     def test_a_tag_of_two_experiments_is_refused(self, tagged: Path) -> None:
         save(with_record(run_at("wide", 5), tags=("base",)), tagged)
@@ -799,15 +805,18 @@ class TestFindUnfinished:
         folder = tmp_path / "standard"
         if finished:
             save(make_run(), tmp_path)
-        found = f"--resume: all runs in {folder} are finished; name another."
+        found = (
+            f"--resume: all runs in {folder} are finished; name another, or add --epochs N to train"
+            " the newest one further."
+        )
         if damaged:
             others = f"all others in {folder} are finished" if finished else "there are no others"
             found = f"--resume: {self.damaged(tmp_path, '20251123T063014Z-a1b2')}; {others}."
         if not (finished or damaged):
             found = (
-                f"command line: 'standard' is no run folder, run id or experiment in {tmp_path}, "
-                "which holds no runs; start one with: cnnbench run standard --results-dir"
-                f" {tmp_path}"
+                f"command line: 'standard' is no run folder, run id, tag or experiment in"
+                f" {tmp_path}, which holds no runs; start one with: "
+                + commands.cnnbench("run", "standard", "--results-dir", tmp_path)
             )
         with pytest.raises(UsageError) as caught:
             find_unfinished("standard", tmp_path)

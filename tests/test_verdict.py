@@ -203,6 +203,17 @@ def test_pairs_are_those_of_the_same_seed_in_any_order() -> None:
     assert verdict.time_interval.low == pytest.approx(2) == verdict.time_interval.high
 
 
+def test_a_wide_interval_of_time_is_written_without_exponents() -> None:
+    first = Sample(("A", "a", "a/1"), {0: 0.5, 1: 0.25}, {0: 1.0, 1: 1.0})
+    other = Sample(("B", "b", "b/1"), {0: 0.5, 1: 0.75}, {0: 1.0, 1: 2.0})
+    (verdict,) = judge([first, other], "accuracy", Rules(), higher=True)
+    logs = np.log([1.0, 2.0])
+    half = oracle.t.ppf(0.975, 1) * logs.std(ddof=1) / math.sqrt(2)
+    high = math.exp(logs.mean() + half)
+    assert 100 < high < 1000
+    assert f"with so few seeds anything from 0.017x to {round(high, -1):.0f}x" in sentence(verdict)
+
+
 @pytest.mark.parametrize("name", ["Run 1", "run1", "run1/id"])
 def test_the_baseline_is_named(name: str) -> None:
     verdicts = found([BASE, BASE, BASE], Rules(baseline=name))
