@@ -105,8 +105,8 @@ class Lines(Silent):
                 self.say(f"{self.prefix}measuring which engine is the fastest, once ...")
             case Compiled():
                 self.say(self.prefix + compiled_line(event))
-            case Resumed(records=records):
-                self.say(f"{self.prefix}goes on after {epochs_text(len(records))}")
+            case Resumed():
+                self.say(self.prefix + resumed_line(event))
             case EpochRecord():
                 self.say(self.prefix + epoch_line(event, self.epochs))
             case SeedDone(summary=summary):
@@ -285,6 +285,13 @@ def compiled_line(event: Compiled) -> str:
         f"compiled {event.num_params:,} parameters in {event.compile_s:.1f} s"
         f" ({event.compile_cache}); engine {event.strategy}"
     )
+
+
+def resumed_line(event: Resumed) -> str:
+    """How much was trained before; epochs of several seeds are added up."""
+    seeds = len({record.seed for record in event.records})
+    of = f" of {seeds} seeds" if seeds > 1 else ""
+    return f"resuming after {epochs_text(len(event.records))}{of}"
 
 
 def seed_line(summary: SeedSummary) -> str:

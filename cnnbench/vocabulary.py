@@ -214,12 +214,12 @@ _NO_OPERATIONS = (
     " recurrent bidirectional lambda maxout dropblock drop_path stochastic_depth spatial_dropout"
     " SpatialDropout2D dropout2d alpha_dropout AlphaDropout prelu softmax log_softmax"
     " squeeze_excite squeeze_excitation inception capsule spatial_transformer split chunk stack"
-    " rescaling random_flip random_crop augmentation mean max gather scatter"
+    " rescaling random_flip random_crop augmentation mean max gather scatter sub sep_conv bilinear"
 )
 _NO_ACTIVATIONS = (
     "selu celu relu6 hard_sigmoid hard_swish hard_tanh hardtanh mish prelu rrelu softsign"
     " log_sigmoid log_softmax exponential exp tanhshrink softshrink hardshrink threshold glu"
-    " swiglu geglu squareplus maxout sin sine square crelu step quick_gelu"
+    " swiglu geglu squareplus maxout sin sine square crelu step quick_gelu bilinear softmax"
 )
 _NO_INITS = (
     "normal uniform random_normal random_uniform truncated_normal trunc_normal variance_scaling"
@@ -239,10 +239,11 @@ _NO_SCHEDULES = (
 _NO_LOSSES = (
     "hinge HingeEmbeddingLoss huber smooth_l1 focal kl_divergence kl_div triplet contrastive"
     " cosine_similarity ctc dice iou label_smoothing poisson margin nce info_nce ssim psnr elbo"
-    " perceptual wasserstein"
+    " perceptual wasserstein log_cosh mape msle"
 )
 _NO_METRICS = (
-    "precision recall f1 f1_score auc roc_auc confusion_matrix iou dice mape r2 rmse perplexity"
+    "precision recall f1 f1_score auc roc_auc confusion_matrix iou dice mape r2"
+    " rmse msle perplexity"
     " top3 top3_accuracy top10_accuracy lpips fid ms_ssim cohen_kappa balanced_accuracy"
 )
 _NO_KEYS = (
@@ -330,7 +331,8 @@ class Noun:
         return self._is_known(word) or nearest(word, [*others, *known]) in known
 
     def _is_known(self, word: str) -> bool:
-        return normalized(word) in map(normalized, self.lacking.split())
+        known, key = set(map(normalized, self.lacking.split())), normalized(word)
+        return bool({key, key.removesuffix("2d"), key.removesuffix("layer")} & known)
 
     def hint(self, word: str, choices: Iterable[str]) -> str:
         """A suggestion in parentheses, or nothing."""

@@ -8,9 +8,17 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cnnbench.events import Compiled, StepDone
+from cnnbench.events import Compiled, Resumed, StepDone
 from cnnbench.loader import load_experiment
-from cnnbench.progress import Bars, Lines, Silent, epoch_line, make_listeners, make_progress
+from cnnbench.progress import (
+    Bars,
+    Lines,
+    Silent,
+    epoch_line,
+    make_listeners,
+    make_progress,
+    resumed_line,
+)
 from cnnbench.results import EpochRecord
 from cnnbench.status_line import Said, status
 from tests.samples import make_run
@@ -114,6 +122,13 @@ def test_a_log_line_writes_values_as_the_tables_do():
         EPOCH, validation_loss=0.07434, metrics={"psnr": 11.49, "ssim": 0.1}
     )
     assert "validation loss 0.07434, PSNR 11.49, SSIM 0.1000, " in epoch_line(quality, 3)
+
+
+def test_epochs_before_a_resumption_are_counted_with_their_seeds():
+    one = make_run().epochs[0]
+    other = dataclasses.replace(one, seed=one.seed + 1)
+    assert resumed_line(Resumed([one])) == "resuming after 1 epoch"
+    assert resumed_line(Resumed([one, other])) == "resuming after 2 epochs of 2 seeds"
 
 
 def test_bars_share_their_room():

@@ -86,6 +86,20 @@ def test_no_word_for_what_there_is_not_is_answered_with_one_of_ours(name: str) -
         assert noun.lacks(word, ours)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("operation", "LPPool2d MaxUnpool2d Bilinear sep_conv SepConv2D sub PermuteLayer"),
+        ("activation", "Bilinear Softmax2d"),
+        ("loss", "LogCosh MAPE MSLE"),
+        ("metric", "MSLE"),
+    ],
+)
+def test_other_libraries_words_are_not_taken_for_near_ones(name: str, words: str) -> None:
+    noun, ours = NOUNS[name]
+    assert [noun.meant(word, ours) for word in words.split()] == [None] * len(words.split())
+
+
 WORDS = st.text("abcd", max_size=9)
 
 
