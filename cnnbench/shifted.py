@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+SCOPE = "cnnbench_shifted"  # in JAX's stack of names: products here are multiply-adds
 NHWC, HWIO = (0, 3, 1, 2), (3, 2, 0, 1)  # as JAX numbers the axes of images and kernels
 
 
@@ -55,7 +56,9 @@ def depthwise(
     for i, j in product(*map(range, kernel.shape[:2])):
         y, x = i * dilation[0], j * dilation[1]
         limits = (count, y + ends[0], x + ends[1], channels)
-        result += lax.slice(repeated, (0, y, x, 0), limits, (1, *strides, 1)) * kernel[i, j, 0]
+        shifted = lax.slice(repeated, (0, y, x, 0), limits, (1, *strides, 1))
+        with jax.named_scope(SCOPE):
+            result += shifted * kernel[i, j, 0]
     return result
 
 

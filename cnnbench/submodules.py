@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnnbench import shifted
 from cnnbench.layers import INPUT
 from cnnbench.python_models import make_module
 from cnnbench.shapes import shape_text
@@ -307,6 +308,8 @@ def _multiply_adds(equation: Any) -> int:
     elif equation.primitive.name == "conv_general_dilated":
         shape = equation.invars[1].aval.shape
         inner = math.prod(shape) // shape[equation.params["dimension_numbers"].rhs_spec[0]]
+    elif equation.primitive.name == "mul" and shifted.SCOPE in str(equation.source_info.name_stack):
+        inner = 1
     else:
         return 0
     return int(math.prod(equation.outvars[0].aval.shape) * inner)

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from typer.testing import CliRunner, Result
 
+import cnnbench
 from cnnbench.cli import app
 from cnnbench.diagram import outline_diagram
 from cnnbench.submodules import captured, outline
@@ -91,6 +92,26 @@ class Products(nnx.Module):
         )
         result: jax.Array = jax.jit(lambda y: y @ jnp.ones((64, 5)))(x)
         return result
+
+
+def test_a_depthwise_convolution_costs_the_same_by_shifted_products() -> None:
+    def make(*, rngs: nnx.Rngs, **options: Any) -> nnx.Module:
+        return nnx.Conv(
+            4, 8, (3, 2), strides=2, feature_group_count=4, use_bias=False, rngs=rngs, **options
+        )
+
+    class Net(nnx.Module):
+        def __init__(self, *, rngs: nnx.Rngs, **options: Any) -> None:
+            self.first = make(rngs=rngs, **options)
+            self.second = nnx.Conv(8, 2, (1, 1), rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.second(self.first(x))
+
+    shifted = {"conv_general_dilated": cnnbench.depthwise}
+    one, other = (outline(Net, options, (9, 7, 4)) for options in ({}, shifted))
+    assert [part.multiply_adds for part in one.parts] == [5 * 4 * 8 * 3 * 2, 5 * 4 * 8 * 2]
+    assert one == other
 
 
 def test_a_module_that_is_called_twice_and_products_outside_of_modules() -> None:
