@@ -11,10 +11,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 from typing import Any
 
@@ -203,6 +205,8 @@ _CLASSIFIED = frozenset(name.upper() for name in (*PINNED, *DEVICES, *OWN))
 _HARMLESS = ("--xla_dump_", "--xla_force_host_platform_device_count")
 _TRY = "from jaxlib import xla_client; xla_client.CompileOptions()"  # reads XLA_FLAGS, and no more
 _tried: set[str] = set()
+_lock = Lock()
+_before: list[dict[str, Any]] = []  # options at the start of each block that is pinned now
 
 
 def start(notify: Callable[[str], None]) -> None:
@@ -237,17 +241,18 @@ def start(notify: Callable[[str], None]) -> None:
 def pinned() -> Iterator[None]:
     """Has every option of `PINNED` at its value, and then again as it was.
 
-    What else of JAX's options cnnbench changes meanwhile is as it was then, too.
+    What else of JAX's options cnnbench changes meanwhile is as it was then, too. Options belong
+    to all threads, so they are restored at the end of the last of the blocks that overlap.
 
     Raises:
       UsageError: a ``with`` block of the calling program has another value.
     """
-    import jax
-
-    before = _values() | {name: jax.config.values[name] for name in _CHANGED}
+    with _lock:
+        _before.append(_everywhere())
     try:
-        for name, value in _others(_values()).items():
-            _config(name).update(name, _like(PINNED[name], value))
+        with _lock:
+            for name, value in _others(_values()).items():
+                _config(name).update(name, _like(PINNED[name], value))
         for name, value in _others(_values()).items():
             if _own_device(name):
                 continue
@@ -255,10 +260,29 @@ def pinned() -> Iterator[None]:
             raise UsageError(f"{message}; call cnnbench outside of that block.")
         yield
     finally:
-        now = _values() | jax.config.values
-        for name, value in before.items():
-            if now[name] != value:
-                _config(name).update(name, value)
+        with _lock:
+            before = _before.pop()
+            if not _before:
+                _restore(before)
+
+
+def _everywhere() -> dict[str, Any]:
+    """Options that a block restores, without what holds in a `with` block of this thread alone."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(_restored).result()
+
+
+def _restored() -> dict[str, Any]:
+    import jax
+
+    return _values() | {name: jax.config.values[name] for name in _CHANGED}
+
+
+def _restore(before: Mapping[str, Any]) -> None:
+    now = _everywhere()
+    for name, value in before.items():
+        if now[name] != value:
+            _config(name).update(name, value)
 
 
 def require_pinned(where: str) -> None:

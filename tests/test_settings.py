@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -337,6 +338,20 @@ def test_a_folder_for_dumps_that_cannot_be_made(
         f"JAX_DUMP_IR_TO={tmp_path}/file/dump: this folder cannot be made (Not a directory); name"
         " another, or unset it."
     )
+
+
+def test_blocks_of_two_threads_overlap() -> None:
+    """As of a service that asks a trained network from several threads."""
+    name, (a, b) = "jax_numpy_rank_promotion", (settings.pinned(), settings.pinned())
+    jax.config.update(name, "warn")
+    with ThreadPoolExecutor(1) as other:
+        with jax.default_device(jax.devices("cpu")[0]):  # in this thread alone
+            a.__enter__()
+        other.submit(b.__enter__).result()
+        a.__exit__(None, None, None)
+        assert jax.config.values[name] == "allow"
+        other.submit(b.__exit__, None, None, None).result()
+    assert (jax.config.values[name], jax.config.values["jax_default_device"]) == ("warn", None)
 
 
 @pytest.mark.parametrize(
