@@ -114,12 +114,12 @@ class LayerCheck:
 
     @property
     def verdict(self) -> Verdict:
-        """What the errors mean."""
+        """Meaning of the errors."""
         return Verdict.OK if self.right else Verdict.IMPRECISE if self.imprecise else Verdict.WRONG
 
     @property
     def right(self) -> bool:
-        """Whether the errors are within the bars; a NaN never is."""
+        """Tell whether the errors are within the bars; a NaN never is."""
         differences = self.to_differences
         near = self.to_autodiff <= self.bars.autodiff
         return near and (differences is None or differences <= self.bars.differences)
@@ -153,7 +153,7 @@ class GradCheck:
 
     @property
     def right(self) -> bool:
-        """Whether no layer is wrong."""
+        """Tell whether no layer is wrong."""
         return all(layer.verdict is not Verdict.WRONG for layer in self.layers)
 
 

@@ -206,7 +206,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wide:
-    """What float64 says of a point.
+    """Derivatives in float64 at a point.
 
     Args:
       gradients: by hand.

@@ -128,7 +128,7 @@ class RandomLayer(nnx.Module):
 
     @property
     def active(self) -> bool:
-        """Whether it draws now."""
+        """Tell whether it draws now."""
         sampled = self.sampling and isinstance(self.op, Sample)
         return draws(self.op) and (sampled or not self.deterministic)
 

@@ -25,7 +25,7 @@ _ENGINE = {
 
 
 def repeats(one: RunRecord, other: RunRecord) -> bool:
-    """Whether two different runs are of one experiment, with at least one seed in common."""
+    """Tell whether two different runs are of one experiment, with at least one seed in common."""
     same = (one.spec_digest, one.dataset.digest) == (other.spec_digest, other.dataset.digest)
     again = (one.name, one.run_id) != (other.name, other.run_id)
     return same and again and bool(set(one.seeds) & set(other.seeds))

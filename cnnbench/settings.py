@@ -302,7 +302,7 @@ def require_pinned(where: str) -> None:
 
 
 def current(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What a run's numbers depend on, as it is recorded: pinned options, and variables set.
+    """Settings that a run's numbers depend on, as recorded: pinned options, and variables set.
 
     Args:
       environ: the environment; this process's if None.
@@ -346,7 +346,7 @@ class Change:
 
     @property
     def remedy(self) -> str:
-        """What to do, so that it is what it was."""
+        """Instruction to set it as it was."""
         if not self.name.isupper():
             return "go on with the version of cnnbench that began it"
         if self.then is None:

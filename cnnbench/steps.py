@@ -186,7 +186,7 @@ def results_of(
     rules: Rules,
     numbers: jax.Array | None = None,
 ) -> Result:
-    """What a network makes of images; random layers draw by the numbers of these."""
+    """Results of a network for images; random layers draw by the numbers of these."""
     if numbers is not None and not rules.prepares:
         rest = _with_own_keys(rest, numbers[0])
     model = merged(graphdef, params, rest, rules)
