@@ -244,7 +244,7 @@ def _resumed(
     epochs = [word for word in words if word.startswith("train.epochs=")]
     if others := [word for word in words if word not in epochs]:
         message = f"--resume: a run goes on as it was begun, so '{others[0]}' cannot be set"
-        raise UsageError(f"{message}; leave it out, or train anew without --resume.")
+        raise UsageError(f"{message}; leave it out, or train from scratch without --resume.")
     find = find_newest if epochs or make.keywords["tags"] else find_unfinished
     found = [find(run, make.keywords["results_dir"]) for run in runs]
     warn(list(dict.fromkeys(warning for _, warnings in found for warning in warnings)))

@@ -50,7 +50,7 @@ def keep_compiled(notify: Notify) -> None:
     if cache is None:
         notify(
             f"jax {jax.__version__} keeps compiled programs in another way than this cnnbench"
-            " knows, so programs are compiled anew each time; update cnnbench."
+            " knows, so programs are compiled again each time; update cnnbench."
         )
         return
     folder = cache_dir() / "programs"
@@ -127,7 +127,7 @@ class ProgramFiles:
 
 def _refused(folder: Path, action: str, error: OSError) -> str:
     reason = (
-        f"{folder}: cannot be {action} ({error.strerror}), so programs are compiled anew each time"
+        f"{folder}: cannot be {action} ({error.strerror}), so programs are compiled again each time"
     )
     return f"{reason}; set CNNBENCH_CACHE_DIR to a folder that can be written."
 

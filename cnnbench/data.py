@@ -207,8 +207,8 @@ def _keep(name: str, entry: Entry, notify: Notify) -> None:
         write_entry(path, entry)
     except OSError as error:
         notify(
-            f"{path}: cannot be written ({error.strerror}), so '{name}' is decoded anew each time; "
-            "set CNNBENCH_CACHE_DIR to a folder that can."
+            f"{path}: cannot be written ({error.strerror}), so '{name}' is decoded again each time;"
+            " set CNNBENCH_CACHE_DIR to a folder that can."
         )
 
 

@@ -68,7 +68,7 @@ def _obstacle(loaded: Loaded, parent: Loaded, found: Differences) -> str:
     if loaded.experiment.model.python or parent.experiment.model.python:
         # Python imports a module once, and would train yesterday's class.
         run = commands.cnnbench("run")
-        return f"A Python model is compared by `{run}`, which reads its source anew"
+        return f"A Python model is compared by `{run}`, which reads its source again"
     if not found.lines:
         return f"Nothing is different from {parent.experiment.type_title} yet"
     return ""

@@ -248,14 +248,14 @@ def _check_same(job: "Job", record: RunRecord, path: Path) -> None:
     """Refuses to mix two trainings in one folder."""
     for change in _other_settings(record):
         message = f"{path}: it was begun {change.text}"
-        raise StoreError(f"{message}; {change.remedy}, or run the experiment anew.")
+        raise StoreError(f"{message}; {change.remedy}, or run the experiment again.")
     if _with_epochs(job.experiment, record.epochs).digest(source_of(job)) != record.spec_digest:
         what = "model" if job.plan is None else f"{path / 'resolved.yaml'}"
         message = f"{path}: {what} is not what this run was begun with"
-        raise StoreError(f"{message}; restore it, or run the experiment anew.")
+        raise StoreError(f"{message}; restore it, or run the experiment again.")
     if job.experiment.seeds != record.seeds:
         message = f"{path / 'resolved.yaml'}: has other seeds than this run was begun with"
-        raise StoreError(f"{message}; restore it, or run the experiment anew.")
+        raise StoreError(f"{message}; restore it, or run the experiment again.")
     if job.dataset.digest != record.dataset.digest:
         found = f"the images of {job.dataset.info.name} are not those it was begun with"
         message = f"{path}: {found} ({record.dataset.title}, from {record.dataset.source})"
@@ -285,7 +285,7 @@ def _doubts(record: RunRecord, other: Mapping[str, str]) -> Iterator[str]:
         if "device" in other:
             named.append(f"{other['num_devices']} x {other['device']}")
         yield (
-            f"{record.run_id} goes on with {enumeration(named)}; an uninterrupted run would have"
+            f"{record.run_id} is resumed with {enumeration(named)}; an uninterrupted run would have"
             " come to slightly other numbers"
         )
     if record.environment.settings is None:

@@ -111,7 +111,7 @@ def _machines(one: RunRecord, other: RunRecord) -> Iterator[str]:
     for record in (one, other):
         if later := [entry for entry in record.resumed_with if entry]:
             values = enumeration([f"{name} {value}" for name, value in later[-1].items()])
-            yield f"resumption ({record.run_id} went on with {clean(values)})"
+            yield f"resumption ({record.run_id} was resumed with {clean(values)})"
 
 
 def _engine(engine: Engine | None) -> dict[str, str]:

@@ -118,7 +118,7 @@ def require_checkpoints(run: RunResult, path: Path, resume: Resume, epochs: int)
 def _anew(run: RunResult, epochs: int) -> str:
     """The command that trains the same with another number of epochs."""
     command = (*run.record.environment.command, f"train.epochs={epochs}")
-    return f"train anew with: {commands.command_line(command)}"
+    return f"train from scratch with: {commands.command_line(command)}"
 
 
 def plan_resume(run: RunResult, checkpoints: Checkpoints, notify: Callable[[str], None]) -> Resume:

@@ -158,6 +158,6 @@ def _turns(runs: Sequence[Timed]) -> str | None:
             "One seed of each leaves nothing to alternate; add --seeds 2 or more to compare times."
         )
     return (
-        "The runs were not trained by turns; train them with one command that names all of their"
+        "The runs were not interleaved; train them with one command that names all of their"
         " files to compare times."
     )

@@ -221,7 +221,7 @@ def _require_trained(experiment: Experiment, record: RunRecord, path: Path) -> N
     """Refuses another experiment beside the weights: its outputs would be nobody's."""
     if experiment.digest(kept_source(path)) != record.spec_digest:
         message = f"{path / RESOLVED_FILE}: is not the experiment that was trained"
-        raise StoreError(f"{message} (another digest); restore it, or run the experiment anew.")
+        raise StoreError(f"{message} (another digest); restore it, or run the experiment again.")
 
 
 def _seeds(path: Path, record: RunRecord, seed: int | None) -> list[int]:

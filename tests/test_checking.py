@@ -309,7 +309,7 @@ def test_a_run_does_not_go_on_with_other_seeds(run: Path) -> None:
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (
         1,
         f"{run}/resolved.yaml: has other seeds than this run was begun with; restore it, or run"
-        " the experiment anew.",
+        " the experiment again.",
     )
 
 

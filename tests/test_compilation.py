@@ -13,7 +13,7 @@ from tests.conftest import QUICK, known
 
 NOTE = (
     f"jax {jax.__version__} keeps compiled programs in another way than this cnnbench knows, so"
-    " programs are compiled anew each time; update cnnbench."
+    " programs are compiled again each time; update cnnbench."
 )
 
 

@@ -176,7 +176,7 @@ def test_a_cache_that_cannot_be_written_is_told(
     assert answer["code"] == 0
     assert answer["stderr"].splitlines()[-1] == (
         f"{tmp_path}/file/cache/programs: cannot be made (Not a directory), so programs are"
-        " compiled anew each time; set CNNBENCH_CACHE_DIR to a folder that can be written."
+        " compiled again each time; set CNNBENCH_CACHE_DIR to a folder that can be written."
     )
 
 

@@ -289,7 +289,7 @@ def test_another_experiment_is_refused(server, stopped, tmp_path):
     assert done["code"] == 1
     assert done["stderr"] == (
         f"{stopped}: {file} is not what this run was begun with; restore it, or run the"
-        " experiment anew.\n"
+        " experiment again.\n"
     )
 
 
@@ -428,7 +428,7 @@ def test_a_run_that_was_stopped_gets_more_epochs(server, stopped, longer, tmp_pa
     assert check_run(stopped) == []
 
 
-ANEW = "train anew with: cnnbench run tiny.yaml --engine direct --quiet"
+ANEW = "train from scratch with: cnnbench run tiny.yaml --engine direct --quiet"
 
 
 @pytest.mark.parametrize(

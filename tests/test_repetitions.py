@@ -63,7 +63,7 @@ REASONS: dict[str, tuple[Change, str]] = {
     ),
     "resumed": (
         lambda run: with_record(run, resumed_with=({}, {"jax": "0.11.0", "num_devices": "4"})),
-        "they differ in resumption (20251124T063012Z-c3d4 went on with jax 0.11.0"
+        "they differ in resumption (20251124T063012Z-c3d4 was resumed with jax 0.11.0"
         " and num_devices 4)",
     ),
     "commit": (

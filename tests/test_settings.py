@@ -438,7 +438,7 @@ def test_a_run_goes_on_under_its_own_settings_only(
     assert (done.exit_code, done.stderr) == (
         1,
         f"{stopped}: it was begun with NVIDIA_TF32_OVERRIDE=0, which is not set now; set"
-        " NVIDIA_TF32_OVERRIDE=0, or run the experiment anew.\n",
+        " NVIDIA_TF32_OVERRIDE=0, or run the experiment again.\n",
     )
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     assert cli("run", "--resume", str(stopped), "--quiet").exit_code == 0
@@ -482,7 +482,7 @@ def test_an_option_that_only_the_installed_versions_know_makes_another_run(
     assert (done.exit_code, done.stderr) == (
         1,
         f"{stopped}: it was begun without {name}, and {name}=0 is set now; unset {name}, or run"
-        " the experiment anew.\n",
+        " the experiment again.\n",
     )
 
 

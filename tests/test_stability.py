@@ -162,7 +162,7 @@ def test_different_devices_are_told_once() -> None:
 
 
 TURNS = (
-    "The runs were not trained by turns; train them with one command that names all of their files"
+    "The runs were not interleaved; train them with one command that names all of their files"
     " to compare times."
 )
 

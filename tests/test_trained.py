@@ -342,7 +342,7 @@ def test_another_experiment_beside_the_weights_is_refused(
     text = (path / "resolved.yaml").read_text()
     (path / "resolved.yaml").write_text(text.replace("activation: relu", "activation: tanh", 1))
     message = f"{path / 'resolved.yaml'}: is not the experiment that was trained (another digest)"
-    with refused(f"{message}; restore it, or run the experiment anew."):
+    with refused(f"{message}; restore it, or run the experiment again."):
         load_seeds(path, overrides=overrides)
 
 

@@ -165,7 +165,7 @@ def test_a_draft_beside_its_parent():
         ),
         (
             "extends: tiny.yaml\nname: idea\nmodel: {layers: null, python: 'a:B'}\n",
-            "A Python model is compared by `cnnbench run`, which reads its source anew",
+            "A Python model is compared by `cnnbench run`, which reads its source again",
         ),
         (
             f"{PARENT}extends: part.yaml\n",
