@@ -74,7 +74,7 @@ class Causes:
     def _heals(
         self, number: int, left_out: Collection[KeyPath], at: KeyPath, known: Collection[KeyPath]
     ) -> bool:
-        """Whether a flaw is gone without some changes, and no other comes instead."""
+        """Tests whether a flaw is gone without some changes, and no other appears."""
         flaws = self._without(number, frozenset(left_out))
         return flaws is not None and at not in flaws and flaws <= frozenset(known)
 

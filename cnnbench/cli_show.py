@@ -130,7 +130,7 @@ def show_layers(
 def _outline(
     loaded: "Loaded", path: Path, data_dir: Path | None, *, allow_python: bool
 ) -> "tuple[Outline | None, str]":
-    """What a Python model is made of, or why it is not imported.
+    """Outlines a Python model, or gives the reason why it is not imported.
 
     Raises:
       ModelError: it cannot be imported, or gives the wrong shape.

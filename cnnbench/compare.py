@@ -128,7 +128,7 @@ class Comparison:
 
     @property
     def validates(self) -> bool:
-        """Whether there are validation images, which values are taken on; else the test images."""
+        """True if values are taken on validation images, False if on the test images."""
         return self.dataset.num_validation > 0
 
     @property

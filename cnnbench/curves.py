@@ -117,7 +117,7 @@ def course_metric(comparison: Comparison) -> str:
 
 
 def course_title(comparison: Comparison) -> str:
-    """What the curves show, with the images that it is taken on."""
+    """Title of the curves: their metric and the images that it is taken on."""
     images = "validation" if comparison.validates else "training"
     return (
         f"{heading(comparison.metric if comparison.validates else 'loss')} on the {images} images"

@@ -303,7 +303,7 @@ def _kind(info: DatasetInfo) -> str:
 
 
 def _unavailable(error: UnavailableError) -> str:
-    """What cannot be had, where it was looked for, and what to do."""
+    """Message: the missing data, the folders that were searched, and the remedy."""
     if error.looked:
         remedy = "put the files there, name the folder that holds them with --data-dir"
         return f"{error}. {error.looked}; {remedy}, or use --dataset {EMBEDDED}"

@@ -74,7 +74,7 @@ def _chosen() -> str:
 
 
 def _lack(kind: str) -> str:
-    """What to write instead of a device, or of a variable, that this machine cannot serve."""
+    """Remedy for a device, or a variable, that this machine cannot serve."""
     chosen = _chosen()
     if kind == "auto":
         names = " and ".join(name.upper() for name in _CHOICES if settings.asked(name))

@@ -298,7 +298,7 @@ def find_newest(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]
 
 
 def _named(argument: str, results_dir: Path) -> _Named:
-    """What an argument may stand for.
+    """Runs that an argument may stand for.
 
     Raises:
       UsageError: nothing, or the beginning of several RUN-IDs.
@@ -507,7 +507,7 @@ def _reason(entry: RunEntry, taken: RunEntry) -> str:
 
 
 def _differences(one: RunRecord, two: RunRecord) -> Iterator[str]:
-    """What sets the settings of a run apart from those of another."""
+    """Differences between the settings of two runs."""
     if one.dataset.name != two.dataset.name:
         yield f"on {one.dataset.name}, not {two.dataset.name}"
     elif one.dataset.digest != two.dataset.digest:

@@ -29,7 +29,7 @@ def outputs_from(
 def activations_of(
     params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
 ) -> dict[str, jax.Array]:
-    """What each layer of a graph gives for the images at `indices`, in evaluation mode.
+    """Output of each layer of a graph for the images at `indices`, in evaluation mode.
 
     Layers of a Python model are its submodules and what it sows, in the order of their calls.
     """

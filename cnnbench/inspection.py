@@ -95,7 +95,7 @@ def choose(test: Split, numbers: Sequence[int]) -> Split:
 
 @dataclass(slots=True)
 class _Sums:
-    """What is added up over chunks of images, for a layer.
+    """Sums of a layer over chunks of images.
 
     Squares are those of differences from the mean so far (Chan, Golub & LeVeque 1983).
     """

@@ -114,7 +114,7 @@ class Panel:
 
 
 class Drawn(Protocol):
-    """What a page can hold: a `Panel`, or any other picture of a known size."""
+    """Part of a page: a `Panel`, or any other picture of a known size."""
 
     @property
     def title(self) -> str:

@@ -31,7 +31,7 @@ class LegibleConsole(Console):
 
 
 def legible(part: Any, console: Console) -> Any:
-    """What is printed, with ASCII in place of characters that the console's encoding lacks.
+    """Replaces characters that the console's encoding lacks by ASCII.
 
     Args:
       part: text, tables and groups of them; others are returned as they are.

@@ -106,7 +106,7 @@ Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Flaw]]
 
 
 def _findings(document: Document, data_dir: Path | None) -> Findings:
-    """What can be read of a document, and all that is wrong with it."""
+    """Reads what is sound in a document, and finds all of its flaws."""
     data = document.data
     experiment, flaws = _validate(document)
     parts = _parts(data, flaws)

@@ -127,7 +127,7 @@ def begun(
 
 
 def _as_asked(record: RunRecord, engine: str, device: str) -> bool:
-    """Whether a run has the engine and the device that are asked for by name."""
+    """Tests whether a run has the engine and the device that are asked for by name."""
     known = record.engine
     forms = {"auto", known.requested, known.form} if known else {engine}
     return engine in forms and device in {"auto", record.environment.device_kind}
@@ -268,7 +268,7 @@ def _with_epochs(experiment: Experiment, epochs: int) -> Experiment:
 
 
 def _other_machine(job: "Job", record: RunRecord) -> dict[str, str]:
-    """What may make the remaining epochs differ from those of an uninterrupted run, by name."""
+    """Versions and devices by which the remaining epochs may differ from an uninterrupted run's."""
     from cnnbench.machine import environment
 
     now, then = environment(job.devices, ()), record.environment

@@ -175,7 +175,7 @@ def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any
 
 
 def replaces(lower: Any, upper: Any, at: KeyPath) -> bool:
-    """Whether a value takes the place of the one below, instead of being merged with it."""
+    """Tests whether a value replaces the one below, instead of being merged with it."""
     tag, default = _tag_key(at)
     if tag and isinstance(lower, str):
         lower = {tag: lower}
@@ -228,7 +228,7 @@ def _kind_chosen(text: str) -> KeyPath | None:
 
 
 def override(document: Document, text: str) -> Document:
-    """What one ``key=value`` of the command line lays over a document.
+    """Parses one ``key=value`` of the command line that is laid over a document.
 
     Args:
       document: what the files and earlier overrides say.

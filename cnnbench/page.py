@@ -21,7 +21,7 @@ from cnnbench.verdict_report import sentence, size
 
 
 class Part(NamedTuple):
-    """What is shown of one run: pictures, mistakes, its file, what is missing.
+    """Part of the page on one run: pictures, mistakes, its file, what is missing.
 
     `changes` is what sets it apart from the first network that is drawn; None for that one.
     """

@@ -102,7 +102,7 @@ def _explanation(one: RunRecord, other: RunRecord) -> str:
 
 
 def _machines(one: RunRecord, other: RunRecord) -> Iterator[str]:
-    """What is different in engine, device and versions, each with both values."""
+    """Differences of engine, device and versions, each with both values."""
     engines = [_engine(record.engine) for record in (one, other)]
     yield from _pairs(*engines)
     places = [record.environment for record in (one, other)]

@@ -63,7 +63,7 @@ class EpochRecord:
 
     @property
     def validated(self) -> bool:
-        """Whether there are validation images."""
+        """True if there are validation images."""
         return self.validation_loss is not None
 
     def validation(self, metric: str) -> float:
@@ -73,7 +73,7 @@ class EpochRecord:
         return self.validation_loss if metric == "loss" else self.metrics[metric]
 
     def course(self, metric: str) -> float:
-        """What curves show: the validation value, or the training loss where there is none."""
+        """Value of a learning curve: on validation images, or the training loss without any."""
         return self.validation(metric) if self.validated else self.train_loss
 
 

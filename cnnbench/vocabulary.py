@@ -1,4 +1,4 @@
-"""What users of PyTorch, Keras and Flax call things: our word for it, or that there is none."""
+"""Words of PyTorch, Keras and Flax: our word for the same, or that there is none."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -320,7 +320,7 @@ class Noun:
         return next((name for name, words in known if key in map(normalized, words)), None)
 
     def lacks(self, word: str, choices: Iterable[str]) -> bool:
-        """Whether a word, perhaps misspelt, is one for what there is not.
+        """Tests whether a word, perhaps misspelt, names a thing that the language lacks.
 
         >>> OPERATION.lacks("atention", ["add"]), OPERATION.lacks("ad", ["add"])
         (True, False)
@@ -341,7 +341,7 @@ class Noun:
 
 
 def other_way(word: str) -> str:
-    """What to write instead of what there is not; empty where there is no other way."""
+    """Alternative to a thing that the language lacks; empty where there is none."""
     return next((way for name, way in _WAYS.items() if normalized(name) == normalized(word)), "")
 
 
