@@ -4,7 +4,8 @@ A model is taken as a tree of `nnx.Module`s. Whenever one of them is called its 
 under its path, such as `blocks.0.conv`; a second call of the same module is `blocks.0.conv#2`.
 Values that a model sows as `nnx.Intermediate` are captured under the path of the module and
 their own name. What happens between two modules, such as a `relu` or a sum, has no name and
-belongs to the module that makes the call.
+belongs to the module that makes the call. So do calls inside of a transformation, such as those
+of the body of a `jax.lax.scan`, whose values do not leave it.
 """
 
 import math
@@ -18,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.extend.core import get_opaque_trace_state
 
 from cnnbench import shifted
 from cnnbench.layers import INPUT
@@ -76,6 +78,7 @@ class _Calls:
 
     Args:
       names: of the modules, by identity.
+      trace: the transformation of JAX in which the model itself is called.
       outputs: results that are single arrays, by the call's name.
       inputs: arrays among a call's arguments.
       modules: the module of each call.
@@ -83,6 +86,7 @@ class _Calls:
     """
 
     names: dict[int, str]
+    trace: Any = field(default_factory=get_opaque_trace_state)
     outputs: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, list[Any]] = field(default_factory=dict)
     modules: dict[str, nnx.Module] = field(default_factory=dict)
@@ -94,7 +98,8 @@ class _Calls:
         """Calls a module and captures what it gives."""
         path = self.names.get(id(module))
         # A class that calls its parent's __call__ is one call.
-        if path is None or any(known == id(module) for known, _ in self.active):
+        again = any(known == id(module) for known, _ in self.active)
+        if path is None or again or get_opaque_trace_state() != self.trace:
             return real(module, *args, **kwargs)
         self.counts[path] += 1
         name = path if self.counts[path] == 1 else f"{path}#{self.counts[path]}"

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax import lax
 from typer.testing import CliRunner, Result
 
 import cnnbench
@@ -178,6 +179,40 @@ def test_captured_values_are_those_of_the_calls() -> None:
     assert list(again) == list(values)
     for name, value in again.items():
         np.testing.assert_allclose(value, values[name], rtol=1e-5, atol=1e-6)
+
+
+def scanned(call: Any, x: jax.Array) -> Any:
+    rows = x.transpose(1, 0, 2)
+    return lax.scan(lambda h, row: (nnx.relu(call(h) + row), None), jnp.zeros_like(x[:, 0]), rows)[
+        0
+    ]
+
+
+@pytest.mark.parametrize(
+    ("cost", "transformed"),
+    [
+        (8 * 64, scanned),
+        (8 * 64, lambda call, x: jax.vmap(call, 1, 1)(x).sum(1)),
+        (64, lambda call, x: jax.checkpoint(lambda x: nnx.relu(call(x)))(x.sum(1))),
+        (64, lambda call, x: jax.jit(call)(x.sum(1))),
+    ],
+)
+def test_calls_inside_of_a_transformation_belong_to_the_caller(cost: int, transformed: Any) -> None:
+    class Net(nnx.Module):
+        def __init__(self, *, rngs: nnx.Rngs) -> None:
+            self.cell = nnx.Linear(8, 8, rngs=rngs)
+            self.head = nnx.Linear(8, 3, rngs=rngs)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            return self.head(transformed(self.cell, x[..., 0]))
+
+    found = outline(Net, {}, SHAPE)
+    assert [(part.name, part.inputs) for part in found.parts] == [("head", ("input",))]
+    assert (found.num_params, found.multiply_adds) == (72 + 27, cost + 24)
+    images = jax.random.uniform(jax.random.key(0), (5, *SHAPE))
+    result, values = jax.jit(lambda images: captured(made(Net), images))(images)
+    assert list(values) == ["head"]
+    np.testing.assert_allclose(values["head"], result)
 
 
 def test_classes_are_as_they_were_after_an_error() -> None:
