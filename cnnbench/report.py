@@ -169,7 +169,8 @@ def _cost_notes(comparison: Comparison) -> list[str]:
 def _run_note(row: Row) -> str:
     """Which run a label stands for, and what its command line changed."""
     words = row.run.environment.command
-    changes = [word for word in words if "=" in word and not word.startswith("-")]
+    told = [word for word in words if word not in row.run.tags]
+    changes = [word for word in told if "=" in word and not word.startswith("-")]
     for option in ("--dataset", "--epochs", "--seeds"):
         changes += [f"{option} {value}" for key, value in pairwise(words) if key == option]
         changes += [word for word in words if word.startswith(f"{option}=")]

@@ -241,6 +241,15 @@ def test_compare_says_what_the_command_line_changed() -> None:
     assert "Adam CNN: adam/20251123T063012Z-a1b2, with train.optimizer=adam --epochs 5." in lines
 
 
+def test_a_tag_is_no_change_of_the_command_line() -> None:
+    words = ("cnnbench", "run", "a.yaml", "train.optimizer=adam", "--tag", "lr=0.1")
+    run = make_run(name="adam", title="Adam CNN")
+    environment = dataclasses.replace(run.record.environment, command=words)
+    tagged = with_record(run, environment=environment, tags=("lr=0.1",))
+    lines = report.notes(compare([tagged]), wide=True)
+    assert "Adam CNN @lr=0.1: adam/20251123T063012Z-a1b2, with train.optimizer=adam." in lines
+
+
 @pytest.mark.parametrize("epochs", [("--epochs", "5"), ("--epochs=5",), ("train.epochs=5",)])
 def test_compare_says_how_many_epochs_an_extended_run_has(epochs: tuple[str, ...]) -> None:
     words = ("cnnbench", "run", "a.yaml", "train.optimizer=adam", *epochs)
