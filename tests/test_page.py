@@ -205,7 +205,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(trained: Path) -> Page:
     file = trained / "report.html"
-    done = invoke("report", "--results-dir", str(trained), "--output", str(file))
+    done = invoke("report", "--all", "--results-dir", str(trained), "--output", str(file))
     assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
     return Page(file.read_text())
 
