@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cnnbench.errors import UsageError, did_you_mean, listing, shown
+from cnnbench.errors import UsageError, listing, nearest, shown
 
 ENDINGS = (".yaml", ".yml")
 _PACKAGE = Path(__file__).parent
@@ -55,7 +55,7 @@ def find_named(word: str) -> Named | None:
         return None
     if not found:
         names = all_names()
-        message = f"there is no experiment {shown(word)}{did_you_mean(word, names)}"
+        message = f"there is no experiment {shown(word)}{_hint(word, names)}"
         raise UsageError(f"{message}; name {listing([*names, 'a file'])}.")
     content = found[0].read_bytes()
     other = (file for file in found[1:] if file.read_bytes() != content)
@@ -86,6 +86,15 @@ def shipped_names() -> list[str]:
 def all_names() -> list[str]:
     """The names of those, and of the working directory's."""
     return _names((*_HERE, *_FOLDERS))
+
+
+def _hint(word: str, names: Iterable[str]) -> str:
+    """A name that may be meant, also of a folder below, as in ``published/caffe_lenet``."""
+    below = (file for folder in (_HERE[0], *_FOLDERS) for file in folder.glob("*/*.yaml"))
+    choices = {file.stem: f"{file.parent.name}/{file.stem}" for file in below}
+    choices |= {name: name for name in names}
+    near = nearest(word, choices)
+    return f" (did you mean '{choices[near]}'?)" if near else ""
 
 
 def _names(folders: Iterable[Path]) -> list[str]:

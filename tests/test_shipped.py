@@ -89,6 +89,11 @@ def test_an_existing_file_is_a_path_whatever_its_name():
             f" name {', '.join(SHIPPED)} or a file.\n",
         ),
         (
+            "keras_convnt",
+            "there is no experiment 'keras_convnt' (did you mean 'published/keras_convnet'?);"
+            f" name {', '.join(SHIPPED)} or a file.\n",
+        ),
+        (
             "standrd.yaml",
             "standrd.yaml: cannot be read (no such file or directory) (did you mean 'standard'?);"
             " check the file's name.\n",
