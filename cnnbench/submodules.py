@@ -250,33 +250,38 @@ class _Wiring:
     def __init__(self, program: Any, shapes: Any, leaves: Sequence[str], num_state: int) -> None:
         flat: Any = jax.tree.unflatten(jax.tree.structure(shapes), program.outvars)
         self._result, outputs, self._inputs = flat
-        self._names = {id(outputs[name]): name for name in leaves}
-        self._names |= {id(image): INPUT for image in program.invars[num_state:]}
+        self._order = {INPUT: 0} | {name: place for place, name in enumerate(leaves, start=1)}
+        self._names: dict[int, list[str]] = {}  # a module may give what another has given it
+        for image in program.invars[num_state:]:
+            self._names.setdefault(id(image), []).append(INPUT)
+        for name in leaves:
+            self._names.setdefault(id(outputs[name]), []).append(name)
         self._makers = {id(var): eqn for eqn in program.eqns for var in eqn.outvars}
 
     def sources(self, name: str) -> tuple[str, ...]:
         """Of the arguments of a part."""
-        return self._from(self._inputs[name])
+        return self._from(self._inputs[name], self._order[name])
 
     @property
     def result_sources(self) -> tuple[str, ...]:
         """Of the model's result."""
-        return self._from(jax.tree.leaves(self._result))
+        return self._from(jax.tree.leaves(self._result), len(self._order))
 
-    def _from(self, variables: Iterable[Any]) -> tuple[str, ...]:
-        found: dict[str, None] = {}
+    def _from(self, variables: Iterable[Any], end: int) -> tuple[str, ...]:
+        """The last parts before a place in the order of the calls that variables come from."""
+        found: set[str] = set()
         waiting, seen = list(variables), set[int]()
         while waiting:
             variable = waiting.pop()
             if id(variable) in seen:
                 continue
             seen.add(id(variable))
-            if name := self._names.get(id(variable)):
-                found[name] = None
+            names = [n for n in self._names.get(id(variable), ()) if self._order[n] < end]
+            if names:
+                found.add(names[-1])
             elif maker := self._makers.get(id(variable)):
                 waiting += maker.invars
-        order = {name: place for place, name in enumerate(self._names.values())}
-        return tuple(sorted(found, key=lambda name: (name != INPUT, order[name])))
+        return tuple(sorted(found, key=self._order.__getitem__))
 
 
 def _costs(program: Any, above: str = "", times: int = 1) -> Counter[str]:

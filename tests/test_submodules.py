@@ -115,6 +115,30 @@ def test_a_depthwise_convolution_costs_the_same_by_shifted_products() -> None:
     assert one == other
 
 
+def test_a_module_that_gives_what_it_is_given_reads_it() -> None:
+    """Such as dropout in evaluation."""
+
+    class Net(nnx.Module):
+        def __init__(self, *, rngs: nnx.Rngs) -> None:
+            self.first, self.last = (nnx.Dropout(0.5, rngs=rngs) for _ in range(2))
+            self.one, self.other = (nnx.Linear(64, 64, rngs=rngs) for _ in range(2))
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            x = self.first(x.reshape(len(x), -1))
+            x = self.first(self.one(x))
+            return self.last(x + self.other(x))
+
+    found = outline(Net, {}, SHAPE)
+    assert [(part.name, part.inputs) for part in found.parts] == [
+        ("first", ("input",)),
+        ("one", ("first",)),
+        ("first#2", ("one",)),
+        ("other", ("first#2",)),
+        ("last", ("first#2", "other")),
+    ]
+    assert found.output_inputs == ("last",)
+
+
 def test_a_module_that_is_called_twice_and_products_outside_of_modules() -> None:
     found = outline(Products, {}, SHAPE)
     assert [(p.name, p.inputs, p.num_params, p.multiply_adds) for p in found.parts] == [
