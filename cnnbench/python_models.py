@@ -125,17 +125,26 @@ def make_module(make: type[nnx.Module], args: Mapping[str, Any], seed: int) -> n
     return build(**args, rngs=rngs)
 
 
-def require_output(have: tuple[int, ...] | str, want: tuple[int, ...]) -> None:
-    """Checks what a Python model returns.
+def require_output(got: Any, want: tuple[int, ...]) -> None:
+    """Checks what a Python model returns for a batch of one image.
 
     Args:
-      have: the shape for one image; the name of its type if it is no array.
-      want: the shape that the task needs.
+      got: an array of shape (1, *want), if all is well.
+      want: the shape for one image that the task needs.
 
     Raises:
       ModelError: it is something else.
     """
-    if have != want:
-        found = f"is a {have}" if isinstance(have, str) else f"has shape {shape_text(have)}"
-        message = f"the output {found}, and shape {shape_text(want)} is needed"
-        raise ModelError("python", message, "change what the class returns")
+    have = getattr(got, "shape", None)
+    if have == (1, *want):
+        return
+    needed = shape_text(want)
+    if have is None:
+        found = f"is a {type(got).__name__}"
+    elif have[:1] == (1,) and have[1:]:
+        found = f"has shape {shape_text(have[1:])}"
+    else:
+        found = f"has shape {shape_text(have) or '()'} for a batch of one image"
+        needed = shape_text((1, *want))
+    message = f"the output {found}, and shape {needed} is needed"
+    raise ModelError("python", message, "change what the class returns")

@@ -23,7 +23,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from cnnbench import shifted
 from cnnbench.layers import INPUT
-from cnnbench.python_models import make_module
+from cnnbench.python_models import make_module, require_output
 from cnnbench.shapes import shape_text
 from cnnbench.train import split
 
@@ -175,7 +175,10 @@ def _sown(model: nnx.Module) -> Iterator[tuple[str, jax.Array]]:
 
 
 def outline(
-    make: type[nnx.Module], args: Mapping[str, Any], input_shape: tuple[int, ...]
+    make: type[nnx.Module],
+    args: Mapping[str, Any],
+    input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
 ) -> Outline:
     """Shapes, parameters and cost of a Python model; nothing is computed.
 
@@ -183,9 +186,10 @@ def outline(
       make: its class.
       args: keyword arguments of the class.
       input_shape: of an image, (h, w, c).
+      output_shape: that the task needs for one image.
 
     Raises:
-      ModelError: the class does not take these arguments.
+      ModelError: the class does not take these arguments, or returns something else.
     """
     model: Any = nnx.eval_shape(partial(make_module, make, args, 0))
     model.eval()
@@ -202,6 +206,7 @@ def outline(
         return result, calls.outputs, calls.inputs
 
     jaxpr, shapes = jax.make_jaxpr(run, return_shape=True)(state, images)
+    require_output(shapes[0], output_shape)
     calls = seen[-1]
     leaves = [name for name in calls.outputs if name not in calls.parents]
     wiring = _Wiring(jaxpr.jaxpr, shapes, leaves, len(jax.tree.leaves(state)))
@@ -218,10 +223,9 @@ def outline(
         )
         for name in leaves
     )
-    result = jax.tree.leaves(shapes[0])
     return Outline(
         input_shape,
-        tuple(result[0].shape[1:]) if result else (),
+        output_shape,
         wiring.result_sources,
         parts,
         sum(leaf.size for leaf in jax.tree.leaves(state[0])),
@@ -265,7 +269,7 @@ class _Wiring:
     @property
     def result_sources(self) -> tuple[str, ...]:
         """Of the model's result."""
-        return self._from(jax.tree.leaves(self._result), len(self._order))
+        return self._from([self._result], len(self._order))
 
     def _from(self, variables: Iterable[Any], end: int) -> tuple[str, ...]:
         """The last parts before a place in the order of the calls that variables come from."""

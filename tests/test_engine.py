@@ -601,6 +601,24 @@ def test_a_python_model_of_another_shape_is_refused(python_model: Path) -> None:
         list(run_job(python_job(python_model, units=5)))
 
 
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [("jnp.concatenate([x, x])", "2x7"), ("jnp.mean(x, 0)", "7"), ("jnp.mean(x)", "()")],
+)
+def test_a_python_model_that_mixes_images_up_is_refused(
+    python_model: Path, change: str, shape: str
+) -> None:
+    text = (python_model / "cnnbench_engine_net.py").read_text()
+    text = re.sub(r"return (.*)", rf"x = \1\n        return {change}", text)
+    (python_model / "cnnbench_engine_net.py").write_text(f"import jax.numpy as jnp\n{text}")
+    message = (
+        f"model.python: the output has shape {shape} for a batch of one image, and shape 1x7 is"
+        " needed; change what the class returns."
+    )
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        list(run_job(python_job(python_model, units=CLASSES)))
+
+
 def test_a_python_model_that_returns_no_array_is_refused(python_model: Path) -> None:
     text = (python_model / "cnnbench_engine_net.py").read_text()
     pair = re.sub(r"return (.*)", r"return (\1, 0)", text)

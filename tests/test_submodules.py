@@ -60,7 +60,7 @@ def made(make: Any, **args: Any) -> Any:
 
 
 def test_shapes_wiring_parameters_and_cost() -> None:
-    found = outline(Net, {"channels": 4}, SHAPE)
+    found = outline(Net, {"channels": 4}, SHAPE, (3,))
     pixels = 4 * 4
     assert [(p.name, p.inputs, p.shape, p.num_params, p.multiply_adds) for p in found.parts] == [
         ("stem", ("input",), (4, 4, 4), 4 * 9 + 4, pixels * 4 * 9),
@@ -110,7 +110,7 @@ def test_a_depthwise_convolution_costs_the_same_by_shifted_products() -> None:
             return self.second(self.first(x))
 
     shifted = {"conv_general_dilated": cnnbench.depthwise}
-    one, other = (outline(Net, options, (9, 7, 4)) for options in ({}, shifted))
+    one, other = (outline(Net, options, (9, 7, 4), (5, 4, 2)) for options in ({}, shifted))
     assert [part.multiply_adds for part in one.parts] == [5 * 4 * 8 * 3 * 2, 5 * 4 * 8 * 2]
     assert one == other
 
@@ -128,7 +128,7 @@ def test_a_module_that_gives_what_it_is_given_reads_it() -> None:
             x = self.first(self.one(x))
             return self.last(x + self.other(x))
 
-    found = outline(Net, {}, SHAPE)
+    found = outline(Net, {}, SHAPE, (64,))
     assert [(part.name, part.inputs) for part in found.parts] == [
         ("first", ("input",)),
         ("one", ("first",)),
@@ -140,7 +140,7 @@ def test_a_module_that_gives_what_it_is_given_reads_it() -> None:
 
 
 def test_a_module_that_is_called_twice_and_products_outside_of_modules() -> None:
-    found = outline(Products, {}, SHAPE)
+    found = outline(Products, {}, SHAPE, (5,))
     assert [(p.name, p.inputs, p.num_params, p.multiply_adds) for p in found.parts] == [
         ("dense", ("input",), 64 * 64 + 64, 64 * 64),
         ("dense#2", ("dense",), 0, 64 * 64),
@@ -170,7 +170,7 @@ class Shared(nnx.Module):
 
 
 def test_a_module_under_two_names_is_one_and_an_inherited_call_is_one() -> None:
-    found = outline(Shared, {}, SHAPE)
+    found = outline(Shared, {}, SHAPE, (2,))
     assert [p.name for p in found.parts] == ["one", "twice"]
     assert found.num_params == sum(p.num_params for p in found.parts)
 
@@ -230,7 +230,7 @@ def test_calls_inside_of_a_transformation_belong_to_the_caller(cost: int, transf
         def __call__(self, x: jax.Array) -> jax.Array:
             return self.head(transformed(self.cell, x[..., 0]))
 
-    found = outline(Net, {}, SHAPE)
+    found = outline(Net, {}, SHAPE, (3,))
     assert [(part.name, part.inputs) for part in found.parts] == [("head", ("input",))]
     assert (found.num_params, found.multiply_adds) == (72 + 27, cost + 24)
     images = jax.random.uniform(jax.random.key(0), (5, *SHAPE))
@@ -247,7 +247,7 @@ def test_classes_are_as_they_were_after_an_error() -> None:
 
 
 def test_the_diagram_has_the_wiring() -> None:
-    drawn = outline_diagram(outline(Net, {}, SHAPE))
+    drawn = outline_diagram(outline(Net, {}, SHAPE, (3,)))
     assert [block.name for block in drawn.blocks][:2] == ["input", "stem"]
     assert ("stem", "blocks.1.depth") in drawn.edges
     assert ("blocks.1.point", "head") in drawn.edges
