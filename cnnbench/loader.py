@@ -134,10 +134,13 @@ def _problems(
     for flaw in flaws:
         problem = _place(flaw, document, str(path))
         if len(layers) > 1 and (cause := causes.of(flaw, known)):
-            number, at = cause
-            place = layers[number].values[at]
+            number, change = cause
+            # An override of a layer's operation replaces the layer, which it does not write.
+            values = layers[number].values
+            below = (at for at in values if at[: len(change)] == change)
+            at = change if change in values else next(below)
             message = f"this breaks {problem.where} ({problem.location}): {problem.message}"
-            problem = replace(problem, location=place, where=dotted(at), message=message)
+            problem = replace(problem, location=values[at], where=dotted(at), message=message)
         yield problem
 
 

@@ -652,6 +652,14 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
                 " name input, conv, pool or conv2."
             )
 
+    def test_another_operation_may_break_a_file(self, write: Write) -> None:
+        path = write(self.PARENT, "base.yaml")
+        assert complaint(path, "model.pool.op=flatten") == (
+            "command line: model.layers.pool.op: this breaks model.layers.conv2 (base.yaml:8:12):"
+            " conv reads images, and its input is a vector of 4608; put a reshape to [height,"
+            " width, channels] before it."
+        )
+
     def test_an_override_may_break_a_file_as_well(self, write: Write) -> None:
         path = write(self.PARENT, "base.yaml")
         message = f"command line: model.layers.conv.stride: {self.KERNEL}"
