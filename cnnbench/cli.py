@@ -282,6 +282,7 @@ def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
 
 
 def _dry_run(requests: Sequence[Any]) -> None:
+    from cnnbench.phrases import epochs_text
     from cnnbench.resume import require_epochs
     from cnnbench.store import read_run
 
@@ -298,7 +299,7 @@ def _dry_run(requests: Sequence[Any]) -> None:
             require_epochs(read_run(request.resume), request.resume, loaded.experiment)
         first, experiment, train = first or loaded, loaded.experiment, loaded.experiment.train
         tell(
-            f"would train {train.epochs} epochs in batches of {train.batch_size} on"
+            f"would train {epochs_text(train.epochs)} in batches of {train.batch_size} on"
             f" {experiment.dataset.name}, seeds {', '.join(map(str, experiment.seeds))}",
             err=False,
         )

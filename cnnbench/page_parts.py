@@ -9,7 +9,15 @@ from cnnbench.diagram import diagram
 from cnnbench.exhibits import Exhibit
 from cnnbench.inline_svg import inline_svg
 from cnnbench.layer_table import layer_cells
-from cnnbench.phrases import clean, count_text, heading, metric_text, seconds_text, words
+from cnnbench.phrases import (
+    clean,
+    count_text,
+    epochs_text,
+    heading,
+    metric_text,
+    seconds_text,
+    words,
+)
 from cnnbench.pixels import kernel_sheet, photograph, read_png
 from cnnbench.plots import diagram_picture
 from cnnbench.results import RunResult, SeedSummary
@@ -238,7 +246,7 @@ def _facts(run: RunResult) -> dict[str, str]:
     return {
         "Folder": f"{record.name}/{record.run_id}",
         "Started": f"{record.started_at:%Y-%m-%d %H:%M} UTC",
-        "Training": f"{record.epochs} epochs in batches of {record.batch_size:,}",
+        "Training": f"{epochs_text(record.epochs)} in batches of {record.batch_size:,}",
         "Seeds": ", ".join(map(str, record.seeds)),
         "Processor": clean(env.processor),
         "CPUs": str(env.num_cpus),

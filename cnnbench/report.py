@@ -187,8 +187,8 @@ def _test_note(comparison: Comparison, look: Look) -> str:
         judged = " Verdicts rest on the test images." if comparison.verdicts else ""
         metric = words(comparison.shown_metric)
         return (
-            f"No validation images: tested after the last epoch.{judged} The {metric} of a network"
-            " that is chosen by it is too optimistic."
+            f"No validation images: tested after the last epoch.{judged} The {metric} is"
+            " optimistic for a network that was selected by it."
         )
     ends = ((row.label, row.test) for row in comparison.rows if row.test is not None)
     metric, digits = comparison.metric, look.precision

@@ -168,7 +168,7 @@ def test_the_table_shows_the_test_after_the_last_epoch() -> None:
         "Test accuracy: test images; mean ± standard deviation over 6 seeds.",
         "Time: training of one epoch without compilation or evaluation; mean over seeds.",
         "No validation images: tested after the last epoch. Verdicts rest on the test images. The "
-        "test accuracy of a network that is chosen by it is too optimistic.",
+        "test accuracy is optimistic for a network that was selected by it.",
         "Data: MNIST; 60,000 training, no validation and 10,000 test images.",
     )
 
