@@ -329,11 +329,11 @@ def _entries(named: _Named) -> tuple[RunEntry, ...]:
         return (read_entry(named.path),)
     if finished := _finished(named.runs):
         return tuple(finished)
+    if not named.runs.entries:
+        raise IncomparableError(f"{named.folder}: no finished run; {named.runs.warnings[-1]}")
     counts = Counter(entry.status for entry in named.runs.entries)
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    raise IncomparableError(
-        f"{named.folder}: no finished run ({states or 'none readable'}); run the experiment again"
-    )
+    raise IncomparableError(f"{named.folder}: no finished run ({states}); run the experiment again")
 
 
 def _tagged(argument: str, name: str, tag: str, results_dir: Path) -> _Named:

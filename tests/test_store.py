@@ -799,6 +799,12 @@ class TestFindUnfinished:
         warning = self.damaged(tmp_path, "20251123T063014Z-a1b2")
         assert find_unfinished("standard", tmp_path) == (path, (f"{warning}.",))
 
+    def test_why_none_can_be_read_is_told(self, tmp_path: Path) -> None:
+        warning = self.damaged(tmp_path, "20251123T063014Z-a1b2")
+        with pytest.raises(IncomparableError) as caught:
+            find_run("standard", tmp_path)
+        assert str(caught.value) == f"{tmp_path}/standard: no finished run; {warning}."
+
     @pytest.mark.parametrize("finished", [True, False])
     @pytest.mark.parametrize("damaged", [True, False])
     def test_none_that_could_go_on(self, tmp_path: Path, finished: bool, damaged: bool) -> None:
