@@ -523,16 +523,24 @@ def test_commands_that_train_nothing_import_no_jax():
 def test_experiment_files_begin_with_command_result_time_and_device():
     for path in EXPERIMENTS.rglob("*.yaml"):
         header = path.read_text().split("\n\n")[0]
-        for word in ("# Command:", "# Result:", "# Time:", "# Device:"):
+        published = path.parent.name == "published"
+        for word in (
+            "# Command:",
+            "# Result:",
+            "# Source:" if published else "# Time:",
+            "# Device:",
+        ):
             assert word in header, f"{path.name} lacks {word}"
-        assert f"cnnbench run experiments/{path.relative_to(EXPERIMENTS)}" in header
+        file = f"experiments/{path.relative_to(EXPERIMENTS)}"
+        assert f"cnnbench run {f'published/{path.stem}' if published else file}" in header
 
 
 def test_resolved_experiments_are_plain_yaml():
     for path in EXPERIMENTS.rglob("*.yaml"):
         text = load_experiment(path).resolved()
         parts = path.relative_to(EXPERIMENTS).with_suffix("").parts
-        assert yaml.safe_load(text)["name"] == "_".join(parts)
+        name = path.stem if parts[0] == "published" else "_".join(parts)
+        assert yaml.safe_load(text)["name"] == name
 
 
 def test_an_override_beside_dataset_counts():
