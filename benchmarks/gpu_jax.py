@@ -58,7 +58,8 @@ class Trainers:
     def __init__(self, folder: Path) -> None:
         self._folder, settings = folder, ExitStack()
         settings.enter_context(pinned())  # as a run does
-        atexit.register(settings.close)
+        self.close = settings.close
+        atexit.register(self.close)
         self._device = jax.local_devices()[0]
         self._trainers: dict[str, Trainer] = {}
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,11 @@ def test_pytorch_does_the_same_work(variant, precision, network, shared) -> None
     pytest.importorskip("torch")
     from benchmarks import gpu_jax, gpu_torch
 
-    ours, theirs = gpu_jax.Trainers(shared), gpu_torch.Trainers(shared)
+    theirs = gpu_torch.Trainers(shared)
     contestant = Contestant(network, "cnnbench", precision, 2, BATCH)
-    ours.weights(network, 2)
-    own = ours.start(contestant)
+    with closing(gpu_jax.Trainers(shared)) as ours:
+        ours.weights(network, 2)
+        own = ours.start(contestant)
     other = theirs.start(replace(contestant, variant=variant))
     assert own["epoch_steps"] == other["epoch_steps"] == 5
     tolerance = 1e-5 if precision == "float32" else 1e-2
@@ -114,7 +116,8 @@ def test_cuda_graphs_need_a_gpu(network, shared) -> None:
     pytest.importorskip("torch")
     from benchmarks import gpu_jax, gpu_torch
 
-    gpu_jax.Trainers(shared).weights(network, 1)
+    with closing(gpu_jax.Trainers(shared)) as ours:
+        ours.weights(network, 1)
     trainers = Answerer(gpu_torch.Trainers(shared))
     contestant = dict.fromkeys(("network", "variant", "precision", "seeds", "batch"))
     contestant |= {"network": network, "variant": "torch-graphs-nchw", "seeds": 1, "batch": BATCH}
