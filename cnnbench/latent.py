@@ -92,6 +92,12 @@ def from_prior(network: TrainedNetwork, seed: int = 0) -> Array | None:
     return decode(network, np.random.default_rng(seed).normal(size=(SAMPLES, *shape)))
 
 
+def has_plane(network: TrainedNetwork) -> bool:
+    """Whether a code is two numbers with a prior."""
+    samples = network.plan.samples if network.plan else ()
+    return bool(samples) and samples[0].layout.shape == (2,)
+
+
 def plane(network: TrainedNetwork, reach: float) -> Array | None:
     """Images decoded over a square of codes of two numbers, row by row from the top.
 
@@ -104,9 +110,7 @@ def plane(network: TrainedNetwork, reach: float) -> Array | None:
       (`SIDE` ** 2, h, w, c), pixels from 0 to 255; None where a code is not two numbers
       with a prior.
     """
-    if network.plan is None or not network.plan.samples:
-        return None
-    if network.plan.samples[0].layout.shape != (2,):
+    if not has_plane(network):
         return None
     edge = reach * (1 - 1 / SIDE)
     line = np.linspace(-edge, edge, SIDE)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cnnbench.data import Split
 from cnnbench.inspection_plots import LEFT, WIDTH, Drawn, Panel, axes_at
-from cnnbench.latent import SAMPLES, SIDE, STEPS, codes, denoise, from_prior, plane, walk
+from cnnbench.latent import SAMPLES, SIDE, STEPS, codes, denoise, from_prior, has_plane, plane, walk
 from cnnbench.pixels import mosaic
 from cnnbench.trained import TrainedNetwork
 
@@ -89,8 +89,7 @@ class Plane:
 
 
 def _plane(network: TrainedNetwork, test: Split) -> Plane | None:
-    shape = network.plan.samples[0].layout.shape if network.plan and network.plan.samples else ()
-    if shape != (2,):
+    if not has_plane(network):
         return None
     places = codes(network, test.images[:MOST_POINTS])
     reach = max(LEAST_REACH, math.ceil(2 * float(np.abs(places).max())) / 2)

@@ -65,10 +65,9 @@ def diagram_picture(drawings: Sequence[tuple[str, Diagram]], form: str) -> bytes
         axes.text(left + 0.15, -0.25, line, fontsize=12, **style)
         _diagram(axes, drawn, left)
         left += LANE * wide + 0.9
-    words = [f"{mark} {LOOKS[mark].name}" for mark in marks]
-    for number, (mark, word) in enumerate(zip(marks, words, strict=True)):
-        place = (0.15 + 1.2 * number, ROW * rows + 0.15)
-        axes.text(*place, word, fontsize=10, color=LOOKS[mark].color, va="center")
+    for number, mark in enumerate(marks):
+        look, place = LOOKS[mark], (0.15 + 1.2 * number, ROW * rows + 0.15)
+        axes.text(*place, f"{mark} {look.name}", fontsize=10, color=look.color, va="center")
     return rendered(figure, "; ".join(filter(None, (title for title, _ in drawings))), form)
 
 
