@@ -90,7 +90,7 @@ LINES = (
         " --sort-by time --only-changed --precision 3 --results-dir results",
         says="Verdict",
     ),
-    Line("compare tiny wide --fail-if train_s:+99%", 4, "inconclusive"),
+    Line("compare tiny wide --fail-if loss:+0.1%", 4, "inconclusive"),
     Line("compare --all", says="Accuracy"),
     *(Line(f"compare --format {form}") for form in ("table", "md", "csv", "json", "html")),
     Line(
