@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutations import LONGEST, mutated
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 SECONDS, PATIENCE, ROOM = 2.0, 30.0, 1 << 30
 WATCHED = 6.0  # how many times as long code may take that Atheris watches: it takes 5.6 times
 OVERRIDES = (

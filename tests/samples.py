@@ -21,7 +21,6 @@ from cnnbench.results import (
 from cnnbench.store import RunFolder
 from cnnbench.summary import summarize_seed
 
-GOLDEN = Path(__file__).parent / "golden"
 ENVIRONMENT = Environment(
     python="3.13.1",
     cnnbench="0.1.0",

@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 from tests.conftest import AS_USERS
 from tests.environments import without
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 FILES = ("tests/test_parity.py", "tests/test_engine.py")
 
 

@@ -23,10 +23,10 @@ from cnnbench.progress import Bars, make_progress
 from cnnbench.results import RunResult
 from cnnbench.store import read_run
 from cnnbench.terminal import write_file
+from tests.paths import ROOT
 from tests.samples import make_run, save, with_record
 from tests.test_cli import TINY
 
-ROOT = Path(__file__).parent.parent
 STANDARD = ROOT / "experiments" / "standard.yaml"
 NASTY = "[/red]\x1b[31m\x9b2Jx\x07 `a`|b <script>"
 

@@ -28,7 +28,8 @@ from cnnbench.benchmark import (
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.loader import load_experiment
 from tests.oracles import make_plan
-from tests.samples import ENVIRONMENT, GOLDEN
+from tests.paths import GOLDEN
+from tests.samples import ENVIRONMENT
 
 ROOT = GOLDEN.parent.parent
 STARTED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

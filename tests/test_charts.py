@@ -6,7 +6,6 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -25,9 +24,10 @@ from cnnbench.panels import INK, SERIES, Chart, Shown, draw, spread
 from cnnbench.results import RunResult
 from cnnbench.stats import estimate
 from cnnbench.verdict import Rules
+from tests.paths import ROOT
 from tests.samples import make_run, with_record
 
-CSS = (Path(__file__).parent.parent / "cnnbench" / "report.css").read_text()
+CSS = (ROOT / "cnnbench" / "report.css").read_text()
 TEXT = "{http://www.w3.org/2000/svg}text"
 
 

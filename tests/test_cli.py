@@ -23,10 +23,9 @@ from cnnbench.events import Compiled
 from cnnbench.loader import load_experiment
 from cnnbench.store import read_run
 from tests.environments import without
+from tests.paths import EXPERIMENTS, GOLDEN
 from tests.samples import ENGINE
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-GOLDEN = Path(__file__).parent / "golden"
 TINY = """\
 name: tiny
 title: Tiny CNN

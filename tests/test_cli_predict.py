@@ -19,7 +19,8 @@ from cnnbench.predicting import Guess, Reconstruction
 from cnnbench.prediction_report import Predictions, csv_text, json_text, markdown, table, title
 from cnnbench.store import read_run
 from tests.oracles import Array
-from tests.samples import GOLDEN, make_run
+from tests.paths import GOLDEN
+from tests.samples import make_run
 
 SPECS = """\
 name: tiny

@@ -16,7 +16,8 @@ from cnnbench.errors import UsageError
 from cnnbench.phrases import bytes_text, flops_text, seconds_text
 from cnnbench.results import RunResult
 from cnnbench.verdict import Rules
-from tests.samples import COST, GOLDEN, make_run
+from tests.paths import GOLDEN
+from tests.samples import COST, make_run
 from tests.test_report import shown
 
 

@@ -15,8 +15,8 @@ from cnnbench.graph import Plan
 from cnnbench.loader import load_experiment
 from cnnbench.plots import diagram_picture
 from tests.oracles import make_plan
+from tests.paths import EXPERIMENTS
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 Layers = Mapping[str, Mapping[str, Any]]
 TIED: Layers = {
     "conv": {"op": "conv", "filters": 2, "kernel": 3},

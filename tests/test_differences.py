@@ -9,9 +9,7 @@ from typer.testing import CliRunner
 from cnnbench.cli import app
 from cnnbench.differences import differences
 from cnnbench.loader import Loaded, load_experiment
-from tests.samples import GOLDEN
-
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+from tests.paths import EXPERIMENTS, GOLDEN
 
 
 def load(name: str, *overrides: str) -> Loaded:

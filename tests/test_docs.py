@@ -16,8 +16,8 @@ from cnnbench.cli import app
 from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES
 from cnnbench.loader import load_experiment
 from tests.environments import without
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 # A command trains for one epoch on a few embedded digits here, whatever it says, and is
 # measured with the network that compiles the soonest against one framework; test_cli_bench

@@ -29,8 +29,8 @@ from cnnbench.loader import load_experiment
 from cnnbench.locks import hold
 from cnnbench.store import read_run
 from tests.environments import without
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 TINY = """\
 name: tiny
 task: classify

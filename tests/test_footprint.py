@@ -12,9 +12,9 @@ from cnnbench.loader import load_experiment
 from cnnbench.programs import set_up
 from cnnbench.strategy import Strategy
 from cnnbench.train import num_params
+from tests.paths import EXPERIMENTS
 from tests.test_engine import CONV, make_dataset, make_job
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 STANDARD = load_experiment(EXPERIMENTS / "standard.yaml").plan
 PLAIN, ROWS = Strategy("plain", None, 1, 1), Strategy("fast", 10, 2, 1)
 GIB = 2**30

@@ -6,15 +6,13 @@ import random
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from cnnbench.errors import UsageError
 from tests import fuzz
 from tests.mutations import mutated
-
-ROOT = Path(__file__).parent.parent
+from tests.paths import ROOT
 
 
 def run(command):

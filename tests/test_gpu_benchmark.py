@@ -15,8 +15,8 @@ import pytest
 from benchmarks import gpu
 from benchmarks.gpu_worker import WARM_UP, Answerer, Contestant
 from cnnbench.errors import UsageError
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
 BATCH = 20
 SPEC = """\

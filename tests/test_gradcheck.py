@@ -34,8 +34,8 @@ from cnnbench.phrases import MISSING
 from cnnbench.steps import gradients, make_rules
 from cnnbench.train import Arrays, TrainState
 from tests.oracles import Array, make_plan
+from tests.paths import EXPERIMENTS, GOLDEN
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 PAGE = EXPERIMENTS.parent / "docs" / "gradient.md"
 HEAD = "name: tiny\ntitle: Tiny\ntask: {task}\ndataset: {{name: mnist}}\nmodel:\n  layers:\n"
 # Small, with every operation that has weights, ties, a branch and kinks.
@@ -490,7 +490,7 @@ def test_json_has_every_array(tmp_path: Path) -> None:
 def test_one_convolution_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     done = invoke("--show")
     assert done.exit_code == 0
-    golden = Path(__file__).parent / "golden" / "gradcheck_show.txt"
+    golden = GOLDEN / "gradcheck_show.txt"
     assert done.stdout == golden.read_text()
 
 

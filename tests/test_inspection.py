@@ -29,7 +29,7 @@ from cnnbench.pixels import mosaic
 from cnnbench.progress import Silent
 from cnnbench.session import Request, run_experiment
 from cnnbench.trained import TrainedNetwork, load_trained
-from tests.samples import GOLDEN
+from tests.paths import GOLDEN
 
 SPEC = """\
 name: looked_at

@@ -22,8 +22,8 @@ from cnnbench.progress import Silent
 from cnnbench.session import Request, run_experiment
 from cnnbench.store import read_run
 from cnnbench.trained import TrainedNetwork, load_trained
+from tests.paths import EXPERIMENTS
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 FEW = (
     "dataset={name: mnist_5k, offline: null, splits: {train: 200, validation: 20, test: 60}}",
     "train.epochs=1",

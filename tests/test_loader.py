@@ -24,8 +24,8 @@ from cnnbench.overlay import MAX_PARENTS
 from cnnbench.yamlio import dump_document
 from tests.environments import without
 from tests.limits import in_time
+from tests.paths import EXPERIMENTS
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SHIPPED = sorted(EXPERIMENTS.rglob("*.yaml"))
 BASE = """\
 name: base

@@ -21,7 +21,8 @@ from cnnbench.results import RunResult
 from cnnbench.store import read_run, read_weights
 from cnnbench.trained import load_seeds
 from cnnbench.weights import encode_weights
-from tests.samples import GOLDEN, make_run, save
+from tests.paths import GOLDEN
+from tests.samples import make_run, save
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]

@@ -6,7 +6,6 @@ experiment files, through the plan, in every form, through a training step.
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,8 +24,8 @@ from cnnbench.steps import make_rules, train_step
 from cnnbench.train import Arrays, TrainState, num_params, take_apart
 from tests import oracles
 from tests.oracles import Array
+from tests.paths import EXPERIMENTS
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 NAMES = tuple(oracles.NETWORKS)
 NUM_IMAGES = 3
 # XLA's convolution takes no mix of float32 images and float64 kernels; the others do.

@@ -32,8 +32,8 @@ from cnnbench.spec import LOSSES, Experiment
 from cnnbench.steps import make_rules, train_step
 from cnnbench.train import Arrays, build_optimizer, init_state, take_apart
 from tests.oracles import Array, make_plan
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 NUM_IMAGES, NUM_STEPS = 5, 3
 TOLERANCE = 1e-4  # of the largest entry
 Layers = Mapping[str, Mapping[str, Any]]

@@ -3,14 +3,13 @@
 import re
 import statistics
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from cnnbench.loader import load_experiment
 from cnnbench.optimizers import Sgd
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
 PAGE = (ROOT / "docs" / "post.md").read_text()
 NAMES = ("standard", "modified")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,9 +16,8 @@ from cnnbench.loader import load_experiment
 from cnnbench.programs import Job, Setup, compile_train, set_up
 from cnnbench.strategy import Strategy
 from cnnbench.train import Arrays
+from tests.paths import EXPERIMENTS
 from tests.test_engine import CONV, make_dataset, make_job
-
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def plain_setup(job: Job) -> Setup:

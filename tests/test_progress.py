@@ -21,9 +21,9 @@ from cnnbench.progress import (
 )
 from cnnbench.results import EpochRecord
 from cnnbench.status_line import Said, status
+from tests.paths import EXPERIMENTS
 from tests.samples import make_run
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 EPOCH = EpochRecord(0, 1, 0.5, 0.25, {"accuracy": 0.9}, 2.0, 0.1, 2000.0)
 
 

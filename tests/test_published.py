@@ -1,13 +1,12 @@
 """experiments/published: networks of public recipes, and the figures that README gives of them."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from cnnbench.loader import load_experiment
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "published"
 README = (ROOT / "README.md").read_text()
 

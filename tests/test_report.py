@@ -20,7 +20,8 @@ from cnnbench.compare import Comparison, compare, compare_groups
 from cnnbench.phrases import estimate_text
 from cnnbench.results import FORMAT_VERSION, Extension, RunResult, Status
 from cnnbench.store import RunEntry
-from tests.samples import GOLDEN, STAND_IN, make_run, on_device, with_record
+from tests.paths import GOLDEN
+from tests.samples import STAND_IN, make_run, on_device, with_record
 
 
 def shown(part: RenderableType, width: int = 80) -> str:

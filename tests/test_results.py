@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -32,10 +31,11 @@ from cnnbench.results import (
 )
 from cnnbench.summary import summarize_seed
 from cnnbench.verdict import Rules
+from tests.paths import ROOT
 from tests.samples import make_run, on_device, with_record
 
 DAMAGED = "; restore the file from a copy, or remove the run's folder."
-DOCUMENT = Path(__file__).parent.parent / "docs" / "results.md"
+DOCUMENT = ROOT / "docs" / "results.md"
 
 floats = st.floats()
 texts = st.text(st.characters(), max_size=20)  # lone surrogates too: a command line has them

@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,9 +26,8 @@ from cnnbench.overlay import read_with_parents
 from cnnbench.schema import schema, schema_text
 from cnnbench.spec import Experiment
 from cnnbench.yamlio import parse_document
-from tests.samples import GOLDEN
+from tests.paths import GOLDEN, ROOT
 
-ROOT = Path(__file__).parent.parent
 SCHEMA = schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
 GOOD = sorted(

@@ -14,8 +14,8 @@ from cnnbench.cli import app
 from cnnbench.errors import SpecError
 from cnnbench.loader import load_experiment
 from cnnbench.overlay import lineage
+from tests.paths import EXPERIMENTS
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SHIPPED = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 HERE = """\
 name: mine

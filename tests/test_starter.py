@@ -13,9 +13,8 @@ from cnnbench.differences import differences
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.schema import schema, schema_text
 from cnnbench.yamlio import read_document
-from tests.samples import GOLDEN
+from tests.paths import EXPERIMENTS, GOLDEN
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 SHIPPED = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 
 

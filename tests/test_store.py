@@ -43,6 +43,7 @@ from cnnbench.store import (
     read_run,
     read_weights,
 )
+from tests.paths import ROOT
 from tests.samples import ENVIRONMENT, MNIST, STAND_IN, make_run, save, with_record
 
 NOW = datetime(2025, 11, 23, 6, 30, 12, tzinfo=UTC)
@@ -210,8 +211,7 @@ for epoch in make_run().epochs[:2]:
     RunFolder(Path(sys.argv[1])).append_epoch(epoch)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-        root = Path(__file__).parent.parent
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=False)
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)
         assert done.returncode == -9
         RunFolder(tmp_path).write_record(make_run().record)
         assert read_run(tmp_path).epochs == make_run().epochs[:2]

@@ -14,8 +14,8 @@ from cnnbench.layer_table import layer_table
 from cnnbench.loader import load_experiment
 from cnnbench.phrases import clean
 from cnnbench.tables import Folded
+from tests.paths import EXPERIMENTS
 from tests.test_columns import three
-from tests.test_differences import EXPERIMENTS
 from tests.test_report import CURVES, ENTRIES, shown
 
 TITLES = st.text("abc ", min_size=1, max_size=14).map(clean)  # as all tables have them

@@ -22,8 +22,8 @@ from cnnbench.trained import TrainedNetwork, load_seeds, load_trained
 from cnnbench.weights import decode_weights, encode_weights
 from tests import oracles
 from tests.oracles import Array
+from tests.paths import EXPERIMENTS
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 # More test images than one chunk, and not a whole number of chunks.
 FEW = ("dataset.splits={train: 60, validation: 20, test: 130}", "dataset.offline=null")
 OVERRIDES = ("dataset.name=mnist_5k", *FEW, "train.epochs=1", "train.batch_size=20", "seeds=[3, 1]")

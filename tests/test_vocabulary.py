@@ -19,7 +19,6 @@ from cnnbench.schema import schema
 from cnnbench.spec import LOSSES, METRICS, Task
 from cnnbench.vocabulary import Noun
 
-EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 LOSS_NAMES = {name for names in LOSSES.values() for name in names}
 METRIC_NAMES = {name for names in METRICS.values() for name in names}
 SPEC = """\

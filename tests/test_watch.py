@@ -22,8 +22,9 @@ from cnnbench.cli import app
 from cnnbench.draft import read_draft, stamp
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.watch import follow
+from tests.paths import EXPERIMENTS
 
-STANDARD = Path(__file__).parent.parent / "experiments" / "standard.yaml"
+STANDARD = EXPERIMENTS / "standard.yaml"
 PARENT = """\
 name: tiny
 title: Tiny CNN

@@ -12,8 +12,7 @@ from cnnbench.graph import Plan
 from cnnbench.loader import load_experiment
 from cnnbench.widening import Size, widen
 from tests.oracles import make_plan
-
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+from tests.paths import EXPERIMENTS
 
 
 def plan_of(name: str, *overrides: str) -> Plan:

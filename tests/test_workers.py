@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +16,8 @@ from cnnbench.loader import load_experiment
 from cnnbench.peers import initial_weights
 from cnnbench.worker import metrics, read_weights
 from cnnbench.workers import Contestant, LostError, Worker
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 TINY = """\
 name: tiny
 task: classify
