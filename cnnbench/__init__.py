@@ -13,6 +13,8 @@ The library does what the command line does:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cnnbench._version import __version__
+
 if TYPE_CHECKING:
     from cnnbench.compare import compare as compare_runs
     from cnnbench.data import load_dataset
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from cnnbench.store import read_run
     from cnnbench.trained import load_trained
 
-__version__ = "0.1.0"
 __all__ = [
     "Request",
     "__version__",

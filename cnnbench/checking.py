@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from cnnbench import __version__
+from cnnbench._version import __version__
 from cnnbench.checkpoints import Checkpoints
 from cnnbench.errors import CnnbenchError, SpecError
 from cnnbench.loader import kept_source, load_experiment

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import cnnbench
 from cnnbench import commands
+from cnnbench._version import __version__
 from cnnbench.cli_bench import bench
 from cnnbench.cli_check import check
 from cnnbench.cli_compare import compare
@@ -68,7 +68,7 @@ app.add_typer(data_app, name="data")
 def print_version(value: bool) -> None:
     """Prints the version and ends."""
     if value:
-        tell(f"cnnbench {cnnbench.__version__}", err=False)
+        tell(f"cnnbench {__version__}", err=False)
         raise typer.Exit
 
 

@@ -14,8 +14,8 @@ from typing import Any, Literal, assert_never, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-import cnnbench
 from cnnbench import commands
+from cnnbench._version import __version__
 from cnnbench.errors import CnnbenchError, StoreError, UsageError
 from cnnbench.settings import pinned
 from cnnbench.shapes import shape_text
@@ -105,7 +105,7 @@ def notes(network: TrainedNetwork) -> dict[str, str]:
     with disk(resolved, "read"):
         experiment = resolved.read_text("utf-8", "replace")
     return {
-        "cnnbench": cnnbench.__version__,
+        "cnnbench": __version__,
         "run_id": record.run_id,
         "seed": str(network.seed),
         "dataset": record.dataset.name,

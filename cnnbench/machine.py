@@ -11,8 +11,8 @@ from time import sleep
 
 import jax
 
-import cnnbench
 from cnnbench import settings
+from cnnbench._version import __version__
 from cnnbench.results import Environment
 
 CPU_TIMES = Path("/proc/stat")  # Linux only
@@ -30,7 +30,7 @@ def environment(devices: Sequence[jax.Device], command: Sequence[str]) -> Enviro
     commit, dirty = _git_state(Path())
     return Environment(
         python=platform.python_version(),
-        cnnbench=cnnbench.__version__,
+        cnnbench=__version__,
         **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
         platform=f"{platform.system()}-{platform.machine()}",
         processor=processor(),

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, checker, helper, numpy_helper
 
-import cnnbench
+from cnnbench._version import __version__
 from cnnbench.conv_arithmetic import Pads, conv_pads
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
@@ -84,7 +84,7 @@ def onnx_model(
         opset_imports=opsets,
         ir_version=helper.find_min_ir_version_for(opsets),
         producer_name="cnnbench",
-        producer_version=cnnbench.__version__,
+        producer_version=__version__,
     )
     helper.set_model_props(model, dict(notes))
     checker.check_model(model, full_check=True)

@@ -101,7 +101,7 @@ def report_page(
 def _render(sections: Sequence[Section]) -> str:
     import jinja2
 
-    import cnnbench
+    from cnnbench._version import __version__
 
     def read(name: str) -> str:
         return (files("cnnbench") / name).read_text(encoding="utf-8")
@@ -118,7 +118,7 @@ def _render(sections: Sequence[Section]) -> str:
     return environment.get_template("report.html.j2").render(
         title=textwrap.shorten(title, 120, placeholder=" ..."),
         sections=sections,
-        version=cnnbench.__version__,
+        version=__version__,
     )
 
 

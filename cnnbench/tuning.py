@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-import cnnbench
+from cnnbench._version import __version__
 from cnnbench.cache import cache_dir
 from cnnbench.devices import free_memory
 from cnnbench.files import write_whole
@@ -128,7 +128,7 @@ def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
     """All that a choice depends on, in the types that JSON has."""
     device, experiment = job.devices[0], job.experiment
     return {
-        "versions": [cnnbench.__version__, jax.__version__, version("jaxlib")],
+        "versions": [__version__, jax.__version__, version("jaxlib")],
         "device": [device.platform, device.device_kind, processor(), len(job.devices)],
         "settings": current(),
         "task": experiment.task.value,

@@ -25,7 +25,7 @@ MODULES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 
 # A module imports only from the lines above its own. docs/architecture.md shows the same list.
 ORDER = """
-errors interrupts files locks ascii_forms
+_version errors interrupts files locks ascii_forms
 settings
 scalars
 syntax
