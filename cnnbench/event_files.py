@@ -4,8 +4,9 @@ They are written as the run goes, with TensorBoard's own record format and messa
 TensorFlow is not needed.
 """
 
+import io
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +28,7 @@ from cnnbench.events import (
     Trained,
     Tuning,
 )
+from cnnbench.files import write_whole
 from cnnbench.pixels import mosaic, photograph
 from cnnbench.results import EpochRecord, SeedSummary
 from cnnbench.spec import Experiment
@@ -80,20 +82,36 @@ class EventFiles:
             case _:
                 assert_never(event)
 
+    def renew_hyperparameters(self) -> None:
+        """Rewrites the beginning of files that were begun with another number of epochs.
+
+        TensorBoard reads the first hyperparameters of a file only, so appending is not enough.
+
+        Raises:
+          StoreError: the disk refuses.
+        """
+        for seed in self.experiment.seeds:
+            path = self._path(seed)
+            with disk(path, "write"):
+                if path.exists():
+                    content = path.read_bytes()
+                    write_whole(path, _records(self._first(seed)), content[_start(content) :])
+
+    def _path(self, seed: int) -> Path:
+        return self.folder / FOLDER / f"seed-{seed}" / FILE
+
     def _append(self, seed: int, step: int, values: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event as Entry
         from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        path = self.folder / FOLDER / f"seed-{seed}" / FILE
+        path = self._path(seed)
         entries = [] if path.exists() else self._first(seed)
         now = time.time()
         entries.append(Entry(wall_time=now, step=step, summary=Summary(value=values)))
         with disk(path, "write"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab") as file:
-                for entry in entries:
-                    RecordWriter(file).write(entry.SerializeToString())
+                file.write(_records(entries))
 
     def _first(self, seed: int) -> list[Any]:
         """What a file begins with: the format's version and the hyperparameters."""
@@ -108,6 +126,24 @@ class EventFiles:
             Entry(wall_time=now, file_version="brain.Event:2"),
             Entry(wall_time=now, summary=summary),
         ]
+
+
+def _records(entries: Iterable[Any]) -> bytes:
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    content = io.BytesIO()
+    for entry in entries:
+        RecordWriter(content).write(entry.SerializeToString())
+    return content.getvalue()
+
+
+def _start(content: bytes) -> int:
+    """Where the epochs begin in a file: after its version and its hyperparameters."""
+    start = 0
+    for _ in range(2):
+        # A record is its length (8 bytes), a checksum (4), the message, a checksum (4).
+        start += 8 + 4 + int.from_bytes(content[start : start + 8], "little") + 4
+    return start
 
 
 def hyperparameters(experiment: Experiment) -> dict[str, bool | float | str]:

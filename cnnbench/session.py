@@ -304,6 +304,8 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
     last = job.experiment.seeds[-1]
     try:
         listener.started(opened.record, job.num_steps)
+        if files and opened.record.extended:
+            files.renew_hyperparameters()
         for event in run_job(job):
             interrupts.check()
             with interrupts.finishing():

@@ -188,6 +188,30 @@ def test_hyperparameters_are_those_of_the_experiment(runs: dict[str, Path]) -> N
     assert info.group_name  # the same for all seeds of a run
 
 
+def test_an_extended_run_has_the_new_number_of_epochs(tmp_path: Path) -> None:
+    """Also where the first attempt to extend it was given up, and in every seed's file."""
+    from tensorboard.plugins.hparams import metadata
+
+    (tmp_path / "lines.yaml").write_text(CLASSIFIER)
+    request = Request(
+        tmp_path / "lines.yaml", results_dir=tmp_path / "results", engine="plain", tensorboard=True
+    )
+    (result,) = run_by_turns([request], [Silent(Console(quiet=True))])
+    run = tmp_path / "results" / "lines" / result.record.run_id
+    before = {seed: read(run, seed).Scalars("loss/train") for seed in (4, 2)}
+    words = ["run", "--resume", str(run), "--epochs", "3"]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    for seed in (4, 2):
+        events = read(run, seed)
+        content = events.SummaryMetadata(metadata.SESSION_START_INFO_TAG).plugin_data.content
+        info = metadata.parse_session_start_info_plugin_data(content)
+        assert info.hparams["train.epochs"].number_value == 3
+        assert info.hparams["seed"].number_value == seed
+        losses = events.Scalars("loss/train")
+        assert [event.step for event in losses] == [1, 2, 3]
+        assert losses[:2] == before[seed]
+
+
 def test_arguments_of_a_python_model_are_hyperparameters(tmp_path: Path) -> None:
     start, end = CLASSIFIER.index("model:"), CLASSIFIER.index("train:")
     model = "model: {python: 'a:B', args: {w: 3}}\n"
