@@ -1,7 +1,8 @@
 """Pydantic's validation errors in the words of an experiment file."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -11,7 +12,7 @@ from cnnbench import vocabulary
 from cnnbench.errors import Flaw, Location, listing, shown
 from cnnbench.fields import VALUE
 from cnnbench.layers import ACTIVATION_NAMES, OPERATIONS
-from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
+from cnnbench.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
 from cnnbench.phrases import enumeration
 from cnnbench.scalars import MAX_DIGITS, is_number
 from cnnbench.spec import Experiment, Splits
@@ -33,6 +34,11 @@ _NOUNS = {
     "precision": vocabulary.PRECISION,
     "task": vocabulary.TASK,
 }
+_CHOICES: Mapping[KeyPath, Mapping[str, type[BaseModel]]] = {
+    ("train", "optimizer"): OPTIMIZERS,
+    ("train", "schedule"): SCHEDULES,
+}
+_DEFAULTS = {"optimizer": DEFAULT_OPTIMIZER.name, "schedule": DEFAULT_SCHEDULE.name}
 NAMING = "start with a letter and use letters, digits, '-' and '_'"
 _TRUE_WORDS = ("yes", "on", "y")
 _FALSE_WORDS = ("no", "off", "n")
@@ -142,8 +148,7 @@ def _model_at(loc: KeyPath) -> type[BaseModel]:
 
 def _union(at: KeyPath) -> Mapping[str, type[BaseModel]]:
     """The models that may stand at a path, by the word that selects each."""
-    unions = {("train", "optimizer"): OPTIMIZERS, ("train", "schedule"): SCHEDULES}
-    return next((union for key, union in unions.items() if at[:2] == key), OPERATIONS)
+    return _CHOICES.get(at[:2], OPERATIONS)
 
 
 def _tag(at: KeyPath) -> str:
@@ -169,11 +174,11 @@ def _missing(at: KeyPath, loc: KeyPath) -> Flaw:
 
 def _unknown_key(at: KeyPath, loc: KeyPath, data: Any) -> Flaw:
     key = str(loc[-1])
-    if at[:1] == ("train",) and len(at) == 3 and (owners := _owners(at[:-1], key)):
-        return _option_of_others(at, str(loc[2]), owners, data)
     keys = [*_model_at(loc).model_fields, *(["extends"] if len(loc) == 1 else [])]
+    if at[:1] == ("train",) and len(at) == 3 and (owners := _owners(at[:-1], key, keys)):
+        return _option_of_others(at, str(loc[2]), owners, data)
     remedy = f"use {listing(keys)}"
-    if hint := _key_hint(at, keys):
+    if hint := _key_hint(at, keys, data):
         return Flaw(at, f"there is no key {shown(key)} here{hint}", remedy, of_key=True)
     if at[:2] == ("model", "layers") and len(at) == 4:
         return _no_option(at, str(loc[3]), remedy)
@@ -197,42 +202,92 @@ def _no_option(at: KeyPath, op: str, remedy: str) -> Flaw:
     return Flaw(at, message, remedy, of_key=True)
 
 
-def _owners(at: KeyPath, key: str) -> list[str]:
-    """The members of the union at a path that have a key."""
-    return [name for name, model in _union(at).items() if key in model.model_fields]
+def _owners(at: KeyPath, key: str, keys: Sequence[str]) -> dict[str, list[str]]:
+    """The options that a key means in other members of the union at a path, and whose they are.
+
+    None where it means one of `keys`, those of the member that is chosen.
+    """
+    options: dict[str, list[str]] = {}
+    for name, model in _union(at).items():
+        for option in model.model_fields:
+            options.setdefault(option, []).append(name)
+    if key in options:
+        return {key: options[key]}
+    if vocabulary.KEY.is_theirs(key, keys):
+        return {}
+    return {option: o for option, o in options.items() if vocabulary.KEY.is_theirs(key, [option])}
 
 
-def _option_of_others(at: KeyPath, name: str, owners: list[str], data: Any) -> Flaw:
-    """A key of an optimizer or schedule that others of them have."""
+def _option_of_others(
+    at: KeyPath, name: str, owners: Mapping[str, Sequence[str]], data: Any
+) -> Flaw:
+    """A key of an optimizer or schedule that others of them have, perhaps by another name."""
     *section, key = at
     where, unnamed = dotted(tuple(section)), "name" not in _item(data, tuple(section))
     this = f"{name}, the default {section[-1]}," if unnamed else name
-    have = f"{enumeration(owners)} {'has' if len(owners) == 1 else 'have'} it"
-    remedy = f"set {where}.name to {listing(owners)}"
+    message = f"{this} has no {shown(key)}"
+    if key in owners:
+        message += f" ({_have_it(owners[str(key)])})"
+    else:
+        message += ", here " + listing(f"'{o}' ({_have_it(names)})" for o, names in owners.items())
+    remedy = f"set {where}.name to {listing(dict.fromkeys(chain(*owners.values())))}"
     if not unnamed:
         remedy = f"remove it, or {remedy}"
-    return Flaw(at, f"{this} has no {shown(key)} ({have})", remedy, of_key=True)
+    return Flaw(at, message, remedy, of_key=True)
 
 
-def _key_hint(at: KeyPath, keys: list[str]) -> str:
+def _have_it(names: Sequence[str]) -> str:
+    return f"{enumeration(names)} {'has' if len(names) == 1 else 'have'} it"
+
+
+def _key_hint(at: KeyPath, keys: list[str], data: Any) -> str:
     """The key that is meant: one of these, or one that belongs elsewhere."""
     key = str(at[-1])
     found = vocabulary.KEY.is_theirs(key, keys)
     if found or at[:2] == ("model", "layers") or vocabulary.KEY.lacks(key, keys):
         return vocabulary.KEY.hint(key, keys)
-    if path := key_elsewhere(key, at[:-1]):
-        return f" (did you mean '{path}'?)"
+    if elsewhere := key_elsewhere(key, at[:-1], data):
+        path, owners = elsewhere
+        return f" (did you mean '{path}'{f' of {listing(owners)}' if owners else ''}?)"
     return vocabulary.KEY.hint(key, keys)
 
 
-def key_elsewhere(word: str, section: KeyPath) -> str | None:
+def key_elsewhere(
+    word: str, section: KeyPath, data: Any = None
+) -> tuple[str, tuple[str, ...]] | None:
     """The path of the key that a word is, or that another library calls so; near ones first.
 
-    >>> key_elsewhere("lr", ("train",))
-    'train.optimizer.learning_rate'
+    Args:
+      word: the word.
+      section: where it stands.
+      data: the experiment, whose optimizer and schedule have some of the keys only.
+
+    Returns:
+      The path, and the optimizers or schedules that have the key, unless the chosen one has it.
+
+    >>> key_elsewhere("lr", ("train",)), key_elsewhere("rho", ())
+    (('train.optimizer.learning_rate', ()), ('train.optimizer.rho', ('adadelta',)))
     """
     paths = _paths(section)
-    return next((p for p in paths if vocabulary.KEY.is_theirs(word, [p.rpartition(".")[2]])), None)
+    found = [p for p in paths if vocabulary.KEY.is_theirs(word, [p.rpartition(".")[2]])]
+    told = [(path, _others_with(path, data)) for path in found]
+    return next((one for one in told if not one[1]), told[0] if told else None)
+
+
+def _others_with(path: str, data: Any) -> tuple[str, ...]:
+    """Optimizers or schedules that have the key at a path, where the chosen one does not."""
+    *section, key = path.split(".")
+    members = _CHOICES.get(tuple(section))
+    if members is None:
+        return ()
+    chosen = data
+    for part in section:
+        chosen = chosen.get(part) if isinstance(chosen, Mapping) else None
+    if isinstance(chosen, Mapping):
+        chosen = chosen.get("name")
+    name = chosen if isinstance(chosen, str) else _DEFAULTS[section[-1]]
+    owners = tuple(member for member, model in members.items() if key in model.model_fields)
+    return () if name in owners else owners
 
 
 def _paths(section: KeyPath) -> list[str]:

@@ -32,14 +32,19 @@ class Command(TyperCommand):
         near = nearest(word, [name[2:] for name in options])
         error.possibilities = [f"--{near}"] if near else []
         takes_overrides = any(param.name == "specs" for param in self.params)
-        if not near and takes_overrides and (path := _key_of(word)):
-            error.message += f"; write {path}=VALUE without dashes"
+        if not near and takes_overrides:
+            error.message += _override(word)
 
 
-def _key_of(word: str) -> str | None:
+def _override(word: str) -> str:
+    """The override that an unknown option means, as a clause; empty where there is none."""
     from cnnbench.diagnosis import key_elsewhere
 
-    return key_elsewhere(word, ())
+    if (found := key_elsewhere(word, ())) is None:
+        return ""
+    path, owners = found
+    note = f" (of {listing(owners)} only)" if owners else ""
+    return f"; write {path}=VALUE without dashes{note}"
 
 
 class Group(TyperGroup):

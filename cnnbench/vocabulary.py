@@ -1,7 +1,7 @@
 """Words of PyTorch, Keras and Flax: our word for the same, or that there is none."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cnnbench.errors import nearest, normalized
 
@@ -58,7 +58,6 @@ _INITS: _Words = {
 _OPTIMIZERS: _Words = {
     "sgd": ("nesterov", "momentum", "nag", "gradient_descent", "nesterov_momentum"),
     "adam": ("nadam",),
-    "adamw": ("nadamw",),
 }
 _SCHEDULES: _Words = {
     "constant": ("ConstantLR", "fixed", "none"),
@@ -200,6 +199,12 @@ _COMMANDS: _Words = {
     "inspect": ("visualize",),
     "export": ("convert",),
 }
+# What makes ours the same as another's that only resembles it.
+_WITH = {
+    "nadam": "nesterov: true",
+    "momentum": "nesterov: false",
+    "gradient_descent": "momentum: 0",
+}
 # What is well known elsewhere and missing here. A word that becomes ours leaves this list.
 _NO_OPERATIONS = (
     "attention self_attention multi_head_attention MultiheadAttention transformer layer_norm"
@@ -226,7 +231,7 @@ _NO_INITS = (
     " ones constant identity delta_orthogonal dirac sparse lecun_truncated"
 )
 _NO_OPTIMIZERS = (
-    "radam adamax adamaxw adan adabelief adafactor adamp amsgrad lars lbfgs muon shampoo soap"
+    "nadamw radam adamax adamaxw adan adabelief adafactor adamp amsgrad lars lbfgs muon shampoo soap"
     " sophia prodigy yogi novograd rprop ftrl asgd sm3 fromage polyak_sgd noisy_sgd sign_sgd sam"
     " lookahead rectified_adam sparse_adam conjugate_gradient newton adagrad_da schedule_free"
 )
@@ -283,10 +288,12 @@ class Noun:
     Args:
       ours: our words, and others for the same.
       lacking: words for what we do not have.
+      options: by other libraries' words, the option that ours needs to be the same.
     """
 
     ours: _Words
     lacking: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def meant(self, word: str, choices: Iterable[str]) -> str | None:
         """The choice that is another's word for, or a misspelling of, `word`.
@@ -337,7 +344,14 @@ class Noun:
     def hint(self, word: str, choices: Iterable[str]) -> str:
         """A suggestion in parentheses, or nothing."""
         found = self.meant(word, choices)
-        return f" (did you mean '{found}'?)" if found else ""
+        if not found:
+            return ""
+        option = next((o for w, o in self.options.items() if self._is_word(word, w)), "")
+        return f" (did you mean '{found}'{f' with {option}' if option else ''}?)"
+
+    @staticmethod
+    def _is_word(word: str, other: str) -> bool:
+        return normalized(word.rpartition(".")[2]) == normalized(other)
 
 
 def other_way(word: str) -> str:
@@ -354,7 +368,7 @@ def way_out(word: str) -> str:
 OPERATION = Noun(_OPERATIONS, _NO_OPERATIONS)
 ACTIVATION = Noun(_ACTIVATIONS, _NO_ACTIVATIONS)
 INIT = Noun(_INITS, _NO_INITS)
-OPTIMIZER = Noun(_OPTIMIZERS, _NO_OPTIMIZERS)
+OPTIMIZER = Noun(_OPTIMIZERS, _NO_OPTIMIZERS, _WITH)
 SCHEDULE = Noun(_SCHEDULES, _NO_SCHEDULES)
 LOSS = Noun(_LOSSES, _NO_LOSSES)
 METRIC = Noun(_METRICS, _NO_METRICS)

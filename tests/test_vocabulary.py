@@ -16,7 +16,7 @@ from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES, OPERATIONS
 from cnnbench.loader import load_experiment
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
 from cnnbench.schema import schema
-from cnnbench.spec import LOSSES, METRICS, Task
+from cnnbench.spec import LOSSES, METRICS, Experiment, Task
 from cnnbench.vocabulary import Noun
 
 LOSS_NAMES = {name for names in LOSSES.values() for name in names}
@@ -320,6 +320,11 @@ def test_commands_that_there_are_not(word: str, meant: str) -> None:
     ("option", "told"),
     [
         ("--lr", "No such option: --lr; write train.optimizer.learning_rate=VALUE without dashes"),
+        (
+            "--beta1",
+            "No such option: --beta1; write train.optimizer.b1=VALUE without dashes (of adam,"
+            " adamw, lamb or lion only)",
+        ),
         ("--batch-size", "No such option: --batch-size; write train.batch_size=VALUE without"),
         ("--epoch", "No such option: --epoch (Possible options: --epochs)"),
         ("--sedes", "No such option: --sedes (Possible options: --seeds)"),
@@ -331,3 +336,104 @@ def test_options_that_there_are_not(option: str, told: str) -> None:
     assert code == 2
     assert told in " ".join(text.split())
     assert "--help (" not in text
+
+
+ADAMS = "adam, adamw, lamb and lion have it"
+SET_ADAMS = "set train.optimizer.name to adam, adamw, lamb or lion"
+ALL = "write sgd, adam, adamw, rmsprop, adagrad, adadelta, lamb or lion."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["train.optimizer.beta1=0.9"],
+            "train.optimizer.beta1: sgd, the default optimizer, has no 'beta1', here 'b1'"
+            f" ({ADAMS}); {SET_ADAMS}.",
+        ),
+        (
+            ["train.optimizer={name: rmsprop, beta_2: 0.9}"],
+            "train.optimizer.beta_2: rmsprop has no 'beta_2', here 'b2'"
+            f" ({ADAMS}); remove it, or {SET_ADAMS}.",
+        ),
+        (
+            ["train.optimizer.name=adam", "train.optimizer.beta1=0.9"],
+            "train.optimizer.beta1: there is no key 'beta1' here (did you mean 'b1'?); use"
+            " learning_rate, name, b1, b2, eps or nesterov.",
+        ),
+        (
+            ["train.optimizer.alpha=0.9"],
+            "train.optimizer.alpha: sgd, the default optimizer, has no 'alpha', here 'decay'"
+            " (rmsprop has it) or 'rho' (adadelta has it); set train.optimizer.name to rmsprop or"
+            " adadelta.",
+        ),
+        (
+            ["train.schedule={name: cosine, gamma: 0.9}"],
+            "train.schedule.gamma: cosine has no 'gamma', here 'rate' (exponential has it) or"
+            " 'factor' (step has it); remove it, or set train.schedule.name to exponential or"
+            " step.",
+        ),
+        (
+            ["train.beta1=0.9"],
+            "train.beta1: there is no key 'beta1' here (did you mean 'train.optimizer.b1' of adam,"
+            " adamw, lamb or lion?); use epochs, batch_size, optimizer, schedule, precision, loss"
+            " or metrics.",
+        ),
+        (
+            ["train.optimizer=adamw", "train.beta1=0.9"],
+            "train.beta1: there is no key 'beta1' here (did you mean 'train.optimizer.b1'?); use"
+            " epochs, batch_size, optimizer, schedule, precision, loss or metrics.",
+        ),
+        (
+            ["train.schedule={name: step, every: 2}", "train.gamma=0.9"],
+            "train.gamma: there is no key 'gamma' here (did you mean 'train.schedule.factor'?); use"
+            " epochs, batch_size, optimizer, schedule, precision, loss or metrics.",
+        ),
+        (
+            ["train.optimizer=nadam"],
+            "train.optimizer: 'nadam' is no optimizer (did you mean 'adam' with nesterov: true?);"
+            f" {ALL}",
+        ),
+        (
+            ["train.optimizer.name=torch.optim.NAdam"],
+            "train.optimizer.name: 'torch.optim.NAdam' is no optimizer (did you mean 'adam' with"
+            f" nesterov: true?); {ALL}",
+        ),
+        (
+            ["train.optimizer=momentum"],
+            "train.optimizer: 'momentum' is no optimizer (did you mean 'sgd' with nesterov:"
+            f" false?); {ALL}",
+        ),
+        (
+            ["train.optimizer=nadamw"],
+            f"train.optimizer: there is no optimizer 'nadamw' here; {ALL}",
+        ),
+    ],
+)
+def test_hints_name_what_the_chosen_optimizer_has(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "idea.yaml").write_text(SPEC)
+    with pytest.raises(SpecError) as caught:
+        load_experiment(tmp_path / "idea.yaml", overrides)
+    assert str(caught.value) == f"command line: {message}"
+
+
+def test_every_hint_for_an_option_of_an_optimizer_can_be_followed(tmp_path: Path) -> None:
+    """Whatever other libraries call it: writing what the message says is never refused as a key."""
+    (tmp_path / "idea.yaml").write_text(SPEC)
+    words = {word for others in vocabulary.KEY.ours.values() for word in others}
+    for section, members in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, model in members.items():
+            for word in sorted(words - {"name"} - set(model.model_fields)):
+                start = {"name": name} | ({"every": 2} if name == "step" else {})
+                text = ", ".join(f"{key}: {value}" for key, value in start.items())
+                with pytest.raises(SpecError) as caught:
+                    load_experiment(
+                        tmp_path / "idea.yaml", [f"train.{section}={{{text}, {word}: 1}}"]
+                    )
+                for meant in re.findall(r"did you mean '(\w+)'", str(caught.value)):
+                    assert meant in model.model_fields
+                for option, owners in re.findall(r"here '(\w+)' \((.*?) ha", str(caught.value)):
+                    for owner in re.split(", | and ", owners):
+                        assert option in members[owner].model_fields
