@@ -95,7 +95,12 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 def side_by_side(
-    runs: Sequence[str] | None, rules: "Rules", results_dir: Path, *, every: bool = False
+    runs: Sequence[str] | None,
+    rules: "Rules",
+    results_dir: Path,
+    *,
+    every: bool = False,
+    command: str = "compare",
 ) -> "tuple[tuple[Comparison, ...], Selection]":
     """The runs that are named in one comparison, or the newest that can be compared.
 
@@ -104,6 +109,7 @@ def side_by_side(
       rules: how they are judged.
       results_dir: folder of all results.
       every: the newest of each experiment in groups instead.
+      command: the one that shows these where `every` is not asked for.
 
     Raises:
       UsageError: runs are named, and all are asked for.
@@ -120,7 +126,7 @@ def side_by_side(
     if every:
         selection = history.newest_finished(results_dir)
     else:
-        selection = history.newest_group(results_dir, rules.baseline)
+        selection = history.newest_group(results_dir, rules.baseline, command)
     if not selection.runs:
         warn(selection.warnings)  # runs that cannot be read
         start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))

@@ -63,7 +63,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     from cnnbench.verdict_report import parse_effect
 
     rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
-    comparisons, selection = side_by_side(runs, rules, results_dir, every=every)
+    comparisons, selection = side_by_side(runs, rules, results_dir, every=every, command="report")
     warn(selection.warnings)
     start_jax()
     page = report_page(comparisons, selection.runs, _exhibits(comparisons, selection, data_dir))

@@ -112,7 +112,9 @@ def newest_finished(results_dir: Path) -> Selection:
     return _select((runs[-1].path for runs in finished), warnings)
 
 
-def newest_group(results_dir: Path, baseline: str | None = None) -> Selection:
+def newest_group(
+    results_dir: Path, baseline: str | None = None, command: str = "compare"
+) -> Selection:
     """The newest runs of experiments that can be compared: one of each experiment.
 
     Finished runs that can be compared are a group. It is the group with the newest run among those
@@ -122,6 +124,7 @@ def newest_group(results_dir: Path, baseline: str | None = None) -> Selection:
     Args:
       results_dir: folder of all results.
       baseline: an experiment's name or title, a run's id or its beginning, or a tag.
+      command: the one that shows all groups, for the warning on what was left out.
 
     Returns:
       The runs, that of the experiment which ran first before the others; what was left out is
@@ -144,7 +147,7 @@ def newest_group(results_dir: Path, baseline: str | None = None) -> Selection:
     shown = [own[-1].record.name for own in taken]
     names = [runs.entries[0].record.name for runs in finished]
     if left := [name for name in names if name not in shown]:
-        everything = commands.cnnbench("compare", "--all", *commands.in_results(results_dir))
+        everything = commands.cnnbench(command, "--all", *commands.in_results(results_dir))
         apart = f"left out, not comparable with {enumeration(shown)}: {enumeration(left)}"
         warnings.append(f"{apart}; see all with: {everything}")
     return _select((own[-1].path for own in taken), warnings)

@@ -300,12 +300,10 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
 
     folder, status, collected = opened.folder, Status.FAILED, Collected()
     checkpoints = checkpoints_of(job, folder)
-    files = event_files.EventFiles(folder.path, job.experiment) if job.snapshots else None
     last = job.experiment.seeds[-1]
     try:
         listener.started(opened.record, job.num_steps)
-        if files and opened.record.extended:
-            files.renew_hyperparameters()
+        files = _event_files(job, opened)
         for event in run_job(job):
             interrupts.check()
             with interrupts.finishing():
@@ -344,6 +342,16 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
         checkpoints.clear()
     else:
         checkpoints.keep_last(job.experiment.seeds)
+
+
+def _event_files(job: "Job", opened: Opened) -> event_files.EventFiles | None:
+    """What writes the event files of a run that has some."""
+    if not job.snapshots:
+        return None
+    files = event_files.EventFiles(opened.folder.path, job.experiment)
+    if opened.record.extended:
+        files.renew_hyperparameters()
+    return files
 
 
 def _sort_epochs(folder: RunFolder, job: "Job") -> None:

@@ -231,7 +231,8 @@ _NO_INITS = (
     " ones constant identity delta_orthogonal dirac sparse lecun_truncated"
 )
 _NO_OPTIMIZERS = (
-    "nadamw radam adamax adamaxw adan adabelief adafactor adamp amsgrad lars lbfgs muon shampoo soap"
+    "nadamw radam adamax adamaxw"
+    " adan adabelief adafactor adamp amsgrad lars lbfgs muon shampoo soap"
     " sophia prodigy yogi novograd rprop ftrl asgd sm3 fromage polyak_sgd noisy_sgd sign_sgd sam"
     " lookahead rectified_adam sparse_adam conjugate_gradient newton adagrad_da schedule_free"
 )

@@ -73,6 +73,16 @@ def test_a_report_is_of_every_experiment_unless_runs_are_named() -> None:
 
 
 @pytest.mark.usefixtures("results")
+@pytest.mark.parametrize(("command", "shows"), [("report", "report"), ("plot", "compare")])
+def test_what_is_left_out_is_shown_by_a_command_that_can(command: str, shows: str) -> None:
+    """A picture is of one group."""
+    told = " ".join(invoke(command).stderr.split())
+    assert f"see all with: cnnbench {shows} --all wrote {command}" in told.replace(
+        "comparison", "plot"
+    )
+
+
+@pytest.mark.usefixtures("results")
 def test_compare_prints_a_page() -> None:
     done = invoke("compare", "standard", "modified", "--format", "html")
     assert done.exit_code == 0
