@@ -14,11 +14,12 @@ from cnnbench.files import remove_partial
 from cnnbench.history import list_runs
 from cnnbench.phrases import enumeration, epochs_text
 from cnnbench.recorder import first_record
-from cnnbench.results import EpochRecord, Extension, RunRecord, RunResult, Status, Timing
+from cnnbench.results import EpochRecord, Extension, RunRecord, RunResult, Status
 from cnnbench.resume import Resume, plan_resume, require_checkpoints, require_epochs
 from cnnbench.settings import Change, changes, current, is_read
 from cnnbench.spec import Experiment
 from cnnbench.store import RunFolder, create_run, disk, read_run, require_utf8
+from cnnbench.timing import Timing
 
 if TYPE_CHECKING:
     from cnnbench.loader import Loaded

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from cnnbench.cost import Cost
+from cnnbench.timing import Timing
 
 FORMAT_VERSION = 3  # of the form that these values take in files; docs/results.md has its history
 
@@ -75,17 +76,6 @@ class EpochRecord:
     def course(self, metric: str) -> float:
         """Value of a learning curve: on validation images, or the training loss without any."""
         return self.validation(metric) if self.validated else self.train_loss
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Where the seconds of a run went, each measured with the device drained."""
-
-    compile_s: float
-    data_s: float
-    train_s: float
-    eval_s: float
-    total_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,21 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from cnnbench.results import Timing
+from dataclasses import dataclass
 
 Clock = Callable[[], float]
 PARTS = ("compile_s", "data_s", "train_s", "eval_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the seconds of a run went, each measured with the device drained."""
+
+    compile_s: float
+    data_s: float
+    train_s: float
+    eval_s: float
+    total_s: float
 
 
 class Stopwatch:

@@ -16,10 +16,10 @@ from cnnbench.results import (
     RunResult,
     Status,
     Summary,
-    Timing,
 )
 from cnnbench.store import RunFolder
 from cnnbench.summary import summarize_seed
+from cnnbench.timing import Timing
 
 ENVIRONMENT = Environment(
     python="3.13.1",

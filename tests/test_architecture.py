@@ -25,7 +25,7 @@ MODULES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 
 # A module imports only from the lines above its own. docs/architecture.md shows the same list.
 ORDER = """
-_version errors interrupts files locks ascii_forms
+_version errors interrupts files locks ascii_forms timing
 settings
 scalars
 syntax
@@ -71,7 +71,7 @@ loader schema
 starter
 events
 image_quality
-losses timing machine memory sampling
+losses machine memory sampling
 devices compilation checkpoints
 lanes dense
 shifted

@@ -26,11 +26,11 @@ from cnnbench.evaluation import metric_directions
 from cnnbench.events import Checkpoint, Compiled, Event, SeedDone, StepDone, Trained
 from cnnbench.models import GraphNet
 from cnnbench.programs import Job, compile_train, set_up
-from cnnbench.results import BestValue, Direction, Engine, EpochRecord, Timing
+from cnnbench.results import BestValue, Direction, Engine, EpochRecord
 from cnnbench.sampling import epoch_order
 from cnnbench.spec import Experiment
 from cnnbench.strategy import Strategy
-from cnnbench.timing import Stopwatch
+from cnnbench.timing import Stopwatch, Timing
 from cnnbench.train import take_apart
 from tests import oracles
 from tests.oracles import Array, make_plan

@@ -27,9 +27,9 @@ from cnnbench.results import (
     SeedSummary,
     Status,
     Summary,
-    Timing,
 )
 from cnnbench.summary import summarize_seed
+from cnnbench.timing import Timing
 from cnnbench.verdict import Rules
 from tests.paths import ROOT
 from tests.samples import make_run, on_device, with_record

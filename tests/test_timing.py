@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from cnnbench.results import Timing
-from cnnbench.timing import Stopwatch
+from cnnbench.timing import Stopwatch, Timing
 
 
 class Clock:
