@@ -1,5 +1,6 @@
 """The kinds of value in an experiment file, each with its own error message."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -14,7 +15,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from cnnbench.errors import shown
-from cnnbench.scalars import is_number
 
 MAX_SEEDS = 1000
 
@@ -46,8 +46,12 @@ def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+# The numbers that somebody would put in quotes, not all that YAML has.
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+
+
 def _refuse_quotes(value: object) -> None:
-    if isinstance(value, str) and is_number(value):
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
         raise wrong(f"{VALUE} is text because of its quotes", "remove the quotes", value)
 
 
