@@ -1,8 +1,7 @@
 """Losses and metrics, for each image, so that a mean over any number of images is exact."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +9,10 @@ import optax
 
 from cnnbench.image_quality import BRIGHTEST, psnr, ssim
 from cnnbench.layers import Sample
+from cnnbench.result import Result
 from cnnbench.spec import Experiment, Loss, Task
 
 PerImage = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-class Result(NamedTuple):
-    """What a network makes of images, as far as losses and metrics look at it.
-
-    Args:
-      output: the result, (n, ...).
-      divergences: of each layer that samples, from the standard normal distribution, in
-        nats (n,).
-    """
-
-    output: jax.Array
-    divergences: Mapping[str, jax.Array]
 
 
 Score = Callable[[Result, jax.Array], jax.Array]

@@ -33,9 +33,9 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.losses import Result
 from cnnbench.lowering import kernel_owner, lower
 from cnnbench.noise import RandomLayer, disturb, divergence
+from cnnbench.result import Result
 from cnnbench.rowwise import Cut, Head, Weights, sum_in_rows
 from cnnbench.shapes import Shape
 

@@ -29,8 +29,8 @@ from cnnbench.batch_norm import (
 )
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import INPUT, BatchNorm
-from cnnbench.losses import Result
 from cnnbench.noise import Random, disturb, draws
+from cnnbench.result import Result
 from cnnbench.stages import Stage, stages
 
 Values = dict[str, jax.Array]

@@ -19,7 +19,8 @@ from jax.typing import DTypeLike
 
 from cnnbench import dense
 from cnnbench.devices import BATCH
-from cnnbench.losses import Result, Score, objective, scores
+from cnnbench.losses import Score, objective, scores
+from cnnbench.result import Result
 from cnnbench.spec import Experiment, Task
 from cnnbench.train import Arrays, Indices, TrainState, Tree, split
 

@@ -70,7 +70,7 @@ causes
 loader schema
 starter
 events
-image_quality
+image_quality result
 losses machine memory sampling
 devices compilation checkpoints
 lanes dense

@@ -18,9 +18,10 @@ from cnnbench.convolution import Grid, convolve_full, correlate, kernel_gradient
 from cnnbench.graph import Plan
 from cnnbench.layer_rules import sample
 from cnnbench.layers import ACTIVATION_NAMES, OPERATIONS
-from cnnbench.losses import Result, per_image_loss
+from cnnbench.losses import per_image_loss
 from cnnbench.models import ACTIVATIONS
 from cnnbench.objective import Objective, divergence, divergence_gradient
+from cnnbench.result import Result
 from cnnbench.rulebook import rule_of
 from cnnbench.shapes import Shape
 from cnnbench.spec import LOSSES

@@ -13,9 +13,9 @@ from flax import nnx
 
 from cnnbench import batch_norm as bn
 from cnnbench.devices import make_mesh, pick_devices
-from cnnbench.losses import Result
 from cnnbench.models import GraphNet
 from cnnbench.ops import Form
+from cnnbench.result import Result
 from cnnbench.rowwise import Cut
 from cnnbench.train import split
 from tests.oracles import Array, correlate, make_plan

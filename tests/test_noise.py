@@ -14,10 +14,11 @@ from flax import nnx
 
 from cnnbench.errors import Flaw
 from cnnbench.layers import Dropout, GaussianNoise, MaskingNoise, Sample
-from cnnbench.losses import Result, objective, scores
+from cnnbench.losses import objective, scores
 from cnnbench.models import GraphNet
 from cnnbench.noise import Random, RandomLayer, disturb, divergence, draw, draws
 from cnnbench.ops import Form
+from cnnbench.result import Result
 from cnnbench.rowwise import Cut
 from cnnbench.spec import Experiment
 from cnnbench.train import split, take_apart

@@ -12,8 +12,8 @@ from flax import nnx
 
 from cnnbench.batch_norm import Sums, channel_sums, normalize
 from cnnbench.devices import make_mesh, pick_devices
-from cnnbench.losses import Result
 from cnnbench.models import GraphNet
+from cnnbench.result import Result
 from cnnbench.rowwise import Cut
 from cnnbench.stages import stages
 from cnnbench.train import split

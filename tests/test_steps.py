@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from cnnbench import ops
 from cnnbench.devices import make_mesh, pick_devices
 from cnnbench.inference import outputs_of
-from cnnbench.losses import Result, per_image_loss, per_image_metric
+from cnnbench.losses import per_image_loss, per_image_metric
 from cnnbench.models import GraphNet
+from cnnbench.result import Result
 from cnnbench.rowwise import Cut
 from cnnbench.spec import Task
 from cnnbench.steps import Rules, eval_step, train_step
