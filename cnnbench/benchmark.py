@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from cnnbench.graph import Node, Plan
-from cnnbench.layers import INPUT, ConvTranspose
 from cnnbench.stats import Interval, mean, mean_interval
 
 OWN = "cnnbench"  # our variant, and its family
@@ -210,30 +208,6 @@ def band(metric: str, values: Mapping[str, float], own: float) -> Band:
     outside = tuple(name for name, value in values.items() if not abs(value - own) <= tolerance)
     finite = [value for value in values.values() if math.isfinite(value)] or [math.nan]
     return Band(metric, min(finite), max(finite), own, tolerance, outside)
-
-
-def training_flops(plan: Plan) -> int:
-    """Floating-point operations of one training image, in its matrix products.
-
-    A multiply-add counts as 2. A layer multiplies in the forward pass, for the gradient of
-    its kernel, and for the gradient of its input: 3 times its forward cost. The last is
-    needed only where a layer before it is trained, so a layer that reads the image, or what
-    layers without parameters made of it, counts 2 times. Activations, pools, normalisation
-    and the optimiser are not counted. That is the work the mathematics asks for, whatever a
-    framework really does, so frameworks can be compared by it.
-    """
-    follows_training: dict[str, bool] = {INPUT: False}
-    total = 0
-    for node in plan.nodes:
-        before = any(follows_training[name] for name in node.inputs)
-        total += 2 * node.layout.multiply_adds * (3 if before else 2)
-        follows_training[node.name] = before or _is_trained(node)
-    return total
-
-
-def _is_trained(node: Node) -> bool:
-    tied = isinstance(node.op, ConvTranspose) and node.op.tie is not None
-    return tied or bool(node.layout.params)
 
 
 def plan_rounds(seconds: float, step_s: float, rounds: int, most_steps: int) -> tuple[int, int]:

@@ -22,10 +22,10 @@ from cnnbench.benchmark import (
     Product,
     plan_rounds,
     take_turns,
-    training_flops,
 )
 from cnnbench.data import Split
 from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.flops import training_flops
 from cnnbench.loader import Loaded
 from cnnbench.products import SIZE, libraries, product_flops
 from cnnbench.worker import PRODUCT

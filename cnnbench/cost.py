@@ -10,7 +10,7 @@ class Cost:
 
     Args:
       training_flops: floating-point operations of one training image in its matrix
-        products, by `benchmark.training_flops`; None for a Python model.
+        products, by `flops.training_flops`; None for a Python model.
       forward_flops: XLA's count for one image, in evaluation, of the plain form: that of
         the architecture, whichever algorithm trained it; None where XLA does not count.
       backward_flops: XLA's count for the loss and its gradient in training, for one image

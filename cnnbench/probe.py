@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnbench.benchmark import training_flops
 from cnnbench.cost import Cost
+from cnnbench.flops import training_flops
 from cnnbench.inference import outputs_of
 from cnnbench.products import SIZE, multiplier, product_flops
 from cnnbench.programs import Programs, Setup

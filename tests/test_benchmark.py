@@ -23,9 +23,9 @@ from cnnbench.benchmark import (
     plan_rounds,
     ratio,
     take_turns,
-    training_flops,
 )
 from cnnbench.errors import StoreError, UsageError
+from cnnbench.flops import training_flops
 from cnnbench.loader import load_experiment
 from tests.oracles import make_plan
 from tests.paths import GOLDEN

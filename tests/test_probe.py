@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cnnbench import probe
-from cnnbench.benchmark import training_flops
 from cnnbench.engine import run_job
 from cnnbench.events import Trained
+from cnnbench.flops import training_flops
 from cnnbench.loader import load_experiment
 from cnnbench.programs import Job, Setup, compile_train, set_up
 from cnnbench.strategy import Strategy
