@@ -125,6 +125,17 @@ def make_module(make: type[nnx.Module], args: Mapping[str, Any], seed: int) -> n
     return build(**args, rngs=rngs)
 
 
+def split(model: nnx.Module) -> tuple[Any, Any, Any]:
+    """Structure, parameters and everything else; mypy cannot follow nnx.split's filters.
+
+    Values that a Python model sows are no state: the next step would have another structure.
+    """
+    nnx.pop(model, nnx.Intermediate)
+    parts: Any = nnx.split(model, nnx.Param, ...)
+    structure, params, rest = parts
+    return structure, params, rest
+
+
 def require_output(got: Any, want: tuple[int, ...]) -> None:
     """Checks what a Python model returns for a batch of one image.
 

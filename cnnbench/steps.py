@@ -20,9 +20,10 @@ from jax.typing import DTypeLike
 from cnnbench import dense
 from cnnbench.devices import BATCH
 from cnnbench.losses import Score, objective, scores
+from cnnbench.python_models import split
 from cnnbench.result import Result
 from cnnbench.spec import Experiment, Task
-from cnnbench.train import Arrays, Indices, TrainState, Tree, split
+from cnnbench.train import Arrays, Indices, TrainState, Tree
 
 
 class Rules(NamedTuple):

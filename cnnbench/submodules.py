@@ -23,9 +23,8 @@ from jax.extend.core import get_opaque_trace_state
 
 from cnnbench import shifted
 from cnnbench.layers import INPUT
-from cnnbench.python_models import make_module, require_output
+from cnnbench.python_models import make_module, require_output, split
 from cnnbench.shapes import shape_text
-from cnnbench.train import split
 
 SCOPE = "cnnbench_call:"  # before a call's name in JAX's stack of names
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cnnbench.errors import StoreError
 from cnnbench.optimizers import Constant, Cosine, Exponential, Linear, Schedule, Step
+from cnnbench.python_models import split
 from cnnbench.spec import TrainSpec
 from cnnbench.weights import Weights
 
@@ -72,17 +73,6 @@ def take_apart(model: nnx.Module) -> Network:
     model.train()
     training, params, rest = split(model)
     return Network(training, evaluation, scoring, params, rest)
-
-
-def split(model: nnx.Module) -> tuple[Any, Tree, Tree]:
-    """Structure, parameters and everything else; mypy cannot follow nnx.split's filters.
-
-    Values that a Python model sows are no state: the next step would have another structure.
-    """
-    nnx.pop(model, nnx.Intermediate)
-    parts: Any = nnx.split(model, nnx.Param, ...)
-    structure, params, rest = parts
-    return structure, params, rest
 
 
 def num_params(params: Tree) -> int:

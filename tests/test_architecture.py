@@ -38,7 +38,7 @@ shapes
 wiring
 graph
 linear_probe
-bottleneck
+bottleneck flops
 stages
 widening
 cost
@@ -81,7 +81,8 @@ winograd
 ops
 lowering strategy batch_norm initializers
 rowwise resume footprint
-models python_models train
+models python_models
+train
 submodules
 steps
 activations convolution objective

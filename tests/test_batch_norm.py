@@ -15,9 +15,9 @@ from cnnbench import batch_norm as bn
 from cnnbench.devices import make_mesh, pick_devices
 from cnnbench.models import GraphNet
 from cnnbench.ops import Form
+from cnnbench.python_models import split
 from cnnbench.result import Result
 from cnnbench.rowwise import Cut
-from cnnbench.train import split
 from tests.oracles import Array, correlate, make_plan
 
 ROWS, OFFSETS = 10, (0, 1, 10, 100, 1e3, 1e4)  # standard deviations

@@ -18,10 +18,11 @@ from cnnbench.losses import objective, scores
 from cnnbench.models import GraphNet
 from cnnbench.noise import Random, RandomLayer, disturb, divergence, draw, draws
 from cnnbench.ops import Form
+from cnnbench.python_models import split
 from cnnbench.result import Result
 from cnnbench.rowwise import Cut
 from cnnbench.spec import Experiment
-from cnnbench.train import split, take_apart
+from cnnbench.train import take_apart
 from tests.oracles import Array, make_plan
 
 MANY = 200_000

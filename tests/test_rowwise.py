@@ -13,10 +13,10 @@ from flax import nnx
 from cnnbench.batch_norm import Sums, channel_sums, normalize
 from cnnbench.devices import make_mesh, pick_devices
 from cnnbench.models import GraphNet
+from cnnbench.python_models import split
 from cnnbench.result import Result
 from cnnbench.rowwise import Cut
 from cnnbench.stages import stages
-from cnnbench.train import split
 from tests.oracles import make_plan
 
 SHAPE, NUM_IMAGES, CLASSES = (6, 7, 2), 12, 3
