@@ -1,8 +1,21 @@
 """Layers that all of a network's result goes through, such as the code of an autoencoder."""
 
+import math
+
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import INPUT, GaussianNoise, MaskingNoise
-from cnnbench.linear_probe import code_layer
+
+
+def code_layer(plan: Plan, wanted: str | None = None) -> str:
+    """The layer that holds the code: the one that is asked for, or the first of the narrowest.
+
+    Args:
+      plan: the network.
+      wanted: a layer's name; None where none was named.
+    """
+    if wanted is not None:
+        return wanted
+    return min(plan.nodes, key=lambda node: math.prod(node.layout.shape)).name
 
 
 def decoder(plan: Plan, layer: str) -> tuple[Node, ...] | None:

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench.bottleneck import code_layer
 from cnnbench.inference import activations_of
-from cnnbench.linear_probe import MOST_TRAIN, code_layer, probe_accuracy
+from cnnbench.linear_probe import MOST_TRAIN, probe_accuracy
 from cnnbench.losses import metric_names
 from cnnbench.programs import EVAL_BATCH, NUM_SAMPLES, Programs, Setup
 from cnnbench.results import Direction

@@ -5,9 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.bottleneck import disturbed, entrance
+from cnnbench.bottleneck import code_layer, disturbed, entrance
 from cnnbench.layers import GaussianNoise
-from cnnbench.linear_probe import code_layer
 from cnnbench.trained import Images, TrainedNetwork
 
 STEPS, SIDE, SAMPLES = 10, 15, 50  # of a walk, along each side of the plane, of the prior

@@ -6,25 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.graph import Plan
-
 MOST_TRAIN = 10_000  # images that the classifier learns from
 _ITERATIONS = 1_000
 
 Codes = NDArray[np.float32]
 Labels = NDArray[np.integer[Any]]
-
-
-def code_layer(plan: Plan, wanted: str | None = None) -> str:
-    """The layer that holds the code: the one that is asked for, or the first of the narrowest.
-
-    Args:
-      plan: the network.
-      wanted: a layer's name; None where none was named.
-    """
-    if wanted is not None:
-        return wanted
-    return min(plan.nodes, key=lambda node: math.prod(node.layout.shape)).name
 
 
 def probe_accuracy(train: Codes, labels: Labels, test: Codes, test_labels: Labels) -> float:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
 from cnnbench import plots
+from cnnbench.bottleneck import code_layer
 from cnnbench.catalog import KNOWN
 from cnnbench.checkpoints import Checkpoints
 from cnnbench.cost import Cost
@@ -22,7 +23,6 @@ from cnnbench.events import (
     Trained,
     Tuning,
 )
-from cnnbench.linear_probe import code_layer
 from cnnbench.results import (
     DatasetRecord,
     Engine,

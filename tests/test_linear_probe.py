@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from cnnbench.linear_probe import code_layer, probe_accuracy
+from cnnbench.bottleneck import code_layer
+from cnnbench.linear_probe import probe_accuracy
 from tests.oracles import make_plan
 
 LAYERS: Mapping[str, Mapping[str, Any]] = {
