@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench.differences import ADDED, CHANGED, FOLLOWS, REMOVED
 from cnnbench.graph import Plan
-from cnnbench.layer_table import operation_text
 from cnnbench.layers import INPUT, ConvTranspose
 from cnnbench.phrases import clean
-from cnnbench.shapes import shape_text
+from cnnbench.shapes import operation_text, shape_text
 
 if TYPE_CHECKING:
     from cnnbench.submodules import Outline

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnbench.graph import Node, Plan
-from cnnbench.layer_table import operation_text
 from cnnbench.loader import Loaded
-from cnnbench.shapes import shape_text
+from cnnbench.shapes import operation_text, shape_text
 
 ADDED, CHANGED, REMOVED, FOLLOWS = "+", "~", "-", ">"
 _ABSENT = object()

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnbench.agreement import GradCheck, LayerCheck, Quantity, Verdict
-from cnnbench.layer_table import operation_text
 from cnnbench.phrases import MISSING
-from cnnbench.shapes import shape_text
+from cnnbench.shapes import operation_text, shape_text
 from cnnbench.tables import Folded
 
 if TYPE_CHECKING:

@@ -4,45 +4,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cnnbench.graph import Node, Plan
-from cnnbench.layers import INPUT, ConvTranspose, LayerOp, Slice
+from cnnbench.layers import INPUT
 from cnnbench.phrases import visible
-from cnnbench.shapes import shape_text
+from cnnbench.shapes import operation_text, shape_text
 from cnnbench.tables import Folded
 
 if TYPE_CHECKING:
     from cnnbench.submodules import Outline
-
-
-def operation_text(op: LayerOp) -> str:
-    """An operation and its main options in a few words.
-
-    >>> from cnnbench.layers import Conv
-    >>> operation_text(Conv(op="conv", filters=32, kernel=5, stride=2, activation="relu"))
-    'conv 32 @ 5x5, stride 2x2, relu'
-    """
-    if isinstance(op, ConvTranspose) and op.tie:
-        words = [f"{op.op} tied to {op.tie}"]
-    else:
-        words = [" ".join([op.op, *_main_options(op)])]
-    stride, padding = getattr(op, "stride", None), getattr(op, "padding", "valid")
-    if stride not in (None, (1, 1), getattr(op, "size", None)):
-        words.append(f"stride {shape_text(stride)}")
-    if padding != "valid":
-        words.append(f"padding {padding if isinstance(padding, str) else shape_text(padding)}")
-    activation = getattr(op, "activation", "linear")
-    return ", ".join([*words, *([activation] if activation != "linear" else [])])
-
-
-def _main_options(op: LayerOp) -> list[str]:
-    filters, kernel = getattr(op, "filters", None), getattr(op, "kernel", None)
-    options = [f"{filters} @ {shape_text(kernel)}"] if filters and kernel else []
-    for key in ("size", "shape"):
-        value = getattr(op, key, None)
-        options += [shape_text(value)] if value else []
-    if isinstance(op, Slice):
-        return [f"{op.start} to {op.start + op.size - 1}"]
-    keys = ("units", "rate", "stddev", "kl_weight")
-    return options + [f"{getattr(op, key):g}" for key in keys if hasattr(op, key)]
 
 
 def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> Folded:
