@@ -16,14 +16,21 @@ from types import MappingProxyType
 from typing import Any
 
 from cnnbench import commands
-from cnnbench.errors import DataError, did_you_mean, listing
+from cnnbench.errors import DataError, Noun, did_you_mean, listing
 from cnnbench.files import at_home
-from cnnbench.vocabulary import DATASET
 
 EMBEDDED = "mnist_5k"
 TESTED = "4.9.10"  # of tensorflow-datasets
 TENSORFLOW_EXTRA = commands.pip_install("cnnbench[tensorflow]")
 LIST = f"`{commands.cnnbench('data', 'list')}`"
+
+_NAMES = Noun(  # what other libraries call some of them
+    {
+        "cifar10": ("cifar", "cifar-10"),
+        "fashion_mnist": ("fashion", "FashionMNIST"),
+        "kmnist": ("kuzushiji", "KuzushijiMNIST"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +246,7 @@ def has_tensorflow() -> bool:
 def _unknown(name: str) -> str:
     import tensorflow_datasets as tfds
 
-    near = DATASET.hint(name, [*KNOWN, *tfds.list_builders(with_community_datasets=False)])
+    near = _NAMES.hint(name, [*KNOWN, *tfds.list_builders(with_community_datasets=False)])
     return f"dataset '{name}' does not exist{near or f'; {LIST} shows names'}"
 
 

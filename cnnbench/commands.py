@@ -5,8 +5,6 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from cnnbench.results import RunRecord
-
 RESULTS_DIR = Path("results")  # where runs are, unless a command says otherwise
 # Options of `run` that a run does not record and that are needed again to resume it.
 _KEPT, _KEPT_FLAGS = ("--data-dir", "--device"), ("--allow-python",)
@@ -44,16 +42,16 @@ def in_results(results_dir: Path) -> tuple[str | Path, ...]:
     return () if results_dir == RESULTS_DIR else ("--results-dir", results_dir)
 
 
-def resume(record: RunRecord, folder: Path) -> str:
+def resume(command: Sequence[str], folder: Path) -> str:
     """The command line that resumes a run.
 
     Args:
-      record: the run's record, whose command line may have said where the images are.
+      command: the command line of the run, which may have said where the images are.
       folder: of the run.
     """
     usual = folder.parent.parent == RESULTS_DIR
     run = folder.name if usual else folder  # short enough for a line
-    return cnnbench("run", "--resume", run, *_kept(record.environment.command))
+    return cnnbench("run", "--resume", run, *_kept(command))
 
 
 def _kept(words: Sequence[str]) -> Iterator[str]:

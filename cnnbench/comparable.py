@@ -79,7 +79,7 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
     record, summary = run.record, run.summary
     again = f"run it again with: {commands.command_line(record.command)}"
     folder = run.path or commands.RESULTS_DIR / run_path(record)
-    resume = f"resume it with: {commands.resume(record, folder)}"
+    resume = f"resume it with: {commands.resume(record.environment.command, folder)}"
     if record.status is not Status.FINISHED:
         cause = f" ({record.error})" if record.error else ""
         raise IncomparableError(

@@ -268,6 +268,81 @@ def normalized(word: str) -> str:
     return "".join(letter for letter in word.lower() if letter.isalnum())
 
 
+@dataclass(frozen=True, slots=True)
+class Noun:
+    """A kind of word in an experiment file or on a command line.
+
+    Args:
+      ours: our words, and others for the same.
+      lacking: words for what we do not have.
+      options: by other libraries' words, the option that ours needs to be the same.
+    """
+
+    ours: Mapping[str, tuple[str, ...]]
+    lacking: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    def meant(self, word: str, choices: Iterable[str]) -> str | None:
+        """The choice that is another's word for, or a misspelling of, `word`.
+
+        Choices that are one word but for upper case and punctuation come first, then words of
+        other libraries, then the choice nearest in spelling; none where the word is one for
+        what there is not.
+
+        >>> noun = Noun({"conv": ("Conv2d",)}, "attention")
+        >>> noun.meant("nn.Conv2D", ["conv", "dense"]), noun.meant("attention", ["add"])
+        ('conv', None)
+        """
+        names = list(choices)
+        word = word.rpartition(".")[2]  # of nn.Conv2d or keras.layers.Conv2D
+        if found := self.is_theirs(word, names):
+            return found
+        if self._is_known(word):
+            return None
+        key = normalized(word)
+        for form in (key.removesuffix("2d"), key.removesuffix("layer")):
+            if found := self.is_theirs(form, names):
+                return found
+        if self.lacks(word, names):
+            return None
+        theirs = {other: name for name in names for other in self.ours.get(name, ())}
+        return nearest(word, names) or theirs.get(nearest(word, theirs) or "")
+
+    def is_theirs(self, word: str, names: Iterable[str]) -> str | None:
+        """The name that a word is, or that another library has the word for."""
+        key = normalized(word)
+        known = ((name, (name, *self.ours.get(name, ()))) for name in names)
+        return next((name for name, words in known if key in map(normalized, words)), None)
+
+    def lacks(self, word: str, choices: Iterable[str]) -> bool:
+        """Tests whether a word, perhaps misspelt, names a thing that the language lacks.
+
+        >>> noun = Noun({}, "attention")
+        >>> noun.lacks("atention", ["add"]), noun.lacks("ad", ["add"])
+        (True, False)
+        """
+        known, names = self.lacking.split(), list(choices)
+        others = [w for name in names for w in (name, *self.ours.get(name, ()))]
+        word = word.rpartition(".")[2]
+        return self._is_known(word) or nearest(word, [*others, *known]) in known
+
+    def _is_known(self, word: str) -> bool:
+        known, key = set(map(normalized, self.lacking.split())), normalized(word)
+        return bool({key, key.removesuffix("2d"), key.removesuffix("layer")} & known)
+
+    def hint(self, word: str, choices: Iterable[str]) -> str:
+        """A suggestion in parentheses, or nothing."""
+        found = self.meant(word, choices)
+        if not found:
+            return ""
+        option = next((o for w, o in self.options.items() if self._is_word(word, w)), "")
+        return f" (did you mean '{found}'{f' with {option}' if option else ''}?)"
+
+    @staticmethod
+    def _is_word(word: str, other: str) -> bool:
+        return normalized(word.rpartition(".")[2]) == normalized(other)
+
+
 def listing(choices: Iterable[str]) -> str:
     """Names in a sentence.
 

@@ -324,7 +324,8 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
         status = Status.FINISHED
     except (KeyboardInterrupt, GeneratorExit, SystemExit):  # the last where nobody reads progress
         status = Status.INTERRUPTED
-        listener.note(f"interrupted; resume with: {commands.resume(opened.record, folder.path)}")
+        resume = commands.resume(opened.record.environment.command, folder.path)
+        listener.note(f"interrupted; resume with: {resume}")
         raise
     finally:
         error = str(sys.exception() or "") if status is Status.FAILED else None

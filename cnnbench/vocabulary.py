@@ -1,9 +1,8 @@
 """Words of PyTorch, Keras and Flax: our word for the same, or that there is none."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-from cnnbench.errors import nearest, normalized
+from cnnbench.errors import Noun, normalized
 
 _Words = Mapping[str, tuple[str, ...]]  # our word, and theirs for the same thing
 
@@ -95,11 +94,6 @@ _METRICS: _Words = {
     "mse": ("mean_squared_error", "l2"),
     "mae": ("mean_absolute_error", "l1"),
     "kl": ("kl_divergence", "kld", "kl_div"),
-}
-_DATASETS: _Words = {
-    "cifar10": ("cifar", "cifar-10"),
-    "fashion_mnist": ("fashion", "FashionMNIST"),
-    "kmnist": ("kuzushiji", "KuzushijiMNIST"),
 }
 _KEYS: _Words = {
     "op": ("type", "layer", "operation", "class", "class_name"),
@@ -282,79 +276,6 @@ _WAYS = {
 PYTHON = "write the network as a Python class (model.python)"
 
 
-@dataclass(frozen=True, slots=True)
-class Noun:
-    """A kind of word in an experiment file or on a command line.
-
-    Args:
-      ours: our words, and others for the same.
-      lacking: words for what we do not have.
-      options: by other libraries' words, the option that ours needs to be the same.
-    """
-
-    ours: _Words
-    lacking: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
-
-    def meant(self, word: str, choices: Iterable[str]) -> str | None:
-        """The choice that is another's word for, or a misspelling of, `word`.
-
-        Choices that are one word but for upper case and punctuation come first, then words of
-        other libraries, then the choice nearest in spelling; none where the word is one for
-        what there is not.
-
-        >>> OPERATION.meant("Conv2D", ["conv", "dense"]), OPERATION.meant("attention", ["add"])
-        ('conv', None)
-        """
-        names = list(choices)
-        word = word.rpartition(".")[2]  # of nn.Conv2d or keras.layers.Conv2D
-        if found := self.is_theirs(word, names):
-            return found
-        if self._is_known(word):
-            return None
-        key = normalized(word)
-        for form in (key.removesuffix("2d"), key.removesuffix("layer")):
-            if found := self.is_theirs(form, names):
-                return found
-        if self.lacks(word, names):
-            return None
-        theirs = {other: name for name in names for other in self.ours.get(name, ())}
-        return nearest(word, names) or theirs.get(nearest(word, theirs) or "")
-
-    def is_theirs(self, word: str, names: Iterable[str]) -> str | None:
-        """The name that a word is, or that another library has the word for."""
-        key = normalized(word)
-        known = ((name, (name, *self.ours.get(name, ()))) for name in names)
-        return next((name for name, words in known if key in map(normalized, words)), None)
-
-    def lacks(self, word: str, choices: Iterable[str]) -> bool:
-        """Tests whether a word, perhaps misspelt, names a thing that the language lacks.
-
-        >>> OPERATION.lacks("atention", ["add"]), OPERATION.lacks("ad", ["add"])
-        (True, False)
-        """
-        known, names = self.lacking.split(), list(choices)
-        others = [w for name in names for w in (name, *self.ours.get(name, ()))]
-        word = word.rpartition(".")[2]
-        return self._is_known(word) or nearest(word, [*others, *known]) in known
-
-    def _is_known(self, word: str) -> bool:
-        known, key = set(map(normalized, self.lacking.split())), normalized(word)
-        return bool({key, key.removesuffix("2d"), key.removesuffix("layer")} & known)
-
-    def hint(self, word: str, choices: Iterable[str]) -> str:
-        """A suggestion in parentheses, or nothing."""
-        found = self.meant(word, choices)
-        if not found:
-            return ""
-        option = next((o for w, o in self.options.items() if self._is_word(word, w)), "")
-        return f" (did you mean '{found}'{f' with {option}' if option else ''}?)"
-
-    @staticmethod
-    def _is_word(word: str, other: str) -> bool:
-        return normalized(word.rpartition(".")[2]) == normalized(other)
-
-
 def other_way(word: str) -> str:
     """Alternative to a thing that the language lacks; empty where there is none."""
     return next((way for name, way in _WAYS.items() if normalized(name) == normalized(word)), "")
@@ -373,8 +294,6 @@ OPTIMIZER = Noun(_OPTIMIZERS, _NO_OPTIMIZERS, _WITH)
 SCHEDULE = Noun(_SCHEDULES, _NO_SCHEDULES)
 LOSS = Noun(_LOSSES, _NO_LOSSES)
 METRIC = Noun(_METRICS, _NO_METRICS)
-DATASET = Noun(_DATASETS)
-INPUTS = Noun({"input": ("image", "images", "img", "inputs", "InputLayer")})
 KEY = Noun(_KEYS, _NO_KEYS)
 COLUMN = Noun(
     {

@@ -3,12 +3,12 @@
 import heapq
 from collections.abc import Iterable, Mapping
 
-from cnnbench.errors import Flaw, listing, shown
+from cnnbench.errors import Flaw, Noun, listing, shown
 from cnnbench.layers import INPUT, Conv, ConvTranspose, LayerOp
-from cnnbench.vocabulary import INPUTS
 
 Wiring = Mapping[str, tuple[str, ...]]
 MAX_HINTS = 20  # looking for similar names among thousands of layers takes seconds
+_IMAGE = Noun({"input": ("image", "images", "img", "inputs", "InputLayer")})
 
 
 def resolve_inputs(
@@ -41,7 +41,7 @@ def _unknown_input(name: str, i: int, source: str, readers: Wiring, number: int)
     """Suggests neither the layer itself nor one that reads it, on its way to the output."""
     later = _downstream(name, readers) if number < MAX_HINTS else {name}
     choices = [INPUT, *(other for other in readers if other not in later)]
-    hint = INPUTS.hint(source, choices) if number < MAX_HINTS else ""
+    hint = _IMAGE.hint(source, choices) if number < MAX_HINTS else ""
     message = f"there is no layer {shown(source)}{hint}"
     return Flaw(("model", "layers", name, "inputs", i), message, name_one(choices))
 

@@ -25,7 +25,7 @@ MODULES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 
 # A module imports only from the lines above its own. docs/architecture.md shows the same list.
 ORDER = """
-_version errors interrupts files locks ascii_forms timing
+_version errors interrupts files locks ascii_forms timing commands
 settings
 scalars
 syntax
@@ -43,7 +43,7 @@ stages
 widening
 cost
 results
-summary codec weights commands
+summary codec weights
 store
 stats
 phrases

@@ -99,9 +99,9 @@ def test_resume_says_again_what_a_run_does_not_record(
     command: tuple[str, ...], kept: list[str]
 ) -> None:
     run = on_device(make_run(), command=command)
-    line = commands.resume(run.record, Path("results/standard/ID"))
+    line = commands.resume(run.record.environment.command, Path("results/standard/ID"))
     assert shlex.split(line) == ["cnnbench", "run", "--resume", "ID", *kept]
-    line = commands.resume(run.record, Path("my results/standard/ID"))
+    line = commands.resume(run.record.environment.command, Path("my results/standard/ID"))
     assert shlex.split(line) == ["cnnbench", "run", "--resume", "my results/standard/ID", *kept]
 
 

@@ -11,13 +11,12 @@ from typer.testing import CliRunner
 
 from cnnbench import vocabulary
 from cnnbench.cli import app
-from cnnbench.errors import SpecError, nearest, normalized, spelling_distance
+from cnnbench.errors import Noun, SpecError, nearest, normalized, spelling_distance
 from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES, OPERATIONS
 from cnnbench.loader import load_experiment
 from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
 from cnnbench.schema import schema
 from cnnbench.spec import LOSSES, METRICS, Experiment, Task
-from cnnbench.vocabulary import Noun
 
 LOSS_NAMES = {name for names in LOSSES.values() for name in names}
 METRIC_NAMES = {name for names in METRICS.values() for name in names}
