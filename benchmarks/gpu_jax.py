@@ -21,8 +21,8 @@ from benchmarks.gpu_worker import WARM_UP, Answer, Contestant, weights_file
 from cnnbench.catalog import KNOWN
 from cnnbench.data import Dataset, Split
 from cnnbench.engine import run_job
+from cnnbench.environment import environment
 from cnnbench.events import Trained
-from cnnbench.machine import environment
 from cnnbench.peers import initial_weights
 from cnnbench.programs import Job, Setup, compile_train, set_up
 from cnnbench.results import EpochRecord

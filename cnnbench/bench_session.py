@@ -134,7 +134,7 @@ def make_report(
 ) -> Report:
     """Measurements with the machine and the versions they were made on."""
     from cnnbench.devices import pick_devices
-    from cnnbench.machine import environment
+    from cnnbench.environment import environment
 
     where = environment(pick_devices("auto"), command)
     return Report(tuple(benchmarks), where, _versions(families), started_at)

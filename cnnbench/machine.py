@@ -1,49 +1,13 @@
-"""What a run needs to say about the software and the machine it ran on."""
+"""The processor, the CPUs that the process may use, and how busy others keep them."""
 
 import functools
 import os
 import platform
-import subprocess
-from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from time import sleep
 
-import jax
-
-from cnnbench import settings
-from cnnbench._version import __version__
-from cnnbench.results import Environment
-
 CPU_TIMES = Path("/proc/stat")  # Linux only
 LOOK_S = 0.25
-
-
-def environment(devices: Sequence[jax.Device], command: Sequence[str]) -> Environment:
-    """The environment of a run, without a host name.
-
-    Args:
-      devices: where it may train.
-      command: the command line, word by word.
-    """
-    device = devices[0]
-    commit, dirty = _git_state(Path())
-    return Environment(
-        python=platform.python_version(),
-        cnnbench=__version__,
-        **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
-        platform=f"{platform.system()}-{platform.machine()}",
-        processor=processor(),
-        num_cpus=num_cpus(),
-        device_kind=device.platform,
-        device=device.device_kind if device.platform != "cpu" else processor(),
-        num_devices=len(devices),
-        commit=commit,
-        dirty=dirty,
-        command=tuple(command),
-        load_per_cpu=load_per_cpu(),
-        settings=settings.current(),
-    )
 
 
 @functools.cache
@@ -89,24 +53,3 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _git_state(folder: Path) -> tuple[str | None, bool | None]:
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
-        return None, None
-    return commit, bool(_git(folder, "status", "--porcelain"))
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "-C", folder, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None

@@ -76,7 +76,7 @@ def create(
     Raises:
       StoreError: the disk refuses.
     """
-    from cnnbench.machine import environment
+    from cnnbench.environment import environment
 
     ran_on, source = environment(job.devices, command), source_of(job)
     folder = create_run(results_dir, loaded.experiment.name, datetime.now(UTC))
@@ -270,7 +270,7 @@ def _with_epochs(experiment: Experiment, epochs: int) -> Experiment:
 
 def _other_machine(job: "Job", record: RunRecord) -> dict[str, str]:
     """Versions and devices by which the remaining epochs may differ from an uninterrupted run's."""
-    from cnnbench.machine import environment
+    from cnnbench.environment import environment
 
     now, then = environment(job.devices, ()), record.environment
     found = {name: getattr(now, name) for name in VERSIONS if differs(now, then, name)}

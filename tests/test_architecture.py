@@ -25,7 +25,7 @@ MODULES = {name: ast.parse(path.read_text()) for name, path in PATHS.items()}
 
 # A module imports only from the lines above its own. docs/architecture.md shows the same list.
 ORDER = """
-_version errors interrupts files locks ascii_forms timing commands
+_version errors interrupts files locks ascii_forms timing commands machine
 settings
 scalars
 syntax
@@ -43,7 +43,7 @@ stages
 widening
 cost
 results
-summary codec weights
+summary codec weights environment
 store
 stats
 phrases
@@ -71,7 +71,7 @@ loader schema
 starter
 events
 image_quality result
-losses machine memory sampling
+losses memory sampling
 devices compilation checkpoints
 lanes dense
 shifted

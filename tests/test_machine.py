@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from cnnbench import codec, machine
+from cnnbench.environment import environment as environment_of
 from cnnbench.results import Environment
 
 
@@ -34,7 +35,7 @@ def repository(tmp_path, monkeypatch):
 
 
 def environment() -> Environment:
-    return machine.environment(jax.devices(), ["cnnbench", "run"])
+    return environment_of(jax.devices(), ["cnnbench", "run"])
 
 
 def test_commit_and_whether_it_was_dirty(repository):
