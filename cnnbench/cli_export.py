@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.cli_data import DataDir
-from cnnbench.terminal import start_jax, tell, warn, write_file
+from cnnbench.terminal import computing, tell, warn, write_file
 from cnnbench.words import ResultsDir, Run, Seed
 
 if TYPE_CHECKING:
@@ -48,22 +48,23 @@ def export_model(
 
     path, warnings = find_run(run, results_dir)
     warn(warnings)
-    start_jax()
-    from cnnbench.interchange import export_network, require
-    from cnnbench.trained import load_seeds, load_trained
+    with computing():
+        from cnnbench.interchange import export_network, require
+        from cnnbench.trained import load_seeds, load_trained
 
-    require(to.value)
-    network = load_trained(path, seed, data_dir=data_dir)
-    probe = _probe(network, data_dir)
-    if to is Form.ONNX and network.experiment.train.precision != "float32":
-        warn([f"it was trained in {network.experiment.train.precision}; ONNX computes in float32"])
-        precision = ["train.precision=float32"]
-        (network,) = load_seeds(path, network.seed, data_dir=data_dir, overrides=precision)
-    done = export_network(network, to.value, probe)
-    file = output or Path(f"{network.record.name}-seed-{network.seed}.{to}")
-    write_file("--output", file, done.content)
-    for line in done.lines:
-        tell(line, err=False)
+        require(to.value)
+        network = load_trained(path, seed, data_dir=data_dir)
+        probe = _probe(network, data_dir)
+        if to is Form.ONNX and network.experiment.train.precision != "float32":
+            trained_in = network.experiment.train.precision
+            warn([f"it was trained in {trained_in}; ONNX computes in float32"])
+            precision = ["train.precision=float32"]
+            (network,) = load_seeds(path, network.seed, data_dir=data_dir, overrides=precision)
+        done = export_network(network, to.value, probe)
+        file = output or Path(f"{network.record.name}-seed-{network.seed}.{to}")
+        write_file("--output", file, done.content)
+        for line in done.lines:
+            tell(line, err=False)
 
 
 def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "Probe":

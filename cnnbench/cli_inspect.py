@@ -8,7 +8,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import PICTURES, file_form, start_jax, stdout, tell, warn, write_file
+from cnnbench.terminal import PICTURES, computing, file_form, stdout, tell, warn, write_file
 from cnnbench.words import ResultsDir, Run, Seed
 
 if TYPE_CHECKING:
@@ -56,26 +56,26 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
 
     path, warnings = find_run(run, results_dir)
     warn(warnings)
-    start_jax()
-    from cnnbench.inspection import choose, examine, predictions, saved
-    from cnnbench.inspection_report import layers_table, predictions_table, units_table
-    from cnnbench.trained import load_trained
+    with computing():
+        from cnnbench.inspection import choose, examine, predictions, saved
+        from cnnbench.inspection_report import layers_table, predictions_table, units_table
+        from cnnbench.trained import load_trained
 
-    network = load_trained(path, seed, data_dir=data_dir)
-    network.require_layers([layer] if layer else [])
-    test = network.dataset(data_dir, tell).test
-    chosen = choose(test, numbers)
-    layers, responses = examine(network, chosen.images, None if numbers else layer)
-    stdout().print(layers_table(layers, _title(network, numbers, len(test))))
-    if numbers:
-        stdout().print(predictions_table(list(predictions(network, chosen, numbers))))
-        responses = examine(network, test.images, layer)[1] if layer else None
-    if layer and responses:
-        stdout().print(units_table(layer, responses, test.labels.tolist(), units))
-    if output:
-        _draw(network, output, numbers or [0], test, layer, responses, units)
-    if npz:
-        _save(npz, saved(network, chosen, numbers or range(len(test)), layer))
+        network = load_trained(path, seed, data_dir=data_dir)
+        network.require_layers([layer] if layer else [])
+        test = network.dataset(data_dir, tell).test
+        chosen = choose(test, numbers)
+        layers, responses = examine(network, chosen.images, None if numbers else layer)
+        stdout().print(layers_table(layers, _title(network, numbers, len(test))))
+        if numbers:
+            stdout().print(predictions_table(list(predictions(network, chosen, numbers))))
+            responses = examine(network, test.images, layer)[1] if layer else None
+        if layer and responses:
+            stdout().print(units_table(layer, responses, test.labels.tolist(), units))
+        if output:
+            _draw(network, output, numbers or [0], test, layer, responses, units)
+        if npz:
+            _save(npz, saved(network, chosen, numbers or range(len(test)), layer))
 
 
 def _title(network: "TrainedNetwork", numbers: Sequence[int], num_test: int) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import UsageError
-from cnnbench.terminal import PICTURES, file_form, start_jax, stdout, tell, warn, write_file
+from cnnbench.terminal import PICTURES, computing, file_form, stdout, tell, warn, write_file
 from cnnbench.words import ResultsDir, Run, Seed
 
 
@@ -37,25 +37,27 @@ def latent(
 
     path, warnings = find_run(run, results_dir)
     warn(warnings)
-    start_jax()
-    from cnnbench.latent_report import latent_lines
-    from cnnbench.trained import load_trained
+    with computing():
+        from cnnbench.latent_report import latent_lines
+        from cnnbench.trained import load_trained
 
-    network = load_trained(path, seed, data_dir=data_dir)
-    if network.record.task != "reconstruct":
-        raise UsageError(f"{path}: a network that classifies has no code; name an autoencoder.")
-    network.require_layers(None)
-    test = network.dataset(data_dir, tell).test
-    for number in walk:
-        if not 0 <= number < len(test):
-            message = f"--walk: there is no test image {number}"
-            raise UsageError(f"{message}; write two numbers from 0 to {len(test) - 1}.")
-    for line in latent_lines(network, test):
-        stdout().print(line, highlight=False, markup=False)
-    if output:
-        from cnnbench.inspection_plots import page
-        from cnnbench.latent_plots import latent_panels
+        network = load_trained(path, seed, data_dir=data_dir)
+        if network.record.task != "reconstruct":
+            raise UsageError(f"{path}: a network that classifies has no code; name an autoencoder.")
+        network.require_layers(None)
+        test = network.dataset(data_dir, tell).test
+        for number in walk:
+            if not 0 <= number < len(test):
+                message = f"--walk: there is no test image {number}"
+                raise UsageError(f"{message}; write two numbers from 0 to {len(test) - 1}.")
+        for line in latent_lines(network, test):
+            stdout().print(line, highlight=False, markup=False)
+        if output:
+            from cnnbench.inspection_plots import page
+            from cnnbench.latent_plots import latent_panels
 
-        panels = list(latent_panels(network, test, walk))
-        title = f"{network.record.title}, seed {network.seed}"
-        write_file("--output", output, page(panels, title, file_form("--output", output, PICTURES)))
+            panels = list(latent_panels(network, test, walk))
+            title = f"{network.record.title}, seed {network.seed}"
+            write_file(
+                "--output", output, page(panels, title, file_form("--output", output, PICTURES))
+            )

@@ -9,9 +9,9 @@ import typer
 from cnnbench.cli_data import DataDir
 from cnnbench.terminal import (
     PICTURES,
+    computing,
     file_form,
     print_document,
-    start_jax,
     stdout,
     warn,
     write_file,
@@ -85,8 +85,8 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     shape = describe(read_entry(path).record.dataset.name, data_dir).shape
     framing = Framing(invert.value, trim)
     seen = [read_photograph(file, shape, framing) for file in images]
-    start_jax()
-    found = _predictions(path, seed, data_dir, seen)
+    with computing():
+        found = _predictions(path, seed, data_dir, seen)
     _print(found, format)
     if output:
         _draw(found, output)

@@ -8,11 +8,12 @@ import typer
 
 from cnnbench.cli_compare import side_by_side
 from cnnbench.cli_data import DataDir
-from cnnbench.terminal import PICTURES, file_form, start_jax, tell, warn, write_file
+from cnnbench.terminal import PICTURES, computing, file_form, tell, warn, write_file
 from cnnbench.words import All, Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
 
 if TYPE_CHECKING:
     from cnnbench.compare import Comparison
+    from cnnbench.data import Split
     from cnnbench.exhibits import Exhibit
     from cnnbench.history import Selection
 
@@ -65,8 +66,9 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(runs, rules, results_dir, every=every, command="report")
     warn(selection.warnings)
-    start_jax()
-    page = report_page(comparisons, selection.runs, _exhibits(comparisons, selection, data_dir))
+    with computing():
+        exhibits = _exhibits(comparisons, selection, data_dir)
+    page = report_page(comparisons, selection.runs, exhibits)
     write_file("--output", output, page.encode("utf-8", "backslashreplace"))
 
 
@@ -81,8 +83,9 @@ def _exhibits(
         (run.record.name, run.record.run_id): path
         for run, path in zip(selection.runs, selection.paths, strict=True)
     }
+    tests: dict[str, Split] = {}
     return [
-        exhibit(run, row.label, folders[run.record.name, run.record.run_id], data_dir)
+        exhibit(run, row.label, folders[run.record.name, run.record.run_id], data_dir, tests)
         for comparison in comparisons
         for row, run in runs_of(comparison, selection.runs)
     ]

@@ -2,20 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.errors import CnnbenchError, DataError
 from cnnbench.graph import Plan
 from cnnbench.loader import Loaded, load_experiment
+from cnnbench.phrases import enumeration
 from cnnbench.results import RunResult
 from cnnbench.store import RESOLVED_FILE, disk
+from cnnbench.summary import lost_seeds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from cnnbench.data import Split
     from cnnbench.mistakes import Kernels, Mistake
     from cnnbench.trained import TrainedNetwork
+
+    TestImages = Callable[[TrainedNetwork], Split]
 
 MOST_MISTAKES, MOST_KERNELS = 5, 32
 
@@ -56,7 +62,13 @@ class Exhibit:
         return self.loaded.plan if self.loaded else None
 
 
-def exhibit(run: RunResult, label: str, folder: Path, data_dir: Path | None) -> Exhibit:
+def exhibit(
+    run: RunResult,
+    label: str,
+    folder: Path,
+    data_dir: Path | None,
+    tests: "dict[str, Split] | None" = None,
+) -> Exhibit:
     """Looks into a run's folder; what is missing there becomes a remark.
 
     Args:
@@ -64,11 +76,16 @@ def exhibit(run: RunResult, label: str, folder: Path, data_dir: Path | None) -> 
       label: what tables call it.
       folder: its folder.
       data_dir: where datasets are looked for.
+      tests: test images by the digest of their dataset; those that are read here are added, so
+        that several runs with the same images read them once.
     """
-    shown = Exhibit(run, label)
+    shown, tests = Exhibit(run, label), {} if tests is None else tests
     _try(shown, "The network is not drawn", lambda: _read_network(shown, folder, data_dir))
     _try(shown, "There are no reconstructions", lambda: _read_pictures(shown, folder))
-    _try(shown, "What needs weights is not shown", lambda: _inspect(shown, folder, data_dir))
+    images = partial(_test_images, data_dir=data_dir, tests=tests)
+    _try(
+        shown, "What needs weights is not shown", lambda: _inspect(shown, folder, data_dir, images)
+    )
     return shown
 
 
@@ -94,31 +111,62 @@ def _read_pictures(shown: Exhibit, folder: Path) -> None:
             shown.reconstructions = path.read_bytes()
 
 
-def _inspect(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
+def _test_images(
+    network: "TrainedNetwork", data_dir: Path | None, tests: "dict[str, Split]"
+) -> "Split":
+    digest = network.record.dataset.digest
+    if digest not in tests:
+        tests[digest] = network.dataset(data_dir, lambda _: None).test
+    return tests[digest]
+
+
+def _inspect(shown: Exhibit, folder: Path, data_dir: Path | None, images: "TestImages") -> None:
     from cnnbench.mistakes import first_kernels
     from cnnbench.trained import load_seeds
 
     networks = load_seeds(folder, data_dir=data_dir)
-    network = networks[0]
+    network = _first_whole(shown, networks)
     shown.seed = network.seed
     if network.plan is not None:
         shown.kernels = tuple(first_kernels(network.plan, network.parameters, MOST_KERNELS))
     if shown.run.record.task == "classify":
         missing = "Confusion matrix and mistakes are not shown"
-        _try(shown, missing, lambda: _find_mistakes(shown, networks, data_dir))
+        _try(shown, missing, lambda: _find_mistakes(shown, networks, images))
     elif network.plan is not None:
         missing = "What its code can do is not shown"
-        _try(shown, missing, lambda: _draw_latent(shown, network, data_dir))
+        _try(shown, missing, lambda: _draw_latent(shown, network, images))
+
+
+def _first_whole(shown: Exhibit, networks: "Sequence[TrainedNetwork]") -> "TrainedNetwork":
+    """The first seed that did not diverge; a remark says which were passed over."""
+    import numpy as np
+
+    lost = set(lost_seeds(shown.run.epochs, shown.run.summary))
+    whole = [
+        network
+        for network in networks
+        if network.seed not in lost
+        and all(np.isfinite(value).all() for value in network.weights.values())
+    ]
+    if not whole:
+        raise DataError("every seed diverged")
+    if whole[0] is not networks[0]:
+        passed = enumeration([str(n.seed) for n in networks[: networks.index(whole[0])]])
+        shown.remarks.append(
+            f"Weights shown are those of seed {whole[0].seed}, since seed {passed} diverged."
+        )
+        shown.reconstructions = None  # the run's are of its first seed
+    return whole[0]
 
 
 def _find_mistakes(
-    shown: Exhibit, networks: "Sequence[TrainedNetwork]", data_dir: Path | None
+    shown: Exhibit, networks: "Sequence[TrainedNetwork]", images: "TestImages"
 ) -> None:
     import numpy as np
 
     from cnnbench.mistakes import confusion, hardest
 
-    test = networks[0].dataset(data_dir, lambda _: None).test
+    test = images(networks[0])
     outputs = {network.seed: network.outputs(test.images) for network in networks}
     finite = {seed: logits for seed, logits in outputs.items() if np.isfinite(logits).all()}
     if not finite:
@@ -131,11 +179,12 @@ def _find_mistakes(
     shown.mistakes = hardest(test.images, test.labels, logits, MOST_MISTAKES)
 
 
-def _draw_latent(shown: Exhibit, network: "TrainedNetwork", data_dir: Path | None) -> None:
+def _draw_latent(shown: Exhibit, network: "TrainedNetwork", images: "TestImages") -> None:
     from cnnbench.inspection_plots import page
     from cnnbench.latent_plots import latent_panels
 
-    test = network.dataset(data_dir, lambda _: None).test
-    _, *panels = latent_panels(network, test, (0, 1))
+    panels = list(latent_panels(network, images(network), (0, 1)))
+    if shown.reconstructions:
+        del panels[0]  # the same again
     if panels:
         shown.latent = page(panels, "", "png")

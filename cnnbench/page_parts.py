@@ -168,6 +168,7 @@ def kernels_plate(shown: Exhibit, kernels: "Kernels") -> Plate:
     count, height, width, channels = kernels.images.shape
     some = f"the first {count} of {kernels.total}" if count < kernels.total else f"all {count}"
     caption = f"{clean(shown.label)}, {kernels.layer}: {some} kernels of {height}x{width}"
+    caption += f", seed {shown.seed}"
     low, high = float(kernels.images.min()), float(kernels.images.max())
     weights = f"weights from {low:.2g} to {high:.2g}"
     scale = "in colour" if channels == 3 else f"blue is {-largest:.2g}, white 0, red {largest:.2g}"

@@ -206,7 +206,7 @@ _HARMLESS = ("--xla_dump_", "--xla_force_host_platform_device_count")
 _TRY = "from jaxlib import xla_client; xla_client.CompileOptions()"  # reads XLA_FLAGS, and no more
 _tried: set[str] = set()
 _lock = Lock()
-_before: list[dict[str, Any]] = []  # options at the start of each block that is pinned now
+_blocks: list[dict[str, Any]] = []  # those pinned now; the first holds the options before it
 
 
 def start(notify: Callable[[str], None]) -> None:
@@ -248,7 +248,7 @@ def pinned() -> Iterator[None]:
       UsageError: a ``with`` block of the calling program has another value.
     """
     with _lock:
-        _before.append(_everywhere())
+        _blocks.append({} if _blocks else _everywhere())
     try:
         with _lock:
             for name, value in _others(_values()).items():
@@ -261,8 +261,8 @@ def pinned() -> Iterator[None]:
         yield
     finally:
         with _lock:
-            before = _before.pop()
-            if not _before:
+            before = _blocks.pop()
+            if not _blocks:
                 _restore(before)
 
 

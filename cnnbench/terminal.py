@@ -6,7 +6,8 @@ import functools
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import typer
@@ -165,6 +166,20 @@ def start_jax(device: str = "auto") -> None:
     from cnnbench.devices import pick_devices
 
     pick_devices(device)
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Has JAX started and its settings pinned for all that a command computes.
+
+    Raises:
+      UsageError: as `start_jax`.
+    """
+    start_jax()
+    from cnnbench.settings import pinned
+
+    with pinned():
+        yield
 
 
 def open_streams() -> None:

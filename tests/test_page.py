@@ -1,5 +1,6 @@
 """The page of a report: its structure, its texts, and what is told where something is missing."""
 
+import dataclasses
 import re
 import shutil
 from collections import Counter
@@ -15,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 from cnnbench.cli import app
 from cnnbench.compare import compare, compare_groups
+from cnnbench.data import dataset_of
 from cnnbench.exhibits import Exhibit, exhibit
 from cnnbench.page import report_page, table_page
 from cnnbench.results import RunResult
@@ -261,8 +263,58 @@ def test_the_one_seed_that_is_left_is_named(trained: Path, tmp_path: Path) -> No
     lost = {name: np.full_like(value, np.nan) for name, value in read_weights(copy, 0).items()}
     (copy / "weights" / "seed-0.safetensors").write_bytes(encode_weights(lost))
     run = read_run(copy)
-    text = Page(report_page([compare([run])], [run], [exhibit(run, "First", copy, None)])).text
-    assert "Largest losses of First, seed 1" in text
+    shown = exhibit(run, "First", copy, None)
+    page = Page(report_page([compare([run])], [run], [shown]))
+    assert "Largest losses of First, seed 1" in page.text
+    assert shown.remarks[0] == "Weights shown are those of seed 1, since seed 0 diverged."
+    assert "First, conv: all 4 kernels of 5x5, seed 1" in page.text
+    (kernels,) = shown.kernels
+    np.testing.assert_array_equal(
+        kernels.images, read_weights(copy, 1)["conv.kernel"].transpose(3, 0, 1, 2)
+    )
+
+
+def test_an_autoencoder_is_shown_by_the_first_seed_that_did_not_diverge(
+    trained: Path, tmp_path: Path
+) -> None:
+    """Its reconstructions too; the run drew those of its first seed."""
+    (folder,) = (trained / "back").iterdir()
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    run = read_run(copy)
+    assert exhibit(run, "Back", copy, None).reconstructions is not None
+    epochs = tuple(
+        dataclasses.replace(epoch, train_loss=np.nan) if epoch.seed == 0 else epoch
+        for epoch in run.epochs
+    )
+    shown = exhibit(dataclasses.replace(run, epochs=epochs), "Back", copy, None)
+    assert shown.remarks == ["Weights shown are those of seed 1, since seed 0 diverged."]
+    assert (shown.seed, shown.reconstructions) == (1, None)
+    assert shown.latent is not None
+
+
+def test_without_a_seed_that_converged_no_weights_are_shown(trained: Path, tmp_path: Path) -> None:
+    (folder,) = (trained / "first").iterdir()
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    run = read_run(copy)
+    epochs = tuple(dataclasses.replace(epoch, train_loss=np.inf) for epoch in run.epochs)
+    shown = exhibit(dataclasses.replace(run, epochs=epochs), "First", copy, None)
+    assert shown.remarks == ["What needs weights is not shown: every seed diverged."]
+    assert (shown.seed, shown.kernels) == (None, ())
+
+
+def test_runs_with_the_same_images_read_them_once(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load(spec: Any, *args: Any) -> Any:
+        loaded.append(spec.name)
+        return dataset_of(spec, *args)
+
+    monkeypatch.setattr("cnnbench.trained.dataset_of", load)
+    words = ["report", "--all", "--results-dir", str(trained), "--output", str(tmp_path / "a.html")]
+    assert invoke(*words).exit_code == 0
+    assert loaded == ["mnist_5k"]
 
 
 def test_one_network_is_drawn_and_the_others_by_what_differs(page: Page) -> None:

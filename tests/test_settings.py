@@ -354,6 +354,23 @@ def test_blocks_of_two_threads_overlap() -> None:
     assert (jax.config.values[name], jax.config.values["jax_default_device"]) == ("warn", None)
 
 
+def test_a_command_pins_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking what to restore takes a thread; blocks inside of a block do not look."""
+    looked: list[int] = []
+    real = settings._everywhere
+
+    def look() -> dict[str, Any]:
+        looked.append(1)
+        return real()
+
+    monkeypatch.setattr(settings, "_everywhere", look)
+    with settings.pinned():
+        for _ in range(3):
+            with settings.pinned():
+                assert len(looked) == 1
+    assert len(looked) == 2  # at the end
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
