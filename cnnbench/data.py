@@ -21,6 +21,8 @@ from cnnbench.embedded import load_embedded
 from cnnbench.errors import DataError
 from cnnbench.idx import (
     IDX_DATASETS,
+    UNVERIFIED,
+    content_key,
     load_idx_dataset,
     manual_files,
     manual_source,
@@ -176,12 +178,18 @@ def _load(name: str, data_dir: Path | None, notify: Notify) -> Entry:
 def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> Entry | None:
     """The decoded images of an IDX dataset, unless a file in the folder is another one.
 
-    There is one content that its files may have, so the cache may serve without them.
+    There is one content that its files may have, so the cache may serve without them. Files
+    whose SHA-256 nobody registers have to be there, all of them.
     """
     folder = default_data_dir(data_dir)
     found, key = manual_files(name, folder), registered_key(name)
+    sums = {role: sha256_of(file) for role, file in found.items()}
+    if own := content_key(name, sums):
+        cached = read_entry(_cache_file(own), own, notify)
+        if cached:
+            return replace(cached, source=f"{manual_source(found)}{UNVERIFIED}")
     cached = read_entry(_cache_file(key), key, notify)
-    if not cached or any(sha256_of(file) not in cached.files[role] for role, file in found.items()):
+    if not cached or any(sum_ not in cached.files[role] for role, sum_ in sums.items()):
         return None
     if len(found) == len(cached.files):
         return replace(cached, source=manual_source(found))

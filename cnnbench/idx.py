@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.cache import Entry
-from cnnbench.catalog import open_builder
+from cnnbench.catalog import describe, open_builder
 from cnnbench.downloads import (
     RegisteredFile,
     UnavailableError,
@@ -20,6 +20,7 @@ from cnnbench.downloads import (
     fetched_path,
     manual_dirs,
     registered_files,
+    sha256_of,
     verify_file,
 )
 from cnnbench.errors import DataError
@@ -36,7 +37,7 @@ FILENAMES = {
     "test_labels": "t10k-labels-idx1-ubyte.gz",
 }
 # The SHA-256 of a published file to that of what it holds, which nobody registers. That of
-# kmnist is not known here: its files are read as they are published.
+# kmnist is not known here: its uncompressed files are held against their headers.
 UNCOMPRESSED = {
     # mnist, in the order of FILENAMES
     "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609": (
@@ -65,6 +66,8 @@ UNCOMPRESSED = {
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
     ),
 }
+UNVERIFIED = " (uncompressed; no SHA-256 is known for them, only their sizes were checked)"
+_REMEDY = "remove it or put the right file in its place"
 SHOWN_FILES = 5  # of a folder, in messages
 
 
@@ -73,11 +76,27 @@ def registered_key(name: str) -> str:
     return f"{name} as registered"
 
 
+def content_key(name: str, sums: Mapping[str, str]) -> str:
+    """Identity of images from files of which no SHA-256 is registered: that of their content.
+
+    Args:
+      name: of the dataset.
+      sums: the SHA-256 of each file that is known, by role; empty if some are missing.
+
+    Returns:
+      The key; empty where not all files are there, so that nothing is kept.
+    """
+    if len(sums) < len(FILENAMES):
+        return ""
+    return " ".join([f"{name} of", *(sums[role] for role in FILENAMES)])
+
+
 def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -> Entry:
     """The arrays of an IDX dataset: files put there by hand, fetched earlier, or fetched now.
 
     Every file is read only if it has the SHA-256 that tensorflow-datasets registers, or that
-    of the same file uncompressed.
+    of the same file uncompressed. Where the latter is not known, its numbers of images, rows
+    and columns have to be the set's, and the source says so.
 
     Returns:
       Images of type uint8 and shape ``(n, height, width, 1)``, labels int32 ``(n,)``,
@@ -95,8 +114,7 @@ def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -
     paths = manual | {role: p for role, p in fetched.items() if p and role not in manual}
     # What is here is verified before the network is asked for the rest, so that
     # a wrong file is reported and not passed over for a stand-in.
-    for role, path in paths.items():
-        _verify(path, files[role], name)
+    sums = {role: _verified(path, files[role], name, role) for role, path in paths.items()}
     source = manual_source(manual)
     if len(manual) < len(files):
         downloads = data_dir.absolute() / "downloads"
@@ -108,14 +126,15 @@ def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -
             raise UnavailableError(str(error), _looked(name, data_dir, missing)) from error
         paths |= {role: got[file.filename] for role, file in files.items() if role not in paths}
     arrays = {role: decode_idx(path.read_bytes(), str(path)) for role, path in paths.items()}
+    known = all(sum_ in _sums(files[role]) for role, sum_ in sums.items())
     return Entry(
         {
             role: arrays[role][..., None] if role.endswith("images") else _labels(arrays[role])
             for role in FILENAMES
         },
-        source,
-        registered_key(name),
-        {role: _sums(file) for role, file in files.items()},
+        source if known else f"{source}{UNVERIFIED}",
+        registered_key(name) if known else content_key(name, sums),
+        {role: _sums(file) for role, file in files.items()} if known else {},
     )
 
 
@@ -174,16 +193,15 @@ def decode_idx(content: bytes, place: str) -> NDArray[np.uint8]:
     >>> decode_idx(gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1])), "labels.gz")
     array([7, 2, 1], dtype=uint8)
     """
-    remedy = "remove it or put the right file in its place"
     try:
         raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{place}: not a whole gzip file ({error}); {remedy}") from error
+        raise DataError(f"{place}: not a whole gzip file ({error}); {_REMEDY}") from error
     num_axes = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * num_axes
     shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
     if num_axes not in {1, 3} or len(raw) != start + math.prod(shape):
-        raise DataError(f"{place}: not a whole IDX file of labels or images; {remedy}")
+        raise DataError(f"{place}: not a whole IDX file of labels or images; {_REMEDY}")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
@@ -196,11 +214,42 @@ def _sums(file: RegisteredFile) -> tuple[str, ...]:
     return tuple(filter(None, (file.sha256, UNCOMPRESSED.get(file.sha256))))
 
 
-def _verify(path: Path, file: RegisteredFile, name: str) -> None:
-    if path.suffix != ".gz" and file.sha256 not in UNCOMPRESSED:
-        message = f"{path}: the SHA-256 of '{name}' is known for its .gz files only"
-        raise DataError(f"{message}; put {file.filename} in its place")
-    verify_file(path, file, name, UNCOMPRESSED.get(file.sha256, ""))
+def _verified(path: Path, file: RegisteredFile, name: str, role: str) -> str:
+    """The SHA-256 of a file that may be read.
+
+    Raises:
+      DataError: it is another file than the set's.
+    """
+    found = sha256_of(path)
+    if found in _sums(file):
+        return found
+    if file.sha256 in UNCOMPRESSED or _is_gzip(path):
+        verify_file(path, file, name, UNCOMPRESSED.get(file.sha256, ""))
+    if found in UNCOMPRESSED.values():
+        message = f"{path}: this file is of another dataset than '{name}' (SHA-256 {found})"
+        raise DataError(f"{message}; {_REMEDY}")
+    _require_sizes(path, name, role)
+    return found
+
+
+def _is_gzip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def _require_sizes(path: Path, name: str, role: str) -> None:
+    """Refuses a file whose number, shape or classes are not those of the set."""
+    info, array = describe(name), decode_idx(path.read_bytes(), str(path))
+    count = info.num_train if role.startswith("train") else info.num_test
+    expected = (count, *info.shape[:2]) if role.endswith("images") else (count,)
+    if array.shape != expected:
+        sizes = ("x".join(map(str, shape)) for shape in (array.shape, expected))
+        found, wanted = sizes
+        message = f"{path}: it holds {found} values; the file of '{name}' holds {wanted}"
+        raise DataError(f"{message}; {_REMEDY}")
+    if role.endswith("labels") and (most := int(array.max())) >= info.num_classes:
+        message = f"{path}: it holds the label {most}; those of '{name}' are 0 to"
+        raise DataError(f"{message} {info.num_classes - 1}; {_REMEDY}")
 
 
 def _looked(name: str, data_dir: Path, missing: list[RegisteredFile]) -> str:

@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -477,18 +478,113 @@ def test_an_uncompressed_file_of_another_set_is_refused(served: Path, tmp_path: 
     )
 
 
+UNVERIFIED = " (uncompressed; no SHA-256 is known for them, only their sizes were checked)"
+
+
+@pytest.fixture
+def unregistered(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the tiny files uncompressed, of which no SHA-256 is known."""
+    info = replace(describe("mnist"), num_train=60, num_test=12)
+    monkeypatch.setattr("cnnbench.idx.describe", lambda _: info)
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    for name in FILENAMES:
+        content = gzip.decompress((served / name).read_bytes())
+        (folder / name.removesuffix(".gz")).write_bytes(content)
+    return folder
+
+
 @pytest.mark.usefixtures("no_network")
-def test_an_uncompressed_file_that_cannot_be_verified_is_refused(
-    served: Path, tmp_path: Path
+def test_uncompressed_files_of_no_known_digest_are_held_against_their_sizes(
+    unregistered: Path, served: Path
 ) -> None:
-    content = gzip.decompress((served / FILENAMES[0]).read_bytes())
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
+    """As those of KMNIST; the published set is another one, in the cache too."""
+    published = _load("mnist", served)
+    for _ in range(2):  # from the cache, the second time
+        data = _load("mnist", unregistered)
+        assert data.source == f"IDX files in {unregistered}{UNVERIFIED}"
+        assert _is_tiny(data)
+        assert data.digest == published.digest
+    images = unregistered / "t10k-images-idx3-ubyte"
+    content = images.read_bytes()
+    images.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    other = _load("mnist", unregistered)
+    assert other.digest != data.digest
+    assert other.test.images[-1, -1, -1, 0] == data.test.images[-1, -1, -1, 0] ^ 1
+    images.write_bytes(content)
+    assert _load("mnist", unregistered).digest == published.digest
+    assert _load("mnist", served).source == f"IDX files in {served}"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_decoding_is_done_once_for_uncompressed_files(
+    unregistered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _load("mnist", unregistered)
+    monkeypatch.setattr("cnnbench.data.load_idx_dataset", pytest.fail)
+    assert _is_tiny(_load("mnist", unregistered))
+
+
+def _idx(*shape: int, value: int = 0) -> bytes:
+    header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">u4").tobytes()
+    return header + np.full(shape, value, np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "train-images-idx3-ubyte",
+            _idx(59, 28, 28),
+            "it holds 59x28x28 values; the file of 'mnist' holds 60x28x28",
+        ),
+        (
+            "t10k-images-idx3-ubyte",
+            _idx(12, 28, 27),
+            "it holds 12x28x27 values; the file of 'mnist' holds 12x28x28",
+        ),
+        ("train-labels-idx1-ubyte", _idx(12), "it holds 12 values; the file of 'mnist' holds 60"),
+        (
+            "t10k-labels-idx1-ubyte",
+            _idx(12, value=10),
+            "it holds the label 10; those of 'mnist' are 0 to 9",
+        ),
+        ("t10k-labels-idx1-ubyte", b"<html>", "not a whole IDX file of labels or images"),
+    ],
+)
+@pytest.mark.usefixtures("no_network")
+def test_uncompressed_files_that_are_not_those_of_the_set(
+    name: str, content: bytes, message: str, unregistered: Path
+) -> None:
+    wrong = unregistered / name
+    wrong.write_bytes(content)
     with pytest.raises(DataError) as caught:
-        _load("mnist", tmp_path)
+        _load("mnist", unregistered, offline="mnist_5k")
+    remedy = "remove it or put the right file in its place"
+    assert str(caught.value) == f"{wrong}: {message}; {remedy}"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_uncompressed_files_of_another_known_set_never_stand_in(
+    unregistered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MNIST's are of the same sizes as KMNIST's."""
+    wrong = unregistered / "train-labels-idx1-ubyte"
+    monkeypatch.setattr("cnnbench.idx.UNCOMPRESSED", {"f" * 64: _sha256(wrong)})
+    with pytest.raises(DataError) as caught:
+        _load("mnist", unregistered)
     assert str(caught.value) == (
-        f"{tmp_path}/train-images-idx3-ubyte: the SHA-256 of 'mnist' is known for its .gz files "
-        "only; put train-images-idx3-ubyte.gz in its place"
+        f"{wrong}: this file is of another dataset than 'mnist' (SHA-256 {_sha256(wrong)}); remove"
+        " it or put the right file in its place"
     )
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_compressed_file_has_its_registered_digest_or_is_refused(unregistered: Path) -> None:
+    wrong = unregistered / "train-labels-idx1-ubyte"
+    wrong.write_bytes(gzip.compress(wrong.read_bytes(), 1))
+    with pytest.raises(DataError, match=rf"^{wrong}: this is not the file that 'mnist' needs"):
+        _load("mnist", unregistered)
 
 
 @pytest.mark.usefixtures("no_network")
