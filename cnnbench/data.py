@@ -6,10 +6,10 @@ that they came from, so that no other files of that name are passed over for the
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,28 @@ from cnnbench.prepared import (
     prepared_source,
     read_prepared,
 )
-from cnnbench.spec import DatasetSpec
 
 Notify = Callable[[str], None]
+
+
+class Wanted(Protocol):
+    """What an experiment says of its dataset, as far as the images depend on it."""
+
+    @property
+    def name(self) -> str:
+        """The dataset."""
+
+    @property
+    def offline(self) -> str | None:
+        """The one that stands in where it cannot be had."""
+
+    @property
+    def splits(self) -> Iterable[tuple[str, int | None]]:
+        """The sizes of the splits, by name; None for the dataset's own."""
+
+    @property
+    def train_examples(self) -> int | None:
+        """How many of the first training images are used; None for all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
@@ -137,12 +156,12 @@ def load_dataset(
     return _dataset(name, entry, splits or {}, train_examples, data_dir)
 
 
-def dataset_of(spec: DatasetSpec, data_dir: Path | None, notify: Notify) -> Dataset:
+def dataset_of(spec: Wanted, data_dir: Path | None, notify: Notify) -> Dataset:
     """What an experiment asks for, as `load_dataset`."""
     return load_dataset(
         spec.name,
         offline=spec.offline,
-        splits=spec.splits.model_dump(exclude_none=True),
+        splits={name: size for name, size in spec.splits if size is not None},
         train_examples=spec.train_examples,
         data_dir=data_dir,
         notify=notify,
