@@ -210,6 +210,7 @@ app.command()(reports_errors(schema))
 def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     """List runs, oldest first."""
     from cnnbench import history, report
+    from cnnbench.curves import read_curve
 
     listing = history.list_runs(results_dir)
     warn(listing.warnings)
@@ -218,7 +219,7 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
         tell(f"no runs in {results_dir}; start one with: {start}", err=False)
         return
     console = stdout()
-    curves = [history.read_curve(entry) for entry in listing.entries]
+    curves = [read_curve(entry) for entry in listing.entries]
     console.print(report.list_table(listing.entries, curves, console.encoding))
 
 

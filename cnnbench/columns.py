@@ -12,19 +12,18 @@ from typing import Generic, TypeVar
 from cnnbench.code_worth import CODE
 from cnnbench.compare import Comparison, CostRow, Row
 from cnnbench.errors import UsageError, listing
+from cnnbench.metrics import heading, is_fraction, metric_text
 from cnnbench.phrases import (
     MISSING,
     bytes_text,
     clean,
     count_text,
-    estimate_text,
     flops_text,
-    heading,
-    metric_text,
     percent_text,
     seconds_text,
 )
 from cnnbench.results import Direction
+from cnnbench.stats import Estimate
 from cnnbench.targets import TimeToTarget, target_title
 from cnnbench.vocabulary import COLUMN
 
@@ -302,3 +301,27 @@ def _key(column: Column[R], rows: Mapping[str, R], label: str) -> tuple[bool, fl
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return True, 0.0
     return False, -value if column.falling and not isinstance(value, str) else value
+
+
+def estimate_text(metric: str, estimate: Estimate, digits: int | None = None) -> str:
+    """Mean and spread, such as `98.97 ± 0.05 %`.
+
+    A spread that rounds to zero would claim a certainty that is not there.
+
+    >>> estimate_text("accuracy", Estimate((0.98, 0.98), 0.98, 0.0))
+    '98.00 ± <0.01 %'
+    """
+    value, std = metric_text(metric, estimate.mean, digits), estimate.std
+    if std is None or math.isnan(std):
+        return value
+    if is_fraction(metric):
+        spread = _spread(100 * std, 2 if digits is None else digits)
+        return f"{value.removesuffix(' %')} ± {spread} %"
+    if digits is not None:
+        return f"{value} ± {_spread(std, digits)}"
+    return f"{value} ± {std:#.2g}" if std else f"{value} ± 0"
+
+
+def _spread(std: float, digits: int) -> str:
+    least = 10.0**-digits
+    return f"<{least:.{digits}f}" if std < least / 2 else f"{std:.{digits}f}"

@@ -6,16 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cnnbench.compare import Comparison, Row
-from cnnbench.phrases import (
-    clean,
-    epochs_text,
-    heading,
-    lost_text,
-    metric_text,
-    seconds_text,
-)
+from cnnbench.errors import StoreError
+from cnnbench.metrics import heading, metric_text
+from cnnbench.phrases import clean, epochs_text, lost_text, seconds_text
 from cnnbench.results import RunResult
 from cnnbench.stats import Estimate, estimate, mean
+from cnnbench.store import RunEntry, read_epochs
 from cnnbench.summary import lost_seeds, with_missing
 
 
@@ -158,3 +154,23 @@ def bands_text(shown: Sequence[Curve]) -> str:
         case [number]:
             return f"Lines: mean over {number} seeds. Bands: from the lowest seed to the highest."
     return "Lines: mean over the seeds. Bands: from the lowest seed to the highest."
+
+
+def read_curve(entry: RunEntry) -> tuple[float, ...]:
+    """The headline metric after each epoch, mean over the seeds that came so far.
+
+    Without validation images, the training loss.
+
+    Empty where the epochs cannot be read: a list shows what it can.
+    """
+    try:
+        epochs, _ = read_epochs(entry.path)
+    except StoreError:
+        return ()
+    first = next(iter(epochs[0].metrics), "loss") if epochs else "loss"
+    metric = entry.summary.headline if entry.summary else first
+    values: dict[int, list[float]] = {}
+    for epoch in epochs:
+        if metric == "loss" or metric in epoch.metrics or not epoch.validated:
+            values.setdefault(epoch.epoch, []).append(epoch.course(metric))
+    return tuple(mean(values[number]) for number in sorted(values))

@@ -6,7 +6,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from cnnbench.errors import UsageError
-from cnnbench.phrases import clean, is_fraction, words
+from cnnbench.metrics import is_fraction, words
+from cnnbench.phrases import clean
 from cnnbench.results import Direction
 from cnnbench.stats import Interval
 from cnnbench.verdict import Effect, Verdict

@@ -18,14 +18,12 @@ from cnnbench.errors import (
 )
 from cnnbench.phrases import enumeration, epochs_text
 from cnnbench.results import RunRecord, RunResult, Status
-from cnnbench.stats import mean
 from cnnbench.store import (
     RECORD_FILE,
     RESOLVED_FILE,
     RunEntry,
     disk,
     read_entry,
-    read_epochs,
     read_run,
 )
 from cnnbench.yamlio import read_document
@@ -75,26 +73,6 @@ def run_folders(results_dir: Path) -> list[Path]:
       StoreError: the folder of results or of an experiment cannot be read.
     """
     return [path for name in _folders(results_dir) for path in _run_folders(name)]
-
-
-def read_curve(entry: RunEntry) -> tuple[float, ...]:
-    """The headline metric after each epoch, mean over the seeds that came so far.
-
-    Without validation images, the training loss.
-
-    Empty where the epochs cannot be read: a list shows what it can.
-    """
-    try:
-        epochs, _ = read_epochs(entry.path)
-    except StoreError:
-        return ()
-    first = next(iter(epochs[0].metrics), "loss") if epochs else "loss"
-    metric = entry.summary.headline if entry.summary else first
-    values: dict[int, list[float]] = {}
-    for epoch in epochs:
-        if metric == "loss" or metric in epoch.metrics or not epoch.validated:
-            values.setdefault(epoch.epoch, []).append(epoch.course(metric))
-    return tuple(mean(values[number]) for number in sorted(values))
 
 
 def newest_finished(results_dir: Path) -> Selection:

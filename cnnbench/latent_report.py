@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from cnnbench.data import Split
 from cnnbench.image_quality import BRIGHTEST
 from cnnbench.latent import codes, denoise, divergences, layer_of
-from cnnbench.phrases import clean, metric_text
+from cnnbench.metrics import metric_text
+from cnnbench.phrases import clean
 from cnnbench.shapes import shape_text
 from cnnbench.store import read_run
 from cnnbench.trained import Images, TrainedNetwork

@@ -11,9 +11,10 @@ from cnnbench.curves import bands_text, costs_text, curves, curves_text, last_ro
 from cnnbench.differences import differences
 from cnnbench.exhibits import Exhibit
 from cnnbench.inline_svg import inline_svg
+from cnnbench.metrics import heading, metric_text, words
 from cnnbench.page_parts import Drawing, Grid, Matrix, Plate
 from cnnbench.panels import Chart, Shown
-from cnnbench.phrases import clean, enumeration, epochs_text, heading, metric_text, words
+from cnnbench.phrases import clean, enumeration, epochs_text
 from cnnbench.report import cost_grid, every_verdict, grid, notes, warning_lines
 from cnnbench.results import RunResult
 from cnnbench.verdict import Verdict

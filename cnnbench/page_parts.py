@@ -9,15 +9,8 @@ from cnnbench.diagram import diagram
 from cnnbench.exhibits import Exhibit
 from cnnbench.inline_svg import inline_svg
 from cnnbench.layer_table import layer_cells
-from cnnbench.phrases import (
-    clean,
-    count_text,
-    epochs_text,
-    heading,
-    metric_text,
-    seconds_text,
-    words,
-)
+from cnnbench.metrics import heading, metric_text, words
+from cnnbench.phrases import clean, count_text, epochs_text, seconds_text
 from cnnbench.pixels import kernel_sheet, photograph, read_png
 from cnnbench.plots import diagram_picture
 from cnnbench.results import RunResult, SeedSummary

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, assert_never
 
 from cnnbench.compare import Comparison, Row
 from cnnbench.curves import Curve, course_metric, ends, last_rows
-from cnnbench.phrases import clean, is_fraction, words
+from cnnbench.metrics import is_fraction, words
+from cnnbench.phrases import clean
 from cnnbench.results import Direction
 from cnnbench.verdict import Finding, Verdict
 

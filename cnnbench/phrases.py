@@ -9,69 +9,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from cnnbench.stats import Estimate
-
 MISSING = "–"  # noqa: RUF001 - a dash, in place of what is not known
-_SHORT = {"mse": "MSE", "mae": "MAE", "psnr": "PSNR", "ssim": "SSIM", "kl": "KL divergence"}
 _MOST = 100_000  # in its unit, a longer number is hard to read
-
-
-def words(metric: str) -> str:
-    """A metric's name in a sentence.
-
-    >>> words("top5_accuracy"), words("kl"), words("test_mse")
-    ('top5 accuracy', 'KL divergence', 'test MSE')
-    """
-    return " ".join(_SHORT.get(word, word) for word in metric.split("_"))
-
-
-def heading(metric: str) -> str:
-    """A metric's name above a column or at the start of a sentence.
-
-    >>> heading("code_accuracy"), heading("ssim")
-    ('Code accuracy', 'SSIM')
-    """
-    name = words(metric)
-    return name[:1].upper() + name[1:]
-
-
-def is_fraction(metric: str) -> bool:
-    """Whether a metric is a share, which is shown in percent."""
-    return metric.endswith("accuracy")
-
-
-def metric_text(metric: str, value: float, digits: int | None = None) -> str:
-    """One value of a metric.
-
-    >>> metric_text("accuracy", 0.98974), metric_text("loss", 0.012345)
-    ('98.97 %', '0.01235')
-    >>> metric_text("accuracy", 0.98974, 1), metric_text("loss", 0.012345, 3)
-    ('99.0 %', '0.012')
-    """
-    if math.isnan(value):
-        return "NaN"
-    if is_fraction(metric):
-        return f"{100 * value:.{2 if digits is None else digits}f} %"
-    return f"{value:#.4g}".removesuffix(".") if digits is None else f"{value:.{digits}f}"
-
-
-def estimate_text(metric: str, estimate: Estimate, digits: int | None = None) -> str:
-    """Mean and spread, such as `98.97 ± 0.05 %`.
-
-    A spread that rounds to zero would claim a certainty that is not there.
-
-    >>> estimate_text("accuracy", Estimate((0.98, 0.98), 0.98, 0.0))
-    '98.00 ± <0.01 %'
-    """
-    value, std = metric_text(metric, estimate.mean, digits), estimate.std
-    if std is None or math.isnan(std):
-        return value
-    if is_fraction(metric):
-        spread = _spread(100 * std, 2 if digits is None else digits)
-        return f"{value.removesuffix(' %')} ± {spread} %"
-    if digits is not None:
-        return f"{value} ± {_spread(std, digits)}"
-    return f"{value} ± {std:#.2g}" if std else f"{value} ± 0"
 
 
 def lost_text(lost: int, seeds: int) -> str:
@@ -83,11 +22,6 @@ def lost_text(lost: int, seeds: int) -> str:
     if lost in {0, seeds}:
         return "diverged" if lost else ""
     return f"{lost} of {seeds} diverged"
-
-
-def _spread(std: float, digits: int) -> str:
-    least = 10.0**-digits
-    return f"<{least:.{digits}f}" if std < least / 2 else f"{std:.{digits}f}"
 
 
 def seconds_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:

@@ -21,7 +21,8 @@ from cnnbench.events import (
 )
 from cnnbench.layer_table import layer_table
 from cnnbench.loader import Loaded
-from cnnbench.phrases import clean, epochs_text, metric_text, seconds_text, visible, words
+from cnnbench.metrics import metric_text, words
+from cnnbench.phrases import clean, epochs_text, seconds_text, visible
 from cnnbench.results import EpochRecord, RunRecord, SeedSummary
 from cnnbench.session import Listener
 from cnnbench.sparkline import sparkline

@@ -10,7 +10,8 @@ from dataclasses import asdict
 
 from cnnbench import commands
 from cnnbench.comparable import TEST, Finished, values
-from cnnbench.phrases import clean, enumeration, is_fraction, metric_text, words
+from cnnbench.metrics import is_fraction, metric_text, words
+from cnnbench.phrases import clean, enumeration
 from cnnbench.results import Engine, Environment, EpochRecord, RunRecord
 from cnnbench.settings import changes
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from cnnbench.columns import PLAIN, Column, Look, R, cost_columns, epoch_columns
+from cnnbench.columns import PLAIN, Column, Look, R, cost_columns, epoch_columns, estimate_text
 from cnnbench.compare import Comparison, CostRow, Row
-from cnnbench.phrases import clean, escaped, estimate_text, heading, lost_text, metric_text, words
+from cnnbench.metrics import heading, metric_text, words
+from cnnbench.phrases import clean, escaped, lost_text
 from cnnbench.sparkline import sparkline
 from cnnbench.stats import mean
 from cnnbench.store import RunEntry

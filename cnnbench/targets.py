@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from cnnbench.errors import UsageError
-from cnnbench.phrases import is_fraction, words
+from cnnbench.metrics import is_fraction, words
 from cnnbench.results import Direction, EpochRecord
 
 _NUMBER = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?)\s*(%?)", re.IGNORECASE)

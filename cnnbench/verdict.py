@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from cnnbench.errors import UsageError, did_you_mean, listing
-from cnnbench.phrases import is_fraction, words
+from cnnbench.metrics import is_fraction, words
 from cnnbench.stats import Interval, holm, mean, mean_interval, pairs_for, sample_std, sign_flip_p
 
 MOST_SEEDS = 1000  # a number of seeds that nobody would run is not named

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from cnnbench.errors import UsageError
-from cnnbench.phrases import clean, is_fraction, words
+from cnnbench.metrics import is_fraction, words
+from cnnbench.phrases import clean
 from cnnbench.verdict import Effect, Finding, Verdict
 
 WIDEST = 100  # end over beginning of an interval of ratios; a wider one says nothing

@@ -124,7 +124,8 @@ def use_run(results: Path, run: Path) -> None:
     """What is taken can be listed, compared and written out."""
     from cnnbench import export, report
     from cnnbench.compare import compare_groups
-    from cnnbench.history import list_runs, read_curve
+    from cnnbench.curves import read_curve
+    from cnnbench.history import list_runs
     from cnnbench.store import read_run
 
     entries = list_runs(results).entries

@@ -46,7 +46,7 @@ results
 summary codec weights environment
 store
 stats
-phrases
+phrases metrics
 history
 tables
 verdict

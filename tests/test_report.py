@@ -16,8 +16,8 @@ from rich.console import Console, RenderableType
 from scipy import stats as oracle
 
 from cnnbench import export, report
+from cnnbench.columns import estimate_text
 from cnnbench.compare import Comparison, compare, compare_groups
-from cnnbench.phrases import estimate_text
 from cnnbench.results import FORMAT_VERSION, Extension, RunResult, Status
 from cnnbench.store import RunEntry
 from tests.paths import GOLDEN

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnbench.history import read_curve
+from cnnbench.curves import read_curve
 from cnnbench.sparkline import ASCII, BLOCKS, sparkline
 from cnnbench.store import read_entry
 from tests.samples import make_run, save, with_record

@@ -16,13 +16,12 @@ from cnnbench import codec, export
 from cnnbench.checking import check_run
 from cnnbench.cli import app
 from cnnbench.compare import compare
-from cnnbench.curves import costs_text, curves, curves_text
+from cnnbench.curves import costs_text, curves, curves_text, read_curve
 from cnnbench.engine import run_job
 from cnnbench.errors import IncomparableError, Location, StoreError
 from cnnbench.event_files import EventFiles
 from cnnbench.events import Checkpoint, SeedDone
 from cnnbench.gates import judge_gate, parse_gate
-from cnnbench.history import read_curve
 from cnnbench.page import report_page, table_page
 from cnnbench.panels import Chart, Shown
 from cnnbench.progress import epoch_line, headline, seed_line
