@@ -10,10 +10,11 @@ from dataclasses import asdict
 
 from cnnbench import commands
 from cnnbench.comparable import TEST, Finished, values
+from cnnbench.errors import UsageError
 from cnnbench.metrics import is_fraction, metric_text, words
 from cnnbench.phrases import clean, enumeration
 from cnnbench.results import Engine, Environment, EpochRecord, RunRecord
-from cnnbench.settings import changes
+from cnnbench.settings import Change, changes, is_read
 
 _VERSIONS = ("cnnbench", "python", "jax", "jaxlib", "flax", "optax", "numpy")
 _ENGINE = {
@@ -96,9 +97,11 @@ def _explanation(one: RunRecord, other: RunRecord) -> str:
     commits = [_commit(record.environment) for record in (one, other)]
     if commits[0] != commits[1]:
         return f"all that they record differs only in the git commit, {' and '.join(commits)}"
+    unread = [change.name for change in _changes(one, other) if not _is_read(change)]
+    besides = f" but for {enumeration(unread)}, which JAX does not read" if unread else ""
     return (
         "nothing that they record explains it, since engine, device, versions and settings are the"
-        f" same; see whether {commands.cnnbench('check')} finds one of them damaged"
+        f" same{besides}; see whether {commands.cnnbench('check')} finds one of them damaged"
     )
 
 
@@ -125,9 +128,21 @@ def _settings(one: Environment, other: Environment) -> Iterator[str]:
         if one.settings != other.settings:
             yield "settings of JAX, perhaps (a version that did not record them trained one)"
         return
-    for change in changes(one.settings, other.settings):
+    for change in filter(_is_read, changes(one.settings, other.settings)):
         values = (value or "not set" for value in (change.then, change.now))
         yield f"{change.name} ({clean('; '.join(values))})"
+
+
+def _changes(one: RunRecord, other: RunRecord) -> list[Change]:
+    return changes(one.environment.settings or {}, other.environment.settings or {})
+
+
+def _is_read(change: Change) -> bool:
+    """Tests whether numbers may depend on a setting, also where JAX refuses to be asked."""
+    try:
+        return is_read(change.name)
+    except UsageError:
+        return True
 
 
 def _pairs(one: Mapping[str, str], other: Mapping[str, str]) -> Iterator[str]:

@@ -45,6 +45,16 @@ REASONS: dict[str, tuple[Change, str]] = {
         lambda run: on_device(run, settings=SETTINGS | {"XLA_FLAGS": FLAGS}),
         f"they differ in XLA_FLAGS (not set; {FLAGS})",
     ),
+    "a variable that nothing reads": (
+        lambda run: on_device(run, settings=SETTINGS | {"JAX_CACHE_DIR": "x", "FLAX_NOPE": "1"}),
+        "nothing that they record explains it, since engine, device, versions and settings are the"
+        " same but for FLAX_NOPE and JAX_CACHE_DIR, which JAX does not read; see whether cnnbench"
+        " check finds one of them damaged",
+    ),
+    "one of two variables": (
+        lambda run: on_device(run, settings=SETTINGS | {"JAX_CACHE_DIR": "x", "XLA_FLAGS": FLAGS}),
+        f"they differ in XLA_FLAGS (not set; {FLAGS})",
+    ),
     "pin": (
         lambda run: on_device(run, settings={"jax_enable_x64": "true"}),
         "they differ in jax_enable_x64 (false; true)",
