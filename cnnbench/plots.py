@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -72,9 +72,8 @@ def diagram_picture(drawings: Sequence[tuple[str, Diagram]], form: str) -> bytes
 
 
 def _diagram(axes: Any, drawn: Diagram, left: float) -> None:
-    centers = {
-        b.name: (left + LANE * b.lane + BOX[0] / 2, ROW * b.row + 0.45) for b in drawn.blocks
-    }
+    places = {block.name: center(block) for block in drawn.blocks}
+    centers = {name: (left + x, y) for name, (x, y) in places.items()}
     _arrows(axes, drawn, centers)
     for block in drawn.blocks:
         _block(axes, block, centers[block.name])
@@ -92,22 +91,83 @@ def rendered(figure: Any, title: str, form: str) -> bytes:
     return buffer.getvalue()
 
 
+def routes(drawn: Diagram) -> list[list[tuple[float, float]]]:
+    """The corners of each edge's line, in inches from the top left; none crosses a block.
+
+    A line goes straight down where nothing is in the way, and else beside the lane of the two
+    that is further left: lines that would lie upon each other there have tracks of their own.
+
+    Args:
+      drawn: the blocks and the edges.
+    """
+    blocks = {block.name: block for block in drawn.blocks}
+    taken = {(block.lane, block.row) for block in drawn.blocks}
+    pairs = [(blocks[one], blocks[other]) for one, other in drawn.edges]
+    beside = [pair for pair in pairs if _free_lane(*pair, taken) is None]
+    tracks = _tracks(beside)
+    return [_route(*pair, _free_lane(*pair, taken), tracks.get(pair, 0.0)) for pair in pairs]
+
+
+def center(block: Block) -> tuple[float, float]:
+    """Where the middle of a block is, in inches."""
+    return LANE * block.lane + BOX[0] / 2, ROW * block.row + 0.45
+
+
+def _free_lane(one: Block, other: Block, taken: Set[tuple[int, int]]) -> int | None:
+    """The lane of the two in which an edge can go down; None where blocks are in both."""
+    between = range(one.row + 1, other.row)
+    return next(
+        (
+            lane
+            for lane in (max(one.lane, other.lane), min(one.lane, other.lane))
+            if not any((lane, row) in taken for row in between)
+        ),
+        None,
+    )
+
+
+def _tracks(pairs: Sequence[tuple[Block, Block]]) -> dict[tuple[Block, Block], float]:
+    """How far right of its lane's blocks each edge goes down, short ones next to the blocks."""
+    used: dict[int, list[list[tuple[int, int]]]] = {}
+    places: dict[tuple[Block, Block], tuple[int, int]] = {}
+    for one, other in sorted(pairs, key=lambda pair: pair[1].row - pair[0].row):
+        lane, span = min(one.lane, other.lane), (one.row, other.row)
+        tracks = used.setdefault(lane, [])
+        free = (i for i, t in enumerate(tracks) if all(span[0] >= b or span[1] <= a for a, b in t))
+        if (number := next(free, len(tracks))) == len(tracks):
+            tracks.append([])
+        tracks[number].append(span)
+        places[one, other] = lane, number
+    step = {lane: min(0.14, (LANE - BOX[0]) / (len(tracks) + 1)) for lane, tracks in used.items()}
+    return {pair: step[lane] * (number + 1) for pair, (lane, number) in places.items()}
+
+
+def _route(one: Block, other: Block, lane: int | None, track: float) -> list[tuple[float, float]]:
+    (x0, y0), (x1, y1) = center(one), center(other)
+    half, gap = BOX[1] / 2, ROW - BOX[1]
+    top, bottom = (x0, y0 + half), (x1, y1 - half)
+    if lane is not None and (other.row == one.row + 1 or x0 == x1):
+        return [top, bottom]
+    if lane is not None:
+        return [top, (x1, y0 + half + gap) if lane == other.lane else (x0, y1 - half - gap), bottom]
+    x = LANE * min(one.lane, other.lane) + BOX[0] + track
+    if one.lane == other.lane:  # out of the side and into it, so that no arrow is hidden
+        y0, y1 = y0 + half / 3, y1 - half / 3
+        return [(x0 + BOX[0] / 2, y0), (x, y0), (x, y1), (x1 + BOX[0] / 2, y1)]
+    return [top, (x, y0 + half + gap), (x, y1 - half - gap), bottom]
+
+
 def _arrows(axes: Any, drawn: Diagram, centers: Mapping[str, tuple[float, float]]) -> None:
     """Who reads whom, around the blocks in between; dashed where a kernel is shared."""
-    half, gap = BOX[1] / 2, ROW - BOX[1]
     blocks = {block.name: block for block in drawn.blocks}
-    for one, other in drawn.edges:
-        (x0, y0), (x1, y1) = centers[one], centers[other]
-        passes = blocks[one].lane == blocks[other].lane and blocks[other].row > blocks[one].row + 1
-        bend = f"arc3,rad={1.6 / (y1 - y0):.3f}" if passes else "arc3,rad=0"
-        style = {"arrowstyle": "-|>", "color": "#333333", "connectionstyle": bend, "lw": 1.1}
-        start = (x0, y0 + half)
-        if blocks[other].row > blocks[one].row + 1 and x0 != x1:
-            # Down beside the other lane's blocks, not across them.
-            corner = (x1, y0 + half + gap) if x1 > x0 else (x0, y1 - half - gap)
-            axes.plot((x0, corner[0]), (start[1], corner[1]), color="#333333", lw=1.1)
-            start = corner
-        axes.annotate("", (x1, y1 - half), start, arrowprops=style)
+    left = centers[drawn.blocks[0].name][0] - center(drawn.blocks[0])[0]
+    for corners in routes(drawn):
+        *line, end = [(left + x, y) for x, y in corners]
+        style: dict[str, Any] = {"arrowstyle": "-|>", "color": "#333333", "lw": 1.1}
+        if len(line) > 1:
+            axes.plot(*zip(*line, strict=True), color="#333333", lw=1.1)
+            style["shrinkA"] = 0  # no gap at the corner
+        axes.annotate("", end, line[-1], arrowprops=style)
     ties = sorted(drawn.ties, key=lambda tie: abs(blocks[tie[1]].row - blocks[tie[0]].row))
     for number, (one, other) in enumerate(ties):
         (x0, y0), (x1, y1) = centers[one], centers[other]

@@ -1,11 +1,14 @@
 """Drawings of architectures: where blocks stand, Mermaid's text, pictures, and the option."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cnnbench.cli import app
@@ -13,10 +16,11 @@ from cnnbench.diagram import diagram, mermaid
 from cnnbench.differences import marked
 from cnnbench.graph import Plan
 from cnnbench.loader import load_experiment
-from cnnbench.plots import diagram_picture
+from cnnbench.plots import BOX, center, diagram_picture, routes
 from tests.oracles import make_plan
 from tests.paths import EXPERIMENTS
 
+ALPHABET = "abcdefghij"
 Layers = Mapping[str, Mapping[str, Any]]
 TIED: Layers = {
     "conv": {"op": "conv", "filters": 2, "kernel": 3},
@@ -174,3 +178,63 @@ def test_what_cannot_be_drawn(
     specs = [str(EXPERIMENTS / f"{name}.yaml") for name in names]
     done = CliRunner().invoke(app, ["show", *specs, "--diagram", file])
     assert (done.exit_code, done.stderr) == (code, f"{message}\n")
+
+
+RESIDUAL: Layers = {
+    "stem": {"op": "conv", "filters": 2, "kernel": 3, "padding": "same"},
+    "a": {"op": "conv", "filters": 2, "kernel": 3, "padding": "same"},
+    "b": {"op": "conv", "filters": 2, "kernel": 3, "padding": "same"},
+    "c": {"op": "batch_norm"},
+    "join": {"op": "add", "inputs": ["c", "stem"]},
+    "d": {"op": "batch_norm"},
+    "last": {"op": "add", "inputs": ["d", "join", "stem"]},
+}
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Layers:
+    """Layers that read any of those before them."""
+    layers: dict[str, dict[str, Any]] = {}
+    for name in ALPHABET[: draw(st.integers(1, len(ALPHABET)))]:
+        before = ["input", *layers]
+        read = draw(st.lists(st.sampled_from(before), min_size=1, max_size=3, unique=True))
+        layers[name] = {"op": "add", "inputs": read if len(read) > 1 else read * 2}
+    loose = set(layers) - {source for layer in layers.values() for source in layer["inputs"]}
+    return layers | {"end": {"op": "add", "inputs": [*sorted(loose), *sorted(loose)]}}
+
+
+def crossings(plan: Plan) -> list[tuple[str, tuple[float, float]]]:
+    """Blocks, and points of the edges' lines that lie in them."""
+    drawn = diagram(plan)
+    found = []
+    for corners in routes(drawn):
+        for (x0, y0), (x1, y1) in pairwise(corners):
+            for step in range(61):
+                x, y = (a + (b - a) * step / 60 for a, b in ((x0, x1), (y0, y1)))
+                found += [
+                    (block.name, (x, y))
+                    for block in drawn.blocks
+                    if all(
+                        abs(at - middle) < side / 2 - 1e-6
+                        for at, middle, side in zip((x, y), center(block), BOX, strict=True)
+                    )
+                ]
+    return found
+
+
+@settings(max_examples=25)
+@given(graphs())
+def test_no_edge_crosses_a_block(layers: Layers) -> None:
+    assert not crossings(make_plan(layers, (8, 8, 1), (8, 8, 1)))
+
+
+def test_skips_over_several_blocks_go_beside_them_on_tracks_of_their_own() -> None:
+    plan = make_plan(RESIDUAL, (8, 8, 1), (8, 8, 2))
+    assert not crossings(plan)
+    drawn = diagram(plan)
+    lines = dict(zip(drawn.edges, routes(drawn), strict=True))
+    skips = [lines["stem", "join"], lines["join", "last"], lines["stem", "last"]]
+    assert [len(line) for line in skips] == [4, 4, 4]
+    near, same, far = (line[1][0] for line in skips)
+    assert BOX[0] < near == same < far
+    assert all(len(line) == 2 for edge, line in lines.items() if line not in skips)
