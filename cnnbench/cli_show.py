@@ -9,7 +9,6 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import ModelError, UsageError
-from cnnbench.settings import pinned
 from cnnbench.shipped import short_path
 from cnnbench.terminal import PICTURES, file_form, start_jax, stdout, tell, write_file
 from cnnbench.words import Specs, split_words
@@ -139,19 +138,17 @@ def _outline(
 
     start_jax()
     from cnnbench.python_models import import_class, require_trust
-    from cnnbench.submodules import outline
+    from cnnbench.submodules import experiment_outline
 
-    folder, model = path.resolve().parent, loaded.experiment.model
-    reference = str(model.python)
+    folder, experiment = path.resolve().parent, loaded.experiment
+    reference = str(experiment.model.python)
     if not allow_python:
         try:
             require_trust(reference, folder)
         except ModelError as error:
             return None, str(error)
-    info = describe(loaded.experiment.dataset.name, data_dir)
-    want = (info.num_classes,) if loaded.experiment.task == "classify" else info.shape
-    with pinned():
-        return outline(import_class(reference, folder), model.args, info.shape, want), ""
+    info = describe(experiment.dataset.name, data_dir)
+    return experiment_outline(experiment, import_class(reference, folder), info), ""
 
 
 def print_layers(

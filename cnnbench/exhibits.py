@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cnnbench.catalog import describe
 from cnnbench.errors import CnnbenchError, DataError
 from cnnbench.graph import Plan
 from cnnbench.loader import Loaded, load_experiment
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from cnnbench.data import Split
     from cnnbench.mistakes import Kernels, Mistake
+    from cnnbench.submodules import Outline
     from cnnbench.trained import TrainedNetwork
 
     TestImages = Callable[[TrainedNetwork], Split]
@@ -34,6 +36,7 @@ class Exhibit:
       run: the run.
       label: what tables call it.
       loaded: its experiment; None where it cannot be read.
+      outline: submodules of its Python model; None for layers, or where it cannot be read.
       seed: whose weights the kernels and the code are from.
       kernels: of the layers that read the image.
       judged: seeds whose answers `confusion` and `mistakes` add up.
@@ -47,6 +50,7 @@ class Exhibit:
     run: RunResult
     label: str
     loaded: Loaded | None = None
+    outline: "Outline | None" = None
     seed: int | None = None
     kernels: "tuple[Kernels, ...]" = ()
     judged: tuple[int, ...] = ()
@@ -101,7 +105,13 @@ def _read_network(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
     overrides = shown.run.record.overrides
     shown.loaded = load_experiment(folder / RESOLVED_FILE, overrides, data_dir=data_dir)
     if shown.plan is None:
-        shown.remarks.append("The network is a Python class, which has no graph to draw.")
+        from cnnbench.submodules import experiment_outline
+        from cnnbench.trained import kept_class
+
+        experiment = shown.loaded.experiment
+        make = kept_class(experiment, folder)
+        info = describe(experiment.dataset.name, data_dir)
+        shown.outline = experiment_outline(experiment, make, info)
 
 
 def _read_pictures(shown: Exhibit, folder: Path) -> None:

@@ -10,7 +10,7 @@ from cnnbench.shapes import operation_text, shape_text
 from cnnbench.tables import Folded
 
 if TYPE_CHECKING:
-    from cnnbench.submodules import Outline
+    from cnnbench.submodules import Outline, Part
 
 
 def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> Folded:
@@ -30,10 +30,7 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
 def outline_table(outline: "Outline", title: str) -> Folded:
     """The submodules of a Python model likewise."""
     rows: dict[str, tuple[str, ...]] = {INPUT: ("", "", shape_text(outline.input_shape), "", "")}
-    for part in outline.parts:
-        counts = (f"{count:,}" if count else "" for count in (part.num_params, part.multiply_adds))
-        shape = shape_text(part.shape)
-        rows[part.name] = (part.operation, ", ".join(part.inputs), shape, *counts)
+    rows |= {part.name: part_cells(part)[1:] for part in outline.parts}
     return _layer_table(rows, (outline.num_params, outline.multiply_adds), title, None)
 
 
@@ -66,12 +63,22 @@ def _layer_table(
 
 def layer_cells(node: Node) -> tuple[str, ...]:
     """Name, operation, inputs, shape of the result, parameters and cost of a layer."""
-    cost = node.layout.multiply_adds
-    return (
-        node.name,
-        operation_text(node.op),
-        ", ".join(node.inputs),
-        shape_text(node.layout.shape),
-        f"{node.num_params:,}" if node.num_params else "",
-        f"{cost:,}" if cost else "",
-    )
+    counts = node.num_params, node.layout.multiply_adds
+    return _cells(node.name, operation_text(node.op), node.inputs, node.layout.shape, counts)
+
+
+def part_cells(part: "Part") -> tuple[str, ...]:
+    """The same of a submodule of a Python model."""
+    counts = part.num_params, part.multiply_adds
+    return _cells(part.name, part.operation, part.inputs, part.shape, counts)
+
+
+def _cells(
+    name: str,
+    operation: str,
+    inputs: tuple[str, ...],
+    shape: tuple[int, ...],
+    counts: tuple[int, int],
+) -> tuple[str, ...]:
+    numbers = (f"{count:,}" if count else "" for count in counts)
+    return name, operation, ", ".join(inputs), shape_text(shape), *numbers

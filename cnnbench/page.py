@@ -218,14 +218,14 @@ def _parts(own: Sequence[Exhibit], anchor: str, comparison: Comparison) -> list[
 
 
 def _part(shown: Exhibit, name: str, base: Exhibit | None) -> Part:
-    plan, picture, found = shown.plan, shown.reconstructions, None
+    picture, found = shown.reconstructions, None
     if base and base.loaded and shown.loaded and shown is not base:
         found = differences(base.loaded, shown.loaded)
     marks = found.marks if found else {}
     judged = shown.judged[0] if shown.judged else shown.seed
     return Part(
         label=clean(shown.label),
-        architecture=page_parts.architecture(shown, plan, name, marks) if plan else None,
+        architecture=page_parts.architecture(shown, name, marks),
         changes=(found.lines or ("nothing",)) if found else None,
         kernels=[page_parts.kernels_plate(shown, kernels) for kernels in shown.kernels],
         matrix=page_parts.matrix(shown),

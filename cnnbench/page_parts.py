@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench import commands
 from cnnbench.curves import Curve, course_metric, course_title, ends, last_rows
-from cnnbench.diagram import diagram
+from cnnbench.diagram import diagram, outline_diagram
 from cnnbench.exhibits import Exhibit
 from cnnbench.inline_svg import inline_svg
-from cnnbench.layer_table import layer_cells
+from cnnbench.layer_table import layer_cells, part_cells
 from cnnbench.metrics import heading, metric_text, words
 from cnnbench.phrases import clean, count_text, epochs_text, seconds_text
 from cnnbench.pixels import kernel_sheet, photograph, read_png
@@ -19,7 +19,6 @@ from cnnbench.verdict_report import size
 
 if TYPE_CHECKING:
     from cnnbench.compare import Comparison
-    from cnnbench.graph import Plan
     from cnnbench.mistakes import Kernels, Mistake
 
 
@@ -136,21 +135,28 @@ def _validation_cells(seed: SeedSummary, metric: str) -> tuple[str, ...]:
     ), f"{metric_text(metric, best.value)} ({best.epoch})"
 
 
-def architecture(shown: Exhibit, plan: "Plan", name: str, marks: Mapping[str, str]) -> Drawing:
-    """The network as a drawing, and as a table.
+def architecture(shown: Exhibit, name: str, marks: Mapping[str, str]) -> Drawing | None:
+    """The network as a drawing, and as a table; None where it could not be read.
 
     Args:
       shown: its run.
-      plan: its layers.
       name: begins the ids of the drawing.
       marks: of layers that differ from the first network's.
     """
+    network = shown.plan or shown.outline
+    if network is None:
+        return None
+    if shown.plan:
+        drawn, of = diagram(shown.plan, marks), "layers"
+        layers = [layer_cells(node) for node in shown.plan.nodes]
+    elif shown.outline:
+        drawn, of = outline_diagram(shown.outline), "submodules"
+        layers = [part_cells(part) for part in shown.outline.parts]
     label = clean(shown.label)
-    layers = [layer_cells(node) for node in plan.nodes]
     chain = "; ".join(f"{c[0]} reads {c[2]}: {c[1]}, gives {c[3]}" for c in layers)
-    alt = f"{label}: an image of {shape_text(plan.input_shape)} goes in. {chain}."
-    svg = inline_svg(diagram_picture([("", diagram(plan, marks))], "svg"), name, alt, 0.66)
-    caption = f"{label}: {len(layers)} layers, {plan.num_params:,} parameters"
+    alt = f"{label}: an image of {shape_text(network.input_shape)} goes in. {chain}."
+    svg = inline_svg(diagram_picture([("", drawn)], "svg"), name, alt, 0.66)
+    caption = f"{label}: {len(layers)} {of}, {network.num_params:,} parameters"
     headers = ("Layer", "Operation", "Inputs", "Output", "Parameters", "Multiply-adds")
     return Drawing(svg, caption, Grid(f"Layers of {label}", headers, layers))
 

@@ -22,9 +22,12 @@ from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
 from cnnbench import shifted
+from cnnbench.catalog import DatasetInfo
 from cnnbench.layers import INPUT
 from cnnbench.python_models import make_module, require_output, split
+from cnnbench.settings import pinned
 from cnnbench.shapes import shape_text
+from cnnbench.spec import Experiment, Task
 
 SCOPE = "cnnbench_call:"  # before a call's name in JAX's stack of names
 
@@ -230,6 +233,24 @@ def outline(
         sum(leaf.size for leaf in jax.tree.leaves(state[0])),
         sum(costs.values()),
     )
+
+
+def experiment_outline(
+    experiment: Experiment, make: type[nnx.Module], info: DatasetInfo
+) -> Outline:
+    """Outlines the Python model of an experiment.
+
+    Args:
+      experiment: whose model it is.
+      make: its class.
+      info: its dataset.
+
+    Raises:
+      ModelError: as `outline`.
+    """
+    want = (info.num_classes,) if experiment.task is Task.CLASSIFY else info.shape
+    with pinned():
+        return outline(make, experiment.model.args, info.shape, want)
 
 
 def _operation(module: nnx.Module) -> str:

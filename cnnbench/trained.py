@@ -240,11 +240,25 @@ def _network(experiment: Experiment, plan: Plan | None, path: Path) -> Network:
     """The experiment's network with any weights."""
     if plan is not None:
         return take_apart(GraphNet(plan, form="plain", rngs=nnx.Rngs(0)))
-    model = experiment.model
-    name = str(model.python).partition(":")[2]
-    # The source that was trained lies in the folder; the module may have changed since.
+    return take_apart(make_module(kept_class(experiment, path), experiment.model.args, 0))
+
+
+def kept_class(experiment: Experiment, path: Path) -> type[nnx.Module]:
+    """The class of a run's Python model.
+
+    The source that was trained lies in the run's folder; the module may have changed since.
+
+    Args:
+      experiment: of the run.
+      path: its folder.
+
+    Raises:
+      ModelError: there is no such class.
+      StoreError: the source needs other files that were beside it.
+    """
+    name = str(experiment.model.python).partition(":")[2]
     try:
-        return take_apart(make_module(import_class(f"model:{name}", path), model.args, 0))
+        return import_class(f"model:{name}", path)
     except ImportError as error:
         message = f"{path / 'model.py'}: cannot be imported by itself ({error})"
         raise StoreError(f"{message}; read its weights with safetensors.") from None
