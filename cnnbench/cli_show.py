@@ -9,6 +9,7 @@ import typer
 
 from cnnbench.cli_data import DataDir
 from cnnbench.errors import ModelError, UsageError
+from cnnbench.phrases import depthwise_advice
 from cnnbench.shipped import short_path
 from cnnbench.terminal import PICTURES, file_form, start_jax, stdout, tell, write_file
 from cnnbench.words import Specs, split_words
@@ -175,6 +176,8 @@ def print_layers(
     if outline is not None:
         title = f"{experiment.type_title} ({experiment.model.python})"
         stdout().print(outline_table(outline, title))
+        if outline.num_slow:
+            tell(depthwise_advice(outline.num_slow), err=False)
     elif loaded.plan is None:
         tell(f"{experiment.type_title}: {experiment.model.python}", err=False)
         if reason:

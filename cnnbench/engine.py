@@ -122,7 +122,8 @@ def _run(job: Job) -> Iterator[Event]:
         first_step_s=math.nan,
         peak_memory_bytes=None,
     )
-    yield Compiled(num_params(state.params), compile_s, cache.state, strategy.text, engine)
+    told = compile_s, cache.state, strategy.text, engine, alone.num_slow
+    yield Compiled(num_params(state.params), *told)
     if job.resume:
         yield Resumed(job.resume.kept)
     yield from _run_seeds(alone, state, (first,), compile_s)
@@ -151,10 +152,9 @@ def _compile(setup: Setup, seeds: Sequence[int]) -> tuple[Ready, TrainState]:
     """Programs for seeds that are trained at once, and what these start from."""
     with setup.job.watch.part("compile_s"):
         networks = [setup.network(seed) for seed in seeds]
-        if setup.job.plan is None:
-            check_output(setup, networks[0])
+        slow = check_output(setup, networks[0]) if setup.job.plan is None else 0
         state = setup.state(*networks)
-        return Ready(setup, compile_all(setup, networks[0], state), coder(setup)), state
+        return Ready(setup, compile_all(setup, networks[0], state), coder(setup), slow), state
 
 
 def _epoch_s(job: Job) -> float:

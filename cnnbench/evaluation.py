@@ -26,11 +26,13 @@ class Ready(NamedTuple):
       programs: compiled.
       codes: (params, rest, arrays, indices) to the code of those images, compiled when it is
         first called; None unless a graph of layers reconstructs.
+      num_slow: convolutions of a Python model that are slow here, as `check_output` counts them.
     """
 
     setup: Setup
     programs: Programs
     codes: Callable[..., jax.Array] | None = None
+    num_slow: int = 0
 
 
 def metric_directions(experiment: Experiment) -> dict[str, Direction]:

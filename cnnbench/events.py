@@ -20,6 +20,7 @@ class Compiled:
       compile_cache: `warm` where all programs came from the cache on disk, else `cold`.
       strategy: how it will train, for people.
       engine: the same for the record, as far as it is known by now.
+      num_slow: depthwise convolutions of a Python model that `cnnbench.depthwise` makes faster.
     """
 
     num_params: int
@@ -27,6 +28,7 @@ class Compiled:
     compile_cache: str
     strategy: str
     engine: Engine | None = None
+    num_slow: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,3 +194,13 @@ def numbered(titles: Sequence[str]) -> list[str]:
         f"{title} #{titles[: i + 1].count(title)}" if titles.count(title) > 1 else title
         for i, title in enumerate(titles)
     ]
+
+
+def depthwise_advice(count: int) -> str:
+    """A line on a Python model whose depthwise convolutions XLA computes.
+
+    >>> depthwise_advice(1).partition(";")[0]
+    '1 depthwise convolution is slow on a CPU'
+    """
+    what = "1 depthwise convolution is" if count == 1 else f"{count} depthwise convolutions are"
+    return f"{what} slow on a CPU; pass conv_general_dilated=cnnbench.depthwise to nnx.Conv"

@@ -25,6 +25,7 @@ from cnnbench.rowwise import Cut
 from cnnbench.spec import Experiment, Task
 from cnnbench.steps import Rules, eval_step, make_rules, train_step
 from cnnbench.strategy import Strategy, has_batch_statistics
+from cnnbench.submodules import count_slow
 from cnnbench.timing import Stopwatch
 from cnnbench.train import (
     Arrays,
@@ -239,8 +240,11 @@ def _ahead_of_time(
     return program
 
 
-def check_output(setup: Setup, network: Network) -> None:
-    """A Python model's output must fit; a plan's was checked before it was built.
+def check_output(setup: Setup, network: Network) -> int:
+    """Checks a Python model's output; a plan's was checked before it was built.
+
+    Returns:
+      The number of its depthwise convolutions that are slow on a CPU; 0 on an accelerator.
 
     Raises:
       ModelError: it does not.
@@ -250,5 +254,7 @@ def check_output(setup: Setup, network: Network) -> None:
     rules = setup.rules(training=False)
     call = partial(outputs_of, graphdef=network.evaluation, rules=rules)
     indices = jnp.zeros(1, jnp.int32)
-    got = jax.eval_shape(call, network.params, network.rest, setup.arrays, indices)
+    traced = jax.make_jaxpr(call, return_shape=True)
+    program, got = traced(network.params, network.rest, setup.arrays, indices)
     require_output(got, want)
+    return 0 if job.accelerator else count_slow(program.jaxpr)

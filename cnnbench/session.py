@@ -21,6 +21,7 @@ from cnnbench.events import Compiled, Event, SeedDone
 from cnnbench.loader import Loaded, load_experiment
 from cnnbench.opening import Opened, alone, begun, checkpoints_of, create, reopen, total, with_tags
 from cnnbench.optimizers import depends_on_total
+from cnnbench.phrases import depthwise_advice
 from cnnbench.recorder import Collected, keep, summary
 from cnnbench.results import RunRecord, RunResult, Status
 from cnnbench.resume import require_epochs
@@ -314,6 +315,7 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
                     if job.reference:  # its class has been called by now
                         settings.require_pinned(f"model.python: '{job.reference}'")
                     folder.write_record(dataclasses.replace(opened.record, engine=event.engine))
+                    _advise(event, job, listener)
             listener.event(event)
             if isinstance(event, SeedDone) and event.summary.seed != last:
                 with job.watch.away():
@@ -353,6 +355,12 @@ def _event_files(job: "Job", opened: Opened) -> event_files.EventFiles | None:
     if opened.record.extended:
         files.renew_hyperparameters()
     return files
+
+
+def _advise(event: Compiled, job: "Job", listener: Listener) -> None:
+    """Names what makes a Python model faster."""
+    if event.num_slow:
+        listener.note(f"{job.experiment.type_title}: {depthwise_advice(event.num_slow)}")
 
 
 def _sort_epochs(folder: RunFolder, job: "Job") -> None:

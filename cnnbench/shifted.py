@@ -5,7 +5,8 @@ more slowly than its arithmetic asks for. As a sum of shifted images, each times
 channel, it is a few passes over memory, and so is its gradient.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 SCOPE = "cnnbench_shifted"  # in JAX's stack of names: products here are multiply-adds
+MOST_TAPS = 25  # of a kernel; with 7x7 there is nothing left to gain, and it compiles for longer
 NHWC, HWIO = (0, 3, 1, 2), (3, 2, 0, 1)  # as JAX numbers the axes of images and kernels
 
 
@@ -62,7 +64,7 @@ def depthwise(
     return result
 
 
-def _is_depthwise(images: jax.Array, kernel: jax.Array, options: dict[str, Any]) -> bool:
+def _is_depthwise(images: Any, kernel: Any, options: Mapping[str, Any]) -> bool:
     """Whether each channel is convolved by itself, and nothing unusual is asked for."""
     numbers = options.get("dimension_numbers")
     if images.ndim != 4 or numbers is None:
@@ -76,4 +78,20 @@ def _is_depthwise(images: jax.Array, kernel: jax.Array, options: dict[str, Any])
         and set(options.get("lhs_dilation") or (1,)) == {1}
         and options.get("preferred_element_type") in (None, images.dtype)
         and options.get("out_sharding") is None
+    )
+
+
+def is_slow(equation: Any) -> bool:
+    """Tells whether `depthwise` computes faster on a CPU what an equation of a jaxpr leaves to XLA.
+
+    Kernels of a few taps that look at more than one channel and pixel do; each tap is a pass.
+    """
+    if equation.primitive.name != "conv_general_dilated":
+        return False
+    images, kernel = (var.aval for var in equation.invars)
+    taps = math.prod(kernel.shape[:2]) if kernel.ndim == 4 else 0
+    return (
+        images.shape[-1] > 1
+        and 1 < taps <= MOST_TAPS
+        and _is_depthwise(images, kernel, equation.params)
     )

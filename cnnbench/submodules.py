@@ -64,6 +64,7 @@ class Outline:
       parts: in the order of their calls.
       num_params: trained values of the whole model, also outside of the parts.
       multiply_adds: of the whole model, likewise, for one image.
+      num_slow: its depthwise convolutions that `cnnbench.depthwise` would make faster on a CPU.
     """
 
     input_shape: tuple[int, ...]
@@ -72,6 +73,7 @@ class Outline:
     parts: tuple[Part, ...]
     num_params: int
     multiply_adds: int
+    num_slow: int = 0
 
 
 @dataclass(slots=True)
@@ -232,6 +234,7 @@ def outline(
         parts,
         sum(leaf.size for leaf in jax.tree.leaves(state[0])),
         sum(costs.values()),
+        count_slow(jaxpr.jaxpr),
     )
 
 
@@ -318,6 +321,18 @@ def _costs(program: Any, above: str = "", times: int = 1) -> Counter[str]:
         for inner in _inner(equation.params.values()):
             found += _costs(inner, name, repeats)
     return found
+
+
+def count_slow(program: Any) -> int:
+    """Number of depthwise convolutions that XLA computes and `cnnbench.depthwise` could.
+
+    Args:
+      program: what JAX has traced; of the loops in it, the body counts once.
+    """
+    return sum(
+        shifted.is_slow(equation) + sum(map(count_slow, _inner(equation.params.values())))
+        for equation in program.eqns
+    )
 
 
 def _inner(values: Iterable[Any]) -> Iterator[Any]:
