@@ -314,8 +314,7 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
                 if isinstance(event, Compiled):
                     if job.reference:  # its class has been called by now
                         settings.require_pinned(f"model.python: '{job.reference}'")
-                    folder.write_record(dataclasses.replace(opened.record, engine=event.engine))
-                    _advise(event, job, listener)
+                    _compiled(event, opened, job, listener)
             listener.event(event)
             if isinstance(event, SeedDone) and event.summary.seed != last:
                 with job.watch.away():
@@ -357,8 +356,9 @@ def _event_files(job: "Job", opened: Opened) -> event_files.EventFiles | None:
     return files
 
 
-def _advise(event: Compiled, job: "Job", listener: Listener) -> None:
-    """Names what makes a Python model faster."""
+def _compiled(event: Compiled, opened: Opened, job: "Job", listener: Listener) -> None:
+    """Records how the run trains; names what would make a Python model faster."""
+    opened.folder.write_record(dataclasses.replace(opened.record, engine=event.engine))
     if event.num_slow:
         listener.note(f"{job.experiment.type_title}: {depthwise_advice(event.num_slow)}")
 

@@ -42,7 +42,8 @@ def step(model: Any, images: Any) -> Any:
         return (logits**2).sum(), logits
 
     program = jax.jit(jax.grad(loss, has_aux=True)).lower(network.params)
-    quick = program.compile({"xla_backend_optimization_level": 0})
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}  # quick to compile
+    quick = program.compile(options)
     gradients, logits = quick(network.params)
     return logits, gradients
 

@@ -1,6 +1,7 @@
 """Submodules of Python models: what is captured, wired, counted and shown."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,28 @@ def test_a_depthwise_convolution_costs_the_same_by_shifted_products() -> None:
     shifted = {"conv_general_dilated": cnnbench.depthwise}
     one, other = (outline(Net, options, (9, 7, 4), (5, 4, 2)) for options in ({}, shifted))
     assert [part.multiply_adds for part in one.parts] == [5 * 4 * 8 * 3 * 2, 5 * 4 * 8 * 2]
-    assert one == other
+    assert (one.num_slow, other.num_slow) == (1, 0)
+    assert replace(one, num_slow=0) == other
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "groups", "slow"),
+    [(4, (5, 5), 4, 3), (4, (7, 7), 4, 0), (4, (1, 1), 4, 0), (4, (3, 3), 2, 0), (1, (3, 3), 1, 0)],
+)
+def test_slow_convolutions_are_found_inside_of_loops_and_functions(
+    channels: int, kernel: tuple[int, int], groups: int, slow: int
+) -> None:
+    class Net(nnx.Module):
+        def __init__(self, *, rngs: nnx.Rngs) -> None:
+            options: Any = {"feature_group_count": groups, "rngs": rngs}
+            self.conv = nnx.Conv(channels, channels, kernel, **options)
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            x, _ = lax.scan(lambda y, _: (self.conv(y), None), x, length=2)
+            result: jax.Array = jax.jit(self.conv)(self.conv(x))
+            return result
+
+    assert outline(Net, {}, (8, 8, channels), (8, 8, channels)).num_slow == slow
 
 
 def test_a_module_that_gives_what_it_is_given_reads_it() -> None:
