@@ -12,7 +12,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
-from cnnbench.backprop import Forward, activation_of
+from cnnbench.backprop import Forward
+from cnnbench.geometry import activation_of
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import INPUT
 from cnnbench.losses import Score

@@ -18,20 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.activations import KINKED, sigma, sigma_prime
+from cnnbench.geometry import activation_of, kernel_owner
 from cnnbench.graph import Node, Plan
 from cnnbench.layer_rules import Rule
 from cnnbench.layers import (
     INPUT,
-    Activate,
-    Activation,
-    Conv,
-    ConvTranspose,
-    Dense,
-    LayerOp,
     Sample,
 )
 from cnnbench.objective import Objective, divergence, divergence_gradient
-from cnnbench.rulebook import Weights, kernel_owner, rule_of
+from cnnbench.rulebook import Weights, rule_of
 
 Array = NDArray[Any]
 
@@ -87,11 +82,6 @@ class Gradients:
     delta: dict[str, Array]
     weights: dict[str, dict[str, Array]]
     shares: dict[str, dict[str, Array]]
-
-
-def activation_of(op: LayerOp) -> Activation:
-    """The sigma that an operation ends with."""
-    return op.activation if isinstance(op, Conv | ConvTranspose | Dense | Activate) else "linear"
 
 
 def run(network: Network, x: Array) -> tuple[Forward, Gradients]:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from cnnbench import ops, plain, pooling
-from cnnbench.conv_arithmetic import Pads, conv_pads
+from cnnbench.geometry import geometry, kernel_owner
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     INPUT,
@@ -38,7 +38,6 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.patches import rotated
-from cnnbench.shapes import Shape
 
 MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
 KINKED = frozenset({"relu", "leaky_relu"})  # slopes jump at zero
@@ -124,24 +123,6 @@ class Plain:
     def settle(self, x: jax.Array) -> jax.Array:
         """Left to XLA."""
         return x
-
-
-def geometry(plan: Plan, node: Node) -> tuple[Conv | ConvTranspose, Pads, Pair]:
-    """The layer that says stride and padding, the padding, and the convolution's input size."""
-    op = node.op
-    assert isinstance(op, Conv | ConvTranspose)
-    if isinstance(op, Conv):
-        size = _size(node.in_shapes[0])
-        return op, conv_pads(op, size, op.kernel), size
-    owner = plan.by_name[kernel_owner(node)].op
-    assert isinstance(owner, Conv | ConvTranspose)
-    assert owner.kernel is not None
-    size = _size(node.layout.shape)
-    return owner, conv_pads(owner, size, owner.kernel), size
-
-
-def _size(shape: Shape) -> Pair:
-    return shape[0], shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,12 +291,6 @@ def _takes_upscale(plan: Plan, node: Node) -> bool:
     if not isinstance(node.op, Conv | ConvTranspose):
         return False
     return geometry(plan, node)[0].stride == ONE
-
-
-def kernel_owner(node: Node) -> str:
-    """The layer that has the kernel of a convolution: another one where it is tied."""
-    tie = node.op.tie if isinstance(node.op, ConvTranspose) else None
-    return tie or node.name
 
 
 def _needed(node: Node, readers: list[Node]) -> Pair:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from cnnbench import batch_norm, dense, lanes, ops
 from cnnbench.bottleneck import decoder
+from cnnbench.geometry import kernel_owner
 from cnnbench.graph import Node, Plan
 from cnnbench.initializers import draw
 from cnnbench.layers import (
@@ -33,7 +34,7 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.lowering import kernel_owner, lower
+from cnnbench.lowering import lower
 from cnnbench.noise import RandomLayer, disturb, divergence
 from cnnbench.result import Result
 from cnnbench.rowwise import Cut, Head, Weights, sum_in_rows

@@ -16,6 +16,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from cnnbench._version import __version__
 from cnnbench.conv_arithmetic import Pads, conv_pads
+from cnnbench.geometry import adjoint
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     INPUT,
@@ -39,7 +40,6 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.peers.geometry import adjoint
 from cnnbench.shapes import Shape
 
 OPSET = 20  # the first with Gelu

@@ -3,6 +3,7 @@
 import math
 from typing import assert_never
 
+from cnnbench.geometry import geometry
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     INPUT,
@@ -25,7 +26,6 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.lowering import geometry
 from cnnbench.shapes import Shape
 
 Span = tuple[int, int]  # the first and the last of rows or columns

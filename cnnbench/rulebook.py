@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from cnnbench import layer_rules as rules
 from cnnbench.conv_arithmetic import conv_pads
 from cnnbench.convolution import Grid
+from cnnbench.geometry import kernel_owner
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     Activate,
@@ -30,15 +31,9 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.shapes import Shape
-from cnnbench.wiring import tie_of
 
 Array = NDArray[Any]
 Weights = Mapping[str, Mapping[str, Array]]
-
-
-def kernel_owner(node: Node) -> str:
-    """The layer whose kernel a layer uses: its own name unless it is tied."""
-    return tie_of(node.op) or node.name
 
 
 def rule_of(plan: Plan, node: Node, weights: Weights, draws: Mapping[str, Array]) -> rules.Rule:

@@ -39,7 +39,7 @@ wiring
 graph
 linear_probe
 bottleneck flops
-stages
+stages geometry
 widening
 cost
 results
@@ -97,7 +97,7 @@ receptive_fields
 trained
 inspection latent predicting
 peers.interface
-peers.geometry peers.torch_modules
+peers.torch_modules
 peers.torch_net peers.keras_net peers.flax_net
 peers.torch_peer peers.keras_peer peers.flax_peer
 peers

@@ -120,7 +120,7 @@ def test_convolutions_of_any_geometry(
 
 def convolved(plan: Plan, weights: dict[str, Array], x: Array) -> Array:
     """Layers a and b by sums over the taps of the kernel."""
-    from cnnbench.lowering import geometry, kernel_owner
+    from cnnbench.geometry import geometry, kernel_owner
 
     for node in plan.nodes[:2]:
         owner, pads, size = geometry(plan, node)

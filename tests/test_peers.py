@@ -27,7 +27,6 @@ from cnnbench.loader import load_experiment
 from cnnbench.models import ACTIVATIONS, GraphNet
 from cnnbench.optimizers import OPTIMIZERS
 from cnnbench.peers import VARIANTS, Weights, initial_weights, make_peer
-from cnnbench.peers.geometry import by_channel
 from cnnbench.spec import LOSSES, Experiment
 from cnnbench.steps import make_rules, train_step
 from cnnbench.train import Arrays, build_optimizer, init_state, take_apart
@@ -510,6 +509,9 @@ def test_first_weights_are_those_of_our_network() -> None:
 
 
 def test_a_flattened_image_stands_by_channel() -> None:
+    pytest.importorskip("torch", reason="the peers extra is not installed")
+    from cnnbench.peers.torch_net import by_channel
+
     image = np.arange(24).reshape(2, 3, 4)
     want = [image[i, j, c] for c in range(4) for i in range(2) for j in range(3)]
     np.testing.assert_array_equal(image.ravel()[by_channel((2, 3, 4))], want)

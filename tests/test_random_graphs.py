@@ -21,6 +21,7 @@ from cnnbench import ops
 from cnnbench.catalog import DatasetInfo
 from cnnbench.data import Dataset, Split
 from cnnbench.devices import pick_devices
+from cnnbench.geometry import kernel_owner
 from cnnbench.graph import Plan
 from cnnbench.layers import (
     ACTIVATION_NAMES,
@@ -30,7 +31,7 @@ from cnnbench.layers import (
     Conv,
     ConvTranspose,
 )
-from cnnbench.lowering import Fused, kernel_owner
+from cnnbench.lowering import Fused
 from cnnbench.models import GraphNet
 from cnnbench.patches import Rows, Stamps, Taps
 from cnnbench.programs import Job, compile_train, set_up

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnnbench.conv_arithmetic import conv_pads
+from cnnbench.geometry import Adjoint, activation_of, adjoint, output_number, sources
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     Activate,
@@ -31,7 +32,6 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.models import ACTIVATIONS
-from cnnbench.peers.geometry import Adjoint, activation_of, adjoint, output_number, sources
 from cnnbench.peers.interface import Weights
 
 

@@ -7,6 +7,7 @@ from typing import Any, assert_never
 import keras
 from keras import layers, ops
 
+from cnnbench.geometry import Adjoint, activation_of, adjoint, output_number, sources
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     Activate,
@@ -29,7 +30,6 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.peers.geometry import Adjoint, activation_of, adjoint, output_number, sources
 from cnnbench.peers.interface import Weights
 
 Tensor = Any

@@ -6,6 +6,7 @@ such a vector has its rows in the vector's order, and the units of a dense layer
 that is reshaped to an image are made in the image's order.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, assert_never
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from cnnbench.conv_arithmetic import conv_pads
+from cnnbench.geometry import activation_of, adjoint, output_number, sources
 from cnnbench.graph import Node, Plan
 from cnnbench.layers import (
     Activate,
@@ -35,14 +37,6 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.peers.geometry import (
-    activation_of,
-    adjoint,
-    by_channel,
-    order_wanted,
-    output_number,
-    sources,
-)
 from cnnbench.peers.interface import Array, Gradients, Weights
 from cnnbench.peers.torch_modules import (
     ChannelsFirst,
@@ -56,6 +50,7 @@ from cnnbench.peers.torch_modules import (
     Transpose,
     activation,
 )
+from cnnbench.shapes import Shape
 
 
 class Slot(NamedTuple):
@@ -132,7 +127,7 @@ def _order(plan: Plan, node: Node, orders: list[Array]) -> Array:
         return by_channel(shape)
     match op:
         case Dense():
-            return order_wanted(plan, node)
+            return _order_wanted(plan, node)
         case Concat():
             starts = np.cumsum([0, *map(len, orders[:-1])])
             return np.concatenate([o + s for o, s in zip(orders, starts, strict=True)])
@@ -267,3 +262,28 @@ def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str
     ways = {"kernel": ("weight", kernel), "scale": ("weight", kernel), "bias": ("bias", vector)}
     found = {key: ways[key] for key in node.layout.params}
     return {key: Slot(getattr(holder, name), *way) for key, (name, way) in found.items()}
+
+
+def by_channel(shape: Shape) -> Array:
+    """Where the values of an image flattened by channel, row, column stand in our order.
+
+    >>> by_channel((1, 2, 3)).tolist()
+    [0, 3, 1, 4, 2, 5]
+    """
+    places = np.arange(math.prod(shape)).reshape(shape)
+    return places.transpose(2, 0, 1).ravel() if len(shape) == 3 else places
+
+
+def _order_wanted(plan: Plan, node: Node) -> Array:
+    """The order of a dense layer's units that spares a permutation later.
+
+    Where its result is only reshaped to an image, its units may be made in that image's
+    order by channel; else they stay in ours.
+    """
+    readers = [other for other in plan.nodes if node.name in other.inputs]
+    for reader in readers:
+        if isinstance(reader.op, Reshape):
+            return by_channel(reader.layout.shape)
+        if isinstance(reader.op, Dropout | GaussianNoise | MaskingNoise | Activate | BatchNorm):
+            return _order_wanted(plan, reader)
+    return np.arange(math.prod(node.layout.shape))

@@ -1,9 +1,6 @@
-"""What every framework needs to know of a plan, in plain integers."""
+"""Convolutions in plain integers, and what else every framework needs of a plan."""
 
-import math
 from dataclasses import dataclass
-
-import numpy as np
 
 from cnnbench.conv_arithmetic import Pads, conv_pads
 from cnnbench.graph import Node, Plan
@@ -11,17 +8,11 @@ from cnnbench.layers import (
     INPUT,
     Activate,
     Activation,
-    BatchNorm,
     Conv,
     ConvTranspose,
     Dense,
-    Dropout,
-    GaussianNoise,
     LayerOp,
-    MaskingNoise,
-    Reshape,
 )
-from cnnbench.peers.interface import Array
 from cnnbench.shapes import Shape
 
 
@@ -39,6 +30,30 @@ def output_number(plan: Plan) -> int:
 def activation_of(op: LayerOp) -> Activation:
     """The function that an operation ends with."""
     return op.activation if isinstance(op, Conv | ConvTranspose | Dense | Activate) else "linear"
+
+
+def kernel_owner(node: Node) -> str:
+    """The layer that has the kernel of a convolution: another one where it is tied."""
+    tie = node.op.tie if isinstance(node.op, ConvTranspose) else None
+    return tie or node.name
+
+
+def geometry(plan: Plan, node: Node) -> tuple[Conv | ConvTranspose, Pads, tuple[int, int]]:
+    """The layer that says stride and padding, the padding, and the convolution's input size."""
+    op = node.op
+    assert isinstance(op, Conv | ConvTranspose)
+    if isinstance(op, Conv):
+        size = _plane(node.in_shapes[0])
+        return op, conv_pads(op, size, op.kernel), size
+    owner = plan.by_name[kernel_owner(node)].op
+    assert isinstance(owner, Conv | ConvTranspose)
+    assert owner.kernel is not None
+    size = _plane(node.layout.shape)
+    return owner, conv_pads(owner, size, owner.kernel), size
+
+
+def _plane(shape: Shape) -> tuple[int, int]:
+    return shape[0], shape[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +94,3 @@ def adjoint(plan: Plan, node: Node, op: ConvTranspose) -> Adjoint:
     reached = [(node.in_shapes[0][i] - 1) * stride[i] + kernel[i] for i in (0, 1)]
     rows, columns = (size[i] + sum(pads[i]) - reached[i] for i in (0, 1))
     return Adjoint(owner.name, kernel, stride, pads, (rows, columns), size)
-
-
-def by_channel(shape: Shape) -> Array:
-    """Where the values of an image flattened by channel, row, column stand in our order.
-
-    >>> by_channel((1, 2, 3)).tolist()
-    [0, 3, 1, 4, 2, 5]
-    """
-    places = np.arange(math.prod(shape)).reshape(shape)
-    return places.transpose(2, 0, 1).ravel() if len(shape) == 3 else places
-
-
-def order_wanted(plan: Plan, node: Node) -> Array:
-    """The order of a dense layer's units that spares a permutation later.
-
-    Where its result is only reshaped to an image, its units may be made in that image's
-    order by channel; else they stay in ours.
-    """
-    readers = [other for other in plan.nodes if node.name in other.inputs]
-    for reader in readers:
-        if isinstance(reader.op, Reshape):
-            return by_channel(reader.layout.shape)
-        if isinstance(reader.op, Dropout | GaussianNoise | MaskingNoise | Activate | BatchNorm):
-            return order_wanted(plan, reader)
-    return np.arange(math.prod(node.layout.shape))
