@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnbench.conv_arithmetic import Pads
-
 Pair = tuple[int, int]
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: Pair, pads: Pads) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, stride: Pair, pads: tuple[Pair, Pair]) -> jax.Array:
     """Convolution without kernel flip (cross-correlation), as in JAX, PyTorch and Keras.
 
     Args:
@@ -31,7 +29,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: Pair, pads: Pads) -> jax.Array
 
 
 def conv_transpose(
-    y: jax.Array, kernel: jax.Array, stride: Pair, pads: Pads, size: Pair
+    y: jax.Array, kernel: jax.Array, stride: Pair, pads: tuple[Pair, Pair], size: Pair
 ) -> jax.Array:
     """The adjoint of a convolution: <conv(x), y> = <x, adjoint(y)>.
 
