@@ -21,6 +21,7 @@ Invert = Literal["auto", "yes", "no"]
 Pixels = NDArray[np.uint8]
 PNG = b"\x89PNG\r\n\x1a\n"  # what a PNG file begins with
 MOST_PIXELS = 50_000_000  # of a file; more would fill the memory
+WHITE, BLACK = 255, 0
 MIDDLE = 127.5  # between black and white
 INK = 20 / 28  # of an image's side, as in MNIST
 BROKEN = (
@@ -71,9 +72,9 @@ class Photograph:
 def read_photograph(file: Path, shape: tuple[int, int, int], framing: Framing) -> Photograph:
     """Reads a file: its middle part, scaled to the size of a dataset's images.
 
-    It is turned as its camera says, its transparent parts become white, colours become grey
-    (or grey becomes colours) as the dataset has them. A file of the dataset's own size is
-    taken pixel by pixel.
+    It is turned as its camera says, its transparent parts become white (black where the rest is
+    white), colours become grey (or grey becomes colours) as the dataset has them. A file of the
+    dataset's own size is taken pixel by pixel.
 
     Args:
       file: a PNG or JPEG file.
@@ -153,19 +154,28 @@ def _unidentified(file: Path) -> DataError:
 
 
 def _upright(file: Path, channels: int) -> "Image":
-    """Turned as the camera says, on white, in the channels of the dataset."""
+    """Turned as the camera says, in the channels of the dataset, on white.
+
+    White ink on a transparent ground is on black instead: on white there would be nothing.
+    """
+    seen = _on_paper(file, channels, WHITE)
+    return _on_paper(file, channels, BLACK) if np.asarray(seen).min() == WHITE else seen
+
+
+def _on_paper(file: Path, channels: int, paper: int) -> "Image":
     from PIL import Image
 
     with _opened(file) as image:
         depth = _bit_depth(file) if image.format == "PNG" else 8
         if depth == 16:
-            turned = Image.fromarray(_deep(file, image))
+            turned = Image.fromarray(_deep(file, image, paper))
         else:
             turned = _turned(image)
             _scale_transparent(turned, depth)
         if turned.has_transparency_data:
             turned = turned.convert("RGBA")
-            turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
+            ground = Image.new("RGBA", turned.size, (paper, paper, paper, 255))
+            turned = Image.alpha_composite(ground, turned)
         return turned.convert("L" if channels == 1 else "RGB")
 
 
@@ -193,8 +203,8 @@ def _scale_transparent(image: "Image", depth: int) -> None:
         image.info["transparency"] = tuple(value & most for value in transparent)
 
 
-def _deep(file: Path, image: "Image") -> Pixels:
-    """A PNG file of 16 bits a sample, (h, w) or (h, w, 3), rounded to 8 bits, on white.
+def _deep(file: Path, image: "Image", paper: int) -> Pixels:
+    """A PNG file of 16 bits a sample, (h, w) or (h, w, 3), rounded to 8 bits, on white or black.
 
     Pillow keeps the upper 8 bits of all but grey without alpha, so the file is read once more
     for the lower ones: as if the bytes of a sample stood in the other order.
@@ -205,9 +215,9 @@ def _deep(file: Path, image: "Image") -> Pixels:
     seen = (samples[..., :-1] if has_alpha else samples) / np.float32(257)
     if has_alpha:
         opaque = samples[..., -1:] / np.float32(65_535)
-        seen = 255 - (255 - seen) * opaque
+        seen = paper - (paper - seen) * opaque
     elif transparent is not None:
-        seen[(samples == transparent).all(axis=2)] = 255
+        seen[(samples == transparent).all(axis=2)] = paper
     pixels: Pixels = seen.round().astype(np.uint8)
     return pixels[..., 0] if pixels.shape[2] == 1 else pixels
 

@@ -101,6 +101,26 @@ def test_transparent_is_white_and_colours_become_grey(tmp_path: Path) -> None:
     assert (np.delete(seen.ravel(), 10 * 28 + 10) == 255).all()
 
 
+@pytest.mark.parametrize("kind", ["LA", "RGBA", "P", "L", "deep"])
+def test_white_ink_on_a_transparent_ground_is_seen(tmp_path: Path, kind: str) -> None:
+    """On white paper there would be nothing; the network would still name a class."""
+    ink = np.zeros((28, 28), np.uint8)
+    ink[8:20, 12:16] = 255
+    file = tmp_path / "ink.png"
+    if kind == "deep":
+        samples = np.dstack([np.full_like(ink, 255)] * 3 + [ink]) * np.uint16(257)
+        file.write_bytes(png(samples, 6, 16))
+    elif kind in {"P", "L"}:
+        Image.fromarray(ink).convert(kind).save(file, transparency=0)
+    else:
+        image = Image.fromarray(np.full_like(ink, 255)).convert(kind)
+        image.putalpha(Image.fromarray(ink))
+        image.save(file)
+    seen = read_photograph(file, (28, 28, 1), Framing("auto", trim=False))
+    np.testing.assert_array_equal(seen.pixels[..., 0], ink)
+    assert not seen.inverted
+
+
 def test_grey_becomes_colours(tmp_path: Path) -> None:
     seen = read_photograph(save(tmp_path / "a.png", ramp(32, 32)), COLOUR, AS_IT_IS).pixels
     for channel in range(3):
