@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from cnnbench import ops, programs
+from cnnbench import programs
 from cnnbench.catalog import DatasetInfo
 from cnnbench.data import Dataset, Split
 from cnnbench.devices import pick_devices
-from cnnbench.embedded import load_embedded
 from cnnbench.engine import run_job
 from cnnbench.errors import UsageError
 from cnnbench.evaluation import metric_directions
@@ -637,42 +635,3 @@ def test_a_python_model_says_which_arguments_do_not_fit(python_model: Path) -> N
     )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         list(run_job(python_job(python_model, units=CLASSES, width=3)))
-
-
-# The first step on digits, whose background is blank while all biases are zero.
-
-
-STRIDED: Layers = {
-    "conv1": {"op": "conv", "filters": 16, "kernel": 5, "stride": 2, "activation": "relu"},
-    "conv2": {"op": "conv", "filters": 16, "kernel": 3, "padding": "same", "activation": "relu"},
-    "pool": {"op": "max_pool", "size": 2},
-    "conv3": {"op": "conv", "filters": 8, "kernel": 3, "activation": "relu"},
-    "dense": {"op": "dense", "units": 10},
-}
-
-
-def test_first_gradients_on_digits_are_those_of_float64() -> None:
-    """By Winograd too: rounding would decide relu's side of the background (0.4 of a bias)."""
-    plan, some = oracles.make_plan(STRIDED, (28, 28, 1), (10,)), slice(20)
-    digits = load_embedded()
-    images = digits["train_images"][some].astype(np.float32) / 256
-    labels = digits["train_labels"][some]
-    ways: list[tuple[ops.Form, Any]] = [("plain", np.float64), ("direct", np.float32)]
-    found = []
-    for form, dtype in [*ways, ("fast", np.float32)]:
-        network = take_apart(GraphNet(plan, form=form, rngs=nnx.Rngs(0)))
-
-        def loss(params: Any, x: Any, network: Any = network) -> jax.Array:
-            logits = nnx.merge(network.training, params, network.rest, copy=True)(x)
-            return -jax.nn.log_softmax(logits)[jnp.arange(len(x)), labels].mean()
-
-        with jax.enable_x64(dtype is np.float64):
-            params = jax.tree.map(lambda v, d=dtype: jnp.asarray(np.asarray(v, d)), network.params)
-            slopes = jax.jit(jax.grad(loss))(params, images.astype(dtype))
-            found.append(oracles.get_params(jax.tree.map(np.asarray, slopes)))
-    want, direct, fast = found
-    for got, bar in ((direct, 2e-6), (fast, 2e-5)):
-        for layer, arrays in want.items():
-            for name, value in arrays.items():
-                error = np.linalg.norm(got[layer][name] - value) / np.linalg.norm(value)
-                assert error <= bar, (layer, name, error)
