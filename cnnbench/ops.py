@@ -159,8 +159,15 @@ def _both(rows: Array, columns: Array, x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _blanked(y: jax.Array, met: jax.Array) -> jax.Array:
-    """Images, (h, w, n, c), that are zero where nothing was met, (h, w, n)."""
-    return jnp.where((met == 0)[..., None], 0, y)
+    """Images, (h, w, n, c), that are zero where nothing was met, (h, w, n).
+
+    After the first step few windows are blank, and images without any are not copied.
+    """
+    blank = met == 0
+    result: jax.Array = lax.cond(
+        blank.any(), lambda y: jnp.where(blank[..., None], 0, y), lambda y: y, y
+    )
+    return result
 
 
 # What is rounded to zero was zero: the gradient is that of the convolution.

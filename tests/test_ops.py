@@ -386,3 +386,16 @@ def test_what_is_not_finite_is_not_taken_for_zero() -> None:
     run = jax.jit(lambda x, kernel: conv.conv(x, conv.prepare(kernel)))
     result = np.asarray(run(x, np.ones((5, 5, 32, 32), np.float32)))
     assert not np.isfinite(result[:4, :4]).any()
+
+
+@pytest.mark.parametrize("kind", [Taps, Stamps, Rows])
+def test_direct_forms_give_equal_results_for_equal_windows(kind: type) -> None:
+    """To the bit, wherever the window is and whatever is beside it."""
+    case = Case((20, 20), (5, 4, 6, 8))
+    conv, rng = by_algorithm(case, kind, 0), np.random.default_rng(0)
+    x = np.broadcast_to(rng.normal(size=6), (20, 20, NUM_IMAGES, 6)).astype(np.float32)
+    x[:, :7] = rng.normal(size=(20, 7, NUM_IMAGES, 6))
+    kernel = rng.normal(size=case.kernel).astype(np.float32)
+    y = np.asarray(jax.jit(lambda x, kernel: conv.conv(x, conv.prepare(kernel)))(x, kernel))
+    np.testing.assert_array_equal(y[:, 7:], np.broadcast_to(y[:1, 7:8, :1], y[:, 7:].shape))
+    assert (y[:, 7:] != y[:, 6:7]).any()
