@@ -166,7 +166,7 @@ def _converted(network: TrainedNetwork, image_shape: tuple[int, ...]) -> tuple[A
     """
     what = f"{network.path}: '{network.experiment.model.python}' is a Python model"
     if importlib.util.find_spec("jax2onnx") is None:
-        install = commands.pip_install("jax2onnx")
+        install = commands.pip_install("cnnbench[export-python]")
         message = f"{what}, which only the package jax2onnx converts to ONNX"
         raise UsageError(f"{message}; run {install}, or write --to stablehlo.")
     import jax
@@ -190,6 +190,8 @@ def _converted(network: TrainedNetwork, image_shape: tuple[int, ...]) -> tuple[A
             del model.graph.value_info[:]  # some of its shapes between operations are wrong
             onnx.helper.set_model_props(model, notes(network))
             return model, rows
+        finally:  # programs traced with jax2onnx's own operations, which XLA does not know
+            jax.clear_caches()
     message = f"{what}, which jax2onnx {version('jax2onnx')} cannot convert ({reason})"
     raise UsageError(f"{message}; write --to stablehlo.")
 

@@ -104,11 +104,11 @@ def test_a_line_that_ends_otherwise_is_a_flaw() -> None:
 GUARDED = {
     "onnx": "export",
     "onnxruntime": "export",
+    "jax2onnx": "export-python",
     "tensorboard": "tensorboard",
     "torch": "peers",
     "keras": "peers",
 }
-ASKED_FOR = {"jax2onnx"}  # in no extra; a message says how to install it where it is missing
 
 
 def imports() -> Iterator[tuple[str, str]]:
@@ -135,9 +135,7 @@ def test_what_is_imported_is_declared() -> None:
     owners = packages_distributions()
     for top, module in sorted(set(imports())):
         names = declared(owners.get(top, [top]))
-        if top in ASKED_FOR:
-            assert f'pip_install("{top}")' in (SOURCE / module).read_text("utf-8")
-        elif top in GUARDED:
+        if top in GUARDED:
             assert names & declared(extras[GUARDED[top]]), f"{module} imports {top}"
         else:
             assert names & base, f"{module} imports {top}, which pyproject.toml does not declare"
