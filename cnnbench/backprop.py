@@ -51,6 +51,10 @@ class Network:
         """How a layer goes forward and back."""
         return rule_of(self.plan, node, self.weights, self.draws)
 
+    def slope(self, node: Node, z: Array) -> Array:
+        """The slope of a layer's activation at each z."""
+        return sigma_prime(activation_of(node.op), z)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forward:
@@ -146,7 +150,7 @@ def kl_weight(node: Node) -> float:
 def output_error(network: Network, forward: Forward) -> Array:
     """Step 3, equation (S3): nabla_a C at the output, times sigma'(z)."""
     last = network.plan.by_name[network.plan.output]
-    slope = sigma_prime(activation_of(last.op), forward.z[last.name])
+    slope = network.slope(last, forward.z[last.name])
     return network.objective.gradient(forward.a[last.name]) * slope
 
 
@@ -160,7 +164,7 @@ def backpropagate(network: Network, forward: Forward) -> dict[str, Array]:
     errors = divergence_errors(network, forward)
     for node in reversed(plan.nodes):
         error = errors.pop(node.name, 0.0)
-        slope = sigma_prime(activation_of(node.op), forward.z[node.name])
+        slope = network.slope(node, forward.z[node.name])
         # The output may be read, too; what comes from there is more of its error.
         delta[node.name] = delta.get(node.name, 0.0) + error * slope
         if set(node.inputs) == {INPUT}:
@@ -212,8 +216,10 @@ def sides(network: Network, forward: Forward, known: Forward | None = None) -> d
         name, rule = node.name, network.rule(node)
         if known and forward.z[name] is known.z[name]:
             continue
-        if activation_of(node.op) in KINKED:
-            found[name] = forward.z[name] > 0
+        if (activation := activation_of(node.op)) in KINKED:
+            # As sigma' has it: XLA flushes a subnormal z to 0, which is leaky_relu's other side.
+            z = forward.z[name]
+            found[name] = z >= 0 if activation == "leaky_relu" else z > 0
         if rule.side is not None:
             found[name] = rule.side(*forward.read_by(node))
     return found

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.backprop import Forward, Network, cost, crossings, feedforward, sides
+from cnnbench.roundoff import perturbed
 
 Array = NDArray[Any]
 DELTA = "delta"  # the error of a layer's z, beside the names of its weights
@@ -64,6 +65,13 @@ class Landscape:
     def height(self) -> float:
         """The cost at the point."""
         return cost(self.network, self.forward)
+
+    @cached_property
+    def digit(self) -> float:
+        """How far rounding may move the cost, which ill-conditioned networks amplify."""
+        rough = cost(self.network, perturbed(self.network, self.x, 0)[0])
+        narrow = abs(rough - self.height) * np.finfo(np.float64).eps / np.finfo(np.float32).eps
+        return max(np.finfo(np.float64).eps * abs(self.height), float(narrow))
 
     def slopes(self, layer: str, name: str, like: Array, scale: float) -> Slopes:
         """Slopes by some entries of an array.
@@ -121,8 +129,7 @@ class Landscape:
 
     def _steps(self, scale: float) -> Iterator[float]:
         """Steps that are long enough for the cost's last digit not to matter."""
-        digit = 4 * np.finfo(np.float64).eps * abs(self.height)
-        return (step for step in STEPS if digit / step <= self.accuracy * scale)
+        return (step for step in STEPS if 4 * self.digit / step <= self.accuracy * scale)
 
 
 def chosen(like: Array) -> Array:

@@ -1,6 +1,6 @@
 """Backpropagation by hand beside autodiff and central differences, layer by layer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 
 from cnnbench.agreement import BARS, Dtype, GradCheck, LayerCheck, Quantity
 from cnnbench.autodiff import Derivatives, Reference
-from cnnbench.backprop import Forward, Gradients, Network, cost, crossings, feedforward, run, sides
+from cnnbench.backprop import (
+    Forward,
+    Gradients,
+    Network,
+    backpropagate,
+    cost,
+    crossings,
+    feedforward,
+    gradients,
+    run,
+    sides,
+)
 from cnnbench.central_differences import DELTA, Landscape
 from cnnbench.devices import pick_devices
 from cnnbench.errors import UsageError, did_you_mean, listing
@@ -18,6 +29,7 @@ from cnnbench.graph import Node, Plan
 from cnnbench.loader import Loaded
 from cnnbench.losses import loss_name, objective, objective_name
 from cnnbench.objective import Objective
+from cnnbench.roundoff import perturbed
 from cnnbench.settings import pinned
 from cnnbench.spec import Task
 
@@ -28,6 +40,7 @@ ATTEMPTS = 8  # to find images where rounding puts no unit on the other side of 
 PROBES = 4  # points nearby, to see whether errors of float32 are random
 SHRUNK = 1e-7  # of an error in float32 is left in float64, if it is rounding's: 4e-9 or so
 MARGIN = 8.0  # how many times as large as their largest change random errors may be
+WIDER = MARGIN * 2.0**-29  # of an error that is expected in float32 is left in float64
 SPREAD = 0.1  # of biases: at zero, many units would stand on their kinks
 NOTHING = 1e-6  # of the cost; a derivative that is smaller is taken for zero
 
@@ -73,13 +86,9 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
     point = find_point(loaded, plan, dtype)
     names = [node.name for node in plan.nodes] if layer is None else [layer]
     layers = tuple(_check_layer(plan.by_name[name], point, dtype) for name in names)
-    if not all(each.right for each in layers):
-        if dtype == "float32":
-            wide = _widened(loaded, plan, point)
-            layers = tuple(each if each.right else _explained(each, point, wide) for each in layers)
-        else:
-            lost = _lost_in_float32(point)
-            layers = tuple(each if each.right else _allowed(each, lost) for each in layers)
+    if not all(each.near and each.alike for each in layers):
+        explain = _in_float32(loaded, plan, point) if dtype == "float32" else _in_float64(point)
+        layers = tuple(_explained(each, explain) for each in layers)
     return GradCheck(
         title=loaded.experiment.type_title,
         dtype=dtype,
@@ -160,13 +169,13 @@ def _images(
 
 
 def _point(network: Network, x: Array, reference: Reference, dtype: Dtype) -> Point:
-    forward, gradients = run(network, x)
+    forward, by_hand = run(network, x)
     autodiff = reference.derivatives(network.weights, x, network.objective.targets)
     exact = _exact(network, x, BARS[dtype].differences)
     doubtful = max(
         crossings(exact.home, sides(network, other)) for other in (forward, autodiff.forward)
     )
-    return Point(network, x, forward, gradients, autodiff, exact, doubtful)
+    return Point(network, x, forward, by_hand, autodiff, exact, doubtful)
 
 
 def _exact(network: Network, x: Array, accuracy: float) -> Landscape:
@@ -210,11 +219,13 @@ class Wide:
 
     Args:
       gradients: by hand.
+      beside: by hand, with every unit on the side of its kink where JAX has it.
       autodiff: by JAX.
       probes: at the point, and nearby.
     """
 
     gradients: Gradients
+    beside: Gradients
     autodiff: Derivatives
     probes: tuple[Probe, ...]
 
@@ -231,7 +242,16 @@ def _widened(loaded: Loaded, plan: Plan, point: Point) -> Wide:
         narrow = Reference(plan, objective(loaded.experiment), seed)
         first = Probe(point.gradients, point.autodiff, run(point.exact.network, x)[1])
         probes = (first, *(_probe(point, narrow, rng) for _ in range(PROBES)))
-    return Wide(run(network, x)[1], autodiff, probes)
+    return Wide(run(network, x)[1], _beside(network, autodiff), autodiff, probes)
+
+
+def _beside(network: Network, autodiff: Derivatives) -> Gradients:
+    """Derivatives by hand from the z and a that JAX has computed.
+
+    At a kink either side's derivative is right; here it is the same one.
+    """
+    forward = autodiff.forward
+    return gradients(network, forward, backpropagate(network, forward))
 
 
 def _probe(point: Point, reference: Reference, rng: np.random.Generator) -> Probe:
@@ -249,35 +269,57 @@ def _probe(point: Point, reference: Reference, rng: np.random.Generator) -> Prob
     return Probe(by_hand, autodiff, run(wide, x.astype(np.float64))[1])
 
 
-def _explained(layer: LayerCheck, point: Point, wide: Wide) -> LayerCheck:
-    """A layer whose derivatives disagree in float32, with rounding's part in that.
+Explain = Callable[[LayerCheck, Quantity], bool]
 
-    Rounding explains it where the derivatives agree in float64, and the errors of float32 change
-    as much as they are large from one point to the next, which a mistake's do not (Vignes 1993,
-    "A stochastic arithmetic for reliable scientific computation"); or where rounding puts a unit
-    on another side of a kink.
+
+def _explained(layer: LayerCheck, explain: Explain) -> LayerCheck:
+    """A layer, with rounding's part in its errors, if one is above a bar."""
+    if layer.near and layer.alike:
+        return layer
+    return replace(layer, explained=all(explain(layer, each) for each in layer.quantities))
+
+
+def _in_float32(loaded: Loaded, plan: Plan, point: Point) -> Explain:
+    """A test of whether rounding explains what disagrees in float32.
+
+    It does where the derivatives agree in float64, and the errors of float32 are no larger than
+    those of operations that round at random, or change as much as they are large from one point
+    to the next, which a mistake's do not (Vignes 1993, "A stochastic arithmetic for reliable
+    scientific computation"), or come from units that rounding puts on another side of a kink.
     """
-    wides = [
-        replace(
-            q,
-            by_hand=_of(wide.gradients, layer.node.name, q.name),
-            by_autodiff=_of(wide.autodiff, layer.node.name, q.name),
+    wide, expected = _widened(loaded, plan, point), _expected(point.exact)
+    beside = _beside(point.network, point.autodiff)
+
+    def explain(layer: LayerCheck, quantity: Quantity) -> bool:
+        at = layer.node.name, quantity.name
+        exact = replace(
+            quantity, by_hand=_of(wide.beside, *at), by_autodiff=_of(wide.autodiff, *at)
         )
-        for q in layer.quantities
-    ]
-    agree = all(
-        wide_q.to_autodiff <= max(BARS["float64"].autodiff, SHRUNK * q.to_autodiff)
-        and (wide_q.to_differences or 0.0) <= layer.bars.differences
-        for q, wide_q in zip(layer.quantities, wides, strict=True)
-    )
-    random = all(_is_random(layer, q, wide) for q in layer.quantities)
-    return replace(layer, imprecise=agree and (random or point.doubtful > 0))
+        own = replace(exact, by_hand=_of(wide.gradients, *at))
+        same_side = replace(quantity, by_hand=_of(beside, *at))
+        lost = max(SHRUNK * quantity.error, WIDER * expected(*at))
+        return (
+            (exact.alike(BARS["float64"].autodiff) or exact.error <= lost)
+            and (own.to_differences or 0.0) <= layer.bars.differences
+            and (
+                _is_rounding(layer, quantity, wide, expected(*at))
+                or (point.doubtful > 0 and _within(same_side, layer.bars.autodiff, expected(*at)))
+            )
+        )
+
+    return explain
 
 
-def _is_random(layer: LayerCheck, quantity: Quantity, wide: Wide) -> bool:
+def _within(quantity: Quantity, bar: float, expected: float) -> bool:
+    return quantity.alike(bar) or quantity.error <= MARGIN * expected
+
+
+def _is_rounding(layer: LayerCheck, quantity: Quantity, wide: Wide, expected: float) -> bool:
     """Whether the errors of both float32 derivatives are rounding's, or within the bar."""
+    if not any(np.isfinite(a).all() for a in (quantity.by_hand, quantity.by_autodiff)):
+        return True  # both overflow
     name, key = layer.node.name, quantity.name
-    within = layer.bars.autodiff * quantity.scale
+    within = layer.bars.autodiff * quantity.size
     exact = [_of(probe.exact, name, key) for probe in wide.probes]
     for found in (
         [_of(probe.by_hand, name, key) for probe in wide.probes],
@@ -285,9 +327,32 @@ def _is_random(layer: LayerCheck, quantity: Quantity, wide: Wide) -> bool:
     ):
         first, *others = (got - want for got, want in zip(found, exact, strict=True))
         change = max(float(np.abs(error - first).max()) for error in others)
-        if not np.abs(first).max() <= MARGIN * change + within:
+        if not np.abs(first).max() <= MARGIN * max(change, expected) + within:
             return False
     return True
+
+
+def _in_float64(point: Point) -> Explain:
+    """A test of whether rounding explains what disagrees in float64.
+
+    Where much cancels, float64 loses as many digits as float32 does at the same point, so the
+    bars grow with the error of float32. A mistake is in both of its derivatives, and is none of it.
+    """
+    lost, expected = _lost_in_float32(point), _expected(point.exact)
+    beside = _beside(point.network, point.autodiff)
+
+    def explain(layer: LayerCheck, quantity: Quantity) -> bool:
+        at = layer.node.name, quantity.name
+        narrow, exact = (_of(each, *at) for each in lost)
+        error = max(SHRUNK * float(np.abs(narrow - exact).max()), WIDER * expected(*at))
+        if not np.isfinite(error):
+            return False
+        factor = max(1.0, error / quantity.scale / layer.bars.autodiff)
+        same_side = replace(quantity, by_hand=_of(beside, *at))
+        near = same_side.alike(layer.bars.autodiff) or same_side.error <= error
+        return near and (quantity.to_differences or 0.0) <= factor * layer.bars.differences
+
+    return explain
 
 
 def _lost_in_float32(point: Point) -> tuple[Gradients, Gradients]:
@@ -296,24 +361,16 @@ def _lost_in_float32(point: Point) -> tuple[Gradients, Gradients]:
     return run(*narrow)[1], run(*_converted(*narrow, "float64"))[1]
 
 
-def _allowed(layer: LayerCheck, lost: tuple[Gradients, Gradients]) -> LayerCheck:
-    """A layer whose derivatives disagree in float64, with rounding's part in that.
+def _expected(exact: Landscape) -> Callable[[str, str], float]:
+    """The largest error that rounding in float32 is expected to make, of a layer's array."""
+    right = run(exact.network, exact.x)[1]
+    rough = [perturbed(exact.network, exact.x, seed)[1] for seed in range(PROBES)]
 
-    Where much cancels, float64 loses as many digits as float32 does at the same point, so the
-    bars grow with the error of float32. A mistake is in both of its derivatives, and is none of it.
-    """
-    name = layer.node.name
+    def expected(layer: str, name: str) -> float:
+        errors = [np.abs(_of(each, layer, name) - _of(right, layer, name)).max() for each in rough]
+        return float(np.max(errors))
 
-    def rounded(quantity: Quantity) -> bool:
-        narrow, exact = (_of(gradients, name, quantity.name) for gradients in lost)
-        error = SHRUNK * float(np.abs(narrow - exact).max() / quantity.scale)
-        if not np.isfinite(error):
-            return False
-        factor = max(1.0, error / layer.bars.autodiff)
-        near = quantity.to_autodiff <= factor * layer.bars.autodiff
-        return near and (quantity.to_differences or 0.0) <= factor * layer.bars.differences
-
-    return replace(layer, imprecise=all(map(rounded, layer.quantities)))
+    return expected
 
 
 def _of(found: Gradients | Derivatives, layer: str, name: str) -> Array:
@@ -335,7 +392,7 @@ def _quantities(
 ) -> Iterator[Quantity]:
     """Arrays of one scale, by hand and by autodiff, with their slopes."""
     largest = [float(np.abs(array).max()) for pair in pairs.values() for array in pair]
-    scale = max([*largest, NOTHING * abs(exact.height)])
+    scale = max([*largest, NOTHING * abs(exact.height), float(np.finfo(float).tiny)])
     for name, (by_hand, by_autodiff) in pairs.items():
         slopes = exact.slopes(layer, name, by_hand, scale)
         yield Quantity(name, by_hand, by_autodiff, slopes, scale)

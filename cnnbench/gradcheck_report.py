@@ -31,7 +31,7 @@ def gradcheck_table(check: GradCheck, *, close: bool = False) -> "Group":
     if close:
         parts += [Folded(_arrays(layer)) for layer in check.layers]
         lines = [line for layer in check.layers for line in (*_farthest(layer), *_shares(layer))]
-        parts.append(Text("\n".join(["Farthest apart:", *lines, ""])))
+        parts.append(Text("\n".join(["Largest differences:", *lines, ""])))
     notes = "\n".join(_notes(check))
     return Group(*parts, Text(f"{notes}\n", style="dim"), Text(_verdict(check)))
 
@@ -104,29 +104,34 @@ def _values(quantity: Quantity, at: int, name: str, other: float) -> str:
 def _shares(layer: LayerCheck) -> Iterator[str]:
     if layer.shares:
         parts = ", ".join(f"{user} {size:.3g}" for user, size in layer.shares.items())
-        yield f"The kernel's gradient is a sum over its uses, of norms {parts}."
+        yield f"The kernel's gradient is the sum over the layers that use it; norms: {parts}."
 
 
 def _notes(check: GradCheck) -> Iterator[str]:
     gap = abs(check.cost - check.cost_by_jax)
-    yield f"Cost ({check.loss}) {check.cost:.6g}, {gap:.1e} from JAX's."
+    yield f"Cost ({check.loss}): {check.cost:.6g}; JAX's differs by {gap:.1e}."
     yield (
-        f"Errors are parts of the layer's largest derivative; bars {check.bars.autodiff:.0e} to"
-        f" jax.grad, {check.bars.differences:.0e} to differences (in float64)."
+        "Errors are relative to the layer's largest derivative. Tolerances:"
+        f" {check.bars.autodiff:.0e} to jax.grad, {check.bars.differences:.0e} to central"
+        " differences, which are always in float64."
     )
     yield (
-        "Entries: of delta and of the weights, compared with differences; all are compared with"
-        " jax.grad."
+        "Entries: how many derivatives were compared with central differences; jax.grad is"
+        " compared on all of them."
     )
     if any(layer.skipped for layer in check.layers):
-        yield "Kinks: entries left out, for a kink or rounding was too near for any step."
-    if any(layer.to_differences is None for layer in check.layers):
-        yield f"{MISSING}: no entry could be compared with differences; the verdict is jax.grad's."
-    if check.doubtful:
-        decides = "--float64" if check.dtype == "float32" else "another seed, as in seeds=[1],"
         yield (
-            f"Rounding puts {check.doubtful} units on another side of a kink here, so that errors"
-            f" may be large; {decides} decides."
+            "Kinks: entries without a central difference, because every step crosses a kink or"
+            " is too short for float64."
+        )
+    if any(layer.to_differences is None for layer in check.layers):
+        yield f"{MISSING}: no central difference could be computed; the verdict rests on jax.grad."
+    if check.doubtful:
+        hint = "use --float64" if check.dtype == "float32" else "try another seed, as in seeds=[1]"
+        units = f"{check.doubtful} unit{'s' * (check.doubtful > 1)}"
+        yield (
+            f"Rounding moves {units} across a kink, so errors may be large;"
+            f" {hint} for a clear result."
         )
 
 
@@ -139,11 +144,11 @@ def _verdict(check: GradCheck) -> str:
         return f"The gradients disagree in {wrong}."
     short = found[Verdict.IMPRECISE]
     if short and check.dtype == "float64":
-        return f"The gradients agree within rounding; float64 is short of digits for {short}."
+        return f"The gradients agree within rounding; float64 has too few digits for {short}."
     if short:
         return (
             f"The gradients agree in float64; float32 has too few digits for {short}."
-            " Use --float64 to see it."
+            " Run with --float64 to confirm."
         )
     return "All gradients agree." if len(check.layers) > 1 else "The gradients agree."
 

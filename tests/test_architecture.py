@@ -89,6 +89,7 @@ activations convolution objective
 layer_rules
 rulebook worked_convolution
 backprop
+roundoff
 central_differences
 autodiff agreement
 gradcheck

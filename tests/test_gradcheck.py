@@ -230,7 +230,7 @@ def test_float32_that_is_short_of_digits_is_not_called_wrong(
     assert done.exit_code == 0
     text = " ".join(done.stdout.split())
     assert "The gradients agree in float64; float32 has too few digits for wide, norm." in text
-    assert text.endswith("Use --float64 to see it.")
+    assert text.endswith("Run with --float64 to confirm.")
     verdicts = {
         line.split()[0]: line.split()[-1] for line in done.stdout.splitlines() if line.split()
     }
@@ -247,7 +247,7 @@ def test_float64_that_is_short_of_digits_is_not_called_wrong(tmp_path: Path) -> 
     done = invoke(path, "seeds=[4]", "--float64")
     assert done.exit_code == 0
     assert " ".join(done.stdout.split()).endswith(
-        "The gradients agree within rounding; float64 is short of digits for wide."
+        "The gradients agree within rounding; float64 has too few digits for wide."
     )
 
 
@@ -433,7 +433,7 @@ def test_a_layer_is_shown_closely(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert ["delta", "4x4x4x2"] in [w[:2] for w in words]
     assert ["kernel", "7x7x1x2"] in [w[:2] for w in words]
     assert any(line.startswith("  kernel[") and ", jax.grad " in line for line in lines)
-    assert any("a sum over its uses, of norms conv " in line for line in lines)
+    assert any("the layers that use it; norms: conv " in line for line in lines)
     assert "The gradients agree." in done.stdout
     assert max(map(len, lines)) <= 80
 
@@ -450,18 +450,23 @@ def test_what_is_doubtful_or_left_out_is_told(tmp_path: Path) -> None:
     plain = told(found)
     assert "Kinks" not in plain
     assert "Rounding" not in plain
-    for dtype, decides in (("float32", "--float64"), ("float64", "another seed, as in seeds=[1],")):
+    for dtype, hint in (
+        ("float32", "use --float64"),
+        ("float64", "try another seed, as in seeds=[1]"),
+    ):
         doubtful = dataclasses.replace(found, doubtful=3, dtype=dtype)  # type: ignore[arg-type]
-        assert f"another side of a kink here, so that errors may be large; {decides} decides." in (
-            told(doubtful)
-        )
+        wanted = "Rounding moves 3 units across a kink, so errors may be large"
+        assert f"{wanted}; {hint} for a clear result." in told(doubtful)
     none = Slopes(np.zeros(0, int), np.zeros(0), 2)
     first, *others = found.layers
     bare = tuple(dataclasses.replace(q, slopes=none) for q in first.quantities)
     layers = (dataclasses.replace(first, quantities=bare), *others)
     lost = told(dataclasses.replace(found, layers=layers))
     assert "Entries Kinks Verdict" in lost
-    assert f"{MISSING}: no entry could be compared with differences; the verdict is jax" in lost
+    assert (
+        f"{MISSING}: no central difference could be computed; the verdict rests on jax.grad."
+        in lost
+    )
 
 
 def test_a_layer_is_looked_for_in_all_files_before_any_is_computed(tmp_path: Path) -> None:
