@@ -86,7 +86,8 @@ def shipped() -> dict[str, Path]:
     found: dict[Any, Path] = {}
     for path in sorted(ROOT.rglob("*.yaml")):
         loaded = load_experiment(path)
-        assert loaded.plan is not None
+        if loaded.plan is None:  # a Python model is computed as it is written, in every engine
+            continue
         train, scale = loaded.experiment.train, loaded.experiment.dataset.pixel_scale
         found.setdefault((repr(loaded.plan), train.loss, scale), path)
     return {path.stem: path for path in found.values()}
