@@ -29,21 +29,19 @@ def export_model(
     run: Run,
     to: Annotated[
         Form,
-        typer.Option(
-            help="A program for JAX, for ONNX runtimes, or the weights.", show_default=False
-        ),
+        typer.Option(help="StableHLO (JAX), ONNX, or the weights alone.", show_default=False),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Where to; NAME-seed-N.FORM if left out.", metavar="FILE"
+            "--output", "-o", help="File to write; default: NAME-seed-N.FORM.", metavar="FILE"
         ),
     ] = None,
     seed: Seed = None,
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Export a trained network; what is written has given the same outputs in its own runtime."""
+    """Export a trained network to StableHLO, ONNX or safetensors, verified in its own runtime."""
     from cnnbench.history import find_run
 
     path, warnings = find_run(run, results_dir)

@@ -35,11 +35,11 @@ def show(
         typer.Option(
             "--allow-python",
             "--run",
-            help="Import model.python from anywhere, to show its shapes and costs.",
+            help="Also import a model.python that is neither installed nor beside the file.",
         ),
     ] = False,
 ) -> None:
-    """Check experiment files and print their layers, shapes and costs, and what sets them apart."""
+    """Check experiment files; print layers or submodules, shapes, costs and differences."""
     paths, overrides = split_words(specs)
     if diagram:
         file_form("--diagram", diagram, DRAWINGS)
@@ -147,7 +147,7 @@ def _outline(
         try:
             require_trust(reference, folder)
         except ModelError as error:
-            return None, str(error)
+            return None, str(error.placed(loaded.place(error.key)))
     info = describe(experiment.dataset.name, data_dir)
     return experiment_outline(experiment, import_class(reference, folder), info), ""
 
@@ -181,7 +181,7 @@ def print_layers(
     elif loaded.plan is None:
         tell(f"{experiment.type_title}: {experiment.model.python}", err=False)
         if reason:
-            tell(f"its shapes are not shown: {reason}", err=False)
+            tell(f"Submodules are not shown: {reason}", err=False)
     else:
         marks = found.marks if found and first and first.plan else None
         stdout().print(

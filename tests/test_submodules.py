@@ -356,7 +356,8 @@ def test_show_imports_nothing_from_elsewhere_unasked(monkeypatch: pytest.MonkeyP
     found = Path("elsewhere/shown_stray.py").resolve()
     assert done.exit_code == 0
     assert " ".join(done.stdout.split()) == (
-        "My own: shown_stray:Net its shapes are not shown: model.python: 'shown_stray' is neither"
+        "My own: shown_stray:Net Submodules are not shown: own.yaml:5:17: model.python:"
+        " 'shown_stray' is neither"
         f" installed nor beside the experiment file ({found}); check it, then add --allow-python."
     )
     done = invoke("show", "own.yaml", "--diagram", "own.md")
