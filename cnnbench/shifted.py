@@ -47,21 +47,24 @@ def depthwise(
     sizes = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(images.shape[1:3], sizes, strides, padding)
-    padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+    # Sums in float32 where the images are bfloat16, as in XLA; gradients too.
+    digits = jnp.promote_types(images.dtype, jnp.float32)
+    wide, taps = images.astype(digits), kernel.astype(digits)
+    padded = jnp.pad(wide, ((0, 0), *padding, (0, 0)))
     repeated = jnp.repeat(padded, kernel.shape[3] // images.shape[3], axis=3)
     count, *extent, channels = repeated.shape
     ends = [
         (length - size) // stride * stride + 1
         for length, size, stride in zip(extent, sizes, strides, strict=True)
     ]
-    result = jnp.zeros((), images.dtype)
+    result = jnp.zeros((), digits)
     for i, j in product(*map(range, kernel.shape[:2])):
         y, x = i * dilation[0], j * dilation[1]
         limits = (count, y + ends[0], x + ends[1], channels)
         shifted = lax.slice(repeated, (0, y, x, 0), limits, (1, *strides, 1))
         with jax.named_scope(SCOPE):
-            result += shifted * kernel[i, j, 0]
-    return result
+            result += shifted * taps[i, j, 0]
+    return result.astype(images.dtype)
 
 
 def _is_depthwise(images: Any, kernel: Any, options: Mapping[str, Any]) -> bool:

@@ -83,3 +83,25 @@ def test_flax_takes_it() -> None:
     assert "conv_general_dilated" not in str(jax.make_jaxpr(own)(images))
     alone = images[0]
     np.testing.assert_allclose(own(alone), usual(alone), rtol=1e-5, atol=1e-6)
+
+
+def test_bfloat16_rounds_once_as_in_xla() -> None:
+    """Against NumPy in float64; bfloat16 has 8 bits of precision."""
+    images, kernel = (
+        draw(shape, seed).astype(jnp.bfloat16)
+        for seed, shape in enumerate([(2, 9, 9, 4), (5, 5, 1, 4)])
+    )
+    options: Any = {"dimension_numbers": NUMBERS, "feature_group_count": 4}
+
+    def total(images: jax.Array, kernel: jax.Array) -> Any:
+        found = cnnbench.depthwise(images, kernel, (1, 1), "VALID", **options)
+        return found.astype(jnp.float32).sum(), found
+
+    (_, found), slopes = jax.value_and_grad(total, (0, 1), has_aux=True)(images, kernel)
+    x, w = (np.asarray(value, np.float64) for value in (images, kernel))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (5, 5), (1, 2))  # n, oh, ow, c, kh, kw
+    want = np.einsum("nyxcij,ijc->nyxc", windows, w[:, :, 0])
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(np.asarray(found, np.float64), want, rtol=2**-8, atol=1e-5)
+    want = windows.sum((0, 1, 2)).transpose(1, 2, 0)  # of a sum, by the kernel
+    np.testing.assert_allclose(np.asarray(slopes[1], np.float64)[:, :, 0], want, rtol=2**-8)
