@@ -16,11 +16,12 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from cnnbench.lanes import each, merge, spread
+from cnnbench.lanes import merge, spread
 
 FACTOR = "factor"  # by which `normalize` multiplies
 _SAMPLED = 24  # one of so many columns gives the value that sums are taken about
 _BITS = 16  # of that value's mantissa
+_FEW_ROWS = 16  # whose sum is rounded as often as it has terms
 
 
 class Sums(NamedTuple):
@@ -62,15 +63,20 @@ def statistics(part: nnx.BatchNorm, sums: Sums, size: int) -> dict[str, jax.Arra
     assert part.bias is not None
     near, rest, variance = _moments(sums, size)
     pace = 1 - part.momentum
-    for running, change in (
-        (part.mean, (near - part.mean[...]) + rest),
-        (part.var, variance - part.var[...]),
-    ):
-        running[...] += lax.stop_gradient(_times(change, pace))
+    part.mean[...] = _moved(part.mean[...], near, rest, pace)
+    part.var[...] = _moved(part.var[...], variance, jnp.zeros_like(variance), pace)
     # XLA would take a product with the reciprocal root, which is rounded once more.
     deviation = lax.optimization_barrier(jnp.sqrt(variance + part.epsilon))
     factor = part.scale[...] / deviation
     return {"mean": near, FACTOR: factor, "bias": part.bias[...] - rest * factor}
+
+
+def _moved(running: jax.Array, near: jax.Array, rest: jax.Array, pace: float) -> jax.Array:
+    """A running statistic, one step nearer to the batch's; rounded once or twice."""
+    change, lost = _two_sum(near, -running)
+    large, small = _product(change, pace)
+    moved, more = _two_sum(running, large)
+    return lax.stop_gradient(moved + (more + (small + pace * (lost + rest))))
 
 
 def _moments(sums: Sums, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -80,11 +86,23 @@ def _moments(sums: Sums, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     middle = _rounded(sum_of_rows(about) / rows)
     own = _times(sums.first, 1 / size)  # of each row, from what it was summed about
     means = (about - middle) + own
-    mean = _times(sum_of_rows(means), 1 / rows)
+    mean, lost = _exactly(_times(sum_of_rows(means), 1 / rows), about - middle, sums, size)
     within = sums.second - sums.first * own
     variance = _times(sum_of_rows(within + size * (means - mean) ** 2), 1 / (rows * size))
-    near = lax.stop_gradient(_rounded(middle + mean))
-    return near, (middle - near) + mean, jnp.maximum(variance, 0)
+    whole, more = _two_sum(middle, mean)
+    near = lax.stop_gradient(_rounded(whole))
+    return near, (whole - near) + (more + lost), jnp.maximum(variance, 0)
+
+
+def _exactly(
+    mean: jax.Array, shifts: jax.Array, sums: Sums, size: int
+) -> tuple[jax.Array, jax.Array]:
+    """The mean from `middle`, with the gradient of the rounded one, and what it lacks."""
+    terms = (*_product(shifts, size), sums.first)
+    large, small = _sum_of_small(jnp.concatenate(terms))
+    parts = _product(large, 1 / (len(shifts) * size))
+    exact, lost = _two_sum(parts[0], parts[1] + small / (len(shifts) * size))
+    return mean + lax.stop_gradient(exact - mean), lax.stop_gradient(lost)
 
 
 def _times(x: jax.Array, number: float) -> jax.Array:
@@ -93,13 +111,34 @@ def _times(x: jax.Array, number: float) -> jax.Array:
     return x * near + x * (number - near)
 
 
+def _product(x: jax.Array, number: float) -> tuple[jax.Array, jax.Array]:
+    """The first half of a product's digits, which are exact, and all others (Dekker 1971)."""
+    half = np.finfo(x.dtype).nmant // 2
+    high = _shortened(x, half)
+    mantissa, exponent = math.frexp(number)
+    short = math.ldexp(round(math.ldexp(mantissa, half)), exponent - half)
+    return high * short, high * (number - short) + (x - high) * number
+
+
+def _two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A rounded sum, and what rounding took from it (Knuth 1969)."""
+    total = x + y
+    part = total - x
+    return total, (x - (total - part)) + (y - part)
+
+
+def _shortened(x: jax.Array, bits: int) -> jax.Array:
+    """To so many bits of a mantissa."""
+    return lax.reduce_precision(x, np.finfo(x.dtype).nexp, bits)
+
+
 def _rounded(x: jax.Array) -> jax.Array:
     """To so few bits that it is the same number in every program that a compiler makes of it.
 
     XLA contracts a product and a sum into one operation, and may do so in one place
     and not in the other.
     """
-    return lax.reduce_precision(x, np.finfo(x.dtype).nexp, _BITS)
+    return _shortened(x, _BITS)
 
 
 @jax.custom_vjp
@@ -136,8 +175,9 @@ def channel_sums(x: jax.Array) -> Sums:
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     about = _near_mean(x)
-    apart = (merge(x) - _spread(about, x)).reshape(x.shape)
-    return Sums(about, total(apart), total(each(jnp.square, apart)))
+    apart = merge(x) - _spread(about, x)
+    first, second = (sum_of_rows(_partial(v, x)) for v in (apart, jnp.square(apart)))
+    return Sums(about, first, second)
 
 
 def _near_mean(x: jax.Array) -> jax.Array:
@@ -177,26 +217,38 @@ channel_sums.defvjp(_sums_forward, _sums_backward)
 def total(x: jax.Array) -> jax.Array:
     """The sum over all axes but the last, at least in float32."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    split = x.reshape(_divisor(len(x)), -1, *x.shape[1:])
-    return sum_of_rows(split.sum(tuple(range(1, split.ndim - 1))))
+    return sum_of_rows(_partial(merge(x), x))
+
+
+def _partial(merged: jax.Array, x: jax.Array) -> jax.Array:
+    """Sums of some values each, (n, c), of what was made of `merge(x)`."""
+    if x.ndim == 4:
+        # (h, w, n, c) in one step; the first axis of (n, h, w, c) would add too many terms to it.
+        axes = (0, 1) if len(x) <= x.shape[1] else 1
+        return merged.sum(axes).reshape(-1, x.shape[-1])
+    some = math.isqrt(len(x))
+    filled = jnp.pad(merged, ((0, -len(x) % some), (0, 0)))
+    return filled.reshape(-1, some, x.shape[-1]).sum(1)
 
 
 def sum_of_rows(x: jax.Array) -> jax.Array:
-    """(rows, c) to (c,), in two steps: rounding errors grow with the terms of each."""
-    first = _divisor(len(x))
-    ones = jnp.ones((1, first), x.dtype)
-    # A product, since XLA makes a single reduction of two. It is exact on accelerators too.
-    halfway = jnp.matmul(ones, x.reshape(first, -1), precision=lax.Precision.HIGHEST)
-    return halfway.reshape(-1, x.shape[-1]).sum(0)
+    """(rows, c) to (c,)."""
+    if len(x) <= _FEW_ROWS:
+        # A product, since XLA makes a single reduction of two. It is exact on accelerators too.
+        ones = jnp.ones((1, len(x)), x.dtype)
+        return jnp.matmul(ones, x, precision=lax.Precision.HIGHEST)[0]
+    large, small = _sum_of_small(lax.optimization_barrier(x))
+    return large + small
 
 
-def _divisor(number: int) -> int:
-    """The largest that is not above the root.
+def _sum_of_small(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum of rows as a number and what it lacks.
 
-    >>> _divisor(50), _divisor(500), _divisor(7)
-    (5, 20, 1)
+    What has a third of the bits adds up without rounding, as long as the number of rows times
+    the ratio of the largest value to the smallest is below 2^16.
     """
-    return max(n for n in range(1, math.isqrt(number) + 1) if number % n == 0)
+    high = _shortened(x, np.finfo(x.dtype).nmant // 3)
+    return high.sum(0), (x - high).sum(0)
 
 
 def _settled(x: jax.Array) -> jax.Array:
