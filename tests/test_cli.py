@@ -538,7 +538,7 @@ def test_resolved_experiments_are_plain_yaml():
     for path in EXPERIMENTS.rglob("*.yaml"):
         text = load_experiment(path).resolved()
         parts = path.relative_to(EXPERIMENTS).with_suffix("").parts
-        name = path.stem if parts[0] == "published" else "_".join(parts)
+        name = path.stem if parts[0] in ("published", "python") else "_".join(parts)
         assert yaml.safe_load(text)["name"] == name
 
 
