@@ -19,7 +19,7 @@ class Verdict(StrEnum):
     """Meaning of the errors of a layer's derivatives."""
 
     OK = "ok"
-    IMPRECISE = "imprecise"  # the dtype is short of digits: the errors are rounding's
+    IMPRECISE = "imprecise"  # the dtype is short of digits, or of range
     WRONG = "WRONG"
 
 
@@ -65,7 +65,8 @@ class Quantity:
     @property
     def error(self) -> float:
         """The largest difference from autodiff."""
-        return float(np.abs(self.by_hand - self.by_autodiff).max())
+        with np.errstate(invalid="ignore"):  # inf - inf is a NaN, and shown as one
+            return float(np.abs(self.by_hand - self.by_autodiff).max())
 
     @property
     def to_autodiff(self) -> float:
@@ -82,7 +83,8 @@ class Quantity:
         """The largest error beside the differences; None where none could be taken."""
         if not self.slopes.entries.size:
             return None
-        errors = np.abs(self.by_hand.flat[self.slopes.entries] - self.slopes.values)
+        with np.errstate(invalid="ignore"):
+            errors = np.abs(self.by_hand.flat[self.slopes.entries] - self.slopes.values)
         return float(errors.max() / self.scale)
 
 
@@ -168,6 +170,7 @@ class GradCheck:
       cost_by_jax: by the network that is trained.
       doubtful: units that rounding puts on another side of a kink in one of them.
       layers: those that were asked for.
+      overflows: values exceed float32's range, and not float64's.
     """
 
     title: str
@@ -179,6 +182,7 @@ class GradCheck:
     cost_by_jax: float
     doubtful: int
     layers: tuple[LayerCheck, ...]
+    overflows: bool = False
 
     @property
     def right(self) -> bool:

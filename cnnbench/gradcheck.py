@@ -28,7 +28,7 @@ from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.graph import Node, Plan
 from cnnbench.loader import Loaded
 from cnnbench.losses import loss_name, objective, objective_name
-from cnnbench.objective import Objective
+from cnnbench.objective import Objective, divergence
 from cnnbench.roundoff import perturbed
 from cnnbench.settings import pinned
 from cnnbench.spec import Task
@@ -69,6 +69,7 @@ class Point:
 
 
 @pinned()
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the report names what overflows
 def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> GradCheck:
     """Backpropagates by hand, and compares.
 
@@ -80,10 +81,12 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
       layer: only this one; all of them if None.
 
     Raises:
-      UsageError: the model is a Python class, or there is no such layer.
+      UsageError: the model is a Python class, there is no such layer, or the loss is not finite.
     """
     plan = require_layer(loaded, layer)
     point = find_point(loaded, plan, dtype)
+    if not np.isfinite(point.exact.height):
+        _require_finite(loaded, plan, point)
     names = [node.name for node in plan.nodes] if layer is None else [layer]
     layers = tuple(_check_layer(plan.by_name[name], point, dtype) for name in names)
     if not all(each.near and each.alike for each in layers):
@@ -99,7 +102,49 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
         cost_by_jax=point.autodiff.cost,
         doubtful=point.doubtful,
         layers=layers,
+        overflows=dtype == "float32" and _overflows(point),
     )
+
+
+def _require_finite(loaded: Loaded, plan: Plan, point: Point) -> None:
+    """Refuses a loss that is not finite in float64, neither by hand nor by JAX.
+
+    Raises:
+      UsageError: there are no derivatives to compare.
+    """
+    if np.isfinite(_in_jax_float64(loaded, plan, point)[1].cost):
+        return  # a mistake by hand
+    message = f"{loaded.experiment.name}: the loss at the initial weights is {point.exact.height}"
+    remedy = "raise dataset.pixel_scale, or add a batch_norm before it"
+    raise UsageError(f"{message}: {_first_not_finite(point.exact)}; {remedy}.")
+
+
+def _first_not_finite(exact: Landscape) -> str:
+    """The first layer whose values overflow, or the part of the cost that does."""
+    network, forward = exact.network, exact.forward
+    for node in network.plan.nodes:
+        if not all(np.isfinite(each[node.name]).all() for each in (forward.z, forward.a)):
+            return f"layer '{node.name}' is the first with a value that is not finite"
+        if node not in network.plan.samples:
+            continue
+        if not np.isfinite(divergence(*forward.read_by(node))).all():
+            at = f"the KL divergence of layer '{node.name}'"
+            return f"{at} is the first value that is not finite"
+    return f"the {network.objective.loss} of layer '{network.plan.output}' overflows"
+
+
+def _overflows(point: Point) -> bool:
+    """Whether float32 overflows where float64 does not: on the way, or in a derivative."""
+    forward, found = point.exact.forward, run(point.exact.network, point.exact.x)[1]
+    values = jax.tree.leaves((forward.z, forward.a, found.delta, found.weights))
+    if max(float(np.abs(value).max()) for value in values) > np.finfo(np.float32).max:
+        return True
+    try:
+        with np.errstate(over="raise"):
+            cost(point.network, run(point.network, point.x)[0])
+    except FloatingPointError:
+        return True
+    return False
 
 
 def require_layer(loaded: Loaded, layer: str | None) -> Plan:
@@ -232,17 +277,23 @@ class Wide:
 
 def _widened(loaded: Loaded, plan: Plan, point: Point) -> Wide:
     """All derivatives at the point in float64, the random numbers too."""
-    seed, rng = loaded.experiment.seeds[0], np.random.default_rng(0)
+    seed, rng, x = loaded.experiment.seeds[0], np.random.default_rng(0), point.exact.x
+    network, autodiff = _in_jax_float64(loaded, plan, point)
     with jax.default_device(jax.devices("cpu")[0]):
-        with jax.enable_x64(True):
-            reference = Reference(plan, objective(loaded.experiment), seed)
-            draws = reference.draws(NUM_IMAGES, "float64")
-            network, x = replace(point.exact.network, draws=draws), point.exact.x
-            autodiff = reference.derivatives(network.weights, x, network.objective.targets)
         narrow = Reference(plan, objective(loaded.experiment), seed)
         first = Probe(point.gradients, point.autodiff, run(point.exact.network, x)[1])
         probes = (first, *(_probe(point, narrow, rng) for _ in range(PROBES)))
     return Wide(run(network, x)[1], _beside(network, autodiff), autodiff, probes)
+
+
+def _in_jax_float64(loaded: Loaded, plan: Plan, point: Point) -> tuple[Network, Derivatives]:
+    """The network with random numbers drawn in float64, and its derivatives by JAX."""
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        reference = Reference(plan, objective(loaded.experiment), loaded.experiment.seeds[0])
+        draws = reference.draws(NUM_IMAGES, "float64")
+        network = replace(point.exact.network, draws=draws)
+        targets = network.objective.targets
+        return network, reference.derivatives(network.weights, point.exact.x, targets)
 
 
 def _beside(network: Network, autodiff: Derivatives) -> Gradients:
@@ -285,8 +336,10 @@ def _in_float32(loaded: Loaded, plan: Plan, point: Point) -> Explain:
     It does where the derivatives agree in float64, and the errors of float32 are no larger than
     those of operations that round at random, or change as much as they are large from one point
     to the next, which a mistake's do not (Vignes 1993, "A stochastic arithmetic for reliable
-    scientific computation"), or come from units that rounding puts on another side of a kink.
+    scientific computation"), or come from units that rounding puts on another side of a kink,
+    or from values beyond float32's range.
     """
+    overflows = _overflows(point)
     wide, expected = _widened(loaded, plan, point), _expected(point.exact)
     beside = _beside(point.network, point.autodiff)
 
@@ -297,17 +350,23 @@ def _in_float32(loaded: Loaded, plan: Plan, point: Point) -> Explain:
         )
         own = replace(exact, by_hand=_of(wide.gradients, *at))
         same_side = replace(quantity, by_hand=_of(beside, *at))
-        lost = max(SHRUNK * quantity.error, WIDER * expected(*at))
+        lost = _left(quantity.error, expected(*at))
         return (
             (exact.alike(BARS["float64"].autodiff) or exact.error <= lost)
             and (own.to_differences or 0.0) <= layer.bars.differences
             and (
-                _is_rounding(layer, quantity, wide, expected(*at))
+                overflows
+                or _is_rounding(layer, quantity, wide, expected(*at))
                 or (point.doubtful > 0 and _within(same_side, layer.bars.autodiff, expected(*at)))
             )
         )
 
     return explain
+
+
+def _left(error: float, expected: float) -> float:
+    """The largest error of float64, from float32's, unless that overflows, and the expected one."""
+    return max(WIDER * expected, SHRUNK * error if np.isfinite(error) else 0.0)
 
 
 def _within(quantity: Quantity, bar: float, expected: float) -> bool:
@@ -316,8 +375,6 @@ def _within(quantity: Quantity, bar: float, expected: float) -> bool:
 
 def _is_rounding(layer: LayerCheck, quantity: Quantity, wide: Wide, expected: float) -> bool:
     """Whether the errors of both float32 derivatives are rounding's, or within the bar."""
-    if not any(np.isfinite(a).all() for a in (quantity.by_hand, quantity.by_autodiff)):
-        return True  # both overflow
     name, key = layer.node.name, quantity.name
     within = layer.bars.autodiff * quantity.size
     exact = [_of(probe.exact, name, key) for probe in wide.probes]
@@ -344,7 +401,7 @@ def _in_float64(point: Point) -> Explain:
     def explain(layer: LayerCheck, quantity: Quantity) -> bool:
         at = layer.node.name, quantity.name
         narrow, exact = (_of(each, *at) for each in lost)
-        error = max(SHRUNK * float(np.abs(narrow - exact).max()), WIDER * expected(*at))
+        error = _left(float(np.abs(narrow - exact).max()), expected(*at))
         if not np.isfinite(error):
             return False
         factor = max(1.0, error / quantity.scale / layer.bars.autodiff)
@@ -392,6 +449,9 @@ def _quantities(
 ) -> Iterator[Quantity]:
     """Arrays of one scale, by hand and by autodiff, with their slopes."""
     largest = [float(np.abs(array).max()) for pair in pairs.values() for array in pair]
+    if not np.isfinite(largest).all():  # float32 overflows, and float64 tells the scale
+        right = run(exact.network, exact.x)[1]
+        largest = [float(np.abs(_of(right, layer, name)).max()) for name in pairs]
     scale = max([*largest, NOTHING * abs(exact.height), float(np.finfo(float).tiny)])
     for name, (by_hand, by_autodiff) in pairs.items():
         slopes = exact.slopes(layer, name, by_hand, scale)

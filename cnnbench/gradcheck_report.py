@@ -146,8 +146,9 @@ def _verdict(check: GradCheck) -> str:
     if short and check.dtype == "float64":
         return f"The gradients agree within rounding; float64 has too few digits for {short}."
     if short:
+        lacks = "too small a range" if check.overflows else "too few digits"
         return (
-            f"The gradients agree in float64; float32 has too few digits for {short}."
+            f"The gradients agree in float64; float32 has {lacks} for {short}."
             " Run with --float64 to confirm."
         )
     return "All gradients agree." if len(check.layers) > 1 else "The gradients agree."

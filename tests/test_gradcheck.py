@@ -296,6 +296,91 @@ def test_a_mistake_in_float32_alone_is_no_rounding(
 # Kinks: no false alarm, and what was left out is counted.
 
 
+VARIATIONAL = """\
+    flat: {op: flatten}
+    mean: {op: dense, units: 2, inputs: flat}
+    spread: {op: dense, units: 2, inputs: flat}
+    code: {op: sample, inputs: [mean, spread]}
+    out: {op: dense, units: 784, activation: sigmoid}
+    image: {op: reshape, shape: [28, 28, 1]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("layers", "scale", "first", "options"),
+    [
+        *(
+            (VARIATIONAL, 0.01, "layer 'code' is the first with a value that is not finite", each)
+            for each in ((), ("--float64",))
+        ),
+        (
+            VARIATIONAL,
+            0.02,
+            "the KL divergence of layer 'code' is the first value that is not finite",
+            (),
+        ),
+        (
+            "    out: {op: conv, filters: 1, kernel: 1}\n",
+            1e-160,
+            "the mse of layer 'out' overflows",
+            ("--float64",),
+        ),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_refused(
+    tmp_path: Path, layers: str, scale: float, first: str, options: tuple[str, ...]
+) -> None:
+    path = str(spec(tmp_path, layers, "reconstruct"))
+    done = invoke(path, f"dataset.pixel_scale={scale}", *options)
+    assert (done.exit_code, done.stderr, done.stdout) == (
+        2,
+        f"tiny: the loss at the initial weights is inf: {first};"
+        " raise dataset.pixel_scale, or add a batch_norm before it.\n",
+        "",
+    )
+
+
+def test_a_loss_that_only_a_mistake_makes_infinite_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def infinite(rule: Rule) -> Rule:
+        return dataclasses.replace(rule, forward=lambda *a: rule.forward(*a) * np.inf)
+
+    monkeypatch.setattr(layer_rules, "dense", _wrapped("dense", infinite))
+    found = check(spec(tmp_path, "    out: {op: dense, units: 10}\n"))
+    assert [layer.verdict for layer in found.layers] == [Verdict.WRONG]
+
+
+def test_float32_that_is_short_of_range_is_imprecise(tmp_path: Path) -> None:
+    path = str(spec(tmp_path, VARIATIONAL, "reconstruct"))
+    done = invoke(path, "dataset.pixel_scale=0.2")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert " ".join(done.stdout.split()).endswith(
+        "The gradients agree in float64; float32 has too small a range for flat, spread."
+        " Run with --float64 to confirm."
+    )
+    done = invoke(path, "dataset.pixel_scale=0.2", "--float64")
+    assert (done.exit_code, done.stdout.strip().splitlines()[-1]) == (0, "All gradients agree.")
+
+
+def test_a_mistake_is_found_where_float32_overflows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doubled(rule: Rule) -> Rule:
+        return dataclasses.replace(
+            rule, backward=lambda *a: tuple(2 * part for part in rule.backward(*a))
+        )
+
+    monkeypatch.setattr(layer_rules, "dense", _wrapped("dense", doubled))
+    loaded = load_experiment(
+        spec(tmp_path, VARIATIONAL, "reconstruct"), ("dataset.pixel_scale=0.2",)
+    )
+    found = gradcheck.check_gradients(loaded, "float32")
+    assert found.overflows
+    wrong = [layer.node.name for layer in found.layers if layer.verdict is Verdict.WRONG]
+    assert wrong == ["flat", "mean", "code"]  # beside the divergence, spread's error is none
+
+
 def landscape(layers: dict[str, Any], shape: tuple[int, ...], x: Array) -> Landscape:
     """The mean of squares of a network with kernels of one and no bias."""
     plan = make_plan(layers, (*x.shape[1:3], 1), shape)

@@ -22,6 +22,7 @@ from cnnbench.agreement import BARS, Dtype, Verdict
 from cnnbench.autodiff import Reference
 from cnnbench.catalog import DatasetInfo
 from cnnbench.central_differences import DELTA
+from cnnbench.errors import UsageError
 from cnnbench.graph import Node, Plan
 from cnnbench.layer_rules import Rule
 from cnnbench.loader import Loaded, load_experiment
@@ -311,9 +312,12 @@ def drawn(draw: st.DrawFn) -> Drawn:
 def scan(one: Drawn, picks: random.Random, number: int) -> Iterator[tuple[Any, ...]]:
     """False verdicts on right code, and on some mistakes that change a layer's derivatives."""
     with np.errstate(all="ignore"), conditions(CONDITIONS[one.condition]) as points:
-        found = {dtype: gradcheck.check_gradients(one.loaded, dtype) for dtype in PRECISIONS}
-        if not np.isfinite(found["float64"].cost):
-            return  # a sample's variance overflows, and no derivative is left to compare
+        try:
+            found = {dtype: gradcheck.check_gradients(one.loaded, dtype) for dtype in PRECISIONS}
+        except UsageError as error:  # a sample's variance overflows: nothing is left to compare
+            if np.isfinite(points[0].exact.height):
+                yield "right code", str(error)
+            return
         for dtype, right in found.items():
             wrong = [layer.node.name for layer in right.layers if layer.verdict is Verdict.WRONG]
             if wrong:
