@@ -11,7 +11,7 @@ VERSION := $(call version_of,$(firstword $(wildcard $(BIN)/python) $(PYTHON)))
 CONSTRAINTS := constraints-$(if $(filter 3.11 3.12,$(VERSION)),3.11,3.13).txt
 EPOCHS ?= 30
 RESULTS ?= results
-# `make test EXTRAS=dev,peers` also runs the tests that need PyTorch, `TESTS=tests/test_spec.py` a part.
+# `make test EXTRAS=dev,peers` also runs the tests that need PyTorch, `TESTS=tests/spec/test_experiment.py` a part.
 EXTRAS ?= dev
 TESTS ?=
 MODELS = experiments/standard.yaml experiments/modified.yaml
@@ -53,6 +53,7 @@ lint: $(VENV)/.installed-$(EXTRAS) ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 smoke: $(VENV)/.installed-base ## Train every experiment for 2 epochs on embedded digits, then compare
 	rm -rf build/smoke
@@ -69,7 +70,7 @@ $(BASE)/.installed: pyproject.toml $(CONSTRAINTS)
 base: $(BASE)/.installed ## Run every command and option once where nothing but the package is installed
 	$(BASE)/bin/python -m pip install --quiet --force-reinstall --no-deps .
 	rm -rf build/commands && mkdir -p build/commands
-	$(BASE)/bin/python tests/command_lines.py build/commands
+	$(BASE)/bin/python tests/integration/command_lines.py build/commands
 
 bench: $(VENV)/.installed-dev,peers ## Measure speed against PyTorch, Keras and plain Flax, and the project's bars
 	$(BIN)/python -m benchmarks.run $(BENCH)

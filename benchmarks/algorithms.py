@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from cnnbench import ops
-from cnnbench.patches import Rows, Stamps, Taps
-from cnnbench.winograd import tilings
+from cnnbench.nn.ops import convolution
+from cnnbench.nn.ops.im2col import Rows, Stamps, Taps
+from cnnbench.nn.ops.winograd import tilings
 
 IMAGES, ROWS, CALLS = 10, 8, 9
 MOST_PRODUCTS = 40e6  # of an image: larger layers are rare, and take long here
@@ -49,7 +49,7 @@ def shapes(seed: int) -> Iterator[Shape]:
 _CHANNELS = ((4, 8, 12, 16, 24, 32, 48, 64, 96), (4, 8, 12, 16, 24, 32, 48, 64, 96))
 
 
-def microseconds(shape: Shape, by: ops.Algorithm) -> float:
+def microseconds(shape: Shape, by: convolution.Algorithm) -> float:
     """Of an image, forward and backward: the least of several calls on rows of images."""
     (kh, kw), (oh, ow), channels, filters = shape
     rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def microseconds(shape: Shape, by: ops.Algorithm) -> float:
 
     def row(total: Any, scale: jax.Array) -> tuple[Any, None]:
         # Each row is another image, so that nothing is the same for all of them.
-        y, pull = jax.vjp(lambda x, k: ops._correlate(x, k, by), x * scale, total[2])
+        y, pull = jax.vjp(lambda x, k: convolution._correlate(x, k, by), x * scale, total[2])
         dx, dkernel = pull(dy * scale + 1e-6 * y)
         return (jnp.maximum(total[0], dx), total[1] + dkernel, total[2]), None
 
@@ -84,9 +84,9 @@ def _seconds(run: Any, kernel: jax.Array) -> float:
 def measure(shape: Shape) -> dict[str, Any]:
     """Microseconds of every algorithm, and the picked one's over the fastest's."""
     kernel, out, channels, filters = shape
-    ways: list[ops.Algorithm] = [Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out)]
+    ways: list[convolution.Algorithm] = [Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out)]
     times = {way: microseconds(shape, way) for way in (*ways, *tilings(kernel, out))}
-    picked = ops.pick_algorithm(kernel, out, channels, filters, "fast")
+    picked = convolution.pick_algorithm(kernel, out, channels, filters, "fast")
     return {
         "shape": shape._asdict(),
         "microseconds": {str(way): round(spent, 1) for way, spent in times.items()},

@@ -19,15 +19,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cnnbench.data import dataset_of
-from cnnbench.loader import load_experiment
-from cnnbench.programs import Job, compile_train, set_up
-from cnnbench.sampling import batches
-from cnnbench.settings import pinned
-from cnnbench.strategy import candidates
-from cnnbench.timing import Stopwatch
-from cnnbench.train import weights_of
-from cnnbench.weights import Weights
+from cnnbench.data.batches import batches
+from cnnbench.data.dataset import dataset_of
+from cnnbench.runs.weights import Weights
+from cnnbench.spec.loader import load_experiment
+from cnnbench.system.settings import pinned
+from cnnbench.system.stopwatch import Stopwatch
+from cnnbench.training.executables import Job, compile_train, set_up
+from cnnbench.training.state import weights_of
+from cnnbench.training.strategy import candidates
 
 SPEC = Path(__file__).parents[1] / "experiments" / "python" / "mobilenet.yaml"
 EPOCH = 4_000  # images

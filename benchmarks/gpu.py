@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_worker import Contestant
-from cnnbench.benchmark import OWN, ratio, take_turns
-from cnnbench.files import write_whole
-from cnnbench.stats import mean_interval
-from cnnbench.workers import Contestant as Process
-from cnnbench.workers import LostError, RefusedError, Worker, closing_all
+from cnnbench.bench.measurements import OWN, ratio, take_turns
+from cnnbench.bench.worker_process import Contestant as Process
+from cnnbench.bench.worker_process import LostError, RefusedError, Worker, closing_all
+from cnnbench.compare.statistics import mean_interval
+from cnnbench.system.files import write_whole
 
 ROOT = Path(__file__).parent.parent
 NETWORKS = ("standard", "autoencoder", "modified")

@@ -18,20 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu_worker import WARM_UP, Answer, Contestant, weights_file
-from cnnbench.catalog import KNOWN
-from cnnbench.data import Dataset, Split
-from cnnbench.engine import run_job
-from cnnbench.environment import environment
-from cnnbench.events import Trained
-from cnnbench.peers import initial_weights
-from cnnbench.programs import Job, Setup, compile_train, set_up
-from cnnbench.results import EpochRecord
-from cnnbench.sampling import batches
-from cnnbench.settings import pinned
-from cnnbench.steps import gradients, train_step
-from cnnbench.strategy import candidates
-from cnnbench.timing import Stopwatch
-from cnnbench.train import Arrays, TrainState, build_optimizer, init_state
+from cnnbench.bench.frameworks import initial_weights
+from cnnbench.data.batches import batches
+from cnnbench.data.catalog import KNOWN
+from cnnbench.data.dataset import Dataset, Split
+from cnnbench.runs.environment import environment
+from cnnbench.runs.records import EpochRecord
+from cnnbench.system.settings import pinned
+from cnnbench.system.stopwatch import Stopwatch
+from cnnbench.training.events import Trained
+from cnnbench.training.executables import Job, Setup, compile_train, set_up
+from cnnbench.training.state import Arrays, TrainState, build_optimizer, init_state
+from cnnbench.training.step import gradients, train_step
+from cnnbench.training.strategy import candidates
+from cnnbench.training.trainer import run_job
 
 STEPS_CHECKED = 3
 DIGITS = "float32, all digits"  # of products, which may round to TF32 otherwise

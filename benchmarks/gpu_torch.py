@@ -17,15 +17,15 @@ import torch
 from torch.func import functional_call, grad_and_value, stack_module_state
 
 from benchmarks.gpu_worker import WARM_UP, Answer, Contestant, weights_file
+from cnnbench.bench.frameworks.torch import build_optimizer, mean_loss
+from cnnbench.bench.frameworks.torch_net import TorchNet
+from cnnbench.bench.worker import read_weights
+from cnnbench.data.batches import batches
 from cnnbench.errors import UsageError
-from cnnbench.graph import Plan
-from cnnbench.losses import loss_name
-from cnnbench.optimizers import Sgd
-from cnnbench.peers.torch_net import TorchNet
-from cnnbench.peers.torch_peer import build_optimizer, mean_loss
-from cnnbench.sampling import batches
-from cnnbench.spec import Experiment, Task
-from cnnbench.worker import read_weights
+from cnnbench.graph.plan import Plan
+from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.spec.optimizers import Sgd
+from cnnbench.training.losses import loss_name
 
 VARIANTS = (
     "torch-eager-nchw",

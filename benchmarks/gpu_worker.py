@@ -1,8 +1,8 @@
 """One framework in a process of its own, for `benchmarks.gpu`.
 
 ``python -m benchmarks.gpu_worker FOLDER VARIANT MODULE`` reads requests from standard input and
-answers on standard output, one JSON object a line; `cnnbench.workers` is the other end. MODULE
-has a `Trainers` class, whose methods are the requests.
+answers on standard output, one JSON object a line; `cnnbench.bench.worker_process` is the other
+end. MODULE has a `Trainers` class, whose methods are the requests.
 """
 
 import importlib
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cnnbench.bench.worker import serve
 from cnnbench.errors import UsageError
-from cnnbench.loader import Loaded, load_experiment
-from cnnbench.worker import serve
+from cnnbench.spec.loader import Loaded, load_experiment
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 WARM_UP = 3  # steps before CUDA captures a graph, as PyTorch's documentation says

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from cnnbench.benchmark import Benchmark, Ratio
-from cnnbench.data import Split
+from cnnbench.bench.measurements import Benchmark, Ratio
+from cnnbench.data.dataset import Split
 from cnnbench.errors import SpecError
-from cnnbench.loader import Loaded, load_experiment
+from cnnbench.spec.loader import Loaded, load_experiment
 
 COUNT = 10
 COST = (1_000_000, 30_000_000)  # multiply-adds of an image, forward
@@ -191,8 +191,8 @@ def race(
       Its name and what was measured; None where our own variant broke down, which
       counts as lost and must not take the other networks' results with it.
     """
-    from cnnbench.bench_session import measure, task_on
-    from cnnbench.contest import BenchError, Settings
+    from cnnbench.bench.scheduler import BenchError, Settings
+    from cnnbench.bench.session import measure, task_on
 
     with tempfile.TemporaryDirectory() as folder:
         for path in write_specs(Path(folder), count):
@@ -221,7 +221,7 @@ def main() -> None:
     """Prints every network's ratio, and the losers by name."""
     from rich.console import Console
 
-    from cnnbench.bench_report import ratio_text
+    from cnnbench.bench.report import ratio_text
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=COUNT, help="how many networks")

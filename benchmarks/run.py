@@ -24,10 +24,11 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import random_specs
-from cnnbench import bench_report, bench_session
-from cnnbench.bars import Bar, Check
-from cnnbench.benchmark import Benchmark
-from cnnbench.contest import Settings
+from cnnbench.bench import report as bench_report
+from cnnbench.bench import session
+from cnnbench.bench.measurements import Benchmark
+from cnnbench.bench.scheduler import Settings
+from cnnbench.bench.targets import Bar, Check
 
 ROOT = Path(__file__).parent.parent
 NETWORKS = ("standard", "modified", "autoencoder")
@@ -53,7 +54,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console, errors = Console(), Console(stderr=True, highlight=False)
     wanted = sections(parser, arguments.only)
-    bench_session.make_folder(arguments.output)
+    session.make_folder(arguments.output)
     record = Record(arguments.output)
     if "throughput" in wanted:
         for each in throughput(arguments, errors.print):
@@ -89,14 +90,14 @@ class Record:
         self.checks += checks
         self.benchmarks += benchmarks
         if self.benchmarks:
-            bench_session.write_report(self.report, self.output)
+            session.write_report(self.report, self.output)
         write_checks(self.output / f"bars-{self.started_at:%Y%m%dT%H%M%SZ}", self.checks)
 
     @property
     def report(self) -> bench_report.Report:
         """All networks."""
         command = ["make", "bench"]
-        return bench_session.make_report(self.benchmarks, FAMILIES, command, self.started_at)
+        return session.make_report(self.benchmarks, FAMILIES, command, self.started_at)
 
 
 def sections(parser: argparse.ArgumentParser, text: str) -> list[str]:
@@ -113,9 +114,9 @@ def throughput(arguments: argparse.Namespace, notify: Any) -> Iterator[Benchmark
     paths = [ROOT / "experiments" / f"{name}.yaml" for name in NETWORKS]
     overrides = [f"dataset.name={arguments.dataset}", "dataset.splits=null", "dataset.offline=null"]
     settings = Settings(arguments.rounds, arguments.budget)
-    for loaded in bench_session.load_all(paths, overrides, arguments.data_dir):
-        task = bench_session.make_task(loaded, arguments.data_dir, notify)
-        yield bench_session.measure(task, FAMILIES, settings, notify)
+    for loaded in session.load_all(paths, overrides, arguments.data_dir):
+        task = session.make_task(loaded, arguments.data_dir, notify)
+        yield session.measure(task, FAMILIES, settings, notify)
 
 
 def speed_checks(benchmark: Benchmark) -> list[Check]:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from cnnbench._version import __version__
 
 if TYPE_CHECKING:
-    from cnnbench.compare import compare as compare_runs
-    from cnnbench.data import load_dataset
-    from cnnbench.history import find_runs, list_runs
-    from cnnbench.loader import load_experiment
-    from cnnbench.session import Request, run_experiment
-    from cnnbench.shifted import depthwise
-    from cnnbench.store import read_run
-    from cnnbench.trained import load_trained
+    from cnnbench.analysis.trained_network import load_trained
+    from cnnbench.compare.comparison import compare as compare_runs
+    from cnnbench.data.dataset import load_dataset
+    from cnnbench.nn.ops.shifted import depthwise
+    from cnnbench.runner.run import Request, run_experiment
+    from cnnbench.runs.find import find_runs, list_runs
+    from cnnbench.runs.folder import read_run
+    from cnnbench.spec.loader import load_experiment
 
 __all__ = [
     "Request",
@@ -40,16 +40,16 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Request": ("session", "Request"),
-    "compare_runs": ("compare", "compare"),
-    "depthwise": ("shifted", "depthwise"),
-    "find_runs": ("history", "find_runs"),
-    "list_runs": ("history", "list_runs"),
-    "load_dataset": ("data", "load_dataset"),
-    "load_experiment": ("loader", "load_experiment"),
-    "load_trained": ("trained", "load_trained"),
-    "read_run": ("store", "read_run"),
-    "run_experiment": ("session", "run_experiment"),
+    "Request": ("runner.run", "Request"),
+    "compare_runs": ("compare.comparison", "compare"),
+    "depthwise": ("nn.ops.shifted", "depthwise"),
+    "find_runs": ("runs.find", "find_runs"),
+    "list_runs": ("runs.find", "list_runs"),
+    "load_dataset": ("data.dataset", "load_dataset"),
+    "load_experiment": ("spec.loader", "load_experiment"),
+    "load_trained": ("analysis.trained_network", "load_trained"),
+    "read_run": ("runs.folder", "read_run"),
+    "run_experiment": ("runner.run", "run_experiment"),
 }
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cnnbench.compare import compare
-from cnnbench.progress import Lines
-from cnnbench.report import terminal_table
-from cnnbench.session import Request, run_experiment
+from cnnbench.cli.progress import Lines
+from cnnbench.compare.comparison import compare
+from cnnbench.report.comparison import terminal_table
+from cnnbench.runner.run import Request, run_experiment
 
 COMMAND = "cnnbench run experiments/modified.yaml --dataset mnist_5k --epochs 3"
 OVERRIDES = ("dataset.name=mnist_5k", "dataset.splits=null", "dataset.offline=null")

@@ -15,8 +15,15 @@ from pydantic_core import PydanticUndefined
 
 from cnnbench.errors import shown
 from cnnbench.layers import OPERATIONS
-from cnnbench.optimizers import OPTIMIZERS, SCHEDULES
-from cnnbench.spec import CheckpointSpec, DatasetSpec, Experiment, ModelSpec, Splits, TrainSpec
+from cnnbench.spec.experiment import (
+    CheckpointSpec,
+    DatasetSpec,
+    Experiment,
+    ModelSpec,
+    Splits,
+    TrainSpec,
+)
+from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
 
 PAGE = Path(__file__).parent / "spec.md"
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def known(flag: str) -> bool:
     """XLA ends the process that names a flag it does not know, so another process tries it."""
     from cnnbench.errors import UsageError
-    from cnnbench.settings import require_flags
+    from cnnbench.system.settings import require_flags
 
     try:
         require_flags(flag)
@@ -76,10 +76,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _small_products() -> Iterator[None]:
     """The products that a network's cost is measured beside, which took longer than a training."""
-    from cnnbench import probe
+    from cnnbench.training import profiling
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probe, "SIZE", 128)
+        patch.setattr(profiling, "SIZE", 128)
         yield
 
 

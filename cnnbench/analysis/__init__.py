@@ -1,0 +1,1 @@
+"""Trained networks: activations, latent codes, predictions, confusion."""

@@ -1,0 +1,129 @@
+"""What a trained classifier gets wrong, and what its first kernels look like."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.graph.plan import Plan
+from cnnbench.layers import INPUT, Conv, Dense, Dropout, Flatten, GaussianNoise, MaskingNoise
+
+
+class Mistake(NamedTuple):
+    """An image that a classifier finds hard, over its seeds.
+
+    Args:
+      image: (h, w, c), pixels from 0 to 255.
+      number: its place among the images, from 0.
+      label: its class.
+      answer: the class that most of the wrong seeds predict.
+      wrong: seeds that predict another class than its own.
+      seeds: how many there are.
+      probability: of `answer`, mean over seeds.
+      loss: cross-entropy of the image, mean over seeds.
+    """
+
+    image: NDArray[np.uint8]
+    number: int
+    label: int
+    answer: int
+    wrong: int
+    seeds: int
+    probability: float
+    loss: float
+
+
+class Kernels(NamedTuple):
+    """The kernels of a layer that reads the image.
+
+    Args:
+      layer: its name.
+      images: (n, h, w, c), one for each kernel.
+      total: how many there are; `images` may be only the first.
+    """
+
+    layer: str
+    images: NDArray[np.floating[Any]]
+    total: int
+
+
+def confusion(labels: NDArray[np.int32], logits: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """How often images of a class (row) were predicted as which (column), (classes, classes).
+
+    Args:
+      labels: (n,).
+      logits: (n, classes), or (seeds, n, classes) to add up the seeds; the first of equal ones
+        counts.
+    """
+    classes = logits.shape[-1]
+    pairs = labels.astype(np.int64) * classes + logits.argmax(axis=-1)
+    return np.bincount(pairs.ravel(), minlength=classes * classes).reshape(classes, classes)
+
+
+def hardest(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int32],
+    logits: NDArray[np.floating[Any]],
+    most: int,
+) -> tuple[Mistake, ...]:
+    """The images with the largest mean loss among those that some seed predicts wrongly.
+
+    Args:
+      images: (n, h, w, c).
+      labels: (n,).
+      logits: (seeds, n, classes).
+      most: at most so many are returned.
+    """
+    logs = _log_softmax(logits.astype(np.float64))
+    losses = -logs[:, np.arange(len(labels)), labels].mean(axis=0)
+    answers = logits.argmax(axis=-1)
+    missed = answers != labels
+    found = [int(i) for i in np.argsort(-losses, kind="stable") if missed[:, i].any()][:most]
+    common = {i: int(np.bincount(answers[missed[:, i], i]).argmax()) for i in found}
+    return tuple(
+        Mistake(
+            image=images[i],
+            number=i,
+            label=int(labels[i]),
+            answer=answer,
+            wrong=int(missed[:, i].sum()),
+            seeds=len(logits),
+            probability=float(np.exp(logs[:, i, answer]).mean()),
+            loss=float(losses[i]),
+        )
+        for i, answer in common.items()
+    )
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    logs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return logs
+
+
+def first_kernels(
+    plan: Plan, parameters: Mapping[str, Mapping[str, NDArray[Any]]], most: int
+) -> Iterator[Kernels]:
+    """The kernels of every layer that reads the image, as images.
+
+    A dense layer's kernel is one weight for each pixel. Noise and flattening do not
+    change what is read.
+
+    Args:
+      plan: the network.
+      parameters: by layer and name.
+      most: at most so many kernels of a layer are returned.
+    """
+    reads_image = {INPUT}
+    for node in plan.nodes:
+        if not reads_image.issuperset(node.inputs):
+            continue
+        match node.op:
+            case Dropout() | GaussianNoise() | MaskingNoise() | Flatten():
+                reads_image.add(node.name)
+            case Conv() | Dense():
+                kernel = np.moveaxis(parameters[node.name]["kernel"], -1, 0)
+                shape = kernel.shape[1:] if isinstance(node.op, Conv) else plan.input_shape
+                images = kernel.reshape(len(kernel), *shape)
+                yield Kernels(node.name, images[:most], len(images))

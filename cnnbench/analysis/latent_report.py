@@ -1,0 +1,54 @@
+"""The code of an autoencoder in a few lines."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.analysis.latent import codes, denoise, divergences, layer_of
+from cnnbench.analysis.trained_network import Images, TrainedNetwork
+from cnnbench.data.dataset import Split
+from cnnbench.formatting import clean
+from cnnbench.layers.shapes import shape_text
+from cnnbench.runs.folder import read_run
+from cnnbench.spec.metrics import metric_text
+from cnnbench.training.image_quality import BRIGHTEST
+
+ACTIVE = 0.01  # nats of divergence below which a unit of the code says nothing
+
+
+def latent_lines(network: TrainedNetwork, test: Split) -> Iterator[str]:
+    """What there is to say of a code, a line each.
+
+    Args:
+      network: a trained network, a graph of layers that reconstructs.
+      test: the test images.
+    """
+    values = codes(network, test.images)
+    size = math.prod(values.shape[1:])
+    shape = shape_text(values.shape[1:])
+    yield f"{clean(network.record.title)}, seed {network.seed}, {len(test):,} test images"
+    pixels = math.prod(test.images.shape[1:])
+    yield f"Code: layer {layer_of(network)}, {shape}, of {pixels:,} pixels"
+    yield f"Values: mean {values.mean():.3g}, standard deviation {values.std():.3g}"
+    summary = read_run(network.path).summary
+    worth = {s.seed: s.code_accuracy for s in summary.seeds} if summary else {}
+    if (accuracy := worth.get(network.seed)) is not None:
+        told = metric_text("code_accuracy", accuracy)
+        yield f"Worth: a linear classifier tells {told} of the test images by their code"
+    if denoised := denoise(network, test.images):
+        before, after = (_decibels(test.images, found) for found in denoised)
+        yield f"Denoising: PSNR {before:.1f} dB before, {after:.1f} dB after"
+    if (each := divergences(network, test.images)) is not None:
+        active = int(np.sum(each > ACTIVE))
+        yield f"Divergence from the prior: {each.sum():.4g} nats; {active} of {size} units carry it"
+
+
+def _decibels(images: Images, found: NDArray[np.floating[Any]]) -> float:
+    """Peak signal-to-noise ratio, mean over images; what no pixel can be is cut off first."""
+    error = (np.clip(found, 0, BRIGHTEST) - images.astype(float)) ** 2
+    each = error.reshape(len(images), -1).mean(axis=1)
+    with np.errstate(divide="ignore"):  # no error at all is infinitely good
+        return float(np.mean(10 * np.log10(BRIGHTEST**2 / each)))

@@ -1,0 +1,107 @@
+"""What a run's networks make of images of one's own, one seed or several."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.analysis.trained_network import Images, TrainedNetwork
+from cnnbench.errors import StoreError
+from cnnbench.training.losses import loss_name, per_image_loss
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What classifiers make of an image.
+
+    Args:
+      predicted: the class with the largest probability.
+      probability: that, mean over seeds.
+      runner_up: the class that comes next.
+      runner_up_probability: likewise.
+      by_seed: the class that each seed prefers.
+      probabilities: of every class, mean over seeds.
+    """
+
+    predicted: int
+    probability: float
+    runner_up: int
+    runner_up_probability: float
+    by_seed: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def agreement(self) -> int:
+        """Seeds that prefer the class."""
+        return self.by_seed.count(self.predicted)
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Reconstruction:
+    """What autoencoders make of an image.
+
+    Args:
+      loss: between image and reconstruction, as the experiment names it, mean over seeds.
+      squared_error: mean over pixels, divided by the experiment's pixel_scale, and seeds.
+      pixels: the first seed's reconstruction, (h, w, c) from 0 to 255.
+    """
+
+    loss: float
+    squared_error: float
+    pixels: NDArray[np.uint8]
+
+
+def classify(networks: Sequence[TrainedNetwork], images: Images) -> list[Guess]:
+    """What classifiers make of each image.
+
+    Args:
+      networks: the seeds of a run.
+      images: (n, h, w, c), pixels from 0 to 255.
+
+    Raises:
+      StoreError: a seed diverged.
+    """
+    shares = np.stack([softmax(_outputs(network, images)) for network in networks])
+    guesses = []
+    for mean, each in zip(shares.mean(axis=0), shares.swapaxes(0, 1), strict=True):
+        first, second = np.argsort(-mean, kind="stable")[:2].tolist()
+        by_seed = tuple(each.argmax(axis=1).tolist())
+        chances = tuple(mean.tolist())
+        guesses.append(Guess(first, chances[first], second, chances[second], by_seed, chances))
+    return guesses
+
+
+def reconstruct(networks: Sequence[TrainedNetwork], images: Images) -> list[Reconstruction]:
+    """What autoencoders make of each image, as `classify`."""
+    scale = networks[0].experiment.dataset.pixel_scale
+    outputs = [_outputs(network, images) for network in networks]
+    targets: Any = (images / scale).astype(np.float32)
+    loss = per_image_loss(loss_name(networks[0].experiment))
+    losses = np.mean([loss(made, targets) for made in outputs], axis=0).tolist()
+    errors = np.mean([per_image_loss("mse")(made, targets) for made in outputs], axis=0).tolist()
+    pixels = np.clip(outputs[0] * scale, 0, 255).round().astype(np.uint8)
+    return [Reconstruction(*each) for each in zip(losses, errors, pixels, strict=True)]
+
+
+def softmax(logits: Array) -> Array:
+    """Probabilities of classes, in float64.
+
+    >>> softmax(np.array([[0.0, 0.0, -np.inf]])).tolist()
+    [[0.5, 0.5, 0.0]]
+    """
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    powers = np.exp(shifted)
+    shares: Array = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _outputs(network: TrainedNetwork, images: Images) -> Any:
+    outputs = network.outputs(images)
+    if not np.isfinite(outputs).all():
+        message = f"{network.path}, seed {network.seed}: its outputs are not finite; it diverged"
+        raise StoreError(f"{message}, so choose another with --seed.")
+    return outputs

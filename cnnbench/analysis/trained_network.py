@@ -1,0 +1,281 @@
+"""A network as a run has trained it: its results, and what each of its layers gives."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from cnnbench.data.catalog import describe
+from cnnbench.data.dataset import Dataset, Notify, dataset_of
+from cnnbench.errors import DataError, StoreError, UsageError, did_you_mean, listing
+from cnnbench.graph.plan import Plan
+from cnnbench.nn.graph_net import GraphNet
+from cnnbench.nn.python_model import import_class, make_module
+from cnnbench.runs.folder import RESOLVED_FILE, kept_seeds, read_entry, read_weights
+from cnnbench.runs.records import RunRecord
+from cnnbench.spec.experiment import Experiment, Splits
+from cnnbench.spec.loader import kept_source, load_experiment
+from cnnbench.system import commands
+from cnnbench.system.settings import pinned
+from cnnbench.training.inference import activations_of, outputs_from, outputs_of
+from cnnbench.training.state import Arrays, Network, Tree, take_apart, with_weights
+from cnnbench.training.step import make_rules
+
+CHUNK = 100  # images computed at a time
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class TrainedNetwork:
+    """One seed's network after its last epoch, in evaluation mode.
+
+    Every layer is computed for itself (the form `plain`), whatever engine trained it.
+
+    Args:
+      path: the folder of its run.
+      record: the run.
+      experiment: what was trained.
+      plan: its layers; None where the model is a Python class.
+      seed: the seed.
+      weights: what it has learnt, by name.
+      apply: `outputs` as a pure function of images, for `jax.jit` and `jax.export`.
+      image_shape: of an image, (h, w, c).
+    """
+
+    path: Path
+    record: RunRecord
+    experiment: Experiment
+    plan: Plan | None
+    seed: int
+    weights: Mapping[str, NDArray[Any]]
+    apply: Callable[[jax.Array], jax.Array]
+    _activations: Callable[[jax.Array], dict[str, jax.Array]]
+    _outputs_from: Callable[..., jax.Array]
+    image_shape: tuple[int, ...] = ()
+
+    @property
+    def parameters(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """Weights by layer and name; a tied kernel is its owner's."""
+        layers: dict[str, dict[str, NDArray[Any]]] = {}
+        for name, value in self.weights.items():
+            layer, _, own = name.rpartition(".")
+            layers.setdefault(layer, {})[own] = value
+        return layers
+
+    @pinned()
+    def outputs(self, images: Images) -> NDArray[np.float32]:
+        """What the network makes of images, (n, *shape of its output).
+
+        Args:
+          images: (n, h, w, c), pixels from 0 to 255.
+        """
+        return np.concatenate([np.asarray(part) for part in _in_chunks(self.apply, images)])
+
+    @pinned()
+    def outputs_from(self, layer: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """What the network makes of a layer's values, (n, *shape of its output).
+
+        Args:
+          layer: one that all of the result goes through, as `bottleneck.decoder` says.
+          values: (n, *shape of the layer).
+        """
+        return np.asarray(self._outputs_from(values.astype(np.float32), layer=layer))
+
+    def activations(
+        self, images: Images, layers: Sequence[str] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """What layers give for images, (n, *shape of the layer), by name.
+
+        Args:
+          images: (n, h, w, c), pixels from 0 to 255.
+          layers: which; all of them if None.
+
+        Raises:
+          UsageError: there is no such layer.
+        """
+        parts = list(self.activation_chunks(images, layers))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def activation_chunks(
+        self, images: Images, layers: Sequence[str] | None = None
+    ) -> Iterator[dict[str, NDArray[np.float32]]]:
+        """As `activations`, of `CHUNK` images after another, for what does not fit in memory."""
+        wanted = self.require_layers(layers)
+        for part in _in_chunks(self._activations, images):
+            yield {name: np.asarray(part[name]) for name in wanted}
+
+    def require_layers(self, layers: Sequence[str] | None) -> list[str]:
+        """Names of layers, all of them for None.
+
+        Those of a Python model are the paths of its submodules, and of what it sows.
+
+        Raises:
+          UsageError: there is no such layer, or no submodule is called.
+        """
+        names = self._layer_names()
+        if not names:
+            message = f"{self.path}: '{self.experiment.model.python}' calls no submodule"
+            raise UsageError(f"{message}; sow values as nnx.Intermediate, or ask for its outputs.")
+        for layer in layers or ():
+            if layer not in names:
+                message = f"{self.path}: there is no layer '{layer}'{did_you_mean(layer, names)}"
+                raise UsageError(f"{message}; write {listing(names)}.")
+        return names if layers is None else list(layers)
+
+    def _layer_names(self) -> list[str]:
+        if self.plan is not None:
+            return [node.name for node in self.plan.nodes]
+        image = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
+        return list(jax.eval_shape(self._activations, image))
+
+    def dataset(self, data_dir: Path | None, notify: Notify) -> Dataset:
+        """The images of its run, also where they stood in for others.
+
+        Raises:
+          DataError: they cannot be had, or are not the same ones.
+        """
+        spec, used = self.experiment.dataset, self.record.dataset
+        if used.stand_in_for:
+            splits = Splits() if used.num_validation else Splits(validation=0)
+            spec = spec.model_copy(update={"name": used.name, "offline": None, "splits": splits})
+        found = dataset_of(spec, data_dir, notify)
+        if found.digest != used.digest:
+            message = f"{self.path}: '{found.info.name}' is not what the run was trained on"
+            raise DataError(f"{message} ({used.source}); name its folder with --data-dir")
+        return found
+
+
+def load_trained(
+    path: Path, seed: int | None = None, *, data_dir: Path | None = None
+) -> TrainedNetwork:
+    """A network as a run left it.
+
+    Args:
+      path: the run's folder.
+      seed: which; the first that was trained if None.
+      data_dir: where datasets outside the built-in table are looked up.
+
+    Raises:
+      StoreError: the run's folder holds no weights, or they are damaged.
+      SpecError: its experiment cannot be read.
+      UsageError: there are no weights of this seed, or its Python model cannot be imported.
+    """
+    first = _seeds(path, read_entry(path).record, seed)[0]
+    return load_seeds(path, first, data_dir=data_dir)[0]
+
+
+@pinned()
+def load_seeds(
+    path: Path,
+    seed: int | None = None,
+    *,
+    data_dir: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> list[TrainedNetwork]:
+    """The networks of every seed of a run, or of one; they share their compiled programs.
+
+    Args:
+      path: the run's folder.
+      seed: which; if None all whose weights are there, in the order of the run.
+      data_dir: where datasets outside the built-in table are looked up.
+      overrides: of its experiment, such as ``train.precision=float32``.
+
+    Raises:
+      CnnbenchError: as `load_trained`.
+    """
+    record = read_entry(path).record
+    seeds = _seeds(path, record, seed)
+    learnt = [read_weights(path, each) for each in seeds]
+    kept = partial(load_experiment, path / RESOLVED_FILE, data_dir=data_dir)
+    loaded = kept((*record.overrides, *overrides))
+    experiment, plan = loaded.experiment, loaded.plan
+    layers = plan is not None
+    network = _network(experiment, plan, path)
+    whole = kept(record.overrides) if overrides else loaded
+    _require_trained(whole.experiment, record, path)
+    rules = make_rules(experiment, None, prepares=layers)
+    options = {"graphdef": network.evaluation, "rules": rules}
+    outputs, activations = (
+        jax.jit(partial(_of_images, partial(step, **options)))
+        for step in (outputs_of, activations_of)
+    )
+    later = jax.jit(partial(outputs_from, **options), static_argnames="layer")
+    shape = describe(record.dataset.name, data_dir).shape
+    found = []
+    for each, weights in zip(seeds, learnt, strict=True):
+        where = f"{path}, seed {each}"
+        own = with_weights(network, weights, layers=layers, where=where)
+        calls = [partial(call, own.params, own.rest) for call in (outputs, activations, later)]
+        trained: Any = partial(TrainedNetwork, path, record, experiment, plan, each, weights)
+        found.append(trained(*calls, image_shape=shape))
+    return found
+
+
+def _require_trained(experiment: Experiment, record: RunRecord, path: Path) -> None:
+    """Refuses another experiment beside the weights: its outputs would be nobody's."""
+    if experiment.digest(kept_source(path)) != record.spec_digest:
+        message = f"{path / RESOLVED_FILE}: is not the experiment that was trained"
+        raise StoreError(f"{message} (another digest); restore it, or run the experiment again.")
+
+
+def _seeds(path: Path, record: RunRecord, seed: int | None) -> list[int]:
+    """The seed that is asked for, if its weights are there, or all whose are."""
+    kept = [known for known in record.seeds if known in kept_seeds(path)]
+    if not kept:
+        message = f"{path}: it holds no weights (an older version wrote none, or no seed has ended)"
+        again = commands.command_line(record.command)
+        raise StoreError(f"{message}; train them with: {again}")
+    if seed is not None and seed not in kept:
+        raise UsageError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")
+    return kept if seed is None else [seed]
+
+
+def _network(experiment: Experiment, plan: Plan | None, path: Path) -> Network:
+    """The experiment's network with any weights."""
+    if plan is not None:
+        return take_apart(GraphNet(plan, form="plain", rngs=nnx.Rngs(0)))
+    return take_apart(make_module(kept_class(experiment, path), experiment.model.args, 0))
+
+
+def kept_class(experiment: Experiment, path: Path) -> type[nnx.Module]:
+    """The class of a run's Python model.
+
+    The source that was trained lies in the run's folder; the module may have changed since.
+
+    Args:
+      experiment: of the run.
+      path: its folder.
+
+    Raises:
+      ModelError: there is no such class.
+      StoreError: the source needs other files that were beside it.
+    """
+    name = str(experiment.model.python).partition(":")[2]
+    try:
+        return import_class(f"model:{name}", path)
+    except ImportError as error:
+        message = f"{path / 'model.py'}: cannot be imported by itself ({error})"
+        raise StoreError(f"{message}; read its weights with safetensors.") from None
+
+
+def _of_images(step: Callable[..., Any], params: Tree, rest: Tree, images: jax.Array) -> Any:
+    """What a step of evaluation makes of images, whose labels it does not read."""
+    return step(params, rest, Arrays(images, jax.numpy.zeros(0, int)), slice(None))
+
+
+def _in_chunks(call: Callable[[jax.Array], Any], images: Images) -> Iterator[Any]:
+    """Calls a program with as many images each time, so that it is compiled once."""
+    size = min(CHUNK, len(images))
+    for start in range(0, len(images), size):
+        part = images[start : start + size]
+        filled: Any = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
+        count = slice(len(part))
+        with pinned():  # not around the loop: the caller may do something else in between
+            found = call(filled)
+        yield jax.tree.map(lambda value, count=count: np.asarray(value)[count], found)

@@ -1,0 +1,1 @@
+"""Training speed against PyTorch, Keras and plain Flax, in worker processes."""

@@ -1,0 +1,142 @@
+"""This project's engine behind the interface of its peers: all that the benchmark knows of it."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from cnnbench.bench.frameworks.interface import Gradients, Weights
+from cnnbench.data.catalog import DatasetInfo
+from cnnbench.data.dataset import Dataset, Split
+from cnnbench.graph.plan import Plan
+from cnnbench.layers import BatchNorm
+from cnnbench.spec.experiment import Experiment
+from cnnbench.system.devices import pick_devices, use_all_cores
+from cnnbench.system.memory import keep_freed
+from cnnbench.system.stopwatch import Stopwatch
+from cnnbench.training.autotune import known_choice
+from cnnbench.training.executables import Job, Setup, compile_train, set_up
+from cnnbench.training.inference import outputs_of
+from cnnbench.training.state import Arrays, Network, TrainState
+from cnnbench.training.step import pick
+
+ENGINE = "fast"
+
+
+def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: Weights) -> "OwnPeer":  # noqa: ARG001
+    """Our engine as `cnnbench run --engine fast` uses it, with given initial weights."""
+    use_all_cores(lambda _: None)  # the command has said it
+    keep_freed()
+    return OwnPeer(experiment, plan, weights)
+
+
+class OwnPeer:
+    """Trains a plan with this project's engine.
+
+    Args:
+      experiment: loss, optimiser and scale of the pixels.
+      plan: the network.
+      weights: initial values by layer and name, in the layout of `GraphNet`.
+    """
+
+    def __init__(self, experiment: Experiment, plan: Plan, weights: Weights) -> None:
+        self._experiment, self._plan, self._weights = experiment, plan, weights
+        self._setup: Setup | None = None
+        self._network: Network
+        self._state: TrainState
+        self._program: Any = None
+
+    def train(self, images: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+        """One step for each batch; the first call compiles.
+
+        Args:
+          images: (steps, batch, h, w, c).
+          labels: (steps, batch).
+
+        Returns:
+          The loss of each step, (steps,), when the device has finished.
+        """
+        setup = self._set_up(images[0], labels[0])
+        if self._program is None:
+            self._program = compile_train(setup, self._network, self._state)
+        indices = np.arange(images.shape[1], dtype=np.int32)[None]
+        losses: list[jax.Array] = []
+        for batch in zip(images, labels, strict=True):
+            arrays = setup.place(_arrays(*batch))
+            self._state, loss = self._program(self._state, arrays, indices)
+            jax.block_until_ready(losses[-1:])  # one step ahead of the device, as in the engine
+            losses.append(loss)
+        jax.block_until_ready(self._state)
+        return np.concatenate(jax.device_get(losses))
+
+    def outputs(self, images: NDArray[Any]) -> NDArray[Any]:
+        """The network's results in evaluation mode, (n, ...), for images (n, h, w, c)."""
+        labels = np.zeros(len(images), np.int32)
+        setup, indices = self._set_up(images, labels), jnp.arange(len(images), dtype=jnp.int32)
+        rules = setup.rules(training=False)
+
+        def call(params: Any, rest: Any, arrays: Arrays) -> jax.Array:
+            graphdef = self._network.evaluation
+            return outputs_of(params, rest, arrays, indices, graphdef=graphdef, rules=rules)
+
+        arrays = setup.place(_arrays(images, labels))
+        return np.asarray(jax.jit(call)(self._state.params, self._state.rest, arrays))
+
+    def gradients(self, images: NDArray[Any], labels: NDArray[Any]) -> tuple[float, Gradients]:
+        """Mean loss and its gradients by layer and name, in evaluation mode."""
+        setup, indices = self._set_up(images, labels), jnp.arange(len(images), dtype=jnp.int32)
+        rules = setup.rules(training=False)
+        inputs, targets = pick(_arrays(images, labels), indices, rules)
+
+        def mean_loss(params: Any) -> jax.Array:
+            graphdef = self._network.evaluation
+            model: Any = nnx.merge(graphdef, params, self._state.rest, copy=True)
+            return rules.loss(model.result(inputs), targets).mean()
+
+        loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(self._state.params)
+        tree = nnx.to_pure_dict(gradients)
+        layers = tree.get("weights", {}) | tree.get("parts", {})
+        return float(loss), jax.tree.map(np.asarray, layers)
+
+    def _set_up(self, images: NDArray[Any], labels: NDArray[Any]) -> Setup:
+        """Devices and initial state, once it is known how large a batch is."""
+        if self._setup is None:
+            job = _job(self._experiment, self._plan, images, labels)
+            choice = known_choice(job)
+            assert choice is not None  # since it is asked for by name
+            self._setup = set_up(job, choice.strategy)
+            network = self._setup.network(self._experiment.seeds[0])
+            self._network = _with_weights(network, self._plan, self._weights)
+            self._state = self._setup.state(self._network)
+        return self._setup
+
+
+def _job(experiment: Experiment, plan: Plan, images: NDArray[Any], labels: NDArray[Any]) -> Job:
+    """A training on one batch, which is replaced from step to step."""
+    batch, none = Split(images, labels.astype(np.int32)), Split(images[:0], np.zeros(0, np.int32))
+    height, width, channels = plan.input_shape
+    info = DatasetInfo("batch", (height, width, channels), 0, len(images), 0, "a batch")
+    dataset = Dataset(
+        info, train=batch, validation=none, test=none, digest="", stand_in_for=None, source=""
+    )
+    devices = pick_devices("auto")
+    return Job(experiment, plan, Path(), dataset, devices, Stopwatch(), ENGINE)
+
+
+def _arrays(images: NDArray[Any], labels: NDArray[Any]) -> Arrays:
+    return Arrays(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+
+
+def _with_weights(network: Network, plan: Plan, weights: Weights) -> Network:
+    """The same network with other parameters; Flax's own modules keep theirs apart."""
+    tree: dict[str, dict[str, Any]] = {"weights": {}, "parts": {}}
+    for name, values in weights.items():
+        part = "parts" if isinstance(plan.by_name[name].op, BatchNorm) else "weights"
+        tree[part][name] = {key: jnp.asarray(value) for key, value in values.items()}
+    params = nnx.clone(network.params)
+    nnx.replace_by_pure_dict(params, {key: value for key, value in tree.items() if value})
+    return network._replace(params=params)

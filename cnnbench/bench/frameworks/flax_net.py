@@ -1,0 +1,239 @@
+"""A `Plan` as the Flax NNX module that one would write by hand."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, assert_never
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnnbench.bench.frameworks.interface import Weights
+from cnnbench.graph.geometry import Adjoint, activation_of, adjoint, output_number, sources
+from cnnbench.graph.plan import Node, Plan
+from cnnbench.layers import (
+    Activate,
+    Add,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    Flatten,
+    GaussianNoise,
+    GlobalAvgPool,
+    MaskingNoise,
+    MaxPool,
+    Reshape,
+    Sample,
+    Slice,
+    Upscale,
+)
+from cnnbench.layers.conv_arithmetic import conv_pads
+from cnnbench.nn.graph_net import ACTIVATIONS
+
+
+class FlaxNet(nnx.Module):
+    """The network.
+
+    Args:
+      plan: the layers.
+      weights: initial parameters, in our layout, which is Flax's too.
+      rngs: ``dropout`` draws the masks.
+    """
+
+    def __init__(self, plan: Plan, weights: Weights, rngs: nnx.Rngs) -> None:
+        self.sources = nnx.static(sources(plan))
+        self.output = output_number(plan)
+        self.activations = nnx.static(
+            tuple(ACTIVATIONS[activation_of(node.op)] for node in plan.nodes)
+        )
+        layers: dict[str, nnx.Module] = {}
+        for node in plan.nodes:
+            layers[node.name] = _layer(plan, node, layers, rngs)
+        self.layers = nnx.List(list(layers.values()))
+        self.owned = nnx.static(
+            tuple((i, n.name, tuple(n.layout.params)) for i, n in enumerate(plan.nodes))
+        )
+        for layer, params in self.params.items():
+            for key, param in params.items():
+                param[...] = jnp.asarray(weights[layer][key])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Images (n, height, width, channels) to results."""
+        values = [x]
+        for layer, activation, read in zip(
+            self.layers, self.activations, self.sources, strict=True
+        ):
+            values.append(activation(layer(*[values[i] for i in read])))
+        return values[self.output]
+
+    @property
+    def params(self) -> Mapping[str, Mapping[str, nnx.Param[jax.Array]]]:
+        """The parameters by layer and name; a tied kernel stands with its owner only."""
+        return {
+            name: {key: getattr(self.layers[i], key) for key in keys}
+            for i, name, keys in self.owned
+            if keys
+        }
+
+
+class _Function(nnx.Module):
+    """A layer without parameters."""
+
+    def __init__(self, function: Callable[..., jax.Array]) -> None:
+        self.function = nnx.static(function)
+
+    def __call__(self, *inputs: jax.Array) -> jax.Array:
+        return self.function(*inputs)
+
+
+class _Noise(nnx.Module):
+    """Normal noise that is added in training, or values that are zeroed."""
+
+    def __init__(self, op: GaussianNoise | MaskingNoise, rngs: nnx.Rngs) -> None:
+        self.op = nnx.static(op)
+        self.deterministic = False
+        self.rngs = rngs.fork()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if self.deterministic:
+            return x
+        key = self.rngs.dropout()
+        if isinstance(self.op, MaskingNoise):
+            return x * jax.random.bernoulli(key, 1 - self.op.rate, x.shape)
+        return x + self.op.stddev * jax.random.normal(key, x.shape)
+
+
+class _TiedTranspose(nnx.Module):
+    """A transposed convolution with the kernel of another layer and a bias of its own."""
+
+    def __init__(self, owner: nnx.Module, numbers: Adjoint, biases: int) -> None:
+        self.owner: Any = owner
+        self.numbers = nnx.static(numbers)
+        self.bias = nnx.Param(jnp.zeros(biases)) if biases else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pads, stride = _stamps(self.numbers), self.numbers.stride
+        y: jax.Array = jax.lax.conv_transpose(
+            x, self.owner.kernel[...], stride, pads, transpose_kernel=True
+        )
+        return y if self.bias is None else y + self.bias[...]
+
+
+def _stamps(numbers: Adjoint) -> list[tuple[int, int]]:
+    """Zeros around the spread-out input of a transposed convolution."""
+    return [
+        (kernel - 1 - before, kernel - 1 - after + remainder)
+        for kernel, (before, after), remainder in zip(
+            numbers.kernel, numbers.pads, numbers.remainder, strict=True
+        )
+    ]
+
+
+def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
+    op = node.op
+    match op:
+        case Conv():
+            return _conv(node, op, rngs)
+        case ConvTranspose():
+            return _conv_transpose(plan, node, op, made, rngs)
+        case Dense():
+            return _Dense(node, op, rngs)
+        case Dropout():
+            return nnx.Dropout(op.rate, rngs=rngs)
+        case GaussianNoise() | MaskingNoise():
+            return _Noise(op, rngs)
+        case Slice():
+            return _Function(partial(_slice, start=op.start, size=op.size))
+        case Sample():
+            raise AssertionError("peers are not asked for networks that sample")
+        case BatchNorm():
+            channels = node.layout.shape[-1]
+            return nnx.BatchNorm(channels, momentum=op.momentum, epsilon=op.epsilon, rngs=rngs)
+        case MaxPool() | AvgPool():
+            pool = nnx.max_pool if isinstance(op, MaxPool) else nnx.avg_pool
+            return _Function(
+                partial(pool, window_shape=op.size, strides=op.stride or op.size, padding="VALID")
+            )
+        case Upscale():
+            return _Function(partial(_repeat, size=op.size))
+        case Flatten() | Reshape():
+            return _Function(partial(_reshape, shape=node.layout.shape))
+        case Concat():
+            return _Function(_join)
+        case Add():
+            return _Function(_sum)
+        case Activate():
+            return _Function(ACTIVATIONS["linear"])
+        case GlobalAvgPool():
+            return _Function(partial(jnp.mean, axis=(1, 2)))
+        case _:
+            assert_never(op)
+
+
+def _conv(node: Node, op: Conv, rngs: nnx.Rngs) -> nnx.Module:
+    return nnx.Conv(
+        node.in_shapes[0][2],
+        op.filters,
+        op.kernel,
+        op.stride,
+        padding=conv_pads(op, node.in_shapes[0], op.kernel),
+        use_bias=op.use_bias,
+        rngs=rngs,
+    )
+
+
+def _conv_transpose(
+    plan: Plan,
+    node: Node,
+    op: ConvTranspose,
+    made: Mapping[str, nnx.Module],
+    rngs: nnx.Rngs,
+) -> nnx.Module:
+    numbers, filters = adjoint(plan, node, op), node.layout.shape[2]
+    if op.tie:
+        return _TiedTranspose(made[op.tie], numbers, filters if op.use_bias else 0)
+    return nnx.ConvTranspose(
+        node.in_shapes[0][2],
+        filters,
+        numbers.kernel,
+        numbers.stride,
+        padding=_stamps(numbers),
+        use_bias=op.use_bias,
+        transpose_kernel=True,
+        rngs=rngs,
+    )
+
+
+class _Dense(nnx.Linear):
+    """A linear layer that flattens images."""
+
+    def __init__(self, node: Node, op: Dense, rngs: nnx.Rngs) -> None:
+        rows = node.layout.params["kernel"][0]
+        super().__init__(rows, op.units, use_bias=op.use_bias, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
+        return super().__call__(inputs.reshape(inputs.shape[0], -1), out_sharding)
+
+
+def _repeat(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    return jnp.repeat(jnp.repeat(x, size[0], axis=1), size[1], axis=2)
+
+
+def _reshape(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return x.reshape(x.shape[0], *shape)
+
+
+def _slice(x: jax.Array, start: int, size: int) -> jax.Array:
+    return x[..., start : start + size]
+
+
+def _join(*inputs: jax.Array) -> jax.Array:
+    return jnp.concatenate(inputs, axis=-1)
+
+
+def _sum(first: jax.Array, *others: jax.Array) -> jax.Array:
+    return sum(others, first)

@@ -1,0 +1,190 @@
+"""Training in Keras 3 by its own loop, on the backend that `peers` has chosen."""
+
+from typing import Any, assert_never
+
+import keras
+import numpy as np
+
+from cnnbench.bench.frameworks.interface import Array, Gradients, Weights
+from cnnbench.bench.frameworks.keras_net import build_model
+from cnnbench.errors import UsageError
+from cnnbench.graph.plan import Plan
+from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.spec.optimizers import (
+    Adadelta,
+    Adagrad,
+    Adam,
+    AdamW,
+    Lamb,
+    Lion,
+    Optimizer,
+    RmsProp,
+    Sgd,
+)
+from cnnbench.training.losses import loss_name
+
+EVAL_BATCH = 500
+
+
+class KerasPeer:
+    """A network in Keras 3, on the backend's default device.
+
+    Args:
+      experiment: loss, optimiser and pixel scale.
+      plan: the network.
+      weights: initial parameters, in our layout.
+    """
+
+    def __init__(self, experiment: Experiment, plan: Plan, weights: Weights) -> None:
+        scale, seed = experiment.dataset.pixel_scale, experiment.seeds[0]
+        self.reconstructs = experiment.task is Task.RECONSTRUCT
+        self.model, self.params = build_model(plan, weights, scale, seed)
+        self.loss = build_loss(loss_name(experiment), scale)
+        optimizer = build_optimizer(experiment.train.optimizer)
+        self.model.compile(optimizer=optimizer, loss=self.loss, jit_compile="auto")
+
+    def train(self, images: Array, labels: Array) -> Array:
+        """As `Peer.train`, by `fit`.
+
+        Keras reports the mean of an epoch's losses so far; the loss of each step is
+        recovered from it, up to float32's rounding of that mean.
+        """
+        steps, batch = images.shape[:2]
+        joined = images.reshape(steps * batch, *images.shape[2:])
+        targets = joined if self.reconstructs else labels.reshape(-1)
+        told = _Told()
+        self.model.fit(joined, targets, batch, shuffle=False, verbose=0, callbacks=[told])
+        self._wait()
+        totals = [0.0, *((step + 1) * told.means[step] for step in range(steps))]
+        return np.diff(totals)
+
+    def outputs(self, images: Array) -> Array:
+        """As `Peer.outputs`."""
+        return np.asarray(self.model.predict(images, batch_size=EVAL_BATCH, verbose=0))
+
+    def gradients(self, images: Array, labels: Array) -> tuple[float, Gradients]:
+        """As `Peer.gradients`."""
+        targets = images if self.reconstructs else labels
+        find = _jax_gradients if keras.config.backend() == "jax" else _torch_gradients
+        loss, by_id = find(self.model, self.loss, images, targets)
+        found = {
+            layer: {key: by_id[id(variable)] for key, variable in named.items()}
+            for layer, named in self.params.items()
+        }
+        return loss, found
+
+    def _wait(self) -> None:
+        if keras.config.backend() == "jax":
+            import jax
+
+            jax.block_until_ready([variable.value for variable in self.model.variables])
+            return
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+
+class _Told(keras.callbacks.Callback):
+    """Keeps the mean loss after each step; called from Keras' threads, in any order."""
+
+    async_safe = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means: dict[int, float] = {}
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.means[batch] = float(logs["loss"])
+
+
+def _jax_gradients(
+    model: keras.Model, loss: keras.Loss, images: Array, targets: Array
+) -> tuple[float, dict[int, Array]]:
+    import jax
+
+    def mean_loss(trainable: Any, rest: Any) -> Any:
+        outputs, _ = model.stateless_call(trainable, rest, images, training=False)
+        return loss(targets, outputs)
+
+    variables = model.trainable_variables
+    state = [v.value for v in variables], [v.value for v in model.non_trainable_variables]
+    value, gradients = jax.jit(jax.value_and_grad(mean_loss))(*state)
+    by_id = {id(v): np.asarray(g) for v, g in zip(variables, gradients, strict=True)}
+    return float(value), by_id
+
+
+def _torch_gradients(
+    model: keras.Model, loss: keras.Loss, images: Array, targets: Array
+) -> tuple[float, dict[int, Array]]:
+    import torch
+
+    variables = model.trainable_variables
+    value = loss(targets, model(images, training=False))
+    tensors = [variable.value for variable in variables]
+    gradients = torch.autograd.grad(value, tensors, materialize_grads=True)
+    by_id = {id(v): g.cpu().numpy() for v, g in zip(variables, gradients, strict=True)}
+    return value.item(), by_id
+
+
+def build_loss(name: str, pixel_scale: float) -> keras.Loss:
+    """The loss over a batch, as in `losses.per_image_loss`.
+
+    Args:
+      name: the loss.
+      pixel_scale: target images are given as bytes, and divided by it.
+    """
+    match name:
+        case "cross_entropy":
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        case "mse":
+            return _OfPixels(keras.losses.MeanSquaredError(), pixel_scale)
+        case "mae":
+            return _OfPixels(keras.losses.MeanAbsoluteError(), pixel_scale)
+        case "binary_cross_entropy":
+            return _OfPixels(keras.losses.BinaryCrossentropy(), pixel_scale)
+        case _:
+            raise AssertionError(name)
+
+
+class _OfPixels(keras.losses.Loss):
+    """A loss whose targets are images as bytes, which take a quarter of the memory of floats."""
+
+    def __init__(self, loss: keras.Loss, pixel_scale: float) -> None:
+        super().__init__()
+        self.loss, self.pixel_scale = loss, pixel_scale
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        return self.loss.call(y_true / self.pixel_scale, y_pred)
+
+
+def build_optimizer(spec: Optimizer) -> keras.optimizers.Optimizer:
+    """Keras' optimiser of the same name with the same numbers.
+
+    Raises:
+      UsageError: Keras has another rule under this name.
+    """
+    rate, make = spec.learning_rate, keras.optimizers
+    match spec:
+        case Sgd(momentum=momentum, nesterov=nesterov):
+            return make.SGD(rate, momentum=momentum, nesterov=nesterov)
+        case Adam(b1=b1, b2=b2, eps=eps, nesterov=nesterov):
+            kind = make.Nadam if nesterov else make.Adam
+            return kind(rate, beta_1=b1, beta_2=b2, epsilon=eps)
+        case AdamW(b1=b1, b2=b2, eps=eps, weight_decay=decay):
+            return make.AdamW(rate, weight_decay=decay, beta_1=b1, beta_2=b2, epsilon=eps)
+        case RmsProp(decay=decay, eps=eps, momentum=momentum):
+            return make.RMSprop(rate, rho=decay, momentum=momentum, epsilon=eps)
+        case Adagrad(initial_accumulator_value=start, eps=eps):
+            return make.Adagrad(rate, initial_accumulator_value=start, epsilon=eps)
+        case Adadelta(rho=rho, eps=eps):
+            return make.Adadelta(rate, rho=rho, epsilon=eps)
+        case Lamb(b1=b1, b2=b2, eps=eps, weight_decay=decay):
+            if decay:
+                message = "train.optimizer.weight_decay: Keras' lamb decays weights by another rule"
+                raise UsageError(f"{message}; write 0.")
+            return make.Lamb(rate, beta_1=b1, beta_2=b2, epsilon=eps)
+        case Lion(b1=b1, b2=b2, weight_decay=decay):
+            return make.Lion(rate, beta_1=b1, beta_2=b2, weight_decay=decay)
+        case _:
+            assert_never(spec)

@@ -1,0 +1,228 @@
+"""A `Plan` as a functional Keras model; imported once Keras' backend is chosen."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, assert_never
+
+import keras
+from keras import layers, ops
+
+from cnnbench.bench.frameworks.interface import Weights
+from cnnbench.graph.geometry import Adjoint, activation_of, adjoint, output_number, sources
+from cnnbench.graph.plan import Node, Plan
+from cnnbench.layers import (
+    Activate,
+    Activation,
+    Add,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    Flatten,
+    GaussianNoise,
+    GlobalAvgPool,
+    MaskingNoise,
+    MaxPool,
+    Reshape,
+    Sample,
+    Slice,
+    Upscale,
+)
+
+Tensor = Any
+Made = Mapping[str, keras.Layer]
+Params = dict[str, dict[str, keras.Variable]]
+
+
+def build_model(
+    plan: Plan, weights: Weights, pixel_scale: float, seed: int
+) -> tuple[keras.Model, Params]:
+    """The model and its parameters by our names, in our layout, which is Keras' too.
+
+    Args:
+      plan: the layers.
+      weights: initial parameters.
+      pixel_scale: pixels are divided by it.
+      seed: of dropout.
+    """
+    pixels = keras.Input(plan.input_shape, dtype="uint8")
+    values: list[Tensor] = [layers.Rescaling(1 / pixel_scale)(pixels)]
+    made: dict[str, keras.Layer] = {}
+    for number, (node, read) in enumerate(zip(plan.nodes, sources(plan), strict=True)):
+        inputs = [values[i] for i in read]
+        made[node.name], result = _apply(plan, node, inputs, made, seed + number)
+        values.append(result)
+    params = {n.name: _params(n, made[n.name]) for n in plan.nodes if n.layout.params}
+    for layer, named in params.items():
+        for key, variable in named.items():
+            variable.assign(weights[layer][key])
+    return keras.Model(pixels, values[output_number(plan)]), params
+
+
+def _params(node: Node, layer: keras.Layer) -> dict[str, keras.Variable]:
+    names = {"kernel": "kernel", "bias": "bias", "scale": "gamma"}
+    if isinstance(node.op, BatchNorm):
+        names["bias"] = "beta"
+    return {key: getattr(layer, names[key]) for key in node.layout.params}
+
+
+def _apply(
+    plan: Plan, node: Node, inputs: list[Tensor], made: Made, seed: int
+) -> tuple[keras.Layer, Tensor]:
+    """The layer of a node, and what it makes of its inputs."""
+    x, op = inputs[0], node.op
+    if isinstance(op, Conv) and isinstance(op.padding, tuple):
+        x = layers.ZeroPadding2D(op.padding)(x)
+    if isinstance(op, Dense) and len(node.in_shapes[0]) == 3:
+        x = layers.Flatten()(x)
+    layer = _layer(plan, node, made, seed)
+    return layer, layer(inputs if isinstance(op, Concat | Add) else x)
+
+
+def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
+    op, activation = node.op, _ACTIVATIONS[activation_of(node.op)]
+    match op:
+        case Conv():
+            return layers.Conv2D(
+                op.filters,
+                op.kernel,
+                op.stride,
+                padding=op.padding if isinstance(op.padding, str) else "valid",
+                activation=activation,
+                use_bias=op.use_bias,
+            )
+        case ConvTranspose():
+            return _conv_transpose(plan, node, op, made)
+        case Dense():
+            return layers.Dense(op.units, activation=activation, use_bias=op.use_bias)
+        case MaxPool():
+            return layers.MaxPooling2D(op.size, op.stride)
+        case AvgPool():
+            return layers.AveragePooling2D(op.size, op.stride)
+        case Upscale():
+            return layers.UpSampling2D(op.size)
+        case Dropout():
+            return layers.Dropout(op.rate, seed=seed)
+        case GaussianNoise():
+            return layers.GaussianNoise(op.stddev, seed=seed)
+        case MaskingNoise():
+            return Mask(op.rate, seed)
+        case Slice():
+            return layers.Lambda(lambda x: x[..., op.start : op.start + op.size])
+        case Sample():
+            raise AssertionError("peers are not asked for networks that sample")
+        case Flatten():
+            return layers.Flatten()
+        case Reshape():
+            return layers.Reshape(op.shape)
+        case Concat():
+            return layers.Concatenate()
+        case Add():
+            return layers.Add()
+        case Activate():
+            return layers.Activation(activation)
+        case BatchNorm():
+            return layers.BatchNormalization(momentum=op.momentum, epsilon=op.epsilon)
+        case GlobalAvgPool():
+            return layers.GlobalAveragePooling2D()
+        case _:
+            assert_never(op)
+
+
+def _conv_transpose(plan: Plan, node: Node, op: ConvTranspose, made: Made) -> keras.Layer:
+    """Keras' own layer where it is the adjoint in question, else `Transpose`."""
+    numbers, filters = adjoint(plan, node, op), node.layout.shape[2]
+    activation = _ACTIVATIONS[op.activation]
+    wide = all(k >= s for k, s in zip(numbers.kernel, numbers.stride, strict=True))
+    if op.tie is None and isinstance(op.padding, str) and wide:
+        return layers.Conv2DTranspose(
+            filters,
+            numbers.kernel,
+            numbers.stride,
+            padding=op.padding,
+            activation=activation,
+            use_bias=op.use_bias,
+        )
+    return Transpose(made[op.tie] if op.tie else None, numbers, filters, activation, op.use_bias)
+
+
+class Mask(keras.layers.Layer):
+    """Zeroes values in training, and leaves the rest as they are, unlike Keras' Dropout."""
+
+    def __init__(self, rate: float, seed: int) -> None:
+        super().__init__()
+        self.rate, self.seed_generator = rate, keras.random.SeedGenerator(seed)
+
+    def call(self, x: Tensor, training: bool = False) -> Tensor:
+        """Applies it."""
+        if not training:
+            return x
+        drawn = keras.random.uniform(ops.shape(x), seed=self.seed_generator)
+        return ops.where(drawn >= self.rate, x, 0)
+
+
+class Transpose(keras.layers.Layer):
+    """The exact adjoint of a convolution, of any padding and size, perhaps with its kernel.
+
+    Args:
+      owner: the layer whose kernel it uses; None for one of its own.
+      numbers: the convolution that it is the adjoint of.
+      filters: number of output channels.
+      activation: function applied to the result.
+      use_bias: whether a bias of its own is added.
+    """
+
+    def __init__(
+        self,
+        owner: keras.Layer | None,
+        numbers: Adjoint,
+        filters: int,
+        activation: Callable[[Tensor], Tensor] | None,
+        use_bias: bool,
+    ) -> None:
+        super().__init__()
+        self.owner, self.numbers, self.filters = owner, numbers, filters
+        self.activation, self.use_bias = activation, use_bias
+        self.kernel = self.bias = None
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Makes the parameters."""
+        if self.owner is None:
+            shape = (*self.numbers.kernel, self.filters, input_shape[-1])
+            self.kernel = self.add_weight(shape=shape, name="kernel")
+        if self.use_bias:
+            self.bias = self.add_weight(shape=(self.filters,), name="bias")
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Images (n, height, width, channels) to (n, *size, filters)."""
+        numbers = self.numbers
+        kernel = self.kernel if self.owner is None else self.owner.kernel
+        full = ops.conv_transpose(inputs, kernel, numbers.stride, padding="valid")
+        (top, _), (left, _) = numbers.pads
+        height, width = numbers.size
+        missing = [max(height + top - full.shape[1], 0), max(width + left - full.shape[2], 0)]
+        if any(missing):
+            full = ops.pad(full, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+        y = full[:, top : top + height, left : left + width]
+        y = y if self.bias is None else y + self.bias
+        return y if self.activation is None else self.activation(y)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """(n, *size, filters)."""
+        return (input_shape[0], *self.numbers.size, self.filters)
+
+
+_ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor] | None] = {
+    "linear": None,
+    "relu": keras.activations.relu,
+    "tanh": keras.activations.tanh,
+    "sigmoid": keras.activations.sigmoid,
+    "leaky_relu": partial(keras.activations.leaky_relu, negative_slope=0.01),
+    "elu": keras.activations.elu,
+    "gelu": partial(keras.activations.gelu, approximate=True),
+    "silu": keras.activations.silu,
+    "softplus": keras.activations.softplus,
+}

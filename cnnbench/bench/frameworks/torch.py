@@ -1,0 +1,144 @@
+"""Training in PyTorch: eager or compiled, in either memory format."""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+import torch
+from torch.nn import functional
+
+from cnnbench.bench.frameworks.interface import Array, Gradients, Weights
+from cnnbench.bench.frameworks.torch_net import TorchNet
+from cnnbench.errors import UsageError
+from cnnbench.graph.plan import Plan
+from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.spec.optimizers import (
+    Adadelta,
+    Adagrad,
+    Adam,
+    AdamW,
+    Lamb,
+    Lion,
+    Optimizer,
+    RmsProp,
+    Sgd,
+)
+from cnnbench.training.losses import loss_name
+
+EVAL_BATCH = 500
+
+
+class TorchPeer:
+    """A network in PyTorch, on its GPU where it has one.
+
+    Args:
+      variant: which of `peers.VARIANTS`; ``compile`` compiles model and loss as one function.
+      experiment: loss, optimiser and pixel scale.
+      plan: the network.
+      weights: initial parameters, in our layout.
+    """
+
+    def __init__(self, variant: str, experiment: Experiment, plan: Plan, weights: Weights) -> None:
+        torch.manual_seed(experiment.seeds[0])
+        last = variant.endswith("channels_last")
+        self.format = torch.channels_last if last else torch.contiguous_format
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.scale = experiment.dataset.pixel_scale
+        self.reconstructs = experiment.task is Task.RECONSTRUCT
+        self.loss_name = loss_name(experiment)
+        self.image_output = len(plan.output_shape) == 3
+        self.net = TorchNet(plan, weights).to(self.device, memory_format=self.format)
+        self.optimizer = build_optimizer(experiment.train.optimizer, self.net.parameters())
+        compiled = variant.startswith("torch-compile")
+        self.training_loss = torch.compile(self._loss) if compiled else self._loss
+
+    def train(self, images: Array, labels: Array) -> Array:
+        """As `Peer.train`."""
+        self.net.train()
+        losses = []
+        for batch, targets in zip(self._images(images), self._labels(labels), strict=True):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.training_loss(batch, targets)
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.detach())
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        result: Array = torch.stack(losses).cpu().numpy()
+        return result
+
+    def outputs(self, images: Array) -> Array:
+        """As `Peer.outputs`."""
+        self.net.eval()
+        with torch.no_grad():
+            parts = [self.net(x.float() / self.scale) for x in self._chunks(images)]
+        outputs = torch.cat(parts)
+        outputs = outputs.permute(0, 2, 3, 1) if self.image_output else outputs
+        result: Array = outputs.cpu().numpy()
+        return result
+
+    def gradients(self, images: Array, labels: Array) -> tuple[float, Gradients]:
+        """As `Peer.gradients`."""
+        self.net.eval()
+        loss = self._loss(self._images(images[None])[0], self._labels(labels[None])[0])
+        gradients = torch.autograd.grad(loss, self.net.tensors, materialize_grads=True)
+        return loss.item(), self.net.in_our_layout(gradients)
+
+    def _images(self, images: Array) -> torch.Tensor:
+        """Bytes on the device, (steps, batch, c, h, w), each batch in the memory format."""
+        first = torch.tensor(images).to(self.device).permute(0, 1, 4, 2, 3)
+        return first if self.format == torch.channels_last else first.contiguous()
+
+    def _labels(self, labels: Array) -> torch.Tensor:
+        return torch.tensor(labels, dtype=torch.int64).to(self.device)
+
+    def _chunks(self, images: Array) -> Iterable[torch.Tensor]:
+        for start in range(0, len(images), EVAL_BATCH):
+            yield self._images(images[None, start : start + EVAL_BATCH])[0]
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        scaled = images.float() / self.scale
+        return mean_loss(self.loss_name, self.net(scaled), scaled if self.reconstructs else labels)
+
+
+def mean_loss(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The loss over a batch, as in `losses.per_image_loss`."""
+    match name:
+        case "cross_entropy":
+            return functional.cross_entropy(outputs, targets)
+        case "mse":
+            return functional.mse_loss(outputs, targets)
+        case "mae":
+            return functional.l1_loss(outputs, targets)
+        case "binary_cross_entropy":
+            return functional.binary_cross_entropy(outputs.clamp(1e-7, 1 - 1e-7), targets)
+        case _:
+            raise AssertionError(name)
+
+
+def build_optimizer(spec: Optimizer, params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """PyTorch's optimiser of the same name with the same numbers.
+
+    Raises:
+      UsageError: PyTorch has none of this name.
+    """
+    rate = spec.learning_rate
+    match spec:
+        case Sgd(momentum=momentum, nesterov=nesterov):
+            ahead = nesterov and momentum > 0  # PyTorch refuses to look ahead along nothing
+            return torch.optim.SGD(params, rate, momentum=momentum, nesterov=ahead)
+        case Adam():
+            kind = torch.optim.NAdam if spec.nesterov else torch.optim.Adam
+            return kind(params, rate, betas=(spec.b1, spec.b2), eps=spec.eps)
+        case AdamW(b1=b1, b2=b2, eps=eps, weight_decay=decay):
+            return torch.optim.AdamW(params, rate, betas=(b1, b2), eps=eps, weight_decay=decay)
+        case RmsProp(decay=decay, eps=eps, momentum=momentum):
+            return torch.optim.RMSprop(params, rate, alpha=decay, eps=eps, momentum=momentum)
+        case Adagrad(initial_accumulator_value=start, eps=eps):
+            return torch.optim.Adagrad(params, rate, initial_accumulator_value=start, eps=eps)
+        case Adadelta(rho=rho, eps=eps):
+            return torch.optim.Adadelta(params, rate, rho=rho, eps=eps)
+        case Lamb() | Lion():
+            message = f"train.optimizer: PyTorch has no '{spec.name}'"
+            raise UsageError(f"{message}; write another optimiser, such as adamw.")
+        case _:
+            assert_never(spec)

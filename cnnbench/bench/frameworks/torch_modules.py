@@ -1,0 +1,152 @@
+"""What a plan needs and PyTorch has no module for."""
+
+from typing import assert_never
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from cnnbench.bench.frameworks.interface import Array
+from cnnbench.layers import Activation
+
+
+class Crop(nn.Module):
+    """The top left corner of an image."""
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.height, self.width = size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        return x[:, :, : self.height, : self.width]
+
+
+class Transpose(nn.Module):
+    """A transposed convolution with the kernel of another layer, or with zeros put after it."""
+
+    def __init__(
+        self, owner: nn.Module, bias: bool, grow: tuple[int, int], **numbers: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.owner, self.grow, self.numbers = owner, grow, numbers
+        self.bias = nn.Parameter(torch.zeros(owner.weight.shape[1])) if bias else None
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The other layer's kernel."""
+        return self.owner.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        if not any(self.grow):
+            return functional.conv_transpose2d(x, self.weight, self.bias, **self.numbers)
+        y = functional.conv_transpose2d(x, self.weight, None, **self.numbers)
+        y = functional.pad(y, (0, self.grow[1], 0, self.grow[0]))
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+
+class Join(nn.Module):
+    """Channels, or entries of vectors, side by side."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        return torch.cat(inputs, dim=1)
+
+
+class Pick(nn.Module):
+    """Some channels, or entries of vectors."""
+
+    def __init__(self, places: Array) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.tensor(places))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        return torch.index_select(x, 1, self.places)
+
+
+class Disturb(nn.Module):
+    """Normal noise that is added in training, or values that are zeroed."""
+
+    def __init__(self, strength: float, *, masks: bool) -> None:
+        super().__init__()
+        self.strength, self.masks = strength, masks
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        if not self.training:
+            return x
+        if self.masks:
+            return x * (torch.rand_like(x) >= self.strength)
+        return x + self.strength * torch.randn_like(x)
+
+
+class Sum(nn.Module):
+    """Sum of values; vectors are first brought into the order of the first."""
+
+    def __init__(self, orders: list[Array]) -> None:
+        super().__init__()
+        self.reorder = nn.ModuleList(Reorder(order, orders[0]) for order in orders)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        first, *others = (take(x) for take, x in zip(self.reorder, inputs, strict=True))
+        for other in others:
+            first = first + other
+        return first
+
+
+class Reorder(nn.Module):
+    """Entries of a vector from one order to another; does nothing where they are equal."""
+
+    def __init__(self, have: Array, want: Array) -> None:
+        super().__init__()
+        index = None if np.array_equal(have, want) else torch.tensor(np.argsort(have)[want])
+        self.register_buffer("index", index)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        return x if self.index is None else x[:, self.index]
+
+
+class Mean(nn.Module):
+    """Mean of each channel over the image."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        return x.mean(dim=(2, 3))
+
+
+class ChannelsFirst(nn.Module):
+    """(n, h, w, c) to (n, c, h, w)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies it."""
+        return x.permute(0, 3, 1, 2)
+
+
+def activation(name: Activation) -> nn.Module:
+    """PyTorch's module of an activation."""
+    match name:
+        case "linear":
+            return nn.Identity()
+        case "relu":
+            return nn.ReLU()
+        case "tanh":
+            return nn.Tanh()
+        case "sigmoid":
+            return nn.Sigmoid()
+        case "leaky_relu":
+            return nn.LeakyReLU(0.01)
+        case "elu":
+            return nn.ELU()
+        case "gelu":
+            return nn.GELU(approximate="tanh")
+        case "silu":
+            return nn.SiLU()
+        case "softplus":
+            return nn.Softplus()
+        case _:
+            assert_never(name)

@@ -1,0 +1,289 @@
+"""A `Plan` as a PyTorch module, images (n, channels, height, width).
+
+A flattened image stands by channel here and by row in our layout. No value is
+permuted for that while the network runs: the kernel of a dense layer that reads
+such a vector has its rows in the vector's order, and the units of a dense layer
+that is reshaped to an image are made in the image's order.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, assert_never
+
+import numpy as np
+import torch
+from torch import nn
+
+from cnnbench.bench.frameworks.interface import Array, Gradients, Weights
+from cnnbench.bench.frameworks.torch_modules import (
+    ChannelsFirst,
+    Crop,
+    Disturb,
+    Join,
+    Mean,
+    Pick,
+    Reorder,
+    Sum,
+    Transpose,
+    activation,
+)
+from cnnbench.graph.geometry import activation_of, adjoint, output_number, sources
+from cnnbench.graph.plan import Node, Plan
+from cnnbench.layers import (
+    Activate,
+    Add,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    Flatten,
+    GaussianNoise,
+    GlobalAvgPool,
+    MaskingNoise,
+    MaxPool,
+    Reshape,
+    Sample,
+    Slice,
+    Upscale,
+)
+from cnnbench.layers.conv_arithmetic import conv_pads
+from cnnbench.layers.shapes import Shape
+
+
+class Slot(NamedTuple):
+    """A parameter and the way between its layout and ours."""
+
+    parameter: torch.Tensor
+    to_torch: Callable[[Array], Array]
+    to_ours: Callable[[Array], Array]
+
+
+class TorchNet(nn.Module):
+    """The network.
+
+    Args:
+      plan: the layers.
+      weights: initial parameters, in our layout.
+    """
+
+    def __init__(self, plan: Plan, weights: Weights) -> None:
+        super().__init__()
+        self.sources = sources(plan)
+        self.output = output_number(plan)
+        self.layers = nn.ModuleList()
+        self.activations = nn.ModuleList(activation(activation_of(n.op)) for n in plan.nodes)
+        self.slots: dict[str, dict[str, Slot]] = {}
+        orders = [by_channel(plan.input_shape)]  # of each value, flattened: the places in ours
+        owners: dict[str, nn.Module] = {}
+        for node, read in zip(plan.nodes, self.sources, strict=True):
+            order = _order(plan, node, [orders[i] for i in read])
+            layer, holder = _layer(plan, node, [orders[i] for i in read], owners)
+            self.layers.append(layer)
+            if node.layout.params:
+                owners[node.name] = holder
+                self.slots[node.name] = _slots(node, holder, orders[read[0]], order)
+            orders.append(order)
+        self.finish = _in_our_order(orders[self.output], plan.output_shape)
+        self._load(weights)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (n, channels, height, width) to results."""
+        values = [x]
+        for layer, finish, read in zip(self.layers, self.activations, self.sources, strict=True):
+            values.append(finish(layer(*[values[i] for i in read])))
+        return self.finish(values[self.output])
+
+    def in_our_layout(self, gradients: Iterable[torch.Tensor]) -> Gradients:
+        """Gradients, in the order of `tensors`, by layer and name."""
+        flat = iter(gradients)
+        return {
+            layer: {key: slot.to_ours(next(flat).cpu().numpy()) for key, slot in slots.items()}
+            for layer, slots in self.slots.items()
+        }
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All parameters."""
+        return [slot.parameter for slots in self.slots.values() for slot in slots.values()]
+
+    def _load(self, weights: Weights) -> None:
+        with torch.no_grad():
+            for layer, slots in self.slots.items():
+                for key, slot in slots.items():
+                    slot.parameter.copy_(torch.tensor(slot.to_torch(np.array(weights[layer][key]))))
+
+
+def _in_our_order(order: Array, shape: tuple[int, ...]) -> nn.Module:
+    return nn.Identity() if len(shape) == 3 else Reorder(order, np.arange(len(order)))
+
+
+def _order(plan: Plan, node: Node, orders: list[Array]) -> Array:
+    """Where the entries of a node's flattened result stand in our layout."""
+    op, shape = node.op, node.layout.shape
+    if len(shape) == 3:
+        return by_channel(shape)
+    match op:
+        case Dense():
+            return _order_wanted(plan, node)
+        case Concat():
+            starts = np.cumsum([0, *map(len, orders[:-1])])
+            return np.concatenate([o + s for o, s in zip(orders, starts, strict=True)])
+        case Slice():
+            return orders[0][_kept(op, orders[0])] - op.start
+        case GlobalAvgPool():
+            return np.arange(shape[0])
+        case _:
+            return orders[0]
+
+
+def _layer(
+    plan: Plan, node: Node, orders: list[Array], owners: dict[str, nn.Module]
+) -> tuple[nn.Module, nn.Module]:
+    """The module of a node, and the module in it that holds the parameters."""
+    op = node.op
+    match op:
+        case Conv():
+            return _conv(node, op)
+        case ConvTranspose():
+            return _conv_transpose(plan, node, op, owners)
+        case Dense():
+            dense = nn.Linear(len(orders[0]), op.units, bias=op.use_bias)
+            image = len(node.in_shapes[0]) == 3
+            return nn.Sequential(nn.Flatten(), dense) if image else dense, dense
+        case BatchNorm():
+            kind = nn.BatchNorm2d if len(node.layout.shape) == 3 else nn.BatchNorm1d
+            norm = kind(node.layout.shape[-1], eps=op.epsilon, momentum=1 - op.momentum)
+            return norm, norm
+        case MaxPool():
+            layer = nn.MaxPool2d(op.size, op.stride or op.size)
+        case AvgPool():
+            layer = nn.AvgPool2d(op.size, op.stride or op.size)
+        case Upscale():
+            layer = nn.Upsample(size=node.layout.shape[:2], mode="nearest")
+        case Dropout():
+            layer = nn.Dropout(op.rate)
+        case GaussianNoise(stddev=strength) | MaskingNoise(rate=strength):
+            layer = Disturb(strength, masks=isinstance(op, MaskingNoise))
+        case Slice():
+            image = len(node.in_shapes[0]) == 3
+            layer = Pick(_kept(op, np.arange(node.in_shapes[0][-1]) if image else orders[0]))
+        case Sample():
+            raise AssertionError("peers are not asked for networks that sample")
+        case Flatten() | Reshape():
+            layer = _reshape(node, orders[0])
+        case Concat():
+            layer = Join()
+        case Add():
+            layer = Sum(orders)
+        case Activate():
+            layer = nn.Identity()
+        case GlobalAvgPool():
+            layer = Mean()
+        case _:
+            assert_never(op)
+    return layer, layer
+
+
+def _kept(op: Slice, order: Array) -> Array:
+    """Where a slice's values stand, in that order."""
+    return np.flatnonzero((order >= op.start) & (order < op.start + op.size))
+
+
+def _conv(node: Node, op: Conv) -> tuple[nn.Module, nn.Module]:
+    (top, bottom), (left, right) = conv_pads(op, node.in_shapes[0], op.kernel)
+    even = (top, left) == (bottom, right)
+    conv = nn.Conv2d(
+        node.in_shapes[0][2],
+        op.filters,
+        op.kernel,
+        op.stride,
+        padding=(top, left) if even else 0,
+        bias=op.use_bias,
+    )
+    padded = conv if even else nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)
+    return padded, conv
+
+
+def _conv_transpose(
+    plan: Plan, node: Node, op: ConvTranspose, owners: dict[str, nn.Module]
+) -> tuple[nn.Module, nn.Module]:
+    numbers = adjoint(plan, node, op)
+    # PyTorch pads evenly. Where one row more was padded below (SAME), it is cut off after.
+    (top, bottom), (left, right) = numbers.pads
+    missing = numbers.remainder[0] - (bottom - top), numbers.remainder[1] - (right - left)
+    grow = max(missing[0], 0), max(missing[1], 0)
+    # PyTorch 2.13 crashes on a CPU where a 1x1 kernel meets output_padding in channels_last.
+    late = grow if numbers.kernel == (1, 1) else (0, 0)
+    options = {
+        "stride": numbers.stride,
+        "padding": (top, left),
+        "output_padding": (grow[0] - late[0], grow[1] - late[1]),
+    }
+    channels, filters = node.in_shapes[0][2], node.layout.shape[2]
+    if op.tie:
+        layer = Transpose(owners[op.tie], op.use_bias, late, **options)
+    elif any(late):
+        kernel = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=False)
+        layer = Transpose(kernel, op.use_bias, late, **options)
+    else:
+        layer = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=op.use_bias, **options)
+    cropped = nn.Sequential(layer, Crop(numbers.size)) if min(missing) < 0 else layer
+    return cropped, layer
+
+
+def _reshape(node: Node, order: Array) -> nn.Module:
+    shape = node.layout.shape
+    if len(shape) == 1:
+        return nn.Flatten()
+    height, width, channels = shape
+    if np.array_equal(order, by_channel(shape)):
+        return nn.Sequential(nn.Flatten(), nn.Unflatten(1, (channels, height, width)))
+    ours = Reorder(order, np.arange(len(order)))
+    return nn.Sequential(nn.Flatten(), ours, nn.Unflatten(1, shape), ChannelsFirst())
+
+
+def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str, Slot]:
+    """The parameters of a layer by our names, and how their layouts differ."""
+    back_rows, back_units = np.argsort(rows), np.argsort(units)
+    vector = (lambda a: a, lambda a: a)
+    match node.op:
+        case Dense():
+            kernel = (lambda a: a[rows][:, units].T, lambda a: a.T[back_rows][:, back_units])
+            vector = (lambda a: a[units], lambda a: a[back_units])
+        case BatchNorm() if len(node.layout.shape) == 1:
+            kernel = vector = (lambda a: a[units], lambda a: a[back_units])
+        case BatchNorm():
+            kernel = vector
+        case _:  # (h, w, in, out) to (out, in, h, w), and the same for a transposed layer
+            kernel = (lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
+    ways = {"kernel": ("weight", kernel), "scale": ("weight", kernel), "bias": ("bias", vector)}
+    found = {key: ways[key] for key in node.layout.params}
+    return {key: Slot(getattr(holder, name), *way) for key, (name, way) in found.items()}
+
+
+def by_channel(shape: Shape) -> Array:
+    """Where the values of an image flattened by channel, row, column stand in our order.
+
+    >>> by_channel((1, 2, 3)).tolist()
+    [0, 3, 1, 4, 2, 5]
+    """
+    places = np.arange(math.prod(shape)).reshape(shape)
+    return places.transpose(2, 0, 1).ravel() if len(shape) == 3 else places
+
+
+def _order_wanted(plan: Plan, node: Node) -> Array:
+    """The order of a dense layer's units that spares a permutation later.
+
+    Where its result is only reshaped to an image, its units may be made in that image's
+    order by channel; else they stay in ours.
+    """
+    readers = [other for other in plan.nodes if node.name in other.inputs]
+    for reader in readers:
+        if isinstance(reader.op, Reshape):
+            return by_channel(reader.layout.shape)
+        if isinstance(reader.op, Dropout | GaussianNoise | MaskingNoise | Activate | BatchNorm):
+            return _order_wanted(plan, reader)
+    return np.arange(math.prod(node.layout.shape))

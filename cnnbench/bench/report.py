@@ -1,0 +1,298 @@
+"""Speed comparisons for people (terminal, Markdown) and for programs (JSON)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from cnnbench.bench.measurements import IMAGES, OWN, Band, Benchmark, Measurement, Outcome, Ratio
+from cnnbench.bench.targets import Check
+from cnnbench.formatting import clean, escaped
+from cnnbench.report.table import Folded
+from cnnbench.runs import codec
+from cnnbench.runs.records import Environment
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+MIB = 2**20
+FAMILY_TITLES = {"torch": "PyTorch", "keras": "Keras", "flax": "plain Flax NNX"}
+ABOVE_ALL = "More than 100 %: Winograd needs fewer operations than counted, or a busy machine."
+TIMES_NOTE = (
+    f"Time: seconds per {IMAGES:,} training images, median of the rounds.",
+    "Ratio: its time over ours in the same round, and the 95 % interval; larger than 1 means",
+    "that cnnbench is faster. Compile: seconds of the first step. Memory: MiB, the most that was",
+    "resident in the process that trained.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Comparisons of one run of the benchmark, and where they were made.
+
+    Args:
+      benchmarks: one for each network.
+      environment: software, machine and command.
+      versions: of the frameworks that took part, by package.
+      started_at: start, with its time zone.
+    """
+
+    benchmarks: tuple[Benchmark, ...]
+    environment: Environment
+    versions: Mapping[str, str]
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of a table; `heading` breaks the header over lines to keep numbers whole."""
+
+    header: str
+    cell: Callable[[Benchmark, Measurement], str]
+    heading: str | None = None
+
+
+def terminal_table(report: Report) -> "Group":
+    """A table for each network with its notes."""
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Any] = []
+    for benchmark in report.benchmarks:
+        parts += [Text(heading(benchmark), style="bold"), _rich_table(benchmark)]
+        parts += [Text("\n".join([*notes(benchmark), ""]), style="dim")]
+    last = f"{' '.join(TIMES_NOTE)}\n{machine_note(report)}\n"
+    return Group(*parts, Text(last, style="dim"))
+
+
+def markdown(report: Report) -> str:
+    """The same tables in Markdown."""
+    parts = []
+    for benchmark in report.benchmarks:
+        lines = [f"- {escaped(note)}\n" for note in notes(benchmark)]
+        rows = [[c.cell(benchmark, m) for c in _COLUMNS] for m in benchmark.measured]
+        table = markdown_table([_header(c, benchmark, narrow=False) for c in _COLUMNS], rows)
+        parts.append(f"### {escaped(heading(benchmark))}\n\n{table}\n{''.join(lines)}")
+    return "\n".join([*parts, " ".join(TIMES_NOTE), escaped(machine_note(report)), ""])
+
+
+def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table: the first column is text, the others are numbers.
+
+    >>> print(markdown_table(["a", "b"], [["x", "1"]]), end="")
+    | a | b |
+    |---|---:|
+    | x | 1 |
+    """
+    rule = "|---|" + "---:|" * (len(headers) - 1)
+    lines = [f"| {' | '.join(cells)} |" for cells in (headers, *rows)]
+    return "\n".join([lines[0], rule, *lines[1:], ""])
+
+
+def json_text(report: Report) -> str:
+    """Everything that was measured, unrounded, and what follows from it."""
+    fields = {
+        "started_at": report.started_at,
+        "machine": report.environment,
+        "versions": report.versions,
+        "specs": {b.name: _json(b) for b in report.benchmarks},
+    }
+    return codec.encode_document(fields).decode()
+
+
+def heading(benchmark: Benchmark) -> str:
+    """What was trained, on what.
+
+    >>> heading(Benchmark("a", "Tiny CNN", "mnist_5k", 4000, 500, 1, None, ()))
+    'Tiny CNN: mnist_5k, 4,000 training images, batches of 500'
+    """
+    data = f"{benchmark.dataset}, {benchmark.num_train:,} training images"
+    return f"{benchmark.title}: {data}, batches of {benchmark.batch_size}"
+
+
+def notes(benchmark: Benchmark) -> list[str]:
+    """What follows from the numbers of a table, a line each."""
+    lines = best_notes(benchmark)
+    own, product = benchmark.own, benchmark.product
+    if own is not None:
+        rounds = f"{len(own.seconds)} rounds of {own.images:,} images"
+        lines.append(f"Measured: {rounds}, every variant by turns in a process of its own.")
+    if own is not None and product is not None:
+        share = 100 * (benchmark.product_share(own) or 0)
+        best_product = f"{product.flops / 1e9:,.0f} GFLOP/s of {product.library}"
+        text = f"the {best_product}, the fastest {product.size} x {product.size} float32 product"
+        lines.append(f"Arithmetic: cnnbench does {share:.0f} % of {text} in this run.")
+        if share > 100:
+            lines.append(ABOVE_ALL)
+    if (band := benchmark.band()) is not None and own is not None:
+        lines.append(_band_note(band, own.steps))
+    for m in benchmark.measurements:
+        if m.outcome is not Outcome.MEASURED:
+            lines.append(f"{m.outcome.capitalize()}: {m.variant}: {clean(m.reason)}")
+    return lines
+
+
+def best_notes(benchmark: Benchmark) -> list[str]:
+    """The fastest variant of each framework and its ratio, a line each."""
+    lines = []
+    for family in dict.fromkeys(m.family for m in benchmark.measurements if m.family != OWN):
+        best = benchmark.best(family)
+        ratio = benchmark.ratio(best)
+        if best is not None and ratio is not None:
+            title = FAMILY_TITLES.get(family, family)
+            lines.append(f"Best of {title}: {best.variant}, ratio {ratio_text(ratio)}.")
+    return lines
+
+
+def _band_note(band: Band, steps: int) -> str:
+    if band.metric == "accuracy":
+        spread = f"{100 * band.low:.1f} to {100 * band.high:.1f} %"
+        allowed = f"{100 * band.tolerance:.0f} points of ours"
+    else:
+        spread, allowed = f"{band.low:.4g} to {band.high:.4g}", f"{band.tolerance:.2g} of ours"
+    found = f"{band.metric} {spread} on test images after {steps} steps"
+    if band.outside:
+        return f"NOT the same work: {found}; not within {allowed}: {', '.join(band.outside)}."
+    return f"Same work: {found}, all within {allowed}."
+
+
+def machine_note(report: Report) -> str:
+    """Where it was measured, with what.
+
+    The command and the commit are in the JSON form.
+    """
+    machine = report.environment
+    versions = {"jax": machine.jax, "flax": machine.flax} | dict(report.versions)
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    day = report.started_at.date().isoformat()
+    return f"Machine: {machine.device_model}, {machine.num_cpus} CPUs; {packages}; {day}."
+
+
+def ratio_text(ratio: Ratio) -> str:
+    """A ratio and its interval.
+
+    >>> from cnnbench.compare.statistics import Interval
+    >>> ratio_text(Ratio(2.134, Interval(2.0512, 2.21)))
+    '2.13 (2.05-2.21)'
+    """
+    low, high = ratio.interval.low, ratio.interval.high
+    return f"{_digits(ratio.value)} ({_digits(low)}-{_digits(high)})"
+
+
+def _digits(value: float) -> str:
+    """Three digits.
+
+    >>> _digits(0.8812), _digits(12.345), _digits(123.45)
+    ('0.88', '12.3', '123')
+    """
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def _ratio_cell(benchmark: Benchmark, measurement: Measurement) -> str:
+    ratio = benchmark.ratio(measurement)
+    return "" if ratio is None or measurement.variant == OWN else ratio_text(ratio)
+
+
+def _epochs_cell(benchmark: Benchmark, measurement: Measurement) -> str:
+    epochs = measurement.steps * benchmark.batch_size / benchmark.num_train
+    return f"{epochs:.2f}" if epochs < 10 else f"{epochs:.0f}"
+
+
+def _metric_cell(benchmark: Benchmark, measurement: Measurement) -> str:
+    band = benchmark.band()
+    if band is None or not measurement.metrics:
+        return ""
+    value = measurement.metrics[band.metric]
+    return f"{100 * value:.1f}%" if band.metric == "accuracy" else f"{value:#.4g}"
+
+
+def _header(column: _Column, benchmark: Benchmark, *, narrow: bool) -> str:
+    band = benchmark.band()
+    if column.header == "Accuracy" and band and band.metric == "loss":
+        return "Loss"
+    return column.heading or column.header if narrow else column.header
+
+
+_COLUMNS = (
+    _Column("Framework", lambda _, m: m.variant),
+    _Column("Epoch", _epochs_cell),
+    _Column("Accuracy", _metric_cell, "Accu-\nracy"),
+    _Column("Time", lambda _, m: _digits(m.seconds_per_10k)),
+    _Column("Ratio", _ratio_cell),
+    _Column("Compile", lambda _, m: f"{m.compile_s:.1f}", "Com-\npile"),
+    _Column("Memory", lambda _, m: f"{m.peak_memory_bytes / MIB:,.0f}", "Mem-\nory"),
+)
+
+
+def _rich_table(benchmark: Benchmark) -> Folded:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    for i, column in enumerate(_COLUMNS):
+        header = _header(column, benchmark, narrow=True)
+        table.add_column(header, justify="right" if i else "left", no_wrap=bool(i))
+    for measurement in benchmark.measured:
+        table.add_row(*(Text(column.cell(benchmark, measurement)) for column in _COLUMNS))
+    return Folded(table)
+
+
+def _json(benchmark: Benchmark) -> dict[str, object]:
+    own, best = benchmark.own, benchmark.best("torch")
+    ratio = benchmark.ratio(best)
+    fields: dict[str, object] = {
+        "title": benchmark.title,
+        "dataset": benchmark.dataset,
+        "num_train": benchmark.num_train,
+        "batch_size": benchmark.batch_size,
+        "training_flops": benchmark.training_flops,
+        "ratio_to_best_torch": ratio and ratio.value,
+        "ratio_to_best_torch_interval_95": ratio and ratio.interval,
+        "best_torch": best and best.variant,
+        "seconds_per_10k": own and own.seconds_per_10k,
+        "gemm_share": own and benchmark.product_share(own),
+        "gemm": benchmark.product,
+        "compile_s": own and own.compile_s,
+        "peak_memory_bytes": own and own.peak_memory_bytes,
+        "band": benchmark.band(),
+        "peers": {m.variant: _json_peer(benchmark, m) for m in benchmark.measurements},
+    }
+    return fields
+
+
+def _json_peer(benchmark: Benchmark, measurement: Measurement) -> dict[str, object]:
+    m = measurement
+    if m.outcome is not Outcome.MEASURED:
+        return {"family": m.family, "outcome": m.outcome, "reason": m.reason}
+    return {
+        "family": m.family,
+        "outcome": m.outcome,
+        "seconds_per_10k": m.seconds_per_10k,
+        "ratio": benchmark.ratio(m),
+        "gemm_share": benchmark.product_share(m),
+        "prepare_s": m.prepare_s,
+        "compile_s": m.compile_s,
+        "peak_memory_bytes": m.peak_memory_bytes,
+        "metrics": m.metrics,
+        "steps": m.steps,
+        "round_images": m.images,
+        "round_seconds": m.seconds,
+    }
+
+
+def checks_rows(checks: Sequence[Check]) -> list[list[str]]:
+    """The table of bars: promise, bar, measured, verdict, note."""
+    verdicts = {True: "holds", False: "MISSES", None: "not measured"}
+    return [
+        [check.bar.name, _bar_text(check), _measured_text(check), verdicts[check.holds], check.note]
+        for check in checks
+    ]
+
+
+def _bar_text(check: Check) -> str:
+    return f"{'>=' if check.bar.at_least else '<='} {check.bar.limit:g}{check.bar.unit}"
+
+
+def _measured_text(check: Check) -> str:
+    return "" if check.measured is None else f"{check.measured:.3g}{check.bar.unit}"

@@ -1,0 +1,260 @@
+"""Trains one network in every framework at the same time, a little of each by turns.
+
+Each variant has a process of its own, which stays alive and idle while the
+others work. One works at a time; the order of a round alternates.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.bench.measurements import (
+    OWN,
+    Benchmark,
+    Measurement,
+    Outcome,
+    Product,
+    plan_rounds,
+    take_turns,
+)
+from cnnbench.bench.worker import PRODUCT
+from cnnbench.bench.worker_process import Contestant, LostError, RefusedError, Worker, closing_all
+from cnnbench.data.dataset import Split
+from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.graph.flops import training_flops
+from cnnbench.spec.loader import Loaded
+from cnnbench.training.matmul_peak import SIZE, libraries, product_flops
+
+OURS = Contestant(OWN, OWN, "cnnbench.bench.frameworks.cnnbench")
+STEPS_BEFORE = 3  # steps before the rounds
+SHORTEST_LIMIT_S = 120.0  # what a request may take at least, however small the budget
+
+Notify = Callable[[str], None]
+
+
+class BenchError(CnnbenchError):
+    """Our own variant could not be measured, so there is nothing to compare with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much is measured.
+
+    Args:
+      rounds: timed rounds, at most.
+      budget_s: seconds of training for one network, as far as three rounds of one step fit
+        in; starting and compiling come before it.
+      pause_s: seconds between two turns, in which the threads of the last one fall asleep.
+      most_steps: steps of a round, at most; None for an epoch.
+      libraries: which libraries multiply matrices for comparison.
+    """
+
+    rounds: int = 7
+    budget_s: float = 300.0
+    pause_s: float = 0.1
+    most_steps: int | None = None
+    libraries: tuple[str, ...] = field(default_factory=libraries)
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Task:
+    """What every contestant trains.
+
+    Args:
+      loaded: the experiment, with a plan.
+      train: training images.
+      test: images to evaluate on in the end.
+      dataset: where the images came from.
+      weights: initial parameters by layer and name.
+      data_dir: where datasets outside the built-in table are described.
+    """
+
+    loaded: Loaded
+    train: Split
+    test: Split
+    dataset: str
+    weights: Mapping[str, Mapping[str, NDArray[Any]]]
+    data_dir: Path | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a step."""
+        return min(self.loaded.experiment.train.batch_size, len(self.train))
+
+
+def run_contest(
+    task: Task, contestants: Sequence[Contestant], settings: Settings, notify: Notify
+) -> Benchmark:
+    """Measures a network in several frameworks.
+
+    Args:
+      task: what to train.
+      contestants: who takes part; `OURS` among them for ratios.
+      settings: how much is measured.
+      notify: gets a line on how far it is.
+
+    Raises:
+      UsageError: the model is a Python class, which other frameworks cannot run.
+      BenchError: our own variant did not come to the end.
+    """
+    if task.loaded.plan is None:
+        message = f"{task.loaded.experiment.name}: model.python runs in Flax alone"
+        raise UsageError(f"{message}; write model.layers to compare frameworks.")
+    with tempfile.TemporaryDirectory(prefix="cnnbench-") as name, closing_all() as workers:
+        folder = Path(name)
+        write_task(folder, task)
+        race = _Race(task, folder, settings, workers, notify)
+        race.start(contestants)
+        race.run()
+        return race.finish()
+
+
+def write_task(folder: Path, task: Task) -> None:
+    """Writes what the workers read."""
+    (folder / "spec.yaml").write_text(task.loaded.resolved(), encoding="utf-8")
+    np.save(folder / "images.npy", task.train.images)
+    np.save(folder / "labels.npy", task.train.labels)
+    np.save(folder / "test_images.npy", task.test.images)
+    np.save(folder / "test_labels.npy", task.test.labels)
+    flat = {f"{layer}/{k}": v for layer, values in task.weights.items() for k, v in values.items()}
+    np.savez(folder / "weights.npz", allow_pickle=False, **flat)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of a contestant so far; without a worker it is out."""
+
+    contestant: Contestant
+    worker: Worker | None = None
+    outcome: Outcome = Outcome.MEASURED
+    reason: str = ""
+    prepare_s: float = 0.0
+    compile_s: float = 0.0
+    step_s: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    peak_memory_bytes: int = 0
+    metrics: dict[str, float] | None = None
+
+
+class _Race:
+    def __init__(
+        self, task: Task, folder: Path, settings: Settings, workers: list[Worker], notify: Notify
+    ) -> None:
+        self._task, self._folder, self._settings = task, folder, settings
+        self._workers, self._notify = workers, notify
+        self._name = task.loaded.experiment.name
+        self._limit_s = max(SHORTEST_LIMIT_S, settings.budget_s)
+        self._entries: dict[str, _Entry] = {}
+        self._products: dict[str, _Entry] = {}
+        self._rounds = self._steps = 0
+
+    def start(self, contestants: Sequence[Contestant]) -> None:
+        """Starts every process and lets it take three steps: one compiles, two tell the pace."""
+        for contestant in contestants:
+            entry = self._entries[contestant.variant] = _Entry(contestant)
+            self._notify(f"{self._name}: starting {contestant.variant}")
+            if started := self._ask(entry, "start"):
+                entry.prepare_s, entry.compile_s = started["prepare_s"], started["compile_s"]
+                paces = [self._seconds(entry, 1) for _ in range(STEPS_BEFORE - 1)]
+                entry.step_s = min((pace for pace in paces if pace is not None), default=0.0)
+        for library in self._settings.libraries:
+            entry = self._products[library] = _Entry(Contestant(PRODUCT + library, "product"))
+            self._seconds(entry, 1)  # wakes the library up
+
+    def run(self) -> None:
+        """One round to warm up at the final number of steps, then the timed ones."""
+        wanted, epoch = self._settings.rounds, len(self._task.train) // self._task.batch_size
+        step_s = sum(entry.step_s for entry in self._running)
+        most, budget_s = self._settings.most_steps or epoch, self._settings.budget_s
+        self._rounds, self._steps = plan_rounds(budget_s, step_s, wanted, most)
+        for number in range(self._rounds + 1):
+            done = f"round {number} of {self._rounds}" if number else "warming up"
+            self._notify(f"{self._name}: {done}, {self._steps} x {self._task.batch_size} images")
+            self._round(number)
+
+    def _round(self, number: int) -> None:
+        names = [entry.contestant.variant for entry in self._running]
+        for name in take_turns(names, number):
+            seconds = self._seconds(self._entries[name], self._steps)
+            if seconds is not None and number:
+                self._entries[name].seconds.append(seconds)
+        for entry in self._products.values():
+            if (seconds := self._seconds(entry, 1)) is not None:
+                entry.seconds.append(seconds)
+
+    def finish(self) -> Benchmark:
+        """Evaluates every network and sums up."""
+        for entry in self._running:
+            if answer := self._ask(entry, "finish"):
+                entry.peak_memory_bytes = answer["peak_memory_bytes"]
+                entry.metrics = answer["metrics"]
+        experiment, plan = self._task.loaded.experiment, self._task.loaded.plan
+        assert plan is not None
+        return Benchmark(
+            name=experiment.name,
+            title=experiment.type_title,
+            dataset=self._task.dataset,
+            num_train=len(self._task.train),
+            batch_size=self._task.batch_size,
+            training_flops=training_flops(plan),
+            product=self._product(),
+            measurements=tuple(map(self._measurement, self._entries.values())),
+        )
+
+    @property
+    def _running(self) -> list[_Entry]:
+        return [e for e in self._entries.values() if e.outcome is Outcome.MEASURED]
+
+    def _seconds(self, entry: _Entry, steps: int) -> float | None:
+        time.sleep(self._settings.pause_s)
+        answer = self._ask(entry, "train", steps=steps)
+        return answer["seconds"] if answer else None
+
+    def _ask(self, entry: _Entry, do: str, **request: Any) -> dict[str, Any] | None:
+        """The answer; None, and the entry is out, where there is none."""
+        if entry.outcome is not Outcome.MEASURED:
+            return None
+        if entry.worker is None:
+            entry.worker = Worker(entry.contestant, self._folder, self._task.data_dir)
+            self._workers.append(entry.worker)
+        try:
+            return entry.worker.ask(do, self._limit_s, **request)
+        except RefusedError as error:
+            entry.outcome, entry.reason = Outcome.SKIPPED, str(error)
+        except LostError as error:
+            entry.outcome, entry.reason = Outcome.FAILED, str(error)
+        entry.worker.close()
+        if entry.contestant.variant == OWN:
+            message = f"{self._name}: {OWN} itself could not be measured"
+            raise BenchError(f"{message}: {entry.reason}")
+        self._notify(f"{self._name}: {entry.contestant.variant} is out: {entry.reason}")
+        return None
+
+    def _product(self) -> Product | None:
+        best = {n: min(e.seconds) for n, e in self._products.items() if e.seconds}
+        if not best:
+            return None
+        library = min(best, key=best.__getitem__)
+        return Product(library, SIZE, product_flops(SIZE) / best[library])
+
+    def _measurement(self, entry: _Entry) -> Measurement:
+        contestant = entry.contestant
+        if entry.outcome is not Outcome.MEASURED:
+            return Measurement(contestant.variant, contestant.family, entry.outcome, entry.reason)
+        return Measurement(
+            contestant.variant,
+            contestant.family,
+            seconds=tuple(entry.seconds),
+            images=self._steps * self._task.batch_size,
+            steps=STEPS_BEFORE + (self._rounds + 1) * self._steps,
+            prepare_s=entry.prepare_s,
+            compile_s=entry.compile_s,
+            peak_memory_bytes=entry.peak_memory_bytes,
+            metrics=entry.metrics,
+        )

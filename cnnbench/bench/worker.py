@@ -1,0 +1,208 @@
+"""One variant of a framework in a process of its own.
+
+``python -m cnnbench.bench.worker FOLDER VARIANT MODULE [DATA_DIR]`` reads requests from standard
+input and answers on standard output, one JSON object a line; `workers` is the
+other end. What libraries print goes to standard error.
+
+FOLDER holds what all variants share: ``spec.yaml``, ``weights.npz`` with
+``LAYER/NAME``, and ``images``, ``labels``, ``test_images`` and ``test_labels``
+as ``.npy``. JAX is not imported unless the variant does it, so that a
+process's memory is that of its framework.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.data.batches import batches
+from cnnbench.errors import CnnbenchError
+from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.spec.loader import load_experiment
+from cnnbench.system.memory import peak_memory_bytes
+from cnnbench.training.matmul_peak import SIZE, multiplier, product_seconds
+
+PRODUCT = "product-"  # variants of this name multiply matrices
+Request = Mapping[str, Any]
+Answer = dict[str, Any]
+
+
+class Trainable(Protocol):
+    """What is asked of a peer here."""
+
+    def train(self, images: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[Any]:
+        """Takes a step for each batch and returns the losses when the work is done."""
+
+    def outputs(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """The results for images, in evaluation mode."""
+
+
+class Answers(Protocol):
+    """What `serve` needs."""
+
+    def answer(self, request: Request) -> Answer:
+        """Does what a request asks for."""
+
+
+class Trainer:
+    """Answers requests to train one variant.
+
+    Args:
+      folder: what all variants share.
+      variant: which one.
+      module: where its `make_peer` is.
+      data_dir: where datasets outside the built-in table are described.
+    """
+
+    def __init__(self, folder: Path, variant: str, module: str, data_dir: Path | None) -> None:
+        self._folder, self._variant, self._module = folder, variant, module
+        self._loaded = load_experiment(folder / "spec.yaml", data_dir=data_dir)
+        self._images, self._labels = self._load("images"), self._load("labels")
+        train = self._loaded.experiment.train
+        self._batch_size = min(train.batch_size, len(self._labels))
+        self._step = 0
+        self._peer: Trainable | None = None
+
+    def answer(self, request: Request) -> Answer:
+        """Does what a request asks for."""
+        match request["do"]:
+            case "start":
+                return self._start()
+            case "train":
+                return self._train(request["steps"])
+            case "finish":
+                return self._finish()
+            case other:
+                raise ValueError(f"no such request: {other}")
+
+    def _load(self, name: str) -> NDArray[Any]:
+        array: NDArray[Any] = np.load(self._folder / f"{name}.npy", mmap_mode="r")
+        return array
+
+    def _start(self) -> Answer:
+        start = time.perf_counter()
+        make_peer = importlib.import_module(self._module).make_peer
+        weights = read_weights(self._folder / "weights.npz")
+        loaded = self._loaded
+        self._peer = make_peer(self._variant, loaded.experiment, loaded.plan, weights)
+        prepare_s = time.perf_counter() - start
+        return {"prepare_s": prepare_s, "compile_s": self._train(1)["seconds"]}
+
+    def _train(self, steps: int) -> Answer:
+        rows = self._rows(steps)
+        images, labels = self._images[rows], self._labels[rows]
+        self._step += steps
+        assert self._peer is not None
+        start = time.perf_counter()
+        losses = self._peer.train(images, labels)
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "loss": float(np.mean(losses))}
+
+    def _rows(self, steps: int) -> NDArray[Any]:
+        seed = self._loaded.experiment.seeds[0]
+        count, size = len(self._labels), self._batch_size
+        rows = []
+        for step in range(self._step, self._step + steps):
+            epoch, part = divmod(step, count // size)
+            rows.append(batches(seed, epoch + 1, count, size)[part])
+        return np.stack(rows)
+
+    def _finish(self) -> Answer:
+        # Before the evaluation, which is not what is compared.
+        memory = peak_memory_bytes()
+        images, labels = self._load("test_images"), self._load("test_labels")
+        size = min(self._batch_size, len(labels))
+        # Full batches only: another size would be compiled anew.
+        starts = range(0, len(labels) - size + 1, size)
+        assert self._peer is not None
+        outputs = np.concatenate([self._peer.outputs(images[i : i + size]) for i in starts])
+        count = len(outputs)
+        values = metrics(self._loaded.experiment, outputs, images[:count], labels[:count])
+        return {"peak_memory_bytes": memory, "metrics": values}
+
+
+class Multiplier:
+    """Answers requests to multiply matrices with one library."""
+
+    def __init__(self, library: str) -> None:
+        self._multiply = multiplier(library, SIZE)
+
+    def answer(self, request: Request) -> Answer:  # noqa: ARG002
+        """Whatever is asked: the seconds of the fastest of a few products."""
+        return {"seconds": product_seconds(self._multiply)}
+
+
+def metrics(
+    experiment: Experiment,
+    outputs: NDArray[Any],
+    images: NDArray[np.uint8],
+    labels: NDArray[Any],
+) -> dict[str, float]:
+    """Loss, and accuracy for classes, over test images, in NumPy for every framework alike."""
+    outputs = outputs.astype(np.float64)
+    if experiment.task is Task.CLASSIFY:
+        shifted = outputs - outputs.max(axis=1, keepdims=True)
+        own = np.take_along_axis(shifted, np.asarray(labels)[:, None], axis=1)[:, 0]
+        loss = np.log(np.exp(shifted).sum(axis=1)) - own
+        accuracy = np.mean(outputs.argmax(axis=1) == labels)
+        return {"accuracy": float(accuracy), "loss": float(loss.mean())}
+    target = images / experiment.dataset.pixel_scale
+    match experiment.train.loss or "mse":
+        case "mae":
+            loss = np.abs(outputs - target)
+        case "binary_cross_entropy":
+            outputs = outputs.clip(1e-7, 1 - 1e-7)
+            loss = -(target * np.log(outputs) + (1 - target) * np.log1p(-outputs))
+        case _:
+            loss = (outputs - target) ** 2
+    return {"loss": float(loss.mean())}
+
+
+def read_weights(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
+    """Initial weights by layer and name."""
+    weights: dict[str, dict[str, NDArray[Any]]] = {}
+    with np.load(path) as arrays:
+        for key in arrays.files:
+            layer, _, name = key.rpartition("/")
+            weights.setdefault(layer, {})[name] = arrays[key]
+    return weights
+
+
+def serve(make: Callable[[], Answers], requests: TextIO, answers: TextIO) -> None:
+    """Answers requests until there are no more.
+
+    What a variant cannot do is an answer; anything else that goes wrong ends the process.
+    """
+    worker = make()
+    for line in requests:
+        try:
+            answer = worker.answer(json.loads(line))
+        except CnnbenchError as error:
+            answer = {"refused": str(error)}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serves on the standard streams."""
+    folder, variant, module, *rest = arguments
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def make() -> Answers:
+        if variant.startswith(PRODUCT):
+            return Multiplier(variant.removeprefix(PRODUCT))
+        return Trainer(Path(folder), variant, module, Path(rest[0]) if rest else None)
+
+    serve(make, sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,91 @@
+"""``cnnbench bench``: one network in several frameworks, side by side."""
+
+import sys
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli.commands.data import DataDir
+from cnnbench.cli.options import Specs, option_overrides, split_words
+from cnnbench.cli.terminal import print_document, start_jax, stdout, tell
+from cnnbench.system import commands
+
+if TYPE_CHECKING:
+    from cnnbench.bench.report import Report
+
+
+class BenchFormat(StrEnum):
+    """How a benchmark is written."""
+
+    TABLE = "table"
+    JSON = "json"
+    MD = "md"
+
+
+def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
+    specs: Specs,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Of torch, keras and flax; those that are installed if left out.",
+            metavar="NAME,NAME",
+            show_default=False,
+        ),
+    ] = None,
+    format: Annotated[BenchFormat, typer.Option(help="How to print it.")] = BenchFormat.TABLE,  # noqa: A002
+    output: Annotated[
+        Path, typer.Option(help="Where JSON and Markdown are kept.", metavar="DIR")
+    ] = Path("results/bench"),
+    dataset: Annotated[
+        str | None, typer.Option(help="Train on another dataset.", metavar="NAME")
+    ] = None,
+    data_dir: DataDir = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds, at most.", metavar="N")] = 7,
+    budget: Annotated[
+        float,
+        typer.Option(min=1, help="Seconds of training for each experiment.", metavar="SECONDS"),
+    ] = 300.0,
+) -> None:
+    """Train each experiment in several frameworks by turns and compare their speed."""
+    from cnnbench.bench import session
+    from cnnbench.bench.scheduler import Settings
+
+    paths, overrides = split_words(specs)
+    overrides += option_overrides(None, None, dataset)
+    families = session.choose_families(against)
+    experiments = session.load_all(paths, overrides, data_dir)
+    if families.missing:
+        missing = ", ".join(families.missing)
+        _note(f"not installed: {missing}; run {commands.pip_install('cnnbench[peers]')}.")
+    start_jax()
+    session.make_folder(output)
+    started_at = datetime.now(UTC)
+    settings = Settings(rounds, budget)
+    command = ["cnnbench", *sys.argv[1:]]
+    benchmarks = []
+    for loaded in experiments:
+        task = session.make_task(loaded, data_dir, _note)
+        benchmarks.append(session.measure(task, families.chosen, settings, _note))
+        report = session.make_report(benchmarks, families.chosen, command, started_at)
+        kept = session.write_report(report, output)  # what comes later may break
+    _print(report, format)
+    _note(f"kept in {kept} and {kept.stem}.md")
+
+
+def _print(report: "Report", format: BenchFormat) -> None:  # noqa: A002
+    from cnnbench.bench import report as bench_report
+
+    match format:
+        case BenchFormat.TABLE:
+            stdout().print(bench_report.terminal_table(report))
+        case BenchFormat.MD:
+            print_document(bench_report.markdown(report))
+        case BenchFormat.JSON:
+            print_document(bench_report.json_text(report), "json")
+
+
+def _note(text: str) -> None:
+    tell(text)

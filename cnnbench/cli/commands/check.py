@@ -1,0 +1,42 @@
+"""``cnnbench check``: whether runs are whole."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnbench.cli.options import ResultsDir
+from cnnbench.cli.terminal import tell, warn
+
+
+def check(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN | NAME | PATH]...",
+            help="Runs; all of them if left out.",
+            show_default=False,
+        ),
+    ] = None,
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Verify runs: epochs, seeds, times, digests, weights; exit 1 if one is damaged."""
+    from cnnbench.runs.find import find_run, run_folders
+    from cnnbench.runs.verify import check_run
+    from cnnbench.system.locks import is_held
+
+    paths = [find_run(run, results_dir)[0] for run in runs] if runs else run_folders(results_dir)
+    if not paths:
+        warn([f"there are no runs in {results_dir}"])
+    sound = True
+    for path in paths:
+        if is_held(path):
+            tell(f"{path}: is being trained; verify it when it has ended", err=False)
+            continue
+        problems = check_run(path)
+        sound = sound and not problems
+        tell(f"{path}: {'sound' if not problems else 'damaged'}", err=False)
+        for problem in problems:
+            tell(f"  {problem}", err=False)
+    if not sound:
+        raise typer.Exit(1)

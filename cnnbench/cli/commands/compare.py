@@ -1,0 +1,212 @@
+"""``cnnbench compare``: runs side by side, and a verdict on each beside the baseline."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli.options import All, Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
+from cnnbench.cli.terminal import print_document, stdout, tell, warn
+from cnnbench.errors import IncomparableError, UsageError, listing
+from cnnbench.spec.vocabulary import METRIC
+from cnnbench.system import commands
+
+if TYPE_CHECKING:
+    from cnnbench.compare.comparison import Comparison
+    from cnnbench.compare.thresholds import Gate
+    from cnnbench.compare.verdict import Rules
+    from cnnbench.report.columns import Look
+    from cnnbench.runs.find import Selection
+    from cnnbench.runs.records import RunResult
+
+BROKEN, INCONCLUSIVE = 3, 4  # exit codes
+
+
+class Format(StrEnum):
+    """How a comparison is written."""
+
+    TABLE = "table"
+    MD = "md"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+
+
+def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
+    runs: Runs = None,
+    baseline: Baseline = None,
+    metric: Metric = None,
+    alpha: Alpha = 0.05,
+    min_effect: MinEffect = "0",
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Exit with 3 if the interval is beyond, with 4 if it cannot be told:"
+            " accuracy:-0.2pp, train_s:+10%.",
+            metavar="LIMIT",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Also tell how long training took to this value of the metric: 0.98 or 98%.",
+            metavar="VALUE",
+        ),
+    ] = None,
+    sort_by: Annotated[
+        str | None,
+        typer.Option(
+            help="The best run first, by this column: its header or a word for it.",
+            metavar="COLUMN",
+        ),
+    ] = None,
+    only_changed: Annotated[
+        bool,
+        typer.Option("--only-changed", help="Leave out columns that are the same in every row."),
+    ] = False,
+    precision: Annotated[
+        int | None,
+        typer.Option(min=0, max=12, help="Digits after the point, in tables.", metavar="N"),
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
+    every: All = False,
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Compare runs: a table, and a verdict on each beside the baseline."""
+    from cnnbench.compare.thresholds import parse_gate
+    from cnnbench.compare.verdict import Rules
+    from cnnbench.compare.verdict_text import parse_effect
+    from cnnbench.report.columns import Look, sort_runs
+
+    gates = [parse_gate(text) for text in fail_if or ()]
+    rules = Rules(baseline, metric, alpha, parse_effect(min_effect), target)
+    comparisons, selection = side_by_side(runs, rules, results_dir, every=every)
+    warn(selection.warnings)
+    if sort_by is not None:
+        comparisons = tuple(sort_runs(comparisons, sort_by))
+    _check(gates, selection.runs)
+    _print(comparisons, format, Look(precision, only_changed))
+    if gates:
+        _judge(gates, comparisons, selection.runs, rules)
+
+
+def side_by_side(
+    runs: Sequence[str] | None,
+    rules: "Rules",
+    results_dir: Path,
+    *,
+    every: bool = False,
+    command: str = "compare",
+) -> "tuple[tuple[Comparison, ...], Selection]":
+    """The runs that are named in one comparison, or the newest that can be compared.
+
+    Args:
+      runs: as they are named; none for the newest.
+      rules: how they are judged.
+      results_dir: folder of all results.
+      every: the newest of each experiment in groups instead.
+      command: the one that shows these where `every` is not asked for.
+
+    Raises:
+      UsageError: runs are named, and all are asked for.
+      CnnbenchError: as `history.find_runs` and `compare.compare`.
+    """
+    from cnnbench.compare import comparison as comparing
+    from cnnbench.runs import find
+
+    if runs and every:
+        raise UsageError(f"--all: '{runs[0]}' is named; leave out one of the two.")
+    if runs:
+        selection = find.find_runs(runs, results_dir)
+        return (comparing.compare(selection.runs, rules),), selection
+    if every:
+        selection = find.newest_finished(results_dir)
+    else:
+        selection = find.newest_group(results_dir, rules.baseline, command)
+    if not selection.runs:
+        warn(selection.warnings)  # runs that cannot be read
+        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
+        raise IncomparableError(f"no finished run to compare; start one with: {start}")
+    if every:
+        return comparing.compare_groups(selection.runs, rules), selection
+    return (comparing.compare(selection.runs, rules),), selection
+
+
+def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
+    """Raises UsageError where a run lacks what a limit is about."""
+    from cnnbench.compare.comparability import judgeable, run_path
+    from cnnbench.compare.thresholds import TIME, require_sense
+    from cnnbench.runs.records import Direction
+
+    own = {run_path(run.record): judgeable(run.summary) for run in runs if run.summary}
+    known = [*dict.fromkeys(metric for metrics in own.values() for metric in metrics), TIME]
+    directions = {metric: d for metrics in own.values() for metric, d in metrics.items()}
+    for gate in gates:
+        if gate.metric not in known:
+            hint = METRIC.hint(gate.metric, known)
+            message = f"--fail-if: no run here has '{gate.metric}'{hint}"
+            raise UsageError(f"{message}; write {listing(known)}.")
+        for path, metrics in own.items():
+            if gate.metric not in {*metrics, TIME}:
+                message = f"--fail-if: {path} has no '{gate.metric}'"
+                names = listing([*metrics, TIME])
+                raise UsageError(f"{message}; write {names}, or name the runs that have it.")
+        require_sense(gate, directions.get(gate.metric, Direction.LOWER))
+
+
+def _judge(
+    gates: "Sequence[Gate]",
+    comparisons: "Sequence[Comparison]",
+    runs: "Sequence[RunResult]",
+    rules: "Rules",
+) -> None:
+    """Prints whether each limit is kept, and ends with 3 or 4 if one is not.
+
+    Raises:
+      UsageError: there is no run beside the baseline.
+    """
+    from cnnbench.compare.comparison import compare_groups
+    from cnnbench.compare.thresholds import TIME, Outcome, judge_gate
+    from cnnbench.compare.verdict import ANY
+
+    outcomes = []
+    for gate in gates:
+        judged = comparisons
+        if gate.metric != TIME:
+            judged = compare_groups(
+                runs, replace(rules, metric=gate.metric, min_effect=ANY, target=None)
+            )
+        for comparison in judged:
+            for verdict in comparison.verdicts:
+                judgement = judge_gate(gate, verdict)
+                tell(judgement.text)
+                outcomes.append(judgement.outcome)
+    if not outcomes:
+        raise UsageError("--fail-if: there is no run beside the baseline; name two runs.")
+    if Outcome.BROKEN in outcomes:
+        raise typer.Exit(BROKEN)
+    if Outcome.OPEN in outcomes:
+        raise typer.Exit(INCONCLUSIVE)
+
+
+def _print(comparisons: "Sequence[Comparison]", format: Format, look: "Look") -> None:  # noqa: A002
+    from cnnbench.report import comparison as report
+    from cnnbench.report import csv_json
+
+    match format:
+        case Format.TABLE:
+            stdout().print(report.terminal_table(comparisons, wide=True, look=look))
+        case Format.MD:
+            print_document(report.markdown(comparisons, wide=True, look=look))
+        case Format.CSV:
+            print_document(csv_json.csv_text(comparisons))
+        case Format.JSON:
+            print_document(csv_json.json_text(comparisons), "json")
+        case Format.HTML:
+            from cnnbench.report.html import table_page
+
+            print_document(table_page(comparisons), "html")

@@ -1,0 +1,73 @@
+"""``cnnbench data``: the datasets there are, fetching one, and where they are kept."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnbench.cli.parser import App
+from cnnbench.cli.terminal import reports_errors, stdout, tell
+
+data_app = App(
+    help="Datasets: what there is, fetching one, where they are kept.", no_args_is_help=True
+)
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Prepared datasets, or the original files of one.",
+        metavar="DIR",
+        envvar="TFDS_DATA_DIR",
+        show_default=False,
+    ),
+]
+
+
+@data_app.command(name="list")
+@reports_errors
+def data_list() -> None:
+    """List the datasets whose shapes are known without asking tensorflow-datasets."""
+    from rich import box
+    from rich.table import Table
+
+    from cnnbench.data.catalog import KNOWN
+    from cnnbench.layers.shapes import shape_text
+    from cnnbench.report.table import Folded
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in ("Name", "Image", "Classes", "Train", "Test", "What it shows"):
+        table.add_column(
+            header, justify="right" if header in ("Classes", "Train", "Test") else "left"
+        )
+    for info in KNOWN.values():
+        sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
+        table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
+    other = "Any other image-classification set of tensorflow-datasets works by its name."
+    stdout().print(Folded(table), other, highlight=False)
+
+
+@data_app.command(name="prepare")
+@reports_errors
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="The dataset.", metavar="NAME")],
+    data_dir: DataDir = None,
+) -> None:
+    """Fetch a dataset and cache its decoded images."""
+    from cnnbench.data.dataset import prepare
+
+    dataset = prepare(name, data_dir=data_dir, notify=tell)
+    sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
+    train, validation, test = (f"{size:,}" for size in sizes)
+    counts = f"{train} training, {validation} validation and {test} test images"
+    tell(f"{name}: {counts}, from {dataset.source}", err=False)
+
+
+@data_app.command(name="path")
+@reports_errors
+def data_path(data_dir: DataDir = None) -> None:
+    """Print where datasets and their decoded copies are kept."""
+    from cnnbench.data.catalog import default_data_dir
+    from cnnbench.system.cache import cache_dir
+
+    tell(f"datasets  {default_data_dir(data_dir)}", err=False)
+    tell(f"cache     {cache_dir()}", err=False)

@@ -1,0 +1,64 @@
+"""``cnnbench gradcheck``: the post's backward pass by hand, beside autodiff and differences."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from cnnbench.cli.commands.data import DataDir
+from cnnbench.cli.options import MaybeSpecs, split_words
+from cnnbench.cli.terminal import print_document, start_jax, stdout
+from cnnbench.errors import UsageError
+
+WRONG = 3  # exit code
+
+
+class Format(StrEnum):
+    """How the errors are written."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+def gradcheck(
+    specs: MaybeSpecs = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(help="Only this layer, and each of its arrays.", metavar="NAME"),
+    ] = None,
+    float64: Annotated[
+        bool, typer.Option("--float64", help="Compute in float64; in float32 if left out.")
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print one small convolution by hand, numbers and all.")
+    ] = False,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
+    data_dir: DataDir = None,
+) -> None:
+    """Check gradients: by hand, by jax.grad, by differences; exit 3 if a layer's is wrong."""
+    if show:
+        if specs or layer or float64 or format is not Format.TABLE:
+            raise UsageError("--show: it has an example of its own; leave all else out.")
+        from cnnbench.gradcheck.worked_example import worked_convolution
+
+        print_document(worked_convolution())
+        return
+    paths, overrides = split_words(specs or ())
+    from cnnbench.spec.loader import load_experiment
+
+    loaded = [load_experiment(path, overrides, data_dir=data_dir) for path in paths]
+    start_jax("cpu")
+    from cnnbench.gradcheck.check import check_gradients, require_layer
+    from cnnbench.gradcheck.report import gradcheck_json, gradcheck_table
+
+    checks = []
+    for experiment in loaded:
+        require_layer(experiment, layer)
+    for experiment in loaded:
+        checks.append(check_gradients(experiment, "float64" if float64 else "float32", layer))
+        if format is Format.TABLE:
+            stdout().print(gradcheck_table(checks[-1], close=layer is not None))
+    if format is Format.JSON:
+        print_document(gradcheck_json(checks), "json")
+    if not all(check.right for check in checks):
+        raise typer.Exit(WRONG)

@@ -1,0 +1,63 @@
+"""``cnnbench latent``: what an autoencoder's code is worth, and what it can do."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cnnbench.cli.commands.data import DataDir
+from cnnbench.cli.options import ResultsDir, Run, Seed
+from cnnbench.cli.terminal import PICTURES, computing, file_form, stdout, tell, warn, write_file
+from cnnbench.errors import UsageError
+
+
+def latent(
+    run: Run,
+    seed: Seed = None,
+    walk: Annotated[
+        tuple[int, int],
+        typer.Option(help="Two test images, to walk from one to the other.", metavar="N M"),
+    ] = (0, 1),
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Draw reconstructions, denoised images, a walk, samples: .svg or .png.",
+            metavar="FILE",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Look at the code of an autoencoder: its numbers, and what is decoded from it."""
+    if output:
+        file_form("--output", output, PICTURES)
+    from cnnbench.runs.find import find_run
+
+    path, warnings = find_run(run, results_dir)
+    warn(warnings)
+    with computing():
+        from cnnbench.analysis.latent_report import latent_lines
+        from cnnbench.analysis.trained_network import load_trained
+
+        network = load_trained(path, seed, data_dir=data_dir)
+        if network.record.task != "reconstruct":
+            raise UsageError(f"{path}: a network that classifies has no code; name an autoencoder.")
+        network.require_layers(None)
+        test = network.dataset(data_dir, tell).test
+        for number in walk:
+            if not 0 <= number < len(test):
+                message = f"--walk: there is no test image {number}"
+                raise UsageError(f"{message}; write two numbers from 0 to {len(test) - 1}.")
+        for line in latent_lines(network, test):
+            stdout().print(line, highlight=False, markup=False)
+        if output:
+            from cnnbench.report.plots.image_grid import page
+            from cnnbench.report.plots.latent import latent_panels
+
+            panels = list(latent_panels(network, test, walk))
+            title = f"{network.record.title}, seed {network.seed}"
+            write_file(
+                "--output", output, page(panels, title, file_form("--output", output, PICTURES))
+            )

@@ -1,0 +1,88 @@
+"""``cnnbench new`` and ``cnnbench schema``: what helps to write an experiment file."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli.options import ResultsDir
+from cnnbench.cli.terminal import print_document, tell, write_file
+from cnnbench.errors import StoreError, UsageError
+from cnnbench.spec.shipped import find_named
+from cnnbench.system import commands
+
+if TYPE_CHECKING:
+    from cnnbench.spec.scaffold import Start
+
+
+def new(
+    parent: Annotated[
+        str,
+        typer.Argument(
+            metavar="PARENT", help="What to start from: modified, or any experiment file."
+        ),
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the experiment; the file's if left out.", metavar="NAME"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over FILE if it is there.")] = False,
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Start an experiment that extends another one."""
+    from cnnbench.spec.scaffold import start
+
+    replaces = file.exists()
+    if replaces and not force:
+        raise UsageError(f"{file}: is there already; name another file, or add --force.")
+    named = find_named(parent)
+    begun = start(file, named.path if named else Path(parent), name)
+    if not replaces and (results_dir / begun.name).exists():
+        message = f"{results_dir / begun.name} has runs of another experiment of that name"
+        raise UsageError(f"{message}; write another with --name.")
+    _write(begun)
+    tell(f"wrote {file}, which extends {begun.parent}", err=False)
+    if begun.copies:
+        tell(f"copied {', '.join(map(str, begun.copies))}", err=False)
+    both = (Path(begun.parent), file, "--seeds", "6", *commands.in_results(results_dir))
+    tell("Change it, then:\n", err=False)
+    tell(f"    {commands.cnnbench('watch', file)}", err=False)
+    tell(f"    {commands.cnnbench('run', *both)}", err=False)
+
+
+def _write(begun: "Start") -> None:
+    """Writes the file, what it extends, and the schema that its first line names.
+
+    Raises:
+      StoreError: the disk refuses.
+    """
+    from cnnbench.spec.json_schema import FILE, schema_text
+    from cnnbench.system.files import write_whole
+
+    folder = begun.path.parent
+    try:
+        write_whole(folder / FILE, schema_text().encode())
+        for place, source in begun.copies.items():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(place, source.read_bytes())
+        write_whole(begun.path, begun.text.encode())
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        message = f"{begun.path}: cannot be written: {reason}; name a file elsewhere."
+        raise StoreError(message) from error
+
+
+def schema(
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="A file instead of standard output.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of experiment files, with which editors complete and check them."""
+    from cnnbench.spec.json_schema import schema_text
+
+    if output is None:
+        print_document(schema_text(), "json")
+    else:
+        write_file("--output", output, schema_text().encode())

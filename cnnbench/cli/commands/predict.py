@@ -1,0 +1,147 @@
+"""``cnnbench predict``: what trained networks make of one's own images."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli.commands.data import DataDir
+from cnnbench.cli.options import ResultsDir, Run
+from cnnbench.cli.terminal import (
+    PICTURES,
+    computing,
+    file_form,
+    print_document,
+    stdout,
+    warn,
+    write_file,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cnnbench.data.image_files import Photograph
+    from cnnbench.report.predictions import Predictions
+
+SHOWN = 6  # images that a terminal shows
+
+
+class Format(StrEnum):
+    """How predictions are written."""
+
+    TABLE = "table"
+    MD = "md"
+    CSV = "csv"
+    JSON = "json"
+
+
+class Invert(StrEnum):
+    """Whether light and dark are swapped."""
+
+    AUTO = "auto"
+    YES = "yes"
+    NO = "no"
+
+
+def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
+    run: Run,
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE...", help="PNG or JPEG files.", show_default=False),
+    ],
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Only this seed; all of them if left out.", metavar="N"),
+    ] = None,
+    invert: Annotated[
+        Invert,
+        typer.Option(help="Swap light and dark; auto does so for grey with a light border."),
+    ] = Invert.AUTO,
+    trim: Annotated[
+        bool,
+        typer.Option("--trim", help="Cut to the ink and centre it, as MNIST's makers did."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Draw what the network sees: .svg or .png.", metavar="FILE"
+        ),
+    ] = None,
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
+    data_dir: DataDir = None,
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Classify or reconstruct images of one's own with a run's networks, and show what they see."""
+    from cnnbench.data.catalog import describe
+    from cnnbench.data.image_files import Framing, read_photograph
+    from cnnbench.runs.find import find_run
+    from cnnbench.runs.folder import read_entry
+
+    if output:
+        file_form("--output", output, PICTURES)
+    path, warnings = find_run(run, results_dir)
+    warn(warnings)
+    shape = describe(read_entry(path).record.dataset.name, data_dir).shape
+    framing = Framing(invert.value, trim)
+    seen = [read_photograph(file, shape, framing) for file in images]
+    with computing():
+        found = _predictions(path, seed, data_dir, seen)
+    _print(found, format)
+    if output:
+        _draw(found, output)
+
+
+def _predictions(
+    path: Path, seed: int | None, data_dir: Path | None, seen: "Sequence[Photograph]"
+) -> "Predictions":
+    import numpy as np
+
+    from cnnbench.analysis.predict import classify, reconstruct
+    from cnnbench.analysis.trained_network import load_seeds
+    from cnnbench.report.predictions import Predictions
+    from cnnbench.spec.experiment import Task
+    from cnnbench.training.losses import loss_name
+
+    networks = load_seeds(path, seed, data_dir=data_dir)
+    experiment = networks[0].experiment
+    call = classify if experiment.task is Task.CLASSIFY else reconstruct
+    answers = call(networks, np.stack([each.pixels for each in seen]))
+    seeds = tuple(network.seed for network in networks)
+    return Predictions(networks[0].record, seeds, loss_name(experiment), seen, answers)
+
+
+def _print(found: "Predictions", format: Format) -> None:  # noqa: A002
+    from cnnbench.report import predictions as report
+    from cnnbench.report.plots.terminal_image import gallery
+
+    match format:
+        case Format.TABLE:
+            console, shown = stdout(), report.pictures(found)
+            console.print(gallery(shown[:SHOWN], console))
+            if len(shown) > SHOWN:
+                console.print(f"{len(shown) - SHOWN} more images; -o FILE draws all of them.\n")
+            console.print(report.title(found), markup=False, highlight=False)
+            console.print(report.table(found))
+        case Format.MD:
+            print_document(report.markdown(found))
+        case Format.CSV:
+            print_document(report.csv_text(found))
+        case Format.JSON:
+            print_document(report.json_text(found), "json")
+
+
+def _draw(found: "Predictions", file: Path) -> None:
+    import numpy as np
+
+    from cnnbench.report.plots.image_grid import page, pixel_panel
+    from cnnbench.report.predictions import headline, pictures, title
+
+    panels = [
+        pixel_panel(
+            f"{shown.caption[0]}: {headline(answer)}; {shown.caption[2]}", np.stack(shown.images)
+        )
+        for shown, answer in zip(pictures(found), found.answers, strict=True)
+    ]
+    form = file_form("--output", file, PICTURES)
+    write_file("--output", file, page(panels, title(found), form))

@@ -1,0 +1,91 @@
+"""``cnnbench plot`` and ``cnnbench report``: comparisons as pictures and as a page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli.commands.compare import side_by_side
+from cnnbench.cli.commands.data import DataDir
+from cnnbench.cli.options import All, Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
+from cnnbench.cli.terminal import PICTURES, computing, file_form, tell, warn, write_file
+
+if TYPE_CHECKING:
+    from cnnbench.compare.comparison import Comparison
+    from cnnbench.data.dataset import Split
+    from cnnbench.report.run_artifacts import Exhibit
+    from cnnbench.runs.find import Selection
+
+
+def draw_plot(
+    runs: Runs = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="A .svg or .png file.", metavar="FILE")
+    ] = Path("comparison.svg"),
+    baseline: Baseline = None,
+    metric: Metric = None,
+    alpha: Alpha = 0.05,
+    min_effect: MinEffect = "0",
+    results_dir: ResultsDir = Path("results"),
+) -> None:
+    """Draw learning curves, costs and differences of runs into one picture."""
+    from cnnbench.compare.verdict import Rules
+    from cnnbench.compare.verdict_text import parse_effect
+    from cnnbench.report.comparison import doubts
+    from cnnbench.report.plots.charts import comparison_picture
+
+    form = file_form("--output", output, PICTURES)
+    rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
+    comparisons, selection = side_by_side(runs, rules, results_dir)
+    warn(selection.warnings)
+    (comparison,) = comparisons
+    for line in doubts(comparison):
+        tell(line)
+    write_file("--output", output, comparison_picture(comparison, selection.runs, form))
+
+
+def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
+    runs: Runs = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The page to write.", metavar="FILE")
+    ] = Path("report.html"),
+    baseline: Baseline = None,
+    metric: Metric = None,
+    alpha: Alpha = 0.05,
+    min_effect: MinEffect = "0",
+    every: All = False,
+    results_dir: ResultsDir = Path("results"),
+    data_dir: DataDir = None,
+) -> None:
+    """Write a page with verdicts, tables, charts and mistakes, which needs no other file."""
+    from cnnbench.compare.verdict import Rules
+    from cnnbench.compare.verdict_text import parse_effect
+    from cnnbench.report.html import report_page
+
+    rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
+    comparisons, selection = side_by_side(runs, rules, results_dir, every=every, command="report")
+    warn(selection.warnings)
+    with computing():
+        exhibits = _exhibits(comparisons, selection, data_dir)
+    page = report_page(comparisons, selection.runs, exhibits)
+    write_file("--output", output, page.encode("utf-8", "backslashreplace"))
+
+
+def _exhibits(
+    comparisons: "Sequence[Comparison]", selection: "Selection", data_dir: Path | None
+) -> "list[Exhibit]":
+    """What there is to see of every run."""
+    from cnnbench.compare.learning_curves import runs_of
+    from cnnbench.report.run_artifacts import exhibit
+
+    folders = {
+        (run.record.name, run.record.run_id): path
+        for run, path in zip(selection.runs, selection.paths, strict=True)
+    }
+    tests: dict[str, Split] = {}
+    return [
+        exhibit(run, row.label, folders[run.record.name, run.record.run_id], data_dir, tests)
+        for comparison in comparisons
+        for row, run in runs_of(comparison, selection.runs)
+    ]

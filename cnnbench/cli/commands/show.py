@@ -1,0 +1,194 @@
+"""``cnnbench show``: layers, shapes and costs of experiments, and their pictures."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cnnbench.cli.commands.data import DataDir
+from cnnbench.cli.options import Specs, split_words
+from cnnbench.cli.terminal import PICTURES, file_form, start_jax, stdout, tell, write_file
+from cnnbench.errors import ModelError, UsageError
+from cnnbench.formatting import depthwise_advice
+from cnnbench.spec.shipped import short_path
+
+if TYPE_CHECKING:
+    from cnnbench.nn.submodules import Outline
+    from cnnbench.report.plots.diagram import Diagram
+    from cnnbench.spec.diff import Differences
+    from cnnbench.spec.loader import Loaded
+
+DRAWINGS = (*PICTURES, "md")
+
+
+def show(
+    specs: Specs,
+    data_dir: DataDir = None,
+    diagram: Annotated[
+        Path | None,
+        typer.Option(help="Draw the architecture: .svg, .png or .md (Mermaid).", metavar="FILE"),
+    ] = None,
+    allow_python: Annotated[
+        bool,
+        typer.Option(
+            "--allow-python",
+            "--run",
+            help="Also import a model.python that is neither installed nor beside the file.",
+        ),
+    ] = False,
+) -> None:
+    """Check experiment files; print layers or submodules, shapes, costs and differences."""
+    paths, overrides = split_words(specs)
+    if diagram:
+        file_form("--diagram", diagram, DRAWINGS)
+    shown: list[Loaded] = []
+    outlines: list[Outline | None] = []
+    for path in paths:
+        load = partial(show_layers, path, overrides, data_dir, shown[0] if shown else None)
+        loaded, outline = load(allow_python=allow_python)
+        shown.append(loaded)
+        outlines.append(outline)
+    if diagram:
+        _draw(shown, outlines, diagram)
+
+
+def _draw(shown: Sequence["Loaded"], outlines: Sequence["Outline | None"], file: Path) -> None:
+    from cnnbench.report.plots.diagram import mermaid
+    from cnnbench.report.plots.plots import diagram_picture
+
+    titles = [loaded.experiment.type_title for loaded in shown]
+    drawings = list(zip(titles, _diagrams(shown, outlines), strict=True))
+    form = file_form("--diagram", file, DRAWINGS)
+    drawn = mermaid(drawings).encode() if form == "md" else diagram_picture(drawings, form)
+    write_file("--diagram", file, drawn)
+
+
+def _diagrams(
+    shown: Sequence["Loaded"], outlines: Sequence["Outline | None"]
+) -> "Iterator[Diagram]":
+    """Each network; graphs of layers with their differences marked.
+
+    Raises:
+      UsageError: a Python model may not be imported.
+    """
+    from cnnbench.report.plots.diagram import diagram, outline_diagram
+    from cnnbench.spec.diff import marked
+
+    plans = [loaded.plan for loaded in shown if loaded.plan is not None]
+    all_marks = iter(marked(plans) if plans else ())
+    for loaded, outline in zip(shown, outlines, strict=True):
+        if loaded.plan is not None:
+            yield diagram(loaded.plan, next(all_marks))
+        elif outline is not None:
+            yield outline_diagram(outline)
+        else:
+            message = f"--diagram: {loaded.experiment.model.python} was not imported"
+            raise UsageError(f"{message}; check it, then add --allow-python.")
+
+
+def show_layers(
+    path: Path,
+    overrides: Sequence[str],
+    data_dir: Path | None,
+    first: "Loaded | None",
+    *,
+    allow_python: bool = False,
+) -> "tuple[Loaded, Outline | None]":
+    """Prints the layers of an experiment, and what is different from the first that was shown.
+
+    Args:
+      path: the experiment file.
+      overrides: ``key=value`` with dotted paths.
+      data_dir: where datasets outside the built-in table are described.
+      first: what it is beside.
+      allow_python: whether a Python model may come from anywhere.
+
+    Returns:
+      The experiment, and what a Python model is made of if it may be imported.
+
+    Raises:
+      SpecError: everything wrong with it.
+      UsageError: its Python model cannot be imported, or gives the wrong shape.
+    """
+    from cnnbench.spec.diff import differences
+    from cnnbench.spec.loader import load_experiment
+
+    loaded = load_experiment(path, overrides, data_dir=data_dir)
+    outline, reason = None, ""
+    if loaded.plan is None:
+        try:
+            outline, reason = _outline(loaded, path, data_dir, allow_python=allow_python)
+        except ModelError as error:
+            raise error.placed(loaded.place(error.key)) from None
+    found = differences(first, loaded) if first else None
+    print_layers(loaded, path, first, found, outline, reason)
+    return loaded, outline
+
+
+def _outline(
+    loaded: "Loaded", path: Path, data_dir: Path | None, *, allow_python: bool
+) -> "tuple[Outline | None, str]":
+    """Outlines a Python model, or gives the reason why it is not imported.
+
+    Raises:
+      ModelError: it cannot be imported, or gives the wrong shape.
+    """
+    from cnnbench.data.catalog import describe
+
+    start_jax()
+    from cnnbench.nn.python_model import import_class, require_trust
+    from cnnbench.nn.submodules import experiment_outline
+
+    folder, experiment = path.resolve().parent, loaded.experiment
+    reference = str(experiment.model.python)
+    if not allow_python:
+        try:
+            require_trust(reference, folder)
+        except ModelError as error:
+            return None, str(error.placed(loaded.place(error.key)))
+    info = describe(experiment.dataset.name, data_dir)
+    return experiment_outline(experiment, import_class(reference, folder), info), ""
+
+
+def print_layers(
+    loaded: "Loaded",
+    path: Path,
+    first: "Loaded | None",
+    found: "Differences | None",
+    outline: "Outline | None" = None,
+    reason: str = "",
+) -> None:
+    """Prints layers and differences.
+
+    Args:
+      loaded: the experiment.
+      path: its file.
+      first: what it is beside.
+      found: how it differs from that.
+      outline: what a Python model is made of; None where it was not imported.
+      reason: why not, if somebody asked.
+    """
+    from cnnbench.report.layer_table import layer_table, outline_table
+
+    experiment = loaded.experiment
+    if outline is not None:
+        title = f"{experiment.type_title} ({experiment.model.python})"
+        stdout().print(outline_table(outline, title))
+        if outline.num_slow:
+            tell(depthwise_advice(outline.num_slow), err=False)
+    elif loaded.plan is None:
+        tell(f"{experiment.type_title}: {experiment.model.python}", err=False)
+        if reason:
+            tell(f"Submodules are not shown: {reason}", err=False)
+    else:
+        marks = found.marks if found and first and first.plan else None
+        stdout().print(
+            layer_table(loaded.plan, f"{experiment.type_title} ({short_path(path)})", marks)
+        )
+    if found and first:
+        tell(f"\nBeside {first.experiment.type_title}:", err=False)
+        for line in found.lines or ("nothing is different",):
+            tell(f"  {line}", err=False)
+        tell(err=False)

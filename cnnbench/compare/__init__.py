@@ -1,0 +1,1 @@
+"""Statistics over seeds: verdicts, thresholds, learning curves."""

@@ -1,0 +1,176 @@
+"""What pictures of a comparison show: learning curves over seeds, in numbers and in words."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cnnbench.compare.comparison import Comparison, Row
+from cnnbench.compare.statistics import Estimate, estimate, mean
+from cnnbench.errors import StoreError
+from cnnbench.formatting import clean, epochs_text, lost_text, seconds_text
+from cnnbench.runs.folder import RunEntry, read_epochs
+from cnnbench.runs.records import RunResult
+from cnnbench.runs.summary import lost_seeds, with_missing
+from cnnbench.spec.metrics import heading, metric_text
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A metric on the validation images after every epoch of a run; without any, the training loss.
+
+    Args:
+      label: the run's, as in tables.
+      values: after each epoch, over seeds.
+      time_s: seconds of training up to the end of each epoch, mean over the seeds that were
+        trained alone; None where an epoch has none.
+      num_lost: seeds that diverged.
+    """
+
+    label: str
+    values: tuple[Estimate, ...]
+    time_s: tuple[float, ...] | None
+    num_lost: int = 0
+
+    @property
+    def num_seeds(self) -> int:
+        """Number of seeds."""
+        return len(self.values[0].values)
+
+    @property
+    def lost(self) -> str:
+        """What is said of the seeds that diverged; nothing where none did."""
+        return lost_text(self.num_lost, self.num_seeds)
+
+
+def last_rows(comparison: Comparison) -> tuple[Row, ...]:
+    """The last epoch of each run."""
+    return tuple(row for row in comparison.rows if row.test is not None)
+
+
+def runs_of(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[tuple[Row, RunResult], ...]:
+    """The last epoch of each run, and the run.
+
+    Args:
+      comparison: made of some of the runs.
+      runs: all runs.
+    """
+    by_id = {(run.record.name, run.record.run_id): run for run in runs}
+    rows = last_rows(comparison)
+    return tuple((row, by_id[row.run.name, row.run.run_id]) for row in rows)
+
+
+def curves(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[Curve, ...]:
+    """The learning curve of each run, in the order of the comparison.
+
+    Args:
+      comparison: made of some of the runs.
+      runs: all runs.
+    """
+    pairs = runs_of(comparison, runs)
+    return tuple(_curve(row.label, run, comparison.metric) for row, run in pairs)
+
+
+def _curve(label: str, run: RunResult, metric: str) -> Curve:
+    numbers = range(1, run.record.epochs + 1)
+    found = with_missing(run.epochs, run.record.epochs)
+    by_epoch = [[found[seed, number] for seed in run.record.seeds] for number in numbers]
+    values = tuple(estimate(e.course(metric) for e in epochs) for epochs in by_epoch)
+    alone = [[e.train_s for e in epochs if e.at_once == 1] for epochs in by_epoch]
+    known = [[value for value in times if math.isfinite(value)] for times in alone]
+    time_s = tuple(itertools.accumulate(map(mean, known))) if all(known) else None
+    lost = lost_seeds(run.epochs, run.summary)
+    return Curve(clean(label), values, time_s, len(lost))
+
+
+def ends(value: Estimate) -> tuple[float, float]:
+    """The lowest and the highest seed; NaN where one is not finite.
+
+    >>> ends(estimate([0.98, 0.99, 0.97]))
+    (0.97, 0.99)
+    """
+    if not all(map(math.isfinite, value.values)):
+        return math.nan, math.nan
+    return min(value.values), max(value.values)
+
+
+def value_text(metric: str, value: Estimate) -> str:
+    """Mean, and the lowest and the highest seed where there are several.
+
+    >>> value_text("accuracy", estimate([0.98, 0.99]))
+    '98.50 % (98.00 to 99.00 %)'
+    """
+    middle = metric_text(metric, value.mean)
+    if len(value.values) == 1:
+        return middle
+    low, high = (metric_text(metric, end) for end in ends(value))
+    return f"{middle} ({low.removesuffix(' %')} to {high})"
+
+
+def course_metric(comparison: Comparison) -> str:
+    """The metric of the curves."""
+    return comparison.metric if comparison.validates else "train_loss"
+
+
+def course_title(comparison: Comparison) -> str:
+    """Title of the curves: their metric and the images that it is taken on."""
+    images = "validation" if comparison.validates else "training"
+    return (
+        f"{heading(comparison.metric if comparison.validates else 'loss')} on the {images} images"
+    )
+
+
+def curves_text(shown: Sequence[Curve], comparison: Comparison, *, by_time: bool) -> str:
+    """What a picture of the curves shows, for those who do not see it."""
+    against, metric = "seconds of training" if by_time else "epoch", course_metric(comparison)
+    told = [f"{course_title(comparison)} against {against}."]
+    for curve in shown:
+        first, last = curve.values[0], curve.values[-1]
+        end = f"{value_text(metric, last)} after {epochs_text(len(curve.values))}"
+        if by_time and curve.time_s:
+            end += f" and {seconds_text(curve.time_s[-1])}"
+        start = "" if len(curve.values) == 1 else f"from {value_text(metric, first)} to "
+        lost = f"; {curve.lost}" if curve.lost else ""
+        told.append(f"{curve.label}: {start}{end}{lost}.")
+    return " ".join(told)
+
+
+def costs_text(comparison: Comparison, *, by_time: bool) -> str:
+    """What a picture of value against cost shows, for those who do not see it."""
+    against = "seconds of an epoch" if by_time else "number of parameters"
+    metric, rows = comparison.metric, last_rows(comparison)
+    told = [f"{heading(metric)} on the {comparison.dataset.judged_on} images against {against}."]
+    for row in rows:
+        cost = seconds_text(row.train_s.mean) if by_time else f"{row.num_params:,} parameters"
+        told.append(f"{clean(row.label)}: {value_text(metric, row.value)} at {cost}.")
+    return " ".join(told)
+
+
+def bands_text(shown: Sequence[Curve]) -> str:
+    """What lines and bands stand for."""
+    match sorted({curve.num_seeds for curve in shown}):
+        case [1]:
+            return "Lines: one seed."
+        case [number]:
+            return f"Lines: mean over {number} seeds. Bands: from the lowest seed to the highest."
+    return "Lines: mean over the seeds. Bands: from the lowest seed to the highest."
+
+
+def read_curve(entry: RunEntry) -> tuple[float, ...]:
+    """The headline metric after each epoch, mean over the seeds that came so far.
+
+    Without validation images, the training loss.
+
+    Empty where the epochs cannot be read: a list shows what it can.
+    """
+    try:
+        epochs, _ = read_epochs(entry.path)
+    except StoreError:
+        return ()
+    first = next(iter(epochs[0].metrics), "loss") if epochs else "loss"
+    metric = entry.summary.headline if entry.summary else first
+    values: dict[int, list[float]] = {}
+    for epoch in epochs:
+        if metric == "loss" or metric in epoch.metrics or not epoch.validated:
+            values.setdefault(epoch.epoch, []).append(epoch.course(metric))
+    return tuple(mean(values[number]) for number in sorted(values))

@@ -1,0 +1,301 @@
+"""Is it really better? Runs against a baseline, seed by seed."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from cnnbench.compare.statistics import (
+    Interval,
+    holm,
+    mean,
+    mean_interval,
+    pairs_for,
+    sample_std,
+    sign_flip_p,
+)
+from cnnbench.errors import UsageError, did_you_mean, listing
+from cnnbench.spec.metrics import is_fraction, words
+
+MOST_SEEDS = 1000  # a number of seeds that nobody would run is not named
+POWER = 0.8  # how often that many seeds would find the difference
+
+
+class Finding(StrEnum):
+    """What can be said of a run beside the baseline."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOISE = "within the noise threshold"
+    NONE = "no difference detected"
+    FEW = "too few seeds"
+    DIVERGED = "diverged"
+
+
+class Effect(NamedTuple):
+    """A size of difference that matters.
+
+    Args:
+      value: in the metric's unit, or a share of the baseline's mean.
+      kind: `absolute` or `relative`.
+    """
+
+    value: float = 0.0
+    kind: Literal["absolute", "relative"] = "absolute"
+
+    def in_units(self, baseline: float) -> float:
+        """The same size in the metric's unit."""
+        return self.value if self.kind == "absolute" else self.value * abs(baseline)
+
+
+ANY = Effect()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How runs are judged.
+
+    Args:
+      baseline: label, name, path or RUN-ID, or the beginning of a RUN-ID, of the run that the
+        others are judged beside; the first if None.
+      metric: what they are judged by, such as `loss` or `test_loss`; if None, the headline
+        metric, on the test images where they reconstruct.
+      alpha: how often chance alone may be taken for a difference.
+      min_effect: smaller differences do not matter.
+      target: a value of the metric, as it was written; the time to it is told.
+    """
+
+    baseline: str | None = None
+    metric: str | None = None
+    alpha: float = 0.05
+    min_effect: Effect = ANY
+    target: str | None = None
+
+
+class Sample(NamedTuple):
+    """What a run is judged by.
+
+    Args:
+      names: its label, its experiment's name, its path, and further ones.
+      values: the metric after the last epoch, by seed.
+      epoch_s: seconds of an epoch, by seed.
+    """
+
+    names: tuple[str, ...]
+    values: Mapping[int, float]
+    epoch_s: Mapping[int, float]
+
+    @property
+    def run_id(self) -> str:
+        """The last part of its path."""
+        return self.names[2].rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A run against the baseline, by one metric after its last epoch.
+
+    Args:
+      label: the run's.
+      baseline: the label of what it is compared with.
+      finding: what can be said.
+      metric: the metric.
+      seeds: those that both were trained with.
+      base_mean: the baseline's mean of the metric, over all of its seeds.
+      differences: run minus baseline for each seed, in the metric's unit.
+      difference: their mean.
+      interval: of that mean, at the level 1 - alpha; None for fewer than two seeds.
+      p: of the paired sign-flip test, adjusted by Holm; None for fewer than two seeds.
+      alpha: what p had to reach.
+      fewest: seeds below which p cannot reach alpha.
+      min_effect: smaller differences do not matter, in the metric's unit.
+      needed: how many seeds could decide; None where that is decided or cannot be told.
+      time_ratio: seconds of an epoch over the baseline's, geometric mean over the seeds.
+      time_interval: of that ratio; None for fewer than two seeds.
+    """
+
+    label: str
+    baseline: str
+    finding: Finding
+    metric: str
+    seeds: tuple[int, ...]
+    base_mean: float
+    differences: tuple[float, ...]
+    difference: float
+    interval: Interval | None
+    p: float | None
+    alpha: float
+    fewest: int
+    min_effect: float
+    needed: int | None
+    time_ratio: float
+    time_interval: Interval | None
+
+
+def judge(
+    samples: Sequence[Sample], metric: str, rules: Rules, *, higher: bool
+) -> tuple[Verdict, ...]:
+    """A verdict for each run but the baseline, in their order.
+
+    Args:
+      samples: the runs.
+      metric: its name.
+      rules: how they are judged.
+      higher: whether larger values of the metric are better.
+
+    Raises:
+      UsageError: no run has the baseline's name, or the least effect is more than any.
+    """
+    _require_possible(rules.min_effect, metric)
+    base = samples[find_baseline(samples, rules.baseline)]
+    others = [sample for sample in samples if sample is not base]
+    pairs = [_differences(base, sample) for sample in others]
+    testable = [i for i, d in enumerate(pairs) if len(d) > 1 and all(map(math.isfinite, d))]
+    adjusted = dict(zip(testable, holm([sign_flip_p(pairs[i]) for i in testable]), strict=True))
+    base_mean = mean(list(base.values.values()))
+    least = rules.min_effect.in_units(base_mean)
+    question = _Question(metric, higher, rules.alpha, base_mean, least, max(1, len(testable)))
+    return tuple(
+        _verdict(base, sample, pairs[i], adjusted.get(i), question)
+        for i, sample in enumerate(others)
+    )
+
+
+def _require_possible(effect: Effect, metric: str) -> None:
+    """Refuses points that were written as a share."""
+    if effect.kind == "absolute" and effect.value >= 1 and is_fraction(metric):
+        points, share = f"{100 * effect.value:g} points", f"{effect.value:g}"
+        message = f"--min-effect: {share} is {points} of {words(metric)}"
+        raise UsageError(f"{message}, which is a share; write {share}pp for {share} points.")
+
+
+def find_baseline(samples: Sequence[Sample], wanted: str | None) -> int:
+    """The place of the run that is named.
+
+    Raises:
+      UsageError: there is none, or it is the beginning of several RUN-IDs.
+    """
+    if wanted is None:
+        return 0
+    places = [place for place, sample in enumerate(samples) if wanted in sample.names]
+    if not places and wanted:
+        places = [p for p, sample in enumerate(samples) if sample.run_id.startswith(wanted)]
+        found = sorted({samples[place].run_id for place in places})
+        if len(found) > 1:
+            message = f"--baseline: '{wanted}' begins {len(found)} run ids"
+            raise UsageError(f"{message}; write more of one, such as {found[-1]}.")
+    if places:
+        return places[0]
+    names = list(dict.fromkeys(sample.names[1] for sample in samples))
+    message = f"--baseline: no run here is called '{wanted}'{did_you_mean(wanted, names)}"
+    raise UsageError(f"{message}; write {listing(names)}.")
+
+
+class _Question(NamedTuple):
+    """What is asked of a pair of runs; `tests` pairs are asked at the same time."""
+
+    metric: str
+    higher: bool
+    alpha: float
+    base_mean: float
+    least: float
+    tests: int
+
+    @property
+    def fewest(self) -> int:
+        """Seeds below which no answer is possible."""
+        return pairs_for(self.alpha / self.tests)
+
+
+def _differences(base: Sample, sample: Sample) -> tuple[float, ...]:
+    """Sample minus baseline, for each seed that both have."""
+    return tuple(sample.values[s] - base.values[s] for s in _common(base, sample))
+
+
+def _common(base: Sample, sample: Sample) -> tuple[int, ...]:
+    return tuple(seed for seed in base.values if seed in sample.values)
+
+
+def _verdict(
+    base: Sample,
+    sample: Sample,
+    differences: tuple[float, ...],
+    p: float | None,
+    question: _Question,
+) -> Verdict:
+    interval = mean_interval(differences, 1 - question.alpha) if differences else None
+    finding = _finding(differences, interval, p, question)
+    is_open = finding in {Finding.FEW, Finding.NONE}
+    ratio, ratio_interval = _time_ratio(base.epoch_s, sample.epoch_s, question.alpha)
+    return Verdict(
+        label=sample.names[0],
+        baseline=base.names[0],
+        finding=finding,
+        metric=question.metric,
+        seeds=_common(base, sample),
+        base_mean=question.base_mean,
+        differences=differences,
+        difference=mean(differences) if differences else math.nan,
+        interval=interval,
+        p=p,
+        alpha=question.alpha,
+        fewest=question.fewest,
+        min_effect=question.least,
+        needed=_needed(differences, question) if is_open else None,
+        time_ratio=ratio,
+        time_interval=ratio_interval,
+    )
+
+
+def _finding(
+    differences: Sequence[float], interval: Interval | None, p: float | None, question: _Question
+) -> Finding:
+    """A difference is found, or not; then it is held against what matters (as in criterion.rs)."""
+    if not all(map(math.isfinite, differences)):
+        return Finding.DIVERGED
+    if interval is None or p is None or len(differences) < question.fewest:
+        return Finding.FEW
+    sign = 1 if question.higher else -1
+    low, high = sorted((sign * interval.low, sign * interval.high))
+    if -question.least < low and high < question.least:
+        return Finding.NOISE
+    if p > question.alpha or low <= 0 <= high:
+        return Finding.NONE
+    if low > question.least:
+        return Finding.BETTER
+    return Finding.WORSE if high < -question.least else Finding.NOISE
+
+
+def _needed(differences: Sequence[float], question: _Question) -> int | None:
+    """The fewest seeds that would find a difference of this size and spread with `POWER`.
+
+    By Student's distribution, and for the first of the pairs that Holm looks at.
+    """
+    from scipy.special import stdtrit
+
+    spread = sample_std(differences) if differences else None
+    if spread is None:
+        return question.fewest
+    size, quantile = abs(mean(differences)), 1 - question.alpha / question.tests / 2
+    numbers = range(max(question.fewest, len(differences) + 1), MOST_SEEDS + 1)
+
+    def detectable(n: int) -> float:
+        return float(stdtrit(n - 1, quantile) + stdtrit(n - 1, POWER)) * spread / math.sqrt(n)
+
+    place = bisect_left(numbers, True, key=lambda n: detectable(n) < size)
+    return numbers[place] if place < len(numbers) else None
+
+
+def _time_ratio(
+    base: Mapping[int, float], other: Mapping[int, float], alpha: float
+) -> tuple[float, Interval | None]:
+    """Of the seconds of an epoch: paired by seed, and on a scale of ratios."""
+    pairs = [(base[s], other[s]) for s in base if s in other and min(base[s], other[s]) > 0]
+    if not pairs:
+        return math.nan, None
+    logs = [math.log(b / a) for a, b in pairs]
+    interval = mean_interval(logs, 1 - alpha)
+    ends = interval and Interval(math.exp(interval.low), math.exp(interval.high))
+    return math.exp(mean(logs)), ends

@@ -1,0 +1,210 @@
+"""Datasets that tensorflow-datasets has prepared, or can prepare, on this machine."""
+
+import errno
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnnbench.data.catalog import (
+    TENSORFLOW_EXTRA,
+    DatasetInfo,
+    has_tensorflow,
+    info_of,
+    open_builder,
+    private,
+    quiet,
+    supervised_keys,
+)
+from cnnbench.data.downloads import (
+    fetched_path,
+    manual_dirs,
+    manual_path,
+    registered_files,
+    require_network,
+    sha256_of,
+    translated_errors,
+    verify_file,
+)
+from cnnbench.data.idx import IDX_DATASETS
+from cnnbench.errors import DataError, listing
+from cnnbench.system.cache import Arrays, Entry
+
+_DESCRIPTION = "dataset_info.json"
+
+
+def prepared_key(name: str, data_dir: Path) -> str | None:
+    """Identity of the files that lie prepared in a folder; None where there are none.
+
+    Reads all of them, which takes less time than reading the decoded images, and does not
+    import tensorflow-datasets.
+
+    Args:
+      name: of the dataset.
+      data_dir: where tensorflow-datasets keeps ``NAME/VERSION/`` or ``NAME/CONFIG/VERSION/``.
+
+    Raises:
+      DataError: a file cannot be read.
+    """
+    above = data_dir / name
+    try:
+        descriptions = [*above.glob(f"*/{_DESCRIPTION}"), *above.glob(f"*/*/{_DESCRIPTION}")]
+        files = sorted(f for each in descriptions for f in each.parent.iterdir() if f.is_file())
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise DataError(f"{above}: cannot be read ({error.strerror}); check its rights") from error
+    if not files:
+        return None
+    digest = sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(above)} {sha256_of(file)}\n".encode())
+    return f"{name} prepared {digest.hexdigest()}"
+
+
+def prepared_source(name: str, data_dir: Path) -> str:
+    """Where the images came from, for people."""
+    return f"data prepared by tensorflow-datasets in {data_dir.absolute() / name}"
+
+
+def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> Entry | None:
+    """The arrays of a dataset that lies prepared in `data_dir`.
+
+    ArrayRecord data is read without TensorFlow, TFRecord data with it. The images
+    keep tensorflow-datasets' order, except that the IDX sets (MNIST and its kin)
+    go back to the order of their files, so that their splits do not depend on
+    which way the data came.
+
+    Returns:
+      Images of type uint8 and shape ``(n, height, width, channels)``, labels int32
+      ``(n,)``; None where nothing is prepared, or only TFRecord data of an IDX set
+      without the TensorFlow to read it.
+
+    Raises:
+      DataError: no train and test split, or the data cannot be read.
+    """
+    builder = open_builder(name, data_dir)
+    with quiet():
+        if not builder.is_prepared():
+            return None
+    if not (_is_array_record(builder) or has_tensorflow()):
+        reason = f"{builder.data_dir}: this is TFRecord data, which takes TensorFlow to read"
+        if name not in IDX_DATASETS:
+            raise DataError(f"{reason}; {TENSORFLOW_EXTRA}")
+        notify(f"{reason}; looking for the original files of '{name}'.")
+        return None
+    info = info_of(name, builder)
+    if not {"train", "test"} <= set(builder.info.splits):
+        raise DataError(
+            f"dataset '{name}' has no train and test splits, only "
+            f"{listing(map(repr, builder.info.splits))}; choose another dataset"
+        )
+    key = prepared_key(name, data_dir)  # before the files are read: they may be replaced now
+    notify(f"Decoding '{name}' from {builder.data_dir}.")
+    arrays: dict[str, Any] = {}
+    for split in ("train", "test"):
+        arrays |= _read_split(info, builder, split)
+    return Entry(arrays, prepared_source(name, data_dir), key or "")
+
+
+def prepare_with_tensorflow(name: str, data_dir: Path, notify: Callable[[str], None]) -> Entry:
+    """Download a dataset, let tensorflow-datasets prepare it, and read it.
+
+    Raises:
+      UnavailableError: no network, or a server does not give a file.
+      DataError: TensorFlow is not installed, or a file is not the registered one.
+    """
+    if not has_tensorflow():
+        raise DataError(
+            f"dataset '{name}' is not prepared in {data_dir}, and preparing it takes "
+            f"TensorFlow; {TENSORFLOW_EXTRA}"
+        )
+    builder = open_builder(name, data_dir, file_format="array_record")
+    supervised_keys(name, builder)
+    files = registered_files(builder)
+    paths = {f: manual_path(f, data_dir) or fetched_path(f, name, data_dir) for f in files}
+    for file, path in paths.items():
+        if path:
+            verify_file(path, file, name)
+    if files and not any(paths.values()):
+        require_network(name, files[0].url)
+    notify(f"Downloading and preparing '{name}' in {data_dir}; this can take minutes.")
+    _download_and_prepare(name, builder, data_dir)
+    entry = read_prepared(name, data_dir, notify)
+    if entry is None:
+        raise DataError(f"{builder.data_dir}: prepared, but not found; try another --data-dir")
+    return entry
+
+
+def _download_and_prepare(name: str, builder: Any, data_dir: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    filenames = {file.filename for file in registered_files(builder)}
+    manual = [
+        folder
+        for folder in manual_dirs(data_dir)
+        if any((folder / filename).is_file() for filename in filenames)
+    ]
+    config = tfds.download.DownloadConfig(
+        manual_dir=manual[0] if manual else data_dir / "downloads" / "manual",
+        try_download_gcs=False,
+    )
+    with quiet(), translated_errors(name):
+        try:
+            builder.download_and_prepare(download_config=config)
+        except AssertionError as error:
+            # How tensorflow-datasets says that its user has to fetch files by hand.
+            raise DataError(f"dataset '{name}': {error}") from error
+
+
+def _is_array_record(builder: Any) -> bool:
+    return any(each.value == "array_record" for each in builder.info.available_file_formats())
+
+
+def _read_split(info: DatasetInfo, builder: Any, split: str) -> Arrays:
+    num = builder.info.splits[split].num_examples
+    images = np.empty((num, *info.shape), np.uint8)
+    labels = np.empty(num, np.int32)
+    image_key, label_key = supervised_keys(info.name, builder)
+    order = _file_order(num, split) if info.name in IDX_DATASETS else range(num)
+    try:
+        with quiet():
+            for at, row in zip(order, _rows(builder, split), strict=True):
+                images[at], labels[at] = row[image_key], row[label_key]
+    except (RuntimeError, ValueError, OSError) as error:
+        raise DataError(
+            f"{builder.data_dir}: the prepared data cannot be read ({error}); "
+            "remove that folder and prepare the dataset again"
+        ) from error
+    if num and not 0 <= labels.min() <= labels.max() < info.num_classes:
+        raise DataError(
+            f"dataset '{info.name}' has images without a class in its '{split}' split; "
+            "choose another dataset"
+        )
+    return {f"{split}_images": images, f"{split}_labels": labels}
+
+
+def _rows(builder: Any, split: str) -> Iterable[Any]:
+    if _is_array_record(builder):
+        source, step = builder.as_data_source(split), 1_000
+        # In batches, which reads an example six times faster than by itself.
+        batches = (range(at, min(at + step, len(source))) for at in range(0, len(source), step))
+        return itertools.chain.from_iterable(map(source.__getitems__, batches))
+    import tensorflow_datasets as tfds
+
+    # One file after the other: by default TensorFlow takes turns among them.
+    one_by_one = tfds.ReadConfig(interleave_cycle_length=1)
+    records: Iterable[Any] = tfds.as_numpy(builder.as_dataset(split, read_config=one_by_one))
+    return records
+
+
+def _file_order(num: int, split: str) -> Sequence[int]:
+    """For each stored example, its place in the IDX file.
+
+    tensorflow-datasets stores examples by the hash of their key, and the key of an
+    example in these sets is its place in the file.
+    """
+    return sorted(range(num), key=private("hashing", "Hasher")(split).hash_key)

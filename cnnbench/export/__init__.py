@@ -1,0 +1,1 @@
+"""Trained networks in formats that other runtimes read, each verified in its own."""

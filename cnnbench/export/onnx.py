@@ -1,0 +1,247 @@
+"""A `Plan` as an ONNX model that takes pixels from 0 to 255.
+
+Between layers images are (n, channels, height, width), as ONNX has them. Vectors keep our
+order, so an image is transposed before it is flattened. A tied layer names its owner's
+kernel, which stands in the file once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, checker, helper, numpy_helper
+
+from cnnbench._version import __version__
+from cnnbench.graph.geometry import adjoint
+from cnnbench.graph.plan import Node, Plan
+from cnnbench.layers import (
+    INPUT,
+    Activate,
+    Activation,
+    Add,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    Flatten,
+    GaussianNoise,
+    GlobalAvgPool,
+    MaskingNoise,
+    MaxPool,
+    Reshape,
+    Sample,
+    Slice,
+    Upscale,
+)
+from cnnbench.layers.conv_arithmetic import Pads, conv_pads
+from cnnbench.layers.shapes import Shape
+
+OPSET = 20  # the first with Gelu
+IMAGES, OUTPUTS, BATCH = "images", "outputs", "batch"
+TO_CHANNELS_FIRST, TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+def onnx_model(
+    plan: Plan, weights: Weights, pixel_scale: float, notes: Mapping[str, str]
+) -> onnx.ModelProto:
+    """The network in evaluation mode.
+
+    It reads ``images``, uint8 (batch, height, width, channels), and gives ``outputs``, float32
+    (batch, *output shape of the plan), for a batch of any size.
+
+    Args:
+      plan: the layers.
+      weights: arrays by name, as in ``conv1.kernel``, in our layout.
+      pixel_scale: pixels are divided by it.
+      notes: metadata of the model.
+    """
+    graph = _Graph(plan, weights)
+    values = {INPUT: graph.enter(pixel_scale)}
+    for node in plan.nodes:
+        values[node.name] = _layer(graph, node, [values[name] for name in node.inputs])
+    graph.leave(values[plan.output])
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "network",
+            [helper.make_tensor_value_info(IMAGES, TensorProto.UINT8, (BATCH, *plan.input_shape))],
+            [
+                helper.make_tensor_value_info(
+                    OUTPUTS, TensorProto.FLOAT, (BATCH, *plan.output_shape)
+                )
+            ],
+            list(graph.constants.values()),
+        ),
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),
+        producer_name="cnnbench",
+        producer_version=__version__,
+    )
+    helper.set_model_props(model, dict(notes))
+    checker.check_model(model, full_check=True)
+    return model
+
+
+@dataclass(slots=True)
+class _Graph:
+    """The nodes so far, named after their layers as in ``conv1.Relu``."""
+
+    plan: Plan
+    weights: Weights
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    def add(self, kind: str, layer: str, *inputs: str, **attributes: Any) -> str:
+        """A node; returns the name of its result."""
+        name = f"{layer}.{kind}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
+        return name
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """An array; returns its name."""
+        self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def learnt(self, layer: str, key: str) -> str:
+        """A parameter; kernels of images become (out, in, height, width)."""
+        name = f"{layer}.{key}"
+        value = self.weights[name]
+        return self.constant(name, value.transpose(3, 2, 0, 1) if value.ndim == 4 else value)
+
+    def bias(self, node: Node) -> list[str]:
+        """The bias, if the layer has one."""
+        return [self.learnt(node.name, "bias")] if "bias" in node.layout.params else []
+
+    def enter(self, pixel_scale: float) -> str:
+        """Pixels as a network reads them."""
+        floats = self.add("Cast", INPUT, IMAGES, to=TensorProto.FLOAT)
+        scale = self.constant(f"{INPUT}.scale", np.array([pixel_scale], np.float32))
+        return self.add(
+            "Transpose", INPUT, self.add("Div", INPUT, floats, scale), perm=TO_CHANNELS_FIRST
+        )
+
+    def leave(self, x: str) -> None:
+        """The result in our layout."""
+        kind, options = "Identity", dict[str, Any]()
+        if len(self.plan.output_shape) == 3:
+            kind, options = "Transpose", {"perm": TO_CHANNELS_LAST}
+        self.nodes.append(helper.make_node(kind, [x], [OUTPUTS], OUTPUTS, **options))
+
+    def vector(self, node: Node, x: str) -> str:
+        """A layer's input as a vector for each image, in the order height, width, channel."""
+        if len(node.in_shapes[0]) == 1:
+            return x
+        last = self.add("Transpose", node.name, x, perm=TO_CHANNELS_LAST)
+        return self.add("Flatten", node.name, last)
+
+    def activate(self, node: Node, x: str, activation: Activation) -> str:
+        """A function of each value."""
+        layer = node.name
+        match activation:
+            case "linear":
+                return x
+            case "relu":
+                return self.add("Relu", layer, x)
+            case "tanh":
+                return self.add("Tanh", layer, x)
+            case "sigmoid":
+                return self.add("Sigmoid", layer, x)
+            case "leaky_relu":
+                return self.add("LeakyRelu", layer, x, alpha=0.01)
+            case "elu":
+                return self.add("Elu", layer, x)
+            case "gelu":
+                return self.add("Gelu", layer, x, approximate="tanh")
+            case "silu":
+                return self.add("Mul", layer, x, self.add("Sigmoid", layer, x))
+            case "softplus":
+                return self.add("Softplus", layer, x)
+            case _:
+                assert_never(activation)
+
+
+def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
+    """Adds a layer; returns the name of its result."""
+    x, op, name = inputs[0], node.op, node.name
+    match op:
+        case Conv():
+            pads = _pads(conv_pads(op, node.in_shapes[0], op.kernel))
+            kernel = graph.learnt(name, "kernel")
+            z = graph.add("Conv", name, x, kernel, *graph.bias(node), strides=op.stride, pads=pads)
+            return graph.activate(node, z, op.activation)
+        case ConvTranspose():
+            return graph.activate(node, _conv_transpose(graph, node, op, x), op.activation)
+        case Dense():
+            kernel, flat = graph.learnt(name, "kernel"), graph.vector(node, x)
+            z = graph.add("Gemm", name, flat, kernel, *graph.bias(node))
+            return graph.activate(node, z, op.activation)
+        case MaxPool() | AvgPool():
+            kind = "MaxPool" if isinstance(op, MaxPool) else "AveragePool"
+            return graph.add(kind, name, x, kernel_shape=op.size, strides=op.stride or op.size)
+        case Upscale():
+            scales = graph.constant(f"{name}.scales", np.array([1, 1, *op.size], np.float32))
+            rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            return graph.add("Resize", name, x, "", scales, mode="nearest", **rule)
+        case Dropout() | GaussianNoise() | MaskingNoise() | Sample():
+            return x  # what is drawn in training is not drawn here
+        case Slice():
+            ends = (("starts", op.start), ("ends", op.start + op.size), ("axes", 1))
+            numbers = [graph.constant(f"{name}.{key}", np.array([n], np.int64)) for key, n in ends]
+            return graph.add("Slice", name, x, *numbers)
+        case Flatten():
+            return graph.vector(node, x)
+        case Reshape():
+            return _reshape(graph, node, graph.vector(node, x), op.shape)
+        case Concat():
+            return graph.add("Concat", name, *inputs, axis=1)
+        case Add():
+            return graph.add("Sum", name, *inputs)
+        case Activate():
+            return graph.activate(node, x, op.activation)
+        case BatchNorm():
+            learnt = [graph.learnt(name, key) for key in ("scale", "bias", "mean", "var")]
+            return graph.add("BatchNormalization", name, x, *learnt, epsilon=op.epsilon)
+        case GlobalAvgPool():
+            return graph.add("Flatten", name, graph.add("GlobalAveragePool", name, x))
+        case _:
+            assert_never(op)
+
+
+def _conv_transpose(graph: _Graph, node: Node, op: ConvTranspose, x: str) -> str:
+    """The adjoint; it is cut off where a convolution was padded, and grows by what that dropped."""
+    numbers = adjoint(graph.plan, node, op)
+    (top, bottom), (left, right) = numbers.pads
+    ends = bottom - numbers.remainder[0], right - numbers.remainder[1]
+    return graph.add(
+        "ConvTranspose",
+        node.name,
+        x,
+        graph.learnt(numbers.owner, "kernel"),
+        *graph.bias(node),
+        strides=numbers.stride,
+        pads=_pads(((top, max(ends[0], 0)), (left, max(ends[1], 0)))),
+        output_padding=[max(-end, 0) for end in ends],
+    )
+
+
+def _pads(pads: Pads) -> list[int]:
+    """Zeros before rows and columns, then those after, as ONNX lists them."""
+    return [pads[0][0], pads[1][0], pads[0][1], pads[1][1]]
+
+
+def _reshape(graph: _Graph, node: Node, vector: str, shape: Shape) -> str:
+    if len(shape) == 1:
+        return vector
+    sizes = graph.constant(f"{node.name}.shape", np.array([-1, *shape], np.int64))
+    images = graph.add("Reshape", node.name, vector, sizes)
+    # A layer's name and an operation's name a node, and a reshape may begin with a transpose.
+    return graph.add("Transpose", f"{node.name}.image", images, perm=TO_CHANNELS_FIRST)

@@ -1,0 +1,1 @@
+"""Backpropagation by hand, compared with `jax.grad` and finite differences."""

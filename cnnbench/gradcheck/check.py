@@ -1,0 +1,458 @@
+"""Backpropagation by hand beside autodiff and central differences, layer by layer."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.errors import UsageError, did_you_mean, listing
+from cnnbench.gradcheck.agreement import BARS, Dtype, GradCheck, LayerCheck, Quantity
+from cnnbench.gradcheck.autodiff import Derivatives, Reference
+from cnnbench.gradcheck.backprop import (
+    Forward,
+    Gradients,
+    Network,
+    backpropagate,
+    cost,
+    crossings,
+    feedforward,
+    gradients,
+    run,
+    sides,
+)
+from cnnbench.gradcheck.finite_differences import DELTA, Landscape
+from cnnbench.gradcheck.losses import Objective, divergence
+from cnnbench.gradcheck.roundoff import perturbed
+from cnnbench.graph.plan import Node, Plan
+from cnnbench.spec.experiment import Task
+from cnnbench.spec.loader import Loaded
+from cnnbench.system.devices import pick_devices
+from cnnbench.system.settings import pinned
+from cnnbench.training.losses import loss_name, objective, objective_name
+
+Array = NDArray[Any]
+
+NUM_IMAGES = 4
+ATTEMPTS = 8  # to find images where rounding puts no unit on the other side of a kink
+PROBES = 4  # points nearby, to see whether errors of float32 are random
+SHRUNK = 1e-7  # of an error in float32 is left in float64, if it is rounding's: 4e-9 or so
+MARGIN = 8.0  # how many times as large as their largest change random errors may be
+WIDER = MARGIN * 2.0**-29  # of an error that is expected in float32 is left in float64
+SPREAD = 0.1  # of biases: at zero, many units would stand on their kinks
+NOTHING = 1e-6  # of the cost; a derivative that is smaller is taken for zero
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Point:
+    """Images and weights, and all derivatives there.
+
+    Args:
+      network: what the cost depends on.
+      x: the images.
+      forward: by hand.
+      gradients: by hand.
+      autodiff: by JAX.
+      exact: the same point in float64, without derivatives.
+      doubtful: units that rounding puts on another side of a kink in one of them.
+    """
+
+    network: Network
+    x: Array
+    forward: Forward
+    gradients: Gradients
+    autodiff: Derivatives
+    exact: Landscape
+    doubtful: int
+
+
+@pinned()
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the report names what overflows
+def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> GradCheck:
+    """Backpropagates by hand, and compares.
+
+    Images are random, biases too; what dropout draws is taken from the network.
+
+    Args:
+      loaded: the experiment.
+      dtype: what is computed in; central differences are in float64 always.
+      layer: only this one; all of them if None.
+
+    Raises:
+      UsageError: the model is a Python class, there is no such layer, or the loss is not finite.
+    """
+    plan = require_layer(loaded, layer)
+    point = find_point(loaded, plan, dtype)
+    if not np.isfinite(point.exact.height):
+        _require_finite(loaded, plan, point)
+    names = [node.name for node in plan.nodes] if layer is None else [layer]
+    layers = tuple(_check_layer(plan.by_name[name], point, dtype) for name in names)
+    if not all(each.near and each.alike for each in layers):
+        explain = _in_float32(loaded, plan, point) if dtype == "float32" else _in_float64(point)
+        layers = tuple(_explained(each, explain) for each in layers)
+    return GradCheck(
+        title=loaded.experiment.type_title,
+        dtype=dtype,
+        num_images=NUM_IMAGES,
+        bars=BARS[dtype],
+        loss=objective_name(loaded.experiment),
+        cost=cost(point.network, point.forward),
+        cost_by_jax=point.autodiff.cost,
+        doubtful=point.doubtful,
+        layers=layers,
+        overflows=dtype == "float32" and _overflows(point),
+    )
+
+
+def _require_finite(loaded: Loaded, plan: Plan, point: Point) -> None:
+    """Refuses a loss that is not finite in float64, neither by hand nor by JAX.
+
+    Raises:
+      UsageError: there are no derivatives to compare.
+    """
+    if np.isfinite(_in_jax_float64(loaded, plan, point)[1].cost):
+        return  # a mistake by hand
+    message = f"{loaded.experiment.name}: the loss at the initial weights is {point.exact.height}"
+    remedy = "raise dataset.pixel_scale, or add a batch_norm before it"
+    raise UsageError(f"{message}: {_first_not_finite(point.exact)}; {remedy}.")
+
+
+def _first_not_finite(exact: Landscape) -> str:
+    """The first layer whose values overflow, or the part of the cost that does."""
+    network, forward = exact.network, exact.forward
+    for node in network.plan.nodes:
+        if not all(np.isfinite(each[node.name]).all() for each in (forward.z, forward.a)):
+            return f"layer '{node.name}' is the first with a value that is not finite"
+        if node not in network.plan.samples:
+            continue
+        if not np.isfinite(divergence(*forward.read_by(node))).all():
+            at = f"the KL divergence of layer '{node.name}'"
+            return f"{at} is the first value that is not finite"
+    return f"the {network.objective.loss} of layer '{network.plan.output}' overflows"
+
+
+def _overflows(point: Point) -> bool:
+    """Whether float32 overflows where float64 does not: on the way, or in a derivative."""
+    forward, found = point.exact.forward, run(point.exact.network, point.exact.x)[1]
+    values = jax.tree.leaves((forward.z, forward.a, found.delta, found.weights))
+    if max(float(np.abs(value).max()) for value in values) > np.finfo(np.float32).max:
+        return True
+    try:
+        with np.errstate(over="raise"):
+            cost(point.network, run(point.network, point.x)[0])
+    except FloatingPointError:
+        return True
+    return False
+
+
+def require_layer(loaded: Loaded, layer: str | None) -> Plan:
+    """The network, if it is one of layers, and has this one.
+
+    Raises:
+      UsageError: otherwise.
+    """
+    plan, name = loaded.plan, loaded.experiment.name
+    if plan is None:
+        message = f"{name}: '{loaded.experiment.model.python}' is a Python model"
+        raise UsageError(f"{message}, which has no layers to go through; write model.layers.")
+    names = [node.name for node in plan.nodes]
+    if layer is not None and layer not in names:
+        message = f"--layer: {name} has no layer '{layer}'{did_you_mean(layer, names)}"
+        raise UsageError(f"{message}; write {listing(names)}.")
+    return plan
+
+
+def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
+    """A random point where rounding decides no unit's side of its kink.
+
+    Of some points, the first such one, or the one with the fewest such units.
+
+    Args:
+      loaded: the experiment.
+      plan: its network.
+      dtype: what is computed in.
+    """
+    points: list[Point] = []
+    seed, loss = loaded.experiment.seeds[0], loss_name(loaded.experiment)
+    # On the CPU products are as exact as their dtype, which they need not be on a GPU.
+    with jax.enable_x64(dtype == "float64"), jax.default_device(pick_devices("cpu")[0]):
+        reference = Reference(plan, objective(loaded.experiment), seed)
+        draws = reference.draws(NUM_IMAGES, dtype)
+        while len(points) < ATTEMPTS and not (points and points[-1].doubtful == 0):
+            rng = np.random.default_rng([seed, len(points)])
+            x, targets = _images(loaded, plan, rng, dtype)
+            weights = _weights(reference.initial(), rng, dtype)
+            network = Network(plan, weights, draws, Objective(loss, targets))
+            points.append(_point(network, x, reference, dtype))
+    return min(points, key=lambda point: point.doubtful)
+
+
+def _weights(
+    initial: Mapping[str, Mapping[str, Array]], rng: np.random.Generator, dtype: Dtype
+) -> dict[str, dict[str, Array]]:
+    """Kernels as a run begins with them; biases and scales are moved from where they begin."""
+    return {
+        layer: {
+            name: (value + (name != "kernel") * SPREAD * rng.normal(size=value.shape)).astype(dtype)
+            for name, value in own.items()
+        }
+        for layer, own in initial.items()
+    }
+
+
+def _images(
+    loaded: Loaded, plan: Plan, rng: np.random.Generator, dtype: Dtype
+) -> tuple[Array, Array]:
+    """Random images; labels, or the images themselves, as targets."""
+    brightest = 255 / loaded.experiment.dataset.pixel_scale
+    x = (brightest * rng.random((NUM_IMAGES, *plan.input_shape))).astype(dtype)
+    if loaded.experiment.task is Task.CLASSIFY:
+        return x, rng.integers(0, plan.output_shape[0], NUM_IMAGES, np.int32)
+    return x, x
+
+
+def _point(network: Network, x: Array, reference: Reference, dtype: Dtype) -> Point:
+    forward, by_hand = run(network, x)
+    autodiff = reference.derivatives(network.weights, x, network.objective.targets)
+    exact = _exact(network, x, BARS[dtype].differences)
+    doubtful = max(
+        crossings(exact.home, sides(network, other)) for other in (forward, autodiff.forward)
+    )
+    return Point(network, x, forward, by_hand, autodiff, exact, doubtful)
+
+
+def _exact(network: Network, x: Array, accuracy: float) -> Landscape:
+    """The same point in float64."""
+    wide, exact_x = _converted(network, x, "float64")
+    forward = feedforward(wide, exact_x)
+    return Landscape(wide, exact_x, forward, accuracy)
+
+
+def _converted(network: Network, x: Array, dtype: Dtype) -> tuple[Network, Array]:
+    """A network and its images in another dtype."""
+
+    def convert(value: Array) -> Array:
+        return np.asarray(value, dtype)
+
+    weights, draws = jax.tree.map(convert, (network.weights, network.draws))
+    target = network.objective
+    if target.targets.dtype == x.dtype:  # images, not labels
+        target = replace(target, targets=convert(target.targets))
+    return replace(network, weights=weights, draws=draws, objective=target), convert(x)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probe:
+    """Derivatives at the point, or at one whose weights and images differ in their last digits.
+
+    Args:
+      by_hand: in float32.
+      autodiff: in float32.
+      exact: by hand in float64.
+    """
+
+    by_hand: Gradients
+    autodiff: Derivatives
+    exact: Gradients
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wide:
+    """Derivatives in float64 at a point.
+
+    Args:
+      gradients: by hand.
+      beside: by hand, with every unit on the side of its kink where JAX has it.
+      autodiff: by JAX.
+      probes: at the point, and nearby.
+    """
+
+    gradients: Gradients
+    beside: Gradients
+    autodiff: Derivatives
+    probes: tuple[Probe, ...]
+
+
+def _widened(loaded: Loaded, plan: Plan, point: Point) -> Wide:
+    """All derivatives at the point in float64, the random numbers too."""
+    seed, rng, x = loaded.experiment.seeds[0], np.random.default_rng(0), point.exact.x
+    network, autodiff = _in_jax_float64(loaded, plan, point)
+    with jax.default_device(jax.devices("cpu")[0]):
+        narrow = Reference(plan, objective(loaded.experiment), seed)
+        first = Probe(point.gradients, point.autodiff, run(point.exact.network, x)[1])
+        probes = (first, *(_probe(point, narrow, rng) for _ in range(PROBES)))
+    return Wide(run(network, x)[1], _beside(network, autodiff), autodiff, probes)
+
+
+def _in_jax_float64(loaded: Loaded, plan: Plan, point: Point) -> tuple[Network, Derivatives]:
+    """The network with random numbers drawn in float64, and its derivatives by JAX."""
+    with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+        reference = Reference(plan, objective(loaded.experiment), loaded.experiment.seeds[0])
+        draws = reference.draws(NUM_IMAGES, "float64")
+        network = replace(point.exact.network, draws=draws)
+        targets = network.objective.targets
+        return network, reference.derivatives(network.weights, point.exact.x, targets)
+
+
+def _beside(network: Network, autodiff: Derivatives) -> Gradients:
+    """Derivatives by hand from the z and a that JAX has computed.
+
+    At a kink either side's derivative is right; here it is the same one.
+    """
+    forward = autodiff.forward
+    return gradients(network, forward, backpropagate(network, forward))
+
+
+def _probe(point: Point, reference: Reference, rng: np.random.Generator) -> Probe:
+    """At a random point nearby; targets stay, which moves no error by more."""
+
+    def moved(value: Array) -> Array:
+        factor = 1 + 4 * np.finfo(np.float32).eps * rng.normal(size=value.shape)
+        changed: Array = (value * factor).astype(np.float32)
+        return changed
+
+    weights, x = jax.tree.map(moved, point.network.weights), moved(point.x)
+    _, by_hand = run(replace(point.network, weights=weights), x)
+    autodiff = reference.derivatives(weights, x, point.network.objective.targets)
+    wide = replace(point.exact.network, weights=jax.tree.map(np.float64, weights))
+    return Probe(by_hand, autodiff, run(wide, x.astype(np.float64))[1])
+
+
+Explain = Callable[[LayerCheck, Quantity], bool]
+
+
+def _explained(layer: LayerCheck, explain: Explain) -> LayerCheck:
+    """A layer, with rounding's part in its errors, if one is above a bar."""
+    if layer.near and layer.alike:
+        return layer
+    return replace(layer, explained=all(explain(layer, each) for each in layer.quantities))
+
+
+def _in_float32(loaded: Loaded, plan: Plan, point: Point) -> Explain:
+    """A test of whether rounding explains what disagrees in float32.
+
+    It does where the derivatives agree in float64, and the errors of float32 are no larger than
+    those of operations that round at random, or change as much as they are large from one point
+    to the next, which a mistake's do not (Vignes 1993, "A stochastic arithmetic for reliable
+    scientific computation"), or come from units that rounding puts on another side of a kink,
+    or from values beyond float32's range.
+    """
+    overflows = _overflows(point)
+    wide, expected = _widened(loaded, plan, point), _expected(point.exact)
+    beside = _beside(point.network, point.autodiff)
+
+    def explain(layer: LayerCheck, quantity: Quantity) -> bool:
+        at = layer.node.name, quantity.name
+        exact = replace(
+            quantity, by_hand=_of(wide.beside, *at), by_autodiff=_of(wide.autodiff, *at)
+        )
+        own = replace(exact, by_hand=_of(wide.gradients, *at))
+        same_side = replace(quantity, by_hand=_of(beside, *at))
+        lost = _left(quantity.error, expected(*at))
+        return (
+            (exact.alike(BARS["float64"].autodiff) or exact.error <= lost)
+            and (own.to_differences or 0.0) <= layer.bars.differences
+            and (
+                overflows
+                or _is_rounding(layer, quantity, wide, expected(*at))
+                or (point.doubtful > 0 and _within(same_side, layer.bars.autodiff, expected(*at)))
+            )
+        )
+
+    return explain
+
+
+def _left(error: float, expected: float) -> float:
+    """The largest error of float64, from float32's, unless that overflows, and the expected one."""
+    return max(WIDER * expected, SHRUNK * error if np.isfinite(error) else 0.0)
+
+
+def _within(quantity: Quantity, bar: float, expected: float) -> bool:
+    return quantity.alike(bar) or quantity.error <= MARGIN * expected
+
+
+def _is_rounding(layer: LayerCheck, quantity: Quantity, wide: Wide, expected: float) -> bool:
+    """Whether the errors of both float32 derivatives are rounding's, or within the bar."""
+    name, key = layer.node.name, quantity.name
+    within = layer.bars.autodiff * quantity.size
+    exact = [_of(probe.exact, name, key) for probe in wide.probes]
+    for found in (
+        [_of(probe.by_hand, name, key) for probe in wide.probes],
+        [_of(probe.autodiff, name, key) for probe in wide.probes],
+    ):
+        first, *others = (got - want for got, want in zip(found, exact, strict=True))
+        change = max(float(np.abs(error - first).max()) for error in others)
+        if not np.abs(first).max() <= MARGIN * max(change, expected) + within:
+            return False
+    return True
+
+
+def _in_float64(point: Point) -> Explain:
+    """A test of whether rounding explains what disagrees in float64.
+
+    Where much cancels, float64 loses as many digits as float32 does at the same point, so the
+    bars grow with the error of float32. A mistake is in both of its derivatives, and is none of it.
+    """
+    lost, expected = _lost_in_float32(point), _expected(point.exact)
+    beside = _beside(point.network, point.autodiff)
+
+    def explain(layer: LayerCheck, quantity: Quantity) -> bool:
+        at = layer.node.name, quantity.name
+        narrow, exact = (_of(each, *at) for each in lost)
+        error = _left(float(np.abs(narrow - exact).max()), expected(*at))
+        if not np.isfinite(error):
+            return False
+        factor = max(1.0, error / quantity.scale / layer.bars.autodiff)
+        same_side = replace(quantity, by_hand=_of(beside, *at))
+        near = same_side.alike(layer.bars.autodiff) or same_side.error <= error
+        return near and (quantity.to_differences or 0.0) <= factor * layer.bars.differences
+
+    return explain
+
+
+def _lost_in_float32(point: Point) -> tuple[Gradients, Gradients]:
+    """The derivatives by hand in float32, and in float64 of the same rounded weights and images."""
+    narrow = _converted(point.network, point.x, "float32")
+    return run(*narrow)[1], run(*_converted(*narrow, "float64"))[1]
+
+
+def _expected(exact: Landscape) -> Callable[[str, str], float]:
+    """The largest error that rounding in float32 is expected to make, of a layer's array."""
+    right = run(exact.network, exact.x)[1]
+    rough = [perturbed(exact.network, exact.x, seed)[1] for seed in range(PROBES)]
+
+    def expected(layer: str, name: str) -> float:
+        errors = [np.abs(_of(each, layer, name) - _of(right, layer, name)).max() for each in rough]
+        return float(np.max(errors))
+
+    return expected
+
+
+def _of(found: Gradients | Derivatives, layer: str, name: str) -> Array:
+    return found.delta[layer] if name == DELTA else found.weights[layer][name]
+
+
+def _check_layer(node: Node, point: Point, dtype: Dtype) -> LayerCheck:
+    hand, jaxs, name = point.gradients, point.autodiff, node.name
+    pairs = {DELTA: (hand.delta[name], jaxs.delta[name])}
+    weights = hand.weights.get(name, {})
+    own = {key: (value, jaxs.weights[name][key]) for key, value in weights.items()}
+    quantities = [*_quantities(name, pairs, point.exact), *_quantities(name, own, point.exact)]
+    shares = {user: float(np.linalg.norm(g)) for user, g in hand.shares.get(name, {}).items()}
+    return LayerCheck(node, tuple(quantities), shares, BARS[dtype])
+
+
+def _quantities(
+    layer: str, pairs: Mapping[str, tuple[Array, Array]], exact: Landscape
+) -> Iterator[Quantity]:
+    """Arrays of one scale, by hand and by autodiff, with their slopes."""
+    largest = [float(np.abs(array).max()) for pair in pairs.values() for array in pair]
+    if not np.isfinite(largest).all():  # float32 overflows, and float64 tells the scale
+        right = run(exact.network, exact.x)[1]
+        largest = [float(np.abs(_of(right, layer, name)).max()) for name in pairs]
+    scale = max([*largest, NOTHING * abs(exact.height), float(np.finfo(float).tiny)])
+    for name, (by_hand, by_autodiff) in pairs.items():
+        slopes = exact.slopes(layer, name, by_hand, scale)
+        yield Quantity(name, by_hand, by_autodiff, slopes, scale)

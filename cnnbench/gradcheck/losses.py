@@ -1,0 +1,94 @@
+"""The cost C of the post in NumPy, and its gradient: what the output's error begins with."""
+
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.spec.experiment import Loss
+
+Array = NDArray[Any]
+_CLIP = 1e-7  # as in `losses`: a probability's logarithm stays finite
+
+
+def divergence(mean: Array, log_variance: Array) -> Array:
+    """Equation (19): of normal codes from the standard normal distribution, in nats (n,).
+
+    >>> divergence(np.array([[0.0, 2.0]]), np.zeros((1, 2))).tolist()
+    [2.0]
+    """
+    each = (np.expm1(log_variance) - log_variance + mean**2) / 2
+    return np.asarray(each.reshape(len(mean), -1).sum(axis=1))
+
+
+def divergence_gradient(mean: Array, log_variance: Array) -> tuple[Array, Array]:
+    """The derivatives of (19) by both: the mean, and half of what the variance has above 1."""
+    return mean, np.expm1(log_variance) / 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Objective:
+    """The mean of a loss over images.
+
+    Args:
+      loss: its name.
+      targets: labels (n,) for cross_entropy, else images like the outputs.
+    """
+
+    loss: Loss
+    targets: Array
+
+    def weight(self, kl_weight: float, outputs: Array) -> float:
+        """What an image's divergence is multiplied by: losses of images are means of values."""
+        values = 1 if self.loss == "cross_entropy" else outputs[0].size
+        return kl_weight / values / len(outputs)
+
+    def value(self, outputs: Array) -> float:
+        """The cost C of outputs (n, ...), without divergences."""
+        match self.loss:
+            case "cross_entropy":
+                shifted = outputs - outputs.max(axis=1, keepdims=True)
+                chosen = shifted[np.arange(len(outputs)), self.targets]
+                return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - chosen))
+            case "mse":
+                return float(np.mean((outputs - self.targets) ** 2))
+            case "mae":
+                return float(np.mean(np.abs(outputs - self.targets)))
+            case "binary_cross_entropy":
+                p, t = np.clip(outputs, _CLIP, 1 - _CLIP), self.targets
+                return float(np.mean(-(t * np.log(p) + (1 - t) * np.log1p(-p))))
+            case _:
+                assert_never(self.loss)
+
+    def gradient(self, outputs: Array) -> Array:
+        """The derivative of C by each output: nabla_a C of step 3."""
+        match self.loss:
+            case "cross_entropy":
+                # The softmax is no function of single values: its whole derivative is here.
+                powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+                shares = powers / powers.sum(axis=1, keepdims=True)
+                shares[np.arange(len(outputs)), self.targets] -= 1
+                return np.asarray(shares / len(outputs))
+            case "mse":
+                return 2 * (outputs - self.targets) / outputs.size
+            case "mae":
+                return np.asarray(np.sign(outputs - self.targets) / outputs.size)
+            case "binary_cross_entropy":
+                p, t = np.clip(outputs, _CLIP, 1 - _CLIP), self.targets
+                slope = (1 - t) / (1 - p) - t / p
+                return np.asarray((p == outputs) * slope / outputs.size)
+            case _:
+                assert_never(self.loss)
+
+    def side(self, outputs: Array) -> Array:
+        """On which side of the loss's kinks each output is."""
+        match self.loss:
+            case "cross_entropy" | "mse":
+                return np.zeros(0)
+            case "mae":
+                return np.asarray(np.sign(outputs - self.targets))
+            case "binary_cross_entropy":
+                return np.asarray(np.clip(outputs, _CLIP, 1 - _CLIP) == outputs)
+            case _:
+                assert_never(self.loss)

@@ -1,0 +1,103 @@
+"""Rounding errors of backpropagation in float32, estimated from random perturbations.
+
+Every operation's inputs and results are perturbed at random by as much as float32 rounds them,
+in float64. How far the derivatives move tells how badly conditioned they are, also where float32
+gives the same wrong digits at every point nearby: 1 - p of a saturated sigmoid is exactly zero,
+say (Parker 1997, "Monte Carlo arithmetic").
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.gradcheck.backprop import Forward, Gradients, Network, run
+from cnnbench.gradcheck.losses import Objective
+from cnnbench.graph.geometry import activation_of
+from cnnbench.graph.plan import Node
+from cnnbench.layers.rules import Rule
+
+Array = NDArray[Any]
+
+UNIT = float(np.finfo(np.float32).eps) / 2
+EXACT = frozenset({"linear", "relu", "leaky_relu"})  # slopes that are not rounded
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class _Perturbed(Network):
+    """A network whose operations round at random.
+
+    Args:
+      rng: of the errors.
+    """
+
+    rng: np.random.Generator
+
+    def rule(self, node: Node) -> Rule:
+        """The layer's own, perturbed; one with kinks picks values, which rounds nothing."""
+        rule = Network.rule(self, node)
+        if rule.side is not None:
+            return rule
+
+        def around(value: Array) -> Array:
+            return relative(self.rng, value)
+
+        def all_around(values: tuple[Array, ...]) -> tuple[Array, ...]:
+            return tuple(map(around, values))
+
+        return Rule(
+            forward=lambda *a: around(rule.forward(*all_around(a))),
+            backward=lambda *a: all_around(rule.backward(*all_around(a))),
+            gradient=lambda *a: {
+                name: around(value) for name, value in rule.gradient(*all_around(a)).items()
+            },
+        )
+
+    def slope(self, node: Node, z: Array) -> Array:
+        """Perturbed by as much as 1 is rounded, from which a slope is subtracted."""
+        slope = Network.slope(self, node, z)
+        exact = activation_of(node.op) in EXACT
+        return slope if exact else slope + UNIT * self.rng.normal(size=z.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class _PerturbedObjective(Objective):
+    """A cost whose gradient is rounded at random.
+
+    Args:
+      rng: of the errors.
+    """
+
+    rng: np.random.Generator
+
+    def gradient(self, outputs: Array) -> Array:
+        """Of softmax, by as much as the shares are rounded, from which 1 is subtracted."""
+        gradient = Objective.gradient(self, relative(self.rng, outputs))
+        if self.loss != "cross_entropy":
+            return relative(self.rng, gradient)
+        return gradient + UNIT / len(outputs) * self.rng.normal(size=outputs.shape)
+
+
+def relative(rng: np.random.Generator, value: Array) -> Array:
+    """An array whose values are each changed by a random part, about float32's rounding."""
+    return np.asarray(value * (1 + UNIT * rng.normal(size=value.shape)))
+
+
+def perturbed(network: Network, x: Array, seed: int) -> tuple[Forward, Gradients]:
+    """All five steps in float64 of a network that rounds at random, as float32 would.
+
+    Args:
+      network: in float64.
+      x: images, (n, height, width, channels), in float64.
+      seed: of the errors.
+    """
+    rng = np.random.default_rng(seed)
+    weights = {
+        layer: {name: relative(rng, value) for name, value in own.items()}
+        for layer, own in network.weights.items()
+    }
+    target = network.objective
+    objective = _PerturbedObjective(target.loss, target.targets, rng)
+    rough = _Perturbed(network.plan, weights, network.draws, objective, rng)
+    return run(rough, relative(rng, x))

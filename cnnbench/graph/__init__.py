@@ -1,0 +1,1 @@
+"""Named layers to a checked `Plan`; its geometry, cost and wider copies."""

@@ -1,0 +1,194 @@
+"""The same architecture with wider layers, of the size of another: is it better, or only bigger?"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from cnnbench.errors import UsageError
+from cnnbench.graph.plan import Goal, Plan, build_plan
+from cnnbench.layers import (
+    INPUT,
+    Activate,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Dropout,
+    GaussianNoise,
+    LayerOp,
+    MaskingNoise,
+    Reshape,
+)
+
+HALVINGS = 40  # of the interval that holds the factor
+MOST = 2.0**12  # times as wide
+
+Changes = Mapping[str, tuple[str, Any]]  # by layer: which key becomes what
+
+
+class Size(StrEnum):
+    """What is made equal."""
+
+    PARAMS = "params"
+    FLOPS = "flops"
+
+    def of(self, plan: Plan) -> int:
+        """Trained parameters, or multiply-adds of one image."""
+        return plan.num_params if self is Size.PARAMS else plan.multiply_adds
+
+    @property
+    def words(self) -> str:
+        """What is counted."""
+        return "parameters" if self is Size.PARAMS else "multiply-adds"
+
+
+@dataclass(frozen=True, slots=True)
+class Widened:
+    """A network whose layers are wider.
+
+    Args:
+      plan: the network.
+      factor: how many times as wide, before rounding to whole channels and units.
+      changes: for each wider layer its key and value.
+    """
+
+    plan: Plan
+    factor: float
+    changes: Changes
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The changes as overrides of an experiment file."""
+        return tuple(
+            f"model.layers.{name}.{key}={list(value) if isinstance(value, tuple) else value}"
+            for name, (key, value) in self.changes.items()
+        )
+
+
+def widen(plan: Plan, size: Size, target: int) -> Widened | None:
+    """The network with channels and units multiplied by the factor that comes nearest to a size.
+
+    The output keeps its shape, so the layers that give it stay as they are; a tied layer
+    follows its owner, and a reshape the dense layer that it reads.
+
+    Args:
+      plan: the network.
+      size: what is counted.
+      target: how much of it there should be.
+
+    Returns:
+      None where the network is as large already.
+
+    Raises:
+      UsageError: no layer can be wider.
+    """
+    if size.of(plan) >= target:
+        return None
+    high = 2.0
+    while size.of(_scaled(plan, high).plan) < target:
+        high *= 2
+        if high > MOST:
+            raise UsageError("--match: only its output could be wider; compare another network.")
+    low = 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        if size.of(_scaled(plan, middle).plan) < target:
+            low = middle
+        else:
+            high = middle
+    below, above = _scaled(plan, low), _scaled(plan, high)
+    nearest = min(below, above, key=lambda found: abs(size.of(found.plan) - target))
+    return nearest if nearest.changes else None
+
+
+def _scaled(plan: Plan, factor: float) -> Widened:
+    """The network with a factor.
+
+    Raises:
+      UsageError: its layers do not fit each other then.
+    """
+    changes = _changes(plan, factor)
+    layers: dict[str, LayerOp | None] = {}
+    for node in plan.nodes:
+        update: dict[str, Any] = {"inputs": node.inputs}
+        if node.name in changes:
+            key, value = changes[node.name]
+            update[key] = value
+        layers[node.name] = node.op.model_copy(update=update)
+    goal = Goal(plan.input_shape, plan.output_shape, "the output keeps its shape", "")
+    built, flaws = build_plan(layers, goal, output=plan.output, known={})
+    if built is None:
+        where = ".".join(map(str, flaws[0].at[1:]))
+        message = f"--match: wider layers do not fit each other: {where}: {flaws[0].message}"
+        raise UsageError(f"{message}; write the wider network as a file of its own.")
+    return Widened(built, factor, changes)
+
+
+def _changes(plan: Plan, factor: float) -> dict[str, tuple[str, Any]]:
+    fixed = _fixed(plan)
+    changes: dict[str, tuple[str, Any]] = {}
+    images = _sources_of_reshapes(plan)
+    for node in plan.nodes:
+        op, name = node.op, node.name
+        if name in fixed:
+            continue
+        if isinstance(op, Conv | ConvTranspose) and op.filters:
+            changes[name] = ("filters", _times(op.filters, factor))
+        elif isinstance(op, Dense):
+            # Units that become an image are as many for each of its channels.
+            channels = images.get(name)
+            units = _times(channels or op.units, factor) * (op.units // channels if channels else 1)
+            changes[name] = ("units", units)
+        elif (
+            isinstance(op, Reshape)
+            and len(op.shape) == 3
+            and _dense_before(plan, name) not in (fixed | {None})
+        ):
+            changes[name] = ("shape", (*op.shape[:2], _times(op.shape[2], factor)))
+    old = {node.name: node.op for node in plan.nodes}
+    return {n: (key, v) for n, (key, v) in changes.items() if getattr(old[n], key) != v}
+
+
+def _times(size: int, factor: float) -> int:
+    return max(1, math.floor(size * factor + 0.5))
+
+
+def _fixed(plan: Plan) -> set[str]:
+    """Layers that give the output its shape."""
+    nodes, found, waiting = plan.by_name, set(), [plan.output]
+    while waiting:
+        name = waiting.pop()
+        if name == INPUT or name in found:
+            continue
+        found.add(name)
+        op = nodes[name].op
+        if isinstance(op, ConvTranspose) and op.tie:
+            waiting += nodes[op.tie].inputs  # its channels are those that its owner reads
+        elif not isinstance(op, Conv | ConvTranspose | Dense):
+            waiting += nodes[name].inputs
+    return found
+
+
+def _sources_of_reshapes(plan: Plan) -> dict[str, int]:
+    """Channels of the image that a dense layer's units become."""
+    return {
+        source: node.op.shape[2]
+        for node in plan.nodes
+        if isinstance(node.op, Reshape) and len(node.op.shape) == 3
+        if (source := _dense_before(plan, node.name)) is not None
+    }
+
+
+def _dense_before(plan: Plan, name: str) -> str | None:
+    """The dense layer whose units a layer reads, as far as nothing between changes their number."""
+    (source,) = plan.by_name[name].inputs
+    while source != INPUT:
+        op = plan.by_name[source].op
+        if isinstance(op, Dense):
+            return source
+        if not isinstance(op, Dropout | GaussianNoise | MaskingNoise | Activate | BatchNorm):
+            return None
+        (source,) = plan.by_name[source].inputs
+    return None

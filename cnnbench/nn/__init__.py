@@ -1,0 +1,1 @@
+"""A `Plan` as a Flax NNX network."""

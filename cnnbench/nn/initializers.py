@@ -1,0 +1,71 @@
+"""Initial values of kernels, drawn by NumPy.
+
+The distributions are those of `jax.nn.initializers`. JAX would compile a program
+for every shape of a kernel, which takes longer than the first epochs of a small
+network; here there is nothing to compile, and every device gets the same values.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.layers.shapes import Shape
+
+Array = NDArray[np.float32]
+TRUNCATION = 2.0  # standard deviations
+# Of a normal distribution that is cut off there; dividing by it restores the variance.
+_TRUNCATED_STD = 0.87962566103423978
+
+
+def draw(init: str, shape: Shape, rng: np.random.Generator) -> Array:
+    """The initial kernel of a layer.
+
+    Args:
+      init: name of the initialiser.
+      shape: (..., in, out); what comes before are taps, which fan in and out alike.
+      rng: where the numbers come from.
+
+    References:
+      Glorot and Bengio, 2010; He et al., 2015; LeCun et al., 1998; Saxe et al., 2013.
+
+    >>> kernel = draw("glorot_uniform", (5, 5, 1, 32), np.random.default_rng(0))
+    >>> kernel.shape, bool(abs(kernel).max() <= (6 / (25 + 800)) ** 0.5)
+    ((5, 5, 1, 32), True)
+    """
+    if init == "zeros":
+        return np.zeros(shape, np.float32)
+    if init == "orthogonal":
+        return _orthogonal(shape, rng)
+    family, _, distribution = init.partition("_")
+    taps = math.prod(shape[:-2])
+    fan_in, fan_out = taps * shape[-2], taps * shape[-1]
+    variance = {
+        "glorot": 2 / (fan_in + fan_out),
+        "he": 2 / fan_in,
+        "lecun": 1 / fan_in,
+    }[family]
+    if distribution == "uniform":
+        limit = math.sqrt(3 * variance)
+        return rng.uniform(-limit, limit, shape).astype(np.float32)
+    return (_truncated_normal(shape, rng) * math.sqrt(variance)).astype(np.float32)
+
+
+def _truncated_normal(shape: Shape, rng: np.random.Generator) -> NDArray[Any]:
+    """Of variance one: the quantiles of uniform numbers."""
+    from scipy.special import ndtr, ndtri
+
+    tail = float(ndtr(-TRUNCATION))
+    values: NDArray[Any] = ndtri(rng.uniform(tail, 1 - tail, shape)) / _TRUNCATED_STD
+    return values
+
+
+def _orthogonal(shape: Shape, rng: np.random.Generator) -> Array:
+    """Columns, or rows where there are fewer, that stand upright on each other."""
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    tall = rng.normal(size=(max(rows, columns), min(rows, columns)))
+    basis, triangle = np.linalg.qr(tall)
+    basis *= np.sign(np.diagonal(triangle))  # uniform over all of them only so
+    matrix = basis if rows >= columns else basis.T
+    return matrix.reshape(shape).astype(np.float32)

@@ -1,0 +1,310 @@
+"""A network with batch statistics, computed in rows of images that fit into a CPU's cache.
+
+Batch norm needs numbers of the whole batch between two layers, so the layers are
+cut there into stages, and each stage runs row by row. A stage gives, with its
+values, their sums over its rows; the next one begins with the normalisation. The
+last stage goes forward and back while a row is in the cache. The gradient takes the
+others in the opposite order, and computes again what it needs of a row, which takes
+less time than to keep it and to read it back.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+from cnnbench.graph.plan import Node, Plan
+from cnnbench.layers import INPUT, BatchNorm
+from cnnbench.nn.noise import Random, disturb, draws
+from cnnbench.nn.ops import dense
+from cnnbench.nn.ops.batch_norm import (
+    FACTOR,
+    Sums,
+    channel_sums,
+    normalize,
+    statistics,
+    sum_of_rows,
+    sums_gradient,
+)
+from cnnbench.nn.result import Result
+from cnnbench.nn.stages import Stage, stages
+
+Values = dict[str, jax.Array]
+Weights = Mapping[str, Mapping[str, jax.Array]]
+Head = Callable[..., jax.Array]
+
+
+class Cut(NamedTuple):
+    """How a whole batch is cut where batch statistics need all of it at once.
+
+    Args:
+      row: images of a row; they fill the batch.
+      mesh: devices that share the rows; None for one.
+    """
+
+    row: int
+    mesh: Mesh | None
+
+
+class Layers(Protocol):
+    """What is asked of a network here."""
+
+    @property
+    def plan(self) -> Plan:
+        """The graph."""
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """Modules by layer: what is random in training, and batch norm."""
+
+    def enter(self, x: jax.Array) -> jax.Array:
+        """Images in the layout of the operations."""
+
+    def result_of(self, values: Mapping[str, jax.Array]) -> Result:
+        """What the loss is made of."""
+
+    def apply(self, node: Node, inputs: Sequence[jax.Array], weights: Weights) -> jax.Array:
+        """Any other layer."""
+
+
+class _Fixed(NamedTuple):
+    """What no gradient is taken of, with the rows as its first axis.
+
+    Args:
+      images: (rows, row, h, w, c).
+      drawn: the numbers of layers that are random, (rows, row, *shape).
+      others: what the loss needs besides the outputs.
+    """
+
+    images: jax.Array
+    drawn: Values
+    others: tuple[jax.Array, ...]
+
+
+def sum_in_rows(
+    net: Layers,
+    x: jax.Array,
+    weights: Weights,
+    cut: Cut,
+    head: Head,
+    others: tuple[jax.Array, ...] = (),
+) -> jax.Array:
+    """The sum over a batch of what is made of a network's results in training.
+
+    Args:
+      net: the network.
+      x: images, (n, h, w, c).
+      weights: prepared, by layer.
+      cut: the rows; they fill the batch.
+      head: a number from the `Result` for some images, and from `others` for them.
+      others: what else it needs, such as targets, (n, ...) each.
+    """
+    given: tuple[Any, ...] = (x, _drawn(net, len(x)), others)
+    fixed = _Fixed(*jax.tree.map(lambda a: a.reshape(-1, cut.row, *a.shape[1:]), given))
+    values: Values = {}
+    sums: dict[str, Sums] = {}
+    known = dict(weights)
+    *early, last = stages(net.plan)
+
+    def inputs(stage: Stage) -> tuple[Values, Weights]:
+        for node in stage.nodes:
+            if not isinstance(node.op, BatchNorm):
+                continue
+            source = node.inputs[0]
+            if source == INPUT:
+                sums[source] = _sums_of_images(net, fixed.images)
+            size = values.get(source, fixed.images).size // sums[source].about.size
+            known[node.name] = statistics(net.parts[node.name], sums[source], size)
+        names = {name for node in stage.nodes for name in (node.name, *node.inputs)}
+        used = {name: known[name] for name in sorted(names) if name in known}
+        return {name: values[name] for name in stage.reads}, used
+
+    for stage in early:
+        run = partial(_run, net, stage)
+        found, more = _early(run, stage.sums, cut, *inputs(stage), fixed)
+        values |= found
+        sums |= more
+    return _last(partial(_result, net, last, head), cut, *inputs(last), fixed)
+
+
+def _sums_of_images(net: Layers, images: jax.Array) -> Sums:
+    """Of each row; no gradient is taken of images."""
+    sums: Sums = lax.map(lambda row: channel_sums(net.enter(row)), images)
+    return lax.stop_gradient(sums)
+
+
+def _drawn(net: Layers, n: int) -> Values:
+    """For the whole batch, so that rows and devices change nothing."""
+    return {
+        node.name: net.parts[node.name].draw((n, *node.layout.shape))
+        for node in net.plan.nodes
+        if draws(node.op)
+    }
+
+
+def _run(net: Layers, stage: Stage, values: Values, fixed: _Fixed, weights: Weights) -> Values:
+    """What a stage gives for one row."""
+    found = {INPUT: net.enter(fixed.images)} | values
+    for node in stage.nodes:
+        inputs = [found[name] for name in node.inputs]
+        if isinstance(node.op, BatchNorm):
+            found[node.name] = normalize(inputs[0], **weights[node.name])
+        elif not isinstance(node.op, Random):
+            found[node.name] = net.apply(node, inputs, weights)
+        elif draws(node.op):
+            drawn = fixed.drawn[node.name]
+            drawn = net.enter(drawn) if drawn.ndim == 4 else drawn
+            found[node.name] = disturb(node.op, drawn, *inputs)
+        else:
+            (found[node.name],) = inputs
+    return {name: found[name] for name in stage.gives}
+
+
+def _result(
+    net: Layers, stage: Stage, head: Head, values: Values, fixed: _Fixed, weights: Weights
+) -> jax.Array:
+    """The last stage on one row, and what is made of its result."""
+    found = {INPUT: net.enter(fixed.images)} | values | _run(net, stage, values, fixed, weights)
+    return head(net.result_of(found), *fixed.others)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _early(
+    run: Callable[..., Values],
+    normed: frozenset[str],
+    cut: Cut,
+    values: Values,
+    weights: Weights,
+    fixed: _Fixed,
+) -> tuple[Values, Any]:
+    """What a stage gives for all rows, and sums for each row of what is normalised."""
+
+    def one(row: tuple[Values, _Fixed], weights: Weights) -> tuple[Values, Any]:
+        given = run(*row, weights)
+        return given, {name: channel_sums(given[name]) for name in normed}
+
+    def share(rows: Any, weights: Weights) -> Any:
+        return lax.map(lambda row: one(row, weights), rows)
+
+    result: tuple[Values, Any] = _on_devices(share, (values, fixed), weights, cut)
+    return result
+
+
+def _early_forward(
+    run: Callable[..., Values],
+    normed: frozenset[str],
+    cut: Cut,
+    values: Values,
+    weights: Weights,
+    fixed: _Fixed,
+) -> Any:
+    result = _early(run, normed, cut, values, weights, fixed)
+    about = {name: sums.about for name, sums in result[1].items()}
+    return result, (values, weights, fixed, (result[0], about))
+
+
+def _early_backward(
+    run: Callable[..., Values], normed: frozenset[str], cut: Cut, saved: Any, changes: Any
+) -> Any:
+    """Row by row; a convolution that gives what is normalised is not computed again."""
+
+    def back(row: Any, weights: Weights) -> Any:
+        values, fixed, (given, about), (change, sums) = row
+        for name in normed:
+            more = sums_gradient(given[name], about[name], sums[name])
+            change[name] = (change[name] + more).astype(given[name].dtype)
+        _, pull = jax.vjp(lambda values, weights: run(values, fixed, weights), values, weights)
+        return pull(change)
+
+    values, weights, fixed, given = saved
+    rows = values, fixed, given, changes
+    return *_with_gradients(back, rows, weights, cut), None
+
+
+_early.defvjp(_early_forward, _early_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _last(
+    result: Callable[..., jax.Array], cut: Cut, values: Values, weights: Weights, fixed: _Fixed
+) -> jax.Array:
+    """The sum over all rows of what the last stage ends in."""
+
+    def share(rows: Any, weights: Weights) -> Any:
+        return lax.map(lambda row: result(*row, weights), rows)
+
+    total: jax.Array = _on_devices(share, (values, fixed), weights, cut).sum()
+    return total
+
+
+def _last_forward(
+    result: Callable[..., jax.Array], cut: Cut, values: Values, weights: Weights, fixed: _Fixed
+) -> Any:
+    """With its gradient: nothing of a row has to be kept or computed again."""
+    both = jax.value_and_grad(result, argnums=(0, 2))
+
+    def go(row: Any, weights: Weights) -> Any:
+        number, (change, gradient) = both(*row, weights)
+        return (number, change), gradient
+
+    (numbers, changes), gradient = _with_gradients(go, (values, fixed), weights, cut)
+    return numbers.sum(), (changes, gradient)
+
+
+def _last_backward(
+    _result: Callable[..., jax.Array], _cut: Cut, saved: Any, change: jax.Array
+) -> Any:
+    return *jax.tree.map(lambda g: g * change.astype(g.dtype), saved), None
+
+
+_last.defvjp(_last_forward, _last_backward)
+
+
+def _with_gradients(
+    function: Callable[..., Any], rows: Any, weights: Weights, cut: Cut
+) -> tuple[Any, Any]:
+    """What a function gives for all rows, and the sum of the gradients that it gives with it."""
+
+    def share(rows: Any, weights: Weights) -> Any:
+        slotted = dense.with_slots(weights, cut.row)
+
+        def add(sums: Any, row: Any) -> tuple[Any, Any]:
+            values, gradient = function(row, slotted)
+            gradient, slots = dense.without_slots(gradient)
+            summed, kept = _of_norms(gradient)
+            return jax.tree.map(jnp.add, sums, summed), (values, slots, kept)
+
+        start = jax.tree.map(_wide_zeros, _of_norms(weights)[0])
+        sums, (values, slots, kept) = lax.scan(add, start, rows)
+        return values, jax.tree.map(lambda g: g[None], dense.add_products(sums, slots)), kept
+
+    values, sums, kept = _on_devices(share, rows, weights, cut)
+    gradient = jax.tree.map(lambda g: g.sum(0), sums) | jax.tree.map(sum_of_rows, kept)
+    return values, jax.tree.map(lambda g, w: g.astype(w.dtype), gradient, dict(weights))
+
+
+def _of_norms(weights: Weights) -> tuple[Any, Any]:
+    """What belongs to other layers, and to batch norms, whose small sums keep more digits."""
+    norms = {name: own for name, own in weights.items() if FACTOR in own}
+    return {name: own for name, own in weights.items() if name not in norms}, norms
+
+
+def _wide_zeros(like: jax.Array) -> jax.Array:
+    """Zeros to add to: a sum of many rows in bfloat16 would be good to one digit."""
+    return jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
+
+
+def _on_devices(share: Callable[..., Any], rows: Any, weights: Weights, cut: Cut) -> Any:
+    """A function of rows and weights, on the rows of each device; its results are joined."""
+    size = jax.tree.leaves(rows)[0].shape[0]
+    if cut.mesh is None or size % cut.mesh.size:
+        return share(rows, weights)
+    spread = PartitionSpec(cut.mesh.axis_names)
+    specs = (spread, PartitionSpec())
+    # The check cannot see through the backward passes that the operations define.
+    shared = jax.shard_map(share, mesh=cut.mesh, in_specs=specs, out_specs=spread, check_vma=False)
+    return shared(rows, weights)

@@ -1,0 +1,1 @@
+"""Convolutions, pooling and normalization on arrays; nothing here knows layers."""

@@ -1,0 +1,280 @@
+"""Convolution and its adjoint, fast on a CPU, by an algorithm picked from the shapes.
+
+Images are (h, w, n, c), kernels (h, w, in, out). A convolution, a transposed
+one, their gradients, with any stride and padding and after an upscale, are all
+the same three products of a valid correlation of stride one:
+
+- outputs from inputs and kernel (`correlate`);
+- inputs from outputs and kernel (`adjoint`): the post's step 4, a full
+  convolution with the kernel rotated by 180 degrees;
+- the kernel's from inputs and outputs (`gradient`): the post's step 5, the input
+  correlated with the error ("Convolutional Neural Networks backpropagation: from
+  intuition to derivation").
+
+A stride becomes channels (space to depth); padding is done before; an upscale
+before a transposed convolution becomes a stride. `patches` and `winograd` have
+the algorithms.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from numpy.typing import NDArray
+
+from cnnbench.nn.ops import layout
+from cnnbench.nn.ops.im2col import Rows, Stamps, Taps
+from cnnbench.nn.ops.winograd import Winograd, tilings
+
+Form = Literal["plain", "direct", "fast"]
+Array = NDArray[Any]
+Pair = tuple[int, int]
+Two = tuple[jax.Array, jax.Array]
+Algorithm = Taps | Stamps | Rows | Winograd
+
+FEW_CHANNELS = 4  # below it, a matrix product over channels wastes a CPU's vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Convolution:
+    """A convolution of known shape, which is also its adjoint's and its gradients'.
+
+    Args:
+      size: height and width of the input.
+      kernel: height and width of the kernel.
+      stride: rows and columns between two outputs.
+      low: zeros before rows and columns; cut off where negative.
+      out: height and width of the output.
+      algorithm: computes the correlation of stride one.
+      blanks: whether a result is exactly zero where all that it is made of is zero. Winograd's
+        sums cancel only to rounding there, where another value of the tile is not zero.
+    """
+
+    size: Pair
+    kernel: Pair
+    stride: Pair
+    low: Pair
+    out: Pair
+    algorithm: Algorithm
+    blanks: bool = True
+
+    def prepare(self, kernel: jax.Array) -> jax.Array:
+        """What the algorithm makes of a kernel, (kh, kw, in, out), once for many images."""
+        (kh, kw), (taken_h, taken_w), (ph, pw) = self.core, self.kernel, self.phases
+        filled = jnp.pad(kernel, ((0, kh * ph - taken_h), (0, kw * pw - taken_w), (0, 0), (0, 0)))
+        split = filled.reshape(kh, ph, kw, pw, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
+        return self.algorithm.prepare(split.reshape(kh, kw, -1, kernel.shape[-1]))
+
+    def conv(self, x: jax.Array, prepared: jax.Array) -> jax.Array:
+        """(*size, n, in) to (*out, n, out)."""
+        y = _correlate(_gather(self, x), prepared, self.algorithm)
+        return _blanked(y, self.met(_sizes(x))) if self._blanks else y
+
+    def conv_transpose(self, y: jax.Array, prepared: jax.Array) -> jax.Array:
+        """(*out, n, out) to (*size, n, in)."""
+        x = self.scatter(_adjoint(y, prepared, self.algorithm))
+        return _blanked(x, self.met_t(_sizes(y))) if self._blanks else x
+
+    @property
+    def _blanks(self) -> bool:
+        return self.blanks and isinstance(self.algorithm, Winograd)
+
+    def met(self, sizes: jax.Array) -> jax.Array:
+        """Sums over the window of each output: (*size, n) to (*out, n)."""
+        return _both(*self._windows, sizes)
+
+    def met_t(self, sizes: jax.Array) -> jax.Array:
+        """The transpose of `met`: (*out, n) to (*size, n)."""
+        rows, columns = self._windows
+        return _both(rows.T, columns.T, sizes)
+
+    @property
+    def _windows(self) -> tuple[Array, Array]:
+        """The inputs that each output meets, by rows and columns: (out, size), one or zero."""
+        found = []
+        for axis, taps in enumerate(self.kernel):
+            starts = self.stride[axis] * np.arange(self.out[axis]) - self.low[axis]
+            places = np.arange(self.size[axis]) - starts[:, None]
+            found.append((places >= 0) & (places < taps))
+        return found[0], found[1]
+
+    @property
+    def phases(self) -> Pair:
+        """Rows and columns between two outputs that the kernel meets."""
+        return _phases(self.kernel, self.stride)
+
+    @property
+    def core(self) -> Pair:
+        """The kernel's height and width where phases are channels."""
+        return _core(self.kernel, self.phases)
+
+    def gather(self, x: jax.Array) -> jax.Array:
+        """Padding, and phases as channels: (h, w, n, c) to (h / s, w / s, n, p * p * c)."""
+        (sh, sw), (ph, pw) = self.stride, self.phases
+        h, w = (self.out[i] + self.core[i] - 1 for i in (0, 1))
+        edges = [
+            (self.low[i], n * s - self.low[i] - self.size[i], 0)
+            for i, n, s in ((0, h, sh), (1, w, sw))
+        ]
+        x = _padded(x, edges)
+        if self.stride == (1, 1):
+            return x
+        rows, columns = range(ph), range(pw)
+        return jnp.concatenate([x[i::sh, j::sw] for i in rows for j in columns], axis=-1)
+
+    def scatter(self, x: jax.Array) -> jax.Array:
+        """The transpose of `gather`."""
+        (sh, sw), (ph, pw), (h, w, n, _) = self.stride, self.phases, x.shape
+        if self.stride != (1, 1):
+            split = x.reshape(h, w, n, ph, pw, -1).transpose(0, 3, 1, 4, 2, 5)
+            split = jnp.pad(split, ((0, 0), (0, sh - ph), (0, 0), (0, sw - pw), (0, 0), (0, 0)))
+            x = split.reshape(h * sh, w * sw, n, -1)
+        edges = [(-self.low[i], self.low[i] + self.size[i] - x.shape[i], 0) for i in (0, 1)]
+        return _padded(x, edges)
+
+
+def _sizes(x: jax.Array) -> jax.Array:
+    """The sum of absolute values of each pixel's channels: (h, w, n, c) to (h, w, n).
+
+    As a product: XLA's own sum of a CPU's last axis is not vectorized.
+    """
+    ones = jnp.ones((x.shape[-1], 1), x.dtype)
+    sizes = layout.each(jnp.abs, x).reshape(-1, x.shape[-1]) @ ones
+    return sizes.reshape(x.shape[:-1])
+
+
+def _both(rows: Array, columns: Array, x: jax.Array) -> jax.Array:
+    """Two matrices on the first two axes: (a, h) and (b, w), (h, w, n) to (a, b, n).
+
+    As products, whose results XLA does not compute again for each value that they decide on.
+    """
+    tall = jnp.asarray(rows, x.dtype) @ x.reshape(x.shape[0], -1)
+    return jnp.einsum("bw,awn->abn", jnp.asarray(columns, x.dtype), tall.reshape(-1, *x.shape[1:]))
+
+
+@jax.custom_vjp
+def _blanked(y: jax.Array, met: jax.Array) -> jax.Array:
+    """Images, (h, w, n, c), that are zero where nothing was met, (h, w, n).
+
+    After the first step few windows are blank, and images without any are not copied.
+    """
+    blank = met == 0
+    result: jax.Array = lax.cond(
+        blank.any(), lambda y: jnp.where(blank[..., None], 0, y), lambda y: y, y
+    )
+    return result
+
+
+# What is rounded to zero was zero: the gradient is that of the convolution.
+_blanked.defvjp(lambda y, met: (_blanked(y, met), None), lambda _, dy: (dy, None))
+
+
+def _padded(x: jax.Array, edges: list[tuple[int, int, int]]) -> jax.Array:
+    """Zeros around rows and columns, or these cut off."""
+    wide = lax.pad(layout.merge(x), jnp.zeros((), x.dtype), [*edges, (0, 0, 0)])
+    return layout.split(wide, x.shape[2:])
+
+
+def _phases(kernel: Pair, stride: Pair) -> Pair:
+    return min(kernel[0], stride[0]), min(kernel[1], stride[1])
+
+
+def _core(kernel: Pair, phases: Pair) -> Pair:
+    return math.ceil(kernel[0] / phases[0]), math.ceil(kernel[1] / phases[1])
+
+
+def convolution(
+    size: Pair, kernel: tuple[int, ...], stride: Pair, low: Pair, out: Pair, form: Form
+) -> Convolution:
+    """A convolution with the algorithm that suits its shape.
+
+    Args:
+      size: height and width of the input.
+      kernel: shape of the kernel, (kh, kw, in, out).
+      stride: rows and columns between two outputs.
+      low: zeros before rows and columns.
+      out: height and width of the output.
+      form: ``fast`` allows Winograd's algorithm, ``direct`` does not.
+    """
+    taps = (kernel[0], kernel[1])
+    phases = _phases(taps, stride)
+    core = _core(taps, phases)
+    channels = math.prod(phases) * kernel[2]
+    algorithm = pick_algorithm(core, out, channels, kernel[3], form)
+    return Convolution(size, taps, stride, low, out, algorithm)
+
+
+def pick_algorithm(kernel: Pair, out: Pair, channels: int, filters: int, form: Form) -> Algorithm:
+    """The algorithm for a valid correlation of stride one that costs the least.
+
+    Args:
+      kernel: height and width.
+      out: height and width of the result.
+      channels: of the input.
+      filters: channels of the result.
+      form: as in `convolution`.
+
+    >>> pick_algorithm((5, 5), (8, 8), 32, 32, "fast").tile
+    (4, 4)
+    """
+    if channels < FEW_CHANNELS:
+        return Taps(kernel, out)
+    if filters < FEW_CHANNELS:
+        return Stamps(kernel, out)
+    if kernel == (1, 1):
+        return Rows(kernel, out)
+    found: list[Algorithm] = [Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out)]
+    found += tilings(kernel, out) if form == "fast" else []
+    return min(found, key=lambda algorithm: algorithm.cost(channels, filters))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gather(conv: Convolution, x: jax.Array) -> jax.Array:
+    return conv.gather(x)
+
+
+# What JAX would make of it adds up an image of zeros for each phase of the stride.
+_gather.defvjp(lambda conv, x: (conv.gather(x), None), lambda conv, _, dy: (conv.scatter(dy),))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _correlate(x: jax.Array, kernel: jax.Array, algorithm: Algorithm) -> jax.Array:
+    return _correlate_forward(x, kernel, algorithm)[0]
+
+
+def _correlate_forward(x: jax.Array, kernel: jax.Array, by: Algorithm) -> tuple[jax.Array, Two]:
+    lifted = by.lift(x)
+    return by.lower(by.forward(lifted, kernel)), (lifted, kernel)
+
+
+def _correlate_backward(by: Algorithm, saved: Two, dy: jax.Array) -> Two:
+    lifted, kernel = saved
+    products = by.lower_t(dy)
+    return by.lift_t(by.backward(products, kernel)), by.gradient(lifted, products)
+
+
+_correlate.defvjp(_correlate_forward, _correlate_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _adjoint(y: jax.Array, kernel: jax.Array, algorithm: Algorithm) -> jax.Array:
+    return _adjoint_forward(y, kernel, algorithm)[0]
+
+
+def _adjoint_forward(y: jax.Array, kernel: jax.Array, by: Algorithm) -> tuple[jax.Array, Two]:
+    products = by.lower_t(y)
+    return by.lift_t(by.backward(products, kernel)), (products, kernel)
+
+
+def _adjoint_backward(by: Algorithm, saved: Two, dx: jax.Array) -> Two:
+    products, kernel = saved
+    lifted = by.lift(dx)
+    return by.lower(by.forward(lifted, kernel)), by.gradient(lifted, products)
+
+
+_adjoint.defvjp(_adjoint_forward, _adjoint_backward)

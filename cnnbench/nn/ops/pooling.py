@@ -1,0 +1,180 @@
+"""Pooling and repetition of rows and columns, on images (h, w, n, c), for CPUs.
+
+Windows are slices, not `reduce_window`: what XLA makes of that one's gradient
+on a CPU takes several times as long as the pooling itself.
+"""
+
+import functools
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from cnnbench.nn.ops.layout import merge, split
+
+MANY_CELLS = 36  # of a window
+
+Pair = tuple[int, int]
+Two = tuple[jax.Array, jax.Array]
+
+
+def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
+    """Largest value of each window; the gradient goes to the first of equals.
+
+    Args:
+      x: images, (h, w, n, c).
+      size: height and width of a window.
+      stride: rows and columns between two windows.
+
+    Returns:
+      ((h - size) // stride + 1, likewise for w, n, c): a border that fills no window is dropped.
+    """
+    y = _max_pool(merge(x), size, stride, (x.shape[0], x.shape[1]))
+    return split(y, x.shape[2:])
+
+
+def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
+    """Mean of each window, shaped as in `max_pool`."""
+    mean = _tiled_mean if size == stride else _mean
+    return split(mean(merge(x), size, stride, (x.shape[0], x.shape[1])), x.shape[2:])
+
+
+def upscale(x: jax.Array, size: Pair) -> jax.Array:
+    """Repeats each row and column: (h, w, n, c) to (h * size, w * size, n, c)."""
+    return split(_repeated(merge(x), size), x.shape[2:])
+
+
+def _repeated(x: jax.Array, size: Pair) -> jax.Array:
+    h, w, c = x.shape
+    tiled = jnp.broadcast_to(x[:, None, :, None], (h, size[0], w, size[1], c))
+    return tiled.reshape(h * size[0], w * size[1], c)
+
+
+@jax.custom_vjp
+def settled(x: jax.Array) -> jax.Array:
+    """The same values, computed before anything reads them.
+
+    XLA computes an activation where it is read otherwise: again for each reading, and
+    one value at a time where the reader pads, shifts or steps. It cannot see which
+    branch a condition takes, so that it has to have the values first.
+    """
+    never = x.reshape(-1)[0] > jnp.inf
+    result: jax.Array = lax.cond(never, jnp.negative, lambda x: x, x)
+    return result
+
+
+settled.defvjp(lambda x: (settled(x), None), lambda _, dx: (dx,))
+
+
+def _views(x: jax.Array, size: Pair, stride: Pair) -> list[jax.Array]:
+    """For each place in a window, what all windows have there: (oh, ow, n, c)."""
+    rows, columns = (_last(x.shape[i], size[i], stride[i]) for i in (0, 1))
+    return [
+        x[i : i + rows : stride[0], j : j + columns : stride[1]]
+        for i in range(size[0])
+        for j in range(size[1])
+    ]
+
+
+def _last(length: int, size: int, stride: int) -> int:
+    """End of the slice that holds the first place of every window."""
+    return (length - size) // stride * stride + 1
+
+
+def _mean(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> jax.Array:
+    return functools.reduce(jnp.add, _views(x, size, stride)) / math.prod(size)
+
+
+# Windows that do not overlap: each value's share goes back to all cells of its window.
+_tiled_mean = jax.custom_vjp(_mean, nondiff_argnums=(1, 2, 3))
+
+
+def _mean_forward(x: jax.Array, size: Pair, stride: Pair, image: Pair) -> tuple[jax.Array, None]:
+    return _mean(x, size, stride, image), None
+
+
+def _mean_backward(
+    size: Pair, _stride: Pair, image: Pair, _saved: None, dy: jax.Array
+) -> tuple[jax.Array]:
+    return (_bordered(_repeated(dy / math.prod(size), size), image),)
+
+
+_tiled_mean.defvjp(_mean_forward, _mean_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: jax.Array, size: Pair, stride: Pair, image: Pair) -> jax.Array:
+    return _max_pool_forward(x, size, stride, image)[0]
+
+
+def _max_pool_forward(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> Two:
+    kind = jnp.int8 if math.prod(size) <= 127 else jnp.int16
+    places = jnp.zeros(x.shape, kind)
+    if math.prod(size) <= MANY_CELLS:
+        return _largest(x, places, size, stride)
+    # XLA takes minutes to compile one maximum of a hundred slices: rows by themselves first.
+    line = _largest(x, places, (1, size[1]), (1, stride[1]))
+    largest, places = lax.optimization_barrier(line)
+    return _largest(largest, places, (size[0], 1), (stride[0], 1), size[1])
+
+
+def _largest(x: jax.Array, places: jax.Array, size: Pair, stride: Pair, step: int = 1) -> Two:
+    """The largest value of each window, and its place: what `places` has, and `step` a cell."""
+    found = zip(_views(x, size, stride), _views(places, size, stride), strict=True)
+    largest, winner = next(found)
+    for cell, (view, place) in enumerate(found, start=1):
+        winner = jnp.where(view > largest, place + places.dtype.type(cell * step), winner)
+        largest = jnp.maximum(largest, view)
+    return largest, winner
+
+
+def _max_pool_backward(
+    size: Pair, stride: Pair, image: Pair, winner: jax.Array, dy: jax.Array
+) -> tuple[jax.Array]:
+    # Without the barrier XLA computes the comparisons again for every cell of the window.
+    winner, dy = lax.optimization_barrier((winner, dy))
+    if size == stride:
+        return (_tiled(winner, dy, size, image),)
+    places = [(i, j) for i in range(size[0]) for j in range(size[1])]
+    shares = [jnp.where(winner == k, dy, 0) for k in range(len(places))]
+    placed = [_dilate(s, stride, at, image) for s, at in zip(shares, places, strict=True)]
+    return (functools.reduce(jnp.add, placed),)
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _tiled(winner: jax.Array, dy: jax.Array, size: Pair, image: Pair) -> jax.Array:
+    """Windows that do not overlap: every cell asks whether it was the largest.
+
+    Stacked, place by place: XLA does not vectorise one comparison of broadcast arrays.
+    """
+    rows, columns = dy.shape[:2]
+
+    if math.prod(size) > MANY_CELLS:
+        places = jnp.arange(math.prod(size)).reshape(size[0], 1, size[1], 1)
+        cells = jnp.where(winner[:, None, :, None] == places, dy[:, None, :, None], 0)
+        return _bordered(cells.reshape(rows * size[0], columns * size[1], -1), image)
+
+    def line(i: int) -> jax.Array:
+        cells = [jnp.where(winner == i * size[1] + j, dy, 0) for j in range(size[1])]
+        return jnp.stack(cells, axis=2).reshape(rows, columns * size[1], *dy.shape[2:])
+
+    lines = jnp.stack([line(i) for i in range(size[0])], axis=1)
+    cells = lines.reshape(rows * size[0], columns * size[1], *dy.shape[2:])
+    return _bordered(cells, image)
+
+
+def _bordered(cells: jax.Array, image: Pair) -> jax.Array:
+    """Zeros where rows and columns fill no window."""
+    border = [(0, image[i] - cells.shape[i]) for i in (0, 1)]
+    return jnp.pad(cells, (*border, (0, 0)))
+
+
+def _dilate(y: jax.Array, stride: Pair, low: Pair, size: Pair) -> jax.Array:
+    """Zeros between the entries of `y` (stride - 1) and around them, up to `size`."""
+    spread = [(y.shape[i] - 1) * stride[i] + 1 for i in (0, 1)]
+    edges = [(low[i], size[i] - low[i] - spread[i], stride[i] - 1) for i in (0, 1)]
+    return lax.pad(y, jnp.zeros((), y.dtype), [*edges, (0, 0, 0)])

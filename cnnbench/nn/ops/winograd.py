@@ -1,0 +1,249 @@
+"""Winograd's convolution as matrix products (Winograd 1980; Lavin & Gray 2015).
+
+A correlation of one axis, m outputs from m + r - 1 inputs with r taps, is
+``A^T [(G k) * (B^T x)]``: as many products as inputs, instead of m * r. In two
+dimensions the saving is squared: 64 products instead of 400 for 4 x 4 outputs
+of a 5 x 5 kernel. `toom_cook` has the matrices.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnbench.nn.ops.layout import merge, split
+from cnnbench.nn.ops.toom_cook import Matrices, matrices
+
+# More points mean larger entries and less exactness.
+LARGEST_TILE = 8  # inputs along an axis
+BLOCKS = (3, 4)  # taps of a block of a large kernel; 2 were never the fastest
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Winograd:
+    """A valid correlation of stride one through products of tiles.
+
+    A large kernel is cut into blocks of as many taps as a tile has outputs. The
+    block's inputs are then those of the next tile, so that inputs are transformed once
+    for all blocks, and their products are added before they are transformed back.
+
+    Images are (h, w, n, c). A lifted image is (points, points, tiles * n, c): the
+    products are one batched matrix product over its first two axes. Blocks lie
+    along the channels: of the inputs, or of the results where these are fewer.
+
+    Args:
+      kernel: height and width.
+      out: height and width of the result.
+      tile: outputs of a tile, by rows and columns.
+      taps: of a block, by rows and columns; the tile's size where there are several.
+      spread: whether blocks lie along the channels of the results.
+    """
+
+    kernel: Pair
+    out: Pair
+    tile: Pair
+    taps: Pair
+    spread: bool = False
+
+    @property
+    def blocks(self) -> Pair:
+        """Of the kernel, by rows and columns."""
+        return _count(self.kernel, self.taps)
+
+    @property
+    def _num(self) -> Pair:
+        """Tiles of outputs by rows and columns."""
+        return _count(self.out, self.tile)
+
+    @property
+    def _grid(self) -> Pair:
+        """Tiles of inputs."""
+        return self._num[0] + self.blocks[0] - 1, self._num[1] + self.blocks[1] - 1
+
+    @property
+    def _maps(self) -> tuple[Matrices, Matrices]:
+        return matrices(self.tile[0], self.taps[0]), matrices(self.tile[1], self.taps[1])
+
+    @property
+    def points(self) -> Pair:
+        """Inputs of a tile, and products of each of its blocks."""
+        return self.tile[0] + self.taps[0] - 1, self.tile[1] + self.taps[1] - 1
+
+    def cost(self, channels: int, filters: int) -> float:
+        """Nanoseconds, as `patches.Taps.cost`: of products, transforms, and the blocks' copies."""
+        num, grid, blocks = map(math.prod, (self._num, self._grid, self.blocks))
+        tiles, copies = (grid, 1.1 * grid * filters) if self.spread else (num, 3.5 * num * channels)
+        products = 0.06 * tiles * blocks * channels * filters
+        transforms = 3 * grid * channels + 1.1 * num * filters
+        return math.prod(self.points) * (products + transforms + (blocks > 1) * blocks * copies)
+
+    def prepare(self, kernel: jax.Array) -> jax.Array:
+        """G k G^T of every block: (kh, kw, in, out) to (th, tw, in, out)."""
+        (rows, columns), (bh, bw), (mh, mw) = self._maps, self.blocks, self.taps
+        cut = _end(kernel, (bh * mh, bw * mw)).reshape(bh, mh, bw, mw, *kernel.shape[2:])
+        done = _both(rows.kernel, columns.kernel, cut.transpose(1, 3, 0, 2, 4, 5))
+        if not self.spread:
+            return done.reshape(*self.points, -1, kernel.shape[3])
+        return jnp.moveaxis(done, 4, 2).reshape(*self.points, kernel.shape[2], -1)
+
+    def lift(self, x: jax.Array) -> jax.Array:
+        """B^T x B of every tile: (h, w, n, c) to (th, tw, tiles * n, c)."""
+        (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
+        (mh, mw), (lh, lw) = self.tile, self.taps
+        last = (-1, x.shape[-1])
+        x = _end(merge(x), (down * mh + lh - 1, across * mw + lw - 1))
+        tall = jnp.concatenate([x[i : i + th] for i in range(0, down * mh, mh)], axis=2)
+        starts = range(0, across * mw, mw)
+        tiles = jnp.concatenate([tall[:, j : j + tw] for j in starts], axis=2)
+        lifted = split(_both(rows.inputs, columns.inputs, tiles), last)
+        return lifted if self.spread else _joined([self._met(lifted, p) for p in self._places])
+
+    def lift_t(self, lifted: jax.Array) -> jax.Array:
+        """The transpose of `lift`: tiles that overlap are added."""
+        (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
+        if not self.spread:
+            lifted = _sum(map(self._laid, self._split(lifted), self._places))
+        tiles = _both(rows.inputs.T, columns.inputs.T, merge(lifted)).reshape(th, tw, across, -1)
+        tall = _overlap([tiles[:, :, j] for j in range(across)], self.tile[1], axis=1)
+        tall = tall.reshape(*tall.shape[:2], down, -1)
+        whole = _overlap([tall[:, :, i] for i in range(down)], self.tile[0], axis=0)
+        whole = _end(whole, (self.out[0] + self.kernel[0] - 1, self.out[1] + self.kernel[1] - 1))
+        return split(whole, (-1, lifted.shape[-1]))
+
+    def lower(self, products: jax.Array) -> jax.Array:
+        """A^T z A of every tile: (th, tw, tiles * n, f) to (h, w, n, f)."""
+        (rows, columns), (down, across) = self._maps, self._num
+        if self.spread:
+            products = _sum(map(self._met, self._split(products), self._places))
+        tiles = _both(rows.outputs, columns.outputs, merge(products))
+        tall = jnp.concatenate(jnp.split(tiles, across, axis=2), axis=1)
+        whole = _end(jnp.concatenate(jnp.split(tall, down, axis=2), axis=0), self.out)
+        return split(whole, (-1, products.shape[-1]))
+
+    def lower_t(self, y: jax.Array) -> jax.Array:
+        """The transpose of `lower`."""
+        (rows, columns), (down, across), (mh, mw) = self._maps, self._num, self.tile
+        last = (-1, y.shape[-1])
+        y = _end(merge(y), (down * mh, across * mw))
+        tall = jnp.concatenate(jnp.split(y, down, axis=0), axis=2)
+        tiles = jnp.concatenate(jnp.split(tall, across, axis=1), axis=2)
+        products = split(_both(rows.outputs.T, columns.outputs.T, tiles), last)
+        return _joined([self._laid(products, p) for p in self._places]) if self.spread else products
+
+    @property
+    def _places(self) -> list[Pair]:
+        """Of the blocks, in tiles, by rows and columns."""
+        return list(itertools.product(range(self.blocks[0]), range(self.blocks[1])))
+
+    def _split(self, x: jax.Array) -> list[jax.Array]:
+        """Channels by block."""
+        return jnp.split(x, len(self._places), axis=-1)
+
+    def _met(self, x: jax.Array, place: Pair) -> jax.Array:
+        """Of all tiles of inputs, those that a block meets, one for each tile of outputs."""
+        if self.blocks == (1, 1):
+            return x
+        (down, across), (i, j) = self._num, place
+        tiles = x.reshape(*x.shape[:2], self._grid[1], self._grid[0], -1, x.shape[-1])
+        return tiles[:, :, j : j + across, i : i + down].reshape(*x.shape[:2], -1, x.shape[-1])
+
+    def _laid(self, x: jax.Array, place: Pair) -> jax.Array:
+        """The transpose of `_met`."""
+        if self.blocks == (1, 1):
+            return x
+        (bh, bw), (down, across), (i, j) = self.blocks, self._num, place
+        tiles = x.reshape(*x.shape[:2], across, down, -1, x.shape[-1])
+        edges = [(0, 0), (0, 0), (j, bw - 1 - j), (i, bh - 1 - i), (0, 0), (0, 0)]
+        return jnp.pad(tiles, edges).reshape(*x.shape[:2], -1, x.shape[-1])
+
+    def forward(self, lifted: jax.Array, kernel: jax.Array) -> jax.Array:
+        """The products: (th, tw, rows, in) and (th, tw, in, out) to (th, tw, rows, out)."""
+        return jnp.einsum("abrc,abcf->abrf", lifted, kernel)
+
+    def backward(self, products: jax.Array, kernel: jax.Array) -> jax.Array:
+        """`forward` transposed in its first argument."""
+        return jnp.einsum("abrf,abcf->abrc", products, kernel)
+
+    def gradient(self, lifted: jax.Array, products: jax.Array) -> jax.Array:
+        """`forward` transposed in its second argument."""
+        return jnp.einsum("abrc,abrf->abcf", lifted, products)
+
+
+def tilings(kernel: Pair, out: Pair) -> list[Winograd]:
+    """The ways to cut an image and a kernel that may be the cheapest; none for a 1x1 kernel.
+
+    Args:
+      kernel: height and width.
+      out: height and width of the result.
+    """
+    ways = itertools.product(*map(_ways, kernel, out))
+    found = []
+    for (tile_h, taps_h), (tile_w, taps_w) in ways:
+        way = Winograd(kernel, out, (tile_h, tile_w), (taps_h, taps_w))
+        found += [way] if way.blocks == (1, 1) else [way, replace(way, spread=True)]
+    return [way for way in found if way.points != (1, 1)]
+
+
+def _ways(taps: int, out: int) -> list[Pair]:
+    """Outputs of a tile and taps of a block, along one axis."""
+    if taps == 1:
+        return [(1, 1)]
+    # The whole kernel: of the tiles with the fewest products the smallest.
+    sizes = range(1, LARGEST_TILE - taps + 2)
+    found = sorted(sizes, key=lambda m: (math.ceil(out / m) * (m + taps - 1), m))[:1]
+    return [(m, taps) for m in found] + [(m, m) for m in BLOCKS if m < taps]
+
+
+def _both(rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any], x: jax.Array) -> jax.Array:
+    """Two small matrices on the first two axes: (a, h) and (b, w), (h, w, ...) to (a, b, ...).
+
+    The first as one long matrix product. The second as sums of slices, which for it
+    are twice as fast: a product would be a batch of short ones, and copies.
+    """
+    tall = jnp.asarray(rows, x.dtype) @ x.reshape(x.shape[0], -1)
+    tall = tall.reshape(len(rows), *x.shape[1:])
+    return jnp.stack([_weighted(row, tall) for row in columns], axis=1)
+
+
+def _weighted(weights: np.ndarray[Any, Any], x: jax.Array) -> jax.Array:
+    """The sum of slices of the second axis times their weights."""
+    terms = [float(weight) * x[:, i] for i, weight in enumerate(weights) if weight]
+    return _sum(terms)
+
+
+def _count(length: Pair, part: Pair) -> Pair:
+    return math.ceil(length[0] / part[0]), math.ceil(length[1] / part[1])
+
+
+def _sum(parts: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, parts)
+
+
+def _joined(parts: Sequence[jax.Array]) -> jax.Array:
+    """Side by side along the channels."""
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _end(x: jax.Array, size: Pair) -> jax.Array:
+    """Zeros added to the ends of rows and columns, or the ends cut off, up to `size`."""
+    edges = [(0, size[i] - x.shape[i], 0) for i in (0, 1)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), [*edges, *[(0, 0, 0)] * (x.ndim - 2)])
+
+
+def _overlap(parts: list[jax.Array], step: int, axis: int) -> jax.Array:
+    """The sum of the parts, each `step` further along the axis."""
+    total = (len(parts) - 1) * step
+    placed = []
+    for i, part in enumerate(parts):
+        edges = [(0, 0)] * part.ndim
+        edges[axis] = (i * step, total - i * step)
+        placed.append(jnp.pad(part, edges))
+    return _sum(placed)

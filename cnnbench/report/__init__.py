@@ -1,0 +1,1 @@
+"""Comparisons and networks as tables, Markdown, CSV, JSON and HTML."""

@@ -1,0 +1,279 @@
+"""Comparisons and lists of runs as tables for people: terminal and Markdown.
+
+Tables round, and say in notes below what they show; `export` has the raw
+values. A run's own table has the four columns of the post that this tool
+implements; a `wide` table adds what else tells architectures apart.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from cnnbench.compare.comparison import Comparison, CostRow, Row
+from cnnbench.compare.statistics import mean
+from cnnbench.compare.time_to_target import target_title
+from cnnbench.compare.verdict import Verdict
+from cnnbench.compare.verdict_text import how_lines, sentence, verdict_lines
+from cnnbench.formatting import clean, escaped, lost_text
+from cnnbench.report.columns import (
+    PLAIN,
+    Column,
+    Look,
+    R,
+    cost_columns,
+    epoch_columns,
+    estimate_text,
+)
+from cnnbench.report.sparkline import sparkline
+from cnnbench.report.table import Folded
+from cnnbench.runs.folder import RunEntry
+from cnnbench.spec.metrics import heading, metric_text, words
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+def terminal_table(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAIN) -> "Group":
+    """Tables for a terminal, each with its notes.
+
+    Args:
+      comparisons: one table each, or two where they are wide.
+      wide: also parameters, images per second and the test value, and a table of costs.
+      look: how they are shown.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    parts: list[Folded | Text] = []
+    for comparison in comparisons:
+        text = Text("\n".join(["", *notes(comparison, wide=wide, look=look), ""]), style="dim")
+        said = [*verdict_lines(every_verdict(comparison)), *map(clean, comparison.remarks)]
+        columns = epoch_columns(comparison, wide=wide, look=look)
+        first = map(clean, comparison.contradictions)
+        parts += [Text(f"{line}\n", style="bold red") for line in first]
+        parts.append(_rich_table(columns, comparison.rows, wide=wide, first=2))
+        if costs := _cost_columns(comparison, wide=wide, look=look):
+            parts += [Text(""), _rich_table(costs, comparison.costs, wide=True)]
+        parts += [*(Text(f"\n{line}", style="bold") for line in said), text]
+    return Group(*parts)
+
+
+def _cost_columns(comparison: Comparison, *, wide: bool, look: Look) -> list[Column[CostRow]]:
+    """Empty where there is nothing to tell but the runs' names."""
+    known = wide and any(row.cost or row.target for row in comparison.costs)
+    columns = cost_columns(comparison, look) if known else []
+    return columns if len(columns) > 1 else []
+
+
+def markdown(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAIN) -> str:
+    """Tables in Markdown, each with its notes as a list."""
+    return "\n".join(_markdown(comparison, wide=wide, look=look) for comparison in comparisons)
+
+
+def list_table(
+    entries: Iterable[RunEntry], curves: Iterable[Sequence[float]], encoding: str
+) -> Folded:
+    """Runs for a terminal, one a line; the RUN-ID begins with the start in UTC.
+
+    Args:
+      entries: the runs.
+      curves: for each of them the headline metric by epoch.
+      encoding: of the terminal.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("Run", no_wrap=True)
+    table.add_column("Name")
+    table.add_column("Dataset")
+    for header in ("Ep-\nochs", "Seeds"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("Curve", no_wrap=True)
+    table.add_column("Result", justify="right", no_wrap=True)
+    for entry, curve in zip(entries, curves, strict=True):
+        table.add_row(*(Text(cell) for cell in _list_cells(entry, sparkline(curve, encoding))))
+    return Folded(table)
+
+
+def grid(comparison: Comparison, *, wide: bool) -> list[list[str]]:
+    """The cells of a table; the first line is that of the headers."""
+    return _grid(epoch_columns(comparison, wide=wide, look=PLAIN), comparison.rows)
+
+
+def cost_grid(comparison: Comparison) -> list[list[str]]:
+    """The cells of the table of costs, likewise; empty where nothing is known."""
+    columns = _cost_columns(comparison, wide=True, look=PLAIN)
+    return _grid(columns, comparison.costs) if columns else []
+
+
+def _grid(columns: Sequence[Column[R]], rows: Sequence[R]) -> list[list[str]]:
+    cells = [[column.cell(row) for column in columns] for row in rows]
+    return [[column.header for column in columns], *cells]
+
+
+def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[str, ...]:
+    """What the numbers of a table mean and where they come from, a line each."""
+    data, rows = comparison.dataset, comparison.rows
+    over = "; mean over seeds" if _has_spread(comparison) else ""
+    held_out = f"{data.num_validation:,}" if data.num_validation else "no"
+    sizes = f"{data.num_train:,} training, {held_out} validation"
+    lines = [
+        f"{heading(comparison.shown_metric)}: {data.judged_on} images; {_over_seeds(comparison)}.",
+        f"Time: training of one epoch without compilation or evaluation{over}.",
+        _test_note(comparison, look),
+        f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",
+        f"Images: {clean('; '.join(dict.fromkeys(row.run.dataset.source for row in rows)))}.",
+        f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}.",
+    ]
+    if wide:
+        test = f"Test: after the last epoch{over}. " if comparison.validates else ""
+        lines[2:3] = [f"{test}Images/s: median over epochs."]
+        lines[2:2] = [] if comparison.validates else [_test_note(comparison, look)]
+        lines[3:3] = _cost_notes(comparison)
+        lines += dict.fromkeys(_run_note(row) for row in rows)
+    if any(row.code for row in rows):
+        lines.append("Code: share of test images that a linear classifier tells by their code.")
+    lines += how_lines(comparison.verdicts)
+    if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
+        wanted = " and ".join(sorted(filter(None, lost)))
+        lines.append(f"Stand-in: {data.name} was used, because {wanted} could not be had.")
+    return (*lines, *warning_lines(comparison))
+
+
+def every_verdict(comparison: Comparison) -> tuple[Verdict, ...]:
+    """By the headline metric, then by what a code is worth."""
+    return (*comparison.verdicts, *comparison.code_verdicts)
+
+
+def doubts(comparison: Comparison) -> tuple[str, ...]:
+    """What to know before the numbers are believed: remarks, then warnings, a line each."""
+    said = (*comparison.contradictions, *comparison.remarks)
+    return (*map(clean, said), *warning_lines(comparison))
+
+
+def warning_lines(comparison: Comparison) -> tuple[str, ...]:
+    """What makes the times doubtful, a line each."""
+    return tuple(f"Warning: {clean(text)}" for text in comparison.warnings)
+
+
+def _cost_notes(comparison: Comparison) -> list[str]:
+    lines = []
+    if any(row.cost for row in comparison.costs):
+        lines = [
+            "Forward, backward: operations for one image, by XLA. Memory: of a training step.",
+            "Latency: one image. Peak: share of the device's fastest matrix product.",
+        ]
+    if targets := [row.target.target for row in comparison.costs if row.target]:
+        title, metric = target_title(comparison.metric, targets[0]), words(comparison.metric)
+        lines.append(f"To {title}: seconds of training until the {metric} is there, median of the")
+        lines[-1] += " seeds; with their number where some did not get there, > where too few did."
+        if not comparison.validates:
+            lines[-1] += " Without validation images, known after the last epoch only."
+    return lines
+
+
+def _run_note(row: Row) -> str:
+    """Which run a label stands for, and what its command line changed."""
+    words = row.run.environment.command
+    told = [word for word in words if word not in row.run.tags]
+    changes = [word for word in told if "=" in word and not word.startswith("-")]
+    for option in ("--dataset", "--epochs", "--seeds"):
+        changes += [f"{option} {value}" for key, value in pairwise(words) if key == option]
+        changes += [word for word in words if word.startswith(f"{option}=")]
+    if row.run.extended:  # to other epochs than that command line asked for
+        epochs = ("train.epochs=", "--epochs ", "--epochs=")
+        changes = [change for change in changes if not change.startswith(epochs)]
+        changes += row.run.overrides
+    with_changes = f", with {' '.join(changes)}" if changes else ""
+    return f"{clean(row.label)}: {row.run.name}/{row.run.run_id}{clean(with_changes)}."
+
+
+def _test_note(comparison: Comparison, look: Look) -> str:
+    if not comparison.validates:
+        judged = " Verdicts rest on the test images." if comparison.verdicts else ""
+        metric = words(comparison.shown_metric)
+        return (
+            f"No validation images: tested after the last epoch.{judged} The {metric} is"
+            " optimistic for a network that was selected by it."
+        )
+    ends = ((row.label, row.test) for row in comparison.rows if row.test is not None)
+    metric, digits = comparison.metric, look.precision
+    values = (f"{clean(label)} {estimate_text(metric, test, digits)}" for label, test in ends)
+    return f"Test {words(metric)} after the last epoch: {', '.join(values)}."
+
+
+def _has_spread(comparison: Comparison) -> bool:
+    return any(len(row.run.seeds) > 1 for row in comparison.rows)
+
+
+def _over_seeds(comparison: Comparison) -> str:
+    match sorted({len(row.run.seeds) for row in comparison.rows}):
+        case [1]:
+            return "one seed, so its spread is unknown"
+        case [number]:
+            return f"mean ± standard deviation over {number} seeds"
+    return "mean ± standard deviation over the seeds, unknown for one"
+
+
+def _rich_table(
+    columns: Sequence[Column[R]], rows: Sequence[R], *, wide: bool, first: int = 1
+) -> Folded:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.MARKDOWN)
+    if wide:  # no room for lines between so many columns
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column(Text(columns[0].header))
+    for column in columns[1:]:
+        table.add_column(Text(column.heading or column.header), justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(column.cell(row)) for column in columns))
+    return Folded(table, first)
+
+
+def _markdown(comparison: Comparison, *, wide: bool, look: Look) -> str:
+    columns = epoch_columns(comparison, wide=wide, look=look)
+    body = _markdown_table(columns, comparison.rows)
+    if costs := _cost_columns(comparison, wide=wide, look=look):
+        body += "\n" + _markdown_table(costs, comparison.costs)
+    judged = map(sentence, every_verdict(comparison))
+    verdicts = [f"**Verdict:** {escaped(s)}\n\n" for s in judged]
+    first, remarks = (
+        [f"{escaped(clean(remark))}\n\n" for remark in said]
+        for said in (comparison.contradictions, comparison.remarks)
+    )
+    listed = [f"- {escaped(note)}\n" for note in notes(comparison, wide=wide, look=look)]
+    return "".join([*first, body, "\n", *verdicts, *remarks, *listed])
+
+
+def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
+    table = [[escaped(cell) for cell in line] for line in _grid(columns, rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    # The first column holds text and stands left, numbers stand right.
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [
+        [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        for row in (table[0], rule, *table[1:])
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
+    """The result, or why there is none."""
+    record, summary, result = entry.record, entry.summary, entry.status
+    if summary is not None and summary.seeds:
+        metric = summary.headline
+        values = [seed.final.get(metric, seed.test.get(metric, math.nan)) for seed in summary.seeds]
+        lost = sum(seed.diverged is not None for seed in summary.seeds)
+        on_test = "" if summary.seeds[0].final else "test "
+        result = f"{on_test}{metric_text(metric, mean(values))}"
+        result = lost_text(lost, len(summary.seeds)) or result
+    data = record.dataset
+    dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name
+    counts = (str(record.epochs), str(len(record.seeds)))
+    return (record.run_id, record.name + record.tags_text, dataset, *counts, curve, result)

@@ -1,0 +1,92 @@
+"""A trained network's layers, units and predictions as tables of 80 columns."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cnnbench.analysis.activations import LayerStatistics, Prediction, Responses
+from cnnbench.formatting import visible
+from cnnbench.layers.shapes import shape_text
+from cnnbench.report.table import Folded
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+
+def _titled(title: str, table: "Table") -> "Group":
+    from rich.console import Group
+    from rich.text import Text
+
+    return Group(Text(visible(title), style="table.title"), Folded(table))
+
+
+def _table() -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
+    return table
+
+
+def layers_table(layers: Sequence[LayerStatistics], title: str) -> "Group":
+    """The values of each layer, one a row.
+
+    Args:
+      layers: in the order of the network.
+      title: stands above it.
+    """
+    table = _table()
+    table.add_column("Layer")
+    for header in ("Output", "Mean", "Std", "Zeros", "Min", "Max"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for layer in layers:
+        numbers = (layer.mean, layer.std, layer.least, layer.most)
+        mean, std, least, most = (f"{number:.4g}" for number in numbers)
+        zeros = f"{100 * layer.zeros:.1f} %"
+        table.add_row(layer.name, shape_text(layer.shape), mean, std, zeros, least, most)
+    return _titled(title, table)
+
+
+def units_table(layer: str, responses: Responses, labels: Sequence[int], most: int) -> "Group":
+    """What excites the units of a layer most, the strongest units first.
+
+    Args:
+      layer: its name.
+      responses: as `inspection.examine` gives them.
+      labels: of all images looked at, by their numbers.
+      most: units that are shown.
+    """
+    units = responses.strongest
+    shown = units[:most]
+    total = len(units)
+    some = f", {len(shown)} of {total} units (all: --units {total})" if most < total else ""
+    table = _table()
+    table.add_column("Unit", justify="right", no_wrap=True)
+    # Three do not fit beside their places.
+    count = min(2 if responses.places.size else 3, len(responses.values))
+    for number in range(count):
+        table.add_column(("1st", "2nd", "3rd")[number], no_wrap=True)
+    for unit in shown:
+        cells = []
+        for example in range(count):
+            image = int(responses.images[example, unit])
+            place = responses.places[example, unit].tolist()
+            at = f" at {','.join(map(str, place))}" if place else ""
+            value = f"{responses.values[example, unit]:.4g}"
+            cells.append(f"{value}, {image} ({labels[image]}){at}")
+        table.add_row(str(unit), *cells)
+    return _titled(f"What excites {layer} most{some}: value, image (label)", table)
+
+
+def predictions_table(predictions: Sequence[Prediction]) -> "Group":
+    """What the network makes of images, one a row."""
+    classifies = any(p.predicted is not None for p in predictions)
+    table = _table()
+    value = ("Prediction", "Probability") if classifies else ("Squared error",)
+    for header in ("Image", "Label", *value):
+        table.add_column(header, justify="right")
+    for p in predictions:
+        cells = (str(p.predicted), f"{100 * p.value:.1f} %") if classifies else (f"{p.value:.4g}",)
+        table.add_row(str(p.image), str(p.label), *cells)
+    return _titled("What the network makes of them", table)

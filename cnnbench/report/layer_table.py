@@ -1,0 +1,84 @@
+"""A network as a table of layers, for `show` and the start of `run`."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cnnbench.formatting import visible
+from cnnbench.graph.plan import Node, Plan
+from cnnbench.layers import INPUT
+from cnnbench.layers.shapes import operation_text, shape_text
+from cnnbench.report.table import Folded
+
+if TYPE_CHECKING:
+    from cnnbench.nn.submodules import Outline, Part
+
+
+def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> Folded:
+    """The layers, one a row, and the totals.
+
+    Args:
+      plan: the network.
+      title: what stands above it.
+      marks: what stands before layers' names, as in `differences`; no room is left for it if
+        None.
+    """
+    first = ("", "", shape_text(plan.input_shape), "", "")
+    rows = {INPUT: first} | {node.name: layer_cells(node)[1:] for node in plan.nodes}
+    return _layer_table(rows, (plan.num_params, plan.multiply_adds), title, marks)
+
+
+def outline_table(outline: "Outline", title: str) -> Folded:
+    """The submodules of a Python model likewise."""
+    rows: dict[str, tuple[str, ...]] = {INPUT: ("", "", shape_text(outline.input_shape), "", "")}
+    rows |= {part.name: part_cells(part)[1:] for part in outline.parts}
+    return _layer_table(rows, (outline.num_params, outline.multiply_adds), title, None)
+
+
+def _layer_table(
+    rows: Mapping[str, tuple[str, ...]],
+    totals: tuple[int, int],
+    title: str,
+    marks: Mapping[str, str] | None,
+) -> Folded:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    num_params, multiply_adds = (f"{total:,}" for total in totals)
+    table = Table(box=box.SIMPLE_HEAD, title=Text(visible(title)), title_justify="left")
+    table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
+    table.show_edge = marks is None  # its place is that of the marks
+    table.add_column("Layer", no_wrap=True, footer="total")
+    table.add_column("Operation")
+    table.add_column("Inputs")
+    table.add_column("Output", justify="right", no_wrap=True)
+    table.add_column("Parameters", justify="right", no_wrap=True, footer=num_params)
+    table.add_column("Multiply-\nadds", justify="right", no_wrap=True, footer=multiply_adds)
+    table.show_footer = True
+    for name, cells in rows.items():
+        mark = "" if marks is None else f"{marks.get(name, ''):2}"
+        table.add_row(mark + name, *cells, style="bold" if mark[:1] in ("+", "~") else "")
+    return Folded(table)
+
+
+def layer_cells(node: Node) -> tuple[str, ...]:
+    """Name, operation, inputs, shape of the result, parameters and cost of a layer."""
+    counts = node.num_params, node.layout.multiply_adds
+    return _cells(node.name, operation_text(node.op), node.inputs, node.layout.shape, counts)
+
+
+def part_cells(part: "Part") -> tuple[str, ...]:
+    """The same of a submodule of a Python model."""
+    counts = part.num_params, part.multiply_adds
+    return _cells(part.name, part.operation, part.inputs, part.shape, counts)
+
+
+def _cells(
+    name: str,
+    operation: str,
+    inputs: tuple[str, ...],
+    shape: tuple[int, ...],
+    counts: tuple[int, int],
+) -> tuple[str, ...]:
+    numbers = (f"{count:,}" if count else "" for count in counts)
+    return name, operation, ", ".join(inputs), shape_text(shape), *numbers

@@ -1,0 +1,1 @@
+"""Plots, diagrams and image grids as PNG, SVG and text."""

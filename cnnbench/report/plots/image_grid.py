@@ -1,0 +1,360 @@
+"""Pictures of what a network has learnt: filters, activations, and what excites its units."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.analysis.activations import Responses
+from cnnbench.analysis.trained_network import TrainedNetwork
+from cnnbench.formatting import clean
+from cnnbench.graph.plan import Plan
+from cnnbench.graph.receptive_field import receptive_field
+from cnnbench.report.plots.plots import rendered
+from cnnbench.report.plots.png import mosaic
+
+Array = NDArray[Any]
+# Inches: the page, the tallest panel, a title, the left margin, an image alone, column numbers,
+# a color scale with its numbers, the space between panels.
+WIDTH, TALLEST, HEAD, LEFT, SMALL = 8.0, 6.0, 0.32, 0.45, 1.2
+NUMBERS, SCALE, LEAST_SCALE, BETWEEN = 0.16, 0.55, 0.4, 0.3
+MOST_SHRUNK = 0.65  # of its size, so that a panel fits beside the one before it
+TITLE_CHARACTER = 0.066  # inches, at the size of a panel's title
+DOTS = 110  # per inch
+GAP = (0.45, 0.6, 0.8)  # between pixels, where white would look like a part of them
+MOST_TILES, ROWS, TILES_ACROSS = 64, 16, 16  # more rows than ROWS make a panel taller
+VECTOR_ROW, VECTOR_TICK = 64, 8  # values in a row of a vector, and between two numbers above it
+
+
+_LABEL: dict[str, Any] = {"fontsize": 6.5, "textcoords": "offset points", "annotation_clip": False}
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class Panel:
+    """A grid of small pictures under a title.
+
+    Args:
+      title: says what they are.
+      tiles: (n, h, w), or (n, h, w, 3) for color; NaN where there is nothing.
+      columns: tiles in a row.
+      kind: ``pixels`` from 0 to 255; ``signed`` values around zero; ``values`` from the
+        smallest to the largest. The last two get a color scale.
+      rows: labels at the left, spread evenly over the height; none if empty.
+      heads: labels above, spread evenly over the width; none if empty.
+      share: of the page's width that it may fill.
+    """
+
+    title: str
+    tiles: Array
+    columns: int
+    kind: str
+    rows: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    share: float = 1.0
+
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches: as large as fits, but no pixel larger than needed."""
+        wide, tall = self._extent()
+        tall = max(tall, LEAST_SCALE) if self._scale else tall
+        return wide + self._scale, tall + self._numbers
+
+    def draw(self, figure: Any, left: float, top: float, shrink: float) -> None:
+        """Draws the grid with its labels and its color scale.
+
+        Args:
+          figure: the Matplotlib figure.
+          left: the left edge, in inches.
+          top: the upper edge below the title, in inches from the bottom of the figure.
+          shrink: factor of its size.
+        """
+        wide, tall = self._extent()
+        smaller = shrink - (1 - shrink) * self._scale / wide  # labels do not shrink
+        wide, tall = smaller * wide, smaller * tall
+        axes = axes_at(figure, left, top - self._numbers - tall, wide, tall)
+        axes.axis("off")
+        picture, colors = self._picture(), _colors(self.kind, self.tiles)
+        shown = axes.imshow(picture, **colors, interpolation="nearest", aspect="auto")
+        gap = 1 if len(self.tiles) > 1 else 0
+        height, width = picture.shape[:2]
+        for text, y in zip(self.rows, _centers(len(self.rows), height, gap), strict=True):
+            axes.annotate(text, (-0.5, y), (-3, 0), ha="right", va="center", **_LABEL)
+        for text, x in zip(self.heads, _centers(len(self.heads), width, gap), strict=True):
+            axes.annotate(text, (x, -0.5), (0, 2), ha="center", va="bottom", **_LABEL)
+        if self._scale:
+            high = max(LEAST_SCALE, min(tall, SMALL))
+            bar = axes_at(figure, left + wide + 0.08, top - self._numbers - high, 0.09, high)
+            _color_scale(figure, shown, bar)
+
+    def _extent(self) -> tuple[float, float]:
+        """Width and height of the grid alone."""
+        height, width = self._picture().shape[:2]
+        rows = -(-len(self.tiles) // self.columns)
+        small = len(self.tiles) == 1 or (self.kind == "pixels" and rows == 1)
+        tallest = SMALL if small else TALLEST * max(1, rows / ROWS)
+        widest = self.share * (WIDTH - 1.5 * LEFT) - self._scale
+        scale = min(widest / width, tallest / height, 0.12)
+        return width * scale, height * scale
+
+    @property
+    def _scale(self) -> float:
+        return 0.0 if self.kind == "pixels" else SCALE
+
+    @property
+    def _numbers(self) -> float:
+        return NUMBERS if self.heads else 0.0
+
+    def _picture(self) -> Array:
+        picture = mosaic(self.tiles, self.columns)
+        # Matplotlib takes colors as shares of one, and has none for a gap between them.
+        if picture.ndim == 2:
+            return picture
+        return np.where(np.isnan(picture), GAP, np.clip(picture / 255, 0, 1))
+
+
+class Drawn(Protocol):
+    """Part of a page: a `Panel`, or any other picture of a known size."""
+
+    @property
+    def title(self) -> str:
+        """Stands above it."""
+
+    def size(self) -> tuple[float, float]:
+        """Width and height without the title, in inches."""
+
+    def draw(self, figure: Any, left: float, top: float, shrink: float) -> None:
+        """Draws it at a place of the figure, in inches."""
+
+
+def activation_panels(
+    network: TrainedNetwork, test: Array, numbers: Sequence[int], layer: str | None = None
+) -> list[Panel]:
+    """Images, each above what layers make of it.
+
+    Args:
+      network: the trained network.
+      test: the test images, (n, h, w, c), pixels from 0 to 255.
+      numbers: of those to show.
+      layer: the one to show; all of them if None.
+    """
+    images = test[list(numbers)]
+    activations = network.activations(images, None if layer is None else [layer])
+    panels = []
+    for at, number in enumerate(numbers):
+        panels.append(pixel_panel(f"image {number}", images[at : at + 1]))
+        values = {name: found[at] for name, found in activations.items()}
+        panels += [_activation(names, values[names[0]]) for names in _unlike(network.plan, values)]
+    return panels
+
+
+def _unlike(plan: Plan | None, values: Mapping[str, Array]) -> list[list[str]]:
+    """Layers in order; one that passes the values of its input on joins that input's group.
+
+    Dropout and noise do nothing after training, and a flattened image has the same values.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, own in values.items():
+        inputs = plan.by_name[name].inputs if plan else ()
+        source = values.get(inputs[0]) if len(inputs) == 1 else None
+        same = source is not None and np.array_equal(source.ravel(), own.ravel(), equal_nan=True)
+        group = groups[inputs[0]] if same else []
+        group.append(name)
+        groups[name] = group
+    return list({id(group): group for group in groups.values()}.values())
+
+
+def layer_panels(
+    network: TrainedNetwork,
+    layer: str,
+    test: Array,
+    responses: Responses,
+    panels: Sequence[Panel],
+    most: int,
+) -> list[Panel]:
+    """A layer's filters, panels of what it makes of images, and what excites its units.
+
+    Args:
+      network: the trained network.
+      layer: its name.
+      test: the images that were looked at, (n, h, w, c), pixels from 0 to 255.
+      responses: what `inspection.examine` found over them.
+      panels: what stands in between.
+      most: units that are shown, and channels that their filters read.
+    """
+    kernel = network.parameters.get(layer, {}).get("kernel")
+    examples = _examples(network, layer, test, responses, most)
+    return [*_filters(layer, kernel, most), *panels, *examples]
+
+
+def _filters(layer: str, kernel: Array | None, most: int) -> list[Panel]:
+    """Each filter, of the image's channels or of the first of many."""
+    if kernel is None or kernel.ndim != 4:
+        return []
+    filters = kernel.transpose(3, 2, 0, 1)  # filter, channel, rows, columns
+    count, channels = filters.shape[:2]
+    title = f"{layer}: {count} filters of {kernel.shape[0]}x{kernel.shape[1]}"
+    if channels == 1:
+        shown = filters[: max(MOST_TILES, most), 0]
+        some = f", the first {len(shown)} of them" if len(shown) < count else ""
+        return [_numbered(title + some, shown, "signed")]
+    shown = filters[:most, :most]
+    if shown.shape[:2] != (count, channels):
+        title += f", the first {len(shown)} of them"
+    title += f"; rows: filters, columns: {shown.shape[1]} of {channels} input channels"
+    tiles = shown.reshape(-1, *kernel.shape[:2])
+    rows, heads = (tuple(map(str, range(length))) for length in shown.shape[:2])
+    return [Panel(title, tiles, shown.shape[1], "signed", rows, heads)]
+
+
+def _numbered(title: str, tiles: Array, kind: str) -> Panel:
+    """Tiles in rows of 16; the numbers of the row and of the column add up to the tile's."""
+    first = range(0, len(tiles), TILES_ACROSS)
+    rows = tuple(map(str, first)) if len(first) > 1 else ()
+    heads = tuple(map(str, range(min(TILES_ACROSS, len(tiles)))))
+    return Panel(title, tiles, TILES_ACROSS, kind, rows, heads)
+
+
+def pixel_panel(title: str, images: Array) -> Panel:
+    """Images side by side, (n, h, w, c) from 0 to 255."""
+    gray = images.shape[-1] == 1
+    tiles = images[..., 0] if gray else images
+    return Panel(title, tiles.astype(float), len(tiles), "pixels")
+
+
+def _activation(names: Sequence[str], values: Array) -> Panel:
+    """The channels of one image, or the values of a vector in rows of 64."""
+    kind = "signed" if values.min() < 0 else "values"
+    name, size = " = ".join(names), "x".join(map(str, values.shape))
+    if values.ndim == 3:
+        channels = values.transpose(2, 0, 1)
+        some = f", the first {MOST_TILES}" if len(channels) > MOST_TILES else ""
+        return _numbered(f"{name} ({size}{some})", channels[:MOST_TILES], kind)
+    values = values.ravel()
+    width = min(VECTOR_ROW, len(values))
+    grid = np.full(-(-len(values) // width) * width, np.nan)
+    grid[: len(values)] = values
+    every = 1 if width <= TILES_ACROSS else VECTOR_TICK
+    heads = tuple("" if number % every else str(number) for number in range(width))
+    rows = tuple(map(str, range(0, len(grid), width))) if len(grid) > width else ()
+    return Panel(f"{name} ({size})", grid.reshape(1, -1, width), 1, kind, rows, heads)
+
+
+def _examples(
+    network: TrainedNetwork, layer: str, test: Array, responses: Responses, most: int
+) -> list[Panel]:
+    """For each unit the parts of the images that excite it most, a unit a row."""
+    units, kept = np.sort(responses.strongest[:most]), len(responses.values)
+    patches = [
+        _patch(network, layer, test[responses.images[e, u]], tuple(responses.places[e, u].tolist()))
+        for u in units
+        for e in range(kept)
+    ]
+    height, width = (max(patch.shape[axis] for patch in patches) for axis in (0, 1))
+    tiles = np.full((len(patches), height, width, *patches[0].shape[2:]), np.nan)
+    for tile, patch in zip(tiles, patches, strict=True):
+        tile[: patch.shape[0], : patch.shape[1]] = patch
+    total, heads = len(responses.strongest), tuple(str(rank + 1) for rank in range(kept))
+    some = f" ({len(units)} of {total} shown)" if len(units) < total else ""
+    half = len(units) if len(units) < ROWS else -(-len(units) // 2)  # two halves side by side
+    panels = []
+    for first in range(0, len(units), half):
+        chosen = units[first : first + half]
+        title = f"strongest responses of {layer}: " if first == 0 else ""
+        title += f"units {chosen[0]} to {chosen[-1]}" if len(chosen) > 1 else f"unit {chosen[0]}"
+        title += some if first + half >= len(units) else ""
+        rows = tuple(map(str, chosen))
+        part = tiles[kept * first : kept * (first + half)]
+        share = 1.0 if half == len(units) else 0.46
+        panels.append(Panel(title, part, kept, "pixels", rows, heads, share))
+    return panels
+
+
+def _patch(network: TrainedNetwork, layer: str, image: Array, place: tuple[int, ...]) -> Array:
+    """The pixels that a value of a layer depends on; all of them in a Python model."""
+    patch: Array = image.astype(float)
+    if network.plan is not None:
+        (top, bottom), (left, right) = receptive_field(network.plan, layer, place)
+        patch = patch[top : bottom + 1, left : right + 1]
+    return patch[..., 0] if patch.shape[-1] == 1 else patch
+
+
+def page(panels: Sequence[Drawn], title: str, form: str) -> bytes:
+    """Panels in rows, as many side by side as fit.
+
+    Args:
+      panels: what to draw.
+      title: stands above them; nothing does if it is empty.
+      form: ``svg`` or ``png``.
+    """
+    from matplotlib.figure import Figure
+
+    lines = _lines(panels)
+    above = 0.45 if title else 0.0
+    height = sum(tall for _, tall in lines) + above + 0.15
+    figure = Figure(figsize=(WIDTH, height), dpi=DOTS)
+    title = clean(title)
+    figure.text(LEFT / WIDTH, 1 - 0.3 / height, title, fontsize=12, weight="bold", parse_math=False)
+    top = height - above
+    for line, tall in lines:
+        for panel, left, shrink in line:
+            place = left / WIDTH, (top - 0.26) / height
+            figure.text(*place, panel.title, fontsize=9, parse_math=False)
+            panel.draw(figure, left, top - HEAD, shrink)
+        top -= tall
+    return rendered(figure, title, form)
+
+
+_Placed = tuple[Drawn, float, float]
+
+
+def _lines(panels: Sequence[Drawn]) -> list[tuple[list[_Placed], float]]:
+    """Panels with their left edges and scales, line by line, and the height of each line."""
+    lines: list[tuple[list[_Placed], float]] = []
+    right = WIDTH
+    for panel in panels:
+        wide, tall = panel.size()
+        needed = max(wide, TITLE_CHARACTER * len(panel.title))
+        shrink = min(1.0, (WIDTH - LEFT / 2 - right) / needed)
+        if shrink < MOST_SHRUNK:
+            lines.append(([], 0.0))
+            right, shrink = LEFT, 1.0
+        line, height = lines[-1]
+        line.append((panel, right, shrink))
+        lines[-1] = line, max(height, shrink * tall + HEAD + 0.1)
+        right += shrink * needed + BETWEEN + LEFT / 2
+    return lines
+
+
+def axes_at(figure: Any, left: float, bottom: float, wide: float, tall: float) -> Any:
+    """Axes at a place in inches."""
+    width, height = figure.get_size_inches()
+    return figure.add_axes((left / width, bottom / height, wide / width, tall / height))
+
+
+def _centers(count: int, length: int, gap: int) -> list[float]:
+    """Where labels go along an axis of pixels: the middles of so many equal parts."""
+    return [(i + 0.5) * (length + gap) / count - (gap + 1) / 2 for i in range(count)]
+
+
+def _color_scale(figure: Any, shown: Any, bar: Any) -> None:
+    """A bar of colors with the numbers at its ends, and zero between them."""
+    low, high = shown.get_clim()
+    figure.colorbar(shown, cax=bar)
+    ticks = sorted({low, high} | ({0.0} if low < 0 < high else set()))
+    bar.set_yticks(ticks, [f"{tick:.2g}" for tick in ticks], fontsize=6.5)
+    bar.tick_params(length=2, pad=1.5)
+
+
+def _colors(kind: str, tiles: Array) -> dict[str, Any]:
+    import matplotlib as mpl
+
+    if kind == "pixels":
+        gray = mpl.colormaps["gray"].with_extremes(bad=GAP)
+        return {"cmap": gray, "vmin": 0, "vmax": 255}
+    finite = tiles[np.isfinite(tiles)]
+    least, most = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if kind == "signed":
+        largest = max(-least, most) or 1.0
+        return {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
+    return {"cmap": "viridis", "vmin": least, "vmax": most}

@@ -1,0 +1,169 @@
+"""Predictions as a table, Markdown, CSV and JSON."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cnnbench.analysis.predict import Guess, Reconstruction
+from cnnbench.data.image_files import MIDDLE, Photograph
+from cnnbench.formatting import clean, csv_cell, escaped
+from cnnbench.report.plots.terminal_image import Shown
+from cnnbench.report.table import Folded
+from cnnbench.runs import codec
+from cnnbench.runs.records import RunRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What the networks of a run make of files.
+
+    Args:
+      record: the run.
+      seeds: whose networks.
+      loss: the experiment's.
+      photographs: the files as the networks see them.
+      answers: what they make of each.
+    """
+
+    record: RunRecord
+    seeds: tuple[int, ...]
+    loss: str
+    photographs: Sequence[Photograph]
+    answers: Sequence[Guess | Reconstruction]
+
+
+def title(found: Predictions) -> str:
+    """Whose predictions they are."""
+    count = len(found.seeds)
+    whose = f"seed {found.seeds[0]}" if count == 1 else f"mean over {count} seeds"
+    return f"{clean(found.record.title)} ({found.record.run_id}), {whose}"
+
+
+def seen_as(photograph: Photograph) -> tuple[str, str, str]:
+    """How a file became what the network sees: its name, sizes, light."""
+    height, width, _ = photograph.pixels.shape
+    size = f"{photograph.width}x{photograph.height}"
+    scaled = "" if size == f"{width}x{height}" else f", to {width}x{height}"
+    border = f"{'light' if photograph.border > MIDDLE else 'dark'} border ({photograph.border:.0f})"
+    swapped = "inverted" if photograph.inverted else "as it is"
+    return clean(photograph.file), f"{size}{scaled}", f"{border}: {swapped}"
+
+
+def pictures(found: Predictions) -> list[Shown]:
+    """What the networks see, beside the first seed's reconstruction if they make one."""
+    shown = []
+    for photograph, answer in zip(found.photographs, found.answers, strict=True):
+        caption, images = list(seen_as(photograph)), [photograph.pixels]
+        if isinstance(answer, Reconstruction):
+            caption.append(f"and what seed {found.seeds[0]} makes of it")
+            images.append(answer.pixels)
+        shown.append(Shown(caption, images))
+    return shown
+
+
+def headline(answer: Guess | Reconstruction) -> str:
+    """An answer in a few words."""
+    if isinstance(answer, Guess):
+        return f"{answer.predicted} ({_percent(answer.probability)})"
+    return f"squared error {answer.squared_error:.4g}"
+
+
+def table(found: Predictions) -> Folded:
+    """A line for each file."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    header, *rows = _grid(found)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    for number, name in enumerate(header):
+        drawn.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
+    for row in rows:
+        drawn.add_row(*map(Text, row))
+    return Folded(drawn)
+
+
+def markdown(found: Predictions) -> str:
+    """The same in Markdown."""
+    header, *rows = ([escaped(cell) for cell in row] for row in _grid(found))
+    ruler = ["---", *("---:" for _ in header[1:])]
+    lines = [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
+    return "\n".join([f"{escaped(title(found))}:", "", *lines, ""])
+
+
+def csv_text(found: Predictions) -> str:
+    """A header and a line for each file, unrounded."""
+    text = io.StringIO()
+    rows = [
+        {name: value for name, value in entry.items() if not isinstance(value, tuple)}
+        for entry in _entries(found)
+    ]
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def json_text(found: Predictions) -> str:
+    """Everything, unrounded, with the class that each seed prefers."""
+    whole = {
+        "run_id": found.record.run_id,
+        "name": found.record.name,
+        "seeds": found.seeds,
+        "loss": found.loss,
+        "images": tuple(_entries(found)),
+    }
+    return codec.encode_document(whole).decode()
+
+
+def _grid(found: Predictions) -> list[list[str]]:
+    """Cells of a table, the headers first."""
+    several = len(found.seeds) > 1
+    rows = []
+    for photograph, answer in zip(found.photographs, found.answers, strict=True):
+        row = {"Image": clean(photograph.file)}
+        if isinstance(answer, Guess):
+            row |= {"Class": str(answer.predicted), "Probability": _percent(answer.probability)}
+            second = f"{answer.runner_up} ({_percent(answer.runner_up_probability)})"
+            row |= {"Runner-up": second}
+            row |= {"Agreement": f"{answer.agreement} of {len(found.seeds)}"} if several else {}
+        else:
+            row |= {"Squared error": f"{answer.squared_error:.4g}"}
+            named = f"Loss ({found.loss.replace('_', ' ')})"
+            row |= {named: f"{answer.loss:.4g}"} if found.loss != "mse" else {}
+        rows.append(row | {"Inverted": "yes" if photograph.inverted else "no"})
+    return [list(rows[0]), *(list(row.values()) for row in rows)]
+
+
+def _entries(found: Predictions) -> list[Mapping[str, object]]:
+    """What is known of each file, by name."""
+    return [
+        {
+            "image": photograph.file,
+            "width": photograph.width,
+            "height": photograph.height,
+            "border": photograph.border,
+            "inverted": photograph.inverted,
+            **_answer(answer),
+        }
+        for photograph, answer in zip(found.photographs, found.answers, strict=True)
+    ]
+
+
+def _answer(answer: Guess | Reconstruction) -> dict[str, object]:
+    if isinstance(answer, Reconstruction):
+        return {"loss": answer.loss, "squared_error": answer.squared_error}
+    return {
+        "class": answer.predicted,
+        "probability": answer.probability,
+        "runner_up": answer.runner_up,
+        "runner_up_probability": answer.runner_up_probability,
+        "agreement": answer.agreement,
+        "by_seed": answer.by_seed,
+        "probabilities": answer.probabilities,
+    }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,200 @@
+"""What a report shows of one run besides its numbers: network, kernels, mistakes, images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnnbench.data.catalog import describe
+from cnnbench.errors import CnnbenchError, DataError
+from cnnbench.formatting import enumeration
+from cnnbench.graph.plan import Plan
+from cnnbench.runs.folder import RESOLVED_FILE, disk
+from cnnbench.runs.records import RunResult
+from cnnbench.runs.summary import lost_seeds
+from cnnbench.spec.loader import Loaded, load_experiment
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from cnnbench.analysis.confusion import Kernels, Mistake
+    from cnnbench.analysis.trained_network import TrainedNetwork
+    from cnnbench.data.dataset import Split
+    from cnnbench.nn.submodules import Outline
+
+    TestImages = Callable[[TrainedNetwork], Split]
+
+MOST_MISTAKES, MOST_KERNELS = 5, 32
+
+
+@dataclass(slots=True)
+class Exhibit:
+    """What is there to see of a run; parts that could not be had are told in `remarks`.
+
+    Args:
+      run: the run.
+      label: what tables call it.
+      loaded: its experiment; None where it cannot be read.
+      outline: submodules of its Python model; None for layers, or where it cannot be read.
+      seed: whose weights the kernels and the code are from.
+      kernels: of the layers that read the image.
+      judged: seeds whose answers `confusion` and `mistakes` add up.
+      confusion: counts by class (rows) and answer (columns), over the test images and seeds.
+      mistakes: the test images with the largest mean loss.
+      reconstructions: a PNG file.
+      latent: a PNG file of what its code can do.
+      remarks: what could not be had, a sentence each.
+    """
+
+    run: RunResult
+    label: str
+    loaded: Loaded | None = None
+    outline: "Outline | None" = None
+    seed: int | None = None
+    kernels: "tuple[Kernels, ...]" = ()
+    judged: tuple[int, ...] = ()
+    confusion: "NDArray[Any] | None" = None
+    mistakes: "tuple[Mistake, ...]" = ()
+    reconstructions: bytes | None = None
+    latent: bytes | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def plan(self) -> Plan | None:
+        """Its network; None for a Python model, or where the experiment cannot be read."""
+        return self.loaded.plan if self.loaded else None
+
+
+def exhibit(
+    run: RunResult,
+    label: str,
+    folder: Path,
+    data_dir: Path | None,
+    tests: "dict[str, Split] | None" = None,
+) -> Exhibit:
+    """Looks into a run's folder; what is missing there becomes a remark.
+
+    Args:
+      run: the run.
+      label: what tables call it.
+      folder: its folder.
+      data_dir: where datasets are looked for.
+      tests: test images by the digest of their dataset; those that are read here are added, so
+        that several runs with the same images read them once.
+    """
+    shown, tests = Exhibit(run, label), {} if tests is None else tests
+    _try(shown, "The network is not drawn", lambda: _read_network(shown, folder, data_dir))
+    _try(shown, "There are no reconstructions", lambda: _read_pictures(shown, folder))
+    images = partial(_test_images, data_dir=data_dir, tests=tests)
+    _try(
+        shown, "What needs weights is not shown", lambda: _inspect(shown, folder, data_dir, images)
+    )
+    return shown
+
+
+def _try(shown: Exhibit, consequence: str, look: Callable[[], None]) -> None:
+    try:
+        look()
+    except CnnbenchError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        shown.remarks.append(f"{consequence}: {reason}.")
+
+
+def _read_network(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
+    overrides = shown.run.record.overrides
+    shown.loaded = load_experiment(folder / RESOLVED_FILE, overrides, data_dir=data_dir)
+    if shown.plan is None:
+        from cnnbench.analysis.trained_network import kept_class
+        from cnnbench.nn.submodules import experiment_outline
+
+        experiment = shown.loaded.experiment
+        make = kept_class(experiment, folder)
+        info = describe(experiment.dataset.name, data_dir)
+        shown.outline = experiment_outline(experiment, make, info)
+
+
+def _read_pictures(shown: Exhibit, folder: Path) -> None:
+    if shown.run.record.task == "reconstruct":
+        path = folder / "reconstructions.png"
+        with disk(path, "read"):
+            shown.reconstructions = path.read_bytes()
+
+
+def _test_images(
+    network: "TrainedNetwork", data_dir: Path | None, tests: "dict[str, Split]"
+) -> "Split":
+    digest = network.record.dataset.digest
+    if digest not in tests:
+        tests[digest] = network.dataset(data_dir, lambda _: None).test
+    return tests[digest]
+
+
+def _inspect(shown: Exhibit, folder: Path, data_dir: Path | None, images: "TestImages") -> None:
+    from cnnbench.analysis.confusion import first_kernels
+    from cnnbench.analysis.trained_network import load_seeds
+
+    networks = load_seeds(folder, data_dir=data_dir)
+    network = _first_whole(shown, networks)
+    shown.seed = network.seed
+    if network.plan is not None:
+        shown.kernels = tuple(first_kernels(network.plan, network.parameters, MOST_KERNELS))
+    if shown.run.record.task == "classify":
+        missing = "Confusion matrix and mistakes are not shown"
+        _try(shown, missing, lambda: _find_mistakes(shown, networks, images))
+    elif network.plan is not None:
+        missing = "What its code can do is not shown"
+        _try(shown, missing, lambda: _draw_latent(shown, network, images))
+
+
+def _first_whole(shown: Exhibit, networks: "Sequence[TrainedNetwork]") -> "TrainedNetwork":
+    """The first seed that did not diverge; a remark says which were passed over."""
+    import numpy as np
+
+    lost = set(lost_seeds(shown.run.epochs, shown.run.summary))
+    whole = [
+        network
+        for network in networks
+        if network.seed not in lost
+        and all(np.isfinite(value).all() for value in network.weights.values())
+    ]
+    if not whole:
+        raise DataError("every seed diverged")
+    if whole[0] is not networks[0]:
+        passed = enumeration([str(n.seed) for n in networks[: networks.index(whole[0])]])
+        shown.remarks.append(
+            f"Weights shown are those of seed {whole[0].seed}, since seed {passed} diverged."
+        )
+        shown.reconstructions = None  # the run's are of its first seed
+    return whole[0]
+
+
+def _find_mistakes(
+    shown: Exhibit, networks: "Sequence[TrainedNetwork]", images: "TestImages"
+) -> None:
+    import numpy as np
+
+    from cnnbench.analysis.confusion import confusion, hardest
+
+    test = images(networks[0])
+    outputs = {network.seed: network.outputs(test.images) for network in networks}
+    finite = {seed: logits for seed, logits in outputs.items() if np.isfinite(logits).all()}
+    if not finite:
+        raise DataError("the network's outputs are not finite; it diverged")
+    if lost := ", ".join(str(seed) for seed in outputs if seed not in finite):
+        shown.remarks.append(f"The confusion matrix leaves out seed {lost}, which diverged.")
+    logits = np.stack(list(finite.values()))
+    shown.judged = tuple(finite)
+    shown.confusion = confusion(test.labels, logits)
+    shown.mistakes = hardest(test.images, test.labels, logits, MOST_MISTAKES)
+
+
+def _draw_latent(shown: Exhibit, network: "TrainedNetwork", images: "TestImages") -> None:
+    from cnnbench.report.plots.image_grid import page
+    from cnnbench.report.plots.latent import latent_panels
+
+    panels = list(latent_panels(network, images(network), (0, 1)))
+    if shown.reconstructions:
+        del panels[0]  # the same again
+    if panels:
+        shown.latent = page(panels, "", "png")

@@ -1,0 +1,51 @@
+"""A curve in a few characters."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from cnnbench.formatting import MISSING
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+ASCII = "_.-=+*#@"
+WIDTH = 8  # characters, at most
+
+
+def sparkline(values: Sequence[float], encoding: str = "utf-8", width: int = WIDTH) -> str:
+    """The course of values from the lowest to the highest, a character for each bin.
+
+    Args:
+      values: in order; those that are not finite leave a gap.
+      encoding: of where it is written; without UTF-8 it is drawn in ASCII.
+      width: characters at most; of more values, as many share a bin as needed.
+
+    Returns:
+      A dash for fewer than two values, which have no course.
+
+    >>> sparkline([1.0, 2.0, 4.0, 8.0]), sparkline([1.0, 2.0, 4.0, 8.0], "ascii")
+    ('▁▂▄█', '_.=@')
+    >>> sparkline([0.5], "latin-1")
+    '-'
+    """
+    draws_blocks = encoding.lower().replace("_", "-") in {"utf-8", "utf8"}
+    if len(values) < 2:
+        return MISSING if draws_blocks else "-"
+    count = min(width, len(values))
+    edges = [round(place * len(values) / count) for place in range(count + 1)]
+    bins = [_mean(values[a:b]) for a, b in pairwise(edges)]
+    finite = [value for value in bins if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+    ramp = BLOCKS if draws_blocks else ASCII
+    return "".join(_character(value, low, high, ramp) for value in bins)
+
+
+def _mean(values: Sequence[float]) -> float:
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _character(value: float, low: float, high: float, ramp: str) -> str:
+    if not math.isfinite(value):
+        return " "
+    share = (value - low) / (high - low) if high > low else 0.5
+    return ramp[min(int(share * len(ramp)), len(ramp) - 1)]

@@ -1,0 +1,285 @@
+"""The JSON form of results: `encode_*` writes it, `decode_*` reads it strictly.
+
+A decoder refuses, with file, line and field, whatever the encoder cannot have
+written. JSON has no number for NaN and infinity, and a loss can be either:
+they are the strings `"NaN"`, `"Infinity"` and `"-Infinity"` where a number
+stands.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import reprlib
+import types
+import typing
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from cnnbench.errors import Location, Problem, StoreError, did_you_mean, listing
+from cnnbench.runs.records import FORMAT_VERSION, EpochRecord, RunRecord, Summary
+
+_NON_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+_PREFIX = "validation_"
+_DAMAGED = "restore the file from a copy, or remove the run's folder"
+
+
+def encode_record(record: RunRecord) -> bytes:
+    """The content of `run.json`."""
+    return encode_document(_plain_fields(record))
+
+
+def decode_record(content: bytes, path: str) -> RunRecord:
+    """The run record in the content of the `run.json` at `path`.
+
+    Raises:
+      StoreError: `encode_record` of this version cannot have written it.
+    """
+    record: RunRecord = _decode_document(RunRecord, content, path)
+    if record.task not in {"classify", "reconstruct"}:
+        message = f"{reprlib.repr(record.task)} is no task"
+        raise _refusal(Location(path), "task", message, _DAMAGED)
+    return record
+
+
+def encode_summary(summary: Summary) -> bytes:
+    """The content of `summary.json`."""
+    return encode_document(_plain_fields(summary))
+
+
+def decode_summary(content: bytes, path: str) -> Summary:
+    """The summary in the content of the `summary.json` at `path`.
+
+    Raises:
+      StoreError: `encode_summary` of this version cannot have written it.
+    """
+    summary: Summary = _decode_document(Summary, content, path)
+    for number, seed in enumerate(summary.seeds):
+        validated = ("final", "best") if seed.final or seed.best else ()
+        for name in (*validated, "test"):
+            if set(getattr(seed, name)) != set(summary.metrics):
+                where = f"seeds.{number}.{name}"
+                raise _refusal(Location(path), where, "has not the run's metrics", _DAMAGED)
+    return summary
+
+
+def encode_epoch(epoch: EpochRecord) -> bytes:
+    r"""One line of `epochs.jsonl`.
+
+    >>> encode_epoch(EpochRecord(0, 1, float("nan"), 0.5, {"accuracy": 0.75}, 2, 1, 25))[:60]
+    b'{"seed": 0, "epoch": 1, "train_loss": "NaN", "validation_los'
+    """
+    fields: dict[str, object] = {}
+    for name, value in _plain_fields(epoch).items():
+        if name == "metrics":
+            fields |= {_PREFIX + metric: _plain(v) for metric, v in epoch.metrics.items()}
+        else:
+            fields[name] = value
+    return _text(fields, indent=None)
+
+
+def decode_epoch(line: bytes, location: Location) -> EpochRecord:
+    """The epoch record in one line of the `epochs.jsonl` at `location`.
+
+    Raises:
+      StoreError: `encode_epoch` of this version cannot have written it.
+    """
+    fields = _parse(line, location)
+    try:
+        fields = _expect(dict, fields, "an object", "")
+        metrics = {
+            name: fields[name]
+            for name in fields
+            if name.startswith(_PREFIX) and name != "validation_loss"
+        }
+        rest = {name: fields[name] for name in fields if name not in metrics}
+        if "metrics" in rest:
+            _mismatch("", "unknown field 'metrics'")
+        epoch: EpochRecord = _decode(EpochRecord, rest | {"metrics": {}}, "")
+        values = {name: _decode(float, value, name) for name, value in metrics.items()}
+    except _MismatchError as error:
+        raise _refusal(location, error.where, error.message, _DAMAGED) from None
+    plain = {name.removeprefix(_PREFIX): value for name, value in values.items()}
+    return dataclasses.replace(epoch, metrics=plain)
+
+
+def encode_document(fields: Mapping[str, object]) -> bytes:
+    """A JSON file of results: `fields`, which may hold results, behind the format's version."""
+    plain = {name: _plain(value) for name, value in fields.items()}
+    return _text({"format_version": FORMAT_VERSION} | plain, indent=2)
+
+
+class _MismatchError(Exception):
+    """A value is not what its field holds; becomes a StoreError where the file is known."""
+
+    def __init__(self, where: str, message: str) -> None:
+        super().__init__(message)
+        self.where = where
+        self.message = message
+
+
+def _mismatch(where: str, message: str) -> NoReturn:
+    raise _MismatchError(where, message)
+
+
+def _refusal(location: Location, where: str, message: str, remedy: str) -> StoreError:
+    return StoreError(str(Problem(location, where, message, remedy)))
+
+
+def _text(fields: dict[str, object], indent: int | None) -> bytes:
+    text = json.dumps(fields, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    # A command line may hold bytes that are no text (lone surrogates in Python);
+    # the replacement \udcXX is their escape in JSON too, so they survive.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _plain_fields(value: Any) -> dict[str, object]:
+    return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+
+
+def _plain(value: object) -> object:
+    """`value` in the types that JSON has."""
+    match value:
+        case float() if not math.isfinite(value):
+            return _NON_FINITE[str(value)]
+        case datetime():
+            if value.utcoffset() is None:
+                raise ValueError(f"a time in a file needs a time zone: {value}")
+            return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        case Mapping():
+            return {key: _plain(entry) for key, entry in value.items()}
+        case tuple():
+            return [_plain(entry) for entry in value]
+        case _ if dataclasses.is_dataclass(value):
+            return _plain_fields(value)
+    return value
+
+
+def _parse(content: bytes, location: Location) -> object:
+    try:
+        return json.loads(
+            content.decode(),
+            object_pairs_hook=_unique,
+            parse_constant=_constant,
+            # Python refuses to read integers of thousands of digits; no field holds one.
+            parse_int=lambda digits: int(digits) if len(digits) < 30 else float(digits),
+        )
+    except json.JSONDecodeError as error:
+        place = Location(location.path, location.line or error.lineno, error.colno)
+        raise _refusal(place, "", f"not JSON: {error.msg}", _DAMAGED) from None
+    except UnicodeDecodeError:
+        raise _refusal(location, "", "not UTF-8 text", _DAMAGED) from None
+    except RecursionError:
+        raise _refusal(location, "", "nested too deeply", _DAMAGED) from None
+    except _MismatchError as error:
+        raise _refusal(location, error.where, error.message, _DAMAGED) from None
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        _mismatch("", f"field {next(n for n in names if names.count(n) > 1)!r} stands twice")
+    return fields
+
+
+def _constant(name: str) -> NoReturn:
+    _mismatch("", f"not JSON: a bare {name}")
+
+
+def _decode_document(kind: Any, content: bytes, path: str) -> Any:
+    location = Location(path)
+    fields = _parse(content, location)
+    try:
+        fields = dict(_expect(dict, fields, "an object", ""))
+        _check_version(fields.pop("format_version", None), location)
+        return _decode(kind, fields, "")
+    except _MismatchError as error:
+        raise _refusal(location, error.where, error.message, _DAMAGED) from None
+
+
+def _check_version(version: object, location: Location) -> None:
+    if type(version) is int and 1 <= version <= FORMAT_VERSION:
+        return  # what version 1 lacks has a default
+    if type(version) is int and version > FORMAT_VERSION:
+        message = f"version {version} is newer than this cnnbench reads ({FORMAT_VERSION})"
+        raise _refusal(location, "format_version", message, "install a newer cnnbench")
+    message = f"{reprlib.repr(version)} is no version of this format"
+    raise _refusal(location, "format_version", message, _DAMAGED)
+
+
+@functools.cache
+def _field_types(kind: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _decode(kind: Any, value: object, where: str) -> Any:
+    """`value`, as parsed from JSON, as a `kind`: one of the types that results are made of."""
+    arguments = typing.get_args(kind)
+    match typing.get_origin(kind) or kind:
+        case types.UnionType:  # X | None
+            return None if value is None else _decode(arguments[0], value, where)
+        case origin if origin is tuple:
+            entries = _expect(list, value, "a list", where)
+            return tuple(_decode(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(entries))
+        case origin if origin is Mapping:
+            entries = _expect(dict, value, "an object", where)
+            return {k: _decode(arguments[1], v, f"{where}.{k}") for k, v in entries.items()}
+        case origin if dataclasses.is_dataclass(origin):
+            return _decode_fields(origin, value, where)
+    return _decode_scalar(kind, value, where)
+
+
+def _decode_fields(kind: Any, value: object, where: str) -> Any:
+    fields, known = _expect(dict, value, "an object", where), _field_types(kind)
+    for name in fields:
+        if name not in known:
+            _mismatch(where, f"unknown field {reprlib.repr(name)}{did_you_mean(name, known)}")
+    for field in dataclasses.fields(kind):
+        if field.name not in fields and field.default is dataclasses.MISSING:
+            _mismatch(where, f"field '{field.name}' is missing")
+    dotted = f"{where}." if where else ""
+    return kind(**{n: _decode(known[n], fields[n], dotted + n) for n in known if n in fields})
+
+
+def _decode_scalar(kind: Any, value: object, where: str) -> Any:
+    if kind is float:
+        return _decode_float(value, where)
+    if kind is datetime:
+        return _decode_time(value, where)
+    if issubclass(kind, StrEnum):
+        if value not in list(kind):
+            _mismatch(where, f"{reprlib.repr(value)} is not {listing(kind)}")
+        return kind(value)
+    names = {int: "a whole number", str: "a text", bool: "true or false"}
+    return _expect(kind, value, names[kind], where)
+
+
+def _decode_float(value: object, where: str) -> float:
+    if type(value) is str and value in _NON_FINITE.values():
+        return float(value)
+    if type(value) is int:
+        return float(value)
+    found: float = _expect(float, value, "a number", where)
+    if not math.isfinite(found):  # such as 1e999
+        _mismatch(where, "too large a number")
+    return found
+
+
+def _decode_time(value: object, where: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(_expect(str, value, "a text", where))
+    except ValueError:
+        _mismatch(where, f"{reprlib.repr(value)} is not an ISO 8601 time")
+    if time.utcoffset() != timedelta(0):
+        _mismatch(where, f"{reprlib.repr(value)} is not in UTC")
+    return time.replace(tzinfo=UTC)
+
+
+def _expect(kind: type, value: object, name: str, where: str) -> Any:
+    # Not isinstance: True is an int in Python, and not in JSON.
+    if type(value) is not kind:
+        _mismatch(where, f"{reprlib.repr(value)} is not {name}")
+    return value

@@ -1,0 +1,62 @@
+"""The environment of a run: versions, machine, devices, settings and the state of the code."""
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+
+from cnnbench._version import __version__
+from cnnbench.runs.records import Environment
+from cnnbench.system import settings
+from cnnbench.system.host import load_per_cpu, num_cpus, processor
+
+
+def environment(devices: Sequence[jax.Device], command: Sequence[str]) -> Environment:
+    """The environment of a run, without a host name.
+
+    Args:
+      devices: where it may train.
+      command: the command line, word by word.
+    """
+    device = devices[0]
+    commit, dirty = _git_state(Path())
+    return Environment(
+        python=platform.python_version(),
+        cnnbench=__version__,
+        **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+        platform=f"{platform.system()}-{platform.machine()}",
+        processor=processor(),
+        num_cpus=num_cpus(),
+        device_kind=device.platform,
+        device=device.device_kind if device.platform != "cpu" else processor(),
+        num_devices=len(devices),
+        commit=commit,
+        dirty=dirty,
+        command=tuple(command),
+        load_per_cpu=load_per_cpu(),
+        settings=settings.current(),
+    )
+
+
+def _git_state(folder: Path) -> tuple[str | None, bool | None]:
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None, None
+    return commit, bool(_git(folder, "status", "--porcelain"))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", folder, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,571 @@
+"""Past runs: every run there is, the newest of each experiment, those a user names."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cnnbench.errors import (
+    IncomparableError,
+    SpecError,
+    StoreError,
+    UsageError,
+    did_you_mean,
+    listing,
+)
+from cnnbench.formatting import enumeration, epochs_text
+from cnnbench.runs.folder import RECORD_FILE, RESOLVED_FILE, RunEntry, disk, read_entry, read_run
+from cnnbench.runs.records import RunRecord, RunResult, Status
+from cnnbench.spec.document import read_document
+from cnnbench.system import commands
+
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+
+_PASSED_OVER = "passed over"
+SKEW = timedelta(minutes=1)  # between the clocks of machines that share a folder
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Runs in the order of their start, and what could not be read, a sentence each."""
+
+    entries: tuple[RunEntry, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Runs to compare.
+
+    Args:
+      runs: in the order in which they were asked for.
+      warnings: what is odd about them or was passed over, a sentence each.
+      paths: the folder of each run.
+    """
+
+    runs: tuple[RunResult, ...]
+    warnings: tuple[str, ...]
+    paths: tuple[Path, ...] = ()
+
+
+def list_runs(results_dir: Path) -> Listing:
+    """All runs of all experiments, oldest first.
+
+    Raises:
+      StoreError: the folder of results or of an experiment cannot be read.
+    """
+    return _list_folders(run_folders(results_dir))
+
+
+def run_folders(results_dir: Path) -> list[Path]:
+    """The folders of all runs of all experiments.
+
+    Raises:
+      StoreError: the folder of results or of an experiment cannot be read.
+    """
+    return [path for name in _folders(results_dir) for path in _run_folders(name)]
+
+
+def newest_finished(results_dir: Path) -> Selection:
+    """The newest finished run of each experiment; experiments without one are left out.
+
+    The experiment whose first finished run is the oldest comes first: what came later is judged
+    beside it, also when it is trained anew.
+
+    Raises:
+      StoreError: a folder or the epochs of a chosen run cannot be read.
+    """
+    listings = [_list_folders(_run_folders(folder)) for folder in _folders(results_dir)]
+    finished = sorted(filter(None, map(_finished, listings)), key=lambda runs: _start(runs[0]))
+    warnings = (w for listing in listings for w in listing.warnings)
+    return _select((runs[-1].path for runs in finished), warnings)
+
+
+def newest_group(
+    results_dir: Path, baseline: str | None = None, command: str = "compare"
+) -> Selection:
+    """The newest runs of experiments that can be compared: one of each experiment.
+
+    Finished runs that can be compared are a group. It is the group with the newest run among those
+    of several experiments, or among those with the baseline; a casual run alone is no group as
+    long as there is another.
+
+    Args:
+      results_dir: folder of all results.
+      baseline: an experiment's name or title, a run's id or its beginning, or a tag.
+      command: the one that shows all groups, for the warning on what was left out.
+
+    Returns:
+      The runs, that of the experiment which ran first before the others; what was left out is
+      told among the warnings.
+
+    Raises:
+      StoreError: a folder or the epochs of a chosen run cannot be read.
+    """
+    all_runs = [_list_folders(_run_folders(folder)) for folder in _folders(results_dir)]
+    warnings = [w for runs in all_runs for w in runs.warnings]
+    finished = sorted(filter(_finished, all_runs), key=lambda runs: _start(_finished(runs)[0]))
+    if not finished:
+        return _select((), warnings)
+    group = _shown_group(finished, baseline)
+    if baseline:
+        group = [_narrowed(runs, own, baseline) for runs, own in group]
+    taken = _choose([entries for _, entries in group], [1] * len(group))
+    for (runs, _), own in zip(group, taken, strict=True):
+        warnings += _skipped(_Named(own[-1].record.name, runs), own)
+    shown = [own[-1].record.name for own in taken]
+    names = [runs.entries[0].record.name for runs in finished]
+    if left := [name for name in names if name not in shown]:
+        everything = commands.cnnbench(command, "--all", *commands.in_results(results_dir))
+        apart = f"left out, not comparable with {enumeration(shown)}: {enumeration(left)}"
+        warnings.append(f"{apart}; see all with: {everything}")
+    return _select((own[-1].path for own in taken), warnings)
+
+
+_Group = list[tuple[Listing, list[RunEntry]]]
+
+
+def _shown_group(finished: Sequence[Listing], baseline: str | None) -> _Group:
+    """The newest group that holds the baseline, or else that of several experiments.
+
+    Args:
+      finished: the runs of each experiment that has finished ones.
+      baseline: the name of one.
+
+    Returns:
+      For each experiment of the group all its runs, and those in the group, oldest first.
+    """
+    groups: dict[object, _Group] = {}
+    for runs in finished:
+        by_key = _by_key(_finished(runs), lambda entry: comparable_key(entry.record))
+        for key, entries in by_key.items():
+            groups.setdefault(key, []).append((runs, entries))
+
+    def holds(group: _Group) -> bool:
+        return any(_is_called(entry, baseline or "") for _, own in group for entry in own)
+
+    asked = [group for group in groups.values() if baseline and holds(group)]
+    candidates = asked or list(groups.values())
+    several = [group for group in candidates if len(group) > 1]
+    return max(several or candidates, key=lambda group: max(_start(own[-1]) for _, own in group))
+
+
+def _narrowed(runs: Listing, own: list[RunEntry], baseline: str) -> tuple[Listing, list[RunEntry]]:
+    """An experiment's runs that the baseline names; all of them where it names none."""
+    called = [entry for entry in own if _is_called(entry, baseline)]
+    if not called or len(called) == len(own):
+        return runs, own
+    return Listing(tuple(called), ()), called
+
+
+def _is_called(entry: RunEntry, name: str) -> bool:
+    record = entry.record
+    tags = [*record.tags, *(f"{record.name}@{tag}" for tag in record.tags)]
+    exact = (record.name, record.title, f"{record.name}/{record.run_id}", *tags)
+    return name in exact or record.run_id.startswith(name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """Runs that an argument may stand for.
+
+    Args:
+      argument: as it was written.
+      runs: all of them, unfinished ones too; a single one that need not be readable yet for a
+        folder or a RUN-ID.
+      path: of the only run that is meant; None for a name or a tag.
+      folder: the place of the runs, for messages.
+    """
+
+    argument: str
+    runs: Listing
+    path: Path | None = None
+    folder: str = ""
+
+
+def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
+    """The runs that a command line names, in its order.
+
+    Args:
+      arguments: for each run its folder, its RUN-ID or the beginning of it, or a name: of an
+        experiment or its folder, of a tag, or both as `NAME@TAG`. A name stands for the newest
+        finished run with the settings of the other runs asked for, or for the newest finished
+        run where none has them; named twice, for the newest two, the older one first.
+      results_dir: folder of all results.
+
+    Returns:
+      The runs; newer ones that a name passed over are told among the warnings, with the reason.
+
+    Raises:
+      UsageError: an argument names nothing, or several runs.
+      IncomparableError: an experiment has no finished run.
+      StoreError: a run cannot be read.
+    """
+    counts = Counter(arguments)
+    named = [_named(argument, results_dir) for argument in counts]
+    entries = [_entries(one) for one in named]
+    taken = _choose(entries, list(counts.values()))
+    own = {one.argument: list(runs) for one, runs in zip(named, taken, strict=True)}
+    told = [line for one, runs in zip(named, taken, strict=True) for line in _skipped(one, runs)]
+    warnings = [w for one in named for w in one.runs.warnings]
+    paths = [
+        own[argument].pop(0).path if len(own[argument]) > 1 else own[argument][0].path
+        for argument in arguments
+    ]
+    return _select(paths, [*warnings, *told])
+
+
+def find_run(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder of a run that a command line names, as `find_runs`, and warnings.
+
+    Args:
+      argument: what was written.
+      results_dir: folder of all results.
+    """
+    named = _named(argument, results_dir)
+    if named.path is not None:
+        return named.path, ()
+    taken = _entries(named)[-1:]
+    return taken[0].path, (*named.runs.warnings, *_skipped(named, taken))
+
+
+def find_unfinished(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder of a run that a command line names to resume, and warnings.
+
+    Args:
+      argument: as in `find_runs`; a name stands for its newest run that has not finished.
+      results_dir: folder of all results.
+
+    Raises:
+      UsageError: it names nothing, several runs, or an experiment whose runs have all finished.
+      StoreError: a folder cannot be read.
+    """
+    named = _named(argument, results_dir)
+    if named.path is not None:
+        return named.path, ()
+    runs = named.runs
+    open_ = [run for run in runs.entries if run.record.status is not Status.FINISHED]
+    if not open_:
+        raise UsageError(_nothing_open(named.folder, runs))
+    return open_[-1].path, runs.warnings
+
+
+def find_newest(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
+    """The folder of a run that a command line names to train further, and warnings.
+
+    Args:
+      argument: as in `find_runs`; a name stands for its newest run, finished or not.
+      results_dir: folder of all results.
+
+    Raises:
+      UsageError: it names nothing, or several runs.
+      IncomparableError: none of its runs can be read.
+      StoreError: a folder cannot be read.
+    """
+    named = _named(argument, results_dir)
+    if named.path is not None:
+        return named.path, ()
+    entries = named.runs.entries or _entries(named)
+    return entries[-1].path, named.runs.warnings
+
+
+def _named(argument: str, results_dir: Path) -> _Named:
+    """Runs that an argument may stand for.
+
+    Raises:
+      UsageError: nothing, or the beginning of several RUN-IDs.
+      StoreError: a folder cannot be read.
+    """
+    candidates = [Path(argument), results_dir / argument] if argument.strip() else []
+    with disk(Path(argument), "read"):
+        for path in candidates:
+            if (path / RECORD_FILE).is_file():
+                return _Named(argument, Listing((), ()), path)
+        for path in candidates:
+            if folders := _run_folders(path):
+                return _Named(argument, _list_folders(folders), folder=str(path))
+    name, at, tag = argument.rpartition("@")
+    if at and tag:
+        return _tagged(argument, name, tag, results_dir)
+    return _by_id(argument, results_dir)
+
+
+def _entries(named: _Named) -> tuple[RunEntry, ...]:
+    """The runs that an argument may stand for, oldest first.
+
+    Raises:
+      IncomparableError: none has finished.
+      StoreError: the run that it stands for cannot be read.
+    """
+    if named.path is not None:
+        return (read_entry(named.path),)
+    if finished := _finished(named.runs):
+        return tuple(finished)
+    if not named.runs.entries:
+        raise IncomparableError(f"{named.folder}: no finished run; {named.runs.warnings[-1]}")
+    counts = Counter(entry.status for entry in named.runs.entries)
+    states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    raise IncomparableError(f"{named.folder}: no finished run ({states}); run the experiment again")
+
+
+def _tagged(argument: str, name: str, tag: str, results_dir: Path) -> _Named:
+    """The runs with a tag, of one experiment.
+
+    Raises:
+      UsageError: there are none, or they are of several experiments.
+    """
+    runs = list_runs(results_dir)
+    entries = [entry for entry in runs.entries if name in {"", entry.record.name}]
+    found = [entry for entry in entries if tag in entry.record.tags]
+    names = sorted({entry.record.name for entry in found})
+    match names:
+        case [_]:
+            of = argument if name else f"{names[0]}@{tag}"
+            return _Named(argument, Listing(tuple(found), runs.warnings), folder=of)
+        case []:
+            raise UsageError(_no_tag(name, tag, entries))
+    message = f"command line: the tag '{tag}' is on runs of {enumeration(names)}"
+    raise UsageError(f"{message}; write {_tag_names((each, tag) for each in names)}.")
+
+
+def _no_tag(name: str, tag: str, entries: Sequence[RunEntry]) -> str:
+    of = f" of '{name}'" if name else ""
+    known = sorted({known for entry in entries for known in entry.record.tags})
+    message = f"command line: no run{of} has the tag '{tag}'{did_you_mean(tag, known)}"
+    if not known:
+        give = commands.cnnbench("run", "--resume", "RUN", "--tag", tag)
+        return f"{message}; give it to one with: {give}"
+    return f"{message}; write {_tag_names((name, each) for each in known)}."
+
+
+def _tag_names(pairs: Iterable[tuple[str, str]]) -> str:
+    """Names with tags as a shell takes them."""
+    return listing(commands.command_line([f"{name}@{tag}"]) for name, tag in pairs)
+
+
+def _by_id(argument: str, results_dir: Path) -> _Named:
+    """The run whose RUN-ID begins so, or else the runs with that tag."""
+    experiments = _folders(results_dir)
+    runs = [path for folder in experiments for path in _run_folders(folder)]
+    matches = [path for path in runs if path.name.startswith(argument)] if argument.strip() else []
+    match matches:
+        case [path]:
+            return _Named(argument, Listing((), ()), path)
+        case []:
+            entries = _list_folders(runs).entries
+            if any(argument in entry.record.tags for entry in entries):
+                return _tagged(argument, "", argument, results_dir)
+            ids = [path.name for path in runs]
+            ids += sorted({tag for entry in entries for tag in entry.record.tags})
+            raise UsageError(_unknown(argument, results_dir, [f.name for f in experiments], ids))
+    newest = max(path.name for path in matches)
+    begun = f"command line: {argument!r} begins {len(matches)} run ids"
+    raise UsageError(f"{begun}; write more of one, such as {newest}")
+
+
+def _choose(
+    groups: Sequence[Sequence[RunEntry]], counts: Sequence[int]
+) -> list[tuple[RunEntry, ...]]:
+    """The newest runs of each group that have the same settings in all groups.
+
+    The settings are the whole recipe if possible, or else the images, epochs, batch size and
+    seeds, or else what a comparison needs. Where no settings are common, the newest are taken.
+
+    Args:
+      groups: of runs, oldest first, at least one in each.
+      counts: how many runs are wanted of each; there may be fewer.
+    """
+    wanted = [min(count, len(group)) for group, count in zip(groups, counts, strict=True)]
+    newest = [tuple(group[-count:]) for group, count in zip(groups, wanted, strict=True)]
+    if len(groups) == 1 and wanted[0] == 1:
+        return newest
+    for level in (_recipe_key, _setup_key, lambda entry: comparable_key(entry.record)):
+        key = _once(level)
+        if len({key(entry) for entries in newest for entry in entries}) == 1:
+            return newest
+        parts = [_by_key(group, key) for group in groups]
+        common = [
+            found
+            for found in parts[0]
+            if all(len(p.get(found, ())) >= n for p, n in zip(parts, wanted, strict=True))
+        ]
+        if common:  # the one whose runs were complete last
+            best = max(common, key=lambda k: min(_start(part[k][-1]) for part in parts))
+            return [tuple(p[best][-n:]) for p, n in zip(parts, wanted, strict=True)]
+    return newest
+
+
+def _by_key(
+    entries: Iterable[RunEntry], key: Callable[[RunEntry], object]
+) -> dict[object, list[RunEntry]]:
+    found: dict[object, list[RunEntry]] = {}
+    for entry in entries:
+        found.setdefault(key(entry), []).append(entry)
+    return found
+
+
+def _once(key: Callable[[RunEntry], object]) -> Callable[[RunEntry], object]:
+    """Keeps what a function says of a run, which may have to read its files."""
+    known: dict[Path, object] = {}
+
+    def cached(entry: RunEntry) -> object:
+        if entry.path not in known:
+            known[entry.path] = key(entry)
+        return known[entry.path]
+
+    return cached
+
+
+def comparable_key(record: RunRecord) -> object:
+    """Identity of what must be equal for runs to be compared."""
+    data = record.dataset
+    images = (data.name, data.digest, data.num_train, data.num_validation, data.num_test)
+    steps = record.epochs * max(1, data.num_train // max(1, record.batch_size))
+    loss = record.loss if record.task == "reconstruct" else ""
+    return (record.task, images, steps, loss, record.environment.device_kind)
+
+
+def _setup_key(entry: RunEntry) -> object:
+    record = entry.record
+    return (comparable_key(record), record.epochs, record.batch_size, record.seeds)
+
+
+def _recipe_key(entry: RunEntry) -> object:
+    return (_setup_key(entry), tuple(sorted(_recipe(entry).items())))
+
+
+def _recipe(entry: RunEntry) -> dict[str, str]:
+    """How a run was trained, by dotted names; empty where the file cannot be read."""
+    try:
+        data = read_document(entry.path / RESOLVED_FILE).data
+    except SpecError:
+        return {}
+    train = data.get("train") if isinstance(data, dict) else None
+    return dict(_flat("train", train)) | {"train.epochs": str(entry.record.epochs)}
+
+
+def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(f"{name}.{key}", inner)
+    else:
+        yield name, str(value)
+
+
+def _skipped(named: _Named, taken: Sequence[RunEntry]) -> Iterator[str]:
+    """A line on newer runs that a name does not stand for."""
+    own = taken[-1]
+    newer = [entry for entry in named.runs.entries if _start(entry) > _start(own)]
+    if not newer:
+        return
+    told = [f"{entry.record.run_id} ({_reason(entry, own)})" for entry in newer[:-4:-1]]
+    told += [f"{len(newer) - 3} more"] * (len(newer) > 3)
+    yield f"{named.argument}: using {own.record.run_id}; skipped newer {enumeration(told)}"
+
+
+def _reason(entry: RunEntry, taken: RunEntry) -> str:
+    """Why a newer run was passed over."""
+    if entry.record.status is not Status.FINISHED:
+        return entry.status
+    found = list(_differences(entry.record, taken.record))
+    if not found:
+        one, two = _recipe(entry), _recipe(taken)
+        found = [
+            f"{key} {one.get(key, 'left out')}, not {two.get(key, 'left out')}"
+            for key in dict.fromkeys((*one, *two))
+            if one.get(key) != two.get(key)
+        ]
+    return "; ".join(found[:3]) or "another recipe"
+
+
+def _differences(one: RunRecord, two: RunRecord) -> Iterator[str]:
+    """Differences between the settings of two runs."""
+    if one.dataset.name != two.dataset.name:
+        yield f"on {one.dataset.name}, not {two.dataset.name}"
+    elif one.dataset.digest != two.dataset.digest:
+        mine, other = one.dataset.num_train, two.dataset.num_train
+        few = f"{mine:,} training images, not {other:,}"
+        yield few if mine != other else f"other images of {one.dataset.name}"
+    if one.epochs != two.epochs:
+        yield f"{epochs_text(one.epochs)}, not {two.epochs}"
+    if one.batch_size != two.batch_size:
+        yield f"batches of {one.batch_size:,}, not {two.batch_size:,}"
+    if one.seeds != two.seeds:
+        counts = len(one.seeds), len(two.seeds)
+        few = f"{counts[0]} seed{'s' * (counts[0] != 1)}, not {counts[1]}"
+        yield few if counts[0] != counts[1] else "other seeds"
+    if one.environment.device_kind != two.environment.device_kind:
+        yield f"on {one.environment.device_kind}, not {two.environment.device_kind}"
+
+
+def _nothing_open(folder: str, runs: Listing) -> str:
+    passed_over = [warning for warning in runs.warnings if warning.startswith(_PASSED_OVER)]
+    if not passed_over:
+        further = "add --epochs N to train the newest one further"
+        return f"--resume: all runs in {folder} are finished; name another, or {further}."
+    others = f"all others in {folder} are finished" if runs.entries else "there are no others"
+    return f"--resume: {passed_over[-1].rstrip('.')}; {others}."
+
+
+def _unknown(argument: str, results_dir: Path, names: list[str], others: list[str]) -> str:
+    """Where nothing is called so: names of experiments, and others that may be meant."""
+    place = (
+        f"command line: {argument!r} is no run folder, run id, tag or experiment in {results_dir}"
+    )
+    if not names:
+        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
+        return f"{place}, which holds no runs; start one with: {start}"
+    hint = did_you_mean(argument, [*names, *others])
+    see = commands.cnnbench("list", *commands.in_results(results_dir))
+    return f"{place}{hint}; write {listing(names)}, or see: {see}"
+
+
+def _finished(runs: Listing) -> list[RunEntry]:
+    return [entry for entry in runs.entries if entry.record.status is Status.FINISHED]
+
+
+def _select(paths: Iterable[Path], warnings: Iterable[str]) -> Selection:
+    folders = tuple(paths)
+    runs = tuple(map(read_run, folders))
+    return Selection(runs, (*warnings, *(w for run in runs for w in run.warnings)), folders)
+
+
+def _list_folders(folders: Iterable[Path]) -> Listing:
+    entries, warnings = [], []
+    for folder in folders:
+        try:
+            entries.append(read_entry(folder))
+        except StoreError as error:
+            warnings.append(f"{_PASSED_OVER}: {error}")
+    entries.sort(key=_start)
+    return Listing(tuple(entries), (*filter(None, map(_from_future, entries[-1:])), *warnings))
+
+
+def _from_future(newest: RunEntry) -> str | None:
+    """A warning where the clock was set back since a run started: the order may be another."""
+    started = newest.record.started_at
+    if started <= datetime.now(UTC) + SKEW:
+        return None
+    return (
+        f"{newest.path} started at {started:%Y-%m-%d %H:%M} UTC, in the future by this machine's"
+        " clock, and counts as the newest; name runs by their RUN-IDs, or set the clock."
+    )
+
+
+def _start(entry: RunEntry) -> tuple[datetime, str]:
+    return entry.record.started_at, entry.record.run_id
+
+
+def _folders(parent: Path) -> list[Path]:
+    with disk(parent, "read"):
+        if not parent.exists():
+            return []
+        return sorted(p for p in parent.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _run_folders(experiment: Path) -> list[Path]:
+    with disk(experiment, "read"):
+        folders = _folders(experiment) if experiment.is_dir() else []
+        return [f for f in folders if (f / RECORD_FILE).exists() or _RUN_ID.fullmatch(f.name)]

@@ -1,0 +1,101 @@
+"""A seed's epochs to its summary."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+from cnnbench.runs.records import BestValue, Direction, EpochRecord, SeedSummary, Summary
+
+
+def summarize_seed(
+    epochs: Iterable[EpochRecord],
+    *,
+    metrics: Mapping[str, Direction],
+    test: Mapping[str, float],
+    compile_s: float,
+    code_accuracy: float | None = None,
+) -> SeedSummary:
+    """The summary of one seed.
+
+    Args:
+      epochs: the records of that seed, at least one, in the order of the epochs.
+      metrics: every metric and which of its values are better.
+      test: value of each metric on the test images.
+      compile_s: seconds of compilation this seed caused.
+      code_accuracy: what a linear classifier reads off the code; None where there is none.
+
+    >>> epoch = EpochRecord(0, 1, 0.9, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
+    >>> later = EpochRecord(0, 2, 0.7, 0.6, {"accuracy": 0.9}, 2.0, 1.0, 25.0)
+    >>> metrics = {"accuracy": Direction.HIGHER, "loss": Direction.LOWER}
+    >>> summary = summarize_seed([epoch, later], metrics=metrics, test={}, compile_s=3.0)
+    >>> summary.best["loss"], summary.final["loss"], summary.train_s
+    (BestValue(value=0.5, epoch=1), 0.6, 4.0)
+    """
+    epochs = tuple(epochs)
+    validated = metrics if epochs[-1].validated else {}
+    return SeedSummary(
+        seed=epochs[0].seed,
+        final={name: epochs[-1].validation(name) for name in validated},
+        best={name: _best(epochs, name, direction) for name, direction in validated.items()},
+        test=dict(test),
+        compile_s=compile_s,
+        train_s=sum(epoch.train_s for epoch in epochs),
+        eval_s=sum(epoch.eval_s for epoch in epochs),
+        diverged=next((e.epoch for e in epochs if not e.finite), _lost_at_end(epochs[-1], test)),
+        code_accuracy=code_accuracy,
+    )
+
+
+def with_missing(epochs: Iterable[EpochRecord], last: int) -> dict[tuple[int, int], EpochRecord]:
+    """The records of a run by seed and epoch; NaN for those that a diverged seed never reached.
+
+    Args:
+      epochs: of all seeds, those of each in their order.
+      last: number of the last epoch.
+
+    >>> lost = EpochRecord(7, 1, math.inf, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
+    >>> with_missing([lost], 2)[7, 2].metrics
+    {'accuracy': nan}
+    """
+    found = {(epoch.seed, epoch.epoch): epoch for epoch in epochs}
+    ends = {epoch.seed: epoch for epoch in found.values()}
+    for seed, end in ends.items():
+        for number in () if end.finite else range(end.epoch + 1, last + 1):
+            found[seed, number] = dataclasses.replace(
+                end,
+                epoch=number,
+                train_loss=math.nan,
+                validation_loss=math.nan if end.validated else None,
+                metrics=dict.fromkeys(end.metrics, math.nan),
+                train_s=math.nan,
+                eval_s=math.nan,
+                samples_per_s=math.nan,
+            )
+    return found
+
+
+def lost_seeds(epochs: Iterable[EpochRecord], summary: Summary | None = None) -> list[int]:
+    """Seeds of a run that diverged.
+
+    Args:
+      epochs: of all seeds.
+      summary: of the run, where it has one: without validation images only the test of a
+        seed shows what its last step did.
+    """
+    ended = [s.seed for s in summary.seeds if s.diverged is not None] if summary else []
+    return list(dict.fromkeys([*(e.seed for e in epochs if not e.finite), *ended]))
+
+
+def _lost_at_end(last: EpochRecord, test: Mapping[str, float]) -> int | None:
+    """The last epoch, where nothing but the test shows that it diverged."""
+    return None if last.validated or math.isfinite(test.get("loss", 0.0)) else last.epoch
+
+
+def _best(epochs: tuple[EpochRecord, ...], metric: str, direction: Direction) -> BestValue:
+    def badness(epoch: EpochRecord) -> tuple[bool, float]:
+        value = epoch.validation(metric)
+        # NaN compares with nothing, so it is worse than anything by decree.
+        return math.isnan(value), -value if direction is Direction.HIGHER else value
+
+    best = min(epochs, key=badness)
+    return BestValue(best.validation(metric), best.epoch)

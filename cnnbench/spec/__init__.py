@@ -1,0 +1,1 @@
+"""Experiment files: YAML, `extends`, overrides, checks, JSON Schema."""

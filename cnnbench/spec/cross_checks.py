@@ -1,0 +1,224 @@
+"""Rules that tie one part of an experiment to another."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cnnbench.data.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe, split_sizes
+from cnnbench.errors import DataError, Flaw, did_you_mean, listing, shown
+from cnnbench.graph.build import name_one
+from cnnbench.layers import INPUT, Sample
+from cnnbench.layers.fields import VALUE
+from cnnbench.layers.shapes import shape_text
+from cnnbench.spec.experiment import (
+    LOSSES,
+    METRICS,
+    NAME_PATTERN,
+    SSIM_WINDOW,
+    DatasetSpec,
+    ModelSpec,
+    Splits,
+    Task,
+    TrainSpec,
+)
+from cnnbench.spec.optimizers import Cosine
+
+RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a table or a terminal
+_PYTHON_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+_EMBEDDED_POOLS = {"train": 4_000, "validation": 500}  # unlike others, it keeps them apart
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What can be read of an experiment that may be wrong elsewhere.
+
+    Args:
+      task: None if it is missing or wrong; so with the other parts.
+      title: of any kind.
+      dataset: without its wrong values.
+      model: without its wrong layers.
+      train: without its wrong values.
+      layer_names: of all layers, wrong or not.
+      has_layers: whether the file gives layers of any kind.
+    """
+
+    task: Task | None
+    title: Any
+    dataset: DatasetSpec | None
+    model: ModelSpec | None
+    train: TrainSpec | None
+    layer_names: tuple[str, ...]
+    has_layers: bool
+
+
+def flaws_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None) -> list[Flaw]:
+    """Everything in an experiment that contradicts another part of it.
+
+    Args:
+      parts: valid value by value.
+      info: what is known of its dataset; None if there is no such set.
+      data_dir: where datasets outside the built-in table are looked up.
+    """
+    flaws = [*_title_flaws(parts.title), *_name_flaws(parts.layer_names)]
+    if parts.model:
+        flaws += [*_model_flaws(parts.model, parts.has_layers), *_code_flaws(parts)]
+    if parts.train:
+        flaws += _training_flaws(parts.train, parts.task, info)
+        flaws += _metric_flaws(parts.train.metrics or (), parts.model, info)
+    if parts.dataset and info:
+        flaws += _split_flaws(parts.dataset, info)
+    if parts.dataset and parts.dataset.offline:
+        flaws += _offline_flaws(parts.dataset.offline, info, data_dir)
+    return flaws
+
+
+def dataset_flaw(key: str, error: DataError) -> Flaw:
+    """A dataset that does not exist or does not fit, named by a key of ``dataset``."""
+    text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(error))
+    message, _, remedy = text.rstrip(".").partition("; ")
+    return Flaw(("dataset", key), message, remedy or f"{LIST} shows names")
+
+
+def _title_flaws(title: Any) -> Iterator[Flaw]:
+    if isinstance(title, str) and _CONTROL.search(title):
+        yield Flaw(("title",), f"{shown(title)} is not one line of text", "write one line")
+
+
+def _name_flaws(names: tuple[str, ...]) -> Iterator[Flaw]:
+    for name in names:
+        at = ("model", "layers", name)
+        if name in RESERVED_NAMES:
+            message = f"'{name}' is taken ({'the image' if name == INPUT else 'a key of model'})"
+            yield Flaw(at, message, "choose another name", of_key=True)
+        elif not re.fullmatch(NAME_PATTERN, name):
+            remedy = "start with a letter and use letters, digits, '-' and '_'"
+            yield Flaw(at, f"{shown(name)} cannot name a layer", remedy, of_key=True)
+
+
+def _model_flaws(model: ModelSpec, has_layers: bool) -> Iterator[Flaw]:
+    if has_layers == bool(model.python):
+        both = "both layers and python" if has_layers else "neither layers nor python"
+        yield Flaw(("model",), f"the model has {both}", "write one of the two")
+    if model.python and not _PYTHON_CLASS.fullmatch(model.python):
+        message = f"{shown(model.python)} does not name a class"
+        yield Flaw(("model", "python"), message, "write package.module:Class")
+    if model.args and not model.python:
+        message = "a graph of layers takes no args"
+        yield Flaw(("model", "args"), message, "remove them", of_key=True)
+    for key in ("output", "code_layer"):
+        if getattr(model, key) and model.python and not has_layers:
+            message = "a Python model has no layers to name"
+            yield Flaw(("model", key), message, "remove it", of_key=True)
+
+
+def _code_flaws(parts: Parts) -> Iterator[Flaw]:
+    name = parts.model.code_layer if parts.model and parts.has_layers else None
+    if name is None:
+        return
+    at = ("model", "code_layer")
+    if parts.task is Task.CLASSIFY:
+        message = "only a network that reconstructs has a code"
+        yield Flaw(at, message, "remove it", of_key=True)
+    elif name not in parts.layer_names:
+        hint = did_you_mean(name, parts.layer_names)
+        yield Flaw(at, f"there is no layer {shown(name)}{hint}", name_one(parts.layer_names))
+
+
+def _training_flaws(
+    train: TrainSpec, task: Task | None, info: DatasetInfo | None
+) -> Iterator[Flaw]:
+    if task and train.loss and train.loss not in LOSSES[task]:
+        message = f"'{train.loss}' is no loss for task: {task}"
+        yield Flaw(("train", "loss"), message, f"write {listing(LOSSES[task])}")
+    metrics = train.metrics or ()
+    for i, metric in enumerate(metrics):
+        at = ("train", "metrics", i)
+        if metric in metrics[:i]:
+            yield Flaw(at, f"'{metric}' stands twice", "keep one of them")
+        elif task and metric not in METRICS[task]:
+            message = f"'{metric}' is no metric for task: {task}"
+            yield Flaw(at, message, f"write {listing(METRICS[task])}")
+        elif metric == "top5_accuracy" and info and info.num_classes <= 5:
+            message = f"top5_accuracy is always 1 with {info.num_classes} classes"
+            yield Flaw(at, message, "remove it")
+    schedule = train.schedule
+    if isinstance(schedule, Cosine) and schedule.warmup_epochs >= train.epochs:
+        message = f"a warm-up of {VALUE} epochs fills all {train.epochs}"
+        place = ("train", "schedule", "warmup_epochs")
+        yield Flaw(place, message, f"write a number below {train.epochs}")
+
+
+def _metric_flaws(
+    metrics: Sequence[str], model: ModelSpec | None, info: DatasetInfo | None
+) -> Iterator[Flaw]:
+    """Metrics that ask for more than there is."""
+    for i, metric in enumerate(metrics):
+        at = ("train", "metrics", i)
+        if metric == "ssim" and info and min(info.shape[:2]) < SSIM_WINDOW:
+            message = f"ssim looks at {SSIM_WINDOW}x{SSIM_WINDOW} pixels, and images are"
+            yield Flaw(at, f"{message} {shape_text(info.shape)}", "remove it")
+        samples = model and any(isinstance(op, Sample) for op in model.layers.values())
+        if metric == "kl" and model and not samples:
+            message = "kl is the divergence of a layer that samples, and there is none"
+            yield Flaw(at, message, "remove it, or add a layer of op: sample")
+
+
+def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:
+    splits, pool = spec.splits, info.num_train
+    limits = {"train": pool, "validation": pool, "test": info.num_test}
+    if info.name == EMBEDDED:
+        limits |= _EMBEDDED_POOLS
+    excess = False
+    for key, limit in limits.items():
+        wanted = getattr(splits, key)
+        if wanted and limit and wanted > limit:
+            excess = True
+            message = f"{VALUE} images are more than the {limit:,} that {info.name} has for it"
+            yield Flaw(("dataset", "splits", key), message, f"write at most {limit}")
+    num_train = splits.train or limits["train"]
+    if pool and info.name in KNOWN and info.name != EMBEDDED:
+        num_train, num_validation = split_sizes(splits.model_dump(exclude_none=True), pool)
+        if not excess:
+            yield from _overlap(splits, num_train, num_validation, info)
+    if spec.train_examples and num_train and spec.train_examples > num_train > 0:
+        message = f"{VALUE} are more than the {num_train:,} images to train on"
+        yield Flaw(("dataset", "train_examples"), message, f"write at most {num_train}")
+
+
+def _overlap(splits: Splits, train: int, validation: int, info: DatasetInfo) -> Iterator[Flaw]:
+    """Splits of the same images that leave too few for each other."""
+    pool = info.num_train or 0
+    if train < 1:
+        message = f"{VALUE} images to validate leave none of {info.name}'s {pool:,} to train"
+        yield Flaw(("dataset", "splits", "validation"), message, f"write at most {pool - 1}")
+    elif validation < 1 and splits.validation is None:
+        message = f"{VALUE} images to train leave none of {info.name}'s {pool:,} to validate"
+        remedy = (
+            f"add validation: 0 to train without validation images, or write at most {pool - 1}"
+        )
+        yield Flaw(("dataset", "splits", "train"), message, remedy)
+    elif train + validation > pool:
+        message = (
+            f"{train:,} images to train and {validation:,} to validate are more than"
+            f" the {pool:,} training images of {info.name}"
+        )
+        remedy = "write smaller splits, or validation: 0 to train without validation images"
+        yield Flaw(("dataset", "splits"), message, remedy)
+
+
+def _offline_flaws(name: str, info: DatasetInfo | None, data_dir: Path | None) -> Iterator[Flaw]:
+    try:
+        stand_in = describe(name, data_dir)
+    except DataError as error:
+        yield dataset_flaw("offline", error)
+        return
+    if info and (stand_in.shape, stand_in.num_classes) != (info.shape, info.num_classes):
+        message = (
+            f"{stand_in.name} ({shape_text(stand_in.shape)}, {stand_in.num_classes} classes) cannot"
+            f" stand in for {info.name} ({shape_text(info.shape)}, {info.num_classes} classes)"
+        )
+        remedy = "name a dataset of the same shape and classes, or remove it"
+        yield Flaw(("dataset", "offline"), message, remedy)

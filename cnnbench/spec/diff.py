@@ -1,0 +1,145 @@
+"""What sets one experiment apart from another: layers, settings, size."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cnnbench.graph.plan import Node, Plan
+from cnnbench.layers.shapes import operation_text, shape_text
+from cnnbench.spec.loader import Loaded
+
+ADDED, CHANGED, REMOVED, FOLLOWS = "+", "~", "-", ">"
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """An experiment beside another.
+
+    Args:
+      marks: by layer, whether it is added or changed, or only its size is because of layers
+        before it; not those that are as they were.
+      lines: what changed, a line each; empty where nothing did.
+    """
+
+    marks: Mapping[str, str]
+    lines: tuple[str, ...]
+
+
+def differences(base: Loaded, other: Loaded) -> Differences:
+    """What is different in `other`.
+
+    Names and titles do not count, and a layer is the one of the same name.
+    """
+    marks: dict[str, str] = {}
+    lines: list[str] = []
+    if base.plan is not None and other.plan is not None:
+        marks, lines = _layers(base.plan, other.plan)
+        lines += _sizes(base.plan, other.plan)
+    lines += _settings(base, other)
+    return Differences(marks, tuple(lines))
+
+
+def marked(plans: Sequence[Plan]) -> list[dict[str, str]]:
+    """Marks of the layers of each network: of the first, those that no other has.
+
+    Args:
+      plans: the first is what the others are held against.
+    """
+    base, *others = plans
+    kept = {name for other in others for name in other.by_name}
+    gone = {name: REMOVED for name in base.by_name if others and name not in kept}
+    return [gone, *(_layers(base, other)[0] for other in others)]
+
+
+def _layers(base: Plan, other: Plan) -> tuple[dict[str, str], list[str]]:
+    marks, lines = {}, []
+    for name, node in other.by_name.items():
+        old = base.by_name.get(name)
+        if old is None:
+            marks[name] = ADDED
+            lines.append(f"{ADDED} {name}: {operation_text(node.op)}")
+        elif changes := list(_changes(old, node)):
+            marks[name] = CHANGED
+            lines.append(f"{CHANGED} {name}: {', '.join(changes)}")
+        elif follows := list(_consequences(old, node)):
+            marks[name] = FOLLOWS
+            lines.append(f"{FOLLOWS} {name}: size follows, {', '.join(follows)}")
+    gone = [node for node in base.nodes if node.name not in other.by_name]
+    lines += [f"{REMOVED} {node.name}: {operation_text(node.op)}" for node in gone]
+    return marks, lines
+
+
+def _changes(old: Node, new: Node) -> Iterator[str]:
+    """What was written differently; not what follows from layers before it."""
+    if type(old.op) is not type(new.op):
+        yield _change(operation_text(old.op), operation_text(new.op))
+    else:
+        before, after = (node.op.model_dump(exclude={"inputs"}) for node in (old, new))
+        for key in before:
+            if before[key] != after[key]:
+                yield f"{key} {_change(_size_text(before[key]), _size_text(after[key]))}"
+    if old.inputs != new.inputs:
+        yield f"inputs {_change(', '.join(old.inputs), ', '.join(new.inputs))}"
+
+
+def _consequences(old: Node, new: Node) -> Iterator[str]:
+    """What layers before it do to a layer that nobody wrote differently."""
+    if old.layout.shape != new.layout.shape:
+        yield f"output {_change(shape_text(old.layout.shape), shape_text(new.layout.shape))}"
+    elif old.in_shapes != new.in_shapes:
+        before, after = (" and ".join(map(shape_text, n.in_shapes)) for n in (old, new))
+        yield f"input {_change(before, after)}"
+    if old.num_params != new.num_params:
+        yield f"parameters {_change(f'{old.num_params:,}', f'{new.num_params:,}')}"
+
+
+def _sizes(base: Plan, other: Plan) -> Iterator[str]:
+    for name, old, new in (
+        ("parameters", base.num_params, other.num_params),
+        ("multiply-adds", base.multiply_adds, other.multiply_adds),
+    ):
+        if old != new:
+            share = f" ({100 * (new / old - 1):+.1f} %)" if old else ""
+            yield f"{name}: {_change(f'{old:,}', f'{new:,}')}{share}"
+
+
+def _settings(base: Loaded, other: Loaded) -> Iterator[str]:
+    """Everything but names and layers, key by key."""
+    names = {"name", "title"}
+    dumps = [loaded.experiment.model_dump(mode="json", exclude=names) for loaded in (base, other)]
+    for dump in dumps:
+        del dump["model"]["layers"], dump["model"]["output"]
+    before, after = (dict(_flat(dump)) for dump in dumps)
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
+        if old != new:
+            yield f"{key}: {_change(_text(old), _text(new))}"
+
+
+def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{at}.{key}" if at else key)
+    else:
+        yield at, value
+
+
+def _size_text(value: Any) -> str:
+    """Sizes as tables write them; other options as they are written in files."""
+    return shape_text(tuple(value)) if isinstance(value, list | tuple) else _text(value)
+
+
+def _text(value: Any) -> str:
+    match value:
+        case _ if value is _ABSENT:
+            return "absent"
+        case str():
+            return value
+        case _:
+            return json.dumps(value)
+
+
+def _change(old: str, new: str) -> str:
+    return f"{old} -> {new}"

@@ -1,0 +1,278 @@
+"""YAML text to plain data, with the place of every key and value, and back.
+
+Scalars follow YAML 1.2 (`scalars`), not PyYAML's YAML 1.1: ``no`` is text, ``1e-3``
+is a number, and ``010``, which the two versions read as 8 and as 10, is refused.
+So are duplicate keys (the last one would win in silence), tags, merge keys, and
+aliases that expand without bound.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import yaml
+
+from cnnbench.errors import Location, Problem, SpecError, nearest, shown
+from cnnbench.spec.scalars import MAX_DIGITS, is_number, is_text, plain_scalar, readings
+from cnnbench.spec.shipped import shipped_names
+from cnnbench.spec.yaml_parser import MAX_BYTES, MAX_DEPTH, MAX_NODES, PLAIN, QUOTED, compose
+
+KeyPath = tuple[str | int, ...]
+MAX_WRITTEN = 200  # characters; messages show 40
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Plain data and where it stands.
+
+    Args:
+      data: dicts with text keys, lists, text, numbers, booleans and None.
+      values: the location of each value, by its path of keys and indices.
+      keys: the location of each mapping key, by the same path.
+      problems: what is wrong, where the rest can be read all the same.
+      text: what was read.
+    """
+
+    data: Any
+    values: Mapping[KeyPath, Location]
+    keys: Mapping[KeyPath, Location]
+    problems: tuple[Problem, ...] = ()
+    text: bytes = b""
+
+
+def read_document(path: Path) -> Document:
+    """Reads a YAML file.
+
+    Args:
+      path: the file; messages name it as given here.
+
+    Raises:
+      SpecError: the file cannot be read, or `parse_document` cannot read its text.
+    """
+    location = Location(str(path))
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        raise SpecError([Problem(location, "", "is a folder", "name a .yaml file")]) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        hint = _meant(path) if isinstance(error, FileNotFoundError) else ""
+        problem = Problem(location, "", f"cannot be read ({reason}){hint}", "check the file's name")
+        raise SpecError([problem]) from None
+    return parse_document(raw, str(path))
+
+
+def _meant(path: Path) -> str:
+    """A suggestion for a file that is not there: one near by, or `standard` for `standrd.yaml`."""
+    files = [*Path("experiments").glob("*.yaml"), *path.parent.glob("*.yaml")]
+    choices = {name: name for name in shipped_names()} | {file.stem: str(file) for file in files}
+    near = nearest(path.stem, choices)
+    return f" (did you mean '{choices[near]}'?)" if near else ""
+
+
+def parse_document(raw: bytes, path: str) -> Document:
+    """Reads YAML from bytes.
+
+    Args:
+      raw: UTF-8 text.
+      path: the name that messages give to the text.
+
+    Returns:
+      The data; its `problems` are those that leave the rest readable, such as a
+      duplicate key.
+
+    Raises:
+      SpecError: all problems found, where the text cannot be read as a whole.
+
+    >>> parse_document(b"epochs: 30  # as in the post", "a.yaml").data
+    {'epochs': 30}
+    """
+    builder = _Builder(path)
+    data = builder.build(compose(raw, path))
+    if builder.broken:
+        raise SpecError(builder.problems)
+    values, keys = MappingProxyType(builder.values), MappingProxyType(builder.keys)
+    return Document(data, values, keys, tuple(builder.problems), raw)
+
+
+def dump_document(data: Any) -> str:
+    r"""Plain data as YAML that this module and readers of YAML 1.1 read alike.
+
+    >>> dump_document({"title": "1e-3", "rate": 1e-3})
+    "title: '1e-3'\nrate: 0.001\n"
+    """
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def inline_text(data: Any) -> str:
+    """Plain data as YAML on one line.
+
+    >>> inline_text({"op": "conv", "kernel": [3, 5]})
+    '{op: conv, kernel: [3, 5]}'
+    """
+    text = yaml.dump(
+        data,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=True,
+        width=math.inf,
+    )
+    return text.removesuffix("...\n").rstrip("\n")
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        # PyYAML itself would fold the line breaks of Unicode, and leave 1e-3 unquoted.
+        style = '"' if not text.isprintable() else None if is_text(text) else "'"
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+@dataclass(slots=True)
+class _Builder:
+    """Walks a node graph once, collecting data, places and problems.
+
+    `broken` says that a problem hides data, so that further checks would mislead.
+    """
+
+    path: str
+    values: dict[KeyPath, Location] = field(default_factory=dict)
+    keys: dict[KeyPath, Location] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    broken: bool = False
+    num_nodes: int = 0
+    open_nodes: set[int] = field(default_factory=set)
+
+    def build(self, node: yaml.Node | None, at: KeyPath = ()) -> Any:
+        if node is None:
+            self.values[at] = Location(self.path, 1, 1)
+            return None
+        self.values[at] = self._location(node)
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            self._stop(node, at, f"expands to more than {MAX_NODES:,} values")
+        if id(node) in self.open_nodes:
+            self._stop(node, at, "contains itself through an alias")
+        if len(at) > MAX_DEPTH:
+            self._stop(node, at, f"is nested deeper than {MAX_DEPTH} levels")
+        self._refuse_tag(node, at)
+        self.open_nodes.add(id(node))
+        data = self._content(node, at)
+        self.open_nodes.discard(id(node))
+        return data
+
+    def _content(self, node: yaml.Node, at: KeyPath) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, at)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(child, (*at, i)) for i, child in enumerate(node.value)]
+        return self._scalar(node, at)
+
+    def _mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = self._key(key_node, at)
+            if key is None:
+                continue
+            if key in data:
+                first = self.keys[(*at, key)]
+                message = f"the key {shown(key)} stands twice (first in line {first.line})"
+                self._report(key_node, (*at, key), message, "keep one of them")
+                continue
+            self.keys[(*at, key)] = self._location(key_node)
+            data[key] = self.build(value_node, (*at, key))
+        return data
+
+    def _key(self, node: yaml.Node, at: KeyPath) -> str | None:
+        if not isinstance(node, yaml.ScalarNode):
+            self._report(node, at, "a key must be one word", "write 'key: value'", broken=True)
+            return None
+        if node.value == "<<" and node.tag == PLAIN:
+            message = "merge keys ('<<') are not part of YAML 1.2"
+            self._report(node, at, message, "write the keys out, or use 'extends'", broken=True)
+            return None
+        self._refuse_tag(node, at)
+        return self._text(node, at)
+
+    def _scalar(self, node: yaml.Node, at: KeyPath) -> Any:
+        text = self._text(node, at)
+        if node.tag != PLAIN:
+            return text
+        if len(text) > MAX_DIGITS and is_number(text):
+            message = f"a number of {len(text):,} characters is too long"
+            self._report(node, at, message, f"write at most {MAX_DIGITS}")
+            return 1
+        if numbers := readings(text):
+            decimal, octal = numbers
+            message = f"{text} begins with a zero, which readers of YAML take in different ways"
+            octal_text = f", {octal} if it is octal," if octal else ""
+            self._report(node, at, message, f"write {decimal}{octal_text} or '{text}' for text")
+            return decimal
+        return plain_scalar(text)
+
+    def _text(self, node: yaml.Node, at: KeyPath) -> str:
+        text = str(node.value)
+        if re.search("[\ud800-\udfff]", text):
+            message = f"{shown(text)} holds half a character (a surrogate)"
+            self._report(node, at, message, "write the whole character")
+            return "surrogate"
+        return text
+
+    def _location(self, node: yaml.Node) -> Location:
+        mark = node.start_mark
+        return Location(self.path, mark.line + 1, mark.column + 1, _written(node))
+
+    def _refuse_tag(self, node: yaml.Node, at: KeyPath) -> None:
+        if node.tag not in (PLAIN, QUOTED):
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            message = f"the tag {shown(tag)} is not allowed"
+            self._report(node, at, message, "write the value plainly", broken=True)
+
+    def _report(
+        self, node: yaml.Node, at: KeyPath, message: str, remedy: str, *, broken: bool = False
+    ) -> None:
+        self.problems.append(Problem(self._location(node), dotted(at), message, remedy))
+        self.broken |= broken
+
+    def _stop(self, node: yaml.Node, at: KeyPath, message: str) -> NoReturn:
+        self._report(node, at, message, "write the values out without aliases")
+        raise SpecError(self.problems)
+
+
+def _written(node: yaml.Node) -> str | None:
+    """A scalar as it stands in the text; None for plain text, and what fills several lines."""
+    if not isinstance(node, yaml.ScalarNode):
+        return None
+    start, end = node.start_mark, node.end_mark
+    if node.tag == PLAIN:
+        text = str(node.value)
+        return None if is_text(text) else text
+    if start.line != end.line or start.buffer is None or end.pointer - start.pointer > MAX_WRITTEN:
+        return None
+    text = start.buffer[start.pointer : end.pointer]
+    text = re.sub(r"^&\S+\s+", "", text)  # an anchor
+    return text if text.isprintable() else None
+
+
+def dotted(at: KeyPath) -> str:
+    """A path as users write it.
+
+    >>> dotted(("train", "optimizer", "name"))
+    'train.optimizer.name'
+    """
+    return ".".join(_part(str(part)) for part in at)
+
+
+def _part(part: str) -> str:
+    return part if part.isprintable() and 0 < len(part) <= 40 else shown(part)

@@ -1,0 +1,338 @@
+"""An experiment file, its parents and the command line to one checked `Loaded`.
+
+Everything wrong is found before anything is compiled: each part of the file is
+checked as far as the values in it can be read.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from cnnbench.data.catalog import DatasetInfo, describe
+from cnnbench.errors import DataError, Flaw, Location, Problem, SpecError, shown
+from cnnbench.graph.plan import Goal, Plan, build_plan, classify_goal, reconstruct_goal
+from cnnbench.layers import (
+    INPUT,
+    Activate,
+    AvgPool,
+    BatchNorm,
+    Concat,
+    Flatten,
+    GlobalAvgPool,
+    LayerOp,
+    MaskingNoise,
+    MaxPool,
+    Reshape,
+    Slice,
+    Upscale,
+)
+from cnnbench.layers.fields import VALUE, Model
+from cnnbench.layers.shapes import OWNERS_KEYS
+from cnnbench.spec.causes import Causes
+from cnnbench.spec.cross_checks import Parts, dataset_flaw, flaws_between
+from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
+from cnnbench.spec.experiment import DatasetSpec, Experiment, ModelSpec, Task, TrainSpec
+from cnnbench.spec.inheritance import in_order, lay_over, override, read_layers
+from cnnbench.spec.pydantic_messages import flaws_of
+
+_LAYER: TypeAdapter[LayerOp] = TypeAdapter(LayerOp)
+_Section = TypeVar("_Section", bound=Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checked experiment.
+
+    Args:
+      experiment: all that was asked for.
+      plan: its network; None where the model is a Python class.
+      info: shape and classes of its dataset.
+      text: the file as the user wrote it.
+      places: where `model` and its keys stand.
+    """
+
+    experiment: Experiment
+    plan: Plan | None
+    info: DatasetInfo
+    text: bytes
+    places: Mapping[KeyPath, Location]
+
+    def place(self, key: str) -> Location:
+        """Where the value of a key of `model` stands, or a part of it, or else `model`."""
+        found = [place for at, place in self.places.items() if at[:2] == ("model", key)]
+        return (found or [self.places[("model",)]])[0]
+
+    def resolved(self) -> str:
+        """The experiment as YAML with every default written out; it loads to the same one."""
+        data = self.experiment.model_dump(mode="json")
+        for layer in data["model"]["layers"].values():
+            if layer.get("tie"):
+                for key in OWNERS_KEYS:
+                    del layer[key]
+        return dump_document(data)
+
+
+def load_experiment(
+    path: Path, overrides: Sequence[str] = (), *, data_dir: Path | None = None
+) -> Loaded:
+    """Reads and checks an experiment file without importing JAX.
+
+    Args:
+      path: the file.
+      overrides: ``key=value`` with dotted paths, as in ``train.epochs=5``.
+      data_dir: where datasets outside the built-in table are looked up.
+
+    Raises:
+      SpecError: everything wrong with it, each with its place.
+    """
+    layers = list(read_layers(path))
+    document = reduce(lay_over, layers)
+    for text in in_order(overrides):
+        layers.append(override(document, text))
+        document = lay_over(document, layers[-1])
+    experiment, plan, info, flaws = _findings(document, data_dir)
+    if flaws or document.problems or experiment is None or info is None:
+        raise SpecError([*document.problems, *_problems(flaws, layers, document, path, data_dir)])
+    places = {at: place for at, place in document.values.items() if at[:1] == ("model",)}
+    return Loaded(experiment, plan, info, document.text, places)
+
+
+Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Flaw]]
+
+
+def _findings(document: Document, data_dir: Path | None) -> Findings:
+    """Reads what is sound in a document, and finds all of its flaws."""
+    data = document.data
+    experiment, flaws = _validate(document)
+    parts = _parts(data, flaws)
+    info, unknown = _describe(parts.dataset, data_dir)
+    flaws += unknown
+    flaws += flaws_between(parts, info, data_dir)
+    plan, misfits = _plan(data, parts, info)
+    if plan:
+        misfits += [*_single_value_flaws(plan, parts), *_probability_flaws(plan, parts)]
+    guessed = _guessed(document)
+    told = dict.fromkeys([*flaws, *misfits])
+    return experiment, plan, info, [f for f in told if f.of_key or f.at not in guessed]
+
+
+def _problems(
+    flaws: Sequence[Flaw],
+    layers: Sequence[Document],
+    document: Document,
+    path: Path,
+    data_dir: Path | None,
+) -> Iterator[Problem]:
+    """Flaws with their places: the line of a child that leads to one, else the line itself."""
+    known = [flaw.at for flaw in flaws]
+    causes = Causes(layers, lambda changed: {f.at for f in _findings(changed, data_dir)[3]})
+    for flaw in flaws:
+        problem = _place(flaw, document, str(path))
+        if len(layers) > 1 and (cause := causes.of(flaw, known)):
+            number, change = cause
+            # An override of a layer's operation replaces the layer, which it does not write.
+            values = layers[number].values
+            below = (at for at in values if at[: len(change)] == change)
+            at = change if change in values else next(below)
+            message = f"this breaks {problem.where} ({problem.location}): {problem.message}"
+            problem = replace(problem, location=values[at], where=dotted(at), message=message)
+        yield problem
+
+
+def _validate(document: Document) -> tuple[Experiment | None, list[Flaw]]:
+    try:
+        return Experiment.model_validate(document.data), []
+    except ValidationError as error:
+        return None, flaws_of(error, document)
+
+
+def _parts(data: Mapping[str, Any], flaws: Iterable[Flaw]) -> Parts:
+    """What remains of the file without its wrong values."""
+    sound = _without(data, {_unit(flaw.at) for flaw in flaws})
+    model = data.get("model")
+    layers = model.get("layers") if isinstance(model, dict) else None
+    return Parts(
+        task=Task(data["task"]) if data.get("task") in list(Task) else None,
+        title=data.get("title"),
+        dataset=_section(DatasetSpec, sound.get("dataset")),
+        model=_section(ModelSpec, sound.get("model")),
+        train=_section(TrainSpec, sound.get("train", {})),
+        layer_names=tuple(layers) if isinstance(layers, dict) else (),
+        has_layers=bool(layers),
+    )
+
+
+def _unit(at: KeyPath) -> KeyPath:
+    """The part of a file that is left out where the value at `at` is wrong."""
+    match at:
+        case ("model", "layers", name, *_):
+            return ("model", "layers", name)
+        case ("train", key, *_):
+            return ("train", key)
+        case _:
+            return at
+
+
+def _without(data: Mapping[str, Any], gone: set[KeyPath], at: KeyPath = ()) -> dict[str, Any]:
+    return {
+        key: _without(value, gone, (*at, key)) if isinstance(value, dict) else value
+        for key, value in data.items()
+        if (*at, key) not in gone
+    }
+
+
+def _section(kind: type[_Section], data: Any) -> _Section | None:
+    try:
+        return kind.model_validate(data)
+    except ValidationError:
+        return None
+
+
+def _describe(
+    dataset: DatasetSpec | None, data_dir: Path | None
+) -> tuple[DatasetInfo | None, list[Flaw]]:
+    if dataset is None:
+        return None, []
+    try:
+        return describe(dataset.name, data_dir), []
+    except DataError as error:
+        return None, [dataset_flaw("name", error)]
+
+
+def _goal(task: Task, info: DatasetInfo) -> Goal:
+    if task is Task.CLASSIFY:
+        return classify_goal(info.shape, info.num_classes)
+    return reconstruct_goal(info.shape)
+
+
+def _plan(data: Any, parts: Parts, info: DatasetInfo | None) -> tuple[Plan | None, list[Flaw]]:
+    if parts.task is None or info is None or not parts.layer_names or INPUT in parts.layer_names:
+        return None, []
+    raw, output = data["model"]["layers"], data["model"].get("output")
+    layers = {name: _layer(value) for name, value in raw.items()}
+    known = {name: _raw_inputs(value) for name, value in raw.items()}
+    chosen = output if isinstance(output, str) else None
+    return build_plan(layers, _goal(parts.task, info), output=chosen, known=known)
+
+
+def _single_value_flaws(plan: Plan, parts: Parts) -> Iterator[Flaw]:
+    """Batch norm of one value is zero whatever the value; PyTorch refuses it too."""
+    if parts.train is None or parts.dataset is None:
+        return
+    splits = parts.dataset.splits
+    numbers: dict[KeyPath, int | None] = {
+        ("train", "batch_size"): parts.train.batch_size,
+        ("dataset", "train_examples"): parts.dataset.train_examples,
+        ("dataset", "splits", "train"): splits.train,
+    }
+    at = next((at for at, number in numbers.items() if number == 1), None)
+    for node in plan.nodes if at else ():
+        if isinstance(node.op, BatchNorm) and math.prod(node.layout.shape[:-1]) == 1:
+            message = (
+                f"batch_norm '{node.name}' gets one value per channel from one image,"
+                " and normalizes it to zero (PyTorch: Expected more than 1 value per channel"
+                " when training)"
+            )
+            yield Flaw(at or (), message, "write at least 2")
+            return
+
+
+def _probability_flaws(plan: Plan, parts: Parts) -> Iterator[Flaw]:
+    if parts.train is None or parts.train.loss != "binary_cross_entropy":
+        return
+    if source := _not_probability(plan, plan.output):
+        op = plan.by_name[source].op
+        activation = getattr(op, "activation", None)
+        what = f"activation: {activation}" if activation else f"op: {op.op}"
+        message = (
+            "binary_cross_entropy takes probabilities, and the output can leave 0 to 1:"
+            f" layer '{source}' has {what}"
+        )
+        remedy = "end with activation: sigmoid" if activation else "end with a sigmoid activation"
+        yield Flaw(("train", "loss"), message, f"{remedy}, or write mse or mae")
+
+
+def _not_probability(plan: Plan, name: str) -> str | None:
+    """The layer from which values outside 0 to 1 can come; None where there is none."""
+    if name == INPUT:
+        return None
+    node = plan.by_name[name]
+    if getattr(node.op, "activation", None) == "sigmoid":
+        return None
+    if not isinstance(node.op, _KEEP_RANGE):
+        linear = getattr(node.op, "activation", "linear") in {"linear", "relu"}
+        passes = isinstance(node.op, Activate) and linear
+        return _not_probability(plan, node.inputs[0]) if passes else name
+    found = (_not_probability(plan, source) for source in node.inputs)
+    return next((source for source in found if source), None)
+
+
+_KEEP_RANGE = (
+    AvgPool,
+    Concat,
+    Flatten,
+    GlobalAvgPool,
+    MaskingNoise,
+    MaxPool,
+    Reshape,
+    Slice,
+    Upscale,
+)
+
+
+def _layer(value: Any) -> LayerOp | None:
+    try:
+        return _LAYER.validate_python(value)
+    except ValidationError:
+        return None
+
+
+def _raw_inputs(value: Any) -> tuple[str, ...]:
+    """Inputs of a layer that may be wrong otherwise."""
+    inputs = value.get("inputs") if isinstance(value, dict) else None
+    names = [inputs] if isinstance(inputs, str) else inputs
+    return tuple(n for n in names if isinstance(n, str)) if isinstance(names, list) else ()
+
+
+def _guessed(document: Document) -> set[KeyPath]:
+    """Paths of values that stand for unreadable ones, and of lists that hold such values."""
+    wrong = {(problem.location, problem.where) for problem in document.problems}
+    found = {at for at, place in document.values.items() if (place, dotted(at)) in wrong}
+    return found | {at[:-1] for at in found if at and isinstance(at[-1], int)}
+
+
+def _place(flaw: Flaw, document: Document, path: str) -> Problem:
+    """Looks a flaw's place up: the key where that is wrong, else the value or what is around it."""
+    at = flaw.at
+    while at and at not in document.values:
+        at = at[:-1]
+    places = document.keys if flaw.of_key else document.values
+    location = places.get(at) or document.values.get(at) or Location(path)
+    message = flaw.message
+    if VALUE in message:
+        message = message.replace(VALUE, _number(flaw.at, document))
+    return Problem(location, dotted(at), message, flaw.remedy)
+
+
+def _number(at: KeyPath, document: Document) -> str:
+    """A number as it is written; with separators where that is decimal digits."""
+    value = document.data
+    for key in at:
+        value = value[key]
+    text = shown(value, at, document.values)
+    return f"{value:,}" if text.isdigit() else text
+
+
+def kept_source(run: Path) -> bytes:
+    """The source of a Python model in a run's folder; empty for a graph of layers.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    file = run / "model.py"
+    return file.read_bytes() if file.exists() else b""

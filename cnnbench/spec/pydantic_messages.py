@@ -1,0 +1,378 @@
+"""Pydantic's validation errors in the words of an experiment file."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from cnnbench.errors import Flaw, Location, listing, shown
+from cnnbench.formatting import enumeration
+from cnnbench.layers import ACTIVATION_NAMES, OPERATIONS
+from cnnbench.layers.fields import VALUE
+from cnnbench.spec import vocabulary
+from cnnbench.spec.document import Document, KeyPath, dotted
+from cnnbench.spec.experiment import Experiment, Splits
+from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
+from cnnbench.spec.scalars import MAX_DIGITS, is_number
+
+_SECTIONS: Mapping[str, type[BaseModel]] = {
+    name: field.annotation
+    for name, field in Experiment.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
+_NOUNS = {
+    "operation": vocabulary.OPERATION,
+    "activation": vocabulary.ACTIVATION,
+    "init": vocabulary.INIT,
+    "optimizer": vocabulary.OPTIMIZER,
+    "schedule": vocabulary.SCHEDULE,
+    "loss": vocabulary.LOSS,
+    "metric": vocabulary.METRIC,
+    "precision": vocabulary.PRECISION,
+    "task": vocabulary.TASK,
+}
+_CHOICES: Mapping[KeyPath, Mapping[str, type[BaseModel]]] = {
+    ("train", "optimizer"): OPTIMIZERS,
+    ("train", "schedule"): SCHEDULES,
+}
+_DEFAULTS = {"optimizer": DEFAULT_OPTIMIZER.name, "schedule": DEFAULT_SCHEDULE.name}
+NAMING = "start with a letter and use letters, digits, '-' and '_'"
+_TRUE_WORDS = ("yes", "on", "y")
+_FALSE_WORDS = ("no", "off", "n")
+_BOUNDS = {
+    "greater_than": ("gt", "small", "a number above {}"),
+    "greater_than_equal": ("ge", "small", "{} or more"),
+    "less_than": ("lt", "large", "a number below {}"),
+    "less_than_equal": ("le", "large", "{} or less"),
+}
+_MAPPINGS = ("dict_type", "model_type", "model_attributes_type", "union_tag_not_found")
+_KINDS = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+}
+
+
+def flaws_of(error: ValidationError, document: Document) -> list[Flaw]:
+    """What is wrong, value by value.
+
+    Args:
+      error: what validating the document's data as an `Experiment` raised.
+      document: the data, and how its values are written.
+    """
+    return [_flaw(detail, document) for detail in error.errors(include_url=False)]
+
+
+def _flaw(detail: ErrorDetails, document: Document) -> Flaw:
+    at = _path_in_file(detail["loc"])
+    kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
+    written = shown(value, at, document.values)
+    match kind:
+        case "missing":
+            return _missing(at, detail["loc"])
+        case "extra_forbidden":
+            return _unknown_key(at, detail["loc"], document.data)
+        case "cnnbench":
+            at = (*at, *context["at"])
+            written = shown(_item(document.data, at), at, document.values)
+            return Flaw(at, context["message"].replace(VALUE, written), context["remedy"])
+        case "union_tag_not_found" if isinstance(value, Mapping):
+            return Flaw(at, "'op' is missing", f"add 'op: ...' ({listing(OPERATIONS)})")
+        case "union_tag_invalid":
+            short = not isinstance(_item(document.data, at), Mapping)
+            word, choices, noun = value[_tag(at)], _union(at), _noun(at)
+            at = at if short else (*at, _tag(at))
+            return _wrong_choice(at, word, shown(word, at, document.values), choices, noun)
+        case "literal_error" | "enum":
+            choices = context["expected"].replace(" or ", ", ").split(", ")
+            words = [word.strip("'") for word in choices]
+            return _wrong_choice(at, value, written, words, _noun(at))
+        case "finite_number":
+            return Flaw(at, f"{written} is not a finite number", "write a number")
+        case "string_pattern_mismatch":
+            return Flaw(at, f"{written} cannot name a folder", NAMING)
+        case "string_too_long":
+            remedy = f"write at most {context['max_length']} characters"
+            return Flaw(at, f"{written} is too long", remedy)
+        case "tuple_type":
+            remedy = f"write [{value}]" if isinstance(value, str) else "write a list in brackets"
+            return Flaw(at, f"{written} is not a list", remedy)
+        case _ if kind in _BOUNDS:
+            key, word, phrase = _BOUNDS[kind]
+            remedy = f"write {phrase.format(f'{context[key]:g}')}"
+            return Flaw(at, f"{written} is too {word}", remedy)
+        case _ if kind in _MAPPINGS:
+            return _not_a_mapping(at, value, written)
+        case _ if kind in _KINDS:
+            return _wrong_kind(at, value, kind, document.values)
+        case _:
+            raise AssertionError(f"an error that nobody worded: {detail}")
+
+
+def _path_in_file(loc: KeyPath) -> KeyPath:
+    """Pydantic's path without the names of union members, which stand in no file."""
+    match loc:
+        case ("model", "layers", name, _, *rest):
+            return ("model", "layers", name, *rest)
+        case ("train", ("optimizer" | "schedule") as key, _, *rest):
+            return ("train", key, *rest)
+        case _:
+            return loc
+
+
+def _item(data: Any, at: KeyPath) -> Any:
+    for key in at:
+        data = data[key]
+    return data
+
+
+def _model_at(loc: KeyPath) -> type[BaseModel]:
+    match loc:
+        case ("model", "layers", _, str(op), *_):
+            return OPERATIONS[op]
+        case ("train", "optimizer", str(name), *_):
+            return OPTIMIZERS[name]
+        case ("train", "schedule", str(name), *_):
+            return SCHEDULES[name]
+        case ("dataset", "splits", _):
+            return Splits
+        case (str(section), _):
+            return _SECTIONS[section]
+        case _:
+            return Experiment
+
+
+def _union(at: KeyPath) -> Mapping[str, type[BaseModel]]:
+    """The models that may stand at a path, by the word that selects each."""
+    return _CHOICES.get(at[:2], OPERATIONS)
+
+
+def _tag(at: KeyPath) -> str:
+    return "op" if _union(at) is OPERATIONS else "name"
+
+
+def _noun(at: KeyPath) -> str:
+    """What a value at a path is called."""
+    match at:
+        case ("model", "layers", _):
+            return "operation"
+        case (*_, "metrics", int()):
+            return "metric"
+        case _:
+            return str(at[-1])
+
+
+def _missing(at: KeyPath, loc: KeyPath) -> Flaw:
+    key = str(loc[-1])
+    description = _model_at(loc).model_fields[key].description
+    return Flaw(at[:-1], f"'{key}' is missing", f"add '{key}: ...' ({description})")
+
+
+def _unknown_key(at: KeyPath, loc: KeyPath, data: Any) -> Flaw:
+    key = str(loc[-1])
+    keys = [*_model_at(loc).model_fields, *(["extends"] if len(loc) == 1 else [])]
+    if at[:1] == ("train",) and len(at) == 3 and (owners := _owners(at[:-1], key, keys)):
+        return _option_of_others(at, str(loc[2]), owners, data)
+    remedy = f"use {listing(keys)}"
+    if hint := _key_hint(at, keys, data):
+        return Flaw(at, f"there is no key {shown(key)} here{hint}", remedy, of_key=True)
+    if at[:2] == ("model", "layers") and len(at) == 4:
+        return _no_option(at, str(loc[3]), remedy)
+    way = vocabulary.other_way(key)
+    lacking = vocabulary.KEY.lacks(key, keys) and not way
+    what = "and nothing like it in the language" if lacking else "here"
+    remedy = f"{way}, or {remedy}" if way else remedy
+    return Flaw(at, f"there is no key {shown(key)} {what}", remedy, of_key=True)
+
+
+def _no_option(at: KeyPath, op: str, remedy: str) -> Flaw:
+    """A key that an operation does not have, under any name."""
+    key = str(at[-1])
+    owners = [name for name, model in OPERATIONS.items() if key in model.model_fields]
+    message = f"{op} has no {shown(key)}"
+    if owners:
+        message += f" ({enumeration(owners)} {'has' if len(owners) == 1 else 'have'} it)"
+    if key == "padding" or vocabulary.KEY.lacks(key, OPERATIONS[op].model_fields):
+        way = vocabulary.PYTHON if key == "padding" else vocabulary.way_out(key)
+        remedy = f"remove it, or {way}"
+    return Flaw(at, message, remedy, of_key=True)
+
+
+def _owners(at: KeyPath, key: str, keys: Sequence[str]) -> dict[str, list[str]]:
+    """The options that a key means in other members of the union at a path, and whose they are.
+
+    None where it means one of `keys`, those of the member that is chosen.
+    """
+    options: dict[str, list[str]] = {}
+    for name, model in _union(at).items():
+        for option in model.model_fields:
+            options.setdefault(option, []).append(name)
+    if key in options:
+        return {key: options[key]}
+    if vocabulary.KEY.is_theirs(key, keys):
+        return {}
+    return {option: o for option, o in options.items() if vocabulary.KEY.is_theirs(key, [option])}
+
+
+def _option_of_others(
+    at: KeyPath, name: str, owners: Mapping[str, Sequence[str]], data: Any
+) -> Flaw:
+    """A key of an optimizer or schedule that others of them have, perhaps by another name."""
+    *section, key = at
+    where, unnamed = dotted(tuple(section)), "name" not in _item(data, tuple(section))
+    this = f"{name}, the default {section[-1]}," if unnamed else name
+    message = f"{this} has no {shown(key)}"
+    if key in owners:
+        message += f" ({_have_it(owners[str(key)])})"
+    else:
+        message += ", here " + listing(f"'{o}' ({_have_it(names)})" for o, names in owners.items())
+    remedy = f"set {where}.name to {listing(dict.fromkeys(chain(*owners.values())))}"
+    if not unnamed:
+        remedy = f"remove it, or {remedy}"
+    return Flaw(at, message, remedy, of_key=True)
+
+
+def _have_it(names: Sequence[str]) -> str:
+    return f"{enumeration(names)} {'has' if len(names) == 1 else 'have'} it"
+
+
+def _key_hint(at: KeyPath, keys: list[str], data: Any) -> str:
+    """The key that is meant: one of these, or one that belongs elsewhere."""
+    key = str(at[-1])
+    found = vocabulary.KEY.is_theirs(key, keys)
+    if found or at[:2] == ("model", "layers") or vocabulary.KEY.lacks(key, keys):
+        return vocabulary.KEY.hint(key, keys)
+    if elsewhere := key_elsewhere(key, at[:-1], data):
+        path, owners = elsewhere
+        return f" (did you mean '{path}'{f' of {listing(owners)}' if owners else ''}?)"
+    return vocabulary.KEY.hint(key, keys)
+
+
+def key_elsewhere(
+    word: str, section: KeyPath, data: Any = None
+) -> tuple[str, tuple[str, ...]] | None:
+    """The path of the key that a word is, or that another library calls so; near ones first.
+
+    Args:
+      word: the word.
+      section: where it stands.
+      data: the experiment, whose optimizer and schedule have some of the keys only.
+
+    Returns:
+      The path, and the optimizers or schedules that have the key, unless the chosen one has it.
+
+    >>> key_elsewhere("lr", ("train",)), key_elsewhere("rho", ())
+    (('train.optimizer.learning_rate', ()), ('train.optimizer.rho', ('adadelta',)))
+    """
+    paths = _paths(section)
+    found = [p for p in paths if vocabulary.KEY.is_theirs(word, [p.rpartition(".")[2]])]
+    told = [(path, _others_with(path, data)) for path in found]
+    return next((one for one in told if not one[1]), told[0] if told else None)
+
+
+def _others_with(path: str, data: Any) -> tuple[str, ...]:
+    """Optimizers or schedules that have the key at a path, where the chosen one does not."""
+    *section, key = path.split(".")
+    members = _CHOICES.get(tuple(section))
+    if members is None:
+        return ()
+    chosen = data
+    for part in section:
+        chosen = chosen.get(part) if isinstance(chosen, Mapping) else None
+    if isinstance(chosen, Mapping):
+        chosen = chosen.get("name")
+    name = chosen if isinstance(chosen, str) else _DEFAULTS[section[-1]]
+    owners = tuple(member for member, model in members.items() if key in model.model_fields)
+    return () if name in owners else owners
+
+
+def _paths(section: KeyPath) -> list[str]:
+    """Where keys of the language stand that are not around a section; those below it first."""
+    paths = [*Experiment.model_fields]
+    for name, model in _SECTIONS.items():
+        paths += [f"{name}.{key}" for key in model.model_fields]
+    paths += [f"dataset.splits.{key}" for key in Splits.model_fields]
+    for key, models in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        names = dict.fromkeys(name for model in models.values() for name in model.model_fields)
+        paths += [f"train.{key}.{name}" for name in names if name != "name"]
+    here = dotted(section)
+    around = [dotted(section[:end]) for end in range(1, len(section) + 1)]
+    paths = [path for path in paths if path not in around]
+    return sorted(paths, key=lambda path: not (here and path.startswith(here)))
+
+
+def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str) -> Flaw:
+    message = f"{written} is no {noun}"
+    if noun == "activation" and value == "softmax":
+        return Flaw(at, f"{message}: the loss applies it", "leave the output linear")
+    if not isinstance(value, str):
+        return Flaw(at, message, f"write {listing(choices)}")
+    words = _NOUNS.get(noun, vocabulary.OTHER)
+    hint = words.hint(value, choices)
+    function = vocabulary.ACTIVATION.is_theirs(value, ACTIVATION_NAMES)
+    if noun == "operation" and not hint and function:
+        layer = f"{{op: activation, activation: {function}}}"
+        return Flaw(at, f"{message}, but an activation", f"write {layer}")
+    if hint or not words.lacks(value, choices):
+        return Flaw(at, message + hint, f"write {listing(choices)}")
+    if noun == "operation":
+        message = f"the layer language has no operation {written}"
+        return Flaw(at, message, vocabulary.way_out(value))
+    if noun in {"activation", "init"}:
+        message = f"the layer language has no {noun} {written}"
+        return Flaw(at, message, f"write {listing(choices)}; or {vocabulary.PYTHON}")
+    return Flaw(at, f"there is no {noun} {written} here", f"write {listing(choices)}")
+
+
+def _not_a_mapping(at: KeyPath, value: Any, written: str) -> Flaw:
+    if at[:2] == ("model", "layers") and len(at) == 3:
+        return Flaw(at, f"{written} is not a layer", "write {op: OPERATION, ...}")
+    if at[-1] in {"optimizer", "schedule"}:
+        return Flaw(at, f"{written} is no {at[-1]}", f"write {listing(_union(at))}")
+    message = f"{written} is not a mapping"
+    if at == ("dataset",) and isinstance(value, str):
+        return Flaw(at, message, f"write {{name: {written}}}")
+    return Flaw(at, message, "write 'key: value' pairs")
+
+
+def _wrong_kind(at: KeyPath, value: Any, kind: str, places: Mapping[KeyPath, Location]) -> Flaw:
+    what, written = _KINDS[kind], shown(value, at, places)
+    message, remedy = f"{written} is not {what}", f"write {what}"
+    if isinstance(value, str) and kind != "string_type":
+        return _wrong_text(at, value, kind, written) or Flaw(at, message, remedy)
+    if kind == "string_type" and isinstance(value, int | float):
+        if at == ("name",) and not isinstance(value, bool):
+            return Flaw(at, f"{written} is a number, not a name", NAMING)
+        remedy = _in_quotes(at, written, places)
+    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+        remedy = f"write {value:.0f}"
+    return Flaw(at, message, remedy)
+
+
+def _in_quotes(at: KeyPath, written: str, places: Mapping[KeyPath, Location]) -> str:
+    """How a number becomes text; a shell takes the outer one of two pairs of quotes away."""
+    place = places.get(at)
+    if place and place.line is None:
+        return "put it in quotes: " + shlex.quote(f'{dotted(at)}="{written}"')
+    return f"put it in quotes: '{written}'"
+
+
+def _wrong_text(at: KeyPath, value: str, kind: str, written: str) -> Flaw | None:
+    """Text where YAML 1.1, or the eye, would see another kind of value."""
+    word, digits = value.lower(), value.replace("_", "")
+    if kind == "bool_type":
+        if word in {"true", "false"}:
+            return Flaw(at, f"{written} is text because of its quotes", f"write {word}")
+        if word in _TRUE_WORDS + _FALSE_WORDS:
+            meant = "true" if word in _TRUE_WORDS else "false"
+            return Flaw(at, f"{written} is text in YAML 1.2", f"write {meant}")
+        return None
+    if is_number(value) and len(value) <= MAX_DIGITS:
+        return Flaw(at, f"{written} is text because of its quotes", "remove the quotes")
+    if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS:
+        return Flaw(at, f"{written} is text in YAML 1.2", f"write {digits}")
+    return None

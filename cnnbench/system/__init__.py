@@ -1,0 +1,1 @@
+"""Files, locks, signals, caches, the host and its devices."""

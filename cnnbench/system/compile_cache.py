@@ -1,0 +1,161 @@
+"""How programs are compiled, and JAX's cache of them on disk: whether it had what was needed."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnnbench.system.cache import Entry, cache_dir, read_entry, write_entry
+from cnnbench.system.settings import asked
+
+_ASKED = "/jax/compilation_cache/compile_requests_use_cache"
+_FOUND = "/jax/compilation_cache/cache_hits"
+
+_MODULE, _OPEN = "jax._src.compilation_cache", "get_file_cache"
+
+Notify = Callable[[str], None]
+
+
+def compiled(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> Any:
+    """Compiles a program, without the options that the installed XLA does not know.
+
+    Args:
+      lowered: the program.
+      options: of XLA, by name, that change speed alone.
+    """
+    try:
+        return lowered.compile(compiler_options=dict(options))
+    except jax.errors.JaxRuntimeError as error:
+        unknown = re.search(r"No such compile option: '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in options:
+            raise
+    return compiled(lowered, {name: options[name] for name in options if name != unknown[1]})
+
+
+def keep_compiled(notify: Notify) -> None:
+    """Keeps compiled programs below the cache folder, for later runs.
+
+    Args:
+      notify: gets a sentence if that is not possible, or if a file is damaged.
+    """
+    cache = _replaceable_cache()
+    if cache is None:
+        notify(
+            f"jax {jax.__version__} keeps compiled programs in another way than this cnnbench"
+            " knows, so programs are compiled again each time; update cnnbench."
+        )
+        return
+    folder = cache_dir() / "programs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        notify(_refused(folder, "made", error))
+        return
+    if (wanted := asked("jax_compilation_cache_dir")) and not wanted.endswith(f"={folder}"):
+        message = f"ignoring {wanted}: compiled programs are kept in {folder}"
+        notify(f"{message}; set CNNBENCH_CACHE_DIR to keep them elsewhere.")
+    cache[_OPEN] = partial(_open, notify)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # By default only programs that took a second to compile are kept.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _replaceable_cache() -> dict[str, Any] | None:
+    """The names of JAX's module that opens the cache; None where it is not as we know it.
+
+    The module is private, and JAX has no public way to replace the cache (0.10 to 0.12).
+    """
+    try:
+        names = vars(importlib.import_module(_MODULE))
+    except ImportError:
+        return None
+    function = names.get(_OPEN)
+    known = callable(function) and list(inspect.signature(function).parameters) == ["path"]
+    return names if known else None
+
+
+def _open(notify: Notify, path: str) -> tuple["ProgramFiles", str]:
+    return ProgramFiles(Path(path), notify), path
+
+
+class ProgramFiles:
+    """What JAX keeps, by its keys, in files that are whole or not there, and are verified.
+
+    JAX's own are written in place. A process beside it reads half of a program, and one that is
+    killed leaves half of it for good.
+
+    Args:
+      folder: where they are.
+      notify: gets a sentence on the first that is damaged or cannot be written.
+    """
+
+    def __init__(self, folder: Path, notify: Notify) -> None:
+        self._path = folder  # JAX's name for it
+        self._notify = notify
+        self._told = False
+
+    def get(self, key: str) -> bytes | None:
+        """The program of a key; None where it has to be compiled."""
+        entry = read_entry(self._file(key), key, self._tell)
+        return entry.arrays["program"].tobytes() if entry else None
+
+    def put(self, key: str, program: bytes) -> None:
+        """Keeps a program if the disk takes it."""
+        content = Entry({"program": np.frombuffer(program, np.uint8)}, "JAX", key)
+        try:
+            write_entry(self._file(key), content)
+        except OSError as error:
+            self._tell(_refused(self._path, "written", error))
+
+    def _file(self, key: str) -> Path:
+        return self._path / f"{key}.arrays"
+
+    def _tell(self, text: str) -> None:
+        if not self._told:
+            self._notify(text)
+        self._told = True
+
+
+def _refused(folder: Path, action: str, error: OSError) -> str:
+    reason = (
+        f"{folder}: cannot be {action} ({error.strerror}), so programs are compiled again each time"
+    )
+    return f"{reason}; set CNNBENCH_CACHE_DIR to a folder that can be written."
+
+
+@dataclass(slots=True)
+class Lookups:
+    """How often the cache was asked for a program, and how often it had it."""
+
+    asked: int = 0
+    found: int = 0
+
+    @property
+    def state(self) -> str:
+        """``warm`` where every program came from the cache, ``cold`` otherwise."""
+        return "warm" if self.asked and self.found == self.asked else "cold"
+
+
+@contextmanager
+def lookups() -> Iterator[Lookups]:
+    """Counts what the cache is asked for in its body."""
+    counts = Lookups()
+
+    def count(event: str, **_: object) -> None:
+        counts.asked += event == _ASKED
+        counts.found += event == _FOUND
+
+    jax.monitoring.register_event_listener(count)
+    try:
+        yield counts
+    finally:
+        jax.monitoring.unregister_event_listener(count)

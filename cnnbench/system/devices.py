@@ -1,0 +1,108 @@
+"""Which devices train: accelerators, or the cores of a CPU as JAX's host devices."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from cnnbench.errors import UsageError
+from cnnbench.system import settings
+from cnnbench.system.host import num_cpus
+from cnnbench.system.memory import free_bytes, peak_memory_bytes
+
+BATCH = "batch"  # the axis along which devices share a batch
+MOST_HOST_DEVICES = 16
+
+
+def use_all_cores(notify: Callable[[str], None]) -> None:
+    """Makes a host device of every core; without effect once JAX has started.
+
+    Args:
+      notify: gets a sentence if a variable asks for another number.
+    """
+    count = min(num_cpus(), MOST_HOST_DEVICES)
+    wanted = settings.asked("jax_num_cpu_devices")
+    if wanted and jax.config.values["jax_num_cpu_devices"] != count:
+        notify(f"ignoring {wanted}: a run takes a device for each core it may use, here {count}.")
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+    except RuntimeError:  # a program that uses cnnbench as a library has started JAX itself
+        return
+
+
+def pick_devices(kind: str) -> tuple[jax.Device, ...]:
+    """All devices of a kind: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
+
+    Raises:
+      UsageError: this machine has none of that kind, or JAX is told to use others.
+    """
+    try:
+        return _cpus() if kind == "cpu" else _devices(None if kind == "auto" else kind)
+    except _NONE:
+        if kind == "auto" and not _chosen():
+            raise
+        raise UsageError(_lack(kind)) from None
+
+
+_NONE = (RuntimeError, AssertionError)  # the latter where all that JAX_PLATFORMS names is missing
+_CHOICES = ("jax_platforms", "jax_platform_name", "jax_force_tpu_init")
+
+
+def _devices(backend: str | None) -> tuple[jax.Device, ...]:
+    return tuple(jax.local_devices(backend=backend))
+
+
+def _cpus() -> tuple[jax.Device, ...]:
+    """The CPU's, also where JAX is told to look for other devices, or only for others."""
+    before = jax.config.values
+    try:
+        if before["jax_platform_name"] not in {"", "cpu"}:
+            jax.config.update("jax_platform_name", "")
+        return _devices("cpu")
+    except _NONE:
+        for choice in (f"{before['jax_platforms']},cpu", "cpu"):
+            jax.config.update("jax_platforms", choice)
+            with suppress(*_NONE):
+                return _devices("cpu")
+        raise
+
+
+def _chosen() -> str:
+    """The variables that tell JAX which devices to use, with their values."""
+    return " and ".join(filter(None, map(settings.asked, _CHOICES)))
+
+
+def _lack(kind: str) -> str:
+    """Remedy for a device, or a variable, that this machine cannot serve."""
+    chosen = _chosen()
+    if kind == "auto":
+        names = " and ".join(name.upper() for name in _CHOICES if settings.asked(name))
+        remedy = ", or set it to cpu" if names in {"JAX_PLATFORMS", "JAX_PLATFORM_NAME"} else ""
+        return f"{chosen}: JAX finds no such device here; unset {names}{remedy}."
+    message = f"--device {kind}: JAX finds no {kind} on this machine"
+    if chosen:
+        return f"{message} with {chosen}; unset that, or write --device auto."
+    have = ", ".join(sorted({device.platform for device in jax.devices()}))
+    return f"{message}, but {have}; write --device auto."
+
+
+def make_mesh(devices: Sequence[jax.Device]) -> Mesh | None:
+    """The devices in a row; None for a single one."""
+    if len(devices) == 1:
+        return None
+    return jax.make_mesh((len(devices),), (BATCH,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def free_memory(device: jax.Device) -> int | None:
+    """Bytes that a training can still take; None where nothing tells."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return int(stats["bytes_limit"]) - int(stats["bytes_in_use"])
+    return free_bytes() if device.platform == "cpu" else None
+
+
+def peak_memory(device: jax.Device) -> int | None:
+    """The most bytes held so far: by an accelerator, or by this process on a CPU."""
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    return int(stats["peak_bytes_in_use"]) if stats else peak_memory_bytes()

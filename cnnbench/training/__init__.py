@@ -1,0 +1,1 @@
+"""Losses, optimizers, the jitted step, autotuning and the training loop."""

@@ -1,0 +1,161 @@
+"""Finds the fastest strategy: measured once for a network on a device, then remembered."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cnnbench._version import __version__
+from cnnbench.system.cache import cache_dir
+from cnnbench.system.devices import free_memory
+from cnnbench.system.files import write_whole
+from cnnbench.system.host import processor
+from cnnbench.system.settings import current
+from cnnbench.training.executables import Job, compile_train, set_up
+from cnnbench.training.footprint import footprint, require_room
+from cnnbench.training.state import build_optimizer
+from cnnbench.training.strategy import Strategy, asked_for, candidates
+
+STEPS = 3  # timed of each candidate, after one that is not
+HOPELESS = 3.0  # times the best first step: further ones would not change the choice
+MARGIN = 1.05  # how much faster `fast` has to be, since it rounds more
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A strategy and why it was taken.
+
+    Args:
+      strategy: the strategy.
+      step_s: seconds of a step of each candidate, by form; empty where there was
+        nothing to measure.
+    """
+
+    strategy: Strategy
+    step_s: Mapping[str, float]
+
+
+def known_choice(job: Job) -> Choice | None:
+    """The strategy that was asked for or is remembered; None where it has to be measured.
+
+    A run that goes on takes the one that it began with.
+    """
+    if job.resume and job.resume.strategy and job.resume.engine:
+        return Choice(job.resume.strategy, job.resume.engine.step_s)
+    found = _candidates(job)
+    asked = asked_for(job.engine, found)
+    if asked is not None:
+        return Choice(asked, {})
+    step_s = _read(job, found)
+    return Choice(fastest(found, step_s), step_s) if step_s else None
+
+
+def measure(job: Job) -> Choice:
+    """The fastest strategy, which is remembered."""
+    found = _candidates(job)
+    step_s: dict[str, float] = {}
+    for strategy in found:
+        step_s[strategy.form] = _step_seconds(job, strategy, min(step_s.values(), default=math.inf))
+    path, content = _path(job, found), {"for": _situation(job, found), "step_s": step_s}
+    with suppress(OSError):  # it is measured again then
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(content, indent=2).encode() + b"\n")
+    return Choice(fastest(found, step_s), step_s)
+
+
+def _candidates(job: Job) -> tuple[Strategy, ...]:
+    """Those for which there is room.
+
+    Raises:
+      RoomError: there is none.
+    """
+    counts = (job.batch_size, job.num_steps, len(job.devices))
+    precision = job.experiment.train.precision
+    found = candidates(job.plan, *counts, accelerator=job.accelerator, precision=precision)
+    asked = asked_for(job.engine, found)
+    found = (asked,) if asked else found
+    free = free_memory(job.devices[0])
+    if (plan := job.plan) is None or free is None:
+        return found
+    slots = _slots(job)
+    needs = [footprint(plan, strategy, job.batch_size, slots) for strategy in found]
+    least = min(zip(needs, found, strict=True), key=lambda pair: pair[0].total)
+    require_room(plan, least[0], free, rows=bool(least[1].row))
+    fitting = zip(needs, found, strict=True)
+    return tuple(strategy for need, strategy in fitting if need.total <= free)
+
+
+def _slots(job: Job) -> int:
+    """Values that the optimiser keeps of each parameter."""
+    optimizer = build_optimizer(job.experiment.train, job.num_steps)
+    one = jax.ShapeDtypeStruct((7, 11), np.float32)
+    state = jax.tree.leaves(jax.eval_shape(optimizer.init, {"parameter": one}))
+    return sum(leaf.shape == one.shape for leaf in state)
+
+
+def fastest(found: Sequence[Strategy], step_s: Mapping[str, float]) -> Strategy:
+    """The candidate with the shortest step; `fast` only where it is clearly ahead."""
+    cost = {s: step_s[s.form] * (MARGIN if s.form == "fast" else 1) for s in found}
+    return min(found, key=cost.__getitem__)
+
+
+def _step_seconds(job: Job, strategy: Strategy, best: float) -> float:
+    setup = set_up(job, strategy)
+    network = setup.network(job.experiment.seeds[0])
+    state = setup.state(network)
+    program = compile_train(setup, network, state)
+    indices = np.arange(job.batch_size, dtype=np.int32)[None]
+    seconds: list[float] = []
+    while len(seconds) <= STEPS:
+        start = job.watch.now()
+        state, losses = program(state, setup.arrays, indices)
+        jax.block_until_ready((state, losses))
+        seconds.append(job.watch.now() - start)
+        if min(seconds) > HOPELESS * best:
+            break
+    return min(seconds)
+
+
+def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
+    """All that a choice depends on, in the types that JSON has."""
+    device, experiment = job.devices[0], job.experiment
+    return {
+        "versions": [__version__, jax.__version__, version("jaxlib")],
+        "device": [device.platform, device.device_kind, processor(), len(job.devices)],
+        "settings": current(),
+        "task": experiment.task.value,
+        "model": experiment.model.model_dump(mode="json"),
+        "train": experiment.train.model_dump(mode="json", exclude={"epochs"}),
+        "input": [*job.dataset.info.shape, job.dataset.info.num_classes, job.batch_size],
+        "candidates": [strategy.text for strategy in found],
+    }
+
+
+def _path(job: Job, found: Sequence[Strategy]) -> Path:
+    """The file of a choice, named by all that it depends on."""
+    content = json.dumps(_situation(job, found))
+    return cache_dir() / "engines" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
+
+
+def _read(job: Job, found: Sequence[Strategy]) -> dict[str, float] | None:
+    """What was measured before; None where it is missing or damaged, and is measured again."""
+    try:
+        content = json.loads(_path(job, found).read_bytes())
+    except (OSError, ValueError):
+        return None
+    if not isinstance(content, dict) or content.get("for") != _situation(job, found):
+        return None
+    step_s = content.get("step_s")
+    forms = {strategy.form for strategy in found}
+    if not isinstance(step_s, dict) or set(step_s) != forms:
+        return None
+    sound = (isinstance(v, float) and math.isfinite(v) for v in step_s.values())
+    return step_s if all(sound) else None

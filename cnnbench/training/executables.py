@@ -1,0 +1,260 @@
+"""Compiled programs: steps made ready for given devices, ahead of time."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cnnbench.data.dataset import Dataset
+from cnnbench.graph.plan import Plan
+from cnnbench.nn.graph_net import GraphNet
+from cnnbench.nn.microbatch import Cut
+from cnnbench.nn.python_model import import_class, make_module, require_output
+from cnnbench.nn.submodules import count_slow
+from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.system.compile_cache import compiled
+from cnnbench.system.devices import make_mesh
+from cnnbench.system.stopwatch import Stopwatch
+from cnnbench.training.inference import outputs_of
+from cnnbench.training.resume import Resume
+from cnnbench.training.state import (
+    Arrays,
+    Network,
+    TrainState,
+    build_optimizer,
+    init_state,
+    stack,
+    take_apart,
+)
+from cnnbench.training.step import Rules, eval_step, make_rules, train_step
+from cnnbench.training.strategy import Strategy, has_batch_statistics
+
+EVAL_BATCH = 500  # images
+NUM_SAMPLES = 10  # reconstructions kept for the picture
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is trained, on what, where.
+
+    Args:
+      experiment: all that was asked for.
+      plan: its network; None where the model is a Python class.
+      folder: the experiment file's folder, where a Python class may lie.
+      dataset: the images.
+      devices: where it runs.
+      watch: charged with the seconds of each part.
+      engine: ``auto``, or the form of the operations that is asked for.
+      profile: folder for a trace of the first epoch; None for no trace.
+      snapshots: whether the weights are told after each epoch.
+      reference: the Python class, ``module:Class``, where the model is one.
+      resume: what is done already; None for a new run.
+    """
+
+    experiment: Experiment
+    plan: Plan | None
+    folder: Path
+    dataset: Dataset
+    devices: tuple[jax.Device, ...]
+    watch: Stopwatch
+    engine: str = "auto"
+    profile: Path | None = None
+    snapshots: bool = False
+    reference: str = ""
+    resume: Resume | None = None
+
+    @property
+    def num_train(self) -> int:
+        """Training images."""
+        return len(self.dataset.train.labels)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a step: all of them where there are fewer than were asked for."""
+        return min(self.experiment.train.batch_size, self.num_train)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of an epoch; images that fill no batch wait for the next shuffle."""
+        return self.num_train // self.batch_size
+
+    @property
+    def accelerator(self) -> bool:
+        """Whether it trains on GPUs or TPUs."""
+        return str(self.devices[0].platform) != "cpu"
+
+
+class Programs(NamedTuple):
+    """Compiled steps.
+
+    Those for several seeds at once have an axis of seeds: first in the state and
+    in what `evaluate` and `outputs` give, second in indices and losses.
+
+    Args:
+      train: (state, arrays, indices (steps, batch)) to state and losses (steps,).
+      evaluate: as `steps.eval_step`.
+      outputs: as `steps.outputs_of`; None unless the network reconstructs.
+    """
+
+    train: Callable[..., tuple[TrainState, jax.Array]]
+    evaluate: Callable[..., dict[str, jax.Array]]
+    outputs: Callable[..., jax.Array] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A strategy with its devices and the data on them.
+
+    Args:
+      job: what is trained.
+      strategy: how.
+      mesh: the devices that share a batch; None for one.
+      arrays: all splits, on every device.
+      at_once: seeds that one program trains.
+    """
+
+    job: Job
+    strategy: Strategy
+    mesh: Mesh | None
+    arrays: Arrays
+    at_once: int = 1
+
+    def network(self, seed: int) -> Network:
+        """A model with the initial parameters of a seed."""
+        job = self.job
+        if job.plan is None:
+            make = import_class(job.reference, job.folder)
+            return take_apart(make_module(make, job.experiment.model.args, seed))
+        form, row = self.strategy.form, self.strategy.row
+        cut = Cut(row, self.mesh) if row and has_batch_statistics(job.plan) else None
+        return take_apart(GraphNet(job.plan, form=form, rngs=nnx.Rngs(seed), cut=cut))
+
+    def state(self, *networks: Network) -> TrainState:
+        """The state before the first step, on the devices; of a network for each seed at once."""
+        optimizer = build_optimizer(self.job.experiment.train, self.job.num_steps)
+        states = [init_state(network, optimizer) for network in networks]
+        state: TrainState = self.place(stack(states))
+        return state
+
+    def each_seed(self, function: Callable[..., Any], axes: Sequence[int | None]) -> Any:
+        """A function for one seed, for all that are trained at once."""
+        return jax.vmap(function, in_axes=axes) if self.at_once > 1 else function
+
+    def place(self, tree: Any) -> Any:
+        """Values on every device."""
+        return _place(tree, self.mesh, self.job.devices[0])
+
+    def rules(self, *, training: bool) -> Rules:
+        """The rules of a step; batch statistics need the whole batch in training."""
+        plan, row = self.job.plan, self.strategy.row
+        whole = training and plan is not None and has_batch_statistics(plan)
+        rows = None if whole else row
+        # Rows are cut inside the model then, and shared there.
+        mesh = None if whole and row else self.mesh
+        return make_rules(self.job.experiment, rows, prepares=plan is not None, mesh=mesh)
+
+
+def set_up(job: Job, strategy: Strategy) -> Setup:
+    """The devices of a strategy, with the data on them."""
+    mesh = make_mesh(job.devices[: strategy.num_devices])
+    arrays = _place(to_arrays(job.dataset), mesh, job.devices[0])
+    return Setup(job, strategy, mesh, jax.block_until_ready(arrays))
+
+
+def _place(tree: Any, mesh: Mesh | None, first: jax.Device) -> Any:
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()) if mesh else first)
+
+
+def to_arrays(dataset: Dataset) -> Arrays:
+    """All splits in one pair of arrays, so that one program evaluates any of them."""
+    splits = (dataset.train, dataset.validation, dataset.test)
+    images: Any = np.concatenate([split.images for split in splits])
+    labels: Any = np.concatenate([split.labels for split in splits])
+    return Arrays(images, labels)
+
+
+def compile_train(setup: Setup, network: Network, state: TrainState) -> Callable[..., Any]:
+    """The program of training steps alone; see `Programs`."""
+    job = setup.job
+    optimizer = build_optimizer(job.experiment.train, job.num_steps)
+    rules = setup.rules(training=True)
+    step = partial(train_step, graphdef=network.training, optimizer=optimizer, rules=rules)
+    step = setup.each_seed(step, (0, None, 0))
+
+    def steps(state: TrainState, arrays: Arrays, indices: jax.Array) -> Any:
+        if len(indices) == 1:  # a convolution inside of a loop would be slow on a CPU
+            state, loss = step(state, arrays, indices[0])
+            return state, loss[None]
+        return lax.scan(lambda carry, batch: step(carry, arrays, batch), state, indices)
+
+    seeds = (setup.at_once,) if setup.at_once > 1 else ()
+    indices = np.zeros((setup.strategy.steps_per_call, *seeds, job.batch_size), np.int32)
+    # LLVM's last level takes a sixth of the time to compile and makes no step faster.
+    options = {} if job.accelerator else {"xla_backend_optimization_level": 2}
+    arguments = state, setup.arrays, indices
+    return _ahead_of_time(setup, steps, *arguments, quick=options, donate_argnums=0)
+
+
+def compile_all(setup: Setup, network: Network, state: TrainState) -> Programs:
+    """All programs."""
+    job, rules = setup.job, setup.rules(training=False)
+    evaluate = partial(eval_step, graphdef=network.scoring, rules=rules)
+    evaluate = setup.each_seed(evaluate, (0, 0, None, None, None))
+    # A few images: as XLA computes them, which takes a third of the time to compile.
+    plain = replace(setup, strategy=replace(setup.strategy, form="plain", row=None))
+    outputs = partial(outputs_of, graphdef=plain.network(0).evaluation, rules=rules)
+    outputs = setup.each_seed(outputs, (0, 0, None, None))
+    chunk, weights = np.zeros(EVAL_BATCH, np.int32), np.ones(EVAL_BATCH, np.float32)
+    sample = np.zeros(min(NUM_SAMPLES, len(job.dataset.test.labels)), np.int32)
+    model, arrays = state[:2], setup.arrays
+    reconstructs = job.experiment.task is Task.RECONSTRUCT
+    # Most of an evaluation is matrix products, which no optimisation of the code around
+    # them makes faster, and it is compiled in two thirds of the time without.
+    quick = {} if job.accelerator else {"xla_backend_optimization_level": 1}
+    ready = partial(_ahead_of_time, setup, quick=quick)
+    return Programs(
+        compile_train(setup, network, state),
+        ready(evaluate, *model, arrays, chunk, weights),
+        ready(outputs, *model, arrays, sample) if reconstructs else None,
+    )
+
+
+def _ahead_of_time(
+    setup: Setup,
+    function: Callable[..., Any],
+    *args: Any,
+    quick: Mapping[str, Any],
+    **options: Any,
+) -> Callable[..., Any]:
+    if setup.mesh is not None:
+        options["out_shardings"] = NamedSharding(setup.mesh, PartitionSpec())
+    program: Callable[..., Any] = compiled(jax.jit(function, **options).lower(*args), quick)
+    return program
+
+
+def check_output(setup: Setup, network: Network) -> int:
+    """Checks a Python model's output; a plan's was checked before it was built.
+
+    Returns:
+      The number of its depthwise convolutions that are slow on a CPU; 0 on an accelerator.
+
+    Raises:
+      ModelError: it does not.
+    """
+    job, info = setup.job, setup.job.dataset.info
+    want = (info.num_classes,) if job.experiment.task is Task.CLASSIFY else info.shape
+    rules = setup.rules(training=False)
+    call = partial(outputs_of, graphdef=network.evaluation, rules=rules)
+    indices = jnp.zeros(1, jnp.int32)
+    traced = jax.make_jaxpr(call, return_shape=True)
+    program, got = traced(network.params, network.rest, setup.arrays, indices)
+    require_output(got, want)
+    return 0 if job.accelerator else count_slow(program.jaxpr)

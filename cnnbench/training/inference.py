@@ -1,0 +1,40 @@
+"""What a network gives for images, as pure functions; in evaluation mode."""
+
+from typing import Any
+
+import jax
+
+from cnnbench.nn.submodules import captured
+from cnnbench.training.state import Arrays, Indices, Tree
+from cnnbench.training.step import Rules, cast, merged, pick, results_of, whole
+
+
+def outputs_of(
+    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
+) -> jax.Array:
+    """The network's results for the images at `indices`, in evaluation mode."""
+    images, _ = pick(arrays, indices, rules)
+    return results_of(graphdef, params, rest, images, {}, rules).output
+
+
+def outputs_from(
+    params: Tree, rest: Tree, values: jax.Array, *, graphdef: Any, rules: Rules, layer: str
+) -> jax.Array:
+    """The result of a graph from the values of a layer, (n, ...), in evaluation mode."""
+    model = merged(graphdef, params, rest, rules)
+    result: jax.Array = whole(model.output_from(layer, cast(values, rules.dtype)), rules)
+    return result
+
+
+def activations_of(
+    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
+) -> dict[str, jax.Array]:
+    """Output of each layer of a graph for the images at `indices`, in evaluation mode.
+
+    Layers of a Python model are its submodules and what it sows, in the order of their calls.
+    """
+    images = cast(pick(arrays, indices, rules)[0], rules.dtype)
+    model = merged(graphdef, params, rest, rules)
+    values = model.activations(images) if rules.prepares else captured(model, images)[1]
+    results: dict[str, jax.Array] = whole(values, rules)
+    return results

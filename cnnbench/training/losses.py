@@ -1,0 +1,141 @@
+"""Losses and metrics, for each image, so that a mean over any number of images is exact."""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cnnbench.layers import Sample
+from cnnbench.nn.result import Result
+from cnnbench.spec.experiment import Experiment, Loss, Task
+from cnnbench.training.image_quality import BRIGHTEST, psnr, ssim
+
+PerImage = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+Score = Callable[[Result, jax.Array], jax.Array]
+"""A number for each image, (n,), from a result and targets."""
+
+
+def objective(experiment: Experiment) -> Score:
+    """What is minimised: the loss, and the weighted divergence of layers that sample.
+
+    Losses of images are means over an image's values, so the divergence is divided by
+    their number too. With a weight of 1, binary cross-entropy then gives the negative
+    evidence lower bound of Bernoulli pixels, in nats a value (Kingma & Welling 2014), and
+    the squared error, up to a constant, that of Gaussian pixels of variance 1/2.
+    """
+    loss = per_image_loss(loss_name(experiment))
+    weights = {
+        name: op.kl_weight
+        for name, op in experiment.model.layers.items()
+        if isinstance(op, Sample) and op.kl_weight
+    }
+    by_value = experiment.task is Task.RECONSTRUCT
+
+    def score(result: Result, targets: jax.Array) -> jax.Array:
+        values = loss(result.output, targets)
+        share = result.output[0].size if by_value else 1
+        for name, weight in weights.items():
+            values += weight / share * result.divergences[name]
+        return values
+
+    return score
+
+
+def scores(experiment: Experiment) -> dict[str, Score]:
+    """The metrics beside the loss, by name."""
+    data_range = BRIGHTEST / experiment.dataset.pixel_scale
+    return {name: _score(name, data_range) for name in metric_names(experiment)}
+
+
+def _score(name: str, data_range: float) -> Score:
+    if name == "kl":
+        return lambda result, targets: sum(result.divergences.values(), jnp.zeros(len(targets)))
+    metric = per_image_metric(name, data_range)
+    return lambda result, targets: metric(result.output, targets)
+
+
+def per_image_loss(name: str) -> PerImage:
+    """Loss of each image, (n,), from outputs (n, ...) and targets.
+
+    Targets are labels (n,) for cross_entropy, from logits, and images like the
+    outputs for the others, averaged over an image's values.
+    """
+    match name:
+        case "cross_entropy":
+            return _cross_entropy
+        case "mse":
+            return _image_mean(lambda output, target: (output - target) ** 2)
+        case "mae":
+            return _image_mean(lambda output, target: jnp.abs(output - target))
+        case "binary_cross_entropy":
+            return _image_mean(_binary_cross_entropy)
+        case _:
+            raise AssertionError(name)
+
+
+def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    loss: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return loss
+
+
+def _binary_cross_entropy(output: jax.Array, target: jax.Array) -> jax.Array:
+    """Of probabilities; kept finite at 0 and 1 as in Keras."""
+    output = jnp.clip(output, 1e-7, 1 - 1e-7)
+    return -(target * jnp.log(output) + (1 - target) * jnp.log1p(-output))
+
+
+def _image_mean(value: PerImage) -> PerImage:
+    return lambda outputs, targets: value(outputs, targets).reshape(len(outputs), -1).mean(axis=1)
+
+
+def per_image_metric(name: str, data_range: float = 1.0) -> PerImage:
+    """A metric for each image, (n,); its mean over the images is the metric.
+
+    Args:
+      name: the metric.
+      data_range: from the darkest possible pixel to the brightest, for PSNR and SSIM.
+    """
+    match name:
+        case "accuracy":
+            return partial(_in_top, k=1)
+        case "top5_accuracy":
+            return partial(_in_top, k=5)
+        case "psnr":
+            return partial(psnr, data_range=data_range)
+        case "ssim":
+            return partial(ssim, data_range=data_range)
+        case _:
+            return per_image_loss(name)
+
+
+def _in_top(logits: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:
+    """1 where fewer than k classes stand before the label's: ties by class number, NaN last."""
+    own = jnp.take_along_axis(logits, labels[:, None], axis=1)
+    classes = jnp.arange(logits.shape[1])
+    before = ~((logits < own) | ((logits == own) & (classes >= labels[:, None])))
+    return (before.sum(axis=1) < k).astype(jnp.float32)
+
+
+def loss_name(experiment: Experiment) -> Loss:
+    """The loss that is minimised."""
+    default: Loss = "cross_entropy" if experiment.task is Task.CLASSIFY else "mse"
+    return experiment.train.loss or default
+
+
+def objective_name(experiment: Experiment) -> str:
+    """What is minimised, in words: the loss, and the weight of each divergence.
+
+    Losses that differ in it are not comparable.
+    """
+    samples = [op for op in experiment.model.layers.values() if isinstance(op, Sample)]
+    return " + ".join([loss_name(experiment), *(f"{op.kl_weight:g} KL" for op in samples)])
+
+
+def metric_names(experiment: Experiment) -> tuple[str, ...]:
+    """The metrics that are reported beside the loss."""
+    default = ("accuracy",) if experiment.task is Task.CLASSIFY else ()
+    return default if experiment.train.metrics is None else experiment.train.metrics

@@ -1,0 +1,180 @@
+"""Measures what a network costs on its device: operations, memory, latency, and the device's peak.
+
+It takes a few seconds, after the first seed and outside the clocks of training. Latency and peak
+are measured by turns, so that a machine that gets busy is noticed.
+"""
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnnbench.graph.flops import training_flops
+from cnnbench.runs.cost import Cost
+from cnnbench.training.executables import Programs, Setup
+from cnnbench.training.inference import outputs_of
+from cnnbench.training.matmul_peak import SIZE, multiplier, product_flops
+from cnnbench.training.state import Arrays, Network, TrainState
+from cnnbench.training.step import gradients
+from cnnbench.training.strategy import Strategy
+
+PLAIN = Strategy("plain", None, 1, 1)
+TURNS = 3
+CALLS = 100  # of one image, timed in a turn
+FEWEST_CALLS = 7
+FEWEST_FOR_P99 = 200
+LATENCY_BUDGET_S = 1 / TURNS
+WARM_UP_CALLS = 5
+
+
+def measure_cost(setup: Setup, programs: Programs) -> Cost:
+    """The cost of a network that has been trained, whose parameters do not matter here.
+
+    Args:
+      setup: how one seed was trained.
+      programs: its compiled steps.
+    """
+    job = setup.job
+    plain = replace(setup, strategy=PLAIN, mesh=None, at_once=1)
+    network = plain.network(job.experiment.seeds[0])
+    forward, backward = count_flops(plain, network)
+    rounds, products = by_turns(_one_image(plain, network), _multipliers(job.devices[0]))
+    seconds = [second for turn in rounds for second in turn]
+    best = min(products, key=min)
+    return Cost(
+        training_flops=None if job.plan is None else training_flops(job.plan),
+        forward_flops=forward,
+        backward_flops=backward,
+        memory_bytes=_program_bytes(setup, programs.train),
+        latency_p50_s=float(np.percentile(seconds, 50)),
+        latency_p99_s=percentile_99(seconds),
+        latency_calls=len(seconds),
+        product_flops=product_flops(SIZE) / min(best),
+        latency_spread=spread([statistics.median(turn) for turn in rounds], max),
+        product_spread=spread(best, statistics.median),
+    )
+
+
+def count_flops(plain: Setup, network: Network) -> tuple[float | None, float | None]:
+    """XLA's count for an image, forward and backward, before XLA optimises anything.
+
+    Backward is a training step's loss and gradient, without the optimiser, less forward.
+    Nothing is compiled. CPUs count for all devices, because those of plug-ins do not.
+    """
+    size, (height, width, channels) = plain.job.batch_size, plain.job.dataset.info.shape
+    params, rest = jax.eval_shape(lambda: (network.params, network.rest))
+    images = jax.ShapeDtypeStruct((size, height, width, channels), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((size,), jnp.int32)
+    arrays: Any = (images, labels)
+    forward = partial(outputs_of, graphdef=network.evaluation, rules=plain.rules(training=False))
+    gradient = partial(gradients, graphdef=network.training, rules=plain.rules(training=True))
+    state = TrainState(params, rest, ())
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # the user leaves JAX no CPU
+        return None, None
+    with jax.default_device(cpu):
+        once = _flops(forward, params, rest, Arrays(*arrays), labels)
+        both = _flops(gradient, state, Arrays(*arrays), labels)
+    if once is None or both is None:
+        return None, None
+    return once / size, (both - once) / size
+
+
+def _flops(function: Callable[..., Any], *args: Any) -> float | None:
+    counted = jax.jit(function).lower(*args).cost_analysis()
+    return float(counted["flops"]) if counted and "flops" in counted else None
+
+
+def _one_image(plain: Setup, network: Network) -> Callable[[], object]:
+    """A call of the compiled forward pass that returns when the result is there."""
+    test: Any = plain.job.dataset.test
+    arrays = Arrays(test.images[:1], test.labels[:1])
+    args = plain.place((network.params, network.rest, arrays, np.zeros(1, np.int32)))
+    forward = partial(outputs_of, graphdef=network.evaluation, rules=plain.rules(training=False))
+    compiled = jax.jit(forward).lower(*args).compile()
+    return lambda: compiled(*args).block_until_ready()
+
+
+def by_turns(
+    call: Callable[[], object],
+    products: Sequence[Callable[[], object]],
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[list[tuple[float, ...]], list[list[float]]]:
+    """Times calls and matrix products, a round of calls after a product of each library.
+
+    Args:
+      call: returns when its work is done.
+      products: likewise, one of each library.
+      clock: seconds from any fixed point.
+
+    Returns:
+      Seconds of the calls of each round, and those of all products of each library.
+    """
+    rounds: list[tuple[float, ...]] = []
+    times: list[list[float]] = [[] for _ in products]
+    for _ in range(TURNS):
+        for multiply, seconds in zip(products, times, strict=True):
+            seconds.append(_once(multiply, clock))
+        rounds.append(call_seconds(call, clock))
+    return rounds, times
+
+
+def call_seconds(call: Callable[[], object], clock: Callable[[], float]) -> tuple[float, ...]:
+    """Seconds of each call of a round: as many as are wanted, or as fit into its time."""
+    for _ in range(WARM_UP_CALLS):
+        call()
+    seconds: list[float] = []
+    end = clock() + LATENCY_BUDGET_S
+    while len(seconds) < CALLS and (len(seconds) < FEWEST_CALLS or clock() < end):
+        seconds.append(_once(call, clock))
+    return tuple(seconds)
+
+
+def _once(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    start = clock()
+    call()
+    return clock() - start
+
+
+def spread(seconds: Sequence[float], upper: Callable[[Sequence[float]], float]) -> float:
+    """By how much the largest, the median or the like is above the smallest, as a share of it.
+
+    >>> spread([2.0, 2.5, 3.0], max)
+    0.5
+    """
+    return upper(seconds) / min(seconds) - 1
+
+
+def percentile_99(seconds: Sequence[float]) -> float | None:
+    """The 99th percentile; None where it would be little more than the maximum."""
+    return float(np.percentile(seconds, 99)) if len(seconds) >= FEWEST_FOR_P99 else None
+
+
+def _program_bytes(setup: Setup, train: Any) -> int | None:
+    """What the training step holds at most, on all devices together, but for the dataset."""
+    found = train.memory_analysis()
+    if found is None:
+        return None
+    # Results that take the place of arguments are counted with these.
+    sizes = found.argument_size_in_bytes + found.output_size_in_bytes
+    total = sizes - found.alias_size_in_bytes + found.temp_size_in_bytes
+    dataset = sum(array.nbytes for array in setup.arrays)
+    return setup.strategy.num_devices * (int(total) - dataset)
+
+
+@functools.cache
+def _multipliers(device: jax.Device) -> tuple[Callable[[], object], ...]:
+    """Matrix products of each library, compiled, whose threads are awake."""
+    names = ("jax", "numpy") if device.platform == "cpu" else ("jax",)
+    found = tuple(multiplier(name, SIZE) for name in names)
+    for multiply in found:
+        multiply()
+    return found

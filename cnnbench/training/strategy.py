@@ -1,0 +1,144 @@
+"""How a network is trained on given devices: choices that change the speed, and rounding."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cnnbench.graph.plan import Plan
+from cnnbench.layers import BatchNorm, Conv, ConvTranspose
+from cnnbench.spec.experiment import Precision
+
+if TYPE_CHECKING:
+    from cnnbench.nn.ops.convolution import Form  # which imports JAX
+
+ROW = 10  # images; docs/performance.md shows what other sizes cost
+# With batch norm a row's values are read again in the next pass: less of them is better.
+SMALL_ROW, MOST_VALUES = 5, 12_000  # images, if a layer has more values than these
+MOST_AT_ONCE = 8  # seeds of one program: larger ones compile longer and gain less
+ENGINES: tuple[str, ...] = ("auto", "plain", "direct", "fast")
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """One way to train.
+
+    Args:
+      form: which algorithms compute convolutions and pooling.
+      row: images that are computed at a time; None for a whole batch.
+      num_devices: devices that share a batch.
+      steps_per_call: training steps of one call of the compiled program.
+    """
+
+    form: "Form"
+    row: int | None
+    num_devices: int
+    steps_per_call: int
+
+    @property
+    def text(self) -> str:
+        """A line for people.
+
+        >>> Strategy("fast", 10, 2, 1).text
+        'fast, rows of 10 images, 2 devices'
+        """
+        rows = f"rows of {self.row} images" if self.row else "whole batches"
+        devices = f", {self.num_devices} devices" if self.num_devices > 1 else ""
+        return f"{self.form}, {rows}{devices}"
+
+
+def candidates(
+    plan: Plan | None,
+    batch_size: int,
+    num_steps: int,
+    num_devices: int,
+    *,
+    accelerator: bool,
+    precision: Precision = "float32",
+) -> tuple[Strategy, ...]:
+    """The strategies that may be the fastest.
+
+    On an accelerator, XLA's own convolutions and whole epochs in one program. On a
+    CPU, rows of images that fit into its caches, shared by its cores; whole batches
+    for what cannot be cut (a Python model). The reference is always among them.
+    Winograd's algorithm is not for bfloat16, whose few digits its sums would cancel.
+
+    Args:
+      plan: the network; None for a Python model.
+      batch_size: images of a step.
+      num_steps: steps of an epoch.
+      num_devices: devices there are.
+      accelerator: whether they are GPUs or TPUs.
+      precision: what the network computes in.
+    """
+    if accelerator:
+        share = max(n for n in range(1, num_devices + 1) if batch_size % n == 0)
+        return (Strategy("plain", None, share, num_steps),)
+    plain = Strategy("plain", None, 1, 1)
+    if plan is None:
+        return (plain,)
+    row = _row(plan, batch_size, num_devices)
+    shares = min(num_devices, -(-batch_size // row))
+    direct, fast = (Strategy(form, row, shares, 1) for form in _FORMS)
+    winograd = convolves(plan) and precision == "float32"
+    return (fast, direct, plain) if winograd else (direct, plain)
+
+
+_FORMS: "tuple[Form, ...]" = ("direct", "fast")
+
+
+def _row(plan: Plan, batch_size: int, num_devices: int) -> int:
+    """Images of a row; batch statistics need rows that fill the batch."""
+    share = -(-batch_size // num_devices)
+    if not convolves(plan):
+        fills = batch_size % num_devices == 0 or not has_batch_statistics(plan)
+        return share if fills else batch_size
+    if not has_batch_statistics(plan):
+        return min(ROW, share)
+    whole = share if batch_size % num_devices == 0 else batch_size
+    large = max(math.prod(node.layout.shape) for node in plan.nodes) > MOST_VALUES
+    most = min(SMALL_ROW if large else ROW, whole)
+    return max(n for n in range(1, most + 1) if whole % n == 0)
+
+
+def convolves(plan: Plan) -> bool:
+    """Whether there is a convolution."""
+    return any(isinstance(node.op, Conv | ConvTranspose) for node in plan.nodes)
+
+
+def has_batch_statistics(plan: Plan) -> bool:
+    """Whether an image's result depends on the others of its batch."""
+    return any(isinstance(node.op, BatchNorm) for node in plan.nodes)
+
+
+def asked_for(engine: str, found: Sequence[Strategy]) -> Strategy | None:
+    """The strategy that a user names; None where it has to be measured.
+
+    A network that has no use for `fast` or `direct` takes the next plainer one.
+    """
+    if engine == "auto":
+        return found[0] if len(found) == 1 else None
+    order = ENGINES[1 : ENGINES.index(engine) + 1]
+    fitting = [s for s in found if s.form in order]
+    return max(fitting, key=lambda s: order.index(s.form), default=found[-1])
+
+
+def groups(seeds: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
+    """Seeds in groups that are trained at once; those that fill none are trained alone.
+
+    >>> list(groups([1, 2, 3, 4, 5], 2))
+    [(1, 2), (3, 4), (5,)]
+    """
+    whole = len(seeds) // size * size
+    yield from (tuple(seeds[i : i + size]) for i in range(0, whole, size))
+    yield from ((seed,) for seed in seeds[whole:])
+
+
+def seeds_at_once(num_seeds: int) -> int:
+    """Into groups of what size seeds are divided, so that few are left over.
+
+    >>> [seeds_at_once(n) for n in (0, 1, 2, 8, 9, 19)]
+    [1, 1, 2, 8, 4, 6]
+    """
+    num_groups = max(1, -(-num_seeds // MOST_AT_ONCE))
+    return max(1, num_seeds // num_groups)

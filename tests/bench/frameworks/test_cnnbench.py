@@ -1,0 +1,85 @@
+"""Our engine behind the interface of the peers, against the plain form of the operations."""
+
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnbench.bench.frameworks import initial_weights
+from cnnbench.bench.frameworks.cnnbench import OwnPeer
+from cnnbench.nn.graph_net import GraphNet
+from cnnbench.spec.loader import Loaded, load_experiment
+from cnnbench.training.state import Arrays, build_optimizer, init_state, take_apart
+from cnnbench.training.step import make_rules, train_step
+
+SPEC = """\
+name: tiny
+task: classify
+dataset: {name: mnist}
+model:
+  layers:
+    conv1: {op: conv, filters: 3, kernel: 5, stride: 3, activation: tanh}
+    NORM
+    pool1: {op: max_pool, size: 2}
+    dense1: {op: dense, units: 10}
+train: {batch_size: 8, optimizer: {name: sgd, learning_rate: 0.1, momentum: 0, nesterov: false}}
+"""
+
+
+def load(folder: Path, norm: str = "") -> Loaded:
+    path = folder / "tiny.yaml"
+    path.write_text(SPEC.replace("NORM", norm or "flatless: {op: activation, activation: relu}"))
+    return load_experiment(path)
+
+
+@pytest.fixture
+def batches():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (3, 8, 28, 28, 1), np.uint8), rng.integers(0, 10, (3, 8))
+
+
+@pytest.mark.parametrize("norm", ["", "norm: {op: batch_norm}"])
+def test_losses_are_those_of_the_plain_form(norm, tmp_path, batches):
+    loaded = load(tmp_path, norm)
+    assert loaded.plan is not None
+    network = take_apart(GraphNet(loaded.plan, form="plain", rngs=nnx.Rngs(7)))
+    optimizer, rules = (
+        build_optimizer(loaded.experiment.train, 1),
+        make_rules(loaded.experiment, None),
+    )
+    step = jax.jit(partial(train_step, graphdef=network.training, optimizer=optimizer, rules=rules))
+    state, losses = init_state(network, optimizer), []
+    for images, labels in zip(*batches, strict=True):
+        arrays = Arrays(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
+        state, loss = step(state, arrays, jnp.arange(8))
+        losses.append(float(loss))
+    # Its weights are given, so its own seed (0) does not matter.
+    peer = OwnPeer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7))
+    assert peer.train(*batches) == pytest.approx(losses, rel=1e-4)
+
+
+def test_gradients_are_what_a_step_of_descent_goes_along(tmp_path, batches):
+    loaded = load(tmp_path)
+    assert loaded.plan is not None
+    weights = initial_weights(loaded.plan, 7)
+    peer = OwnPeer(loaded.experiment, loaded.plan, weights)
+    loss, gradients = peer.gradients(batches[0][0], batches[1][0])
+    assert peer.train(batches[0][:1], batches[1][:1]) == pytest.approx([loss], rel=1e-5)
+    for layer, values in nnx.to_pure_dict(peer._state.params)["weights"].items():
+        for name, value in values.items():
+            moved = (weights[layer][name] - np.asarray(value)) / 0.1
+            assert gradients[layer][name] == pytest.approx(moved, rel=1e-3, abs=1e-5)
+
+
+def test_outputs_are_those_of_the_network(tmp_path, batches):
+    loaded = load(tmp_path, "norm: {op: batch_norm}")
+    assert loaded.plan is not None
+    network = GraphNet(loaded.plan, form="plain", rngs=nnx.Rngs(7))
+    network.eval()
+    expected = network(jnp.asarray(batches[0][0], jnp.float32) / 256)
+    peer = OwnPeer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7))
+    assert peer.outputs(batches[0][0]) == pytest.approx(np.asarray(expected), rel=1e-4, abs=1e-5)

@@ -1,0 +1,651 @@
+"""Every operation, loss and optimiser in PyTorch, Keras and plain Flax against our networks."""
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnbench.bench import frameworks
+from cnnbench.bench.frameworks import VARIANTS, Weights, initial_weights, make_peer
+from cnnbench.errors import UsageError
+from cnnbench.graph.plan import Plan
+from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout, GaussianNoise, MaskingNoise
+from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
+from cnnbench.nn.ops import convolution
+from cnnbench.spec.experiment import LOSSES, Experiment
+from cnnbench.spec.loader import load_experiment
+from cnnbench.spec.optimizers import OPTIMIZERS
+from cnnbench.training.inference import outputs_of
+from cnnbench.training.state import Arrays, build_optimizer, init_state, take_apart
+from cnnbench.training.step import make_rules, train_step
+from tests.support.oracles import Array, make_plan
+from tests.support.paths import ROOT
+
+NUM_IMAGES, NUM_STEPS = 5, 3
+TOLERANCE = 1e-4  # of the largest entry
+Layers = Mapping[str, Mapping[str, Any]]
+
+
+def conv(**keys: Any) -> dict[str, Any]:
+    return {"op": "conv", "filters": 3, "kernel": 3} | keys
+
+
+def back(**keys: Any) -> dict[str, Any]:
+    return {"op": "conv_transpose"} | keys
+
+
+def dense(units: int = 3, **keys: Any) -> dict[str, Any]:
+    return {"op": "dense", "units": units} | keys
+
+
+FLAT: dict[str, Any] = {"op": "flatten"}
+NORM: dict[str, Any] = {"op": "batch_norm", "epsilon": 0.01, "momentum": 0.7}
+DROP: dict[str, Any] = {"op": "dropout", "rate": 0.4}
+
+# Images are 9x8 with 2 channels. Those whose output is not 3 values reconstruct them.
+CASES: Mapping[str, Layers] = {
+    "strides": {
+        "a": conv(kernel=[4, 2], stride=[2, 3], padding="same", activation="elu"),
+        "b": conv(kernel=[2, 3], padding=[1, 0], use_bias=False, activation="softplus"),
+        "c": dense(activation="linear"),
+    },
+    "pools": {
+        "a": conv(kernel=2, padding="same", activation="gelu"),
+        "b": {"op": "max_pool", "size": [3, 2]},
+        "c": {"op": "avg_pool", "size": 2, "stride": [1, 3], "inputs": "a"},
+        "d": dense(4, inputs="b", activation="silu"),
+        "e": dense(4, inputs="c", activation="sigmoid", use_bias=False),
+        "f": {"op": "concat", "inputs": ["d", "e"]},
+        "g": dense(),
+    },
+    "windows that overlap": {
+        "a": {"op": "max_pool", "size": 3, "stride": 2},
+        "b": {"op": "avg_pool", "size": [2, 1], "stride": [2, 1]},
+        "c": dense(),
+    },
+    "norm": {
+        "a": conv(use_bias=False),
+        "b": NORM,
+        "c": {"op": "activation", "activation": "leaky_relu"},
+        "d": FLAT,
+        "e": NORM | {"momentum": 0.0},
+        "f": dense(6, activation="tanh"),
+        "g": NORM,
+        "h": dense(),
+    },
+    "residual": {
+        "a": conv(padding="same", activation="relu"),
+        "b": conv(padding="same"),
+        "c": {"op": "add", "inputs": ["a", "b", "a"]},
+        "d": {"op": "concat", "inputs": ["c", "a"]},
+        "e": {"op": "global_avg_pool"},
+        "f": dense(),
+    },
+    "orders": {
+        "a": conv(padding="same", filters=2),
+        "b": FLAT,
+        "c": dense(144, activation="tanh"),
+        "d": {"op": "add", "inputs": ["c", "b"]},  # by row and by channel
+        "e": {"op": "concat", "inputs": ["b", "d"]},
+        "f": NORM,
+        "g": {"op": "reshape", "shape": [4, 9, 8], "inputs": "f"},  # other than any before it
+        "h": conv(kernel=2),
+        "i": {"op": "reshape", "shape": [2, 12, 3]},
+        "j": {"op": "reshape", "shape": [72]},
+        "k": DROP,
+        "l": dense(),
+    },
+    "slices": {
+        "noise": {"op": "gaussian_noise", "stddev": 0.5},
+        "mask": {"op": "masking_noise", "rate": 0.5},
+        "a": conv(padding="same", filters=4),
+        "b": {"op": "slice", "start": 1, "size": 3},
+        "c": FLAT,
+        "d": {"op": "slice", "start": 30, "size": 50},  # by row and by channel
+        "e": dense(),
+    },
+    "vector to image": {
+        "a": dense(24, activation="relu"),
+        "b": DROP,
+        "c": {"op": "activation", "activation": "softplus"},
+        "d": {"op": "reshape", "shape": [3, 2, 4]},
+        "e": {"op": "upscale", "size": [3, 4]},
+        "f": conv(padding="same", filters=2),
+    },
+    "output by row": {"a": conv(kernel=[9, 7], filters=1), "b": dense(6), "c": {
+        "op": "reshape", "shape": [1, 3, 2]}, "d": conv(kernel=[1, 3], filters=3), "e": FLAT},
+    "flat output": {
+        "a": dense(6),
+        "b": {"op": "reshape", "shape": [3, 1, 2]},
+        "c": {"op": "avg_pool", "size": [1, 1]},
+        "d": conv(kernel=[2, 1], stride=[2, 1], filters=3),
+        "e": FLAT,
+    },
+    "tied": {
+        "a": conv(kernel=[3, 2], stride=2, activation="tanh"),
+        "b": back(tie="a", activation="sigmoid"),
+    },
+    "tied with remainder": {
+        "a": conv(kernel=2, stride=3, padding="same"),
+        "b": conv(kernel=2, stride=3),
+        "c": back(tie="b", use_bias=False),
+        "d": back(tie="a"),
+    },
+    "tied with padding and remainder": {
+        "a": conv(stride=3, padding=1, activation="tanh"),
+        "b": back(tie="a"),
+    },
+    "cut on one side": {
+        "a": {"op": "max_pool", "size": 3},
+        "b": back(filters=2, kernel=[3, 1], stride=[2, 1], padding="same"),
+        "c": dense(4),
+        "d": back(inputs="a", filters=2, kernel=[1, 3], stride=[1, 2], padding="same"),
+        "e": dense(4),
+        "f": {"op": "add", "inputs": ["c", "e"]},
+        "g": dense(),
+    },
+    "tied elsewhere": {  # the adjoint at another size than the convolution's own
+        "a": conv(kernel=[4, 3], stride=2, padding="same"),
+        "b": {"op": "upscale", "size": 2},
+        "c": back(tie="a"),
+        "d": dense(),
+    },
+    "transposed": {
+        "a": conv(kernel=2, stride=2),
+        "b": back(filters=2, kernel=3, stride=2, padding="same", activation="elu"),
+        "c": back(filters=4, kernel=[2, 3], use_bias=False),
+        "d": back(filters=2, kernel=3, stride=2, padding=[1, 2]),
+        "e": back(filters=2, kernel=[1, 2], stride=[2, 3]),
+        "f": back(filters=1, kernel=1, stride=2, padding="same"),
+        "g": back(filters=2, kernel=4, stride=1, padding="same"),
+        "h": back(filters=2, kernel=5, stride=2, padding="same"),
+        "i": {"op": "avg_pool", "size": 7},
+        "j": dense(),
+    },
+    "two ties": {
+        "a": conv(kernel=3, padding=1, filters=2),
+        "b": back(tie="a"),
+        "c": conv(kernel=2),
+        "d": back(tie="c"),
+        "e": back(tie="a"),
+    },
+}  # fmt: skip
+SHAPE = (9, 8, 2)
+RANDOM = Dropout | GaussianNoise | MaskingNoise
+EXPERIMENTS = ("standard", "modified", "autoencoder", "mlp")
+SMALL: Layers = {"a": dense(6, activation="tanh"), "b": dense()}
+PEERS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
+# What cannot be equal, and is told in the docstring of `cnnbench.bench.frameworks`.
+OTHER_RULES: Mapping[str, frozenset[str]] = {
+    "torch": frozenset({"optimizer rmsprop", "optimizer lamb", "optimizer lion"}),
+    "keras": frozenset(),
+    "flax": frozenset(),
+}
+OTHER_VARIANCE = ("norm", "orders")  # after training with batch norm, in PyTorch
+
+
+def experiment_of(
+    task: str, layers: Layers, pixel_scale: float = 300.0, **train: Any
+) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "name": "case",
+            "task": task,
+            "dataset": {"name": "mnist", "pixel_scale": pixel_scale},
+            "model": {"layers": {name: dict(op) for name, op in layers.items()}},
+            "train": {"batch_size": NUM_IMAGES} | train,
+        }
+    )
+
+
+@functools.cache
+def case(name: str) -> tuple[Experiment, Plan]:
+    if name in EXPERIMENTS:
+        loaded = load_experiment(ROOT / "experiments" / f"{name}.yaml")
+        assert loaded.plan is not None
+        return loaded.experiment, loaded.plan
+    train: dict[str, Any] = {}
+    kind, _, choice = name.partition(" ")
+    if kind == "optimizer":
+        train = {"optimizer": choice}
+        return experiment_of("classify", SMALL, **train), make_plan(SMALL, SHAPE, (3,))
+    if kind == "loss":
+        tied = CASES["tied"]
+        return experiment_of("reconstruct", tied, loss=choice), make_plan(tied, SHAPE, SHAPE)
+    layers = CASES[name]
+    last = layers[list(layers)[-1]]
+    vector = last["op"] in ("dense", "flatten")
+    plan = make_plan(layers, SHAPE, (3,) if vector else SHAPE)
+    # Images are large numbers here, and larger steps would diverge.
+    train = {} if vector else {"optimizer": {"name": "sgd", "learning_rate": 1e-4}}
+    return experiment_of("classify" if vector else "reconstruct", layers, **train), plan
+
+
+def without_dropout(plan: Plan) -> Plan:
+    """The same network, trained as it is evaluated."""
+    keep = Activate(op="activation", activation="linear")
+    nodes = (dataclasses.replace(n, op=keep) if isinstance(n.op, RANDOM) else n for n in plan.nodes)
+    return dataclasses.replace(plan, nodes=tuple(nodes))
+
+
+def weights_of(plan: Plan) -> Weights:
+    """Kernels as we start them, and biases and scales that are neither zero nor one."""
+    rng = np.random.default_rng(5)
+    return {
+        layer: {
+            key: (value if key == "kernel" else value + rng.uniform(0.1, 0.5, value.shape)).astype(
+                np.float32
+            )
+            for key, value in named.items()
+        }
+        for layer, named in initial_weights(plan, 3).items()
+    }
+
+
+def images_for(plan: Plan, num: int = NUM_IMAGES) -> tuple[Array, Array]:
+    rng = np.random.default_rng(2)
+    shape = plan.output_shape
+    images = rng.integers(0, 256, (num, *plan.input_shape), np.uint8)
+    return images, rng.integers(0, shape[0] if len(shape) == 1 else 10, num, np.int32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation() -> Iterator[None]:
+    """XLA compiles in a fraction of the time, which is most of these tests'."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+class Ours:
+    """Our network in one form, with the same three verbs."""
+
+    def __init__(
+        self, form: convolution.Form, experiment: Experiment, plan: Plan, weights: Weights
+    ):
+        net = GraphNet(plan, form=form, rngs=nnx.Rngs(0))
+        for node in plan.nodes:
+            for key in node.layout.params:
+                part: Any = net.parts if isinstance(node.op, BatchNorm) else net.weights
+                value = jnp.asarray(weights[node.name][key])
+                if isinstance(node.op, BatchNorm):
+                    getattr(part[node.name], key)[...] = value
+                else:
+                    part[node.name][key][...] = value
+        self.plan, self.network = plan, take_apart(net)
+        self.rules = make_rules(experiment, None)
+        self.optimizer = build_optimizer(experiment.train, 1)
+        self.state = init_state(self.network, self.optimizer)
+        self.evaluation = jax.jit(self._evaluation)
+
+    def train(self, images: Array, labels: Array) -> Array:
+        step = jax.jit(
+            functools.partial(
+                train_step,
+                graphdef=self.network.training,
+                optimizer=self.optimizer,
+                rules=self.rules,
+            )
+        )
+        losses, everything = [], jnp.arange(images.shape[1])
+        for batch, targets in zip(images, labels, strict=True):
+            arrays = Arrays(jnp.asarray(batch), jnp.asarray(targets))
+            self.state, loss = step(self.state, arrays, everything)
+            losses.append(float(loss))
+        return np.array(losses)
+
+    def outputs(self, images: Array) -> Array:
+        return np.asarray(self._evaluate(images, np.zeros(len(images), np.int32))[0])
+
+    def gradients(self, images: Array, labels: Array) -> tuple[float, frameworks.Gradients]:
+        _, loss, found = self._evaluate(images, labels)
+        tree = nnx.to_pure_dict(found)
+        every = dict(tree.get("weights", {})) | dict(tree.get("parts", {}))
+        return float(loss), jax.tree.map(np.asarray, every)
+
+    def _evaluate(self, images: Array, labels: Array) -> Any:
+        """Outputs, loss and gradients by one program."""
+        return self.evaluation(self.state.params, self.state.rest, Arrays(images, labels))
+
+    def _evaluation(self, params: Any, rest: Any, arrays: Arrays) -> Any:
+        scaled = jnp.asarray(arrays.images, jnp.float32) / self.rules.pixel_scale
+        targets = arrays.labels if self.rules.task == "classify" else scaled
+
+        def mean_loss(params: Any) -> jax.Array:
+            net = nnx.merge(self.network.evaluation, params, rest, copy=True)
+            return self.rules.loss(net.result(scaled), targets).mean()
+
+        everything = jnp.arange(len(scaled))
+        outputs = outputs_of(
+            params, rest, arrays, everything, graphdef=self.network.evaluation, rules=self.rules
+        )
+        return outputs, *jax.value_and_grad(mean_loss)(params)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What a network makes of a case."""
+
+    outputs: Array
+    loss: float
+    gradients: Mapping[str, Mapping[str, Array]]
+    losses: Array
+    after: Array
+
+
+Make = Callable[[Experiment, Plan, Weights], Any]
+
+
+def measure(make: Make, name: str) -> Measured:
+    experiment, plan = case(name)
+    plan = without_dropout(plan)
+    weights = weights_of(plan)
+    images, labels = images_for(plan)
+    peer = make(experiment, plan, weights)
+    outputs = peer.outputs(images)
+    loss, gradients = peer.gradients(images, labels)
+    many, targets = images_for(plan, NUM_STEPS * NUM_IMAGES)
+    steps = many.reshape(NUM_STEPS, NUM_IMAGES, *plan.input_shape)
+    losses = peer.train(steps, targets.reshape(NUM_STEPS, NUM_IMAGES))
+    return Measured(outputs, loss, gradients, losses, peer.outputs(images))
+
+
+@functools.cache
+def ours(form: convolution.Form, name: str) -> Measured:
+    return measure(functools.partial(Ours, form), name)
+
+
+@functools.cache
+def theirs(variant: str, name: str) -> Measured:
+    return measure(functools.partial(make_peer, variant), name)
+
+
+def every_case() -> tuple[str, ...]:
+    losses = [f"loss {loss}" for loss in LOSSES["reconstruct"]]
+    return (*CASES, *EXPERIMENTS, *losses, *(f"optimizer {name}" for name in OPTIMIZERS))
+
+
+def cases_of(variant: str) -> list[str]:
+    if variant == "keras-torch":  # the layers are those of keras-jax; what differs is the backend
+        return ["strides", "norm", "orders", "residual", "tied", "vector to image", "standard"]
+    if variant == "torch-eager-channels_last":
+        return [*CASES, *EXPERIMENTS]  # what else there is, is the other variant's
+    return [name for name in every_case() if name not in OTHER_RULES[VARIANTS[variant]]]
+
+
+def need(variant: str) -> None:
+    """Skips where a package is missing; importing Keras to see it would choose its backend."""
+    for package in frameworks._PACKAGES.get(variant, (VARIANTS[variant],)):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs {package}, of the peers extra")
+
+
+def save_measured(variant: str, path: str) -> None:
+    """What a process of its own does, for the backend that this process's Keras does not have."""
+    make = functools.partial(make_peer, variant)
+    found = {name: measure(make, name) for name in cases_of(variant)}
+    Path(path).write_bytes(pickle.dumps(found))
+
+
+@pytest.fixture(scope="session")
+def keras_torch(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Measured]:
+    path = tmp_path_factory.mktemp("keras") / "measured.pickle"
+    code = f"from {__name__} import save_measured; save_measured('keras-torch', {str(path)!r})"
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=quick, check=True)
+    found: Mapping[str, Measured] = pickle.loads(path.read_bytes())
+    return found
+
+
+def close(got: Any, want: Any, what: str) -> None:
+    assert np.shape(got) == np.shape(want), what
+    distance = np.abs(np.asarray(got, np.float64) - want).max()
+    assert distance <= TOLERANCE * np.abs(want).max(), what
+
+
+def equal_before_training(got: Measured, want: Measured) -> None:
+    close(got.outputs, want.outputs, "outputs")
+    close(got.loss, want.loss, "loss")
+    assert {layer: set(named) for layer, named in got.gradients.items()} == {
+        layer: set(named) for layer, named in want.gradients.items()
+    }
+    for layer, named in want.gradients.items():
+        for key, gradient in named.items():
+            assert np.abs(gradient).max() > 0, f"{layer}.{key} is not tested"
+            close(got.gradients[layer][key], gradient, f"{layer}.{key}")
+
+
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [(variant, name) for variant in PEERS for name in cases_of(variant)],
+)
+def test_a_peer_is_the_same_network(
+    variant: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    need(variant)
+    if variant == "keras-torch":
+        got = request.getfixturevalue("keras_torch")[name]
+    else:
+        got = theirs(variant, name)
+    want = ours("plain", name)
+    equal_before_training(got, want)
+    close(got.losses, want.losses, "losses of three steps")
+    if VARIANTS[variant] != "torch" or name not in OTHER_VARIANCE:
+        close(got.after, want.after, "outputs after training")
+
+
+@pytest.mark.parametrize("name", [*CASES, *EXPERIMENTS])
+def test_both_of_our_forms_are_pytorchs(name: str) -> None:
+    need("torch-eager-nchw")
+    got = ours("direct", name)
+    want = theirs("torch-eager-nchw", name)
+    equal_before_training(got, want)
+    close(got.losses, want.losses, "losses of three steps")
+
+
+def test_the_cases_hold_every_operation_and_activation() -> None:
+    layers = [op for layers in CASES.values() for op in layers.values()]
+    refused = {"sample"}  # by `make_peer`: its divergence is part of no peer's loss
+    assert {op["op"] for op in layers} == set(OPERATIONS) - refused
+    assert {op.get("activation", "linear") for op in layers} == set(ACTIVATIONS)
+
+
+# PyTorch's compiler imports a part of itself that is deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+def test_a_compiled_peer_trains_alike() -> None:
+    need("torch-compile-nchw")
+    got = measure(functools.partial(make_peer, "torch-compile-nchw"), "tied")
+    want = ours("plain", "tied")
+    close(got.losses, want.losses, "losses of three steps")
+    close(got.after, want.after, "outputs after training")
+
+
+@pytest.mark.parametrize("variant", [v for v in PEERS if v != "keras-torch"])
+def test_dropout_is_on_in_training_and_off_after_it(variant: str) -> None:
+    need(variant)
+    experiment, plan = case("vector to image")
+    weights = weights_of(plan)
+    images, labels = images_for(plan)
+    peer = make_peer(variant, experiment, plan, weights)
+    still = peer.gradients(images, labels)[0]
+    (first,) = peer.train(images[None], labels[None])
+    assert abs(first - still) > 1e-3 * still
+    np.testing.assert_array_equal(peer.outputs(images), peer.outputs(images))
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_pytorch_permutes_nothing_while_it_runs_our_experiments(name: str) -> None:
+    need("torch-eager-nchw")
+    from cnnbench.bench.frameworks.torch_modules import ChannelsFirst, Reorder
+    from cnnbench.bench.frameworks.torch_net import TorchNet
+
+    plan = case(name)[1]
+    modules = list(TorchNet(plan, weights_of(plan)).modules())
+    assert not [m for m in modules if isinstance(m, ChannelsFirst)]
+    assert all(m.index is None for m in modules if isinstance(m, Reorder))
+
+
+def test_first_weights_are_those_of_our_network() -> None:
+    plan = case("norm")[1]
+    net = GraphNet(plan, form="direct", rngs=nnx.Rngs(7))
+    weights = initial_weights(plan, 7)
+    assert {n.name: dict(n.layout.params) for n in plan.nodes if n.layout.params} == {
+        layer: {key: value.shape for key, value in named.items()}
+        for layer, named in weights.items()
+    }
+    np.testing.assert_array_equal(weights["f"]["kernel"], net.weights["f"]["kernel"][...])
+    np.testing.assert_array_equal(weights["b"]["scale"], np.ones(3))
+
+
+def test_a_flattened_image_stands_by_channel() -> None:
+    pytest.importorskip("torch", reason="the peers extra is not installed")
+    from cnnbench.bench.frameworks.torch_net import by_channel
+
+    image = np.arange(24).reshape(2, 3, 4)
+    want = [image[i, j, c] for c in range(4) for i in range(2) for j in range(3)]
+    np.testing.assert_array_equal(image.ravel()[by_channel((2, 3, 4))], want)
+
+
+# What cannot be made says so.
+
+
+def refusal(variant: str, experiment: Experiment, plan: Plan | None = None) -> str:
+    plan = plan or make_plan(SMALL, SHAPE, (3,))
+    with pytest.raises(UsageError) as caught:
+        make_peer(variant, experiment, plan, initial_weights(plan, 0))
+    return str(caught.value)
+
+
+def test_an_unknown_variant() -> None:
+    every = (
+        "torch-eager-nchw, torch-eager-channels_last, torch-compile-nchw, "
+        "torch-compile-channels_last, keras-jax, keras-torch or flax"
+    )
+    assert refusal("keras-jaks", experiment_of("classify", SMALL)) == (
+        f"peer 'keras-jaks': there is no such variant (did you mean 'keras-jax'?); write {every}."
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "package"),
+    [("torch-eager-nchw", "torch"), ("keras-jax", "keras"), ("keras-torch", "keras")],
+)
+def test_a_missing_package(variant: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, package, raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    assert refusal(variant, experiment_of("classify", SMALL)) == (
+        f"peer '{variant}': the package '{package}' is not installed; "
+        "run pip install 'cnnbench[peers]'."
+    )
+
+
+def test_keras_with_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("keras-torch")
+    config = types.SimpleNamespace(backend=lambda: "jax")
+    monkeypatch.setitem(sys.modules, "keras", types.SimpleNamespace(config=config))
+    assert refusal("keras-torch", experiment_of("classify", SMALL)) == (
+        "peer 'keras-torch': Keras already runs on jax here; start a new process for torch."
+    )
+
+
+@pytest.mark.parametrize("name", ["lamb", "lion"])
+def test_optimisers_that_pytorch_lacks(name: str) -> None:
+    need("torch-eager-nchw")
+    assert refusal("torch-eager-nchw", experiment_of("classify", SMALL, optimizer=name)) == (
+        f"train.optimizer: PyTorch has no '{name}'; write another optimiser, such as adamw."
+    )
+
+
+def test_lamb_with_weight_decay_in_keras() -> None:
+    need("keras-jax")
+    train: dict[str, Any] = {"optimizer": {"name": "lamb", "weight_decay": 0.1}}
+    assert refusal("keras-jax", experiment_of("classify", SMALL, **train)) == (
+        "train.optimizer.weight_decay: Keras' lamb decays weights by another rule; write 0."
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_rates_that_change(variant: str) -> None:
+    need(variant)
+    assert refusal(variant, experiment_of("classify", SMALL, schedule="cosine")) == (
+        "train.schedule: peers train at one learning rate, not by 'cosine'; write constant."
+    )
+
+
+def test_a_precision_that_peers_do_not_have() -> None:
+    assert refusal("flax", experiment_of("classify", SMALL, precision="bfloat16")) == (
+        "train.precision: peers train in float32, not in bfloat16; write float32."
+    )
+
+
+def test_a_loss_that_peers_do_not_have() -> None:
+    sample = {
+        "a": dense(4),
+        "b": dense(4, inputs="input"),
+        "c": {"op": "sample", "inputs": ["a", "b"]},
+    }
+    layers: Layers = {**sample, "d": dense()}
+    plan = make_plan(layers, SHAPE, (3,))
+    assert refusal("flax", experiment_of("classify", layers), plan) == (
+        "model.layers.c: peers have no divergence in their losses;"
+        " compare a network without sample."
+    )
+
+
+def test_pixels_that_are_no_probabilities() -> None:
+    """PyTorch raises, and Keras on PyTorch with it, where ours goes on."""
+    experiment = experiment_of("reconstruct", SMALL, 254.0, loss="binary_cross_entropy")
+    assert refusal("flax", experiment) == (
+        "dataset.pixel_scale: peers take binary_cross_entropy of pixels up to 1 only; "
+        "write 255 or more."
+    )
+
+
+def test_nothing_to_train() -> None:
+    layers: Layers = {"a": {"op": "reshape", "shape": [144]}}
+    plan = make_plan(layers, SHAPE, (144,))
+    assert refusal("flax", experiment_of("classify", layers), plan) == (
+        "model.layers: the network has no parameters to train; "
+        "add a layer that has some, such as dense."
+    )
+
+
+@pytest.mark.parametrize("variant", ["torch-eager-nchw", "keras-jax"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "sgd", "momentum": 0.0},
+        {"name": "sgd", "nesterov": False},
+        {"name": "adam", "nesterov": True},
+        {"name": "rmsprop", "momentum": 0.5},
+    ],
+    ids=str,
+)
+def test_options_of_optimisers_are_taken(variant: str, options: dict[str, Any]) -> None:
+    """Nadam and PyTorch's rmsprop have rules of their own; the others are ours."""
+    need(variant)
+    experiment, plan = experiment_of("classify", SMALL, optimizer=options), case("optimizer sgd")[1]
+    weights = weights_of(plan)
+    images, labels = images_for(plan, NUM_STEPS * NUM_IMAGES)
+    steps = images.reshape(NUM_STEPS, NUM_IMAGES, *SHAPE), labels.reshape(NUM_STEPS, NUM_IMAGES)
+    got = make_peer(variant, experiment, plan, weights).train(*steps)
+    want = Ours("plain", experiment, plan, weights).train(*steps)
+    own_rule = options.get("nesterov") is True or (variant, options["name"]) == (
+        "torch-eager-nchw",
+        "rmsprop",
+    )
+    assert np.abs(got / want - 1).max() < (0.02 if own_rule else TOLERANCE)

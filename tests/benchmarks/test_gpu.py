@@ -1,0 +1,189 @@
+"""The GPU benchmark, tried on a CPU with a tiny network: its numbers, its files, its budget."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu_worker import WARM_UP, Answerer, Contestant
+from cnnbench.errors import UsageError
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "gpu.sh"
+BATCH = 20
+SPEC = """\
+name: tiny
+task: classify
+dataset: {name: mnist, pixel_scale: 256}
+model:
+  layers:
+    conv1: {op: conv, filters: 4, kernel: 5, stride: 3, activation: relu}
+    pool1: {op: max_pool, size: 2}
+    dense1: {op: dense, units: 10}
+train: {optimizer: {name: sgd, learning_rate: 0.05}}
+"""
+SHOW = """\
+import json
+from benchmarks.gpu import NETWORKS
+from benchmarks.gpu_worker import Contestant
+
+for name in NETWORKS:
+    loaded = Contestant(name, "cnnbench", "bfloat16", 10, 64).load("train.optimizer=adam")
+    experiment, nodes = loaded.experiment, loaded.plan.nodes
+    print(experiment.digest(), [(node.name, node.inputs, node.layout) for node in nodes])
+    print(experiment.model_dump(mode="json"), experiment.train.optimizer.model_dump())
+"""
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> str:
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    return str(tmp_path / "tiny")
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """The folder that both processes read."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    images, labels = gpu.generated(7 * BATCH)
+    np.save(folder / "images.npy", images)
+    np.save(folder / "labels.npy", labels)
+    return folder
+
+
+def test_generated_images_are_bytes_that_are_never_zero() -> None:
+    images, labels = gpu.generated(500)
+    assert (images.shape, images.dtype, labels.dtype) == ((500, 28, 28, 1), np.uint8, np.int32)
+    assert images.min() > 0
+    assert set(labels.tolist()) == set(range(10))
+
+
+def test_experiments_are_read_alike_without_pydantic() -> None:
+    """By the stand-in, which comes first on the path of the one process."""
+    found = []
+    for beside in ([], [ROOT / "benchmarks" / "bare"]):
+        path = os.pathsep.join(map(str, [ROOT, *beside]))
+        command = [sys.executable, "-c", f"import pydantic\nprint(pydantic.__file__)\n{SHOW}"]
+        environment = os.environ | {"PYTHONPATH": path}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        found.append(done.stdout.splitlines())
+    (real, *want), (stand_in, *have) = found
+    assert Path(stand_in) == ROOT / "benchmarks" / "bare" / "pydantic.py"
+    assert Path(real) != Path(stand_in)
+    assert have == want
+    assert len(want) == 2 * len(gpu.NETWORKS)
+
+
+@pytest.mark.parametrize(
+    ("variant", "precision"),
+    [
+        ("torch-eager-nchw", "float32"),
+        ("torch-eager-channels_last", "bfloat16"),
+        ("torch-vmap", "float32"),
+        ("torch-vmap", "bfloat16"),
+    ],
+)
+def test_pytorch_does_the_same_work(variant, precision, network, shared) -> None:
+    """From our weights on our batches, two seeds side by side, it has our losses."""
+    pytest.importorskip("torch")
+    from benchmarks import gpu_jax, gpu_torch
+
+    theirs = gpu_torch.Trainers(shared)
+    contestant = Contestant(network, "cnnbench", precision, 2, BATCH)
+    with closing(gpu_jax.Trainers(shared)) as ours:
+        ours.weights(network, 2)
+        own = ours.start(contestant)
+    other = theirs.start(replace(contestant, variant=variant))
+    assert own["epoch_steps"] == other["epoch_steps"] == 5
+    tolerance = 1e-5 if precision == "float32" else 1e-2
+    assert other["first_epoch"]["steps"] == 5 - WARM_UP
+    assert other["first_epoch"]["loss"] == pytest.approx(own["first_epoch"]["loss"], rel=tolerance)
+    more = theirs.train(replace(contestant, variant=variant), 2)
+    assert more["steps"] == 2
+    assert more["loss"] < other["first_epoch"]["loss"]
+
+
+def test_cuda_graphs_need_a_gpu(network, shared) -> None:
+    pytest.importorskip("torch")
+    from benchmarks import gpu_jax, gpu_torch
+
+    with closing(gpu_jax.Trainers(shared)) as ours:
+        ours.weights(network, 1)
+    trainers = Answerer(gpu_torch.Trainers(shared))
+    contestant = dict.fromkeys(("network", "variant", "precision", "seeds", "batch"))
+    contestant |= {"network": network, "variant": "torch-graphs-nchw", "seeds": 1, "batch": BATCH}
+    request = {"do": "start", "contestant": contestant | {"precision": "float32"}}
+    with pytest.raises(UsageError, match="CUDA graphs need a GPU"):
+        trainers.answer(request)
+
+
+def test_what_xla_or_cuda_raise_is_an_answer() -> None:
+    class Broken:
+        def facts(self) -> Any:
+            raise RuntimeError("\nCUDA error: out of memory\nmore")
+
+    with pytest.raises(UsageError, match=r"^RuntimeError: CUDA error: out of memory$"):
+        Answerer(Broken()).answer({"do": "facts"})
+
+
+def test_the_whole_script_on_a_cpu(network, tmp_path) -> None:
+    """Its JSON can be read whenever it is looked at, so it may be killed at any time."""
+    out = tmp_path / "out"
+    sizes = ["--images", str(7 * BATCH), "--batch", str(BATCH), "--seeds", "2", "--turn", "0.01"]
+    command = ["bash", SCRIPT, "--cpu", "--no-torch", "--budget", "120", "--networks", network]
+    process = subprocess.Popen(
+        [*command, *sizes], env=os.environ | {"OUT": str(out), "PYTHON": sys.executable}
+    )
+    seen = set()
+    while process.poll() is None:
+        for file in out.glob("gpu-*.json"):
+            seen.add(len(json.loads(file.read_text())["races"]))
+    assert process.returncode == 0
+    assert len(seen) > 1
+    (file,) = out.glob("gpu-*.json")
+    found = json.loads(file.read_text())
+    assert found["finished"]
+    assert found["facts"]["jax"]["device_kind"] == "cpu"
+    (check,) = found["checks"]
+    assert all(own["holds"] for own in check["differences"].values())
+    assert check["differences"]["float32"]["gradient"] == 0  # the same device
+    assert 0 < check["differences"]["bfloat16"]["gradient"] < 0.1
+    entries = [entry for race in found["races"] for entry in race["entries"]]
+    ours = [entry for entry in entries if entry["variant"] == "cnnbench"]
+    assert ours[0]["outcome"] == "measured"
+    assert len(ours[0]["epoch_s"]) >= gpu.FEWEST_ROUNDS
+    assert {e["reason"] for e in entries} - {"the time was up"} == {"", "PyTorch is not installed"}
+    text = file.with_suffix(".md").read_text()
+    assert "## tiny, float32, 1 seed(s)" in text
+    assert "DOES NOT HOLD" not in text
+
+
+def test_missing_packages_are_named(tmp_path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')  # -S: no installed packages
+    bare.chmod(0o755)
+    environment = os.environ | {"PYTHON": str(bare)}
+    done = subprocess.run(
+        ["bash", SCRIPT], env=environment, capture_output=True, text=True, check=False
+    )
+    message = "jax is missing: install it, or set WHEELS to a folder with its wheel\n"
+    assert (done.returncode, done.stderr) == (2, message)
+
+
+def test_the_most_important_races_come_first() -> None:
+    found = list(gpu.races(gpu.NETWORKS, 10))
+    assert [race.network for race in found[:3]] == list(gpu.NETWORKS)
+    assert {(race.precision, race.seeds) for race in found[:3]} == {("float32", 1)}
+    assert all(race.variants[0] == "cnnbench" for race in found)
+    compiled = [any("compile" in name for name in race.variants) for race in found]
+    assert not any(compiled[:9])
+    assert sum(compiled) == 6

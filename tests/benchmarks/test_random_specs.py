@@ -1,0 +1,113 @@
+"""The random networks of the benchmark: always valid, always the same, and of every kind."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from benchmarks import random_specs, run
+from cnnbench.bench import session
+from cnnbench.bench.measurements import Benchmark, Measurement, Ratio
+from cnnbench.bench.scheduler import BenchError
+from cnnbench.compare.statistics import Interval
+from cnnbench.spec.loader import Loaded, load_experiment
+
+NUMBERS = range(40)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> list[Loaded]:
+    folder: Path = tmp_path_factory.mktemp("specs")
+    return [load_experiment(path) for path in random_specs.write_specs(folder, len(NUMBERS))]
+
+
+def test_every_number_is_a_network_of_moderate_cost(loaded):
+    for number, each in zip(NUMBERS, loaded, strict=True):
+        assert each.experiment.name == f"random-{number:02d}"
+        assert 1e6 <= each.plan.multiply_adds <= 3e7
+        assert each.plan.num_params > 0
+
+
+def test_a_number_is_always_the_same_network():
+    assert [random_specs.spec_text(n) for n in range(5)] == [
+        random_specs.spec_text(n) for n in range(5)
+    ]
+    assert len({random_specs.spec_text(n) for n in NUMBERS}) == len(NUMBERS)
+
+
+def test_all_kinds_of_networks_occur(loaded):
+    ops = [node.op for each in loaded for node in each.plan.nodes]
+    assert {op.op for op in ops} >= {
+        "conv",
+        "conv_transpose",
+        "max_pool",
+        "avg_pool",
+        "batch_norm",
+        "concat",
+        "add",
+        "dropout",
+        "global_avg_pool",
+        "dense",
+    }
+    convs = [op for op in ops if op.op == "conv"]
+    assert {op.kernel[0] for op in convs} == set(range(2, 8))
+    assert {op.stride for op in convs} == {(1, 1), (2, 2)}
+    assert {"valid", "same", (1, 1), (2, 2)} <= {op.padding for op in convs}
+    assert {each.plan.input_shape for each in loaded} == {(28, 28, 1), (32, 32, 3)}
+    assert {op.tie is None for op in ops if op.op == "conv_transpose"} == {True, False}
+
+
+def test_images_fit_the_network(loaded):
+    for each in loaded[:5]:
+        train, test = random_specs.random_splits(each)
+        assert train.images.shape[1:] == test.images.shape[1:] == each.plan.input_shape
+        assert (len(train), len(test)) == (2_000, 500)
+        assert train.labels.max() < each.info.num_classes
+
+
+def test_losers_are_named():
+    ratios = {
+        "a": Ratio(0.99, Interval(0.9, 1.1)),
+        "b": Ratio(1.0, Interval(0.9, 1.1)),
+        "c": None,
+    }
+    assert random_specs.losers(ratios) == ["a", "c"]
+
+
+def network(theirs: float) -> Benchmark:
+    """A network that takes us one second and PyTorch `theirs`."""
+    ours = Measurement("cnnbench", "cnnbench", seconds=(1.0, 1.0), images=100)
+    torch = Measurement("torch-eager-nchw", "torch", seconds=(theirs, theirs), images=100)
+    return Benchmark("a", "A", "random images", 100, 10, 1, None, (ours, torch))
+
+
+def test_the_bar_of_random_networks():
+    won: dict[str, Benchmark | None] = {f"random-{n:02d}": network(1.5) for n in range(8)}
+    one_lost = run.random_check(won | {"b": network(0.8), "c": network(1.0)})
+    assert (one_lost.measured, one_lost.holds) == (0.9, True)
+    assert one_lost.note == "losers: b"
+    two_lost = run.random_check(won | {"b": network(0.8), "broken": None})
+    assert (two_lost.measured, two_lost.holds) == (0.8, False)
+    assert two_lost.note == "losers: b, broken"
+    assert run.random_check(won).note == "losers: none"
+
+
+def test_a_network_that_breaks_us_takes_no_other_with_it(monkeypatch):
+    def measure(task, *_):
+        if task.loaded.experiment.name == "random-01":
+            raise BenchError("random-01: cnnbench itself could not be measured: why")
+        return network(1.5)
+
+    monkeypatch.setattr(session, "measure", measure)
+    notes: list[str] = []
+    done = dict(random_specs.race(3, 3, 1, notes.append))
+    assert [name for name, each in done.items() if each is None] == ["random-01"]
+    assert list(done) == ["random-00", "random-01", "random-02"]
+    assert notes == ["random-01: cnnbench itself could not be measured: why"]
+
+
+def test_a_misspelt_section_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        run.sections(argparse.ArgumentParser(), "start,thoughput")
+    assert "--only: there is no section 'thoughput'" in capsys.readouterr().err
+    assert run.sections(argparse.ArgumentParser(), "start, random") == ["start", "random"]

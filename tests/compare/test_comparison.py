@@ -1,0 +1,323 @@
+"""Which runs are compared, with which numbers, and why others are refused."""
+
+import dataclasses
+import math
+import re
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from cnnbench.compare.comparability import run_path
+from cnnbench.compare.comparison import compare, compare_groups
+from cnnbench.compare.verdict import Finding, Rules
+from cnnbench.errors import IncomparableError
+from cnnbench.formatting import MISSING
+from cnnbench.report.comparison import markdown
+from cnnbench.runs.records import Direction, RunResult, Status
+from tests.support.samples import MNIST, STAND_IN, make_run, on_device, with_record
+
+AGAIN = "; run it again with: cnnbench run experiments/standard.yaml"
+
+
+def modified(**changes: object) -> RunResult:
+    return with_record(make_run("modified", "Modified CNN", start=0.92), **changes)
+
+
+class TestRows:
+    def test_first_and_last_epoch_of_each_run_in_the_given_order(self) -> None:
+        found = compare([modified(), make_run()])
+        assert [(row.label, row.epoch) for row in found.rows] == [
+            ("Modified CNN", 1),
+            ("Modified CNN", 3),
+            ("Standard CNN", 1),
+            ("Standard CNN", 3),
+        ]
+        assert (found.task, found.metric, found.direction) == (
+            "classify",
+            "accuracy",
+            Direction.HIGHER,
+        )
+        assert (found.dataset, found.device_kind) == (MNIST, "cpu")
+        assert found.devices == ("Example CPU @ 2.10GHz",)
+
+    def test_values_are_those_of_the_epoch_over_all_seeds(self) -> None:
+        run = make_run(seeds=(4, 2))
+        last = compare([run]).rows[-1]
+        records = {(e.seed, e.epoch): e for e in run.epochs}
+        assert last.value.values == tuple(records[s, 3].metrics["accuracy"] for s in (4, 2))
+        assert last.train_s.values == tuple(records[s, 3].train_s for s in (4, 2))
+        assert last.train_s.mean == pytest.approx(6.84)
+        assert last.images_per_s == statistics.median(e.samples_per_s for e in run.epochs)
+        assert last.num_params == 160_362
+        assert last.test is not None
+        assert last.test.values == (0.91 + 0.07 + 0.004, 0.91 + 0.07 + 0.002)
+
+    def test_times_are_those_of_epochs_that_were_trained_alone(self) -> None:
+        run = make_run(seeds=(4, 2))
+        epochs = tuple(e if e.seed == 4 else dataclasses.replace(e, at_once=8) for e in run.epochs)
+        alone = [epoch for epoch in epochs if epoch.seed == 4]
+        first, last = compare([dataclasses.replace(run, epochs=epochs)]).rows
+        assert [row.train_s.values for row in (first, last)] == [
+            (alone[0].train_s,),
+            (alone[2].train_s,),
+        ]
+        assert last.images_per_s == statistics.median(epoch.samples_per_s for epoch in alone)
+        assert len(last.value.values) == 2
+
+    def test_the_test_value_stands_at_the_last_epoch_only(self) -> None:
+        assert [row.test is None for row in compare([make_run()]).rows] == [True, False]
+
+    def test_a_run_of_one_epoch_has_one_row(self) -> None:
+        run = with_record(make_run(), epochs=1)
+        assert [(row.epoch, row.test is None) for row in compare([run]).rows] == [(1, False)]
+
+    def test_the_headline_of_a_reconstruction_is_its_loss(self) -> None:
+        found = compare([make_run(headline="loss")])
+        assert (found.metric, found.direction) == ("loss", Direction.LOWER)
+        assert found.rows[0].value.values == (0.0123456,)
+
+    def test_reconstructions_are_judged_by_their_loss_on_the_test_images(self) -> None:
+        """Everything else of a verdict is the same as by the validation images."""
+        seeds = tuple(range(8))
+        runs = [
+            make_run(name, name, headline="loss", seeds=seeds, start=start)
+            for name, start in (("one", 0.5), ("two", 0.4))
+        ]
+        (verdict,) = compare(runs).verdicts
+        tests = [[seed.test["loss"] for seed in run.summary.seeds] for run in runs if run.summary]
+        expected = tuple(b - a for a, b in zip(*tests, strict=True))
+        assert (verdict.metric, verdict.finding) == ("test_loss", Finding.BETTER)
+        assert verdict.differences == pytest.approx(expected)
+        assert compare(runs, Rules(metric="test_loss")) == compare(runs)
+        (chosen,) = compare(runs, Rules(metric="loss")).verdicts
+        assert (chosen.metric, set(chosen.differences)) == ("loss", {0.0})
+        assert chosen.time_ratio == verdict.time_ratio
+
+    def test_runs_of_one_title_are_numbered(self) -> None:
+        runs = [make_run(), modified(), make_run(run_id="20251124T000000Z-0000")]
+        labels = [row.label for row in compare(runs).rows][::2]
+        assert labels == ["Standard CNN #1", "Modified CNN", "Standard CNN #2"]
+
+    def test_the_model_of_a_gpu_is_the_devices_not_the_processors(self) -> None:
+        gpu = {"device_kind": "gpu", "device": "Example GPU"}
+        runs = [on_device(make_run(), **gpu), on_device(modified(), **gpu | {"device": "Other"})]
+        assert compare(runs).devices == ("Example GPU", "Other")
+
+
+REFUSALS = [
+    (
+        make_run("autoencoder", headline="loss"),
+        "'standard' has the task classify, 'autoencoder' the task reconstruct; "
+        "compare experiments of one task",
+    ),
+    (
+        modified(dataset=STAND_IN),
+        "'standard' ran on mnist, 'modified' on mnist_5k (stand-in for mnist); "
+        "run both on the same data, for example with --dataset mnist_5k",
+    ),
+    (
+        modified(dataset=dataclasses.replace(MNIST, digest="sha256:zz")),
+        "'standard' ran on mnist with digest sha256:aa, 'modified' on mnist with digest "
+        "sha256:zz; run both on the same data, for example with --dataset mnist_5k",
+    ),
+    (
+        modified(dataset=dataclasses.replace(MNIST, num_train=1000)),
+        "'standard' has splits of 50,000 / 10,000 / 10,000 images, 'modified' splits of "
+        "1,000 / 10,000 / 10,000 images; give both the same dataset sizes",
+    ),
+    (
+        modified(batch_size=250),
+        "'standard' takes 300 steps, 'modified' 600 steps; give both the same epochs and "
+        "batch size",
+    ),
+    (
+        on_device(modified(), device_kind="gpu"),
+        "'standard' ran on cpu, 'modified' on gpu; run both with the same --device",
+    ),
+    (
+        with_record(make_run(run_id="20251124T000000Z-0000"), dataset=STAND_IN),
+        "'standard/20251123T063012Z-a1b2' ran on mnist, 'standard/20251124T000000Z-0000' on "
+        "mnist_5k (stand-in for mnist); "
+        "run both on the same data, for example with --dataset mnist_5k",
+    ),
+]
+
+
+@pytest.mark.parametrize(("other", "reason"), REFUSALS)
+def test_runs_that_measure_different_things_are_refused(other: RunResult, reason: str) -> None:
+    with pytest.raises(IncomparableError) as caught:
+        compare([make_run(), make_run(), other])
+    these = f"{run_path(make_run().record)} and {run_path(other.record)}"
+    assert str(caught.value) == f"{reason} (these are {these}; a RUN-ID names another)"
+    assert caught.value.exit_code == 4
+
+
+def test_reconstructions_are_compared_under_one_loss_only() -> None:
+    one, other = make_run(headline="loss"), make_run("modified", headline="loss")
+    why = (
+        "'standard' is judged by mse loss, 'modified' judged by mae loss; give both the same loss,"
+        " or name another --metric"
+    )
+    with pytest.raises(IncomparableError, match=rf"^{re.escape(why)} \(these are "):
+        compare([one, with_record(other, loss="mae")])
+    assert one.summary is not None
+    known = {"loss": Direction.LOWER, "ssim": Direction.HIGHER}
+    one = dataclasses.replace(one, summary=dataclasses.replace(one.summary, metrics=known))
+    with pytest.raises(IncomparableError, match=rf"^{re.escape(why)}, such as test_ssim \("):
+        compare([one, with_record(other, loss="mae")])
+    assert len(compare([make_run(), modified(loss="other")]).rows) == 4
+
+
+def test_equal_steps_by_other_epochs_or_batches_are_told() -> None:
+    """3 epochs of 100 steps each: 6 epochs of twice the batch take as many steps."""
+    double = make_run("double", "Double", run_id="b")
+    epochs = tuple(
+        dataclasses.replace(e, epoch=e.epoch + more) for more in (0, 3) for e in double.epochs
+    )
+    double = dataclasses.replace(with_record(double, epochs=6, batch_size=1000), epochs=epochs)
+    found = compare([make_run(), modified(), double])
+    assert found.remarks == (
+        "Different recipes: Standard CNN and Modified CNN for 3 epochs in batches of 500; Double "
+        "for 6 epochs in batches of 1,000. The steps are as many, but not the images seen, so a "
+        "difference may come from the recipe and not from the network; give all of them the same "
+        "epochs and batch size to tell.",
+    )
+    assert compare([make_run(), modified()]).remarks == ()
+
+
+def _without(run: RunResult, seed: int, epoch: int) -> RunResult:
+    epochs = tuple(e for e in run.epochs if (e.seed, e.epoch) != (seed, epoch))
+    return dataclasses.replace(run, epochs=epochs)
+
+
+def _summary(**changes: object) -> RunResult:
+    run = make_run()
+    assert run.summary is not None
+    summary = dataclasses.replace(run.summary, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(run, summary=summary)
+
+
+UNUSABLE = [
+    (with_record(make_run(), status=Status.RUNNING), "is running, not finished"),
+    (
+        with_record(make_run(), status=Status.FAILED, error="out of memory"),
+        "is failed (out of memory), not finished",
+    ),
+    (dataclasses.replace(make_run(), summary=None), "has no summary.json"),
+    (
+        _without(make_run(seeds=(0, 1)), 1, 2),
+        "is incomplete: no accuracy of seed 1, epoch 2 in epochs.jsonl",
+    ),
+    (
+        with_record(make_run(), epochs=10**28),
+        "is incomplete: no accuracy of seed 0, epoch 4 in epochs.jsonl",
+    ),
+    (
+        dataclasses.replace(
+            make_run(), epochs=tuple(dataclasses.replace(e, at_once=2) for e in make_run().epochs)
+        ),
+        "is incomplete: no seed trained alone in epoch 1 of epochs.jsonl",
+    ),
+    (with_record(make_run(), seeds=()), "is incomplete: no seeds or epochs in run.json"),
+    (with_record(make_run(), epochs=0), "is incomplete: no seeds or epochs in run.json"),
+    (_summary(seeds=()), "is incomplete: no test accuracy of seed 0 in summary.json"),
+    (_summary(metrics={}), "is incomplete: no direction of accuracy in summary.json"),
+    (
+        _summary(headline="top5_accuracy"),
+        "is incomplete: no direction of top5_accuracy in summary.json",
+    ),
+]
+
+
+@pytest.mark.parametrize(("run", "reason"), UNUSABLE, ids=[r for _, r in UNUSABLE])
+def test_a_run_that_lacks_something_is_refused(run: RunResult, reason: str) -> None:
+    for function in (compare, compare_groups):
+        with pytest.raises(IncomparableError) as caught:
+            function([run])
+        on = f"; resume it with: cnnbench run --resume {run.record.run_id}"
+        remedy = on if reason.endswith("not finished") else AGAIN
+        assert str(caught.value) == f"standard/{run.record.run_id} {reason}{remedy}"
+
+
+def test_there_has_to_be_a_run() -> None:
+    for function in (compare, compare_groups):
+        with pytest.raises(IncomparableError, match=r"^no finished run to compare$"):
+            function([])
+
+
+def test_groups_hold_what_can_be_compared_in_the_order_of_the_runs() -> None:
+    runs = [
+        make_run("autoencoder", headline="loss"),
+        with_record(make_run("mlp"), dataset=STAND_IN),
+        modified(),
+        on_device(make_run("on_gpu"), device_kind="gpu"),
+        make_run(),
+    ]
+    names = [[row.run.name for row in found.rows][::2] for found in compare_groups(runs)]
+    assert names == [["autoencoder"], ["mlp"], ["modified", "standard"], ["on_gpu"]]
+
+
+def test_import_is_light() -> None:
+    code = """
+import sys, time
+start = time.process_time()
+import cnnbench.compare.comparison, cnnbench.report.csv_json
+import cnnbench.report.comparison, cnnbench.runs.find, cnnbench.runs.folder
+heavy = {"jax", "flax", "matplotlib", "scipy", "numpy", "tensorflow", "tensorflow_datasets"}
+print(sorted(heavy & set(sys.modules)), time.process_time() - start < 0.5)
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[] True\n"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "test_accuracy"])
+def test_a_seed_that_diverged_is_said_and_not_judged_by_its_accuracy(metric: str) -> None:
+    good, bad = make_run(seeds=(0, 1)), make_run("modified", "Modified CNN", seeds=(0, 1))
+    last = bad.record.epochs
+    epochs = tuple(
+        dataclasses.replace(e, train_loss=math.nan) if (e.seed, e.epoch) == (1, last) else e
+        for e in bad.epochs
+    )
+    found = compare([good, dataclasses.replace(bad, epochs=epochs)], Rules(metric=metric))
+    assert found.verdicts[0].finding is Finding.DIVERGED
+    assert found.remarks == ("Warning: Modified CNN diverged with seed 1: the loss is not finite.",)
+
+
+def test_a_seed_that_was_given_up_is_in_no_time_and_in_every_mean() -> None:
+    """The second of three seeds diverged in its first epoch and was trained no further."""
+    good, bad = make_run(seeds=(0, 1, 2)), make_run("modified", "Modified CNN", seeds=(0, 1, 2))
+    epochs = tuple(
+        dataclasses.replace(e, train_loss=math.inf) if e.seed == 1 else e
+        for e in bad.epochs
+        if e.seed != 1 or e.epoch == 1
+    )
+    found = compare([good, dataclasses.replace(bad, epochs=epochs)])
+    first, last = found.rows[2:]
+    for row in (first, last):
+        assert row.lost == "1 of 3 diverged"
+        assert math.isnan(row.value.mean)
+        assert [math.isnan(value) for value in row.value.values] == [False, True, False]
+    assert len(first.train_s.values) == 3
+    assert last.train_s.values == tuple(
+        e.train_s for e in bad.epochs if e.seed != 1 and e.epoch == 3
+    )
+    assert last.test is not None
+    assert math.isnan(last.test.mean)
+    assert found.verdicts[0].finding is Finding.DIVERGED
+    assert found.remarks == ("Warning: Modified CNN diverged with seed 1: the loss is not finite.",)
+    table = markdown([found], wide=True)
+    assert "| Modified CNN | 3 | 1 of 3 diverged |" in re.sub(r" +", " ", table)
+
+
+def test_a_run_of_which_nothing_is_left_still_has_a_table() -> None:
+    bad = make_run(seeds=(0,))
+    lost = dataclasses.replace(
+        bad, epochs=(dataclasses.replace(bad.epochs[0], train_loss=math.nan),)
+    )
+    found = compare([lost])
+    assert [row.lost for row in found.rows] == ["diverged", "diverged"]
+    table = re.sub(r" +", " ", markdown([found], wide=True))
+    assert f"| Standard CNN | 3 | diverged | {MISSING} | diverged |" in table

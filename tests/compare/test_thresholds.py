@@ -1,0 +1,144 @@
+"""Limits for CI: what keeps them, what breaks them, what cannot be told."""
+
+import pytest
+
+from cnnbench.compare.thresholds import Gate, Outcome, judge_gate, parse_gate, require_sense
+from cnnbench.compare.verdict import Effect, Rules, Sample, Verdict, judge
+from cnnbench.errors import UsageError
+from cnnbench.runs.records import Direction
+
+BASE = dict.fromkeys(range(6), 0.97)
+
+
+def verdict(differences: list[float], ratio: list[float] | None = None) -> Verdict:
+    values = {seed: 0.97 + d for seed, d in enumerate(differences)}
+    times = dict(enumerate(ratio or [1.0] * len(differences)))
+    first = Sample(("A", "a", "a/1"), BASE, dict.fromkeys(BASE, 1.0))
+    other = Sample(("B", "b", "b/1"), values, times)
+    (found,) = judge([first, other], "accuracy", Rules(), higher=True)
+    return found
+
+
+def test_times_that_cannot_be_divided_leave_a_limit_open() -> None:
+    found = judge_gate(parse_gate("train_s:+10%"), verdict([0.0] * 6, [0.0] * 6))
+    assert found.outcome is Outcome.OPEN
+    assert found.text == (
+        "train_s:+10% inconclusive: B has no seed whose time can be divided by that of A"
+    )
+
+
+FALL = [-0.004, -0.0045, -0.0055, -0.005, -0.006, -0.005]  # -0.50 (-0.57 to -0.43) points
+
+
+@pytest.mark.parametrize(
+    ("gate", "differences", "outcome"),
+    [
+        ("accuracy:-0.2pp", FALL, Outcome.BROKEN),
+        ("accuracy:-0.5pp", FALL, Outcome.OPEN),
+        ("accuracy:-0.8pp", FALL, Outcome.KEPT),
+        ("accuracy:-0.2%", FALL, Outcome.BROKEN),
+        ("accuracy:-0.9%", FALL, Outcome.KEPT),
+        ("accuracy:-0.2pp", [-d for d in FALL], Outcome.KEPT),
+        ("accuracy:-0.2pp", FALL[:1], Outcome.OPEN),
+        ("train_s:+10%", FALL, Outcome.KEPT),
+    ],
+)
+def test_the_interval_decides(gate: str, differences: list[float], outcome: Outcome) -> None:
+    assert judge_gate(parse_gate(gate), verdict(differences)).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("gate", "ratio", "outcome"),
+    [
+        ("train_s:+10%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], Outcome.BROKEN),
+        ("train_s:+20%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], Outcome.OPEN),
+        ("train_s:+30%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], Outcome.KEPT),
+        ("train_s:+10%", [0.8, 0.81, 0.79, 0.8, 0.82, 0.78], Outcome.KEPT),
+    ],
+)
+def test_times_are_ratios(gate: str, ratio: list[float], outcome: Outcome) -> None:
+    assert judge_gate(parse_gate(gate), verdict([0.0] * 6, ratio)).outcome is outcome
+
+
+def test_a_judgement_says_what_it_rests_on() -> None:
+    broken = judge_gate(parse_gate("accuracy:-0.2pp"), verdict(FALL))
+    assert broken.text == "accuracy:-0.2pp broken: B has accuracy -0.50 points (-0.57 to -0.43)"
+    slow = judge_gate(parse_gate("train_s:+10%"), verdict([0.0] * 6, [2.0] * 6))
+    assert slow.text == "train_s:+10% broken: B has 2x the time (2 to 2)"
+    alone = judge_gate(parse_gate("accuracy:-0.2pp"), verdict(FALL[:1]))
+    assert alone.text == (
+        "accuracy:-0.2pp inconclusive: B has accuracy -0.40 points, without an interval"
+    )
+
+
+def test_parsing() -> None:
+    assert parse_gate(" loss:+0.003 ") == Gate("loss", 1, Effect(0.003), " loss:+0.003 ")
+
+
+@pytest.mark.parametrize("text", ["accuracy", "accuracy:0.2pp", ":-1%", "accuracy:-", "a b:-1%"])
+def test_what_is_no_limit(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_gate(text)
+    assert str(caught.value) == (
+        f"--fail-if: '{text}' is no limit; write one as in accuracy:-0.2pp or train_s:+10%."
+    )
+
+
+def test_a_size_that_is_none_names_the_option() -> None:
+    with pytest.raises(UsageError, match=r"^--fail-if: '0,2pp' is no size of a difference; "):
+        parse_gate("accuracy:-0,2pp")
+
+
+def test_a_time_has_no_points() -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_gate("train_s:+2pp")
+    assert str(caught.value) == (
+        "--fail-if: 'train_s:+2pp' limits a time by 2pp; "
+        "write a share of the baseline's, as in train_s:+10%."
+    )
+
+
+HIGHER, LOWER = Direction.HIGHER, Direction.LOWER
+
+
+@pytest.mark.parametrize(
+    ("text", "direction", "message"),
+    [
+        (
+            "accuracy:+0.2pp",
+            HIGHER,
+            "'accuracy:+0.2pp' would fail a run for being better; write accuracy:-0.2pp.",
+        ),
+        ("loss:-5%", LOWER, "'loss:-5%' would fail a run for being better; write loss:+5%."),
+        (
+            "train_s:-10%",
+            LOWER,
+            "'train_s:-10%' would fail a run for being better; write train_s:+10%.",
+        ),
+        (
+            "accuracy:-0.2",
+            HIGHER,
+            "'accuracy:-0.2' has no unit; write accuracy:-0.2pp (points) or accuracy:-0.2% of the"
+            " baseline.",
+        ),
+        (
+            "loss:+5pp",
+            LOWER,
+            "'loss:+5pp' is in points, which loss has not; write loss:+5% of the baseline, or a"
+            " value.",
+        ),
+    ],
+)
+def test_limits_without_sense(text: str, direction: Direction, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        require_sense(parse_gate(text), direction)
+    assert str(caught.value) == f"--fail-if: {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "direction"),
+    [("accuracy:-0.2pp", HIGHER), ("top5_accuracy:-1%", HIGHER), ("loss:+0.01", LOWER),
+     ("mse:+5%", LOWER), ("train_s:+10%", LOWER)],
+)  # fmt: skip
+def test_limits_with_sense(text: str, direction: Direction) -> None:
+    require_sense(parse_gate(text), direction)

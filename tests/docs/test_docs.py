@@ -1,0 +1,161 @@
+"""Every command and YAML block in the documentation works."""
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cnnbench.cli.app import app
+from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES
+from cnnbench.spec.loader import load_experiment
+from cnnbench.training import matmul_peak
+from tests.support.environments import without
+from tests.support.paths import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+# A command trains for one epoch on a few embedded digits here, whatever it says, and is
+# measured with the network that compiles the soonest against one framework; test_cli_bench
+# and test_peers have the others.
+SHORT = ["--dataset", "mnist_5k", "--epochs", "1", "dataset.train_examples=500"]
+
+
+def yaml_blocks(page: Path) -> list[str]:
+    return re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def write_block(block: str, workplace: Path) -> Path:
+    """Writes an experiment where a page means it to be: the folder of the file it extends."""
+    folder = workplace if "extends: experiments/" in block else workplace / "experiments"
+    path = folder / f"{yaml.safe_load(block)['name']}.yaml"
+    path.write_text(block)
+    return path
+
+
+def commands(page: Path, program: str) -> list[str]:
+    """Lines of code blocks, indented or fenced, that begin with a program's name."""
+    return re.findall(rf"^(?:    |\$ )?({program} .*?)(?:  +#.*)?$", page.read_text(), re.MULTILINE)
+
+
+def ids(page: Path) -> str:
+    return page.name
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the experiments, and the runs of two of them that the pages speak of."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(ROOT / "experiments", folder / "experiments")
+    shutil.copytree(ROOT / "docs" / "images", folder / "docs" / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("COLUMNS", "80")
+        patch.delenv("TFDS_DATA_DIR", raising=False)
+        patch.setenv("CNNBENCH_ENGINE", "plain")  # the quickest to compile
+        patch.setattr(matmul_peak, "find_spec", lambda name: name == "numpy")  # quick to start
+        models = ["experiments/standard.yaml", "experiments/modified.yaml"]
+        assert CliRunner().invoke(app, ["run", *models, "--quiet", *SHORT]).exit_code == 0
+        yield folder
+
+
+@pytest.fixture
+def workplace(trained, tmp_path, monkeypatch):
+    """A copy of it to run commands in."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def shortened(command: str) -> list[str]:
+    words = shlex.split(command)[1:]
+    if words[0] == "run" and "--dry-run" not in words:
+        for option in ("--epochs", "--dataset", "--data-dir", "--seeds"):
+            if option in words:
+                at = words.index(option)
+                del words[at : at + 2]
+        words = [w for w in words if not w.startswith("train.epochs=")] + SHORT
+    if words[0] == "watch":
+        words.append("--once")  # there is no terminal
+    if words[0] == "bench" and "--against" in words:
+        words[1] = "mlp"
+        at = words.index("--against") + 1
+        words[at:] = [words[at].split(",")[-1], "--rounds", "3", "--budget", "1"]
+        words += ["--dataset", "mnist_5k", "dataset.train_examples=500"]
+    return words
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if yaml_blocks(p)], ids=ids)
+def test_yaml_blocks_are_experiments(page, workplace):
+    for block in yaml_blocks(page):
+        load_experiment(write_block(block, workplace))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p, "cnnbench")], ids=ids)
+def test_commands_run(page, workplace):
+    blocks = yaml_blocks(page)
+    for command in commands(page, "cnnbench"):
+        while blocks and page.read_text().index(blocks[0]) < page.read_text().index(command):
+            write_block(blocks.pop(0), workplace)
+        done = CliRunner().invoke(app, shortened(command), catch_exceptions=False)
+        assert done.exit_code == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p, "make")], ids=ids)
+def test_make_targets_exist(page):
+    for command in commands(page, "make"):
+        target = shlex.split(command)[:2]
+        done = subprocess.run([*target, "--dry-run"], cwd=ROOT, capture_output=True, check=False)
+        assert done.returncode == 0, command
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_spec_page_is_what_the_models_say():
+    script = ROOT / "docs" / "make_spec.py"
+    spec = importlib.util.spec_from_file_location("make_spec", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.PAGE.read_text()
+    assert module.render(page) == page, "run: python docs/make_spec.py"
+    for name in (*ACTIVATION_NAMES, *INIT_NAMES):
+        assert re.search(rf"\b{name}\b", page)
+
+
+@pytest.mark.parametrize(
+    ("version", "constraints"),
+    [("3.11", "3.11"), ("3.12", "3.11"), ("3.13", "3.13"), ("3.14", "3.13")],
+)
+def test_make_takes_the_versions_for_the_python_that_is_asked_for(version, constraints, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {version}\n")
+    python.chmod(0o755)
+    command = ["make", "--dry-run", "--always-make", "test", f"PYTHON={python}", "EXTRAS=dev"]
+    own = without("MAKE", "MFLAGS")  # tests may be run by make, whose children say more
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=own)
+    folder, file = f".venv-{version}", f"constraints-{constraints}.txt"
+    assert done.stdout.splitlines() == [
+        f"test -x {folder}/bin/python || {python} -m venv {folder}",
+        f'{folder}/bin/python -m pip install --quiet --constraint {file} --editable ".[dev]"',
+        f"touch {folder}/.installed-dev",
+        f"{folder}/bin/python -m pytest -n 2 ",
+    ]
+    assert (ROOT / file).exists()
+
+
+def test_make_help_lists_every_target():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = re.findall(r"^  make (\w+)", done.stdout, re.MULTILINE)
+    names = ["help", "run", "test", "coverage", "mutants", "lint", "smoke", "base", "bench"]
+    names += ["clean"]
+    assert listed == names

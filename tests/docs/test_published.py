@@ -1,0 +1,45 @@
+"""experiments/published: networks of public recipes, and the figures that README gives of them."""
+
+import re
+
+import pytest
+
+from cnnbench.spec.loader import load_experiment
+from tests.support.paths import ROOT
+
+FOLDER = ROOT / "experiments" / "published"
+README = (ROOT / "README.md").read_text()
+
+# As the sources print them (Keras, PyTorch) or as their layers add up (Caffe).
+PARAMETERS = {"keras_convnet": 34_826, "caffe_lenet": 431_080, "pytorch_mnist": 1_199_882}
+IMAGES = {
+    "keras_convnet": (54_000, 6_000),
+    "caffe_lenet": (60_000, 0),
+    "pytorch_mnist": (60_000, 0),
+}
+
+
+def test_every_recipe_is_tested() -> None:
+    assert {path.stem for path in FOLDER.glob("*.yaml")} == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_networks_have_the_published_number_of_parameters(name: str) -> None:
+    loaded = load_experiment(FOLDER / f"{name}.yaml")
+    assert loaded.plan is not None
+    assert loaded.plan.num_params == PARAMETERS[name]
+    splits = loaded.experiment.dataset.splits
+    assert (splits.train, splits.validation, splits.test) == (*IMAGES[name], 10_000)
+    assert loaded.experiment.name == name
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_readme_has_the_figures_of_the_headers(name: str) -> None:
+    header = (FOLDER / f"{name}.yaml").read_text().split("\nname:")[0]
+    found = re.search(r"test accuracy ([\d.]+) % after (\d+) epochs; .*?: ([\d. to]+ %);", header)
+    assert found, header
+    ours, epochs, published = found.groups()
+    assert int(epochs) == load_experiment(FOLDER / f"{name}.yaml").experiment.train.epochs
+    (row,) = (line for line in README.splitlines() if f"experiments/published/{name}.yaml" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:] == [f"{PARAMETERS[name]:,}", published, f"{ours} %"]

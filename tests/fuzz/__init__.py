@@ -1,0 +1,1 @@
+"""Generated input for whatever reads what a user wrote."""

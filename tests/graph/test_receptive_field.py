@@ -1,0 +1,73 @@
+"""Receptive fields, compared with where a gradient is not zero."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnbench.graph.receptive_field import receptive_field
+from cnnbench.nn.graph_net import GraphNet
+from tests.support.oracles import Array, make_plan
+
+# Linear layers, so that each dependence shows in the gradient; all windows overlap or leave gaps.
+IMAGES: Mapping[str, Mapping[str, Any]] = {
+    "strided": {"op": "conv", "filters": 2, "kernel": [5, 4], "stride": [2, 1], "padding": "same"},
+    "pool": {"op": "avg_pool", "size": [3, 2], "stride": [2, 3]},
+    "act": {"op": "activation", "activation": "linear"},
+    "norm": {"op": "batch_norm"},
+    "stamps": {"op": "conv_transpose", "filters": 3, "kernel": 4, "stride": 3, "padding": 1},
+    "conv": {"op": "conv", "filters": 3, "kernel": 3, "padding": [1, 1]},
+    "drop": {"op": "dropout", "rate": 0.5},
+    "sum": {"op": "add", "inputs": ["stamps", "drop"]},
+    "wide": {"op": "upscale", "size": [1, 2]},
+    "twice": {"op": "concat", "inputs": ["sum", "stamps"]},
+    "both": {"op": "global_avg_pool"},
+    "flat": {"op": "flatten", "inputs": "wide"},
+    "last": {"op": "concat", "inputs": ["both", "flat"]},
+    "out": {"op": "dense", "units": 3},
+}
+TIED: Mapping[str, Mapping[str, Any]] = {
+    "conv": {"op": "conv", "filters": 2, "kernel": 3, "stride": 2},
+    "inner": {"op": "conv", "filters": 2, "kernel": 2, "padding": "same"},
+    "deconv": {"op": "conv_transpose", "tie": "conv"},
+    "flat": {"op": "flatten"},
+    "code": {"op": "dense", "units": 25},
+    "again": {"op": "reshape", "shape": [5, 5, 1]},
+    "out": {"op": "dense", "units": 3},
+}
+
+
+def dependence(net: GraphNet, layer: str, shape: tuple[int, ...]) -> Array:
+    """Whether each value of a layer, summed over channels, depends on each pixel."""
+
+    def values(image: Any) -> Any:
+        result = net.activations(image[None])[layer][0]
+        return result.sum(axis=-1) if result.ndim == 3 else result
+
+    gradient = jax.jit(jax.jacobian(values))(jnp.ones(shape))
+    return np.asarray(gradient).any(axis=-1)  # over the image's channels
+
+
+@pytest.mark.parametrize("layers", [IMAGES, TIED], ids=["images", "tied"])
+def test_receptive_fields_are_the_pixels_with_a_gradient(
+    layers: Mapping[str, Mapping[str, Any]],
+) -> None:
+    shape = (11, 13, 2)
+    plan = make_plan(layers, shape, (3,))
+    net = GraphNet(plan, form="plain", rngs=nnx.Rngs(3))
+    net.eval()
+    checked = 0
+    for node in plan.nodes:
+        depends = dependence(net, node.name, shape)
+        places = list(np.ndindex(depends.shape[:-2])) if len(node.layout.shape) == 3 else [()]
+        for place in places:
+            at = depends[place] if place else depends.any(axis=0)
+            rows, columns = np.flatnonzero(at.any(axis=1)), np.flatnonzero(at.any(axis=0))
+            want = ((rows[0], rows[-1]), (columns[0], columns[-1]))
+            assert receptive_field(plan, node.name, place) == want, (node.name, place)
+            checked += 1
+    assert checked > 100

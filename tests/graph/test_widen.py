@@ -1,0 +1,171 @@
+"""Wider copies of networks: counted by formulas of their own, and searched by brute force."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cnnbench.cli.app import app
+from cnnbench.errors import UsageError
+from cnnbench.graph.plan import Plan
+from cnnbench.graph.widen import Size, widen
+from cnnbench.spec.loader import load_experiment
+from tests.support.oracles import make_plan
+from tests.support.paths import EXPERIMENTS
+
+
+def plan_of(name: str, *overrides: str) -> Plan:
+    plan = load_experiment(EXPERIMENTS / f"{name}.yaml", overrides).plan
+    assert plan is not None
+    return plan
+
+
+def half_up(value: float) -> int:
+    return int(value + 0.5)
+
+
+def standard_counts(factor: float) -> tuple[int, int]:
+    """Parameters and multiply-adds of the standard network, written out."""
+    c, u = half_up(32 * factor), half_up(256 * factor)
+    params = (25 * c + c) + (25 * c * c + c) + (16 * c * u + u) + (u * 10 + 10)
+    products = 576 * 25 * c + 64 * 25 * c * c + 16 * c * u + 10 * u
+    return params, products
+
+
+@pytest.mark.parametrize("target", [160_363, 166_474, 400_000, 1_276_810])
+@pytest.mark.parametrize("size", Size)
+def test_no_other_factor_comes_nearer(size: Size, target: int) -> None:
+    plan = plan_of("standard")
+    wanted = target if size is Size.PARAMS else 21 * target
+    found = widen(plan, size, wanted)
+    place = 0 if size is Size.PARAMS else 1
+    nearest = min(abs(standard_counts(1 + i / 5000)[place] - wanted) for i in range(20_000))
+    got = size.of(found.plan if found else plan)
+    assert abs(got - wanted) == nearest
+    if found:
+        assert got == standard_counts(found.factor)[place]
+
+
+def test_a_network_of_the_size_already_is_left_alone() -> None:
+    plan = plan_of("standard")
+    assert widen(plan, Size.PARAMS, plan.num_params) is None
+    # One parameter more: the next wider network is further away than this one.
+    assert widen(plan, Size.PARAMS, plan.num_params + 1) is None
+
+
+def test_overrides_give_the_same_network() -> None:
+    found = widen(plan_of("standard"), Size.PARAMS, 300_000)
+    assert found is not None
+    assert plan_of("standard", *found.overrides).num_params == found.plan.num_params
+    assert found.plan.output_shape == (10,)
+
+
+def test_ties_and_reshapes_follow() -> None:
+    """The decoder has its owners' channels; units that become an image fill it."""
+    plan = plan_of("autoencoder")
+    found = widen(plan, Size.PARAMS, 2 * plan.num_params)
+    assert found is not None
+    assert set(found.changes) == {"conv1", "conv2", "code", "dense1", "unflat"}
+    channels = found.changes["conv2"][1]
+    assert found.changes["unflat"] == ("shape", (4, 4, channels))
+    assert found.changes["dense1"] == ("units", 16 * channels)
+    again = plan_of("autoencoder", *found.overrides)
+    assert again.num_params == found.plan.num_params
+    assert again.output_shape == (28, 28, 1)
+    c, u = channels, found.changes["code"][1]
+    encoder = 25 * c + c + 25 * c * c + c + 16 * c * u + u
+    assert again.num_params == encoder + u * 16 * c + 16 * c + c + 1
+
+
+LAYERS: dict[str, dict[str, Any]] = {
+    "stem": {"op": "conv", "filters": 4, "kernel": 3, "padding": "same"},
+    "norm": {"op": "batch_norm"},
+    "more": {"op": "conv", "filters": 4, "kernel": 3, "padding": "same"},
+    "sum": {"op": "add", "inputs": ["norm", "more"]},
+    "last": {"op": "conv", "filters": 5, "kernel": 1},
+    "act": {"op": "activation", "activation": "relu"},
+    "mean": {"op": "global_avg_pool"},
+}
+
+
+def test_a_convolution_that_gives_the_output_stays() -> None:
+    plan = make_plan(LAYERS, (6, 6, 1), (5,))
+    found = widen(plan, Size.PARAMS, 4 * plan.num_params)
+    assert found is not None
+    assert set(found.changes) == {"stem", "more"}
+    assert found.plan.output_shape == (5,)
+
+
+def test_a_network_that_is_all_output_cannot_be_wider() -> None:
+    plan = make_plan({"dense": {"op": "dense", "units": 5}}, (6, 6, 1), (5,))
+    with pytest.raises(UsageError) as caught:
+        widen(plan, Size.PARAMS, 10_000)
+    assert str(caught.value) == (
+        "--match: only its output could be wider; compare another network."
+    )
+
+
+def test_layers_that_would_not_fit_are_told() -> None:
+    layers: dict[str, dict[str, Any]] = {
+        "conv": {"op": "conv", "filters": 1, "kernel": 3, "padding": "same"},
+        "sum": {"op": "add", "inputs": ["input", "conv"]},
+        "dense": {"op": "dense", "units": 5},
+    }
+    plan = make_plan(layers, (6, 6, 1), (5,))
+    with pytest.raises(UsageError) as caught:
+        widen(plan, Size.PARAMS, 10_000)
+    assert str(caught.value) == (
+        "--match: wider layers do not fit each other: layers.sum.inputs: cannot add different "
+        "shapes (input is 6x6x1, conv is 6x6x2); write the wider network as a file of its own."
+    )
+
+
+def run(*words: str) -> Any:
+    command = ["run", *words, "--dataset", "mnist_5k", "--dry-run"]
+    return CliRunner().invoke(app, command, env={"COLUMNS": "80"}, catch_exceptions=False)
+
+
+def test_run_shows_the_wider_copy_after_the_first() -> None:
+    specs = [str(EXPERIMENTS / f"{name}.yaml") for name in ("standard", "mlp")]
+    done = run(*specs, "--match", "params")
+    assert done.exit_code == 0
+    assert done.stderr == (
+        "--match params: standard-wide is standard with layers 2.84x as wide, 1,277,468 "
+        "parameters; mlp has 1,276,810.\nThen: cnnbench compare standard "
+        "standard-wide mlp --baseline mlp\n"
+    )
+    titles = [line.strip() for line in done.stdout.splitlines() if "(standard)" in line]
+    assert titles == ["Standard CNN (standard)", "Standard CNN (2.84x wide) (standard)"]
+    assert done.stdout.index("2.84x wide") < done.stdout.index("MLP 800-800")
+
+
+def test_run_says_that_nothing_is_widened() -> None:
+    specs = [str(EXPERIMENTS / f"{name}.yaml") for name in ("mlp", "standard")]
+    done = run(*specs, "--match", "params")
+    assert done.stderr == (
+        "--match params: mlp has 1,276,810 parameters, no fewer than the others; nothing is "
+        "widened. Name the smaller experiment first.\n"
+    )
+    assert "wide" not in done.stdout
+
+
+def test_one_experiment_has_nothing_to_match() -> None:
+    done = run(str(EXPERIMENTS / "mlp.yaml"), "--match", "flops")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "--match: one experiment has nothing to match; name two files.\n",
+    )
+
+
+def test_a_python_model_has_no_size_to_match(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "name: own\ntask: classify\ndataset: {name: mnist_5k}\nmodel: {python: 'a.b:Net'}\n"
+    )
+    done = run(str(EXPERIMENTS / "standard.yaml"), str(path), "--match", "params")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "--match: the size of own, a Python model, is not known before it runs; "
+        "write model.layers.\n",
+    )

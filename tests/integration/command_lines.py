@@ -1,0 +1,262 @@
+"""Every command and every option, each at least once: what `make base` runs in a plain install.
+
+    python tests/integration/command_lines.py FOLDER
+
+trains networks of a second in an empty folder and runs `LINES` there, all in one process, with
+standard streams in ASCII. It needs nothing but the package and the standard library.
+`test_command_lines` fails where a command, an option or one of its choices has no line.
+"""
+
+import io
+import json
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+EXPORT = "--to onnx: the package 'onnx' is not installed; run pip install 'cnnbench[export]'."
+TENSORBOARD = (
+    "--tensorboard: the package 'tensorboard' is not installed; run pip install"
+    " 'cnnbench[tensorboard]'."
+)
+MISSING = "is not installed; run pip install 'cnnbench[peers]'."
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line.
+
+    Args:
+      text: what comes after `cnnbench`.
+      code: how it ends.
+      says: what it prints, on either stream.
+    """
+
+    text: str
+    code: int = 0
+    says: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        return shlex.split(self.text)
+
+
+LINES = (
+    Line("--version", says="cnnbench "),
+    Line("data list", says="mnist_5k"),
+    Line("data path --data-dir data", says="cache "),
+    Line("data prepare mnist_5k --data-dir data", says="mnist_5k: 4,000 training"),
+    Line("data prepare cifar10", 1, "cifar10"),
+    Line("schema", says='"$schema"'),
+    Line("schema --output schema.json"),
+    Line("show tiny.yaml wide.yaml --data-dir data", says="conv1"),
+    Line("show python.yaml --run", says="7,850"),
+    Line("show python.yaml --allow-python", says="7,850"),
+    Line("show tiny.yaml --diagram tiny.svg"),
+    Line("show tiny.yaml --diagram tiny.png"),
+    Line("show tiny.yaml --diagram tiny.md"),
+    Line("new tiny.yaml idea.yaml --name idea --results-dir results", says="cnnbench run"),
+    Line("new modified idea.yaml --force", says="cnnbench watch"),
+    Line(
+        "watch wide.yaml --once --seeds 2 --epochs 1 --dataset mnist_5k --device cpu --engine fast"
+        " --results-dir watched --data-dir data",
+        says="conv1",
+    ),
+    Line("run tiny.yaml --seeds 2 --epochs 2 --dataset mnist_5k --device cpu", says="+/-"),
+    Line(
+        "run tiny.yaml --seeds 2 --epochs 2 --dataset mnist_5k --needed --results-dir results"
+        " --data-dir data",
+        says="is finished; nothing is trained",
+    ),
+    Line("run wide.yaml tiny.yaml --match params --engine direct --quiet", says="Accuracy"),
+    Line("run wide.yaml tiny.yaml --match flops --dry-run", says="would train"),
+    Line("run tiny.yaml --seeds 1 --engine plain --json", says='"comparisons"'),
+    Line("run tiny.yaml --seeds 1 --engine fast --profile trace --tag traced", says="wrote"),
+    Line("run code.yaml --engine direct", says="Loss"),
+    Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),
+    Line("run --resume stopped", says="wrote"),
+    Line("run tiny.yaml --device gpu", 2, "--device gpu"),
+    Line("run tiny.yaml --device tpu", 2, "--device tpu"),
+    Line("run tiny.yaml --tensorboard", 2, TENSORBOARD),
+    Line("list --results-dir results", says="tiny"),
+    Line("check --results-dir results", says="sound"),
+    Line("check tiny", says="sound"),
+    Line(
+        "compare tiny wide --baseline tiny --metric loss --alpha 0.1 --min-effect 0.01 --target 9"
+        " --sort-by time --only-changed --precision 3 --results-dir results",
+        says="Verdict",
+    ),
+    Line("compare tiny wide --fail-if loss:+0.1%", 4, "inconclusive"),
+    Line("compare --all", says="Accuracy"),
+    *(Line(f"compare --format {form}") for form in ("table", "md", "csv", "json", "html")),
+    Line(
+        "plot tiny wide --output curves.png --baseline tiny --metric loss --alpha 0.1"
+        " --min-effect 0.01 --results-dir results"
+    ),
+    Line("plot tiny wide -o curves.svg"),
+    Line(
+        "report tiny wide --output report.html --baseline tiny --metric loss --alpha 0.1"
+        " --min-effect 0.01 --results-dir results --data-dir data"
+    ),
+    Line("report --all", says="wrote report.html"),
+    Line(
+        "inspect tiny --layer conv1 --image 0 --image 1 --units 2 --seed 0 --output units.png"
+        " --npz values.npz --data-dir data --results-dir results",
+        says="conv1",
+    ),
+    Line("inspect code -o layers.svg", says="code"),
+    Line("latent code --seed 0 --walk 0 1 --output code.png --results-dir results --data-dir data"),
+    Line(
+        "predict tiny digit.png --seed 0 --invert yes --trim --output seen.png --data-dir data"
+        " --results-dir results",
+        says="digit.png",
+    ),
+    *(Line(f"predict tiny digit.png --format {form}") for form in ("table", "md", "csv", "json")),
+    *(Line(f"predict code digit.png --invert {swap}") for swap in ("auto", "no")),
+    Line("gradcheck tiny.yaml --layer conv1 --float64 --data-dir data", says="conv1"),
+    *(Line(f"gradcheck tiny.yaml --format {form}", says="conv1") for form in ("table", "json")),
+    Line("gradcheck --show", says="convolution"),
+    Line(
+        "export tiny --to stablehlo --output tiny.stablehlo --seed 0 --results-dir results"
+        " --data-dir data",
+        says="wrote tiny.stablehlo",
+    ),
+    Line("export tiny --to safetensors"),
+    Line("export tiny --to onnx", 2, EXPORT),
+    Line(
+        "bench tiny.yaml --against flax --rounds 3 --budget 1 --format table --dataset mnist_5k"
+        " --data-dir data --output benched",
+        says="cnnbench is faster",
+    ),
+    Line("bench tiny.yaml --against torch --format md", 2, f"PyTorch {MISSING}"),
+    Line("bench tiny.yaml --against keras --format json", 2, f"Keras {MISSING}"),
+)
+
+TINY = """\
+name: tiny
+title: "Tiny \\u00d7 \\u4e2d\\u6587"
+task: classify
+dataset: {name: mnist_5k, train_examples: 200}
+model:
+  layers:
+    conv1: {op: conv, filters: 2, kernel: 5, activation: relu}
+    pool1: {op: max_pool, size: 4}
+    dense1: {op: dense, units: 10}
+train: {epochs: 1, batch_size: 100}
+seeds: [0, 1]
+"""
+WIDE = "extends: tiny.yaml\nname: wide\ntitle: Wide\nmodel: {layers: {conv1: {filters: 4}}}\n"
+CODE = """\
+name: code
+task: reconstruct
+dataset: {name: mnist_5k, train_examples: 200}
+model:
+  code_layer: code
+  layers:
+    flat: {op: flatten}
+    code: {op: dense, units: 2}
+    wide: {op: dense, units: 784}
+    image: {op: reshape, shape: [28, 28, 1]}
+train: {epochs: 1, batch_size: 100}
+"""
+PYTHON = """\
+name: python
+task: classify
+dataset: {name: mnist_5k, train_examples: 200}
+model: {python: "net:Net"}
+train: {epochs: 1, batch_size: 100}
+"""
+NET = """\
+from flax import nnx
+
+
+class Net(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs) -> None:
+        self.out = nnx.Linear(784, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(x.reshape(x.shape[0], -1))
+"""
+
+
+def prepare() -> None:
+    """Writes what the lines read into the working directory."""
+    from PIL import Image
+
+    files = {"tiny.yaml": TINY, "wide.yaml": WIDE, "code.yaml": CODE, "python.yaml": PYTHON}
+    for name, text in (files | {"net.py": NET}).items():
+        Path(name).write_text(text, "utf-8")
+    Path("data").mkdir()
+    digit = Image.new("L", (28, 28), 255)
+    digit.paste(0, (12, 4, 16, 24))
+    digit.save("digit.png")
+
+
+def stop() -> None:
+    """Makes a finished run one that was interrupted."""
+    (run,) = Path("results/wide").iterdir()
+    Path("stopped").mkdir()
+    for file in run.rglob("*"):
+        copy = Path("stopped") / file.relative_to(run)
+        copy.mkdir(exist_ok=True) if file.is_dir() else copy.write_bytes(file.read_bytes())
+    record = json.loads(Path("stopped/run.json").read_text("utf-8"))
+    Path("stopped/run.json").write_text(json.dumps(record | {"status": "interrupted"}), "utf-8")
+    Path("stopped/summary.json").unlink()
+
+
+def call(words: Sequence[str]) -> tuple[int, str]:
+    """Runs a command; standard streams take ASCII only.
+
+    Returns:
+      The exit code, and what was printed.
+    """
+    from cnnbench.cli import app
+
+    printed = io.BytesIO()
+    stream = io.TextIOWrapper(printed, "ascii", "strict", write_through=True)
+    before = sys.argv, sys.stdout, sys.stderr
+    sys.argv, sys.stdout, sys.stderr = ["cnnbench", *words], stream, stream
+    try:
+        app.main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv, sys.stdout, sys.stderr = before
+    return code, printed.getvalue().decode("ascii")
+
+
+def flaws(lines: Sequence[Line], run: Callable[[Sequence[str]], tuple[int, str]]) -> Iterator[str]:
+    """Runs the lines in their order, and yields what is not as expected."""
+    for line in lines:
+        if "stopped" in line.words:
+            stop()
+        start = time.perf_counter()
+        code, printed = run(line.words)
+        print(f"{time.perf_counter() - start:6.1f} s  cnnbench {line.text}", flush=True)  # noqa: T201
+        said = re.sub(r"\s+", " ", printed)
+        if code != line.code or line.says not in said or "Traceback" in said:
+            yield f"cnnbench {line.text}\nexit code {code}, wanted {line.code}\n{printed}"
+
+
+def main(folder: Path) -> int:
+    """Runs all lines in a folder, and says which failed."""
+    from cnnbench.training import profiling
+
+    vars(profiling)["SIZE"] = (
+        128  # of the products beside which costs are measured; else they take the most
+    )
+    os.environ |= {"CNNBENCH_CACHE_DIR": str(folder / "cache"), "COLUMNS": "80"}
+    os.environ.pop("TFDS_DATA_DIR", None)
+    os.chdir(folder)
+    prepare()
+    found = list(flaws(LINES, call))
+    print("\n".join(found) or f"{len(LINES)} command lines are as expected")  # noqa: T201
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve()))

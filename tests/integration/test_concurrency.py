@@ -1,0 +1,194 @@
+"""Two processes at once: their runs, the caches and downloads that they share, and their locks.
+
+That a lock of a dead process blocks nobody is in `test_locks` and, for whole runs, in
+`test_faults`; that readers of the cache never see a torn file, in `test_cache`.
+"""
+
+import functools
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cnnbench.cli.progress import Silent
+from cnnbench.errors import StoreError
+from cnnbench.runner import run as session
+from cnnbench.runs.folder import RunFolder
+from cnnbench.runs.verify import check_run
+from cnnbench.system.cache import read_entry
+from cnnbench.system.compile_cache import ProgramFiles
+from cnnbench.system.locks import is_held
+from tests.integration.test_faults import Server, numbers
+from tests.support.tinysets import FILENAMES, write_idx_files
+
+SPEC = """\
+name: tiny
+task: classify
+dataset: {name: mnist}
+model:
+  layers:
+    conv1: {op: conv, filters: 3, kernel: 5, stride: 3}
+    drop1: {op: dropout, rate: 0.5}
+    dense1: {op: dense, units: 10}
+train: {epochs: 2, batch_size: 20}
+"""
+RUN = ["run", "tiny.yaml", "--engine", "direct", "--quiet", "--data-dir", "sets"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    found = Server(tmp_path_factory.mktemp("cache"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> dict[str, Any]:
+    """A run on the files of a tiny MNIST, with a cache that is empty."""
+    (tmp_path / "tiny.yaml").write_text(SPEC)
+    write_idx_files(tmp_path / "sets")
+    mnist = [str(tmp_path / "sets"), "http://nowhere"]
+    return {"args": RUN, "cwd": str(tmp_path), "cache": str(tmp_path / "cache"), "mnist": mnist}
+
+
+def ended_well(answers: list[dict[str, Any]]) -> None:
+    assert [(answer["code"], answer["stderr"]) for answer in answers] == [(0, "")] * len(answers)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a cache file can be read by its own key."""
+    with path.open("rb") as file:
+        key = json.loads(file.readline())["key"]
+    return read_entry(path, key, pytest.fail) is not None
+
+
+def engine(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "run.json").read_text())["engine"]
+    return found
+
+
+def test_two_runs_at_once_come_to_the_same_numbers(
+    server: Server, task: dict[str, Any], tmp_path: Path
+) -> None:
+    """They fill a cache together and share a folder of results; a third run finds all of it."""
+    ended_well(server.together([task, task]))
+    for path in (tmp_path / "cache").rglob("*.arrays"):
+        assert _is_whole(path)
+    assert not list((tmp_path / "cache").rglob("*.partial"))
+    ended_well(server.together([task]))
+    runs = sorted((tmp_path / "results" / "tiny").iterdir(), key=lambda run: run.stat().st_ctime)
+    assert [check_run(run) for run in runs] == [[], [], []]
+    first, *others = map(numbers, runs)
+    assert len(first["epochs"]) == 2
+    assert others == [first, first]
+    assert engine(runs[-1])["compile_cache"] == "warm"
+    record = json.loads((runs[-1] / "run.json").read_text())
+    assert record["dataset"]["source"] == f"IDX files in {tmp_path / 'sets'}"
+
+
+def test_a_dataset_is_downloaded_by_two_processes_at_once(
+    server: Server, task: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = tmp_path / "sets"
+    handler = functools.partial(_Quiet, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as here:
+        thread = threading.Thread(target=here.serve_forever, args=(0.02,))
+        thread.start()
+        prepare = task | {
+            "args": ["data", "prepare", "mnist", "--data-dir", "fetched"],
+            "mnist": [str(served), f"http://127.0.0.1:{here.server_port}"],
+        }
+        try:
+            answers = server.together([prepare, prepare])
+        finally:
+            here.shutdown()
+            thread.join()
+    for answer in answers:
+        assert answer["code"] == 0, answer["stderr"]
+        assert answer["stderr"] in (
+            "Downloading 4 files of 'mnist' to fetched/downloads.\n",
+            "",
+        )
+    (decoded,) = (tmp_path / "cache" / "datasets").iterdir()
+    assert _is_whole(decoded)
+    fetched = [p.read_bytes() for p in (tmp_path / "fetched").rglob("*.gz")]
+    assert sorted(fetched) == sorted((served / name).read_bytes() for name in FILENAMES)
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_run_is_locked_before_others_can_see_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or another process with --needed takes it for one that was killed, and goes on with it."""
+
+    locked: list[bool] = []
+
+    def look(folder: RunFolder, _record: object) -> None:
+        assert not (folder.path / "run.json").exists()
+        locked.append(is_held(folder.path))
+        raise StoreError("seen enough")
+
+    (tmp_path / "tiny.yaml").write_text(SPEC.replace("mnist", "mnist_5k"))
+    monkeypatch.setattr(RunFolder, "write_record", look)
+    request = session.Request(tmp_path / "tiny.yaml", results_dir=tmp_path)
+    with pytest.raises(StoreError, match=r"^seen enough$"):
+        session.run_experiment(request, Silent(Console()))
+    assert locked == [True]
+
+
+# Compiled programs.
+
+
+def test_a_damaged_program_is_told_once_and_made_again(
+    server: Server, task: dict[str, Any], tmp_path: Path
+) -> None:
+    ended_well(server.together([task]))
+    kept = sorted((tmp_path / "cache" / "programs").iterdir())
+    assert len(kept) > 3
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:-1])
+    (again,) = server.together([task])
+    assert again["code"] == 0
+    (line,) = again["stderr"].splitlines()
+    assert line.startswith(str(tmp_path / "cache" / "programs" / "jit_"))
+    assert line.endswith(
+        ".arrays: the file has been cut or added to; the cache file is not used and will be made"
+        " again."
+    )
+    for path in kept:
+        assert _is_whole(path)
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    server: Server, task: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    (answer,) = server.together([task | {"cache": str(tmp_path / "file" / "cache")}])
+    assert answer["code"] == 0
+    assert answer["stderr"].splitlines()[-1] == (
+        f"{tmp_path}/file/cache/programs: cannot be made (Not a directory), so programs are"
+        " compiled again each time; set CNNBENCH_CACHE_DIR to a folder that can be written."
+    )
+
+
+def test_a_program_under_another_key_is_not_run(tmp_path: Path) -> None:
+    """A file that was renamed is compiled anew, not taken for what its name says."""
+    notes: list[str] = []
+    files = ProgramFiles(tmp_path, notes.append)
+    files.put("jit_step-1", b"one")
+    assert files.get("jit_step-1") == b"one"
+    (tmp_path / "jit_step-1.arrays").rename(tmp_path / "jit_step-2.arrays")
+    assert files.get("jit_step-2") is None
+    assert notes == [
+        f"{tmp_path}/jit_step-2.arrays: it holds 'jit_step-1', not 'jit_step-2'; the cache file is"
+        " not used and will be made again."
+    ]

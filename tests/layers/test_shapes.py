@@ -1,0 +1,263 @@
+"""Shape rules and costs against counting: positions of windows, products of loops."""
+
+import itertools
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from cnnbench.layers import Conv, ConvTranspose, LayerOp
+from cnnbench.layers.conv_arithmetic import conv_pads, conv_size, same_pad, transposed_size
+from cnnbench.layers.shapes import (
+    OWNERS_KEYS,
+    Layout,
+    Shape,
+    ShapeError,
+    TiedConv,
+    adjoint_kernel,
+    layout,
+)
+
+parse = TypeAdapter[LayerOp](LayerOp).validate_python
+
+SIZES = st.integers(1, 12)
+STEPS = st.integers(1, 4)
+
+
+def starts(size: int, window: int, stride: int) -> list[int]:
+    """Where a window can begin, found by trying every place."""
+    return [i for i in range(size) if i % stride == 0 and i + window <= size]
+
+
+def shape_of(op: dict[str, Any], *shapes: Shape) -> Layout:
+    return layout(parse(op), shapes)
+
+
+def op_strategy(kind: str, **keys: Any) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({"op": st.just(kind), **keys})
+
+
+@given(SIZES, SIZES, STEPS, st.integers(0, 3), st.integers(0, 3))
+def test_conv_size_counts_the_places_of_the_kernel(
+    size: int, kernel: int, stride: int, before: int, after: int
+) -> None:
+    padded = size + before + after
+    if kernel <= padded:
+        count = len(starts(padded, kernel, stride))
+        assert conv_size(size, kernel, stride, (before, after)) == count
+
+
+@given(SIZES, SIZES, STEPS)
+def test_same_padding_is_the_least_that_keeps_every_stride(
+    size: int, kernel: int, stride: int
+) -> None:
+    before, after = same_pad(size, kernel, stride)
+    wanted = len(range(0, size, stride))
+    assert len(starts(size + before + after, kernel, stride)) == wanted
+    assert 0 <= after - before <= 1
+    if before + after:
+        fewer = starts(size + before + after - 1, kernel, stride)
+        assert len(fewer) < wanted
+
+
+@given(
+    st.tuples(SIZES, SIZES, st.integers(1, 3)),
+    op_strategy(
+        "conv",
+        filters=st.integers(1, 3),
+        kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)).map(list),
+        stride=st.tuples(STEPS, STEPS).map(list),
+        padding=st.sampled_from(["valid", "same"])
+        | st.tuples(st.integers(0, 2), st.integers(0, 2)).map(list),
+        use_bias=st.booleans(),
+    ),
+)
+@settings(max_examples=150)
+def test_convolution_by_loops(shape: Shape, op: dict[str, Any]) -> None:
+    conv = parse(op)
+    assert isinstance(conv, Conv)
+    pads = conv_pads(conv, shape, conv.kernel)
+    padded = np.pad(np.zeros(shape, bool), (*pads, (0, 0)))
+    rows = starts(padded.shape[0], conv.kernel[0], conv.stride[0])
+    columns = starts(padded.shape[1], conv.kernel[1], conv.stride[1])
+    if not rows or not columns:
+        with pytest.raises(ShapeError, match="kernel does not fit into"):
+            layout(conv, (shape,))
+        return
+    multiply_adds = sum(
+        padded[r : r + conv.kernel[0], c : c + conv.kernel[1]].size
+        for r, c, _ in itertools.product(rows, columns, range(conv.filters))
+    )
+    found = layout(conv, (shape,))
+    assert found.shape == (len(rows), len(columns), conv.filters)
+    assert found.multiply_adds == multiply_adds
+    kernel = (*conv.kernel, shape[2], conv.filters)
+    assert found.params == {"kernel": kernel} | ({"bias": (conv.filters,)} if conv.use_bias else {})
+
+
+@given(
+    st.tuples(SIZES, SIZES, st.integers(1, 3)),
+    st.sampled_from(["max_pool", "avg_pool"]),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.none() | st.tuples(STEPS, STEPS),
+)
+def test_pooling_drops_windows_that_the_border_cuts(
+    shape: Shape, kind: str, size: tuple[int, int], stride: tuple[int, int] | None
+) -> None:
+    op = {"op": kind, "size": list(size)} | ({"stride": list(stride)} if stride else {})
+    rows, columns = (starts(shape[i], size[i], (stride or size)[i]) for i in (0, 1))
+    if not rows or not columns:
+        with pytest.raises(ShapeError, match="window does not fit into"):
+            shape_of(op, shape)
+        return
+    assert shape_of(op, shape) == Layout((len(rows), len(columns), shape[2]))
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(1, 5),
+    STEPS,
+    st.integers(0, 2),
+)
+def test_transposed_size_is_the_smallest_image_of_that_many_outputs(
+    size: int, kernel: int, stride: int, pad: int
+) -> None:
+    fitting = [
+        n
+        for n in range(1, 60)
+        if n + 2 * pad >= kernel and len(starts(n + 2 * pad, kernel, stride)) == size
+    ]
+    found = transposed_size(size, kernel, stride, pad)
+    if found >= 1:
+        assert found == fitting[0]
+    assert transposed_size(size, kernel, stride, "valid") == (size - 1) * stride + kernel
+    assert len(range(0, transposed_size(size, kernel, stride, "same"), stride)) == size
+
+
+@given(
+    st.tuples(SIZES, SIZES, st.integers(1, 3)),
+    st.integers(1, 3),
+    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.tuples(STEPS, STEPS),
+    st.sampled_from(["valid", "same", 1]),
+)
+def test_tied_layer_turns_its_owners_output_into_its_owners_input(
+    shape: Shape, filters: int, kernel: tuple[int, int], stride: tuple[int, int], padding: Any
+) -> None:
+    owner = parse(
+        {
+            "op": "conv",
+            "filters": filters,
+            "kernel": list(kernel),
+            "stride": list(stride),
+            "padding": padding,
+        }
+    )
+    assert isinstance(owner, Conv)
+    try:
+        made = layout(owner, (shape,))
+    except ShapeError:
+        return
+    tied = ConvTranspose(op="conv_transpose", tie="conv")
+    found = layout(tied, (made.shape,), TiedConv(owner, shape, made.shape))
+    assert found.shape == shape
+    assert found.params == {"bias": (shape[2],)}
+    assert found.multiply_adds == made.multiply_adds
+
+
+def test_tied_layer_with_another_image_size_uses_the_owners_stride_and_padding() -> None:
+    owner = Conv(op="conv", filters=4, kernel=(3, 5), stride=(2, 3), padding=(1, 0))
+    tie = TiedConv(owner, (9, 11, 2), (5, 3, 4))
+    tied = ConvTranspose(op="conv_transpose", tie="conv", use_bias=False)
+    assert layout(tied, ((2, 2, 4),), tie).shape == (3, 8, 2)
+    assert layout(tied, ((2, 2, 4),), tie).params == {}
+
+
+@pytest.mark.parametrize("key", OWNERS_KEYS)
+def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
+    given_value = {"filters": 3, "kernel": 3, "stride": 1, "padding": "valid", "init": "zeros"}
+    tied = parse({"op": "conv_transpose", "tie": "conv", key: given_value[key]})
+    owner = TiedConv(Conv(op="conv", filters=3, kernel=(3, 3)), (5, 5, 1), (3, 3, 3))
+    assert isinstance(tied, ConvTranspose)
+    with pytest.raises(ShapeError) as caught:
+        adjoint_kernel(tied, 3, owner)
+    assert caught.value.key == key
+    assert caught.value.message == f"'{key}' is that of 'conv', which the layer is tied to"
+    assert caught.value.remedy == "remove it, or remove tie"
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "expected"),
+    [
+        ({"op": "upscale", "size": [2, 3]}, [(4, 5, 6)], Layout((8, 15, 6))),
+        (
+            {"op": "dense", "units": 10},
+            [(3, 4, 5)],
+            Layout((10,), {"kernel": (60, 10), "bias": (10,)}, 600),
+        ),
+        (
+            {"op": "dense", "units": 7, "use_bias": False},
+            [(9,)],
+            Layout((7,), {"kernel": (9, 7)}, 63),
+        ),
+        ({"op": "dropout", "rate": 0.5}, [(9,)], Layout((9,))),
+        ({"op": "flatten"}, [(2, 3, 4)], Layout((24,))),
+        ({"op": "flatten"}, [(24,)], Layout((24,))),
+        ({"op": "reshape", "shape": [2, 3, 4]}, [(24,)], Layout((2, 3, 4))),
+        ({"op": "reshape", "shape": [24]}, [(2, 3, 4)], Layout((24,))),
+        ({"op": "concat"}, [(2,), (3,), (2,)], Layout((7,))),
+        ({"op": "concat"}, [(2, 3, 4), (2, 3, 1)], Layout((2, 3, 5))),
+        ({"op": "add"}, [(2, 3, 4)] * 3, Layout((2, 3, 4))),
+        ({"op": "activation", "activation": "tanh"}, [(2, 3, 4)], Layout((2, 3, 4))),
+        ({"op": "batch_norm"}, [(2, 3, 4)], Layout((2, 3, 4), {"scale": (4,), "bias": (4,)})),
+        ({"op": "batch_norm"}, [(6,)], Layout((6,), {"scale": (6,), "bias": (6,)})),
+        ({"op": "global_avg_pool"}, [(2, 3, 4)], Layout((4,))),
+        (
+            {"op": "conv_transpose", "filters": 2, "kernel": 3, "stride": 2, "padding": 1},
+            [(4, 5, 6)],
+            Layout((7, 9, 2), {"kernel": (3, 3, 2, 6), "bias": (2,)}, 4 * 5 * 9 * 6 * 2),
+        ),
+        (
+            {
+                "op": "conv_transpose",
+                "filters": 2,
+                "kernel": [2, 3],
+                "stride": 2,
+                "padding": "same",
+            },
+            [(4, 5, 6)],
+            Layout((8, 10, 2), {"kernel": (2, 3, 2, 6), "bias": (2,)}, 4 * 5 * 6 * 6 * 2),
+        ),
+    ],
+)
+def test_other_operations(op: dict[str, Any], shapes: list[Shape], expected: Layout) -> None:
+    assert shape_of(op, *shapes) == expected
+
+
+IMAGE_OPS: list[dict[str, Any]] = [
+    {"op": "conv", "filters": 1, "kernel": 1},
+    {"op": "conv_transpose", "filters": 1, "kernel": 1},
+    {"op": "max_pool", "size": 1},
+    {"op": "avg_pool", "size": 1},
+    {"op": "upscale", "size": 1},
+    {"op": "global_avg_pool"},
+]
+
+
+@pytest.mark.parametrize("op", IMAGE_OPS, ids=lambda op: op["op"])
+def test_operations_on_images_refuse_a_vector(op: dict[str, Any]) -> None:
+    message = f"{op['op']} reads images, and its input is a vector of 256"
+    with pytest.raises(ShapeError, match=re.escape(message)):
+        shape_of(op, (256,))
+
+
+def test_a_wide_image_may_be_too_low_for_a_kernel() -> None:
+    op = {"op": "conv", "filters": 1, "kernel": [3, 1], "stride": 2}
+    with pytest.raises(ShapeError) as caught:
+        shape_of(op, (2, 9, 1))
+    assert caught.value.message == "a 3x1 kernel does not fit into 2x9x1"
+    assert caught.value.remedy == "write at most [2, 9], or padding: same"

@@ -1,0 +1,265 @@
+"""Batch norm far from zero, in every engine, against PyTorch and float64."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+
+from cnnbench.nn.graph_net import GraphNet
+from cnnbench.nn.microbatch import Cut
+from cnnbench.nn.ops import batch_norm as bn
+from cnnbench.nn.ops.convolution import Form
+from cnnbench.nn.python_model import split
+from cnnbench.nn.result import Result
+from cnnbench.system.devices import make_mesh, pick_devices
+from tests.support.oracles import Array, correlate, make_plan
+
+OFFSETS = (0, 1, 10, 100, 1e3, 1e4)  # standard deviations
+# Shapes and the number of rows: small and large images, one pixel, vectors; 97 has no divisor.
+SHAPES: dict[tuple[int, ...], int] = {
+    (60, 8, 9, 4): 10,
+    (500, 4, 4, 8): 50,
+    (16, 14, 14, 32): 2,
+    (96, 1, 1, 32): 8,
+}
+SHAPES |= {(97, 4, 4, 8): 1, (120, 5): 10}
+SEEDS = (7, 8, 9)
+# A value of a standard deviation of one is rounded by up to 2^-25, so a mean's error of 2^-30
+# cannot be seen. PyTorch on a CPU sums in float64: of a mean near zero it knows more than that.
+# A variance that runs near one is rounded by up to 2^-24, or by less if luck has it.
+FLOORS = {"y": 0, "dx": 0, "scale": 0, "bias": 0, "mean": 2**-30, "var": 2**-24}
+MOMENTUM, EPSILON = 0.9, 1e-5
+Apply = Callable[[bn.BatchNorm, jax.Array], jax.Array]
+
+
+def point(shape: tuple[int, ...], offset: float, seed: int = 7) -> tuple[Array, ...]:
+    """Values, the error of the result, scale and bias."""
+    rng = np.random.default_rng(seed)
+    x, dy = offset + rng.standard_normal(shape), rng.standard_normal(shape)
+    scale, bias = rng.uniform(0.5, 2, shape[-1]), rng.standard_normal(shape[-1])
+    return tuple(v.astype(np.float32) for v in (x, dy, scale, bias))
+
+
+def in_pytorch(dtype: torch.dtype, *arrays: Array) -> dict[str, Array]:
+    """The result, three gradients, and the running statistics."""
+    x, dy, scale, bias = arrays
+    first = [torch.tensor(np.moveaxis(v, -1, 1).copy(), dtype=dtype) for v in (x, dy)]
+    kind = torch.nn.BatchNorm2d if x.ndim == 4 else torch.nn.BatchNorm1d
+    layer = kind(x.shape[-1], eps=EPSILON, momentum=1 - MOMENTUM).to(dtype)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(scale))
+        layer.bias.copy_(torch.tensor(bias))
+    y = layer(first[0].requires_grad_())
+    y.backward(first[1])
+    images = [np.moveaxis(v.detach().double().numpy(), 1, -1) for v in (y, first[0].grad)]
+    others = (layer.weight.grad, layer.bias.grad, layer.running_mean, layer.running_var)
+    return dict(zip(FLOORS, images + [v.detach().double().numpy() for v in others], strict=True))
+
+
+def require_twice(
+    run: Callable[..., dict[str, Array]], shape: tuple[int, ...], offset: float
+) -> None:
+    """Errors against float64 are at most twice those of PyTorch in float32.
+
+    Root mean squares over values and draws: the largest of a few rounded numbers is chance.
+    """
+    errors: dict[str, list[Array]] = {}
+    for seed in SEEDS:
+        arrays = point(shape, offset, seed)
+        exact, theirs = (in_pytorch(dtype, *arrays) for dtype in (torch.float64, torch.float32))
+        n = arrays[0].size // shape[-1]
+        biased = exact | {"var": MOMENTUM + (exact["var"] - MOMENTUM) * (n - 1) / n}
+        for name, got in run(*arrays).items():
+            pair = (got - biased[name], theirs[name] - exact[name])
+            errors.setdefault(name, []).append(np.stack(pair).reshape(2, -1))
+    for name, found in errors.items():
+        mine, other = np.sqrt(np.square(np.concatenate(found, axis=1)).mean(axis=1))
+        assert mine <= max(2 * other, FLOORS[name]), (name, mine, other)
+
+
+def whole(layer: bn.BatchNorm, x: jax.Array) -> jax.Array:
+    return layer(x)
+
+
+def in_rows(layer: bn.BatchNorm, x: jax.Array) -> jax.Array:
+    """As `rowwise` has it: images of a row lie side by side."""
+    rows = x.reshape(SHAPES[x.shape], -1, *x.shape[1:])
+    rows = rows.transpose(0, 2, 3, 1, 4) if x.ndim == 4 else rows
+    sums = jax.lax.map(bn.channel_sums, rows)
+    known = bn.statistics(layer, sums, rows.size // len(rows) // x.shape[-1])
+    y = jax.vmap(lambda row: bn.normalize(row, **known))(rows)
+    return (y.transpose(0, 3, 1, 2, 4) if x.ndim == 4 else y).reshape(x.shape)
+
+
+@cache
+def ours(apply: Apply) -> Callable[..., dict[str, Array]]:
+    """The same as of PyTorch."""
+
+    def run(x: Any, scale: Any, bias: Any) -> Any:
+        layer = bn.BatchNorm(x.shape[-1], momentum=MOMENTUM, epsilon=EPSILON, rngs=nnx.Rngs(0))
+        part: Any = layer
+        part.scale[...], part.bias[...] = scale, bias
+        return apply(layer, x), (layer.mean[...], layer.var[...])
+
+    @jax.jit
+    def both(x: Any, dy: Any, scale: Any, bias: Any) -> Any:
+        y, pull, moved = jax.vjp(run, x, scale, bias, has_aux=True)
+        return y, *pull(dy), *moved
+
+    def named(*arrays: Array) -> dict[str, Array]:
+        found = {n: np.asarray(v, np.float64) for n, v in zip(FLOORS, both(*arrays), strict=True)}
+        # `rowwise` adds up the gradients of scale and bias: `test_engines_keep_the_digits`
+        left_out = {"scale", "bias"} if apply is in_rows else set()
+        return {name: v for name, v in found.items() if name not in left_out}
+
+    return named
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("apply", [whole, in_rows])
+def test_errors_are_at_most_twice_those_of_pytorch(
+    apply: Apply, shape: tuple[int, ...], offset: float
+) -> None:
+    require_twice(ours(apply), shape, offset)
+
+
+@pytest.mark.parametrize("apply", [whole, in_rows])
+@pytest.mark.parametrize("value", [0, 1e-30, -3.7, 1000])
+def test_a_constant_channel_gives_its_bias(apply: Apply, value: float) -> None:
+    """As after a relu that is never active; no division by what is rounded to zero."""
+    x, dy, scale, bias = point((60, 8, 9, 4), 0)
+    x = np.full_like(x, value)
+    found = ours(apply)(x, dy, scale, bias)
+    y, dx, mean, variance = (found[name] for name in ("y", "dx", "mean", "var"))
+    np.testing.assert_allclose(y, np.broadcast_to(bias, x.shape), atol=1e-5)
+    np.testing.assert_allclose(mean, np.full(4, 0.1 * np.float64(x.flat[0])), rtol=1e-6)
+    np.testing.assert_allclose(variance, np.full(4, 0.9), rtol=1e-6)
+    assert np.isfinite(dx).all()
+
+
+@cache
+def engine(
+    form: Form, row: int | None, num_devices: int, shape: tuple[int, ...]
+) -> Callable[..., dict[str, Array]]:
+    """Running statistics, and the gradients of scale and bias, as a training has them."""
+    mesh = make_mesh(pick_devices("cpu")[:num_devices])
+    layer = {"op": "batch_norm", "momentum": MOMENTUM, "epsilon": EPSILON}
+    plan = make_plan({"norm": layer}, shape[1:], shape[1:])
+    net = GraphNet(plan, form=form, rngs=nnx.Rngs(0), cut=Cut(row, mesh) if row else None)
+    net.train()
+    structure, params, rest = split(net)
+
+    @jax.jit
+    def run(x: Any, dy: Any) -> Any:
+        def loss(params: Any) -> Any:
+            net = nnx.merge(structure, params, rest, copy=True)
+            head = lambda result, dy: jnp.sum(result.output * dy)  # noqa: E731
+            return net.sum_of(x, net.prepare(), head, (dy,)), split(net)[2]
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    def named(x: Array, dy: Array, *_: Array) -> dict[str, Array]:
+        slopes, after = map(nnx.to_pure_dict, run(x, dy))
+        found = slopes["parts"]["norm"] | after["parts"]["norm"]
+        return {name: np.asarray(found[name], np.float64) for name in FLOORS if name in found}
+
+    return named
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize(
+    ("form", "row", "num_devices", "shape"),
+    [
+        ("plain", None, 1, (500, 4, 4, 8)),
+        ("plain", None, 1, (97, 4, 4, 8)),
+        ("direct", 10, 1, (500, 4, 4, 8)),
+        ("direct", 10, 2, (500, 4, 4, 8)),
+        ("fast", 8, 2, (16, 14, 14, 32)),
+        ("fast", 60, 1, (60, 8, 9, 4)),
+        ("fast", 12, 2, (96, 1, 1, 32)),
+    ],
+)
+def test_engines_keep_the_digits(
+    form: Form, row: int | None, num_devices: int, shape: tuple[int, ...], offset: float
+) -> None:
+    require_twice(engine(form, row, num_devices, shape), shape, offset)
+
+
+MANY = """
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+from tests import test_batch_norm as tests
+for num_devices in (4, 8):
+    run = tests.engine("fast", 5, num_devices, (160, 4, 4, 8))
+    for offset in tests.OFFSETS:
+        tests.require_twice(run, (160, 4, 4, 8), offset)
+    print(num_devices, len(jax.devices()))
+"""
+
+
+def test_four_and_eight_devices_keep_the_digits() -> None:
+    """In a process of its own: that of the tests has two."""
+    found = subprocess.run([sys.executable, "-c", MANY], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["4", "8", "8", "8"]
+
+
+SOFT = {
+    "conv1": {"op": "conv", "filters": 8, "kernel": 5, "activation": "softplus"},
+    "norm": {"op": "batch_norm", "epsilon": 1e-5},
+    "pool": {"op": "max_pool", "size": 4},
+    "out": {"op": "dense", "units": 10},
+}
+
+
+def loss_in_float64(weights: Any, images: Array, labels: Array) -> float:
+    """The mean cross-entropy of that network in training, in NumPy."""
+    x = correlate(images.astype(np.float64), np.asarray(weights["conv1"]["kernel"], np.float64))
+    x = np.logaddexp(0, x + np.asarray(weights["conv1"]["bias"], np.float64))
+    x = (x - x.mean((0, 1, 2))) / np.sqrt(x.var((0, 1, 2)) + 1e-5)
+    n, height, width, channels = x.shape
+    x = x.reshape(n, height // 4, 4, width // 4, 4, channels).max((2, 4)).reshape(n, -1)
+    x = x @ np.asarray(weights["out"]["kernel"], np.float64)
+    largest = x.max(1, keepdims=True)
+    log_sum = largest[:, 0] + np.log(np.exp(x - largest).sum(1))
+    return float((log_sum - x[np.arange(n), labels]).mean())
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "num_devices"),
+    [("plain", None, 1), ("direct", 10, 1), ("direct", 10, 2), ("fast", 10, 2)],
+)
+def test_the_first_loss_is_that_of_float64_where_channels_are_far_from_zero(
+    form: Form, row: int | None, num_devices: int
+) -> None:
+    """Means are about a hundred standard deviations: E[x^2] - E[x]^2 left two digits."""
+    rng = np.random.default_rng(5)
+    images = (rng.random((100, 28, 28, 1)) * 0.1).astype(np.float32)
+    labels = rng.integers(0, 10, 100)
+    mesh = make_mesh(pick_devices("cpu")[:num_devices])
+    plan = make_plan(SOFT, (28, 28, 1), (10,))
+    net = GraphNet(plan, form=form, rngs=nnx.Rngs(1), cut=Cut(row, mesh) if row else None)
+    net.train()
+    net.weights["conv1"]["kernel"][...] /= 10
+
+    def head(result: Result, labels: jax.Array) -> jax.Array:
+        chosen = jnp.take_along_axis(result.output, labels[:, None], 1)[:, 0]
+        return jnp.sum(jax.nn.logsumexp(result.output, axis=1) - chosen)
+
+    structure, params, rest = split(net)
+
+    def mean_loss(params: Any) -> Any:
+        net = nnx.merge(structure, params, rest, copy=True)
+        return net.sum_of(images, net.prepare(), head, (labels,)) / len(images)
+
+    want = loss_in_float64(nnx.to_pure_dict(params)["weights"], images, labels)
+    # Half of what float32 leaves of the convolution's results, whose mean is 400 deviations.
+    np.testing.assert_allclose(jax.jit(mean_loss)(params), want, rtol=1e-4)

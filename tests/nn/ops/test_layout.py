@@ -1,0 +1,50 @@
+"""Images whose last two axes are taken together, against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnnbench.nn.ops import layout
+
+sizes = st.tuples(*[st.integers(1, 5)] * 4)
+few = settings(max_examples=25)  # each size is compiled
+
+
+@few
+@given(sizes)
+def test_split_undoes_merge(size: tuple[int, ...]) -> None:
+    x = np.arange(np.prod(size), dtype=np.float32).reshape(size)
+    merged = layout.merge(jnp.asarray(x))
+    assert merged.shape == (*size[:2], size[2] * size[3])
+    np.testing.assert_array_equal(layout.split(merged, size[2:]), x)
+
+
+@few
+@given(sizes)
+def test_a_value_for_each_channel_meets_that_channel(size: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    bias = np.arange(size[3], dtype=np.float32)
+    sums = layout.merge(jnp.asarray(x)) + layout.spread(jnp.asarray(bias), jnp.asarray(x))
+    np.testing.assert_array_equal(layout.split(sums, size[2:]), x + bias)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 5), (7, 5)])
+def test_each_value_with_gradients(shape: tuple[int, ...]) -> None:
+    a, b = (np.random.default_rng(i).normal(size=shape).astype(np.float32) for i in (0, 1))
+
+    def total(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.sum(layout.each(lambda a, b: a * jnp.tanh(b), a, b))
+
+    da, db = jax.grad(total, argnums=(0, 1))(jnp.asarray(a), jnp.asarray(b))
+    np.testing.assert_allclose(da, np.tanh(b), rtol=1e-5)
+    np.testing.assert_allclose(db, a / np.cosh(b) ** 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 5), (7, 5)])
+def test_the_gradient_of_spread_values_is_summed_over_images(shape: tuple[int, ...]) -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+    gradient = jax.grad(lambda v: jnp.sum(layout.merge(x) * layout.spread(v, x)))(jnp.ones(5))
+    np.testing.assert_allclose(gradient, np.sum(x, axis=tuple(range(x.ndim - 1))), rtol=1e-5)

@@ -1,0 +1,528 @@
+"""A plan as a network: shapes, every operation, ties, initial values."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from scipy import signal, special, stats
+
+from cnnbench.graph.plan import Plan
+from cnnbench.layers import OPERATIONS
+from cnnbench.layers.shapes import Shape
+from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
+from cnnbench.nn.initializers import draw
+from cnnbench.nn.lowering import MONOTONE
+from cnnbench.nn.ops import convolution, xla
+from cnnbench.training.state import Network, take_apart
+from tests.support import oracles
+from tests.support.oracles import Array, make_plan
+
+FORMS: tuple[convolution.Form, ...] = ("plain", "direct", "fast")
+Layers = dict[str, dict[str, Any]]
+Params = Mapping[str, Mapping[str, Array]]
+
+
+def net(plan: Plan, form: convolution.Form = "direct", seed: int = 0) -> GraphNet:
+    return GraphNet(plan, form=form, rngs=nnx.Rngs(seed))
+
+
+def normal(seed: int, *shape: int) -> Array:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+# One contract for every operation.
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A small network around one operation, and its result in NumPy.
+
+    Args:
+      shape: height, width and channels of the images.
+      layers: the network; its last layer is the operation.
+      value: the result from the parameters by layer and the images, in float64.
+    """
+
+    shape: tuple[int, int, int]
+    layers: Layers
+    value: Callable[[Params, Array], Array]
+
+
+def scipy_conv(x: Array, kernel: Array) -> Array:
+    planes = [
+        [
+            sum(
+                signal.correlate2d(image[:, :, c], kernel[:, :, c, f], mode="valid")
+                for c in range(x.shape[3])
+            )
+            for f in range(kernel.shape[3])
+        ]
+        for image in x
+    ]
+    return np.transpose(np.array(planes), (0, 2, 3, 1))
+
+
+def _conv_same(p: Params, x: Array) -> Array:
+    # 5x4 images, a 3x2 kernel, stride 2x1: 3x4 outputs need 5 + 2 rows and 4 + 1 columns,
+    # and TensorFlow's SAME puts the odd one behind.
+    padded = np.pad(x, ((0, 0), (1, 1), (0, 1), (0, 0)))
+    z = scipy_conv(padded, p["op"]["kernel"])[:, ::2]
+    return np.tanh(z + p["op"]["bias"])
+
+
+def _conv_transpose(p: Params, x: Array) -> Array:
+    kernel = p["op"]["kernel"]  # height, width, out, in
+    n, h, w, _ = x.shape
+    kh, kw, out, _ = kernel.shape
+    z = np.zeros((n, (h - 1) * 2 + kh, w - 1 + kw, out))
+    for i, j in itertools.product(range(h), range(w)):
+        z[:, 2 * i : 2 * i + kh, j : j + kw] += np.einsum("nc,ijoc->nijo", x[:, i, j], kernel)
+    return special.expit(z[:, 1:-1] + p["op"]["bias"])
+
+
+def _dense(p: Params, x: Array) -> Array:
+    kernel = p["op"]["kernel"].reshape(2, 3, 2, 4)
+    z = np.einsum("nhwc,hwcu->nu", x, kernel) + p["op"]["bias"]
+    return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))  # elu
+
+
+def _windows(x: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
+    views = np.lib.stride_tricks.sliding_window_view(x, size, axis=(1, 2))
+    return views[:, :: stride[0], :: stride[1]]
+
+
+CASES: Mapping[str, Case] = {
+    "conv": Case(
+        (5, 4, 2),
+        {
+            "op": {
+                "op": "conv",
+                "filters": 3,
+                "kernel": [3, 2],
+                "stride": [2, 1],
+                "padding": "same",
+                "activation": "tanh",
+            }
+        },
+        _conv_same,
+    ),
+    "conv_transpose": Case(
+        (3, 2, 2),
+        {
+            "op": {
+                "op": "conv_transpose",
+                "filters": 3,
+                "kernel": [4, 2],
+                "stride": [2, 1],
+                "padding": [1, 0],
+                "activation": "sigmoid",
+            }
+        },
+        _conv_transpose,
+    ),
+    "max_pool": Case(
+        (5, 6, 2),
+        {"op": {"op": "max_pool", "size": [2, 3], "stride": [1, 2]}},
+        lambda _, x: _windows(x, (2, 3), (1, 2)).max(axis=(-2, -1)),
+    ),
+    "avg_pool": Case(
+        (5, 6, 2),
+        {"op": {"op": "avg_pool", "size": 2}},
+        lambda _, x: _windows(x, (2, 2), (2, 2)).mean(axis=(-2, -1)),
+    ),
+    "upscale": Case(
+        (2, 3, 2),
+        {"op": {"op": "upscale", "size": [2, 3]}},
+        lambda _, x: np.kron(x, np.ones((1, 2, 3, 1))),
+    ),
+    "dense": Case(
+        (2, 3, 2),
+        {"op": {"op": "dense", "units": 4, "activation": "elu"}},
+        _dense,
+    ),
+    "dropout": Case((2, 3, 1), {"op": {"op": "dropout", "rate": 0.5}}, lambda _, x: x),
+    "gaussian_noise": Case(
+        (2, 3, 1), {"op": {"op": "gaussian_noise", "stddev": 0.5}}, lambda _, x: x
+    ),
+    "masking_noise": Case((2, 3, 1), {"op": {"op": "masking_noise", "rate": 0.5}}, lambda _, x: x),
+    "sample": Case(
+        (2, 3, 2),
+        {
+            "half": {"op": "activation", "activation": "softplus"},
+            "op": {"op": "sample", "inputs": ["half", "input"]},
+        },
+        lambda _, x: np.logaddexp(x, 0),
+    ),
+    "slice": Case(
+        (2, 3, 4), {"op": {"op": "slice", "start": 1, "size": 2}}, lambda _, x: x[..., 1:3]
+    ),
+    "flatten": Case(
+        (2, 3, 2),
+        {"op": {"op": "flatten"}},
+        lambda _, x: np.array([[i[r, k, c] for r, k, c in np.ndindex(2, 3, 2)] for i in x]),
+    ),
+    "reshape": Case(
+        (2, 3, 2),
+        {"op": {"op": "reshape", "shape": [3, 1, 4]}},
+        lambda _, x: np.array([list(image.flat) for image in x]).reshape(-1, 3, 1, 4),
+    ),
+    "concat": Case(
+        (2, 3, 2),
+        {
+            "half": {"op": "activation", "activation": "softplus"},
+            "op": {"op": "concat", "inputs": ["half", "input", "half"]},
+        },
+        lambda _, x: np.concatenate([np.logaddexp(x, 0), x, np.logaddexp(x, 0)], axis=3),
+    ),
+    "add": Case(
+        (2, 3, 2),
+        {
+            "half": {"op": "activation", "activation": "leaky_relu"},
+            "op": {"op": "add", "inputs": ["input", "half", "input"]},
+        },
+        lambda _, x: 2 * x + np.where(x > 0, x, 0.01 * x),
+    ),
+    "activation": Case(
+        (2, 3, 2),
+        {"op": {"op": "activation", "activation": "silu"}},
+        lambda _, x: x / (1 + np.exp(-x)),
+    ),
+    "batch_norm": Case(
+        (2, 3, 2),
+        {"op": {"op": "batch_norm", "epsilon": 0.25}},  # running mean 0 and variance 1
+        lambda p, x: x / math.sqrt(1.25) * p["op"]["scale"] + p["op"]["bias"],
+    ),
+    "global_avg_pool": Case(
+        (2, 3, 2),
+        {"op": {"op": "global_avg_pool"}},
+        lambda _, x: sum(x[:, i, j] for i, j in np.ndindex(2, 3)) / 6,
+    ),
+}
+
+
+def test_the_contract_covers_every_operation() -> None:
+    assert set(CASES) == set(OPERATIONS)
+    assert all(list(case.layers.values())[-1]["op"] == op for op, case in CASES.items())
+
+
+def plan_of(case: Case) -> Plan:
+    shape = case.value(_some_params(case), np.zeros((1, *case.shape))).shape[1:]
+    return make_plan(case.layers, case.shape, shape)
+
+
+def _some_params(case: Case) -> dict[str, dict[str, Array]]:
+    shapes: dict[str, dict[str, Shape]] = {
+        "conv": {"kernel": (3, 2, 2, 3), "bias": (3,)},
+        "conv_transpose": {"kernel": (4, 2, 3, 2), "bias": (3,)},
+        "dense": {"kernel": (12, 4), "bias": (4,)},
+        "batch_norm": {"scale": (2,), "bias": (2,)},
+    }
+    own = shapes.get(case.layers["op"]["op"], {})
+    return {"op": {k: normal(i, *shape) for i, (k, shape) in enumerate(own.items())}} if own else {}
+
+
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+def test_contract(operation: str) -> None:
+    """In evaluation: NumPy's value in every form, image by image, and the value's gradient."""
+    case = CASES[operation]
+    plan, given = plan_of(case), _some_params(case)
+    where = "parts" if operation == "batch_norm" else "weights"
+    tree = {where: given} if given else {}
+    networks = {form: take_apart(net(plan, form)) for form in FORMS}
+    assert plan.by_name["op"].layout.params == jax.tree.map(np.shape, given.get("op", {}))
+    assert jax.tree.map(jnp.shape, nnx.to_pure_dict(networks["direct"].params)) == jax.tree.map(
+        np.shape, tree
+    )
+    with jax.enable_x64(True):
+        params = nnx.clone(networks["direct"].params)
+        nnx.replace_by_pure_dict(params, jax.tree.map(jnp.asarray, tree))
+        images = jnp.asarray(normal(9, 3, *case.shape))
+        values, single, slope, rise = _probe(networks, params, images)
+    want = case.value(given, np.asarray(images))
+    for form, value in zip(FORMS, values, strict=True):
+        tolerance = 1e-10 if form == "fast" else 1e-12
+        np.testing.assert_allclose(value, want, rtol=tolerance, atol=tolerance, err_msg=form)
+    np.testing.assert_allclose(single[0], want[1], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(slope, rise, rtol=1e-6)
+
+
+def _probe(networks: Mapping[convolution.Form, Network], params: Any, images: jax.Array) -> Any:
+    """All forms' results, one image's, and the slope along a direction, by gradient and not."""
+    change = jax.tree.map(lambda p: jnp.asarray(normal(5, *p.shape)), (params, images))
+
+    @jax.jit
+    def run(params: Any, images: jax.Array) -> Any:
+        def call(params: Any, images: jax.Array, form: convolution.Form = "direct") -> jax.Array:
+            made = networks[form]
+            result: jax.Array = nnx.merge(made.evaluation, params, made.rest, copy=True)(images)
+            return result
+
+        def weighed(values: Any) -> jax.Array:
+            result = call(*values)
+            return jnp.vdot(result, jnp.cos(jnp.arange(result.size).reshape(result.shape)))
+
+        here, step = (params, images), 1e-6
+        ends = [jax.tree.map(lambda v, c, s=s: v + s * c, here, change) for s in (step, -step)]
+        slope = sum(
+            map(jnp.vdot, jax.tree.leaves(jax.grad(weighed)(here)), jax.tree.leaves(change))
+        )
+        rise = (weighed(ends[0]) - weighed(ends[1])) / (2 * step)
+        values = [call(*here, form) for form in FORMS]
+        return values, call(params, images[1:2]), slope, rise
+
+    return run(params, images)
+
+
+# Ties.
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_owners_gradient_sums_both_uses_of_the_kernel(form: convolution.Form) -> None:
+    conv = {"op": "conv", "filters": 3, "kernel": [3, 2], "activation": "tanh"}
+    apart = {"op": "conv_transpose", "filters": 2, "kernel": [3, 2], "activation": "tanh"}
+    together = {"op": "conv_transpose", "tie": "conv", "activation": "tanh"}
+    shape = (6, 5, 2)
+    x = jnp.asarray(normal(0, 2, *shape), jnp.float32)
+    kernel = jnp.asarray(normal(1, 3, 2, 2, 3) / 4, jnp.float32)
+
+    def gradients(layers: Layers, **weights: Any) -> Any:
+        network = take_apart(net(make_plan(layers, shape, shape), form))
+        params = nnx.clone(network.params)
+        nnx.replace_by_pure_dict(params, {"weights": weights})
+
+        @jax.jit
+        def gradient(params: Any) -> Any:
+            def loss(params: Any) -> jax.Array:
+                y = nnx.merge(network.evaluation, params, network.rest, copy=True)(x)
+                return jnp.sum((y - x) ** 2)
+
+            return jax.grad(loss)(params)
+
+        return oracles.get_params(gradient(params))
+
+    bias, own = jnp.array([0.1, -0.2, 0.3]), jnp.array([0.5, -0.5])
+    both = {"conv": {"kernel": kernel, "bias": bias}, "back": {"kernel": kernel, "bias": own}}
+    split = gradients({"conv": conv, "back": apart}, **both)
+    shared = gradients({"conv": conv, "back": together}, conv=both["conv"], back={"bias": own})
+    assert set(shared["back"]) == {"bias"}
+    summed = split["conv"]["kernel"] + split["back"]["kernel"]
+    np.testing.assert_allclose(shared["conv"]["kernel"], summed, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(shared["conv"]["bias"], split["conv"]["bias"], rtol=1e-4)
+    np.testing.assert_allclose(shared["back"]["bias"], split["back"]["bias"], rtol=1e-4)
+
+
+# Layers that differ between training and evaluation.
+
+
+def test_batch_norm_follows_ioffe_and_szegedy() -> None:
+    layers: Layers = {"norm": {"op": "batch_norm", "momentum": 0.75, "epsilon": 0.01}}
+    model = net(make_plan(layers, (2, 3, 2), (2, 3, 2)))
+    part: Any = model.parts["norm"]
+    part.scale[...], part.bias[...] = jnp.array([2.0, 0.5]), jnp.array([1.0, -1.0])
+    means, variances = np.zeros(2), np.ones(2)
+    model.train()
+    for step in range(3):
+        x = (normal(step, 5, 2, 3, 2) * [3, 0.5] + [1, -2]).astype(np.float32)
+        mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+        want = (x - mean) / np.sqrt(variance + 0.01) * [2, 0.5] + [1, -1]
+        np.testing.assert_allclose(model(x), want, rtol=1e-4, atol=1e-4)
+        means = 0.75 * means + 0.25 * mean
+        variances = 0.75 * variances + 0.25 * variance
+    model.eval()
+    want = (x - means) / np.sqrt(variances + 0.01) * [2, 0.5] + [1, -1]
+    np.testing.assert_allclose(model(x), want, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model(x[:1]), want[:1], rtol=1e-4, atol=1e-4)
+
+
+def test_dropout_keeps_the_expectation_and_draws_anew() -> None:
+    """Of each layer, each image and each call; within five standard errors of the mean."""
+    layers: Layers = {
+        "first": {"op": "dropout", "rate": 0.5},
+        "second": {"op": "dropout", "rate": 0.25, "inputs": "input"},
+        "third": {"op": "dropout", "rate": 0.25, "inputs": "input"},
+        "join": {"op": "concat", "inputs": ["first", "second", "third"]},
+    }
+    model = net(make_plan(layers, (8, 8, 1), (8, 8, 3)))
+    model.train()
+    x = jnp.ones((100, 8, 8, 1))
+    calls = [np.asarray(model(x), np.float64) for _ in range(2)]
+    for layer, rate in enumerate([0.5, 0.25, 0.25]):
+        for masks in calls:
+            kept = masks[..., layer]
+            np.testing.assert_allclose(np.unique(kept), [0, 1 / (1 - rate)], rtol=1e-6)
+            error = math.sqrt(rate / (1 - rate) / kept.size)
+            assert abs(kept.mean() - 1) < 5 * error
+    flat = [image.ravel() for masks in calls for image in np.moveaxis(masks[:1], -1, 0)]
+    flat += [masks[1, :, :, layer].ravel() for masks in calls for layer in range(3)]
+    for one, other in itertools.combinations(flat, 2):
+        assert abs(np.corrcoef(one, other)[0, 1]) < 5 / math.sqrt(64)
+        assert not np.array_equal(one, other)
+    model.eval()
+    np.testing.assert_array_equal(model(x), np.ones((100, 8, 8, 3)))
+
+
+# Initial values.
+
+
+def _kernels(layers: Layers, seed: int = 0) -> dict[str, Array]:
+    last = layers[list(layers)[-1]]["units"]
+    params = nnx.state(net(make_plan(layers, (12, 12, 8), (last,)), seed=seed), nnx.Param)
+    weights = oracles.get_params(params)
+    assert all(not layer["bias"].any() for layer in weights.values())
+    return {name: np.asarray(layer["kernel"]) for name, layer in weights.items()}
+
+
+def test_kernels_start_glorot_uniform_and_biases_at_zero() -> None:
+    """Glorot & Bengio 2010: uniform within sqrt(6 / (fan_in + fan_out)), as in Lasagne."""
+    layers: Layers = {
+        "conv": {"op": "conv", "filters": 16, "kernel": [5, 3]},
+        "back": {"op": "conv_transpose", "filters": 8, "kernel": 5},
+        "dense": {"op": "dense", "units": 20},
+    }
+    kernels = _kernels(layers)
+    fans = {"conv": 15 * (8 + 16), "back": 25 * (16 + 8), "dense": 12 * 14 * 8 + 20}
+    for name, fan in fans.items():
+        bound = math.sqrt(6 / fan)
+        assert np.abs(kernels[name]).max() <= bound
+        uniform = stats.uniform(-bound, 2 * bound)
+        assert stats.kstest(kernels[name].ravel(), uniform.cdf).pvalue > 1e-3
+
+
+def test_initial_kernels_differ_by_seed_and_by_layer_and_repeat() -> None:
+    layers: Layers = {name: {"op": "dense", "units": 20} for name in ("a", "b", "c")}
+    first, again, other = _kernels(layers), _kernels(layers), _kernels(layers, seed=1)
+    np.testing.assert_array_equal(first["b"], again["b"])
+    assert not np.array_equal(first["b"], first["c"])
+    assert not np.array_equal(first["b"], other["b"])
+
+
+@pytest.mark.parametrize(
+    ("init", "variance"),
+    [
+        ("glorot_uniform", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
+        ("glorot_normal", lambda fan_in, fan_out: 2 / (fan_in + fan_out)),
+        ("he_uniform", lambda fan_in, _: 2 / fan_in),
+        ("he_normal", lambda fan_in, _: 2 / fan_in),
+        ("lecun_uniform", lambda fan_in, _: 1 / fan_in),
+        ("lecun_normal", lambda fan_in, _: 1 / fan_in),
+        ("zeros", lambda *_: 0),
+    ],
+)
+def test_initialisers_have_their_variance(init: str, variance: Callable[[int, int], float]) -> None:
+    layers: Layers = {
+        "conv": {"op": "conv", "filters": 64, "kernel": 3, "init": init},
+        "up": {"op": "conv_transpose", "filters": 32, "kernel": 3, "init": init},
+        "pool": {"op": "global_avg_pool"},
+        "dense": {"op": "dense", "units": 300, "init": init},
+    }
+    kernels = _kernels(layers)
+    for name, fans in {"conv": (72, 576), "up": (576, 288), "dense": (32, 300)}.items():
+        assert kernels[name].var() == pytest.approx(variance(*fans), rel=0.1)
+
+
+def test_orthogonal_kernels_have_orthonormal_columns() -> None:
+    layers: Layers = {
+        "conv": {"op": "conv", "filters": 16, "kernel": 3, "init": "orthogonal"},
+        "dense": {"op": "dense", "units": 5, "init": "orthogonal"},
+    }
+    for kernel in _kernels(layers).values():
+        columns = kernel.reshape(-1, kernel.shape[-1])
+        np.testing.assert_allclose(columns.T @ columns, np.eye(columns.shape[1]), atol=1e-5)
+
+
+# Bias and activation after the pool.
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_monotone_activations_are_those_that_never_fall(activation: str) -> None:
+    grid = jnp.linspace(-8, 8, 4001)
+    falls = bool(jnp.any(jnp.diff(ACTIVATIONS[activation](grid)) < -1e-5))
+    assert falls != (activation in MONOTONE)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_bias_and_activation_may_wait_until_after_the_pools(activation: str) -> None:
+    """Two pools read the convolution; the result is that of the layers in their order."""
+    layers: Layers = {
+        "conv": {"op": "conv", "filters": 3, "kernel": 2, "activation": activation},
+        "wide": {"op": "max_pool", "size": [2, 3], "inputs": "conv"},
+        "tall": {"op": "max_pool", "size": 2, "stride": [2, 3], "inputs": "conv"},
+        "join": {"op": "concat", "inputs": ["wide", "tall"]},
+    }
+    model = net(make_plan(layers, (6, 7, 2), (2, 2, 6)))
+    waits = {"wide": "conv", "tall": "conv"} if activation in MONOTONE else {}
+    assert model.lowering.deferred == waits
+    network = take_apart(model)
+    x = jnp.asarray(normal(0, 4, 6, 7, 2), jnp.float32)
+
+    def by_ops(kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        z = xla.conv(x, kernel, (1, 1), ((0, 0), (0, 0))) + bias
+        y = ACTIVATIONS[activation](z)
+        pools = [((2, 3), (2, 3)), ((2, 2), (2, 3))]
+        return jnp.concatenate([xla.max_pool(y, *pool) for pool in pools], axis=-1)
+
+    def by_net(kernel: jax.Array, bias: jax.Array) -> jax.Array:
+        params = nnx.clone(network.params)
+        nnx.replace_by_pure_dict(params, {"weights": {"conv": {"kernel": kernel, "bias": bias}}})
+        result: jax.Array = nnx.merge(network.evaluation, params, network.rest, copy=True)(x)
+        return result
+
+    @jax.jit
+    def value_and_pulled(kernel: jax.Array) -> Any:
+        bias = jnp.array([0.5, -1.0, 0.0])
+        pairs = [jax.vjp(function, kernel, bias) for function in (by_net, by_ops)]
+        back = jnp.asarray(normal(1, 4, 2, 2, 6), jnp.float32)
+        return [(value, pull(back)) for value, pull in pairs]
+
+    (y, gradients), (want, want_gradients) = value_and_pulled(model.weights["conv"]["kernel"][...])
+    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-6)
+    for got, wanted in zip(gradients, want_gradients, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {  # somebody else reads it too
+            "conv": {"op": "conv", "filters": 1, "kernel": 1, "activation": "relu"},
+            "pool": {"op": "max_pool", "size": 1},
+            "op": {"op": "add", "inputs": ["conv", "pool"]},
+        },
+        {  # a mean does not commute with an activation
+            "conv": {"op": "conv", "filters": 1, "kernel": 1, "activation": "relu"},
+            "op": {"op": "avg_pool", "size": 1},
+        },
+    ],
+    ids=["two_readers", "avg_pool"],
+)
+def test_bias_and_activation_do_not_wait_elsewhere(layers: Layers) -> None:
+    model = net(make_plan(layers, (2, 2, 1), (2, 2, 1)))
+    assert not model.lowering.deferred
+    model.weights["conv"]["kernel"][...] = jnp.full((1, 1, 1, 1), -2.0)
+    model.weights["conv"]["bias"][...] = jnp.ones(1)
+    x = np.array([[[[-1.0], [0.25]], [[0.75], [2.0]]]])
+    want = np.maximum(1 - 2 * x, 0) * (2 if "pool" in layers else 1)
+    np.testing.assert_allclose(model(jnp.asarray(x, jnp.float32)), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("init", ["glorot_normal", "he_uniform", "lecun_normal", "orthogonal"])
+@pytest.mark.parametrize("shape", [(3, 2, 8, 24), (40, 30)])
+def test_kernels_are_distributed_as_jaxs(init: str, shape: tuple[int, ...]) -> None:
+    """Of several draws; singular values for what has to be orthogonal."""
+    theirs = getattr(nnx.initializers, init)()
+    ours_drawn = [draw(init, shape, np.random.default_rng(seed)) for seed in range(4)]
+    theirs_drawn = [np.asarray(theirs(jax.random.key(seed), shape)) for seed in range(4)]
+    assert all(kernel.dtype == np.float32 for kernel in ours_drawn)
+    if init == "orthogonal":
+        for kernel in (*ours_drawn, *theirs_drawn):
+            values = np.linalg.svd(kernel.reshape(-1, shape[-1]), compute_uv=False)
+            np.testing.assert_allclose(values, 1, rtol=1e-5)
+    assert stats.ks_2samp(np.ravel(ours_drawn), np.ravel(theirs_drawn)).pvalue > 1e-3
+    assert np.abs(ours_drawn).max() == pytest.approx(np.abs(theirs_drawn).max(), rel=0.2)

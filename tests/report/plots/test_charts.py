@@ -1,0 +1,369 @@
+"""Charts: numbers against NumPy, colours against models of sight, files against themselves."""
+
+import dataclasses
+import io
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import image as reader
+from matplotlib.figure import Figure
+
+from cnnbench.compare.comparison import JUDGED, compare
+from cnnbench.compare.learning_curves import (
+    bands_text,
+    costs_text,
+    curves,
+    curves_text,
+    ends,
+    last_rows,
+)
+from cnnbench.compare.statistics import estimate
+from cnnbench.compare.verdict import Rules
+from cnnbench.report.plots.charts import comparison_picture, picture
+from cnnbench.report.plots.panels import INK, SERIES, Chart, Shown, draw, spread
+from cnnbench.report.plots.svg import COLORS, inline_svg
+from cnnbench.runs.records import RunResult
+from tests.support.paths import ROOT
+from tests.support.samples import make_run, with_record
+
+CSS = (ROOT / "cnnbench" / "report" / "templates" / "report.css").read_text()
+TEXT = "{http://www.w3.org/2000/svg}text"
+
+
+def two(**options: Any) -> tuple[RunResult, RunResult]:
+    modified = make_run("modified", "Modified CNN", start=0.9213, run_id="b", **options)
+    return make_run(**options), modified
+
+
+def shown(*runs: RunResult, rules: Rules = JUDGED) -> Shown:
+    comparison = compare(runs, rules)
+    return Shown(comparison, curves(comparison, runs))
+
+
+def changed(run: RunResult, **changes: Any) -> RunResult:
+    """The run with other values in every epoch."""
+    epochs = tuple(dataclasses.replace(epoch, **changes) for epoch in run.epochs)
+    return dataclasses.replace(run, epochs=epochs)
+
+
+def axes_of(chart: Chart, drawn: Shown) -> Any:
+    axes = Figure(figsize=(5, 3)).add_axes((0.1, 0.1, 0.6, 0.8))
+    draw(axes, chart, drawn)
+    return axes
+
+
+def test_a_curve_is_the_mean_with_the_lowest_and_the_highest_seed() -> None:
+    run = make_run(seeds=(0, 3, 8))
+    (curve,) = shown(run).curves
+    table = np.array([e.metrics["accuracy"] for e in run.epochs]).reshape(3, 3)  # seed, epoch
+    assert [value.mean for value in curve.values] == pytest.approx(table.mean(axis=0))
+    assert [ends(value)[0] for value in curve.values] == pytest.approx(table.min(axis=0))
+    assert [ends(value)[1] for value in curve.values] == pytest.approx(table.max(axis=0))
+    times = np.array([e.train_s for e in run.epochs]).reshape(3, 3)
+    assert curve.time_s == pytest.approx(times.mean(axis=0).cumsum())
+
+
+def test_seeds_that_were_trained_together_do_not_tell_the_time() -> None:
+    run = make_run(seeds=(0, 1, 2))
+    epochs = (dataclasses.replace(e, at_once=2 if e.seed else 1) for e in run.epochs)
+    (curve,) = shown(dataclasses.replace(run, epochs=tuple(epochs))).curves
+    assert curve.time_s == pytest.approx(np.cumsum([e.train_s for e in run.epochs if not e.seed]))
+
+
+def test_without_a_seed_trained_alone_there_is_no_curve_against_time() -> None:
+    run = make_run(seeds=(0, 1))
+    epochs = (dataclasses.replace(e, at_once=2 if e.epoch == 2 else 1) for e in run.epochs)
+    drawn = shown(dataclasses.replace(run, epochs=tuple(epochs)))
+    assert drawn.curves[0].time_s is None
+    assert drawn.charts() == (Chart.EPOCHS,)
+
+
+def test_lines_and_bands_are_drawn_where_the_numbers_are() -> None:
+    drawn = shown(*two(seeds=(0, 5)))
+    axes = axes_of(Chart.TIME, drawn)
+    for line, curve in zip(axes.lines, drawn.curves, strict=False):
+        assert tuple(line.get_xdata()) == curve.time_s
+        assert list(line.get_ydata()) == [value.mean for value in curve.values]
+    for band, curve in zip(axes.collections, drawn.curves, strict=True):
+        heights = band.get_paths()[0].vertices[:, 1]
+        assert (heights.min(), heights.max()) == (
+            min(ends(value)[0] for value in curve.values),
+            max(ends(value)[1] for value in curve.values),
+        )
+
+
+def test_costs_are_the_numbers_of_the_table() -> None:
+    drawn = shown(*two(seeds=(0, 5)))
+    rows = last_rows(drawn.comparison)
+    for chart, costs in (
+        (Chart.EPOCH_COST, [row.train_s.mean for row in rows]),
+        (Chart.PARAMETERS, [row.num_params for row in rows]),
+    ):
+        lines = axes_of(chart, drawn).lines
+        marks = [line for line in lines if line.get_markersize() == 8]
+        assert [mark.get_xdata()[0] for mark in marks] == costs
+        assert [mark.get_ydata()[0] for mark in marks] == [row.value.mean for row in rows]
+
+
+def test_costs_that_are_many_times_others_stand_on_a_logarithmic_axis() -> None:
+    standard, modified = two(seeds=(0, 5))
+    assert axes_of(Chart.EPOCH_COST, shown(standard, modified)).get_xscale() == "linear"
+    slow = changed(modified, train_s=100.0)
+    assert axes_of(Chart.EPOCH_COST, shown(standard, slow)).get_xscale() == "log"
+
+
+def test_differences_are_in_points_with_what_does_not_matter_in_grey() -> None:
+    rules = Rules(min_effect=Rules().min_effect._replace(value=0.002))
+    drawn = shown(*two(seeds=tuple(range(8))), rules=rules)
+    axes = axes_of(Chart.DIFFERENCES, drawn)
+    assert list(axes.lines[0].get_xdata()) == pytest.approx([1.13] * 8)
+    assert axes.get_xlabel() == "accuracy minus that of Standard CNN, points"
+    assert axes.patches[0].get_x() == pytest.approx(-0.2)
+
+
+def test_differences_are_those_that_the_verdict_rests_on() -> None:
+    axes = axes_of(Chart.DIFFERENCES, shown(*two(seeds=tuple(range(8)), headline="loss")))
+    assert list(axes.lines[0].get_xdata()) == pytest.approx([0.0113] * 8)  # of the test losses
+    assert axes.get_xlabel() == "test loss minus that of Standard CNN"
+
+
+def test_one_run_has_nothing_to_stand_beside() -> None:
+    assert shown(make_run()).charts() == (Chart.EPOCHS, Chart.TIME)
+    assert shown(*two()).charts() == tuple(Chart)[:4]  # one seed: no interval
+    assert shown(*two(seeds=(0, 1))).charts() == tuple(Chart)
+
+
+def test_words_say_what_is_seen() -> None:
+    drawn = shown(*two(seeds=(0, 5)))
+    assert curves_text(drawn.curves, drawn.comparison, by_time=True) == (
+        "Accuracy on the validation images against seconds of training. "
+        "Standard CNN: from 93.12 % (93.00 to 93.25 %) to 97.12 % (97.00 to 97.25 %) after "
+        "3 epochs and 20.45 s. "
+        "Modified CNN: from 94.25 % (94.13 to 94.38 %) to 98.26 % (98.13 to 98.38 %) after "
+        "3 epochs and 20.45 s."
+    )
+    assert costs_text(drawn.comparison, by_time=False) == (
+        "Accuracy on the validation images against number of parameters. "
+        "Standard CNN: 97.12 % (97.00 to 97.25 %) at 160,362 parameters. "
+        "Modified CNN: 98.26 % (98.13 to 98.38 %) at 160,362 parameters."
+    )
+    assert bands_text(drawn.curves) == (
+        "Lines: mean over 2 seeds. Bands: from the lowest seed to the highest."
+    )
+    assert bands_text(shown(make_run()).curves) == "Lines: one seed."
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 7, 30])
+def test_no_tick_is_between_epochs(epochs: int) -> None:
+    run = make_run()
+    every = tuple(dataclasses.replace(run.epochs[0], epoch=n + 1) for n in range(epochs))
+    drawn = shown(with_record(dataclasses.replace(run, epochs=every), epochs=epochs))
+    axes = axes_of(Chart.EPOCHS, drawn)
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == round(tick) for tick in ticks)
+
+
+def test_a_run_that_diverged_is_named_and_marked() -> None:
+    good, bad = two(seeds=(0, 1))
+    lost = tuple(dataclasses.replace(e, train_loss=math.nan) if e.seed else e for e in bad.epochs)
+    all_lost = with_record(changed(bad, train_loss=math.inf), run_id="c")
+    drawn = shown(good, dataclasses.replace(bad, epochs=lost), all_lost)
+    assert [curve.lost for curve in drawn.curves] == ["", "1 of 2 diverged", "diverged"]
+    for chart in (Chart.EPOCHS, Chart.PARAMETERS):
+        texts = [text.get_text() for text in axes_of(chart, drawn).texts]
+        assert texts[-3:] == [
+            "Standard CNN",
+            "Modified CNN #1\n1 of 2 diverged",
+            "Modified CNN #2\ndiverged",
+        ]
+    pair = shown(good, changed(bad, train_loss=math.nan, metrics={"accuracy": math.nan}))
+    assert "Modified CNN\ndiverged" in [
+        text.get_text() for text in axes_of(Chart.DIFFERENCES, pair).texts
+    ]
+    assert curves_text(pair.curves, pair.comparison, by_time=False).endswith(
+        "Modified CNN: from NaN (NaN to NaN) to NaN (NaN to NaN) after 3 epochs; diverged."
+    )
+    assert b"diverged" in picture(pair.charts(), pair, "svg", title="Two")
+
+
+def test_values_that_are_not_finite_leave_gaps() -> None:
+    standard, modified = two(seeds=(0, 1))
+    lost = changed(modified, metrics={"accuracy": math.nan}, validation_loss=math.inf)
+    for rules in (Rules(), Rules(metric="loss")):
+        drawn = shown(standard, lost, rules=rules)
+        assert picture(drawn.charts(), drawn, "svg").startswith(b"<?xml")
+        assert np.isnan(axes_of(Chart.EPOCHS, drawn).lines[1].get_ydata()).all()
+    assert "NaN" in curves_text(drawn.curves, drawn.comparison, by_time=False)
+
+
+@pytest.mark.parametrize("title", ["$x^2$ & <b>", "Größe 网络 🙂", "two\nlines\x1b[31m", "w" * 80])
+def test_any_title_can_be_drawn(title: str) -> None:
+    run = make_run(title=title, seeds=(0, 1))
+    for form in ("svg", "png"):
+        content = comparison_picture(compare([run]), [run], form)
+        assert content == comparison_picture(compare([run]), [run], form)
+    texts = {"".join(e.itertext()) for e in ElementTree.fromstring(content_svg(run)).iter(TEXT)}
+    assert any(text[:4] == title[:4] or text[:3] == "two" for text in texts)
+
+
+def content_svg(run: RunResult) -> bytes:
+    return comparison_picture(compare([run]), [run], "svg")
+
+
+def test_a_picture_is_the_same_each_time_and_names_every_run() -> None:
+    runs = two(seeds=tuple(range(6)))
+    content = comparison_picture(compare(runs), runs, "svg")
+    assert content == comparison_picture(compare(runs), runs, "svg")
+    assert b"<dc:date>" not in content
+    root = ElementTree.fromstring(content)
+    texts = ["".join(element.itertext()) for element in root.iter(TEXT)]
+    assert texts.count("Modified CNN") == texts.count("Standard CNN") + 1 == 5
+    assert {chart.value for chart in Chart} <= set(texts)
+    assert any(text.startswith("Verdict: Modified CNN is better than") for text in texts)
+
+
+def test_a_png_is_white_behind_and_not_empty() -> None:
+    runs = two(seeds=(0, 1))
+    pixels = reader.imread(io.BytesIO(comparison_picture(compare(runs), runs, "png")))
+    assert tuple(pixels[0, 0]) == (1, 1, 1, 1)
+    blue = tuple(int(SERIES[0][i : i + 2], 16) for i in (1, 3, 5))
+    assert ((pixels[..., :3] * 255).round() == blue).all(axis=-1).sum() > 100
+
+
+def test_twelve_runs_are_told_apart_and_their_names_do_not_touch() -> None:
+    titles = [f"A network with a long name, number {i}" for i in range(12)]
+    runs = [make_run(f"n{i}", title, run_id=f"r{i}") for i, title in enumerate(titles)]
+    drawn = shown(*runs)
+    looks = {(ln.get_color(), ln.get_linestyle()) for ln in axes_of(Chart.EPOCHS, drawn).lines[:12]}
+    assert len(looks) == 12
+    root = ElementTree.fromstring(picture([Chart.EPOCHS], drawn, "svg"))
+    lines = [e for e in root.iter(TEXT) if (e.text or "").startswith("A network with")]
+    heights = sorted(float(e.attrib["transform"].split()[1].rstrip(")")) for e in lines)
+    assert len(heights) == 12
+    assert min(np.diff(heights)) > 2 * 9  # two lines of nine points each
+
+
+@given(
+    st.lists(st.tuples(st.floats(-0.5, 1.5), st.floats(0.01, 0.1)), min_size=1, max_size=9),
+)
+def test_labels_do_not_overlap_and_stay_inside(labels: Sequence[tuple[float, float]]) -> None:
+    wanted, sizes = [place for place, _ in labels], [size for _, size in labels]
+    found = spread(wanted, sizes)
+    order = sorted(range(len(found)), key=found.__getitem__)
+    for one, other in itertools.pairwise(order):
+        assert found[other] - found[one] >= (sizes[one] + sizes[other]) / 2 - 1e-9
+    assert all(found[i] + sizes[i] / 2 <= 1 + 1e-9 for i in order)
+    assert all(found[i] - sizes[i] / 2 >= -1e-9 for i in order)
+
+
+def linear(color: str) -> np.ndarray:
+    """Linear RGB of a colour, from the definition of sRGB."""
+    value = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2 defines it."""
+    light = sorted(float(linear(c) @ (0.2126, 0.7152, 0.0722)) for c in (one, other))
+    return (light[1] + 0.05) / (light[0] + 0.05)
+
+
+def theme(number: int) -> dict[str, str]:
+    """The colours of the page: 0 by day, 1 in the dark, 2 on paper."""
+    blocks = re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)
+    return dict(re.findall(r"--([\w-]+): (#\w+)", blocks[number]))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_colours_can_be_seen(number: int) -> None:
+    colors = theme(number)
+    for name in ("ink", "soft", "link", "better", "worse"):
+        for ground in ("paper", "card"):
+            assert contrast(colors[name], colors[ground]) >= 4.5, name
+    for ground in ("wrong", "right"):
+        assert contrast(colors["ink"], colors[ground]) >= 4.5, ground
+    for i in range(len(SERIES)):
+        assert contrast(colors[f"series-{i}"], colors["paper"]) >= 3
+
+
+# Machado, Oliveira and Fernandes, "A Physiologically-based Model for Simulation of Color
+# Vision Deficiency", 2009: no red cones, no green cones.
+PROTANOPIA = (
+    (0.152286, 1.052583, -0.204868),
+    (0.114503, 0.786281, 0.099216),
+    (-0.003882, -0.048116, 1.051998),
+)
+DEUTERANOPIA = (
+    (0.367322, 0.860646, -0.227968),
+    (0.280085, 0.672501, 0.047413),
+    (-0.011820, 0.042940, 0.968881),
+)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB of linear RGB, under D65."""
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    ratio = np.clip(xyz @ rgb, 0, None) / (0.9505, 1.0, 1.089)
+    root = np.where(ratio > 216 / 24389, np.cbrt(ratio), (24389 / 27 * ratio + 16) / 116)
+    return np.array([116 * root[1] - 16, 500 * (root[0] - root[1]), 200 * (root[1] - root[2])])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("sight", [np.eye(3), np.array(PROTANOPIA), np.array(DEUTERANOPIA)])
+def test_neighbouring_runs_differ_also_for_the_colour_blind(number: int, sight: np.ndarray) -> None:
+    """The first three by their colours alone; a mark of its own helps the others."""
+    colors = theme(number)
+    seen = [lab(sight @ linear(colors[f"series-{i}"])) for i in range(3)]
+    for one, other in itertools.combinations(seen, 2):
+        assert np.linalg.norm(one - other) > 20
+
+
+def test_the_page_has_the_colours_of_the_pictures() -> None:
+    by_day, paper = theme(0), theme(2)
+    assert [by_day[f"series-{i}"] for i in range(len(SERIES))] == list(SERIES)
+    assert [paper[f"series-{i}"] for i in range(len(SERIES))] == list(SERIES)
+    assert by_day["ink"] == INK
+    for variable in set(COLORS.values()) - {"none"}:
+        assert variable.removeprefix("var(--").removesuffix(")") in theme(1)
+
+
+def test_pictures_in_a_page_have_words_and_ids_of_their_own() -> None:
+    drawn = shown(*two(seeds=(0, 1)))
+    words = 'says "more" than <others>'
+    pictures = [
+        inline_svg(picture([chart], drawn, "svg"), f"p{i}", words, 2.0)
+        for i, chart in enumerate((Chart.EPOCHS, Chart.EPOCHS))
+    ]
+    for number, text in enumerate(pictures):
+        root = ElementTree.fromstring(text)
+        assert (root.attrib["role"], root.attrib["aria-label"]) == ("img", words)
+        assert root.attrib["style"] == "width: 922px"
+        ids = {e.attrib["id"] for e in root.iter() if "id" in e.attrib}
+        used = set(re.findall(r"(?:url\(|href=\")#([\w-]+)", text))
+        assert ids
+        assert used == ids
+        assert all(name.startswith(f"p{number}-") for name in ids)
+        assert not set(re.findall(r"#[0-9a-f]{6}\b", text))
+        assert "font-family: sans-serif" in text or "px sans-serif" in text
+        assert not [e for e in root.iter() if e.tag.endswith(("style", "metadata", "title"))]
+
+
+def test_the_range_of_one_lost_seed_is_unknown() -> None:
+    assert np.isnan(ends(estimate([0.9, math.nan]))).all()
+
+
+def test_dashes_begin_anew_with_the_seventh_run() -> None:
+    runs = [with_record(make_run(f"n{i}", f"N{i}"), run_id=f"r{i}") for i in range(7)]
+    lines = axes_of(Chart.EPOCHS, shown(*runs)).lines
+    assert lines[0].get_color() == lines[6].get_color()
+    assert lines[0].get_linestyle() != lines[6].get_linestyle()

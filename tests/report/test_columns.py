@@ -1,0 +1,226 @@
+"""Columns: what they say with costs and without, the order they give, what is left out."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnnbench.compare.comparison import Comparison, compare
+from cnnbench.compare.verdict import Rules
+from cnnbench.errors import UsageError
+from cnnbench.formatting import bytes_text, flops_text, seconds_text
+from cnnbench.report import comparison as report
+from cnnbench.report.columns import Look, cost_columns, epoch_columns, sort_runs
+from cnnbench.runs.cost import Cost
+from cnnbench.runs.records import RunResult
+from tests.report.test_comparison import shown
+from tests.support.paths import GOLDEN
+from tests.support.samples import COST, make_run
+
+
+def with_cost(run: RunResult, **changes: Any) -> RunResult:
+    assert run.summary is not None
+    cost = dataclasses.replace(COST, **changes)
+    return dataclasses.replace(run, summary=dataclasses.replace(run.summary, cost=cost))
+
+
+def without_cost(run: RunResult) -> RunResult:
+    assert run.summary is not None
+    return dataclasses.replace(run, summary=dataclasses.replace(run.summary, cost=None))
+
+
+def three(**rules: Any) -> Comparison:
+    """A cheap one, a better one that costs more, and one of an older version."""
+    cheap = make_run(seeds=(0, 1))
+    better = make_run("modified", "Modified CNN", seeds=(0, 1), start=0.9213)
+    dear: dict[str, Any] = {
+        "forward_flops": 6_870_253.0,
+        "backward_flops": 1.05e10,
+        "memory_bytes": 3 * 2**30,
+    }
+    dear |= {"latency_p99_s": None, "training_flops": None, "latency_p50_s": 0.0123}
+    older = without_cost(make_run("older", "Older CNN", seeds=(0, 1), start=0.9))
+    return compare([cheap, with_cost(better, **dear), older], Rules(**rules))
+
+
+def labels(comparison: Comparison) -> list[str]:
+    assert list(dict.fromkeys(row.label for row in comparison.rows)) == [
+        row.label for row in comparison.costs
+    ]
+    return [row.label.split()[0] for row in comparison.costs]
+
+
+def costs(comparison: Comparison, look: Look = Look()) -> list[list[str]]:  # noqa: B008
+    columns = cost_columns(comparison, look)
+    return [[c.header for c in columns], *([c.cell(r) for c in columns] for r in comparison.costs)]
+
+
+def test_groups_are_sorted_by_headers_of_their_own() -> None:
+    """The header of the target is 96 % in one group and would be a loss in another."""
+    comparison = three(target="0.96")
+    other = three(target="93.1%")
+    first, second = sort_runs([comparison, other], "target")
+    assert labels(first) == labels(second) == ["Modified", "Standard", "Older"]
+
+
+def test_costs_in_cells() -> None:
+    assert costs(three()) == [
+        ["Type", "Forward", "Backward", "Memory", "Latency p50", "Latency p99", "Peak"],
+        ["Standard CNN", "4.52 M", "8.24 M", "17.9 MiB", "0.182 ms", "4.76 ms", "46 %"],
+        ["Modified CNN", "6.87 M", "10,500 M", "3,072 MiB", "12.3 ms", "–", "–"],  # noqa: RUF001
+        ["Older CNN", *["–"] * 6],  # noqa: RUF001
+    ]
+
+
+@given(st.lists(st.floats(1e-6, 1e15), min_size=1, max_size=6))
+def test_a_column_has_one_unit_and_three_right_digits(values: list[float]) -> None:
+    sizes = {"ms": 1e-3, "s": 1, "": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "B": 1}
+    sizes |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+    for text in (seconds_text, flops_text, bytes_text):
+        cells = [text(value, None, values) for value in values]
+        assert len({cell.partition(" ")[2] for cell in cells}) == 1
+        for cell, value in zip(cells, values, strict=True):
+            number, _, unit = cell.partition(" ")
+            found = float(number.replace(",", "")) * sizes[unit]
+            least = 1 if unit in ("", "B") else 0
+            assert found == pytest.approx(value, rel=6e-3, abs=least)
+        # No unit is so small that a number gets long, or so large that all begin with zeros.
+        numbers = [float(cell.partition(" ")[0].replace(",", "")) for cell in cells]
+        assert max(numbers) <= 100_000 or cells[0].endswith((" s", " T", " TiB"))
+
+
+def test_an_epoch_of_milliseconds_stands_beside_seconds_in_their_unit() -> None:
+    """8 ms beside 6.8 s: both in milliseconds; beside minutes: both in seconds."""
+    quick = make_run("quick", "Quick")
+    epochs = tuple(dataclasses.replace(e, train_s=0.008) for e in quick.epochs)
+    comparison = compare([make_run(), dataclasses.replace(quick, epochs=epochs)])
+    (time,) = (c for c in epoch_columns(comparison, wide=False) if c.name == "time")
+    assert [time.cell(row) for row in comparison.rows] == ["6,770 ms", "6,810 ms"] + ["8.00 ms"] * 2
+    assert seconds_text(0.008, beside=[600.0]) == "0.00800 s"
+
+
+def test_the_share_of_the_peak_is_that_of_bench() -> None:
+    """12,475,392 operations an image, 7,351 images a second, of 200 GFLOP/s."""
+    (row, *_) = three().costs
+    assert row.product_share == pytest.approx(12_475_392 * row.images_per_s / 2e11)
+
+
+def test_what_was_not_measured_has_no_share_of_the_peak() -> None:
+    """A file of results can say anything; the division by 0 was found by fuzzing."""
+    cost = Cost(1_000, None, None, None, 0.1, None, 20, product_flops=0)
+    assert cost.product_share(100.0) is None
+    assert dataclasses.replace(cost, training_flops=None).product_share(100.0) is None
+
+
+def test_without_costs_there_is_no_second_table() -> None:
+    text = shown(report.terminal_table([compare([without_cost(make_run())])], wide=True))
+    assert "Latency" not in text
+    assert "Forward" not in text
+
+
+@pytest.mark.parametrize(
+    ("target", "cells"),
+    [
+        ("93.1%", ["To 93.1 %", "13.56 s", "6.77 s", "13.56 s"]),
+        ("0.97", ["To 97 %", "20.37 s", "20.37 s", "> 20.40 s, 0/2"]),
+    ],
+)
+def test_time_to_a_target_is_a_column(target: str, cells: list[str]) -> None:
+    """Epochs take 6.77, 6.79 and 6.81 s with seed 0, 0.01 s more with seed 1.
+
+    By Kaplan and Meier the median of two times is the first.
+    """
+    assert [row[-1] for row in costs(three(target=target))] == cells
+
+
+def test_a_part_of_the_seeds_reaches_the_target() -> None:
+    comparison = compare([make_run(seeds=(0, 1, 2))], Rules(target="0.9704"))
+    # 0.97, 0.9705 and 0.971 at the end; seed 0 stopped before the others were there.
+    assert costs(comparison)[1][-1] == "20.40 s, 2/3"
+
+
+SORTED = [
+    ("accuracy", ["Modified", "Standard", "Older"]),
+    ("Test", ["Modified", "Standard", "Older"]),
+    ("type", ["Modified", "Older", "Standard"]),
+    ("forward", ["Standard", "Modified", "Older"]),
+    ("peak", ["Standard", "Modified", "Older"]),
+    ("p50", ["Standard", "Modified", "Older"]),
+    ("target", ["Modified", "Standard", "Older"]),
+    ("To 96 %", ["Modified", "Standard", "Older"]),
+    ("to 96%", ["Modified", "Standard", "Older"]),
+    ("name", ["Modified", "Older", "Standard"]),
+    ("latency", ["Standard", "Modified", "Older"]),
+    ("Latency p50", ["Standard", "Modified", "Older"]),
+    ("parameters", ["Standard", "Modified", "Older"]),  # equal ones stay as they were
+]
+
+
+@pytest.mark.parametrize(("name", "order"), SORTED)
+def test_the_best_run_comes_first_and_the_unknown_last(name: str, order: list[str]) -> None:
+    comparison = three(target="0.96")
+    (ordered,) = sort_runs([comparison], name)
+    assert labels(ordered) == order
+    assert [row.epoch for row in ordered.rows] == [1, 3] * 3
+    assert ordered.verdicts == comparison.verdicts
+
+
+def test_the_lowest_loss_comes_first() -> None:
+    runs = [make_run("a", "A", headline="loss", seeds=(3,)), make_run("b", "B", headline="loss")]
+    assert labels(sort_runs([compare(runs)], "loss")[0]) == ["B", "A"]
+
+
+def test_a_group_without_the_column_stays_as_it_is() -> None:
+    classifiers, others = three(), compare([make_run("a", "A", headline="loss")])
+    ordered, same = sort_runs([classifiers, others], "accuracy")
+    assert labels(ordered) == ["Modified", "Standard", "Older"]
+    assert same is others
+
+
+def test_an_unknown_column_is_an_error_that_names_them() -> None:
+    with pytest.raises(UsageError) as caught:
+        sort_runs([three()], "acuracy")
+    assert str(caught.value) == (
+        "--sort-by: there is no column 'acuracy' (did you mean 'accuracy'?); write type, epoch, "
+        "accuracy, time, seeds, test, parameters, images/s, forward, backward, memory, p50, p99 "
+        "or peak, or a header of the tables."
+    )
+
+
+def headers(columns: Sequence[Any]) -> list[str]:
+    return [column.header for column in columns]
+
+
+def test_only_what_changed_is_left() -> None:
+    runs = [make_run(seeds=(0, 1)), make_run("b", "B", seeds=(0, 1), start=0.9213)]
+    comparison = compare([runs[0], with_cost(runs[1], memory_bytes=1)])
+    look = Look(only_changed=True)
+    assert headers(epoch_columns(comparison, wide=True, look=look)) == [
+        "Type", "Epoch", "Accuracy", "Time", "Test",
+    ]  # fmt: skip
+    assert headers(cost_columns(comparison, look)) == ["Type", "Memory"]
+    alike = compare(runs)
+    for text in (
+        shown(report.terminal_table([alike], wide=True, look=look)),
+        report.markdown([alike], wide=True, look=look),
+    ):
+        assert text.count("Type ") == 1
+
+
+def test_digits_after_the_point_are_chosen() -> None:
+    assert shown(report.terminal_table([three()], wide=True, look=Look(precision=1))) == (
+        GOLDEN / "compare_precision.txt"
+    ).read_text(encoding="utf-8")
+    assert costs(three(target="0.97"), Look(precision=3))[1] == [
+        "Standard CNN", "4.524 M", "8.245 M", "17.851 MiB", "0.182 ms", "4.760 ms", "45.899 %",
+        "20.370 s",
+    ]  # fmt: skip
+
+
+def test_a_wide_comparison_with_a_target_fits_into_80_columns() -> None:
+    text = shown(report.terminal_table([three(target="0.97")], wide=True))
+    assert text == (GOLDEN / "compare_target.txt").read_text(encoding="utf-8")
+    assert max(map(len, text.splitlines())) <= 80

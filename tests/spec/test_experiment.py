@@ -1,0 +1,230 @@
+"""The experiment as a value: what its fields take, its identity, its members."""
+
+import inspect
+from typing import Any
+
+import optax
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from cnnbench.layers import OPERATIONS
+from cnnbench.layers.fields import MAX_SEEDS, Inputs, Padding, Seeds, Shape, Size
+from cnnbench.spec.experiment import LOSSES, METRICS, Experiment, Task
+from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
+
+MINIMAL: dict[str, Any] = {
+    "name": "idea",
+    "task": "classify",
+    "dataset": {"name": "mnist"},
+    "model": {"layers": {"out": {"op": "dense", "units": 10}}},
+}
+
+
+def experiment(**changes: Any) -> Experiment:
+    return Experiment.model_validate(MINIMAL | changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "expected"),
+    [
+        (Size, 5, (5, 5)),
+        (Size, [3, 5], (3, 5)),
+        (Padding, "same", "same"),
+        (Padding, "valid", "valid"),
+        (Padding, 0, (0, 0)),
+        (Padding, [0, 2], (0, 2)),
+        (Inputs, None, None),
+        (Inputs, "a", ("a",)),
+        (Inputs, ["a", "b"], ("a", "b")),
+        (Shape, [10], (10,)),
+        (Shape, [4, 4, 32], (4, 4, 32)),
+        (Seeds, 3, (0, 1, 2)),
+        (Seeds, [7, 0], (7, 0)),
+        (Seeds, [2**32 - 1], (2**32 - 1,)),
+        (Seeds, MAX_SEEDS, tuple(range(MAX_SEEDS))),
+    ],
+)
+def test_short_and_long_forms(kind: Any, given: Any, expected: Any) -> None:
+    assert TypeAdapter(kind).validate_python(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message", "remedy"),
+    [
+        (
+            Size,
+            True,
+            "true is not a height and width",
+            "write a whole number from 1 up, or a pair such as [3, 5]",
+        ),
+        (
+            Size,
+            [3, 0],
+            "[3, 0] is not a height and width",
+            "write a whole number from 1 up, or a pair such as [3, 5]",
+        ),
+        (Size, "5", "'5' is text because of its quotes", "remove the quotes"),
+        (
+            Padding,
+            "full",
+            "'full' is not a padding",
+            "write valid, same, a whole number, or a pair such as [1, 2]",
+        ),
+        (Padding, "1", "'1' is text because of its quotes", "remove the quotes"),
+        (
+            Padding,
+            [1, 2, 3],
+            "[1, 2, 3] is not a padding",
+            "write valid, same, a whole number, or a pair such as [1, 2]",
+        ),
+        (Inputs, [], "[] names no layer", "write a layer's name, or a list of names"),
+        (Inputs, ["a", 1], "['a', 1] names no layer", "write a layer's name, or a list of names"),
+        (Shape, [4, 4], "[4, 4] is not a shape", "write [height, width, channels] or [units]"),
+        (Shape, 512, "512 is not a shape", "write [height, width, channels] or [units]"),
+        (Seeds, "3", "'3' is text because of its quotes", "remove the quotes"),
+        (
+            Seeds,
+            True,
+            "true does not name seeds",
+            "write a number of seeds (1 or more), or a list such as [0, 1, 2]",
+        ),
+        (
+            Seeds,
+            [],
+            "[] does not name seeds",
+            "write a number of seeds (1 or more), or a list such as [0, 1, 2]",
+        ),
+        (Seeds, [4, 4], "the seed 4 stands twice", "give each seed once"),
+        (Seeds, [2**32], "the seed 4294967296 is too large", "write seeds below 4294967296"),
+        (Seeds, 10**12, "1000000000000 seeds are too many", "write at most 1,000"),
+        (Seeds, list(range(1001)), "1,001 seeds are too many", "write at most 1,000"),
+    ],
+)
+def test_wrong_forms(kind: Any, given: Any, message: str, remedy: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(kind).validate_python(given)
+    (detail,) = caught.value.errors()
+    assert detail["msg"] == f"{message}; {remedy}"
+
+
+def test_defaults_are_those_of_the_lasagne_example() -> None:
+    train = experiment().train
+    assert (train.epochs, train.batch_size) == (30, 500)
+    assert train.optimizer.model_dump() == {
+        "name": "sgd",
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "nesterov": True,
+    }
+    assert experiment().dataset.pixel_scale == 256
+    assert experiment().seeds == (0,)
+    assert experiment().type_title == "idea"
+    assert experiment(title="An idea").type_title == "An idea"
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_options_are_arguments_of_optax_with_its_defaults(name: str) -> None:
+    parameters = inspect.signature(getattr(optax, name)).parameters
+    fields = OPTIMIZERS[name].model_fields
+    own_defaults = {"sgd": {"momentum", "nesterov"}, "rmsprop": {"momentum"}, "adagrad": set()}
+    for key, field in fields.items():
+        if key in {"name", "learning_rate"}:
+            continue
+        assert key in parameters
+        if key not in own_defaults.get(name, set()):
+            assert field.default == parameters[key].default, key
+
+
+@pytest.mark.parametrize("short", [*OPTIMIZERS, *(s for s in SCHEDULES if s != "step")])
+def test_a_name_is_short_for_an_optimizer_or_schedule_of_that_name(short: str) -> None:
+    key = "optimizer" if short in OPTIMIZERS else "schedule"
+    assert experiment(train={key: short}) == experiment(train={key: {"name": short}})
+
+
+def test_experiments_are_frozen_all_the_way_down() -> None:
+    value = experiment()
+    with pytest.raises(ValidationError, match="frozen"):
+        value.train.epochs = 3  # type: ignore[misc]
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        value.model.layers["more"] = value.model.layers["out"]
+
+
+def test_every_task_has_losses_and_metrics() -> None:
+    assert set(LOSSES) == set(METRICS) == set(Task)
+
+
+def test_operations_are_those_of_the_language() -> None:
+    assert list(OPERATIONS) == [
+        "conv",
+        "conv_transpose",
+        "max_pool",
+        "avg_pool",
+        "upscale",
+        "dense",
+        "dropout",
+        "gaussian_noise",
+        "masking_noise",
+        "sample",
+        "slice",
+        "flatten",
+        "reshape",
+        "concat",
+        "add",
+        "activation",
+        "batch_norm",
+        "global_avg_pool",
+    ]
+
+
+class TestDigest:
+    def test_is_that_of_what_is_trained(self) -> None:
+        digest = experiment().digest()
+        assert digest.startswith("sha256:")
+        assert len(digest) == 7 + 64
+        for same in (
+            {"name": "other"},
+            {"title": "Other"},
+            {"seeds": 5},
+            {"train": {"epochs": 30}},
+        ):
+            assert experiment(**same).digest() == digest
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"task": "reconstruct"},
+            {"dataset": {"name": "kmnist"}},
+            {"dataset": {"name": "mnist", "offline": "mnist_5k"}},
+            {"dataset": {"name": "mnist", "pixel_scale": 255}},
+            {"dataset": {"name": "mnist", "train_examples": 100}},
+            {"dataset": {"name": "mnist", "splits": {"test": 100}}},
+            {"model": {"layers": {"out": {"op": "dense", "units": 11}}}},
+            {"model": {"layers": {"end": {"op": "dense", "units": 10}}}},
+            {"model": {"layers": {"out": {"op": "dense", "units": 10, "init": "zeros"}}}},
+            {"model": {"python": "a.b:C"}},
+            {"model": {"python": "a.b:C", "args": {"x": 1}}},
+            {"train": {"epochs": 29}},
+            {"train": {"batch_size": 499}},
+            {"train": {"optimizer": "adam"}},
+            {"train": {"optimizer": {"name": "sgd", "momentum": 0.8}}},
+            {"train": {"schedule": "cosine"}},
+            {"train": {"metrics": ["top5_accuracy"]}},
+        ],
+        ids=str,
+    )
+    def test_changes_with_everything_else(self, change: dict[str, Any]) -> None:
+        assert experiment(**change).digest() != experiment().digest()
+
+    def test_tells_the_order_of_layers_apart(self) -> None:
+        """A layer reads the previous one, so the order is part of the network."""
+        first, second = {"op": "dense", "units": 10}, {"op": "dropout", "rate": 0.5}
+        one = experiment(model={"layers": {"a": first, "b": second}})
+        other = experiment(model={"layers": {"b": second, "a": first}})
+        assert one.digest() != other.digest()
+
+    def test_is_the_same_for_short_and_long_forms(self) -> None:
+        short = {"op": "conv", "filters": 3, "kernel": 5, "inputs": "input"}
+        long = {"op": "conv", "filters": 3, "kernel": [5, 5], "inputs": ["input"], "stride": 1}
+        one = experiment(model={"layers": {"a": short}})
+        other = experiment(model={"layers": {"a": long}})
+        assert one.digest() == other.digest()

@@ -1,0 +1,438 @@
+"""Suggestions: near spellings and other libraries' words, and nothing where there is nothing."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from cnnbench.cli.app import app
+from cnnbench.errors import Noun, SpecError, nearest, normalized, spelling_distance
+from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES, OPERATIONS
+from cnnbench.spec import vocabulary
+from cnnbench.spec.experiment import LOSSES, METRICS, Experiment, Task
+from cnnbench.spec.json_schema import schema
+from cnnbench.spec.loader import load_experiment
+from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
+
+LOSS_NAMES = {name for names in LOSSES.values() for name in names}
+METRIC_NAMES = {name for names in METRICS.values() for name in names}
+SPEC = """\
+name: idea
+task: classify
+dataset: {name: mnist_5k}
+model:
+  layers:
+    c: {op: conv, filters: 8, kernel: 5}
+    p: {op: max_pool, size: 2}
+    b: {op: batch_norm}
+    d: {op: dropout, rate: 0.5}
+    out: {op: dense, units: 10}
+train: {}
+"""
+
+
+def keys() -> set[str]:
+    """Every key of the language, from its JSON Schema."""
+    return {key for part in schema()["$defs"].values() for key in part.get("properties", ())}
+
+
+NOUNS: dict[str, tuple[Noun, Iterable[str]]] = {
+    "operation": (vocabulary.OPERATION, OPERATIONS),
+    "activation": (vocabulary.ACTIVATION, ACTIVATION_NAMES),
+    "init": (vocabulary.INIT, INIT_NAMES),
+    "optimizer": (vocabulary.OPTIMIZER, OPTIMIZERS),
+    "schedule": (vocabulary.SCHEDULE, SCHEDULES),
+    "loss": (vocabulary.LOSS, LOSS_NAMES),
+    "metric": (vocabulary.METRIC, METRIC_NAMES),
+    "task": (vocabulary.TASK, list(Task)),
+    "precision": (vocabulary.PRECISION, ["float32", "bfloat16"]),
+    "key": (vocabulary.KEY, keys()),
+}
+
+
+@pytest.mark.parametrize("name", NOUNS)
+def test_what_there_is_not_is_not_there(name: str) -> None:
+    """A word that becomes ours has to leave the list of those that there are not."""
+    noun, ours = NOUNS[name]
+    lacking = {normalized(word) for word in noun.lacking.split()}
+    assert not lacking & {normalized(word) for word in ours}
+    theirs = {normalized(word) for words in noun.ours.values() for word in words}
+    allowed = {"alpha", "dropout"} if name == "key" else set()  # one has it, others not
+    assert lacking & theirs <= allowed
+
+
+@pytest.mark.parametrize("name", NOUNS)
+def test_all_words_of_others_are_for_ours_and_found(name: str) -> None:
+    noun, ours = NOUNS[name]
+    assert set(noun.ours) <= set(ours)
+    for word, others in noun.ours.items():
+        for other in others:
+            assert noun.meant(other, [word]) == word
+            assert not noun.lacks(word, ours)
+
+
+@pytest.mark.parametrize("name", NOUNS)
+def test_no_word_for_what_there_is_not_is_answered_with_one_of_ours(name: str) -> None:
+    noun, ours = NOUNS[name]
+    for word in noun.lacking.split():
+        if name != "key":
+            assert noun.meant(word, ours) is None
+        assert noun.lacks(word, ours)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("operation", "LPPool2d MaxUnpool2d Bilinear sep_conv SepConv2D sub PermuteLayer"),
+        ("activation", "Bilinear Softmax2d"),
+        ("loss", "LogCosh MAPE MSLE"),
+        ("metric", "MSLE"),
+    ],
+)
+def test_other_libraries_words_are_not_taken_for_near_ones(name: str, words: str) -> None:
+    noun, ours = NOUNS[name]
+    assert [noun.meant(word, ours) for word in words.split()] == [None] * len(words.split())
+
+
+WORDS = st.text("abcd", max_size=9)
+
+
+def slow_distance(one: str, other: str) -> int:
+    """Optimal string alignment from its definition, without a table."""
+    if not one or not other:
+        return len(one) + len(other)
+    best = min(
+        slow_distance(one[:-1], other) + 1,
+        slow_distance(one, other[:-1]) + 1,
+        slow_distance(one[:-1], other[:-1]) + (one[-1] != other[-1]),
+    )
+    if one[-2:] == other[:-3:-1] and len(one) > 1:
+        best = min(best, slow_distance(one[:-2], other[:-2]) + 1)
+    return best
+
+
+@given(st.text("abc", max_size=5), st.text("abc", max_size=5), st.integers(0, 5))
+def test_distance_of_spellings(one: str, other: str, most: int) -> None:
+    true = slow_distance(one, other)
+    assert spelling_distance(one, other, most) == (true if true <= most else None)
+
+
+@given(WORDS, st.lists(WORDS, max_size=5))
+def test_the_nearest_of_words_is_found_within_a_third_of_the_letters(
+    word: str, words: list[str]
+) -> None:
+    most = (0, 1, 2, 3)[len(word) // 3]
+    distances = {other: spelling_distance(word, other, 99) or 0 for other in words}
+    near = [other for other, distance in distances.items() if distance <= most]
+    found = nearest(word, words)
+    assert (found is None) == (not near or not word)
+    assert found is None or distances[found] == min(distances.values())
+
+
+@pytest.mark.parametrize(
+    ("word", "choices"),
+    [
+        ("attention", OPERATIONS),
+        ("pad", OPERATIONS),
+        ("layer_norm", OPERATIONS),
+        ("dilation", OPERATIONS),
+        ("crop", OPERATIONS),
+        ("radam", OPTIMIZERS),
+        ("adamax", ["adam", "adagrad"]),
+        ("selu", ["tanh", "sigmoid"]),
+        ("x1", ["c", "p"]),
+        ("", ["a"]),
+    ],
+)
+def test_spelling_alone_does_not_mislead(word: str, choices: Iterable[str]) -> None:
+    found = nearest(word, choices)
+    assert found is None or spelling_distance(word, found, 2) is not None
+
+
+def complaint(*overrides: str) -> str:
+    Path("idea.yaml").write_text(SPEC)
+    with pytest.raises(SpecError) as caught:
+        load_experiment(Path("idea.yaml"), overrides)
+    (line,) = str(caught.value).splitlines()
+    return line.removeprefix("command line: ").partition(": ")[2]
+
+
+PYTHON = "write the network as a Python class (model.python)"
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("model.x={op: Conv2D}", "conv"),
+        ("model.x={op: nn.Conv2d}", "conv"),
+        ("model.x={op: keras.layers.MaxPooling2D}", "max_pool"),
+        ("model.x={op: MaxPool2d}", "max_pool"),
+        ("model.x={op: Linear}", "dense"),
+        ("model.x={op: Dense}", "dense"),
+        ("model.x={op: Flatten}", "flatten"),
+        ("model.x={op: BatchNormalization}", "batch_norm"),
+        ("model.x={op: GlobalAveragePooling2D}", "global_avg_pool"),
+        ("model.x={op: Dropout}", "dropout"),
+        ("model.x={op: Concatenate}", "concat"),
+        ("model.x={op: dnese}", "dense"),
+        ("model.c.n_filters=3", "filters"),
+        ("model.c.out_channels=3", "filters"),
+        ("model.c.kernel_size=3", "kernel"),
+        ("model.c.strides=3", "stride"),
+        ("model.c.activation=swish", "silu"),
+        ("model.c.init=xavier_normal", "glorot_normal"),
+        ("model.p.pool_size=3", "size"),
+        ("model.d.p=3", "rate"),
+        ("model.b.eps=3", "epsilon"),
+        ("model.out.out_features=3", "units"),
+        ("model.out.inputs=image", "input"),
+        ("train.lr=1", "train.optimizer.learning_rate"),
+        ("train.momentum=1", "train.optimizer.momentum"),
+        ("train.optimizer.lr=1", "learning_rate"),
+        ("train.optimizer=AdamW", "adamw"),
+        ("train.schedule=StepLR", "step"),
+        ("train.loss=CrossEntropyLoss", "cross_entropy"),
+        ("train.metrics=[top5]", "top5_accuracy"),
+        ("train.seed=3", "seeds"),
+        ("train.num_epochs=3", "epochs"),
+        ("dataset.train=3", "dataset.splits.train"),
+        ("dataset.batch_size=3", "train.batch_size"),
+        ("dataset.name=FashionMNIST", "fashion_mnist"),
+        ("dataset.name=mnst", "mnist"),
+        ("task=classification", "classify"),
+        ("layers={}", "model.layers"),
+        ("lr=1", "train.optimizer.learning_rate"),
+    ],
+)
+def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert f" (did you mean '{meant}'?); " in complaint(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (f"model.x={{op: {word}}}", f"the layer language has no operation '{word}'; {PYTHON}.")
+        for word in ("attention", "layer_norm", "depthwise_conv", "dilation", "groups", "lstm")
+    ]
+    + [
+        (
+            "model.x={op: pad}",
+            f"the layer language has no operation 'pad'; give a conv its 'padding', or {PYTHON}.",
+        ),
+        (
+            "model.x={op: relu}",
+            "'relu' is no operation, but an activation; write {op: activation, activation: relu}.",
+        ),
+        (
+            "model.c.activation=selu",
+            "the layer language has no activation 'selu'; write linear, relu, tanh, sigmoid,"
+            f" leaky_relu, elu, gelu, silu or softplus; or {PYTHON}.",
+        ),
+        ("model.c.dilation=2", f"conv has no 'dilation'; remove it, or {PYTHON}."),
+        ("model.c.groups=2", f"conv has no 'groups'; remove it, or {PYTHON}."),
+        (
+            "model.p.padding=same",
+            f"max_pool has no 'padding' (conv and conv_transpose have it); remove it, or {PYTHON}.",
+        ),
+        (
+            "model.out.kernel=3",
+            "dense has no 'kernel' (conv and conv_transpose have it); use inputs, op, units,"
+            " activation, use_bias or init.",
+        ),
+        (
+            "model.b.size=3",
+            "batch_norm has no 'size' (max_pool, avg_pool, upscale and slice have it); use inputs,"
+            " op, momentum or epsilon.",
+        ),
+        (
+            "train.optimizer=radam",
+            "there is no optimizer 'radam' here; write sgd, adam, adamw, rmsprop, adagrad,"
+            " adadelta, lamb or lion.",
+        ),
+        (
+            "train.precision=float16",
+            "there is no precision 'float16' here; write float32 or bfloat16.",
+        ),
+        (
+            "train.early_stopping=3",
+            "there is no key 'early_stopping' and nothing like it in the language; use epochs,"
+            " batch_size, optimizer, schedule, precision, loss or metrics.",
+        ),
+        (
+            "train.dropout=0.5",
+            "there is no key 'dropout' here; add a layer of op: dropout, or use epochs,"
+            " batch_size, optimizer, schedule, precision, loss or metrics.",
+        ),
+        ("model.x={op: zebra}", "'zebra' is no operation; write " + "LIST"),
+        ("model.optimizer={op: zebra}", "'zebra' is no operation; write " + "LIST"),
+    ],
+)
+def test_what_the_language_lacks_is_said(override, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    *names, last = OPERATIONS
+    assert complaint(override) == message.replace("LIST", f"{', '.join(names)} or {last}.")
+
+
+@pytest.mark.parametrize("inputs", ["la", "laa", "lb", "lc", "lab"])
+def test_a_layer_is_not_offered_itself_or_what_reads_it(inputs, tmp_path, monkeypatch):
+    """`la` would be nearest to all of these, and `lb` and `lc` read it."""
+    monkeypatch.chdir(tmp_path)
+    text = SPEC.replace(
+        "    b: {op: batch_norm}\n    d:",
+        f"    lax: {{op: add, inputs: [{inputs}x, p]}}\n"
+        "    lbx: {op: batch_norm, inputs: lax}\n    lcx: {op: flatten}\n    d:",
+    )
+    Path("idea.yaml").write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_experiment(Path("idea.yaml"))
+    found = re.findall(r"did you mean '(\w+)'", str(caught.value))
+    assert not set(found) & {"lax", "lbx", "lcx", "d", "out"}
+    assert "name input, c or p." in str(caught.value) or inputs in ("la", "lb", "lc")
+
+
+def invoke(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [*words], prog_name="cnnbench", env={"COLUMNS": "200"})
+    return done.exit_code, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("train", "run"), ("trian", "run"), ("fit", "run"), ("ls", "list"), ("inspekt", "inspect")],
+)
+def test_commands_that_there_are_not(word: str, meant: str) -> None:
+    code, text = invoke(word, "standard")
+    assert code == 2
+    assert text.startswith(f"there is no command '{word}' (did you mean '{meant}'?); write run, ")
+    assert invoke("zebra")[1].startswith("there is no command 'zebra'; write run, ")
+    assert invoke("data", "lits") == (
+        2,
+        "there is no command 'lits' (did you mean 'list'?); write list, prepare or path.\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--lr", "No such option: --lr; write train.optimizer.learning_rate=VALUE without dashes"),
+        (
+            "--beta1",
+            "No such option: --beta1; write train.optimizer.b1=VALUE without dashes (of adam,"
+            " adamw, lamb or lion only)",
+        ),
+        ("--batch-size", "No such option: --batch-size; write train.batch_size=VALUE without"),
+        ("--epoch", "No such option: --epoch (Possible options: --epochs)"),
+        ("--sedes", "No such option: --sedes (Possible options: --seeds)"),
+        ("--zebra", "No such option: --zebra "),
+    ],
+)
+def test_options_that_there_are_not(option: str, told: str) -> None:
+    code, text = invoke("run", "standard", option, "1")
+    assert code == 2
+    assert told in " ".join(text.split())
+    assert "--help (" not in text
+
+
+ADAMS = "adam, adamw, lamb and lion have it"
+SET_ADAMS = "set train.optimizer.name to adam, adamw, lamb or lion"
+ALL = "write sgd, adam, adamw, rmsprop, adagrad, adadelta, lamb or lion."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["train.optimizer.beta1=0.9"],
+            "train.optimizer.beta1: sgd, the default optimizer, has no 'beta1', here 'b1'"
+            f" ({ADAMS}); {SET_ADAMS}.",
+        ),
+        (
+            ["train.optimizer={name: rmsprop, beta_2: 0.9}"],
+            "train.optimizer.beta_2: rmsprop has no 'beta_2', here 'b2'"
+            f" ({ADAMS}); remove it, or {SET_ADAMS}.",
+        ),
+        (
+            ["train.optimizer.name=adam", "train.optimizer.beta1=0.9"],
+            "train.optimizer.beta1: there is no key 'beta1' here (did you mean 'b1'?); use"
+            " learning_rate, name, b1, b2, eps or nesterov.",
+        ),
+        (
+            ["train.optimizer.alpha=0.9"],
+            "train.optimizer.alpha: sgd, the default optimizer, has no 'alpha', here 'decay'"
+            " (rmsprop has it) or 'rho' (adadelta has it); set train.optimizer.name to rmsprop or"
+            " adadelta.",
+        ),
+        (
+            ["train.schedule={name: cosine, gamma: 0.9}"],
+            "train.schedule.gamma: cosine has no 'gamma', here 'rate' (exponential has it) or"
+            " 'factor' (step has it); remove it, or set train.schedule.name to exponential or"
+            " step.",
+        ),
+        (
+            ["train.beta1=0.9"],
+            "train.beta1: there is no key 'beta1' here (did you mean 'train.optimizer.b1' of adam,"
+            " adamw, lamb or lion?); use epochs, batch_size, optimizer, schedule, precision, loss"
+            " or metrics.",
+        ),
+        (
+            ["train.optimizer=adamw", "train.beta1=0.9"],
+            "train.beta1: there is no key 'beta1' here (did you mean 'train.optimizer.b1'?); use"
+            " epochs, batch_size, optimizer, schedule, precision, loss or metrics.",
+        ),
+        (
+            ["train.schedule={name: step, every: 2}", "train.gamma=0.9"],
+            "train.gamma: there is no key 'gamma' here (did you mean 'train.schedule.factor'?); use"
+            " epochs, batch_size, optimizer, schedule, precision, loss or metrics.",
+        ),
+        (
+            ["train.optimizer=nadam"],
+            "train.optimizer: 'nadam' is no optimizer (did you mean 'adam' with nesterov: true?);"
+            f" {ALL}",
+        ),
+        (
+            ["train.optimizer.name=torch.optim.NAdam"],
+            "train.optimizer.name: 'torch.optim.NAdam' is no optimizer (did you mean 'adam' with"
+            f" nesterov: true?); {ALL}",
+        ),
+        (
+            ["train.optimizer=momentum"],
+            "train.optimizer: 'momentum' is no optimizer (did you mean 'sgd' with nesterov:"
+            f" false?); {ALL}",
+        ),
+        (
+            ["train.optimizer=nadamw"],
+            f"train.optimizer: there is no optimizer 'nadamw' here; {ALL}",
+        ),
+    ],
+)
+def test_hints_name_what_the_chosen_optimizer_has(
+    overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "idea.yaml").write_text(SPEC)
+    with pytest.raises(SpecError) as caught:
+        load_experiment(tmp_path / "idea.yaml", overrides)
+    assert str(caught.value) == f"command line: {message}"
+
+
+def test_every_hint_for_an_option_of_an_optimizer_can_be_followed(tmp_path: Path) -> None:
+    """Whatever other libraries call it: writing what the message says is never refused as a key."""
+    (tmp_path / "idea.yaml").write_text(SPEC)
+    words = {word for others in vocabulary.KEY.ours.values() for word in others}
+    for section, members in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        for name, model in members.items():
+            for word in sorted(words - {"name"} - set(model.model_fields)):
+                start = {"name": name} | ({"every": 2} if name == "step" else {})
+                text = ", ".join(f"{key}: {value}" for key, value in start.items())
+                with pytest.raises(SpecError) as caught:
+                    load_experiment(
+                        tmp_path / "idea.yaml", [f"train.{section}={{{text}, {word}: 1}}"]
+                    )
+                for meant in re.findall(r"did you mean '(\w+)'", str(caught.value)):
+                    assert meant in {*model.model_fields, *Experiment.model_fields}
+                for option, owners in re.findall(r"here '(\w+)' \((.*?) ha", str(caught.value)):
+                    for owner in re.split(", | and ", owners):
+                        assert option in members[owner].model_fields

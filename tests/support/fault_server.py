@@ -1,0 +1,176 @@
+"""Runs command lines of cnnbench in forked processes, and breaks their files on request.
+
+A line on standard input is a list of tasks that run at once, each in a process of its own, such
+as `[{"args": ["run", "a.yaml"], "kill": 12}]`:
+
+- `kill`: the process is killed (SIGKILL) at that call of the file layer; half of what it
+  should write is written by then.
+- `fail`: `[call, errno]`; that call is refused, likewise.
+- `signals`: `[[call, signal], ...]`; the process gets them there.
+- `kill_after`: seconds to SIGKILL.
+- `path`, `memory`: a folder of modules, and the bytes that are free.
+- `cache`: another folder for what is kept between runs.
+- `mnist`: `[folder, address]`; the files of the folder, at that address, are the registered ones.
+
+The answer is a list of `{"code": ..., "stderr": ..., "calls": [...]}`, the calls that were made.
+One import of everything serves all.
+"""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import orbax.checkpoint  # noqa: F401 - the children need it, and forking is quicker
+
+from cnnbench.cli import app
+from cnnbench.runner import run as session  # noqa: F401 - likewise
+from cnnbench.runs import checkpoints
+from cnnbench.system import devices, files
+from cnnbench.training import trainer
+
+BROKEN = ("open", "write", "fsync", "replace", "ftruncate", "unlink")
+
+
+class Breaker:
+    """Counts calls of the file layer, and breaks one of them."""
+
+    def __init__(self, task: dict[str, Any], log: Path) -> None:
+        self.kill, self.fail = task.get("kill"), task.get("fail")
+        self.signals, self.log, self.count = task.get("signals", []), log, 0
+        self.names: dict[int, str] = {}  # of open files
+
+    def wrap(self, name: str):
+        call = getattr(os, name)
+
+        def broken(*args, **kwargs):
+            self.step(name, args)
+            result = call(*args, **kwargs)
+            if name == "open":
+                self.names[result] = Path(args[0]).name
+            return result
+
+        return broken
+
+    def step(self, name: str, args: Any) -> None:
+        self.count += 1
+        what = self.names.get(args[0], "") if isinstance(args[0], int) else Path(args[0]).name
+        with self.log.open("a") as file:
+            file.write(f"{name} {what}\n")
+        for call, number in self.signals:
+            if self.count == call:
+                os.kill(os.getpid(), number)
+        if self.count == self.kill:
+            if name == "write":
+                os.write(args[0], bytes(args[1])[: len(args[1]) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fail and self.count == self.fail[0]:
+            if name == "write":
+                os.write(args[0], bytes(args[1])[: len(args[1]) // 2])
+            raise OSError(self.fail[1], os.strerror(self.fail[1]))
+
+    def install(self) -> None:
+        known = {name: self.wrap(name) for name in BROKEN}
+        vars(files)["os"] = SimpleNamespace(**{**vars(os), **known})
+        save = checkpoints._save
+
+        def broken(path, values):
+            self.step("orbax", (path,))
+            save(path, values)
+            self.step("saved", (path,))
+
+        vars(checkpoints)["_save"] = broken
+
+
+def register_mnist(folder: str, address: str) -> None:
+    from tensorflow_datasets.image_classification import MNIST
+
+    from tests.support.tinysets import url_infos
+
+    MNIST.url_infos = url_infos(Path(folder), address)
+
+
+def child(task: dict[str, Any], folder: Path) -> None:
+    """Never returns."""
+    with (folder / "stderr").open("w") as err, Path(os.devnull).open("w") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+    measuring = sys.modules.get("coverage")
+    if measuring and (task.get("kill") or task.get("kill_after")):
+        measuring.Coverage.current().stop()  # what it finds would be lost with the process
+    if task.get("cwd"):
+        os.chdir(task["cwd"])
+    sys.path[:0] = [task["path"]] if "path" in task else []
+    if "cache" in task:
+        os.environ["CNNBENCH_CACHE_DIR"] = task["cache"]
+    if "mnist" in task:
+        register_mnist(*task["mnist"])
+    if "memory" in task:
+        vars(devices)["free_bytes"] = lambda: task["memory"]
+    # What a network costs is no matter here, and takes longer than all the rest.
+    vars(trainer)["measure_cost"] = lambda *_: None
+    Breaker(task, folder / "calls").install()
+    sys.argv = ["cnnbench", *task["args"]]
+    code = 99
+    try:
+        app.main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:  # noqa: BLE001 - the test sees it
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def wait(pid: int, kill_after: float | None) -> int:
+    """The status with which a process ended, if need be by SIGKILL."""
+    start = time.monotonic()
+    while kill_after is not None:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        if time.monotonic() - start >= kill_after:
+            os.kill(pid, signal.SIGKILL)
+            break
+        time.sleep(0.001)
+    return os.waitpid(pid, 0)[1]
+
+
+def run(tasks: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Runs tasks at once, each in a process and a folder of its own."""
+    started = []
+    for number, task in enumerate(tasks):
+        own = folder / str(number)
+        own.mkdir()
+        (own / "stderr").touch()  # a child may be killed before it opens the file
+        pid = os.fork()
+        if not pid:
+            child(task, own)
+        started.append((task, own, pid))
+    return [answer(own, wait(pid, task.get("kill_after"))) for task, own, pid in started]
+
+
+def answer(folder: Path, status: int) -> dict[str, Any]:
+    log = folder / "calls"
+    return {
+        "code": os.waitstatus_to_exitcode(status),
+        "stderr": (folder / "stderr").read_text(errors="replace"),
+        "calls": log.read_text().splitlines() if log.exists() else [],
+    }
+
+
+def main() -> None:
+    for line in sys.stdin:
+        with tempfile.TemporaryDirectory() as name:
+            answers = run(json.loads(line), Path(name))
+        print(json.dumps(answers), flush=True)  # noqa: T201 - it is the answer
+
+
+if __name__ == "__main__":
+    main()

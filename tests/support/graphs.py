@@ -1,0 +1,133 @@
+"""Random networks of the layer language, for Hypothesis: one generator for every property."""
+
+import math
+from typing import Any
+
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from cnnbench.layers import ACTIVATION_NAMES, INPUT, OPERATIONS, Conv, LayerOp
+from cnnbench.layers.shapes import Shape, ShapeError, TiedConv, layout
+
+Layers = dict[str, dict[str, Any]]
+
+parse_layer = TypeAdapter[LayerOp](LayerOp).validate_python
+
+MOST_VALUES = 2_000  # of a layer's result: an upscale after the other would take long
+CLASSES = 3
+_OF_IMAGES = ("conv", "conv_transpose", "max_pool", "avg_pool", "upscale", "global_avg_pool")
+VECTOR_KINDS = tuple(op for op in OPERATIONS if op not in _OF_IMAGES)
+IMAGE_KINDS = (*OPERATIONS, *("conv", "tied") * 3)
+NEXT = {"conv": "max_pool", "upscale": "conv"}  # what a CPU computes together
+
+pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
+strides = st.sampled_from([(1, 1)]) | pairs
+kernels = st.integers(1, 5).map(lambda n: (n, n)) | st.tuples(st.integers(1, 5), st.integers(1, 5))
+paddings = st.one_of(
+    st.sampled_from(["valid", "same"]), st.tuples(st.integers(0, 3), st.integers(0, 3))
+)
+filters = st.sampled_from([1, 2, 3, 4, 6, 9])  # from 4 on, other algorithms compute them
+activations = st.sampled_from(ACTIVATION_NAMES)
+convs: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {"filters": filters, "kernel": kernels, "stride": strides, "padding": paddings}
+)
+
+
+def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
+    """The keys of an operation; some do not fit the shape, and are passed over."""
+    finish: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+        {"activation": activations, "use_bias": st.booleans()}
+    )
+    conv = st.builds(lambda one, other: one | other, convs, finish)
+    dense = st.builds(lambda units, other: {"units": units} | other, st.integers(1, 4), finish)
+    values = math.prod(shape)
+    factors = [(h, w, values // h // w) for h in range(1, 9) for w in range(1, 9)]
+    shapes = [(values,), *(f for f in factors if math.prod(f) == values)]
+    pool = {"size": pairs, "stride": st.none() | pairs}
+    fields: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+        "max_pool": pool,
+        "avg_pool": pool,
+        "upscale": {"size": pairs},
+        "dropout": {"rate": st.sampled_from([0.0, 0.5])},
+        "masking_noise": {"rate": st.sampled_from([0.0, 0.5])},
+        "gaussian_noise": {"stddev": st.just(0.5)},
+        "slice": {"start": st.integers(0, 2), "size": st.integers(1, 2)},
+        "reshape": {"shape": st.sampled_from(shapes)},
+        "activation": {"activation": activations},
+        "batch_norm": {"epsilon": st.sampled_from([0.01, 0.1])},
+    }
+    if op in ("conv", "conv_transpose"):
+        return conv
+    return dense if op == "dense" else st.fixed_dictionaries(fields.get(op, {}))
+
+
+@st.composite
+def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Shape]:
+    """Layers with branches, sums, joins and ties, and the shapes of the image and the output.
+
+    Every layer is read in the end: by a dense layer that gives classes, or an image like the
+    network's own.
+
+    Args:
+      draw: Hypothesis's.
+      samples: whether normal samples may be drawn, which peers do not have.
+    """
+    shapes: dict[str, Shape] = {
+        INPUT: (draw(st.integers(3, 10)), draw(st.integers(3, 10)), draw(st.integers(1, 3)))
+    }
+    layers: Layers = {}
+    owners: dict[str, TiedConv] = {}
+    for number in range(draw(st.integers(5, 11))):
+        images = [name for name, shape in shapes.items() if len(shape) == 3]
+        newest = next(reversed(shapes))
+        sources = [draw(st.sampled_from([newest] * 4 + [*shapes, *images]))]
+        shape = shapes[sources[0]]
+        every = IMAGE_KINDS if len(shape) == 3 else VECTOR_KINDS
+        kinds = [each for each in every if samples or each != "sample"] if number else ["conv"]
+        kind = draw(st.sampled_from(kinds))
+        after = NEXT.get(layers[newest]["op"]) if layers else None
+        if after and draw(st.booleans()):
+            sources, shape, kind = [newest], shapes[newest], after
+        owner = None
+        if kind in ("concat", "add", "sample"):
+            like = shape[:-1] if kind == "concat" else shape
+            partners = [
+                n for n, s in shapes.items() if s[: len(like)] == like and len(s) == len(shape)
+            ]
+            sources += draw(
+                st.lists(
+                    st.sampled_from(partners), min_size=1, max_size=1 if kind == "sample" else 2
+                )
+            )
+            layer: dict[str, Any] = {"op": kind}
+        elif kind == "tied":
+            fitting = [n for n, c in owners.items() if c.op.filters == shape[-1]]
+            if not fitting or len(shape) != 3:
+                continue
+            owner = draw(st.sampled_from(fitting))
+            layer = {"op": "conv_transpose", "tie": owner, "activation": draw(activations)}
+        else:
+            layer = {"op": kind} | draw(_options(kind, shape))
+        op = parse_layer(layer | {"inputs": sources})
+        try:
+            made = layout(op, tuple(shapes[s] for s in sources), owners.get(owner or ""))
+        except ShapeError:
+            continue
+        if math.prod(made.shape) > MOST_VALUES:
+            continue
+        name = f"layer{number}"
+        layers[name], shapes[name] = layer | {"inputs": sources}, made.shape
+        if isinstance(op, Conv):
+            owners[name] = TiedConv(op, shape, made.shape)
+    output = draw(st.sampled_from([(CLASSES,), shapes[INPUT]]))
+    return _with_one_end(layers, output), shapes[INPUT], output
+
+
+def _with_one_end(layers: Layers, output: Shape) -> Layers:
+    read = {source for layer in layers.values() for source in layer["inputs"]}
+    ends = [name for name in layers if name not in read] or [INPUT]
+    flat: Layers = {f"flat_{end}": {"op": "flatten", "inputs": [end]} for end in ends}
+    join: Layers = {"join": {"op": "concat", "inputs": list(flat)}} if len(flat) > 1 else {}
+    last: Layers = {"out": {"op": "dense", "units": math.prod(output)}}
+    image: Layers = {"image": {"op": "reshape", "shape": output}} if len(output) == 3 else {}
+    return layers | flat | join | last | image

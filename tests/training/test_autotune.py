@@ -1,0 +1,204 @@
+"""Which strategies there are, which is taken, and what is remembered."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cnnbench.training import autotune
+from cnnbench.training.autotune import MARGIN, fastest, known_choice, measure
+from cnnbench.training.events import Compiled, Trained, Tuning
+from cnnbench.training.strategy import ROW, SMALL_ROW, Strategy, asked_for, candidates
+from cnnbench.training.trainer import run_job
+from tests.support.oracles import make_plan
+from tests.training.test_trainer import CLASSES, CONV, LINEAR, SHAPE, make_dataset, make_job
+
+NORM: dict[str, dict[str, Any]] = {"norm": {"op": "batch_norm"}}
+FOUND = (Strategy("fast", 5, 2, 1), Strategy("direct", 5, 2, 1), Strategy("plain", None, 1, 1))
+
+
+def found(layers: Any, batch_size: int, num_devices: int = 2, steps: int = 7) -> Any:
+    plan = make_plan(layers, SHAPE, (CLASSES,))
+    return candidates(plan, batch_size, steps, num_devices, accelerator=False)
+
+
+def test_a_cpu_tries_rows_on_all_cores_and_the_reference() -> None:
+    assert found(CONV, 500) == (
+        Strategy("fast", ROW, 2, 1),
+        Strategy("direct", ROW, 2, 1),
+        Strategy("plain", None, 1, 1),
+    )
+    assert [s.form for s in found(LINEAR, 500)] == ["direct", "plain"]
+    assert found(LINEAR, 7)[0] == Strategy("direct", 4, 2, 1)
+    assert found(CONV, 1)[0] == Strategy("fast", 1, 1, 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 12, 26, 500])
+@pytest.mark.parametrize("layers", [NORM | CONV, NORM | LINEAR], ids=["conv", "dense"])  # type: ignore[operator]
+def test_rows_fill_a_batch_that_has_statistics(layers: Any, batch_size: int) -> None:
+    for strategy in found(layers, batch_size):
+        assert strategy.row is None or batch_size % strategy.row == 0
+
+
+def test_a_network_with_batch_norm_and_no_convolution_trains_on_an_odd_batch() -> None:
+    layers = NORM | dict(LINEAR)
+    job = make_job(layers, make_dataset(7, 1, 1), num_devices=2, batch_size=7, epochs=1)
+    assert isinstance(list(run_job(job))[-1], Trained)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_devices", "row"), [(250, 2, 5), (100, 2, 10), (64, 2, 8), (9, 2, 9)]
+)
+def test_rows_of_batch_statistics_fill_the_batch_and_all_devices(
+    batch_size: int, num_devices: int, row: int
+) -> None:
+    plan = make_plan(NORM | CONV, SHAPE, (CLASSES,))  # type: ignore[operator]
+    found = candidates(plan, batch_size, 10, num_devices, accelerator=False)
+    assert found[0].row == row
+
+
+def test_large_layers_with_batch_norm_take_small_rows() -> None:
+    layers: Any = NORM | {"conv": {"op": "conv", "filters": 16, "kernel": 3}}
+    rows = {
+        side: candidates(
+            make_plan(layers, (side, side, 1), (side - 2, side - 2, 16)),
+            100, 10, 2, accelerator=False,
+        )[0].row
+        for side in (29, 30)  # 27 * 27 * 16 = 11,664 and 28 * 28 * 16 = 12,544 values
+    }  # fmt: skip
+    assert rows == {29: ROW, 30: SMALL_ROW}
+
+
+def test_winograd_is_not_for_bfloat16() -> None:
+    plan = make_plan(CONV, SHAPE, (CLASSES,))
+    found = candidates(plan, 500, 100, 2, accelerator=False, precision="bfloat16")
+    assert [strategy.form for strategy in found] == ["direct", "plain"]
+
+
+def test_accelerators_and_python_models_have_nothing_to_choose() -> None:
+    plan = make_plan(CONV, SHAPE, (CLASSES,))
+    assert candidates(plan, 500, 100, 3, accelerator=True) == (Strategy("plain", None, 2, 100),)
+    assert candidates(None, 500, 100, 2, accelerator=False) == (Strategy("plain", None, 1, 1),)
+
+
+def test_what_is_asked_for_is_taken_or_the_next_plainer() -> None:
+    assert asked_for("auto", FOUND) is None
+    assert asked_for("auto", FOUND[2:]) == FOUND[2]
+    for strategy in FOUND:
+        assert asked_for(strategy.form, FOUND) == strategy
+    assert asked_for("fast", FOUND[1:]) == FOUND[1]
+    assert asked_for("direct", FOUND[2:]) == FOUND[2]
+
+
+def test_fast_has_to_be_clearly_ahead() -> None:
+    def form(fast: float, direct: float, plain: float) -> str:
+        return fastest(FOUND, {"fast": fast, "direct": direct, "plain": plain}).form
+
+    assert form(1.0, MARGIN - 0.01, 9.0) == "direct"
+    assert form(1.0, MARGIN + 0.01, 9.0) == "fast"
+    assert form(2.0, 2.0, 1.99) == "plain"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path))
+    return tmp_path / "engines"
+
+
+def test_a_choice_is_measured_once_and_remembered(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged file, or one of other forms, is measured again."""
+    measured = []
+
+    def seconds(_job: Any, strategy: Strategy, _best: float) -> float:
+        measured.append(strategy.form)
+        return {"fast": 3.0, "direct": 2.0, "plain": 4.0}[strategy.form]
+
+    monkeypatch.setattr(autotune, "_step_seconds", seconds)
+    job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
+    assert known_choice(job) is None
+    first = measure(job)
+    assert first.strategy.form == "direct"
+    assert known_choice(job) == first
+    assert measured == ["fast", "direct", "plain"]
+    (path,) = cache.iterdir()
+    kept = json.loads(path.read_text())
+    assert kept["step_s"] == first.step_s
+    damages = ["", "{", "[]", "{}"]
+    for step_s in (
+        None,
+        {"fast": 1.0},
+        {"fast": math.nan, "direct": 1.0, "plain": 1.0},
+        {"fast": 1.0, "direct": "a", "plain": 1.0},
+    ):
+        damages.append(json.dumps(kept | {"step_s": step_s}))
+    damages.append(json.dumps(kept | {"for": kept["for"] | {"task": "reconstruct"}}))
+    for number, text in enumerate(damages, start=2):
+        path.write_text(text)
+        assert known_choice(job) is None
+        assert measure(job) == first
+        assert len(measured) == 3 * number
+
+
+def test_what_changes_a_choice_is_measured_anew(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of these alone; the last two change nothing."""
+    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 1.0)
+    usual: dict[str, Any] = {"engine": "auto", "num_devices": 2, "batch_size": 4}
+    small = make_dataset(8, 1, 1)
+    measure(make_job(CONV, small, **usual))
+    wider = {name: dict(op) for name, op in CONV.items()}
+    next(iter(wider.values()))["activation"] = "tanh"
+    classes = replace(small, info=replace(small.info, num_classes=CLASSES + 1))
+    others = [
+        make_job(CONV, small, **usual | {"batch_size": 2}),
+        make_job(CONV, small, **usual | {"num_devices": 1}),
+        make_job(wider, small, **usual),
+        make_job(CONV, small, **usual, precision="bfloat16"),
+        make_job(CONV, small, **usual, optimizer={"name": "adam"}),
+        make_job(CONV, classes, **usual),
+    ]
+    assert [known_choice(job) for job in others] == [None] * len(others)
+    for patched in ("cnnbench.training.autotune.version", "cnnbench.training.autotune.processor"):
+        with monkeypatch.context() as patch:
+            patch.setattr(patched, lambda *_: "another")
+            assert known_choice(make_job(CONV, small, **usual)) is None
+    with monkeypatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+        assert known_choice(make_job(CONV, small, **usual)) is None
+    same = [
+        make_job(CONV, make_dataset(8, 2, 2), **usual),
+        make_job(CONV, small, **usual, epochs=9),
+    ]
+    assert None not in [known_choice(job) for job in same]
+
+
+def test_a_cache_folder_that_cannot_be_written_stops_nothing(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 1.0)
+    cache.write_text("a file where the folder should be")
+    job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", batch_size=4)
+    assert measure(job).strategy.form == "direct"
+
+
+def test_auto_really_measures(cache: Path) -> None:
+    job = make_job(
+        CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4, epochs=1
+    )
+    tuned, compiled, *_, trained = run_job(job)
+    assert isinstance(tuned, Tuning)
+    assert isinstance(compiled, Compiled)
+    assert isinstance(trained, Trained)
+    engine = trained.engine
+    assert engine.requested == "auto"
+    assert set(engine.step_s) == {"fast", "direct", "plain"}
+    assert all(0 < seconds < 10 for seconds in engine.step_s.values())
+    assert engine.form in engine.step_s
+    assert engine.tune_s > 0
+    assert len(list(cache.iterdir())) == 1

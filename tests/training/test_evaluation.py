@@ -1,0 +1,89 @@
+"""What the compiled evaluation says of a network, against scikit-learn.
+
+It works in chunks of 500 images, of which the last is filled up; nothing of that may show.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import special
+from sklearn import metrics
+
+from cnnbench.analysis.confusion import confusion
+from cnnbench.data.dataset import Split
+from cnnbench.training import executables
+from cnnbench.training.evaluation import Ready, evaluate
+from cnnbench.training.executables import EVAL_BATCH, compile_all, set_up
+from cnnbench.training.strategy import Strategy
+from tests.support import oracles
+from tests.support.oracles import Array
+from tests.training.test_trainer import CLASSES, LINEAR, MIRROR, Layers, make_dataset, make_job
+
+Values = Mapping[str, float]
+BLURRED: Layers = {**MIRROR, "chance": {"op": "activation", "activation": "sigmoid"}}
+NUM_TRAIN, MOST = 20, EVAL_BATCH + 503
+SIZES = (1, EVAL_BATCH - 1, EVAL_BATCH, EVAL_BATCH + 1, MOST)
+
+
+def of_classes(logits: Array, split: Split) -> Values:
+    labels, every = split.labels, range(CLASSES)
+    counts = confusion(labels, logits)
+    np.testing.assert_array_equal(
+        counts, metrics.confusion_matrix(labels, logits.argmax(axis=1), labels=every)
+    )
+    assert counts.trace() / len(labels) == metrics.accuracy_score(labels, logits.argmax(axis=1))
+    return {
+        "loss": metrics.log_loss(labels, special.softmax(logits, axis=1), labels=every),
+        "accuracy": metrics.accuracy_score(labels, logits.argmax(axis=1)),
+        "top5_accuracy": metrics.top_k_accuracy_score(labels, logits, k=5, labels=every),
+    }
+
+
+def of_images(outputs: Array, split: Split) -> Values:
+    pixels = (split.images / 255).reshape(len(split), -1)
+    return {
+        "loss": metrics.mean_squared_error(pixels, outputs),
+        "mae": metrics.mean_absolute_error(pixels, outputs),
+    }
+
+
+def of_chances(outputs: Array, split: Split) -> Values:
+    """A pixel of 0.3 is three parts white and seven parts black."""
+    white, chances = (split.images / 255).ravel(), special.expit(outputs).ravel()
+    label, share = np.repeat([1, 0], white.size), np.concatenate([white, 1 - white])
+    return {"loss": metrics.log_loss(label, np.tile(chances, 2), sample_weight=share)}
+
+
+CASES: Mapping[str, tuple[Layers, dict[str, Any], Callable[[Array, Split], Values]]] = {
+    "classes": (LINEAR, {"metrics": ["accuracy", "top5_accuracy"]}, of_classes),
+    "images": (MIRROR, {"task": "reconstruct", "metrics": ["mae"]}, of_images),
+    "chances": (BLURRED, {"task": "reconstruct", "loss": "binary_cross_entropy"}, of_chances),
+}
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize("name", CASES)
+def test_every_value_is_scikit_learns_however_many_images_there_are(
+    name: str, num_devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers, options, oracle = CASES[name]
+    monkeypatch.setattr(executables, "compile_train", lambda *_: None)  # which is not tested here
+    dataset = make_dataset(NUM_TRAIN, MOST, 5)
+    job = make_job(layers, dataset, num_devices=num_devices, **options)
+    row = 30 if num_devices == 2 else None  # which fills no chunk
+    setup = set_up(job, Strategy("direct" if row else "plain", row, num_devices, 1))
+    network = setup.network(0)
+    state = setup.state(network)
+    ready = Ready(setup, compile_all(setup, network, state))
+    weights = oracles.get_params(state.params)["dense"]
+    kernel, bias = (np.asarray(weights[key], np.float64) for key in ("kernel", "bias"))
+    for size in SIZES:
+        split = dataset.validation.first(size)
+        outputs = (split.images / 255).reshape(size, -1) @ kernel + bias
+        (got,) = evaluate(ready, state, range(NUM_TRAIN, NUM_TRAIN + size))
+        want = oracle(outputs, split)
+        assert got == pytest.approx(want, rel=1e-5), size
+        assert all(map(math.isfinite, got.values()))

@@ -1,0 +1,143 @@
+"""Losses against NumPy's formulas, accuracies against scikit-learn's."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import special
+from sklearn import metrics
+
+from cnnbench.spec.experiment import LOSSES, Experiment
+from cnnbench.training.losses import loss_name, metric_names, per_image_loss, per_image_metric
+
+NUM_IMAGES, NUM_CLASSES = 6, 7
+
+
+def normal(seed: int, *shape: int) -> Any:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def numpy_loss(name: str, outputs: Any, targets: Any) -> Any:
+    match name:
+        case "cross_entropy":
+            chances = special.softmax(outputs, axis=1)
+            return -np.log(chances[np.arange(len(targets)), targets])
+        case "mse":
+            return np.mean((outputs - targets) ** 2, axis=(1, 2, 3))
+        case "mae":
+            return np.mean(np.abs(outputs - targets), axis=(1, 2, 3))
+        case "binary_cross_entropy":
+            per_pixel = special.xlogy(targets, outputs) + special.xlog1py(1 - targets, -outputs)
+            return -np.mean(per_pixel, axis=(1, 2, 3))
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("name", sorted({n for names in LOSSES.values() for n in names}))
+def test_loss_of_each_image(name: str) -> None:
+    if name == "cross_entropy":
+        outputs = 3 * normal(0, NUM_IMAGES, NUM_CLASSES)
+        targets = np.random.default_rng(1).integers(0, NUM_CLASSES, NUM_IMAGES)
+    else:
+        outputs, targets = special.expit(normal(0, 2, NUM_IMAGES, 4, 3, 2))
+    got = per_image_loss(name)(jnp.asarray(outputs), jnp.asarray(targets))
+    assert got.shape == (NUM_IMAGES,)
+    np.testing.assert_allclose(got, numpy_loss(name, outputs, targets), rtol=1e-5)
+
+
+def test_cross_entropy_of_large_logits_is_finite() -> None:
+    logits = jnp.array([[1e4, 0.0], [1e4, 0.0]])
+    loss = per_image_loss("cross_entropy")(logits, jnp.array([0, 1]))
+    np.testing.assert_allclose(loss, [0, 1e4])
+
+
+def test_binary_cross_entropy_is_finite_where_a_probability_is_zero_or_one() -> None:
+    outputs = jnp.array([0.0, 0.0, 1.0, 1.0]).reshape(4, 1, 1, 1)
+    targets = jnp.array([0.0, 1.0, 0.0, 1.0]).reshape(4, 1, 1, 1)
+    loss = per_image_loss("binary_cross_entropy")(outputs, targets)
+    np.testing.assert_allclose(loss[jnp.array([0, 3])], 0, atol=1e-6)
+    np.testing.assert_allclose(loss[jnp.array([1, 2])], -np.log(1e-7), rtol=0.02)
+
+
+scores = hnp.arrays(
+    np.float32,
+    st.tuples(st.just(NUM_IMAGES), st.just(NUM_CLASSES)),
+    elements=st.integers(-3, 3).map(float),  # few values, so that many are equal
+)
+classes = hnp.arrays(np.int32, NUM_IMAGES, elements=st.integers(0, NUM_CLASSES - 1))
+
+
+@settings(max_examples=30)
+@given(logits=scores, labels=classes)
+def test_accuracy_is_scikit_learns_also_where_logits_are_equal(logits: Any, labels: Any) -> None:
+    got = per_image_metric("accuracy")(jnp.asarray(logits), jnp.asarray(labels))
+    assert got.shape == (NUM_IMAGES,)
+    want = metrics.accuracy_score(labels, logits.argmax(axis=1))
+    assert float(got.mean()) == pytest.approx(want)
+
+
+@settings(max_examples=30)
+@given(logits=scores, labels=classes)
+def test_top5_accuracy_is_scikit_learns_also_where_logits_are_equal(
+    logits: Any, labels: Any
+) -> None:
+    """scikit-learn puts the last of equals first, so its classes are counted from behind."""
+    got = per_image_metric("top5_accuracy")(jnp.asarray(logits), jnp.asarray(labels))
+    want = metrics.top_k_accuracy_score(
+        NUM_CLASSES - 1 - labels, logits[:, ::-1], k=5, labels=range(NUM_CLASSES)
+    )
+    assert float(got.mean()) == pytest.approx(want)
+
+
+def test_a_network_that_has_diverged_is_right_about_nothing() -> None:
+    """NaN compares with nothing, and must not pass for the largest logit."""
+    logits = jnp.full((3, NUM_CLASSES), jnp.nan)
+    labels = jnp.array([0, 3, 6])
+    for name in ("accuracy", "top5_accuracy"):
+        np.testing.assert_array_equal(per_image_metric(name)(logits, labels), np.zeros(3))
+
+
+def test_top5_accuracy_of_few_classes_is_one() -> None:
+    logits = jnp.asarray(normal(0, 4, 3))
+    got = per_image_metric("top5_accuracy")(logits, jnp.array([0, 1, 2, 2]))
+    np.testing.assert_array_equal(got, np.ones(4))
+
+
+@pytest.mark.parametrize("name", ["mse", "mae"])
+def test_metrics_of_reconstructions_are_the_losses_of_that_name(name: str) -> None:
+    outputs, targets = normal(0, 2, NUM_IMAGES, 4, 3, 1)
+    got = per_image_metric(name)(jnp.asarray(outputs), jnp.asarray(targets))
+    np.testing.assert_allclose(got, numpy_loss(name, outputs, targets), rtol=1e-5)
+
+
+def experiment(task: str, **train: Any) -> Experiment:
+    return Experiment.model_validate(
+        {
+            "name": "test",
+            "task": task,
+            "dataset": {"name": "mnist"},
+            "model": {"python": "package.module:Class"},
+            "train": train,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "train", "loss", "names"),
+    [
+        ("classify", {}, "cross_entropy", ("accuracy",)),
+        ("reconstruct", {}, "mse", ()),
+        ("reconstruct", {"loss": "mae", "metrics": ["mse"]}, "mae", ("mse",)),
+        ("classify", {"metrics": []}, "cross_entropy", ()),
+        ("classify", {"metrics": ["top5_accuracy"]}, "cross_entropy", ("top5_accuracy",)),
+    ],
+)
+def test_a_task_has_its_loss_and_metrics_unless_others_are_named(
+    task: str, train: dict[str, Any], loss: str, names: tuple[str, ...]
+) -> None:
+    wanted = experiment(task, **train)
+    assert loss_name(wanted) == loss
+    assert metric_names(wanted) == names

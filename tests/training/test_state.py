@@ -1,0 +1,173 @@
+"""Schedules and optimisers against formulas in NumPy and against PyTorch; orders of images."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from cnnbench.nn.graph_net import GraphNet
+from cnnbench.spec.experiment import TrainSpec
+from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
+from cnnbench.training.state import Network, build_optimizer, learning_rate, take_apart
+from tests.support.oracles import Array, make_plan
+
+
+def train_spec(**train: Any) -> TrainSpec:
+    return TrainSpec.model_validate(train)
+
+
+# Learning rates.
+
+EPOCHS, STEPS, BASE = 8, 10, 0.5
+
+
+def _cosine(step: int) -> float:
+    return BASE * (0.2 + 0.8 * (1 + math.cos(math.pi * step / 80)) / 2)
+
+
+def _warm_cosine(step: int) -> float:
+    if step < 20:
+        return BASE * step / 20
+    return BASE * (1 + math.cos(math.pi * (step - 20) / 60)) / 2
+
+
+RATES: Mapping[str, list[tuple[dict[str, Any], Callable[[int], float]]]] = {
+    "constant": [({}, lambda _: BASE)],
+    "cosine": [
+        ({"final_fraction": 0.2}, _cosine),
+        ({"warmup_epochs": 2.0}, _warm_cosine),
+    ],
+    "linear": [({"final_fraction": 0.2}, lambda step: BASE * (1 - 0.8 * step / 80))],
+    "exponential": [({"rate": 0.5}, lambda step: BASE * 0.5 ** (step / 10))],
+    "step": [({"every": 3, "factor": 0.1}, lambda step: BASE * 0.1 ** (step // 30))],
+}
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_learning_rate_at_known_steps(name: str) -> None:
+    for options, formula in RATES[name]:
+        schedule = train_spec(schedule={"name": name} | options).schedule
+        rate = learning_rate(schedule, BASE, EPOCHS, STEPS)
+        for step in (0, 1, 15, 20, 29, 30, 31, 59, 60, 79):
+            got = rate(step) if callable(rate) else rate
+            assert float(got) == pytest.approx(formula(step), rel=1e-5, abs=1e-7), (options, step)
+
+
+@pytest.mark.parametrize("steps", [1, 10])
+def test_a_warm_up_of_nearly_all_epochs_leaves_one_step_to_fall(steps: int) -> None:
+    """Its share of the steps is rounded, but never to all of them."""
+    schedule = train_spec(schedule={"name": "cosine", "warmup_epochs": 7.99}).schedule
+    rate = learning_rate(schedule, BASE, EPOCHS, steps)
+    last = EPOCHS * steps - 1
+    rates = [float(rate(step)) for step in range(last + 1)]
+    assert rates == pytest.approx([BASE * step / last for step in range(last + 1)], rel=1e-5)
+
+
+def test_the_schedule_reaches_the_parameters() -> None:
+    """Plain SGD moves by the rate times the gradient; the second epoch's rate is a tenth."""
+    options = {"name": "sgd", "learning_rate": 0.5, "momentum": 0.0, "nesterov": False}
+    spec = train_spec(epochs=2, optimizer=options, schedule={"name": "step", "every": 1})
+    optimizer = build_optimizer(spec, steps=2)
+    state, moves = optimizer.init(jnp.zeros(())), []
+    for _ in range(4):
+        update, state = optimizer.update(jnp.ones(()), state, jnp.zeros(()))
+        moves.append(-float(update))
+    assert moves == pytest.approx([0.5, 0.5, 0.05, 0.05])
+
+
+# Optimisers.
+
+FIRST_STEPS: Mapping[str, Callable[[Array, Array], Array]] = {
+    # From gradient g and parameter p, both vectors; the papers' formulas at the first step.
+    "sgd": lambda g, _: -0.01 * (g + 0.9 * g),
+    "adam": lambda g, _: -0.001 * g / (np.abs(g) + 1e-8),
+    "adamw": lambda g, p: -0.001 * (g / (np.abs(g) + 1e-8) + 1e-4 * p),
+    "rmsprop": lambda g, _: -0.001 * g / np.sqrt(0.1 * g**2 + 1e-8),
+    "adagrad": lambda g, _: -0.001 * g / np.sqrt(0.1 + g**2 + 1e-7),
+    "adadelta": lambda g, _: -np.sqrt(1e-6) / np.sqrt(0.1 * g**2 + 1e-6) * g,
+    "lamb": lambda g, p: -0.001 * _trusted(g / (np.abs(g) + 1e-6), p),
+    "lion": lambda g, p: -1e-4 * (np.sign(g) + 1e-3 * p),
+}
+
+
+def _trusted(update: Array, p: Array) -> Array:
+    """You et al. 2020: the update as long as the parameter."""
+    return update * np.linalg.norm(p) / np.linalg.norm(update)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_first_step_of_each_optimiser_is_its_papers(name: str) -> None:
+    rng = np.random.default_rng(0)
+    g, p = rng.normal(size=5), rng.normal(size=5)
+    optimizer = build_optimizer(train_spec(optimizer=name), steps=1)
+    params = {"w": jnp.asarray(p, jnp.float32)}
+    update = optimizer.update({"w": jnp.asarray(g, jnp.float32)}, optimizer.init(params), params)[0]
+    np.testing.assert_allclose(update["w"], FIRST_STEPS[name](g, p), rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_options_are_those_of_optax_with_its_defaults(name: str) -> None:
+    theirs = inspect.signature(getattr(optax, name)).parameters
+    ours = {key: field.default for key, field in OPTIMIZERS[name].model_fields.items()}
+    ours.pop("name")
+    ours.pop("learning_rate")
+    if name == "sgd":
+        assert ours == {"momentum": 0.9, "nesterov": True}  # the post's, not optax's
+    else:
+        assert ours == {key: theirs[key].default or 0.0 for key in ours}  # None: no momentum
+
+
+def _gradient_of_bowl(p: Array) -> Array:
+    return np.array([3.0, 0.5, -1.0]) * p + np.array([1.0, -2.0, 0.25])
+
+
+def _bowl_path(steps: int) -> Array:
+    """The parameters after each step of the post's optimiser on a quadratic bowl."""
+    optimizer = build_optimizer(train_spec(), steps=1)
+    with jax.enable_x64(True):
+        p = jnp.array([1.0, -1.0, 2.0])
+        state, path = optimizer.init(p), []
+        for _ in range(steps):
+            update, state = optimizer.update(jnp.asarray(_gradient_of_bowl(p)), state, p)
+            p = optax.apply_updates(p, update)
+            path.append(np.asarray(p))
+    return np.array(path)
+
+
+def test_the_posts_optimiser_is_lasagnes_nesterov_momentum() -> None:
+    """lasagne.updates.nesterov_momentum: v = m v - lr g; p += m v - lr g."""
+    p, velocity, path = np.array([1.0, -1.0, 2.0]), np.zeros(3), []
+    for _ in range(20):
+        gradient = _gradient_of_bowl(p)
+        velocity = 0.9 * velocity - 0.01 * gradient
+        p = p + 0.9 * velocity - 0.01 * gradient
+        path.append(p)
+    np.testing.assert_allclose(_bowl_path(20), path, rtol=1e-12)
+
+
+def test_the_posts_optimiser_is_pytorchs_nesterov_sgd() -> None:
+    torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
+    p = torch.tensor([1.0, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([p], lr=0.01, momentum=0.9, nesterov=True)
+    path = []
+    for _ in range(20):
+        p.grad = torch.tensor(_gradient_of_bowl(p.detach().numpy()))
+        optimizer.step()
+        path.append(p.detach().numpy().copy())
+    np.testing.assert_allclose(_bowl_path(20), path, rtol=1e-12)
+
+
+def test_batch_statistics_are_told_apart_from_other_state() -> None:
+    def network(layers: dict[str, dict[str, Any]]) -> Network:
+        plan = make_plan(layers, (5, 5, 1), (5, 5, 1))
+        return take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+
+    assert network({"norm": {"op": "batch_norm"}}).uses_batch_statistics
+    assert not network({"drop": {"op": "dropout", "rate": 0.5}}).uses_batch_statistics

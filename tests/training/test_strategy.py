@@ -1,0 +1,144 @@
+"""Memory: what a training needs at least, and what is said where it does not fit."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from cnnbench.errors import RoomError
+from cnnbench.spec.loader import load_experiment
+from cnnbench.system import memory
+from cnnbench.training import autotune
+from cnnbench.training.executables import set_up
+from cnnbench.training.footprint import Footprint, footprint, ran_out, require_room
+from cnnbench.training.state import num_params
+from cnnbench.training.strategy import Strategy
+from tests.support.paths import EXPERIMENTS
+from tests.training.test_trainer import CONV, make_dataset, make_job
+
+STANDARD = load_experiment(EXPERIMENTS / "standard.yaml").plan
+PLAIN, ROWS = Strategy("plain", None, 1, 1), Strategy("fast", 10, 2, 1)
+GIB = 2**30
+
+
+def test_a_batch_keeps_every_layers_result() -> None:
+    assert STANDARD is not None
+    values = sum(node.layout.shape[0] * 1 for node in STANDARD.nodes if len(node.layout.shape) == 1)
+    images = [node.layout.shape for node in STANDARD.nodes if len(node.layout.shape) == 3]
+    values += sum(h * w * c for h, w, c in images)
+    need = footprint(STANDARD, PLAIN, 500, slots=1)
+    # Parameters, their gradients and one momentum each.
+    assert need == Footprint(3 * 160_362 * 4, 4 * values, 500)
+    assert need.total == need.fixed + 500 * need.per_image
+    assert footprint(STANDARD, ROWS, 500, slots=1).images == 20
+    assert footprint(STANDARD, ROWS, 7, slots=1).images == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "slots"), [("sgd", 1), ("adam", 2), ("adagrad", 1), ("adadelta", 2), ("lion", 1)]
+)
+def test_slots_are_what_the_optimiser_keeps(name: str, slots: int) -> None:
+    job = make_job(CONV, make_dataset(8, 1, 1), optimizer={"name": name}, batch_size=4)
+    assert autotune._slots(job) == slots
+    setup = set_up(job, PLAIN)
+    state = setup.state(setup.network(0))
+    kept = sum(leaf.size for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
+    assert kept == slots * num_params(state.params)
+
+
+def test_what_fits_is_not_refused() -> None:
+    assert STANDARD is not None
+    need = Footprint(fixed=100, per_image=10, images=20)
+    require_room(STANDARD, need, 300, rows=False)
+    require_room(STANDARD, need, None, rows=False)
+
+
+@pytest.mark.parametrize(
+    ("free", "rows", "remedy"),
+    [
+        (299, False, "write train.batch_size=19 or less"),
+        (111, False, "write train.batch_size=1 or less"),
+        (109, False, "write smaller layers"),
+        (299, True, "write smaller layers"),
+    ],
+)
+def test_what_cannot_fit_is_refused(free: int, rows: bool, remedy: str) -> None:
+    assert STANDARD is not None
+    need = Footprint(fixed=100, per_image=10, images=20)
+    with pytest.raises(RoomError) as caught:
+        require_room(STANDARD, need, free, rows=rows)
+    assert str(caught.value) == (
+        f"training needs at least 300 B, and {free} B are free: conv1 (832 parameters,"
+        " 24x24x32 an image), dense1 (131,328 parameters, 256 an image), pool1 (0 parameters,"
+        f" 12x12x32 an image); {remedy}."
+    )
+
+
+def test_a_batch_that_is_said_to_fit_does() -> None:
+    assert STANDARD is not None
+    need = footprint(STANDARD, PLAIN, 100_000, slots=1)
+    fits = need.images_within(GIB)
+    assert footprint(STANDARD, PLAIN, fits, slots=1).total <= GIB
+    assert footprint(STANDARD, PLAIN, fits + 1, slots=1).total > GIB
+
+
+def test_forms_without_room_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(CONV, make_dataset(90, 1, 1), engine="auto", num_devices=2, batch_size=90)
+    assert job.plan is not None
+    needs = [footprint(job.plan, s, job.batch_size, 1).total for s in autotune._candidates(job)]
+    assert max(needs) > min(needs)
+    monkeypatch.setattr(autotune, "free_memory", lambda _: max(needs) - 1)
+    assert "plain" not in {strategy.form for strategy in autotune._candidates(job)}
+    monkeypatch.setattr(autotune, "free_memory", lambda _: min(needs) - 1)
+    with pytest.raises(RoomError, match="write smaller layers"):
+        autotune._candidates(job)
+
+
+def test_a_form_that_is_asked_for_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = make_job(CONV, make_dataset(90, 1, 1), engine="plain", batch_size=90)
+    assert job.plan is not None
+    need = footprint(job.plan, PLAIN, job.batch_size, 1)
+    monkeypatch.setattr(autotune, "free_memory", lambda _: need.total - 1)
+    with pytest.raises(RoomError, match=f"train.batch_size={job.batch_size - 1} or less"):
+        autotune.known_choice(job)
+
+
+def test_what_ran_out_is_named() -> None:
+    assert str(ran_out(STANDARD, 500)).startswith(
+        "the memory was too small for batches of 500 images: conv1 (832 parameters"
+    )
+    assert str(ran_out(None, 1)) == (
+        "the memory was too small for batches of 1 images; write train.batch_size=1 or less."
+    )
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 5000 kB\n"}
+GROUP = {
+    "sys/fs/cgroup/memory.max": "4000000\n",
+    "sys/fs/cgroup/memory.current": "3000000\n",
+    "sys/fs/cgroup/memory.stat": "anon 5\nfile 500000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        ({}, None),
+        (MEMINFO, 5000 * 1024),
+        (GROUP, 1_500_000),
+        (MEMINFO | GROUP, 1_500_000),
+        (MEMINFO | GROUP | {"sys/fs/cgroup/memory.max": "max\n"}, 5000 * 1024),
+        (GROUP | {"sys/fs/cgroup/memory.current": "5000000\n"}, 0),
+    ],
+)
+def test_free_memory_is_the_machines_or_the_containers(
+    tmp_path: Path, files: dict[str, str], free: int | None
+) -> None:
+    assert memory.free_bytes(write(tmp_path, files)) == free
