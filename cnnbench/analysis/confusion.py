@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import INPUT, Conv, Dense, Dropout, Flatten, GaussianNoise, MaskingNoise
+from cnnbench.layers import Conv, Dense, Dropout, Flatten, GaussianNoise, MaskingNoise
+from cnnbench.layers.base import INPUT
 
 
 class Mistake(NamedTuple):

@@ -11,7 +11,7 @@ from cnnbench.analysis.latent import codes, denoise, divergences, layer_of
 from cnnbench.analysis.trained_network import Images, TrainedNetwork
 from cnnbench.data.dataset import Split
 from cnnbench.formatting import clean
-from cnnbench.layers.shapes import shape_text
+from cnnbench.layers.base import shape_text
 from cnnbench.runs.folder import read_run
 from cnnbench.spec.metrics import metric_text
 from cnnbench.training.image_quality import BRIGHTEST

@@ -18,9 +18,7 @@ from cnnbench._version import __version__
 from cnnbench.graph.geometry import adjoint
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
-    INPUT,
     Activate,
-    Activation,
     Add,
     AvgPool,
     BatchNorm,
@@ -39,8 +37,10 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.layers.conv_arithmetic import Pads, conv_pads
-from cnnbench.layers.shapes import Shape
+from cnnbench.layers.activation import Activation
+from cnnbench.layers.base import INPUT, Shape
+from cnnbench.layers.conv import conv_pads
+from cnnbench.layers.correlation import Pads
 
 OPSET = 20  # the first with Gelu
 IMAGES, OUTPUTS, BATCH = "images", "outputs", "batch"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cnnbench._version import __version__
 from cnnbench.analysis.trained_network import Images, TrainedNetwork
 from cnnbench.errors import CnnbenchError, StoreError, UsageError
-from cnnbench.layers.shapes import shape_text
+from cnnbench.layers.base import shape_text
 from cnnbench.runs.folder import RESOLVED_FILE, disk
 from cnnbench.spec.experiment import Task
 from cnnbench.system import commands

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cnnbench.gradcheck.backprop import Forward
 from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import INPUT
+from cnnbench.layers.base import INPUT
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.noise import draws
 from cnnbench.training.losses import Score

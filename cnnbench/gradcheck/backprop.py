@@ -18,14 +18,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.gradcheck.losses import Objective, divergence, divergence_gradient
-from cnnbench.gradcheck.rulebook import Weights, rule_of
-from cnnbench.graph.geometry import activation_of, kernel_owner
+from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import INPUT, Sample
+from cnnbench.layers import Sample
 from cnnbench.layers.activation import KINKED, sigma, sigma_prime
-from cnnbench.layers.rules import Rule
+from cnnbench.layers.base import INPUT, Rule
 
 Array = NDArray[Any]
+Weights = Mapping[str, Mapping[str, Array]]
+
+
+def rule_of(plan: Plan, node: Node, weights: Weights, draws: Mapping[str, Array]) -> Rule:
+    """The rule of a layer.
+
+    Args:
+      plan: the network, where a tied layer's owner is found.
+      node: the layer.
+      weights: kernel, bias and so on by layer.
+      draws: what each random layer has drawn, such as a dropout's mask; nothing for one that
+        lets everything through.
+    """
+    own = dict(weights.get(node.name, {}))
+    if node.kernel_owner != node.name:
+        own["kernel"] = weights[node.kernel_owner]["kernel"]
+    return node.op.rule(plan.site(node), own, draws.get(node.name))
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
@@ -117,7 +133,7 @@ def feedforward(
     forward, changed = Forward(a={INPUT: x}), {moved}
     for node in network.plan.nodes:
         name = node.name
-        if known and changed.isdisjoint({name, kernel_owner(node), *node.inputs}):
+        if known and changed.isdisjoint({name, node.kernel_owner, *node.inputs}):
             forward.z[name], forward.a[name] = known.z[name], known.a[name]
             continue
         changed.add(name)
@@ -191,7 +207,7 @@ def gradients(network: Network, forward: Forward, delta: dict[str, Array]) -> Gr
     for node in network.plan.nodes:
         own = network.rule(node).gradient(delta[node.name], *forward.read_by(node))
         for key, value in own.items():
-            owner = kernel_owner(node) if key == "kernel" else node.name
+            owner = node.kernel_owner if key == "kernel" else node.name
             layer = found.setdefault(owner, {})
             layer[key] = layer[key] + value if key in layer else value
             if key == "kernel":

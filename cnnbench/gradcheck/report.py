@@ -8,7 +8,7 @@ import numpy as np
 
 from cnnbench.formatting import MISSING
 from cnnbench.gradcheck.agreement import GradCheck, LayerCheck, Quantity, Verdict
-from cnnbench.layers.shapes import operation_text, shape_text
+from cnnbench.layers.base import shape_text
 from cnnbench.report.table import Folded
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def _layers(check: GradCheck) -> "Table":
     for layer in check.layers:
         table.add_row(
             layer.node.name,
-            operation_text(layer.node.op),
+            layer.node.op.summary(),
             _error(layer.to_autodiff),
             _error(layer.to_differences),
             str(layer.taken),

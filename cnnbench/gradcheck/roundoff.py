@@ -16,7 +16,7 @@ from cnnbench.gradcheck.backprop import Forward, Gradients, Network, run
 from cnnbench.gradcheck.losses import Objective
 from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Node
-from cnnbench.layers.rules import Rule
+from cnnbench.layers.base import Rule
 
 Array = NDArray[Any]
 

@@ -3,7 +3,8 @@
 import math
 
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import INPUT, GaussianNoise, MaskingNoise
+from cnnbench.layers import GaussianNoise, MaskingNoise
+from cnnbench.layers.base import INPUT
 
 
 def code_layer(plan: Plan, wanted: str | None = None) -> str:

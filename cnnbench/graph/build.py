@@ -4,7 +4,8 @@ import heapq
 from collections.abc import Iterable, Mapping
 
 from cnnbench.errors import Flaw, Noun, listing, shown
-from cnnbench.layers import INPUT, Conv, ConvTranspose, LayerOp
+from cnnbench.layers import Conv, ConvTranspose, LayerOp
+from cnnbench.layers.base import INPUT
 
 Wiring = Mapping[str, tuple[str, ...]]
 MAX_HINTS = 20  # looking for similar names among thousands of layers takes seconds

@@ -1,7 +1,8 @@
 """The arithmetic that a network asks for, whatever computes it."""
 
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import INPUT, ConvTranspose
+from cnnbench.layers import ConvTranspose
+from cnnbench.layers.base import INPUT
 
 
 def training_flops(plan: Plan) -> int:

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import INPUT, Activate, Activation, Conv, ConvTranspose, Dense, LayerOp
-from cnnbench.layers.conv_arithmetic import Pads, conv_pads
-from cnnbench.layers.shapes import Shape
+from cnnbench.layers import Activate, Conv, ConvTranspose, Dense, LayerOp
+from cnnbench.layers.activation import Activation
+from cnnbench.layers.base import INPUT, Shape
+from cnnbench.layers.conv import conv_pads
+from cnnbench.layers.correlation import Pads
 
 
 def sources(plan: Plan) -> tuple[tuple[int, ...], ...]:
@@ -24,12 +26,6 @@ def activation_of(op: LayerOp) -> Activation:
     return op.activation if isinstance(op, Conv | ConvTranspose | Dense | Activate) else "linear"
 
 
-def kernel_owner(node: Node) -> str:
-    """The layer that has the kernel of a convolution: another one where it is tied."""
-    tie = node.op.tie if isinstance(node.op, ConvTranspose) else None
-    return tie or node.name
-
-
 def geometry(plan: Plan, node: Node) -> tuple[Conv | ConvTranspose, Pads, tuple[int, int]]:
     """The layer that says stride and padding, the padding, and the convolution's input size."""
     op = node.op
@@ -37,7 +33,7 @@ def geometry(plan: Plan, node: Node) -> tuple[Conv | ConvTranspose, Pads, tuple[
     if isinstance(op, Conv):
         size = _plane(node.in_shapes[0])
         return op, conv_pads(op, size, op.kernel), size
-    owner = plan.by_name[kernel_owner(node)].op
+    owner = plan.by_name[node.kernel_owner].op
     assert isinstance(owner, Conv | ConvTranspose)
     assert owner.kernel is not None
     size = _plane(node.layout.shape)

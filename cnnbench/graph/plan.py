@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 from cnnbench.errors import Flaw, did_you_mean, listing, shown
 from cnnbench.graph.build import Wiring, file_order, name_one, resolve_inputs, tie_of, with_ties
-from cnnbench.layers import INPUT, Conv, Dense, LayerOp, Sample
-from cnnbench.layers.shapes import Layout, Shape, ShapeError, TiedConv, layout, shape_text
+from cnnbench.layers import Conv, Dense, LayerOp, Sample, output_of
+from cnnbench.layers.base import INPUT, LayerOutput, Owner, Shape, ShapeError, Site, shape_text
 
 MAX_VALUES = 2**31 - 1  # XLA's indices are 32 bits wide
 
@@ -33,12 +33,17 @@ class Node:
     op: LayerOp
     inputs: tuple[str, ...]
     in_shapes: tuple[Shape, ...]
-    layout: Layout
+    layout: LayerOutput
 
     @property
     def num_params(self) -> int:
         """Number of trained values of its own."""
         return sum(math.prod(shape) for shape in self.layout.params.values())
+
+    @property
+    def kernel_owner(self) -> str:
+        """The layer that has the kernel of a convolution: another one where it is tied."""
+        return tie_of(self.op) or self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,11 @@ class Plan:
     def by_name(self) -> Mapping[str, Node]:
         """The nodes by their names."""
         return MappingProxyType({node.name: node for node in self.nodes})
+
+    def site(self, node: Node) -> Site:
+        """Where a layer stands, as its own rules want to know it."""
+        owner = None if node.kernel_owner == node.name else self.by_name[node.kernel_owner].op
+        return Site(node.in_shapes, node.layout.shape, owner)
 
     @property
     def output_shape(self) -> Shape:
@@ -158,7 +168,7 @@ def _infer_shapes(
         if op is None or not in_shapes or len(in_shapes) < len(op.inputs or "1"):
             continue
         try:
-            result = layout(op, in_shapes, _owner(op, layers, nodes))
+            result = output_of(op, in_shapes, _owner(op, layers, nodes))
             _check_size(result)
         except ShapeError as error:
             flaws.append(_shape_flaw(name, wiring[name], in_shapes, error))
@@ -181,7 +191,7 @@ def _shape_flaw(
     return Flaw(at, message, error.remedy)
 
 
-def _check_size(result: Layout) -> None:
+def _check_size(result: LayerOutput) -> None:
     largest = max(math.prod(shape) for shape in (result.shape, *result.params.values()))
     if largest > MAX_VALUES:
         message = f"an array of {largest:,} values is too large"
@@ -194,7 +204,7 @@ class _UnknownOwnerError(Exception):
 
 def _owner(
     op: LayerOp, layers: Mapping[str, LayerOp | None], nodes: Mapping[str, Node]
-) -> TiedConv | None:
+) -> Owner | None:
     name = tie_of(op)
     if name is None:
         return None
@@ -208,7 +218,7 @@ def _owner(
         raise ShapeError("tie", f"'{name}' is a {owner.op}, not a convolution", remedy)
     if owner is None or name not in nodes:
         raise _UnknownOwnerError
-    return TiedConv(owner, nodes[name].in_shapes[0], nodes[name].layout.shape)
+    return Owner(owner, nodes[name].in_shapes[0], nodes[name].layout.shape)
 
 
 def _output_flaws(

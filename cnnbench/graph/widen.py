@@ -9,7 +9,6 @@ from typing import Any
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Goal, Plan, build_plan
 from cnnbench.layers import (
-    INPUT,
     Activate,
     BatchNorm,
     Conv,
@@ -21,6 +20,7 @@ from cnnbench.layers import (
     MaskingNoise,
     Reshape,
 )
+from cnnbench.layers.base import INPUT
 
 HALVINGS = 40  # of the interval that holds the factor
 MOST = 2.0**12  # times as wide

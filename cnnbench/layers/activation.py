@@ -5,26 +5,55 @@ leaky_relu at 0 is that of the right side.
 """
 
 import math
-from typing import Any, assert_never
+from collections.abc import Mapping
+from typing import Literal, assert_never, get_args
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import Field
 
-from cnnbench.layers import Activation
+from cnnbench.layers.base import Array, Layer, LayerOutput, Owner, Rule, Shape, Site, identity
 
-Array = NDArray[Any]
-
+Activation = Literal[
+    "linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", "softplus"
+]
+ACTIVATION_NAMES: tuple[str, ...] = get_args(Activation)
 KINKED = frozenset({"relu", "leaky_relu", "elu"})  # not smooth at 0, elu in its second derivative
 _LEAK = 0.01
 _GELU = math.sqrt(2 / math.pi), 0.044715  # Hendrycks & Gimpel 2016, with tanh
 
 
+class Activate(Layer):
+    """An activation as a layer of its own."""
+
+    op: Literal["activation"]
+    activation: Activation = Field(description="function applied to each value")
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The shape that it reads."""
+        return LayerOutput(shapes[0])
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (3) alone."""
+        return identity()
+
+    def variations(self) -> list[str]:
+        """The function."""
+        return activation_words(self.activation)
+
+
+def activation_words(activation: Activation) -> list[str]:
+    """An activation as `summary` writes it: nothing for a linear one."""
+    return [] if activation == "linear" else [activation]
+
+
 def sigma(name: Activation, z: Array) -> Array:
     """Equation (3): the activation of each z.
 
+    >>> import numpy as np
     >>> sigma("relu", np.array([-2.0, 3.0])).tolist()
     [0.0, 3.0]
     """
+    import numpy as np
+
     match name:
         case "linear":
             return z
@@ -51,9 +80,12 @@ def sigma(name: Activation, z: Array) -> Array:
 def sigma_prime(name: Activation, z: Array) -> Array:
     """The derivative sigma'(z) of each value, as equations (9) and (S3) want it.
 
+    >>> import numpy as np
     >>> sigma_prime("relu", np.array([-2.0, 0.0, 3.0])).tolist()
     [0.0, 0.0, 1.0]
     """
+    import numpy as np
+
     match name:
         case "linear":
             return np.ones_like(z)
@@ -81,6 +113,8 @@ def sigma_prime(name: Activation, z: Array) -> Array:
 
 def _logistic(z: Array) -> Array:
     """1 / (1 + exp(-z)), which overflows nowhere in this form."""
+    import numpy as np
+
     return (1 + np.tanh(z / 2)) / 2
 
 

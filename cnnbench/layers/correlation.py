@@ -8,15 +8,11 @@ the post. Both have the same backward pass, a full convolution with the other on
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from cnnbench.layers.base import Array
 
-from cnnbench.layers.conv_arithmetic import Pads
-
-Array = NDArray[Any]
 Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]  # before and after rows, before and after columns
 Slices = tuple[slice, slice, slice]
 
 
@@ -48,6 +44,8 @@ def correlate(a: Array, w: Array, grid: Grid) -> Array:
     Returns:
       (n, outputs by rows, by columns, out).
     """
+    import numpy as np
+
     padded = np.pad(a, ((0, 0), *grid.pads, (0, 0)))
     count = _places(w, grid)
     z = np.zeros((len(a), *count, w.shape[3]), np.result_type(a, w))
@@ -59,6 +57,7 @@ def correlate(a: Array, w: Array, grid: Grid) -> Array:
 def rot180(w: Array) -> Array:
     """Equation (10): ROT180(w)[x, y] = w[-1 - x, -1 - y], in rows and columns.
 
+    >>> import numpy as np
     >>> rot180(np.array([[1, 2], [3, 4]])).tolist()
     [[4, 3], [2, 1]]
     """
@@ -81,6 +80,8 @@ def convolve_full(delta: Array, w: Array, grid: Grid) -> Array:
     Returns:
       Error of what the correlation read, (n, *grid.size, in).
     """
+    import numpy as np
+
     apart = _spread(delta, grid.stride)
     before = [size - 1 for size in w.shape[:2]]
     padded = [grid.size[i] + sum(grid.pads[i]) for i in (0, 1)]
@@ -101,6 +102,8 @@ def kernel_gradient(a: Array, delta: Array, shape: tuple[int, ...], grid: Grid) 
       shape: of the kernel.
       grid: stride and padding.
     """
+    import numpy as np
+
     padded = np.pad(a, ((0, 0), *grid.pads, (0, 0)))
     rows, columns = delta.shape[1:3]
     gradient = np.zeros(shape, np.result_type(a, delta))
@@ -125,6 +128,8 @@ def window(tap: tuple[int, ...], count: Pair, stride: Pair) -> Slices:
 
 def taps(size: Pair) -> Iterator[tuple[int, ...]]:
     """Rows and columns of a window, in the order of reading."""
+    import numpy as np
+
     return np.ndindex(size)
 
 
@@ -137,6 +142,8 @@ def _places(w: Array, grid: Grid) -> Pair:
 
 def _spread(delta: Array, stride: Pair) -> Array:
     """Errors with stride - 1 zeros between neighbours."""
+    import numpy as np
+
     n, rows, columns, channels = delta.shape
     size = (rows - 1) * stride[0] + 1, (columns - 1) * stride[1] + 1
     apart = np.zeros((n, *size, channels), delta.dtype)

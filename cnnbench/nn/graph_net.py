@@ -9,10 +9,8 @@ import numpy as np
 from flax import nnx
 
 from cnnbench.graph.autoencoder import decoder
-from cnnbench.graph.geometry import kernel_owner
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
-    INPUT,
     Activate,
     Add,
     AvgPool,
@@ -32,7 +30,7 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.layers.shapes import Shape
+from cnnbench.layers.base import INPUT, Shape
 from cnnbench.nn.initializers import draw
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Cut, Head, Weights, sum_in_rows
@@ -88,7 +86,7 @@ class GraphNet(nnx.Module):
         own: Mapping[str, Any] = self.weights.get(node.name, {})
         values = {key: own[key][...] for key in own}
         if isinstance(node.op, Conv | ConvTranspose):
-            kernel = self.weights[kernel_owner(node)]["kernel"][...]
+            kernel = self.weights[node.kernel_owner]["kernel"][...]
             values["kernel"] = self.lowering.prepare(node, kernel)
         if isinstance(node.op, Dense):
             values[dense.KERNEL] = values.pop("kernel")

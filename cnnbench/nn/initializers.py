@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.layers.shapes import Shape
+from cnnbench.layers.base import Shape
 
 Array = NDArray[np.float32]
 TRUNCATION = 2.0  # standard deviations

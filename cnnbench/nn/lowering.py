@@ -22,10 +22,9 @@ from typing import ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from cnnbench.graph.geometry import geometry, kernel_owner
+from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
-    INPUT,
     AvgPool,
     Conv,
     ConvTranspose,
@@ -36,6 +35,7 @@ from cnnbench.layers import (
     MaxPool,
     Upscale,
 )
+from cnnbench.layers.base import INPUT
 from cnnbench.nn.ops import convolution, pooling, xla
 from cnnbench.nn.ops.im2col import rotated
 
@@ -217,7 +217,7 @@ class Fused:
     def _fold(self, plan: Plan, node: Node, readers: list[Node], form: convolution.Form) -> Folded:
         owner, pads, size = geometry(plan, node)
         low = pads[0][0], pads[1][0]
-        shape = plan.by_name[kernel_owner(node)].layout.params["kernel"]
+        shape = plan.by_name[node.kernel_owner].layout.params["kernel"]
         above = plan.by_name.get(node.inputs[0])
         box: Pair = ONE
         if above and isinstance(above.op, Upscale) and above.name in self.absorbed:

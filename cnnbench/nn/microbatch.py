@@ -18,7 +18,8 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import INPUT, BatchNorm
+from cnnbench.layers import BatchNorm
+from cnnbench.layers.base import INPUT
 from cnnbench.nn.noise import Random, disturb, draws
 from cnnbench.nn.ops import dense
 from cnnbench.nn.ops.batch_norm import (

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 
 from cnnbench.layers import Dropout, GaussianNoise, LayerOp, MaskingNoise, Sample
-from cnnbench.layers.shapes import Shape
+from cnnbench.layers.base import Shape
 from cnnbench.nn.ops import layout
 
 Random = Dropout | GaussianNoise | MaskingNoise | Sample

@@ -13,7 +13,7 @@ from typing import Any
 from flax import nnx
 
 from cnnbench.errors import ModelError
-from cnnbench.layers.shapes import shape_text
+from cnnbench.layers.base import shape_text
 
 
 def import_class(reference: str, folder: Path) -> type[nnx.Module]:

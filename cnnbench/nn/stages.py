@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import INPUT, BatchNorm
+from cnnbench.layers import BatchNorm
+from cnnbench.layers.base import INPUT
 
 
 @dataclass(frozen=True, slots=True)

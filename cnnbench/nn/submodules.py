@@ -22,8 +22,7 @@ from flax import nnx
 from jax.extend.core import get_opaque_trace_state
 
 from cnnbench.data.catalog import DatasetInfo
-from cnnbench.layers import INPUT
-from cnnbench.layers.shapes import shape_text
+from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.nn.ops import shifted
 from cnnbench.nn.python_model import make_module, require_output, split
 from cnnbench.spec.experiment import Experiment, Task

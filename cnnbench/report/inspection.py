@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from cnnbench.analysis.activations import LayerStatistics, Prediction, Responses
 from cnnbench.formatting import visible
-from cnnbench.layers.shapes import shape_text
+from cnnbench.layers.base import shape_text
 from cnnbench.report.table import Folded
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from cnnbench.formatting import visible
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import INPUT
-from cnnbench.layers.shapes import operation_text, shape_text
+from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.report.table import Folded
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def _layer_table(
 def layer_cells(node: Node) -> tuple[str, ...]:
     """Name, operation, inputs, shape of the result, parameters and cost of a layer."""
     counts = node.num_params, node.layout.multiply_adds
-    return _cells(node.name, operation_text(node.op), node.inputs, node.layout.shape, counts)
+    return _cells(node.name, node.op.summary(), node.inputs, node.layout.shape, counts)
 
 
 def part_cells(part: "Part") -> tuple[str, ...]:

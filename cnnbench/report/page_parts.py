@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cnnbench.compare.learning_curves import Curve, course_metric, course_title, ends, last_rows
 from cnnbench.compare.verdict_text import size
 from cnnbench.formatting import clean, count_text, epochs_text, seconds_text
-from cnnbench.layers.shapes import shape_text
+from cnnbench.layers.base import shape_text
 from cnnbench.report.layer_table import layer_cells, part_cells
 from cnnbench.report.plots.diagram import diagram, outline_diagram
 from cnnbench.report.plots.plots import diagram_picture

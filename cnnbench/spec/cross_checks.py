@@ -9,9 +9,9 @@ from typing import Any
 from cnnbench.data.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe, split_sizes
 from cnnbench.errors import DataError, Flaw, did_you_mean, listing, shown
 from cnnbench.graph.build import name_one
-from cnnbench.layers import INPUT, Sample
+from cnnbench.layers import Sample
+from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.layers.fields import VALUE
-from cnnbench.layers.shapes import shape_text
 from cnnbench.spec.experiment import (
     LOSSES,
     METRICS,

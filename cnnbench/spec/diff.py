@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers.shapes import operation_text, shape_text
+from cnnbench.layers.base import shape_text
 from cnnbench.spec.loader import Loaded
 
 ADDED, CHANGED, REMOVED, FOLLOWS = "+", "~", "-", ">"
@@ -59,7 +59,7 @@ def _layers(base: Plan, other: Plan) -> tuple[dict[str, str], list[str]]:
         old = base.by_name.get(name)
         if old is None:
             marks[name] = ADDED
-            lines.append(f"{ADDED} {name}: {operation_text(node.op)}")
+            lines.append(f"{ADDED} {name}: {node.op.summary()}")
         elif changes := list(_changes(old, node)):
             marks[name] = CHANGED
             lines.append(f"{CHANGED} {name}: {', '.join(changes)}")
@@ -67,14 +67,14 @@ def _layers(base: Plan, other: Plan) -> tuple[dict[str, str], list[str]]:
             marks[name] = FOLLOWS
             lines.append(f"{FOLLOWS} {name}: size follows, {', '.join(follows)}")
     gone = [node for node in base.nodes if node.name not in other.by_name]
-    lines += [f"{REMOVED} {node.name}: {operation_text(node.op)}" for node in gone]
+    lines += [f"{REMOVED} {node.name}: {node.op.summary()}" for node in gone]
     return marks, lines
 
 
 def _changes(old: Node, new: Node) -> Iterator[str]:
     """What was written differently; not what follows from layers before it."""
     if type(old.op) is not type(new.op):
-        yield _change(operation_text(old.op), operation_text(new.op))
+        yield _change(old.op.summary(), new.op.summary())
     else:
         before, after = (node.op.model_dump(exclude={"inputs"}) for node in (old, new))
         for key in before:

@@ -17,7 +17,6 @@ from cnnbench.data.catalog import DatasetInfo, describe
 from cnnbench.errors import DataError, Flaw, Location, Problem, SpecError, shown
 from cnnbench.graph.plan import Goal, Plan, build_plan, classify_goal, reconstruct_goal
 from cnnbench.layers import (
-    INPUT,
     Activate,
     AvgPool,
     BatchNorm,
@@ -31,8 +30,9 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
+from cnnbench.layers.base import INPUT
+from cnnbench.layers.conv import OWNERS_KEYS
 from cnnbench.layers.fields import VALUE, Model
-from cnnbench.layers.shapes import OWNERS_KEYS
 from cnnbench.spec.causes import Causes
 from cnnbench.spec.cross_checks import Parts, dataset_flaw, flaws_between
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document

@@ -10,7 +10,8 @@ from pydantic_core import ErrorDetails
 
 from cnnbench.errors import Flaw, Location, listing, shown
 from cnnbench.formatting import enumeration
-from cnnbench.layers import ACTIVATION_NAMES, OPERATIONS
+from cnnbench.layers import OPERATIONS
+from cnnbench.layers.activation import ACTIVATION_NAMES
 from cnnbench.layers.fields import VALUE
 from cnnbench.spec import vocabulary
 from cnnbench.spec.document import Document, KeyPath, dotted

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cnnbench.errors import RoomError
 from cnnbench.formatting import bytes_text
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers.shapes import shape_text
+from cnnbench.layers.base import shape_text
 from cnnbench.training.strategy import Strategy
 
 VALUE = 4  # bytes of a float32

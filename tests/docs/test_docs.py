@@ -12,7 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
-from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES
+from cnnbench.layers.activation import ACTIVATION_NAMES
+from cnnbench.layers.parameters import INIT_NAMES
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training import matmul_peak
 from tests.support.environments import without

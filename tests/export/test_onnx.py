@@ -128,11 +128,11 @@ def test_convolutions_of_any_geometry(
 
 def convolved(plan: Plan, weights: dict[str, Array], x: Array) -> Array:
     """Layers a and b by sums over the taps of the kernel."""
-    from cnnbench.graph.geometry import geometry, kernel_owner
+    from cnnbench.graph.geometry import geometry
 
     for node in plan.nodes[:2]:
         owner, pads, size = geometry(plan, node)
-        kernel = weights[f"{kernel_owner(node)}.kernel"].astype(np.float64)
+        kernel = weights[f"{node.kernel_owner}.kernel"].astype(np.float64)
         adjoint = node.op.op == "conv_transpose"
         rows, columns = (x if adjoint else np.zeros((2, *node.layout.shape))).shape[1:3]
         steps = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]

@@ -12,15 +12,14 @@ from scipy import signal, special
 from cnnbench.gradcheck import worked_example
 from cnnbench.gradcheck.agreement import BARS
 from cnnbench.gradcheck.autodiff import Reference
-from cnnbench.gradcheck.backprop import Network, feedforward, output_error, run
+from cnnbench.gradcheck.backprop import Network, feedforward, output_error, rule_of, run
 from cnnbench.gradcheck.losses import Objective, divergence, divergence_gradient
-from cnnbench.gradcheck.rulebook import rule_of
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import ACTIVATION_NAMES, OPERATIONS
-from cnnbench.layers.activation import KINKED, sigma, sigma_prime
+from cnnbench.layers import OPERATIONS
+from cnnbench.layers.activation import ACTIVATION_NAMES, KINKED, sigma, sigma_prime
+from cnnbench.layers.base import Shape
 from cnnbench.layers.correlation import Grid, convolve_full, correlate, kernel_gradient, rot180
-from cnnbench.layers.rules import sample
-from cnnbench.layers.shapes import Shape
+from cnnbench.layers.noise import sample_rule
 from cnnbench.nn.graph_net import ACTIVATIONS
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import LOSSES
@@ -110,7 +109,7 @@ def test_divergence_and_its_gradient_are_pytorchs() -> None:
     for got, end in zip(divergence_gradient(mean, logs), ends, strict=True):
         np.testing.assert_allclose(got, end.grad, rtol=1e-9, atol=1e-12)
         end.grad = None
-    rule, delta = sample(noise), normal(3, 3, 4)
+    rule, delta = sample_rule(noise), normal(3, 3, 4)
     z = ends[0] + (ends[1] / 2).exp() * torch.tensor(noise)
     z.backward(torch.tensor(delta))
     np.testing.assert_allclose(rule.forward(mean, logs), z.detach(), rtol=1e-12)

@@ -29,9 +29,8 @@ from cnnbench.gradcheck.finite_differences import MOST, SAMPLE, Landscape, Slope
 from cnnbench.gradcheck.losses import Objective
 from cnnbench.gradcheck.report import gradcheck_table
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import correlation
-from cnnbench.layers import rules as layer_rules
-from cnnbench.layers.rules import Rule
+from cnnbench.layers import batch_norm, conv, correlation, dense, noise, pooling
+from cnnbench.layers.base import Rule
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training.losses import objective
 from cnnbench.training.state import Arrays, TrainState
@@ -125,34 +124,33 @@ def _without_statistics(rule: Rule) -> Rule:
     return Rule(rule.forward, lambda delta, a: (delta / a.std(axis=(0, 1, 2)),), rule.gradient)
 
 
-def _wrapped(name: str, change: Callable[[Rule], Rule]) -> Callable[..., Rule]:
-    original = getattr(layer_rules, name)
+def _wrapped(original: Callable[..., Rule], change: Callable[[Rule], Rule]) -> Callable[..., Rule]:
     return lambda *args: change(original(*args))
 
 
 BROKEN: dict[str, tuple[Any, str, Any, set[str]]] = {
     "kernel not rotated": (correlation, "rot180", lambda w: w, {"conv", "side"}),
     "kernel gradient rotated": (
-        layer_rules,
+        conv,
         "kernel_gradient",
         lambda *args: correlation.kernel_gradient(*args)[::-1, ::-1],
         {"conv", "more"},
     ),
     "pool's error to the smallest": (
-        layer_rules,
-        "max_pool",
-        _wrapped("max_pool", _to_the_smallest),
+        pooling,
+        "max_pool_rule",
+        _wrapped(pooling.max_pool_rule, _to_the_smallest),
         {"conv"},
     ),
     "statistics taken for constants": (
-        layer_rules,
-        "batch_norm",
-        _wrapped("batch_norm", _without_statistics),
+        batch_norm,
+        "batch_norm_rule",
+        _wrapped(batch_norm.batch_norm_rule, _without_statistics),
         {"pool", "conv"},
     ),
     "dropout without its mask": (
-        layer_rules,
-        "dropout",
+        noise,
+        "dropout_rule",
         lambda kept, gain: Rule(lambda a: a * kept * gain, lambda delta, _: (delta,)),
         {"norm", "pool", "conv"},
     ),
@@ -184,7 +182,7 @@ def test_a_use_of_a_tied_kernel_that_is_forgotten_is_found(
 
         return Rule(rule.forward, rule.backward, gradient)
 
-    monkeypatch.setattr(layer_rules, "conv_transpose", _wrapped("conv_transpose", forgotten))
+    monkeypatch.setattr(conv, "conv_transpose_rule", _wrapped(conv.conv_transpose_rule, forgotten))
     found = check(spec(tmp_path, TIED, "reconstruct"))
     assert [layer.right for layer in found.layers] == [False, True]
     wrong = [q.name for q in found.layers[0].quantities if q.to_autodiff > 1e-9]
@@ -259,7 +257,7 @@ def test_a_small_mistake_is_found_where_float64_is_short_of_digits(
 ) -> None:
     """Of a millionth of the smallest derivative that is not taken for zero."""
     real, tiny = correlation.kernel_gradient, 1e-6 * gradcheck.NOTHING
-    monkeypatch.setattr(layer_rules, "kernel_gradient", lambda *args: real(*args) + 3 * tiny)
+    monkeypatch.setattr(conv, "kernel_gradient", lambda *args: real(*args) + 3 * tiny)
     loaded = load_experiment(spec(tmp_path, CANCELLING), ("seeds=[4]",))
     found = gradcheck.check_gradients(loaded, "float64", "wide")
     assert [layer.verdict for layer in found.layers] == [Verdict.WRONG]
@@ -272,7 +270,7 @@ def test_a_mistake_is_found_where_float32_is_short_of_digits(
     """Also one that is smaller than the errors of float32."""
     real = correlation.kernel_gradient
     tiny = size * gradcheck.NOTHING
-    monkeypatch.setattr(layer_rules, "kernel_gradient", lambda *args: real(*args) + 2 * tiny)
+    monkeypatch.setattr(conv, "kernel_gradient", lambda *args: real(*args) + 2 * tiny)
     found = check(spec(tmp_path, CANCELLING), "float32")
     verdicts = {layer.node.name: layer.verdict for layer in found.layers}
     assert (verdicts["wide"], verdicts["norm"]) == (Verdict.WRONG, Verdict.IMPRECISE)
@@ -289,7 +287,7 @@ def test_a_mistake_in_float32_alone_is_no_rounding(
         gradient = real(*args)
         return gradient * (1 + size) if gradient.dtype == np.float32 else gradient
 
-    monkeypatch.setattr(layer_rules, "kernel_gradient", wrong)
+    monkeypatch.setattr(conv, "kernel_gradient", wrong)
     found = check(spec(tmp_path, LAYERS), "float32")
     wanted = dict.fromkeys(("conv", "more"), Verdict.WRONG)
     verdicts = {layer.node.name: layer.verdict for layer in found.layers}
@@ -349,7 +347,7 @@ def test_a_loss_that_only_a_mistake_makes_infinite_is_wrong(
     def infinite(rule: Rule) -> Rule:
         return dataclasses.replace(rule, forward=lambda *a: rule.forward(*a) * np.inf)
 
-    monkeypatch.setattr(layer_rules, "dense", _wrapped("dense", infinite))
+    monkeypatch.setattr(dense, "dense_rule", _wrapped(dense.dense_rule, infinite))
     found = check(spec(tmp_path, "    out: {op: dense, units: 10}\n"))
     assert [layer.verdict for layer in found.layers] == [Verdict.WRONG]
 
@@ -374,7 +372,7 @@ def test_a_mistake_is_found_where_float32_overflows(
             rule, backward=lambda *a: tuple(2 * part for part in rule.backward(*a))
         )
 
-    monkeypatch.setattr(layer_rules, "dense", _wrapped("dense", doubled))
+    monkeypatch.setattr(dense, "dense_rule", _wrapped(dense.dense_rule, doubled))
     loaded = load_experiment(
         spec(tmp_path, VARIATIONAL, "reconstruct"), ("dataset.pixel_scale=0.2",)
     )

@@ -22,12 +22,11 @@ from cnnbench.errors import UsageError
 from cnnbench.gradcheck import backprop, check, finite_differences
 from cnnbench.gradcheck.agreement import BARS, Dtype, Verdict
 from cnnbench.gradcheck.autodiff import Reference
+from cnnbench.gradcheck.backprop import rule_of
 from cnnbench.gradcheck.finite_differences import DELTA
 from cnnbench.gradcheck.losses import Objective
-from cnnbench.gradcheck.rulebook import rule_of
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers.rules import Rule
-from cnnbench.layers.shapes import Shape
+from cnnbench.layers.base import Rule, Shape
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.training.losses import Score

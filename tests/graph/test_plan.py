@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 from cnnbench.errors import Flaw
 from cnnbench.graph.build import file_order, name_one
 from cnnbench.graph.plan import MAX_VALUES, Goal, Plan, build_plan, classify_goal, reconstruct_goal
-from cnnbench.layers import INPUT, LayerOp
+from cnnbench.layers import LayerOp
+from cnnbench.layers.base import INPUT
 
 parse = TypeAdapter[LayerOp](LayerOp).validate_python
 IMAGE = (28, 28, 1)

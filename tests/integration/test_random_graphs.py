@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from cnnbench.data.batches import batches
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.dataset import Dataset, Split
-from cnnbench.graph.geometry import kernel_owner
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import ACTIVATION_NAMES, INPUT, OPERATIONS, BatchNorm, Conv, ConvTranspose
-from cnnbench.layers.shapes import Shape, layout
+from cnnbench.layers import OPERATIONS, BatchNorm, Conv, ConvTranspose, output_of
+from cnnbench.layers.activation import ACTIVATION_NAMES
+from cnnbench.layers.base import INPUT, Shape
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.lowering import Fused
 from cnnbench.nn.ops import convolution
@@ -301,7 +301,7 @@ def test_blank_backgrounds_stay_exactly_zero_before_kinks(graph: Graph, seed: in
             or not lowered.convs[node.name].conv.blanks
         ):
             continue
-        kernel = reference.weights[kernel_owner(node)]["kernel"][...]
+        kernel = reference.weights[node.kernel_owner]["kernel"][...]
         x = values[node.inputs[0]]
         met = reference.lowering.convolve(node, jnp.abs(x), jnp.ones_like(kernel))
         source = plan.by_name[node.inputs[0]].inputs if node.inputs[0] in lowered.absorbed else None
@@ -340,7 +340,7 @@ def test_a_tied_layer_is_the_exact_adjoint_of_its_owner(
         "flat_tied": {"op": "flatten", "inputs": "tied"},
         "all": {"op": "concat", "inputs": ["flat_owner", "flat_other", "flat_tied"]},
     }
-    size = math.prod(layout(parse_layer(conv), (shape,)).shape)
+    size = math.prod(output_of(parse_layer(conv), (shape,)).shape)
     plan = make_plan(layers, shape, (2 * size + math.prod(shape),))
     assert plan.by_name["tied"].layout.shape == shape
     rng = np.random.default_rng(3)

@@ -10,16 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from cnnbench.layers import Conv, ConvTranspose, LayerOp
-from cnnbench.layers.conv_arithmetic import conv_pads, conv_size, same_pad, transposed_size
-from cnnbench.layers.shapes import (
+from cnnbench.layers import Conv, ConvTranspose, LayerOp, output_of
+from cnnbench.layers.base import LayerOutput, Owner, Shape, ShapeError
+from cnnbench.layers.conv import (
     OWNERS_KEYS,
-    Layout,
-    Shape,
-    ShapeError,
-    TiedConv,
     adjoint_kernel,
-    layout,
+    conv_pads,
+    conv_size,
+    same_pad,
+    transposed_size,
 )
 
 parse = TypeAdapter[LayerOp](LayerOp).validate_python
@@ -33,8 +32,8 @@ def starts(size: int, window: int, stride: int) -> list[int]:
     return [i for i in range(size) if i % stride == 0 and i + window <= size]
 
 
-def shape_of(op: dict[str, Any], *shapes: Shape) -> Layout:
-    return layout(parse(op), shapes)
+def shape_of(op: dict[str, Any], *shapes: Shape) -> LayerOutput:
+    return output_of(parse(op), shapes)
 
 
 def op_strategy(kind: str, **keys: Any) -> st.SearchStrategy[dict[str, Any]]:
@@ -86,13 +85,13 @@ def test_convolution_by_loops(shape: Shape, op: dict[str, Any]) -> None:
     columns = starts(padded.shape[1], conv.kernel[1], conv.stride[1])
     if not rows or not columns:
         with pytest.raises(ShapeError, match="kernel does not fit into"):
-            layout(conv, (shape,))
+            output_of(conv, (shape,))
         return
     multiply_adds = sum(
         padded[r : r + conv.kernel[0], c : c + conv.kernel[1]].size
         for r, c, _ in itertools.product(rows, columns, range(conv.filters))
     )
-    found = layout(conv, (shape,))
+    found = output_of(conv, (shape,))
     assert found.shape == (len(rows), len(columns), conv.filters)
     assert found.multiply_adds == multiply_adds
     kernel = (*conv.kernel, shape[2], conv.filters)
@@ -114,7 +113,7 @@ def test_pooling_drops_windows_that_the_border_cuts(
         with pytest.raises(ShapeError, match="window does not fit into"):
             shape_of(op, shape)
         return
-    assert shape_of(op, shape) == Layout((len(rows), len(columns), shape[2]))
+    assert shape_of(op, shape) == LayerOutput((len(rows), len(columns), shape[2]))
 
 
 @given(
@@ -159,11 +158,11 @@ def test_tied_layer_turns_its_owners_output_into_its_owners_input(
     )
     assert isinstance(owner, Conv)
     try:
-        made = layout(owner, (shape,))
+        made = output_of(owner, (shape,))
     except ShapeError:
         return
     tied = ConvTranspose(op="conv_transpose", tie="conv")
-    found = layout(tied, (made.shape,), TiedConv(owner, shape, made.shape))
+    found = output_of(tied, (made.shape,), Owner(owner, shape, made.shape))
     assert found.shape == shape
     assert found.params == {"bias": (shape[2],)}
     assert found.multiply_adds == made.multiply_adds
@@ -171,17 +170,17 @@ def test_tied_layer_turns_its_owners_output_into_its_owners_input(
 
 def test_tied_layer_with_another_image_size_uses_the_owners_stride_and_padding() -> None:
     owner = Conv(op="conv", filters=4, kernel=(3, 5), stride=(2, 3), padding=(1, 0))
-    tie = TiedConv(owner, (9, 11, 2), (5, 3, 4))
+    tie = Owner(owner, (9, 11, 2), (5, 3, 4))
     tied = ConvTranspose(op="conv_transpose", tie="conv", use_bias=False)
-    assert layout(tied, ((2, 2, 4),), tie).shape == (3, 8, 2)
-    assert layout(tied, ((2, 2, 4),), tie).params == {}
+    assert output_of(tied, ((2, 2, 4),), tie).shape == (3, 8, 2)
+    assert output_of(tied, ((2, 2, 4),), tie).params == {}
 
 
 @pytest.mark.parametrize("key", OWNERS_KEYS)
 def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
     given_value = {"filters": 3, "kernel": 3, "stride": 1, "padding": "valid", "init": "zeros"}
     tied = parse({"op": "conv_transpose", "tie": "conv", key: given_value[key]})
-    owner = TiedConv(Conv(op="conv", filters=3, kernel=(3, 3)), (5, 5, 1), (3, 3, 3))
+    owner = Owner(Conv(op="conv", filters=3, kernel=(3, 3)), (5, 5, 1), (3, 3, 3))
     assert isinstance(tied, ConvTranspose)
     with pytest.raises(ShapeError) as caught:
         adjoint_kernel(tied, 3, owner)
@@ -193,33 +192,33 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
 @pytest.mark.parametrize(
     ("op", "shapes", "expected"),
     [
-        ({"op": "upscale", "size": [2, 3]}, [(4, 5, 6)], Layout((8, 15, 6))),
+        ({"op": "upscale", "size": [2, 3]}, [(4, 5, 6)], LayerOutput((8, 15, 6))),
         (
             {"op": "dense", "units": 10},
             [(3, 4, 5)],
-            Layout((10,), {"kernel": (60, 10), "bias": (10,)}, 600),
+            LayerOutput((10,), {"kernel": (60, 10), "bias": (10,)}, 600),
         ),
         (
             {"op": "dense", "units": 7, "use_bias": False},
             [(9,)],
-            Layout((7,), {"kernel": (9, 7)}, 63),
+            LayerOutput((7,), {"kernel": (9, 7)}, 63),
         ),
-        ({"op": "dropout", "rate": 0.5}, [(9,)], Layout((9,))),
-        ({"op": "flatten"}, [(2, 3, 4)], Layout((24,))),
-        ({"op": "flatten"}, [(24,)], Layout((24,))),
-        ({"op": "reshape", "shape": [2, 3, 4]}, [(24,)], Layout((2, 3, 4))),
-        ({"op": "reshape", "shape": [24]}, [(2, 3, 4)], Layout((24,))),
-        ({"op": "concat"}, [(2,), (3,), (2,)], Layout((7,))),
-        ({"op": "concat"}, [(2, 3, 4), (2, 3, 1)], Layout((2, 3, 5))),
-        ({"op": "add"}, [(2, 3, 4)] * 3, Layout((2, 3, 4))),
-        ({"op": "activation", "activation": "tanh"}, [(2, 3, 4)], Layout((2, 3, 4))),
-        ({"op": "batch_norm"}, [(2, 3, 4)], Layout((2, 3, 4), {"scale": (4,), "bias": (4,)})),
-        ({"op": "batch_norm"}, [(6,)], Layout((6,), {"scale": (6,), "bias": (6,)})),
-        ({"op": "global_avg_pool"}, [(2, 3, 4)], Layout((4,))),
+        ({"op": "dropout", "rate": 0.5}, [(9,)], LayerOutput((9,))),
+        ({"op": "flatten"}, [(2, 3, 4)], LayerOutput((24,))),
+        ({"op": "flatten"}, [(24,)], LayerOutput((24,))),
+        ({"op": "reshape", "shape": [2, 3, 4]}, [(24,)], LayerOutput((2, 3, 4))),
+        ({"op": "reshape", "shape": [24]}, [(2, 3, 4)], LayerOutput((24,))),
+        ({"op": "concat"}, [(2,), (3,), (2,)], LayerOutput((7,))),
+        ({"op": "concat"}, [(2, 3, 4), (2, 3, 1)], LayerOutput((2, 3, 5))),
+        ({"op": "add"}, [(2, 3, 4)] * 3, LayerOutput((2, 3, 4))),
+        ({"op": "activation", "activation": "tanh"}, [(2, 3, 4)], LayerOutput((2, 3, 4))),
+        ({"op": "batch_norm"}, [(2, 3, 4)], LayerOutput((2, 3, 4), {"scale": (4,), "bias": (4,)})),
+        ({"op": "batch_norm"}, [(6,)], LayerOutput((6,), {"scale": (6,), "bias": (6,)})),
+        ({"op": "global_avg_pool"}, [(2, 3, 4)], LayerOutput((4,))),
         (
             {"op": "conv_transpose", "filters": 2, "kernel": 3, "stride": 2, "padding": 1},
             [(4, 5, 6)],
-            Layout((7, 9, 2), {"kernel": (3, 3, 2, 6), "bias": (2,)}, 4 * 5 * 9 * 6 * 2),
+            LayerOutput((7, 9, 2), {"kernel": (3, 3, 2, 6), "bias": (2,)}, 4 * 5 * 9 * 6 * 2),
         ),
         (
             {
@@ -230,11 +229,11 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
                 "padding": "same",
             },
             [(4, 5, 6)],
-            Layout((8, 10, 2), {"kernel": (2, 3, 2, 6), "bias": (2,)}, 4 * 5 * 6 * 6 * 2),
+            LayerOutput((8, 10, 2), {"kernel": (2, 3, 2, 6), "bias": (2,)}, 4 * 5 * 6 * 6 * 2),
         ),
     ],
 )
-def test_other_operations(op: dict[str, Any], shapes: list[Shape], expected: Layout) -> None:
+def test_other_operations(op: dict[str, Any], shapes: list[Shape], expected: LayerOutput) -> None:
     assert shape_of(op, *shapes) == expected
 
 

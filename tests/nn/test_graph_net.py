@@ -15,7 +15,7 @@ from scipy import signal, special, stats
 
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS
-from cnnbench.layers.shapes import Shape
+from cnnbench.layers.base import Shape
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.initializers import draw
 from cnnbench.nn.lowering import MONOTONE

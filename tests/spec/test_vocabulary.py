@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
 from cnnbench.errors import Noun, SpecError, nearest, normalized, spelling_distance
-from cnnbench.layers import ACTIVATION_NAMES, INIT_NAMES, OPERATIONS
+from cnnbench.layers import OPERATIONS
+from cnnbench.layers.activation import ACTIVATION_NAMES
+from cnnbench.layers.parameters import INIT_NAMES
 from cnnbench.spec import vocabulary
 from cnnbench.spec.experiment import LOSSES, METRICS, Experiment, Task
 from cnnbench.spec.json_schema import schema

@@ -6,8 +6,9 @@ from typing import Any
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from cnnbench.layers import ACTIVATION_NAMES, INPUT, OPERATIONS, Conv, LayerOp
-from cnnbench.layers.shapes import Shape, ShapeError, TiedConv, layout
+from cnnbench.layers import OPERATIONS, Conv, LayerOp, output_of
+from cnnbench.layers.activation import ACTIVATION_NAMES
+from cnnbench.layers.base import INPUT, Owner, Shape, ShapeError
 
 Layers = dict[str, dict[str, Any]]
 
@@ -76,7 +77,7 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
         INPUT: (draw(st.integers(3, 10)), draw(st.integers(3, 10)), draw(st.integers(1, 3)))
     }
     layers: Layers = {}
-    owners: dict[str, TiedConv] = {}
+    owners: dict[str, Owner] = {}
     for number in range(draw(st.integers(5, 11))):
         images = [name for name, shape in shapes.items() if len(shape) == 3]
         newest = next(reversed(shapes))
@@ -101,7 +102,7 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
             )
             layer: dict[str, Any] = {"op": kind}
         elif kind == "tied":
-            fitting = [n for n, c in owners.items() if c.op.filters == shape[-1]]
+            fitting = [n for n, c in owners.items() if c.out_shape[-1] == shape[-1]]
             if not fitting or len(shape) != 3:
                 continue
             owner = draw(st.sampled_from(fitting))
@@ -110,7 +111,7 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
             layer = {"op": kind} | draw(_options(kind, shape))
         op = parse_layer(layer | {"inputs": sources})
         try:
-            made = layout(op, tuple(shapes[s] for s in sources), owners.get(owner or ""))
+            made = output_of(op, tuple(shapes[s] for s in sources), owners.get(owner or ""))
         except ShapeError:
             continue
         if math.prod(made.shape) > MOST_VALUES:
@@ -118,7 +119,7 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
         name = f"layer{number}"
         layers[name], shapes[name] = layer | {"inputs": sources}, made.shape
         if isinstance(op, Conv):
-            owners[name] = TiedConv(op, shape, made.shape)
+            owners[name] = Owner(op, shape, made.shape)
     output = draw(st.sampled_from([(CLASSES,), shapes[INPUT]]))
     return _with_one_end(layers, output), shapes[INPUT], output
 

@@ -31,7 +31,7 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.layers.conv_arithmetic import conv_pads
+from cnnbench.layers.conv import conv_pads
 from cnnbench.nn.graph_net import ACTIVATIONS
 
 

@@ -12,7 +12,6 @@ from cnnbench.graph.geometry import Adjoint, activation_of, adjoint, output_numb
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     Activate,
-    Activation,
     Add,
     AvgPool,
     BatchNorm,
@@ -31,6 +30,7 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
+from cnnbench.layers.activation import Activation
 
 Tensor = Any
 Made = Mapping[str, keras.Layer]

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from cnnbench.bench.frameworks.interface import Array
-from cnnbench.layers import Activation
+from cnnbench.layers.activation import Activation
 
 
 class Crop(nn.Module):

@@ -49,8 +49,8 @@ from cnnbench.layers import (
     Slice,
     Upscale,
 )
-from cnnbench.layers.conv_arithmetic import conv_pads
-from cnnbench.layers.shapes import Shape
+from cnnbench.layers.base import Shape
+from cnnbench.layers.conv import conv_pads
 
 
 class Slot(NamedTuple):

@@ -31,7 +31,7 @@ def data_list() -> None:
     from rich.table import Table
 
     from cnnbench.data.catalog import KNOWN
-    from cnnbench.layers.shapes import shape_text
+    from cnnbench.layers.base import shape_text
     from cnnbench.report.table import Folded
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cnnbench.formatting import clean
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import INPUT, ConvTranspose
-from cnnbench.layers.shapes import operation_text, shape_text
+from cnnbench.layers import ConvTranspose
+from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.spec.diff import ADDED, CHANGED, FOLLOWS, REMOVED
 
 if TYPE_CHECKING:
@@ -74,9 +74,7 @@ def diagram(plan: Plan, marks: Mapping[str, str] = MappingProxyType({})) -> Diag
       plan: the network.
       marks: of layers that differ from another network's, by name.
     """
-    layers = [
-        (node.name, node.inputs, operation_text(node.op), node.layout.shape) for node in plan.nodes
-    ]
+    layers = [(node.name, node.inputs, node.op.summary(), node.layout.shape) for node in plan.nodes]
     ties = (
         (node.op.tie, node.name)
         for node in plan.nodes

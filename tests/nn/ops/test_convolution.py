@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
-from cnnbench.layers.conv_arithmetic import Pads, conv_size
+from cnnbench.layers.conv import conv_size
+from cnnbench.layers.correlation import Pads
 from cnnbench.nn.ops import convolution as ops
 from cnnbench.nn.ops.im2col import Rows, Stamps, Taps
 from cnnbench.nn.ops.winograd import LARGEST_TILE, Winograd, tilings

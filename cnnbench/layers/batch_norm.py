@@ -1,0 +1,49 @@
+"""Batch normalization."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from cnnbench.layers.base import Array, Layer, LayerOutput, Owner, Rule, Shape, Site
+from cnnbench.layers.fields import Fraction, Positive
+
+
+class BatchNorm(Layer):
+    """Normalises each channel over the batch (Ioffe & Szegedy 2015)."""
+
+    op: Literal["batch_norm"]
+    momentum: Fraction = Field(
+        0.9, description="memory of the running mean and variance (1 minus PyTorch's momentum)"
+    )
+    epsilon: Positive = Field(1e-5, description="added to the variance")
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The shape that it reads, with a scale and a bias for each channel."""
+        channels = shapes[0][-1]
+        return LayerOutput(shapes[0], {"scale": (channels,), "bias": (channels,)})
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (16)."""
+        return batch_norm_rule(self.epsilon, weights["scale"], weights["bias"])
+
+
+def batch_norm_rule(epsilon: float, scale: Array, bias: Array) -> Rule:
+    """Equation (16): in training, each value also moves its channel's mean and variance."""
+    import numpy as np
+
+    def normal(a: Array) -> tuple[Array, Array]:
+        axes = tuple(range(a.ndim - 1))
+        spread = np.sqrt(a.var(axis=axes) + epsilon)
+        return (a - a.mean(axis=axes)) / spread, spread
+
+    def backward(delta: Array, a: Array) -> tuple[Array]:
+        axes, (unit, spread) = tuple(range(a.ndim - 1)), normal(a)
+        centred = delta - delta.mean(axis=axes) - unit * (delta * unit).mean(axis=axes)
+        return (scale / spread * centred,)
+
+    def gradient(delta: Array, a: Array) -> dict[str, Array]:
+        axes, (unit, _) = tuple(range(a.ndim - 1)), normal(a)
+        return {"scale": (delta * unit).sum(axis=axes), "bias": delta.sum(axis=axes)}
+
+    return Rule(lambda a: normal(a)[0] * scale + bias, backward, gradient)

@@ -1,0 +1,282 @@
+"""Convolution and its adjoint, the transposed convolution."""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from cnnbench.layers.activation import Activation, activation_words
+from cnnbench.layers.base import (
+    Array,
+    Box,
+    Layer,
+    LayerOutput,
+    Owner,
+    Rule,
+    Shape,
+    ShapeError,
+    Site,
+    Span,
+    image,
+    shape_text,
+)
+from cnnbench.layers.correlation import Grid, Pads, convolve_full, correlate, kernel_gradient
+from cnnbench.layers.fields import Count, Padding, Size
+from cnnbench.layers.parameters import Init, add_bias, bias_gradient, bias_shape
+
+OWNERS_KEYS = ("filters", "kernel", "stride", "padding", "init")  # not written beside `tie`
+
+
+class Conv(Layer):
+    """Convolution (cross-correlation, as in JAX, PyTorch and Keras), kernel (h, w, in, out)."""
+
+    op: Literal["conv"]
+    filters: Count = Field(description="number of output channels")
+    kernel: Size = Field(description="height and width of the kernel")
+    stride: Size = Field((1, 1), description="step between two outputs")
+    padding: Padding = Field("valid", description="valid (none), same, or zeros on each side")
+    activation: Activation = Field("linear", description="function applied to the result")
+    use_bias: bool = Field(True, description="whether a bias per filter is added")
+    init: Init = Field("glorot_uniform", description="initial kernel; a bias starts at zero")
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """A value for each place of the kernel and each filter."""
+        height, width, channels = image(shapes[0], "conv")
+        rows, columns = conv_pads(self, shapes[0], self.kernel)
+        out = (
+            conv_size(height, self.kernel[0], self.stride[0], rows),
+            conv_size(width, self.kernel[1], self.stride[1], columns),
+        )
+        padded = [height + sum(rows), width + sum(columns)]
+        if min(out) < 1 or padded[0] < self.kernel[0] or padded[1] < self.kernel[1]:
+            message = (
+                f"a {shape_text(self.kernel)} kernel does not fit into {shape_text(shapes[0])}"
+            )
+            raise ShapeError("kernel", message, f"write at most {padded}, or padding: same")
+        kernel = (*self.kernel, channels, self.filters)
+        params = {"kernel": kernel, **bias_shape(self.use_bias, self.filters)}
+        return LayerOutput((*out, self.filters), params, math.prod(out) * math.prod(kernel))
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """The windows of its values."""
+        pads = conv_pads(self, shape, self.kernel)
+        rows, columns = (
+            window_span(box[i], self.kernel[i], self.stride[i], pads[i][0]) for i in (0, 1)
+        )
+        return rows, columns
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equations (4), (9), (11) and (12)."""
+        return conv_rule(weights["kernel"], weights.get("bias"), grid_of(self, site.in_shapes[0]))
+
+    def options(self) -> list[str]:
+        """Filters and kernel."""
+        return [f"{self.filters} @ {shape_text(self.kernel)}"]
+
+    def variations(self) -> list[str]:
+        """Stride, padding and activation."""
+        return [*_steps(self), *activation_words(self.activation)]
+
+
+class ConvTranspose(Layer):
+    """Adjoint of a convolution; with `tie`, of that very convolution."""
+
+    op: Literal["conv_transpose"]
+    tie: str | None = Field(None, description="the conv whose kernel, stride and padding it shares")
+    filters: Count | None = Field(None, description="number of output channels; not with tie")
+    kernel: Size | None = Field(None, description="height and width of the kernel; not with tie")
+    stride: Size = Field((1, 1), description="step between two inputs' stamps; not with tie")
+    padding: Padding = Field("valid", description="the padding of the adjoint conv; not with tie")
+    activation: Activation = Field("linear", description="function applied to the result")
+    use_bias: bool = Field(True, description="whether a bias of its own per channel is added")
+    init: Init = Field("glorot_uniform", description="initial kernel; not with tie")
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The smallest image that the convolution makes its input of; its owner's, where tied."""
+        height, width, channels = image(shapes[0], "conv_transpose")
+        kernel, filters = adjoint_kernel(self, channels, owner)
+        if owner and shapes[0][:2] == owner.out_shape[:2]:
+            out = owner.in_shape[:2]  # the exact adjoint, also where a stride dropped a border
+        else:
+            like = _conv_of(owner) if owner else self
+            pads = (like.padding,) * 2 if isinstance(like.padding, str) else like.padding
+            out = (
+                transposed_size(height, kernel[0], like.stride[0], pads[0]),
+                transposed_size(width, kernel[1], like.stride[1], pads[1]),
+            )
+        if min(out) < 1:
+            message = f"nothing is left of {shape_text(shapes[0])} after the padding is cut off"
+            raise ShapeError("padding", message, "write a smaller padding")
+        params: dict[str, Shape] = {} if owner else {"kernel": (*kernel, filters, channels)}
+        cost = height * width * math.prod(kernel) * channels * filters
+        return LayerOutput((*out, filters), params | bias_shape(self.use_bias, filters), cost)
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """The values whose stamps reach a part of the result."""
+        like = site.owner or self
+        assert isinstance(like, Conv | ConvTranspose)
+        assert like.kernel is not None
+        kernel, pads = like.kernel, conv_pads(like, site.out_shape, like.kernel)
+        rows, columns = (stamp_span(box[i], kernel[i], like.stride[i], pads[i][0]) for i in (0, 1))
+        return rows, columns
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (15)."""
+        like = site.owner or self
+        assert isinstance(like, Conv | ConvTranspose)
+        return conv_transpose_rule(
+            weights["kernel"], weights.get("bias"), grid_of(like, site.out_shape)
+        )
+
+    def summary(self) -> str:
+        """Its owner, where it is tied."""
+        if not self.tie:
+            return super().summary()
+        return ", ".join([f"{self.op} tied to {self.tie}", *self.variations()])
+
+    def options(self) -> list[str]:
+        """Filters and kernel."""
+        return (
+            [f"{self.filters} @ {shape_text(self.kernel)}"] if self.filters and self.kernel else []
+        )
+
+    def variations(self) -> list[str]:
+        """Stride, padding and activation."""
+        return [*_steps(self), *activation_words(self.activation)]
+
+
+def _steps(op: Conv | ConvTranspose) -> list[str]:
+    """Stride and padding, where they are not as usual."""
+    words = [] if op.stride == (1, 1) else [f"stride {shape_text(op.stride)}"]
+    if op.padding != "valid":
+        padding = op.padding if isinstance(op.padding, str) else shape_text(op.padding)
+        words.append(f"padding {padding}")
+    return words
+
+
+def _conv_of(owner: Owner) -> Conv:
+    assert isinstance(owner.op, Conv)
+    return owner.op
+
+
+def adjoint_kernel(
+    op: ConvTranspose, channels: int, owner: Owner | None
+) -> tuple[tuple[int, int], int]:
+    """Kernel size and number of output channels of a transposed convolution.
+
+    Raises:
+      ShapeError: they are not known, or not those of the owner.
+    """
+    if owner:
+        conv = _conv_of(owner)
+        given = [key for key in OWNERS_KEYS if key in op.model_fields_set]
+        if given:
+            message = f"'{given[0]}' is that of '{op.tie}', which the layer is tied to"
+            raise ShapeError(given[0], message, "remove it, or remove tie")
+        if channels != conv.filters:
+            message = f"{channels} channels do not fit the {conv.filters} filters of '{op.tie}'"
+            remedy = f"make its input {conv.filters} channels deep, or tie another layer"
+            raise ShapeError("tie", message, remedy)
+        return conv.kernel, owner.in_shape[2]
+    if op.filters is None or op.kernel is None:
+        missing = "filters" if op.filters is None else "kernel"
+        raise ShapeError("", f"'{missing}' is missing", f"write {missing}, or tie: LAYER")
+    return op.kernel, op.filters
+
+
+def conv_rule(w: Array, b: Array | None, grid: Grid) -> Rule:
+    """Equations (4) forward, (9) backward, (11) for the kernel and (12) for the bias."""
+    return Rule(
+        forward=lambda a: add_bias(correlate(a, w, grid), b),
+        backward=lambda delta, _: (convolve_full(delta, w, grid),),
+        gradient=lambda delta, a: (
+            {"kernel": kernel_gradient(a, delta, w.shape, grid)} | bias_gradient(delta, b)
+        ),
+    )
+
+
+def conv_transpose_rule(w: Array, b: Array | None, grid: Grid) -> Rule:
+    """Equation (15), the adjoint: forward is what goes back through `conv`, and the reverse.
+
+    Args:
+      w: kernel of the convolution that it is the adjoint of, (rows, columns, in, out).
+      b: one value for each of that convolution's input channels.
+      grid: where that convolution's kernel stands, in the image that is made here.
+    """
+    return Rule(
+        forward=lambda a: add_bias(convolve_full(a, w, grid), b),
+        backward=lambda delta, _: (correlate(delta, w, grid),),
+        gradient=lambda delta, a: (
+            {"kernel": kernel_gradient(delta, a, w.shape, grid)} | bias_gradient(delta, b)
+        ),
+    )
+
+
+def grid_of(op: Conv | ConvTranspose, shape: Shape) -> Grid:
+    """Where the kernel of a convolution that reads an image of this shape stands."""
+    assert op.kernel is not None
+    return Grid((shape[0], shape[1]), op.stride, conv_pads(op, shape, op.kernel))
+
+
+def conv_size(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
+    """Outputs of a convolution along one axis (Dumoulin & Visin 2016, relationship 6).
+
+    >>> conv_size(28, 5, 1, (0, 0))
+    24
+    """
+    return (size + sum(pad) - kernel) // stride + 1
+
+
+def same_pad(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after so that ceil(size / stride) outputs remain (TensorFlow's SAME).
+
+    >>> same_pad(28, 5, 1), same_pad(28, 2, 2)
+    ((2, 2), (0, 0))
+    """
+    total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def conv_pads(op: Conv | ConvTranspose, size: tuple[int, ...], kernel: tuple[int, ...]) -> Pads:
+    """Zeros before and after rows and columns for an image of `size` (height, width)."""
+    match op.padding:
+        case "valid":
+            return (0, 0), (0, 0)
+        case "same":
+            rows, columns = (same_pad(size[i], kernel[i], op.stride[i]) for i in (0, 1))
+            return rows, columns
+        case (height, width):
+            return (height, height), (width, width)
+
+
+def transposed_size(size: int, kernel: int, stride: int, padding: str | int) -> int:
+    """The smallest input of a convolution with `size` outputs along one axis.
+
+    For ``same`` it is the customary `size * stride`.
+
+    >>> transposed_size(8, 5, 1, "valid"), transposed_size(7, 3, 2, "same")
+    (12, 14)
+    """
+    if padding == "same":
+        return size * stride
+    pad = 0 if isinstance(padding, str) else padding
+    return (size - 1) * stride + kernel - 2 * pad
+
+
+def window_span(span: Span, kernel: int, stride: int, pad: int) -> Span:
+    """Inputs of a window that moves by `stride`.
+
+    >>> window_span((2, 3), kernel=5, stride=2, pad=1)
+    (3, 9)
+    """
+    return span[0] * stride - pad, span[1] * stride - pad + kernel - 1
+
+
+def stamp_span(span: Span, kernel: int, stride: int, pad: int) -> Span:
+    """Inputs whose stamps of a transposed convolution reach a part of its result.
+
+    >>> stamp_span((3, 9), kernel=5, stride=2, pad=1)
+    (0, 5)
+    """
+    return math.ceil((span[0] + pad - kernel + 1) / stride), (span[1] + pad) // stride

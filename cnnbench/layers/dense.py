@@ -1,0 +1,61 @@
+"""The fully connected layer."""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from cnnbench.layers.activation import Activation, activation_words
+from cnnbench.layers.base import Array, Box, Layer, LayerOutput, Owner, Rule, Shape, Site, whole
+from cnnbench.layers.fields import Count
+from cnnbench.layers.parameters import Init, add_bias, bias_gradient, bias_shape
+
+
+class Dense(Layer):
+    """Fully connected layer; an image is flattened first, as in Lasagne."""
+
+    op: Literal["dense"]
+    units: Count = Field(description="number of outputs")
+    activation: Activation = Field("linear", description="function applied to the result")
+    use_bias: bool = Field(True, description="whether a bias per unit is added")
+    init: Init = Field("glorot_uniform", description="initial kernel; a bias starts at zero")
+
+    main_options = ("units",)
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """A value for each unit."""
+        kernel = (math.prod(shapes[0]), self.units)
+        params = {"kernel": kernel, **bias_shape(self.use_bias, self.units)}
+        return LayerOutput((self.units,), params, math.prod(kernel))
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """Everything."""
+        return whole(shape)
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equations (2), (M1) and (M2)."""
+        return dense_rule(weights["kernel"], weights.get("bias"), site.in_shapes[0])
+
+    def variations(self) -> list[str]:
+        """The activation."""
+        return activation_words(self.activation)
+
+
+def dense_rule(w: Array, b: Array | None, shape: Shape) -> Rule:
+    """Equations (2) forward, (M1) backward and (M2) for the kernel; an image is flattened first.
+
+    Args:
+      w: kernel, (in, units); the post's w[j, k] is w[k, j] here.
+      b: bias, (units,).
+      shape: of one input.
+    """
+    return Rule(
+        forward=lambda a: add_bias(_flat(a) @ w, b),
+        backward=lambda delta, _: ((delta @ w.T).reshape(-1, *shape),),
+        gradient=lambda delta, a: {"kernel": _flat(a).T @ delta} | bias_gradient(delta, b),
+    )
+
+
+def _flat(a: Array) -> Array:
+    return a.reshape(len(a), -1)
