@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from cnnbench.compare.comparability import Finished
 from cnnbench.compare.statistics import Estimate, estimate
-from cnnbench.compare.verdict import ANY, Rules, Sample, Verdict, judge
+from cnnbench.compare.verdict import ANY, Arm, Criteria, Verdict, judge
 
 CODE = "code_accuracy"
 
@@ -17,7 +17,7 @@ def code_estimate(run: Finished) -> Estimate | None:
 
 
 def code_verdicts(
-    runs: Sequence[Finished], samples: Sequence[Sample], rules: Rules
+    runs: Sequence[Finished], samples: Sequence[Arm], rules: Criteria
 ) -> tuple[Verdict, ...]:
     """A verdict for each run but the baseline; none where one of them has no code.
 

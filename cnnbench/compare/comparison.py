@@ -24,14 +24,14 @@ from cnnbench.compare.repetitions import contradiction, repeats
 from cnnbench.compare.statistics import Estimate, estimate
 from cnnbench.compare.time_to_target import TimeToTarget, parse_target, time_to_target
 from cnnbench.compare.timing_warnings import Timed
-from cnnbench.compare.verdict import Rules, Sample, Verdict, find_baseline, judge
+from cnnbench.compare.verdict import Arm, Criteria, Verdict, find_baseline, judge
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import enumeration, lost_text, numbered
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.runs.summary import lost_seeds, with_missing
 
-JUDGED = Rules()
+JUDGED = Criteria()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Comparison:
         return self.metric if self.validates else f"{TEST}{self.metric}"
 
 
-def compare(runs: Sequence[RunResult], rules: Rules = JUDGED) -> Comparison:
+def compare(runs: Sequence[RunResult], rules: Criteria = JUDGED) -> Comparison:
     """Runs that the user named, in that order.
 
     Args:
@@ -157,7 +157,7 @@ def compare(runs: Sequence[RunResult], rules: Rules = JUDGED) -> Comparison:
     return _comparison(finished, _samples(finished), rules)
 
 
-def compare_groups(runs: Sequence[RunResult], rules: Rules = JUDGED) -> tuple[Comparison, ...]:
+def compare_groups(runs: Sequence[RunResult], rules: Criteria = JUDGED) -> tuple[Comparison, ...]:
     """Runs that nobody chose, each beside those that it can be compared with.
 
     Args:
@@ -183,7 +183,7 @@ def compare_groups(runs: Sequence[RunResult], rules: Rules = JUDGED) -> tuple[Co
     return tuple(map(_comparison, groups, samples, (rules if k else first for k in known)))
 
 
-def _comparison(runs: Sequence[Finished], samples: Sequence[Sample], rules: Rules) -> Comparison:
+def _comparison(runs: Sequence[Finished], samples: Sequence[Arm], rules: Criteria) -> Comparison:
     record, metric = runs[0].record, runs[0].metric
     direction = runs[0].summary.metrics[metric]
     devices = dict.fromkeys(run.record.environment.device_model for run in runs)
@@ -218,7 +218,7 @@ def _timed(run: Finished, cost: CostRow) -> Timed:
     return Timed(cost.label, run.record, run.epochs, cost.cost, cost.product_share)
 
 
-def _cost_row(rules: Rules, run: Finished, label: str) -> CostRow:
+def _cost_row(rules: Criteria, run: Finished, label: str) -> CostRow:
     target = None
     if rules.target is not None:
         value = parse_target(rules.target, run.metric)
@@ -269,7 +269,7 @@ def _twins(one: RunRecord, other: RunRecord) -> bool:
     return same and len(forms) < 2
 
 
-def _samples(runs: Sequence[Finished]) -> tuple[Sample, ...]:
+def _samples(runs: Sequence[Finished]) -> tuple[Arm, ...]:
     """What runs that stand side by side are judged by, in their order."""
     labels = numbered([run.record.title + run.record.tags_text for run in runs])
     return tuple(_sample(run, label) for run, label in zip(runs, labels, strict=True))
@@ -283,12 +283,12 @@ def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
             yield f"Warning: {label} diverged with seed {seeds}: the loss is not finite."
 
 
-def _sample(run: Finished, label: str) -> Sample:
+def _sample(run: Finished, label: str) -> Arm:
     """What a run is judged by: its last epoch, and the times of those trained alone."""
     record = run.record
     tags = (name for tag in record.tags for name in (tag, f"{record.name}@{tag}"))
     names = label, record.name, run_path(record), *tags
-    return Sample(names, values(run, run.judged_by), _epoch_s(run))
+    return Arm(names, values(run, run.judged_by), _epoch_s(run))
 
 
 def _epoch_s(run: Finished) -> dict[int, float]:

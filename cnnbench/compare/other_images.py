@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from cnnbench.compare.comparability import TEST, Finished, values
-from cnnbench.compare.verdict import Finding, Rules, Sample, Verdict, judge
+from cnnbench.compare.verdict import Arm, Criteria, Finding, Verdict, judge
 from cnnbench.compare.verdict_text import sentence
 from cnnbench.runs.records import Direction
 
@@ -11,7 +11,7 @@ _SETTLED = {Finding.BETTER, Finding.WORSE, Finding.NOISE, Finding.NONE}
 
 
 def disagreements(
-    runs: Sequence[Finished], samples: Sequence[Sample], verdicts: Sequence[Verdict], rules: Rules
+    runs: Sequence[Finished], samples: Sequence[Arm], verdicts: Sequence[Verdict], rules: Criteria
 ) -> Iterator[str]:
     """What is said where validation and test images come to different findings.
 

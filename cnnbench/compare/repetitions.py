@@ -11,7 +11,7 @@ from dataclasses import asdict
 from cnnbench.compare.comparability import TEST, Finished, values
 from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, enumeration
-from cnnbench.runs.records import Engine, Environment, EpochRecord, RunRecord
+from cnnbench.runs.records import EngineRecord, Environment, EpochRecord, RunRecord
 from cnnbench.spec.metrics import is_fraction, metric_text, words
 from cnnbench.system import commands
 from cnnbench.system.settings import Change, changes, is_read
@@ -118,7 +118,7 @@ def _machines(one: RunRecord, other: RunRecord) -> Iterator[str]:
             yield f"resumption ({record.run_id} was resumed with {clean(values)})"
 
 
-def _engine(engine: Engine | None) -> dict[str, str]:
+def _engine(engine: EngineRecord | None) -> dict[str, str]:
     known = asdict(engine) if engine else {}
     return {title: str(known[name]) for name, title in _ENGINE.items() if name in known}
 

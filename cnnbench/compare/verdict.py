@@ -54,7 +54,7 @@ ANY = Effect()
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class Criteria:
     """How runs are judged.
 
     Args:
@@ -74,7 +74,7 @@ class Rules:
     target: str | None = None
 
 
-class Sample(NamedTuple):
+class Arm(NamedTuple):
     """What a run is judged by.
 
     Args:
@@ -135,7 +135,7 @@ class Verdict:
 
 
 def judge(
-    samples: Sequence[Sample], metric: str, rules: Rules, *, higher: bool
+    samples: Sequence[Arm], metric: str, rules: Criteria, *, higher: bool
 ) -> tuple[Verdict, ...]:
     """A verdict for each run but the baseline, in their order.
 
@@ -171,7 +171,7 @@ def _require_possible(effect: Effect, metric: str) -> None:
         raise UsageError(f"{message}, which is a share; write {share}pp for {share} points.")
 
 
-def find_baseline(samples: Sequence[Sample], wanted: str | None) -> int:
+def find_baseline(samples: Sequence[Arm], wanted: str | None) -> int:
     """The place of the run that is named.
 
     Raises:
@@ -209,18 +209,18 @@ class _Question(NamedTuple):
         return pairs_for(self.alpha / self.tests)
 
 
-def _differences(base: Sample, sample: Sample) -> tuple[float, ...]:
-    """Sample minus baseline, for each seed that both have."""
+def _differences(base: Arm, sample: Arm) -> tuple[float, ...]:
+    """Run minus baseline, for each seed that both have."""
     return tuple(sample.values[s] - base.values[s] for s in _common(base, sample))
 
 
-def _common(base: Sample, sample: Sample) -> tuple[int, ...]:
+def _common(base: Arm, sample: Arm) -> tuple[int, ...]:
     return tuple(seed for seed in base.values if seed in sample.values)
 
 
 def _verdict(
-    base: Sample,
-    sample: Sample,
+    base: Arm,
+    sample: Arm,
     differences: tuple[float, ...],
     p: float | None,
     question: _Question,

@@ -15,7 +15,7 @@ from cnnbench.runs.cost import Cost
 from cnnbench.runs.folder import RunFolder
 from cnnbench.runs.records import (
     DatasetRecord,
-    Engine,
+    EngineRecord,
     Environment,
     EpochRecord,
     RunRecord,
@@ -89,7 +89,7 @@ class Collected:
     """What the summary and the last record need from the events."""
 
     num_params: int = 0
-    engine: Engine | None = None
+    engine: EngineRecord | None = None
     compile_s: float = 0.0
     seeds: tuple[SeedSummary, ...] = ()
     cost: Cost | None = None

@@ -79,7 +79,7 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class EngineRecord:
     """How the engine trained: choices that change the speed, and rounding.
 
     Args:
@@ -245,7 +245,7 @@ class RunRecord:
     finished_at: datetime | None
     error: str | None
     timing: Timing | None
-    engine: Engine | None
+    engine: EngineRecord | None
     seeds: tuple[int, ...]
     epochs: int
     batch_size: int

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from cnnbench.runs.cost import Cost
-from cnnbench.runs.records import Engine, EpochRecord, SeedSummary
+from cnnbench.runs.records import EngineRecord, EpochRecord, SeedSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Compiled:
     compile_s: float
     compile_cache: str
     strategy: str
-    engine: Engine | None = None
+    engine: EngineRecord | None = None
     num_slow: int = 0
 
 
@@ -113,7 +113,7 @@ class Trained:
       cost: what the network costs.
     """
 
-    engine: Engine
+    engine: EngineRecord
     cost: Cost
 
 

@@ -34,7 +34,7 @@ from cnnbench.training.state import (
     stack,
     take_apart,
 )
-from cnnbench.training.step import Rules, eval_step, make_rules, train_step
+from cnnbench.training.step import StepConfig, eval_step, make_rules, train_step
 from cnnbench.training.strategy import Strategy, has_batch_statistics
 
 EVAL_BATCH = 500  # images
@@ -152,7 +152,7 @@ class Setup:
         """Values on every device."""
         return _place(tree, self.mesh, self.job.devices[0])
 
-    def rules(self, *, training: bool) -> Rules:
+    def rules(self, *, training: bool) -> StepConfig:
         """The rules of a step; batch statistics need the whole batch in training."""
         plan, row = self.job.plan, self.strategy.row
         whole = training and plan is not None and has_batch_statistics(plan)

@@ -6,11 +6,11 @@ import jax
 
 from cnnbench.nn.submodules import captured
 from cnnbench.training.state import Arrays, Indices, Tree
-from cnnbench.training.step import Rules, cast, merged, pick, results_of, whole
+from cnnbench.training.step import StepConfig, cast, merged, pick, results_of, whole
 
 
 def outputs_of(
-    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
+    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: StepConfig
 ) -> jax.Array:
     """The network's results for the images at `indices`, in evaluation mode."""
     images, _ = pick(arrays, indices, rules)
@@ -18,7 +18,7 @@ def outputs_of(
 
 
 def outputs_from(
-    params: Tree, rest: Tree, values: jax.Array, *, graphdef: Any, rules: Rules, layer: str
+    params: Tree, rest: Tree, values: jax.Array, *, graphdef: Any, rules: StepConfig, layer: str
 ) -> jax.Array:
     """The result of a graph from the values of a layer, (n, ...), in evaluation mode."""
     model = merged(graphdef, params, rest, rules)
@@ -27,7 +27,7 @@ def outputs_from(
 
 
 def activations_of(
-    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: Rules
+    params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: StepConfig
 ) -> dict[str, jax.Array]:
     """Output of each layer of a graph for the images at `indices`, in evaluation mode.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.formatting import epochs_text
 from cnnbench.runs.checkpoints import Checkpoints, Values
-from cnnbench.runs.records import Engine, EpochRecord, RunResult, Status
+from cnnbench.runs.records import EngineRecord, EpochRecord, RunResult, Status
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.optimizers import depends_on_total
 from cnnbench.system import commands
@@ -26,7 +26,7 @@ class Resume:
       load: (seed, epoch) to what training goes on from.
     """
 
-    engine: Engine | None
+    engine: EngineRecord | None
     at_once: int | None
     epochs: Mapping[int, int]
     records: Mapping[int, tuple[EpochRecord, ...]]

@@ -26,7 +26,7 @@ from cnnbench.training.losses import Score, objective, scores
 from cnnbench.training.state import Arrays, Indices, TrainState, Tree
 
 
-class Rules(NamedTuple):
+class StepConfig(NamedTuple):
     """What a step needs to know besides its state and its images.
 
     Args:
@@ -71,9 +71,9 @@ def make_rules(
     *,
     prepares: bool = True,
     mesh: Mesh | None = None,
-) -> Rules:
+) -> StepConfig:
     """The rules of an experiment."""
-    return Rules(
+    return StepConfig(
         experiment.task,
         objective(experiment),
         scores(experiment),
@@ -85,7 +85,7 @@ def make_rules(
     )
 
 
-def pick(arrays: Arrays, indices: Indices, rules: Rules) -> tuple[jax.Array, jax.Array]:
+def pick(arrays: Arrays, indices: Indices, rules: StepConfig) -> tuple[jax.Array, jax.Array]:
     """Images scaled to floats, (n, h, w, c), and their targets."""
     images = arrays.images[indices].astype(jnp.float32) / rules.pixel_scale
     labels = arrays.labels[indices]
@@ -99,7 +99,7 @@ def train_step(
     *,
     graphdef: Any,
     optimizer: optax.GradientTransformation,
-    rules: Rules,
+    rules: StepConfig,
 ) -> tuple[TrainState, jax.Array]:
     """One update from the images at `indices`, (batch,); the mean loss comes with it."""
     gradient, rest, loss = gradients(state, arrays, indices, graphdef, rules)
@@ -108,7 +108,7 @@ def train_step(
 
 
 def gradients(
-    state: TrainState, arrays: Arrays, indices: jax.Array, graphdef: Any, rules: Rules
+    state: TrainState, arrays: Arrays, indices: jax.Array, graphdef: Any, rules: StepConfig
 ) -> tuple[Tree, Tree, jax.Array]:
     """Gradient of the mean loss over the images at `indices`, other state, and the loss."""
     sums: Callable[..., Any] = partial(_gradient_sums, graphdef=graphdef, rules=rules)
@@ -122,7 +122,7 @@ def gradients(
     return jax.tree.map(lambda g: g / len(indices), gradient), rest, loss / len(indices)
 
 
-def _shared(function: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
+def _shared(function: Callable[..., Any], rules: StepConfig) -> Callable[..., Any]:
     """A function of (params, rest, arrays, rows), its rows spread over the devices."""
     specs = (P(), P(), P(), P(BATCH))
     # Results end with a psum, which the check cannot see through a scan.
@@ -145,7 +145,7 @@ def _gradient_sums(
     rows: Part,
     *,
     graphdef: Any,
-    rules: Rules,
+    rules: StepConfig,
 ) -> tuple[Tree, Tree, jax.Array]:
     """Sums over rows of images: gradient and loss; kernels are prepared once for all rows.
 
@@ -174,7 +174,7 @@ def _gradient_sums(
     return jax.tree.map(jnp.add, own, through), after, loss
 
 
-def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Tree:
+def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: StepConfig) -> Tree:
     """What a graph of layers makes of its kernels before it sees images."""
     return nnx.merge(graphdef, params, rest, copy=True).prepare() if rules.prepares else {}
 
@@ -185,7 +185,7 @@ def results_of(
     rest: Tree,
     images: jax.Array,
     prepared: Tree,
-    rules: Rules,
+    rules: StepConfig,
     numbers: jax.Array | None = None,
 ) -> Result:
     """Results of a network for images; random layers draw by the numbers of these."""
@@ -206,13 +206,13 @@ def _with_own_keys(rest: Tree, number: jax.Array) -> Tree:
     return nnx.merge_state(own, others)
 
 
-def merged(graphdef: Any, params: Tree, rest: Tree, rules: Rules) -> Any:
+def merged(graphdef: Any, params: Tree, rest: Tree, rules: StepConfig) -> Any:
     """The network, with its parameters in the dtype that it computes in."""
     # Without copy=True the merged model would write into the state that is being traced.
     return nnx.merge(graphdef, cast(params, rules.dtype), rest, copy=True)
 
 
-def whole(result: Tree, rules: Rules) -> Any:
+def whole(result: Tree, rules: StepConfig) -> Any:
     """Results as losses and metrics want them: these are computed in float32."""
     return cast(result, rules.dtype and jnp.float32)
 
@@ -222,12 +222,12 @@ def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
     return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
-def _shares(rules: Rules) -> int:
+def _shares(rules: StepConfig) -> int:
     """Devices that take rows of a batch; whole batches are shared out by XLA."""
     return rules.mesh.size if rules.mesh and rules.microbatch else 1
 
 
-def _rows(batch: Part, rules: Rules) -> Part:
+def _rows(batch: Part, rules: StepConfig) -> Part:
     """A batch in rows; what is missing is filled up with weight zero.
 
     A small working set stays in a CPU's cache. Each device has as many rows.
@@ -239,7 +239,7 @@ def _rows(batch: Part, rules: Rules) -> Part:
 
 def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
     graphdef: Any,
-    rules: Rules,
+    rules: StepConfig,
     params: Tree,
     prepared: Tree,
     rest: Tree,
@@ -267,7 +267,7 @@ def eval_step(
     weights: jax.Array,
     *,
     graphdef: Any,
-    rules: Rules,
+    rules: StepConfig,
 ) -> dict[str, jax.Array]:
     """Sums of the loss and the metrics over the images at `indices` that have weight one.
 
@@ -297,7 +297,7 @@ def _metric_sums(
     rows: Part,
     *,
     graphdef: Any,
-    rules: Rules,
+    rules: StepConfig,
 ) -> dict[str, jax.Array]:
     prepared = _prepared(graphdef, params, rest, rules)
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from cnnbench.data.batches import batches
-from cnnbench.runs.records import Engine, EpochRecord
+from cnnbench.runs.records import EngineRecord, EpochRecord
 from cnnbench.runs.summary import summarize_seed
 from cnnbench.runs.weights import Weights
 from cnnbench.system.compile_cache import lookups
@@ -103,7 +103,7 @@ def _run(job: Job) -> Iterator[Event]:
     with lookups() as cache:
         alone, state = _compile(setup, (first,))
     compile_s, strategy = job.watch.last("compile_s"), choice.strategy
-    engine = Engine(
+    engine = EngineRecord(
         requested=job.engine,
         form=strategy.form,
         row=strategy.row,

@@ -11,7 +11,7 @@ import pytest
 
 from cnnbench.compare.comparability import run_path
 from cnnbench.compare.comparison import compare, compare_groups
-from cnnbench.compare.verdict import Finding, Rules
+from cnnbench.compare.verdict import Criteria, Finding
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import MISSING
 from cnnbench.report.comparison import markdown
@@ -90,8 +90,8 @@ class TestRows:
         expected = tuple(b - a for a, b in zip(*tests, strict=True))
         assert (verdict.metric, verdict.finding) == ("test_loss", Finding.BETTER)
         assert verdict.differences == pytest.approx(expected)
-        assert compare(runs, Rules(metric="test_loss")) == compare(runs)
-        (chosen,) = compare(runs, Rules(metric="loss")).verdicts
+        assert compare(runs, Criteria(metric="test_loss")) == compare(runs)
+        (chosen,) = compare(runs, Criteria(metric="loss")).verdicts
         assert (chosen.metric, set(chosen.differences)) == ("loss", {0.0})
         assert chosen.time_ratio == verdict.time_ratio
 
@@ -281,7 +281,7 @@ def test_a_seed_that_diverged_is_said_and_not_judged_by_its_accuracy(metric: str
         dataclasses.replace(e, train_loss=math.nan) if (e.seed, e.epoch) == (1, last) else e
         for e in bad.epochs
     )
-    found = compare([good, dataclasses.replace(bad, epochs=epochs)], Rules(metric=metric))
+    found = compare([good, dataclasses.replace(bad, epochs=epochs)], Criteria(metric=metric))
     assert found.verdicts[0].finding is Finding.DIVERGED
     assert found.remarks == ("Warning: Modified CNN diverged with seed 1: the loss is not finite.",)
 

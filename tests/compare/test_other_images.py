@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from cnnbench.compare.comparison import compare
-from cnnbench.compare.verdict import Finding, Rules
+from cnnbench.compare.verdict import Criteria, Finding
 from cnnbench.runs.records import RunResult
 from tests.support.samples import make_run
 
@@ -26,7 +26,7 @@ def run(name: str, *, validated: float, tested: float) -> RunResult:
 @pytest.mark.parametrize("metric", ["accuracy", "test_accuracy"])
 def test_what_only_some_images_show_is_told(metric: str) -> None:
     runs = [run("one", validated=0.91, tested=0.9), run("two", validated=0.92, tested=0.9)]
-    found = compare(runs, Rules(metric=metric))
+    found = compare(runs, Criteria(metric=metric))
     better = "two is better than one: accuracy +1.00 points (95 % interval +1.00 to +1.00)"
     none = "No difference detected between two and one: test accuracy +0.00 points"
     (remark,) = found.remarks

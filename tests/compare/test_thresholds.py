@@ -3,7 +3,7 @@
 import pytest
 
 from cnnbench.compare.thresholds import Gate, Outcome, judge_gate, parse_gate, require_sense
-from cnnbench.compare.verdict import Effect, Rules, Sample, Verdict, judge
+from cnnbench.compare.verdict import Arm, Criteria, Effect, Verdict, judge
 from cnnbench.errors import UsageError
 from cnnbench.runs.records import Direction
 
@@ -13,9 +13,9 @@ BASE = dict.fromkeys(range(6), 0.97)
 def verdict(differences: list[float], ratio: list[float] | None = None) -> Verdict:
     values = {seed: 0.97 + d for seed, d in enumerate(differences)}
     times = dict(enumerate(ratio or [1.0] * len(differences)))
-    first = Sample(("A", "a", "a/1"), BASE, dict.fromkeys(BASE, 1.0))
-    other = Sample(("B", "b", "b/1"), values, times)
-    (found,) = judge([first, other], "accuracy", Rules(), higher=True)
+    first = Arm(("A", "a", "a/1"), BASE, dict.fromkeys(BASE, 1.0))
+    other = Arm(("B", "b", "b/1"), values, times)
+    (found,) = judge([first, other], "accuracy", Criteria(), higher=True)
     return found
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cnnbench.compare.comparison import Comparison, compare
 from cnnbench.compare.thresholds import judge_gate, parse_gate
 from cnnbench.compare.timing_warnings import Timed, warnings
-from cnnbench.compare.verdict import Rules
+from cnnbench.compare.verdict import Criteria
 from cnnbench.report import comparison as report
 from cnnbench.report import csv_json
 from cnnbench.report.columns import sort_runs
@@ -275,7 +275,7 @@ def test_no_zero_that_was_measured_divides(seconds: list[float], cost: Cost) -> 
         assert run.summary is not None
         summary = dataclasses.replace(run.summary, cost=cost, num_params=0)
         runs[number] = dataclasses.replace(run, epochs=epochs, summary=summary)
-    found = compare(runs, Rules(target="0.95"))
+    found = compare(runs, Criteria(target="0.95"))
     for column in ("time", "images/s", "peak", "target", "parameters"):
         (found,) = sort_runs([found], column)
     text = terminal(report.terminal_table([found], wide=True))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats as oracle
 
 from cnnbench.compare.statistics import EXACT, holm, pairs_for, sign_flip_p, smallest_p
-from cnnbench.compare.verdict import ANY, Effect, Finding, Rules, Sample, Verdict, judge
+from cnnbench.compare.verdict import ANY, Arm, Criteria, Effect, Finding, Verdict, judge
 from cnnbench.compare.verdict_text import fields, how_lines, parse_effect, sentence
 from cnnbench.errors import UsageError
 
@@ -77,15 +77,15 @@ def test_holm_is_the_closure_of_bonferroni(p_values: list[float]) -> None:
 # Simulations.
 
 
-def samples(values: Any) -> list[Sample]:
+def samples(values: Any) -> list[Arm]:
     """Runs of which each row has the values, by seed."""
     return [
-        Sample((f"Run {i}", f"run{i}", f"run{i}/id"), dict(enumerate(map(float, row))), {0: 1.0})
+        Arm((f"Run {i}", f"run{i}", f"run{i}/id"), dict(enumerate(map(float, row))), {0: 1.0})
         for i, row in enumerate(values)
     ]
 
 
-def found(values: Any, rules: Rules) -> list[Verdict]:
+def found(values: Any, rules: Criteria) -> list[Verdict]:
     return list(judge(samples(values), "accuracy", rules, higher=True))
 
 
@@ -101,7 +101,7 @@ def test_false_alarms_come_at_their_rate(num_seeds: int, alpha: float) -> None:
     alarms = 0
     for _ in range(SIMULATIONS):
         common = rng.normal(0.98, 0.01, num_seeds)
-        (verdict,) = found(common + rng.normal(0, 0.002, (2, num_seeds)), Rules(alpha=alpha))
+        (verdict,) = found(common + rng.normal(0, 0.002, (2, num_seeds)), Criteria(alpha=alpha))
         assert verdict.p is not None
         alarms += verdict.p <= alpha
         assert verdict.finding in {Finding.BETTER, Finding.WORSE, Finding.NONE}
@@ -113,7 +113,7 @@ def test_false_alarms_come_at_their_rate(num_seeds: int, alpha: float) -> None:
 def test_several_comparisons_have_one_false_alarm_rate_together() -> None:
     rng = np.random.default_rng(1)
     alarms = sum(
-        any(v.finding is not Finding.NONE for v in found(rng.normal(0, 1, (4, 12)), Rules()))
+        any(v.finding is not Finding.NONE for v in found(rng.normal(0, 1, (4, 12)), Criteria()))
         for _ in range(SIMULATIONS)
     )
     assert alarms / SIMULATIONS <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / SIMULATIONS)
@@ -125,7 +125,7 @@ def test_intervals_cover_the_truth_at_their_rate() -> None:
     hits = 0
     for _ in range(SIMULATIONS):
         values = np.stack([rng.normal(0.97, 0.003, 7), rng.normal(0.975, 0.004, 7)])
-        interval = found(values, Rules(alpha=0.1))[0].interval
+        interval = found(values, Criteria(alpha=0.1))[0].interval
         assert interval is not None
         hits += interval.low <= 0.005 <= interval.high
     assert within_error(hits, 0.9)
@@ -137,7 +137,7 @@ def test_power_grows_with_seeds() -> None:
     for num_seeds in (6, 9, 12, 18):
         shifted = rng.normal(0, 1, (400, 2, num_seeds))
         shifted[:, 1] += 1.2
-        results = [found(values, Rules())[0].finding for values in shifted]
+        results = [found(values, Criteria())[0].finding for values in shifted]
         assert Finding.FEW not in results
         powers.append(results.count(Finding.BETTER))
     assert powers == sorted(powers)
@@ -158,30 +158,30 @@ def pair(differences: Sequence[float], base: Sequence[float] = BASE) -> list[lis
 @pytest.mark.parametrize(
     ("differences", "rules", "finding"),
     [
-        (LIFT, Rules(), Finding.BETTER),
-        ([-d for d in LIFT], Rules(), Finding.WORSE),
-        (LIFT, Rules(min_effect=Effect(0.01)), Finding.NOISE),
-        ([0.004, -0.006, 0.005, -0.002, 0.003, 0.001], Rules(), Finding.NONE),
+        (LIFT, Criteria(), Finding.BETTER),
+        ([-d for d in LIFT], Criteria(), Finding.WORSE),
+        (LIFT, Criteria(min_effect=Effect(0.01)), Finding.NOISE),
+        ([0.004, -0.006, 0.005, -0.002, 0.003, 0.001], Criteria(), Finding.NONE),
         (
             [0.004, -0.006, 0.005, -0.002, 0.003, 0.001],
-            Rules(min_effect=Effect(0.01)),
+            Criteria(min_effect=Effect(0.01)),
             Finding.NOISE,
         ),  # p is large, and the difference known to be small
-        (LIFT, Rules(min_effect=Effect(0.0034)), Finding.BETTER),
-        (LIFT, Rules(min_effect=Effect(0.0036)), Finding.NOISE),
-        (LIFT, Rules(min_effect=Effect(0.01, "relative")), Finding.NOISE),
-        (LIFT, Rules(min_effect=Effect(0.003, "relative")), Finding.BETTER),
-        ([0.004, -0.006, 0.005, -0.007, 0.003, 0.001], Rules(), Finding.NONE),
-        ([0.0] * 6, Rules(), Finding.NONE),
-        (LIFT[:5], Rules(), Finding.FEW),
-        (LIFT, Rules(alpha=0.01), Finding.FEW),
-        (LIFT[:1], Rules(), Finding.FEW),
-        ([], Rules(), Finding.FEW),
-        ([math.nan, *LIFT], Rules(), Finding.DIVERGED),
-        ([-math.inf], Rules(), Finding.DIVERGED),
+        (LIFT, Criteria(min_effect=Effect(0.0034)), Finding.BETTER),
+        (LIFT, Criteria(min_effect=Effect(0.0036)), Finding.NOISE),
+        (LIFT, Criteria(min_effect=Effect(0.01, "relative")), Finding.NOISE),
+        (LIFT, Criteria(min_effect=Effect(0.003, "relative")), Finding.BETTER),
+        ([0.004, -0.006, 0.005, -0.007, 0.003, 0.001], Criteria(), Finding.NONE),
+        ([0.0] * 6, Criteria(), Finding.NONE),
+        (LIFT[:5], Criteria(), Finding.FEW),
+        (LIFT, Criteria(alpha=0.01), Finding.FEW),
+        (LIFT[:1], Criteria(), Finding.FEW),
+        ([], Criteria(), Finding.FEW),
+        ([math.nan, *LIFT], Criteria(), Finding.DIVERGED),
+        ([-math.inf], Criteria(), Finding.DIVERGED),
     ],
 )
-def test_finding(differences: list[float], rules: Rules, finding: Finding) -> None:
+def test_finding(differences: list[float], rules: Criteria, finding: Finding) -> None:
     base = BASE if len(differences) < 7 else [*BASE, 0.97]
     (verdict,) = found(pair(differences, base), rules)
     assert verdict.finding is finding
@@ -189,14 +189,14 @@ def test_finding(differences: list[float], rules: Rules, finding: Finding) -> No
 
 
 def test_lower_losses_are_better() -> None:
-    (verdict,) = judge(samples(pair(LIFT)), "loss", Rules(), higher=False)
+    (verdict,) = judge(samples(pair(LIFT)), "loss", Criteria(), higher=False)
     assert verdict.finding is Finding.WORSE
 
 
 def test_pairs_are_those_of_the_same_seed_in_any_order() -> None:
-    first = Sample(("A", "a", "a/1"), {4: 0.5, 2: 0.25, 9: 1.0}, {4: 2.0, 2: 4.0})
-    other = Sample(("B", "b", "b/1"), {7: 0.0, 2: 0.5, 4: 0.75}, {2: 8.0, 4: 4.0, 7: 1.0})
-    (verdict,) = judge([first, other], "accuracy", Rules(), higher=True)
+    first = Arm(("A", "a", "a/1"), {4: 0.5, 2: 0.25, 9: 1.0}, {4: 2.0, 2: 4.0})
+    other = Arm(("B", "b", "b/1"), {7: 0.0, 2: 0.5, 4: 0.75}, {2: 8.0, 4: 4.0, 7: 1.0})
+    (verdict,) = judge([first, other], "accuracy", Criteria(), higher=True)
     assert (verdict.seeds, verdict.differences) == ((4, 2), (0.25, 0.25))
     assert verdict.time_ratio == pytest.approx(2)
     assert verdict.time_interval is not None
@@ -204,9 +204,9 @@ def test_pairs_are_those_of_the_same_seed_in_any_order() -> None:
 
 
 def test_a_wide_interval_of_time_is_written_without_exponents() -> None:
-    first = Sample(("A", "a", "a/1"), {0: 0.5, 1: 0.25}, {0: 1.0, 1: 1.0})
-    other = Sample(("B", "b", "b/1"), {0: 0.5, 1: 0.75}, {0: 1.0, 1: 2.0})
-    (verdict,) = judge([first, other], "accuracy", Rules(), higher=True)
+    first = Arm(("A", "a", "a/1"), {0: 0.5, 1: 0.25}, {0: 1.0, 1: 1.0})
+    other = Arm(("B", "b", "b/1"), {0: 0.5, 1: 0.75}, {0: 1.0, 1: 2.0})
+    (verdict,) = judge([first, other], "accuracy", Criteria(), higher=True)
     logs = np.log([1.0, 2.0])
     half = oracle.t.ppf(0.975, 1) * logs.std(ddof=1) / math.sqrt(2)
     high = math.exp(logs.mean() + half)
@@ -216,37 +216,37 @@ def test_a_wide_interval_of_time_is_written_without_exponents() -> None:
 
 @pytest.mark.parametrize("name", ["Run 1", "run1", "run1/id"])
 def test_the_baseline_is_named(name: str) -> None:
-    verdicts = found([BASE, BASE, BASE], Rules(baseline=name))
+    verdicts = found([BASE, BASE, BASE], Criteria(baseline=name))
     assert [(v.baseline, v.label) for v in verdicts] == [("Run 1", "Run 0"), ("Run 1", "Run 2")]
 
 
 def test_a_baseline_that_is_not_there() -> None:
     with pytest.raises(UsageError) as caught:
-        found([BASE, BASE], Rules(baseline="run2"))
+        found([BASE, BASE], Criteria(baseline="run2"))
     assert str(caught.value) == (
         "--baseline: no run here is called 'run2' (did you mean 'run0'?); write run0 or run1."
     )
 
 
 def test_one_run_has_no_verdict() -> None:
-    assert found([BASE], Rules()) == []
+    assert found([BASE], Criteria()) == []
 
 
 def test_the_number_of_seeds_has_the_power_that_is_promised() -> None:
     """With differences of the same mean and spread; SciPy's noncentral t distribution."""
     differences = [0.004, -0.006, 0.005, -0.002, 0.003, 0.001]
-    (verdict,) = found(pair(differences), Rules())
+    (verdict,) = found(pair(differences), Criteria())
     assert verdict.needed is not None
     mean, std = np.mean(differences), np.std(differences, ddof=1)
     n = verdict.needed
     shift = abs(mean) / std * math.sqrt(n)
     power = oracle.nct.sf(oracle.t.ppf(0.975, n - 1), n - 1, shift)
     assert power == pytest.approx(0.8, abs=0.01)
-    assert found(pair([0.0] * 6), Rules())[0].needed is None
+    assert found(pair([0.0] * 6), Criteria())[0].needed is None
 
 
 def test_more_comparisons_need_more_seeds() -> None:
-    verdicts = found([BASE, pair(LIFT)[1], pair(LIFT)[1]], Rules())
+    verdicts = found([BASE, pair(LIFT)[1], pair(LIFT)[1]], Criteria())
     assert [(v.finding, v.fewest) for v in verdicts] == [(Finding.FEW, 7)] * 2
 
 
@@ -256,73 +256,73 @@ AS_LONG = "an epoch takes 1.00x as long."
 SENTENCES = [
     (
         pair(LIFT),
-        Rules(),
+        Criteria(),
         "Run 1 is better than Run 0: accuracy +0.50 points (95 % interval +0.35 to +0.65), "
         f"p = 0.031, 6 seeds; {AS_LONG}",
     ),
     (
         pair([-10 * d for d in LIFT * 2], BASE * 2),
-        Rules(alpha=0.01),
+        Criteria(alpha=0.01),
         "Run 1 is worse than Run 0: accuracy -5.00 points (99 % interval -6.21 to -3.79), "
         f"p < 0.001, 12 seeds; {AS_LONG}",
     ),
     (
         pair(LIFT),
-        Rules(min_effect=Effect(0.005)),
+        Criteria(min_effect=Effect(0.005)),
         "Run 1 may be within the noise threshold of Run 0, 0.50 points: accuracy +0.50 points "
         f"(95 % interval +0.35 to +0.65), p = 0.031, 6 seeds; {AS_LONG}",
     ),
     (
         pair(LIFT),
-        Rules(min_effect=Effect(0.01)),
+        Criteria(min_effect=Effect(0.01)),
         "Run 1 is within the noise threshold of Run 0, 1.00 points: accuracy +0.50 points "
         f"(95 % interval +0.35 to +0.65), p = 0.031, 6 seeds; {AS_LONG}",
     ),
     (
         pair([0.004, -0.006, 0.005, -0.002, 0.003, 0.001]),
-        Rules(),
+        Criteria(),
         "No difference detected between Run 1 and Run 0: accuracy +0.08 points (95 % interval "
         "-0.35 to +0.52), p = 0.69, 6 seeds; a difference of this size would take 199 seeds; "
         f"{AS_LONG}",
     ),
     (
         pair([0.0] * 6),
-        Rules(),
+        Criteria(),
         "No difference detected between Run 1 and Run 0: accuracy +0.00 points (95 % interval "
         f"+0.00 to +0.00), p = 1, 6 seeds; {AS_LONG}",
     ),
     (
         pair(LIFT[:3]),
-        Rules(),
+        Criteria(),
         "Too few seeds to judge Run 1 beside Run 0: accuracy +0.50 points (95 % interval +0.25 "
         "to +0.75), p = 0.25, 3 seeds; below 6 a sign-flip test cannot reach p < 0.05; run both "
         f"with --seeds 6; {AS_LONG}",
     ),
     (
         pair(LIFT[:1]),
-        Rules(),
+        Criteria(),
         "Too few seeds to judge Run 1 beside Run 0: accuracy +0.40 points with one seed, whose "
         f"spread is unknown; run both with --seeds 6; {AS_LONG}",
     ),
     (
         pair([math.nan, *LIFT[1:]]),
-        Rules(),
+        Criteria(),
         "Run 1 cannot be judged beside Run 0: a loss is not finite with seed 0; " + AS_LONG,
     ),
 ]
 
 
 @pytest.mark.parametrize(("values", "rules", "text"), SENTENCES)
-def test_sentence(values: Any, rules: Rules, text: str) -> None:
+def test_sentence(values: Any, rules: Criteria, text: str) -> None:
     (verdict,) = found(values, rules)
     assert sentence(verdict) == text
     assert fields(verdict)["sentence"] == text
 
 
 def test_runs_without_a_seed_in_common() -> None:
-    first = Sample(("A", "a", "a/1"), {0: 0.5}, {0: 2.0})
-    other = Sample(("B", "b", "b/1"), {1: 0.5}, {1: 2.0})
-    (verdict,) = judge([first, other], "accuracy", Rules(), higher=True)
+    first = Arm(("A", "a", "a/1"), {0: 0.5}, {0: 2.0})
+    other = Arm(("B", "b", "b/1"), {1: 0.5}, {1: 2.0})
+    (verdict,) = judge([first, other], "accuracy", Criteria(), higher=True)
     assert sentence(verdict) == (
         "Too few seeds to judge B beside A: they have none in common; run both with --seeds 6."
     )
@@ -339,7 +339,7 @@ def test_a_size_that_is_none(text: str) -> None:
 
 
 def test_what_was_done_is_told_where_something_was() -> None:
-    assert how_lines(found(pair(LIFT[:1]), Rules())) == []
-    assert "Holm" not in " ".join(how_lines(found(pair(LIFT), Rules())))
-    assert "Holm" in " ".join(how_lines(found([BASE, BASE, BASE], Rules())))
+    assert how_lines(found(pair(LIFT[:1]), Criteria())) == []
+    assert "Holm" not in " ".join(how_lines(found(pair(LIFT), Criteria())))
+    assert "Holm" in " ".join(how_lines(found([BASE, BASE, BASE], Criteria())))
     assert Effect(0.0) == ANY

@@ -17,7 +17,7 @@ from cnnbench.cli.progress import epoch_line, headline, seed_line
 from cnnbench.compare.comparison import compare
 from cnnbench.compare.learning_curves import costs_text, curves, curves_text, read_curve
 from cnnbench.compare.thresholds import judge_gate, parse_gate
-from cnnbench.compare.verdict import Finding, Rules
+from cnnbench.compare.verdict import Criteria, Finding
 from cnnbench.errors import IncomparableError, Location, StoreError
 from cnnbench.report import csv_json
 from cnnbench.report.comparison import grid, list_table, notes
@@ -176,10 +176,10 @@ def test_the_table_shows_the_test_after_the_last_epoch() -> None:
 def test_verdicts_rest_on_the_test_images_whatever_is_asked() -> None:
     runs = two(seeds=SEEDS)
     for metric in (None, "accuracy", "test_accuracy"):
-        (verdict,) = compare(runs, Rules(metric=metric)).verdicts
+        (verdict,) = compare(runs, Criteria(metric=metric)).verdicts
         assert (verdict.metric, verdict.finding) == ("test_accuracy", Finding.BETTER)
         assert verdict.differences == pytest.approx([0.01] * 6)
-    (verdict,) = compare(runs, Rules(metric="loss")).verdicts
+    (verdict,) = compare(runs, Criteria(metric="loss")).verdicts
     assert verdict.metric == "test_loss"
     judged = judge_gate(parse_gate("loss:+5%"), verdict)
     assert judged.text.startswith("loss:+5% kept: Modified CNN has test_loss +0.01 (")
@@ -193,13 +193,13 @@ def test_one_that_validates_is_not_comparable() -> None:
 
 def test_a_target_is_reached_at_the_end_or_not_known_to_be() -> None:
     """Six seeds of 0.98 to 0.985; the whole training is 20.3 s and a bit more for each seed."""
-    first = compare(two(seeds=SEEDS), Rules(target="0.982")).costs[0].target
+    first = compare(two(seeds=SEEDS), Criteria(target="0.982")).costs[0].target
     assert first is not None
     assert (first.reached, first.seeds) == (4, 6)
     whole = [sum(6.75 + seed / 100 + epoch / 50 for epoch in (1, 2, 3)) for seed in SEEDS]
     # Kaplan and Meier: seeds 2 to 5 get there, after 0 and 1 were given up.
     assert first.median_s == pytest.approx(whole[3])
-    nothing = compare(two(seeds=SEEDS), Rules(target="1")).costs[0].target
+    nothing = compare(two(seeds=SEEDS), Criteria(target="1")).costs[0].target
     assert nothing is not None
     assert (nothing.reached, nothing.median_s) == (0, None)
 

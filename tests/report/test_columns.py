@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnbench.compare.comparison import Comparison, compare
-from cnnbench.compare.verdict import Rules
+from cnnbench.compare.verdict import Criteria
 from cnnbench.errors import UsageError
 from cnnbench.formatting import bytes_text, flops_text, seconds_text
 from cnnbench.report import comparison as report
@@ -43,7 +43,7 @@ def three(**rules: Any) -> Comparison:
     }
     dear |= {"latency_p99_s": None, "training_flops": None, "latency_p50_s": 0.0123}
     older = without_cost(make_run("older", "Older CNN", seeds=(0, 1), start=0.9))
-    return compare([cheap, with_cost(better, **dear), older], Rules(**rules))
+    return compare([cheap, with_cost(better, **dear), older], Criteria(**rules))
 
 
 def labels(comparison: Comparison) -> list[str]:
@@ -137,7 +137,7 @@ def test_time_to_a_target_is_a_column(target: str, cells: list[str]) -> None:
 
 
 def test_a_part_of_the_seeds_reaches_the_target() -> None:
-    comparison = compare([make_run(seeds=(0, 1, 2))], Rules(target="0.9704"))
+    comparison = compare([make_run(seeds=(0, 1, 2))], Criteria(target="0.9704"))
     # 0.97, 0.9705 and 0.971 at the end; seed 0 stopped before the others were there.
     assert costs(comparison)[1][-1] == "20.40 s, 2/3"
 

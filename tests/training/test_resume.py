@@ -15,7 +15,7 @@ import pytest
 from cnnbench.errors import StoreError
 from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.folder import RunFolder
-from cnnbench.runs.records import Engine, EpochRecord
+from cnnbench.runs.records import EngineRecord, EpochRecord
 from cnnbench.training.events import Checkpoint, Compiled, Event, Resumed, SeedDone
 from cnnbench.training.executables import Job
 from cnnbench.training.resume import Resume, plan_resume
@@ -52,7 +52,7 @@ def numbers(events: Sequence[Event], after: Mapping[int, int]) -> list[Any]:
     return found
 
 
-def engine_of(events: Sequence[Event]) -> Engine | None:
+def engine_of(events: Sequence[Event]) -> EngineRecord | None:
     return next(event.engine for event in events if isinstance(event, Compiled))
 
 

@@ -21,7 +21,7 @@ from cnnbench.system.devices import make_mesh, pick_devices
 from cnnbench.training.inference import outputs_of
 from cnnbench.training.losses import per_image_loss, per_image_metric
 from cnnbench.training.state import Arrays, Network, TrainState, init_state, take_apart
-from cnnbench.training.step import Rules, eval_step, train_step
+from cnnbench.training.step import StepConfig, eval_step, train_step
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
 
@@ -75,7 +75,7 @@ def some_arrays(num_images: int = 12) -> Arrays:
     return Arrays(jnp.asarray(images), jnp.asarray(rng.integers(0, CLASSES, num_images, np.int32)))
 
 
-def rules(microbatch: int | None, mesh: Mesh | None = None) -> Rules:
+def rules(microbatch: int | None, mesh: Mesh | None = None) -> StepConfig:
     accuracy, loss = per_image_metric("accuracy"), per_image_loss("cross_entropy")
 
     def loss_of(result: Result, targets: jax.Array) -> jax.Array:
@@ -85,7 +85,7 @@ def rules(microbatch: int | None, mesh: Mesh | None = None) -> Rules:
         return accuracy(result.output, targets)
 
     metrics = {"accuracy": accuracy_of}
-    return Rules(Task.CLASSIFY, loss_of, metrics, 256.0, microbatch, prepares=True, mesh=mesh)
+    return StepConfig(Task.CLASSIFY, loss_of, metrics, 256.0, microbatch, prepares=True, mesh=mesh)
 
 
 def step_of(network: Network, microbatch: int | None, mesh: Mesh | None = None) -> Any:

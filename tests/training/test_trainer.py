@@ -19,7 +19,7 @@ from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.dataset import Dataset, Split
 from cnnbench.errors import UsageError
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.runs.records import BestValue, Direction, Engine, EpochRecord
+from cnnbench.runs.records import BestValue, Direction, EngineRecord, EpochRecord
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system.devices import pick_devices
 from cnnbench.system.stopwatch import Stopwatch, Timing
@@ -405,7 +405,7 @@ def test_seeds_at_once_learn_what_they_learn_alone(
     """Order, masks, first weights and results of each seed are its own; the first is alone."""
     dataset = make_dataset(20, 3, 4)
 
-    def run(accelerator: bool) -> tuple[list[EpochRecord], list[SeedDone], Engine]:
+    def run(accelerator: bool) -> tuple[list[EpochRecord], list[SeedDone], EngineRecord]:
         monkeypatch.setattr(Job, "accelerator", accelerator)
         options: dict[str, Any] = {"clock": clock} if accelerator else {}
         shared: dict[str, Any] = {

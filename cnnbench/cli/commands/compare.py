@@ -17,7 +17,7 @@ from cnnbench.system import commands
 if TYPE_CHECKING:
     from cnnbench.compare.comparison import Comparison
     from cnnbench.compare.thresholds import Gate
-    from cnnbench.compare.verdict import Rules
+    from cnnbench.compare.verdict import Criteria
     from cnnbench.report.columns import Look
     from cnnbench.runs.find import Selection
     from cnnbench.runs.records import RunResult
@@ -78,12 +78,12 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Compare runs: a table, and a verdict on each beside the baseline."""
     from cnnbench.compare.thresholds import parse_gate
-    from cnnbench.compare.verdict import Rules
+    from cnnbench.compare.verdict import Criteria
     from cnnbench.compare.verdict_text import parse_effect
     from cnnbench.report.columns import Look, sort_runs
 
     gates = [parse_gate(text) for text in fail_if or ()]
-    rules = Rules(baseline, metric, alpha, parse_effect(min_effect), target)
+    rules = Criteria(baseline, metric, alpha, parse_effect(min_effect), target)
     comparisons, selection = side_by_side(runs, rules, results_dir, every=every)
     warn(selection.warnings)
     if sort_by is not None:
@@ -96,7 +96,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 def side_by_side(
     runs: Sequence[str] | None,
-    rules: "Rules",
+    rules: "Criteria",
     results_dir: Path,
     *,
     every: bool = False,
@@ -162,7 +162,7 @@ def _judge(
     gates: "Sequence[Gate]",
     comparisons: "Sequence[Comparison]",
     runs: "Sequence[RunResult]",
-    rules: "Rules",
+    rules: "Criteria",
 ) -> None:
     """Prints whether each limit is kept, and ends with 3 or 4 if one is not.
 

@@ -30,13 +30,13 @@ def draw_plot(
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Draw learning curves, costs and differences of runs into one picture."""
-    from cnnbench.compare.verdict import Rules
+    from cnnbench.compare.verdict import Criteria
     from cnnbench.compare.verdict_text import parse_effect
     from cnnbench.report.comparison import doubts
     from cnnbench.report.plots.charts import comparison_picture
 
     form = file_form("--output", output, PICTURES)
-    rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
+    rules = Criteria(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(runs, rules, results_dir)
     warn(selection.warnings)
     (comparison,) = comparisons
@@ -59,11 +59,11 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     data_dir: DataDir = None,
 ) -> None:
     """Write a page with verdicts, tables, charts and mistakes, which needs no other file."""
-    from cnnbench.compare.verdict import Rules
+    from cnnbench.compare.verdict import Criteria
     from cnnbench.compare.verdict_text import parse_effect
     from cnnbench.report.html import report_page
 
-    rules = Rules(baseline, metric, alpha, parse_effect(min_effect))
+    rules = Criteria(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(runs, rules, results_dir, every=every, command="report")
     warn(selection.warnings)
     with computing():

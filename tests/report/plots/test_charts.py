@@ -26,7 +26,7 @@ from cnnbench.compare.learning_curves import (
     last_rows,
 )
 from cnnbench.compare.statistics import estimate
-from cnnbench.compare.verdict import Rules
+from cnnbench.compare.verdict import Criteria
 from cnnbench.report.plots.charts import comparison_picture, picture
 from cnnbench.report.plots.panels import INK, SERIES, Chart, Shown, draw, spread
 from cnnbench.report.plots.svg import COLORS, inline_svg
@@ -43,7 +43,7 @@ def two(**options: Any) -> tuple[RunResult, RunResult]:
     return make_run(**options), modified
 
 
-def shown(*runs: RunResult, rules: Rules = JUDGED) -> Shown:
+def shown(*runs: RunResult, rules: Criteria = JUDGED) -> Shown:
     comparison = compare(runs, rules)
     return Shown(comparison, curves(comparison, runs))
 
@@ -121,7 +121,7 @@ def test_costs_that_are_many_times_others_stand_on_a_logarithmic_axis() -> None:
 
 
 def test_differences_are_in_points_with_what_does_not_matter_in_grey() -> None:
-    rules = Rules(min_effect=Rules().min_effect._replace(value=0.002))
+    rules = Criteria(min_effect=Criteria().min_effect._replace(value=0.002))
     drawn = shown(*two(seeds=tuple(range(8))), rules=rules)
     axes = axes_of(Chart.DIFFERENCES, drawn)
     assert list(axes.lines[0].get_xdata()) == pytest.approx([1.13] * 8)
@@ -199,7 +199,7 @@ def test_a_run_that_diverged_is_named_and_marked() -> None:
 def test_values_that_are_not_finite_leave_gaps() -> None:
     standard, modified = two(seeds=(0, 1))
     lost = changed(modified, metrics={"accuracy": math.nan}, validation_loss=math.inf)
-    for rules in (Rules(), Rules(metric="loss")):
+    for rules in (Criteria(), Criteria(metric="loss")):
         drawn = shown(standard, lost, rules=rules)
         assert picture(drawn.charts(), drawn, "svg").startswith(b"<?xml")
         assert np.isnan(axes_of(Chart.EPOCHS, drawn).lines[1].get_ydata()).all()
