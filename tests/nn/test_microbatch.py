@@ -11,11 +11,10 @@ import pytest
 from flax import nnx
 
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.nn.microbatch import Cut
+from cnnbench.nn.microbatch import Cut, stages
 from cnnbench.nn.ops.batch_norm import Sums, channel_sums, normalize
 from cnnbench.nn.python_model import split
 from cnnbench.nn.result import Result
-from cnnbench.nn.stages import stages
 from cnnbench.system.devices import make_mesh, pick_devices
 from tests.support.oracles import make_plan
 
