@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from cnnbench.nn.ops.convolution import Convolution
-from cnnbench.nn.ops.toom_cook import matrices
-from cnnbench.nn.ops.winograd import LARGEST_TILE, Winograd, tilings
+from cnnbench.nn.ops.winograd import LARGEST_TILE, Winograd, matrices, tilings
 from tests.support import oracles
 from tests.support.oracles import Array
 
