@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 from cnnbench.errors import UsageError
-from cnnbench.graph.plan import Goal, Plan, build_plan
+from cnnbench.graph.build import build_plan
+from cnnbench.graph.plan import Goal, Plan
 from cnnbench.layers import (
     Activate,
     BatchNorm,

@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.data.catalog import DatasetInfo, describe
 from cnnbench.errors import DataError, Flaw, Location, Problem, SpecError, shown
-from cnnbench.graph.plan import Goal, Plan, build_plan, classify_goal, reconstruct_goal
+from cnnbench.graph.build import build_plan
+from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
 from cnnbench.layers import (
     Activate,
     AvgPool,

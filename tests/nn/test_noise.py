@@ -276,7 +276,8 @@ FLAWS = {
 
 @pytest.mark.parametrize("name", FLAWS)
 def test_what_does_not_fit_is_told(name: str) -> None:
-    from cnnbench.graph.plan import Goal, build_plan
+    from cnnbench.graph.build import build_plan
+    from cnnbench.graph.plan import Goal
     from tests.support.oracles import _LAYER
 
     layer, message, remedy = FLAWS[name]

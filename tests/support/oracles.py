@@ -15,7 +15,8 @@ from flax import nnx
 from numpy.lib.stride_tricks import sliding_window_view
 from pydantic import TypeAdapter
 
-from cnnbench.graph.plan import Goal, Plan, build_plan
+from cnnbench.graph.build import build_plan
+from cnnbench.graph.plan import Goal, Plan
 from cnnbench.layers import LayerOp
 
 Array = Any  # of NumPy, whose own types tests gain nothing from

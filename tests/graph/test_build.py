@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from cnnbench.errors import Flaw
-from cnnbench.graph.build import file_order, name_one
-from cnnbench.graph.plan import MAX_VALUES, Goal, Plan, build_plan, classify_goal, reconstruct_goal
+from cnnbench.graph.build import MAX_VALUES, build_plan, file_order, name_one
+from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
 from cnnbench.layers import LayerOp
 from cnnbench.layers.base import INPUT
 
