@@ -17,9 +17,20 @@ from typing import Any, NoReturn
 import yaml
 
 from cnnbench.errors import Location, Problem, SpecError, nearest, shown
-from cnnbench.spec.scalars import MAX_DIGITS, is_number, is_text, plain_scalar, readings
 from cnnbench.spec.shipped import shipped_names
-from cnnbench.spec.yaml_parser import MAX_BYTES, MAX_DEPTH, MAX_NODES, PLAIN, QUOTED, compose
+from cnnbench.spec.yaml_parser import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_NODES,
+    PLAIN,
+    QUOTED,
+    compose,
+    is_number,
+    is_text,
+    plain_scalar,
+    readings,
+)
 
 KeyPath = tuple[str | int, ...]
 MAX_WRITTEN = 200  # characters; messages show 40

@@ -17,7 +17,7 @@ from cnnbench.spec import vocabulary
 from cnnbench.spec.document import Document, KeyPath, dotted
 from cnnbench.spec.experiment import Experiment, Splits
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
-from cnnbench.spec.scalars import MAX_DIGITS, is_number
+from cnnbench.spec.yaml_parser import MAX_DIGITS, is_number
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     name: field.annotation

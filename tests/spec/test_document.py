@@ -16,8 +16,15 @@ from hypothesis import strategies as st
 
 from cnnbench.errors import Location, SpecError
 from cnnbench.spec.document import Document, dotted, dump_document, parse_document, read_document
-from cnnbench.spec.scalars import MAX_DIGITS, is_number, is_text, plain_scalar
-from cnnbench.spec.yaml_parser import MAX_BYTES, MAX_DEPTH, MAX_NODES
+from cnnbench.spec.yaml_parser import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_NODES,
+    is_number,
+    is_text,
+    plain_scalar,
+)
 from tests.support.limits import in_time
 
 
