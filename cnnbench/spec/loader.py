@@ -34,11 +34,10 @@ from cnnbench.layers import (
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.conv import OWNERS_KEYS
 from cnnbench.layers.fields import VALUE, Model
-from cnnbench.spec.causes import Causes
 from cnnbench.spec.cross_checks import Parts, dataset_flaw, flaws_between
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import DatasetSpec, Experiment, ModelSpec, Task, TrainSpec
-from cnnbench.spec.inheritance import in_order, lay_over, override, read_layers
+from cnnbench.spec.inheritance import Causes, in_order, lay_over, override, read_layers
 from cnnbench.spec.pydantic_messages import flaws_of
 
 _LAYER: TypeAdapter[LayerOp] = TypeAdapter(LayerOp)
