@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cnnbench.bench.measurements import IMAGES, OWN, Band, Benchmark, Measurement, Outcome, Ratio
 from cnnbench.bench.targets import Check
 from cnnbench.formatting import clean, escaped
-from cnnbench.report.table import Folded
+from cnnbench.report.table import WrappedTable
 from cnnbench.runs import codec
 from cnnbench.runs.records import Environment
 
@@ -224,7 +224,7 @@ _COLUMNS = (
 )
 
 
-def _rich_table(benchmark: Benchmark) -> Folded:
+def _rich_table(benchmark: Benchmark) -> WrappedTable:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -235,7 +235,7 @@ def _rich_table(benchmark: Benchmark) -> Folded:
         table.add_column(header, justify="right" if i else "left", no_wrap=bool(i))
     for measurement in benchmark.measured:
         table.add_row(*(Text(column.cell(benchmark, measurement)) for column in _COLUMNS))
-    return Folded(table)
+    return WrappedTable(table)
 
 
 def _json(benchmark: Benchmark) -> dict[str, object]:

@@ -63,7 +63,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
-class Task:
+class BenchTask:
     """What every contestant trains.
 
     Args:
@@ -89,7 +89,7 @@ class Task:
 
 
 def run_contest(
-    task: Task, contestants: Sequence[Contestant], settings: Settings, notify: Notify
+    task: BenchTask, contestants: Sequence[Contestant], settings: Settings, notify: Notify
 ) -> Benchmark:
     """Measures a network in several frameworks.
 
@@ -115,7 +115,7 @@ def run_contest(
         return race.finish()
 
 
-def write_task(folder: Path, task: Task) -> None:
+def write_task(folder: Path, task: BenchTask) -> None:
     """Writes what the workers read."""
     (folder / "spec.yaml").write_text(task.loaded.resolved(), encoding="utf-8")
     np.save(folder / "images.npy", task.train.images)
@@ -144,7 +144,12 @@ class _Entry:
 
 class _Race:
     def __init__(
-        self, task: Task, folder: Path, settings: Settings, workers: list[Worker], notify: Notify
+        self,
+        task: BenchTask,
+        folder: Path,
+        settings: Settings,
+        workers: list[Worker],
+        notify: Notify,
     ) -> None:
         self._task, self._folder, self._settings = task, folder, settings
         self._workers, self._notify = workers, notify

@@ -11,7 +11,7 @@ from cnnbench.bench import report as bench_report
 from cnnbench.bench.frameworks import VARIANTS, initial_weights
 from cnnbench.bench.measurements import Benchmark
 from cnnbench.bench.report import Report
-from cnnbench.bench.scheduler import OURS, Settings, Task, run_contest
+from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_contest
 from cnnbench.bench.worker_process import Contestant
 from cnnbench.data.dataset import Split, dataset_of
 from cnnbench.errors import StoreError, UsageError, listing
@@ -95,7 +95,7 @@ def load_all(
     return loaded
 
 
-def make_task(loaded: Loaded, data_dir: Path | None, notify: Notify) -> Task:
+def make_task(loaded: Loaded, data_dir: Path | None, notify: Notify) -> BenchTask:
     """What is trained: the experiment's images, and weights from its first seed.
 
     Raises:
@@ -107,15 +107,17 @@ def make_task(loaded: Loaded, data_dir: Path | None, notify: Notify) -> Task:
 
 def task_on(
     loaded: Loaded, train: Split, test: Split, dataset: str, data_dir: Path | None = None
-) -> Task:
+) -> BenchTask:
     """Likewise, with images that are given."""
     assert loaded.plan is not None
     with pinned():
         weights = initial_weights(loaded.plan, loaded.experiment.seeds[0])
-    return Task(loaded, train, test.first(MOST_TESTED), dataset, weights, data_dir)
+    return BenchTask(loaded, train, test.first(MOST_TESTED), dataset, weights, data_dir)
 
 
-def measure(task: Task, families: Sequence[str], settings: Settings, notify: Notify) -> Benchmark:
+def measure(
+    task: BenchTask, families: Sequence[str], settings: Settings, notify: Notify
+) -> Benchmark:
     """Measures one network in every variant of some frameworks, and says who is the best.
 
     Raises:

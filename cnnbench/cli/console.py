@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cnnbench.report.table import Folded
+from cnnbench.report.table import WrappedTable
 from cnnbench.system.ascii_forms import spelled
 
 
@@ -50,8 +50,8 @@ def legible(part: Any, console: Console) -> Any:
             sides = (part.top, part.right, part.bottom, part.left)
             inner = legible(part.renderable, console)
             return Padding(inner, sides, style=part.style, expand=part.expand)
-        case Folded():
-            return Folded(_table(part.table, console), part.first)
+        case WrappedTable():
+            return WrappedTable(_table(part.table, console), part.first)
         case Table():
             return _table(part, console)
         case _:

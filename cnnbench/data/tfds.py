@@ -31,7 +31,7 @@ from cnnbench.data.downloads import (
 )
 from cnnbench.data.idx import IDX_DATASETS
 from cnnbench.errors import DataError, listing
-from cnnbench.system.cache import Arrays, Entry
+from cnnbench.system.cache import Arrays, CacheEntry
 
 _DESCRIPTION = "dataset_info.json"
 
@@ -70,7 +70,7 @@ def prepared_source(name: str, data_dir: Path) -> str:
     return f"data prepared by tensorflow-datasets in {data_dir.absolute() / name}"
 
 
-def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> Entry | None:
+def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> CacheEntry | None:
     """The arrays of a dataset that lies prepared in `data_dir`.
 
     ArrayRecord data is read without TensorFlow, TFRecord data with it. The images
@@ -107,10 +107,10 @@ def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> E
     arrays: dict[str, Any] = {}
     for split in ("train", "test"):
         arrays |= _read_split(info, builder, split)
-    return Entry(arrays, prepared_source(name, data_dir), key or "")
+    return CacheEntry(arrays, prepared_source(name, data_dir), key or "")
 
 
-def prepare_with_tensorflow(name: str, data_dir: Path, notify: Callable[[str], None]) -> Entry:
+def prepare_with_tensorflow(name: str, data_dir: Path, notify: Callable[[str], None]) -> CacheEntry:
     """Download a dataset, let tensorflow-datasets prepare it, and read it.
 
     Raises:

@@ -15,7 +15,7 @@ Array = NDArray[Any]
 Dtype = Literal["float32", "float64"]
 
 
-class Verdict(StrEnum):
+class Agreement(StrEnum):
     """Meaning of the errors of a layer's derivatives."""
 
     OK = "ok"
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Bars:
+class Tolerances:
     """Largest errors that are taken for rounding.
 
     Args:
@@ -36,7 +36,10 @@ class Bars:
     differences: float
 
 
-BARS: Mapping[Dtype, Bars] = {"float64": Bars(1e-9, 1e-6), "float32": Bars(1e-4, 1e-4)}
+TOLERANCES: Mapping[Dtype, Tolerances] = {
+    "float64": Tolerances(1e-9, 1e-6),
+    "float32": Tolerances(1e-4, 1e-4),
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
@@ -96,7 +99,7 @@ class LayerCheck:
       node: the layer.
       quantities: delta, and one for each weight of its own.
       shares: size of each use's part of the kernel's gradient, where several layers use it.
-      bars: what counts as rounding.
+      tolerances: what counts as rounding.
       explained: whether rounding explains errors above a bar. Those of float32 are gone in
         float64; those of float64 are as much smaller than float32's as it has more digits.
     """
@@ -104,7 +107,7 @@ class LayerCheck:
     node: Node
     quantities: tuple[Quantity, ...]
     shares: Mapping[str, float]
-    bars: Bars
+    tolerances: Tolerances
     explained: bool = False
 
     @property
@@ -129,25 +132,31 @@ class LayerCheck:
         return sum(q.slopes.skipped for q in self.quantities)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> Agreement:
         """Meaning of the errors."""
-        return Verdict.OK if self.right else Verdict.IMPRECISE if self.explained else Verdict.WRONG
+        return (
+            Agreement.OK
+            if self.right
+            else Agreement.IMPRECISE
+            if self.explained
+            else Agreement.WRONG
+        )
 
     @property
     def near(self) -> bool:
-        """Tell whether the errors are within the bars; a NaN never is."""
+        """Tell whether the errors are within the tolerances; a NaN never is."""
         differences = self.to_differences
-        near = self.to_autodiff <= self.bars.autodiff
-        return near and (differences is None or differences <= self.bars.differences)
+        near = self.to_autodiff <= self.tolerances.autodiff
+        return near and (differences is None or differences <= self.tolerances.differences)
 
     @property
     def alike(self) -> bool:
         """Tell whether each array agrees with autodiff relative to its own size."""
-        return all(quantity.alike(self.bars.autodiff) for quantity in self.quantities)
+        return all(quantity.alike(self.tolerances.autodiff) for quantity in self.quantities)
 
     @property
     def right(self) -> bool:
-        """Tell whether the errors are within the bars.
+        """Tell whether the errors are within the tolerances.
 
         An array that is far smaller than the layer's largest derivative also has to agree relative
         to its own size, unless rounding explains that it does not: the terms of a bias before a
@@ -164,7 +173,7 @@ class GradCheck:
       title: of the experiment.
       dtype: of the gradients by hand and by autodiff.
       num_images: how many images.
-      bars: what counts as rounding.
+      tolerances: what counts as rounding.
       loss: the name of the cost.
       cost: by hand.
       cost_by_jax: by the network that is trained.
@@ -176,7 +185,7 @@ class GradCheck:
     title: str
     dtype: Dtype
     num_images: int
-    bars: Bars
+    tolerances: Tolerances
     loss: str
     cost: float
     cost_by_jax: float
@@ -187,7 +196,7 @@ class GradCheck:
     @property
     def right(self) -> bool:
         """Tell whether no layer is wrong."""
-        return all(layer.verdict is not Verdict.WRONG for layer in self.layers)
+        return all(layer.verdict is not Agreement.WRONG for layer in self.layers)
 
 
 def _largest(errors: Iterable[float]) -> float:

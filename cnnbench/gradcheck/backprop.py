@@ -45,7 +45,7 @@ def rule_of(plan: Plan, node: Node, weights: Weights, draws: Mapping[str, Array]
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
-class Network:
+class ReferenceNetwork:
     """All that the cost depends on.
 
     Args:
@@ -101,7 +101,7 @@ class Gradients:
     shares: dict[str, dict[str, Array]]
 
 
-def run(network: Network, x: Array) -> tuple[Forward, Gradients]:
+def run(network: ReferenceNetwork, x: Array) -> tuple[Forward, Gradients]:
     """All five steps.
 
     Args:
@@ -114,7 +114,7 @@ def run(network: Network, x: Array) -> tuple[Forward, Gradients]:
 
 
 def feedforward(
-    network: Network,
+    network: ReferenceNetwork,
     x: Array,
     *,
     nudges: Mapping[str, Array] | None = None,
@@ -144,7 +144,7 @@ def feedforward(
     return forward
 
 
-def cost(network: Network, forward: Forward) -> float:
+def cost(network: ReferenceNetwork, forward: Forward) -> float:
     """The cost C: the loss, and the divergences of layers that sample."""
     outputs = forward.a[network.plan.output]
     total = network.objective.value(outputs)
@@ -160,14 +160,14 @@ def kl_weight(node: Node) -> float:
     return node.op.kl_weight
 
 
-def output_error(network: Network, forward: Forward) -> Array:
+def output_error(network: ReferenceNetwork, forward: Forward) -> Array:
     """Step 3, equation (S3): nabla_a C at the output, times sigma'(z)."""
     last = network.plan.by_name[network.plan.output]
     slope = network.slope(last, forward.z[last.name])
     return network.objective.gradient(forward.a[last.name]) * slope
 
 
-def backpropagate(network: Network, forward: Forward) -> dict[str, Array]:
+def backpropagate(network: ReferenceNetwork, forward: Forward) -> dict[str, Array]:
     """Step 4, equation (S4): delta of every layer, from the last to the first.
 
     What a layer gives may be read by several: their errors add up, as the sum in the chain
@@ -188,7 +188,7 @@ def backpropagate(network: Network, forward: Forward) -> dict[str, Array]:
     return delta
 
 
-def divergence_errors(network: Network, forward: Forward) -> dict[str, Array]:
+def divergence_errors(network: ReferenceNetwork, forward: Forward) -> dict[str, Array]:
     """Equation (19): what the divergences alone make of the errors of what is sampled from."""
     errors: dict[str, Array] = {}
     outputs = forward.a[network.plan.output]
@@ -200,7 +200,7 @@ def divergence_errors(network: Network, forward: Forward) -> dict[str, Array]:
     return errors
 
 
-def gradients(network: Network, forward: Forward, delta: dict[str, Array]) -> Gradients:
+def gradients(network: ReferenceNetwork, forward: Forward, delta: dict[str, Array]) -> Gradients:
     """Step 5, equation (S5): the gradient of every weight, over all its uses (17)."""
     found: dict[str, dict[str, Array]] = {}
     shares: dict[str, dict[str, Array]] = {}
@@ -216,7 +216,9 @@ def gradients(network: Network, forward: Forward, delta: dict[str, Array]) -> Gr
     return Gradients(delta, found, shared)
 
 
-def sides(network: Network, forward: Forward, known: Forward | None = None) -> dict[str, Array]:
+def sides(
+    network: ReferenceNetwork, forward: Forward, known: Forward | None = None
+) -> dict[str, Array]:
     """On which side of its kinks each value is: the cost is smooth where all stay on theirs.
 
     Args:

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.errors import UsageError, did_you_mean, listing
-from cnnbench.gradcheck.agreement import BARS, Dtype, GradCheck, LayerCheck, Quantity
+from cnnbench.gradcheck.agreement import TOLERANCES, Dtype, GradCheck, LayerCheck, Quantity
 from cnnbench.gradcheck.autodiff import Derivatives, Reference
 from cnnbench.gradcheck.backprop import (
     Forward,
     Gradients,
-    Network,
+    ReferenceNetwork,
     backpropagate,
     cost,
     crossings,
@@ -59,7 +59,7 @@ class Point:
       doubtful: units that rounding puts on another side of a kink in one of them.
     """
 
-    network: Network
+    network: ReferenceNetwork
     x: Array
     forward: Forward
     gradients: Gradients
@@ -96,7 +96,7 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
         title=loaded.experiment.type_title,
         dtype=dtype,
         num_images=NUM_IMAGES,
-        bars=BARS[dtype],
+        tolerances=TOLERANCES[dtype],
         loss=objective_name(loaded.experiment),
         cost=cost(point.network, point.forward),
         cost_by_jax=point.autodiff.cost,
@@ -184,7 +184,7 @@ def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
             rng = np.random.default_rng([seed, len(points)])
             x, targets = _images(loaded, plan, rng, dtype)
             weights = _weights(reference.initial(), rng, dtype)
-            network = Network(plan, weights, draws, Objective(loss, targets))
+            network = ReferenceNetwork(plan, weights, draws, Objective(loss, targets))
             points.append(_point(network, x, reference, dtype))
     return min(points, key=lambda point: point.doubtful)
 
@@ -213,24 +213,24 @@ def _images(
     return x, x
 
 
-def _point(network: Network, x: Array, reference: Reference, dtype: Dtype) -> Point:
+def _point(network: ReferenceNetwork, x: Array, reference: Reference, dtype: Dtype) -> Point:
     forward, by_hand = run(network, x)
     autodiff = reference.derivatives(network.weights, x, network.objective.targets)
-    exact = _exact(network, x, BARS[dtype].differences)
+    exact = _exact(network, x, TOLERANCES[dtype].differences)
     doubtful = max(
         crossings(exact.home, sides(network, other)) for other in (forward, autodiff.forward)
     )
     return Point(network, x, forward, by_hand, autodiff, exact, doubtful)
 
 
-def _exact(network: Network, x: Array, accuracy: float) -> Landscape:
+def _exact(network: ReferenceNetwork, x: Array, accuracy: float) -> Landscape:
     """The same point in float64."""
     wide, exact_x = _converted(network, x, "float64")
     forward = feedforward(wide, exact_x)
     return Landscape(wide, exact_x, forward, accuracy)
 
 
-def _converted(network: Network, x: Array, dtype: Dtype) -> tuple[Network, Array]:
+def _converted(network: ReferenceNetwork, x: Array, dtype: Dtype) -> tuple[ReferenceNetwork, Array]:
     """A network and its images in another dtype."""
 
     def convert(value: Array) -> Array:
@@ -286,7 +286,9 @@ def _widened(loaded: Loaded, plan: Plan, point: Point) -> Wide:
     return Wide(run(network, x)[1], _beside(network, autodiff), autodiff, probes)
 
 
-def _in_jax_float64(loaded: Loaded, plan: Plan, point: Point) -> tuple[Network, Derivatives]:
+def _in_jax_float64(
+    loaded: Loaded, plan: Plan, point: Point
+) -> tuple[ReferenceNetwork, Derivatives]:
     """The network with random numbers drawn in float64, and its derivatives by JAX."""
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         reference = Reference(plan, objective(loaded.experiment), loaded.experiment.seeds[0])
@@ -296,7 +298,7 @@ def _in_jax_float64(loaded: Loaded, plan: Plan, point: Point) -> tuple[Network, 
         return network, reference.derivatives(network.weights, point.exact.x, targets)
 
 
-def _beside(network: Network, autodiff: Derivatives) -> Gradients:
+def _beside(network: ReferenceNetwork, autodiff: Derivatives) -> Gradients:
     """Derivatives by hand from the z and a that JAX has computed.
 
     At a kink either side's derivative is right; here it is the same one.
@@ -352,12 +354,15 @@ def _in_float32(loaded: Loaded, plan: Plan, point: Point) -> Explain:
         same_side = replace(quantity, by_hand=_of(beside, *at))
         lost = _left(quantity.error, expected(*at))
         return (
-            (exact.alike(BARS["float64"].autodiff) or exact.error <= lost)
-            and (own.to_differences or 0.0) <= layer.bars.differences
+            (exact.alike(TOLERANCES["float64"].autodiff) or exact.error <= lost)
+            and (own.to_differences or 0.0) <= layer.tolerances.differences
             and (
                 overflows
                 or _is_rounding(layer, quantity, wide, expected(*at))
-                or (point.doubtful > 0 and _within(same_side, layer.bars.autodiff, expected(*at)))
+                or (
+                    point.doubtful > 0
+                    and _within(same_side, layer.tolerances.autodiff, expected(*at))
+                )
             )
         )
 
@@ -376,7 +381,7 @@ def _within(quantity: Quantity, bar: float, expected: float) -> bool:
 def _is_rounding(layer: LayerCheck, quantity: Quantity, wide: Wide, expected: float) -> bool:
     """Whether the errors of both float32 derivatives are rounding's, or within the bar."""
     name, key = layer.node.name, quantity.name
-    within = layer.bars.autodiff * quantity.size
+    within = layer.tolerances.autodiff * quantity.size
     exact = [_of(probe.exact, name, key) for probe in wide.probes]
     for found in (
         [_of(probe.by_hand, name, key) for probe in wide.probes],
@@ -393,7 +398,8 @@ def _in_float64(point: Point) -> Explain:
     """A test of whether rounding explains what disagrees in float64.
 
     Where much cancels, float64 loses as many digits as float32 does at the same point, so the
-    bars grow with the error of float32. A mistake is in both of its derivatives, and is none of it.
+    tolerances grow with the error of float32. A mistake is in both of its derivatives, and is none
+    of it.
     """
     lost, expected = _lost_in_float32(point), _expected(point.exact)
     beside = _beside(point.network, point.autodiff)
@@ -404,10 +410,10 @@ def _in_float64(point: Point) -> Explain:
         error = _left(float(np.abs(narrow - exact).max()), expected(*at))
         if not np.isfinite(error):
             return False
-        factor = max(1.0, error / quantity.scale / layer.bars.autodiff)
+        factor = max(1.0, error / quantity.scale / layer.tolerances.autodiff)
         same_side = replace(quantity, by_hand=_of(beside, *at))
-        near = same_side.alike(layer.bars.autodiff) or same_side.error <= error
-        return near and (quantity.to_differences or 0.0) <= factor * layer.bars.differences
+        near = same_side.alike(layer.tolerances.autodiff) or same_side.error <= error
+        return near and (quantity.to_differences or 0.0) <= factor * layer.tolerances.differences
 
     return explain
 
@@ -441,7 +447,7 @@ def _check_layer(node: Node, point: Point, dtype: Dtype) -> LayerCheck:
     own = {key: (value, jaxs.weights[name][key]) for key, value in weights.items()}
     quantities = [*_quantities(name, pairs, point.exact), *_quantities(name, own, point.exact)]
     shares = {user: float(np.linalg.norm(g)) for user, g in hand.shares.get(name, {}).items()}
-    return LayerCheck(node, tuple(quantities), shares, BARS[dtype])
+    return LayerCheck(node, tuple(quantities), shares, TOLERANCES[dtype])
 
 
 def _quantities(

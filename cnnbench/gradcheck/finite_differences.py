@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.gradcheck.backprop import Forward, Network, cost, crossings, feedforward, sides
+from cnnbench.gradcheck.backprop import (
+    Forward,
+    ReferenceNetwork,
+    cost,
+    crossings,
+    feedforward,
+    sides,
+)
 from cnnbench.gradcheck.roundoff import perturbed
 
 Array = NDArray[Any]
@@ -51,7 +58,7 @@ class Landscape:
       accuracy: how exact a slope has to be, in parts of the largest.
     """
 
-    network: Network
+    network: ReferenceNetwork
     x: Array
     forward: Forward
     accuracy: float

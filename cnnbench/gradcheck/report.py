@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnbench.formatting import MISSING
-from cnnbench.gradcheck.agreement import GradCheck, LayerCheck, Quantity, Verdict
+from cnnbench.gradcheck.agreement import Agreement, GradCheck, LayerCheck, Quantity
 from cnnbench.layers.base import shape_text
-from cnnbench.report.table import Folded
+from cnnbench.report.table import WrappedTable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -27,9 +27,9 @@ def gradcheck_table(check: GradCheck, *, close: bool = False) -> "Group":
     from rich.text import Text
 
     title = f"{check.title}: backpropagation by hand in {check.dtype}, {check.num_images} images"
-    parts: list[Any] = [Text(title, style="table.title"), Folded(_layers(check))]
+    parts: list[Any] = [Text(title, style="table.title"), WrappedTable(_layers(check))]
     if close:
-        parts += [Folded(_arrays(layer)) for layer in check.layers]
+        parts += [WrappedTable(_arrays(layer)) for layer in check.layers]
         lines = [line for layer in check.layers for line in (*_farthest(layer), *_shares(layer))]
         parts.append(Text("\n".join(["Largest differences:", *lines, ""])))
     notes = "\n".join(_notes(check))
@@ -112,7 +112,8 @@ def _notes(check: GradCheck) -> Iterator[str]:
     yield f"Cost ({check.loss}): {check.cost:.6g}; JAX's differs by {gap:.1e}."
     yield (
         "Errors are relative to the layer's largest derivative. Tolerances:"
-        f" {check.bars.autodiff:.0e} to jax.grad, {check.bars.differences:.0e} to central"
+        f" {check.tolerances.autodiff:.0e} to jax.grad,"
+        f" {check.tolerances.differences:.0e} to central"
         " differences, which are always in float64."
     )
     yield (
@@ -138,11 +139,11 @@ def _notes(check: GradCheck) -> Iterator[str]:
 def _verdict(check: GradCheck) -> str:
     found = {
         verdict: ", ".join(each.node.name for each in check.layers if each.verdict is verdict)
-        for verdict in Verdict
+        for verdict in Agreement
     }
-    if wrong := found[Verdict.WRONG]:
+    if wrong := found[Agreement.WRONG]:
         return f"The gradients disagree in {wrong}."
-    short = found[Verdict.IMPRECISE]
+    short = found[Agreement.IMPRECISE]
     if short and check.dtype == "float64":
         return f"The gradients agree within rounding; float64 has too few digits for {short}."
     if short:
@@ -171,7 +172,10 @@ def _plain(check: GradCheck) -> dict[str, Any]:
         "loss": check.loss,
         "cost": check.cost,
         "cost_by_jax": check.cost_by_jax,
-        "bars": {"autodiff": check.bars.autodiff, "differences": check.bars.differences},
+        "bars": {
+            "autodiff": check.tolerances.autodiff,
+            "differences": check.tolerances.differences,
+        },
         "units_near_kinks": check.doubtful,
         "right": check.right,
         "layers": [_plain_layer(layer) for layer in check.layers],
@@ -182,7 +186,7 @@ def _plain_layer(layer: LayerCheck) -> dict[str, Any]:
     return {
         "layer": layer.node.name,
         "op": layer.node.op.op,
-        "right": layer.verdict is not Verdict.WRONG,
+        "right": layer.verdict is not Agreement.WRONG,
         "verdict": layer.verdict.value,
         "gradients": [
             {

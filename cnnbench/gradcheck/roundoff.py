@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.gradcheck.backprop import Forward, Gradients, Network, run
+from cnnbench.gradcheck.backprop import Forward, Gradients, ReferenceNetwork, run
 from cnnbench.gradcheck.losses import Objective
 from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Node
@@ -25,7 +25,7 @@ EXACT = frozenset({"linear", "relu", "leaky_relu"})  # slopes that are not round
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
-class _Perturbed(Network):
+class _Perturbed(ReferenceNetwork):
     """A network whose operations round at random.
 
     Args:
@@ -36,7 +36,7 @@ class _Perturbed(Network):
 
     def rule(self, node: Node) -> Rule:
         """The layer's own, perturbed; one with kinks picks values, which rounds nothing."""
-        rule = Network.rule(self, node)
+        rule = ReferenceNetwork.rule(self, node)
         if rule.side is not None:
             return rule
 
@@ -56,7 +56,7 @@ class _Perturbed(Network):
 
     def slope(self, node: Node, z: Array) -> Array:
         """Perturbed by as much as 1 is rounded, from which a slope is subtracted."""
-        slope = Network.slope(self, node, z)
+        slope = ReferenceNetwork.slope(self, node, z)
         exact = activation_of(node.op) in EXACT
         return slope if exact else slope + UNIT * self.rng.normal(size=z.shape)
 
@@ -84,7 +84,7 @@ def relative(rng: np.random.Generator, value: Array) -> Array:
     return np.asarray(value * (1 + UNIT * rng.normal(size=value.shape)))
 
 
-def perturbed(network: Network, x: Array, seed: int) -> tuple[Forward, Gradients]:
+def perturbed(network: ReferenceNetwork, x: Array, seed: int) -> tuple[Forward, Gradients]:
     """All five steps in float64 of a network that rounds at random, as float32 would.
 
     Args:

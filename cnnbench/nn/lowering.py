@@ -126,7 +126,7 @@ class Plain:
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
+class LoweredConv:
     """A convolution layer as the engine computes it.
 
     Args:
@@ -214,7 +214,9 @@ class Fused:
         assert isinstance(node.op, Upscale)
         return x if node.name in self.absorbed else pooling.upscale(x, node.op.size)
 
-    def _fold(self, plan: Plan, node: Node, readers: list[Node], form: convolution.Form) -> Folded:
+    def _fold(
+        self, plan: Plan, node: Node, readers: list[Node], form: convolution.Form
+    ) -> LoweredConv:
         owner, pads, size = geometry(plan, node)
         low = pads[0][0], pads[1][0]
         shape = plan.by_name[node.kernel_owner].layout.params["kernel"]
@@ -228,15 +230,17 @@ class Fused:
         if isinstance(node.op, ConvTranspose):
             kernel = (*boxed, *shape[2:])
             stride = box if box != ONE else owner.stride
-            return Folded(
+            return LoweredConv(
                 convolution.convolution(size, kernel, stride, low, small, form), True, False, box
             )
         out = _needed(node, readers)
         if box == ONE:
-            return Folded(convolution.convolution(size, shape, owner.stride, low, out, form))
+            return LoweredConv(convolution.convolution(size, shape, owner.stride, low, out, form))
         kernel = (*boxed, shape[3], shape[2])
         ends = (shape[0] - 1 - low[0], shape[1] - 1 - low[1])
-        return Folded(convolution.convolution(out, kernel, box, ends, small, form), True, True, box)
+        return LoweredConv(
+            convolution.convolution(out, kernel, box, ends, small, form), True, True, box
+        )
 
 
 def _readers(plan: Plan) -> dict[str, list[Node]]:

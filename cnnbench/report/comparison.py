@@ -26,7 +26,7 @@ from cnnbench.report.columns import (
     estimate_text,
 )
 from cnnbench.report.sparkline import sparkline
-from cnnbench.report.table import Folded
+from cnnbench.report.table import WrappedTable
 from cnnbench.runs.folder import RunEntry
 from cnnbench.spec.metrics import heading, metric_text, words
 
@@ -45,7 +45,7 @@ def terminal_table(comparisons: Sequence[Comparison], *, wide: bool, look: Look 
     from rich.console import Group
     from rich.text import Text
 
-    parts: list[Folded | Text] = []
+    parts: list[WrappedTable | Text] = []
     for comparison in comparisons:
         text = Text("\n".join(["", *notes(comparison, wide=wide, look=look), ""]), style="dim")
         said = [*verdict_lines(every_verdict(comparison)), *map(clean, comparison.remarks)]
@@ -73,7 +73,7 @@ def markdown(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAI
 
 def list_table(
     entries: Iterable[RunEntry], curves: Iterable[Sequence[float]], encoding: str
-) -> Folded:
+) -> WrappedTable:
     """Runs for a terminal, one a line; the RUN-ID begins with the start in UTC.
 
     Args:
@@ -95,7 +95,7 @@ def list_table(
     table.add_column("Result", justify="right", no_wrap=True)
     for entry, curve in zip(entries, curves, strict=True):
         table.add_row(*(Text(cell) for cell in _list_cells(entry, sparkline(curve, encoding))))
-    return Folded(table)
+    return WrappedTable(table)
 
 
 def grid(comparison: Comparison, *, wide: bool) -> list[list[str]]:
@@ -220,7 +220,7 @@ def _over_seeds(comparison: Comparison) -> str:
 
 def _rich_table(
     columns: Sequence[Column[R]], rows: Sequence[R], *, wide: bool, first: int = 1
-) -> Folded:
+) -> WrappedTable:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -233,7 +233,7 @@ def _rich_table(
         table.add_column(Text(column.heading or column.header), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(column.cell(row)) for column in columns))
-    return Folded(table, first)
+    return WrappedTable(table, first)
 
 
 def _markdown(comparison: Comparison, *, wide: bool, look: Look) -> str:

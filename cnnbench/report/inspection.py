@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from cnnbench.analysis.activations import LayerStatistics, Prediction, Responses
 from cnnbench.formatting import visible
 from cnnbench.layers.base import shape_text
-from cnnbench.report.table import Folded
+from cnnbench.report.table import WrappedTable
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -17,7 +17,7 @@ def _titled(title: str, table: "Table") -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    return Group(Text(visible(title), style="table.title"), Folded(table))
+    return Group(Text(visible(title), style="table.title"), WrappedTable(table))
 
 
 def _table() -> "Table":

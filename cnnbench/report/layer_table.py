@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 from cnnbench.formatting import visible
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT, shape_text
-from cnnbench.report.table import Folded
+from cnnbench.report.table import WrappedTable
 
 if TYPE_CHECKING:
     from cnnbench.nn.submodules import Outline, Part
 
 
-def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> Folded:
+def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> WrappedTable:
     """The layers, one a row, and the totals.
 
     Args:
@@ -26,7 +26,7 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
     return _layer_table(rows, (plan.num_params, plan.multiply_adds), title, marks)
 
 
-def outline_table(outline: "Outline", title: str) -> Folded:
+def outline_table(outline: "Outline", title: str) -> WrappedTable:
     """The submodules of a Python model likewise."""
     rows: dict[str, tuple[str, ...]] = {INPUT: ("", "", shape_text(outline.input_shape), "", "")}
     rows |= {part.name: part_cells(part)[1:] for part in outline.parts}
@@ -38,7 +38,7 @@ def _layer_table(
     totals: tuple[int, int],
     title: str,
     marks: Mapping[str, str] | None,
-) -> Folded:
+) -> WrappedTable:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -57,7 +57,7 @@ def _layer_table(
     for name, cells in rows.items():
         mark = "" if marks is None else f"{marks.get(name, ''):2}"
         table.add_row(mark + name, *cells, style="bold" if mark[:1] in ("+", "~") else "")
-    return Folded(table)
+    return WrappedTable(table)
 
 
 def layer_cells(node: Node) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from cnnbench.analysis.predict import Guess, Reconstruction
 from cnnbench.data.image_files import MIDDLE, Photograph
 from cnnbench.formatting import clean, csv_cell, escaped
 from cnnbench.report.plots.terminal_image import Shown
-from cnnbench.report.table import Folded
+from cnnbench.report.table import WrappedTable
 from cnnbench.runs import codec
 from cnnbench.runs.records import RunRecord
 
@@ -69,7 +69,7 @@ def headline(answer: Guess | Reconstruction) -> str:
     return f"squared error {answer.squared_error:.4g}"
 
 
-def table(found: Predictions) -> Folded:
+def table(found: Predictions) -> WrappedTable:
     """A line for each file."""
     from rich import box
     from rich.table import Table
@@ -81,7 +81,7 @@ def table(found: Predictions) -> Folded:
         drawn.add_column(name, justify="right" if number else "left", no_wrap=number > 0)
     for row in rows:
         drawn.add_row(*map(Text, row))
-    return Folded(drawn)
+    return WrappedTable(drawn)
 
 
 def markdown(found: Predictions) -> str:

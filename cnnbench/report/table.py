@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 UNBOUNDED = 10_000  # columns
 
 
-class Folded:
+class WrappedTable:
     """A table as wide as the terminal lets it be.
 
     A column that may wrap is never narrower than its longest word. Columns that find no room

@@ -33,7 +33,7 @@ _DIGEST_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CacheEntry:
     """What a cache file holds.
 
     Args:
@@ -69,7 +69,7 @@ def cache_dir() -> Path:
     return (shared if shared.is_absolute() else at_home(Path("~/.cache"))) / "cnnbench"
 
 
-def write_entry(path: Path, entry: Entry) -> None:
+def write_entry(path: Path, entry: CacheEntry) -> None:
     """Write a cache file whole, or not at all.
 
     Raises:
@@ -86,7 +86,7 @@ def write_entry(path: Path, entry: Entry) -> None:
     write_whole(path, *parts, digest.hexdigest().encode())
 
 
-def read_entry(path: Path, key: str, notify: Callable[[str], None]) -> Entry | None:
+def read_entry(path: Path, key: str, notify: Callable[[str], None]) -> CacheEntry | None:
     """Read a cache file, verified; None where there is none that can be used.
 
     A file that is not what was written, or was written for another key, is removed, and
@@ -105,7 +105,7 @@ def read_entry(path: Path, key: str, notify: Callable[[str], None]) -> Entry | N
         return None
 
 
-def _read(file: BinaryIO, key: str) -> Entry:
+def _read(file: BinaryIO, key: str) -> CacheEntry:
     line = file.readline(_MAX_HEADER_BYTES)
     header, specs = _parse_header(line)
     if header.key != key:
@@ -124,7 +124,7 @@ def _read(file: BinaryIO, key: str) -> Entry:
     return replace(header, arrays=arrays)
 
 
-def _parse_header(line: bytes) -> tuple[Entry, list[tuple[str, str, tuple[int, ...]]]]:
+def _parse_header(line: bytes) -> tuple[CacheEntry, list[tuple[str, str, tuple[int, ...]]]]:
     """The entry without its arrays, and their names, types and shapes."""
     try:
         header = json.loads(line)
@@ -136,7 +136,7 @@ def _parse_header(line: bytes) -> tuple[Entry, list[tuple[str, str, tuple[int, .
         if not all(_is_sane(dtype, shape) for _, dtype, shape in specs):
             raise _CorruptError("the header is damaged")
         files = {str(role): tuple(map(str, sums)) for role, sums in header["files"].items()}
-        return Entry({}, str(header["source"]), str(header["key"]), files), specs
+        return CacheEntry({}, str(header["source"]), str(header["key"]), files), specs
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _CorruptError("the header is damaged") from error
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnnbench.system.cache import Entry, cache_dir, read_entry, write_entry
+from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
 from cnnbench.system.settings import asked
 
 _ASKED = "/jax/compilation_cache/compile_requests_use_cache"
@@ -110,7 +110,7 @@ class ProgramFiles:
 
     def put(self, key: str, program: bytes) -> None:
         """Keeps a program if the disk takes it."""
-        content = Entry({"program": np.frombuffer(program, np.uint8)}, "JAX", key)
+        content = CacheEntry({"program": np.frombuffer(program, np.uint8)}, "JAX", key)
         try:
             write_entry(self._file(key), content)
         except OSError as error:

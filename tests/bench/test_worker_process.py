@@ -10,7 +10,7 @@ import pytest
 from cnnbench.bench import scheduler, worker_process
 from cnnbench.bench.frameworks import initial_weights
 from cnnbench.bench.measurements import Outcome
-from cnnbench.bench.scheduler import OURS, Settings, Task, run_contest
+from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_contest
 from cnnbench.bench.worker import metrics, read_weights
 from cnnbench.bench.worker_process import Contestant, LostError, Worker
 from cnnbench.data.dataset import Split
@@ -52,7 +52,7 @@ def task(tmp_path):
     labels = np.arange(100, dtype=np.int32) % 10
     test = Split(images[:50], labels[:50])
     weights = {"dense1": {"kernel": np.ones((16, 10), np.float32), "bias": np.ones(10, np.float32)}}
-    return Task(load_experiment(path), Split(images, labels), test, "random images", weights)
+    return BenchTask(load_experiment(path), Split(images, labels), test, "random images", weights)
 
 
 def fakes(*variants: str) -> list[Contestant]:
@@ -161,7 +161,7 @@ def test_no_process_is_left(task, monkeypatch):
 def test_our_engine_takes_part(task, tmp_path):
     assert task.loaded.plan is not None
     weights = initial_weights(task.loaded.plan, 0)
-    real = Task(task.loaded, task.train, task.test, task.dataset, weights)
+    real = BenchTask(task.loaded, task.train, task.test, task.dataset, weights)
     done = run_contest(real, [OURS, *fakes("a")], QUICK, lambda _: None)
     own = done.own
     assert own is not None, done.measurements
@@ -173,7 +173,7 @@ def test_our_engine_takes_part(task, tmp_path):
 
 
 def test_a_python_model_is_refused(task):
-    python = Task(
+    python = BenchTask(
         dataclasses.replace(task.loaded, plan=None), task.train, task.test, "", task.weights
     )
     with pytest.raises(UsageError, match=r"^tiny: model\.python runs in Flax alone; write model"):

@@ -10,9 +10,9 @@ import pytest
 from scipy import signal, special
 
 from cnnbench.gradcheck import worked_example
-from cnnbench.gradcheck.agreement import BARS
+from cnnbench.gradcheck.agreement import TOLERANCES
 from cnnbench.gradcheck.autodiff import Reference
-from cnnbench.gradcheck.backprop import Network, feedforward, output_error, rule_of, run
+from cnnbench.gradcheck.backprop import ReferenceNetwork, feedforward, output_error, rule_of, run
 from cnnbench.gradcheck.losses import Objective, divergence, divergence_gradient
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS
@@ -248,7 +248,7 @@ def _after(op: Mapping[str, Any], number: int) -> Any:
     return ["first" if name == "input" else name for name in names]
 
 
-def some_network(plan: Plan, seed: int) -> tuple[Network, Array]:
+def some_network(plan: Plan, seed: int) -> tuple[ReferenceNetwork, Array]:
     """Random weights and images, and a mean squared error beside random targets."""
     rng = np.random.default_rng(seed)
     weights = {
@@ -257,13 +257,13 @@ def some_network(plan: Plan, seed: int) -> tuple[Network, Array]:
         if node.layout.params
     }
     targets = rng.normal(size=(NUM_IMAGES, *plan.output_shape))
-    return Network(plan, weights, {}, Objective("mse", targets)), rng.normal(
+    return ReferenceNetwork(plan, weights, {}, Objective("mse", targets)), rng.normal(
         size=(NUM_IMAGES, *plan.input_shape)
     )
 
 
 def assert_near(got: Array, want: Array, what: str, scale: float = 1e-6) -> None:
-    bar = BARS["float64"].autodiff * max(scale, float(np.abs(want).max()))
+    bar = TOLERANCES["float64"].autodiff * max(scale, float(np.abs(want).max()))
     np.testing.assert_allclose(got, want, rtol=0, atol=bar, err_msg=what)
 
 
@@ -285,7 +285,7 @@ def test_rule_is_the_vector_jacobian_product(name: str) -> None:
         reference = Reference(plan, score, 0)
         draws = reference.draws(NUM_IMAGES, "float64")
         want = reference.derivatives(network.weights, x, network.objective.targets)
-    drawn = Network(plan, network.weights, draws, network.objective)
+    drawn = ReferenceNetwork(plan, network.weights, draws, network.objective)
     forward, got = run(drawn, x)
     for node in plan.nodes:
         assert_near(forward.z[node.name], want.forward.z[node.name], f"z of {node.name}")
@@ -418,7 +418,7 @@ def test_gradient_of_a_tied_kernel_is_the_sum_of_its_uses() -> None:
     kernel = network.weights["c"]["kernel"]
     apart = {**network.weights, "t": {**network.weights["t"], "kernel": kernel}}
     one = run(network, x)[1]
-    two = run(Network(plans[1], apart, {}, network.objective), x)[1]
+    two = run(ReferenceNetwork(plans[1], apart, {}, network.objective), x)[1]
     assert one.shares.keys() == {"c"}
     assert not two.shares
     for user in ("c", "t"):

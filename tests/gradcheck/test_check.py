@@ -22,9 +22,16 @@ from cnnbench.errors import UsageError
 from cnnbench.formatting import MISSING
 from cnnbench.gradcheck import check as gradcheck
 from cnnbench.gradcheck import finite_differences
-from cnnbench.gradcheck.agreement import BARS, Bars, GradCheck, LayerCheck, Quantity, Verdict
+from cnnbench.gradcheck.agreement import (
+    TOLERANCES,
+    Agreement,
+    GradCheck,
+    LayerCheck,
+    Quantity,
+    Tolerances,
+)
 from cnnbench.gradcheck.autodiff import Reference, by_layer
-from cnnbench.gradcheck.backprop import Network, feedforward, run
+from cnnbench.gradcheck.backprop import ReferenceNetwork, feedforward, run
 from cnnbench.gradcheck.finite_differences import MOST, SAMPLE, Landscape, Slopes, chosen
 from cnnbench.gradcheck.losses import Objective
 from cnnbench.gradcheck.report import gradcheck_table
@@ -81,7 +88,7 @@ def test_shipped_experiments_agree(name: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(finite_differences, "MOST", 4)  # fewer entries than a user's run
     monkeypatch.setattr(finite_differences, "SAMPLE", 2)
     found = check(EXPERIMENTS / f"{name}.yaml")
-    assert (found.bars, found.doubtful) == (Bars(1e-9, 1e-6), 0)
+    assert (found.tolerances, found.doubtful) == (Tolerances(1e-9, 1e-6), 0)
     assert found.cost == pytest.approx(found.cost_by_jax, rel=1e-12)
     assert [layer.node.name for layer in found.layers if not layer.right] == []
     for layer in found.layers:
@@ -260,7 +267,7 @@ def test_a_small_mistake_is_found_where_float64_is_short_of_digits(
     monkeypatch.setattr(conv, "kernel_gradient", lambda *args: real(*args) + 3 * tiny)
     loaded = load_experiment(spec(tmp_path, CANCELLING), ("seeds=[4]",))
     found = gradcheck.check_gradients(loaded, "float64", "wide")
-    assert [layer.verdict for layer in found.layers] == [Verdict.WRONG]
+    assert [layer.verdict for layer in found.layers] == [Agreement.WRONG]
 
 
 @pytest.mark.parametrize("size", [1e-1, 1e-3])
@@ -273,7 +280,7 @@ def test_a_mistake_is_found_where_float32_is_short_of_digits(
     monkeypatch.setattr(conv, "kernel_gradient", lambda *args: real(*args) + 2 * tiny)
     found = check(spec(tmp_path, CANCELLING), "float32")
     verdicts = {layer.node.name: layer.verdict for layer in found.layers}
-    assert (verdicts["wide"], verdicts["norm"]) == (Verdict.WRONG, Verdict.IMPRECISE)
+    assert (verdicts["wide"], verdicts["norm"]) == (Agreement.WRONG, Agreement.IMPRECISE)
     assert not found.right
 
 
@@ -289,9 +296,9 @@ def test_a_mistake_in_float32_alone_is_no_rounding(
 
     monkeypatch.setattr(conv, "kernel_gradient", wrong)
     found = check(spec(tmp_path, LAYERS), "float32")
-    wanted = dict.fromkeys(("conv", "more"), Verdict.WRONG)
+    wanted = dict.fromkeys(("conv", "more"), Agreement.WRONG)
     verdicts = {layer.node.name: layer.verdict for layer in found.layers}
-    assert verdicts == dict.fromkeys(verdicts, Verdict.OK) | wanted
+    assert verdicts == dict.fromkeys(verdicts, Agreement.OK) | wanted
 
 
 # Kinks: no false alarm, and what was left out is counted.
@@ -349,7 +356,7 @@ def test_a_loss_that_only_a_mistake_makes_infinite_is_wrong(
 
     monkeypatch.setattr(dense, "dense_rule", _wrapped(dense.dense_rule, infinite))
     found = check(spec(tmp_path, "    out: {op: dense, units: 10}\n"))
-    assert [layer.verdict for layer in found.layers] == [Verdict.WRONG]
+    assert [layer.verdict for layer in found.layers] == [Agreement.WRONG]
 
 
 def test_float32_that_is_short_of_range_is_imprecise(tmp_path: Path) -> None:
@@ -378,7 +385,7 @@ def test_a_mistake_is_found_where_float32_overflows(
     )
     found = gradcheck.check_gradients(loaded, "float32")
     assert found.overflows
-    wrong = [layer.node.name for layer in found.layers if layer.verdict is Verdict.WRONG]
+    wrong = [layer.node.name for layer in found.layers if layer.verdict is Agreement.WRONG]
     assert wrong == ["flat", "mean", "code"]  # beside the divergence, spread's error is none
 
 
@@ -392,8 +399,8 @@ def landscape(layers: dict[str, Any], shape: tuple[int, ...], x: Array) -> Lands
     return Landscape(network, x, feedforward(network, x), 1e-6)
 
 
-def squares(plan: Plan, weights: Any, targets: Array) -> Network:
-    return Network(plan, weights, {}, Objective("mse", targets))
+def squares(plan: Plan, weights: Any, targets: Array) -> ReferenceNetwork:
+    return ReferenceNetwork(plan, weights, {}, Objective("mse", targets))
 
 
 def test_steps_are_shortened_until_they_cross_no_kink() -> None:
@@ -473,7 +480,7 @@ def test_nothing_hides_a_nan() -> None:
     for bad, right in ((np.nan, False), (1.0, True)):
         hand, jaxs = np.array([1.0, bad]), np.ones(2)
         quantity = Quantity("delta", hand, jaxs, none, 1.0)
-        layer = LayerCheck(node, (quantity,), {}, BARS["float64"])
+        layer = LayerCheck(node, (quantity,), {}, TOLERANCES["float64"])
         assert (layer.right, layer.to_differences, layer.skipped) == (right, None, 2)
 
 
@@ -492,7 +499,7 @@ def test_the_network_by_hand_is_the_one_that_trains(tmp_path: Path) -> None:
     trained = step(state, jnp.arange(4))
     x = images.astype(np.float32) / 256
     by_hand = run(
-        Network(
+        ReferenceNetwork(
             loaded.plan,
             reference.initial(),
             reference.draws(4, "float32"),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.errors import UsageError
 from cnnbench.gradcheck import backprop, check, finite_differences
-from cnnbench.gradcheck.agreement import BARS, Dtype, Verdict
+from cnnbench.gradcheck.agreement import TOLERANCES, Agreement, Dtype
 from cnnbench.gradcheck.autodiff import Reference
 from cnnbench.gradcheck.backprop import rule_of
 from cnnbench.gradcheck.finite_differences import DELTA
@@ -234,16 +234,16 @@ class Effect:
     scale: float
     dtype: Dtype
 
-    def verdicts(self) -> set[Verdict]:
+    def verdicts(self) -> set[Agreement]:
         """Those that are true of the array's layer."""
-        info, bar = np.finfo(self.dtype), 3 * BARS[self.dtype].autodiff
+        info, bar = np.finfo(self.dtype), 3 * TOLERANCES[self.dtype].autodiff
         hidden = bar * self.size + 2 * self.noise + 100 * float(info.tiny / info.eps)
         if not self.change > hidden or not np.isfinite(self.change):
-            return set(Verdict)
+            return set(Agreement)
         if self.change > 100 * self.noise:
-            return {Verdict.WRONG}
+            return {Agreement.WRONG}
         below = self.change <= bar * self.scale
-        return {Verdict.WRONG, Verdict.IMPRECISE, *[Verdict.OK] * below}
+        return {Agreement.WRONG, Agreement.IMPRECISE, *[Agreement.OK] * below}
 
 
 def effects(point: check.Point, mistake: Mistake, at: str) -> dict[str, list[Effect]]:
@@ -316,7 +316,7 @@ def scan(one: Drawn, picks: random.Random, number: int) -> Iterator[tuple[Any, .
                 yield "right code", str(error)
             return
         for dtype, right in found.items():
-            wrong = [layer.node.name for layer in right.layers if layer.verdict is Verdict.WRONG]
+            wrong = [layer.node.name for layer in right.layers if layer.verdict is Agreement.WRONG]
             if wrong:
                 yield "right code", dtype, wrong
         clean = points[:2]
@@ -330,7 +330,7 @@ def scan(one: Drawn, picks: random.Random, number: int) -> Iterator[tuple[Any, .
             for dtype, effect in zip(PRECISIONS, told, strict=True):
                 with mistaken(MISTAKES[name], at):
                     (layer,) = check.check_gradients(one.loaded, dtype, target).layers
-                allowed = set(Verdict).intersection(*(e.verdicts() for e in effect[target]))
+                allowed = set(Agreement).intersection(*(e.verdicts() for e in effect[target]))
                 if layer.verdict not in allowed:
                     yield name, at, target, dtype, layer.verdict.value, effect[target]
 
@@ -400,7 +400,7 @@ def test_bad_conditioning_is_imprecise_and_float64_is_suggested(case: str) -> No
     loaded = loaded_graph(graph, loss="binary_cross_entropy")
     with conditions(CONDITIONS[condition]):
         narrow, wide = (check.check_gradients(loaded, dtype) for dtype in PRECISIONS)
-    found = [layer.node.name for layer in narrow.layers if layer.verdict is Verdict.IMPRECISE]
+    found = [layer.node.name for layer in narrow.layers if layer.verdict is Agreement.IMPRECISE]
     assert short <= set(found)
     assert narrow.right
     assert wide.right
@@ -424,7 +424,7 @@ def test_a_mistake_in_an_array_far_smaller_than_the_layers_largest_is_found(dtyp
         (right,) = check.check_gradients(loaded, dtype, "out").layers
         with mistaken(MISTAKES["wrong sign of the kernel"], "out"):
             (wrong,) = check.check_gradients(loaded, dtype, "out").layers
-    assert (right.verdict, wrong.verdict) == (Verdict.OK, Verdict.WRONG)
+    assert (right.verdict, wrong.verdict) == (Agreement.OK, Agreement.WRONG)
     assert wrong.near  # beside the bias's
 
 
@@ -448,14 +448,14 @@ def test_a_cost_of_zero_is_divided_by_nothing(dtype: Dtype) -> None:
     with conditions(weights), mock.patch.object(check, "_images", images):
         found = check.check_gradients(loaded, dtype)
     assert found.cost == 0
-    assert [layer.verdict for layer in found.layers] == [Verdict.OK]
+    assert [layer.verdict for layer in found.layers] == [Agreement.OK]
 
 
 def test_leaky_relus_side_is_its_slopes() -> None:
     """A subnormal z that XLA flushes to 0 is on the other side, though neither is above 0."""
     layers = {"leaky": {"op": "activation", "activation": "leaky_relu"}}
     plan = make_plan(layers, (1, 1, 1), (1, 1, 1))
-    network = backprop.Network(plan, {}, {}, Objective("mse", np.zeros((1, 1, 1, 1))))
+    network = backprop.ReferenceNetwork(plan, {}, {}, Objective("mse", np.zeros((1, 1, 1, 1))))
     sides = [
         backprop.sides(network, backprop.feedforward(network, np.full((1, 1, 1, 1), z)))["leaky"]
         for z in (-1e-42, 0.0, 1e-42)

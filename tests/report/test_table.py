@@ -12,7 +12,7 @@ from rich.table import Table
 from cnnbench.formatting import clean
 from cnnbench.report import comparison
 from cnnbench.report.layer_table import layer_table
-from cnnbench.report.table import Folded
+from cnnbench.report.table import WrappedTable
 from cnnbench.spec.loader import load_experiment
 from tests.report.test_columns import three
 from tests.report.test_comparison import CURVES, ENTRIES, shown
@@ -22,7 +22,7 @@ TITLES = st.text("abc ", min_size=1, max_size=14).map(clean)  # as all tables ha
 NAMES = st.lists(TITLES, min_size=1, max_size=4)
 
 
-def folded(names: list[str], columns: int, *, edge: bool) -> Folded:
+def folded(names: list[str], columns: int, *, edge: bool) -> WrappedTable:
     """A name and numbers that tell their places."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=edge, collapse_padding=True)
     table.add_column("Name")
@@ -30,7 +30,7 @@ def folded(names: list[str], columns: int, *, edge: bool) -> Folded:
         table.add_column(f"H{column}", justify="right", no_wrap=True)
     for row, name in enumerate(names):
         table.add_row(name, *(f"{row}.{column:03}" for column in range(columns)))
-    return Folded(table)
+    return WrappedTable(table)
 
 
 @settings(deadline=None)

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cnnbench.system.cache import Entry, cache_dir, read_entry, write_entry
+from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
 
 KEY = "a set, by its content"
 START = '"key": "a set, by its content", "source": "", "files": {}, "arrays": '
 
 
-def _entry(seed: int = 0) -> Entry:
+def _entry(seed: int = 0) -> CacheEntry:
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (7, 5, 4, 1), dtype=np.uint8)
-    return Entry({"images": images, "labels": np.arange(7, dtype=np.int32)}, "a test", KEY)
+    return CacheEntry({"images": images, "labels": np.arange(7, dtype=np.int32)}, "a test", KEY)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_gives_back_what_was_written(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     path = tmp_path_factory.mktemp("cache") / "new" / "a.arrays"
-    write_entry(path, Entry({"images": images, "labels": labels}, source, key, {"a": sums}))
+    write_entry(path, CacheEntry({"images": images, "labels": labels}, source, key, {"a": sums}))
     found = read_entry(path, key, pytest.fail)
     assert found is not None
     assert (found.source, found.key, found.files) == (source, key, {"a": sums})
@@ -157,11 +157,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from cnnbench.system.cache import Entry, read_entry, write_entry
+from cnnbench.system.cache import CacheEntry, read_entry, write_entry
 def stop(note): raise SystemExit(note)
 path, mine = Path(sys.argv[1]), int(sys.argv[2])
 for _ in range(60):
-    write_entry(path, Entry({"a": np.full(200_000, mine, np.uint8)}, "race", "key"))
+    write_entry(path, CacheEntry({"a": np.full(200_000, mine, np.uint8)}, "race", "key"))
     found = read_entry(path, "key", stop)
     assert found is not None
     assert len(set(found.arrays["a"].tolist())) == 1

@@ -32,7 +32,7 @@ def data_list() -> None:
 
     from cnnbench.data.catalog import KNOWN
     from cnnbench.layers.base import shape_text
-    from cnnbench.report.table import Folded
+    from cnnbench.report.table import WrappedTable
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("Name", "Image", "Classes", "Train", "Test", "What it shows"):
@@ -43,7 +43,7 @@ def data_list() -> None:
         sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
         table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
     other = "Any other image-classification set of tensorflow-datasets works by its name."
-    stdout().print(Folded(table), other, highlight=False)
+    stdout().print(WrappedTable(table), other, highlight=False)
 
 
 @data_app.command(name="prepare")
