@@ -14,7 +14,7 @@ from cnnbench.formatting import clean
 from cnnbench.layers.base import shape_text
 from cnnbench.runs.folder import read_run
 from cnnbench.spec.metrics import metric_text
-from cnnbench.training.image_quality import BRIGHTEST
+from cnnbench.training.losses import BRIGHTEST
 
 ACTIVE = 0.01  # nats of divergence below which a unit of the code says nothing
 
