@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,7 +15,7 @@ from cnnbench.formatting import clean
 from cnnbench.layers.base import shape_text
 from cnnbench.runs.folder import read_run
 from cnnbench.spec.metrics import metric_text
-from cnnbench.training.losses import BRIGHTEST
+from cnnbench.training.losses import BRIGHTEST, psnr
 
 ACTIVE = 0.01  # nats of divergence below which a unit of the code says nothing
 
@@ -48,7 +49,5 @@ def latent_lines(network: TrainedNetwork, test: Split) -> Iterator[str]:
 
 def _decibels(images: Images, found: NDArray[np.floating[Any]]) -> float:
     """Peak signal-to-noise ratio, mean over images; what no pixel can be is cut off first."""
-    error = (np.clip(found, 0, BRIGHTEST) - images.astype(float)) ** 2
-    each = error.reshape(len(images), -1).mean(axis=1)
-    with np.errstate(divide="ignore"):  # no error at all is infinitely good
-        return float(np.mean(10 * np.log10(BRIGHTEST**2 / each)))
+    possible = jnp.asarray(found, jnp.float32).clip(0, BRIGHTEST)
+    return float(psnr(possible, jnp.asarray(images, jnp.float32), BRIGHTEST).mean())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from skimage.metrics import peak_signal_noise_ratio
 from typer.testing import CliRunner
 
 from cnnbench.analysis.latent import (
@@ -195,8 +196,25 @@ def test_the_command_says_it_and_draws_it(results: Mapping[str, Path], tmp_path:
     for line, pattern in zip(done.stdout.splitlines(), lines, strict=True):
         assert re.fullmatch(pattern, line), line
     assert Image.open(io.BytesIO(file.read_bytes())).size[0] == 880
+
+
+def test_the_command_measures_denoising_as_scikit_image_does(
+    results: Mapping[str, Path], networks: Mapping[str, TrainedNetwork]
+) -> None:
     done = CliRunner().invoke(app, ["latent", str(results["denoising"])])
-    assert re.search(rf"Denoising: PSNR {number} dB before, {number} dB after\n", done.stdout)
+    images = data_of(networks["denoising"]).test.images
+    found = denoise(networks["denoising"], images)
+    assert found is not None
+    before, after = (
+        np.mean(
+            [
+                peak_signal_noise_ratio(image.astype(float), made, data_range=255)
+                for image, made in zip(images, np.clip(values, 0, 255), strict=True)
+            ]
+        )
+        for values in found
+    )
+    assert f"Denoising: PSNR {before:.1f} dB before, {after:.1f} dB after\n" in done.stdout
 
 
 def test_what_cannot_be_looked_at_is_told(results: Mapping[str, Path]) -> None:
