@@ -25,7 +25,7 @@ IMAGES, ROWS, CALLS = 10, 8, 9
 MOST_PRODUCTS = 40e6  # of an image: larger layers are rare, and take long here
 
 
-class Shape(NamedTuple):
+class ConvShape(NamedTuple):
     """A valid correlation of stride one."""
 
     kernel: tuple[int, int]
@@ -34,14 +34,14 @@ class Shape(NamedTuple):
     filters: int
 
 
-def shapes(seed: int) -> Iterator[Shape]:
+def shapes(seed: int) -> Iterator[ConvShape]:
     """Random ones, without end."""
     rng = np.random.default_rng(seed)
     while True:
         taps = tuple(int(rng.integers(1, 10)) for _ in range(2))
         kernel = taps if rng.random() < 0.3 else (taps[0], taps[0])
         side, channels, filters = (int(rng.choice(c)) for c in ((4, 6, 8, 12, 16, 24), *_CHANNELS))
-        shape = Shape(kernel, (side, side), channels, filters)  # type: ignore[arg-type]
+        shape = ConvShape(kernel, (side, side), channels, filters)  # type: ignore[arg-type]
         if math.prod(kernel) * side**2 * channels * filters <= MOST_PRODUCTS and kernel != (1, 1):
             yield shape
 
@@ -49,7 +49,7 @@ def shapes(seed: int) -> Iterator[Shape]:
 _CHANNELS = ((4, 8, 12, 16, 24, 32, 48, 64, 96), (4, 8, 12, 16, 24, 32, 48, 64, 96))
 
 
-def microseconds(shape: Shape, by: convolution.Algorithm) -> float:
+def microseconds(shape: ConvShape, by: convolution.Algorithm) -> float:
     """Of an image, forward and backward: the least of several calls on rows of images."""
     (kh, kw), (oh, ow), channels, filters = shape
     rng = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def _seconds(run: Any, kernel: jax.Array) -> float:
     return time.perf_counter() - start
 
 
-def measure(shape: Shape) -> dict[str, Any]:
+def measure(shape: ConvShape) -> dict[str, Any]:
     """Microseconds of every algorithm, and the picked one's over the fastest's."""
     kernel, out, channels, filters = shape
     ways: list[convolution.Algorithm] = [Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out)]

@@ -23,8 +23,7 @@ import numpy as np
 
 from benchmarks.gpu_worker import Contestant
 from cnnbench.bench.measurements import OWN, ratio, take_turns
-from cnnbench.bench.worker_process import Contestant as Process
-from cnnbench.bench.worker_process import LostError, RefusedError, Worker, closing_all
+from cnnbench.bench.worker_process import BenchVariant, LostError, RefusedError, Worker, closing_all
 from cnnbench.compare.statistics import mean_interval
 from cnnbench.system.files import write_whole
 
@@ -60,7 +59,7 @@ class Race:
 
 
 @dataclass(slots=True)
-class Entry:
+class VariantState:
     """What is known of a variant in a race."""
 
     contestant: Contestant
@@ -130,7 +129,7 @@ class Session:
         self._began = time.monotonic()
         self._started_at = datetime.now(UTC)
         self._processes: dict[str, Worker] = {}
-        self._ready: dict[str, Entry] = {}
+        self._ready: dict[str, VariantState] = {}
         self._dead: dict[str, str] = {}
         self._file = output / f"gpu-{self._started_at:%Y%m%dT%H%M%SZ}.json"
         self.found: dict[str, Any] = {
@@ -184,7 +183,7 @@ class Session:
 
     def _begin(self, family: str) -> None:
         """Starts a process; one that cannot even say what it is is not started again."""
-        process = Process(family, family, f"benchmarks.gpu_{family}")
+        process = BenchVariant(family, family, f"benchmarks.gpu_{family}")
         worker = Worker(process, self._folder, program="benchmarks.gpu_worker")
         self._workers.append(worker)
         self._processes[family] = worker
@@ -252,11 +251,11 @@ class Session:
             self.write()
         self.tell(f"{title}: {number} rounds of {len(entries)} variants")
 
-    def _enter(self, race: Race, variant: str) -> Entry:
+    def _enter(self, race: Race, variant: str) -> VariantState:
         arguments = race.network, variant, race.precision, race.seeds, self._arguments.batch
-        return Entry(Contestant(*arguments))
+        return VariantState(Contestant(*arguments))
 
-    def _start(self, entry: Entry, title: str) -> None:
+    def _start(self, entry: VariantState, title: str) -> None:
         """Compiles a variant, unless it was in a race before, and finds out how fast it is."""
         own = entry.contestant
         family = _family(own)
@@ -287,21 +286,21 @@ class Session:
             entry.outcome, entry.reason = "failed", str(error)
             self.tell(f"{title}: {own.variant}: {error}")
 
-    def _turn_steps(self, entry: Entry, step_s: float, *, whole: bool) -> int:
+    def _turn_steps(self, entry: VariantState, step_s: float, *, whole: bool) -> int:
         """Steps of a turn: an epoch or more for ours, as many steps as take a moment for others."""
         wanted = max(1, math.ceil(float(self._arguments.turn) / step_s))
         if not whole:
             return min(wanted, 4 * entry.epoch_steps)
         return entry.epoch_steps * max(1, round(wanted / entry.epoch_steps))
 
-    def _train(self, entry: Entry, steps: int) -> Any:
+    def _train(self, entry: VariantState, steps: int) -> Any:
         own = entry.contestant
         answer = self.ask(_family(own), "train", contestant=asdict(own), steps=steps)
         entry.steps += steps
         entry.loss = answer["loss"]
         return answer
 
-    def _turn(self, entry: Entry) -> None:
+    def _turn(self, entry: VariantState) -> None:
         """A turn. A process that was lost with another variant's turn has lost this one too."""
         if entry.outcome != "measured":
             return
@@ -337,7 +336,7 @@ def _family(contestant: Contestant) -> str:
     return "jax" if contestant.variant == OWN else "torch"
 
 
-def _record(entry: Entry, own: Entry) -> dict[str, Any]:
+def _record(entry: VariantState, own: VariantState) -> dict[str, Any]:
     """What is known of a variant, and what follows from it."""
     fields = asdict(entry)
     fields["variant"] = fields.pop("contestant")["variant"]

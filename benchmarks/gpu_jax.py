@@ -17,8 +17,9 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_worker import WARM_UP, Answer, Contestant, weights_file
+from benchmarks.gpu_worker import WARM_UP, Contestant, weights_file
 from cnnbench.bench.frameworks import initial_weights
+from cnnbench.bench.worker import WorkerAnswer
 from cnnbench.data.batches import batches
 from cnnbench.data.catalog import KNOWN
 from cnnbench.data.dataset import Dataset, Split
@@ -39,7 +40,7 @@ PRECISION = "jax_default_matmul_precision"  # a setting that type checkers do no
 
 
 @dataclass(slots=True)
-class Trainer:
+class JaxTrainer:
     """A compiled epoch, and where training is."""
 
     setup: Setup
@@ -61,9 +62,9 @@ class Trainers:
         self.close = settings.close
         atexit.register(self.close)
         self._device = jax.local_devices()[0]
-        self._trainers: dict[str, Trainer] = {}
+        self._trainers: dict[str, JaxTrainer] = {}
 
-    def facts(self) -> Answer:
+    def facts(self) -> WorkerAnswer:
         """The machine, and the versions of the software."""
         found = environment((self._device,), ["benchmarks/gpu.sh"])
         software = ("python", "cnnbench", "jax", "jaxlib", "flax", "optax", "numpy", "platform")
@@ -71,7 +72,7 @@ class Trainers:
         precision = getattr(jax.config, PRECISION)
         return {name: getattr(found, name) for name in names} | {"matmul_precision": precision}
 
-    def weights(self, network: str, seeds: int) -> Answer:
+    def weights(self, network: str, seeds: int) -> WorkerAnswer:
         """Writes the initial parameters of some seeds, from which PyTorch starts too."""
         plan = Contestant(network, "cnnbench", "float32", 1, 1).load().plan
         assert plan is not None
@@ -85,7 +86,7 @@ class Trainers:
             np.savez(weights_file(self._folder, network, seed), allow_pickle=False, **flat)
         return {}
 
-    def start(self, contestant: Contestant) -> Answer:
+    def start(self, contestant: Contestant) -> WorkerAnswer:
         """Compiles an epoch and trains the first."""
         began = time.perf_counter()
         job = self._job(contestant, self._device)
@@ -95,7 +96,7 @@ class Trainers:
         prepared = time.perf_counter()
         program = compile_train(setup, networks[0], state)
         compiled = time.perf_counter()
-        self._trainers[contestant.key] = Trainer(setup, program, state)
+        self._trainers[contestant.key] = JaxTrainer(setup, program, state)
         return {
             "prepare_s": prepared - began,
             "compile_s": compiled - prepared,
@@ -104,7 +105,7 @@ class Trainers:
             "first_epoch": self.train(contestant, job.num_steps),
         }
 
-    def train(self, contestant: Contestant, steps: int) -> Answer:
+    def train(self, contestant: Contestant, steps: int) -> WorkerAnswer:
         """Trains for whole epochs.
 
         Returns:
@@ -123,7 +124,7 @@ class Trainers:
         trainer.epoch += len(orders)
         return {"seconds": seconds, "steps": steps, "loss": float(np.mean(losses[WARM_UP:]))}
 
-    def check(self, contestant: Contestant) -> Answer:
+    def check(self, contestant: Contestant) -> WorkerAnswer:
         """Losses of the first steps and gradients of the first, beside a CPU's in float32.
 
         Returns:
@@ -141,7 +142,7 @@ class Trainers:
         found["bfloat16"] = _differences(self._first_steps(half, self._device), want)
         return {"differences": found, "cpu_losses": want[0].tolist()}
 
-    def run(self, contestant: Contestant, epochs: int) -> Answer:
+    def run(self, contestant: Contestant, epochs: int) -> WorkerAnswer:
         """Trains as `cnnbench run` does, with evaluation after every epoch."""
         job = self._job(contestant, self._device, f"train.epochs={epochs}")
         began = time.perf_counter()
@@ -189,7 +190,7 @@ class Trainers:
         (strategy,) = candidates(job.plan, *sizes, accelerator=True)
         return replace(set_up(job, strategy), at_once=len(job.experiment.seeds))
 
-    def _order(self, trainer: Trainer, number: int) -> Any:
+    def _order(self, trainer: JaxTrainer, number: int) -> Any:
         job, epoch = trainer.setup.job, trainer.epoch + number + 1
         sizes = job.num_train, job.batch_size
         orders = [batches(seed, epoch, *sizes) for seed in job.experiment.seeds]
@@ -226,7 +227,7 @@ def _named(gradient: Any) -> Iterator[tuple[str, NDArray[Any]]]:
         yield ".".join(keys[1:]), np.asarray(value)
 
 
-def _differences(found: tuple[Any, Any], want: tuple[Any, Any]) -> Answer:
+def _differences(found: tuple[Any, Any], want: tuple[Any, Any]) -> WorkerAnswer:
     """Largest relative differences, of losses and of gradients by their 2-norms."""
     losses = np.abs(found[0] - want[0]) / np.abs(want[0])
     norms = {

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch.func import functional_call, grad_and_value, stack_module_state
 
-from benchmarks.gpu_worker import WARM_UP, Answer, Contestant, weights_file
+from benchmarks.gpu_worker import WARM_UP, Contestant, weights_file
 from cnnbench.bench.frameworks.torch import build_optimizer, mean_loss
 from cnnbench.bench.frameworks.torch_net import TorchNet
-from cnnbench.bench.worker import read_weights
+from cnnbench.bench.worker import WorkerAnswer, read_weights
 from cnnbench.data.batches import batches
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
@@ -39,14 +39,16 @@ VARIANTS = (
     "torch-vmap",
     "torch-vmap-graphs",
 )
-Step = Callable[[torch.Tensor], torch.Tensor]  # of indices, (seeds, batch), to losses, (seeds,)
+StepFunction = Callable[
+    [torch.Tensor], torch.Tensor
+]  # of indices, (seeds, batch), to losses, (seeds,)
 
 
 @dataclass(slots=True)
-class Trainer:
+class TorchTrainer:
     """A step, and how many were taken."""
 
-    step: Step
+    step: StepFunction
     experiment: Experiment
     batch: int
     steps: int = 0
@@ -67,9 +69,9 @@ class Trainers:
         self._images = images.permute(0, 3, 1, 2).contiguous().to(self._device)
         labels = torch.tensor(np.load(folder / "labels.npy")[:num], dtype=torch.int64)
         self._labels = labels.to(self._device)
-        self._trainers: dict[str, Trainer] = {}
+        self._trainers: dict[str, TorchTrainer] = {}
 
-    def facts(self, tf32: bool) -> Answer:
+    def facts(self, tf32: bool) -> WorkerAnswer:
         """The versions, once products are set to round as JAX's do.
 
         Args:
@@ -86,7 +88,7 @@ class Trainers:
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         }
 
-    def start(self, contestant: Contestant) -> Answer:
+    def start(self, contestant: Contestant) -> WorkerAnswer:
         """Builds the networks and takes the first steps, in which everything is compiled."""
         began = time.perf_counter()
         loaded = contestant.load()
@@ -98,7 +100,7 @@ class Trainers:
             raise UsageError("CUDA graphs need a GPU")
         prepared = time.perf_counter()
         step = together(work, nets) if "vmap" in contestant.variant else one_by_one(work, nets)
-        trainer = Trainer(step, loaded.experiment, contestant.batch)
+        trainer = TorchTrainer(step, loaded.experiment, contestant.batch)
         self._trainers[contestant.key] = trainer
         if captured:
             first = torch.tensor(self._order(trainer, WARM_UP), device=self._device)
@@ -118,7 +120,7 @@ class Trainers:
             "first_epoch": self.train(contestant, max(1, epoch - WARM_UP)),
         }
 
-    def train(self, contestant: Contestant, steps: int) -> Answer:
+    def train(self, contestant: Contestant, steps: int) -> WorkerAnswer:
         """Takes steps.
 
         Returns:
@@ -136,7 +138,7 @@ class Trainers:
         trainer.steps += steps
         return {"seconds": seconds, "steps": steps, "loss": float(losses.mean())}
 
-    def _order(self, trainer: Trainer, steps: int) -> Any:
+    def _order(self, trainer: TorchTrainer, steps: int) -> Any:
         """Indices of the next steps: (steps, seeds, batch)."""
         num, seeds = len(self._labels), trainer.experiment.seeds
         per_epoch = num // trainer.batch
@@ -198,7 +200,7 @@ class Work:
         return mean_loss(self._loss, outputs.float(), targets)
 
 
-def one_by_one(work: Work, nets: Sequence[TorchNet]) -> Step:
+def one_by_one(work: Work, nets: Sequence[TorchNet]) -> StepFunction:
     """A step of each network, one after another, as PyTorch's users write it."""
     optimizers = [
         build_optimizer(work.experiment.train.optimizer, net.parameters()) for net in nets
@@ -226,7 +228,7 @@ def _loss_of(work: Work, net: TorchNet) -> Callable[..., torch.Tensor]:
     return compiled
 
 
-def together(work: Work, nets: Sequence[TorchNet]) -> Step:
+def together(work: Work, nets: Sequence[TorchNet]) -> StepFunction:
     """A step of all networks at once: their parameters have an axis of seeds.
 
     Raises:
@@ -258,7 +260,7 @@ def together(work: Work, nets: Sequence[TorchNet]) -> Step:
     return step
 
 
-def capture(step: Step, first: torch.Tensor) -> Step:
+def capture(step: StepFunction, first: torch.Tensor) -> StepFunction:
     """A step as a CUDA graph, which the GPU replays without asking the CPU.
 
     Args:

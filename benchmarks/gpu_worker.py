@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnbench.bench.worker import serve
+from cnnbench.bench.worker import WorkerAnswer, serve
 from cnnbench.errors import UsageError
 from cnnbench.spec.loader import Loaded, load_experiment
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 WARM_UP = 3  # steps before CUDA captures a graph, as PyTorch's documentation says
-Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Answerer:
     def __init__(self, trainers: Any) -> None:
         self._trainers = trainers
 
-    def answer(self, request: Mapping[str, Any]) -> Answer:
+    def answer(self, request: Mapping[str, Any]) -> WorkerAnswer:
         """Does what a request asks for.
 
         Raises:
@@ -83,7 +82,7 @@ class Answerer:
         if contestant := options.pop("contestant", None):
             options["contestant"] = Contestant(**contestant)
         try:
-            answer: Answer = getattr(self._trainers, do)(**options)
+            answer: WorkerAnswer = getattr(self._trainers, do)(**options)
         except RuntimeError as error:  # of XLA, of CUDA, of PyTorch's compiler
             first = next((line for line in str(error).splitlines() if line.strip()), "no reason")
             raise UsageError(f"{type(error).__name__}: {first.strip()[:300]}") from error

@@ -28,15 +28,15 @@ AUTOENCODER_SHARE, BRANCH_SHARE, NORM_SHARE, POOL_SHARE = 0.25, 0.35, 0.35, 0.6
 WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 ACTIVATIONS = ("relu", "tanh", "elu", "gelu", "leaky_relu", "silu")
 
-Layer = dict[str, Any]
+LayerSpec = dict[str, Any]
 
 
 @dataclass
-class Draft:
+class SpecBuilder:
     """Layers so far, in the order of the file."""
 
     rng: np.random.Generator
-    layers: dict[str, Layer] = field(default_factory=dict)
+    layers: dict[str, LayerSpec] = field(default_factory=dict)
 
     def add(self, op: str, **options: Any) -> str:
         """Adds a layer and returns its name."""
@@ -79,7 +79,7 @@ def spec_text(number: int) -> str:
 
 
 def _draft(rng: np.random.Generator, number: int) -> dict[str, Any]:
-    draft = Draft(rng)
+    draft = SpecBuilder(rng)
     dataset = draft.pick(list(DATASETS))
     reconstructs = draft.chance(AUTOENCODER_SHARE)
     if reconstructs:
@@ -95,7 +95,7 @@ def _draft(rng: np.random.Generator, number: int) -> dict[str, Any]:
     }
 
 
-def _classifier(draft: Draft) -> None:
+def _classifier(draft: SpecBuilder) -> None:
     for _ in range(draft.pick((1, 2, 2, 3))):
         if draft.chance(BRANCH_SHARE):
             _branch(draft)
@@ -112,7 +112,7 @@ def _classifier(draft: Draft) -> None:
     draft.add("dense", units=10)
 
 
-def _conv(draft: Draft, **options: Any) -> str:
+def _conv(draft: SpecBuilder, **options: Any) -> str:
     """A convolution, sometimes with batch norm between it and its activation."""
     size, activation = int(draft.rng.integers(2, 8)), draft.pick(ACTIVATIONS)
     kernel = [size, draft.pick((3, 5))] if draft.chance(0.15) else size
@@ -125,7 +125,7 @@ def _conv(draft: Draft, **options: Any) -> str:
     return draft.add("activation", activation=activation)
 
 
-def _branch(draft: Draft) -> None:
+def _branch(draft: SpecBuilder) -> None:
     """Two convolutions of one input side by side; sums need one width."""
     source, joins = draft.last, draft.pick(("concat", "add"))
     filters = draft.pick(WIDTHS)
@@ -136,13 +136,13 @@ def _branch(draft: Draft) -> None:
     draft.add(joins, inputs=ends)
 
 
-def _pool(draft: Draft) -> None:
+def _pool(draft: SpecBuilder) -> None:
     size = draft.pick((2, 2, 3))
     options = {"stride": 2} if size == 3 and draft.chance(0.5) else {}
     draft.add(draft.pick(("max_pool", "max_pool", "avg_pool")), size=size, **options)
 
 
-def _autoencoder(draft: Draft, shape: tuple[int, int, int]) -> None:
+def _autoencoder(draft: SpecBuilder, shape: tuple[int, int, int]) -> None:
     """Convolutions, and their adjoints in reverse: tied, or with kernels of their own."""
     convs = []
     for _ in range(draft.pick((1, 2, 2))):

@@ -20,7 +20,7 @@ MIN_ROUNDS = 3
 TOLERANCES = {"accuracy": 0.05, "loss": 0.1}  # points of accuracy as a fraction; share of our loss
 
 
-class Outcome(StrEnum):
+class VariantStatus(StrEnum):
     """How far a variant came."""
 
     MEASURED = "measured"
@@ -48,7 +48,7 @@ class Measurement:
 
     variant: str
     family: str
-    outcome: Outcome = Outcome.MEASURED
+    outcome: VariantStatus = VariantStatus.MEASURED
     reason: str = ""
     seconds: tuple[float, ...] = ()
     images: int = 0
@@ -140,7 +140,7 @@ class Benchmark:
     @property
     def measured(self) -> tuple[Measurement, ...]:
         """Those that came to the end."""
-        return tuple(m for m in self.measurements if m.outcome is Outcome.MEASURED)
+        return tuple(m for m in self.measurements if m.outcome is VariantStatus.MEASURED)
 
     @property
     def own(self) -> Measurement | None:

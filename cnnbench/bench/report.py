@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cnnbench.bench.measurements import IMAGES, OWN, Band, Benchmark, Measurement, Outcome, Ratio
+from cnnbench.bench.measurements import (
+    IMAGES,
+    OWN,
+    Band,
+    Benchmark,
+    Measurement,
+    Ratio,
+    VariantStatus,
+)
 from cnnbench.bench.targets import Check
 from cnnbench.formatting import clean, escaped
 from cnnbench.report.table import WrappedTable
@@ -127,7 +135,7 @@ def notes(benchmark: Benchmark) -> list[str]:
     if (band := benchmark.band()) is not None and own is not None:
         lines.append(_band_note(band, own.steps))
     for m in benchmark.measurements:
-        if m.outcome is not Outcome.MEASURED:
+        if m.outcome is not VariantStatus.MEASURED:
             lines.append(f"{m.outcome.capitalize()}: {m.variant}: {clean(m.reason)}")
     return lines
 
@@ -263,7 +271,7 @@ def _json(benchmark: Benchmark) -> dict[str, object]:
 
 def _json_peer(benchmark: Benchmark, measurement: Measurement) -> dict[str, object]:
     m = measurement
-    if m.outcome is not Outcome.MEASURED:
+    if m.outcome is not VariantStatus.MEASURED:
         return {"family": m.family, "outcome": m.outcome, "reason": m.reason}
     return {
         "family": m.family,

@@ -18,20 +18,20 @@ from cnnbench.bench.measurements import (
     OWN,
     Benchmark,
     Measurement,
-    Outcome,
     Product,
+    VariantStatus,
     plan_rounds,
     take_turns,
 )
 from cnnbench.bench.worker import PRODUCT
-from cnnbench.bench.worker_process import Contestant, LostError, RefusedError, Worker, closing_all
+from cnnbench.bench.worker_process import BenchVariant, LostError, RefusedError, Worker, closing_all
 from cnnbench.data.dataset import Split
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.graph.flops import training_flops
 from cnnbench.spec.loader import Loaded
 from cnnbench.training.matmul_peak import SIZE, libraries, product_flops
 
-OURS = Contestant(OWN, OWN, "cnnbench.bench.frameworks.cnnbench")
+OURS = BenchVariant(OWN, OWN, "cnnbench.bench.frameworks.cnnbench")
 STEPS_BEFORE = 3  # steps before the rounds
 SHORTEST_LIMIT_S = 120.0  # what a request may take at least, however small the budget
 
@@ -89,7 +89,7 @@ class BenchTask:
 
 
 def run_contest(
-    task: BenchTask, contestants: Sequence[Contestant], settings: Settings, notify: Notify
+    task: BenchTask, contestants: Sequence[BenchVariant], settings: Settings, notify: Notify
 ) -> Benchmark:
     """Measures a network in several frameworks.
 
@@ -130,9 +130,9 @@ def write_task(folder: Path, task: BenchTask) -> None:
 class _Entry:
     """What is known of a contestant so far; without a worker it is out."""
 
-    contestant: Contestant
+    contestant: BenchVariant
     worker: Worker | None = None
-    outcome: Outcome = Outcome.MEASURED
+    outcome: VariantStatus = VariantStatus.MEASURED
     reason: str = ""
     prepare_s: float = 0.0
     compile_s: float = 0.0
@@ -159,7 +159,7 @@ class _Race:
         self._products: dict[str, _Entry] = {}
         self._rounds = self._steps = 0
 
-    def start(self, contestants: Sequence[Contestant]) -> None:
+    def start(self, contestants: Sequence[BenchVariant]) -> None:
         """Starts every process and lets it take three steps: one compiles, two tell the pace."""
         for contestant in contestants:
             entry = self._entries[contestant.variant] = _Entry(contestant)
@@ -169,7 +169,7 @@ class _Race:
                 paces = [self._seconds(entry, 1) for _ in range(STEPS_BEFORE - 1)]
                 entry.step_s = min((pace for pace in paces if pace is not None), default=0.0)
         for library in self._settings.libraries:
-            entry = self._products[library] = _Entry(Contestant(PRODUCT + library, "product"))
+            entry = self._products[library] = _Entry(BenchVariant(PRODUCT + library, "product"))
             self._seconds(entry, 1)  # wakes the library up
 
     def run(self) -> None:
@@ -214,7 +214,7 @@ class _Race:
 
     @property
     def _running(self) -> list[_Entry]:
-        return [e for e in self._entries.values() if e.outcome is Outcome.MEASURED]
+        return [e for e in self._entries.values() if e.outcome is VariantStatus.MEASURED]
 
     def _seconds(self, entry: _Entry, steps: int) -> float | None:
         time.sleep(self._settings.pause_s)
@@ -223,7 +223,7 @@ class _Race:
 
     def _ask(self, entry: _Entry, do: str, **request: Any) -> dict[str, Any] | None:
         """The answer; None, and the entry is out, where there is none."""
-        if entry.outcome is not Outcome.MEASURED:
+        if entry.outcome is not VariantStatus.MEASURED:
             return None
         if entry.worker is None:
             entry.worker = Worker(entry.contestant, self._folder, self._task.data_dir)
@@ -231,9 +231,9 @@ class _Race:
         try:
             return entry.worker.ask(do, self._limit_s, **request)
         except RefusedError as error:
-            entry.outcome, entry.reason = Outcome.SKIPPED, str(error)
+            entry.outcome, entry.reason = VariantStatus.SKIPPED, str(error)
         except LostError as error:
-            entry.outcome, entry.reason = Outcome.FAILED, str(error)
+            entry.outcome, entry.reason = VariantStatus.FAILED, str(error)
         entry.worker.close()
         if entry.contestant.variant == OWN:
             message = f"{self._name}: {OWN} itself could not be measured"
@@ -250,7 +250,7 @@ class _Race:
 
     def _measurement(self, entry: _Entry) -> Measurement:
         contestant = entry.contestant
-        if entry.outcome is not Outcome.MEASURED:
+        if entry.outcome is not VariantStatus.MEASURED:
             return Measurement(contestant.variant, contestant.family, entry.outcome, entry.reason)
         return Measurement(
             contestant.variant,

@@ -12,7 +12,7 @@ from cnnbench.bench.frameworks import VARIANTS, initial_weights
 from cnnbench.bench.measurements import Benchmark
 from cnnbench.bench.report import Report
 from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_contest
-from cnnbench.bench.worker_process import Contestant
+from cnnbench.bench.worker_process import BenchVariant
 from cnnbench.data.dataset import Split, dataset_of
 from cnnbench.errors import StoreError, UsageError, listing
 from cnnbench.spec.loader import Loaded, load_experiment
@@ -67,9 +67,9 @@ def choose_families(text: str | None, installed: Callable[[str], object] = find_
     return Families(names, ())
 
 
-def contestants(families: Sequence[str]) -> tuple[Contestant, ...]:
+def contestants(families: Sequence[str]) -> tuple[BenchVariant, ...]:
     """We, and every variant of the frameworks."""
-    others = (Contestant(name, family) for name, family in VARIANTS.items() if family in families)
+    others = (BenchVariant(name, family) for name, family in VARIANTS.items() if family in families)
     return (OURS, *others)
 
 

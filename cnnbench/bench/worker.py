@@ -30,8 +30,8 @@ from cnnbench.system.memory import peak_memory_bytes
 from cnnbench.training.matmul_peak import SIZE, multiplier, product_seconds
 
 PRODUCT = "product-"  # variants of this name multiply matrices
-Request = Mapping[str, Any]
-Answer = dict[str, Any]
+WorkerRequest = Mapping[str, Any]
+WorkerAnswer = dict[str, Any]
 
 
 class Trainable(Protocol):
@@ -47,11 +47,11 @@ class Trainable(Protocol):
 class Answers(Protocol):
     """What `serve` needs."""
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: WorkerRequest) -> WorkerAnswer:
         """Does what a request asks for."""
 
 
-class Trainer:
+class VariantTrainer:
     """Answers requests to train one variant.
 
     Args:
@@ -70,7 +70,7 @@ class Trainer:
         self._step = 0
         self._peer: Trainable | None = None
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: WorkerRequest) -> WorkerAnswer:
         """Does what a request asks for."""
         match request["do"]:
             case "start":
@@ -86,7 +86,7 @@ class Trainer:
         array: NDArray[Any] = np.load(self._folder / f"{name}.npy", mmap_mode="r")
         return array
 
-    def _start(self) -> Answer:
+    def _start(self) -> WorkerAnswer:
         start = time.perf_counter()
         make_peer = importlib.import_module(self._module).make_peer
         weights = read_weights(self._folder / "weights.npz")
@@ -95,7 +95,7 @@ class Trainer:
         prepare_s = time.perf_counter() - start
         return {"prepare_s": prepare_s, "compile_s": self._train(1)["seconds"]}
 
-    def _train(self, steps: int) -> Answer:
+    def _train(self, steps: int) -> WorkerAnswer:
         rows = self._rows(steps)
         images, labels = self._images[rows], self._labels[rows]
         self._step += steps
@@ -114,7 +114,7 @@ class Trainer:
             rows.append(batches(seed, epoch + 1, count, size)[part])
         return np.stack(rows)
 
-    def _finish(self) -> Answer:
+    def _finish(self) -> WorkerAnswer:
         # Before the evaluation, which is not what is compared.
         memory = peak_memory_bytes()
         images, labels = self._load("test_images"), self._load("test_labels")
@@ -134,7 +134,7 @@ class Multiplier:
     def __init__(self, library: str) -> None:
         self._multiply = multiplier(library, SIZE)
 
-    def answer(self, request: Request) -> Answer:  # noqa: ARG002
+    def answer(self, request: WorkerRequest) -> WorkerAnswer:  # noqa: ARG002
         """Whatever is asked: the seconds of the fastest of a few products."""
         return {"seconds": product_seconds(self._multiply)}
 
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str]) -> None:
     def make() -> Answers:
         if variant.startswith(PRODUCT):
             return Multiplier(variant.removeprefix(PRODUCT))
-        return Trainer(Path(folder), variant, module, Path(rest[0]) if rest else None)
+        return VariantTrainer(Path(folder), variant, module, Path(rest[0]) if rest else None)
 
     serve(make, sys.stdin, answers)
 

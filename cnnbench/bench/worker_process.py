@@ -20,7 +20,7 @@ END_S = 5.0  # seconds that a worker has to end by itself
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
+class BenchVariant:
     """A variant that takes part.
 
     Args:
@@ -54,7 +54,7 @@ class Worker:
 
     def __init__(
         self,
-        contestant: Contestant,
+        contestant: BenchVariant,
         folder: Path,
         data_dir: Path | None = None,
         program: str = "cnnbench.bench.worker",

@@ -184,10 +184,10 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         # An option speaks of the file; what is written beside it may say more.
         requests = [make(path, given + overrides, needed=needed) for path in paths]
     if match:
-        from cnnbench.graph.widen import Size
+        from cnnbench.graph.widen import MatchedSize
         from cnnbench.runner.match_size import with_match
 
-        requests = with_match(requests, Size(match.value), tell)
+        requests = with_match(requests, MatchedSize(match.value), tell)
     if dry_run:
         _dry_run(requests)
         return

@@ -70,7 +70,7 @@ Baseline = Annotated[
     ),
 ]
 
-Metric = Annotated[
+MetricOption = Annotated[
     str | None,
     typer.Option(help="What they are judged by, such as loss or test_accuracy.", metavar="NAME"),
 ]

@@ -17,7 +17,7 @@ TIME = "train_s"
 _GATE = re.compile(r"([a-z][a-z0-9_]*):([+-])(.+)")
 
 
-class Outcome(StrEnum):
+class ThresholdStatus(StrEnum):
     """Whether a limit is kept."""
 
     KEPT = "kept"
@@ -44,7 +44,7 @@ class Gate(NamedTuple):
 class Judgement(NamedTuple):
     """A limit, a run, and whether it is kept."""
 
-    outcome: Outcome
+    outcome: ThresholdStatus
     text: str
 
 
@@ -121,11 +121,11 @@ def judge_gate(gate: Gate, verdict: Verdict) -> Judgement:
     return Judgement(outcome, f"{gate.text} {outcome}: {clean(verdict.label)} has {found}")
 
 
-def _outcome(interval: Interval | None, limit: float, sign: int) -> Outcome:
+def _outcome(interval: Interval | None, limit: float, sign: int) -> ThresholdStatus:
     """Broken where all of the interval is beyond the limit, kept where none of it is."""
     if interval is None:
-        return Outcome.OPEN
+        return ThresholdStatus.OPEN
     nearest, farthest = sorted((sign * interval.low, sign * interval.high))
     if nearest > sign * limit:
-        return Outcome.BROKEN
-    return Outcome.KEPT if farthest <= sign * limit else Outcome.OPEN
+        return ThresholdStatus.BROKEN
+    return ThresholdStatus.KEPT if farthest <= sign * limit else ThresholdStatus.OPEN

@@ -17,7 +17,7 @@ from cnnbench.errors import DataError, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Invert = Literal["auto", "yes", "no"]
+InvertMode = Literal["auto", "yes", "no"]
 Pixels = NDArray[np.uint8]
 PNG = b"\x89PNG\r\n\x1a\n"  # what a PNG file begins with
 MOST_PIXELS = 50_000_000  # of a file; more would fill the memory
@@ -44,7 +44,7 @@ class Framing:
       trim: cut to the ink and centre it, as MNIST's makers did (LeCun et al. 1998).
     """
 
-    invert: Invert = "auto"
+    invert: InvertMode = "auto"
     trim: bool = False
 
 

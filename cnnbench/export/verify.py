@@ -23,11 +23,11 @@ from cnnbench.spec.experiment import Task
 from cnnbench.system import commands
 from cnnbench.system.settings import pinned
 
-Form = Literal["stablehlo", "onnx", "safetensors"]
-FORMS: tuple[Form, ...] = get_args(Form)
+ExportFormat = Literal["stablehlo", "onnx", "safetensors"]
+FORMS: tuple[ExportFormat, ...] = get_args(ExportFormat)
 TOLERANCE = 1e-4  # of the largest output
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-Run = Callable[[Images], NDArray[Any]]
+Runtime = Callable[[Images], NDArray[Any]]
 
 
 class MismatchError(CnnbenchError):
@@ -50,7 +50,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
-class Probe:
+class VerificationImages:
     """Images that a model is tried with.
 
     Args:
@@ -63,7 +63,9 @@ class Probe:
 
 
 @pinned()
-def export_network(network: TrainedNetwork, form: Form, probe: Probe) -> Exported:
+def export_network(
+    network: TrainedNetwork, form: ExportFormat, probe: VerificationImages
+) -> Exported:
     """A network in a form that other programs read.
 
     Args:
@@ -87,7 +89,7 @@ def export_network(network: TrainedNetwork, form: Form, probe: Probe) -> Exporte
             assert_never(form)
 
 
-def require(form: Form) -> None:
+def require(form: ExportFormat) -> None:
     """Checks that the packages of a form are there.
 
     Raises:
@@ -115,7 +117,7 @@ def notes(network: TrainedNetwork) -> dict[str, str]:
     }
 
 
-def _stablehlo(network: TrainedNetwork, probe: Probe) -> Exported:
+def _stablehlo(network: TrainedNetwork, probe: VerificationImages) -> Exported:
     import jax
     from jax import export
 
@@ -138,7 +140,7 @@ def _stablehlo(network: TrainedNetwork, probe: Probe) -> Exported:
     return Exported(content, _lines(network, probe, batch, f"{found}, by JAX {jax.__version__}"))
 
 
-def _onnx(network: TrainedNetwork, probe: Probe) -> Exported:
+def _onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:
     require("onnx")
     import onnxruntime
 
@@ -214,7 +216,9 @@ def _safetensors(network: TrainedNetwork) -> Exported:
     return Exported(content, (holds, "checked  read again: equal to the bit"))
 
 
-def _lines(network: TrainedNetwork, probe: Probe, batch: str, checked: str) -> tuple[str, ...]:
+def _lines(
+    network: TrainedNetwork, probe: VerificationImages, batch: str, checked: str
+) -> tuple[str, ...]:
     """What goes in, what comes out, and what the check found."""
     images, results = probe.images[:1], network.outputs(probe.images[:1])
     takes, gives = (", ".join([batch, *map(str, x.shape[1:])]) for x in (images, results))
@@ -228,7 +232,9 @@ def _lines(network: TrainedNetwork, probe: Probe, batch: str, checked: str) -> t
     )
 
 
-def _compare(network: TrainedNetwork, run: Run, probe: Probe, rows: int | None = None) -> str:
+def _compare(
+    network: TrainedNetwork, run: Runtime, probe: VerificationImages, rows: int | None = None
+) -> str:
     """Runs a model with one image, then with others; says how far off it is.
 
     Args:

@@ -29,7 +29,7 @@ MOST = 2.0**12  # times as wide
 Changes = Mapping[str, tuple[str, Any]]  # by layer: which key becomes what
 
 
-class Size(StrEnum):
+class MatchedSize(StrEnum):
     """What is made equal."""
 
     PARAMS = "params"
@@ -37,12 +37,12 @@ class Size(StrEnum):
 
     def of(self, plan: Plan) -> int:
         """Trained parameters, or multiply-adds of one image."""
-        return plan.num_params if self is Size.PARAMS else plan.multiply_adds
+        return plan.num_params if self is MatchedSize.PARAMS else plan.multiply_adds
 
     @property
     def words(self) -> str:
         """What is counted."""
-        return "parameters" if self is Size.PARAMS else "multiply-adds"
+        return "parameters" if self is MatchedSize.PARAMS else "multiply-adds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Widened:
         )
 
 
-def widen(plan: Plan, size: Size, target: int) -> Widened | None:
+def widen(plan: Plan, size: MatchedSize, target: int) -> Widened | None:
     """The network with channels and units multiplied by the factor that comes nearest to a size.
 
     The output keeps its shape, so the layers that give it stay as they are; a tied layer

@@ -164,7 +164,7 @@ Inputs = Annotated[
     PlainSerializer(_as_list),
     _any_of(_TEXT, _list_schema(_TEXT, 1), {"type": "null"}),
 ]
-Shape = Annotated[
+ShapeField = Annotated[
     tuple[int, ...],
     BeforeValidator(_shape),
     PlainSerializer(_as_list),

@@ -45,7 +45,7 @@ class Reshape(Layer):
     """The same values in another shape."""
 
     op: Literal["reshape"]
-    shape: fields.Shape = Field(description="[height, width, channels] or [units]")
+    shape: fields.ShapeField = Field(description="[height, width, channels] or [units]")
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The shape that is asked for."""

@@ -307,6 +307,8 @@ def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
             return RandomLayer(node.op, rngs)
         case BatchNorm(momentum=momentum, epsilon=epsilon):
             channels = node.layout.shape[-1]
-            return batch_norm.BatchNorm(channels, momentum=momentum, epsilon=epsilon, rngs=rngs)
+            return batch_norm.StableBatchNorm(
+                channels, momentum=momentum, epsilon=epsilon, rngs=rngs
+            )
         case _:
             return None

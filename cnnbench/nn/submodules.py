@@ -32,7 +32,7 @@ SCOPE = "cnnbench_call:"  # before a call's name in JAX's stack of names
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SubmoduleCall:
     """A call of a submodule that calls no other.
 
     Args:
@@ -69,7 +69,7 @@ class Outline:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     output_inputs: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[SubmoduleCall, ...]
     num_params: int
     multiply_adds: int
     num_slow: int = 0
@@ -216,7 +216,7 @@ def outline(
     costs = _costs(jaxpr.jaxpr)
     first = {name for name in leaves if "#" not in name}
     parts = tuple(
-        Part(
+        SubmoduleCall(
             name,
             _operation(calls.modules[name]),
             wiring.sources(name),

@@ -28,11 +28,11 @@ from cnnbench.spec.metrics import heading, is_fraction, metric_text
 from cnnbench.spec.vocabulary import COLUMN
 
 R = TypeVar("R", bound=Row | CostRow)
-Value = float | str | None
+CellValue = float | str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class TableOptions:
     """How a comparison is shown.
 
     Args:
@@ -44,7 +44,7 @@ class Look:
     only_changed: bool = False
 
 
-PLAIN = Look()
+PLAIN = TableOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,16 @@ class Column(Generic[R]):
     name: str
     header: str
     cell: Callable[[R], str]
-    value: Callable[[R], Value]
+    value: Callable[[R], CellValue]
     heading: str | None = None
     falling: bool = False
     always: bool = False
     synonym: str = ""
 
 
-def epoch_columns(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> list[Column[Row]]:
+def epoch_columns(
+    comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN
+) -> list[Column[Row]]:
     """Of the table of first and last epochs.
 
     Args:
@@ -156,7 +158,7 @@ def _wide(metric: str, digits: int | None, *, higher: bool) -> list[Column[Row]]
     ]
 
 
-def cost_columns(comparison: Comparison, look: Look = PLAIN) -> list[Column[CostRow]]:
+def cost_columns(comparison: Comparison, look: TableOptions = PLAIN) -> list[Column[CostRow]]:
     """Of the table of costs."""
     rows, digits = comparison.costs, look.precision
 
@@ -222,7 +224,7 @@ def _target_s(row: CostRow) -> float | None:
     return row.target.median_s if row.target else None
 
 
-def _shown(columns: list[Column[R]], rows: Sequence[R], look: Look) -> list[Column[R]]:
+def _shown(columns: list[Column[R]], rows: Sequence[R], look: TableOptions) -> list[Column[R]]:
     if not look.only_changed:
         return columns
     return [c for c in columns if c.always or len({c.cell(row) for row in rows}) > 1]

@@ -19,8 +19,8 @@ from cnnbench.formatting import clean, escaped, lost_text
 from cnnbench.report.columns import (
     PLAIN,
     Column,
-    Look,
     R,
+    TableOptions,
     cost_columns,
     epoch_columns,
     estimate_text,
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 
-def terminal_table(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAIN) -> "Group":
+def terminal_table(
+    comparisons: Sequence[Comparison], *, wide: bool, look: TableOptions = PLAIN
+) -> "Group":
     """Tables for a terminal, each with its notes.
 
     Args:
@@ -59,14 +61,16 @@ def terminal_table(comparisons: Sequence[Comparison], *, wide: bool, look: Look 
     return Group(*parts)
 
 
-def _cost_columns(comparison: Comparison, *, wide: bool, look: Look) -> list[Column[CostRow]]:
+def _cost_columns(
+    comparison: Comparison, *, wide: bool, look: TableOptions
+) -> list[Column[CostRow]]:
     """Empty where there is nothing to tell but the runs' names."""
     known = wide and any(row.cost or row.target for row in comparison.costs)
     columns = cost_columns(comparison, look) if known else []
     return columns if len(columns) > 1 else []
 
 
-def markdown(comparisons: Sequence[Comparison], *, wide: bool, look: Look = PLAIN) -> str:
+def markdown(comparisons: Sequence[Comparison], *, wide: bool, look: TableOptions = PLAIN) -> str:
     """Tables in Markdown, each with its notes as a list."""
     return "\n".join(_markdown(comparison, wide=wide, look=look) for comparison in comparisons)
 
@@ -114,7 +118,7 @@ def _grid(columns: Sequence[Column[R]], rows: Sequence[R]) -> list[list[str]]:
     return [[column.header for column in columns], *cells]
 
 
-def notes(comparison: Comparison, *, wide: bool, look: Look = PLAIN) -> tuple[str, ...]:
+def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> tuple[str, ...]:
     """What the numbers of a table mean and where they come from, a line each."""
     data, rows = comparison.dataset, comparison.rows
     over = "; mean over seeds" if _has_spread(comparison) else ""
@@ -191,7 +195,7 @@ def _run_note(row: Row) -> str:
     return f"{clean(row.label)}: {row.run.name}/{row.run.run_id}{clean(with_changes)}."
 
 
-def _test_note(comparison: Comparison, look: Look) -> str:
+def _test_note(comparison: Comparison, look: TableOptions) -> str:
     if not comparison.validates:
         judged = " Verdicts rest on the test images." if comparison.verdicts else ""
         metric = words(comparison.shown_metric)
@@ -236,7 +240,7 @@ def _rich_table(
     return WrappedTable(table, first)
 
 
-def _markdown(comparison: Comparison, *, wide: bool, look: Look) -> str:
+def _markdown(comparison: Comparison, *, wide: bool, look: TableOptions) -> str:
     columns = epoch_columns(comparison, wide=wide, look=look)
     body = _markdown_table(columns, comparison.rows)
     if costs := _cost_columns(comparison, wide=wide, look=look):

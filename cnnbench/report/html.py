@@ -19,7 +19,7 @@ from cnnbench.compare.verdict_text import sentence, size
 from cnnbench.formatting import clean, enumeration, epochs_text
 from cnnbench.report import page_parts
 from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes, warning_lines
-from cnnbench.report.page_parts import Drawing, Grid, Matrix, Plate
+from cnnbench.report.page_parts import Drawing, HtmlTable, Matrix, Plate
 from cnnbench.report.plots import charts
 from cnnbench.report.plots.panels import Chart, Shown
 from cnnbench.report.plots.svg import inline_svg
@@ -29,8 +29,8 @@ from cnnbench.spec.diff import differences
 from cnnbench.spec.metrics import heading, metric_text, words
 
 
-class Part(NamedTuple):
-    """Part of the page on one run: pictures, mistakes, its file, what is missing.
+class RunSection(NamedTuple):
+    """Section of the page on one run: pictures, mistakes, its file, what is missing.
 
     `changes` is what sets it apart from the first network that is drawn; None for that one.
     """
@@ -53,13 +53,13 @@ class Pictures(NamedTuple):
 
     differences: Drawing | None
     curves: Sequence[Drawing]
-    curves_grid: Grid
+    curves_grid: HtmlTable
     costs: Sequence[Drawing]
-    costs_grid: Grid
+    costs_grid: HtmlTable
     bands: str
-    parts: Sequence[Part]
-    seeds: Grid
-    environment: Grid
+    parts: Sequence[RunSection]
+    seeds: HtmlTable
+    environment: HtmlTable
 
 
 class Section(NamedTuple):
@@ -68,8 +68,8 @@ class Section(NamedTuple):
     anchor: str
     heading: str
     verdicts: Sequence[tuple[str, str]]
-    table: Grid
-    expenses: Grid | None
+    table: HtmlTable
+    expenses: HtmlTable | None
     remarks: Sequence[str]
     doubts: Sequence[str]
     notes: Sequence[str]
@@ -142,8 +142,8 @@ def _section(comparison: Comparison, number: int) -> Section:
         anchor=f"c{number + 1}",
         heading=f"{some} on {comparison.dataset.name}",
         verdicts=_verdicts(comparison),
-        table=Grid(f"{metric} and time", headers, rows),
-        expenses=Grid("Costs", *expenses) if expenses else None,
+        table=HtmlTable(f"{metric} and time", headers, rows),
+        expenses=HtmlTable("Costs", *expenses) if expenses else None,
         remarks=[clean(remark) for remark in comparison.remarks],
         doubts=doubts,
         notes=[note for note in notes(comparison, wide=True) if note not in doubts],
@@ -217,7 +217,7 @@ def _differences_text(verdict: Verdict) -> str:
     return f"{pair}: {words(verdict.metric)} {mean} in the mean, {seeds}."
 
 
-def _parts(own: Sequence[Exhibit], anchor: str, comparison: Comparison) -> list[Part]:
+def _parts(own: Sequence[Exhibit], anchor: str, comparison: Comparison) -> list[RunSection]:
     """The baseline's network is drawn; of the others it is said what differs from it."""
     baseline = comparison.verdicts[0].baseline if comparison.verdicts else None
     drawn = sorted((e for e in own if e.loaded), key=lambda e: e.label != baseline)
@@ -225,13 +225,13 @@ def _parts(own: Sequence[Exhibit], anchor: str, comparison: Comparison) -> list[
     return [_part(e, f"{anchor}-n{i}", base) for i, e in enumerate(own)]
 
 
-def _part(shown: Exhibit, name: str, base: Exhibit | None) -> Part:
+def _part(shown: Exhibit, name: str, base: Exhibit | None) -> RunSection:
     picture, found = shown.reconstructions, None
     if base and base.loaded and shown.loaded and shown is not base:
         found = differences(base.loaded, shown.loaded)
     marks = found.marks if found else {}
     judged = shown.judged[0] if shown.judged else shown.seed
-    return Part(
+    return RunSection(
         label=clean(shown.label),
         architecture=page_parts.architecture(shown, name, marks),
         changes=(found.lines or ("nothing",)) if found else None,

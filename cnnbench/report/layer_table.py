@@ -9,7 +9,7 @@ from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.report.table import WrappedTable
 
 if TYPE_CHECKING:
-    from cnnbench.nn.submodules import Outline, Part
+    from cnnbench.nn.submodules import Outline, SubmoduleCall
 
 
 def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> WrappedTable:
@@ -66,7 +66,7 @@ def layer_cells(node: Node) -> tuple[str, ...]:
     return _cells(node.name, node.op.summary(), node.inputs, node.layout.shape, counts)
 
 
-def part_cells(part: "Part") -> tuple[str, ...]:
+def part_cells(part: "SubmoduleCall") -> tuple[str, ...]:
     """The same of a submodule of a Python model."""
     counts = part.num_params, part.multiply_adds
     return _cells(part.name, part.operation, part.inputs, part.shape, counts)

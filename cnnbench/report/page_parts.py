@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cnnbench.compare.comparison import Comparison
 
 
-class Grid(NamedTuple):
+class HtmlTable(NamedTuple):
     """A table: what it shows, its headers, its lines; the first cell of a line is its header."""
 
     caption: str
@@ -45,7 +45,7 @@ class Drawing(NamedTuple):
 
     svg: str
     caption: str
-    grid: Grid | None = None
+    grid: HtmlTable | None = None
 
 
 class Matrix(NamedTuple):
@@ -56,7 +56,7 @@ class Matrix(NamedTuple):
     rows: Sequence[Sequence[tuple[int, float]]]
 
 
-def curves_grid(curves: Sequence[Curve], comparison: "Comparison") -> Grid:
+def curves_grid(curves: Sequence[Curve], comparison: "Comparison") -> HtmlTable:
     """Every point of learning curves."""
     metric = course_metric(comparison)
     rows, times = [], [s for curve in curves for s in curve.time_s or ()]
@@ -66,10 +66,10 @@ def curves_grid(curves: Sequence[Curve], comparison: "Comparison") -> Grid:
             numbers = (metric_text(metric, v) for v in (value.mean, *ends(value)))
             rows.append((curve.label, str(number + 1), *numbers, spent))
     headers = ("Type", "Epoch", "Mean", "Lowest seed", "Highest seed", "Training so far")
-    return Grid(course_title(comparison), headers, rows)
+    return HtmlTable(course_title(comparison), headers, rows)
 
 
-def costs_grid(comparison: "Comparison") -> Grid:
+def costs_grid(comparison: "Comparison") -> HtmlTable:
     """Every mark of the charts of costs."""
     last = last_rows(comparison)
     times = [row.train_s.mean for row in last]
@@ -91,10 +91,10 @@ def costs_grid(comparison: "Comparison") -> Grid:
         "Parameters",
     )
     caption = f"{heading(comparison.shown_metric)} after the last epoch, and what it costs"
-    return Grid(caption, headers, rows)
+    return HtmlTable(caption, headers, rows)
 
 
-def differences_grid(comparison: "Comparison") -> Grid:
+def differences_grid(comparison: "Comparison") -> HtmlTable:
     """Every seed's difference."""
     rows = [
         (clean(verdict.label), clean(verdict.baseline), str(seed), size(verdict.metric, value))
@@ -103,10 +103,10 @@ def differences_grid(comparison: "Comparison") -> Grid:
     ]
     headers = ("Type", "Beside", "Seed", "Difference")
     metric = comparison.verdicts[0].metric
-    return Grid(f"Differences of {words(metric)}, by seed", headers, rows)
+    return HtmlTable(f"Differences of {words(metric)}, by seed", headers, rows)
 
 
-def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> Grid:
+def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> HtmlTable:
     """How every seed ended."""
     ended = [(label, seed) for label, run in runs if run.summary for seed in run.summary.seeds]
     times = [seed.train_s for _, seed in ended]
@@ -122,7 +122,7 @@ def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> Grid:
     ]
     validation = ("Last epoch", "Best (epoch)") if any(s.final for _, s in ended) else ()
     headers = ("Type", "Seed", *validation, "Test", "Training, all epochs")
-    return Grid(f"{heading(metric)} of every seed", headers, rows)
+    return HtmlTable(f"{heading(metric)} of every seed", headers, rows)
 
 
 def _validation_cells(seed: SeedSummary, metric: str) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def architecture(shown: Exhibit, name: str, marks: Mapping[str, str]) -> Drawing
     svg = inline_svg(diagram_picture([("", drawn)], "svg"), name, alt, 0.66)
     caption = f"{label}: {len(layers)} {of}, {network.num_params:,} parameters"
     headers = ("Layer", "Operation", "Inputs", "Output", "Parameters", "Multiply-adds")
-    return Drawing(svg, caption, Grid(f"Layers of {label}", headers, layers))
+    return Drawing(svg, caption, HtmlTable(f"Layers of {label}", headers, layers))
 
 
 def kernels_plate(shown: Exhibit, kernels: "Kernels") -> Plate:
@@ -228,12 +228,12 @@ def matrix(shown: Exhibit) -> Matrix | None:
     return Matrix(f"{summary}.", [str(number) for number in range(len(counts))], rows)
 
 
-def environment_grid(runs: Sequence[tuple[str, RunResult]]) -> Grid:
+def environment_grid(runs: Sequence[tuple[str, RunResult]]) -> HtmlTable:
     """Machine, versions and commands of every run, a column each."""
     facts = [_facts(run) for _, run in runs]
     rows = [(name, *(fact[name] for fact in facts)) for name in facts[0]]
     headers = ("Run", *(clean(label) for label, _ in runs))
-    return Grid("Where and how the runs were made", headers, rows)
+    return HtmlTable("Where and how the runs were made", headers, rows)
 
 
 def _facts(run: RunResult) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cnnbench.analysis.predict import Guess, Reconstruction
 from cnnbench.data.image_files import MIDDLE, Photograph
 from cnnbench.formatting import clean, csv_cell, escaped
-from cnnbench.report.plots.terminal_image import Shown
+from cnnbench.report.plots.terminal_image import ImageGroup
 from cnnbench.report.table import WrappedTable
 from cnnbench.runs import codec
 from cnnbench.runs.records import RunRecord
@@ -50,7 +50,7 @@ def seen_as(photograph: Photograph) -> tuple[str, str, str]:
     return clean(photograph.file), f"{size}{scaled}", f"{border}: {swapped}"
 
 
-def pictures(found: Predictions) -> list[Shown]:
+def pictures(found: Predictions) -> list[ImageGroup]:
     """What the networks see, beside the first seed's reconstruction if they make one."""
     shown = []
     for photograph, answer in zip(found.photographs, found.answers, strict=True):
@@ -58,7 +58,7 @@ def pictures(found: Predictions) -> list[Shown]:
         if isinstance(answer, Reconstruction):
             caption.append(f"and what seed {found.seeds[0]} makes of it")
             images.append(answer.pixels)
-        shown.append(Shown(caption, images))
+        shown.append(ImageGroup(caption, images))
     return shown
 
 

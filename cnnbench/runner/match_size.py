@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
-from cnnbench.graph.widen import Size, widen
+from cnnbench.graph.widen import MatchedSize, widen
 from cnnbench.runner.run import Request
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.system import commands
 
 
 def with_match(
-    requests: Sequence[Request], size: Size, notify: Callable[[str], None]
+    requests: Sequence[Request], size: MatchedSize, notify: Callable[[str], None]
 ) -> list[Request]:
     """The requests, and after the first a widened copy of it.
 

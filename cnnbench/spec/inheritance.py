@@ -35,7 +35,7 @@ _MODEL_KEYS = ("layers", "output", "python", "args")
 _NULLS = ("null", "Null", "NULL", "~")
 NOT_INHERITED = ("name", "title", "extends")
 
-Check = Callable[[Document], Collection[KeyPath]]  # a document to the paths of its flaws
+FindFlaws = Callable[[Document], Collection[KeyPath]]  # a document to the paths of its flaws
 
 
 def read_with_parents(path: Path) -> Document:
@@ -344,7 +344,7 @@ class Causes:
       check: finds the flaws of what comes of them.
     """
 
-    def __init__(self, layers: Sequence[Document], check: Check) -> None:
+    def __init__(self, layers: Sequence[Document], check: FindFlaws) -> None:
         self._layers, self._check = layers, check
         self._whole = reduce(lay_over, layers)
         self._found: dict[tuple[int, frozenset[KeyPath]], frozenset[KeyPath]] = {}

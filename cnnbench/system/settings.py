@@ -22,11 +22,11 @@ from typing import Any
 
 from cnnbench.errors import UsageError
 
-Value = bool | int | float | str | None
+SettingValue = bool | int | float | str | None
 
 # Numbers depend on these. The values are the defaults of JAX 0.10 to 0.12 and Flax 0.12; an
 # option that the installed version lacks is left out.
-NUMBERS: Mapping[str, Value] = MappingProxyType(
+NUMBERS: Mapping[str, SettingValue] = MappingProxyType(
     {
         # types and promotion
         "jax_enable_x64": False,
@@ -77,7 +77,7 @@ NUMBERS: Mapping[str, Value] = MappingProxyType(
 )
 
 # These change no number: they stop a training where JAX is to find a mistake, or slow it down.
-SWITCHES: Mapping[str, Value] = MappingProxyType(
+SWITCHES: Mapping[str, SettingValue] = MappingProxyType(
     {
         "check_vma": False,
         "flax_always_shard_variable": True,
@@ -189,7 +189,7 @@ RECORDED = frozenset(
     }
 )
 
-PINNED: Mapping[str, Value] = MappingProxyType({**NUMBERS, **SWITCHES})
+PINNED: Mapping[str, SettingValue] = MappingProxyType({**NUMBERS, **SWITCHES})
 VARIABLES = frozenset(name.upper() for name in PINNED)
 # Where compiled programs are kept, and what stands in the way of `--device cpu`.
 _CHANGED = (
@@ -466,7 +466,7 @@ def _own_device(name: str) -> bool:
     return name == "jax_default_device"
 
 
-def _plain(value: Any) -> Value:
+def _plain(value: Any) -> SettingValue:
     """An option's value; of an enumeration the word that stands for it."""
     return value.name.lower() if isinstance(value, Enum) else value
 
@@ -476,12 +476,12 @@ def _shown(value: Any) -> str:
     return _text(_plain(value))
 
 
-def _like(value: Value, other: Any) -> Any:
+def _like(value: SettingValue, other: Any) -> Any:
     """A value in the type that an option has."""
     return type(other)[str(value).upper()] if isinstance(other, Enum) else value
 
 
-def _text(value: Value) -> str:
+def _text(value: SettingValue) -> str:
     words = {True: "true", False: "false", None: "null"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
 

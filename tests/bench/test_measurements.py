@@ -16,8 +16,8 @@ from cnnbench.bench import session
 from cnnbench.bench.measurements import (
     Benchmark,
     Measurement,
-    Outcome,
     Product,
+    VariantStatus,
     band,
     plan_rounds,
     ratio,
@@ -59,8 +59,8 @@ OWN = measured("cnnbench", "cnnbench", (1.0, 1.25, 1.0))
 EAGER = measured("torch-eager-nchw", "torch", (2.0, 2.5, 2.25), compile_s=0.5)
 COMPILED = measured("torch-compile-channels_last", "torch", (3.0, 3.0, 3.0), compile_s=61.04)
 KERAS = measured("keras-jax", "keras", (12.0, 12.5, 13.0), metrics={"accuracy": 0.8, "loss": 0.6})
-REFUSED = Measurement("flax", "flax", Outcome.SKIPPED, "no\nsuch thing")
-DIED = Measurement("keras-torch", "keras", Outcome.FAILED, "its process ended with 1")
+REFUSED = Measurement("flax", "flax", VariantStatus.SKIPPED, "no\nsuch thing")
+DIED = Measurement("keras-torch", "keras", VariantStatus.FAILED, "its process ended with 1")
 BENCHMARK = Benchmark(
     name="standard",
     title="Standard CNN",

@@ -9,10 +9,10 @@ import pytest
 
 from cnnbench.bench import scheduler, worker_process
 from cnnbench.bench.frameworks import initial_weights
-from cnnbench.bench.measurements import Outcome
+from cnnbench.bench.measurements import VariantStatus
 from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_contest
 from cnnbench.bench.worker import metrics, read_weights
-from cnnbench.bench.worker_process import Contestant, LostError, Worker
+from cnnbench.bench.worker_process import BenchVariant, LostError, Worker
 from cnnbench.data.dataset import Split
 from cnnbench.errors import UsageError
 from cnnbench.spec.loader import load_experiment
@@ -55,8 +55,8 @@ def task(tmp_path):
     return BenchTask(load_experiment(path), Split(images, labels), test, "random images", weights)
 
 
-def fakes(*variants: str) -> list[Contestant]:
-    return [Contestant(variant, "fake", "tests.bench.fake_frameworks") for variant in variants]
+def fakes(*variants: str) -> list[BenchVariant]:
+    return [BenchVariant(variant, "fake", "tests.bench.fake_frameworks") for variant in variants]
 
 
 def test_turns_alternate_and_everyone_does_the_same_work(task, log):
@@ -83,7 +83,7 @@ def test_turns_alternate_and_everyone_does_the_same_work(task, log):
 
 def test_what_is_measured(task):
     (measured,) = run_contest(task, fakes("a"), QUICK, lambda _: None).measurements
-    assert measured.outcome is Outcome.MEASURED
+    assert measured.outcome is VariantStatus.MEASURED
     assert (measured.family, measured.images) == ("fake", 40)
     assert all(0.02 <= seconds < 0.2 for seconds in measured.seconds)
     assert measured.compile_s >= 0.01
@@ -100,11 +100,14 @@ def test_who_cannot_go_on_is_told_and_the_others_go_on(task):
     found = {m.variant: (m.outcome, m.reason) for m in done.measurements}
     no_convolutions = "peer 'refuses': it has no convolutions; leave it out."
     assert found == {
-        "refuses": (Outcome.SKIPPED, no_convolutions),
-        "dies": (Outcome.FAILED, "its process ended with 3: MemoryError: no room for 7 images"),
-        "a": (Outcome.MEASURED, ""),
-        "is-killed": (Outcome.FAILED, "its process was killed by SIGKILL"),
-        "refuses-later": (Outcome.SKIPPED, "enough."),
+        "refuses": (VariantStatus.SKIPPED, no_convolutions),
+        "dies": (
+            VariantStatus.FAILED,
+            "its process ended with 3: MemoryError: no room for 7 images",
+        ),
+        "a": (VariantStatus.MEASURED, ""),
+        "is-killed": (VariantStatus.FAILED, "its process was killed by SIGKILL"),
+        "refuses-later": (VariantStatus.SKIPPED, "enough."),
     }
     assert f"tiny: refuses is out: {no_convolutions}" in notes
     assert len(done.measured[0].seconds) == 4
@@ -115,7 +118,7 @@ def test_a_worker_that_hangs_is_ended(task, monkeypatch):
     began = time.monotonic()
     done = run_contest(task, fakes("hangs", "a"), QUICK, lambda _: None)
     assert done.measurements[0].reason == "'start' took longer than 5 s"
-    assert done.measurements[1].outcome is Outcome.MEASURED
+    assert done.measurements[1].outcome is VariantStatus.MEASURED
     assert time.monotonic() - began < 30
 
 
@@ -189,7 +192,7 @@ def test_a_worker_starts_with_empty_caches(tmp_path, monkeypatch):
 
 
 def test_a_worker_that_cannot_even_start_says_why(tmp_path):
-    worker = Worker(Contestant("a", "fake", "tests.bench.fake_frameworks"), tmp_path)
+    worker = Worker(BenchVariant("a", "fake", "tests.bench.fake_frameworks"), tmp_path)
     try:
         with pytest.raises(LostError, match=r"ended with 1: .*spec\.yaml"):
             worker.ask("start", 30)

@@ -16,7 +16,7 @@ def test_shapes_are_always_the_same_and_not_too_large() -> None:
 
 
 def test_a_shape_is_timed_by_every_algorithm() -> None:
-    found = algorithms.measure(algorithms.Shape((4, 4), (4, 4), 4, 4))
+    found = algorithms.measure(algorithms.ConvShape((4, 4), (4, 4), 4, 4))
     times = found["microseconds"]
     assert {name.split("(")[0] for name in times} == {"Rows", "Taps", "Stamps", "Winograd"}
     assert min(times.values()) > 0

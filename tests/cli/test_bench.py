@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import cnnbench
 from cnnbench.bench import session
 from cnnbench.bench.scheduler import OURS
-from cnnbench.bench.worker_process import Contestant
+from cnnbench.bench.worker_process import BenchVariant
 from cnnbench.cli.app import app
 from cnnbench.training import matmul_peak
 
@@ -45,7 +45,7 @@ def invoke(*words: str):
 
 
 def test_a_table_is_printed_and_kept(monkeypatch):
-    fake = Contestant("a", "torch", "tests.bench.fake_frameworks")
+    fake = BenchVariant("a", "torch", "tests.bench.fake_frameworks")
     monkeypatch.setattr(session, "contestants", lambda _: (OURS, fake))
     done = invoke("bench", "tiny.yaml", "train.batch_size=50", *QUICK)
     assert done.exit_code == 0, done.stderr
@@ -92,7 +92,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(words, message):
 
 
 def test_ours_must_come_to_the_end(monkeypatch):
-    broken = Contestant("cnnbench", "cnnbench", "tests.no_such_module")
+    broken = BenchVariant("cnnbench", "cnnbench", "tests.no_such_module")
     monkeypatch.setattr(session, "contestants", lambda _: (broken,))
     done = invoke("bench", "tiny.yaml", *QUICK)
     assert done.exit_code == 1

@@ -241,7 +241,7 @@ def test_a_model_that_differs_is_not_written(
 
 def test_a_model_of_another_shape_or_without_numbers_is_refused(results: Path) -> None:
     network = network_of(results, "tiny")
-    probe = verify.Probe(test_images(3), "random images")
+    probe = verify.VerificationImages(test_images(3), "random images")
     for theirs, message in (
         (np.zeros((1, 9)), "gives 3x9 values, not 3x10"),
         (np.full((1, 10), np.nan), "is another: largest difference nan over 3 random images"),

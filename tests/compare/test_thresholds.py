@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnnbench.compare.thresholds import Gate, Outcome, judge_gate, parse_gate, require_sense
+from cnnbench.compare.thresholds import Gate, ThresholdStatus, judge_gate, parse_gate, require_sense
 from cnnbench.compare.verdict import Arm, Criteria, Effect, Verdict, judge
 from cnnbench.errors import UsageError
 from cnnbench.runs.records import Direction
@@ -21,7 +21,7 @@ def verdict(differences: list[float], ratio: list[float] | None = None) -> Verdi
 
 def test_times_that_cannot_be_divided_leave_a_limit_open() -> None:
     found = judge_gate(parse_gate("train_s:+10%"), verdict([0.0] * 6, [0.0] * 6))
-    assert found.outcome is Outcome.OPEN
+    assert found.outcome is ThresholdStatus.OPEN
     assert found.text == (
         "train_s:+10% inconclusive: B has no seed whose time can be divided by that of A"
     )
@@ -33,30 +33,32 @@ FALL = [-0.004, -0.0045, -0.0055, -0.005, -0.006, -0.005]  # -0.50 (-0.57 to -0.
 @pytest.mark.parametrize(
     ("gate", "differences", "outcome"),
     [
-        ("accuracy:-0.2pp", FALL, Outcome.BROKEN),
-        ("accuracy:-0.5pp", FALL, Outcome.OPEN),
-        ("accuracy:-0.8pp", FALL, Outcome.KEPT),
-        ("accuracy:-0.2%", FALL, Outcome.BROKEN),
-        ("accuracy:-0.9%", FALL, Outcome.KEPT),
-        ("accuracy:-0.2pp", [-d for d in FALL], Outcome.KEPT),
-        ("accuracy:-0.2pp", FALL[:1], Outcome.OPEN),
-        ("train_s:+10%", FALL, Outcome.KEPT),
+        ("accuracy:-0.2pp", FALL, ThresholdStatus.BROKEN),
+        ("accuracy:-0.5pp", FALL, ThresholdStatus.OPEN),
+        ("accuracy:-0.8pp", FALL, ThresholdStatus.KEPT),
+        ("accuracy:-0.2%", FALL, ThresholdStatus.BROKEN),
+        ("accuracy:-0.9%", FALL, ThresholdStatus.KEPT),
+        ("accuracy:-0.2pp", [-d for d in FALL], ThresholdStatus.KEPT),
+        ("accuracy:-0.2pp", FALL[:1], ThresholdStatus.OPEN),
+        ("train_s:+10%", FALL, ThresholdStatus.KEPT),
     ],
 )
-def test_the_interval_decides(gate: str, differences: list[float], outcome: Outcome) -> None:
+def test_the_interval_decides(
+    gate: str, differences: list[float], outcome: ThresholdStatus
+) -> None:
     assert judge_gate(parse_gate(gate), verdict(differences)).outcome is outcome
 
 
 @pytest.mark.parametrize(
     ("gate", "ratio", "outcome"),
     [
-        ("train_s:+10%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], Outcome.BROKEN),
-        ("train_s:+20%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], Outcome.OPEN),
-        ("train_s:+30%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], Outcome.KEPT),
-        ("train_s:+10%", [0.8, 0.81, 0.79, 0.8, 0.82, 0.78], Outcome.KEPT),
+        ("train_s:+10%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], ThresholdStatus.BROKEN),
+        ("train_s:+20%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], ThresholdStatus.OPEN),
+        ("train_s:+30%", [1.2, 1.21, 1.19, 1.2, 1.22, 1.18], ThresholdStatus.KEPT),
+        ("train_s:+10%", [0.8, 0.81, 0.79, 0.8, 0.82, 0.78], ThresholdStatus.KEPT),
     ],
 )
-def test_times_are_ratios(gate: str, ratio: list[float], outcome: Outcome) -> None:
+def test_times_are_ratios(gate: str, ratio: list[float], outcome: ThresholdStatus) -> None:
     assert judge_gate(parse_gate(gate), verdict([0.0] * 6, ratio)).outcome is outcome
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import app
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
-from cnnbench.graph.widen import Size, widen
+from cnnbench.graph.widen import MatchedSize, widen
 from cnnbench.spec.loader import load_experiment
 from tests.support.oracles import make_plan
 from tests.support.paths import EXPERIMENTS
@@ -34,12 +34,12 @@ def standard_counts(factor: float) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("target", [160_363, 166_474, 400_000, 1_276_810])
-@pytest.mark.parametrize("size", Size)
-def test_no_other_factor_comes_nearer(size: Size, target: int) -> None:
+@pytest.mark.parametrize("size", MatchedSize)
+def test_no_other_factor_comes_nearer(size: MatchedSize, target: int) -> None:
     plan = plan_of("standard")
-    wanted = target if size is Size.PARAMS else 21 * target
+    wanted = target if size is MatchedSize.PARAMS else 21 * target
     found = widen(plan, size, wanted)
-    place = 0 if size is Size.PARAMS else 1
+    place = 0 if size is MatchedSize.PARAMS else 1
     nearest = min(abs(standard_counts(1 + i / 5000)[place] - wanted) for i in range(20_000))
     got = size.of(found.plan if found else plan)
     assert abs(got - wanted) == nearest
@@ -49,13 +49,13 @@ def test_no_other_factor_comes_nearer(size: Size, target: int) -> None:
 
 def test_a_network_of_the_size_already_is_left_alone() -> None:
     plan = plan_of("standard")
-    assert widen(plan, Size.PARAMS, plan.num_params) is None
+    assert widen(plan, MatchedSize.PARAMS, plan.num_params) is None
     # One parameter more: the next wider network is further away than this one.
-    assert widen(plan, Size.PARAMS, plan.num_params + 1) is None
+    assert widen(plan, MatchedSize.PARAMS, plan.num_params + 1) is None
 
 
 def test_overrides_give_the_same_network() -> None:
-    found = widen(plan_of("standard"), Size.PARAMS, 300_000)
+    found = widen(plan_of("standard"), MatchedSize.PARAMS, 300_000)
     assert found is not None
     assert plan_of("standard", *found.overrides).num_params == found.plan.num_params
     assert found.plan.output_shape == (10,)
@@ -64,7 +64,7 @@ def test_overrides_give_the_same_network() -> None:
 def test_ties_and_reshapes_follow() -> None:
     """The decoder has its owners' channels; units that become an image fill it."""
     plan = plan_of("autoencoder")
-    found = widen(plan, Size.PARAMS, 2 * plan.num_params)
+    found = widen(plan, MatchedSize.PARAMS, 2 * plan.num_params)
     assert found is not None
     assert set(found.changes) == {"conv1", "conv2", "code", "dense1", "unflat"}
     channels = found.changes["conv2"][1]
@@ -91,7 +91,7 @@ LAYERS: dict[str, dict[str, Any]] = {
 
 def test_a_convolution_that_gives_the_output_stays() -> None:
     plan = make_plan(LAYERS, (6, 6, 1), (5,))
-    found = widen(plan, Size.PARAMS, 4 * plan.num_params)
+    found = widen(plan, MatchedSize.PARAMS, 4 * plan.num_params)
     assert found is not None
     assert set(found.changes) == {"stem", "more"}
     assert found.plan.output_shape == (5,)
@@ -100,7 +100,7 @@ def test_a_convolution_that_gives_the_output_stays() -> None:
 def test_a_network_that_is_all_output_cannot_be_wider() -> None:
     plan = make_plan({"dense": {"op": "dense", "units": 5}}, (6, 6, 1), (5,))
     with pytest.raises(UsageError) as caught:
-        widen(plan, Size.PARAMS, 10_000)
+        widen(plan, MatchedSize.PARAMS, 10_000)
     assert str(caught.value) == (
         "--match: only its output could be wider; compare another network."
     )
@@ -114,7 +114,7 @@ def test_layers_that_would_not_fit_are_told() -> None:
     }
     plan = make_plan(layers, (6, 6, 1), (5,))
     with pytest.raises(UsageError) as caught:
-        widen(plan, Size.PARAMS, 10_000)
+        widen(plan, MatchedSize.PARAMS, 10_000)
     assert str(caught.value) == (
         "--match: wider layers do not fit each other: layers.sum.inputs: cannot add different "
         "shapes (input is 6x6x1, conv is 6x6x2); write the wider network as a file of its own."

@@ -13,7 +13,7 @@ from cnnbench.compare.verdict import Criteria
 from cnnbench.errors import UsageError
 from cnnbench.formatting import bytes_text, flops_text, seconds_text
 from cnnbench.report import comparison as report
-from cnnbench.report.columns import Look, cost_columns, epoch_columns, sort_runs
+from cnnbench.report.columns import TableOptions, cost_columns, epoch_columns, sort_runs
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import RunResult
 from tests.report.test_comparison import shown
@@ -53,7 +53,7 @@ def labels(comparison: Comparison) -> list[str]:
     return [row.label.split()[0] for row in comparison.costs]
 
 
-def costs(comparison: Comparison, look: Look = Look()) -> list[list[str]]:  # noqa: B008
+def costs(comparison: Comparison, look: TableOptions = TableOptions()) -> list[list[str]]:  # noqa: B008
     columns = cost_columns(comparison, look)
     return [[c.header for c in columns], *([c.cell(r) for c in columns] for r in comparison.costs)]
 
@@ -197,7 +197,7 @@ def headers(columns: Sequence[Any]) -> list[str]:
 def test_only_what_changed_is_left() -> None:
     runs = [make_run(seeds=(0, 1)), make_run("b", "B", seeds=(0, 1), start=0.9213)]
     comparison = compare([runs[0], with_cost(runs[1], memory_bytes=1)])
-    look = Look(only_changed=True)
+    look = TableOptions(only_changed=True)
     assert headers(epoch_columns(comparison, wide=True, look=look)) == [
         "Type", "Epoch", "Accuracy", "Time", "Test",
     ]  # fmt: skip
@@ -211,10 +211,10 @@ def test_only_what_changed_is_left() -> None:
 
 
 def test_digits_after_the_point_are_chosen() -> None:
-    assert shown(report.terminal_table([three()], wide=True, look=Look(precision=1))) == (
+    assert shown(report.terminal_table([three()], wide=True, look=TableOptions(precision=1))) == (
         GOLDEN / "compare_precision.txt"
     ).read_text(encoding="utf-8")
-    assert costs(three(target="0.97"), Look(precision=3))[1] == [
+    assert costs(three(target="0.97"), TableOptions(precision=3))[1] == [
         "Standard CNN", "4.524 M", "8.245 M", "17.851 MiB", "0.182 ms", "4.760 ms", "45.899 %",
         "20.370 s",
     ]  # fmt: skip

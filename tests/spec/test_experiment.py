@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.layers import OPERATIONS
-from cnnbench.layers.fields import MAX_SEEDS, Inputs, Padding, Seeds, Shape, Size
+from cnnbench.layers.fields import MAX_SEEDS, Inputs, Padding, Seeds, ShapeField, Size
 from cnnbench.spec.experiment import LOSSES, METRICS, Experiment, Task
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
 
@@ -36,8 +36,8 @@ def experiment(**changes: Any) -> Experiment:
         (Inputs, None, None),
         (Inputs, "a", ("a",)),
         (Inputs, ["a", "b"], ("a", "b")),
-        (Shape, [10], (10,)),
-        (Shape, [4, 4, 32], (4, 4, 32)),
+        (ShapeField, [10], (10,)),
+        (ShapeField, [4, 4, 32], (4, 4, 32)),
         (Seeds, 3, (0, 1, 2)),
         (Seeds, [7, 0], (7, 0)),
         (Seeds, [2**32 - 1], (2**32 - 1,)),
@@ -79,8 +79,8 @@ def test_short_and_long_forms(kind: Any, given: Any, expected: Any) -> None:
         ),
         (Inputs, [], "[] names no layer", "write a layer's name, or a list of names"),
         (Inputs, ["a", 1], "['a', 1] names no layer", "write a layer's name, or a list of names"),
-        (Shape, [4, 4], "[4, 4] is not a shape", "write [height, width, channels] or [units]"),
-        (Shape, 512, "512 is not a shape", "write [height, width, channels] or [units]"),
+        (ShapeField, [4, 4], "[4, 4] is not a shape", "write [height, width, channels] or [units]"),
+        (ShapeField, 512, "512 is not a shape", "write [height, width, channels] or [units]"),
         (Seeds, "3", "'3' is text because of its quotes", "remove the quotes"),
         (
             Seeds,

@@ -133,7 +133,7 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
 
 
 def _conv_transpose(plan: Plan, node: Node, op: ConvTranspose, made: Made) -> keras.Layer:
-    """Keras' own layer where it is the adjoint in question, else `Transpose`."""
+    """Keras' own layer where it is the adjoint in question, else `KerasTransposedConv`."""
     numbers, filters = adjoint(plan, node, op), node.layout.shape[2]
     activation = _ACTIVATIONS[op.activation]
     wide = all(k >= s for k, s in zip(numbers.kernel, numbers.stride, strict=True))
@@ -146,7 +146,9 @@ def _conv_transpose(plan: Plan, node: Node, op: ConvTranspose, made: Made) -> ke
             activation=activation,
             use_bias=op.use_bias,
         )
-    return Transpose(made[op.tie] if op.tie else None, numbers, filters, activation, op.use_bias)
+    return KerasTransposedConv(
+        made[op.tie] if op.tie else None, numbers, filters, activation, op.use_bias
+    )
 
 
 class Mask(keras.layers.Layer):
@@ -164,7 +166,7 @@ class Mask(keras.layers.Layer):
         return ops.where(drawn >= self.rate, x, 0)
 
 
-class Transpose(keras.layers.Layer):
+class KerasTransposedConv(keras.layers.Layer):
     """The exact adjoint of a convolution, of any padding and size, perhaps with its kernel.
 
     Args:

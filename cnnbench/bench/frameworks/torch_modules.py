@@ -23,7 +23,7 @@ class Crop(nn.Module):
         return x[:, :, : self.height, : self.width]
 
 
-class Transpose(nn.Module):
+class TorchTransposedConv(nn.Module):
     """A transposed convolution with the kernel of another layer, or with zeros put after it."""
 
     def __init__(

@@ -24,7 +24,7 @@ from cnnbench.bench.frameworks.torch_modules import (
     Pick,
     Reorder,
     Sum,
-    Transpose,
+    TorchTransposedConv,
     activation,
 )
 from cnnbench.graph.geometry import activation_of, adjoint, output_number, sources
@@ -224,10 +224,10 @@ def _conv_transpose(
     }
     channels, filters = node.in_shapes[0][2], node.layout.shape[2]
     if op.tie:
-        layer = Transpose(owners[op.tie], op.use_bias, late, **options)
+        layer = TorchTransposedConv(owners[op.tie], op.use_bias, late, **options)
     elif any(late):
         kernel = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=False)
-        layer = Transpose(kernel, op.use_bias, late, **options)
+        layer = TorchTransposedConv(kernel, op.use_bias, late, **options)
     else:
         layer = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=op.use_bias, **options)
     cropped = nn.Sequential(layer, Crop(numbers.size)) if min(missing) < 0 else layer

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.options import All, Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
+from cnnbench.cli.options import All, Alpha, Baseline, MetricOption, MinEffect, ResultsDir, Runs
 from cnnbench.cli.terminal import print_document, stdout, tell, warn
 from cnnbench.errors import IncomparableError, UsageError, listing
 from cnnbench.spec.vocabulary import METRIC
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cnnbench.compare.comparison import Comparison
     from cnnbench.compare.thresholds import Gate
     from cnnbench.compare.verdict import Criteria
-    from cnnbench.report.columns import Look
+    from cnnbench.report.columns import TableOptions
     from cnnbench.runs.find import Selection
     from cnnbench.runs.records import RunResult
 
@@ -38,7 +38,7 @@ class Format(StrEnum):
 def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     runs: Runs = None,
     baseline: Baseline = None,
-    metric: Metric = None,
+    metric: MetricOption = None,
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
     fail_if: Annotated[
@@ -80,7 +80,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     from cnnbench.compare.thresholds import parse_gate
     from cnnbench.compare.verdict import Criteria
     from cnnbench.compare.verdict_text import parse_effect
-    from cnnbench.report.columns import Look, sort_runs
+    from cnnbench.report.columns import TableOptions, sort_runs
 
     gates = [parse_gate(text) for text in fail_if or ()]
     rules = Criteria(baseline, metric, alpha, parse_effect(min_effect), target)
@@ -89,7 +89,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     if sort_by is not None:
         comparisons = tuple(sort_runs(comparisons, sort_by))
     _check(gates, selection.runs)
-    _print(comparisons, format, Look(precision, only_changed))
+    _print(comparisons, format, TableOptions(precision, only_changed))
     if gates:
         _judge(gates, comparisons, selection.runs, rules)
 
@@ -170,7 +170,7 @@ def _judge(
       UsageError: there is no run beside the baseline.
     """
     from cnnbench.compare.comparison import compare_groups
-    from cnnbench.compare.thresholds import TIME, Outcome, judge_gate
+    from cnnbench.compare.thresholds import TIME, ThresholdStatus, judge_gate
     from cnnbench.compare.verdict import ANY
 
     outcomes = []
@@ -187,13 +187,13 @@ def _judge(
                 outcomes.append(judgement.outcome)
     if not outcomes:
         raise UsageError("--fail-if: there is no run beside the baseline; name two runs.")
-    if Outcome.BROKEN in outcomes:
+    if ThresholdStatus.BROKEN in outcomes:
         raise typer.Exit(BROKEN)
-    if Outcome.OPEN in outcomes:
+    if ThresholdStatus.OPEN in outcomes:
         raise typer.Exit(INCONCLUSIVE)
 
 
-def _print(comparisons: "Sequence[Comparison]", format: Format, look: "Look") -> None:  # noqa: A002
+def _print(comparisons: "Sequence[Comparison]", format: Format, look: "TableOptions") -> None:  # noqa: A002
     from cnnbench.report import comparison as report
     from cnnbench.report import csv_json
 

@@ -12,7 +12,7 @@ from cnnbench.cli.terminal import computing, tell, warn, write_file
 
 if TYPE_CHECKING:
     from cnnbench.analysis.trained_network import TrainedNetwork
-    from cnnbench.export.verify import Probe
+    from cnnbench.export.verify import VerificationImages
 
 PROBED = 100  # images that an exported model is tried with
 
@@ -65,13 +65,13 @@ def export_model(
             tell(line, err=False)
 
 
-def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "Probe":
+def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "VerificationImages":
     """The first test images of the run, or random ones where these are not to be had."""
     import numpy as np
 
     from cnnbench.data.catalog import describe
     from cnnbench.errors import DataError
-    from cnnbench.export.verify import Probe
+    from cnnbench.export.verify import VerificationImages
 
     name = network.record.dataset.name
     try:
@@ -80,5 +80,5 @@ def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "Probe":
         warn([f"{error}; random images are taken"])
         shape = describe(name, data_dir).shape
         images = np.random.default_rng(0).integers(0, 256, (PROBED, *shape), np.uint8)
-        return Probe(images, "random images")
-    return Probe(test.images[:PROBED], f"test images of {name}")
+        return VerificationImages(images, "random images")
+    return VerificationImages(test.images[:PROBED], f"test images of {name}")

@@ -8,7 +8,7 @@ import typer
 
 from cnnbench.cli.commands.compare import side_by_side
 from cnnbench.cli.commands.data import DataDir
-from cnnbench.cli.options import All, Alpha, Baseline, Metric, MinEffect, ResultsDir, Runs
+from cnnbench.cli.options import All, Alpha, Baseline, MetricOption, MinEffect, ResultsDir, Runs
 from cnnbench.cli.terminal import PICTURES, computing, file_form, tell, warn, write_file
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def draw_plot(
         Path, typer.Option("--output", "-o", help="A .svg or .png file.", metavar="FILE")
     ] = Path("comparison.svg"),
     baseline: Baseline = None,
-    metric: Metric = None,
+    metric: MetricOption = None,
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
     results_dir: ResultsDir = Path("results"),
@@ -51,7 +51,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
         Path, typer.Option("--output", "-o", help="The page to write.", metavar="FILE")
     ] = Path("report.html"),
     baseline: Baseline = None,
-    metric: Metric = None,
+    metric: MetricOption = None,
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
     every: All = False,

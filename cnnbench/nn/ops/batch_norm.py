@@ -38,7 +38,7 @@ class Sums(NamedTuple):
     second: jax.Array
 
 
-class BatchNorm(nnx.BatchNorm):
+class StableBatchNorm(nnx.BatchNorm):
     """Flax's layer with accurate statistics: Flax takes E[x^2] - E[x]^2, which cancels."""
 
     def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:

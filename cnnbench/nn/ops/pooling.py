@@ -17,7 +17,7 @@ from cnnbench.nn.ops.layout import merge, split
 MANY_CELLS = 36  # of a window
 
 Pair = tuple[int, int]
-Two = tuple[jax.Array, jax.Array]
+PooledAndPlaces = tuple[jax.Array, jax.Array]
 
 
 def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
@@ -109,7 +109,7 @@ def _max_pool(x: jax.Array, size: Pair, stride: Pair, image: Pair) -> jax.Array:
     return _max_pool_forward(x, size, stride, image)[0]
 
 
-def _max_pool_forward(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> Two:
+def _max_pool_forward(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> PooledAndPlaces:
     kind = jnp.int8 if math.prod(size) <= 127 else jnp.int16
     places = jnp.zeros(x.shape, kind)
     if math.prod(size) <= MANY_CELLS:
@@ -120,7 +120,9 @@ def _max_pool_forward(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> T
     return _largest(largest, places, (size[0], 1), (stride[0], 1), size[1])
 
 
-def _largest(x: jax.Array, places: jax.Array, size: Pair, stride: Pair, step: int = 1) -> Two:
+def _largest(
+    x: jax.Array, places: jax.Array, size: Pair, stride: Pair, step: int = 1
+) -> PooledAndPlaces:
     """The largest value of each window, and its place: what `places` has, and `step` a cell."""
     found = zip(_views(x, size, stride), _views(places, size, stride), strict=True)
     largest, winner = next(found)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cnnbench.nn.submodules import Outline
 
 
-class Look(NamedTuple):
+class LayerStyle(NamedTuple):
     """How a layer is drawn that differs from another network's: a name, a color, dashes."""
 
     name: str
@@ -23,11 +23,11 @@ class Look(NamedTuple):
     dashes: str = ""
 
 
-LOOKS: Mapping[str, Look] = {
-    ADDED: Look("added", "#00805f"),
-    CHANGED: Look("changed", "#c44e00"),
-    FOLLOWS: Look("resized", "#0072b2"),
-    REMOVED: Look("removed", "#b03030", ",stroke-dasharray:4"),
+LOOKS: Mapping[str, LayerStyle] = {
+    ADDED: LayerStyle("added", "#00805f"),
+    CHANGED: LayerStyle("changed", "#c44e00"),
+    FOLLOWS: LayerStyle("resized", "#0072b2"),
+    REMOVED: LayerStyle("removed", "#b03030", ",stroke-dasharray:4"),
 }
 
 

@@ -17,14 +17,14 @@ GAP = 2  # columns between two images
 CAPTION = 30  # columns that a caption has, also above a small image
 
 
-class Shown(NamedTuple):
+class ImageGroup(NamedTuple):
     """Images that stand side by side under a caption, as of a file and its reconstruction."""
 
     caption: Sequence[str]
     images: Sequence[Pixels]
 
 
-def gallery(groups: Sequence[Shown], console: "Console") -> "Table":
+def gallery(groups: Sequence[ImageGroup], console: "Console") -> "Table":
     """Groups of images, as many in a row as the terminal has room for.
 
     Args:

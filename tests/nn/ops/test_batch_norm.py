@@ -37,7 +37,7 @@ SEEDS = (7, 8, 9)
 # A variance that runs near one is rounded by up to 2^-24, or by less if luck has it.
 FLOORS = {"y": 0, "dx": 0, "scale": 0, "bias": 0, "mean": 2**-30, "var": 2**-24}
 MOMENTUM, EPSILON = 0.9, 1e-5
-Apply = Callable[[bn.BatchNorm, jax.Array], jax.Array]
+Apply = Callable[[bn.StableBatchNorm, jax.Array], jax.Array]
 
 
 def point(shape: tuple[int, ...], offset: float, seed: int = 7) -> tuple[Array, ...]:
@@ -85,11 +85,11 @@ def require_twice(
         assert mine <= max(2 * other, FLOORS[name]), (name, mine, other)
 
 
-def whole(layer: bn.BatchNorm, x: jax.Array) -> jax.Array:
+def whole(layer: bn.StableBatchNorm, x: jax.Array) -> jax.Array:
     return layer(x)
 
 
-def in_rows(layer: bn.BatchNorm, x: jax.Array) -> jax.Array:
+def in_rows(layer: bn.StableBatchNorm, x: jax.Array) -> jax.Array:
     """As `rowwise` has it: images of a row lie side by side."""
     rows = x.reshape(SHAPES[x.shape], -1, *x.shape[1:])
     rows = rows.transpose(0, 2, 3, 1, 4) if x.ndim == 4 else rows
@@ -104,7 +104,9 @@ def ours(apply: Apply) -> Callable[..., dict[str, Array]]:
     """The same as of PyTorch."""
 
     def run(x: Any, scale: Any, bias: Any) -> Any:
-        layer = bn.BatchNorm(x.shape[-1], momentum=MOMENTUM, epsilon=EPSILON, rngs=nnx.Rngs(0))
+        layer = bn.StableBatchNorm(
+            x.shape[-1], momentum=MOMENTUM, epsilon=EPSILON, rngs=nnx.Rngs(0)
+        )
         part: Any = layer
         part.scale[...], part.bias[...] = scale, bias
         return apply(layer, x), (layer.mean[...], layer.var[...])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cnnbench.report.plots.terminal_image import RAMP, Shown, blocks, gallery, ramp, shrunk
+from cnnbench.report.plots.terminal_image import RAMP, ImageGroup, blocks, gallery, ramp, shrunk
 from tests.support.oracles import Array
 
 
@@ -17,7 +17,7 @@ def grey(*rows: list[int]) -> Array:
 
 def shown(images: list[Array], **options: Any) -> str:
     console = Console(file=io.StringIO(), width=80, **options)
-    groups = [Shown([f"image {number}"], [image]) for number, image in enumerate(images)]
+    groups = [ImageGroup([f"image {number}"], [image]) for number, image in enumerate(images)]
     console.print(gallery(groups, console))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
@@ -72,7 +72,7 @@ def test_images_stand_side_by_side_as_far_as_there_is_room() -> None:
 def test_a_pair_fits_and_a_large_image_is_shrunk() -> None:
     console = Console(file=io.StringIO(), width=80)
     large = np.full((224, 224, 3), 255, np.uint8)
-    console.print(gallery([Shown(["a" * 100], [large, large])], console))
+    console.print(gallery([ImageGroup(["a" * 100], [large, large])], console))
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert max(map(len, lines)) <= 80
     assert "@" * 37 + "  " + "@" * 37 in [line.rstrip() for line in lines]
