@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +10,8 @@ from cnnbench.analysis.trained_network import TrainedNetwork
 from cnnbench.data.dataset import Split
 from cnnbench.errors import UsageError
 from cnnbench.spec.experiment import Task
+from cnnbench.system.arrays import Array
 
-Array = NDArray[Any]
 EXAMPLES = 9  # images kept for a unit
 
 

@@ -11,14 +11,14 @@ from cnnbench.layers import GaussianNoise
 
 STEPS, SIDE, SAMPLES = 10, 15, 50  # of a walk, along each side of the plane, of the prior
 
-Array = NDArray[np.floating[Any]]
+FloatArray = NDArray[np.floating[Any]]
 
 
 class Denoised(NamedTuple):
     """Disturbed images and what is made of them, pixels from 0 to 255."""
 
-    noisy: Array
-    outputs: Array
+    noisy: FloatArray
+    outputs: FloatArray
 
 
 def denoise(network: TrainedNetwork, images: Images, seed: int = 0) -> Denoised | None:
@@ -45,33 +45,35 @@ def denoise(network: TrainedNetwork, images: Images, seed: int = 0) -> Denoised 
     return Denoised(noisy * scale, network.outputs_from(layers[-1].name, noisy) * scale)
 
 
-def codes(network: TrainedNetwork, images: Images) -> Array:
+def codes(network: TrainedNetwork, images: Images) -> FloatArray:
     """The code of each image, (n, *its shape); the mean where it is a distribution."""
     (code,) = network.activations(images, [layer_of(network)]).values()
     return code
 
 
-def divergences(network: TrainedNetwork, images: Images) -> Array | None:
+def divergences(network: TrainedNetwork, images: Images) -> FloatArray | None:
     """Mean divergence from the prior of each unit of the code, in nats; None without a prior."""
     if network.plan is None or not network.plan.samples:
         return None
     names = network.plan.samples[0].inputs
     found = network.activations(images, names)
     mean, log_variance = (found[name].reshape(len(images), -1) for name in names)
-    each: Array = ((np.expm1(log_variance) - log_variance + mean**2) / 2).mean(axis=0)
+    each: FloatArray = ((np.expm1(log_variance) - log_variance + mean**2) / 2).mean(axis=0)
     return each
 
 
-def decode(network: TrainedNetwork, values: Array) -> Array | None:
+def decode(network: TrainedNetwork, values: FloatArray) -> FloatArray | None:
     """Images, pixels from 0 to 255, from codes (n, *their shape); None without a decoder."""
     layer = _entrance(network)
     if layer is None:
         return None
-    images: Array = network.outputs_from(layer, values) * network.experiment.dataset.pixel_scale
+    images: FloatArray = (
+        network.outputs_from(layer, values) * network.experiment.dataset.pixel_scale
+    )
     return images
 
 
-def walk(network: TrainedNetwork, ends: Images) -> Array | None:
+def walk(network: TrainedNetwork, ends: Images) -> FloatArray | None:
     """What lies between the codes of two images, (`STEPS`, h, w, c); None without a decoder.
 
     Args:
@@ -83,7 +85,7 @@ def walk(network: TrainedNetwork, ends: Images) -> Array | None:
     return decode(network, (1 - shares) * start + shares * end)
 
 
-def from_prior(network: TrainedNetwork, seed: int = 0) -> Array | None:
+def from_prior(network: TrainedNetwork, seed: int = 0) -> FloatArray | None:
     """Images of codes drawn from the standard normal distribution; None where it is no prior."""
     if network.plan is None or not network.plan.samples:
         return None
@@ -97,7 +99,7 @@ def has_plane(network: TrainedNetwork) -> bool:
     return bool(samples) and samples[0].layout.shape == (2,)
 
 
-def plane(network: TrainedNetwork, reach: float) -> Array | None:
+def plane(network: TrainedNetwork, reach: float) -> FloatArray | None:
     """Images decoded over a square of codes of two numbers, row by row from the top.
 
     Args:

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from cnnbench.analysis.trained_network import Images, TrainedNetwork
 from cnnbench.errors import StoreError
+from cnnbench.system.arrays import Array
 from cnnbench.training.losses import loss_name, per_image_loss
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.errors import DataError, UsageError
+from cnnbench.system.arrays import Pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 InvertMode = Literal["auto", "yes", "no"]
-Pixels = NDArray[np.uint8]
 PNG = b"\x89PNG\r\n\x1a\n"  # what a PNG file begins with
 MOST_PIXELS = 50_000_000  # of a file; more would fill the memory
 WHITE, BLACK = 255, 0

@@ -3,15 +3,14 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.gradcheck.finite_differences import Slopes
 from cnnbench.graph.plan import Node
+from cnnbench.system.arrays import Array
 
-Array = NDArray[Any]
 Dtype = Literal["float32", "float64"]
 
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from numpy.typing import NDArray
 
 from cnnbench.gradcheck.backprop import Forward
 from cnnbench.graph.geometry import activation_of
@@ -18,10 +17,10 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.noise import draws
+from cnnbench.system.arrays import Array
 from cnnbench.training.losses import Score
 from cnnbench.training.state import Network, take_apart
 
-Array = NDArray[Any]
 Weights = Mapping[str, Mapping[str, Array]]
 Tree = Any
 

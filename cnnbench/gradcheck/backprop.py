@@ -12,10 +12,8 @@ here knows autodiff, or how the engine computes; `gradcheck` compares.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.gradcheck.losses import Objective, divergence, divergence_gradient
 from cnnbench.graph.geometry import activation_of
@@ -23,8 +21,8 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import Sample
 from cnnbench.layers.activation import KINKED, sigma, sigma_prime
 from cnnbench.layers.base import INPUT, Rule
+from cnnbench.system.arrays import Array
 
-Array = NDArray[Any]
 Weights = Mapping[str, Mapping[str, Array]]
 
 

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.gradcheck.agreement import TOLERANCES, Dtype, GradCheck, LayerCheck, Quantity
@@ -29,11 +27,10 @@ from cnnbench.gradcheck.roundoff import perturbed
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.spec.experiment import Task
 from cnnbench.spec.loader import Loaded
+from cnnbench.system.arrays import Array
 from cnnbench.system.devices import pick_devices
 from cnnbench.system.settings import pinned
 from cnnbench.training.losses import loss_name, objective, objective_name
-
-Array = NDArray[Any]
 
 NUM_IMAGES = 4
 ATTEMPTS = 8  # to find images where rounding puts no unit on the other side of a kink

@@ -9,10 +9,8 @@ is short enough is left out, and counted.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.gradcheck.backprop import (
     Forward,
@@ -23,8 +21,8 @@ from cnnbench.gradcheck.backprop import (
     sides,
 )
 from cnnbench.gradcheck.roundoff import perturbed
+from cnnbench.system.arrays import Array
 
-Array = NDArray[Any]
 DELTA = "delta"  # the error of a layer's z, beside the names of its weights
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
 MOST = 32  # an array of more entries is sampled

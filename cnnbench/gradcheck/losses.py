@@ -1,14 +1,13 @@
 """The cost C of the post in NumPy, and its gradient: what the output's error begins with."""
 
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.spec.experiment import Loss
+from cnnbench.system.arrays import Array
 
-Array = NDArray[Any]
 _CLIP = 1e-7  # as in `losses`: a probability's logarithm stays finite
 
 

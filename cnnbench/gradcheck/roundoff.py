@@ -7,18 +7,15 @@ say (Parker 1997, "Monte Carlo arithmetic").
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.gradcheck.backprop import Forward, Gradients, ReferenceNetwork, run
 from cnnbench.gradcheck.losses import Objective
 from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Node
 from cnnbench.layers.base import Rule
-
-Array = NDArray[Any]
+from cnnbench.system.arrays import Array
 
 UNIT = float(np.finfo(np.float32).eps) / 2
 EXACT = frozenset({"linear", "relu", "leaky_relu"})  # slopes that are not rounded

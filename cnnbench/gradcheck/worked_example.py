@@ -6,15 +6,12 @@ can be checked with a pencil. The functions are those that `gradcheck` uses.
 
 from collections.abc import Iterator
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.layers.activation import sigma, sigma_prime
 from cnnbench.layers.correlation import Grid, convolve_full, correlate, kernel_gradient, rot180
-
-Array = NDArray[Any]
+from cnnbench.system.arrays import Array
 
 A1 = np.array([[1.0, 0, 3, 3], [1, 2, 0, 2], [3, 1, 0, 0], [1, 1, 2, 3]])
 W2, B2 = np.array([[1.0, -1], [2, 0]]), -2.0

@@ -10,7 +10,8 @@ from typing import Literal, assert_never, get_args
 
 from pydantic import Field
 
-from cnnbench.layers.base import Array, Layer, LayerOutput, Owner, Rule, Shape, Site, identity
+from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site, identity
+from cnnbench.system.arrays import Array
 
 Activation = Literal[
     "linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", "softplus"

@@ -6,20 +6,15 @@ Shapes are plain integers without the batch: ``(height, width, channels)`` for a
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from cnnbench.layers.fields import Inputs, Model
+from cnnbench.system.arrays import Array
 
 INPUT = "input"  # the name of the image in a graph of layers
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Array = NDArray[Any]
-else:  # reading an experiment file takes no time for NumPy; a rule imports it when it is asked for
-    Array = Any
 Shape = tuple[int, ...]
 Span = tuple[int, int]  # the first and the last of rows or columns
 Box = tuple[Span, Span]  # rows, columns

@@ -5,8 +5,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from cnnbench.layers.base import Array, Layer, LayerOutput, Owner, Rule, Shape, Site
+from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site
 from cnnbench.layers.fields import Fraction, Positive
+from cnnbench.system.arrays import Array
 
 
 class BatchNorm(Layer):

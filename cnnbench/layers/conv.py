@@ -8,7 +8,6 @@ from pydantic import Field
 
 from cnnbench.layers.activation import Activation, activation_words
 from cnnbench.layers.base import (
-    Array,
     Box,
     Layer,
     LayerOutput,
@@ -24,6 +23,7 @@ from cnnbench.layers.base import (
 from cnnbench.layers.correlation import Grid, Pads, convolve_full, correlate, kernel_gradient
 from cnnbench.layers.fields import Count, Padding, Size
 from cnnbench.layers.parameters import Init, add_bias, bias_gradient, bias_shape
+from cnnbench.system.arrays import Array
 
 OWNERS_KEYS = ("filters", "kernel", "stride", "padding", "init")  # not written beside `tie`
 

@@ -9,9 +9,8 @@ the post. Both have the same backward pass, a full convolution with the other on
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnnbench.layers.base import Array
+from cnnbench.system.arrays import Array, Pair
 
-Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]  # before and after rows, before and after columns
 Slices = tuple[slice, slice, slice]
 

@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from cnnbench.layers.activation import Activation, activation_words
-from cnnbench.layers.base import Array, Box, Layer, LayerOutput, Owner, Rule, Shape, Site, whole
+from cnnbench.layers.base import Box, Layer, LayerOutput, Owner, Rule, Shape, Site, whole
 from cnnbench.layers.fields import Count
 from cnnbench.layers.parameters import Init, add_bias, bias_gradient, bias_shape
+from cnnbench.system.arrays import Array
 
 
 class Dense(Layer):

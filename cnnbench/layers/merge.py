@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from cnnbench.layers.base import Array, Layer, LayerOutput, Owner, Rule, Shape, ShapeError, Site
+from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, ShapeError, Site
+from cnnbench.system.arrays import Array
 
 
 class Merge(Layer):

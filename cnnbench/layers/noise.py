@@ -5,19 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from cnnbench.layers.base import (
-    Array,
-    Layer,
-    LayerOutput,
-    Owner,
-    Rule,
-    Shape,
-    ShapeError,
-    Site,
-    identity,
-)
+from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, ShapeError, Site, identity
 from cnnbench.layers.fields import Fraction, NonNegative, Positive
 from cnnbench.layers.merge import same_shape
+from cnnbench.system.arrays import Array
 
 
 class Noise(Layer):

@@ -2,7 +2,8 @@
 
 from typing import Literal, get_args
 
-from cnnbench.layers.base import Array, Shape
+from cnnbench.layers.base import Shape
+from cnnbench.system.arrays import Array
 
 Init = Literal[
     "glorot_uniform",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from cnnbench.layers.base import (
-    Array,
     Box,
     Layer,
     LayerOutput,
@@ -23,6 +22,7 @@ from cnnbench.layers.base import (
 from cnnbench.layers.conv import conv_size, window_span
 from cnnbench.layers.correlation import taps, window
 from cnnbench.layers.fields import Size
+from cnnbench.system.arrays import Array
 
 
 class Pool(Layer):

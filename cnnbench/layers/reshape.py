@@ -8,7 +8,6 @@ from pydantic import Field
 
 from cnnbench.layers import fields
 from cnnbench.layers.base import (
-    Array,
     Box,
     Layer,
     LayerOutput,
@@ -21,6 +20,7 @@ from cnnbench.layers.base import (
     shape_text,
     whole,
 )
+from cnnbench.system.arrays import Array
 
 
 class Flatten(Layer):

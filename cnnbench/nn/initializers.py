@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from cnnbench.layers.base import Shape
 
-Array = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 TRUNCATION = 2.0  # standard deviations
 # Of a normal distribution that is cut off there; dividing by it restores the variance.
 _TRUNCATED_STD = 0.87962566103423978
 
 
-def draw(init: str, shape: Shape, rng: np.random.Generator) -> Array:
+def draw(init: str, shape: Shape, rng: np.random.Generator) -> Float32Array:
     """The initial kernel of a layer.
 
     Args:
@@ -61,7 +61,7 @@ def _truncated_normal(shape: Shape, rng: np.random.Generator) -> NDArray[Any]:
     return values
 
 
-def _orthogonal(shape: Shape, rng: np.random.Generator) -> Array:
+def _orthogonal(shape: Shape, rng: np.random.Generator) -> Float32Array:
     """Columns, or rows where there are fewer, that stand upright on each other."""
     rows, columns = math.prod(shape[:-1]), shape[-1]
     tall = rng.normal(size=(max(rows, columns), min(rows, columns)))

@@ -38,12 +38,11 @@ from cnnbench.layers import (
 from cnnbench.layers.base import INPUT
 from cnnbench.nn.ops import convolution, pooling, xla
 from cnnbench.nn.ops.im2col import rotated
+from cnnbench.system.arrays import Pair
 
 MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
 KINKED = frozenset({"relu", "leaky_relu"})  # slopes jump at zero
 ONE = (1, 1)
-
-Pair = tuple[int, int]
 
 
 class Lowering(Protocol):

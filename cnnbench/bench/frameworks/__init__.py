@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.bench.frameworks.interface import VARIANTS, Array, Family, Gradients, Peer, Weights
+from cnnbench.bench.frameworks.interface import VARIANTS, Family, Gradients, Peer, Weights
 from cnnbench.errors import UsageError, did_you_mean, listing
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import BatchNorm
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system import commands
+from cnnbench.system.arrays import Array
 
 __all__ = [
     "VARIANTS",

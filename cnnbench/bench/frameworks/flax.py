@@ -8,9 +8,10 @@ import numpy as np
 from flax import nnx
 
 from cnnbench.bench.frameworks.flax_net import FlaxNet
-from cnnbench.bench.frameworks.interface import Array, Gradients, Weights
+from cnnbench.bench.frameworks.interface import Gradients, Weights
 from cnnbench.graph.plan import Plan
 from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.system.arrays import Array
 from cnnbench.training.losses import loss_name, per_image_loss
 from cnnbench.training.state import build_optimizer
 

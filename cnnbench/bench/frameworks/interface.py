@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from numpy.typing import NDArray
+from cnnbench.system.arrays import Array
 
-Array = NDArray[Any]
 Weights = Mapping[str, Mapping[str, Array]]
 Gradients = dict[str, dict[str, Array]]
 Family = Literal["torch", "keras", "flax"]

@@ -5,7 +5,7 @@ from typing import Any, assert_never
 import keras
 import numpy as np
 
-from cnnbench.bench.frameworks.interface import Array, Gradients, Weights
+from cnnbench.bench.frameworks.interface import Gradients, Weights
 from cnnbench.bench.frameworks.keras_net import build_model
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
@@ -21,6 +21,7 @@ from cnnbench.spec.optimizers import (
     RmsProp,
     Sgd,
 )
+from cnnbench.system.arrays import Array
 from cnnbench.training.losses import loss_name
 
 EVAL_BATCH = 500

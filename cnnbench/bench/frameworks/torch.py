@@ -6,7 +6,7 @@ from typing import assert_never
 import torch
 from torch.nn import functional
 
-from cnnbench.bench.frameworks.interface import Array, Gradients, Weights
+from cnnbench.bench.frameworks.interface import Gradients, Weights
 from cnnbench.bench.frameworks.torch_net import TorchNet
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
@@ -22,6 +22,7 @@ from cnnbench.spec.optimizers import (
     RmsProp,
     Sgd,
 )
+from cnnbench.system.arrays import Array
 from cnnbench.training.losses import loss_name
 
 EVAL_BATCH = 500

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cnnbench.bench.frameworks.interface import Array
 from cnnbench.layers.activation import Activation
+from cnnbench.system.arrays import Array
 
 
 class Crop(nn.Module):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cnnbench.bench.frameworks.interface import Array, Gradients, Weights
+from cnnbench.bench.frameworks.interface import Gradients, Weights
 from cnnbench.bench.frameworks.torch_modules import (
     ChannelsFirst,
     Crop,
@@ -51,6 +51,7 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import Shape
 from cnnbench.layers.conv import conv_pads
+from cnnbench.system.arrays import Array
 
 
 class Slot(NamedTuple):

@@ -19,21 +19,19 @@ the algorithms.
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from numpy.typing import NDArray
 
 from cnnbench.nn.ops import layout
 from cnnbench.nn.ops.im2col import Rows, Stamps, Taps
 from cnnbench.nn.ops.winograd import Winograd, tilings
+from cnnbench.system.arrays import Array, Pair
 
 Form = Literal["plain", "direct", "fast"]
-Array = NDArray[Any]
-Pair = tuple[int, int]
 Two = tuple[jax.Array, jax.Array]
 Algorithm = Taps | Stamps | Rows | Winograd
 

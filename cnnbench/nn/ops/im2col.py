@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnbench.nn.ops.layout import merge, split
+from cnnbench.system.arrays import Pair
 
 # XLA's product of a tall matrix taken by columns is 2 to 4 times slower above this.
 MANY_TAPS = 40
-
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)

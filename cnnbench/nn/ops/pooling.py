@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnnbench.nn.ops.layout import merge, split
+from cnnbench.system.arrays import Pair
 
 MANY_CELLS = 36  # of a window
 
-Pair = tuple[int, int]
 PooledAndPlaces = tuple[jax.Array, jax.Array]
 
 

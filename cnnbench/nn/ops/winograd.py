@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cnnbench.nn.ops.layout import merge, split
+from cnnbench.system.arrays import Pair
 
 # More points mean larger entries and less exactness.
 LARGEST_TILE = 8  # inputs along an axis
@@ -26,7 +27,6 @@ BLOCKS = (3, 4)  # taps of a block of a large kernel; 2 were never the fastest
 
 _POINTS = tuple(map(Fraction, ("0", "1", "-1", "2", "-2", "1/2", "-1/2")))  # and infinity
 
-Pair = tuple[int, int]
 _Rows = list[list[Fraction]]
 
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pair = tuple[int, int]
+from cnnbench.system.arrays import Pair
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 

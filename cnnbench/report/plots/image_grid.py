@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.analysis.activations import Responses
 from cnnbench.analysis.trained_network import TrainedNetwork
@@ -14,8 +13,8 @@ from cnnbench.graph.plan import Plan
 from cnnbench.graph.receptive_field import receptive_field
 from cnnbench.report.plots.plots import rendered
 from cnnbench.report.plots.png import mosaic
+from cnnbench.system.arrays import Array
 
-Array = NDArray[Any]
 # Inches: the page, the tallest panel, a title, the left margin, an image alone, column numbers,
 # a color scale with its numbers, the space between panels.
 WIDTH, TALLEST, HEAD, LEFT, SMALL = 8.0, 6.0, 0.32, 0.45, 1.2

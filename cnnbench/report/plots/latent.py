@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cnnbench.analysis.latent import (
     SAMPLES,
@@ -23,13 +22,12 @@ from cnnbench.analysis.trained_network import TrainedNetwork
 from cnnbench.data.dataset import Split
 from cnnbench.report.plots.image_grid import LEFT, WIDTH, Drawn, Panel, axes_at
 from cnnbench.report.plots.png import mosaic
+from cnnbench.system.arrays import Array
 
 MOST_POINTS = 2_000  # test images in the plane
 SHOWN = 10  # images reconstructed
 PLANE, BELOW = 3.1, 0.35  # inches: side of the plane of codes, room for the axis below it
 LEAST_REACH = 3.0  # standard deviations of the prior
-
-Array = NDArray[Any]
 
 
 def latent_panels(network: TrainedNetwork, test: Split, ends: tuple[int, int]) -> Iterator[Drawn]:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from cnnbench.system.arrays import Pixels
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-Pixels = NDArray[np.uint8]
 RAMP = " .:-=+*#%@"  # from black to white
 GAP = 2  # columns between two images
 CAPTION = 30  # columns that a caption has, also above a small image
