@@ -1,14 +1,15 @@
 """How a run looks while it runs: bars on a terminal, a line an epoch elsewhere."""
 
-from collections.abc import Iterator
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from cnnbench.cli.status_line import Said, status
 from cnnbench.formatting import clean, epochs_text, seconds_text, visible
 from cnnbench.report.layer_table import layer_table
 from cnnbench.report.sparkline import sparkline
@@ -228,6 +229,54 @@ class Bars(Lines):
         lines = status([task.fields["said"] for task in tasks], self.console.width - BESIDE)
         for task, (text, rate, curve) in zip(tasks, lines, strict=True):
             self.progress.update(task.id, description=text, rate=rate, curve=curve)
+
+
+class Said(NamedTuple):
+    """What there is to say beside a bar; `title` and `value` come with their punctuation."""
+
+    title: str = ""
+    place: str = ""
+    value: str = ""
+    rate: str = ""
+    curve: str = ""
+
+
+def status(lines: Sequence[Said], room: int) -> list[tuple[str, str, str]]:
+    """Text, rate and curve of each bar, as much as finds room beside all of them.
+
+    Titles are shortened last.
+
+    Args:
+      lines: what there is to say, a line each.
+      room: characters.
+
+    >>> said = Said("Standard CNN: ", "epoch 2/3", ", accuracy 90.00 %", "2,000 images/s", "_@")
+    >>> status([said], 56)
+    [('Standard CNN: epoch 2/3, accuracy 90.00 %', '2,000 images/s', '')]
+    >>> status([said], 31)
+    [('Standard...: epoch 2/3, 90.00 %', '', '')]
+    """
+    brief = [line._replace(value=re.sub("^, [a-z]+ ", ", ", line.value)) for line in lines]
+    for said, with_rate, with_curve in (
+        (lines, True, True),
+        (lines, True, False),
+        (lines, False, False),
+        (brief, False, False),
+    ):
+        texts = ["".join(line[:3]) for line in said]
+        rates = [line.rate if with_rate else "" for line in said]
+        curves = [line.curve if with_curve else "" for line in said]
+        if sum(max(map(len, column)) for column in (texts, rates, curves)) <= room:
+            return list(zip(texts, rates, curves, strict=True))
+    return [(_shortened(line, room), "", "") for line in brief]
+
+
+def _shortened(line: Said, room: int) -> str:
+    rest = line.place + line.value
+    if len(line.title + rest) <= room:
+        return line.title + rest
+    width = max(3, room - len(rest) - 2)
+    return f"{textwrap.shorten(line.title.removesuffix(': '), width, placeholder='...')}: {rest}"
 
 
 def make_listeners(

@@ -11,13 +11,14 @@ from rich.console import Console
 from cnnbench.cli.progress import (
     Bars,
     Lines,
+    Said,
     Silent,
     epoch_line,
     make_listeners,
     make_progress,
     resumed_line,
+    status,
 )
-from cnnbench.cli.status_line import Said, status
 from cnnbench.runs.records import EpochRecord
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training.events import Compiled, Resumed, StepDone
