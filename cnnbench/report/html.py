@@ -21,7 +21,7 @@ from cnnbench.report import page_parts
 from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes, warning_lines
 from cnnbench.report.page_parts import Drawing, HtmlTable, Matrix, Plate
 from cnnbench.report.plots import charts
-from cnnbench.report.plots.panels import Chart, Shown
+from cnnbench.report.plots.charts import Chart, Shown
 from cnnbench.report.plots.svg import inline_svg
 from cnnbench.report.run_artifacts import Exhibit
 from cnnbench.runs.records import RunResult

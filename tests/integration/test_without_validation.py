@@ -22,7 +22,7 @@ from cnnbench.errors import IncomparableError, Location, StoreError
 from cnnbench.report import csv_json
 from cnnbench.report.comparison import grid, list_table, notes
 from cnnbench.report.html import report_page, table_page
-from cnnbench.report.plots.panels import Chart, Shown
+from cnnbench.report.plots.charts import Chart, Shown
 from cnnbench.runner.tensorboard import EventFiles
 from cnnbench.runs import codec
 from cnnbench.runs.folder import read_entry

@@ -3,7 +3,7 @@
 import re
 from xml.etree import ElementTree
 
-from cnnbench.report.plots.panels import GRID, INK, SERIES
+from cnnbench.report.plots.charts import GRID, INK, SERIES
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}"
 _PAPER, _ARROW, _TIE = "#ffffff", "#333333", "#b03030"  # of diagrams

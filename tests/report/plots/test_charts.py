@@ -27,8 +27,16 @@ from cnnbench.compare.learning_curves import (
 )
 from cnnbench.compare.statistics import estimate
 from cnnbench.compare.verdict import Criteria
-from cnnbench.report.plots.charts import comparison_picture, picture
-from cnnbench.report.plots.panels import INK, SERIES, Chart, Shown, draw, spread
+from cnnbench.report.plots.charts import (
+    INK,
+    SERIES,
+    Chart,
+    Shown,
+    comparison_picture,
+    draw,
+    picture,
+    spread,
+)
 from cnnbench.report.plots.svg import COLORS, inline_svg
 from cnnbench.runs.records import RunResult
 from tests.support.paths import ROOT
