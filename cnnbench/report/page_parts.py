@@ -8,8 +8,7 @@ from cnnbench.compare.verdict_text import size
 from cnnbench.formatting import clean, count_text, epochs_text, seconds_text
 from cnnbench.layers.base import shape_text
 from cnnbench.report.layer_table import layer_cells, part_cells
-from cnnbench.report.plots.diagram import diagram, outline_diagram
-from cnnbench.report.plots.plots import diagram_picture
+from cnnbench.report.plots.diagram import diagram, diagram_picture, outline_diagram
 from cnnbench.report.plots.png import kernel_sheet, photograph, read_png
 from cnnbench.report.plots.svg import inline_svg
 from cnnbench.report.run_artifacts import Exhibit

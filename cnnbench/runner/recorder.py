@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, assert_never
 from cnnbench.data.catalog import KNOWN
 from cnnbench.data.dataset import Dataset
 from cnnbench.graph.autoencoder import code_layer
-from cnnbench.report.plots import plots
 from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.folder import RunFolder
@@ -110,7 +109,9 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
             collected.seeds += (learnt,)
             folder.write_weights(event.summary.seed, event.weights)
             if event.outputs is not None and len(collected.seeds) == 1:
-                picture: Any = plots.reconstructions_png(event.inputs, event.outputs)
+                from cnnbench.report.plots.image_grid import reconstructions_png
+
+                picture: Any = reconstructions_png(event.inputs, event.outputs)
                 folder.write("reconstructions.png", picture)
         case Trained(engine=engine, cost=cost):
             collected.engine, collected.cost = engine, cost

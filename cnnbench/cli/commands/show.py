@@ -55,8 +55,7 @@ def show(
 
 
 def _draw(shown: Sequence["Loaded"], outlines: Sequence["Outline | None"], file: Path) -> None:
-    from cnnbench.report.plots.diagram import mermaid
-    from cnnbench.report.plots.plots import diagram_picture
+    from cnnbench.report.plots.diagram import diagram_picture, mermaid
 
     titles = [loaded.experiment.type_title for loaded in shown]
     drawings = list(zip(titles, _diagrams(shown, outlines), strict=True))

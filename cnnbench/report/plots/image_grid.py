@@ -11,7 +11,7 @@ from cnnbench.analysis.trained_network import TrainedNetwork
 from cnnbench.formatting import clean
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.receptive_field import receptive_field
-from cnnbench.report.plots.plots import rendered
+from cnnbench.report.plots import rendered
 from cnnbench.report.plots.png import mosaic
 from cnnbench.system.arrays import Array
 
@@ -323,6 +323,35 @@ def _lines(panels: Sequence[Drawn]) -> list[tuple[list[_Placed], float]]:
         lines[-1] = line, max(height, shrink * tall + HEAD + 0.1)
         right += shrink * needed + BETWEEN + LEFT / 2
     return lines
+
+
+def reconstructions_png(inputs: NDArray[Any], outputs: NDArray[Any]) -> bytes:
+    """Inputs above what the network makes of them, as in the post.
+
+    Args:
+      inputs: images, (n, h, w, c), pixels from 0 to 255.
+      outputs: their reconstructions, of the same shape.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(inputs)
+    figure = Figure(figsize=(1.0 * count + 0.9, 2.15), dpi=120)
+    axes = figure.subplots(2, count, squeeze=False)
+    for row, images in enumerate((inputs, outputs)):
+        for axis, image in zip(axes[row], images, strict=True):
+            axis.imshow(_pixels(image), cmap="gray", vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+    for row, label in enumerate(("input", "output")):
+        axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
+    figure.subplots_adjust(0.09, 0.02, 0.995, 0.98, wspace=0.05, hspace=0.05)
+    return rendered(figure, "reconstructions", "png")
+
+
+def _pixels(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """(h, w) for grey images, (h, w, 3) for colour, clipped to what a screen shows."""
+    clipped: NDArray[np.uint8] = np.clip(image, 0, 255).astype(np.uint8)
+    return clipped[..., 0] if clipped.shape[-1] == 1 else clipped
 
 
 def axes_at(figure: Any, left: float, bottom: float, wide: float, tall: float) -> Any:

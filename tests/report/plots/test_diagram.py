@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
 from cnnbench.graph.plan import Plan
-from cnnbench.report.plots.diagram import diagram, mermaid
-from cnnbench.report.plots.plots import BOX, center, diagram_picture, routes
+from cnnbench.report.plots.diagram import BOX, center, diagram, diagram_picture, mermaid, routes
 from cnnbench.spec.diff import marked
 from cnnbench.spec.loader import load_experiment
 from tests.support.oracles import make_plan

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib import image as reader
 
-from cnnbench.report.plots.plots import reconstructions_png
+from cnnbench.report.plots.image_grid import reconstructions_png
 
 
 def grey_levels(png: bytes) -> np.ndarray:
