@@ -197,7 +197,7 @@ def reconstructions_plate(shown: Exhibit, content: bytes) -> Plate:
 
 
 def latent_plate(shown: Exhibit, content: bytes) -> Plate:
-    """What the code can do, as `latent_plots` draws it."""
+    """What the code can do, as `plots.image_grid` draws it."""
     picture = read_png(content)
     caption = f"{clean(shown.label)}, seed {shown.seed}: what its code can do."
     alt = f"Lines of images, each with its title. {caption}"

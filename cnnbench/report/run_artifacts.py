@@ -190,8 +190,7 @@ def _find_mistakes(
 
 
 def _draw_latent(shown: Exhibit, network: "TrainedNetwork", images: "TestImages") -> None:
-    from cnnbench.report.plots.image_grid import page
-    from cnnbench.report.plots.latent import latent_panels
+    from cnnbench.report.plots.image_grid import latent_panels, page
 
     panels = list(latent_panels(network, images(network), (0, 1)))
     if shown.reconstructions:

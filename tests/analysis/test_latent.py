@@ -29,7 +29,7 @@ from cnnbench.cli.progress import Silent
 from cnnbench.data.dataset import Dataset
 from cnnbench.errors import CnnbenchError
 from cnnbench.graph.autoencoder import decoder, disturbed, entrance
-from cnnbench.report.plots.latent import Plane, latent_panels
+from cnnbench.report.plots.image_grid import Plane, latent_panels
 from cnnbench.runner.run import Request, run_experiment
 from cnnbench.runs.folder import read_run
 from cnnbench.spec.loader import load_experiment

@@ -53,8 +53,7 @@ def latent(
         for line in latent_lines(network, test):
             stdout().print(line, highlight=False, markup=False)
         if output:
-            from cnnbench.report.plots.image_grid import page
-            from cnnbench.report.plots.latent import latent_panels
+            from cnnbench.report.plots.image_grid import latent_panels, page
 
             panels = list(latent_panels(network, test, walk))
             title = f"{network.record.title}, seed {network.seed}"
