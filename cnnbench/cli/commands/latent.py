@@ -38,8 +38,8 @@ def latent(
     path, warnings = find_run(run, results_dir)
     warn(warnings)
     with computing():
-        from cnnbench.analysis.latent_report import latent_lines
         from cnnbench.analysis.trained_network import load_trained
+        from cnnbench.report.latent import latent_lines
 
         network = load_trained(path, seed, data_dir=data_dir)
         if network.record.task != "reconstruct":
