@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cnnbench.formatting import MISSING
-from cnnbench.gradcheck.agreement import Agreement, GradCheck, LayerCheck, Quantity
+from cnnbench.gradcheck.check import Agreement, GradCheck, LayerCheck, Quantity
 from cnnbench.layers.base import shape_text
 from cnnbench.report.table import WrappedTable
 

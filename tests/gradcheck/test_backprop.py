@@ -10,9 +10,9 @@ import pytest
 from scipy import signal, special
 
 from cnnbench.gradcheck import worked_example
-from cnnbench.gradcheck.agreement import TOLERANCES
 from cnnbench.gradcheck.autodiff import Reference
 from cnnbench.gradcheck.backprop import ReferenceNetwork, feedforward, output_error, rule_of, run
+from cnnbench.gradcheck.check import TOLERANCES
 from cnnbench.gradcheck.losses import Objective, divergence, divergence_gradient
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS

@@ -22,7 +22,9 @@ from cnnbench.errors import UsageError
 from cnnbench.formatting import MISSING
 from cnnbench.gradcheck import check as gradcheck
 from cnnbench.gradcheck import finite_differences
-from cnnbench.gradcheck.agreement import (
+from cnnbench.gradcheck.autodiff import Reference, by_layer
+from cnnbench.gradcheck.backprop import ReferenceNetwork, feedforward, run
+from cnnbench.gradcheck.check import (
     TOLERANCES,
     Agreement,
     GradCheck,
@@ -30,8 +32,6 @@ from cnnbench.gradcheck.agreement import (
     Quantity,
     Tolerances,
 )
-from cnnbench.gradcheck.autodiff import Reference, by_layer
-from cnnbench.gradcheck.backprop import ReferenceNetwork, feedforward, run
 from cnnbench.gradcheck.finite_differences import MOST, SAMPLE, Landscape, Slopes, chosen
 from cnnbench.gradcheck.losses import Objective
 from cnnbench.gradcheck.report import gradcheck_table

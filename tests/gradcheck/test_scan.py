@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.errors import UsageError
 from cnnbench.gradcheck import backprop, check, finite_differences
-from cnnbench.gradcheck.agreement import TOLERANCES, Agreement, Dtype
 from cnnbench.gradcheck.autodiff import Reference
 from cnnbench.gradcheck.backprop import rule_of
+from cnnbench.gradcheck.check import TOLERANCES, Agreement, Dtype
 from cnnbench.gradcheck.finite_differences import DELTA
 from cnnbench.gradcheck.losses import Objective
 from cnnbench.graph.plan import Node, Plan
