@@ -8,7 +8,6 @@ from functools import partial
 from itertools import combinations
 
 from cnnbench.compare import timing_warnings
-from cnnbench.compare.code_worth import code_estimate, code_verdicts
 from cnnbench.compare.comparability import (
     TEST,
     Finished,
@@ -19,12 +18,12 @@ from cnnbench.compare.comparability import (
     value,
     values,
 )
-from cnnbench.compare.other_images import disagreements
 from cnnbench.compare.repetitions import contradiction, repeats
 from cnnbench.compare.statistics import Estimate, estimate
 from cnnbench.compare.time_to_target import TimeToTarget, parse_target, time_to_target
 from cnnbench.compare.timing_warnings import Timed
-from cnnbench.compare.verdict import Arm, Criteria, Verdict, find_baseline, judge
+from cnnbench.compare.verdict import ANY, Arm, Criteria, Finding, Verdict, find_baseline, judge
+from cnnbench.compare.verdict_text import sentence
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import enumeration, lost_text, numbered
 from cnnbench.runs.cost import Cost
@@ -32,6 +31,8 @@ from cnnbench.runs.records import DatasetRecord, Direction, EpochRecord, RunReco
 from cnnbench.runs.summary import lost_seeds, with_missing
 
 JUDGED = Criteria()
+CODE = "code_accuracy"
+_SETTLED = {Finding.BETTER, Finding.WORSE, Finding.NOISE, Finding.NONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,3 +329,74 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
             test=test if number == last else None,
             code=code_estimate(run) if number == last else None,
         )
+
+
+def code_estimate(run: Finished) -> Estimate | None:
+    """Accuracy of a linear classifier on the code, over seeds; None where there is no code."""
+    accuracies = _code_accuracies(run)
+    return estimate(accuracies.values()) if accuracies else None
+
+
+def code_verdicts(
+    runs: Sequence[Finished], samples: Sequence[Arm], rules: Criteria
+) -> tuple[Verdict, ...]:
+    """A verdict on the code of each run but the baseline; none where one of them has no code.
+
+    Args:
+      runs: those that stand side by side.
+      samples: what else each of them is judged by.
+      rules: how; a least effect in the unit of a loss means nothing here.
+    """
+    accuracies = list(map(_code_accuracies, runs))
+    if not all(accuracies):
+        return ()
+    codes = [
+        sample._replace(values=own, epoch_s={})
+        for sample, own in zip(samples, accuracies, strict=True)
+    ]
+    effect = rules.min_effect if rules.min_effect.kind == "relative" else ANY
+    return judge(codes, CODE, replace(rules, min_effect=effect), higher=True)
+
+
+def _code_accuracies(run: Finished) -> Mapping[int, float]:
+    """By seed; empty unless all are known."""
+    known = {
+        seed.seed: seed.code_accuracy
+        for seed in run.summary.seeds
+        if seed.code_accuracy is not None
+    }
+    return known if len(known) == len(run.summary.seeds) else {}
+
+
+def disagreements(
+    runs: Sequence[Finished], samples: Sequence[Arm], verdicts: Sequence[Verdict], rules: Criteria
+) -> Iterator[str]:
+    """What is said where validation and test images come to different findings.
+
+    An interval over seeds does not hold for other images: a few hundred of them favour one
+    network by chance, in every seed alike.
+
+    Args:
+      runs: those that stand side by side.
+      samples: what else each of them is judged by.
+      verdicts: on every run but the baseline.
+      rules: how they were judged.
+    """
+    metric, data = runs[0].metric, runs[0].record.dataset
+    if not data.num_validation:
+        return
+    by_test = runs[0].judged_by != metric
+    other = metric if by_test else f"{TEST}{metric}"
+    others = [
+        sample._replace(values=values(run, other), epoch_s={})
+        for sample, run in zip(samples, runs, strict=True)
+    ]
+    higher = runs[0].summary.metrics[metric] is Direction.HIGHER
+    images = "validation" if by_test else "test"
+    for one, two in zip(verdicts, judge(others, other, rules, higher=higher), strict=True):
+        if one.finding != two.finding and {one.finding, two.finding} <= _SETTLED:
+            yield (
+                f"By the {images} images: {sentence(two)} Intervals are over seeds, not over images"
+                f" ({data.num_validation:,} validate, {data.num_test:,} test), so a difference that"
+                " only some of them show may be theirs."
+            )

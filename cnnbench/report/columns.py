@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
-from cnnbench.compare.code_worth import CODE
-from cnnbench.compare.comparison import Comparison, CostRow, Row
+from cnnbench.compare.comparison import CODE, Comparison, CostRow, Row
 from cnnbench.compare.statistics import Estimate
 from cnnbench.compare.time_to_target import TimeToTarget, target_title
 from cnnbench.errors import UsageError, listing
