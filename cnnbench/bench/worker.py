@@ -26,7 +26,7 @@ from cnnbench.data.batches import batches
 from cnnbench.errors import CnnbenchError
 from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.spec.loader import load_experiment
-from cnnbench.system.memory import peak_memory_bytes
+from cnnbench.system.host import peak_memory_bytes
 from cnnbench.training.matmul_peak import SIZE, multiplier, product_seconds
 
 PRODUCT = "product-"  # variants of this name multiply matrices

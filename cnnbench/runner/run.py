@@ -277,7 +277,7 @@ def _prepare(
     from cnnbench.nn.python_model import import_class
     from cnnbench.system.compile_cache import keep_compiled
     from cnnbench.system.devices import pick_devices, use_all_cores
-    from cnnbench.system.memory import keep_freed
+    from cnnbench.system.host import keep_freed
     from cnnbench.training.executables import Job
 
     use_all_cores(listener.note)

@@ -8,8 +8,7 @@ from jax.sharding import AxisType, Mesh
 
 from cnnbench.errors import UsageError
 from cnnbench.system import settings
-from cnnbench.system.host import num_cpus
-from cnnbench.system.memory import free_bytes, peak_memory_bytes
+from cnnbench.system.host import free_bytes, num_cpus, peak_memory_bytes
 
 BATCH = "batch"  # the axis along which devices share a batch
 MOST_HOST_DEVICES = 16

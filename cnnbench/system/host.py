@@ -1,13 +1,17 @@
-"""The processor, the CPUs that the process may use, and how busy others keep them."""
+"""The host: its processor and CPUs, how busy others keep them, and memory."""
 
+import ctypes
 import functools
 import os
 import platform
+import sys
 from pathlib import Path
 from time import sleep
 
 CPU_TIMES = Path("/proc/stat")  # Linux only
 LOOK_S = 0.25
+# By their numbers in malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD (a thread's heap), M_MMAP_MAX.
+_KEEPING = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 
 
 @functools.cache
@@ -53,3 +57,65 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory that was ever resident in this process; None where nothing tells.
+
+    `getrusage` keeps its maximum when a process becomes another program, and so
+    would count the parent's memory; Linux knows better.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def keep_freed() -> None:
+    """Keeps memory that is freed for the next step, where the C library is GNU's.
+
+    XLA takes the memory of a step anew each time. Large blocks, and whole heaps of
+    threads, go back to the system when they are freed, and then every page of them is
+    a fault in the next step. See mallopt(3).
+    """
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None)
+    if adjust is not None:
+        for parameter, value in _KEEPING.items():
+            adjust(parameter, value)
+
+
+def free_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process can still take; None where nothing tells.
+
+    Args:
+      root: of the system's files.
+    """
+    rooms = [_machine_room(root / "proc/meminfo"), _group_room(root / "sys/fs/cgroup")]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _machine_room(file: Path) -> int | None:
+    """What Linux could give without swapping."""
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _group_room(folder: Path) -> int | None:
+    """What a container's limit leaves; pages of files are given back when they are in the way."""
+    try:
+        most = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        lines = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    cached = {name: int(value) for name, value in map(str.split, lines)}.get("file", 0)
+    return None if most == "max" else max(0, int(most) - used + cached)

@@ -1,10 +1,15 @@
-"""How busy the machine is before a run trains."""
+"""How busy the machine is before a run trains, and the memory of this process."""
 
+import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cnnbench.system import host
+from cnnbench.system.host import peak_memory_bytes
 
 
 def test_the_load_is_that_of_before_the_first_training(monkeypatch):
@@ -38,3 +43,37 @@ def test_a_system_that_knows_no_load_has_none(monkeypatch):
     monkeypatch.delattr("os.getloadavg")
     assert host.load_per_cpu() is None
     host.load_per_cpu.cache_clear()
+
+
+def test_peak_memory_remembers_what_was_freed() -> None:
+    block = np.ones(30_000_000, np.uint64)
+    del block
+    peak = peak_memory_bytes()
+    assert peak is not None
+    assert peak >= 240_000_000
+
+
+CHILD = """
+import sys
+import numpy as np
+from cnnbench.system import host
+if sys.argv[1] == "keep":
+    host.keep_freed()
+block = np.ones(25_000_000, np.uint64)
+del block
+status = open("/proc/self/status").read()
+print(next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")))
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"),
+    reason="only GNU's C library is told what to keep",
+)
+def test_what_is_freed_stays_with_the_process() -> None:
+    resident = {
+        mode: int(subprocess.run([sys.executable, "-c", CHILD, mode], check=True,
+                                 capture_output=True, text=True).stdout)
+        for mode in ("keep", "return")
+    }  # fmt: skip
+    assert resident["keep"] - resident["return"] > 150_000  # KiB of 195,312

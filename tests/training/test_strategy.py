@@ -7,7 +7,7 @@ import pytest
 
 from cnnbench.errors import RoomError
 from cnnbench.spec.loader import load_experiment
-from cnnbench.system import memory
+from cnnbench.system import host
 from cnnbench.training import autotune
 from cnnbench.training.executables import set_up
 from cnnbench.training.footprint import Footprint, footprint, ran_out, require_room
@@ -141,4 +141,4 @@ GROUP = {
 def test_free_memory_is_the_machines_or_the_containers(
     tmp_path: Path, files: dict[str, str], free: int | None
 ) -> None:
-    assert memory.free_bytes(write(tmp_path, files)) == free
+    assert host.free_bytes(write(tmp_path, files)) == free

@@ -16,7 +16,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.layers import BatchNorm
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system.devices import pick_devices, use_all_cores
-from cnnbench.system.memory import keep_freed
+from cnnbench.system.host import keep_freed
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.autotune import known_choice
 from cnnbench.training.executables import Job, Setup, compile_train, set_up
