@@ -24,11 +24,11 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import random_specs
+from benchmarks.targets import Bar, Check, checks_rows
 from cnnbench.bench import report as bench_report
 from cnnbench.bench import session
 from cnnbench.bench.measurements import Benchmark
 from cnnbench.bench.scheduler import Settings
-from cnnbench.bench.targets import Bar, Check
 
 ROOT = Path(__file__).parent.parent
 NETWORKS = ("standard", "modified", "autoencoder")
@@ -218,7 +218,7 @@ def _spent(run: Mapping[str, Any], seed: int) -> float:
 def bars_markdown(checks: Sequence[Check]) -> str:
     """The bars as a Markdown table."""
     headers = ["Bar", "Must hold", "Measured", "", "Note"]
-    return bench_report.markdown_table(headers, bench_report.checks_rows(checks))
+    return bench_report.markdown_table(headers, checks_rows(checks))
 
 
 def write_checks(stem: Path, checks: Sequence[Check]) -> None:

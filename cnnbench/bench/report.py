@@ -14,7 +14,6 @@ from cnnbench.bench.measurements import (
     Ratio,
     VariantStatus,
 )
-from cnnbench.bench.targets import Check
 from cnnbench.formatting import clean, escaped
 from cnnbench.report.table import WrappedTable
 from cnnbench.runs import codec
@@ -287,20 +286,3 @@ def _json_peer(benchmark: Benchmark, measurement: Measurement) -> dict[str, obje
         "round_images": m.images,
         "round_seconds": m.seconds,
     }
-
-
-def checks_rows(checks: Sequence[Check]) -> list[list[str]]:
-    """The table of bars: promise, bar, measured, verdict, note."""
-    verdicts = {True: "holds", False: "MISSES", None: "not measured"}
-    return [
-        [check.bar.name, _bar_text(check), _measured_text(check), verdicts[check.holds], check.note]
-        for check in checks
-    ]
-
-
-def _bar_text(check: Check) -> str:
-    return f"{'>=' if check.bar.at_least else '<='} {check.bar.limit:g}{check.bar.unit}"
-
-
-def _measured_text(check: Check) -> str:
-    return "" if check.measured is None else f"{check.measured:.3g}{check.bar.unit}"

@@ -24,7 +24,6 @@ from cnnbench.bench.measurements import (
     take_turns,
 )
 from cnnbench.bench.report import Report
-from cnnbench.bench.targets import Bar, Check
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.graph.flops import training_flops
 from cnnbench.spec.loader import load_experiment
@@ -233,31 +232,6 @@ class TestRounds:
         orders = [take_turns(("a", "b", "c"), number) for number in range(4)]
         assert [order[0] for order in orders] == ["a", "c", "a", "c"]
         assert {order[1] for order in orders} == {"b"}
-
-
-class TestBars:
-    @pytest.mark.parametrize(
-        ("bar", "value", "holds"),
-        [
-            (Bar("speed", 2.0, "x", at_least=True), 2.0, True),
-            (Bar("speed", 2.0, "x", at_least=True), 1.99, False),
-            (Bar("memory", 1.5), 1.5, True),
-            (Bar("memory", 1.5), 1.51, False),
-            (Bar("memory", 1.5), math.nan, False),
-            (Bar("memory", 1.5), None, None),
-        ],
-    )
-    def test_a_bar_holds_or_not(self, bar: Bar, value: float | None, holds: bool | None) -> None:
-        assert Check(bar, value).holds is holds
-
-    def test_the_table_of_bars(self) -> None:
-        speed, memory = Bar("speed", 2.0, "x", at_least=True), Bar("memory", 1.5, " GiB")
-        checks = [Check(speed, 2.1234), Check(memory, 1.75, "of MNIST"), Check(memory, None)]
-        assert bench_report.checks_rows(checks) == [
-            ["speed", ">= 2x", "2.12x", "holds", ""],
-            ["memory", "<= 1.5 GiB", "1.75 GiB", "MISSES", "of MNIST"],
-            ["memory", "<= 1.5 GiB", "", "not measured", ""],
-        ]
 
 
 def shown(report: Report) -> str:

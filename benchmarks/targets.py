@@ -1,5 +1,6 @@
 """Promises about speed and memory, and whether what was measured keeps them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -42,3 +43,20 @@ class Check:
         if self.bar.at_least:
             return self.measured >= self.bar.limit
         return self.measured <= self.bar.limit
+
+
+def checks_rows(checks: Sequence[Check]) -> list[list[str]]:
+    """The table of bars: promise, bar, measured, verdict, note."""
+    verdicts = {True: "holds", False: "MISSES", None: "not measured"}
+    return [
+        [check.bar.name, _bar_text(check), _measured_text(check), verdicts[check.holds], check.note]
+        for check in checks
+    ]
+
+
+def _bar_text(check: Check) -> str:
+    return f"{'>=' if check.bar.at_least else '<='} {check.bar.limit:g}{check.bar.unit}"
+
+
+def _measured_text(check: Check) -> str:
+    return "" if check.measured is None else f"{check.measured:.3g}{check.bar.unit}"
