@@ -5,8 +5,10 @@ order, so an image is transposed before it is flattened. A tied layer names its 
 kernel, which stands in the file once.
 """
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, assert_never
 
 import numpy as np
@@ -15,6 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, checker, helper, numpy_helper
 
 from cnnbench._version import __version__
+from cnnbench.analysis.trained_network import TrainedNetwork
+from cnnbench.errors import UsageError
+from cnnbench.export.verify import Exported, VerificationImages, description, notes, verify
 from cnnbench.graph.geometry import adjoint
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
@@ -41,12 +46,31 @@ from cnnbench.layers.activation import Activation
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.correlation import Pads
+from cnnbench.system import commands
 
 OPSET = 20  # the first with Gelu
 IMAGES, OUTPUTS, BATCH = "images", "outputs", "batch"
 TO_CHANNELS_FIRST, TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 Weights = Mapping[str, NDArray[Any]]
+
+
+def export_onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:
+    """The plan, or a converted Python model, run by onnxruntime."""
+    import onnxruntime
+
+    scale = network.experiment.dataset.pixel_scale
+    rows: int | None = None
+    if network.plan is None:
+        model, rows = _converted(network, probe.images.shape[1:])
+    else:
+        model = onnx_model(network.plan, network.weights, scale, notes(network))
+    content = model.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    found = verify(network, lambda images: session.run(None, {IMAGES: images})[0], probe, rows)
+    checked = f"{found}, by onnxruntime {onnxruntime.__version__}"
+    lines = description(network, probe, str(rows or BATCH), checked)
+    return Exported(content, (*lines, f"opset    {OPSET}"))
 
 
 def onnx_model(
@@ -89,6 +113,41 @@ def onnx_model(
     helper.set_model_props(model, dict(notes))
     checker.check_model(model, full_check=True)
     return model
+
+
+def _converted(network: TrainedNetwork, image_shape: tuple[int, ...]) -> tuple[Any, int | None]:
+    """A Python model in ONNX, by jax2onnx, and how many images it takes; any number if None.
+
+    Raises:
+      UsageError: jax2onnx is not installed, or has no operation of ONNX for one of JAX.
+    """
+    what = f"{network.path}: '{network.experiment.model.python}' is a Python model"
+    if importlib.util.find_spec("jax2onnx") is None:
+        install = commands.pip_install("cnnbench[export-python]")
+        message = f"{what}, which only the package jax2onnx converts to ONNX"
+        raise UsageError(f"{message}; run {install}, or write --to stablehlo.")
+    import jax
+    import jax2onnx
+    from jax import export
+
+    rest, reason = ", ".join(map(str, image_shape)), ""
+    for rows in (None, 1):  # a Python model may ask for the number, as `len(x)` does
+        shape = export.symbolic_shape(f"{rows or BATCH}, {rest}")
+        images = jax.ShapeDtypeStruct(shape, np.uint8)
+        try:
+            model: Any = jax2onnx.to_onnx(
+                network.apply, [images], opset=OPSET, input_names=[IMAGES]
+            )
+        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        else:
+            del model.graph.value_info[:]  # some of its shapes between operations are wrong
+            onnx.helper.set_model_props(model, notes(network))
+            return model, rows
+        finally:  # programs traced with jax2onnx's own operations, which XLA does not know
+            jax.clear_caches()
+    message = f"{what}, which jax2onnx {version('jax2onnx')} cannot convert ({reason})"
+    raise UsageError(f"{message}; write --to stablehlo.")
 
 
 @dataclass(slots=True)

@@ -247,7 +247,7 @@ def test_a_model_of_another_shape_or_without_numbers_is_refused(results: Path) -
         (np.full((1, 10), np.nan), "is another: largest difference nan over 3 random images"),
     ):
         with pytest.raises(verify.MismatchError, match=message):
-            verify._compare(network, lambda _, found=theirs: found, probe, 1)  # type: ignore[misc]
+            verify.verify(network, lambda _, found=theirs: found, probe, 1)  # type: ignore[misc]
     assert verify.MismatchError.exit_code == 3
 
 

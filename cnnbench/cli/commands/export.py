@@ -48,7 +48,7 @@ def export_model(
     warn(warnings)
     with computing():
         from cnnbench.analysis.trained_network import load_seeds, load_trained
-        from cnnbench.export.verify import export_network, require
+        from cnnbench.export import export_network, require
 
         require(to.value)
         network = load_trained(path, seed, data_dir=data_dir)
