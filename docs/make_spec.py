@@ -23,6 +23,7 @@ from cnnbench.spec.experiment import (
     Splits,
     TrainSpec,
 )
+from cnnbench.spec.metrics import METRICS
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
 
 PAGE = Path(__file__).parent / "spec.md"
@@ -72,6 +73,17 @@ def member_tables(members: Mapping[str, type[BaseModel]], hidden: tuple[str, ...
     return lines[:-1]
 
 
+def metric_rows() -> list[str]:
+    """A row for each metric that a file can ask for."""
+    rows = [
+        f"| `{metric.name}` | {', '.join(metric.tasks)} |"
+        f" {'higher' if metric.higher_is_better else 'lower'} | {metric.description} |"
+        for metric in METRICS.values()
+        if metric.tasks
+    ]
+    return ["| Metric | Task | Better | Meaning |", "|---|---|---|---|", *rows]
+
+
 def table(name: str) -> str:
     """The text between the markers of a table."""
     match name:
@@ -81,6 +93,8 @@ def table(name: str) -> str:
             lines = member_tables(OPTIMIZERS, ("name",))
         case "schedules":
             lines = member_tables(SCHEDULES, ("name",))
+        case "metrics":
+            lines = metric_rows()
         case _:
             lines = ["| Key | Default | Meaning |", "|---|---|---|", *key_rows(SECTIONS[name])]
     return "\n".join(lines)

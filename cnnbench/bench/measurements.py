@@ -13,6 +13,7 @@ from enum import StrEnum
 from statistics import median
 
 from cnnbench.compare.statistics import Interval, mean, mean_interval
+from cnnbench.spec.metrics import is_fraction
 
 OWN = "cnnbench"  # our variant, and its family
 IMAGES = 10_000  # times are told for so many training images
@@ -204,7 +205,7 @@ def band(metric: str, values: Mapping[str, float], own: float) -> Band:
     >>> band("accuracy", {"cnnbench": 0.90, "a": 0.93, "b": 0.80}, 0.90).outside
     ('b',)
     """
-    tolerance = TOLERANCES[metric] * (1 if metric == "accuracy" else own)
+    tolerance = TOLERANCES[metric] * (1 if is_fraction(metric) else own)
     outside = tuple(name for name, value in values.items() if not abs(value - own) <= tolerance)
     finite = [value for value in values.values() if math.isfinite(value)] or [math.nan]
     return Band(metric, min(finite), max(finite), own, tolerance, outside)

@@ -18,6 +18,7 @@ from cnnbench.formatting import clean, escaped
 from cnnbench.report.table import WrappedTable
 from cnnbench.runs import codec
 from cnnbench.runs.records import Environment
+from cnnbench.spec.metrics import is_fraction
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -152,7 +153,7 @@ def best_notes(benchmark: Benchmark) -> list[str]:
 
 
 def _band_note(band: Band, steps: int) -> str:
-    if band.metric == "accuracy":
+    if is_fraction(band.metric):
         spread = f"{100 * band.low:.1f} to {100 * band.high:.1f} %"
         allowed = f"{100 * band.tolerance:.0f} points of ours"
     else:
@@ -210,7 +211,7 @@ def _metric_cell(benchmark: Benchmark, measurement: Measurement) -> str:
     if band is None or not measurement.metrics:
         return ""
     value = measurement.metrics[band.metric]
-    return f"{100 * value:.1f}%" if band.metric == "accuracy" else f"{value:#.4g}"
+    return f"{100 * value:.1f}%" if is_fraction(band.metric) else f"{value:#.4g}"
 
 
 def _header(column: _Column, benchmark: Benchmark, *, narrow: bool) -> str:

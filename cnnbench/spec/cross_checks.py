@@ -1,7 +1,7 @@
 """Rules that tie one part of an experiment to another."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,20 +9,18 @@ from typing import Any
 from cnnbench.data.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe, split_sizes
 from cnnbench.errors import DataError, Flaw, did_you_mean, listing, shown
 from cnnbench.graph.build import name_one
-from cnnbench.layers import Sample
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.layers.fields import VALUE
 from cnnbench.spec.experiment import (
     LOSSES,
-    METRICS,
     NAME_PATTERN,
-    SSIM_WINDOW,
     DatasetSpec,
     ModelSpec,
     Splits,
     Task,
     TrainSpec,
 )
+from cnnbench.spec.metrics import METRICS, names_of
 from cnnbench.spec.optimizers import Cosine
 
 RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args")
@@ -66,8 +64,8 @@ def flaws_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None)
     if parts.model:
         flaws += [*_model_flaws(parts.model, parts.has_layers), *_code_flaws(parts)]
     if parts.train:
-        flaws += _training_flaws(parts.train, parts.task, info)
-        flaws += _metric_flaws(parts.train.metrics or (), parts.model, info)
+        flaws += _training_flaws(parts.train, parts.task)
+        flaws += _metric_flaws(parts, info)
     if parts.dataset and info:
         flaws += _split_flaws(parts.dataset, info)
     if parts.dataset and parts.dataset.offline:
@@ -127,23 +125,10 @@ def _code_flaws(parts: Parts) -> Iterator[Flaw]:
         yield Flaw(at, f"there is no layer {shown(name)}{hint}", name_one(parts.layer_names))
 
 
-def _training_flaws(
-    train: TrainSpec, task: Task | None, info: DatasetInfo | None
-) -> Iterator[Flaw]:
+def _training_flaws(train: TrainSpec, task: Task | None) -> Iterator[Flaw]:
     if task and train.loss and train.loss not in LOSSES[task]:
         message = f"'{train.loss}' is no loss for task: {task}"
         yield Flaw(("train", "loss"), message, f"write {listing(LOSSES[task])}")
-    metrics = train.metrics or ()
-    for i, metric in enumerate(metrics):
-        at = ("train", "metrics", i)
-        if metric in metrics[:i]:
-            yield Flaw(at, f"'{metric}' stands twice", "keep one of them")
-        elif task and metric not in METRICS[task]:
-            message = f"'{metric}' is no metric for task: {task}"
-            yield Flaw(at, message, f"write {listing(METRICS[task])}")
-        elif metric == "top5_accuracy" and info and info.num_classes <= 5:
-            message = f"top5_accuracy is always 1 with {info.num_classes} classes"
-            yield Flaw(at, message, "remove it")
     schedule = train.schedule
     if isinstance(schedule, Cosine) and schedule.warmup_epochs >= train.epochs:
         message = f"a warm-up of {VALUE} epochs fills all {train.epochs}"
@@ -151,19 +136,18 @@ def _training_flaws(
         yield Flaw(place, message, f"write a number below {train.epochs}")
 
 
-def _metric_flaws(
-    metrics: Sequence[str], model: ModelSpec | None, info: DatasetInfo | None
-) -> Iterator[Flaw]:
-    """Metrics that ask for more than there is."""
+def _metric_flaws(parts: Parts, info: DatasetInfo | None) -> Iterator[Flaw]:
+    task, metrics = parts.task, (parts.train and parts.train.metrics) or ()
+    layers = parts.model.layers if parts.model else None
     for i, metric in enumerate(metrics):
-        at = ("train", "metrics", i)
-        if metric == "ssim" and info and min(info.shape[:2]) < SSIM_WINDOW:
-            message = f"ssim looks at {SSIM_WINDOW}x{SSIM_WINDOW} pixels, and images are"
-            yield Flaw(at, f"{message} {shape_text(info.shape)}", "remove it")
-        samples = model and any(isinstance(op, Sample) for op in model.layers.values())
-        if metric == "kl" and model and not samples:
-            message = "kl is the divergence of a layer that samples, and there is none"
-            yield Flaw(at, message, "remove it, or add a layer of op: sample")
+        at, objection = ("train", "metrics", i), METRICS[metric].objection
+        if metric in metrics[:i]:
+            yield Flaw(at, f"'{metric}' stands twice", "keep one of them")
+        elif task and task not in METRICS[metric].tasks:
+            message = f"'{metric}' is no metric for task: {task}"
+            yield Flaw(at, message, f"write {listing(names_of(task))}")
+        elif objection and (found := objection(layers, info)):
+            yield Flaw(at, *found)
 
 
 def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:

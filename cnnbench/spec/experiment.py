@@ -15,23 +15,18 @@ from pydantic import AfterValidator, Field, PlainSerializer
 
 from cnnbench.layers import LayerOp
 from cnnbench.layers.fields import Count, CountOrNone, Model, Positive, Seeds
+from cnnbench.spec.metrics import MetricName
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, Optimizer, Schedule
 
-SSIM_WINDOW = 11  # pixels; no smaller image has an SSIM
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 MAX_NAME = 64
 
 
 Loss = Literal["cross_entropy", "mse", "mae", "binary_cross_entropy"]
 Precision = Literal["float32", "bfloat16"]
-Metric = Literal["accuracy", "top5_accuracy", "mse", "mae", "psnr", "ssim", "kl"]
 LOSSES: Mapping[str, tuple[Loss, ...]] = {
     "classify": ("cross_entropy",),
     "reconstruct": ("mse", "mae", "binary_cross_entropy"),
-}
-METRICS: Mapping[str, tuple[Metric, ...]] = {
-    "classify": ("accuracy", "top5_accuracy", "kl"),
-    "reconstruct": ("mse", "mae", "psnr", "ssim", "kl"),
 }
 
 
@@ -104,7 +99,7 @@ class TrainSpec(Model):
     loss: Loss | None = Field(
         None, description="cross_entropy for classify and mse for reconstruct if left out"
     )
-    metrics: tuple[Metric, ...] | None = Field(
+    metrics: tuple[MetricName, ...] | None = Field(
         None, description="accuracy for classify, none for reconstruct if left out", strict=False
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from cnnbench.errors import Noun, normalized
+from cnnbench.spec.metrics import METRICS, NO_METRICS
 
 _Words = Mapping[str, tuple[str, ...]]  # our word, and theirs for the same thing
 
@@ -87,13 +88,6 @@ _LOSSES: _Words = {
         "bce_with_logits",
         "binary_cross_entropy_with_logits",
     ),
-}
-_METRICS: _Words = {
-    "accuracy": ("acc", "top1", "top1_accuracy", "sparse_categorical_accuracy"),
-    "top5_accuracy": ("top5", "top_5", "acc5", "top_k_accuracy", "top_k_categorical_accuracy"),
-    "mse": ("mean_squared_error", "l2"),
-    "mae": ("mean_absolute_error", "l1"),
-    "kl": ("kl_divergence", "kld", "kl_div"),
 }
 _KEYS: _Words = {
     "op": ("type", "layer", "operation", "class", "class_name"),
@@ -241,11 +235,6 @@ _NO_LOSSES = (
     " cosine_similarity ctc dice iou label_smoothing poisson margin nce info_nce ssim psnr elbo"
     " perceptual wasserstein log_cosh mape msle"
 )
-_NO_METRICS = (
-    "precision recall f1 f1_score auc roc_auc confusion_matrix iou dice mape r2"
-    " rmse msle perplexity"
-    " top3 top3_accuracy top10_accuracy lpips fid ms_ssim cohen_kappa balanced_accuracy"
-)
 _NO_KEYS = (
     "dilation dilation_rate dilations kernel_dilation input_dilation groups num_groups"
     " feature_group_count depth_multiplier output_padding ceil_mode padding_mode data_format"
@@ -293,7 +282,7 @@ INIT = Noun(_INITS, _NO_INITS)
 OPTIMIZER = Noun(_OPTIMIZERS, _NO_OPTIMIZERS, _WITH)
 SCHEDULE = Noun(_SCHEDULES, _NO_SCHEDULES)
 LOSS = Noun(_LOSSES, _NO_LOSSES)
-METRIC = Noun(_METRICS, _NO_METRICS)
+METRIC = Noun({m.name: m.other_names for m in METRICS.values() if m.tasks}, NO_METRICS)
 KEY = Noun(_KEYS, _NO_KEYS)
 COLUMN = Noun(
     {

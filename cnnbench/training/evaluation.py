@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cnnbench.graph.autoencoder import code_layer
 from cnnbench.runs.records import Direction
 from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.spec.metrics import higher_is_better
 from cnnbench.training.executables import EVAL_BATCH, NUM_SAMPLES, Programs, Setup
 from cnnbench.training.inference import activations_of
 from cnnbench.training.linear_probe import MOST_TRAIN, probe_accuracy
@@ -38,11 +39,7 @@ class Ready(NamedTuple):
 def metric_directions(experiment: Experiment) -> dict[str, Direction]:
     """Every metric of an experiment, and which of its values are better."""
     names = (*metric_names(experiment), "loss")
-    return {name: Direction.HIGHER if _rises(name) else Direction.LOWER for name in names}
-
-
-def _rises(metric: str) -> bool:
-    return metric.endswith("accuracy") or metric in {"psnr", "ssim"}
+    return {n: Direction.HIGHER if higher_is_better(n) else Direction.LOWER for n in names}
 
 
 def evaluate(ready: Ready, state: TrainState, rows: range) -> list[dict[str, float]]:

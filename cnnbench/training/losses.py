@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from cnnbench.layers import Sample
 from cnnbench.nn.result import Result
-from cnnbench.spec.experiment import SSIM_WINDOW, Experiment, Loss, Task
+from cnnbench.spec.experiment import Experiment, Loss, Task
+from cnnbench.spec.metrics import SSIM_WINDOW, MetricName
 
 BRIGHTEST = 255  # of a pixel in a dataset
 SIGMA = 1.5  # pixels: standard deviation of the weights of a window of SSIM
@@ -55,14 +56,10 @@ def objective(experiment: Experiment) -> Score:
 def scores(experiment: Experiment) -> dict[str, Score]:
     """The metrics beside the loss, by name."""
     data_range = BRIGHTEST / experiment.dataset.pixel_scale
-    return {name: _score(name, data_range) for name in metric_names(experiment)}
-
-
-def _score(name: str, data_range: float) -> Score:
-    if name == "kl":
-        return lambda result, targets: sum(result.divergences.values(), jnp.zeros(len(targets)))
-    metric = per_image_metric(name, data_range)
-    return lambda result, targets: metric(result.output, targets)
+    return {
+        name: partial(per_image_metric, name, data_range=data_range)
+        for name in metric_names(experiment)
+    }
 
 
 def per_image_loss(name: str) -> PerImage:
@@ -99,24 +96,33 @@ def _image_mean(value: PerImage) -> PerImage:
     return lambda outputs, targets: value(outputs, targets).reshape(len(outputs), -1).mean(axis=1)
 
 
-def per_image_metric(name: str, data_range: float = 1.0) -> PerImage:
+def per_image_metric(
+    name: MetricName, result: Result, targets: jax.Array, *, data_range: float
+) -> jax.Array:
     """A metric for each image, (n,); its mean over the images is the metric.
 
     Args:
       name: the metric.
+      result: of the network, for n images.
+      targets: labels (n,), or images like the outputs.
       data_range: from the darkest possible pixel to the brightest, for PSNR and SSIM.
     """
+    outputs = result.output
     match name:
         case "accuracy":
-            return partial(_in_top, k=1)
+            return _in_top(outputs, targets, k=1)
         case "top5_accuracy":
-            return partial(_in_top, k=5)
+            return _in_top(outputs, targets, k=5)
+        case "mse" | "mae":
+            return per_image_loss(name)(outputs, targets)
         case "psnr":
-            return partial(psnr, data_range=data_range)
+            return psnr(outputs, targets, data_range)
         case "ssim":
-            return partial(ssim, data_range=data_range)
+            return ssim(outputs, targets, data_range)
+        case "kl":
+            return sum(result.divergences.values(), jnp.zeros(len(targets)))
         case _:
-            return per_image_loss(name)
+            assert_never(name)
 
 
 def _in_top(logits: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:
@@ -223,7 +229,7 @@ def objective_name(experiment: Experiment) -> str:
     return " + ".join([loss_name(experiment), *(f"{op.kl_weight:g} KL" for op in samples)])
 
 
-def metric_names(experiment: Experiment) -> tuple[str, ...]:
+def metric_names(experiment: Experiment) -> tuple[MetricName, ...]:
     """The metrics that are reported beside the loss."""
-    default = ("accuracy",) if experiment.task is Task.CLASSIFY else ()
+    default: tuple[MetricName, ...] = ("accuracy",) if experiment.task is Task.CLASSIFY else ()
     return default if experiment.train.metrics is None else experiment.train.metrics

@@ -15,13 +15,14 @@ from cnnbench.layers import OPERATIONS
 from cnnbench.layers.activation import ACTIVATION_NAMES
 from cnnbench.layers.parameters import INIT_NAMES
 from cnnbench.spec import vocabulary
-from cnnbench.spec.experiment import LOSSES, METRICS, Experiment, Task
+from cnnbench.spec.experiment import LOSSES, Experiment, Task
 from cnnbench.spec.json_schema import schema
 from cnnbench.spec.loader import load_experiment
+from cnnbench.spec.metrics import METRICS
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
 
 LOSS_NAMES = {name for names in LOSSES.values() for name in names}
-METRIC_NAMES = {name for names in METRICS.values() for name in names}
+METRIC_NAMES = {name for name, metric in METRICS.items() if metric.tasks}
 SPEC = """\
 name: idea
 task: classify

@@ -1,6 +1,6 @@
 """Losses against NumPy, accuracies against scikit-learn, PSNR and SSIM against scikit-image."""
 
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,9 @@ from scipy import special
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn import metrics
 
+from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import LOSSES, Experiment
+from cnnbench.spec.metrics import METRICS, MetricName
 from cnnbench.training.losses import (
     BRIGHTEST,
     loss_name,
@@ -28,6 +30,10 @@ NUM_IMAGES, NUM_CLASSES = 6, 7
 
 def normal(seed: int, *shape: int) -> Any:
     return np.random.default_rng(seed).normal(size=shape)
+
+
+def measured(name: Any, outputs: Any, targets: Any, data_range: float = 1.0) -> Any:
+    return per_image_metric(name, Result(outputs, {}), targets, data_range=data_range)
 
 
 def numpy_loss(name: str, outputs: Any, targets: Any) -> Any:
@@ -82,7 +88,7 @@ classes = hnp.arrays(np.int32, NUM_IMAGES, elements=st.integers(0, NUM_CLASSES -
 @settings(max_examples=30)
 @given(logits=scores, labels=classes)
 def test_accuracy_is_scikit_learns_also_where_logits_are_equal(logits: Any, labels: Any) -> None:
-    got = per_image_metric("accuracy")(jnp.asarray(logits), jnp.asarray(labels))
+    got = measured("accuracy", jnp.asarray(logits), jnp.asarray(labels))
     assert got.shape == (NUM_IMAGES,)
     want = metrics.accuracy_score(labels, logits.argmax(axis=1))
     assert float(got.mean()) == pytest.approx(want)
@@ -94,7 +100,7 @@ def test_top5_accuracy_is_scikit_learns_also_where_logits_are_equal(
     logits: Any, labels: Any
 ) -> None:
     """scikit-learn puts the last of equals first, so its classes are counted from behind."""
-    got = per_image_metric("top5_accuracy")(jnp.asarray(logits), jnp.asarray(labels))
+    got = measured("top5_accuracy", jnp.asarray(logits), jnp.asarray(labels))
     want = metrics.top_k_accuracy_score(
         NUM_CLASSES - 1 - labels, logits[:, ::-1], k=5, labels=range(NUM_CLASSES)
     )
@@ -106,20 +112,39 @@ def test_a_network_that_has_diverged_is_right_about_nothing() -> None:
     logits = jnp.full((3, NUM_CLASSES), jnp.nan)
     labels = jnp.array([0, 3, 6])
     for name in ("accuracy", "top5_accuracy"):
-        np.testing.assert_array_equal(per_image_metric(name)(logits, labels), np.zeros(3))
+        np.testing.assert_array_equal(measured(name, logits, labels), np.zeros(3))
 
 
 def test_top5_accuracy_of_few_classes_is_one() -> None:
     logits = jnp.asarray(normal(0, 4, 3))
-    got = per_image_metric("top5_accuracy")(logits, jnp.array([0, 1, 2, 2]))
+    got = measured("top5_accuracy", logits, jnp.array([0, 1, 2, 2]))
     np.testing.assert_array_equal(got, np.ones(4))
 
 
 @pytest.mark.parametrize("name", ["mse", "mae"])
 def test_metrics_of_reconstructions_are_the_losses_of_that_name(name: str) -> None:
     outputs, targets = normal(0, 2, NUM_IMAGES, 4, 3, 1)
-    got = per_image_metric(name)(jnp.asarray(outputs), jnp.asarray(targets))
+    got = measured(name, jnp.asarray(outputs), jnp.asarray(targets))
     np.testing.assert_allclose(got, numpy_loss(name, outputs, targets), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", get_args(MetricName))
+def test_a_perfect_result_is_better_than_a_bad_one_as_the_table_says(name: MetricName) -> None:
+    labels = jnp.arange(NUM_CLASSES)
+    images = jnp.asarray(special.expit(normal(0, NUM_CLASSES, 12, 12, 1)))
+    zeros, ones = jnp.zeros(NUM_CLASSES), jnp.ones(NUM_CLASSES)
+    if "classify" in METRICS[name].tasks:
+        targets, good, bad = labels, 9 * jnp.eye(NUM_CLASSES), -9 * jnp.eye(NUM_CLASSES)
+    else:
+        targets, good, bad = images, images, images[::-1, ::-1]
+    values = [
+        per_image_metric(name, Result(output, {"code": nats}), targets, data_range=1.0)
+        for output, nats in ((good, zeros), (bad, ones))
+    ]
+    assert [value.shape for value in values] == [(NUM_CLASSES,)] * 2
+    best, worst = (float(value.mean()) for value in values)
+    assert best > worst if METRICS[name].higher_is_better else best < worst
+    assert not METRICS[name].is_fraction or 0 <= worst < best <= 1
 
 
 def experiment(task: str, **train: Any) -> Experiment:
@@ -212,6 +237,6 @@ def test_an_image_is_most_like_itself() -> None:
 @pytest.mark.parametrize("name", ["psnr", "ssim"])
 def test_metrics_know_the_range_of_the_pixels(name: str) -> None:
     targets, outputs = pair((28, 28, 1), 1.0)
-    one = per_image_metric(name, 255.0)(jnp.asarray(outputs), jnp.asarray(targets))
-    other = per_image_metric(name, 1.0)(jnp.asarray(outputs / 255), jnp.asarray(targets / 255))
+    one = measured(name, jnp.asarray(outputs), jnp.asarray(targets), 255.0)
+    other = measured(name, jnp.asarray(outputs / 255), jnp.asarray(targets / 255), 1.0)
     np.testing.assert_allclose(one, other, rtol=2e-4)

@@ -76,13 +76,13 @@ def some_arrays(num_images: int = 12) -> Arrays:
 
 
 def rules(microbatch: int | None, mesh: Mesh | None = None) -> StepConfig:
-    accuracy, loss = per_image_metric("accuracy"), per_image_loss("cross_entropy")
+    loss = per_image_loss("cross_entropy")
 
     def loss_of(result: Result, targets: jax.Array) -> jax.Array:
         return loss(result.output, targets)
 
     def accuracy_of(result: Result, targets: jax.Array) -> jax.Array:
-        return accuracy(result.output, targets)
+        return per_image_metric("accuracy", result, targets, data_range=1.0)
 
     metrics = {"accuracy": accuracy_of}
     return StepConfig(Task.CLASSIFY, loss_of, metrics, 256.0, microbatch, prepares=True, mesh=mesh)
