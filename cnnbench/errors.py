@@ -38,7 +38,7 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Diagnostic:
     """One thing wrong with an experiment file.
 
     Args:
@@ -47,7 +47,8 @@ class Problem:
       message: what is wrong with the value.
       remedy: what to write instead.
 
-    >>> str(Problem(Location("a.yaml", 3, 9), "train.epochs", "0 is too small", "write 1 or more"))
+    >>> place = Location("a.yaml", 3, 9)
+    >>> str(Diagnostic(place, "train.epochs", "0 is too small", "write 1 or more"))
     'a.yaml:3:9: train.epochs: 0 is too small; write 1 or more.'
     """
 
@@ -62,7 +63,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Flaw:
+class Issue:
     """A problem before its place in a file is looked up.
 
     Args:
@@ -95,7 +96,7 @@ class SpecError(CnnbenchError):
 
     exit_code = 2
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Diagnostic]) -> None:
         self.problems = tuple(sorted(problems, key=_position))
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
@@ -129,7 +130,7 @@ class StoreError(CnnbenchError):
     """A run folder cannot be written or read."""
 
 
-class RoomError(CnnbenchError):
+class OutOfMemoryError(CnnbenchError):
     """The memory is too small for a training."""
 
 
@@ -139,7 +140,7 @@ class IncomparableError(CnnbenchError):
     exit_code = 4
 
 
-def _position(problem: Problem) -> tuple[str, int, int]:
+def _position(problem: Diagnostic) -> tuple[str, int, int]:
     location = problem.location
     return location.path, location.line or 0, location.column or 0
 
@@ -147,7 +148,7 @@ def _position(problem: Problem) -> tuple[str, int, int]:
 Path = tuple[str | int, ...]  # keys and indices that lead to a value
 
 
-def shown(value: object, at: Path = (), places: Mapping[Path, Location] | None = None) -> str:
+def quoted(value: object, at: Path = (), places: Mapping[Path, Location] | None = None) -> str:
     """A value as a message shows it: on one line, cut to 40 characters.
 
     Args:
@@ -156,9 +157,9 @@ def shown(value: object, at: Path = (), places: Mapping[Path, Location] | None =
       places: where the values of the document stand; scalars are shown as they are written there,
         and in YAML's words where they stand nowhere.
 
-    >>> shown(True), shown("abc"), shown(None), shown((5, None))
+    >>> quoted(True), quoted("abc"), quoted(None), quoted((5, None))
     ('true', "'abc'", 'an empty value', '[5, null]')
-    >>> shown(31, ("name",), {("name",): Location("a.yaml", 1, 7, "0x1F")})
+    >>> quoted(31, ("name",), {("name",): Location("a.yaml", 1, 7, "0x1F")})
     '0x1F'
     """
     if isinstance(value, Mapping):
@@ -343,10 +344,10 @@ class Noun:
         return normalized(word.rpartition(".")[2]) == normalized(other)
 
 
-def listing(choices: Iterable[str]) -> str:
+def or_list(choices: Iterable[str]) -> str:
     """Names in a sentence.
 
-    >>> listing(["a", "b", "c"])
+    >>> or_list(["a", "b", "c"])
     'a, b or c'
     """
     names = list(choices)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from cnnbench.errors import shown
+from cnnbench.errors import quoted
 from cnnbench.layers import OPERATIONS
 from cnnbench.spec.experiment import (
     CheckpointSpec,
@@ -46,7 +46,7 @@ def default_text(field: FieldInfo) -> str:
         return ""
     if isinstance(value, BaseModel):
         return f"`{value.name}`" if hasattr(value, "name") else "as below"
-    return f"`{shown(value).replace(chr(39), '')}`"
+    return f"`{quoted(value).replace(chr(39), '')}`"
 
 
 def key_rows(model: type[BaseModel], hidden: tuple[str, ...] = ()) -> list[str]:

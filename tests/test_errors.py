@@ -3,18 +3,18 @@ import pytest
 from cnnbench import errors
 from cnnbench.errors import (
     CnnbenchError,
+    Diagnostic,
     Location,
-    Problem,
     SpecError,
     did_you_mean,
-    listing,
     nearest,
-    shown,
+    or_list,
+    quoted,
 )
 
 
-def problem(path: str, line: int | None, column: int | None, where: str = "") -> Problem:
-    return Problem(Location(path, line, column), where, "is wrong", "write it right")
+def problem(path: str, line: int | None, column: int | None, where: str = "") -> Diagnostic:
+    return Diagnostic(Location(path, line, column), where, "is wrong", "write it right")
 
 
 def test_spec_error_lists_problems_in_file_order() -> None:
@@ -70,7 +70,7 @@ def test_nearest(word: str, choices: list[str], expected: str | None) -> None:
     [(["a"], "a"), (["a", "b"], "a or b"), (["a", "b", "c"], "a, b or c")],
 )
 def test_listing(names: list[str], expected: str) -> None:
-    assert listing(names) == expected
+    assert or_list(names) == expected
 
 
 @pytest.mark.parametrize(
@@ -95,5 +95,5 @@ def test_listing(names: list[str], expected: str) -> None:
     ],
 )
 def test_shown_is_short_and_printable(value: object, expected: str) -> None:
-    assert shown(value) == expected
+    assert quoted(value) == expected
     assert len(expected) <= 40

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cnnbench.data.catalog import describe
 from cnnbench.data.dataset import Dataset, Notify, dataset_of
-from cnnbench.errors import DataError, StoreError, UsageError, did_you_mean, listing
+from cnnbench.errors import DataError, StoreError, UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.python_model import import_class, make_module
@@ -125,7 +125,7 @@ class TrainedNetwork:
         for layer in layers or ():
             if layer not in names:
                 message = f"{self.path}: there is no layer '{layer}'{did_you_mean(layer, names)}"
-                raise UsageError(f"{message}; write {listing(names)}.")
+                raise UsageError(f"{message}; write {or_list(names)}.")
         return names if layers is None else list(layers)
 
     def _layer_names(self) -> list[str]:
@@ -232,7 +232,7 @@ def _seeds(path: Path, record: RunRecord, seed: int | None) -> list[int]:
         again = commands.command_line(record.command)
         raise StoreError(f"{message}; train them with: {again}")
     if seed is not None and seed not in kept:
-        raise UsageError(f"{path}: no weights of seed {seed}; write {listing(map(str, kept))}.")
+        raise UsageError(f"{path}: no weights of seed {seed}; write {or_list(map(str, kept))}.")
     return kept if seed is None else [seed]
 
 

@@ -14,7 +14,7 @@ from cnnbench.bench.report import Report
 from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_contest
 from cnnbench.bench.worker_process import BenchVariant
 from cnnbench.data.dataset import Split, dataset_of
-from cnnbench.errors import StoreError, UsageError, listing
+from cnnbench.errors import StoreError, UsageError, or_list
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.spec.vocabulary import FAMILY
 from cnnbench.system import commands
@@ -55,12 +55,12 @@ def choose_families(text: str | None, installed: Callable[[str], object] = find_
         return Families(here, tuple(family for family in FAMILIES if family not in here))
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise UsageError(f"--against: no framework is named; write {listing(FAMILIES)}.")
+        raise UsageError(f"--against: no framework is named; write {or_list(FAMILIES)}.")
     for name in names:
         if name not in FAMILIES:
             hint = FAMILY.hint(name, FAMILIES)
             message = f"--against: there is no framework '{name}'{hint}"
-            raise UsageError(f"{message}; write {listing(FAMILIES)}.")
+            raise UsageError(f"{message}; write {or_list(FAMILIES)}.")
         if not installed(name):
             message = f"--against {name}: {TITLES[name]} is not installed"
             raise UsageError(f"{message}; run {commands.pip_install('cnnbench[peers]')}.")

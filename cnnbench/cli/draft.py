@@ -21,7 +21,7 @@ class Draft:
       files: the file, the one that it extends, and so on.
       stamp: theirs before they were read, so that no later change is missed.
       loaded: the experiment; None where it is wrong.
-      flaws: what is wrong with it, as text; empty where nothing is.
+      issues: what is wrong with it, as text; empty where nothing is.
       parent: the experiment that it extends; None where that cannot be had.
       found: how it differs from that.
       obstacle: why the two cannot be trained and compared; empty where they can.
@@ -30,7 +30,7 @@ class Draft:
     files: tuple[Path, ...]
     stamp: Stamp
     loaded: Loaded | None = None
-    flaws: str = ""
+    issues: str = ""
     parent: Loaded | None = None
     found: Differences | None = None
     obstacle: str = ""
@@ -50,7 +50,7 @@ def read_draft(path: Path, data_dir: Path | None = None) -> Draft:
         loaded = load_experiment(path, data_dir=data_dir)
     except CnnbenchError as error:
         obstacle = "Nothing is trained before that is mended"
-        return Draft(files, stamped, flaws=str(error), obstacle=obstacle)
+        return Draft(files, stamped, issues=str(error), obstacle=obstacle)
     if len(files) == 1:
         obstacle = f"{path} extends no other file, so there is nothing to compare it with"
         return Draft(files, stamped, loaded, obstacle=obstacle)

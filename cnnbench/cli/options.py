@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from cnnbench.cli.terminal import tell
-from cnnbench.errors import UsageError, shown
+from cnnbench.errors import UsageError, quoted
 from cnnbench.spec.shipped import find_named
 
 Specs = Annotated[
@@ -165,7 +165,7 @@ def option_overrides(seeds: str | None, epochs: int | None, dataset: str | None)
     overrides = []
     if seeds is not None:
         if not _name_seeds(seeds):
-            message = f"--seeds: {shown(seeds)} does not name seeds"
+            message = f"--seeds: {quoted(seeds)} does not name seeds"
             raise UsageError(
                 f"{message}; write a number of them (1 or more), or a list as in 0,1,2."
             )
@@ -205,4 +205,4 @@ def check_tags(tags: Sequence[str]) -> None:
             remedy = "write printable characters but @, / and \\"
         else:
             continue
-        raise UsageError(f"--tag: {shown(tag)} cannot be a tag; {remedy}.")
+        raise UsageError(f"--tag: {quoted(tag)} cannot be a tag; {remedy}.")

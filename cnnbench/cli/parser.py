@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from cnnbench.cli.terminal import tell
-from cnnbench.errors import listing, nearest, shown
+from cnnbench.errors import nearest, or_list, quoted
 from cnnbench.spec.vocabulary import COMMAND
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -43,7 +43,7 @@ def _override(word: str) -> str:
     if (found := key_elsewhere(word, ())) is None:
         return ""
     path, owners = found
-    note = f" (of {listing(owners)} only)" if owners else ""
+    note = f" (of {or_list(owners)} only)" if owners else ""
     return f"; write {path}=VALUE without dashes{note}"
 
 
@@ -54,8 +54,8 @@ class Group(TyperGroup):
         """Finds the command, as the base class does."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             names = self.list_commands(ctx)
-            message = f"there is no command {shown(args[0])}{COMMAND.hint(args[0], names)}"
-            tell(f"{message}; write {listing(names)}.")
+            message = f"there is no command {quoted(args[0])}{COMMAND.hint(args[0], names)}"
+            tell(f"{message}; write {or_list(names)}.")
             raise typer.Exit(2)
         return super().resolve_command(ctx, args)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from cnnbench.errors import CnnbenchError, StoreError, UsageError, listing
+from cnnbench.errors import CnnbenchError, StoreError, UsageError, or_list
 from cnnbench.formatting import visible
 from cnnbench.system import ascii_forms
 from cnnbench.system.files import write_whole
@@ -42,7 +42,7 @@ def file_form(option: str, file: "Path", forms: Sequence[str]) -> str:
     """
     form = file.suffix.removeprefix(".")
     if form not in forms:
-        choices = listing(f".{form}" for form in forms)
+        choices = or_list(f".{form}" for form in forms)
         raise UsageError(f"{option}: '{file}' is no {choices} file; name one that is.")
     return form
 
@@ -108,9 +108,9 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             code = stop.exit_code if isinstance(stop, Stopped) else CODES[0]
             raise typer.Exit(code) from None
         except OSError as error:
-            if (flaw := _outside_flaw(error)) is None:
+            if (issue := _outside_issue(error)) is None:
                 raise
-            tell(flaw)
+            tell(issue)
             raise typer.Exit(1) from None
         except MemoryError:
             tell("the memory is too small; close other programs, or ask for less")
@@ -119,7 +119,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def _outside_flaw(error: OSError) -> str | None:
+def _outside_issue(error: OSError) -> str | None:
     """What is wrong with the machine rather than with us, and what to do."""
     if error.errno == errno.ENOSPC:
         return f"cannot write: {error.strerror}; free some space"

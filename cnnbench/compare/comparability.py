@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cnnbench.errors import IncomparableError, UsageError, listing
+from cnnbench.errors import IncomparableError, UsageError, or_list
 from cnnbench.formatting import clean, enumeration, epochs_text
 from cnnbench.runs.records import Direction, EpochRecord, RunRecord, RunResult, Status, Summary
 from cnnbench.runs.summary import lost_seeds, with_missing
@@ -90,7 +90,7 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
     known = judgeable(summary)
     if metric is not None and metric not in known:
         message = f"--metric: {run_path(record)} has no '{metric}'{METRIC.hint(metric, known)}"
-        raise UsageError(f"{message}; write {listing(known)}.")
+        raise UsageError(f"{message}; write {or_list(known)}.")
     judged_by = metric or summary.headline
     by_test = not record.dataset.num_validation or (not metric and record.task == "reconstruct")
     judged_by = f"{TEST}{judged_by.removeprefix(TEST)}" if by_test else judged_by

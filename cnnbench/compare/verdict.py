@@ -16,7 +16,7 @@ from cnnbench.compare.statistics import (
     sample_std,
     sign_flip_p,
 )
-from cnnbench.errors import UsageError, did_you_mean, listing
+from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.spec.metrics import is_fraction, words
 
 MOST_SEEDS = 1000  # a number of seeds that nobody would run is not named
@@ -190,7 +190,7 @@ def find_baseline(samples: Sequence[Arm], wanted: str | None) -> int:
         return places[0]
     names = list(dict.fromkeys(sample.names[1] for sample in samples))
     message = f"--baseline: no run here is called '{wanted}'{did_you_mean(wanted, names)}"
-    raise UsageError(f"{message}; write {listing(names)}.")
+    raise UsageError(f"{message}; write {or_list(names)}.")
 
 
 class _Question(NamedTuple):

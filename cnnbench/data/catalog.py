@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cnnbench.errors import DataError, Noun, did_you_mean, listing
+from cnnbench.errors import DataError, Noun, did_you_mean, or_list
 from cnnbench.system import commands
 from cnnbench.system.files import at_home
 
@@ -257,7 +257,7 @@ def _wrong_config(name: str) -> str:
     configs = list(tfds.builder_cls(base).builder_configs)
     if not configs:
         return f"dataset '{base}' has no configurations; write '{base}' without '/{config}'"
-    near = did_you_mean(config, configs) or f"; write one of {listing(configs)}"
+    near = did_you_mean(config, configs) or f"; write one of {or_list(configs)}"
     return f"dataset '{base}' has no configuration '{config}'{near}"
 
 

@@ -30,7 +30,7 @@ from cnnbench.data.downloads import (
     verify_file,
 )
 from cnnbench.data.idx import IDX_DATASETS
-from cnnbench.errors import DataError, listing
+from cnnbench.errors import DataError, or_list
 from cnnbench.system.cache import Arrays, CacheEntry
 
 _DESCRIPTION = "dataset_info.json"
@@ -100,7 +100,7 @@ def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> C
     if not {"train", "test"} <= set(builder.info.splits):
         raise DataError(
             f"dataset '{name}' has no train and test splits, only "
-            f"{listing(map(repr, builder.info.splits))}; choose another dataset"
+            f"{or_list(map(repr, builder.info.splits))}; choose another dataset"
         )
     key = prepared_key(name, data_dir)  # before the files are read: they may be replaced now
     notify(f"Decoding '{name}' from {builder.data_dir}.")

@@ -8,7 +8,7 @@ from typing import Literal
 import jax
 import numpy as np
 
-from cnnbench.errors import UsageError, did_you_mean, listing
+from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.gradcheck.autodiff import Derivatives, Reference
 from cnnbench.gradcheck.backprop import (
     Forward,
@@ -344,7 +344,7 @@ def require_layer(loaded: Loaded, layer: str | None) -> Plan:
     names = [node.name for node in plan.nodes]
     if layer is not None and layer not in names:
         message = f"--layer: {name} has no layer '{layer}'{did_you_mean(layer, names)}"
-        raise UsageError(f"{message}; write {listing(names)}.")
+        raise UsageError(f"{message}; write {or_list(names)}.")
     return plan
 
 

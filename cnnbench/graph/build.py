@@ -1,6 +1,6 @@
 """Named layers to a `Plan`: inputs by name, order, cycles, ties, shapes and the output.
 
-Everything wrong with a graph is found in one pass and returned as flaws; a
+Everything wrong with a graph is found in one pass and returned as issues; a
 layer whose input is already wrong is not blamed again. No JAX.
 """
 
@@ -8,7 +8,7 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping
 
-from cnnbench.errors import Flaw, Noun, did_you_mean, listing, shown
+from cnnbench.errors import Issue, Noun, did_you_mean, or_list, quoted
 from cnnbench.graph.plan import Goal, Node, Plan, tie_of
 from cnnbench.layers import Conv, Dense, LayerOp, output_of
 from cnnbench.layers.base import INPUT, LayerOutput, Owner, Shape, ShapeError, shape_text
@@ -21,7 +21,7 @@ _IMAGE = Noun({"input": ("image", "images", "img", "inputs", "InputLayer")})
 
 def build_plan(
     layers: Mapping[str, LayerOp | None], goal: Goal, *, output: str | None = None, known: Wiring
-) -> tuple[Plan | None, list[Flaw]]:
+) -> tuple[Plan | None, list[Issue]]:
     """Checks a graph of named layers.
 
     Args:
@@ -32,19 +32,19 @@ def build_plan(
       known: inputs of the wrong layers, as far as they can be read.
 
     Returns:
-      The plan, or None and at least one flaw (a wrong layer gives None too).
+      The plan, or None and at least one issue (a wrong layer gives None too).
     """
-    flaws: list[Flaw] = []
+    issues: list[Issue] = []
     if output is not None and output not in layers:
-        message = f"there is no layer {shown(output)}{did_you_mean(output, layers)}"
-        flaws.append(Flaw(("model", "output"), message, name_one(layers)))
+        message = f"there is no layer {quoted(output)}{did_you_mean(output, layers)}"
+        issues.append(Issue(("model", "output"), message, name_one(layers)))
     wiring, unknown = resolve_inputs(layers, known)
     order, cycles = file_order(with_ties(wiring, layers))
     nodes, misfits = _infer_shapes(layers, wiring, order, goal.input_shape)
-    flaws += [*unknown, *cycles]
-    if flaws:  # nobody can say which layers lead nowhere
-        return None, [*flaws, *misfits]
-    found, ends = _output_flaws(wiring, nodes, goal, output)
+    issues += [*unknown, *cycles]
+    if issues:  # nobody can say which layers lead nowhere
+        return None, [*issues, *misfits]
+    found, ends = _output_issues(wiring, nodes, goal, output)
     if misfits or ends or len(nodes) < len(layers):
         return None, [*misfits, *ends]
     return Plan(goal.input_shape, tuple(nodes[name] for name in order), found), []
@@ -52,10 +52,10 @@ def build_plan(
 
 def _infer_shapes(
     layers: Mapping[str, LayerOp | None], wiring: Wiring, order: list[str], input_shape: Shape
-) -> tuple[dict[str, Node], list[Flaw]]:
+) -> tuple[dict[str, Node], list[Issue]]:
     nodes: dict[str, Node] = {}
     shapes = {INPUT: input_shape}
-    flaws: list[Flaw] = []
+    issues: list[Issue] = []
     for name in order:
         op = layers[name]
         in_shapes = tuple(shapes[source] for source in wiring[name] if source in shapes)
@@ -65,24 +65,24 @@ def _infer_shapes(
             result = output_of(op, in_shapes, _owner(op, layers, nodes))
             _check_size(result)
         except ShapeError as error:
-            flaws.append(_shape_flaw(name, wiring[name], in_shapes, error))
+            issues.append(_shape_issue(name, wiring[name], in_shapes, error))
         except _UnknownOwnerError:
             continue
         else:
             nodes[name] = Node(name, op, wiring[name], in_shapes, result)
             shapes[name] = result.shape
-    return nodes, flaws
+    return nodes, issues
 
 
-def _shape_flaw(
+def _shape_issue(
     name: str, sources: tuple[str, ...], in_shapes: tuple[Shape, ...], error: ShapeError
-) -> Flaw:
+) -> Issue:
     message = error.message
     if len(set(in_shapes)) > 1:
         pairs = dict(zip(sources, in_shapes, strict=True)).items()
         message += f" ({', '.join(f'{source} is {shape_text(s)}' for source, s in pairs)})"
     at = ("model", "layers", name, *((error.key,) if error.key else ()))
-    return Flaw(at, message, error.remedy)
+    return Issue(at, message, error.remedy)
 
 
 def _check_size(result: LayerOutput) -> None:
@@ -103,10 +103,10 @@ def _owner(
     if name is None:
         return None
     convs = [n for n, other in layers.items() if isinstance(other, Conv)]
-    remedy = f"name a conv: {listing(convs)}" if convs else "remove tie"
+    remedy = f"name a conv: {or_list(convs)}" if convs else "remove tie"
     if name not in layers:
         hint = did_you_mean(name, convs)
-        raise ShapeError("tie", f"there is no layer {shown(name)}{hint}", remedy)
+        raise ShapeError("tie", f"there is no layer {quoted(name)}{hint}", remedy)
     owner = layers[name]
     if owner is not None and not isinstance(owner, Conv):
         raise ShapeError("tie", f"'{name}' is a {owner.op}, not a convolution", remedy)
@@ -115,38 +115,38 @@ def _owner(
     return Owner(owner, nodes[name].in_shapes[0], nodes[name].layout.shape)
 
 
-def _output_flaws(
+def _output_issues(
     wiring: Wiring, nodes: Mapping[str, Node], goal: Goal, output: str | None
-) -> tuple[str, list[Flaw]]:
-    """The output's name, and a flaw for each layer that leads nowhere or does not fit."""
+) -> tuple[str, list[Issue]]:
+    """The output's name, and an issue for each layer that leads nowhere or does not fit."""
     read = {source for sources in wiring.values() for source in sources}
     ends = [name for name in wiring if name not in read]
     fits = [n for n in ends if n in nodes and nodes[n].layout.shape == goal.output_shape]
     unsure = [n for n in ends if n not in nodes]
     found = output or (fits or unsure or ends)[-1]
-    flaws = [_dangling(name, found) for name in ends if name != found]
+    issues = [_dangling(name, found) for name in ends if name != found]
     if found in nodes and nodes[found].layout.shape != goal.output_shape:
-        flaws.append(_misfit(nodes[found], goal))
-    return found, flaws
+        issues.append(_misfit(nodes[found], goal))
+    return found, issues
 
 
-def _misfit(node: Node, goal: Goal) -> Flaw:
+def _misfit(node: Node, goal: Goal) -> Issue:
     at = ("model", "layers", node.name)
     message = f"the output has shape {shape_text(node.layout.shape)}, but {goal.reason}"
     if isinstance(node.op, Dense) and len(goal.output_shape) == 1:
-        return Flaw((*at, "units"), message, f"write {goal.output_shape[0]}")
-    return Flaw(at, message, goal.remedy)
+        return Issue((*at, "units"), message, f"write {goal.output_shape[0]}")
+    return Issue(at, message, goal.remedy)
 
 
-def _dangling(name: str, output: str) -> Flaw:
+def _dangling(name: str, output: str) -> Issue:
     message = f"no layer reads '{name}', and the output is '{output}'"
     remedy = "remove it, or name it in another layer's inputs"
-    return Flaw(("model", "layers", name), message, remedy, of_key=True)
+    return Issue(("model", "layers", name), message, remedy, of_key=True)
 
 
 def resolve_inputs(
     layers: Mapping[str, LayerOp | None], known: Wiring
-) -> tuple[dict[str, tuple[str, ...]], list[Flaw]]:
+) -> tuple[dict[str, tuple[str, ...]], list[Issue]]:
     """Inputs by layer; unknown names are reported and left out.
 
     Args:
@@ -170,13 +170,13 @@ def resolve_inputs(
     return wiring, [_unknown_input(*each, readers, n) for n, each in enumerate(unknown)]
 
 
-def _unknown_input(name: str, i: int, source: str, readers: Wiring, number: int) -> Flaw:
+def _unknown_input(name: str, i: int, source: str, readers: Wiring, number: int) -> Issue:
     """Suggests neither the layer itself nor one that reads it, on its way to the output."""
     later = _downstream(name, readers) if number < MAX_HINTS else {name}
     choices = [INPUT, *(other for other in readers if other not in later)]
     hint = _IMAGE.hint(source, choices) if number < MAX_HINTS else ""
-    message = f"there is no layer {shown(source)}{hint}"
-    return Flaw(("model", "layers", name, "inputs", i), message, name_one(choices))
+    message = f"there is no layer {quoted(source)}{hint}"
+    return Issue(("model", "layers", name, "inputs", i), message, name_one(choices))
 
 
 def _readers(wiring: Wiring) -> dict[str, tuple[str, ...]]:
@@ -208,7 +208,7 @@ def with_ties(wiring: Wiring, layers: Mapping[str, LayerOp | None]) -> Wiring:
     }
 
 
-def file_order(wiring: Wiring) -> tuple[list[str], list[Flaw]]:
+def file_order(wiring: Wiring) -> tuple[list[str], list[Issue]]:
     """Layers after those they read, else in file order (Kahn 1962).
 
     >>> file_order({"b": ("a",), "a": ("input",), "c": ("a",)})
@@ -229,15 +229,15 @@ def file_order(wiring: Wiring) -> tuple[list[str], list[Flaw]]:
     if len(order) == len(wiring):
         return order, []
     stuck = wiring.keys() - set(order)
-    return order, _cycle_flaws(
+    return order, _cycle_issues(
         {n: [s for s in wiring[n] if s in stuck] for n in names if n in stuck}
     )
 
 
-def _cycle_flaws(stuck: Mapping[str, list[str]]) -> list[Flaw]:
+def _cycle_issues(stuck: Mapping[str, list[str]]) -> list[Issue]:
     """Walks upstream from each layer until a walk meets itself; each cycle is told once."""
     seen: set[str] = set()
-    flaws = []
+    issues = []
     for name in stuck:
         walk: dict[str, None] = {}
         while name not in seen:
@@ -246,21 +246,21 @@ def _cycle_flaws(stuck: Mapping[str, list[str]]) -> list[Flaw]:
             name = stuck[name][0]  # noqa: PLW2901
         if name in walk:
             cycle = list(walk)
-            flaws.append(_cycle_flaw(cycle[cycle.index(name) :], list(stuck)))
-    return flaws
+            issues.append(_cycle_issue(cycle[cycle.index(name) :], list(stuck)))
+    return issues
 
 
-def _cycle_flaw(cycle: list[str], file_order: list[str]) -> Flaw:
+def _cycle_issue(cycle: list[str], file_order: list[str]) -> Issue:
     start = cycle.index(min(cycle, key=file_order.index))
     first, *others = cycle[start:] + cycle[:start]
     at = ("model", "layers", first, "inputs")
     if not others:
-        return Flaw(at, "the layer reads itself", "name another layer")
+        return Issue(at, "the layer reads itself", "name another layer")
     path = " reads ".join([first, *others, first])
     remedy = (
         "let one of them read an earlier layer; without inputs, a layer reads the one before it"
     )
-    return Flaw(at, f"the layers form a cycle ({path})", f"{remedy}, and new ones come last")
+    return Issue(at, f"the layers form a cycle ({path})", f"{remedy}, and new ones come last")
 
 
 def name_one(names: Iterable[str]) -> str:
@@ -268,4 +268,4 @@ def name_one(names: Iterable[str]) -> str:
     shortened = list(names)
     if len(shortened) > 8:
         return "name a layer of this file"
-    return f"name {listing(shortened)}" if shortened else "add layers"
+    return f"name {or_list(shortened)}" if shortened else "add layers"

@@ -119,10 +119,10 @@ def _scaled(plan: Plan, factor: float) -> Widened:
             update[key] = value
         layers[node.name] = node.op.model_copy(update=update)
     goal = Goal(plan.input_shape, plan.output_shape, "the output keeps its shape", "")
-    built, flaws = build_plan(layers, goal, output=plan.output, known={})
+    built, issues = build_plan(layers, goal, output=plan.output, known={})
     if built is None:
-        where = ".".join(map(str, flaws[0].at[1:]))
-        message = f"--match: wider layers do not fit each other: {where}: {flaws[0].message}"
+        where = ".".join(map(str, issues[0].at[1:]))
+        message = f"--match: wider layers do not fit each other: {where}: {issues[0].message}"
         raise UsageError(f"{message}; write the wider network as a file of its own.")
     return Widened(built, factor, changes)
 

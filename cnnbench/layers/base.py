@@ -21,7 +21,7 @@ Box = tuple[Span, Span]  # rows, columns
 
 
 class ShapeError(Exception):
-    """A layer cannot take its input; internal, turned into a flaw by `graph`.
+    """A layer cannot take its input; internal, turned into an issue by `graph`.
 
     Args:
       key: the key of the layer that is to blame, empty for the layer itself.

@@ -14,7 +14,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cnnbench.errors import shown
+from cnnbench.errors import quoted
 
 MAX_SEEDS = 1000
 
@@ -38,7 +38,7 @@ def wrong(message: str, remedy: str, value: object, *at: int) -> PydanticCustomE
       *at: its index, where it is an entry of a list.
     """
     context = {"message": message, "remedy": remedy, "at": at}
-    text = message.replace(VALUE, shown(value))
+    text = message.replace(VALUE, quoted(value))
     return PydanticCustomError("cnnbench", "{text}; {remedy}", context | {"text": text})
 
 

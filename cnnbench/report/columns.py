@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 from cnnbench.compare.comparison import CODE, Comparison, CostRow, Row
 from cnnbench.compare.statistics import Estimate
 from cnnbench.compare.time_to_target import TimeToTarget, target_title
-from cnnbench.errors import UsageError, listing
+from cnnbench.errors import UsageError, or_list
 from cnnbench.formatting import (
     MISSING,
     bytes_text,
@@ -248,7 +248,7 @@ def sort_runs(comparisons: Sequence[Comparison], name: str) -> list[Comparison]:
         names = dict.fromkeys(key for key, _ in words)
         near = COLUMN.hint(name, [*names, *(header for _, header in words)])
         message = f"--sort-by: there is no column '{name}'{near}"
-        raise UsageError(f"{message}; write {listing(names)}, or a header of the tables.")
+        raise UsageError(f"{message}; write {or_list(names)}, or a header of the tables.")
     pairs = zip(comparisons, keys, strict=True)
     return [_sorted(comparison, found.get(_spelt(name))) for comparison, found in pairs]
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NoReturn
 
-from cnnbench.errors import Location, Problem, StoreError, did_you_mean, listing
+from cnnbench.errors import Diagnostic, Location, StoreError, did_you_mean, or_list
 from cnnbench.runs.records import FORMAT_VERSION, EpochRecord, RunRecord, Summary
 
 _NON_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -125,7 +125,7 @@ def _mismatch(where: str, message: str) -> NoReturn:
 
 
 def _refusal(location: Location, where: str, message: str, remedy: str) -> StoreError:
-    return StoreError(str(Problem(location, where, message, remedy)))
+    return StoreError(str(Diagnostic(location, where, message, remedy)))
 
 
 def _text(fields: dict[str, object], indent: int | None) -> bytes:
@@ -251,7 +251,7 @@ def _decode_scalar(kind: Any, value: object, where: str) -> Any:
         return _decode_time(value, where)
     if issubclass(kind, StrEnum):
         if value not in list(kind):
-            _mismatch(where, f"{reprlib.repr(value)} is not {listing(kind)}")
+            _mismatch(where, f"{reprlib.repr(value)} is not {or_list(kind)}")
         return kind(value)
     names = {int: "a whole number", str: "a text", bool: "true or false"}
     return _expect(kind, value, names[kind], where)

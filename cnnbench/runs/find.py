@@ -13,7 +13,7 @@ from cnnbench.errors import (
     StoreError,
     UsageError,
     did_you_mean,
-    listing,
+    or_list,
 )
 from cnnbench.formatting import enumeration, epochs_text
 from cnnbench.runs.folder import RECORD_FILE, RESOLVED_FILE, RunEntry, disk, read_entry, read_run
@@ -79,7 +79,7 @@ def newest_finished(results_dir: Path) -> Selection:
     """
     listings = [_list_folders(_run_folders(folder)) for folder in _folders(results_dir)]
     finished = sorted(filter(None, map(_finished, listings)), key=lambda runs: _start(runs[0]))
-    warnings = (w for listing in listings for w in listing.warnings)
+    warnings = (w for or_list in listings for w in or_list.warnings)
     return _select((runs[-1].path for runs in finished), warnings)
 
 
@@ -342,7 +342,7 @@ def _no_tag(name: str, tag: str, entries: Sequence[RunEntry]) -> str:
 
 def _tag_names(pairs: Iterable[tuple[str, str]]) -> str:
     """Names with tags as a shell takes them."""
-    return listing(commands.command_line([f"{name}@{tag}"]) for name, tag in pairs)
+    return or_list(commands.command_line([f"{name}@{tag}"]) for name, tag in pairs)
 
 
 def _by_id(argument: str, results_dir: Path) -> _Named:
@@ -519,7 +519,7 @@ def _unknown(argument: str, results_dir: Path, names: list[str], others: list[st
         return f"{place}, which holds no runs; start one with: {start}"
     hint = did_you_mean(argument, [*names, *others])
     see = commands.cnnbench("list", *commands.in_results(results_dir))
-    return f"{place}{hint}; write {listing(names)}, or see: {see}"
+    return f"{place}{hint}; write {or_list(names)}, or see: {see}"
 
 
 def _finished(runs: Listing) -> list[RunEntry]:

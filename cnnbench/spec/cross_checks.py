@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnbench.data.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe, split_sizes
-from cnnbench.errors import DataError, Flaw, did_you_mean, listing, shown
+from cnnbench.errors import DataError, Issue, did_you_mean, or_list, quoted
 from cnnbench.graph.build import name_one
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.layers.fields import VALUE
@@ -52,7 +52,7 @@ class Parts:
     has_layers: bool
 
 
-def flaws_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None) -> list[Flaw]:
+def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None) -> list[Issue]:
     """Everything in an experiment that contradicts another part of it.
 
     Args:
@@ -60,97 +60,97 @@ def flaws_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None)
       info: what is known of its dataset; None if there is no such set.
       data_dir: where datasets outside the built-in table are looked up.
     """
-    flaws = [*_title_flaws(parts.title), *_name_flaws(parts.layer_names)]
+    issues = [*_title_issues(parts.title), *_name_issues(parts.layer_names)]
     if parts.model:
-        flaws += [*_model_flaws(parts.model, parts.has_layers), *_code_flaws(parts)]
+        issues += [*_model_issues(parts.model, parts.has_layers), *_code_issues(parts)]
     if parts.train:
-        flaws += _training_flaws(parts.train, parts.task)
-        flaws += _metric_flaws(parts, info)
+        issues += _training_issues(parts.train, parts.task)
+        issues += _metric_issues(parts, info)
     if parts.dataset and info:
-        flaws += _split_flaws(parts.dataset, info)
+        issues += _split_issues(parts.dataset, info)
     if parts.dataset and parts.dataset.offline:
-        flaws += _offline_flaws(parts.dataset.offline, info, data_dir)
-    return flaws
+        issues += _offline_issues(parts.dataset.offline, info, data_dir)
+    return issues
 
 
-def dataset_flaw(key: str, error: DataError) -> Flaw:
+def dataset_issue(key: str, error: DataError) -> Issue:
     """A dataset that does not exist or does not fit, named by a key of ``dataset``."""
     text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(error))
     message, _, remedy = text.rstrip(".").partition("; ")
-    return Flaw(("dataset", key), message, remedy or f"{LIST} shows names")
+    return Issue(("dataset", key), message, remedy or f"{LIST} shows names")
 
 
-def _title_flaws(title: Any) -> Iterator[Flaw]:
+def _title_issues(title: Any) -> Iterator[Issue]:
     if isinstance(title, str) and _CONTROL.search(title):
-        yield Flaw(("title",), f"{shown(title)} is not one line of text", "write one line")
+        yield Issue(("title",), f"{quoted(title)} is not one line of text", "write one line")
 
 
-def _name_flaws(names: tuple[str, ...]) -> Iterator[Flaw]:
+def _name_issues(names: tuple[str, ...]) -> Iterator[Issue]:
     for name in names:
         at = ("model", "layers", name)
         if name in RESERVED_NAMES:
             message = f"'{name}' is taken ({'the image' if name == INPUT else 'a key of model'})"
-            yield Flaw(at, message, "choose another name", of_key=True)
+            yield Issue(at, message, "choose another name", of_key=True)
         elif not re.fullmatch(NAME_PATTERN, name):
             remedy = "start with a letter and use letters, digits, '-' and '_'"
-            yield Flaw(at, f"{shown(name)} cannot name a layer", remedy, of_key=True)
+            yield Issue(at, f"{quoted(name)} cannot name a layer", remedy, of_key=True)
 
 
-def _model_flaws(model: ModelSpec, has_layers: bool) -> Iterator[Flaw]:
+def _model_issues(model: ModelSpec, has_layers: bool) -> Iterator[Issue]:
     if has_layers == bool(model.python):
         both = "both layers and python" if has_layers else "neither layers nor python"
-        yield Flaw(("model",), f"the model has {both}", "write one of the two")
+        yield Issue(("model",), f"the model has {both}", "write one of the two")
     if model.python and not _PYTHON_CLASS.fullmatch(model.python):
-        message = f"{shown(model.python)} does not name a class"
-        yield Flaw(("model", "python"), message, "write package.module:Class")
+        message = f"{quoted(model.python)} does not name a class"
+        yield Issue(("model", "python"), message, "write package.module:Class")
     if model.args and not model.python:
         message = "a graph of layers takes no args"
-        yield Flaw(("model", "args"), message, "remove them", of_key=True)
+        yield Issue(("model", "args"), message, "remove them", of_key=True)
     for key in ("output", "code_layer"):
         if getattr(model, key) and model.python and not has_layers:
             message = "a Python model has no layers to name"
-            yield Flaw(("model", key), message, "remove it", of_key=True)
+            yield Issue(("model", key), message, "remove it", of_key=True)
 
 
-def _code_flaws(parts: Parts) -> Iterator[Flaw]:
+def _code_issues(parts: Parts) -> Iterator[Issue]:
     name = parts.model.code_layer if parts.model and parts.has_layers else None
     if name is None:
         return
     at = ("model", "code_layer")
     if parts.task is Task.CLASSIFY:
         message = "only a network that reconstructs has a code"
-        yield Flaw(at, message, "remove it", of_key=True)
+        yield Issue(at, message, "remove it", of_key=True)
     elif name not in parts.layer_names:
         hint = did_you_mean(name, parts.layer_names)
-        yield Flaw(at, f"there is no layer {shown(name)}{hint}", name_one(parts.layer_names))
+        yield Issue(at, f"there is no layer {quoted(name)}{hint}", name_one(parts.layer_names))
 
 
-def _training_flaws(train: TrainSpec, task: Task | None) -> Iterator[Flaw]:
+def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:
     if task and train.loss and train.loss not in LOSSES[task]:
         message = f"'{train.loss}' is no loss for task: {task}"
-        yield Flaw(("train", "loss"), message, f"write {listing(LOSSES[task])}")
+        yield Issue(("train", "loss"), message, f"write {or_list(LOSSES[task])}")
     schedule = train.schedule
     if isinstance(schedule, Cosine) and schedule.warmup_epochs >= train.epochs:
         message = f"a warm-up of {VALUE} epochs fills all {train.epochs}"
         place = ("train", "schedule", "warmup_epochs")
-        yield Flaw(place, message, f"write a number below {train.epochs}")
+        yield Issue(place, message, f"write a number below {train.epochs}")
 
 
-def _metric_flaws(parts: Parts, info: DatasetInfo | None) -> Iterator[Flaw]:
+def _metric_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:
     task, metrics = parts.task, (parts.train and parts.train.metrics) or ()
     layers = parts.model.layers if parts.model else None
     for i, metric in enumerate(metrics):
         at, objection = ("train", "metrics", i), METRICS[metric].objection
         if metric in metrics[:i]:
-            yield Flaw(at, f"'{metric}' stands twice", "keep one of them")
+            yield Issue(at, f"'{metric}' stands twice", "keep one of them")
         elif task and task not in METRICS[metric].tasks:
             message = f"'{metric}' is no metric for task: {task}"
-            yield Flaw(at, message, f"write {listing(names_of(task))}")
+            yield Issue(at, message, f"write {or_list(names_of(task))}")
         elif objection and (found := objection(layers, info)):
-            yield Flaw(at, *found)
+            yield Issue(at, *found)
 
 
-def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:
+def _split_issues(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Issue]:
     splits, pool = spec.splits, info.num_train
     limits = {"train": pool, "validation": pool, "test": info.num_test}
     if info.name == EMBEDDED:
@@ -161,7 +161,7 @@ def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:
         if wanted and limit and wanted > limit:
             excess = True
             message = f"{VALUE} images are more than the {limit:,} that {info.name} has for it"
-            yield Flaw(("dataset", "splits", key), message, f"write at most {limit}")
+            yield Issue(("dataset", "splits", key), message, f"write at most {limit}")
     num_train = splits.train or limits["train"]
     if pool and info.name in KNOWN and info.name != EMBEDDED:
         num_train, num_validation = split_sizes(splits.model_dump(exclude_none=True), pool)
@@ -169,35 +169,35 @@ def _split_flaws(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Flaw]:
             yield from _overlap(splits, num_train, num_validation, info)
     if spec.train_examples and num_train and spec.train_examples > num_train > 0:
         message = f"{VALUE} are more than the {num_train:,} images to train on"
-        yield Flaw(("dataset", "train_examples"), message, f"write at most {num_train}")
+        yield Issue(("dataset", "train_examples"), message, f"write at most {num_train}")
 
 
-def _overlap(splits: Splits, train: int, validation: int, info: DatasetInfo) -> Iterator[Flaw]:
+def _overlap(splits: Splits, train: int, validation: int, info: DatasetInfo) -> Iterator[Issue]:
     """Splits of the same images that leave too few for each other."""
     pool = info.num_train or 0
     if train < 1:
         message = f"{VALUE} images to validate leave none of {info.name}'s {pool:,} to train"
-        yield Flaw(("dataset", "splits", "validation"), message, f"write at most {pool - 1}")
+        yield Issue(("dataset", "splits", "validation"), message, f"write at most {pool - 1}")
     elif validation < 1 and splits.validation is None:
         message = f"{VALUE} images to train leave none of {info.name}'s {pool:,} to validate"
         remedy = (
             f"add validation: 0 to train without validation images, or write at most {pool - 1}"
         )
-        yield Flaw(("dataset", "splits", "train"), message, remedy)
+        yield Issue(("dataset", "splits", "train"), message, remedy)
     elif train + validation > pool:
         message = (
             f"{train:,} images to train and {validation:,} to validate are more than"
             f" the {pool:,} training images of {info.name}"
         )
         remedy = "write smaller splits, or validation: 0 to train without validation images"
-        yield Flaw(("dataset", "splits"), message, remedy)
+        yield Issue(("dataset", "splits"), message, remedy)
 
 
-def _offline_flaws(name: str, info: DatasetInfo | None, data_dir: Path | None) -> Iterator[Flaw]:
+def _offline_issues(name: str, info: DatasetInfo | None, data_dir: Path | None) -> Iterator[Issue]:
     try:
         stand_in = describe(name, data_dir)
     except DataError as error:
-        yield dataset_flaw("offline", error)
+        yield dataset_issue("offline", error)
         return
     if info and (stand_in.shape, stand_in.num_classes) != (info.shape, info.num_classes):
         message = (
@@ -205,4 +205,4 @@ def _offline_flaws(name: str, info: DatasetInfo | None, data_dir: Path | None) -
             f" stand in for {info.name} ({shape_text(info.shape)}, {info.num_classes} classes)"
         )
         remedy = "name a dataset of the same shape and classes, or remove it"
-        yield Flaw(("dataset", "offline"), message, remedy)
+        yield Issue(("dataset", "offline"), message, remedy)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from cnnbench.errors import Location, Problem, SpecError, nearest, shown
+from cnnbench.errors import Diagnostic, Location, SpecError, nearest, quoted
 from cnnbench.spec.shipped import shipped_names
 from cnnbench.spec.yaml_parser import (
     MAX_BYTES,
@@ -51,7 +51,7 @@ class Document:
     data: Any
     values: Mapping[KeyPath, Location]
     keys: Mapping[KeyPath, Location]
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[Diagnostic, ...] = ()
     text: bytes = b""
 
 
@@ -69,11 +69,13 @@ def read_document(path: Path) -> Document:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
-        raise SpecError([Problem(location, "", "is a folder", "name a .yaml file")]) from None
+        raise SpecError([Diagnostic(location, "", "is a folder", "name a .yaml file")]) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         hint = _meant(path) if isinstance(error, FileNotFoundError) else ""
-        problem = Problem(location, "", f"cannot be read ({reason}){hint}", "check the file's name")
+        problem = Diagnostic(
+            location, "", f"cannot be read ({reason}){hint}", "check the file's name"
+        )
         raise SpecError([problem]) from None
     return parse_document(raw, str(path))
 
@@ -160,7 +162,7 @@ class _Builder:
     path: str
     values: dict[KeyPath, Location] = field(default_factory=dict)
     keys: dict[KeyPath, Location] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Diagnostic] = field(default_factory=list)
     broken: bool = False
     num_nodes: int = 0
     open_nodes: set[int] = field(default_factory=set)
@@ -198,7 +200,7 @@ class _Builder:
                 continue
             if key in data:
                 first = self.keys[(*at, key)]
-                message = f"the key {shown(key)} stands twice (first in line {first.line})"
+                message = f"the key {quoted(key)} stands twice (first in line {first.line})"
                 self._report(key_node, (*at, key), message, "keep one of them")
                 continue
             self.keys[(*at, key)] = self._location(key_node)
@@ -235,7 +237,7 @@ class _Builder:
     def _text(self, node: yaml.Node, at: KeyPath) -> str:
         text = str(node.value)
         if re.search("[\ud800-\udfff]", text):
-            message = f"{shown(text)} holds half a character (a surrogate)"
+            message = f"{quoted(text)} holds half a character (a surrogate)"
             self._report(node, at, message, "write the whole character")
             return "surrogate"
         return text
@@ -247,13 +249,13 @@ class _Builder:
     def _refuse_tag(self, node: yaml.Node, at: KeyPath) -> None:
         if node.tag not in (PLAIN, QUOTED):
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            message = f"the tag {shown(tag)} is not allowed"
+            message = f"the tag {quoted(tag)} is not allowed"
             self._report(node, at, message, "write the value plainly", broken=True)
 
     def _report(
         self, node: yaml.Node, at: KeyPath, message: str, remedy: str, *, broken: bool = False
     ) -> None:
-        self.problems.append(Problem(self._location(node), dotted(at), message, remedy))
+        self.problems.append(Diagnostic(self._location(node), dotted(at), message, remedy))
         self.broken |= broken
 
     def _stop(self, node: yaml.Node, at: KeyPath, message: str) -> NoReturn:
@@ -286,4 +288,4 @@ def dotted(at: KeyPath) -> str:
 
 
 def _part(part: str) -> str:
-    return part if part.isprintable() and 0 < len(part) <= 40 else shown(part)
+    return part if part.isprintable() and 0 < len(part) <= 40 else quoted(part)

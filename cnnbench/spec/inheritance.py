@@ -13,14 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from cnnbench.errors import (
-    Flaw,
+    Diagnostic,
+    Issue,
     Location,
-    Problem,
     SpecError,
     did_you_mean,
-    listing,
     nearest,
-    shown,
+    or_list,
+    quoted,
 )
 from cnnbench.spec.document import Document, KeyPath, parse_document, read_document
 from cnnbench.spec.experiment import Experiment
@@ -35,7 +35,7 @@ _MODEL_KEYS = ("layers", "output", "python", "args")
 _NULLS = ("null", "Null", "NULL", "~")
 NOT_INHERITED = ("name", "title", "extends")
 
-FindFlaws = Callable[[Document], Collection[KeyPath]]  # a document to the paths of its flaws
+FindIssues = Callable[[Document], Collection[KeyPath]]  # a document to the paths of its issues
 
 
 def read_with_parents(path: Path) -> Document:
@@ -64,7 +64,7 @@ def read_layers(path: Path, children: tuple[Path, ...] = ()) -> tuple[Document, 
     if not isinstance(document.data, dict):
         place = document.values.get((), Location(str(path), 1, 1))
         message = "the file is empty" if document.data is None else "the file holds no keys"
-        raise SpecError([Problem(place, "", message, "begin with 'name: NAME'")])
+        raise SpecError([Diagnostic(place, "", message, "begin with 'name: NAME'")])
     left_out = NOT_INHERITED if children else ("extends",)
     own = {key: value for key, value in document.data.items() if key not in left_out}
     own_document = replace(document, data=own)
@@ -77,10 +77,10 @@ def read_layers(path: Path, children: tuple[Path, ...] = ()) -> tuple[Document, 
 def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> Path:
     value = document.data["extends"]
     place = document.values[("extends",)]
-    written = shown(value, ("extends",), document.values)
+    written = quoted(value, ("extends",), document.values)
 
     def refuse(message: str, remedy: str) -> SpecError:
-        return SpecError([*document.problems, Problem(place, "extends", message, remedy)])
+        return SpecError([*document.problems, Diagnostic(place, "extends", message, remedy)])
 
     if not isinstance(value, str) or not value:
         raise refuse(f"{written} is not a file name", "name a file beside this one")
@@ -278,7 +278,7 @@ def _parsed(text: str, lower: Document) -> Document:
     key, equals, value_text = text.partition("=")
     at = _path(text)
     if not equals or not all(at) or len(at) > MAX_DEPTH or not key.isprintable():
-        raise _refused("", f"{shown(text)} is not an override", "write key=value")
+        raise _refused("", f"{quoted(text)} is not an override", "write key=value")
     if at[0] == "extends":
         raise _refused(key, "cannot be overridden", "write it into a file")
     _check_layer(at, value_text, lower.data)
@@ -314,13 +314,13 @@ def _parse_value(key: str, text: str) -> Document:
     return replace(value, problems=tuple(_moved(problem, key) for problem in value.problems))
 
 
-def _moved(problem: Problem, key: str) -> Problem:
+def _moved(problem: Diagnostic, key: str) -> Diagnostic:
     where = ".".join(part for part in (key, problem.where) if part)
     return replace(problem, location=Location(COMMAND_LINE), where=where)
 
 
 def _refused(key: str, message: str, remedy: str) -> SpecError:
-    return SpecError([Problem(Location(COMMAND_LINE), key, message, remedy)])
+    return SpecError([Diagnostic(Location(COMMAND_LINE), key, message, remedy)])
 
 
 def _check_layer(at: tuple[str, ...], value: str, data: Mapping[str, Any]) -> None:
@@ -331,49 +331,49 @@ def _check_layer(at: tuple[str, ...], value: str, data: Mapping[str, Any]) -> No
     adds = len(at) == 3 and value.strip() not in _NULLS
     if at[:2] != ("model", "layers") or len(at) < 3 or adds or at[2] in names:
         return
-    message = f"there is no layer {shown(at[2])}{did_you_mean(at[2], names)}"
-    remedy = f"name {listing(names)}" if names else "the model has no layers, remove it"
+    message = f"there is no layer {quoted(at[2])}{did_you_mean(at[2], names)}"
+    remedy = f"name {or_list(names)}" if names else "the model has no layers, remove it"
     raise _refused(".".join(["model", *at[2:]]), message, remedy)
 
 
 class Causes:
-    """Looks for what leads to flaws in a stack of documents.
+    """Looks for what leads to issues in a stack of documents.
 
     Args:
       layers: the documents, each laid over those before it.
-      check: finds the flaws of what comes of them.
+      check: finds the issues of what comes of them.
     """
 
-    def __init__(self, layers: Sequence[Document], check: FindFlaws) -> None:
+    def __init__(self, layers: Sequence[Document], check: FindIssues) -> None:
         self._layers, self._check = layers, check
         self._whole = reduce(lay_over, layers)
         self._found: dict[tuple[int, frozenset[KeyPath]], frozenset[KeyPath]] = {}
         self._left = MAX_WORK
 
-    def of(self, flaw: Flaw, known: Collection[KeyPath]) -> tuple[int, KeyPath] | None:
-        """The change that leads to a flaw in what an earlier document says.
+    def of(self, issue: Issue, known: Collection[KeyPath]) -> tuple[int, KeyPath] | None:
+        """The change that leads to an issue in what an earlier document says.
 
-        Of the last document without which the flaw would not be there, the first of the fewest
+        Of the last document without which the issue would not be there, the first of the fewest
         changes without which it would not be there either (Zeller & Hildebrandt 2002).
 
         Args:
-          flaw: stands in one of the documents.
-          known: the paths of all flaws.
+          issue: stands in one of the documents.
+          known: the paths of all issues.
 
         Returns:
-          The number of the later document and the path of its change; None where the flaw does
+          The number of the later document and the path of its change; None where the issue does
           not follow from one, or where that would take long to say.
         """
-        owner = self._owner(flaw.at)
+        owner = self._owner(issue.at)
         for number in range(len(self._layers) - 1, owner, -1):
             lower = reduce(lay_over, self._layers[:number])
             found = list(changes(lower.data, self._layers[number].data))
             found = [change for change in found if change[0] not in NOT_INHERITED]
             for change in found:
-                if self._heals(number, [change], flaw.at, known):
+                if self._heals(number, [change], issue.at, known):
                     return number, change
-            if found and self._heals(number, found, flaw.at, known):
-                return number, self._fewest(number, found, flaw.at, known)[0]
+            if found and self._heals(number, found, issue.at, known):
+                return number, self._fewest(number, found, issue.at, known)[0]
         return None
 
     def _fewest(
@@ -396,9 +396,9 @@ class Causes:
     def _heals(
         self, number: int, left_out: Collection[KeyPath], at: KeyPath, known: Collection[KeyPath]
     ) -> bool:
-        """Tests whether a flaw is gone without some changes, and no other appears."""
-        flaws = self._without(number, frozenset(left_out))
-        return flaws is not None and at not in flaws and flaws <= frozenset(known)
+        """Tests whether an issue is gone without some changes, and no other appears."""
+        issues = self._without(number, frozenset(left_out))
+        return issues is not None and at not in issues and issues <= frozenset(known)
 
     def _without(self, number: int, left_out: frozenset[KeyPath]) -> frozenset[KeyPath] | None:
         if (number, left_out) not in self._found:

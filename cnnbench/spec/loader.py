@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.data.catalog import DatasetInfo, describe
-from cnnbench.errors import DataError, Flaw, Location, Problem, SpecError, shown
+from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, quoted
 from cnnbench.graph.build import build_plan
 from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
 from cnnbench.layers import (
@@ -34,11 +34,11 @@ from cnnbench.layers import (
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.conv import OWNERS_KEYS
 from cnnbench.layers.fields import VALUE, Model
-from cnnbench.spec.cross_checks import Parts, dataset_flaw, flaws_between
+from cnnbench.spec.cross_checks import Parts, dataset_issue, issues_between
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import DatasetSpec, Experiment, ModelSpec, Task, TrainSpec
 from cnnbench.spec.inheritance import Causes, in_order, lay_over, override, read_layers
-from cnnbench.spec.pydantic_messages import flaws_of
+from cnnbench.spec.pydantic_messages import issues_of
 
 _LAYER: TypeAdapter[LayerOp] = TypeAdapter(LayerOp)
 _Section = TypeVar("_Section", bound=Model)
@@ -95,45 +95,45 @@ def load_experiment(
     for text in in_order(overrides):
         layers.append(override(document, text))
         document = lay_over(document, layers[-1])
-    experiment, plan, info, flaws = _findings(document, data_dir)
-    if flaws or document.problems or experiment is None or info is None:
-        raise SpecError([*document.problems, *_problems(flaws, layers, document, path, data_dir)])
+    experiment, plan, info, issues = _findings(document, data_dir)
+    if issues or document.problems or experiment is None or info is None:
+        raise SpecError([*document.problems, *_problems(issues, layers, document, path, data_dir)])
     places = {at: place for at, place in document.values.items() if at[:1] == ("model",)}
     return Loaded(experiment, plan, info, document.text, places)
 
 
-Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Flaw]]
+Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Issue]]
 
 
 def _findings(document: Document, data_dir: Path | None) -> Findings:
-    """Reads what is sound in a document, and finds all of its flaws."""
+    """Reads what is sound in a document, and finds all of its issues."""
     data = document.data
-    experiment, flaws = _validate(document)
-    parts = _parts(data, flaws)
+    experiment, issues = _validate(document)
+    parts = _parts(data, issues)
     info, unknown = _describe(parts.dataset, data_dir)
-    flaws += unknown
-    flaws += flaws_between(parts, info, data_dir)
+    issues += unknown
+    issues += issues_between(parts, info, data_dir)
     plan, misfits = _plan(data, parts, info)
     if plan:
-        misfits += [*_single_value_flaws(plan, parts), *_probability_flaws(plan, parts)]
+        misfits += [*_single_value_issues(plan, parts), *_probability_issues(plan, parts)]
     guessed = _guessed(document)
-    told = dict.fromkeys([*flaws, *misfits])
+    told = dict.fromkeys([*issues, *misfits])
     return experiment, plan, info, [f for f in told if f.of_key or f.at not in guessed]
 
 
 def _problems(
-    flaws: Sequence[Flaw],
+    issues: Sequence[Issue],
     layers: Sequence[Document],
     document: Document,
     path: Path,
     data_dir: Path | None,
-) -> Iterator[Problem]:
-    """Flaws with their places: the line of a child that leads to one, else the line itself."""
-    known = [flaw.at for flaw in flaws]
+) -> Iterator[Diagnostic]:
+    """Issues with their places: the line of a child that leads to one, else the line itself."""
+    known = [issue.at for issue in issues]
     causes = Causes(layers, lambda changed: {f.at for f in _findings(changed, data_dir)[3]})
-    for flaw in flaws:
-        problem = _place(flaw, document, str(path))
-        if len(layers) > 1 and (cause := causes.of(flaw, known)):
+    for issue in issues:
+        problem = _place(issue, document, str(path))
+        if len(layers) > 1 and (cause := causes.of(issue, known)):
             number, change = cause
             # An override of a layer's operation replaces the layer, which it does not write.
             values = layers[number].values
@@ -144,16 +144,16 @@ def _problems(
         yield problem
 
 
-def _validate(document: Document) -> tuple[Experiment | None, list[Flaw]]:
+def _validate(document: Document) -> tuple[Experiment | None, list[Issue]]:
     try:
         return Experiment.model_validate(document.data), []
     except ValidationError as error:
-        return None, flaws_of(error, document)
+        return None, issues_of(error, document)
 
 
-def _parts(data: Mapping[str, Any], flaws: Iterable[Flaw]) -> Parts:
+def _parts(data: Mapping[str, Any], issues: Iterable[Issue]) -> Parts:
     """What remains of the file without its wrong values."""
-    sound = _without(data, {_unit(flaw.at) for flaw in flaws})
+    sound = _without(data, {_unit(issue.at) for issue in issues})
     model = data.get("model")
     layers = model.get("layers") if isinstance(model, dict) else None
     return Parts(
@@ -195,13 +195,13 @@ def _section(kind: type[_Section], data: Any) -> _Section | None:
 
 def _describe(
     dataset: DatasetSpec | None, data_dir: Path | None
-) -> tuple[DatasetInfo | None, list[Flaw]]:
+) -> tuple[DatasetInfo | None, list[Issue]]:
     if dataset is None:
         return None, []
     try:
         return describe(dataset.name, data_dir), []
     except DataError as error:
-        return None, [dataset_flaw("name", error)]
+        return None, [dataset_issue("name", error)]
 
 
 def _goal(task: Task, info: DatasetInfo) -> Goal:
@@ -210,7 +210,7 @@ def _goal(task: Task, info: DatasetInfo) -> Goal:
     return reconstruct_goal(info.shape)
 
 
-def _plan(data: Any, parts: Parts, info: DatasetInfo | None) -> tuple[Plan | None, list[Flaw]]:
+def _plan(data: Any, parts: Parts, info: DatasetInfo | None) -> tuple[Plan | None, list[Issue]]:
     if parts.task is None or info is None or not parts.layer_names or INPUT in parts.layer_names:
         return None, []
     raw, output = data["model"]["layers"], data["model"].get("output")
@@ -220,7 +220,7 @@ def _plan(data: Any, parts: Parts, info: DatasetInfo | None) -> tuple[Plan | Non
     return build_plan(layers, _goal(parts.task, info), output=chosen, known=known)
 
 
-def _single_value_flaws(plan: Plan, parts: Parts) -> Iterator[Flaw]:
+def _single_value_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
     """Batch norm of one value is zero whatever the value; PyTorch refuses it too."""
     if parts.train is None or parts.dataset is None:
         return
@@ -238,11 +238,11 @@ def _single_value_flaws(plan: Plan, parts: Parts) -> Iterator[Flaw]:
                 " and normalizes it to zero (PyTorch: Expected more than 1 value per channel"
                 " when training)"
             )
-            yield Flaw(at or (), message, "write at least 2")
+            yield Issue(at or (), message, "write at least 2")
             return
 
 
-def _probability_flaws(plan: Plan, parts: Parts) -> Iterator[Flaw]:
+def _probability_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
     if parts.train is None or parts.train.loss != "binary_cross_entropy":
         return
     if source := _not_probability(plan, plan.output):
@@ -254,7 +254,7 @@ def _probability_flaws(plan: Plan, parts: Parts) -> Iterator[Flaw]:
             f" layer '{source}' has {what}"
         )
         remedy = "end with activation: sigmoid" if activation else "end with a sigmoid activation"
-        yield Flaw(("train", "loss"), message, f"{remedy}, or write mse or mae")
+        yield Issue(("train", "loss"), message, f"{remedy}, or write mse or mae")
 
 
 def _not_probability(plan: Plan, name: str) -> str | None:
@@ -306,17 +306,17 @@ def _guessed(document: Document) -> set[KeyPath]:
     return found | {at[:-1] for at in found if at and isinstance(at[-1], int)}
 
 
-def _place(flaw: Flaw, document: Document, path: str) -> Problem:
-    """Looks a flaw's place up: the key where that is wrong, else the value or what is around it."""
-    at = flaw.at
+def _place(issue: Issue, document: Document, path: str) -> Diagnostic:
+    """Looks an issue's place up: the key where that is wrong, else the value or its parent."""
+    at = issue.at
     while at and at not in document.values:
         at = at[:-1]
-    places = document.keys if flaw.of_key else document.values
+    places = document.keys if issue.of_key else document.values
     location = places.get(at) or document.values.get(at) or Location(path)
-    message = flaw.message
+    message = issue.message
     if VALUE in message:
-        message = message.replace(VALUE, _number(flaw.at, document))
-    return Problem(location, dotted(at), message, flaw.remedy)
+        message = message.replace(VALUE, _number(issue.at, document))
+    return Diagnostic(location, dotted(at), message, issue.remedy)
 
 
 def _number(at: KeyPath, document: Document) -> str:
@@ -324,7 +324,7 @@ def _number(at: KeyPath, document: Document) -> str:
     value = document.data
     for key in at:
         value = value[key]
-    text = shown(value, at, document.values)
+    text = quoted(value, at, document.values)
     return f"{value:,}" if text.isdigit() else text
 
 

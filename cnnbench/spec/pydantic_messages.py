@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cnnbench.errors import Flaw, Location, listing, shown
+from cnnbench.errors import Issue, Location, or_list, quoted
 from cnnbench.formatting import enumeration
 from cnnbench.layers import OPERATIONS
 from cnnbench.layers.activation import ACTIVATION_NAMES
@@ -58,20 +58,20 @@ _KINDS = {
 }
 
 
-def flaws_of(error: ValidationError, document: Document) -> list[Flaw]:
+def issues_of(error: ValidationError, document: Document) -> list[Issue]:
     """What is wrong, value by value.
 
     Args:
       error: what validating the document's data as an `Experiment` raised.
       document: the data, and how its values are written.
     """
-    return [_flaw(detail, document) for detail in error.errors(include_url=False)]
+    return [_issue(detail, document) for detail in error.errors(include_url=False)]
 
 
-def _flaw(detail: ErrorDetails, document: Document) -> Flaw:
+def _issue(detail: ErrorDetails, document: Document) -> Issue:
     at = _path_in_file(detail["loc"])
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
-    written = shown(value, at, document.values)
+    written = quoted(value, at, document.values)
     match kind:
         case "missing":
             return _missing(at, detail["loc"])
@@ -79,33 +79,33 @@ def _flaw(detail: ErrorDetails, document: Document) -> Flaw:
             return _unknown_key(at, detail["loc"], document.data)
         case "cnnbench":
             at = (*at, *context["at"])
-            written = shown(_item(document.data, at), at, document.values)
-            return Flaw(at, context["message"].replace(VALUE, written), context["remedy"])
+            written = quoted(_item(document.data, at), at, document.values)
+            return Issue(at, context["message"].replace(VALUE, written), context["remedy"])
         case "union_tag_not_found" if isinstance(value, Mapping):
-            return Flaw(at, "'op' is missing", f"add 'op: ...' ({listing(OPERATIONS)})")
+            return Issue(at, "'op' is missing", f"add 'op: ...' ({or_list(OPERATIONS)})")
         case "union_tag_invalid":
             short = not isinstance(_item(document.data, at), Mapping)
             word, choices, noun = value[_tag(at)], _union(at), _noun(at)
             at = at if short else (*at, _tag(at))
-            return _wrong_choice(at, word, shown(word, at, document.values), choices, noun)
+            return _wrong_choice(at, word, quoted(word, at, document.values), choices, noun)
         case "literal_error" | "enum":
             choices = context["expected"].replace(" or ", ", ").split(", ")
             words = [word.strip("'") for word in choices]
             return _wrong_choice(at, value, written, words, _noun(at))
         case "finite_number":
-            return Flaw(at, f"{written} is not a finite number", "write a number")
+            return Issue(at, f"{written} is not a finite number", "write a number")
         case "string_pattern_mismatch":
-            return Flaw(at, f"{written} cannot name a folder", NAMING)
+            return Issue(at, f"{written} cannot name a folder", NAMING)
         case "string_too_long":
             remedy = f"write at most {context['max_length']} characters"
-            return Flaw(at, f"{written} is too long", remedy)
+            return Issue(at, f"{written} is too long", remedy)
         case "tuple_type":
             remedy = f"write [{value}]" if isinstance(value, str) else "write a list in brackets"
-            return Flaw(at, f"{written} is not a list", remedy)
+            return Issue(at, f"{written} is not a list", remedy)
         case _ if kind in _BOUNDS:
             key, word, phrase = _BOUNDS[kind]
             remedy = f"write {phrase.format(f'{context[key]:g}')}"
-            return Flaw(at, f"{written} is too {word}", remedy)
+            return Issue(at, f"{written} is too {word}", remedy)
         case _ if kind in _MAPPINGS:
             return _not_a_mapping(at, value, written)
         case _ if kind in _KINDS:
@@ -167,40 +167,40 @@ def _noun(at: KeyPath) -> str:
             return str(at[-1])
 
 
-def _missing(at: KeyPath, loc: KeyPath) -> Flaw:
+def _missing(at: KeyPath, loc: KeyPath) -> Issue:
     key = str(loc[-1])
     description = _model_at(loc).model_fields[key].description
-    return Flaw(at[:-1], f"'{key}' is missing", f"add '{key}: ...' ({description})")
+    return Issue(at[:-1], f"'{key}' is missing", f"add '{key}: ...' ({description})")
 
 
-def _unknown_key(at: KeyPath, loc: KeyPath, data: Any) -> Flaw:
+def _unknown_key(at: KeyPath, loc: KeyPath, data: Any) -> Issue:
     key = str(loc[-1])
     keys = [*_model_at(loc).model_fields, *(["extends"] if len(loc) == 1 else [])]
     if at[:1] == ("train",) and len(at) == 3 and (owners := _owners(at[:-1], key, keys)):
         return _option_of_others(at, str(loc[2]), owners, data)
-    remedy = f"use {listing(keys)}"
+    remedy = f"use {or_list(keys)}"
     if hint := _key_hint(at, keys, data):
-        return Flaw(at, f"there is no key {shown(key)} here{hint}", remedy, of_key=True)
+        return Issue(at, f"there is no key {quoted(key)} here{hint}", remedy, of_key=True)
     if at[:2] == ("model", "layers") and len(at) == 4:
         return _no_option(at, str(loc[3]), remedy)
     way = vocabulary.other_way(key)
     lacking = vocabulary.KEY.lacks(key, keys) and not way
     what = "and nothing like it in the language" if lacking else "here"
     remedy = f"{way}, or {remedy}" if way else remedy
-    return Flaw(at, f"there is no key {shown(key)} {what}", remedy, of_key=True)
+    return Issue(at, f"there is no key {quoted(key)} {what}", remedy, of_key=True)
 
 
-def _no_option(at: KeyPath, op: str, remedy: str) -> Flaw:
+def _no_option(at: KeyPath, op: str, remedy: str) -> Issue:
     """A key that an operation does not have, under any name."""
     key = str(at[-1])
     owners = [name for name, model in OPERATIONS.items() if key in model.model_fields]
-    message = f"{op} has no {shown(key)}"
+    message = f"{op} has no {quoted(key)}"
     if owners:
         message += f" ({enumeration(owners)} {'has' if len(owners) == 1 else 'have'} it)"
     if key == "padding" or vocabulary.KEY.lacks(key, OPERATIONS[op].model_fields):
         way = vocabulary.PYTHON if key == "padding" else vocabulary.way_out(key)
         remedy = f"remove it, or {way}"
-    return Flaw(at, message, remedy, of_key=True)
+    return Issue(at, message, remedy, of_key=True)
 
 
 def _owners(at: KeyPath, key: str, keys: Sequence[str]) -> dict[str, list[str]]:
@@ -221,20 +221,20 @@ def _owners(at: KeyPath, key: str, keys: Sequence[str]) -> dict[str, list[str]]:
 
 def _option_of_others(
     at: KeyPath, name: str, owners: Mapping[str, Sequence[str]], data: Any
-) -> Flaw:
+) -> Issue:
     """A key of an optimizer or schedule that others of them have, perhaps by another name."""
     *section, key = at
     where, unnamed = dotted(tuple(section)), "name" not in _item(data, tuple(section))
     this = f"{name}, the default {section[-1]}," if unnamed else name
-    message = f"{this} has no {shown(key)}"
+    message = f"{this} has no {quoted(key)}"
     if key in owners:
         message += f" ({_have_it(owners[str(key)])})"
     else:
-        message += ", here " + listing(f"'{o}' ({_have_it(names)})" for o, names in owners.items())
-    remedy = f"set {where}.name to {listing(dict.fromkeys(chain(*owners.values())))}"
+        message += ", here " + or_list(f"'{o}' ({_have_it(names)})" for o, names in owners.items())
+    remedy = f"set {where}.name to {or_list(dict.fromkeys(chain(*owners.values())))}"
     if not unnamed:
         remedy = f"remove it, or {remedy}"
-    return Flaw(at, message, remedy, of_key=True)
+    return Issue(at, message, remedy, of_key=True)
 
 
 def _have_it(names: Sequence[str]) -> str:
@@ -249,7 +249,7 @@ def _key_hint(at: KeyPath, keys: list[str], data: Any) -> str:
         return vocabulary.KEY.hint(key, keys)
     if elsewhere := key_elsewhere(key, at[:-1], data):
         path, owners = elsewhere
-        return f" (did you mean '{path}'{f' of {listing(owners)}' if owners else ''}?)"
+        return f" (did you mean '{path}'{f' of {or_list(owners)}' if owners else ''}?)"
     return vocabulary.KEY.hint(key, keys)
 
 
@@ -306,52 +306,52 @@ def _paths(section: KeyPath) -> list[str]:
     return sorted(paths, key=lambda path: not (here and path.startswith(here)))
 
 
-def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str) -> Flaw:
+def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str) -> Issue:
     message = f"{written} is no {noun}"
     if noun == "activation" and value == "softmax":
-        return Flaw(at, f"{message}: the loss applies it", "leave the output linear")
+        return Issue(at, f"{message}: the loss applies it", "leave the output linear")
     if not isinstance(value, str):
-        return Flaw(at, message, f"write {listing(choices)}")
+        return Issue(at, message, f"write {or_list(choices)}")
     words = _NOUNS.get(noun, vocabulary.OTHER)
     hint = words.hint(value, choices)
     function = vocabulary.ACTIVATION.is_theirs(value, ACTIVATION_NAMES)
     if noun == "operation" and not hint and function:
         layer = f"{{op: activation, activation: {function}}}"
-        return Flaw(at, f"{message}, but an activation", f"write {layer}")
+        return Issue(at, f"{message}, but an activation", f"write {layer}")
     if hint or not words.lacks(value, choices):
-        return Flaw(at, message + hint, f"write {listing(choices)}")
+        return Issue(at, message + hint, f"write {or_list(choices)}")
     if noun == "operation":
         message = f"the layer language has no operation {written}"
-        return Flaw(at, message, vocabulary.way_out(value))
+        return Issue(at, message, vocabulary.way_out(value))
     if noun in {"activation", "init"}:
         message = f"the layer language has no {noun} {written}"
-        return Flaw(at, message, f"write {listing(choices)}; or {vocabulary.PYTHON}")
-    return Flaw(at, f"there is no {noun} {written} here", f"write {listing(choices)}")
+        return Issue(at, message, f"write {or_list(choices)}; or {vocabulary.PYTHON}")
+    return Issue(at, f"there is no {noun} {written} here", f"write {or_list(choices)}")
 
 
-def _not_a_mapping(at: KeyPath, value: Any, written: str) -> Flaw:
+def _not_a_mapping(at: KeyPath, value: Any, written: str) -> Issue:
     if at[:2] == ("model", "layers") and len(at) == 3:
-        return Flaw(at, f"{written} is not a layer", "write {op: OPERATION, ...}")
+        return Issue(at, f"{written} is not a layer", "write {op: OPERATION, ...}")
     if at[-1] in {"optimizer", "schedule"}:
-        return Flaw(at, f"{written} is no {at[-1]}", f"write {listing(_union(at))}")
+        return Issue(at, f"{written} is no {at[-1]}", f"write {or_list(_union(at))}")
     message = f"{written} is not a mapping"
     if at == ("dataset",) and isinstance(value, str):
-        return Flaw(at, message, f"write {{name: {written}}}")
-    return Flaw(at, message, "write 'key: value' pairs")
+        return Issue(at, message, f"write {{name: {written}}}")
+    return Issue(at, message, "write 'key: value' pairs")
 
 
-def _wrong_kind(at: KeyPath, value: Any, kind: str, places: Mapping[KeyPath, Location]) -> Flaw:
-    what, written = _KINDS[kind], shown(value, at, places)
+def _wrong_kind(at: KeyPath, value: Any, kind: str, places: Mapping[KeyPath, Location]) -> Issue:
+    what, written = _KINDS[kind], quoted(value, at, places)
     message, remedy = f"{written} is not {what}", f"write {what}"
     if isinstance(value, str) and kind != "string_type":
-        return _wrong_text(at, value, kind, written) or Flaw(at, message, remedy)
+        return _wrong_text(at, value, kind, written) or Issue(at, message, remedy)
     if kind == "string_type" and isinstance(value, int | float):
         if at == ("name",) and not isinstance(value, bool):
-            return Flaw(at, f"{written} is a number, not a name", NAMING)
+            return Issue(at, f"{written} is a number, not a name", NAMING)
         remedy = _in_quotes(at, written, places)
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
         remedy = f"write {value:.0f}"
-    return Flaw(at, message, remedy)
+    return Issue(at, message, remedy)
 
 
 def _in_quotes(at: KeyPath, written: str, places: Mapping[KeyPath, Location]) -> str:
@@ -362,18 +362,18 @@ def _in_quotes(at: KeyPath, written: str, places: Mapping[KeyPath, Location]) ->
     return f"put it in quotes: '{written}'"
 
 
-def _wrong_text(at: KeyPath, value: str, kind: str, written: str) -> Flaw | None:
+def _wrong_text(at: KeyPath, value: str, kind: str, written: str) -> Issue | None:
     """Text where YAML 1.1, or the eye, would see another kind of value."""
     word, digits = value.lower(), value.replace("_", "")
     if kind == "bool_type":
         if word in {"true", "false"}:
-            return Flaw(at, f"{written} is text because of its quotes", f"write {word}")
+            return Issue(at, f"{written} is text because of its quotes", f"write {word}")
         if word in _TRUE_WORDS + _FALSE_WORDS:
             meant = "true" if word in _TRUE_WORDS else "false"
-            return Flaw(at, f"{written} is text in YAML 1.2", f"write {meant}")
+            return Issue(at, f"{written} is text in YAML 1.2", f"write {meant}")
         return None
     if is_number(value) and len(value) <= MAX_DIGITS:
-        return Flaw(at, f"{written} is text because of its quotes", "remove the quotes")
+        return Issue(at, f"{written} is text because of its quotes", "remove the quotes")
     if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS:
-        return Flaw(at, f"{written} is text in YAML 1.2", f"write {digits}")
+        return Issue(at, f"{written} is text in YAML 1.2", f"write {digits}")
     return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cnnbench.errors import SpecError, UsageError, shown
+from cnnbench.errors import SpecError, UsageError, quoted
 from cnnbench.spec.document import inline_text, read_document
 from cnnbench.spec.experiment import MAX_NAME, NAME_PATTERN
 from cnnbench.spec.inheritance import lineage, read_with_parents
@@ -81,10 +81,10 @@ def _checked_name(path: Path, name: str | None) -> str:
     remedy = f"write --name NAME ({_NAMING})" if name is None else _NAMING
     found = path.stem if name is None else name
     if not re.fullmatch(NAME_PATTERN, found):
-        raise UsageError(f"{where}: {shown(found)} cannot name an experiment; {remedy}.")
+        raise UsageError(f"{where}: {quoted(found)} cannot name an experiment; {remedy}.")
     if len(found) > MAX_NAME:
         remedy = f"write at most {MAX_NAME} characters" + ("" if name else " with --name")
-        raise UsageError(f"{where}: {shown(found)} is too long a name; {remedy}.")
+        raise UsageError(f"{where}: {quoted(found)} is too long a name; {remedy}.")
     return found
 
 
@@ -101,7 +101,7 @@ def _refuse_taken(name: str, files: Iterable[Path]) -> None:
         except SpecError:
             continue
         if isinstance(data, dict) and data.get("name") == name:
-            message = f"the name {shown(name)} is that of {file}"
+            message = f"the name {quoted(name)} is that of {file}"
             raise UsageError(f"{message}; write another with --name.")
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cnnbench.errors import UsageError, listing, nearest, shown
+from cnnbench.errors import UsageError, nearest, or_list, quoted
 
 ENDINGS = (".yaml", ".yml")
 _PACKAGE = Path(__file__).parents[1]
@@ -55,8 +55,8 @@ def find_named(word: str) -> Named | None:
         return None
     if not found:
         names = all_names()
-        message = f"there is no experiment {shown(word)}{_hint(word, names)}"
-        raise UsageError(f"{message}; name {listing([*names, 'a file'])}.")
+        message = f"there is no experiment {quoted(word)}{_hint(word, names)}"
+        raise UsageError(f"{message}; name {or_list([*names, 'a file'])}.")
     content = found[0].read_bytes()
     other = (file for file in found[1:] if file.read_bytes() != content)
     return Named(word, found[0], found[0].is_absolute(), next(other, None))

@@ -15,7 +15,7 @@ from yaml.reader import Reader
 from yaml.resolver import BaseResolver
 from yaml.scanner import Scanner
 
-from cnnbench.errors import Location, Problem, SpecError, shown
+from cnnbench.errors import Diagnostic, Location, SpecError, quoted
 
 MAX_BYTES = 256 * 1024
 MAX_NODES = 10_000  # after aliases are expanded
@@ -151,7 +151,7 @@ class _Scanner(Reader, Scanner):
 
     def scan_tag(self) -> Any:
         if tag := self._ahead(r"!\S*(?=\t)"):
-            message = f"the tag {shown(tag)} is not allowed"
+            message = f"the tag {quoted(tag)} is not allowed"
             remedy = "write the value plainly"
             raise _RefusedError(problem=message, problem_mark=self.get_mark(), note=remedy)
         return super().scan_tag()
@@ -207,28 +207,28 @@ def compose(raw: bytes, path: str) -> yaml.Node | None:
     """
     if len(raw) > MAX_BYTES:
         remedy = f"keep it below {MAX_BYTES:,} bytes"
-        problem = Problem(Location(path), "", "is too long for an experiment file", remedy)
+        problem = Diagnostic(Location(path), "", "is too long for an experiment file", remedy)
         raise SpecError([problem])
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         line, column = _line_column(raw[: error.start])
         place = Location(path, line, column)
-        problem = Problem(place, "", "is not UTF-8 text", "save the file as UTF-8")
+        problem = Diagnostic(place, "", "is not UTF-8 text", "save the file as UTF-8")
         raise SpecError([problem]) from None
     try:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
         place = Location(path, *_line_column(text[: error.position].encode()))
         message = f"the character U+{error.character:04X} is not allowed in YAML"
-        raise SpecError([Problem(place, "", message, "remove it")]) from None
+        raise SpecError([Diagnostic(place, "", message, "remove it")]) from None
     try:
         return loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         raise SpecError([_syntax_problem(error, path)]) from None
     except (ValueError, OverflowError):  # PyYAML passes "\UFFFFFFFF" to chr()
         place = Location(path, loader.line + 1, loader.column + 1)
-        problem = Problem(place, "", "is not valid YAML (no such character)", "correct its code")
+        problem = Diagnostic(place, "", "is not valid YAML (no such character)", "correct its code")
         raise SpecError([problem]) from None
 
 
@@ -237,19 +237,21 @@ def _line_column(before: bytes) -> tuple[int, int]:
     return before.count(b"\n") + 1, len(before[line_start:].decode(errors="replace")) + 1
 
 
-def _syntax_problem(error: yaml.MarkedYAMLError, path: str) -> Problem:
+def _syntax_problem(error: yaml.MarkedYAMLError, path: str) -> Diagnostic:
     problem, context = str(error.problem), error.context or ""
     start, end = error.context_mark, error.problem_mark
     # What is never closed began at the context; its end is the end of the file.
     mark = start if start and re.search("stream end|end of stream", problem) else end or start
     place = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
     if isinstance(error, _RefusedError):
-        return Problem(place, "", problem, str(error.note))
+        return Diagnostic(place, "", problem, str(error.note))
     for words, message, remedy in _SYNTAX:
         if words in problem:
-            return Problem(place, "", message.format(line=start.line + 1 if start else 0), remedy)
+            return Diagnostic(
+                place, "", message.format(line=start.line + 1 if start else 0), remedy
+            )
     message = f"is not valid YAML ({context}{': ' if context else ''}{problem})"
-    return Problem(place, "", message, "check the indentation, colons, quotes and brackets here")
+    return Diagnostic(place, "", message, "check the indentation, colons, quotes and brackets here")
 
 
 def is_number(text: str) -> bool:

@@ -75,7 +75,7 @@ def _candidates(job: Job) -> tuple[Strategy, ...]:
     """Those for which there is room.
 
     Raises:
-      RoomError: there is none.
+      OutOfMemoryError: there is none.
     """
     counts = (job.batch_size, job.num_steps, len(job.devices))
     precision = job.experiment.train.precision

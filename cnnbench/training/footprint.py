@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from cnnbench.errors import RoomError
+from cnnbench.errors import OutOfMemoryError
 from cnnbench.formatting import bytes_text
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import shape_text
@@ -62,17 +62,17 @@ def require_room(plan: Plan, need: Footprint, free: int | None, *, rows: bool) -
       rows: whether a batch is computed in rows, so that a smaller one needs no less.
 
     Raises:
-      RoomError: it needs more than there is.
+      OutOfMemoryError: it needs more than there is.
     """
     if free is None or need.total <= free:
         return
     size = f"training needs at least {bytes_text(need.total)}, and {bytes_text(free)} are free"
-    raise RoomError(
+    raise OutOfMemoryError(
         f"{size}: {largest_layers(plan, need.images)}; {remedy(need, free, rows=rows)}."
     )
 
 
-def ran_out(plan: Plan | None, batch_size: int) -> RoomError:
+def ran_out(plan: Plan | None, batch_size: int) -> OutOfMemoryError:
     """What to say when there was too little memory after all.
 
     Args:
@@ -81,7 +81,9 @@ def ran_out(plan: Plan | None, batch_size: int) -> RoomError:
     """
     size = f"the memory was too small for batches of {batch_size:,} images"
     layers = f": {largest_layers(plan, batch_size)}" if plan else ""
-    return RoomError(f"{size}{layers}; write train.batch_size={max(1, batch_size // 2)} or less.")
+    return OutOfMemoryError(
+        f"{size}{layers}; write train.batch_size={max(1, batch_size // 2)} or less."
+    )
 
 
 def remedy(need: Footprint, free: int, *, rows: bool) -> str:

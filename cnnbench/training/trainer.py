@@ -73,7 +73,7 @@ def run_job(job: Job) -> Iterator[Event]:
 
     Raises:
       UsageError: a Python model cannot be imported or gives the wrong shape.
-      RoomError: the memory is too small.
+      OutOfMemoryError: the memory is too small.
     """
     events = _run(job)
     while True:

@@ -144,7 +144,7 @@ def test_a_draft_that_is_saved_while_it_is_read_has_an_older_stamp(monkeypatch):
 def test_a_draft_beside_its_parent():
     draft = read_draft(Path("idea.yaml"))
     assert [file.name for file in draft.files] == ["idea.yaml", "tiny.yaml"]
-    assert (draft.flaws, draft.obstacle) == ("", "")
+    assert (draft.issues, draft.obstacle) == ("", "")
     assert draft.found is not None
     assert draft.found.lines[0] == "~ conv1: kernel 5x5 -> 7x7"
 
@@ -185,7 +185,7 @@ def test_a_wrong_draft_says_what_is_wrong_and_where():
     Path("idea.yaml").write_text(CHILD.replace("kernel", "kernal"))
     draft = read_draft(Path("idea.yaml"))
     assert draft.loaded is None
-    assert draft.flaws.startswith("idea.yaml:4:26: model.layers.conv1.kernal: there is no key")
+    assert draft.issues.startswith("idea.yaml:4:26: model.layers.conv1.kernal: there is no key")
 
 
 def test_a_parent_that_is_not_there_yet_is_followed_too():
@@ -203,7 +203,7 @@ def test_a_circle_of_files_ends():
     Path("other.yaml").write_text("extends: idea.yaml\nname: other\n")
     draft = read_draft(Path("idea.yaml"))
     assert [file.name for file in draft.files] == ["idea.yaml", "other.yaml"]
-    assert "extends this file in turn" in draft.flaws
+    assert "extends this file in turn" in draft.issues
 
 
 def test_a_file_that_is_replaced_by_its_equal_has_another_stamp():

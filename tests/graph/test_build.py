@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from cnnbench.errors import Flaw
+from cnnbench.errors import Issue
 from cnnbench.graph.build import MAX_VALUES, build_plan, file_order, name_one
 from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
 from cnnbench.layers import LayerOp
@@ -25,7 +25,7 @@ def check(
     goal: Goal = TEN,
     output: str | None = None,
     known: Mapping[str, tuple[str, ...]] | None = None,
-) -> tuple[Plan | None, list[Flaw]]:
+) -> tuple[Plan | None, list[Issue]]:
     ops = {name: parse(op) if op is not None else None for name, op in layers.items()}
     return build_plan(ops, goal, output=output, known=known or {})
 
@@ -33,14 +33,14 @@ def check(
 def plan_of(
     layers: Mapping[str, dict[str, Any] | None], goal: Goal = TEN, output: str | None = None
 ) -> Plan:
-    plan, flaws = check(layers, goal, output)
-    assert flaws == []
+    plan, issues = check(layers, goal, output)
+    assert issues == []
     assert plan is not None
     return plan
 
 
-def texts(flaws: list[Flaw]) -> list[str]:
-    return [f"{'.'.join(map(str, flaw.at))}: {flaw.message}; {flaw.remedy}" for flaw in flaws]
+def texts(issues: list[Issue]) -> list[str]:
+    return [f"{'.'.join(map(str, issue.at))}: {issue.message}; {issue.remedy}" for issue in issues]
 
 
 def dense(units: int = 8, inputs: str | list[str] | None = None) -> dict[str, Any]:
@@ -124,26 +124,26 @@ def test_order_is_the_first_of_all_valid_orders(wiring: dict[str, tuple[str, ...
         if all(set(wiring[name]) - {INPUT} <= set(order[:i]) for i, name in enumerate(order))
     )
     first = next(valid, None)
-    order, flaws = file_order(wiring)
+    order, issues = file_order(wiring)
     on_cycles = {name for name in wiring if reaches_itself(wiring, name)}
     if first is not None:
-        assert (tuple(order), flaws) == (first, [])
+        assert (tuple(order), issues) == (first, [])
         assert not on_cycles
     else:
-        assert flaws
+        assert issues
         assert on_cycles
-        assert {flaw.at[2] for flaw in flaws} <= on_cycles
+        assert {issue.at[2] for issue in issues} <= on_cycles
         assert not set(order) & on_cycles
 
 
 @given(wirings())
 def test_a_told_cycle_is_one(wiring: dict[str, tuple[str, ...]]) -> None:
-    for flaw in file_order(wiring)[1]:
-        name = str(flaw.at[2])
-        if flaw.message == "the layer reads itself":
+    for issue in file_order(wiring)[1]:
+        name = str(issue.at[2])
+        if issue.message == "the layer reads itself":
             assert name in wiring[name]
             continue
-        chain = flaw.message.split("(")[1].rstrip(")").split(" reads ")
+        chain = issue.message.split("(")[1].rstrip(")").split(" reads ")
         assert chain[0] == chain[-1] == name
         assert all(source in wiring[reader] for reader, source in itertools.pairwise(chain))
         assert len(set(chain)) == len(chain) - 1
@@ -202,7 +202,7 @@ class TestOneMistakeOneMessage:
             "up": {"op": "conv_transpose", "tie": "conv", "inputs": "input"},
             "sum": {"op": "add", "inputs": ["conv", "up"]},
         }
-        assert [flaw.at for flaw in check(layers)[1]] == [("model", "layers", "conv", "kernel")]
+        assert [issue.at for issue in check(layers)[1]] == [("model", "layers", "conv", "kernel")]
 
     def test_what_follows_a_tie_to_a_wrong_layer_is_checked(self) -> None:
         layers: dict[str, Any] = {
@@ -211,7 +211,10 @@ class TestOneMistakeOneMessage:
             "pool": {"op": "max_pool", "size": 29, "inputs": "input"},
             "sum": {"op": "add", "inputs": ["conv", "up", "pool"]},
         }
-        assert [flaw.at[2:] for flaw in check(layers)[1]] == [("conv", "kernel"), ("pool", "size")]
+        assert [issue.at[2:] for issue in check(layers)[1]] == [
+            ("conv", "kernel"),
+            ("pool", "size"),
+        ]
 
     def test_a_size_no_machine_holds_is_told_once(self) -> None:
         layers = {
@@ -226,11 +229,11 @@ class TestOneMistakeOneMessage:
         assert MAX_VALUES == 2_147_483_647
 
     def test_the_largest_size_is_allowed_and_one_more_is_not(self) -> None:
-        def flaws_of(units: int) -> list[str]:
+        def issues_of(units: int) -> list[str]:
             return texts(check({"out": dense(units)}, classify_goal((1, 1, 1), units))[1])
 
-        assert flaws_of(MAX_VALUES) == []
-        assert flaws_of(MAX_VALUES + 1) == [
+        assert issues_of(MAX_VALUES) == []
+        assert issues_of(MAX_VALUES + 1) == [
             "model.layers.out: an array of 2,147,483,648 values is too large; "
             "make the layer or its input smaller"
         ]
@@ -264,12 +267,12 @@ class TestOutput:
 
     def test_chosen_one_leaves_the_others_loose(self) -> None:
         layers = {"one": dense(10), "two": dense(10, "input")}
-        flaws = check(layers, output="one")[1]
-        assert [(flaw.at[2], flaw.of_key) for flaw in flaws] == [("two", True)]
-        flaws = check(layers)[1]
-        assert [(flaw.at[2], flaw.of_key) for flaw in flaws] == [("one", True)]
+        issues = check(layers, output="one")[1]
+        assert [(issue.at[2], issue.of_key) for issue in issues] == [("two", True)]
+        issues = check(layers)[1]
+        assert [(issue.at[2], issue.of_key) for issue in issues] == [("one", True)]
 
-    def test_unknown_one_is_told_with_the_other_flaws(self) -> None:
+    def test_unknown_one_is_told_with_the_other_issues(self) -> None:
         layers = {"conv": {"op": "conv", "filters": 1, "kernel": 29}, "out": dense(10)}
         assert texts(check(layers, output="uot")[1]) == [
             "model.output: there is no layer 'uot' (did you mean 'out'?); name conv or out",

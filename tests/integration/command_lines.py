@@ -229,7 +229,7 @@ def call(words: Sequence[str]) -> tuple[int, str]:
     return code, printed.getvalue().decode("ascii")
 
 
-def flaws(lines: Sequence[Line], run: Callable[[Sequence[str]], tuple[int, str]]) -> Iterator[str]:
+def issues(lines: Sequence[Line], run: Callable[[Sequence[str]], tuple[int, str]]) -> Iterator[str]:
     """Runs the lines in their order, and yields what is not as expected."""
     for line in lines:
         if "stopped" in line.words:
@@ -253,7 +253,7 @@ def main(folder: Path) -> int:
     os.environ.pop("TFDS_DATA_DIR", None)
     os.chdir(folder)
     prepare()
-    found = list(flaws(LINES, call))
+    found = list(issues(LINES, call))
     print("\n".join(found) or f"{len(LINES)} command lines are as expected")  # noqa: T201
     return 1 if found else 0
 

@@ -16,7 +16,7 @@ import typer
 
 import cnnbench
 from cnnbench.cli.app import app
-from tests.integration.command_lines import LINES, Line, flaws
+from tests.integration.command_lines import LINES, Line, issues
 from tests.support.environments import said
 
 SOURCE = Path(cnnbench.__file__).parent
@@ -89,15 +89,15 @@ def test_every_command_has_help_in_ascii(
     assert f"cnnbench {' '.join(path)}" in out
 
 
-def test_a_line_that_ends_otherwise_is_a_flaw() -> None:
+def test_a_line_that_ends_otherwise_is_a_issue() -> None:
     lines = [Line("list"), Line("check", 1, "damaged"), Line("show", says="layer")]
     printed = {"list": (0, "one\ntwo"), "check": (1, "dam\naged"), "show": (0, "a layer")}
-    found = list(flaws(lines, lambda words: printed[words[0]]))
+    found = list(issues(lines, lambda words: printed[words[0]]))
     assert [text.split("\n")[0] for text in found] == ["cnnbench check"]
-    assert list(flaws([Line("list")], lambda _: (2, ""))) == [
+    assert list(issues([Line("list")], lambda _: (2, ""))) == [
         "cnnbench list\nexit code 2, wanted 0\n"
     ]
-    assert list(flaws([Line("list")], lambda _: (0, "Traceback (most recent call last)")))
+    assert list(issues([Line("list")], lambda _: (0, "Traceback (most recent call last)")))
 
 
 # What an extra brings, and the message that is printed without it.

@@ -12,7 +12,7 @@ import scipy.integrate
 import scipy.stats
 from flax import nnx
 
-from cnnbench.errors import Flaw
+from cnnbench.errors import Issue
 from cnnbench.layers import Dropout, GaussianNoise, MaskingNoise, Sample
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Cut
@@ -283,9 +283,9 @@ def test_what_does_not_fit_is_told(name: str) -> None:
     layer, message, remedy = FLAWS[name]
     layers = {"a": {"op": "dense", "units": 4}, "x": layer}
     operations = {key: _LAYER.validate_python(op) for key, op in layers.items()}
-    _, flaws = build_plan(operations, Goal((6, 6, 1), (4,), "", ""), known={})
-    found: list[Flaw] = [flaw for flaw in flaws if flaw.message == message]
-    assert [flaw.remedy for flaw in found] == [remedy], flaws
+    _, issues = build_plan(operations, Goal((6, 6, 1), (4,), "", ""), known={})
+    found: list[Issue] = [issue for issue in issues if issue.message == message]
+    assert [issue.remedy for issue in found] == [remedy], issues
 
 
 def test_a_slice_is_numpys() -> None:

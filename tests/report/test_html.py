@@ -382,7 +382,7 @@ def test_a_browser_shows_the_page(
     broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
     assert tab.evaluate(broken) == 0
     found = Axe().run(tab, options={"runOnly": RULES}).response["violations"]
-    assert [(flaw["id"], flaw["nodes"][0]["html"]) for flaw in found] == []
+    assert [(issue["id"], issue["nodes"][0]["html"]) for issue in found] == []
     tab.close()
 
 

@@ -36,8 +36,8 @@ GOOD = sorted(
 BAD = sorted((ROOT / "tests/spec/bad_specs").glob("*.yaml"))
 
 
-def flaw(data: Any) -> str:
-    """Where the first flaw is and what it is; empty where there is none."""
+def issue(data: Any) -> str:
+    """Where the first issue is and what it is; empty where there is none."""
     found = best_match(VALIDATOR.iter_errors(data))
     return f"{found.json_path}: {found.message}" if found else ""
 
@@ -60,13 +60,13 @@ def test_it_is_a_schema():
 def test_good_files_and_what_runs_keep_of_them_are_valid(path):
     for text in (path.read_text(), load_experiment(path).resolved()):
         data = read(text)
-        assert flaw(data) == ""
+        assert issue(data) == ""
         assert Draft7Validator(SCHEMA).is_valid(data)
 
 
 def test_random_networks_are_valid():
     for number in range(10):
-        assert flaw(read(random_specs.spec_text(number))) == ""
+        assert issue(read(random_specs.spec_text(number))) == ""
 
 
 def pydantic_takes(data: Any) -> bool:
@@ -89,7 +89,7 @@ def readable() -> Iterator[tuple[str, Any]]:
 def test_wrong_values_are_marked_and_only_they():
     """Pydantic is the oracle; what ties one value to another is neither's business."""
     whole = {name: data for name, data in readable() if "extends" not in (data or {})}
-    marked = {name for name, data in whole.items() if flaw(data)}
+    marked = {name for name, data in whole.items() if issue(data)}
     refused = {name for name, data in whole.items() if not pydantic_takes(data)}
     # JSON has one kind of number, which is 5 where it is 5.0, and neither NaN nor infinity.
     assert refused - marked == {"not_finite", "overflow"}
@@ -98,7 +98,7 @@ def test_wrong_values_are_marked_and_only_they():
 
 
 def test_wrong_ways_to_extend_are_marked():
-    marked = {name for name, data in readable() if "extends" in (data or {}) and flaw(data)}
+    marked = {name for name, data in readable() if "extends" in (data or {}) and issue(data)}
     assert marked == {
         "extends_absolute",
         "extends_number",
@@ -144,7 +144,7 @@ def test_a_changed_file_is_valid_where_pydantic_says_so(at, value, key):
         inner = functools.reduce(dict.__getitem__, at[:-1], data)
         old = inner.pop(at[-1])
         inner |= {name: old if new is None and name == key else new for name, new in change.items()}
-        assert (flaw(data) == "") == pydantic_takes(data)
+        assert (issue(data) == "") == pydantic_takes(data)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_changed_file_is_valid_where_pydantic_says_so(at, value, key):
     ],
 )
 def test_a_file_that_extends_another_leaves_out_and_takes_away(text, tmp_path):
-    assert flaw(extending(text)) == ""
+    assert issue(extending(text)) == ""
     (tmp_path / "standard.yaml").write_text((ROOT / "experiments/standard.yaml").read_text())
     (tmp_path / "idea.yaml").write_text(f"extends: standard.yaml\nname: idea\n{text}")
     assert pydantic_takes(read_with_parents(tmp_path / "idea.yaml").data)
@@ -173,11 +173,11 @@ def test_a_file_that_extends_another_leaves_out_and_takes_away(text, tmp_path):
 def test_options_without_a_name_are_those_of_the_default(key):
     data = read((ROOT / "experiments/mlp.yaml").read_text())
     data["train"] |= read(f"optimizer: {{{key}}}\nschedule: {{}}")
-    assert flaw(data) == ""
+    assert issue(data) == ""
     assert pydantic_takes(data)
     for section in ("optimizer: {b1: 0.5}", "schedule: {every: 2}"):
         wrong = data | {"train": data["train"] | read(section)}
-        assert flaw(wrong)
+        assert issue(wrong)
         assert not pydantic_takes(wrong)
 
 
@@ -198,7 +198,7 @@ def test_options_without_a_name_are_those_of_the_default(key):
     ],
 )
 def test_a_file_that_extends_another_is_checked_all_the_same(text, message):
-    assert re.search(message, flaw(extending(text)))
+    assert re.search(message, issue(extending(text)))
 
 
 def test_a_file_without_a_parent_says_everything():
@@ -208,7 +208,7 @@ def test_a_file_without_a_parent_says_everything():
 
 @pytest.mark.parametrize(("seeds", "valid"), [(5, True), ([3, 1], True), (0, False), ([], False)])
 def test_seeds_are_a_number_or_a_list(seeds, valid):
-    assert (flaw(STANDARD | {"seeds": seeds}) == "") == valid
+    assert (issue(STANDARD | {"seeds": seeds}) == "") == valid
 
 
 def test_every_operation_and_key_explains_itself():

@@ -35,8 +35,8 @@ def make_plan(
     """The plan of layers written as in an experiment file."""
     operations = {name: _LAYER.validate_python(dict(op)) for name, op in layers.items()}
     goal = Goal(input_shape, output_shape, "the test says so", "mend the test")
-    plan, flaws = build_plan(operations, goal, output=output, known={})
-    assert plan is not None, flaws
+    plan, issues = build_plan(operations, goal, output=output, known={})
+    assert plan is not None, issues
     return plan
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cnnbench.errors import RoomError
+from cnnbench.errors import OutOfMemoryError
 from cnnbench.spec.loader import load_experiment
 from cnnbench.system import host
 from cnnbench.training import autotune
@@ -65,7 +65,7 @@ def test_what_fits_is_not_refused() -> None:
 def test_what_cannot_fit_is_refused(free: int, rows: bool, remedy: str) -> None:
     assert STANDARD is not None
     need = Footprint(fixed=100, per_image=10, images=20)
-    with pytest.raises(RoomError) as caught:
+    with pytest.raises(OutOfMemoryError) as caught:
         require_room(STANDARD, need, free, rows=rows)
     assert str(caught.value) == (
         f"training needs at least 300 B, and {free} B are free: conv1 (832 parameters,"
@@ -90,7 +90,7 @@ def test_forms_without_room_are_not_measured(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(autotune, "free_memory", lambda _: max(needs) - 1)
     assert "plain" not in {strategy.form for strategy in autotune._candidates(job)}
     monkeypatch.setattr(autotune, "free_memory", lambda _: min(needs) - 1)
-    with pytest.raises(RoomError, match="write smaller layers"):
+    with pytest.raises(OutOfMemoryError, match="write smaller layers"):
         autotune._candidates(job)
 
 
@@ -99,7 +99,7 @@ def test_a_form_that_is_asked_for_must_fit(monkeypatch: pytest.MonkeyPatch) -> N
     assert job.plan is not None
     need = footprint(job.plan, PLAIN, job.batch_size, 1)
     monkeypatch.setattr(autotune, "free_memory", lambda _: need.total - 1)
-    with pytest.raises(RoomError, match=f"train.batch_size={job.batch_size - 1} or less"):
+    with pytest.raises(OutOfMemoryError, match=f"train.batch_size={job.batch_size - 1} or less"):
         autotune.known_choice(job)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from cnnbench.bench.frameworks.interface import VARIANTS, Family, Gradients, Peer, Weights
-from cnnbench.errors import UsageError, did_you_mean, listing
+from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import BatchNorm
 from cnnbench.spec.experiment import Experiment
@@ -99,7 +99,7 @@ def _check_variant(variant: str) -> None:
     if variant not in VARIANTS:
         guess = did_you_mean(variant, VARIANTS)
         message = f"peer '{variant}': there is no such variant{guess}"
-        raise UsageError(f"{message}; write {listing(VARIANTS)}.")
+        raise UsageError(f"{message}; write {or_list(VARIANTS)}.")
     for package in _PACKAGES.get(variant, (VARIANTS[variant],)):
         if package not in sys.modules and importlib.util.find_spec(package) is None:
             message = f"peer '{variant}': the package '{package}' is not installed"

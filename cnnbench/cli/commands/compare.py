@@ -10,7 +10,7 @@ import typer
 
 from cnnbench.cli.options import All, Alpha, Baseline, MetricOption, MinEffect, ResultsDir, Runs
 from cnnbench.cli.terminal import print_document, stdout, tell, warn
-from cnnbench.errors import IncomparableError, UsageError, listing
+from cnnbench.errors import IncomparableError, UsageError, or_list
 from cnnbench.spec.vocabulary import METRIC
 from cnnbench.system import commands
 
@@ -149,11 +149,11 @@ def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
         if gate.metric not in known:
             hint = METRIC.hint(gate.metric, known)
             message = f"--fail-if: no run here has '{gate.metric}'{hint}"
-            raise UsageError(f"{message}; write {listing(known)}.")
+            raise UsageError(f"{message}; write {or_list(known)}.")
         for path, metrics in own.items():
             if gate.metric not in {*metrics, TIME}:
                 message = f"--fail-if: {path} has no '{gate.metric}'"
-                names = listing([*metrics, TIME])
+                names = or_list([*metrics, TIME])
                 raise UsageError(f"{message}; write {names}, or name the runs that have it.")
         require_sense(gate, directions.get(gate.metric, Direction.LOWER))
 

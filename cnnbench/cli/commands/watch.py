@@ -169,7 +169,7 @@ def _print(draft: "Draft", path: Path) -> None:
     if draft.loaded:
         print_layers(draft.loaded, path, draft.parent, draft.found)
     else:
-        _say(f"{draft.flaws}\n")
+        _say(f"{draft.issues}\n")
 
 
 def _say(text: str) -> None:
