@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Layers = Mapping[str, LayerOp]
 
-MetricName = Literal["accuracy", "top5_accuracy", "mse", "mae", "psnr", "ssim", "kl"]
+MetricName = Literal["accuracy", "top5_accuracy", "brier_score", "mse", "mae", "psnr", "ssim", "kl"]
 """What `train.metrics` accepts."""
 
 SSIM_WINDOW = 11  # pixels; no smaller image has an SSIM
@@ -99,6 +99,15 @@ _TABLE = (
         objection=_too_few_classes,
     ),
     Metric(
+        name="brier_score",
+        title="Brier score",
+        description="squared distance of the class probabilities (softmax) from the label, summed"
+        " over the classes: 0 if all are certain and right, 2 if all are certain and wrong; low"
+        " if probabilities are both sharp and calibrated (Brier 1950)",
+        tasks=_CLASSIFY,
+        other_names=("brier", "brier_score_loss", "brier_loss"),
+    ),
+    Metric(
         name="mse",
         title="MSE",
         description="mean squared error of the pixels",
@@ -159,7 +168,7 @@ def names_of(task: str) -> tuple[str, ...]:
     """The metrics that a task can be asked for.
 
     >>> names_of("classify")
-    ('accuracy', 'top5_accuracy', 'kl')
+    ('accuracy', 'top5_accuracy', 'brier_score', 'kl')
     """
     return tuple(name for name, metric in METRICS.items() if task in metric.tasks)
 

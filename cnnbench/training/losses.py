@@ -113,6 +113,8 @@ def per_image_metric(
             return _in_top(outputs, targets, k=1)
         case "top5_accuracy":
             return _in_top(outputs, targets, k=5)
+        case "brier_score":
+            return _brier_score(outputs, targets)
         case "mse" | "mae":
             return per_image_loss(name)(outputs, targets)
         case "psnr":
@@ -131,6 +133,12 @@ def _in_top(logits: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:
     classes = jnp.arange(logits.shape[1])
     before = ~((logits < own) | ((logits == own) & (classes >= labels[:, None])))
     return (before.sum(axis=1) < k).astype(jnp.float32)
+
+
+def _brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The multi-class score of Brier 1950; NaN where a logit is."""
+    wanted = jax.nn.one_hot(labels, logits.shape[1])
+    return ((jax.nn.softmax(logits) - wanted) ** 2).sum(axis=1)
 
 
 def psnr(outputs: jax.Array, targets: jax.Array, data_range: float) -> jax.Array:

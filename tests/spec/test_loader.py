@@ -377,8 +377,8 @@ class TestOverrides:
             ),
             (
                 "train.metrics=[bogus]",
-                "train.metrics.0: 'bogus' is no metric; write accuracy, top5_accuracy, mse, "
-                "mae, psnr, ssim or kl.",
+                "train.metrics.0: 'bogus' is no metric; write accuracy, top5_accuracy, "
+                "brier_score, mse, mae, psnr, ssim or kl.",
             ),
             (
                 "train.metrics.0=mse",

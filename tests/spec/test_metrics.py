@@ -32,6 +32,7 @@ def test_the_table_has_every_metric_that_a_file_can_ask_for() -> None:
         ("code_accuracy", "Code accuracy", True, True),
         ("training_loss", "Training loss", False, False),
         ("test_psnr", "Test PSNR", False, True),
+        ("test_brier_score", "Test Brier score", False, False),
         ("ssim", "SSIM", False, True),
         ("test_kl", "Test KL divergence", False, False),
         ("validation_mse", "Validation MSE", False, False),

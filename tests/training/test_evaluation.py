@@ -38,6 +38,9 @@ def of_classes(logits: Array, split: Split) -> Values:
     return {
         "loss": metrics.log_loss(labels, special.softmax(logits, axis=1), labels=every),
         "accuracy": metrics.accuracy_score(labels, logits.argmax(axis=1)),
+        "brier_score": metrics.brier_score_loss(
+            labels, special.softmax(logits, axis=1), labels=every
+        ),
         "top5_accuracy": metrics.top_k_accuracy_score(labels, logits, k=5, labels=every),
     }
 
@@ -58,7 +61,7 @@ def of_chances(outputs: Array, split: Split) -> Values:
 
 
 CASES: Mapping[str, tuple[Layers, dict[str, Any], Callable[[Array, Split], Values]]] = {
-    "classes": (LINEAR, {"metrics": ["accuracy", "top5_accuracy"]}, of_classes),
+    "classes": (LINEAR, {"metrics": ["accuracy", "top5_accuracy", "brier_score"]}, of_classes),
     "images": (MIRROR, {"task": "reconstruct", "metrics": ["mae"]}, of_images),
     "chances": (BLURRED, {"task": "reconstruct", "loss": "binary_cross_entropy"}, of_chances),
 }

@@ -107,12 +107,29 @@ def test_top5_accuracy_is_scikit_learns_also_where_logits_are_equal(
     assert float(got.mean()) == pytest.approx(want)
 
 
+@settings(max_examples=30)
+@given(logits=scores, labels=classes)
+def test_brier_score_is_scikit_learns(logits: Any, labels: Any) -> None:
+    got = measured("brier_score", jnp.asarray(logits), jnp.asarray(labels))
+    assert got.shape == (NUM_IMAGES,)
+    want = metrics.brier_score_loss(
+        labels, special.softmax(logits.astype(float), axis=1), labels=range(NUM_CLASSES)
+    )
+    assert float(got.mean()) == pytest.approx(want, rel=1e-5, abs=1e-7)
+
+
+def test_brier_score_is_zero_if_certain_and_right_and_two_if_certain_and_wrong() -> None:
+    got = measured("brier_score", 1e4 * jnp.eye(2), jnp.array([0, 0]))
+    np.testing.assert_array_equal(got, [0, 2])
+
+
 def test_a_network_that_has_diverged_is_right_about_nothing() -> None:
     """NaN compares with nothing, and must not pass for the largest logit."""
     logits = jnp.full((3, NUM_CLASSES), jnp.nan)
     labels = jnp.array([0, 3, 6])
     for name in ("accuracy", "top5_accuracy"):
         np.testing.assert_array_equal(measured(name, logits, labels), np.zeros(3))
+    assert jnp.isnan(measured("brier_score", logits, labels)).all()
 
 
 def test_top5_accuracy_of_few_classes_is_one() -> None:
