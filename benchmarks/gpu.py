@@ -25,7 +25,7 @@ from benchmarks.gpu_worker import Contestant
 from cnnbench.bench.measurements import OWN, ratio, take_turns
 from cnnbench.bench.worker_process import BenchVariant, LostError, RefusedError, Worker, closing_all
 from cnnbench.compare.statistics import mean_interval
-from cnnbench.system.files import write_whole
+from cnnbench.system.files import write_atomic
 
 ROOT = Path(__file__).parent.parent
 NETWORKS = ("standard", "autoencoder", "modified")
@@ -155,8 +155,8 @@ class Session:
     def write(self) -> None:
         """Keeps what was found so far, each file whole."""
         text = json.dumps(_finite(self.found), indent=1) + "\n"
-        write_whole(self._file, text.encode())
-        write_whole(self._file.with_suffix(".md"), markdown(self.found).encode())
+        write_atomic(self._file, text.encode())
+        write_atomic(self._file.with_suffix(".md"), markdown(self.found).encode())
 
     def ask(self, family: str, do: str, limit_s: float = START_LIMIT_S, **request: Any) -> Any:
         """Asks a process, which is started where there is none.

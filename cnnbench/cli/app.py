@@ -49,7 +49,7 @@ from cnnbench.cli.terminal import (
 )
 from cnnbench.errors import UsageError
 from cnnbench.system import commands
-from cnnbench.system.signals import CODES, catching
+from cnnbench.system.signals import CODES, handle_signals
 
 if TYPE_CHECKING:
     from cnnbench.runner.run import Request
@@ -193,7 +193,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         return
     results: list[RunResult] = []
     try:
-        with catching():
+        with handle_signals():
             _run_all(requests, results, quiet=quiet)
     finally:
         _print_results(results, json=json)

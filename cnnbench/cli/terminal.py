@@ -15,7 +15,7 @@ import typer
 from cnnbench.errors import CnnbenchError, StoreError, UsageError, or_list
 from cnnbench.formatting import visible
 from cnnbench.system import ascii_forms
-from cnnbench.system.files import write_whole
+from cnnbench.system.files import write_atomic
 from cnnbench.system.signals import CODES, Stopped
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None
         if place.exists() and not place.is_file():
             place.write_bytes(content)  # a device or a pipe
         else:
-            write_whole(place, content)
+            write_atomic(place, content)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise StoreError(f"{option} {file}: cannot be written: {reason}; name another.") from error

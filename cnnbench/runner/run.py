@@ -275,14 +275,14 @@ def _prepare(
     loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatch, listener: Listener
 ) -> "Job":
     from cnnbench.nn.python_model import import_class
-    from cnnbench.system.compile_cache import keep_compiled
+    from cnnbench.system.compile_cache import enable_compile_cache
     from cnnbench.system.devices import pick_devices, use_all_cores
-    from cnnbench.system.host import keep_freed
+    from cnnbench.system.host import keep_malloc_arenas
     from cnnbench.training.executables import Job
 
     use_all_cores(listener.note)
-    keep_freed()
-    keep_compiled(listener.note)
+    keep_malloc_arenas()
+    enable_compile_cache(listener.note)
     devices = pick_devices(request.device)
     folder = request.path.resolve().parent
     reference = loaded.experiment.model.python or ""

@@ -22,7 +22,7 @@ from cnnbench.runs.records import EpochRecord, SeedSummary
 from cnnbench.runs.weights import Weights
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system import commands
-from cnnbench.system.files import write_whole
+from cnnbench.system.files import write_atomic
 from cnnbench.training.events import (
     Checkpoint,
     Compiled,
@@ -95,7 +95,7 @@ class EventFiles:
             with disk(path, "write"):
                 if path.exists():
                     content = path.read_bytes()
-                    write_whole(path, _records(self._first(seed)), content[_start(content) :])
+                    write_atomic(path, _records(self._first(seed)), content[_start(content) :])
 
     def _path(self, seed: int) -> Path:
         return self.folder / FOLDER / f"seed-{seed}" / FILE

@@ -19,7 +19,7 @@ from cnnbench.errors import Location, StoreError
 from cnnbench.runs import codec
 from cnnbench.runs.records import EpochRecord, RunRecord, RunResult, Status, Summary
 from cnnbench.runs.weights import Weights, decode_weights, encode_weights
-from cnnbench.system.files import append_line, move, remove, sync_folder, write_whole
+from cnnbench.system.files import append_durable, move, remove, sync_folder, write_atomic
 from cnnbench.system.locks import is_held
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class RunFolder:
         """Add a line to `epochs.jsonl`; it is on the disk when this returns."""
         path = self.path / _EPOCHS
         with disk(path, "write"):
-            append_line(path, codec.encode_epoch(epoch))
+            append_durable(path, codec.encode_epoch(epoch))
 
     def write_epochs(self, epochs: Sequence[EpochRecord]) -> None:
         """Replace `epochs.jsonl`."""
@@ -98,7 +98,7 @@ class RunFolder:
             if path.parent != self.path and not path.parent.exists():
                 path.parent.mkdir()  # the run's own folder is not made anew
                 sync_folder(self.path)
-            write_whole(path, content)
+            write_atomic(path, content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.system.files import at_home, write_whole
+from cnnbench.system.files import at_home, write_atomic
 
 # 1: the first. 2: with a key and the files that the arrays were decoded from.
 FORMAT = "cnnbench arrays 2"
@@ -83,7 +83,7 @@ def write_entry(path: Path, entry: CacheEntry) -> None:
     for part in parts:
         digest.update(part)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, *parts, digest.hexdigest().encode())
+    write_atomic(path, *parts, digest.hexdigest().encode())
 
 
 def read_entry(path: Path, key: str, notify: Callable[[str], None]) -> CacheEntry | None:

@@ -40,7 +40,7 @@ def compiled(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> Any:
     return compiled(lowered, {name: options[name] for name in options if name != unknown[1]})
 
 
-def keep_compiled(notify: Notify) -> None:
+def enable_compile_cache(notify: Notify) -> None:
     """Keeps compiled programs below the cache folder, for later runs.
 
     Args:

@@ -26,7 +26,7 @@ def at_home(path: Path) -> Path:
         return path
 
 
-def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
     """Writes a file beside its place and moves it there: readers see the old or the new one.
 
     Args:
@@ -73,7 +73,7 @@ def remove(path: Path) -> None:
         os.unlink(path)  # noqa: PTH108
 
 
-def append_line(path: Path, line: bytes) -> None:
+def append_durable(path: Path, line: bytes) -> None:
     """Adds a line to a file; it is on the disk when this returns.
 
     Raises:

@@ -78,7 +78,7 @@ def peak_memory_bytes() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def keep_freed() -> None:
+def keep_malloc_arenas() -> None:
     """Keeps memory that is freed for the next step, where the C library is GNU's.
 
     XLA takes the memory of a step anew each time. Large blocks, and whole heaps of

@@ -33,7 +33,7 @@ class _State:
 
 
 @contextmanager
-def catching() -> Iterator[None]:
+def handle_signals() -> Iterator[None]:
     """Turns SIGINT and SIGTERM into one `Stopped`, where nothing is being written.
 
     A signal is remembered too, because Python drops an exception that is raised inside

@@ -16,7 +16,7 @@ import numpy as np
 from cnnbench._version import __version__
 from cnnbench.system.cache import cache_dir
 from cnnbench.system.devices import free_memory
-from cnnbench.system.files import write_whole
+from cnnbench.system.files import write_atomic
 from cnnbench.system.host import processor
 from cnnbench.system.settings import current
 from cnnbench.training.executables import Job, compile_train, set_up
@@ -67,7 +67,7 @@ def measure(job: Job) -> Choice:
     path, content = _path(job, found), {"for": _situation(job, found), "step_s": step_s}
     with suppress(OSError):  # it is measured again then
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(content, indent=2).encode() + b"\n")
+        write_atomic(path, json.dumps(content, indent=2).encode() + b"\n")
     return Choice(fastest(found, step_s), step_s)
 
 

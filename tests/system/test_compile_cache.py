@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from cnnbench.system import compile_cache
-from cnnbench.system.compile_cache import compiled, keep_compiled
+from cnnbench.system.compile_cache import compiled, enable_compile_cache
 from tests.conftest import QUICK, known
 
 NOTE = (
@@ -56,7 +56,7 @@ def test_a_jax_whose_cache_is_another_keeps_no_programs(
     names = dict(vars(changed or another()))
     monkeypatch.setattr("cnnbench.system.compile_cache.importlib.import_module", load)
     monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("a setting is changed"))
-    keep_compiled(notes.append)
+    enable_compile_cache(notes.append)
     assert notes == [NOTE]
     assert changed is None or vars(changed) == names
 

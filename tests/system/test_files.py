@@ -15,9 +15,9 @@ def names(folder: Path) -> list[str]:
 
 def test_parts_are_written_one_after_the_other(tmp_path: Path) -> None:
     path = tmp_path / "a"
-    files.write_whole(path, b"one ", memoryview(b"two"), b"")
+    files.write_atomic(path, b"one ", memoryview(b"two"), b"")
     assert path.read_bytes() == b"one two"
-    files.write_whole(path, b"new")
+    files.write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
     assert names(tmp_path) == ["a"]
 
@@ -28,8 +28,8 @@ def test_a_system_that_writes_a_byte_at_a_time(
     """write(2) may take less than it is given."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, content: write(file, bytes(content)[:1]))
-    files.write_whole(tmp_path / "a", b"content")
-    files.append_line(tmp_path / "b", b"line\n")
+    files.write_atomic(tmp_path / "a", b"content")
+    files.append_durable(tmp_path / "b", b"line\n")
     assert (tmp_path / "a").read_bytes() == b"content"
     assert (tmp_path / "b").read_bytes() == b"line\n"
 
@@ -43,7 +43,7 @@ def test_a_refused_file_is_as_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, refuse)
         with pytest.raises(OSError, match="No space"):
-            files.write_whole(path, b"new")
+            files.write_atomic(path, b"new")
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["a"]
 
@@ -54,7 +54,7 @@ def refuse(*_: object, **__: object) -> None:
 
 def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, write = tmp_path / "lines", os.write
-    files.append_line(path, b"first\n")
+    files.append_durable(path, b"first\n")
 
     def half(file: int, content: bytes) -> int:
         write(file, bytes(content)[:3])
@@ -63,9 +63,9 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", half)
         with pytest.raises(OSError, match="No space"):
-            files.append_line(path, b"second\n")
+            files.append_durable(path, b"second\n")
     assert path.read_bytes() == b"first\n"
-    files.append_line(path, b"third\n")
+    files.append_durable(path, b"third\n")
     assert path.read_bytes() == b"first\nthird\n"
 
 

@@ -58,7 +58,7 @@ import sys
 import numpy as np
 from cnnbench.system import host
 if sys.argv[1] == "keep":
-    host.keep_freed()
+    host.keep_malloc_arenas()
 block = np.ones(25_000_000, np.uint64)
 del block
 status = open("/proc/self/status").read()

@@ -16,7 +16,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.layers import BatchNorm
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system.devices import pick_devices, use_all_cores
-from cnnbench.system.host import keep_freed
+from cnnbench.system.host import keep_malloc_arenas
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.autotune import known_choice
 from cnnbench.training.executables import Job, Setup, compile_train, set_up
@@ -30,7 +30,7 @@ ENGINE = "fast"
 def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: Weights) -> "OwnPeer":  # noqa: ARG001
     """Our engine as `cnnbench run --engine fast` uses it, with given initial weights."""
     use_all_cores(lambda _: None)  # the command has said it
-    keep_freed()
+    keep_malloc_arenas()
     return OwnPeer(experiment, plan, weights)
 
 

@@ -58,15 +58,15 @@ def _write(begun: "Start") -> None:
       StoreError: the disk refuses.
     """
     from cnnbench.spec.json_schema import FILE, schema_text
-    from cnnbench.system.files import write_whole
+    from cnnbench.system.files import write_atomic
 
     folder = begun.path.parent
     try:
-        write_whole(folder / FILE, schema_text().encode())
+        write_atomic(folder / FILE, schema_text().encode())
         for place, source in begun.copies.items():
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(place, source.read_bytes())
-        write_whole(begun.path, begun.text.encode())
+            write_atomic(place, source.read_bytes())
+        write_atomic(begun.path, begun.text.encode())
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         message = f"{begun.path}: cannot be written: {reason}; name a file elsewhere."

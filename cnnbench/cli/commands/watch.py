@@ -21,7 +21,7 @@ from cnnbench.cli.options import (
 from cnnbench.cli.terminal import stderr, stdout, tell
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.system import commands
-from cnnbench.system.signals import catching
+from cnnbench.system.signals import handle_signals
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,7 +59,7 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
     from cnnbench.cli.keyboard import Keyboard
 
     quick = Quick(seeds, epochs, dataset, device.value, engine.value, results_dir, data_dir)
-    with catching(), Keyboard() as keys:
+    with handle_signals(), Keyboard() as keys:
         follow(Sheet(file, quick), keys)
 
 
