@@ -7,9 +7,11 @@ value, what to write instead.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
+
+Notify = Callable[[str], None]  # shows a line to the user, such as a warning
 
 
 @dataclass(frozen=True, slots=True)

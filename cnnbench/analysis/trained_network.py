@@ -12,8 +12,8 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from cnnbench.data.catalog import describe
-from cnnbench.data.dataset import Dataset, Notify, dataset_of
-from cnnbench.errors import DataError, StoreError, UsageError, did_you_mean, or_list
+from cnnbench.data.dataset import Dataset, dataset_of
+from cnnbench.errors import DataError, Notify, StoreError, UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.python_model import import_class, make_module

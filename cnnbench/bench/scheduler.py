@@ -6,7 +6,7 @@ others work. One works at a time; the order of a round alternates.
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from cnnbench.bench.measurements import (
 from cnnbench.bench.worker import PRODUCT
 from cnnbench.bench.worker_process import BenchVariant, LostError, RefusedError, Worker, closing_all
 from cnnbench.data.dataset import Split
-from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.errors import CnnbenchError, Notify, UsageError
 from cnnbench.graph.flops import training_flops
 from cnnbench.spec.loader import Loaded
 from cnnbench.training.matmul_peak import SIZE, libraries, product_flops
@@ -34,8 +34,6 @@ from cnnbench.training.matmul_peak import SIZE, libraries, product_flops
 OURS = BenchVariant(OWN, OWN, "cnnbench.bench.frameworks.cnnbench")
 STEPS_BEFORE = 3  # steps before the rounds
 SHORTEST_LIMIT_S = 120.0  # what a request may take at least, however small the budget
-
-Notify = Callable[[str], None]
 
 
 class BenchError(CnnbenchError):

@@ -14,7 +14,7 @@ from cnnbench.bench.report import Report
 from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_contest
 from cnnbench.bench.worker_process import BenchVariant
 from cnnbench.data.dataset import Split, dataset_of
-from cnnbench.errors import StoreError, UsageError, or_list
+from cnnbench.errors import Notify, StoreError, UsageError, or_list
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.spec.vocabulary import FAMILY
 from cnnbench.system import commands
@@ -23,8 +23,6 @@ from cnnbench.system.settings import pinned
 FAMILIES = tuple(dict.fromkeys(VARIANTS.values()))
 TITLES = {"torch": "PyTorch", "keras": "Keras", "flax": "Flax"}
 MOST_TESTED = 2_000  # test images that every variant evaluates in the end
-
-Notify = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ that they came from, so that no other files of that name are passed over for the
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,10 +27,9 @@ from cnnbench.data.idx import (
 )
 from cnnbench.data.mnist_5k import load_embedded
 from cnnbench.data.tfds import prepare_with_tensorflow, prepared_key, prepared_source, read_prepared
-from cnnbench.errors import DataError
-from cnnbench.system.cache import Arrays, CacheEntry, cache_dir, read_entry, write_entry
-
-Notify = Callable[[str], None]
+from cnnbench.errors import DataError, Notify
+from cnnbench.system.arrays import NamedArrays
+from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
 
 
 class Wanted(Protocol):
@@ -269,7 +268,9 @@ def _dataset(
     )
 
 
-def _divide(name: str, arrays: Arrays, splits: Mapping[str, int]) -> tuple[Split, Split, Split]:
+def _divide(
+    name: str, arrays: NamedArrays, splits: Mapping[str, int]
+) -> tuple[Split, Split, Split]:
     pool, test = _pool(arrays, "train"), _pool(arrays, "test")
     own = "validation_labels" in arrays
     held_out = _pool(arrays, "validation") if own else pool

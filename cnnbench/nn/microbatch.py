@@ -32,10 +32,10 @@ from cnnbench.nn.ops.batch_norm import (
     sum_of_rows,
     sums_gradient,
 )
+from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 
 Values = dict[str, jax.Array]
-Weights = Mapping[str, Mapping[str, jax.Array]]
 Head = Callable[..., jax.Array]
 
 
@@ -68,7 +68,7 @@ class Layers(Protocol):
     def result_of(self, values: Mapping[str, jax.Array]) -> Result:
         """What the loss is made of."""
 
-    def apply(self, node: Node, inputs: Sequence[jax.Array], weights: Weights) -> jax.Array:
+    def apply(self, node: Node, inputs: Sequence[jax.Array], weights: LayerParams) -> jax.Array:
         """Any other layer."""
 
 
@@ -133,7 +133,7 @@ class _Fixed(NamedTuple):
 def sum_in_rows(
     net: Layers,
     x: jax.Array,
-    weights: Weights,
+    weights: LayerParams,
     cut: Cut,
     head: Head,
     others: tuple[jax.Array, ...] = (),
@@ -155,7 +155,7 @@ def sum_in_rows(
     known = dict(weights)
     *early, last = stages(net.plan)
 
-    def inputs(stage: Stage) -> tuple[Values, Weights]:
+    def inputs(stage: Stage) -> tuple[Values, LayerParams]:
         for node in stage.nodes:
             if not isinstance(node.op, BatchNorm):
                 continue
@@ -191,7 +191,7 @@ def _drawn(net: Layers, n: int) -> Values:
     }
 
 
-def _run(net: Layers, stage: Stage, values: Values, fixed: _Fixed, weights: Weights) -> Values:
+def _run(net: Layers, stage: Stage, values: Values, fixed: _Fixed, weights: LayerParams) -> Values:
     """What a stage gives for one row."""
     found = {INPUT: net.enter(fixed.images)} | values
     for node in stage.nodes:
@@ -210,7 +210,7 @@ def _run(net: Layers, stage: Stage, values: Values, fixed: _Fixed, weights: Weig
 
 
 def _result(
-    net: Layers, stage: Stage, head: Head, values: Values, fixed: _Fixed, weights: Weights
+    net: Layers, stage: Stage, head: Head, values: Values, fixed: _Fixed, weights: LayerParams
 ) -> jax.Array:
     """The last stage on one row, and what is made of its result."""
     found = {INPUT: net.enter(fixed.images)} | values | _run(net, stage, values, fixed, weights)
@@ -223,16 +223,16 @@ def _early(
     normed: frozenset[str],
     cut: Cut,
     values: Values,
-    weights: Weights,
+    weights: LayerParams,
     fixed: _Fixed,
 ) -> tuple[Values, Any]:
     """What a stage gives for all rows, and sums for each row of what is normalised."""
 
-    def one(row: tuple[Values, _Fixed], weights: Weights) -> tuple[Values, Any]:
+    def one(row: tuple[Values, _Fixed], weights: LayerParams) -> tuple[Values, Any]:
         given = run(*row, weights)
         return given, {name: channel_sums(given[name]) for name in normed}
 
-    def share(rows: Any, weights: Weights) -> Any:
+    def share(rows: Any, weights: LayerParams) -> Any:
         return lax.map(lambda row: one(row, weights), rows)
 
     result: tuple[Values, Any] = _on_devices(share, (values, fixed), weights, cut)
@@ -244,7 +244,7 @@ def _early_forward(
     normed: frozenset[str],
     cut: Cut,
     values: Values,
-    weights: Weights,
+    weights: LayerParams,
     fixed: _Fixed,
 ) -> Any:
     result = _early(run, normed, cut, values, weights, fixed)
@@ -257,7 +257,7 @@ def _early_backward(
 ) -> Any:
     """Row by row; a convolution that gives what is normalised is not computed again."""
 
-    def back(row: Any, weights: Weights) -> Any:
+    def back(row: Any, weights: LayerParams) -> Any:
         values, fixed, (given, about), (change, sums) = row
         for name in normed:
             more = sums_gradient(given[name], about[name], sums[name])
@@ -275,11 +275,11 @@ _early.defvjp(_early_forward, _early_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _last(
-    result: Callable[..., jax.Array], cut: Cut, values: Values, weights: Weights, fixed: _Fixed
+    result: Callable[..., jax.Array], cut: Cut, values: Values, weights: LayerParams, fixed: _Fixed
 ) -> jax.Array:
     """The sum over all rows of what the last stage ends in."""
 
-    def share(rows: Any, weights: Weights) -> Any:
+    def share(rows: Any, weights: LayerParams) -> Any:
         return lax.map(lambda row: result(*row, weights), rows)
 
     total: jax.Array = _on_devices(share, (values, fixed), weights, cut).sum()
@@ -287,12 +287,12 @@ def _last(
 
 
 def _last_forward(
-    result: Callable[..., jax.Array], cut: Cut, values: Values, weights: Weights, fixed: _Fixed
+    result: Callable[..., jax.Array], cut: Cut, values: Values, weights: LayerParams, fixed: _Fixed
 ) -> Any:
     """With its gradient: nothing of a row has to be kept or computed again."""
     both = jax.value_and_grad(result, argnums=(0, 2))
 
-    def go(row: Any, weights: Weights) -> Any:
+    def go(row: Any, weights: LayerParams) -> Any:
         number, (change, gradient) = both(*row, weights)
         return (number, change), gradient
 
@@ -310,11 +310,11 @@ _last.defvjp(_last_forward, _last_backward)
 
 
 def _with_gradients(
-    function: Callable[..., Any], rows: Any, weights: Weights, cut: Cut
+    function: Callable[..., Any], rows: Any, weights: LayerParams, cut: Cut
 ) -> tuple[Any, Any]:
     """What a function gives for all rows, and the sum of the gradients that it gives with it."""
 
-    def share(rows: Any, weights: Weights) -> Any:
+    def share(rows: Any, weights: LayerParams) -> Any:
         slotted = dense.with_slots(weights, cut.row)
 
         def add(sums: Any, row: Any) -> tuple[Any, Any]:
@@ -332,7 +332,7 @@ def _with_gradients(
     return values, jax.tree.map(lambda g, w: g.astype(w.dtype), gradient, dict(weights))
 
 
-def _of_norms(weights: Weights) -> tuple[Any, Any]:
+def _of_norms(weights: LayerParams) -> tuple[Any, Any]:
     """What belongs to other layers, and to batch norms, whose small sums keep more digits."""
     norms = {name: own for name, own in weights.items() if FACTOR in own}
     return {name: own for name, own in weights.items() if name not in norms}, norms
@@ -343,7 +343,7 @@ def _wide_zeros(like: jax.Array) -> jax.Array:
     return jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
 
 
-def _on_devices(share: Callable[..., Any], rows: Any, weights: Weights, cut: Cut) -> Any:
+def _on_devices(share: Callable[..., Any], rows: Any, weights: LayerParams, cut: Cut) -> Any:
     """A function of rows and weights, on the rows of each device; its results are joined."""
     size = jax.tree.leaves(rows)[0].shape[0]
     if cut.mesh is None or size % cut.mesh.size:

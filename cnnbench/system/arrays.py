@@ -13,5 +13,5 @@ else:  # `--help` and `show` take no time for NumPy
     Array = Pixels = Any
 
 NamedArrays = Mapping[str, Array]
-LayerArrays = Mapping[str, Mapping[str, Array]]  # by layer and parameter, such as `kernel`
+LayerWeights = Mapping[str, Mapping[str, Array]]  # by layer and parameter, such as `kernel`
 Pair = tuple[int, int]  # rows and columns

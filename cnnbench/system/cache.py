@@ -19,13 +19,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.files import at_home, write_atomic
 
 # 1: the first. 2: with a key and the files that the arrays were decoded from.
 FORMAT = "cnnbench arrays 2"
 OLDER = ("cnnbench arrays 1",)
 
-Arrays = Mapping[str, NDArray[Any]]
 
 _DTYPES = ("uint8", "int32")
 _MAX_HEADER_BYTES = 65_536
@@ -44,7 +44,7 @@ class CacheEntry:
         empty where the key identifies the content.
     """
 
-    arrays: Arrays
+    arrays: NamedArrays
     source: str
     key: str = ""
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)

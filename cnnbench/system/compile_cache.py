@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cnnbench.errors import Notify
 from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
 from cnnbench.system.settings import asked
 
@@ -20,8 +21,6 @@ _ASKED = "/jax/compilation_cache/compile_requests_use_cache"
 _FOUND = "/jax/compilation_cache/cache_hits"
 
 _MODULE, _OPEN = "jax._src.compilation_cache", "get_file_cache"
-
-Notify = Callable[[str], None]
 
 
 def compiled(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> Any:

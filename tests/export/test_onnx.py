@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbench.bench.frameworks import Weights
 from cnnbench.export.onnx import OPSET, onnx_model
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS, BatchNorm
+from cnnbench.system.arrays import LayerWeights
 from tests.bench.frameworks.test_frameworks import (
     CASES,
     EXPERIMENTS,
@@ -30,7 +30,7 @@ SCALE = 300.0
 SQUARE = st.integers(1, 4)
 
 
-def named(plan: Plan, weights: Weights) -> dict[str, Array]:
+def named(plan: Plan, weights: LayerWeights) -> dict[str, Array]:
     """Weights as a run's file has them, batch statistics as a network begins with them."""
     found = {f"{layer}.{key}": v for layer, own in weights.items() for key, v in own.items()}
     for node in plan.nodes:

@@ -18,21 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.bench.frameworks.interface import VARIANTS, Family, Gradients, Peer, Weights
+from cnnbench.bench.frameworks.interface import VARIANTS, Family, LayerGradients, Peer
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import BatchNorm
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system import commands
-from cnnbench.system.arrays import Array
+from cnnbench.system.arrays import Array, LayerWeights
 
 __all__ = [
     "VARIANTS",
-    "Array",
     "Family",
-    "Gradients",
+    "LayerGradients",
     "Peer",
-    "Weights",
     "initial_weights",
     "make_peer",
 ]
@@ -44,7 +42,7 @@ _PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: Weights) -> Peer:
+def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: LayerWeights) -> Peer:
     """Builds a network in another framework.
 
     Args:
@@ -74,7 +72,7 @@ def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: Weights
     return FlaxPeer(experiment, plan, weights)
 
 
-def initial_weights(plan: Plan, seed: int) -> Weights:
+def initial_weights(plan: Plan, seed: int) -> LayerWeights:
     """The parameters that our network starts from, batch norm's scale and bias among them.
 
     Args:

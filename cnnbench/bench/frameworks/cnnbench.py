@@ -9,12 +9,13 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from cnnbench.bench.frameworks.interface import Gradients, Weights
+from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.dataset import Dataset, Split
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import BatchNorm
 from cnnbench.spec.experiment import Experiment
+from cnnbench.system.arrays import LayerWeights
 from cnnbench.system.devices import pick_devices, use_all_cores
 from cnnbench.system.host import keep_malloc_arenas
 from cnnbench.system.stopwatch import Stopwatch
@@ -27,7 +28,7 @@ from cnnbench.training.step import pick
 ENGINE = "fast"
 
 
-def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: Weights) -> "OwnPeer":  # noqa: ARG001
+def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: LayerWeights) -> "OwnPeer":  # noqa: ARG001
     """Our engine as `cnnbench run --engine fast` uses it, with given initial weights."""
     use_all_cores(lambda _: None)  # the command has said it
     keep_malloc_arenas()
@@ -43,7 +44,7 @@ class OwnPeer:
       weights: initial values by layer and name, in the layout of `GraphNet`.
     """
 
-    def __init__(self, experiment: Experiment, plan: Plan, weights: Weights) -> None:
+    def __init__(self, experiment: Experiment, plan: Plan, weights: LayerWeights) -> None:
         self._experiment, self._plan, self._weights = experiment, plan, weights
         self._setup: Setup | None = None
         self._network: Network
@@ -86,7 +87,7 @@ class OwnPeer:
         arrays = setup.place(_arrays(images, labels))
         return np.asarray(jax.jit(call)(self._state.params, self._state.rest, arrays))
 
-    def gradients(self, images: NDArray[Any], labels: NDArray[Any]) -> tuple[float, Gradients]:
+    def gradients(self, images: NDArray[Any], labels: NDArray[Any]) -> tuple[float, LayerGradients]:
         """Mean loss and its gradients by layer and name, in evaluation mode."""
         setup, indices = self._set_up(images, labels), jnp.arange(len(images), dtype=jnp.int32)
         rules = setup.rules(training=False)
@@ -131,7 +132,7 @@ def _arrays(images: NDArray[Any], labels: NDArray[Any]) -> Arrays:
     return Arrays(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
 
 
-def _with_weights(network: Network, plan: Plan, weights: Weights) -> Network:
+def _with_weights(network: Network, plan: Plan, weights: LayerWeights) -> Network:
     """The same network with other parameters; Flax's own modules keep theirs apart."""
     tree: dict[str, dict[str, Any]] = {"weights": {}, "parts": {}}
     for name, values in weights.items():

@@ -8,10 +8,10 @@ import numpy as np
 from flax import nnx
 
 from cnnbench.bench.frameworks.flax_net import FlaxNet
-from cnnbench.bench.frameworks.interface import Gradients, Weights
+from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.graph.plan import Plan
 from cnnbench.spec.experiment import Experiment, Task
-from cnnbench.system.arrays import Array
+from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import loss_name, per_image_loss
 from cnnbench.training.state import build_optimizer
 
@@ -27,7 +27,7 @@ class FlaxPeer:
       weights: initial parameters, in our layout.
     """
 
-    def __init__(self, experiment: Experiment, plan: Plan, weights: Weights) -> None:
+    def __init__(self, experiment: Experiment, plan: Plan, weights: LayerWeights) -> None:
         self.net = FlaxNet(plan, weights, nnx.Rngs(experiment.seeds[0]))
         rule = build_optimizer(experiment.train, steps=1)  # the schedule is constant
         self.optimizer = nnx.Optimizer(self.net, rule, wrt=nnx.Param)
@@ -65,7 +65,7 @@ class FlaxPeer:
         parts = [self._predict(self.net, images[i : i + EVAL_BATCH]) for i in starts]
         return np.concatenate([np.asarray(part) for part in parts])
 
-    def gradients(self, images: Array, labels: Array) -> tuple[float, Gradients]:
+    def gradients(self, images: Array, labels: Array) -> tuple[float, LayerGradients]:
         """As `Peer.gradients`."""
         self.net.eval()
         loss, gradients = self._value_and_grad(self.net, images, labels)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnnbench.bench.frameworks.interface import Weights
 from cnnbench.graph.geometry import Adjoint, activation_of, adjoint, output_number, sources
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
@@ -33,6 +32,7 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.conv import conv_pads
 from cnnbench.nn.graph_net import ACTIVATIONS
+from cnnbench.system.arrays import LayerWeights
 
 
 class FlaxNet(nnx.Module):
@@ -44,7 +44,7 @@ class FlaxNet(nnx.Module):
       rngs: ``dropout`` draws the masks.
     """
 
-    def __init__(self, plan: Plan, weights: Weights, rngs: nnx.Rngs) -> None:
+    def __init__(self, plan: Plan, weights: LayerWeights, rngs: nnx.Rngs) -> None:
         self.sources = nnx.static(sources(plan))
         self.output = output_number(plan)
         self.activations = nnx.static(

@@ -6,8 +6,7 @@ from typing import Literal, Protocol
 
 from cnnbench.system.arrays import Array
 
-Weights = Mapping[str, Mapping[str, Array]]
-Gradients = dict[str, dict[str, Array]]
+LayerGradients = dict[str, dict[str, Array]]
 Family = Literal["torch", "keras", "flax"]
 
 VARIANTS: Mapping[str, Family] = MappingProxyType(
@@ -47,7 +46,7 @@ class Peer(Protocol):
           (n, *output shape of the plan), in our layout.
         """
 
-    def gradients(self, images: Array, labels: Array) -> tuple[float, Gradients]:
+    def gradients(self, images: Array, labels: Array) -> tuple[float, LayerGradients]:
         """The mean loss and its gradients in evaluation mode.
 
         There is no dropout, and batch norm normalises by its running statistics.

@@ -5,7 +5,7 @@ from typing import Any, assert_never
 import keras
 import numpy as np
 
-from cnnbench.bench.frameworks.interface import Gradients, Weights
+from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.bench.frameworks.keras_net import build_model
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
@@ -21,7 +21,7 @@ from cnnbench.spec.optimizers import (
     RmsProp,
     Sgd,
 )
-from cnnbench.system.arrays import Array
+from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import loss_name
 
 EVAL_BATCH = 500
@@ -36,7 +36,7 @@ class KerasPeer:
       weights: initial parameters, in our layout.
     """
 
-    def __init__(self, experiment: Experiment, plan: Plan, weights: Weights) -> None:
+    def __init__(self, experiment: Experiment, plan: Plan, weights: LayerWeights) -> None:
         scale, seed = experiment.dataset.pixel_scale, experiment.seeds[0]
         self.reconstructs = experiment.task is Task.RECONSTRUCT
         self.model, self.params = build_model(plan, weights, scale, seed)
@@ -63,7 +63,7 @@ class KerasPeer:
         """As `Peer.outputs`."""
         return np.asarray(self.model.predict(images, batch_size=EVAL_BATCH, verbose=0))
 
-    def gradients(self, images: Array, labels: Array) -> tuple[float, Gradients]:
+    def gradients(self, images: Array, labels: Array) -> tuple[float, LayerGradients]:
         """As `Peer.gradients`."""
         targets = images if self.reconstructs else labels
         find = _jax_gradients if keras.config.backend() == "jax" else _torch_gradients

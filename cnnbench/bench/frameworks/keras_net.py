@@ -7,7 +7,6 @@ from typing import Any, assert_never
 import keras
 from keras import layers, ops
 
-from cnnbench.bench.frameworks.interface import Weights
 from cnnbench.graph.geometry import Adjoint, activation_of, adjoint, output_number, sources
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
@@ -31,6 +30,7 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.layers.activation import Activation
+from cnnbench.system.arrays import LayerWeights
 
 Tensor = Any
 Made = Mapping[str, keras.Layer]
@@ -38,7 +38,7 @@ Params = dict[str, dict[str, keras.Variable]]
 
 
 def build_model(
-    plan: Plan, weights: Weights, pixel_scale: float, seed: int
+    plan: Plan, weights: LayerWeights, pixel_scale: float, seed: int
 ) -> tuple[keras.Model, Params]:
     """The model and its parameters by our names, in our layout, which is Keras' too.
 

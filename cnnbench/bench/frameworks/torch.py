@@ -6,7 +6,7 @@ from typing import assert_never
 import torch
 from torch.nn import functional
 
-from cnnbench.bench.frameworks.interface import Gradients, Weights
+from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.bench.frameworks.torch_net import TorchNet
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
@@ -22,7 +22,7 @@ from cnnbench.spec.optimizers import (
     RmsProp,
     Sgd,
 )
-from cnnbench.system.arrays import Array
+from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import loss_name
 
 EVAL_BATCH = 500
@@ -38,7 +38,9 @@ class TorchPeer:
       weights: initial parameters, in our layout.
     """
 
-    def __init__(self, variant: str, experiment: Experiment, plan: Plan, weights: Weights) -> None:
+    def __init__(
+        self, variant: str, experiment: Experiment, plan: Plan, weights: LayerWeights
+    ) -> None:
         torch.manual_seed(experiment.seeds[0])
         last = variant.endswith("channels_last")
         self.format = torch.channels_last if last else torch.contiguous_format
@@ -77,7 +79,7 @@ class TorchPeer:
         result: Array = outputs.cpu().numpy()
         return result
 
-    def gradients(self, images: Array, labels: Array) -> tuple[float, Gradients]:
+    def gradients(self, images: Array, labels: Array) -> tuple[float, LayerGradients]:
         """As `Peer.gradients`."""
         self.net.eval()
         loss = self._loss(self._images(images[None])[0], self._labels(labels[None])[0])

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cnnbench.bench.frameworks.interface import Gradients, Weights
+from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.bench.frameworks.torch_modules import (
     ChannelsFirst,
     Crop,
@@ -51,7 +51,7 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import Shape
 from cnnbench.layers.conv import conv_pads
-from cnnbench.system.arrays import Array
+from cnnbench.system.arrays import Array, LayerWeights
 
 
 class Slot(NamedTuple):
@@ -70,7 +70,7 @@ class TorchNet(nn.Module):
       weights: initial parameters, in our layout.
     """
 
-    def __init__(self, plan: Plan, weights: Weights) -> None:
+    def __init__(self, plan: Plan, weights: LayerWeights) -> None:
         super().__init__()
         self.sources = sources(plan)
         self.output = output_number(plan)
@@ -97,7 +97,7 @@ class TorchNet(nn.Module):
             values.append(finish(layer(*[values[i] for i in read])))
         return self.finish(values[self.output])
 
-    def in_our_layout(self, gradients: Iterable[torch.Tensor]) -> Gradients:
+    def in_our_layout(self, gradients: Iterable[torch.Tensor]) -> LayerGradients:
         """Gradients, in the order of `tensors`, by layer and name."""
         flat = iter(gradients)
         return {
@@ -110,7 +110,7 @@ class TorchNet(nn.Module):
         """All parameters."""
         return [slot.parameter for slots in self.slots.values() for slot in slots.values()]
 
-    def _load(self, weights: Weights) -> None:
+    def _load(self, weights: LayerWeights) -> None:
         with torch.no_grad():
             for layer, slots in self.slots.items():
                 for key, slot in slots.items():

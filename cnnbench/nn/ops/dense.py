@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 KERNEL, INPUTS, ERRORS = "matrix", "inputs", "errors"
 
-Weights = Mapping[str, Mapping[str, jax.Array]]
+LayerParams = Mapping[str, Mapping[str, jax.Array]]
 
 
 def multiply(x: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
@@ -23,7 +23,7 @@ def multiply(x: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
     return _multiply(x, weights[KERNEL], weights[INPUTS], weights[ERRORS])
 
 
-def with_slots(weights: Weights, row: int) -> dict[str, dict[str, jax.Array]]:
+def with_slots(weights: LayerParams, row: int) -> dict[str, dict[str, jax.Array]]:
     """Weights by layer, with room for the inputs and errors of a row at every dense one."""
     return {name: {**own, **_slots(own, row)} for name, own in weights.items()}
 
@@ -36,7 +36,7 @@ def _slots(own: Mapping[str, jax.Array], row: int) -> dict[str, jax.Array]:
     return {slot: jnp.zeros((row, size), kernel.dtype) for slot, size in sizes}
 
 
-def without_slots(gradient: Weights) -> tuple[Any, Any]:
+def without_slots(gradient: LayerParams) -> tuple[Any, Any]:
     """A gradient's sums, and what was in the slots."""
     own = {
         name: {key: g for key, g in layer.items() if key not in {INPUTS, ERRORS}}
@@ -48,7 +48,7 @@ def without_slots(gradient: Weights) -> tuple[Any, Any]:
     return own, slots
 
 
-def add_products(gradient: Weights, slots: Mapping[str, tuple[jax.Array, jax.Array]]) -> Any:
+def add_products(gradient: LayerParams, slots: Mapping[str, tuple[jax.Array, jax.Array]]) -> Any:
     """The kernels' gradients from what all rows had in their slots, (rows, row, size) each."""
     products = {
         name: {**gradient[name], KERNEL: gradient[name][KERNEL] + _product(*parts)}

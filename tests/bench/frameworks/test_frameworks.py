@@ -19,7 +19,7 @@ import pytest
 from flax import nnx
 
 from cnnbench.bench import frameworks
-from cnnbench.bench.frameworks import VARIANTS, Weights, initial_weights, make_peer
+from cnnbench.bench.frameworks import VARIANTS, initial_weights, make_peer
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout, GaussianNoise, MaskingNoise
@@ -28,6 +28,7 @@ from cnnbench.nn.ops import convolution
 from cnnbench.spec.experiment import LOSSES, Experiment
 from cnnbench.spec.loader import load_experiment
 from cnnbench.spec.optimizers import OPTIMIZERS
+from cnnbench.system.arrays import LayerWeights
 from cnnbench.training.inference import outputs_of
 from cnnbench.training.state import Arrays, build_optimizer, init_state, take_apart
 from cnnbench.training.step import make_rules, train_step
@@ -241,7 +242,7 @@ def without_dropout(plan: Plan) -> Plan:
     return dataclasses.replace(plan, nodes=tuple(nodes))
 
 
-def weights_of(plan: Plan) -> Weights:
+def weights_of(plan: Plan) -> LayerWeights:
     """Kernels as we start them, and biases and scales that are neither zero nor one."""
     rng = np.random.default_rng(5)
     return {
@@ -275,7 +276,7 @@ class Ours:
     """Our network in one form, with the same three verbs."""
 
     def __init__(
-        self, form: convolution.Form, experiment: Experiment, plan: Plan, weights: Weights
+        self, form: convolution.Form, experiment: Experiment, plan: Plan, weights: LayerWeights
     ):
         net = GraphNet(plan, form=form, rngs=nnx.Rngs(0))
         for node in plan.nodes:
@@ -311,7 +312,7 @@ class Ours:
     def outputs(self, images: Array) -> Array:
         return np.asarray(self._evaluate(images, np.zeros(len(images), np.int32))[0])
 
-    def gradients(self, images: Array, labels: Array) -> tuple[float, frameworks.Gradients]:
+    def gradients(self, images: Array, labels: Array) -> tuple[float, frameworks.LayerGradients]:
         _, loss, found = self._evaluate(images, labels)
         tree = nnx.to_pure_dict(found)
         every = dict(tree.get("weights", {})) | dict(tree.get("parts", {}))
@@ -347,7 +348,7 @@ class Measured:
     after: Array
 
 
-Make = Callable[[Experiment, Plan, Weights], Any]
+Make = Callable[[Experiment, Plan, LayerWeights], Any]
 
 
 def measure(make: Make, name: str) -> Measured:
