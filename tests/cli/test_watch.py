@@ -19,8 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
-from cnnbench.cli.draft import read_draft, stamp
-from cnnbench.cli.file_changes import follow
+from cnnbench.cli.commands.watch import follow, read_draft, stamp
 from cnnbench.spec.loader import Loaded, load_experiment
 from tests.support.paths import EXPERIMENTS
 
@@ -136,7 +135,7 @@ def test_a_draft_that_is_saved_while_it_is_read_has_an_older_stamp(monkeypatch):
         Path("idea.yaml").write_text(CHILD.replace("7", "9"))
         return load_experiment(path, data_dir=data_dir)
 
-    monkeypatch.setattr("cnnbench.cli.draft.load_experiment", slow)
+    monkeypatch.setattr("cnnbench.cli.commands.watch.load_experiment", slow)
     read = read_draft(Path("idea.yaml"))
     assert read.stamp != stamp(read.files)
 

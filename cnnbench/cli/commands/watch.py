@@ -1,10 +1,16 @@
 """``cnnbench watch``: an experiment file as it is saved, and on Enter a quick comparison."""
 
+import os
+import select
 import sys
-from collections.abc import Hashable
+import termios
+import tty
+from collections.abc import Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Protocol, Self
 
 import typer
 
@@ -20,15 +26,22 @@ from cnnbench.cli.options import (
 )
 from cnnbench.cli.terminal import stderr, stdout, tell
 from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.spec.diff import Differences, differences
+from cnnbench.spec.inheritance import lineage
+from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.system import commands
 from cnnbench.system.signals import handle_signals
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from cnnbench.cli.draft import Draft
     from cnnbench.compare.comparison import Comparison
     from cnnbench.runner.run import Request
+
+POLL_S = 0.1
+ENTER, LEAVE = ("\n", "\r"), ("q", "Q", "\x04")
+Stamp = tuple[tuple[int, int, int] | None, ...]
+END = "\x04"  # Ctrl-D, and what stands for the end of the input
 
 
 def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -45,9 +58,6 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
     data_dir: DataDir = None,
 ) -> None:
     """Check and show a file as it is saved; Enter compares it with the one it extends."""
-    from cnnbench.cli.draft import read_draft
-    from cnnbench.spec.loader import load_experiment
-
     file = spec_path(spec)
     if once or not file.is_file():
         load_experiment(file, data_dir=data_dir)
@@ -55,9 +65,6 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("watch: reads keys, and this is no terminal; add --once to show it once.")
-    from cnnbench.cli.file_changes import follow
-    from cnnbench.cli.keyboard import Keyboard
-
     quick = Quick(seeds, epochs, dataset, device.value, engine.value, results_dir, data_dir)
     with handle_signals(), Keyboard() as keys:
         follow(Sheet(file, quick), keys)
@@ -119,14 +126,10 @@ class Sheet:
 
     def stamp(self) -> Hashable:
         """Another one whenever the file, or one that it extends, was saved."""
-        from cnnbench.cli.draft import stamp
-
         return stamp(self.draft.files if self.draft else [self.path])
 
     def draw(self) -> Hashable:
         """Clears the terminal, and shows the layers or what is wrong."""
-        from cnnbench.cli.draft import read_draft
-
         self.draft = read_draft(self.path, self.quick.data_dir)
         stdout().clear()
         _print(self.draft, self.path)
@@ -190,3 +193,165 @@ def _compare(requests: "list[Request]") -> "Comparison":
     check_all(requests)
     with listening(stderr(), len(requests), tables=False) as listeners:
         return compare(run_by_turns(requests, listeners))
+
+
+class Keys(Protocol):
+    """Where keys come from."""
+
+    def key(self, seconds: float) -> str:
+        """The next key; empty where none is pressed in so many seconds."""
+
+    def lent(self) -> AbstractContextManager[None]:
+        """Keys are not read for as long."""
+
+
+class Desk(Protocol):
+    """What is followed, and where it is shown."""
+
+    def stamp(self) -> Hashable:
+        """Another one whenever what is followed was saved."""
+
+    def draw(self) -> Hashable:
+        """Shows it, and returns the stamp that it had when it was read."""
+
+    def enter(self) -> None:
+        """What Enter is for."""
+
+    def ask(self) -> None:
+        """Says which keys there are."""
+
+
+def follow(desk: Desk, keys: Keys) -> None:
+    """Draws whenever something was saved, until a key ends it.
+
+    Nothing is drawn while it changes: an editor may empty a file before it writes it, or put a
+    new one in its place, and what is there in between is not what anybody wrote.
+
+    Args:
+      desk: what is followed.
+      keys: where keys come from.
+    """
+    drawn = before = desk.draw()
+    desk.ask()
+    while (key := keys.key(POLL_S)) not in LEAVE:
+        now = desk.stamp()
+        if now != drawn and (now == before or key in ENTER):
+            drawn = now = desk.draw()
+            desk.ask()
+        before = now
+        if key in ENTER:
+            with keys.lent():
+                desk.enter()
+            desk.ask()  # no sooner: what is pressed before the keys are back is lost
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a file says at a moment.
+
+    Args:
+      files: the file, the one that it extends, and so on.
+      stamp: theirs before they were read, so that no later change is missed.
+      loaded: the experiment; None where it is wrong.
+      issues: what is wrong with it, as text; empty where nothing is.
+      parent: the experiment that it extends; None where that cannot be had.
+      found: how it differs from that.
+      obstacle: why the two cannot be trained and compared; empty where they can.
+    """
+
+    files: tuple[Path, ...]
+    stamp: Stamp
+    loaded: Loaded | None = None
+    issues: str = ""
+    parent: Loaded | None = None
+    found: Differences | None = None
+    obstacle: str = ""
+
+
+def read_draft(path: Path, data_dir: Path | None = None) -> Draft:
+    """Reads and checks a file, whatever is wrong with it.
+
+    Args:
+      path: the file.
+      data_dir: where datasets outside the built-in table are looked up.
+    """
+    first = stamp([path])
+    files = lineage(path)
+    stamped = first + stamp(files[1:])
+    try:
+        loaded = load_experiment(path, data_dir=data_dir)
+    except CnnbenchError as error:
+        obstacle = "Nothing is trained before that is mended"
+        return Draft(files, stamped, issues=str(error), obstacle=obstacle)
+    if len(files) == 1:
+        obstacle = f"{path} extends no other file, so there is nothing to compare it with"
+        return Draft(files, stamped, loaded, obstacle=obstacle)
+    try:
+        parent = load_experiment(files[1], data_dir=data_dir)
+    except CnnbenchError as error:
+        why = f"{files[1]} is no experiment by itself ({str(error).splitlines()[0]})"
+        obstacle = f"{why}, so there is nothing to compare with"
+        return Draft(files, stamped, loaded, obstacle=obstacle)
+    found = differences(parent, loaded)
+    return Draft(files, stamped, loaded, "", parent, found, _obstacle(loaded, parent, found))
+
+
+def _obstacle(loaded: Loaded, parent: Loaded, found: Differences) -> str:
+    if loaded.experiment.model.python or parent.experiment.model.python:
+        # Python imports a module once, and would train yesterday's class.
+        run = commands.cnnbench("run")
+        return f"A Python model is compared by `{run}`, which reads its source again"
+    if not found.lines:
+        return f"Nothing is different from {parent.experiment.type_title} yet"
+    return ""
+
+
+def stamp(files: Iterable[Path]) -> Stamp:
+    """What changes when one of the files is saved, also by an editor that replaces it."""
+    return tuple(_stamp(file) for file in files)
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        found = file.stat()
+    except (OSError, ValueError):  # gone for the moment; a null byte in a name
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class Keyboard:
+    """Standard input in a mode for keys, until the `with` block ends. It is a terminal."""
+
+    def __init__(self) -> None:
+        self.descriptor = sys.stdin.fileno()
+
+    def __enter__(self) -> Self:
+        self.usual = termios.tcgetattr(self.descriptor)
+        tty.setcbreak(self.descriptor, termios.TCSANOW)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        termios.tcsetattr(self.descriptor, termios.TCSADRAIN, self.usual)
+
+    def key(self, seconds: float) -> str:
+        """The next key; empty where none is pressed in so many seconds."""
+        if not select.select([self.descriptor], [], [], seconds)[0]:
+            return ""
+        return os.read(self.descriptor, 1).decode(errors="replace") or END
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Gives the terminal back for as long; keys that are pressed meanwhile do not count.
+
+        A second Ctrl-C ends the process at once, and must not leave a terminal without an echo.
+        """
+        termios.tcsetattr(self.descriptor, termios.TCSADRAIN, self.usual)
+        try:
+            yield
+        finally:
+            tty.setcbreak(self.descriptor, termios.TCSAFLUSH)
