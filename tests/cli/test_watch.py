@@ -49,7 +49,7 @@ def _here(tmp_path, monkeypatch):
 
 
 class Script:
-    """A desk and its keys by a script: what is on the disk, and which key comes, poll by poll."""
+    """A view and its keys by a script: what is on the disk, and which key comes, poll by poll."""
 
     def __init__(self, *polls: tuple[str, str]) -> None:
         self.polls, self.disk = iter(polls), "a"

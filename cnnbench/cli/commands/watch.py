@@ -65,13 +65,13 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("watch: reads keys, and this is no terminal; add --once to show it once.")
-    quick = Quick(seeds, epochs, dataset, device.value, engine.value, results_dir, data_dir)
+    quick = QuickCompare(seeds, epochs, dataset, device.value, engine.value, results_dir, data_dir)
     with handle_signals(), Keyboard() as keys:
-        follow(Sheet(file, quick), keys)
+        follow(WatchView(file, quick), keys)
 
 
 @dataclass(frozen=True, slots=True)
-class Quick:
+class QuickCompare:
     """How two experiments are compared in a minute; the options of the command."""
 
     seeds: int
@@ -111,7 +111,7 @@ class Quick:
         ]
 
 
-class Sheet:
+class WatchView:
     """A file on a terminal.
 
     Args:
@@ -119,7 +119,7 @@ class Sheet:
       quick: how it is compared.
     """
 
-    def __init__(self, path: Path, quick: Quick) -> None:
+    def __init__(self, path: Path, quick: QuickCompare) -> None:
         self.path, self.quick = path, quick
         self.draft: Draft | None = None
         self.verdicts: list[str] = []
@@ -205,7 +205,7 @@ class Keys(Protocol):
         """Keys are not read for as long."""
 
 
-class Desk(Protocol):
+class View(Protocol):
     """What is followed, and where it is shown."""
 
     def stamp(self) -> Hashable:
@@ -221,28 +221,28 @@ class Desk(Protocol):
         """Says which keys there are."""
 
 
-def follow(desk: Desk, keys: Keys) -> None:
+def follow(view: View, keys: Keys) -> None:
     """Draws whenever something was saved, until a key ends it.
 
     Nothing is drawn while it changes: an editor may empty a file before it writes it, or put a
     new one in its place, and what is there in between is not what anybody wrote.
 
     Args:
-      desk: what is followed.
+      view: what is followed.
       keys: where keys come from.
     """
-    drawn = before = desk.draw()
-    desk.ask()
+    drawn = before = view.draw()
+    view.ask()
     while (key := keys.key(POLL_S)) not in LEAVE:
-        now = desk.stamp()
+        now = view.stamp()
         if now != drawn and (now == before or key in ENTER):
-            drawn = now = desk.draw()
-            desk.ask()
+            drawn = now = view.draw()
+            view.ask()
         before = now
         if key in ENTER:
             with keys.lent():
-                desk.enter()
-            desk.ask()  # no sooner: what is pressed before the keys are back is lost
+                view.enter()
+            view.ask()  # no sooner: what is pressed before the keys are back is lost
 
 
 @dataclass(frozen=True, slots=True)
