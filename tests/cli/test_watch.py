@@ -244,6 +244,19 @@ def test_without_a_terminal_it_says_so():
     assert (done.exit_code, done.stderr) == (2, message)
 
 
+def test_it_imports_where_there_are_no_unix_terminals():
+    """On Windows, where the modules of terminals and of locks are missing."""
+    code = "import sys; sys.modules |= dict.fromkeys(['fcntl', 'resource', 'termios', 'tty'])\n"
+    code += "from cnnbench.cli.app import main; sys.argv = ['cnnbench', *sys.argv[1:]]; main()"
+    command = [sys.executable, "-c", code, "watch", "idea.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    message = "watch: reads keys of a Unix terminal; add --once to show it once.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+    done = subprocess.run([*command, "--once"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "  ~ conv1: kernel 5x5 -> 7x7\n" in done.stdout
+
+
 # Makes a terminal the one that Ctrl-C comes from, then becomes another command.
 OWN = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
 OWN += "os.execv(sys.argv[1], sys.argv[1:])"

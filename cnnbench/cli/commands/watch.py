@@ -3,11 +3,10 @@
 import os
 import select
 import sys
-import termios
-import tty
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Protocol, Self
@@ -63,6 +62,8 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
         load_experiment(file, data_dir=data_dir)
         _print(read_draft(file, data_dir), file)
         return
+    if find_spec("termios") is None:  # Windows
+        raise UsageError("watch: reads keys of a Unix terminal; add --once to show it once.")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("watch: reads keys, and this is no terminal; add --once to show it once.")
     quick = QuickCompare(seeds, epochs, dataset, device.value, engine.value, results_dir, data_dir)
@@ -326,6 +327,9 @@ class Keyboard:
         self.descriptor = sys.stdin.fileno()
 
     def __enter__(self) -> Self:
+        import termios
+        import tty
+
         self.usual = termios.tcgetattr(self.descriptor)
         tty.setcbreak(self.descriptor, termios.TCSANOW)
         return self
@@ -336,6 +340,8 @@ class Keyboard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        import termios
+
         termios.tcsetattr(self.descriptor, termios.TCSADRAIN, self.usual)
 
     def key(self, seconds: float) -> str:
@@ -350,6 +356,9 @@ class Keyboard:
 
         A second Ctrl-C ends the process at once, and must not leave a terminal without an echo.
         """
+        import termios
+        import tty
+
         termios.tcsetattr(self.descriptor, termios.TCSADRAIN, self.usual)
         try:
             yield
