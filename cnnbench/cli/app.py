@@ -1,12 +1,6 @@
 """The command line: parse, call one library function, render, translate errors to exit codes."""
 
-import os
-import sys
-from collections.abc import Sequence
-from enum import StrEnum
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,46 +8,21 @@ from cnnbench._version import __version__
 from cnnbench.cli.commands.bench import bench
 from cnnbench.cli.commands.check import check
 from cnnbench.cli.commands.compare import compare
-from cnnbench.cli.commands.data import DataDir, data_app
+from cnnbench.cli.commands.data import data_app
 from cnnbench.cli.commands.export import export_model
 from cnnbench.cli.commands.gradcheck import gradcheck
 from cnnbench.cli.commands.inspect import inspect
 from cnnbench.cli.commands.latent import latent
+from cnnbench.cli.commands.list import list_runs
 from cnnbench.cli.commands.new import new, schema
 from cnnbench.cli.commands.predict import predict
 from cnnbench.cli.commands.report import draw_plot, write_report
-from cnnbench.cli.commands.show import show, show_layers
+from cnnbench.cli.commands.run import run
+from cnnbench.cli.commands.show import show
 from cnnbench.cli.commands.watch import watch
-from cnnbench.cli.options import (
-    Device,
-    DeviceOption,
-    Engine,
-    EngineOption,
-    MaybeSpecs,
-    ResultsDir,
-    Tags,
-    check_tags,
-    option_overrides,
-    split_words,
-)
 from cnnbench.cli.parser import App
-from cnnbench.cli.terminal import (
-    exit_at_once,
-    open_streams,
-    print_document,
-    reports_errors,
-    stderr,
-    stdout,
-    tell,
-    warn,
-)
-from cnnbench.errors import UsageError
-from cnnbench.system import commands
-from cnnbench.system.signals import CODES, handle_signals
-
-if TYPE_CHECKING:
-    from cnnbench.runner.run import Request
-    from cnnbench.runs.records import RunResult
+from cnnbench.cli.terminal import exit_at_once, open_streams, reports_errors, tell
+from cnnbench.system.signals import CODES
 
 app = App(
     name="cnnbench",
@@ -82,148 +51,12 @@ def options(
     """Describe a network in YAML, train it, and read an honest verdict."""
 
 
-class Match(StrEnum):
-    """What a widened copy has as much of as the largest other."""
-
-    PARAMS = "params"
-    FLOPS = "flops"
-
-
-@app.command()
-@reports_errors
-def run(  # noqa: PLR0913, PLR0917 - one parameter per option
-    specs: MaybeSpecs = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="A number of seeds, or a list as in 0,1,2.", metavar="N|LIST")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", metavar="N")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Train on another dataset.", metavar="NAME")
-    ] = None,
-    device: DeviceOption = Device.AUTO,
-    engine: EngineOption = Engine.AUTO,
-    match: Annotated[
-        Match | None,
-        typer.Option(
-            help="Also run the first, widened to the parameters (or flops) of the largest other.",
-        ),
-    ] = None,
-    profile: Annotated[
-        Path | None,
-        typer.Option(
-            help="Trace the first epoch for XProf, TensorBoard or Perfetto; it takes longer then.",
-            metavar="DIR",
-        ),
-    ] = None,
-    tensorboard: Annotated[
-        bool,
-        typer.Option(
-            "--tensorboard",
-            help="Also write event files: tensorboard --logdir results shows all runs.",
-        ),
-    ] = False,
-    resume: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Resume a run that was stopped; with --epochs, also train a finished one further."
-            " Can be repeated.",
-            metavar="RUN",
-        ),
-    ] = None,
-    needed: Annotated[
-        bool,
-        typer.Option(
-            "--needed", help="Train only what is not done yet, and go on with what was stopped."
-        ),
-    ] = False,
-    allow_python: Annotated[
-        bool,
-        typer.Option(
-            "--allow-python",
-            help="Import model.python from anywhere, not only if installed or beside the file.",
-        ),
-    ] = False,
-    tag: Tags = None,
-    results_dir: ResultsDir = Path("results"),
-    data_dir: DataDir = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and show; train nothing.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, only results.")
-    ] = False,
-) -> None:
-    """Train each experiment and end with a table of accuracy and time."""
-    from cnnbench.runner.run import Request
-
-    known = data_dir is None or str(data_dir) == os.environ.get("TFDS_DATA_DIR")
-    if not (known or os.path.isdir(str(data_dir))):  # noqa: PTH112 - Path raises for a long name
-        raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
-    if profile is not None and os.path.exists(profile) and not os.path.isdir(profile):  # noqa: PTH110, PTH112
-        raise UsageError(f"--profile: '{profile}' is no folder; name a new one.")
-    check_tags(tag or ())
-    given = option_overrides(seeds, epochs, dataset)
-    make = partial(
-        Request,
-        results_dir=results_dir,
-        data_dir=data_dir,
-        device=device.value,
-        engine=engine.value,
-        profile=profile,
-        tensorboard=tensorboard,
-        allow_python=allow_python,
-        tags=tag or (),
-        command=["cnnbench", *sys.argv[1:]],
-    )
-    if resume:
-        words = [*option_overrides(seeds, epochs, dataset), *(specs or ())]
-        requests = _resumed(make, resume, words)
-    else:
-        paths, overrides = split_words(specs or ())
-        # An option speaks of the file; what is written beside it may say more.
-        requests = [make(path, given + overrides, needed=needed) for path in paths]
-    if match:
-        from cnnbench.graph.widen import MatchedSize
-        from cnnbench.runner.match_size import with_match
-
-        requests = with_match(requests, MatchedSize(match.value), tell)
-    if dry_run:
-        _dry_run(requests)
-        return
-    results: list[RunResult] = []
-    try:
-        with handle_signals():
-            _run_all(requests, results, quiet=quiet)
-    finally:
-        _print_results(results, json=json)
-
-
+app.command()(reports_errors(run))
 app.command()(reports_errors(show))
 app.command()(reports_errors(new))
 app.command()(reports_errors(watch))
 app.command()(reports_errors(schema))
-
-
-@app.command(name="list")
-@reports_errors
-def list_runs(results_dir: ResultsDir = Path("results")) -> None:
-    """List runs, oldest first."""
-    from cnnbench.compare.learning_curves import read_curve
-    from cnnbench.report import comparison
-    from cnnbench.runs import find as history
-
-    listing = history.list_runs(results_dir)
-    warn(listing.warnings)
-    if not listing.entries:
-        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
-        tell(f"no runs in {results_dir}; start one with: {start}", err=False)
-        return
-    console = stdout()
-    curves = [read_curve(entry) for entry in listing.entries]
-    console.print(comparison.list_table(listing.entries, curves, console.encoding))
-
-
+app.command(name="list")(reports_errors(list_runs))
 app.command()(reports_errors(compare))
 app.command(name="plot")(reports_errors(draw_plot))
 app.command(name="report")(reports_errors(write_report))
@@ -234,77 +67,6 @@ app.command()(reports_errors(latent))
 app.command()(reports_errors(predict))
 app.command(name="export")(reports_errors(export_model))
 app.command()(reports_errors(check))
-
-
-def _resumed(
-    make: "partial[Request]", runs: Sequence[str], words: Sequence[str]
-) -> "list[Request]":
-    """Runs that go on as they were begun, or to another number of epochs."""
-    from cnnbench.runs.find import find_newest, find_unfinished
-    from cnnbench.runs.folder import RESOLVED_FILE, read_entry
-
-    epochs = [word for word in words if word.startswith("train.epochs=")]
-    if others := [word for word in words if word not in epochs]:
-        message = f"--resume: a run goes on as it was begun, so '{others[0]}' cannot be set"
-        raise UsageError(f"{message}; leave it out, or train from scratch without --resume.")
-    find = find_newest if epochs or make.keywords["tags"] else find_unfinished
-    found = [find(run, make.keywords["results_dir"]) for run in runs]
-    warn(list(dict.fromkeys(warning for _, warnings in found for warning in warnings)))
-    folders = dict.fromkeys(folder for folder, _ in found)  # each once, however it is named
-    return [
-        make(
-            folder / RESOLVED_FILE,
-            epochs or read_entry(folder).record.overrides,
-            resume=folder,
-        )
-        for folder in folders
-    ]
-
-
-def _run_all(requests: "Sequence[Request]", results: "list[RunResult]", *, quiet: bool) -> None:
-    from cnnbench.cli.progress import listening
-    from cnnbench.runner.run import check_all, run_by_turns
-
-    check_all(requests)
-    with listening(stderr(), len(requests), quiet=quiet) as listeners:
-        results[:] = run_by_turns(requests, listeners, results.append)
-
-
-def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
-    from cnnbench.compare.comparison import compare_groups
-    from cnnbench.report import comparison, csv_json
-
-    if not results:
-        return
-    comparisons = compare_groups(results)
-    if json:
-        print_document(csv_json.json_text(comparisons), "json")
-    else:
-        stdout().print(comparison.terminal_table(comparisons, wide=False))
-
-
-def _dry_run(requests: Sequence[Any]) -> None:
-    from cnnbench.formatting import epochs_text
-    from cnnbench.runs.folder import read_run
-    from cnnbench.training.resume import require_epochs
-
-    first = None
-    for request in requests:
-        loaded, _ = show_layers(
-            request.path,
-            request.overrides,
-            request.data_dir,
-            first,
-            allow_python=request.allow_python,
-        )
-        if request.resume:
-            require_epochs(read_run(request.resume), request.resume, loaded.experiment)
-        first, experiment, train = first or loaded, loaded.experiment, loaded.experiment.train
-        tell(
-            f"would train {epochs_text(train.epochs)} in batches of {train.batch_size} on"
-            f" {experiment.dataset.name}, seeds {', '.join(map(str, experiment.seeds))}",
-            err=False,
-        )
 
 
 def main() -> None:

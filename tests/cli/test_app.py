@@ -180,7 +180,8 @@ def test_the_engine_that_was_asked_for_is_recorded(engine):
 def test_programs_are_compiled_once_and_found_again(tmp_path):
     """Two processes and a cache folder of their own."""
     words = ["run", "tiny.yaml", "--seeds", "1", "--epochs", "1", "--quiet"]
-    quick = "from cnnbench.cli import app as cli, probe; probe.SIZE = 128; cli.main()"
+    quick = "from cnnbench.cli import app; from cnnbench.training import profiling\n"
+    quick += "profiling.SIZE = 128; app.main()"
     command = [sys.executable, "-W", "error", "-c", quick, *words]
     environment = os.environ | {"CNNBENCH_CACHE_DIR": str(tmp_path / "cache")}
     states = []

@@ -1,0 +1,24 @@
+"""``cnnbench list``: the runs there are."""
+
+from pathlib import Path
+
+from cnnbench.cli.options import ResultsDir
+from cnnbench.cli.terminal import stdout, tell, warn
+from cnnbench.system import commands
+
+
+def list_runs(results_dir: ResultsDir = Path("results")) -> None:
+    """List runs, oldest first."""
+    from cnnbench.compare.learning_curves import read_curve
+    from cnnbench.report import comparison
+    from cnnbench.runs import find as history
+
+    listing = history.list_runs(results_dir)
+    warn(listing.warnings)
+    if not listing.entries:
+        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
+        tell(f"no runs in {results_dir}; start one with: {start}", err=False)
+        return
+    console = stdout()
+    curves = [read_curve(entry) for entry in listing.entries]
+    console.print(comparison.list_table(listing.entries, curves, console.encoding))
