@@ -116,6 +116,16 @@ EngineOption = Annotated[
 
 ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]
 
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Prepared datasets, or the original files of one.",
+        metavar="DIR",
+        envvar="TFDS_DATA_DIR",
+        show_default=False,
+    ),
+]
+
 
 def spec_path(word: str) -> Path:
     """The experiment file that a word names; which one a name such as ``standard`` means is told.

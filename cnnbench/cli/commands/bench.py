@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.commands.data import DataDir
-from cnnbench.cli.options import Specs, option_overrides, split_words
+from cnnbench.cli.options import DataDir, Specs, option_overrides, split_words
 from cnnbench.cli.terminal import print_document, start_jax, stdout, tell
 from cnnbench.system import commands
 

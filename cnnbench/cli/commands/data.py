@@ -1,26 +1,16 @@
 """``cnnbench data``: the datasets there are, fetching one, and where they are kept."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cnnbench.cli.options import DataDir
 from cnnbench.cli.parser import App
 from cnnbench.cli.terminal import reports_errors, stdout, tell
 
 data_app = App(
     help="Datasets: what there is, fetching one, where they are kept.", no_args_is_help=True
 )
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Prepared datasets, or the original files of one.",
-        metavar="DIR",
-        envvar="TFDS_DATA_DIR",
-        show_default=False,
-    ),
-]
 
 
 @data_app.command(name="list")

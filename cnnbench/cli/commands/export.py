@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.commands.data import DataDir
-from cnnbench.cli.options import ResultsDir, Run, Seed
+from cnnbench.cli.options import DataDir, ResultsDir, Run, Seed
 from cnnbench.cli.terminal import computing, tell, warn, write_file
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cnnbench.cli.commands.data import DataDir
-from cnnbench.cli.options import MaybeSpecs, split_words
+from cnnbench.cli.options import DataDir, MaybeSpecs, split_words
 from cnnbench.cli.terminal import print_document, start_jax, stdout
 from cnnbench.errors import UsageError
 

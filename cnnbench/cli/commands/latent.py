@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cnnbench.cli.commands.data import DataDir
-from cnnbench.cli.options import ResultsDir, Run, Seed
+from cnnbench.cli.options import DataDir, ResultsDir, Run, Seed
 from cnnbench.cli.terminal import PICTURES, computing, file_form, stdout, tell, warn, write_file
 from cnnbench.errors import UsageError
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.commands.data import DataDir
-from cnnbench.cli.options import ResultsDir, Run
+from cnnbench.cli.options import DataDir, ResultsDir, Run
 from cnnbench.cli.terminal import (
     PICTURES,
     computing,

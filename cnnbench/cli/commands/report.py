@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cnnbench.cli.commands.compare import side_by_side
-from cnnbench.cli.commands.data import DataDir
-from cnnbench.cli.options import All, Alpha, Baseline, MetricOption, MinEffect, ResultsDir, Runs
+from cnnbench.cli.options import (
+    All,
+    Alpha,
+    Baseline,
+    DataDir,
+    MetricOption,
+    MinEffect,
+    ResultsDir,
+    Runs,
+)
 from cnnbench.cli.terminal import PICTURES, computing, file_form, tell, warn, write_file
 
 if TYPE_CHECKING:

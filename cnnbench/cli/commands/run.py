@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnbench.cli.commands.data import DataDir
 from cnnbench.cli.commands.show import show_layers
 from cnnbench.cli.options import (
+    DataDir,
     Device,
     DeviceOption,
     Engine,

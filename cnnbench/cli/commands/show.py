@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cnnbench.cli.commands.data import DataDir
-from cnnbench.cli.options import Specs, split_words
+from cnnbench.cli.options import DataDir, Specs, split_words
 from cnnbench.cli.terminal import PICTURES, file_form, start_jax, stdout, tell, write_file
 from cnnbench.errors import ModelError, UsageError
 from cnnbench.formatting import depthwise_advice

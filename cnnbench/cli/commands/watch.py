@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Protocol, Self
 
 import typer
 
-from cnnbench.cli.commands.data import DataDir
 from cnnbench.cli.commands.show import print_layers
 from cnnbench.cli.options import (
+    DataDir,
     Device,
     DeviceOption,
     Engine,
