@@ -1,37 +1,102 @@
 """The command line: parse, call one library function, render, translate errors to exit codes."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 import typer
 
 from cnnbench._version import __version__
-from cnnbench.cli.commands.bench import bench
-from cnnbench.cli.commands.check import check
-from cnnbench.cli.commands.compare import compare
-from cnnbench.cli.commands.data import data_app
-from cnnbench.cli.commands.export import export_model
-from cnnbench.cli.commands.gradcheck import gradcheck
-from cnnbench.cli.commands.inspect import inspect
-from cnnbench.cli.commands.latent import latent
-from cnnbench.cli.commands.list import list_runs
-from cnnbench.cli.commands.new import new, schema
-from cnnbench.cli.commands.predict import predict
-from cnnbench.cli.commands.report import draw_plot, write_report
-from cnnbench.cli.commands.run import run
-from cnnbench.cli.commands.show import show
-from cnnbench.cli.commands.watch import watch
-from cnnbench.cli.parser import App
-from cnnbench.cli.terminal import exit_at_once, open_streams, reports_errors, tell
+from cnnbench.cli.parser import App, LazyCommand, LazyGroup
+from cnnbench.cli.terminal import exit_at_once, open_streams, tell
 from cnnbench.system.signals import CODES
 
+
+class Commands(LazyGroup):
+    """The commands in the order of the help."""
+
+    lazy_commands: ClassVar[Mapping[str, LazyCommand]] = {
+        "run": LazyCommand(
+            "cnnbench.cli.commands.run:run",
+            "Train each experiment and end with a table of accuracy and time.",
+        ),
+        "show": LazyCommand(
+            "cnnbench.cli.commands.show:show",
+            "Check experiment files; print layers or submodules, shapes, costs and differences.",
+        ),
+        "new": LazyCommand(
+            "cnnbench.cli.commands.new:new",
+            "Start an experiment that extends another one.",
+        ),
+        "watch": LazyCommand(
+            "cnnbench.cli.commands.watch:watch",
+            "Check and show a file as it is saved; Enter compares it with the one it extends.",
+        ),
+        "schema": LazyCommand(
+            "cnnbench.cli.commands.new:schema",
+            "Print the JSON Schema of experiment files, with which editors complete and check"
+            " them.",
+        ),
+        "list": LazyCommand(
+            "cnnbench.cli.commands.list:list_runs",
+            "List runs, oldest first.",
+        ),
+        "compare": LazyCommand(
+            "cnnbench.cli.commands.compare:compare",
+            "Compare runs: a table, and a verdict on each beside the baseline.",
+        ),
+        "plot": LazyCommand(
+            "cnnbench.cli.commands.report:draw_plot",
+            "Draw learning curves, costs and differences of runs into one picture.",
+        ),
+        "report": LazyCommand(
+            "cnnbench.cli.commands.report:write_report",
+            "Write a page with verdicts, tables, charts and mistakes, which needs no other file.",
+        ),
+        "bench": LazyCommand(
+            "cnnbench.cli.commands.bench:bench",
+            "Train each experiment in several frameworks by turns and compare their speed.",
+        ),
+        "inspect": LazyCommand(
+            "cnnbench.cli.commands.inspect:inspect",
+            "Look into a trained network: layers, filters, and what excites units.",
+        ),
+        "gradcheck": LazyCommand(
+            "cnnbench.cli.commands.gradcheck:gradcheck",
+            "Check gradients: by hand, by jax.grad, by differences; exit 3 if a layer's is wrong.",
+        ),
+        "latent": LazyCommand(
+            "cnnbench.cli.commands.latent:latent",
+            "Look at the code of an autoencoder: its numbers, and what is decoded from it.",
+        ),
+        "predict": LazyCommand(
+            "cnnbench.cli.commands.predict:predict",
+            "Classify or reconstruct images of one's own with a run's networks, and show what"
+            " they see.",
+        ),
+        "export": LazyCommand(
+            "cnnbench.cli.commands.export:export_model",
+            "Export a trained network to StableHLO, ONNX or safetensors, verified in its own"
+            " runtime.",
+        ),
+        "check": LazyCommand(
+            "cnnbench.cli.commands.check:check",
+            "Verify runs: epochs, seeds, times, digests, weights; exit 1 if one is damaged.",
+        ),
+        "data": LazyCommand(
+            "cnnbench.cli.commands.data:data_app",
+            "Datasets: what there is, fetching one, where they are kept.",
+        ),
+    }
+
+
 app = App(
+    Commands,
     name="cnnbench",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data_app, name="data")
 
 
 def print_version(value: bool) -> None:
@@ -49,24 +114,6 @@ def options(
     ] = False,
 ) -> None:
     """Describe a network in YAML, train it, and read an honest verdict."""
-
-
-app.command()(reports_errors(run))
-app.command()(reports_errors(show))
-app.command()(reports_errors(new))
-app.command()(reports_errors(watch))
-app.command()(reports_errors(schema))
-app.command(name="list")(reports_errors(list_runs))
-app.command()(reports_errors(compare))
-app.command(name="plot")(reports_errors(draw_plot))
-app.command(name="report")(reports_errors(write_report))
-app.command()(reports_errors(bench))
-app.command()(reports_errors(inspect))
-app.command()(reports_errors(gradcheck))
-app.command()(reports_errors(latent))
-app.command()(reports_errors(predict))
-app.command(name="export")(reports_errors(export_model))
-app.command()(reports_errors(check))
 
 
 def main() -> None:

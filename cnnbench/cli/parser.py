@@ -1,12 +1,15 @@
-"""The command line's parser, with suggestions for commands and options that there are not."""
+"""The command line's parser: lazily loaded commands, and suggestions for unknown words."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from copy import copy
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command, get_group
 
-from cnnbench.cli.terminal import tell
+from cnnbench.cli.terminal import reports_errors, tell
 from cnnbench.errors import nearest, or_list, quoted
 from cnnbench.spec.vocabulary import COMMAND
 
@@ -60,11 +63,66 @@ class Group(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+class LazyCommand(NamedTuple):
+    """A command that is imported when it is named on the command line.
+
+    Args:
+      target: its function, or the `App` of its subcommands, as ``module:name``.
+      summary: the first paragraph of its help, for lists of commands.
+    """
+
+    target: str
+    summary: str
+
+    def load(self, name: str) -> Any:
+        """Imports the command.
+
+        Args:
+          name: the command's, on the command line.
+        """
+        module, attribute = self.target.split(":")
+        found = getattr(import_module(module), attribute)
+        if isinstance(found, App):
+            return get_group(found)
+        alone = App(add_completion=False)
+        alone.command(name)(reports_errors(found))
+        return get_command(alone)
+
+
+class LazyGroup(Group):
+    """Commands of which only the one that runs is imported.
+
+    Source: Click's documentation, "Lazily Loading Subcommands",
+    https://click.palletsprojects.com/en/stable/complex/#lazily-loading-subcommands
+    """
+
+    lazy_commands: ClassVar[Mapping[str, LazyCommand]]
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the base class's signature
+        """Lists the commands' names in the order of the help."""
+        return list(self.lazy_commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Finds a command and imports it; None where there is none of that name."""
+        if cmd_name in self.lazy_commands and cmd_name not in self.commands:
+            self.commands[cmd_name] = self.lazy_commands[cmd_name].load(cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the help with the commands' summaries, so that no command is imported."""
+        listed = copy(self)
+        listed.commands = {
+            name: TyperCommand(name, help=command.summary)
+            for name, command in self.lazy_commands.items()
+        }
+        super(LazyGroup, listed).format_help(ctx, formatter)
+
+
 class App(typer.Typer):
     """Typer with these."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(cls=Group, **settings)
+    def __init__(self, cls: type[Group] = Group, **settings: Any) -> None:
+        super().__init__(cls=cls, **settings)
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[_F], _F]:
         """Registers a command, as the base class does."""

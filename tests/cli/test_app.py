@@ -14,9 +14,10 @@ from pathlib import Path
 import jax
 import pytest
 import yaml
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from cnnbench.cli.app import app
+from cnnbench.cli.app import Commands, app
 from cnnbench.data import dataset
 from cnnbench.data.downloads import UnavailableError
 from cnnbench.runs.folder import read_run
@@ -511,6 +512,25 @@ def test_commands_that_train_nothing_start_at_once(words, limit_s):
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert any(cpu_seconds() < limit_s for _ in range(8))
+
+
+def test_help_imports_no_command():
+    code = "import sys; from cnnbench.cli.app import app; from typer.testing import CliRunner\n"
+    code += "print(CliRunner().invoke(app, ['--help']).exit_code, *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code, *modules = done.stdout.split()
+    heavy = {"jax", "matplotlib", "numpy", "pydantic", "yaml"}
+    assert (code, heavy & set(modules)) == ("0", set())
+    assert not [name for name in modules if name.startswith("cnnbench.cli.commands")]
+
+
+def test_the_help_lists_what_each_command_says_of_itself():
+    group = get_command(app)
+    context = group.make_context("cnnbench", ["check"])
+    names = group.list_commands(context)  # type: ignore[attr-defined]
+    assert len(names) == 17
+    helps = {name: group.get_command(context, name).help for name in names}  # type: ignore[attr-defined]
+    assert helps == {name: each.summary for name, each in Commands.lazy_commands.items()}
 
 
 def test_commands_that_train_nothing_import_no_jax():

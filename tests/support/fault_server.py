@@ -30,6 +30,8 @@ from typing import Any
 import orbax.checkpoint  # noqa: F401 - the children need it, and forking is quicker
 
 from cnnbench.cli import app
+from cnnbench.cli.commands import compare  # noqa: F401 - likewise
+from cnnbench.cli.commands import run as run_command  # noqa: F401 - likewise
 from cnnbench.runner import run as session  # noqa: F401 - likewise
 from cnnbench.runs import checkpoints
 from cnnbench.system import devices, files
