@@ -49,7 +49,7 @@ class JaxTrainer:
     epoch: int = 0
 
 
-class Trainers:
+class JaxTrainers:
     """Answers the requests of `benchmarks.gpu`.
 
     Args:
@@ -218,6 +218,9 @@ class Trainers:
                 first = first or jax.device_get(gradient)
                 losses.append(float(loss))
         return np.array(losses), dict(_named(first))
+
+
+make_trainers = JaxTrainers  # `benchmarks.gpu_worker` calls it by this name
 
 
 def _named(gradient: Any) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.gpu_worker FOLDER VARIANT MODULE`` reads requests from standard input and
 answers on standard output, one JSON object a line; `cnnbench.bench.worker_process` is the other
-end. MODULE has a `Trainers` class, whose methods are the requests.
+end. MODULE has `make_trainers`; the methods of what it makes are the requests.
 """
 
 import importlib
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
     os.dup2(2, 1)
 
     def make() -> Answerer:
-        return Answerer(importlib.import_module(module).Trainers(Path(folder)))
+        return Answerer(importlib.import_module(module).make_trainers(Path(folder)))
 
     serve(make, sys.stdin, answers)
 

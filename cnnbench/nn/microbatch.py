@@ -35,7 +35,7 @@ from cnnbench.nn.ops.batch_norm import (
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 
-Values = dict[str, jax.Array]
+LayerValues = dict[str, jax.Array]
 Head = Callable[..., jax.Array]
 
 
@@ -126,7 +126,7 @@ class _Fixed(NamedTuple):
     """
 
     images: jax.Array
-    drawn: Values
+    drawn: LayerValues
     others: tuple[jax.Array, ...]
 
 
@@ -150,12 +150,12 @@ def sum_in_rows(
     """
     given: tuple[Any, ...] = (x, _drawn(net, len(x)), others)
     fixed = _Fixed(*jax.tree.map(lambda a: a.reshape(-1, cut.row, *a.shape[1:]), given))
-    values: Values = {}
+    values: LayerValues = {}
     sums: dict[str, Sums] = {}
     known = dict(weights)
     *early, last = stages(net.plan)
 
-    def inputs(stage: Stage) -> tuple[Values, LayerParams]:
+    def inputs(stage: Stage) -> tuple[LayerValues, LayerParams]:
         for node in stage.nodes:
             if not isinstance(node.op, BatchNorm):
                 continue
@@ -182,7 +182,7 @@ def _sums_of_images(net: Layers, images: jax.Array) -> Sums:
     return lax.stop_gradient(sums)
 
 
-def _drawn(net: Layers, n: int) -> Values:
+def _drawn(net: Layers, n: int) -> LayerValues:
     """For the whole batch, so that rows and devices change nothing."""
     return {
         node.name: net.parts[node.name].draw((n, *node.layout.shape))
@@ -191,7 +191,9 @@ def _drawn(net: Layers, n: int) -> Values:
     }
 
 
-def _run(net: Layers, stage: Stage, values: Values, fixed: _Fixed, weights: LayerParams) -> Values:
+def _run(
+    net: Layers, stage: Stage, values: LayerValues, fixed: _Fixed, weights: LayerParams
+) -> LayerValues:
     """What a stage gives for one row."""
     found = {INPUT: net.enter(fixed.images)} | values
     for node in stage.nodes:
@@ -210,7 +212,7 @@ def _run(net: Layers, stage: Stage, values: Values, fixed: _Fixed, weights: Laye
 
 
 def _result(
-    net: Layers, stage: Stage, head: Head, values: Values, fixed: _Fixed, weights: LayerParams
+    net: Layers, stage: Stage, head: Head, values: LayerValues, fixed: _Fixed, weights: LayerParams
 ) -> jax.Array:
     """The last stage on one row, and what is made of its result."""
     found = {INPUT: net.enter(fixed.images)} | values | _run(net, stage, values, fixed, weights)
@@ -219,31 +221,31 @@ def _result(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _early(
-    run: Callable[..., Values],
+    run: Callable[..., LayerValues],
     normed: frozenset[str],
     cut: Cut,
-    values: Values,
+    values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
-) -> tuple[Values, Any]:
+) -> tuple[LayerValues, Any]:
     """What a stage gives for all rows, and sums for each row of what is normalised."""
 
-    def one(row: tuple[Values, _Fixed], weights: LayerParams) -> tuple[Values, Any]:
+    def one(row: tuple[LayerValues, _Fixed], weights: LayerParams) -> tuple[LayerValues, Any]:
         given = run(*row, weights)
         return given, {name: channel_sums(given[name]) for name in normed}
 
     def share(rows: Any, weights: LayerParams) -> Any:
         return lax.map(lambda row: one(row, weights), rows)
 
-    result: tuple[Values, Any] = _on_devices(share, (values, fixed), weights, cut)
+    result: tuple[LayerValues, Any] = _on_devices(share, (values, fixed), weights, cut)
     return result
 
 
 def _early_forward(
-    run: Callable[..., Values],
+    run: Callable[..., LayerValues],
     normed: frozenset[str],
     cut: Cut,
-    values: Values,
+    values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
 ) -> Any:
@@ -253,7 +255,7 @@ def _early_forward(
 
 
 def _early_backward(
-    run: Callable[..., Values], normed: frozenset[str], cut: Cut, saved: Any, changes: Any
+    run: Callable[..., LayerValues], normed: frozenset[str], cut: Cut, saved: Any, changes: Any
 ) -> Any:
     """Row by row; a convolution that gives what is normalised is not computed again."""
 
@@ -275,7 +277,11 @@ _early.defvjp(_early_forward, _early_backward)
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _last(
-    result: Callable[..., jax.Array], cut: Cut, values: Values, weights: LayerParams, fixed: _Fixed
+    result: Callable[..., jax.Array],
+    cut: Cut,
+    values: LayerValues,
+    weights: LayerParams,
+    fixed: _Fixed,
 ) -> jax.Array:
     """The sum over all rows of what the last stage ends in."""
 
@@ -287,7 +293,11 @@ def _last(
 
 
 def _last_forward(
-    result: Callable[..., jax.Array], cut: Cut, values: Values, weights: LayerParams, fixed: _Fixed
+    result: Callable[..., jax.Array],
+    cut: Cut,
+    values: LayerValues,
+    weights: LayerParams,
+    fixed: _Fixed,
 ) -> Any:
     """With its gradient: nothing of a row has to be kept or computed again."""
     both = jax.value_and_grad(result, argnums=(0, 2))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cnnbench.data.catalog import DatasetInfo
     from cnnbench.layers import LayerOp
 
-    Layers = Mapping[str, LayerOp]
+    LayerOps = Mapping[str, LayerOp]
 
 MetricName = Literal["accuracy", "top5_accuracy", "brier_score", "mse", "mae", "psnr", "ssim", "kl"]
 """What `train.metrics` accepts."""
@@ -48,16 +48,16 @@ class Metric:
     higher_is_better: bool = False
     is_fraction: bool = False
     other_names: tuple[str, ...] = ()
-    objection: "Callable[[Layers | None, DatasetInfo | None], Objection | None] | None" = None
+    objection: "Callable[[LayerOps | None, DatasetInfo | None], Objection | None] | None" = None
 
 
-def _too_few_classes(_: "Layers | None", dataset: "DatasetInfo | None") -> Objection | None:
+def _too_few_classes(_: "LayerOps | None", dataset: "DatasetInfo | None") -> Objection | None:
     if dataset and dataset.num_classes <= 5:
         return f"top5_accuracy is always 1 with {dataset.num_classes} classes", "remove it"
     return None
 
 
-def _too_small(_: "Layers | None", dataset: "DatasetInfo | None") -> Objection | None:
+def _too_small(_: "LayerOps | None", dataset: "DatasetInfo | None") -> Objection | None:
     from cnnbench.layers.base import shape_text
 
     if dataset and min(dataset.shape[:2]) < SSIM_WINDOW:
@@ -67,7 +67,7 @@ def _too_small(_: "Layers | None", dataset: "DatasetInfo | None") -> Objection |
     return None
 
 
-def _no_sample(layers: "Layers | None", _: "DatasetInfo | None") -> Objection | None:
+def _no_sample(layers: "LayerOps | None", _: "DatasetInfo | None") -> Objection | None:
     from cnnbench.layers import Sample
 
     if layers is None or any(isinstance(op, Sample) for op in layers.values()):

@@ -97,9 +97,9 @@ def test_pytorch_does_the_same_work(variant, precision, network, shared) -> None
     pytest.importorskip("torch")
     from benchmarks import gpu_jax, gpu_torch
 
-    theirs = gpu_torch.Trainers(shared)
+    theirs = gpu_torch.TorchTrainers(shared)
     contestant = Contestant(network, "cnnbench", precision, 2, BATCH)
-    with closing(gpu_jax.Trainers(shared)) as ours:
+    with closing(gpu_jax.JaxTrainers(shared)) as ours:
         ours.weights(network, 2)
         own = ours.start(contestant)
     other = theirs.start(replace(contestant, variant=variant))
@@ -116,9 +116,9 @@ def test_cuda_graphs_need_a_gpu(network, shared) -> None:
     pytest.importorskip("torch")
     from benchmarks import gpu_jax, gpu_torch
 
-    with closing(gpu_jax.Trainers(shared)) as ours:
+    with closing(gpu_jax.JaxTrainers(shared)) as ours:
         ours.weights(network, 1)
-    trainers = Answerer(gpu_torch.Trainers(shared))
+    trainers = Answerer(gpu_torch.TorchTrainers(shared))
     contestant = dict.fromkeys(("network", "variant", "precision", "seeds", "batch"))
     contestant |= {"network": network, "variant": "torch-graphs-nchw", "seeds": 1, "batch": BATCH}
     request = {"do": "start", "contestant": contestant | {"precision": "float32"}}

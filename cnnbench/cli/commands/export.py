@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PROBED = 100  # images that an exported model is tried with
 
 
-class Form(StrEnum):
+class ExportKind(StrEnum):
     """What other programs read."""
 
     STABLEHLO = "stablehlo"
@@ -27,7 +27,7 @@ class Form(StrEnum):
 def export_model(
     run: Run,
     to: Annotated[
-        Form,
+        ExportKind,
         typer.Option(help="StableHLO (JAX), ONNX, or the weights alone.", show_default=False),
     ],
     output: Annotated[
@@ -52,7 +52,7 @@ def export_model(
         require(to.value)
         network = load_trained(path, seed, data_dir=data_dir)
         probe = _probe(network, data_dir)
-        if to is Form.ONNX and network.experiment.train.precision != "float32":
+        if to is ExportKind.ONNX and network.experiment.train.precision != "float32":
             trained_in = network.experiment.train.precision
             warn([f"it was trained in {trained_in}; ONNX computes in float32"])
             precision = ["train.precision=float32"]
