@@ -138,61 +138,63 @@ class Comparison:
         return self.metric if self.validates else f"{TEST}{self.metric}"
 
 
-def compare(runs: Sequence[RunResult], rules: Criteria = JUDGED) -> Comparison:
+def compare(runs: Sequence[RunResult], criteria: Criteria = JUDGED) -> Comparison:
     """Runs that the user named, in that order.
 
     Args:
       runs: at least one.
-      rules: how they are judged.
+      criteria: how they are judged.
 
     Raises:
       IncomparableError: there are none, one has not finished, or their numbers
         do not measure the same thing.
       UsageError: one has no such metric, or none is called like the baseline.
     """
-    finished = finished_runs(runs, rules.metric)
+    finished = finished_runs(runs, criteria.metric)
     for other in finished[1:]:
         if reason := difference(finished[0], other):
             these = enumeration([run_path(run.record) for run in (finished[0], other)])
             raise IncomparableError(f"{reason} (these are {these}; a RUN-ID names another)")
-    return _comparison(finished, _samples(finished), rules)
+    return _comparison(finished, _arms(finished), criteria)
 
 
-def compare_groups(runs: Sequence[RunResult], rules: Criteria = JUDGED) -> tuple[Comparison, ...]:
+def compare_groups(
+    runs: Sequence[RunResult], criteria: Criteria = JUDGED
+) -> tuple[Comparison, ...]:
     """Runs that nobody chose, each beside those that it can be compared with.
 
     Args:
       runs: at least one.
-      rules: how they are judged; the baseline is that of the runs beside it.
+      criteria: how they are judged; the baseline is that of the runs beside it.
 
     Raises:
       IncomparableError: there are none, or one has not finished.
       UsageError: one has no such metric, or none is called like the baseline.
     """
     groups: list[list[Finished]] = []
-    for run in finished_runs(runs, rules.metric):
+    for run in finished_runs(runs, criteria.metric):
         group = next((g for g in groups if difference(g[0], run) is None), None)
         if group is None:
             groups.append([run])
         else:
             group.append(run)
-    samples = [_samples(group) for group in groups]
-    every = [sample for group in samples for sample in group]
-    chosen = every[find_baseline(every, rules.baseline)]
-    known = [any(s is chosen or rules.baseline in s.names for s in group) for group in samples]
-    first = replace(rules, baseline=None)
-    return tuple(map(_comparison, groups, samples, (rules if k else first for k in known)))
+    arms = [_arms(group) for group in groups]
+    every = [arm for group in arms for arm in group]
+    chosen = every[find_baseline(every, criteria.baseline)]
+    known = [any(s is chosen or criteria.baseline in s.names for s in group) for group in arms]
+    first = replace(criteria, baseline=None)
+    return tuple(map(_comparison, groups, arms, (criteria if k else first for k in known)))
 
 
-def _comparison(runs: Sequence[Finished], samples: Sequence[Arm], rules: Criteria) -> Comparison:
+def _comparison(runs: Sequence[Finished], arms: Sequence[Arm], criteria: Criteria) -> Comparison:
     record, metric = runs[0].record, runs[0].metric
     direction = runs[0].summary.metrics[metric]
     devices = dict.fromkeys(run.record.environment.device_model for run in runs)
-    labels = [sample.names[0] for sample in samples]
+    labels = [arm.names[0] for arm in arms]
     named = list(zip(labels, runs, strict=True))
     unequal = _contradictions(named)
-    costs = tuple(map(partial(_cost_row, rules), runs, labels))
-    verdicts = judge(samples, runs[0].judged_by, rules, higher=direction is Direction.HIGHER)
+    costs = tuple(map(partial(_cost_row, criteria), runs, labels))
+    verdicts = judge(arms, runs[0].judged_by, criteria, higher=direction is Direction.HIGHER)
     return Comparison(
         task=record.task,
         metric=metric,
@@ -202,13 +204,13 @@ def _comparison(runs: Sequence[Finished], samples: Sequence[Arm], rules: Criteri
         devices=tuple(devices),
         rows=tuple(row for label, run in named for row in _rows(run, label)),
         verdicts=verdicts,
-        code_verdicts=code_verdicts(runs, samples, rules),
+        code_verdicts=code_verdicts(runs, arms, criteria),
         costs=costs,
         warnings=timing_warnings.warnings(list(map(_timed, runs, costs))),
         remarks=(
             *_diverged(named),
             *_recipes(named),
-            *disagreements(runs, samples, verdicts, rules),
+            *disagreements(runs, arms, verdicts, criteria),
             *_same(named, unequal),
         ),
         contradictions=tuple(unequal.values()),
@@ -219,10 +221,10 @@ def _timed(run: Finished, cost: CostRow) -> Timed:
     return Timed(cost.label, run.record, run.epochs, cost.cost, cost.product_share)
 
 
-def _cost_row(rules: Criteria, run: Finished, label: str) -> CostRow:
+def _cost_row(criteria: Criteria, run: Finished, label: str) -> CostRow:
     target = None
-    if rules.target is not None:
-        value = parse_target(rules.target, run.metric)
+    if criteria.target is not None:
+        value = parse_target(criteria.target, run.metric)
         direction = run.summary.metrics[run.metric]
         tests = values(run, f"{TEST}{run.metric}")
         target = time_to_target(run.epochs, run.metric, value, direction, tests)
@@ -270,10 +272,10 @@ def _twins(one: RunRecord, other: RunRecord) -> bool:
     return same and len(forms) < 2
 
 
-def _samples(runs: Sequence[Finished]) -> tuple[Arm, ...]:
+def _arms(runs: Sequence[Finished]) -> tuple[Arm, ...]:
     """What runs that stand side by side are judged by, in their order."""
     labels = numbered([run.record.title + run.record.tags_text for run in runs])
-    return tuple(_sample(run, label) for run, label in zip(runs, labels, strict=True))
+    return tuple(_arm(run, label) for run, label in zip(runs, labels, strict=True))
 
 
 def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
@@ -284,7 +286,7 @@ def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
             yield f"Warning: {label} diverged with seed {seeds}: the loss is not finite."
 
 
-def _sample(run: Finished, label: str) -> Arm:
+def _arm(run: Finished, label: str) -> Arm:
     """What a run is judged by: its last epoch, and the times of those trained alone."""
     record = run.record
     tags = (name for tag in record.tags for name in (tag, f"{record.name}@{tag}"))
@@ -338,24 +340,23 @@ def code_estimate(run: Finished) -> Estimate | None:
 
 
 def code_verdicts(
-    runs: Sequence[Finished], samples: Sequence[Arm], rules: Criteria
+    runs: Sequence[Finished], arms: Sequence[Arm], criteria: Criteria
 ) -> tuple[Verdict, ...]:
     """A verdict on the code of each run but the baseline; none where one of them has no code.
 
     Args:
       runs: those that stand side by side.
-      samples: what else each of them is judged by.
-      rules: how; a least effect in the unit of a loss means nothing here.
+      arms: what else each of them is judged by.
+      criteria: how; a least effect in the unit of a loss means nothing here.
     """
     accuracies = list(map(_code_accuracies, runs))
     if not all(accuracies):
         return ()
     codes = [
-        sample._replace(values=own, epoch_s={})
-        for sample, own in zip(samples, accuracies, strict=True)
+        arm._replace(values=own, epoch_s={}) for arm, own in zip(arms, accuracies, strict=True)
     ]
-    effect = rules.min_effect if rules.min_effect.kind == "relative" else ANY
-    return judge(codes, CODE, replace(rules, min_effect=effect), higher=True)
+    effect = criteria.min_effect if criteria.min_effect.kind == "relative" else ANY
+    return judge(codes, CODE, replace(criteria, min_effect=effect), higher=True)
 
 
 def _code_accuracies(run: Finished) -> Mapping[int, float]:
@@ -369,7 +370,7 @@ def _code_accuracies(run: Finished) -> Mapping[int, float]:
 
 
 def disagreements(
-    runs: Sequence[Finished], samples: Sequence[Arm], verdicts: Sequence[Verdict], rules: Criteria
+    runs: Sequence[Finished], arms: Sequence[Arm], verdicts: Sequence[Verdict], criteria: Criteria
 ) -> Iterator[str]:
     """What is said where validation and test images come to different findings.
 
@@ -378,9 +379,9 @@ def disagreements(
 
     Args:
       runs: those that stand side by side.
-      samples: what else each of them is judged by.
+      arms: what else each of them is judged by.
       verdicts: on every run but the baseline.
-      rules: how they were judged.
+      criteria: how they were judged.
     """
     metric, data = runs[0].metric, runs[0].record.dataset
     if not data.num_validation:
@@ -388,12 +389,12 @@ def disagreements(
     by_test = runs[0].judged_by != metric
     other = metric if by_test else f"{TEST}{metric}"
     others = [
-        sample._replace(values=values(run, other), epoch_s={})
-        for sample, run in zip(samples, runs, strict=True)
+        arm._replace(values=values(run, other), epoch_s={})
+        for arm, run in zip(arms, runs, strict=True)
     ]
     higher = runs[0].summary.metrics[metric] is Direction.HIGHER
     images = "validation" if by_test else "test"
-    for one, two in zip(verdicts, judge(others, other, rules, higher=higher), strict=True):
+    for one, two in zip(verdicts, judge(others, other, criteria, higher=higher), strict=True):
         if one.finding != two.finding and {one.finding, two.finding} <= _SETTLED:
             yield (
                 f"By the {images} images: {sentence(two)} Intervals are over seeds, not over images"

@@ -135,31 +135,30 @@ class Verdict:
 
 
 def judge(
-    samples: Sequence[Arm], metric: str, rules: Criteria, *, higher: bool
+    arms: Sequence[Arm], metric: str, criteria: Criteria, *, higher: bool
 ) -> tuple[Verdict, ...]:
     """A verdict for each run but the baseline, in their order.
 
     Args:
-      samples: the runs.
+      arms: the runs.
       metric: its name.
-      rules: how they are judged.
+      criteria: how they are judged.
       higher: whether larger values of the metric are better.
 
     Raises:
       UsageError: no run has the baseline's name, or the least effect is more than any.
     """
-    _require_possible(rules.min_effect, metric)
-    base = samples[find_baseline(samples, rules.baseline)]
-    others = [sample for sample in samples if sample is not base]
-    pairs = [_differences(base, sample) for sample in others]
+    _require_possible(criteria.min_effect, metric)
+    base = arms[find_baseline(arms, criteria.baseline)]
+    others = [arm for arm in arms if arm is not base]
+    pairs = [_differences(base, arm) for arm in others]
     testable = [i for i, d in enumerate(pairs) if len(d) > 1 and all(map(math.isfinite, d))]
     adjusted = dict(zip(testable, holm([sign_flip_p(pairs[i]) for i in testable]), strict=True))
     base_mean = mean(list(base.values.values()))
-    least = rules.min_effect.in_units(base_mean)
-    question = _Question(metric, higher, rules.alpha, base_mean, least, max(1, len(testable)))
+    least = criteria.min_effect.in_units(base_mean)
+    question = _Question(metric, higher, criteria.alpha, base_mean, least, max(1, len(testable)))
     return tuple(
-        _verdict(base, sample, pairs[i], adjusted.get(i), question)
-        for i, sample in enumerate(others)
+        _verdict(base, arm, pairs[i], adjusted.get(i), question) for i, arm in enumerate(others)
     )
 
 
@@ -171,7 +170,7 @@ def _require_possible(effect: Effect, metric: str) -> None:
         raise UsageError(f"{message}, which is a share; write {share}pp for {share} points.")
 
 
-def find_baseline(samples: Sequence[Arm], wanted: str | None) -> int:
+def find_baseline(arms: Sequence[Arm], wanted: str | None) -> int:
     """The place of the run that is named.
 
     Raises:
@@ -179,16 +178,16 @@ def find_baseline(samples: Sequence[Arm], wanted: str | None) -> int:
     """
     if wanted is None:
         return 0
-    places = [place for place, sample in enumerate(samples) if wanted in sample.names]
+    places = [place for place, arm in enumerate(arms) if wanted in arm.names]
     if not places and wanted:
-        places = [p for p, sample in enumerate(samples) if sample.run_id.startswith(wanted)]
-        found = sorted({samples[place].run_id for place in places})
+        places = [p for p, arm in enumerate(arms) if arm.run_id.startswith(wanted)]
+        found = sorted({arms[place].run_id for place in places})
         if len(found) > 1:
             message = f"--baseline: '{wanted}' begins {len(found)} run ids"
             raise UsageError(f"{message}; write more of one, such as {found[-1]}.")
     if places:
         return places[0]
-    names = list(dict.fromkeys(sample.names[1] for sample in samples))
+    names = list(dict.fromkeys(arm.names[1] for arm in arms))
     message = f"--baseline: no run here is called '{wanted}'{did_you_mean(wanted, names)}"
     raise UsageError(f"{message}; write {or_list(names)}.")
 
@@ -209,18 +208,18 @@ class _Question(NamedTuple):
         return pairs_for(self.alpha / self.tests)
 
 
-def _differences(base: Arm, sample: Arm) -> tuple[float, ...]:
+def _differences(base: Arm, arm: Arm) -> tuple[float, ...]:
     """Run minus baseline, for each seed that both have."""
-    return tuple(sample.values[s] - base.values[s] for s in _common(base, sample))
+    return tuple(arm.values[s] - base.values[s] for s in _common(base, arm))
 
 
-def _common(base: Arm, sample: Arm) -> tuple[int, ...]:
-    return tuple(seed for seed in base.values if seed in sample.values)
+def _common(base: Arm, arm: Arm) -> tuple[int, ...]:
+    return tuple(seed for seed in base.values if seed in arm.values)
 
 
 def _verdict(
     base: Arm,
-    sample: Arm,
+    arm: Arm,
     differences: tuple[float, ...],
     p: float | None,
     question: _Question,
@@ -228,13 +227,13 @@ def _verdict(
     interval = mean_interval(differences, 1 - question.alpha) if differences else None
     finding = _finding(differences, interval, p, question)
     is_open = finding in {Finding.FEW, Finding.NONE}
-    ratio, ratio_interval = _time_ratio(base.epoch_s, sample.epoch_s, question.alpha)
+    ratio, ratio_interval = _time_ratio(base.epoch_s, arm.epoch_s, question.alpha)
     return Verdict(
-        label=sample.names[0],
+        label=arm.names[0],
         baseline=base.names[0],
         finding=finding,
         metric=question.metric,
-        seeds=_common(base, sample),
+        seeds=_common(base, arm),
         base_mean=question.base_mean,
         differences=differences,
         difference=mean(differences) if differences else math.nan,

@@ -85,8 +85,8 @@ def samples(values: Any) -> list[Arm]:
     ]
 
 
-def found(values: Any, rules: Criteria) -> list[Verdict]:
-    return list(judge(samples(values), "accuracy", rules, higher=True))
+def found(values: Any, criteria: Criteria) -> list[Verdict]:
+    return list(judge(samples(values), "accuracy", criteria, higher=True))
 
 
 def within_error(count: int, share: float) -> bool:
@@ -156,7 +156,7 @@ def pair(differences: Sequence[float], base: Sequence[float] = BASE) -> list[lis
 
 
 @pytest.mark.parametrize(
-    ("differences", "rules", "finding"),
+    ("differences", "criteria", "finding"),
     [
         (LIFT, Criteria(), Finding.BETTER),
         ([-d for d in LIFT], Criteria(), Finding.WORSE),
@@ -181,9 +181,9 @@ def pair(differences: Sequence[float], base: Sequence[float] = BASE) -> list[lis
         ([-math.inf], Criteria(), Finding.DIVERGED),
     ],
 )
-def test_finding(differences: list[float], rules: Criteria, finding: Finding) -> None:
+def test_finding(differences: list[float], criteria: Criteria, finding: Finding) -> None:
     base = BASE if len(differences) < 7 else [*BASE, 0.97]
-    (verdict,) = found(pair(differences, base), rules)
+    (verdict,) = found(pair(differences, base), criteria)
     assert verdict.finding is finding
     assert len(verdict.differences) == len(verdict.seeds) == len(differences)
 
@@ -312,9 +312,9 @@ SENTENCES = [
 ]
 
 
-@pytest.mark.parametrize(("values", "rules", "text"), SENTENCES)
-def test_sentence(values: Any, rules: Criteria, text: str) -> None:
-    (verdict,) = found(values, rules)
+@pytest.mark.parametrize(("values", "criteria", "text"), SENTENCES)
+def test_sentence(values: Any, criteria: Criteria, text: str) -> None:
+    (verdict,) = found(values, criteria)
     assert sentence(verdict) == text
     assert fields(verdict)["sentence"] == text
 

@@ -410,8 +410,8 @@ class TestDocumentation:
 
     def test_json(self) -> None:
         runs = [make_run(), make_run("modified")]
-        rules = Criteria(target="98%")
-        fields = json.loads(csv_json.json_text([compare(runs, rules)]))["comparisons"][0]
+        criteria = Criteria(target="98%")
+        fields = json.loads(csv_json.json_text([compare(runs, criteria)]))["comparisons"][0]
         rows = {f"rows[].{key}" for key in fields.pop("rows")[0]}
         verdicts = {f"verdicts[].{key}" for key in fields.pop("verdicts")[0]}
         cost = fields.pop("costs")[0]

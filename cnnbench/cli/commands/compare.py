@@ -83,20 +83,20 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     from cnnbench.report.columns import TableOptions, sort_runs
 
     gates = [parse_gate(text) for text in fail_if or ()]
-    rules = Criteria(baseline, metric, alpha, parse_effect(min_effect), target)
-    comparisons, selection = side_by_side(runs, rules, results_dir, every=every)
+    criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), target)
+    comparisons, selection = side_by_side(runs, criteria, results_dir, every=every)
     warn(selection.warnings)
     if sort_by is not None:
         comparisons = tuple(sort_runs(comparisons, sort_by))
     _check(gates, selection.runs)
     _print(comparisons, format, TableOptions(precision, only_changed))
     if gates:
-        _judge(gates, comparisons, selection.runs, rules)
+        _judge(gates, comparisons, selection.runs, criteria)
 
 
 def side_by_side(
     runs: Sequence[str] | None,
-    rules: "Criteria",
+    criteria: "Criteria",
     results_dir: Path,
     *,
     every: bool = False,
@@ -106,7 +106,7 @@ def side_by_side(
 
     Args:
       runs: as they are named; none for the newest.
-      rules: how they are judged.
+      criteria: how they are judged.
       results_dir: folder of all results.
       every: the newest of each experiment in groups instead.
       command: the one that shows these where `every` is not asked for.
@@ -122,18 +122,18 @@ def side_by_side(
         raise UsageError(f"--all: '{runs[0]}' is named; leave out one of the two.")
     if runs:
         selection = find.find_runs(runs, results_dir)
-        return (comparing.compare(selection.runs, rules),), selection
+        return (comparing.compare(selection.runs, criteria),), selection
     if every:
         selection = find.newest_finished(results_dir)
     else:
-        selection = find.newest_group(results_dir, rules.baseline, command)
+        selection = find.newest_group(results_dir, criteria.baseline, command)
     if not selection.runs:
         warn(selection.warnings)  # runs that cannot be read
         start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
         raise IncomparableError(f"no finished run to compare; start one with: {start}")
     if every:
-        return comparing.compare_groups(selection.runs, rules), selection
-    return (comparing.compare(selection.runs, rules),), selection
+        return comparing.compare_groups(selection.runs, criteria), selection
+    return (comparing.compare(selection.runs, criteria),), selection
 
 
 def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
@@ -162,7 +162,7 @@ def _judge(
     gates: "Sequence[Gate]",
     comparisons: "Sequence[Comparison]",
     runs: "Sequence[RunResult]",
-    rules: "Criteria",
+    criteria: "Criteria",
 ) -> None:
     """Prints whether each limit is kept, and ends with 3 or 4 if one is not.
 
@@ -178,7 +178,7 @@ def _judge(
         judged = comparisons
         if gate.metric != TIME:
             judged = compare_groups(
-                runs, replace(rules, metric=gate.metric, min_effect=ANY, target=None)
+                runs, replace(criteria, metric=gate.metric, min_effect=ANY, target=None)
             )
         for comparison in judged:
             for verdict in comparison.verdicts:

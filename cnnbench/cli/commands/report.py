@@ -44,8 +44,8 @@ def draw_plot(
     from cnnbench.report.plots.charts import comparison_picture
 
     form = file_form("--output", output, PICTURES)
-    rules = Criteria(baseline, metric, alpha, parse_effect(min_effect))
-    comparisons, selection = side_by_side(runs, rules, results_dir)
+    criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect))
+    comparisons, selection = side_by_side(runs, criteria, results_dir)
     warn(selection.warnings)
     (comparison,) = comparisons
     for line in doubts(comparison):
@@ -71,8 +71,10 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     from cnnbench.compare.verdict_text import parse_effect
     from cnnbench.report.html import report_page
 
-    rules = Criteria(baseline, metric, alpha, parse_effect(min_effect))
-    comparisons, selection = side_by_side(runs, rules, results_dir, every=every, command="report")
+    criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect))
+    comparisons, selection = side_by_side(
+        runs, criteria, results_dir, every=every, command="report"
+    )
     warn(selection.warnings)
     with computing():
         exhibits = _exhibits(comparisons, selection, data_dir)

@@ -51,8 +51,8 @@ def two(**options: Any) -> tuple[RunResult, RunResult]:
     return make_run(**options), modified
 
 
-def shown(*runs: RunResult, rules: Criteria = JUDGED) -> Shown:
-    comparison = compare(runs, rules)
+def shown(*runs: RunResult, criteria: Criteria = JUDGED) -> Shown:
+    comparison = compare(runs, criteria)
     return Shown(comparison, curves(comparison, runs))
 
 
@@ -129,8 +129,8 @@ def test_costs_that_are_many_times_others_stand_on_a_logarithmic_axis() -> None:
 
 
 def test_differences_are_in_points_with_what_does_not_matter_in_grey() -> None:
-    rules = Criteria(min_effect=Criteria().min_effect._replace(value=0.002))
-    drawn = shown(*two(seeds=tuple(range(8))), rules=rules)
+    criteria = Criteria(min_effect=Criteria().min_effect._replace(value=0.002))
+    drawn = shown(*two(seeds=tuple(range(8))), criteria=criteria)
     axes = axes_of(Chart.DIFFERENCES, drawn)
     assert list(axes.lines[0].get_xdata()) == pytest.approx([1.13] * 8)
     assert axes.get_xlabel() == "accuracy minus that of Standard CNN, points"
@@ -207,8 +207,8 @@ def test_a_run_that_diverged_is_named_and_marked() -> None:
 def test_values_that_are_not_finite_leave_gaps() -> None:
     standard, modified = two(seeds=(0, 1))
     lost = changed(modified, metrics={"accuracy": math.nan}, validation_loss=math.inf)
-    for rules in (Criteria(), Criteria(metric="loss")):
-        drawn = shown(standard, lost, rules=rules)
+    for criteria in (Criteria(), Criteria(metric="loss")):
+        drawn = shown(standard, lost, criteria=criteria)
         assert picture(drawn.charts(), drawn, "svg").startswith(b"<?xml")
         assert np.isnan(axes_of(Chart.EPOCHS, drawn).lines[1].get_ydata()).all()
     assert "NaN" in curves_text(drawn.curves, drawn.comparison, by_time=False)
