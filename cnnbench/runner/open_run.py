@@ -13,7 +13,7 @@ from cnnbench.formatting import enumeration, epochs_text
 from cnnbench.runner.recorder import first_record
 from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.find import list_runs
-from cnnbench.runs.folder import RunFolder, create_run, disk, read_run, require_utf8
+from cnnbench.runs.folder import RunFolder, create_run, disk, read_run
 from cnnbench.runs.records import EpochRecord, Extension, RunRecord, RunResult, Status
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system.files import remove_partial
@@ -166,10 +166,9 @@ def reopen(
 
     Raises:
       UsageError: the number of epochs cannot be changed to that of the job.
-      StoreError: it is another training, its files cannot be used, its path is not UTF-8, or the
+      StoreError: it is another training, its files cannot be used, or the
         disk refuses.
     """
-    require_utf8(path)
     run, folder = read_run(path), RunFolder(path)
     _check_same(job, run.record, path)
     require_epochs(run, path, job.experiment)

@@ -91,14 +91,19 @@ class RunFolder:
             with contextlib.suppress(FileNotFoundError):
                 move(self.path / _SUMMARY, kept)
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, *parts: bytes | memoryview) -> None:
         """Write a file of the run whole or not at all."""
         path = self.path / name
         with disk(path, "write"):
-            if path.parent != self.path and not path.parent.exists():
-                path.parent.mkdir()  # the run's own folder is not made anew
-                sync_folder(self.path)
-            write_atomic(path, content)
+            self._make_folder(path.parent)
+            write_atomic(path, *parts)
+
+    def _make_folder(self, folder: Path) -> None:
+        # The run's own folder is not made anew.
+        if folder != self.path and not folder.exists():
+            self._make_folder(folder.parent)
+            folder.mkdir()
+            sync_folder(folder.parent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,32 +131,18 @@ def create_run(results_dir: Path, name: str, now: datetime) -> RunFolder:
       now: start of the run, with its time zone.
 
     Raises:
-      StoreError: the disk refuses, `name` is no folder name, or the path is not UTF-8.
+      StoreError: the disk refuses or `name` is no folder name.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise StoreError(
             f"{results_dir}: {name!r} cannot be a folder's name; rename the experiment."
         )
-    require_utf8(results_dir)
     parent = results_dir / name
     with disk(parent, "create"):
         parent.mkdir(parents=True, exist_ok=True)
         path = _make_unique(parent, now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ"))
         sync_folder(parent)
     return RunFolder(path)
-
-
-def require_utf8(folder: Path) -> None:
-    """Checks that Orbax, whose paths are UTF-8, can write checkpoints below a folder.
-
-    Raises:
-      StoreError: the path holds bytes that are no text, or that this locale does not take.
-    """
-    try:
-        str(folder.absolute()).encode()
-    except UnicodeEncodeError:
-        message = f"{folder.absolute()}: checkpoints need a path in UTF-8"
-        raise StoreError(f"{message}; name another folder with --results-dir.") from None
 
 
 def read_entry(path: Path) -> RunEntry:

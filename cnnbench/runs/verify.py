@@ -8,7 +8,7 @@ from pathlib import Path
 from cnnbench._version import __version__
 from cnnbench.errors import CnnbenchError, SpecError
 from cnnbench.formatting import enumeration
-from cnnbench.runs.checkpoints import Checkpoints
+from cnnbench.runs.checkpoints import Checkpoints, OrbaxCheckpointError
 from cnnbench.runs.folder import RESOLVED_FILE, RunFolder, kept_seeds, read_run, read_weights
 from cnnbench.runs.records import RunResult, SeedSummary, Status
 from cnnbench.runs.summary import lost_seeds, summarize_seed
@@ -160,5 +160,7 @@ def _checkpoints(run: RunResult, path: Path) -> Iterator[str]:
         for epoch in checkpoints.epochs(seed):
             try:
                 checkpoints.load(seed, epoch)
+            except OrbaxCheckpointError:
+                pass  # of an earlier version, and not damaged
             except CnnbenchError as error:
                 yield str(error)

@@ -96,13 +96,17 @@ class TestCreate:
         assert str(caught.value) == message
         assert names_in(tmp_path) == []
 
-    def test_a_path_that_is_no_text_is_refused(self, tmp_path: Path) -> None:
-        """Orbax's C++ takes no such path, and died of it while the first checkpoint was written."""
-        results = tmp_path / "r\udce9"
-        message = f"{results}: checkpoints need a path in UTF-8; name another folder with"
-        with pytest.raises(StoreError, match=re.escape(message)):
-            create_run(results, "standard", NOW)
-        assert not results.exists()
+    def test_a_path_that_is_no_text_takes_a_run(self, tmp_path: Path) -> None:
+        folder = create_run(tmp_path / "r\udce9", "standard", NOW)
+        folder.write("checkpoints/seed-0/epoch-1.safetensors", b"1", memoryview(b"23"))
+        assert (folder.path / "checkpoints/seed-0/epoch-1.safetensors").read_bytes() == b"123"
+
+    def test_a_run_that_is_gone_is_not_made_anew(self, tmp_path: Path) -> None:
+        folder = create_run(tmp_path, "standard", NOW)
+        folder.path.rmdir()
+        with pytest.raises(StoreError, match="put the run's folder back"):
+            folder.write("checkpoints/seed-0/epoch-1.safetensors", b"1")
+        assert not folder.path.exists()
 
     def test_a_file_in_the_way_is_one_clear_line(self, tmp_path: Path) -> None:
         results = tmp_path / "results"

@@ -27,13 +27,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import orbax.checkpoint  # noqa: F401 - the children need it, and forking is quicker
-
 from cnnbench.cli import app
-from cnnbench.cli.commands import compare  # noqa: F401 - likewise
+from cnnbench.cli.commands import compare  # noqa: F401 - forking is quicker than importing
 from cnnbench.cli.commands import run as run_command  # noqa: F401 - likewise
 from cnnbench.runner import run as session  # noqa: F401 - likewise
-from cnnbench.runs import checkpoints
 from cnnbench.system import devices, files
 from cnnbench.training import trainer
 
@@ -80,14 +77,6 @@ class Breaker:
     def install(self) -> None:
         known = {name: self.wrap(name) for name in BROKEN}
         vars(files)["os"] = SimpleNamespace(**{**vars(os), **known})
-        save = checkpoints._save
-
-        def broken(path, values):
-            self.step("orbax", (path,))
-            save(path, values)
-            self.step("saved", (path,))
-
-        vars(checkpoints)["_save"] = broken
 
 
 def register_mnist(folder: str, address: str) -> None:

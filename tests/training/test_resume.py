@@ -2,8 +2,8 @@
 
 import dataclasses
 import errno
-import json
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import pytest
 
 from cnnbench.errors import StoreError
 from cnnbench.runs.checkpoints import Checkpoints
-from cnnbench.runs.folder import RunFolder
+from cnnbench.runs.folder import RunFolder, read_run
 from cnnbench.runs.records import EngineRecord, EpochRecord
+from cnnbench.runs.verify import check_run
 from cnnbench.training.events import Checkpoint, Compiled, Event, Resumed, SeedDone
 from cnnbench.training.executables import Job
 from cnnbench.training.resume import Resume, plan_resume
@@ -221,10 +222,8 @@ def test_values_come_back_as_they_were(tmp_path: Path) -> None:
             assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
             np.testing.assert_array_equal(found[name], value)
     assert sorted(file.name for file in (tmp_path / "checkpoints" / "seed-3").iterdir()) == [
-        "epoch-10",
-        "epoch-10.json",
-        "epoch-2",
-        "epoch-2.json",
+        "epoch-10.safetensors",
+        "epoch-2.safetensors",
     ]
     checkpoints.clear()
     assert list(tmp_path.iterdir()) == []
@@ -237,77 +236,122 @@ def saved(tmp_path: Path) -> Checkpoints:
     return checkpoints
 
 
+def file_of(saved: Checkpoints) -> Path:
+    return saved.run.path / "checkpoints" / "seed-0" / "epoch-4.safetensors"
+
+
 USED = "; the checkpoint before it is used."
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"digest": "sha256:0"}, "epoch-4: the SHA-256 does not match"),
-        (
-            {"order": "PCG64 [0, 5] crc32 00000000"},
-            "epoch-4: this NumPy shuffles the images in another order",
-        ),
-        (None, "epoch-4.json: is no record of a checkpoint"),
-    ],
-)
-def test_a_checkpoint_that_was_changed_is_refused(
-    saved: Checkpoints, change: dict[str, str] | None, reason: str
-) -> None:
-    mark = saved.run.path / "checkpoints" / "seed-0" / "epoch-4.json"
-    text = json.dumps(json.loads(mark.read_text()) | change) if change else "{}"
-    mark.write_text(text)
+def test_every_type_that_training_may_hold_comes_back_to_the_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    bits = rng.integers(0, 256, 48, np.uint8)
+    names = ("float64", "float32", "float16", "bfloat16", "int64", "int8", "uint32", "uint64")
+    values = {name: bits.view(jax.numpy.dtype(name)).reshape(2, -1) for name in names}
+    values |= {f"{name} transposed": value.T for name, value in values.items()}
+    values["bool"] = rng.random((3, 2)) < 0.5
+    values["complex64"] = bits.view(np.complex64)
+    values["scalar"], values["empty"] = np.asarray(7, np.int32), np.zeros((0, 3))
+    values["big-endian"] = np.asarray([1.5, -2], ">f4")
+    checkpoints = Checkpoints(RunFolder(tmp_path), num_images=10)
+    checkpoints.save(0, 1, values)
+    found = checkpoints.load(0, 1)
+    values["big-endian"] = values["big-endian"].astype("<f4")
+    assert digest(found) == digest(values)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 7, 8, 9, -1])
+def test_a_checkpoint_that_is_cut_is_refused(saved: Checkpoints, num_bytes: int) -> None:
+    path = file_of(saved)
+    path.write_bytes(path.read_bytes()[:num_bytes])
     with pytest.raises(StoreError) as caught:
         saved.load(0, 4)
-    assert str(caught.value) == f"{mark.parent}/{reason}{USED}"
+    reason = "the SHA-256 does not match" if num_bytes == -1 else "the header is damaged"
+    assert str(caught.value) == f"{path}: {reason}{USED}"
 
 
-def test_a_checkpoint_without_one_of_its_files_is_refused(saved: Checkpoints) -> None:
-    folder = saved.run.path / "checkpoints" / "seed-0" / "epoch-4"
-    for file in [file for file in folder.rglob("*") if file.is_file()]:
-        content = file.read_bytes()
-        for change in (file.unlink, lambda file=file: file.write_bytes(b"x" + file.read_bytes())):
-            change()
-            with pytest.raises(StoreError) as caught:
-                saved.load(0, 4)
-            assert str(caught.value) == f"{folder}: the SHA-256 does not match{USED}"
-            file.write_bytes(content)
+def test_no_changed_bit_of_a_checkpoint_is_used(saved: Checkpoints) -> None:
+    path = file_of(saved)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(StoreError, match=r"(the header is damaged|SHA-256 does not match)"):
+            saved.load(0, 4)
+    path.write_bytes(whole)
     assert digest(saved.load(0, 4)) == digest(make_values())
 
 
-def test_what_orbax_cannot_read_is_refused(saved: Checkpoints, monkeypatch: Any) -> None:
-    import orbax.checkpoint as ocp
-
-    def fail(*_: object) -> None:
-        raise ValueError("NOT_FOUND: no such thing.\nMore on it.")
-
-    monkeypatch.setattr(ocp.PyTreeCheckpointer, "restore", fail)
+def test_a_checkpoint_for_another_order_of_the_images_is_refused(saved: Checkpoints) -> None:
+    other = dataclasses.replace(saved, num_images=11)
     with pytest.raises(StoreError) as caught:
-        saved.load(0, 4)
-    folder = saved.run.path / "checkpoints" / "seed-0" / "epoch-4"
-    assert str(caught.value) == f"{folder}: NOT_FOUND: no such thing{USED}"
+        other.load(0, 4)
+    reason = "this NumPy shuffles the images in another order"
+    assert str(caught.value) == f"{file_of(saved)}: {reason}{USED}"
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "read-only file system; choose another"),
-        (ValueError("RESOURCE_EXHAUSTED: disk full"), "RESOURCE_EXHAUSTED: disk full; free some"),
-    ],
-)
-def test_what_orbax_cannot_write_is_one_line(
-    error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_checkpoint_that_cannot_be_written_is_one_line(
+    saved: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import orbax.checkpoint as ocp
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(ocp.PyTreeCheckpointer, "save", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StoreError) as caught:
-        Checkpoints(RunFolder(tmp_path), num_images=10).save(0, 1, make_values())
-    path = tmp_path / "checkpoints" / "seed-0" / "epoch-1"
-    assert str(caught.value).startswith(f"{path}: cannot write: {message}")
+        saved.save(0, 5, make_values())
+    path = file_of(saved).with_name("epoch-5.safetensors")
+    reason = "cannot write: no space left on device; free some disk space."
+    assert str(caught.value) == f"{path}: {reason}"
+    assert list(path.parent.iterdir()) == [file_of(saved)]
+
+
+def test_later_checkpoints_of_a_training_that_begins_again_are_removed(saved: Checkpoints) -> None:
+    """Or the new ones would be taken for older ones than those, and removed."""
+    file_of(saved).write_bytes(b"damaged")
+    for epoch in (1, 2):
+        saved.save(0, epoch, make_values(epoch))
+        assert saved.epochs(0) == [epoch]
+        assert digest(saved.load(0, epoch)) == digest(make_values(epoch))
+
+
+# Before safetensors, Orbax wrote them.
+
+
+@pytest.fixture
+def orbax_run(tmp_path: Path) -> Path:
+    """A finished run of two epochs, as version 0.1.0 left it."""
+    with zipfile.ZipFile(Path(__file__).parents[1] / "runs" / "orbax_run.zip") as file:
+        file.extractall(tmp_path / "results")
+    (run,) = (tmp_path / "results" / "old").iterdir()
+    return run
+
+
+def orbax_message(run: Path) -> str:
+    return (
+        f"{run}/checkpoints/seed-0/epoch-2: an Orbax checkpoint, which this version of cnnbench"
+        " does not read; resume with the version that wrote it, or the seed is trained again from"
+        " its first epoch."
+    )
+
+
+def test_a_checkpoint_of_orbax_is_refused_by_name(orbax_run: Path) -> None:
+    run, told = read_run(orbax_run), list[str]()
+    checkpoints = Checkpoints(RunFolder(orbax_run), run.record.dataset.num_train)
+    assert checkpoints.epochs(0) == [2]
+    found = plan_resume(run, checkpoints, told.append)
+    assert found.epochs == {0: 0}
+    assert told == [orbax_message(orbax_run)]
+
+
+def test_a_run_with_a_checkpoint_of_orbax_is_not_damaged(orbax_run: Path) -> None:
+    assert check_run(orbax_run) == []
+
+
+def test_the_next_checkpoint_takes_the_place_of_one_of_orbax(orbax_run: Path) -> None:
+    checkpoints = Checkpoints(RunFolder(orbax_run), num_images=40)
+    checkpoints.save(0, 1, make_values())
+    assert checkpoints.epochs(0) == [1]
+    folder = orbax_run / "checkpoints" / "seed-0"
+    assert [file.name for file in folder.iterdir()] == ["epoch-1.safetensors"]
 
 
 def test_the_newest_checkpoint_that_can_be_used_is_taken(tmp_path: Path) -> None:
@@ -315,14 +359,14 @@ def test_the_newest_checkpoint_that_can_be_used_is_taken(tmp_path: Path) -> None
     checkpoints = Checkpoints(RunFolder(tmp_path), run.record.dataset.num_train, keep=3)
     for epoch in (1, 2):
         checkpoints.save(0, epoch, make_values(epoch))
-    mark = tmp_path / "checkpoints" / "seed-0" / "epoch-2.json"
-    mark.write_text(mark.read_text().replace("sha256:", "sha256:0"))
+    file = tmp_path / "checkpoints" / "seed-0" / "epoch-2.safetensors"
+    file.write_bytes(file.read_bytes() + b"0")
     told: list[str] = []
     found = plan_resume(run, checkpoints, told.append)
     assert found.epochs == {0: 1, 1: 0}
     assert [len(found.records[seed]) for seed in (0, 1)] == [1, 0]
     assert [(record.seed, record.epoch) for record in found.kept] == [(0, 1)]
-    assert told == [f"{mark.with_suffix('')}: the SHA-256 does not match{USED}"]
+    assert told == [f"{file}: the SHA-256 does not match{USED}"]
 
 
 def test_a_state_becomes_values_and_back() -> None:

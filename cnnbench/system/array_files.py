@@ -1,0 +1,86 @@
+"""Files of named arrays: safetensors, with a SHA-256 of the whole file in its metadata."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Arrays = Mapping[str, "NDArray[Any]"]
+
+_DIGITS = 64  # of a SHA-256
+_BLANK = b"0" * _DIGITS  # stands for the digest while the file is hashed
+# Keys in the header's JSON: quotes in names and values are escaped, so this is found nowhere else.
+_DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+_TYPES = {
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    **{f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+    "BOOL": "bool",
+    "C64": "complex64",
+}
+
+
+class DamagedFileError(Exception):
+    """The content is not what `encode` returned; the message says why."""
+
+
+def encode(arrays: Arrays, metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """The content of a file, in pieces.
+
+    Args:
+      arrays: of NumPy's types, or bfloat16.
+      metadata: texts to keep with them, under any key but ``sha256``.
+    """
+    import numpy as np
+    from safetensors.numpy import save
+
+    # Safetensors reads an array's memory as it lies, whatever its strides.
+    dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    content = save(dense, {**metadata, "sha256": _BLANK.decode()})
+    start = content.index(b'"sha256":"' + _BLANK) + len(b'"sha256":"')
+    digest = hashlib.sha256(content).hexdigest().encode()
+    return [content[:start], digest, memoryview(content)[start + _DIGITS :]]
+
+
+def decode(content: bytes) -> "tuple[dict[str, NDArray[Any]], dict[str, str]]":
+    """The arrays and the metadata in a file's content, once its SHA-256 is verified.
+
+    Raises:
+      DamagedFileError: `encode` did not write it.
+    """
+    import numpy as np
+    from safetensors import SafetensorError, deserialize
+
+    end = 8 + int.from_bytes(content[:8], "little")  # of the header, if there is one
+    if (found := _DIGEST.search(content, 8, min(end, len(content)))) is None:
+        raise DamagedFileError("the header is damaged")
+    _verify(content, found)
+    try:
+        arrays = {
+            name: np.frombuffer(spec["data"], _dtype(spec["dtype"])).reshape(spec["shape"])
+            for name, spec in deserialize(content)  # type: ignore[no-untyped-call]
+        }
+        return arrays, dict(json.loads(content[8:end])["__metadata__"])
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError("the header is damaged") from error
+
+
+def _verify(content: bytes, found: "re.Match[bytes]") -> None:
+    view = memoryview(content)
+    digest = hashlib.sha256(view[: found.start(1)])
+    digest.update(_BLANK)
+    digest.update(view[found.end(1) :])
+    if digest.hexdigest().encode() != found[1]:
+        raise DamagedFileError("the SHA-256 does not match")
+
+
+def _dtype(name: str) -> Any:
+    if name == "BF16":
+        from jax.numpy import bfloat16  # NumPy has none
+
+        return bfloat16
+    return _TYPES[name]
