@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import Conv, Dense, Dropout, Flatten, GaussianNoise, MaskingNoise
+from cnnbench.layers import Conv, Dense, Flatten
 from cnnbench.layers.base import INPUT
 
 
@@ -121,7 +121,9 @@ def first_kernels(
         if not reads_image.issuperset(node.inputs):
             continue
         match node.op:
-            case Dropout() | GaussianNoise() | MaskingNoise() | Flatten():
+            case Flatten():
+                reads_image.add(node.name)
+            case op if op.training_only:
                 reads_image.add(node.name)
             case Conv() | Dense():
                 kernel = np.moveaxis(parameters[node.name]["kernel"], -1, 0)

@@ -16,7 +16,6 @@ from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
-from cnnbench.nn.noise import draws
 from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import Score
 from cnnbench.training.state import Network, Tree, take_apart
@@ -64,7 +63,7 @@ class Reference:
         found = {
             node.name: np.asarray(model.parts[node.name].draw((num_images, *node.layout.shape)))
             for node in self.plan.nodes
-            if draws(node.op)
+            if node.op.draws
         }
         return {name: v if v.dtype == bool else v.astype(dtype) for name, v in found.items()}
 

@@ -3,7 +3,6 @@
 import math
 
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import GaussianNoise, MaskingNoise
 from cnnbench.layers.base import INPUT
 
 
@@ -53,7 +52,7 @@ def disturbed(plan: Plan) -> tuple[Node, ...]:
     found: list[Node] = []
     last = INPUT
     for node in plan.nodes:
-        if node.inputs == (last,) and isinstance(node.op, GaussianNoise | MaskingNoise):
+        if node.inputs == (last,) and node.op.corrupts:
             found.append(node)
             last = node.name
     return tuple(found) if found and decoder(plan, last) else ()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import Activate, Conv, ConvTranspose, Dense, LayerOp
+from cnnbench.layers import Conv, ConvTranspose, LayerOp
 from cnnbench.layers.activation import Activation
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import conv_pads
@@ -23,7 +23,8 @@ def output_number(plan: Plan) -> int:
 
 def activation_of(op: LayerOp) -> Activation:
     """The function that an operation ends with."""
-    return op.activation if isinstance(op, Conv | ConvTranspose | Dense | Activate) else "linear"
+    found: Activation = getattr(op, "activation", "linear")
+    return found
 
 
 def geometry(plan: Plan, node: Node) -> tuple[Conv | ConvTranspose, Pads, tuple[int, int]]:

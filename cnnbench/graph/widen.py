@@ -10,15 +10,9 @@ from cnnbench.errors import UsageError
 from cnnbench.graph.build import build_plan
 from cnnbench.graph.plan import Goal, Plan
 from cnnbench.layers import (
-    Activate,
-    BatchNorm,
-    Conv,
     ConvTranspose,
     Dense,
-    Dropout,
-    GaussianNoise,
     LayerOp,
-    MaskingNoise,
     Reshape,
 )
 from cnnbench.layers.base import INPUT
@@ -135,13 +129,13 @@ def _changes(plan: Plan, factor: float) -> dict[str, tuple[str, Any]]:
         op, name = node.op, node.name
         if name in fixed:
             continue
-        if isinstance(op, Conv | ConvTranspose) and op.filters:
-            changes[name] = ("filters", _times(op.filters, factor))
-        elif isinstance(op, Dense):
+        if isinstance(op, Dense):
             # Units that become an image are as many for each of its channels.
             channels = images.get(name)
             units = _times(channels or op.units, factor) * (op.units // channels if channels else 1)
             changes[name] = ("units", units)
+        elif width := getattr(op, op.width_key, None):
+            changes[name] = (op.width_key, _times(width, factor))
         elif (
             isinstance(op, Reshape)
             and len(op.shape) == 3
@@ -167,7 +161,7 @@ def _fixed(plan: Plan) -> set[str]:
         op = nodes[name].op
         if isinstance(op, ConvTranspose) and op.tie:
             waiting += nodes[op.tie].inputs  # its channels are those that its owner reads
-        elif not isinstance(op, Conv | ConvTranspose | Dense):
+        elif not op.width_key:
             waiting += nodes[name].inputs
     return found
 
@@ -189,7 +183,7 @@ def _dense_before(plan: Plan, name: str) -> str | None:
         op = plan.by_name[source].op
         if isinstance(op, Dense):
             return source
-        if not isinstance(op, Dropout | GaussianNoise | MaskingNoise | Activate | BatchNorm):
+        if not op.elementwise:
             return None
         (source,) = plan.by_name[source].inputs
     return None

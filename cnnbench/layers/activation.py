@@ -28,6 +28,8 @@ class Activate(Layer):
     op: Literal["activation"]
     activation: Activation = Field(description="function applied to each value")
 
+    elementwise = keeps_range = True
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The shape that it reads."""
         return LayerOutput(shapes[0])

@@ -106,7 +106,18 @@ class Layer(Model):
         None, description="the layers read, by name; the previous layer if left out"
     )
 
+    # What other packages ask of an operation, so that none of them lists operations by name.
     merges: ClassVar[bool] = False  # reads several layers of one kind
+    convolves: ClassVar[bool] = False  # lays a kernel on images
+    width_key: ClassVar[str] = ""  # the field that says how many channels or units it gives
+    elementwise: ClassVar[bool] = False  # reads one layer, and keeps each value in its place
+    training_only: ClassVar[bool] = False  # gives in evaluation what it reads
+    corrupts: ClassVar[bool] = False  # noise, which an autoencoder may learn to remove
+    masks: ClassVar[bool] = False  # makes some values exactly zero
+    uses_batch: ClassVar[bool] = False  # an image's result depends on the others of its batch
+    sums_places: ClassVar[bool] = False  # each value is a sum over all places of an image
+    takes_largest: ClassVar[bool] = False  # a maximum: slopes jump where values are equal
+    keeps_range: ClassVar[bool] = False  # gives values from 0 to 1 where it reads such
     main_options: ClassVar[tuple[str, ...]] = ()  # numbers that `summary` shows
 
     if TYPE_CHECKING:
@@ -154,6 +165,11 @@ class Layer(Model):
             everything through.
         """
         raise NotImplementedError
+
+    @property
+    def draws(self) -> bool:
+        """Tells whether it needs random numbers in training."""
+        return False
 
     def summary(self) -> str:
         """The operation and its main options in a few words.

@@ -19,6 +19,8 @@ class BatchNorm(Layer):
     )
     epsilon: Positive = Field(1e-5, description="added to the variance")
 
+    elementwise = uses_batch = True
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The shape that it reads, with a scale and a bias for each channel."""
         channels = shapes[0][-1]

@@ -40,6 +40,9 @@ class Conv(Layer):
     use_bias: bool = Field(True, description="whether a bias per filter is added")
     init: Init = Field("glorot_uniform", description="initial kernel; a bias starts at zero")
 
+    convolves = True
+    width_key = "filters"
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """A value for each place of the kernel and each filter."""
         height, width, channels = image(shapes[0], "conv")
@@ -91,6 +94,9 @@ class ConvTranspose(Layer):
     activation: Activation = Field("linear", description="function applied to the result")
     use_bias: bool = Field(True, description="whether a bias of its own per channel is added")
     init: Init = Field("glorot_uniform", description="initial kernel; not with tie")
+
+    convolves = True
+    width_key = "filters"
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The smallest image that the convolution makes its input of; its owner's, where tied."""

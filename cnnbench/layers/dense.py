@@ -23,6 +23,8 @@ class Dense(Layer):
     init: Init = Field("glorot_uniform", description="initial kernel; a bias starts at zero")
 
     main_options = ("units",)
+    sums_places = True
+    width_key = "units"
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """A value for each unit."""

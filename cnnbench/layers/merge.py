@@ -24,6 +24,8 @@ class Concat(Merge):
 
     op: Literal["concat"]
 
+    keeps_range = True
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The sum of the channels."""
         if len({len(shape) for shape in shapes}) > 1:

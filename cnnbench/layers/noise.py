@@ -14,6 +14,13 @@ from cnnbench.system.arrays import Array
 class Noise(Layer):
     """What layers share that are random in training and keep the shape."""
 
+    elementwise = training_only = True
+
+    @property
+    def draws(self) -> bool:
+        """Always, unless a rate is zero."""
+        return getattr(self, "rate", 1) > 0
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The shape that it reads."""
         return LayerOutput(shapes[0])
@@ -26,6 +33,7 @@ class Dropout(Noise):
     rate: Fraction = Field(description="the share of values that are zeroed")
 
     main_options = ("rate",)
+    masks = True
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (14)."""
@@ -39,6 +47,7 @@ class GaussianNoise(Noise):
     stddev: Positive = Field(description="standard deviation, where 1 is the brightest pixel")
 
     main_options = ("stddev",)
+    corrupts = True
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (14)."""
@@ -52,6 +61,7 @@ class MaskingNoise(Noise):
     rate: Fraction = Field(description="the share of values that are zeroed")
 
     main_options = ("rate",)
+    corrupts = masks = keeps_range = True
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (14)."""
@@ -71,6 +81,11 @@ class Sample(Layer):
     )
 
     main_options = ("kl_weight",)
+
+    @property
+    def draws(self) -> bool:
+        """Always."""
+        return True
 
     def check_inputs(self, num_inputs: int) -> None:
         """Mean and logarithm of the variance."""

@@ -28,6 +28,8 @@ from cnnbench.system.arrays import Array
 class Pool(Layer):
     """What pools with a window share."""
 
+    keeps_range = True
+
     if TYPE_CHECKING:
 
         @property
@@ -72,6 +74,8 @@ class MaxPool(Pool):
     size: Size = Field(description="height and width of the window")
     stride: Size | None = Field(None, description="step between windows; the size if left out")
 
+    takes_largest = True
+
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (13)."""
         return max_pool_rule(self, site.out_shape)
@@ -93,6 +97,8 @@ class GlobalAvgPool(Layer):
     """Mean of each channel over the image."""
 
     op: Literal["global_avg_pool"]
+
+    sums_places = keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """A value for each channel."""

@@ -28,6 +28,8 @@ class Flatten(Layer):
 
     op: Literal["flatten"]
 
+    keeps_range = True
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """All values in a row."""
         return LayerOutput((math.prod(shapes[0]),))
@@ -46,6 +48,8 @@ class Reshape(Layer):
 
     op: Literal["reshape"]
     shape: fields.ShapeField = Field(description="[height, width, channels] or [units]")
+
+    keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The shape that is asked for."""
@@ -76,6 +80,8 @@ class Slice(Layer):
     start: Annotated[int, Field(ge=0)] = Field(0, description="the first one, from 0")
     size: fields.Count = Field(description="how many")
 
+    keeps_range = True
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """Its channels."""
         shape = shapes[0]
@@ -102,6 +108,8 @@ class Upscale(Layer):
 
     op: Literal["upscale"]
     size: fields.Size = Field(description="how often each row and column is repeated")
+
+    keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """Copies of each pixel."""

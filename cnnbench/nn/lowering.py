@@ -22,16 +22,12 @@ from typing import ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from cnnbench.graph.geometry import geometry
+from cnnbench.graph.geometry import activation_of, geometry
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     AvgPool,
     Conv,
     ConvTranspose,
-    Dense,
-    Dropout,
-    GlobalAvgPool,
-    MaskingNoise,
     MaxPool,
     Upscale,
 )
@@ -254,9 +250,8 @@ def _blank(plan: Plan) -> frozenset[str]:
     """Layers whose result may be zero over whole windows: not what a smooth dense layer gives."""
     found = {INPUT}
     for node in plan.nodes:
-        zeroes = _activation(node) == "relu" or isinstance(node.op, Dropout | MaskingNoise)
-        mixes = isinstance(node.op, Dense | GlobalAvgPool)
-        if zeroes or (not mixes and not found.isdisjoint(node.inputs)):
+        zeroes = activation_of(node.op) == "relu" or node.op.masks
+        if zeroes or (not node.op.sums_places and not found.isdisjoint(node.inputs)):
             found.add(node.name)
     return frozenset(found)
 
@@ -265,15 +260,11 @@ def _before_kinks(plan: Plan, readers: Mapping[str, list[Node]]) -> frozenset[st
     """Layers whose zeros, or what they become, meet a kink: relu's, a max pool's or the loss's."""
     found: set[str] = set()
     for node in reversed(plan.nodes):
-        kinked = isinstance(node.op, MaxPool) or _activation(node) in KINKED
-        onward = [r for r in readers[node.name] if not isinstance(r.op, Dense | GlobalAvgPool)]
+        kinked = node.op.takes_largest or activation_of(node.op) in KINKED
+        onward = [reader for reader in readers[node.name] if not reader.op.sums_places]
         if kinked or node.name == plan.output or any(r.name in found for r in onward):
             found.add(node.name)
     return frozenset(found)
-
-
-def _activation(node: Node) -> str:
-    return getattr(node.op, "activation", "linear")
 
 
 def _deferred(plan: Plan, readers: Mapping[str, list[Node]]) -> dict[str, str]:

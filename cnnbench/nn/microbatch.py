@@ -21,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import BatchNorm
 from cnnbench.layers.base import INPUT
-from cnnbench.nn.noise import Random, disturb, draws
+from cnnbench.nn.noise import Random, disturb
 from cnnbench.nn.ops import dense
 from cnnbench.nn.ops.batch_norm import (
     FACTOR,
@@ -187,7 +187,7 @@ def _drawn(net: Layers, n: int) -> LayerValues:
     return {
         node.name: net.parts[node.name].draw((n, *node.layout.shape))
         for node in net.plan.nodes
-        if draws(node.op)
+        if node.op.draws
     }
 
 
@@ -202,7 +202,7 @@ def _run(
             found[node.name] = normalize(inputs[0], **weights[node.name])
         elif not isinstance(node.op, Random):
             found[node.name] = net.apply(node, inputs, weights)
-        elif draws(node.op):
+        elif node.op.draws:
             drawn = fixed.drawn[node.name]
             drawn = net.enter(drawn) if drawn.ndim == 4 else drawn
             found[node.name] = disturb(node.op, drawn, *inputs)

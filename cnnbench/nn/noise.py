@@ -13,22 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from cnnbench.layers import Dropout, GaussianNoise, LayerOp, MaskingNoise, Sample
+from cnnbench.layers import Dropout, GaussianNoise, MaskingNoise, Sample
 from cnnbench.layers.base import Shape
 from cnnbench.nn.ops import layout
 
 Random = Dropout | GaussianNoise | MaskingNoise | Sample
-
-
-def draws(op: LayerOp) -> bool:
-    """Whether a layer needs random numbers in training."""
-    match op:
-        case Dropout(rate=strength) | MaskingNoise(rate=strength):
-            return strength > 0
-        case GaussianNoise() | Sample():
-            return True
-        case _:
-            return False
 
 
 def draw(op: Random, key: jax.Array, numbers: jax.Array, shape: Shape) -> jax.Array:
@@ -130,7 +119,7 @@ class RandomLayer(nnx.Module):
     def active(self) -> bool:
         """Tell whether it draws now."""
         sampled = self.sampling and isinstance(self.op, Sample)
-        return draws(self.op) and (sampled or not self.deterministic)
+        return self.op.draws and (sampled or not self.deterministic)
 
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         """Images or vectors, (n, ...), to values of their shape."""

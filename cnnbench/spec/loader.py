@@ -16,20 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 from cnnbench.data.catalog import DatasetInfo, describe
 from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, quoted
 from cnnbench.graph.build import build_plan
+from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
 from cnnbench.layers import (
-    Activate,
-    AvgPool,
-    BatchNorm,
-    Concat,
-    Flatten,
-    GlobalAvgPool,
     LayerOp,
-    MaskingNoise,
-    MaxPool,
-    Reshape,
-    Slice,
-    Upscale,
 )
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.conv import OWNERS_KEYS
@@ -232,9 +222,9 @@ def _single_value_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
     }
     at = next((at for at, number in numbers.items() if number == 1), None)
     for node in plan.nodes if at else ():
-        if isinstance(node.op, BatchNorm) and math.prod(node.layout.shape[:-1]) == 1:
+        if node.op.uses_batch and math.prod(node.layout.shape[:-1]) == 1:
             message = (
-                f"batch_norm '{node.name}' gets one value per channel from one image,"
+                f"{node.op.op} '{node.name}' gets one value per channel from one image,"
                 " and normalizes it to zero (PyTorch: Expected more than 1 value per channel"
                 " when training)"
             )
@@ -262,27 +252,13 @@ def _not_probability(plan: Plan, name: str) -> str | None:
     if name == INPUT:
         return None
     node = plan.by_name[name]
-    if getattr(node.op, "activation", None) == "sigmoid":
+    activation = activation_of(node.op)
+    if activation == "sigmoid":
         return None
-    if not isinstance(node.op, _KEEP_RANGE):
-        linear = getattr(node.op, "activation", "linear") in {"linear", "relu"}
-        passes = isinstance(node.op, Activate) and linear
-        return _not_probability(plan, node.inputs[0]) if passes else name
+    if not node.op.keeps_range or activation not in {"linear", "relu"}:
+        return name
     found = (_not_probability(plan, source) for source in node.inputs)
     return next((source for source in found if source), None)
-
-
-_KEEP_RANGE = (
-    AvgPool,
-    Concat,
-    Flatten,
-    GlobalAvgPool,
-    MaskingNoise,
-    MaxPool,
-    Reshape,
-    Slice,
-    Upscale,
-)
 
 
 def _layer(value: Any) -> LayerOp | None:

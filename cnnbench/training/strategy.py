@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import BatchNorm, Conv, ConvTranspose
 from cnnbench.spec.experiment import Precision
 
 if TYPE_CHECKING:
@@ -103,12 +102,12 @@ def _row(plan: Plan, batch_size: int, num_devices: int) -> int:
 
 def convolves(plan: Plan) -> bool:
     """Whether there is a convolution."""
-    return any(isinstance(node.op, Conv | ConvTranspose) for node in plan.nodes)
+    return any(node.op.convolves for node in plan.nodes)
 
 
 def has_batch_statistics(plan: Plan) -> bool:
     """Whether an image's result depends on the others of its batch."""
-    return any(isinstance(node.op, BatchNorm) for node in plan.nodes)
+    return any(node.op.uses_batch for node in plan.nodes)
 
 
 def asked_for(engine: str, found: Sequence[Strategy]) -> Strategy | None:

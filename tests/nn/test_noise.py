@@ -16,7 +16,7 @@ from cnnbench.errors import Issue
 from cnnbench.layers import Dropout, GaussianNoise, MaskingNoise, Sample
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Cut
-from cnnbench.nn.noise import Random, RandomLayer, disturb, divergence, draw, draws
+from cnnbench.nn.noise import Random, RandomLayer, disturb, divergence, draw
 from cnnbench.nn.ops.convolution import Form
 from cnnbench.nn.python_model import split
 from cnnbench.nn.result import Result
@@ -73,7 +73,7 @@ def test_every_layer_is_its_first_input_in_evaluation(name: str) -> None:
     "op", [Dropout(op="dropout", rate=0), MaskingNoise(op="masking_noise", rate=0)]
 )
 def test_a_rate_of_zero_draws_nothing(op: Random) -> None:
-    assert not draws(op)
+    assert not op.draws
     x = jnp.arange(6.0)
     np.testing.assert_array_equal(RandomLayer(op, nnx.Rngs(0))(x), x)
 

@@ -79,7 +79,7 @@ def _apply(
     if isinstance(op, Dense) and len(node.in_shapes[0]) == 3:
         x = layers.Flatten()(x)
     layer = _layer(plan, node, made, seed)
-    return layer, layer(inputs if isinstance(op, Concat | Add) else x)
+    return layer, layer(inputs if op.merges else x)
 
 
 def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:

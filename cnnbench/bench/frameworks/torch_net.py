@@ -285,6 +285,6 @@ def _order_wanted(plan: Plan, node: Node) -> Array:
     for reader in readers:
         if isinstance(reader.op, Reshape):
             return by_channel(reader.layout.shape)
-        if isinstance(reader.op, Dropout | GaussianNoise | MaskingNoise | Activate | BatchNorm):
+        if reader.op.elementwise:
             return _order_wanted(plan, reader)
     return np.arange(math.prod(node.layout.shape))

@@ -47,6 +47,7 @@ class Block:
       lane: its column; branches stand side by side.
       row: its place from the top: below everything that it reads.
       mark: how it differs from another network's, as in `differences`; empty if it does not.
+      merges: whether it is a join of branches.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Block:
     lane: int
     row: int
     mark: str = ""
+    merges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ def diagram(plan: Plan, marks: Mapping[str, str] = MappingProxyType({})) -> Diag
         for node in plan.nodes
         if isinstance(node.op, ConvTranspose) and node.op.tie
     )
-    return Diagram(*_placed(plan.input_shape, layers, marks), tuple(ties))
+    joins = {node.name for node in plan.nodes if node.op.merges}
+    return Diagram(*_placed(plan.input_shape, layers, marks, joins), tuple(ties))
 
 
 _Layer = tuple[str, tuple[str, ...], str, tuple[int, ...]]  # name, inputs, operation, shape
@@ -100,7 +103,10 @@ def outline_diagram(outline: "Outline") -> Diagram:
 
 
 def _placed(
-    input_shape: tuple[int, ...], layers: Sequence[_Layer], marks: Mapping[str, str]
+    input_shape: tuple[int, ...],
+    layers: Sequence[_Layer],
+    marks: Mapping[str, str],
+    joins: Set[str] = frozenset(),
 ) -> tuple[tuple[Block, ...], tuple[tuple[str, str], ...]]:
     """Blocks and edges."""
     rows, lanes = {INPUT: 0}, {INPUT: 0}
@@ -110,7 +116,9 @@ def _placed(
         rows[name] = 1 + max((rows[source] for source in inputs), default=0)
         lanes[name] = _lane(inputs or (INPUT,), lanes, continued)
         place = lanes[name], rows[name]
-        blocks.append(Block(name, text, shape_text(shape), *place, marks.get(name, "")))
+        blocks.append(
+            Block(name, text, shape_text(shape), *place, marks.get(name, ""), name in joins)
+        )
     edges = ((source, name) for name, inputs, _, _ in layers for source in inputs)
     return tuple(blocks), tuple(edges)
 
@@ -292,7 +300,7 @@ def _block(axes: Any, block: Block, center: tuple[float, float]) -> None:
 
     x, y = center
     kind = next((k for k in _KINDS if k in block.operation.split(" ")[0]), "")
-    kind = "join" if block.operation in {"concat", "add"} else kind
+    kind = "join" if block.merges else kind
     corner = (x - BOX[0] / 2, y - BOX[1] / 2)
     style: dict[str, Any] = {
         "facecolor": _KINDS.get(kind, "#f0f0f0"),
