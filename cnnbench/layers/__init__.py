@@ -6,16 +6,17 @@ and end with `assert_never`, so that a type checker names each place that does n
 operation.
 """
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
 
 from cnnbench.layers.activation import Activate
-from cnnbench.layers.base import LayerOutput, Owner, Shape
+from cnnbench.layers.base import Layer, LayerOutput, Owner, Shape
 from cnnbench.layers.batch_norm import BatchNorm
 from cnnbench.layers.conv import Conv, ConvTranspose
 from cnnbench.layers.dense import Dense
-from cnnbench.layers.fields import Model, members
+from cnnbench.layers.fields import members
 from cnnbench.layers.merge import Add, Concat
 from cnnbench.layers.noise import Dropout, GaussianNoise, MaskingNoise, Sample
 from cnnbench.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
@@ -67,7 +68,9 @@ LayerOp = Annotated[
     Field(discriminator="op"),
 ]
 
-OPERATIONS: dict[str, type[Model]] = members(LayerOp, "op")
+OPERATIONS: Mapping[str, type[Layer]] = {
+    name: kind for name, kind in members(LayerOp, "op").items() if issubclass(kind, Layer)
+}
 
 
 def output_of(op: LayerOp, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:

@@ -28,6 +28,7 @@ class Activate(Layer):
     op: Literal["activation"]
     activation: Activation = Field(description="function applied to each value")
 
+    aliases = ("nonlinearity", "NonlinearityLayer")
     elementwise = keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:

@@ -118,6 +118,7 @@ class Layer(Model):
     sums_places: ClassVar[bool] = False  # each value is a sum over all places of an image
     takes_largest: ClassVar[bool] = False  # a maximum: slopes jump where values are equal
     keeps_range: ClassVar[bool] = False  # gives values from 0 to 1 where it reads such
+    aliases: ClassVar[tuple[str, ...]] = ()  # words of PyTorch, Keras and Flax for the same
     main_options: ClassVar[tuple[str, ...]] = ()  # numbers that `summary` shows
 
     if TYPE_CHECKING:

@@ -19,6 +19,7 @@ class BatchNorm(Layer):
     )
     epsilon: Positive = Field(1e-5, description="added to the variance")
 
+    aliases = ("BatchNorm2d", "BatchNormalization", "bn", "batch_normalization")
     elementwise = uses_batch = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:

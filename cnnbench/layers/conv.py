@@ -40,6 +40,7 @@ class Conv(Layer):
     use_bias: bool = Field(True, description="whether a bias per filter is added")
     init: Init = Field("glorot_uniform", description="initial kernel; a bias starts at zero")
 
+    aliases = ("convolution", "Conv2d", "Conv2DLayer", "ConvLayer")
     convolves = True
     width_key = "filters"
 
@@ -95,6 +96,14 @@ class ConvTranspose(Layer):
     use_bias: bool = Field(True, description="whether a bias of its own per channel is added")
     init: Init = Field("glorot_uniform", description="initial kernel; not with tie")
 
+    aliases = (
+        "ConvTranspose2d",
+        "Conv2DTranspose",
+        "TransposedConv",
+        "deconv",
+        "deconvolution",
+        "TransposedConv2DLayer",
+    )
     convolves = True
     width_key = "filters"
 

@@ -22,6 +22,7 @@ class Dense(Layer):
     use_bias: bool = Field(True, description="whether a bias per unit is added")
     init: Init = Field("glorot_uniform", description="initial kernel; a bias starts at zero")
 
+    aliases = ("Linear", "fc", "fully_connected", "inner_product", "affine", "DenseLayer")
     main_options = ("units",)
     sums_places = True
     width_key = "units"

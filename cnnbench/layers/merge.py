@@ -24,6 +24,7 @@ class Concat(Merge):
 
     op: Literal["concat"]
 
+    aliases = ("Concatenate", "cat", "concatenation", "merge")
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
@@ -48,6 +49,8 @@ class Add(Merge):
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The shape that all of them have."""
         return LayerOutput(same_shape(self.op, shapes))
+
+    aliases = ("sum", "residual", "skip", "shortcut", "plus")
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (14)."""

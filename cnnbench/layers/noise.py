@@ -32,6 +32,7 @@ class Dropout(Noise):
     op: Literal["dropout"]
     rate: Fraction = Field(description="the share of values that are zeroed")
 
+    aliases = ("DropoutLayer",)
     main_options = ("rate",)
     masks = True
 
@@ -46,6 +47,7 @@ class GaussianNoise(Noise):
     op: Literal["gaussian_noise"]
     stddev: Positive = Field(description="standard deviation, where 1 is the brightest pixel")
 
+    aliases = ("GaussianNoise", "noise")
     main_options = ("stddev",)
     corrupts = True
 
@@ -80,6 +82,7 @@ class Sample(Layer):
         1.0, description="weight of the divergence in the loss; 1 for the evidence lower bound"
     )
 
+    aliases = ("sampling", "reparameterize", "reparametrize")
     main_options = ("kl_weight",)
 
     @property

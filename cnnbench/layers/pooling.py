@@ -74,6 +74,7 @@ class MaxPool(Pool):
     size: Size = Field(description="height and width of the window")
     stride: Size | None = Field(None, description="step between windows; the size if left out")
 
+    aliases = ("MaxPool2d", "MaxPooling2D", "max_pooling", "pool", "pooling", "pool2d")
     takes_largest = True
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
@@ -88,6 +89,8 @@ class AvgPool(Pool):
     size: Size = Field(description="height and width of the window")
     stride: Size | None = Field(None, description="step between windows; the size if left out")
 
+    aliases = ("AvgPool2d", "AveragePooling2D", "average_pool", "avg_pooling", "mean_pool")
+
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (13)."""
         return avg_pool_rule(self, site.out_shape)
@@ -98,6 +101,14 @@ class GlobalAvgPool(Layer):
 
     op: Literal["global_avg_pool"]
 
+    aliases = (
+        "GlobalAveragePooling2D",
+        "gap",
+        "global_average_pooling",
+        "AdaptiveAvgPool2d",
+        "global_pool",
+        "GlobalPoolLayer",
+    )
     sums_places = keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:

@@ -28,6 +28,7 @@ class Flatten(Layer):
 
     op: Literal["flatten"]
 
+    aliases = ("Flatten", "ravel")
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
@@ -49,6 +50,7 @@ class Reshape(Layer):
     op: Literal["reshape"]
     shape: fields.ShapeField = Field(description="[height, width, channels] or [units]")
 
+    aliases = ("view", "Unflatten")
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
@@ -80,6 +82,7 @@ class Slice(Layer):
     start: Annotated[int, Field(ge=0)] = Field(0, description="the first one, from 0")
     size: fields.Count = Field(description="how many")
 
+    aliases = ("narrow",)
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
@@ -109,6 +112,7 @@ class Upscale(Layer):
     op: Literal["upscale"]
     size: fields.Size = Field(description="how often each row and column is repeated")
 
+    aliases = ("Upsample", "UpSampling2D", "upsampling", "unpool", "interpolate", "resize")
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:

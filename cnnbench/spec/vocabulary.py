@@ -3,43 +3,12 @@
 from collections.abc import Mapping
 
 from cnnbench.errors import Noun, normalized
+from cnnbench.layers import OPERATIONS
 from cnnbench.spec.metrics import METRICS, NO_METRICS
 
 _Words = Mapping[str, tuple[str, ...]]  # our word, and theirs for the same thing
 
-_OPERATIONS: _Words = {
-    "conv": ("convolution", "Conv2d", "Conv2DLayer", "ConvLayer"),
-    "conv_transpose": (
-        "ConvTranspose2d",
-        "Conv2DTranspose",
-        "TransposedConv",
-        "deconv",
-        "deconvolution",
-        "TransposedConv2DLayer",
-    ),
-    "max_pool": ("MaxPool2d", "MaxPooling2D", "max_pooling", "pool", "pooling", "pool2d"),
-    "avg_pool": ("AvgPool2d", "AveragePooling2D", "average_pool", "avg_pooling", "mean_pool"),
-    "upscale": ("Upsample", "UpSampling2D", "upsampling", "unpool", "interpolate", "resize"),
-    "dense": ("Linear", "fc", "fully_connected", "inner_product", "affine", "DenseLayer"),
-    "dropout": ("DropoutLayer",),
-    "gaussian_noise": ("GaussianNoise", "noise"),
-    "sample": ("sampling", "reparameterize", "reparametrize"),
-    "slice": ("narrow",),
-    "flatten": ("Flatten", "ravel"),
-    "reshape": ("view", "Unflatten"),
-    "concat": ("Concatenate", "cat", "concatenation", "merge"),
-    "add": ("sum", "residual", "skip", "shortcut", "plus"),
-    "activation": ("nonlinearity", "NonlinearityLayer"),
-    "batch_norm": ("BatchNorm2d", "BatchNormalization", "bn", "batch_normalization"),
-    "global_avg_pool": (
-        "GlobalAveragePooling2D",
-        "gap",
-        "global_average_pooling",
-        "AdaptiveAvgPool2d",
-        "global_pool",
-        "GlobalPoolLayer",
-    ),
-}
+_OPERATIONS: _Words = {name: op.aliases for name, op in OPERATIONS.items() if op.aliases}
 _ACTIVATIONS: _Words = {
     "linear": ("identity", "none"),
     "silu": ("swish",),
@@ -193,7 +162,8 @@ _WITH = {
     "momentum": "nesterov: false",
     "gradient_descent": "momentum: 0",
 }
-# What is well known elsewhere and missing here. A word that becomes ours leaves this list.
+# What is well known elsewhere and missing here. A word that becomes ours leaves these lists; that
+# of an operation does so by itself, with the class in `layers` that has it as a name or an alias.
 _NO_OPERATIONS = (
     "attention self_attention multi_head_attention MultiheadAttention transformer layer_norm"
     " LayerNormalization group_norm GroupNormalization instance_norm InstanceNorm2d rms_norm"
@@ -262,6 +232,14 @@ _WAYS = {
     "dropout": "add a layer of op: dropout",
     "rescaling": "set dataset.pixel_scale",
 }
+
+
+def _still_missing(words: str) -> str:
+    """Words of a list that no operation has as its name or an alias."""
+    ours = {normalized(word) for name, op in OPERATIONS.items() for word in (name, *op.aliases)}
+    return " ".join(word for word in words.split() if normalized(word) not in ours)
+
+
 PYTHON = "write the network as a Python class (model.python)"
 
 
@@ -276,7 +254,7 @@ def way_out(word: str) -> str:
     return f"{way}, or {PYTHON}" if way else PYTHON
 
 
-OPERATION = Noun(_OPERATIONS, _NO_OPERATIONS)
+OPERATION = Noun(_OPERATIONS, _still_missing(_NO_OPERATIONS))
 ACTIVATION = Noun(_ACTIVATIONS, _NO_ACTIVATIONS)
 INIT = Noun(_INITS, _NO_INITS)
 OPTIMIZER = Noun(_OPTIMIZERS, _NO_OPTIMIZERS, _WITH)
