@@ -1,5 +1,8 @@
 """What a plan needs and PyTorch has no module for."""
 
+import operator
+from collections.abc import Callable
+from functools import reduce
 from typing import assert_never
 
 import numpy as np
@@ -83,19 +86,25 @@ class Disturb(nn.Module):
         return x + self.strength * torch.randn_like(x)
 
 
-class Sum(nn.Module):
-    """Sum of values; vectors are first brought into the order of the first."""
+class Fold(nn.Module):
+    """A function of two values over several, from the first to the last.
 
-    def __init__(self, orders: list[Array]) -> None:
+    Args:
+      function: such as ``torch.add``.
+      before: what is done to each value first, such as a `Reorder`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        before: list[nn.Module],
+    ) -> None:
         super().__init__()
-        self.reorder = nn.ModuleList(Reorder(order, orders[0]) for order in orders)
+        self.function, self.before = function, nn.ModuleList(before)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Applies it."""
-        first, *others = (take(x) for take, x in zip(self.reorder, inputs, strict=True))
-        for other in others:
-            first = first + other
-        return first
+        return reduce(self.function, map(operator.call, self.before, inputs))
 
 
 class Reorder(nn.Module):

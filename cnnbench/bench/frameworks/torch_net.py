@@ -19,11 +19,11 @@ from cnnbench.bench.frameworks.torch_modules import (
     ChannelsFirst,
     Crop,
     Disturb,
+    Fold,
     Join,
     Mean,
     Pick,
     Reorder,
-    Sum,
     TorchTransposedConv,
     activation,
 )
@@ -134,10 +134,9 @@ def _order(plan: Plan, node: Node, orders: list[Array]) -> Array:
             return np.concatenate([o + s for o, s in zip(orders, starts, strict=True)])
         case Slice():
             return orders[0][_kept(op, orders[0])] - op.start
-        case GlobalAvgPool():
-            return np.arange(shape[0])
-        case _:
-            return orders[0]
+        case _:  # what keeps all values keeps their order, and a pool gives channels in ours
+            count = math.prod(shape)
+            return orders[0] if len(orders[0]) == count else np.arange(count)
 
 
 def _layer(
@@ -178,7 +177,7 @@ def _layer(
         case Concat():
             layer = Join()
         case Add():
-            layer = Sum(orders)
+            layer = Fold(torch.add, [Reorder(order, orders[0]) for order in orders])
         case Activate():
             layer = nn.Identity()
         case GlobalAvgPool():
