@@ -37,6 +37,7 @@ from cnnbench.layers import (
     GlobalAvgPool,
     MaskingNoise,
     MaxPool,
+    Multiply,
     Reshape,
     Sample,
     Slice,
@@ -263,6 +264,8 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return graph.add("Concat", name, *inputs, axis=1)
         case Add():
             return graph.add("Sum", name, *inputs)
+        case Multiply():
+            return _product(graph, node, inputs)
         case Activate():
             return graph.activate(node, x, op.activation)
         case BatchNorm():
@@ -289,6 +292,19 @@ def _conv_transpose(graph: _Graph, node: Node, op: ConvTranspose, x: str) -> str
         pads=_pads(((top, max(ends[0], 0)), (left, max(ends[1], 0)))),
         output_padding=[max(-end, 0) for end in ends],
     )
+
+
+def _product(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
+    """Factor by factor; a vector is an image of one place where the result is an image."""
+    rank, name, product = len(node.layout.shape), node.name, ""
+    for number, (shape, factor) in enumerate(zip(node.in_shapes, inputs, strict=True), start=1):
+        # A layer's name and an operation's name a node, and each may stand for several factors.
+        own = name if number == len(inputs) else f"{name}.{number}"
+        if len(shape) < rank:
+            axes = graph.constant(f"{name}.axes", np.array([2, 3], np.int64))
+            factor = graph.add("Unsqueeze", own, factor, axes)  # noqa: PLW2901
+        product = graph.add("Mul", own, product, factor) if product else factor
+    return product
 
 
 def _pads(pads: Pads) -> list[int]:

@@ -17,7 +17,7 @@ from cnnbench.layers.batch_norm import BatchNorm
 from cnnbench.layers.conv import Conv, ConvTranspose
 from cnnbench.layers.dense import Dense
 from cnnbench.layers.fields import members
-from cnnbench.layers.merge import Add, Concat
+from cnnbench.layers.merge import Add, Concat, Multiply
 from cnnbench.layers.noise import Dropout, GaussianNoise, MaskingNoise, Sample
 from cnnbench.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
 from cnnbench.layers.reshape import Flatten, Reshape, Slice, Upscale
@@ -39,6 +39,7 @@ __all__ = [
     "LayerOp",
     "MaskingNoise",
     "MaxPool",
+    "Multiply",
     "Reshape",
     "Sample",
     "Slice",
@@ -62,6 +63,7 @@ LayerOp = Annotated[
     | Reshape
     | Concat
     | Add
+    | Multiply
     | Activate
     | BatchNorm
     | GlobalAvgPool,

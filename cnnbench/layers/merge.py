@@ -1,9 +1,20 @@
 """Layers that join several others."""
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Literal
 
-from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, ShapeError, Site
+from cnnbench.layers.base import (
+    Box,
+    Layer,
+    LayerOutput,
+    Owner,
+    Rule,
+    Shape,
+    ShapeError,
+    Site,
+    whole,
+)
 from cnnbench.system.arrays import Array
 
 
@@ -57,6 +68,44 @@ class Add(Merge):
         return add_rule(len(site.in_shapes))
 
 
+class Multiply(Merge):
+    """Product of inputs of one shape; an image also takes gates, one value per channel.
+
+    A gate is a vector with a value for each channel of the image, or a 1x1 image of as many
+    channels. It multiplies every place (squeeze-and-excitation, Hu et al. 2018).
+    """
+
+    op: Literal["multiply"]
+
+    aliases = ("mul", "product", "prod", "times")
+    keeps_range = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The shape that all of them have, but for gates."""
+        images = [shape for shape in shapes if len(shape) == 3]
+        if not images:
+            return LayerOutput(same_shape(self.op, shapes))
+        large = [shape for shape in images if shape[:2] != (1, 1)] or images
+        if len({shape[:2] for shape in large}) > 1:
+            message = "cannot multiply images of different height or width"
+            remedy = "make them equal, or reduce one to a value per channel with a global_avg_pool"
+            raise ShapeError("inputs", message, remedy)
+        channels = large[0][2]
+        if any(shape[-1] != channels for shape in shapes):
+            message = "cannot multiply different numbers of channels"
+            remedy = f"make all of them {channels}: a vector has one value per channel of an image"
+            raise ShapeError("inputs", message, remedy)
+        return LayerOutput(large[0])
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """Its own place, and all of a gate."""
+        return box if shape == site.out_shape else whole(shape)
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (20)."""
+        return multiply_rule(len(site.out_shape) == 3)
+
+
 def same_shape(op_name: str, shapes: tuple[Shape, ...]) -> Shape:
     """The shape that all inputs have.
 
@@ -82,3 +131,30 @@ def concat_rule(shapes: tuple[Shape, ...]) -> Rule:
 def add_rule(number: int) -> Rule:
     """Equation (14): each input takes the whole error."""
     return Rule(lambda first, *others: sum(others, first), lambda delta, *_: (delta,) * number)
+
+
+def multiply_rule(is_image: bool) -> Rule:
+    """Equation (20): each input takes the error times the others; a gate, the sum over places.
+
+    Args:
+      is_image: whether the result is an image; vectors are gates then.
+    """
+    import numpy as np
+
+    def spread(a: Array) -> Array:
+        return a[:, None, None] if is_image and a.ndim == 2 else a
+
+    def product(*factors: Array) -> Array:
+        return np.asarray(reduce(np.multiply, map(spread, factors)))
+
+    def share(number: int, delta: Array, inputs: tuple[Array, ...]) -> Array:
+        error = product(delta, *inputs[:number], *inputs[number + 1 :])
+        own = spread(inputs[number]).shape
+        gated = tuple(axis for axis, size in enumerate(own) if size != error.shape[axis])
+        summed: Array = error.sum(axis=gated, keepdims=True)
+        return summed.reshape(inputs[number].shape)
+
+    return Rule(
+        product,
+        lambda delta, *inputs: tuple(share(i, delta, inputs) for i in range(len(inputs))),
+    )

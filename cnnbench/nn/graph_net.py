@@ -1,6 +1,7 @@
 """A `Plan` to an `nnx.Module`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any, assert_never
 
 import jax
@@ -25,6 +26,7 @@ from cnnbench.layers import (
     GlobalAvgPool,
     MaskingNoise,
     MaxPool,
+    Multiply,
     Reshape,
     Sample,
     Slice,
@@ -242,6 +244,8 @@ class GraphNet(nnx.Module):
                 return jnp.concatenate(inputs, axis=-1)
             case Add():
                 return layout.each(lambda first, *others: sum(others, first), *inputs)
+            case Multiply():
+                return self._product(node, inputs)
             case Activate():
                 y = layout.each(ACTIVATIONS[op.activation], x)
                 return lowering.settle(y) if op.activation in COSTLY and y.ndim == 4 else y
@@ -253,6 +257,16 @@ class GraphNet(nnx.Module):
                 raise AssertionError(f"{op.op} is one of the parts")
             case _:
                 assert_never(op)
+
+    def _product(self, node: Node, inputs: Sequence[jax.Array]) -> jax.Array:
+        """A vector, or an image of one place, multiplies every place of an image."""
+        if len(set(node.in_shapes)) == 1:
+            return layout.each(_multiplied, *inputs)
+        axes = self.lowering.axes
+        factors = [x if x.ndim == 4 else jnp.expand_dims(x, axes) for x in inputs]
+        if axes != (0, 1):
+            return _multiplied(*factors)
+        return layout.split(_multiplied(*map(layout.merge, factors)), factors[0].shape[2:])
 
     def _vectors(self, node: Node, x: jax.Array) -> jax.Array:
         """A vector for each image, in the order height, width, channel."""
@@ -267,6 +281,10 @@ class GraphNet(nnx.Module):
         op = self.plan.by_name[source].op
         assert isinstance(op, Conv)
         return _finish(y, op.activation, weights[source])
+
+
+def _multiplied(*factors: jax.Array) -> jax.Array:
+    return reduce(jnp.multiply, factors)
 
 
 def _finish(z: jax.Array, activation: str, weights: Mapping[str, jax.Array]) -> jax.Array:

@@ -219,6 +219,38 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         },
         (2, 3, 2),
     ),
+    "multiply": (
+        {
+            "half": {"op": "activation", "activation": "silu"},
+            "op": {"op": "multiply", "inputs": ["half", "input", "half"]},
+        },
+        (2, 3, 2),
+    ),
+    "multiply by gates": (
+        {
+            "half": {"op": "activation", "activation": "silu"},
+            "place": {"op": "avg_pool", "size": [2, 3], "inputs": ["input"]},
+            "gate": {"op": "dense", "units": 2, "activation": "sigmoid", "inputs": ["half"]},
+            "op": {"op": "multiply", "inputs": ["gate", "input", "place", "half"]},
+        },
+        (2, 3, 2),
+    ),
+    "multiply vectors": (
+        {
+            "wide": {"op": "dense", "units": 3},
+            "gate": {"op": "dense", "units": 3, "activation": "sigmoid", "inputs": ["input"]},
+            "op": {"op": "multiply", "inputs": ["wide", "gate", "wide"]},
+        },
+        (2, 2, 1),
+    ),
+    "multiply an image of one place": (
+        {
+            "place": {"op": "avg_pool", "size": [2, 3]},
+            "gate": {"op": "dense", "units": 2},
+            "op": {"op": "multiply", "inputs": ["gate", "place"]},
+        },
+        (2, 3, 2),
+    ),
     "activation": ({"op": {"op": "activation", "activation": "relu"}}, (2, 3, 2)),
     "batch_norm": ({"op": {"op": "batch_norm"}}, (3, 2, 2)),
     "batch_norm of vectors": (

@@ -30,6 +30,17 @@ IMAGES: Mapping[str, Mapping[str, Any]] = {
     "last": {"op": "concat", "inputs": ["both", "flat"]},
     "out": {"op": "dense", "units": 3},
 }
+GATED: Mapping[str, Mapping[str, Any]] = {
+    "conv": {"op": "conv", "filters": 2, "kernel": 3, "padding": "same"},
+    "other": {"op": "conv", "filters": 2, "kernel": [1, 4], "padding": "same", "inputs": "input"},
+    "product": {"op": "multiply", "inputs": ["conv", "other"]},
+    "corner": {"op": "conv", "filters": 2, "kernel": 3, "stride": [11, 13], "inputs": "input"},
+    "vector": {"op": "flatten"},
+    "gated": {"op": "multiply", "inputs": ["corner", "product"]},
+    "again": {"op": "multiply", "inputs": ["product", "vector"]},
+    "both": {"op": "add", "inputs": ["gated", "again"]},
+    "out": {"op": "dense", "units": 3},
+}
 TIED: Mapping[str, Mapping[str, Any]] = {
     "conv": {"op": "conv", "filters": 2, "kernel": 3, "stride": 2},
     "inner": {"op": "conv", "filters": 2, "kernel": 2, "padding": "same"},
@@ -52,7 +63,7 @@ def dependence(net: GraphNet, layer: str, shape: tuple[int, ...]) -> Array:
     return np.asarray(gradient).any(axis=-1)  # over the image's channels
 
 
-@pytest.mark.parametrize("layers", [IMAGES, TIED], ids=["images", "tied"])
+@pytest.mark.parametrize("layers", [IMAGES, GATED, TIED], ids=["images", "gated", "tied"])
 def test_receptive_fields_are_the_pixels_with_a_gradient(
     layers: Mapping[str, Mapping[str, Any]],
 ) -> None:

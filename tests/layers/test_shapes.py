@@ -211,6 +211,11 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "concat"}, [(2,), (3,), (2,)], LayerOutput((7,))),
         ({"op": "concat"}, [(2, 3, 4), (2, 3, 1)], LayerOutput((2, 3, 5))),
         ({"op": "add"}, [(2, 3, 4)] * 3, LayerOutput((2, 3, 4))),
+        ({"op": "multiply"}, [(2, 3, 4)] * 3, LayerOutput((2, 3, 4))),
+        ({"op": "multiply"}, [(4,), (4,)], LayerOutput((4,))),
+        ({"op": "multiply"}, [(2, 3, 4), (4,)], LayerOutput((2, 3, 4))),
+        ({"op": "multiply"}, [(4,), (1, 1, 4), (2, 3, 4), (4,)], LayerOutput((2, 3, 4))),
+        ({"op": "multiply"}, [(4,), (1, 1, 4)], LayerOutput((1, 1, 4))),
         ({"op": "activation", "activation": "tanh"}, [(2, 3, 4)], LayerOutput((2, 3, 4))),
         ({"op": "batch_norm"}, [(2, 3, 4)], LayerOutput((2, 3, 4), {"scale": (4,), "bias": (4,)})),
         ({"op": "batch_norm"}, [(6,)], LayerOutput((6,), {"scale": (6,), "bias": (6,)})),
@@ -252,6 +257,39 @@ def test_operations_on_images_refuse_a_vector(op: dict[str, Any]) -> None:
     message = f"{op['op']} reads images, and its input is a vector of 256"
     with pytest.raises(ShapeError, match=re.escape(message)):
         shape_of(op, (256,))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message", "remedy"),
+    [
+        ([(4,), (5,)], "cannot multiply different shapes", "make the shapes equal"),
+        (
+            [(4, 4, 8), (1, 1, 8), (2, 4, 8)],
+            "cannot multiply images of different height or width",
+            "make them equal, or reduce one to a value per channel with a global_avg_pool",
+        ),
+        (
+            [(4,), (28, 28, 8)],
+            "cannot multiply different numbers of channels",
+            "make all of them 8: a vector has one value per channel of an image",
+        ),
+        (
+            [(28, 28, 8), (1, 1, 1)],
+            "cannot multiply different numbers of channels",
+            "make all of them 8: a vector has one value per channel of an image",
+        ),
+        (
+            [(2, 3, 1), (2, 3, 5)],
+            "cannot multiply different numbers of channels",
+            "make all of them 1: a vector has one value per channel of an image",
+        ),
+    ],
+)
+def test_a_product_refuses_other_shapes(shapes: list[Shape], message: str, remedy: str) -> None:
+    with pytest.raises(ShapeError) as caught:
+        shape_of({"op": "multiply"}, *shapes)
+    assert (caught.value.key, caught.value.message) == ("inputs", message)
+    assert caught.value.remedy == remedy
 
 
 def test_a_wide_image_may_be_too_low_for_a_kernel() -> None:

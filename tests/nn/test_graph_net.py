@@ -98,6 +98,11 @@ def _windows(x: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
     return views[:, :: stride[0], :: stride[1]]
 
 
+def _gated(half: Array, x: Array) -> Array:
+    means = [np.einsum("nhwc->nc", values) / 6 for values in (x, half)]
+    return np.einsum("nc,nhwc,nhwc,nc->nhwc", means[0], half, x, means[1])
+
+
 CASES: Mapping[str, Case] = {
     "conv": Case(
         (5, 4, 2),
@@ -188,6 +193,16 @@ CASES: Mapping[str, Case] = {
             "op": {"op": "add", "inputs": ["input", "half", "input"]},
         },
         lambda _, x: 2 * x + np.where(x > 0, x, 0.01 * x),
+    ),
+    "multiply": Case(
+        (2, 3, 2),
+        {
+            "half": {"op": "activation", "activation": "softplus"},
+            "vector": {"op": "global_avg_pool", "inputs": "input"},
+            "place": {"op": "avg_pool", "size": [2, 3], "inputs": "half"},
+            "op": {"op": "multiply", "inputs": ["vector", "half", "input", "place"]},
+        },
+        lambda _, x: _gated(np.logaddexp(x, 0), x),
     ),
     "activation": Case(
         (2, 3, 2),

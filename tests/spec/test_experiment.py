@@ -172,6 +172,7 @@ def test_operations_are_those_of_the_language() -> None:
         "reshape",
         "concat",
         "add",
+        "multiply",
         "activation",
         "batch_norm",
         "global_avg_pool",

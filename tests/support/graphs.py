@@ -1,6 +1,7 @@
 """Random networks of the layer language, for Hypothesis: one generator for every property."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ paddings = st.one_of(
     st.sampled_from(["valid", "same"]), st.tuples(st.integers(0, 3), st.integers(0, 3))
 )
 filters = st.sampled_from([1, 2, 3, 4, 6, 9])  # from 4 on, other algorithms compute them
+_ONE_OR_TWO = st.integers(1, 2)
 activations = st.sampled_from(ACTIVATION_NAMES)
 convs: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {"filters": filters, "kernel": kernels, "stride": strides, "padding": paddings}
@@ -62,6 +64,30 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
     return dense if op == "dense" else st.fixed_dictionaries(fields.get(op, {}))
 
 
+def _partners(kind: str, shapes: Mapping[str, Shape], shape: Shape) -> st.SearchStrategy[list[str]]:
+    """Layers of a shape that is joined with the given one."""
+    like = shape[:-1] if kind == "concat" else shape
+    fitting = [n for n, s in shapes.items() if s[: len(like)] == like and len(s) == len(shape)]
+    most = 1 if kind == "sample" else 2
+    return st.lists(st.sampled_from(fitting), min_size=1, max_size=most)
+
+
+def _gates(
+    shapes: Mapping[str, Shape], shape: Shape
+) -> st.SearchStrategy[tuple[dict[str, Any], Shape]]:
+    """A layer with values up to one, of a shape that multiplies the given one, and that shape."""
+    fitting = [n for n, s in shapes.items() if s in (shape, shape[-1:], (1, 1, shape[-1]))]
+    bounded = st.sampled_from(["sigmoid", "tanh"])
+    return st.builds(
+        lambda name, kind: (
+            {"op": "activation", "activation": kind, "inputs": [name]},
+            shapes[name],
+        ),
+        st.sampled_from(fitting),
+        bounded,
+    )
+
+
 @st.composite
 def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Shape]:
     """Layers with branches, sums, joins and ties, and the shapes of the image and the output.
@@ -89,18 +115,12 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
         after = NEXT.get(layers[newest]["op"]) if layers else None
         if after and draw(st.booleans()):
             sources, shape, kind = [newest], shapes[newest], after
-        owner = None
-        if kind in ("concat", "add", "sample"):
-            like = shape[:-1] if kind == "concat" else shape
-            partners = [
-                n for n, s in shapes.items() if s[: len(like)] == like and len(s) == len(shape)
-            ]
-            sources += draw(
-                st.lists(
-                    st.sampled_from(partners), min_size=1, max_size=1 if kind == "sample" else 2
-                )
-            )
-            layer: dict[str, Any] = {"op": kind}
+        owner, layer = None, dict[str, Any](op=kind)
+        if kind == "multiply":  # a factor that is no larger than one, so that nothing grows
+            layers[f"gate{number}"], shapes[f"gate{number}"] = draw(_gates(shapes, shape))
+            sources = draw(st.permutations([*sources, *[f"gate{number}"] * draw(_ONE_OR_TWO)]))
+        elif kind in ("concat", "add", "sample"):
+            sources += draw(_partners(kind, shapes, shape))
         elif kind == "tied":
             fitting = [n for n, c in owners.items() if c.out_shape[-1] == shape[-1]]
             if not fitting or len(shape) != 3:
@@ -108,7 +128,7 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
             owner = draw(st.sampled_from(fitting))
             layer = {"op": "conv_transpose", "tie": owner, "activation": draw(activations)}
         else:
-            layer = {"op": kind} | draw(_options(kind, shape))
+            layer |= draw(_options(kind, shape))
         op = parse_layer(layer | {"inputs": sources})
         try:
             made = output_of(op, tuple(shapes[s] for s in sources), owners.get(owner or ""))

@@ -1,7 +1,7 @@
 """A `Plan` as the Flax NNX module that one would write by hand."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any, assert_never
 
 import jax
@@ -25,6 +25,7 @@ from cnnbench.layers import (
     GlobalAvgPool,
     MaskingNoise,
     MaxPool,
+    Multiply,
     Reshape,
     Sample,
     Slice,
@@ -166,6 +167,8 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Function(_join)
         case Add():
             return _Function(_sum)
+        case Multiply():
+            return _Function(partial(_product, rank=len(node.layout.shape)))
         case Activate():
             return _Function(ACTIVATIONS["linear"])
         case GlobalAvgPool():
@@ -237,3 +240,8 @@ def _join(*inputs: jax.Array) -> jax.Array:
 
 def _sum(first: jax.Array, *others: jax.Array) -> jax.Array:
     return sum(others, first)
+
+
+def _product(*inputs: jax.Array, rank: int) -> jax.Array:
+    """Vectors multiply every place of an image."""
+    return reduce(jnp.multiply, (x[:, None, None] if x.ndim <= rank else x for x in inputs))

@@ -24,6 +24,7 @@ from cnnbench.layers import (
     GlobalAvgPool,
     MaskingNoise,
     MaxPool,
+    Multiply,
     Reshape,
     Sample,
     Slice,
@@ -122,6 +123,8 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.Concatenate()
         case Add():
             return layers.Add()
+        case Multiply():
+            return layers.Multiply()
         case Activate():
             return layers.Activation(activation)
         case BatchNorm():

@@ -44,6 +44,7 @@ from cnnbench.layers import (
     GlobalAvgPool,
     MaskingNoise,
     MaxPool,
+    Multiply,
     Reshape,
     Sample,
     Slice,
@@ -178,6 +179,8 @@ def _layer(
             layer = Join()
         case Add():
             layer = Fold(torch.add, [Reorder(order, orders[0]) for order in orders])
+        case Multiply():
+            layer = Fold(torch.mul, _factors(node, orders))
         case Activate():
             layer = nn.Identity()
         case GlobalAvgPool():
@@ -185,6 +188,19 @@ def _layer(
         case _:
             assert_never(op)
     return layer, layer
+
+
+def _factors(node: Node, orders: list[Array]) -> list[nn.Module]:
+    """What is done to the inputs of a product: vectors become images of one place, if need be."""
+    if len(node.layout.shape) == 1:
+        return [Reorder(order, orders[0]) for order in orders]
+    gate = (node.layout.shape[2], 1, 1)
+    return [
+        nn.Sequential(Reorder(order, np.arange(len(order))), nn.Unflatten(1, gate))
+        if len(shape) == 1
+        else nn.Identity()
+        for shape, order in zip(node.in_shapes, orders, strict=True)
+    ]
 
 
 def _kept(op: Slice, order: Array) -> Array:

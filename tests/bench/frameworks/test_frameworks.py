@@ -109,6 +109,29 @@ CASES: Mapping[str, Layers] = {
         "k": DROP,
         "l": dense(),
     },
+    "gates": {  # squeeze-and-excitation
+        "a": conv(padding="same", filters=4, activation="tanh"),
+        "b": {"op": "global_avg_pool"},
+        "c": dense(2, activation="tanh"),
+        "d": dense(4, activation="sigmoid"),
+        "e": {"op": "multiply", "inputs": ["d", "a"]},
+        "f": conv(kernel=[9, 8], filters=4, inputs="a"),
+        "g": {"op": "multiply", "inputs": ["e", "f", "a", "b"]},
+        "h": {"op": "multiply", "inputs": ["f", "b"]},
+        "i": {"op": "add", "inputs": ["f", "h"]},
+        "j": {"op": "multiply", "inputs": ["g", "i"]},
+        "k": dense(),
+    },
+    "products": {
+        "a": conv(padding="same", filters=2),
+        "b": FLAT,
+        "c": dense(144, activation="tanh"),
+        "d": {"op": "multiply", "inputs": ["b", "c", "b"]},  # by channel and by row
+        "e": {"op": "reshape", "shape": [9, 8, 2]},
+        "f": {"op": "slice", "start": 1, "size": 2, "inputs": "b"},
+        "g": {"op": "multiply", "inputs": ["e", "f", "a"]},  # a gate by channel
+        "h": dense(),
+    },
     "slices": {
         "noise": {"op": "gaussian_noise", "stddev": 0.5},
         "mask": {"op": "masking_noise", "rate": 0.5},
