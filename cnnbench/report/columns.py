@@ -3,16 +3,17 @@
 Rows are of two kinds: a run after an epoch (`Row`), and what the run costs (`CostRow`).
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Generic, TypeVar
 
 from cnnbench.compare.comparison import CODE, Comparison, CostRow, Row
 from cnnbench.compare.statistics import Estimate
 from cnnbench.compare.time_to_target import TimeToTarget, target_title
-from cnnbench.errors import UsageError, or_list
+from cnnbench.errors import Noun, UsageError, or_list
 from cnnbench.formatting import (
     MISSING,
     bytes_text,
@@ -22,11 +23,12 @@ from cnnbench.formatting import (
     percent_text,
     seconds_text,
 )
+from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import Direction
-from cnnbench.spec.metrics import heading, is_fraction, metric_text
-from cnnbench.spec.vocabulary import COLUMN
+from cnnbench.spec.metrics import METRICS, heading, is_fraction, metric_text, words
 
 R = TypeVar("R", bound=Row | CostRow)
+T = TypeVar("T")
 CellValue = float | str | None
 
 
@@ -47,28 +49,67 @@ PLAIN = TableOptions()
 
 
 @dataclass(frozen=True, slots=True)
+class Field(Generic[T]):
+    """A raw value in a file.
+
+    Args:
+      name: the CSV column or JSON key.
+      value: of what the file has a line of; None where it is not known.
+      meaning: for docs/results.md.
+      parts: meanings of the keys of a value that is an object.
+    """
+
+    name: str
+    value: Callable[[T], object]
+    meaning: str
+    parts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FileFields(Generic[R]):
+    """What CSV and JSON have of a column."""
+
+    csv: tuple[Field[R], ...] = ()
+    json: tuple[Field[R], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Column(Generic[R]):
-    """A column of a table.
+    """All that is said of a number: in tables, in the notes below them, in files, in the docs.
 
     Args:
       name: what `--sort-by` calls it.
       header: what stands above it.
       cell: a row's text.
       value: what a row is sorted by; None where it is not known.
+      meaning: for docs/results.md.
+      files: its raw values.
+      note: sentence below the table; empty if there is none.
       heading: the header broken over lines, to keep numbers whole; the header if None.
       falling: whether the largest value comes first.
       always: whether it stays where it says the same of every run.
-      synonym: another word for it; empty if there is none.
+      wide: whether only wide tables have it.
+      shown: False if no row has anything to show; files have it nevertheless.
+      note_last: whether the note stands after what is noted below every table.
+      synonyms: other words that `--sort-by` takes.
+      near: words for which `--sort-by` suggests it.
     """
 
     name: str
     header: str
     cell: Callable[[R], str]
     value: Callable[[R], CellValue]
+    meaning: str
+    files: FileFields[R]
+    note: str = ""
     heading: str | None = None
     falling: bool = False
     always: bool = False
-    synonym: str = ""
+    wide: bool = False
+    shown: bool = True
+    note_last: bool = False
+    synonyms: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
 
 
 def epoch_columns(
@@ -81,118 +122,255 @@ def epoch_columns(
       wide: also the test value, parameters and images per second.
       look: how it is shown.
     """
-    metric, digits = comparison.metric, look.precision
-    higher = comparison.direction is Direction.HIGHER
-    times = [row.train_s.mean for row in comparison.rows]
-    columns: list[Column[Row]] = [
-        Column("type", "Type", lambda row: clean(row.label), lambda row: row.label, always=True),
-        Column("epoch", "Epoch", lambda row: str(row.epoch), lambda row: row.epoch, always=True),
-        Column(
-            metric,
-            heading(comparison.shown_metric),
-            lambda row: row.lost or estimate_text(metric, row.value, digits),
-            lambda row: row.value.mean,
-            falling=higher,
-            synonym="" if comparison.validates else "test",
-        ),
-        Column(
-            "time",
-            "Time",
-            lambda row: seconds_text(row.train_s.mean, digits, times),
-            lambda row: row.train_s.mean,
-        ),
-    ]
-    if any(len(row.run.seeds) > 1 for row in comparison.rows):
-        columns.append(
-            Column(
-                "seeds",
-                "Seeds",
-                lambda row: str(len(row.run.seeds)),
-                lambda row: len(row.run.seeds),
-                falling=True,
-            )
-        )
-    if any(row.code for row in comparison.rows):
-        columns.append(
-            Column(
-                "code",
-                "Code",
-                lambda row: estimate_text(CODE, row.code, digits) if row.code else "",
-                lambda row: row.code.mean if row.code else None,
-                falling=True,
-            )
-        )
-    if wide:
-        wider = _wide(metric, digits, higher=higher)
-        columns += wider if comparison.validates else wider[1:]  # the values are those of the test
-    return _shown(columns, comparison.rows, look)
-
-
-def _wide(metric: str, digits: int | None, *, higher: bool) -> list[Column[Row]]:
-    return [
-        Column(
-            "test",
-            "Test",
-            lambda row: (
-                (row.lost or metric_text(metric, row.test.mean, digits)) if row.test else ""
-            ),
-            lambda row: row.test.mean if row.test else None,
-            falling=higher,
-        ),
-        Column(
-            "parameters",
-            "Parameters",
-            lambda row: f"{row.num_params:,}",
-            lambda row: row.num_params,
-            "Para-\nmeters",
-        ),
-        Column(
-            "images/s",
-            "Images/s",
-            lambda row: count_text(row.images_per_s),
-            lambda row: row.images_per_s,
-            "Images\n/s",
-            falling=True,
-        ),
-    ]
+    columns = [make(comparison, look.precision) for make in EPOCH_COLUMNS]
+    found = [column for column in columns if column.shown and (wide or not column.wide)]
+    return _shown(found, comparison.rows, look)
 
 
 def cost_columns(comparison: Comparison, look: TableOptions = PLAIN) -> list[Column[CostRow]]:
     """Of the table of costs."""
-    rows, digits = comparison.costs, look.precision
+    columns = [make(comparison, look.precision) for make in COST_COLUMNS]
+    return _shown([column for column in columns if column.shown], comparison.costs, look)
 
-    def quantity(name: str, header: str, text: _Text, *fields: str) -> Column[CostRow]:
-        """Of the first field, in one unit with the others."""
-        value, known = _field(fields[0]), [_field(f)(row) for f in fields for row in rows]
-        beside = [v for v in known if v is not None]
-        heading = header.replace(" ", "\n")
-        return Column(
-            name, header, lambda row: _known(text, value(row), digits, beside), value, heading
-        )
 
-    p50, p99 = "latency_p50_s", "latency_p99_s"
-    columns: list[Column[CostRow]] = [
-        Column("type", "Type", lambda row: clean(row.label), lambda row: row.label, always=True),
-        quantity("forward", "Forward", flops_text, "forward_flops"),
-        quantity("backward", "Backward", flops_text, "backward_flops"),
-        quantity("memory", "Memory", bytes_text, "memory_bytes"),
-        quantity("p50", "Latency p50", seconds_text, p50, p99),
-        quantity("p99", "Latency p99", seconds_text, p99, p50),
-        Column(
-            "peak",
-            "Peak",
-            lambda row: MISSING if (p := row.product_share) is None else percent_text(p, digits),
-            lambda row: row.product_share,
-            falling=True,
+def epoch_files(comparison: Comparison) -> list[Column[Row]]:
+    """The columns of rows in the order of CSV and JSON, whether or not tables show them."""
+    older = [make(comparison, None) for make in _IN_FILES]
+    return older + [make(comparison, None) for make in EPOCH_COLUMNS if make not in _IN_FILES]
+
+
+def cost_files(comparison: Comparison) -> list[Column[CostRow]]:
+    """Likewise of costs."""
+    return [make(comparison, None) for make in COST_COLUMNS]
+
+
+def _same(*fields: Field[R]) -> FileFields[R]:
+    return FileFields(fields, fields)
+
+
+def _estimated(
+    name: str, of: Callable[[R], Estimate | None], what: str, but: str = ""
+) -> FileFields[R]:
+    """Mean and standard deviation in CSV, every seed in JSON."""
+    empty, null = (f"; {word} {but}" if but else "" for word in ("empty", "null"))
+    return FileFields(
+        csv=(
+            Field(
+                f"{name}_mean",
+                lambda row: e.mean if (e := of(row)) else None,
+                f"{what}, mean over seeds{empty}",
+            ),
+            Field(
+                f"{name}_std",
+                lambda row: e.std if (e := of(row)) else None,
+                "its sample standard deviation; empty for one seed",
+            ),
         ),
-    ]
-    if targets := [row.target for row in rows if row.target]:
-        title = f"To {target_title(comparison.metric, targets[0].target)}"
-        times = [_seconds(target) for target in targets]
-        columns.append(
-            Column("target", title, lambda row: _target_text(row.target, digits, times), _target_s)
-        )
-    return _shown(columns, rows, look)
+        json=(Field(name, of, f"{what}, see below{null}"),),
+    )
+
+
+def _run(_: Comparison, __: int | None) -> Column[Row]:
+    return Column(
+        "type",
+        "Type",
+        lambda row: clean(row.label),
+        lambda row: row.label,
+        "`title` of the experiment; numbered where several runs share one",
+        _same(
+            Field("name", lambda row: row.run.name, "name of the experiment"),
+            Field("title", lambda row: row.run.title, "its title"),
+            Field("run_id", lambda row: row.run.run_id, "the run"),
+            Field(
+                "stand_in_for",
+                lambda row: row.run.dataset.stand_in_for,
+                "the dataset that could not be had; empty or null if none was replaced",
+            ),
+            Field(
+                "device",
+                lambda row: row.run.environment.device_model,
+                "model name of the hardware that trained",
+            ),
+        ),
+        always=True,
+        synonyms=("name",),
+        near=("experiment", "title", "network", "model"),
+    )
+
+
+def _epoch(_: Comparison, __: int | None) -> Column[Row]:
+    return Column(
+        "epoch",
+        "Epoch",
+        lambda row: str(row.epoch),
+        lambda row: row.epoch,
+        "the first and the last",
+        _same(Field("epoch", lambda row: row.epoch, "number of the epoch")),
+        always=True,
+    )
+
+
+def _value(comparison: Comparison, digits: int | None) -> Column[Row]:
+    metric, header = comparison.metric, heading(comparison.shown_metric)
+    others = METRICS[metric].other_names if metric in METRICS else ()
+    return Column(
+        metric,
+        header,
+        lambda row: row.lost or estimate_text(metric, row.value, digits),
+        lambda row: row.value.mean,
+        "or Loss: the headline metric on the validation images, mean and, for two seeds or more,"
+        " ± the sample standard deviation (n - 1) over seeds",
+        _estimated("value", lambda row: row.value, "the headline metric on the images of `images`"),
+        f"{header}: {comparison.dataset.judged_on} images; {_spread_words(comparison)}.",
+        falling=comparison.direction is Direction.HIGHER,
+        synonyms=() if comparison.validates else ("test",),
+        near=(*others, f"val_{metric}", f"validation_{metric}"),
+    )
+
+
+def _time(comparison: Comparison, digits: int | None) -> Column[Row]:
+    times = [row.train_s.mean for row in comparison.rows]
+    return Column(
+        "time",
+        "Time",
+        lambda row: seconds_text(row.train_s.mean, digits, times),
+        lambda row: row.train_s.mean,
+        "`train_s` of that epoch, mean over seeds",
+        _estimated("train_s", lambda row: row.train_s, "training of that epoch"),
+        f"Time: training of one epoch without compilation or evaluation{_mean_over(comparison)}.",
+        near=("train_time", "duration", "seconds", "epoch_time"),
+    )
+
+
+def _seeds(comparison: Comparison, _: int | None) -> Column[Row]:
+    return Column(
+        "seeds",
+        "Seeds",
+        lambda row: str(len(row.run.seeds)),
+        lambda row: len(row.run.seeds),
+        "number of seeds, where any run has several",
+        FileFields(
+            (Field("num_seeds", lambda row: len(row.run.seeds), "number of seeds"),),
+            (
+                Field(
+                    "seeds",
+                    lambda row: row.run.seeds,
+                    "the seeds, in the order of the values below",
+                ),
+            ),
+        ),
+        falling=True,
+        shown=has_spread(comparison),
+    )
+
+
+def _code(comparison: Comparison, digits: int | None) -> Column[Row]:
+    return Column(
+        "code",
+        "Code",
+        lambda row: estimate_text(CODE, row.code, digits) if row.code else "",
+        lambda row: row.code.mean if row.code else None,
+        "`code_accuracy` after the last epoch, where any network has a code",
+        _estimated(
+            "code",
+            lambda row: row.code,
+            "`code_accuracy`",
+            "but in the last epoch of a network that has a code",
+        ),
+        "Code: share of test images that a linear classifier tells by their code.",
+        falling=True,
+        shown=any(row.code for row in comparison.rows),
+        note_last=True,
+    )
+
+
+def _test(comparison: Comparison, digits: int | None) -> Column[Row]:
+    metric = comparison.metric
+    return Column(
+        "test",
+        "Test",
+        lambda row: (row.lost or metric_text(metric, row.test.mean, digits)) if row.test else "",
+        lambda row: row.test.mean if row.test else None,
+        "the headline metric on the test images after the last epoch, mean over seeds"
+        " (`compare` only)",
+        _estimated(
+            "test",
+            lambda row: row.test,
+            "the headline metric on the test images",
+            "but in the last epoch",
+        ),
+        f"Test: after the last epoch{_mean_over(comparison)}.",
+        falling=comparison.direction is Direction.HIGHER,
+        wide=True,
+        shown=comparison.validates,  # else the values are those of the test
+        near=("test_accuracy", "test_acc"),
+    )
+
+
+def _parameters(_: Comparison, __: int | None) -> Column[Row]:
+    return Column(
+        "parameters",
+        "Parameters",
+        lambda row: f"{row.num_params:,}",
+        lambda row: row.num_params,
+        "`num_params` (`compare` only)",
+        _same(
+            Field("num_params", lambda row: row.num_params, "number of trainable parameters"),
+        ),
+        heading="Para-\nmeters",
+        wide=True,
+        near=("params", "num_params", "size", "weights"),
+    )
+
+
+def _images_per_s(_: Comparison, __: int | None) -> Column[Row]:
+    return Column(
+        "images/s",
+        "Images/s",
+        lambda row: count_text(row.images_per_s),
+        lambda row: row.images_per_s,
+        "`samples_per_s`, median over all epochs and seeds (`compare` only)",
+        _same(
+            Field(
+                "images_per_s",
+                lambda row: row.images_per_s,
+                "training images per second, median over all epochs and seeds",
+            )
+        ),
+        "Images/s: median over epochs.",
+        heading="Images\n/s",
+        falling=True,
+        wide=True,
+        near=("speed", "throughput", "images_per_s", "fps"),
+    )
+
+
+Maker = Callable[[Comparison, int | None], Column[R]]
+"""Makes a column for a comparison, with so many digits after the point."""
+
+EPOCH_COLUMNS: tuple[Maker[Row], ...] = (
+    _run,
+    _epoch,
+    _value,
+    _time,
+    _seeds,
+    _code,
+    _test,
+    _parameters,
+    _images_per_s,
+)
+# In files, columns keep the places that their readers know; new ones follow.
+_IN_FILES = (
+    _run,
+    _seeds,
+    _epoch,
+    _value,
+    _time,
+    _parameters,
+    _images_per_s,
+    _test,
+    _code,
+)
 
 
 _Text = Callable[[float, int | None, Sequence[float]], str]
@@ -223,6 +401,203 @@ def _target_s(row: CostRow) -> float | None:
     return row.target.median_s if row.target else None
 
 
+def _cost_run(_: Comparison, __: int | None) -> Column[CostRow]:
+    measured = {each.name: "see `summary.json`" for each in dataclasses.fields(Cost)}
+    return Column(
+        "type",
+        "Type",
+        lambda row: clean(row.label),
+        lambda row: row.label,
+        "as above",
+        FileFields(
+            json=(
+                Field("label", lambda row: row.label, "the run, as in tables"),
+                Field("run_id", lambda row: row.run.run_id, "the run"),
+                Field(
+                    "cost",
+                    lambda row: row.cost,
+                    "as in `summary.json`; null in runs of older versions",
+                    measured,
+                ),
+            )
+        ),
+        always=True,
+        synonyms=("name",),
+        near=("experiment", "title", "network", "model"),
+    )
+
+
+def _quantity(
+    names: tuple[str, ...],
+    header: str,
+    text: _Text,
+    fields: tuple[str, ...],
+    meaning: str,
+    note: str = "",
+    near: tuple[str, ...] = (),
+) -> Maker[CostRow]:
+    """Of the first field of `Cost`, in one unit with the others."""
+    of = _field(fields[0])
+
+    def make(comparison: Comparison, digits: int | None) -> Column[CostRow]:
+        rows = comparison.costs
+        known = [_field(f)(row) for f in fields for row in rows]
+        beside = [v for v in known if v is not None]
+        return Column(
+            names[0],
+            header,
+            lambda row: _known(text, of(row), digits, beside),
+            of,
+            meaning,
+            FileFields(csv=(Field(fields[0], of, f"see `{fields[0]}` in `summary.json`"),)),
+            note if any(row.cost for row in rows) else "",
+            header.replace(" ", "\n"),
+            synonyms=names[1:],
+            near=near,
+        )
+
+    return make
+
+
+def _peak(comparison: Comparison, digits: int | None) -> Column[CostRow]:
+    known = any(row.cost for row in comparison.costs)
+    return Column(
+        "peak",
+        "Peak",
+        lambda row: MISSING if (p := row.product_share) is None else percent_text(p, digits),
+        lambda row: row.product_share,
+        "the arithmetic of training as a share of the device's fastest matrix product",
+        _same(
+            Field(
+                "product_share",
+                lambda row: row.product_share,
+                "multiply-adds of training as a share of the device's matrix-product peak; empty"
+                " or null for a Python model",
+            )
+        ),
+        "Peak: share of the device's fastest matrix product." if known else "",
+        falling=True,
+    )
+
+
+def _target(comparison: Comparison, digits: int | None) -> Column[CostRow]:
+    targets = [row.target for row in comparison.costs if row.target]
+    title = target_title(comparison.metric, targets[0].target) if targets else "VALUE"
+    times = [_seconds(target) for target in targets]
+    return Column(
+        "target",
+        f"To {title}",
+        lambda row: _target_text(row.target, digits, times),
+        _target_s,
+        "with `--target VALUE`: seconds of training until the metric reached it on the validation"
+        " images",
+        _TARGET_FILES,
+        f"To {title}: seconds of training until the {words(comparison.metric)} is there, median of"
+        " the seeds; with their number where some did not get there, > where too few did."
+        + (
+            ""
+            if comparison.validates
+            else " Without validation images, known after the last epoch only."
+        ),
+        shown=bool(targets),
+    )
+
+
+_TARGET_FILES: FileFields[CostRow] = FileFields(
+    (
+        Field("target", lambda row: row.target and row.target.target, "the value of `--target`"),
+        Field(
+            "target_s",
+            _target_s,
+            "median seconds of training until it was reached; empty where it is not known",
+        ),
+        Field(
+            "target_reached",
+            lambda row: row.target and row.target.reached,
+            "seeds that reached it",
+        ),
+    ),
+    (
+        Field(
+            "target",
+            lambda row: row.target,
+            "how long training took to `--target`; null without one",
+            {
+                "target": "the value",
+                "reached": "seeds that reached it",
+                "seeds": "seeds that were trained alone",
+                "median_s": "median seconds of training; null where fewer than half got there",
+                "longest_s": "the longest training",
+            },
+        ),
+    ),
+)
+
+COST_COLUMNS: tuple[Maker[CostRow], ...] = (
+    _cost_run,
+    _quantity(
+        ("forward",),
+        "Forward",
+        flops_text,
+        ("forward_flops",),
+        "operations for one image, in thousands (k), millions (M) or billions (G); see"
+        " [Cost](#cost) for all of these",
+        "Forward, backward: operations for one image, by XLA.",
+    ),
+    _quantity(
+        ("backward",),
+        "Backward",
+        flops_text,
+        ("backward_flops",),
+        "operations for one image, likewise",
+    ),
+    _quantity(
+        ("memory",),
+        "Memory",
+        bytes_text,
+        ("memory_bytes",),
+        "of a training step",
+        "Memory: of a training step.",
+        near=("mem", "ram"),
+    ),
+    _quantity(
+        ("p50", "latency"),
+        "Latency p50",
+        seconds_text,
+        ("latency_p50_s", "latency_p99_s"),
+        "of one image, median",
+        "Latency: one image.",
+    ),
+    _quantity(
+        ("p99",),
+        "Latency p99",
+        seconds_text,
+        ("latency_p99_s", "latency_p50_s"),
+        "of one image, 99th percentile",
+    ),
+    _peak,
+    _target,
+)
+
+
+def has_spread(comparison: Comparison) -> bool:
+    """Whether any run has several seeds."""
+    return any(len(row.run.seeds) > 1 for row in comparison.rows)
+
+
+def _mean_over(comparison: Comparison) -> str:
+    return "; mean over seeds" if has_spread(comparison) else ""
+
+
+def _spread_words(comparison: Comparison) -> str:
+    match sorted({len(row.run.seeds) for row in comparison.rows}):
+        case [1]:
+            return "one seed, so its spread is unknown"
+        case [number]:
+            return f"mean ± standard deviation over {number} seeds"
+    return "mean ± standard deviation over the seeds, unknown for one"
+
+
 def _shown(columns: list[Column[R]], rows: Sequence[R], look: TableOptions) -> list[Column[R]]:
     if not look.only_changed:
         return columns
@@ -246,7 +621,7 @@ def sort_runs(comparisons: Sequence[Comparison], name: str) -> list[Comparison]:
     if not any(_spelt(name) in found for found in keys):
         words = [word for comparison in comparisons for word in _words(comparison)]
         names = dict.fromkeys(key for key, _ in words)
-        near = COLUMN.hint(name, [*names, *(header for _, header in words)])
+        near = _noun(comparisons).hint(name, [*names, *(header for _, header in words)])
         message = f"--sort-by: there is no column '{name}'{near}"
         raise UsageError(f"{message}; write {or_list(names)}, or a header of the tables.")
     pairs = zip(comparisons, keys, strict=True)
@@ -254,7 +629,15 @@ def sort_runs(comparisons: Sequence[Comparison], name: str) -> list[Comparison]:
 
 
 SortKey = Callable[[str], tuple[bool, float | str]]
-_SYNONYMS = {"type": ("name",), "p50": ("latency",)}
+
+
+def _noun(comparisons: Sequence[Comparison]) -> Noun:
+    """Words that are near to names of columns."""
+    near: dict[str, tuple[str, ...]] = {}
+    for comparison in comparisons:
+        near |= {c.name: c.near for c in epoch_columns(comparison, wide=True)}
+        near |= {c.name: c.near for c in cost_columns(comparison)}
+    return Noun(near)
 
 
 def _spelt(word: str) -> str:
@@ -280,9 +663,7 @@ def _keys(comparison: Comparison) -> dict[str, SortKey]:
 
 
 def _called(column: Column[R]) -> list[str]:
-    synonyms = _SYNONYMS.get(column.name, (column.synonym or column.name,))
-    names = (column.name, column.header, *synonyms)
-    return [_spelt(name) for name in names]
+    return [_spelt(name) for name in (column.name, column.header, *column.synonyms)]
 
 
 def _sorted(comparison: Comparison, key: SortKey | None) -> Comparison:

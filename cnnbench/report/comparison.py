@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from cnnbench.compare.comparison import Comparison, CostRow, Row
 from cnnbench.compare.statistics import mean
-from cnnbench.compare.time_to_target import target_title
 from cnnbench.compare.verdict import Verdict
 from cnnbench.compare.verdict_text import how_lines, sentence, verdict_lines
 from cnnbench.formatting import clean, escaped, lost_text
@@ -28,10 +27,12 @@ from cnnbench.report.columns import (
 from cnnbench.report.sparkline import sparkline
 from cnnbench.report.table import WrappedTable
 from cnnbench.runs.folder import RunEntry
-from cnnbench.spec.metrics import heading, metric_text, words
+from cnnbench.spec.metrics import metric_text, words
 
 if TYPE_CHECKING:
     from rich.console import Group
+
+_WIDTH = 80  # of a terminal
 
 
 def terminal_table(
@@ -121,25 +122,22 @@ def _grid(columns: Sequence[Column[R]], rows: Sequence[R]) -> list[list[str]]:
 def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> tuple[str, ...]:
     """What the numbers of a table mean and where they come from, a line each."""
     data, rows = comparison.dataset, comparison.rows
-    over = "; mean over seeds" if _has_spread(comparison) else ""
     held_out = f"{data.num_validation:,}" if data.num_validation else "no"
     sizes = f"{data.num_train:,} training, {held_out} validation"
-    lines = [
-        f"{heading(comparison.shown_metric)}: {data.judged_on} images; {_over_seeds(comparison)}.",
-        f"Time: training of one epoch without compilation or evaluation{over}.",
-        _test_note(comparison, look),
+    columns = epoch_columns(comparison, wide=wide)
+    lines = _packed(column.note for column in columns if not column.note_last)
+    if not (wide and comparison.validates):  # there is no column of the test
+        lines.insert(2, _test_note(comparison, look))
+    if wide:
+        lines[3:3] = _packed(column.note for column in cost_columns(comparison))
+    lines += [
         f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",
         f"Images: {clean('; '.join(dict.fromkeys(row.run.dataset.source for row in rows)))}.",
         f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}.",
     ]
     if wide:
-        test = f"Test: after the last epoch{over}. " if comparison.validates else ""
-        lines[2:3] = [f"{test}Images/s: median over epochs."]
-        lines[2:2] = [] if comparison.validates else [_test_note(comparison, look)]
-        lines[3:3] = _cost_notes(comparison)
         lines += dict.fromkeys(_run_note(row) for row in rows)
-    if any(row.code for row in rows):
-        lines.append("Code: share of test images that a linear classifier tells by their code.")
+    lines += _packed(column.note for column in columns if column.note_last)
     lines += how_lines(comparison.verdicts)
     if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
         wanted = " and ".join(sorted(filter(None, lost)))
@@ -163,19 +161,18 @@ def warning_lines(comparison: Comparison) -> tuple[str, ...]:
     return tuple(f"Warning: {clean(text)}" for text in comparison.warnings)
 
 
-def _cost_notes(comparison: Comparison) -> list[str]:
-    lines = []
-    if any(row.cost for row in comparison.costs):
-        lines = [
-            "Forward, backward: operations for one image, by XLA. Memory: of a training step.",
-            "Latency: one image. Peak: share of the device's fastest matrix product.",
-        ]
-    if targets := [row.target.target for row in comparison.costs if row.target]:
-        title, metric = target_title(comparison.metric, targets[0]), words(comparison.metric)
-        lines.append(f"To {title}: seconds of training until the {metric} is there, median of the")
-        lines[-1] += " seeds; with their number where some did not get there, > where too few did."
-        if not comparison.validates:
-            lines[-1] += " Without validation images, known after the last epoch only."
+def _packed(notes: Iterable[str]) -> list[str]:
+    """Notes in lines of a terminal: as many in one as fit.
+
+    >>> _packed(["Memory: of a training step.", "", "Latency: one image.", "Code: " + 40 * "x"])[0]
+    'Memory: of a training step. Latency: one image.'
+    """
+    lines: list[str] = []
+    for note in filter(None, notes):
+        if lines and len(lines[-1]) + 1 + len(note) <= _WIDTH:
+            lines[-1] += f" {note}"
+        else:
+            lines.append(note)
     return lines
 
 
@@ -207,19 +204,6 @@ def _test_note(comparison: Comparison, look: TableOptions) -> str:
     metric, digits = comparison.metric, look.precision
     values = (f"{clean(label)} {estimate_text(metric, test, digits)}" for label, test in ends)
     return f"Test {words(metric)} after the last epoch: {', '.join(values)}."
-
-
-def _has_spread(comparison: Comparison) -> bool:
-    return any(len(row.run.seeds) > 1 for row in comparison.rows)
-
-
-def _over_seeds(comparison: Comparison) -> str:
-    match sorted({len(row.run.seeds) for row in comparison.rows}):
-        case [1]:
-            return "one seed, so its spread is unknown"
-        case [number]:
-            return f"mean ± standard deviation over {number} seeds"
-    return "mean ± standard deviation over the seeds, unknown for one"
 
 
 def _rich_table(

@@ -262,17 +262,6 @@ SCHEDULE = Noun(_SCHEDULES, _NO_SCHEDULES)
 LOSS = Noun(_LOSSES, _NO_LOSSES)
 METRIC = Noun({m.name: m.other_names for m in METRICS.values() if m.tasks}, NO_METRICS)
 KEY = Noun(_KEYS, _NO_KEYS)
-COLUMN = Noun(
-    {
-        "type": ("experiment", "title", "network", "model"),
-        "images/s": ("speed", "throughput", "images_per_s", "fps"),
-        "parameters": ("params", "num_params", "size", "weights"),
-        "memory": ("mem", "ram"),
-        "time": ("train_time", "duration", "seconds", "epoch_time"),
-        "accuracy": ("acc", "val_accuracy", "validation_accuracy"),
-        "test": ("test_accuracy", "test_acc"),
-    }
-)
 FAMILY = Noun(
     {"torch": ("pytorch",), "keras": ("tensorflow", "tf"), "flax": ("nnx", "jax", "linen")}
 )

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -120,15 +121,25 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_spec_page_is_what_the_models_say():
-    script = ROOT / "docs" / "make_spec.py"
-    spec = importlib.util.spec_from_file_location("make_spec", script)
+def script(name: str) -> Any:
+    """A program of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["make_spec", "make_results"])
+def test_tables_of_a_page_are_what_the_code_says(name):
+    module = script(name)
     page = module.PAGE.read_text()
-    assert module.render(page) == page, "run: python docs/make_spec.py"
+    assert module.render(page) == page, f"run: python docs/{name}.py"
+
+
+def test_spec_page_names_every_activation_and_initialization():
+    page = (ROOT / "docs" / "spec.md").read_text()
     for name in (*ACTIVATION_NAMES, *INIT_NAMES):
         assert re.search(rf"\b{name}\b", page)
 
