@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from cnnbench.nn.ops import convolution
-from cnnbench.nn.ops.im2col import Rows, Stamps, Taps
+from cnnbench.nn.ops.im2col import Col2im, Im2col, RowIm2col
 from cnnbench.nn.ops.winograd import tilings
 
 IMAGES, ROWS, CALLS = 10, 8, 9
@@ -84,7 +84,11 @@ def _seconds(run: Any, kernel: jax.Array) -> float:
 def measure(shape: ConvShape) -> dict[str, Any]:
     """Microseconds of every algorithm, and the picked one's over the fastest's."""
     kernel, out, channels, filters = shape
-    ways: list[convolution.Algorithm] = [Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out)]
+    ways: list[convolution.Algorithm] = [
+        RowIm2col(kernel, out),
+        Im2col(kernel, out),
+        Col2im(kernel, out),
+    ]
     times = {way: microseconds(shape, way) for way in (*ways, *tilings(kernel, out))}
     picked = convolution.pick_algorithm(kernel, out, channels, filters, "fast")
     return {

@@ -18,7 +18,7 @@ def test_shapes_are_always_the_same_and_not_too_large() -> None:
 def test_a_shape_is_timed_by_every_algorithm() -> None:
     found = algorithms.measure(algorithms.ConvShape((4, 4), (4, 4), 4, 4))
     times = found["microseconds"]
-    assert {name.split("(")[0] for name in times} == {"Rows", "Taps", "Stamps", "Winograd"}
+    assert {name.split("(")[0] for name in times} == {"RowIm2col", "Im2col", "Col2im", "Winograd"}
     assert min(times.values()) > 0
     assert found["picked"] in times
     assert found["over_fastest"] >= 1

@@ -27,7 +27,7 @@ from cnnbench.layers.base import INPUT, Shape
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.lowering import Fused
 from cnnbench.nn.ops import convolution
-from cnnbench.nn.ops.im2col import Rows, Stamps, Taps
+from cnnbench.nn.ops.im2col import Col2im, Im2col, RowIm2col
 from cnnbench.nn.ops.winograd import Winograd
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system.devices import pick_devices
@@ -91,7 +91,7 @@ def test_the_generator_draws_the_whole_language() -> None:
     wanted |= {text for n in (1, 2, 3) for text in (f"stride {n}", f"{n} inputs")}
     wanted |= {f"{word} {yes}" for word in ("tie", "bias") for yes in (True, False)}
     wanted |= {"output of 1", "output of 3"}
-    wanted |= {Taps, Rows, Stamps, Winograd, "deferred", "absorbed"}
+    wanted |= {Im2col, RowIm2col, Col2im, Winograd, "deferred", "absorbed"}
     assert wanted <= seen, wanted - seen
 
 

@@ -27,13 +27,13 @@ import numpy as np
 from jax import lax
 
 from cnnbench.nn.ops import layout
-from cnnbench.nn.ops.im2col import Rows, Stamps, Taps
+from cnnbench.nn.ops.im2col import Col2im, Im2col, RowIm2col
 from cnnbench.nn.ops.winograd import Winograd, tilings
 from cnnbench.system.arrays import Array, Pair
 
 Form = Literal["plain", "direct", "fast"]
 Two = tuple[jax.Array, jax.Array]
-Algorithm = Taps | Stamps | Rows | Winograd
+Algorithm = Im2col | Col2im | RowIm2col | Winograd
 
 FEW_CHANNELS = 4  # below it, a matrix product over channels wastes a CPU's vectors
 
@@ -221,12 +221,12 @@ def pick_algorithm(kernel: Pair, out: Pair, channels: int, filters: int, form: F
     (4, 4)
     """
     if channels < FEW_CHANNELS:
-        return Taps(kernel, out)
+        return Im2col(kernel, out)
     if filters < FEW_CHANNELS:
-        return Stamps(kernel, out)
+        return Col2im(kernel, out)
     if kernel == (1, 1):
-        return Rows(kernel, out)
-    found: list[Algorithm] = [Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out)]
+        return RowIm2col(kernel, out)
+    found: list[Algorithm] = [RowIm2col(kernel, out), Im2col(kernel, out), Col2im(kernel, out)]
     found += tilings(kernel, out) if form == "fast" else []
     return min(found, key=lambda algorithm: algorithm.cost(channels, filters))
 
@@ -246,14 +246,14 @@ def _correlate(x: jax.Array, kernel: jax.Array, algorithm: Algorithm) -> jax.Arr
 
 
 def _correlate_forward(x: jax.Array, kernel: jax.Array, by: Algorithm) -> tuple[jax.Array, Two]:
-    lifted = by.lift(x)
-    return by.lower(by.forward(lifted, kernel)), (lifted, kernel)
+    transformed = by.input_transform(x)
+    return by.output_transform(by.forward(transformed, kernel)), (transformed, kernel)
 
 
 def _correlate_backward(by: Algorithm, saved: Two, dy: jax.Array) -> Two:
-    lifted, kernel = saved
-    products = by.lower_t(dy)
-    return by.lift_t(by.backward(products, kernel)), by.gradient(lifted, products)
+    transformed, kernel = saved
+    products = by.output_transform_t(dy)
+    return by.input_transform_t(by.backward(products, kernel)), by.gradient(transformed, products)
 
 
 _correlate.defvjp(_correlate_forward, _correlate_backward)
@@ -265,14 +265,14 @@ def _adjoint(y: jax.Array, kernel: jax.Array, algorithm: Algorithm) -> jax.Array
 
 
 def _adjoint_forward(y: jax.Array, kernel: jax.Array, by: Algorithm) -> tuple[jax.Array, Two]:
-    products = by.lower_t(y)
-    return by.lift_t(by.backward(products, kernel)), (products, kernel)
+    products = by.output_transform_t(y)
+    return by.input_transform_t(by.backward(products, kernel)), (products, kernel)
 
 
 def _adjoint_backward(by: Algorithm, saved: Two, dx: jax.Array) -> Two:
     products, kernel = saved
-    lifted = by.lift(dx)
-    return by.lower(by.forward(lifted, kernel)), by.gradient(lifted, products)
+    transformed = by.input_transform(dx)
+    return by.output_transform(by.forward(transformed, kernel)), by.gradient(transformed, products)
 
 
 _adjoint.defvjp(_adjoint_forward, _adjoint_backward)

@@ -21,7 +21,7 @@ MANY_TAPS = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Taps:
+class Im2col:
     """For few input channels: patches as (kh * kw * c, h * w * n).
 
     Patches are gathered by columns and then by rows: there are kh + kw long
@@ -48,7 +48,7 @@ class Taps:
         """(kh, kw, in, out) to (kh * kw * in, out)."""
         return kernel.reshape(-1, kernel.shape[-1])
 
-    def lift(self, x: jax.Array) -> jax.Array:
+    def input_transform(self, x: jax.Array) -> jax.Array:
         """Patches: (h, w, n, c) to (kh * kw * c, oh * ow * n)."""
         (kh, kw), (oh, ow) = self.kernel, self.out
         h, _, n, c = x.shape
@@ -57,8 +57,8 @@ class Taps:
         tall = jnp.stack([wide[:, :, i : i + oh] for i in range(kh)])
         return tall.reshape(kh * kw * x.shape[-1], -1)
 
-    def lift_t(self, patches: jax.Array) -> jax.Array:
-        """The transpose of `lift`: each tap is added where it came from (col2im)."""
+    def input_transform_t(self, patches: jax.Array) -> jax.Array:
+        """The transpose of `input_transform`: each tap is added where it came from (col2im)."""
         (kh, kw), (oh, ow) = self.kernel, self.out
         n = patches.shape[1] // (oh * ow)
         taps = patches.reshape(kh, kw, -1, oh, ow * n)
@@ -66,12 +66,12 @@ class Taps:
         planes = _sum([_moved(wide[j], 2, j * n, (kw - 1) * n) for j in range(kw)])
         return jnp.moveaxis(planes.reshape(*planes.shape[:2], -1, n), 0, -1)
 
-    def lower(self, products: jax.Array) -> jax.Array:
+    def output_transform(self, products: jax.Array) -> jax.Array:
         """(oh * ow * n, f) to (oh, ow, n, f)."""
         return products.reshape(*self.out, -1, products.shape[-1])
 
-    def lower_t(self, y: jax.Array) -> jax.Array:
-        """The transpose of `lower`."""
+    def output_transform_t(self, y: jax.Array) -> jax.Array:
+        """The transpose of `output_transform`."""
         return y.reshape(-1, y.shape[-1])
 
     def forward(self, patches: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -91,7 +91,7 @@ class Taps:
 
 
 class Whole:
-    """An algorithm that works on images as they are; see `Taps` for what the maps mean."""
+    """An algorithm that works on images as they are; see `Im2col` for what the maps mean."""
 
     __slots__ = ()
 
@@ -99,15 +99,15 @@ class Whole:
         """Kernels are used as they are."""
         return kernel
 
-    def lift(self, x: jax.Array) -> jax.Array:
+    def input_transform(self, x: jax.Array) -> jax.Array:
         """Nothing."""
         return x
 
-    lift_t = lower = lower_t = lift
+    input_transform_t = output_transform = output_transform_t = input_transform
 
 
 @dataclass(frozen=True, slots=True)
-class Rows(Whole):
+class RowIm2col(Whole):
     """For many channels: patches of columns only, and a product for each row of the kernel.
 
     A quarter or a fifth of the copies of whole patches; each product reads a
@@ -122,7 +122,7 @@ class Rows(Whole):
     out: Pair
 
     def cost(self, channels: int, filters: int) -> float:
-        """Nanoseconds, as `Taps.cost`."""
+        """Nanoseconds, as `Im2col.cost`."""
         taps, small, large = map(math.prod, (self.kernel, self.out, _full(self)))
         products = (2 * small + large) * taps * channels * filters
         added = self.kernel[0] * (small * filters + large * channels)
@@ -136,7 +136,7 @@ class Rows(Whole):
 
     def backward(self, y: jax.Array, kernel: jax.Array) -> jax.Array:
         """(oh, ow, n, out) and the kernel to (h, w, n, in): a full convolution."""
-        return Rows(self.kernel, _full(self)).forward(_around(y, self.kernel), rotated(kernel))
+        return RowIm2col(self.kernel, _full(self)).forward(_around(y, self.kernel), rotated(kernel))
 
     def gradient(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """The kernel's: every tap's input times the error, summed over the images."""
@@ -151,10 +151,10 @@ class Rows(Whole):
 
 
 @dataclass(frozen=True, slots=True)
-class Stamps(Whole):
+class Col2im(Whole):
     """For few filters: a full convolution is the adjoint of one with few channels.
 
-    So `Taps` does it, with the kernel rotated, and zeros around the other image.
+    So `Im2col` does it, with the kernel rotated, and zeros around the other image.
 
     Args:
       kernel: height and width.
@@ -165,35 +165,37 @@ class Stamps(Whole):
     out: Pair
 
     def cost(self, channels: int, filters: int) -> float:
-        """Nanoseconds, as `Taps.cost`."""
+        """Nanoseconds, as `Im2col.cost`."""
         patches = math.prod(_full(self)) * math.prod(self.kernel) * filters
         return patches * (0.05 * channels + 1.85)
 
     def forward(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """(h, w, n, in) and (kh, kw, in, out) to (oh, ow, n, out)."""
-        taps = self._taps()
-        products = taps.backward(taps.lower_t(x), taps.prepare(rotated(kernel)))
+        taps = self._im2col()
+        products = taps.backward(taps.output_transform_t(x), taps.prepare(rotated(kernel)))
         (kh, kw), (oh, ow) = self.kernel, self.out
-        full = taps.lift_t(products)
+        full = taps.input_transform_t(products)
         return split(merge(full)[kh - 1 : kh - 1 + oh, kw - 1 : kw - 1 + ow], full.shape[2:])
 
     def backward(self, y: jax.Array, kernel: jax.Array) -> jax.Array:
         """(oh, ow, n, out) and the kernel to (h, w, n, in)."""
-        taps = self._taps()
-        patches = taps.lift(_around(y, self.kernel))
-        return taps.lower(taps.forward(patches, taps.prepare(rotated(kernel))))
+        taps = self._im2col()
+        patches = taps.input_transform(_around(y, self.kernel))
+        return taps.output_transform(taps.forward(patches, taps.prepare(rotated(kernel))))
 
     def gradient(self, x: jax.Array, y: jax.Array) -> jax.Array:
         """The kernel's: every tap's input times the error, summed over the images."""
-        taps = self._taps()
-        turned = taps.gradient(taps.lift(_around(y, self.kernel)), taps.lower_t(x))
+        taps = self._im2col()
+        turned = taps.gradient(
+            taps.input_transform(_around(y, self.kernel)), taps.output_transform_t(x)
+        )
         return rotated(turned.reshape(*self.kernel, y.shape[-1], x.shape[-1]))
 
-    def _taps(self) -> Taps:
-        return Taps(self.kernel, _full(self))
+    def _im2col(self) -> Im2col:
+        return Im2col(self.kernel, _full(self))
 
 
-def _full(valid: Rows | Stamps) -> Pair:
+def _full(valid: RowIm2col | Col2im) -> Pair:
     """Height and width of a full convolution's result."""
     return valid.out[0] + valid.kernel[0] - 1, valid.out[1] + valid.kernel[1] - 1
 

@@ -52,7 +52,7 @@ class Winograd:
     block's inputs are then those of the next tile, so that inputs are transformed once
     for all blocks, and their products are added before they are transformed back.
 
-    Images are (h, w, n, c). A lifted image is (points, points, tiles * n, c): the
+    Images are (h, w, n, c). A transformed image is (points, points, tiles * n, c): the
     products are one batched matrix product over its first two axes. Blocks lie
     along the channels: of the inputs, or of the results where these are fewer.
 
@@ -95,7 +95,7 @@ class Winograd:
         return self.tile[0] + self.taps[0] - 1, self.tile[1] + self.taps[1] - 1
 
     def cost(self, channels: int, filters: int) -> float:
-        """Nanoseconds, as `patches.Taps.cost`: of products, transforms, and the blocks' copies."""
+        """Nanoseconds, as `Im2col.cost`: of products, transforms, and the blocks' copies."""
         num, grid, blocks = map(math.prod, (self._num, self._grid, self.blocks))
         tiles, copies = (grid, 1.1 * grid * filters) if self.spread else (num, 3.5 * num * channels)
         products = 0.06 * tiles * blocks * channels * filters
@@ -111,7 +111,7 @@ class Winograd:
             return done.reshape(*self.points, -1, kernel.shape[3])
         return jnp.moveaxis(done, 4, 2).reshape(*self.points, kernel.shape[2], -1)
 
-    def lift(self, x: jax.Array) -> jax.Array:
+    def input_transform(self, x: jax.Array) -> jax.Array:
         """B^T x B of every tile: (h, w, n, c) to (th, tw, tiles * n, c)."""
         (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
         (mh, mw), (lh, lw) = self.tile, self.taps
@@ -120,22 +120,28 @@ class Winograd:
         tall = jnp.concatenate([x[i : i + th] for i in range(0, down * mh, mh)], axis=2)
         starts = range(0, across * mw, mw)
         tiles = jnp.concatenate([tall[:, j : j + tw] for j in starts], axis=2)
-        lifted = split(_both(rows.inputs, columns.inputs, tiles), last)
-        return lifted if self.spread else _joined([self._met(lifted, p) for p in self._places])
+        transformed = split(_both(rows.inputs, columns.inputs, tiles), last)
+        return (
+            transformed
+            if self.spread
+            else _joined([self._met(transformed, p) for p in self._places])
+        )
 
-    def lift_t(self, lifted: jax.Array) -> jax.Array:
-        """The transpose of `lift`: tiles that overlap are added."""
+    def input_transform_t(self, transformed: jax.Array) -> jax.Array:
+        """The transpose of `input_transform`: tiles that overlap are added."""
         (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
         if not self.spread:
-            lifted = _sum(map(self._laid, self._split(lifted), self._places))
-        tiles = _both(rows.inputs.T, columns.inputs.T, merge(lifted)).reshape(th, tw, across, -1)
+            transformed = _sum(map(self._laid, self._split(transformed), self._places))
+        tiles = _both(rows.inputs.T, columns.inputs.T, merge(transformed)).reshape(
+            th, tw, across, -1
+        )
         tall = _overlap([tiles[:, :, j] for j in range(across)], self.tile[1], axis=1)
         tall = tall.reshape(*tall.shape[:2], down, -1)
         whole = _overlap([tall[:, :, i] for i in range(down)], self.tile[0], axis=0)
         whole = _end(whole, (self.out[0] + self.kernel[0] - 1, self.out[1] + self.kernel[1] - 1))
-        return split(whole, (-1, lifted.shape[-1]))
+        return split(whole, (-1, transformed.shape[-1]))
 
-    def lower(self, products: jax.Array) -> jax.Array:
+    def output_transform(self, products: jax.Array) -> jax.Array:
         """A^T z A of every tile: (th, tw, tiles * n, f) to (h, w, n, f)."""
         (rows, columns), (down, across) = self._maps, self._num
         if self.spread:
@@ -145,8 +151,8 @@ class Winograd:
         whole = _end(jnp.concatenate(jnp.split(tall, down, axis=2), axis=0), self.out)
         return split(whole, (-1, products.shape[-1]))
 
-    def lower_t(self, y: jax.Array) -> jax.Array:
-        """The transpose of `lower`."""
+    def output_transform_t(self, y: jax.Array) -> jax.Array:
+        """The transpose of `output_transform`."""
         (rows, columns), (down, across), (mh, mw) = self._maps, self._num, self.tile
         last = (-1, y.shape[-1])
         y = _end(merge(y), (down * mh, across * mw))
@@ -181,17 +187,17 @@ class Winograd:
         edges = [(0, 0), (0, 0), (j, bw - 1 - j), (i, bh - 1 - i), (0, 0), (0, 0)]
         return jnp.pad(tiles, edges).reshape(*x.shape[:2], -1, x.shape[-1])
 
-    def forward(self, lifted: jax.Array, kernel: jax.Array) -> jax.Array:
+    def forward(self, transformed: jax.Array, kernel: jax.Array) -> jax.Array:
         """The products: (th, tw, rows, in) and (th, tw, in, out) to (th, tw, rows, out)."""
-        return jnp.einsum("abrc,abcf->abrf", lifted, kernel)
+        return jnp.einsum("abrc,abcf->abrf", transformed, kernel)
 
     def backward(self, products: jax.Array, kernel: jax.Array) -> jax.Array:
         """`forward` transposed in its first argument."""
         return jnp.einsum("abrf,abcf->abrc", products, kernel)
 
-    def gradient(self, lifted: jax.Array, products: jax.Array) -> jax.Array:
+    def gradient(self, transformed: jax.Array, products: jax.Array) -> jax.Array:
         """`forward` transposed in its second argument."""
-        return jnp.einsum("abrc,abrf->abcf", lifted, products)
+        return jnp.einsum("abrc,abrf->abcf", transformed, products)
 
 
 def tilings(kernel: Pair, out: Pair) -> list[Winograd]:

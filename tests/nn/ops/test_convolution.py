@@ -19,13 +19,13 @@ from scipy import signal
 from cnnbench.layers.conv import conv_size
 from cnnbench.layers.correlation import Pads
 from cnnbench.nn.ops import convolution as ops
-from cnnbench.nn.ops.im2col import Rows, Stamps, Taps
+from cnnbench.nn.ops.im2col import Col2im, Im2col, RowIm2col
 from cnnbench.nn.ops.winograd import LARGEST_TILE, Winograd, tilings
 from tests.support import oracles
 from tests.support.oracles import Array
 
 Pair = tuple[int, int]
-ALGORITHMS = (Taps, Stamps, Rows, Winograd)
+ALGORITHMS = (Im2col, Col2im, RowIm2col, Winograd)
 NUM_IMAGES = 3
 NO_PADS: Pads = ((0, 0), (0, 0))
 
@@ -176,17 +176,21 @@ def test_every_algorithm_equals_pytorch_in_both_directions_and_all_gradients(
 
 # Each with the picks that "fast" and "direct" should make of it.
 PICKED = (
-    (Case((10, 9), (3, 3, 1, 24)), Taps, Taps),
-    (Case((13, 8), (4, 2, 3, 8), (1, 1), ((2, 0), (1, 2))), Taps, Taps),
-    (Case((10, 12), (5, 3, 16, 2), (1, 1), ((0, 2), (1, 0))), Stamps, Stamps),
-    (Case((9, 9), (3, 3, 3, 4), (3, 2)), Stamps, Stamps),  # 3 * 6 phases are channels
-    (Case((12, 12), (5, 5, 16, 24)), Winograd, Taps),
-    (Case((11, 14), (5, 5, 3, 8), (2, 2), ((0, 1), (2, 1))), Winograd, Taps),
-    (Case((14, 10), (6, 6, 8, 8), (2, 2), ((1, 2), (0, 1))), Winograd, Stamps),
-    (Case((14, 13), (7, 7, 16, 8)), Winograd, Taps),  # in blocks, along the results' channels
-    (Case((20, 16), (9, 8, 8, 32)), Winograd, Taps),  # and along the inputs'
-    (Case((7, 8), (1, 1, 8, 24)), Rows, Rows),
-    (Case((6, 8), (2, 1, 16, 8), (3, 3), ((0, 0), (1, 2))), Rows, Rows),  # pixels never read
+    (Case((10, 9), (3, 3, 1, 24)), Im2col, Im2col),
+    (Case((13, 8), (4, 2, 3, 8), (1, 1), ((2, 0), (1, 2))), Im2col, Im2col),
+    (Case((10, 12), (5, 3, 16, 2), (1, 1), ((0, 2), (1, 0))), Col2im, Col2im),
+    (Case((9, 9), (3, 3, 3, 4), (3, 2)), Col2im, Col2im),  # 3 * 6 phases are channels
+    (Case((12, 12), (5, 5, 16, 24)), Winograd, Im2col),
+    (Case((11, 14), (5, 5, 3, 8), (2, 2), ((0, 1), (2, 1))), Winograd, Im2col),
+    (Case((14, 10), (6, 6, 8, 8), (2, 2), ((1, 2), (0, 1))), Winograd, Col2im),
+    (Case((14, 13), (7, 7, 16, 8)), Winograd, Im2col),  # in blocks, along the results' channels
+    (Case((20, 16), (9, 8, 8, 32)), Winograd, Im2col),  # and along the inputs'
+    (Case((7, 8), (1, 1, 8, 24)), RowIm2col, RowIm2col),
+    (
+        Case((6, 8), (2, 1, 16, 8), (3, 3), ((0, 0), (1, 2))),
+        RowIm2col,
+        RowIm2col,
+    ),  # pixels never read
 )
 
 
@@ -293,9 +297,15 @@ def test_lift_and_lower_have_their_transposes(kind: type, kernel: Pair, out: Pai
     by, rng = kind(kernel, out, *tile), np.random.default_rng(0)
     x = rng.normal(size=(out[0] + kernel[0] - 1, out[1] + kernel[1] - 1, 2, 5))
     with jax.enable_x64(True):
-        shapes = [jax.eval_shape(by.lift, x), jax.eval_shape(by.prepare, np.zeros((*kernel, 5, 4)))]
+        shapes = [
+            jax.eval_shape(by.input_transform, x),
+            jax.eval_shape(by.prepare, np.zeros((*kernel, 5, 4))),
+        ]
         products = rng.normal(size=jax.eval_shape(by.forward, *shapes).shape)
-        for there, back, one in ((by.lift, by.lift_t, x), (by.lower, by.lower_t, products)):
+        for there, back, one in (
+            (by.input_transform, by.input_transform_t, x),
+            (by.output_transform, by.output_transform_t, products),
+        ):
             other = rng.normal(size=jax.eval_shape(there, one).shape)
             result, returned = jax.jit(lambda a, b, f=there, g=back: (f(a), g(b)))(one, other)
             assert returned.shape == one.shape
@@ -324,7 +334,7 @@ def test_the_pick_costs_the_least(kernel: Pair, out: Pair, channels: int, filter
 
     assert 0 < cost("fast") <= cost("direct")
     if min(channels, filters) >= ops.FEW_CHANNELS and kernel != (1, 1):
-        ways = (Rows(kernel, out), Taps(kernel, out), Stamps(kernel, out))
+        ways = (RowIm2col(kernel, out), Im2col(kernel, out), Col2im(kernel, out))
         assert cost("direct") == min(way.cost(channels, filters) for way in ways)
 
 
@@ -389,7 +399,7 @@ def test_what_is_not_finite_is_not_taken_for_zero() -> None:
     assert not np.isfinite(result[:4, :4]).any()
 
 
-@pytest.mark.parametrize("kind", [Taps, Stamps, Rows])
+@pytest.mark.parametrize("kind", [Im2col, Col2im, RowIm2col])
 def test_direct_forms_give_equal_results_for_equal_windows(kind: type) -> None:
     """To the bit, wherever the window is and whatever is beside it."""
     case = Case((20, 20), (5, 4, 6, 8))

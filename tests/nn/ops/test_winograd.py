@@ -33,19 +33,19 @@ def test_matrices_correlate_exactly(outputs: int, taps: int) -> None:
 def test_a_tile_saves_what_winograd_says() -> None:
     """As many products as inputs: 64 instead of 400 for 4 x 4 outputs of a 5 x 5 kernel."""
     tile = Winograd((5, 5), (4, 4), (4, 4), (5, 5))
-    lifted = tile.lift(jnp.zeros((8, 8, 1, 1)))
-    assert lifted.shape == (8, 8, 1, 1)
+    transformed = tile.input_transform(jnp.zeros((8, 8, 1, 1)))
+    assert transformed.shape == (8, 8, 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("spread", "lifted", "kernel"),
+    ("spread", "transformed", "kernel"),
     [(False, (7, 7, 4, 12), (7, 7, 12, 5)), (True, (7, 7, 9, 3), (7, 7, 3, 20))],
 )
-def test_blocks_share_their_inputs(spread: bool, lifted: Any, kernel: Any) -> None:
+def test_blocks_share_their_inputs(spread: bool, transformed: Any, kernel: Any) -> None:
     """2 x 2 tiles of 4 x 4 outputs read 3 x 3 tiles of inputs: 7 x 7 points of each."""
     by = Winograd((7, 8), (8, 8), (4, 4), (4, 4), spread)
     assert by.blocks == (2, 2)
-    assert by.lift(jnp.zeros((14, 15, 1, 3))).shape == lifted
+    assert by.input_transform(jnp.zeros((14, 15, 1, 3))).shape == transformed
     assert by.prepare(jnp.zeros((7, 8, 3, 5))).shape == kernel
 
 
