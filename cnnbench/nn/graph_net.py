@@ -35,7 +35,7 @@ from cnnbench.layers import (
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.nn.initializers import draw
 from cnnbench.nn.lowering import lower
-from cnnbench.nn.microbatch import Cut, Head, sum_in_rows
+from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, disturb, divergence
 from cnnbench.nn.ops import batch_norm, convolution, dense, layout
 from cnnbench.nn.ops.dense import LayerParams
@@ -71,7 +71,12 @@ class GraphNet(nnx.Module):
     """
 
     def __init__(
-        self, plan: Plan, *, form: convolution.Form, rngs: nnx.Rngs, cut: Cut | None = None
+        self,
+        plan: Plan,
+        *,
+        form: convolution.Form,
+        rngs: nnx.Rngs,
+        cut: Microbatching | None = None,
     ) -> None:
         self.plan = nnx.static(plan)
         self.lowering = nnx.static(lower(plan, form))
@@ -188,7 +193,7 @@ class GraphNet(nnx.Module):
         drawn = part.draw((len(numbers), *node.layout.shape), numbers)
         if drawn.ndim != 4:
             return disturb(part.op, drawn, *inputs)
-        return self.lowering.settle(disturb(part.op, self.enter(drawn), *inputs))
+        return self.lowering.materialize(disturb(part.op, self.enter(drawn), *inputs))
 
     def sum_of(
         self,
@@ -248,7 +253,7 @@ class GraphNet(nnx.Module):
                 return self._product(node, inputs)
             case Activate():
                 y = layout.each(ACTIVATIONS[op.activation], x)
-                return lowering.settle(y) if op.activation in COSTLY and y.ndim == 4 else y
+                return lowering.materialize(y) if op.activation in COSTLY and y.ndim == 4 else y
             case GlobalAvgPool():
                 return x.mean(axis=lowering.axes)
             case Slice():
@@ -266,7 +271,9 @@ class GraphNet(nnx.Module):
         factors = [x if x.ndim == 4 else jnp.expand_dims(x, axes) for x in inputs]
         if axes != (0, 1):
             return _multiplied(*factors)
-        return layout.split(_multiplied(*map(layout.merge, factors)), factors[0].shape[2:])
+        return layout.unfold_channels(
+            _multiplied(*map(layout.fold_channels, factors)), factors[0].shape[2:]
+        )
 
     def _vectors(self, node: Node, x: jax.Array) -> jax.Array:
         """A vector for each image, in the order height, width, channel."""
@@ -288,7 +295,7 @@ def _multiplied(*factors: jax.Array) -> jax.Array:
 
 
 def _finish(z: jax.Array, activation: str, weights: Mapping[str, jax.Array]) -> jax.Array:
-    values = layout.merge(z)
+    values = layout.fold_channels(z)
     if "bias" in weights:
         values = values + layout.spread(weights["bias"], z)
     return ACTIVATIONS[activation](values).reshape(z.shape)

@@ -73,7 +73,7 @@ class Lowering(Protocol):
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
         """Rows and columns repeated."""
 
-    def settle(self, x: jax.Array) -> jax.Array:
+    def materialize(self, x: jax.Array) -> jax.Array:
         """Values that took some computing."""
 
 
@@ -115,7 +115,7 @@ class Plain:
         assert isinstance(node.op, Upscale)
         return xla.upscale(x, node.op.size)
 
-    def settle(self, x: jax.Array) -> jax.Array:
+    def materialize(self, x: jax.Array) -> jax.Array:
         """Left to XLA."""
         return x
 
@@ -167,7 +167,7 @@ class Fused:
     """
 
     axes = (0, 1)
-    settle = staticmethod(pooling.settled)
+    materialize = staticmethod(pooling.materialized)
     max_pool = staticmethod(pooling.max_pool)
     avg_pool = staticmethod(pooling.avg_pool)
 

@@ -39,7 +39,7 @@ LayerValues = dict[str, jax.Array]
 Head = Callable[..., jax.Array]
 
 
-class Cut(NamedTuple):
+class Microbatching(NamedTuple):
     """How a whole batch is cut where batch statistics need all of it at once.
 
     Args:
@@ -134,7 +134,7 @@ def sum_in_rows(
     net: Layers,
     x: jax.Array,
     weights: LayerParams,
-    cut: Cut,
+    cut: Microbatching,
     head: Head,
     others: tuple[jax.Array, ...] = (),
 ) -> jax.Array:
@@ -223,7 +223,7 @@ def _result(
 def _early(
     run: Callable[..., LayerValues],
     normed: frozenset[str],
-    cut: Cut,
+    cut: Microbatching,
     values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
@@ -244,7 +244,7 @@ def _early(
 def _early_forward(
     run: Callable[..., LayerValues],
     normed: frozenset[str],
-    cut: Cut,
+    cut: Microbatching,
     values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
@@ -255,7 +255,11 @@ def _early_forward(
 
 
 def _early_backward(
-    run: Callable[..., LayerValues], normed: frozenset[str], cut: Cut, saved: Any, changes: Any
+    run: Callable[..., LayerValues],
+    normed: frozenset[str],
+    cut: Microbatching,
+    saved: Any,
+    changes: Any,
 ) -> Any:
     """Row by row; a convolution that gives what is normalised is not computed again."""
 
@@ -278,7 +282,7 @@ _early.defvjp(_early_forward, _early_backward)
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _last(
     result: Callable[..., jax.Array],
-    cut: Cut,
+    cut: Microbatching,
     values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
@@ -294,7 +298,7 @@ def _last(
 
 def _last_forward(
     result: Callable[..., jax.Array],
-    cut: Cut,
+    cut: Microbatching,
     values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
@@ -311,7 +315,7 @@ def _last_forward(
 
 
 def _last_backward(
-    _result: Callable[..., jax.Array], _cut: Cut, saved: Any, change: jax.Array
+    _result: Callable[..., jax.Array], _cut: Microbatching, saved: Any, change: jax.Array
 ) -> Any:
     return *jax.tree.map(lambda g: g * change.astype(g.dtype), saved), None
 
@@ -320,7 +324,7 @@ _last.defvjp(_last_forward, _last_backward)
 
 
 def _with_gradients(
-    function: Callable[..., Any], rows: Any, weights: LayerParams, cut: Cut
+    function: Callable[..., Any], rows: Any, weights: LayerParams, cut: Microbatching
 ) -> tuple[Any, Any]:
     """What a function gives for all rows, and the sum of the gradients that it gives with it."""
 
@@ -353,7 +357,9 @@ def _wide_zeros(like: jax.Array) -> jax.Array:
     return jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
 
 
-def _on_devices(share: Callable[..., Any], rows: Any, weights: LayerParams, cut: Cut) -> Any:
+def _on_devices(
+    share: Callable[..., Any], rows: Any, weights: LayerParams, cut: Microbatching
+) -> Any:
     """A function of rows and weights, on the rows of each device; its results are joined."""
     size = jax.tree.leaves(rows)[0].shape[0]
     if cut.mesh is None or size % cut.mesh.size:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cnnbench.data.dataset import Dataset
 from cnnbench.graph.plan import Plan
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.nn.microbatch import Cut
+from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.python_model import import_class, make_module, require_output
 from cnnbench.nn.submodules import count_slow
 from cnnbench.spec.experiment import Experiment, Task
@@ -134,7 +134,7 @@ class Setup:
             make = import_class(job.reference, job.folder)
             return take_apart(make_module(make, job.experiment.model.args, seed))
         form, row = self.strategy.form, self.strategy.row
-        cut = Cut(row, self.mesh) if row and has_batch_statistics(job.plan) else None
+        cut = Microbatching(row, self.mesh) if row and has_batch_statistics(job.plan) else None
         return take_apart(GraphNet(job.plan, form=form, rngs=nnx.Rngs(seed), cut=cut))
 
     def state(self, *networks: Network) -> TrainState:

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.nn.microbatch import Cut, stages
+from cnnbench.nn.microbatch import Microbatching, stages
 from cnnbench.nn.ops.batch_norm import Sums, channel_sums, normalize
 from cnnbench.nn.python_model import split
 from cnnbench.nn.result import Result
@@ -48,14 +48,14 @@ GRAPHS: Mapping[str, Layers] = {
 }  # fmt: skip
 
 
-def net_of(layers: Layers, cut: Cut | None) -> GraphNet:
+def net_of(layers: Layers, cut: Microbatching | None) -> GraphNet:
     shape = (CLASSES,) if "out" in layers else SHAPE
     net = GraphNet(make_plan(layers, SHAPE, shape), form="direct", rngs=nnx.Rngs(0), cut=cut)
     net.train()
     return net
 
 
-def measured(layers: Layers, cut: Cut | None) -> Any:
+def measured(layers: Layers, cut: Microbatching | None) -> Any:
     """The loss with its gradients and without, and the running statistics after it."""
     structure, params, rest = split(net_of(layers, cut))
     x = jnp.asarray(np.random.default_rng(0).normal(1, 2, (NUM_IMAGES, *SHAPE)), jnp.float32)
@@ -89,7 +89,7 @@ def of_the_batch(name: str) -> Any:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_rows_have_the_statistics_of_the_batch(name: str, num_devices: int) -> None:
     mesh = make_mesh(pick_devices("cpu")[:num_devices])
-    want, got = of_the_batch(name), measured(GRAPHS[name], Cut(3, mesh))
+    want, got = of_the_batch(name), measured(GRAPHS[name], Microbatching(3, mesh))
 
     def equal(one: Any, other: Any) -> None:
         assert one.shape == other.shape

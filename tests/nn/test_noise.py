@@ -15,7 +15,7 @@ from flax import nnx
 from cnnbench.errors import Issue
 from cnnbench.layers import Dropout, GaussianNoise, MaskingNoise, Sample
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.nn.microbatch import Cut
+from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.noise import Random, RandomLayer, disturb, divergence, draw
 from cnnbench.nn.ops.convolution import Form
 from cnnbench.nn.python_model import split
@@ -146,7 +146,7 @@ def variational(size: Any, *, norm: bool = False) -> dict[str, Any]:
     }
 
 
-def net_of(layers: Mapping[str, Any], form: Form, cut: Cut | None = None) -> GraphNet:
+def net_of(layers: Mapping[str, Any], form: Form, cut: Microbatching | None = None) -> GraphNet:
     return GraphNet(make_plan(layers, (6, 6, 1), (5,)), form=form, rngs=nnx.Rngs(1), cut=cut)
 
 
@@ -175,7 +175,7 @@ def test_rows_give_what_the_whole_batch_gives(size: str) -> None:
     """With batch norm before and after the sample, so that its heads are of an early stage."""
     layers = variational(size, norm=True)
     found = []
-    for cut in (Cut(8, None), Cut(2, None)):
+    for cut in (Microbatching(8, None), Microbatching(2, None)):
         graphdef, params, rest = split(net_of(layers, "direct", cut))
 
         def loss(params: Any, graphdef: Any = graphdef, rest: Any = rest) -> jax.Array:

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.nn.microbatch import Cut
+from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.ops import convolution
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Task
@@ -360,7 +360,7 @@ def stepped(
     """Parameters, other state and loss after two steps of eight images."""
     mesh = mesh_of(num_devices)
     plan = make_plan(NETWORKS[name], (5, 5, 1), (CLASSES,))
-    how = Cut(row, mesh) if cut and row else None
+    how = Microbatching(row, mesh) if cut and row else None
     network = take_apart(GraphNet(plan, form=form, rngs=nnx.Rngs(0), cut=how))
     step = step_of(network, None, None) if cut else step_of(network, row, mesh)
     state, arrays, losses = start(network), some_arrays(), []

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from cnnbench.nn.ops.layout import merge, spread
+from cnnbench.nn.ops.layout import fold_channels, spread
 
 FACTOR = "factor"  # by which `normalize` multiplies
 _SAMPLED = 24  # one of so many columns gives the value that sums are taken about
@@ -145,7 +145,7 @@ def _rounded(x: jax.Array) -> jax.Array:
 def normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
     """(x - mean) * factor + bias, for each channel; `x` is (..., c)."""
     middle, slope, shift = (_spread(v, x) for v in (mean, factor, bias))
-    return ((merge(x) - middle) * slope + shift).astype(x.dtype).reshape(x.shape)
+    return ((fold_channels(x) - middle) * slope + shift).astype(x.dtype).reshape(x.shape)
 
 
 def _normalize_forward(
@@ -157,8 +157,8 @@ def _normalize_forward(
 def _normalize_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array, ...]:
     x, mean, factor, bias = saved
     shift = total(dy)
-    slope = total((merge(dy) * (merge(x) - _spread(mean, x))).reshape(x.shape))
-    dx = (merge(dy) * _spread(factor, x)).reshape(x.shape)
+    slope = total((fold_channels(dy) * (fold_channels(x) - _spread(mean, x))).reshape(x.shape))
+    dx = (fold_channels(dy) * _spread(factor, x)).reshape(x.shape)
     changes = (dx, -factor * shift, slope, shift)
     return tuple(c.astype(v.dtype) for c, v in zip(changes, (x, mean, factor, bias), strict=True))
 
@@ -175,7 +175,7 @@ def channel_sums(x: jax.Array) -> Sums:
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     about = _near_mean(x)
-    apart = merge(x) - _spread(about, x)
+    apart = fold_channels(x) - _spread(about, x)
     first, second = (sum_of_rows(_partial(v, x)) for v in (apart, jnp.square(apart)))
     return Sums(about, first, second)
 
@@ -204,7 +204,7 @@ def _sums_forward(x: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
 def sums_gradient(x: jax.Array, about: jax.Array, changes: Sums) -> jax.Array:
     """The gradient of `channel_sums`, in the dtype of the sums; what they are about is given."""
     middle, first, second = (_spread(v, x) for v in (about, changes.first, changes.second))
-    return (first + 2 * (merge(x) - middle) * second).reshape(x.shape)
+    return (first + 2 * (fold_channels(x) - middle) * second).reshape(x.shape)
 
 
 def _sums_backward(saved: tuple[jax.Array, jax.Array], changes: Sums) -> tuple[jax.Array]:
@@ -217,7 +217,7 @@ channel_sums.defvjp(_sums_forward, _sums_backward)
 def total(x: jax.Array) -> jax.Array:
     """The sum over all axes but the last, at least in float32."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return sum_of_rows(_partial(merge(x), x))
+    return sum_of_rows(_partial(fold_channels(x), x))
 
 
 def _partial(merged: jax.Array, x: jax.Array) -> jax.Array:

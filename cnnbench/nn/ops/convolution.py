@@ -174,8 +174,8 @@ _blanked.defvjp(lambda y, met: (_blanked(y, met), None), lambda _, dy: (dy, None
 
 def _padded(x: jax.Array, edges: list[tuple[int, int, int]]) -> jax.Array:
     """Zeros around rows and columns, or these cut off."""
-    wide = lax.pad(layout.merge(x), jnp.zeros((), x.dtype), [*edges, (0, 0, 0)])
-    return layout.split(wide, x.shape[2:])
+    wide = lax.pad(layout.fold_channels(x), jnp.zeros((), x.dtype), [*edges, (0, 0, 0)])
+    return layout.unfold_channels(wide, x.shape[2:])
 
 
 def _phases(kernel: Pair, stride: Pair) -> Pair:

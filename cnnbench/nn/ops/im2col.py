@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnbench.nn.ops.layout import merge, split
+from cnnbench.nn.ops.layout import fold_channels, unfold_channels
 from cnnbench.system.arrays import Pair
 
 # XLA's product of a tall matrix taken by columns is 2 to 4 times slower above this.
@@ -175,7 +175,9 @@ class Col2im(Whole):
         products = taps.backward(taps.output_transform_t(x), taps.prepare(rotated(kernel)))
         (kh, kw), (oh, ow) = self.kernel, self.out
         full = taps.input_transform_t(products)
-        return split(merge(full)[kh - 1 : kh - 1 + oh, kw - 1 : kw - 1 + ow], full.shape[2:])
+        return unfold_channels(
+            fold_channels(full)[kh - 1 : kh - 1 + oh, kw - 1 : kw - 1 + ow], full.shape[2:]
+        )
 
     def backward(self, y: jax.Array, kernel: jax.Array) -> jax.Array:
         """(oh, ow, n, out) and the kernel to (h, w, n, in)."""
@@ -203,7 +205,9 @@ def _full(valid: RowIm2col | Col2im) -> Pair:
 def _around(y: jax.Array, kernel: Pair) -> jax.Array:
     """Zeros around an image, so that a valid convolution becomes a full one."""
     rows, columns = kernel[0] - 1, kernel[1] - 1
-    return split(jnp.pad(merge(y), ((rows, rows), (columns, columns), (0, 0))), y.shape[2:])
+    return unfold_channels(
+        jnp.pad(fold_channels(y), ((rows, rows), (columns, columns), (0, 0))), y.shape[2:]
+    )
 
 
 def rotated(kernel: jax.Array) -> jax.Array:

@@ -13,17 +13,17 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def merge(x: jax.Array) -> jax.Array:
+def fold_channels(x: jax.Array) -> jax.Array:
     """(h, w, n, c) to (h, w, n * c); vectors, (n, c), stay as they are.
 
-    >>> merge(jnp.zeros((5, 4, 3, 2))).shape
+    >>> fold_channels(jnp.zeros((5, 4, 3, 2))).shape
     (5, 4, 6)
     """
     return x.reshape(*x.shape[:2], -1) if x.ndim == 4 else x
 
 
-def split(x: jax.Array, last: tuple[int, ...]) -> jax.Array:
-    """The inverse of `merge`.
+def unfold_channels(x: jax.Array, last: tuple[int, ...]) -> jax.Array:
+    """The inverse of `fold_channels`.
 
     Args:
       x: merged images, (h, w, n * c).
@@ -34,7 +34,7 @@ def split(x: jax.Array, last: tuple[int, ...]) -> jax.Array:
 
 def each(function: Callable[..., jax.Array], *images: jax.Array) -> jax.Array:
     """A function of single values, on images or vectors of one shape."""
-    return function(*map(merge, images)).reshape(images[0].shape)
+    return function(*map(fold_channels, images)).reshape(images[0].shape)
 
 
 def spread(values: jax.Array, like: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnnbench.nn.ops.layout import merge, split
+from cnnbench.nn.ops.layout import fold_channels, unfold_channels
 from cnnbench.system.arrays import Pair
 
 MANY_CELLS = 36  # of a window
@@ -31,19 +31,21 @@ def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
     Returns:
       ((h - size) // stride + 1, likewise for w, n, c): a border that fills no window is dropped.
     """
-    y = _max_pool(merge(x), size, stride, (x.shape[0], x.shape[1]))
-    return split(y, x.shape[2:])
+    y = _max_pool(fold_channels(x), size, stride, (x.shape[0], x.shape[1]))
+    return unfold_channels(y, x.shape[2:])
 
 
 def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
     """Mean of each window, shaped as in `max_pool`."""
     mean = _tiled_mean if size == stride else _mean
-    return split(mean(merge(x), size, stride, (x.shape[0], x.shape[1])), x.shape[2:])
+    return unfold_channels(
+        mean(fold_channels(x), size, stride, (x.shape[0], x.shape[1])), x.shape[2:]
+    )
 
 
 def upscale(x: jax.Array, size: Pair) -> jax.Array:
     """Repeats each row and column: (h, w, n, c) to (h * size, w * size, n, c)."""
-    return split(_repeated(merge(x), size), x.shape[2:])
+    return unfold_channels(_repeated(fold_channels(x), size), x.shape[2:])
 
 
 def _repeated(x: jax.Array, size: Pair) -> jax.Array:
@@ -53,7 +55,7 @@ def _repeated(x: jax.Array, size: Pair) -> jax.Array:
 
 
 @jax.custom_vjp
-def settled(x: jax.Array) -> jax.Array:
+def materialized(x: jax.Array) -> jax.Array:
     """The same values, computed before anything reads them.
 
     XLA computes an activation where it is read otherwise: again for each reading, and
@@ -65,7 +67,7 @@ def settled(x: jax.Array) -> jax.Array:
     return result
 
 
-settled.defvjp(lambda x: (settled(x), None), lambda _, dx: (dx,))
+materialized.defvjp(lambda x: (materialized(x), None), lambda _, dx: (dx,))
 
 
 def _views(x: jax.Array, size: Pair, stride: Pair) -> list[jax.Array]:

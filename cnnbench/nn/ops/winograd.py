@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnnbench.nn.ops.layout import merge, split
+from cnnbench.nn.ops.layout import fold_channels, unfold_channels
 from cnnbench.system.arrays import Pair
 
 # More points mean larger entries and less exactness.
@@ -116,11 +116,11 @@ class Winograd:
         (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
         (mh, mw), (lh, lw) = self.tile, self.taps
         last = (-1, x.shape[-1])
-        x = _end(merge(x), (down * mh + lh - 1, across * mw + lw - 1))
+        x = _end(fold_channels(x), (down * mh + lh - 1, across * mw + lw - 1))
         tall = jnp.concatenate([x[i : i + th] for i in range(0, down * mh, mh)], axis=2)
         starts = range(0, across * mw, mw)
         tiles = jnp.concatenate([tall[:, j : j + tw] for j in starts], axis=2)
-        transformed = split(_both(rows.inputs, columns.inputs, tiles), last)
+        transformed = unfold_channels(_both(rows.inputs, columns.inputs, tiles), last)
         return (
             transformed
             if self.spread
@@ -132,33 +132,33 @@ class Winograd:
         (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
         if not self.spread:
             transformed = _sum(map(self._laid, self._split(transformed), self._places))
-        tiles = _both(rows.inputs.T, columns.inputs.T, merge(transformed)).reshape(
+        tiles = _both(rows.inputs.T, columns.inputs.T, fold_channels(transformed)).reshape(
             th, tw, across, -1
         )
         tall = _overlap([tiles[:, :, j] for j in range(across)], self.tile[1], axis=1)
         tall = tall.reshape(*tall.shape[:2], down, -1)
         whole = _overlap([tall[:, :, i] for i in range(down)], self.tile[0], axis=0)
         whole = _end(whole, (self.out[0] + self.kernel[0] - 1, self.out[1] + self.kernel[1] - 1))
-        return split(whole, (-1, transformed.shape[-1]))
+        return unfold_channels(whole, (-1, transformed.shape[-1]))
 
     def output_transform(self, products: jax.Array) -> jax.Array:
         """A^T z A of every tile: (th, tw, tiles * n, f) to (h, w, n, f)."""
         (rows, columns), (down, across) = self._maps, self._num
         if self.spread:
             products = _sum(map(self._met, self._split(products), self._places))
-        tiles = _both(rows.outputs, columns.outputs, merge(products))
+        tiles = _both(rows.outputs, columns.outputs, fold_channels(products))
         tall = jnp.concatenate(jnp.split(tiles, across, axis=2), axis=1)
         whole = _end(jnp.concatenate(jnp.split(tall, down, axis=2), axis=0), self.out)
-        return split(whole, (-1, products.shape[-1]))
+        return unfold_channels(whole, (-1, products.shape[-1]))
 
     def output_transform_t(self, y: jax.Array) -> jax.Array:
         """The transpose of `output_transform`."""
         (rows, columns), (down, across), (mh, mw) = self._maps, self._num, self.tile
         last = (-1, y.shape[-1])
-        y = _end(merge(y), (down * mh, across * mw))
+        y = _end(fold_channels(y), (down * mh, across * mw))
         tall = jnp.concatenate(jnp.split(y, down, axis=0), axis=2)
         tiles = jnp.concatenate(jnp.split(tall, across, axis=1), axis=2)
-        products = split(_both(rows.outputs.T, columns.outputs.T, tiles), last)
+        products = unfold_channels(_both(rows.outputs.T, columns.outputs.T, tiles), last)
         return _joined([self._laid(products, p) for p in self._places]) if self.spread else products
 
     @property

@@ -14,7 +14,7 @@ import torch
 from flax import nnx
 
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.nn.microbatch import Cut
+from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.ops import batch_norm as bn
 from cnnbench.nn.ops.convolution import Form
 from cnnbench.nn.python_model import split
@@ -156,7 +156,7 @@ def engine(
     mesh = make_mesh(pick_devices("cpu")[:num_devices])
     layer = {"op": "batch_norm", "momentum": MOMENTUM, "epsilon": EPSILON}
     plan = make_plan({"norm": layer}, shape[1:], shape[1:])
-    net = GraphNet(plan, form=form, rngs=nnx.Rngs(0), cut=Cut(row, mesh) if row else None)
+    net = GraphNet(plan, form=form, rngs=nnx.Rngs(0), cut=Microbatching(row, mesh) if row else None)
     net.train()
     structure, params, rest = split(net)
 
@@ -248,7 +248,7 @@ def test_the_first_loss_is_that_of_float64_where_channels_are_far_from_zero(
     labels = rng.integers(0, 10, 100)
     mesh = make_mesh(pick_devices("cpu")[:num_devices])
     plan = make_plan(SOFT, (28, 28, 1), (10,))
-    net = GraphNet(plan, form=form, rngs=nnx.Rngs(1), cut=Cut(row, mesh) if row else None)
+    net = GraphNet(plan, form=form, rngs=nnx.Rngs(1), cut=Microbatching(row, mesh) if row else None)
     net.train()
     net.weights["conv1"]["kernel"][...] /= 10
 

@@ -17,9 +17,9 @@ few = settings(max_examples=25)  # each size is compiled
 @given(sizes)
 def test_split_undoes_merge(size: tuple[int, ...]) -> None:
     x = np.arange(np.prod(size), dtype=np.float32).reshape(size)
-    merged = layout.merge(jnp.asarray(x))
+    merged = layout.fold_channels(jnp.asarray(x))
     assert merged.shape == (*size[:2], size[2] * size[3])
-    np.testing.assert_array_equal(layout.split(merged, size[2:]), x)
+    np.testing.assert_array_equal(layout.unfold_channels(merged, size[2:]), x)
 
 
 @few
@@ -27,8 +27,8 @@ def test_split_undoes_merge(size: tuple[int, ...]) -> None:
 def test_a_value_for_each_channel_meets_that_channel(size: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).normal(size=size).astype(np.float32)
     bias = np.arange(size[3], dtype=np.float32)
-    sums = layout.merge(jnp.asarray(x)) + layout.spread(jnp.asarray(bias), jnp.asarray(x))
-    np.testing.assert_array_equal(layout.split(sums, size[2:]), x + bias)
+    sums = layout.fold_channels(jnp.asarray(x)) + layout.spread(jnp.asarray(bias), jnp.asarray(x))
+    np.testing.assert_array_equal(layout.unfold_channels(sums, size[2:]), x + bias)
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 2, 5), (7, 5)])
@@ -46,5 +46,7 @@ def test_each_value_with_gradients(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(4, 3, 2, 5), (7, 5)])
 def test_the_gradient_of_spread_values_is_summed_over_images(shape: tuple[int, ...]) -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-    gradient = jax.grad(lambda v: jnp.sum(layout.merge(x) * layout.spread(v, x)))(jnp.ones(5))
+    gradient = jax.grad(lambda v: jnp.sum(layout.fold_channels(x) * layout.spread(v, x)))(
+        jnp.ones(5)
+    )
     np.testing.assert_allclose(gradient, np.sum(x, axis=tuple(range(x.ndim - 1))), rtol=1e-5)
