@@ -199,7 +199,7 @@ def test_engines_keep_the_digits(
 MANY = """
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-from tests import test_batch_norm as tests
+from tests.nn.ops import test_batch_norm as tests
 for num_devices in (4, 8):
     run = tests.engine("fast", 5, num_devices, (160, 4, 4, 8))
     for offset in tests.OFFSETS:
