@@ -12,7 +12,7 @@ from cnnbench.errors import UsageError
 WRONG = 3  # exit code
 
 
-class Format(StrEnum):
+class GradcheckFormat(StrEnum):
     """How the errors are written."""
 
     TABLE = "table"
@@ -31,12 +31,12 @@ def gradcheck(
     show: Annotated[
         bool, typer.Option("--show", help="Print one small convolution by hand, numbers and all.")
     ] = False,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
+    format: Annotated[GradcheckFormat, typer.Option(help="How to write it.")] = GradcheckFormat.TABLE,  # noqa: A002
     data_dir: DataDir = None,
 ) -> None:
     """Check gradients: by hand, by jax.grad, by differences; exit 3 if a layer's is wrong."""
     if show:
-        if specs or layer or float64 or format is not Format.TABLE:
+        if specs or layer or float64 or format is not GradcheckFormat.TABLE:
             raise UsageError("--show: it has an example of its own; leave all else out.")
         from cnnbench.gradcheck.worked_example import worked_convolution
 
@@ -55,9 +55,9 @@ def gradcheck(
         require_layer(experiment, layer)
     for experiment in loaded:
         checks.append(check_gradients(experiment, "float64" if float64 else "float32", layer))
-        if format is Format.TABLE:
+        if format is GradcheckFormat.TABLE:
             stdout().print(gradcheck_table(checks[-1], close=layer is not None))
-    if format is Format.JSON:
+    if format is GradcheckFormat.JSON:
         print_document(gradcheck_json(checks), "json")
     if not all(check.right for check in checks):
         raise typer.Exit(WRONG)

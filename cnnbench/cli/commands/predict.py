@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SHOWN = 6  # images that a terminal shows
 
 
-class Format(StrEnum):
+class PredictFormat(StrEnum):
     """How predictions are written."""
 
     TABLE = "table"
@@ -67,7 +67,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
             "--output", "-o", help="Draw what the network sees: .svg or .png.", metavar="FILE"
         ),
     ] = None,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
+    format: Annotated[PredictFormat, typer.Option(help="How to write it.")] = PredictFormat.TABLE,  # noqa: A002
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
@@ -110,23 +110,23 @@ def _predictions(
     return Predictions(networks[0].record, seeds, loss_name(experiment), seen, answers)
 
 
-def _print(found: "Predictions", format: Format) -> None:  # noqa: A002
+def _print(found: "Predictions", format: PredictFormat) -> None:  # noqa: A002
     from cnnbench.report import predictions as report
     from cnnbench.report.plots.terminal_image import gallery
 
     match format:
-        case Format.TABLE:
+        case PredictFormat.TABLE:
             console, shown = stdout(), report.pictures(found)
             console.print(gallery(shown[:SHOWN], console))
             if len(shown) > SHOWN:
                 console.print(f"{len(shown) - SHOWN} more images; -o FILE draws all of them.\n")
             console.print(report.title(found), markup=False, highlight=False)
             console.print(report.table(found))
-        case Format.MD:
+        case PredictFormat.MD:
             print_document(report.markdown(found))
-        case Format.CSV:
+        case PredictFormat.CSV:
             print_document(report.csv_text(found))
-        case Format.JSON:
+        case PredictFormat.JSON:
             print_document(report.json_text(found), "json")
 
 
