@@ -17,7 +17,7 @@ from cnnbench.errors import DataError, Notify, StoreError, UsageError, did_you_m
 from cnnbench.graph.plan import Plan
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.python_model import import_class, make_module
-from cnnbench.runs.folder import RESOLVED_FILE, kept_seeds, read_entry, read_weights
+from cnnbench.runs.folder import RESOLVED_FILE, kept_seeds, read_run_entry, read_weights
 from cnnbench.runs.records import RunRecord
 from cnnbench.spec.experiment import Experiment, Splits
 from cnnbench.spec.loader import kept_source, load_experiment
@@ -166,7 +166,7 @@ def load_trained(
       SpecError: its experiment cannot be read.
       UsageError: there are no weights of this seed, or its Python model cannot be imported.
     """
-    first = _seeds(path, read_entry(path).record, seed)[0]
+    first = _seeds(path, read_run_entry(path).record, seed)[0]
     return load_seeds(path, first, data_dir=data_dir)[0]
 
 
@@ -189,7 +189,7 @@ def load_seeds(
     Raises:
       CnnbenchError: as `load_trained`.
     """
-    record = read_entry(path).record
+    record = read_run_entry(path).record
     seeds = _seeds(path, record, seed)
     learnt = [read_weights(path, each) for each in seeds]
     kept = partial(load_experiment, path / RESOLVED_FILE, data_dir=data_dir)

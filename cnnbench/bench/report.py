@@ -67,7 +67,7 @@ def terminal_table(report: Report) -> "Group":
 
     parts: list[Any] = []
     for benchmark in report.benchmarks:
-        parts += [Text(heading(benchmark), style="bold"), _rich_table(benchmark)]
+        parts += [Text(benchmark_heading(benchmark), style="bold"), _rich_table(benchmark)]
         parts += [Text("\n".join([*notes(benchmark), ""]), style="dim")]
     last = f"{' '.join(TIMES_NOTE)}\n{machine_note(report)}\n"
     return Group(*parts, Text(last, style="dim"))
@@ -80,7 +80,7 @@ def markdown(report: Report) -> str:
         lines = [f"- {escaped(note)}\n" for note in notes(benchmark)]
         rows = [[c.cell(benchmark, m) for c in _COLUMNS] for m in benchmark.measured]
         table = markdown_table([_header(c, benchmark, narrow=False) for c in _COLUMNS], rows)
-        parts.append(f"### {escaped(heading(benchmark))}\n\n{table}\n{''.join(lines)}")
+        parts.append(f"### {escaped(benchmark_heading(benchmark))}\n\n{table}\n{''.join(lines)}")
     return "\n".join([*parts, " ".join(TIMES_NOTE), escaped(machine_note(report)), ""])
 
 
@@ -108,10 +108,10 @@ def json_text(report: Report) -> str:
     return codec.encode_document(fields).decode()
 
 
-def heading(benchmark: Benchmark) -> str:
+def benchmark_heading(benchmark: Benchmark) -> str:
     """What was trained, on what.
 
-    >>> heading(Benchmark("a", "Tiny CNN", "mnist_5k", 4000, 500, 1, None, ()))
+    >>> benchmark_heading(Benchmark("a", "Tiny CNN", "mnist_5k", 4000, 500, 1, None, ()))
     'Tiny CNN: mnist_5k, 4,000 training images, batches of 500'
     """
     data = f"{benchmark.dataset}, {benchmark.num_train:,} training images"

@@ -14,7 +14,7 @@ from cnnbench.formatting import clean, enumeration
 from cnnbench.runs.records import EngineRecord, Environment, EpochRecord, RunRecord
 from cnnbench.spec.metrics import is_fraction, metric_text, words
 from cnnbench.system import commands
-from cnnbench.system.settings import Change, changes, is_read
+from cnnbench.system.settings import Change, changed_settings, is_read
 
 _VERSIONS = ("cnnbench", "python", "jax", "jaxlib", "flax", "optax", "numpy")
 _ENGINE = {
@@ -128,13 +128,13 @@ def _settings(one: Environment, other: Environment) -> Iterator[str]:
         if one.settings != other.settings:
             yield "settings of JAX, perhaps (a version that did not record them trained one)"
         return
-    for change in filter(_is_read, changes(one.settings, other.settings)):
+    for change in filter(_is_read, changed_settings(one.settings, other.settings)):
         values = (value or "not set" for value in (change.then, change.now))
         yield f"{change.name} ({clean('; '.join(values))})"
 
 
 def _changes(one: RunRecord, other: RunRecord) -> list[Change]:
-    return changes(one.environment.settings or {}, other.environment.settings or {})
+    return changed_settings(one.environment.settings or {}, other.environment.settings or {})
 
 
 def _is_read(change: Change) -> bool:

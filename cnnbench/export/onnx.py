@@ -19,7 +19,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 from cnnbench._version import __version__
 from cnnbench.analysis.trained_network import TrainedNetwork
 from cnnbench.errors import UsageError
-from cnnbench.export.verify import Exported, VerificationImages, description, notes, verify
+from cnnbench.export.verify import Exported, VerificationImages, description, provenance, verify
 from cnnbench.graph.geometry import adjoint
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
@@ -64,7 +64,7 @@ def export_onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:
     if network.plan is None:
         model, rows = _converted(network, probe.images.shape[1:])
     else:
-        model = onnx_model(network.plan, network.weights, scale, notes(network))
+        model = onnx_model(network.plan, network.weights, scale, provenance(network))
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = verify(network, lambda images: session.run(None, {IMAGES: images})[0], probe, rows)
@@ -142,7 +142,7 @@ def _converted(network: TrainedNetwork, image_shape: tuple[int, ...]) -> tuple[A
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         else:
             del model.graph.value_info[:]  # some of its shapes between operations are wrong
-            onnx.helper.set_model_props(model, notes(network))
+            onnx.helper.set_model_props(model, provenance(network))
             return model, rows
         finally:  # programs traced with jax2onnx's own operations, which XLA does not know
             jax.clear_caches()

@@ -3,14 +3,14 @@
 import json
 
 from cnnbench.analysis.trained_network import TrainedNetwork
-from cnnbench.export.verify import Exported, MismatchError, broken, notes
+from cnnbench.export.verify import Exported, MismatchError, broken, provenance
 
 
 def export_safetensors(network: TrainedNetwork) -> Exported:
     """The weights by the names of the layers, read again and compared to the bit."""
     from safetensors.numpy import load, save
 
-    told = notes(network)
+    told = provenance(network)
     content = bytes(save(dict(network.weights), told))
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     found = load(content)

@@ -50,7 +50,7 @@ class VerificationImages:
     title: str
 
 
-def notes(network: TrainedNetwork) -> dict[str, str]:
+def provenance(network: TrainedNetwork) -> dict[str, str]:
     """What a file says of where it is from; the experiment is whole, as YAML."""
     record, resolved = network.record, network.path / RESOLVED_FILE
     with disk(resolved, "read"):

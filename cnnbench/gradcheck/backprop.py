@@ -97,7 +97,7 @@ class Gradients:
     shares: dict[str, dict[str, Array]]
 
 
-def run(network: ReferenceNetwork, x: Array) -> tuple[Forward, Gradients]:
+def forward_and_backward(network: ReferenceNetwork, x: Array) -> tuple[Forward, Gradients]:
     """All five steps.
 
     Args:

@@ -18,8 +18,8 @@ from cnnbench.gradcheck.backprop import (
     cost,
     crossings,
     feedforward,
+    forward_and_backward,
     gradients,
-    run,
     sides,
 )
 from cnnbench.gradcheck.finite_differences import DELTA, Landscape, Slopes
@@ -319,13 +319,14 @@ def _first_not_finite(exact: Landscape) -> str:
 
 def _overflows(point: Point) -> bool:
     """Whether float32 overflows where float64 does not: on the way, or in a derivative."""
-    forward, found = point.exact.forward, run(point.exact.network, point.exact.x)[1]
+    forward = point.exact.forward
+    _, found = forward_and_backward(point.exact.network, point.exact.x)
     values = jax.tree.leaves((forward.z, forward.a, found.delta, found.weights))
     if max(float(np.abs(value).max()) for value in values) > np.finfo(np.float32).max:
         return True
     try:
         with np.errstate(over="raise"):
-            cost(point.network, run(point.network, point.x)[0])
+            cost(point.network, forward_and_backward(point.network, point.x)[0])
     except FloatingPointError:
         return True
     return False
@@ -398,7 +399,7 @@ def _images(
 
 
 def _point(network: ReferenceNetwork, x: Array, reference: Reference, dtype: Dtype) -> Point:
-    forward, by_hand = run(network, x)
+    forward, by_hand = forward_and_backward(network, x)
     autodiff = reference.derivatives(network.weights, x, network.objective.targets)
     exact = _exact(network, x, TOLERANCES[dtype].differences)
     doubtful = max(
@@ -465,9 +466,11 @@ def _widened(loaded: Loaded, plan: Plan, point: Point) -> Wide:
     network, autodiff = _in_jax_float64(loaded, plan, point)
     with jax.default_device(jax.devices("cpu")[0]):
         narrow = Reference(plan, objective(loaded.experiment), seed)
-        first = Probe(point.gradients, point.autodiff, run(point.exact.network, x)[1])
+        first = Probe(
+            point.gradients, point.autodiff, forward_and_backward(point.exact.network, x)[1]
+        )
         probes = (first, *(_probe(point, narrow, rng) for _ in range(PROBES)))
-    return Wide(run(network, x)[1], _beside(network, autodiff), autodiff, probes)
+    return Wide(forward_and_backward(network, x)[1], _beside(network, autodiff), autodiff, probes)
 
 
 def _in_jax_float64(
@@ -500,10 +503,10 @@ def _probe(point: Point, reference: Reference, rng: np.random.Generator) -> Prob
         return changed
 
     weights, x = jax.tree.map(moved, point.network.weights), moved(point.x)
-    _, by_hand = run(replace(point.network, weights=weights), x)
+    _, by_hand = forward_and_backward(replace(point.network, weights=weights), x)
     autodiff = reference.derivatives(weights, x, point.network.objective.targets)
     wide = replace(point.exact.network, weights=jax.tree.map(np.float64, weights))
-    return Probe(by_hand, autodiff, run(wide, x.astype(np.float64))[1])
+    return Probe(by_hand, autodiff, forward_and_backward(wide, x.astype(np.float64))[1])
 
 
 Explain = Callable[[LayerCheck, Quantity], bool]
@@ -605,12 +608,13 @@ def _in_float64(point: Point) -> Explain:
 def _lost_in_float32(point: Point) -> tuple[Gradients, Gradients]:
     """The derivatives by hand in float32, and in float64 of the same rounded weights and images."""
     narrow = _converted(point.network, point.x, "float32")
-    return run(*narrow)[1], run(*_converted(*narrow, "float64"))[1]
+    exact = _converted(*narrow, "float64")
+    return forward_and_backward(*narrow)[1], forward_and_backward(*exact)[1]
 
 
 def _expected(exact: Landscape) -> Callable[[str, str], float]:
     """The largest error that rounding in float32 is expected to make, of a layer's array."""
-    right = run(exact.network, exact.x)[1]
+    right = forward_and_backward(exact.network, exact.x)[1]
     rough = [perturbed(exact.network, exact.x, seed)[1] for seed in range(PROBES)]
 
     def expected(layer: str, name: str) -> float:
@@ -640,7 +644,7 @@ def _quantities(
     """Arrays of one scale, by hand and by autodiff, with their slopes."""
     largest = [float(np.abs(array).max()) for pair in pairs.values() for array in pair]
     if not np.isfinite(largest).all():  # float32 overflows, and float64 tells the scale
-        right = run(exact.network, exact.x)[1]
+        right = forward_and_backward(exact.network, exact.x)[1]
         largest = [float(np.abs(_of(right, layer, name)).max()) for name in pairs]
     scale = max([*largest, NOTHING * abs(exact.height), float(np.finfo(float).tiny)])
     for name, (by_hand, by_autodiff) in pairs.items():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cnnbench.gradcheck.backprop import Forward, Gradients, ReferenceNetwork, run
+from cnnbench.gradcheck.backprop import Forward, Gradients, ReferenceNetwork, forward_and_backward
 from cnnbench.gradcheck.losses import Objective
 from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Node
@@ -97,4 +97,4 @@ def perturbed(network: ReferenceNetwork, x: Array, seed: int) -> tuple[Forward, 
     target = network.objective
     objective = _PerturbedObjective(target.loss, target.targets, rng)
     rough = _Perturbed(network.plan, weights, network.draws, objective, rng)
-    return run(rough, relative(rng, x))
+    return forward_and_backward(rough, relative(rng, x))

@@ -1,7 +1,7 @@
 """Which pixels of the image a value of a layer depends on."""
 
 from cnnbench.graph.plan import Plan
-from cnnbench.layers.base import INPUT, Box, Shape, Span, whole
+from cnnbench.layers.base import INPUT, Box, Shape, Span, whole_image
 
 
 def receptive_field(plan: Plan, layer: str, place: tuple[int, ...]) -> Box:
@@ -16,7 +16,7 @@ def receptive_field(plan: Plan, layer: str, place: tuple[int, ...]) -> Box:
       The smallest rectangle around them, without the padding.
     """
     shape = plan.by_name[layer].layout.shape
-    boxes = {layer: (_point(place[0]), _point(place[1])) if place else whole(shape)}
+    boxes = {layer: (_point(place[0]), _point(place[1])) if place else whole_image(shape)}
     for node in reversed(plan.nodes):
         if node.name not in boxes:
             continue
@@ -31,7 +31,7 @@ def _point(at: int) -> Span:
 
 
 def _clipped(box: Box, shape: Shape) -> Box:
-    (top, bottom), (left, right) = whole(shape)
+    (top, bottom), (left, right) = whole_image(shape)
     (first, last), (start, end) = box
     return (max(first, top), min(last, bottom)), (max(start, left), min(end, right))
 

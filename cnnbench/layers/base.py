@@ -214,7 +214,7 @@ def image(shape: Shape, op_name: str) -> Shape:
     return shape
 
 
-def whole(shape: Shape) -> Box:
+def whole_image(shape: Shape) -> Box:
     """All of an image; a vector is taken as a row of one."""
     height, width = shape[:2] if len(shape) == 3 else (1, 1)
     return (0, height - 1), (0, width - 1)

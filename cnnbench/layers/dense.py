@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from cnnbench.layers.activation import Activation, activation_words
-from cnnbench.layers.base import Box, Layer, LayerOutput, Owner, Rule, Shape, Site, whole
+from cnnbench.layers.base import Box, Layer, LayerOutput, Owner, Rule, Shape, Site, whole_image
 from cnnbench.layers.fields import Count
 from cnnbench.layers.parameters import Init, add_bias, bias_gradient, bias_shape
 from cnnbench.system.arrays import Array
@@ -35,7 +35,7 @@ class Dense(Layer):
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
         """Everything."""
-        return whole(shape)
+        return whole_image(shape)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equations (2), (M1) and (M2)."""

@@ -13,7 +13,7 @@ from cnnbench.layers.base import (
     Shape,
     ShapeError,
     Site,
-    whole,
+    whole_image,
 )
 from cnnbench.system.arrays import Array
 
@@ -99,7 +99,7 @@ class Multiply(Merge):
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
         """Its own place, and all of a gate."""
-        return box if shape == site.out_shape else whole(shape)
+        return box if shape == site.out_shape else whole_image(shape)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (20)."""

@@ -17,7 +17,7 @@ from cnnbench.layers.base import (
     Site,
     image,
     shape_text,
-    whole,
+    whole_image,
 )
 from cnnbench.layers.conv import conv_size, window_span
 from cnnbench.layers.correlation import taps, window
@@ -117,7 +117,7 @@ class GlobalAvgPool(Layer):
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
         """Everything."""
-        return whole(shape)
+        return whole_image(shape)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (13)."""

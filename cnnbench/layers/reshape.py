@@ -18,7 +18,7 @@ from cnnbench.layers.base import (
     Site,
     image,
     shape_text,
-    whole,
+    whole_image,
 )
 from cnnbench.system.arrays import Array
 
@@ -37,7 +37,7 @@ class Flatten(Layer):
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
         """Everything."""
-        return whole(shape)
+        return whole_image(shape)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (14)."""
@@ -64,7 +64,7 @@ class Reshape(Layer):
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
         """Everything."""
-        return whole(shape)
+        return whole_image(shape)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (14)."""

@@ -33,7 +33,7 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.layers.base import INPUT, Shape
-from cnnbench.nn.initializers import draw
+from cnnbench.nn.initializers import initial_kernel
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, disturb, divergence
@@ -322,8 +322,10 @@ def _initial(name: str, node: Node, shape: Shape, key: jax.Array) -> jax.Array:
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     if isinstance(node.op, ConvTranspose):
         # Its kernel is that of the adjoint, (h, w, out, in), and it reads the last axis.
-        return jnp.asarray(np.swapaxes(draw(init, (*shape[:2], shape[3], shape[2]), rng), 2, 3))
-    return jnp.asarray(draw(init, shape, rng))
+        return jnp.asarray(
+            np.swapaxes(initial_kernel(init, (*shape[:2], shape[3], shape[2]), rng), 2, 3)
+        )
+    return jnp.asarray(initial_kernel(init, shape, rng))
 
 
 def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:

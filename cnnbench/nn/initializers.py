@@ -19,7 +19,7 @@ TRUNCATION = 2.0  # standard deviations
 _TRUNCATED_STD = 0.87962566103423978
 
 
-def draw(init: str, shape: Shape, rng: np.random.Generator) -> Float32Array:
+def initial_kernel(init: str, shape: Shape, rng: np.random.Generator) -> Float32Array:
     """The initial kernel of a layer.
 
     Args:
@@ -30,7 +30,7 @@ def draw(init: str, shape: Shape, rng: np.random.Generator) -> Float32Array:
     References:
       Glorot and Bengio, 2010; He et al., 2015; LeCun et al., 1998; Saxe et al., 2013.
 
-    >>> kernel = draw("glorot_uniform", (5, 5, 1, 32), np.random.default_rng(0))
+    >>> kernel = initial_kernel("glorot_uniform", (5, 5, 1, 32), np.random.default_rng(0))
     >>> kernel.shape, bool(abs(kernel).max() <= (6 / (25 + 800)) ** 0.5)
     ((5, 5, 1, 32), True)
     """

@@ -125,7 +125,7 @@ def make_module(make: type[nnx.Module], args: Mapping[str, Any], seed: int) -> n
     return build(**args, rngs=rngs)
 
 
-def split(model: nnx.Module) -> tuple[Any, Any, Any]:
+def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
     """Structure, parameters and everything else; mypy cannot follow nnx.split's filters.
 
     Values that a Python model sows are no state: the next step would have another structure.

@@ -24,7 +24,7 @@ from jax.extend.core import get_opaque_trace_state
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.nn.ops import shifted
-from cnnbench.nn.python_model import make_module, require_output, split
+from cnnbench.nn.python_model import make_module, require_output, split_model
 from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.system.settings import pinned
 
@@ -196,7 +196,7 @@ def outline(
     """
     model: Any = nnx.eval_shape(partial(make_module, make, args, 0))
     model.eval()
-    graphdef, *state = split(model)
+    graphdef, *state = split_model(model)
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     seen: list[_Calls] = []
 

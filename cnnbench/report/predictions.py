@@ -62,7 +62,7 @@ def pictures(found: Predictions) -> list[ImageGroup]:
     return shown
 
 
-def headline(answer: Guess | Reconstruction) -> str:
+def answer_text(answer: Guess | Reconstruction) -> str:
     """An answer in a few words."""
     if isinstance(answer, Guess):
         return f"{answer.predicted} ({_percent(answer.probability)})"

@@ -17,7 +17,7 @@ from cnnbench.runs.folder import RunFolder, create_run, disk, read_run
 from cnnbench.runs.records import EpochRecord, Extension, RunRecord, RunResult, Status
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system.files import remove_partial
-from cnnbench.system.settings import Change, changes, current, is_read
+from cnnbench.system.settings import Change, changed_settings, current, is_read
 from cnnbench.system.stopwatch import Timing
 from cnnbench.training.resume import Resume, plan_resume, require_checkpoints, require_epochs
 
@@ -142,7 +142,7 @@ def _other_settings(record: RunRecord) -> list[Change]:
     then = record.environment.settings
     if then is None:
         return []
-    return [change for change in changes(then, current()) if is_read(change.name)]
+    return [change for change in changed_settings(then, current()) if is_read(change.name)]
 
 
 def reopen(
@@ -308,7 +308,7 @@ def _spent(earlier: Timing | None, kept: Sequence[EpochRecord]) -> Timing:
     return dataclasses.replace(earlier, train_s=train_s, eval_s=eval_s)
 
 
-def total(before: Timing | None, now: Timing) -> Timing:
+def total_timing(before: Timing | None, now: Timing) -> Timing:
     """The seconds of all parts of a run that was stopped in between."""
     if before is None:
         return now

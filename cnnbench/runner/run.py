@@ -28,7 +28,7 @@ from cnnbench.runner.open_run import (
     checkpoints_of,
     create,
     reopen,
-    total,
+    total_timing,
     with_tags,
 )
 from cnnbench.runner.recorder import Collected, keep, summary
@@ -319,7 +319,7 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
         listener.started(opened.record, job.num_steps)
         files = _event_files(job, opened)
         for event in run_job(job):
-            signals.check()
+            signals.raise_if_stopped()
             with signals.finishing():
                 keep(event, folder, checkpoints, collected)
                 if files:
@@ -348,7 +348,7 @@ def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
             status=status,
             finished_at=datetime.now(UTC),
             error=error,
-            timing=total(opened.record.timing, job.watch.timing()),
+            timing=total_timing(opened.record.timing, job.watch.timing()),
             engine=collected.engine or opened.record.engine,
         )
         with signals.finishing():

@@ -16,7 +16,14 @@ from cnnbench.errors import (
     or_list,
 )
 from cnnbench.formatting import enumeration, epochs_text
-from cnnbench.runs.folder import RECORD_FILE, RESOLVED_FILE, RunEntry, disk, read_entry, read_run
+from cnnbench.runs.folder import (
+    RECORD_FILE,
+    RESOLVED_FILE,
+    RunEntry,
+    disk,
+    read_run,
+    read_run_entry,
+)
 from cnnbench.runs.records import RunRecord, RunResult, Status
 from cnnbench.spec.document import read_document
 from cnnbench.system import commands
@@ -300,7 +307,7 @@ def _entries(named: _Named) -> tuple[RunEntry, ...]:
       StoreError: the run that it stands for cannot be read.
     """
     if named.path is not None:
-        return (read_entry(named.path),)
+        return (read_run_entry(named.path),)
     if finished := _finished(named.runs):
         return tuple(finished)
     if not named.runs.entries:
@@ -536,7 +543,7 @@ def _list_folders(folders: Iterable[Path]) -> Listing:
     entries, warnings = [], []
     for folder in folders:
         try:
-            entries.append(read_entry(folder))
+            entries.append(read_run_entry(folder))
         except StoreError as error:
             warnings.append(f"{_PASSED_OVER}: {error}")
     entries.sort(key=_start)

@@ -145,7 +145,7 @@ def create_run(results_dir: Path, name: str, now: datetime) -> RunFolder:
     return RunFolder(path)
 
 
-def read_entry(path: Path) -> RunEntry:
+def read_run_entry(path: Path) -> RunEntry:
     """What a run folder says about its run, without the epochs.
 
     Raises:
@@ -165,7 +165,7 @@ def read_run(path: Path) -> RunResult:
       StoreError: a file cannot be read, or is not what this version writes; a
         torn last line of `epochs.jsonl` is a warning.
     """
-    entry = read_entry(path)
+    entry = read_run_entry(path)
     epochs, warnings = read_epochs(path)
     return RunResult(entry.record, entry.summary, epochs, warnings, path)
 

@@ -14,7 +14,7 @@ from cnnbench.runs.records import RunResult, SeedSummary, Status
 from cnnbench.runs.summary import lost_seeds, summarize_seed
 from cnnbench.runs.weights import digest
 from cnnbench.spec.loader import kept_source, load_experiment
-from cnnbench.system.settings import NUMBERS, changes, current
+from cnnbench.system.settings import NUMBERS, changed_settings, current
 
 
 def check_run(path: Path) -> list[str]:
@@ -70,7 +70,7 @@ def _settings(run: RunResult) -> Iterator[str]:
     record, env = run.record, run.record.environment
     pins = {n: value for n, value in (env.settings or {}).items() if n in NUMBERS}
     if env.cnnbench == __version__:
-        for change in changes(pins, current({})):
+        for change in changed_settings(pins, current({})):
             yield (
                 f"run.json: {change.name} is {change.then}, and cnnbench {__version__} trains"
                 f" with {change.now} only"

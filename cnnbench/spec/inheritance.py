@@ -367,7 +367,7 @@ class Causes:
         owner = self._owner(issue.at)
         for number in range(len(self._layers) - 1, owner, -1):
             lower = reduce(lay_over, self._layers[:number])
-            found = list(changes(lower.data, self._layers[number].data))
+            found = list(changed_paths(lower.data, self._layers[number].data))
             found = [change for change in found if change[0] not in NOT_INHERITED]
             for change in found:
                 if self._heals(number, [change], issue.at, known):
@@ -412,10 +412,10 @@ class Causes:
         return self._found[number, left_out]
 
 
-def changes(lower: Any, upper: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
+def changed_paths(lower: Any, upper: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
     """The largest parts of a document that replace or add something in the one below.
 
-    >>> list(changes({"a": 1, "b": {"c": 1}}, {"b": {"c": 2, "d": 3}, "e": {"f": 1}}))
+    >>> list(changed_paths({"a": 1, "b": {"c": 1}}, {"b": {"c": 2, "d": 3}, "e": {"f": 1}}))
     [('b', 'c'), ('b', 'd'), ('e',)]
     """
     if at and replaces(lower, upper, at):
@@ -423,7 +423,7 @@ def changes(lower: Any, upper: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
         return
     for key, value in upper.items():
         if isinstance(lower, Mapping) and key in lower:
-            yield from changes(lower[key], value, (*at, key))
+            yield from changed_paths(lower[key], value, (*at, key))
         else:
             yield (*at, key)
 

@@ -37,7 +37,7 @@ class Start:
     copies: Mapping[Path, Path]
 
 
-def start(path: Path, parent: Path, name: str | None = None) -> Start:
+def start_experiment(path: Path, parent: Path, name: str | None = None) -> Start:
     """A new experiment that is what its parent is, until it is changed.
 
     Args:

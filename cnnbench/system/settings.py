@@ -354,12 +354,12 @@ class Change:
         return f"set {self.name}={shlex.quote(self.then)}"
 
 
-def changes(then: Mapping[str, str], now: Mapping[str, str]) -> list[Change]:
+def changed_settings(then: Mapping[str, str], now: Mapping[str, str]) -> list[Change]:
     """Settings that are different.
 
     An option that only one version of cnnbench pins is not compared: the other's JAX may lack it.
 
-    >>> [change.text for change in changes({"jax_scan3": "false"}, {"XLA_FLAGS": "--a"})]
+    >>> [change.text for change in changed_settings({"jax_scan3": "false"}, {"XLA_FLAGS": "--a"})]
     ['without XLA_FLAGS, and XLA_FLAGS=--a is set now']
     """
     names = [n for n in sorted({*then, *now}) if n.isupper() or (n in then and n in now)]

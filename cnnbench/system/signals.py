@@ -37,7 +37,7 @@ def handle_signals() -> Iterator[None]:
     """Turns SIGINT and SIGTERM into one `Stopped`, where nothing is being written.
 
     A signal is remembered too, because Python drops an exception that is raised inside
-    a callback, and JAX runs some; `check` raises it anew.
+    a callback, and JAX runs some; `raise_if_stopped` raises it anew.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -45,7 +45,7 @@ def handle_signals() -> Iterator[None]:
     before = {number: signal.signal(number, _receive) for number in SIGNALS}
     try:
         yield
-        check()
+        raise_if_stopped()
     finally:
         _State.received = None
         for number, handler in before.items():
@@ -60,7 +60,7 @@ def _receive(number: int, _frame: object) -> None:
         raise Stopped(number)
 
 
-def check() -> None:
+def raise_if_stopped() -> None:
     """Raises `Stopped` if a signal came while they are caught."""
     if _State.received is not None:
         raise Stopped(_State.received)

@@ -6,7 +6,7 @@ import jax
 
 from cnnbench.nn.submodules import captured
 from cnnbench.training.state import Arrays, Indices, Tree
-from cnnbench.training.step import StepConfig, cast, merged, pick, results_of, whole
+from cnnbench.training.step import StepConfig, cast, merged, pick, results_of, to_float32
 
 
 def outputs_of(
@@ -22,7 +22,7 @@ def outputs_from(
 ) -> jax.Array:
     """The result of a graph from the values of a layer, (n, ...), in evaluation mode."""
     model = merged(graphdef, params, rest, rules)
-    result: jax.Array = whole(model.output_from(layer, cast(values, rules.dtype)), rules)
+    result: jax.Array = to_float32(model.output_from(layer, cast(values, rules.dtype)), rules)
     return result
 
 
@@ -36,5 +36,5 @@ def activations_of(
     images = cast(pick(arrays, indices, rules)[0], rules.dtype)
     model = merged(graphdef, params, rest, rules)
     values = model.activations(images) if rules.prepares else captured(model, images)[1]
-    results: dict[str, jax.Array] = whole(values, rules)
+    results: dict[str, jax.Array] = to_float32(values, rules)
     return results

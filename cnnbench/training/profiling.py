@@ -57,8 +57,8 @@ def measure_cost(setup: Setup, programs: Programs) -> Cost:
         latency_p99_s=percentile_99(seconds),
         latency_calls=len(seconds),
         product_flops=product_flops(SIZE) / min(best),
-        latency_spread=spread([statistics.median(turn) for turn in rounds], max),
-        product_spread=spread(best, statistics.median),
+        latency_spread=relative_spread([statistics.median(turn) for turn in rounds], max),
+        product_spread=relative_spread(best, statistics.median),
     )
 
 
@@ -144,10 +144,10 @@ def _once(call: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - start
 
 
-def spread(seconds: Sequence[float], upper: Callable[[Sequence[float]], float]) -> float:
+def relative_spread(seconds: Sequence[float], upper: Callable[[Sequence[float]], float]) -> float:
     """By how much the largest, the median or the like is above the smallest, as a share of it.
 
-    >>> spread([2.0, 2.5, 3.0], max)
+    >>> relative_spread([2.0, 2.5, 3.0], max)
     0.5
     """
     return upper(seconds) / min(seconds) - 1

@@ -10,7 +10,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from cnnbench.errors import StoreError
-from cnnbench.nn.python_model import split
+from cnnbench.nn.python_model import split_model
 from cnnbench.runs.weights import Weights
 from cnnbench.spec.experiment import TrainSpec
 from cnnbench.spec.optimizers import Constant, Cosine, Exponential, Linear, Schedule, Step
@@ -67,11 +67,11 @@ class Network(NamedTuple):
 def take_apart(model: nnx.Module) -> Network:
     """Splits a model so that plain `jax.jit` and `jax.grad` can work on it."""
     model.eval()
-    evaluation, _, _ = split(model)
+    evaluation, _, _ = split_model(model)
     model.set_attributes(sampling=True, raise_if_not_found=False)
-    scoring, _, _ = split(model)
+    scoring, _, _ = split_model(model)
     model.train()
-    training, params, rest = split(model)
+    training, params, rest = split_model(model)
     return Network(training, evaluation, scoring, params, rest)
 
 

@@ -18,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from cnnbench.nn.ops import dense
-from cnnbench.nn.python_model import split
+from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.system.devices import BATCH
@@ -194,8 +194,8 @@ def results_of(
     model = merged(graphdef, params, rest, rules)
     images, prepared = cast((images, prepared), rules.dtype)
     if not rules.prepares:
-        return Result(whole(model(images), rules), {})
-    result: Result = whole(model.result(images, prepared or None, numbers), rules)
+        return Result(to_float32(model(images), rules), {})
+    result: Result = to_float32(model.result(images, prepared or None, numbers), rules)
     return result
 
 
@@ -212,7 +212,7 @@ def merged(graphdef: Any, params: Tree, rest: Tree, rules: StepConfig) -> Any:
     return nnx.merge(graphdef, cast(params, rules.dtype), rest, copy=True)
 
 
-def whole(result: Tree, rules: StepConfig) -> Any:
+def to_float32(result: Tree, rules: StepConfig) -> Any:
     """Results as losses and metrics want them: these are computed in float32."""
     return cast(result, rules.dtype and jnp.float32)
 
@@ -251,12 +251,12 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
     images, prepared = cast((images, prepared), rules.dtype)
 
     def head(result: Result, targets: jax.Array, weights: jax.Array) -> jax.Array:
-        return jnp.sum(rules.loss(whole(result, rules), targets) * weights)
+        return jnp.sum(rules.loss(to_float32(result, rules), targets) * weights)
 
     if not rules.prepares:
-        return head(Result(model(images), {}), targets, part.weights), split(model)[2]
+        return head(Result(model(images), {}), targets, part.weights), split_model(model)[2]
     total = model.sum_of(images, prepared, head, (targets, part.weights), part.numbers)
-    return total, split(model)[2]
+    return total, split_model(model)[2]
 
 
 def eval_step(

@@ -19,7 +19,7 @@ from cnnbench.cli.app import app
 from cnnbench.errors import DataError
 from cnnbench.export import onnx as onnx_graph
 from cnnbench.export import verify
-from cnnbench.runs.folder import read_entry
+from cnnbench.runs.folder import read_run_entry
 from tests.support.oracles import Array
 
 SPECS = {
@@ -196,7 +196,7 @@ def test_a_safetensors_file_is_equal_to_the_bit_and_says_what_it_is(
         f"holds    {len(network.weights)} arrays of {values:,} values, by the names of the layers",
         "checked  read again: equal to the bit",
     ]
-    record = read_entry(run_of(results, name)).record
+    record = read_run_entry(run_of(results, name)).record
     with safe_open(file, "numpy") as found:
         assert set(found.keys()) == set(network.weights)
         for key, want in network.weights.items():

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from cnnbench.analysis.trained_network import load_trained
 from cnnbench.cli.app import app
-from cnnbench.runs.folder import read_entry
+from cnnbench.runs.folder import read_run_entry
 
 SPEC = """\
 name: tiny
@@ -173,5 +173,5 @@ def test_an_older_run_says_that_it_kept_nothing(results: Path, tmp_path: Path) -
         (tmp_path / file.name).write_bytes(file.read_bytes())
     done = invoke("inspect", str(tmp_path))
     message = f"{tmp_path}: it holds no weights (an older version wrote none, or no seed has ended)"
-    again = shlex.join(read_entry(tmp_path).record.environment.command)
+    again = shlex.join(read_run_entry(tmp_path).record.environment.command)
     assert (done.exit_code, done.stderr) == (1, f"{message}; train them with: {again}\n")

@@ -11,7 +11,13 @@ from scipy import signal, special
 
 from cnnbench.gradcheck import worked_example
 from cnnbench.gradcheck.autodiff import Reference
-from cnnbench.gradcheck.backprop import ReferenceNetwork, feedforward, output_error, rule_of, run
+from cnnbench.gradcheck.backprop import (
+    ReferenceNetwork,
+    feedforward,
+    forward_and_backward,
+    output_error,
+    rule_of,
+)
 from cnnbench.gradcheck.check import TOLERANCES
 from cnnbench.gradcheck.losses import Objective, divergence, divergence_gradient
 from cnnbench.graph.plan import Plan
@@ -121,7 +127,7 @@ def test_a_shared_bias_takes_the_sum_of_the_errors() -> None:
     """Equation (12); the post's b[x, y], one for each place, would take delta[x, y]."""
     plan = make_plan({"c": {"op": "conv", "filters": 2, "kernel": 3}}, (5, 5, 1), (3, 3, 2))
     network, x = some_network(plan, 0)
-    gradients = run(network, x)[1]
+    gradients = forward_and_backward(network, x)[1]
     np.testing.assert_allclose(
         gradients.weights["c"]["bias"], gradients.delta["c"].sum(axis=(0, 1, 2)), rtol=1e-12
     )
@@ -318,7 +324,7 @@ def test_rule_is_the_vector_jacobian_product(name: str) -> None:
         draws = reference.draws(NUM_IMAGES, "float64")
         want = reference.derivatives(network.weights, x, network.objective.targets)
     drawn = ReferenceNetwork(plan, network.weights, draws, network.objective)
-    forward, got = run(drawn, x)
+    forward, got = forward_and_backward(drawn, x)
     for node in plan.nodes:
         assert_near(forward.z[node.name], want.forward.z[node.name], f"z of {node.name}")
         assert_near(got.delta[node.name], want.delta[node.name], f"delta of {node.name}")
@@ -386,7 +392,7 @@ def test_conv_and_its_adjoint_are_pytorchs(stride: tuple[int, int], pad: int) ->
     }
     plan = make_plan(layers, (8, 7, 2), (8, 7, 2))
     network, x = some_network(plan, 3)
-    forward, got = run(network, x)
+    forward, got = forward_and_backward(network, x)
     w = torch.tensor(network.weights["c"]["kernel"]).permute(3, 2, 0, 1).requires_grad_()
     biases = [torch.tensor(network.weights[n]["bias"], requires_grad=True) for n in ("c", "t")]
     images = torch.tensor(x).permute(0, 3, 1, 2)
@@ -449,8 +455,8 @@ def test_gradient_of_a_tied_kernel_is_the_sum_of_its_uses() -> None:
     network, x = some_network(plans[0], 0)
     kernel = network.weights["c"]["kernel"]
     apart = {**network.weights, "t": {**network.weights["t"], "kernel": kernel}}
-    one = run(network, x)[1]
-    two = run(ReferenceNetwork(plans[1], apart, {}, network.objective), x)[1]
+    one = forward_and_backward(network, x)[1]
+    two = forward_and_backward(ReferenceNetwork(plans[1], apart, {}, network.objective), x)[1]
     assert one.shares.keys() == {"c"}
     assert not two.shares
     for user in ("c", "t"):
@@ -466,7 +472,7 @@ def test_errors_of_an_mlp_are_sums_on_fingers() -> None:
         "two": {"op": "dense", "units": 2, "activation": "sigmoid"},
     }
     network, x = some_network(make_plan(layers, (1, 4, 1), (2,)), 0)
-    forward, found = run(network, x)
+    forward, found = forward_and_backward(network, x)
     kernel = network.weights["two"]["kernel"]  # (in, units): the post's w[k, j] is kernel[j, k]
     delta, a = found.delta, forward.a["one"]
     for j in range(3):

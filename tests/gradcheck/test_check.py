@@ -23,7 +23,7 @@ from cnnbench.formatting import MISSING
 from cnnbench.gradcheck import check as gradcheck
 from cnnbench.gradcheck import finite_differences
 from cnnbench.gradcheck.autodiff import Reference, by_layer
-from cnnbench.gradcheck.backprop import ReferenceNetwork, feedforward, run
+from cnnbench.gradcheck.backprop import ReferenceNetwork, feedforward, forward_and_backward
 from cnnbench.gradcheck.check import (
     TOLERANCES,
     Agreement,
@@ -430,7 +430,7 @@ def test_a_curve_that_is_too_steep_for_a_step_is_skipped_or_stepped_finer() -> N
     weights = {"norm": {"scale": np.ones(1), "bias": np.zeros(1)}}
     x = np.array([0.0, 1e-3]).reshape(1, 1, 2, 1)
     network = squares(plan, weights, np.array([3.0, 0.5]).reshape(1, 1, 2, 1))
-    exact = run(network, x)[1]
+    exact = forward_and_backward(network, x)[1]
     around = Landscape(network, x, feedforward(network, x), 1e-6)
     found = around.slopes("norm", "scale", np.ones(1), 1.0)
     np.testing.assert_allclose(found.values, exact.weights["norm"]["scale"], rtol=1e-6)
@@ -498,7 +498,7 @@ def test_the_network_by_hand_is_the_one_that_trains(tmp_path: Path) -> None:
     step = jax.jit(lambda state, at: gradients(state, arrays, at, parts.training, rules)[0])
     trained = step(state, jnp.arange(4))
     x = images.astype(np.float32) / 256
-    by_hand = run(
+    by_hand = forward_and_backward(
         ReferenceNetwork(
             loaded.plan,
             reference.initial(),

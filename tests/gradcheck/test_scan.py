@@ -249,10 +249,13 @@ class Effect:
 def effects(point: check.Point, mistake: Mistake, at: str) -> dict[str, list[Effect]]:
     """What a mistake in one layer does to each layer, without gradcheck's own bounds."""
     dtype: Dtype = "float64" if point.x.dtype == np.float64 else "float32"
-    clean, exact = point.gradients, backprop.run(point.exact.network, point.exact.x)[1]
+    clean, exact = (
+        point.gradients,
+        backprop.forward_and_backward(point.exact.network, point.exact.x)[1],
+    )
     narrow, rounded = check._lost_in_float32(point)
     with mistaken(mistake, at):
-        broken = backprop.run(point.network, point.x)[1]
+        broken = backprop.forward_and_backward(point.network, point.x)[1]
 
     def far(one: Any, other: Any, layer: str, key: str) -> float:
         return float(np.abs(check._of(one, layer, key) - check._of(other, layer, key)).max())

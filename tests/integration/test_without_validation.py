@@ -25,7 +25,7 @@ from cnnbench.report.html import report_page, table_page
 from cnnbench.report.plots.charts import Chart, Shown
 from cnnbench.runner.tensorboard import EventFiles
 from cnnbench.runs import codec
-from cnnbench.runs.folder import read_entry
+from cnnbench.runs.folder import read_run_entry
 from cnnbench.runs.records import Direction, EpochRecord, RunResult
 from cnnbench.runs.summary import lost_seeds, summarize_seed
 from cnnbench.runs.verify import check_run
@@ -257,7 +257,7 @@ def test_pages_and_lists(tmp_path: Path) -> None:
     assert "reaches test accuracy 98.00 %" in table_page(
         [compare([without_validation(make_run())])]
     )
-    entry = read_entry(save(runs[0], tmp_path))
+    entry = read_run_entry(save(runs[0], tmp_path))
     assert read_curve(entry) == (0.5, 0.25, 0.5 / 3)
     from rich.console import Console
 

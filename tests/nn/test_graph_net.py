@@ -17,7 +17,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS
 from cnnbench.layers.base import Shape
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
-from cnnbench.nn.initializers import draw
+from cnnbench.nn.initializers import initial_kernel
 from cnnbench.nn.lowering import MONOTONE
 from cnnbench.nn.ops import convolution, xla
 from cnnbench.training.state import Network, take_apart
@@ -532,7 +532,7 @@ def test_bias_and_activation_do_not_wait_elsewhere(layers: Layers) -> None:
 def test_kernels_are_distributed_as_jaxs(init: str, shape: tuple[int, ...]) -> None:
     """Of several draws; singular values for what has to be orthogonal."""
     theirs = getattr(nnx.initializers, init)()
-    ours_drawn = [draw(init, shape, np.random.default_rng(seed)) for seed in range(4)]
+    ours_drawn = [initial_kernel(init, shape, np.random.default_rng(seed)) for seed in range(4)]
     theirs_drawn = [np.asarray(theirs(jax.random.key(seed), shape)) for seed in range(4)]
     assert all(kernel.dtype == np.float32 for kernel in ours_drawn)
     if init == "orthogonal":

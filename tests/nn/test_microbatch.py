@@ -13,7 +13,7 @@ from flax import nnx
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching, stages
 from cnnbench.nn.ops.batch_norm import Sums, channel_sums, normalize
-from cnnbench.nn.python_model import split
+from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.system.devices import make_mesh, pick_devices
 from tests.support.oracles import make_plan
@@ -57,7 +57,7 @@ def net_of(layers: Layers, cut: Microbatching | None) -> GraphNet:
 
 def measured(layers: Layers, cut: Microbatching | None) -> Any:
     """The loss with its gradients and without, and the running statistics after it."""
-    structure, params, rest = split(net_of(layers, cut))
+    structure, params, rest = split_model(net_of(layers, cut))
     x = jnp.asarray(np.random.default_rng(0).normal(1, 2, (NUM_IMAGES, *SHAPE)), jnp.float32)
 
     def loss(params: Any) -> Any:
@@ -69,7 +69,7 @@ def measured(layers: Layers, cut: Microbatching | None) -> Any:
             return jnp.sum(jnp.tanh(result.output) * weights)
 
         total = net.sum_of(x, net.prepare(), head, (weights,))
-        return 3 * total, (total, split(net)[2])
+        return 3 * total, (total, split_model(net)[2])
 
     @jax.jit
     def run(params: Any) -> Any:

@@ -18,7 +18,7 @@ from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.noise import Random, RandomLayer, disturb, divergence, draw
 from cnnbench.nn.ops.convolution import Form
-from cnnbench.nn.python_model import split
+from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Experiment
 from cnnbench.training.losses import objective, scores
@@ -176,7 +176,7 @@ def test_rows_give_what_the_whole_batch_gives(size: str) -> None:
     layers = variational(size, norm=True)
     found = []
     for cut in (Microbatching(8, None), Microbatching(2, None)):
-        graphdef, params, rest = split(net_of(layers, "direct", cut))
+        graphdef, params, rest = split_model(net_of(layers, "direct", cut))
 
         def loss(params: Any, graphdef: Any = graphdef, rest: Any = rest) -> jax.Array:
             net = nnx.merge(graphdef, params, rest, copy=True)
@@ -317,5 +317,5 @@ def test_only_the_loss_is_computed_with_a_sample() -> None:
     assert (values["scoring"] != values["evaluation"]).all()
     layers = {"drop": {"op": "dropout", "rate": 0.5}} | variational("vector")
     scoring = take_apart(net_of(layers, "plain")).scoring
-    model = nnx.merge(scoring, *split(net_of(layers, "plain"))[1:], copy=True)
+    model = nnx.merge(scoring, *split_model(net_of(layers, "plain"))[1:], copy=True)
     np.testing.assert_array_equal(model.activations(x)["drop"], x)

@@ -36,9 +36,9 @@ from cnnbench.runs.folder import (
     create_run,
     disk,
     kept_seeds,
-    read_entry,
     read_epochs,
     read_run,
+    read_run_entry,
     read_weights,
 )
 from cnnbench.runs.records import RunResult, Status
@@ -289,13 +289,13 @@ class TestRead:
         record = with_record(make_run(), status=Status.RUNNING).record
         RunFolder(tmp_path).write_record(record)
         assert read_run(tmp_path) == RunResult(record, None, ())
-        assert read_entry(tmp_path) == RunEntry(tmp_path, record, None)
+        assert read_run_entry(tmp_path) == RunEntry(tmp_path, record, None)
 
     def test_a_run_that_begins_while_nobody_holds_its_folder_was_killed(
         self, tmp_path: Path
     ) -> None:
         run = with_record(make_run(), status=Status.RUNNING)
-        entry = read_entry(save(run, tmp_path))
+        entry = read_run_entry(save(run, tmp_path))
         assert entry.status == "killed"
         with hold(entry.path):
             assert entry.status == "running"
@@ -360,7 +360,7 @@ class TestRead:
         assert str(caught.value) == message
 
     def test_a_missing_record_is_one_clear_line(self, tmp_path: Path) -> None:
-        for read in (read_run, read_entry):
+        for read in (read_run, read_run_entry):
             with pytest.raises(StoreError) as caught:
                 read(tmp_path)
             message = f"{tmp_path / 'run.json'}: cannot read: no such file or directory{GONE}"

@@ -160,9 +160,9 @@ def test_products_are_timed_before_each_round_by_library() -> None:
 
 
 def test_the_spread_is_above_the_smallest() -> None:
-    assert profiling.spread([0.1, 0.1, 0.1], max) == 0
-    assert profiling.spread([0.2, 0.1, 0.15], max) == pytest.approx(1)
-    assert profiling.spread([0.2, 0.1, 0.15], np.median) == pytest.approx(0.5)
+    assert profiling.relative_spread([0.1, 0.1, 0.1], max) == 0
+    assert profiling.relative_spread([0.2, 0.1, 0.15], max) == pytest.approx(1)
+    assert profiling.relative_spread([0.2, 0.1, 0.15], np.median) == pytest.approx(0.5)
 
 
 def test_the_99th_percentile_needs_200_calls() -> None:

@@ -31,7 +31,9 @@ def gradcheck(
     show: Annotated[
         bool, typer.Option("--show", help="Print one small convolution by hand, numbers and all.")
     ] = False,
-    format: Annotated[GradcheckFormat, typer.Option(help="How to write it.")] = GradcheckFormat.TABLE,  # noqa: A002
+    format: Annotated[  # noqa: A002
+        GradcheckFormat, typer.Option(help="How to write it.")
+    ] = GradcheckFormat.TABLE,
     data_dir: DataDir = None,
 ) -> None:
     """Check gradients: by hand, by jax.grad, by differences; exit 3 if a layer's is wrong."""

@@ -31,13 +31,13 @@ def new(
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Start an experiment that extends another one."""
-    from cnnbench.spec.scaffold import start
+    from cnnbench.spec.scaffold import start_experiment
 
     replaces = file.exists()
     if replaces and not force:
         raise UsageError(f"{file}: is there already; name another file, or add --force.")
     named = find_named(parent)
-    begun = start(file, named.path if named else Path(parent), name)
+    begun = start_experiment(file, named.path if named else Path(parent), name)
     if not replaces and (results_dir / begun.name).exists():
         message = f"{results_dir / begun.name} has runs of another experiment of that name"
         raise UsageError(f"{message}; write another with --name.")

@@ -75,13 +75,13 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     from cnnbench.data.catalog import describe
     from cnnbench.data.image_files import Framing, read_photograph
     from cnnbench.runs.find import find_run
-    from cnnbench.runs.folder import read_entry
+    from cnnbench.runs.folder import read_run_entry
 
     if output:
         file_form("--output", output, PICTURES)
     path, warnings = find_run(run, results_dir)
     warn(warnings)
-    shape = describe(read_entry(path).record.dataset.name, data_dir).shape
+    shape = describe(read_run_entry(path).record.dataset.name, data_dir).shape
     framing = Framing(invert.value, trim)
     seen = [read_photograph(file, shape, framing) for file in images]
     with computing():
@@ -134,11 +134,11 @@ def _draw(found: "Predictions", file: Path) -> None:
     import numpy as np
 
     from cnnbench.report.plots.image_grid import page, pixel_panel
-    from cnnbench.report.predictions import headline, pictures, title
+    from cnnbench.report.predictions import answer_text, pictures, title
 
     panels = [
         pixel_panel(
-            f"{shown.caption[0]}: {headline(answer)}; {shown.caption[2]}", np.stack(shown.images)
+            f"{shown.caption[0]}: {answer_text(answer)}; {shown.caption[2]}", np.stack(shown.images)
         )
         for shown, answer in zip(pictures(found), found.answers, strict=True)
     ]

@@ -153,7 +153,7 @@ def _resumed(
 ) -> "list[Request]":
     """Runs that go on as they were begun, or to another number of epochs."""
     from cnnbench.runs.find import find_newest, find_unfinished
-    from cnnbench.runs.folder import RESOLVED_FILE, read_entry
+    from cnnbench.runs.folder import RESOLVED_FILE, read_run_entry
 
     epochs = [word for word in words if word.startswith("train.epochs=")]
     if others := [word for word in words if word not in epochs]:
@@ -166,7 +166,7 @@ def _resumed(
     return [
         make(
             folder / RESOLVED_FILE,
-            epochs or read_entry(folder).record.overrides,
+            epochs or read_run_entry(folder).record.overrides,
             resume=folder,
         )
         for folder in folders

@@ -113,7 +113,7 @@ def picture(
             for column, chart in enumerate(row):
                 size = heights[number] - top - _BOTTOM
                 axes = _axes(figure, column * _WIDTH + _LEFT, above, size, shown)
-                draw(axes, chart, shown)
+                draw_chart(axes, chart, shown)
                 if title:
                     at = {"xycoords": "axes fraction", "textcoords": "offset points"}
                     axes.annotate(chart.value, (0, 1), (-38, 26), size=10.5, weight="bold", **at)
@@ -181,7 +181,7 @@ def _axes(figure: Any, left: float, above: float, height: float, shown: Shown) -
     return axes
 
 
-def draw(axes: Any, chart: Chart, shown: Shown) -> None:
+def draw_chart(axes: Any, chart: Chart, shown: Shown) -> None:
     """One chart into its axes."""
     match chart:
         case Chart.EPOCHS | Chart.TIME:
@@ -328,7 +328,7 @@ def _label(
     bottom, top = axes.get_ylim()
     width, height = axes.get_position().size * axes.figure.get_size_inches()
     wanted = [(v - bottom) / (top - bottom) if math.isfinite(v) else 0.5 for v in values]
-    places = spread(wanted, [LABEL_LINE * len(lines) / height for lines in texts])
+    places = spread_labels(wanted, [LABEL_LINE * len(lines) / height for lines in texts])
     for number, lines, place in zip(numbers, texts, places, strict=True):
         color, mark, _ = _look(number)
         at = {"transform": axes.transAxes, "clip_on": False}
@@ -347,14 +347,14 @@ def label_lines(label: str, lost: str) -> list[str]:
     return [*lines, lost] if lost else lines
 
 
-def spread(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
+def spread_labels(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
     """Centres of labels in a column from 0 to 1, near where they are wanted, none over another.
 
     Args:
       wanted: where each would stand best.
       sizes: their heights; where they are more than 1 together, the column goes on below 0.
 
-    >>> [round(place, 2) for place in spread([0.5, 0.52, 0.98], [0.1, 0.1, 0.1])]
+    >>> [round(place, 2) for place in spread_labels([0.5, 0.52, 0.98], [0.1, 0.1, 0.1])]
     [0.46, 0.56, 0.95]
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])

@@ -17,7 +17,7 @@ from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.ops import batch_norm as bn
 from cnnbench.nn.ops.convolution import Form
-from cnnbench.nn.python_model import split
+from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.system.devices import make_mesh, pick_devices
 from tests.support.oracles import Array, correlate, make_plan
@@ -158,14 +158,14 @@ def engine(
     plan = make_plan({"norm": layer}, shape[1:], shape[1:])
     net = GraphNet(plan, form=form, rngs=nnx.Rngs(0), cut=Microbatching(row, mesh) if row else None)
     net.train()
-    structure, params, rest = split(net)
+    structure, params, rest = split_model(net)
 
     @jax.jit
     def run(x: Any, dy: Any) -> Any:
         def loss(params: Any) -> Any:
             net = nnx.merge(structure, params, rest, copy=True)
             head = lambda result, dy: jnp.sum(result.output * dy)  # noqa: E731
-            return net.sum_of(x, net.prepare(), head, (dy,)), split(net)[2]
+            return net.sum_of(x, net.prepare(), head, (dy,)), split_model(net)[2]
 
         return jax.grad(loss, has_aux=True)(params)
 
@@ -256,7 +256,7 @@ def test_the_first_loss_is_that_of_float64_where_channels_are_far_from_zero(
         chosen = jnp.take_along_axis(result.output, labels[:, None], 1)[:, 0]
         return jnp.sum(jax.nn.logsumexp(result.output, axis=1) - chosen)
 
-    structure, params, rest = split(net)
+    structure, params, rest = split_model(net)
 
     def mean_loss(params: Any) -> Any:
         net = nnx.merge(structure, params, rest, copy=True)

@@ -33,9 +33,9 @@ from cnnbench.report.plots.charts import (
     Chart,
     Shown,
     comparison_picture,
-    draw,
+    draw_chart,
     picture,
-    spread,
+    spread_labels,
 )
 from cnnbench.report.plots.svg import COLORS, inline_svg
 from cnnbench.runs.records import RunResult
@@ -64,7 +64,7 @@ def changed(run: RunResult, **changes: Any) -> RunResult:
 
 def axes_of(chart: Chart, drawn: Shown) -> Any:
     axes = Figure(figsize=(5, 3)).add_axes((0.1, 0.1, 0.6, 0.8))
-    draw(axes, chart, drawn)
+    draw_chart(axes, chart, drawn)
     return axes
 
 
@@ -266,7 +266,7 @@ def test_twelve_runs_are_told_apart_and_their_names_do_not_touch() -> None:
 )
 def test_labels_do_not_overlap_and_stay_inside(labels: Sequence[tuple[float, float]]) -> None:
     wanted, sizes = [place for place, _ in labels], [size for _, size in labels]
-    found = spread(wanted, sizes)
+    found = spread_labels(wanted, sizes)
     order = sorted(range(len(found)), key=found.__getitem__)
     for one, other in itertools.pairwise(order):
         assert found[other] - found[one] >= (sizes[one] + sizes[other]) / 2 - 1e-9
