@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +62,28 @@ def test_tests_lie_where_the_packages_do() -> None:
     own = {"integration", "fuzz", "docs", "benchmarks", "."}
     packages = {str(path.parent.relative_to(PACKAGE)) for path in FILES.values()}
     assert folders <= packages | own
+
+
+def defined_types(path: Path) -> set[str]:
+    """Public names of the classes and type aliases of a module, in CamelCase."""
+    statements = ast.parse(path.read_text()).body
+    for each in statements:  # grows: an alias may stand under `if TYPE_CHECKING`
+        statements += [*each.body, *each.orelse] if isinstance(each, ast.If) else []
+    names = {each.name for each in statements if isinstance(each, ast.ClassDef)}
+    targets = [each.targets for each in statements if isinstance(each, ast.Assign)]
+    targets += [[each.target] for each in statements if isinstance(each, ast.AnnAssign)]
+    names |= {target.id for line in targets for target in line if isinstance(target, ast.Name)}
+    return {name for name in names if re.fullmatch(r"[A-Z]\w*[a-z]\w*", name)}
+
+
+def test_one_name_is_one_type() -> None:
+    modules: dict[str, list[str]] = {}
+    for path in sorted([*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]):
+        for name in defined_types(path):
+            modules.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert "Experiment" in modules
+    assert "Array" in modules
+    assert {name: files for name, files in modules.items() if len(files) > 1} == {}
 
 
 @pytest.mark.parametrize("name", FILES)

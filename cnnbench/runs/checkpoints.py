@@ -7,7 +7,7 @@ next epoch.
 import re
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ from cnnbench.data.batches import epoch_order
 from cnnbench.errors import StoreError
 from cnnbench.runs.folder import RunFolder, disk
 from cnnbench.system.array_files import DamagedFileError, decode, encode
+from cnnbench.system.arrays import NamedArrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FOLDER = "checkpoints"
-Values = Mapping[str, "NDArray[Any]"]
 
 
 class OrbaxCheckpointError(StoreError):
@@ -43,7 +43,7 @@ class Checkpoints:
     num_images: int
     keep: int = 1
 
-    def save(self, seed: int, epoch: int, values: Values) -> None:
+    def save(self, seed: int, epoch: int, values: NamedArrays) -> None:
         """Writes what training continues from after an epoch, and removes other checkpoints.
 
         All but the newest `keep` of the seed are removed, and also later ones: they are of a

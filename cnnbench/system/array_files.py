@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cnnbench.system.arrays import NamedArrays
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Arrays = Mapping[str, "NDArray[Any]"]
 
 _DIGITS = 64  # of a SHA-256
 _BLANK = b"0" * _DIGITS  # stands for the digest while the file is hashed
@@ -28,7 +29,7 @@ class DamagedFileError(Exception):
     """The content is not what `encode` returned; the message says why."""
 
 
-def encode(arrays: Arrays, metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+def encode(arrays: NamedArrays, metadata: Mapping[str, str]) -> list[bytes | memoryview]:
     """The content of a file, in pieces.
 
     Args:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.formatting import epochs_text
-from cnnbench.runs.checkpoints import Checkpoints, Values
+from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.records import EngineRecord, EpochRecord, RunResult, Status
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.optimizers import depends_on_total
 from cnnbench.system import commands
+from cnnbench.system.arrays import NamedArrays
 from cnnbench.training.strategy import Strategy, groups
 
 
@@ -30,7 +31,7 @@ class Resume:
     at_once: int | None
     epochs: Mapping[int, int]
     records: Mapping[int, tuple[EpochRecord, ...]]
-    load: Callable[[int, int], Values]
+    load: Callable[[int, int], NamedArrays]
 
     @property
     def strategy(self) -> Strategy | None:
