@@ -158,36 +158,46 @@ def _layer(
             kind = nn.BatchNorm2d if len(node.layout.shape) == 3 else nn.BatchNorm1d
             norm = kind(node.layout.shape[-1], eps=op.epsilon, momentum=1 - op.momentum)
             return norm, norm
+        case _:
+            layer = _without_parameters(node, orders)
+            return layer, layer
+
+
+def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
+    """The module of any other node."""
+    op = node.op
+    match op:
+        case Conv() | ConvTranspose() | Dense() | BatchNorm():
+            raise AssertionError(f"{op.op} has parameters")
         case MaxPool():
-            layer = nn.MaxPool2d(op.size, op.stride or op.size)
+            return nn.MaxPool2d(op.size, op.stride or op.size)
         case AvgPool():
-            layer = nn.AvgPool2d(op.size, op.stride or op.size)
+            return nn.AvgPool2d(op.size, op.stride or op.size)
         case Upscale():
-            layer = nn.Upsample(size=node.layout.shape[:2], mode="nearest")
+            return nn.Upsample(size=node.layout.shape[:2], mode="nearest")
         case Dropout():
-            layer = nn.Dropout(op.rate)
+            return nn.Dropout(op.rate)
         case GaussianNoise(stddev=strength) | MaskingNoise(rate=strength):
-            layer = Disturb(strength, masks=isinstance(op, MaskingNoise))
+            return Disturb(strength, masks=isinstance(op, MaskingNoise))
         case Slice():
             image = len(node.in_shapes[0]) == 3
-            layer = Pick(_kept(op, np.arange(node.in_shapes[0][-1]) if image else orders[0]))
+            return Pick(_kept(op, np.arange(node.in_shapes[0][-1]) if image else orders[0]))
         case Sample():
             raise AssertionError("peers are not asked for networks that sample")
         case Flatten() | Reshape():
-            layer = _reshape(node, orders[0])
+            return _reshape(node, orders[0])
         case Concat():
-            layer = Join()
+            return Join()
         case Add():
-            layer = Fold(torch.add, [Reorder(order, orders[0]) for order in orders])
+            return Fold(torch.add, [Reorder(order, orders[0]) for order in orders])
         case Multiply():
-            layer = Fold(torch.mul, _factors(node, orders))
+            return Fold(torch.mul, _factors(node, orders))
         case Activate():
-            layer = nn.Identity()
+            return nn.Identity()
         case GlobalAvgPool():
-            layer = Mean()
+            return Mean()
         case _:
             assert_never(op)
-    return layer, layer
 
 
 def _factors(node: Node, orders: list[Array]) -> list[nn.Module]:
