@@ -35,6 +35,7 @@ from cnnbench.layers import (
     Flatten,
     GaussianNoise,
     GlobalAvgPool,
+    GlobalMaxPool,
     MaskingNoise,
     MaxPool,
     Multiply,
@@ -273,6 +274,8 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return graph.add("BatchNormalization", name, x, *learnt, epsilon=op.epsilon)
         case GlobalAvgPool():
             return graph.add("Flatten", name, graph.add("GlobalAveragePool", name, x))
+        case GlobalMaxPool():
+            return graph.add("Flatten", name, graph.add("GlobalMaxPool", name, x))
         case _:
             assert_never(op)
 

@@ -19,7 +19,7 @@ from cnnbench.layers.dense import Dense
 from cnnbench.layers.fields import members
 from cnnbench.layers.merge import Add, Concat, Multiply
 from cnnbench.layers.noise import Dropout, GaussianNoise, MaskingNoise, Sample
-from cnnbench.layers.pooling import AvgPool, GlobalAvgPool, MaxPool
+from cnnbench.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from cnnbench.layers.reshape import Flatten, Reshape, Slice, Upscale
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "Flatten",
     "GaussianNoise",
     "GlobalAvgPool",
+    "GlobalMaxPool",
     "LayerOp",
     "MaskingNoise",
     "MaxPool",
@@ -66,7 +67,8 @@ LayerOp = Annotated[
     | Multiply
     | Activate
     | BatchNorm
-    | GlobalAvgPool,
+    | GlobalAvgPool
+    | GlobalMaxPool,
     Field(discriminator="op"),
 ]
 

@@ -96,7 +96,21 @@ class AvgPool(Pool):
         return avg_pool_rule(self, site.out_shape)
 
 
-class GlobalAvgPool(Layer):
+class GlobalPool(Layer):
+    """What pools of the whole image share."""
+
+    keeps_range = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """A value for each channel."""
+        return LayerOutput((image(shapes[0], self.op)[2],))
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """Everything."""
+        return whole_image(shape)
+
+
+class GlobalAvgPool(GlobalPool):
     """Mean of each channel over the image."""
 
     op: Literal["global_avg_pool"]
@@ -109,19 +123,24 @@ class GlobalAvgPool(Layer):
         "global_pool",
         "GlobalPoolLayer",
     )
-    sums_places = keeps_range = True
-
-    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """A value for each channel."""
-        return LayerOutput((image(shapes[0], "global_avg_pool")[2],))
-
-    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """Everything."""
-        return whole_image(shape)
+    sums_places = True
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (13)."""
         return global_avg_pool_rule()
+
+
+class GlobalMaxPool(GlobalPool):
+    """Largest value of each channel over the image."""
+
+    op: Literal["global_max_pool"]
+
+    aliases = ("GlobalMaxPooling2D", "gmp", "global_max_pooling", "AdaptiveMaxPool2d")
+    takes_largest = True
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (13)."""
+        return global_max_pool_rule()
 
 
 def max_pool_rule(op: MaxPool, shape: Shape) -> Rule:
@@ -181,3 +200,18 @@ def global_avg_pool_rule() -> Rule:
         return (np.broadcast_to(share, a.shape),)
 
     return Rule(lambda a: a.mean(axis=(1, 2)), backward)
+
+
+def global_max_pool_rule() -> Rule:
+    """Equation (13) with one window: of equal values the first, row by row, takes the error."""
+    import numpy as np
+
+    def flat(a: Array) -> Array:
+        return a.reshape(len(a), -1, a.shape[-1])  # nhwc -> npc
+
+    def backward(delta: Array, a: Array) -> tuple[Array]:
+        error = np.zeros_like(flat(a))
+        np.put_along_axis(error, flat(a).argmax(axis=1)[:, None], delta[:, None], axis=1)
+        return (error.reshape(a.shape),)
+
+    return Rule(lambda a: a.max(axis=(1, 2)), backward, side=lambda a: flat(a).argmax(axis=1))

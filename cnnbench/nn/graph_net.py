@@ -24,6 +24,7 @@ from cnnbench.layers import (
     Flatten,
     GaussianNoise,
     GlobalAvgPool,
+    GlobalMaxPool,
     MaskingNoise,
     MaxPool,
     Multiply,
@@ -256,6 +257,8 @@ class GraphNet(nnx.Module):
                 return lowering.materialize(y) if op.activation in COSTLY and y.ndim == 4 else y
             case GlobalAvgPool():
                 return x.mean(axis=lowering.axes)
+            case GlobalMaxPool():
+                return _largest(x, lowering.axes)
             case Slice():
                 return x[..., op.start : op.start + op.size]
             case Dropout() | GaussianNoise() | MaskingNoise() | Sample() | BatchNorm():
@@ -288,6 +291,17 @@ class GraphNet(nnx.Module):
         op = self.plan.by_name[source].op
         assert isinstance(op, Conv)
         return _finish(y, op.activation, weights[source])
+
+
+def _largest(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    """Maximum over height and width; of equal values the first takes the gradient.
+
+    The gradient of XLA's own maximum would be shared out among them.
+    """
+    flat = x.reshape(*x.shape[: axes[0]], -1, *x.shape[axes[1] + 1 :])
+    place = jax.lax.broadcasted_iota(jnp.int32, flat.shape, axes[0])
+    first = flat.argmax(axes[0], keepdims=True)
+    return jnp.where(place == first, flat, 0).sum(axes[0])
 
 
 def _multiplied(*factors: jax.Array) -> jax.Array:

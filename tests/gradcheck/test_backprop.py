@@ -195,6 +195,7 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
     "max_pool overlapping": ({"op": {"op": "max_pool", "size": [2, 3], "stride": 1}}, (5, 6, 2)),
     "avg_pool": ({"op": {"op": "avg_pool", "size": [3, 2], "stride": [2, 1]}}, (6, 5, 2)),
     "global_avg_pool": ({"op": {"op": "global_avg_pool"}}, (3, 4, 2)),
+    "global_max_pool": ({"op": {"op": "global_max_pool"}}, (3, 4, 2)),
     "upscale": ({"op": {"op": "upscale", "size": [2, 3]}}, (2, 3, 2)),
     "dense": ({"op": {"op": "dense", "units": 4, "activation": "gelu"}}, (2, 3, 2)),
     "dropout": ({"op": {"op": "dropout", "rate": 0.5}}, (4, 4, 2)),
@@ -444,6 +445,15 @@ def test_of_equal_values_the_first_takes_the_error() -> None:
     a = np.array([[1.0, 2], [2, 2]])[None, :, :, None]
     back = rule.backward(np.full((1, 1, 1, 1), 5.0), a)[0]
     assert back[0, :, :, 0].tolist() == [[0, 5], [0, 0]]
+
+
+def test_of_equal_values_of_a_channel_the_first_takes_the_error() -> None:
+    """Equation (13), with one window."""
+    plan = make_plan({"op": {"op": "global_max_pool"}}, (2, 3, 2), (2,))
+    image = np.array([[[1.0, 0], [2, 0], [0, 0]], [[2, 0], [2, 0], [0, 0]]])[None]
+    (back,) = rule_of(plan, plan.nodes[0], {}, {}).backward(np.array([[5.0, 7]]), image)
+    assert back[0, :, :, 0].tolist() == [[0, 5, 0], [0, 0, 0]]
+    assert back[0, :, :, 1].tolist() == [[7, 0, 0], [0, 0, 0]]
 
 
 def test_gradient_of_a_tied_kernel_is_the_sum_of_its_uses() -> None:

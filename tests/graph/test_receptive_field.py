@@ -52,6 +52,16 @@ TIED: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+def test_the_largest_value_may_come_from_anywhere() -> None:
+    layers: Mapping[str, Mapping[str, Any]] = {
+        "conv": {"op": "conv", "filters": 2, "kernel": 3},
+        "largest": {"op": "global_max_pool"},
+        "out": {"op": "dense", "units": 3},
+    }
+    plan = make_plan(layers, (6, 7, 1), (3,))
+    assert receptive_field(plan, "largest", ()) == ((0, 5), (0, 6))
+
+
 def dependence(net: GraphNet, layer: str, shape: tuple[int, ...]) -> Array:
     """Whether each value of a layer, summed over channels, depends on each pixel."""
 

@@ -220,6 +220,7 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "batch_norm"}, [(2, 3, 4)], LayerOutput((2, 3, 4), {"scale": (4,), "bias": (4,)})),
         ({"op": "batch_norm"}, [(6,)], LayerOutput((6,), {"scale": (6,), "bias": (6,)})),
         ({"op": "global_avg_pool"}, [(2, 3, 4)], LayerOutput((4,))),
+        ({"op": "global_max_pool"}, [(2, 3, 4)], LayerOutput((4,))),
         (
             {"op": "conv_transpose", "filters": 2, "kernel": 3, "stride": 2, "padding": 1},
             [(4, 5, 6)],
@@ -249,6 +250,7 @@ IMAGE_OPS: list[dict[str, Any]] = [
     {"op": "avg_pool", "size": 1},
     {"op": "upscale", "size": 1},
     {"op": "global_avg_pool"},
+    {"op": "global_max_pool"},
 ]
 
 

@@ -219,6 +219,11 @@ CASES: Mapping[str, Case] = {
         {"op": {"op": "global_avg_pool"}},
         lambda _, x: sum(x[:, i, j] for i, j in np.ndindex(2, 3)) / 6,
     ),
+    "global_max_pool": Case(
+        (2, 3, 2),
+        {"op": {"op": "global_max_pool"}},
+        lambda _, x: np.max([x[:, i, j] for i, j in np.ndindex(2, 3)], axis=0),
+    ),
 }
 
 
@@ -293,6 +298,18 @@ def _probe(networks: Mapping[convolution.Form, Network], params: Any, images: ja
         return values, call(params, images[1:2]), slope, rise
 
     return run(params, images)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_of_equal_values_of_a_channel_the_first_takes_the_gradient(form: convolution.Form) -> None:
+    model = net(make_plan({"op": {"op": "global_max_pool"}}, (2, 3, 2), (2,)), form)
+    channels = np.array([[[1.0, 2, 0], [2, 2, 0]], [[-1, -1, -1], [-1, -1, -1]]])
+    image = jnp.asarray(channels.transpose(1, 2, 0)[None], jnp.float32)
+    values, pull = jax.vjp(model, image)
+    (back,) = pull(jnp.array([[5.0, 7.0]]))
+    assert values.tolist() == [[2, -1]]
+    assert back[0, :, :, 0].tolist() == [[0, 5, 0], [0, 0, 0]]
+    assert back[0, :, :, 1].tolist() == [[7, 0, 0], [0, 0, 0]]
 
 
 # Ties.

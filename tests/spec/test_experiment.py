@@ -176,6 +176,7 @@ def test_operations_are_those_of_the_language() -> None:
         "activation",
         "batch_norm",
         "global_avg_pool",
+        "global_max_pool",
     ]
 
 

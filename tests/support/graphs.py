@@ -17,7 +17,15 @@ parse_layer = TypeAdapter[LayerOp](LayerOp).validate_python
 
 MOST_VALUES = 2_000  # of a layer's result: an upscale after the other would take long
 CLASSES = 3
-_OF_IMAGES = ("conv", "conv_transpose", "max_pool", "avg_pool", "upscale", "global_avg_pool")
+_OF_IMAGES = (
+    "conv",
+    "conv_transpose",
+    "max_pool",
+    "avg_pool",
+    "upscale",
+    "global_avg_pool",
+    "global_max_pool",
+)
 VECTOR_KINDS = tuple(op for op in OPERATIONS if op not in _OF_IMAGES)
 IMAGE_KINDS = (*OPERATIONS, *("conv", "tied") * 3)
 NEXT = {"conv": "max_pool", "upscale": "conv"}  # what a CPU computes together

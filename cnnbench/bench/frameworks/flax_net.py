@@ -23,6 +23,7 @@ from cnnbench.layers import (
     Flatten,
     GaussianNoise,
     GlobalAvgPool,
+    GlobalMaxPool,
     MaskingNoise,
     MaxPool,
     Multiply,
@@ -173,6 +174,8 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Function(ACTIVATIONS["linear"])
         case GlobalAvgPool():
             return _Function(partial(jnp.mean, axis=(1, 2)))
+        case GlobalMaxPool():  # equal values share the gradient; ours gives it to the first
+            return _Function(partial(jnp.max, axis=(1, 2)))
         case _:
             assert_never(op)
 

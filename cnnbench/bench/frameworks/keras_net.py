@@ -22,6 +22,7 @@ from cnnbench.layers import (
     Flatten,
     GaussianNoise,
     GlobalAvgPool,
+    GlobalMaxPool,
     MaskingNoise,
     MaxPool,
     Multiply,
@@ -131,6 +132,8 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.BatchNormalization(momentum=op.momentum, epsilon=op.epsilon)
         case GlobalAvgPool():
             return layers.GlobalAveragePooling2D()
+        case GlobalMaxPool():  # equal values share the gradient; ours gives it to the first
+            return layers.GlobalMaxPooling2D()
         case _:
             assert_never(op)
 

@@ -42,6 +42,7 @@ from cnnbench.layers import (
     Flatten,
     GaussianNoise,
     GlobalAvgPool,
+    GlobalMaxPool,
     MaskingNoise,
     MaxPool,
     Multiply,
@@ -196,6 +197,8 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             return nn.Identity()
         case GlobalAvgPool():
             return Mean()
+        case GlobalMaxPool():
+            return nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
         case _:
             assert_never(op)
 

@@ -122,6 +122,17 @@ CASES: Mapping[str, Layers] = {
         "j": {"op": "multiply", "inputs": ["g", "i"]},
         "k": dense(),
     },
+    "largest": {
+        "a": conv(padding="same", filters=4, activation="tanh"),
+        "b": {"op": "global_max_pool"},
+        "c": {"op": "global_avg_pool", "inputs": "a"},
+        "d": {"op": "add", "inputs": ["b", "c"]},  # the gate of CBAM
+        "e": dense(4, activation="sigmoid"),
+        "f": {"op": "multiply", "inputs": ["a", "e"]},
+        "g": {"op": "global_max_pool"},
+        "h": {"op": "concat", "inputs": ["g", "b"]},
+        "i": dense(),
+    },
     "products": {
         "a": conv(padding="same", filters=2),
         "b": FLAT,
