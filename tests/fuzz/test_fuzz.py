@@ -44,7 +44,7 @@ def test_a_fault_is_seen():
 def test_an_input_that_takes_too_long_is_a_fault():
     script = """
 import time
-from tests import fuzz
+from tests.fuzz import fuzz
 
 def endless(_):
     while True:
@@ -58,7 +58,7 @@ print(fuzz.guard(endless, b""))
 print(fuzz.guard(lambda _: bytearray(2 << 30), b""))
 """
     done = run([sys.executable, "-c", script])
-    assert done.stdout.count("\ntests.fuzz.TooLongError") + done.stdout.count("\nTooLongError") == 2
+    assert done.stdout.count("\ntests.fuzz.fuzz.TooLongError") + done.stdout.count("\nTooLongError") == 2
     assert "MemoryError" in done.stdout
 
 
