@@ -20,7 +20,7 @@ from cnnbench._version import __version__
 from cnnbench.analysis.trained_network import TrainedNetwork
 from cnnbench.errors import UsageError
 from cnnbench.export.verify import Exported, VerificationImages, description, provenance, verify
-from cnnbench.graph.geometry import adjoint
+from cnnbench.graph.geometry import geometry
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     Activate,
@@ -239,7 +239,7 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             z = graph.add("Conv", name, x, kernel, *graph.bias(node), strides=op.stride, pads=pads)
             return graph.activate(node, z, op.activation)
         case ConvTranspose():
-            return graph.activate(node, _conv_transpose(graph, node, op, x), op.activation)
+            return graph.activate(node, _conv_transpose(graph, node, x), op.activation)
         case Dense():
             kernel, flat = graph.learnt(name, "kernel"), graph.vector(node, x)
             z = graph.add("Gemm", name, flat, kernel, *graph.bias(node))
@@ -280,16 +280,16 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             assert_never(op)
 
 
-def _conv_transpose(graph: _Graph, node: Node, op: ConvTranspose, x: str) -> str:
+def _conv_transpose(graph: _Graph, node: Node, x: str) -> str:
     """The adjoint; it is cut off where a convolution was padded, and grows by what that dropped."""
-    numbers = adjoint(graph.plan, node, op)
+    numbers = geometry(graph.plan, node)
     (top, bottom), (left, right) = numbers.pads
     ends = bottom - numbers.remainder[0], right - numbers.remainder[1]
     return graph.add(
         "ConvTranspose",
         node.name,
         x,
-        graph.learnt(numbers.owner, "kernel"),
+        graph.learnt(node.kernel_owner, "kernel"),
         *graph.bias(node),
         strides=numbers.stride,
         pads=_pads(((top, max(ends[0], 0)), (left, max(ends[1], 0)))),

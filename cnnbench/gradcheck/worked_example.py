@@ -10,7 +10,13 @@ from itertools import zip_longest
 import numpy as np
 
 from cnnbench.layers.activation import sigma, sigma_prime
-from cnnbench.layers.correlation import Grid, convolve_full, correlate, kernel_gradient, rot180
+from cnnbench.layers.correlation import (
+    ConvGeometry,
+    convolve_full,
+    correlate,
+    kernel_gradient,
+    rot180,
+)
 from cnnbench.system.arrays import Array
 
 A1 = np.array([[1.0, 0, 3, 3], [1, 2, 0, 2], [3, 1, 0, 0], [1, 1, 2, 3]])
@@ -130,25 +136,24 @@ def _slopes_of_w2() -> Array:
 
 
 def _correlate(a: Array, w: Array) -> Array:
-    return correlate(_image(a), w[:, :, None, None], _grid(a))[0, :, :, 0]
+    return correlate(_image(a), w[:, :, None, None], ConvGeometry(a.shape, w.shape))[0, :, :, 0]
 
 
 def _full(delta: Array, w: Array) -> Array:
     size = delta.shape[0] + w.shape[0] - 1, delta.shape[1] + w.shape[1] - 1
-    return convolve_full(_image(delta), w[:, :, None, None], Grid(size))[0, :, :, 0]
+    return convolve_full(_image(delta), w[:, :, None, None], ConvGeometry(size, w.shape))[
+        0, :, :, 0
+    ]
 
 
 def _gradient(a: Array, delta: Array) -> Array:
-    shape = (a.shape[0] - delta.shape[0] + 1, a.shape[1] - delta.shape[1] + 1, 1, 1)
-    return kernel_gradient(_image(a), _image(delta), shape, _grid(a))[:, :, 0, 0]
+    size = (a.shape[0] - delta.shape[0] + 1, a.shape[1] - delta.shape[1] + 1)
+    at = ConvGeometry(a.shape, size)
+    return kernel_gradient(_image(a), _image(delta), (*size, 1, 1), at)[:, :, 0, 0]
 
 
 def _image(a: Array) -> Array:
     return a[None, :, :, None]
-
-
-def _grid(a: Array) -> Grid:
-    return Grid((a.shape[0], a.shape[1]))
 
 
 def _beside(arrays: dict[str, Array]) -> Iterator[str]:

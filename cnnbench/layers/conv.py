@@ -20,7 +20,13 @@ from cnnbench.layers.base import (
     image,
     shape_text,
 )
-from cnnbench.layers.correlation import Grid, Pads, convolve_full, correlate, kernel_gradient
+from cnnbench.layers.correlation import (
+    ConvGeometry,
+    Pads,
+    convolve_full,
+    correlate,
+    kernel_gradient,
+)
 from cnnbench.layers.fields import Count, Padding, Size
 from cnnbench.layers.parameters import Init, add_bias, bias_gradient, bias_shape
 from cnnbench.system.arrays import Array
@@ -72,7 +78,9 @@ class Conv(Layer):
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equations (4), (9), (11) and (12)."""
-        return conv_rule(weights["kernel"], weights.get("bias"), grid_of(self, site.in_shapes[0]))
+        return conv_rule(
+            weights["kernel"], weights.get("bias"), conv_geometry(self, site.in_shapes[0])
+        )
 
     def options(self) -> list[str]:
         """Filters and kernel."""
@@ -131,9 +139,10 @@ class ConvTranspose(Layer):
         """The values whose stamps reach a part of the result."""
         like = site.owner or self
         assert isinstance(like, Conv | ConvTranspose)
-        assert like.kernel is not None
-        kernel, pads = like.kernel, conv_pads(like, site.out_shape, like.kernel)
-        rows, columns = (stamp_span(box[i], kernel[i], like.stride[i], pads[i][0]) for i in (0, 1))
+        of = conv_geometry(like, site.out_shape)
+        rows, columns = (
+            stamp_span(box[i], of.kernel[i], of.stride[i], of.pads[i][0]) for i in (0, 1)
+        )
         return rows, columns
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
@@ -141,7 +150,7 @@ class ConvTranspose(Layer):
         like = site.owner or self
         assert isinstance(like, Conv | ConvTranspose)
         return conv_transpose_rule(
-            weights["kernel"], weights.get("bias"), grid_of(like, site.out_shape)
+            weights["kernel"], weights.get("bias"), conv_geometry(like, site.out_shape)
         )
 
     def summary(self) -> str:
@@ -200,38 +209,39 @@ def adjoint_kernel(
     return op.kernel, op.filters
 
 
-def conv_rule(w: Array, b: Array | None, grid: Grid) -> Rule:
+def conv_rule(w: Array, b: Array | None, geometry: ConvGeometry) -> Rule:
     """Equations (4) forward, (9) backward, (11) for the kernel and (12) for the bias."""
     return Rule(
-        forward=lambda a: add_bias(correlate(a, w, grid), b),
-        backward=lambda delta, _: (convolve_full(delta, w, grid),),
+        forward=lambda a: add_bias(correlate(a, w, geometry), b),
+        backward=lambda delta, _: (convolve_full(delta, w, geometry),),
         gradient=lambda delta, a: (
-            {"kernel": kernel_gradient(a, delta, w.shape, grid)} | bias_gradient(delta, b)
+            {"kernel": kernel_gradient(a, delta, w.shape, geometry)} | bias_gradient(delta, b)
         ),
     )
 
 
-def conv_transpose_rule(w: Array, b: Array | None, grid: Grid) -> Rule:
+def conv_transpose_rule(w: Array, b: Array | None, geometry: ConvGeometry) -> Rule:
     """Equation (15), the adjoint: forward is what goes back through `conv`, and the reverse.
 
     Args:
       w: kernel of the convolution that it is the adjoint of, (rows, columns, in, out).
       b: one value for each of that convolution's input channels.
-      grid: where that convolution's kernel stands, in the image that is made here.
+      geometry: that convolution's; it reads the image that is made here.
     """
     return Rule(
-        forward=lambda a: add_bias(convolve_full(a, w, grid), b),
-        backward=lambda delta, _: (correlate(delta, w, grid),),
+        forward=lambda a: add_bias(convolve_full(a, w, geometry), b),
+        backward=lambda delta, _: (correlate(delta, w, geometry),),
         gradient=lambda delta, a: (
-            {"kernel": kernel_gradient(delta, a, w.shape, grid)} | bias_gradient(delta, b)
+            {"kernel": kernel_gradient(delta, a, w.shape, geometry)} | bias_gradient(delta, b)
         ),
     )
 
 
-def grid_of(op: Conv | ConvTranspose, shape: Shape) -> Grid:
-    """Where the kernel of a convolution that reads an image of this shape stands."""
+def conv_geometry(op: Conv | ConvTranspose, shape: Shape) -> ConvGeometry:
+    """The convolution of an image of this shape, by the kernel, stride and padding of a layer."""
     assert op.kernel is not None
-    return Grid((shape[0], shape[1]), op.stride, conv_pads(op, shape, op.kernel))
+    pads = conv_pads(op, shape, op.kernel)
+    return ConvGeometry((shape[0], shape[1]), op.kernel, op.stride, pads)
 
 
 def conv_size(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:

@@ -16,40 +16,58 @@ Slices = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """Where the kernel of a convolution stands.
+class ConvGeometry:
+    """A convolution in plain integers; a transposed one is described by the one it is adjoint to.
 
     Args:
       size: height and width of the image that is read.
-      stride: rows and columns between two places.
+      kernel: height and width of the kernel.
+      stride: rows and columns between two places of the kernel.
       pads: zeros before and after the image's rows and columns.
     """
 
     size: Pair
+    kernel: Pair
     stride: Pair = (1, 1)
     pads: Pads = ((0, 0), (0, 0))
 
+    @property
+    def places(self) -> Pair:
+        """Outputs by rows and columns."""
+        rows, columns = (self._room(i) // self.stride[i] + 1 for i in (0, 1))
+        return rows, columns
 
-def correlate(a: Array, w: Array, grid: Grid) -> Array:
+    @property
+    def remainder(self) -> Pair:
+        """Rows and columns of the padded image that no kernel reaches, at its end."""
+        rows, columns = (self._room(i) % self.stride[i] for i in (0, 1))
+        return rows, columns
+
+    def _room(self, axis: int) -> int:
+        """Steps that a kernel at the start could move until it meets the end."""
+        return self.size[axis] + sum(self.pads[axis]) - self.kernel[axis]
+
+
+def correlate(a: Array, w: Array, geometry: ConvGeometry) -> Array:
     """Equation (4), as frameworks have it: z[x, y] = sum over taps of w[p, q] a[x + p, y + q].
 
     A valid convolution where nothing is padded. Channels add up.
 
     Args:
-      a: images, (n, *grid.size, in).
+      a: images, (n, *geometry.size, in).
       w: kernel, (rows, columns, in, out).
-      grid: stride and padding.
+      geometry: where the kernel stands.
 
     Returns:
       (n, outputs by rows, by columns, out).
     """
     import numpy as np
 
-    padded = np.pad(a, ((0, 0), *grid.pads, (0, 0)))
-    count = _places(w, grid)
+    padded = np.pad(a, ((0, 0), *geometry.pads, (0, 0)))
+    count = geometry.places
     z = np.zeros((len(a), *count, w.shape[3]), np.result_type(a, w))
     for tap in np.ndindex(w.shape[:2]):
-        z += padded[window(tap, count, grid.stride)] @ w[tap]
+        z += padded[window(tap, count, geometry.stride)] @ w[tap]
     return z
 
 
@@ -63,7 +81,7 @@ def rot180(w: Array) -> Array:
     return w[::-1, ::-1]
 
 
-def convolve_full(delta: Array, w: Array, grid: Grid) -> Array:
+def convolve_full(delta: Array, w: Array, geometry: ConvGeometry) -> Array:
     """Equations (6), (7), (8) and (9), but for sigma': ROT180(w) is laid on the errors, in full.
 
     Nothing turns it once more, as the post's sign * would; its w is ROT180 of this one.
@@ -74,41 +92,43 @@ def convolve_full(delta: Array, w: Array, grid: Grid) -> Array:
     Args:
       delta: error of a correlation's result, (n, rows, columns, out).
       w: the correlation's kernel, (rows, columns, in, out).
-      grid: the correlation's stride and padding.
+      geometry: that of the correlation.
 
     Returns:
-      Error of what the correlation read, (n, *grid.size, in).
+      Error of what the correlation read, (n, *geometry.size, in).
     """
     import numpy as np
 
-    apart = _spread(delta, grid.stride)
+    apart = _spread(delta, geometry.stride)
     before = [size - 1 for size in w.shape[:2]]
-    padded = [grid.size[i] + sum(grid.pads[i]) for i in (0, 1)]
+    padded = [geometry.size[i] + sum(geometry.pads[i]) for i in (0, 1)]
     after = [padded[i] - apart.shape[1 + i] for i in (0, 1)]  # k - 1, and what no tap reached
     around = np.pad(apart, ((0, 0), *zip(before, after, strict=True), (0, 0)))
     flipped = rot180(w).swapaxes(2, 3)  # from the outputs back to the inputs
-    everything = correlate(around, flipped, Grid((around.shape[1], around.shape[2])))
-    (top, _), (left, _) = grid.pads
-    return everything[:, top : top + grid.size[0], left : left + grid.size[1]]
+    everything = correlate(around, flipped, ConvGeometry(around.shape[1:3], w.shape[:2]))
+    (top, _), (left, _) = geometry.pads
+    return everything[:, top : top + geometry.size[0], left : left + geometry.size[1]]
 
 
-def kernel_gradient(a: Array, delta: Array, shape: tuple[int, ...], grid: Grid) -> Array:
+def kernel_gradient(
+    a: Array, delta: Array, shape: tuple[int, ...], geometry: ConvGeometry
+) -> Array:
     """Equation (11): dC/dw[p, q] = sum over x, y of delta[x, y] a[x + p, y + q], over all images.
 
     Args:
-      a: what the correlation read, (n, *grid.size, in).
+      a: what the correlation read, (n, *geometry.size, in).
       delta: error of its result, (n, rows, columns, out).
       shape: of the kernel.
-      grid: stride and padding.
+      geometry: where the kernel stands.
     """
     import numpy as np
 
-    padded = np.pad(a, ((0, 0), *grid.pads, (0, 0)))
+    padded = np.pad(a, ((0, 0), *geometry.pads, (0, 0)))
     rows, columns = delta.shape[1:3]
     gradient = np.zeros(shape, np.result_type(a, delta))
     errors = delta.reshape(-1, delta.shape[-1])
     for tap in np.ndindex(shape[:2]):
-        seen = padded[window(tap, (rows, columns), grid.stride)]
+        seen = padded[window(tap, (rows, columns), geometry.stride)]
         gradient[tap] = seen.reshape(-1, seen.shape[-1]).T @ errors
     return gradient
 
@@ -130,13 +150,6 @@ def taps(size: Pair) -> Iterator[tuple[int, ...]]:
     import numpy as np
 
     return np.ndindex(size)
-
-
-def _places(w: Array, grid: Grid) -> Pair:
-    rows, columns = (
-        (grid.size[i] + sum(grid.pads[i]) - w.shape[i]) // grid.stride[i] + 1 for i in (0, 1)
-    )
-    return rows, columns
 
 
 def _spread(delta: Array, stride: Pair) -> Array:

@@ -105,10 +105,10 @@ class Plain:
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """XLA's convolution."""
-        owner, pads, size = geometry(self.plan, node)
+        of = geometry(self.plan, node)
         if isinstance(node.op, Conv):
-            return xla.conv(x, kernel, owner.stride, pads)
-        return xla.conv_transpose(x, kernel, owner.stride, pads, size)
+            return xla.conv(x, kernel, of.stride, of.pads)
+        return xla.conv_transpose(x, kernel, of.stride, of.pads, of.size)
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
         """Rows and columns repeated."""
@@ -212,8 +212,8 @@ class Fused:
     def _fold(
         self, plan: Plan, node: Node, readers: list[Node], form: convolution.Form
     ) -> LoweredConv:
-        owner, pads, size = geometry(plan, node)
-        low = pads[0][0], pads[1][0]
+        of = geometry(plan, node)
+        low = of.pads[0][0], of.pads[1][0]
         shape = plan.by_name[node.kernel_owner].layout.params["kernel"]
         above = plan.by_name.get(node.inputs[0])
         box: Pair = ONE
@@ -224,13 +224,13 @@ class Fused:
         boxed = (shape[0] + box[0] - 1, shape[1] + box[1] - 1)
         if isinstance(node.op, ConvTranspose):
             kernel = (*boxed, *shape[2:])
-            stride = box if box != ONE else owner.stride
+            stride = box if box != ONE else of.stride
             return LoweredConv(
-                convolution.convolution(size, kernel, stride, low, small, form), True, False, box
+                convolution.convolution(of.size, kernel, stride, low, small, form), True, False, box
             )
         out = _needed(node, readers)
         if box == ONE:
-            return LoweredConv(convolution.convolution(size, shape, owner.stride, low, out, form))
+            return LoweredConv(convolution.convolution(of.size, shape, of.stride, low, out, form))
         kernel = (*boxed, shape[3], shape[2])
         ends = (shape[0] - 1 - low[0], shape[1] - 1 - low[1])
         return LoweredConv(
@@ -286,7 +286,7 @@ def _takes_upscale(plan: Plan, node: Node) -> bool:
         return False
     if not isinstance(node.op, Conv | ConvTranspose):
         return False
-    return geometry(plan, node)[0].stride == ONE
+    return geometry(plan, node).stride == ONE
 
 
 def _needed(node: Node, readers: list[Node]) -> Pair:

@@ -131,27 +131,27 @@ def convolved(plan: Plan, weights: dict[str, Array], x: Array) -> Array:
     from cnnbench.graph.geometry import geometry
 
     for node in plan.nodes[:2]:
-        owner, pads, size = geometry(plan, node)
+        of = geometry(plan, node)
         kernel = weights[f"{node.kernel_owner}.kernel"].astype(np.float64)
         adjoint = node.op.op == "conv_transpose"
         rows, columns = (x if adjoint else np.zeros((2, *node.layout.shape))).shape[1:3]
         steps = [(i, j) for i in range(kernel.shape[0]) for j in range(kernel.shape[1])]
-        (top, bottom), (left, right) = pads
+        (top, bottom), (left, right) = of.pads
         border = ((0, 0), (top, bottom), (left, right), (0, 0))
-        wide = np.zeros((2, *size, kernel.shape[2])) if adjoint else x
+        wide = np.zeros((2, *of.size, kernel.shape[2])) if adjoint else x
         wide = np.pad(wide, border)
         out: Any = 0.0
         for i, j in steps:
             at = (
                 slice(None),
-                slice(i, i + (rows - 1) * owner.stride[0] + 1, owner.stride[0]),
-                slice(j, j + (columns - 1) * owner.stride[1] + 1, owner.stride[1]),
+                slice(i, i + (rows - 1) * of.stride[0] + 1, of.stride[0]),
+                slice(j, j + (columns - 1) * of.stride[1] + 1, of.stride[1]),
             )
             if adjoint:
                 wide[at] += x @ kernel[i, j].T
             else:
                 out = out + wide[at] @ kernel[i, j]
-        inner = wide[:, top : top + size[0], left : left + size[1]]
+        inner = wide[:, top : top + of.size[0], left : left + of.size[1]]
         x = (inner if adjoint else out) + weights[f"{node.name}.bias"]
     return x
 

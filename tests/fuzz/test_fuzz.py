@@ -58,7 +58,10 @@ print(fuzz.guard(endless, b""))
 print(fuzz.guard(lambda _: bytearray(2 << 30), b""))
 """
     done = run([sys.executable, "-c", script])
-    assert done.stdout.count("\ntests.fuzz.fuzz.TooLongError") + done.stdout.count("\nTooLongError") == 2
+    assert (
+        done.stdout.count("\ntests.fuzz.fuzz.TooLongError") + done.stdout.count("\nTooLongError")
+        == 2
+    )
     assert "MemoryError" in done.stdout
 
 

@@ -24,7 +24,13 @@ from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS
 from cnnbench.layers.activation import ACTIVATION_NAMES, KINKED, sigma, sigma_prime
 from cnnbench.layers.base import Shape
-from cnnbench.layers.correlation import Grid, convolve_full, correlate, kernel_gradient, rot180
+from cnnbench.layers.correlation import (
+    ConvGeometry,
+    convolve_full,
+    correlate,
+    kernel_gradient,
+    rot180,
+)
 from cnnbench.layers.noise import sample_rule
 from cnnbench.nn.graph_net import ACTIVATIONS
 from cnnbench.nn.result import Result
@@ -50,7 +56,7 @@ def one_channel(array: Array) -> Array:
 def test_feedforward_is_a_valid_correlation() -> None:
     """Equation (4), and what frameworks make of it: the flipped kernel."""
     a, w = normal(0, 7, 6), normal(1, 3, 2)
-    z = correlate(one_channel(a), w[:, :, None, None], Grid((7, 6)))[0, :, :, 0]
+    z = correlate(one_channel(a), w[:, :, None, None], ConvGeometry((7, 6), w.shape))[0, :, :, 0]
     np.testing.assert_allclose(z, signal.correlate2d(a, w, "valid"), rtol=1e-12)
     np.testing.assert_allclose(z, signal.convolve2d(a, np.rot90(w, 2), "valid"), rtol=1e-12)
     np.testing.assert_allclose(
@@ -66,7 +72,9 @@ def test_error_flows_back_as_a_full_convolution_with_the_rotated_kernel() -> Non
         flips = pull(delta)[0]
     posts = signal.convolve2d(delta, np.rot90(w, 2), "full")
     np.testing.assert_allclose(posts, flips, rtol=1e-12, atol=1e-14)
-    back = convolve_full(one_channel(delta), w[:, :, None, None], Grid((7, 6)))[0, :, :, 0]
+    back = convolve_full(one_channel(delta), w[:, :, None, None], ConvGeometry((7, 6), w.shape))[
+        0, :, :, 0
+    ]
     np.testing.assert_allclose(back, signal.correlate2d(delta, rot180(w), "full"), rtol=1e-12)
     # The sums of the derivation, index by index: x' = x - a, y' = y - b.
     sums = np.zeros_like(a)
@@ -95,7 +103,9 @@ def test_rotating_z_inside_sigma_is_rotating_a(name: Any) -> None:
 def test_kernel_gradient_is_a_valid_convolution_with_the_rotated_layer() -> None:
     """Equation (11): right for the post's flipping kernel; rotated once more for ours."""
     a, delta = normal(0, 7, 6), normal(1, 5, 5)
-    ours = kernel_gradient(one_channel(a), one_channel(delta), (3, 2, 1, 1), Grid((7, 6)))
+    ours = kernel_gradient(
+        one_channel(a), one_channel(delta), (3, 2, 1, 1), ConvGeometry((7, 6), (3, 2))
+    )
     posts = signal.convolve2d(rot180(a), delta, "valid")
     np.testing.assert_allclose(ours[:, :, 0, 0], rot180(posts), rtol=1e-12)
     # Not rotated at all, which leaves the shape as it is, it is another array.

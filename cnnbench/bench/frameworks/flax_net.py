@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnnbench.graph.geometry import Adjoint, activation_of, adjoint, output_number, sources
+from cnnbench.graph.geometry import activation_of, geometry, output_number, sources
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     Activate,
@@ -33,6 +33,7 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.layers.conv import conv_pads
+from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.nn.graph_net import ACTIVATIONS
 from cnnbench.system.arrays import LayerWeights
 
@@ -112,7 +113,7 @@ class _Noise(nnx.Module):
 class _TiedTranspose(nnx.Module):
     """A transposed convolution with the kernel of another layer and a bias of its own."""
 
-    def __init__(self, owner: nnx.Module, numbers: Adjoint, biases: int) -> None:
+    def __init__(self, owner: nnx.Module, numbers: ConvGeometry, biases: int) -> None:
         self.owner: Any = owner
         self.numbers = nnx.static(numbers)
         self.bias = nnx.Param(jnp.zeros(biases)) if biases else None
@@ -125,7 +126,7 @@ class _TiedTranspose(nnx.Module):
         return y if self.bias is None else y + self.bias[...]
 
 
-def _stamps(numbers: Adjoint) -> list[tuple[int, int]]:
+def _stamps(numbers: ConvGeometry) -> list[tuple[int, int]]:
     """Zeros around the spread-out input of a transposed convolution."""
     return [
         (kernel - 1 - before, kernel - 1 - after + remainder)
@@ -199,7 +200,7 @@ def _conv_transpose(
     made: Mapping[str, nnx.Module],
     rngs: nnx.Rngs,
 ) -> nnx.Module:
-    numbers, filters = adjoint(plan, node, op), node.layout.shape[2]
+    numbers, filters = geometry(plan, node), node.layout.shape[2]
     if op.tie:
         return _TiedTranspose(made[op.tie], numbers, filters if op.use_bias else 0)
     return nnx.ConvTranspose(

@@ -7,7 +7,7 @@ from typing import Any, assert_never
 import keras
 from keras import layers, ops
 
-from cnnbench.graph.geometry import Adjoint, activation_of, adjoint, output_number, sources
+from cnnbench.graph.geometry import activation_of, geometry, output_number, sources
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     Activate,
@@ -32,6 +32,7 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.layers.activation import Activation
+from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.system.arrays import LayerWeights
 
 Tensor = Any
@@ -140,7 +141,7 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
 
 def _conv_transpose(plan: Plan, node: Node, op: ConvTranspose, made: Made) -> keras.Layer:
     """Keras' own layer where it is the adjoint in question, else `KerasTransposedConv`."""
-    numbers, filters = adjoint(plan, node, op), node.layout.shape[2]
+    numbers, filters = geometry(plan, node), node.layout.shape[2]
     activation = _ACTIVATIONS[op.activation]
     wide = all(k >= s for k, s in zip(numbers.kernel, numbers.stride, strict=True))
     if op.tie is None and isinstance(op.padding, str) and wide:
@@ -186,7 +187,7 @@ class KerasTransposedConv(keras.layers.Layer):
     def __init__(
         self,
         owner: keras.Layer | None,
-        numbers: Adjoint,
+        numbers: ConvGeometry,
         filters: int,
         activation: Callable[[Tensor], Tensor] | None,
         use_bias: bool,

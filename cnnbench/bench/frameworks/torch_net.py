@@ -27,7 +27,7 @@ from cnnbench.bench.frameworks.torch_modules import (
     TorchTransposedConv,
     activation,
 )
-from cnnbench.graph.geometry import activation_of, adjoint, output_number, sources
+from cnnbench.graph.geometry import activation_of, geometry, output_number, sources
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     Activate,
@@ -239,7 +239,7 @@ def _conv(node: Node, op: Conv) -> tuple[nn.Module, nn.Module]:
 def _conv_transpose(
     plan: Plan, node: Node, op: ConvTranspose, owners: dict[str, nn.Module]
 ) -> tuple[nn.Module, nn.Module]:
-    numbers = adjoint(plan, node, op)
+    numbers = geometry(plan, node)
     # PyTorch pads evenly. Where one row more was padded below (SAME), it is cut off after.
     (top, bottom), (left, right) = numbers.pads
     missing = numbers.remainder[0] - (bottom - top), numbers.remainder[1] - (right - left)
