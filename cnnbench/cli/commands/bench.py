@@ -4,16 +4,16 @@ import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from cnnbench.bench import session
+from cnnbench.bench.report import Report, json_text, markdown, terminal_table
+from cnnbench.bench.scheduler import Settings
 from cnnbench.cli.options import DataDir, Specs, option_overrides, split_words
 from cnnbench.cli.terminal import print_document, start_jax, stdout, tell
 from cnnbench.system import commands
-
-if TYPE_CHECKING:
-    from cnnbench.bench.report import Report
 
 
 class BenchFormat(StrEnum):
@@ -49,9 +49,6 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = 300.0,
 ) -> None:
     """Train each experiment in several frameworks by turns and compare their speed."""
-    from cnnbench.bench import session
-    from cnnbench.bench.scheduler import Settings
-
     paths, overrides = split_words(specs)
     overrides += option_overrides(None, None, dataset)
     families = session.choose_families(against)
@@ -74,16 +71,14 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     _note(f"kept in {kept} and {kept.stem}.md")
 
 
-def _print(report: "Report", format: BenchFormat) -> None:  # noqa: A002
-    from cnnbench.bench import report as bench_report
-
+def _print(report: Report, format: BenchFormat) -> None:  # noqa: A002
     match format:
         case BenchFormat.TABLE:
-            stdout().print(bench_report.terminal_table(report))
+            stdout().print(terminal_table(report))
         case BenchFormat.MD:
-            print_document(bench_report.markdown(report))
+            print_document(markdown(report))
         case BenchFormat.JSON:
-            print_document(bench_report.json_text(report), "json")
+            print_document(json_text(report), "json")
 
 
 def _note(text: str) -> None:

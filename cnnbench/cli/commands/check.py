@@ -7,6 +7,9 @@ import typer
 
 from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import tell, warn
+from cnnbench.runs.find import find_run, run_folders
+from cnnbench.runs.verify import check_run
+from cnnbench.system.locks import is_held
 
 
 def check(
@@ -21,10 +24,6 @@ def check(
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Verify runs: epochs, seeds, times, digests, weights; exit 1 if one is damaged."""
-    from cnnbench.runs.find import find_run, run_folders
-    from cnnbench.runs.verify import check_run
-    from cnnbench.system.locks import is_held
-
     paths = [find_run(run, results_dir)[0] for run in runs] if runs else run_folders(results_dir)
     if not paths:
         warn([f"there are no runs in {results_dir}"])

@@ -4,23 +4,33 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cnnbench.cli.options import All, Alpha, Baseline, MetricOption, MinEffect, ResultsDir, Runs
 from cnnbench.cli.terminal import print_document, stdout, tell, warn
+from cnnbench.compare.comparability import judgeable, run_path
+from cnnbench.compare.comparison import Comparison, compare_groups
+from cnnbench.compare.comparison import compare as compare_runs
+from cnnbench.compare.thresholds import (
+    TIME,
+    Gate,
+    ThresholdStatus,
+    judge_gate,
+    parse_gate,
+    require_sense,
+)
+from cnnbench.compare.verdict import ANY, Criteria
+from cnnbench.compare.verdict_text import parse_effect
 from cnnbench.errors import IncomparableError, UsageError, or_list
+from cnnbench.report.columns import TableOptions, sort_runs
+from cnnbench.report.comparison import markdown, terminal_table
+from cnnbench.report.csv_json import csv_text, json_text
+from cnnbench.runs.find import Selection, find_runs, newest_finished, newest_group
+from cnnbench.runs.records import Direction, RunResult
 from cnnbench.spec.vocabulary import METRIC
 from cnnbench.system import commands
-
-if TYPE_CHECKING:
-    from cnnbench.compare.comparison import Comparison
-    from cnnbench.compare.thresholds import Gate
-    from cnnbench.compare.verdict import Criteria
-    from cnnbench.report.columns import TableOptions
-    from cnnbench.runs.find import Selection
-    from cnnbench.runs.records import RunResult
 
 BROKEN, INCONCLUSIVE = 3, 4  # exit codes
 
@@ -77,11 +87,6 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Compare runs: a table, and a verdict on each beside the baseline."""
-    from cnnbench.compare.thresholds import parse_gate
-    from cnnbench.compare.verdict import Criteria
-    from cnnbench.compare.verdict_text import parse_effect
-    from cnnbench.report.columns import TableOptions, sort_runs
-
     gates = [parse_gate(text) for text in fail_if or ()]
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), target)
     comparisons, selection = side_by_side(runs, criteria, results_dir, every=every)
@@ -96,12 +101,12 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 def side_by_side(
     runs: Sequence[str] | None,
-    criteria: "Criteria",
+    criteria: Criteria,
     results_dir: Path,
     *,
     every: bool = False,
     command: str = "compare",
-) -> "tuple[tuple[Comparison, ...], Selection]":
+) -> tuple[tuple[Comparison, ...], Selection]:
     """The runs that are named in one comparison, or the newest that can be compared.
 
     Args:
@@ -113,35 +118,28 @@ def side_by_side(
 
     Raises:
       UsageError: runs are named, and all are asked for.
-      CnnbenchError: as `history.find_runs` and `compare.compare`.
+      CnnbenchError: as `find_runs` and `compare_runs`.
     """
-    from cnnbench.compare import comparison as comparing
-    from cnnbench.runs import find
-
     if runs and every:
         raise UsageError(f"--all: '{runs[0]}' is named; leave out one of the two.")
     if runs:
-        selection = find.find_runs(runs, results_dir)
-        return (comparing.compare(selection.runs, criteria),), selection
+        selection = find_runs(runs, results_dir)
+        return (compare_runs(selection.runs, criteria),), selection
     if every:
-        selection = find.newest_finished(results_dir)
+        selection = newest_finished(results_dir)
     else:
-        selection = find.newest_group(results_dir, criteria.baseline, command)
+        selection = newest_group(results_dir, criteria.baseline, command)
     if not selection.runs:
         warn(selection.warnings)  # runs that cannot be read
         start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
         raise IncomparableError(f"no finished run to compare; start one with: {start}")
     if every:
-        return comparing.compare_groups(selection.runs, criteria), selection
-    return (comparing.compare(selection.runs, criteria),), selection
+        return compare_groups(selection.runs, criteria), selection
+    return (compare_runs(selection.runs, criteria),), selection
 
 
-def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
+def _check(gates: Sequence[Gate], runs: Sequence[RunResult]) -> None:
     """Raises UsageError where a run lacks what a limit is about."""
-    from cnnbench.compare.comparability import judgeable, run_path
-    from cnnbench.compare.thresholds import TIME, require_sense
-    from cnnbench.runs.records import Direction
-
     own = {run_path(run.record): judgeable(run.summary) for run in runs if run.summary}
     known = [*dict.fromkeys(metric for metrics in own.values() for metric in metrics), TIME]
     directions = {metric: d for metrics in own.values() for metric, d in metrics.items()}
@@ -159,20 +157,16 @@ def _check(gates: "Sequence[Gate]", runs: "Sequence[RunResult]") -> None:
 
 
 def _judge(
-    gates: "Sequence[Gate]",
-    comparisons: "Sequence[Comparison]",
-    runs: "Sequence[RunResult]",
-    criteria: "Criteria",
+    gates: Sequence[Gate],
+    comparisons: Sequence[Comparison],
+    runs: Sequence[RunResult],
+    criteria: Criteria,
 ) -> None:
     """Prints whether each limit is kept, and ends with 3 or 4 if one is not.
 
     Raises:
       UsageError: there is no run beside the baseline.
     """
-    from cnnbench.compare.comparison import compare_groups
-    from cnnbench.compare.thresholds import TIME, ThresholdStatus, judge_gate
-    from cnnbench.compare.verdict import ANY
-
     outcomes = []
     for gate in gates:
         judged = comparisons
@@ -193,19 +187,16 @@ def _judge(
         raise typer.Exit(INCONCLUSIVE)
 
 
-def _print(comparisons: "Sequence[Comparison]", format: Format, look: "TableOptions") -> None:  # noqa: A002
-    from cnnbench.report import comparison as report
-    from cnnbench.report import csv_json
-
+def _print(comparisons: Sequence[Comparison], format: Format, look: TableOptions) -> None:  # noqa: A002
     match format:
         case Format.TABLE:
-            stdout().print(report.terminal_table(comparisons, wide=True, look=look))
+            stdout().print(terminal_table(comparisons, wide=True, look=look))
         case Format.MD:
-            print_document(report.markdown(comparisons, wide=True, look=look))
+            print_document(markdown(comparisons, wide=True, look=look))
         case Format.CSV:
-            print_document(csv_json.csv_text(comparisons))
+            print_document(csv_text(comparisons))
         case Format.JSON:
-            print_document(csv_json.json_text(comparisons), "json")
+            print_document(json_text(comparisons), "json")
         case Format.HTML:
             from cnnbench.report.html import table_page
 

@@ -3,10 +3,17 @@
 from typing import Annotated
 
 import typer
+from rich import box
+from rich.table import Table
 
 from cnnbench.cli.options import DataDir
 from cnnbench.cli.parser import App
 from cnnbench.cli.terminal import reports_errors, stdout, tell
+from cnnbench.data.catalog import KNOWN, default_data_dir
+from cnnbench.data.dataset import prepare
+from cnnbench.layers.base import shape_text
+from cnnbench.report.table import WrappedTable
+from cnnbench.system.cache import cache_dir
 
 data_app = App(
     help="Datasets: what there is, fetching one, where they are kept.", no_args_is_help=True
@@ -17,13 +24,6 @@ data_app = App(
 @reports_errors
 def data_list() -> None:
     """List the datasets whose shapes are known without asking tensorflow-datasets."""
-    from rich import box
-    from rich.table import Table
-
-    from cnnbench.data.catalog import KNOWN
-    from cnnbench.layers.base import shape_text
-    from cnnbench.report.table import WrappedTable
-
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for header in ("Name", "Image", "Classes", "Train", "Test", "What it shows"):
         table.add_column(
@@ -43,8 +43,6 @@ def data_prepare(
     data_dir: DataDir = None,
 ) -> None:
     """Fetch a dataset and cache its decoded images."""
-    from cnnbench.data.dataset import prepare
-
     dataset = prepare(name, data_dir=data_dir, notify=tell)
     sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
     train, validation, test = (f"{size:,}" for size in sizes)
@@ -56,8 +54,5 @@ def data_prepare(
 @reports_errors
 def data_path(data_dir: DataDir = None) -> None:
     """Print where datasets and their decoded copies are kept."""
-    from cnnbench.data.catalog import default_data_dir
-    from cnnbench.system.cache import cache_dir
-
     tell(f"datasets  {default_data_dir(data_dir)}", err=False)
     tell(f"cache     {cache_dir()}", err=False)

@@ -4,10 +4,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from cnnbench.cli.options import DataDir, ResultsDir, Run, Seed
 from cnnbench.cli.terminal import computing, tell, warn, write_file
+from cnnbench.data.catalog import describe
+from cnnbench.errors import DataError
+from cnnbench.runs.find import find_run
 
 if TYPE_CHECKING:
     from cnnbench.analysis.trained_network import TrainedNetwork
@@ -41,8 +45,6 @@ def export_model(
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Export a trained network to StableHLO, ONNX or safetensors, verified in its own runtime."""
-    from cnnbench.runs.find import find_run
-
     path, warnings = find_run(run, results_dir)
     warn(warnings)
     with computing():
@@ -66,10 +68,6 @@ def export_model(
 
 def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "VerificationImages":
     """The first test images of the run, or random ones where these are not to be had."""
-    import numpy as np
-
-    from cnnbench.data.catalog import describe
-    from cnnbench.errors import DataError
     from cnnbench.export.verify import VerificationImages
 
     name = network.record.dataset.name

@@ -8,6 +8,8 @@ import typer
 from cnnbench.cli.options import DataDir, MaybeSpecs, split_words
 from cnnbench.cli.terminal import print_document, start_jax, stdout
 from cnnbench.errors import UsageError
+from cnnbench.gradcheck.worked_example import worked_convolution
+from cnnbench.spec.loader import load_experiment
 
 WRONG = 3  # exit code
 
@@ -40,12 +42,10 @@ def gradcheck(
     if show:
         if specs or layer or float64 or format is not GradcheckFormat.TABLE:
             raise UsageError("--show: it has an example of its own; leave all else out.")
-        from cnnbench.gradcheck.worked_example import worked_convolution
 
         print_document(worked_convolution())
         return
     paths, overrides = split_words(specs or ())
-    from cnnbench.spec.loader import load_experiment
 
     loaded = [load_experiment(path, overrides, data_dir=data_dir) for path in paths]
     start_jax("cpu")

@@ -1,19 +1,22 @@
 """``cnnbench inspect``: what a trained network does, layer by layer."""
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from cnnbench.cli.options import DataDir, ResultsDir, Run, Seed
 from cnnbench.cli.terminal import PICTURES, computing, file_form, stdout, tell, warn, write_file
+from cnnbench.data.dataset import Split
 from cnnbench.errors import UsageError
+from cnnbench.runs.find import find_run
 
 if TYPE_CHECKING:
     from cnnbench.analysis.activations import Responses
     from cnnbench.analysis.trained_network import TrainedNetwork
-    from cnnbench.data.dataset import Split
 
 
 def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -51,7 +54,6 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
         file_form("--output", output, PICTURES)
     if npz and not (layer or numbers):
         raise UsageError("--npz: all layers of all images are a lot; name --layer or --image.")
-    from cnnbench.runs.find import find_run
 
     path, warnings = find_run(run, results_dir)
     warn(warnings)
@@ -87,7 +89,7 @@ def _draw(
     network: "TrainedNetwork",
     file: Path,
     numbers: Sequence[int],
-    test: "Split",
+    test: Split,
     layer: str | None,
     responses: "Responses | None",
     units: int,
@@ -102,10 +104,6 @@ def _draw(
 
 
 def _save(file: Path, arrays: Mapping[str, Any]) -> None:
-    import io
-
-    import numpy as np
-
     content = io.BytesIO()
     np.savez(content, **arrays)
     write_file("--npz", file, content.getvalue())

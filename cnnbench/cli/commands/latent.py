@@ -8,6 +8,7 @@ import typer
 from cnnbench.cli.options import DataDir, ResultsDir, Run, Seed
 from cnnbench.cli.terminal import PICTURES, computing, file_form, stdout, tell, warn, write_file
 from cnnbench.errors import UsageError
+from cnnbench.runs.find import find_run
 
 
 def latent(
@@ -32,7 +33,6 @@ def latent(
     """Look at the code of an autoencoder: its numbers, and what is decoded from it."""
     if output:
         file_form("--output", output, PICTURES)
-    from cnnbench.runs.find import find_run
 
     path, warnings = find_run(run, results_dir)
     warn(warnings)

@@ -4,16 +4,15 @@ from pathlib import Path
 
 from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import stdout, tell, warn
+from cnnbench.compare.learning_curves import read_curve
+from cnnbench.report.comparison import list_table
+from cnnbench.runs import find
 from cnnbench.system import commands
 
 
 def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     """List runs, oldest first."""
-    from cnnbench.compare.learning_curves import read_curve
-    from cnnbench.report import comparison
-    from cnnbench.runs import find as history
-
-    listing = history.list_runs(results_dir)
+    listing = find.list_runs(results_dir)
     warn(listing.warnings)
     if not listing.entries:
         start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
@@ -21,4 +20,4 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
         return
     console = stdout()
     curves = [read_curve(entry) for entry in listing.entries]
-    console.print(comparison.list_table(listing.entries, curves, console.encoding))
+    console.print(list_table(listing.entries, curves, console.encoding))

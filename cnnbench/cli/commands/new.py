@@ -1,18 +1,18 @@
 """``cnnbench new`` and ``cnnbench schema``: what helps to write an experiment file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import print_document, tell, write_file
 from cnnbench.errors import StoreError, UsageError
+from cnnbench.spec.json_schema import FILE, schema_text
+from cnnbench.spec.scaffold import Start, start_experiment
 from cnnbench.spec.shipped import find_named
 from cnnbench.system import commands
-
-if TYPE_CHECKING:
-    from cnnbench.spec.scaffold import Start
+from cnnbench.system.files import write_atomic
 
 
 def new(
@@ -31,8 +31,6 @@ def new(
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Start an experiment that extends another one."""
-    from cnnbench.spec.scaffold import start_experiment
-
     replaces = file.exists()
     if replaces and not force:
         raise UsageError(f"{file}: is there already; name another file, or add --force.")
@@ -51,15 +49,12 @@ def new(
     tell(f"    {commands.cnnbench('run', *both)}", err=False)
 
 
-def _write(begun: "Start") -> None:
+def _write(begun: Start) -> None:
     """Writes the file, what it extends, and the schema that its first line names.
 
     Raises:
       StoreError: the disk refuses.
     """
-    from cnnbench.spec.json_schema import FILE, schema_text
-    from cnnbench.system.files import write_atomic
-
     folder = begun.path.parent
     try:
         write_atomic(folder / FILE, schema_text().encode())
@@ -80,8 +75,6 @@ def schema(
     ] = None,
 ) -> None:
     """Print the JSON Schema of experiment files, with which editors complete and check them."""
-    from cnnbench.spec.json_schema import schema_text
-
     if output is None:
         print_document(schema_text(), "json")
     else:

@@ -1,9 +1,11 @@
 """``cnnbench predict``: what trained networks make of one's own images."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 
 from cnnbench.cli.options import DataDir, ResultsDir, Run
@@ -16,11 +18,14 @@ from cnnbench.cli.terminal import (
     warn,
     write_file,
 )
+from cnnbench.data.catalog import describe
+from cnnbench.data.image_files import Framing, Photograph, read_photograph
+from cnnbench.report.plots.terminal_image import gallery
+from cnnbench.runs.find import find_run
+from cnnbench.runs.folder import read_run_entry
+from cnnbench.spec.experiment import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cnnbench.data.image_files import Photograph
     from cnnbench.report.predictions import Predictions
 
 SHOWN = 6  # images that a terminal shows
@@ -72,11 +77,6 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Classify or reconstruct images of one's own with a run's networks, and show what they see."""
-    from cnnbench.data.catalog import describe
-    from cnnbench.data.image_files import Framing, read_photograph
-    from cnnbench.runs.find import find_run
-    from cnnbench.runs.folder import read_run_entry
-
     if output:
         file_form("--output", output, PICTURES)
     path, warnings = find_run(run, results_dir)
@@ -92,14 +92,11 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 def _predictions(
-    path: Path, seed: int | None, data_dir: Path | None, seen: "Sequence[Photograph]"
+    path: Path, seed: int | None, data_dir: Path | None, seen: Sequence[Photograph]
 ) -> "Predictions":
-    import numpy as np
-
     from cnnbench.analysis.predict import classify, reconstruct
     from cnnbench.analysis.trained_network import load_seeds
     from cnnbench.report.predictions import Predictions
-    from cnnbench.spec.experiment import Task
     from cnnbench.training.losses import loss_name
 
     networks = load_seeds(path, seed, data_dir=data_dir)
@@ -111,28 +108,25 @@ def _predictions(
 
 
 def _print(found: "Predictions", format: PredictFormat) -> None:  # noqa: A002
-    from cnnbench.report import predictions as report
-    from cnnbench.report.plots.terminal_image import gallery
+    from cnnbench.report.predictions import csv_text, json_text, markdown, pictures, table, title
 
     match format:
         case PredictFormat.TABLE:
-            console, shown = stdout(), report.pictures(found)
+            console, shown = stdout(), pictures(found)
             console.print(gallery(shown[:SHOWN], console))
             if len(shown) > SHOWN:
                 console.print(f"{len(shown) - SHOWN} more images; -o FILE draws all of them.\n")
-            console.print(report.title(found), markup=False, highlight=False)
-            console.print(report.table(found))
+            console.print(title(found), markup=False, highlight=False)
+            console.print(table(found))
         case PredictFormat.MD:
-            print_document(report.markdown(found))
+            print_document(markdown(found))
         case PredictFormat.CSV:
-            print_document(report.csv_text(found))
+            print_document(csv_text(found))
         case PredictFormat.JSON:
-            print_document(report.json_text(found), "json")
+            print_document(json_text(found), "json")
 
 
 def _draw(found: "Predictions", file: Path) -> None:
-    import numpy as np
-
     from cnnbench.report.plots.image_grid import page, pixel_panel
     from cnnbench.report.predictions import answer_text, pictures, title
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,12 +18,16 @@ from cnnbench.cli.options import (
     Runs,
 )
 from cnnbench.cli.terminal import PICTURES, computing, file_form, tell, warn, write_file
-
-if TYPE_CHECKING:
-    from cnnbench.compare.comparison import Comparison
-    from cnnbench.data.dataset import Split
-    from cnnbench.report.run_artifacts import Exhibit
-    from cnnbench.runs.find import Selection
+from cnnbench.compare.comparison import Comparison
+from cnnbench.compare.learning_curves import runs_of
+from cnnbench.compare.verdict import Criteria
+from cnnbench.compare.verdict_text import parse_effect
+from cnnbench.data.dataset import Split
+from cnnbench.report.comparison import doubts
+from cnnbench.report.html import report_page
+from cnnbench.report.plots.charts import comparison_picture
+from cnnbench.report.run_artifacts import Exhibit, exhibit
+from cnnbench.runs.find import Selection
 
 
 def draw_plot(
@@ -38,11 +42,6 @@ def draw_plot(
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Draw learning curves, costs and differences of runs into one picture."""
-    from cnnbench.compare.verdict import Criteria
-    from cnnbench.compare.verdict_text import parse_effect
-    from cnnbench.report.comparison import doubts
-    from cnnbench.report.plots.charts import comparison_picture
-
     form = file_form("--output", output, PICTURES)
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(runs, criteria, results_dir)
@@ -67,10 +66,6 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     data_dir: DataDir = None,
 ) -> None:
     """Write a page with verdicts, tables, charts and mistakes, which needs no other file."""
-    from cnnbench.compare.verdict import Criteria
-    from cnnbench.compare.verdict_text import parse_effect
-    from cnnbench.report.html import report_page
-
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(
         runs, criteria, results_dir, every=every, command="report"
@@ -83,12 +78,9 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 def _exhibits(
-    comparisons: "Sequence[Comparison]", selection: "Selection", data_dir: Path | None
-) -> "list[Exhibit]":
+    comparisons: Sequence[Comparison], selection: Selection, data_dir: Path | None
+) -> list[Exhibit]:
     """What there is to see of every run."""
-    from cnnbench.compare.learning_curves import runs_of
-    from cnnbench.report.run_artifacts import exhibit
-
     folders = {
         (run.record.name, run.record.run_id): path
         for run, path in zip(selection.runs, selection.paths, strict=True)

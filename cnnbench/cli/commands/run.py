@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -24,13 +24,21 @@ from cnnbench.cli.options import (
     option_overrides,
     split_words,
 )
+from cnnbench.cli.progress import listening
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell, warn
+from cnnbench.compare.comparison import compare_groups
 from cnnbench.errors import UsageError
+from cnnbench.formatting import epochs_text
+from cnnbench.graph.widen import MatchedSize
+from cnnbench.report.comparison import terminal_table
+from cnnbench.report.csv_json import json_text
+from cnnbench.runner.match_size import with_match
+from cnnbench.runner.run import Request, check_all, run_by_turns
+from cnnbench.runs.find import find_newest, find_unfinished
+from cnnbench.runs.folder import RESOLVED_FILE, read_run, read_run_entry
+from cnnbench.runs.records import RunResult
 from cnnbench.system.signals import handle_signals
-
-if TYPE_CHECKING:
-    from cnnbench.runner.run import Request
-    from cnnbench.runs.records import RunResult
+from cnnbench.training.resume import require_epochs
 
 
 class Match(StrEnum):
@@ -104,8 +112,6 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = False,
 ) -> None:
     """Train each experiment and end with a table of accuracy and time."""
-    from cnnbench.runner.run import Request
-
     known = data_dir is None or str(data_dir) == os.environ.get("TFDS_DATA_DIR")
     if not (known or os.path.isdir(str(data_dir))):  # noqa: PTH112 - Path raises for a long name
         raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
@@ -133,9 +139,6 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         # An option speaks of the file; what is written beside it may say more.
         requests = [make(path, given + overrides, needed=needed) for path in paths]
     if match:
-        from cnnbench.graph.widen import MatchedSize
-        from cnnbench.runner.match_size import with_match
-
         requests = with_match(requests, MatchedSize(match.value), tell)
     if dry_run:
         _dry_run(requests)
@@ -148,13 +151,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         _print_results(results, json=json)
 
 
-def _resumed(
-    make: "partial[Request]", runs: Sequence[str], words: Sequence[str]
-) -> "list[Request]":
+def _resumed(make: partial[Request], runs: Sequence[str], words: Sequence[str]) -> list[Request]:
     """Runs that go on as they were begun, or to another number of epochs."""
-    from cnnbench.runs.find import find_newest, find_unfinished
-    from cnnbench.runs.folder import RESOLVED_FILE, read_run_entry
-
     epochs = [word for word in words if word.startswith("train.epochs=")]
     if others := [word for word in words if word not in epochs]:
         message = f"--resume: a run goes on as it was begun, so '{others[0]}' cannot be set"
@@ -173,33 +171,23 @@ def _resumed(
     ]
 
 
-def _run_all(requests: "Sequence[Request]", results: "list[RunResult]", *, quiet: bool) -> None:
-    from cnnbench.cli.progress import listening
-    from cnnbench.runner.run import check_all, run_by_turns
-
+def _run_all(requests: Sequence[Request], results: list[RunResult], *, quiet: bool) -> None:
     check_all(requests)
     with listening(stderr(), len(requests), quiet=quiet) as listeners:
         results[:] = run_by_turns(requests, listeners, results.append)
 
 
-def _print_results(results: "Sequence[RunResult]", *, json: bool) -> None:
-    from cnnbench.compare.comparison import compare_groups
-    from cnnbench.report import comparison, csv_json
-
+def _print_results(results: Sequence[RunResult], *, json: bool) -> None:
     if not results:
         return
     comparisons = compare_groups(results)
     if json:
-        print_document(csv_json.json_text(comparisons), "json")
+        print_document(json_text(comparisons), "json")
     else:
-        stdout().print(comparison.terminal_table(comparisons, wide=False))
+        stdout().print(terminal_table(comparisons, wide=False))
 
 
 def _dry_run(requests: Sequence[Any]) -> None:
-    from cnnbench.formatting import epochs_text
-    from cnnbench.runs.folder import read_run
-    from cnnbench.training.resume import require_epochs
-
     first = None
     for request in requests:
         loaded, _ = show_layers(

@@ -9,15 +9,23 @@ import typer
 
 from cnnbench.cli.options import DataDir, Specs, split_words
 from cnnbench.cli.terminal import PICTURES, file_form, start_jax, stdout, tell, write_file
+from cnnbench.data.catalog import describe
 from cnnbench.errors import ModelError, UsageError
 from cnnbench.formatting import depthwise_advice
+from cnnbench.report.layer_table import layer_table, outline_table
+from cnnbench.report.plots.diagram import (
+    Diagram,
+    diagram,
+    diagram_picture,
+    mermaid,
+    outline_diagram,
+)
+from cnnbench.spec.diff import Differences, differences, marked
+from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.spec.shipped import short_path
 
 if TYPE_CHECKING:
     from cnnbench.nn.submodules import Outline
-    from cnnbench.report.plots.diagram import Diagram
-    from cnnbench.spec.diff import Differences
-    from cnnbench.spec.loader import Loaded
 
 DRAWINGS = (*PICTURES, "md")
 
@@ -53,9 +61,7 @@ def show(
         _draw(shown, outlines, diagram)
 
 
-def _draw(shown: Sequence["Loaded"], outlines: Sequence["Outline | None"], file: Path) -> None:
-    from cnnbench.report.plots.diagram import diagram_picture, mermaid
-
+def _draw(shown: Sequence[Loaded], outlines: Sequence["Outline | None"], file: Path) -> None:
     titles = [loaded.experiment.type_title for loaded in shown]
     drawings = list(zip(titles, _diagrams(shown, outlines), strict=True))
     form = file_form("--diagram", file, DRAWINGS)
@@ -63,17 +69,12 @@ def _draw(shown: Sequence["Loaded"], outlines: Sequence["Outline | None"], file:
     write_file("--diagram", file, drawn)
 
 
-def _diagrams(
-    shown: Sequence["Loaded"], outlines: Sequence["Outline | None"]
-) -> "Iterator[Diagram]":
+def _diagrams(shown: Sequence[Loaded], outlines: Sequence["Outline | None"]) -> Iterator[Diagram]:
     """Each network; graphs of layers with their differences marked.
 
     Raises:
       UsageError: a Python model may not be imported.
     """
-    from cnnbench.report.plots.diagram import diagram, outline_diagram
-    from cnnbench.spec.diff import marked
-
     plans = [loaded.plan for loaded in shown if loaded.plan is not None]
     all_marks = iter(marked(plans) if plans else ())
     for loaded, outline in zip(shown, outlines, strict=True):
@@ -90,7 +91,7 @@ def show_layers(
     path: Path,
     overrides: Sequence[str],
     data_dir: Path | None,
-    first: "Loaded | None",
+    first: Loaded | None,
     *,
     allow_python: bool = False,
 ) -> "tuple[Loaded, Outline | None]":
@@ -110,9 +111,6 @@ def show_layers(
       SpecError: everything wrong with it.
       UsageError: its Python model cannot be imported, or gives the wrong shape.
     """
-    from cnnbench.spec.diff import differences
-    from cnnbench.spec.loader import load_experiment
-
     loaded = load_experiment(path, overrides, data_dir=data_dir)
     outline, reason = None, ""
     if loaded.plan is None:
@@ -126,15 +124,13 @@ def show_layers(
 
 
 def _outline(
-    loaded: "Loaded", path: Path, data_dir: Path | None, *, allow_python: bool
+    loaded: Loaded, path: Path, data_dir: Path | None, *, allow_python: bool
 ) -> "tuple[Outline | None, str]":
     """Outlines a Python model, or gives the reason why it is not imported.
 
     Raises:
       ModelError: it cannot be imported, or gives the wrong shape.
     """
-    from cnnbench.data.catalog import describe
-
     start_jax()
     from cnnbench.nn.python_model import import_class, require_trust
     from cnnbench.nn.submodules import experiment_outline
@@ -151,10 +147,10 @@ def _outline(
 
 
 def print_layers(
-    loaded: "Loaded",
+    loaded: Loaded,
     path: Path,
-    first: "Loaded | None",
-    found: "Differences | None",
+    first: Loaded | None,
+    found: Differences | None,
     outline: "Outline | None" = None,
     reason: str = "",
 ) -> None:
@@ -168,8 +164,6 @@ def print_layers(
       outline: what a Python model is made of; None where it was not imported.
       reason: why not, if somebody asked.
     """
-    from cnnbench.report.layer_table import layer_table, outline_table
-
     experiment = loaded.experiment
     if outline is not None:
         title = f"{experiment.type_title} ({experiment.model.python})"

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Protocol, Self
+from typing import Annotated, Protocol, Self
 
 import typer
+from rich.console import RenderableType
 
 from cnnbench.cli.commands.show import print_layers
 from cnnbench.cli.options import (
@@ -23,19 +24,18 @@ from cnnbench.cli.options import (
     option_overrides,
     spec_path,
 )
+from cnnbench.cli.progress import listening
 from cnnbench.cli.terminal import stderr, stdout, tell
+from cnnbench.compare.comparison import Comparison, compare
+from cnnbench.compare.verdict_text import verdict_lines
 from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.report.comparison import terminal_table
+from cnnbench.runner.run import Request, check_all, run_by_turns
 from cnnbench.spec.diff import Differences, differences
 from cnnbench.spec.inheritance import lineage
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.system import commands
 from cnnbench.system.signals import handle_signals
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from cnnbench.compare.comparison import Comparison
-    from cnnbench.runner.run import Request
 
 POLL_S = 0.1
 ENTER, LEAVE = ("\n", "\r"), ("q", "Q", "\x04")
@@ -92,10 +92,8 @@ class QuickCompare:
         data = () if self.data_dir is None else ("--data-dir", self.data_dir)
         return commands.cnnbench("run", parent, path, "--seeds", "6", *data)
 
-    def requests(self, paths: "tuple[Path, Path]") -> "list[Request]":
+    def requests(self, paths: tuple[Path, Path]) -> list[Request]:
         """A training of each; what has been trained already is not trained again."""
-        from cnnbench.runner.run import Request
-
         overrides = option_overrides(str(self.seeds), self.epochs, self.dataset)
         return [
             Request(
@@ -110,140 +108,6 @@ class QuickCompare:
             )
             for path in paths
         ]
-
-
-class WatchView:
-    """A file on a terminal.
-
-    Args:
-      path: the file.
-      quick: how it is compared.
-    """
-
-    def __init__(self, path: Path, quick: QuickCompare) -> None:
-        self.path, self.quick = path, quick
-        self.draft: Draft | None = None
-        self.verdicts: list[str] = []
-
-    def stamp(self) -> Hashable:
-        """Another one whenever the file, or one that it extends, was saved."""
-        return stamp(self.draft.files if self.draft else [self.path])
-
-    def draw(self) -> Hashable:
-        """Clears the terminal, and shows the layers or what is wrong."""
-        self.draft = read_draft(self.path, self.quick.data_dir)
-        stdout().clear()
-        _print(self.draft, self.path)
-        for line in self.verdicts:
-            _say(f"Before it was saved: {line}\n")
-        return self.draft.stamp
-
-    def enter(self) -> None:
-        """Trains the file and what it extends, and says what came of it."""
-        if self.draft and not self.draft.obstacle:
-            parent, path = self.draft.files[1], self.path
-            try:
-                table = self._table(_compare(self.quick.requests((parent, path))))
-            except CnnbenchError as error:
-                _say(f"{error}\n")
-            else:
-                console = stdout()
-                console.print(table)
-                tell(f"That was quick: {self.quick}. With all data and epochs:\n", err=False)
-                tell(f"    {self.quick.whole(parent, path)}\n", err=False)
-                if len(console.render_lines(table)) > console.height - 8:
-                    for line in self.verdicts:  # which have left the screen
-                        _say(f"{line}\n")
-
-    def _table(self, comparison: "Comparison") -> "RenderableType":
-        from cnnbench.compare.verdict_text import verdict_lines
-        from cnnbench.report.comparison import terminal_table
-
-        self.verdicts = verdict_lines(comparison.verdicts)
-        return terminal_table([comparison], wide=False)
-
-    def ask(self) -> None:
-        """Says what can be done."""
-        obstacle = self.draft.obstacle if self.draft else ""
-        what = f"{obstacle}." if obstacle else f"Enter trains both: {self.quick}."
-        _say(f"{what} Saving redraws, q ends.")
-
-
-def _print(draft: "Draft", path: Path) -> None:
-    if draft.loaded:
-        print_layers(draft.loaded, path, draft.parent, draft.found)
-    else:
-        _say(f"{draft.issues}\n")
-
-
-def _say(text: str) -> None:
-    """Prints text that is broken between words."""
-    stdout().print(text, highlight=False, markup=False)
-
-
-def _compare(requests: "list[Request]") -> "Comparison":
-    """As `cnnbench run` and `cnnbench compare` do.
-
-    Raises:
-      CnnbenchError: one cannot be trained, or they cannot be compared.
-    """
-    from cnnbench.cli.progress import listening
-    from cnnbench.compare.comparison import compare
-    from cnnbench.runner.run import check_all, run_by_turns
-
-    check_all(requests)
-    with listening(stderr(), len(requests), tables=False) as listeners:
-        return compare(run_by_turns(requests, listeners))
-
-
-class Keys(Protocol):
-    """Where keys come from."""
-
-    def key(self, seconds: float) -> str:
-        """The next key; empty where none is pressed in so many seconds."""
-
-    def lent(self) -> AbstractContextManager[None]:
-        """Keys are not read for as long."""
-
-
-class View(Protocol):
-    """What is followed, and where it is shown."""
-
-    def stamp(self) -> Hashable:
-        """Another one whenever what is followed was saved."""
-
-    def draw(self) -> Hashable:
-        """Shows it, and returns the stamp that it had when it was read."""
-
-    def enter(self) -> None:
-        """What Enter is for."""
-
-    def ask(self) -> None:
-        """Says which keys there are."""
-
-
-def follow(view: View, keys: Keys) -> None:
-    """Draws whenever something was saved, until a key ends it.
-
-    Nothing is drawn while it changes: an editor may empty a file before it writes it, or put a
-    new one in its place, and what is there in between is not what anybody wrote.
-
-    Args:
-      view: what is followed.
-      keys: where keys come from.
-    """
-    drawn = before = view.draw()
-    view.ask()
-    while (key := keys.key(POLL_S)) not in LEAVE:
-        now = view.stamp()
-        if now != drawn and (now == before or key in ENTER):
-            drawn = now = view.draw()
-            view.ask()
-        before = now
-        if key in ENTER:
-            with keys.lent():
-                view.enter()
-            view.ask()  # no sooner: what is pressed before the keys are back is lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +182,133 @@ def _stamp(file: Path) -> tuple[int, int, int] | None:
     except (OSError, ValueError):  # gone for the moment; a null byte in a name
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class WatchView:
+    """A file on a terminal.
+
+    Args:
+      path: the file.
+      quick: how it is compared.
+    """
+
+    def __init__(self, path: Path, quick: QuickCompare) -> None:
+        self.path, self.quick = path, quick
+        self.draft: Draft | None = None
+        self.verdicts: list[str] = []
+
+    def stamp(self) -> Hashable:
+        """Another one whenever the file, or one that it extends, was saved."""
+        return stamp(self.draft.files if self.draft else [self.path])
+
+    def draw(self) -> Hashable:
+        """Clears the terminal, and shows the layers or what is wrong."""
+        self.draft = read_draft(self.path, self.quick.data_dir)
+        stdout().clear()
+        _print(self.draft, self.path)
+        for line in self.verdicts:
+            _say(f"Before it was saved: {line}\n")
+        return self.draft.stamp
+
+    def enter(self) -> None:
+        """Trains the file and what it extends, and says what came of it."""
+        if self.draft and not self.draft.obstacle:
+            parent, path = self.draft.files[1], self.path
+            try:
+                table = self._table(_compare(self.quick.requests((parent, path))))
+            except CnnbenchError as error:
+                _say(f"{error}\n")
+            else:
+                console = stdout()
+                console.print(table)
+                tell(f"That was quick: {self.quick}. With all data and epochs:\n", err=False)
+                tell(f"    {self.quick.whole(parent, path)}\n", err=False)
+                if len(console.render_lines(table)) > console.height - 8:
+                    for line in self.verdicts:  # which have left the screen
+                        _say(f"{line}\n")
+
+    def _table(self, comparison: Comparison) -> RenderableType:
+        self.verdicts = verdict_lines(comparison.verdicts)
+        return terminal_table([comparison], wide=False)
+
+    def ask(self) -> None:
+        """Says what can be done."""
+        obstacle = self.draft.obstacle if self.draft else ""
+        what = f"{obstacle}." if obstacle else f"Enter trains both: {self.quick}."
+        _say(f"{what} Saving redraws, q ends.")
+
+
+def _print(draft: Draft, path: Path) -> None:
+    if draft.loaded:
+        print_layers(draft.loaded, path, draft.parent, draft.found)
+    else:
+        _say(f"{draft.issues}\n")
+
+
+def _say(text: str) -> None:
+    """Prints text that is broken between words."""
+    stdout().print(text, highlight=False, markup=False)
+
+
+def _compare(requests: list[Request]) -> Comparison:
+    """As `cnnbench run` and `cnnbench compare` do.
+
+    Raises:
+      CnnbenchError: one cannot be trained, or they cannot be compared.
+    """
+    check_all(requests)
+    with listening(stderr(), len(requests), tables=False) as listeners:
+        return compare(run_by_turns(requests, listeners))
+
+
+class Keys(Protocol):
+    """Where keys come from."""
+
+    def key(self, seconds: float) -> str:
+        """The next key; empty where none is pressed in so many seconds."""
+
+    def lent(self) -> AbstractContextManager[None]:
+        """Keys are not read for as long."""
+
+
+class View(Protocol):
+    """What is followed, and where it is shown."""
+
+    def stamp(self) -> Hashable:
+        """Another one whenever what is followed was saved."""
+
+    def draw(self) -> Hashable:
+        """Shows it, and returns the stamp that it had when it was read."""
+
+    def enter(self) -> None:
+        """What Enter is for."""
+
+    def ask(self) -> None:
+        """Says which keys there are."""
+
+
+def follow(view: View, keys: Keys) -> None:
+    """Draws whenever something was saved, until a key ends it.
+
+    Nothing is drawn while it changes: an editor may empty a file before it writes it, or put a
+    new one in its place, and what is there in between is not what anybody wrote.
+
+    Args:
+      view: what is followed.
+      keys: where keys come from.
+    """
+    drawn = before = view.draw()
+    view.ask()
+    while (key := keys.key(POLL_S)) not in LEAVE:
+        now = view.stamp()
+        if now != drawn and (now == before or key in ENTER):
+            drawn = now = view.draw()
+            view.ask()
+        before = now
+        if key in ENTER:
+            with keys.lent():
+                view.enter()
+            view.ask()  # no sooner: what is pressed before the keys are back is lost
 
 
 class Keyboard:
