@@ -217,9 +217,8 @@ def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry 
 def _cache_file(key: str) -> Path:
     """Named by the dataset, for people, and by the key."""
     name = key.partition(" ")[0].replace("/", "@")
-    return (
-        cache_dir() / "datasets" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.arrays"
-    )
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return cache_dir() / "datasets" / f"{name}-{digest}.safetensors"
 
 
 def _keep(name: str, entry: CacheEntry, notify: Notify) -> None:

@@ -11,7 +11,6 @@ from cnnbench.system.arrays import NamedArrays
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
 _DIGITS = 64  # of a SHA-256
 _BLANK = b"0" * _DIGITS  # stands for the digest while the file is hashed
 # Keys in the header's JSON: quotes in names and values are escaped, so this is found nowhere else.

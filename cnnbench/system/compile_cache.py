@@ -116,7 +116,7 @@ class ProgramFiles:
             self._tell(_refused(self._path, "written", error))
 
     def _file(self, key: str) -> Path:
-        return self._path / f"{key}.arrays"
+        return self._path / f"{key}.safetensors"
 
     def _tell(self, text: str) -> None:
         if not self._told:

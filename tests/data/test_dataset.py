@@ -214,8 +214,8 @@ def test_goes_on_without_a_cache_folder(
     notes: list[str] = []
     assert len(_load("mnist", data_dir=data_dir, notify=notes.append).train) == 50
     assert notes[-1] == (
-        f"{tmp_path}/file/cache/datasets/mnist-a00c7ea41defead4.arrays: cannot be written (Not a "
-        "directory), so 'mnist' is decoded again each time; set CNNBENCH_CACHE_DIR to a folder "
+        f"{tmp_path}/file/cache/datasets/mnist-a00c7ea41defead4.safetensors: cannot be written (Not"
+        " a directory), so 'mnist' is decoded again each time; set CNNBENCH_CACHE_DIR to a folder "
         "that can."
     )
 

@@ -20,6 +20,7 @@ from cnnbench.errors import StoreError
 from cnnbench.runner import run as session
 from cnnbench.runs.folder import RunFolder
 from cnnbench.runs.verify import check_run
+from cnnbench.system.array_files import decode
 from cnnbench.system.cache import read_entry
 from cnnbench.system.compile_cache import ProgramFiles
 from cnnbench.system.locks import is_held
@@ -62,8 +63,7 @@ def ended_well(answers: list[dict[str, Any]]) -> None:
 
 def _is_whole(path: Path) -> bool:
     """Whether a cache file can be read by its own key."""
-    with path.open("rb") as file:
-        key = json.loads(file.readline())["key"]
+    key = json.loads(decode(path.read_bytes())[1]["cnnbench cache entry"])["key"]
     return read_entry(path, key, pytest.fail) is not None
 
 
@@ -77,7 +77,7 @@ def test_two_runs_at_once_come_to_the_same_numbers(
 ) -> None:
     """They fill a cache together and share a folder of results; a third run finds all of it."""
     ended_well(server.together([task, task]))
-    for path in (tmp_path / "cache").rglob("*.arrays"):
+    for path in (tmp_path / "cache").rglob("*.safetensors"):
         assert _is_whole(path)
     assert not list((tmp_path / "cache").rglob("*.partial"))
     ended_well(server.together([task]))
@@ -161,7 +161,7 @@ def test_a_damaged_program_is_told_once_and_made_again(
     (line,) = again["stderr"].splitlines()
     assert line.startswith(str(tmp_path / "cache" / "programs" / "jit_"))
     assert line.endswith(
-        ".arrays: the file has been cut or added to; the cache file is not used and will be made"
+        ".safetensors: the SHA-256 does not match; the cache file is not used and will be made"
         " again."
     )
     for path in kept:
@@ -186,9 +186,9 @@ def test_a_program_under_another_key_is_not_run(tmp_path: Path) -> None:
     files = ProgramFiles(tmp_path, notes.append)
     files.put("jit_step-1", b"one")
     assert files.get("jit_step-1") == b"one"
-    (tmp_path / "jit_step-1.arrays").rename(tmp_path / "jit_step-2.arrays")
+    (tmp_path / "jit_step-1.safetensors").rename(tmp_path / "jit_step-2.safetensors")
     assert files.get("jit_step-2") is None
     assert notes == [
-        f"{tmp_path}/jit_step-2.arrays: it holds 'jit_step-1', not 'jit_step-2'; the cache file is"
-        " not used and will be made again."
+        f"{tmp_path}/jit_step-2.safetensors: it holds 'jit_step-1', not 'jit_step-2'; the cache"
+        " file is not used and will be made again."
     ]

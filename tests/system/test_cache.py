@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors import safe_open
+from safetensors.numpy import save
 
+from cnnbench.system.array_files import encode
 from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
 
 KEY = "a set, by its content"
-START = '"key": "a set, by its content", "source": "", "files": {}, "arrays": '
 
 
 def _entry(seed: int = 0) -> CacheEntry:
@@ -43,20 +45,23 @@ def test_gives_back_what_was_written(
     sums: tuple[str, ...],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    path = tmp_path_factory.mktemp("cache") / "new" / "a.arrays"
+    path = tmp_path_factory.mktemp("cache") / "new" / "a.safetensors"
     write_entry(path, CacheEntry({"images": images, "labels": labels}, source, key, {"a": sums}))
     found = read_entry(path, key, pytest.fail)
     assert found is not None
     assert (found.source, found.key, found.files) == (source, key, {"a": sums})
     for name, array in {"images": images, "labels": labels}.items():
         np.testing.assert_array_equal(found.arrays[name], array, strict=True)
-    assert [each.name for each in path.parent.iterdir()] == ["a.arrays"]
+    assert [each.name for each in path.parent.iterdir()] == ["a.safetensors"]
 
 
-def test_the_file_ends_in_the_sha256_of_the_rest(tmp_path: Path) -> None:
+def test_the_metadata_hold_the_sha256_of_the_rest(tmp_path: Path) -> None:
     write_entry(tmp_path / "a", _entry())
+    with safe_open(tmp_path / "a", framework="np") as file:
+        digest = file.metadata()["sha256"]
+        np.testing.assert_array_equal(file.get_tensor("images"), _entry().arrays["images"])
     content = (tmp_path / "a").read_bytes()
-    assert content[-64:].decode() == hashlib.sha256(content[:-64]).hexdigest()
+    assert hashlib.sha256(content.replace(digest.encode(), b"0" * 64)).hexdigest() == digest
 
 
 def test_a_missing_file_is_no_news(tmp_path: Path) -> None:
@@ -75,31 +80,33 @@ def test_no_flipped_bit_is_ever_used(tmp_path: Path) -> None:
         assert not path.exists()
 
 
+def sealed(header: str, data: bytes = b"") -> bytes:
+    """A file whose SHA-256 is right, whatever it says."""
+    zeros = "0" * 64
+    text = f'{header}"__metadata__":{{"sha256":"{zeros}"}}}}'.encode()
+    content = len(text).to_bytes(8, "little") + text + data
+    return content.replace(zeros.encode(), hashlib.sha256(content).hexdigest().encode())
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "the header is damaged"),
         (b"\x93NUMPY\x01\x00", "the header is damaged"),
         (b"[]\n", "the header is damaged"),
-        (b'{"format": "cnnbench arrays 9"}\n', "the format is not 'cnnbench arrays 2'"),
+        (save({"a": np.zeros(1)}), "the header is damaged"),
+        (save({"a": np.zeros(1)}, {"sha256": "0" * 64}), "the SHA-256 does not match"),
+        (b"".join(encode({}, {})), f"it holds '', not {KEY!r}"),
+        # They must not be believed: there is no memory for them.
+        (b"\xff" * 8 + b"{}", "the header is damaged"),
         (
-            f'{{"format": "cnnbench arrays 2", {START}[["a", "object", [1]]]}}\n'.encode(),
+            sealed('{"a":{"dtype":"U8","shape":[1000000000000],"data_offsets":[0,1000000000000]},'),
             "the header is damaged",
         ),
+        (sealed('{"a":{"dtype":"U8","shape":[4],"data_offsets":[-4,0]},'), "the header is damaged"),
         (
-            f'{{"format": "cnnbench arrays 2", {START}[["a", "uint8", [1e9]]]}}\n'.encode(),
+            sealed('{"a":{"dtype":"F8_E5M2","shape":[4],"data_offsets":[0,4]},', b"1234"),
             "the header is damaged",
-        ),
-        (
-            b'{"format": "cnnbench arrays 2", "key": "", "source": "", "files": [], '
-            b'"arrays": []}\n',
-            "the header is damaged",
-        ),
-        (
-            # It must not be believed: there is no memory for it.
-            f'{{"format": "cnnbench arrays 2", {START}'
-            '[["a", "uint8", [1000000, 1000000, 1000000]]]}\n'.encode(),
-            "the file has been cut or added to",
         ),
     ],
 )
@@ -113,7 +120,7 @@ def test_says_why_a_file_is_not_used(
 
 
 def test_a_file_that_was_renamed_is_not_used(tmp_path: Path, notes: list[str]) -> None:
-    path = tmp_path / "fashion_mnist.arrays"
+    path = tmp_path / "fashion_mnist.safetensors"
     write_entry(path, replace(_entry(), key="mnist as registered"))
     assert read_entry(path, "fashion_mnist as registered", notes.append) is None
     assert notes == [
@@ -129,8 +136,7 @@ def test_a_cut_file_is_removed(cut: int, tmp_path: Path, notes: list[str]) -> No
     path.write_bytes(path.read_bytes()[:-cut])
     assert read_entry(path, KEY, notes.append) is None
     assert notes == [
-        f"{path}: the file has been cut or added to; "
-        "the cache file is not used and will be made again."
+        f"{path}: the SHA-256 does not match; the cache file is not used and will be made again."
     ]
 
 
@@ -194,10 +200,9 @@ def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert cache_dir() == tmp_path / "elsewhere"
 
 
-def test_a_file_of_an_older_version_is_replaced_without_a_word(
-    tmp_path: Path, notes: list[str]
-) -> None:
-    path = tmp_path / "a"
-    path.write_bytes(b'{"format": "cnnbench arrays 1", "source": "", "arrays": []}\n')
-    assert read_entry(path, KEY, notes.append) is None
-    assert notes == []
+def test_a_file_in_the_format_before_is_replaced_without_a_word(tmp_path: Path) -> None:
+    old, new = tmp_path / "a.arrays", tmp_path / "a.safetensors"
+    old.write_bytes(b'{"format": "cnnbench arrays 2", "key": "", "source": "", "arrays": []}\n')
+    assert read_entry(new, KEY, pytest.fail) is None
+    write_entry(new, _entry())
+    assert list(tmp_path.iterdir()) == [new]
