@@ -79,6 +79,8 @@ class CostRow:
       cost: what was measured; None in runs of older versions.
       images_per_s: training images per second, median over all epochs and seeds.
       target: how long it took to the target; None where none was asked for.
+      best_epoch: the epoch with the best validation value, the first of equals, over seeds; NaN
+        for a seed without a value, None without validation images.
     """
 
     run: RunRecord
@@ -86,6 +88,7 @@ class CostRow:
     cost: Cost | None
     images_per_s: float
     target: TimeToTarget | None
+    best_epoch: Estimate | None
 
     @property
     def product_share(self) -> float | None:
@@ -228,7 +231,13 @@ def _cost_row(criteria: Criteria, run: Finished, label: str) -> CostRow:
         direction = run.summary.metrics[run.metric]
         tests = values(run, f"{TEST}{run.metric}")
         target = time_to_target(run.epochs, run.metric, value, direction, tests)
-    return CostRow(run.record, label, run.summary.cost, _images_per_s(run), target)
+    speed, best = _images_per_s(run), _best_epoch(run)
+    return CostRow(run.record, label, run.summary.cost, speed, target, best)
+
+
+def _best_epoch(run: Finished) -> Estimate | None:
+    best = [seed.best[run.metric] for seed in run.summary.seeds if run.metric in seed.best]
+    return estimate(math.nan if math.isnan(b.value) else b.epoch for b in best) if best else None
 
 
 def _recipes(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:

@@ -533,6 +533,39 @@ _TARGET_FILES: FileFields[CostRow] = FileFields(
     ),
 )
 
+
+def _best_epoch(comparison: Comparison, digits: int | None) -> Column[CostRow]:
+    metric = words(f"validation_{comparison.metric}")
+    some = 1 if has_spread(comparison) else 0
+
+    def of(row: CostRow) -> float | None:
+        return row.best_epoch.mean if row.best_epoch else None
+
+    def cell(row: CostRow) -> str:
+        known = (best := of(row)) is not None and math.isfinite(best)
+        return f"{best:.{some if digits is None else digits}f}" if known else MISSING
+
+    return Column(
+        "best",
+        "Best epoch",
+        cell,
+        of,
+        "the epoch with the best value of the headline metric on the validation images, mean over"
+        " seeds; where it is not the last for every run",
+        _estimated(
+            "best_epoch",
+            lambda row: row.best_epoch,
+            "the epoch with the best value of the headline metric on the validation images, the"
+            " first of equals",
+            "without validation images",
+        ),
+        f"Best epoch: that with the best {metric}{_mean_over(comparison)}.",
+        heading="Best\nepoch",
+        shown=any((of(row) or math.nan) < row.run.epochs for row in comparison.costs),
+        near=("best_epoch", "epoch_to_best", "epochs_to_best"),
+    )
+
+
 COST_COLUMNS: tuple[Maker[CostRow], ...] = (
     _cost_run,
     _quantity(
@@ -577,6 +610,7 @@ COST_COLUMNS: tuple[Maker[CostRow], ...] = (
     ),
     _peak,
     _target,
+    _best_epoch,
 )
 
 

@@ -210,6 +210,7 @@ def test_programs_read_which_images_were_used() -> None:
         read = list(csv.DictReader(io.StringIO(csv_json.csv_text([found]))))
         assert {row["images"] for row in read} == {images}
         assert len(read) == rows
+        assert {row["best_epoch_mean"] for row in read} == {"" if found is bare else "3.0"}
         assert json.loads(csv_json.json_text([found]))["comparisons"][0]["images"] == images
 
 

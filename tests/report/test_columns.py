@@ -1,21 +1,29 @@
 """Columns: what they say with costs and without, the order they give, what is left out."""
 
+import csv
 import dataclasses
+import io
+import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cnnbench.compare.comparison import Comparison, compare
+from cnnbench.compare.statistics import Estimate
 from cnnbench.compare.verdict import Criteria
 from cnnbench.errors import UsageError
 from cnnbench.formatting import bytes_text, flops_text, seconds_text
 from cnnbench.report import comparison as report
+from cnnbench.report import csv_json
 from cnnbench.report.columns import TableOptions, cost_columns, epoch_columns, sort_runs
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import RunResult
+from cnnbench.runs.summary import summarize_seed
 from tests.report.test_comparison import shown
 from tests.support.paths import GOLDEN
 from tests.support.samples import COST, make_run
@@ -140,6 +148,71 @@ def test_a_part_of_the_seeds_reaches_the_target() -> None:
     comparison = compare([make_run(seeds=(0, 1, 2))], Criteria(target="0.9704"))
     # 0.97, 0.9705 and 0.971 at the end; seed 0 stopped before the others were there.
     assert costs(comparison)[1][-1] == "20.40 s, 2/3"
+
+
+def with_curves(run: RunResult, curves: Sequence[Sequence[float]]) -> RunResult:
+    """A run whose seeds have these accuracies after each epoch."""
+    assert run.summary is not None
+    epochs = tuple(
+        dataclasses.replace(e, metrics={"accuracy": curves[e.seed][e.epoch - 1]})
+        for e in run.epochs
+    )
+    seeds = tuple(
+        summarize_seed(
+            [epoch for epoch in epochs if epoch.seed == seed.seed],
+            metrics=run.summary.metrics,
+            test=seed.test,
+            compile_s=1.5,
+        )
+        for seed in run.summary.seeds
+    )
+    return dataclasses.replace(
+        run, epochs=epochs, summary=dataclasses.replace(run.summary, seeds=seeds)
+    )
+
+
+PEAKS = [[0.9, 0.96, 0.95], [0.97, 0.93, 0.97], [0.9, 0.91, 0.92]]
+
+
+def overfitted() -> Comparison:
+    """One that is best at its end, and one that is best before, in the mean of its seeds."""
+    run = with_curves(make_run(seeds=(0, 1, 2)), PEAKS)
+    return compare([make_run("b", "B", seeds=(0, 1, 2)), run])
+
+
+def test_the_best_epoch_is_shown_where_it_is_not_the_last() -> None:
+    best = np.argmax(PEAKS, axis=1) + 1  # the first of equals
+    comparison = overfitted()
+    assert comparison.costs[1].best_epoch == Estimate((2, 1, 3), best.mean(), best.std(ddof=1))
+    assert [line[-1] for line in costs(comparison)] == ["Best epoch", "3.0", "2.0"]
+    assert costs(comparison, TableOptions(precision=2))[2][-1] == "2.00"
+    assert "Best epoch" not in costs(three())[0]
+    text = shown(report.terminal_table([comparison], wide=True))
+    assert "\nBest epoch: that with the best validation accuracy; mean over seeds.\n" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert labels(sort_runs([comparison], "Best epoch")[0]) == ["Standard", "B"]
+
+
+def test_one_seed_has_a_best_epoch_without_decimals() -> None:
+    comparison = compare([with_curves(make_run(), PEAKS)])
+    assert [line[-1] for line in costs(comparison)] == ["Best epoch", "2"]
+
+
+def test_a_seed_without_a_value_has_no_best_epoch() -> None:
+    lost = [[math.nan] * 3, *PEAKS[1:]]
+    comparison = compare(
+        [with_curves(make_run(seeds=(0, 1, 2)), lost), with_curves(make_run("b", "B"), PEAKS)]
+    )
+    assert [line[-1] for line in costs(comparison)] == ["Best epoch", "–", "2.0"]  # noqa: RUF001
+
+
+def test_files_have_the_best_epoch_whether_or_not_tables_show_it() -> None:
+    for comparison in (overfitted(), compare([make_run()])):
+        line = next(csv.DictReader(io.StringIO(csv_json.csv_text([comparison]))))
+        assert line["best_epoch_mean"] == "3.0"
+    document = json.loads(csv_json.json_text([overfitted()]))
+    last = document["comparisons"][0]["costs"][1]["best_epoch"]
+    assert (last["values"], last["mean"], last["std"]) == ([2, 1, 3], 2, 1)
 
 
 SORTED = [
