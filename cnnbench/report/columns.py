@@ -551,7 +551,7 @@ def _best_epoch(comparison: Comparison, digits: int | None) -> Column[CostRow]:
         cell,
         of,
         "the epoch with the best value of the headline metric on the validation images, mean over"
-        " seeds; where it is not the last for every run",
+        " seeds; shown if it is not the last epoch of some run",
         _estimated(
             "best_epoch",
             lambda row: row.best_epoch,
@@ -689,11 +689,19 @@ def _keys(comparison: Comparison) -> dict[str, SortKey]:
     last = {row.label: row for row in comparison.rows}
     costs = {row.label: row for row in comparison.costs}
     keys: dict[str, SortKey] = {}
-    for cost in cost_columns(comparison):
+    for cost in _known_columns(COST_COLUMNS, comparison, comparison.costs):
         keys |= dict.fromkeys(_called(cost), partial(_key, cost, costs))
-    for column in epoch_columns(comparison, wide=True):
+    for column in _known_columns(EPOCH_COLUMNS, comparison, comparison.rows):
         keys |= dict.fromkeys(_called(column), partial(_key, column, last))
     return keys
+
+
+def _known_columns(
+    makers: Sequence[Maker[R]], comparison: Comparison, rows: Sequence[R]
+) -> list[Column[R]]:
+    """Those with a value, also if they are not shown because it tells nothing new."""
+    columns = [make(comparison, None) for make in makers]
+    return [c for c in columns if c.shown or any(c.value(row) is not None for row in rows)]
 
 
 def _called(column: Column[R]) -> list[str]:

@@ -193,6 +193,13 @@ def test_the_best_epoch_is_shown_where_it_is_not_the_last() -> None:
     assert labels(sort_runs([comparison], "Best epoch")[0]) == ["Standard", "B"]
 
 
+def test_runs_are_sorted_by_the_best_epoch_also_if_no_table_shows_it() -> None:
+    comparison = compare([make_run(seeds=(0, 1))])
+    assert sort_runs([comparison], "best") == [comparison]
+    with pytest.raises(UsageError, match="there is no column 'target'"):
+        sort_runs([comparison], "target")
+
+
 def test_one_seed_has_a_best_epoch_without_decimals() -> None:
     comparison = compare([with_curves(make_run(), PEAKS)])
     assert [line[-1] for line in costs(comparison)] == ["Best epoch", "2"]
