@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from cnnbench.analysis.trained_network import TrainedNetwork
 from cnnbench.data.dataset import Split
 from cnnbench.errors import UsageError
+from cnnbench.layers.activation import softmax
 from cnnbench.spec.experiment import Task
 from cnnbench.system.arrays import Array
 
@@ -198,8 +199,8 @@ def predictions(
         if network.experiment.task is Task.CLASSIFY:
             best = int(output.argmax())
             with np.errstate(invalid="ignore"):  # a diverged network's outputs
-                shares = np.exp(output - output.max())
-            yield Prediction(number, int(label), best, float(shares[best] / shares.sum()))
+                probability = float(softmax(output)[best])
+            yield Prediction(number, int(label), best, probability)
         else:
             error = float(np.mean((output - image / scale) ** 2))
             yield Prediction(number, int(label), None, error)

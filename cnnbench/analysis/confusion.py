@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import Conv, Dense, Flatten
+from cnnbench.layers.activation import log_softmax
 from cnnbench.layers.base import INPUT
 
 
@@ -76,7 +77,7 @@ def hardest(
       logits: (seeds, n, classes).
       most: at most so many are returned.
     """
-    logs = _log_softmax(logits.astype(np.float64))
+    logs = log_softmax(logits.astype(np.float64))
     losses = -logs[:, np.arange(len(labels)), labels].mean(axis=0)
     answers = logits.argmax(axis=-1)
     missed = answers != labels
@@ -95,12 +96,6 @@ def hardest(
         )
         for i, answer in common.items()
     )
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    logs: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-    return logs
 
 
 def first_kernels(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from cnnbench.analysis.trained_network import Images, TrainedNetwork
 from cnnbench.graph.autoencoder import code_layer, disturbed, entrance
 from cnnbench.layers import GaussianNoise
+from cnnbench.layers.noise import unit_divergence
 
 STEPS, SIDE, SAMPLES = 10, 15, 50  # of a walk, along each side of the plane, of the prior
 
@@ -58,7 +59,7 @@ def divergences(network: TrainedNetwork, images: Images) -> FloatArray | None:
     names = network.plan.samples[0].inputs
     found = network.activations(images, names)
     mean, log_variance = (found[name].reshape(len(images), -1) for name in names)
-    each: FloatArray = ((np.expm1(log_variance) - log_variance + mean**2) / 2).mean(axis=0)
+    each: FloatArray = unit_divergence(mean, log_variance).mean(axis=0)
     return each
 
 

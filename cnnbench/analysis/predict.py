@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cnnbench.analysis.trained_network import Images, TrainedNetwork
 from cnnbench.errors import StoreError
-from cnnbench.system.arrays import Array
+from cnnbench.layers.activation import softmax
 from cnnbench.training.losses import loss_name, per_image_loss
 
 
@@ -64,7 +64,9 @@ def classify(networks: Sequence[TrainedNetwork], images: Images) -> list[Guess]:
     Raises:
       StoreError: a seed diverged.
     """
-    shares = np.stack([softmax(_outputs(network, images)) for network in networks])
+    shares = np.stack(
+        [softmax(_outputs(network, images).astype(np.float64)) for network in networks]
+    )
     guesses = []
     for mean, each in zip(shares.mean(axis=0), shares.swapaxes(0, 1), strict=True):
         first, second = np.argsort(-mean, kind="stable")[:2].tolist()
@@ -84,18 +86,6 @@ def reconstruct(networks: Sequence[TrainedNetwork], images: Images) -> list[Reco
     errors = np.mean([per_image_loss("mse")(made, targets) for made in outputs], axis=0).tolist()
     pixels = np.clip(outputs[0] * scale, 0, 255).round().astype(np.uint8)
     return [Reconstruction(*each) for each in zip(losses, errors, pixels, strict=True)]
-
-
-def softmax(logits: Array) -> Array:
-    """Probabilities of classes, in float64.
-
-    >>> softmax(np.array([[0.0, 0.0, -np.inf]])).tolist()
-    [[0.5, 0.5, 0.0]]
-    """
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    powers = np.exp(shifted)
-    shares: Array = powers / powers.sum(axis=1, keepdims=True)
-    return shares
 
 
 def _outputs(network: TrainedNetwork, images: Images) -> Any:

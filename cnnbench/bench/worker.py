@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from cnnbench.data.batches import batches
 from cnnbench.errors import CnnbenchError
+from cnnbench.gradcheck.losses import Objective
 from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.spec.loader import load_experiment
 from cnnbench.system.host import peak_memory_bytes
@@ -148,21 +149,10 @@ def metrics(
     """Loss, and accuracy for classes, over test images, in NumPy for every framework alike."""
     outputs = outputs.astype(np.float64)
     if experiment.task is Task.CLASSIFY:
-        shifted = outputs - outputs.max(axis=1, keepdims=True)
-        own = np.take_along_axis(shifted, np.asarray(labels)[:, None], axis=1)[:, 0]
-        loss = np.log(np.exp(shifted).sum(axis=1)) - own
-        accuracy = np.mean(outputs.argmax(axis=1) == labels)
-        return {"accuracy": float(accuracy), "loss": float(loss.mean())}
+        loss = Objective("cross_entropy", np.asarray(labels)).value(outputs)
+        return {"accuracy": float(np.mean(outputs.argmax(axis=1) == labels)), "loss": loss}
     target = images / experiment.dataset.pixel_scale
-    match experiment.train.loss or "mse":
-        case "mae":
-            loss = np.abs(outputs - target)
-        case "binary_cross_entropy":
-            outputs = outputs.clip(1e-7, 1 - 1e-7)
-            loss = -(target * np.log(outputs) + (1 - target) * np.log1p(-outputs))
-        case _:
-            loss = (outputs - target) ** 2
-    return {"loss": float(loss.mean())}
+    return {"loss": Objective(experiment.train.loss or "mse", target).value(outputs)}
 
 
 def read_weights(path: Path) -> dict[str, dict[str, NDArray[Any]]]:

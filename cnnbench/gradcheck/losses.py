@@ -1,10 +1,15 @@
-"""The cost C of the post in NumPy, and its gradient: what the output's error begins with."""
+"""The cost C of the post in NumPy, and its gradient: what the output's error begins with.
+
+`training.losses` and `nn.noise` have the same in JAX, on purpose: each is the other's oracle.
+"""
 
 from dataclasses import dataclass
 from typing import assert_never
 
 import numpy as np
 
+from cnnbench.layers.activation import log_softmax, softmax
+from cnnbench.layers.noise import unit_divergence
 from cnnbench.spec.experiment import Loss
 from cnnbench.system.arrays import Array
 
@@ -17,7 +22,7 @@ def divergence(mean: Array, log_variance: Array) -> Array:
     >>> divergence(np.array([[0.0, 2.0]]), np.zeros((1, 2))).tolist()
     [2.0]
     """
-    each = (np.expm1(log_variance) - log_variance + mean**2) / 2
+    each = unit_divergence(mean, log_variance)
     return np.asarray(each.reshape(len(mean), -1).sum(axis=1))
 
 
@@ -47,9 +52,8 @@ class Objective:
         """The cost C of outputs (n, ...), without divergences."""
         match self.loss:
             case "cross_entropy":
-                shifted = outputs - outputs.max(axis=1, keepdims=True)
-                chosen = shifted[np.arange(len(outputs)), self.targets]
-                return float(np.mean(np.log(np.exp(shifted).sum(axis=1)) - chosen))
+                chosen = log_softmax(outputs)[np.arange(len(outputs)), self.targets]
+                return 0.0 - float(np.mean(chosen))  # a perfect answer costs 0.0, not -0.0
             case "mse":
                 return float(np.mean((outputs - self.targets) ** 2))
             case "mae":
@@ -65,8 +69,7 @@ class Objective:
         match self.loss:
             case "cross_entropy":
                 # The softmax is no function of single values: its whole derivative is here.
-                powers = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-                shares = powers / powers.sum(axis=1, keepdims=True)
+                shares = softmax(outputs)
                 shares[np.arange(len(outputs)), self.targets] -= 1
                 return np.asarray(shares / len(outputs))
             case "mse":

@@ -125,3 +125,29 @@ def _logistic(z: Array) -> Array:
 def _gelu_inner(z: Array) -> Array:
     scale, cubic = _GELU
     return scale * (z + cubic * z**3)
+
+
+def softmax(z: Array) -> Array:
+    """Probabilities of classes along the last axis; no layer ends with it, cross-entropy has it.
+
+    >>> import numpy as np
+    >>> softmax(np.array([[0.0, 0.0, -np.inf]])).tolist()
+    [[0.5, 0.5, 0.0]]
+    """
+    import numpy as np
+
+    powers = np.exp(z - z.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def log_softmax(z: Array) -> Array:
+    """Logarithms of `softmax`, which are finite where a probability is too small for a number.
+
+    >>> import numpy as np
+    >>> log_softmax(np.array([0.0, -1000.0])).tolist()
+    [0.0, -1000.0]
+    """
+    import numpy as np
+
+    shifted = z - z.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))

@@ -127,7 +127,7 @@ def gaussian_noise_rule(noise: Array | None, stddev: float) -> Rule:
 def sample_rule(noise: Array | None) -> Rule:
     """Equation (18): z = mean + exp(log variance / 2) noise; both take their share.
 
-    The divergence that it adds to the cost is `gradcheck.losses`'.
+    The divergence that it adds to the cost is `unit_divergence`.
     """
     import numpy as np
 
@@ -137,3 +137,17 @@ def sample_rule(noise: Array | None) -> Rule:
         return delta, delta * noise * np.exp(log_variance / 2) / 2
 
     return Rule(lambda mean, lv: mean + np.exp(lv / 2) * noise, backward)
+
+
+def unit_divergence(mean: Array, log_variance: Array) -> Array:
+    """Equation (19) of each unit: normal codes' divergence from the standard normal, in nats.
+
+    In NumPy; `nn.noise.divergence` is the same in JAX, and each is the other's oracle.
+
+    >>> import numpy as np
+    >>> unit_divergence(np.array([0.0, 2.0]), np.zeros(2)).tolist()
+    [0.0, 2.0]
+    """
+    import numpy as np
+
+    return np.asarray((np.expm1(log_variance) - log_variance + mean**2) / 2)
