@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import textwrap
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,6 +24,8 @@ EMBEDDED = "mnist_5k"
 TESTED = "4.9.10"  # of tensorflow-datasets
 TENSORFLOW_EXTRA = commands.pip_install("cnnbench[tensorflow]")
 LIST = f"`{commands.cnnbench('data', 'list')}`"
+
+_patching = threading.Lock()
 
 _NAMES = Noun(  # what other libraries call some of them
     {
@@ -136,10 +139,9 @@ def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:
         import tensorflow_datasets as tfds
         from google.protobuf.json_format import ParseError
 
-        # It would ask a bucket that is switched off, and leave a temporary folder behind each time.
-        tfds.core.DatasetInfo.initialize_from_bucket = lambda _: None
         try:
-            return tfds.builder(name, data_dir=data_dir, **kwargs)
+            with _without_temporary_folder():
+                return tfds.builder(name, data_dir=data_dir, **kwargs)
         except tfds.core.DatasetNotFoundError:
             raise DataError(_unknown(name)) from None
         except ModuleNotFoundError as error:
@@ -150,6 +152,24 @@ def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:
             raise DataError(_wrong_config(name)) from error
         except (ParseError, KeyError, TypeError, AttributeError, OSError) as error:
             raise DataError(_damaged(name, data_dir, error)) from error
+
+
+@contextlib.contextmanager
+def _without_temporary_folder() -> Iterator[None]:
+    """Keeps tensorflow-datasets from asking a bucket that is switched off.
+
+    It makes a temporary folder before it asks, and leaves it behind each time.
+    """
+    import tensorflow_datasets as tfds
+
+    with _patching:
+        info = tfds.core.DatasetInfo
+        ask = info.initialize_from_bucket
+        info.initialize_from_bucket = lambda _: None
+        try:
+            yield
+        finally:
+            info.initialize_from_bucket = ask
 
 
 def info_of(name: str, builder: Any) -> DatasetInfo:

@@ -131,6 +131,16 @@ def test_quiet_gives_the_terminal_back(capsys: pytest.CaptureFixture[str]) -> No
     assert logger.level == level
 
 
+def test_tensorflow_datasets_is_as_it_was_afterwards(tmp_path: Path) -> None:
+    """A program that calls cnnbench may use it, too."""
+    before = vars(tfds.core.DatasetInfo)["initialize_from_bucket"]
+    assert open_builder("cmaterdb", tmp_path).info.full_name == "cmaterdb/bangla/1.0.0"
+    assert vars(tfds.core.DatasetInfo)["initialize_from_bucket"] is before
+    with pytest.raises(DataError):
+        open_builder("mnist/x", tmp_path)
+    assert vars(tfds.core.DatasetInfo)["initialize_from_bucket"] is before
+
+
 def test_a_name_that_begins_with_a_digit_is_no_dataset(tmp_path: Path) -> None:
     """tensorflow-datasets cannot even parse it; found by the fuzzer."""
     with pytest.raises(DataError) as caught:
