@@ -1,8 +1,11 @@
 """How programs are compiled, and JAX's cache of them on disk: whether it had what was needed."""
 
+import contextlib
 import importlib
 import inspect
+import os
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +18,13 @@ import numpy as np
 
 from cnnbench.errors import Notify
 from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
+from cnnbench.system.files import PARTIAL
 from cnnbench.system.settings import asked
 
 _ASKED = "/jax/compilation_cache/compile_requests_use_cache"
 _FOUND = "/jax/compilation_cache/cache_hits"
 
+DEFAULT_MAX_BYTES = 2 * 1024**3  # of all programs together
 _MODULE, _OPEN = "jax._src.compilation_cache", "get_file_cache"
 
 
@@ -83,7 +88,15 @@ def _replaceable_cache() -> dict[str, Any] | None:
 
 
 def _open(notify: Notify, path: str) -> tuple["ProgramFiles", str]:
-    return ProgramFiles(Path(path), notify), path
+    return ProgramFiles(Path(path), notify, max_bytes()), path
+
+
+def max_bytes() -> int | None:
+    """How large all kept programs may be: JAX_COMPILATION_CACHE_MAX_SIZE; None for no limit."""
+    size = int(jax.config.values["jax_compilation_cache_max_size"])
+    if size >= 0:
+        return size
+    return None if "JAX_COMPILATION_CACHE_MAX_SIZE" in os.environ else DEFAULT_MAX_BYTES
 
 
 class ProgramFiles:
@@ -95,25 +108,70 @@ class ProgramFiles:
     Args:
       folder: where they are.
       notify: gets a sentence on the first that is damaged or cannot be written.
+      max_bytes: the size of all of them; the least recently used are removed beyond it. None
+        for no limit.
     """
 
-    def __init__(self, folder: Path, notify: Notify) -> None:
+    def __init__(
+        self, folder: Path, notify: Notify, max_bytes: int | None = DEFAULT_MAX_BYTES
+    ) -> None:
         self._path = folder  # JAX's name for it
+        self._max_bytes = max_bytes
         self._notify = notify
         self._told = False
 
     def get(self, key: str) -> bytes | None:
         """The program of a key; None where it has to be compiled."""
         entry = read_entry(self._file(key), key, self._tell)
+        if entry:
+            self._touch(key)
         return entry.arrays["program"].tobytes() if entry else None
 
     def put(self, key: str, program: bytes) -> None:
         """Keeps a program if the disk takes it."""
         content = CacheEntry({"program": np.frombuffer(program, np.uint8)}, "JAX", key)
+        if self._max_bytes is not None and len(program) > self._max_bytes:
+            return
         try:
             write_entry(self._file(key), content)
         except OSError as error:
             self._tell(_refused(self._path, "written", error))
+            return
+        self._touch(key)
+        self._evict()
+
+    def _touch(self, key: str) -> None:
+        """Notes when a program was used, in nanoseconds: a file system's own clock is coarser."""
+        # Another process may have removed it, and a folder may be one that is only read.
+        with contextlib.suppress(OSError):
+            os.utime(self._file(key), ns=(time.time_ns(),) * 2)
+
+    def _evict(self) -> None:
+        """Removes the least recently used programs until the others are within the limit.
+
+        Processes may do so at once: a file that another has removed is passed over, and a
+        program that is removed while it is read is compiled again.
+        """
+        if self._max_bytes is None:
+            return
+        files = sorted(self._stats())
+        rest = sum(size for _, size, _ in files)
+        for _, size, path in files:
+            if rest <= self._max_bytes:
+                return
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                rest -= size
+
+    def _stats(self) -> Iterator[tuple[int, int, Path]]:
+        """When each file was last used, its bytes, and its path."""
+        for path in self._path.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found = path.stat()
+                fresh = time.time() - found.st_mtime < 3600
+                if path.name.endswith(PARTIAL) and fresh:
+                    continue  # another process is writing it
+                yield found.st_mtime_ns, found.st_size, path
 
     def _file(self, key: str) -> Path:
         return self._path / f"{key}.safetensors"
