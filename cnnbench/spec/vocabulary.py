@@ -176,8 +176,9 @@ _NO_OPERATIONS = (
     " space_to_depth permute transpose squeeze unsqueeze embedding lstm gru rnn SimpleRNN"
     " recurrent bidirectional lambda maxout dropblock drop_path stochastic_depth spatial_dropout"
     " SpatialDropout2D dropout2d alpha_dropout AlphaDropout prelu softmax log_softmax"
-    " squeeze_excite squeeze_excitation inception capsule spatial_transformer split chunk stack"
-    " rescaling random_flip random_crop augmentation mean max gather scatter sub sep_conv bilinear"
+    " squeeze_excite squeeze_excitation SEModule inception capsule spatial_transformer split chunk"
+    " stack rescaling random_flip random_crop augmentation mean max gather scatter sub sep_conv"
+    " bilinear"
 )
 _NO_ACTIVATIONS = (
     "selu celu relu6 hard_sigmoid hard_swish hard_tanh hardtanh mish prelu rrelu softsign"
@@ -221,6 +222,7 @@ _NO_KEYS = (
 )
 
 
+_GATES = "write a global_avg_pool, two dense layers and a multiply"
 # What to write instead of some of them.
 _WAYS = {
     "pad": "give a conv its 'padding'",
@@ -230,6 +232,9 @@ _WAYS = {
     "softmax": "leave the output linear: the loss applies it",
     "log_softmax": "leave the output linear: the loss applies it",
     "dropout": "add a layer of op: dropout",
+    "squeeze_excite": _GATES,
+    "squeeze_excitation": _GATES,
+    "SEModule": _GATES,
     "rescaling": "set dataset.pixel_scale",
 }
 

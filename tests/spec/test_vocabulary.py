@@ -232,6 +232,11 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             f"the layer language has no operation 'pad'; give a conv its 'padding', or {PYTHON}.",
         ),
         (
+            "model.x={op: SqueezeExcite}",
+            "the layer language has no operation 'SqueezeExcite'; write a global_avg_pool, two"
+            f" dense layers and a multiply, or {PYTHON}.",
+        ),
+        (
             "model.x={op: relu}",
             "'relu' is no operation, but an activation; write {op: activation, activation: relu}.",
         ),
