@@ -10,11 +10,27 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
 from cnnbench.cli.terminal import reports_errors, tell
-from cnnbench.errors import nearest, or_list, quoted
-from cnnbench.spec.vocabulary import COMMAND
+from cnnbench.errors import Noun, nearest, or_list, quoted
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UsageError: Any = typer.BadParameter.__bases__[0]  # click's, or that of the click inside of typer
+
+# Commands, and words of other programs for them.
+COMMAND = Noun(
+    {
+        "run": ("train", "fit", "start", "exec", "execute"),
+        "predict": ("infer", "inference", "test"),
+        "list": ("ls", "runs", "history"),
+        "compare": ("diff", "vs"),
+        "show": ("summary", "describe", "info", "print"),
+        "check": ("verify", "fsck"),
+        "new": ("init", "create"),
+        "bench": ("benchmark",),
+        "gradcheck": ("grad_check", "check_gradients", "gradients"),
+        "inspect": ("visualize",),
+        "export": ("convert",),
+    }
+)
 
 
 class Command(TyperCommand):

@@ -143,19 +143,6 @@ _KEYS: _Words = {
     "name": ("id", "experiment", "run_name"),
     "title": ("description", "label"),
 }
-_COMMANDS: _Words = {
-    "run": ("train", "fit", "start", "exec", "execute"),
-    "predict": ("infer", "inference", "test"),
-    "list": ("ls", "runs", "history"),
-    "compare": ("diff", "vs"),
-    "show": ("summary", "describe", "info", "print"),
-    "check": ("verify", "fsck"),
-    "new": ("init", "create"),
-    "bench": ("benchmark",),
-    "gradcheck": ("grad_check", "check_gradients", "gradients"),
-    "inspect": ("visualize",),
-    "export": ("convert",),
-}
 # What makes ours the same as another's that only resembles it.
 _WITH = {
     "nadam": "nesterov: true",
@@ -270,7 +257,6 @@ KEY = Noun(_KEYS, _NO_KEYS)
 FAMILY = Noun(
     {"torch": ("pytorch",), "keras": ("tensorflow", "tf"), "flax": ("nnx", "jax", "linen")}
 )
-COMMAND = Noun(_COMMANDS)
 PRECISION = Noun(
     {"float32": ("fp32", "single", "full"), "bfloat16": ("bf16",)},
     "float16 fp16 half mixed_float16 float64 fp64 double float8 fp8 tf32 int8",
