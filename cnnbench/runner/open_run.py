@@ -8,13 +8,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cnnbench.data.catalog import KNOWN
 from cnnbench.errors import StoreError
 from cnnbench.formatting import enumeration, epochs_text
-from cnnbench.runner.recorder import first_record
 from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import RunFolder, create_run, disk, read_run
-from cnnbench.runs.records import EpochRecord, Extension, RunRecord, RunResult, Status
+from cnnbench.runs.records import (
+    DatasetRecord,
+    Environment,
+    EpochRecord,
+    Extension,
+    RunRecord,
+    RunResult,
+    Status,
+)
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system.files import remove_partial
 from cnnbench.system.settings import Change, changed_settings, current, is_read
@@ -22,6 +30,7 @@ from cnnbench.system.stopwatch import Timing
 from cnnbench.training.resume import Resume, plan_resume, require_checkpoints, require_epochs
 
 if TYPE_CHECKING:
+    from cnnbench.data.dataset import Dataset
     from cnnbench.spec.loader import Loaded
     from cnnbench.training.executables import Job
 
@@ -81,13 +90,56 @@ def create(
     ran_on, source = environment(job.devices, command), source_of(job)
     folder = create_run(results_dir, loaded.experiment.name, datetime.now(UTC))
     with alone(folder):
-        record = first_record(job, folder.run_id, ran_on, source, tags)
+        record = _first_record(job, folder.run_id, ran_on, source, tags)
         folder.write_spec(loaded.text)
         folder.write_resolved(loaded.resolved())
         if source:
             folder.write("model.py", source)
         folder.write_record(record)
         yield Opened(folder, record)
+
+
+def _first_record(
+    job: "Job", run_id: str, ran_on: Environment, source: bytes, tags: Sequence[str] = ()
+) -> RunRecord:
+    """The record of a run that begins now."""
+    from cnnbench.training.losses import objective_name
+
+    experiment, dataset = job.experiment, job.dataset
+    return RunRecord(
+        run_id=run_id,
+        name=experiment.name,
+        title=experiment.type_title,
+        task=experiment.task.value,
+        loss=objective_name(experiment),
+        status=Status.RUNNING,
+        started_at=datetime.now(UTC),
+        finished_at=None,
+        error=None,
+        timing=None,
+        engine=None,
+        seeds=experiment.seeds,
+        epochs=experiment.train.epochs,
+        batch_size=job.batch_size,
+        spec_digest=experiment.digest(source),
+        dataset=_dataset_record(dataset),
+        environment=ran_on,
+        tags=tuple(dict.fromkeys(tags)),
+    )
+
+
+def _dataset_record(dataset: "Dataset") -> DatasetRecord:
+    info = dataset.info
+    return DatasetRecord(
+        name=info.name,
+        title=f"{info.name} ({KNOWN[info.name].title})" if info.name in KNOWN else info.name,
+        digest=dataset.digest,
+        stand_in_for=dataset.stand_in_for,
+        num_train=len(dataset.train),
+        num_validation=len(dataset.validation),
+        num_test=len(dataset.test),
+        source=dataset.source,
+    )
 
 
 def begun(

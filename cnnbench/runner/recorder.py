@@ -1,25 +1,17 @@
 """What a run writes as it goes: its record, then every event as soon as it is known."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
-from cnnbench.data.catalog import KNOWN
-from cnnbench.data.dataset import Dataset
 from cnnbench.graph.autoencoder import code_layer
 from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.folder import RunFolder
 from cnnbench.runs.records import (
-    DatasetRecord,
     EngineRecord,
-    Environment,
     EpochRecord,
-    RunRecord,
     SeedSummary,
-    Status,
     Summary,
 )
 from cnnbench.runs.weights import digest
@@ -38,49 +30,6 @@ from cnnbench.training.events import (
 
 if TYPE_CHECKING:
     from cnnbench.training.executables import Job
-
-
-def first_record(
-    job: "Job", run_id: str, ran_on: Environment, source: bytes, tags: Sequence[str] = ()
-) -> RunRecord:
-    """The record of a run that begins now."""
-    from cnnbench.training.losses import objective_name
-
-    experiment, dataset = job.experiment, job.dataset
-    return RunRecord(
-        run_id=run_id,
-        name=experiment.name,
-        title=experiment.type_title,
-        task=experiment.task.value,
-        loss=objective_name(experiment),
-        status=Status.RUNNING,
-        started_at=datetime.now(UTC),
-        finished_at=None,
-        error=None,
-        timing=None,
-        engine=None,
-        seeds=experiment.seeds,
-        epochs=experiment.train.epochs,
-        batch_size=job.batch_size,
-        spec_digest=experiment.digest(source),
-        dataset=_dataset_record(dataset),
-        environment=ran_on,
-        tags=tuple(dict.fromkeys(tags)),
-    )
-
-
-def _dataset_record(dataset: Dataset) -> DatasetRecord:
-    info = dataset.info
-    return DatasetRecord(
-        name=info.name,
-        title=f"{info.name} ({KNOWN[info.name].title})" if info.name in KNOWN else info.name,
-        digest=dataset.digest,
-        stand_in_for=dataset.stand_in_for,
-        num_train=len(dataset.train),
-        num_validation=len(dataset.validation),
-        num_test=len(dataset.test),
-        source=dataset.source,
-    )
 
 
 @dataclass(slots=True)
