@@ -27,12 +27,12 @@ from cnnbench.runs.environment import environment
 from cnnbench.runs.records import EpochRecord
 from cnnbench.system.settings import pinned
 from cnnbench.system.stopwatch import Stopwatch
-from cnnbench.training.events import Trained
-from cnnbench.training.executables import Job, Setup, compile_train, set_up
+from cnnbench.training.events import Event, Trained
+from cnnbench.training.executables import Executables, Job, compile_train, set_up
 from cnnbench.training.state import Arrays, TrainState, build_optimizer, init_state
 from cnnbench.training.step import gradients, train_step
 from cnnbench.training.strategy import candidates
-from cnnbench.training.trainer import run_job
+from cnnbench.training.trainer import Trainer
 
 STEPS_CHECKED = 3
 DIGITS = "float32, all digits"  # of products, which may round to TF32 otherwise
@@ -43,7 +43,7 @@ PRECISION = "jax_default_matmul_precision"  # a setting that type checkers do no
 class JaxTrainer:
     """A compiled epoch, and where training is."""
 
-    setup: Setup
+    setup: Executables
     program: Any
     state: TrainState
     epoch: int = 0
@@ -146,14 +146,10 @@ class JaxTrainers:
         """Trains as `cnnbench run` does, with evaluation after every epoch."""
         job = self._job(contestant, self._device, f"train.epochs={epochs}")
         began = time.perf_counter()
-        records, engine = [], None
-        for event in run_job(job):
-            match event:
-                case EpochRecord():
-                    records.append(event)
-                case Trained():
-                    engine = event.engine
-        assert engine is not None
+        events: list[Event] = []
+        Trainer(job, events.append).run()
+        records = [event for event in events if isinstance(event, EpochRecord)]
+        (engine,) = [event.engine for event in events if isinstance(event, Trained)]
         return {
             "seconds": time.perf_counter() - began,
             "seeds_at_once": engine.seeds_at_once,
@@ -184,7 +180,7 @@ class JaxTrainers:
         folder, watch = Path(), Stopwatch()
         return Job(loaded.experiment, loaded.plan, folder, dataset, (device,), watch)
 
-    def _set_up(self, job: Job) -> Setup:
+    def _set_up(self, job: Job) -> Executables:
         """The strategy of accelerators, also where this is tried on a CPU."""
         sizes = (job.batch_size, job.num_steps, 1)
         (strategy,) = candidates(job.plan, *sizes, accelerator=True)

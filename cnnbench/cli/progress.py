@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from cnnbench.formatting import clean, epochs_text, seconds_text, visible
 from cnnbench.report.layer_table import layer_table
 from cnnbench.report.sparkline import sparkline
-from cnnbench.runner.run import Listener
+from cnnbench.runner.recorder import Listener
 from cnnbench.runs.records import EpochRecord, RunRecord, SeedSummary
 from cnnbench.spec.loader import Loaded
 from cnnbench.spec.metrics import metric_text, words

@@ -1,21 +1,31 @@
-"""What a run writes as it goes: its record, then every event as soon as it is known."""
+"""Writes what a run measures as soon as it is known, and how the run ended."""
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, assert_never
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
+from cnnbench.formatting import depthwise_advice
 from cnnbench.graph.autoencoder import code_layer
+from cnnbench.runner.open_run import Opened, checkpoints_of, total_timing
+from cnnbench.runner.tensorboard import EventFiles
 from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.cost import Cost
-from cnnbench.runs.folder import RunFolder
+from cnnbench.runs.folder import RunFolder, read_epochs
 from cnnbench.runs.records import (
     EngineRecord,
     EpochRecord,
+    RunRecord,
     SeedSummary,
+    Status,
     Summary,
 )
 from cnnbench.runs.weights import digest
 from cnnbench.spec.experiment import Task
+from cnnbench.spec.loader import Loaded
+from cnnbench.spec.optimizers import depends_on_total
+from cnnbench.system import commands, settings, signals
 from cnnbench.training.events import (
     Checkpoint,
     Compiled,
@@ -30,6 +40,115 @@ from cnnbench.training.events import (
 
 if TYPE_CHECKING:
     from cnnbench.training.executables import Job
+
+
+class Listener(Protocol):
+    """Is told how a run goes."""
+
+    def loaded(self, loaded: Loaded) -> None:
+        """The experiment is checked."""
+
+    def note(self, text: str) -> None:
+        """Something worth a sentence happened."""
+
+    def started(self, record: RunRecord, num_steps: int) -> None:
+        """Data and device are there, and the folder is made; compilation begins."""
+
+    def event(self, event: Event) -> None:
+        """The engine reports."""
+
+    def finished(self, folder: Path) -> None:
+        """The run's files are complete."""
+
+
+class Recorder:
+    """Writes a run's folder while it trains, and passes every event to the listener.
+
+    Args:
+      job: what is trained.
+      opened: its folder, locked.
+      listener: called with each event once that is written.
+
+    Attributes:
+      folder: the folder.
+      ended: whether `run.json` was told how the run ended.
+    """
+
+    def __init__(self, job: "Job", opened: Opened, listener: Listener) -> None:
+        self.folder, self.ended = opened.folder, False
+        self._job, self._record, self._listener = job, opened.record, listener
+        self._checkpoints = checkpoints_of(job, opened.folder)
+        self._collected = Collected()
+        self._event_files: EventFiles | None = None
+
+    def start(self) -> None:
+        """Makes ready for the first event."""
+        self._listener.started(self._record, self._job.num_steps)
+        if self._job.snapshots:
+            self._event_files = EventFiles(self.folder.path, self._job.experiment)
+            if self._record.extended:
+                self._event_files.renew_hyperparameters()
+
+    def event(self, event: Event) -> None:
+        """Writes what an event brings; a signal is raised before or after that."""
+        signals.raise_if_stopped()
+        with signals.finishing():
+            keep(event, self.folder, self._checkpoints, self._collected)
+            if self._event_files:
+                self._event_files.event(event)
+            if isinstance(event, Compiled):
+                self._compiled(event)
+        self._listener.event(event)
+
+    def finish(self) -> None:
+        """Writes the summary of a run whose seeds are all trained; it is finished then."""
+        if self._record.extended:
+            _sort_epochs(self.folder, self._job)
+        self.folder.write_summary(summary(self._job, self._collected))
+        self._end(Status.FINISHED)
+        if depends_on_total(self._job.experiment.train.schedule):
+            self._checkpoints.clear()
+        else:
+            self._checkpoints.keep_last(self._job.experiment.seeds)
+
+    def stop(self, error: BaseException | None) -> None:
+        """Writes how a run ended before it was finished.
+
+        Args:
+          error: what ended it; None where that happened in another run.
+        """
+        # SystemExit: nobody reads the progress any more.
+        if error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+            self._end(Status.FAILED, str(error))
+            return
+        resume = commands.resume(self._record.environment.command, self.folder.path)
+        try:
+            self._listener.note(f"interrupted; resume with: {resume}")
+        finally:
+            self._end(Status.INTERRUPTED)
+
+    def _compiled(self, event: Compiled) -> None:
+        """Records how the run trains; names what would make a Python model faster."""
+        job = self._job
+        if job.reference:  # its class has been called by now
+            settings.require_pinned(f"model.python: '{job.reference}'")
+        self.folder.write_record(dataclasses.replace(self._record, engine=event.engine))
+        if event.num_slow:
+            advice = depthwise_advice(event.num_slow)
+            self._listener.note(f"{job.experiment.type_title}: {advice}")
+
+    def _end(self, status: Status, error: str | None = None) -> None:
+        self.ended = True
+        ended = dataclasses.replace(
+            self._record,
+            status=status,
+            finished_at=datetime.now(UTC),
+            error=error,
+            timing=total_timing(self._record.timing, self._job.watch.timing()),
+            engine=self._collected.engine or self._record.engine,
+        )
+        with signals.finishing():
+            self.folder.write_record(ended)
 
 
 @dataclass(slots=True)
@@ -88,3 +207,10 @@ def summary(job: "Job", collected: Collected) -> Summary:
         cost=collected.cost,
         code=code,
     )
+
+
+def _sort_epochs(folder: RunFolder, job: "Job") -> None:
+    """Seed by seed, as in a run that was not extended."""
+    epochs, _ = read_epochs(folder.path)
+    seeds = job.experiment.seeds
+    folder.write_epochs(sorted(epochs, key=lambda e: (seeds.index(e.seed), e.epoch)))

@@ -1,4 +1,4 @@
-"""Runs from experiment files to folders: loads, trains, writes, and tells listeners.
+"""Runs from experiment files to finished folders, seed by seed.
 
 Every file is written as soon as its content is known, so that an interrupted
 or failed run leaves all that it measured.
@@ -6,43 +6,31 @@ or failed run leaves all that it measured.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cnnbench.compare import comparison
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.errors import ModelError
-from cnnbench.formatting import depthwise_advice
 from cnnbench.report import comparison as report
 from cnnbench.report import csv_json
 from cnnbench.runner import tensorboard as event_files
-from cnnbench.runner.open_run import (
-    Opened,
-    alone,
-    begun,
-    checkpoints_of,
-    create,
-    reopen,
-    total_timing,
-    with_tags,
-)
-from cnnbench.runner.recorder import Collected, keep, summary
-from cnnbench.runs.folder import TABLES, RunFolder, read_epochs, read_run
-from cnnbench.runs.records import RunRecord, RunResult, Status
+from cnnbench.runner.open_run import Opened, alone, begun, create, reopen, with_tags
+from cnnbench.runner.recorder import Listener, Recorder
+from cnnbench.runs.folder import TABLES, RunFolder, read_run
+from cnnbench.runs.records import RunResult, Status
 from cnnbench.spec.loader import Loaded, load_experiment
-from cnnbench.spec.optimizers import depends_on_total
-from cnnbench.system import commands, settings, signals
+from cnnbench.system import settings
 from cnnbench.system.stopwatch import Stopwatch
-from cnnbench.training.events import Compiled, Event, SeedDone
 from cnnbench.training.resume import require_epochs
 
 if TYPE_CHECKING:
     from cnnbench.training.executables import Job
+    from cnnbench.training.trainer import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +70,6 @@ class Request:
     tags: Sequence[str] = ()
 
 
-class Listener(Protocol):
-    """Is told how a run goes."""
-
-    def loaded(self, loaded: Loaded) -> None:
-        """The experiment is checked."""
-
-    def note(self, text: str) -> None:
-        """Something worth a sentence happened."""
-
-    def started(self, record: RunRecord, num_steps: int) -> None:
-        """Data and device are there, and the folder is made; compilation begins."""
-
-    def event(self, event: Event) -> None:
-        """The engine reports."""
-
-    def finished(self, folder: Path) -> None:
-        """The run's files are complete."""
-
-
 def check_all(requests: Sequence[Request]) -> None:
     """Checks every experiment before the first is trained.
 
@@ -115,9 +84,6 @@ def check_all(requests: Sequence[Request]) -> None:
         loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
         if request.resume:
             require_epochs(read_run(request.resume), request.resume, loaded.experiment)
-
-
-Training = Generator[None, None, RunResult]
 
 
 def run_experiment(request: Request, listener: Listener) -> RunResult:
@@ -157,7 +123,6 @@ def run_by_turns(
     Raises:
       CnnbenchError: as `run_experiment`; what the other runs measured so far is kept.
     """
-    results: dict[int, RunResult] = {}
     with ExitStack() as stack:
 
         @cache
@@ -166,100 +131,194 @@ def run_by_turns(
             settings.start(listeners[0].note)
             stack.enter_context(settings.pinned())
 
-        pairs = zip(requests, listeners, strict=True)
-        trainings = [stack.enter_context(closing(_training(*pair, pin))) for pair in pairs]
-        running, turn = list(range(len(trainings))), 0  # in the first turn all data are read
-        while running:
-            for number in list(running):
-                try:
-                    next(trainings[number])
-                except StopIteration as end:
-                    results[number] = end.value
-                    running.remove(number)
-                    done(end.value)
-            running, turn = running[:: -1 if turn else 1], turn + 1
-    return [results[number] for number in range(len(requests))]
+        runs: list[TrainingRun] = []
+        for request, listener in zip(requests, listeners, strict=True):
+            run = TrainingRun(request, listener, pin)
+            stack.callback(run.close)
+            runs.append(run)
+            run.read_data()
+            if not run.remaining:
+                done(run.finish())
+        for run, seeds in interleave(runs):
+            run.train(seeds)
+            if not run.remaining:
+                done(run.finish())
+        return [run.finish() for run in runs]
 
 
-def _training(request: Request, listener: Listener, pin: Callable[[], None]) -> Training:
-    """A run that pauses when its data are read, and after each of its seeds but the last."""
-    watch = Stopwatch()
-    loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
-    listener.loaded(loaded)
-    try:
-        return (yield from _trained(request, listener, loaded, watch, pin))
-    except ModelError as error:
-        raise error.placed(loaded.place(error.key)) from None
+def interleave(runs: "Sequence[TrainingRun]") -> "Iterator[tuple[TrainingRun, tuple[int, ...]]]":
+    """Yields each run with the seeds that it trains next: A B, B A, A B and so on."""
+    order = list(runs)
+    while order := [run for run in order if run.remaining]:
+        for run in order:
+            yield run, run.remaining[0]
+        order.reverse()
 
 
-def _trained(
-    request: Request, listener: Listener, loaded: Loaded, watch: Stopwatch, pin: Callable[[], None]
-) -> Training:
-    done_already = partial(
-        _done, epochs=loaded.experiment.train.epochs, tags=request.tags, listener=listener
-    )
-    if request.resume and (done := done_already(request.resume)):
-        return done
-    if reference := loaded.experiment.model.python:
-        pin()  # its module imports JAX
-    if reference and not request.allow_python:
-        from cnnbench.nn.python_model import require_trust
+class TrainingRun:
+    """An experiment from its request to its finished folder, trained a few seeds at a time.
 
-        require_trust(reference, request.path.resolve().parent)
-    with watch.part("data_s"):
-        dataset = dataset_of(loaded.experiment.dataset, request.data_dir, listener.note)
-    with watch.away():
-        yield
-    path = request.resume
-    if request.needed and not path:
-        source = request.path.resolve().parent
-        asked = request.engine, request.device
-        path = begun(loaded, dataset.digest, source, request.results_dir, asked, listener.note)
-    if path and (done := done_already(path)):
-        return done
-    pin()
-    job = _prepare(loaded, dataset, request, watch, listener)
-    with ExitStack() as stack:
+    Call `read_data`, `train` until nothing is `remaining`, `finish`, and in any case `close`.
+    Its stopwatch is paused between these calls, so that other runs can train. If a call raises,
+    `run.json` records how the run ended.
+
+    Args:
+      request: what to run.
+      listener: called as it goes.
+      pin: pins JAX's settings; called before the run needs JAX.
+
+    Raises:
+      SpecError: the experiment is wrong.
+    """
+
+    def __init__(self, request: Request, listener: Listener, pin: Callable[[], None]) -> None:
+        self._request, self._listener, self._pin = request, listener, pin
+        self._watch = Stopwatch()
+        data_dir = request.data_dir
+        self._loaded = load_experiment(request.path, request.overrides, data_dir=data_dir)
+        listener.loaded(self._loaded)
+        self._dataset: Dataset
+        self._folder = ExitStack()  # locked while it is open
+        self._recorder: Recorder | None = None
+        self._trainer: Trainer | None = None
+        self._result: RunResult | None = None
+        self._watch.pause()
+
+    @property
+    def remaining(self) -> Sequence[tuple[int, ...]]:
+        """Groups of seeds still to be trained, as far as they are known."""
+        if self._result is not None:
+            return ()
+        return self._trainer.remaining if self._trainer else (self._loaded.experiment.seeds[:1],)
+
+    def read_data(self) -> None:
+        """Reads the images, unless the run is finished already.
+
+        Raises:
+          CnnbenchError: the images cannot be had, or the Python model is not to be trusted.
+        """
+        request = self._request
+        with self._turn():
+            if request.resume and self._is_finished(request.resume):
+                return
+            if reference := self._loaded.experiment.model.python:
+                self._pin()  # its module imports JAX
+                if not request.allow_python:
+                    from cnnbench.nn.python_model import require_trust
+
+                    require_trust(reference, request.path.resolve().parent)
+            with self._watch.part("data_s"):
+                spec = self._loaded.experiment.dataset
+                self._dataset = dataset_of(spec, request.data_dir, self._listener.note)
+
+    def train(self, seeds: tuple[int, ...]) -> None:
+        """Trains seeds at once; before the first, opens the run's folder and compiles.
+
+        Args:
+          seeds: the first of `remaining`.
+
+        Raises:
+          CnnbenchError: the run cannot be trained, or the disk refuses.
+        """
+        with self._turn():
+            if self._trainer is None:
+                self._open()
+            if self._trainer is not None:
+                self._trainer.train_seeds(seeds)
+
+    def finish(self) -> RunResult:
+        """Completes the files of a run whose seeds are all trained.
+
+        Raises:
+          StoreError: the disk refuses.
+        """
+        if self._trainer and self._recorder:
+            folder = self._recorder.folder
+            with self._turn():
+                self._trainer.finish()
+                self._recorder.finish()
+                self._result = _with_tables(folder)
+            self._trainer = self._recorder = None  # they hold memory of the device
+            del self._dataset
+            self._folder.close()
+            self._listener.finished(folder.path)
+        assert self._result is not None
+        self._folder.close()
+        return self._result
+
+    def close(self) -> None:
+        """Closes the folder; a run that is not finished is recorded as interrupted."""
+        with self._folder:
+            self._stop(None)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Runs the stopwatch; an exception in the body is recorded as the end of the run."""
+        completed = False
+        self._watch.resume()
+        try:
+            try:
+                yield
+                completed = True
+            finally:
+                if not completed:
+                    self._stop(sys.exception())
+                self._watch.pause()
+        except ModelError as error:
+            raise error.placed(self._loaded.place(error.key)) from None
+
+    def _stop(self, error: BaseException | None) -> None:
+        if self._recorder and not self._recorder.ended:
+            self._recorder.stop(error)
+
+    def _open(self) -> None:
+        """Opens the folder and compiles, unless the run is found finished."""
+        from cnnbench.training.trainer import Trainer
+
+        request, loaded, note = self._request, self._loaded, self._listener.note
+        path = request.resume
+        if request.needed and not path:
+            source, asked = request.path.resolve().parent, (request.engine, request.device)
+            digest = self._dataset.digest
+            path = begun(loaded, digest, source, request.results_dir, asked, note)
+        if path and self._is_finished(path):
+            return
+        self._pin()
+        job = _job(loaded, self._dataset, request, self._watch, note)
         if path:
-            stack.enter_context(alone(RunFolder(path)))
+            self._folder.enter_context(alone(RunFolder(path)))
             # Another process may have finished it before the lock was ours.
-            if done := done_already(path):
-                return done
-            resolved = loaded.resolved() if request.resume else ""
+            if self._is_finished(path):
+                return
             opened = reopen(
                 job,
                 path,
-                listener.note,
-                resolved=resolved,
+                note,
+                resolved=loaded.resolved() if request.resume else "",
                 command=request.command,
                 tags=request.tags,
             )
         else:
             new = create(job, loaded, request.results_dir, request.command, request.tags)
-            opened = stack.enter_context(new)
-        pictured = job.snapshots or (opened.folder.path / event_files.FOLDER).exists()
-        known = opened.record.engine
-        job = dataclasses.replace(
-            job,
-            resume=opened.resume,
-            snapshots=pictured,
-            engine=known.requested if known else job.engine,
-        )
-        yield from _train(job, opened, listener)
-        result = _with_tables(opened.folder)
-    listener.finished(opened.folder.path)
-    return result
+            opened = self._folder.enter_context(new)
+        job = _continued(job, opened)
+        self._recorder = Recorder(job, opened, self._listener)
+        self._recorder.start()
+        trainer = Trainer(job, self._recorder.event)
+        trainer.prepare()
+        self._trainer = trainer
 
-
-def _done(path: Path, *, epochs: int, tags: Sequence[str], listener: Listener) -> RunResult | None:
-    """A run that has nothing left to train."""
-    record = read_run(path).record
-    if (record.status, record.epochs) != (Status.FINISHED, epochs):
-        return None
-    if (tagged := with_tags(record, tags)) != record:
-        RunFolder(path).write_record(tagged)
-    listener.note(f"{path} is finished; nothing is trained")
-    return _with_tables(RunFolder(path))
+    def _is_finished(self, path: Path) -> bool:
+        """Tests whether a run has nothing left to train; its result is known then."""
+        record = read_run(path).record
+        epochs = self._loaded.experiment.train.epochs
+        if (record.status, record.epochs) != (Status.FINISHED, epochs):
+            return False
+        if (tagged := with_tags(record, self._request.tags)) != record:
+            RunFolder(path).write_record(tagged)
+        self._listener.note(f"{path} is finished; nothing is trained")
+        self._result = _with_tables(RunFolder(path))
+        return True
 
 
 def _with_tables(folder: RunFolder) -> RunResult:
@@ -271,18 +330,23 @@ def _with_tables(folder: RunFolder) -> RunResult:
     return result
 
 
-def _prepare(
-    loaded: Loaded, dataset: Dataset, request: Request, watch: Stopwatch, listener: Listener
+def _job(
+    loaded: Loaded,
+    dataset: Dataset,
+    request: Request,
+    watch: Stopwatch,
+    note: Callable[[str], None],
 ) -> "Job":
+    """What is trained, and on which devices; makes the process ready for it."""
     from cnnbench.nn.python_model import import_class
     from cnnbench.system.compile_cache import enable_compile_cache
     from cnnbench.system.devices import pick_devices, use_all_cores
     from cnnbench.system.host import keep_malloc_arenas
     from cnnbench.training.executables import Job
 
-    use_all_cores(listener.note)
+    use_all_cores(note)
     keep_malloc_arenas()
-    enable_compile_cache(listener.note)
+    enable_compile_cache(note)
     devices = pick_devices(request.device)
     folder = request.path.resolve().parent
     reference = loaded.experiment.model.python or ""
@@ -305,79 +369,12 @@ def _prepare(
     )
 
 
-def _train(job: "Job", opened: Opened, listener: Listener) -> Generator[None]:
-    """Consumes the engine's events; whatever happens, `run.json` says how it ended.
-
-    Pauses after each seed but the last; a run that is given up there was interrupted.
-    """
-    from cnnbench.training.trainer import run_job
-
-    folder, status, collected = opened.folder, Status.FAILED, Collected()
-    checkpoints = checkpoints_of(job, folder)
-    last = job.experiment.seeds[-1]
-    try:
-        listener.started(opened.record, job.num_steps)
-        files = _event_files(job, opened)
-        for event in run_job(job):
-            signals.raise_if_stopped()
-            with signals.finishing():
-                keep(event, folder, checkpoints, collected)
-                if files:
-                    files.event(event)
-                if isinstance(event, Compiled):
-                    if job.reference:  # its class has been called by now
-                        settings.require_pinned(f"model.python: '{job.reference}'")
-                    _compiled(event, opened, job, listener)
-            listener.event(event)
-            if isinstance(event, SeedDone) and event.summary.seed != last:
-                with job.watch.away():
-                    yield
-        if opened.record.extended:
-            _sort_epochs(folder, job)
-        folder.write_summary(summary(job, collected))
-        status = Status.FINISHED
-    except (KeyboardInterrupt, GeneratorExit, SystemExit):  # the last where nobody reads progress
-        status = Status.INTERRUPTED
-        resume = commands.resume(opened.record.environment.command, folder.path)
-        listener.note(f"interrupted; resume with: {resume}")
-        raise
-    finally:
-        error = str(sys.exception() or "") if status is Status.FAILED else None
-        ended = dataclasses.replace(
-            opened.record,
-            status=status,
-            finished_at=datetime.now(UTC),
-            error=error,
-            timing=total_timing(opened.record.timing, job.watch.timing()),
-            engine=collected.engine or opened.record.engine,
-        )
-        with signals.finishing():
-            folder.write_record(ended)
-    if depends_on_total(job.experiment.train.schedule):
-        checkpoints.clear()
-    else:
-        checkpoints.keep_last(job.experiment.seeds)
-
-
-def _event_files(job: "Job", opened: Opened) -> event_files.EventFiles | None:
-    """What writes the event files of a run that has some."""
-    if not job.snapshots:
-        return None
-    files = event_files.EventFiles(opened.folder.path, job.experiment)
-    if opened.record.extended:
-        files.renew_hyperparameters()
-    return files
-
-
-def _compiled(event: Compiled, opened: Opened, job: "Job", listener: Listener) -> None:
-    """Records how the run trains; names what would make a Python model faster."""
-    opened.folder.write_record(dataclasses.replace(opened.record, engine=event.engine))
-    if event.num_slow:
-        listener.note(f"{job.experiment.type_title}: {depthwise_advice(event.num_slow)}")
-
-
-def _sort_epochs(folder: RunFolder, job: "Job") -> None:
-    """Seed by seed, as in a run that was not extended."""
-    epochs, _ = read_epochs(folder.path)
-    seeds = job.experiment.seeds
-    folder.write_epochs(sorted(epochs, key=lambda e: (seeds.index(e.seed), e.epoch)))
+def _continued(job: "Job", opened: Opened) -> "Job":
+    """The job with what a folder that was opened says of it."""
+    known = opened.record.engine
+    return dataclasses.replace(
+        job,
+        resume=opened.resume,
+        snapshots=job.snapshots or (opened.folder.path / event_files.FOLDER).exists(),
+        engine=known.requested if known else job.engine,
+    )

@@ -45,6 +45,7 @@ class Stopwatch:
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self._clock = clock
         self._start = clock()
+        self._paused = math.nan  # when it was paused
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._last: dict[str, float] = {}
         self.first_step_s = math.nan
@@ -59,18 +60,18 @@ class Stopwatch:
             self._last[name] = self._clock() - start
             self._spent[name] += self._last[name]
 
-    @contextmanager
-    def away(self) -> Iterator[None]:
-        """Leaves the time of its body out of everything: another run's turn."""
-        start = self._clock()
-        try:
-            yield
-        finally:
-            self._start += self._clock() - start
+    def pause(self) -> None:
+        """Stops the clock between two parts: what happens until `resume` is not this run's."""
+        self._paused = self._clock()
+
+    def resume(self) -> None:
+        """Lets the clock run again after `pause`."""
+        self._start += self._clock() - self._paused
+        self._paused = math.nan
 
     def now(self) -> float:
-        """Seconds since the stopwatch was made."""
-        return self._clock() - self._start
+        """Seconds since the stopwatch was made, without those in which it was paused."""
+        return (self._clock() if math.isnan(self._paused) else self._paused) - self._start
 
     def mark_first_step(self) -> None:
         """Notes, once, when the first training step was done."""
@@ -82,6 +83,6 @@ class Stopwatch:
         return self._last[name]
 
     def timing(self) -> Timing:
-        """Seconds of each part, and since the stopwatch was made."""
+        """Seconds of each part, and in all."""
         parts = {name: self._spent[name] for name in PARTS}
         return Timing(**parts, total_s=self.now())

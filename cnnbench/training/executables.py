@@ -1,10 +1,10 @@
-"""Compiled programs: steps made ready for given devices, ahead of time."""
+"""Executables: a job's steps compiled ahead of time for its devices, with the data on them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnnbench.data.dataset import Dataset
+from cnnbench.graph.autoencoder import code_layer
 from cnnbench.graph.plan import Plan
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
@@ -23,7 +24,7 @@ from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.system.compile_cache import compiled
 from cnnbench.system.devices import make_mesh
 from cnnbench.system.stopwatch import Stopwatch
-from cnnbench.training.inference import outputs_of
+from cnnbench.training.inference import activations_of, outputs_of
 from cnnbench.training.resume import Resume
 from cnnbench.training.state import (
     Arrays,
@@ -92,26 +93,17 @@ class Job:
         return str(self.devices[0].platform) != "cpu"
 
 
-class Programs(NamedTuple):
-    """Compiled steps.
-
-    Those for several seeds at once have an axis of seeds: first in the state and
-    in what `evaluate` and `outputs` give, second in indices and losses.
-
-    Args:
-      train: (state, arrays, indices (steps, batch)) to state and losses (steps,).
-      evaluate: as `steps.eval_step`.
-      outputs: as `steps.outputs_of`; None unless the network reconstructs.
-    """
-
-    train: Callable[..., tuple[TrainState, jax.Array]]
-    evaluate: Callable[..., dict[str, jax.Array]]
-    outputs: Callable[..., jax.Array] | None
+def _not_compiled(*_: object) -> Any:
+    raise RuntimeError("compile_all has not been called")
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
-    """A strategy with its devices and the data on them.
+class Executables:
+    """All that a job is trained and evaluated with: devices, data, and compiled functions.
+
+    `set_up` places the data; `compile_all` compiles. The functions for several seeds at once
+    have an axis of seeds: first in the state and in what `evaluate` and `outputs` return, second
+    in indices and losses.
 
     Args:
       job: what is trained.
@@ -119,6 +111,12 @@ class Setup:
       mesh: the devices that share a batch; None for one.
       arrays: all splits, on every device.
       at_once: seeds that one program trains.
+      train: (state, arrays, indices (steps, batch)) to state and losses (steps,).
+      evaluate: compiled `step.eval_step`.
+      outputs: compiled `inference.outputs_of`; None unless the network reconstructs.
+      codes: (params, rest, arrays, indices) to the code of those images, compiled when it is
+        first called; None unless a graph of layers reconstructs.
+      num_slow: convolutions of a Python model that are slow here, as `check_output` counts them.
     """
 
     job: Job
@@ -126,6 +124,11 @@ class Setup:
     mesh: Mesh | None
     arrays: Arrays
     at_once: int = 1
+    train: Callable[..., tuple[TrainState, jax.Array]] = _not_compiled
+    evaluate: Callable[..., dict[str, jax.Array]] = _not_compiled
+    outputs: Callable[..., jax.Array] | None = None
+    codes: Callable[..., jax.Array] | None = None
+    num_slow: int = 0
 
     def network(self, seed: int) -> Network:
         """A model with the initial parameters of a seed."""
@@ -162,11 +165,11 @@ class Setup:
         return make_rules(self.job.experiment, rows, prepares=plan is not None, mesh=mesh)
 
 
-def set_up(job: Job, strategy: Strategy) -> Setup:
-    """The devices of a strategy, with the data on them."""
+def set_up(job: Job, strategy: Strategy) -> Executables:
+    """The devices of a strategy with the data on them; nothing is compiled yet."""
     mesh = make_mesh(job.devices[: strategy.num_devices])
     arrays = _place(to_arrays(job.dataset), mesh, job.devices[0])
-    return Setup(job, strategy, mesh, jax.block_until_ready(arrays))
+    return Executables(job, strategy, mesh, jax.block_until_ready(arrays))
 
 
 def _place(tree: Any, mesh: Mesh | None, first: jax.Device) -> Any:
@@ -181,8 +184,8 @@ def to_arrays(dataset: Dataset) -> Arrays:
     return Arrays(images, labels)
 
 
-def compile_train(setup: Setup, network: Network, state: TrainState) -> Callable[..., Any]:
-    """The program of training steps alone; see `Programs`."""
+def compile_train(setup: Executables, network: Network, state: TrainState) -> Callable[..., Any]:
+    """The `train` of `Executables` alone."""
     job = setup.job
     optimizer = build_optimizer(job.experiment.train, job.num_steps)
     rules = setup.rules(training=True)
@@ -203,8 +206,14 @@ def compile_train(setup: Setup, network: Network, state: TrainState) -> Callable
     return _ahead_of_time(setup, steps, *arguments, quick=options, donate_argnums=0)
 
 
-def compile_all(setup: Setup, network: Network, state: TrainState) -> Programs:
-    """All programs."""
+def compile_all(setup: Executables, network: Network, state: TrainState) -> Executables:
+    """The same with its functions compiled.
+
+    Args:
+      setup: from `set_up`.
+      network: of any seed.
+      state: of as many seeds as are trained at once, on the devices.
+    """
     job, rules = setup.job, setup.rules(training=False)
     evaluate = partial(eval_step, graphdef=network.scoring, rules=rules)
     evaluate = setup.each_seed(evaluate, (0, 0, None, None, None))
@@ -220,15 +229,33 @@ def compile_all(setup: Setup, network: Network, state: TrainState) -> Programs:
     # them makes faster, and it is compiled in two thirds of the time without.
     quick = {} if job.accelerator else {"xla_backend_optimization_level": 1}
     ready = partial(_ahead_of_time, setup, quick=quick)
-    return Programs(
-        compile_train(setup, network, state),
-        ready(evaluate, *model, arrays, chunk, weights),
-        ready(outputs, *model, arrays, sample) if reconstructs else None,
+    return replace(
+        setup,
+        train=compile_train(setup, network, state),
+        evaluate=ready(evaluate, *model, arrays, chunk, weights),
+        outputs=ready(outputs, *model, arrays, sample) if reconstructs else None,
+        codes=_coder(setup),
     )
 
 
+def _coder(setup: Executables) -> Callable[..., jax.Array] | None:
+    """The `codes` of `Executables`."""
+    job = setup.job
+    if job.experiment.task is not Task.RECONSTRUCT or job.plan is None:
+        return None
+    layer = code_layer(job.plan, job.experiment.model.code_layer)
+    plain = replace(setup, strategy=replace(setup.strategy, form="plain", row=None))
+    graphdef, rules = plain.network(0).evaluation, setup.rules(training=False)
+
+    def codes(params: Any, rest: Any, arrays: Arrays, indices: jax.Array) -> jax.Array:
+        given = activations_of(params, rest, arrays, indices, graphdef=graphdef, rules=rules)
+        return given[layer]
+
+    return jax.jit(codes)
+
+
 def _ahead_of_time(
-    setup: Setup,
+    setup: Executables,
     function: Callable[..., Any],
     *args: Any,
     quick: Mapping[str, Any],
@@ -240,7 +267,7 @@ def _ahead_of_time(
     return program
 
 
-def check_output(setup: Setup, network: Network) -> int:
+def check_output(setup: Executables, network: Network) -> int:
     """Checks a Python model's output; a plan's was checked before it was built.
 
     Returns:

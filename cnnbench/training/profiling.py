@@ -18,7 +18,7 @@ import numpy as np
 
 from cnnbench.graph.flops import training_flops
 from cnnbench.runs.cost import Cost
-from cnnbench.training.executables import Programs, Setup
+from cnnbench.training.executables import Executables
 from cnnbench.training.inference import outputs_of
 from cnnbench.training.matmul_peak import SIZE, multiplier, product_flops
 from cnnbench.training.state import Arrays, Network, TrainState
@@ -34,15 +34,14 @@ LATENCY_BUDGET_S = 1 / TURNS
 WARM_UP_CALLS = 5
 
 
-def measure_cost(setup: Setup, programs: Programs) -> Cost:
+def measure_cost(executables: Executables) -> Cost:
     """The cost of a network that has been trained, whose parameters do not matter here.
 
     Args:
-      setup: how one seed was trained.
-      programs: its compiled steps.
+      executables: those that one seed was trained with.
     """
-    job = setup.job
-    plain = replace(setup, strategy=PLAIN, mesh=None, at_once=1)
+    job = executables.job
+    plain = replace(executables, strategy=PLAIN, mesh=None, at_once=1)
     network = plain.network(job.experiment.seeds[0])
     forward, backward = count_flops(plain, network)
     rounds, products = by_turns(_one_image(plain, network), _multipliers(job.devices[0]))
@@ -52,7 +51,7 @@ def measure_cost(setup: Setup, programs: Programs) -> Cost:
         training_flops=None if job.plan is None else training_flops(job.plan),
         forward_flops=forward,
         backward_flops=backward,
-        memory_bytes=_program_bytes(setup, programs.train),
+        memory_bytes=_program_bytes(executables),
         latency_p50_s=float(np.percentile(seconds, 50)),
         latency_p99_s=percentile_99(seconds),
         latency_calls=len(seconds),
@@ -62,7 +61,7 @@ def measure_cost(setup: Setup, programs: Programs) -> Cost:
     )
 
 
-def count_flops(plain: Setup, network: Network) -> tuple[float | None, float | None]:
+def count_flops(plain: Executables, network: Network) -> tuple[float | None, float | None]:
     """XLA's count for an image, forward and backward, before XLA optimises anything.
 
     Backward is a training step's loss and gradient, without the optimiser, less forward.
@@ -93,7 +92,7 @@ def _flops(function: Callable[..., Any], *args: Any) -> float | None:
     return float(counted["flops"]) if counted and "flops" in counted else None
 
 
-def _one_image(plain: Setup, network: Network) -> Callable[[], object]:
+def _one_image(plain: Executables, network: Network) -> Callable[[], object]:
     """A call of the compiled forward pass that returns when the result is there."""
     test: Any = plain.job.dataset.test
     arrays = Arrays(test.images[:1], test.labels[:1])
@@ -158,16 +157,17 @@ def percentile_99(seconds: Sequence[float]) -> float | None:
     return float(np.percentile(seconds, 99)) if len(seconds) >= FEWEST_FOR_P99 else None
 
 
-def _program_bytes(setup: Setup, train: Any) -> int | None:
+def _program_bytes(executables: Executables) -> int | None:
     """What the training step holds at most, on all devices together, but for the dataset."""
+    train: Any = executables.train
     found = train.memory_analysis()
     if found is None:
         return None
     # Results that take the place of arguments are counted with these.
     sizes = found.argument_size_in_bytes + found.output_size_in_bytes
     total = sizes - found.alias_size_in_bytes + found.temp_size_in_bytes
-    dataset = sum(array.nbytes for array in setup.arrays)
-    return setup.strategy.num_devices * (int(total) - dataset)
+    dataset = sum(array.nbytes for array in executables.arrays)
+    return executables.strategy.num_devices * (int(total) - dataset)
 
 
 @functools.cache

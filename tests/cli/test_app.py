@@ -425,24 +425,34 @@ def test_interrupt_while_compiling_exits_130_at_once(tmp_path):
     assert read_run(run).record.status == "interrupted"
 
 
+def trainer_that(prepare):
+    """A trainer whose `prepare` is a function of what it emits events with."""
+
+    class Broken(engine.Trainer):
+        def prepare(self):
+            prepare(self.emit)
+
+    return Broken
+
+
 def test_interrupt_that_python_dropped_still_ends_the_run(monkeypatch):
-    def dropped(job):
+    def dropped(emit):
         with contextlib.suppress(KeyboardInterrupt):  # as Python does in a callback
             signal.raise_signal(signal.SIGINT)
-        yield Compiled(1, 0.5, "cold", "direct")
+        emit(Compiled(1, 0.5, "cold", "direct"))
         raise AssertionError("went on")
 
-    monkeypatch.setattr(engine, "run_job", dropped)
+    monkeypatch.setattr(engine, "Trainer", trainer_that(dropped))
     assert invoke("run", "tiny.yaml", "--quiet").exit_code == 130
     assert read_run(only_run()).record.status == "interrupted"
 
 
 def test_interrupt_is_recorded_and_exits_130(monkeypatch):
-    def interrupted(job):
-        yield Compiled(1, 0.5, "cold", "direct")
+    def interrupted(emit):
+        emit(Compiled(1, 0.5, "cold", "direct"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "run_job", interrupted)
+    monkeypatch.setattr(engine, "Trainer", trainer_that(interrupted))
     done = invoke("run", "tiny.yaml", "--quiet")
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1].startswith("interrupted")
@@ -452,26 +462,26 @@ def test_interrupt_is_recorded_and_exits_130(monkeypatch):
 def test_an_interrupt_before_compilation_keeps_what_is_known_of_the_engine(monkeypatch):
     """Or the next resumption would choose an engine anew, which rounds differently."""
 
-    def interrupted(job):
-        yield Compiled(1, 0.5, "cold", "direct", ENGINE)
+    def interrupted(emit):
+        emit(Compiled(1, 0.5, "cold", "direct", ENGINE))
         raise KeyboardInterrupt
 
-    def at_once(job):
+    def at_once(emit):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "run_job", interrupted)
+    monkeypatch.setattr(engine, "Trainer", trainer_that(interrupted))
     invoke("run", "tiny.yaml", "--quiet")
-    monkeypatch.setattr(engine, "run_job", at_once)
+    monkeypatch.setattr(engine, "Trainer", trainer_that(at_once))
     assert invoke("run", "--resume", str(only_run()), "--quiet").exit_code == 130
     assert read_run(only_run()).record.engine == ENGINE
 
 
 def test_bug_crashes_loudly_and_the_run_is_marked_failed(monkeypatch):
-    def broken(job):
-        yield Compiled(1, 0.5, "cold", "direct")
+    def broken(emit):
+        emit(Compiled(1, 0.5, "cold", "direct"))
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(engine, "run_job", broken)
+    monkeypatch.setattr(engine, "Trainer", trainer_that(broken))
     with pytest.raises(ZeroDivisionError, match=r"^a bug$"):
         invoke("run", "tiny.yaml", "--quiet")
     record = read_run(only_run()).record

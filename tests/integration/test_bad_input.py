@@ -283,7 +283,7 @@ def test_too_little_memory_is_one_line(monkeypatch, tmp_path, error):
     def fail(_):
         raise error
 
-    monkeypatch.setattr(trainer, "_run", lambda _: map(fail, [0]))
+    monkeypatch.setattr(trainer, "known_choice", fail)
     done = invoke("run", "tiny.yaml", "--quiet")
     assert (done.exit_code, done.stderr) == (
         1,

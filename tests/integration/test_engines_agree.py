@@ -33,9 +33,9 @@ from cnnbench.training.executables import Job
 from cnnbench.training.losses import objective
 from cnnbench.training.state import Arrays, TrainState, take_apart
 from cnnbench.training.step import gradients, make_rules
-from cnnbench.training.trainer import run_job
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
+from tests.support.training import run_job
 
 Layers = Mapping[str, Mapping[str, Any]]
 ROOT = Path(__file__).parents[1] / "experiments"

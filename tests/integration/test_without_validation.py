@@ -30,8 +30,8 @@ from cnnbench.runs.records import Direction, EpochRecord, RunResult
 from cnnbench.runs.summary import lost_seeds, summarize_seed
 from cnnbench.runs.verify import check_run
 from cnnbench.training.events import Checkpoint, SeedDone
-from cnnbench.training.trainer import run_job
 from tests.support.samples import make_run, save, without_validation
+from tests.support.training import run_job
 from tests.training.test_resume import numbers, resumed
 from tests.training.test_trainer import CLASSES, Layers, make_dataset, make_job
 
@@ -52,14 +52,14 @@ def two(**kwargs: Any) -> tuple[RunResult, RunResult]:
 @pytest.fixture(scope="module")
 def trained() -> list[Any]:
     job = make_job(LINEAR, make_dataset(12, 0, 5), seeds=(3, 1), epochs=3, batch_size=4)
-    return list(run_job(job))
+    return run_job(job)
 
 
 def test_only_the_end_is_judged(trained: list[Any]) -> None:
     """Training and test are those of a run that validates beside them, to the bit."""
     beside = make_dataset(12, 0, 5)
     some = dataclasses.replace(beside, validation=make_dataset(7, 0, 0).train)
-    usual = list(run_job(make_job(LINEAR, some, seeds=(3, 1), epochs=3, batch_size=4)))
+    usual = run_job(make_job(LINEAR, some, seeds=(3, 1), epochs=3, batch_size=4))
     pairs = [
         [e for e in events if isinstance(e, EpochRecord | SeedDone)] for events in (trained, usual)
     ]
@@ -82,7 +82,7 @@ def test_it_goes_on_to_the_same_numbers(trained: list[Any]) -> None:
     job = make_job(LINEAR, make_dataset(12, 0, 5), seeds=(3, 1), epochs=3, batch_size=4)
     after = {3: 3, 1: 1}
     assert any(isinstance(event, Checkpoint) for event in trained)
-    rest = list(run_job(resumed(job, trained, after, 1)))
+    rest = run_job(resumed(job, trained, after, 1))
     assert numbers(rest, after) == numbers(trained, after)
 
 

@@ -71,6 +71,24 @@ def test_the_first_step_is_noted_once_from_the_start() -> None:
     assert watch.first_step_s == 3
 
 
+def test_a_paused_stopwatch_stands_still() -> None:
+    clock = Clock()
+    watch = Stopwatch(clock)
+    for seconds in (1, 2):
+        with watch.part("train_s"):
+            clock.sleep(seconds)
+        watch.pause()
+        clock.sleep(40)
+        told = watch.now()
+        clock.sleep(2)
+        assert watch.now() == told
+        watch.resume()
+    clock.sleep(5)
+    watch.mark_first_step()
+    assert watch.first_step_s == 8
+    assert watch.timing() == Timing(compile_s=0, data_s=0, train_s=3, eval_s=0, total_s=8)
+
+
 def test_the_real_clock_runs() -> None:
     watch = Stopwatch()
     with watch.part("eval_s"):

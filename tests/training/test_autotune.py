@@ -12,8 +12,8 @@ from cnnbench.training import autotune
 from cnnbench.training.autotune import MARGIN, fastest, known_choice, measure
 from cnnbench.training.events import Compiled, Trained, Tuning
 from cnnbench.training.strategy import ROW, SMALL_ROW, Strategy, asked_for, candidates
-from cnnbench.training.trainer import run_job
 from tests.support.oracles import make_plan
+from tests.support.training import run_job
 from tests.training.test_trainer import CLASSES, CONV, LINEAR, SHAPE, make_dataset, make_job
 
 NORM: dict[str, dict[str, Any]] = {"norm": {"op": "batch_norm"}}
@@ -46,7 +46,7 @@ def test_rows_fill_a_batch_that_has_statistics(layers: Any, batch_size: int) -> 
 def test_a_network_with_batch_norm_and_no_convolution_trains_on_an_odd_batch() -> None:
     layers = NORM | dict(LINEAR)
     job = make_job(layers, make_dataset(7, 1, 1), num_devices=2, batch_size=7, epochs=1)
-    assert isinstance(list(run_job(job))[-1], Trained)
+    assert isinstance(run_job(job)[-1], Trained)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from sklearn import metrics
 from cnnbench.analysis.confusion import confusion
 from cnnbench.data.dataset import Split
 from cnnbench.training import executables
-from cnnbench.training.evaluation import Ready, evaluate
+from cnnbench.training.evaluation import evaluate
 from cnnbench.training.executables import EVAL_BATCH, compile_all, set_up
 from cnnbench.training.strategy import Strategy
 from tests.support import oracles
@@ -80,13 +80,13 @@ def test_every_value_is_scikit_learns_however_many_images_there_are(
     setup = set_up(job, Strategy("direct" if row else "plain", row, num_devices, 1))
     network = setup.network(0)
     state = setup.state(network)
-    ready = Ready(setup, compile_all(setup, network, state))
+    compiled = compile_all(setup, network, state)
     weights = oracles.get_params(state.params)["dense"]
     kernel, bias = (np.asarray(weights[key], np.float64) for key in ("kernel", "bias"))
     for size in SIZES:
         split = dataset.validation.first(size)
         outputs = (split.images / 255).reshape(size, -1) @ kernel + bias
-        (got,) = evaluate(ready, state, range(NUM_TRAIN, NUM_TRAIN + size))
+        (got,) = evaluate(compiled, state, range(NUM_TRAIN, NUM_TRAIN + size))
         want = oracle(outputs, split)
         assert got == pytest.approx(want, rel=1e-5), size
         assert all(map(math.isfinite, got.values()))

@@ -12,16 +12,16 @@ from cnnbench.graph.flops import training_flops
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training import profiling
 from cnnbench.training.events import Trained
-from cnnbench.training.executables import Job, Setup, compile_train, set_up
+from cnnbench.training.executables import Executables, Job, compile_train, set_up
 from cnnbench.training.state import Arrays
 from cnnbench.training.strategy import Strategy
-from cnnbench.training.trainer import run_job
 from tests.support.paths import EXPERIMENTS
+from tests.support.training import run_job
 from tests.training.test_trainer import CONV, make_dataset, make_job
 
 
-def plain_setup(job: Job) -> Setup:
-    return Setup(job, profiling.PLAIN, None, Arrays(*2 * (jax.numpy.zeros(1),)))
+def plain_setup(job: Job) -> Executables:
+    return Executables(job, profiling.PLAIN, None, Arrays(*2 * (jax.numpy.zeros(1),)))
 
 
 def shipped(name: str) -> Job:
@@ -95,20 +95,21 @@ def test_memory_is_that_of_all_devices_without_the_images() -> None:
         setup = set_up(job, Strategy("plain", None, 1, 1))
         network = setup.network(0)
         train = compile_train(setup, network, setup.state(network))
-        found.append(profiling._program_bytes(setup, train))
+        found.append(profiling._program_bytes(dataclasses.replace(setup, train=train)))
     assert found[0] == found[1]
     assert found[0] is not None
     assert 2 * 4 * (7 * 12 + 7) <= found[0] < 20_000
 
 
 def test_a_program_that_does_not_tell_its_memory_has_none() -> None:
-    setup = plain_setup(make_job(CONV, make_dataset(8, 1, 1)))
-
     class Silent:
         def memory_analysis(self) -> None:
             """As a backend without it."""
 
-    assert profiling._program_bytes(setup, Silent()) is None
+    train: Any = Silent()
+    setup = plain_setup(make_job(CONV, make_dataset(8, 1, 1)))
+    silent = dataclasses.replace(setup, train=train)
+    assert profiling._program_bytes(silent) is None
 
 
 class Ticking:

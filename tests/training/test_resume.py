@@ -22,8 +22,8 @@ from cnnbench.training.executables import Job
 from cnnbench.training.resume import Resume, plan_resume
 from cnnbench.training.state import stack, unstack, values_of, with_values
 from cnnbench.training.strategy import Strategy
-from cnnbench.training.trainer import run_job
 from tests.support.samples import make_run
+from tests.support.training import run_job
 from tests.training.test_trainer import CLASSES, Layers, make_dataset, make_job
 
 STATEFUL: Layers = {
@@ -81,9 +81,9 @@ def resumed(job: Job, events: Sequence[Event], epochs: Mapping[int, int], at_onc
 def test_the_rest_is_the_same_to_the_bit(after: tuple[int, ...]) -> None:
     options: dict[str, Any] = {"optimizer": {"name": "adam"}, "epochs": 3, "batch_size": 6}
     job = make_job(STATEFUL, make_dataset(20, 5, 4), seeds=SEEDS, num_devices=2, **options)
-    whole = list(run_job(job))
+    whole = run_job(job)
     epochs = dict(zip(SEEDS, after, strict=True))
-    rest = list(run_job(resumed(job, whole, epochs, 1)))
+    rest = run_job(resumed(job, whole, epochs, 1))
     assert numbers(rest, dict.fromkeys(SEEDS, 0)) == numbers(whole, epochs)
     (told,) = [event for event in rest if isinstance(event, Resumed)]
     assert len(told.records) == sum(after)
@@ -99,20 +99,20 @@ def test_seeds_at_once_go_on_at_once(
     options: dict[str, Any] = {"engine": "plain", "epochs": 3, "batch_size": 4}
     layers = {name: value for name, value in STATEFUL.items() if name != "norm"}
     job = make_job(layers, make_dataset(20, 3, 4), seeds=SEEDS, **options)
-    whole = list(run_job(job))
+    whole = run_job(job)
     assert {e.at_once for e in whole if isinstance(e, EpochRecord) and e.seed != 5} == {3}
     epochs = dict(zip(SEEDS, after, strict=True))
-    rest = list(run_job(resumed(job, whole, epochs, 3)))
+    rest = run_job(resumed(job, whole, epochs, 3))
     assert numbers(rest, dict.fromkeys(SEEDS, 0)) == numbers(whole, epochs)
 
 
 def test_a_run_goes_on_with_the_engine_it_began_with() -> None:
     job = make_job(STATEFUL, make_dataset(12, 3, 3), engine="plain", batch_size=6)
-    whole = list(run_job(job))
+    whole = run_job(job)
     rest = resumed(dataclasses.replace(job, engine="direct"), whole, {0: 1}, 1)
     assert rest.resume is not None
     assert rest.resume.strategy == Strategy("plain", None, 1, 1)
-    engine = engine_of(list(run_job(rest)))
+    engine = engine_of(run_job(rest))
     assert engine is not None
     assert engine.form == "plain"
 
@@ -134,7 +134,7 @@ def test_a_seed_that_diverges_ends_and_the_others_go_on(
         monkeypatch.setattr(Job, "accelerator", True)
         monkeypatch.setattr(engine, "_epoch_s", lambda _: 1e9)
     job = make_job(STATEFUL, make_dataset(12, 3, 3), seeds=seeds, batch_size=6, epochs=4)
-    events = list(run_job(job))
+    events = run_job(job)
     found = {seed: [e.epoch for e in events if isinstance(e, EpochRecord) and e.seed == seed]
              for seed in seeds}  # fmt: skip
     assert found == {seed: [1, 2] if seed == 1 else [1, 2, 3, 4] for seed in seeds}
@@ -142,7 +142,7 @@ def test_a_seed_that_diverges_ends_and_the_others_go_on(
     assert done == {seed: 2 if seed == 1 else None for seed in seeds}
     if len(seeds) == 2:
         after = {0: 4, 1: 2}
-        rest = list(run_job(resumed(job, events, after, 1)))
+        rest = run_job(resumed(job, events, after, 1))
         assert not [event for event in rest if isinstance(event, EpochRecord)]
         assert numbers(rest, after) == numbers(events, after)
 
@@ -168,9 +168,9 @@ def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(
     short, whole = (
         make_job(layers, data, seeds=(5, 0), epochs=epochs, **train, **options) for epochs in (2, 5)
     )
-    done = list(run_job(short))
-    rest = list(run_job(resumed(whole, done, {5: 2, 0: 2}, 1)))
-    want = list(run_job(whole))
+    done = run_job(short)
+    rest = run_job(resumed(whole, done, {5: 2, 0: 2}, 1))
+    want = run_job(whole)
     assert numbers(rest, {5: 2, 0: 2}) == numbers(want, {5: 2, 0: 2})
 
 
@@ -189,8 +189,8 @@ def test_a_seed_that_diverged_is_trained_no_further(monkeypatch: pytest.MonkeyPa
         make_job(STATEFUL, data, seeds=(0, 1, 2), batch_size=6, epochs=n) for n in (2, 4)
     )
     after = {0: 2, 1: 1, 2: 2}
-    rest = list(run_job(resumed(whole, list(run_job(short)), after, 1)))
-    want = list(run_job(whole))
+    rest = run_job(resumed(whole, run_job(short), after, 1))
+    want = run_job(whole)
     assert numbers(rest, after) == numbers(want, after)
     assert [(e.seed, e.epoch) for e in rest if isinstance(e, EpochRecord)] == [
         (0, 3), (0, 4), (2, 3), (2, 4),

@@ -29,9 +29,9 @@ from cnnbench.training.events import Checkpoint, Compiled, Event, SeedDone, Step
 from cnnbench.training.executables import Job, compile_train, set_up
 from cnnbench.training.state import take_apart
 from cnnbench.training.strategy import Strategy
-from cnnbench.training.trainer import run_job
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
+from tests.support.training import run_job
 
 SHAPE, CLASSES = (4, 3, 1), 7
 PIXELS = math.prod(SHAPE)
@@ -182,7 +182,7 @@ def test_every_number_is_that_of_a_training_loop_in_numpy(
         epochs=3,
         metrics=metrics,
     )
-    events = list(run_job(job))
+    events = run_job(job)
     for seed, group in _by_seed(events).items():
         *records, done = [e for e in group if not isinstance(e, StepDone | Checkpoint)]
         assert isinstance(done, SeedDone)
@@ -262,7 +262,7 @@ def measured(events: Sequence[Event], seed: int) -> list[Any]:
 
 def test_a_seed_gives_the_same_bits_whatever_ran_before_it() -> None:
     dataset = make_dataset(23, 12, 5)
-    both = list(run_job(make_job(CONV, dataset, seeds=(4, 9), batch_size=12)))
+    both = run_job(make_job(CONV, dataset, seeds=(4, 9), batch_size=12))
     assert kinds(both) == [
         "Compiled",
         ("EpochRecord", 4, 1),
@@ -273,7 +273,7 @@ def test_a_seed_gives_the_same_bits_whatever_ran_before_it() -> None:
         "SeedDone",
         "Trained",
     ]
-    alone = list(run_job(make_job(CONV, dataset, seeds=(9,), batch_size=12)))
+    alone = run_job(make_job(CONV, dataset, seeds=(9,), batch_size=12))
     assert len(measured(alone, 9)) == 3
     assert measured(alone, 9) == measured(both, 9)
     for one, other in zip(measured(both, 4)[:2], measured(both, 9)[:2], strict=True):
@@ -285,7 +285,7 @@ def test_a_seed_gives_the_same_bits_whatever_ran_before_it() -> None:
 
 
 def test_the_summary_is_made_of_the_records() -> None:
-    events = list(run_job(make_job(LINEAR, make_dataset(20, 9, 4), batch_size=5, epochs=4)))
+    events = run_job(make_job(LINEAR, make_dataset(20, 9, 4), batch_size=5, epochs=4))
     records = [event for event in events if isinstance(event, EpochRecord)]
     done = events[-2]
     assert isinstance(done, SeedDone)
@@ -302,7 +302,7 @@ def test_the_summary_is_made_of_the_records() -> None:
 
 def test_the_last_event_says_how_it_was_trained() -> None:
     job = make_job(CONV, make_dataset(8, 1, 1), engine="fast", num_devices=2, batch_size=4)
-    trained = list(run_job(job))[-1]
+    trained = run_job(job)[-1]
     assert isinstance(trained, Trained)
     engine = trained.engine
     assert (engine.requested, engine.form, engine.row) == ("fast", "fast", 2)
@@ -415,7 +415,7 @@ def test_seeds_at_once_learn_what_they_learn_alone(
             "num_devices": num_devices,
         }
         job = make_job(layers, dataset, seeds=(5, 0, 3, 9), **shared, **options)
-        events = list(run_job(job))
+        events = run_job(job)
         records = [event for event in events if isinstance(event, EpochRecord)]
         done = [event for event in events if isinstance(event, SeedDone)]
         (trained,) = [event for event in events if isinstance(event, Trained)]
@@ -447,7 +447,7 @@ def test_seconds_of_seeds_at_once_are_shares(clock: Clock, monkeypatch: pytest.M
     monkeypatch.setattr(Job, "accelerator", True)
     seeds = range(10)
     job = make_job(LINEAR, make_dataset(20, 3, 3), seeds=seeds, clock=clock, batch_size=5)
-    events = list(run_job(job))
+    events = run_job(job)
     records = [event for event in events if isinstance(event, EpochRecord)]
     by_seed = {seed: next(r for r in records if r.seed == seed) for seed in seeds}
     assert [by_seed[s].at_once for s in seeds] == [1, *[4] * 8, 1]
@@ -478,7 +478,7 @@ def test_seeds_are_trained_at_once_only_where_it_is_faster(
     monkeypatch.setattr(executables, "_ahead_of_time", timed)
     monkeypatch.setattr(Job, "accelerator", True)
     job = make_job(LINEAR, make_dataset(10, 3, 3), seeds=(0, 1, 2), clock=fake, batch_size=5)
-    trained = list(run_job(job))[-1]
+    trained = run_job(job)[-1]
     assert isinstance(trained, Trained)
     assert trained.engine.seeds_at_once == (1 if slow else 2)
 
@@ -491,10 +491,11 @@ def test_seconds_are_those_of_the_clock(clock: Clock) -> None:
     job = make_job(
         LINEAR, make_dataset(26, 501, 3), seeds=(0, 1), clock=clock, batch_size=5, epochs=2
     )
-    events = []
-    for event in run_job(job):
-        clock.time += 0 if isinstance(event, StepDone) else 1000  # the caller takes its time
-        events.append(event)
+
+    def take_time(event: Event) -> None:
+        clock.time += 0 if isinstance(event, StepDone) else 1000
+
+    events = run_job(job, take_time)
     assert isinstance(events[0], Compiled)
     assert events[0].compile_s == 200
     records = [event for event in events if isinstance(event, EpochRecord)]
@@ -580,7 +581,7 @@ def python_job(folder: Path, **args: Any) -> Job:
 
 
 def test_a_python_model_is_trained(python_model: Path) -> None:
-    events = list(run_job(python_job(python_model, units=CLASSES)))
+    events = run_job(python_job(python_model, units=CLASSES))
     assert isinstance(events[0], Compiled)
     assert events[0].num_params == PIXELS * CLASSES + CLASSES
     assert kinds(events) == ["Compiled", ("EpochRecord", 0, 1), "SeedDone", "Trained"]
@@ -596,7 +597,7 @@ def test_a_python_model_of_another_shape_is_refused(python_model: Path) -> None:
     message = "model.python: the output has shape 5, and shape 7 is needed"
     message += "; change what the class returns."
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
-        list(run_job(python_job(python_model, units=5)))
+        run_job(python_job(python_model, units=5))
 
 
 @pytest.mark.parametrize(
@@ -614,7 +615,7 @@ def test_a_python_model_that_mixes_images_up_is_refused(
         " needed; change what the class returns."
     )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
-        list(run_job(python_job(python_model, units=CLASSES)))
+        run_job(python_job(python_model, units=CLASSES))
 
 
 def test_a_python_model_that_returns_no_array_is_refused(python_model: Path) -> None:
@@ -625,7 +626,7 @@ def test_a_python_model_that_returns_no_array_is_refused(python_model: Path) -> 
         "model.python: the output is a tuple, and shape 7 is needed; change what the class returns."
     )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
-        list(run_job(python_job(python_model, units=CLASSES)))
+        run_job(python_job(python_model, units=CLASSES))
 
 
 def test_a_python_model_says_which_arguments_do_not_fit(python_model: Path) -> None:
@@ -634,4 +635,4 @@ def test_a_python_model_says_which_arguments_do_not_fit(python_model: Path) -> N
         " 'width'; write the arguments that it takes."
     )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
-        list(run_job(python_job(python_model, units=CLASSES, width=3)))
+        run_job(python_job(python_model, units=CLASSES, width=3))

@@ -20,7 +20,7 @@ from cnnbench.system.devices import pick_devices, use_all_cores
 from cnnbench.system.host import keep_malloc_arenas
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.autotune import known_choice
-from cnnbench.training.executables import Job, Setup, compile_train, set_up
+from cnnbench.training.executables import Executables, Job, compile_train, set_up
 from cnnbench.training.inference import outputs_of
 from cnnbench.training.state import Arrays, Network, TrainState
 from cnnbench.training.step import pick
@@ -46,7 +46,7 @@ class OwnPeer:
 
     def __init__(self, experiment: Experiment, plan: Plan, weights: LayerWeights) -> None:
         self._experiment, self._plan, self._weights = experiment, plan, weights
-        self._setup: Setup | None = None
+        self._setup: Executables | None = None
         self._network: Network
         self._state: TrainState
         self._program: Any = None
@@ -103,7 +103,7 @@ class OwnPeer:
         layers = tree.get("weights", {}) | tree.get("parts", {})
         return float(loss), jax.tree.map(np.asarray, layers)
 
-    def _set_up(self, images: NDArray[Any], labels: NDArray[Any]) -> Setup:
+    def _set_up(self, images: NDArray[Any], labels: NDArray[Any]) -> Executables:
         """Devices and initial state, once it is known how large a batch is."""
         if self._setup is None:
             job = _job(self._experiment, self._plan, images, labels)
