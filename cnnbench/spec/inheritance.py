@@ -44,7 +44,7 @@ def read_with_parents(path: Path) -> Document:
     Raises:
       SpecError: a file cannot be read, or `extends` names none.
     """
-    return reduce(lay_over, read_layers(path))
+    return reduce(merge, read_layers(path))
 
 
 def read_layers(path: Path, children: tuple[Path, ...] = ()) -> tuple[Document, ...]:
@@ -147,7 +147,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def lay_over(lower: Document, upper: Document) -> Document:
+def merge(lower: Document, upper: Document) -> Document:
     """Merges two documents; the places of all that was replaced go with it."""
     replaced: list[KeyPath] = []
     data = _merged(lower.data, upper.data, (), replaced)
@@ -346,7 +346,7 @@ class Causes:
 
     def __init__(self, layers: Sequence[Document], check: FindIssues) -> None:
         self._layers, self._check = layers, check
-        self._whole = reduce(lay_over, layers)
+        self._whole = reduce(merge, layers)
         self._found: dict[tuple[int, frozenset[KeyPath]], frozenset[KeyPath]] = {}
         self._left = MAX_WORK
 
@@ -366,7 +366,7 @@ class Causes:
         """
         owner = self._owner(issue.at)
         for number in range(len(self._layers) - 1, owner, -1):
-            lower = reduce(lay_over, self._layers[:number])
+            lower = reduce(merge, self._layers[:number])
             found = list(changed_paths(lower.data, self._layers[number].data))
             found = [change for change in found if change[0] not in NOT_INHERITED]
             for change in found:
@@ -408,7 +408,7 @@ class Causes:
             layers = list(self._layers)
             kept = without(layers[number].data, left_out)
             layers[number] = replace(layers[number], data=kept)
-            self._found[number, left_out] = frozenset(self._check(reduce(lay_over, layers)))
+            self._found[number, left_out] = frozenset(self._check(reduce(merge, layers)))
         return self._found[number, left_out]
 
 

@@ -27,7 +27,7 @@ from cnnbench.layers.fields import VALUE, Model
 from cnnbench.spec.cross_checks import Parts, dataset_issue, issues_between
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import DatasetSpec, Experiment, ModelSpec, Task, TrainSpec
-from cnnbench.spec.inheritance import Causes, in_order, lay_over, override, read_layers
+from cnnbench.spec.inheritance import Causes, in_order, merge, override, read_layers
 from cnnbench.spec.pydantic_messages import issues_of
 
 _LAYER: TypeAdapter[LayerOp] = TypeAdapter(LayerOp)
@@ -81,10 +81,10 @@ def load_experiment(
       SpecError: everything wrong with it, each with its place.
     """
     layers = list(read_layers(path))
-    document = reduce(lay_over, layers)
+    document = reduce(merge, layers)
     for text in in_order(overrides):
         layers.append(override(document, text))
-        document = lay_over(document, layers[-1])
+        document = merge(document, layers[-1])
     experiment, plan, info, issues = _findings(document, data_dir)
     if issues or document.problems or experiment is None or info is None:
         raise SpecError([*document.problems, *_problems(issues, layers, document, path, data_dir)])
