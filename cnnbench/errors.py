@@ -346,6 +346,16 @@ class Noun:
         return normalized(word.rpartition(".")[2]) == normalized(other)
 
 
+def cannot_write(what: object, error: OSError, remedy: str) -> StoreError:
+    """The refusal of a file by the operating system, with what to do about it.
+
+    >>> print(cannot_write("a.json", OSError(28, "No space left on device"), "name another"))
+    a.json: cannot be written: no space left on device; name another.
+    """
+    reason = (error.strerror or str(error)).lower()
+    return StoreError(f"{what}: cannot be written: {reason}; {remedy}.")
+
+
 def or_list(choices: Iterable[str]) -> str:
     """Names in a sentence.
 

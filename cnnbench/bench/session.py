@@ -14,7 +14,7 @@ from cnnbench.bench.report import Report
 from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_contest
 from cnnbench.bench.worker_process import BenchVariant
 from cnnbench.data.dataset import Split, dataset_of
-from cnnbench.errors import Notify, StoreError, UsageError, or_list
+from cnnbench.errors import Notify, StoreError, UsageError, cannot_write, or_list
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.spec.vocabulary import FAMILY
 from cnnbench.system import commands
@@ -180,6 +180,5 @@ def write_report(report: Report, folder: Path) -> Path:
         path.write_text(bench_report.json_text(report), encoding="utf-8")
         path.with_suffix(".md").write_text(bench_report.markdown(report), encoding="utf-8")
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StoreError(f"{path}: cannot be written: {reason}; name another folder.") from error
+        raise cannot_write(path, error, "name another folder") from error
     return path

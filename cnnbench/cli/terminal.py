@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from cnnbench.errors import CnnbenchError, StoreError, UsageError, or_list
+from cnnbench.errors import CnnbenchError, UsageError, cannot_write, or_list
 from cnnbench.formatting import visible
 from cnnbench.system import ascii_forms
 from cnnbench.system.files import write_atomic
@@ -60,8 +60,7 @@ def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None
         else:
             write_atomic(place, content)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StoreError(f"{option} {file}: cannot be written: {reason}; name another.") from error
+        raise cannot_write(f"{option} {file}", error, "name another") from error
     tell(f"wrote {file}")
 
 

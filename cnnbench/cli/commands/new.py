@@ -7,7 +7,7 @@ import typer
 
 from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import print_document, tell, write_file
-from cnnbench.errors import StoreError, UsageError
+from cnnbench.errors import UsageError, cannot_write
 from cnnbench.spec.json_schema import FILE, schema_text
 from cnnbench.spec.scaffold import Start, start_experiment
 from cnnbench.spec.shipped import find_named
@@ -63,9 +63,7 @@ def _write(begun: Start) -> None:
             write_atomic(place, source.read_bytes())
         write_atomic(begun.path, begun.text.encode())
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        message = f"{begun.path}: cannot be written: {reason}; name a file elsewhere."
-        raise StoreError(message) from error
+        raise cannot_write(begun.path, error, "name a file elsewhere") from error
 
 
 def schema(
