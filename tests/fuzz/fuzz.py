@@ -50,7 +50,7 @@ class TooLongError(Exception):
 def corpora() -> dict[str, list[bytes]]:
     """What inputs of each target are made from."""
     right = sorted(ROOT.glob("experiments/*.yaml"))
-    wrong = sorted((ROOT / "tests" / "bad_specs").glob("*.yaml"))
+    wrong = sorted((ROOT / "tests" / "spec" / "bad_specs").glob("*.yaml"))
     return {
         "spec": [path.read_bytes() for path in [*right * (len(wrong) // 2), *wrong]],
         "override": list(OVERRIDES),
