@@ -154,7 +154,9 @@ class ProgramFiles:
         """
         if self._max_bytes is None:
             return
-        files = sorted(self._stats())
+        files: list[tuple[int, int, Path]] = []
+        with contextlib.suppress(OSError):  # the folder may be gone by now
+            files = sorted(self._stats())
         rest = sum(size for _, size, _ in files)
         for _, size, path in files:
             if rest <= self._max_bytes:

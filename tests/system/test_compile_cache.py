@@ -129,6 +129,15 @@ def test_files_of_older_versions_go_first_and_those_being_written_stay(tmp_path:
     assert set(tmp_path.iterdir()) == {fresh, tmp_path / "a.safetensors"}
 
 
+def test_a_folder_that_is_gone_costs_nothing_but_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = ProgramFiles(tmp_path / "a", pytest.fail, max_bytes=5_000)
+    monkeypatch.setattr(compile_cache, "write_entry", lambda *_: None)  # another removes it at once
+    programs.put("a", b"1")
+    assert programs.get("a") is None
+
+
 def test_processes_at_once_keep_within_the_limit(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from cnnbench.system.compile_cache import *\n"
