@@ -97,6 +97,20 @@ def test_a_convolution_that_gives_the_output_stays() -> None:
     assert found.plan.output_shape == (5,)
 
 
+def test_gates_become_as_wide_as_what_they_multiply() -> None:
+    gate: dict[str, dict[str, Any]] = {
+        "largest": {"op": "global_max_pool", "inputs": "more"},
+        "gate": {"op": "dense", "units": 4, "activation": "sigmoid"},
+        "gated": {"op": "multiply", "inputs": ["more", "gate"]},
+    }
+    joined = {"sum": LAYERS["sum"] | {"inputs": ["norm", "gated"]}}
+    plan = make_plan(LAYERS | joined | gate, (6, 6, 1), (5,))
+    found = widen(plan, MatchedSize.PARAMS, 4 * plan.num_params)
+    assert found is not None
+    assert set(found.changes) == {"stem", "more", "gate"}
+    assert len({value for _, value in found.changes.values()}) == 1
+
+
 def test_a_network_that_is_all_output_cannot_be_wider() -> None:
     plan = make_plan({"dense": {"op": "dense", "units": 5}}, (6, 6, 1), (5,))
     with pytest.raises(UsageError) as caught:
