@@ -227,6 +227,6 @@ def test_a_disk_that_refuses_is_one_line(monkeypatch):
     def full(path, *parts):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cnnbench.system.files.write_atomic", full)
+    monkeypatch.setattr("cnnbench.cli.commands.new.write_atomic", full)
     message = "a.yaml: cannot be written: no space left on device; name a file elsewhere.\n"
     assert refused("mlp", "a.yaml", code=1) == message
