@@ -15,6 +15,7 @@ from cnnbench.bench.measurements import (
     VariantStatus,
 )
 from cnnbench.formatting import clean, escaped
+from cnnbench.report import table as report_table
 from cnnbench.report.table import WrappedTable
 from cnnbench.runs import codec
 from cnnbench.runs.records import Environment
@@ -79,22 +80,14 @@ def markdown(report: Report) -> str:
     for benchmark in report.benchmarks:
         lines = [f"- {escaped(note)}\n" for note in notes(benchmark)]
         rows = [[c.cell(benchmark, m) for c in _COLUMNS] for m in benchmark.measured]
-        table = markdown_table([_header(c, benchmark, narrow=False) for c in _COLUMNS], rows)
-        parts.append(f"### {escaped(benchmark_heading(benchmark))}\n\n{table}\n{''.join(lines)}")
+        body = markdown_table([_header(c, benchmark, narrow=False) for c in _COLUMNS], rows)
+        parts.append(f"### {escaped(benchmark_heading(benchmark))}\n\n{body}\n{''.join(lines)}")
     return "\n".join([*parts, " ".join(TIMES_NOTE), escaped(machine_note(report)), ""])
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table: the first column is text, the others are numbers.
-
-    >>> print(markdown_table(["a", "b"], [["x", "1"]]), end="")
-    | a | b |
-    |---|---:|
-    | x | 1 |
-    """
-    rule = "|---|" + "---:|" * (len(headers) - 1)
-    lines = [f"| {' | '.join(cells)} |" for cells in (headers, *rows)]
-    return "\n".join([lines[0], rule, *lines[1:], ""])
+    """A Markdown table with the shortest rule."""
+    return report_table.markdown_table(headers, rows, "|---|" + "---:|" * (len(headers) - 1))
 
 
 def json_text(report: Report) -> str:

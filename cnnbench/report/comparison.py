@@ -25,7 +25,7 @@ from cnnbench.report.columns import (
     estimate_text,
 )
 from cnnbench.report.sparkline import sparkline
-from cnnbench.report.table import WrappedTable
+from cnnbench.report.table import WrappedTable, markdown_table
 from cnnbench.runs.folder import RunEntry
 from cnnbench.spec.metrics import metric_text, words
 
@@ -244,11 +244,11 @@ def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     # The first column holds text and stands left, numbers stand right.
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
+    header, *lines = (
         [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        for row in (table[0], rule, *table[1:])
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        for row in table
+    )
+    return markdown_table(header, lines, f"| {' | '.join(rule)} |")
 
 
 def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from cnnbench.analysis.predict import Guess, Reconstruction
 from cnnbench.data.image_files import MIDDLE, Photograph
 from cnnbench.formatting import clean, csv_cell, escaped
 from cnnbench.report.plots.terminal_image import ImageGroup
-from cnnbench.report.table import WrappedTable
+from cnnbench.report.table import WrappedTable, markdown_table
 from cnnbench.runs import codec
 from cnnbench.runs.records import RunRecord
 
@@ -87,9 +87,7 @@ def table(found: Predictions) -> WrappedTable:
 def markdown(found: Predictions) -> str:
     """The same in Markdown."""
     header, *rows = ([escaped(cell) for cell in row] for row in _grid(found))
-    ruler = ["---", *("---:" for _ in header[1:])]
-    lines = [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
-    return "\n".join([f"{escaped(title(found))}:", "", *lines, ""])
+    return f"{escaped(title(found))}:\n\n{markdown_table(header, rows)}"
 
 
 def csv_text(found: Predictions) -> str:

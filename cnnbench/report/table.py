@@ -94,3 +94,23 @@ def _grown(least: Sequence[int], most: Sequence[int], spare: int) -> list[int]:
         widths.append(low + more)
         spare -= more
     return widths
+
+
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], rule: str | None = None
+) -> str:
+    """A Markdown table of cells that are escaped: the first column is text, the others are numbers.
+
+    Args:
+      header: names of the columns.
+      rows: a cell for each of them.
+      rule: the second line, where it is not the shortest one with spaces.
+
+    >>> print(markdown_table(["a", "b"], [["x", "1"]]), end="")
+    | a | b |
+    | --- | ---: |
+    | x | 1 |
+    """
+    rule = rule or f"| --- |{' ---: |' * (len(header) - 1)}"
+    first, *lines = (f"| {' | '.join(cells)} |" for cells in (header, *rows))
+    return "\n".join([first, rule, *lines, ""])
