@@ -86,6 +86,16 @@ MinEffect = Annotated[
 ]
 
 
+class Format(StrEnum):
+    """How a result is written; a command's annotation names those that it has."""
+
+    TABLE = "table"
+    MD = "md"
+    CSV = "csv"
+    JSON = "json"
+    HTML = "html"
+
+
 class Device(StrEnum):
     """Where to train."""
 

@@ -2,26 +2,19 @@
 
 import sys
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cnnbench.bench import session
 from cnnbench.bench.report import Report, json_text, markdown, terminal_table
 from cnnbench.bench.scheduler import Settings
-from cnnbench.cli.options import DataDir, Specs, option_overrides, split_words
+from cnnbench.cli.options import DataDir, Format, Specs, option_overrides, split_words
 from cnnbench.cli.terminal import print_document, start_jax, stdout, tell
 from cnnbench.system import commands
 
-
-class BenchFormat(StrEnum):
-    """How a benchmark is written."""
-
-    TABLE = "table"
-    JSON = "json"
-    MD = "md"
+BenchFormat = Literal[Format.TABLE, Format.JSON, Format.MD]
 
 
 def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -34,7 +27,7 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
             show_default=False,
         ),
     ] = None,
-    format: Annotated[BenchFormat, typer.Option(help="How to print it.")] = BenchFormat.TABLE,  # noqa: A002
+    format: Annotated[BenchFormat, typer.Option(help="How to print it.")] = Format.TABLE,  # noqa: A002
     output: Annotated[
         Path, typer.Option(help="Where JSON and Markdown are kept.", metavar="DIR")
     ] = Path("results/bench"),
@@ -73,11 +66,11 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 def _print(report: Report, format: BenchFormat) -> None:  # noqa: A002
     match format:
-        case BenchFormat.TABLE:
+        case Format.TABLE:
             stdout().print(terminal_table(report))
-        case BenchFormat.MD:
+        case Format.MD:
             print_document(markdown(report))
-        case BenchFormat.JSON:
+        case Format.JSON:
             print_document(json_text(report), "json")
 
 

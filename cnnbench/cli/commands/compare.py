@@ -2,13 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cnnbench.cli.options import All, Alpha, Baseline, MetricOption, MinEffect, ResultsDir, Runs
+from cnnbench.cli.options import (
+    All,
+    Alpha,
+    Baseline,
+    Format,
+    MetricOption,
+    MinEffect,
+    ResultsDir,
+    Runs,
+)
 from cnnbench.cli.terminal import print_document, stdout, tell, warn
 from cnnbench.compare.comparability import judgeable, run_path
 from cnnbench.compare.comparison import Comparison, compare_groups
@@ -33,16 +41,6 @@ from cnnbench.spec.vocabulary import METRIC
 from cnnbench.system import commands
 
 BROKEN, INCONCLUSIVE = 3, 4  # exit codes
-
-
-class Format(StrEnum):
-    """How a comparison is written."""
-
-    TABLE = "table"
-    MD = "md"
-    CSV = "csv"
-    JSON = "json"
-    HTML = "html"
 
 
 def compare(  # noqa: PLR0913, PLR0917 - one parameter per option

@@ -1,24 +1,17 @@
 """``cnnbench gradcheck``: the post's backward pass by hand, beside autodiff and differences."""
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from cnnbench.cli.options import DataDir, MaybeSpecs, split_words
+from cnnbench.cli.options import DataDir, Format, MaybeSpecs, split_words
 from cnnbench.cli.terminal import print_document, start_jax, stdout
 from cnnbench.errors import UsageError
 from cnnbench.gradcheck.worked_example import worked_convolution
 from cnnbench.spec.loader import load_experiment
 
+GradcheckFormat = Literal[Format.TABLE, Format.JSON]
 WRONG = 3  # exit code
-
-
-class GradcheckFormat(StrEnum):
-    """How the errors are written."""
-
-    TABLE = "table"
-    JSON = "json"
 
 
 def gradcheck(
@@ -35,12 +28,12 @@ def gradcheck(
     ] = False,
     format: Annotated[  # noqa: A002
         GradcheckFormat, typer.Option(help="How to write it.")
-    ] = GradcheckFormat.TABLE,
+    ] = Format.TABLE,
     data_dir: DataDir = None,
 ) -> None:
     """Check gradients: by hand, by jax.grad, by differences; exit 3 if a layer's is wrong."""
     if show:
-        if specs or layer or float64 or format is not GradcheckFormat.TABLE:
+        if specs or layer or float64 or format is not Format.TABLE:
             raise UsageError("--show: it has an example of its own; leave all else out.")
 
         print_document(worked_convolution())
@@ -57,9 +50,9 @@ def gradcheck(
         require_layer(experiment, layer)
     for experiment in loaded:
         checks.append(check_gradients(experiment, "float64" if float64 else "float32", layer))
-        if format is GradcheckFormat.TABLE:
+        if format is Format.TABLE:
             stdout().print(gradcheck_table(checks[-1], close=layer is not None))
-    if format is GradcheckFormat.JSON:
+    if format is Format.JSON:
         print_document(gradcheck_json(checks), "json")
     if not all(check.right for check in checks):
         raise typer.Exit(WRONG)

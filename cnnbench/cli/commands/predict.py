@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import typer
 
-from cnnbench.cli.options import DataDir, ResultsDir, Run
+from cnnbench.cli.options import DataDir, Format, ResultsDir, Run
 from cnnbench.cli.terminal import (
     PICTURES,
     computing,
@@ -28,16 +28,8 @@ from cnnbench.spec.experiment import Task
 if TYPE_CHECKING:
     from cnnbench.report.predictions import Predictions
 
+PredictFormat = Literal[Format.TABLE, Format.MD, Format.CSV, Format.JSON]
 SHOWN = 6  # images that a terminal shows
-
-
-class PredictFormat(StrEnum):
-    """How predictions are written."""
-
-    TABLE = "table"
-    MD = "md"
-    CSV = "csv"
-    JSON = "json"
 
 
 class Invert(StrEnum):
@@ -72,7 +64,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
             "--output", "-o", help="Draw what the network sees: .svg or .png.", metavar="FILE"
         ),
     ] = None,
-    format: Annotated[PredictFormat, typer.Option(help="How to write it.")] = PredictFormat.TABLE,  # noqa: A002
+    format: Annotated[PredictFormat, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
@@ -111,18 +103,18 @@ def _print(found: "Predictions", format: PredictFormat) -> None:  # noqa: A002
     from cnnbench.report.predictions import csv_text, json_text, markdown, pictures, table, title
 
     match format:
-        case PredictFormat.TABLE:
+        case Format.TABLE:
             console, shown = stdout(), pictures(found)
             console.print(gallery(shown[:SHOWN], console))
             if len(shown) > SHOWN:
                 console.print(f"{len(shown) - SHOWN} more images; -o FILE draws all of them.\n")
             console.print(title(found), markup=False, highlight=False)
             console.print(table(found))
-        case PredictFormat.MD:
+        case Format.MD:
             print_document(markdown(found))
-        case PredictFormat.CSV:
+        case Format.CSV:
             print_document(csv_text(found))
-        case PredictFormat.JSON:
+        case Format.JSON:
             print_document(json_text(found), "json")
 
 
