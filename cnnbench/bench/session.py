@@ -7,10 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from cnnbench.bench import report as bench_report
 from cnnbench.bench.frameworks import VARIANTS, initial_weights
 from cnnbench.bench.measurements import Benchmark
-from cnnbench.bench.report import Report
+from cnnbench.bench.report import Report, best_notes, json_text, markdown
 from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_contest
 from cnnbench.bench.worker_process import BenchVariant
 from cnnbench.data.dataset import Split, dataset_of
@@ -122,7 +121,7 @@ def measure(
       BenchError: our own variant did not come to the end.
     """
     benchmark = run_contest(task, contestants(families), settings, notify)
-    for line in bench_report.best_notes(benchmark):
+    for line in best_notes(benchmark):
         notify(f"{benchmark.name}: {line}")
     return benchmark
 
@@ -177,8 +176,8 @@ def write_report(report: Report, folder: Path) -> Path:
     """
     path = folder / f"{report.started_at.astimezone(UTC):%Y%m%dT%H%M%SZ}.json"
     try:
-        path.write_text(bench_report.json_text(report), encoding="utf-8")
-        path.with_suffix(".md").write_text(bench_report.markdown(report), encoding="utf-8")
+        path.write_text(json_text(report), encoding="utf-8")
+        path.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
     except OSError as error:
         raise cannot_write(path, error, "name another folder") from error
     return path

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cnnbench.bench import report as bench_report
 from cnnbench.bench import session
 from cnnbench.bench.measurements import (
     Benchmark,
@@ -23,7 +22,7 @@ from cnnbench.bench.measurements import (
     ratio,
     take_turns,
 )
-from cnnbench.bench.report import Report
+from cnnbench.bench.report import ABOVE_ALL, Report, json_text, markdown, notes, terminal_table
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.graph.flops import training_flops
 from cnnbench.spec.loader import load_experiment
@@ -183,10 +182,10 @@ class TestWork:
     def test_a_share_above_100_percent_is_explained(self) -> None:
         assert BENCHMARK.product is not None
         slow = dataclasses.replace(BENCHMARK.product, flops=5e10)
-        lines = bench_report.notes(dataclasses.replace(BENCHMARK, product=slow))
-        at = lines.index(bench_report.ABOVE_ALL)
+        lines = notes(dataclasses.replace(BENCHMARK, product=slow))
+        at = lines.index(ABOVE_ALL)
         assert lines[at - 1].startswith("Arithmetic: cnnbench does 125 % of the 50 GFLOP/s")
-        assert bench_report.ABOVE_ALL not in bench_report.notes(BENCHMARK)
+        assert ABOVE_ALL not in notes(BENCHMARK)
 
 
 class TestBand:
@@ -238,13 +237,13 @@ def shown(report: Report) -> str:
     """What a terminal of 80 columns shows; without the spaces that fill its lines."""
     console = Console(width=80, file=io.StringIO(), color_system=None, legacy_windows=False)
     with console.capture() as capture:
-        console.print(bench_report.terminal_table(report))
+        console.print(terminal_table(report))
     return "".join(line.rstrip() + "\n" for line in capture.get().splitlines())
 
 
 REPORTS = {
     "bench.txt": lambda: shown(REPORT),
-    "bench.md": lambda: bench_report.markdown(REPORT),
+    "bench.md": lambda: markdown(REPORT),
 }
 
 
@@ -260,7 +259,7 @@ class TestReport:
 
     def test_the_json_is_as_it_was_approved(self) -> None:
         approved = (GOLDEN / "bench.json").read_text(encoding="utf-8")
-        assert _rounded(bench_report.json_text(REPORT)) == _rounded(approved)
+        assert _rounded(json_text(REPORT)) == _rounded(approved)
 
     def test_no_name_and_no_number_is_cut_at_80_columns(self) -> None:
         long = measured(
@@ -283,7 +282,7 @@ class TestReport:
         assert line.split()[-2:] == cells[-2:]
 
     def test_the_json_has_what_was_promised(self) -> None:
-        spec = json.loads(bench_report.json_text(REPORT))["specs"]["standard"]
+        spec = json.loads(json_text(REPORT))["specs"]["standard"]
         assert spec["ratio_to_best_torch"] == pytest.approx((2 * 2 * 2.25) ** (1 / 3))
         assert spec["best_torch"] == "torch-eager-nchw"
         assert spec["gemm_share"] == pytest.approx(0.25)
@@ -294,8 +293,8 @@ class TestReport:
     def test_files_are_kept(self, tmp_path: Any) -> None:
         path = session.write_report(REPORT, tmp_path)
         assert path.name == "20260102T030405Z.json"
-        assert path.read_text() == bench_report.json_text(REPORT)
-        assert path.with_suffix(".md").read_text() == bench_report.markdown(REPORT)
+        assert path.read_text() == json_text(REPORT)
+        assert path.with_suffix(".md").read_text() == markdown(REPORT)
 
     def test_a_folder_that_cannot_be_made_is_told_at_once(self, tmp_path: Any) -> None:
         (tmp_path / "file").touch()

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from cnnbench.cli.progress import Silent
 from cnnbench.errors import StoreError
-from cnnbench.runner import run as session
+from cnnbench.runner.run import Request, run_experiment
 from cnnbench.runs.folder import RunFolder
 from cnnbench.runs.verify import check_run
 from cnnbench.system.array_files import decode
@@ -139,9 +139,9 @@ def test_a_run_is_locked_before_others_can_see_it(
 
     (tmp_path / "tiny.yaml").write_text(SPEC.replace("mnist", "mnist_5k"))
     monkeypatch.setattr(RunFolder, "write_record", look)
-    request = session.Request(tmp_path / "tiny.yaml", results_dir=tmp_path)
+    request = Request(tmp_path / "tiny.yaml", results_dir=tmp_path)
     with pytest.raises(StoreError, match=r"^seen enough$"):
-        session.run_experiment(request, Silent(Console()))
+        run_experiment(request, Silent(Console()))
     assert locked == [True]
 
 
