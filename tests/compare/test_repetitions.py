@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import app
 from cnnbench.compare.comparison import compare
 from cnnbench.compare.repetitions import repeats
-from cnnbench.report import comparison as report
 from cnnbench.report import csv_json
+from cnnbench.report.comparison import doubts, markdown
 from cnnbench.runs.records import RunResult
 from tests.support.samples import make_run, on_device, save, with_record
 
@@ -141,8 +141,8 @@ def test_seeds_in_common_are_enough() -> None:
 def test_it_is_said_before_all_else() -> None:
     comparison = compare(pair())
     (text,) = comparison.contradictions
-    assert report.doubts(comparison)[0] == text
-    assert report.markdown([comparison], wide=False).startswith(text)
+    assert doubts(comparison)[0] == text
+    assert markdown([comparison], wide=False).startswith(text)
     assert text in csv_json.json_text([comparison])
 
 

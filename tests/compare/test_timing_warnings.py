@@ -15,9 +15,9 @@ from cnnbench.compare.comparison import Comparison, compare
 from cnnbench.compare.thresholds import judge_gate, parse_gate
 from cnnbench.compare.timing_warnings import Timed, warnings
 from cnnbench.compare.verdict import Criteria
-from cnnbench.report import comparison as report
 from cnnbench.report import csv_json
 from cnnbench.report.columns import sort_runs
+from cnnbench.report.comparison import markdown, terminal_table
 from cnnbench.report.html import table_page
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import RunResult
@@ -148,13 +148,13 @@ def test_no_share_above_100_percent_is_left_without_a_remark(form: str) -> None:
             f"Standard CNN: Peak is above 100 %, which cannot be: {busy}; wait until it is idle, "
             "and run it again."
         )
-    for text in (report.markdown([comparison], wide=True), shown(comparison)):
+    for text in (markdown([comparison], wide=True), shown(comparison)):
         assert "Peak is above 100 %" in " ".join(text.split())
     assert compare([make_run()]).warnings == ()
 
 
 def shown(comparison: Comparison) -> str:
-    return terminal(report.terminal_table([comparison], wide=True))
+    return terminal(terminal_table([comparison], wide=True))
 
 
 def test_different_devices_are_told_once() -> None:
@@ -278,9 +278,9 @@ def test_no_zero_that_was_measured_divides(seconds: list[float], cost: Cost) -> 
     found = compare(runs, Criteria(target="0.95"))
     for column in ("time", "images/s", "peak", "target", "parameters"):
         (found,) = sort_runs([found], column)
-    text = terminal(report.terminal_table([found], wide=True))
+    text = terminal(terminal_table([found], wide=True))
     assert "inf" not in text.replace("information", "")
-    assert report.markdown([found], wide=True).count("Wide")
+    assert markdown([found], wide=True).count("Wide")
     assert csv_json.csv_text([found]).count("\n") == 5
     assert json.loads(csv_json.json_text([found]))["comparisons"]
     assert "</html>" in table_page([found])

@@ -18,9 +18,9 @@ from cnnbench.compare.statistics import Estimate
 from cnnbench.compare.verdict import Criteria
 from cnnbench.errors import UsageError
 from cnnbench.formatting import bytes_text, flops_text, seconds_text
-from cnnbench.report import comparison as report
 from cnnbench.report import csv_json
 from cnnbench.report.columns import TableOptions, cost_columns, epoch_columns, sort_runs
+from cnnbench.report.comparison import markdown, terminal_table
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.summary import summarize_seed
@@ -124,7 +124,7 @@ def test_what_was_not_measured_has_no_share_of_the_peak() -> None:
 
 
 def test_without_costs_there_is_no_second_table() -> None:
-    text = shown(report.terminal_table([compare([without_cost(make_run())])], wide=True))
+    text = shown(terminal_table([compare([without_cost(make_run())])], wide=True))
     assert "Latency" not in text
     assert "Forward" not in text
 
@@ -187,7 +187,7 @@ def test_the_best_epoch_is_shown_where_it_is_not_the_last() -> None:
     assert [line[-1] for line in costs(comparison)] == ["Best epoch", "3.0", "2.0"]
     assert costs(comparison, TableOptions(precision=2))[2][-1] == "2.00"
     assert "Best epoch" not in costs(three())[0]
-    text = shown(report.terminal_table([comparison], wide=True))
+    text = shown(terminal_table([comparison], wide=True))
     assert "\nBest epoch: that with the best validation accuracy; mean over seeds.\n" in text
     assert max(map(len, text.splitlines())) <= 80
     assert labels(sort_runs([comparison], "Best epoch")[0]) == ["Standard", "B"]
@@ -284,14 +284,14 @@ def test_only_what_changed_is_left() -> None:
     assert headers(cost_columns(comparison, look)) == ["Type", "Memory"]
     alike = compare(runs)
     for text in (
-        shown(report.terminal_table([alike], wide=True, look=look)),
-        report.markdown([alike], wide=True, look=look),
+        shown(terminal_table([alike], wide=True, look=look)),
+        markdown([alike], wide=True, look=look),
     ):
         assert text.count("Type ") == 1
 
 
 def test_digits_after_the_point_are_chosen() -> None:
-    assert shown(report.terminal_table([three()], wide=True, look=TableOptions(precision=1))) == (
+    assert shown(terminal_table([three()], wide=True, look=TableOptions(precision=1))) == (
         GOLDEN / "compare_precision.txt"
     ).read_text(encoding="utf-8")
     assert costs(three(target="0.97"), TableOptions(precision=3))[1] == [
@@ -301,6 +301,6 @@ def test_digits_after_the_point_are_chosen() -> None:
 
 
 def test_a_wide_comparison_with_a_target_fits_into_80_columns() -> None:
-    text = shown(report.terminal_table([three(target="0.97")], wide=True))
+    text = shown(terminal_table([three(target="0.97")], wide=True))
     assert text == (GOLDEN / "compare_target.txt").read_text(encoding="utf-8")
     assert max(map(len, text.splitlines())) <= 80

@@ -16,9 +16,9 @@ from rich.console import Console, RenderableType
 from scipy import stats as oracle
 
 from cnnbench.compare.comparison import Comparison, compare, compare_groups
-from cnnbench.report import comparison as report
 from cnnbench.report import csv_json
 from cnnbench.report.columns import estimate_text
+from cnnbench.report.comparison import list_table, markdown, notes, terminal_table
 from cnnbench.runs.folder import RunEntry
 from cnnbench.runs.records import FORMAT_VERSION, Extension, RunResult, Status
 from tests.support.paths import GOLDEN
@@ -66,20 +66,20 @@ CURVES = [[0.93, 0.95, 0.97], [0.1 + 0.88 * n / 29 for n in range(30)], [3.0, 1.
 
 # Raw values are those of one seed: the last digit of a spread depends on the platform.
 TABLES = {
-    "run.txt": lambda: shown(report.terminal_table([compare([make_run()])], wide=False)),
-    "run_seeds.txt": lambda: shown(report.terminal_table([STAND_INS], wide=False)),
+    "run.txt": lambda: shown(terminal_table([compare([make_run()])], wide=False)),
+    "run_seeds.txt": lambda: shown(terminal_table([STAND_INS], wide=False)),
     "run_loss.txt": lambda: shown(
-        report.terminal_table([compare([make_run(headline="loss")])], wide=False)
+        terminal_table([compare([make_run(headline="loss")])], wide=False)
     ),
-    "compare.txt": lambda: shown(report.terminal_table([two()], wide=True)),
-    "compare_seeds.txt": lambda: shown(report.terminal_table([two((0, 1, 2))], wide=True)),
-    "compare_groups.txt": lambda: shown(report.terminal_table(GROUPS, wide=True)),
-    "run.md": lambda: report.markdown([STAND_INS], wide=False),
-    "compare.md": lambda: report.markdown(GROUPS, wide=True),
+    "compare.txt": lambda: shown(terminal_table([two()], wide=True)),
+    "compare_seeds.txt": lambda: shown(terminal_table([two((0, 1, 2))], wide=True)),
+    "compare_groups.txt": lambda: shown(terminal_table(GROUPS, wide=True)),
+    "run.md": lambda: markdown([STAND_INS], wide=False),
+    "compare.md": lambda: markdown(GROUPS, wide=True),
     "compare.csv": lambda: csv_json.csv_text([two(), *GROUPS[1:]]),
     "compare.json": lambda: csv_json.json_text([two()]),
-    "list.txt": lambda: shown(report.list_table(ENTRIES, CURVES, "utf-8")),
-    "list_ascii.txt": lambda: shown(report.list_table(ENTRIES, CURVES, "ascii")),
+    "list.txt": lambda: shown(list_table(ENTRIES, CURVES, "utf-8")),
+    "list_ascii.txt": lambda: shown(list_table(ENTRIES, CURVES, "ascii")),
 }
 
 
@@ -100,7 +100,7 @@ class TestTerminal:
             for row, label in zip(comparison.rows, labels, strict=True)
         ]
         comparison = dataclasses.replace(comparison, rows=tuple(rows))
-        text = shown(report.terminal_table([comparison], wide=True))
+        text = shown(terminal_table([comparison], wide=True))
         assert max(map(len, text.splitlines())) <= 80
         assert len(re.findall(r" 12,345,678\b", text)) == 4
         assert text.count(" 1,234,568\n") == 4
@@ -109,14 +109,14 @@ class TestTerminal:
             assert estimate_text(headline, row.value) in text
 
     def test_a_title_is_no_markup(self) -> None:
-        table = report.terminal_table([compare([make_run(title="[red]x[/red]")])], wide=False)
+        table = terminal_table([compare([make_run(title="[red]x[/red]")])], wide=False)
         assert "[red]x[/red]" in shown(table)
 
 
 class TestNotes:
     def test_different_devices_of_one_kind_are_told(self) -> None:
         other = on_device(make_run("b", "B"), processor="Another CPU")
-        lines = report.notes(compare([make_run(), other]), wide=True)
+        lines = notes(compare([make_run(), other]), wide=True)
         assert "Device: cpu, Example CPU @ 2.10GHz and Another CPU." in lines
         assert lines[-1] == (
             "Warning: The runs trained on different devices; compare their times on one."
@@ -125,19 +125,19 @@ class TestNotes:
     def test_a_stand_in_is_told_though_another_run_asked_for_the_same_data(self) -> None:
         direct = with_record(make_run(), dataset=dataclasses.replace(STAND_IN, stand_in_for=None))
         stand_in = with_record(make_run("b", "B"), dataset=STAND_IN)
-        lines = report.notes(compare([direct, stand_in]), wide=True)
+        lines = notes(compare([direct, stand_in]), wide=True)
         assert lines[-1] == "Stand-in: mnist_5k was used, because mnist could not be had."
-        assert not any("Stand-in" in x for x in report.notes(compare([direct]), wide=True))
+        assert not any("Stand-in" in x for x in notes(compare([direct]), wide=True))
 
     def test_runs_with_and_without_spread(self) -> None:
         comparison = compare([make_run(), make_run("b", "B", seeds=(0, 1))])
-        first = report.notes(comparison, wide=True)[0]
+        first = notes(comparison, wide=True)[0]
         spread = "mean ± standard deviation over the seeds, unknown for one"
         assert first == f"Accuracy: validation images; {spread}."
 
 
 def value_cell(run: RunResult) -> str:
-    line = report.markdown([compare([run])], wide=False).splitlines()[2]
+    line = markdown([compare([run])], wide=False).splitlines()[2]
     return line.split("|")[3].strip()
 
 
@@ -192,7 +192,7 @@ def test_no_spread_is_shown_as_zero(values: list[float]) -> None:
 def test_times_keep_three_digits(train_s: float, cell: str) -> None:
     run = make_run()
     epochs = tuple(dataclasses.replace(epoch, train_s=train_s) for epoch in run.epochs)
-    text = report.markdown([compare([dataclasses.replace(run, epochs=epochs)])], wide=False)
+    text = markdown([compare([dataclasses.replace(run, epochs=epochs)])], wide=False)
     assert text.splitlines()[2].split("|")[4].strip() == cell
 
 
@@ -239,7 +239,7 @@ def test_compare_says_what_the_command_line_changed() -> None:
     one = make_run(name="standard", title="Standard CNN")
     environment = dataclasses.replace(one.record.environment, command=words)
     other = with_record(make_run(name="adam", title="Adam CNN"), environment=environment)
-    lines = report.notes(compare([one, other]), wide=True)
+    lines = notes(compare([one, other]), wide=True)
     assert "Adam CNN: adam/20251123T063012Z-a1b2, with train.optimizer=adam --epochs 5." in lines
 
 
@@ -248,7 +248,7 @@ def test_a_tag_is_no_change_of_the_command_line() -> None:
     run = make_run(name="adam", title="Adam CNN")
     environment = dataclasses.replace(run.record.environment, command=words)
     tagged = with_record(run, environment=environment, tags=("lr=0.1",))
-    lines = report.notes(compare([tagged]), wide=True)
+    lines = notes(compare([tagged]), wide=True)
     assert "Adam CNN @lr=0.1: adam/20251123T063012Z-a1b2, with train.optimizer=adam." in lines
 
 
@@ -263,10 +263,10 @@ def test_compare_says_how_many_epochs_an_extended_run_has(epochs: tuple[str, ...
         make_run(name="adam", title="Adam CNN"), environment=environment, extended=(extension,)
     )
     changes = f"train.optimizer=adam train.epochs={record.epochs}"
-    lines = report.notes(compare([one, other]), wide=True)
+    lines = notes(compare([one, other]), wide=True)
     assert f"Adam CNN: adam/20251123T063012Z-a1b2, with {changes}." in lines
 
 
 def test_a_list_of_runs_fits_into_80_columns() -> None:
-    lines = shown(report.list_table(ENTRIES, CURVES, "utf-8")).splitlines()
+    lines = shown(list_table(ENTRIES, CURVES, "utf-8")).splitlines()
     assert max(map(len, lines)) <= 80

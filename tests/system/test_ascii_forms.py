@@ -10,7 +10,7 @@ import pytest
 
 from cnnbench.cli.console import LegibleConsole
 from cnnbench.compare.comparison import compare
-from cnnbench.report import comparison as report
+from cnnbench.report.comparison import terminal_table
 from cnnbench.report.html import table_page
 from cnnbench.system.ascii_forms import ERRORS, ascii_form, html_in_ascii, json_in_ascii, spelled
 from tests.support.environments import said
@@ -80,7 +80,7 @@ def test_tables_are_laid_out_as_they_are_shown(encoding: str) -> None:
     runs = [make_run(name, TITLE, seeds=(0, 1), run_id=name) for name in ("one", "two")]
     shown = io.BytesIO()
     console = LegibleConsole(file=io.TextIOWrapper(shown, encoding, "strict"), width=80)
-    console.print(report.terminal_table([compare(runs)], wide=True))
+    console.print(terminal_table([compare(runs)], wide=True))
     lines = shown.getvalue().decode(encoding).splitlines()
     assert max(map(len, lines)) <= 80
     rows = [line for line in lines if "93.03" in line]
