@@ -52,7 +52,7 @@ def known(flag: str) -> bool:
 
 
 # The files that take longest, which come first, so that two workers end at about the same time.
-LONGEST = ("test_peers", "test_docs", "test_faults", "test_cli", "test_engine", "test_parity")
+LONGEST = ("test_frameworks", "test_docs", "test_faults", "test_app", "test_trainer", "test_parity")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -273,8 +273,6 @@ class TrainingRun:
 
     def _open(self) -> None:
         """Opens the folder and compiles, unless the run is found finished."""
-        from cnnbench.training.trainer import Trainer
-
         request, loaded, note = self._request, self._loaded, self._listener.note
         path = request.resume
         if request.needed and not path:
@@ -284,6 +282,8 @@ class TrainingRun:
         if path and self._is_finished(path):
             return
         self._pin()
+        from cnnbench.training.trainer import Trainer  # imports JAX
+
         job = _job(loaded, self._dataset, request, self._watch, note)
         if path:
             self._folder.enter_context(alone(RunFolder(path)))

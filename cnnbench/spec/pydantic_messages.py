@@ -271,6 +271,7 @@ def key_elsewhere(
     """
     paths = _paths(section)
     found = [p for p in paths if vocabulary.KEY.is_theirs(word, [p.rpartition(".")[2]])]
+    found.sort(key=lambda path: path.rpartition(".")[2] != word)  # the very word first
     told = [(path, _others_with(path, data)) for path in found]
     return next((one for one in told if not one[1]), told[0] if told else None)
 

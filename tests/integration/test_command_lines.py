@@ -25,9 +25,12 @@ ROOT = SOURCE.parent
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command below a group, with the words that call it."""
-    for name, command in group.commands.items():
-        words = (*path, name)
-        yield from commands(command, words) if hasattr(command, "commands") else [(words, command)]
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command, words = group.get_command(context, name), (*path, name)
+        yield from (
+            commands(command, words) if hasattr(command, "list_commands") else [(words, command)]
+        )
 
 
 COMMANDS = dict(commands(typer.main.get_command(app)))

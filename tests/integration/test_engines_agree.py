@@ -35,10 +35,11 @@ from cnnbench.training.state import Arrays, TrainState, take_apart
 from cnnbench.training.step import gradients, make_rules
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
+from tests.support.paths import EXPERIMENTS
 from tests.support.training import run_job
 
 Layers = Mapping[str, Mapping[str, Any]]
-ROOT = Path(__file__).parents[1] / "experiments"
+
 NUM_IMAGES, ROW = 10, 4
 # A unit nearer to its kink than this, of the layer's largest value, is one that rounding decides.
 MARGIN = 1e-6
@@ -85,7 +86,7 @@ class Case(NamedTuple):
 def shipped() -> dict[str, Path]:
     """Experiment files that differ in their network or in the loss."""
     found: dict[Any, Path] = {}
-    for path in sorted(ROOT.rglob("*.yaml")):
+    for path in sorted(EXPERIMENTS.rglob("*.yaml")):
         loaded = load_experiment(path)
         if loaded.plan is None:  # a Python model is computed as it is written, in every engine
             continue
@@ -98,7 +99,7 @@ SHIPPED = shipped()
 
 
 def case_of(name: str) -> Case:
-    loaded = load_experiment(SHIPPED.get(name, ROOT / "standard.yaml"))
+    loaded = load_experiment(SHIPPED.get(name, EXPERIMENTS / "standard.yaml"))
     plan = loaded.plan if name in SHIPPED else make_plan(EXAMPLES[name], (28, 28, 1), (10,))
     assert plan is not None
     return Case(plan, loaded.experiment)

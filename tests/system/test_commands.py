@@ -21,7 +21,7 @@ import cnnbench
 from cnnbench.cli.app import app
 from cnnbench.compare.comparability import finished_runs
 from cnnbench.errors import CnnbenchError
-from cnnbench.runner import run as session
+from cnnbench.runner import recorder
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import Status
 from cnnbench.system import commands, signals
@@ -187,7 +187,7 @@ def test_the_commands_that_are_printed_do_what_they_say(
 @contextmanager
 def stopped(patch: pytest.MonkeyPatch) -> Iterator[None]:
     """SIGINT after the first epoch of a training."""
-    from cnnbench.runner.recorder import keep
+    keep = recorder.keep
 
     def interrupt(event: object, *rest: Any) -> None:
         keep(event, *rest)  # type: ignore[arg-type]
@@ -195,7 +195,7 @@ def stopped(patch: pytest.MonkeyPatch) -> Iterator[None]:
             raise signals.Stopped(signal.SIGINT)
 
     with patch.context() as here:
-        here.setattr(session, "keep", interrupt)
+        here.setattr(recorder, "keep", interrupt)
         yield
 
 
