@@ -9,6 +9,7 @@ from cnnbench.analysis.trained_network import Images, TrainedNetwork
 from cnnbench.graph.autoencoder import code_layer, disturbed, entrance
 from cnnbench.layers import GaussianNoise
 from cnnbench.layers.noise import unit_divergence
+from cnnbench.training.losses import BRIGHTEST, psnr
 
 STEPS, SIDE, SAMPLES = 10, 15, 50  # of a walk, along each side of the plane, of the prior
 
@@ -20,6 +21,19 @@ class Denoised(NamedTuple):
 
     noisy: FloatArray
     outputs: FloatArray
+
+
+def decibels(images: Images, found: FloatArray) -> float:
+    """Peak signal-to-noise ratio, mean over images; values that no pixel can have are clipped.
+
+    Args:
+      images: (n, h, w, c), pixels from 0 to 255.
+      found: what stands for them, likewise.
+    """
+    import jax.numpy as jnp
+
+    possible = jnp.asarray(found, jnp.float32).clip(0, BRIGHTEST)
+    return float(psnr(possible, jnp.asarray(images, jnp.float32), BRIGHTEST).mean())
 
 
 def denoise(network: TrainedNetwork, images: Images, seed: int = 0) -> Denoised | None:

@@ -2,20 +2,16 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from numpy.typing import NDArray
 
-from cnnbench.analysis.latent import codes, denoise, divergences, layer_of
-from cnnbench.analysis.trained_network import Images, TrainedNetwork
+from cnnbench.analysis.latent import codes, decibels, denoise, divergences, layer_of
+from cnnbench.analysis.trained_network import TrainedNetwork
 from cnnbench.data.dataset import Split
 from cnnbench.formatting import clean
 from cnnbench.layers.base import shape_text
 from cnnbench.runs.folder import read_run
 from cnnbench.spec.metrics import metric_text
-from cnnbench.training.losses import BRIGHTEST, psnr
 
 ACTIVE = 0.01  # nats of divergence below which a unit of the code says nothing
 
@@ -40,14 +36,8 @@ def latent_lines(network: TrainedNetwork, test: Split) -> Iterator[str]:
         told = metric_text("code_accuracy", accuracy)
         yield f"Worth: a linear classifier tells {told} of the test images by their code"
     if denoised := denoise(network, test.images):
-        before, after = (_decibels(test.images, found) for found in denoised)
+        before, after = (decibels(test.images, found) for found in denoised)
         yield f"Denoising: PSNR {before:.1f} dB before, {after:.1f} dB after"
     if (each := divergences(network, test.images)) is not None:
         active = int(np.sum(each > ACTIVE))
         yield f"Divergence from the prior: {each.sum():.4g} nats; {active} of {size} units carry it"
-
-
-def _decibels(images: Images, found: NDArray[np.floating[Any]]) -> float:
-    """Peak signal-to-noise ratio, mean over images; what no pixel can be is cut off first."""
-    possible = jnp.asarray(found, jnp.float32).clip(0, BRIGHTEST)
-    return float(psnr(possible, jnp.asarray(images, jnp.float32), BRIGHTEST).mean())

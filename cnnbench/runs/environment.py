@@ -5,16 +5,18 @@ import subprocess
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-
-import jax
+from typing import TYPE_CHECKING
 
 from cnnbench._version import __version__
 from cnnbench.runs.records import Environment
 from cnnbench.system import settings
 from cnnbench.system.host import load_per_cpu, num_cpus, processor
 
+if TYPE_CHECKING:
+    import jax
 
-def environment(devices: Sequence[jax.Device], command: Sequence[str]) -> Environment:
+
+def environment(devices: "Sequence[jax.Device]", command: Sequence[str]) -> Environment:
     """The environment of a run, without a host name.
 
     Args:
