@@ -92,7 +92,7 @@ class Recorder:
     def event(self, event: Event) -> None:
         """Writes what an event brings; a signal is raised before or after that."""
         signals.raise_if_stopped()
-        with signals.finishing():
+        with signals.defer_signals():
             keep(event, self.folder, self._checkpoints, self._collected)
             if self._event_files:
                 self._event_files.event(event)
@@ -147,7 +147,7 @@ class Recorder:
             timing=total_timing(self._record.timing, self._job.watch.timing()),
             engine=self._collected.engine or self._record.engine,
         )
-        with signals.finishing():
+        with signals.defer_signals():
             self.folder.write_record(ended)
 
 

@@ -205,7 +205,7 @@ class Lookups:
 
 
 @contextmanager
-def lookups() -> Iterator[Lookups]:
+def count_cache_hits() -> Iterator[Lookups]:
     """Counts what the cache is asked for in its body."""
     counts = Lookups()
 

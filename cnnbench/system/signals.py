@@ -67,7 +67,7 @@ def raise_if_stopped() -> None:
 
 
 @contextmanager
-def finishing() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Lets its body end before a signal is heard; the caller checks afterwards."""
     _State.writing += 1
     try:

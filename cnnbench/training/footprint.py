@@ -72,7 +72,7 @@ def require_room(plan: Plan, need: Footprint, free: int | None, *, rows: bool) -
     )
 
 
-def ran_out(plan: Plan | None, batch_size: int) -> OutOfMemoryError:
+def out_of_memory(plan: Plan | None, batch_size: int) -> OutOfMemoryError:
     """What to say when there was too little memory after all.
 
     Args:

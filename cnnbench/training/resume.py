@@ -46,7 +46,7 @@ class Resume:
         return tuple(record for seed in self.records for record in self.records[seed])
 
 
-def goes_on(records: Sequence[EpochRecord]) -> bool:
+def is_active(records: Sequence[EpochRecord]) -> bool:
     """Whether a seed has not diverged."""
     return not records or records[-1].finite
 
@@ -62,7 +62,7 @@ def is_kept(
       records: so far, of each seed that is trained at once.
     """
     every = experiment.checkpoint.every
-    ends = epoch == experiment.train.epochs or not any(map(goes_on, records.values()))
+    ends = epoch == experiment.train.epochs or not any(map(is_active, records.values()))
     return bool(every) and (ends or epoch % every == 0)
 
 

@@ -19,7 +19,7 @@ from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import EngineRecord, EpochRecord
 from cnnbench.runs.summary import summarize_seed
 from cnnbench.runs.weights import Weights
-from cnnbench.system.compile_cache import lookups
+from cnnbench.system.compile_cache import count_cache_hits
 from cnnbench.system.devices import peak_memory
 from cnnbench.training.autotune import Choice, known_choice, measure
 from cnnbench.training.evaluation import (
@@ -40,9 +40,9 @@ from cnnbench.training.events import (
     Tuning,
 )
 from cnnbench.training.executables import Executables, Job, check_output, compile_all, set_up
-from cnnbench.training.footprint import ran_out
+from cnnbench.training.footprint import out_of_memory
 from cnnbench.training.profiling import measure_cost
-from cnnbench.training.resume import goes_on, is_kept
+from cnnbench.training.resume import is_active, is_kept
 from cnnbench.training.state import (
     TrainState,
     num_params,
@@ -108,7 +108,7 @@ class Trainer:
             tune_s = self.watch.now() - started
             with self.watch.part("data_s"):
                 setup = set_up(self.job, choice.strategy)
-            with lookups() as cache:
+            with count_cache_hits() as cache:
                 self._alone, self._first_state = _compile(setup, self.remaining[0])
             self._engine = _engine(self.job, choice, tune_s, cache.state)
             self.emit(
@@ -180,11 +180,11 @@ class Trainer:
         compile_s = self.watch.last("compile_s") if self._first_state else 0.0
         state, records, done = _restored(executables, self._new_state(executables, seeds), seeds)
         for epoch in range(done + 1, self.job.experiment.train.epochs + 1):
-            if not any(map(goes_on, records.values())):
+            if not any(map(is_active, records.values())):
                 break
             state, ended = self.train_epoch(executables, state, seeds, epoch)
             for record in ended:
-                if goes_on(records[record.seed]):
+                if is_active(records[record.seed]):
                     records[record.seed].append(record)
                     self.emit(record)
             self._emit_states(state, records, epoch)
@@ -268,7 +268,7 @@ def _on_device(job: Job) -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise
-        raise ran_out(job.plan, job.batch_size) from None
+        raise out_of_memory(job.plan, job.batch_size) from None
 
 
 def _engine(job: Job, choice: Choice, tune_s: float, compile_cache: str) -> EngineRecord:

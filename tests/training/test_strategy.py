@@ -10,7 +10,7 @@ from cnnbench.spec.loader import load_experiment
 from cnnbench.system import host
 from cnnbench.training import autotune
 from cnnbench.training.executables import set_up
-from cnnbench.training.footprint import Footprint, footprint, ran_out, require_room
+from cnnbench.training.footprint import Footprint, footprint, out_of_memory, require_room
 from cnnbench.training.state import num_params
 from cnnbench.training.strategy import Strategy
 from tests.support.paths import EXPERIMENTS
@@ -104,10 +104,10 @@ def test_a_form_that_is_asked_for_must_fit(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_what_ran_out_is_named() -> None:
-    assert str(ran_out(STANDARD, 500)).startswith(
+    assert str(out_of_memory(STANDARD, 500)).startswith(
         "the memory was too small for batches of 500 images: conv1 (832 parameters"
     )
-    assert str(ran_out(None, 1)) == (
+    assert str(out_of_memory(None, 1)) == (
         "the memory was too small for batches of 1 images; write train.batch_size=1 or less."
     )
 
