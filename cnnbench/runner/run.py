@@ -13,12 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnbench.compare import comparison
+from cnnbench.compare.comparison import compare
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.errors import ModelError
-from cnnbench.report import comparison as report
-from cnnbench.report import csv_json
-from cnnbench.runner import tensorboard as event_files
+from cnnbench.report import comparison, csv_json
+from cnnbench.runner import tensorboard
 from cnnbench.runner.open_run import Opened, alone, begun, create, reopen, with_tags
 from cnnbench.runner.recorder import Listener, Recorder
 from cnnbench.runs.folder import TABLES, RunFolder, read_run
@@ -80,7 +79,7 @@ def check_all(requests: Sequence[Request]) -> None:
     """
     for request in requests:
         if request.tensorboard:
-            event_files.require_tensorboard()
+            tensorboard.require_tensorboard()
         loaded = load_experiment(request.path, request.overrides, data_dir=request.data_dir)
         if request.resume:
             require_epochs(read_run(request.resume), request.resume, loaded.experiment)
@@ -325,8 +324,8 @@ def _with_tables(folder: RunFolder) -> RunResult:
     """A finished run, whose tables are written where they are not there yet."""
     result = read_run(folder.path)
     if not (folder.path / TABLES[-1]).exists():
-        table = comparison.compare([result])
-        folder.write_tables(report.markdown([table], wide=False), csv_json.csv_text([table]))
+        table = compare([result])
+        folder.write_tables(comparison.markdown([table], wide=False), csv_json.csv_text([table]))
     return result
 
 
@@ -375,6 +374,6 @@ def _continued(job: "Job", opened: Opened) -> "Job":
     return dataclasses.replace(
         job,
         resume=opened.resume,
-        snapshots=job.snapshots or (opened.folder.path / event_files.FOLDER).exists(),
+        snapshots=job.snapshots or (opened.folder.path / tensorboard.FOLDER).exists(),
         engine=known.requested if known else job.engine,
     )

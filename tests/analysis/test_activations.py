@@ -11,12 +11,12 @@ import pytest
 from matplotlib import image as reader
 from rich.console import Console
 
-from cnnbench.analysis import activations as inspection
 from cnnbench.analysis.activations import (
     EXAMPLES,
     LayerStatistics,
     Prediction,
     Responses,
+    _Sums,
     choose,
     examine,
     predictions,
@@ -338,7 +338,7 @@ def test_the_same_picture_has_the_same_bytes(classifier: tuple[TrainedNetwork, D
 def test_a_layers_deviation_keeps_its_digits_far_from_zero() -> None:
     rng = np.random.default_rng(0)
     values = (1e5 + rng.normal(0, 0.1, (3, 40, 5))).astype(np.float32)
-    sums = inspection._Sums((5,))
+    sums = _Sums((5,))
     for chunk in values:
         sums.add(chunk)
     exact = values.astype(np.float64)

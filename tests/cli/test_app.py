@@ -22,7 +22,7 @@ from cnnbench.data import dataset
 from cnnbench.data.downloads import UnavailableError
 from cnnbench.runs.folder import read_run
 from cnnbench.spec.loader import load_experiment
-from cnnbench.training import trainer as engine
+from cnnbench.training import trainer
 from cnnbench.training.events import Compiled
 from tests.support.environments import without
 from tests.support.paths import EXPERIMENTS, GOLDEN
@@ -428,7 +428,7 @@ def test_interrupt_while_compiling_exits_130_at_once(tmp_path):
 def trainer_that(prepare):
     """A trainer whose `prepare` is a function of what it emits events with."""
 
-    class Broken(engine.Trainer):
+    class Broken(trainer.Trainer):
         def prepare(self):
             prepare(self.emit)
 
@@ -442,7 +442,7 @@ def test_interrupt_that_python_dropped_still_ends_the_run(monkeypatch):
         emit(Compiled(1, 0.5, "cold", "direct"))
         raise AssertionError("went on")
 
-    monkeypatch.setattr(engine, "Trainer", trainer_that(dropped))
+    monkeypatch.setattr(trainer, "Trainer", trainer_that(dropped))
     assert invoke("run", "tiny.yaml", "--quiet").exit_code == 130
     assert read_run(only_run()).record.status == "interrupted"
 
@@ -452,7 +452,7 @@ def test_interrupt_is_recorded_and_exits_130(monkeypatch):
         emit(Compiled(1, 0.5, "cold", "direct"))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "Trainer", trainer_that(interrupted))
+    monkeypatch.setattr(trainer, "Trainer", trainer_that(interrupted))
     done = invoke("run", "tiny.yaml", "--quiet")
     assert done.exit_code == 130
     assert done.stderr.splitlines()[-1].startswith("interrupted")
@@ -469,9 +469,9 @@ def test_an_interrupt_before_compilation_keeps_what_is_known_of_the_engine(monke
     def at_once(emit):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "Trainer", trainer_that(interrupted))
+    monkeypatch.setattr(trainer, "Trainer", trainer_that(interrupted))
     invoke("run", "tiny.yaml", "--quiet")
-    monkeypatch.setattr(engine, "Trainer", trainer_that(at_once))
+    monkeypatch.setattr(trainer, "Trainer", trainer_that(at_once))
     assert invoke("run", "--resume", str(only_run()), "--quiet").exit_code == 130
     assert read_run(only_run()).record.engine == ENGINE
 
@@ -481,7 +481,7 @@ def test_bug_crashes_loudly_and_the_run_is_marked_failed(monkeypatch):
         emit(Compiled(1, 0.5, "cold", "direct"))
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(engine, "Trainer", trainer_that(broken))
+    monkeypatch.setattr(trainer, "Trainer", trainer_that(broken))
     with pytest.raises(ZeroDivisionError, match=r"^a bug$"):
         invoke("run", "tiny.yaml", "--quiet")
     record = read_run(only_run()).record

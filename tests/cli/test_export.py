@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from cnnbench.analysis import trained_network
 from cnnbench.cli.app import app
 from cnnbench.errors import DataError
-from cnnbench.export import onnx as onnx_graph
 from cnnbench.export import verify
+from cnnbench.export.onnx import onnx_model
 from cnnbench.runs.folder import read_run_entry
 from tests.support.oracles import Array
 
@@ -224,12 +224,12 @@ def test_a_model_that_differs_is_not_written(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("tiny-seed-5.onnx").write_text("what was there")
-    whole = onnx_graph.onnx_model
+    whole = onnx_model
 
     def spoilt(plan: Any, weights: Any, scale: float, notes: Any) -> Any:
         return whole(plan, dict(weights) | {"out.bias": weights["out.bias"] + 0.01}, scale, notes)
 
-    monkeypatch.setattr(onnx_graph, "onnx_model", spoilt)
+    monkeypatch.setattr("cnnbench.export.onnx.onnx_model", spoilt)
     done = export("tiny", "onnx")
     assert (done.exit_code, done.stdout) == (3, "")
     start = f"{run_of(results)}, seed 5: the exported model is another: largest difference 1.0e-02"

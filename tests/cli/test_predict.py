@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from cnnbench.analysis import predict as predicting
 from cnnbench.analysis import trained_network
-from cnnbench.analysis.predict import Guess, Reconstruction
+from cnnbench.analysis.predict import Guess, Reconstruction, reconstruct
 from cnnbench.cli.app import app
 from cnnbench.data.image_files import Photograph
 from cnnbench.report.predictions import Predictions, csv_text, json_text, markdown, table, title
@@ -137,7 +136,7 @@ def test_a_reconstruction_stands_beside_what_was_seen(results: Path) -> None:
     network = trained_network.load_trained(run_of(results, "copy"))
     images = network.dataset(None, print).test.images[[3, 7]]
     outputs = network.outputs(images)
-    (first, _) = predicting.reconstruct([network], images)
+    (first, _) = reconstruct([network], images)
     target = images.astype(np.float64) / 200
     assert first.loss == pytest.approx(np.abs(outputs - target)[0].mean(), rel=1e-5)
     assert first.squared_error == pytest.approx(((outputs - target) ** 2)[0].mean(), rel=1e-5)

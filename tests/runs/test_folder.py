@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from cnnbench.errors import IncomparableError, StoreError, UsageError
-from cnnbench.runs import folder as store
 from cnnbench.runs.find import (
     Listing,
     Selection,
@@ -244,7 +243,7 @@ class TestWeights:
         def sync(folder: Path) -> None:
             synced.append((folder.name, names_in(folder)))
 
-        monkeypatch.setattr(store, "sync_folder", sync)
+        monkeypatch.setattr("cnnbench.runs.folder.sync_folder", sync)
         folder = create_run(tmp_path / "results", "standard", NOW)
         for seed in (0, 1):
             folder.write_weights(seed, {"out.bias": np.zeros(3)})

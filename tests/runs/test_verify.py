@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 
 from cnnbench import __version__
 from cnnbench.cli.app import app
-from cnnbench.runner import run as session
 from cnnbench.runner.open_run import alone
 from cnnbench.runs import codec
 from cnnbench.runs.folder import RunFolder, read_run
@@ -298,7 +297,7 @@ def test_a_run_that_ends_before_its_lock_is_had_is_not_trained_again(
         with alone(folder):
             yield
 
-    monkeypatch.setattr(session, "alone", late)
+    monkeypatch.setattr("cnnbench.runner.run.alone", late)
     twice = ["run", "--resume", str(run), "--resume", str(run)]
     done = CliRunner().invoke(app, twice, catch_exceptions=False)
     assert (done.exit_code, "is finished; nothing is trained" in done.stderr) == (0, True)

@@ -27,10 +27,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cnnbench.cli.commands.compare  # forking is quicker than importing
+import cnnbench.cli.commands.run  # noqa: F401 - likewise
 from cnnbench.cli import app
-from cnnbench.cli.commands import compare  # noqa: F401 - forking is quicker than importing
-from cnnbench.cli.commands import run as run_command  # noqa: F401 - likewise
-from cnnbench.runner import run as session  # noqa: F401 - likewise
 from cnnbench.system import devices, files
 from cnnbench.training import trainer
 

@@ -121,18 +121,18 @@ def test_a_run_goes_on_with_the_engine_it_began_with() -> None:
 def test_a_seed_that_diverges_ends_and_the_others_go_on(
     seeds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cnnbench.training import trainer as engine
+    from cnnbench.training import trainer
 
-    real = engine._record
+    real = trainer._record
 
     def record(job: Job, place: tuple[int, int], *rest: Any) -> EpochRecord:
         found = real(job, place, *rest)
         return dataclasses.replace(found, train_loss=float("inf")) if place == (1, 2) else found
 
-    monkeypatch.setattr(engine, "_record", record)
+    monkeypatch.setattr(trainer, "_record", record)
     if len(seeds) > 2:
         monkeypatch.setattr(Job, "accelerator", True)
-        monkeypatch.setattr(engine, "_epoch_s", lambda _: 1e9)
+        monkeypatch.setattr(trainer, "_epoch_s", lambda _: 1e9)
     job = make_job(STATEFUL, make_dataset(12, 3, 3), seeds=seeds, batch_size=6, epochs=4)
     events = run_job(job)
     found = {seed: [e.epoch for e in events if isinstance(e, EpochRecord) and e.seed == seed]
@@ -175,15 +175,15 @@ def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(
 
 
 def test_a_seed_that_diverged_is_trained_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cnnbench.training import trainer as engine
+    from cnnbench.training import trainer
 
-    real = engine._record
+    real = trainer._record
 
     def record(job: Job, place: tuple[int, int], *rest: Any) -> EpochRecord:
         found = real(job, place, *rest)
         return dataclasses.replace(found, train_loss=float("inf")) if place == (1, 1) else found
 
-    monkeypatch.setattr(engine, "_record", record)
+    monkeypatch.setattr(trainer, "_record", record)
     data = make_dataset(12, 3, 3)
     short, whole = (
         make_job(STATEFUL, data, seeds=(0, 1, 2), batch_size=6, epochs=n) for n in (2, 4)

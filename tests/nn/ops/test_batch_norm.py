@@ -15,7 +15,7 @@ from flax import nnx
 
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
-from cnnbench.nn.ops import batch_norm as bn
+from cnnbench.nn.ops import batch_norm
 from cnnbench.nn.ops.convolution import Form
 from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
@@ -37,7 +37,7 @@ SEEDS = (7, 8, 9)
 # A variance that runs near one is rounded by up to 2^-24, or by less if luck has it.
 FLOORS = {"y": 0, "dx": 0, "scale": 0, "bias": 0, "mean": 2**-30, "var": 2**-24}
 MOMENTUM, EPSILON = 0.9, 1e-5
-Apply = Callable[[bn.StableBatchNorm, jax.Array], jax.Array]
+Apply = Callable[[batch_norm.StableBatchNorm, jax.Array], jax.Array]
 
 
 def point(shape: tuple[int, ...], offset: float, seed: int = 7) -> tuple[Array, ...]:
@@ -85,17 +85,17 @@ def require_twice(
         assert mine <= max(2 * other, FLOORS[name]), (name, mine, other)
 
 
-def whole(layer: bn.StableBatchNorm, x: jax.Array) -> jax.Array:
+def whole(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
     return layer(x)
 
 
-def in_rows(layer: bn.StableBatchNorm, x: jax.Array) -> jax.Array:
+def in_rows(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
     """As `rowwise` has it: images of a row lie side by side."""
     rows = x.reshape(SHAPES[x.shape], -1, *x.shape[1:])
     rows = rows.transpose(0, 2, 3, 1, 4) if x.ndim == 4 else rows
-    sums = jax.lax.map(bn.channel_sums, rows)
-    known = bn.statistics(layer, sums, rows.size // len(rows) // x.shape[-1])
-    y = jax.vmap(lambda row: bn.normalize(row, **known))(rows)
+    sums = jax.lax.map(batch_norm.channel_sums, rows)
+    known = batch_norm.statistics(layer, sums, rows.size // len(rows) // x.shape[-1])
+    y = jax.vmap(lambda row: batch_norm.normalize(row, **known))(rows)
     return (y.transpose(0, 3, 1, 2, 4) if x.ndim == 4 else y).reshape(x.shape)
 
 
@@ -104,7 +104,7 @@ def ours(apply: Apply) -> Callable[..., dict[str, Array]]:
     """The same as of PyTorch."""
 
     def run(x: Any, scale: Any, bias: Any) -> Any:
-        layer = bn.StableBatchNorm(
+        layer = batch_norm.StableBatchNorm(
             x.shape[-1], momentum=MOMENTUM, epsilon=EPSILON, rngs=nnx.Rngs(0)
         )
         part: Any = layer

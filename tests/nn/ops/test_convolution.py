@@ -18,7 +18,7 @@ from scipy import signal
 
 from cnnbench.layers.conv import conv_size
 from cnnbench.layers.correlation import Pads
-from cnnbench.nn.ops import convolution as ops
+from cnnbench.nn.ops import convolution
 from cnnbench.nn.ops.im2col import Col2im, Im2col, RowIm2col
 from cnnbench.nn.ops.winograd import LARGEST_TILE, Winograd, tilings
 from tests.support import oracles
@@ -45,9 +45,9 @@ class Case(NamedTuple):
         )
         return rows, columns
 
-    def convolution(self, form: ops.Form = "fast") -> ops.Convolution:
+    def convolution(self, form: convolution.Form = "fast") -> convolution.Convolution:
         low = (self.pads[0][0], self.pads[1][0])
-        return ops.convolution(self.size, self.kernel, self.stride, low, self.out, form)
+        return convolution.convolution(self.size, self.kernel, self.stride, low, self.out, form)
 
 
 def random_case(seed: int) -> Case:
@@ -61,7 +61,7 @@ def random_case(seed: int) -> Case:
     return Case(pair(6, 14), (*pair(1, 6), channels, filters), pair(1, 3), (pair(0, 2), pair(0, 2)))
 
 
-def by_algorithm(case: Case, kind: type, seed: int) -> ops.Convolution:
+def by_algorithm(case: Case, kind: type, seed: int) -> convolution.Convolution:
     """The case by an algorithm that need not be the pick; Winograd's tiles are drawn."""
     found = case.convolution()
     if kind is not Winograd:
@@ -107,7 +107,7 @@ class Products(NamedTuple):
     dkernel: Array
 
 
-def both_directions(conv: ops.Convolution, data: Sample) -> tuple[Products, Products]:
+def both_directions(conv: convolution.Convolution, data: Sample) -> tuple[Products, Products]:
     """Of `conv`, and of `conv_transpose` with the images in exchanged parts: the same three."""
 
     def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -195,7 +195,7 @@ PICKED = (
 
 
 @functools.cache
-def picked(case: Case, form: ops.Form) -> tuple[Products, Products]:
+def picked(case: Case, form: convolution.Form) -> tuple[Products, Products]:
     with jax.enable_x64(True):
         return both_directions(case.convolution(form), sample(case))
 
@@ -203,7 +203,7 @@ def picked(case: Case, form: ops.Form) -> tuple[Products, Products]:
 @pytest.mark.parametrize(("case", "fast", "direct"), PICKED)
 def test_every_pick_equals_pytorch(case: Case, fast: type, direct: type) -> None:
     want = torch_products(case, sample(case))
-    forms: tuple[tuple[ops.Form, type], ...] = (("fast", fast), ("direct", direct))
+    forms: tuple[tuple[convolution.Form, type], ...] = (("fast", fast), ("direct", direct))
     for form, kind in forms:
         assert type(case.convolution(form).algorithm) is kind, form
         if form == "direct" and kind is fast:
@@ -329,11 +329,13 @@ def test_a_tile_is_never_larger_than_what_stays_exact(kernel: Pair, out: Pair) -
 @settings(max_examples=200)
 @given(kernel=SIDES, out=OUTS, channels=st.integers(1, 200), filters=st.integers(1, 200))
 def test_the_pick_costs_the_least(kernel: Pair, out: Pair, channels: int, filters: int) -> None:
-    def cost(form: ops.Form) -> float:
-        return ops.pick_algorithm(kernel, out, channels, filters, form).cost(channels, filters)
+    def cost(form: convolution.Form) -> float:
+        return convolution.pick_algorithm(kernel, out, channels, filters, form).cost(
+            channels, filters
+        )
 
     assert 0 < cost("fast") <= cost("direct")
-    if min(channels, filters) >= ops.FEW_CHANNELS and kernel != (1, 1):
+    if min(channels, filters) >= convolution.FEW_CHANNELS and kernel != (1, 1):
         ways = (RowIm2col(kernel, out), Im2col(kernel, out), Col2im(kernel, out))
         assert cost("direct") == min(way.cost(channels, filters) for way in ways)
 
@@ -390,7 +392,7 @@ def _agree_but_for_zeros(exact: Any, rounded: Any, args: tuple[Any, ...], met: A
 
 
 def test_what_is_not_finite_is_not_taken_for_zero() -> None:
-    conv = ops.convolution((12, 12), (5, 5, 32, 32), (1, 1), (0, 0), (8, 8), "fast")
+    conv = convolution.convolution((12, 12), (5, 5, 32, 32), (1, 1), (0, 0), (8, 8), "fast")
     assert isinstance(conv.algorithm, Winograd)
     x = np.zeros((12, 12, 2, 32), np.float32)
     x[3, 3, :, 5] = np.nan, np.inf
