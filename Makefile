@@ -44,7 +44,7 @@ coverage: $(VENV)/.installed-$(EXTRAS) ## Run all tests and measure the lines an
 	$(BIN)/python -m coverage report
 
 # What mutmut remembers is of tests that may have changed, so it begins anew.
-mutants: $(VENV)/.installed-dev,mutation ## Change graph, stats and store in small ways; list what no test notices
+mutants: $(VENV)/.installed-dev,mutation ## Change graph, statistics and run folders in small ways; list what no test notices
 	rm -rf mutants
 	CNNBENCH_TEST_DETERMINISTIC=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results

@@ -1,1 +1,1 @@
-"""Tests of `cnnbench..`."""
+"""Tests of `cnnbench`."""

@@ -82,7 +82,7 @@ class TrainedNetwork:
         """What the network makes of a layer's values, (n, *shape of its output).
 
         Args:
-          layer: one that all of the result goes through, as `bottleneck.decoder` says.
+          layer: one that all of the result goes through, as `autoencoder.decoder` says.
           values: (n, *shape of the layer).
         """
         return np.asarray(self._outputs_from(values.astype(np.float32), layer=layer))

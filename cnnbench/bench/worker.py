@@ -1,7 +1,7 @@
 """One variant of a framework in a process of its own.
 
 ``python -m cnnbench.bench.worker FOLDER VARIANT MODULE [DATA_DIR]`` reads requests from standard
-input and answers on standard output, one JSON object a line; `workers` is the
+input and answers on standard output, one JSON object a line; `worker_process` is the
 other end. What libraries print goes to standard error.
 
 FOLDER holds what all variants share: ``spec.yaml``, ``weights.npz`` with

@@ -1,6 +1,6 @@
 """Comparisons and lists of runs as tables for people: terminal and Markdown.
 
-Tables round, and say in notes below what they show; `export` has the raw
+Tables round, and say in notes below what they show; `csv_json` has the raw
 values. A run's own table has the four columns of the post that this tool
 implements; a `wide` table adds what else tells architectures apart.
 """

@@ -53,7 +53,7 @@ def units_table(layer: str, responses: Responses, labels: Sequence[int], most: i
 
     Args:
       layer: its name.
-      responses: as `inspection.examine` gives them.
+      responses: as `activations.examine` gives them.
       labels: of all images looked at, by their numbers.
       most: units that are shown.
     """

@@ -18,7 +18,7 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
     Args:
       plan: the network.
       title: what stands above it.
-      marks: what stands before layers' names, as in `differences`; no room is left for it if
+      marks: what stands before layers' names, as in `spec.diff`; no room is left for it if
         None.
     """
     first = ("", "", shape_text(plan.input_shape), "", "")

@@ -1,6 +1,6 @@
 """YAML text to plain data, with the place of every key and value, and back.
 
-Scalars follow YAML 1.2 (`scalars`), not PyYAML's YAML 1.1: ``no`` is text, ``1e-3``
+Scalars follow YAML 1.2 (`yaml_parser`), not PyYAML's YAML 1.1: ``no`` is text, ``1e-3``
 is a number, and ``010``, which the two versions read as 8 and as 10, is refused.
 So are duplicate keys (the last one would win in silence), tags, merge keys, and
 aliases that expand without bound.

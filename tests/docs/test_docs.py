@@ -22,8 +22,8 @@ from tests.support.paths import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 # A command trains for one epoch on a few embedded digits here, whatever it says, and is
-# measured with the network that compiles the soonest against one framework; test_cli_bench
-# and test_peers have the others.
+# measured with the network that compiles the soonest against one framework; cli/test_bench and
+# bench/frameworks/test_frameworks have the others.
 SHORT = ["--dataset", "mnist_5k", "--epochs", "1", "dataset.train_examples=500"]
 
 

@@ -1,4 +1,4 @@
-"""Training in Keras 3 by its own loop, on the backend that `peers` has chosen."""
+"""Training in Keras 3 by its own loop, on the backend that `bench.frameworks` has chosen."""
 
 from typing import Any, assert_never
 

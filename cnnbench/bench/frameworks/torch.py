@@ -32,7 +32,7 @@ class TorchPeer:
     """A network in PyTorch, on its GPU where it has one.
 
     Args:
-      variant: which of `peers.VARIANTS`; ``compile`` compiles model and loss as one function.
+      variant: which of `interface.VARIANTS`; ``compile`` compiles model and loss as one function.
       experiment: loss, optimiser and pixel scale.
       plan: the network.
       weights: initial parameters, in our layout.

@@ -261,7 +261,7 @@ def _settled(x: jax.Array) -> jax.Array:
 
 
 def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
-    """`lanes.spread`, whose barrier is for CPUs."""
+    """`layout.spread`, whose barrier is for CPUs."""
     if like.ndim != 4:
         return values
     result: jax.Array = lax.platform_dependent(

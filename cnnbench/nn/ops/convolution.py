@@ -4,15 +4,15 @@ Images are (h, w, n, c), kernels (h, w, in, out). A convolution, a transposed
 one, their gradients, with any stride and padding and after an upscale, are all
 the same three products of a valid correlation of stride one:
 
-- outputs from inputs and kernel (`correlate`);
-- inputs from outputs and kernel (`adjoint`): the post's step 4, a full
+- outputs from inputs and kernel (`forward`);
+- inputs from outputs and kernel (`backward`): the post's step 4, a full
   convolution with the kernel rotated by 180 degrees;
 - the kernel's from inputs and outputs (`gradient`): the post's step 5, the input
   correlated with the error ("Convolutional Neural Networks backpropagation: from
   intuition to derivation").
 
 A stride becomes channels (space to depth); padding is done before; an upscale
-before a transposed convolution becomes a stride. `patches` and `winograd` have
+before a transposed convolution becomes a stride. `im2col` and `winograd` have
 the algorithms.
 """
 

@@ -1,6 +1,6 @@
 """Convolution as matrix products over patches (im2col), exact to rounding.
 
-Images are (h, w, n, c) and a correlation is valid and of stride one: `ops`
+Images are (h, w, n, c) and a correlation is valid and of stride one: `convolution`
 brings every other one into that form. Slices of rows are then contiguous, and
 the last axis of an image is the last axis of a matrix.
 """

@@ -38,7 +38,7 @@ def each(function: Callable[..., jax.Array], *images: jax.Array) -> jax.Array:
 
 
 def spread(values: jax.Array, like: jax.Array) -> jax.Array:
-    """A value for each channel, (c,), as `merge(like)` wants it: (n * c,).
+    """A value for each channel, (c,), as `fold_channels(like)` wants it: (n * c,).
 
     The barrier lets them become numbers first: XLA would look up the channel of each
     value where it is read, and make no vectors.

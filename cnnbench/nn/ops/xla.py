@@ -1,7 +1,7 @@
 """Convolution, its adjoint and pooling as XLA has them: the readable reference.
 
 Images are (n, h, w, c), kernels (h, w, in, out). Accelerators are fast with
-these; on a CPU, see `ops`.
+these; on a CPU, see `convolution`.
 """
 
 import jax

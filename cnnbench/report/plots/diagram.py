@@ -46,7 +46,7 @@ class Block:
       shape: of its result.
       lane: its column; branches stand side by side.
       row: its place from the top: below everything that it reads.
-      mark: how it differs from another network's, as in `differences`; empty if it does not.
+      mark: how it differs from another network's, as in `spec.diff`; empty if it does not.
       merges: whether it is a join of branches.
     """
 

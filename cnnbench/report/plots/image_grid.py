@@ -193,7 +193,7 @@ def layer_panels(
       network: the trained network.
       layer: its name.
       test: the images that were looked at, (n, h, w, c), pixels from 0 to 255.
-      responses: what `inspection.examine` found over them.
+      responses: what `activations.examine` found over them.
       panels: what stands in between.
       most: units that are shown, and channels that their filters read.
     """

@@ -23,7 +23,7 @@ def inline_svg(content: bytes, name: str, words: str, scale: float = 1.0) -> str
     """An `svg` element for a page.
 
     Args:
-      content: a picture of `charts` or `plots`.
+      content: a picture of `charts` or `diagram`.
       name: begins the ids in it, and differs from those of other pictures on the page.
       words: what the picture shows, for those who do not see it.
       scale: its width on a screen, by the width that it was drawn for.

@@ -90,7 +90,7 @@ def whole(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
 
 
 def in_rows(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
-    """As `rowwise` has it: images of a row lie side by side."""
+    """As `microbatch` has it: images of a row lie side by side."""
     rows = x.reshape(SHAPES[x.shape], -1, *x.shape[1:])
     rows = rows.transpose(0, 2, 3, 1, 4) if x.ndim == 4 else rows
     sums = jax.lax.map(batch_norm.channel_sums, rows)
@@ -118,7 +118,7 @@ def ours(apply: Apply) -> Callable[..., dict[str, Array]]:
 
     def named(*arrays: Array) -> dict[str, Array]:
         found = {n: np.asarray(v, np.float64) for n, v in zip(FLOORS, both(*arrays), strict=True)}
-        # `rowwise` adds up the gradients of scale and bias: `test_engines_keep_the_digits`
+        # `microbatch` adds up the gradients of scale and bias: `test_engines_keep_the_digits`
         left_out = {"scale", "bias"} if apply is in_rows else set()
         return {name: v for name, v in found.items() if name not in left_out}
 
