@@ -60,7 +60,6 @@ def test_a_table_is_printed_and_kept(monkeypatch):
     assert f"kept in {path}" in done.stderr
 
 
-@pytest.mark.skipif(not (PACKAGE / "peers" / "flax_peer.py").exists(), reason="needs the Flax peer")
 def test_plain_flax_takes_part():
     done = invoke("bench", "tiny.yaml", "--against", "flax", "--format", "json", *QUICK)
     assert done.exit_code == 0, done.stderr
