@@ -1,6 +1,5 @@
 """Charts of a comparison: curves, costs and differences, one panel or several with a title."""
 
-import io
 import math
 import textwrap
 import warnings
@@ -23,6 +22,7 @@ from cnnbench.compare.learning_curves import (
 from cnnbench.compare.verdict import Finding, Verdict
 from cnnbench.compare.verdict_text import verdict_lines
 from cnnbench.formatting import clean, enumeration
+from cnnbench.report.plots import rendered
 from cnnbench.runs.records import Direction, RunResult
 from cnnbench.spec.metrics import is_fraction, words
 
@@ -120,10 +120,7 @@ def picture(
         x = 0.15 / figure.get_figwidth()
         figure.text(x, 1 - 0.35 / tall, clean(title), size=14, weight="bold")
         figure.text(x, 0.12 / tall, "\n".join(lines), size=8.5, linespacing=1.45)
-        buffer = io.BytesIO()
-        metadata = {"svg": {"Date": None, "Title": clean(title)}, "png": {"Software": None}}
-        figure.savefig(buffer, format=form, metadata=metadata[form])
-    return buffer.getvalue()
+        return rendered(figure, clean(title), form)
 
 
 def comparison_picture(comparison: Comparison, runs: Sequence[RunResult], form: str) -> bytes:
@@ -142,7 +139,7 @@ def comparison_picture(comparison: Comparison, runs: Sequence[RunResult], form: 
 
 @contextmanager
 def _style(form: str) -> Iterator[None]:
-    """Text stays text, so that it can be found and read aloud; ids that never change."""
+    """Ink, sizes and background; titles are text, not formulas."""
     import matplotlib as mpl
 
     texts = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
@@ -151,8 +148,6 @@ def _style(form: str) -> Iterator[None]:
         "axes.edgecolor": INK,
         "font.size": 9,
         "savefig.transparent": form == "svg",
-        "svg.fonttype": "none",
-        "svg.hashsalt": "cnnbench",
         "text.parse_math": False,
     }
     with mpl.rc_context(settings), warnings.catch_warnings():
