@@ -404,7 +404,7 @@ def _checks(found: dict[str, Any]) -> str:
 
 def _race_table(race: dict[str, Any]) -> str:
     title = f"## {race['network']}, {race['precision']}, {race['seeds']} seed(s)\n"
-    rows = ["| Variant | s/epoch | 95 % interval | Over ours | Compile s | Loss, epoch 1 |"]
+    rows = ["| Variant | s/epoch | 95% interval | Over ours | Compile s | Loss, epoch 1 |"]
     rows.append("|---|---:|---:|---:|---:|---:|")
     for entry in race["entries"]:
         if entry["median_epoch_s"] is None:

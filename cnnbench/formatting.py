@@ -100,9 +100,9 @@ def percent_text(value: float, digits: int | None = None) -> str:
     """A share in whole percents.
 
     >>> percent_text(0.384), percent_text(0.384, 1)
-    ('38 %', '38.4 %')
+    ('38%', '38.4%')
     """
-    return f"{100 * value:.{digits or 0}f} %"
+    return f"{100 * value:.{digits or 0}f}%"
 
 
 def epochs_text(number: int) -> str:

@@ -86,7 +86,7 @@ class Ratio:
 
     Args:
       value: geometric mean over the rounds.
-      interval: its 95 % interval (Student's t of the rounds' logarithms).
+      interval: its 95% interval (Student's t of the rounds' logarithms).
     """
 
     value: float

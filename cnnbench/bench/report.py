@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 FAMILY_TITLES = {"torch": "PyTorch", "keras": "Keras", "flax": "plain Flax NNX"}
-ABOVE_ALL = "More than 100 %: Winograd needs fewer operations than counted, or a busy machine."
+ABOVE_ALL = "More than 100%: Winograd needs fewer operations than counted, or a busy machine."
 TIMES_NOTE = (
     f"Time: seconds per {IMAGES:,} training images, median of the rounds.",
-    "Ratio: its time over ours in the same round, and the 95 % interval; larger than 1 means",
+    "Ratio: its time over ours in the same round, and the 95% interval; larger than 1 means",
     "that cnnbench is faster. Compile: seconds of the first step. Memory: MiB, the most that was",
     "resident in the process that trained.",
 )
@@ -122,7 +122,7 @@ def notes(benchmark: Benchmark) -> list[str]:
         share = 100 * (benchmark.product_share(own) or 0)
         best_product = f"{product.flops / 1e9:,.0f} GFLOP/s of {product.library}"
         text = f"the {best_product}, the fastest {product.size} x {product.size} float32 product"
-        lines.append(f"Arithmetic: cnnbench does {share:.0f} % of {text} in this run.")
+        lines.append(f"Arithmetic: cnnbench does {share:.0f}% of {text} in this run.")
         if share > 100:
             lines.append(ABOVE_ALL)
     if (band := benchmark.band()) is not None and own is not None:
@@ -147,7 +147,7 @@ def best_notes(benchmark: Benchmark) -> list[str]:
 
 def _band_note(band: Band, steps: int) -> str:
     if is_fraction(band.metric):
-        spread = f"{100 * band.low:.1f} to {100 * band.high:.1f} %"
+        spread = f"{100 * band.low:.1f} to {100 * band.high:.1f}%"
         allowed = f"{100 * band.tolerance:.0f} points of ours"
     else:
         spread, allowed = f"{band.low:.4g} to {band.high:.4g}", f"{band.tolerance:.2g} of ours"

@@ -250,11 +250,11 @@ def status(lines: Sequence[Said], room: int) -> list[tuple[str, str, str]]:
       lines: what there is to say, a line each.
       room: characters.
 
-    >>> said = Said("Standard CNN: ", "epoch 2/3", ", accuracy 90.00 %", "2,000 images/s", "_@")
-    >>> status([said], 56)
-    [('Standard CNN: epoch 2/3, accuracy 90.00 %', '2,000 images/s', '')]
+    >>> said = Said("Standard CNN: ", "epoch 2/3", ", accuracy 90.00%", "2,000 images/s", "_@")
+    >>> status([said], 55)
+    [('Standard CNN: epoch 2/3, accuracy 90.00%', '2,000 images/s', '')]
     >>> status([said], 31)
-    [('Standard...: epoch 2/3, 90.00 %', '', '')]
+    [('Standard...: epoch 2/3, 90.00%', '', '')]
     """
     brief = [line._replace(value=re.sub("^, [a-z]+ ", ", ", line.value)) for line in lines]
     for said, with_rate, with_curve in (

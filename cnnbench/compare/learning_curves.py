@@ -98,13 +98,13 @@ def value_text(metric: str, value: Estimate) -> str:
     """Mean, and the lowest and the highest seed where there are several.
 
     >>> value_text("accuracy", estimate([0.98, 0.99]))
-    '98.50 % (98.00 to 99.00 %)'
+    '98.50% (98.00 to 99.00%)'
     """
     middle = metric_text(metric, value.mean)
     if len(value.values) == 1:
         return middle
     low, high = (metric_text(metric, end) for end in ends(value))
-    return f"{middle} ({low.removesuffix(' %')} to {high})"
+    return f"{middle} ({low.removesuffix('%')} to {high})"
 
 
 def course_metric(comparison: Comparison) -> str:

@@ -87,7 +87,7 @@ def _unequal(what: str, metric: str, one: float, other: float) -> Iterator[str]:
     texts = [metric_text(metric, value) for value in (one, other)]
     if texts[0] == texts[1]:  # equal as far as tables show them
         scale = 100 if is_fraction(metric) else 1
-        texts = [f"{scale * value!r}{' %' * (scale > 1)}" for value in (one, other)]
+        texts = [f"{scale * value!r}{'%' * (scale > 1)}" for value in (one, other)]
     yield f"{what}: {' and '.join(texts)}"
 
 

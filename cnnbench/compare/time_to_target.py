@@ -135,6 +135,6 @@ def target_title(metric: str, target: float) -> str:
     """What the time leads to.
 
     >>> target_title("accuracy", 0.98), target_title("loss", 0.03)
-    ('98 %', '0.03')
+    ('98%', '0.03')
     """
-    return f"{100 * target:.6g} %" if is_fraction(metric) else f"{target:.6g}"
+    return f"{100 * target:.6g}%" if is_fraction(metric) else f"{target:.6g}"

@@ -94,7 +94,7 @@ def _spread(run: Timed) -> str | None:
         return None
     share = 100 * std / mean(seconds)
     return (
-        f"the epochs' times have a standard deviation of {share:.0f} % of their mean;"
+        f"the epochs' times have a standard deviation of {share:.0f}% of their mean;"
         " close other programs, or train more epochs or seeds."
     )
 
@@ -131,10 +131,10 @@ def _peak(run: Timed) -> str | None:
     busy = "the machine was busy while its fastest matrix product was measured"
     if run.record.engine and run.record.engine.form == "fast":
         return (
-            "Peak is above 100 %: Winograd's algorithm needs fewer operations than are counted, or"
+            "Peak is above 100%: Winograd's algorithm needs fewer operations than are counted, or"
             f" {busy}; run it again with --engine direct on an idle machine to tell."
         )
-    return f"Peak is above 100 %, which cannot be: {busy}; {_AGAIN}"
+    return f"Peak is above 100%, which cannot be: {busy}; {_AGAIN}"
 
 
 def _devices(runs: Sequence[Timed]) -> str | None:

@@ -91,7 +91,7 @@ def _evidence(v: Verdict) -> str:
     assert v.interval is not None
     assert v.p is not None
     low, high = (size(v.metric, end).split()[0] for end in (v.interval.low, v.interval.high))
-    level = f"{100 * (1 - v.alpha):g} % interval"
+    level = f"{100 * (1 - v.alpha):g}% interval"
     return (
         f"{words(v.metric)} {size(v.metric, v.difference)} ({level} {low} to {high}), "
         f"{_p(v.p)}, {len(v.seeds)} seeds"

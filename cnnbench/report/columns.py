@@ -728,19 +728,19 @@ def _key(column: Column[R], rows: Mapping[str, R], label: str) -> tuple[bool, fl
 
 
 def estimate_text(metric: str, estimate: Estimate, digits: int | None = None) -> str:
-    """Mean and spread, such as `98.97 ± 0.05 %`.
+    """Mean and spread, such as `98.97 ± 0.05%`.
 
     A spread that rounds to zero would claim a certainty that is not there.
 
     >>> estimate_text("accuracy", Estimate((0.98, 0.98), 0.98, 0.0))
-    '98.00 ± <0.01 %'
+    '98.00 ± <0.01%'
     """
     value, std = metric_text(metric, estimate.mean, digits), estimate.std
     if std is None or math.isnan(std):
         return value
     if is_fraction(metric):
         spread = _spread(100 * std, 2 if digits is None else digits)
-        return f"{value.removesuffix(' %')} ± {spread} %"
+        return f"{value.removesuffix('%')} ± {spread}%"
     if digits is not None:
         return f"{value} ± {_spread(std, digits)}"
     return f"{value} ± {std:#.2g}" if std else f"{value} ± 0"

@@ -416,7 +416,7 @@ def mistake_plate(mistake: "Mistake") -> Plate:
     alt = f"Test image {mistake.number} of class {mistake.label}"
     scale = max(1, 56 // picture.width)
     votes = f"{mistake.wrong} of {mistake.seeds} seeds, " if mistake.seeds > 1 else ""
-    detail = f"{votes}{100 * mistake.probability:.1f} %, loss {mistake.loss:.2f}"
+    detail = f"{votes}{100 * mistake.probability:.1f}%, loss {mistake.loss:.2f}"
     size = scale * picture.width, scale * picture.height
     return Plate(picture.uri, *size, alt, f"{caption} ({detail})")
 
@@ -451,7 +451,7 @@ def matrix(shown: Exhibit) -> Matrix | None:
     label, answer = divmod(int(mistakes.argmax()), len(counts))
     wrong, total, seeds = int(mistakes.sum()), int(counts.sum()), len(shown.judged)
     of = f"{seeds} seeds, {total // seeds:,} test images each" if seeds > 1 else f"{total:,} images"
-    summary = f"{wrong:,} of {total:,} answers are wrong ({100 * wrong / total:.2f} %; {of})"
+    summary = f"{wrong:,} of {total:,} answers are wrong ({100 * wrong / total:.2f}%; {of})"
     if wrong:
         times = int(mistakes[label, answer])
         summary += f", most often {label} taken for {answer}: {times} times"

@@ -43,7 +43,7 @@ def layers_table(layers: Sequence[LayerStatistics], title: str) -> "Group":
     for layer in layers:
         numbers = (layer.mean, layer.std, layer.least, layer.most)
         mean, std, least, most = (f"{number:.4g}" for number in numbers)
-        zeros = f"{100 * layer.zeros:.1f} %"
+        zeros = f"{100 * layer.zeros:.1f}%"
         table.add_row(layer.name, shape_text(layer.shape), mean, std, zeros, least, most)
     return _titled(title, table)
 
@@ -87,6 +87,6 @@ def predictions_table(predictions: Sequence[Prediction]) -> "Group":
     for header in ("Image", "Label", *value):
         table.add_column(header, justify="right")
     for p in predictions:
-        cells = (str(p.predicted), f"{100 * p.value:.1f} %") if classifies else (f"{p.value:.4g}",)
+        cells = (str(p.predicted), f"{100 * p.value:.1f}%") if classifies else (f"{p.value:.4g}",)
         table.add_row(str(p.image), str(p.label), *cells)
     return _titled("What the network makes of them", table)

@@ -164,4 +164,4 @@ def _answer(answer: Guess | Reconstruction) -> dict[str, object]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}%"

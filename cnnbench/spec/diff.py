@@ -101,7 +101,7 @@ def _sizes(base: Plan, other: Plan) -> Iterator[str]:
         ("multiply-adds", base.multiply_adds, other.multiply_adds),
     ):
         if old != new:
-            share = f" ({100 * (new / old - 1):+.1f} %)" if old else ""
+            share = f" ({100 * (new / old - 1):+.1f}%)" if old else ""
             yield f"{name}: {_change(f'{old:,}', f'{new:,}')}{share}"
 
 

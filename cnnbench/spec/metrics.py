@@ -226,12 +226,12 @@ def metric_text(metric: str, value: float, digits: int | None = None) -> str:
     """One value of a metric.
 
     >>> metric_text("accuracy", 0.98974), metric_text("loss", 0.012345)
-    ('98.97 %', '0.01235')
+    ('98.97%', '0.01235')
     >>> metric_text("accuracy", 0.98974, 1), metric_text("loss", 0.012345, 3)
-    ('99.0 %', '0.012')
+    ('99.0%', '0.012')
     """
     if math.isnan(value):
         return "NaN"
     if is_fraction(metric):
-        return f"{100 * value:.{2 if digits is None else digits}f} %"
+        return f"{100 * value:.{2 if digits is None else digits}f}%"
     return f"{value:#.4g}".removesuffix(".") if digits is None else f"{value:.{digits}f}"

@@ -83,8 +83,8 @@ codecs.register_error(ERRORS, _handle)
 def spelled(text: str, encoding: str) -> str:
     """The text as an output of this encoding shows it.
 
-    >>> spelled("98.97 ± 0.05 %", "ascii"), spelled("98.97 ± 0.05 %", "latin-1")
-    ('98.97 +/- 0.05 %', '98.97 ± 0.05 %')
+    >>> spelled("98.97 ± 0.05%", "ascii"), spelled("98.97 ± 0.05%", "latin-1")
+    ('98.97 +/- 0.05%', '98.97 ± 0.05%')
     """
     return text if text.isascii() else text.encode(encoding, ERRORS).decode(encoding)
 

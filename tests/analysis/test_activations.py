@@ -29,7 +29,7 @@ from cnnbench.report.inspection import layers_table, predictions_table, units_ta
 from cnnbench.report.plots.image_grid import Panel, activation_panels, layer_panels, page
 from cnnbench.report.plots.png import mosaic
 from cnnbench.runner.run import Request, run_experiment
-from tests.support.paths import GOLDEN
+from tests.support.golden import approved
 
 SPEC = """\
 name: looked_at
@@ -193,7 +193,7 @@ def test_tables_are_what_they_were() -> None:
     console.print(predictions_table([Prediction(12, 3, None, 0.012345)]))
     text = console.export_text()
     assert max(len(line) for line in text.splitlines()) <= 80
-    assert text == (GOLDEN / "inspect.txt").read_text()
+    assert text == approved("inspect.txt", text)
 
 
 def test_a_mosaic_has_gaps_of_a_pixel() -> None:

@@ -25,7 +25,8 @@ from cnnbench.spec.loader import load_experiment
 from cnnbench.training import trainer
 from cnnbench.training.events import Compiled
 from tests.support.environments import without
-from tests.support.paths import EXPERIMENTS, GOLDEN
+from tests.support.golden import approved
+from tests.support.paths import EXPERIMENTS
 from tests.support.samples import ENGINE
 
 TINY = """\
@@ -68,7 +69,7 @@ def test_show_prints_the_layer_table(name, monkeypatch):
     monkeypatch.chdir(EXPERIMENTS.parent)
     done = invoke("show", f"experiments/{name}.yaml")
     assert done.exit_code == 0
-    assert done.stdout == (GOLDEN / f"show_{name}.txt").read_text()
+    assert done.stdout == approved(f"show_{name}.txt", done.stdout)
     assert max(len(line) for line in done.stdout.splitlines()) <= 80
 
 
@@ -78,8 +79,8 @@ def test_run_ends_with_the_posts_table():
     header, rule, first, last = [line for line in done.stdout.splitlines() if "|" in line]
     assert re.fullmatch(r"\| Type +\| Epoch \| Accuracy \| +Time \|", header)
     assert re.fullmatch(r"\|[-|]+\|", rule)
-    assert re.fullmatch(r"\| Tiny CNN \| +1 \| +\d+\.\d\d % \| +[\d.]+ m?s \|", first)
-    assert re.fullmatch(r"\| Tiny CNN \| +3 \| +\d+\.\d\d % \| +[\d.]+ m?s \|", last)
+    assert re.fullmatch(r"\| Tiny CNN \| +1 \| +\d+\.\d\d% \| +[\d.]+ m?s \|", first)
+    assert re.fullmatch(r"\| Tiny CNN \| +3 \| +\d+\.\d\d% \| +[\d.]+ m?s \|", last)
 
 
 def test_run_writes_every_file_of_a_run():
@@ -227,7 +228,7 @@ def test_lines_tell_each_epoch_where_there_is_no_terminal():
     )
     pattern = (
         r"seed 0, epoch {}/2: train loss \d\.\d{{3,4}}, validation loss \d\.\d{{3,4}},"
-        r" accuracy \d+\.\d\d %, \d[\d.]* m?s, [\d,]+ images/s"
+        r" accuracy \d+\.\d\d%, \d[\d.]* m?s, [\d,]+ images/s"
     )
     for number, line in enumerate(epochs, start=1):
         assert re.fullmatch(pattern.format(number), line)
@@ -502,7 +503,7 @@ def test_list_shows_runs():
     assert invoke("run", "tiny.yaml", "--quiet", "--epochs", "1").exit_code == 0
     done = invoke("list")
     assert only_run().name in done.stdout
-    assert re.search(r" –  +\d+\.\d\d %$", done.stdout, re.MULTILINE)  # noqa: RUF001 - one epoch
+    assert re.search(r" –  +\d+\.\d\d%$", done.stdout, re.MULTILINE)  # noqa: RUF001 - one epoch
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def compare(results: Path, *words: str) -> Result:
 def test_a_verdict_stands_below_the_table(results: Path) -> None:
     text = " ".join(compare(results, "standard", "modified").stdout.split())
     assert (
-        "Verdict: Modified CNN is better than Standard CNN: accuracy +1.13 points (95 % interval "
+        "Verdict: Modified CNN is better than Standard CNN: accuracy +1.13 points (95% interval "
         "+1.13 to +1.13), p = 0.0078, 8 seeds; an epoch takes 1.00x as long (1.00 to 1.00)."
     ) in text
     assert "Verdicts: paired by seed; Student's interval, sign-flip test." in text

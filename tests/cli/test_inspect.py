@@ -85,7 +85,7 @@ def test_images_are_predicted_and_units_asked_of_all_images(results: Path) -> No
     images = network.dataset(None, pytest.fail).test
     classes = network.outputs(images.images).argmax(axis=1)
     for number in (7, 2):
-        line = rf"^ +{number} +{images.labels[number]} +{classes[number]} +[\d.]+ % *$"
+        line = rf"^ +{number} +{images.labels[number]} +{classes[number]} +[\d.]+% *$"
         assert re.search(line, done.stdout, re.MULTILINE)
     largest = network.activations(images.images, ["conv"])["conv"].max()
     assert "What excites conv most: value, image (label)" in done.stdout

@@ -18,8 +18,8 @@ from cnnbench.cli.app import app
 from cnnbench.data.image_files import Photograph
 from cnnbench.report.predictions import Predictions, csv_text, json_text, markdown, table, title
 from cnnbench.runs.folder import read_run
+from tests.support.golden import approved
 from tests.support.oracles import Array
-from tests.support.paths import GOLDEN
 from tests.support.samples import make_run
 
 SPECS = """\
@@ -267,5 +267,4 @@ def test_predictions_look_as_they_should() -> None:
         console.print(title(each), highlight=False)
         console.print(table(each))
         text.write(f"\n{markdown(each)}\n{csv_text(each)}\n{json_text(each)}\n")
-    golden = GOLDEN / "predict.txt"
-    assert text.getvalue() == golden.read_text(), "if this is meant, write it to tests/golden"
+    assert text.getvalue() == approved("predict.txt", text.getvalue())

@@ -60,7 +60,7 @@ def test_bars_show_epoch_value_rate_and_time_left():
     assert "compiled 160,362 parameters in 3.0 s (cold)" in text
     assert "engine fast, rows of 25 images" in " ".join(text.split())
     assert f"epoch 1/{record.epochs}" in halfway
-    assert f"epoch 1/{record.epochs}, accuracy 90.00 %" in text
+    assert f"epoch 1/{record.epochs}, accuracy 90.00%" in text
     assert "2,000 images/s" in text
     assert re.search(r"images/s \d+:\d\d", text)  # the time that is left
     assert out.getvalue().rstrip().endswith("wrote results/standard/x")
@@ -87,13 +87,13 @@ def test_bars_draw_the_course_of_a_seed(encoding, curve):
 @pytest.mark.parametrize(
     ("width", "line"),
     [
-        (100, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00 % ▅▅ ━━ 12,345 images/s"),
-        (80, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00 % ▅▅ ━━ 12,345 images/s"),
-        (79, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00 % ━━ 12,345 images/s"),
-        (70, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00 % ━━"),
-        (60, "Standard CNN: seed 1 epoch 2/3, 90.00 % ━━"),
-        (53, "Standard...: seed 1 epoch 2/3, 90.00 % ━━"),
-        (48, "...: seed 1 epoch 2/3, 90.00 % ━━"),
+        (100, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ▅▅ ━━ 12,345 images/s"),
+        (80, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ▅▅ ━━ 12,345 images/s"),
+        (79, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ━━ 12,345 images/s"),
+        (70, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ━━"),
+        (60, "Standard CNN: seed 1 epoch 2/3, 90.00% ━━"),
+        (53, "Standard...: seed 1 epoch 2/3, 90.00% ━━"),
+        (48, "...: seed 1 epoch 2/3, 90.00% ━━"),
     ],
 )
 def test_what_finds_no_room_is_left_out_and_no_word_is_cut(width, line):
@@ -116,7 +116,7 @@ def test_what_finds_no_room_is_left_out_and_no_word_is_cut(width, line):
 
 def test_a_log_line_writes_values_as_the_tables_do():
     assert epoch_line(EPOCH, 3) == (
-        "seed 0, epoch 1/3: train loss 0.5000, validation loss 0.2500, accuracy 90.00 %, 2.00 s,"
+        "seed 0, epoch 1/3: train loss 0.5000, validation loss 0.2500, accuracy 90.00%, 2.00 s,"
         " 2,000 images/s"
     )
     quality = dataclasses.replace(
@@ -135,14 +135,14 @@ def test_epochs_before_a_resumption_are_counted_with_their_seeds():
 def test_bars_share_their_room():
     """A long title takes the room of another bar's rate, because columns are those of all."""
     long = Said("Convolutional autoencoder: ", "epoch 1/3", ", loss 0.0720", "700 images/s", "")
-    short = Said("CNN: ", "epoch 1/3", ", accuracy 90.00 %", "12,345 images/s", "_@")
-    assert status([short], 60)[0] == ("CNN: epoch 1/3, accuracy 90.00 %", "12,345 images/s", "_@")
+    short = Said("CNN: ", "epoch 1/3", ", accuracy 90.00%", "12,345 images/s", "_@")
+    assert status([short], 60)[0] == ("CNN: epoch 1/3, accuracy 90.00%", "12,345 images/s", "_@")
     assert status([short, long], 60) == [
-        ("CNN: epoch 1/3, accuracy 90.00 %", "", ""),
+        ("CNN: epoch 1/3, accuracy 90.00%", "", ""),
         ("Convolutional autoencoder: epoch 1/3, loss 0.0720", "", ""),
     ]
     assert status([short, long], 36) == [
-        ("CNN: epoch 1/3, 90.00 %", "", ""),
+        ("CNN: epoch 1/3, 90.00%", "", ""),
         ("Convolutional...: epoch 1/3, 0.0720", "", ""),
     ]
 

@@ -341,7 +341,7 @@ def run_of(name: str, *, validated: float, tested: float) -> RunResult:
 def test_what_only_some_images_show_is_told(metric: str) -> None:
     runs = [run_of("one", validated=0.91, tested=0.9), run_of("two", validated=0.92, tested=0.9)]
     found = compare(runs, Criteria(metric=metric))
-    better = "two is better than one: accuracy +1.00 points (95 % interval +1.00 to +1.00)"
+    better = "two is better than one: accuracy +1.00 points (95% interval +1.00 to +1.00)"
     none = "No difference detected between two and one: test accuracy +0.00 points"
     (remark,) = found.remarks
     if metric == "accuracy":

@@ -91,7 +91,7 @@ def test_unequal_results_come_with_what_differs(reason: str) -> None:
     comparison = compare(pair(change))
     assert comparison.contradictions == (
         f"{NAMES} are the same experiment with the same seeds, but their results differ (validation"
-        f" accuracy of seed 0: 97.00 % and 99.00 %): {why}.",
+        f" accuracy of seed 0: 97.00% and 99.00%): {why}.",
     )
     assert not [text for text in comparison.remarks if text.startswith("A/A")]
 
@@ -122,7 +122,7 @@ def test_test_metrics_count_too() -> None:
         )
 
     (text,) = compare(pair(other, start=0.91)).contradictions
-    assert "(test accuracy of seed 0: 98.00 % and 50.00 %)" in text
+    assert "(test accuracy of seed 0: 98.00% and 50.00%)" in text
 
 
 def test_seeds_in_common_are_enough() -> None:
@@ -131,7 +131,7 @@ def test_seeds_in_common_are_enough() -> None:
     (text,) = compare([first, on_device(second, settings=SETTINGS)]).contradictions
     assert text.startswith(
         f"{NAMES} are the same experiment with seed 1 in common, but their results differ"
-        " (validation accuracy of seed 1: 97.05 % and 99.05 %): nothing"
+        " (validation accuracy of seed 1: 97.05% and 99.05%): nothing"
     )
     assert not repeats(first.record, make_run(seeds=(5,)).record)
     assert not repeats(first.record, first.record)

@@ -65,7 +65,7 @@ def test_the_median_is_that_of_kaplan_and_meier(ends: list[tuple[float, bool]]) 
     ("text", "metric", "value"),
     [
         ("0.98", "accuracy", 0.98),
-        (" 98 % ", "accuracy", 0.98),
+        (" 98% ", "accuracy", 0.98),
         ("3e-2", "loss", 0.03),
         ("2", "mse", 2),
     ],

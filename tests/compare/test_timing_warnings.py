@@ -47,9 +47,9 @@ def test_steady_epochs_on_an_idle_machine_are_not_doubted() -> None:
     ("seconds", "share"),
     [
         # Mean 1, standard deviation sqrt((0.2^2 + 0 + 0.2^2) / 2) = 0.2.
-        ([1.0, 0.8, 1.0, 1.2], "20 %"),
+        ([1.0, 0.8, 1.0, 1.2], "20%"),
         # Mean 10, standard deviation sqrt((2^2 + 2^2) / 1) = 2.83.
-        ([10.0, 8.0, 12.0], "28 %"),
+        ([10.0, 8.0, 12.0], "28%"),
     ],
 )
 def test_epochs_that_differ_by_more_than_a_tenth(seconds: list[float], share: str) -> None:
@@ -101,11 +101,11 @@ def test_a_busy_machine(load: float | None, told: bool) -> None:
         (
             0.4,
             0.3,
-            "Latency (medians of equal rounds differ by 40 %) and Peak (equal matrix "
-            "products differ by 30 %)",
+            "Latency (medians of equal rounds differ by 40%) and Peak (equal matrix "
+            "products differ by 30%)",
         ),
-        (0.11, 0.1, "Latency (medians of equal rounds differ by 11 %)"),
-        (0.0, 0.2, "Peak (equal matrix products differ by 20 %)"),
+        (0.11, 0.1, "Latency (medians of equal rounds differ by 11%)"),
+        (0.0, 0.2, "Peak (equal matrix products differ by 20%)"),
         (0.1, 0.1, None),
         (None, None, None),
     ],
@@ -140,16 +140,16 @@ def test_no_share_above_100_percent_is_left_without_a_remark(form: str) -> None:
     busy = "the machine was busy while its fastest matrix product was measured"
     if form == "fast":
         assert warning == (
-            "Standard CNN: Peak is above 100 %: Winograd's algorithm needs fewer operations than "
+            "Standard CNN: Peak is above 100%: Winograd's algorithm needs fewer operations than "
             f"are counted, or {busy}; run it again with --engine direct on an idle machine to tell."
         )
     else:
         assert warning == (
-            f"Standard CNN: Peak is above 100 %, which cannot be: {busy}; wait until it is idle, "
+            f"Standard CNN: Peak is above 100%, which cannot be: {busy}; wait until it is idle, "
             "and run it again."
         )
     for text in (markdown([comparison], wide=True), shown(comparison)):
-        assert "Peak is above 100 %" in " ".join(text.split())
+        assert "Peak is above 100%" in " ".join(text.split())
     assert compare([make_run()]).warnings == ()
 
 

@@ -257,44 +257,44 @@ SENTENCES = [
     (
         pair(LIFT),
         Criteria(),
-        "Run 1 is better than Run 0: accuracy +0.50 points (95 % interval +0.35 to +0.65), "
+        "Run 1 is better than Run 0: accuracy +0.50 points (95% interval +0.35 to +0.65), "
         f"p = 0.031, 6 seeds; {AS_LONG}",
     ),
     (
         pair([-10 * d for d in LIFT * 2], BASE * 2),
         Criteria(alpha=0.01),
-        "Run 1 is worse than Run 0: accuracy -5.00 points (99 % interval -6.21 to -3.79), "
+        "Run 1 is worse than Run 0: accuracy -5.00 points (99% interval -6.21 to -3.79), "
         f"p < 0.001, 12 seeds; {AS_LONG}",
     ),
     (
         pair(LIFT),
         Criteria(min_effect=Effect(0.005)),
         "Run 1 may be within the noise threshold of Run 0, 0.50 points: accuracy +0.50 points "
-        f"(95 % interval +0.35 to +0.65), p = 0.031, 6 seeds; {AS_LONG}",
+        f"(95% interval +0.35 to +0.65), p = 0.031, 6 seeds; {AS_LONG}",
     ),
     (
         pair(LIFT),
         Criteria(min_effect=Effect(0.01)),
         "Run 1 is within the noise threshold of Run 0, 1.00 points: accuracy +0.50 points "
-        f"(95 % interval +0.35 to +0.65), p = 0.031, 6 seeds; {AS_LONG}",
+        f"(95% interval +0.35 to +0.65), p = 0.031, 6 seeds; {AS_LONG}",
     ),
     (
         pair([0.004, -0.006, 0.005, -0.002, 0.003, 0.001]),
         Criteria(),
-        "No difference detected between Run 1 and Run 0: accuracy +0.08 points (95 % interval "
+        "No difference detected between Run 1 and Run 0: accuracy +0.08 points (95% interval "
         "-0.35 to +0.52), p = 0.69, 6 seeds; a difference of this size would take 199 seeds; "
         f"{AS_LONG}",
     ),
     (
         pair([0.0] * 6),
         Criteria(),
-        "No difference detected between Run 1 and Run 0: accuracy +0.00 points (95 % interval "
+        "No difference detected between Run 1 and Run 0: accuracy +0.00 points (95% interval "
         f"+0.00 to +0.00), p = 1, 6 seeds; {AS_LONG}",
     ),
     (
         pair(LIFT[:3]),
         Criteria(),
-        "Too few seeds to judge Run 1 beside Run 0: accuracy +0.50 points (95 % interval +0.25 "
+        "Too few seeds to judge Run 1 beside Run 0: accuracy +0.50 points (95% interval +0.25 "
         "to +0.75), p = 0.25, 3 seeds; below 6 a sign-flip test cannot reach p < 0.05; run both "
         f"with --seeds 6; {AS_LONG}",
     ),

@@ -78,11 +78,11 @@ def test_page_says_the_settings_of_the_files(name: str) -> None:
 def test_means_and_deviations_are_those_of_the_seeds(name: str) -> None:
     ours = figures(name)
     means = [
-        f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f} %"
+        f"{statistics.fmean(values):.2f} ± {statistics.stdev(values):.2f}%"
         for values in (ours.first, ours.last)
     ]
     post_first, post_last = POST[name]
-    assert ours.shown == [TITLES[name], f"{post_first} %", means[0], f"{post_last} %", means[1]]
+    assert ours.shown == [TITLES[name], f"{post_first}%", means[0], f"{post_last}%", means[1]]
     header = (EXPERIMENTS / "post" / f"{name}.yaml").read_text().split("\n\n")[0]
     assert all(mean in header for mean in means)
 

@@ -36,10 +36,10 @@ def test_networks_have_the_published_number_of_parameters(name: str) -> None:
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_readme_has_the_figures_of_the_headers(name: str) -> None:
     header = (FOLDER / f"{name}.yaml").read_text().split("\nname:")[0]
-    found = re.search(r"test accuracy ([\d.]+) % after (\d+) epochs; .*?: ([\d. to]+ %);", header)
+    found = re.search(r"test accuracy ([\d.]+)% after (\d+) epochs; .*?: ([\d. to]+%);", header)
     assert found, header
     ours, epochs, published = found.groups()
     assert int(epochs) == load_experiment(FOLDER / f"{name}.yaml").experiment.train.epochs
     (row,) = (line for line in README.splitlines() if f"experiments/published/{name}.yaml" in line)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1:] == [f"{PARAMETERS[name]:,}", published, f"{ours} %"]
+    assert cells[1:] == [f"{PARAMETERS[name]:,}", published, f"{ours}%"]

@@ -42,8 +42,9 @@ from cnnbench.spec.loader import load_experiment
 from cnnbench.training.losses import objective
 from cnnbench.training.state import Arrays, TrainState
 from cnnbench.training.step import gradients, make_rules
+from tests.support.golden import approved
 from tests.support.oracles import Array, make_plan
-from tests.support.paths import EXPERIMENTS, GOLDEN
+from tests.support.paths import EXPERIMENTS
 
 PAGE = EXPERIMENTS.parent / "docs" / "gradient.md"
 HEAD = "name: tiny\ntitle: Tiny\ntask: {task}\ndataset: {{name: mnist}}\nmodel:\n  layers:\n"
@@ -588,8 +589,7 @@ def test_json_has_every_array(tmp_path: Path) -> None:
 def test_one_convolution_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     done = invoke("--show")
     assert done.exit_code == 0
-    golden = GOLDEN / "gradcheck_show.txt"
-    assert done.stdout == golden.read_text()
+    assert done.stdout == approved("gradcheck_show.txt", done.stdout)
 
 
 @pytest.mark.parametrize(

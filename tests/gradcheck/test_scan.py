@@ -189,15 +189,15 @@ MISTAKES: dict[str, Mistake] = {
     "missing factor in the error": _of_error(lambda e: 2 * e),
     "error off by one": _of_error(lambda e: np.roll(e, 1, axis=1)),
     "border forgotten": _of_error(_without_border),
-    "1 % in the error": _of_error(lambda e: e * e.dtype.type(1.01)),
+    "1% in the error": _of_error(lambda e: e * e.dtype.type(1.01)),
     "wrong sign of the kernel": _of_gradient(lambda g: -g),
     "kernel transposed": _of_gradient(_turned),
     "missing factor in the kernel": _of_gradient(lambda g: g / 2),
     "a use of a kernel forgotten": _of_gradient(lambda g: 0 * g),
-    "1 % in the kernel": _of_gradient(lambda g: g * g.dtype.type(1.01)),
+    "1% in the kernel": _of_gradient(lambda g: g * g.dtype.type(1.01)),
     "one entry of the kernel": _of_gradient(_largest_entry),
     "one entry of the bias": _of_gradient(_largest_entry, "bias"),
-    "1 % in the scale": _of_gradient(lambda g: g * g.dtype.type(1.01), "scale"),
+    "1% in the scale": _of_gradient(lambda g: g * g.dtype.type(1.01), "scale"),
 }
 
 

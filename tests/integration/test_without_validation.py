@@ -160,8 +160,8 @@ def test_the_table_shows_the_test_after_the_last_epoch() -> None:
     found = compare(two(seeds=SEEDS))
     assert grid(found, wide=False) == [
         ["Type", "Epoch", "Test accuracy", "Time", "Seeds"],
-        ["Standard CNN", "3", "98.25 ± 0.19 %", "6.83 s", "6"],
-        ["Modified CNN", "3", "99.25 ± 0.19 %", "6.83 s", "6"],
+        ["Standard CNN", "3", "98.25 ± 0.19%", "6.83 s", "6"],
+        ["Modified CNN", "3", "99.25 ± 0.19%", "6.83 s", "6"],
     ]
     assert "Test" not in grid(found, wide=True)[0]
     assert notes(found, wide=False)[:4] == (
@@ -225,7 +225,7 @@ def test_curves_are_those_of_the_training_loss() -> None:
         "Modified CNN: from 0.5000 (0.5000 to 0.5000) to 0.1667 (0.1667 to 0.1667) after 3 epochs."
     )
     assert costs_text(found, by_time=False).startswith(
-        "Accuracy on the test images against number of parameters. Standard CNN: 98.05 % ("
+        "Accuracy on the test images against number of parameters. Standard CNN: 98.05% ("
     )
 
 
@@ -255,16 +255,14 @@ def test_pages_and_lists(tmp_path: Path) -> None:
     ):
         assert text in page
     assert "validation images" not in page.replace("No validation images", "")
-    assert "reaches test accuracy 98.00 %" in table_page(
-        [compare([without_validation(make_run())])]
-    )
+    assert "reaches test accuracy 98.00%" in table_page([compare([without_validation(make_run())])])
     entry = read_run_entry(save(runs[0], tmp_path))
     assert read_curve(entry) == (0.5, 0.25, 0.5 / 3)
     from rich.console import Console
 
     listed = io.StringIO()
     Console(file=listed, width=90).print(list_table([entry], [read_curve(entry)], "utf-8"))
-    assert "test 98.05 %" in listed.getvalue()
+    assert "test 98.05%" in listed.getvalue()
 
 
 def test_lines_of_progress() -> None:
@@ -275,7 +273,7 @@ def test_lines_of_progress() -> None:
     )
     assert run.summary is not None
     assert seed_line(run.summary.seeds[1]) == (
-        "seed 1: on the test images loss 0.9810, accuracy 98.10 %"
+        "seed 1: on the test images loss 0.9810, accuracy 98.10%"
     )
 
 

@@ -25,7 +25,7 @@ from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.summary import summarize_seed
 from tests.report.test_comparison import shown
-from tests.support.paths import GOLDEN
+from tests.support.golden import approved
 from tests.support.samples import COST, make_run
 
 
@@ -67,7 +67,7 @@ def costs(comparison: Comparison, look: TableOptions = TableOptions()) -> list[l
 
 
 def test_groups_are_sorted_by_headers_of_their_own() -> None:
-    """The header of the target is 96 % in one group and would be a loss in another."""
+    """The header of the target is 96% in one group and would be a loss in another."""
     comparison = three(target="0.96")
     other = three(target="93.1%")
     first, second = sort_runs([comparison, other], "target")
@@ -77,7 +77,7 @@ def test_groups_are_sorted_by_headers_of_their_own() -> None:
 def test_costs_in_cells() -> None:
     assert costs(three()) == [
         ["Type", "Forward", "Backward", "Memory", "Latency p50", "Latency p99", "Peak"],
-        ["Standard CNN", "4.52 M", "8.24 M", "17.9 MiB", "0.182 ms", "4.76 ms", "46 %"],
+        ["Standard CNN", "4.52 M", "8.24 M", "17.9 MiB", "0.182 ms", "4.76 ms", "46%"],
         ["Modified CNN", "6.87 M", "10,500 M", "3,072 MiB", "12.3 ms", "–", "–"],  # noqa: RUF001
         ["Older CNN", *["–"] * 6],  # noqa: RUF001
     ]
@@ -132,8 +132,8 @@ def test_without_costs_there_is_no_second_table() -> None:
 @pytest.mark.parametrize(
     ("target", "cells"),
     [
-        ("93.1%", ["To 93.1 %", "13.56 s", "6.77 s", "13.56 s"]),
-        ("0.97", ["To 97 %", "20.37 s", "20.37 s", "> 20.40 s, 0/2"]),
+        ("93.1%", ["To 93.1%", "13.56 s", "6.77 s", "13.56 s"]),
+        ("0.97", ["To 97%", "20.37 s", "20.37 s", "> 20.40 s, 0/2"]),
     ],
 )
 def test_time_to_a_target_is_a_column(target: str, cells: list[str]) -> None:
@@ -230,7 +230,7 @@ SORTED = [
     ("peak", ["Standard", "Modified", "Older"]),
     ("p50", ["Standard", "Modified", "Older"]),
     ("target", ["Modified", "Standard", "Older"]),
-    ("To 96 %", ["Modified", "Standard", "Older"]),
+    ("To 96%", ["Modified", "Standard", "Older"]),
     ("to 96%", ["Modified", "Standard", "Older"]),
     ("name", ["Modified", "Older", "Standard"]),
     ("latency", ["Standard", "Modified", "Older"]),
@@ -291,16 +291,15 @@ def test_only_what_changed_is_left() -> None:
 
 
 def test_digits_after_the_point_are_chosen() -> None:
-    assert shown(terminal_table([three()], wide=True, look=TableOptions(precision=1))) == (
-        GOLDEN / "compare_precision.txt"
-    ).read_text(encoding="utf-8")
+    text = shown(terminal_table([three()], wide=True, look=TableOptions(precision=1)))
+    assert text == approved("compare_precision.txt", text)
     assert costs(three(target="0.97"), TableOptions(precision=3))[1] == [
-        "Standard CNN", "4.524 M", "8.245 M", "17.851 MiB", "0.182 ms", "4.760 ms", "45.899 %",
+        "Standard CNN", "4.524 M", "8.245 M", "17.851 MiB", "0.182 ms", "4.760 ms", "45.899%",
         "20.370 s",
     ]  # fmt: skip
 
 
 def test_a_wide_comparison_with_a_target_fits_into_80_columns() -> None:
     text = shown(terminal_table([three(target="0.97")], wide=True))
-    assert text == (GOLDEN / "compare_target.txt").read_text(encoding="utf-8")
+    assert text == approved("compare_target.txt", text)
     assert max(map(len, text.splitlines())) <= 80

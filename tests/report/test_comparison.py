@@ -21,7 +21,7 @@ from cnnbench.report.columns import estimate_text
 from cnnbench.report.comparison import list_table, markdown, notes, terminal_table
 from cnnbench.runs.folder import RunEntry
 from cnnbench.runs.records import FORMAT_VERSION, Extension, RunResult, Status
-from tests.support.paths import GOLDEN
+from tests.support.golden import approved
 from tests.support.samples import STAND_IN, make_run, on_device, with_record
 
 
@@ -85,7 +85,8 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_as_it_was_approved(name: str) -> None:
-    assert TABLES[name]() == (GOLDEN / name).read_text(encoding="utf-8")
+    text = TABLES[name]()
+    assert text == approved(name, text)
 
 
 class TestTerminal:
@@ -158,11 +159,11 @@ def constant(values: Sequence[float], metric: str) -> RunResult:
 @pytest.mark.parametrize(
     ("metric", "values", "cell"),
     [
-        ("accuracy", [0.98974], "98.97 %"),
-        ("accuracy", [1.0], "100.00 %"),
-        ("accuracy", [0.98, 0.99], "98.50 ± 0.71 %"),
-        ("accuracy", [0.98, 0.98], "98.00 ± <0.01 %"),
-        ("accuracy", [0.98, 0.98001], "98.00 ± <0.01 %"),
+        ("accuracy", [0.98974], "98.97%"),
+        ("accuracy", [1.0], "100.00%"),
+        ("accuracy", [0.98, 0.99], "98.50 ± 0.71%"),
+        ("accuracy", [0.98, 0.98], "98.00 ± <0.01%"),
+        ("accuracy", [0.98, 0.98001], "98.00 ± <0.01%"),
         ("accuracy", [0.98, math.nan], "1 of 2 diverged"),
         ("loss", [0.0123456], "0.01235"),
         ("loss", [2.3], "2.300"),

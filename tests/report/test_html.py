@@ -23,7 +23,7 @@ from cnnbench.report.run_artifacts import Exhibit, exhibit
 from cnnbench.runs.folder import read_run, read_weights
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.weights import encode_weights
-from tests.support.paths import GOLDEN
+from tests.support.golden import approved
 from tests.support.samples import make_run, save
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -90,7 +90,7 @@ def test_the_page_of_compare_is_the_approved_one() -> None:
     lone = make_run("autoencoder", "Convolutional autoencoder", headline="loss")
     page = table_page(compare_groups([standard, modified, lone]))
     body = page[page.index("<body>") :]
-    assert body == (GOLDEN / "compare.html").read_text(encoding="utf-8")
+    assert body == approved("compare.html", body)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_every_table_has_a_caption_and_headers() -> None:
 
 def test_charts_stand_beside_their_numbers() -> None:
     page = Page(report(*two()))
-    for number in ("93.00 %", "98.25 %", "6.83 s", "160,362", "+1.00 points", "Example CPU"):
+    for number in ("93.00%", "98.25%", "6.83 s", "160,362", "+1.00 points", "Example CPU"):
         assert number in page.text, number
     assert "0123456789ab" in page.text
     assert "Verdicts: paired by seed; Student's interval, sign-flip test." in page.text
@@ -168,7 +168,7 @@ def test_charts_stand_beside_their_numbers() -> None:
 
 def test_a_run_alone_is_told_without_a_judgement() -> None:
     page = Page(report(make_run()))
-    assert "Standard CNN reaches accuracy 97.00 % after 3 epochs" in page.text
+    assert "Standard CNN reaches accuracy 97.00% after 3 epochs" in page.text
     assert len(page.all("svg")) == 2
 
 
@@ -235,7 +235,7 @@ def test_the_matrix_adds_up_the_answers_of_every_seed(page: Page, trained: Path)
         int((network.outputs(test.images).argmax(axis=1) != test.labels).sum())
         for network in networks
     ]
-    total = f"{sum(wrong)} of 200 answers are wrong ({sum(wrong) / 2:.2f} %; 2 seeds, 100 test"
+    total = f"{sum(wrong)} of 200 answers are wrong ({sum(wrong) / 2:.2f}%; 2 seeds, 100 test"
     assert total in page.text
     assert "Largest losses of First, 2 seeds" in page.text
     summary = read_run(folder).summary

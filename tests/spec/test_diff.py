@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import app
 from cnnbench.spec.diff import differences
 from cnnbench.spec.loader import Loaded, load_experiment
-from tests.support.paths import EXPERIMENTS, GOLDEN
+from tests.support.golden import approved
+from tests.support.paths import EXPERIMENTS
 
 
 def load(name: str, *overrides: str) -> Loaded:
@@ -40,8 +41,8 @@ def test_added_and_rewired_layers() -> None:
         "+ concat: concat",
         "~ drop2: inputs dense1 -> concat",
         "> dense2: size follows, input 256 -> 544, parameters 2,570 -> 5,450",
-        "parameters: 160,362 -> 166,474 (+3.8 %)",
-        "multiply-adds: 2,232,832 -> 3,390,912 (+51.9 %)",
+        "parameters: 160,362 -> 166,474 (+3.8%)",
+        "multiply-adds: 2,232,832 -> 3,390,912 (+51.9%)",
     )
 
 
@@ -93,7 +94,7 @@ def test_a_layer_that_follows_from_others_is_marked_as_such() -> None:
         "> pool2: size follows, output 4x4x32 -> 3x3x32",
         "> drop1: size follows, output 4x4x32 -> 3x3x32",
         "> dense1: size follows, input 4x4x32 -> 3x3x32, parameters 131,328 -> 73,984",
-        "parameters: 160,362 -> 103,786 (-35.3 %)",
+        "parameters: 160,362 -> 103,786 (-35.3%)",
     )
     assert (9 * 32 + 1) * 256 == 73_984
 
@@ -101,7 +102,7 @@ def test_a_layer_that_follows_from_others_is_marked_as_such() -> None:
 def test_show_marks_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EXPERIMENTS.parent)
     text = show("experiments/standard.yaml", "experiments/modified.yaml")
-    assert text == (GOLDEN / "show_two.txt").read_text(encoding="utf-8")
+    assert text == approved("show_two.txt", text)
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
 

@@ -26,7 +26,8 @@ from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.inheritance import read_with_parents
 from cnnbench.spec.json_schema import schema, schema_text
 from cnnbench.spec.loader import load_experiment
-from tests.support.paths import GOLDEN, ROOT
+from tests.support.golden import approved
+from tests.support.paths import ROOT
 
 SCHEMA = schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
@@ -226,12 +227,11 @@ def test_every_operation_and_key_explains_itself():
 
 
 def test_fragments_are_as_reviewed():
-    """After a deliberate change, write them anew from the message and read the difference."""
     parts = {name: SCHEMA["$defs"][name] for name in ("Conv", "DropoutChange", "ModelSpecChange")}
     top = {key: value for key, value in SCHEMA.items() if key != "$defs"}
     optimizer = SCHEMA["$defs"]["TrainSpec"]["properties"]["optimizer"]
     text = json.dumps({"top": top, "optimizer": optimizer} | parts, indent=2) + "\n"
-    assert (GOLDEN / "schema.json").read_text() == text
+    assert text == approved("schema.json", text)
 
 
 def test_the_command_prints_it_or_writes_it(tmp_path):

@@ -13,7 +13,8 @@ from cnnbench.spec.diff import differences
 from cnnbench.spec.document import read_document
 from cnnbench.spec.json_schema import schema, schema_text
 from cnnbench.spec.loader import Loaded, load_experiment
-from tests.support.paths import EXPERIMENTS, GOLDEN
+from tests.support.golden import approved
+from tests.support.paths import EXPERIMENTS
 
 SHIPPED = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml"))
 
@@ -48,7 +49,8 @@ def _digest(loaded: Loaded) -> str:
 
 def test_what_it_writes_and_says():
     done = new("modified", "my_idea.yaml")
-    assert Path("my_idea.yaml").read_text() == (GOLDEN / "new.yaml").read_text()
+    text = Path("my_idea.yaml").read_text()
+    assert text == approved("new.yaml", text)
     assert done.stdout == (
         "wrote my_idea.yaml, which extends experiments/modified.yaml\n"
         "Change it, then:\n\n"

@@ -274,7 +274,7 @@ def _differences(axes: Any, comparison: Comparison) -> None:
     if least := scale * verdicts[0].min_effect:
         axes.axvspan(-least, least, color=INK, alpha=0.08, linewidth=0)
     axes.axvline(0, color=INK, linewidth=1)
-    level = f"{100 * (1 - verdicts[0].alpha):g} %"
+    level = f"{100 * (1 - verdicts[0].alpha):g}%"
     _above(axes, f"mean with {level} interval, and each seed")
     axes.set_yticks([])
     axes.set_ylim(len(verdicts) - 0.45, -0.55)
@@ -303,7 +303,7 @@ def _value_axis(axes: Any, metric: str, direction: Direction) -> None:
     _above(axes, f"{words(metric)} ({better} is better)")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
     plain = ScalarFormatter(useOffset=False)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %") if percent else plain)
+    axes.yaxis.set_major_formatter(PercentFormatter(1) if percent else plain)
 
 
 def _above(axes: Any, text: str) -> None:

@@ -153,15 +153,15 @@ def test_words_say_what_is_seen() -> None:
     drawn = shown(*two(seeds=(0, 5)))
     assert curves_text(drawn.curves, drawn.comparison, by_time=True) == (
         "Accuracy on the validation images against seconds of training. "
-        "Standard CNN: from 93.12 % (93.00 to 93.25 %) to 97.12 % (97.00 to 97.25 %) after "
+        "Standard CNN: from 93.12% (93.00 to 93.25%) to 97.12% (97.00 to 97.25%) after "
         "3 epochs and 20.45 s. "
-        "Modified CNN: from 94.25 % (94.13 to 94.38 %) to 98.26 % (98.13 to 98.38 %) after "
+        "Modified CNN: from 94.25% (94.13 to 94.38%) to 98.26% (98.13 to 98.38%) after "
         "3 epochs and 20.45 s."
     )
     assert costs_text(drawn.comparison, by_time=False) == (
         "Accuracy on the validation images against number of parameters. "
-        "Standard CNN: 97.12 % (97.00 to 97.25 %) at 160,362 parameters. "
-        "Modified CNN: 98.26 % (98.13 to 98.38 %) at 160,362 parameters."
+        "Standard CNN: 97.12% (97.00 to 97.25%) at 160,362 parameters. "
+        "Modified CNN: 98.26% (98.13 to 98.38%) at 160,362 parameters."
     )
     assert bands_text(drawn.curves) == (
         "Lines: mean over 2 seeds. Bands: from the lowest seed to the highest."
