@@ -17,7 +17,7 @@ from cnnbench._version import __version__
 
 if TYPE_CHECKING:
     from cnnbench.analysis.trained_network import load_trained
-    from cnnbench.compare.comparison import compare as compare_runs
+    from cnnbench.comparisons.comparison import compare as compare_runs
     from cnnbench.data.dataset import load_dataset
     from cnnbench.nn.ops.shifted import depthwise
     from cnnbench.runner.run import Request, run_experiment
@@ -41,7 +41,7 @@ __all__ = [
 
 _PLACES = {
     "Request": ("runner.run", "Request"),
-    "compare_runs": ("compare.comparison", "compare"),
+    "compare_runs": ("comparisons.comparison", "compare"),
     "depthwise": ("nn.ops.shifted", "depthwise"),
     "find_runs": ("runs.find", "find_runs"),
     "list_runs": ("runs.find", "list_runs"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cnnbench.cli.progress import Lines
-from cnnbench.compare.comparison import compare
+from cnnbench.comparisons.comparison import compare
 from cnnbench.report.comparison import terminal_table
 from cnnbench.runner.run import Request, run_experiment
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cnnbench.compare.comparison import Comparison
+from cnnbench.comparisons.comparison import Comparison
 from cnnbench.report.columns import (
     COST_COLUMNS,
     EPOCH_COLUMNS,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from cnnbench.compare.statistics import Interval, mean, mean_interval
+from cnnbench.comparisons.statistics import Interval, mean, mean_interval
 from cnnbench.spec.metrics import is_fraction
 
 OWN = "cnnbench"  # our variant, and its family

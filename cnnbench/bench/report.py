@@ -172,7 +172,7 @@ def machine_note(report: Report) -> str:
 def ratio_text(ratio: Ratio) -> str:
     """A ratio and its interval.
 
-    >>> from cnnbench.compare.statistics import Interval
+    >>> from cnnbench.comparisons.statistics import Interval
     >>> ratio_text(Ratio(2.134, Interval(2.0512, 2.21)))
     '2.13 (2.05-2.21)'
     """

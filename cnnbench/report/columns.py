@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Generic, TypeVar
 
-from cnnbench.compare.comparison import CODE, Comparison, CostRow, Row
-from cnnbench.compare.statistics import Estimate
-from cnnbench.compare.time_to_target import TimeToTarget, target_title
+from cnnbench.comparisons.comparison import CODE, Comparison, CostRow, Row
+from cnnbench.comparisons.statistics import Estimate
+from cnnbench.comparisons.time_to_target import TimeToTarget, target_title
 from cnnbench.errors import Noun, UsageError, or_list
 from cnnbench.formatting import (
     MISSING,

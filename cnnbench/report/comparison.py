@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from cnnbench.compare.comparison import Comparison, CostRow, Row
-from cnnbench.compare.statistics import mean
-from cnnbench.compare.verdict import Verdict
-from cnnbench.compare.verdict_text import how_lines, sentence, verdict_lines
+from cnnbench.comparisons.comparison import Comparison, CostRow, Row
+from cnnbench.comparisons.statistics import mean
+from cnnbench.comparisons.verdict import Verdict
+from cnnbench.comparisons.verdict_text import how_lines, sentence, verdict_lines
 from cnnbench.formatting import clean, escaped, lost_text
 from cnnbench.report.columns import (
     PLAIN,

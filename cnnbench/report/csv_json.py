@@ -4,9 +4,9 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from cnnbench.compare.comparison import Comparison
-from cnnbench.compare.statistics import Estimate, mean_interval
-from cnnbench.compare.verdict_text import fields
+from cnnbench.comparisons.comparison import Comparison
+from cnnbench.comparisons.statistics import Estimate, mean_interval
+from cnnbench.comparisons.verdict_text import fields
 from cnnbench.formatting import csv_cell
 from cnnbench.report.columns import Column, Field, R, T, cost_files, epoch_files
 from cnnbench.runs import codec

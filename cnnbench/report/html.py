@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
-from cnnbench.compare.comparison import Comparison
-from cnnbench.compare.learning_curves import (
+from cnnbench.comparisons.comparison import Comparison
+from cnnbench.comparisons.learning_curves import (
     Curve,
     bands_text,
     costs_text,
@@ -18,8 +18,8 @@ from cnnbench.compare.learning_curves import (
     last_rows,
     runs_of,
 )
-from cnnbench.compare.verdict import Verdict
-from cnnbench.compare.verdict_text import sentence, size
+from cnnbench.comparisons.verdict import Verdict
+from cnnbench.comparisons.verdict_text import sentence, size
 from cnnbench.formatting import clean, count_text, enumeration, epochs_text, seconds_text
 from cnnbench.layers.base import shape_text
 from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes, warning_lines

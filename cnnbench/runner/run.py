@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cnnbench.compare.comparison import compare
+from cnnbench.comparisons.comparison import compare
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.errors import ModelError
 from cnnbench.report import comparison, csv_json

@@ -9,7 +9,7 @@ from benchmarks import random_specs, run
 from cnnbench.bench import session
 from cnnbench.bench.measurements import Benchmark, Measurement, Ratio
 from cnnbench.bench.scheduler import BenchError
-from cnnbench.compare.statistics import Interval
+from cnnbench.comparisons.statistics import Interval
 from cnnbench.spec.loader import Loaded, load_experiment
 
 NUMBERS = range(40)

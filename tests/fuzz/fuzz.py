@@ -124,8 +124,8 @@ def use_experiment(loaded: Any, folder: Path) -> None:
 
 def use_run(results: Path, run: Path) -> None:
     """What is taken can be listed, compared and written out."""
-    from cnnbench.compare.comparison import compare_groups
-    from cnnbench.compare.learning_curves import read_curve
+    from cnnbench.comparisons.comparison import compare_groups
+    from cnnbench.comparisons.learning_curves import read_curve
     from cnnbench.report import comparison, csv_json
     from cnnbench.runs.find import list_runs
     from cnnbench.runs.folder import read_run

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
 from cnnbench.cli.progress import epoch_line, headline, seed_line
-from cnnbench.compare.comparison import compare
-from cnnbench.compare.learning_curves import costs_text, curves, curves_text, read_curve
-from cnnbench.compare.thresholds import judge_gate, parse_gate
-from cnnbench.compare.verdict import Criteria, Finding
+from cnnbench.comparisons.comparison import compare
+from cnnbench.comparisons.learning_curves import costs_text, curves, curves_text, read_curve
+from cnnbench.comparisons.thresholds import judge_gate, parse_gate
+from cnnbench.comparisons.verdict import Criteria, Finding
 from cnnbench.errors import IncomparableError, Location, StoreError
 from cnnbench.report import csv_json
 from cnnbench.report.comparison import grid, list_table, notes

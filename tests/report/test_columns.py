@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnbench.compare.comparison import Comparison, compare
-from cnnbench.compare.statistics import Estimate
-from cnnbench.compare.verdict import Criteria
+from cnnbench.comparisons.comparison import Comparison, compare
+from cnnbench.comparisons.statistics import Estimate
+from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import UsageError
 from cnnbench.formatting import bytes_text, flops_text, seconds_text
 from cnnbench.report import csv_json

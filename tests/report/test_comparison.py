@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 from scipy import stats as oracle
 
-from cnnbench.compare.comparison import Comparison, compare, compare_groups
+from cnnbench.comparisons.comparison import Comparison, compare, compare_groups
 from cnnbench.report import csv_json
 from cnnbench.report.columns import estimate_text
 from cnnbench.report.comparison import list_table, markdown, notes, terminal_table

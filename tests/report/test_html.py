@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from cnnbench.analysis.trained_network import load_seeds
 from cnnbench.cli.app import app
-from cnnbench.compare.comparison import compare, compare_groups
+from cnnbench.comparisons.comparison import compare, compare_groups
 from cnnbench.data.dataset import dataset_of
 from cnnbench.report.html import report_page, table_page
 from cnnbench.report.run_artifacts import Exhibit, exhibit

@@ -22,7 +22,7 @@ from cnnbench.bench.measurements import Benchmark
 from cnnbench.bench.report import Report
 from cnnbench.bench.report import markdown as bench_markdown
 from cnnbench.cli.console import LegibleConsole
-from cnnbench.compare.comparison import compare
+from cnnbench.comparisons.comparison import compare
 from cnnbench.data.image_files import Photograph
 from cnnbench.formatting import clean, csv_cell, escaped
 from cnnbench.report import comparison, csv_json, predictions

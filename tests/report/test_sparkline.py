@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnbench.compare.learning_curves import read_curve
+from cnnbench.comparisons.learning_curves import read_curve
 from cnnbench.report.sparkline import ASCII, BLOCKS, sparkline
 from cnnbench.runs.folder import read_run_entry
 from tests.support.samples import make_run, save, with_record

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnnbench.compare.comparison import compare
-from cnnbench.compare.verdict import Criteria
+from cnnbench.comparisons.comparison import compare
+from cnnbench.comparisons.verdict import Criteria
 from cnnbench.errors import Location, StoreError
 from cnnbench.report import csv_json
 from cnnbench.runs import codec

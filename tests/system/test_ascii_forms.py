@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cnnbench.cli.console import LegibleConsole
-from cnnbench.compare.comparison import compare
+from cnnbench.comparisons.comparison import compare
 from cnnbench.report.comparison import terminal_table
 from cnnbench.report.html import table_page
 from cnnbench.system.ascii_forms import ERRORS, ascii_form, html_in_ascii, json_in_ascii, spelled

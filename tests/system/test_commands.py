@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import cnnbench
 from cnnbench.cli.app import app
-from cnnbench.compare.comparability import finished_runs
+from cnnbench.comparisons.comparability import finished_runs
 from cnnbench.errors import CnnbenchError
 from cnnbench.runner import recorder
 from cnnbench.runs.folder import read_run

@@ -18,10 +18,10 @@ from cnnbench.cli.options import (
     Runs,
 )
 from cnnbench.cli.terminal import print_document, stdout, tell, warn
-from cnnbench.compare.comparability import judgeable, run_path
-from cnnbench.compare.comparison import Comparison, compare_groups
-from cnnbench.compare.comparison import compare as compare_runs
-from cnnbench.compare.thresholds import (
+from cnnbench.comparisons.comparability import judgeable, run_path
+from cnnbench.comparisons.comparison import Comparison, compare_groups
+from cnnbench.comparisons.comparison import compare as compare_runs
+from cnnbench.comparisons.thresholds import (
     TIME,
     Gate,
     ThresholdStatus,
@@ -29,8 +29,8 @@ from cnnbench.compare.thresholds import (
     parse_gate,
     require_sense,
 )
-from cnnbench.compare.verdict import ANY, Criteria
-from cnnbench.compare.verdict_text import parse_effect
+from cnnbench.comparisons.verdict import ANY, Criteria
+from cnnbench.comparisons.verdict_text import parse_effect
 from cnnbench.errors import IncomparableError, UsageError, or_list
 from cnnbench.report.columns import TableOptions, sort_runs
 from cnnbench.report.comparison import markdown, terminal_table

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import stdout, tell, warn
-from cnnbench.compare.learning_curves import read_curve
+from cnnbench.comparisons.learning_curves import read_curve
 from cnnbench.report.comparison import list_table
 from cnnbench.runs import find
 from cnnbench.system import commands

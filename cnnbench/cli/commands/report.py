@@ -18,10 +18,10 @@ from cnnbench.cli.options import (
     Runs,
 )
 from cnnbench.cli.terminal import PICTURES, computing, file_form, tell, warn, write_file
-from cnnbench.compare.comparison import Comparison
-from cnnbench.compare.learning_curves import runs_of
-from cnnbench.compare.verdict import Criteria
-from cnnbench.compare.verdict_text import parse_effect
+from cnnbench.comparisons.comparison import Comparison
+from cnnbench.comparisons.learning_curves import runs_of
+from cnnbench.comparisons.verdict import Criteria
+from cnnbench.comparisons.verdict_text import parse_effect
 from cnnbench.data.dataset import Split
 from cnnbench.report.comparison import doubts
 from cnnbench.report.html import report_page

@@ -26,7 +26,7 @@ from cnnbench.cli.options import (
 )
 from cnnbench.cli.progress import listening
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell, warn
-from cnnbench.compare.comparison import compare_groups
+from cnnbench.comparisons.comparison import compare_groups
 from cnnbench.errors import UsageError
 from cnnbench.formatting import epochs_text
 from cnnbench.graph.widen import MatchedSize

@@ -26,8 +26,8 @@ from cnnbench.cli.options import (
 )
 from cnnbench.cli.progress import listening
 from cnnbench.cli.terminal import stderr, stdout, tell
-from cnnbench.compare.comparison import Comparison, compare
-from cnnbench.compare.verdict_text import verdict_lines
+from cnnbench.comparisons.comparison import Comparison, compare
+from cnnbench.comparisons.verdict_text import verdict_lines
 from cnnbench.errors import CnnbenchError, UsageError
 from cnnbench.report.comparison import terminal_table
 from cnnbench.runner.run import Request, check_all, run_by_turns

@@ -10,8 +10,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Any, NamedTuple, assert_never
 
-from cnnbench.compare.comparison import Comparison, Row
-from cnnbench.compare.learning_curves import (
+from cnnbench.comparisons.comparison import Comparison, Row
+from cnnbench.comparisons.learning_curves import (
     Curve,
     bands_text,
     course_metric,
@@ -19,8 +19,8 @@ from cnnbench.compare.learning_curves import (
     ends,
     last_rows,
 )
-from cnnbench.compare.verdict import Finding, Verdict
-from cnnbench.compare.verdict_text import verdict_lines
+from cnnbench.comparisons.verdict import Finding, Verdict
+from cnnbench.comparisons.verdict_text import verdict_lines
 from cnnbench.formatting import clean, enumeration
 from cnnbench.report.plots import rendered
 from cnnbench.runs.records import Direction, RunResult

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from matplotlib import image as reader
 from matplotlib.figure import Figure
 
-from cnnbench.compare.comparison import JUDGED, compare
-from cnnbench.compare.learning_curves import (
+from cnnbench.comparisons.comparison import JUDGED, compare
+from cnnbench.comparisons.learning_curves import (
     bands_text,
     costs_text,
     curves,
@@ -25,8 +25,8 @@ from cnnbench.compare.learning_curves import (
     ends,
     last_rows,
 )
-from cnnbench.compare.statistics import estimate
-from cnnbench.compare.verdict import Criteria
+from cnnbench.comparisons.statistics import estimate
+from cnnbench.comparisons.verdict import Criteria
 from cnnbench.report.plots.charts import (
     INK,
     SERIES,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnnbench.compare.comparison import Comparison, compare
-from cnnbench.compare.thresholds import judge_gate, parse_gate
-from cnnbench.compare.timing_warnings import Timed, warnings
-from cnnbench.compare.verdict import Criteria
+from cnnbench.comparisons.comparison import Comparison, compare
+from cnnbench.comparisons.thresholds import judge_gate, parse_gate
+from cnnbench.comparisons.timing_warnings import Timed, warnings
+from cnnbench.comparisons.verdict import Criteria
 from cnnbench.report import csv_json
 from cnnbench.report.columns import sort_runs
 from cnnbench.report.comparison import markdown, terminal_table

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
-from cnnbench.compare.comparison import compare
-from cnnbench.compare.repetitions import repeats
+from cnnbench.comparisons.comparison import compare
+from cnnbench.comparisons.repetitions import repeats
 from cnnbench.report import csv_json
 from cnnbench.report.comparison import doubts, markdown
 from cnnbench.runs.records import RunResult

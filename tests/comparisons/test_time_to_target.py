@@ -8,7 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import CensoredData, ecdf
 
-from cnnbench.compare.time_to_target import TimeToTarget, median_time, parse_target, time_to_target
+from cnnbench.comparisons.time_to_target import (
+    TimeToTarget,
+    median_time,
+    parse_target,
+    time_to_target,
+)
 from cnnbench.errors import UsageError
 from cnnbench.runs.records import Direction, EpochRecord
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from cnnbench.compare.statistics import (
+from cnnbench.comparisons.statistics import (
     Interval,
     holm,
     mean,

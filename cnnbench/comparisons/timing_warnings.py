@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnbench.compare.statistics import mean, sample_std
+from cnnbench.comparisons.statistics import mean, sample_std
 from cnnbench.formatting import enumeration, epochs_text, percent_text
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import EpochRecord, RunRecord

@@ -5,9 +5,9 @@ import re
 from enum import StrEnum
 from typing import NamedTuple
 
-from cnnbench.compare.statistics import Interval
-from cnnbench.compare.verdict import Effect, Verdict
-from cnnbench.compare.verdict_text import parse_effect, size
+from cnnbench.comparisons.statistics import Interval
+from cnnbench.comparisons.verdict import Effect, Verdict
+from cnnbench.comparisons.verdict_text import parse_effect, size
 from cnnbench.errors import UsageError
 from cnnbench.formatting import clean
 from cnnbench.runs.records import Direction

@@ -2,8 +2,14 @@
 
 import pytest
 
-from cnnbench.compare.thresholds import Gate, ThresholdStatus, judge_gate, parse_gate, require_sense
-from cnnbench.compare.verdict import Arm, Criteria, Effect, Verdict, judge
+from cnnbench.comparisons.thresholds import (
+    Gate,
+    ThresholdStatus,
+    judge_gate,
+    parse_gate,
+    require_sense,
+)
+from cnnbench.comparisons.verdict import Arm, Criteria, Effect, Verdict, judge
 from cnnbench.errors import UsageError
 from cnnbench.runs.records import Direction
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
-from cnnbench.compare.comparability import TEST, Finished, values
+from cnnbench.comparisons.comparability import TEST, Finished, values
 from cnnbench.errors import UsageError
 from cnnbench.formatting import clean, enumeration
 from cnnbench.runs.records import EngineRecord, Environment, EpochRecord, RunRecord

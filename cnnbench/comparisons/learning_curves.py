@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnbench.compare.comparison import Comparison, Row
-from cnnbench.compare.statistics import Estimate, estimate, mean
+from cnnbench.comparisons.comparison import Comparison, Row
+from cnnbench.comparisons.statistics import Estimate, estimate, mean
 from cnnbench.errors import StoreError
 from cnnbench.formatting import clean, epochs_text, lost_text, seconds_text
 from cnnbench.runs.folder import RunEntry, read_epochs

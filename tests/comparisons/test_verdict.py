@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
-from cnnbench.compare.statistics import EXACT, holm, pairs_for, sign_flip_p, smallest_p
-from cnnbench.compare.verdict import ANY, Arm, Criteria, Effect, Finding, Verdict, judge
-from cnnbench.compare.verdict_text import fields, how_lines, parse_effect, sentence
+from cnnbench.comparisons.statistics import EXACT, holm, pairs_for, sign_flip_p, smallest_p
+from cnnbench.comparisons.verdict import ANY, Arm, Criteria, Effect, Finding, Verdict, judge
+from cnnbench.comparisons.verdict_text import fields, how_lines, parse_effect, sentence
 from cnnbench.errors import UsageError
 
 SIMULATIONS = 2000

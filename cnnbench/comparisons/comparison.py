@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 
-from cnnbench.compare import timing_warnings
-from cnnbench.compare.comparability import (
+from cnnbench.comparisons import timing_warnings
+from cnnbench.comparisons.comparability import (
     TEST,
     Finished,
     difference,
@@ -18,12 +18,12 @@ from cnnbench.compare.comparability import (
     value,
     values,
 )
-from cnnbench.compare.repetitions import contradiction, repeats
-from cnnbench.compare.statistics import Estimate, estimate
-from cnnbench.compare.time_to_target import TimeToTarget, parse_target, time_to_target
-from cnnbench.compare.timing_warnings import Timed
-from cnnbench.compare.verdict import ANY, Arm, Criteria, Finding, Verdict, find_baseline, judge
-from cnnbench.compare.verdict_text import sentence
+from cnnbench.comparisons.repetitions import contradiction, repeats
+from cnnbench.comparisons.statistics import Estimate, estimate
+from cnnbench.comparisons.time_to_target import TimeToTarget, parse_target, time_to_target
+from cnnbench.comparisons.timing_warnings import Timed
+from cnnbench.comparisons.verdict import ANY, Arm, Criteria, Finding, Verdict, find_baseline, judge
+from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import enumeration, lost_text, numbered
 from cnnbench.runs.cost import Cost

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from cnnbench.compare.verdict import Effect, Finding, Verdict
+from cnnbench.comparisons.verdict import Effect, Finding, Verdict
 from cnnbench.errors import UsageError
 from cnnbench.formatting import clean
 from cnnbench.spec.metrics import is_fraction, words

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from cnnbench.compare.comparability import run_path
-from cnnbench.compare.comparison import compare, compare_groups
-from cnnbench.compare.verdict import Criteria, Finding
+from cnnbench.comparisons.comparability import run_path
+from cnnbench.comparisons.comparison import compare, compare_groups
+from cnnbench.comparisons.verdict import Criteria, Finding
 from cnnbench.errors import IncomparableError
 from cnnbench.formatting import MISSING
 from cnnbench.report.comparison import markdown
@@ -263,7 +263,7 @@ def test_import_is_light() -> None:
     code = """
 import sys, time
 start = time.process_time()
-import cnnbench.compare.comparison, cnnbench.report.csv_json
+import cnnbench.comparisons.comparison, cnnbench.report.csv_json
 import cnnbench.report.comparison, cnnbench.runs.find, cnnbench.runs.folder
 heavy = {"jax", "flax", "matplotlib", "scipy", "numpy", "tensorflow", "tensorflow_datasets"}
 print(sorted(heavy & set(sys.modules)), time.process_time() - start < 0.5)
