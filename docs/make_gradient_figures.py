@@ -1,4 +1,4 @@
-"""Draws docs/images/gradient_*.svg, the figures of docs/gradient.md, after those of the post.
+"""Draws docs/images/gradient_*.svg, figures of docs/explanation/gradient.md, after the post's.
 
 Run ``python docs/make_gradient_figures.py`` after a change; a test compares the files with what
 this would write. Each drawing has a background of its own, light or dark as the reader's system.

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/results.md from the columns, so that none is missing or made up.
+"""Writes tables of docs/reference/ from the columns, so that none is missing or made up.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Run
 ``python docs/make_results.py`` after changing a column; a test compares the page
@@ -22,7 +22,7 @@ from cnnbench.report.columns import (
 from cnnbench.report.csv_json import COMPARISON_FIELDS
 from cnnbench.runs.records import DatasetRecord, Direction
 
-PAGE = Path(__file__).parent / "results.md"
+PAGE = Path(__file__).parent / "reference" / "run-folder.md"
 _IMAGES = DatasetRecord("mnist", "MNIST", "", None, 50_000, 10_000, 10_000, "")
 ANY = Comparison("classify", "accuracy", Direction.HIGHER, _IMAGES, "cpu", (), ())
 """A comparison of nothing: the columns mean the same in all."""

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/spec.md from the models, so that no key is missing or made up.
+"""Writes the tables of docs/reference/spec.md from the models; no key is missing or made up.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Run
 ``python docs/make_spec.py`` after changing a model; a test compares the page
@@ -26,7 +26,7 @@ from cnnbench.spec.experiment import (
 from cnnbench.spec.metrics import METRICS
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
 
-PAGE = Path(__file__).parent / "spec.md"
+PAGE = Path(__file__).parent / "reference" / "spec.md"
 SECTIONS: dict[str, type[BaseModel]] = {
     "experiment": Experiment,
     "dataset": DatasetSpec,

@@ -34,7 +34,7 @@ def test_imports_keep_the_contracts() -> None:
 
 
 def test_the_page_shows_the_packages_in_import_order() -> None:
-    page = (ROOT / "docs" / "architecture.md").read_text()
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text()
     rows = re.findall(r"^\| `(\w+)(?:\.py)?` \|", page, re.MULTILINE)
     layers = next(each["layers"] for each in contracts() if each["type"] == "layers")
     assert rows == [name for line in layers for name in line.split(" | ")]

@@ -83,7 +83,7 @@ class Rule:
 
     Images are (n, height, width, channels), vectors (n, units). The forward pass ends at z, in the
     words of the post; the activation that follows is `gradcheck.backprop`'s, so that a `delta` is
-    always the error of z. Equations are numbered as in docs/gradient.md.
+    always the error of z. Equations are numbered as in docs/explanation/gradient.md.
 
     Args:
       forward: z from what the layer reads, one array for each input.

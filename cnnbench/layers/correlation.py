@@ -3,7 +3,7 @@
 Images are (n, height, width, channels), kernels (rows, columns, in, out). As in JAX, PyTorch and
 Keras no kernel is flipped: the forward pass is a correlation, whose kernel is ROT180 of the w in
 the post. Both have the same backward pass, a full convolution with the other one of the two
-(docs/gradient.md). Equations are numbered as there.
+(docs/explanation/gradient.md). Equations are numbered as there.
 """
 
 from collections.abc import Iterator

@@ -10,7 +10,7 @@ from pathlib import Path
 from cnnbench.runs.cost import Cost
 from cnnbench.system.stopwatch import Timing
 
-FORMAT_VERSION = 3  # of the form that these values take in files; docs/results.md has its history
+FORMAT_VERSION = 3  # of these values in files; docs/reference/run-folder.md has its history
 
 
 class Status(StrEnum):

@@ -1,6 +1,6 @@
 """An experiment file as one frozen value.
 
-``docs/spec.md`` is checked against these models, so that every key a user may
+``docs/reference/spec.md`` is checked against these models, so that every key a user may
 write is documented there.
 """
 

@@ -2,7 +2,7 @@
 
 To add a metric, add its name to `MetricName`, a row to the table, and its formula to
 `training.losses.per_image_metric`. Checks of experiment files, messages, tables, charts, verdicts
-and docs/spec.md read the table.
+and docs/reference/spec.md read the table.
 """
 
 import math
@@ -32,7 +32,7 @@ class Metric:
     Args:
       name: its key in `train.metrics` and in files.
       title: its name in sentences and tables.
-      description: what it measures, for docs/spec.md.
+      description: what it measures, for docs/reference/spec.md.
       tasks: those that it can be asked for; empty if it is reported without being asked for.
       higher_is_better: True if larger values are better.
       is_fraction: True if its values are from 0 to 1 and are shown in percent.

@@ -11,7 +11,7 @@ from cnnbench.spec.experiment import Precision
 if TYPE_CHECKING:
     from cnnbench.nn.ops.convolution import Form  # which imports JAX
 
-ROW = 10  # images; docs/performance.md shows what other sizes cost
+ROW = 10  # images; docs/explanation/performance.md shows what other sizes cost
 # With batch norm a row's values are read again in the next pass: less of them is better.
 SMALL_ROW, MOST_VALUES = 5, 12_000  # images, if a layer has more values than these
 MOST_AT_ONCE = 8  # seeds of one program: larger ones compile longer and gain less

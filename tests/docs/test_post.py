@@ -1,4 +1,4 @@
-"""experiments/post and its page: the files are what docs/post.md says, and its figures add up."""
+"""experiments/post and its page: the files are what the page says, and its figures add up."""
 
 import re
 import statistics
@@ -11,7 +11,7 @@ from cnnbench.spec.optimizers import Sgd
 from tests.support.paths import ROOT
 
 EXPERIMENTS = ROOT / "experiments"
-PAGE = (ROOT / "docs" / "post.md").read_text()
+PAGE = (ROOT / "docs" / "explanation" / "post.md").read_text()
 NAMES = ("standard", "modified")
 TITLES = {"standard": "Standard CNN", "modified": "Modified CNN"}
 POST = {"standard": ("56.75", "96.76"), "modified": ("72.51", "96.03")}

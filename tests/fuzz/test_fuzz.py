@@ -1,4 +1,4 @@
-"""A taste of the fuzzer; docs/reliability.md has the figures of long runs."""
+"""A taste of the fuzzer; docs/explanation/reliability.md has the figures of long runs."""
 
 import json
 import os

@@ -46,7 +46,7 @@ from tests.support.golden import approved
 from tests.support.oracles import Array, make_plan
 from tests.support.paths import EXPERIMENTS
 
-PAGE = EXPERIMENTS.parent / "docs" / "gradient.md"
+PAGE = EXPERIMENTS.parent / "docs" / "explanation" / "gradient.md"
 HEAD = "name: tiny\ntitle: Tiny\ntask: {task}\ndataset: {{name: mnist}}\nmodel:\n  layers:\n"
 # Small, with every operation that has weights, ties, a branch and kinks.
 LAYERS = """\
@@ -666,7 +666,7 @@ def test_every_loose_index_names_tests_that_exist() -> None:
 
 
 def test_figures_are_what_the_script_draws() -> None:
-    script = PAGE.parent / "make_gradient_figures.py"
+    script = PAGE.parents[1] / "make_gradient_figures.py"
     found = importlib.util.spec_from_file_location("make_gradient_figures", script)
     assert found is not None
     assert found.loader is not None

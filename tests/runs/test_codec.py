@@ -36,7 +36,7 @@ from tests.support.paths import ROOT
 from tests.support.samples import make_run, on_device, with_record
 
 DAMAGED = "; restore the file from a copy, or remove the run's folder."
-DOCUMENT = ROOT / "docs" / "results.md"
+DOCUMENT = ROOT / "docs" / "reference" / "run-folder.md"
 
 floats = st.floats()
 texts = st.text(st.characters(), max_size=20)  # lone surrogates too: a command line has them

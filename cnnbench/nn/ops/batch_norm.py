@@ -4,7 +4,7 @@ A mean may be ten thousand standard deviations from zero, and float32 has seven 
 nothing is squared that still contains the mean: each part of a batch is summed about a value
 near its own mean, parts are merged about a common one (Chan, Golub & LeVeque 1983, "Algorithms
 for computing the sample variance"), and a mean is a rounded value and what it lacks.
-docs/performance.md compares the errors with PyTorch's.
+docs/explanation/performance.md compares the errors with PyTorch's.
 """
 
 import math

@@ -39,7 +39,7 @@ class Im2col:
         """Nanoseconds of one core for an image, forward and backward.
 
         Sums of numbers that are multiplied and of numbers that are moved, with factors
-        that were fitted to 372 measured times of 59 shapes (docs/performance.md).
+        that were fitted to 372 measured times of 59 shapes (docs/explanation/performance.md).
         """
         patches = math.prod(self.out) * math.prod(self.kernel) * channels
         return patches * (0.07 * filters + 1.6)

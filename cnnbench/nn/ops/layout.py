@@ -1,7 +1,7 @@
 """The last two axes of images as one, so that a CPU's vectors are filled.
 
 XLA makes a loop of the last axis. Of 8 or 12 channels it has too few turns to become
-vectors: gelu then takes 6 nanoseconds a value instead of 0.6 (docs/performance.md). In
+vectors: gelu then takes 6 nanoseconds a value instead of 0.6 (docs/explanation/performance.md). In
 (h, w, n, c) the images of a row and their channels lie side by side, so that whatever
 treats all values of a pixel alike can take them together. Nothing is copied.
 """
