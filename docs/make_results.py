@@ -22,7 +22,7 @@ from cnnbench.report.columns import (
 from cnnbench.report.csv_json import COMPARISON_FIELDS
 from cnnbench.runs.records import DatasetRecord, Direction
 
-PAGE = Path(__file__).parent / "reference" / "run-folder.md"
+PAGE = Path(__file__).parent / "reference" / "tables.md"
 _IMAGES = DatasetRecord("mnist", "MNIST", "", None, 50_000, 10_000, 10_000, "")
 ANY = Comparison("classify", "accuracy", Direction.HIGHER, _IMAGES, "cpu", (), ())
 """A comparison of nothing: the columns mean the same in all."""

@@ -55,7 +55,7 @@ class Field(Generic[T]):
     Args:
       name: the CSV column or JSON key.
       value: of what the file has a line of; None where it is not known.
-      meaning: for docs/reference/run-folder.md.
+      meaning: for docs/reference/tables.md.
       parts: meanings of the keys of a value that is an object.
     """
 
@@ -82,7 +82,7 @@ class Column(Generic[R]):
       header: what stands above it.
       cell: a row's text.
       value: what a row is sorted by; None where it is not known.
-      meaning: for docs/reference/run-folder.md.
+      meaning: for docs/reference/tables.md.
       files: its raw values.
       note: sentence below the table; empty if there is none.
       heading: the header broken over lines, to keep numbers whole; the header if None.

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -36,7 +37,8 @@ from tests.support.paths import ROOT
 from tests.support.samples import make_run, on_device, with_record
 
 DAMAGED = "; restore the file from a copy, or remove the run's folder."
-DOCUMENT = ROOT / "docs" / "reference" / "run-folder.md"
+FOLDER_PAGE = ROOT / "docs" / "reference" / "run-folder.md"
+TABLES_PAGE = ROOT / "docs" / "reference" / "tables.md"
 
 floats = st.floats()
 texts = st.text(st.characters(), max_size=20)  # lone surrogates too: a command line has them
@@ -381,9 +383,9 @@ def flat_keys(value: object, prefix: str = "") -> Iterator[str]:
             yield prefix
 
 
-def documented(heading: str) -> set[str]:
+def documented(heading: str, page: Path = FOLDER_PAGE) -> set[str]:
     """Keys in the first column of the table that begins with `heading`."""
-    table = DOCUMENT.read_text().split(heading, 1)[1].split("\n\n| ", 1)[0].split("\n\n#", 1)[0]
+    table = page.read_text().split(heading, 1)[1].split("\n\n| ", 1)[0].split("\n\n#", 1)[0]
     return set(re.findall(r"^\| `([^`]+)` \|", table, flags=re.MULTILINE))
 
 
@@ -406,7 +408,7 @@ class TestDocumentation:
 
     def test_csv(self) -> None:
         header = csv_json.csv_text([compare([make_run()])]).splitlines()[0]
-        assert documented("| CSV column | Meaning |") == set(header.split(","))
+        assert documented("| CSV column | Meaning |", TABLES_PAGE) == set(header.split(","))
 
     def test_json(self) -> None:
         runs = [make_run(), make_run("modified")]
@@ -417,10 +419,11 @@ class TestDocumentation:
         cost = fields.pop("costs")[0]
         costs = {f"costs[].{key}" for key in cost} | {f"costs[].cost.{key}" for key in cost["cost"]}
         costs |= {f"costs[].target.{key}" for key in cost["target"]}
-        assert documented("| JSON key | Meaning |") == set(fields) | rows | verdicts | costs
+        keys = set(fields) | rows | verdicts | costs
+        assert documented("| JSON key | Meaning |", TABLES_PAGE) == keys
 
     def test_version_history(self) -> None:
-        table = DOCUMENT.read_text().split("| `format_version` | Change |\n|---|---|\n")[1]
+        table = FOLDER_PAGE.read_text().split("| `format_version` | Change |\n|---|---|\n")[1]
         rows = [line.split("|")[1].strip() for line in table.split("\n\n")[0].splitlines()]
         assert rows == [str(version) for version in range(1, FORMAT_VERSION + 1)]
 
