@@ -38,9 +38,9 @@ def rows(heading: str) -> list[list[str]]:
 
 
 def figures(name: str) -> Figures:
-    per_seed = [row for row in rows("Seeds") if row[0] == TITLES[name]]
+    per_seed = [row for row in rows("Accuracy by seed") if row[0] == TITLES[name]]
     first, last = ([float(v) for v in row[2:] if v] for row in per_seed)
-    (shown,) = (row for row in rows("Two tables") if row[0] == TITLES[name])
+    (shown,) = (row for row in rows("Results") if row[0] == TITLES[name])
     return Figures(first, last, shown)
 
 
@@ -59,12 +59,12 @@ def test_page_says_the_settings_of_the_files(name: str) -> None:
     assert isinstance(train.optimizer, Sgd)
     assert dataset.train_examples is not None
     assert splits is not None
-    said = {row[0]: row[2] for row in rows("The setting")}
+    said = {row[0]: row[2] for row in rows("Setting")}
     assert said == {
         "training images": f"**the first {dataset.train_examples:,}**",
-        "images a step": f"**{train.batch_size}**",
-        "steps an epoch": f"{dataset.train_examples // train.batch_size}",
-        "optimiser": f"Nesterov momentum {train.optimizer.momentum}, "
+        "batch size": f"**{train.batch_size}**",
+        "steps per epoch": f"{dataset.train_examples // train.batch_size}",
+        "optimizer": f"Nesterov momentum {train.optimizer.momentum}, "
         f"learning rate {train.optimizer.learning_rate}",
         "validation images": f"{splits.validation:,}",
         "seeds": f"{ours.seeds[0]} to {ours.seeds[-1]}",
