@@ -94,6 +94,7 @@ class Format(StrEnum):
     CSV = "csv"
     JSON = "json"
     HTML = "html"
+    LATEX = "latex"
 
 
 class Device(StrEnum):

@@ -93,6 +93,7 @@ LINES = (
     Line("compare tiny wide --fail-if loss:+0.1%", 4, "inconclusive"),
     Line("compare --all", says="Accuracy"),
     *(Line(f"compare --format {form}") for form in ("table", "md", "csv", "json", "html")),
+    Line("compare --format latex", says="toprule"),
     Line(
         "plot tiny wide --output curves.png --baseline tiny --metric loss --alpha 0.1"
         " --min-effect 0.01 --results-dir results"

@@ -35,6 +35,7 @@ from cnnbench.errors import IncomparableError, UsageError, or_list
 from cnnbench.report.columns import TableOptions, sort_runs
 from cnnbench.report.comparison import markdown, terminal_table
 from cnnbench.report.csv_json import csv_text, json_text
+from cnnbench.report.latex import latex
 from cnnbench.runs.find import Selection, find_runs, newest_finished, newest_group
 from cnnbench.runs.records import Direction, RunResult
 from cnnbench.spec.vocabulary import METRIC
@@ -195,6 +196,8 @@ def _print(comparisons: Sequence[Comparison], format: Format, look: TableOptions
             print_document(csv_text(comparisons))
         case Format.JSON:
             print_document(json_text(comparisons), "json")
+        case Format.LATEX:
+            print_document(latex(comparisons, look))
         case Format.HTML:
             from cnnbench.report.html import table_page
 
