@@ -93,7 +93,6 @@ app = App(
     Commands,
     name="cnnbench",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

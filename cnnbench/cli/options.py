@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from cnnbench.cli.completion import complete_experiments, complete_metrics, complete_runs
 from cnnbench.cli.terminal import tell
 from cnnbench.errors import UsageError, quoted
 from cnnbench.spec.shipped import find_named
@@ -19,6 +20,7 @@ Specs = Annotated[
         help="Experiment files or names (standard), and values that override theirs, as in"
         " train.epochs=5.",
         show_default=False,
+        autocompletion=complete_experiments,
     ),
 ]
 
@@ -30,6 +32,7 @@ Runs = Annotated[
         metavar="[RUN | NAME[@TAG] | PATH]...",
         help="Runs; the newest experiments that can be compared if left out.",
         show_default=False,
+        autocompletion=complete_runs,
     ),
 ]
 
@@ -39,6 +42,7 @@ Run = Annotated[
         metavar="RUN",
         help="A run's folder, id or tag, or an experiment's name: its newest finished run.",
         show_default=False,
+        autocompletion=complete_runs,
     ),
 ]
 
@@ -67,17 +71,26 @@ Baseline = Annotated[
         help="What the others are judged beside: an experiment's name, a title or a RUN-ID; the"
         " first run if left out. Where no runs are named, the experiment that ran first is first.",
         metavar="NAME|RUN-ID",
+        autocompletion=complete_runs,
     ),
 ]
 
 MetricOption = Annotated[
     str | None,
-    typer.Option(help="What they are judged by, such as loss or test_accuracy.", metavar="NAME"),
+    typer.Option(
+        help="What they are judged by, such as loss or test_accuracy.",
+        metavar="NAME",
+        autocompletion=complete_metrics,
+    ),
 ]
+
+LEAST_ALPHA, MOST_ALPHA = 0.0001, 0.5
 
 Alpha = Annotated[
     float,
-    typer.Option(min=0.0001, max=0.5, help="How often chance may be taken for a difference."),
+    typer.Option(
+        min=LEAST_ALPHA, max=MOST_ALPHA, help="How often chance may be taken for a difference."
+    ),
 ]
 
 MinEffect = Annotated[

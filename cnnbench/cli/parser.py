@@ -70,7 +70,9 @@ class Group(TyperGroup):
     """Commands, of which one is suggested where there is none of a name."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Finds the command, as the base class does."""
+        """Finds the command, as the base class does; a shell that completes gets no message."""
+        if ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             names = self.list_commands(ctx)
             message = f"there is no command {quoted(args[0])}{COMMAND.hint(args[0], names)}"
@@ -126,12 +128,21 @@ class LazyGroup(Group):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the help with the commands' summaries, so that no command is imported."""
+        super(LazyGroup, self._summarized()).format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Completes a command's name with its summary, so that no command is imported."""
+        ctx.command = self._summarized()
+        return super(LazyGroup, ctx.command).shell_complete(ctx, incomplete)
+
+    def _summarized(self) -> "LazyGroup":
+        """A copy whose commands are only their names and summaries."""
         listed = copy(self)
         listed.commands = {
             name: TyperCommand(name, help=command.summary)
             for name, command in self.lazy_commands.items()
         }
-        super(LazyGroup, listed).format_help(ctx, formatter)
+        return listed
 
 
 class App(typer.Typer):

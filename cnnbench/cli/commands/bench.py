@@ -10,6 +10,7 @@ import typer
 from cnnbench.bench import session
 from cnnbench.bench.report import Report, json_text, markdown, terminal_table
 from cnnbench.bench.scheduler import Settings
+from cnnbench.cli.completion import complete_datasets
 from cnnbench.cli.options import DataDir, Format, Specs, option_overrides, split_words
 from cnnbench.cli.terminal import print_document, start_jax, stdout, tell
 from cnnbench.system import commands
@@ -32,7 +33,10 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
         Path, typer.Option(help="Where JSON and Markdown are kept.", metavar="DIR")
     ] = Path("results/bench"),
     dataset: Annotated[
-        str | None, typer.Option(help="Train on another dataset.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="Train on another dataset.", metavar="NAME", autocompletion=complete_datasets
+        ),
     ] = None,
     data_dir: DataDir = None,
     rounds: Annotated[int, typer.Option(min=3, help="Timed rounds, at most.", metavar="N")] = 7,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cnnbench.cli.completion import complete_runs
 from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import tell, warn
 from cnnbench.runs.find import find_run, run_folders
@@ -19,6 +20,7 @@ def check(
             metavar="[RUN | NAME | PATH]...",
             help="Runs; all of them if left out.",
             show_default=False,
+            autocompletion=complete_runs,
         ),
     ] = None,
     results_dir: ResultsDir = Path("results"),

@@ -6,6 +6,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from cnnbench.cli.completion import complete_datasets
 from cnnbench.cli.options import DataDir
 from cnnbench.cli.parser import App
 from cnnbench.cli.terminal import reports_errors, stdout, tell
@@ -39,7 +40,9 @@ def data_list() -> None:
 @data_app.command(name="prepare")
 @reports_errors
 def data_prepare(
-    name: Annotated[str, typer.Argument(help="The dataset.", metavar="NAME")],
+    name: Annotated[
+        str, typer.Argument(help="The dataset.", metavar="NAME", autocompletion=complete_datasets)
+    ],
     data_dir: DataDir = None,
 ) -> None:
     """Fetch a dataset and cache its decoded images."""

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cnnbench.cli.completion import complete_experiments
 from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import print_document, tell, write_file
 from cnnbench.errors import UsageError, cannot_write
@@ -19,7 +20,9 @@ def new(
     parent: Annotated[
         str,
         typer.Argument(
-            metavar="PARENT", help="What to start from: modified, or any experiment file."
+            metavar="PARENT",
+            help="What to start from: modified, or any experiment file.",
+            autocompletion=complete_experiments,
         ),
     ],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],

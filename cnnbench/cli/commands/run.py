@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cnnbench.cli.commands.show import show_layers
+from cnnbench.cli.completion import complete_datasets, complete_runs
 from cnnbench.cli.options import (
     DataDir,
     Device,
@@ -55,7 +56,10 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.", metavar="N")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Train on another dataset.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="Train on another dataset.", metavar="NAME", autocompletion=complete_datasets
+        ),
     ] = None,
     device: DeviceOption = Device.AUTO,
     engine: EngineOption = Engine.AUTO,
@@ -85,6 +89,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             help="Resume a run that was stopped; with --epochs, also train a finished one further."
             " Can be repeated.",
             metavar="RUN",
+            autocompletion=complete_runs,
         ),
     ] = None,
     needed: Annotated[

@@ -15,6 +15,7 @@ import typer
 from rich.console import RenderableType
 
 from cnnbench.cli.commands.show import print_layers
+from cnnbench.cli.completion import complete_datasets, complete_experiments
 from cnnbench.cli.options import (
     DataDir,
     Device,
@@ -44,10 +45,20 @@ END = "\x04"  # Ctrl-D, and what stands for the end of the input
 
 
 def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
-    spec: Annotated[str, typer.Argument(metavar="SPEC", help="The experiment file, or its name.")],
+    spec: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC",
+            help="The experiment file, or its name.",
+            autocompletion=complete_experiments,
+        ),
+    ],
     seeds: Annotated[int, typer.Option(help="Seeds to compare.", metavar="N", min=2)] = 6,
     epochs: Annotated[int, typer.Option(help="Passes over the data.", metavar="N", min=1)] = 5,
-    dataset: Annotated[str, typer.Option(help="What to train on.", metavar="NAME")] = "mnist_5k",
+    dataset: Annotated[
+        str,
+        typer.Option(help="What to train on.", metavar="NAME", autocompletion=complete_datasets),
+    ] = "mnist_5k",
     device: DeviceOption = Device.AUTO,
     engine: EngineOption = Engine.FAST,  # measuring takes longer than it would save
     once: Annotated[bool, typer.Option("--once", help="Check and show, then end.")] = False,
