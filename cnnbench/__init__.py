@@ -1,13 +1,18 @@
-"""cnnbench: an honest answer about a neural-network architecture, in minutes.
+"""cnnbench: train image networks over several seeds, and find out which one is better.
 
-The library does what the command line does:
+The functions do what the commands do:
 
+- `run` trains experiments (``cnnbench run``),
+- `compare` compares runs and gives a verdict (``cnnbench compare``),
+- `load_runs` loads learning curves into a pandas DataFrame,
 - `load_experiment` reads and checks an experiment file (``cnnbench show``),
-- `run_experiment` trains a `Request` and writes its folder (``cnnbench run``),
-- `find_runs`, `list_runs` and `read_run` find and read runs (``cnnbench list``),
-- `compare_runs` puts runs side by side (``cnnbench compare``),
-- `load_dataset` gives the images of a dataset (``cnnbench data``),
-- `depthwise` makes depthwise convolutions of Python models faster on a CPU.
+- `load_dataset` loads the images of a dataset (``cnnbench data``),
+- `load_trained` loads a trained network (``cnnbench predict``),
+- `depthwise` speeds up depthwise convolutions of Python models on a CPU.
+
+Lower-level: `run_experiment` trains a `Request`; `find_runs`, `list_runs` and `read_run` find and
+read runs; `compare_runs` compares what they return. Errors that a user can cause are
+`CnnbenchError`.
 """
 
 from importlib import import_module
@@ -17,45 +22,69 @@ from cnnbench._version import __version__
 
 if TYPE_CHECKING:
     from cnnbench.analysis.trained_network import load_trained
+    from cnnbench.api.compare import ComparisonResult, compare
+    from cnnbench.api.frames import load_runs
+    from cnnbench.api.run import RunList, run
     from cnnbench.comparisons.comparison import compare as compare_runs
     from cnnbench.data.dataset import load_dataset
+    from cnnbench.errors import CnnbenchError
     from cnnbench.nn.ops.shifted import depthwise
     from cnnbench.runner.run import Request, run_experiment
     from cnnbench.runs.find import find_runs, list_runs
     from cnnbench.runs.folder import read_run
+    from cnnbench.runs.records import RunResult
     from cnnbench.spec.loader import load_experiment
 
 __all__ = [
+    "CnnbenchError",
+    "ComparisonResult",
     "Request",
+    "RunList",
+    "RunResult",
     "__version__",
+    "compare",
     "compare_runs",
     "depthwise",
     "find_runs",
     "list_runs",
     "load_dataset",
     "load_experiment",
+    "load_runs",
     "load_trained",
     "read_run",
+    "run",
     "run_experiment",
 ]
 
 _PLACES = {
+    "CnnbenchError": ("errors", "CnnbenchError"),
+    "ComparisonResult": ("api.compare", "ComparisonResult"),
     "Request": ("runner.run", "Request"),
+    "RunList": ("api.run", "RunList"),
+    "RunResult": ("runs.records", "RunResult"),
+    "compare": ("api.compare", "compare"),
     "compare_runs": ("comparisons.comparison", "compare"),
     "depthwise": ("nn.ops.shifted", "depthwise"),
     "find_runs": ("runs.find", "find_runs"),
     "list_runs": ("runs.find", "list_runs"),
     "load_dataset": ("data.dataset", "load_dataset"),
     "load_experiment": ("spec.loader", "load_experiment"),
+    "load_runs": ("api.frames", "load_runs"),
     "load_trained": ("analysis.trained_network", "load_trained"),
     "read_run": ("runs.folder", "read_run"),
+    "run": ("api.run", "run"),
     "run_experiment": ("runner.run", "run_experiment"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a verb when it is first used, so that ``import cnnbench`` costs nothing."""
+    """Imports a name when it is first used, so that ``import cnnbench`` stays fast."""
     if name not in _PLACES:
         raise AttributeError(f"module 'cnnbench' has no attribute '{name}'")
     module, attribute = _PLACES[name]
     return getattr(import_module(f"cnnbench.{module}"), attribute)
+
+
+def __dir__() -> list[str]:
+    """Lists the public names, which a shell or notebook completes."""
+    return sorted(__all__)

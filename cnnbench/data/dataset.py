@@ -6,6 +6,7 @@ that they came from, so that no other files of that name are passed over for the
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,11 +103,11 @@ class Dataset:
 def load_dataset(
     name: str,
     *,
-    offline: str | None,
-    splits: Mapping[str, int] | None,
-    train_examples: int | None,
-    data_dir: Path | None,
-    notify: Notify,
+    offline: str | None = None,
+    splits: Mapping[str, int] | None = None,
+    train_examples: int | None = None,
+    data_dir: Path | None = None,
+    notify: Notify = warnings.warn,
 ) -> Dataset:
     """Read a dataset, fetching it if need be, and divide it.
 

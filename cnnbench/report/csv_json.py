@@ -32,7 +32,7 @@ COMPARISON_FIELDS: tuple[Field[Comparison], ...] = (
 
 def csv_text(comparisons: Sequence[Comparison]) -> str:
     """One header and one line for each row of each comparison; an unknown value is empty."""
-    rows = [line for comparison in comparisons for line in _csv_rows(comparison)]
+    rows = [line for comparison in comparisons for line in csv_rows(comparison)]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -45,7 +45,8 @@ def json_text(comparisons: Sequence[Comparison]) -> str:
     return codec.encode_document({"comparisons": tuple(map(_json, comparisons))}).decode()
 
 
-def _csv_rows(comparison: Comparison) -> Iterator[dict[str, object]]:
+def csv_rows(comparison: Comparison) -> Iterator[dict[str, object]]:
+    """Yields the lines of a CSV file, unrounded: the first and the last epoch of each run."""
     first = _values(COMPARISON_FIELDS, comparison)
     fields = [one for column in epoch_files(comparison) for one in column.files.csv]
     cost_fields = [one for column in cost_files(comparison) for one in column.files.csv]

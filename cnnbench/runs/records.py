@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from html import escape
 from pathlib import Path
+from statistics import fmean
 
+from cnnbench.formatting import clean, lost_text
 from cnnbench.runs.cost import Cost
+from cnnbench.spec.metrics import heading, metric_text
 from cnnbench.system.stopwatch import Timing
 
 FORMAT_VERSION = 3  # of these values in files; docs/reference/run-folder.md has its history
@@ -336,7 +340,7 @@ class Summary:
     code: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunResult:
     """A run as read back from its folder.
 
@@ -353,3 +357,38 @@ class RunResult:
     epochs: tuple[EpochRecord, ...]
     warnings: tuple[str, ...] = ()
     path: Path | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        facts = self._facts()
+        result = "".join(f", {name.lower()} {value}" for name, value in list(facts.items())[2:])
+        run = f"{self.record.name}/{self.record.run_id}"
+        return f"<RunResult {run}: {facts['Status']}, {facts['Dataset']}{result}>"
+
+    def _repr_html_(self) -> str:
+        """The table that a notebook displays."""
+        facts = {"Run": f"{self.record.name}/{self.record.run_id}", "Title": self.record.title}
+        facts |= self._facts() | ({"Folder": str(self.path)} if self.path else {})
+        style = "text-align: left"
+        rows = (
+            f'<tr><th style="{style}">{escape(name)}</th>'
+            f'<td style="{style}">{escape(clean(value))}</td></tr>'
+            for name, value in facts.items()
+        )
+        return f"<table><tbody>{''.join(rows)}</tbody></table>"
+
+    def _facts(self) -> dict[str, str]:
+        """Status and settings, and the headline metric on the test images if it finished."""
+        record, summary = self.record, self.summary
+        facts = {
+            "Status": str(record.status),
+            "Dataset": record.dataset.name,
+            "Seeds": str(len(record.seeds)),
+            "Epochs": str(record.epochs),
+        }
+        if summary and summary.seeds:
+            metric = f"test_{summary.headline}"
+            values = [seed.test[summary.headline] for seed in summary.seeds]
+            lost = sum(seed.diverged is not None for seed in summary.seeds)
+            text = lost_text(lost, len(values)) or metric_text(metric, fmean(values))
+            facts[heading(metric)] = text
+        return facts

@@ -1,6 +1,7 @@
 """Every command and YAML block in the documentation works."""
 
 import importlib.util
+import inspect
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import cnnbench
 from cnnbench.cli.app import app
 from cnnbench.layers.activation import ACTIVATION_NAMES
 from cnnbench.layers.parameters import INIT_NAMES
@@ -105,6 +107,36 @@ def test_commands_run(page, workplace):
             write_block(blocks.pop(0), workplace)
         done = CliRunner().invoke(app, shortened(command), catch_exceptions=False)
         assert done.exit_code == 0, f"{command}\n{done.stderr}"
+
+
+def test_code_of_the_python_page_runs(workplace, monkeypatch):
+    """On the runs that are there: a training asks for these, whatever the page says."""
+    page = (ROOT / "docs" / "reference" / "python.md").read_text()
+    whole = cnnbench.run
+
+    def short(*experiments: str, **_: object) -> cnnbench.RunList:
+        digits = {"dataset.train_examples": 500}
+        names = [f"experiments/{name}.yaml" for name in experiments]
+        return whole(*names, dataset="mnist_5k", epochs=1, overrides=digits, needed=True)
+
+    monkeypatch.setattr(cnnbench, "run", short)
+    names: dict[str, object] = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(compile(block, "python.md", "exec"), names)
+    assert len(list(Path("results").glob("*/*/run.json"))) == 2  # nothing was trained
+    assert names["df"].shape == (2, 18)  # type: ignore[attr-defined]
+    assert list(names["final"].index) == ["Modified CNN", "Standard CNN"]  # type: ignore[attr-defined]
+
+
+def test_python_page_names_everything_public():
+    page = (ROOT / "docs" / "reference" / "python.md").read_text()
+    for name in {*cnnbench.__all__} - {"__version__"}:
+        assert re.search(rf"\b{name}\b", page), name
+    for function in (cnnbench.run, cnnbench.compare):
+        for name in inspect.signature(function).parameters:
+            assert re.search(rf"\b{name}\b", page), name
+    for member in ("verdict", "verdicts", "comparison", "to_frame", "to_latex", "to_markdown"):
+        assert f"`{member}" in page or f"{member}()`" in page
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if commands(p, "make")], ids=ids)

@@ -1,0 +1,1 @@
+"""The functions of ``import cnnbench``: run, compare, load_runs."""

@@ -1,0 +1,44 @@
+"""Runs as users of Python name them: by name, by folder, or as results."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from cnnbench.runs.find import find_runs
+from cnnbench.runs.records import RunResult
+
+RunLike: TypeAlias = RunResult | str | Path
+"""A run: its result, or what the command line accepts: a name, NAME@TAG, RUN-ID or folder."""
+
+
+def flat(items: "Iterable[RunLike | Iterable[RunLike]]") -> Iterator[RunLike]:
+    """Yields runs that are given one by one or in lists."""
+    for item in items:
+        if isinstance(item, RunResult | str | Path):
+            yield item
+        else:
+            yield from item
+
+
+def read_runs(
+    items: Sequence[RunLike], results_dir: Path
+) -> tuple[tuple[RunResult, ...], tuple[str, ...]]:
+    """Reads the runs that are given by name.
+
+    Args:
+      items: results, which are returned unchanged, and names as in `find_runs`.
+      results_dir: folder of all results.
+
+    Returns:
+      The runs in the order of `items`, and warnings.
+
+    Raises:
+      CnnbenchError: as `find_runs`.
+    """
+    names = [str(item) for item in items if not isinstance(item, RunResult)]
+    if not names:
+        return tuple(item for item in items if isinstance(item, RunResult)), ()
+    selection = find_runs(names, results_dir)
+    found = iter(selection.runs)
+    runs = (item if isinstance(item, RunResult) else next(found) for item in items)
+    return tuple(runs), selection.warnings
