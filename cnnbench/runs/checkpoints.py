@@ -1,7 +1,6 @@
 """Checkpoints of a run: `checkpoints/seed-N/epoch-M.safetensors`.
 
-The metadata of each hold the SHA-256 of the file and the order of the images in the
-next epoch.
+The metadata of each file contain its SHA-256 and the order of the images in the next epoch.
 """
 
 import re
@@ -35,8 +34,8 @@ class Checkpoints:
 
     Args:
       run: the folder.
-      num_images: training images of an epoch, whose order is a checkpoint's too.
-      keep: how many of each seed are kept.
+      num_images: training images per epoch; their order is part of a checkpoint.
+      keep: number of checkpoints to keep per seed.
     """
 
     run: RunFolder
@@ -44,10 +43,10 @@ class Checkpoints:
     keep: int = 1
 
     def save(self, seed: int, epoch: int, values: NamedArrays) -> None:
-        """Writes what training continues from after an epoch, and removes other checkpoints.
+        """Writes the training state after an epoch, and removes other checkpoints of the seed.
 
-        All but the newest `keep` of the seed are removed, and also later ones: they are of a
-        training that was begun again before them.
+        Only the newest `keep` are kept. Checkpoints of later epochs are removed as well: they are
+        left over from a training that was restarted from an earlier epoch.
 
         Raises:
           StoreError: the disk refuses.
@@ -57,7 +56,7 @@ class Checkpoints:
         self._remove_others(seed, kept)
 
     def epochs(self, seed: int) -> list[int]:
-        """Epochs of a seed after which there is a checkpoint, in order.
+        """Lists the epochs of a seed that have a checkpoint, in order.
 
         Raises:
           StoreError: the folder cannot be read.
@@ -65,16 +64,16 @@ class Checkpoints:
         folder = self._folder(seed)
         with disk(folder, "read"):
             names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-        # Orbax's were folders, each with a JSON file beside it.
+        # Orbax wrote folders, each with a JSON file next to it.
         found = (re.fullmatch(r"epoch-(\d{1,9})\.(?:safetensors|json)", name) for name in names)
         return sorted({int(match[1]) for match in found if match})
 
     def load(self, seed: int, epoch: int) -> "dict[str, NDArray[Any]]":
-        """What was saved, verified.
+        """Loads and verifies a checkpoint.
 
         Raises:
           OrbaxCheckpointError: an earlier version of cnnbench wrote it.
-          StoreError: it cannot be read or is damaged, or the images would come in another order.
+          StoreError: it cannot be read or is damaged, or the order of the images would differ.
         """
         path = self.run.path / _name(seed, epoch)
         if path.with_suffix(".json").exists() and not path.exists():
@@ -90,7 +89,7 @@ class Checkpoints:
         return values
 
     def keep_last(self, seeds: Sequence[int]) -> None:
-        """Removes all but the newest of each seed, which a finished run is extended from.
+        """Removes all but the newest checkpoint of each seed, from which a run can be extended.
 
         Raises:
           StoreError: the folder cannot be read.
@@ -99,8 +98,8 @@ class Checkpoints:
             self._remove_others(seed, self.epochs(seed)[-1:])
 
     def clear(self) -> None:
-        """Removes all of them, where nothing can be trained from them any more."""
-        # A file that cannot be removed is in nobody's way.
+        """Removes all checkpoints, once no training can continue from them."""
+        # A file that cannot be removed does no harm.
         shutil.rmtree(self.run.path / FOLDER, ignore_errors=True)
 
     def _remove_others(self, seed: int, kept: Sequence[int]) -> None:
@@ -116,7 +115,7 @@ class Checkpoints:
         return (self.run.path / _name(seed, 0)).parent
 
     def _order(self, seed: int, epoch: int) -> str:
-        """Which order of the images comes next, and how it is drawn."""
+        """A checksum of the order of the images, and the generator that draws it."""
         crc = zlib.crc32(epoch_order(seed, epoch, self.num_images).astype("<i4").tobytes())
         return f"PCG64 [{seed}, {epoch}] crc32 {crc:08x}"
 

@@ -1,9 +1,8 @@
-"""The JSON form of results: `encode_*` writes it, `decode_*` reads it strictly.
+"""Results as JSON: `encode_*` writes it, `decode_*` parses it strictly.
 
-A decoder refuses, with file, line and field, whatever the encoder cannot have
-written. JSON has no number for NaN and infinity, and a loss can be either:
-they are the strings `"NaN"`, `"Infinity"` and `"-Infinity"` where a number
-stands.
+A decoder rejects, with file, line and field, anything that the encoder cannot have written. JSON
+has no NaN and no infinity, but a loss can be either: they are written as the strings `"NaN"`,
+`"Infinity"` and `"-Infinity"`.
 """
 
 import dataclasses
@@ -27,30 +26,30 @@ _DAMAGED = "restore the file from a copy, or remove the run's folder"
 
 
 def encode_record(record: RunRecord) -> bytes:
-    """The content of `run.json`."""
+    """Encodes a run record as `run.json`."""
     return encode_document(_plain_fields(record))
 
 
 def decode_record(content: bytes, path: str) -> RunRecord:
-    """The run record in the content of the `run.json` at `path`.
+    """Decodes the content of the `run.json` at `path`.
 
     Raises:
       StoreError: `encode_record` of this version cannot have written it.
     """
     record: RunRecord = _decode_document(RunRecord, content, path)
     if record.task not in {"classify", "reconstruct"}:
-        message = f"{reprlib.repr(record.task)} is no task"
+        message = f"{reprlib.repr(record.task)} is not classify or reconstruct"
         raise _refusal(Location(path), "task", message, _DAMAGED)
     return record
 
 
 def encode_summary(summary: Summary) -> bytes:
-    """The content of `summary.json`."""
+    """Encodes a summary as `summary.json`."""
     return encode_document(_plain_fields(summary))
 
 
 def decode_summary(content: bytes, path: str) -> Summary:
-    """The summary in the content of the `summary.json` at `path`.
+    """Decodes the content of the `summary.json` at `path`.
 
     Raises:
       StoreError: `encode_summary` of this version cannot have written it.
@@ -61,12 +60,14 @@ def decode_summary(content: bytes, path: str) -> Summary:
         for name in (*validated, "test"):
             if set(getattr(seed, name)) != set(summary.metrics):
                 where = f"seeds.{number}.{name}"
-                raise _refusal(Location(path), where, "has not the run's metrics", _DAMAGED)
+                raise _refusal(
+                    Location(path), where, "metrics differ from those of the run", _DAMAGED
+                )
     return summary
 
 
 def encode_epoch(epoch: EpochRecord) -> bytes:
-    r"""One line of `epochs.jsonl`.
+    r"""Encodes an epoch record as a line of `epochs.jsonl`.
 
     >>> encode_epoch(EpochRecord(0, 1, float("nan"), 0.5, {"accuracy": 0.75}, 2, 1, 25))[:60]
     b'{"seed": 0, "epoch": 1, "train_loss": "NaN", "validation_los'
@@ -81,7 +82,7 @@ def encode_epoch(epoch: EpochRecord) -> bytes:
 
 
 def decode_epoch(line: bytes, location: Location) -> EpochRecord:
-    """The epoch record in one line of the `epochs.jsonl` at `location`.
+    """Decodes a line of the `epochs.jsonl` at `location`.
 
     Raises:
       StoreError: `encode_epoch` of this version cannot have written it.
@@ -106,13 +107,13 @@ def decode_epoch(line: bytes, location: Location) -> EpochRecord:
 
 
 def encode_document(fields: Mapping[str, object]) -> bytes:
-    """A JSON file of results: `fields`, which may hold results, behind the format's version."""
+    """Encodes a JSON file: the format version, then `fields`, which may contain results."""
     plain = {name: _plain(value) for name, value in fields.items()}
     return _text({"format_version": FORMAT_VERSION} | plain, indent=2)
 
 
 class _MismatchError(Exception):
-    """A value is not what its field holds; becomes a StoreError where the file is known."""
+    """A value does not fit its field; converted to a StoreError once the file is known."""
 
     def __init__(self, where: str, message: str) -> None:
         super().__init__(message)
@@ -130,7 +131,7 @@ def _refusal(location: Location, where: str, message: str, remedy: str) -> Store
 
 def _text(fields: dict[str, object], indent: int | None) -> bytes:
     text = json.dumps(fields, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
-    # A command line may hold bytes that are no text (lone surrogates in Python);
+    # A command line may contain bytes that are not text (lone surrogates in Python);
     # the replacement \udcXX is their escape in JSON too, so they survive.
     return text.encode("utf-8", "backslashreplace")
 
@@ -140,13 +141,13 @@ def _plain_fields(value: Any) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
-    """`value` in the types that JSON has."""
+    """Converts a value to JSON types."""
     match value:
         case float() if not math.isfinite(value):
             return _NON_FINITE[str(value)]
         case datetime():
             if value.utcoffset() is None:
-                raise ValueError(f"a time in a file needs a time zone: {value}")
+                raise ValueError(f"time without a time zone: {value}")
             return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         case Mapping():
             return {key: _plain(entry) for key, entry in value.items()}
@@ -181,7 +182,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
-        _mismatch("", f"field {next(n for n in names if names.count(n) > 1)!r} stands twice")
+        _mismatch("", f"duplicate field {next(n for n in names if names.count(n) > 1)!r}")
     return fields
 
 
@@ -202,11 +203,11 @@ def _decode_document(kind: Any, content: bytes, path: str) -> Any:
 
 def _check_version(version: object, location: Location) -> None:
     if type(version) is int and 1 <= version <= FORMAT_VERSION:
-        return  # what version 1 lacks has a default
+        return  # fields that version 1 lacks have defaults
     if type(version) is int and version > FORMAT_VERSION:
-        message = f"version {version} is newer than this cnnbench reads ({FORMAT_VERSION})"
+        message = f"version {version} is newer than this cnnbench supports ({FORMAT_VERSION})"
         raise _refusal(location, "format_version", message, "install a newer cnnbench")
-    message = f"{reprlib.repr(version)} is no version of this format"
+    message = f"{reprlib.repr(version)} is not a format version"
     raise _refusal(location, "format_version", message, _DAMAGED)
 
 
@@ -216,7 +217,7 @@ def _field_types(kind: type) -> Mapping[str, Any]:
 
 
 def _decode(kind: Any, value: object, where: str) -> Any:
-    """`value`, as parsed from JSON, as a `kind`: one of the types that results are made of."""
+    """Converts parsed JSON to a `kind`, which is one of the types of results."""
     arguments = typing.get_args(kind)
     match typing.get_origin(kind) or kind:
         case types.UnionType:  # X | None
@@ -253,7 +254,7 @@ def _decode_scalar(kind: Any, value: object, where: str) -> Any:
         if value not in list(kind):
             _mismatch(where, f"{reprlib.repr(value)} is not {or_list(kind)}")
         return kind(value)
-    names = {int: "a whole number", str: "a text", bool: "true or false"}
+    names = {int: "a whole number", str: "a string", bool: "true or false"}
     return _expect(kind, value, names[kind], where)
 
 
@@ -264,13 +265,13 @@ def _decode_float(value: object, where: str) -> float:
         return float(value)
     found: float = _expect(float, value, "a number", where)
     if not math.isfinite(found):  # such as 1e999
-        _mismatch(where, "too large a number")
+        _mismatch(where, "the number is too large")
     return found
 
 
 def _decode_time(value: object, where: str) -> datetime:
     try:
-        time = datetime.fromisoformat(_expect(str, value, "a text", where))
+        time = datetime.fromisoformat(_expect(str, value, "a string", where))
     except ValueError:
         _mismatch(where, f"{reprlib.repr(value)} is not an ISO 8601 time")
     if time.utcoffset() != timedelta(0):
@@ -279,7 +280,7 @@ def _decode_time(value: object, where: str) -> datetime:
 
 
 def _expect(kind: type, value: object, name: str, where: str) -> Any:
-    # Not isinstance: True is an int in Python, and not in JSON.
+    # Not isinstance: True is an int in Python, but not in JSON.
     if type(value) is not kind:
         _mismatch(where, f"{reprlib.repr(value)} is not {name}")
     return value

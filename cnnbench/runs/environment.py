@@ -1,4 +1,4 @@
-"""The environment of a run: versions, machine, devices, settings and the state of the code."""
+"""The environment of a run: versions, hardware, devices, settings and git state."""
 
 import platform
 import subprocess
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def environment(devices: "Sequence[jax.Device]", command: Sequence[str]) -> Environment:
-    """The environment of a run, without a host name.
+    """Collects the environment of a run, without a host name.
 
     Args:
-      devices: where it may train.
+      devices: the devices to train on.
       command: the command line, word by word.
     """
     device = devices[0]

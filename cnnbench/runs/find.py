@@ -1,4 +1,4 @@
-"""Past runs: every run there is, the newest of each experiment, those a user names."""
+"""Run selection: all runs, the newest of each experiment, or those that a user names."""
 
 import re
 from collections import Counter
@@ -30,13 +30,13 @@ from cnnbench.system import commands
 
 _RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 
-_PASSED_OVER = "passed over"
-SKEW = timedelta(minutes=1)  # between the clocks of machines that share a folder
+_SKIPPED = "skipped"
+SKEW = timedelta(minutes=1)  # tolerated between clocks of machines that share a folder
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Runs in the order of their start, and what could not be read, a sentence each."""
+    """Runs in the order of their start, and warnings about unreadable ones, a sentence each."""
 
     entries: tuple[RunEntry, ...]
     warnings: tuple[str, ...]
@@ -47,8 +47,8 @@ class Selection:
     """Runs to compare.
 
     Args:
-      runs: in the order in which they were asked for.
-      warnings: what is odd about them or was passed over, a sentence each.
+      runs: the runs, in the order in which they were requested.
+      warnings: notes on the runs and on skipped ones, a sentence each.
       paths: the folder of each run.
     """
 
@@ -58,7 +58,7 @@ class Selection:
 
 
 def list_runs(results_dir: Path) -> Listing:
-    """All runs of all experiments, oldest first.
+    """Lists all runs of all experiments, oldest first.
 
     Raises:
       StoreError: the folder of results or of an experiment cannot be read.
@@ -67,7 +67,7 @@ def list_runs(results_dir: Path) -> Listing:
 
 
 def run_folders(results_dir: Path) -> list[Path]:
-    """The folders of all runs of all experiments.
+    """Lists the folders of all runs of all experiments.
 
     Raises:
       StoreError: the folder of results or of an experiment cannot be read.
@@ -76,10 +76,10 @@ def run_folders(results_dir: Path) -> list[Path]:
 
 
 def newest_finished(results_dir: Path) -> Selection:
-    """The newest finished run of each experiment; experiments without one are left out.
+    """Selects the newest finished run of each experiment that has one.
 
-    The experiment whose first finished run is the oldest comes first: what came later is judged
-    beside it, also when it is trained anew.
+    The experiment whose first finished run is the oldest comes first, so it remains the baseline
+    when it is trained again.
 
     Raises:
       StoreError: a folder or the epochs of a chosen run cannot be read.
@@ -93,20 +93,20 @@ def newest_finished(results_dir: Path) -> Selection:
 def newest_group(
     results_dir: Path, baseline: str | None = None, command: str = "compare"
 ) -> Selection:
-    """The newest runs of experiments that can be compared: one of each experiment.
+    """Selects the newest comparable runs: one of each experiment.
 
-    Finished runs that can be compared are a group. It is the group with the newest run among those
-    of several experiments, or among those with the baseline; a casual run alone is no group as
-    long as there is another.
+    Finished runs that can be compared form a group. Of the groups that contain the baseline, or
+    else of all, those with several experiments take precedence; the one with the newest run is
+    selected.
 
     Args:
       results_dir: folder of all results.
       baseline: an experiment's name or title, a run's id or its beginning, or a tag.
-      command: the one that shows all groups, for the warning on what was left out.
+      command: the command that shows all groups, for the warning about the others.
 
     Returns:
-      The runs, that of the experiment which ran first before the others; what was left out is
-      told among the warnings.
+      The runs, in the order of the first runs of their experiments. The warnings name the
+      experiments that were left out.
 
     Raises:
       StoreError: a folder or the epochs of a chosen run cannot be read.
@@ -126,8 +126,8 @@ def newest_group(
     names = [runs.entries[0].record.name for runs in finished]
     if left := [name for name in names if name not in shown]:
         everything = commands.cnnbench(command, "--all", *commands.in_results(results_dir))
-        apart = f"left out, not comparable with {enumeration(shown)}: {enumeration(left)}"
-        warnings.append(f"{apart}; see all with: {everything}")
+        apart = f"skipped, not comparable with {enumeration(shown)}: {enumeration(left)}"
+        warnings.append(f"{apart}; show all with: {everything}")
     return _select((own[-1].path for own in taken), warnings)
 
 
@@ -135,14 +135,14 @@ _Group = list[tuple[Listing, list[RunEntry]]]
 
 
 def _shown_group(finished: Sequence[Listing], baseline: str | None) -> _Group:
-    """The newest group that holds the baseline, or else that of several experiments.
+    """Chooses the group that `newest_group` shows.
 
     Args:
       finished: the runs of each experiment that has finished ones.
-      baseline: the name of one.
+      baseline: name of the baseline.
 
     Returns:
-      For each experiment of the group all its runs, and those in the group, oldest first.
+      For each experiment of the group: all its runs, and those in the group, oldest first.
     """
     groups: dict[object, _Group] = {}
     for runs in finished:
@@ -160,7 +160,7 @@ def _shown_group(finished: Sequence[Listing], baseline: str | None) -> _Group:
 
 
 def _narrowed(runs: Listing, own: list[RunEntry], baseline: str) -> tuple[Listing, list[RunEntry]]:
-    """An experiment's runs that the baseline names; all of them where it names none."""
+    """The runs of an experiment that the baseline names, or all of them if it names none."""
     called = [entry for entry in own if _is_called(entry, baseline)]
     if not called or len(called) == len(own):
         return runs, own
@@ -176,14 +176,13 @@ def _is_called(entry: RunEntry, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """Runs that an argument may stand for.
+    """The runs that an argument may refer to.
 
     Args:
-      argument: as it was written.
-      runs: all of them, unfinished ones too; a single one that need not be readable yet for a
-        folder or a RUN-ID.
-      path: of the only run that is meant; None for a name or a tag.
-      folder: the place of the runs, for messages.
+      argument: the argument as written.
+      runs: candidates for a name or a tag, including unfinished ones; empty if `path` is known.
+      path: folder of the run, if the argument is a folder or a run ID; it may be unreadable.
+      folder: location of the runs, for messages.
     """
 
     argument: str
@@ -193,20 +192,20 @@ class _Named:
 
 
 def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
-    """The runs that a command line names, in its order.
+    """Finds the runs that are named on a command line, in its order.
 
     Args:
-      arguments: for each run its folder, its RUN-ID or the beginning of it, or a name: of an
-        experiment or its folder, of a tag, or both as `NAME@TAG`. A name stands for the newest
-        finished run with the settings of the other runs asked for, or for the newest finished
-        run where none has them; named twice, for the newest two, the older one first.
+      arguments: for each run its folder, its run ID or the beginning of it, or a name: of an
+        experiment or its folder, of a tag, or both as `NAME@TAG`. A name refers to the newest
+        finished run with the same settings as the other runs, or to the newest finished run if
+        there is none; given twice, to the newest two, the older one first.
       results_dir: folder of all results.
 
     Returns:
-      The runs; newer ones that a name passed over are told among the warnings, with the reason.
+      The runs; the warnings name newer runs that were skipped, with the reason.
 
     Raises:
-      UsageError: an argument names nothing, or several runs.
+      UsageError: an argument matches no run, or several.
       IncomparableError: an experiment has no finished run.
       StoreError: a run cannot be read.
     """
@@ -215,21 +214,24 @@ def find_runs(arguments: Sequence[str], results_dir: Path) -> Selection:
     entries = [_entries(one) for one in named]
     taken = _choose(entries, list(counts.values()))
     own = {one.argument: list(runs) for one, runs in zip(named, taken, strict=True)}
-    told = [line for one, runs in zip(named, taken, strict=True) for line in _skipped(one, runs)]
+    notes = [line for one, runs in zip(named, taken, strict=True) for line in _skipped(one, runs)]
     warnings = [w for one in named for w in one.runs.warnings]
     paths = [
         own[argument].pop(0).path if len(own[argument]) > 1 else own[argument][0].path
         for argument in arguments
     ]
-    return _select(paths, [*warnings, *told])
+    return _select(paths, [*warnings, *notes])
 
 
 def find_run(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder of a run that a command line names, as `find_runs`, and warnings.
+    """Finds the folder of one run, as `find_runs` does.
 
     Args:
-      argument: what was written.
+      argument: the argument as written.
       results_dir: folder of all results.
+
+    Returns:
+      The folder, and warnings.
     """
     named = _named(argument, results_dir)
     if named.path is not None:
@@ -239,14 +241,17 @@ def find_run(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def find_unfinished(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder of a run that a command line names to resume, and warnings.
+    """Finds the folder of a run to resume.
 
     Args:
-      argument: as in `find_runs`; a name stands for its newest run that has not finished.
+      argument: as in `find_runs`; a name refers to its newest run that has not finished.
       results_dir: folder of all results.
 
+    Returns:
+      The folder, and warnings.
+
     Raises:
-      UsageError: it names nothing, several runs, or an experiment whose runs have all finished.
+      UsageError: it matches no run, several, or an experiment whose runs are all finished.
       StoreError: a folder cannot be read.
     """
     named = _named(argument, results_dir)
@@ -260,14 +265,17 @@ def find_unfinished(argument: str, results_dir: Path) -> tuple[Path, tuple[str, 
 
 
 def find_newest(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]]:
-    """The folder of a run that a command line names to train further, and warnings.
+    """Finds the folder of a run to extend.
 
     Args:
-      argument: as in `find_runs`; a name stands for its newest run, finished or not.
+      argument: as in `find_runs`; a name refers to its newest run, finished or not.
       results_dir: folder of all results.
 
+    Returns:
+      The folder, and warnings.
+
     Raises:
-      UsageError: it names nothing, or several runs.
+      UsageError: it matches no run, or several.
       IncomparableError: none of its runs can be read.
       StoreError: a folder cannot be read.
     """
@@ -279,10 +287,10 @@ def find_newest(argument: str, results_dir: Path) -> tuple[Path, tuple[str, ...]
 
 
 def _named(argument: str, results_dir: Path) -> _Named:
-    """Runs that an argument may stand for.
+    """Looks up the runs that an argument may refer to.
 
     Raises:
-      UsageError: nothing, or the beginning of several RUN-IDs.
+      UsageError: there are none, or it is the beginning of several run IDs.
       StoreError: a folder cannot be read.
     """
     candidates = [Path(argument), results_dir / argument] if argument.strip() else []
@@ -300,11 +308,11 @@ def _named(argument: str, results_dir: Path) -> _Named:
 
 
 def _entries(named: _Named) -> tuple[RunEntry, ...]:
-    """The runs that an argument may stand for, oldest first.
+    """The finished runs that an argument may refer to, oldest first.
 
     Raises:
-      IncomparableError: none has finished.
-      StoreError: the run that it stands for cannot be read.
+      IncomparableError: there are none.
+      StoreError: the run cannot be read.
     """
     if named.path is not None:
         return (read_run_entry(named.path),)
@@ -318,10 +326,10 @@ def _entries(named: _Named) -> tuple[RunEntry, ...]:
 
 
 def _tagged(argument: str, name: str, tag: str, results_dir: Path) -> _Named:
-    """The runs with a tag, of one experiment.
+    """Looks up the runs of one experiment with a tag.
 
     Raises:
-      UsageError: there are none, or they are of several experiments.
+      UsageError: there are none, or several experiments have them.
     """
     runs = list_runs(results_dir)
     entries = [entry for entry in runs.entries if name in {"", entry.record.name}]
@@ -333,7 +341,7 @@ def _tagged(argument: str, name: str, tag: str, results_dir: Path) -> _Named:
             return _Named(argument, Listing(tuple(found), runs.warnings), folder=of)
         case []:
             raise UsageError(_no_tag(name, tag, entries))
-    message = f"command line: the tag '{tag}' is on runs of {enumeration(names)}"
+    message = f"command line: runs of {enumeration(names)} have the tag '{tag}'"
     raise UsageError(f"{message}; write {_tag_names((each, tag) for each in names)}.")
 
 
@@ -343,17 +351,17 @@ def _no_tag(name: str, tag: str, entries: Sequence[RunEntry]) -> str:
     message = f"command line: no run{of} has the tag '{tag}'{did_you_mean(tag, known)}"
     if not known:
         give = commands.cnnbench("run", "--resume", "RUN", "--tag", tag)
-        return f"{message}; give it to one with: {give}"
+        return f"{message}; add it with: {give}"
     return f"{message}; write {_tag_names((name, each) for each in known)}."
 
 
 def _tag_names(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names with tags as a shell takes them."""
+    """NAME@TAG for each pair, quoted for a shell."""
     return or_list(commands.command_line([f"{name}@{tag}"]) for name, tag in pairs)
 
 
 def _by_id(argument: str, results_dir: Path) -> _Named:
-    """The run whose RUN-ID begins so, or else the runs with that tag."""
+    """Looks up the run whose ID starts with the argument, or else the runs with that tag."""
     experiments = _folders(results_dir)
     runs = [path for folder in experiments for path in _run_folders(folder)]
     matches = [path for path in runs if path.name.startswith(argument)] if argument.strip() else []
@@ -368,21 +376,21 @@ def _by_id(argument: str, results_dir: Path) -> _Named:
             ids += sorted({tag for entry in entries for tag in entry.record.tags})
             raise UsageError(_unknown(argument, results_dir, [f.name for f in experiments], ids))
     newest = max(path.name for path in matches)
-    begun = f"command line: {argument!r} begins {len(matches)} run ids"
-    raise UsageError(f"{begun}; write more of one, such as {newest}")
+    begun = f"command line: {argument!r} matches {len(matches)} run IDs"
+    raise UsageError(f"{begun}; write more characters, as in {newest}")
 
 
 def _choose(
     groups: Sequence[Sequence[RunEntry]], counts: Sequence[int]
 ) -> list[tuple[RunEntry, ...]]:
-    """The newest runs of each group that have the same settings in all groups.
+    """Chooses the newest runs of each group that have the same settings in all groups.
 
-    The settings are the whole recipe if possible, or else the images, epochs, batch size and
-    seeds, or else what a comparison needs. Where no settings are common, the newest are taken.
+    The settings are all of `train` if possible, or else the images, epochs, batch size and seeds,
+    or else those that a comparison needs. If no settings are common, the newest runs are chosen.
 
     Args:
-      groups: of runs, oldest first, at least one in each.
-      counts: how many runs are wanted of each; there may be fewer.
+      groups: groups of runs, oldest first, at least one in each.
+      counts: number of runs to choose from each; fewer if there are fewer.
     """
     wanted = [min(count, len(group)) for group, count in zip(groups, counts, strict=True)]
     newest = [tuple(group[-count:]) for group, count in zip(groups, wanted, strict=True)]
@@ -398,7 +406,7 @@ def _choose(
             for found in parts[0]
             if all(len(p.get(found, ())) >= n for p, n in zip(parts, wanted, strict=True))
         ]
-        if common:  # the one whose runs were complete last
+        if common:  # the settings that all groups had most recently
             best = max(common, key=lambda k: min(_start(part[k][-1]) for part in parts))
             return [tuple(p[best][-n:]) for p, n in zip(parts, wanted, strict=True)]
     return newest
@@ -414,7 +422,7 @@ def _by_key(
 
 
 def _once(key: Callable[[RunEntry], object]) -> Callable[[RunEntry], object]:
-    """Keeps what a function says of a run, which may have to read its files."""
+    """Caches a function of a run, since it may have to read files."""
     known: dict[Path, object] = {}
 
     def cached(entry: RunEntry) -> object:
@@ -426,7 +434,7 @@ def _once(key: Callable[[RunEntry], object]) -> Callable[[RunEntry], object]:
 
 
 def comparable_key(record: RunRecord) -> object:
-    """Identity of what must be equal for runs to be compared."""
+    """Everything that must be equal for runs to be comparable."""
     data = record.dataset
     images = (data.name, data.digest, data.num_train, data.num_validation, data.num_test)
     steps = record.epochs * max(1, data.num_train // max(1, record.batch_size))
@@ -444,7 +452,7 @@ def _recipe_key(entry: RunEntry) -> object:
 
 
 def _recipe(entry: RunEntry) -> dict[str, str]:
-    """How a run was trained, by dotted names; empty where the file cannot be read."""
+    """The `train` section of a run by dotted names; empty if it cannot be read."""
     try:
         data = read_document(entry.path / RESOLVED_FILE).data
     except SpecError:
@@ -462,39 +470,39 @@ def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def _skipped(named: _Named, taken: Sequence[RunEntry]) -> Iterator[str]:
-    """A line on newer runs that a name does not stand for."""
+    """Yields a warning about newer runs that a name does not refer to."""
     own = taken[-1]
     newer = [entry for entry in named.runs.entries if _start(entry) > _start(own)]
     if not newer:
         return
-    told = [f"{entry.record.run_id} ({_reason(entry, own)})" for entry in newer[:-4:-1]]
-    told += [f"{len(newer) - 3} more"] * (len(newer) > 3)
-    yield f"{named.argument}: using {own.record.run_id}; skipped newer {enumeration(told)}"
+    names = [f"{entry.record.run_id} ({_reason(entry, own)})" for entry in newer[:-4:-1]]
+    names += [f"{len(newer) - 3} more"] * (len(newer) > 3)
+    yield f"{named.argument}: using {own.record.run_id}; skipped newer {enumeration(names)}"
 
 
 def _reason(entry: RunEntry, taken: RunEntry) -> str:
-    """Why a newer run was passed over."""
+    """The reason why a newer run was skipped."""
     if entry.record.status is not Status.FINISHED:
         return entry.status
     found = list(_differences(entry.record, taken.record))
     if not found:
         one, two = _recipe(entry), _recipe(taken)
         found = [
-            f"{key} {one.get(key, 'left out')}, not {two.get(key, 'left out')}"
+            f"{key} {one.get(key, 'not set')}, not {two.get(key, 'not set')}"
             for key in dict.fromkeys((*one, *two))
             if one.get(key) != two.get(key)
         ]
-    return "; ".join(found[:3]) or "another recipe"
+    return "; ".join(found[:3]) or "different settings"
 
 
 def _differences(one: RunRecord, two: RunRecord) -> Iterator[str]:
-    """Differences between the settings of two runs."""
+    """Yields the differences between the settings of two runs."""
     if one.dataset.name != two.dataset.name:
         yield f"on {one.dataset.name}, not {two.dataset.name}"
     elif one.dataset.digest != two.dataset.digest:
         mine, other = one.dataset.num_train, two.dataset.num_train
         few = f"{mine:,} training images, not {other:,}"
-        yield few if mine != other else f"other images of {one.dataset.name}"
+        yield few if mine != other else f"different images of {one.dataset.name}"
     if one.epochs != two.epochs:
         yield f"{epochs_text(one.epochs)}, not {two.epochs}"
     if one.batch_size != two.batch_size:
@@ -502,31 +510,32 @@ def _differences(one: RunRecord, two: RunRecord) -> Iterator[str]:
     if one.seeds != two.seeds:
         counts = len(one.seeds), len(two.seeds)
         few = f"{counts[0]} seed{'s' * (counts[0] != 1)}, not {counts[1]}"
-        yield few if counts[0] != counts[1] else "other seeds"
+        yield few if counts[0] != counts[1] else "different seeds"
     if one.environment.device_kind != two.environment.device_kind:
         yield f"on {one.environment.device_kind}, not {two.environment.device_kind}"
 
 
 def _nothing_open(folder: str, runs: Listing) -> str:
-    passed_over = [warning for warning in runs.warnings if warning.startswith(_PASSED_OVER)]
-    if not passed_over:
-        further = "add --epochs N to train the newest one further"
+    skipped = [warning for warning in runs.warnings if warning.startswith(_SKIPPED)]
+    if not skipped:
+        further = "add --epochs N to extend the newest one"
         return f"--resume: all runs in {folder} are finished; name another, or {further}."
     others = f"all others in {folder} are finished" if runs.entries else "there are no others"
-    return f"--resume: {passed_over[-1].rstrip('.')}; {others}."
+    return f"--resume: {skipped[-1].rstrip('.')}; {others}."
 
 
 def _unknown(argument: str, results_dir: Path, names: list[str], others: list[str]) -> str:
-    """Where nothing is called so: names of experiments, and others that may be meant."""
+    """The message if nothing has that name, with similar names."""
     place = (
-        f"command line: {argument!r} is no run folder, run id, tag or experiment in {results_dir}"
+        f"command line: {argument!r} is not a run folder, run ID, tag or experiment in"
+        f" {results_dir}"
     )
     if not names:
         start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
-        return f"{place}, which holds no runs; start one with: {start}"
+        return f"{place}, which contains no runs; start one with: {start}"
     hint = did_you_mean(argument, [*names, *others])
     see = commands.cnnbench("list", *commands.in_results(results_dir))
-    return f"{place}{hint}; write {or_list(names)}, or see: {see}"
+    return f"{place}{hint}; write {or_list(names)}, or list all with: {see}"
 
 
 def _finished(runs: Listing) -> list[RunEntry]:
@@ -545,19 +554,19 @@ def _list_folders(folders: Iterable[Path]) -> Listing:
         try:
             entries.append(read_run_entry(folder))
         except StoreError as error:
-            warnings.append(f"{_PASSED_OVER}: {error}")
+            warnings.append(f"{_SKIPPED}: {error}")
     entries.sort(key=_start)
     return Listing(tuple(entries), (*filter(None, map(_from_future, entries[-1:])), *warnings))
 
 
 def _from_future(newest: RunEntry) -> str | None:
-    """A warning where the clock was set back since a run started: the order may be another."""
+    """A warning if a run starts in the future, which makes the order of runs unreliable."""
     started = newest.record.started_at
     if started <= datetime.now(UTC) + SKEW:
         return None
     return (
-        f"{newest.path} started at {started:%Y-%m-%d %H:%M} UTC, in the future by this machine's"
-        " clock, and counts as the newest; name runs by their RUN-IDs, or set the clock."
+        f"{newest.path} started at {started:%Y-%m-%d %H:%M} UTC, which is in the future by this"
+        " machine's clock, so it counts as the newest; select runs by run ID, or set the clock."
     )
 
 

@@ -1,8 +1,7 @@
 """Run folders: `RESULTS/NAME/RUN-ID/`, plain files that survive a crash.
 
-A file is written beside its place and moved there, so a reader sees the old
-content or the new one. `epochs.jsonl` only grows, a line at a time, each on
-the disk before the next epoch begins.
+Files are written under a temporary name and then moved, so a reader sees either the old content
+or the new one. `epochs.jsonl` is append-only: each line is on disk before the next epoch starts.
 """
 
 import contextlib
@@ -34,55 +33,55 @@ RESOLVED_FILE, WEIGHTS = "resolved.yaml", "weights"
 class RunFolder:
     """The folder of a run that is being written.
 
-    Every method raises StoreError when the disk refuses.
+    Every method raises StoreError if writing fails.
     """
 
     path: Path
 
     @property
     def run_id(self) -> str:
-        """Name of the run; sorts by its start."""
+        """The name of the run, which sorts by its start."""
         return self.path.name
 
     def write_spec(self, content: bytes) -> None:
-        """Keep the experiment file as it was given."""
+        """Writes the experiment file as it was given."""
         self.write("spec.yaml", content)
 
     def write_resolved(self, text: str) -> None:
-        """Keep the experiment as it was run, after `extends` and overrides."""
+        """Writes the experiment after `extends` and overrides."""
         self.write(RESOLVED_FILE, _bytes(text))
 
     def write_record(self, record: RunRecord) -> None:
-        """Write `run.json`, or replace it."""
+        """Writes `run.json`, or replaces it."""
         self.write(RECORD_FILE, codec.encode_record(record))
 
     def write_summary(self, summary: Summary) -> None:
-        """Write `summary.json`, or replace it."""
+        """Writes `summary.json`, or replaces it."""
         self.write(_SUMMARY, codec.encode_summary(summary))
 
     def write_tables(self, markdown: str, csv: str) -> None:
-        """Write `table.md` and `table.csv`, or replace them."""
+        """Writes `table.md` and `table.csv`, or replaces them."""
         for name, text in zip(TABLES, (markdown, csv), strict=True):
             self.write(name, _bytes(text))
 
     def write_weights(self, seed: int, weights: Weights) -> None:
-        """Keep what a seed has learnt."""
+        """Writes the trained weights of a seed."""
         self.write(_weights_file(seed), encode_weights(weights))
 
     def append_epoch(self, epoch: EpochRecord) -> None:
-        """Add a line to `epochs.jsonl`; it is on the disk when this returns."""
+        """Appends a line to `epochs.jsonl`; it is on disk when this returns."""
         path = self.path / _EPOCHS
         with disk(path, "write"):
             append_durable(path, codec.encode_epoch(epoch))
 
     def write_epochs(self, epochs: Sequence[EpochRecord]) -> None:
-        """Replace `epochs.jsonl`."""
+        """Replaces `epochs.jsonl`."""
         self.write(_EPOCHS, b"".join(map(codec.encode_epoch, epochs)))
 
     def set_summary_aside(self, epoch: int) -> None:
-        """Keep the summary of a run that is trained further as `summary-epoch-N.json`.
+        """Renames the summary of a run that is extended to `summary-epoch-N.json`.
 
-        Its tables, which say no more, are removed.
+        The tables, which contain nothing else, are removed.
         """
         kept = self.path / f"summary-epoch-{epoch}.json"
         with disk(kept, "write"):
@@ -92,14 +91,14 @@ class RunFolder:
                 move(self.path / _SUMMARY, kept)
 
     def write(self, name: str, *parts: bytes | memoryview) -> None:
-        """Write a file of the run whole or not at all."""
+        """Writes a file of the run atomically."""
         path = self.path / name
         with disk(path, "write"):
             self._make_folder(path.parent)
             write_atomic(path, *parts)
 
     def _make_folder(self, folder: Path) -> None:
-        # The run's own folder is not made anew.
+        # The run's own folder is not created again if it was removed.
         if folder != self.path and not folder.exists():
             self._make_folder(folder.parent)
             folder.mkdir()
@@ -108,7 +107,7 @@ class RunFolder:
 
 @dataclass(frozen=True, slots=True)
 class RunEntry:
-    """A run as a list shows it: everything but its epochs."""
+    """A run without its epochs, as lists show it."""
 
     path: Path
     record: RunRecord
@@ -116,26 +115,26 @@ class RunEntry:
 
     @property
     def status(self) -> str:
-        """How far it has come; ``killed`` where no process is left that could go on with it."""
+        """The status; ``killed`` if the process of a running run is gone."""
         if self.record.status is Status.RUNNING and not is_held(self.path):
             return "killed"
         return str(self.record.status)
 
 
 def create_run(results_dir: Path, name: str, now: datetime) -> RunFolder:
-    """Make a new, empty run folder that no other process has.
+    """Creates a new, empty run folder for this process alone.
 
     Args:
-      results_dir: folder of all results; made when missing.
-      name: name of the experiment, one folder name.
+      results_dir: folder of all results; created if missing.
+      name: name of the experiment, which becomes a folder name.
       now: start of the run, with its time zone.
 
     Raises:
-      StoreError: the disk refuses or `name` is no folder name.
+      StoreError: writing fails, or `name` is not a folder name.
     """
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise StoreError(
-            f"{results_dir}: {name!r} cannot be a folder's name; rename the experiment."
+            f"{results_dir}: {name!r} is not a valid folder name; rename the experiment."
         )
     parent = results_dir / name
     with disk(parent, "create"):
@@ -146,10 +145,10 @@ def create_run(results_dir: Path, name: str, now: datetime) -> RunFolder:
 
 
 def read_run_entry(path: Path) -> RunEntry:
-    """What a run folder says about its run, without the epochs.
+    """Reads a run folder without its epochs.
 
     Raises:
-      StoreError: a file cannot be read, or is not what this version writes.
+      StoreError: a file cannot be read, or this version cannot have written it.
     """
     record = codec.decode_record(_read(path / RECORD_FILE), str(path / RECORD_FILE))
     summary = path / _SUMMARY
@@ -159,11 +158,11 @@ def read_run_entry(path: Path) -> RunEntry:
 
 
 def read_run(path: Path) -> RunResult:
-    """Everything in a run folder.
+    """Reads a run folder.
 
     Raises:
-      StoreError: a file cannot be read, or is not what this version writes; a
-        torn last line of `epochs.jsonl` is a warning.
+      StoreError: a file cannot be read, or this version cannot have written it. An incomplete
+        last line of `epochs.jsonl` is only a warning.
     """
     entry = read_run_entry(path)
     epochs, warnings = read_epochs(path)
@@ -171,7 +170,7 @@ def read_run(path: Path) -> RunResult:
 
 
 def kept_seeds(path: Path) -> tuple[int, ...]:
-    """The seeds whose weights are in a run folder, in order; none in one of an older version.
+    """Lists the seeds whose weights are in a run folder, in order; none in older versions.
 
     Raises:
       StoreError: the folder cannot be read.
@@ -184,7 +183,7 @@ def kept_seeds(path: Path) -> tuple[int, ...]:
 
 
 def read_weights(path: Path, seed: int) -> "dict[str, NDArray[Any]]":
-    """What a seed of a run has learnt, by name.
+    """Reads the trained weights of a seed, by name.
 
     Raises:
       StoreError: the file cannot be read, or is damaged.
@@ -198,10 +197,13 @@ def _weights_file(seed: int) -> str:
 
 
 def read_epochs(folder: Path) -> tuple[tuple[EpochRecord, ...], tuple[str, ...]]:
-    """The epochs in a run folder, and what is odd about their file.
+    """Reads the epochs of a run folder.
+
+    Returns:
+      The epochs, and warnings about their file.
 
     Raises:
-      StoreError: it cannot be read, or a line is not what this version writes.
+      StoreError: it cannot be read, or this version cannot have written a line.
     """
     path = folder / _EPOCHS
     *lines, torn = (_read_if_there(path) or b"").split(b"\n")
@@ -209,16 +211,16 @@ def read_epochs(folder: Path) -> tuple[tuple[EpochRecord, ...], tuple[str, ...]]
     for number, line in enumerate(lines, start=1):
         epoch = codec.decode_epoch(line, Location(str(path), number))
         if epochs.setdefault((epoch.seed, epoch.epoch), epoch) is not epoch:
-            twice = f"seed {epoch.seed}, epoch {epoch.epoch} stands twice"
-            raise StoreError(f"{path}:{number}: {twice}; remove one of the two lines.")
+            twice = f"duplicate line of seed {epoch.seed}, epoch {epoch.epoch}"
+            raise StoreError(f"{path}:{number}: {twice}; remove one of the two.")
     if not torn:
         return tuple(epochs.values()), ()
-    cut = f"{path}:{len(lines) + 1}: the last line is cut off and was ignored"
-    return tuple(epochs.values()), (f"{cut}; the run was stopped, or is writing it now.",)
+    cut = f"{path}:{len(lines) + 1}: ignored the last line, which is incomplete"
+    return tuple(epochs.values()), (f"{cut}; the run was killed, or is writing it now.",)
 
 
 def _bytes(text: str) -> bytes:
-    # A title may hold characters that UTF-8 cannot; they must not cost a run its tables.
+    # A title may contain characters that UTF-8 cannot encode; a run must not fail for that.
     return text.encode(errors="backslashreplace")
 
 
@@ -245,18 +247,18 @@ _REMEDIES = {
     errno.ENOSPC: "free some disk space",
     errno.EDQUOT: "free some disk space",
     errno.EROFS: "choose another folder with --results-dir",
-    errno.EACCES: "give yourself access, or choose another folder with --results-dir",
-    errno.ENAMETOOLONG: "write a shorter name",
-    errno.ENOENT: "put the run's folder back, or remove what is left of it",
+    errno.EACCES: "change its permissions, or choose another folder with --results-dir",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "restore the run folder, or remove the rest of it",
 }
 
 
 @contextlib.contextmanager
 def disk(path: Path, action: str) -> Iterator[None]:
-    """Say which file the operating system refused, and what to do about it.
+    """Converts an OSError of the body to an error that names the file and a remedy.
 
     Raises:
-      StoreError: instead of an OSError in the body.
+      StoreError: instead of the OSError.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""A seed's epochs to its summary."""
+"""Summary of a seed from its epochs."""
 
 import dataclasses
 import math
@@ -15,14 +15,14 @@ def summarize_seed(
     compile_s: float,
     code_accuracy: float | None = None,
 ) -> SeedSummary:
-    """The summary of one seed.
+    """Summarizes one seed.
 
     Args:
-      epochs: the records of that seed, at least one, in the order of the epochs.
-      metrics: every metric and which of its values are better.
+      epochs: at least one record of the seed, in the order of the epochs.
+      metrics: every metric with its direction of improvement.
       test: value of each metric on the test images.
-      compile_s: seconds of compilation this seed caused.
-      code_accuracy: what a linear classifier reads off the code; None where there is none.
+      compile_s: seconds of compilation for this seed.
+      code_accuracy: test accuracy of a linear classifier on the code; None without a code.
 
     >>> epoch = EpochRecord(0, 1, 0.9, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
     >>> later = EpochRecord(0, 2, 0.7, 0.6, {"accuracy": 0.9}, 2.0, 1.0, 25.0)
@@ -47,11 +47,14 @@ def summarize_seed(
 
 
 def with_missing(epochs: Iterable[EpochRecord], last: int) -> dict[tuple[int, int], EpochRecord]:
-    """The records of a run by seed and epoch; NaN for those that a diverged seed never reached.
+    """Indexes the epochs of a run, and fills those after a seed diverged with NaN.
 
     Args:
-      epochs: of all seeds, those of each in their order.
+      epochs: records of all seeds, in order within each seed.
       last: number of the last epoch.
+
+    Returns:
+      The records by seed and epoch.
 
     >>> lost = EpochRecord(7, 1, math.inf, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
     >>> with_missing([lost], 2)[7, 2].metrics
@@ -75,26 +78,26 @@ def with_missing(epochs: Iterable[EpochRecord], last: int) -> dict[tuple[int, in
 
 
 def lost_seeds(epochs: Iterable[EpochRecord], summary: Summary | None = None) -> list[int]:
-    """Seeds of a run that diverged.
+    """Lists the seeds of a run that diverged.
 
     Args:
-      epochs: of all seeds.
-      summary: of the run, where it has one: without validation images only the test of a
-        seed shows what its last step did.
+      epochs: records of all seeds.
+      summary: summary of a finished run; without validation images, only the test loss shows that
+        the last step diverged.
     """
     ended = [s.seed for s in summary.seeds if s.diverged is not None] if summary else []
     return list(dict.fromkeys([*(e.seed for e in epochs if not e.finite), *ended]))
 
 
 def _lost_at_end(last: EpochRecord, test: Mapping[str, float]) -> int | None:
-    """The last epoch, where nothing but the test shows that it diverged."""
+    """The last epoch if only the test loss shows that the seed diverged."""
     return None if last.validated or math.isfinite(test.get("loss", 0.0)) else last.epoch
 
 
 def _best(epochs: tuple[EpochRecord, ...], metric: str, direction: Direction) -> BestValue:
     def badness(epoch: EpochRecord) -> tuple[bool, float]:
         value = epoch.validation(metric)
-        # NaN compares with nothing, so it is worse than anything by decree.
+        # Comparisons with NaN are always false, so NaN is explicitly the worst.
         return math.isnan(value), -value if direction is Direction.HIGHER else value
 
     best = min(epochs, key=badness)

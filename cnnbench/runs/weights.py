@@ -1,4 +1,4 @@
-"""The file of what a seed has learnt: safetensors, arrays by names such as `conv1.kernel`."""
+"""Trained weights as safetensors files: arrays by name, such as `conv1.kernel`."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ Weights = Mapping[str, "NDArray[Any]"]
 
 
 def encode_weights(weights: Weights) -> bytes:
-    """The content of a file; equal weights, equal bytes.
+    """Encodes weights; equal weights give equal bytes.
 
-    NumPy's own types stay as they are. Others, such as bfloat16, become float32, which
-    holds each of their values.
+    Types of NumPy are kept. Others, such as bfloat16, are converted to float32, which represents
+    their values exactly.
     """
     from safetensors.numpy import save
 
@@ -24,7 +24,7 @@ def encode_weights(weights: Weights) -> bytes:
 
 
 def digest(weights: Weights) -> str:
-    """SHA-256 of the file's content.
+    """Computes the SHA-256 of the encoded weights.
 
     >>> import numpy as np
     >>> digest({"a": np.zeros(2)}) == digest({"a": np.zeros(2)}) != digest({"a": np.ones(2)})
@@ -38,14 +38,14 @@ def _plain(value: "NDArray[Any]") -> "NDArray[Any]":
 
 
 def decode_weights(content: bytes, where: str) -> "dict[str, NDArray[Any]]":
-    """The weights in a file.
+    """Decodes the weights of a file.
 
     Args:
-      content: of the file.
-      where: its name, for messages.
+      content: content of the file.
+      where: name of the file, for messages.
 
     Raises:
-      StoreError: it is no safetensors file, or damaged.
+      StoreError: it is not a safetensors file, or it is damaged.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
@@ -53,5 +53,5 @@ def decode_weights(content: bytes, where: str) -> "dict[str, NDArray[Any]]":
     try:
         return dict(load(content))
     except SafetensorError as error:
-        message = f"{where}: is no whole safetensors file ({error})"
+        message = f"{where}: not a valid safetensors file ({error})"
         raise StoreError(f"{message}; run the experiment again.") from None

@@ -305,7 +305,7 @@ def test_a_damaged_file_is_refused_by_its_name(
     path = copy_of(modified[0], tmp_path)
     file = path / "weights" / "seed-1.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    start = re.escape(f"{file}: is no whole safetensors file (")
+    start = re.escape(f"{file}: not a valid safetensors file (")
     with pytest.raises(StoreError, match=rf"^{start}.*\); run the experiment again\.$"):
         load_trained(path, 1)
 

@@ -43,7 +43,7 @@ def test_without_a_run_what_cannot_be_read_is_named(tmp_path: Path, words: list[
     path.write_text("{")
     done = compare(tmp_path, *words)
     told, message = done.stderr.splitlines()
-    assert (done.exit_code, told.startswith(f"warning: passed over: {path}:")) == (4, True)
+    assert (done.exit_code, told.startswith(f"warning: skipped: {path}:")) == (4, True)
     assert message == (
         "no finished run to compare; start one with: cnnbench run standard --results-dir"
         f" {tmp_path}"
@@ -217,8 +217,8 @@ def test_without_names_one_table_is_printed_and_the_rest_is_told(results: Path) 
     runs = ["20251123T063012Z-a1b2", "b", "c"]
     assert [row["run_id"] for row in comparison["costs"]] == runs
     assert " ".join(done.stderr.split()) == (
-        "warning: left out, not comparable with standard, modified and single: autoencoder;"
-        f" see all with: cnnbench compare --all --results-dir {results}"
+        "warning: skipped, not comparable with standard, modified and single: autoencoder;"
+        f" show all with: cnnbench compare --all --results-dir {results}"
     )
     both = json.loads(compare(results, "--all", "--format", "json").stdout)["comparisons"]
     assert len(both) == 2

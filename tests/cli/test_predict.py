@@ -196,8 +196,9 @@ def test_ink_on_paper_is_said_to_be_inverted(tmp_path: Path) -> None:
         (
             ("tin", "00.png"),
             2,
-            "command line: 'tin' is no run folder, run id, tag or experiment in ."
-            " (did you mean 'tiny'?); write copy or tiny, or see: cnnbench list --results-dir .",
+            "command line: 'tin' is not a run folder, run ID, tag or experiment in ."
+            " (did you mean 'tiny'?); write copy or tiny, or list all with: cnnbench list"
+            " --results-dir .",
         ),
         (("tiny", "00.png", "--seed", "1"), 2, "{run}: no weights of seed 1; write 5 or 6."),
         (

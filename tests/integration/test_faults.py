@@ -240,12 +240,12 @@ def stopped(server, reference, tmp_path):
 def test_a_torn_last_line_is_told_and_cut(server, stopped, reference, tmp_path):
     (warning,) = read_run(stopped).warnings
     assert warning.endswith(
-        "the last line is cut off and was ignored; the run was stopped, or is writing it now."
+        "ignored the last line, which is incomplete; the run was killed, or is writing it now."
     )
     done = server(tmp_path, "run", "--resume", str(stopped), "--quiet")
     assert done["code"] == 0
     assert [line.split(": ", 1)[1] for line in done["stderr"].splitlines()] == [
-        "the last line is cut off and was ignored; the run was stopped, or is writing it now."
+        "ignored the last line, which is incomplete; the run was killed, or is writing it now."
     ]
     assert numbers(stopped) == reference.numbers
 

@@ -130,7 +130,7 @@ def test_half_a_summary_is_refused() -> None:
     assert run.summary is not None
     (seed,) = run.summary.seeds
     half = dataclasses.replace(run.summary, seeds=(dataclasses.replace(seed, best={}),))
-    with pytest.raises(StoreError, match=r"seeds\.0\.best: has not the run's metrics"):
+    with pytest.raises(StoreError, match=r"seeds\.0\.best: metrics differ from those of the run"):
         codec.decode_summary(codec.encode_summary(half), "summary.json")
 
 

@@ -48,7 +48,7 @@ from tests.support.samples import ENVIRONMENT, MNIST, STAND_IN, make_run, save, 
 
 NOW = datetime(2025, 11, 23, 6, 30, 12, tzinfo=UTC)
 DAMAGED = "; restore the file from a copy, or remove the run's folder."
-GONE = "; put the run's folder back, or remove what is left of it."
+GONE = "; restore the run folder, or remove the rest of it."
 
 
 def names_in(folder: Path) -> list[str]:
@@ -91,7 +91,7 @@ class TestCreate:
     def test_a_name_cannot_leave_the_results(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(StoreError) as caught:
             create_run(tmp_path, name, NOW)
-        message = f"{tmp_path}: {name!r} cannot be a folder's name; rename the experiment."
+        message = f"{tmp_path}: {name!r} is not a valid folder name; rename the experiment."
         assert str(caught.value) == message
         assert names_in(tmp_path) == []
 
@@ -103,7 +103,7 @@ class TestCreate:
     def test_a_run_that_is_gone_is_not_made_anew(self, tmp_path: Path) -> None:
         folder = create_run(tmp_path, "standard", NOW)
         folder.path.rmdir()
-        with pytest.raises(StoreError, match="put the run's folder back"):
+        with pytest.raises(StoreError, match="restore the run folder"):
             folder.write("checkpoints/seed-0/epoch-1.safetensors", b"1")
         assert not folder.path.exists()
 
@@ -154,7 +154,7 @@ class TestWrite:
             (errno.EDQUOT, "disk quota exceeded; free some disk space."),
             (
                 errno.EACCES,
-                "permission denied; give yourself access, or choose another folder with "
+                "permission denied; change its permissions, or choose another folder with "
                 "--results-dir.",
             ),
             (errno.EROFS, "read-only file system; choose another folder with --results-dir."),
@@ -265,7 +265,7 @@ class TestWeights:
         path.write_bytes(b"seed")
         with pytest.raises(StoreError) as caught:
             read_weights(tmp_path, 3)
-        assert str(caught.value).startswith(f"{path}: is no whole safetensors file (")
+        assert str(caught.value).startswith(f"{path}: not a valid safetensors file (")
 
     def test_a_folder_that_cannot_be_read_is_one_clear_line(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -278,7 +278,7 @@ class TestWeights:
         with pytest.raises(StoreError) as caught:
             kept_seeds(tmp_path)
         assert str(caught.value) == (
-            f"{tmp_path / 'weights'}: cannot read: permission denied; give yourself access, or "
+            f"{tmp_path / 'weights'}: cannot read: permission denied; change its permissions, or "
             "choose another folder with --results-dir."
         )
 
@@ -338,8 +338,8 @@ class TestRead:
         run = read_run(path.parent)
         assert run.epochs == make_run().epochs[:2]
         assert run.warnings == (
-            f"{path}:3: the last line is cut off and was ignored; "
-            "the run was stopped, or is writing it now.",
+            f"{path}:3: ignored the last line, which is incomplete; "
+            "the run was killed, or is writing it now.",
         )
 
     def test_a_torn_line_before_others_is_refused(self, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ class TestRead:
         path.write_bytes(path.read_bytes() + path.read_bytes())
         with pytest.raises(StoreError) as caught:
             read_run(path.parent)
-        message = f"{path}:4: seed 0, epoch 1 stands twice; remove one of the two lines."
+        message = f"{path}:4: duplicate line of seed 0, epoch 1; remove one of the two."
         assert str(caught.value) == message
 
     def test_a_missing_record_is_one_clear_line(self, tmp_path: Path) -> None:
@@ -436,8 +436,8 @@ class TestHistory:
             with_record(make_run(run_id="29990102T030400Z-0000"), started_at=future), results
         )
         told = (
-            f"{path} started at 2999-01-02 03:04 UTC, in the future by this machine's clock, and"
-            " counts as the newest; name runs by their RUN-IDs, or set the clock."
+            f"{path} started at 2999-01-02 03:04 UTC, which is in the future by this machine's"
+            " clock, so it counts as the newest; select runs by run ID, or set the clock."
         )
         assert list_runs(results).warnings[0] == told
         assert find_run("standard", results) == (path, (told,))
@@ -450,9 +450,9 @@ class TestHistory:
         assert hours(found) == [("modified", 6), ("standard", 7)]
         unwritten = results / "standard" / "20251123T100000Z-0000" / "run.json"
         warnings = (
-            f"passed over: {path}:1:2: not JSON: Expecting property name enclosed in double "
+            f"skipped: {path}:1:2: not JSON: Expecting property name enclosed in double "
             f"quotes{DAMAGED}",
-            f"passed over: {unwritten}: cannot read: no such file or directory{GONE}",
+            f"skipped: {unwritten}: cannot read: no such file or directory{GONE}",
         )
         assert found.warnings == warnings
         assert list_runs(results).warnings == warnings
@@ -527,8 +527,8 @@ class TestFind:
         with pytest.raises(UsageError) as caught:
             find_runs([argument], results)
         assert str(caught.value) == (
-            f"command line: {argument!r} is no run folder, run id, tag or experiment in"
-            f" {results}{hint}; write broken, modified or standard, or see: "
+            f"command line: {argument!r} is not a run folder, run ID, tag or experiment in"
+            f" {results}{hint}; write broken, modified or standard, or list all with: "
             + commands.cnnbench("list", "--results-dir", results)
         )
 
@@ -536,16 +536,17 @@ class TestFind:
         with pytest.raises(UsageError) as caught:
             find_runs(["standard"], tmp_path)
         assert str(caught.value) == (
-            f"command line: 'standard' is no run folder, run id, tag or experiment in {tmp_path}, "
-            f"which holds no runs; start one with: cnnbench run standard --results-dir {tmp_path}"
+            "command line: 'standard' is not a run folder, run ID, tag or experiment in"
+            f" {tmp_path}, which contains no runs; start one with: cnnbench run standard"
+            f" --results-dir {tmp_path}"
         )
 
     def test_the_beginning_of_several_ids_is_refused(self, results: Path) -> None:
         with pytest.raises(UsageError) as caught:
             find_runs(["20251123T0"], results)
         assert str(caught.value) == (
-            "command line: '20251123T0' begins 4 run ids; "
-            "write more of one, such as 20251123T090000Z-0000"
+            "command line: '20251123T0' matches 4 run IDs; "
+            "write more characters, as in 20251123T090000Z-0000"
         )
 
     def test_an_experiment_without_a_finished_run_is_refused(self, results: Path) -> None:
@@ -560,7 +561,7 @@ class TestFind:
         with pytest.raises(StoreError) as caught:
             find_runs(["a" * 300], results)
         assert str(caught.value) == (
-            f"{'a' * 300}: cannot read: file name too long; write a shorter name."
+            f"{'a' * 300}: cannot read: file name too long; choose a shorter name."
         )
 
 
@@ -662,13 +663,13 @@ class TestChoose:
         ("changes", "reason"),
         [
             ({"dataset": STAND_IN}, "on mnist_5k, not mnist"),
-            ({"dataset": replace(MNIST, digest="sha256:0")}, "other images of mnist"),
+            ({"dataset": replace(MNIST, digest="sha256:0")}, "different images of mnist"),
             (
                 {"dataset": replace(MNIST, digest="sha256:0", num_train=500)},
                 "500 training images, not 50,000",
             ),
             ({"batch_size": 100, "epochs": 9}, "9 epochs, not 3; batches of 100, not 500"),
-            ({"seeds": (7,)}, "other seeds"),
+            ({"seeds": (7,)}, "different seeds"),
             ({"environment": replace(ENVIRONMENT, device_kind="gpu")}, "on gpu, not cpu"),
         ],
     )
@@ -691,7 +692,7 @@ class TestNewestGroup:
         assert found.warnings == (
             "standard: using 20251123T070000Z-0000; skipped newer 20251123T090000Z-0000 (1 epoch,"
             " not 3)",
-            "left out, not comparable with modified and standard: mlp; see all with: "
+            "skipped, not comparable with modified and standard: mlp; show all with: "
             + commands.cnnbench("compare", "--all", "--results-dir", tmp_path),
         )
         assert hours(newest_group(tmp_path, "mlp")) == [("mlp", 8)]
@@ -749,14 +750,14 @@ class TestTags:
             ),
             (
                 "other@x",
-                "command line: no run of 'other' has the tag 'x'; give it to one with: cnnbench"
+                "command line: no run of 'other' has the tag 'x'; add it with: cnnbench"
                 " run --resume RUN --tag x",
             ),
             (
                 "bose",
-                "command line: 'bose' is no run folder, run id, tag or experiment in RESULTS"
-                " (did you mean 'base'?); write standard or wide, or see: cnnbench list"
-                " --results-dir RESULTS",
+                "command line: 'bose' is not a run folder, run ID, tag or experiment in RESULTS"
+                " (did you mean 'base'?); write standard or wide, or list all with: cnnbench"
+                " list --results-dir RESULTS",
             ),
             (
                 "@v",
@@ -774,7 +775,7 @@ class TestTags:
         with pytest.raises(UsageError) as caught:
             find_run("base", tagged)
         assert str(caught.value) == (
-            "command line: the tag 'base' is on runs of standard and wide; write standard@base or"
+            "command line: runs of standard and wide have the tag 'base'; write standard@base or"
             " wide@base."
         )
         assert find_run("wide@base", tagged)[0].name == ids(5)[0]
@@ -788,7 +789,7 @@ class TestFindUnfinished:
         (self.stopped(results, run_id) / "run.json").write_text("{")
         path = results / "standard" / run_id / "run.json"
         return (
-            f"passed over: {path}:1:2: not JSON: Expecting property name enclosed in double "
+            f"skipped: {path}:1:2: not JSON: Expecting property name enclosed in double "
             "quotes; restore the file from a copy, or remove the run's folder"
         )
 
@@ -816,16 +817,16 @@ class TestFindUnfinished:
         if finished:
             save(make_run(), tmp_path)
         found = (
-            f"--resume: all runs in {folder} are finished; name another, or add --epochs N to train"
-            " the newest one further."
+            f"--resume: all runs in {folder} are finished; name another, or add --epochs N to"
+            " extend the newest one."
         )
         if damaged:
             others = f"all others in {folder} are finished" if finished else "there are no others"
             found = f"--resume: {self.damaged(tmp_path, '20251123T063014Z-a1b2')}; {others}."
         if not (finished or damaged):
             found = (
-                f"command line: 'standard' is no run folder, run id, tag or experiment in"
-                f" {tmp_path}, which holds no runs; start one with: "
+                f"command line: 'standard' is not a run folder, run ID, tag or experiment in"
+                f" {tmp_path}, which contains no runs; start one with: "
                 + commands.cnnbench("run", "standard", "--results-dir", tmp_path)
             )
         with pytest.raises(UsageError) as caught:

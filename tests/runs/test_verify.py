@@ -91,7 +91,7 @@ def swap_weights(run: Path) -> None:
     other.write_bytes(content)
 
 
-SUMS = "summary.json: seed 1 is not what its epochs add up to"
+SUMS = "summary.json: the values of seed 1 differ from its epochs"
 
 
 @pytest.mark.parametrize(
@@ -103,15 +103,15 @@ SUMS = "summary.json: seed 1 is not what its epochs add up to"
         ),
         (
             in_epochs(lambda lines: lines.append(lines[3] | {"epoch": 3})),
-            ["epochs.jsonl: seed 1 has 3 epochs of 2", SUMS],
+            ["epochs.jsonl: seed 1 has 3 epochs instead of 2", SUMS],
         ),
         (
             in_epochs(lambda lines: lines.append(lines[3] | {"seed": 7})),
-            ["epochs.jsonl: seed 7 is none of the run's"],
+            ["epochs.jsonl: seed 7 is not a seed of the run"],
         ),
         (
             in_epochs(lambda lines: lines[2].update(epoch=3)),
-            ["epochs.jsonl: the epochs of seed 1 do not count up from 1", SUMS],
+            ["epochs.jsonl: the epochs of seed 1 are not consecutive from 1", SUMS],
         ),
         (
             in_epochs(lambda lines: lines[3].update(validation_accuracy=1.0)),
@@ -120,7 +120,7 @@ SUMS = "summary.json: seed 1 is not what its epochs add up to"
         (
             in_epochs(lambda lines: lines[0].update(train_s=-1.0)),
             [
-                "epochs.jsonl: a time is negative or no number",
+                "epochs.jsonl: a time is negative or NaN",
                 SUMS.replace("seed 1", "seed 0"),
             ],
         ),
@@ -134,8 +134,8 @@ SUMS = "summary.json: seed 1 is not what its epochs add up to"
                 lambda document: document["environment"]["settings"].update(jax_enable_x64="true"),
             ),
             [
-                f"run.json: jax_enable_x64 is true, and cnnbench {__version__} trains with false"
-                " only"
+                f"run.json: jax_enable_x64 is true, but cnnbench {__version__} always trains with"
+                " false"
             ],
         ),
         (
@@ -144,34 +144,34 @@ SUMS = "summary.json: seed 1 is not what its epochs add up to"
         ),
         (
             in_json("run.json", lambda document: document["engine"].update(num_devices=99)),
-            ["run.json: 99 devices shared a batch, of 2"],
+            ["run.json: 99 devices shared a batch, but only 2 exist"],
         ),
         (
             in_json("run.json", lambda document: document.update(seeds=[0, 0, 1])),
             [
-                "run.json: seed 0 stands twice",
-                "resolved.yaml: has other seeds than run.json",
-                "summary.json: has other seeds than run.json",
+                "run.json: duplicate seed 0",
+                "resolved.yaml: the seeds differ from those in run.json",
+                "summary.json: the seeds differ from those in run.json",
             ],
         ),
         (
             in_text("resolved.yaml", "activation: linear", "activation: tanh"),
-            ["resolved.yaml: is not the experiment that was trained (another digest)"],
+            ["resolved.yaml: not the experiment that was trained (the digests differ)"],
         ),
-        (lambda run: (run / "summary.json").unlink(), ["summary.json: is missing"]),
+        (lambda run: (run / "summary.json").unlink(), ["summary.json: the file is missing"]),
         (
             lambda run: (run / "weights" / "seed-1.safetensors").unlink(),
-            ["weights: there are none of seed 1"],
+            ["weights: the file of seed 1 is missing"],
         ),
         (
             lambda run: (run / "weights" / "seed-0.safetensors").write_bytes(b"x"),
-            ["{run}/weights/seed-0.safetensors: is no whole safetensors file"],
+            ["{run}/weights/seed-0.safetensors: not a valid safetensors file"],
         ),
         (
             swap_weights,
             [
-                "weights: those of seed 0 are not what it learnt (another SHA-256)",
-                "weights: those of seed 1 are not what it learnt (another SHA-256)",
+                "weights: the file of seed 0 has changed (the SHA-256 differs)",
+                "weights: the file of seed 1 has changed (the SHA-256 differs)",
             ],
         ),
         (
@@ -180,11 +180,11 @@ SUMS = "summary.json: seed 1 is not what its epochs add up to"
         ),
         (
             in_json("summary.json", lambda document: document["seeds"][1]["best"].pop("loss")),
-            ["{run}/summary.json: seeds.1.best: has not the run's metrics"],
+            ["{run}/summary.json: seeds.1.best: metrics differ from those of the run"],
         ),
         (
             in_json("run.json", lambda document: document.update(task="classiFy")),
-            ["{run}/run.json: task: 'classiFy' is no task"],
+            ["{run}/run.json: task: 'classiFy' is not classify or reconstruct"],
         ),
         (lambda run: (run / "resolved.yaml").unlink(), ["{run}/resolved.yaml"]),
         (lambda run: (run / "run.json").write_text("{"), ["{run}/run.json:1:2: not JSON"]),
@@ -247,7 +247,7 @@ def test_the_command_tells_of_every_run(run: Path, finished: Path) -> None:
     (run / "summary.json").unlink()
     done = CliRunner().invoke(app, ["check", run.name, "--results-dir", folder])
     assert done.exit_code == 1
-    assert done.output == f"{run}: damaged\n  summary.json: is missing\n"
+    assert done.output == f"{run}: damaged\n  summary.json: the file is missing\n"
 
 
 def test_an_autoencoder_with_a_code_is_sound(tmp_path: Path) -> None:
