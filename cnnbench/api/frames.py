@@ -96,16 +96,20 @@ def _records(run: RunResult) -> Iterator[FrameRow]:
     for seed in record.seeds:
         epochs = [epoch for epoch in run.epochs if epoch.seed == seed]
         for epoch in epochs:
-            own = dict(zip(_RUN, first, strict=True)) | _measured(epoch)
+            own = {**dict(zip(_RUN, first, strict=True)), **_measured(epoch)}
             yield {**own, **(_tested(ends.get(seed)) if epoch is epochs[-1] else {})}
 
 
-def _measured(epoch: EpochRecord) -> dict[str, object]:
+def _measured(epoch: EpochRecord) -> FrameRow:
     loss = math.nan if epoch.validation_loss is None else epoch.validation_loss
-    values = (epoch.seed, epoch.epoch, epoch.train_loss, loss)
-    metrics = {f"validation_{name}": value for name, value in epoch.metrics.items()}
-    speed = (epoch.train_s, epoch.eval_s, epoch.samples_per_s)
-    return dict(zip(_EPOCH, values, strict=True)) | metrics | dict(zip(_SPEED, speed, strict=True))
+    return {
+        "seed": epoch.seed,
+        "epoch": epoch.epoch,
+        "train_loss": epoch.train_loss,
+        "validation_loss": loss,
+        **{f"validation_{name}": value for name, value in epoch.metrics.items()},
+        **{name: getattr(epoch, name) for name in _SPEED},
+    }
 
 
 def _tested(seed: SeedSummary | None) -> FrameRow:
