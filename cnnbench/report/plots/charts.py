@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
 from typing import Any, NamedTuple, assert_never
 
 from cnnbench.comparisons.comparison import Comparison, Row
@@ -23,6 +22,7 @@ from cnnbench.comparisons.verdict import Finding, Verdict
 from cnnbench.comparisons.verdict_text import verdict_lines
 from cnnbench.formatting import clean, enumeration
 from cnnbench.report.plots import rendered
+from cnnbench.report.plots.spread import spread
 from cnnbench.runs.records import Direction, RunResult
 from cnnbench.spec.metrics import is_fraction, words
 
@@ -323,7 +323,7 @@ def _label(
     bottom, top = axes.get_ylim()
     width, height = axes.get_position().size * axes.figure.get_size_inches()
     wanted = [(v - bottom) / (top - bottom) if math.isfinite(v) else 0.5 for v in values]
-    places = spread_labels(wanted, [LABEL_LINE * len(lines) / height for lines in texts])
+    places = spread(wanted, [LABEL_LINE * len(lines) / height for lines in texts])
     for number, lines, place in zip(numbers, texts, places, strict=True):
         color, mark, _ = _look(number)
         at = {"transform": axes.transAxes, "clip_on": False}
@@ -340,34 +340,6 @@ def label_lines(label: str, lost: str) -> list[str]:
     """
     lines = textwrap.wrap(label, _LABEL_CHARACTERS, max_lines=2, placeholder=" ...") or [""]
     return [*lines, lost] if lost else lines
-
-
-def spread_labels(wanted: Sequence[float], sizes: Sequence[float]) -> list[float]:
-    """Centres of labels in a column from 0 to 1, near where they are wanted, none over another.
-
-    Args:
-      wanted: where each would stand best.
-      sizes: their heights; where they are more than 1 together, the column goes on below 0.
-
-    >>> [round(place, 2) for place in spread_labels([0.5, 0.52, 0.98], [0.1, 0.1, 0.1])]
-    [0.46, 0.56, 0.95]
-    """
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    places = list(wanted)
-    for _ in range(50):  # neighbours push each other apart, half of the way each
-        for one, other in pairwise(order):
-            overlap = (sizes[one] + sizes[other]) / 2 - (places[other] - places[one])
-            if overlap > 0:
-                places[one] -= overlap / 2
-                places[other] += overlap / 2
-    below, above = 0.0, 1.0
-    for i in order:
-        places[i] = max(places[i], below + sizes[i] / 2)
-        below = places[i] + sizes[i] / 2
-    for i in reversed(order):
-        places[i] = min(places[i], above - sizes[i] / 2)
-        above = places[i] - sizes[i] / 2
-    return places
 
 
 def _finite(value: float) -> float:

@@ -35,8 +35,8 @@ from cnnbench.report.plots.charts import (
     comparison_picture,
     draw_chart,
     picture,
-    spread_labels,
 )
+from cnnbench.report.plots.spread import spread
 from cnnbench.report.plots.svg import COLORS, inline_svg
 from cnnbench.runs.records import RunResult
 from tests.support.paths import ROOT
@@ -266,7 +266,7 @@ def test_twelve_runs_are_told_apart_and_their_names_do_not_touch() -> None:
 )
 def test_labels_do_not_overlap_and_stay_inside(labels: Sequence[tuple[float, float]]) -> None:
     wanted, sizes = [place for place, _ in labels], [size for _, size in labels]
-    found = spread_labels(wanted, sizes)
+    found = spread(wanted, sizes)
     order = sorted(range(len(found)), key=found.__getitem__)
     for one, other in itertools.pairwise(order):
         assert found[other] - found[one] >= (sizes[one] + sizes[other]) / 2 - 1e-9
