@@ -1,4 +1,4 @@
-"""What a trained network does with test images: its layers in numbers, its units by example."""
+"""Activations of a trained network on test images: layer statistics, and top images per unit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from cnnbench.layers.activation import softmax
 from cnnbench.spec.experiment import Task
 from cnnbench.system.arrays import Array
 
-EXAMPLES = 9  # images kept for a unit
+EXAMPLES = 9  # images kept per unit
 
 
 @dataclass(frozen=True, slots=True)
 class LayerStatistics:
-    """The values of a layer over images.
+    """Statistics of a layer's activations over images.
 
     Args:
       name: the layer.
-      shape: of its result for one image.
-      mean: of all values.
-      std: their standard deviation.
-      zeros: share of values that are zero.
+      shape: of its output for one image.
+      mean: mean of all values.
+      std: standard deviation of all values.
+      zeros: fraction of values that are zero.
       least: the smallest value.
       most: the largest value.
     """
@@ -41,14 +41,15 @@ class LayerStatistics:
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Responses:
-    """What excites each unit of a layer most, the strongest first, one value an image.
+    """The images with the largest activations of each unit, in descending order.
 
-    A unit of a layer of images is a channel; its value is the largest of the channel.
+    In a layer whose output is an image, a unit is a channel, and its activation is the maximum
+    over all positions.
 
     Args:
-      values: (examples, units).
-      images: numbers of the test images, likewise.
-      places: row and column of the value, (examples, units, 2); (examples, units, 0) for vectors,
+      values: activations, (examples, units).
+      images: indices of the test images, (examples, units).
+      places: row and column of the maximum, (examples, units, 2); (examples, units, 0) for vectors,
         (examples, units, 1) for sequences in a Python model.
     """
 
@@ -58,19 +59,19 @@ class Responses:
 
     @property
     def strongest(self) -> Array:
-        """Units by their largest value, the strongest first."""
+        """Units sorted by their largest activation, in descending order."""
         return np.argsort(-self.values[0], kind="stable")
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the network makes of an image.
+    """The prediction for a test image.
 
     Args:
-      image: number of the test image.
-      label: its class.
-      predicted: the class that the network prefers; None unless it classifies.
-      value: that class's probability, or the mean squared error of a reconstruction.
+      image: index of the test image.
+      label: its true class.
+      predicted: the most probable class; None for reconstruction tasks.
+      value: the probability of that class, or the mean squared error of a reconstruction.
     """
 
     image: int
@@ -80,10 +81,14 @@ class Prediction:
 
 
 def choose(test: Split, numbers: Sequence[int]) -> Split:
-    """The test images of these numbers; all of them for none.
+    """Selects test images by index; all images for an empty list.
+
+    Args:
+      test: the test images.
+      numbers: indices of the images.
 
     Raises:
-      UsageError: there is no such image.
+      UsageError: an index is out of range.
     """
     for number in numbers:
         if not 0 <= number < len(test):
@@ -95,9 +100,9 @@ def choose(test: Split, numbers: Sequence[int]) -> Split:
 
 @dataclass(slots=True)
 class _Sums:
-    """Sums of a layer over chunks of images.
+    """Running sums of a layer's activations over chunks of images.
 
-    Squares are those of differences from the mean so far (Chan, Golub & LeVeque 1983).
+    Squared deviations are from the running mean (Chan, Golub & LeVeque 1983).
     """
 
     shape: tuple[int, ...]
@@ -116,7 +121,7 @@ class _Sums:
         self.squares += float(np.square(np.subtract(values, mean, dtype=np.float64)).sum())
         self.squares += apart**2 * before * values.size / self.count
         self.zeros += int((values == 0).sum())
-        # NumPy's, which let no NaN pass unseen.
+        # NumPy's minimum and maximum propagate NaN; Python's do not.
         self.least = float(np.minimum(self.least, values.min()))
         self.most = float(np.maximum(self.most, values.max()))
 
@@ -130,12 +135,12 @@ class _Sums:
 def examine(
     network: TrainedNetwork, images: NDArray[np.uint8], layer: str | None = None
 ) -> tuple[tuple[LayerStatistics, ...], Responses | None]:
-    """Every layer in numbers, and what excites the units of one, in one pass over the images.
+    """Statistics of all layers, and top images per unit of one layer, in a single pass.
 
     Args:
       network: the trained network.
       images: (n, h, w, c), pixels from 0 to 255.
-      layer: the one whose units are asked about; None for none.
+      layer: the layer whose units are examined; None for statistics only.
 
     Raises:
       UsageError: there is no such layer.
@@ -155,7 +160,7 @@ def examine(
 
 
 def _responses(values: Array, start: int) -> Responses:
-    """Every image's largest value of each unit, and where it is."""
+    """The maximum of each unit in each image, and its position."""
     count, units = len(values), values.shape[-1]
     numbers = np.broadcast_to(np.arange(start, start + count)[:, None], (count, units))
     if values.ndim == 2:
@@ -168,7 +173,7 @@ def _responses(values: Array, start: int) -> Responses:
 
 
 def _merged(one: Responses | None, other: Responses) -> Responses:
-    """The strongest examples of both; of equal values the first image's."""
+    """The largest activations of both; for equal values, the image that comes first."""
     parts = [other] if one is None else [one, other]
     values = np.concatenate([part.values for part in parts])
     order = np.argsort(-values, axis=0, kind="stable")[:EXAMPLES]
@@ -184,12 +189,12 @@ def _merged(one: Responses | None, other: Responses) -> Responses:
 def predictions(
     network: TrainedNetwork, chosen: Split, numbers: Sequence[int]
 ) -> Iterator[Prediction]:
-    """What the network makes of test images.
+    """Yields the prediction for each image.
 
     Args:
       network: the trained network.
-      chosen: the images, with their labels.
-      numbers: their numbers.
+      chosen: the images with their labels.
+      numbers: their indices in the test split.
     """
     outputs = network.outputs(chosen.images).astype(np.float64)
     scale = network.experiment.dataset.pixel_scale
@@ -198,7 +203,7 @@ def predictions(
     ):
         if network.experiment.task is Task.CLASSIFY:
             best = int(output.argmax())
-            with np.errstate(invalid="ignore"):  # a diverged network's outputs
+            with np.errstate(invalid="ignore"):  # outputs of a diverged network
                 probability = float(softmax(output)[best])
             yield Prediction(number, int(label), best, probability)
         else:
@@ -209,7 +214,14 @@ def predictions(
 def saved(
     network: TrainedNetwork, chosen: Split, numbers: Sequence[int], layer: str | None
 ) -> Mapping[str, Array]:
-    """Arrays for a notebook: activations by layer, and the images that caused them."""
+    """Activations by layer, with the input images, for a NumPy archive.
+
+    Args:
+      network: the trained network.
+      chosen: the images with their labels.
+      numbers: their indices in the test split.
+      layer: the layer to save; all layers if None.
+    """
     activations = network.activations(chosen.images, None if layer is None else [layer])
     return {
         "input": chosen.images,

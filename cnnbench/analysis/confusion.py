@@ -1,4 +1,4 @@
-"""What a trained classifier gets wrong, and what its first kernels look like."""
+"""Confusion matrix, misclassified images and first-layer kernels of trained classifiers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,16 +13,16 @@ from cnnbench.layers.base import INPUT
 
 
 class Mistake(NamedTuple):
-    """An image that a classifier finds hard, over its seeds.
+    """A test image that at least one seed misclassifies.
 
     Args:
       image: (h, w, c), pixels from 0 to 255.
-      number: its place among the images, from 0.
-      label: its class.
-      answer: the class that most of the wrong seeds predict.
-      wrong: seeds that predict another class than its own.
-      seeds: how many there are.
-      probability: of `answer`, mean over seeds.
+      number: its index in the test split.
+      label: its true class.
+      answer: the most frequent wrong prediction.
+      wrong: number of seeds that misclassify it.
+      seeds: number of seeds.
+      probability: predicted probability of `answer`, mean over seeds.
       loss: cross-entropy of the image, mean over seeds.
     """
 
@@ -37,12 +37,12 @@ class Mistake(NamedTuple):
 
 
 class Kernels(NamedTuple):
-    """The kernels of a layer that reads the image.
+    """Kernels of a layer that reads the input image.
 
     Args:
-      layer: its name.
-      images: (n, h, w, c), one for each kernel.
-      total: how many there are; `images` may be only the first.
+      layer: name of the layer.
+      images: (n, h, w, c), one per kernel.
+      total: number of kernels in the layer; `images` may hold only the first.
     """
 
     layer: str
@@ -51,12 +51,14 @@ class Kernels(NamedTuple):
 
 
 def confusion(labels: NDArray[np.int32], logits: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    """How often images of a class (row) were predicted as which (column), (classes, classes).
+    """Confusion matrix: counts by true class (row) and predicted class (column).
 
     Args:
       labels: (n,).
-      logits: (n, classes), or (seeds, n, classes) to add up the seeds; the first of equal ones
-        counts.
+      logits: (n, classes), or (seeds, n, classes) to sum over seeds; ties go to the first class.
+
+    Returns:
+      Counts, (classes, classes).
     """
     classes = logits.shape[-1]
     pairs = labels.astype(np.int64) * classes + logits.argmax(axis=-1)
@@ -69,13 +71,13 @@ def hardest(
     logits: NDArray[np.floating[Any]],
     most: int,
 ) -> tuple[Mistake, ...]:
-    """The images with the largest mean loss among those that some seed predicts wrongly.
+    """The images with the largest mean loss among those that at least one seed misclassifies.
 
     Args:
       images: (n, h, w, c).
       labels: (n,).
       logits: (seeds, n, classes).
-      most: at most so many are returned.
+      most: maximum number of images.
     """
     logs = log_softmax(logits.astype(np.float64))
     losses = -logs[:, np.arange(len(labels)), labels].mean(axis=0)
@@ -101,15 +103,15 @@ def hardest(
 def first_kernels(
     plan: Plan, parameters: Mapping[str, Mapping[str, NDArray[Any]]], most: int
 ) -> Iterator[Kernels]:
-    """The kernels of every layer that reads the image, as images.
+    """Yields the kernels of each layer that reads the input image, as images.
 
-    A dense layer's kernel is one weight for each pixel. Noise and flattening do not
-    change what is read.
+    A kernel of a dense layer has one weight per pixel. Layers after noise or flattening still
+    read the image.
 
     Args:
       plan: the network.
       parameters: by layer and name.
-      most: at most so many kernels of a layer are returned.
+      most: maximum number of kernels per layer.
     """
     reads_image = {INPUT}
     for node in plan.nodes:

@@ -1,4 +1,4 @@
-"""What an autoencoder's code can do: walks, samples from the prior, a plane; and denoising."""
+"""Latent space of autoencoders: interpolation, samples from the prior, 2-D grid; and denoising."""
 
 from typing import Any, NamedTuple
 
@@ -11,24 +11,25 @@ from cnnbench.layers import GaussianNoise
 from cnnbench.layers.noise import unit_divergence
 from cnnbench.training.losses import BRIGHTEST, psnr
 
-STEPS, SIDE, SAMPLES = 10, 15, 50  # of a walk, along each side of the plane, of the prior
+# Images of an interpolation, along each side of the grid, and drawn from the prior.
+STEPS, SIDE, SAMPLES = 10, 15, 50
 
 FloatArray = NDArray[np.floating[Any]]
 
 
 class Denoised(NamedTuple):
-    """Disturbed images and what is made of them, pixels from 0 to 255."""
+    """Corrupted images and their reconstructions, pixels from 0 to 255."""
 
     noisy: FloatArray
     outputs: FloatArray
 
 
 def decibels(images: Images, found: FloatArray) -> float:
-    """Peak signal-to-noise ratio, mean over images; values that no pixel can have are clipped.
+    """Peak signal-to-noise ratio in dB, mean over images; values outside 0 to 255 are clipped.
 
     Args:
       images: (n, h, w, c), pixels from 0 to 255.
-      found: what stands for them, likewise.
+      found: their approximations, (n, h, w, c).
     """
     import jax.numpy as jnp
 
@@ -37,7 +38,7 @@ def decibels(images: Images, found: FloatArray) -> float:
 
 
 def denoise(network: TrainedNetwork, images: Images, seed: int = 0) -> Denoised | None:
-    """Images disturbed as in training, and what the network makes of them.
+    """Images corrupted as in training, and their reconstructions.
 
     Args:
       network: a trained network.
@@ -45,7 +46,7 @@ def denoise(network: TrainedNetwork, images: Images, seed: int = 0) -> Denoised 
       seed: of the noise.
 
     Returns:
-      None where the network has no noise before its first layer.
+      None if the network has no noise layers at its input.
     """
     layers = disturbed(network.plan) if network.plan else ()
     if not layers:
@@ -61,13 +62,23 @@ def denoise(network: TrainedNetwork, images: Images, seed: int = 0) -> Denoised 
 
 
 def codes(network: TrainedNetwork, images: Images) -> FloatArray:
-    """The code of each image, (n, *its shape); the mean where it is a distribution."""
+    """Latent codes of images, (n, *code shape); for a VAE, the mean of the distribution.
+
+    Args:
+      network: a trained network.
+      images: (n, h, w, c), pixels from 0 to 255.
+    """
     (code,) = network.activations(images, [layer_of(network)]).values()
     return code
 
 
 def divergences(network: TrainedNetwork, images: Images) -> FloatArray | None:
-    """Mean divergence from the prior of each unit of the code, in nats; None without a prior."""
+    """KL divergence from the prior per latent unit, in nats; None without a prior.
+
+    Args:
+      network: a trained network.
+      images: (n, h, w, c), pixels from 0 to 255; the result is the mean over them.
+    """
     if network.plan is None or not network.plan.samples:
         return None
     names = network.plan.samples[0].inputs
@@ -78,7 +89,12 @@ def divergences(network: TrainedNetwork, images: Images) -> FloatArray | None:
 
 
 def decode(network: TrainedNetwork, values: FloatArray) -> FloatArray | None:
-    """Images, pixels from 0 to 255, from codes (n, *their shape); None without a decoder."""
+    """Decodes latent codes into images, pixels from 0 to 255; None without a decoder.
+
+    Args:
+      network: a trained network.
+      values: codes, (n, *code shape).
+    """
     layer = _entrance(network)
     if layer is None:
         return None
@@ -89,7 +105,7 @@ def decode(network: TrainedNetwork, values: FloatArray) -> FloatArray | None:
 
 
 def walk(network: TrainedNetwork, ends: Images) -> FloatArray | None:
-    """What lies between the codes of two images, (`STEPS`, h, w, c); None without a decoder.
+    """Linear interpolation between two latent codes, (`STEPS`, h, w, c); None without a decoder.
 
     Args:
       network: a trained network.
@@ -101,7 +117,12 @@ def walk(network: TrainedNetwork, ends: Images) -> FloatArray | None:
 
 
 def from_prior(network: TrainedNetwork, seed: int = 0) -> FloatArray | None:
-    """Images of codes drawn from the standard normal distribution; None where it is no prior."""
+    """Decodes samples from the standard normal prior; None without a prior.
+
+    Args:
+      network: a trained network.
+      seed: of the samples.
+    """
     if network.plan is None or not network.plan.samples:
         return None
     shape = network.plan.samples[0].layout.shape
@@ -109,22 +130,22 @@ def from_prior(network: TrainedNetwork, seed: int = 0) -> FloatArray | None:
 
 
 def has_plane(network: TrainedNetwork) -> bool:
-    """Whether a code is two numbers with a prior."""
+    """True if the latent code is two-dimensional and has a prior."""
     samples = network.plan.samples if network.plan else ()
     return bool(samples) and samples[0].layout.shape == (2,)
 
 
 def plane(network: TrainedNetwork, reach: float) -> FloatArray | None:
-    """Images decoded over a square of codes of two numbers, row by row from the top.
+    """Images decoded on a square grid of two-dimensional codes, row by row from the top.
 
     Args:
       network: a trained network.
-      reach: half the side of the square, in units of the prior's standard deviation; the
-        outermost images are half a step inside of it.
+      reach: half the side of the square, in standard deviations of the prior; the outermost
+        images are half a step inside it.
 
     Returns:
-      (`SIDE` ** 2, h, w, c), pixels from 0 to 255; None where a code is not two numbers
-      with a prior.
+      (`SIDE` ** 2, h, w, c), pixels from 0 to 255; None unless the code is two-dimensional and
+      has a prior.
     """
     if not has_plane(network):
         return None
@@ -134,7 +155,7 @@ def plane(network: TrainedNetwork, reach: float) -> FloatArray | None:
 
 
 def layer_of(network: TrainedNetwork) -> str:
-    """The layer that holds the code; the mean where it is a distribution."""
+    """Name of the layer that holds the latent code; for a VAE, of the mean."""
     assert network.plan is not None
     if network.plan.samples:
         return network.plan.samples[0].inputs[0]

@@ -1,4 +1,4 @@
-"""What a run's networks make of images of one's own, one seed or several."""
+"""Predictions and reconstructions of your own images, by one seed or an ensemble of seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from cnnbench.training.losses import loss_name, per_image_loss
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What classifiers make of an image.
+    """The classification of an image.
 
     Args:
-      predicted: the class with the largest probability.
-      probability: that, mean over seeds.
-      runner_up: the class that comes next.
-      runner_up_probability: likewise.
-      by_seed: the class that each seed prefers.
-      probabilities: of every class, mean over seeds.
+      predicted: the most probable class.
+      probability: its probability, mean over seeds.
+      runner_up: the second most probable class.
+      runner_up_probability: its probability, mean over seeds.
+      by_seed: the class predicted by each seed.
+      probabilities: of all classes, mean over seeds.
     """
 
     predicted: int
@@ -35,17 +35,17 @@ class Guess:
 
     @property
     def agreement(self) -> int:
-        """Seeds that prefer the class."""
+        """Number of seeds that predict this class."""
         return self.by_seed.count(self.predicted)
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Reconstruction:
-    """What autoencoders make of an image.
+    """The reconstruction of an image.
 
     Args:
-      loss: between image and reconstruction, as the experiment names it, mean over seeds.
-      squared_error: mean over pixels, divided by the experiment's pixel_scale, and seeds.
+      loss: the experiment's loss between image and reconstruction, mean over seeds.
+      squared_error: of pixels divided by the experiment's pixel_scale, mean over pixels and seeds.
       pixels: the first seed's reconstruction, (h, w, c) from 0 to 255.
     """
 
@@ -55,10 +55,10 @@ class Reconstruction:
 
 
 def classify(networks: Sequence[TrainedNetwork], images: Images) -> list[Guess]:
-    """What classifiers make of each image.
+    """Classifies images.
 
     Args:
-      networks: the seeds of a run.
+      networks: the networks of one run, one per seed.
       images: (n, h, w, c), pixels from 0 to 255.
 
     Raises:
@@ -77,7 +77,15 @@ def classify(networks: Sequence[TrainedNetwork], images: Images) -> list[Guess]:
 
 
 def reconstruct(networks: Sequence[TrainedNetwork], images: Images) -> list[Reconstruction]:
-    """What autoencoders make of each image, as `classify`."""
+    """Reconstructs images.
+
+    Args:
+      networks: the networks of one run, one per seed.
+      images: (n, h, w, c), pixels from 0 to 255.
+
+    Raises:
+      StoreError: a seed diverged.
+    """
     scale = networks[0].experiment.dataset.pixel_scale
     outputs = [_outputs(network, images) for network in networks]
     targets: Any = (images / scale).astype(np.float32)
@@ -91,6 +99,6 @@ def reconstruct(networks: Sequence[TrainedNetwork], images: Images) -> list[Reco
 def _outputs(network: TrainedNetwork, images: Images) -> Any:
     outputs = network.outputs(images)
     if not np.isfinite(outputs).all():
-        message = f"{network.path}, seed {network.seed}: its outputs are not finite; it diverged"
-        raise StoreError(f"{message}, so choose another with --seed.")
+        message = f"{network.path}: seed {network.seed} diverged (its outputs are not finite)"
+        raise StoreError(f"{message}; choose another with --seed.")
     return outputs

@@ -1,4 +1,4 @@
-"""A network as a run has trained it: its results, and what each of its layers gives."""
+"""Trained networks loaded from a run: outputs and activations."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,25 +27,25 @@ from cnnbench.training.inference import activations_of, outputs_from, outputs_of
 from cnnbench.training.state import Arrays, Network, Tree, take_apart, with_weights
 from cnnbench.training.step import make_rules
 
-CHUNK = 100  # images computed at a time
+CHUNK = 100  # images per call
 Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class TrainedNetwork:
-    """One seed's network after its last epoch, in evaluation mode.
+    """The network of one seed after its last epoch, in evaluation mode.
 
-    Every layer is computed for itself (the form `plain`), whatever engine trained it.
+    Layers are computed one by one (the `plain` form), whatever engine trained the network.
 
     Args:
-      path: the folder of its run.
-      record: the run.
-      experiment: what was trained.
-      plan: its layers; None where the model is a Python class.
+      path: folder of the run.
+      record: of the run.
+      experiment: the resolved experiment.
+      plan: its layers; None for a Python model.
       seed: the seed.
-      weights: what it has learnt, by name.
+      weights: trained parameters and state, by name.
       apply: `outputs` as a pure function of images, for `jax.jit` and `jax.export`.
-      image_shape: of an image, (h, w, c).
+      image_shape: shape of an input image, (h, w, c).
     """
 
     path: Path
@@ -61,7 +61,7 @@ class TrainedNetwork:
 
     @property
     def parameters(self) -> dict[str, dict[str, NDArray[Any]]]:
-        """Weights by layer and name; a tied kernel is its owner's."""
+        """Weights by layer and name; a tied kernel belongs to its owner."""
         layers: dict[str, dict[str, NDArray[Any]]] = {}
         for name, value in self.weights.items():
             layer, _, own = name.rpartition(".")
@@ -70,7 +70,7 @@ class TrainedNetwork:
 
     @pinned()
     def outputs(self, images: Images) -> NDArray[np.float32]:
-        """What the network makes of images, (n, *shape of its output).
+        """Outputs of the network for images, (n, *output shape).
 
         Args:
           images: (n, h, w, c), pixels from 0 to 255.
@@ -79,25 +79,25 @@ class TrainedNetwork:
 
     @pinned()
     def outputs_from(self, layer: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """What the network makes of a layer's values, (n, *shape of its output).
+        """Outputs of the network from the activations of a layer, (n, *output shape).
 
         Args:
-          layer: one that all of the result goes through, as `autoencoder.decoder` says.
-          values: (n, *shape of the layer).
+          layer: a layer that the output depends on exclusively, as `autoencoder.decoder` says.
+          values: its activations, (n, *layer shape).
         """
         return np.asarray(self._outputs_from(values.astype(np.float32), layer=layer))
 
     def activations(
         self, images: Images, layers: Sequence[str] | None = None
     ) -> dict[str, NDArray[np.float32]]:
-        """What layers give for images, (n, *shape of the layer), by name.
+        """Activations of layers for images, (n, *layer shape), by name.
 
         Args:
           images: (n, h, w, c), pixels from 0 to 255.
-          layers: which; all of them if None.
+          layers: names of the layers; all layers if None.
 
         Raises:
-          UsageError: there is no such layer.
+          UsageError: a layer does not exist.
         """
         parts = list(self.activation_chunks(images, layers))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -105,18 +105,29 @@ class TrainedNetwork:
     def activation_chunks(
         self, images: Images, layers: Sequence[str] | None = None
     ) -> Iterator[dict[str, NDArray[np.float32]]]:
-        """As `activations`, of `CHUNK` images after another, for what does not fit in memory."""
+        """Yields activations in chunks of `CHUNK` images, for data that does not fit in memory.
+
+        Args:
+          images: (n, h, w, c), pixels from 0 to 255.
+          layers: names of the layers; all layers if None.
+
+        Raises:
+          UsageError: a layer does not exist.
+        """
         wanted = self.require_layers(layers)
         for part in _in_chunks(self._activations, images):
             yield {name: np.asarray(part[name]) for name in wanted}
 
     def require_layers(self, layers: Sequence[str] | None) -> list[str]:
-        """Names of layers, all of them for None.
+        """Checks names of layers and returns them; all layers for None.
 
-        Those of a Python model are the paths of its submodules, and of what it sows.
+        In a Python model, layers are the paths of its submodules and of the values it sows.
+
+        Args:
+          layers: names of the layers.
 
         Raises:
-          UsageError: there is no such layer, or no submodule is called.
+          UsageError: a layer does not exist, or the Python model calls no submodule.
         """
         names = self._layer_names()
         if not names:
@@ -135,10 +146,14 @@ class TrainedNetwork:
         return list(jax.eval_shape(self._activations, image))
 
     def dataset(self, data_dir: Path | None, notify: Notify) -> Dataset:
-        """The images of its run, also where they stood in for others.
+        """Loads the dataset of the run, including one used as a fallback.
+
+        Args:
+          data_dir: where datasets are looked up.
+          notify: called with messages for the user.
 
         Raises:
-          DataError: they cannot be had, or are not the same ones.
+          DataError: the dataset is unavailable, or differs from the one the run used.
         """
         spec, used = self.experiment.dataset, self.record.dataset
         if used.stand_in_for:
@@ -154,17 +169,17 @@ class TrainedNetwork:
 def load_trained(
     path: Path, seed: int | None = None, *, data_dir: Path | None = None
 ) -> TrainedNetwork:
-    """A network as a run left it.
+    """Loads the trained network of one seed.
 
     Args:
-      path: the run's folder.
-      seed: which; the first that was trained if None.
+      path: folder of the run.
+      seed: the seed; the first of the run if None.
       data_dir: where datasets outside the built-in table are looked up.
 
     Raises:
-      StoreError: the run's folder holds no weights, or they are damaged.
-      SpecError: its experiment cannot be read.
-      UsageError: there are no weights of this seed, or its Python model cannot be imported.
+      StoreError: the folder has no weights, or they are damaged.
+      SpecError: the experiment cannot be read.
+      UsageError: the seed has no weights, or its Python model cannot be imported.
     """
     first = _seeds(path, read_run_entry(path).record, seed)[0]
     return load_seeds(path, first, data_dir=data_dir)[0]
@@ -178,13 +193,13 @@ def load_seeds(
     data_dir: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> list[TrainedNetwork]:
-    """The networks of every seed of a run, or of one; they share their compiled programs.
+    """Loads the networks of all seeds of a run, or of one; they share compiled programs.
 
     Args:
-      path: the run's folder.
-      seed: which; if None all whose weights are there, in the order of the run.
+      path: folder of the run.
+      seed: the seed; if None, all seeds with saved weights, in the order of the run.
       data_dir: where datasets outside the built-in table are looked up.
-      overrides: of its experiment, such as ``train.precision=float32``.
+      overrides: of the experiment, such as ``train.precision=float32``.
 
     Raises:
       CnnbenchError: as `load_trained`.
@@ -218,64 +233,64 @@ def load_seeds(
 
 
 def _require_trained(experiment: Experiment, record: RunRecord, path: Path) -> None:
-    """Refuses another experiment beside the weights: its outputs would be nobody's."""
+    """Refuses weights of another experiment, whose outputs would mean nothing."""
     if experiment.digest(kept_source(path)) != record.spec_digest:
-        message = f"{path / RESOLVED_FILE}: is not the experiment that was trained"
-        raise StoreError(f"{message} (another digest); restore it, or run the experiment again.")
+        message = f"{path / RESOLVED_FILE}: not the experiment that was trained"
+        raise StoreError(f"{message} (digest mismatch); restore the file or rerun the experiment.")
 
 
 def _seeds(path: Path, record: RunRecord, seed: int | None) -> list[int]:
-    """The seed that is asked for, if its weights are there, or all whose are."""
+    """The given seed if it has weights, or all seeds that have."""
     kept = [known for known in record.seeds if known in kept_seeds(path)]
     if not kept:
-        message = f"{path}: it holds no weights (an older version wrote none, or no seed has ended)"
+        message = f"{path}: no saved weights (older version, or no seed has finished)"
         again = commands.command_line(record.command)
-        raise StoreError(f"{message}; train them with: {again}")
+        raise StoreError(f"{message}; retrain with: {again}")
     if seed is not None and seed not in kept:
         raise UsageError(f"{path}: no weights of seed {seed}; write {or_list(map(str, kept))}.")
     return kept if seed is None else [seed]
 
 
 def _network(experiment: Experiment, plan: Plan | None, path: Path) -> Network:
-    """The experiment's network with any weights."""
+    """The experiment's network with arbitrary weights."""
     if plan is not None:
         return take_apart(GraphNet(plan, form="plain", rngs=nnx.Rngs(0)))
     return take_apart(make_module(kept_class(experiment, path), experiment.model.args, 0))
 
 
 def kept_class(experiment: Experiment, path: Path) -> type[nnx.Module]:
-    """The class of a run's Python model.
+    """Imports the class of a run's Python model.
 
-    The source that was trained lies in the run's folder; the module may have changed since.
+    The run's folder has a copy of its source; the original module may have changed since.
 
     Args:
       experiment: of the run.
-      path: its folder.
+      path: folder of the run.
 
     Raises:
-      ModelError: there is no such class.
-      StoreError: the source needs other files that were beside it.
+      ModelError: the class does not exist.
+      StoreError: the source imports other files that were next to it.
     """
     name = str(experiment.model.python).partition(":")[2]
     try:
         return import_class(f"model:{name}", path)
     except ImportError as error:
-        message = f"{path / 'model.py'}: cannot be imported by itself ({error})"
-        raise StoreError(f"{message}; read its weights with safetensors.") from None
+        message = f"{path / 'model.py'}: cannot be imported on its own ({error})"
+        raise StoreError(f"{message}; read the weights with safetensors.") from None
 
 
 def _of_images(step: Callable[..., Any], params: Tree, rest: Tree, images: jax.Array) -> Any:
-    """What a step of evaluation makes of images, whose labels it does not read."""
+    """Result of an evaluation step for images; it does not read their labels."""
     return step(params, rest, Arrays(images, jax.numpy.zeros(0, int)), slice(None))
 
 
 def _in_chunks(call: Callable[[jax.Array], Any], images: Images) -> Iterator[Any]:
-    """Calls a program with as many images each time, so that it is compiled once."""
+    """Calls a program with chunks of equal size, so that it is compiled once."""
     size = min(CHUNK, len(images))
     for start in range(0, len(images), size):
         part = images[start : start + size]
         filled: Any = np.pad(part, ((0, size - len(part)), (0, 0), (0, 0), (0, 0)))
         count = slice(len(part))
-        with pinned():  # not around the loop: the caller may do something else in between
+        with pinned():  # not around the loop: the caller's own code runs in between
             found = call(filled)
         yield jax.tree.map(lambda value, count=count: np.asarray(value)[count], found)

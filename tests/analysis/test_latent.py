@@ -151,14 +151,14 @@ def test_panels_say_what_they_show(networks: Mapping[str, TrainedNetwork]) -> No
     test = data_of(networks["vae_2d"]).test
     titles = [panel.title for panel in latent_panels(networks["vae_2d"], test, (0, 1))]
     assert titles == [
-        "test images, and what the network makes of them",
-        f"a straight walk between the codes of test image 0 (a {test.labels[0]}) and test image 1"
+        "test images and their reconstructions",
+        f"latent interpolation from test image 0 (a {test.labels[0]}) to test image 1"
         f" (a {test.labels[1]})",
         "50 samples from the prior",
-        "the plane of codes: decoded, and the codes of 60 test images by class",
+        "latent space: decoded grid, and codes of 60 test images by class",
     ]
     titles = [panel.title for panel in latent_panels(networks["denoising"], test, (0, 1))]
-    assert titles[1] == "disturbed as in training"
+    assert titles[1] == "corrupted as in training"
 
 
 def test_both_planes_have_the_same_axes(networks: Mapping[str, TrainedNetwork]) -> None:

@@ -270,8 +270,8 @@ def test_a_python_model_that_needs_its_package_says_so(
     path = copy_of(python[0], tmp_path)
     (path / "model.py").write_text(f"from .blocks import Block\n{MODULE}")
     reason = "attempted relative import with no known parent package"
-    message = f"{path / 'model.py'}: cannot be imported by itself ({reason})"
-    with refused(f"{message}; read its weights with safetensors."):
+    message = f"{path / 'model.py'}: cannot be imported on its own ({reason})"
+    with refused(f"{message}; read the weights with safetensors."):
         load_trained(path)
 
 
@@ -281,10 +281,10 @@ def test_a_run_without_weights_says_so(
     path = copy_of(modified[0], tmp_path)
     for file in (path / "weights").iterdir():
         file.unlink()
-    message = f"{path}: it holds no weights (an older version wrote none, or no seed has ended)"
+    message = f"{path}: no saved weights (older version, or no seed has finished)"
     again = shlex.join(read_run(path).record.environment.command)
     for _ in range(2):  # as an older version left it, too
-        with refused(f"{message}; train them with: {again}"):
+        with refused(f"{message}; retrain with: {again}"):
             load_trained(path)
         if (path / "weights").exists():
             (path / "weights").rmdir()
@@ -341,8 +341,8 @@ def test_another_experiment_beside_the_weights_is_refused(
     path = copy_of(modified[0], tmp_path)
     text = (path / "resolved.yaml").read_text()
     (path / "resolved.yaml").write_text(text.replace("activation: relu", "activation: tanh", 1))
-    message = f"{path / 'resolved.yaml'}: is not the experiment that was trained (another digest)"
-    with refused(f"{message}; restore it, or run the experiment again."):
+    message = f"{path / 'resolved.yaml'}: not the experiment that was trained (digest mismatch)"
+    with refused(f"{message}; restore the file or rerun the experiment."):
         load_seeds(path, overrides=overrides)
 
 

@@ -126,7 +126,7 @@ def test_pictures_are_drawn(tmp_path: Path, name: str) -> None:
     assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
     content = file.read_bytes()
     if name.endswith("svg"):
-        for text in (b"conv: 3 filters of 5x5", b"image 0", b"strongest responses of conv"):
+        for text in (b"conv: 3 filters of 5x5", b"image 0", b"top activations of conv"):
             assert text in content
     else:
         assert content.startswith(b"\x89PNG")
@@ -172,6 +172,6 @@ def test_an_older_run_says_that_it_kept_nothing(results: Path, tmp_path: Path) -
     for file in (f for f in run_of(results).iterdir() if f.is_file()):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     done = invoke("inspect", str(tmp_path))
-    message = f"{tmp_path}: it holds no weights (an older version wrote none, or no seed has ended)"
+    message = f"{tmp_path}: no saved weights (older version, or no seed has finished)"
     again = shlex.join(read_run_entry(tmp_path).record.environment.command)
-    assert (done.exit_code, done.stderr) == (1, f"{message}; train them with: {again}\n")
+    assert (done.exit_code, done.stderr) == (1, f"{message}; retrain with: {again}\n")

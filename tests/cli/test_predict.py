@@ -220,7 +220,7 @@ def test_a_run_without_weights_says_how_to_get_them(results: Path, tmp_path: Pat
     for file in (f for f in run_of(results).iterdir() if f.is_file()):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     done = invoke("predict", str(tmp_path), "00.png")
-    message = f"{tmp_path}: it holds no weights (an older version wrote none, or no seed has ended)"
+    message = f"{tmp_path}: no saved weights (older version, or no seed has finished)"
     assert (done.exit_code, done.stderr[: len(message)]) == (1, message)
 
 
@@ -234,9 +234,7 @@ def test_a_network_that_diverged_is_no_answer(
     )
     done = predict("tiny", "00.png")
     run = run_of(results).relative_to(results)
-    message = (
-        f"{run}, seed 5: its outputs are not finite; it diverged, so choose another with --seed."
-    )
+    message = f"{run}: seed 5 diverged (its outputs are not finite); choose another with --seed."
     assert (done.exit_code, done.stderr) == (1, message + "\n")
 
 

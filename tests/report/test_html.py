@@ -183,8 +183,8 @@ def test_an_older_run_says_what_it_lacks(tmp_path: Path) -> None:
     assert shown.remarks == [
         f"The network is not drawn: {folder}/resolved.yaml: cannot be read (no such file or"
         " directory); check the file's name.",
-        f"What needs weights is not shown: {folder}: it holds no weights (an older version"
-        " wrote none, or no seed has ended); train them with: cnnbench run"
+        f"What needs weights is not shown: {folder}: no saved weights (older version,"
+        " or no seed has finished); retrain with: cnnbench run"
         " experiments/standard.yaml.",
     ]
     text = Page(report_page([compare([run])], [run], [shown])).text

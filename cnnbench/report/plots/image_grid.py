@@ -1,4 +1,4 @@
-"""Grids of small images: filters, activations, what excites units, reconstructions, codes."""
+"""Grids of small images: filters, activations, top images per unit, reconstructions, latents."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,19 +28,19 @@ from cnnbench.report.plots import rendered
 from cnnbench.report.plots.png import mosaic
 from cnnbench.system.arrays import Array, Pixels
 
-# Inches: the page, the tallest panel, a title, the left margin, an image alone, column numbers,
-# a color scale with its numbers, the space between panels.
+# Inches: the page, the tallest panel, a title, the left margin, a single image, column numbers,
+# a color bar with its numbers, the space between panels.
 WIDTH, TALLEST, HEAD, LEFT, SMALL = 8.0, 6.0, 0.32, 0.45, 1.2
 NUMBERS, SCALE, LEAST_SCALE, BETWEEN = 0.16, 0.55, 0.4, 0.3
-MOST_SHRUNK = 0.65  # of its size, so that a panel fits beside the one before it
+MOST_SHRUNK = 0.65  # of its size, to fit a panel next to the previous one
 TITLE_CHARACTER = 0.066  # inches, at the size of a panel's title
 DOTS = 110  # per inch
-GAP = (0.45, 0.6, 0.8)  # between pixels, where white would look like a part of them
-MOST_TILES, ROWS, TILES_ACROSS = 64, 16, 16  # more rows than ROWS make a panel taller
-VECTOR_ROW, VECTOR_TICK = 64, 8  # values in a row of a vector, and between two numbers above it
-MOST_POINTS = 2_000  # test images in the plane
-SHOWN = 10  # images reconstructed
-PLANE, BELOW = 3.1, 0.35  # inches: side of the plane of codes, room for the axis below it
+GAP = (0.45, 0.6, 0.8)  # color between tiles; white could be mistaken for pixels
+MOST_TILES, ROWS, TILES_ACROSS = 64, 16, 16  # a panel of more than ROWS rows is taller
+VECTOR_ROW, VECTOR_TICK = 64, 8  # values per row of a vector, and between column numbers
+MOST_POINTS = 2_000  # test images in the scatter plot of the latent space
+SHOWN = 10  # reconstructed images
+PLANE, BELOW = 3.1, 0.35  # inches: side of the latent space, room for the axis below it
 LEAST_REACH = 3.0  # standard deviations of the prior
 
 _LABEL: dict[str, Any] = {"fontsize": 6.5, "textcoords": "offset points", "annotation_clip": False}
@@ -51,14 +51,14 @@ class Panel:
     """A grid of small pictures under a title.
 
     Args:
-      title: says what they are.
-      tiles: (n, h, w), or (n, h, w, 3) for color; NaN where there is nothing.
-      columns: tiles in a row.
+      title: of the panel.
+      tiles: (n, h, w), or (n, h, w, 3) for color; NaN for empty pixels.
+      columns: tiles per row.
       kind: ``pixels`` from 0 to 255; ``signed`` values around zero; ``values`` from the
-        smallest to the largest. The last two get a color scale.
-      rows: labels at the left, spread evenly over the height; none if empty.
-      heads: labels above, spread evenly over the width; none if empty.
-      share: of the page's width that it may fill.
+        smallest to the largest. The last two get a color bar.
+      rows: labels on the left, spread evenly over the height.
+      heads: labels above, spread evenly over the width.
+      share: fraction of the page's width that it may fill.
     """
 
     title: str
@@ -70,19 +70,19 @@ class Panel:
     share: float = 1.0
 
     def size(self) -> tuple[float, float]:
-        """Width and height in inches: as large as fits, but no pixel larger than needed."""
+        """Width and height in inches: as large as fits, with a maximum size per pixel."""
         wide, tall = self._extent()
         tall = max(tall, LEAST_SCALE) if self._scale else tall
         return wide + self._scale, tall + self._numbers
 
     def draw(self, figure: Any, left: float, top: float, shrink: float) -> None:
-        """Draws the grid with its labels and its color scale.
+        """Draws the grid with its labels and its color bar.
 
         Args:
           figure: the Matplotlib figure.
           left: the left edge, in inches.
           top: the upper edge below the title, in inches from the bottom of the figure.
-          shrink: factor of its size.
+          shrink: scale factor.
         """
         wide, tall = self._extent()
         smaller = shrink - (1 - shrink) * self._scale / wide  # labels do not shrink
@@ -103,7 +103,7 @@ class Panel:
             _color_scale(figure, shown, bar)
 
     def _extent(self) -> tuple[float, float]:
-        """Width and height of the grid alone."""
+        """Width and height of the grid without labels."""
         height, width = self._picture().shape[:2]
         rows = -(-len(self.tiles) // self.columns)
         small = len(self.tiles) == 1 or (self.kind == "pixels" and rows == 1)
@@ -122,36 +122,36 @@ class Panel:
 
     def _picture(self) -> Array:
         picture = mosaic(self.tiles, self.columns)
-        # Matplotlib takes colors as shares of one, and has none for a gap between them.
+        # Matplotlib takes colors from 0 to 1, and has no color for gaps in RGB images.
         if picture.ndim == 2:
             return picture
         return np.where(np.isnan(picture), GAP, np.clip(picture / 255, 0, 1))
 
 
 class Drawn(Protocol):
-    """Part of a page: a `Panel`, or any other picture of a known size."""
+    """Part of a page: a `Panel`, or another picture of known size."""
 
     @property
     def title(self) -> str:
-        """Stands above it."""
+        """Printed above it."""
 
     def size(self) -> tuple[float, float]:
         """Width and height without the title, in inches."""
 
     def draw(self, figure: Any, left: float, top: float, shrink: float) -> None:
-        """Draws it at a place of the figure, in inches."""
+        """Draws it at a position of the figure, in inches."""
 
 
 def activation_panels(
     network: TrainedNetwork, test: Array, numbers: Sequence[int], layer: str | None = None
 ) -> list[Panel]:
-    """Images, each above what layers make of it.
+    """Images, each above its activations.
 
     Args:
       network: the trained network.
       test: the test images, (n, h, w, c), pixels from 0 to 255.
-      numbers: of those to show.
-      layer: the one to show; all of them if None.
+      numbers: indices of the images to show.
+      layer: the layer to show; all layers if None.
     """
     images = test[list(numbers)]
     activations = network.activations(images, None if layer is None else [layer])
@@ -164,9 +164,9 @@ def activation_panels(
 
 
 def _unlike(plan: Plan | None, values: Mapping[str, Array]) -> list[list[str]]:
-    """Layers in order; one that passes the values of its input on joins that input's group.
+    """Groups layers with equal activations.
 
-    Dropout and noise do nothing after training, and a flattened image has the same values.
+    Dropout and noise are inactive after training, and flattening keeps all values.
     """
     groups: dict[str, list[str]] = {}
     for name, own in values.items():
@@ -187,15 +187,15 @@ def layer_panels(
     panels: Sequence[Panel],
     most: int,
 ) -> list[Panel]:
-    """A layer's filters, panels of what it makes of images, and what excites its units.
+    """Filters of a layer, its activations, and the images that activate its units most.
 
     Args:
       network: the trained network.
       layer: its name.
-      test: the images that were looked at, (n, h, w, c), pixels from 0 to 255.
-      responses: what `activations.examine` found over them.
-      panels: what stands in between.
-      most: units that are shown, and channels that their filters read.
+      test: the examined images, (n, h, w, c), pixels from 0 to 255.
+      responses: result of `activations.examine` for these images.
+      panels: placed between the filters and the top images.
+      most: maximum number of units, and of input channels of their filters.
     """
     kernel = network.parameters.get(layer, {}).get("kernel")
     examples = _examples(network, layer, test, responses, most)
@@ -203,7 +203,7 @@ def layer_panels(
 
 
 def _filters(layer: str, kernel: Array | None, most: int) -> list[Panel]:
-    """Each filter, of the image's channels or of the first of many."""
+    """Filters by input channel, or the first ones of many."""
     if kernel is None or kernel.ndim != 4:
         return []
     filters = kernel.transpose(3, 2, 0, 1)  # filter, channel, rows, columns
@@ -223,7 +223,7 @@ def _filters(layer: str, kernel: Array | None, most: int) -> list[Panel]:
 
 
 def _numbered(title: str, tiles: Array, kind: str) -> Panel:
-    """Tiles in rows of 16; the numbers of the row and of the column add up to the tile's."""
+    """Tiles in rows of 16; row and column labels add up to the index of a tile."""
     first = range(0, len(tiles), TILES_ACROSS)
     rows = tuple(map(str, first)) if len(first) > 1 else ()
     heads = tuple(map(str, range(min(TILES_ACROSS, len(tiles)))))
@@ -238,7 +238,7 @@ def pixel_panel(title: str, images: Array) -> Panel:
 
 
 def _activation(names: Sequence[str], values: Array) -> Panel:
-    """The channels of one image, or the values of a vector in rows of 64."""
+    """Activation maps of one image, or a vector in rows of 64 values."""
     kind = "signed" if values.min() < 0 else "values"
     name, size = " = ".join(names), "x".join(map(str, values.shape))
     if values.ndim == 3:
@@ -258,7 +258,7 @@ def _activation(names: Sequence[str], values: Array) -> Panel:
 def _examples(
     network: TrainedNetwork, layer: str, test: Array, responses: Responses, most: int
 ) -> list[Panel]:
-    """For each unit the parts of the images that excite it most, a unit a row."""
+    """The receptive fields that activate each unit most, one row per unit."""
     units, kept = np.sort(responses.strongest[:most]), len(responses.values)
     patches = [
         _patch(network, layer, test[responses.images[e, u]], tuple(responses.places[e, u].tolist()))
@@ -275,7 +275,7 @@ def _examples(
     panels = []
     for first in range(0, len(units), half):
         chosen = units[first : first + half]
-        title = f"strongest responses of {layer}: " if first == 0 else ""
+        title = f"top activations of {layer}: " if first == 0 else ""
         title += f"units {chosen[0]} to {chosen[-1]}" if len(chosen) > 1 else f"unit {chosen[0]}"
         title += some if first + half >= len(units) else ""
         rows = tuple(map(str, chosen))
@@ -286,7 +286,7 @@ def _examples(
 
 
 def _patch(network: TrainedNetwork, layer: str, image: Array, place: tuple[int, ...]) -> Array:
-    """The pixels that a value of a layer depends on; all of them in a Python model."""
+    """The receptive field of an activation, as pixels; the whole image for a Python model."""
     patch: Array = image.astype(float)
     if network.plan is not None:
         (top, bottom), (left, right) = receptive_field(network.plan, layer, place)
@@ -295,11 +295,11 @@ def _patch(network: TrainedNetwork, layer: str, image: Array, place: tuple[int, 
 
 
 def page(panels: Sequence[Drawn], title: str, form: str) -> bytes:
-    """Panels in rows, as many side by side as fit.
+    """Draws panels in rows, as many side by side as fit.
 
     Args:
       panels: what to draw.
-      title: stands above them; nothing does if it is empty.
+      title: above the panels; may be empty.
       form: ``svg`` or ``png``.
     """
     from matplotlib.figure import Figure
@@ -324,7 +324,7 @@ _Placed = tuple[Drawn, float, float]
 
 
 def _lines(panels: Sequence[Drawn]) -> list[tuple[list[_Placed], float]]:
-    """Panels with their left edges and scales, line by line, and the height of each line."""
+    """Panels with their left edges and scale factors, line by line, and each line's height."""
     lines: list[tuple[list[_Placed], float]] = []
     right = WIDTH
     for panel in panels:
@@ -342,11 +342,11 @@ def _lines(panels: Sequence[Drawn]) -> list[tuple[list[_Placed], float]]:
 
 
 def reconstructions_png(inputs: Array, outputs: Array) -> bytes:
-    """Inputs above what the network makes of them, as in the post.
+    """Inputs above their reconstructions, as in the post.
 
     Args:
       inputs: images, (n, h, w, c), pixels from 0 to 255.
-      outputs: their reconstructions, of the same shape.
+      outputs: their reconstructions, (n, h, w, c).
     """
     from matplotlib.figure import Figure
 
@@ -365,24 +365,24 @@ def reconstructions_png(inputs: Array, outputs: Array) -> bytes:
 
 
 def _pixels(image: Array) -> Pixels:
-    """(h, w) for grey images, (h, w, 3) for colour, clipped to what a screen shows."""
+    """(h, w) for grayscale, (h, w, 3) for color, clipped to 0 to 255."""
     clipped: Pixels = np.clip(image, 0, 255).astype(np.uint8)
     return clipped[..., 0] if clipped.shape[-1] == 1 else clipped
 
 
 def axes_at(figure: Any, left: float, bottom: float, wide: float, tall: float) -> Any:
-    """Axes at a place in inches."""
+    """Adds axes at a position in inches from the lower left."""
     width, height = figure.get_size_inches()
     return figure.add_axes((left / width, bottom / height, wide / width, tall / height))
 
 
 def _centers(count: int, length: int, gap: int) -> list[float]:
-    """Where labels go along an axis of pixels: the middles of so many equal parts."""
+    """Positions of labels along an axis of pixels: the centers of equal parts."""
     return [(i + 0.5) * (length + gap) / count - (gap + 1) / 2 for i in range(count)]
 
 
 def _color_scale(figure: Any, shown: Any, bar: Any) -> None:
-    """A bar of colors with the numbers at its ends, and zero between them."""
+    """A color bar with ticks at its ends and at zero."""
     low, high = shown.get_clim()
     figure.colorbar(shown, cax=bar)
     ticks = sorted({low, high} | ({0.0} if low < 0 < high else set()))
@@ -405,22 +405,22 @@ def _colors(kind: str, tiles: Array) -> dict[str, Any]:
 
 
 def latent_panels(network: TrainedNetwork, test: Split, ends: tuple[int, int]) -> Iterator[Drawn]:
-    """Whatever can be shown of a network that reconstructs.
+    """Yields all panels that apply to an autoencoder.
 
     Args:
-      network: a trained network, a graph of layers.
+      network: a trained network that is a graph of layers.
       test: the test images.
-      ends: numbers of the images that the walk begins and ends with.
+      ends: indices of the images to interpolate between.
     """
     images, scale = test.images[:SHOWN], network.experiment.dataset.pixel_scale
     outputs = network.outputs(images) * scale
-    yield _image_rows("test images, and what the network makes of them", images, outputs)
+    yield _image_rows("test images and their reconstructions", images, outputs)
     if denoised := denoise(network, images):
         lines = (images, denoised.noisy, denoised.outputs)
-        yield _image_rows("disturbed as in training", *lines, labels=("clean", "noisy", "output"))
+        yield _image_rows("corrupted as in training", *lines, labels=("clean", "noisy", "output"))
     if (steps := walk(network, test.images[list(ends)])) is not None:
         one, other = (f"test image {n} (a {test.labels[n]})" for n in ends)
-        yield _image_tiles(f"a straight walk between the codes of {one} and {other}", steps, STEPS)
+        yield _image_tiles(f"latent interpolation from {one} to {other}", steps, STEPS)
     if (drawn := from_prior(network)) is not None:
         yield _image_tiles(f"{SAMPLES} samples from the prior", drawn, 10)
     if (found := _plane(network, test)) is not None:
@@ -429,14 +429,14 @@ def latent_panels(network: TrainedNetwork, test: Split, ends: tuple[int, int]) -
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Plane:
-    """The plane of a code of two numbers, decoded and as points, on the same axes.
+    """A two-dimensional latent space: decoded grid and scatter plot on the same axes.
 
     Args:
-      title: stands above both.
+      title: above both.
       images: (n, h, w) or (n, h, w, 3), rows from the top, pixels from 0 to 255.
       places: codes of test images, (m, 2).
       labels: their classes, (m,).
-      reach: both axes go from minus this to this.
+      reach: both axes range from -reach to reach.
     """
 
     title: str
@@ -450,7 +450,7 @@ class Plane:
         return WIDTH - 1.5 * LEFT, PLANE + BELOW
 
     def draw(self, figure: Any, left: float, top: float, shrink: float) -> None:
-        """Draws both planes side by side; `shrink` is their scale, the rest as for a `Panel`."""
+        """Draws both plots side by side; arguments as for a `Panel`."""
         side = shrink * PLANE
         boxes = [(left + 0.25 + i * (side + 0.5), top - side, side, side) for i in (0, 1)]
         decoded, points = (axes_at(figure, *box) for box in boxes)
@@ -466,8 +466,8 @@ class Plane:
         for axes in (decoded, points):
             axes.set(xlim=ends, ylim=ends, aspect="equal")
             axes.tick_params(labelsize=6.5, length=2, pad=2)
-            axes.set_xlabel("code, first number", fontsize=7, labelpad=2)
-        decoded.set_ylabel("code, second number", fontsize=7, labelpad=1)
+            axes.set_xlabel("latent dimension 1", fontsize=7, labelpad=2)
+        decoded.set_ylabel("latent dimension 2", fontsize=7, labelpad=1)
 
 
 def _plane(network: TrainedNetwork, test: Split) -> Plane | None:
@@ -477,7 +477,7 @@ def _plane(network: TrainedNetwork, test: Split) -> Plane | None:
     reach = max(LEAST_REACH, math.ceil(2 * float(np.abs(places).max())) / 2)
     images = plane(network, reach)
     assert images is not None
-    title = f"the plane of codes: decoded, and the codes of {len(places):,} test images by class"
+    title = f"latent space: decoded grid, and codes of {len(places):,} test images by class"
     flat = _flat(np.clip(images, 0, 255))
     return Plane(title, flat, places, test.labels[:MOST_POINTS], reach)
 

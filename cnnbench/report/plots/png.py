@@ -1,4 +1,4 @@
-"""Small images as PNG, pixel by pixel: digits, and kernels in a sheet."""
+"""Small images as PNG, pixel by pixel: dataset images and sheets of kernels."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-_SHEET, _CELL, _GAP = 356, 40, 4  # pixels: width of a sheet, about that of a kernel, between two
+_SHEET, _CELL, _GAP = 356, 40, 4  # pixels: width of a sheet, of a kernel (about), of a gap
 _BELOW, _ZERO, _ABOVE = (33, 102, 172), (247, 247, 247), (178, 24, 43)
 
 
@@ -15,7 +15,7 @@ class Picture(NamedTuple):
     """An image for a page.
 
     Args:
-      png: its content.
+      png: content of the file.
       width: in pixels.
       height: in pixels.
     """
@@ -26,12 +26,12 @@ class Picture(NamedTuple):
 
     @property
     def uri(self) -> str:
-        """The content as an address, so that a page needs no other file."""
+        """The content as a data URI, so that a page needs no other file."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 def photograph(image: NDArray[Any]) -> Picture:
-    """An image of a dataset.
+    """Encodes an image of a dataset.
 
     Args:
       image: (h, w, 1) or (h, w, 3), from 0 to 255.
@@ -41,10 +41,10 @@ def photograph(image: NDArray[Any]) -> Picture:
 
 
 def kernel_sheet(images: NDArray[np.floating[Any]]) -> tuple[Picture, float]:
-    """Kernels side by side, and the weight that is darkest.
+    """Draws kernels side by side; also returns the largest absolute weight.
 
-    Weights of one channel are blue below zero, white at zero and red above. Kernels of
-    three channels are colours, grey at zero; those of other numbers are summed up.
+    Single-channel weights are blue below zero, white at zero and red above. Three-channel kernels
+    are RGB, gray at zero; other channel counts are summed over channels.
 
     Args:
       images: (n, h, w, c).
@@ -63,13 +63,13 @@ def kernel_sheet(images: NDArray[np.floating[Any]]) -> tuple[Picture, float]:
 
 
 def mosaic(tiles: NDArray[Any], columns: int, *, gap: int = 1, scale: int = 1) -> NDArray[Any]:
-    """Tiles in rows with gaps between them; what fills no tile is NaN.
+    """Arranges tiles in rows with gaps; pixels outside the tiles are NaN.
 
     Args:
       tiles: (n, h, w), or (n, h, w, c).
-      columns: tiles in a row.
-      gap: pixels between two.
-      scale: pixels of a value, in each direction.
+      columns: tiles per row.
+      gap: pixels between tiles.
+      scale: pixels per value, in each direction.
     """
     columns = min(columns, len(tiles))
     large = tiles.astype(float).repeat(scale, axis=1).repeat(scale, axis=2)
@@ -82,7 +82,7 @@ def mosaic(tiles: NDArray[Any], columns: int, *, gap: int = 1, scale: int = 1) -
 
 
 def _diverging(share: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Colours (..., 3) of weights (..., 1) from -1 to 1."""
+    """Diverging colors (..., 3) of weights (..., 1) from -1 to 1."""
     zero = np.array(_ZERO, np.float64)
     ends = np.where(share < 0, np.array(_BELOW, np.float64), np.array(_ABOVE, np.float64))
     mixed: NDArray[np.float64] = zero + np.abs(share) * (ends - zero)
@@ -98,10 +98,10 @@ def _png(pixels: NDArray[np.uint8]) -> Picture:
 
 
 def read_png(content: bytes) -> Picture:
-    """A picture that is already one.
+    """Reads the size of an existing PNG file.
 
     Args:
-      content: of a PNG file.
+      content: of the file.
     """
     from PIL import Image
 

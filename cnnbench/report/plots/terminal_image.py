@@ -1,4 +1,4 @@
-"""Images as characters: two pixels in one, in colours where there are some."""
+"""Images in the terminal: two pixels per character, in color if the terminal supports it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,31 +14,31 @@ if TYPE_CHECKING:
 
 RAMP = " .:-=+*#%@"  # from black to white
 GAP = 2  # columns between two images
-CAPTION = 30  # columns that a caption has, also above a small image
+CAPTION = 30  # minimum width of a caption, in columns
 
 
 class ImageGroup(NamedTuple):
-    """Images that stand side by side under a caption, as of a file and its reconstruction."""
+    """Images side by side under a caption, such as an image and its reconstruction."""
 
     caption: Sequence[str]
     images: Sequence[Pixels]
 
 
 def gallery(groups: Sequence[ImageGroup], console: "Console") -> "Table":
-    """Groups of images, as many in a row as the terminal has room for.
+    """Arranges groups of images in rows that fit the terminal.
 
     Args:
-      groups: images of one size, (h, w, c) with 1 or 3 channels, from 0 to 255.
-      console: where they are shown. One that is no terminal, or has no colours, gets a ramp
-        of characters.
+      groups: images of equal size, (h, w, c) with 1 or 3 channels, from 0 to 255.
+      console: where they are printed. Without a terminal or color support, images are printed
+        as ASCII art.
     """
     from rich.console import Group
     from rich.padding import Padding
     from rich.table import Column, Table
     from rich.text import Text
 
-    coloured = bool(console.is_terminal and console.color_system and not console.no_color)
-    draw = blocks if coloured and console.encoding.startswith("utf") else ramp
+    colored = bool(console.is_terminal and console.color_system and not console.no_color)
+    draw = blocks if colored and console.encoding.startswith("utf") else ramp
     count = max(len(group.images) for group in groups)
     most = max(1, console.width // count - GAP)
     parts = []
@@ -56,7 +56,12 @@ def gallery(groups: Sequence[ImageGroup], console: "Console") -> "Table":
 
 
 def shrunk(image: Pixels, most: int) -> Pixels:
-    """An image of at most so many columns: means over squares of pixels."""
+    """Downsamples an image to at most `most` columns by averaging squares of pixels.
+
+    Args:
+      image: (h, w, c).
+      most: maximum number of columns.
+    """
     step = -(-image.shape[1] // most)
     if step <= 1:
         return image
@@ -67,7 +72,7 @@ def shrunk(image: Pixels, most: int) -> Pixels:
 
 
 def ramp(image: Pixels) -> "Text":
-    r"""A character for two pixels, one above the other: the lighter, the fuller.
+    r"""ASCII art: one character per two pixels, one above the other; lighter is denser.
 
     >>> ramp(np.array([[[0], [255]], [[0], [255]], [[128], [0]]], np.uint8)).plain
     ' @\n: '
@@ -81,13 +86,13 @@ def ramp(image: Pixels) -> "Text":
 
 
 def blocks(image: Pixels) -> "Text":
-    """Upper half blocks: the upper pixel is the colour, the lower one the background."""
+    """Half blocks: the upper pixel is the foreground color, the lower one the background."""
     from rich.color import Color
     from rich.style import Style
     from rich.text import Text
 
     text = Text(no_wrap=True)
-    for number, (upper, lower) in enumerate(np.broadcast_to(_pairs(image), _colours(image))):
+    for number, (upper, lower) in enumerate(np.broadcast_to(_pairs(image), _colors(image))):
         text.append("\n" if number else "")
         for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
             style = Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below))
@@ -96,12 +101,12 @@ def blocks(image: Pixels) -> "Text":
 
 
 def _pairs(image: Pixels) -> Pixels:
-    """Rows two by two, (ceil(h / 2), 2, w, c); black below the last one of an odd number."""
+    """Pairs of rows, (ceil(h / 2), 2, w, c); an odd number of rows is padded with black."""
     height, width, channels = image.shape
     even = np.pad(image, ((0, height % 2), (0, 0), (0, 0)))
     return even.reshape(-1, 2, width, channels)
 
 
-def _colours(image: Pixels) -> tuple[int, ...]:
-    """The shape of pairs of rows in three channels."""
+def _colors(image: Pixels) -> tuple[int, ...]:
+    """Shape of pairs of rows with three channels."""
     return (-(-image.shape[0] // 2), 2, image.shape[1], 3)
