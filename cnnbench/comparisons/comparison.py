@@ -18,6 +18,7 @@ from cnnbench.comparisons.comparability import (
     value,
     values,
 )
+from cnnbench.comparisons.labels import run_labels
 from cnnbench.comparisons.repetitions import contradiction, repeats
 from cnnbench.comparisons.statistics import Estimate, estimate
 from cnnbench.comparisons.time_to_target import TimeToTarget, parse_target, time_to_target
@@ -25,7 +26,7 @@ from cnnbench.comparisons.timing_warnings import Timed
 from cnnbench.comparisons.verdict import ANY, Arm, Criteria, Finding, Verdict, find_baseline, judge
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
-from cnnbench.formatting import enumeration, lost_text, numbered
+from cnnbench.formatting import enumeration, lost_text
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.runs.summary import lost_seeds, with_missing
@@ -41,7 +42,7 @@ class Row:
 
     Args:
       run: the run's record.
-      label: the experiment's title, numbered when several runs share it.
+      label: the experiment's title, with the overrides that differ if several runs share it.
       epoch: number of the epoch, from 1.
       value: the headline metric on the validation images, over seeds; on the test images where
         no others validate, and then there is no row but that of the last epoch.
@@ -283,7 +284,7 @@ def _twins(one: RunRecord, other: RunRecord) -> bool:
 
 def _arms(runs: Sequence[Finished]) -> tuple[Arm, ...]:
     """What runs that stand side by side are judged by, in their order."""
-    labels = numbered([run.record.title + run.record.tags_text for run in runs])
+    labels = run_labels([run.record for run in runs])
     return tuple(_arm(run, label) for run, label in zip(runs, labels, strict=True))
 
 
