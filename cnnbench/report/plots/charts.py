@@ -1,8 +1,6 @@
-"""Charts of a comparison: curves, costs and differences, one panel or several with a title."""
+"""Charts of a comparison: learning curves, costs and differences between runs."""
 
 import math
-import textwrap
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,41 +16,49 @@ from cnnbench.comparisons.learning_curves import (
     ends,
     last_rows,
 )
-from cnnbench.comparisons.verdict import Finding, Verdict
+from cnnbench.comparisons.verdict import Verdict
 from cnnbench.comparisons.verdict_text import verdict_lines
 from cnnbench.formatting import clean, enumeration
 from cnnbench.report.plots import rendered
 from cnnbench.report.plots.spread import spread
+from cnnbench.report.plots.text import distinct, wrapped
 from cnnbench.runs.records import Direction, RunResult
 from cnnbench.spec.metrics import is_fraction, words
 
-# Colours that the colour-blind tell apart, with 3:1 against white; marks and dashes differ too.
-SERIES = ("#0072b2", "#c44e00", "#00805f", "#a8497d", "#7a6a00", "#4d4d4d")
+# Color-blind people can tell all eight apart, on white and (in report.css) on black: at least 20 in
+# CIELAB for normal color vision, protanopia and deuteranopia, and a contrast of 3:1.
+SERIES = (
+    "#0072b2", "#c44e00", "#00805f", "#700a5c", "#7a85ff", "#662914", "#0099ad", "#003399",
+)  # fmt: skip
 INK, GRID = "#1c2126", "#d5d9de"
-_MARKS, _DASHES = ("o", "s", "^", "D", "v", "P"), ("-", "--", ":", "-.")
-LABEL_LINE, _LABEL_CHARACTERS = 0.178, 17  # inches
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_DASHES = ("-", "--", ":", "-.")
+LABEL_LINE, _LABEL_LINES, _LABEL_CHARACTERS = 0.178, 2, 20  # inches; of a label
 _STEPS = [1, 2, 5, 10]
-# Inches: a panel, its margins, its title; a character of a label, a line of the note.
+_MARGIN = 0.15  # inches beside titles and notes
+# Inches: a panel, its margins, its title; a character of a label.
 _WIDTH, _LEFT, _BOTTOM, _TOP, _TITLE = 4.8, 0.68, 0.5, 0.34, 0.28
-_CHARACTER, _NOTE = 0.08, 0.19
+_CHARACTER = 0.078
+_HEADING, _TITLE_LINES, _NOTE = 14, 2, 8.5  # points of the title, its lines, points of the notes
+_HEADING_LINE, _NOTE_LINE = 0.26, 0.19  # inches
 
 
 class Chart(StrEnum):
-    """What there is to draw, with its title."""
+    """A chart, with its title."""
 
-    EPOCHS = "Learning curves, by epoch"
-    TIME = "Learning curves, by time of training"
-    EPOCH_COST = "Cost: time of an epoch"
+    EPOCHS = "Learning curves by epoch"
+    TIME = "Learning curves by training time"
+    EPOCH_COST = "Cost: time per epoch"
     PARAMETERS = "Cost: parameters"
-    DIFFERENCES = "Differences, seed by seed"
+    DIFFERENCES = "Differences per seed"
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What charts are drawn from.
+    """The data of the charts.
 
     Args:
-      comparison: the runs side by side.
+      comparison: of the runs.
       curves: their learning curves, in the same order.
     """
 
@@ -60,7 +66,7 @@ class Shown:
     curves: tuple[Curve, ...]
 
     def charts(self) -> tuple[Chart, ...]:
-        """Those that have something to show."""
+        """The charts that have data."""
         several = len(self.curves) > 1
         has = {
             Chart.EPOCHS: True,
@@ -72,41 +78,44 @@ class Shown:
         return tuple(chart for chart, is_there in has.items() if is_there)
 
 
-class _Look(NamedTuple):
-    """How a run is told from the others."""
+class _Style(NamedTuple):
+    """Color, marker and dashes of a run."""
 
     color: str
-    mark: str
+    marker: str
     dash: str
 
 
-def _look(number: int) -> _Look:
-    """Of the run in that place: a colour with its mark, then the same with other dashes."""
+def _style(number: int) -> _Style:
+    """Style of the run in a place: a color with its marker, then the same with other dashes."""
     at, again = number % len(SERIES), number // len(SERIES)
-    return _Look(SERIES[at], _MARKS[at], _DASHES[again % len(_DASHES)])
+    return _Style(SERIES[at], MARKERS[at], _DASHES[again % len(_DASHES)])
 
 
 def picture(
     charts: Sequence[Chart], shown: Shown, form: str, *, title: str = "", notes: Sequence[str] = ()
 ) -> bytes:
-    """Charts side by side; the same numbers, the same bytes.
+    """Charts side by side; equal data give equal bytes.
 
     Args:
       charts: at least one.
-      shown: what they are drawn from.
+      shown: their data.
       form: ``svg``, which is transparent, or ``png``.
-      title: above all of them; without one, the panels have no titles either.
-      notes: below them, a paragraph each.
+      title: above the charts, in as many lines as it needs; the charts have their own titles only
+        if there is one.
+      notes: below the charts, one paragraph each.
     """
     from matplotlib.figure import Figure
 
     columns, top = min(2, len(charts)), _TOP + (_TITLE if title else 0)
     rows = [charts[first : first + columns] for first in range(0, len(charts), columns)]
     heights = [top + _BOTTOM + max(_height(chart, shown) for chart in row) for row in rows]
-    lines = [line for note in notes for line in textwrap.wrap(note, 68 * columns)]
-    head, foot = (0.45 if title else 0.0), (_NOTE * len(lines) + 0.15 if lines else 0.0)
-    tall = head + sum(heights) + foot
-    with _style(form):
+    room = _WIDTH * columns - 2 * _MARGIN
+    lines = [line for note in notes for line in wrapped(note, _NOTE, room)]
+    titles = wrapped(title, _HEADING, room, bold=True)
+    head = 0.2 + _HEADING_LINE * len(titles) if titles else 0.0
+    tall = head + sum(heights) + (_NOTE_LINE * len(lines) + 0.15 if lines else 0.0)
+    with _settings(form):
         figure = Figure(figsize=(_WIDTH * columns, tall), dpi=150)
         for number, row in enumerate(rows):
             above = head + sum(heights[:number]) + top
@@ -117,29 +126,39 @@ def picture(
                 if title:
                     at = {"xycoords": "axes fraction", "textcoords": "offset points"}
                     axes.annotate(chart.value, (0, 1), (-38, 26), size=10.5, weight="bold", **at)
-        x = 0.15 / figure.get_figwidth()
-        figure.text(x, 1 - 0.35 / tall, clean(title), size=14, weight="bold")
-        figure.text(x, 0.12 / tall, "\n".join(lines), size=8.5, linespacing=1.45)
+        x = _MARGIN / figure.get_figwidth()
+        bold: Any = {"size": _HEADING, "weight": "bold", "va": "top"}
+        figure.text(x, 1 - 0.15 / tall, "\n".join(titles), **bold)
+        figure.text(x, 0.12 / tall, "\n".join(lines), size=_NOTE, linespacing=1.45)
         return rendered(figure, clean(title), form)
 
 
 def comparison_picture(comparison: Comparison, runs: Sequence[RunResult], form: str) -> bytes:
-    """All that there is to draw of a comparison, with its verdicts below.
+    """All charts of a comparison, with its verdicts below them.
 
     Args:
-      comparison: the runs side by side.
-      runs: what it is made of.
+      comparison: of the runs.
+      runs: all runs in it.
       form: ``svg`` or ``png``.
     """
     shown = Shown(comparison, curves(comparison, runs))
-    title = f"{enumeration([curve.label for curve in shown.curves])} on {comparison.dataset.name}"
+    title = _title([curve.label for curve in shown.curves], comparison.dataset.name)
     note = [bands_text(shown.curves), *verdict_lines(comparison.verdicts)]
     return picture(shown.charts(), shown, form, title=title, notes=note)
 
 
+def _title(labels: Sequence[str], dataset: str) -> str:
+    """The runs by their labels, or their number if there is no room for all of them."""
+    title = f"{enumeration(labels)} on {dataset}"
+    room = 2 * (_WIDTH - _MARGIN)
+    if len(wrapped(title, _HEADING, room, bold=True)) <= _TITLE_LINES:
+        return title
+    return f"{labels[0]} and {len(labels) - 1} other runs on {dataset}"
+
+
 @contextmanager
-def _style(form: str) -> Iterator[None]:
-    """Ink, sizes and background; titles are text, not formulas."""
+def _settings(form: str) -> Iterator[None]:
+    """Colors, sizes and background; titles are text, not formulas."""
     import matplotlib as mpl
 
     texts = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
@@ -150,23 +169,21 @@ def _style(form: str) -> Iterator[None]:
         "savefig.transparent": form == "svg",
         "text.parse_math": False,
     }
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        # A viewer may have the characters that this machine's font lacks.
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+    with mpl.rc_context(settings):
         yield
 
 
 def _height(chart: Chart, shown: Shown) -> float:
-    """Of the axes, in inches, so that every label has its place."""
-    lines = LABEL_LINE * sum(len(label_lines(c.label, c.lost)) for c in shown.curves)
+    """Height of the axes, in inches, with room for all labels."""
+    lines = LABEL_LINE * sum(map(len, _labels(shown)))
     if chart is Chart.DIFFERENCES:
         return max(lines, 0.15 + 0.5 * len(shown.comparison.verdicts))
     return max(lines, 2.2)
 
 
 def _axes(figure: Any, left: float, above: float, height: float, shown: Shown) -> Any:
-    """Axes with room for the labels on their right; places and sizes are in inches."""
-    longest = max(len(line) for c in shown.curves for line in label_lines(c.label, c.lost))
+    """Axes with room for the labels on their right; positions and sizes are in inches."""
+    longest = max(len(line) for lines in _labels(shown) for line in lines)
     width = _WIDTH - _LEFT - 0.32 - _CHARACTER * longest
     wide, tall = figure.get_size_inches()
     axes = figure.add_axes((left / wide, 1 - (above + height) / tall, width / wide, height / tall))
@@ -177,29 +194,35 @@ def _axes(figure: Any, left: float, above: float, height: float, shown: Shown) -
 
 
 def draw_chart(axes: Any, chart: Chart, shown: Shown) -> None:
-    """One chart into its axes."""
+    """Draws a chart.
+
+    Args:
+      axes: where it is drawn.
+      chart: one of those that have data.
+      shown: the data.
+    """
     match chart:
         case Chart.EPOCHS | Chart.TIME:
             _curves(axes, shown, by_time=chart is Chart.TIME)
         case Chart.EPOCH_COST | Chart.PARAMETERS:
             _costs(axes, shown, by_time=chart is Chart.EPOCH_COST)
         case Chart.DIFFERENCES:
-            _differences(axes, shown.comparison)
+            _differences(axes, shown)
         case _:
             assert_never(chart)
 
 
 def _curves(axes: Any, shown: Shown, *, by_time: bool) -> None:
     for number, curve in enumerate(shown.curves):
-        color, mark, dash = _look(number)
+        color, marker, dash = _style(number)
         x = curve.time_s if by_time and curve.time_s else range(1, len(curve.values) + 1)
         means = [_finite(value.mean) for value in curve.values]
         every = math.ceil(len(means) / 10)
-        marks = {"marker": mark, "markersize": 4, "markevery": ((len(means) - 1) % every, every)}
+        marks = {"marker": marker, "markersize": 4, "markevery": ((len(means) - 1) % every, every)}
         axes.plot(x, means, color=color, linestyle=dash, linewidth=1.6, **marks)
         if curve.num_seeds > 1:
             low, high = zip(*(map(_finite, ends(value)) for value in curve.values), strict=True)
-            # A band over one epoch has no width but that of its edge.
+            # A band over one epoch is only as wide as its edge.
             edge = 6 if len(means) == 1 else 0
             axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=edge)
     _count_axis(axes, by_time=by_time)
@@ -211,25 +234,25 @@ def _curves(axes: Any, shown: Shown, *, by_time: bool) -> None:
 def _count_axis(axes: Any, *, by_time: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_xlabel("seconds of training" if by_time else "epoch")
+    axes.set_xlabel("training time (s)" if by_time else "epoch")
     if by_time:
         axes.set_xlim(left=0)
-    # Without a least number of ticks there are none between epochs, however few there are.
+    # With at least one tick required, no tick falls between two epochs.
     whole = {} if by_time else {"integer": True, "min_n_ticks": 1}
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS, **whole))
 
 
 def _costs(axes: Any, shown: Shown, *, by_time: bool) -> None:
-    """Every run a mark, with lines from the lowest seed to the highest."""
+    """A marker for each run, with lines from the lowest seed to the highest."""
     rows = last_rows(shown.comparison)
     for number, row in enumerate(rows):
-        color, mark, _ = _look(number)
+        color, marker, _ = _style(number)
         x, y = _cost(row, by_time=by_time), _finite(row.value.mean)
         line = {"color": color, "linewidth": 1.4, "alpha": 0.7}
         axes.plot((x, x), [_finite(end) for end in ends(row.value)], **line)
         if by_time:
             axes.plot(ends(row.train_s), (y, y), **line)
-        axes.plot(x, y, mark, color=color, markersize=8)
+        axes.plot(x, y, marker, color=color, markersize=8)
     axes.margins(0.12)
     _cost_axis(axes, [_cost(row, by_time=by_time) for row in rows], by_time=by_time)
     _value_axis(axes, shown.comparison.shown_metric, shown.comparison.direction)
@@ -241,10 +264,10 @@ def _cost(row: Row, *, by_time: bool) -> float:
 
 
 def _cost_axis(axes: Any, costs: Sequence[float], *, by_time: bool) -> None:
-    """Logarithmic where some runs cost many times what others do."""
+    """Logarithmic if some runs cost many times as much as others."""
     from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    axes.set_xlabel("seconds of an epoch" if by_time else "parameters")
+    axes.set_xlabel("seconds per epoch" if by_time else "parameters")
     if min(costs) > 0 and max(costs) > 4 * min(costs):
         axes.set_xscale("log")
         left, right = axes.get_xlim()
@@ -256,42 +279,40 @@ def _cost_axis(axes: Any, costs: Sequence[float], *, by_time: bool) -> None:
     axes.xaxis.set_major_formatter(plain if by_time else EngFormatter(sep=""))
 
 
-def _differences(axes: Any, comparison: Comparison) -> None:
-    """Every verdict's mean with its interval, and below it a mark for each seed."""
+def _differences(axes: Any, shown: Shown) -> None:
+    """The mean of each verdict with its interval, and below it a marker for each seed."""
+    comparison = shown.comparison
     verdicts, metric = comparison.verdicts, comparison.verdicts[0].metric
     scale = 100 if is_fraction(metric) else 1
     numbers = [_number(comparison, verdict) for verdict in verdicts]
     for place, (number, verdict) in enumerate(zip(numbers, verdicts, strict=True)):
-        color, mark, _ = _look(number)
+        color, marker, _ = _style(number)
         marks = [scale * _finite(difference) for difference in verdict.differences]
-        axes.plot(marks, [place + 0.3] * len(marks), mark, color=color, markersize=4, alpha=0.6)
+        axes.plot(marks, [place + 0.3] * len(marks), marker, color=color, markersize=4, alpha=0.6)
         if verdict.interval:
             interval = [
                 scale * _finite(end) for end in (verdict.interval.low, verdict.interval.high)
             ]
             axes.plot(interval, (place, place), color=color, linewidth=2.2)
-            axes.plot(scale * _finite(verdict.difference), place, mark, color=color, markersize=8)
+            axes.plot(scale * _finite(verdict.difference), place, marker, color=color, markersize=8)
     if least := scale * verdicts[0].min_effect:
         axes.axvspan(-least, least, color=INK, alpha=0.08, linewidth=0)
     axes.axvline(0, color=INK, linewidth=1)
     level = f"{100 * (1 - verdicts[0].alpha):g}%"
-    _above(axes, f"mean with {level} interval, and each seed")
+    _above(axes, f"mean with {level} interval, and individual seeds")
     axes.set_yticks([])
     axes.set_ylim(len(verdicts) - 0.45, -0.55)
     axes.spines["left"].set_visible(False)
-    base = textwrap.shorten(clean(verdicts[0].baseline), 28, placeholder="...")
-    points = ", points" if scale == 100 else ""
-    axes.set_xlabel(f"{words(metric)} minus that of {base}{points}")
-    labels = [label_lines(clean(v.label), _lost(v)) for v in verdicts]
-    _label(axes, labels, range(len(verdicts)), numbers)
-
-
-def _lost(verdict: Verdict) -> str:
-    return "diverged" if verdict.finding is Finding.DIVERGED else ""
+    unit = " (points)" if scale == 100 else ""
+    base = clean(verdicts[0].baseline)
+    base = base if len(base) <= _LABEL_CHARACTERS else "the baseline"
+    axes.set_xlabel(f"{words(metric)} difference vs. {base}{unit}")
+    labels = _labels(shown)
+    _label(axes, [labels[number] for number in numbers], range(len(verdicts)), numbers)
 
 
 def _number(comparison: Comparison, verdict: Verdict) -> int:
-    """The place of the run that a verdict is on."""
+    """The place of the run that a verdict is about."""
     return [row.label for row in last_rows(comparison)].index(verdict.label)
 
 
@@ -307,41 +328,38 @@ def _value_axis(axes: Any, metric: str, direction: Direction) -> None:
 
 
 def _above(axes: Any, text: str) -> None:
-    """What stands on the axis, lying, so that it is read without turning one's head."""
+    """A horizontal label at the upper end of the vertical axis."""
     axes.annotate(text, (0, 1), (-38, 9), xycoords="axes fraction", textcoords="offset points")
 
 
 def _label_lines(axes: Any, shown: Shown, values: Sequence[float]) -> None:
-    labels = [label_lines(curve.label, curve.lost) for curve in shown.curves]
+    labels = _labels(shown)
     _label(axes, labels, values, range(len(labels)))
+
+
+def _labels(shown: Shown) -> list[list[str]]:
+    """The label of each run in lines that fit, with the number of seeds that diverged."""
+    labels = distinct([curve.label for curve in shown.curves], _LABEL_LINES, _LABEL_CHARACTERS)
+    ends = ([curve.lost] if curve.lost else [] for curve in shown.curves)
+    return [[*lines, *end] for lines, end in zip(labels, ends, strict=True)]
 
 
 def _label(
     axes: Any, texts: Sequence[list[str]], values: Sequence[float], numbers: Sequence[int]
 ) -> None:
-    """Names on the right, each beside its value or as near as the others leave room."""
+    """Labels on the right, each next to its value or as close as the others allow."""
     bottom, top = axes.get_ylim()
     width, height = axes.get_position().size * axes.figure.get_size_inches()
     wanted = [(v - bottom) / (top - bottom) if math.isfinite(v) else 0.5 for v in values]
     places = spread(wanted, [LABEL_LINE * len(lines) / height for lines in texts])
     for number, lines, place in zip(numbers, texts, places, strict=True):
-        color, mark, _ = _look(number)
+        color, marker, _ = _style(number)
         at = {"transform": axes.transAxes, "clip_on": False}
-        axes.plot(1 + 0.14 / width, place, mark, color=color, markersize=6, **at)
+        axes.plot(1 + 0.14 / width, place, marker, color=color, markersize=6, **at)
         text = "\n".join(lines)
         axes.text(1 + 0.25 / width, place, text, va="center", linespacing=1.1, **at)
 
 
-def label_lines(label: str, lost: str) -> list[str]:
-    """A label in one or two lines, where what does not fit ends in dots, and what else is said.
-
-    >>> label_lines("Convolutional autoencoder with noise", "diverged")
-    ['Convolutional', 'autoencoder ...', 'diverged']
-    """
-    lines = textwrap.wrap(label, _LABEL_CHARACTERS, max_lines=2, placeholder=" ...") or [""]
-    return [*lines, lost] if lost else lines
-
-
 def _finite(value: float) -> float:
-    """Infinity would stretch an axis without end."""
+    """The value, or NaN for an infinite one, which no axis can show."""
     return value if math.isfinite(value) else math.nan

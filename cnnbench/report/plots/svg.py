@@ -1,4 +1,4 @@
-"""SVG pictures inside a page: colours from its style sheet, ids of their own, words for all."""
+"""Inline SVG for the report page: themed colors, unique ids and alternative text."""
 
 import re
 from xml.etree import ElementTree
@@ -8,7 +8,7 @@ from cnnbench.report.plots.charts import GRID, INK, SERIES
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "{http://www.w3.org/1999/xlink}"
 _PAPER, _ARROW, _TIE = "#ffffff", "#333333", "#b03030"  # of diagrams
 
-# What a page may redefine, each with the colour that stands without a style sheet.
+# Colors of pictures, and the CSS values that replace them on a page.
 COLORS = {
     INK: "var(--ink)",
     GRID: "var(--grid)",
@@ -20,13 +20,13 @@ COLORS = {
 
 
 def inline_svg(content: bytes, name: str, words: str, scale: float = 1.0) -> str:
-    """An `svg` element for a page.
+    """Turns a picture into an `svg` element for a page.
 
     Args:
-      content: a picture of `charts` or `diagram`.
-      name: begins the ids in it, and differs from those of other pictures on the page.
-      words: what the picture shows, for those who do not see it.
-      scale: its width on a screen, by the width that it was drawn for.
+      content: an SVG file by `charts` or `diagram_picture`.
+      name: prefix of the ids in it, unique on the page.
+      words: alternative text for screen readers.
+      scale: factor of its width.
     """
     ElementTree.register_namespace("", _SVG)
     root = ElementTree.fromstring(content)
@@ -50,7 +50,7 @@ def inline_svg(content: bytes, name: str, words: str, scale: float = 1.0) -> str
 
 
 def _rename(element: ElementTree.Element, name: str, used: set[str]) -> None:
-    """Ids are one to a page: those that something refers to get the picture's name before them."""
+    """Prefixes referenced ids with the picture's name and removes the others."""
     for key, value in tuple(element.attrib.items()):
         if key == "id":
             del element.attrib[key]
@@ -64,11 +64,11 @@ def _rename(element: ElementTree.Element, name: str, used: set[str]) -> None:
 
 
 def _themed(style: str) -> str:
-    """The same style with the page's colours, and any letters."""
+    """The style with the page's colors and a generic font."""
     style = re.sub(r"'DejaVu Sans'[^;]*", "sans-serif", style)
     return re.sub(r"#[0-9a-f]{6}", lambda color: COLORS.get(color[0], color[0]), style)
 
 
 def _pixels(root: ElementTree.Element) -> float:
-    """The width in pixels of CSS; matplotlib counts in points."""
+    """Width in CSS pixels; matplotlib writes points."""
     return float(root.attrib["width"].removesuffix("pt")) * 4 / 3

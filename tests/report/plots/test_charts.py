@@ -1,4 +1,4 @@
-"""Charts: numbers against NumPy, colours against models of sight, files against themselves."""
+"""Charts: numbers against NumPy, colors against models of color vision, equal bytes."""
 
 import dataclasses
 import io
@@ -38,9 +38,10 @@ from cnnbench.report.plots.charts import (
 )
 from cnnbench.report.plots.spread import spread
 from cnnbench.report.plots.svg import COLORS, inline_svg
+from cnnbench.report.plots.text import text_width
 from cnnbench.runs.records import RunResult
 from tests.support.paths import ROOT
-from tests.support.samples import make_run, with_record
+from tests.support.samples import ENVIRONMENT, make_run, with_record
 
 CSS = (ROOT / "cnnbench" / "report" / "templates" / "report.css").read_text()
 TEXT = "{http://www.w3.org/2000/svg}text"
@@ -79,7 +80,7 @@ def test_a_curve_is_the_mean_with_the_lowest_and_the_highest_seed() -> None:
     assert curve.time_s == pytest.approx(times.mean(axis=0).cumsum())
 
 
-def test_seeds_that_were_trained_together_do_not_tell_the_time() -> None:
+def test_seeds_that_were_trained_together_have_no_times() -> None:
     run = make_run(seeds=(0, 1, 2))
     epochs = (dataclasses.replace(e, at_once=2 if e.seed else 1) for e in run.epochs)
     (curve,) = shown(dataclasses.replace(run, epochs=tuple(epochs))).curves
@@ -121,35 +122,35 @@ def test_costs_are_the_numbers_of_the_table() -> None:
         assert [mark.get_ydata()[0] for mark in marks] == [row.value.mean for row in rows]
 
 
-def test_costs_that_are_many_times_others_stand_on_a_logarithmic_axis() -> None:
+def test_costs_of_different_magnitude_have_a_logarithmic_axis() -> None:
     standard, modified = two(seeds=(0, 5))
     assert axes_of(Chart.EPOCH_COST, shown(standard, modified)).get_xscale() == "linear"
     slow = changed(modified, train_s=100.0)
     assert axes_of(Chart.EPOCH_COST, shown(standard, slow)).get_xscale() == "log"
 
 
-def test_differences_are_in_points_with_what_does_not_matter_in_grey() -> None:
+def test_differences_are_in_points_with_the_least_effect_in_gray() -> None:
     criteria = Criteria(min_effect=Criteria().min_effect._replace(value=0.002))
     drawn = shown(*two(seeds=tuple(range(8))), criteria=criteria)
     axes = axes_of(Chart.DIFFERENCES, drawn)
     assert list(axes.lines[0].get_xdata()) == pytest.approx([1.13] * 8)
-    assert axes.get_xlabel() == "accuracy minus that of Standard CNN, points"
+    assert axes.get_xlabel() == "accuracy difference vs. Standard CNN (points)"
     assert axes.patches[0].get_x() == pytest.approx(-0.2)
 
 
-def test_differences_are_those_that_the_verdict_rests_on() -> None:
+def test_differences_are_of_the_metric_of_the_verdict() -> None:
     axes = axes_of(Chart.DIFFERENCES, shown(*two(seeds=tuple(range(8)), headline="loss")))
     assert list(axes.lines[0].get_xdata()) == pytest.approx([0.0113] * 8)  # of the test losses
-    assert axes.get_xlabel() == "test loss minus that of Standard CNN"
+    assert axes.get_xlabel() == "test loss difference vs. Standard CNN"
 
 
-def test_one_run_has_nothing_to_stand_beside() -> None:
+def test_charts_that_need_several_runs() -> None:
     assert shown(make_run()).charts() == (Chart.EPOCHS, Chart.TIME)
     assert shown(*two()).charts() == tuple(Chart)[:4]  # one seed: no interval
     assert shown(*two(seeds=(0, 1))).charts() == tuple(Chart)
 
 
-def test_words_say_what_is_seen() -> None:
+def test_alternative_texts() -> None:
     drawn = shown(*two(seeds=(0, 5)))
     assert curves_text(drawn.curves, drawn.comparison, by_time=True) == (
         "Accuracy on the validation images against seconds of training. "
@@ -248,8 +249,49 @@ def test_a_png_is_white_behind_and_not_empty() -> None:
     assert ((pixels[..., :3] * 255).round() == blue).all(axis=-1).sum() > 100
 
 
-def test_twelve_runs_are_told_apart_and_their_names_do_not_touch() -> None:
-    titles = [f"A network with a long name, number {i}" for i in range(12)]
+def test_eight_runs_have_colors_and_markers_of_their_own() -> None:
+    runs = [make_run(f"n{i}", f"N{i}", run_id=f"r{i}") for i in range(8)]
+    for chart in (Chart.EPOCHS, Chart.PARAMETERS):
+        lines = axes_of(chart, shown(*runs)).lines
+        styles = [(line.get_color(), line.get_marker()) for line in lines]
+        styles = [style for style in styles if style[1] not in {"None", None, ""}]
+        assert len({color for color, _ in styles}) == len({mark for _, mark in styles}) == 8
+        assert len(set(styles)) == 8
+
+
+def test_labels_say_what_differs() -> None:
+    titles = [f"A network that has quite a long name, number {i}" for i in range(3)]
+    runs = [make_run(f"n{i}", title, run_id=f"r{i}") for i, title in enumerate(titles)]
+    texts = [text.get_text() for text in axes_of(Chart.EPOCHS, shown(*runs)).texts]
+    assert texts[-3:] == ["... number 0", "... number 1", "... number 2"]
+    rates = ("0.1", "0.25")
+    runs = [overridden(f"train.optimizer.learning_rate={rate}", rate) for rate in rates]
+    texts = [text.get_text() for text in axes_of(Chart.EPOCHS, shown(*runs)).texts]
+    assert texts[-2:] == [f"Standard CNN\n(learning_rate={rate})" for rate in rates]
+
+
+def overridden(word: str, run_id: str) -> RunResult:
+    environment = dataclasses.replace(ENVIRONMENT, command=(*ENVIRONMENT.command, word))
+    return with_record(make_run(), run_id=run_id, environment=environment)
+
+
+@pytest.mark.parametrize(("count", "lines"), [(1, 1), (3, 1), (5, 2), (8, 1)])
+def test_titles_are_not_cut(count: int, lines: int) -> None:
+    titles = [f"Network number {i}" for i in range(1, count + 1)]
+    runs = [make_run(f"n{i}", title, run_id=f"r{i}") for i, title in enumerate(titles)]
+    root = ElementTree.fromstring(comparison_picture(compare(runs), runs, "svg"))
+    width = float(root.attrib["width"].removesuffix("pt"))
+    head = [e for e in root.iter(TEXT) if "14px" in e.attrib["style"]]
+    words = ["".join(e.itertext()) for e in head]
+    whole = f"{', '.join(titles[:-1])} and {titles[-1]}" if count > 1 else titles[0]
+    if count == 8:
+        whole = "Network number 1 and 7 other runs"
+    assert (" ".join(words), len(words)) == (f"{whole} on mnist", lines)
+    assert all(72 * text_width(line, 14, bold=True) < width - 20 for line in words)
+
+
+def test_twelve_runs_are_distinguishable_and_their_labels_do_not_touch() -> None:
+    titles = [f"A network with a long name, number {i}" for i in range(12)]  # two lines each
     runs = [make_run(f"n{i}", title, run_id=f"r{i}") for i, title in enumerate(titles)]
     drawn = shown(*runs)
     looks = {(ln.get_color(), ln.get_linestyle()) for ln in axes_of(Chart.EPOCHS, drawn).lines[:12]}
@@ -275,7 +317,7 @@ def test_labels_do_not_overlap_and_stay_inside(labels: Sequence[tuple[float, flo
 
 
 def linear(color: str) -> np.ndarray:
-    """Linear RGB of a colour, from the definition of sRGB."""
+    """Linear RGB of a color, from the definition of sRGB."""
     value = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
@@ -287,13 +329,13 @@ def contrast(one: str, other: str) -> float:
 
 
 def theme(number: int) -> dict[str, str]:
-    """The colours of the page: 0 by day, 1 in the dark, 2 on paper."""
+    """The colors of the page: 0 for light mode, 1 for dark mode, 2 for print."""
     blocks = re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)
     return dict(re.findall(r"--([\w-]+): (#\w+)", blocks[number]))
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_colours_can_be_seen(number: int) -> None:
+def test_colors_can_be_seen(number: int) -> None:
     colors = theme(number)
     for name in ("ink", "soft", "link", "better", "worse"):
         for ground in ("paper", "card"):
@@ -328,15 +370,15 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("sight", [np.eye(3), np.array(PROTANOPIA), np.array(DEUTERANOPIA)])
-def test_neighbouring_runs_differ_also_for_the_colour_blind(number: int, sight: np.ndarray) -> None:
-    """The first three by their colours alone; a mark of its own helps the others."""
+def test_eight_runs_differ_for_color_blind_people_too(number: int, sight: np.ndarray) -> None:
+    """A difference of 2.3 is just noticeable (Mahy et al. 1994); markers differ as well."""
     colors = theme(number)
-    seen = [lab(sight @ linear(colors[f"series-{i}"])) for i in range(3)]
+    seen = [lab(np.clip(sight @ linear(colors[f"series-{i}"]), 0, 1)) for i in range(8)]
     for one, other in itertools.combinations(seen, 2):
         assert np.linalg.norm(one - other) > 20
 
 
-def test_the_page_has_the_colours_of_the_pictures() -> None:
+def test_the_page_has_the_colors_of_the_pictures() -> None:
     by_day, paper = theme(0), theme(2)
     assert [by_day[f"series-{i}"] for i in range(len(SERIES))] == list(SERIES)
     assert [paper[f"series-{i}"] for i in range(len(SERIES))] == list(SERIES)
@@ -370,8 +412,8 @@ def test_the_range_of_one_lost_seed_is_unknown() -> None:
     assert np.isnan(ends(estimate([0.9, math.nan]))).all()
 
 
-def test_dashes_begin_anew_with_the_seventh_run() -> None:
-    runs = [with_record(make_run(f"n{i}", f"N{i}"), run_id=f"r{i}") for i in range(7)]
+def test_the_ninth_run_has_the_first_color_with_other_dashes() -> None:
+    runs = [with_record(make_run(f"n{i}", f"N{i}"), run_id=f"r{i}") for i in range(9)]
     lines = axes_of(Chart.EPOCHS, shown(*runs)).lines
-    assert lines[0].get_color() == lines[6].get_color()
-    assert lines[0].get_linestyle() != lines[6].get_linestyle()
+    assert lines[0].get_color() == lines[8].get_color()
+    assert lines[0].get_linestyle() != lines[8].get_linestyle()
