@@ -26,7 +26,8 @@ from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes, wa
 from cnnbench.report.layer_table import layer_cells, part_cells
 from cnnbench.report.plots import charts
 from cnnbench.report.plots.charts import Chart, Shown
-from cnnbench.report.plots.diagram import diagram, diagram_picture, outline_diagram
+from cnnbench.report.plots.diagram import diagram, outline_diagram
+from cnnbench.report.plots.diagram_picture import diagram_picture
 from cnnbench.report.plots.png import kernel_sheet, photograph, read_png
 from cnnbench.report.plots.svg import inline_svg
 from cnnbench.report.run_artifacts import Exhibit

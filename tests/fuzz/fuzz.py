@@ -111,7 +111,8 @@ def targets(folder: Path) -> dict[str, Callable[[bytes], None]]:
 def use_experiment(loaded: Any, folder: Path) -> None:
     """What is taken can be shown, and what is written of it is the same experiment."""
     from cnnbench.report.layer_table import layer_table
-    from cnnbench.report.plots.diagram import diagram, mermaid
+    from cnnbench.report.plots.diagram import diagram
+    from cnnbench.report.plots.mermaid import mermaid
     from cnnbench.spec.loader import load_experiment
 
     again = folder / "resolved.yaml"

@@ -27,7 +27,8 @@ from cnnbench.data.image_files import Photograph
 from cnnbench.formatting import clean, csv_cell, escaped
 from cnnbench.report import comparison, csv_json, predictions
 from cnnbench.report.html import table_page
-from cnnbench.report.plots.diagram import diagram, mermaid
+from cnnbench.report.plots.diagram import diagram
+from cnnbench.report.plots.mermaid import mermaid
 from cnnbench.report.predictions import Predictions
 from cnnbench.spec.loader import load_experiment
 from tests.support.samples import ENVIRONMENT, make_run

@@ -13,13 +13,10 @@ from cnnbench.data.catalog import describe
 from cnnbench.errors import ModelError, UsageError
 from cnnbench.formatting import depthwise_advice
 from cnnbench.report.layer_table import layer_table, outline_table
-from cnnbench.report.plots.diagram import (
-    Diagram,
-    diagram,
-    diagram_picture,
-    mermaid,
-    outline_diagram,
-)
+from cnnbench.report.plots.blocks import Diagram
+from cnnbench.report.plots.diagram import diagram, outline_diagram
+from cnnbench.report.plots.diagram_picture import diagram_picture
+from cnnbench.report.plots.mermaid import mermaid
 from cnnbench.spec.diff import Differences, differences, marked
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.spec.shipped import short_path
@@ -37,6 +34,10 @@ def show(
         Path | None,
         typer.Option(help="Draw the architecture: .svg, .png or .md (Mermaid).", metavar="FILE"),
     ] = None,
+    expand: Annotated[
+        bool,
+        typer.Option("--expand", help="With --diagram, draw repeated blocks in full."),
+    ] = False,
     allow_python: Annotated[
         bool,
         typer.Option(
@@ -58,18 +59,20 @@ def show(
         shown.append(loaded)
         outlines.append(outline)
     if diagram:
-        _draw(shown, outlines, diagram)
+        titles = [loaded.experiment.type_title for loaded in shown]
+        drawn = _diagrams(shown, outlines, expand=expand)
+        _write(list(zip(titles, drawn, strict=True)), diagram)
 
 
-def _draw(shown: Sequence[Loaded], outlines: Sequence["Outline | None"], file: Path) -> None:
-    titles = [loaded.experiment.type_title for loaded in shown]
-    drawings = list(zip(titles, _diagrams(shown, outlines), strict=True))
+def _write(drawings: Sequence[tuple[str, Diagram]], file: Path) -> None:
     form = file_form("--diagram", file, DRAWINGS)
-    drawn = mermaid(drawings).encode() if form == "md" else diagram_picture(drawings, form)
-    write_file("--diagram", file, drawn)
+    content = mermaid(drawings).encode() if form == "md" else diagram_picture(drawings, form)
+    write_file("--diagram", file, content)
 
 
-def _diagrams(shown: Sequence[Loaded], outlines: Sequence["Outline | None"]) -> Iterator[Diagram]:
+def _diagrams(
+    shown: Sequence[Loaded], outlines: Sequence["Outline | None"], *, expand: bool
+) -> Iterator[Diagram]:
     """Each network; graphs of layers with their differences marked.
 
     Raises:
@@ -79,9 +82,9 @@ def _diagrams(shown: Sequence[Loaded], outlines: Sequence["Outline | None"]) -> 
     all_marks = iter(marked(plans) if plans else ())
     for loaded, outline in zip(shown, outlines, strict=True):
         if loaded.plan is not None:
-            yield diagram(loaded.plan, next(all_marks))
+            yield diagram(loaded.plan, next(all_marks), expand=expand)
         elif outline is not None:
-            yield outline_diagram(outline)
+            yield outline_diagram(outline, expand=expand)
         else:
             message = f"--diagram: {loaded.experiment.model.python} was not imported"
             raise UsageError(f"{message}; check it, then add --allow-python.")
