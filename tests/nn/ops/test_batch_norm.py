@@ -48,10 +48,18 @@ def point(shape: tuple[int, ...], offset: float, seed: int = 7) -> tuple[Array, 
     return tuple(v.astype(np.float32) for v in (x, dy, scale, bias))
 
 
-def in_pytorch(dtype: torch.dtype, *arrays: Array) -> dict[str, Array]:
-    """The result, three gradients, and the running statistics."""
+def in_pytorch(
+    dtype: torch.dtype, *arrays: Array, values: torch.dtype | None = None
+) -> dict[str, Array]:
+    """The result, three gradients, and the running statistics.
+
+    Args:
+      dtype: of the layer.
+      arrays: as of `point`.
+      values: dtype of the values and their gradients, if it is another.
+    """
     x, dy, scale, bias = arrays
-    first = [torch.tensor(np.moveaxis(v, -1, 1).copy(), dtype=dtype) for v in (x, dy)]
+    first = [torch.tensor(np.moveaxis(v, -1, 1).copy(), dtype=values or dtype) for v in (x, dy)]
     kind = torch.nn.BatchNorm2d if x.ndim == 4 else torch.nn.BatchNorm1d
     layer = kind(x.shape[-1], eps=EPSILON, momentum=1 - MOMENTUM).to(dtype)
     with torch.no_grad():
@@ -87,6 +95,10 @@ def require_twice(
 
 def whole(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
     return layer(x)
+
+
+def in_bfloat16(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
+    return layer(x.astype(jnp.bfloat16)).astype(jnp.float32)
 
 
 def in_rows(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
@@ -132,6 +144,21 @@ def test_errors_are_at_most_twice_those_of_pytorch(
     apply: Apply, shape: tuple[int, ...], offset: float
 ) -> None:
     require_twice(ours(apply), shape, offset)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 10, 100])
+def test_errors_in_bfloat16_are_at_most_twice_those_of_autocast(offset: float) -> None:
+    """Values and their gradients in bfloat16; scale, bias and statistics in float32."""
+    shape, errors = (60, 8, 9, 4), []
+    for seed in SEEDS:
+        x, dy, scale, bias = point(shape, offset, seed)
+        x, dy = (np.asarray(jnp.asarray(v, jnp.bfloat16), np.float32) for v in (x, dy))
+        exact = in_pytorch(torch.float64, x, dy, scale, bias)
+        theirs = in_pytorch(torch.float32, x, dy, scale, bias, values=torch.bfloat16)
+        mine = ours(in_bfloat16)(x, dy, scale, bias)
+        errors.append([[found[n] - exact[n] for n in ("y", "dx")] for found in (mine, theirs)])
+    mine, other = np.sqrt(np.square(errors).mean(axis=(0, 3, 4, 5, 6)))
+    assert (mine <= 2 * other).all(), (mine, other)
 
 
 @pytest.mark.parametrize("apply", [whole, in_rows])
