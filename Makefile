@@ -19,7 +19,7 @@ MODELS = experiments/standard.yaml experiments/modified.yaml
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage mutants lint smoke base bench clean
+.PHONY: help run test proofs coverage mutants lint smoke base bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ run: $(VENV)/.installed-base ## Train the standard and the modified CNN on embed
 
 test: $(VENV)/.installed-$(EXTRAS) ## Run all tests
 	$(BIN)/python -m pytest -n 2 $(TESTS)
+
+proofs: $(VENV)/.installed-$(EXTRAS) ## Run the slow tests, which `make test` leaves out
+	$(BIN)/python -m pytest -n 2 -m slow $(TESTS)
 
 coverage: $(VENV)/.installed-$(EXTRAS) ## Run all tests and measure the lines and branches they reach
 	rm -rf build/coverage

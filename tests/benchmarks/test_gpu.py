@@ -135,6 +135,7 @@ def test_what_xla_or_cuda_raise_is_an_answer() -> None:
         Answerer(Broken()).answer({"do": "facts"})
 
 
+@pytest.mark.slow
 def test_the_whole_script_on_a_cpu(network, tmp_path) -> None:
     """Its JSON can be read whenever it is looked at, so it may be killed at any time."""
     out = tmp_path / "out"

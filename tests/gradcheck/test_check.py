@@ -83,7 +83,16 @@ def invoke(*words: str) -> Any:
     return CliRunner().invoke(app, ["gradcheck", *words], catch_exceptions=False)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in EXPERIMENTS.glob("*.yaml")))
+SLOW = {"denoising", "untied", "vae"}  # Their operations are in the others too.
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
+        for path in sorted(EXPERIMENTS.glob("*.yaml"))
+    ],
+)
 def test_shipped_experiments_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bars of the post's derivation: 1e-9 to `jax.grad`, 1e-6 to differences."""
     monkeypatch.setattr(finite_differences, "MOST", 4)  # fewer entries than a user's run

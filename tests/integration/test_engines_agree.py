@@ -186,7 +186,17 @@ def test_every_shipped_network_is_tested() -> None:
     assert {"vae", "vae_2d", "caffe_lenet", "keras_convnet", "pytorch_mnist"} < set(SHIPPED)
 
 
-@pytest.mark.parametrize("name", [*SHIPPED, *EXAMPLES])
+# Their operations are in the others too.
+SLOW = {"caffe_lenet", "denoising", "keras_convnet", "pytorch_mnist", "vae"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in (*SHIPPED, *EXAMPLES)
+    ],
+)
 def test_first_gradients_are_those_of_float64(name: str) -> None:
     """Of every parameter, the length of the error over that of the gradient."""
     case, want = case_of(name), {False: wide(name, False)}
