@@ -149,6 +149,8 @@ def comparison_picture(comparison: Comparison, runs: Sequence[RunResult], form: 
 
 def _title(labels: Sequence[str], dataset: str) -> str:
     """The runs by their labels, or their number if there is no room for all of them."""
+    if common := _common_title(labels):
+        return f"{common}: {len(labels)} runs on {dataset}"
     title = f"{enumeration(labels)} on {dataset}"
     room = 2 * (_WIDTH - _MARGIN)
     if len(wrapped(title, _HEADING, room, bold=True)) <= _TITLE_LINES:
@@ -339,9 +341,23 @@ def _label_lines(axes: Any, shown: Shown, values: Sequence[float]) -> None:
 
 def _labels(shown: Shown) -> list[list[str]]:
     """The label of each run in lines that fit, with the number of seeds that diverged."""
-    labels = distinct([curve.label for curve in shown.curves], _LABEL_LINES, _LABEL_CHARACTERS)
+    labels = [curve.label for curve in shown.curves]
+    if common := _common_title(labels):
+        labels = [label.removeprefix(f"{common} (").removesuffix(")") for label in labels]
+    cut = distinct(labels, _LABEL_LINES, _LABEL_CHARACTERS)
     ends = ([curve.lost] if curve.lost else [] for curve in shown.curves)
-    return [[*lines, *end] for lines, end in zip(labels, ends, strict=True)]
+    return [[*lines, *end] for lines, end in zip(cut, ends, strict=True)]
+
+
+def _common_title(labels: Sequence[str]) -> str:
+    """The title of all runs if their labels differ only in overrides; empty if not.
+
+    >>> _common_title(["CNN (rate=0.1)", "CNN (rate=0.2)"]), _common_title(["CNN", "MLP"])
+    ('CNN', '')
+    """
+    titles = {label.partition(" (")[0] for label in labels}
+    all_have = len(labels) > 1 and all(label.endswith(")") and " (" in label for label in labels)
+    return titles.pop() if all_have and len(titles) == 1 else ""
 
 
 def _label(

@@ -267,7 +267,12 @@ def test_labels_say_what_differs() -> None:
     rates = ("0.1", "0.25")
     runs = [overridden(f"train.optimizer.learning_rate={rate}", rate) for rate in rates]
     texts = [text.get_text() for text in axes_of(Chart.EPOCHS, shown(*runs)).texts]
-    assert texts[-2:] == [f"Standard CNN\n(learning_rate={rate})" for rate in rates]
+    assert texts[-2:] == ["learning_rate=0.1", "learning_rate=0.25"]
+    title = b"Standard CNN: 2 runs on mnist"
+    assert title in comparison_picture(compare(runs), runs, "svg")
+    runs[1] = with_record(runs[1], title="Other")
+    texts = [text.get_text() for text in axes_of(Chart.EPOCHS, shown(*runs)).texts]
+    assert texts[-2:] == ["Standard CNN", "Other"]
 
 
 def overridden(word: str, run_id: str) -> RunResult:
