@@ -41,7 +41,7 @@ def overrides(command: Sequence[str]) -> Iterator[tuple[str, str]]:
     >>> dict(overrides(["cnnbench", "run", "mlp", "--seeds", "3", "train.epochs=2", "--tag=a"]))
     {'seeds': '3', 'train.epochs': '2'}
     """
-    for word, following in zip(command, [*command[1:], ""], strict=True):
+    for word, following in zip(command, [*command[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name in _OPTIONS:
             yield _OPTIONS[name], value if equals else following

@@ -63,3 +63,7 @@ def test_keys_are_as_short_as_their_meaning_allows() -> None:
 )
 def test_overrides_of_a_command_line(words: str, found: dict[str, str]) -> None:
     assert dict(overrides(["cnnbench", "run", "standard", *words.split()])) == found
+
+
+def test_a_run_without_a_command_has_no_overrides() -> None:
+    assert dict(overrides([])) == {}
