@@ -77,7 +77,7 @@ class ComparisonResult:
         text = io.StringIO()
         console = LegibleConsole(file=text, width=_WIDTH, color_system=None, force_jupyter=False)
         console.print(terminal_table([self.comparison], wide=True))
-        return text.getvalue().rstrip("\n")
+        return "\n".join(map(str.rstrip, text.getvalue().splitlines()))
 
     def __repr__(self) -> str:
         runs = ", ".join(dict.fromkeys(row.label for row in self.comparison.rows))

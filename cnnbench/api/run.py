@@ -125,10 +125,15 @@ def run(  # noqa: PLR0913 - one parameter per option
 
 def _train(requests: Sequence[Request], *, progress: bool) -> RunList:
     check_all(requests)
-    # Rich's bars in a notebook need ipywidgets; lines do not.
-    console = LegibleConsole(stderr=True, force_jupyter=False)
-    with listening(console, len(requests), quiet=not progress, tables=False) as listeners:
+    with listening(_console(), len(requests), quiet=not progress, tables=False) as listeners:
         return RunList(run_by_turns(requests, listeners))
+
+
+def _console() -> LegibleConsole:
+    """Standard error; not a terminal in a notebook, where bars would need ipywidgets."""
+    if LegibleConsole().is_jupyter:
+        return LegibleConsole(stderr=True, force_jupyter=False, force_terminal=False)
+    return LegibleConsole(stderr=True)
 
 
 def _path(experiment: str | Path) -> Path:

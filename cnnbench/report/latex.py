@@ -16,7 +16,7 @@ from cnnbench.comparisons.verdict import Finding, Verdict
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.formatting import clean, seconds_text
 from cnnbench.report.columns import PLAIN, TableOptions, estimate_text
-from cnnbench.report.comparison import every_verdict, warning_lines
+from cnnbench.report.comparison import doubts, every_verdict
 from cnnbench.spec.metrics import heading, higher_is_better, is_fraction
 
 _SPECIAL = {
@@ -83,11 +83,11 @@ def _latex_table(comparison: Comparison, look: TableOptions) -> str:
         [column.cell(row, (column.metric, row.label) in bold) for column in columns] for row in rows
     )
     comments = [f"Verdict: {sentence(verdict)}" for verdict in every_verdict(comparison)]
-    comments += [*map(clean, comparison.remarks), *warning_lines(comparison)]
+    comments += doubts(comparison)
     lines = [
         r"\begin{table}",
         r"  \centering",
-        f"  \\caption{{{_caption(comparison, rows)}{_bold_note(comparison) if bold else ''}}}",
+        f"  \\caption{{{_caption(comparison, rows)}{_bold_note(comparison, bold)}}}",
         f"  \\label{{tab:{'-'.join(dict.fromkeys(row.run.name for row in rows))}}}",
         f"  \\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
         r"    \toprule",
@@ -198,20 +198,24 @@ def _is_confirmed(best: str, verdicts: Sequence[Verdict]) -> bool:
 
 def _caption(comparison: Comparison, rows: Sequence[Row]) -> str:
     data = comparison.dataset
-    held_out = f"{data.num_validation:,} validation, " if comparison.validates else ""
-    sizes = f"{data.num_train:,} training, {held_out}{data.num_test:,} test images"
+    held_out = f" {data.num_validation:,} validation" if comparison.validates else ""
+    comma = "," if held_out else ""
+    sizes = f"{data.num_train:,} training{comma}{held_out} and {data.num_test:,} test images"
+    last = max(row.run.epochs for row in rows)
     epochs = "/".join(map(str, sorted({row.run.epochs for row in rows})))
     seeds = sorted({len(row.run.seeds) for row in rows})
-    over = (
-        "1 seed"
-        if seeds == [1]
-        else f"{'/'.join(map(str, seeds))} seeds (mean ± standard deviation)"
-    )
-    words = "epoch" if epochs == "1" else "epochs"
-    return escape_latex(f"{data.title} ({sizes}), {epochs} {words}, {over}.")
+    counts = "/".join(map(str, seeds))
+    over = "one seed" if seeds == [1] else f"mean ± standard deviation over {counts} seeds"
+    words = "epoch" if last == 1 else "epochs"
+    return escape_latex(f"{data.title}: {sizes}; {epochs} {words}; {over}.")
 
 
-def _bold_note(comparison: Comparison) -> str:
+def _bold_note(comparison: Comparison, bold: set[tuple[str, str]]) -> str:
+    if not bold:
+        return ""
     verdict = every_verdict(comparison)[0]
-    text = f"Bold: best mean; its difference from the baseline, {verdict.baseline}, is significant"
+    if all(label == verdict.baseline for _, label in bold):
+        text = "Bold: best mean; all others are significantly worse"
+    else:
+        text = f"Bold: best mean, significantly better than {verdict.baseline}"
     return f" {escape_latex(text)} ($p \\le {verdict.alpha:g}$)."

@@ -1,6 +1,7 @@
 """`cnnbench.run`: one training, and what it refuses."""
 
 import inspect
+import io
 import pkgutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import cnnbench
+from cnnbench.api import run as training
 from cnnbench.cli.commands.compare import compare as compare_command
 from cnnbench.cli.commands.run import run as run_command
 from cnnbench.errors import CnnbenchError, SpecError, UsageError
@@ -151,6 +153,16 @@ def test_a_run_shows_itself() -> None:
     assert "A &lt;b&gt;" in page
     assert "98.05%" in page
     assert cnnbench.RunList()._repr_html_() == "[]"
+
+
+def test_a_notebook_gets_lines_instead_of_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)  # as ipykernel's streams say
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert training._console().is_terminal
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    console = training._console()
+    assert (console.is_jupyter, console.is_terminal, console.file) == (False, False, terminal)
 
 
 def test_import_is_cheap() -> None:

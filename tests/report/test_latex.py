@@ -78,7 +78,7 @@ def test_the_column_of_the_verdict_has_the_bold_cell() -> None:
 def test_without_validation_images_there_is_one_column_of_the_metric() -> None:
     text = latex([compare(list(map(without_validation, pair())))])
     assert "Network & Parameters & Test accuracy (\\%) & Time per epoch \\\\" in text
-    assert "60,000 training, 10,000 test images" in text
+    assert "60,000 training and 10,000 test images" in text
 
 
 def test_precision_and_changed_columns_are_chosen() -> None:
