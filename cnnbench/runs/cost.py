@@ -1,4 +1,4 @@
-"""What an architecture costs, as a frozen value."""
+"""Cost of an architecture, as a frozen value."""
 
 import math
 from dataclasses import dataclass
@@ -6,27 +6,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a network costs on the device that trained it, measured once a run.
+    """Cost of a network on the device that trained it, measured once per run.
 
     Args:
-      training_flops: floating-point operations of one training image in its matrix
-        products, by `flops.training_flops`; None for a Python model.
-      forward_flops: XLA's count for one image, in evaluation, of the plain form: that of
-        the architecture, whichever algorithm trained it; None where XLA does not count.
-      backward_flops: XLA's count for the loss and its gradient in training, for one image
-        of a batch, less `forward_flops`; likewise.
-      memory_bytes: the most memory that the program of a training step needs on all
-        devices together, with parameters and optimiser, without the dataset; None where
-        XLA does not say.
-      latency_p50_s: median seconds of one image through the compiled plain form.
-      latency_p99_s: their 99th percentile; None where too few calls were timed.
-      latency_calls: how many were timed.
-      product_flops: floating-point operations a second of the fastest float32 matrix
-        product that the device did in the same process.
-      latency_spread: by how much the median latency of one round of calls was above that of
-        another, as a share of the lowest; None in runs of older versions.
-      product_spread: by how much the median product of the fastest library was slower than
-        the fastest, as a share of it; None likewise.
+      training_flops: FLOPs per training image in matrix products; None for a Python model.
+      forward_flops: FLOPs of the forward pass per image, counted by XLA for the plain form, and so
+        independent of the algorithm that trained it; None if XLA reports no count.
+      backward_flops: FLOPs of the backward pass per image, counted by XLA: loss and gradient in
+        training, minus `forward_flops`; None if XLA reports no count.
+      memory_bytes: peak memory of the training step on all devices together, with parameters and
+        optimizer state, without the dataset; None if XLA reports none.
+      latency_p50_s: median latency of one image through the compiled plain form.
+      latency_p99_s: 99th percentile of the latency; None for fewer than 200 calls.
+      latency_calls: number of timed calls.
+      product_flops: FLOPs per second of the fastest float32 matrix product on the device, measured
+        in the same process.
+      latency_spread: largest median latency of three rounds, minus the smallest, relative to the
+        smallest; None in runs of older versions.
+      product_spread: median time of equal matrix products, minus the shortest, relative to the
+        shortest; None in runs of older versions.
     """
 
     training_flops: int | None

@@ -35,19 +35,21 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """What one epoch of one seed measured.
+    """Losses, metrics and times of one epoch of one seed: a line of `epochs.jsonl`.
 
     Args:
-      seed: the seed of the run.
+      seed: the seed.
       epoch: number of the epoch, from 1.
       train_loss: mean loss over the training images of the epoch, with dropout.
-      validation_loss: mean loss over the validation images after the epoch; None without any.
-      metrics: further ones over the validation images; in a file they begin with `validation_`.
-        Empty without validation images.
-      train_s: seconds the training took, without compilation and evaluation.
-      eval_s: seconds the evaluation took.
+      validation_loss: mean loss over the validation images after the epoch, without dropout; None
+        without validation images.
+      metrics: the other metrics on the validation images, such as `validation_accuracy`; none
+        without validation images.
+      train_s: training time, without compilation and evaluation.
+      eval_s: evaluation time.
       samples_per_s: training images per second of `train_s`.
-      at_once: seeds that one program trained in that time; the seconds are its share.
+      at_once: number of seeds trained together by one program; the times are this seed's share.
+        Tables take times only from epochs with 1.
     """
 
     seed: int
@@ -84,20 +86,21 @@ class EpochRecord:
 
 @dataclass(frozen=True, slots=True)
 class EngineRecord:
-    """How the engine trained: choices that change the speed, and rounding.
+    """Choices of the engine, which affect speed and rounding.
 
     Args:
-      requested: what was asked for: `auto` or a form.
-      form: which algorithms computed convolutions and pooling.
-      row: images computed at a time; None for whole batches.
-      num_devices: devices that shared a batch.
-      steps_per_call: training steps of a call of the compiled program.
-      seeds_at_once: the most seeds that one program trained; the first is always alone.
-      step_s: seconds of a step of each form, where `auto` measured them.
-      tune_s: seconds that choosing took, with the compilation of all candidates.
-      compile_cache: `warm` where all programs came from the cache on disk, else `cold`.
-      first_step_s: seconds from the start of the run to the end of its first step.
-      peak_memory_bytes: the most that the process held (host), or an accelerator; None if unknown.
+      requested: value of `--engine`: `auto`, `plain`, `direct` or `fast`.
+      form: algorithms used for convolutions and pooling: `plain`, `direct` or `fast`.
+      row: images per microbatch; None if the batch was not split.
+      num_devices: number of devices that shared a batch.
+      steps_per_call: training steps per call of the compiled program.
+      seeds_at_once: largest number of seeds trained by one program; the first seed always trains
+        alone.
+      step_s: time per step with each form, where `auto` measured it.
+      tune_s: time spent on auto-tuning, including the compilation of all candidates.
+      compile_cache: `warm` if all programs came from the cache on disk, `cold` otherwise.
+      first_step_s: time from the start of the run to the end of its first step.
+      peak_memory_bytes: peak memory of the process, or of the accelerator; None if unknown.
     """
 
     requested: str
@@ -115,18 +118,19 @@ class EngineRecord:
 
 @dataclass(frozen=True, slots=True)
 class DatasetRecord:
-    """The images that a run used.
+    """The images a run used.
 
     Args:
-      name: the dataset, or its stand-in.
-      title: what people call it.
-      digest: digest of the images and labels.
-      stand_in_for: the dataset that was asked for and could not be had, if so.
+      name: the dataset that was used.
+      title: its display name.
+      digest: digest of its images and labels.
+      stand_in_for: the dataset that was requested but not available; None if there was no
+        substitution.
       num_train: number of training images.
-      num_validation: number of validation images; 0 where only the end of a training is judged,
-        on the test images.
+      num_validation: number of validation images; 0 if the run is evaluated on the test images
+        only.
       num_test: number of test images.
-      source: where they came from.
+      source: where the images came from: a folder, a package, or `the cache (decoded from ...)`.
     """
 
     name: str
@@ -146,28 +150,29 @@ class DatasetRecord:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The software and the machine of a run; deliberately without a host name.
+    """Software and hardware of a run; deliberately without a host name.
 
     Args:
-      python: version, as those of the packages that follow.
-      cnnbench: version.
-      jax: version.
-      jaxlib: version.
-      flax: version.
-      optax: version.
-      numpy: version.
+      python: Python version.
+      cnnbench: cnnbench version.
+      jax: jax version.
+      jaxlib: jaxlib version.
+      flax: flax version.
+      optax: optax version.
+      numpy: numpy version.
       platform: operating system and architecture, such as `Linux-x86_64`.
-      processor: model name of the processor.
-      num_cpus: number of CPUs that the process may use.
+      processor: processor model.
+      num_cpus: number of CPUs available to the process.
       device_kind: `cpu`, `gpu` or `tpu`.
-      device: model name of the device that trained.
-      num_devices: number of devices that trained.
+      device: device model, as reported by JAX.
+      num_devices: number of devices used for training.
       commit: git commit of the working directory; None outside a repository.
-      dirty: whether the commit had local changes; None outside a repository.
-      command: the command line, word by word.
-      load_per_cpu: load average of the minute before the process first trained, or what others
-        used of the CPUs just then if that is less, over their number; None where nothing tells.
-      settings: of JAX, Flax and XLA that the numbers depend on; None in older runs.
+      dirty: true if the working directory had uncommitted changes; None outside a repository.
+      command: the command line, one string per argument.
+      load_per_cpu: load average of the minute before training started, per CPU, or the CPU share
+        of other processes at that moment if that is lower; None if unknown.
+      settings: options of JAX and Flax that affect the results, and environment variables such as
+        `XLA_FLAGS` that were set; None in runs of older versions.
     """
 
     python: str
@@ -198,12 +203,12 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """A change of the number of epochs after a run had begun.
+    """A change of the number of epochs of an existing run.
 
     Args:
-      at: when it was asked for.
-      epochs: number of epochs asked for until then.
-      command: the command line that changed it, word by word.
+      at: time of the change.
+      epochs: number of epochs before the change.
+      command: the command line that changed it, one string per argument.
     """
 
     at: datetime
@@ -213,30 +218,31 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What a run is and how it went: `run.json`.
+    """Configuration, status and environment of a run: `run.json`.
 
     Args:
-      run_id: name of the run's folder.
-      name: name of the experiment.
-      title: what tables call the experiment.
+      run_id: name of the run folder.
+      name: experiment name.
+      title: experiment title, as shown in tables.
       task: `classify` or `reconstruct`.
-      loss: name of the loss that was minimised.
-      status: how far the run has come.
-      started_at: start, with its time zone; written in UTC.
-      finished_at: end, likewise; None while it runs.
-      error: why it failed; None unless it did.
-      timing: where the seconds went; None until they are known.
-      engine: how it was trained; None until it is known.
-      seeds: one training for each.
-      epochs: number of epochs asked for.
-      batch_size: images in a training step.
-      spec_digest: digest of the resolved experiment.
-      dataset: the images used.
-      environment: software, machine and command.
-      resumed_at: when it went on after it had been stopped.
+      loss: name of the training loss.
+      status: status of the run.
+      started_at: start time.
+      finished_at: end time; None while the run is in progress.
+      error: error message of a failed run; None otherwise.
+      timing: time spent in each part of the run; None until the run ends.
+      engine: choices of the engine; None until training starts.
+      seeds: the seeds; one network is trained per seed.
+      epochs: number of epochs requested.
+      batch_size: images per training step.
+      spec_digest: digest of the resolved experiment without its name, title and seeds.
+      dataset: the images.
+      environment: software, hardware and command line.
+      resumed_at: times at which the run was resumed.
       extended: changes of the number of epochs, oldest first.
-      tags: what the user calls this run, beside its id.
-      resumed_with: for each time in `resumed_at`, versions and devices that had changed, by name.
+      resumed_with: for each entry of `resumed_at`, the versions and devices that differ from
+        `environment`.
+      tags: tags set with `--tag`, in order.
     """
 
     run_id: str
@@ -282,7 +288,12 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class BestValue:
-    """The best validation value of a metric and the epoch that reached it first."""
+    """Best validation value of a metric.
+
+    Args:
+      value: the value; NaN only if it was NaN after every epoch.
+      epoch: the first epoch that reached it.
+    """
 
     value: float
     epoch: int
@@ -290,19 +301,21 @@ class BestValue:
 
 @dataclass(frozen=True, slots=True)
 class SeedSummary:
-    """How one seed ended.
+    """Results of one seed.
 
     Args:
       seed: the seed.
-      final, test: of each metric on validation and test images after the last epoch.
-      best: best validation value of each metric. Without validation images, it and `final` are
-        empty.
-      compile_s: seconds of compilation this seed caused.
-      train_s, eval_s: seconds of training and of evaluation, all epochs.
-      diverged: its last epoch, where the loss was not finite (without validation images, that on
-        the test images too); None if it always was.
-      code_accuracy: of a linear classifier on the codes of test images; None without a code.
-      weights_digest: SHA-256 of its weights; None in older runs.
+      final: validation value of each metric after the last epoch; empty without validation images.
+      best: best validation value of each metric; empty without validation images.
+      test: value of each metric on the test images after the last epoch.
+      compile_s: compilation time caused by this seed.
+      train_s: training time, all epochs.
+      eval_s: evaluation time, all epochs.
+      diverged: the epoch at which training stopped because the loss was NaN or infinite (without
+        validation images, the test loss counts too); None if it stayed finite.
+      code_accuracy: test accuracy of a linear classifier trained on the codes; None without a code
+        layer.
+      weights_digest: SHA-256 of the file in `weights/`; None in runs of older versions.
     """
 
     seed: int
@@ -319,16 +332,16 @@ class SeedSummary:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a finished run ended: `summary.json`.
+    """Results of a finished run: `summary.json`.
 
     Args:
-      num_params: number of trainable parameters.
-      compile_s: seconds of compilation, all seeds.
-      headline: the metric that tables show.
-      metrics: every metric and which of its values are better.
-      seeds: one summary per seed.
-      cost: what the network costs; None in runs of older versions.
-      code: the layer that holds the code; None where there is none.
+      num_params: number of trainable parameters; a tied kernel counts once.
+      compile_s: compilation time, all seeds.
+      headline: the metric shown in tables: `accuracy` for `classify`, `loss` for `reconstruct`.
+      metrics: direction of each metric.
+      seeds: results of each seed.
+      cost: cost of the network; None in runs of older versions.
+      code: the code layer that `code_accuracy` refers to; None if there is none.
     """
 
     num_params: int

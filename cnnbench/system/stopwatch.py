@@ -13,7 +13,15 @@ PARTS = ("compile_s", "data_s", "train_s", "eval_s")
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Where the seconds of a run went, each measured with the device drained."""
+    """Wall-clock time of each part of a run, measured after the device has finished its work.
+
+    Args:
+      compile_s: compilation, all seeds.
+      data_s: loading the images and moving them to the device.
+      train_s: training, all seeds and epochs.
+      eval_s: evaluation, all seeds and epochs.
+      total_s: the whole run, from start to end.
+    """
 
     compile_s: float
     data_s: float
