@@ -574,7 +574,7 @@ COST_COLUMNS: tuple[Maker[CostRow], ...] = (
         flops_text,
         ("forward_flops",),
         "operations for one image, in thousands (k), millions (M) or billions (G); see"
-        " [Cost](#cost) for all of these",
+        " [how costs are measured](#how-costs-are-measured)",
         "Forward, backward: operations for one image, by XLA.",
     ),
     _quantity(

@@ -11,7 +11,7 @@ from cnnbench.formatting import csv_cell
 from cnnbench.report.columns import Column, Field, R, T, cost_files, epoch_files
 from cnnbench.runs import codec
 
-COMPARISON_FIELDS: tuple[Field[Comparison], ...] = (
+_JUDGED: tuple[Field[Comparison], ...] = (
     Field("task", lambda comparison: comparison.task, "as in `run.json`"),
     Field("metric", lambda comparison: comparison.metric, "the headline metric"),
     Field(
@@ -19,15 +19,69 @@ COMPARISON_FIELDS: tuple[Field[Comparison], ...] = (
         lambda comparison: comparison.dataset.judged_on,
         "`validation`, or `test` where there are no validation images",
     ),
+)
+_KIND: Field[Comparison] = Field(
+    "device_kind", lambda comparison: comparison.device_kind, "as in `run.json`"
+)
+COMPARISON_FIELDS: tuple[Field[Comparison], ...] = (
+    *_JUDGED,
     Field(
         "dataset",
         lambda comparison: comparison.dataset.name,
         "name of the dataset that was used",
     ),
     Field("dataset_digest", lambda comparison: comparison.dataset.digest, "its digest"),
-    Field("device_kind", lambda comparison: comparison.device_kind, "as in `run.json`"),
+    _KIND,
 )
-"""What stands first in every line of a CSV file."""
+"""The first columns of a CSV file."""
+
+JSON_FIELDS: tuple[Field[Comparison], ...] = (
+    *_JUDGED,
+    Field(
+        "direction",
+        lambda comparison: comparison.direction,
+        "`higher` or `lower`: which values of the metric are better",
+    ),
+    Field("dataset", lambda comparison: comparison.dataset, "as in `run.json`"),
+    _KIND,
+    Field(
+        "devices",
+        lambda comparison: comparison.devices,
+        "models of the devices that trained, without duplicates",
+    ),
+    Field(
+        "rows",
+        lambda comparison: _json_rows(epoch_files(comparison), comparison.rows),
+        "first and last epoch of each run",
+    ),
+    Field(
+        "verdicts",
+        lambda comparison: tuple(map(fields, comparison.verdicts)),
+        "verdict on each run but the baseline",
+    ),
+    Field(
+        "code_verdicts",
+        lambda comparison: tuple(map(fields, comparison.code_verdicts)),
+        "verdicts by `code_accuracy`, in the same form; empty if a run has none",
+    ),
+    Field(
+        "costs",
+        lambda comparison: _json_rows(cost_files(comparison), comparison.costs),
+        "cost of each run",
+    ),
+    Field(
+        "warnings",
+        lambda comparison: comparison.warnings,
+        "reasons to doubt the times, with remedies",
+    ),
+    Field("remarks", lambda comparison: comparison.remarks, "notes on the runs"),
+    Field(
+        "contradictions",
+        lambda comparison: comparison.contradictions,
+        "runs of one experiment with the same seeds and different results, with likely causes",
+    ),
+)
+"""The keys of a comparison in JSON."""
 
 
 def csv_text(comparisons: Sequence[Comparison]) -> str:
@@ -69,22 +123,7 @@ def _json_rows(columns: Sequence[Column[R]], rows: Iterable[R]) -> tuple[dict[st
 
 
 def _json(comparison: Comparison) -> dict[str, object]:
-    return {
-        "task": comparison.task,
-        "metric": comparison.metric,
-        "images": comparison.dataset.judged_on,
-        "direction": comparison.direction,
-        "dataset": comparison.dataset,
-        "device_kind": comparison.device_kind,
-        "devices": comparison.devices,
-        "rows": _json_rows(epoch_files(comparison), comparison.rows),
-        "verdicts": tuple(fields(verdict) for verdict in comparison.verdicts),
-        "code_verdicts": tuple(fields(verdict) for verdict in comparison.code_verdicts),
-        "costs": _json_rows(cost_files(comparison), comparison.costs),
-        "warnings": comparison.warnings,
-        "remarks": comparison.remarks,
-        "contradictions": comparison.contradictions,
-    }
+    return _values(JSON_FIELDS, comparison)
 
 
 def _json_value(value: object) -> object:

@@ -21,7 +21,7 @@ from cnnbench.errors import Diagnostic, Location, StoreError, did_you_mean, or_l
 from cnnbench.runs.records import FORMAT_VERSION, EpochRecord, RunRecord, Summary
 
 _NON_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-_PREFIX = "validation_"
+EPOCH_PREFIX = "validation_"  # of metrics in epochs.jsonl
 _DAMAGED = "restore the file from a copy, or remove the run's folder"
 
 
@@ -75,7 +75,7 @@ def encode_epoch(epoch: EpochRecord) -> bytes:
     fields: dict[str, object] = {}
     for name, value in _plain_fields(epoch).items():
         if name == "metrics":
-            fields |= {_PREFIX + metric: _plain(v) for metric, v in epoch.metrics.items()}
+            fields |= {EPOCH_PREFIX + metric: _plain(v) for metric, v in epoch.metrics.items()}
         else:
             fields[name] = value
     return _text(fields, indent=None)
@@ -93,7 +93,7 @@ def decode_epoch(line: bytes, location: Location) -> EpochRecord:
         metrics = {
             name: fields[name]
             for name in fields
-            if name.startswith(_PREFIX) and name != "validation_loss"
+            if name.startswith(EPOCH_PREFIX) and name != "validation_loss"
         }
         rest = {name: fields[name] for name in fields if name not in metrics}
         if "metrics" in rest:
@@ -102,7 +102,7 @@ def decode_epoch(line: bytes, location: Location) -> EpochRecord:
         values = {name: _decode(float, value, name) for name, value in metrics.items()}
     except _MismatchError as error:
         raise _refusal(location, error.where, error.message, _DAMAGED) from None
-    plain = {name.removeprefix(_PREFIX): value for name, value in values.items()}
+    plain = {name.removeprefix(EPOCH_PREFIX): value for name, value in values.items()}
     return dataclasses.replace(epoch, metrics=plain)
 
 

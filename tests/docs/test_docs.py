@@ -1,13 +1,12 @@
 """Every command and YAML block in the documentation works."""
 
-import importlib.util
+import importlib
 import inspect
 import re
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -22,6 +21,7 @@ from cnnbench.training import matmul_peak
 from tests.support.environments import without
 from tests.support.paths import ROOT
 
+CI_PAGE = ROOT / "docs" / "how-to" / "ci-gate.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # A command trains for one epoch on a few embedded digits here, whatever it says, and is
 # measured with the network that compiles the soonest against one framework; cli/test_bench and
@@ -30,7 +30,18 @@ SHORT = ["--dataset", "mnist_5k", "--epochs", "1", "dataset.train_examples=500"]
 
 
 def yaml_blocks(page: Path) -> list[str]:
-    return re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    """Experiments, not other YAML such as a workflow of CI."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [block for block in blocks if re.search(r"^(extends|model):", block, re.MULTILINE)]
+
+
+def write_modules(page: Path, workplace: Path) -> None:
+    """Writes Python that begins with the name of its file beside the experiments."""
+    blocks = re.findall(
+        r"^```python\n(# (\w+\.py)\n.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+    )
+    for block, name in blocks:
+        (workplace / "experiments" / name).write_text(block)
 
 
 def write_block(block: str, workplace: Path) -> Path:
@@ -41,9 +52,11 @@ def write_block(block: str, workplace: Path) -> Path:
     return path
 
 
-def commands(page: Path, program: str) -> list[str]:
-    """Lines of code blocks, indented or fenced, that begin with a program's name."""
-    return re.findall(rf"^(?:    |\$ )?({program} .*?)(?:  +#.*)?$", page.read_text(), re.MULTILINE)
+def commands(page: Path) -> list[str]:
+    """Lines of code blocks, indented or fenced, that begin with the program's name."""
+    blocks = re.findall(r"^```.*?^```|^    .*$", page.read_text(), re.MULTILINE | re.DOTALL)
+    line = re.compile(r"^(?:    |\$ )?(cnnbench .*?)(?:  +#.*)?$", re.MULTILINE)
+    return [command for block in blocks for command in line.findall(block)]
 
 
 def ids(page: Path) -> str:
@@ -95,14 +108,16 @@ def shortened(command: str) -> list[str]:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if yaml_blocks(p)], ids=ids)
 def test_yaml_blocks_are_experiments(page, workplace):
+    write_modules(page, workplace)
     for block in yaml_blocks(page):
         load_experiment(write_block(block, workplace))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if commands(p, "cnnbench")], ids=ids)
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=ids)
 def test_commands_run(page, workplace):
     blocks = yaml_blocks(page)
-    for command in commands(page, "cnnbench"):
+    write_modules(page, workplace)
+    for command in commands(page):
         while blocks and page.read_text().index(blocks[0]) < page.read_text().index(command):
             write_block(blocks.pop(0), workplace)
         done = CliRunner().invoke(app, shortened(command), catch_exceptions=False)
@@ -139,35 +154,81 @@ def test_python_page_names_everything_public():
         assert f"`{member}" in page or f"{member}()`" in page
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if commands(p, "make")], ids=ids)
-def test_make_targets_exist(page):
-    for command in commands(page, "make"):
-        target = shlex.split(command)[:2]
-        done = subprocess.run([*target, "--dry-run"], cwd=ROOT, capture_output=True, check=False)
-        assert done.returncode == 0, command
+def test_commands_of_the_workflow_of_ci_run(workplace):
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", CI_PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    steps = yaml.safe_load(block)["jobs"]["compare"]["steps"]
+    lines = [line for step in steps for line in step.get("run", "").splitlines()]
+    compare, report = (line for line in lines if re.match("cnnbench (?!run)", line))
+    done = CliRunner().invoke(app, shlex.split(compare)[1:], catch_exceptions=False)
+    assert done.exit_code == 4  # one seed has no interval
+    assert "accuracy:-1pp inconclusive" in done.stderr
+    done = CliRunner().invoke(app, shlex.split(report)[1:], catch_exceptions=False)
+    assert done.exit_code == 0
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {name for p in PAGES for name in re.findall(r"`make ([a-z]+)", p.read_text())}
+    assert named <= targets
+    assert {"run", "test", "docs"} <= named
+
+
+def anchors(page: Path) -> set[str]:
+    """Names that GitHub gives to the headings of a page, the first of each text."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_links_between_pages_lead_somewhere():
     for page in PAGES:
-        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name}: {link}"
+        for link, anchor in re.findall(r"\]\((?!\w+:)([^)#]*)#?([^)]*)\)", page.read_text()):
+            target = page.parent / link if link else page
+            assert target.exists(), f"{page.name}: {link}"
+            assert not anchor or anchor in anchors(target), f"{page.name}: {link}#{anchor}"
 
 
-def script(name: str) -> Any:
-    """A program of docs/ as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def test_the_index_links_every_page():
+    folder = ROOT / "docs"
+    pages = {str(page.relative_to(folder)) for page in folder.glob("*/*.md")}
+    links = re.findall(r"\]\(([\w/-]+\.md)\)", (folder / "index.md").read_text())
+    assert set(links) == pages
 
 
-@pytest.mark.parametrize("name", ["make_spec", "make_results"])
-def test_tables_of_a_page_are_what_the_code_says(name):
-    module = script(name)
-    page = module.PAGE.read_text()
-    assert module.render(page) == page, f"run: python docs/{name}.py"
+@pytest.fixture(scope="module")
+def reference():
+    """The program that writes tables of docs/reference/."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "docs")
+        yield importlib.import_module("make_reference")
+
+
+@pytest.mark.parametrize("name", ["cli.md", "run-folder.md", "spec.md", "tables.md"])
+def test_tables_of_a_page_are_what_the_code_says(name, reference, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["cnnbench"])
+    page = (reference.FOLDER / name).read_text()
+    assert "<!-- table: " in page
+    assert reference.RENDERERS[name](page) == page, "run: python docs/make_reference.py"
+
+
+def test_every_page_with_tables_is_generated(reference):
+    pages = {
+        path.name for path in reference.FOLDER.glob("*.md") if "<!-- table" in path.read_text()
+    }
+    assert pages == set(reference.RENDERERS)
+
+
+def test_the_command_line_page_has_every_command_and_option(capsys):
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    sections = dict(
+        re.findall(r"^## `cnnbench ([\w ]+)`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    )
+    commands = re.findall(r"^│ (\w+) ", CliRunner().invoke(app, ["--help"]).stdout, re.MULTILINE)
+    assert {name.split()[0] for name in sections} == set(commands)
+    for name, section in sections.items():
+        shown = CliRunner().invoke(app, [*name.split(), "--help"]).stdout
+        for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", shown)) - {"--help"}:
+            assert option in section, f"{name} {option}"
 
 
 def test_spec_page_names_every_activation_and_initialization():
@@ -200,6 +261,6 @@ def test_make_takes_the_versions_for_the_python_that_is_asked_for(version, const
 def test_make_help_lists_every_target():
     done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = re.findall(r"^  make (\w+)", done.stdout, re.MULTILINE)
-    names = ["help", "run", "test", "coverage", "mutants", "lint", "smoke", "base", "bench"]
-    names += ["clean"]
+    names = ["help", "run", "test", "coverage", "mutants", "lint", "docs", "smoke", "base"]
+    names += ["bench", "clean"]
     assert listed == names

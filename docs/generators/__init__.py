@@ -1,0 +1,1 @@
+"""Generated tables of docs/reference/; `python docs/make_reference.py` writes them."""

@@ -1,0 +1,103 @@
+"""Tables of docs/reference/cli.md, from the commands that `cnnbench --help` lists."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from typer.main import get_group
+
+from cnnbench.cli.app import app
+from generators.markdown import code, rows
+
+PROGRAM = "cnnbench"
+_MARKUP = re.compile(r"\[/?(?:bold|dim|italic|cyan|green|red|yellow)\b[^]]*\]")
+
+
+def table(name: str) -> str:
+    """Makes the list of commands, or the options of the program, or all commands in full."""
+    root = get_group(app)
+    context = root.make_context(PROGRAM, [], resilient_parsing=True)
+    commands = [*_commands(root, context)]
+    match name:
+        case "commands":
+            return rows(("Command", ""), [(_link(path), _first(c)) for path, c, _ in commands])
+        case "options":
+            return _options(root, context)
+        case "reference":
+            return "\n\n".join(_section(*each) for each in commands)
+        case _:
+            raise ValueError(name)
+
+
+def _commands(group: Any, context: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Path, command and context of each command that does something, in the order of the help."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        path = f"{context.info_name} {name}"
+        inner = command.make_context(path, [], resilient_parsing=True)
+        if hasattr(command, "list_commands"):
+            yield from _commands(command, inner)
+        elif not command.hidden:
+            yield path, command, inner
+
+
+def _link(path: str) -> str:
+    return f"[`{path}`](#{path.replace(' ', '-')})"
+
+
+def _first(command: Any) -> str:
+    """The first paragraph of the help, in one line."""
+    return " ".join(_help(command.help).partition("\n\n")[0].split())
+
+
+def _help(text: str | None) -> str:
+    """Help without the marks that Click and Rich read."""
+    return _MARKUP.sub("", (text or "").partition("\f")[0].replace("\b\n", "")).strip()
+
+
+def _section(path: str, command: Any, context: Any) -> str:
+    usage = " ".join([path, *command.collect_usage_pieces(context)])
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    lines = [(code(each.metavar or each.name.upper()), _meaning(each)) for each in arguments]
+    parts = [
+        f"## `{path}`",
+        _help(command.help),
+        f"```text\nUsage: {usage}\n```",
+        rows(("Argument", "Meaning"), lines) if lines else "",
+        _options(command, context),
+        _help(command.epilog),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _options(command: Any, context: Any) -> str:
+    """A row for each option that `--help` shows, but for `--help`."""
+    options = [each for each in command.params if each.param_type_name == "option"]
+    shown = [each for each in options if not each.hidden and each.name != "help"]
+    lines = [(_names(each, context), _default(each, context), _meaning(each)) for each in shown]
+    return rows(("Option", "Default", "Meaning"), lines) if lines else ""
+
+
+def _names(option: Any, context: Any) -> str:
+    """As in the help: ``-q, --quiet`` or ``--engine <auto|plain|direct|fast>``."""
+    text = option.get_help_record(context)[0].replace(" range>", ">")
+    short, _, names = text.rpartition(", -")
+    return f"{code(short)}, {code('-' + names)}" if short else code(text)
+
+
+def _default(option: Any, context: Any) -> str:
+    value = option.get_default(context, call=False)
+    return "" if value is None or value is False else code(str(getattr(value, "value", value)))
+
+
+def _meaning(param: Any) -> str:
+    """Its help, with the variable that sets it and the numbers that it takes."""
+    text = _help(param.help)
+    if param.min is not None:
+        most = "" if param.max is None else f", at most {param.max}"
+        text += f" At least {param.min}{most}."
+    if param.envvar:
+        text += f" Environment variable: {code(param.envvar)}."
+    if param.multiple and "repeat" not in text:
+        text += " Repeatable."
+    return text.replace("|", "&#124;")
