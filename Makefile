@@ -19,7 +19,7 @@ MODELS = experiments/standard.yaml experiments/modified.yaml
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test proofs coverage mutants lint smoke base bench clean
+.PHONY: help run test proofs coverage mutants lint docs smoke base bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ lint: $(VENV)/.installed-$(EXTRAS) ## Check style, formatting and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed-docs ## Build the documentation as a site, build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 smoke: $(VENV)/.installed-base ## Train every experiment for 2 epochs on embedded digits, then compare
 	rm -rf build/smoke
