@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from typer.main import get_group
+from typer.main import get_command
 
 from cnnbench.cli.app import app
 from generators.markdown import code, rows
@@ -15,7 +15,7 @@ _MARKUP = re.compile(r"\[/?(?:bold|dim|italic|cyan|green|red|yellow)\b[^]]*\]")
 
 def table(name: str) -> str:
     """Makes the list of commands, or the options of the program, or all commands in full."""
-    root = get_group(app)
+    root: Any = get_command(app)
     context = root.make_context(PROGRAM, [], resilient_parsing=True)
     commands = [*_commands(root, context)]
     match name:
