@@ -30,7 +30,7 @@ from cnnbench.report.plots.diagram import diagram, outline_diagram
 from cnnbench.report.plots.diagram_picture import diagram_picture
 from cnnbench.report.plots.png import kernel_sheet, photograph, read_png
 from cnnbench.report.plots.svg import inline_svg
-from cnnbench.report.run_artifacts import Exhibit
+from cnnbench.report.run_artifacts import RunArtifacts
 from cnnbench.runs.records import RunResult, SeedSummary
 from cnnbench.spec.diff import differences
 from cnnbench.spec.metrics import heading, metric_text, words
@@ -132,7 +132,7 @@ def table_page(comparisons: Sequence[Comparison]) -> str:
 
 
 def report_page(
-    comparisons: Sequence[Comparison], runs: Sequence[RunResult], exhibits: Sequence[Exhibit]
+    comparisons: Sequence[Comparison], runs: Sequence[RunResult], artifacts: Sequence[RunArtifacts]
 ) -> str:
     """Verdicts, tables, charts, and what there is to see of every run.
 
@@ -141,13 +141,13 @@ def report_page(
     Args:
       comparisons: at least one.
       runs: what they are made of.
-      exhibits: of every run.
+      artifacts: of every run.
     """
     sections = []
     ordered = sorted(comparisons, key=lambda comparison: not comparison.verdicts)
     for number, comparison in enumerate(ordered):
         section = _section(comparison, number)
-        pictures = _pictures(section.anchor, comparison, runs, exhibits)
+        pictures = _pictures(section.anchor, comparison, runs, artifacts)
         sections.append(section._replace(pictures=pictures))
     return _render(sections)
 
@@ -215,12 +215,12 @@ def _pictures(
     anchor: str,
     comparison: Comparison,
     runs: Sequence[RunResult],
-    exhibits: Sequence[Exhibit],
+    artifacts: Sequence[RunArtifacts],
 ) -> Pictures:
     shown = Shown(comparison, curves(comparison, runs))
     drawings = {chart: _chart(chart, shown, anchor) for chart in shown.charts()}
     labelled = [(row.label, run) for row, run in runs_of(comparison, runs)]
-    known = {(e.label, e.run.record.name, e.run.record.run_id): e for e in exhibits}
+    known = {(e.label, e.run.record.name, e.run.record.run_id): e for e in artifacts}
     own = [known[label, run.record.name, run.record.run_id] for label, run in labelled]
     return Pictures(
         differences=drawings.get(Chart.DIFFERENCES),
@@ -262,7 +262,7 @@ def _differences_text(verdict: Verdict) -> str:
     return f"{pair}: {words(verdict.metric)} {mean} in the mean, {seeds}."
 
 
-def _parts(own: Sequence[Exhibit], anchor: str, comparison: Comparison) -> list[RunSection]:
+def _parts(own: Sequence[RunArtifacts], anchor: str, comparison: Comparison) -> list[RunSection]:
     """The baseline's network is drawn; of the others it is said what differs from it."""
     baseline = comparison.verdicts[0].baseline if comparison.verdicts else None
     drawn = sorted((e for e in own if e.loaded), key=lambda e: e.label != baseline)
@@ -270,7 +270,7 @@ def _parts(own: Sequence[Exhibit], anchor: str, comparison: Comparison) -> list[
     return [_part(e, f"{anchor}-n{i}", base) for i, e in enumerate(own)]
 
 
-def _part(shown: Exhibit, name: str, base: Exhibit | None) -> RunSection:
+def _part(shown: RunArtifacts, name: str, base: RunArtifacts | None) -> RunSection:
     picture, found = shown.reconstructions, None
     if base and base.loaded and shown.loaded and shown is not base:
         found = differences(base.loaded, shown.loaded)
@@ -370,7 +370,7 @@ def _validation_cells(seed: SeedSummary, metric: str) -> tuple[str, ...]:
     ), f"{metric_text(metric, best.value)} ({best.epoch})"
 
 
-def architecture(shown: Exhibit, name: str, marks: Mapping[str, str]) -> Drawing | None:
+def architecture(shown: RunArtifacts, name: str, marks: Mapping[str, str]) -> Drawing | None:
     """The network as a drawing, and as a table; None where it could not be read.
 
     Args:
@@ -396,7 +396,7 @@ def architecture(shown: Exhibit, name: str, marks: Mapping[str, str]) -> Drawing
     return Drawing(svg, caption, HtmlTable(f"Layers of {label}", headers, layers))
 
 
-def kernels_plate(shown: Exhibit, kernels: "Kernels") -> Plate:
+def kernels_plate(shown: RunArtifacts, kernels: "Kernels") -> Plate:
     """The kernels of one layer."""
     picture, largest = kernel_sheet(kernels.images)
     count, height, width, channels = kernels.images.shape
@@ -422,7 +422,7 @@ def mistake_plate(mistake: "Mistake") -> Plate:
     return Plate(picture.uri, *size, alt, f"{caption} ({detail})")
 
 
-def reconstructions_plate(shown: Exhibit, content: bytes) -> Plate:
+def reconstructions_plate(shown: RunArtifacts, content: bytes) -> Plate:
     """Inputs above outputs, as the run wrote them."""
     picture, summary = read_png(content), shown.run.summary
     tests = [seed.test["loss"] for seed in summary.seeds] if summary else []
@@ -432,7 +432,7 @@ def reconstructions_plate(shown: Exhibit, content: bytes) -> Plate:
     return Plate(picture.uri, picture.width, picture.height, alt, caption + loss)
 
 
-def latent_plate(shown: Exhibit, content: bytes) -> Plate:
+def latent_plate(shown: RunArtifacts, content: bytes) -> Plate:
     """What the code can do, as `plots.image_grid` draws it."""
     picture = read_png(content)
     caption = f"{clean(shown.label)}, seed {shown.seed}: what its code can do."
@@ -440,7 +440,7 @@ def latent_plate(shown: Exhibit, content: bytes) -> Plate:
     return Plate(picture.uri, picture.width, picture.height, alt, caption)
 
 
-def matrix(shown: Exhibit) -> Matrix | None:
+def matrix(shown: RunArtifacts) -> Matrix | None:
     """The confusion matrix; cells of mistakes are the darker the more there are."""
     counts = shown.confusion
     if counts is None:

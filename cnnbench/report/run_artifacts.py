@@ -29,7 +29,7 @@ MOST_MISTAKES, MOST_KERNELS = 5, 32
 
 
 @dataclass(slots=True)
-class Exhibit:
+class RunArtifacts:
     """What is there to see of a run; parts that could not be had are told in `remarks`.
 
     Args:
@@ -66,13 +66,13 @@ class Exhibit:
         return self.loaded.plan if self.loaded else None
 
 
-def exhibit(
+def read_artifacts(
     run: RunResult,
     label: str,
     folder: Path,
     data_dir: Path | None,
     tests: "dict[str, Split] | None" = None,
-) -> Exhibit:
+) -> RunArtifacts:
     """Looks into a run's folder; what is missing there becomes a remark.
 
     Args:
@@ -83,7 +83,7 @@ def exhibit(
       tests: test images by the digest of their dataset; those that are read here are added, so
         that several runs with the same images read them once.
     """
-    shown, tests = Exhibit(run, label), {} if tests is None else tests
+    shown, tests = RunArtifacts(run, label), {} if tests is None else tests
     _try(shown, "The network is not drawn", lambda: _read_network(shown, folder, data_dir))
     _try(shown, "There are no reconstructions", lambda: _read_pictures(shown, folder))
     images = partial(_test_images, data_dir=data_dir, tests=tests)
@@ -93,7 +93,7 @@ def exhibit(
     return shown
 
 
-def _try(shown: Exhibit, consequence: str, look: Callable[[], None]) -> None:
+def _try(shown: RunArtifacts, consequence: str, look: Callable[[], None]) -> None:
     try:
         look()
     except CnnbenchError as error:
@@ -101,7 +101,7 @@ def _try(shown: Exhibit, consequence: str, look: Callable[[], None]) -> None:
         shown.remarks.append(f"{consequence}: {reason}.")
 
 
-def _read_network(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
+def _read_network(shown: RunArtifacts, folder: Path, data_dir: Path | None) -> None:
     overrides = shown.run.record.overrides
     shown.loaded = load_experiment(folder / RESOLVED_FILE, overrides, data_dir=data_dir)
     if shown.plan is None:
@@ -114,7 +114,7 @@ def _read_network(shown: Exhibit, folder: Path, data_dir: Path | None) -> None:
         shown.outline = experiment_outline(experiment, make, info)
 
 
-def _read_pictures(shown: Exhibit, folder: Path) -> None:
+def _read_pictures(shown: RunArtifacts, folder: Path) -> None:
     if shown.run.record.task == "reconstruct":
         path = folder / "reconstructions.png"
         with disk(path, "read"):
@@ -130,7 +130,9 @@ def _test_images(
     return tests[digest]
 
 
-def _inspect(shown: Exhibit, folder: Path, data_dir: Path | None, images: "TestImages") -> None:
+def _inspect(
+    shown: RunArtifacts, folder: Path, data_dir: Path | None, images: "TestImages"
+) -> None:
     from cnnbench.analysis.confusion import first_kernels
     from cnnbench.analysis.trained_network import load_seeds
 
@@ -147,7 +149,7 @@ def _inspect(shown: Exhibit, folder: Path, data_dir: Path | None, images: "TestI
         _try(shown, missing, lambda: _draw_latent(shown, network, images))
 
 
-def _first_whole(shown: Exhibit, networks: "Sequence[TrainedNetwork]") -> "TrainedNetwork":
+def _first_whole(shown: RunArtifacts, networks: "Sequence[TrainedNetwork]") -> "TrainedNetwork":
     """The first seed that did not diverge; a remark says which were passed over."""
     import numpy as np
 
@@ -170,7 +172,7 @@ def _first_whole(shown: Exhibit, networks: "Sequence[TrainedNetwork]") -> "Train
 
 
 def _find_mistakes(
-    shown: Exhibit, networks: "Sequence[TrainedNetwork]", images: "TestImages"
+    shown: RunArtifacts, networks: "Sequence[TrainedNetwork]", images: "TestImages"
 ) -> None:
     import numpy as np
 
@@ -189,7 +191,7 @@ def _find_mistakes(
     shown.mistakes = hardest(test.images, test.labels, logits, MOST_MISTAKES)
 
 
-def _draw_latent(shown: Exhibit, network: "TrainedNetwork", images: "TestImages") -> None:
+def _draw_latent(shown: RunArtifacts, network: "TrainedNetwork", images: "TestImages") -> None:
     from cnnbench.report.plots.image_grid import latent_panels, page
 
     panels = list(latent_panels(network, images(network), (0, 1)))

@@ -242,11 +242,11 @@ def test_charts_name_what_they_show() -> None:
 
 
 def test_pages_and_lists(tmp_path: Path) -> None:
-    from cnnbench.report.run_artifacts import Exhibit
+    from cnnbench.report.run_artifacts import RunArtifacts
 
     runs = two(seeds=(0, 1))
     found = compare(runs)
-    shown = [Exhibit(run, row.label) for run, row in zip(runs, found.rows, strict=True)]
+    shown = [RunArtifacts(run, row.label) for run, row in zip(runs, found.rows, strict=True)]
     page = report_page([found], runs, shown)
     for text in (
         "Test accuracy and time",

@@ -19,7 +19,7 @@ from cnnbench.cli.app import app
 from cnnbench.comparisons.comparison import compare, compare_groups
 from cnnbench.data.dataset import dataset_of
 from cnnbench.report.html import report_page, table_page
-from cnnbench.report.run_artifacts import Exhibit, exhibit
+from cnnbench.report.run_artifacts import RunArtifacts, read_artifacts
 from cnnbench.runs.folder import read_run, read_weights
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.weights import encode_weights
@@ -66,10 +66,10 @@ class Page(HTMLParser):
         return [attributes for tag, attributes in self.elements if tag in tags]
 
 
-def bare(*runs: RunResult) -> list[Exhibit]:
+def bare(*runs: RunResult) -> list[RunArtifacts]:
     """What is there to see of runs without a folder."""
     titles = [run.record.title for run in runs]
-    return [Exhibit(run, title) for run, title in zip(runs, titles, strict=True)]
+    return [RunArtifacts(run, title) for run, title in zip(runs, titles, strict=True)]
 
 
 def two(**options: str) -> tuple[RunResult, RunResult]:
@@ -179,7 +179,7 @@ def test_the_same_runs_give_the_same_page() -> None:
 def test_an_older_run_says_what_it_lacks(tmp_path: Path) -> None:
     run = make_run()
     folder = save(run, tmp_path)
-    shown = exhibit(run, "Standard CNN", folder, None)
+    shown = read_artifacts(run, "Standard CNN", folder, None)
     assert shown.remarks == [
         f"The network is not drawn: {folder}/resolved.yaml: cannot be read (no such file or"
         " directory); check the file's name.",
@@ -250,7 +250,7 @@ def test_seeds_that_diverged_are_left_out_and_named(trained: Path, tmp_path: Pat
     lost = {name: np.full_like(value, np.nan) for name, value in read_weights(copy, 1).items()}
     (copy / "weights" / "seed-1.safetensors").write_bytes(encode_weights(lost))
     run = read_run(copy)
-    shown = exhibit(run, "First", copy, None)
+    shown = read_artifacts(run, "First", copy, None)
     assert shown.remarks == ["The confusion matrix leaves out seed 1, which diverged."]
     assert shown.judged == (0,)
     text = Page(report_page([compare([run])], [run], [shown])).text
@@ -263,7 +263,7 @@ def test_the_one_seed_that_is_left_is_named(trained: Path, tmp_path: Path) -> No
     lost = {name: np.full_like(value, np.nan) for name, value in read_weights(copy, 0).items()}
     (copy / "weights" / "seed-0.safetensors").write_bytes(encode_weights(lost))
     run = read_run(copy)
-    shown = exhibit(run, "First", copy, None)
+    shown = read_artifacts(run, "First", copy, None)
     page = Page(report_page([compare([run])], [run], [shown]))
     assert "Largest losses of First, seed 1" in page.text
     assert shown.remarks[0] == "Weights shown are those of seed 1, since seed 0 diverged."
@@ -281,12 +281,12 @@ def test_an_autoencoder_is_shown_by_the_first_seed_that_did_not_diverge(
     (folder,) = (trained / "back").iterdir()
     copy = shutil.copytree(folder, tmp_path / folder.name)
     run = read_run(copy)
-    assert exhibit(run, "Back", copy, None).reconstructions is not None
+    assert read_artifacts(run, "Back", copy, None).reconstructions is not None
     epochs = tuple(
         dataclasses.replace(epoch, train_loss=np.nan) if epoch.seed == 0 else epoch
         for epoch in run.epochs
     )
-    shown = exhibit(dataclasses.replace(run, epochs=epochs), "Back", copy, None)
+    shown = read_artifacts(dataclasses.replace(run, epochs=epochs), "Back", copy, None)
     assert shown.remarks == ["Weights shown are those of seed 1, since seed 0 diverged."]
     assert (shown.seed, shown.reconstructions) == (1, None)
     assert shown.latent is not None
@@ -297,7 +297,7 @@ def test_without_a_seed_that_converged_no_weights_are_shown(trained: Path, tmp_p
     copy = shutil.copytree(folder, tmp_path / folder.name)
     run = read_run(copy)
     epochs = tuple(dataclasses.replace(epoch, train_loss=np.inf) for epoch in run.epochs)
-    shown = exhibit(dataclasses.replace(run, epochs=epochs), "First", copy, None)
+    shown = read_artifacts(dataclasses.replace(run, epochs=epochs), "First", copy, None)
     assert shown.remarks == ["What needs weights is not shown: every seed diverged."]
     assert (shown.seed, shown.kernels) == (None, ())
 

@@ -26,7 +26,7 @@ from cnnbench.data.dataset import Split
 from cnnbench.report.comparison import doubts
 from cnnbench.report.html import report_page
 from cnnbench.report.plots.charts import comparison_picture
-from cnnbench.report.run_artifacts import Exhibit, exhibit
+from cnnbench.report.run_artifacts import RunArtifacts, read_artifacts
 from cnnbench.runs.find import Selection
 
 
@@ -72,14 +72,14 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     )
     warn(selection.warnings)
     with computing():
-        exhibits = _exhibits(comparisons, selection, data_dir)
-    page = report_page(comparisons, selection.runs, exhibits)
+        artifacts = _artifacts(comparisons, selection, data_dir)
+    page = report_page(comparisons, selection.runs, artifacts)
     write_file("--output", output, page.encode("utf-8", "backslashreplace"))
 
 
-def _exhibits(
+def _artifacts(
     comparisons: Sequence[Comparison], selection: Selection, data_dir: Path | None
-) -> list[Exhibit]:
+) -> list[RunArtifacts]:
     """What there is to see of every run."""
     folders = {
         (run.record.name, run.record.run_id): path
@@ -87,7 +87,7 @@ def _exhibits(
     }
     tests: dict[str, Split] = {}
     return [
-        exhibit(run, row.label, folders[run.record.name, run.record.run_id], data_dir, tests)
+        read_artifacts(run, row.label, folders[run.record.name, run.record.run_id], data_dir, tests)
         for comparison in comparisons
         for row, run in runs_of(comparison, selection.runs)
     ]
