@@ -30,11 +30,11 @@ def _table() -> "Table":
 
 
 def layers_table(layers: Sequence[LayerStatistics], title: str) -> "Group":
-    """The values of each layer, one a row.
+    """Statistics of each layer, one per row.
 
     Args:
       layers: in the order of the network.
-      title: stands above it.
+      title: above the table.
     """
     table = _table()
     table.add_column("Layer")
@@ -49,13 +49,13 @@ def layers_table(layers: Sequence[LayerStatistics], title: str) -> "Group":
 
 
 def units_table(layer: str, responses: Responses, labels: Sequence[int], most: int) -> "Group":
-    """What excites the units of a layer most, the strongest units first.
+    """The strongest activations of a layer's units, the strongest units first.
 
     Args:
       layer: its name.
-      responses: as `activations.examine` gives them.
-      labels: of all images looked at, by their numbers.
-      most: units that are shown.
+      responses: from `activations.examine`.
+      labels: of all images examined, by image number.
+      most: maximum number of units shown.
     """
     units = responses.strongest
     shown = units[:most]
@@ -63,7 +63,7 @@ def units_table(layer: str, responses: Responses, labels: Sequence[int], most: i
     some = f", {len(shown)} of {total} units (all: --units {total})" if most < total else ""
     table = _table()
     table.add_column("Unit", justify="right", no_wrap=True)
-    # Three do not fit beside their places.
+    # Three do not fit in 80 columns with their places.
     count = min(2 if responses.places.size else 3, len(responses.values))
     for number in range(count):
         table.add_column(("1st", "2nd", "3rd")[number], no_wrap=True)
@@ -76,11 +76,11 @@ def units_table(layer: str, responses: Responses, labels: Sequence[int], most: i
             value = f"{responses.values[example, unit]:.4g}"
             cells.append(f"{value}, {image} ({labels[image]}){at}")
         table.add_row(str(unit), *cells)
-    return _titled(f"What excites {layer} most{some}: value, image (label)", table)
+    return _titled(f"Strongest activations of {layer}{some}: value, image (label)", table)
 
 
 def predictions_table(predictions: Sequence[Prediction]) -> "Group":
-    """What the network makes of images, one a row."""
+    """Predictions, one image per row."""
     classifies = any(p.predicted is not None for p in predictions)
     table = _table()
     value = ("Prediction", "Probability") if classifies else ("Squared error",)
@@ -89,4 +89,4 @@ def predictions_table(predictions: Sequence[Prediction]) -> "Group":
     for p in predictions:
         cells = (str(p.predicted), f"{100 * p.value:.1f}%") if classifies else (f"{p.value:.4g}",)
         table.add_row(str(p.image), str(p.label), *cells)
-    return _titled("What the network makes of them", table)
+    return _titled("Predictions" if classifies else "Reconstructions", table)

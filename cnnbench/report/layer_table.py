@@ -13,13 +13,12 @@ if TYPE_CHECKING:
 
 
 def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> WrappedTable:
-    """The layers, one a row, and the totals.
+    """A row for each layer, and the totals.
 
     Args:
       plan: the network.
-      title: what stands above it.
-      marks: what stands before layers' names, as in `spec.diff`; no room is left for it if
-        None.
+      title: above the table.
+      marks: prefixes of layer names, as in `spec.diff`; None for no prefix column.
     """
     first = ("", "", shape_text(plan.input_shape), "", "")
     rows = {INPUT: first} | {node.name: layer_cells(node)[1:] for node in plan.nodes}
@@ -27,7 +26,7 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
 
 
 def outline_table(outline: "Outline", title: str) -> WrappedTable:
-    """The submodules of a Python model likewise."""
+    """A row for each submodule of a Python model, and the totals."""
     rows: dict[str, tuple[str, ...]] = {INPUT: ("", "", shape_text(outline.input_shape), "", "")}
     rows |= {part.name: part_cells(part)[1:] for part in outline.parts}
     return _layer_table(rows, (outline.num_params, outline.multiply_adds), title, None)
@@ -46,7 +45,7 @@ def _layer_table(
     num_params, multiply_adds = (f"{total:,}" for total in totals)
     table = Table(box=box.SIMPLE_HEAD, title=Text(visible(title)), title_justify="left")
     table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
-    table.show_edge = marks is None  # its place is that of the marks
+    table.show_edge = marks is None  # marks take its place
     table.add_column("Layer", no_wrap=True, footer="total")
     table.add_column("Operation")
     table.add_column("Inputs")
@@ -61,13 +60,13 @@ def _layer_table(
 
 
 def layer_cells(node: Node) -> tuple[str, ...]:
-    """Name, operation, inputs, shape of the result, parameters and cost of a layer."""
+    """Name, operation, inputs, output shape, parameters and cost of a layer."""
     counts = node.num_params, node.layout.multiply_adds
     return _cells(node.name, node.op.summary(), node.inputs, node.layout.shape, counts)
 
 
 def part_cells(part: "SubmoduleCall") -> tuple[str, ...]:
-    """The same of a submodule of a Python model."""
+    """Name, operation, inputs, output shape, parameters and cost of a submodule."""
     counts = part.num_params, part.multiply_adds
     return _cells(part.name, part.operation, part.inputs, part.shape, counts)
 

@@ -16,14 +16,14 @@ from cnnbench.runs.records import RunRecord
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What the networks of a run make of files.
+    """Predictions of a run's networks for image files.
 
     Args:
       record: the run.
-      seeds: whose networks.
-      loss: the experiment's.
-      photographs: the files as the networks see them.
-      answers: what they make of each.
+      seeds: the seeds whose networks were used.
+      loss: name of the experiment's loss.
+      photographs: the files, preprocessed for the networks.
+      answers: a prediction or reconstruction for each file.
     """
 
     record: RunRecord
@@ -34,43 +34,43 @@ class Predictions:
 
 
 def title(found: Predictions) -> str:
-    """Whose predictions they are."""
+    """Title: the run and its seeds."""
     count = len(found.seeds)
     whose = f"seed {found.seeds[0]}" if count == 1 else f"mean over {count} seeds"
     return f"{clean(found.record.title)} ({found.record.run_id}), {whose}"
 
 
 def seen_as(photograph: Photograph) -> tuple[str, str, str]:
-    """How a file became what the network sees: its name, sizes, light."""
+    """Preprocessing of a file: its name, sizes and inversion."""
     height, width, _ = photograph.pixels.shape
     size = f"{photograph.width}x{photograph.height}"
     scaled = "" if size == f"{width}x{height}" else f", to {width}x{height}"
     border = f"{'light' if photograph.border > MIDDLE else 'dark'} border ({photograph.border:.0f})"
-    swapped = "inverted" if photograph.inverted else "as it is"
+    swapped = "inverted" if photograph.inverted else "not inverted"
     return clean(photograph.file), f"{size}{scaled}", f"{border}: {swapped}"
 
 
 def pictures(found: Predictions) -> list[ImageGroup]:
-    """What the networks see, beside the first seed's reconstruction if they make one."""
+    """Network inputs, each next to the first seed's reconstruction if there is one."""
     shown = []
     for photograph, answer in zip(found.photographs, found.answers, strict=True):
         caption, images = list(seen_as(photograph)), [photograph.pixels]
         if isinstance(answer, Reconstruction):
-            caption.append(f"and what seed {found.seeds[0]} makes of it")
+            caption.append(f"reconstruction by seed {found.seeds[0]}")
             images.append(answer.pixels)
         shown.append(ImageGroup(caption, images))
     return shown
 
 
 def answer_text(answer: Guess | Reconstruction) -> str:
-    """An answer in a few words."""
+    """A prediction in a few words."""
     if isinstance(answer, Guess):
         return f"{answer.predicted} ({_percent(answer.probability)})"
     return f"squared error {answer.squared_error:.4g}"
 
 
 def table(found: Predictions) -> WrappedTable:
-    """A line for each file."""
+    """A row for each file."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -85,13 +85,13 @@ def table(found: Predictions) -> WrappedTable:
 
 
 def markdown(found: Predictions) -> str:
-    """The same in Markdown."""
+    """The table in Markdown."""
     header, *rows = ([escaped(cell) for cell in row] for row in _grid(found))
     return f"{escaped(title(found))}:\n\n{markdown_table(header, rows)}"
 
 
 def csv_text(found: Predictions) -> str:
-    """A header and a line for each file, unrounded."""
+    """CSV: a header and a row for each file, unrounded."""
     text = io.StringIO()
     rows = [
         {name: value for name, value in entry.items() if not isinstance(value, tuple)}
@@ -104,7 +104,7 @@ def csv_text(found: Predictions) -> str:
 
 
 def json_text(found: Predictions) -> str:
-    """Everything, unrounded, with the class that each seed prefers."""
+    """JSON: everything, unrounded, with the prediction of each seed."""
     whole = {
         "run_id": found.record.run_id,
         "name": found.record.name,
@@ -116,7 +116,7 @@ def json_text(found: Predictions) -> str:
 
 
 def _grid(found: Predictions) -> list[list[str]]:
-    """Cells of a table, the headers first."""
+    """Cells of a table, headers first."""
     several = len(found.seeds) > 1
     rows = []
     for photograph, answer in zip(found.photographs, found.answers, strict=True):
@@ -135,7 +135,7 @@ def _grid(found: Predictions) -> list[list[str]]:
 
 
 def _entries(found: Predictions) -> list[Mapping[str, object]]:
-    """What is known of each file, by name."""
+    """Fields of each file, by name."""
     return [
         {
             "image": photograph.file,

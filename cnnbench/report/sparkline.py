@@ -1,4 +1,4 @@
-"""A curve in a few characters."""
+"""Sparklines: curves in a few characters."""
 
 import math
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ WIDTH = 8  # characters, at most
 
 
 def sparkline(values: Sequence[float], encoding: str = "utf-8", width: int = WIDTH) -> str:
-    """The course of values from the lowest to the highest, a character for each bin.
+    """Renders values as a sparkline, one character per bin.
 
     Args:
-      values: in order; those that are not finite leave a gap.
-      encoding: of where it is written; without UTF-8 it is drawn in ASCII.
-      width: characters at most; of more values, as many share a bin as needed.
+      values: in order; non-finite values leave a gap.
+      encoding: of the output; anything but UTF-8 is drawn in ASCII.
+      width: maximum number of characters; further values share bins.
 
     Returns:
-      A dash for fewer than two values, which have no course.
+      The sparkline, or a dash for fewer than two values.
 
     >>> sparkline([1.0, 2.0, 4.0, 8.0]), sparkline([1.0, 2.0, 4.0, 8.0], "ascii")
     ('▁▂▄█', '_.=@')

@@ -188,10 +188,10 @@ def test_the_command_says_it_and_draws_it(results: Mapping[str, Path], tmp_path:
     number = r"-?\d+(\.\d+)?"
     lines = [
         r"Variational autoencoder, 2-D code, seed 0, 60 test images",
-        r"Code: layer mean, 2, of 784 pixels",
+        r"Code: layer mean, shape 2, from 784 pixels",
         rf"Values: mean {number}, standard deviation {number}",
-        rf"Worth: a linear classifier tells {number}% of the test images by their code",
-        rf"Divergence from the prior: {number} nats; \d of 2 units carry it",
+        rf"Linear probe: {number}% test accuracy",
+        rf"KL divergence from the prior: {number} nats; \d of 2 units active",
     ]
     for line, pattern in zip(done.stdout.splitlines(), lines, strict=True):
         assert re.fullmatch(pattern, line), line
