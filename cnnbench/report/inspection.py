@@ -76,7 +76,7 @@ def units_table(layer: str, responses: Responses, labels: Sequence[int], most: i
             value = f"{responses.values[example, unit]:.4g}"
             cells.append(f"{value}, {image} ({labels[image]}){at}")
         table.add_row(str(unit), *cells)
-    return _titled(f"Strongest activations of {layer}{some}: value, image (label)", table)
+    return _titled(f"Top activations of {layer}{some}: value, image (label)", table)
 
 
 def predictions_table(predictions: Sequence[Prediction]) -> "Group":

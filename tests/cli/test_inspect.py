@@ -88,7 +88,7 @@ def test_images_are_predicted_and_units_asked_of_all_images(results: Path) -> No
         line = rf"^ +{number} +{images.labels[number]} +{classes[number]} +[\d.]+% *$"
         assert re.search(line, done.stdout, re.MULTILINE)
     largest = network.activations(images.images, ["conv"])["conv"].max()
-    assert "Strongest activations of conv: value, image (label)" in done.stdout
+    assert "Top activations of conv: value, image (label)" in done.stdout
     assert f" {largest:.4g}, " in done.stdout
 
 
@@ -113,9 +113,9 @@ def test_activations_are_saved_for_numpy(results: Path, tmp_path: Path) -> None:
 
 def test_some_units_are_shown_and_all_that_are_asked_for() -> None:
     some, everything = (inspect("--layer", "out", "--units", n).stdout for n in ("3", "10"))
-    title = "Strongest activations of out, 3 of 10 units (all: --units 10): value, image (label)\n"
+    title = "Top activations of out, 3 of 10 units (all: --units 10): value, image (label)\n"
     assert title in some
-    assert "Strongest activations of out: value, image (label)\n" in everything
+    assert "Top activations of out: value, image (label)\n" in everything
     assert len(everything.splitlines()) - len(some.splitlines()) == 7
 
 
