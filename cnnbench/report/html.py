@@ -1,7 +1,7 @@
-"""Comparisons as one HTML page that needs no other file and runs no script."""
+"""Comparisons as one HTML page: a single file that loads nothing and runs no script."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,13 +26,15 @@ from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes, wa
 from cnnbench.report.layer_table import layer_cells, part_cells
 from cnnbench.report.plots import charts
 from cnnbench.report.plots.charts import Chart, Shown
-from cnnbench.report.plots.diagram import diagram, outline_diagram
+from cnnbench.report.plots.diagram import LOOKS, diagram, outline_diagram
 from cnnbench.report.plots.diagram_picture import diagram_picture
 from cnnbench.report.plots.png import kernel_sheet, photograph, read_png
 from cnnbench.report.plots.svg import inline_svg
 from cnnbench.report.run_artifacts import RunArtifacts
+from cnnbench.report.side_by_side import MOST, Quantity, side_by_side
 from cnnbench.runs.records import RunResult, SeedSummary
-from cnnbench.spec.diff import differences
+from cnnbench.spec.diff import Differences, differences, marked
+from cnnbench.spec.loader import Loaded
 from cnnbench.spec.metrics import heading, metric_text, words
 from cnnbench.system import commands
 
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class HtmlTable(NamedTuple):
-    """A table: what it shows, its headers, its lines; the first cell of a line is its header."""
+    """A table: caption, headers and rows; the first cell of a row is its header."""
 
     caption: str
     headers: Sequence[str]
@@ -49,7 +51,7 @@ class HtmlTable(NamedTuple):
 
 
 class Plate(NamedTuple):
-    """A picture of pixels: its address, its size on the page, its words, its caption."""
+    """A raster image: data URI, size in CSS pixels, alternative text and caption."""
 
     uri: str
     width: int
@@ -59,7 +61,7 @@ class Plate(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A drawn picture: the `svg` element, its caption, the table behind it."""
+    """A vector image: the `svg` element, its caption, and its numbers as a table."""
 
     svg: str
     caption: str
@@ -67,7 +69,7 @@ class Drawing(NamedTuple):
 
 
 class Matrix(NamedTuple):
-    """A confusion matrix: a sentence on it, and the shade (0 to 1) and count of each cell."""
+    """A confusion matrix: a summary, and the count and shade (0 to 1) of each cell."""
 
     summary: str
     classes: Sequence[str]
@@ -75,14 +77,27 @@ class Matrix(NamedTuple):
 
 
 class RunSection(NamedTuple):
-    """Section of the page on one run: pictures, mistakes, its file, what is missing.
+    """Everything the page shows of one run besides its numbers.
 
-    `changes` is what sets it apart from the first network that is drawn; None for that one.
+    Args:
+      label: the run's name in tables.
+      architecture: the network; None if it cannot be read.
+      drawn: True if the drawing is visible, False if it is folded away.
+      changes: (kind, text) of each difference from the baseline; None for the baseline itself.
+      kernels: of the layers that read the image.
+      matrix: its confusion matrix.
+      mistakes: misclassified test images with the highest loss.
+      reconstructions: of an autoencoder.
+      latent: latent space of an autoencoder.
+      source: the resolved experiment file.
+      judged: the seeds behind `matrix` and `mistakes`.
+      remarks: what is missing, and why.
     """
 
     label: str
     architecture: Drawing | None
-    changes: Sequence[str] | None
+    drawn: bool
+    changes: Sequence[tuple[str, str]] | None
     kernels: Sequence[Plate]
     matrix: Matrix | None
     mistakes: Sequence[Plate]
@@ -94,12 +109,12 @@ class RunSection(NamedTuple):
 
 
 class Pictures(NamedTuple):
-    """The pictures of a comparison and the tables behind them."""
+    """Charts of a comparison, the tables behind them, and a section for each run."""
 
     differences: Drawing | None
-    curves: Sequence[Drawing]
-    curves_grid: HtmlTable
+    curves: Drawing
     costs: Sequence[Drawing]
+    curves_grid: HtmlTable
     costs_grid: HtmlTable
     bands: str
     parts: Sequence[RunSection]
@@ -108,11 +123,32 @@ class Pictures(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One comparison on the page; `verdicts` are findings and sentences."""
+    """One comparison on the page.
+
+    Args:
+      anchor: its id.
+      heading: networks and dataset.
+      about: the experiment in a few words: images, seeds, epochs, device and dates.
+      verdicts: finding and sentence of each.
+      metric: the headline metric.
+      labels: names of the networks, in the order of the columns of `side`.
+      side: the networks side by side; empty if they are too many.
+      table: first and last epochs.
+      expenses: costs.
+      remarks: what else to know before believing the numbers.
+      doubts: warnings about timings.
+      notes: how the numbers were obtained.
+      contradictions: runs that should agree and do not.
+      pictures: None on a page of tables.
+    """
 
     anchor: str
     heading: str
+    about: str
     verdicts: Sequence[tuple[str, str]]
+    metric: str
+    labels: Sequence[str]
+    side: Sequence[Quantity]
     table: HtmlTable
     expenses: HtmlTable | None
     remarks: Sequence[str]
@@ -123,7 +159,7 @@ class Section(NamedTuple):
 
 
 def table_page(comparisons: Sequence[Comparison]) -> str:
-    """Verdicts and tables.
+    """Renders verdicts and tables.
 
     Args:
       comparisons: at least one.
@@ -132,27 +168,35 @@ def table_page(comparisons: Sequence[Comparison]) -> str:
 
 
 def report_page(
-    comparisons: Sequence[Comparison], runs: Sequence[RunResult], artifacts: Sequence[RunArtifacts]
+    comparisons: Sequence[Comparison],
+    runs: Sequence[RunResult],
+    artifacts: Sequence[RunArtifacts],
+    *,
+    title: str = "",
+    author_notes: str = "",
 ) -> str:
-    """Verdicts, tables, charts, and what there is to see of every run.
+    """Renders verdicts, charts, tables and everything else there is to see of every run.
 
-    Runs that stand beside others come first.
+    Comparisons of several runs come first.
 
     Args:
       comparisons: at least one.
-      runs: what they are made of.
+      runs: the runs compared.
       artifacts: of every run.
+      title: of the page; the networks and the dataset if empty.
+      author_notes: HTML of the author's notes, which must be safe.
     """
     sections = []
     ordered = sorted(comparisons, key=lambda comparison: not comparison.verdicts)
     for number, comparison in enumerate(ordered):
         section = _section(comparison, number)
         pictures = _pictures(section.anchor, comparison, runs, artifacts)
-        sections.append(section._replace(pictures=pictures))
-    return _render(sections)
+        side = side_by_side(comparison) if len(section.labels) <= MOST else ()
+        sections.append(section._replace(pictures=pictures, side=side))
+    return _render(sections, title, author_notes)
 
 
-def _render(sections: Sequence[Section]) -> str:
+def _render(sections: Sequence[Section], title: str = "", author_notes: str = "") -> str:
     import jinja2
 
     from cnnbench._version import __version__
@@ -168,9 +212,13 @@ def _render(sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    title = "; ".join(section.heading for section in sections)
+    headings = "; ".join(section.heading for section in sections)
+    verdicts = " ".join(text for section in sections for _, text in section.verdicts)
     return environment.get_template("report.html.j2").render(
-        title=textwrap.shorten(title, 120, placeholder=" ..."),
+        title=clean(title) or textwrap.shorten(headings, 120, placeholder=" ..."),
+        titled=bool(title),
+        description=textwrap.shorten(verdicts, 300, placeholder=" ..."),
+        author_notes=author_notes,
         sections=sections,
         version=__version__,
     )
@@ -186,7 +234,11 @@ def _section(comparison: Comparison, number: int) -> Section:
     return Section(
         anchor=f"c{number + 1}",
         heading=f"{some} on {comparison.dataset.name}",
+        about=" · ".join(_about(comparison)),
         verdicts=_verdicts(comparison),
+        metric=words(comparison.metric),
+        labels=labels,
+        side=(),
         table=HtmlTable(f"{metric} and time", headers, rows),
         expenses=HtmlTable("Costs", *expenses) if expenses else None,
         remarks=[clean(remark) for remark in comparison.remarks],
@@ -196,19 +248,37 @@ def _section(comparison: Comparison, number: int) -> Section:
     )
 
 
+def _about(comparison: Comparison) -> Iterator[str]:
+    """Images, seeds, epochs, devices and dates of the runs."""
+    runs = [row.run for row in last_rows(comparison)]
+    yield clean(comparison.dataset.title)
+    yield _numbers((len(run.seeds) for run in runs), "seed")
+    yield _numbers((run.epochs for run in runs), "epoch")
+    yield enumeration([*map(clean, comparison.devices)])
+    dates = sorted(f"{run.started_at:%Y-%m-%d}" for run in runs)
+    yield " to ".join(dict.fromkeys((dates[0], dates[-1])))
+
+
+def _numbers(values: Iterable[int], noun: str) -> str:
+    """A range of whole numbers.
+
+    >>> _numbers([1], "seed"), _numbers([6, 6], "seed"), _numbers([6, 3], "epoch")
+    ('1 seed', '6 seeds', '3 to 6 epochs')
+    """
+    known = sorted(set(values))
+    ends = " to ".join(dict.fromkeys((str(known[0]), str(known[-1]))))
+    return f"{ends} {noun}{'' if known[-1] == 1 else 's'}"
+
+
 def _verdicts(comparison: Comparison) -> list[tuple[str, str]]:
-    """What was found, in a word or two, and its sentence."""
+    """The finding in a word or two, and its sentence."""
     if judged := every_verdict(comparison):
         return [(verdict.finding.value, sentence(verdict)) for verdict in judged]
     row = last_rows(comparison)[0]
     value = metric_text(comparison.metric, row.value.mean)
     reached = f"{clean(row.label)} reaches {words(comparison.shown_metric)} {value}"
-    return [
-        (
-            "one run",
-            f"{reached} after {epochs_text(row.epoch)}; there is nothing to judge it beside.",
-        )
-    ]
+    text = f"{reached} after {epochs_text(row.epoch)}. A verdict needs a second run."
+    return [("single run", text)]
 
 
 def _pictures(
@@ -219,19 +289,19 @@ def _pictures(
 ) -> Pictures:
     shown = Shown(comparison, curves(comparison, runs))
     drawings = {chart: _chart(chart, shown, anchor) for chart in shown.charts()}
-    labelled = [(row.label, run) for row, run in runs_of(comparison, runs)]
-    known = {(e.label, e.run.record.name, e.run.record.run_id): e for e in artifacts}
-    own = [known[label, run.record.name, run.record.run_id] for label, run in labelled]
+    labeled = [(row.label, run) for row, run in runs_of(comparison, runs)]
+    known = {(a.label, a.run.record.name, a.run.record.run_id): a for a in artifacts}
+    own = [known[label, run.record.name, run.record.run_id] for label, run in labeled]
     return Pictures(
-        differences=drawings.get(Chart.DIFFERENCES),
-        curves=[drawings[c] for c in (Chart.EPOCHS, Chart.TIME) if c in drawings],
+        differences=drawings.pop(Chart.DIFFERENCES, None),
+        curves=drawings.pop(Chart.EPOCHS),
+        costs=list(drawings.values()),
         curves_grid=curves_grid(shown.curves, comparison),
-        costs=[drawings[c] for c in (Chart.EPOCH_COST, Chart.PARAMETERS) if c in drawings],
         costs_grid=costs_grid(comparison),
         bands=bands_text(shown.curves),
         parts=_parts(own, anchor, comparison),
-        seeds=seeds_grid(labelled, comparison.metric),
-        environment=environment_grid(labelled),
+        seeds=seeds_grid(labeled, comparison.metric),
+        environment=environment_grid(labeled),
     )
 
 
@@ -244,7 +314,7 @@ def _chart(chart: Chart, shown: Shown, anchor: str) -> Drawing:
 
 
 def _words_of(chart: Chart, shown: Shown) -> str:
-    """What a chart shows."""
+    """A chart's content in words, for screen readers."""
     match chart:
         case Chart.EPOCHS | Chart.TIME:
             return curves_text(shown.curves, shown.comparison, by_time=chart is Chart.TIME)
@@ -256,30 +326,47 @@ def _words_of(chart: Chart, shown: Shown) -> str:
 
 def _differences_text(verdict: Verdict) -> str:
     each = [size(verdict.metric, difference).split()[0] for difference in verdict.differences]
-    seeds = f"seed by seed {enumeration(each)}" if each else "no seed in common"
+    seeds = f"by seed {enumeration(each)}" if each else "no seed in common"
     mean = size(verdict.metric, verdict.difference)
     pair = f"{clean(verdict.label)} minus {clean(verdict.baseline)}"
-    return f"{pair}: {words(verdict.metric)} {mean} in the mean, {seeds}."
+    return f"{pair}: mean {words(verdict.metric)} {mean}, {seeds}."
 
 
 def _parts(own: Sequence[RunArtifacts], anchor: str, comparison: Comparison) -> list[RunSection]:
-    """The baseline's network is drawn; of the others it is said what differs from it."""
+    """A section for each run; differences are from the baseline, or from the first that is known.
+
+    Two networks are drawn side by side. Of more, and of equal ones, only the baseline's drawing is
+    visible.
+    """
     baseline = comparison.verdicts[0].baseline if comparison.verdicts else None
-    drawn = sorted((e for e in own if e.loaded), key=lambda e: e.label != baseline)
-    base = drawn[0] if drawn else None
-    return [_part(e, f"{anchor}-n{i}", base) for i, e in enumerate(own)]
+    known = sorted((a for a in own if a.loaded), key=lambda a: a.label != baseline)
+    found = {a.label: differences(_loaded(known[0]), _loaded(a)) for a in known[1:]}
+    marks = {label: each.marks for label, each in found.items()}
+    visible = {a.label for a in known[:1]}
+    if len(known) == len(own) == 2:
+        base, other = known
+        if base.plan and other.plan:
+            marks[base.label], _ = marked([base.plan, other.plan])
+        if any(marks.values()) or not (base.plan and other.plan):
+            visible.add(other.label)
+    return [
+        _part(a, f"{anchor}-n{i}", found.get(a.label), marks.get(a.label, {}))._replace(
+            drawn=a.label in visible
+        )
+        for i, a in enumerate(own)
+    ]
 
 
-def _part(shown: RunArtifacts, name: str, base: RunArtifacts | None) -> RunSection:
-    picture, found = shown.reconstructions, None
-    if base and base.loaded and shown.loaded and shown is not base:
-        found = differences(base.loaded, shown.loaded)
-    marks = found.marks if found else {}
+def _part(
+    shown: RunArtifacts, name: str, found: Differences | None, marks: Mapping[str, str]
+) -> RunSection:
+    picture = shown.reconstructions
     judged = shown.judged[0] if shown.judged else shown.seed
     return RunSection(
         label=clean(shown.label),
         architecture=architecture(shown, name, marks),
-        changes=(found.lines or ("nothing",)) if found else None,
+        drawn=True,
+        changes=_changes(found.lines) if found else None,
         kernels=[kernels_plate(shown, kernels) for kernels in shown.kernels],
         matrix=matrix(shown),
         mistakes=[mistake_plate(mistake) for mistake in shown.mistakes],
@@ -291,8 +378,19 @@ def _part(shown: RunArtifacts, name: str, base: RunArtifacts | None) -> RunSecti
     )
 
 
+def _loaded(artifacts: RunArtifacts) -> Loaded:
+    assert artifacts.loaded is not None
+    return artifacts.loaded
+
+
+def _changes(lines: Sequence[str]) -> list[tuple[str, str]]:
+    """The kind of each line of a diff, and the line."""
+    kinds = {mark: look.name for mark, look in LOOKS.items()}
+    return [(kinds.get(line[0], ""), line) for line in lines] or [("", "no differences")]
+
+
 def curves_grid(curves: Sequence[Curve], comparison: Comparison) -> HtmlTable:
-    """Every point of learning curves."""
+    """Learning curves as a table."""
     metric = course_metric(comparison)
     rows, times = [], [s for curve in curves for s in curve.time_s or ()]
     for curve in curves:
@@ -300,12 +398,12 @@ def curves_grid(curves: Sequence[Curve], comparison: Comparison) -> HtmlTable:
             spent = seconds_text(curve.time_s[number], beside=times) if curve.time_s else ""
             numbers = (metric_text(metric, v) for v in (value.mean, *ends(value)))
             rows.append((curve.label, str(number + 1), *numbers, spent))
-    headers = ("Type", "Epoch", "Mean", "Lowest seed", "Highest seed", "Training so far")
+    headers = ("Network", "Epoch", "Mean", "Lowest seed", "Highest seed", "Training time")
     return HtmlTable(course_title(comparison), headers, rows)
 
 
 def costs_grid(comparison: Comparison) -> HtmlTable:
-    """Every mark of the charts of costs."""
+    """Cost charts as a table."""
     last = last_rows(comparison)
     times = [row.train_s.mean for row in last]
     rows = [
@@ -317,32 +415,25 @@ def costs_grid(comparison: Comparison) -> HtmlTable:
         )
         for row in last
     ]
-    headers = (
-        "Type",
-        "Mean",
-        "Lowest seed",
-        "Highest seed",
-        "Time of the last epoch",
-        "Parameters",
-    )
-    caption = f"{heading(comparison.shown_metric)} after the last epoch, and what it costs"
+    headers = ("Network", "Mean", "Lowest seed", "Highest seed", "Time per epoch", "Parameters")
+    caption = f"{heading(comparison.shown_metric)} after the last epoch, and its cost"
     return HtmlTable(caption, headers, rows)
 
 
 def differences_grid(comparison: Comparison) -> HtmlTable:
-    """Every seed's difference."""
+    """Differences from the baseline by seed."""
     rows = [
         (clean(verdict.label), clean(verdict.baseline), str(seed), size(verdict.metric, value))
         for verdict in comparison.verdicts
         for seed, value in zip(verdict.seeds, verdict.differences, strict=True)
     ]
-    headers = ("Type", "Beside", "Seed", "Difference")
+    headers = ("Network", "Baseline", "Seed", "Difference")
     metric = comparison.verdicts[0].metric
-    return HtmlTable(f"Differences of {words(metric)}, by seed", headers, rows)
+    return HtmlTable(f"Difference in {words(metric)} by seed", headers, rows)
 
 
 def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> HtmlTable:
-    """How every seed ended."""
+    """Results of each seed."""
     ended = [(label, seed) for label, run in runs if run.summary for seed in run.summary.seeds]
     times = [seed.train_s for _, seed in ended]
     rows = [
@@ -356,27 +447,26 @@ def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> HtmlTable:
         for label, seed in ended
     ]
     validation = ("Last epoch", "Best (epoch)") if any(s.final for _, s in ended) else ()
-    headers = ("Type", "Seed", *validation, "Test", "Training, all epochs")
-    return HtmlTable(f"{heading(metric)} of every seed", headers, rows)
+    headers = ("Network", "Seed", *validation, "Test", "Training time")
+    return HtmlTable(f"{heading(metric)} by seed", headers, rows)
 
 
 def _validation_cells(seed: SeedSummary, metric: str) -> tuple[str, ...]:
-    """The last and the best epoch of a seed; none without validation images."""
+    """The last and the best epoch of a seed; empty without validation images."""
     if not seed.final:
         return ()
     best = seed.best[metric]
-    return metric_text(
-        metric, seed.final[metric]
-    ), f"{metric_text(metric, best.value)} ({best.epoch})"
+    last = metric_text(metric, seed.final[metric])
+    return last, f"{metric_text(metric, best.value)} ({best.epoch})"
 
 
 def architecture(shown: RunArtifacts, name: str, marks: Mapping[str, str]) -> Drawing | None:
-    """The network as a drawing, and as a table; None where it could not be read.
+    """The network as a drawing and as a table; None if it cannot be read.
 
     Args:
       shown: its run.
-      name: begins the ids of the drawing.
-      marks: of layers that differ from the first network's.
+      name: prefix of the ids in the drawing.
+      marks: of layers that differ from another network's, as in `spec.diff`.
     """
     network = shown.plan or shown.outline
     if network is None:
@@ -388,8 +478,8 @@ def architecture(shown: RunArtifacts, name: str, marks: Mapping[str, str]) -> Dr
         drawn, of = outline_diagram(shown.outline), "submodules"
         layers = [part_cells(part) for part in shown.outline.parts]
     label = clean(shown.label)
-    chain = "; ".join(f"{c[0]} reads {c[2]}: {c[1]}, gives {c[3]}" for c in layers)
-    alt = f"{label}: an image of {shape_text(network.input_shape)} goes in. {chain}."
+    chain = "; ".join(f"{c[0]}: {c[1]} of {c[2]}, output {c[3]}" for c in layers)
+    alt = f"{label}: input {shape_text(network.input_shape)}; {chain}."
     svg = inline_svg(diagram_picture([("", drawn)], "svg"), name, alt, 0.66)
     caption = f"{label}: {len(layers)} {of}, {network.num_params:,} parameters"
     headers = ("Layer", "Operation", "Inputs", "Output", "Parameters", "Multiply-adds")
@@ -397,23 +487,23 @@ def architecture(shown: RunArtifacts, name: str, marks: Mapping[str, str]) -> Dr
 
 
 def kernels_plate(shown: RunArtifacts, kernels: "Kernels") -> Plate:
-    """The kernels of one layer."""
+    """Kernels of one layer."""
     picture, largest = kernel_sheet(kernels.images)
     count, height, width, channels = kernels.images.shape
-    some = f"the first {count} of {kernels.total}" if count < kernels.total else f"all {count}"
-    caption = f"{clean(shown.label)}, {kernels.layer}: {some} kernels of {height}x{width}"
+    some = f"first {count} of {kernels.total}" if count < kernels.total else f"all {count}"
+    caption = f"{clean(shown.label)}, {kernels.layer}: {some} {height}x{width} kernels"
     caption += f", seed {shown.seed}"
     low, high = float(kernels.images.min()), float(kernels.images.max())
     weights = f"weights from {low:.2g} to {high:.2g}"
-    scale = "in colour" if channels == 3 else f"blue is {-largest:.2g}, white 0, red {largest:.2g}"
+    scale = "in color" if channels == 3 else f"blue is {-largest:.2g}, white 0, red {largest:.2g}"
     alt = f"{caption}, {weights}; {scale}."
     return Plate(picture.uri, picture.width, picture.height, alt, f"{caption}; {scale}.")
 
 
 def mistake_plate(mistake: "Mistake") -> Plate:
-    """One image that the network gets wrong."""
+    """A misclassified image."""
     picture = photograph(mistake.image)
-    caption = f"{mistake.label}, taken for {mistake.answer}"
+    caption = f"{mistake.label} predicted as {mistake.answer}"
     alt = f"Test image {mistake.number} of class {mistake.label}"
     scale = max(1, 56 // picture.width)
     votes = f"{mistake.wrong} of {mistake.seeds} seeds, " if mistake.seeds > 1 else ""
@@ -423,25 +513,25 @@ def mistake_plate(mistake: "Mistake") -> Plate:
 
 
 def reconstructions_plate(shown: RunArtifacts, content: bytes) -> Plate:
-    """Inputs above outputs, as the run wrote them."""
+    """Inputs above outputs, as the run saved them."""
     picture, summary = read_png(content), shown.run.summary
     tests = [seed.test["loss"] for seed in summary.seeds] if summary else []
     loss = f" Test loss {metric_text('loss', tests[0])} (first seed)." if tests else ""
-    caption = f"{clean(shown.label)}: test images above, what the network makes of them below."
-    alt = f"Two lines of images. {caption}{loss}"
+    caption = f"{clean(shown.label)}: test images (top) and their reconstructions (bottom)."
+    alt = f"Two rows of images. {caption}{loss}"
     return Plate(picture.uri, picture.width, picture.height, alt, caption + loss)
 
 
 def latent_plate(shown: RunArtifacts, content: bytes) -> Plate:
-    """What the code can do, as `plots.image_grid` draws it."""
+    """The latent space, as `plots.image_grid` draws it."""
     picture = read_png(content)
-    caption = f"{clean(shown.label)}, seed {shown.seed}: what its code can do."
-    alt = f"Lines of images, each with its title. {caption}"
+    caption = f"{clean(shown.label)}, seed {shown.seed}: latent space."
+    alt = f"Rows of images, each with a title. {caption}"
     return Plate(picture.uri, picture.width, picture.height, alt, caption)
 
 
 def matrix(shown: RunArtifacts) -> Matrix | None:
-    """The confusion matrix; cells of mistakes are the darker the more there are."""
+    """The confusion matrix; the more errors in a cell, the darker it is."""
     counts = shown.confusion
     if counts is None:
         return None
@@ -451,11 +541,11 @@ def matrix(shown: RunArtifacts) -> Matrix | None:
     most = max(1, int(mistakes.max()))
     label, answer = divmod(int(mistakes.argmax()), len(counts))
     wrong, total, seeds = int(mistakes.sum()), int(counts.sum()), len(shown.judged)
-    of = f"{seeds} seeds, {total // seeds:,} test images each" if seeds > 1 else f"{total:,} images"
-    summary = f"{wrong:,} of {total:,} answers are wrong ({100 * wrong / total:.2f}%; {of})"
+    over = f", {seeds} seeds x {total // seeds:,} test images" if seeds > 1 else ""
+    summary = f"{wrong:,} of {total:,} predictions are wrong ({100 * wrong / total:.2f}%{over})"
     if wrong:
         times = int(mistakes[label, answer])
-        summary += f", most often {label} taken for {answer}: {times} times"
+        summary += f"; most common: {label} predicted as {answer} ({count_text(times)}x)"
     rows = [
         [(int(n), 0.0 if i == j else n / most) for j, n in enumerate(line)]
         for i, line in enumerate(counts)
@@ -464,34 +554,36 @@ def matrix(shown: RunArtifacts) -> Matrix | None:
 
 
 def environment_grid(runs: Sequence[tuple[str, RunResult]]) -> HtmlTable:
-    """Machine, versions and commands of every run, a column each."""
+    """Hardware, versions and commands, a column for each run."""
     facts = [_facts(run) for _, run in runs]
     rows = [(name, *(fact[name] for fact in facts)) for name in facts[0]]
     headers = ("Run", *(clean(label) for label, _ in runs))
-    return HtmlTable("Where and how the runs were made", headers, rows)
+    return HtmlTable("Environment", headers, rows)
 
 
 def _facts(run: RunResult) -> dict[str, str]:
     record, env = run.record, run.record.environment
     packages = ("cnnbench", "python", "jax", "jaxlib", "flax", "optax", "numpy")
     commit = (
-        f"{env.commit[:12]}{' with local changes' if env.dirty else ''}" if env.commit else "none"
+        f"{env.commit[:12]}{' with uncommitted changes' if env.dirty else ''}"
+        if env.commit
+        else "none"
     )
     engine, timing = record.engine, record.timing
     return {
         "Folder": f"{record.name}/{record.run_id}",
         "Started": f"{record.started_at:%Y-%m-%d %H:%M} UTC",
-        "Training": f"{epochs_text(record.epochs)} in batches of {record.batch_size:,}",
+        "Training": f"{epochs_text(record.epochs)}, batch size {record.batch_size:,}",
         "Seeds": ", ".join(map(str, record.seeds)),
         "Processor": clean(env.processor),
         "CPUs": str(env.num_cpus),
         "Device": clean(f"{env.num_devices} x {env.device} ({env.device_kind})"),
         "System": clean(env.platform),
-        "Engine": f"{engine.form}, asked for {engine.requested}" if engine else "unknown",
+        "Engine": f"{engine.form} (requested: {engine.requested})" if engine else "unknown",
         "Compilation": seconds_text(timing.compile_s) if timing else "unknown",
-        "Whole run": seconds_text(timing.total_s) if timing else "unknown",
+        "Total time": seconds_text(timing.total_s) if timing else "unknown",
         "Versions": ", ".join(f"{name} {getattr(env, name)}" for name in packages),
         "Git commit": commit,
         "Command": commands.command_line(record.command),
-        "Digest of data": record.dataset.digest.removeprefix("sha256:")[:16],
+        "Data digest": record.dataset.digest.removeprefix("sha256:")[:16],
     }

@@ -1,4 +1,4 @@
-"""What a report shows of one run besides its numbers: network, kernels, mistakes, images."""
+"""Artifacts of a run for the report: network, kernels, confusion matrix, errors, images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,21 +30,21 @@ MOST_MISTAKES, MOST_KERNELS = 5, 32
 
 @dataclass(slots=True)
 class RunArtifacts:
-    """What is there to see of a run; parts that could not be had are told in `remarks`.
+    """Artifacts of a run; `remarks` names those that are missing.
 
     Args:
       run: the run.
-      label: what tables call it.
-      loaded: its experiment; None where it cannot be read.
-      outline: submodules of its Python model; None for layers, or where it cannot be read.
-      seed: whose weights the kernels and the code are from.
+      label: its name in tables.
+      loaded: its experiment; None if it cannot be read.
+      outline: submodules of its Python model; None for a graph of layers, or if it cannot be read.
+      seed: the seed whose weights give the kernels and the latent space.
       kernels: of the layers that read the image.
-      judged: seeds whose answers `confusion` and `mistakes` add up.
-      confusion: counts by class (rows) and answer (columns), over the test images and seeds.
-      mistakes: the test images with the largest mean loss.
+      judged: the seeds summed up in `confusion` and `mistakes`.
+      confusion: counts by class (rows) and prediction (columns), over the test images and seeds.
+      mistakes: the misclassified test images with the highest mean loss.
       reconstructions: a PNG file.
-      latent: a PNG file of what its code can do.
-      remarks: what could not be had, a sentence each.
+      latent: a PNG file of the latent space.
+      remarks: what is missing and why, a sentence each.
     """
 
     run: RunResult
@@ -62,7 +62,7 @@ class RunArtifacts:
 
     @property
     def plan(self) -> Plan | None:
-        """Its network; None for a Python model, or where the experiment cannot be read."""
+        """Its network; None for a Python model, or if the experiment cannot be read."""
         return self.loaded.plan if self.loaded else None
 
 
@@ -73,22 +73,23 @@ def read_artifacts(
     data_dir: Path | None,
     tests: "dict[str, Split] | None" = None,
 ) -> RunArtifacts:
-    """Looks into a run's folder; what is missing there becomes a remark.
+    """Reads the artifacts in a run's folder; what is missing becomes a remark.
 
     Args:
       run: the run.
-      label: what tables call it.
+      label: its name in tables.
       folder: its folder.
-      data_dir: where datasets are looked for.
-      tests: test images by the digest of their dataset; those that are read here are added, so
-        that several runs with the same images read them once.
+      data_dir: folder of prepared datasets.
+      tests: cache of test images by the digest of their dataset, shared by several runs.
     """
     shown, tests = RunArtifacts(run, label), {} if tests is None else tests
-    _try(shown, "The network is not drawn", lambda: _read_network(shown, folder, data_dir))
-    _try(shown, "There are no reconstructions", lambda: _read_pictures(shown, folder))
+    _try(shown, "Network unavailable", lambda: _read_network(shown, folder, data_dir))
+    _try(shown, "Reconstructions unavailable", lambda: _read_pictures(shown, folder))
     images = partial(_test_images, data_dir=data_dir, tests=tests)
     _try(
-        shown, "What needs weights is not shown", lambda: _inspect(shown, folder, data_dir, images)
+        shown,
+        "Kernels and predictions unavailable",
+        lambda: _inspect(shown, folder, data_dir, images),
     )
     return shown
 
@@ -142,15 +143,15 @@ def _inspect(
     if network.plan is not None:
         shown.kernels = tuple(first_kernels(network.plan, network.parameters, MOST_KERNELS))
     if shown.run.record.task == "classify":
-        missing = "Confusion matrix and mistakes are not shown"
+        missing = "Confusion matrix and errors unavailable"
         _try(shown, missing, lambda: _find_mistakes(shown, networks, images))
     elif network.plan is not None:
-        missing = "What its code can do is not shown"
+        missing = "Latent space unavailable"
         _try(shown, missing, lambda: _draw_latent(shown, network, images))
 
 
 def _first_whole(shown: RunArtifacts, networks: "Sequence[TrainedNetwork]") -> "TrainedNetwork":
-    """The first seed that did not diverge; a remark says which were passed over."""
+    """The first seed that did not diverge; a remark names those skipped."""
     import numpy as np
 
     lost = set(lost_seeds(shown.run.epochs, shown.run.summary))
@@ -165,9 +166,9 @@ def _first_whole(shown: RunArtifacts, networks: "Sequence[TrainedNetwork]") -> "
     if whole[0] is not networks[0]:
         passed = enumeration([str(n.seed) for n in networks[: networks.index(whole[0])]])
         shown.remarks.append(
-            f"Weights shown are those of seed {whole[0].seed}, since seed {passed} diverged."
+            f"Weights are from seed {whole[0].seed} because seed {passed} diverged."
         )
-        shown.reconstructions = None  # the run's are of its first seed
+        shown.reconstructions = None  # saved by the run, from its first seed
     return whole[0]
 
 
@@ -184,7 +185,7 @@ def _find_mistakes(
     if not finite:
         raise DataError("the network's outputs are not finite; it diverged")
     if lost := ", ".join(str(seed) for seed in outputs if seed not in finite):
-        shown.remarks.append(f"The confusion matrix leaves out seed {lost}, which diverged.")
+        shown.remarks.append(f"The confusion matrix excludes seed {lost}, which diverged.")
     logits = np.stack(list(finite.values()))
     shown.judged = tuple(finite)
     shown.confusion = confusion(test.labels, logits)
@@ -196,6 +197,6 @@ def _draw_latent(shown: RunArtifacts, network: "TrainedNetwork", images: "TestIm
 
     panels = list(latent_panels(network, images(network), (0, 1)))
     if shown.reconstructions:
-        del panels[0]  # the same again
+        del panels[0]  # also reconstructions
     if panels:
         shown.latent = page(panels, "", "png")

@@ -64,12 +64,23 @@ def test_a_report_is_of_every_experiment_unless_runs_are_named() -> None:
     assert invoke("report", "--all").stderr == "wrote report.html\n"
     page = Path("report.html").read_text()
     assert page.index("Standard CNN and Modified CNN on mnist") < page.index("Autoencoder on mnist")
-    assert "What needs weights is not shown: " in page
+    assert "Kernels and predictions unavailable: " in page
     done = invoke("report", "modified", "standard", "--output", "two.html", "--min-effect", "5pp")
     assert done.exit_code == 0
     two = Path("two.html").read_text()
     assert "Too few seeds to judge Standard CNN beside Modified CNN" in two
     assert "Autoencoder" not in two
+
+
+@pytest.mark.usefixtures("results")
+def test_a_report_has_a_title_and_notes_of_its_authors() -> None:
+    Path("notes.md").write_text("# Why\n\nA *wider* kernel <script>alert(1)</script>\n")
+    done = invoke("report", "standard", "modified", "--title", "Wide & tall", "--notes", "notes.md")
+    assert (done.exit_code, done.stderr) == (0, "wrote report.html\n")
+    page = Path("report.html").read_text()
+    assert "<h1>Wide &amp; tall</h1>" in page
+    assert "<h3>Why</h3>\n<p>A <em>wider</em> kernel &lt;script&gt;" in page
+    assert page.index("Too few seeds") < page.index("<h3>Why</h3>") < page.index(">Cost</h2>")
 
 
 @pytest.mark.usefixtures("results")
@@ -120,6 +131,16 @@ def test_compare_prints_a_page() -> None:
             2,
             "--min-effect: 'much' is no size of a difference; write one as in 0.1pp (points), "
             "2% (of the baseline) or 0.003 (in the metric's unit).",
+        ),
+        (
+            ["report", "standard", "--title", " "],
+            2,
+            "--title: is empty; write a title, or leave out the option.",
+        ),
+        (
+            ["report", "standard", "--notes", "none.md"],
+            2,
+            "--notes none.md: cannot be read (no such file or directory); check the file's name.",
         ),
         (
             ["report", "--results-dir", "empty"],

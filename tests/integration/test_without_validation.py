@@ -251,7 +251,7 @@ def test_pages_and_lists(tmp_path: Path) -> None:
     for text in (
         "Test accuracy and time",
         "Loss on the training images",
-        "Test accuracy after the last epoch, and what it costs",
+        "Test accuracy after the last epoch, and its cost",
     ):
         assert text in page
     assert "validation images" not in page.replace("No validation images", "")

@@ -1,4 +1,4 @@
-"""The page of a report: its structure, its texts, and what is told where something is missing."""
+"""The report page: structure, texts, notes, and remarks on what is missing."""
 
 import dataclasses
 import re
@@ -20,11 +20,12 @@ from cnnbench.comparisons.comparison import compare, compare_groups
 from cnnbench.data.dataset import dataset_of
 from cnnbench.report.html import report_page, table_page
 from cnnbench.report.run_artifacts import RunArtifacts, read_artifacts
+from cnnbench.report.side_by_side import MOST
 from cnnbench.runs.folder import read_run, read_weights
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.weights import encode_weights
 from tests.support.golden import approved
-from tests.support.samples import make_run, save
+from tests.support.samples import make_run, on_device, save
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
@@ -67,7 +68,7 @@ class Page(HTMLParser):
 
 
 def bare(*runs: RunResult) -> list[RunArtifacts]:
-    """What is there to see of runs without a folder."""
+    """Artifacts of runs without a folder."""
     titles = [run.record.title for run in runs]
     return [RunArtifacts(run, title) for run, title in zip(runs, titles, strict=True)]
 
@@ -78,8 +79,8 @@ def two(**options: str) -> tuple[RunResult, RunResult]:
     return make_run(seeds=seeds), modified
 
 
-def report(*runs: RunResult) -> str:
-    return report_page([compare(runs)], runs, bare(*runs))
+def report(*runs: RunResult, **options: str) -> str:
+    return report_page([compare(runs)], runs, bare(*runs), **options)
 
 
 def test_the_page_of_compare_is_the_approved_one() -> None:
@@ -109,8 +110,12 @@ def test_titles_are_words_wherever_they_stand(title: str) -> None:
 
 def test_the_verdict_comes_first_and_links_lead_somewhere() -> None:
     page = Page(report(*two()))
-    verdict = page.text.index("Verdict better B is better than Standard CNN: accuracy +1.00 points")
-    assert verdict < page.text.index("Accuracy and time")
+    text = page.text
+    verdict = text.index("Verdict better B is better than Standard CNN: accuracy +1.00 points")
+    picture = text.index("Differences, seed by seed")
+    assert verdict < picture < text.index("Side by side, after the last epoch")
+    tags = [tag for tag, _ in page.elements]
+    assert tags.index("svg") < tags.index("table")
     ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
     assert set(ids.values()) == {1}
     for link in page.all("a"):
@@ -128,7 +133,7 @@ def test_differences_are_named_by_what_the_verdict_rests_on() -> None:
     ]
     page = Page(report(*runs))
     assert "Verdict better b is better than a: test loss -0.01 (" in page.text
-    assert "Differences of test loss, by seed" in page.text
+    assert "Difference in test loss by seed" in page.text
 
 
 def test_every_picture_has_words_with_numbers() -> None:
@@ -151,14 +156,16 @@ def test_headings_go_down_a_level_at_a_time() -> None:
 def test_every_table_has_a_caption_and_headers() -> None:
     text = report(*two())
     tables = re.findall(r"<table.*?</table>", text, re.DOTALL)
-    assert len(tables) == 7  # comparison, expenses, differences, curves, seeds, costs, environment
+    assert (
+        len(tables) == 8
+    )  # side by side, epochs, expenses, differences, curves, seeds, costs, environment
     for table in tables:
         assert "<caption>" in table
         assert 'scope="col"' in table
         assert 'scope="row"' in table
 
 
-def test_charts_stand_beside_their_numbers() -> None:
+def test_charts_have_their_numbers_in_tables() -> None:
     page = Page(report(*two()))
     for number in ("93.00%", "98.25%", "6.83 s", "160,362", "+1.00 points", "Example CPU"):
         assert number in page.text, number
@@ -166,10 +173,45 @@ def test_charts_stand_beside_their_numbers() -> None:
     assert "Verdicts: paired by seed; Student's interval, sign-flip test." in page.text
 
 
-def test_a_run_alone_is_told_without_a_judgement() -> None:
+def test_a_single_run_has_no_verdict() -> None:
     page = Page(report(make_run()))
-    assert "Standard CNN reaches accuracy 97.00% after 3 epochs" in page.text
+    told = "Standard CNN reaches accuracy 97.00% after 3 epochs. A verdict needs a second run."
+    assert f"Verdict single run {told}" in page.text
+    assert "After the last epoch" in page.text
     assert len(page.all("svg")) == 2
+
+
+def test_a_title_and_notes_of_ones_own() -> None:
+    page = Page(
+        report(*two(), title="Wider & <b>better</b>", author_notes="<p>Look <em>here</em></p>")
+    )
+    assert "Wider & <b>better</b> Standard CNN and B on mnist · MNIST · 6 seeds" in page.text
+    assert "Notes Look here Cost" in page.text.replace("Skip to the verdict", "")
+    assert "Notes" not in Page(report(*two())).text
+
+
+def test_a_page_says_what_was_compared() -> None:
+    about = "MNIST · 6 seeds · 3 epochs · Example CPU @ 2.10GHz · 2025-11-23"
+    assert f"Standard CNN and B on mnist {about}" in Page(report(*two())).text
+
+
+def test_warnings_are_one_line() -> None:
+    runs = [on_device(run, load_per_cpu=0.5) for run in two()]
+    text = report(*runs)
+    assert text.count('<details class="warnings">') == 1
+    page = Page(text)
+    (doubts,) = re.findall(r'<details class="warnings">(.*?)</details>', text, re.DOTALL)
+    summary, *rest = re.findall(r"<(?:summary|p)>(.*?)</(?:summary|p)>", doubts)
+    assert summary == "1 timing warning; accuracy is not affected"
+    assert len(rest) == 1
+    assert "the machine was busy" not in page.text.replace(Page(doubts).text, "")
+
+
+def test_more_networks_than_fit_side_by_side_are_rows() -> None:
+    runs = [make_run(f"n{i}", f"N{i}", seeds=(0, 1), run_id=f"r{i}") for i in range(MOST + 1)]
+    page = Page(report(*runs))
+    assert "Side by side" not in page.text
+    assert "Accuracy and time" in page.text
 
 
 def test_the_same_runs_give_the_same_page() -> None:
@@ -181,9 +223,9 @@ def test_an_older_run_says_what_it_lacks(tmp_path: Path) -> None:
     folder = save(run, tmp_path)
     shown = read_artifacts(run, "Standard CNN", folder, None)
     assert shown.remarks == [
-        f"The network is not drawn: {folder}/resolved.yaml: cannot be read (no such file or"
+        f"Network unavailable: {folder}/resolved.yaml: cannot be read (no such file or"
         " directory); check the file's name.",
-        f"What needs weights is not shown: {folder}: no saved weights (older version,"
+        f"Kernels and predictions unavailable: {folder}: no saved weights (older version,"
         " or no seed has finished); retrain with: cnnbench run"
         " experiments/standard.yaml.",
     ]
@@ -215,16 +257,17 @@ def page(trained: Path) -> Page:
 
 def test_a_report_shows_what_is_in_the_run_folders(page: Page, trained: Path) -> None:
     images = page.all("img")
-    kernels = [image["alt"] for image in images if "kernels of 5x5" in image["alt"]]
+    kernels = [image["alt"] for image in images if "5x5 kernels" in image["alt"]]
     names = ["First, conv", "<i>Second, conv", "Back, conv"]
     assert [alt.split(":")[0] for alt in kernels] == names
     digits = [image for image in images if image["alt"].startswith("Test image ")]
     assert 2 < len(digits) <= 24
-    assert any("what the network makes of them" in image["alt"] for image in images)
+    assert any("their reconstructions" in image["alt"] for image in images)
     assert "conv 4 @ 5x5, relu" in page.text
     assert "learning_rate: 0.05" in page.text
     drawings = [drawing["aria-label"] for drawing in page.all("svg")]
-    assert any(words.startswith("First: an image of 28x28x1 goes in. conv") for words in drawings)
+    start = "First: input 28x28x1; conv: conv 4 @ 5x5, relu of input, output 24x24x4; pool: "
+    assert any(words.startswith(start) for words in drawings)
 
 
 def test_the_matrix_adds_up_the_answers_of_every_seed(page: Page, trained: Path) -> None:
@@ -235,9 +278,9 @@ def test_the_matrix_adds_up_the_answers_of_every_seed(page: Page, trained: Path)
         int((network.outputs(test.images).argmax(axis=1) != test.labels).sum())
         for network in networks
     ]
-    total = f"{sum(wrong)} of 200 answers are wrong ({sum(wrong) / 2:.2f}%; 2 seeds, 100 test"
+    total = f"{sum(wrong)} of 200 predictions are wrong ({sum(wrong) / 2:.2f}%, 2 seeds x 100 test"
     assert total in page.text
-    assert "Largest losses of First, 2 seeds" in page.text
+    assert "Highest losses of First, 2 seeds" in page.text
     summary = read_run(folder).summary
     assert summary is not None
     found = [seed.test["accuracy"] for seed in summary.seeds]
@@ -251,10 +294,10 @@ def test_seeds_that_diverged_are_left_out_and_named(trained: Path, tmp_path: Pat
     (copy / "weights" / "seed-1.safetensors").write_bytes(encode_weights(lost))
     run = read_run(copy)
     shown = read_artifacts(run, "First", copy, None)
-    assert shown.remarks == ["The confusion matrix leaves out seed 1, which diverged."]
+    assert shown.remarks == ["The confusion matrix excludes seed 1, which diverged."]
     assert shown.judged == (0,)
     text = Page(report_page([compare([run])], [run], [shown])).text
-    assert "Largest losses of First, seed 0" in text
+    assert "Highest losses of First, seed 0" in text
 
 
 def test_the_one_seed_that_is_left_is_named(trained: Path, tmp_path: Path) -> None:
@@ -265,9 +308,9 @@ def test_the_one_seed_that_is_left_is_named(trained: Path, tmp_path: Path) -> No
     run = read_run(copy)
     shown = read_artifacts(run, "First", copy, None)
     page = Page(report_page([compare([run])], [run], [shown]))
-    assert "Largest losses of First, seed 1" in page.text
-    assert shown.remarks[0] == "Weights shown are those of seed 1, since seed 0 diverged."
-    assert "First, conv: all 4 kernels of 5x5, seed 1" in page.text
+    assert "Highest losses of First, seed 1" in page.text
+    assert shown.remarks[0] == "Weights are from seed 1 because seed 0 diverged."
+    assert "First, conv: all 4 5x5 kernels, seed 1" in page.text
     (kernels,) = shown.kernels
     np.testing.assert_array_equal(
         kernels.images, read_weights(copy, 1)["conv.kernel"].transpose(3, 0, 1, 2)
@@ -287,7 +330,7 @@ def test_an_autoencoder_is_shown_by_the_first_seed_that_did_not_diverge(
         for epoch in run.epochs
     )
     shown = read_artifacts(dataclasses.replace(run, epochs=epochs), "Back", copy, None)
-    assert shown.remarks == ["Weights shown are those of seed 1, since seed 0 diverged."]
+    assert shown.remarks == ["Weights are from seed 1 because seed 0 diverged."]
     assert (shown.seed, shown.reconstructions) == (1, None)
     assert shown.latent is not None
 
@@ -298,7 +341,7 @@ def test_without_a_seed_that_converged_no_weights_are_shown(trained: Path, tmp_p
     run = read_run(copy)
     epochs = tuple(dataclasses.replace(epoch, train_loss=np.inf) for epoch in run.epochs)
     shown = read_artifacts(dataclasses.replace(run, epochs=epochs), "First", copy, None)
-    assert shown.remarks == ["What needs weights is not shown: every seed diverged."]
+    assert shown.remarks == ["Kernels and predictions unavailable: every seed diverged."]
     assert (shown.seed, shown.kernels) == (None, ())
 
 
@@ -317,10 +360,12 @@ def test_runs_with_the_same_images_read_them_once(
     assert loaded == ["mnist_5k"]
 
 
-def test_one_network_is_drawn_and_the_others_by_what_differs(page: Page) -> None:
+def test_two_networks_are_drawn_side_by_side_with_their_differences(page: Page) -> None:
     captions = re.findall(r"(\w[\w<>]*): \d+ layers, [\d,]+ parameters", page.text)
-    assert captions == ["First", "Back"]  # one in each comparison
-    assert "<i>Second: what differs + flat: flatten ~ out: inputs pool -> flat" in page.text
+    assert captions == ["First", "i>Second", "Back"]
+    assert "Changes in <i>Second + flat: flatten ~ out: inputs pool -> flat" in page.text
+    kinds = [item["class"] for item in page.all("li") if item.get("class")]
+    assert kinds[:2] == ["added", "changed"]
 
 
 def test_other_data_are_a_remark(trained: Path, tmp_path: Path) -> None:
@@ -333,9 +378,9 @@ def test_other_data_are_a_remark(trained: Path, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     assert invoke("report", str(copy), "-o", str(file)).exit_code == 0
     text = Page(file.read_text()).text
-    assert "Confusion matrix and mistakes are not shown: " in text
+    assert "Confusion matrix and errors unavailable: " in text
     assert "is not what the run was trained on" in text
-    assert "kernels of 5x5" in text
+    assert "5x5 kernels" in text
 
 
 @pytest.fixture(scope="module")
@@ -396,6 +441,28 @@ def test_the_page_of_two_networks_is_short(browser: Any, trained: Path, tmp_path
     tab.close()
 
 
+@pytest.mark.parametrize("width", [1920, 1280, 400])
+def test_wide_screens_have_two_columns_and_phones_one(
+    browser: Any, tmp_path: Path, width: int
+) -> None:
+    file = tmp_path / "two.html"
+    file.write_text(report(*two()))
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    tab.goto(file.as_uri())
+    said, shown, numbers = (
+        tab.locator(name).bounding_box() for name in (".said", ".shown", ".numbers")
+    )
+    if width > 1000:
+        assert said["x"] + said["width"] <= shown["x"]
+        assert said["y"] == shown["y"]
+        assert numbers["x"] == said["x"]
+    else:
+        assert said["x"] == shown["x"] == numbers["x"]
+        assert said["y"] + said["height"] <= shown["y"]
+        assert shown["y"] + shown["height"] <= numbers["y"]
+    tab.close()
+
+
 @pytest.mark.usefixtures("page")
 def test_the_keyboard_reaches_the_verdict_and_is_seen(browser: Any, trained: Path) -> None:
     tab = browser.new_page()
@@ -419,4 +486,15 @@ def test_the_page_prints(browser: Any, trained: Path) -> None:
     tab.emulate_media(media="print")
     assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert tab.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    tab.close()
+
+
+def test_warnings_print_in_full(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "two.html"
+    file.write_text(report(*(on_device(run, load_per_cpu=0.5) for run in two())))
+    tab = browser.new_page()
+    tab.goto(file.as_uri())
+    assert not tab.locator(".warnings p").first.is_visible()
+    tab.emulate_media(media="print")
+    assert tab.locator(".warnings p").first.is_visible()
     tab.close()

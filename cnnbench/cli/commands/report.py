@@ -1,4 +1,4 @@
-"""``cnnbench plot`` and ``cnnbench report``: comparisons as pictures and as a page."""
+"""``cnnbench plot`` and ``cnnbench report``: comparisons as charts and as an HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +23,9 @@ from cnnbench.comparisons.learning_curves import runs_of
 from cnnbench.comparisons.verdict import Criteria
 from cnnbench.comparisons.verdict_text import parse_effect
 from cnnbench.data.dataset import Split
+from cnnbench.errors import UsageError
+from cnnbench.formatting import clean
+from cnnbench.report.author_notes import read_notes
 from cnnbench.report.comparison import doubts
 from cnnbench.report.html import report_page
 from cnnbench.report.plots.charts import comparison_picture
@@ -33,7 +36,8 @@ from cnnbench.runs.find import Selection
 def draw_plot(
     runs: Runs = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="A .svg or .png file.", metavar="FILE")
+        Path,
+        typer.Option("--output", "-o", help="Image file to write, .svg or .png.", metavar="FILE"),
     ] = Path("comparison.svg"),
     baseline: Baseline = None,
     metric: MetricOption = None,
@@ -41,7 +45,7 @@ def draw_plot(
     min_effect: MinEffect = "0",
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Draw learning curves, costs and differences of runs into one picture."""
+    """Plot learning curves, costs and differences between runs in one image."""
     form = file_form("--output", output, PICTURES)
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(runs, criteria, results_dir)
@@ -55,8 +59,24 @@ def draw_plot(
 def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     runs: Runs = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The page to write.", metavar="FILE")
+        Path, typer.Option("--output", "-o", help="HTML file to write.", metavar="FILE")
     ] = Path("report.html"),
+    title: Annotated[
+        str | None,
+        typer.Option(
+            help="Title of the page; default: the networks and the dataset.",
+            metavar="TEXT",
+            show_default=False,
+        ),
+    ] = None,
+    notes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Markdown file to include below the verdict, with its images.",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
     baseline: Baseline = None,
     metric: MetricOption = None,
     alpha: Alpha = 0.05,
@@ -65,7 +85,10 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
 ) -> None:
-    """Write a page with verdicts, tables, charts and mistakes, which needs no other file."""
+    """Write a self-contained HTML report: verdict, charts, tables, networks and test errors."""
+    if title is not None and not clean(title):
+        raise UsageError("--title: is empty; write a title, or leave out the option.")
+    author_notes = read_notes(notes) if notes else ""
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(
         runs, criteria, results_dir, every=every, command="report"
@@ -73,14 +96,16 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     warn(selection.warnings)
     with computing():
         artifacts = _artifacts(comparisons, selection, data_dir)
-    page = report_page(comparisons, selection.runs, artifacts)
+    page = report_page(
+        comparisons, selection.runs, artifacts, title=title or "", author_notes=author_notes
+    )
     write_file("--output", output, page.encode("utf-8", "backslashreplace"))
 
 
 def _artifacts(
     comparisons: Sequence[Comparison], selection: Selection, data_dir: Path | None
 ) -> list[RunArtifacts]:
-    """What there is to see of every run."""
+    """The artifacts of every run."""
     folders = {
         (run.record.name, run.record.run_id): path
         for run, path in zip(selection.runs, selection.paths, strict=True)
