@@ -46,7 +46,7 @@ def seen_as(photograph: Photograph) -> tuple[str, str, str]:
     size = f"{photograph.width}x{photograph.height}"
     scaled = "" if size == f"{width}x{height}" else f", to {width}x{height}"
     border = f"{'light' if photograph.border > MIDDLE else 'dark'} border ({photograph.border:.0f})"
-    swapped = "inverted" if photograph.inverted else "not inverted"
+    swapped = "inverted" if photograph.inverted else "unchanged"
     return clean(photograph.file), f"{size}{scaled}", f"{border}: {swapped}"
 
 

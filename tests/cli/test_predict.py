@@ -145,7 +145,7 @@ def test_a_reconstruction_stands_beside_what_was_seen(results: Path) -> None:
     assert [line.rstrip() for line in lines[:4]] == [
         "03.png",
         "28x28",
-        "dark border (0): not inverted",
+        "dark border (0): unchanged",
         "reconstruction by seed 5",
     ]
     assert max(map(len, lines)) <= 80
@@ -159,7 +159,7 @@ def test_a_reconstruction_stands_beside_what_was_seen(results: Path) -> None:
 def test_many_images_are_not_all_shown(results: Path) -> None:
     done = predict("tiny", *files(results)[:9])
     assert "3 more images; -o FILE draws all of them.\n" in done.stdout
-    assert done.stdout.count("dark border (0): not inverted") == 6
+    assert done.stdout.count("dark border (0): unchanged") == 6
 
 
 @pytest.mark.parametrize("run", ["tiny", "copy"])
@@ -169,7 +169,7 @@ def test_pictures_are_drawn(run: str, tmp_path: Path) -> None:
     assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
     text = file.read_text()
     for name in ("00.png", "01.png"):
-        assert re.search(rf"{name}: \S.*; dark border \(0\): not inverted", text)
+        assert re.search(rf"{name}: \S.*; dark border \(0\): unchanged", text)
     assert text.count("<image") == 2
 
 
