@@ -497,7 +497,7 @@ def kernels_plate(shown: RunArtifacts, kernels: "Kernels") -> Plate:
     weights = f"weights from {low:.2g} to {high:.2g}"
     scale = "in color" if channels == 3 else f"blue is {-largest:.2g}, white 0, red {largest:.2g}"
     alt = f"{caption}, {weights}; {scale}."
-    return Plate(picture.uri, picture.width, picture.height, alt, f"{caption}; {scale}.")
+    return Plate(picture.uri, picture.width, picture.height, alt, caption)
 
 
 def mistake_plate(mistake: "Mistake") -> Plate:
@@ -506,7 +506,7 @@ def mistake_plate(mistake: "Mistake") -> Plate:
     caption = f"{mistake.label} predicted as {mistake.answer}"
     alt = f"Test image {mistake.number} of class {mistake.label}"
     scale = max(1, 56 // picture.width)
-    votes = f"{mistake.wrong} of {mistake.seeds} seeds, " if mistake.seeds > 1 else ""
+    votes = f"{mistake.wrong}/{mistake.seeds} seeds, " if mistake.seeds > 1 else ""
     detail = f"{votes}{100 * mistake.probability:.1f}%, loss {mistake.loss:.2f}"
     size = scale * picture.width, scale * picture.height
     return Plate(picture.uri, *size, alt, f"{caption} ({detail})")
