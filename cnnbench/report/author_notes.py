@@ -65,7 +65,7 @@ def notes_html(text: str, path: Path) -> str:
                 child.attrSet("src", _embedded(str(child.attrGet("src") or ""), path, line))
             elif child.type == "link_open":
                 child.attrSet("rel", "noopener noreferrer")
-    html = parser.renderer.render(tokens, parser.options, {})
+    html: str = parser.renderer.render(tokens, parser.options, {})
     for written, shown in _REPLACED.items():
         html = html.replace(written, shown)
     return html
@@ -94,7 +94,8 @@ def heading_levels(written: Sequence[int]) -> list[int]:
     >>> heading_levels([1, 3, 3, 2, 1]), heading_levels([2, 1])
     ([3, 4, 4, 4, 3], [3, 3])
     """
-    levels, above = [], []
+    levels: list[int] = []
+    above: list[int] = []
     for level in written:
         while above and above[-1] >= level:
             above.pop()

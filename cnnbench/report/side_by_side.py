@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from cnnbench.compare.comparability import TEST
-from cnnbench.compare.comparison import CODE, Comparison
-from cnnbench.compare.learning_curves import last_rows
-from cnnbench.compare.statistics import Interval
-from cnnbench.compare.verdict import Finding
-from cnnbench.compare.verdict_text import size
+from cnnbench.comparisons.comparability import TEST
+from cnnbench.comparisons.comparison import CODE, Comparison
+from cnnbench.comparisons.learning_curves import last_rows
+from cnnbench.comparisons.statistics import Interval
+from cnnbench.comparisons.verdict import Finding
+from cnnbench.comparisons.verdict_text import size
 from cnnbench.report.columns import CellValue, Column, R, cost_columns, epoch_columns
 
 MOST = 4  # networks that fit side by side on a screen

@@ -3,8 +3,8 @@
 import dataclasses
 import math
 
-from cnnbench.compare.comparison import Comparison, compare
-from cnnbench.compare.verdict import Criteria
+from cnnbench.comparisons.comparison import Comparison, compare
+from cnnbench.comparisons.verdict import Criteria
 from cnnbench.report.side_by_side import Cell, side_by_side
 from cnnbench.runs.records import RunResult
 from tests.support.samples import make_run, without_validation
