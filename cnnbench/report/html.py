@@ -26,7 +26,7 @@ from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes, wa
 from cnnbench.report.layer_table import layer_cells, part_cells
 from cnnbench.report.plots import charts
 from cnnbench.report.plots.charts import Chart, Shown
-from cnnbench.report.plots.diagram import LOOKS, diagram, outline_diagram
+from cnnbench.report.plots.diagram import STYLES, diagram, outline_diagram
 from cnnbench.report.plots.diagram_picture import diagram_picture
 from cnnbench.report.plots.png import kernel_sheet, photograph, read_png
 from cnnbench.report.plots.svg import inline_svg
@@ -385,7 +385,7 @@ def _loaded(artifacts: RunArtifacts) -> Loaded:
 
 def _changes(lines: Sequence[str]) -> list[tuple[str, str]]:
     """The kind of each line of a diff, and the line."""
-    kinds = {mark: look.name for mark, look in LOOKS.items()}
+    kinds = {mark: look.name for mark, look in STYLES.items()}
     return [(kinds.get(line[0], ""), line) for line in lines] or [("", "no differences")]
 
 
