@@ -88,7 +88,7 @@ def test_a_report_has_a_title_and_notes_of_its_authors() -> None:
 def test_what_is_left_out_is_shown_by_a_command_that_can(command: str, shows: str) -> None:
     """A picture is of one group."""
     told = " ".join(invoke(command).stderr.split())
-    assert f"see all with: cnnbench {shows} --all wrote {command}" in told.replace(
+    assert f"show all with: cnnbench {shows} --all wrote {command}" in told.replace(
         "comparison", "plot"
     )
 

@@ -112,7 +112,7 @@ def test_the_verdict_comes_first_and_links_lead_somewhere() -> None:
     page = Page(report(*two()))
     text = page.text
     verdict = text.index("Verdict better B is better than Standard CNN: accuracy +1.00 points")
-    picture = text.index("Differences, seed by seed")
+    picture = text.index("Differences per seed")
     assert verdict < picture < text.index("Side by side, after the last epoch")
     tags = [tag for tag, _ in page.elements]
     assert tags.index("svg") < tags.index("table")
