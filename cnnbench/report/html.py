@@ -31,7 +31,7 @@ from cnnbench.report.plots.diagram_picture import diagram_picture
 from cnnbench.report.plots.png import kernel_sheet, photograph, read_png
 from cnnbench.report.plots.svg import inline_svg
 from cnnbench.report.run_artifacts import RunArtifacts
-from cnnbench.report.side_by_side import MOST, Quantity, side_by_side
+from cnnbench.report.side_by_side import MOST, SideRow, side_by_side
 from cnnbench.runs.records import RunResult, SeedSummary
 from cnnbench.spec.diff import Differences, differences, marked
 from cnnbench.spec.loader import Loaded
@@ -148,7 +148,7 @@ class Section(NamedTuple):
     verdicts: Sequence[tuple[str, str]]
     metric: str
     labels: Sequence[str]
-    side: Sequence[Quantity]
+    side: Sequence[SideRow]
     table: HtmlTable
     expenses: HtmlTable | None
     remarks: Sequence[str]

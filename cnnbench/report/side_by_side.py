@@ -18,7 +18,7 @@ _SETTLED = {Finding.BETTER, Finding.WORSE}
 _IN_WORDS = {"type", "epoch", "seeds"}  # what the heading of the comparison says
 
 
-class Cell(NamedTuple):
+class SideCell(NamedTuple):
     """A network's value of a quantity.
 
     Args:
@@ -33,14 +33,14 @@ class Cell(NamedTuple):
     tone: str = ""
 
 
-class Quantity(NamedTuple):
+class SideRow(NamedTuple):
     """A line of the table: its name, and a cell for each network."""
 
     name: str
-    cells: Sequence[Cell]
+    cells: Sequence[SideCell]
 
 
-def side_by_side(comparison: Comparison) -> list[Quantity]:
+def side_by_side(comparison: Comparison) -> list[SideRow]:
     """Everything measured after the last epoch, a line for each quantity.
 
     Args:
@@ -56,27 +56,27 @@ def side_by_side(comparison: Comparison) -> list[Quantity]:
 
 def _quantities(
     comparison: Comparison, columns: Sequence[Column[R]], rows: Sequence[R]
-) -> Iterator[Quantity]:
+) -> Iterator[SideRow]:
     for column in columns:
         if column.name not in _IN_WORDS and any(column.cell(row) for row in rows):
-            yield Quantity(column.header, list(_cells(comparison, column, rows)))
+            yield SideRow(column.header, list(_cells(comparison, column, rows)))
 
 
-def _cells(comparison: Comparison, column: Column[R], rows: Sequence[R]) -> Iterator[Cell]:
+def _cells(comparison: Comparison, column: Column[R], rows: Sequence[R]) -> Iterator[SideCell]:
     verdicts = comparison.verdicts
     baseline = verdicts[0].baseline if verdicts else rows[0].label
     base = next(row for row in rows if row.label == baseline)
     metric = _metrics(comparison).get(column.name)
     for row in rows:
         if row is base:
-            yield Cell(column.cell(row))
+            yield SideCell(column.cell(row))
         elif column.name == "time":
             own = next(verdict for verdict in verdicts if verdict.label == row.label)
-            yield Cell(column.cell(row), _ratio(own.time_ratio), _time_tone(own.time_interval))
+            yield SideCell(column.cell(row), _ratio(own.time_ratio), _time_tone(own.time_interval))
         else:
             text = _change(metric, column.name, column.value(base), column.value(row))
             tone = SAME if text == SAME else _tone(comparison, metric, row.label)
-            yield Cell(column.cell(row), text, tone)
+            yield SideCell(column.cell(row), text, tone)
 
 
 def _metrics(comparison: Comparison) -> dict[str, str]:

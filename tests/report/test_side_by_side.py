@@ -5,7 +5,7 @@ import math
 
 from cnnbench.comparisons.comparison import Comparison, compare
 from cnnbench.comparisons.verdict import Criteria
-from cnnbench.report.side_by_side import Cell, side_by_side
+from cnnbench.report.side_by_side import SideCell, side_by_side
 from cnnbench.runs.records import RunResult
 from tests.support.samples import make_run, without_validation
 
@@ -23,20 +23,20 @@ def modified(start: float = 0.92, slower: float = 1.0) -> RunResult:
     return dataclasses.replace(run, epochs=epochs, summary=summary)
 
 
-def lines(comparison: Comparison) -> dict[str, list[Cell]]:
+def lines(comparison: Comparison) -> dict[str, list[SideCell]]:
     return {line.name: list(line.cells) for line in side_by_side(comparison)}
 
 
 def test_every_quantity_has_its_difference() -> None:
     found = lines(compare([make_run(seeds=SEEDS), modified(slower=1.5)]))
     value = found["Accuracy"]
-    assert value == [Cell("97.12 ± 0.09%"), Cell("98.12 ± 0.09%", "+1.00 points", "better")]
-    assert found["Test"][1] == Cell("99.25%", "+1.00 points", "")
-    assert found["Time"][1] == Cell("10.28 s", "1.50x", "worse")
+    assert value == [SideCell("97.12 ± 0.09%"), SideCell("98.12 ± 0.09%", "+1.00 points", "better")]
+    assert found["Test"][1] == SideCell("99.25%", "+1.00 points", "")
+    assert found["Time"][1] == SideCell("10.28 s", "1.50x", "worse")
     changed = [cells[1] for cells in found.values() if cells[0].text == "160,362"]
-    assert changed == [Cell("166,474", "1.04x", "")]
+    assert changed == [SideCell("166,474", "1.04x", "")]
     assert [cells[1] for cells in found.values() if cells[0].text == "4.52 M"] == [
-        Cell("4.52 M", "same", "same")
+        SideCell("4.52 M", "same", "same")
     ]
     assert not {"Type", "Epoch", "Seeds"} & set(found)
 
@@ -45,15 +45,15 @@ def test_differences_are_from_the_baseline_that_was_asked_for() -> None:
     runs = [make_run(seeds=SEEDS), modified()]
     found = lines(compare(runs, Criteria(baseline="modified")))
     assert found["Accuracy"] == [
-        Cell("97.12 ± 0.09%", "-1.00 points", "worse"),
-        Cell("98.12 ± 0.09%"),
+        SideCell("97.12 ± 0.09%", "-1.00 points", "worse"),
+        SideCell("98.12 ± 0.09%"),
     ]
 
 
 def test_without_a_verdict_nothing_is_better() -> None:
     few = [make_run(seeds=(0, 1)), make_run("b", "B", seeds=(0, 1), start=0.92, run_id="b")]
     assert lines(compare(few))["Accuracy"][1].tone == ""
-    assert lines(compare([make_run()]))["Accuracy"] == [Cell("97.00%")]
+    assert lines(compare([make_run()]))["Accuracy"] == [SideCell("97.00%")]
 
 
 def test_what_is_unknown_has_no_difference() -> None:
