@@ -30,6 +30,7 @@ _MATH = re.compile(
     r"^```math\n(?P<block>.*?)^```$|\$`(?P<inline>[^`]+)`\$", re.MULTILINE | re.DOTALL
 )
 _TAG = re.compile(r"\\tag\{(\w+)\}")
+_CELL_CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
 _HELD_CODE = re.compile(r"HELD(\d+)CODE")
 _HELD_MATH = re.compile(r"<p>HELD(\d+)BLOCK</p>|HELD(\d+)INLINE")
 
@@ -63,9 +64,14 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html_text: str, page: Any, **_: Any) -> str:
-    """Puts the math back."""
+    """Puts the math back, and lets code in narrow tables break where words of it end."""
     math = page.meta.pop("math")
+    html_text = re.sub(r"<td.*?</td>", lambda cell: _CELL_CODE.sub(_breakable, cell[0]), html_text)
     return _HELD_MATH.sub(lambda found: math[int(found[1] or found[2])], html_text)
+
+
+def _breakable(code: re.Match[str]) -> str:
+    return re.sub(r"(/|_|\.|&#124;)(?=\w)", r"\1<wbr>", code[0])
 
 
 def _link(found: re.Match[str], uri: str) -> str:

@@ -20,7 +20,9 @@ def table(name: str) -> str:
     commands = [*_commands(root, context)]
     match name:
         case "commands":
-            return rows(("Command", ""), [(_link(path), _first(c)) for path, c, _ in commands])
+            return rows(
+                ("Command", "What it does"), [(_link(path), _first(c)) for path, c, _ in commands]
+            )
         case "options":
             return _options(root, context)
         case "reference":
