@@ -35,7 +35,8 @@ def _parts(comparison: Comparison, *, wide: bool) -> Iterator[str]:
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
     header, *rows = lines
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    aligned = zip(("left", *["right"] * len(header)), header, strict=False)
+    head = "".join(f'<th style="text-align: {side}">{escape(cell)}</th>' for side, cell in aligned)
     body = "".join(f"<tr>{''.join(_cells(row))}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
