@@ -1,6 +1,7 @@
 """The wheel in an empty folder, outside the checkout: what README promises there."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 import zipfile
@@ -40,7 +41,7 @@ print(cnnbench.__file__)
 command("run standard modified --dataset mnist_5k --epochs 1 --quiet dataset.train_examples=500")
 command("compare standard modified")
 command("new modified idea.yaml")
-command("show idea --diagram idea.md")
+command("show standard wide_kernel")
 print(cnnbench.compare("standard", "modified").verdict)
 """
 
@@ -85,6 +86,8 @@ def test_shipped_experiments_are_trained_by_name_in_an_empty_folder(
 ) -> None:
     site, here = tmp_path / "site", tmp_path / "empty"
     here.mkdir()
+    (readme,) = re.findall(r"(?ms)^```yaml\n(.*?)^```", (ROOT / "README.md").read_text())
+    (here / "wide_kernel.yaml").write_text(readme)
     pip("install", wheel, "--no-compile", "--target", site)
     environment = without("TFDS_", "COLUMNS") | {
         "PYTHONPATH": str(site),
@@ -104,7 +107,8 @@ def test_shipped_experiments_are_trained_by_name_in_an_empty_folder(
     assert "Modified CNN" in lines[-1]  # the verdict
     assert f"standard: {site / 'cnnbench' / 'experiments' / 'standard.yaml'}" in done.stderr
     made = {path.name for path in here.iterdir()}
-    assert {"idea.yaml", "modified.yaml", "standard.yaml", "idea.md", "results"} <= made
+    assert {"idea.yaml", "modified.yaml", "standard.yaml", "results"} <= made
+    assert "~ conv1: kernel 5x5 -> 7x7" in done.stdout
     assert len(list((here / "results").glob("*/*/summary.json"))) == 2
     script = (site / "bin" / "cnnbench").read_text()
     assert "from cnnbench.cli.app import main" in script
