@@ -217,11 +217,11 @@ def _header(column: _Column, benchmark: Benchmark, *, narrow: bool) -> str:
 _COLUMNS = (
     _Column("Framework", lambda _, m: m.variant),
     _Column("Epoch", _epochs_cell),
-    _Column("Accuracy", _metric_cell, "Accu-\nracy"),
+    _Column("Accuracy", _metric_cell, "Acc."),
     _Column("Time", lambda _, m: _digits(m.seconds_per_10k)),
     _Column("Ratio", _ratio_cell),
-    _Column("Compile", lambda _, m: f"{m.compile_s:.1f}", "Com-\npile"),
-    _Column("Memory", lambda _, m: f"{m.peak_memory_bytes / MIB:,.0f}", "Mem-\nory"),
+    _Column("Compile", lambda _, m: f"{m.compile_s:.1f}"),
+    _Column("Memory", lambda _, m: f"{m.peak_memory_bytes / MIB:,.0f}", "Mem."),
 )
 
 

@@ -22,7 +22,7 @@ from cnnbench.comparisons.labels import run_labels
 from cnnbench.comparisons.repetitions import contradiction, repeats
 from cnnbench.comparisons.statistics import Estimate, estimate
 from cnnbench.comparisons.time_to_target import TimeToTarget, parse_target, time_to_target
-from cnnbench.comparisons.timing_warnings import Timed
+from cnnbench.comparisons.timing_warnings import Timed, TimingWarning
 from cnnbench.comparisons.verdict import ANY, Arm, Criteria, Finding, Verdict, find_baseline, judge
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
@@ -112,7 +112,7 @@ class Comparison:
       verdicts: on every run but the baseline.
       code_verdicts: likewise, by `Row.code`; empty where one has none.
       costs: what each run costs, in their order.
-      warnings: what makes the times doubtful, and what to do.
+      warnings: reasons to distrust the timings, with remedies.
       remarks: what else to know about the runs.
       contradictions: runs that should have the same numbers and do not; said before all else.
     """
@@ -127,7 +127,7 @@ class Comparison:
     verdicts: tuple[Verdict, ...] = ()
     code_verdicts: tuple[Verdict, ...] = ()
     costs: tuple[CostRow, ...] = ()
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[TimingWarning, ...] = ()
     remarks: tuple[str, ...] = ()
     contradictions: tuple[str, ...] = ()
 

@@ -1,163 +1,244 @@
-"""Whether the times of runs can be trusted, and what to do where they cannot.
+"""Warnings about timings: noisy epochs, a loaded system, runs that were not interleaved.
 
-The questions are those of pyperf and hyperfine: do the epochs differ from each other, was the
-machine busy, was the very first epoch slow, do the runs share a machine and its mood? Latency and
-peak are doubted likewise.
+The checks are those of pyperf and hyperfine. Every warning has a remedy, and a cause short enough
+for `summary` to fold all warnings into one line. They concern timings only: neither accuracy nor
+loss depends on how long an epoch takes.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from cnnbench.comparisons.statistics import mean, sample_std
 from cnnbench.formatting import enumeration, epochs_text, percent_text
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import EpochRecord, RunRecord
 
-MOST_SPREAD = 0.1  # standard deviation over mean, as in pyperf
-MOST_LOAD = 0.25  # for each CPU; an idle machine has a few hundredths
-_AGAIN = "wait until it is idle, and run it again."
-SLOW_FIRST = 1.5  # times the median of the other epochs
+MAX_SPREAD = 0.1  # standard deviation over mean, as in pyperf
+MAX_LOAD = 0.25  # per CPU; an idle machine has a few hundredths
+MAX_FIRST = 1.5  # first epoch over the median of the others
+_AGAIN = "re-run on an idle machine."
+DETAILS = "--verbose for details"
+
+
+class Cause(Enum):
+    """Causes of warnings; the value is the short form, formatted with `TimingWarning.value`."""
+
+    CLOCK = "clock too coarse"
+    FIRST_EPOCH = "first epoch {:.1f}x the median"
+    SPREAD = "epoch times vary by {:.0%}"
+    LOAD = "load {:.2g}"
+    LATENCY = "latency varies by {:.0%}"
+    PRODUCT = "matrix-product peak varies by {:.0%}"
+    MFU = "MFU of {:.0%}"
+    DEVICES = "different devices"
+    ORDER = "runs not interleaved"
+
+
+COST_CAUSES = frozenset({Cause.LATENCY, Cause.PRODUCT, Cause.MFU})
+"""Causes that concern the table of costs only."""
+_COMPARABILITY = frozenset({Cause.DEVICES, Cause.ORDER})
+
+
+@dataclass(frozen=True, slots=True)
+class TimingWarning:
+    """A reason to distrust timings.
+
+    Args:
+      cause: the kind of reason.
+      text: the finding and its remedy, with the labels of the runs.
+      value: how bad it is, in the unit of the cause.
+    """
+
+    cause: Cause
+    text: str
+    value: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """What is known of how a run was timed.
+    """A run and its timings.
 
     Args:
-      label: the run's.
-      record: what it is.
+      label: the run's label in tables.
+      record: the run's record.
       epochs: its epochs in the order of training.
-      cost: what it costs; None where that was not measured.
-      product_share: its arithmetic as a share of the fastest matrix product, likewise.
+      cost: measured costs; None if there are none.
+      mfu: model FLOPs utilization, from 0; None if unknown.
     """
 
     label: str
     record: RunRecord
     epochs: tuple[EpochRecord, ...]
     cost: Cost | None = None
-    product_share: float | None = None
+    mfu: float | None = None
 
 
-def warnings(runs: Sequence[Timed]) -> tuple[str, ...]:
-    """What makes the times of runs doubtful, each with its remedy.
+def warnings(runs: Sequence[Timed]) -> tuple[TimingWarning, ...]:
+    """Finds every reason to distrust the timings of runs.
 
-    What is true of several runs is said once, behind all of their labels.
+    A warning that holds for several runs appears once, with all of their labels.
     """
-    labels: dict[str, list[str]] = {}
+    labels: dict[TimingWarning, list[str]] = {}
     for run in runs:
-        for text in filter(
-            None,
-            (_unmeasured(run), _slow_first(run), _spread(run), _load(run), _costs(run), _peak(run)),
-        ):
-            labels.setdefault(text, []).append(run.label)
-    own = (f"{'; '.join(names)}: {text}" for text, names in labels.items())
-    return (*own, *filter(None, (_devices(runs), _turns(runs))))
+        for found in _own_warnings(run):
+            labels.setdefault(found, []).append(run.label)
+    own = (
+        TimingWarning(found.cause, f"{', '.join(names)}: {found.text}", found.value)
+        for found, names in labels.items()
+    )
+    return (*own, *_between(runs))
+
+
+def summary(
+    found: Sequence[TimingWarning], metric: str, *, costs: bool, details: str = DETAILS
+) -> str:
+    """Folds warnings into one line; empty if there are none.
+
+    Args:
+      found: the warnings.
+      metric: the name of the metric, in words, that does not depend on timings.
+      costs: True if the table of costs is shown too.
+      details: how to see all warnings; empty if there is no way.
+
+    >>> busy = TimingWarning(Cause.LOAD, "A: the system was under load ...", 0.5)
+    >>> summary([busy], "accuracy", costs=False)
+    'timings are noisy on this machine (load 0.5); accuracy is not affected; --verbose for details'
+    """
+    worst = {each.cause: each for each in sorted(found, key=lambda each: each.value)}
+    shown = [cause for cause in Cause if cause in worst and (costs or cause not in COST_CAUSES)]
+    if not shown:
+        return ""
+    causes = {cause: cause.value.format(worst[cause].value) for cause in shown}
+    noisy = ", ".join(text for cause, text in causes.items() if cause not in _COMPARABILITY)
+    apart = ", ".join(text for cause, text in causes.items() if cause in _COMPARABILITY)
+    what = [f"noisy on this machine ({noisy})"] if noisy else []
+    what += [f"not comparable ({apart})"] if apart else []
+    unaffected = "" if Cause.DEVICES in shown else f"{metric} is not affected"
+    return "; ".join(filter(None, [f"timings are {enumeration(what)}", unaffected, details]))
+
+
+def _own_warnings(run: Timed) -> Iterator[TimingWarning]:
+    yield from _clock(run)
+    yield from _first_epoch(run)
+    yield from _spread(run)
+    yield from _load(run)
+    yield from _costs(run)
+    yield from _mfu(run)
+
+
+def _between(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
+    yield from _devices(runs)
+    yield from _order(runs)
 
 
 def _seconds(run: Timed) -> tuple[float, ...]:
-    """Of the epochs that were trained alone, in order."""
+    """Training times of the epochs that trained one seed at a time, in order."""
     return tuple(epoch.train_s for epoch in run.epochs if epoch.at_once == 1)
 
 
-def _unmeasured(run: Timed) -> str | None:
-    """Epochs that a coarse clock did not see pass."""
+def _clock(run: Timed) -> Iterator[TimingWarning]:
+    """Warns of epochs that took less than a tick of the clock."""
     seconds = _seconds(run)
-    missed = sum(value == 0 for value in seconds)
-    if not missed:
-        return None
-    return (
-        f"{missed} of {epochs_text(len(seconds))} took 0 s, less than this machine's clock can"
-        " measure; train on more images, or ignore the times."
-    )
+    if missed := sum(value == 0 for value in seconds):
+        yield TimingWarning(
+            Cause.CLOCK,
+            f"{missed} of {epochs_text(len(seconds))} took 0 s, below the resolution of this"
+            " machine's clock; train on more images, or ignore the timings.",
+        )
 
 
-def _slow_first(run: Timed) -> str | None:
+def _first_epoch(run: Timed) -> Iterator[TimingWarning]:
     first, *others = _seconds(run)
     if len(others) < 2:
-        return None
+        return
     usual = statistics.median(others)
-    if not usual or first <= SLOW_FIRST * usual:
-        return None
-    ratio = first / usual
-    return (
-        f"the very first epoch took {ratio:.1f}x the median of the others;"
-        " look at later ones, or run it again now that the caches are warm."
+    if not usual or not first > MAX_FIRST * usual:  # NaN is no slow epoch
+        return
+    yield TimingWarning(
+        Cause.FIRST_EPOCH,
+        f"the first epoch took {first / usual:.1f}x the median of the others; look at later"
+        " epochs, or re-run with warm caches.",
+        first / usual,
     )
 
 
-def _spread(run: Timed) -> str | None:
-    """Of all epochs but the very first, which may be slow for a reason of its own."""
+def _spread(run: Timed) -> Iterator[TimingWarning]:
+    """Warns of epochs that differ; the first one has a check of its own."""
     seconds = _seconds(run)[1:]
     std = sample_std(seconds) if seconds else None
-    if std is None or std <= MOST_SPREAD * mean(seconds):
-        return None
-    share = 100 * std / mean(seconds)
-    return (
-        f"the epochs' times have a standard deviation of {share:.0f}% of their mean;"
-        " close other programs, or train more epochs or seeds."
+    if std is None or not std > MAX_SPREAD * mean(seconds):
+        return
+    share = std / mean(seconds)
+    yield TimingWarning(
+        Cause.SPREAD,
+        f"the standard deviation of epoch times is {share:.0%} of their mean; close other"
+        " programs, or train more epochs or seeds.",
+        share,
     )
 
 
-def _load(run: Timed) -> str | None:
+def _load(run: Timed) -> Iterator[TimingWarning]:
     load = run.record.environment.load_per_cpu
-    if load is None or load <= MOST_LOAD:
-        return None
-    return (
-        f"the machine was busy when the run began (load {load:.2f} per CPU), which Time, Images/s,"
-        f" Latency and Peak may show; {_AGAIN}"
-    )
-
-
-def _costs(run: Timed) -> str | None:
-    """Columns of costs whose measurement was disturbed."""
-    cost = run.cost
-    latency, product = (cost.latency_spread, cost.product_spread) if cost else (None, None)
-    doubtful = []
-    if latency is not None and latency > MOST_SPREAD:
-        doubtful.append(f"Latency (medians of equal rounds differ by {percent_text(latency)})")
-    if product is not None and product > MOST_SPREAD:
-        doubtful.append(f"Peak (equal matrix products differ by {percent_text(product)})")
-    if not doubtful:
-        return None
-    found = enumeration(doubtful)
-    return f"the machine was busy while costs were measured, which shows in {found}; {_AGAIN}"
-
-
-def _peak(run: Timed) -> str | None:
-    """A share that no share can be is never left without its reason."""
-    if run.product_share is None or run.product_share <= 1:
-        return None
-    busy = "the machine was busy while its fastest matrix product was measured"
-    if run.record.engine and run.record.engine.form == "fast":
-        return (
-            "Peak is above 100%: Winograd's algorithm needs fewer operations than are counted, or"
-            f" {busy}; run it again with --engine direct on an idle machine to tell."
+    if load is not None and load > MAX_LOAD:
+        yield TimingWarning(
+            Cause.LOAD,
+            f"the system was under load when the run started ({load:.2f} per CPU); {_AGAIN}",
+            load,
         )
-    return f"Peak is above 100%, which cannot be: {busy}; {_AGAIN}"
 
 
-def _devices(runs: Sequence[Timed]) -> str | None:
-    models = dict.fromkeys(run.record.environment.device_model for run in runs)
-    if len(models) < 2:
-        return None
-    return "The runs trained on different devices; compare their times on one."
+def _costs(run: Timed) -> Iterator[TimingWarning]:
+    latency, product = (
+        (run.cost.latency_spread, run.cost.product_spread) if run.cost else (None, None)
+    )
+    if latency is not None and latency > MAX_SPREAD:
+        yield TimingWarning(
+            Cause.LATENCY,
+            f"latency varied by {percent_text(latency)} between equal rounds; {_AGAIN}",
+            latency,
+        )
+    if product is not None and product > MAX_SPREAD:
+        yield TimingWarning(
+            Cause.PRODUCT,
+            "the matrix-product peak, which MFU is relative to, varied by"
+            f" {percent_text(product)}; {_AGAIN}",
+            product,
+        )
 
 
-def _turns(runs: Sequence[Timed]) -> str | None:
-    """Runs of one command alternate seed by seed; those of two may meet different weather."""
+def _mfu(run: Timed) -> Iterator[TimingWarning]:
+    """Warns of an impossible MFU; with Winograd's algorithm it is possible."""
+    fast = run.record.engine is not None and run.record.engine.form == "fast"
+    if run.mfu is not None and run.mfu > 1 and not fast:
+        yield TimingWarning(
+            Cause.MFU,
+            "MFU is above 100%, so the matrix-product peak was measured on a busy machine;"
+            f" {_AGAIN}",
+            run.mfu,
+        )
+
+
+def _devices(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
+    if len({run.record.environment.device_model for run in runs}) > 1:
+        yield TimingWarning(
+            Cause.DEVICES,
+            "The runs trained on different devices; train them on one to compare times.",
+        )
+
+
+def _order(runs: Sequence[Timed]) -> Iterator[TimingWarning]:
+    """Warns of runs that did not alternate, so that load may have slowed one of them only."""
     commands = {run.record.environment.command for run in runs}
     starts = [run.record.started_at for run in runs]
     ends = [run.record.finished_at or run.record.started_at for run in runs]
-    # Where the clock was set back in between, the times do not tell.
+    # A clock that was set back in between says nothing about the order.
     set_back = any(end < start for start, end in zip(starts, ends, strict=True))
     if len(runs) < 2 or (len(commands) == 1 and (set_back or max(starts) <= min(ends))):
-        return None
+        return
     if len(commands) == 1 and all(len(run.record.seeds) == 1 for run in runs):
-        return (
-            "One seed of each leaves nothing to alternate; add --seeds 2 or more to compare times."
-        )
-    return (
-        "The runs were not interleaved; train them with one command that names all of their"
-        " files to compare times."
-    )
+        text = "Runs of one seed cannot be interleaved; use --seeds 2 or more to compare times."
+    else:
+        text = "The runs were not interleaved; train all of them with one command to compare times."
+    yield TimingWarning(Cause.ORDER, text)

@@ -226,7 +226,6 @@ def _verdict(
 ) -> Verdict:
     interval = mean_interval(differences, 1 - question.alpha) if differences else None
     finding = _finding(differences, interval, p, question)
-    is_open = finding in {Finding.FEW, Finding.NONE}
     ratio, ratio_interval = _time_ratio(base.epoch_s, arm.epoch_s, question.alpha)
     return Verdict(
         label=arm.names[0],
@@ -242,7 +241,7 @@ def _verdict(
         alpha=question.alpha,
         fewest=question.fewest,
         min_effect=question.least,
-        needed=_needed(differences, question) if is_open else None,
+        needed=_seeds_to_run(finding, differences, question),
         time_ratio=ratio,
         time_interval=ratio_interval,
     )
@@ -265,6 +264,15 @@ def _finding(
     if low > question.least:
         return Finding.BETTER
     return Finding.WORSE if high < -question.least else Finding.NOISE
+
+
+def _seeds_to_run(
+    finding: Finding, differences: Sequence[float], question: _Question
+) -> int | None:
+    """Returns how many seeds could decide; the spread of too few seeds says nothing about that."""
+    if finding is Finding.FEW:
+        return question.fewest
+    return _needed(differences, question) if finding is Finding.NONE else None
 
 
 def _needed(differences: Sequence[float], question: _Question) -> int | None:

@@ -1,6 +1,6 @@
-"""The columns of comparisons: what stands in them, which value sorts them, which are worth showing.
+"""Columns of comparisons: their cells, sort keys, notes and raw values in CSV and JSON.
 
-Rows are of two kinds: a run after an epoch (`Row`), and what the run costs (`CostRow`).
+There are two kinds of rows: a run after an epoch (`Row`), and the cost of a run (`CostRow`).
 """
 
 import dataclasses
@@ -34,15 +34,19 @@ CellValue = float | str | None
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """How a comparison is shown.
+    """Display options of a comparison.
 
     Args:
-      precision: digits after the point of what was measured; chosen by its size if None.
-      only_changed: leave out columns that say the same of every run.
+      precision: decimal places of measured values; chosen by size if None.
+      only_changed: omit columns whose cells are equal in every row.
+      verbose: show every timing warning instead of one line.
+      brief: omit footnotes.
     """
 
     precision: int | None = None
     only_changed: bool = False
+    verbose: bool = False
+    brief: bool = False
 
 
 PLAIN = TableOptions()
@@ -54,7 +58,7 @@ class Field(Generic[T]):
 
     Args:
       name: the CSV column or JSON key.
-      value: of what the file has a line of; None where it is not known.
+      value: computes it from a row; None if unknown.
       meaning: for docs/reference/tables.md.
       parts: meanings of the keys of a value that is an object.
     """
@@ -67,7 +71,7 @@ class Field(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class FileFields(Generic[R]):
-    """What CSV and JSON have of a column."""
+    """Raw values of a column in CSV and JSON."""
 
     csv: tuple[Field[R], ...] = ()
     json: tuple[Field[R], ...] = ()
@@ -75,23 +79,23 @@ class FileFields(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Column(Generic[R]):
-    """All that is said of a number: in tables, in the notes below them, in files, in the docs.
+    """A column of tables and files, with its documentation.
 
     Args:
-      name: what `--sort-by` calls it.
-      header: what stands above it.
-      cell: a row's text.
-      value: what a row is sorted by; None where it is not known.
-      meaning: for docs/reference/tables.md.
-      files: its raw values.
-      note: sentence below the table; empty if there is none.
-      heading: the header broken over lines, to keep numbers whole; the header if None.
-      falling: whether the largest value comes first.
-      always: whether it stays where it says the same of every run.
-      wide: whether only wide tables have it.
-      shown: False if no row has anything to show; files have it nevertheless.
-      note_last: whether the note stands after what is noted below every table.
-      synonyms: other words that `--sort-by` takes.
+      name: its name for `--sort-by`.
+      header: its header.
+      cell: formats a row's cell.
+      value: sort key of a row; None if unknown.
+      meaning: description for docs/reference/tables.md.
+      files: raw values for CSV and JSON.
+      note: footnote of the table; empty if there is none.
+      heading: header broken over lines for narrow terminals; `header` if None.
+      falling: True if the largest value comes first.
+      always: True if `--only-changed` keeps it.
+      wide: True if only wide tables have it.
+      shown: False if no row has a value; files have it nevertheless.
+      note_last: True if the footnote follows those of the whole table.
+      synonyms: other names that `--sort-by` accepts.
       near: words for which `--sort-by` suggests it.
     """
 
@@ -115,12 +119,12 @@ class Column(Generic[R]):
 def epoch_columns(
     comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN
 ) -> list[Column[Row]]:
-    """Of the table of first and last epochs.
+    """Returns the columns of the table of first and last epochs.
 
     Args:
-      comparison: what is shown.
-      wide: also the test value, parameters and images per second.
-      look: how it is shown.
+      comparison: the comparison.
+      wide: include seeds, test value, parameters and images per second.
+      look: display options.
     """
     columns = [make(comparison, look.precision) for make in EPOCH_COLUMNS]
     found = [column for column in columns if column.shown and (wide or not column.wide)]
@@ -128,19 +132,19 @@ def epoch_columns(
 
 
 def cost_columns(comparison: Comparison, look: TableOptions = PLAIN) -> list[Column[CostRow]]:
-    """Of the table of costs."""
+    """Returns the columns of the table of costs."""
     columns = [make(comparison, look.precision) for make in COST_COLUMNS]
     return _shown([column for column in columns if column.shown], comparison.costs, look)
 
 
 def epoch_files(comparison: Comparison) -> list[Column[Row]]:
-    """The columns of rows in the order of CSV and JSON, whether or not tables show them."""
+    """Returns the columns of epochs in the order of CSV and JSON, also those not shown."""
     older = [make(comparison, None) for make in _IN_FILES]
     return older + [make(comparison, None) for make in EPOCH_COLUMNS if make not in _IN_FILES]
 
 
 def cost_files(comparison: Comparison) -> list[Column[CostRow]]:
-    """Likewise of costs."""
+    """Returns the columns of costs in the order of CSV and JSON, also those not shown."""
     return [make(comparison, None) for make in COST_COLUMNS]
 
 
@@ -151,7 +155,7 @@ def _same(*fields: Field[R]) -> FileFields[R]:
 def _estimated(
     name: str, of: Callable[[R], Estimate | None], what: str, but: str = ""
 ) -> FileFields[R]:
-    """Mean and standard deviation in CSV, every seed in JSON."""
+    """Makes fields of an estimate: mean and standard deviation in CSV, every seed in JSON."""
     empty, null = (f"; {word} {but}" if but else "" for word in ("empty", "null"))
     return FileFields(
         csv=(
@@ -163,7 +167,7 @@ def _estimated(
             Field(
                 f"{name}_std",
                 lambda row: e.std if (e := of(row)) else None,
-                "its sample standard deviation; empty for one seed",
+                "its sample standard deviation; empty with one seed",
             ),
         ),
         json=(Field(name, of, f"{what}, see below{null}"),),
@@ -176,15 +180,15 @@ def _run(_: Comparison, __: int | None) -> Column[Row]:
         "Type",
         lambda row: clean(row.label),
         lambda row: row.label,
-        "`title` of the experiment; numbered where several runs share one",
+        "`title` of the experiment; numbered if several runs share it",
         _same(
             Field("name", lambda row: row.run.name, "name of the experiment"),
             Field("title", lambda row: row.run.title, "its title"),
-            Field("run_id", lambda row: row.run.run_id, "the run"),
+            Field("run_id", lambda row: row.run.run_id, "RUN-ID"),
             Field(
                 "stand_in_for",
                 lambda row: row.run.dataset.stand_in_for,
-                "the dataset that could not be had; empty or null if none was replaced",
+                "the unavailable dataset that was replaced; empty or null if there is none",
             ),
             Field(
                 "device",
@@ -204,7 +208,7 @@ def _epoch(_: Comparison, __: int | None) -> Column[Row]:
         "Epoch",
         lambda row: str(row.epoch),
         lambda row: row.epoch,
-        "the first and the last",
+        "first and last epoch",
         _same(Field("epoch", lambda row: row.epoch, "number of the epoch")),
         always=True,
     )
@@ -218,10 +222,10 @@ def _value(comparison: Comparison, digits: int | None) -> Column[Row]:
         header,
         lambda row: row.lost or estimate_text(metric, row.value, digits),
         lambda row: row.value.mean,
-        "or Loss: the headline metric on the validation images, mean and, for two seeds or more,"
-        " ± the sample standard deviation (n - 1) over seeds",
-        _estimated("value", lambda row: row.value, "the headline metric on the images of `images`"),
-        f"{header}: {comparison.dataset.judged_on} images; {_spread_words(comparison)}.",
+        "or Loss: the headline metric on the validation set; mean and, with two or more seeds, ±"
+        " sample standard deviation (n - 1) over seeds",
+        _estimated("value", lambda row: row.value, "the headline metric on the split of `images`"),
+        f"{header}: {comparison.dataset.judged_on} set; {_spread_words(comparison)}.",
         falling=comparison.direction is Direction.HIGHER,
         synonyms=() if comparison.validates else ("test",),
         near=(*others, f"val_{metric}", f"validation_{metric}"),
@@ -236,8 +240,8 @@ def _time(comparison: Comparison, digits: int | None) -> Column[Row]:
         lambda row: seconds_text(row.train_s.mean, digits, times),
         lambda row: row.train_s.mean,
         "`train_s` of that epoch, mean over seeds",
-        _estimated("train_s", lambda row: row.train_s, "training of that epoch"),
-        f"Time: training of one epoch without compilation or evaluation{_mean_over(comparison)}.",
+        _estimated("train_s", lambda row: row.train_s, "seconds of training in that epoch"),
+        f"Time: one training epoch, excluding compilation and evaluation{_mean_over(comparison)}.",
         near=("train_time", "duration", "seconds", "epoch_time"),
     )
 
@@ -248,7 +252,7 @@ def _seeds(comparison: Comparison, _: int | None) -> Column[Row]:
         "Seeds",
         lambda row: str(len(row.run.seeds)),
         lambda row: len(row.run.seeds),
-        "number of seeds, where any run has several",
+        "number of seeds, if any run has several (in `run` only if they differ)",
         FileFields(
             (Field("num_seeds", lambda row: len(row.run.seeds), "number of seeds"),),
             (
@@ -260,6 +264,7 @@ def _seeds(comparison: Comparison, _: int | None) -> Column[Row]:
             ),
         ),
         falling=True,
+        wide=len({len(row.run.seeds) for row in comparison.rows}) == 1,
         shown=has_spread(comparison),
     )
 
@@ -270,14 +275,14 @@ def _code(comparison: Comparison, digits: int | None) -> Column[Row]:
         "Code",
         lambda row: estimate_text(CODE, row.code, digits) if row.code else "",
         lambda row: row.code.mean if row.code else None,
-        "`code_accuracy` after the last epoch, where any network has a code",
+        "`code_accuracy` after the last epoch, if any network has a code",
         _estimated(
             "code",
             lambda row: row.code,
             "`code_accuracy`",
-            "but in the last epoch of a network that has a code",
+            "except in the last epoch of a network with a code",
         ),
-        "Code: share of test images that a linear classifier tells by their code.",
+        "Code: test accuracy of a linear probe on the code.",
         falling=True,
         shown=any(row.code for row in comparison.rows),
         note_last=True,
@@ -291,35 +296,35 @@ def _test(comparison: Comparison, digits: int | None) -> Column[Row]:
         "Test",
         lambda row: (row.lost or metric_text(metric, row.test.mean, digits)) if row.test else "",
         lambda row: row.test.mean if row.test else None,
-        "the headline metric on the test images after the last epoch, mean over seeds"
+        "the headline metric on the test set after the last epoch, mean over seeds"
         " (`compare` only)",
         _estimated(
             "test",
             lambda row: row.test,
-            "the headline metric on the test images",
-            "but in the last epoch",
+            "the headline metric on the test set",
+            "except in the last epoch",
         ),
         f"Test: after the last epoch{_mean_over(comparison)}.",
         falling=comparison.direction is Direction.HIGHER,
         wide=True,
-        shown=comparison.validates,  # else the values are those of the test
+        shown=comparison.validates,  # otherwise the headline values are test values
         near=("test_accuracy", "test_acc"),
     )
 
 
 def _parameters(_: Comparison, __: int | None) -> Column[Row]:
     return Column(
-        "parameters",
-        "Parameters",
+        "params",
+        "Params",
         lambda row: f"{row.num_params:,}",
         lambda row: row.num_params,
         "`num_params` (`compare` only)",
         _same(
             Field("num_params", lambda row: row.num_params, "number of trainable parameters"),
         ),
-        heading="Para-\nmeters",
         wide=True,
-        near=("params", "num_params", "size", "weights"),
+        synonyms=("parameters",),
+        near=("num_params", "size", "weights"),
     )
 
 
@@ -346,7 +351,7 @@ def _images_per_s(_: Comparison, __: int | None) -> Column[Row]:
 
 
 Maker = Callable[[Comparison, int | None], Column[R]]
-"""Makes a column for a comparison, with so many digits after the point."""
+"""Makes a column of a comparison with a number of decimal places."""
 
 EPOCH_COLUMNS: tuple[Maker[Row], ...] = (
     _run,
@@ -359,7 +364,7 @@ EPOCH_COLUMNS: tuple[Maker[Row], ...] = (
     _parameters,
     _images_per_s,
 )
-# In files, columns keep the places that their readers know; new ones follow.
+# Files keep the order of earlier versions; new columns follow.
 _IN_FILES = (
     _run,
     _seeds,
@@ -385,7 +390,7 @@ def _known(text: _Text, value: float | None, digits: int | None, beside: Sequenc
 
 
 def _target_text(target: TimeToTarget | None, digits: int | None, beside: Sequence[float]) -> str:
-    """The median, and how many seeds got there unless all did."""
+    """Formats the median, and the share of seeds that reached the target unless all did."""
     if target is None:
         return MISSING
     time = seconds_text(_seconds(target), digits, beside)
@@ -411,8 +416,8 @@ def _cost_run(_: Comparison, __: int | None) -> Column[CostRow]:
         "as above",
         FileFields(
             json=(
-                Field("label", lambda row: row.label, "the run, as in tables"),
-                Field("run_id", lambda row: row.run.run_id, "the run"),
+                Field("label", lambda row: row.label, "label of the run, as in tables"),
+                Field("run_id", lambda row: row.run.run_id, "RUN-ID"),
                 Field(
                     "cost",
                     lambda row: row.cost,
@@ -436,7 +441,7 @@ def _quantity(
     note: str = "",
     near: tuple[str, ...] = (),
 ) -> Maker[CostRow]:
-    """Of the first field of `Cost`, in one unit with the others."""
+    """Makes a column of the first field of `Cost`, in the same unit as the others."""
     of = _field(fields[0])
 
     def make(comparison: Comparison, digits: int | None) -> Column[CostRow]:
@@ -459,25 +464,41 @@ def _quantity(
     return make
 
 
-def _peak(comparison: Comparison, digits: int | None) -> Column[CostRow]:
+def _mfu(comparison: Comparison, digits: int | None) -> Column[CostRow]:
+    """Makes the column of model FLOPs utilization, against a measured peak.
+
+    Source: Chowdhery et al., "PaLM", 2022, appendix B, https://arxiv.org/abs/2204.02311. As there,
+    the model's operations are counted, not those that an algorithm such as Winograd's needs.
+    """
     known = any(row.cost for row in comparison.costs)
+    over = any((row.product_share or 0) > 1 and _is_winograd(row) for row in comparison.costs)
+    note = "MFU: training FLOPs relative to the device's matrix-product peak"
+    note += "; Winograd computes fewer than are counted, hence > 100%." if over else "."
     return Column(
-        "peak",
-        "Peak",
+        "mfu",
+        "MFU",
         lambda row: MISSING if (p := row.product_share) is None else percent_text(p, digits),
         lambda row: row.product_share,
-        "the arithmetic of training as a share of the device's fastest matrix product",
+        "model FLOPs utilization: training FLOPs per second relative to the device's measured"
+        " matrix-product peak; above 100% is possible with `--engine fast`, because Winograd's"
+        " algorithm needs fewer operations than are counted",
         _same(
             Field(
                 "product_share",
                 lambda row: row.product_share,
-                "multiply-adds of training as a share of the device's matrix-product peak; empty"
-                " or null for a Python model",
+                "training FLOPs per second relative to the device's matrix-product peak; empty or"
+                " null for a Python model",
             )
         ),
-        "Peak: share of the device's fastest matrix product." if known else "",
+        note if known else "",
         falling=True,
+        synonyms=("peak",),
+        near=("utilization", "efficiency", "product_share"),
     )
+
+
+def _is_winograd(row: CostRow) -> bool:
+    return row.run.engine is not None and row.run.engine.form == "fast"
 
 
 def _target(comparison: Comparison, digits: int | None) -> Column[CostRow]:
@@ -489,16 +510,11 @@ def _target(comparison: Comparison, digits: int | None) -> Column[CostRow]:
         f"To {title}",
         lambda row: _target_text(row.target, digits, times),
         _target_s,
-        "with `--target VALUE`: seconds of training until the metric reached it on the validation"
-        " images",
+        "with `--target VALUE`: training time until the metric reached it on the validation set",
         _TARGET_FILES,
-        f"To {title}: seconds of training until the {words(comparison.metric)} is there, median of"
-        " the seeds; with their number where some did not get there, > where too few did."
-        + (
-            ""
-            if comparison.validates
-            else " Without validation images, known after the last epoch only."
-        ),
+        f"To {title}: training time to that {words(comparison.metric)}, median over seeds; m/n"
+        " seeds reached it if not all did, > if fewer than half."
+        + ("" if comparison.validates else " Without a validation set, tested once per seed."),
         shown=bool(targets),
     )
 
@@ -509,7 +525,7 @@ _TARGET_FILES: FileFields[CostRow] = FileFields(
         Field(
             "target_s",
             _target_s,
-            "median seconds of training until it was reached; empty where it is not known",
+            "median seconds of training until it was reached; empty if unknown",
         ),
         Field(
             "target_reached",
@@ -521,13 +537,13 @@ _TARGET_FILES: FileFields[CostRow] = FileFields(
         Field(
             "target",
             lambda row: row.target,
-            "how long training took to `--target`; null without one",
+            "training time to `--target`; null without one",
             {
                 "target": "the value",
                 "reached": "seeds that reached it",
-                "seeds": "seeds that were trained alone",
-                "median_s": "median seconds of training; null where fewer than half got there",
-                "longest_s": "the longest training",
+                "seeds": "seeds that were trained one at a time",
+                "median_s": "median seconds of training; null if fewer than half reached it",
+                "longest_s": "seconds of the longest training",
             },
         ),
     ),
@@ -550,16 +566,16 @@ def _best_epoch(comparison: Comparison, digits: int | None) -> Column[CostRow]:
         "Best epoch",
         cell,
         of,
-        "the epoch with the best value of the headline metric on the validation images, mean over"
-        " seeds; shown if it is not the last epoch of some run",
+        "epoch with the best value of the headline metric on the validation set, mean over seeds;"
+        " shown if it is not the last epoch of every run",
         _estimated(
             "best_epoch",
             lambda row: row.best_epoch,
-            "the epoch with the best value of the headline metric on the validation images, the"
-            " first of equals",
-            "without validation images",
+            "epoch with the best value of the headline metric on the validation set, the first in"
+            " case of a tie",
+            "without a validation set",
         ),
-        f"Best epoch: that with the best {metric}{_mean_over(comparison)}.",
+        f"Best epoch: epoch with the best {metric}{_mean_over(comparison)}.",
         heading="Best\nepoch",
         shown=any((of(row) or math.nan) < row.run.epochs for row in comparison.costs),
         near=("best_epoch", "epoch_to_best", "epochs_to_best"),
@@ -573,23 +589,23 @@ COST_COLUMNS: tuple[Maker[CostRow], ...] = (
         "Forward",
         flops_text,
         ("forward_flops",),
-        "operations for one image, in thousands (k), millions (M) or billions (G); see"
+        "FLOPs per image of the forward pass, in thousands (k), millions (M) or billions (G); see"
         " [how costs are measured](#how-costs-are-measured)",
-        "Forward, backward: operations for one image, by XLA.",
+        "Forward, Backward: FLOPs per image, counted by XLA.",
     ),
     _quantity(
         ("backward",),
         "Backward",
         flops_text,
         ("backward_flops",),
-        "operations for one image, likewise",
+        "FLOPs per image of the backward pass",
     ),
     _quantity(
         ("memory",),
         "Memory",
         bytes_text,
         ("memory_bytes",),
-        "of a training step",
+        "memory of a training step",
         "Memory: of a training step.",
         near=("mem", "ram"),
     ),
@@ -598,24 +614,24 @@ COST_COLUMNS: tuple[Maker[CostRow], ...] = (
         "Latency p50",
         seconds_text,
         ("latency_p50_s", "latency_p99_s"),
-        "of one image, median",
-        "Latency: one image.",
+        "inference on one image, median",
+        "Latency: inference on one image.",
     ),
     _quantity(
         ("p99",),
         "Latency p99",
         seconds_text,
         ("latency_p99_s", "latency_p50_s"),
-        "of one image, 99th percentile",
+        "inference on one image, 99th percentile",
     ),
-    _peak,
+    _mfu,
     _target,
     _best_epoch,
 )
 
 
 def has_spread(comparison: Comparison) -> bool:
-    """Whether any run has several seeds."""
+    """Returns True if any run has several seeds."""
     return any(len(row.run.seeds) > 1 for row in comparison.rows)
 
 
@@ -626,10 +642,10 @@ def _mean_over(comparison: Comparison) -> str:
 def _spread_words(comparison: Comparison) -> str:
     match sorted({len(row.run.seeds) for row in comparison.rows}):
         case [1]:
-            return "one seed, so its spread is unknown"
+            return "one seed, so no standard deviation"
         case [number]:
             return f"mean ± standard deviation over {number} seeds"
-    return "mean ± standard deviation over the seeds, unknown for one"
+    return "mean ± standard deviation over seeds"
 
 
 def _shown(columns: list[Column[R]], rows: Sequence[R], look: TableOptions) -> list[Column[R]]:
@@ -639,17 +655,17 @@ def _shown(columns: list[Column[R]], rows: Sequence[R], look: TableOptions) -> l
 
 
 def sort_runs(comparisons: Sequence[Comparison], name: str) -> list[Comparison]:
-    """The same runs with the best first, by a column of either table.
+    """Sorts runs by a column of either table, the best first.
 
-    Best is the highest accuracy, the lowest loss, the least time or cost, the most images a
-    second. Runs are sorted by their last epoch; those whose value is not known come last.
+    The best run has the highest accuracy, the lowest loss, the lowest time or cost, or the most
+    images per second. Runs are sorted by their last epoch; unknown values come last.
 
     Args:
-      comparisons: each is sorted by itself; one without the column stays as it is.
-      name: of the column, or its header; upper or lower case, with spaces or without.
+      comparisons: each is sorted on its own; one without the column is left as is.
+      name: name or header of the column; case and spaces are ignored.
 
     Raises:
-      UsageError: none has such a column.
+      UsageError: no comparison has such a column.
     """
     keys = [_keys(comparison) for comparison in comparisons]
     if not any(_spelt(name) in found for found in keys):
@@ -657,7 +673,7 @@ def sort_runs(comparisons: Sequence[Comparison], name: str) -> list[Comparison]:
         names = dict.fromkeys(key for key, _ in words)
         near = _noun(comparisons).hint(name, [*names, *(header for _, header in words)])
         message = f"--sort-by: there is no column '{name}'{near}"
-        raise UsageError(f"{message}; write {or_list(names)}, or a header of the tables.")
+        raise UsageError(f"{message}; write {or_list(names)}, or a table header.")
     pairs = zip(comparisons, keys, strict=True)
     return [_sorted(comparison, found.get(_spelt(name))) for comparison, found in pairs]
 
@@ -666,7 +682,7 @@ SortKey = Callable[[str], tuple[bool, float | str]]
 
 
 def _noun(comparisons: Sequence[Comparison]) -> Noun:
-    """Words that are near to names of columns."""
+    """Returns the words that suggest a column."""
     near: dict[str, tuple[str, ...]] = {}
     for comparison in comparisons:
         near |= {c.name: c.near for c in epoch_columns(comparison, wide=True)}
@@ -679,13 +695,13 @@ def _spelt(word: str) -> str:
 
 
 def _words(comparison: Comparison) -> list[tuple[str, str]]:
-    """Names and headers."""
+    """Returns names and headers of the columns shown."""
     of_epochs = [(c.name, c.header) for c in epoch_columns(comparison, wide=True)]
     return of_epochs + [(c.name, c.header) for c in cost_columns(comparison)]
 
 
 def _keys(comparison: Comparison) -> dict[str, SortKey]:
-    """By all that a column is called, what the run of a label is sorted by."""
+    """Returns sort keys of labels by every name of a column."""
     last = {row.label: row for row in comparison.rows}
     costs = {row.label: row for row in comparison.costs}
     keys: dict[str, SortKey] = {}
@@ -699,7 +715,7 @@ def _keys(comparison: Comparison) -> dict[str, SortKey]:
 def _known_columns(
     makers: Sequence[Maker[R]], comparison: Comparison, rows: Sequence[R]
 ) -> list[Column[R]]:
-    """Those with a value, also if they are not shown because it tells nothing new."""
+    """Returns the columns with a value, also those not shown because they add nothing."""
     columns = [make(comparison, None) for make in makers]
     return [c for c in columns if c.shown or any(c.value(row) is not None for row in rows)]
 
@@ -728,9 +744,9 @@ def _key(column: Column[R], rows: Mapping[str, R], label: str) -> tuple[bool, fl
 
 
 def estimate_text(metric: str, estimate: Estimate, digits: int | None = None) -> str:
-    """Mean and spread, such as `98.97 ± 0.05%`.
+    """Formats mean and standard deviation, as in `98.97 ± 0.05%`.
 
-    A spread that rounds to zero would claim a certainty that is not there.
+    A standard deviation that rounds to zero is written as an upper bound.
 
     >>> estimate_text("accuracy", Estimate((0.98, 0.98), 0.98, 0.0))
     '98.00 ± <0.01%'

@@ -1,8 +1,7 @@
-"""Comparisons and lists of runs as tables for people: terminal and Markdown.
+"""Comparisons and lists of runs as tables in the terminal and in Markdown.
 
-Tables round, and say in notes below what they show; `csv_json` has the raw
-values. A run's own table has the four columns of the post that this tool
-implements; a `wide` table adds what else tells architectures apart.
+Tables round, and explain their columns in notes; `csv_json` has the raw values. The table of `run`
+has the four columns of the blog post that this project implements; a `wide` table adds the others.
 """
 
 import math
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cnnbench.comparisons.comparison import Comparison, CostRow, Row
 from cnnbench.comparisons.statistics import mean
+from cnnbench.comparisons.timing_warnings import COST_CAUSES, DETAILS, summary
 from cnnbench.comparisons.verdict import Verdict
 from cnnbench.comparisons.verdict_text import how_lines, sentence, verdict_lines
 from cnnbench.formatting import clean, escaped, lost_text
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
     from rich.console import Group
 
 _WIDTH = 80  # of a terminal
+_CURVE = 6  # characters, so that a list fits into it
 
 
 def terminal_table(
     comparisons: Sequence[Comparison], *, wide: bool, look: TableOptions = PLAIN
 ) -> "Group":
-    """Tables for a terminal, each with its notes.
+    """Returns tables for a terminal, each with verdicts and notes.
 
     Args:
-      comparisons: one table each, or two where they are wide.
-      wide: also parameters, images per second and the test value, and a table of costs.
-      look: how they are shown.
+      comparisons: one table each, or two if they are wide.
+      wide: add parameters, images per second, the test value, and a table of costs.
+      look: display options.
     """
     from rich.console import Group
     from rich.text import Text
 
     parts: list[WrappedTable | Text] = []
     for comparison in comparisons:
-        text = Text("\n".join(["", *notes(comparison, wide=wide, look=look), ""]), style="dim")
         said = [*verdict_lines(every_verdict(comparison)), *map(clean, comparison.remarks)]
         columns = epoch_columns(comparison, wide=wide, look=look)
         first = map(clean, comparison.contradictions)
@@ -58,33 +58,37 @@ def terminal_table(
         parts.append(_rich_table(columns, comparison.rows, wide=wide, first=2))
         if costs := _cost_columns(comparison, wide=wide, look=look):
             parts += [Text(""), _rich_table(costs, comparison.costs, wide=True)]
-        parts += [*(Text(f"\n{line}", style="bold") for line in said), text]
+        footer = "\n".join([*_footer(comparison, wide=wide, look=look), ""])
+        below = [*(Text(line, style="bold") for line in said), Text(footer, style="dim")]
+        for number, text in enumerate(below):
+            # The box of a table that is not wide ends with an empty line.
+            parts += [Text(""), text] if wide or number else [text]
     return Group(*parts)
 
 
 def _cost_columns(
     comparison: Comparison, *, wide: bool, look: TableOptions
 ) -> list[Column[CostRow]]:
-    """Empty where there is nothing to tell but the runs' names."""
+    """Returns the columns of the table of costs; empty if nothing was measured."""
     known = wide and any(row.cost or row.target for row in comparison.costs)
     columns = cost_columns(comparison, look) if known else []
     return columns if len(columns) > 1 else []
 
 
 def markdown(comparisons: Sequence[Comparison], *, wide: bool, look: TableOptions = PLAIN) -> str:
-    """Tables in Markdown, each with its notes as a list."""
+    """Formats tables in Markdown, each with its notes as a list."""
     return "\n".join(_markdown(comparison, wide=wide, look=look) for comparison in comparisons)
 
 
 def list_table(
     entries: Iterable[RunEntry], curves: Iterable[Sequence[float]], encoding: str
 ) -> WrappedTable:
-    """Runs for a terminal, one a line; the RUN-ID begins with the start in UTC.
+    """Returns a table of runs for a terminal; the RUN-ID begins with the start time in UTC.
 
     Args:
       entries: the runs.
-      curves: for each of them the headline metric by epoch.
-      encoding: of the terminal.
+      curves: the headline metric of each run by epoch.
+      encoding: encoding of the terminal.
     """
     from rich import box
     from rich.table import Table
@@ -94,22 +98,24 @@ def list_table(
     table.add_column("Run", no_wrap=True)
     table.add_column("Name")
     table.add_column("Dataset")
-    for header in ("Ep-\nochs", "Seeds"):
+    for header in ("Epochs", "Seeds"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("Curve", no_wrap=True)
     table.add_column("Result", justify="right", no_wrap=True)
     for entry, curve in zip(entries, curves, strict=True):
-        table.add_row(*(Text(cell) for cell in _list_cells(entry, sparkline(curve, encoding))))
+        table.add_row(
+            *(Text(cell) for cell in _list_cells(entry, sparkline(curve, encoding, _CURVE)))
+        )
     return WrappedTable(table)
 
 
 def grid(comparison: Comparison, *, wide: bool) -> list[list[str]]:
-    """The cells of a table; the first line is that of the headers."""
+    """Returns the cells of a table; the first row has the headers."""
     return _grid(epoch_columns(comparison, wide=wide, look=PLAIN), comparison.rows)
 
 
 def cost_grid(comparison: Comparison) -> list[list[str]]:
-    """The cells of the table of costs, likewise; empty where nothing is known."""
+    """Returns the cells of the table of costs, headers first; empty if nothing was measured."""
     columns = _cost_columns(comparison, wide=True, look=PLAIN)
     return _grid(columns, comparison.costs) if columns else []
 
@@ -120,19 +126,19 @@ def _grid(columns: Sequence[Column[R]], rows: Sequence[R]) -> list[list[str]]:
 
 
 def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> tuple[str, ...]:
-    """What the numbers of a table mean and where they come from, a line each."""
+    """Returns footnotes of a table: meaning and origin of its numbers, without warnings."""
     data, rows = comparison.dataset, comparison.rows
     held_out = f"{data.num_validation:,}" if data.num_validation else "no"
     sizes = f"{data.num_train:,} training, {held_out} validation"
     columns = epoch_columns(comparison, wide=wide)
     lines = _packed(column.note for column in columns if not column.note_last)
-    if not (wide and comparison.validates):  # there is no column of the test
+    if not (wide and comparison.validates):  # there is no column of test values
         lines.insert(2, _test_note(comparison, look))
     if wide:
         lines[3:3] = _packed(column.note for column in cost_columns(comparison))
     lines += [
         f"Data: {clean(data.title)}; {sizes} and {data.num_test:,} test images.",
-        f"Images: {clean('; '.join(dict.fromkeys(row.run.dataset.source for row in rows)))}.",
+        f"Source: {clean('; '.join(dict.fromkeys(row.run.dataset.source for row in rows)))}.",
         f"Device: {comparison.device_kind}, {clean(' and '.join(comparison.devices))}.",
     ]
     if wide:
@@ -141,28 +147,55 @@ def notes(comparison: Comparison, *, wide: bool, look: TableOptions = PLAIN) -> 
     lines += how_lines(comparison.verdicts)
     if lost := {row.run.dataset.stand_in_for for row in rows} - {None}:
         wanted = " and ".join(sorted(filter(None, lost)))
-        lines.append(f"Stand-in: {data.name} was used, because {wanted} could not be had.")
-    return (*lines, *warning_lines(comparison))
+        lines.append(f"Note: {wanted} is not available offline; trained on {data.name} instead.")
+    return tuple(lines)
+
+
+def _footer(comparison: Comparison, *, wide: bool, look: TableOptions) -> tuple[str, ...]:
+    """Returns footnotes and warnings of a table, a line each."""
+    if look.brief:  # how to see details depends on the command
+        return warning_lines(comparison, wide=wide, verbose=False, details="")
+    warned = warning_lines(comparison, wide=wide, verbose=look.verbose)
+    return (*notes(comparison, wide=wide, look=look), *warned)
 
 
 def every_verdict(comparison: Comparison) -> tuple[Verdict, ...]:
-    """By the headline metric, then by what a code is worth."""
+    """Returns the verdicts by the headline metric, then those by the linear probe."""
     return (*comparison.verdicts, *comparison.code_verdicts)
 
 
-def doubts(comparison: Comparison) -> tuple[str, ...]:
-    """What to know before the numbers are believed: remarks, then warnings, a line each."""
+def doubts(comparison: Comparison, *, verbose: bool = True) -> tuple[str, ...]:
+    """Returns remarks and warnings, a line each.
+
+    Args:
+      comparison: the comparison.
+      verbose: list every timing warning instead of one line.
+    """
     said = (*comparison.contradictions, *comparison.remarks)
-    return (*map(clean, said), *warning_lines(comparison))
+    return (*map(clean, said), *warning_lines(comparison, verbose=verbose))
 
 
-def warning_lines(comparison: Comparison) -> tuple[str, ...]:
-    """What makes the times doubtful, a line each."""
-    return tuple(f"Warning: {clean(text)}" for text in comparison.warnings)
+def warning_lines(
+    comparison: Comparison, *, wide: bool = True, verbose: bool = True, details: str = DETAILS
+) -> tuple[str, ...]:
+    """Returns timing warnings, a line each, or folded into one line.
+
+    Args:
+      comparison: the comparison.
+      wide: True if the table of costs is shown, so that its warnings matter.
+      verbose: list every warning instead of one line.
+      details: how to see every warning, for that line.
+    """
+    if verbose:
+        found = [w for w in comparison.warnings if wide or w.cause not in COST_CAUSES]
+        return tuple(f"Warning: {clean(warning.text)}" for warning in found)
+    metric = words(comparison.shown_metric)
+    folded = summary(comparison.warnings, metric, costs=wide, details=details)
+    return (f"Warning: {folded}.",) if folded else ()
 
 
 def _packed(notes: Iterable[str]) -> list[str]:
-    """Notes in lines of a terminal: as many in one as fit.
+    """Joins notes to lines of a terminal.
 
     >>> _packed(["Memory: of a training step.", "", "Latency: one image.", "Code: " + 40 * "x"])[0]
     'Memory: of a training step. Latency: one image.'
@@ -177,14 +210,14 @@ def _packed(notes: Iterable[str]) -> list[str]:
 
 
 def _run_note(row: Row) -> str:
-    """Which run a label stands for, and what its command line changed."""
+    """Names the run of a label, and the overrides of its command line."""
     words = row.run.environment.command
-    told = [word for word in words if word not in row.run.tags]
-    changes = [word for word in told if "=" in word and not word.startswith("-")]
+    untagged = [word for word in words if word not in row.run.tags]
+    changes = [word for word in untagged if "=" in word and not word.startswith("-")]
     for option in ("--dataset", "--epochs", "--seeds"):
         changes += [f"{option} {value}" for key, value in pairwise(words) if key == option]
         changes += [word for word in words if word.startswith(f"{option}=")]
-    if row.run.extended:  # to other epochs than that command line asked for
+    if row.run.extended:  # the number of epochs is not that of the command line
         epochs = ("train.epochs=", "--epochs ", "--epochs=")
         changes = [change for change in changes if not change.startswith(epochs)]
         changes += row.run.overrides
@@ -194,11 +227,11 @@ def _run_note(row: Row) -> str:
 
 def _test_note(comparison: Comparison, look: TableOptions) -> str:
     if not comparison.validates:
-        judged = " Verdicts rest on the test images." if comparison.verdicts else ""
+        judged = " Verdicts use the test set." if comparison.verdicts else ""
         metric = words(comparison.shown_metric)
         return (
-            f"No validation images: tested after the last epoch.{judged} The {metric} is"
-            " optimistic for a network that was selected by it."
+            f"No validation set: tested after the last epoch.{judged} The {metric} is optimistic"
+            " if it was used for model selection."
         )
     ends = ((row.label, row.test) for row in comparison.rows if row.test is not None)
     metric, digits = comparison.metric, look.precision
@@ -214,7 +247,7 @@ def _rich_table(
     from rich.text import Text
 
     table = Table(box=box.MARKDOWN)
-    if wide:  # no room for lines between so many columns
+    if wide:  # so many columns leave no room for lines between them
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
     table.add_column(Text(columns[0].header))
     for column in columns[1:]:
@@ -235,14 +268,15 @@ def _markdown(comparison: Comparison, *, wide: bool, look: TableOptions) -> str:
         [f"{escaped(clean(remark))}\n\n" for remark in said]
         for said in (comparison.contradictions, comparison.remarks)
     )
-    listed = [f"- {escaped(note)}\n" for note in notes(comparison, wide=wide, look=look)]
+    lines = _footer(comparison, wide=wide, look=look)
+    listed = [f"- {escaped(line)}\n" for line in lines]
     return "".join([*first, body, "\n", *verdicts, *remarks, *listed])
 
 
 def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
     table = [[escaped(cell) for cell in line] for line in _grid(columns, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    # The first column holds text and stands left, numbers stand right.
+    # The first column is text and left-aligned; numbers are right-aligned.
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     header, *lines = (
         [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
@@ -252,7 +286,7 @@ def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
 
 
 def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
-    """The result, or why there is none."""
+    """Returns the cells of a run; the last one is its result, or why there is none."""
     record, summary, result = entry.record, entry.summary, entry.status
     if summary is not None and summary.seeds:
         metric = summary.headline

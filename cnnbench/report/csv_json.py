@@ -71,7 +71,7 @@ JSON_FIELDS: tuple[Field[Comparison], ...] = (
     ),
     Field(
         "warnings",
-        lambda comparison: comparison.warnings,
+        lambda comparison: [warning.text for warning in comparison.warnings],
         "reasons to doubt the times, with remedies",
     ),
     Field("remarks", lambda comparison: comparison.remarks, "notes on the runs"),

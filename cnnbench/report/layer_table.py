@@ -50,8 +50,8 @@ def _layer_table(
     table.add_column("Operation")
     table.add_column("Inputs")
     table.add_column("Output", justify="right", no_wrap=True)
-    table.add_column("Parameters", justify="right", no_wrap=True, footer=num_params)
-    table.add_column("Multiply-\nadds", justify="right", no_wrap=True, footer=multiply_adds)
+    table.add_column("Params", justify="right", no_wrap=True, footer=num_params)
+    table.add_column("MACs", justify="right", no_wrap=True, footer=multiply_adds)
     table.show_footer = True
     for name, cells in rows.items():
         mark = "" if marks is None else f"{marks.get(name, ''):2}"

@@ -1,24 +1,25 @@
-"""Tables in a terminal: one that is too wide goes on below, and no name or number is broken."""
+"""Terminal tables: one that is too wide continues below; names and numbers stay whole."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.table import Column, Table
+    from rich.table import Table
 
 UNBOUNDED = 10_000  # columns
+WHOLE_NAME = 20  # characters; shorter names are never broken over lines
 
 
 class WrappedTable:
-    """A table as wide as the terminal lets it be.
+    """A table that fits the width of the terminal.
 
-    A column that may wrap is never narrower than its longest word. Columns that find no room
-    stand in another table below, beside the first ones once more.
+    A column that may wrap is never narrower than its longest word, and short names stay on one
+    line. Columns that do not fit continue in another table below, which repeats the first columns.
 
     Args:
-      table: the whole one; without padding at its edges, whose width rich does not tell.
-      first: how many columns say what a line is about.
+      table: the table; without padding at its edges, whose width rich does not report.
+      first: number of columns that identify a row.
     """
 
     def __init__(self, table: "Table", first: int = 1) -> None:
@@ -27,7 +28,7 @@ class WrappedTable:
     def __rich_console__(
         self, console: "Console", options: "ConsoleOptions"
     ) -> Iterator["RenderableType"]:
-        """Yields the table, or its parts with a line between them."""
+        """Yields the table, or its parts separated by blank lines."""
         from rich.measure import Measurement
 
         width, wide = options.max_width, options.update_width(UNBOUNDED)
@@ -35,7 +36,7 @@ class WrappedTable:
         def measured(part: "RenderableType") -> tuple[int, int]:
             return Measurement.get(console, wide, part)
 
-        bounds = [self._bounds(column, measured, width) for column in self.table.columns]
+        bounds = [self._bounds(i, measured, width) for i in range(len(self.table.columns))]
         start = self.first
         while start < len(bounds):
             chosen = [*range(self.first), start]
@@ -51,14 +52,18 @@ class WrappedTable:
             yield self._part(chosen, _grown(least, [bounds[i][1] for i in chosen], spare), start)
             start = chosen[-1] + 1
 
-    def _bounds(self, column: "Column", measured: "Measure", width: int) -> tuple[int, int]:
-        """How narrow and how wide a column may be; a word of half a line is broken all the same."""
+    def _bounds(self, number: int, measured: "Measure", width: int) -> tuple[int, int]:
+        """Returns the least and the greatest width; words longer than half a line are broken."""
+        column = self.table.columns[number]
         parts = [column.header, *column.cells, *([column.footer] if self.table.show_footer else [])]
         narrow, wide = (max(sizes) for sizes in zip(*map(measured, parts), strict=True))
-        return (wide, wide) if column.no_wrap else (min(narrow, max(8, width // 2)), wide)
+        is_name = number < self.first and wide <= min(WHOLE_NAME, width // 2)
+        if column.no_wrap or is_name:
+            return wide, wide
+        return min(narrow, max(8, width // 2)), wide
 
     def _part(self, chosen: Sequence[int], widths: Sequence[int], start: int = 0) -> "Table":
-        """Some columns, of these widths."""
+        """Makes a table of some columns with these widths."""
         from rich.table import Table
 
         whole = self.table
@@ -83,7 +88,7 @@ if TYPE_CHECKING:
 
 
 def _grown(least: Sequence[int], most: Sequence[int], spare: int) -> list[int]:
-    """Widths with what is left over, given to the first columns that can use it.
+    """Distributes spare width, to the first columns that can use it.
 
     >>> _grown([4, 5, 6], [9, 5, 20], 7)
     [9, 5, 8]
@@ -99,12 +104,12 @@ def _grown(least: Sequence[int], most: Sequence[int], spare: int) -> list[int]:
 def markdown_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], rule: str | None = None
 ) -> str:
-    """A Markdown table of cells that are escaped: the first column is text, the others are numbers.
+    """Formats a Markdown table: the first column is text, the others are numbers.
 
     Args:
-      header: names of the columns.
-      rows: a cell for each of them.
-      rule: the second line, where it is not the shortest one with spaces.
+      header: names of the columns, escaped.
+      rows: cells of each row, escaped.
+      rule: the second line; the shortest one with spaces if None.
 
     >>> print(markdown_table(["a", "b"], [["x", "1"]]), end="")
     | a | b |

@@ -159,16 +159,16 @@ def test_check_knows_what_belongs_there(tmp_path: Path) -> None:
 def test_the_table_shows_the_test_after_the_last_epoch() -> None:
     found = compare(two(seeds=SEEDS))
     assert grid(found, wide=False) == [
-        ["Type", "Epoch", "Test accuracy", "Time", "Seeds"],
-        ["Standard CNN", "3", "98.25 ± 0.19%", "6.83 s", "6"],
-        ["Modified CNN", "3", "99.25 ± 0.19%", "6.83 s", "6"],
+        ["Type", "Epoch", "Test accuracy", "Time"],
+        ["Standard CNN", "3", "98.25 ± 0.19%", "6.83 s"],
+        ["Modified CNN", "3", "99.25 ± 0.19%", "6.83 s"],
     ]
     assert "Test" not in grid(found, wide=True)[0]
     assert notes(found, wide=False)[:4] == (
-        "Test accuracy: test images; mean ± standard deviation over 6 seeds.",
-        "Time: training of one epoch without compilation or evaluation; mean over seeds.",
-        "No validation images: tested after the last epoch. Verdicts rest on the test images. The "
-        "test accuracy is optimistic for a network that was selected by it.",
+        "Test accuracy: test set; mean ± standard deviation over 6 seeds.",
+        "Time: one training epoch, excluding compilation and evaluation; mean over seeds.",
+        "No validation set: tested after the last epoch. Verdicts use the test set. The test "
+        "accuracy is optimistic if it was used for model selection.",
         "Data: MNIST; 60,000 training, no validation and 10,000 test images.",
     )
 
@@ -272,8 +272,8 @@ def test_lines_of_progress() -> None:
         "seed 0, epoch 1/3: train loss 0.5000, 6.77 s, 7,386 images/s"
     )
     assert run.summary is not None
-    assert seed_line(run.summary.seeds[1]) == (
-        "seed 1: on the test images loss 0.9810, accuracy 98.10%"
+    assert seed_line(run.summary.seeds[1], (2, 6), 3) == (
+        "seed 1 (2/6): test loss 0.9810, test accuracy 98.10%, 3 epochs in 20.40 s"
     )
 
 

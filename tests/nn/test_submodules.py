@@ -317,8 +317,7 @@ def invoke(*words: str) -> Result:
 SHOWN = """\
 My own (shown_net:Net)
 
-                                                             Multiply-
- Layer  Operation      Inputs  Output  Parameters       adds
+ Layer  Operation      Inputs  Output  Params       MACs
  ──────────────────────────────────────────────────────────────
  input                        28x28x1
  conv   Conv 5x5x1x3   input    7x7x3          78      3,675

@@ -76,7 +76,7 @@ def test_groups_are_sorted_by_headers_of_their_own() -> None:
 
 def test_costs_in_cells() -> None:
     assert costs(three()) == [
-        ["Type", "Forward", "Backward", "Memory", "Latency p50", "Latency p99", "Peak"],
+        ["Type", "Forward", "Backward", "Memory", "Latency p50", "Latency p99", "MFU"],
         ["Standard CNN", "4.52 M", "8.24 M", "17.9 MiB", "0.182 ms", "4.76 ms", "46%"],
         ["Modified CNN", "6.87 M", "10,500 M", "3,072 MiB", "12.3 ms", "–", "–"],  # noqa: RUF001
         ["Older CNN", *["–"] * 6],  # noqa: RUF001
@@ -188,7 +188,7 @@ def test_the_best_epoch_is_shown_where_it_is_not_the_last() -> None:
     assert costs(comparison, TableOptions(precision=2))[2][-1] == "2.00"
     assert "Best epoch" not in costs(three())[0]
     text = shown(terminal_table([comparison], wide=True))
-    assert "\nBest epoch: that with the best validation accuracy; mean over seeds.\n" in text
+    assert "\nBest epoch: epoch with the best validation accuracy; mean over seeds.\n" in text
     assert max(map(len, text.splitlines())) <= 80
     assert labels(sort_runs([comparison], "Best epoch")[0]) == ["Standard", "B"]
 
@@ -227,7 +227,8 @@ SORTED = [
     ("Test", ["Modified", "Standard", "Older"]),
     ("type", ["Modified", "Older", "Standard"]),
     ("forward", ["Standard", "Modified", "Older"]),
-    ("peak", ["Standard", "Modified", "Older"]),
+    ("mfu", ["Standard", "Modified", "Older"]),
+    ("peak", ["Standard", "Modified", "Older"]),  # its name in earlier versions
     ("p50", ["Standard", "Modified", "Older"]),
     ("target", ["Modified", "Standard", "Older"]),
     ("To 96%", ["Modified", "Standard", "Older"]),
@@ -265,8 +266,8 @@ def test_an_unknown_column_is_an_error_that_names_them() -> None:
         sort_runs([three()], "acuracy")
     assert str(caught.value) == (
         "--sort-by: there is no column 'acuracy' (did you mean 'accuracy'?); write type, epoch, "
-        "accuracy, time, seeds, test, parameters, images/s, forward, backward, memory, p50, p99 "
-        "or peak, or a header of the tables."
+        "accuracy, time, seeds, test, params, images/s, forward, backward, memory, p50, p99 "
+        "or mfu, or a table header."
     )
 
 

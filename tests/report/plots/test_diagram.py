@@ -161,7 +161,7 @@ def test_show_draws(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "file", "code", "message"),
     [
-        (["mlp"], "a.pdf", 2, "--diagram: 'a.pdf' is no .svg, .png or .md file; name one that is."),
+        (["mlp"], "a.pdf", 2, "--diagram: unsupported file type 'a.pdf'; use .svg, .png or .md."),
         (
             ["mlp"],
             "none/a.svg",
