@@ -9,7 +9,8 @@ BIN = $(VENV)/bin
 # Python 3.11 and 3.12 have the versions of the one file, newer ones those of the other.
 VERSION := $(call version_of,$(firstword $(wildcard $(BIN)/python) $(PYTHON)))
 CONSTRAINTS := constraints-$(if $(filter 3.11 3.12,$(VERSION)),3.11,3.13).txt
-EPOCHS ?= 30
+SEEDS ?= 6
+EPOCHS ?= 10
 RESULTS ?= results
 # `make test EXTRAS=dev,peers` also runs the tests that need PyTorch, `TESTS=tests/spec/test_experiment.py` a part.
 EXTRAS ?= dev
@@ -31,8 +32,7 @@ $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 run: $(VENV)/.installed-base ## Train the standard and the modified CNN on embedded digits and compare them
-	$(BIN)/cnnbench run $(MODELS) --dataset mnist_5k --epochs $(EPOCHS) --results-dir $(RESULTS)
-	$(BIN)/cnnbench compare standard modified --results-dir $(RESULTS)
+	$(BIN)/cnnbench run $(MODELS) --dataset mnist_5k --seeds $(SEEDS) --epochs $(EPOCHS) --results-dir $(RESULTS)
 
 test: $(VENV)/.installed-$(EXTRAS) ## Run all tests
 	$(BIN)/python -m pytest -n 2 $(TESTS)

@@ -1,22 +1,23 @@
-"""How a run looks while it runs: bars on a terminal, a line an epoch elsewhere."""
+"""Progress of runs: bars on a terminal, a line per epoch or per seed elsewhere."""
 
 import re
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, assert_never
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from cnnbench.formatting import clean, epochs_text, seconds_text, visible
 from cnnbench.report.layer_table import layer_table
 from cnnbench.report.sparkline import sparkline
-from cnnbench.runner.recorder import Listener
 from cnnbench.runs.records import EpochRecord, RunRecord, SeedSummary
 from cnnbench.spec.loader import Loaded
 from cnnbench.spec.metrics import metric_text, words
+from cnnbench.system.ascii_forms import spelled
 from cnnbench.training.events import (
     Checkpoint,
     Compiled,
@@ -29,59 +30,75 @@ from cnnbench.training.events import (
     Tuning,
 )
 
-BESIDE = 15  # columns of a short bar, the time that is left, and what is between
+WIDTH = 80  # columns of a log
+BAR = 18  # columns of a short bar, of the time left, and of the gaps between them
 
 
 class Silent:
-    """A listener that says nothing but warnings, for `--quiet`.
+    """A listener that prints notes only, for `--quiet`.
 
     Args:
-      console: where notes go; never where results go.
+      console: where notes are printed; never where results are.
+
+    Attributes:
+      folder: the run's folder, once its files are complete.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.folder: Path | None = None
 
     def loaded(self, loaded: Loaded) -> None:
-        """Says nothing."""
+        """Prints nothing."""
 
     def note(self, text: str) -> None:
-        """A stand-in dataset is worth a word even when quiet."""
+        """Prints a note, such as one on a stand-in dataset."""
         self.say(text, "yellow")
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Prints a line, broken between words on a terminal unless a command is to be copied."""
+        """Prints a line; a terminal wraps it unless it has a command to copy."""
         whole = not self.console.is_terminal or "cnnbench " in text
         text = visible(text)
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=whole)
 
     def started(self, record: RunRecord, num_steps: int) -> None:
-        """Says nothing."""
+        """Prints nothing."""
 
     def event(self, event: Event) -> None:
-        """Says nothing."""
+        """Prints nothing."""
 
     def finished(self, folder: Path) -> None:
-        """Says nothing."""
+        """Remembers the folder; where it is printed depends on the command."""
+        self.folder = folder
 
 
 class Lines(Silent):
-    """One line an epoch, for files and pipes.
+    """A log for files and pipes: a line per epoch, or per seed if there are several.
 
     Args:
-      console: where they go.
-      several: whether other runs write there too, so that a line has to say whose it is.
-      tables: whether networks are shown first.
+      console: where lines are printed.
+      several: True if other runs print there too, so that lines need a title.
+      tables: True to print the layers of each network first.
+      verbose: True to print every epoch of several seeds, and details.
     """
 
-    def __init__(self, console: Console, *, several: bool = False, tables: bool = True) -> None:
+    def __init__(
+        self, console: Console, *, several: bool = False, tables: bool = True, verbose: bool = False
+    ) -> None:
         super().__init__(console)
-        self.epochs, self.several, self.tables, self.prefix = 0, several, tables, ""
+        self.several, self.tables, self.verbose = several, tables, verbose
+        self.title, self.num_seeds, self.epochs, self.seeds_done = "", 1, 0, 0
+
+    @property
+    def prefix(self) -> str:
+        """The title in front of a message; empty for a single run."""
+        return f"{self.title}: " if self.title else ""
 
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table."""
         experiment = loaded.experiment
-        self.prefix = f"{clean(experiment.type_title)}: " if self.several else ""
+        if self.several:
+            self.title = spelled(clean(experiment.type_title), self.console.encoding)
         if not self.tables:
             return
         if loaded.plan is not None:
@@ -91,148 +108,287 @@ class Lines(Silent):
 
     def started(self, record: RunRecord, num_steps: int) -> None:  # noqa: ARG002 - bars use it
         """Prints what is about to be trained."""
-        self.epochs = record.epochs
-        self._say_what(record)
+        self._begin(record)
         self.say(f"{self.prefix}compiling ...")
 
-    def _say_what(self, record: RunRecord) -> None:
-        """Says what is trained, and where its images come from."""
+    def _begin(self, record: RunRecord) -> None:
+        self.num_seeds, self.epochs, self.seeds_done = len(record.seeds), record.epochs, 0
         self.say(start_line(record))
-        self.say(f"{self.prefix}images: {record.dataset.source}")
+        if self.verbose:
+            self.say(f"{self.prefix}images from {record.dataset.source}")
+            self.say(f"{self.prefix}device {record.environment.device}")
 
     def event(self, event: Event) -> None:
-        """Prints a line for each epoch."""
+        """Prints what an event reports."""
         match event:
             case Tuning():
-                self.say(f"{self.prefix}measuring which engine is the fastest, once ...")
+                self.say(f"{self.prefix}auto-tuning the engine (first run only) ...")
             case Compiled():
-                self.say(self.prefix + compiled_line(event))
+                self.say(self.prefix + compiled_line(event, verbose=self.verbose))
             case Resumed():
-                self.say(self.prefix + resumed_line(event))
+                self.say(self.prefix + resumed_line(event, self.num_seeds * self.epochs))
             case EpochRecord():
-                self.say(self.prefix + epoch_line(event, self.epochs))
+                if self._logs_epochs():
+                    seeds = self.num_seeds > 1
+                    self._log(epoch_line(event, self.epochs, self.title, seeds, self._width()))
             case SeedDone(summary=summary):
-                if not summary.final:  # nothing was said of its worth yet
-                    self.say(self.prefix + seed_line(summary))
+                self.seeds_done += 1
+                if self._logs_seeds(summary):
+                    place = self.seeds_done, self.num_seeds
+                    self._log(seed_line(summary, place, self.epochs, self.title, self._width()))
             case StepDone() | Snapshot() | Checkpoint() | Trained():
                 pass
             case _:
                 assert_never(event)
 
-    def finished(self, folder: Path) -> None:
-        """Says where the files are; a path that is broken could not be copied."""
-        self.console.print(
-            f"wrote {visible(str(folder))}", highlight=False, markup=False, soft_wrap=True
+    def _logs_epochs(self) -> bool:
+        return self.verbose or self.num_seeds == 1
+
+    def _logs_seeds(self, summary: SeedSummary) -> bool:
+        """Returns True for one of several seeds, or if no epoch was evaluated."""
+        return self.verbose or self.num_seeds > 1 or not summary.final
+
+    def _log(self, line: str) -> None:
+        self.console.print(visible(line), highlight=False, markup=False, soft_wrap=True)
+
+    def _width(self) -> int:
+        return self.console.width if self.console.is_terminal else WIDTH
+
+
+@dataclass(slots=True)
+class Work:
+    """Epochs of a run that are trained and still to be trained.
+
+    Args:
+      seeds: number of seeds.
+      epochs: epochs of each seed.
+      done: epochs trained, over all seeds; the last one in part.
+      seconds: training and evaluation of `timed` epochs.
+      timed: epochs trained by this command.
+    """
+
+    seeds: int
+    epochs: int
+    done: float = 0.0
+    seconds: float = 0.0
+    timed: int = 0
+
+    @property
+    def left(self) -> float:
+        """Epochs that are still to be trained."""
+        return max(0.0, self.seeds * self.epochs - self.done)
+
+
+def seconds_left(works: Iterable[Work]) -> float | None:
+    """Estimates the time left from the epochs so far; None before the first of them.
+
+    A run that has not begun is assumed to be as fast as the others.
+
+    >>> seconds_left([Work(2, 10, done=5, seconds=10.0, timed=5), Work(1, 10)])
+    50.0
+    """
+    works = list(works)
+    rates = [work.seconds / work.timed for work in works if work.timed]
+    if not rates:
+        return None
+    usual = sum(rates) / len(rates)
+    return sum(w.left * (w.seconds / w.timed if w.timed else usual) for w in works)
+
+
+def left_text(seconds: float | None) -> str:
+    """Formats the time left.
+
+    >>> left_text(42.4), left_text(3723), left_text(None)
+    ('0:42 left', '1:02:03 left', '')
+    """
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{clock} left"
+
+
+class Board:
+    """The bars of a command: one for the epochs of each run, and one for the seeds of all.
+
+    Args:
+      console: the terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.progress = make_progress(console)
+        self.works: list[Work] = []
+        self._seeds: TaskID | None = None
+        self._runs: list[TaskID] = []
+
+    def add(self, work: Work) -> TaskID:
+        """Adds the bar of a run, above the bar of all seeds."""
+        self.works.append(work)
+        task = self._add()
+        self._runs.append(task)
+        if self._seeds is not None:
+            self.progress.remove_task(self._seeds)
+            self._seeds = None
+        if sum(each.seeds for each in self.works) > 1:
+            self._seeds = self._add()
+        self.progress.start()
+        return task
+
+    def _add(self) -> TaskID:
+        return self.progress.add_task("", total=None, said=Said(), rate="", curve="", left="")
+
+    def update(self, task: TaskID, said: "Said", **counts: float | None) -> None:
+        """Moves the bar of a run, and fits the texts of all bars into the terminal."""
+        self.progress.update(task, said=said, **counts)  # type: ignore[arg-type]
+        left = left_text(seconds_left(self.works))
+        if self._seeds is None:
+            self.progress.update(task, left=left)
+        else:
+            self._update_seeds(left)
+        tasks = self.progress.tasks
+        texts = status([task.fields["said"] for task in tasks], self.progress.console.width - BAR)
+        for each, (text, rate, curve) in zip(tasks, texts, strict=True):
+            self.progress.update(each.id, description=text, rate=rate, curve=curve)
+
+    def _update_seeds(self, left: str) -> None:
+        assert self._seeds is not None
+        total = sum(work.seeds for work in self.works)
+        done = sum(work.done / work.epochs for work in self.works if work.epochs)
+        said = Said(place=f"{int(done + 1e-9)} of {total} seeds")
+        self.progress.update(
+            self._seeds,
+            said=said,
+            completed=done,
+            total=total,
+            left=left,
         )
+
+    def remove(self, task: TaskID) -> None:
+        """Removes the bar of a run; the last one takes the bar of all seeds with it."""
+        self._runs.remove(task)
+        self.progress.remove_task(task)
+        if not self._runs:
+            if self._seeds is not None:
+                self.progress.remove_task(self._seeds)
+                self._seeds = None
+            self.progress.stop()
 
 
 class Bars(Lines):
-    """A bar over all epochs and seeds, with rate and time left, for terminals.
+    """A bar over the epochs of a seed, with accuracy and rate, for terminals.
 
     Args:
-      progress: where the bar is, below those of other runs.
-      several: whether there are others.
-      tables: whether networks are shown first.
+      board: the bars of the command.
+      several: True if there are other runs.
+      tables: True to print the layers of each network first.
+      verbose: True to print a line per epoch and seed, too.
     """
 
-    def __init__(self, progress: Progress, *, several: bool = False, tables: bool = True) -> None:
-        super().__init__(progress.console, several=several, tables=tables)
-        self.progress = progress
+    def __init__(
+        self, board: Board, *, several: bool = False, tables: bool = True, verbose: bool = False
+    ) -> None:
+        super().__init__(board.progress.console, several=several, tables=tables, verbose=verbose)
+        self.board, self.work = board, Work(1, 1)
         self.task: TaskID | None = None
-        self.record: RunRecord | None = None
-        self.num_steps, self.done = 1, 0  # steps of an epoch, epochs of all seeds
+        self.num_steps, self.whole = 1, 0  # steps per epoch, whole epochs over all seeds
         self.place, self.value, self.rate, self.curve = "reading data", "", "", ""
         self.curves: dict[int, list[float]] = {}
 
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table and starts the bar."""
         super().loaded(loaded)
-        self.task = self.progress.add_task("", total=None, said=Said(), rate="", curve="")
+        experiment = loaded.experiment
+        self.work = Work(len(experiment.seeds), experiment.train.epochs)
+        self.task = self.board.add(self.work)
         self._update()
-        self.progress.start()
 
     def started(self, record: RunRecord, num_steps: int) -> None:
-        """Says what is about to be trained."""
-        self.record, self.num_steps, self.done = record, num_steps, 0
-        self._say_what(record)
+        """Prints what is about to be trained."""
+        self.num_steps, self.whole = num_steps, 0
+        self.work.seeds, self.work.epochs = len(record.seeds), record.epochs
+        self._begin(record)
         self.place = "compiling"
         self._update()
 
     def event(self, event: Event) -> None:
         """Moves the bar."""
+        super().event(event)
         match event:
             case Tuning():
-                super().event(event)
-                self.place = "measuring"
+                self.place = "auto-tuning"
                 self._update()
             case Compiled():
-                super().event(event)
                 self.place = "training"
-                self._update(total=self._steps(), completed=0)
+                self._update(total=self.epochs, completed=0)
             case Resumed(records=records):
-                super().event(event)
-                self.done = len(records)
+                self.whole = len(records)
+                self.work.done = self.whole
                 for record in records:
                     self.curve = self._curve(record)
-                self._update(completed=self.done * self.num_steps)
+                self._update()
             case StepDone(seed=seed, epoch=epoch, step=step):
-                self._move(seed, epoch, step * event.at_once)
+                part = step / self.num_steps
+                self.work.done = self.whole + part * event.at_once
+                self._move(seed, epoch, epoch - 1 + part)
             case EpochRecord(seed=seed, epoch=epoch):
-                self.value, self.curve = headline(event), self._curve(event)
-                self.rate = f"{event.samples_per_s:,.0f} images/s"
-                self.done += 1
-                self._move(seed, epoch, 0)
+                self._epoch(event)
+                self._move(seed, epoch, epoch)
             case SeedDone():
-                super().event(event)
+                # A seed that diverged has no further epochs.
+                self.whole = max(self.whole, self.seeds_done * self.epochs)
+                self.work.done = self.whole
+                self._update()
             case Snapshot() | Checkpoint() | Trained():
                 pass
             case _:
                 assert_never(event)
 
     def finished(self, folder: Path) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
+        self.work.done = self.work.seeds * self.work.epochs
         self.close()
         super().finished(folder)
 
     def close(self) -> None:
-        """Takes the bar away, also after an error."""
+        """Removes the bar, also after an error."""
         if self.task is not None:
-            self.progress.remove_task(self.task)
+            self.board.remove(self.task)
             self.task = None
-        if not self.progress.tasks:
-            self.progress.stop()
+
+    def _logs_epochs(self) -> bool:
+        return self.verbose
+
+    def _logs_seeds(self, summary: SeedSummary) -> bool:  # noqa: ARG002
+        return self.verbose
+
+    def _epoch(self, record: EpochRecord) -> None:
+        self.value, self.curve = headline(record), self._curve(record)
+        self.rate = f"{record.samples_per_s:,.0f} images/s"
+        self.whole += 1
+        self.work.done = self.whole
+        self.work.seconds += record.train_s + record.eval_s
+        self.work.timed += 1
 
     def _curve(self, record: EpochRecord) -> str:
-        """The course of a seed so far."""
+        """Draws the learning curve of a seed so far."""
         values = self.curves.setdefault(record.seed, [])
         values.append(_shown_value(record))
         return sparkline(values, self.console.encoding) if len(values) > 1 else ""
 
-    def _steps(self) -> int:
-        record = self.record
-        return len(record.seeds) * record.epochs * self.num_steps if record else 1
-
-    def _move(self, seed: int, epoch: int, step: int) -> None:
-        if self.record is None:
-            return
-        seeds = f"seed {seed} " if len(self.record.seeds) > 1 else ""
-        self.place = f"{seeds}epoch {epoch}/{self.record.epochs}"
-        self._update(completed=self.done * self.num_steps + step)
+    def _move(self, seed: int, epoch: int, completed: float) -> None:
+        seeds = f"seed {seed} " if self.num_seeds > 1 else ""
+        self.place = f"{seeds}epoch {epoch}/{self.epochs}"
+        self._update(completed=completed)
 
     def _update(self, **counts: float | None) -> None:
-        """Moves the bar, and sees anew what finds room beside all of them."""
-        if self.task is None:
-            return
-        said = Said(self.prefix, self.place, self.value, self.rate, self.curve)
-        self.progress.update(self.task, said=said, **counts)  # type: ignore[arg-type]
-        tasks = self.progress.tasks
-        lines = status([task.fields["said"] for task in tasks], self.console.width - BESIDE)
-        for task, (text, rate, curve) in zip(tasks, lines, strict=True):
-            self.progress.update(task.id, description=text, rate=rate, curve=curve)
+        if self.task is not None:
+            said = Said(self.prefix, self.place, self.value, self.rate, self.curve)
+            self.board.update(self.task, said, **counts)
 
 
 class Said(NamedTuple):
-    """What there is to say beside a bar; `title` and `value` come with their punctuation."""
+    """Texts next to a bar; `title` and `value` include their punctuation."""
 
     title: str = ""
     place: str = ""
@@ -242,19 +398,19 @@ class Said(NamedTuple):
 
 
 def status(lines: Sequence[Said], room: int) -> list[tuple[str, str, str]]:
-    """Text, rate and curve of each bar, as much as finds room beside all of them.
+    """Fits the texts of bars into a terminal: description, rate and curve of each.
 
     Titles are shortened last.
 
     Args:
-      lines: what there is to say, a line each.
-      room: characters.
+      lines: the texts of each bar.
+      room: columns for all of them.
 
     >>> said = Said("Standard CNN: ", "epoch 2/3", ", accuracy 90.00%", "2,000 images/s", "_@")
     >>> status([said], 55)
     [('Standard CNN: epoch 2/3, accuracy 90.00%', '2,000 images/s', '')]
     >>> status([said], 31)
-    [('Standard...: epoch 2/3, 90.00%', '', '')]
+    [('Standar...: epoch 2/3, 90.00%', '', '')]
     """
     brief = [line._replace(value=re.sub("^, [a-z]+ ", ", ", line.value)) for line in lines]
     for said, with_rate, with_curve in (
@@ -266,38 +422,58 @@ def status(lines: Sequence[Said], room: int) -> list[tuple[str, str, str]]:
         texts = ["".join(line[:3]) for line in said]
         rates = [line.rate if with_rate else "" for line in said]
         curves = [line.curve if with_curve else "" for line in said]
-        if sum(max(map(len, column)) for column in (texts, rates, curves)) <= room:
+        if sum(max(map(cell_len, column)) for column in (texts, rates, curves)) <= room:
             return list(zip(texts, rates, curves, strict=True))
     return [(_shortened(line, room), "", "") for line in brief]
 
 
 def _shortened(line: Said, room: int) -> str:
     rest = line.place + line.value
-    if len(line.title + rest) <= room:
+    if not line.title or cell_len(line.title + rest) <= room:
         return line.title + rest
-    width = max(3, room - len(rest) - 2)
-    return f"{textwrap.shorten(line.title.removesuffix(': '), width, placeholder='...')}: {rest}"
+    return f"{cut(line.title.removesuffix(': '), room - cell_len(rest) - 2)}: {rest}"
+
+
+def cut(text: str, width: int) -> str:
+    """Cuts a text to a number of terminal columns, at least those of the ellipsis.
+
+    >>> cut("Convolutional autoencoder", 12), cut("CNN", 12)
+    ('Convolut...', 'CNN')
+    """
+    if cell_len(text) <= width:
+        return text
+    while text and cell_len(text) > width - 3:
+        text = text[:-1]
+    return f"{text.rstrip()}..."
 
 
 def make_listeners(
-    console: Console, number: int, *, quiet: bool, tables: bool = True
-) -> list[Listener]:
-    """A listener for each of several runs, of the kind that fits a console."""
+    console: Console, number: int, *, quiet: bool, tables: bool = True, verbose: bool = False
+) -> list[Silent]:
+    """Makes a listener for each of several runs, of the kind that suits a console."""
     several = number > 1
+    tables = tables and (verbose or not several)
     if quiet:
         return [Silent(console) for _ in range(number)]
     if not console.is_terminal:
-        return [Lines(console, several=several, tables=tables) for _ in range(number)]
-    progress = make_progress(console)
-    return [Bars(progress, several=several, tables=tables) for _ in range(number)]
+        return [
+            Lines(console, several=several, tables=tables, verbose=verbose) for _ in range(number)
+        ]
+    board = Board(console)
+    return [Bars(board, several=several, tables=tables, verbose=verbose) for _ in range(number)]
 
 
 @contextmanager
 def listening(
-    console: Console, number: int, *, quiet: bool = False, tables: bool = True
-) -> Iterator[list[Listener]]:
-    """Listeners as `make_listeners` makes them, whose bars go whatever happens."""
-    listeners = make_listeners(console, number, quiet=quiet, tables=tables)
+    console: Console,
+    number: int,
+    *,
+    quiet: bool = False,
+    tables: bool = True,
+    verbose: bool = False,
+) -> Iterator[list[Silent]]:
+    """Makes listeners as `make_listeners` does; their bars are removed at the end."""
+    listeners = make_listeners(console, number, quiet=quiet, tables=tables, verbose=verbose)
     try:
         yield listeners
     finally:
@@ -307,52 +483,85 @@ def listening(
 
 
 def make_progress(console: Console) -> Progress:
-    """Bars that vanish when they are done."""
+    """Makes bars that disappear at the end."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         TextColumn("{task.fields[curve]}", markup=False),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[rate]}", markup=False),
-        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[left]}", markup=False),
         console=console,
         transient=True,
     )
 
 
 def start_line(record: RunRecord) -> str:
-    """What is trained, on what, where."""
+    """Describes what is trained, on what, where."""
     data = record.dataset
     name = data.name + (f" (stand-in for {data.stand_in_for})" if data.stand_in_for else "")
     sizes = f"{data.num_train:,}/{data.num_validation:,}/{data.num_test:,}"
     seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else f"seed {record.seeds[0]}"
     epochs = epochs_text(record.epochs)
-    return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {record.environment.device}"
+    where = record.environment.device_kind
+    return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {where}"
 
 
-def compiled_line(event: Compiled) -> str:
-    """What was compiled, and how it will train."""
+def compiled_line(event: Compiled, *, verbose: bool = False) -> str:
+    """Describes what was compiled, and how it will train."""
+    engine = event.strategy if verbose else event.strategy.partition(",")[0]
     return (
         f"compiled {event.num_params:,} parameters in {event.compile_s:.1f} s"
-        f" ({event.compile_cache}); engine {event.strategy}"
+        f" ({event.compile_cache} cache); engine {engine}"
     )
 
 
-def resumed_line(event: Resumed) -> str:
-    """How much was trained before; epochs of several seeds are added up."""
-    seeds = len({record.seed for record in event.records})
-    of = f" of {seeds} seeds" if seeds > 1 else ""
-    return f"resuming after {epochs_text(len(event.records))}{of}"
+def resumed_line(event: Resumed, total: int) -> str:
+    """Says how much was trained before.
+
+    Args:
+      event: the event.
+      total: epochs of all seeds.
+    """
+    done = len(event.records)
+    if not done:
+        return "no epoch was finished; starting from scratch"
+    return f"resuming after {done} of {epochs_text(total)}"
 
 
-def seed_line(summary: SeedSummary) -> str:
-    """How a seed ended whose epochs are not judged."""
-    values = {"loss": summary.test["loss"]} | dict(summary.test)
-    told = [f"{words(name)} {metric_text(name, value)}" for name, value in values.items()]
-    return f"seed {summary.seed}: on the test images {', '.join(told)}"
+def seed_line(
+    summary: SeedSummary,
+    place: tuple[int, int],
+    epochs: int,
+    title: str = "",
+    width: int = WIDTH,
+) -> str:
+    """Describes a finished seed in a line.
+
+    Args:
+      summary: the seed.
+      place: number of seeds that are done, and of all.
+      epochs: epochs that it was to be trained.
+      title: the run; empty if there is one only.
+      width: columns of the line.
+    """
+    number, total = place
+    where = f"seed {summary.seed}" + (f" ({number}/{total})" if total > 1 else "")
+    if summary.diverged is not None:
+        values = [(f"diverged in epoch {summary.diverged}, the loss is not finite", 0)]
+    else:
+        split = "val " if summary.final else "test "
+        found = dict(summary.final or summary.test)
+        named = {"loss": found.pop("loss")} | found
+        values = [
+            (f"{split}{words(name)} {metric_text(name, value)}", abs(rank - 1))
+            for rank, (name, value) in enumerate(named.items())
+        ]
+        values.append((f"{epochs_text(epochs)} in {seconds_text(summary.train_s)}", len(values)))
+    return fitted(title, where, values, width)
 
 
 def headline(record: EpochRecord) -> str:
-    """The value that says most about an epoch."""
+    """Formats the most important value of an epoch."""
     if "accuracy" in record.metrics:
         return f", accuracy {metric_text('accuracy', record.metrics['accuracy'])}"
     if record.validation_loss is None:
@@ -361,19 +570,60 @@ def headline(record: EpochRecord) -> str:
 
 
 def _shown_value(record: EpochRecord) -> float:
-    """The number that `headline` shows."""
+    """Returns the number that `headline` formats."""
     return record.metrics.get("accuracy", record.course("loss"))
 
 
-def epoch_line(record: EpochRecord, epochs: int) -> str:
-    """An epoch in a line."""
-    values = [f"train loss {metric_text('loss', record.train_loss)}"]
+def epoch_line(
+    record: EpochRecord,
+    epochs: int,
+    title: str = "",
+    with_seed: bool = True,
+    width: int = WIDTH,
+) -> str:
+    """Describes an epoch in a line.
+
+    Args:
+      record: the epoch.
+      epochs: number of epochs of a seed.
+      title: the run; empty if there is one only.
+      with_seed: True to name the seed.
+      width: columns of the line; values that do not fit are left out, the least important first.
+    """
+    values = [(f"train loss {metric_text('loss', record.train_loss)}", 2)]
     if record.validation_loss is not None:
-        values.append(f"validation loss {metric_text('loss', record.validation_loss)}")
-    values += [
-        f"{words(name)} {metric_text(name, value)}" for name, value in record.metrics.items()
-    ]
-    return (
-        f"seed {record.seed}, epoch {record.epoch}/{epochs}: {', '.join(values)}"
-        f", {seconds_text(record.train_s)}, {record.samples_per_s:,.0f} images/s"
-    )
+        values.append((f"val loss {metric_text('loss', record.validation_loss)}", 1))
+    for rank, (name, value) in enumerate(record.metrics.items()):
+        values.append((f"{words(name)} {metric_text(name, value)}", 4 + rank if rank else 0))
+    values.append((seconds_text(record.train_s), 3))
+    values.append((f"{record.samples_per_s:,.0f} images/s", 4 + len(values)))
+    seed = f"seed {record.seed}, " if with_seed else ""
+    return fitted(title, f"{seed}epoch {record.epoch}/{epochs}", values, width)
+
+
+def fitted(title: str, place: str, values: Sequence[tuple[str, int]], width: int) -> str:
+    """Fits a line of a log into a number of columns.
+
+    Args:
+      title: the run; empty if there is one only. It is shortened last.
+      place: epoch and seed.
+      values: texts with their ranks; those of the highest ranks are left out first.
+      width: number of columns.
+
+    >>> values = [("train loss 0.5000", 2), ("val loss 0.2500", 1), ("accuracy 90.00%", 0)]
+    >>> fitted("CNN", "epoch 1/3", values, 50)
+    'CNN, epoch 1/3: val loss 0.2500, accuracy 90.00%'
+    """
+    kept = list(values)
+    while len(kept) > 1 and cell_len(_joined(title, place, kept)) > width:
+        kept.remove(max(kept, key=lambda value: value[1]))
+    line = _joined(title, place, kept)
+    if cell_len(line) <= width or not title:
+        return line
+    rest = cell_len(line) - cell_len(title)
+    return _joined(cut(title, width - rest), place, kept)
+
+
+def _joined(title: str, place: str, values: Sequence[tuple[str, int]]) -> str:
+    where = ", ".join(filter(None, (title, place)))
+    return f"{where}: {', '.join(text for text, _ in values)}"

@@ -1,1 +1,1 @@
-"""A run from request to finished folder."""
+"""Runs: from request to finished folder."""

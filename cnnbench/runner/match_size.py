@@ -1,4 +1,4 @@
-"""A wider copy of the first experiment beside the others, of the size of the largest."""
+"""Adds a widened copy of the first experiment, matched in size to the largest of the others."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,19 +15,19 @@ from cnnbench.system import commands
 def with_match(
     requests: Sequence[Request], size: MatchedSize, notify: Callable[[str], None]
 ) -> list[Request]:
-    """The requests, and after the first a widened copy of it.
+    """Inserts a widened copy of the first experiment after it.
 
     Args:
-      requests: what is to be run.
-      size: what the copy has as much of as the largest of the others.
-      notify: gets a sentence on what was done.
+      requests: the experiments.
+      size: the size to match: parameters or FLOPs.
+      notify: called with a sentence on the copy.
 
     Raises:
-      SpecError: an experiment is wrong.
-      UsageError: there is nothing to match, or nothing to widen.
+      SpecError: an experiment is invalid.
+      UsageError: there is one experiment only, or a Python model.
     """
     if len(requests) < 2:
-        raise UsageError("--match: one experiment has nothing to match; name two files.")
+        raise UsageError("--match: needs two experiments, got one; name another one to match.")
     loaded = [load_experiment(r.path, r.overrides, data_dir=r.data_dir) for r in requests]
     first, *others = zip(loaded, map(_plan, loaded), strict=True)
     largest, plan = max(others, key=lambda other: size.of(other[1]))
@@ -37,17 +37,17 @@ def with_match(
     if found is None:
         have = f"{size.of(base_plan):,} {size.words}"
         notify(
-            f"--match {size}: {name} has {have}, no fewer than the others; nothing is widened."
-            " Name the smaller experiment first."
+            f"--match {size}: {name} has {have}, at least as many as the others; not widened. List"
+            " the smaller experiment first."
         )
         return list(requests)
     wide, other = f"{name}-wide", largest.experiment.name
     where = commands.in_results(requests[0].results_dir)
     names = (f"name={wide}", f"title={json.dumps(f'{title} ({found.factor:.2f}x wide)')}")
     notify(
-        f"--match {size}: {wide} is {name} with layers {found.factor:.2f}x as wide,"
+        f"--match {size}: added {wide}, which is {name} with {found.factor:.2f}x wider layers:"
         f" {size.of(found.plan):,} {size.words}; {other} has {target:,}.\n"
-        f"Then: {commands.cnnbench('compare', name, wide, other, '--baseline', other, *where)}"
+        f"Then run: {commands.cnnbench('compare', name, wide, other, '--baseline', other, *where)}"
     )
     copy = replace(requests[0], overrides=(*requests[0].overrides, *found.overrides, *names))
     return [requests[0], copy, *requests[1:]]
@@ -55,6 +55,8 @@ def with_match(
 
 def _plan(loaded: Loaded) -> Plan:
     if loaded.plan is None:
-        message = f"--match: the size of {loaded.experiment.name}, a Python model, is not known"
-        raise UsageError(f"{message} before it runs; write model.layers.")
+        message = (
+            f"--match: the size of the Python model {loaded.experiment.name} is unknown before"
+        )
+        raise UsageError(f"{message} it runs; define it with model.layers.")
     return loaded.plan

@@ -1,4 +1,4 @@
-"""The folder of a run: made for a new one, opened again for one that goes on."""
+"""Run folders: created for new runs, reopened for runs that are resumed."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,8 +43,8 @@ class Opened:
 
     Args:
       folder: its folder.
-      record: as it stands there.
-      resume: what is done already; None for a new run.
+      record: its record, as in the folder.
+      resume: what is trained already; None for a new run.
     """
 
     folder: RunFolder
@@ -54,10 +54,10 @@ class Opened:
 
 @contextmanager
 def alone(folder: RunFolder) -> Iterator[None]:
-    """Keeps other processes out of a run's folder.
+    """Locks a run's folder against other processes.
 
     Raises:
-      StoreError: one is in it, or the disk refuses.
+      StoreError: another process holds the lock, or the disk cannot be written.
     """
     from cnnbench.system.locks import hold
 
@@ -66,7 +66,7 @@ def alone(folder: RunFolder) -> Iterator[None]:
             mine = stack.enter_context(hold(folder.path))
         if not mine:
             message = f"{folder.path}: another process is training this run"
-            raise StoreError(f"{message}; wait for it, or stop it first.")
+            raise StoreError(f"{message}; wait for it to end, or stop it.")
         yield
 
 
@@ -78,12 +78,13 @@ def create(
     command: Sequence[str],
     tags: Sequence[str] = (),
 ) -> Iterator[Opened]:
-    """Makes a new run's folder; its record comes last, so that a run has all that it goes on from.
+    """Creates the folder of a new run.
 
-    It is locked before others can see it: they would take it for a run that was killed.
+    The folder is locked before other processes can see it; they would take it for a run that was
+    killed. The record is written last, so that a run with a record can be resumed.
 
     Raises:
-      StoreError: the disk refuses.
+      StoreError: the disk cannot be written.
     """
     from cnnbench.runs.environment import environment
 
@@ -102,7 +103,7 @@ def create(
 def _first_record(
     job: "Job", run_id: str, ran_on: Environment, source: bytes, tags: Sequence[str] = ()
 ) -> RunRecord:
-    """The record of a run that begins now."""
+    """Returns the record of a run that starts now."""
     from cnnbench.training.losses import objective_name
 
     experiment, dataset = job.experiment, job.dataset
@@ -150,15 +151,15 @@ def begun(
     asked: tuple[str, str],
     notify: Callable[[str], None],
 ) -> Path | None:
-    """The newest run of the same training: a finished one, or else one that can go on.
+    """Finds the newest run of the same training: a finished one, or one that can be resumed.
 
     Args:
       loaded: the experiment.
       dataset: the digest of its images.
-      folder: of the experiment file, where a Python model may be.
-      results_dir: where runs are looked for.
-      asked: the engine and the device; ``auto`` takes any.
-      notify: is told of a run that only its settings keep from being taken.
+      folder: folder of the experiment file, where a Python model may be.
+      results_dir: folder of all results.
+      asked: the engine and the device; ``auto`` matches any.
+      notify: called with a sentence if only the settings of a run do not match.
     """
     from cnnbench.system.locks import is_held
 
@@ -173,23 +174,23 @@ def begun(
     same = [entry for entry in runs if not _other_settings(entry.record)]
     if runs and not same:
         change = _other_settings(runs[-1].record)[0]
-        notify(f"{runs[-1].path} is not taken: it was trained {change.text}")
+        notify(f"skipping {runs[-1].path}: it was trained {change.text}")
     finished = [entry for entry in same if entry.record.status is Status.FINISHED]
     stopped = [entry for entry in same if not is_held(entry.path)]
     return next((entry.path for entry in reversed(finished or stopped)), None)
 
 
 def _as_asked(record: RunRecord, engine: str, device: str) -> bool:
-    """Tests whether a run has the engine and the device that are asked for by name."""
+    """Returns True if a run has the requested engine and device."""
     known = record.engine
     forms = {"auto", known.requested, known.form} if known else {engine}
     return engine in forms and device in {"auto", record.environment.device_kind}
 
 
 def _other_settings(record: RunRecord) -> list[Change]:
-    """Settings that are not as they were; none for a run of a version that did not record them.
+    """Returns settings that have changed since a run; none if it did not record them.
 
-    A variable that nothing reads, such as ``JAX_CACHE_DIR``, makes no difference.
+    Variables that nothing reads, such as ``JAX_CACHE_DIR``, are ignored.
     """
     then = record.environment.settings
     if then is None:
@@ -206,20 +207,19 @@ def reopen(
     command: Sequence[str] = (),
     tags: Sequence[str] = (),
 ) -> Opened:
-    """Opens the folder of a run that is trained further, cut back to what it continues from.
+    """Reopens the folder of a run to resume it, cut back to its last usable checkpoints.
 
     Args:
-      job: the same training, also with another number of epochs.
+      job: the same training, possibly with another number of epochs.
       path: the folder.
-      notify: is told what may be otherwise than in a run without a break.
-      resolved: the experiment, kept where it has another number of epochs.
+      notify: called with warnings about differences from an uninterrupted run.
+      resolved: the experiment, written if it has another number of epochs.
       command: the command line.
       tags: further tags of the run.
 
     Raises:
       UsageError: the number of epochs cannot be changed to that of the job.
-      StoreError: it is another training, its files cannot be used, or the
-        disk refuses.
+      StoreError: it is another training, its files are not usable, or the disk cannot be written.
     """
     run, folder = read_run(path), RunFolder(path)
     _check_same(job, run.record, path)
@@ -232,17 +232,27 @@ def reopen(
     require_checkpoints(run, path, resume, job.experiment.train.epochs)
     folder.write_epochs(resume.kept)
     record = with_tags(_running(job, run, resume, command, other), tags)
-    # First, since it says which number of epochs holds if the process is killed here.
+    # First, because it says which number of epochs is valid if the process is killed here.
     folder.write_record(record)
     if record.epochs != run.record.epochs:
-        notify(f"{path}: extended from {epochs_text(run.record.epochs)} to {record.epochs}")
+        notify(f"{path}: {_change_text(run.record.epochs, record.epochs)}")
     if record.extended:
         _set_aside(folder, run, record, resolved)
     return Opened(folder, record, resume)
 
 
+def _change_text(before: int, after: int) -> str:
+    """Describes another number of epochs.
+
+    >>> _change_text(30, 40), _change_text(30, 1)
+    ('extended from 30 to 40 epochs', 'shortened from 30 to 1 epoch')
+    """
+    verb = "extended" if after > before else "shortened"
+    return f"{verb} from {before} to {epochs_text(after)}"
+
+
 def with_tags(record: RunRecord, tags: Sequence[str]) -> RunRecord:
-    """The record with further tags."""
+    """Returns the record with further tags."""
     return dataclasses.replace(record, tags=tuple(dict.fromkeys((*record.tags, *tags))))
 
 
@@ -253,7 +263,7 @@ def _running(
     command: Sequence[str],
     other: Mapping[str, str],
 ) -> RunRecord:
-    """The record of a run that is trained further, with what is not as it was."""
+    """Returns the record of a resumed run, with what has changed."""
     record, now, epochs = run.record, datetime.now(UTC), job.experiment.train.epochs
     changed = (Extension(now, record.epochs, tuple(command)),) if epochs != record.epochs else ()
     return dataclasses.replace(
@@ -263,7 +273,7 @@ def _running(
         error=None,
         timing=_spent(record.timing, resume.kept),
         resumed_at=(*record.resumed_at, now),
-        # A run that an older version resumed has fewer entries than times.
+        # A run that was resumed by an older version has fewer entries than times.
         resumed_with=(*(record.resumed_with or ({},) * len(record.resumed_at)), other),
         epochs=epochs,
         spec_digest=job.experiment.digest(source_of(job)),
@@ -272,7 +282,7 @@ def _running(
 
 
 def _set_aside(folder: RunFolder, run: RunResult, record: RunRecord, resolved: str) -> None:
-    """Makes a folder that of an extended run, also where that was interrupted before."""
+    """Prepares the folder of an extended run, also if extending it was interrupted before."""
     if resolved:
         folder.write_resolved(resolved)
     done = max((epoch.epoch for epoch in run.epochs), default=0)
@@ -281,12 +291,12 @@ def _set_aside(folder: RunFolder, run: RunResult, record: RunRecord, resolved: s
 
 
 def checkpoints_of(job: "Job", folder: RunFolder) -> Checkpoints:
-    """The checkpoints in a run's folder."""
+    """Returns the checkpoints in a run's folder."""
     return Checkpoints(folder, job.num_train, job.experiment.checkpoint.keep)
 
 
 def source_of(job: "Job") -> bytes:
-    """The source of a Python model; empty for a graph of layers."""
+    """Returns the source of a Python model; empty for a graph of layers."""
     return _source(job.reference, job.folder)
 
 
@@ -297,21 +307,25 @@ def _source(reference: str, folder: Path) -> bytes:
 
 
 def _check_same(job: "Job", record: RunRecord, path: Path) -> None:
-    """Refuses to mix two trainings in one folder."""
+    """Refuses to mix two trainings in one folder.
+
+    Raises:
+      StoreError: settings, experiment, seeds or images have changed.
+    """
     for change in _other_settings(record):
-        message = f"{path}: it was begun {change.text}"
-        raise StoreError(f"{message}; {change.remedy}, or run the experiment again.")
+        message = f"{path}: the run was started {change.text}"
+        raise StoreError(f"{message}; {change.remedy}, or start a new run.")
     if _with_epochs(job.experiment, record.epochs).digest(source_of(job)) != record.spec_digest:
         what = "model" if job.plan is None else f"{path / 'resolved.yaml'}"
-        message = f"{path}: {what} is not what this run was begun with"
-        raise StoreError(f"{message}; restore it, or run the experiment again.")
+        message = f"{path}: {what} has changed since the run was started"
+        raise StoreError(f"{message}; restore it, or start a new run.")
     if job.experiment.seeds != record.seeds:
-        message = f"{path / 'resolved.yaml'}: has other seeds than this run was begun with"
-        raise StoreError(f"{message}; restore it, or run the experiment again.")
+        message = f"{path / 'resolved.yaml'}: the seeds have changed since the run was started"
+        raise StoreError(f"{message}; restore them, or start a new run.")
     if job.dataset.digest != record.dataset.digest:
-        found = f"the images of {job.dataset.info.name} are not those it was begun with"
+        found = f"the images of {job.dataset.info.name} are not those the run was started with"
         message = f"{path}: {found} ({record.dataset.title}, from {record.dataset.source})"
-        raise StoreError(f"{message}; name their folder with --data-dir, or run it anew.")
+        raise StoreError(f"{message}; pass their folder with --data-dir, or start a new run.")
 
 
 def _with_epochs(experiment: Experiment, epochs: int) -> Experiment:
@@ -320,7 +334,7 @@ def _with_epochs(experiment: Experiment, epochs: int) -> Experiment:
 
 
 def _other_machine(job: "Job", record: RunRecord) -> dict[str, str]:
-    """Versions and devices by which the remaining epochs may differ from an uninterrupted run's."""
+    """Returns versions and devices that have changed, so that results may differ slightly."""
     from cnnbench.runs.environment import environment
 
     now, then = environment(job.devices, ()), record.environment
@@ -331,29 +345,29 @@ def _other_machine(job: "Job", record: RunRecord) -> dict[str, str]:
 
 
 def _doubts(record: RunRecord, other: Mapping[str, str]) -> Iterator[str]:
-    """Sentences on that, for a run that goes on."""
+    """Yields warnings about differences from an uninterrupted run."""
     if other:
         named = [f"{name} {value}" for name, value in other.items() if name in VERSIONS]
         if "device" in other:
             named.append(f"{other['num_devices']} x {other['device']}")
         yield (
-            f"{record.run_id} is resumed with {enumeration(named)}; an uninterrupted run would have"
-            " come to slightly other numbers"
+            f"{record.run_id} is resumed with {enumeration(named)}; results may differ slightly"
+            " from an uninterrupted run"
         )
     if record.environment.settings is None:
         yield (
-            f"{record.run_id} does not say under which settings of JAX it was begun (an older"
-            " version), so its numbers may not be those of an uninterrupted run"
+            f"{record.run_id} was started by an older version, which did not record JAX settings;"
+            " results may differ slightly from an uninterrupted run"
         )
 
 
 def differs(one: object, other: object, name: str) -> bool:
-    """Whether an attribute of two objects is different."""
+    """Returns True if an attribute of two objects differs."""
     return bool(getattr(one, name) != getattr(other, name))
 
 
 def _spent(earlier: Timing | None, kept: Sequence[EpochRecord]) -> Timing:
-    """The seconds before the break, as far as they are known."""
+    """Returns the seconds spent before the interruption, as far as they are known."""
     train_s, eval_s = sum(e.train_s for e in kept), sum(e.eval_s for e in kept)
     if earlier is None:
         return Timing(0.0, 0.0, train_s, eval_s, train_s + eval_s)
@@ -361,7 +375,7 @@ def _spent(earlier: Timing | None, kept: Sequence[EpochRecord]) -> Timing:
 
 
 def total_timing(before: Timing | None, now: Timing) -> Timing:
-    """The seconds of all parts of a run that was stopped in between."""
+    """Adds up the seconds of all parts of an interrupted run."""
     if before is None:
         return now
     fields = (field.name for field in dataclasses.fields(Timing))

@@ -1,6 +1,7 @@
-"""Writes what a run measures as soon as it is known, and how the run ended."""
+"""Writes measurements of a run as they arrive, and how the run ended."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from cnnbench.runs.weights import digest
 from cnnbench.spec.experiment import Task
 from cnnbench.spec.loader import Loaded
 from cnnbench.spec.optimizers import depends_on_total
-from cnnbench.system import commands, settings, signals
+from cnnbench.system import settings, signals
 from cnnbench.training.events import (
     Checkpoint,
     Compiled,
@@ -43,46 +44,52 @@ if TYPE_CHECKING:
 
 
 class Listener(Protocol):
-    """Is told how a run goes."""
+    """Receives the progress of a run."""
 
     def loaded(self, loaded: Loaded) -> None:
-        """The experiment is checked."""
+        """Called once the experiment is checked."""
 
     def note(self, text: str) -> None:
-        """Something worth a sentence happened."""
+        """Called with a sentence for the user."""
 
     def started(self, record: RunRecord, num_steps: int) -> None:
-        """Data and device are there, and the folder is made; compilation begins."""
+        """Called before compilation, once data, device and folder are ready."""
 
     def event(self, event: Event) -> None:
-        """The engine reports."""
+        """Called with every event of the training."""
 
     def finished(self, folder: Path) -> None:
-        """The run's files are complete."""
+        """Called once the run's files are complete, also if there was nothing to train."""
 
 
 class Recorder:
-    """Writes a run's folder while it trains, and passes every event to the listener.
+    """Writes a run's folder during training, and passes every event on to the listener.
 
     Args:
-      job: what is trained.
+      job: the training.
       opened: its folder, locked.
-      listener: called with each event once that is written.
+      listener: called with each event after it is written.
 
     Attributes:
       folder: the folder.
-      ended: whether `run.json` was told how the run ended.
+      ended: True once `run.json` says how the run ended.
+      interrupted: True if the run was stopped and can be resumed.
     """
 
     def __init__(self, job: "Job", opened: Opened, listener: Listener) -> None:
-        self.folder, self.ended = opened.folder, False
+        self.folder, self.ended, self.interrupted = opened.folder, False, False
         self._job, self._record, self._listener = job, opened.record, listener
         self._checkpoints = checkpoints_of(job, opened.folder)
         self._collected = Collected()
         self._event_files: EventFiles | None = None
 
+    @property
+    def command(self) -> Sequence[str]:
+        """The command line of the run."""
+        return self._record.environment.command
+
     def start(self) -> None:
-        """Makes ready for the first event."""
+        """Prepares for the first event."""
         self._listener.started(self._record, self._job.num_steps)
         if self._job.snapshots:
             self._event_files = EventFiles(self.folder.path, self._job.experiment)
@@ -90,7 +97,7 @@ class Recorder:
                 self._event_files.renew_hyperparameters()
 
     def event(self, event: Event) -> None:
-        """Writes what an event brings; a signal is raised before or after that."""
+        """Writes an event; a signal is raised before or after that."""
         signals.raise_if_stopped()
         with signals.defer_signals():
             keep(event, self.folder, self._checkpoints, self._collected)
@@ -101,7 +108,7 @@ class Recorder:
         self._listener.event(event)
 
     def finish(self) -> None:
-        """Writes the summary of a run whose seeds are all trained; it is finished then."""
+        """Writes the summary of a run whose seeds are all trained, and marks it finished."""
         if self._record.extended:
             _sort_epochs(self.folder, self._job)
         self.folder.write_summary(summary(self._job, self._collected))
@@ -112,25 +119,22 @@ class Recorder:
             self._checkpoints.keep_last(self._job.experiment.seeds)
 
     def stop(self, error: BaseException | None) -> None:
-        """Writes how a run ended before it was finished.
+        """Records that a run ended before it was finished.
 
         Args:
-          error: what ended it; None where that happened in another run.
+          error: the exception that ended it; None if another run raised it.
         """
-        # SystemExit: nobody reads the progress any more.
-        if error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
-            self._end(Status.FAILED, str(error))
-            return
-        resume = commands.resume(self._record.environment.command, self.folder.path)
-        try:
-            self._listener.note(f"interrupted; resume with: {resume}")
-        finally:
+        # SystemExit: standard error is closed.
+        self.interrupted = error is None or isinstance(error, KeyboardInterrupt | SystemExit)
+        if self.interrupted:
             self._end(Status.INTERRUPTED)
+        else:
+            self._end(Status.FAILED, str(error))
 
     def _compiled(self, event: Compiled) -> None:
-        """Records how the run trains; names what would make a Python model faster."""
+        """Records the engine; advises on what would make a Python model faster."""
         job = self._job
-        if job.reference:  # its class has been called by now
+        if job.reference:  # its class was called during compilation
             settings.require_pinned(f"model.python: '{job.reference}'")
         self.folder.write_record(dataclasses.replace(self._record, engine=event.engine))
         if event.num_slow:
@@ -153,7 +157,7 @@ class Recorder:
 
 @dataclass(slots=True)
 class Collected:
-    """What the summary and the last record need from the events."""
+    """Values of events that the summary and the last record need."""
 
     num_params: int = 0
     engine: EngineRecord | None = None
@@ -163,7 +167,7 @@ class Collected:
 
 
 def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: Collected) -> None:
-    """Writes what an event brings, and collects it."""
+    """Writes an event to the run's folder, and collects values for the summary."""
     match event:
         case Compiled(num_params=num_params, compile_s=compile_s):
             collected.num_params, collected.compile_s = num_params, compile_s
@@ -173,8 +177,8 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
         case Checkpoint(seed=seed, epoch=epoch, values=values):
             checkpoints.save(seed, epoch, values)
         case SeedDone():
-            learnt = dataclasses.replace(event.summary, weights_digest=digest(event.weights))
-            collected.seeds += (learnt,)
+            trained = dataclasses.replace(event.summary, weights_digest=digest(event.weights))
+            collected.seeds += (trained,)
             folder.write_weights(event.summary.seed, event.weights)
             if event.outputs is not None and len(collected.seeds) == 1:
                 from cnnbench.report.plots.image_grid import reconstructions_png
@@ -190,7 +194,7 @@ def keep(event: Event, folder: RunFolder, checkpoints: Checkpoints, collected: C
 
 
 def summary(job: "Job", collected: Collected) -> Summary:
-    """The summary of a run whose seeds have all ended."""
+    """Returns the summary of a run whose seeds are all trained."""
     from cnnbench.training.evaluation import metric_directions
 
     metrics = metric_directions(job.experiment)
@@ -210,7 +214,7 @@ def summary(job: "Job", collected: Collected) -> Summary:
 
 
 def _sort_epochs(folder: RunFolder, job: "Job") -> None:
-    """Seed by seed, as in a run that was not extended."""
+    """Sorts epochs by seed, as in a run that was not extended."""
     epochs, _ = read_epochs(folder.path)
     seeds = job.experiment.seeds
     folder.write_epochs(sorted(epochs, key=lambda e: (seeds.index(e.seed), e.epoch)))

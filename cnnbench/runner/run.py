@@ -1,7 +1,7 @@
-"""Runs from experiment files to finished folders, seed by seed.
+"""Runs experiments, seed by seed, from their files to finished run folders.
 
 Every file is written as soon as its content is known, so that an interrupted
-or failed run leaves all that it measured.
+or failed run keeps all that it measured.
 """
 
 import dataclasses
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,14 @@ from cnnbench.comparisons.comparison import compare
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.errors import ModelError
 from cnnbench.report import comparison, csv_json
+from cnnbench.report.columns import TableOptions
 from cnnbench.runner import tensorboard
 from cnnbench.runner.open_run import Opened, alone, begun, create, reopen, with_tags
 from cnnbench.runner.recorder import Listener, Recorder
 from cnnbench.runs.folder import TABLES, RunFolder, read_run
 from cnnbench.runs.records import RunResult, Status
 from cnnbench.spec.loader import Loaded, load_experiment
-from cnnbench.system import settings
+from cnnbench.system import commands, settings
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.resume import require_epochs
 
@@ -34,24 +35,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to run, and where things are.
+    """An experiment to run, with its options.
 
     Args:
       path: the experiment file.
       overrides: ``key=value`` with dotted paths.
-      results_dir: where run folders are made.
-      data_dir: prepared or manually fetched data; tensorflow-datasets' own folder if None.
+      results_dir: parent of the run folders.
+      data_dir: prepared or manually downloaded data; the default of tensorflow-datasets if None.
       device: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
       engine: ``auto``, ``plain``, ``direct`` or ``fast``.
-      profile: folder for a trace of the first epoch; None for no trace.
-      tensorboard: whether event files for TensorBoard are written into the run's folder.
-      command: the command line that asked for it.
-      resume: the folder of a run that goes on; `path` is its `resolved.yaml` then, and
-        `overrides` may change the number of epochs.
-      needed: whether an experiment that has been trained already is taken as it is, and one
-        that was stopped goes on.
-      allow_python: whether a Python model may come from anywhere.
-      tags: of the run; one that is there already gets them too.
+      profile: folder for a trace of the first epoch; no trace if None.
+      tensorboard: True to write event files for TensorBoard into the run folder.
+      command: the command line, for the record.
+      resume: folder of the run to resume. `path` is then its `resolved.yaml`, and `overrides` may
+        change the number of epochs.
+      needed: True to skip the training if it is finished, and to resume it if it was interrupted.
+      allow_python: True to import a Python model from anywhere.
+      tags: tags of the run; a run that exists already gets them, too.
     """
 
     path: Path
@@ -70,12 +70,12 @@ class Request:
 
 
 def check_all(requests: Sequence[Request]) -> None:
-    """Checks every experiment before the first is trained.
+    """Checks every experiment before the first one is trained.
 
     Raises:
-      SpecError: the first wrong experiment's problems.
-      UsageError: the package for TensorBoard is asked for and missing, or a run cannot be
-        continued to a number of epochs.
+      SpecError: an experiment is invalid; the error has all of its problems.
+      UsageError: TensorBoard is required but not installed, or a run cannot be resumed to the
+        number of epochs.
     """
     for request in requests:
         if request.tensorboard:
@@ -89,14 +89,15 @@ def run_experiment(request: Request, listener: Listener) -> RunResult:
     """Runs an experiment and writes its folder.
 
     Args:
-      request: what to run.
-      listener: is told how it goes.
+      request: the experiment with its options.
+      listener: receives the progress.
 
     Returns:
-      The run as it can be read back from its folder.
+      The run, as read back from its folder.
 
     Raises:
-      CnnbenchError: the experiment is wrong, its data cannot be had, or the disk refuses.
+      CnnbenchError: the experiment is invalid, its data is not available, or the disk cannot be
+        written.
     """
     (result,) = run_by_turns([request], [listener])
     return result
@@ -107,30 +108,32 @@ def run_by_turns(
     listeners: Sequence[Listener],
     done: Callable[[RunResult], None] = lambda _: None,
 ) -> list[RunResult]:
-    """Runs experiments seed by seed: A B, B A, A B and so on.
+    """Runs experiments interleaved by seed: A B, B A, A B and so on.
 
-    A machine that warms up or gets busy then favours none of them.
+    A machine that warms up or becomes busy then favors none of them.
 
     Args:
-      requests: what to run.
+      requests: the experiments with their options.
       listeners: one for each.
-      done: gets each result as soon as it is complete.
+      done: called with each result as soon as it is complete.
 
     Returns:
       The runs, in the order of the requests.
 
     Raises:
-      CnnbenchError: as `run_experiment`; what the other runs measured so far is kept.
+      CnnbenchError: as `run_experiment`; the other runs keep what they measured so far.
+      KeyboardInterrupt: the user interrupted the runs; it has a note that says how to resume them.
     """
     with ExitStack() as stack:
+        runs: list[TrainingRun] = []
+        stack.push(partial(_advise_resuming, runs, listeners[0].note))  # once all are closed
 
         @cache
         def pin() -> None:
-            """Pins JAX's settings for all of them, once the first needs JAX: it takes seconds."""
+            """Pins JAX's settings once the first run needs JAX; importing it takes seconds."""
             settings.start(listeners[0].note)
             stack.enter_context(settings.pinned())
 
-        runs: list[TrainingRun] = []
         for request, listener in zip(requests, listeners, strict=True):
             run = TrainingRun(request, listener, pin)
             stack.callback(run.close)
@@ -145,8 +148,30 @@ def run_by_turns(
         return [run.finish() for run in runs]
 
 
+def _advise_resuming(
+    runs: "Sequence[TrainingRun]",
+    note: Callable[[str], None],
+    _: type[BaseException] | None,
+    error: BaseException | None,
+    __: object,
+) -> None:
+    """Says how to resume interrupted runs, in a line for all of them."""
+    stopped = [run.recorder for run in runs if run.recorder and run.recorder.interrupted]
+    groups: dict[tuple[str, ...], list[Recorder]] = {}
+    for recorder in stopped:
+        groups.setdefault(commands.resume_options(recorder.command), []).append(recorder)
+    if isinstance(error, SystemExit):  # nobody reads it
+        return
+    for group in groups.values():
+        line = commands.resume(group[0].command, *(each.folder.path for each in group))
+        text = f"resume with: {line}"
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(text)
+        note(f"interrupted; {text}")
+
+
 def interleave(runs: "Sequence[TrainingRun]") -> "Iterator[tuple[TrainingRun, tuple[int, ...]]]":
-    """Yields each run with the seeds that it trains next: A B, B A, A B and so on."""
+    """Yields runs with the seeds that they train next: A B, B A, A B and so on."""
     order = list(runs)
     while order := [run for run in order if run.remaining]:
         for run in order:
@@ -155,19 +180,22 @@ def interleave(runs: "Sequence[TrainingRun]") -> "Iterator[tuple[TrainingRun, tu
 
 
 class TrainingRun:
-    """An experiment from its request to its finished folder, trained a few seeds at a time.
+    """A run from its request to its finished folder, trained a few seeds at a time.
 
     Call `read_data`, `train` until nothing is `remaining`, `finish`, and in any case `close`.
     Its stopwatch is paused between these calls, so that other runs can train. If a call raises,
     `run.json` records how the run ended.
 
     Args:
-      request: what to run.
-      listener: called as it goes.
+      request: the experiment with its options.
+      listener: receives the progress.
       pin: pins JAX's settings; called before the run needs JAX.
 
+    Attributes:
+      recorder: writes the folder of the run; None if the run has not begun or is finished.
+
     Raises:
-      SpecError: the experiment is wrong.
+      SpecError: the experiment is invalid.
     """
 
     def __init__(self, request: Request, listener: Listener, pin: Callable[[], None]) -> None:
@@ -178,14 +206,14 @@ class TrainingRun:
         listener.loaded(self._loaded)
         self._dataset: Dataset
         self._folder = ExitStack()  # locked while it is open
-        self._recorder: Recorder | None = None
+        self.recorder: Recorder | None = None
         self._trainer: Trainer | None = None
         self._result: RunResult | None = None
         self._watch.pause()
 
     @property
     def remaining(self) -> Sequence[tuple[int, ...]]:
-        """Groups of seeds still to be trained, as far as they are known."""
+        """Groups of seeds that are still to be trained; the first seed before the run begins."""
         if self._result is not None:
             return ()
         return self._trainer.remaining if self._trainer else (self._loaded.experiment.seeds[:1],)
@@ -194,7 +222,7 @@ class TrainingRun:
         """Reads the images, unless the run is finished already.
 
         Raises:
-          CnnbenchError: the images cannot be had, or the Python model is not to be trusted.
+          CnnbenchError: the images are not available, or the Python model is not trusted.
         """
         request = self._request
         with self._turn():
@@ -211,13 +239,13 @@ class TrainingRun:
                 self._dataset = dataset_of(spec, request.data_dir, self._listener.note)
 
     def train(self, seeds: tuple[int, ...]) -> None:
-        """Trains seeds at once; before the first, opens the run's folder and compiles.
+        """Trains a group of seeds; opens the run's folder and compiles before the first.
 
         Args:
           seeds: the first of `remaining`.
 
         Raises:
-          CnnbenchError: the run cannot be trained, or the disk refuses.
+          CnnbenchError: the run cannot be trained, or the disk cannot be written.
         """
         with self._turn():
             if self._trainer is None:
@@ -229,15 +257,15 @@ class TrainingRun:
         """Completes the files of a run whose seeds are all trained.
 
         Raises:
-          StoreError: the disk refuses.
+          StoreError: the disk cannot be written.
         """
-        if self._trainer and self._recorder:
-            folder = self._recorder.folder
+        if self._trainer and self.recorder:
+            folder = self.recorder.folder
             with self._turn():
                 self._trainer.finish()
-                self._recorder.finish()
+                self.recorder.finish()
                 self._result = _with_tables(folder)
-            self._trainer = self._recorder = None  # they hold memory of the device
+            self._trainer = self.recorder = None  # they hold memory of the device
             del self._dataset
             self._folder.close()
             self._listener.finished(folder.path)
@@ -246,13 +274,13 @@ class TrainingRun:
         return self._result
 
     def close(self) -> None:
-        """Closes the folder; a run that is not finished is recorded as interrupted."""
+        """Closes the folder; an unfinished run is recorded as interrupted."""
         with self._folder:
             self._stop(None)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Runs the stopwatch; an exception in the body is recorded as the end of the run."""
+        """Runs the stopwatch; an exception of the body is recorded as the end of the run."""
         completed = False
         self._watch.resume()
         try:
@@ -267,11 +295,11 @@ class TrainingRun:
             raise error.placed(self._loaded.place(error.key)) from None
 
     def _stop(self, error: BaseException | None) -> None:
-        if self._recorder and not self._recorder.ended:
-            self._recorder.stop(error)
+        if self.recorder and not self.recorder.ended:
+            self.recorder.stop(error)
 
     def _open(self) -> None:
-        """Opens the folder and compiles, unless the run is found finished."""
+        """Opens the folder and compiles, unless the run turns out to be finished."""
         request, loaded, note = self._request, self._loaded, self._listener.note
         path = request.resume
         if request.needed and not path:
@@ -286,7 +314,7 @@ class TrainingRun:
         job = _job(loaded, self._dataset, request, self._watch, note)
         if path:
             self._folder.enter_context(alone(RunFolder(path)))
-            # Another process may have finished it before the lock was ours.
+            # Another process may have finished it before this one got the lock.
             if self._is_finished(path):
                 return
             opened = reopen(
@@ -301,31 +329,33 @@ class TrainingRun:
             new = create(job, loaded, request.results_dir, request.command, request.tags)
             opened = self._folder.enter_context(new)
         job = _continued(job, opened)
-        self._recorder = Recorder(job, opened, self._listener)
-        self._recorder.start()
-        trainer = Trainer(job, self._recorder.event)
+        self.recorder = Recorder(job, opened, self._listener)
+        self.recorder.start()
+        trainer = Trainer(job, self.recorder.event)
         trainer.prepare()
         self._trainer = trainer
 
     def _is_finished(self, path: Path) -> bool:
-        """Tests whether a run has nothing left to train; its result is known then."""
+        """Returns True if a run has nothing left to train, after reading its result."""
         record = read_run(path).record
         epochs = self._loaded.experiment.train.epochs
         if (record.status, record.epochs) != (Status.FINISHED, epochs):
             return False
         if (tagged := with_tags(record, self._request.tags)) != record:
             RunFolder(path).write_record(tagged)
-        self._listener.note(f"{path} is finished; nothing is trained")
+        self._listener.note(f"{path} is already finished; nothing to train")
         self._result = _with_tables(RunFolder(path))
+        self._listener.finished(path)
         return True
 
 
 def _with_tables(folder: RunFolder) -> RunResult:
-    """A finished run, whose tables are written where they are not there yet."""
+    """Reads a finished run, and writes its tables unless they exist."""
     result = read_run(folder.path)
     if not (folder.path / TABLES[-1]).exists():
         table = compare([result])
-        folder.write_tables(comparison.markdown([table], wide=False), csv_json.csv_text([table]))
+        text = comparison.markdown([table], wide=False, look=TableOptions(verbose=True))
+        folder.write_tables(text, csv_json.csv_text([table]))
     return result
 
 
@@ -336,7 +366,7 @@ def _job(
     watch: Stopwatch,
     note: Callable[[str], None],
 ) -> "Job":
-    """What is trained, and on which devices; makes the process ready for it."""
+    """Returns the training with its devices; prepares the process for it."""
     from cnnbench.nn.python_model import import_class
     from cnnbench.system.compile_cache import enable_compile_cache
     from cnnbench.system.devices import pick_devices, use_all_cores
@@ -369,7 +399,7 @@ def _job(
 
 
 def _continued(job: "Job", opened: Opened) -> "Job":
-    """The job with what a folder that was opened says of it."""
+    """Adds what the folder of a resumed run determines to a job."""
     known = opened.record.engine
     return dataclasses.replace(
         job,

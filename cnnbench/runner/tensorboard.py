@@ -1,7 +1,7 @@
 """Event files for TensorBoard: `tensorboard/seed-N/` in the folder of a run.
 
-They are written as the run goes, with TensorBoard's own record format and messages;
-TensorFlow is not needed.
+They are written during training, with TensorBoard's own record format and messages; TensorFlow is
+not needed.
 """
 
 import io
@@ -40,7 +40,7 @@ NUM_BUCKETS, COLUMNS, ZOOM = 30, 8, 6  # of a histogram; filters in a row; pixel
 
 
 def require_tensorboard() -> None:
-    """Refuses before anything is trained.
+    """Checks that TensorBoard is installed, before anything is trained.
 
     Raises:
       UsageError: the package is missing.
@@ -55,18 +55,18 @@ class EventFiles:
     """The event files of a run, one for each seed.
 
     Args:
-      folder: of the run.
-      experiment: what is trained; its training section becomes hyperparameters.
+      folder: folder of the run.
+      experiment: the experiment, whose settings become hyperparameters.
     """
 
     folder: Path
     experiment: Experiment
 
     def event(self, event: Event) -> None:
-        """Writes what an event brings; it is on its way to the disk when this returns.
+        """Writes the values of an event, flushed to the operating system.
 
         Raises:
-          StoreError: the disk refuses.
+          StoreError: the disk cannot be written.
         """
         match event:
             case EpochRecord(seed=seed, epoch=epoch):
@@ -83,12 +83,12 @@ class EventFiles:
                 assert_never(event)
 
     def renew_hyperparameters(self) -> None:
-        """Rewrites the beginning of files that were begun with another number of epochs.
+        """Rewrites the hyperparameters of files after a change of the number of epochs.
 
         TensorBoard reads the first hyperparameters of a file only, so appending is not enough.
 
         Raises:
-          StoreError: the disk refuses.
+          StoreError: the disk cannot be written.
         """
         for seed in self.experiment.seeds:
             path = self._path(seed)
@@ -114,7 +114,7 @@ class EventFiles:
                 file.write(_records(entries))
 
     def _first(self, seed: int) -> list[Any]:
-        """What a file begins with: the format's version and the hyperparameters."""
+        """Returns the first entries of a file: format version and hyperparameters."""
         from tensorboard.compat.proto.event_pb2 import Event as Entry
         from tensorboard.plugins.hparams.summary_v2 import hparams_pb
 
@@ -138,7 +138,7 @@ def _records(entries: Iterable[Any]) -> bytes:
 
 
 def _start(content: bytes) -> int:
-    """Where the epochs begin in a file: after its version and its hyperparameters."""
+    """Returns the offset of the first epoch, behind format version and hyperparameters."""
     start = 0
     for _ in range(2):
         # A record is its length (8 bytes), a checksum (4), the message, a checksum (4).
@@ -147,9 +147,9 @@ def _start(content: bytes) -> int:
 
 
 def hyperparameters(experiment: Experiment) -> dict[str, bool | float | str]:
-    """The choices of an experiment by dotted names, as on the command line.
+    """Returns the hyperparameters of an experiment by dotted names, as on the command line.
 
-    Layers are `model.NAME.KEY`; lists are texts, and what is left out is left out.
+    Layers are `model.NAME.KEY`; lists are strings, and defaults are omitted.
     """
     model = {
         name: op.model_dump(mode="json", exclude={"op", "inputs"}, exclude_defaults=True)
@@ -173,7 +173,7 @@ def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, bo
 
 
 def _of_epoch(record: EpochRecord) -> dict[str, float]:
-    """Scalars by tag; TensorBoard groups those with the same beginning."""
+    """Returns scalars by tag; TensorBoard groups tags with the same prefix."""
     loss = record.validation_loss
     return {
         "loss/train": record.train_loss,
@@ -192,7 +192,7 @@ def _scalars(values: Mapping[str, float]) -> Any:
 
 
 def _histograms(weights: Weights) -> Any:
-    """Weights of each array; a diverged one has no histogram."""
+    """Makes histograms of weights; arrays that diverged have none."""
     from tensorboard.compat.proto.histogram_pb2 import HistogramProto
     from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -216,7 +216,7 @@ def _histograms(weights: Weights) -> Any:
 
 
 def _images(done: SeedDone) -> Any:
-    """Filters that read the image, and reconstructions below their inputs."""
+    """Makes images of the first filters, and of reconstructions below their inputs."""
     from tensorboard.compat.proto.summary_pb2 import Summary
 
     channels = done.inputs.shape[-1]
@@ -240,7 +240,7 @@ def _images(done: SeedDone) -> Any:
 
 
 def filter_grid(kernel: NDArray[Any]) -> NDArray[np.uint8]:
-    """Filters side by side, each weight a square: zero is grey, the largest black or white.
+    """Draws filters in a grid, a square per weight: zero is gray, extremes are black and white.
 
     Args:
       kernel: (kh, kw, channels, filters).

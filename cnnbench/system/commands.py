@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 RESULTS_DIR = Path("results")  # where runs are, unless a command says otherwise
-# Options of `run` that a run does not record and that are needed again to resume it.
+# Options of `run` that a run does not record and that resuming it needs again.
 _KEPT, _KEPT_FLAGS = ("--data-dir", "--device"), ("--allow-python",)
 
 
@@ -42,16 +42,27 @@ def in_results(results_dir: Path) -> tuple[str | Path, ...]:
     return () if results_dir == RESULTS_DIR else ("--results-dir", results_dir)
 
 
-def resume(command: Sequence[str], folder: Path) -> str:
-    """The command line that resumes a run.
+def resume(command: Sequence[str], *folders: Path) -> str:
+    """Returns the command line that resumes runs.
 
     Args:
-      command: the command line of the run, which may have said where the images are.
-      folder: of the run.
+      command: their command line, which may have named the folder of the images.
+      folders: their folders.
     """
-    usual = folder.parent.parent == RESULTS_DIR
-    run = folder.name if usual else folder  # short enough for a line
-    return cnnbench("run", "--resume", run, *_kept(command))
+    words: list[str | Path] = []
+    for folder in folders:
+        usual = folder.parent.parent == RESULTS_DIR
+        words += ["--resume", folder.name if usual else folder]  # short enough for a line
+    return cnnbench("run", *words, *resume_options(command))
+
+
+def resume_options(command: Sequence[str]) -> tuple[str, ...]:
+    """Returns the options of a command line that resuming its runs needs again.
+
+    >>> resume_options(["cnnbench", "run", "a.yaml", "--data-dir", "d", "--seeds", "3"])
+    ('--data-dir', 'd')
+    """
+    return tuple(_kept(command))
 
 
 def _kept(words: Sequence[str]) -> Iterator[str]:

@@ -5,23 +5,28 @@ import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
 from cnnbench.cli.progress import (
     Bars,
+    Board,
     Lines,
     Said,
     Silent,
+    Work,
     epoch_line,
     make_listeners,
-    make_progress,
     resumed_line,
+    seconds_left,
+    seed_line,
     status,
 )
-from cnnbench.runs.records import EpochRecord
+from cnnbench.runs.records import EpochRecord, RunResult
 from cnnbench.spec.loader import load_experiment
-from cnnbench.training.events import Compiled, Resumed, StepDone
+from cnnbench.training.events import Compiled, Resumed, SeedDone, StepDone
 from tests.support.paths import EXPERIMENTS
 from tests.support.samples import make_run
 
@@ -44,43 +49,43 @@ def test_listener_fits_the_console(terminal, quiet, kind):
 
 def test_bars_show_epoch_value_rate_and_time_left():
     screen, out = console(terminal=True)
-    bars = Bars(make_progress(screen))
+    bars = Bars(Board(screen))
     record = make_run().record
     bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
     bars.started(record, 10)
     bars.event(Compiled(160_362, 3.0, "cold", "fast, rows of 25 images"))
     bars.event(StepDone(record.seeds[0], 1, 5, 10))
-    bars.progress.refresh()
+    bars.board.progress.refresh()
     halfway = out.getvalue()
     bars.event(EPOCH)
-    bars.progress.refresh()
+    bars.board.progress.refresh()
     text = out.getvalue()
     bars.finished(Path("results/standard/x"))
     assert "conv 32 @ 5x5, relu" in text
-    assert "compiled 160,362 parameters in 3.0 s (cold)" in text
-    assert "engine fast, rows of 25 images" in " ".join(text.split())
+    assert "compiled 160,362 parameters in 3.0 s (cold cache); engine fast\n" in text
     assert f"epoch 1/{record.epochs}" in halfway
     assert f"epoch 1/{record.epochs}, accuracy 90.00%" in text
     assert "2,000 images/s" in text
-    assert re.search(r"images/s \d+:\d\d", text)  # the time that is left
-    assert out.getvalue().rstrip().endswith("wrote results/standard/x")
+    assert "images/s 0:04 left" in text  # two epochs of 2.1 s
+    assert bars.folder == Path("results/standard/x")
+    assert bars.board.progress.tasks == []
 
 
 @pytest.mark.parametrize(("encoding", "curve"), [("utf-8", "▁▄█"), ("ascii", "_=@")])
 def test_bars_draw_the_course_of_a_seed(encoding, curve):
     out = io.TextIOWrapper(io.BytesIO(), encoding)
     screen = Console(file=out, force_terminal=True, width=80, color_system=None)
-    bars = Bars(make_progress(screen))
+    bars = Bars(Board(screen))
     bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
     bars.started(make_run().record, 10)
     seen = []
     for number, accuracy in enumerate((0.9, 0.94, 0.98), start=1):
         bars.event(dataclasses.replace(EPOCH, epoch=number, metrics={"accuracy": accuracy}))
         assert bars.task is not None
-        seen.append(bars.progress.tasks[0].fields["curve"])
+        seen.append(bars.board.progress.tasks[0].fields["curve"])
     assert (seen[0], seen[2]) == ("", curve)
     bars.event(dataclasses.replace(EPOCH, seed=1))
-    assert bars.progress.tasks[0].fields["curve"] == ""
+    assert bars.board.progress.tasks[0].fields["curve"] == ""
     bars.close()
 
 
@@ -88,48 +93,145 @@ def test_bars_draw_the_course_of_a_seed(encoding, curve):
     ("width", "line"),
     [
         (100, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ▅▅ ━━ 12,345 images/s"),
-        (80, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ▅▅ ━━ 12,345 images/s"),
-        (79, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ━━ 12,345 images/s"),
-        (70, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ━━"),
-        (60, "Standard CNN: seed 1 epoch 2/3, 90.00% ━━"),
-        (53, "Standard...: seed 1 epoch 2/3, 90.00% ━━"),
-        (48, "...: seed 1 epoch 2/3, 90.00% ━━"),
+        (82, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ▅▅ ━━ 12,345 images/s"),
+        (80, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ━━ 12,345 images/s"),
+        (76, "Standard CNN: seed 1 epoch 2/3, accuracy 90.00% ━━"),
+        (63, "Standard CNN: seed 1 epoch 2/3, 90.00% ━━"),
+        (55, "Standard...: seed 1 epoch 2/3, 90.00% ━━"),
+        (46, "...: seed 1 epoch 2/3, 90.00% ━━"),
     ],
 )
 def test_what_finds_no_room_is_left_out_and_no_word_is_cut(width, line):
     out = io.StringIO()
     screen = Console(file=out, force_terminal=True, width=width, color_system=None)
-    bars = Bars(make_progress(screen), several=True)
-    bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
+    bars = Bars(Board(screen), several=True)
+    bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml", ["seeds=[1,2]"]))
     bars.started(make_run(seeds=(1, 2)).record, 10)
     bars.event(Compiled(160_362, 3.0, "cold", "fast"))
     for number in (1, 2):
         bars.event(dataclasses.replace(EPOCH, seed=1, epoch=number, samples_per_s=12_345.0))
-    bars.progress.refresh()
-    last = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", out.getvalue().rpartition("\r")[2])
-    words = re.sub("[━╸╺]+", "━━", last).split()
-    assert re.fullmatch(r"-:--:--|--:--|\d\d:\d\d", words.pop())
-    assert " ".join(words) == line
-    assert len(last) <= width
+    bars.board.progress.refresh()
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", out.getvalue()).split("\r")[-1].splitlines()
+    own, seeds = (" ".join(re.sub("[━╸╺]+", "━━", text).split()) for text in shown[-2:])
+    assert own == line
+    assert seeds == "0 of 2 seeds ━━ 0:08 left"  # 4 epochs of 2.1 s
+    assert max(map(len, shown)) <= width
     bars.close()
 
 
 def test_a_log_line_writes_values_as_the_tables_do():
-    assert epoch_line(EPOCH, 3) == (
-        "seed 0, epoch 1/3: train loss 0.5000, validation loss 0.2500, accuracy 90.00%, 2.00 s,"
-        " 2,000 images/s"
-    )
+    values = "train loss 0.5000, val loss 0.2500, accuracy 90.00%, 2.00 s"
+    assert epoch_line(EPOCH, 3) == f"seed 0, epoch 1/3: {values}"
+    assert epoch_line(EPOCH, 3, width=100) == f"seed 0, epoch 1/3: {values}, 2,000 images/s"
+    assert epoch_line(EPOCH, 3, with_seed=False) == f"epoch 1/3: {values}"
     quality = dataclasses.replace(
         EPOCH, validation_loss=0.07434, metrics={"psnr": 11.49, "ssim": 0.1}
     )
-    assert "validation loss 0.07434, PSNR 11.49, SSIM 0.1000, " in epoch_line(quality, 3)
+    assert epoch_line(quality, 3) == (
+        "seed 0, epoch 1/3: train loss 0.5000, val loss 0.07434, PSNR 11.49, 2.00 s"
+    )
+
+
+@pytest.mark.parametrize(
+    "title", ["", "Standard CNN", "Variational autoencoder, 2-D code", "卷积" * 40]
+)
+@pytest.mark.parametrize("seed", [0, 4294967295])
+def test_a_line_of_a_log_has_80_columns_at_most(title: str, seed: int) -> None:
+    """Values go before the title, images/s first and accuracy last; wide characters count twice."""
+    metrics = {"accuracy": 1.0, "brier_score": 0.0123456, "top5_accuracy": 0.9999}
+    epoch = dataclasses.replace(EPOCH, seed=seed, epoch=1000, metrics=metrics, train_s=12345.6)
+    line = epoch_line(epoch, 1000, title)
+    assert cell_len(line) <= 80
+    assert "accuracy 100.00%" in line
+    assert f"seed {seed}, epoch 1000/1000: " in line
+    summary = make_run().summary
+    assert summary is not None
+    done = dataclasses.replace(summary.seeds[0], seed=seed, train_s=12345.6)
+    assert cell_len(seed_line(done, (100, 1000), 1000, title)) <= 80
+
+
+def trained(run: RunResult, listener: Lines) -> None:
+    """Passes the events of a run to a listener."""
+    assert run.summary is not None
+    listener.started(run.record, 10)
+    for summary in run.summary.seeds:
+        for epoch in run.epochs:
+            if epoch.seed == summary.seed:
+                listener.event(epoch)
+        nothing = np.empty(0)
+        listener.event(SeedDone(summary, nothing, None, {}))
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_several_seeds_are_a_line_each_unless_all_is_asked_for(verbose: bool) -> None:
+    screen, out = console(terminal=False)
+    trained(make_run(seeds=range(12)), Lines(screen, verbose=verbose))
+    lines = out.getvalue().splitlines()
+    assert len([line for line in lines if "epoch 2/3:" in line]) == (12 if verbose else 0)
+    assert [line for line in lines if "(11/12)" in line] == [
+        "seed 10 (11/12): val loss 0.005115, val accuracy 97.50%, 3 epochs in 20.67 s"
+    ]
+    assert len(lines) == 12 + (36 + 2 if verbose else 0) + 2
+    assert max(map(len, lines)) <= 80
+
+
+def test_one_seed_is_a_line_an_epoch() -> None:
+    screen, out = console(terminal=False)
+    trained(make_run(), Lines(screen))
+    assert out.getvalue().splitlines()[2:] == [
+        "epoch 1/3: train loss 0.5000, val loss 0.01235, accuracy 93.00%, 6.77 s",
+        "epoch 2/3: train loss 0.2500, val loss 0.006173, accuracy 95.00%, 6.79 s",
+        "epoch 3/3: train loss 0.1667, val loss 0.004115, accuracy 97.00%, 6.81 s",
+    ]
+
+
+def test_a_seed_that_diverged_says_so() -> None:
+    summary = make_run().summary
+    assert summary is not None
+    lost = dataclasses.replace(summary.seeds[0], diverged=2)
+    assert seed_line(lost, (1, 6), 30, "CNN") == (
+        "CNN, seed 0 (1/6): diverged in epoch 2, the loss is not finite"
+    )
+
+
+def test_the_time_left_is_that_of_all_runs() -> None:
+    """Two runs of two seeds and ten epochs: one at 2 s an epoch has 15 to go, the other 20."""
+    begun = Work(2, 10, done=5.0, seconds=10.0, timed=5)
+    assert seconds_left([Work(2, 10), Work(1, 3)]) is None
+    assert seconds_left([begun, Work(2, 10)]) == 15 * 2 + 20 * 2
+    assert seconds_left([begun, Work(2, 10, done=1.5, seconds=3.0, timed=1)]) == 15 * 2 + 18.5 * 3
+    resumed = Work(2, 10, done=19.0, seconds=4.0, timed=1)
+    assert seconds_left([resumed]) == 4
+
+
+def test_the_bar_of_all_seeds_knows_every_run() -> None:
+    screen, _ = console(terminal=True)
+    one, other = make_listeners(screen, 2, quiet=False)
+    assert isinstance(one, Bars)
+    for listener in (one, other):
+        listener.loaded(load_experiment(EXPERIMENTS / "standard.yaml", ["seeds=3"]))
+    trained(make_run(seeds=(0, 1, 2)), one)
+    *_, seeds = one.board.progress.tasks
+    assert seeds.description == "3 of 6 seeds"
+    other.finished(Path("x"))  # it was trained before
+    one.finished(Path("y"))
+    assert one.board.progress.tasks == []
+
+
+def test_layers_are_shown_for_one_network_or_if_asked_for() -> None:
+    for number, verbose, shown in ((1, False, True), (2, False, False), (2, True, True)):
+        screen, out = console(terminal=False)
+        first = make_listeners(screen, number, quiet=False, verbose=verbose)[0]
+        first.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
+        assert ("conv 32 @ 5x5" in out.getvalue()) == shown
 
 
 def test_epochs_before_a_resumption_are_counted_with_their_seeds():
     one = make_run().epochs[0]
     other = dataclasses.replace(one, seed=one.seed + 1)
-    assert resumed_line(Resumed([one])) == "resuming after 1 epoch"
-    assert resumed_line(Resumed([one, other])) == "resuming after 2 epochs of 2 seeds"
+    assert resumed_line(Resumed([one]), 3) == "resuming after 1 of 3 epochs"
+    assert resumed_line(Resumed([one, other]), 6) == "resuming after 2 of 6 epochs"
+    assert resumed_line(Resumed([]), 6) == "no epoch was finished; starting from scratch"
 
 
 def test_bars_share_their_room():
@@ -147,7 +249,7 @@ def test_bars_share_their_room():
     ]
 
 
-def test_a_terminal_breaks_lines_between_words_but_no_path():
+def test_a_terminal_breaks_lines_between_words():
     text = "compiled 160,362 parameters in 3.0 s (cold); engine fast, rows of 25 images"
     for terminal in (True, False):
         out = io.StringIO()
@@ -155,19 +257,17 @@ def test_a_terminal_breaks_lines_between_words_but_no_path():
         lines = Lines(screen)
         lines.say(text)
         lines.note(text)
-        lines.finished(Path("results/" + "x" * 60))
         said = ["compiled 160,362 parameters in 3.0 s (cold); engine fast, ", "rows of 25 images"]
-        wrote = f"wrote results/{'x' * 60}"
-        assert out.getvalue().splitlines() == [*(said if terminal else [text]) * 2, wrote]
+        assert out.getvalue().splitlines() == (said if terminal else [text]) * 2
 
 
 def test_bars_go_away_after_an_error():
     screen, _ = console(terminal=True)
-    bars = Bars(make_progress(screen))
+    bars = Bars(Board(screen))
     bars.loaded(load_experiment(EXPERIMENTS / "standard.yaml"))
     bars.close()
     bars.close()
-    assert bars.progress.finished
+    assert bars.board.progress.finished
 
 
 def test_silent_passes_on_notes_only():
@@ -177,7 +277,7 @@ def test_silent_passes_on_notes_only():
     silent.started(make_run().record, 10)
     silent.event(EPOCH)
     silent.finished(Path("x"))
-    assert out.getvalue() == ""
+    assert (out.getvalue(), silent.folder) == ("", Path("x"))
     silent.note("a stand-in is used")
     assert out.getvalue() == "a stand-in is used\n"
 

@@ -153,24 +153,24 @@ def test_a_draft_beside_its_parent():
     [
         (
             CHILD.replace("kernel", "kernal"),
-            "Nothing is trained before that is mended",
+            "Fix the errors above to enable training",
         ),
         (
             PARENT,
-            "idea.yaml extends no other file, so there is nothing to compare it with",
+            "idea.yaml extends no other file to compare it with",
         ),
         (
             CHILD.replace("kernel: 7", "kernel: 5"),
-            "Nothing is different from Tiny CNN yet",
+            "No differences from Tiny CNN yet",
         ),
         (
             "extends: tiny.yaml\nname: idea\nmodel: {layers: null, python: 'a:B'}\n",
-            "A Python model is compared by `cnnbench run`, which reads its source again",
+            "Compare Python models with `cnnbench run`, which reloads their source",
         ),
         (
             f"{PARENT}extends: part.yaml\n",
-            "part.yaml is no experiment by itself (part.yaml:1:1: 'name' is missing; add 'name:"
-            " ...' (short name; the folder of its runs).), so there is nothing to compare with",
+            "part.yaml is not a complete experiment to compare with (part.yaml:1:1: 'name' is"
+            " missing; add 'name: ...' (short name; the folder of its runs).)",
         ),
     ],
 )
@@ -225,7 +225,7 @@ def invoke(*words: str):
 def test_once_shows_what_show_does():
     done = invoke("idea.yaml", "--once")
     assert done.exit_code == 0
-    table, beside = done.stdout.split("Beside Tiny CNN:\n")
+    table, beside = done.stdout.split("Compared with Tiny CNN:\n")
     assert table.startswith("Idea (idea.yaml)")
     assert beside.splitlines()[0] == "  ~ conv1: kernel 5x5 -> 7x7"
 
@@ -240,7 +240,7 @@ def test_what_is_wrong_from_the_start_ends_with_2(words):
 
 def test_without_a_terminal_it_says_so():
     done = invoke("idea.yaml")
-    message = "watch: reads keys, and this is no terminal; add --once to show it once.\n"
+    message = "watch: needs a terminal; use --once to show the file once.\n"
     assert (done.exit_code, done.stderr) == (2, message)
 
 
@@ -250,7 +250,7 @@ def test_it_imports_where_there_are_no_unix_terminals():
     code += "from cnnbench.cli.app import main; sys.argv = ['cnnbench', *sys.argv[1:]]; main()"
     command = [sys.executable, "-c", code, "watch", "idea.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    message = "watch: reads keys of a Unix terminal; add --once to show it once.\n"
+    message = "watch: needs a Unix terminal; use --once to show the file once.\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
     done = subprocess.run([*command, "--once"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -325,29 +325,32 @@ def test_a_session_at_the_terminal():
     """A broken file, a mended one, Enter, another change, and the end."""
     words = ["--seeds", "2", "--epochs", "1", "--engine", "direct"]
     with terminal("watch", "idea.yaml", *words) as screen:
-        screen.expect(r"Enter trains both: 1 epoch on mnist_5k with 2 seeds\. Saving redraws")
+        screen.expect(
+            r"Press Enter to train both \(1 epoch on mnist_5k with 2 seeds\), q to quit\."
+        )
         replace(CHILD.replace("kernel", "kernal"))
         screen.expect(r"idea\.yaml:4:26: model\.layers\.conv1\.kernal: there is no key 'kernal'")
-        screen.expect(r"Nothing is trained before that is mended\. Saving redraws, q ends\.")
+        screen.expect(r"Fix the errors above to enable training\. Press q to quit\.")
         screen.press("\r")
-        screen.expect(r"Nothing is trained before that is mended")
+        screen.expect(r"Fix the errors above to enable training")
         Path("idea.yaml").write_text(CHILD.replace("7", "9"))
-        shown = screen.expect(r"Enter trains both")
+        shown = screen.expect(r"Press Enter to train both")
         assert "~ conv1   conv 4 @ 9x9, relu" in shown
         assert "  ~ conv1: kernel 5x5 -> 9x9\n" in shown
         screen.press("\r")
         shown = screen.expect(r"Verdict: Too few seeds to judge Idea beside Tiny CNN: ")
         assert "| Tiny CNN |     1 |" in shown
-        assert shown.count("Multiply-") == 0  # the networks are shown already
+        assert shown.count("MACs") == 0  # the networks are shown already
         screen.expect(r"cnnbench run tiny\.yaml idea\.yaml --seeds 6\n")
-        screen.expect(r"Enter trains both")
+        screen.expect(r"Press Enter to train both")
         screen.press("\r")  # nothing has changed, so nothing is trained
         screen.expect(
-            r"is finished; nothing\s+is trained[\s\S]*Verdict: Too few[\s\S]*Enter trains"
+            r"is already\s+finished;\s+nothing\s+to\s+train[\s\S]*"
+            r"Verdict: Too few[\s\S]*Press Enter"
         )
         replace(CHILD)
-        screen.expect(r"kernel 5x5 -> 7x7[\s\S]*Before it was saved: Verdict: Too few seeds")
-        screen.expect("q ends")
+        screen.expect(r"kernel 5x5 -> 7x7[\s\S]*Before the last change: Verdict: Too few seeds")
+        screen.expect("q to quit")
         screen.press("q")
         screen.ends_with(0)
     runs = Path("results/.watch").glob("*/*/summary.json")
@@ -357,7 +360,7 @@ def test_a_session_at_the_terminal():
 
 def test_ctrl_c_ends_it_with_130():
     with terminal("watch", "idea.yaml") as screen:
-        screen.expect("q ends")
+        screen.expect("q to quit")
         screen.press("\x03")
         screen.expect("interrupted\n")
         screen.ends_with(128 + signal.SIGINT)
@@ -365,10 +368,10 @@ def test_ctrl_c_ends_it_with_130():
 
 def test_what_cannot_be_trained_is_said_and_it_goes_on():
     with terminal("watch", "idea.yaml", "--dataset", "emnist") as screen:
-        screen.expect("q ends")
+        screen.expect("q to quit")
         screen.press("\n")
         words = r"the output has shape 10, but the dataset has 62 classes; write 62\."
         screen.expect(words.replace(" ", r"\s+"))  # it may be broken into lines anywhere
-        screen.expect("q ends")
+        screen.expect("q to quit")
         screen.press("\x04")
         screen.ends_with(0)

@@ -70,15 +70,15 @@ LINES = (
     Line(
         "run tiny.yaml --seeds 2 --epochs 2 --dataset mnist_5k --needed --results-dir results"
         " --data-dir data",
-        says="is finished; nothing is trained",
+        says="is already finished; nothing to train",
     ),
     Line("run wide.yaml tiny.yaml --match params --engine direct --quiet", says="Accuracy"),
     Line("run wide.yaml tiny.yaml --match flops --dry-run", says="would train"),
     Line("run tiny.yaml --seeds 1 --engine plain --json", says='"comparisons"'),
-    Line("run tiny.yaml --seeds 1 --engine fast --profile trace --tag traced", says="wrote"),
+    Line("run tiny.yaml --seeds 1 --engine fast --profile trace --tag traced", says="Files: "),
     Line("run code.yaml --engine direct", says="Loss"),
     Line("run python.yaml --allow-python --engine auto --device auto", says="Accuracy"),
-    Line("run --resume stopped", says="wrote"),
+    Line("run --resume stopped", says="Files: "),
     Line("run tiny.yaml --device gpu", 2, "--device gpu"),
     Line("run tiny.yaml --device tpu", 2, "--device tpu"),
     Line("run tiny.yaml --tensorboard", 2, TENSORBOARD),

@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
-from cnnbench.cli.progress import Bars, make_progress
+from cnnbench.cli.progress import Bars, Board
 from cnnbench.cli.terminal import write_file
 from cnnbench.data.catalog import describe
 from cnnbench.errors import CnnbenchError, SpecError, StoreError
@@ -141,8 +141,8 @@ def test_seeds_on_a_command_line_are_said_in_its_own_words(seeds):
     done = invoke("run", "tiny.yaml", "--dry-run", f"--seeds={seeds}")
     assert (done.exit_code, done.stderr) == (
         2,
-        f"--seeds: {seeds!r} does not name seeds; write a number of them (1 or more), or a list"
-        " as in 0,1,2.\n",
+        f"--seeds: {seeds!r} is neither a number nor a list of seeds; write 1 or more, or a list"
+        " such as 0,1,2.\n",
     )
 
 
@@ -188,10 +188,10 @@ def test_markup_in_a_title_is_shown_as_it_is():
     loaded = load_experiment(STANDARD, ["title='[/red] [bold]x'"])
     out = io.StringIO()
     screen = Console(file=out, force_terminal=True, width=100, color_system=None)
-    bars = Bars(make_progress(screen), several=True)
+    bars = Bars(Board(screen), several=True)
     bars.loaded(loaded)
     bars.started(dataclasses.replace(make_run().record, title="[/red] [bold]x"), 10)
-    bars.progress.refresh()
+    bars.board.progress.refresh()
     bars.close()
     assert "[/red] [bold]x: compiling" in out.getvalue()
 

@@ -206,7 +206,6 @@ def test_a_signal_marks_the_run_and_says_how_to_go_on(server, reference, tmp_pat
     assert done["code"] == code, done["stderr"]
     assert done["stderr"].splitlines() == [
         f"interrupted; resume with: cnnbench run --resume {run.name}",
-        "interrupted",
     ]
     assert read_run(run).record.status == "interrupted"
     assert not read_run(run).warnings  # the line that was being written has its end
@@ -284,8 +283,8 @@ def test_another_experiment_is_refused(server, stopped, tmp_path):
     done = server(tmp_path, "run", "--resume", str(stopped), "--quiet")
     assert done["code"] == 1
     assert done["stderr"] == (
-        f"{stopped}: {file} is not what this run was begun with; restore it, or run the"
-        " experiment again.\n"
+        f"{stopped}: {file} has changed since the run was started; restore it, or start a new"
+        " run.\n"
     )
 
 
@@ -305,7 +304,7 @@ def test_what_is_done_is_not_trained_again(server, tmp_path):
     done = server(tmp_path, *AGAIN)
     assert (done["code"], done["calls"]) == (0, [])
     path = run.relative_to(tmp_path)
-    assert done["stderr"] == f"{path} is finished; nothing is trained\n"
+    assert done["stderr"] == f"{path} is already finished; nothing to train\n"
     assert (run / "run.json").read_bytes() == before
     done = server(tmp_path, *AGAIN, "train.epochs=1")  # another experiment
     assert done["code"] == 0
@@ -380,7 +379,7 @@ def test_an_extended_run_is_one_with_more_epochs(server, shorter, longer, tmp_pa
     assert load_experiment(run / "resolved.yaml").experiment.train.epochs == 4
     assert check_run(run) == []
     needed = server(tmp_path, *AGAIN, "--epochs", "4")
-    assert needed["stderr"] == f"{place} is finished; nothing is trained\n"
+    assert needed["stderr"] == f"{place} is already finished; nothing to train\n"
     assert server(tmp_path, *AGAIN)["stderr"] == ""  # there is no run of two epochs any more
     assert len(list(run.parent.iterdir())) == 2
 

@@ -300,7 +300,7 @@ def test_a_run_that_ends_before_its_lock_is_had_is_not_trained_again(
     monkeypatch.setattr("cnnbench.runner.run.alone", late)
     twice = ["run", "--resume", str(run), "--resume", str(run)]
     done = CliRunner().invoke(app, twice, catch_exceptions=False)
-    assert (done.exit_code, "is finished; nothing is trained" in done.stderr) == (0, True)
+    assert (done.exit_code, "is already finished; nothing to train" in done.stderr) == (0, True)
     assert {file: file.read_bytes() for file in finished} == finished
 
 
@@ -309,8 +309,8 @@ def test_a_run_does_not_go_on_with_other_seeds(run: Path) -> None:
     done = CliRunner().invoke(app, ["run", "--resume", str(run)], catch_exceptions=False)
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (
         1,
-        f"{run}/resolved.yaml: has other seeds than this run was begun with; restore it, or run"
-        " the experiment again.",
+        f"{run}/resolved.yaml: the seeds have changed since the run was started; restore them, or"
+        " start a new run.",
     )
 
 

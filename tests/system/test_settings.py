@@ -454,8 +454,8 @@ def test_a_run_goes_on_under_its_own_settings_only(
     done = cli("run", "--resume", str(stopped), "--quiet")
     assert (done.exit_code, done.stderr) == (
         1,
-        f"{stopped}: it was begun with NVIDIA_TF32_OVERRIDE=0, which is not set now; set"
-        " NVIDIA_TF32_OVERRIDE=0, or run the experiment again.\n",
+        f"{stopped}: the run was started with NVIDIA_TF32_OVERRIDE=0, which is not set now; set"
+        " NVIDIA_TF32_OVERRIDE=0, or start a new run.\n",
     )
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     assert cli("run", "--resume", str(stopped), "--quiet").exit_code == 0
@@ -467,11 +467,11 @@ def test_a_run_under_other_settings_is_not_what_is_needed(
     monkeypatch.chdir(spec.parent)
     first, _ = train(spec, "results")
     again, notes = train(spec, "results", needed=True)
-    assert (again, notes) == (first, [f"{first} is finished; nothing is trained"])
+    assert (again, notes) == (first, [f"{first} is already finished; nothing to train"])
     monkeypatch.setenv("NPROC", "1")
     other, notes = train(spec, "results", needed=True)
     assert other != first
-    assert notes == [f"{first} is not taken: it was trained without NPROC, and NPROC=1 is set now"]
+    assert notes == [f"skipping {first}: it was trained without NPROC, and NPROC=1 is set now"]
     assert train(spec, "results", needed=True)[0] == other
     monkeypatch.delenv("NPROC")
     assert train(spec, "results", needed=True)[0] == first
@@ -485,7 +485,7 @@ def test_a_variable_that_nothing_reads_makes_no_other_run(
         assert name in settings.current()
     assert cli("run", "--resume", str(stopped), "--quiet").exit_code == 0
     again, notes = train(stopped.parents[2] / "tiny.yaml", "results", needed=True)
-    assert (again, notes) == (stopped, [f"{stopped} is finished; nothing is trained"])
+    assert (again, notes) == (stopped, [f"{stopped} is already finished; nothing to train"])
 
 
 @pytest.mark.parametrize("name", ["JAX_LOG_COMPILES", "FLAX_PROFILE"])
@@ -498,8 +498,8 @@ def test_an_option_that_only_the_installed_versions_know_makes_another_run(
     done = cli("run", "--resume", str(stopped), "--quiet")
     assert (done.exit_code, done.stderr) == (
         1,
-        f"{stopped}: it was begun without {name}, and {name}=0 is set now; unset {name}, or run"
-        " the experiment again.\n",
+        f"{stopped}: the run was started without {name}, and {name}=0 is set now; unset {name}, or"
+        " start a new run.\n",
     )
 
 
@@ -515,7 +515,7 @@ def test_an_older_run_has_no_settings_that_could_be_others(
     monkeypatch.setenv("NPROC", "1")
     spec = stopped.parents[2] / "tiny.yaml"
     again, notes = train(spec, "results", needed=True)
-    said = f"{stopped.name} does not say under which settings of JAX it was begun"
+    said = f"{stopped.name} was started by an older version, which did not record JAX settings"
     assert (again, [note for note in notes if note.startswith(said)] != []) == (stopped, True)
     assert train(spec, "results", needed=True)[0] == stopped
 

@@ -1,16 +1,15 @@
-"""``cnnbench run``: trains experiments and prints a table of accuracy and time."""
+"""``cnnbench run``: trains experiments, and prints accuracy, time and verdict."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cnnbench.cli.commands.show import show_layers
 from cnnbench.cli.completion import complete_datasets, complete_runs
 from cnnbench.cli.options import (
     DataDir,
@@ -25,25 +24,18 @@ from cnnbench.cli.options import (
     option_overrides,
     split_words,
 )
-from cnnbench.cli.progress import listening
 from cnnbench.cli.terminal import print_document, stderr, stdout, tell, warn
-from cnnbench.comparisons.comparison import compare_groups
 from cnnbench.errors import UsageError
 from cnnbench.formatting import epochs_text
-from cnnbench.graph.widen import MatchedSize
-from cnnbench.report.comparison import terminal_table
-from cnnbench.report.csv_json import json_text
-from cnnbench.runner.match_size import with_match
-from cnnbench.runner.run import Request, check_all, run_by_turns
-from cnnbench.runs.find import find_newest, find_unfinished
-from cnnbench.runs.folder import RESOLVED_FILE, read_run, read_run_entry
-from cnnbench.runs.records import RunResult
-from cnnbench.system.signals import handle_signals
-from cnnbench.training.resume import require_epochs
+
+if TYPE_CHECKING:  # the help must not wait for them
+    from cnnbench.comparisons.comparison import Comparison
+    from cnnbench.runner.run import Request
+    from cnnbench.runs.records import RunResult
 
 
 class Match(StrEnum):
-    """What a widened copy has as much of as the largest other."""
+    """Sizes that `--match` can equalize."""
 
     PARAMS = "params"
     FLOPS = "flops"
@@ -52,13 +44,14 @@ class Match(StrEnum):
 def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     specs: MaybeSpecs = None,
     seeds: Annotated[
-        str | None, typer.Option(help="A number of seeds, or a list as in 0,1,2.", metavar="N|LIST")
+        str | None,
+        typer.Option(help="Number of seeds, or a list such as 0,1,2.", metavar="N|LIST"),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the data.", metavar="N")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", metavar="N")] = None,
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Train on another dataset.", metavar="NAME", autocompletion=complete_datasets
+            help="Dataset to train on instead.", metavar="NAME", autocompletion=complete_datasets
         ),
     ] = None,
     device: DeviceOption = Device.AUTO,
@@ -66,13 +59,14 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     match: Annotated[
         Match | None,
         typer.Option(
-            help="Also run the first, widened to the parameters (or flops) of the largest other.",
+            help="Also train a copy of the first experiment, widened to the parameters or FLOPs of"
+            " the largest other.",
         ),
     ] = None,
     profile: Annotated[
         Path | None,
         typer.Option(
-            help="Trace the first epoch for XProf, TensorBoard or Perfetto; it takes longer then.",
+            help="Trace the first epoch for XProf, TensorBoard or Perfetto (slows it down).",
             metavar="DIR",
         ),
     ] = None,
@@ -80,48 +74,54 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         bool,
         typer.Option(
             "--tensorboard",
-            help="Also write event files: tensorboard --logdir results shows all runs.",
+            help="Also write event files; view all runs with tensorboard --logdir results.",
         ),
     ] = False,
     resume: Annotated[
         list[str] | None,
         typer.Option(
-            help="Resume a run that was stopped; with --epochs, also train a finished one further."
-            " Can be repeated.",
+            help="Resume an interrupted run, or with --epochs extend a finished one (repeatable).",
             metavar="RUN",
             autocompletion=complete_runs,
         ),
     ] = None,
     needed: Annotated[
         bool,
-        typer.Option(
-            "--needed", help="Train only what is not done yet, and go on with what was stopped."
-        ),
+        typer.Option("--needed", help="Skip finished experiments and resume interrupted ones."),
     ] = False,
     allow_python: Annotated[
         bool,
         typer.Option(
             "--allow-python",
-            help="Import model.python from anywhere, not only if installed or beside the file.",
+            help="Import model.python even if it is neither installed nor next to the file.",
         ),
     ] = False,
     tag: Tags = None,
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and show; train nothing.")
+        bool, typer.Option("--dry-run", help="Check and show the experiments without training.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress, only results.")
+        bool, typer.Option("--quiet", "-q", help="Print results only, no progress.")
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            "-v",
+            help="Print layers, every epoch of every seed, and every timing warning in full.",
+        ),
     ] = False,
 ) -> None:
-    """Train each experiment and end with a table of accuracy and time."""
-    known = data_dir is None or str(data_dir) == os.environ.get("TFDS_DATA_DIR")
-    if not (known or os.path.isdir(str(data_dir))):  # noqa: PTH112 - Path raises for a long name
-        raise UsageError(f"--data-dir: there is no folder '{data_dir}'; name an existing one.")
-    if profile is not None and os.path.exists(profile) and not os.path.isdir(profile):  # noqa: PTH110, PTH112
-        raise UsageError(f"--profile: '{profile}' is no folder; name a new one.")
+    """Train experiments over several seeds and compare them."""
+    from cnnbench.graph.widen import MatchedSize
+    from cnnbench.runner.match_size import with_match
+    from cnnbench.runner.run import Request
+    from cnnbench.system.signals import handle_signals
+
+    _check_folders(data_dir, profile)
     check_tags(tag or ())
     given = option_overrides(seeds, epochs, dataset)
     make = partial(
@@ -137,11 +137,10 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         command=["cnnbench", *sys.argv[1:]],
     )
     if resume:
-        words = [*option_overrides(seeds, epochs, dataset), *(specs or ())]
-        requests = _resumed(make, resume, words)
+        requests = _resumed(make, resume, [*given, *(specs or ())])
     else:
         paths, overrides = split_words(specs or ())
-        # An option speaks of the file; what is written beside it may say more.
+        # Options apply to the file; overrides after them may be more specific.
         requests = [make(path, given + overrides, needed=needed) for path in paths]
     if match:
         requests = with_match(requests, MatchedSize(match.value), tell)
@@ -149,23 +148,44 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         _dry_run(requests)
         return
     results: list[RunResult] = []
+    folders: dict[Path, None] = {}
     try:
         with handle_signals():
-            _run_all(requests, results, quiet=quiet)
+            _run_all(requests, results, folders, quiet=quiet, verbose=verbose)
     finally:
-        _print_results(results, json=json)
+        if json:
+            _print_json(results, () if quiet else folders)
+        else:
+            _print_results(results, list(folders), results_dir, verbose=verbose)
 
 
-def _resumed(make: partial[Request], runs: Sequence[str], words: Sequence[str]) -> list[Request]:
-    """Runs that go on as they were begun, or to another number of epochs."""
+def _check_folders(data_dir: Path | None, profile: Path | None) -> None:
+    known = data_dir is None or str(data_dir) == os.environ.get("TFDS_DATA_DIR")
+    if not (known or os.path.isdir(str(data_dir))):  # noqa: PTH112 - Path raises for a long name
+        raise UsageError(f"--data-dir: no such folder: '{data_dir}'; name an existing one.")
+    if profile is not None and os.path.exists(profile) and not os.path.isdir(profile):  # noqa: PTH110, PTH112
+        raise UsageError(f"--profile: '{profile}' is not a folder; name a new one.")
+
+
+def _resumed(
+    make: "partial[Request]", runs: Sequence[str], words: Sequence[str]
+) -> "list[Request]":
+    """Requests to resume runs, as they were started or to another number of epochs.
+
+    Raises:
+      UsageError: something else is to be changed, or there is no such run.
+    """
+    from cnnbench.runs.find import find_newest, find_unfinished
+    from cnnbench.runs.folder import RESOLVED_FILE, read_run_entry
+
     epochs = [word for word in words if word.startswith("train.epochs=")]
     if others := [word for word in words if word not in epochs]:
-        message = f"--resume: a run goes on as it was begun, so '{others[0]}' cannot be set"
-        raise UsageError(f"{message}; leave it out, or train from scratch without --resume.")
+        message = f"--resume: a resumed run keeps its settings, so '{others[0]}' cannot be set"
+        raise UsageError(f"{message}; remove it, or start a new run without --resume.")
     find = find_newest if epochs or make.keywords["tags"] else find_unfinished
     found = [find(run, make.keywords["results_dir"]) for run in runs]
     warn(list(dict.fromkeys(warning for _, warnings in found for warning in warnings)))
-    folders = dict.fromkeys(folder for folder, _ in found)  # each once, however it is named
+    folders = dict.fromkeys(folder for folder, _ in found)  # once, even if named twice
     return [
         make(
             folder / RESOLVED_FILE,
@@ -176,23 +196,72 @@ def _resumed(make: partial[Request], runs: Sequence[str], words: Sequence[str]) 
     ]
 
 
-def _run_all(requests: Sequence[Request], results: list[RunResult], *, quiet: bool) -> None:
+def _run_all(
+    requests: "Sequence[Request]",
+    results: "list[RunResult]",
+    folders: dict[Path, None],
+    *,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Runs experiments; finished ones are in `results` and `folders` even if another one fails."""
+    from cnnbench.cli.progress import listening
+    from cnnbench.runner.run import check_all, run_by_turns
+
     check_all(requests)
-    with listening(stderr(), len(requests), quiet=quiet) as listeners:
-        results[:] = run_by_turns(requests, listeners, results.append)
+    with listening(stderr(), len(requests), quiet=quiet, verbose=verbose) as listeners:
+        try:
+            results[:] = run_by_turns(requests, listeners, results.append)
+        finally:
+            folders.update((each.folder, None) for each in listeners if each.folder)
 
 
-def _print_results(results: Sequence[RunResult], *, json: bool) -> None:
+def _print_json(results: "Sequence[RunResult]", folders: Iterable[Path]) -> None:
+    from cnnbench.comparisons.comparison import compare_groups
+    from cnnbench.report.csv_json import json_text
+
+    if results:
+        print_document(json_text(compare_groups(results)), "json")
+    for folder in folders:
+        tell(f"Files: {folder}")
+
+
+def _print_results(
+    results: "Sequence[RunResult]", folders: Sequence[Path], results_dir: Path, *, verbose: bool
+) -> None:
+    """Prints table, verdict and notes, then the folders of the runs."""
     if not results:
         return
+    from cnnbench.comparisons.comparison import compare_groups
+    from cnnbench.report.columns import TableOptions
+    from cnnbench.report.comparison import terminal_table
+
     comparisons = compare_groups(results)
-    if json:
-        print_document(json_text(comparisons), "json")
-    else:
-        stdout().print(terminal_table(comparisons, wide=False))
+    stdout().print(terminal_table(comparisons, wide=False, look=TableOptions(verbose=verbose)))
+    for line in _ending(comparisons, folders, results_dir):
+        tell(line, err=False)
+
+
+def _ending(
+    comparisons: "Sequence[Comparison]", folders: Sequence[Path], results_dir: Path
+) -> list[str]:
+    """Says where the files of runs are, and which command shows more."""
+    from cnnbench.system import commands
+
+    lines = [f"{'' if number else 'Files:':6} {path}" for number, path in enumerate(folders)]
+    usual = all(folder.parent.parent == results_dir for folder in folders)
+    if len(comparisons) == 1 and len(folders) > 1 and usual:
+        names = [folder.parent.name for folder in folders]
+        line = commands.cnnbench("compare", *names, *commands.in_results(results_dir))
+        lines.append(f"Next:  {line}")
+    return lines
 
 
 def _dry_run(requests: Sequence[Any]) -> None:
+    from cnnbench.cli.commands.show import show_layers
+    from cnnbench.runs.folder import read_run
+    from cnnbench.training.resume import require_epochs
+
     first = None
     for request in requests:
         loaded, _ = show_layers(

@@ -1,4 +1,4 @@
-"""``cnnbench watch``: an experiment file as it is saved, and on Enter a quick comparison."""
+"""``cnnbench watch``: shows an experiment file whenever it is saved; Enter compares quickly."""
 
 import os
 import select
@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Annotated, Protocol, Self
 
 import typer
-from rich.console import RenderableType
 
 from cnnbench.cli.commands.show import print_layers
 from cnnbench.cli.completion import complete_datasets, complete_experiments
@@ -30,6 +29,7 @@ from cnnbench.cli.terminal import stderr, stdout, tell
 from cnnbench.comparisons.comparison import Comparison, compare
 from cnnbench.comparisons.verdict_text import verdict_lines
 from cnnbench.errors import CnnbenchError, UsageError
+from cnnbench.report.columns import TableOptions
 from cnnbench.report.comparison import terminal_table
 from cnnbench.runner.run import Request, check_all, run_by_turns
 from cnnbench.spec.diff import Differences, differences
@@ -39,9 +39,10 @@ from cnnbench.system import commands
 from cnnbench.system.signals import handle_signals
 
 POLL_S = 0.1
+BRIEF = TableOptions(brief=True)  # a short screen has no room for footnotes
 ENTER, LEAVE = ("\n", "\r"), ("q", "Q", "\x04")
 Stamp = tuple[tuple[int, int, int] | None, ...]
-END = "\x04"  # Ctrl-D, and what stands for the end of the input
+END = "\x04"  # Ctrl-D; also returned at the end of the input
 
 
 def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -49,34 +50,34 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
         str,
         typer.Argument(
             metavar="SPEC",
-            help="The experiment file, or its name.",
+            help="Experiment file or name.",
             autocompletion=complete_experiments,
         ),
     ],
-    seeds: Annotated[int, typer.Option(help="Seeds to compare.", metavar="N", min=2)] = 6,
-    epochs: Annotated[int, typer.Option(help="Passes over the data.", metavar="N", min=1)] = 5,
+    seeds: Annotated[int, typer.Option(help="Number of seeds.", metavar="N", min=2)] = 6,
+    epochs: Annotated[int, typer.Option(help="Number of epochs.", metavar="N", min=1)] = 5,
     dataset: Annotated[
         str,
-        typer.Option(help="What to train on.", metavar="NAME", autocompletion=complete_datasets),
+        typer.Option(help="Dataset to train on.", metavar="NAME", autocompletion=complete_datasets),
     ] = "mnist_5k",
     device: DeviceOption = Device.AUTO,
-    engine: EngineOption = Engine.FAST,  # measuring takes longer than it would save
-    once: Annotated[bool, typer.Option("--once", help="Check and show, then end.")] = False,
+    engine: EngineOption = Engine.FAST,  # auto-tuning takes longer than it saves
+    once: Annotated[bool, typer.Option("--once", help="Check and show once, then exit.")] = False,
     results_dir: Annotated[
-        Path, typer.Option(help="Where runs are kept; not where other commands look.")
+        Path, typer.Option(help="Folder of these runs, apart from those of other commands.")
     ] = Path("results/.watch"),
     data_dir: DataDir = None,
 ) -> None:
-    """Check and show a file as it is saved; Enter compares it with the one it extends."""
+    """Check a file whenever it is saved; Enter compares it quickly."""
     file = spec_path(spec)
     if once or not file.is_file():
         load_experiment(file, data_dir=data_dir)
         _print(read_draft(file, data_dir), file)
         return
     if find_spec("termios") is None:  # Windows
-        raise UsageError("watch: reads keys of a Unix terminal; add --once to show it once.")
+        raise UsageError("watch: needs a Unix terminal; use --once to show the file once.")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError("watch: reads keys, and this is no terminal; add --once to show it once.")
+        raise UsageError("watch: needs a terminal; use --once to show the file once.")
     quick = QuickCompare(seeds, epochs, dataset, device.value, engine.value, results_dir, data_dir)
     with handle_signals(), Keyboard() as keys:
         follow(WatchView(file, quick), keys)
@@ -84,7 +85,7 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 @dataclass(frozen=True, slots=True)
 class QuickCompare:
-    """How two experiments are compared in a minute; the options of the command."""
+    """Settings of a quick comparison: the options of the command."""
 
     seeds: int
     epochs: int
@@ -99,12 +100,12 @@ class QuickCompare:
         return f"{self.epochs} {epochs} on {self.dataset} with {self.seeds} seeds"
 
     def whole(self, parent: Path, path: Path) -> str:
-        """The command line that compares them with all data and epochs."""
+        """Returns the command line that compares them with all data and epochs."""
         data = () if self.data_dir is None else ("--data-dir", self.data_dir)
         return commands.cnnbench("run", parent, path, "--seeds", "6", *data)
 
     def requests(self, paths: tuple[Path, Path]) -> list[Request]:
-        """A training of each; what has been trained already is not trained again."""
+        """Returns a request for each; finished trainings are not repeated."""
         overrides = option_overrides(str(self.seeds), self.epochs, self.dataset)
         return [
             Request(
@@ -123,16 +124,16 @@ class QuickCompare:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What a file says at a moment.
+    """The content of a file at one time.
 
     Args:
-      files: the file, the one that it extends, and so on.
-      stamp: theirs before they were read, so that no later change is missed.
-      loaded: the experiment; None where it is wrong.
-      issues: what is wrong with it, as text; empty where nothing is.
-      parent: the experiment that it extends; None where that cannot be had.
-      found: how it differs from that.
-      obstacle: why the two cannot be trained and compared; empty where they can.
+      files: the file, its parent, and so on.
+      stamp: their stamp before they were read, so that no later change is missed.
+      loaded: the experiment; None if it is invalid.
+      issues: its errors as text; empty if it is valid.
+      parent: the experiment that it extends; None if that cannot be loaded.
+      found: differences from the parent.
+      obstacle: why the two cannot be compared; empty if they can.
     """
 
     files: tuple[Path, ...]
@@ -145,11 +146,11 @@ class Draft:
 
 
 def read_draft(path: Path, data_dir: Path | None = None) -> Draft:
-    """Reads and checks a file, whatever is wrong with it.
+    """Reads and checks a file; never raises an error about its content.
 
     Args:
       path: the file.
-      data_dir: where datasets outside the built-in table are looked up.
+      data_dir: folder of datasets outside the built-in table.
     """
     first = stamp([path])
     files = lineage(path)
@@ -157,16 +158,16 @@ def read_draft(path: Path, data_dir: Path | None = None) -> Draft:
     try:
         loaded = load_experiment(path, data_dir=data_dir)
     except CnnbenchError as error:
-        obstacle = "Nothing is trained before that is mended"
+        obstacle = "Fix the errors above to enable training"
         return Draft(files, stamped, issues=str(error), obstacle=obstacle)
     if len(files) == 1:
-        obstacle = f"{path} extends no other file, so there is nothing to compare it with"
+        obstacle = f"{path} extends no other file to compare it with"
         return Draft(files, stamped, loaded, obstacle=obstacle)
     try:
         parent = load_experiment(files[1], data_dir=data_dir)
     except CnnbenchError as error:
-        why = f"{files[1]} is no experiment by itself ({str(error).splitlines()[0]})"
-        obstacle = f"{why}, so there is nothing to compare with"
+        issue = str(error).splitlines()[0]
+        obstacle = f"{files[1]} is not a complete experiment to compare with ({issue})"
         return Draft(files, stamped, loaded, obstacle=obstacle)
     found = differences(parent, loaded)
     return Draft(files, stamped, loaded, "", parent, found, _obstacle(loaded, parent, found))
@@ -174,33 +175,33 @@ def read_draft(path: Path, data_dir: Path | None = None) -> Draft:
 
 def _obstacle(loaded: Loaded, parent: Loaded, found: Differences) -> str:
     if loaded.experiment.model.python or parent.experiment.model.python:
-        # Python imports a module once, and would train yesterday's class.
+        # Python imports a module once, and would train an outdated class.
         run = commands.cnnbench("run")
-        return f"A Python model is compared by `{run}`, which reads its source again"
+        return f"Compare Python models with `{run}`, which reloads their source"
     if not found.lines:
-        return f"Nothing is different from {parent.experiment.type_title} yet"
+        return f"No differences from {parent.experiment.type_title} yet"
     return ""
 
 
 def stamp(files: Iterable[Path]) -> Stamp:
-    """What changes when one of the files is saved, also by an editor that replaces it."""
+    """Returns a value that changes when a file is saved, also by an editor that replaces it."""
     return tuple(_stamp(file) for file in files)
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:
     try:
         found = file.stat()
-    except (OSError, ValueError):  # gone for the moment; a null byte in a name
+    except (OSError, ValueError):  # absent for the moment; a null byte in a name
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 class WatchView:
-    """A file on a terminal.
+    """The display of a file on a terminal.
 
     Args:
       path: the file.
-      quick: how it is compared.
+      quick: settings of comparisons.
     """
 
     def __init__(self, path: Path, quick: QuickCompare) -> None:
@@ -209,44 +210,39 @@ class WatchView:
         self.verdicts: list[str] = []
 
     def stamp(self) -> Hashable:
-        """Another one whenever the file, or one that it extends, was saved."""
+        """Returns a value that changes when the file or one of its parents is saved."""
         return stamp(self.draft.files if self.draft else [self.path])
 
     def draw(self) -> Hashable:
-        """Clears the terminal, and shows the layers or what is wrong."""
+        """Clears the terminal, and shows layers or errors."""
         self.draft = read_draft(self.path, self.quick.data_dir)
         stdout().clear()
         _print(self.draft, self.path)
         for line in self.verdicts:
-            _say(f"Before it was saved: {line}\n")
+            _say(f"Before the last change: {line}\n")
         return self.draft.stamp
 
     def enter(self) -> None:
-        """Trains the file and what it extends, and says what came of it."""
+        """Trains the file and its parent, and prints table and verdict."""
         if self.draft and not self.draft.obstacle:
             parent, path = self.draft.files[1], self.path
             try:
-                table = self._table(_compare(self.quick.requests((parent, path))))
+                comparison = _compare(self.quick.requests((parent, path)))
             except CnnbenchError as error:
                 _say(f"{error}\n")
             else:
-                console = stdout()
-                console.print(table)
-                tell(f"That was quick: {self.quick}. With all data and epochs:\n", err=False)
+                self.verdicts = verdict_lines(comparison.verdicts)
+                stdout().print(terminal_table([comparison], wide=False, look=BRIEF))
+                tell(f"This was quick: {self.quick}. With all data and epochs:\n", err=False)
                 tell(f"    {self.quick.whole(parent, path)}\n", err=False)
-                if len(console.render_lines(table)) > console.height - 8:
-                    for line in self.verdicts:  # which have left the screen
-                        _say(f"{line}\n")
-
-    def _table(self, comparison: Comparison) -> RenderableType:
-        self.verdicts = verdict_lines(comparison.verdicts)
-        return terminal_table([comparison], wide=False)
 
     def ask(self) -> None:
-        """Says what can be done."""
+        """Says which keys there are."""
         obstacle = self.draft.obstacle if self.draft else ""
-        what = f"{obstacle}." if obstacle else f"Enter trains both: {self.quick}."
-        _say(f"{what} Saving redraws, q ends.")
+        if obstacle:
+            _say(f"{obstacle}. Press q to quit.")
+        else:
+            _say(f"Press Enter to train both ({self.quick}), q to quit.")
 
 
 def _print(draft: Draft, path: Path) -> None:
@@ -257,15 +253,15 @@ def _print(draft: Draft, path: Path) -> None:
 
 
 def _say(text: str) -> None:
-    """Prints text that is broken between words."""
+    """Prints text, wrapped between words."""
     stdout().print(text, highlight=False, markup=False)
 
 
 def _compare(requests: list[Request]) -> Comparison:
-    """As `cnnbench run` and `cnnbench compare` do.
+    """Trains and compares experiments as `cnnbench run` does.
 
     Raises:
-      CnnbenchError: one cannot be trained, or they cannot be compared.
+      CnnbenchError: one cannot be trained, or they are not comparable.
     """
     check_all(requests)
     with listening(stderr(), len(requests), tables=False) as listeners:
@@ -273,40 +269,40 @@ def _compare(requests: list[Request]) -> Comparison:
 
 
 class Keys(Protocol):
-    """Where keys come from."""
+    """A source of keys."""
 
     def key(self, seconds: float) -> str:
-        """The next key; empty where none is pressed in so many seconds."""
+        """Returns the next key; empty if none is pressed within so many seconds."""
 
     def lent(self) -> AbstractContextManager[None]:
-        """Keys are not read for as long."""
+        """Suspends reading keys while its body runs."""
 
 
 class View(Protocol):
-    """What is followed, and where it is shown."""
+    """A display of something that changes."""
 
     def stamp(self) -> Hashable:
-        """Another one whenever what is followed was saved."""
+        """Returns a value that changes whenever the display is outdated."""
 
     def draw(self) -> Hashable:
-        """Shows it, and returns the stamp that it had when it was read."""
+        """Refreshes the display, and returns the stamp from before it was read."""
 
     def enter(self) -> None:
-        """What Enter is for."""
+        """Handles Enter."""
 
     def ask(self) -> None:
         """Says which keys there are."""
 
 
 def follow(view: View, keys: Keys) -> None:
-    """Draws whenever something was saved, until a key ends it.
+    """Refreshes a display whenever something is saved, until a key ends it.
 
-    Nothing is drawn while it changes: an editor may empty a file before it writes it, or put a
-    new one in its place, and what is there in between is not what anybody wrote.
+    Nothing is drawn while it changes: an editor may empty a file before it writes it, or replace
+    it, and the content in between is not what the user wrote.
 
     Args:
-      view: what is followed.
-      keys: where keys come from.
+      view: the display.
+      keys: the source of keys.
     """
     drawn = before = view.draw()
     view.ask()
@@ -319,11 +315,11 @@ def follow(view: View, keys: Keys) -> None:
         if key in ENTER:
             with keys.lent():
                 view.enter()
-            view.ask()  # no sooner: what is pressed before the keys are back is lost
+            view.ask()  # not earlier: keys pressed before reading resumes are lost
 
 
 class Keyboard:
-    """Standard input in a mode for keys, until the `with` block ends. It is a terminal."""
+    """Reads single keys from standard input, a terminal, until the `with` block ends."""
 
     def __init__(self) -> None:
         self.descriptor = sys.stdin.fileno()
@@ -347,16 +343,16 @@ class Keyboard:
         termios.tcsetattr(self.descriptor, termios.TCSADRAIN, self.usual)
 
     def key(self, seconds: float) -> str:
-        """The next key; empty where none is pressed in so many seconds."""
+        """Returns the next key; empty if none is pressed within so many seconds."""
         if not select.select([self.descriptor], [], [], seconds)[0]:
             return ""
         return os.read(self.descriptor, 1).decode(errors="replace") or END
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Gives the terminal back for as long; keys that are pressed meanwhile do not count.
+        """Restores the terminal while the body runs; keys pressed meanwhile are discarded.
 
-        A second Ctrl-C ends the process at once, and must not leave a terminal without an echo.
+        A second Ctrl-C ends the process at once, and must not leave a terminal without echo.
         """
         import termios
         import tty
