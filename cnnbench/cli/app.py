@@ -1,4 +1,4 @@
-"""The command line: parse, call one library function, render, translate errors to exit codes."""
+"""The command line: parse arguments, call a library function, print, map errors to exit codes."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
@@ -12,29 +12,28 @@ from cnnbench.system.signals import CODES
 
 
 class Commands(LazyGroup):
-    """The commands in the order of the help."""
+    """Commands, in the order of the help."""
 
     lazy_commands: ClassVar[Mapping[str, LazyCommand]] = {
         "run": LazyCommand(
             "cnnbench.cli.commands.run:run",
-            "Train each experiment and end with a table of accuracy and time.",
+            "Train experiments over several seeds and compare them.",
         ),
         "show": LazyCommand(
             "cnnbench.cli.commands.show:show",
-            "Check experiment files; print layers or submodules, shapes, costs and differences.",
+            "Check experiments and print their layers, shapes and costs.",
         ),
         "new": LazyCommand(
             "cnnbench.cli.commands.new:new",
-            "Start an experiment that extends another one.",
+            "Create an experiment file that extends another one.",
         ),
         "watch": LazyCommand(
             "cnnbench.cli.commands.watch:watch",
-            "Check and show a file as it is saved; Enter compares it with the one it extends.",
+            "Check a file whenever it is saved; Enter compares it quickly.",
         ),
         "schema": LazyCommand(
             "cnnbench.cli.commands.new:schema",
-            "Print the JSON Schema of experiment files, with which editors complete and check"
-            " them.",
+            "Print the JSON Schema of experiment files, for editors.",
         ),
         "list": LazyCommand(
             "cnnbench.cli.commands.list:list_runs",
@@ -42,49 +41,47 @@ class Commands(LazyGroup):
         ),
         "compare": LazyCommand(
             "cnnbench.cli.commands.compare:compare",
-            "Compare runs: a table, and a verdict on each beside the baseline.",
+            "Compare runs: accuracy, time, cost, and a verdict.",
         ),
         "plot": LazyCommand(
             "cnnbench.cli.commands.report:draw_plot",
-            "Draw learning curves, costs and differences of runs into one picture.",
+            "Plot learning curves, costs and differences of runs.",
         ),
         "report": LazyCommand(
             "cnnbench.cli.commands.report:write_report",
-            "Write a page with verdicts, tables, charts and mistakes, which needs no other file.",
+            "Write a self-contained HTML report of runs.",
         ),
         "bench": LazyCommand(
             "cnnbench.cli.commands.bench:bench",
-            "Train each experiment in several frameworks by turns and compare their speed.",
+            "Benchmark training speed against PyTorch, Keras and plain Flax.",
         ),
         "inspect": LazyCommand(
             "cnnbench.cli.commands.inspect:inspect",
-            "Look into a trained network: layers, filters, and what excites units.",
+            "Inspect activations and filters of a trained network.",
         ),
         "gradcheck": LazyCommand(
             "cnnbench.cli.commands.gradcheck:gradcheck",
-            "Check gradients: by hand, by jax.grad, by differences; exit 3 if a layer's is wrong.",
+            "Check gradients against jax.grad; exit with 3 if one is wrong.",
         ),
         "latent": LazyCommand(
             "cnnbench.cli.commands.latent:latent",
-            "Look at the code of an autoencoder: its numbers, and what is decoded from it.",
+            "Evaluate and visualize the latent code of an autoencoder.",
         ),
         "predict": LazyCommand(
             "cnnbench.cli.commands.predict:predict",
-            "Classify or reconstruct images of one's own with a run's networks, and show what"
-            " they see.",
+            "Run a trained network on your own images.",
         ),
         "export": LazyCommand(
             "cnnbench.cli.commands.export:export_model",
-            "Export a trained network to StableHLO, ONNX or safetensors, verified in its own"
-            " runtime.",
+            "Export a trained network, verified in its target runtime.",
         ),
         "check": LazyCommand(
             "cnnbench.cli.commands.check:check",
-            "Verify runs: epochs, seeds, times, digests, weights; exit 1 if one is damaged.",
+            "Verify the files of runs; exit with 1 if one is damaged.",
         ),
         "data": LazyCommand(
             "cnnbench.cli.commands.data:data_app",
-            "Datasets: what there is, fetching one, where they are kept.",
+            "List datasets, prepare one, or print where they are stored.",
         ),
     }
 
@@ -99,7 +96,7 @@ app = App(
 
 
 def print_version(value: bool) -> None:
-    """Prints the version and ends."""
+    """Prints the version and exits."""
     if value:
         tell(f"cnnbench {__version__}", err=False)
         raise typer.Exit
@@ -112,7 +109,7 @@ def options(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
-    """Describe a network in YAML, train it, and read an honest verdict."""
+    """Describe a CNN in YAML, train it over several seeds, and find out whether it is better."""
 
 
 def main() -> None:

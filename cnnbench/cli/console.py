@@ -1,6 +1,6 @@
-"""A rich console that lays out what it prints as its encoding shows it.
+"""A rich console that replaces characters its encoding lacks before it lays out tables.
 
-A stream's error handler would come too late for tables: `+/-` is wider than the sign.
+An error handler of the stream would come too late: `+/-` is wider than the sign.
 """
 
 import copy
@@ -17,10 +17,7 @@ from cnnbench.system.ascii_forms import spelled
 
 
 class LegibleConsole(Console):
-    """A console for any encoding, to which brackets and colons are no markup.
-
-    Titles, layers and files come from users.
-    """
+    """A console for any encoding, without markup: titles, layers and files come from users."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
@@ -34,8 +31,8 @@ def legible(part: Any, console: Console) -> Any:
     """Replaces characters that the console's encoding lacks by ASCII.
 
     Args:
-      part: text, tables and groups of them; others are returned as they are.
-      console: where it is printed.
+      part: text, a table or a group of them; other objects are returned unchanged.
+      console: the console it is printed on.
     """
     if console.encoding.startswith("utf"):
         return part
@@ -59,7 +56,7 @@ def legible(part: Any, console: Console) -> Any:
 
 
 def _text(text: Text, console: Console) -> Text:
-    """Span by span, whose ends move."""
+    """Replaces characters span by span, because replacements move the ends of spans."""
     if text.plain.isascii():
         return text
     new = Text(style=text.style, justify=text.justify, overflow=text.overflow, no_wrap=text.no_wrap)
@@ -69,7 +66,7 @@ def _text(text: Text, console: Console) -> Text:
 
 
 def _table(table: Table, console: Console) -> Table:
-    """The same table; rich's own ASCII box would add lines and edges."""
+    """Copies a table; rich's own ASCII box would add lines and edges."""
     new = copy.copy(table)
     new.box = table.box and Box(spelled(str(table.box), "ascii"), ascii=True)
     new.title = legible(table.title, console)

@@ -1,4 +1,4 @@
-"""Words of a command line: experiment files, overrides, and options that commands share."""
+"""Options and arguments that commands share: experiment files, overrides, runs."""
 
 import os
 from collections.abc import Sequence
@@ -17,8 +17,7 @@ Specs = Annotated[
     list[str],
     typer.Argument(
         metavar="SPEC... [KEY=VALUE...]",
-        help="Experiment files or names (standard), and values that override theirs, as in"
-        " train.epochs=5.",
+        help="Experiment files or names such as standard, and overrides such as train.epochs=5.",
         show_default=False,
         autocompletion=complete_experiments,
     ),
@@ -30,7 +29,7 @@ Runs = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[RUN | NAME[@TAG] | PATH]...",
-        help="Runs; the newest experiments that can be compared if left out.",
+        help="Runs to compare; default: the newest comparable run of each experiment.",
         show_default=False,
         autocompletion=complete_runs,
     ),
@@ -40,7 +39,7 @@ Run = Annotated[
     str,
     typer.Argument(
         metavar="RUN",
-        help="A run's folder, id or tag, or an experiment's name: its newest finished run.",
+        help="Folder, RUN-ID or tag of a run, or an experiment's name for its newest finished run.",
         show_default=False,
         autocompletion=complete_runs,
     ),
@@ -50,7 +49,7 @@ Tags = Annotated[
     list[str] | None,
     typer.Option(
         "--tag",
-        help="Name the run, so that NAME@TEXT or TEXT stands for it; can be repeated.",
+        help="Tag the run, to refer to it as NAME@TEXT or TEXT (repeatable).",
         metavar="TEXT",
         show_default=False,
     ),
@@ -58,18 +57,18 @@ Tags = Annotated[
 
 All = Annotated[
     bool,
-    typer.Option("--all", help="Without RUN: all experiments, in groups that can be compared."),
+    typer.Option("--all", help="All experiments, in groups of comparable runs."),
 ]
 
 Seed = Annotated[
-    int | None, typer.Option(help="Of which seed; the first if left out.", metavar="N")
+    int | None, typer.Option(help="Seed whose network is used; default: the first.", metavar="N")
 ]
 
 Baseline = Annotated[
     str | None,
     typer.Option(
-        help="What the others are judged beside: an experiment's name, a title or a RUN-ID; the"
-        " first run if left out. Where no runs are named, the experiment that ran first is first.",
+        help="Run that the others are compared with: experiment name, title or RUN-ID. Default:"
+        " the first RUN, or without RUN the experiment that ran first.",
         metavar="NAME|RUN-ID",
         autocompletion=complete_runs,
     ),
@@ -78,7 +77,7 @@ Baseline = Annotated[
 MetricOption = Annotated[
     str | None,
     typer.Option(
-        help="What they are judged by, such as loss or test_accuracy.",
+        help="Metric to compare, such as loss or test_accuracy.",
         metavar="NAME",
         autocompletion=complete_metrics,
     ),
@@ -88,19 +87,22 @@ LEAST_ALPHA, MOST_ALPHA = 0.0001, 0.5
 
 Alpha = Annotated[
     float,
-    typer.Option(
-        min=LEAST_ALPHA, max=MOST_ALPHA, help="How often chance may be taken for a difference."
-    ),
+    typer.Option(min=LEAST_ALPHA, max=MOST_ALPHA, help="Significance level (false-positive rate)."),
 ]
 
 MinEffect = Annotated[
     str,
-    typer.Option(help="Smaller differences do not matter: 0.1pp, 2% or 0.003.", metavar="SIZE"),
+    typer.Option(help="Smallest difference that matters: 0.1pp, 2% or 0.003.", metavar="SIZE"),
+]
+
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Print every timing warning in full.")
 ]
 
 
 class Format(StrEnum):
-    """How a result is written; a command's annotation names those that it has."""
+    """Output formats; each command annotates those that it supports."""
 
     TABLE = "table"
     MD = "md"
@@ -111,7 +113,7 @@ class Format(StrEnum):
 
 
 class Device(StrEnum):
-    """Where to train."""
+    """Kinds of devices."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -120,7 +122,7 @@ class Device(StrEnum):
 
 
 class Engine(StrEnum):
-    """Which algorithms compute convolutions and pooling."""
+    """Algorithms for convolutions and pooling."""
 
     AUTO = "auto"
     PLAIN = "plain"
@@ -128,22 +130,23 @@ class Engine(StrEnum):
     FAST = "fast"
 
 
-DeviceOption = Annotated[Device, typer.Option(help="Where to train.")]
+DeviceOption = Annotated[Device, typer.Option(help="Device to train on.")]
 
 EngineOption = Annotated[
     Engine,
     typer.Option(
-        help="XLA's convolutions, exact fast ones, or also Winograd's; auto measures once.",
+        help="Convolution algorithms: XLA's (plain), exact matrix products (direct), or also"
+        " Winograd's (fast); auto measures once.",
         envvar="CNNBENCH_ENGINE",
     ),
 ]
 
-ResultsDir = Annotated[Path, typer.Option(help="Where run folders are.", metavar="DIR")]
+ResultsDir = Annotated[Path, typer.Option(help="Folder of all runs.", metavar="DIR")]
 
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        help="Prepared datasets, or the original files of one.",
+        help="Folder of prepared datasets, or of the original files of one.",
         metavar="DIR",
         envvar="TFDS_DATA_DIR",
         show_default=False,
@@ -152,35 +155,34 @@ DataDir = Annotated[
 
 
 def spec_path(word: str) -> Path:
-    """The experiment file that a word names; which one a name such as ``standard`` means is told.
+    """Returns the experiment file of a path, or of a name such as ``standard`` and prints it.
 
     Raises:
       UsageError: no experiment has that name.
     """
     named = find_named(word)
     if named is None:
-        return Path(word)  # reading it says what is wrong with it
+        return Path(word)  # reading it reports what is wrong
     tell(str(named))
     return named.path
 
 
 def split_words(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Files and overrides; an existing file whose name has a '=' is a file.
+    """Splits arguments into files and overrides; an existing file with a '=' is a file.
 
     Raises:
-      UsageError: no experiment is named, or one that there is not.
+      UsageError: no experiment is given, or one does not exist.
     """
     files = [a for a in arguments if "=" not in a or os.path.exists(a)]  # noqa: PTH110 - Path raises
     paths = [spec_path(a) for a in files]
     overrides = [_text(a) for a in arguments if a not in files]
     if not paths:
-        message = "no experiment is named; name a file, or standard, which comes with cnnbench."
-        raise UsageError(message)
+        raise UsageError("no experiment given; name a file, or a shipped one such as standard.")
     return paths, overrides
 
 
 def _text(argument: str) -> str:
-    """UTF-8 whatever the locale: in the C locale Python may escape the bytes of an argument."""
+    """Decodes an argument as UTF-8; in the C locale Python may have escaped its bytes."""
     try:
         return os.fsencode(argument).decode()
     except UnicodeError:
@@ -188,10 +190,10 @@ def _text(argument: str) -> str:
 
 
 def option_overrides(seeds: str | None, epochs: int | None, dataset: str | None) -> list[str]:
-    """Options are overrides with names of their own.
+    """Turns options into overrides.
 
     Raises:
-      UsageError: the seeds are none.
+      UsageError: `seeds` is neither a number nor a list.
 
     >>> option_overrides("0,1", 5, None)
     ['seeds=[0,1]', 'train.epochs=5']
@@ -199,21 +201,19 @@ def option_overrides(seeds: str | None, epochs: int | None, dataset: str | None)
     overrides = []
     if seeds is not None:
         if not _name_seeds(seeds):
-            message = f"--seeds: {quoted(seeds)} does not name seeds"
-            raise UsageError(
-                f"{message}; write a number of them (1 or more), or a list as in 0,1,2."
-            )
+            message = f"--seeds: {quoted(seeds)} is neither a number nor a list of seeds"
+            raise UsageError(f"{message}; write 1 or more, or a list such as 0,1,2.")
         overrides.append(f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}")
     if epochs is not None:
         overrides.append(f"train.epochs={epochs}")
     if dataset is not None:
-        # Sizes and stand-in were meant for the file's dataset.
+        # Split sizes and the offline stand-in belong to the dataset of the file.
         overrides += [f"dataset.name={dataset}", "dataset.splits=null", "dataset.offline=null"]
     return overrides
 
 
 def _name_seeds(text: str) -> bool:
-    """Whether a text is a number of seeds, or a list of them.
+    """Returns True if a text is a number of seeds or a list of seeds.
 
     >>> [_name_seeds(text) for text in ("3", "0,1", "7,", "0", "-1", "[0]", "")]
     [True, True, True, False, False, False, False]
@@ -227,16 +227,16 @@ MAX_TAG = 64  # characters
 
 
 def check_tags(tags: Sequence[str]) -> None:
-    """Checks that tags can be written in NAME@TAG.
+    """Checks that tags can be written as in NAME@TAG.
 
     Raises:
-      UsageError: one cannot.
+      UsageError: a tag is invalid.
     """
     for tag in tags:
         if not tag.strip() or tag != tag.strip() or len(tag) > MAX_TAG:
-            remedy = f"write 1 to {MAX_TAG} characters, without spaces at the ends"
+            remedy = f"write 1 to {MAX_TAG} characters without leading or trailing spaces"
         elif not tag.isprintable() or {"@", "/", "\\"} & set(tag):
-            remedy = "write printable characters but @, / and \\"
+            remedy = "write printable characters except @, / and \\"
         else:
             continue
-        raise UsageError(f"--tag: {quoted(tag)} cannot be a tag; {remedy}.")
+        raise UsageError(f"--tag: {quoted(tag)} is not a valid tag; {remedy}.")

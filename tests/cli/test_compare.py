@@ -91,7 +91,7 @@ def test_without_names_the_experiment_that_ran_first_is_the_baseline(results: Pa
     assert comparison["rows"][0]["run_id"] == "z2"
     assert {verdict["baseline"] for verdict in comparison["verdicts"]} == {"Zero"}
     told = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).stdout
-    assert "the experiment that ran first is first" in " ".join(told.replace("│", " ").split())
+    assert "the experiment that ran first." in " ".join(told.replace("│", " ").split())
 
 
 def test_the_baseline_is_one_of_two_with_the_same_title(results: Path) -> None:
@@ -161,8 +161,8 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
         (
             ["--sort-by", "speed"],
             "--sort-by: there is no column 'speed' (did you mean 'images/s'?); write type, epoch, "
-            "accuracy, time, seeds, test, parameters, images/s, forward, backward, memory, p50, "
-            "p99 or peak, or a header of the tables.\n",
+            "accuracy, time, seeds, test, params, images/s, forward, backward, memory, p50, "
+            "p99 or mfu, or a table header.\n",
         ),
         (
             ["--target", "98"],
@@ -180,7 +180,7 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
         ),
         (
             ["--fail-if", "acuracy:-1pp"],
-            "--fail-if: no run here has 'acuracy' (did you mean 'accuracy'?); write accuracy, "
+            "--fail-if: no run has 'acuracy' (did you mean 'accuracy'?); write accuracy, "
             "loss, test_accuracy, test_loss or train_s.\n",
         ),
         (
@@ -206,7 +206,7 @@ def test_a_limit_on_what_some_runs_lack_is_refused_before_any_table(results: Pat
         2,
         "",
         "--fail-if: autoencoder/d has no 'accuracy'; write loss, test_loss or train_s, or "
-        "name the runs that have it.\n",
+        "name runs that have it.\n",
     )
 
 
@@ -225,7 +225,7 @@ def test_without_names_one_table_is_printed_and_the_rest_is_told(results: Path) 
     done = compare(results, "standard", "--all")
     assert (done.exit_code, done.stderr) == (
         2,
-        "--all: 'standard' is named; leave out one of the two.\n",
+        "--all: cannot be combined with 'standard'; remove one of them.\n",
     )
 
 
@@ -244,15 +244,15 @@ def test_a_limit_needs_a_run_beside_the_baseline(results: Path) -> None:
     done = compare(results, "standard", "--fail-if", "accuracy:-0.2pp")
     assert (done.exit_code, done.stderr) == (
         2,
-        "--fail-if: there is no run beside the baseline; name two runs.\n",
+        "--fail-if: there is no run to compare with the baseline; name two runs.\n",
     )
 
 
 def test_costs_stand_in_a_table_of_their_own(results: Path) -> None:
     lines = compare(results, "standard", "modified").stdout.splitlines()
-    header = next(i for i, line in enumerate(lines) if line.startswith("Type") and "Peak" in line)
-    assert lines[header].split() == ["Type", "Forward", "Backward", "Memory", "p50", "p99", "Peak"]
-    cells = ["4.52", "M", "8.24", "M", "17.9", "MiB", "0.182", "ms", "4.76", "ms", "46", "%"]
+    header = next(i for i, line in enumerate(lines) if line.startswith("Type") and "MFU" in line)
+    assert lines[header].split() == ["Type", "Forward", "Backward", "Memory", "p50", "p99", "MFU"]
+    cells = ["4.52", "M", "8.24", "M", "17.9", "MiB", "0.182", "ms", "4.76", "ms", "46%"]
     assert lines[header + 2].split() == ["Standard", "CNN", *cells]
 
 
@@ -262,7 +262,7 @@ def test_a_target_a_sort_and_digits_together(results: Path) -> None:
     rows = [line.split() for line in done.stdout.splitlines()]
     assert rows[0] == ["Type", "Epoch", "Accuracy", "Test"]
     assert [row[:2] for row in rows[2:6]] == [["Modified", "CNN"]] * 2 + [["Standard", "CNN"]] * 2
-    assert rows[7] == ["Type", "To", "98", "%"]
+    assert rows[7] == ["Type", "To", "98%"]
     assert rows[9] == ["Modified", "CNN", "20", "s"]
     assert rows[10] == ["Standard", "CNN", ">", "21", "s,", "0/8"]
 

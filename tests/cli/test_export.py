@@ -208,7 +208,7 @@ def test_a_safetensors_file_is_equal_to_the_bit_and_says_what_it_is(
 
 def test_onnx_computes_in_float32_what_was_trained_in_bfloat16(results: Path) -> None:
     done = export("half", "onnx")
-    said = "warning: it was trained in bfloat16; ONNX computes in float32\n"
+    said = "warning: the network was trained in bfloat16; the ONNX model computes in float32\n"
     assert (done.exit_code, done.stderr) == (0, f"{said}wrote half-seed-0.onnx\n")
     images = test_images(30)
     session = onnxruntime.InferenceSession("half-seed-0.onnx")
@@ -273,7 +273,7 @@ def test_random_images_do_where_the_datasets_are_missing(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(trained_network.TrainedNetwork, "dataset", missing)
     done = export("tiny", "onnx")
-    said = "warning: dataset 'mnist_5k' is not here; random images are taken\n"
+    said = "warning: dataset 'mnist_5k' is not here; verifying with random images\n"
     assert (done.exit_code, done.stderr) == (0, f"{said}wrote tiny-seed-5.onnx\n")
     assert " over 100 random images," in done.stdout
 

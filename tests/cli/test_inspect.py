@@ -135,11 +135,11 @@ def test_pictures_are_drawn(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("-o", "a.pdf"), 2, "--output: 'a.pdf' is no .svg or .png file; name one that is."),
+        (("-o", "a.pdf"), 2, "--output: unsupported file type 'a.pdf'; use .svg or .png."),
         (
             ("--npz", "a.npz"),
             2,
-            "--npz: all layers of all images are a lot; name --layer or --image.",
+            "--npz: all layers of all images are too large; add --layer or --image.",
         ),
         (("--image", "30"), 2, "--image: there is no test image 30; write 0 to 29."),
         (

@@ -158,7 +158,7 @@ def test_a_reconstruction_stands_beside_what_was_seen(results: Path) -> None:
 
 def test_many_images_are_not_all_shown(results: Path) -> None:
     done = predict("tiny", *files(results)[:9])
-    assert "3 more images; -o FILE draws all of them.\n" in done.stdout
+    assert "3 more images; draw all of them with -o FILE.\n" in done.stdout
     assert done.stdout.count("dark border (0): unchanged") == 6
 
 
@@ -204,7 +204,7 @@ def test_ink_on_paper_is_said_to_be_inverted(tmp_path: Path) -> None:
         (
             ("tiny", "00.png", "-o", "a.pdf"),
             2,
-            "--output: 'a.pdf' is no .svg or .png file; name one that is.",
+            "--output: unsupported file type 'a.pdf'; use .svg or .png.",
         ),
     ],
 )

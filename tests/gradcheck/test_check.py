@@ -606,21 +606,21 @@ def test_one_convolution_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             (),
-            "no experiment is named; name a file, or standard, which comes with cnnbench.",
+            "no experiment given; name a file, or a shipped one such as standard.",
         ),
         (
             ("SPEC", "--layer", "con"),
             "--layer: tiny has no layer 'con' (did you mean 'conv'?); write conv or back.",
         ),
-        (("SPEC", "--show"), "--show: it has an example of its own; leave all else out."),
+        (("SPEC", "--show"), "--show: takes no other option or argument; remove them."),
         (
             ("--show", "--layer", "conv"),
-            "--show: it has an example of its own; leave all else out.",
+            "--show: takes no other option or argument; remove them.",
         ),
-        (("--show", "--float64"), "--show: it has an example of its own; leave all else out."),
+        (("--show", "--float64"), "--show: takes no other option or argument; remove them."),
         (
             ("--show", "--format", "json"),
-            "--show: it has an example of its own; leave all else out.",
+            "--show: takes no other option or argument; remove them.",
         ),
     ],
 )

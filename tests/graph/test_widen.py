@@ -145,8 +145,8 @@ def test_run_shows_the_wider_copy_after_the_first() -> None:
     done = run(*specs, "--match", "params")
     assert done.exit_code == 0
     assert done.stderr == (
-        "--match params: standard-wide is standard with layers 2.84x as wide, 1,277,468 "
-        "parameters; mlp has 1,276,810.\nThen: cnnbench compare standard "
+        "--match params: added standard-wide, which is standard with 2.84x wider layers: 1,277,468 "
+        "parameters; mlp has 1,276,810.\nThen run: cnnbench compare standard "
         "standard-wide mlp --baseline mlp\n"
     )
     titles = [line.strip() for line in done.stdout.splitlines() if "(standard)" in line]
@@ -158,8 +158,8 @@ def test_run_says_that_nothing_is_widened() -> None:
     specs = [str(EXPERIMENTS / f"{name}.yaml") for name in ("mlp", "standard")]
     done = run(*specs, "--match", "params")
     assert done.stderr == (
-        "--match params: mlp has 1,276,810 parameters, no fewer than the others; nothing is "
-        "widened. Name the smaller experiment first.\n"
+        "--match params: mlp has 1,276,810 parameters, at least as many as the others; not "
+        "widened. List the smaller experiment first.\n"
     )
     assert "wide" not in done.stdout
 
@@ -168,7 +168,7 @@ def test_one_experiment_has_nothing_to_match() -> None:
     done = run(str(EXPERIMENTS / "mlp.yaml"), "--match", "flops")
     assert (done.exit_code, done.stderr) == (
         2,
-        "--match: one experiment has nothing to match; name two files.\n",
+        "--match: needs two experiments, got one; name another one to match.\n",
     )
 
 
@@ -180,6 +180,6 @@ def test_a_python_model_has_no_size_to_match(tmp_path: Path) -> None:
     done = run(str(EXPERIMENTS / "standard.yaml"), str(path), "--match", "params")
     assert (done.exit_code, done.stderr) == (
         2,
-        "--match: the size of own, a Python model, is not known before it runs; "
-        "write model.layers.\n",
+        "--match: the size of the Python model own is unknown before it runs; define it with "
+        "model.layers.\n",
     )

@@ -110,8 +110,8 @@ def test_show_marks_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_show_compares_each_with_the_first() -> None:
     paths = [str(EXPERIMENTS / f"{name}.yaml") for name in ("standard", "mlp", "standard")]
     text = show(*paths)
-    assert text.count("Beside Standard CNN:\n") == 2
-    assert text.endswith("Beside Standard CNN:\n  nothing is different\n\n")
+    assert text.count("Compared with Standard CNN:\n") == 2
+    assert text.endswith("Compared with Standard CNN:\n  no differences\n\n")
 
 
 def test_a_python_model_is_compared_by_its_settings(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_what_it_writes_and_says():
     assert text == approved("new.yaml", text)
     assert done.stdout == (
         "wrote my_idea.yaml, which extends experiments/modified.yaml\n"
-        "Change it, then:\n\n"
+        "Edit it, then run:\n\n"
         "    cnnbench watch my_idea.yaml\n"
         "    cnnbench run experiments/modified.yaml my_idea.yaml --seeds 6\n"
     )
@@ -135,7 +135,7 @@ def test_a_path_may_be_the_parent_and_a_new_experiment_too():
 
 def test_an_existing_file_is_kept_unless_it_is_forced():
     Path("my_idea.yaml").write_text("mine")
-    message = "my_idea.yaml: is there already; name another file, or add --force.\n"
+    message = "my_idea.yaml: already exists; name another file, or add --force.\n"
     assert refused("modified", "my_idea.yaml") == message
     assert Path("my_idea.yaml").read_text() == "mine"
     Path("results/my_idea").mkdir(parents=True)  # its own runs
@@ -197,9 +197,8 @@ def test_what_will_not_do_is_said_and_nothing_written(words, message):
 
 def test_a_name_whose_runs_are_there_is_taken():
     Path("runs/my_idea").mkdir(parents=True)
-    message = (
-        "runs/my_idea has runs of another experiment of that name; write another with --name.\n"
-    )
+    message = "runs/my_idea has runs of another experiment with that name; "
+    message += "choose another name with --name.\n"
     assert refused("mlp", "my_idea.yaml", "--results-dir", "runs") == message
 
 
@@ -230,5 +229,5 @@ def test_a_disk_that_refuses_is_one_line(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cnnbench.cli.commands.new.write_atomic", full)
-    message = "a.yaml: cannot be written: no space left on device; name a file elsewhere.\n"
+    message = "a.yaml: cannot be written: no space left on device; name a file in another folder.\n"
     assert refused("mlp", "a.yaml", code=1) == message

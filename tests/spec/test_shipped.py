@@ -122,7 +122,7 @@ def test_new_starts_from_a_name_and_watch_shows_it():
     assert Path("modified.yaml").read_bytes() == (EXPERIMENTS / "modified.yaml").read_bytes()
     done = invoke("watch", "idea", "--once")
     assert done.stderr == "idea: idea.yaml\n"
-    assert "nothing is different" in done.stdout
+    assert "no differences" in done.stdout
 
 
 def test_a_file_extends_a_name():

@@ -319,11 +319,11 @@ def invoke(*words: str) -> tuple[int, str]:
 def test_commands_that_there_are_not(word: str, meant: str) -> None:
     code, text = invoke(word, "standard")
     assert code == 2
-    assert text.startswith(f"there is no command '{word}' (did you mean '{meant}'?); write run, ")
-    assert invoke("zebra")[1].startswith("there is no command 'zebra'; write run, ")
+    assert text.startswith(f"no such command: '{word}' (did you mean '{meant}'?); write run, ")
+    assert invoke("zebra")[1].startswith("no such command: 'zebra'; write run, ")
     assert invoke("data", "lits") == (
         2,
-        "there is no command 'lits' (did you mean 'list'?); write list, prepare or path.\n",
+        "no such command: 'lits' (did you mean 'list'?); write list, prepare or path.\n",
     )
 
 

@@ -1,4 +1,4 @@
-"""``cnnbench bench``: one network in several frameworks, side by side."""
+"""``cnnbench bench``: training speed of a network in several frameworks."""
 
 import sys
 from datetime import UTC, datetime
@@ -23,29 +23,31 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     against: Annotated[
         str | None,
         typer.Option(
-            help="Of torch, keras and flax; those that are installed if left out.",
+            help="Frameworks: torch, keras, flax; default: those that are installed.",
             metavar="NAME,NAME",
             show_default=False,
         ),
     ] = None,
-    format: Annotated[BenchFormat, typer.Option(help="How to print it.")] = Format.TABLE,  # noqa: A002
+    format: Annotated[BenchFormat, typer.Option(help="Output format.")] = Format.TABLE,  # noqa: A002
     output: Annotated[
-        Path, typer.Option(help="Where JSON and Markdown are kept.", metavar="DIR")
+        Path, typer.Option(help="Folder for reports in JSON and Markdown.", metavar="DIR")
     ] = Path("results/bench"),
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Train on another dataset.", metavar="NAME", autocompletion=complete_datasets
+            help="Dataset to train on instead.", metavar="NAME", autocompletion=complete_datasets
         ),
     ] = None,
     data_dir: DataDir = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Timed rounds, at most.", metavar="N")] = 7,
+    rounds: Annotated[
+        int, typer.Option(min=3, help="Maximum number of timed rounds.", metavar="N")
+    ] = 7,
     budget: Annotated[
         float,
-        typer.Option(min=1, help="Seconds of training for each experiment.", metavar="SECONDS"),
+        typer.Option(min=1, help="Time budget per experiment.", metavar="SECONDS"),
     ] = 300.0,
 ) -> None:
-    """Train each experiment in several frameworks by turns and compare their speed."""
+    """Benchmark training speed against PyTorch, Keras and plain Flax."""
     paths, overrides = split_words(specs)
     overrides += option_overrides(None, None, dataset)
     families = session.choose_families(against)
@@ -63,9 +65,9 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
         task = session.make_task(loaded, data_dir, _note)
         benchmarks.append(session.measure(task, families.chosen, settings, _note))
         report = session.make_report(benchmarks, families.chosen, command, started_at)
-        kept = session.write_report(report, output)  # what comes later may break
+        kept = session.write_report(report, output)  # later experiments may fail
     _print(report, format)
-    _note(f"kept in {kept} and {kept.stem}.md")
+    _note(f"wrote {kept} and {kept.stem}.md")
 
 
 def _print(report: Report, format: BenchFormat) -> None:  # noqa: A002

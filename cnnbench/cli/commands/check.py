@@ -1,4 +1,4 @@
-"""``cnnbench check``: whether runs are whole."""
+"""``cnnbench check``: verifies the files of runs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,21 +18,21 @@ def check(
         list[str] | None,
         typer.Argument(
             metavar="[RUN | NAME | PATH]...",
-            help="Runs; all of them if left out.",
+            help="Runs to verify; default: all.",
             show_default=False,
             autocompletion=complete_runs,
         ),
     ] = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Verify runs: epochs, seeds, times, digests, weights; exit 1 if one is damaged."""
+    """Verify the files of runs; exit with 1 if one is damaged."""
     paths = [find_run(run, results_dir)[0] for run in runs] if runs else run_folders(results_dir)
     if not paths:
         warn([f"there are no runs in {results_dir}"])
     sound = True
     for path in paths:
         if is_held(path):
-            tell(f"{path}: is being trained; verify it when it has ended", err=False)
+            tell(f"{path}: is being trained; check it again when it has finished", err=False)
             continue
         problems = check_run(path)
         sound = sound and not problems

@@ -1,4 +1,4 @@
-"""``cnnbench compare``: runs side by side, and a verdict on each beside the baseline."""
+"""``cnnbench compare``: tables of runs, and a verdict on each against the baseline."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +16,7 @@ from cnnbench.cli.options import (
     MinEffect,
     ResultsDir,
     Runs,
+    Verbose,
 )
 from cnnbench.cli.terminal import print_document, stdout, tell, warn
 from cnnbench.comparisons.comparability import judgeable, run_path
@@ -53,8 +54,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
-            help="Exit with 3 if the interval is beyond, with 4 if it cannot be told:"
-            " accuracy:-0.2pp, train_s:+10%.",
+            help="Exit with 3 if the interval exceeds a limit, with 4 if that is inconclusive:"
+            " accuracy:-0.2pp, train_s:+10% (repeatable).",
             metavar="LIMIT",
             show_default=False,
         ),
@@ -62,30 +63,31 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     target: Annotated[
         str | None,
         typer.Option(
-            help="Also tell how long training took to this value of the metric: 0.98 or 98%.",
+            help="Add the training time to this value of the metric: 0.98 or 98%.",
             metavar="VALUE",
         ),
     ] = None,
     sort_by: Annotated[
         str | None,
         typer.Option(
-            help="The best run first, by this column: its header or a word for it.",
+            help="Sort by a column, the best run first.",
             metavar="COLUMN",
         ),
     ] = None,
     only_changed: Annotated[
         bool,
-        typer.Option("--only-changed", help="Leave out columns that are the same in every row."),
+        typer.Option("--only-changed", help="Omit columns with the same cell in every row."),
     ] = False,
     precision: Annotated[
         int | None,
-        typer.Option(min=0, max=12, help="Digits after the point, in tables.", metavar="N"),
+        typer.Option(min=0, max=12, help="Decimal places in tables.", metavar="N"),
     ] = None,
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
+    format: Annotated[Format, typer.Option(help="Output format.")] = Format.TABLE,  # noqa: A002
+    verbose: Verbose = False,
     every: All = False,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Compare runs: a table, and a verdict on each beside the baseline."""
+    """Compare runs: accuracy, time, cost, and a verdict."""
     gates = [parse_gate(text) for text in fail_if or ()]
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), target)
     comparisons, selection = side_by_side(runs, criteria, results_dir, every=every)
@@ -93,7 +95,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     if sort_by is not None:
         comparisons = tuple(sort_runs(comparisons, sort_by))
     _check(gates, selection.runs)
-    _print(comparisons, format, TableOptions(precision, only_changed))
+    _print(comparisons, format, TableOptions(precision, only_changed, verbose))
     if gates:
         _judge(gates, comparisons, selection.runs, criteria)
 
@@ -106,21 +108,21 @@ def side_by_side(
     every: bool = False,
     command: str = "compare",
 ) -> tuple[tuple[Comparison, ...], Selection]:
-    """The runs that are named in one comparison, or the newest that can be compared.
+    """Compares runs: those named, or the newest comparable ones.
 
     Args:
-      runs: as they are named; none for the newest.
+      runs: names of runs; the newest if empty.
       criteria: how they are judged.
-      results_dir: folder of all results.
-      every: the newest of each experiment in groups instead.
-      command: the one that shows these where `every` is not asked for.
+      results_dir: folder of all runs.
+      every: compare the newest run of every experiment, in groups.
+      command: the command that shows all groups, for the message that some are left out.
 
     Raises:
-      UsageError: runs are named, and all are asked for.
+      UsageError: `every` with names of runs.
       CnnbenchError: as `find_runs` and `compare_runs`.
     """
     if runs and every:
-        raise UsageError(f"--all: '{runs[0]}' is named; leave out one of the two.")
+        raise UsageError(f"--all: cannot be combined with '{runs[0]}'; remove one of them.")
     if runs:
         selection = find_runs(runs, results_dir)
         return (compare_runs(selection.runs, criteria),), selection
@@ -138,20 +140,20 @@ def side_by_side(
 
 
 def _check(gates: Sequence[Gate], runs: Sequence[RunResult]) -> None:
-    """Raises UsageError where a run lacks what a limit is about."""
+    """Raises UsageError if a run lacks the metric of a limit."""
     own = {run_path(run.record): judgeable(run.summary) for run in runs if run.summary}
     known = [*dict.fromkeys(metric for metrics in own.values() for metric in metrics), TIME]
     directions = {metric: d for metrics in own.values() for metric, d in metrics.items()}
     for gate in gates:
         if gate.metric not in known:
             hint = METRIC.hint(gate.metric, known)
-            message = f"--fail-if: no run here has '{gate.metric}'{hint}"
+            message = f"--fail-if: no run has '{gate.metric}'{hint}"
             raise UsageError(f"{message}; write {or_list(known)}.")
         for path, metrics in own.items():
             if gate.metric not in {*metrics, TIME}:
                 message = f"--fail-if: {path} has no '{gate.metric}'"
                 names = or_list([*metrics, TIME])
-                raise UsageError(f"{message}; write {names}, or name the runs that have it.")
+                raise UsageError(f"{message}; write {names}, or name runs that have it.")
         require_sense(gate, directions.get(gate.metric, Direction.LOWER))
 
 
@@ -161,10 +163,10 @@ def _judge(
     runs: Sequence[RunResult],
     criteria: Criteria,
 ) -> None:
-    """Prints whether each limit is kept, and ends with 3 or 4 if one is not.
+    """Prints the outcome of each limit; exits with 3 or 4 unless all are kept.
 
     Raises:
-      UsageError: there is no run beside the baseline.
+      UsageError: there is no run but the baseline.
     """
     outcomes = []
     for gate in gates:
@@ -179,7 +181,7 @@ def _judge(
                 tell(judgement.text)
                 outcomes.append(judgement.outcome)
     if not outcomes:
-        raise UsageError("--fail-if: there is no run beside the baseline; name two runs.")
+        raise UsageError("--fail-if: there is no run to compare with the baseline; name two runs.")
     if ThresholdStatus.BROKEN in outcomes:
         raise typer.Exit(BROKEN)
     if ThresholdStatus.OPEN in outcomes:

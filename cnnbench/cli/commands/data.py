@@ -1,4 +1,4 @@
-"""``cnnbench data``: the datasets there are, fetching one, and where they are kept."""
+"""``cnnbench data``: lists datasets, prepares one, and prints where they are stored."""
 
 from typing import Annotated
 
@@ -17,23 +17,23 @@ from cnnbench.report.table import WrappedTable
 from cnnbench.system.cache import cache_dir
 
 data_app = App(
-    help="Datasets: what there is, fetching one, where they are kept.", no_args_is_help=True
+    help="List datasets, prepare one, or print where they are stored.", no_args_is_help=True
 )
 
 
 @data_app.command(name="list")
 @reports_errors
 def data_list() -> None:
-    """List the datasets whose shapes are known without asking tensorflow-datasets."""
+    """List the datasets that are known without tensorflow-datasets."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in ("Name", "Image", "Classes", "Train", "Test", "What it shows"):
+    for header in ("Name", "Image", "Classes", "Train", "Test", "Content"):
         table.add_column(
             header, justify="right" if header in ("Classes", "Train", "Test") else "left"
         )
     for info in KNOWN.values():
         sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
         table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
-    other = "Any other image-classification set of tensorflow-datasets works by its name."
+    other = "Other image-classification datasets of tensorflow-datasets work by name."
     stdout().print(WrappedTable(table), other, highlight=False)
 
 
@@ -41,11 +41,14 @@ def data_list() -> None:
 @reports_errors
 def data_prepare(
     name: Annotated[
-        str, typer.Argument(help="The dataset.", metavar="NAME", autocompletion=complete_datasets)
+        str,
+        typer.Argument(
+            help="Name of the dataset.", metavar="NAME", autocompletion=complete_datasets
+        ),
     ],
     data_dir: DataDir = None,
 ) -> None:
-    """Fetch a dataset and cache its decoded images."""
+    """Download a dataset and cache its decoded images."""
     dataset = prepare(name, data_dir=data_dir, notify=tell)
     sizes = [len(split) for split in (dataset.train, dataset.validation, dataset.test)]
     train, validation, test = (f"{size:,}" for size in sizes)
@@ -56,6 +59,6 @@ def data_prepare(
 @data_app.command(name="path")
 @reports_errors
 def data_path(data_dir: DataDir = None) -> None:
-    """Print where datasets and their decoded copies are kept."""
+    """Print where datasets and their decoded copies are stored."""
     tell(f"datasets  {default_data_dir(data_dir)}", err=False)
     tell(f"cache     {cache_dir()}", err=False)

@@ -1,4 +1,4 @@
-"""``cnnbench export``: a trained network for other programs."""
+"""``cnnbench export``: writes a trained network for other runtimes."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from cnnbench.analysis.trained_network import TrainedNetwork
     from cnnbench.export.verify import VerificationImages
 
-PROBED = 100  # images that an exported model is tried with
+PROBED = 100  # images that verify an exported model
 
 
 class ExportKind(StrEnum):
-    """What other programs read."""
+    """Formats of exported networks."""
 
     STABLEHLO = "stablehlo"
     ONNX = "onnx"
@@ -32,19 +32,19 @@ def export_model(
     run: Run,
     to: Annotated[
         ExportKind,
-        typer.Option(help="StableHLO (JAX), ONNX, or the weights alone.", show_default=False),
+        typer.Option(help="Format: StableHLO (JAX), ONNX, or weights only.", show_default=False),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="File to write; default: NAME-seed-N.FORM.", metavar="FILE"
+            "--output", "-o", help="File to write; default: NAME-seed-N.FORMAT.", metavar="FILE"
         ),
     ] = None,
     seed: Seed = None,
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Export a trained network to StableHLO, ONNX or safetensors, verified in its own runtime."""
+    """Export a trained network, verified in its target runtime."""
     path, warnings = find_run(run, results_dir)
     warn(warnings)
     with computing():
@@ -56,7 +56,7 @@ def export_model(
         probe = _probe(network, data_dir)
         if to is ExportKind.ONNX and network.experiment.train.precision != "float32":
             trained_in = network.experiment.train.precision
-            warn([f"it was trained in {trained_in}; ONNX computes in float32"])
+            warn([f"the network was trained in {trained_in}; the ONNX model computes in float32"])
             precision = ["train.precision=float32"]
             (network,) = load_seeds(path, network.seed, data_dir=data_dir, overrides=precision)
         done = export_network(network, to.value, probe)
@@ -67,14 +67,14 @@ def export_model(
 
 
 def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "VerificationImages":
-    """The first test images of the run, or random ones where these are not to be had."""
+    """Returns the first test images of the run, or random ones if these are not available."""
     from cnnbench.export.verify import VerificationImages
 
     name = network.record.dataset.name
     try:
         test = network.dataset(data_dir, tell).test
     except DataError as error:
-        warn([f"{error}; random images are taken"])
+        warn([f"{error}; verifying with random images"])
         shape = describe(name, data_dir).shape
         images = np.random.default_rng(0).integers(0, 256, (PROBED, *shape), np.uint8)
         return VerificationImages(images, "random images")

@@ -1,4 +1,4 @@
-"""``cnnbench gradcheck``: the post's backward pass by hand, beside autodiff and differences."""
+"""``cnnbench gradcheck``: manual backpropagation against autodiff and finite differences."""
 
 from typing import Annotated, Literal
 
@@ -18,23 +18,26 @@ def gradcheck(
     specs: MaybeSpecs = None,
     layer: Annotated[
         str | None,
-        typer.Option(help="Only this layer, and each of its arrays.", metavar="NAME"),
+        typer.Option(help="Check only this layer, array by array.", metavar="NAME"),
     ] = None,
     float64: Annotated[
-        bool, typer.Option("--float64", help="Compute in float64; in float32 if left out.")
+        bool, typer.Option("--float64", help="Compute in float64 instead of float32.")
     ] = False,
     show: Annotated[
-        bool, typer.Option("--show", help="Print one small convolution by hand, numbers and all.")
+        bool,
+        typer.Option(
+            "--show", help="Print a small convolution and its gradient, number by number."
+        ),
     ] = False,
     format: Annotated[  # noqa: A002
-        GradcheckFormat, typer.Option(help="How to write it.")
+        GradcheckFormat, typer.Option(help="Output format.")
     ] = Format.TABLE,
     data_dir: DataDir = None,
 ) -> None:
-    """Check gradients: by hand, by jax.grad, by differences; exit 3 if a layer's is wrong."""
+    """Check gradients against jax.grad; exit with 3 if one is wrong."""
     if show:
         if specs or layer or float64 or format is not Format.TABLE:
-            raise UsageError("--show: it has an example of its own; leave all else out.")
+            raise UsageError("--show: takes no other option or argument; remove them.")
 
         print_document(worked_convolution())
         return

@@ -1,4 +1,4 @@
-"""``cnnbench inspect``: what a trained network does, layer by layer."""
+"""``cnnbench inspect``: activations and filters of a trained network, layer by layer."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -22,38 +22,37 @@ if TYPE_CHECKING:
 def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
     run: Run,
     layer: Annotated[
-        str | None, typer.Option(help="Ask what excites the units of a layer.", metavar="NAME")
+        str | None,
+        typer.Option(help="Show what activates the units of this layer.", metavar="NAME"),
     ] = None,
     image: Annotated[
         list[int] | None,
         typer.Option(
-            help="A test image's number; repeat it for several. All of them if left out.",
+            help="Number of a test image (repeatable); default: all.",
             metavar="N",
             show_default=False,
         ),
     ] = None,
-    units: Annotated[
-        int, typer.Option(min=1, help="How many units of the layer are shown.", metavar="N")
-    ] = 16,
+    units: Annotated[int, typer.Option(min=1, help="Number of units to show.", metavar="N")] = 16,
     seed: Seed = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Draw the layers, or the layer: .svg or .png.", metavar="FILE"
+            "--output", "-o", help="Draw the layers to a file (.svg or .png).", metavar="FILE"
         ),
     ] = None,
     npz: Annotated[
-        Path | None, typer.Option(help="Save the activations for NumPy.", metavar="FILE")
+        Path | None, typer.Option(help="Save activations to a NumPy .npz file.", metavar="FILE")
     ] = None,
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Look into a trained network: layers, filters, and what excites units."""
+    """Inspect activations and filters of a trained network."""
     numbers = image or []
     if output:
         file_form("--output", output, PICTURES)
     if npz and not (layer or numbers):
-        raise UsageError("--npz: all layers of all images are a lot; name --layer or --image.")
+        raise UsageError("--npz: all layers of all images are too large; add --layer or --image.")
 
     path, warnings = find_run(run, results_dir)
     warn(warnings)

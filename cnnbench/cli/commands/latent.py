@@ -1,4 +1,4 @@
-"""``cnnbench latent``: what an autoencoder's code is worth, and what it can do."""
+"""``cnnbench latent``: evaluates and visualizes the latent code of an autoencoder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,21 +16,22 @@ def latent(
     seed: Seed = None,
     walk: Annotated[
         tuple[int, int],
-        typer.Option(help="Two test images, to walk from one to the other.", metavar="N M"),
+        typer.Option(help="Two test images to interpolate between.", metavar="N M"),
     ] = (0, 1),
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="Draw reconstructions, denoised images, a walk, samples: .svg or .png.",
+            help="Draw reconstructions, denoised images, interpolations and samples to a file (.svg"
+            " or .png).",
             metavar="FILE",
         ),
     ] = None,
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Look at the code of an autoencoder: its numbers, and what is decoded from it."""
+    """Evaluate and visualize the latent code of an autoencoder."""
     if output:
         file_form("--output", output, PICTURES)
 
@@ -42,7 +43,7 @@ def latent(
 
         network = load_trained(path, seed, data_dir=data_dir)
         if network.record.task != "reconstruct":
-            raise UsageError(f"{path}: a network that classifies has no code; name an autoencoder.")
+            raise UsageError(f"{path}: a classifier has no latent code; name an autoencoder.")
         network.require_layers(None)
         test = network.dataset(data_dir, tell).test
         for number in walk:

@@ -1,4 +1,4 @@
-"""``cnnbench list``: the runs there are."""
+"""``cnnbench list``: lists runs."""
 
 from pathlib import Path
 

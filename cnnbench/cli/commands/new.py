@@ -1,4 +1,4 @@
-"""``cnnbench new`` and ``cnnbench schema``: what helps to write an experiment file."""
+"""``cnnbench new`` and ``cnnbench schema``: help with writing experiment files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,42 +21,42 @@ def new(
         str,
         typer.Argument(
             metavar="PARENT",
-            help="What to start from: modified, or any experiment file.",
+            help="Experiment to extend: a name such as modified, or a file.",
             autocompletion=complete_experiments,
         ),
     ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")],
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the experiment; the file's if left out.", metavar="NAME"),
+        typer.Option(help="Name of the experiment; default: that of the file.", metavar="NAME"),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Write over FILE if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE if it exists.")] = False,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Start an experiment that extends another one."""
+    """Create an experiment file that extends another one."""
     replaces = file.exists()
     if replaces and not force:
-        raise UsageError(f"{file}: is there already; name another file, or add --force.")
+        raise UsageError(f"{file}: already exists; name another file, or add --force.")
     named = find_named(parent)
     begun = start_experiment(file, named.path if named else Path(parent), name)
     if not replaces and (results_dir / begun.name).exists():
-        message = f"{results_dir / begun.name} has runs of another experiment of that name"
-        raise UsageError(f"{message}; write another with --name.")
+        message = f"{results_dir / begun.name} has runs of another experiment with that name"
+        raise UsageError(f"{message}; choose another name with --name.")
     _write(begun)
     tell(f"wrote {file}, which extends {begun.parent}", err=False)
     if begun.copies:
         tell(f"copied {', '.join(map(str, begun.copies))}", err=False)
     both = (Path(begun.parent), file, "--seeds", "6", *commands.in_results(results_dir))
-    tell("Change it, then:\n", err=False)
+    tell("Edit it, then run:\n", err=False)
     tell(f"    {commands.cnnbench('watch', file)}", err=False)
     tell(f"    {commands.cnnbench('run', *both)}", err=False)
 
 
 def _write(begun: Start) -> None:
-    """Writes the file, what it extends, and the schema that its first line names.
+    """Writes the file, copies of its parents, and the schema that its first line names.
 
     Raises:
-      StoreError: the disk refuses.
+      StoreError: the disk cannot be written.
     """
     folder = begun.path.parent
     try:
@@ -66,16 +66,18 @@ def _write(begun: Start) -> None:
             write_atomic(place, source.read_bytes())
         write_atomic(begun.path, begun.text.encode())
     except OSError as error:
-        raise cannot_write(begun.path, error, "name a file elsewhere") from error
+        raise cannot_write(begun.path, error, "name a file in another folder") from error
 
 
 def schema(
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="A file instead of standard output.", metavar="FILE"),
+        typer.Option(
+            "--output", "-o", help="File to write instead of standard output.", metavar="FILE"
+        ),
     ] = None,
 ) -> None:
-    """Print the JSON Schema of experiment files, with which editors complete and check them."""
+    """Print the JSON Schema of experiment files, for editors."""
     if output is None:
         print_document(schema_text(), "json")
     else:

@@ -1,4 +1,4 @@
-"""``cnnbench predict``: what trained networks make of one's own images."""
+"""``cnnbench predict``: runs trained networks on images of the user."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -33,7 +33,7 @@ SHOWN = 6  # images that a terminal shows
 
 
 class Invert(StrEnum):
-    """Whether light and dark are swapped."""
+    """Choices of `--invert`."""
 
     AUTO = "auto"
     YES = "yes"
@@ -48,27 +48,30 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     ],
     seed: Annotated[
         int | None,
-        typer.Option(help="Only this seed; all of them if left out.", metavar="N"),
+        typer.Option(help="Seed whose network is used; default: all of them.", metavar="N"),
     ] = None,
     invert: Annotated[
         Invert,
-        typer.Option(help="Swap light and dark; auto does so for grey with a light border."),
+        typer.Option(help="Invert colors; auto inverts gray images with a light border."),
     ] = Invert.AUTO,
     trim: Annotated[
         bool,
-        typer.Option("--trim", help="Cut to the ink and centre it, as MNIST's makers did."),
+        typer.Option("--trim", help="Crop to the ink and center it, as in MNIST."),
     ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Draw what the network sees: .svg or .png.", metavar="FILE"
+            "--output",
+            "-o",
+            help="Draw the network's inputs to a file (.svg or .png).",
+            metavar="FILE",
         ),
     ] = None,
-    format: Annotated[PredictFormat, typer.Option(help="How to write it.")] = Format.TABLE,  # noqa: A002
+    format: Annotated[PredictFormat, typer.Option(help="Output format.")] = Format.TABLE,  # noqa: A002
     data_dir: DataDir = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Classify or reconstruct images of one's own with a run's networks, and show what they see."""
+    """Run a trained network on your own images."""
     if output:
         file_form("--output", output, PICTURES)
     path, warnings = find_run(run, results_dir)
@@ -107,7 +110,7 @@ def _print(found: "Predictions", format: PredictFormat) -> None:  # noqa: A002
             console, shown = stdout(), pictures(found)
             console.print(gallery(shown[:SHOWN], console))
             if len(shown) > SHOWN:
-                console.print(f"{len(shown) - SHOWN} more images; -o FILE draws all of them.\n")
+                console.print(f"{len(shown) - SHOWN} more images; draw all of them with -o FILE.\n")
             console.print(title(found), markup=False, highlight=False)
             console.print(table(found))
         case Format.MD:

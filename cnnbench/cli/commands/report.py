@@ -16,6 +16,7 @@ from cnnbench.cli.options import (
     MinEffect,
     ResultsDir,
     Runs,
+    Verbose,
 )
 from cnnbench.cli.terminal import PICTURES, computing, file_form, tell, warn, write_file
 from cnnbench.comparisons.comparison import Comparison
@@ -33,7 +34,7 @@ from cnnbench.report.run_artifacts import RunArtifacts, read_artifacts
 from cnnbench.runs.find import Selection
 
 
-def draw_plot(
+def draw_plot(  # noqa: PLR0913, PLR0917 - one parameter per option
     runs: Runs = None,
     output: Annotated[
         Path,
@@ -43,15 +44,16 @@ def draw_plot(
     metric: MetricOption = None,
     alpha: Alpha = 0.05,
     min_effect: MinEffect = "0",
+    verbose: Verbose = False,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Plot learning curves, costs and differences between runs in one image."""
+    """Plot learning curves, costs and differences of runs."""
     form = file_form("--output", output, PICTURES)
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(runs, criteria, results_dir)
     warn(selection.warnings)
     (comparison,) = comparisons
-    for line in doubts(comparison):
+    for line in doubts(comparison, verbose=verbose):
         tell(line)
     write_file("--output", output, comparison_picture(comparison, selection.runs, form))
 
@@ -85,7 +87,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = None,
 ) -> None:
-    """Write a self-contained HTML report: verdict, charts, tables, networks and test errors."""
+    """Write a self-contained HTML report of runs."""
     if title is not None and not clean(title):
         raise UsageError("--title: is empty; write a title, or leave out the option.")
     author_notes = read_notes(notes) if notes else ""
@@ -105,7 +107,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
 def _artifacts(
     comparisons: Sequence[Comparison], selection: Selection, data_dir: Path | None
 ) -> list[RunArtifacts]:
-    """The artifacts of every run."""
+    """Collects the artifacts of every run."""
     folders = {
         (run.record.name, run.record.run_id): path
         for run, path in zip(selection.runs, selection.paths, strict=True)

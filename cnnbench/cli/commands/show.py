@@ -1,4 +1,4 @@
-"""``cnnbench show``: layers, shapes and costs of experiments, and their pictures."""
+"""``cnnbench show``: layers, shapes and costs of experiments, and diagrams of them."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -32,7 +32,9 @@ def show(
     data_dir: DataDir = None,
     diagram: Annotated[
         Path | None,
-        typer.Option(help="Draw the architecture: .svg, .png or .md (Mermaid).", metavar="FILE"),
+        typer.Option(
+            help="Draw the architecture to a file (.svg, .png, or .md for Mermaid).", metavar="FILE"
+        ),
     ] = None,
     expand: Annotated[
         bool,
@@ -43,11 +45,11 @@ def show(
         typer.Option(
             "--allow-python",
             "--run",
-            help="Also import a model.python that is neither installed nor beside the file.",
+            help="Import model.python even if it is neither installed nor next to the file.",
         ),
     ] = False,
 ) -> None:
-    """Check experiment files; print layers or submodules, shapes, costs and differences."""
+    """Check experiments and print their layers, shapes and costs."""
     paths, overrides = split_words(specs)
     if diagram:
         file_form("--diagram", diagram, DRAWINGS)
@@ -73,10 +75,10 @@ def _write(drawings: Sequence[tuple[str, Diagram]], file: Path) -> None:
 def _diagrams(
     shown: Sequence[Loaded], outlines: Sequence["Outline | None"], *, expand: bool
 ) -> Iterator[Diagram]:
-    """Each network; graphs of layers with their differences marked.
+    """Yields a diagram of each network; differences between graphs of layers are marked.
 
     Raises:
-      UsageError: a Python model may not be imported.
+      UsageError: a Python model is not trusted.
     """
     plans = [loaded.plan for loaded in shown if loaded.plan is not None]
     all_marks = iter(marked(plans) if plans else ())
@@ -98,21 +100,21 @@ def show_layers(
     *,
     allow_python: bool = False,
 ) -> "tuple[Loaded, Outline | None]":
-    """Prints the layers of an experiment, and what is different from the first that was shown.
+    """Prints the layers of an experiment, and its differences from another one.
 
     Args:
       path: the experiment file.
       overrides: ``key=value`` with dotted paths.
-      data_dir: where datasets outside the built-in table are described.
-      first: what it is beside.
-      allow_python: whether a Python model may come from anywhere.
+      data_dir: folder of datasets outside the built-in table.
+      first: the other experiment; None if there is none.
+      allow_python: True to import a Python model from anywhere.
 
     Returns:
-      The experiment, and what a Python model is made of if it may be imported.
+      The experiment, and the outline of a Python model if it was imported.
 
     Raises:
-      SpecError: everything wrong with it.
-      UsageError: its Python model cannot be imported, or gives the wrong shape.
+      SpecError: the experiment is invalid; the error has all of its problems.
+      UsageError: its Python model cannot be imported, or has the wrong output shape.
     """
     loaded = load_experiment(path, overrides, data_dir=data_dir)
     outline, reason = None, ""
@@ -129,10 +131,10 @@ def show_layers(
 def _outline(
     loaded: Loaded, path: Path, data_dir: Path | None, *, allow_python: bool
 ) -> "tuple[Outline | None, str]":
-    """Outlines a Python model, or gives the reason why it is not imported.
+    """Outlines a Python model, or returns why it was not imported.
 
     Raises:
-      ModelError: it cannot be imported, or gives the wrong shape.
+      ModelError: it cannot be imported, or has the wrong output shape.
     """
     start_jax()
     from cnnbench.nn.python_model import import_class, require_trust
@@ -162,10 +164,10 @@ def print_layers(
     Args:
       loaded: the experiment.
       path: its file.
-      first: what it is beside.
-      found: how it differs from that.
-      outline: what a Python model is made of; None where it was not imported.
-      reason: why not, if somebody asked.
+      first: the experiment that it is compared with; None if there is none.
+      found: differences from that.
+      outline: submodules of a Python model; None if it was not imported.
+      reason: why it was not imported.
     """
     experiment = loaded.experiment
     if outline is not None:
@@ -183,7 +185,7 @@ def print_layers(
             layer_table(loaded.plan, f"{experiment.type_title} ({short_path(path)})", marks)
         )
     if found and first:
-        tell(f"\nBeside {first.experiment.type_title}:", err=False)
-        for line in found.lines or ("nothing is different",):
+        tell(f"\nCompared with {first.experiment.type_title}:", err=False)
+        for line in found.lines or ("no differences",):
             tell(f"  {line}", err=False)
         tell(err=False)
