@@ -156,7 +156,7 @@ class Lines(Silent):
 
 
 @dataclass(slots=True)
-class Work:
+class RunProgress:
     """Epochs of a run that are trained and still to be trained.
 
     Args:
@@ -179,12 +179,12 @@ class Work:
         return max(0.0, self.seeds * self.epochs - self.done)
 
 
-def seconds_left(works: Iterable[Work]) -> float | None:
+def seconds_left(works: Iterable[RunProgress]) -> float | None:
     """Estimates the time left from the epochs so far; None before the first of them.
 
     A run that has not begun is assumed to be as fast as the others.
 
-    >>> seconds_left([Work(2, 10, done=5, seconds=10.0, timed=5), Work(1, 10)])
+    >>> seconds_left([RunProgress(2, 10, done=5, seconds=10.0, timed=5), RunProgress(1, 10)])
     50.0
     """
     works = list(works)
@@ -218,11 +218,11 @@ class Board:
 
     def __init__(self, console: Console) -> None:
         self.progress = make_progress(console)
-        self.works: list[Work] = []
+        self.works: list[RunProgress] = []
         self._seeds: TaskID | None = None
         self._runs: list[TaskID] = []
 
-    def add(self, work: Work) -> TaskID:
+    def add(self, work: RunProgress) -> TaskID:
         """Adds the bar of a run, above the bar of all seeds."""
         self.works.append(work)
         task = self._add()
@@ -289,7 +289,7 @@ class Bars(Lines):
         self, board: Board, *, several: bool = False, tables: bool = True, verbose: bool = False
     ) -> None:
         super().__init__(board.progress.console, several=several, tables=tables, verbose=verbose)
-        self.board, self.work = board, Work(1, 1)
+        self.board, self.work = board, RunProgress(1, 1)
         self.task: TaskID | None = None
         self.num_steps, self.whole = 1, 0  # steps per epoch, whole epochs over all seeds
         self.place, self.value, self.rate, self.curve = "reading data", "", "", ""
@@ -299,7 +299,7 @@ class Bars(Lines):
         """Prints the layer table and starts the bar."""
         super().loaded(loaded)
         experiment = loaded.experiment
-        self.work = Work(len(experiment.seeds), experiment.train.epochs)
+        self.work = RunProgress(len(experiment.seeds), experiment.train.epochs)
         self.task = self.board.add(self.work)
         self._update()
 

@@ -14,9 +14,9 @@ from cnnbench.cli.progress import (
     Bars,
     Board,
     Lines,
+    RunProgress,
     Said,
     Silent,
-    Work,
     epoch_line,
     make_listeners,
     resumed_line,
@@ -196,11 +196,14 @@ def test_a_seed_that_diverged_says_so() -> None:
 
 def test_the_time_left_is_that_of_all_runs() -> None:
     """Two runs of two seeds and ten epochs: one at 2 s an epoch has 15 to go, the other 20."""
-    begun = Work(2, 10, done=5.0, seconds=10.0, timed=5)
-    assert seconds_left([Work(2, 10), Work(1, 3)]) is None
-    assert seconds_left([begun, Work(2, 10)]) == 15 * 2 + 20 * 2
-    assert seconds_left([begun, Work(2, 10, done=1.5, seconds=3.0, timed=1)]) == 15 * 2 + 18.5 * 3
-    resumed = Work(2, 10, done=19.0, seconds=4.0, timed=1)
+    begun = RunProgress(2, 10, done=5.0, seconds=10.0, timed=5)
+    assert seconds_left([RunProgress(2, 10), RunProgress(1, 3)]) is None
+    assert seconds_left([begun, RunProgress(2, 10)]) == 15 * 2 + 20 * 2
+    assert (
+        seconds_left([begun, RunProgress(2, 10, done=1.5, seconds=3.0, timed=1)])
+        == 15 * 2 + 18.5 * 3
+    )
+    resumed = RunProgress(2, 10, done=19.0, seconds=4.0, timed=1)
     assert seconds_left([resumed]) == 4
 
 

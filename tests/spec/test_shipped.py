@@ -54,7 +54,7 @@ def test_show_says_which_file_it_took():
     text = re.sub(r"\s+", "", done.stdout)
     assert "StandardCNN(standard)" in text
     assert "160,362" in text
-    assert "BesideStandardCNN:" in text
+    assert "ComparedwithStandardCNN:" in text
 
 
 def test_files_of_the_working_directory_come_first():
