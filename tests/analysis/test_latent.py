@@ -174,7 +174,7 @@ def test_both_planes_have_the_same_axes(networks: Mapping[str, TrainedNetwork]) 
     ends = (-both.reach, both.reach)
     for axes in (decoded, points):
         assert (axes.get_xlim(), axes.get_ylim(), axes.get_aspect()) == (ends, ends, 1.0)
-        assert axes.get_xlabel() == "code, first number"
+        assert axes.get_xlabel() == "latent dimension 1"
     assert tuple(decoded.get_images()[0].get_extent()) == (*ends, *ends)
     drawn = np.concatenate([np.asarray(c.get_offsets()) for c in points.collections])
     assert len(drawn) == len(test)
