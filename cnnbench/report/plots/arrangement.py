@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from cnnbench.report.plots.blocks import ENTRY, EXIT, Block, Diagram, DiagramNode, Repeat
@@ -90,9 +91,11 @@ def arrange(drawn: Diagram) -> Arrangement:
     """
     edges = [*_reads(drawn.nodes), *(Edge(tie.owner, tie.user, "tie") for tie in drawn.ties)]
     whole = _arranged(drawn.nodes, edges)
+    ranks = ranked([node.name for node in drawn.nodes], edges)
     found = [whole]
-    for count in range(2, 1 + math.ceil(whole.height / PAGE)):
-        columns = _columns(drawn.nodes, edges, whole, count)
+    for cuts in _divisions(ranks, edges, whole):
+        spans = zip([0, *cuts], [*cuts, len(ranks)], strict=True)
+        columns = [_column(drawn.nodes, edges, ranks, span) for span in spans]
         found.append(_joined([_arranged(*column) for column in columns]))
     best = min(found, key=_side)
     return best if _side(best) < _WORTHWHILE * _side(whole) else whole
@@ -174,21 +177,29 @@ def _width(node: DiagramNode) -> float:
     return round(min(max(needed + mark + 2 * PAD, _NARROWEST), _WIDEST), 2)
 
 
-def _columns(
-    nodes: Sequence[DiagramNode], edges: Sequence[Edge], whole: Arrangement, count: int
-) -> list[tuple[list[DiagramNode], list[Edge]]]:
-    """Nodes and edges of each column: about equally high, cut where only one line crosses."""
-    ranks = ranked([node.name for node in nodes], edges)
-    heights = {ranks[node.name]: whole.tops[node.name] for node in nodes}
-    cuts = {rank: heights[rank] for rank in heights if rank and _source(rank, ranks, edges)}
-    wanted = [whole.height * number / count for number in range(1, count)]
-    chosen = sorted({min(cuts, key=lambda r: abs(cuts[r] - y)) for y in wanted} if cuts else ())
-    spans = list(zip([0, *chosen], [*chosen, len(ranks) + 1], strict=True))
-    return [_column(nodes, edges, ranks, span) for span in spans]
+def _divisions(
+    ranks: Mapping[str, int], edges: Sequence[Edge], whole: Arrangement
+) -> list[tuple[int, ...]]:
+    """Ranks where columns may begin: about equally high columns, cut where one line crosses."""
+    tops = {rank: whole.tops[name] for name, rank in ranks.items()}
+    cuts = {rank: top for rank, top in tops.items() if rank and _source(rank, ranks, edges)}
+    found: dict[tuple[int, ...], None] = {}
+    for count in range(2, 1 + math.ceil(whole.height / PAGE)) if cuts else ():
+        wanted = [whole.height * number / count for number in range(1, count)]
+        chosen = sorted({_nearest(cuts, y) for y in wanted})
+        ends = [0.0, *(cuts[rank] for rank in chosen), whole.height]
+        if max(below - above for above, below in pairwise(ends)) < _WORTHWHILE * whole.height:
+            found[tuple(chosen)] = None
+    return list(found)
+
+
+def _nearest(tops: Mapping[int, float], y: float) -> int:
+    """The rank whose top is nearest to a height."""
+    return min(tops, key=lambda rank: abs(tops[rank] - y))
 
 
 def _source(rank: int, ranks: Mapping[str, int], edges: Sequence[Edge]) -> str:
-    """What all edges read that lead to a rank or below from above it; empty if there are more."""
+    """The only node read across the gap above a rank; empty if there are more, or ties."""
     crossing = {(e.source, e.kind) for e in edges if ranks[e.source] < rank <= ranks[e.target]}
     (source, kind), *others = crossing
     return "" if others or kind else source

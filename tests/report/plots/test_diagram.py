@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import app
 from cnnbench.graph.plan import Plan
 from cnnbench.report.plots.arrangement import Arrangement, Rectangle, arrange
-from cnnbench.report.plots.blocks import Block, Diagram
+from cnnbench.report.plots.blocks import Block, Diagram, DiagramNode
 from cnnbench.report.plots.diagram import diagram
 from cnnbench.report.plots.diagram_picture import diagram_picture
 from cnnbench.report.plots.layered import Corner
@@ -252,7 +252,17 @@ def test_no_edge_crosses_a_block(layers: Layers) -> None:
 @settings(max_examples=10)
 @given(networks())
 def test_any_network_can_be_drawn(drawn: tuple[Layers, tuple[int, ...], tuple[int, ...]]) -> None:
-    check(arrange(diagram(make_plan(*drawn))))
+    plan = make_plan(*drawn)
+    found = diagram(plan)
+    check(arrange(found))
+    assert sum(map(num_layers, found.nodes)) == len(plan.nodes) + 1
+
+
+def num_layers(node: DiagramNode) -> int:
+    """Number of layers, counting every repetition."""
+    if isinstance(node, Block):
+        return len(node.cells)
+    return node.count * sum(map(num_layers, node.body))
 
 
 IMAGE, CLASSES = (32, 32, 3), (10,)
