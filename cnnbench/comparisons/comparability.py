@@ -1,4 +1,4 @@
-"""Which runs may stand side by side, and why others may not."""
+"""Checks that runs are comparable: same task, data, number of steps and device."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,18 +11,18 @@ from cnnbench.runs.summary import lost_seeds, with_missing
 from cnnbench.spec.vocabulary import METRIC
 from cnnbench.system import commands
 
-TEST = "test_"  # before a metric's name, says that its value on the test images is meant
+TEST = "test_"  # prefix of a metric's name: its value on the test images
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A run that has all that a comparison reads.
+    """A complete run.
 
     Args:
       record: the run's record.
       summary: its summary.
       epochs: its epochs.
-      judged_by: the metric that a verdict rests on, such as `accuracy` or `test_loss`.
+      judged_by: the metric that verdicts compare, such as `accuracy` or `test_loss`.
     """
 
     record: RunRecord
@@ -32,21 +32,21 @@ class Finished:
 
     @property
     def metric(self) -> str:
-        """The same without the images that it is taken on."""
+        """`judged_by` without the prefix for test images."""
         return self.judged_by.removeprefix(TEST)
 
 
 def value(epoch: EpochRecord, metric: str) -> float:
-    """On the validation images; NaN for a seed that diverged, whatever it still predicts."""
+    """The metric on the validation images; NaN for a diverged seed, whatever it predicts."""
     return epoch.validation(metric) if epoch.finite else math.nan
 
 
 def values(run: Finished, judged_by: str) -> dict[int, float]:
-    """A metric after the last epoch, by seed; likewise.
+    """A metric after the last epoch, by seed; NaN for a diverged seed.
 
     Args:
       run: the run.
-      judged_by: the metric; with `TEST` before it, on the test images.
+      judged_by: the metric; with the prefix `TEST`, on the test images.
     """
     if judged_by.startswith(TEST):
         lost, metric = lost_seeds(run.epochs, run.summary), judged_by.removeprefix(TEST)
@@ -58,17 +58,17 @@ def values(run: Finished, judged_by: str) -> dict[int, float]:
 
 
 def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finished]:
-    """The runs, each with all that a comparison reads.
+    """Check that every run is finished and complete.
 
     Args:
       runs: at least one.
-      metric: what they are judged by; if None, each by its headline metric, on the validation
-        images for a class and on the test images for a reconstruction. Without validation
-        images, on the test images in any case.
+      metric: the metric to compare; if None, the headline metric of each run: on the validation
+        images for classification, on the test images for reconstruction. Runs without
+        validation images are always compared on the test images.
 
     Raises:
-      IncomparableError: there are none, one has not finished, or its files lack something.
-      UsageError: one has no such metric.
+      IncomparableError: there are no runs, or one is unfinished or incomplete.
+      UsageError: a run does not have the metric.
     """
     if not runs:
         raise IncomparableError("no finished run to compare")
@@ -77,7 +77,7 @@ def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finishe
 
 def _finished(run: RunResult, metric: str | None) -> Finished:
     record, summary = run.record, run.summary
-    again = f"run it again with: {commands.command_line(record.command)}"
+    again = f"re-run it with: {commands.command_line(record.command)}"
     folder = run.path or commands.RESULTS_DIR / run_path(record)
     resume = f"resume it with: {commands.resume(record.environment.command, folder)}"
     if record.status is not Status.FINISHED:
@@ -95,19 +95,19 @@ def _finished(run: RunResult, metric: str | None) -> Finished:
     by_test = not record.dataset.num_validation or (not metric and record.task == "reconstruct")
     judged_by = f"{TEST}{judged_by.removeprefix(TEST)}" if by_test else judged_by
     finished = Finished(record, summary, run.epochs, judged_by)
-    if lack := next(_lacks(finished), None):
-        raise IncomparableError(f"{run_path(record)} is incomplete: no {lack}; {again}")
+    if missing := next(_missing(finished), None):
+        raise IncomparableError(f"{run_path(record)} is incomplete: no {missing}; {again}")
     return finished
 
 
 def judgeable(summary: Summary) -> dict[str, Direction]:
-    """What a run can be judged by, and which values are better: its metrics, on either images."""
+    """The metrics a run can be compared by, on validation and test images, with directions."""
     own = dict(summary.metrics)
     return own | {f"{TEST}{name}": better for name, better in own.items()}
 
 
-def _lacks(run: Finished) -> Iterator[str]:
-    """What a comparison would look for in vain, lazily: a damaged file may ask for anything."""
+def _missing(run: Finished) -> Iterator[str]:
+    """Missing values, lazily: a damaged record may claim any number of seeds and epochs."""
     metric = run.metric
     if not run.record.seeds or run.record.epochs < 1:
         yield "seeds or epochs in run.json"
@@ -127,15 +127,15 @@ def _lacks(run: Finished) -> Iterator[str]:
         for epoch in range(1, run.record.epochs + 1):
             if (seed, epoch) not in found:
                 yield f"{metric} of seed {seed}, epoch {epoch} in epochs.jsonl"
-    alone = {epoch.epoch for epoch in records if epoch.at_once == 1}
+    sequential = {epoch.epoch for epoch in records if epoch.at_once == 1}
     for epoch in (1, run.record.epochs):
-        if epoch not in alone:
-            yield f"seed trained alone in epoch {epoch} of epochs.jsonl"
+        if epoch not in sequential:
+            yield f"seed trained on its own in epoch {epoch} of epochs.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """Something that must be equal: its identity, its words after the verb, what to do."""
+    """A property that comparable runs share: its value, its description and the remedy."""
 
     verb: str
     identity: object
@@ -145,7 +145,7 @@ class _Fact:
 
 def _facts(run: Finished) -> tuple[_Fact, ...]:
     record, data = run.record, run.record.dataset
-    stand_in = f" (stand-in for {data.stand_in_for})" if data.stand_in_for else ""
+    substitute = f" (in place of {data.stand_in_for})" if data.stand_in_for else ""
     splits = (data.num_train, data.num_validation, data.num_test)
     sizes = " / ".join(f"{size:,}" for size in splits)
     measure = f"{record.loss} loss" if run.metric == "loss" else run.metric
@@ -153,8 +153,8 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
     kind = record.environment.device_kind
     same_data = "run both on the same data, for example with --dataset mnist_5k"
     return (
-        _Fact("has", record.task, f"the task {record.task}", "compare experiments of one task"),
-        _Fact("ran", data.name, f"on {data.name}{stand_in}", same_data),
+        _Fact("has", record.task, f"the task {record.task}", "compare runs of the same task"),
+        _Fact("ran", data.name, f"on {data.name}{substitute}", same_data),
         _Fact("has", splits, f"splits of {sizes} images", "give both the same dataset sizes"),
         _Fact("ran", data.digest, f"on {data.name} with digest {data.digest}", same_data),
         _Fact(
@@ -166,22 +166,22 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
         _Fact(
             "is",
             measure,
-            f"judged by {measure}",
-            f"give both the same loss, or name another --metric{_another(run)}",
+            f"compared by {measure}",
+            f"train both with the same loss, or choose another --metric{_another(run)}",
         ),
         _Fact("ran", kind, f"on {kind}", "run both with the same --device"),
     )
 
 
 def _another(run: Finished) -> str:
-    """A metric that does not depend on what was minimised, on the same images."""
+    """A metric that does not depend on the training loss, on the same images."""
     images = run.judged_by.removesuffix(run.metric)
     others = [name for name in run.summary.metrics if name != "loss"]
     return f", such as {images}{others[0]}" if others else ""
 
 
 def difference(first: Finished, other: Finished) -> str | None:
-    """Why the two cannot be compared, and what to do; None if they can."""
+    """The reason why two runs cannot be compared, with a remedy; None if they can."""
     one, two = first.record.name, other.record.name
     if one == two:
         one, two = run_path(first.record), run_path(other.record)
@@ -192,10 +192,10 @@ def difference(first: Finished, other: Finished) -> str | None:
 
 
 def recipes(runs: Sequence[tuple[str, RunRecord]]) -> str | None:
-    """What to know of runs that take the same steps with other epochs or batches.
+    """A remark on runs with equal numbers of steps but different epochs or batch sizes.
 
     Args:
-      runs: each with its label.
+      runs: the records with their labels.
 
     >>> recipes([])
     """
@@ -204,17 +204,17 @@ def recipes(runs: Sequence[tuple[str, RunRecord]]) -> str | None:
         labels.setdefault((record.epochs, record.batch_size), []).append(label)
     if len(labels) < 2:
         return None
-    told = [
-        f"{enumeration(list(map(clean, names)))} for {epochs_text(epochs)} in batches of {size:,}"
+    groups = [
+        f"{enumeration(list(map(clean, names)))}: {epochs_text(epochs)}, batch size {size:,}"
         for (epochs, size), names in labels.items()
     ]
     return (
-        f"Different recipes: {'; '.join(told)}. The steps are as many, but not the images seen, so"
-        " a difference may come from the recipe and not from the network; give all of them the"
-        " same epochs and batch size to tell."
+        f"Different training recipes: {'; '.join(groups)}. All take the same number of steps but"
+        " see different numbers of images, so a difference may come from the recipe rather than"
+        " the network; train all with the same epochs and batch size to rule that out."
     )
 
 
 def run_path(record: RunRecord) -> str:
-    """The run's folder below that of all results."""
+    """The run's folder relative to the results folder."""
     return f"{record.name}/{record.run_id}"

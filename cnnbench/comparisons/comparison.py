@@ -1,4 +1,4 @@
-"""Runs side by side: the first and the last epoch of each, or the reason why not."""
+"""Comparisons of runs: table rows, verdicts, costs, warnings and remarks."""
 
 import math
 import statistics
@@ -38,19 +38,20 @@ _SETTLED = {Finding.BETTER, Finding.WORSE, Finding.NOISE, Finding.NONE}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One experiment after one epoch.
+    """One run after one epoch.
 
     Args:
       run: the run's record.
       label: the experiment's title, with the overrides that differ if several runs share it.
       epoch: number of the epoch, from 1.
-      value: the headline metric on the validation images, over seeds; on the test images where
-        no others validate, and then there is no row but that of the last epoch.
+      value: the headline metric on the validation images, over seeds. Without validation images,
+        on the test images, and the run has a row for its last epoch only.
       train_s: seconds of training in that epoch, over seeds.
       num_params: number of trainable parameters.
       images_per_s: training images per second, median over all epochs and seeds.
-      test: the headline metric on the test images, over seeds; None but in the last epoch.
-      code: accuracy of a linear classifier on the code, over seeds, where there is one; likewise.
+      test: the headline metric on the test images, over seeds; last epoch only, otherwise None.
+      code: linear-probe accuracy of the latent code, over seeds; last epoch of autoencoders only,
+        otherwise None.
     """
 
     run: RunRecord
@@ -65,22 +66,22 @@ class Row:
 
     @property
     def lost(self) -> str:
-        """What is said of the seeds that have diverged by then; nothing where none has."""
+        """Text on the seeds that have diverged by this epoch; empty if none have."""
         values = self.value.values
         return lost_text(sum(not math.isfinite(value) for value in values), len(values))
 
 
 @dataclass(frozen=True, slots=True)
 class CostRow:
-    """What an experiment costs.
+    """Cost of one run.
 
     Args:
       run: the run's record.
       label: as in its `Row`.
-      cost: what was measured; None in runs of older versions.
+      cost: measured cost; None in runs of older versions.
       images_per_s: training images per second, median over all epochs and seeds.
-      target: how long it took to the target; None where none was asked for.
-      best_epoch: the epoch with the best validation value, the first of equals, over seeds; NaN
+      target: time to the target metric; None if no target was given.
+      best_epoch: epoch with the best validation value (the first if tied), over seeds; NaN
         for a seed without a value, None without validation images.
     """
 
@@ -93,28 +94,28 @@ class CostRow:
 
     @property
     def product_share(self) -> float | None:
-        """The arithmetic of training as a share of the device's fastest matrix product."""
+        """Training FLOP/s as a fraction of the device's fastest matrix product."""
         return self.cost.product_share(self.images_per_s) if self.cost else None
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Comparable runs: one task, one set of images, one kind of device.
+    """Comparable runs: same task, data and kind of device.
 
     Args:
       task: `classify` or `reconstruct`.
       metric: the headline metric.
-      direction: which of its values are better.
-      dataset: the images.
+      direction: whether higher or lower values are better.
+      dataset: the dataset.
       device_kind: `cpu`, `gpu` or `tpu`.
-      devices: model names of the devices, each once.
+      devices: model names of the devices, without duplicates.
       rows: the first and the last epoch of each run, in the order of the runs.
-      verdicts: on every run but the baseline.
-      code_verdicts: likewise, by `Row.code`; empty where one has none.
-      costs: what each run costs, in their order.
-      warnings: reasons to distrust the timings, with remedies.
-      remarks: what else to know about the runs.
-      contradictions: runs that should have the same numbers and do not; said before all else.
+      verdicts: one for each run except the baseline.
+      code_verdicts: the same by `Row.code`; empty if any run has no code.
+      costs: cost of each run, in the order of the runs.
+      warnings: reasons to doubt the times, with remedies.
+      remarks: further remarks on the runs.
+      contradictions: runs that should have identical numbers but do not; reported first.
     """
 
     task: str
@@ -133,47 +134,47 @@ class Comparison:
 
     @property
     def validates(self) -> bool:
-        """True if values are taken on validation images, False if on the test images."""
+        """True if values are measured on validation images, False if on the test images."""
         return self.dataset.num_validation > 0
 
     @property
     def shown_metric(self) -> str:
-        """The metric of the values, `test_` before it where no images validate."""
+        """The metric of the values, with the prefix `test_` if there are no validation images."""
         return self.metric if self.validates else f"{TEST}{self.metric}"
 
 
 def compare(runs: Sequence[RunResult], criteria: Criteria = JUDGED) -> Comparison:
-    """Runs that the user named, in that order.
+    """Compare the given runs, in that order.
 
     Args:
       runs: at least one.
-      criteria: how they are judged.
+      criteria: settings of the comparison.
 
     Raises:
-      IncomparableError: there are none, one has not finished, or their numbers
+      IncomparableError: there are no runs, one is unfinished, or their numbers
         do not measure the same thing.
-      UsageError: one has no such metric, or none is called like the baseline.
+      UsageError: a run does not have the metric, or no run matches the baseline.
     """
     finished = finished_runs(runs, criteria.metric)
     for other in finished[1:]:
         if reason := difference(finished[0], other):
             these = enumeration([run_path(run.record) for run in (finished[0], other)])
-            raise IncomparableError(f"{reason} (these are {these}; a RUN-ID names another)")
+            raise IncomparableError(f"{reason} (compared: {these}; choose other runs by RUN-ID)")
     return _comparison(finished, _arms(finished), criteria)
 
 
 def compare_groups(
     runs: Sequence[RunResult], criteria: Criteria = JUDGED
 ) -> tuple[Comparison, ...]:
-    """Runs that nobody chose, each beside those that it can be compared with.
+    """Group runs into comparable ones and compare each group.
 
     Args:
       runs: at least one.
-      criteria: how they are judged; the baseline is that of the runs beside it.
+      criteria: settings of the comparisons; the baseline applies to the groups that contain it.
 
     Raises:
-      IncomparableError: there are none, or one has not finished.
-      UsageError: one has no such metric, or none is called like the baseline.
+      IncomparableError: there are no runs, or one is unfinished.
+      UsageError: a run does not have the metric, or no run matches the baseline.
     """
     groups: list[list[Finished]] = []
     for run in finished_runs(runs, criteria.metric):
@@ -247,7 +248,7 @@ def _recipes(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
 
 
 def _contradictions(runs: Sequence[tuple[str, Finished]]) -> dict[tuple[str, str], str]:
-    """A sentence on every two runs that should have the same numbers and do not, by labels."""
+    """Pairs of runs that should have identical numbers but do not: their labels and a sentence."""
     found = {
         (label, other_label): contradiction(run, other, (label, other_label))
         for (label, run), (other_label, other) in combinations(runs, 2)
@@ -259,20 +260,20 @@ def _contradictions(runs: Sequence[tuple[str, Finished]]) -> dict[tuple[str, str
 def _same(
     runs: Sequence[tuple[str, Finished]], unequal: Mapping[tuple[str, str], str]
 ) -> Iterator[str]:
-    """Runs of one experiment show what the machine adds; a run beside itself shows nothing."""
+    """Remarks on A/A comparisons: repeated runs measure noise, a run with itself nothing."""
     for (label, run), (other_label, other) in combinations(runs, 2):
         if (label, other_label) in unequal:
             continue
         if run_path(run.record) == run_path(other.record):
             yield (
-                f"A/A: {label} and {other_label} are one and the same run; to see this machine's"
-                " noise, train it twice with one command that names its file twice."
+                f"A/A: {label} and {other_label} are the same run; to measure this machine's"
+                " noise, pass the experiment file twice to one `cnnbench run`."
             )
         elif _twins(run.record, other.record):
             yield (
-                f"A/A: {label} and {other_label} are the same experiment with the same seeds; what"
-                " differs between their times is this machine's noise, and smaller differences of"
-                " time mean nothing."
+                f"A/A: {label} and {other_label} are the same experiment with the same seeds; the"
+                " difference of their times is this machine's noise, and smaller time differences"
+                " are not meaningful."
             )
 
 
@@ -283,21 +284,21 @@ def _twins(one: RunRecord, other: RunRecord) -> bool:
 
 
 def _arms(runs: Sequence[Finished]) -> tuple[Arm, ...]:
-    """What runs that stand side by side are judged by, in their order."""
+    """Per-seed measurements of the runs, in order."""
     labels = run_labels([run.record for run in runs])
     return tuple(_arm(run, label) for run, label in zip(runs, labels, strict=True))
 
 
 def _diverged(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
-    """Seeds whose loss is not finite; a network that knows nothing still has an accuracy."""
+    """Warnings on seeds with a non-finite loss, which their accuracy would not show."""
     for label, run in runs:
         if lost := lost_seeds(run.epochs, run.summary):
-            seeds = ", ".join(map(str, lost))
-            yield f"Warning: {label} diverged with seed {seeds}: the loss is not finite."
+            seeds = f"seed{'s' * (len(lost) > 1)} {enumeration(list(map(str, lost)))}"
+            yield f"Warning: {label} diverged with {seeds} (non-finite loss)."
 
 
 def _arm(run: Finished, label: str) -> Arm:
-    """What a run is judged by: its last epoch, and the times of those trained alone."""
+    """Metric after the last epoch, and epoch times of the seeds trained one at a time."""
     record = run.record
     tags = (name for tag in record.tags for name in (tag, f"{record.name}@{tag}"))
     names = label, record.name, run_path(record), *tags
@@ -305,23 +306,23 @@ def _arm(run: Finished, label: str) -> Arm:
 
 
 def _epoch_s(run: Finished) -> dict[int, float]:
-    """Seconds of training in an epoch, median over all, by seed that was trained alone."""
-    alone = [epoch for epoch in run.epochs if epoch.at_once == 1]
+    """Median seconds of training per epoch, by seed, for seeds trained one at a time."""
+    sequential = [epoch for epoch in run.epochs if epoch.at_once == 1]
     return {
-        seed: statistics.median(epoch.train_s for epoch in alone if epoch.seed == seed)
-        for seed in dict.fromkeys(epoch.seed for epoch in alone)
+        seed: statistics.median(epoch.train_s for epoch in sequential if epoch.seed == seed)
+        for seed in dict.fromkeys(epoch.seed for epoch in sequential)
     }
 
 
 def _images_per_s(run: Finished) -> float:
-    """Median; seeds that were trained at once do not tell how long an epoch takes."""
+    """Median over epochs; seeds trained in parallel do not measure the time of one."""
     return statistics.median(e.samples_per_s for e in run.epochs if e.at_once == 1)
 
 
 def _times(epochs: Sequence[EpochRecord]) -> list[float]:
-    """Seconds of training of seeds that were trained alone, and not given up before."""
-    alone = [epoch.train_s for epoch in epochs if epoch.at_once == 1]
-    return [value for value in alone if math.isfinite(value)] or [math.nan]
+    """Seconds of training of seeds trained one at a time that had not diverged before."""
+    sequential = [epoch.train_s for epoch in epochs if epoch.at_once == 1]
+    return [value for value in sequential if math.isfinite(value)] or [math.nan]
 
 
 def _rows(run: Finished, label: str) -> Iterator[Row]:
@@ -344,7 +345,7 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
 
 
 def code_estimate(run: Finished) -> Estimate | None:
-    """Accuracy of a linear classifier on the code, over seeds; None where there is no code."""
+    """Linear-probe accuracy of the latent code, over seeds; None without a code."""
     accuracies = _code_accuracies(run)
     return estimate(accuracies.values()) if accuracies else None
 
@@ -352,12 +353,12 @@ def code_estimate(run: Finished) -> Estimate | None:
 def code_verdicts(
     runs: Sequence[Finished], arms: Sequence[Arm], criteria: Criteria
 ) -> tuple[Verdict, ...]:
-    """A verdict on the code of each run but the baseline; none where one of them has no code.
+    """Verdicts on the linear-probe accuracy of the code; empty if any run has no code.
 
     Args:
-      runs: those that stand side by side.
-      arms: what else each of them is judged by.
-      criteria: how; a least effect in the unit of a loss means nothing here.
+      runs: the runs being compared.
+      arms: their per-seed measurements.
+      criteria: settings; an absolute `min_effect` is ignored because its unit is the loss's.
     """
     accuracies = list(map(_code_accuracies, runs))
     if not all(accuracies):
@@ -370,7 +371,7 @@ def code_verdicts(
 
 
 def _code_accuracies(run: Finished) -> Mapping[int, float]:
-    """By seed; empty unless all are known."""
+    """Linear-probe accuracy by seed; empty unless every seed has one."""
     known = {
         seed.seed: seed.code_accuracy
         for seed in run.summary.seeds
@@ -382,16 +383,16 @@ def _code_accuracies(run: Finished) -> Mapping[int, float]:
 def disagreements(
     runs: Sequence[Finished], arms: Sequence[Arm], verdicts: Sequence[Verdict], criteria: Criteria
 ) -> Iterator[str]:
-    """What is said where validation and test images come to different findings.
+    """Remarks where the validation and test images lead to different findings.
 
-    An interval over seeds does not hold for other images: a few hundred of them favour one
-    network by chance, in every seed alike.
+    An interval over seeds does not generalize to other images: a few hundred images can favor
+    one network by chance with every seed.
 
     Args:
-      runs: those that stand side by side.
-      arms: what else each of them is judged by.
-      verdicts: on every run but the baseline.
-      criteria: how they were judged.
+      runs: the runs being compared.
+      arms: their per-seed measurements.
+      verdicts: one for each run except the baseline.
+      criteria: settings of the comparison.
     """
     metric, data = runs[0].metric, runs[0].record.dataset
     if not data.num_validation:
@@ -407,7 +408,8 @@ def disagreements(
     for one, two in zip(verdicts, judge(others, other, criteria, higher=higher), strict=True):
         if one.finding != two.finding and {one.finding, two.finding} <= _SETTLED:
             yield (
-                f"By the {images} images: {sentence(two)} Intervals are over seeds, not over images"
-                f" ({data.num_validation:,} validate, {data.num_test:,} test), so a difference that"
-                " only some of them show may be theirs."
+                f"The finding differs on the {images} images: {sentence(two)} Confidence intervals"
+                " capture variation across seeds, not across images"
+                f" ({data.num_validation:,} validation, {data.num_test:,} test); a difference seen"
+                " on only one split may be specific to it."
             )

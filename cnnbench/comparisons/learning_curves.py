@@ -1,4 +1,4 @@
-"""What pictures of a comparison show: learning curves over seeds, in numbers and in words."""
+"""Learning curves over seeds, and text descriptions of a comparison's charts."""
 
 import itertools
 import math
@@ -17,14 +17,14 @@ from cnnbench.spec.metrics import heading, metric_text
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A metric on the validation images after every epoch of a run; without any, the training loss.
+    """Learning curve of a run: validation metric (or training loss) after each epoch.
 
     Args:
-      label: the run's, as in tables.
-      values: after each epoch, over seeds.
-      time_s: seconds of training up to the end of each epoch, mean over the seeds that were
-        trained alone; None where an epoch has none.
-      num_lost: seeds that diverged.
+      label: label of the run, as in tables.
+      values: metric after each epoch, over seeds.
+      time_s: cumulative seconds of training after each epoch, mean over the seeds trained one at
+        a time; None if an epoch has none.
+      num_lost: number of diverged seeds.
     """
 
     label: str
@@ -39,7 +39,7 @@ class Curve:
 
     @property
     def lost(self) -> str:
-        """What is said of the seeds that diverged; nothing where none did."""
+        """Text on the diverged seeds; empty if none diverged."""
         return lost_text(self.num_lost, self.num_seeds)
 
 
@@ -49,10 +49,10 @@ def last_rows(comparison: Comparison) -> tuple[Row, ...]:
 
 
 def runs_of(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[tuple[Row, RunResult], ...]:
-    """The last epoch of each run, and the run.
+    """The last row of each run, with the run.
 
     Args:
-      comparison: made of some of the runs.
+      comparison: a comparison of some of the runs.
       runs: all runs.
     """
     by_id = {(run.record.name, run.record.run_id): run for run in runs}
@@ -64,7 +64,7 @@ def curves(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[Curve, ..
     """The learning curve of each run, in the order of the comparison.
 
     Args:
-      comparison: made of some of the runs.
+      comparison: a comparison of some of the runs.
       runs: all runs.
     """
     pairs = runs_of(comparison, runs)
@@ -76,15 +76,15 @@ def _curve(label: str, run: RunResult, metric: str) -> Curve:
     found = with_missing(run.epochs, run.record.epochs)
     by_epoch = [[found[seed, number] for seed in run.record.seeds] for number in numbers]
     values = tuple(estimate(e.course(metric) for e in epochs) for epochs in by_epoch)
-    alone = [[e.train_s for e in epochs if e.at_once == 1] for epochs in by_epoch]
-    known = [[value for value in times if math.isfinite(value)] for times in alone]
+    sequential = [[e.train_s for e in epochs if e.at_once == 1] for epochs in by_epoch]
+    known = [[value for value in times if math.isfinite(value)] for times in sequential]
     time_s = tuple(itertools.accumulate(map(mean, known))) if all(known) else None
     lost = lost_seeds(run.epochs, run.summary)
     return Curve(clean(label), values, time_s, len(lost))
 
 
 def ends(value: Estimate) -> tuple[float, float]:
-    """The lowest and the highest seed; NaN where one is not finite.
+    """Minimum and maximum over seeds; NaN if any value is not finite.
 
     >>> ends(estimate([0.98, 0.99, 0.97]))
     (0.97, 0.99)
@@ -95,7 +95,7 @@ def ends(value: Estimate) -> tuple[float, float]:
 
 
 def value_text(metric: str, value: Estimate) -> str:
-    """Mean, and the lowest and the highest seed where there are several.
+    """Mean, followed by the range over seeds if there are several.
 
     >>> value_text("accuracy", estimate([0.98, 0.99]))
     '98.50% (98.00 to 99.00%)'
@@ -113,7 +113,7 @@ def course_metric(comparison: Comparison) -> str:
 
 
 def course_title(comparison: Comparison) -> str:
-    """Title of the curves: their metric and the images that it is taken on."""
+    """Title of the curves: the metric and the images it is measured on."""
     images = "validation" if comparison.validates else "training"
     return (
         f"{heading(comparison.metric if comparison.validates else 'loss')} on the {images} images"
@@ -121,9 +121,9 @@ def course_title(comparison: Comparison) -> str:
 
 
 def curves_text(shown: Sequence[Curve], comparison: Comparison, *, by_time: bool) -> str:
-    """What a picture of the curves shows, for those who do not see it."""
+    """Alternative text of a chart of learning curves."""
     against, metric = "seconds of training" if by_time else "epoch", course_metric(comparison)
-    told = [f"{course_title(comparison)} against {against}."]
+    sentences = [f"{course_title(comparison)} vs. {against}."]
     for curve in shown:
         first, last = curve.values[0], curve.values[-1]
         end = f"{value_text(metric, last)} after {epochs_text(len(curve.values))}"
@@ -131,37 +131,36 @@ def curves_text(shown: Sequence[Curve], comparison: Comparison, *, by_time: bool
             end += f" and {seconds_text(curve.time_s[-1])}"
         start = "" if len(curve.values) == 1 else f"from {value_text(metric, first)} to "
         lost = f"; {curve.lost}" if curve.lost else ""
-        told.append(f"{curve.label}: {start}{end}{lost}.")
-    return " ".join(told)
+        sentences.append(f"{curve.label}: {start}{end}{lost}.")
+    return " ".join(sentences)
 
 
 def costs_text(comparison: Comparison, *, by_time: bool) -> str:
-    """What a picture of value against cost shows, for those who do not see it."""
-    against = "seconds of an epoch" if by_time else "number of parameters"
+    """Alternative text of a chart of metric vs. cost."""
+    against = "seconds per epoch" if by_time else "number of parameters"
     metric, rows = comparison.metric, last_rows(comparison)
-    told = [f"{heading(metric)} on the {comparison.dataset.judged_on} images against {against}."]
+    images = comparison.dataset.judged_on
+    sentences = [f"{heading(metric)} on the {images} images vs. {against}."]
     for row in rows:
         cost = seconds_text(row.train_s.mean) if by_time else f"{row.num_params:,} parameters"
-        told.append(f"{clean(row.label)}: {value_text(metric, row.value)} at {cost}.")
-    return " ".join(told)
+        sentences.append(f"{clean(row.label)}: {value_text(metric, row.value)} at {cost}.")
+    return " ".join(sentences)
 
 
 def bands_text(shown: Sequence[Curve]) -> str:
-    """What lines and bands stand for."""
+    """Legend of the lines and bands."""
     match sorted({curve.num_seeds for curve in shown}):
         case [1]:
             return "Lines: one seed."
         case [number]:
-            return f"Lines: mean over {number} seeds. Bands: from the lowest seed to the highest."
-    return "Lines: mean over the seeds. Bands: from the lowest seed to the highest."
+            return f"Lines: mean over {number} seeds. Bands: minimum to maximum over seeds."
+    return "Lines: mean over seeds. Bands: minimum to maximum over seeds."
 
 
 def read_curve(entry: RunEntry) -> tuple[float, ...]:
-    """The headline metric after each epoch, mean over the seeds that came so far.
+    """The headline metric after each epoch, mean over the seeds that have reached it.
 
-    Without validation images, the training loss.
-
-    Empty where the epochs cannot be read: a list shows what it can.
+    The training loss without validation images; empty if the epochs cannot be read.
     """
     try:
         epochs, _ = read_epochs(entry.path)

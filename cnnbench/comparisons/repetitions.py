@@ -1,7 +1,7 @@
-"""Runs of one experiment with the same seeds: equal to the last digit, or what may explain why not.
+"""Reproducibility: repeated runs must be bitwise equal, or differ in a recorded setting.
 
 The same seed gives the same numbers on the same device with the same versions and settings, so
-a difference is either in what a run records of these, or it is a mistake.
+different results come from a recorded difference of these, or from a defect.
 """
 
 import math
@@ -19,27 +19,27 @@ from cnnbench.system.settings import Change, changed_settings, is_read
 _VERSIONS = ("cnnbench", "python", "jax", "jaxlib", "flax", "optax", "numpy")
 _ENGINE = {
     "form": "engine",
-    "row": "images in a row",
-    "num_devices": "devices that share a batch",
-    "steps_per_call": "steps in a call",
-    "seeds_at_once": "seeds at once",
+    "row": "micro-batch size",
+    "num_devices": "devices per batch",
+    "steps_per_call": "steps per call",
+    "seeds_at_once": "seeds in parallel",
 }
 
 
 def repeats(one: RunRecord, other: RunRecord) -> bool:
-    """Tell whether two different runs are of one experiment, with at least one seed in common."""
+    """True if two different runs repeat one experiment with at least one common seed."""
     same = (one.spec_digest, one.dataset.digest) == (other.spec_digest, other.dataset.digest)
     again = (one.name, one.run_id) != (other.name, other.run_id)
     return same and again and bool(set(one.seeds) & set(other.seeds))
 
 
 def contradiction(one: Finished, other: Finished, labels: tuple[str, str]) -> str | None:
-    """A sentence on two runs that should have the same numbers and do not; None if they have.
+    """A sentence on two runs that should have identical numbers but do not; None if they do.
 
     Args:
       one: a run.
-      other: one that repeats it.
-      labels: what tables call them.
+      other: a run that repeats it.
+      labels: their labels in tables.
     """
     if (found := next(_differences(one, other), None)) is None:
         return None
@@ -47,7 +47,7 @@ def contradiction(one: Finished, other: Finished, labels: tuple[str, str]) -> st
     shared = "the same seeds"
     if seeds != other.record.seeds:
         common = [str(seed) for seed in seeds if seed in other.record.seeds]
-        shared = f"seed{'s' * (len(common) > 1)} {enumeration(common)} in common"
+        shared = f"common seed{'s' * (len(common) > 1)} {enumeration(common)}"
     return (
         f"{names} are the same experiment with {shared}, but their results differ ({found}):"
         f" {_explanation(one.record, other.record)}."
@@ -55,7 +55,7 @@ def contradiction(one: Finished, other: Finished, labels: tuple[str, str]) -> st
 
 
 def _differences(one: Finished, other: Finished) -> Iterator[str]:
-    """Values of both runs that should be equal: first what they are judged by, then by epochs."""
+    """Differing values of two runs: first the compared metric, then the epochs, then the tests."""
     epochs = [{(e.seed, e.epoch): e for e in run.epochs} for run in (one, other)]
     metric = one.judged_by
     seeds = [seed for seed in one.record.seeds if seed in other.record.seeds]
@@ -96,12 +96,12 @@ def _explanation(one: RunRecord, other: RunRecord) -> str:
         return f"they differ in {enumeration(found)}"
     commits = [_commit(record.environment) for record in (one, other)]
     if commits[0] != commits[1]:
-        return f"all that they record differs only in the git commit, {' and '.join(commits)}"
+        return f"the only recorded difference is the git commit, {' and '.join(commits)}"
     unread = [change.name for change in _changes(one, other) if not _is_read(change)]
-    besides = f" but for {enumeration(unread)}, which JAX does not read" if unread else ""
+    except_for = f" except for {enumeration(unread)}, which JAX does not read" if unread else ""
     return (
-        "nothing that they record explains it, since engine, device, versions and settings are the"
-        f" same{besides}; see whether {commands.cnnbench('check')} finds one of them damaged"
+        "nothing in their records explains it: engine, device, versions and settings are the"
+        f" same{except_for}; check for a damaged run with {commands.cnnbench('check')}"
     )
 
 
@@ -115,7 +115,7 @@ def _machines(one: RunRecord, other: RunRecord) -> Iterator[str]:
     for record in (one, other):
         if later := [entry for entry in record.resumed_with if entry]:
             values = enumeration([f"{name} {value}" for name, value in later[-1].items()])
-            yield f"resumption ({record.run_id} was resumed with {clean(values)})"
+            yield f"the resumed part ({record.run_id} was resumed with {clean(values)})"
 
 
 def _engine(engine: EngineRecord | None) -> dict[str, str]:
@@ -126,7 +126,7 @@ def _engine(engine: EngineRecord | None) -> dict[str, str]:
 def _settings(one: Environment, other: Environment) -> Iterator[str]:
     if one.settings is None or other.settings is None:
         if one.settings != other.settings:
-            yield "settings of JAX, perhaps (a version that did not record them trained one)"
+            yield "possibly JAX settings (one run is from a version that did not record them)"
         return
     for change in filter(_is_read, changed_settings(one.settings, other.settings)):
         values = (value or "not set" for value in (change.then, change.now))
@@ -138,7 +138,7 @@ def _changes(one: RunRecord, other: RunRecord) -> list[Change]:
 
 
 def _is_read(change: Change) -> bool:
-    """Tests whether numbers may depend on a setting, also where JAX refuses to be asked."""
+    """True if results may depend on a setting, or if JAX rejects the query."""
     try:
         return is_read(change.name)
     except UsageError:

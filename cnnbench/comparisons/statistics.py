@@ -1,6 +1,6 @@
-"""Statistics over seeds: what a table shows of several runs of one experiment.
+"""Statistics over seeds: means, intervals, the sign-flip test and Holm's correction.
 
-Non-finite values are never dropped: a mean over a diverged seed is NaN.
+Non-finite values are never dropped: the mean over a diverged seed is NaN.
 """
 
 import math
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One quantity over seeds.
+    """Mean and standard deviation of one quantity over seeds.
 
     Args:
-      values: the raw values, one per seed, at least one.
-      mean: their arithmetic mean.
-      std: their sample standard deviation; None for a single value.
+      values: raw values, one per seed, at least one.
+      mean: arithmetic mean.
+      std: sample standard deviation; None for a single value.
     """
 
     values: tuple[float, ...]
@@ -44,11 +44,11 @@ def estimate(values: Iterable[float]) -> Estimate:
 
 
 def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean; NaN when a value is not finite."""
+    """Arithmetic mean; NaN if any value is not finite."""
     if not all(map(math.isfinite, values)):
         return math.nan
     largest = max(map(abs, values))
-    if largest > 1e300:  # the sum of a few could overflow
+    if largest > 1e300:  # a sum of several could overflow
         return largest * mean([value / largest for value in values])
     return math.fsum(values) / len(values)
 
@@ -57,25 +57,25 @@ def sample_std(values: Sequence[float]) -> float | None:
     """Standard deviation with n - 1 in the denominator.
 
     Returns:
-      None for a single value, which has no spread; NaN when a value is not finite.
+      None for a single value; NaN if any value is not finite.
     """
     if len(values) < 2:
         return None
-    centre = mean(values)
-    if math.isnan(centre):
+    center = mean(values)
+    if math.isnan(center):
         return math.nan
-    return math.hypot(*(value - centre for value in values)) / math.sqrt(len(values) - 1)
+    return math.hypot(*(value - center for value in values)) / math.sqrt(len(values) - 1)
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """Student's t interval for the mean of values from a normal distribution.
+    """Student's t confidence interval for the mean of a normal distribution.
 
     Args:
       values: one per seed.
-      level: coverage, in (0, 1).
+      level: confidence level, in (0, 1).
 
     Returns:
-      None for a single value; an interval of NaN when a value is not finite.
+      None for a single value; an interval of NaN if any value is not finite.
 
     References:
       Student, "The probable error of a mean", Biometrika 6, 1908.
@@ -87,27 +87,27 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> Interval | No
 
     quantile = float(stdtrit(len(values) - 1, (1 + level) / 2))
     half = quantile * std / math.sqrt(len(values))
-    centre = mean(values)
-    return Interval(centre - half, centre + half)
+    center = mean(values)
+    return Interval(center - half, center + half)
 
 
-EXACT = 20  # differences whose signs are all tried; beyond, a sample of as many
+EXACT = 20  # most pairs whose sign assignments are enumerated; beyond, as many are sampled
 _SAMPLES = 2 ** (EXACT - 1)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p of a paired sign-flip test: how often chance gives as large a mean.
+    """Two-sided p-value of a paired sign-flip (permutation) test of the mean.
 
-    If nothing but chance were at work, each difference could as well have had the
-    other sign. For up to 20 pairs all signs are tried, which is exact; for more, 524,288
-    choices of them that are always the same.
+    Under the null hypothesis the differences are symmetric about zero, so all sign assignments
+    are equally likely. Up to 20 pairs the test is exact; beyond, 524,288 assignments are sampled
+    with a fixed seed.
 
     Args:
-      differences: one for each pair, finite, at least one.
+      differences: one per pair, finite, at least one.
 
     Returns:
-      The share of sign choices whose sum is at least as far from zero as the one
-      that was seen; never below `smallest_p`.
+      Fraction of sign assignments whose sum is at least as far from zero as the observed sum;
+      never below `smallest_p`.
 
     References:
       Fisher, "The Design of Experiments", section 21, 1935.
@@ -119,22 +119,22 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
     values = np.abs(differences)
     if len(values) <= EXACT:
-        sums = values[:1]  # the first sign is fixed: the other half mirrors it
+        sums = values[:1]  # the first sign is fixed: the other half is its mirror image
         for value in values[1:]:
             sums = np.concatenate([sums + value, sums - value])
         counted = 0
     else:
         flips = np.random.default_rng(0).integers(0, 2, (_SAMPLES, len(values)), dtype=bool)
         sums = np.where(flips, values, -values).sum(axis=1)
-        counted = 1  # what was seen is one of the choices (Phipson and Smyth, 2010)
-    seen = abs(math.fsum(differences))
-    slack = 1e-12 * float(values.sum())  # sums of equal parts differ by rounding
-    reached = int((np.abs(sums) >= seen - slack).sum())
+        counted = 1  # the observed assignment counts too (Phipson and Smyth, 2010)
+    observed = abs(math.fsum(differences))
+    slack = 1e-12 * float(values.sum())  # tied sums may differ by rounding
+    reached = int((np.abs(sums) >= observed - slack).sum())
     return (reached + counted) / (len(sums) + counted)
 
 
 def smallest_p(num_pairs: int) -> float:
-    """The smallest p that a two-sided sign-flip test can reach.
+    """Smallest p-value that a two-sided sign-flip test can reach.
 
     >>> smallest_p(5), smallest_p(6), smallest_p(8)
     (0.0625, 0.03125, 0.0078125)
@@ -143,7 +143,7 @@ def smallest_p(num_pairs: int) -> float:
 
 
 def pairs_for(alpha: float) -> int:
-    """The fewest pairs with which a sign-flip test can reach `alpha`.
+    """Fewest pairs with which a sign-flip test can reach `alpha`.
 
     >>> pairs_for(0.05), pairs_for(0.01)
     (6, 8)
@@ -152,9 +152,10 @@ def pairs_for(alpha: float) -> int:
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """p-values adjusted for their number, in their order.
+    """Holm-adjusted p-values, in the given order.
 
-    The chance that any true null hypothesis is rejected is then at most alpha.
+    They control the family-wise error rate: the probability of rejecting any true null
+    hypothesis is at most alpha.
 
     References:
       Holm, "A simple sequentially rejective multiple test procedure",
@@ -165,7 +166,7 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        adjusted[place] = largest
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
     return tuple(adjusted)

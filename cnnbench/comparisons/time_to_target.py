@@ -1,4 +1,4 @@
-"""How long a training takes to reach a value, where some seeds never do."""
+"""Time to a target metric, with censoring for seeds that never reach it."""
 
 import math
 import re
@@ -15,16 +15,16 @@ _NUMBER = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?)\s*(%?)", re.
 
 @dataclass(frozen=True, slots=True)
 class TimeToTarget:
-    """Seconds of training until the validation metric reached a value, over seeds.
+    """Seconds of training until the validation metric reached a target, over seeds.
 
-    Without validation images it is known for the end of the training alone.
+    Without validation images, only the value after the last epoch is known.
 
     Args:
-      target: the value.
-      reached: seeds that reached it.
-      seeds: all seeds that were trained alone.
-      median_s: by Kaplan and Meier, who count what a seed that stopped short did not reach;
-        None where fewer than half of the seeds got there.
+      target: the target value.
+      reached: number of seeds that reached it.
+      seeds: number of seeds trained one at a time.
+      median_s: Kaplan-Meier median, which treats seeds that stopped short as censored; None if
+        fewer than half of the seeds reached the target.
       longest_s: the longest training.
     """
 
@@ -36,23 +36,23 @@ class TimeToTarget:
 
 
 def parse_target(text: str, metric: str) -> float:
-    """A value of a metric; a fraction may be written in percent.
+    """Parse a value of a metric; fractions may be given in percent.
 
     Raises:
-      UsageError: it is none.
+      UsageError: `text` is not a value of the metric.
 
     >>> parse_target("97.05%", "accuracy"), parse_target("0.03", "loss")
     (0.9705, 0.03)
     """
     found = _NUMBER.fullmatch(text.strip())
     fraction = is_fraction(metric)
-    # In decimals: 97.05 / 100 is not the same float as 0.9705, and a metric may be just that.
+    # Decimal: 97.05 / 100 is not the same float as 0.9705, and a metric may equal the target.
     value = float(Decimal(found[1]) / (100 if found[2] else 1)) if found else math.nan
     if found and (fraction or not found[2]) and not (fraction and not 0 <= value <= 1):
         return value
     like = "0.98 or 98%" if fraction else "0.03"
-    message = f"--target: '{text}' is no value of {words(metric)}"
-    raise UsageError(f"{message}; write one as in {like}.")
+    message = f"--target: '{text}' is not a value of {words(metric)}"
+    raise UsageError(f"{message}; write, for example, {like}.")
 
 
 def time_to_target(
@@ -62,15 +62,15 @@ def time_to_target(
     direction: Direction,
     tests: Mapping[int, float] | None = None,
 ) -> TimeToTarget:
-    """Over the seeds that were trained alone; the others' seconds are shares.
+    """Time to a target over the seeds trained one at a time (others share their time).
 
     Args:
-      epochs: those of a run, each seed's in order.
-      metric: what is watched, on the validation images.
-      target: the value to reach.
-      direction: from which side.
-      tests: its value on the test images after the last epoch, by seed, which counts where
-        there are no validation images.
+      epochs: the epochs of a run, in order for each seed.
+      metric: the metric, on the validation images.
+      target: the target value.
+      direction: whether higher or lower values are better.
+      tests: the metric on the test images after the last epoch, by seed; used if there are no
+        validation images.
     """
     by_seed: dict[int, list[EpochRecord]] = {}
     for epoch in epochs:
@@ -98,7 +98,7 @@ def _seconds(epochs: Sequence[EpochRecord]) -> float:
 def _end(
     epochs: Sequence[EpochRecord], values: Sequence[float], target: float, direction: Direction
 ) -> tuple[float, bool]:
-    """Seconds until the target, or until the training stopped, and which of the two it was."""
+    """Seconds until the target or the end of training, and whether the target was reached."""
     seconds = 0.0
     for epoch, value in zip(epochs, values, strict=True):
         seconds += epoch.train_s
@@ -108,11 +108,11 @@ def _end(
 
 
 def median_time(ends: Sequence[tuple[float, bool]]) -> float | None:
-    """The median of times of which some are only known to be longer (Kaplan & Meier 1958).
+    """Median of right-censored times (Kaplan & Meier 1958).
 
     Args:
-      ends: seconds, and whether the target was reached then or the training stopped; those
-        that were not measured, NaN, are left out.
+      ends: seconds, and True if the target was reached or False if training stopped (censored);
+        unmeasured times (NaN) are ignored.
 
     >>> median_time([(3.0, True), (4.0, False), (5.0, True)])
     5.0
@@ -121,7 +121,7 @@ def median_time(ends: Sequence[tuple[float, bool]]) -> float | None:
     """
     ends = [end for end in ends if math.isfinite(end[0])]
     if 2 * sum(reached for _, reached in ends) < len(ends):
-        return None  # those that were stopped early would make it a few seeds' time
+        return None  # with early censoring, the median would rest on a few seeds
     not_yet = 1.0
     for time in sorted({seconds for seconds, reached in ends if reached}):
         at_risk = sum(seconds >= time for seconds, _ in ends)
@@ -132,7 +132,7 @@ def median_time(ends: Sequence[tuple[float, bool]]) -> float | None:
 
 
 def target_title(metric: str, target: float) -> str:
-    """What the time leads to.
+    """The target as text.
 
     >>> target_title("accuracy", 0.98), target_title("loss", 0.03)
     ('98%', '0.03')

@@ -1,4 +1,4 @@
-"""Is it really better? Runs against a baseline, seed by seed."""
+"""Verdicts: runs compared with a baseline, paired by seed."""
 
 import math
 from bisect import bisect_left
@@ -19,12 +19,12 @@ from cnnbench.comparisons.statistics import (
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.spec.metrics import is_fraction, words
 
-MOST_SEEDS = 1000  # a number of seeds that nobody would run is not named
-POWER = 0.8  # how often that many seeds would find the difference
+MOST_SEEDS = 1000  # larger sample sizes are not reported: training that many is unrealistic
+POWER = 0.8  # statistical power of the reported sample size
 
 
 class Finding(StrEnum):
-    """What can be said of a run beside the baseline."""
+    """Outcome of comparing a run with the baseline."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -35,10 +35,10 @@ class Finding(StrEnum):
 
 
 class Effect(NamedTuple):
-    """A size of difference that matters.
+    """Smallest difference of practical interest.
 
     Args:
-      value: in the metric's unit, or a share of the baseline's mean.
+      value: in the metric's unit, or a fraction of the baseline's mean.
       kind: `absolute` or `relative`.
     """
 
@@ -46,7 +46,7 @@ class Effect(NamedTuple):
     kind: Literal["absolute", "relative"] = "absolute"
 
     def in_units(self, baseline: float) -> float:
-        """The same size in the metric's unit."""
+        """The effect in the metric's unit."""
         return self.value if self.kind == "absolute" else self.value * abs(baseline)
 
 
@@ -55,16 +55,16 @@ ANY = Effect()
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """How runs are judged.
+    """Settings of a comparison.
 
     Args:
-      baseline: label, name, path or RUN-ID, or the beginning of a RUN-ID, of the run that the
-        others are judged beside; the first if None.
-      metric: what they are judged by, such as `loss` or `test_loss`; if None, the headline
-        metric, on the test images where they reconstruct.
-      alpha: how often chance alone may be taken for a difference.
-      min_effect: smaller differences do not matter.
-      target: a value of the metric, as it was written; the time to it is told.
+      baseline: label, name, path, RUN-ID or prefix of a RUN-ID of the run that the others are
+        compared with; the first if None.
+      metric: the metric to compare, such as `loss` or `test_loss`; if None, the headline metric
+        (on the test images for reconstruction).
+      alpha: significance level (false-positive rate).
+      min_effect: noise threshold; smaller differences are ignored.
+      target: a value of the metric as the user wrote it; the time to reach it is reported.
     """
 
     baseline: str | None = None
@@ -75,12 +75,12 @@ class Criteria:
 
 
 class Arm(NamedTuple):
-    """What a run is judged by.
+    """Per-seed measurements of one run.
 
     Args:
-      names: its label, its experiment's name, its path, and further ones.
+      names: its label, the experiment's name, its path, and aliases such as tags.
       values: the metric after the last epoch, by seed.
-      epoch_s: seconds of an epoch, by seed.
+      epoch_s: seconds per epoch, by seed.
     """
 
     names: tuple[str, ...]
@@ -89,31 +89,32 @@ class Arm(NamedTuple):
 
     @property
     def run_id(self) -> str:
-        """The last part of its path."""
+        """The last component of its path."""
         return self.names[2].rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A run against the baseline, by one metric after its last epoch.
+    """Comparison of a run with the baseline by one metric after the last epoch.
 
     Args:
-      label: the run's.
-      baseline: the label of what it is compared with.
-      finding: what can be said.
-      metric: the metric.
-      seeds: those that both were trained with.
-      base_mean: the baseline's mean of the metric, over all of its seeds.
+      label: label of the run.
+      baseline: label of the baseline.
+      finding: outcome of the comparison.
+      metric: the metric compared.
+      seeds: the seeds that both runs have.
+      base_mean: mean of the baseline's metric over all of its seeds.
       differences: run minus baseline for each seed, in the metric's unit.
-      difference: their mean.
-      interval: of that mean, at the level 1 - alpha; None for fewer than two seeds.
-      p: of the paired sign-flip test, adjusted by Holm; None for fewer than two seeds.
-      alpha: what p had to reach.
-      fewest: seeds below which p cannot reach alpha.
-      min_effect: smaller differences do not matter, in the metric's unit.
-      needed: how many seeds could decide; None where that is decided or cannot be told.
-      time_ratio: seconds of an epoch over the baseline's, geometric mean over the seeds.
-      time_interval: of that ratio; None for fewer than two seeds.
+      difference: mean of `differences`.
+      interval: confidence interval of that mean at level 1 - alpha; None with fewer than two seeds.
+      p: Holm-adjusted p-value of the paired sign-flip test; None with fewer than two seeds.
+      alpha: significance level.
+      fewest: smallest number of seeds with which p can reach alpha.
+      min_effect: noise threshold in the metric's unit.
+      needed: seeds that would detect a difference of this size with power `POWER`; `fewest` with
+        fewer than two seeds; None if the comparison is conclusive or needs over `MOST_SEEDS`.
+      time_ratio: seconds per epoch relative to the baseline, geometric mean over the seeds.
+      time_interval: confidence interval of that ratio; None with fewer than two seeds.
     """
 
     label: str
@@ -137,16 +138,16 @@ class Verdict:
 def judge(
     arms: Sequence[Arm], metric: str, criteria: Criteria, *, higher: bool
 ) -> tuple[Verdict, ...]:
-    """A verdict for each run but the baseline, in their order.
+    """A verdict for each run except the baseline, in order.
 
     Args:
       arms: the runs.
-      metric: its name.
-      criteria: how they are judged.
-      higher: whether larger values of the metric are better.
+      metric: name of the metric.
+      criteria: settings of the comparison.
+      higher: True if higher values of the metric are better.
 
     Raises:
-      UsageError: no run has the baseline's name, or the least effect is more than any.
+      UsageError: no run matches the baseline, or the noise threshold exceeds any difference.
     """
     _require_possible(criteria.min_effect, metric)
     base = arms[find_baseline(arms, criteria.baseline)]
@@ -163,18 +164,18 @@ def judge(
 
 
 def _require_possible(effect: Effect, metric: str) -> None:
-    """Refuses points that were written as a share."""
+    """Reject percentage points that were written without their unit."""
     if effect.kind == "absolute" and effect.value >= 1 and is_fraction(metric):
         points, share = f"{100 * effect.value:g} points", f"{effect.value:g}"
-        message = f"--min-effect: {share} is {points} of {words(metric)}"
-        raise UsageError(f"{message}, which is a share; write {share}pp for {share} points.")
+        message = f"--min-effect: {words(metric)} is between 0 and 1, so {share} means {points}"
+        raise UsageError(f"{message}; write {share}pp for {share} points.")
 
 
 def find_baseline(arms: Sequence[Arm], wanted: str | None) -> int:
-    """The place of the run that is named.
+    """Index of the baseline among `arms`.
 
     Raises:
-      UsageError: there is none, or it is the beginning of several RUN-IDs.
+      UsageError: no run matches, or the prefix matches several RUN-IDs.
     """
     if wanted is None:
         return 0
@@ -183,17 +184,17 @@ def find_baseline(arms: Sequence[Arm], wanted: str | None) -> int:
         places = [p for p, arm in enumerate(arms) if arm.run_id.startswith(wanted)]
         found = sorted({arms[place].run_id for place in places})
         if len(found) > 1:
-            message = f"--baseline: '{wanted}' begins {len(found)} run ids"
-            raise UsageError(f"{message}; write more of one, such as {found[-1]}.")
+            message = f"--baseline: '{wanted}' is a prefix of {len(found)} RUN-IDs"
+            raise UsageError(f"{message}; write a longer one, such as {found[-1]}.")
     if places:
         return places[0]
     names = list(dict.fromkeys(arm.names[1] for arm in arms))
-    message = f"--baseline: no run here is called '{wanted}'{did_you_mean(wanted, names)}"
+    message = f"--baseline: no run named '{wanted}' in this comparison{did_you_mean(wanted, names)}"
     raise UsageError(f"{message}; write {or_list(names)}.")
 
 
 class _Question(NamedTuple):
-    """What is asked of a pair of runs; `tests` pairs are asked at the same time."""
+    """Parameters of one pairwise comparison; `tests` is the number of simultaneous tests."""
 
     metric: str
     higher: bool
@@ -204,12 +205,12 @@ class _Question(NamedTuple):
 
     @property
     def fewest(self) -> int:
-        """Seeds below which no answer is possible."""
+        """Smallest number of seeds that can reach significance."""
         return pairs_for(self.alpha / self.tests)
 
 
 def _differences(base: Arm, arm: Arm) -> tuple[float, ...]:
-    """Run minus baseline, for each seed that both have."""
+    """Run minus baseline for each seed that both have."""
     return tuple(arm.values[s] - base.values[s] for s in _common(base, arm))
 
 
@@ -250,7 +251,7 @@ def _verdict(
 def _finding(
     differences: Sequence[float], interval: Interval | None, p: float | None, question: _Question
 ) -> Finding:
-    """A difference is found, or not; then it is held against what matters (as in criterion.rs)."""
+    """Statistical significance first, then the noise threshold (as in criterion.rs)."""
     if not all(map(math.isfinite, differences)):
         return Finding.DIVERGED
     if interval is None or p is None or len(differences) < question.fewest:
@@ -276,9 +277,9 @@ def _seeds_to_run(
 
 
 def _needed(differences: Sequence[float], question: _Question) -> int | None:
-    """The fewest seeds that would find a difference of this size and spread with `POWER`.
+    """The fewest seeds that detect a difference of this size and spread with `POWER`.
 
-    By Student's distribution, and for the first of the pairs that Holm looks at.
+    Approximated by Student's t distribution at Holm's strictest level, alpha / tests.
     """
     from scipy.special import stdtrit
 
@@ -298,7 +299,7 @@ def _needed(differences: Sequence[float], question: _Question) -> int | None:
 def _time_ratio(
     base: Mapping[int, float], other: Mapping[int, float], alpha: float
 ) -> tuple[float, Interval | None]:
-    """Of the seconds of an epoch: paired by seed, and on a scale of ratios."""
+    """Geometric mean of the epoch-time ratios, paired by seed, with its confidence interval."""
     pairs = [(base[s], other[s]) for s in base if s in other and min(base[s], other[s]) > 0]
     if not pairs:
         return math.nan, None

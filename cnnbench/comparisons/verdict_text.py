@@ -1,29 +1,30 @@
-"""Verdicts in sentences, and for programs."""
+"""Verdicts as sentences and as fields for JSON."""
 
 import dataclasses
 import math
 import re
 from collections.abc import Sequence
 
-from cnnbench.comparisons.verdict import Effect, Finding, Verdict
+from cnnbench.comparisons.verdict import POWER, Effect, Finding, Verdict
 from cnnbench.errors import UsageError
-from cnnbench.formatting import clean
+from cnnbench.formatting import clean, enumeration
 from cnnbench.spec.metrics import is_fraction, words
 
-WIDEST = 100  # end over beginning of an interval of ratios; a wider one says nothing
+WIDEST = 100  # upper over lower bound of a ratio's interval; a wider one is uninformative
+MOST_ADVISED = 30  # seeds; more are reported as a sample size, but not recommended
 
 _EFFECT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pp|%|)")
 
 
 def parse_effect(text: str, option: str = "--min-effect") -> Effect:
-    """The size of a difference that matters.
+    """Parse an effect size.
 
     Args:
-      text: a number with its unit.
-      option: where it stands, for the message.
+      text: number with its unit.
+      option: option name for the error message.
 
     Raises:
-      UsageError: it is none.
+      UsageError: `text` is not an effect size.
 
     >>> parse_effect("0.1pp"), parse_effect("2%"), parse_effect("0.003")
     (Effect(value=0.001, kind='absolute'), Effect(value=0.02, kind='relative'), \
@@ -31,9 +32,8 @@ Effect(value=0.003, kind='absolute'))
     """
     found = _EFFECT.fullmatch(text.strip())
     if found is None:
-        message = f"{option}: '{text}' is no size of a difference"
         units = "0.1pp (points), 2% (of the baseline) or 0.003 (in the metric's unit)"
-        raise UsageError(f"{message}; write one as in {units}.")
+        raise UsageError(f"{option}: '{text}' is not an effect size; write, for example, {units}.")
     number, unit = float(found[1]), found[2]
     if unit == "":
         return Effect(number)
@@ -41,12 +41,12 @@ Effect(value=0.003, kind='absolute'))
 
 
 def sentence(verdict: Verdict) -> str:
-    """What can be said, with the numbers that it rests on."""
+    """The finding in one sentence, with its evidence and the ratio of epoch times."""
     return f"{_finding(verdict)}{_time(verdict)}."
 
 
 def fields(verdict: Verdict) -> dict[str, object]:
-    """Everything that a verdict holds, unrounded, with its sentence."""
+    """All fields of a verdict, unrounded, and its sentence."""
     plain = {f.name: getattr(verdict, f.name) for f in dataclasses.fields(verdict)}
     return plain | {"sentence": sentence(verdict)}
 
@@ -55,51 +55,69 @@ def _finding(v: Verdict) -> str:
     label, base = clean(v.label), clean(v.baseline)
     match v.finding:
         case Finding.BETTER | Finding.WORSE:
-            return f"{label} is {v.finding} than {base}: {_evidence(v)}"
+            better = v.finding is Finding.BETTER
+            if v.metric == "accuracy":
+                degree = "more" if better else "less"
+                return f"{label} is {degree} accurate than {base}: {_evidence(v)}"
+            return f"{label} is {v.finding} than {base}: {_named_evidence(v)}"
         case Finding.NOISE:
-            least = size(v.metric, v.min_effect).lstrip("+")
-            assert v.interval is not None
-            inside = max(-v.interval.low, v.interval.high) <= v.min_effect
-            verb = "is" if inside else "may be"
-            return f"{label} {verb} within the noise threshold of {base}, {least}: {_evidence(v)}"
+            return f"{label} and {base} {_within(v)}: {_named_evidence(v)}"
         case Finding.NONE:
-            would = f"; a difference of this size would take {v.needed} seeds" if v.needed else ""
-            return f"No difference detected between {label} and {base}: {_evidence(v)}{would}"
+            takes = f"; {_detecting(v)}" if v.needed else ""
+            return f"No difference detected between {label} and {base}: {_named_evidence(v)}{takes}"
         case Finding.DIVERGED:
-            return f"{label} cannot be judged beside {base}: {_diverged(v)}"
-    return f"Too few seeds to judge {label} beside {base}: {_lack(v)}"
+            return f"{label} cannot be compared with {base}: {_diverged(v)}"
+    return f"Too few seeds to compare {label} with {base}: {_lack(v)}"
+
+
+def _within(v: Verdict) -> str:
+    """The interval is inside the noise threshold, or only reaches into it."""
+    assert v.interval is not None
+    inside = max(-v.interval.low, v.interval.high) <= v.min_effect
+    verb = "differ by less than" if inside else "differ, but possibly by less than"
+    return f"{verb} the noise threshold of {size(v.metric, v.min_effect).lstrip('+')}"
+
+
+def _detecting(v: Verdict) -> str:
+    return f"detecting a difference of this size takes about {v.needed} seeds ({POWER:.0%} power)"
 
 
 def _diverged(v: Verdict) -> str:
     lost = [str(s) for s, d in zip(v.seeds, v.differences, strict=True) if not math.isfinite(d)]
-    return f"a loss is not finite with seed {', '.join(lost)}"
+    return f"training diverged with seed{'s' * (len(lost) > 1)} {enumeration(lost)}"
 
 
 def _lack(v: Verdict) -> str:
-    """What is there, and how many seeds would decide."""
-    more = f"; run both with --seeds {v.needed}" if v.needed else ""
+    """The evidence so far, the fewest seeds for a test, and how many to train."""
+    advise = v.needed and v.needed <= MOST_ADVISED
+    advice = f"; run both with --seeds {v.needed}" if advise else ""
     if not v.seeds:
-        return f"they have none in common{more}"
+        return f"no seed in common{advice}"
     if len(v.seeds) == 1:
         difference = f"{words(v.metric)} {size(v.metric, v.difference)}"
-        return f"{difference} with one seed, whose spread is unknown{more}"
-    cannot = f"below {v.fewest} a sign-flip test cannot reach p < {v.alpha:g}"
-    return f"{_evidence(v)}; {cannot}{more}"
+        found = f"{difference} with one seed"
+    else:
+        found = _named_evidence(v)
+    least = f"p < {v.alpha:g} takes at least {v.fewest} seeds"
+    power = f", and {_detecting(v)}" if v.needed and v.needed > v.fewest else ""
+    return f"{found}; {least}{power}{advice}"
+
+
+def _named_evidence(v: Verdict) -> str:
+    return f"{words(v.metric)} {_evidence(v)}"
 
 
 def _evidence(v: Verdict) -> str:
     assert v.interval is not None
     assert v.p is not None
     low, high = (size(v.metric, end).split()[0] for end in (v.interval.low, v.interval.high))
-    level = f"{100 * (1 - v.alpha):g}% interval"
-    return (
-        f"{words(v.metric)} {size(v.metric, v.difference)} ({level} {low} to {high}), "
-        f"{_p(v.p)}, {len(v.seeds)} seeds"
-    )
+    level = f"{100 * (1 - v.alpha):g}% CI"
+    difference = size(v.metric, v.difference)
+    return f"{difference} ({level} {low} to {high}, {_p(v.p)}, {len(v.seeds)} seeds)"
 
 
 def size(metric: str, value: float) -> str:
-    """A difference of a metric.
+    """A signed difference of a metric with its unit.
 
     >>> size("accuracy", 0.00416), size("loss", -0.0012345)
     ('+0.42 points', '-0.00123')
@@ -120,22 +138,21 @@ def _time(v: Verdict) -> str:
     if v.time_interval.high > WIDEST * v.time_interval.low:
         # Two digits, without an exponent: 160x, not 1.6e+02x.
         low, high = (f"{float(f'{x:.2g}'):g}x" for x in (v.time_interval.low, v.time_interval.high))
-        ends = f"{low} to {high}"
-        return f"{text}, with so few seeds anything from {ends}"
-    return f"{text} ({v.time_interval.low:.2f} to {v.time_interval.high:.2f})"
+        return f"{text} ({low} to {high}: too few seeds for a useful interval)"
+    return f"{text} ({v.time_interval.low:.2f}x to {v.time_interval.high:.2f}x)"
 
 
 def verdict_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """A line for each verdict."""
+    """One line per verdict."""
     return [f"Verdict: {sentence(verdict)}" for verdict in verdicts]
 
 
 def how_lines(verdicts: Sequence[Verdict]) -> list[str]:
-    """How the verdicts were found; nothing where there was nothing to find."""
+    """The statistical methods behind the verdicts; empty if nothing was tested."""
     if all(verdict.p is None for verdict in verdicts):
         return []
-    adjusted = ", adjusted by Holm" if len(verdicts) > 1 else ""
+    adjusted = ", Holm-adjusted (CIs are not)" if len(verdicts) > 1 else ""
     return [
-        f"Verdicts: paired by seed; Student's interval, sign-flip test{adjusted}.",
-        "Ratios of time: by seed, from median epochs.",
+        f"Verdicts: paired by seed; CI: Student's t; p: sign-flip test{adjusted}.",
+        "Time ratios: geometric mean over seeds, from median epoch times.",
     ]

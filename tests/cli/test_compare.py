@@ -30,10 +30,10 @@ def compare(results: Path, *words: str) -> Result:
 def test_a_verdict_stands_below_the_table(results: Path) -> None:
     text = " ".join(compare(results, "standard", "modified").stdout.split())
     assert (
-        "Verdict: Modified CNN is better than Standard CNN: accuracy +1.13 points (95% interval "
-        "+1.13 to +1.13), p = 0.0078, 8 seeds; an epoch takes 1.00x as long (1.00 to 1.00)."
+        "Verdict: Modified CNN is more accurate than Standard CNN: +1.13 points (95% CI +1.13 to "
+        "+1.13, p = 0.0078, 8 seeds); an epoch takes 1.00x as long (1.00x to 1.00x)."
     ) in text
-    assert "Verdicts: paired by seed; Student's interval, sign-flip test." in text
+    assert "Verdicts: paired by seed; CI: Student's t; p: sign-flip test." in text
 
 
 @pytest.mark.parametrize("words", [[], ["--all"]])
@@ -72,7 +72,7 @@ def test_the_baseline_is_a_run_id_or_its_beginning(results: Path) -> None:
     done = compare(results, "--all", "--baseline", "202511")
     assert (done.exit_code, done.stderr) == (
         2,
-        "--baseline: '202511' begins 2 run ids; write more of one, such as "
+        "--baseline: '202511' is a prefix of 2 RUN-IDs; write a longer one, such as "
         "20251124T000000Z-0000.\n",
     )
     done = compare(results, "--all", "--baseline", "20251124", "--format", "json")
@@ -108,29 +108,30 @@ WORSE = ["--baseline", "modified"]  # the standard CNN is the worse one
 
 def test_small_differences_do_not_matter(results: Path) -> None:
     done = compare(results, "standard", "modified", "--min-effect", "2pp")
-    assert "Modified CNN is within the noise threshold of Standard CNN, 2.00 points" in " ".join(
-        done.stdout.split()
+    assert (
+        "Modified CNN and Standard CNN differ by less than the noise threshold of 2.00 points"
+        in " ".join(done.stdout.split())
     )
 
 
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
-        (["--fail-if", "accuracy:-0.2pp"], 0, "accuracy:-0.2pp kept: "),
+        (["--fail-if", "accuracy:-0.2pp"], 0, "accuracy:-0.2pp passed: "),
         (
             ["--metric", "loss", "--min-effect", "1.5", "--fail-if", "accuracy:-0.2pp"],
             0,
-            "accuracy:-0.2pp kept: ",
+            "accuracy:-0.2pp passed: ",
         ),
-        ([*WORSE, "--fail-if", "accuracy:-0.5pp"], 3, "accuracy:-0.5pp broken: "),
+        ([*WORSE, "--fail-if", "accuracy:-0.5pp"], 3, "accuracy:-0.5pp failed: "),
         (
             [*WORSE, "--fail-if", "loss:+0.1", "--fail-if", "accuracy:-0.5pp"],
             3,
-            "loss:+0.1 kept: ",
+            "loss:+0.1 passed: ",
         ),
-        (["--fail-if", "test_accuracy:-0.2pp"], 0, "test_accuracy:-0.2pp kept: "),
-        ([*WORSE, "--fail-if", "test_loss:+0.1"], 0, "test_loss:+0.1 kept: "),
-        (["--fail-if", "train_s:+10%"], 0, "train_s:+10% kept: "),
+        (["--fail-if", "test_accuracy:-0.2pp"], 0, "test_accuracy:-0.2pp passed: "),
+        ([*WORSE, "--fail-if", "test_loss:+0.1"], 0, "test_loss:+0.1 passed: "),
+        (["--fail-if", "train_s:+10%"], 0, "train_s:+10% passed: "),
     ],
 )
 def test_limits_decide_the_exit_code(results: Path, words: list[str], code: int, text: str) -> None:
@@ -141,7 +142,7 @@ def test_limits_decide_the_exit_code(results: Path, words: list[str], code: int,
 def test_one_seed_cannot_be_judged(results: Path) -> None:
     done = compare(results, "standard", "single", "--fail-if", "accuracy:-0.2pp")
     assert done.exit_code == 4
-    assert "without an interval" in done.stderr
+    assert "with one seed, so no CI" in done.stderr
     assert "run both with --seeds 6" in " ".join(done.stdout.split())
 
 
@@ -150,7 +151,7 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
     [
         (
             ["--baseline", "standart"],
-            "--baseline: no run here is called 'standart' (did you mean 'standard'?); "
+            "--baseline: no run named 'standart' in this comparison (did you mean 'standard'?); "
             "write standard or modified.\n",
         ),
         (
@@ -166,16 +167,16 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
         ),
         (
             ["--target", "98"],
-            "--target: '98' is no value of accuracy; write one as in 0.98 or 98%.\n",
+            "--target: '98' is not a value of accuracy; write, for example, 0.98 or 98%.\n",
         ),
         (
             ["--min-effect", "much"],
-            "--min-effect: 'much' is no size of a difference; write one as in 0.1pp (points), "
+            "--min-effect: 'much' is not an effect size; write, for example, 0.1pp (points), "
             "2% (of the baseline) or 0.003 (in the metric's unit).\n",
         ),
         (
             ["--min-effect", "5"],
-            "--min-effect: 5 is 500 points of accuracy, which is a share; write 5pp for 5 "
+            "--min-effect: accuracy is between 0 and 1, so 5 means 500 points; write 5pp for 5 "
             "points.\n",
         ),
         (
@@ -190,7 +191,8 @@ def test_one_seed_cannot_be_judged(results: Path) -> None:
         ),
         (
             ["--fail-if", "slow"],
-            "--fail-if: 'slow' is no limit; write one as in accuracy:-0.2pp or train_s:+10%.\n",
+            "--fail-if: 'slow' is not a threshold; write, for example, accuracy:-0.2pp or "
+            "train_s:+10%.\n",
         ),
     ],
 )
@@ -284,8 +286,8 @@ def test_an_experiment_named_twice_is_its_two_newest_runs(results: Path) -> None
     ]
     assert comparison["remarks"] == [
         "A/A: Standard CNN #1 and Standard CNN #2 are the same experiment with the same seeds; "
-        "what differs between their times is this machine's noise, and smaller differences of "
-        "time mean nothing."
+        "the difference of their times is this machine's noise, and smaller time differences are "
+        "not meaningful."
     ]
 
 
@@ -294,7 +296,7 @@ def test_runs_on_other_data_are_refused_with_the_reason(results: Path) -> None:
     done = compare(results, "standard", "other")
     assert (done.exit_code, done.stdout) == (4, "")
     assert done.stderr == (
-        "'standard' ran on mnist, 'other' on mnist_5k (stand-in for mnist); run both on the same "
-        "data, for example with --dataset mnist_5k (these are standard/20251123T063012Z-a1b2 and "
-        "other/20251123T063012Z-a1b2; a RUN-ID names another)\n"
+        "'standard' ran on mnist, 'other' on mnist_5k (in place of mnist); run both on the same "
+        "data, for example with --dataset mnist_5k (compared: standard/20251123T063012Z-a1b2 and "
+        "other/20251123T063012Z-a1b2; choose other runs by RUN-ID)\n"
     )

@@ -32,7 +32,7 @@ def test_a_plot_is_a_picture_with_the_verdict_and_the_options_of_compare() -> No
     done = invoke("plot", "standard", "modified", *words)
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "wrote comparison.svg\n")
     text = Path("comparison.svg").read_text()
-    assert "Too few seeds to judge Standard CNN beside Modified CNN" in text
+    assert "Too few seeds to compare Standard CNN with Modified CNN" in text
     assert "loss (lower is better)" in text
     assert invoke("plot", "autoencoder", "-o", "one.png").exit_code == 0
     assert Path("one.png").read_bytes().startswith(b"\x89PNG")
@@ -48,7 +48,7 @@ def test_a_plot_warns_as_compare_does(results: Path) -> None:
     assert done.stderr.splitlines()[-1] == "wrote two.svg"
     told = invoke("compare", "half", "standard").stdout
     assert len(done.stderr.splitlines()) == 2
-    assert done.stderr.startswith("Different recipes: Half for 3 epochs in batches of 499; ")
+    assert done.stderr.startswith("Different training recipes: Half: 3 epochs, batch size 499; ")
     assert " ".join(done.stderr.splitlines()[0].split()) in " ".join(told.split())
     done = invoke("plot", "lost")
     assert done.stderr.splitlines() == [
@@ -72,7 +72,7 @@ def test_a_report_is_of_every_experiment_unless_runs_are_named() -> None:
     done = invoke("report", "modified", "standard", "--output", "two.html", "--min-effect", "5pp")
     assert done.exit_code == 0
     two = Path("two.html").read_text()
-    assert "Too few seeds to judge Standard CNN beside Modified CNN" in two
+    assert "Too few seeds to compare Standard CNN with Modified CNN" in two
     assert "Autoencoder" not in two
 
 
@@ -133,7 +133,7 @@ def test_compare_prints_a_page() -> None:
         (
             ["report", "--min-effect", "much"],
             2,
-            "--min-effect: 'much' is no size of a difference; write one as in 0.1pp (points), "
+            "--min-effect: 'much' is not an effect size; write, for example, 0.1pp (points), "
             "2% (of the baseline) or 0.003 (in the metric's unit).",
         ),
         (

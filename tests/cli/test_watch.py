@@ -338,7 +338,7 @@ def test_a_session_at_the_terminal():
         assert "~ conv1   conv 4 @ 9x9, relu" in shown
         assert "  ~ conv1: kernel 5x5 -> 9x9\n" in shown
         screen.press("\r")
-        shown = screen.expect(r"Verdict: Too few seeds to judge Idea beside Tiny CNN: ")
+        shown = screen.expect(r"Verdict: Too few seeds to compare Idea with Tiny CNN: ")
         assert "| Tiny CNN |     1 |" in shown
         assert shown.count("MACs") == 0  # the networks are shown already
         screen.expect(r"cnnbench run tiny\.yaml idea\.yaml --seeds 6\n")

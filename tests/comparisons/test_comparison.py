@@ -1,4 +1,4 @@
-"""Which runs are compared, with which numbers, and why others are refused."""
+"""Comparisons: their numbers, groups and remarks, and the runs that are refused."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ from cnnbench.report.comparison import markdown
 from cnnbench.runs.records import Direction, RunResult, Status
 from tests.support.samples import MNIST, STAND_IN, make_run, on_device, with_record
 
-AGAIN = "; run it again with: cnnbench run experiments/standard.yaml"
+AGAIN = "; re-run it with: cnnbench run experiments/standard.yaml"
 
 
 def modified(**changes: object) -> RunResult:
@@ -42,7 +42,7 @@ class TestRows:
         assert (found.dataset, found.device_kind) == (MNIST, "cpu")
         assert found.devices == ("Example CPU @ 2.10GHz",)
 
-    def test_values_are_those_of_the_epoch_over_all_seeds(self) -> None:
+    def test_values_are_of_the_epoch_over_all_seeds(self) -> None:
         run = make_run(seeds=(4, 2))
         last = compare([run]).rows[-1]
         records = {(e.seed, e.epoch): e for e in run.epochs}
@@ -54,19 +54,19 @@ class TestRows:
         assert last.test is not None
         assert last.test.values == (0.91 + 0.07 + 0.004, 0.91 + 0.07 + 0.002)
 
-    def test_times_are_those_of_epochs_that_were_trained_alone(self) -> None:
+    def test_times_exclude_seeds_trained_in_parallel(self) -> None:
         run = make_run(seeds=(4, 2))
         epochs = tuple(e if e.seed == 4 else dataclasses.replace(e, at_once=8) for e in run.epochs)
-        alone = [epoch for epoch in epochs if epoch.seed == 4]
+        sequential = [epoch for epoch in epochs if epoch.seed == 4]
         first, last = compare([dataclasses.replace(run, epochs=epochs)]).rows
         assert [row.train_s.values for row in (first, last)] == [
-            (alone[0].train_s,),
-            (alone[2].train_s,),
+            (sequential[0].train_s,),
+            (sequential[2].train_s,),
         ]
-        assert last.images_per_s == statistics.median(epoch.samples_per_s for epoch in alone)
+        assert last.images_per_s == statistics.median(epoch.samples_per_s for epoch in sequential)
         assert len(last.value.values) == 2
 
-    def test_the_test_value_stands_at_the_last_epoch_only(self) -> None:
+    def test_only_the_last_epoch_has_a_test_value(self) -> None:
         assert [row.test is None for row in compare([make_run()]).rows] == [True, False]
 
     def test_a_run_of_one_epoch_has_one_row(self) -> None:
@@ -78,8 +78,8 @@ class TestRows:
         assert (found.metric, found.direction) == ("loss", Direction.LOWER)
         assert found.rows[0].value.values == (0.0123456,)
 
-    def test_reconstructions_are_judged_by_their_loss_on_the_test_images(self) -> None:
-        """Everything else of a verdict is the same as by the validation images."""
+    def test_reconstructions_are_compared_by_their_loss_on_the_test_images(self) -> None:
+        """All other fields of a verdict are the same as on the validation images."""
         seeds = tuple(range(8))
         runs = [
             make_run(name, name, headline="loss", seeds=seeds, start=start)
@@ -110,11 +110,11 @@ REFUSALS = [
     (
         make_run("autoencoder", headline="loss"),
         "'standard' has the task classify, 'autoencoder' the task reconstruct; "
-        "compare experiments of one task",
+        "compare runs of the same task",
     ),
     (
         modified(dataset=STAND_IN),
-        "'standard' ran on mnist, 'modified' on mnist_5k (stand-in for mnist); "
+        "'standard' ran on mnist, 'modified' on mnist_5k (in place of mnist); "
         "run both on the same data, for example with --dataset mnist_5k",
     ),
     (
@@ -139,7 +139,7 @@ REFUSALS = [
     (
         with_record(make_run(run_id="20251124T000000Z-0000"), dataset=STAND_IN),
         "'standard/20251123T063012Z-a1b2' ran on mnist, 'standard/20251124T000000Z-0000' on "
-        "mnist_5k (stand-in for mnist); "
+        "mnist_5k (in place of mnist); "
         "run both on the same data, for example with --dataset mnist_5k",
     ),
 ]
@@ -150,17 +150,17 @@ def test_runs_that_measure_different_things_are_refused(other: RunResult, reason
     with pytest.raises(IncomparableError) as caught:
         compare([make_run(), make_run(), other])
     these = f"{run_path(make_run().record)} and {run_path(other.record)}"
-    assert str(caught.value) == f"{reason} (these are {these}; a RUN-ID names another)"
+    assert str(caught.value) == f"{reason} (compared: {these}; choose other runs by RUN-ID)"
     assert caught.value.exit_code == 4
 
 
 def test_reconstructions_are_compared_under_one_loss_only() -> None:
     one, other = make_run(headline="loss"), make_run("modified", headline="loss")
     why = (
-        "'standard' is judged by mse loss, 'modified' judged by mae loss; give both the same loss,"
-        " or name another --metric"
+        "'standard' is compared by mse loss, 'modified' compared by mae loss; train both with the"
+        " same loss, or choose another --metric"
     )
-    with pytest.raises(IncomparableError, match=rf"^{re.escape(why)} \(these are "):
+    with pytest.raises(IncomparableError, match=rf"^{re.escape(why)} \(compared: "):
         compare([one, with_record(other, loss="mae")])
     assert one.summary is not None
     known = {"loss": Direction.LOWER, "ssim": Direction.HIGHER}
@@ -170,8 +170,8 @@ def test_reconstructions_are_compared_under_one_loss_only() -> None:
     assert len(compare([make_run(), modified(loss="other")]).rows) == 4
 
 
-def test_equal_steps_by_other_epochs_or_batches_are_told() -> None:
-    """3 epochs of 100 steps each: 6 epochs of twice the batch take as many steps."""
+def test_equal_steps_from_different_epochs_or_batches_are_remarked() -> None:
+    """3 epochs of 100 steps: 6 epochs of twice the batch size take as many steps."""
     double = make_run("double", "Double", run_id="b")
     epochs = tuple(
         dataclasses.replace(e, epoch=e.epoch + more) for more in (0, 3) for e in double.epochs
@@ -179,10 +179,10 @@ def test_equal_steps_by_other_epochs_or_batches_are_told() -> None:
     double = dataclasses.replace(with_record(double, epochs=6, batch_size=1000), epochs=epochs)
     found = compare([make_run(), modified(), double])
     assert found.remarks == (
-        "Different recipes: Standard CNN and Modified CNN for 3 epochs in batches of 500; Double "
-        "for 6 epochs in batches of 1,000. The steps are as many, but not the images seen, so a "
-        "difference may come from the recipe and not from the network; give all of them the same "
-        "epochs and batch size to tell.",
+        "Different training recipes: Standard CNN and Modified CNN: 3 epochs, batch size 500; "
+        "Double: 6 epochs, batch size 1,000. All take the same number of steps but see different "
+        "numbers of images, so a difference may come from the recipe rather than the network; "
+        "train all with the same epochs and batch size to rule that out.",
     )
     assert compare([make_run(), modified()]).remarks == ()
 
@@ -218,7 +218,7 @@ UNUSABLE = [
         dataclasses.replace(
             make_run(), epochs=tuple(dataclasses.replace(e, at_once=2) for e in make_run().epochs)
         ),
-        "is incomplete: no seed trained alone in epoch 1 of epochs.jsonl",
+        "is incomplete: no seed trained on its own in epoch 1 of epochs.jsonl",
     ),
     (with_record(make_run(), seeds=()), "is incomplete: no seeds or epochs in run.json"),
     (with_record(make_run(), epochs=0), "is incomplete: no seeds or epochs in run.json"),
@@ -232,7 +232,7 @@ UNUSABLE = [
 
 
 @pytest.mark.parametrize(("run", "reason"), UNUSABLE, ids=[r for _, r in UNUSABLE])
-def test_a_run_that_lacks_something_is_refused(run: RunResult, reason: str) -> None:
+def test_incomplete_runs_are_refused(run: RunResult, reason: str) -> None:
     for function in (compare, compare_groups):
         with pytest.raises(IncomparableError) as caught:
             function([run])
@@ -241,13 +241,13 @@ def test_a_run_that_lacks_something_is_refused(run: RunResult, reason: str) -> N
         assert str(caught.value) == f"standard/{run.record.run_id} {reason}{remedy}"
 
 
-def test_there_has_to_be_a_run() -> None:
+def test_comparing_no_run_is_refused() -> None:
     for function in (compare, compare_groups):
         with pytest.raises(IncomparableError, match=r"^no finished run to compare$"):
             function([])
 
 
-def test_groups_hold_what_can_be_compared_in_the_order_of_the_runs() -> None:
+def test_groups_hold_comparable_runs_in_order() -> None:
     runs = [
         make_run("autoencoder", headline="loss"),
         with_record(make_run("mlp"), dataset=STAND_IN),
@@ -274,7 +274,7 @@ print(sorted(heavy & set(sys.modules)), time.process_time() - start < 0.5)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "test_accuracy"])
-def test_a_seed_that_diverged_is_said_and_not_judged_by_its_accuracy(metric: str) -> None:
+def test_a_diverged_seed_is_reported_whatever_its_accuracy(metric: str) -> None:
     good, bad = make_run(seeds=(0, 1)), make_run("modified", "Modified CNN", seeds=(0, 1))
     last = bad.record.epochs
     epochs = tuple(
@@ -283,11 +283,11 @@ def test_a_seed_that_diverged_is_said_and_not_judged_by_its_accuracy(metric: str
     )
     found = compare([good, dataclasses.replace(bad, epochs=epochs)], Criteria(metric=metric))
     assert found.verdicts[0].finding is Finding.DIVERGED
-    assert found.remarks == ("Warning: Modified CNN diverged with seed 1: the loss is not finite.",)
+    assert found.remarks == ("Warning: Modified CNN diverged with seed 1 (non-finite loss).",)
 
 
-def test_a_seed_that_was_given_up_is_in_no_time_and_in_every_mean() -> None:
-    """The second of three seeds diverged in its first epoch and was trained no further."""
+def test_a_stopped_seed_counts_in_means_but_not_in_times() -> None:
+    """The second of three seeds diverged in its first epoch and was stopped."""
     good, bad = make_run(seeds=(0, 1, 2)), make_run("modified", "Modified CNN", seeds=(0, 1, 2))
     epochs = tuple(
         dataclasses.replace(e, train_loss=math.inf) if e.seed == 1 else e
@@ -307,12 +307,12 @@ def test_a_seed_that_was_given_up_is_in_no_time_and_in_every_mean() -> None:
     assert last.test is not None
     assert math.isnan(last.test.mean)
     assert found.verdicts[0].finding is Finding.DIVERGED
-    assert found.remarks == ("Warning: Modified CNN diverged with seed 1: the loss is not finite.",)
+    assert found.remarks == ("Warning: Modified CNN diverged with seed 1 (non-finite loss).",)
     table = markdown([found], wide=True)
     assert "| Modified CNN | 3 | 1 of 3 diverged |" in re.sub(r" +", " ", table)
 
 
-def test_a_run_of_which_nothing_is_left_still_has_a_table() -> None:
+def test_a_fully_diverged_run_still_has_a_table() -> None:
     bad = make_run(seeds=(0,))
     lost = dataclasses.replace(
         bad, epochs=(dataclasses.replace(bad.epochs[0], train_loss=math.nan),)
@@ -327,7 +327,7 @@ SEEDS = tuple(range(8))
 
 
 def run_of(name: str, *, validated: float, tested: float) -> RunResult:
-    """A run of which each seed reaches about so much on either images."""
+    """A run whose seeds reach about the given accuracies."""
     made = make_run(name, name, seeds=SEEDS, start=validated, run_id=name)
     assert made.summary is not None
     seeds = tuple(
@@ -338,36 +338,38 @@ def run_of(name: str, *, validated: float, tested: float) -> RunResult:
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "test_accuracy"])
-def test_what_only_some_images_show_is_told(metric: str) -> None:
+def test_a_difference_on_one_split_only_is_remarked(metric: str) -> None:
     runs = [run_of("one", validated=0.91, tested=0.9), run_of("two", validated=0.92, tested=0.9)]
     found = compare(runs, Criteria(metric=metric))
-    better = "two is better than one: accuracy +1.00 points (95% interval +1.00 to +1.00)"
+    better = "two is more accurate than one: +1.00 points (95% CI +1.00 to +1.00, "
     none = "No difference detected between two and one: test accuracy +0.00 points"
     (remark,) = found.remarks
     if metric == "accuracy":
         assert found.verdicts[0].finding is Finding.BETTER
-        assert remark.startswith(f"By the test images: {none}")
+        assert remark.startswith(f"The finding differs on the test images: {none}")
     else:
         assert found.verdicts[0].finding is Finding.NONE
-        assert remark.startswith(f"By the validation images: {better}")
-    assert "over seeds, not over images (10,000 validate, 10,000 test)" in remark
+        assert remark.startswith(f"The finding differs on the validation images: {better}")
+    assert "across seeds, not across images (10,000 validation, 10,000 test)" in remark
     assert "an epoch takes" not in remark
 
 
-def test_images_that_agree_are_not_spoken_of() -> None:
+def test_splits_that_agree_are_not_remarked() -> None:
     both = [run_of("one", validated=0.91, tested=0.9), run_of("two", validated=0.92, tested=0.91)]
     assert compare(both).remarks == ()
     same = [run_of("one", validated=0.91, tested=0.9), run_of("two", validated=0.91, tested=0.9)]
     assert compare(same).remarks == ()
 
 
-def test_opposite_findings_are_told() -> None:
+def test_opposite_findings_are_remarked() -> None:
     runs = [run_of("one", validated=0.91, tested=0.9), run_of("two", validated=0.92, tested=0.89)]
     (remark,) = compare(runs).remarks
-    assert remark.startswith("By the test images: two is worse than one: test accuracy -1.00")
+    assert remark.startswith(
+        "The finding differs on the test images: two is worse than one: test accuracy -1.00"
+    )
 
 
-def test_too_few_seeds_to_find_anything_contradict_nothing() -> None:
+def test_too_few_seeds_contradict_nothing() -> None:
     runs = [run_of("one", validated=0.91, tested=0.9), run_of("two", validated=0.92, tested=0.9)]
     few = [dataclasses.replace(r, record=dataclasses.replace(r.record, seeds=(0,))) for r in runs]
     assert compare(few).remarks == ()

@@ -1,4 +1,4 @@
-"""Runs that should have the same numbers: what is said where they have not."""
+"""Repeated runs with different results, and the explanations given."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Change = Callable[[RunResult], RunResult]
 
 
 def pair(change: Change = lambda run: run, start: float = 0.93) -> tuple[RunResult, RunResult]:
-    """A run, and another one of the same experiment with other results."""
+    """Two runs of one experiment with different results."""
     first = on_device(make_run(seeds=(0, 1)), settings=SETTINGS)
     second = make_run(seeds=(0, 1), start=start, run_id="20251124T063012Z-c3d4")
     return first, change(on_device(second, settings=SETTINGS))
@@ -39,8 +39,8 @@ def engine(**changes: object) -> Change:
 REASONS: dict[str, tuple[Change, str]] = {
     "nothing": (
         lambda run: run,
-        "nothing that they record explains it, since engine, device, versions and settings are the"
-        " same; see whether cnnbench check finds one of them damaged",
+        "nothing in their records explains it: engine, device, versions and settings are the"
+        " same; check for a damaged run with cnnbench check",
     ),
     "variable": (
         lambda run: on_device(run, settings=SETTINGS | {"XLA_FLAGS": FLAGS}),
@@ -48,9 +48,9 @@ REASONS: dict[str, tuple[Change, str]] = {
     ),
     "a variable that nothing reads": (
         lambda run: on_device(run, settings=SETTINGS | {"JAX_CACHE_DIR": "x", "FLAX_NOPE": "1"}),
-        "nothing that they record explains it, since engine, device, versions and settings are the"
-        " same but for FLAX_NOPE and JAX_CACHE_DIR, which JAX does not read; see whether cnnbench"
-        " check finds one of them damaged",
+        "nothing in their records explains it: engine, device, versions and settings are the"
+        " same except for FLAX_NOPE and JAX_CACHE_DIR, which JAX does not read; check for a"
+        " damaged run with cnnbench check",
     ),
     "one of two variables": (
         lambda run: on_device(run, settings=SETTINGS | {"JAX_CACHE_DIR": "x", "XLA_FLAGS": FLAGS}),
@@ -62,11 +62,11 @@ REASONS: dict[str, tuple[Change, str]] = {
     ),
     "older": (
         lambda run: on_device(run, settings=None),
-        "they differ in settings of JAX, perhaps (a version that did not record them trained one)",
+        "they differ in possibly JAX settings (one run is from a version that did not record them)",
     ),
     "engine": (
         engine(form="direct", row=None),
-        "they differ in engine (fast; direct) and images in a row (25; None)",
+        "they differ in engine (fast; direct) and micro-batch size (25; None)",
     ),
     "machine": (
         lambda run: on_device(run, jax="0.12.0", num_devices=4),
@@ -74,19 +74,19 @@ REASONS: dict[str, tuple[Change, str]] = {
     ),
     "resumed": (
         lambda run: with_record(run, resumed_with=({}, {"jax": "0.11.0", "num_devices": "4"})),
-        "they differ in resumption (20251124T063012Z-c3d4 was resumed with jax 0.11.0"
+        "they differ in the resumed part (20251124T063012Z-c3d4 was resumed with jax 0.11.0"
         " and num_devices 4)",
     ),
     "commit": (
         lambda run: on_device(run, dirty=True),
-        "all that they record differs only in the git commit, 0123456789ab and 0123456789ab with"
+        "the only recorded difference is the git commit, 0123456789ab and 0123456789ab with"
         " local changes",
     ),
 }
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_unequal_results_come_with_what_differs(reason: str) -> None:
+def test_different_results_are_explained(reason: str) -> None:
     change, why = REASONS[reason]
     comparison = compare(pair(change))
     assert comparison.contradictions == (
@@ -96,7 +96,7 @@ def test_unequal_results_come_with_what_differs(reason: str) -> None:
     assert not [text for text in comparison.remarks if text.startswith("A/A")]
 
 
-def test_equal_results_show_the_machines_noise() -> None:
+def test_equal_results_measure_the_noise() -> None:
     comparison = compare(pair(start=0.91))
     assert comparison.contradictions == ()
     assert [text for text in comparison.remarks if text.startswith(f"A/A: {NAMES} are the same")]
@@ -112,7 +112,7 @@ def test_a_loss_that_differs_in_its_last_digit_is_found() -> None:
     assert "(training loss of seed 1 after epoch 2: 0.25 and 0.2500000000000001)" in text
 
 
-def test_test_metrics_count_too() -> None:
+def test_differing_test_metrics_are_found() -> None:
     def other(run: RunResult) -> RunResult:
         assert run.summary is not None
         seeds = [dataclasses.replace(seed, test={"accuracy": 0.5, "loss": 1.0})
@@ -130,7 +130,7 @@ def test_seeds_in_common_are_enough() -> None:
     second = make_run(seeds=(1, 2), start=0.93, run_id="20251124T063012Z-c3d4")
     (text,) = compare([first, on_device(second, settings=SETTINGS)]).contradictions
     assert text.startswith(
-        f"{NAMES} are the same experiment with seed 1 in common, but their results differ"
+        f"{NAMES} are the same experiment with common seed 1, but their results differ"
         " (validation accuracy of seed 1: 97.05% and 99.05%): nothing"
     )
     assert not repeats(first.record, make_run(seeds=(5,)).record)
@@ -138,7 +138,7 @@ def test_seeds_in_common_are_enough() -> None:
     assert not repeats(first.record, make_run("modified", seeds=(0, 1)).record)
 
 
-def test_it_is_said_before_all_else() -> None:
+def test_contradictions_are_reported_first() -> None:
     comparison = compare(pair())
     (text,) = comparison.contradictions
     assert doubts(comparison)[0] == text

@@ -14,7 +14,7 @@ values_of_seeds = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20)
 
 
 @given(values_of_seeds)
-def test_mean_and_spread_are_numpys(values: list[float]) -> None:
+def test_mean_and_std_match_numpy(values: list[float]) -> None:
     found = statistics.estimate(values)
     assert found.values == tuple(values)
     assert found.mean == pytest.approx(np.mean(values), rel=1e-12, abs=1e-9)
@@ -22,20 +22,20 @@ def test_mean_and_spread_are_numpys(values: list[float]) -> None:
 
 
 @given(
-    # Steps of 0.001: scipy.stats cannot take a spread that underflows.
+    # Multiples of 0.001: scipy.stats fails on a standard deviation that underflows.
     st.lists(
         st.integers(-(10**6), 10**6).map(lambda n: n / 1000), min_size=2, max_size=20, unique=True
     ),
     st.floats(0.5, 0.999),
 )
-def test_interval_is_scipys(values: list[float], level: float) -> None:
+def test_interval_matches_scipy(values: list[float], level: float) -> None:
     found = statistics.mean_interval(values, level)
     low, high = oracle.t.interval(level, len(values) - 1, np.mean(values), oracle.sem(values))
     assert found is not None
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9, abs=1e-9)
 
 
-def test_interval_covers_at_its_rate() -> None:
+def test_interval_has_its_nominal_coverage() -> None:
     rng = np.random.default_rng(20251123)
     samples = rng.normal(0.98, 0.002, size=(2000, 5))
     intervals = [statistics.mean_interval(list(sample)) for sample in samples]
@@ -43,17 +43,17 @@ def test_interval_covers_at_its_rate() -> None:
     assert oracle.binomtest(hits, 2000, 0.95).pvalue > 0.001
 
 
-def test_one_value_has_no_spread() -> None:
+def test_one_value_has_no_std() -> None:
     assert statistics.estimate([0.98]) == statistics.Estimate((0.98,), 0.98, None)
     assert statistics.mean_interval([0.98]) is None
 
 
-def test_equal_values_have_no_rounding_error_for_a_spread() -> None:
+def test_equal_values_have_a_std_of_exactly_zero() -> None:
     assert statistics.estimate([0.1] * 10) == statistics.Estimate((0.1,) * 10, 0.1, 0.0)
 
 
 @pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf])
-def test_a_diverged_seed_does_not_vanish_from_the_mean(lost: float) -> None:
+def test_a_diverged_seed_makes_the_mean_nan(lost: float) -> None:
     found = statistics.estimate([0.9, lost, 0.8])
     assert math.isnan(found.mean)
     assert found.std is not None

@@ -1,4 +1,4 @@
-"""Limits for CI: what keeps them, what breaks them, what cannot be told."""
+"""Thresholds for CI: passed, failed and inconclusive."""
 
 import pytest
 
@@ -25,12 +25,10 @@ def verdict(differences: list[float], ratio: list[float] | None = None) -> Verdi
     return found
 
 
-def test_times_that_cannot_be_divided_leave_a_limit_open() -> None:
+def test_zero_times_are_inconclusive() -> None:
     found = judge_gate(parse_gate("train_s:+10%"), verdict([0.0] * 6, [0.0] * 6))
     assert found.outcome is ThresholdStatus.OPEN
-    assert found.text == (
-        "train_s:+10% inconclusive: B has no seed whose time can be divided by that of A"
-    )
+    assert found.text == "train_s:+10% inconclusive: B: no epoch time comparable with A"
 
 
 FALL = [-0.004, -0.0045, -0.0055, -0.005, -0.006, -0.005]  # -0.50 (-0.57 to -0.43) points
@@ -49,7 +47,7 @@ FALL = [-0.004, -0.0045, -0.0055, -0.005, -0.006, -0.005]  # -0.50 (-0.57 to -0.
         ("train_s:+10%", FALL, ThresholdStatus.KEPT),
     ],
 )
-def test_the_interval_decides(
+def test_the_interval_is_checked_not_the_mean(
     gate: str, differences: list[float], outcome: ThresholdStatus
 ) -> None:
     assert judge_gate(parse_gate(gate), verdict(differences)).outcome is outcome
@@ -68,14 +66,16 @@ def test_times_are_ratios(gate: str, ratio: list[float], outcome: ThresholdStatu
     assert judge_gate(parse_gate(gate), verdict([0.0] * 6, ratio)).outcome is outcome
 
 
-def test_a_judgement_says_what_it_rests_on() -> None:
-    broken = judge_gate(parse_gate("accuracy:-0.2pp"), verdict(FALL))
-    assert broken.text == "accuracy:-0.2pp broken: B has accuracy -0.50 points (-0.57 to -0.43)"
+def test_messages_give_the_evidence() -> None:
+    failed = judge_gate(parse_gate("accuracy:-0.2pp"), verdict(FALL))
+    assert failed.text == (
+        "accuracy:-0.2pp failed: B: accuracy -0.50 points (95% CI -0.57 to -0.43)"
+    )
     slow = judge_gate(parse_gate("train_s:+10%"), verdict([0.0] * 6, [2.0] * 6))
-    assert slow.text == "train_s:+10% broken: B has 2x the time (2 to 2)"
-    alone = judge_gate(parse_gate("accuracy:-0.2pp"), verdict(FALL[:1]))
-    assert alone.text == (
-        "accuracy:-0.2pp inconclusive: B has accuracy -0.40 points, without an interval"
+    assert slow.text == "train_s:+10% failed: B: 2x the baseline's time (95% CI 2x to 2x)"
+    single = judge_gate(parse_gate("accuracy:-0.2pp"), verdict(FALL[:1]))
+    assert single.text == (
+        "accuracy:-0.2pp inconclusive: B: accuracy -0.40 points with one seed, so no CI"
     )
 
 
@@ -84,25 +84,26 @@ def test_parsing() -> None:
 
 
 @pytest.mark.parametrize("text", ["accuracy", "accuracy:0.2pp", ":-1%", "accuracy:-", "a b:-1%"])
-def test_what_is_no_limit(text: str) -> None:
+def test_malformed_thresholds_are_rejected(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_gate(text)
     assert str(caught.value) == (
-        f"--fail-if: '{text}' is no limit; write one as in accuracy:-0.2pp or train_s:+10%."
+        f"--fail-if: '{text}' is not a threshold; write, for example, accuracy:-0.2pp or"
+        " train_s:+10%."
     )
 
 
-def test_a_size_that_is_none_names_the_option() -> None:
-    with pytest.raises(UsageError, match=r"^--fail-if: '0,2pp' is no size of a difference; "):
+def test_a_malformed_effect_size_names_the_option() -> None:
+    with pytest.raises(UsageError, match=r"^--fail-if: '0,2pp' is not an effect size; "):
         parse_gate("accuracy:-0,2pp")
 
 
-def test_a_time_has_no_points() -> None:
+def test_time_thresholds_are_relative() -> None:
     with pytest.raises(UsageError) as caught:
         parse_gate("train_s:+2pp")
     assert str(caught.value) == (
-        "--fail-if: 'train_s:+2pp' limits a time by 2pp; "
-        "write a share of the baseline's, as in train_s:+10%."
+        "--fail-if: 'train_s:+2pp': a time threshold must be relative, not 2pp; "
+        "write a percentage of the baseline, such as train_s:+10%."
     )
 
 
@@ -126,18 +127,18 @@ HIGHER, LOWER = Direction.HIGHER, Direction.LOWER
         (
             "accuracy:-0.2",
             HIGHER,
-            "'accuracy:-0.2' has no unit; write accuracy:-0.2pp (points) or accuracy:-0.2% of the"
-            " baseline.",
+            "'accuracy:-0.2' has no unit; write accuracy:-0.2pp (points) or accuracy:-0.2% (of the"
+            " baseline).",
         ),
         (
             "loss:+5pp",
             LOWER,
-            "'loss:+5pp' is in points, which loss has not; write loss:+5% of the baseline, or a"
-            " value.",
+            "'loss:+5pp': loss is not a fraction, so points do not apply; write loss:+5% (of the"
+            " baseline) or an absolute value.",
         ),
     ],
 )
-def test_limits_without_sense(text: str, direction: Direction, message: str) -> None:
+def test_meaningless_thresholds_are_rejected(text: str, direction: Direction, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         require_sense(parse_gate(text), direction)
     assert str(caught.value) == f"--fail-if: {message}"
@@ -148,5 +149,5 @@ def test_limits_without_sense(text: str, direction: Direction, message: str) -> 
     [("accuracy:-0.2pp", HIGHER), ("top5_accuracy:-1%", HIGHER), ("loss:+0.01", LOWER),
      ("mse:+5%", LOWER), ("train_s:+10%", LOWER)],
 )  # fmt: skip
-def test_limits_with_sense(text: str, direction: Direction) -> None:
+def test_meaningful_thresholds_are_accepted(text: str, direction: Direction) -> None:
     require_sense(parse_gate(text), direction)

@@ -1,4 +1,4 @@
-"""Time to a target: seconds by hand, and SciPy's survival function where some never got there."""
+"""Time to a target: hand-computed seconds, and SciPy's survival function with censoring."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def epochs(seed: int, values: Sequence[float], train_s: float = 2.0) -> list[Epo
     ]
 
 
-def test_seconds_are_those_of_training_up_to_the_epoch_that_reaches_it() -> None:
+def test_time_is_the_training_time_up_to_the_epoch_that_reaches_the_target() -> None:
     runs = [*epochs(0, [0.5, 0.9, 0.8]), *epochs(1, [0.5, 0.7, 0.9]), *epochs(2, [0.95, 0, 0])]
     found = time_to_target(runs, "accuracy", 0.9, Direction.HIGHER)
     assert found == TimeToTarget(0.9, reached=3, seeds=3, median_s=4.0, longest_s=6.0)
@@ -36,13 +36,13 @@ def test_a_loss_is_reached_from_above() -> None:
     assert (found.median_s, found.reached) == (4.0, 1)
 
 
-def test_where_too_few_get_there_the_median_is_not_known() -> None:
+def test_the_median_is_unknown_if_too_few_seeds_reach_the_target() -> None:
     runs = [*epochs(0, [0.9, 0.9]), *epochs(1, [0.1, 0.2], 3.0), *epochs(2, [0.1, float("nan")])]
     found = time_to_target(runs, "accuracy", 0.9, Direction.HIGHER)
     assert found == TimeToTarget(0.9, reached=1, seeds=3, median_s=None, longest_s=6.0)
 
 
-def test_seeds_that_were_trained_at_once_tell_no_time() -> None:
+def test_seeds_trained_in_parallel_are_excluded() -> None:
     shares = [dataclasses.replace(e, at_once=4) for e in epochs(1, [0.9, 0.9])]
     found = time_to_target([*epochs(0, [0.1, 0.9]), *shares], "accuracy", 0.9, Direction.HIGHER)
     assert (found.seeds, found.median_s) == (1, 4.0)
@@ -52,7 +52,7 @@ ENDS = st.lists(st.tuples(st.integers(1, 6).map(float), st.booleans()), min_size
 
 
 @given(ENDS)
-def test_the_median_is_that_of_kaplan_and_meier(ends: list[tuple[float, bool]]) -> None:
+def test_the_median_is_kaplan_meier(ends: list[tuple[float, bool]]) -> None:
     reached = [s for s, done in ends if done]
     stopped = [s for s, done in ends if not done]
     curve = ecdf(CensoredData(reached, right=stopped)).sf
@@ -61,7 +61,7 @@ def test_the_median_is_that_of_kaplan_and_meier(ends: list[tuple[float, bool]]) 
         for t, p in zip(curve.quantiles, curve.probabilities, strict=True)
         if p <= 0.5 + 1e-12
     ]
-    # With fewer than half, only those that were stopped early would bring it about.
+    # With fewer than half, the median would only come from early censoring.
     known = half and 2 * len(reached) >= len(ends)
     assert median_time(ends) == (half[0] if known else None)
 
@@ -89,10 +89,10 @@ def test_targets(text: str, metric: str, value: float) -> None:
         ("nan", "loss", "0.03"),
     ],
 )
-def test_what_is_no_target(text: str, metric: str, like: str) -> None:
+def test_malformed_targets_are_rejected(text: str, metric: str, like: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_target(text, metric)
     words = metric.replace("_", " ")
-    assert (
-        str(caught.value) == f"--target: '{text}' is no value of {words}; write one as in {like}."
+    assert str(caught.value) == (
+        f"--target: '{text}' is not a value of {words}; write, for example, {like}."
     )

@@ -218,8 +218,8 @@ def aa(other: RunResult) -> tuple[str, ...]:
 def test_two_runs_of_one_experiment_show_the_noise() -> None:
     assert aa(make_run(run_id="20251124T000000Z-0000")) == (
         "A/A: Standard CNN #1 and Standard CNN #2 are the same experiment with the same seeds; "
-        "what differs between their times is this machine's noise, and smaller differences of "
-        "time mean nothing.",
+        "the difference of their times is this machine's noise, and smaller time differences are "
+        "not meaningful.",
     )
     assert aa(make_run("modified", "Modified CNN")) == ()
     assert aa(make_run(seeds=(7, 8), run_id="20251124T000000Z-0000")) == ()  # seeds differ too
@@ -331,8 +331,8 @@ def test_no_zero_that_was_measured_divides(seconds: list[float], cost: Cost) -> 
 
 def test_a_run_beside_itself_shows_nothing() -> None:
     assert aa(make_run()) == (
-        "A/A: Standard CNN #1 and Standard CNN #2 are one and the same run; to see this machine's "
-        "noise, train it twice with one command that names its file twice.",
+        "A/A: Standard CNN #1 and Standard CNN #2 are the same run; to measure this machine's "
+        "noise, pass the experiment file twice to one `cnnbench run`.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Verdicts: their statistics against SciPy and by simulation, their words one by one."""
+"""Verdicts: statistics against SciPy and by simulation, and the exact sentences."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ SIMULATIONS = 2000
 
 
 @given(st.lists(st.integers(-1000, 1000).map(lambda n: n / 1000), min_size=2, max_size=9))
-def test_sign_flips_are_scipys_permutations(differences: list[float]) -> None:
+def test_sign_flip_p_matches_scipys_permutation_test(differences: list[float]) -> None:
     def total(values: Any, axis: int) -> Any:
         return np.round(np.sum(values, axis=axis), 9)
 
@@ -37,7 +37,7 @@ def test_sign_flips_are_scipys_permutations(differences: list[float]) -> None:
     assert sign_flip_p(differences) == pytest.approx(found.pvalue, abs=1e-12)
 
 
-def test_many_pairs_are_a_sample_of_signs_that_is_close_to_the_normal_law() -> None:
+def test_sampled_signs_are_close_to_the_normal_approximation() -> None:
     differences = np.random.default_rng(4).normal(0.3, 1, 60).tolist()
     z = abs(sum(differences)) / math.sqrt(sum(d * d for d in differences))
     found = sign_flip_p(differences)
@@ -46,10 +46,12 @@ def test_many_pairs_are_a_sample_of_signs_that_is_close_to_the_normal_law() -> N
     assert sign_flip_p([1.0] * 60) == pytest.approx(1 / 524_289)
 
 
-def test_all_signs_of_twenty_pairs_are_tried_and_a_sample_of_those_of_more() -> None:
+def test_exact_up_to_twenty_pairs_and_sampled_beyond() -> None:
     assert EXACT == 20
     assert sign_flip_p([1.0] * 20) == smallest_p(20)
-    assert sign_flip_p([1.0] * 21) >= 1 / 524_289 > smallest_p(21)  # what was seen counts as one
+    assert (
+        sign_flip_p([1.0] * 21) >= 1 / 524_289 > smallest_p(21)
+    )  # the observed signs count as one
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.1, 0.05, 0.01, 0.001])
@@ -62,7 +64,7 @@ def test_the_fewest_pairs_reach_alpha_and_one_fewer_does_not(alpha: float) -> No
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_is_the_closure_of_bonferroni(p_values: list[float]) -> None:
-    """A hypothesis is rejected where Bonferroni rejects every set that it is in."""
+    """A hypothesis is rejected if Bonferroni rejects every subset containing it."""
 
     def adjusted(i: int) -> float:
         others = [j for j in range(len(p_values)) if j != i]
@@ -78,7 +80,7 @@ def test_holm_is_the_closure_of_bonferroni(p_values: list[float]) -> None:
 
 
 def samples(values: Any) -> list[Arm]:
-    """Runs of which each row has the values, by seed."""
+    """One run per row of values, by seed."""
     return [
         Arm((f"Run {i}", f"run{i}", f"run{i}/id"), dict(enumerate(map(float, row))), {0: 1.0})
         for i, row in enumerate(values)
@@ -90,13 +92,13 @@ def found(values: Any, criteria: Criteria) -> list[Verdict]:
 
 
 def within_error(count: int, share: float) -> bool:
-    """Three standard errors of a binomial share."""
+    """Within three standard errors of a binomial proportion."""
     return abs(count / SIMULATIONS - share) <= 3 * math.sqrt(share * (1 - share) / SIMULATIONS)
 
 
 @pytest.mark.parametrize(("num_seeds", "alpha"), [(6, 1 / 32), (10, 0.05), (12, 0.01), (12, 0.1)])
-def test_false_alarms_come_at_their_rate(num_seeds: int, alpha: float) -> None:
-    """Of two runs that differ by chance alone; seeds differ more than runs do."""
+def test_false_positive_rate_is_alpha(num_seeds: int, alpha: float) -> None:
+    """Two runs that differ by chance only; seeds vary more than runs."""
     rng = np.random.default_rng(num_seeds)
     alarms = 0
     for _ in range(SIMULATIONS):
@@ -110,7 +112,7 @@ def test_false_alarms_come_at_their_rate(num_seeds: int, alpha: float) -> None:
     assert within_error(alarms, alpha)
 
 
-def test_several_comparisons_have_one_false_alarm_rate_together() -> None:
+def test_holm_controls_the_family_wise_error_rate() -> None:
     rng = np.random.default_rng(1)
     alarms = sum(
         any(v.finding is not Finding.NONE for v in found(rng.normal(0, 1, (4, 12)), Criteria()))
@@ -120,7 +122,7 @@ def test_several_comparisons_have_one_false_alarm_rate_together() -> None:
     assert alarms > 0
 
 
-def test_intervals_cover_the_truth_at_their_rate() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     rng = np.random.default_rng(2)
     hits = 0
     for _ in range(SIMULATIONS):
@@ -166,7 +168,7 @@ def pair(differences: Sequence[float], base: Sequence[float] = BASE) -> list[lis
             [0.004, -0.006, 0.005, -0.002, 0.003, 0.001],
             Criteria(min_effect=Effect(0.01)),
             Finding.NOISE,
-        ),  # p is large, and the difference known to be small
+        ),  # p is large, but the interval is within the noise threshold
         (LIFT, Criteria(min_effect=Effect(0.0034)), Finding.BETTER),
         (LIFT, Criteria(min_effect=Effect(0.0036)), Finding.NOISE),
         (LIFT, Criteria(min_effect=Effect(0.01, "relative")), Finding.NOISE),
@@ -193,7 +195,7 @@ def test_lower_losses_are_better() -> None:
     assert verdict.finding is Finding.WORSE
 
 
-def test_pairs_are_those_of_the_same_seed_in_any_order() -> None:
+def test_runs_are_paired_by_seed_in_any_order() -> None:
     first = Arm(("A", "a", "a/1"), {4: 0.5, 2: 0.25, 9: 1.0}, {4: 2.0, 2: 4.0})
     other = Arm(("B", "b", "b/1"), {7: 0.0, 2: 0.5, 4: 0.75}, {2: 8.0, 4: 4.0, 7: 1.0})
     (verdict,) = judge([first, other], "accuracy", Criteria(), higher=True)
@@ -203,7 +205,7 @@ def test_pairs_are_those_of_the_same_seed_in_any_order() -> None:
     assert verdict.time_interval.low == pytest.approx(2) == verdict.time_interval.high
 
 
-def test_a_wide_interval_of_time_is_written_without_exponents() -> None:
+def test_wide_time_intervals_are_written_without_exponents() -> None:
     first = Arm(("A", "a", "a/1"), {0: 0.5, 1: 0.25}, {0: 1.0, 1: 1.0})
     other = Arm(("B", "b", "b/1"), {0: 0.5, 1: 0.75}, {0: 1.0, 1: 2.0})
     (verdict,) = judge([first, other], "accuracy", Criteria(), higher=True)
@@ -211,7 +213,8 @@ def test_a_wide_interval_of_time_is_written_without_exponents() -> None:
     half = oracle.t.ppf(0.975, 1) * logs.std(ddof=1) / math.sqrt(2)
     high = math.exp(logs.mean() + half)
     assert 100 < high < 1000
-    assert f"with so few seeds anything from 0.017x to {round(high, -1):.0f}x" in sentence(verdict)
+    ends = f"(0.017x to {round(high, -1):.0f}x: too few seeds for a useful interval)"
+    assert ends in sentence(verdict)
 
 
 @pytest.mark.parametrize("name", ["Run 1", "run1", "run1/id"])
@@ -220,11 +223,12 @@ def test_the_baseline_is_named(name: str) -> None:
     assert [(v.baseline, v.label) for v in verdicts] == [("Run 1", "Run 0"), ("Run 1", "Run 2")]
 
 
-def test_a_baseline_that_is_not_there() -> None:
+def test_an_unknown_baseline() -> None:
     with pytest.raises(UsageError) as caught:
         found([BASE, BASE], Criteria(baseline="run2"))
     assert str(caught.value) == (
-        "--baseline: no run here is called 'run2' (did you mean 'run0'?); write run0 or run1."
+        "--baseline: no run named 'run2' in this comparison (did you mean 'run0'?); write run0 or"
+        " run1."
     )
 
 
@@ -232,8 +236,8 @@ def test_one_run_has_no_verdict() -> None:
     assert found([BASE], Criteria()) == []
 
 
-def test_the_number_of_seeds_has_the_power_that_is_promised() -> None:
-    """With differences of the same mean and spread; SciPy's noncentral t distribution."""
+def test_the_reported_sample_size_has_the_stated_power() -> None:
+    """For differences of the same mean and spread, by SciPy's noncentral t distribution."""
     differences = [0.004, -0.006, 0.005, -0.002, 0.003, 0.001]
     (verdict,) = found(pair(differences), Criteria())
     assert verdict.needed is not None
@@ -257,57 +261,68 @@ SENTENCES = [
     (
         pair(LIFT),
         Criteria(),
-        "Run 1 is better than Run 0: accuracy +0.50 points (95% interval +0.35 to +0.65), "
-        f"p = 0.031, 6 seeds; {AS_LONG}",
+        "Run 1 is more accurate than Run 0: +0.50 points (95% CI +0.35 to +0.65, p = 0.031, "
+        f"6 seeds); {AS_LONG}",
     ),
     (
         pair([-10 * d for d in LIFT * 2], BASE * 2),
         Criteria(alpha=0.01),
-        "Run 1 is worse than Run 0: accuracy -5.00 points (99% interval -6.21 to -3.79), "
-        f"p < 0.001, 12 seeds; {AS_LONG}",
+        "Run 1 is less accurate than Run 0: -5.00 points (99% CI -6.21 to -3.79, p < 0.001, "
+        f"12 seeds); {AS_LONG}",
     ),
     (
         pair(LIFT),
         Criteria(min_effect=Effect(0.005)),
-        "Run 1 may be within the noise threshold of Run 0, 0.50 points: accuracy +0.50 points "
-        f"(95% interval +0.35 to +0.65), p = 0.031, 6 seeds; {AS_LONG}",
+        "Run 1 and Run 0 differ, but possibly by less than the noise threshold of 0.50 points: "
+        f"accuracy +0.50 points (95% CI +0.35 to +0.65, p = 0.031, 6 seeds); {AS_LONG}",
     ),
     (
         pair(LIFT),
         Criteria(min_effect=Effect(0.01)),
-        "Run 1 is within the noise threshold of Run 0, 1.00 points: accuracy +0.50 points "
-        f"(95% interval +0.35 to +0.65), p = 0.031, 6 seeds; {AS_LONG}",
+        "Run 1 and Run 0 differ by less than the noise threshold of 1.00 points: accuracy +0.50 "
+        f"points (95% CI +0.35 to +0.65, p = 0.031, 6 seeds); {AS_LONG}",
     ),
     (
         pair([0.004, -0.006, 0.005, -0.002, 0.003, 0.001]),
         Criteria(),
-        "No difference detected between Run 1 and Run 0: accuracy +0.08 points (95% interval "
-        "-0.35 to +0.52), p = 0.69, 6 seeds; a difference of this size would take 199 seeds; "
-        f"{AS_LONG}",
+        "No difference detected between Run 1 and Run 0: accuracy +0.08 points (95% CI -0.35 to "
+        "+0.52, p = 0.69, 6 seeds); detecting a difference of this size takes about 199 seeds "
+        f"(80% power); {AS_LONG}",
     ),
     (
         pair([0.0] * 6),
         Criteria(),
-        "No difference detected between Run 1 and Run 0: accuracy +0.00 points (95% interval "
-        f"+0.00 to +0.00), p = 1, 6 seeds; {AS_LONG}",
+        "No difference detected between Run 1 and Run 0: accuracy +0.00 points (95% CI +0.00 to "
+        f"+0.00, p = 1, 6 seeds); {AS_LONG}",
     ),
     (
         pair(LIFT[:3]),
         Criteria(),
-        "Too few seeds to judge Run 1 beside Run 0: accuracy +0.50 points (95% interval +0.25 "
-        "to +0.75), p = 0.25, 3 seeds; below 6 a sign-flip test cannot reach p < 0.05; run both "
-        f"with --seeds 6; {AS_LONG}",
+        "Too few seeds to compare Run 1 with Run 0: accuracy +0.50 points (95% CI +0.25 to +0.75, "
+        f"p = 0.25, 3 seeds); p < 0.05 takes at least 6 seeds; run both with --seeds 6; {AS_LONG}",
+    ),
+    (
+        pair([0.004, -0.003, 0.005]),
+        Criteria(),
+        "Too few seeds to compare Run 1 with Run 0: accuracy +0.20 points (95% CI -0.88 to +1.28, "
+        "p = 0.5, 3 seeds); p < 0.05 takes at least 6 seeds, and detecting a difference of this "
+        f"size takes about 40 seeds (80% power); {AS_LONG}",
     ),
     (
         pair(LIFT[:1]),
         Criteria(),
-        "Too few seeds to judge Run 1 beside Run 0: accuracy +0.40 points with one seed, whose "
-        f"spread is unknown; run both with --seeds 6; {AS_LONG}",
+        "Too few seeds to compare Run 1 with Run 0: accuracy +0.40 points with one seed; p < 0.05 "
+        f"takes at least 6 seeds; run both with --seeds 6; {AS_LONG}",
     ),
     (
         pair([math.nan, *LIFT[1:]]),
         Criteria(),
-        "Run 1 cannot be judged beside Run 0: a loss is not finite with seed 0; " + AS_LONG,
+        f"Run 1 cannot be compared with Run 0: training diverged with seed 0; {AS_LONG}",
+    ),
+    (
+        pair([math.nan, math.inf, *LIFT[2:]]),
+        Criteria(),
+        f"Run 1 cannot be compared with Run 0: training diverged with seeds 0 and 1; {AS_LONG}",
     ),
 ]
 
@@ -324,21 +339,29 @@ def test_runs_without_a_seed_in_common() -> None:
     other = Arm(("B", "b", "b/1"), {1: 0.5}, {1: 2.0})
     (verdict,) = judge([first, other], "accuracy", Criteria(), higher=True)
     assert sentence(verdict) == (
-        "Too few seeds to judge B beside A: they have none in common; run both with --seeds 6."
+        "Too few seeds to compare B with A: no seed in common; run both with --seeds 6."
+    )
+
+
+def test_losses_are_better_or_worse() -> None:
+    (verdict,) = judge(samples(pair(LIFT)), "test_loss", Criteria(), higher=False)
+    assert sentence(verdict) == (
+        "Run 1 is worse than Run 0: test loss +0.005 (95% CI +0.00352 to +0.00648, p = 0.031, "
+        f"6 seeds); {AS_LONG}"
     )
 
 
 @pytest.mark.parametrize("text", ["", "pp", "0.1 points", "-1%", "nan", "1e-3", "0,1pp"])
-def test_a_size_that_is_none(text: str) -> None:
+def test_malformed_effect_sizes_are_rejected(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_effect(text)
     assert str(caught.value) == (
-        f"--min-effect: '{text}' is no size of a difference; write one as in 0.1pp (points), "
+        f"--min-effect: '{text}' is not an effect size; write, for example, 0.1pp (points), "
         "2% (of the baseline) or 0.003 (in the metric's unit)."
     )
 
 
-def test_what_was_done_is_told_where_something_was() -> None:
+def test_methods_are_stated_where_something_was_tested() -> None:
     assert how_lines(found(pair(LIFT[:1]), Criteria())) == []
     assert "Holm" not in " ".join(how_lines(found(pair(LIFT), Criteria())))
     assert "Holm" in " ".join(how_lines(found([BASE, BASE, BASE], Criteria())))

@@ -102,7 +102,7 @@ def test_titles_are_words_wherever_they_stand(title: str) -> None:
     page = Page(report(*runs))
     assert not page.all("script", "link", "iframe", "object")
     assert all(image["src"].startswith("data:image/png;base64,") for image in page.all("img"))
-    assert f"{title} is better than Standard CNN" in page.text
+    assert f"{title} is more accurate than Standard CNN" in page.text
     assert not [
         key for _, attributes in page.elements for key in attributes if key.startswith("on")
     ]
@@ -111,7 +111,7 @@ def test_titles_are_words_wherever_they_stand(title: str) -> None:
 def test_the_verdict_comes_first_and_links_lead_somewhere() -> None:
     page = Page(report(*two()))
     text = page.text
-    verdict = text.index("Verdict better B is better than Standard CNN: accuracy +1.00 points")
+    verdict = text.index("Verdict better B is more accurate than Standard CNN: +1.00 points")
     picture = text.index("Differences per seed")
     assert verdict < picture < text.index("Side by side, after the last epoch")
     tags = [tag for tag, _ in page.elements]
@@ -170,7 +170,7 @@ def test_charts_have_their_numbers_in_tables() -> None:
     for number in ("93.00%", "98.25%", "6.83 s", "160,362", "+1.00 points", "Example CPU"):
         assert number in page.text, number
     assert "0123456789ab" in page.text
-    assert "Verdicts: paired by seed; Student's interval, sign-flip test." in page.text
+    assert "Verdicts: paired by seed; CI: Student's t; p: sign-flip test." in page.text
 
 
 def test_a_single_run_has_no_verdict() -> None:

@@ -111,7 +111,7 @@ def test_any_text_is_text_in_markdown(title: str) -> None:
 
 def test_numbers_and_names_are_not_disfigured() -> None:
     for text in (
-        "+0.42 points (95% interval +0.31 to -0.53)",
+        "+0.42 points (95% CI +0.31 to -0.53)",
         "mnist_5k",
         "<0.01",
         "1.5 s",

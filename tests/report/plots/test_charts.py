@@ -153,19 +153,19 @@ def test_charts_that_need_several_runs() -> None:
 def test_alternative_texts() -> None:
     drawn = shown(*two(seeds=(0, 5)))
     assert curves_text(drawn.curves, drawn.comparison, by_time=True) == (
-        "Accuracy on the validation images against seconds of training. "
+        "Accuracy on the validation images vs. seconds of training. "
         "Standard CNN: from 93.12% (93.00 to 93.25%) to 97.12% (97.00 to 97.25%) after "
         "3 epochs and 20.45 s. "
         "Modified CNN: from 94.25% (94.13 to 94.38%) to 98.26% (98.13 to 98.38%) after "
         "3 epochs and 20.45 s."
     )
     assert costs_text(drawn.comparison, by_time=False) == (
-        "Accuracy on the validation images against number of parameters. "
+        "Accuracy on the validation images vs. number of parameters. "
         "Standard CNN: 97.12% (97.00 to 97.25%) at 160,362 parameters. "
         "Modified CNN: 98.26% (98.13 to 98.38%) at 160,362 parameters."
     )
     assert bands_text(drawn.curves) == (
-        "Lines: mean over 2 seeds. Bands: from the lowest seed to the highest."
+        "Lines: mean over 2 seeds. Bands: minimum to maximum over seeds."
     )
     assert bands_text(shown(make_run()).curves) == "Lines: one seed."
 
@@ -238,7 +238,7 @@ def test_a_picture_is_the_same_each_time_and_names_every_run() -> None:
     texts = ["".join(element.itertext()) for element in root.iter(TEXT)]
     assert texts.count("Modified CNN") == texts.count("Standard CNN") + 1 == 5
     assert {chart.value for chart in Chart} <= set(texts)
-    assert any(text.startswith("Verdict: Modified CNN is better than") for text in texts)
+    assert any(text.startswith("Verdict: Modified CNN is more accurate than") for text in texts)
 
 
 def test_a_png_is_white_behind_and_not_empty() -> None:
