@@ -1,4 +1,4 @@
-"""Finds the fastest strategy: measured once for a network on a device, then remembered."""
+"""Autotuning: the fastest strategy, measured once per network and device, then cached."""
 
 import hashlib
 import json
@@ -24,19 +24,18 @@ from cnnbench.training.footprint import footprint, require_room
 from cnnbench.training.state import build_optimizer
 from cnnbench.training.strategy import Strategy, asked_for, candidates
 
-STEPS = 3  # timed of each candidate, after one that is not
-HOPELESS = 3.0  # times the best first step: further ones would not change the choice
-MARGIN = 1.05  # how much faster `fast` has to be, since it rounds more
+STEPS = 3  # timed steps per candidate, after one warm-up step
+HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
+MARGIN = 1.05  # speedup required of `fast`, which has larger rounding errors
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A strategy and why it was taken.
+    """A strategy and the measurements behind it.
 
     Args:
       strategy: the strategy.
-      step_s: seconds of a step of each candidate, by form; empty where there was
-        nothing to measure.
+      step_s: seconds per step of each candidate, by form; empty if nothing was measured.
     """
 
     strategy: Strategy
@@ -44,9 +43,9 @@ class Choice:
 
 
 def known_choice(job: Job) -> Choice | None:
-    """The strategy that was asked for or is remembered; None where it has to be measured.
+    """The requested or cached strategy; None if it has to be measured.
 
-    A run that goes on takes the one that it began with.
+    A resumed run keeps its strategy.
     """
     if job.resume and job.resume.strategy and job.resume.engine:
         return Choice(job.resume.strategy, job.resume.engine.step_s)
@@ -59,23 +58,23 @@ def known_choice(job: Job) -> Choice | None:
 
 
 def measure(job: Job) -> Choice:
-    """The fastest strategy, which is remembered."""
+    """Measure the fastest strategy and cache it."""
     found = _candidates(job)
     step_s: dict[str, float] = {}
     for strategy in found:
         step_s[strategy.form] = _step_seconds(job, strategy, min(step_s.values(), default=math.inf))
     path, content = _path(job, found), {"for": _situation(job, found), "step_s": step_s}
-    with suppress(OSError):  # it is measured again then
+    with suppress(OSError):  # without the cache it is measured again
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(content, indent=2).encode() + b"\n")
     return Choice(fastest(found, step_s), step_s)
 
 
 def _candidates(job: Job) -> tuple[Strategy, ...]:
-    """Those for which there is room.
+    """The candidates that fit in memory.
 
     Raises:
-      OutOfMemoryError: there is none.
+      OutOfMemoryError: none fits.
     """
     counts = (job.batch_size, job.num_steps, len(job.devices))
     precision = job.experiment.train.precision
@@ -94,7 +93,7 @@ def _candidates(job: Job) -> tuple[Strategy, ...]:
 
 
 def _slots(job: Job) -> int:
-    """Values that the optimiser keeps of each parameter."""
+    """Number of optimizer state values per parameter."""
     optimizer = build_optimizer(job.experiment.train, job.num_steps)
     one = jax.ShapeDtypeStruct((7, 11), np.float32)
     state = jax.tree.leaves(jax.eval_shape(optimizer.init, {"parameter": one}))
@@ -102,7 +101,7 @@ def _slots(job: Job) -> int:
 
 
 def fastest(found: Sequence[Strategy], step_s: Mapping[str, float]) -> Strategy:
-    """The candidate with the shortest step; `fast` only where it is clearly ahead."""
+    """The candidate with the shortest step; `fast` only if it is clearly faster."""
     cost = {s: step_s[s.form] * (MARGIN if s.form == "fast" else 1) for s in found}
     return min(found, key=cost.__getitem__)
 
@@ -125,7 +124,7 @@ def _step_seconds(job: Job, strategy: Strategy, best: float) -> float:
 
 
 def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
-    """All that a choice depends on, in the types that JSON has."""
+    """Everything that a choice depends on, as JSON types."""
     device, experiment = job.devices[0], job.experiment
     return {
         "versions": [__version__, jax.__version__, version("jaxlib")],
@@ -140,13 +139,13 @@ def _situation(job: Job, found: Sequence[Strategy]) -> dict[str, Any]:
 
 
 def _path(job: Job, found: Sequence[Strategy]) -> Path:
-    """The file of a choice, named by all that it depends on."""
+    """Cache file of a choice, named by the hash of everything it depends on."""
     content = json.dumps(_situation(job, found))
     return cache_dir() / "engines" / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
 
 
 def _read(job: Job, found: Sequence[Strategy]) -> dict[str, float] | None:
-    """What was measured before; None where it is missing or damaged, and is measured again."""
+    """Cached measurements; None if they are missing or damaged."""
     try:
         content = json.loads(_path(job, found).read_bytes())
     except (OSError, ValueError):

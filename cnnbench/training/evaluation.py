@@ -1,4 +1,4 @@
-"""What a network is worth on images that it was not trained on, by its compiled functions."""
+"""Evaluation on held-out images, with compiled functions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,13 +17,16 @@ from cnnbench.training.state import Arrays, TrainState, unstack
 
 
 def metric_directions(experiment: Experiment) -> dict[str, Direction]:
-    """Every metric of an experiment, and which of its values are better."""
+    """Every metric of an experiment with its better direction."""
     names = (*metric_names(experiment), "loss")
     return {n: Direction.HIGHER if higher_is_better(n) else Direction.LOWER for n in names}
 
 
 def evaluate(executables: Executables, state: TrainState, rows: range) -> list[dict[str, float]]:
-    """Means over every one of `rows`, by seed; the last chunk is filled up with weight zero."""
+    """Means of loss and metrics over the images in `rows`, by seed.
+
+    The last chunk is padded with images of weight zero.
+    """
     sums = []
     for start in range(rows.start, rows.stop, EVAL_BATCH):
         indices = np.arange(start, start + EVAL_BATCH, dtype=np.int32)
@@ -41,34 +44,34 @@ def evaluate(executables: Executables, state: TrainState, rows: range) -> list[d
 
 
 def code_accuracies(executables: Executables, state: TrainState) -> list[float | None]:
-    """What the code is worth, by seed; None where there is none."""
+    """Linear-probe accuracy of the code, by seed; None without a code."""
     job, number = executables.job, executables.at_once
     if executables.codes is None:
         return [None] * number
     train, test = job.dataset.train, job.dataset.test
     size = min(MOST_TRAIN, len(train))
     first_test = len(train) + len(job.dataset.validation)
-    places = np.r_[0:size, first_test : first_test + len(test)].astype(np.int32)
+    indices = np.r_[0:size, first_test : first_test + len(test)].astype(np.int32)
     return [
         probe_accuracy(codes[:size], train.labels[:size], codes[size:], test.labels)
         for one in unstack(state, number)
-        for codes in [_codes(executables.codes, one, executables.arrays, places)]
+        for codes in [_codes(executables.codes, one, executables.arrays, indices)]
     ]
 
 
 def _codes(
-    call: Callable[..., jax.Array], state: TrainState, arrays: Arrays, places: NDArray[np.int32]
+    call: Callable[..., jax.Array], state: TrainState, arrays: Arrays, indices: NDArray[np.int32]
 ) -> NDArray[np.float32]:
-    """The codes of the images at `places`; the last chunk is filled up."""
-    chunks = np.resize(places, (-(-len(places) // EVAL_BATCH), EVAL_BATCH))
+    """Codes of the images at `indices`; the last chunk is padded."""
+    chunks = np.resize(indices, (-(-len(indices) // EVAL_BATCH), EVAL_BATCH))
     found = [np.asarray(call(*state[:2], arrays, chunk)) for chunk in chunks]
-    return np.concatenate(found)[: len(places)]
+    return np.concatenate(found)[: len(indices)]
 
 
 def samples(
     executables: Executables, state: TrainState, start: int
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
-    """The first test images, and what each seed makes of them, (seeds, n, h, w, c)."""
+    """The first test images and their reconstructions by each seed, (seeds, n, h, w, c)."""
     job = executables.job
     inputs = job.dataset.test.images[:NUM_SAMPLES]
     if executables.outputs is None:

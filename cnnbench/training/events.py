@@ -1,4 +1,4 @@
-"""What the engine tells while it trains."""
+"""Events that the trainer emits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from cnnbench.runs.records import EngineRecord, EpochRecord, SeedSummary
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """The steps are compiled.
+    """The training and evaluation steps are compiled.
 
     Args:
-      num_params: trained values.
-      compile_s: seconds it took.
-      compile_cache: `warm` where all programs came from the cache on disk, else `cold`.
-      strategy: how it will train, for people.
-      engine: the same for the record, as far as it is known by now.
+      num_params: number of trainable parameters.
+      compile_s: seconds of compilation.
+      compile_cache: `warm` if all programs came from the cache on disk, otherwise `cold`.
+      strategy: the training strategy as text.
+      engine: the strategy for the run's record, as far as it is known.
       num_slow: depthwise convolutions of a Python model that `cnnbench.depthwise` makes faster.
     """
 
@@ -33,10 +33,10 @@ class Compiled:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """A run goes on.
+    """An interrupted run was resumed.
 
     Args:
-      records: the epochs that were trained before it was stopped.
+      records: the epochs trained before the interruption.
     """
 
     records: Sequence[EpochRecord]
@@ -46,7 +46,7 @@ class Resumed:
 class StepDone:
     """A training step ended; `step` counts from 1 to `num_steps` in each epoch.
 
-    Where several seeds are trained at once, `seed` is the first of them.
+    If several seeds are trained in parallel, `seed` is the first of them.
     """
 
     seed: int
@@ -58,7 +58,7 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Snapshot:
-    """What a seed has learnt after an epoch, where the job asks for it.
+    """Weights of a seed after an epoch, if the job requests snapshots.
 
     Args:
       seed: the seed.
@@ -73,12 +73,12 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """All that a seed's training goes on from after an epoch.
+    """State of a seed after an epoch, from which training can resume.
 
     Args:
       seed: the seed.
       epoch: number of the epoch, from 1.
-      values: parameters, other state and the optimiser's, by name.
+      values: parameters, other model state and optimizer state, by name.
     """
 
     seed: int
@@ -88,14 +88,13 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class SeedDone:
-    """A seed ended.
+    """A seed is trained and tested.
 
     Args:
       summary: its final, best and test values.
       inputs: the first test images, (n, h, w, c), pixels from 0 to 255.
-      outputs: what the network makes of them, scaled to the same pixels; None
-        unless it reconstructs.
-      weights: what it has learnt, by names such as `conv1.kernel`.
+      outputs: their reconstructions on the same pixel scale; None for classifiers.
+      weights: trained weights, by names such as `conv1.kernel`.
     """
 
     summary: SeedSummary
@@ -106,11 +105,11 @@ class SeedDone:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """All seeds ended.
+    """All seeds are trained.
 
     Args:
-      engine: how they were trained.
-      cost: what the network costs.
+      engine: the training strategy and its measurements.
+      cost: cost of the network.
     """
 
     engine: EngineRecord
@@ -119,7 +118,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """Strategies are being measured, once for this network on this device."""
+    """Autotuning has started: strategies are timed, once per network and device."""
 
 
 Event = (

@@ -39,25 +39,25 @@ from cnnbench.training.step import StepConfig, eval_step, make_rules, train_step
 from cnnbench.training.strategy import Strategy, has_batch_statistics
 
 EVAL_BATCH = 500  # images
-NUM_SAMPLES = 10  # reconstructions kept for the picture
+NUM_SAMPLES = 10  # reconstructions kept for figures
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is trained, on what, where.
+    """A training job: experiment, data and devices.
 
     Args:
-      experiment: all that was asked for.
-      plan: its network; None where the model is a Python class.
-      folder: the experiment file's folder, where a Python class may lie.
-      dataset: the images.
-      devices: where it runs.
-      watch: charged with the seconds of each part.
-      engine: ``auto``, or the form of the operations that is asked for.
+      experiment: the experiment.
+      plan: its network; None for a Python model.
+      folder: folder of the experiment file, from which Python models are imported.
+      dataset: the dataset.
+      devices: devices to train on.
+      watch: stopwatch that accumulates the seconds of each part.
+      engine: ``auto``, or the requested form of the operations.
       profile: folder for a trace of the first epoch; None for no trace.
-      snapshots: whether the weights are told after each epoch.
-      reference: the Python class, ``module:Class``, where the model is one.
-      resume: what is done already; None for a new run.
+      snapshots: True to emit the weights after each epoch.
+      reference: class of a Python model, ``module:Class``.
+      resume: finished part of an interrupted run; None for a new run.
     """
 
     experiment: Experiment
@@ -74,22 +74,22 @@ class Job:
 
     @property
     def num_train(self) -> int:
-        """Training images."""
+        """Number of training images."""
         return len(self.dataset.train.labels)
 
     @property
     def batch_size(self) -> int:
-        """Images in a step: all of them where there are fewer than were asked for."""
+        """Images per step, at most the number of training images."""
         return min(self.experiment.train.batch_size, self.num_train)
 
     @property
     def num_steps(self) -> int:
-        """Steps of an epoch; images that fill no batch wait for the next shuffle."""
+        """Steps per epoch; an incomplete last batch is dropped."""
         return self.num_train // self.batch_size
 
     @property
     def accelerator(self) -> bool:
-        """Whether it trains on GPUs or TPUs."""
+        """True for GPUs and TPUs."""
         return str(self.devices[0].platform) != "cpu"
 
 
@@ -99,24 +99,24 @@ def _not_compiled(*_: object) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Executables:
-    """All that a job is trained and evaluated with: devices, data, and compiled functions.
+    """Devices, data and compiled functions of a job.
 
-    `set_up` places the data; `compile_all` compiles. The functions for several seeds at once
-    have an axis of seeds: first in the state and in what `evaluate` and `outputs` return, second
+    `set_up` places the data; `compile_all` compiles. Functions for several seeds in parallel
+    have a seed axis: first in the state and in the results of `evaluate` and `outputs`, second
     in indices and losses.
 
     Args:
-      job: what is trained.
-      strategy: how.
-      mesh: the devices that share a batch; None for one.
+      job: the training job.
+      strategy: the training strategy.
+      mesh: devices that share a batch; None for a single device.
       arrays: all splits, on every device.
-      at_once: seeds that one program trains.
+      at_once: seeds trained in parallel by one program.
       train: (state, arrays, indices (steps, batch)) to state and losses (steps,).
       evaluate: compiled `step.eval_step`.
-      outputs: compiled `inference.outputs_of`; None unless the network reconstructs.
-      codes: (params, rest, arrays, indices) to the code of those images, compiled when it is
-        first called; None unless a graph of layers reconstructs.
-      num_slow: convolutions of a Python model that are slow here, as `check_output` counts them.
+      outputs: compiled `inference.outputs_of`; None for classifiers.
+      codes: (params, rest, arrays, indices) to the code of those images, compiled on first call;
+        None unless a graph of layers reconstructs.
+      num_slow: number of slow convolutions of a Python model, as counted by `check_output`.
     """
 
     job: Job
@@ -131,7 +131,7 @@ class Executables:
     num_slow: int = 0
 
     def network(self, seed: int) -> Network:
-        """A model with the initial parameters of a seed."""
+        """The model with the initial parameters of a seed."""
         job = self.job
         if job.plan is None:
             make = import_class(job.reference, job.folder)
@@ -141,32 +141,32 @@ class Executables:
         return take_apart(GraphNet(job.plan, form=form, rngs=nnx.Rngs(seed), cut=cut))
 
     def state(self, *networks: Network) -> TrainState:
-        """The state before the first step, on the devices; of a network for each seed at once."""
+        """The initial state on the devices, stacked over networks (one per parallel seed)."""
         optimizer = build_optimizer(self.job.experiment.train, self.job.num_steps)
         states = [init_state(network, optimizer) for network in networks]
         state: TrainState = self.place(stack(states))
         return state
 
     def each_seed(self, function: Callable[..., Any], axes: Sequence[int | None]) -> Any:
-        """A function for one seed, for all that are trained at once."""
+        """A function of one seed, vectorized over the seeds trained in parallel."""
         return jax.vmap(function, in_axes=axes) if self.at_once > 1 else function
 
     def place(self, tree: Any) -> Any:
-        """Values on every device."""
+        """Put values on every device."""
         return _place(tree, self.mesh, self.job.devices[0])
 
     def rules(self, *, training: bool) -> StepConfig:
-        """The rules of a step; batch statistics need the whole batch in training."""
+        """Configuration of a step; batch statistics need the whole batch in training."""
         plan, row = self.job.plan, self.strategy.row
         whole = training and plan is not None and has_batch_statistics(plan)
         rows = None if whole else row
-        # Rows are cut inside the model then, and shared there.
+        # Otherwise the model itself splits the batch into micro-batches and shards them.
         mesh = None if whole and row else self.mesh
         return make_rules(self.job.experiment, rows, prepares=plan is not None, mesh=mesh)
 
 
 def set_up(job: Job, strategy: Strategy) -> Executables:
-    """The devices of a strategy with the data on them; nothing is compiled yet."""
+    """Put the data on the devices of a strategy, without compiling anything."""
     mesh = make_mesh(job.devices[: strategy.num_devices])
     arrays = _place(to_arrays(job.dataset), mesh, job.devices[0])
     return Executables(job, strategy, mesh, jax.block_until_ready(arrays))
@@ -177,7 +177,7 @@ def _place(tree: Any, mesh: Mesh | None, first: jax.Device) -> Any:
 
 
 def to_arrays(dataset: Dataset) -> Arrays:
-    """All splits in one pair of arrays, so that one program evaluates any of them."""
+    """All splits concatenated, so that one program evaluates any of them."""
     splits = (dataset.train, dataset.validation, dataset.test)
     images: Any = np.concatenate([split.images for split in splits])
     labels: Any = np.concatenate([split.labels for split in splits])
@@ -185,7 +185,7 @@ def to_arrays(dataset: Dataset) -> Arrays:
 
 
 def compile_train(setup: Executables, network: Network, state: TrainState) -> Callable[..., Any]:
-    """The `train` of `Executables` alone."""
+    """Compile only the `train` function of `Executables`."""
     job = setup.job
     optimizer = build_optimizer(job.experiment.train, job.num_steps)
     rules = setup.rules(training=True)
@@ -193,31 +193,31 @@ def compile_train(setup: Executables, network: Network, state: TrainState) -> Ca
     step = setup.each_seed(step, (0, None, 0))
 
     def steps(state: TrainState, arrays: Arrays, indices: jax.Array) -> Any:
-        if len(indices) == 1:  # a convolution inside of a loop would be slow on a CPU
+        if len(indices) == 1:  # convolutions inside a loop are slow on CPUs
             state, loss = step(state, arrays, indices[0])
             return state, loss[None]
         return lax.scan(lambda carry, batch: step(carry, arrays, batch), state, indices)
 
     seeds = (setup.at_once,) if setup.at_once > 1 else ()
     indices = np.zeros((setup.strategy.steps_per_call, *seeds, job.batch_size), np.int32)
-    # LLVM's last level takes a sixth of the time to compile and makes no step faster.
+    # LLVM's highest optimization level takes a sixth of the compile time without a faster step.
     options = {} if job.accelerator else {"xla_backend_optimization_level": 2}
     arguments = state, setup.arrays, indices
     return _ahead_of_time(setup, steps, *arguments, quick=options, donate_argnums=0)
 
 
 def compile_all(setup: Executables, network: Network, state: TrainState) -> Executables:
-    """The same with its functions compiled.
+    """Compile all functions.
 
     Args:
       setup: from `set_up`.
-      network: of any seed.
-      state: of as many seeds as are trained at once, on the devices.
+      network: network of any seed.
+      state: state of all seeds trained in parallel, on the devices.
     """
     job, rules = setup.job, setup.rules(training=False)
     evaluate = partial(eval_step, graphdef=network.scoring, rules=rules)
     evaluate = setup.each_seed(evaluate, (0, 0, None, None, None))
-    # A few images: as XLA computes them, which takes a third of the time to compile.
+    # For these few images XLA's own convolutions suffice, at a third of the compile time.
     plain = replace(setup, strategy=replace(setup.strategy, form="plain", row=None))
     outputs = partial(outputs_of, graphdef=plain.network(0).evaluation, rules=rules)
     outputs = setup.each_seed(outputs, (0, 0, None, None))
@@ -225,8 +225,8 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
     sample = np.zeros(min(NUM_SAMPLES, len(job.dataset.test.labels)), np.int32)
     model, arrays = state[:2], setup.arrays
     reconstructs = job.experiment.task is Task.RECONSTRUCT
-    # Most of an evaluation is matrix products, which no optimisation of the code around
-    # them makes faster, and it is compiled in two thirds of the time without.
+    # Evaluation is mostly matrix products, which LLVM optimization does not speed up; without
+    # it, compilation takes two thirds of the time.
     quick = {} if job.accelerator else {"xla_backend_optimization_level": 1}
     ready = partial(_ahead_of_time, setup, quick=quick)
     return replace(
@@ -239,7 +239,7 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
 
 
 def _coder(setup: Executables) -> Callable[..., jax.Array] | None:
-    """The `codes` of `Executables`."""
+    """The `codes` function of `Executables`."""
     job = setup.job
     if job.experiment.task is not Task.RECONSTRUCT or job.plan is None:
         return None
@@ -268,13 +268,13 @@ def _ahead_of_time(
 
 
 def check_output(setup: Executables, network: Network) -> int:
-    """Checks a Python model's output; a plan's was checked before it was built.
+    """Check the output shape of a Python model.
 
     Returns:
       The number of its depthwise convolutions that are slow on a CPU; 0 on an accelerator.
 
     Raises:
-      ModelError: it does not.
+      ModelError: the output is not an array of the required shape.
     """
     job, info = setup.job, setup.job.dataset.info
     want = (info.num_classes,) if job.experiment.task is Task.CLASSIFY else info.shape

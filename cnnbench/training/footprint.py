@@ -1,4 +1,4 @@
-"""The memory that a training cannot do without, from shapes alone, before anything is compiled."""
+"""Lower bound on the memory of training, from shapes alone, before compilation."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from cnnbench.layers.base import shape_text
 from cnnbench.training.strategy import Strategy
 
 VALUE = 4  # bytes of a float32
-LARGEST = 3  # layers that a message names
+LARGEST = 3  # layers named in an error message
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """A lower bound of the bytes of one process on a CPU, or of one accelerator.
+    """Lower bound on the bytes of one CPU process or one accelerator.
 
     Args:
-      fixed: parameters, their gradients, and what the optimiser keeps of each.
-      per_image: every layer's result, which its gradient needs.
-      images: that are in memory at a time.
+      fixed: bytes of parameters, gradients and optimizer state.
+      per_image: bytes of all layer outputs, which the backward pass needs.
+      images: images in memory at a time.
     """
 
     fixed: int
@@ -29,22 +29,22 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Total bytes."""
         return self.fixed + self.images * self.per_image
 
     def images_within(self, free: int) -> int:
-        """How many images would fit; zero or less where none would."""
+        """Number of images that fit; zero or less if none does."""
         return (free - self.fixed) // self.per_image
 
 
 def footprint(plan: Plan, strategy: Strategy, batch_size: int, slots: int) -> Footprint:
-    """What a step needs at least.
+    """Minimum memory of a training step.
 
     Args:
       plan: the network.
-      strategy: how it is trained.
-      batch_size: images of a step.
-      slots: values that the optimiser keeps of each parameter.
+      strategy: the training strategy.
+      batch_size: images per step.
+      slots: optimizer state values per parameter.
     """
     params = sum(node.num_params for node in plan.nodes)
     values = sum(math.prod(node.layout.shape) for node in plan.nodes)
@@ -53,33 +53,33 @@ def footprint(plan: Plan, strategy: Strategy, batch_size: int, slots: int) -> Fo
 
 
 def require_room(plan: Plan, need: Footprint, free: int | None, *, rows: bool) -> None:
-    """Refuses a training that cannot fit.
+    """Check that training can fit in memory.
 
     Args:
       plan: the network.
-      need: what it needs at least.
-      free: bytes that are free; None where the system does not say.
-      rows: whether a batch is computed in rows, so that a smaller one needs no less.
+      need: its minimum memory.
+      free: free bytes; None if the system does not report them.
+      rows: True if batches are split into micro-batches, so a smaller batch needs no less.
 
     Raises:
-      OutOfMemoryError: it needs more than there is.
+      OutOfMemoryError: training needs more memory than is free.
     """
     if free is None or need.total <= free:
         return
-    size = f"training needs at least {bytes_text(need.total)}, and {bytes_text(free)} are free"
+    size = f"training needs at least {bytes_text(need.total)}, but only {bytes_text(free)} are free"
     raise OutOfMemoryError(
         f"{size}: {largest_layers(plan, need.images)}; {remedy(need, free, rows=rows)}."
     )
 
 
 def out_of_memory(plan: Plan | None, batch_size: int) -> OutOfMemoryError:
-    """What to say when there was too little memory after all.
+    """The error for a training that ran out of memory.
 
     Args:
       plan: the network; None for a Python model.
-      batch_size: images of a step.
+      batch_size: images per step.
     """
-    size = f"the memory was too small for batches of {batch_size:,} images"
+    size = f"out of memory with batch size {batch_size:,}"
     layers = f": {largest_layers(plan, batch_size)}" if plan else ""
     return OutOfMemoryError(
         f"{size}{layers}; write train.batch_size={max(1, batch_size // 2)} or less."
@@ -87,15 +87,15 @@ def out_of_memory(plan: Plan | None, batch_size: int) -> OutOfMemoryError:
 
 
 def remedy(need: Footprint, free: int, *, rows: bool) -> str:
-    """What would fit."""
+    """Advice on what would fit."""
     images = min(need.images_within(free), need.images - 1)
     if images >= 1 and not rows:
         return f"write train.batch_size={images} or less"
-    return "write smaller layers"
+    return "use smaller layers"
 
 
 def largest_layers(plan: Plan, images: int) -> str:
-    """The layers that need the most for so many images, with their sizes."""
+    """The layers that need the most memory, with their sizes."""
 
     def values(node: Node) -> int:
         return node.num_params + images * math.prod(node.layout.shape)
@@ -105,5 +105,5 @@ def largest_layers(plan: Plan, images: int) -> str:
 
 
 def _layer_text(node: Node) -> str:
-    result = f"{shape_text(node.layout.shape)} an image"
+    result = f"{shape_text(node.layout.shape)} per image"
     return f"{node.name} ({node.num_params:,} parameters, {result})"

@@ -1,4 +1,4 @@
-"""What a network gives for images, as pure functions; in evaluation mode."""
+"""Inference as pure functions, in evaluation mode."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from cnnbench.training.step import StepConfig, cast, merged, pick, results_of, t
 def outputs_of(
     params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: StepConfig
 ) -> jax.Array:
-    """The network's results for the images at `indices`, in evaluation mode."""
+    """Output of the network for the images at `indices`."""
     images, _ = pick(arrays, indices, rules)
     return results_of(graphdef, params, rest, images, {}, rules).output
 
@@ -20,7 +20,7 @@ def outputs_of(
 def outputs_from(
     params: Tree, rest: Tree, values: jax.Array, *, graphdef: Any, rules: StepConfig, layer: str
 ) -> jax.Array:
-    """The result of a graph from the values of a layer, (n, ...), in evaluation mode."""
+    """Output of a graph of layers from the values of one layer, (n, ...)."""
     model = merged(graphdef, params, rest, rules)
     result: jax.Array = to_float32(model.output_from(layer, cast(values, rules.dtype)), rules)
     return result
@@ -29,9 +29,9 @@ def outputs_from(
 def activations_of(
     params: Tree, rest: Tree, arrays: Arrays, indices: Indices, *, graphdef: Any, rules: StepConfig
 ) -> dict[str, jax.Array]:
-    """Output of each layer of a graph for the images at `indices`, in evaluation mode.
+    """Output of every layer for the images at `indices`.
 
-    Layers of a Python model are its submodules and what it sows, in the order of their calls.
+    The layers of a Python model are its submodules and sown values, in call order.
     """
     images = cast(pick(arrays, indices, rules)[0], rules.dtype)
     model = merged(graphdef, params, rest, rules)

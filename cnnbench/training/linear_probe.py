@@ -1,4 +1,4 @@
-"""What the code of an autoencoder is worth: how well a linear classifier reads it."""
+"""Linear probe: accuracy of a linear classifier on an autoencoder's code."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_TRAIN = 10_000  # images that the classifier learns from
+MOST_TRAIN = 10_000  # training images of the probe
 _ITERATIONS = 1_000
 
 Codes = NDArray[np.float32]
@@ -14,10 +14,10 @@ Labels = NDArray[np.integer[Any]]
 
 
 def probe_accuracy(train: Codes, labels: Labels, test: Codes, test_labels: Labels) -> float:
-    """The share of test codes that a logistic regression on the training codes gets right.
+    """Test accuracy of a logistic regression trained on frozen codes.
 
-    A frozen code under a linear classifier is the usual measure of a representation (Alain &
-    Bengio 2017). Codes are standardised, the penalty is scikit-learn's own.
+    The usual measure of a representation (Alain & Bengio 2017). Codes are standardized; the
+    penalty is scikit-learn's default.
 
     Args:
       train: codes of training images, (n, ...).
@@ -26,7 +26,7 @@ def probe_accuracy(train: Codes, labels: Labels, test: Codes, test_labels: Label
       test_labels: their classes, (m,).
 
     Returns:
-      A fraction; NaN where codes are not finite.
+      A fraction; NaN if any code is not finite.
 
     >>> one, other = np.zeros((9, 1), np.float32), np.ones((9, 1), np.float32)
     >>> codes, labels = np.concatenate([one, other]), np.repeat([3, 5], 9)

@@ -1,4 +1,4 @@
-"""Losses and metrics, for each image, so that a mean over any number of images is exact."""
+"""Per-image losses and metrics, so that means over any number of images are exact."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,24 +16,24 @@ from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Experiment, Loss, Task
 from cnnbench.spec.metrics import SSIM_WINDOW, MetricName
 
-BRIGHTEST = 255  # of a pixel in a dataset
-SIGMA = 1.5  # pixels: standard deviation of the weights of a window of SSIM
+BRIGHTEST = 255  # largest pixel value in a dataset
+SIGMA = 1.5  # pixels: standard deviation of SSIM's Gaussian window
 K1, K2 = 0.01, 0.03
-_LEAST_ERROR = 1e-10  # of a perfect reconstruction: 100 dB where the data range is 1
+_LEAST_ERROR = 1e-10  # limits the PSNR of a perfect reconstruction: 100 dB for a data range of 1
 
 PerImage = Callable[[jax.Array, jax.Array], jax.Array]
 
 Score = Callable[[Result, jax.Array], jax.Array]
-"""A number for each image, (n,), from a result and targets."""
+"""Score of each image, (n,), from a result and targets."""
 
 
 def objective(experiment: Experiment) -> Score:
-    """What is minimised: the loss, and the weighted divergence of layers that sample.
+    """The training objective: the loss plus the weighted KL divergence of sampling layers.
 
-    Losses of images are means over an image's values, so the divergence is divided by
-    their number too. With a weight of 1, binary cross-entropy then gives the negative
-    evidence lower bound of Bernoulli pixels, in nats a value (Kingma & Welling 2014), and
-    the squared error, up to a constant, that of Gaussian pixels of variance 1/2.
+    Reconstruction losses are means over an image's values, so the divergence is divided by their
+    number too. With weight 1, binary cross-entropy then gives the negative evidence lower bound
+    (ELBO) for Bernoulli pixels, in nats per value (Kingma & Welling 2014), and squared error, up
+    to a constant, the negative ELBO for Gaussian pixels of variance 1/2.
     """
     loss = per_image_loss(loss_name(experiment))
     weights = {
@@ -54,7 +54,7 @@ def objective(experiment: Experiment) -> Score:
 
 
 def scores(experiment: Experiment) -> dict[str, Score]:
-    """The metrics beside the loss, by name."""
+    """The metrics other than the loss, by name."""
     data_range = BRIGHTEST / experiment.dataset.pixel_scale
     return {
         name: partial(per_image_metric, name, data_range=data_range)
@@ -63,10 +63,10 @@ def scores(experiment: Experiment) -> dict[str, Score]:
 
 
 def per_image_loss(name: str) -> PerImage:
-    """Loss of each image, (n,), from outputs (n, ...) and targets.
+    """The function that computes the loss of each image, (n,), from outputs (n, ...) and targets.
 
-    Targets are labels (n,) for cross_entropy, from logits, and images like the
-    outputs for the others, averaged over an image's values.
+    For cross_entropy, outputs are logits and targets are labels (n,). For the others, targets are
+    images like the outputs, and the loss is the mean over an image's values.
     """
     match name:
         case "cross_entropy":
@@ -87,7 +87,7 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _binary_cross_entropy(output: jax.Array, target: jax.Array) -> jax.Array:
-    """Of probabilities; kept finite at 0 and 1 as in Keras."""
+    """Elementwise, from probabilities; clipped to stay finite at 0 and 1, as in Keras."""
     output = jnp.clip(output, 1e-7, 1 - 1e-7)
     return -(target * jnp.log(output) + (1 - target) * jnp.log1p(-output))
 
@@ -99,13 +99,14 @@ def _image_mean(value: PerImage) -> PerImage:
 def per_image_metric(
     name: MetricName, result: Result, targets: jax.Array, *, data_range: float
 ) -> jax.Array:
-    """A metric for each image, (n,); its mean over the images is the metric.
+    """Metric of each image, (n,); the mean over images is the metric.
 
     Args:
       name: the metric.
-      result: of the network, for n images.
+      result: result of the network for n images.
       targets: labels (n,), or images like the outputs.
-      data_range: from the darkest possible pixel to the brightest, for PSNR and SSIM.
+      data_range: difference between the largest and smallest possible pixel value, for PSNR and
+        SSIM.
     """
     outputs = result.output
     match name:
@@ -128,7 +129,7 @@ def per_image_metric(
 
 
 def _in_top(logits: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:
-    """1 where fewer than k classes stand before the label's: ties by class number, NaN last."""
+    """1 if fewer than k classes rank before the label; ties by class number, NaN last."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=1)
     classes = jnp.arange(logits.shape[1])
     before = ~((logits < own) | ((logits == own) & (classes >= labels[:, None])))
@@ -136,7 +137,7 @@ def _in_top(logits: jax.Array, labels: jax.Array, *, k: int) -> jax.Array:
 
 
 def _brier_score(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The multi-class score of Brier 1950; NaN where a logit is."""
+    """The multi-class Brier score (Brier 1950); NaN if a logit is NaN."""
     wanted = jax.nn.one_hot(labels, logits.shape[1])
     return ((jax.nn.softmax(logits) - wanted) ** 2).sum(axis=1)
 
@@ -147,7 +148,7 @@ def psnr(outputs: jax.Array, targets: jax.Array, data_range: float) -> jax.Array
     Args:
       outputs: reconstructions.
       targets: originals.
-      data_range: from the darkest possible pixel to the brightest.
+      data_range: difference between the largest and smallest possible pixel value.
 
     >>> bool(psnr(jnp.full((1, 2, 2, 1), 0.1), jnp.zeros((1, 2, 2, 1)), 1.0).round(3) == 20)
     True
@@ -157,15 +158,15 @@ def psnr(outputs: jax.Array, targets: jax.Array, data_range: float) -> jax.Array
 
 
 def ssim(outputs: jax.Array, targets: jax.Array, data_range: float) -> jax.Array:
-    """Structural similarity, (n,), from images (n, h, w, c): 1 for the same image.
+    """Structural similarity, (n,), from images (n, h, w, c); 1 for identical images.
 
-    Wang, Bovik, Sheikh and Simoncelli 2004: Gaussian windows of 11 by 11 pixels that lie
-    inside the image, mean over all of them and the channels.
+    Wang, Bovik, Sheikh and Simoncelli 2004: Gaussian windows of 11 by 11 pixels inside the image,
+    averaged over windows and channels.
 
     Args:
       outputs: reconstructions.
       targets: originals, at least as large as a window.
-      data_range: from the darkest possible pixel to the brightest.
+      data_range: difference between the largest and smallest possible pixel value.
     """
     nothing = jnp.zeros_like(outputs)
     local = _Local(outputs, targets, nothing, nothing, nothing)
@@ -179,7 +180,7 @@ def ssim(outputs: jax.Array, targets: jax.Array, data_range: float) -> jax.Array
 
 
 class _Local(NamedTuple):
-    """Weighted means, variances and covariance about a pixel."""
+    """Weighted means, variances and covariance around each pixel."""
 
     mean_x: jax.Array
     mean_y: jax.Array
@@ -189,9 +190,9 @@ class _Local(NamedTuple):
 
 
 def _weighted(local: _Local, axis: int) -> _Local:
-    """Windows along an axis: parts with means and variances of their own are merged.
+    """Merge the statistics of the parts of a window along an axis.
 
-    E[x^2] - E[x]^2 would leave nothing of the variance where an image is bright and even.
+    E[x^2] - E[x]^2 would cancel catastrophically where an image is bright and uniform.
     """
     count = local.mean_x.shape[axis] - SSIM_WINDOW + 1
     taps = [
@@ -201,13 +202,13 @@ def _weighted(local: _Local, axis: int) -> _Local:
     pairs = list(zip(_weights().tolist(), taps, strict=True))
     mean_x = _sum(w * tap.mean_x for w, tap in pairs)
     mean_y = _sum(w * tap.mean_y for w, tap in pairs)
-    apart = [(w, tap, tap.mean_x - mean_x, tap.mean_y - mean_y) for w, tap in pairs]
+    deviations = [(w, tap, tap.mean_x - mean_x, tap.mean_y - mean_y) for w, tap in pairs]
     return _Local(
         mean_x,
         mean_y,
-        _sum(w * (tap.variance_x + x * x) for w, tap, x, _ in apart),
-        _sum(w * (tap.variance_y + y * y) for w, tap, _, y in apart),
-        _sum(w * (tap.covariance + x * y) for w, tap, x, y in apart),
+        _sum(w * (tap.variance_x + x * x) for w, tap, x, _ in deviations),
+        _sum(w * (tap.variance_y + y * y) for w, tap, _, y in deviations),
+        _sum(w * (tap.covariance + x * y) for w, tap, x, y in deviations),
     )
 
 
@@ -217,27 +218,27 @@ def _sum(terms: Iterable[jax.Array]) -> jax.Array:
 
 
 def _weights() -> NDArray[Any]:
-    """Of the pixels of a window along an axis, (SSIM_WINDOW,)."""
+    """Gaussian weights of a window along an axis, (SSIM_WINDOW,)."""
     weights = np.exp(-((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) ** 2) / (2 * SIGMA**2))
     return np.asarray(weights / weights.sum())
 
 
 def loss_name(experiment: Experiment) -> Loss:
-    """The loss that is minimised."""
+    """Name of the loss."""
     default: Loss = "cross_entropy" if experiment.task is Task.CLASSIFY else "mse"
     return experiment.train.loss or default
 
 
 def objective_name(experiment: Experiment) -> str:
-    """What is minimised, in words: the loss, and the weight of each divergence.
+    """Name of the training objective: the loss and the weight of each KL divergence.
 
-    Losses that differ in it are not comparable.
+    Losses are comparable only if their objectives have the same name.
     """
     samples = [op for op in experiment.model.layers.values() if isinstance(op, Sample)]
     return " + ".join([loss_name(experiment), *(f"{op.kl_weight:g} KL" for op in samples)])
 
 
 def metric_names(experiment: Experiment) -> tuple[MetricName, ...]:
-    """The metrics that are reported beside the loss."""
+    """Names of the metrics reported in addition to the loss."""
     default: tuple[MetricName, ...] = ("accuracy",) if experiment.task is Task.CLASSIFY else ()
     return default if experiment.train.metrics is None else experiment.train.metrics

@@ -1,4 +1,4 @@
-"""The fastest float32 matrix product of a machine: what its arithmetic can do at best."""
+"""Peak arithmetic throughput of a machine, measured by its fastest float32 matrix product."""
 
 import time
 from collections.abc import Callable
@@ -6,21 +6,21 @@ from importlib.util import find_spec
 
 import numpy as np
 
-SIZE = 2048  # large enough that the product, and not the memory, takes the time
+SIZE = 2048  # large enough to be compute-bound
 REPEATS = 3
 
 
 def libraries() -> tuple[str, ...]:
-    """Libraries on this machine that multiply matrices."""
+    """Installed libraries that multiply matrices."""
     return tuple(name for name in ("jax", "torch", "numpy") if find_spec(name))
 
 
 def multiplier(library: str, size: int) -> Callable[[], object]:
-    """A function that multiplies two float32 matrices and returns when that is done.
+    """A function that multiplies two float32 matrices and blocks until the product is ready.
 
     Args:
       library: one of `libraries`.
-      size: rows and columns of the matrices.
+      size: number of rows and columns.
     """
     a, b = np.random.default_rng(0).random((2, size, size), dtype=np.float32)
     if library == "torch":
@@ -38,7 +38,7 @@ def multiplier(library: str, size: int) -> Callable[[], object]:
 
 
 def product_seconds(multiply: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Seconds of the fastest of several products."""
+    """Seconds of the fastest of `repeats` products."""
 
     def once() -> float:
         start = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Measures what a network costs on its device: operations, memory, latency, and the device's peak.
+"""Cost of a network on its device: FLOPs, memory, latency, and the device's peak throughput.
 
-It takes a few seconds, after the first seed and outside the clocks of training. Latency and peak
-are measured by turns, so that a machine that gets busy is noticed.
+Takes a few seconds after the first seed, outside the training time. Latency and peak measurements
+are interleaved, so that load on the machine is noticed.
 """
 
 import functools
@@ -27,7 +27,7 @@ from cnnbench.training.strategy import Strategy
 
 PLAIN = Strategy("plain", None, 1, 1)
 TURNS = 3
-CALLS = 100  # of one image, timed in a turn
+CALLS = 100  # timed calls with one image per turn
 FEWEST_CALLS = 7
 FEWEST_FOR_P99 = 200
 LATENCY_BUDGET_S = 1 / TURNS
@@ -35,10 +35,10 @@ WARM_UP_CALLS = 5
 
 
 def measure_cost(executables: Executables) -> Cost:
-    """The cost of a network that has been trained, whose parameters do not matter here.
+    """Measure the cost of a network, which does not depend on its parameters.
 
     Args:
-      executables: those that one seed was trained with.
+      executables: executables of the training of one seed.
     """
     job = executables.job
     plain = replace(executables, strategy=PLAIN, mesh=None, at_once=1)
@@ -62,10 +62,10 @@ def measure_cost(executables: Executables) -> Cost:
 
 
 def count_flops(plain: Executables, network: Network) -> tuple[float | None, float | None]:
-    """XLA's count for an image, forward and backward, before XLA optimises anything.
+    """XLA's FLOP count per image, forward and backward, before optimization.
 
-    Backward is a training step's loss and gradient, without the optimiser, less forward.
-    Nothing is compiled. CPUs count for all devices, because those of plug-ins do not.
+    Backward is the loss and gradient of a training step, without the optimizer, minus forward.
+    Nothing is compiled. The CPU backend counts for all devices, since plug-in backends may not.
     """
     size, (height, width, channels) = plain.job.batch_size, plain.job.dataset.info.shape
     params, rest = jax.eval_shape(lambda: (network.params, network.rest))
@@ -77,7 +77,7 @@ def count_flops(plain: Executables, network: Network) -> tuple[float | None, flo
     state = TrainState(params, rest, ())
     try:
         cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # the user leaves JAX no CPU
+    except RuntimeError:  # the user disabled JAX's CPU backend
         return None, None
     with jax.default_device(cpu):
         once = _flops(forward, params, rest, Arrays(*arrays), labels)
@@ -93,7 +93,7 @@ def _flops(function: Callable[..., Any], *args: Any) -> float | None:
 
 
 def _one_image(plain: Executables, network: Network) -> Callable[[], object]:
-    """A call of the compiled forward pass that returns when the result is there."""
+    """A call of the compiled forward pass that blocks until the result is ready."""
     test: Any = plain.job.dataset.test
     arrays = Arrays(test.images[:1], test.labels[:1])
     args = plain.place((network.params, network.rest, arrays, np.zeros(1, np.int32)))
@@ -107,15 +107,15 @@ def by_turns(
     products: Sequence[Callable[[], object]],
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[list[tuple[float, ...]], list[list[float]]]:
-    """Times calls and matrix products, a round of calls after a product of each library.
+    """Time calls and matrix products in turn: one product per library, then a round of calls.
 
     Args:
-      call: returns when its work is done.
-      products: likewise, one of each library.
-      clock: seconds from any fixed point.
+      call: function that blocks until its result is ready.
+      products: matrix products that block until ready, one per library.
+      clock: seconds since any fixed point.
 
     Returns:
-      Seconds of the calls of each round, and those of all products of each library.
+      Seconds of the calls of each round, and of all products of each library.
     """
     rounds: list[tuple[float, ...]] = []
     times: list[list[float]] = [[] for _ in products]
@@ -127,7 +127,7 @@ def by_turns(
 
 
 def call_seconds(call: Callable[[], object], clock: Callable[[], float]) -> tuple[float, ...]:
-    """Seconds of each call of a round: as many as are wanted, or as fit into its time."""
+    """Seconds of each call of a round, limited by number and by total time."""
     for _ in range(WARM_UP_CALLS):
         call()
     seconds: list[float] = []
@@ -144,7 +144,7 @@ def _once(call: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def relative_spread(seconds: Sequence[float], upper: Callable[[Sequence[float]], float]) -> float:
-    """By how much the largest, the median or the like is above the smallest, as a share of it.
+    """Spread relative to the minimum, ``upper(seconds) / min(seconds) - 1``.
 
     >>> relative_spread([2.0, 2.5, 3.0], max)
     0.5
@@ -153,17 +153,17 @@ def relative_spread(seconds: Sequence[float], upper: Callable[[Sequence[float]],
 
 
 def percentile_99(seconds: Sequence[float]) -> float | None:
-    """The 99th percentile; None where it would be little more than the maximum."""
+    """The 99th percentile; None for too few values, where it is close to the maximum."""
     return float(np.percentile(seconds, 99)) if len(seconds) >= FEWEST_FOR_P99 else None
 
 
 def _program_bytes(executables: Executables) -> int | None:
-    """What the training step holds at most, on all devices together, but for the dataset."""
+    """Peak memory of the training step on all devices together, without the dataset."""
     train: Any = executables.train
     found = train.memory_analysis()
     if found is None:
         return None
-    # Results that take the place of arguments are counted with these.
+    # Outputs aliased with arguments are counted twice.
     sizes = found.argument_size_in_bytes + found.output_size_in_bytes
     total = sizes - found.alias_size_in_bytes + found.temp_size_in_bytes
     dataset = sum(array.nbytes for array in executables.arrays)
@@ -172,7 +172,7 @@ def _program_bytes(executables: Executables) -> int | None:
 
 @functools.cache
 def _multipliers(device: jax.Device) -> tuple[Callable[[], object], ...]:
-    """Matrix products of each library, compiled, whose threads are awake."""
+    """Matrix products of each library, compiled and with warm thread pools."""
     names = ("jax", "numpy") if device.platform == "cpu" else ("jax",)
     found = tuple(multiplier(name, SIZE) for name in names)
     for multiply in found:

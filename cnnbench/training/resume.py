@@ -1,4 +1,4 @@
-"""Where an unfinished run goes on, from what its folder holds."""
+"""Resuming a run from its folder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from cnnbench.training.strategy import Strategy, groups
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """What is done already.
+    """The finished part of an interrupted run.
 
     Args:
-      engine: how it was trained so far; None where it had not been compiled.
-      at_once: seeds that one program trains; None where it was not decided yet.
-      epochs: how many epochs of each seed are done; zero where a seed begins anew.
-      records: those epochs, by seed; fewer where a seed diverged.
-      load: (seed, epoch) to what training goes on from.
+      engine: the training strategy so far; None if nothing was compiled.
+      at_once: seeds trained in parallel by one program; None if not decided yet.
+      epochs: number of finished epochs by seed; zero if the seed starts from scratch.
+      records: the finished epochs by seed; fewer if the seed diverged.
+      load: (seed, epoch) to the checkpoint to resume from.
     """
 
     engine: EngineRecord | None
@@ -35,31 +35,31 @@ class Resume:
 
     @property
     def strategy(self) -> Strategy | None:
-        """How it was trained so far: another way would round differently."""
+        """The training strategy so far; another one would round differently."""
         if (known := self.engine) is None:
             return None
         return Strategy(known.form, known.row, known.num_devices, known.steps_per_call)  # type: ignore[arg-type]  # the codec holds any text
 
     @property
     def kept(self) -> tuple[EpochRecord, ...]:
-        """The epochs that need not be trained again, in the order of the seeds."""
+        """The finished epochs, in the order of the seeds."""
         return tuple(record for seed in self.records for record in self.records[seed])
 
 
 def is_active(records: Sequence[EpochRecord]) -> bool:
-    """Whether a seed has not diverged."""
+    """True unless the seed has diverged."""
     return not records or records[-1].finite
 
 
 def is_kept(
     experiment: Experiment, epoch: int, records: Mapping[int, Sequence[EpochRecord]]
 ) -> bool:
-    """Whether there is a checkpoint after an epoch: also after the last one.
+    """True if a checkpoint is written after an epoch, including the last one.
 
     Args:
-      experiment: what is trained.
+      experiment: the experiment.
       epoch: the epoch.
-      records: so far, of each seed that is trained at once.
+      records: records so far of the seeds trained in parallel.
     """
     every = experiment.checkpoint.every
     ends = epoch == experiment.train.epochs or not any(map(is_active, records.values()))
@@ -67,17 +67,17 @@ def is_kept(
 
 
 def require_epochs(run: RunResult, path: Path, experiment: Experiment) -> None:
-    """Checks that a run can be continued to the number of epochs of an experiment.
+    """Check that a run can be extended to the number of epochs of an experiment.
 
-    It can where the result equals a run that had this number from the start.
+    The result has to equal a run with this number of epochs from the start.
 
     Args:
-      run: as it was left.
+      run: the interrupted or finished run.
       path: its folder.
-      experiment: what it was begun with, with another number of epochs.
+      experiment: its experiment with another number of epochs.
 
     Raises:
-      UsageError: more epochs are done, or the learning rates would have been others.
+      UsageError: more epochs are done, or the learning rates would have been different.
     """
     asked, wanted = run.record.epochs, experiment.train.epochs
     finished = run.record.status is Status.FINISHED
@@ -85,57 +85,57 @@ def require_epochs(run: RunResult, path: Path, experiment: Experiment) -> None:
     if wanted == asked:
         return
     if wanted < done:
-        message = f"--epochs: {path} has trained {epochs_text(done)} already, more than {wanted}"
-        raise UsageError(f"{message}; write {done + 1} or more, or {_anew(run, wanted)}.")
+        message = f"--epochs: {path} is already trained for {epochs_text(done)}, not {wanted}"
+        raise UsageError(f"{message}; write {done + 1} or more, or {_from_scratch(run, wanted)}.")
     schedule = experiment.train.schedule
     if done and depends_on_total(schedule):
         message = (
-            f"--epochs: {path} was trained with the schedule '{schedule.name}', whose learning"
-            f" rates depend on the total number of epochs, so its first {done} are not those of"
-            f" a run of {wanted}"
+            f"--epochs: the learning rates of the schedule '{schedule.name}' in {path} depend on"
+            f" the total number of epochs, so its first {epochs_text(done)} would differ in a run"
+            f" of {wanted}"
         )
-        raise UsageError(f"{message}; {_anew(run, wanted)}.")
+        raise UsageError(f"{message}; {_from_scratch(run, wanted)}.")
 
 
 def require_checkpoints(run: RunResult, path: Path, resume: Resume, epochs: int) -> None:
-    """Checks that a finished run has what it is extended from.
+    """Check that a finished run has the checkpoints needed to extend it.
 
     Args:
       run: the run.
       path: its folder.
-      resume: where each seed would be continued.
+      resume: the checkpoint of each seed.
       epochs: the new number of epochs.
 
     Raises:
-      StoreError: a seed would have to be trained from the start.
+      StoreError: a seed has no usable checkpoint.
     """
     lost = [str(seed) for seed, done in resume.epochs.items() if not done]
     if run.record.status is Status.FINISHED and lost:
-        message = f"{path}: there is no usable checkpoint of seed {', '.join(lost)} to extend"
-        why = "older versions removed them at the end, and 'checkpoint.every: 0' writes none"
-        raise StoreError(f"{message} ({why}); {_anew(run, epochs)}.")
+        message = f"{path}: cannot extend: no usable checkpoint of seed {', '.join(lost)}"
+        why = "older versions deleted them, and 'checkpoint.every: 0' writes none"
+        raise StoreError(f"{message} ({why}); {_from_scratch(run, epochs)}.")
 
 
-def _anew(run: RunResult, epochs: int) -> str:
-    """The command that trains the same with another number of epochs."""
+def _from_scratch(run: RunResult, epochs: int) -> str:
+    """The command that trains the experiment with another number of epochs."""
     command = (*run.record.environment.command, f"train.epochs={epochs}")
     return f"train from scratch with: {commands.command_line(command)}"
 
 
 def plan_resume(run: RunResult, checkpoints: Checkpoints, notify: Callable[[str], None]) -> Resume:
-    """Where each seed of a run goes on: after its newest whole checkpoint.
+    """Find the newest usable checkpoint of each seed.
 
     Args:
-      run: as it was left.
-      checkpoints: those in its folder.
-      notify: is told of checkpoints that cannot be used.
+      run: the interrupted run.
+      checkpoints: the checkpoints in its folder.
+      notify: called with a message for each unusable checkpoint.
 
     Raises:
       StoreError: the folder cannot be read.
     """
     first, *others = run.record.seeds
-    begun = [epoch for epoch in run.epochs if epoch.seed in others]
-    at_once = max((epoch.at_once for epoch in begun), default=None)
+    started = [epoch for epoch in run.epochs if epoch.seed in others]
+    at_once = max((epoch.at_once for epoch in started), default=None)
     epochs: dict[int, int] = {}
     for group in [(first,), *groups(others, at_once or 1)]:
         epochs |= dict.fromkeys(group, _common(group, run.epochs, checkpoints, notify))
@@ -152,7 +152,7 @@ def _common(
     checkpoints: Checkpoints,
     notify: Callable[[str], None],
 ) -> int:
-    """The last epoch after which all of some seeds have a checkpoint that can be used."""
+    """The last epoch for which all of the seeds have a usable checkpoint."""
     return next(
         (
             epoch

@@ -1,4 +1,4 @@
-"""What training starts from: the state of model and optimiser, and the order of the images."""
+"""Training state: parameters, other model state and optimizer state."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, assert_never
@@ -20,12 +20,12 @@ Indices = jax.Array | slice  # of images
 
 
 class TrainState(NamedTuple):
-    """All that training changes.
+    """Everything that training updates.
 
     Args:
-      params: the trained parameters.
-      rest: the model's other state: running statistics and dropout keys.
-      opt_state: the optimiser's.
+      params: the trainable parameters.
+      rest: other model state: running statistics and dropout keys.
+      opt_state: the optimizer state.
     """
 
     params: Tree
@@ -41,13 +41,13 @@ class Arrays(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A model taken apart into structure and state.
+    """A model split into graph definitions and state.
 
     Args:
-      training: structure in training mode (dropout on).
-      evaluation: structure in evaluation mode.
-      scoring: likewise, but variational codes are sampled, since the loss is an expectation
-        over them.
+      training: graph definition in training mode (dropout on).
+      evaluation: graph definition in evaluation mode.
+      scoring: graph definition in evaluation mode that samples variational codes, since the loss
+        is an expectation over them.
       params: initial parameters.
       rest: initial other state.
     """
@@ -60,12 +60,12 @@ class Network(NamedTuple):
 
     @property
     def uses_batch_statistics(self) -> bool:
-        """Whether an image's result depends on the others of its batch."""
+        """True if the output for an image depends on the other images of its batch."""
         return bool(nnx.to_flat_state(nnx.filter_state(self.rest, nnx.BatchStat)))
 
 
 def take_apart(model: nnx.Module) -> Network:
-    """Splits a model so that plain `jax.jit` and `jax.grad` can work on it."""
+    """Split a model into graph definitions and state, for plain `jax.jit` and `jax.grad`."""
     model.eval()
     evaluation, _, _ = split_model(model)
     model.set_attributes(sampling=True, raise_if_not_found=False)
@@ -76,18 +76,18 @@ def take_apart(model: nnx.Module) -> Network:
 
 
 def num_params(params: Tree) -> int:
-    """Number of trained values."""
+    """Number of trainable parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def learning_rate(schedule: Schedule, base: float, epochs: int, steps: int) -> Any:
-    """The learning rate, or a function from the step's number to it.
+    """The learning rate, constant or as a function of the step number.
 
     Args:
-      schedule: how it changes.
-      base: the optimiser's learning rate.
-      epochs: epochs of the whole training.
-      steps: steps of an epoch.
+      schedule: the learning-rate schedule.
+      base: the optimizer's learning rate.
+      epochs: total number of epochs.
+      steps: steps per epoch.
     """
     total = epochs * steps
     match schedule:
@@ -109,11 +109,11 @@ def learning_rate(schedule: Schedule, base: float, epochs: int, steps: int) -> A
 
 
 def build_optimizer(spec: TrainSpec, steps: int) -> optax.GradientTransformation:
-    """The optax optimiser of an experiment.
+    """The optax optimizer of an experiment.
 
     Args:
-      spec: the training section.
-      steps: steps of an epoch, for the schedule.
+      spec: the training section of the experiment.
+      steps: steps per epoch, for the schedule.
     """
     options = spec.optimizer.model_dump(exclude={"name", "learning_rate"})
     rate = learning_rate(spec.schedule, spec.optimizer.learning_rate, spec.epochs, steps)
@@ -123,27 +123,27 @@ def build_optimizer(spec: TrainSpec, steps: int) -> optax.GradientTransformation
 
 def init_state(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
-    # As one program: alone, every array of zeros would be one.
-    begun = jax.jit(optimizer.init)(network.params)
-    return TrainState(network.params, network.rest, begun)
+    # Jitted as one program; otherwise every array of zeros would be compiled separately.
+    opt_state = jax.jit(optimizer.init)(network.params)
+    return TrainState(network.params, network.rest, opt_state)
 
 
 def values_of(state: TrainState) -> dict[str, NDArray[Any]]:
-    """All that training goes on from, by name, on the host: a checkpoint's content."""
+    """All values of a state by name, on the host: the content of a checkpoint."""
     named = jax.tree_util.tree_flatten_with_path(state)[0]
     return {_path_name(path): np.asarray(jax.device_get(_plain(leaf))) for path, leaf in named}
 
 
 def with_values(state: TrainState, values: Mapping[str, NDArray[Any]], where: str) -> TrainState:
-    """A state with the values of a checkpoint.
+    """Restore a state from the values of a checkpoint.
 
     Args:
-      state: one like it.
-      values: what `values_of` gave.
-      where: where they are from, for messages.
+      state: a state of the same structure.
+      values: the result of `values_of`.
+      where: origin of the values, for error messages.
 
     Raises:
-      StoreError: they are not those of such a state.
+      StoreError: the values do not fit the state.
     """
     named, structure = jax.tree_util.tree_flatten_with_path(state)
     want = {_path_name(path): leaf for path, leaf in named}
@@ -157,30 +157,30 @@ def with_values(state: TrainState, values: Mapping[str, NDArray[Any]], where: st
 
 
 def _misfit(leaf: Any, plain: Any, found: "NDArray[Any] | None") -> str:
-    """Why a value cannot be gone on from; older versions trained under any settings of JAX."""
+    """Explain why a value does not fit; older versions trained under any JAX settings."""
     if found is not None and _is_key(leaf):
         return (
-            "is of another random number generator (JAX_DEFAULT_PRNG_IMPL), with which an older"
-            f" version of cnnbench trained; {_ANEW}"
+            "is a key of a different random number generator (JAX_DEFAULT_PRNG_IMPL), used by an"
+            f" older version of cnnbench; {_RERUN}"
         )
     if found is not None and found.shape == plain.shape:
         return (
-            f"is {found.dtype} and not {plain.dtype}: an older version of cnnbench trained with"
-            f" other settings of JAX (JAX_ENABLE_X64); {_ANEW}"
+            f"is {found.dtype}, not {plain.dtype}: an older version of cnnbench trained with"
+            f" different JAX settings (JAX_ENABLE_X64); {_RERUN}"
         )
-    return f"does not fit this network; {_AGAIN}"
+    return f"does not fit this network; {_WRONG_RUN}"
 
 
 def stack(states: Sequence[TrainState]) -> TrainState:
-    """The states of several seeds as one, with an axis of seeds; that of a single one as it is."""
+    """Stack the states of several seeds along a new first axis; a single state is unchanged."""
     first, *others = states
     return jax.tree.map(lambda *leaves: jax.numpy.stack(leaves), *states) if others else first
 
 
 def unstack(state: TrainState, number: int) -> Iterator[TrainState]:
-    """The state of each of so many seeds."""
-    for place in range(number):
-        yield jax.tree.map(lambda leaf, n=place: leaf[n], state) if number > 1 else state
+    """The state of each of `number` seeds."""
+    for index in range(number):
+        yield jax.tree.map(lambda leaf, n=index: leaf[n], state) if number > 1 else state
 
 
 def _path_name(path: tuple[Any, ...]) -> str:
@@ -188,7 +188,7 @@ def _path_name(path: tuple[Any, ...]) -> str:
 
 
 def _plain(leaf: Any) -> Any:
-    """Keys of dropout as numbers; anything else as it is."""
+    """Dropout keys as plain arrays; other leaves unchanged."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
@@ -203,54 +203,54 @@ def _is_key(leaf: Any) -> bool:
     return bool(jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
-_ROOTS = ("weights", "parts")  # of a GraphNet; the layers' names stand below them
-_ANEW = "run the experiment again"
-_AGAIN = f"the file is of another run, so {_ANEW}"
+_ROOTS = ("weights", "parts")  # attributes of a GraphNet that hold the layers by name
+_RERUN = "re-run the experiment"
+_WRONG_RUN = f"the file belongs to another run, so {_RERUN}"
 
 
 def weights_of(params: Tree, rest: Tree, *, layers: bool) -> dict[str, NDArray[Any]]:
     """Parameters and batch statistics by name, on the host.
 
-    Keys of dropout are not among them: nothing is dropped once a network is trained.
+    Dropout keys are excluded: a trained network needs none.
 
     Args:
-      params: its parameters.
-      rest: its other state.
-      layers: whether it is a graph of layers; a Python model's names are its attributes'.
+      params: parameters of the network.
+      rest: other state of the network.
+      layers: True for a graph of layers; the names in a Python model are attribute paths.
 
     Returns:
       Arrays by name.
     """
-    learnt = jax.device_get((params, _without_keys(rest)))
-    return {name: np.asarray(value, order="C") for name, value in _named(learnt, layers=layers)}
+    learned = jax.device_get((params, _without_keys(rest)))
+    return {name: np.asarray(value, order="C") for name, value in _named(learned, layers=layers)}
 
 
 def with_weights(network: Network, weights: Weights, *, layers: bool, where: str) -> Network:
-    """A network with other weights.
+    """Load weights into a network.
 
     Args:
       network: the network, with any parameters.
-      weights: what `weights_of` gave for one like it.
+      weights: the result of `weights_of` for the same network.
       layers: as in `weights_of`.
-      where: where they are from, for messages.
+      where: origin of the weights, for error messages.
 
     Raises:
-      StoreError: they are not those of such a network.
+      StoreError: the weights do not fit the network.
     """
     state = (network.params, _without_keys(network.rest))
     want = dict(_named(state, layers=layers))
     for name, value in want.items():
         if name not in weights:
-            raise StoreError(f"{where}: there is no '{name}'; {_AGAIN}.")
+            raise StoreError(f"{where}: '{name}' is missing; {_WRONG_RUN}.")
         if weights[name].shape != value.shape:
-            shapes = f"{list(weights[name].shape)}, and the network's {list(value.shape)}"
-            raise StoreError(f"{where}: '{name}' has shape {shapes}; {_AGAIN}.")
+            shapes = f"{list(weights[name].shape)}, but the network's is {list(value.shape)}"
+            raise StoreError(f"{where}: '{name}' has shape {shapes}; {_WRONG_RUN}.")
     if unknown := sorted(set(weights) - set(want)):
-        raise StoreError(f"{where}: the network has no '{unknown[0]}'; {_AGAIN}.")
+        raise StoreError(f"{where}: the network has no '{unknown[0]}'; {_WRONG_RUN}.")
     values = [jax.numpy.asarray(weights[name], value.dtype) for name, value in want.items()]
-    params, learnt = jax.tree.unflatten(jax.tree.structure(state), values)
+    params, learned = jax.tree.unflatten(jax.tree.structure(state), values)
     keys = nnx.filter_state(network.rest, nnx.RngState)
-    return network._replace(params=params, rest=nnx.merge_state(keys, learnt))
+    return network._replace(params=params, rest=nnx.merge_state(keys, learned))
 
 
 def _without_keys(rest: Tree) -> Tree:
@@ -258,7 +258,7 @@ def _without_keys(rest: Tree) -> Tree:
 
 
 def _named(state: Tree, *, layers: bool) -> Iterator[tuple[str, Any]]:
-    """Values in the order of the tree's leaves, with their names."""
+    """Names and values, in the order of the tree's leaves."""
     for path, value in jax.tree_util.tree_flatten_with_path(state)[0]:
         keys = [str(step.key) for step in path if isinstance(step, jax.tree_util.DictKey)]
         yield ".".join(keys[1:] if layers and keys[0] in _ROOTS else keys), value

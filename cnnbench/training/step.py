@@ -1,7 +1,7 @@
-"""One step of training and one of evaluation: pure functions of their arguments.
+"""The training step and the evaluation step, as pure functions.
 
-A batch is cut into rows of images: on a CPU a row fits into the cache, and each
-host device takes its share of the rows. On accelerators a row is the batch.
+A batch is split into rows (micro-batches): on a CPU a row fits into the cache, and the rows are
+sharded over the host devices. On accelerators the whole batch is one row.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,18 +27,18 @@ from cnnbench.training.state import Arrays, Indices, TrainState, Tree
 
 
 class StepConfig(NamedTuple):
-    """What a step needs to know besides its state and its images.
+    """Static configuration of a step.
 
     Args:
-      task: what the targets are.
-      loss: what is minimised, for each image.
-      metrics: further metrics by name, for each image.
-      pixel_scale: pixels are divided by it.
-      microbatch: images whose gradients are computed at a time; None for all.
-      prepares: whether the model is a graph of layers, with kernels to prepare.
-      dtype: what the network computes in; None for the dtype of its parameters.
-        Parameters, losses and sums stay in theirs.
-      mesh: devices that share the rows of a batch, along `BATCH`; None for one device.
+      task: determines the targets.
+      loss: training objective per image.
+      metrics: further metrics per image, by name.
+      pixel_scale: divisor of the pixel values.
+      microbatch: images whose gradients are computed at a time; None for the whole batch.
+      prepares: True if the model is a graph of layers, whose kernels are prepared.
+      dtype: dtype of the network's computations; None for the dtype of its parameters.
+        Parameters, losses and sums keep their own dtype.
+      mesh: devices over which the rows of a batch are sharded, along `BATCH`; None for one device.
     """
 
     task: Task
@@ -52,12 +52,12 @@ class StepConfig(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Images of a batch: all, a row, or rows as the first axis.
+    """Images of a batch: the whole batch, one row, or all rows along the first axis.
 
     Args:
-      indices: of the images in the dataset, (n,).
-      weights: one, or zero for an image that only fills a row, (n,).
-      numbers: of the images, (n,), which random layers draw by.
+      indices: indices of the images in the dataset, (n,).
+      weights: one, or zero for padding, (n,).
+      numbers: image numbers that seed random layers, (n,).
     """
 
     indices: jax.Array
@@ -72,7 +72,7 @@ def make_rules(
     prepares: bool = True,
     mesh: Mesh | None = None,
 ) -> StepConfig:
-    """The rules of an experiment."""
+    """The step configuration of an experiment."""
     return StepConfig(
         experiment.task,
         objective(experiment),
@@ -86,7 +86,7 @@ def make_rules(
 
 
 def pick(arrays: Arrays, indices: Indices, rules: StepConfig) -> tuple[jax.Array, jax.Array]:
-    """Images scaled to floats, (n, h, w, c), and their targets."""
+    """Scaled images as floats, (n, h, w, c), and their targets."""
     images = arrays.images[indices].astype(jnp.float32) / rules.pixel_scale
     labels = arrays.labels[indices]
     return images, labels if rules.task is Task.CLASSIFY else images
@@ -101,7 +101,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     rules: StepConfig,
 ) -> tuple[TrainState, jax.Array]:
-    """One update from the images at `indices`, (batch,); the mean loss comes with it."""
+    """Update the state with the images at `indices`, (batch,), and return the mean loss."""
     gradient, rest, loss = gradients(state, arrays, indices, graphdef, rules)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     return TrainState(optax.apply_updates(state.params, updates), rest, opt_state), loss
@@ -110,29 +110,29 @@ def train_step(
 def gradients(
     state: TrainState, arrays: Arrays, indices: jax.Array, graphdef: Any, rules: StepConfig
 ) -> tuple[Tree, Tree, jax.Array]:
-    """Gradient of the mean loss over the images at `indices`, other state, and the loss."""
+    """Gradient of the mean loss over the images at `indices`, the new other state, and the loss."""
     sums: Callable[..., Any] = partial(_gradient_sums, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
         sums = _shared(partial(_one_share, sums), rules)
     rows = _rows(Part(indices, jnp.ones(len(indices)), jnp.arange(len(indices))), rules)
     if rules.mesh and rules.microbatch is None:
-        # XLA follows from here what each device computes of a whole batch.
+        # From this constraint XLA derives the share of the batch that each device computes.
         rows = lax.with_sharding_constraint(rows, NamedSharding(rules.mesh, P(None, BATCH)))
     gradient, rest, loss = sums(state.params, state.rest, arrays, rows)
     return jax.tree.map(lambda g: g / len(indices), gradient), rest, loss / len(indices)
 
 
 def _shared(function: Callable[..., Any], rules: StepConfig) -> Callable[..., Any]:
-    """A function of (params, rest, arrays, rows), its rows spread over the devices."""
+    """A function of (params, rest, arrays, rows), with the rows sharded over the devices."""
     specs = (P(), P(), P(), P(BATCH))
-    # Results end with a psum, which the check cannot see through a scan.
+    # Results end with a psum, which the replication check cannot see through a scan.
     return jax.shard_map(function, mesh=rules.mesh, in_specs=specs, out_specs=P(), check_vma=False)
 
 
 def _one_share(
     sums: Callable[..., Any], params: Tree, rest: Tree, arrays: Arrays, rows: Part
 ) -> tuple[Tree, Tree, jax.Array]:
-    """One device's rows of a batch; the sums are everyone's."""
+    """Sums over the rows of one device, reduced over all devices."""
     gradient, rest, loss = sums(params, rest, arrays, rows)
     gradient, loss = lax.psum((gradient, loss), BATCH)
     return gradient, rest, loss
@@ -147,10 +147,10 @@ def _gradient_sums(
     graphdef: Any,
     rules: StepConfig,
 ) -> tuple[Tree, Tree, jax.Array]:
-    """Sums over rows of images: gradient and loss; kernels are prepared once for all rows.
+    """Gradient and loss summed over rows; kernels are prepared once for all rows.
 
-    All rows begin with the same other state, so that their random layers differ by the
-    images' numbers alone; what the last one leaves is that of the step.
+    All rows start from the same other state, so that random layers differ only by the image
+    numbers; the state after the last row is the state after the step.
     """
     prepared, pull = jax.vjp(lambda p: _prepared(graphdef, p, rest, rules), params)
     gradient_of = jax.value_and_grad(partial(_loss_sum, graphdef, rules), (0, 1), has_aux=True)
@@ -175,7 +175,7 @@ def _gradient_sums(
 
 
 def _prepared(graphdef: Any, params: Tree, rest: Tree, rules: StepConfig) -> Tree:
-    """What a graph of layers makes of its kernels before it sees images."""
+    """Kernels of a graph of layers, transformed once before any images are processed."""
     return nnx.merge(graphdef, params, rest, copy=True).prepare() if rules.prepares else {}
 
 
@@ -188,7 +188,7 @@ def results_of(
     rules: StepConfig,
     numbers: jax.Array | None = None,
 ) -> Result:
-    """Results of a network for images; random layers draw by the numbers of these."""
+    """Results of a network for images; random layers are seeded by the image numbers."""
     if numbers is not None and not rules.prepares:
         rest = _with_own_keys(rest, numbers[0])
     model = merged(graphdef, params, rest, rules)
@@ -200,44 +200,44 @@ def results_of(
 
 
 def _with_own_keys(rest: Tree, number: jax.Array) -> Tree:
-    """The other state of a Python model, with random numbers that depend on a number."""
+    """The other state of a Python model, with `number` folded into its random keys."""
     keys, others = nnx.split_state(rest, nnx.RngKey, ...)
     own = jax.tree.map(lambda key: jax.random.fold_in(key, number), keys)
     return nnx.merge_state(own, others)
 
 
 def merged(graphdef: Any, params: Tree, rest: Tree, rules: StepConfig) -> Any:
-    """The network, with its parameters in the dtype that it computes in."""
-    # Without copy=True the merged model would write into the state that is being traced.
+    """The network, with parameters cast to its compute dtype."""
+    # Without copy=True the merged model would modify the state being traced.
     return nnx.merge(graphdef, cast(params, rules.dtype), rest, copy=True)
 
 
 def to_float32(result: Tree, rules: StepConfig) -> Any:
-    """Results as losses and metrics want them: these are computed in float32."""
+    """Results in float32, in which losses and metrics are computed."""
     return cast(result, rules.dtype and jnp.float32)
 
 
 def cast(tree: Tree, dtype: DTypeLike | None) -> Tree:
-    """Values in another dtype; as they are for None."""
+    """Values cast to a dtype; unchanged for None."""
     return tree if dtype is None else jax.tree.map(lambda x: x.astype(dtype), tree)
 
 
 def _shares(rules: StepConfig) -> int:
-    """Devices that take rows of a batch; whole batches are shared out by XLA."""
+    """Number of devices that rows are sharded over; whole batches are sharded by XLA."""
     return rules.mesh.size if rules.mesh and rules.microbatch else 1
 
 
 def _rows(batch: Part, rules: StepConfig) -> Part:
-    """A batch in rows; what is missing is filled up with weight zero.
+    """Split a batch into rows, padded with images of weight zero.
 
-    A small working set stays in a CPU's cache. Each device has as many rows.
+    A small working set stays in a CPU's cache. Every device gets the same number of rows.
     """
     row = rules.microbatch or len(batch.indices)
     missing = (0, -len(batch.indices) % (row * _shares(rules)))
     return Part(*(jnp.pad(values, missing).reshape(-1, row) for values in batch))
 
 
-def _loss_sum(  # noqa: PLR0913, PLR0917 - it is differentiated by position
+def _loss_sum(  # noqa: PLR0913, PLR0917 - differentiated by argument position
     graphdef: Any,
     rules: StepConfig,
     params: Tree,
@@ -269,22 +269,22 @@ def eval_step(
     graphdef: Any,
     rules: StepConfig,
 ) -> dict[str, jax.Array]:
-    """Sums of the loss and the metrics over the images at `indices` that have weight one.
+    """Weighted sums of the loss and the metrics over the images at `indices`.
 
     Args:
       params: the parameters.
-      rest: the model's other state.
-      arrays: the split.
-      indices: which images, (batch,).
-      weights: one, or zero for an index that only fills the batch up, (batch,).
-      graphdef: the model's structure for scoring.
-      rules: loss and metrics.
+      rest: other state of the model.
+      arrays: the images and labels.
+      indices: indices of the images, (batch,).
+      weights: one, or zero for padding, (batch,).
+      graphdef: graph definition for scoring.
+      rules: the step configuration, with loss and metrics.
     """
     sums: Callable[..., Any] = partial(_metric_sums, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
         one = sums
         sums = _shared(lambda *args: lax.psum(one(*args), BATCH), rules)
-    # A variational code is sampled for each image, whichever others are evaluated with it.
+    # Variational codes are sampled by image index, independent of the rest of the batch.
     rows = _rows(Part(indices, weights, indices), rules)
     totals: dict[str, jax.Array] = sums(params, rest, arrays, rows)
     return totals
@@ -308,7 +308,7 @@ def _metric_sums(
         values |= {name: metric(result, targets) for name, metric in rules.metrics.items()}
         return {name: jnp.sum(value * part.weights) for name, value in values.items()}
 
-    if len(rows.indices) == 1:  # a convolution inside of a loop would be slow on a CPU
+    if len(rows.indices) == 1:  # convolutions inside a loop are slow on CPUs
         return sums(Part(*(values[0] for values in rows)))
     totals: dict[str, jax.Array] = jax.tree.map(jnp.sum, lax.map(sums, rows))
     return totals

@@ -1,4 +1,4 @@
-"""How a network is trained on given devices: choices that change the speed, and rounding."""
+"""Training strategies: execution choices that change only speed and rounding."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -11,22 +11,22 @@ from cnnbench.spec.experiment import Precision
 if TYPE_CHECKING:
     from cnnbench.nn.ops.convolution import Form  # which imports JAX
 
-ROW = 10  # images; docs/explanation/performance.md shows what other sizes cost
-# With batch norm a row's values are read again in the next pass: less of them is better.
-SMALL_ROW, MOST_VALUES = 5, 12_000  # images, if a layer has more values than these
-MOST_AT_ONCE = 8  # seeds of one program: larger ones compile longer and gain less
+ROW = 10  # images; docs/explanation/performance.md compares other sizes
+# Batch norm reads a row's values again in a second pass, so large layers need smaller rows.
+SMALL_ROW, MOST_VALUES = 5, 12_000  # images per row if a layer has more values per image
+MOST_AT_ONCE = 8  # seeds per program; more compile longer and gain less
 ENGINES: tuple[str, ...] = ("auto", "plain", "direct", "fast")
 
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """One way to train.
+    """A way to execute training.
 
     Args:
-      form: which algorithms compute convolutions and pooling.
-      row: images that are computed at a time; None for a whole batch.
+      form: algorithms for convolution and pooling.
+      row: micro-batch size in images; None for whole batches.
       num_devices: devices that share a batch.
-      steps_per_call: training steps of one call of the compiled program.
+      steps_per_call: training steps per call of the compiled program.
     """
 
     form: "Form"
@@ -36,12 +36,12 @@ class Strategy:
 
     @property
     def text(self) -> str:
-        """A line for people.
+        """Description in one line.
 
         >>> Strategy("fast", 10, 2, 1).text
-        'fast, rows of 10 images, 2 devices'
+        'fast, micro-batch 10, 2 devices'
         """
-        rows = f"rows of {self.row} images" if self.row else "whole batches"
+        rows = f"micro-batch {self.row}" if self.row else "whole batches"
         devices = f", {self.num_devices} devices" if self.num_devices > 1 else ""
         return f"{self.form}, {rows}{devices}"
 
@@ -55,20 +55,20 @@ def candidates(
     accelerator: bool,
     precision: Precision = "float32",
 ) -> tuple[Strategy, ...]:
-    """The strategies that may be the fastest.
+    """The strategies to choose from.
 
-    On an accelerator, XLA's own convolutions and whole epochs in one program. On a
-    CPU, rows of images that fit into its caches, shared by its cores; whole batches
-    for what cannot be cut (a Python model). The reference is always among them.
-    Winograd's algorithm is not for bfloat16, whose few digits its sums would cancel.
+    On an accelerator, XLA's own convolutions and whole epochs in one program. On a CPU,
+    micro-batches that fit into the caches, sharded over the cores; whole batches for Python
+    models, which cannot be split. The reference (`plain`) is always included. Winograd's
+    algorithm is excluded for bfloat16, whose low precision its sums would cancel.
 
     Args:
       plan: the network; None for a Python model.
-      batch_size: images of a step.
-      num_steps: steps of an epoch.
-      num_devices: devices there are.
-      accelerator: whether they are GPUs or TPUs.
-      precision: what the network computes in.
+      batch_size: images per step.
+      num_steps: steps per epoch.
+      num_devices: number of devices.
+      accelerator: True for GPUs and TPUs.
+      precision: compute precision of the network.
     """
     if accelerator:
         share = max(n for n in range(1, num_devices + 1) if batch_size % n == 0)
@@ -87,7 +87,7 @@ _FORMS: "tuple[Form, ...]" = ("direct", "fast")
 
 
 def _row(plan: Plan, batch_size: int, num_devices: int) -> int:
-    """Images of a row; batch statistics need rows that fill the batch."""
+    """Images per row; with batch statistics, rows must divide the batch evenly."""
     share = -(-batch_size // num_devices)
     if not convolves(plan):
         fills = batch_size % num_devices == 0 or not has_batch_statistics(plan)
@@ -101,19 +101,19 @@ def _row(plan: Plan, batch_size: int, num_devices: int) -> int:
 
 
 def convolves(plan: Plan) -> bool:
-    """Whether there is a convolution."""
+    """True if the network has a convolution."""
     return any(node.op.convolves for node in plan.nodes)
 
 
 def has_batch_statistics(plan: Plan) -> bool:
-    """Whether an image's result depends on the others of its batch."""
+    """True if the output for an image depends on the other images of its batch."""
     return any(node.op.uses_batch for node in plan.nodes)
 
 
 def asked_for(engine: str, found: Sequence[Strategy]) -> Strategy | None:
-    """The strategy that a user names; None where it has to be measured.
+    """The strategy for the requested engine; None if it has to be measured.
 
-    A network that has no use for `fast` or `direct` takes the next plainer one.
+    Falls back to the next plainer engine if the network does not support `fast` or `direct`.
     """
     if engine == "auto":
         return found[0] if len(found) == 1 else None
@@ -123,7 +123,7 @@ def asked_for(engine: str, found: Sequence[Strategy]) -> Strategy | None:
 
 
 def groups(seeds: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
-    """Seeds in groups that are trained at once; those that fill none are trained alone.
+    """Groups of seeds to train in parallel; leftover seeds are trained one at a time.
 
     >>> list(groups([1, 2, 3, 4, 5], 2))
     [(1, 2), (3, 4), (5,)]
@@ -134,7 +134,7 @@ def groups(seeds: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
 
 
 def seeds_at_once(num_seeds: int) -> int:
-    """Into groups of what size seeds are divided, so that few are left over.
+    """Group size for parallel seeds that leaves few over.
 
     >>> [seeds_at_once(n) for n in (0, 1, 2, 8, 9, 19)]
     [1, 1, 2, 8, 4, 6]

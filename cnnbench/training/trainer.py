@@ -1,8 +1,8 @@
-"""Trains an experiment on its devices, epoch by epoch, and emits events.
+"""The training loop: trains an experiment epoch by epoch and emits events.
 
-Steps are compiled ahead of time and the data stay on the device, so that an
-epoch's time includes neither compilation nor copying. Nothing here prints or
-writes: the caller's `emit` does.
+Steps are compiled ahead of time and the data stay on the device, so that the time of an epoch
+includes neither compilation nor transfers. Nothing here prints or writes files; the caller's
+`emit` does.
 """
 
 import math
@@ -60,24 +60,24 @@ Records = dict[int, list[EpochRecord]]  # by seed
 
 
 class Trainer:
-    """Trains the seeds of a job, and emits events as they happen.
+    """Trains the seeds of a job and emits events.
 
-    The first seed is trained alone: its epochs give the time that training several at once has
-    to beat. Call `prepare` once, `train_seeds` with each group of `remaining` in turn, and
-    `finish` once; between two calls other trainers may be called.
+    The first seed is trained on its own: its epoch time is what training several seeds in
+    parallel has to beat. Call `prepare` once, `train_seeds` with each group of `remaining` in
+    turn, and `finish` once; other trainers may run between two calls.
 
     Args:
-      job: what is trained.
-      emit: called with each event: `Tuning` where strategies have to be measured, `Compiled`
+      job: the training job.
+      emit: called with each event: `Tuning` if strategies have to be measured, `Compiled`
         once; then for each seed `StepDone` about ten times a second, an `EpochRecord` after each
-        epoch, a `Snapshot` where it is asked for, and `SeedDone`; `Trained` at the end.
+        epoch, a `Snapshot` if requested, and `SeedDone`; `Trained` at the end.
 
     Attributes:
-      remaining: groups of seeds still to be trained, those of a group at once.
+      remaining: groups of seeds still to be trained, each group in parallel.
 
     Raises:
-      UsageError: by any method: a Python model cannot be imported or gives the wrong shape.
-      OutOfMemoryError: by any method: the memory is too small.
+      UsageError: by any method: a Python model cannot be imported or has the wrong output shape.
+      OutOfMemoryError: by any method: not enough memory.
     """
 
     def __init__(self, job: Job, emit: Callable[[Event], None]) -> None:
@@ -91,14 +91,14 @@ class Trainer:
         self._cost: Cost
 
     def run(self) -> None:
-        """Trains all seeds of the job, one group after another."""
+        """Train all seeds of the job, one group after another."""
         self.prepare()
         while self.remaining:
             self.train_seeds(self.remaining[0])
         self.finish()
 
     def prepare(self) -> None:
-        """Chooses the strategy, puts the data on the devices and compiles."""
+        """Choose the strategy, put the data on the devices and compile."""
         with _on_device(self.job):
             started = self.watch.now()
             choice = known_choice(self.job)
@@ -125,10 +125,10 @@ class Trainer:
                 self.emit(Resumed(self.job.resume.kept))
 
     def train_seeds(self, seeds: tuple[int, ...]) -> None:
-        """Trains seeds at once, epoch by epoch, and tests them.
+        """Train a group of seeds in parallel, epoch by epoch, and test them.
 
         Args:
-          seeds: the first of `remaining`.
+          seeds: the first group of `remaining`.
         """
         with _on_device(self.job):
             self._train_group(seeds)
@@ -139,13 +139,13 @@ class Trainer:
     def train_epoch(
         self, executables: Executables, state: TrainState, seeds: tuple[int, ...], epoch: int
     ) -> tuple[TrainState, list[EpochRecord]]:
-        """Trains seeds for one epoch and evaluates them on the validation images.
+        """Train a group of seeds for one epoch and evaluate them on the validation images.
 
         Args:
-          executables: compiled for as many seeds.
-          state: of all of them; it is used up.
-          seeds: trained at once.
-          epoch: its number, from 1.
+          executables: executables compiled for this number of seeds.
+          state: stacked state of the seeds; its buffers are donated.
+          seeds: seeds trained in parallel.
+          epoch: number of the epoch, from 1.
 
         Returns:
           The new state, and a record for each seed.
@@ -166,7 +166,7 @@ class Trainer:
         ]
 
     def finish(self) -> None:
-        """Emits how the seeds were trained, and what the network costs."""
+        """Emit the training strategy with its measurements, and the cost of the network."""
         engine = replace(
             self._engine,
             seeds_at_once=self._together.at_once if self._together else 1,
@@ -191,21 +191,21 @@ class Trainer:
         self._emit_results(executables, state, records, compile_s)
 
     def _new_state(self, executables: Executables, seeds: tuple[int, ...]) -> TrainState:
-        """The state before the first step; that of the first seed is left from its compilation."""
+        """The initial state; compilation has already created that of the first seed."""
         state, self._first_state = self._first_state, None
         return state or executables.state(*map(executables.network, seeds))
 
     def _train_steps(
         self, executables: Executables, state: TrainState, seeds: tuple[int, ...], epoch: int
     ) -> tuple[TrainState, Any]:
-        """Returns the state and the losses, (steps, seeds)."""
+        """Train the steps of one epoch; returns the state and the losses, (steps, seeds)."""
         calls, size = _calls(executables, seeds, epoch), executables.strategy.steps_per_call
         losses: list[jax.Array] = []
         with self.watch.part("train_s"):
             shown = self.watch.now()
             for done, indices in enumerate(calls, start=1):
                 state, loss = executables.train(state, executables.arrays, indices)
-                # One call ahead of the device: it is never idle, and progress is true.
+                # One call ahead: the device is never idle, and progress is accurate.
                 if losses:
                     jax.block_until_ready(losses[-1])
                     self.watch.mark_first_step()
@@ -219,7 +219,7 @@ class Trainer:
         return state, np.concatenate(jax.device_get(losses)).reshape(-1, len(seeds))
 
     def _emit_states(self, state: TrainState, records: Records, epoch: int) -> None:
-        """Emits the weights and the checkpoint of an epoch, where they are asked for."""
+        """Emit the weights and the checkpoint of an epoch, if requested."""
         if self.job.snapshots:
             for seed, weights in _weights(self.job, state, tuple(records)):
                 self.emit(Snapshot(seed, epoch, weights))
@@ -230,7 +230,7 @@ class Trainer:
     def _emit_results(
         self, executables: Executables, state: TrainState, records: Records, compile_s: float
     ) -> None:
-        """Tests trained seeds; the first of them is charged with the compilation."""
+        """Test trained seeds; compilation time is attributed to the first of them."""
         splits = self.job.dataset
         first = self.job.num_train + len(splits.validation.labels)
         tests = evaluate(executables, state, range(first, first + len(splits.test.labels)))
@@ -248,7 +248,7 @@ class Trainer:
             self.emit(SeedDone(summary, inputs, own, weights))
 
     def _measure(self) -> None:
-        """Measures what the network costs, and how many of the other seeds to train at once."""
+        """Measure the cost of the network and decide how many seeds to train in parallel."""
         self._cost = measure_cost(self._alone)
         started = self.watch.now()
         others = self.job.experiment.seeds[1:]
@@ -261,7 +261,7 @@ class Trainer:
 
 @contextmanager
 def _on_device(job: Job) -> Iterator[None]:
-    """Computes on the job's first device; memory that runs out is a `OutOfMemoryError`."""
+    """Use the job's first device and translate out-of-memory errors into `OutOfMemoryError`."""
     try:
         with jax.default_device(job.devices[0]):
             yield
@@ -272,7 +272,7 @@ def _on_device(job: Job) -> Iterator[None]:
 
 
 def _engine(job: Job, choice: Choice, tune_s: float, compile_cache: str) -> EngineRecord:
-    """How a job is trained, as far as it is known before the first step."""
+    """Record of the training strategy, as far as it is known before the first step."""
     strategy = choice.strategy
     return EngineRecord(
         requested=job.engine,
@@ -290,7 +290,7 @@ def _engine(job: Job, choice: Choice, tune_s: float, compile_cache: str) -> Engi
 
 
 def _compile(setup: Executables, seeds: Sequence[int]) -> tuple[Executables, TrainState]:
-    """Executables for seeds that are trained at once, and the state these start from."""
+    """Executables for seeds trained in parallel, and their initial state."""
     with setup.job.watch.part("compile_s"):
         networks = [setup.network(seed) for seed in seeds]
         slow = check_output(setup, networks[0]) if setup.job.plan is None else 0
@@ -299,16 +299,16 @@ def _compile(setup: Executables, seeds: Sequence[int]) -> tuple[Executables, Tra
 
 
 def _epoch_s(job: Job) -> float:
-    """Seconds of an epoch of the first seed."""
+    """Seconds per epoch of the first seed."""
     known = job.resume.records[job.experiment.seeds[0]] if job.resume else ()
     return known[-1].train_s if known else job.watch.last("train_s")
 
 
 def _together(alone: Executables, seeds: Sequence[int], epoch_s: float) -> Executables | None:
-    """Executables for several seeds at once, if a trial epoch takes less than `epoch_s` a seed.
+    """Executables for several seeds in parallel, if an epoch takes less than `epoch_s` per seed.
 
-    Only accelerators are so large that one of these networks leaves some of them idle.
-    A run that goes on does as it began.
+    Only accelerators are so large that one of these networks leaves them partly idle.
+    A resumed run keeps its earlier decision.
     """
     job, size = alone.job, seeds_at_once(len(seeds))
     decided = job.resume.at_once if job.resume else None
@@ -328,7 +328,7 @@ def _together(alone: Executables, seeds: Sequence[int], epoch_s: float) -> Execu
 def _restored(
     executables: Executables, state: TrainState, seeds: tuple[int, ...]
 ) -> tuple[TrainState, Records, int]:
-    """Where seeds go on: their state, their records so far, and how many epochs are done."""
+    """State, records so far, and number of finished epochs of the seeds to resume."""
     job = executables.job
     records: Records = {seed: [] for seed in seeds}
     done = job.resume.epochs[seeds[0]] if job.resume else 0
@@ -344,7 +344,7 @@ def _restored(
 
 
 def _weights(job: Job, state: TrainState, seeds: tuple[int, ...]) -> Iterator[tuple[int, Weights]]:
-    """What each seed has learnt so far."""
+    """Current weights of each seed."""
     for seed, own in zip(seeds, unstack(state, len(seeds)), strict=True):
         yield seed, weights_of(own.params, own.rest, layers=job.plan is not None)
 
@@ -352,7 +352,7 @@ def _weights(job: Job, state: TrainState, seeds: tuple[int, ...]) -> Iterator[tu
 def _record(
     job: Job, place: tuple[int, int], losses: Any, values: dict[str, float], at_once: int
 ) -> EpochRecord:
-    """An epoch of a seed that has just ended, with its share of the seconds."""
+    """Record of the epoch of a seed that has just ended, with its share of the time."""
     train_s = job.watch.last("train_s") / at_once
     return EpochRecord(
         *place,
@@ -367,7 +367,7 @@ def _record(
 
 
 def _calls(executables: Executables, seeds: Sequence[int], epoch: int) -> Any:
-    """What each call of the program trains on: indices (calls, steps, [seeds,] batch)."""
+    """Image indices of each call of the program, (calls, steps, [seeds,] batch)."""
     job = executables.job
     sizes = job.num_train, job.batch_size
     orders = np.stack([batches(seed, epoch, *sizes) for seed in seeds], axis=1)

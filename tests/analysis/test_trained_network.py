@@ -329,7 +329,7 @@ def test_weights_of_another_network_are_refused(
     weights = dict(modified[2].weights[1]) | {name: change}
     kept = {key: value for key, value in weights.items() if value is not None}
     (path / "weights" / "seed-1.safetensors").write_bytes(encode_weights(kept))
-    rest = "the file is of another run, so run the experiment again."
+    rest = "the file belongs to another run, so re-run the experiment."
     with refused(f"{path}, seed 1: {message}; {rest}"):
         load_trained(path, 1)
 

@@ -310,7 +310,7 @@ def test_compare_refuses_runs_on_different_data():
     assert done.exit_code == 4
     assert done.stderr.startswith(
         "'tiny' has splits of 300 / 500 / 500 images, 'other' splits of 200 / 500 / 500 images;"
-        " give both the same dataset sizes (these are tiny/"
+        " give both the same dataset sizes (compared: tiny/"
     )
     assert done.stdout == ""
 

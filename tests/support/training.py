@@ -1,4 +1,4 @@
-"""Trains a job and collects the events that its trainer emits."""
+"""Training of a job with its events collected."""
 
 from collections.abc import Callable
 
@@ -8,14 +8,14 @@ from cnnbench.training.trainer import Trainer
 
 
 def run_job(job: Job, meanwhile: Callable[[Event], None] = lambda _: None) -> list[Event]:
-    """Trains every seed of a job.
+    """Train every seed of a job.
 
     Args:
-      job: what to train.
-      meanwhile: gets each event as it happens.
+      job: the job.
+      meanwhile: called with each event as it is emitted.
 
     Returns:
-      The events in their order.
+      The events in order.
     """
     events: list[Event] = []
 

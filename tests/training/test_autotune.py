@@ -1,4 +1,4 @@
-"""Which strategies there are, which is taken, and what is remembered."""
+"""Strategies: candidates, choice and cache."""
 
 import json
 import math
@@ -111,7 +111,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_choice_is_measured_once_and_remembered(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A damaged file, or one of other forms, is measured again."""
+    """A damaged file, or one for other forms, is measured again."""
     measured = []
 
     def seconds(_job: Any, strategy: Strategy, _best: float) -> float:
@@ -147,7 +147,7 @@ def test_a_choice_is_measured_once_and_remembered(
 def test_what_changes_a_choice_is_measured_anew(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of these alone; the last two change nothing."""
+    """Each change separately; the last two change nothing."""
     monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 1.0)
     usual: dict[str, Any] = {"engine": "auto", "num_devices": 2, "batch_size": 4}
     small = make_dataset(8, 1, 1)

@@ -1,6 +1,6 @@
-"""What the compiled evaluation says of a network, against scikit-learn.
+"""The compiled evaluation against scikit-learn.
 
-It works in chunks of 500 images, of which the last is filled up; nothing of that may show.
+It works in chunks of 500 images and pads the last one, which must not affect the result.
 """
 
 import math
@@ -73,10 +73,10 @@ def test_every_value_is_scikit_learns_however_many_images_there_are(
     name: str, num_devices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers, options, oracle = CASES[name]
-    monkeypatch.setattr(executables, "compile_train", lambda *_: None)  # which is not tested here
+    monkeypatch.setattr(executables, "compile_train", lambda *_: None)  # not tested here
     dataset = make_dataset(NUM_TRAIN, MOST, 5)
     job = make_job(layers, dataset, num_devices=num_devices, **options)
-    row = 30 if num_devices == 2 else None  # which fills no chunk
+    row = 30 if num_devices == 2 else None  # does not divide a chunk
     setup = set_up(job, Strategy("direct" if row else "plain", row, num_devices, 1))
     network = setup.network(0)
     state = setup.state(network)

@@ -1,4 +1,4 @@
-"""What a code is worth to a linear classifier."""
+"""The linear probe of a code."""
 
 import math
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def blobs(distance: float, number: int) -> tuple[Any, Any]:
 
 
 def test_the_accuracy_is_near_that_of_the_best_linear_rule() -> None:
-    """Classes are normal with one covariance, for which Fisher's rule is the best there is."""
+    """Classes are Gaussian with a common covariance, for which Fisher's rule is optimal."""
     train, labels = blobs(2.0, 3_000)
     test, test_labels = blobs(2.0, 2_999)
     best = LinearDiscriminantAnalysis().fit(train, labels).score(test, test_labels)

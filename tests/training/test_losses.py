@@ -80,7 +80,7 @@ def test_binary_cross_entropy_is_finite_where_a_probability_is_zero_or_one() -> 
 scores = hnp.arrays(
     np.float32,
     st.tuples(st.just(NUM_IMAGES), st.just(NUM_CLASSES)),
-    elements=st.integers(-3, 3).map(float),  # few values, so that many are equal
+    elements=st.integers(-3, 3).map(float),  # few distinct values, for many ties
 )
 classes = hnp.arrays(np.int32, NUM_IMAGES, elements=st.integers(0, NUM_CLASSES - 1))
 
@@ -99,7 +99,7 @@ def test_accuracy_is_scikit_learns_also_where_logits_are_equal(logits: Any, labe
 def test_top5_accuracy_is_scikit_learns_also_where_logits_are_equal(
     logits: Any, labels: Any
 ) -> None:
-    """scikit-learn puts the last of equals first, so its classes are counted from behind."""
+    """scikit-learn ranks the last of ties first, so its classes are reversed."""
     got = measured("top5_accuracy", jnp.asarray(logits), jnp.asarray(labels))
     want = metrics.top_k_accuracy_score(
         NUM_CLASSES - 1 - labels, logits[:, ::-1], k=5, labels=range(NUM_CLASSES)
@@ -124,7 +124,7 @@ def test_brier_score_is_zero_if_certain_and_right_and_two_if_certain_and_wrong()
 
 
 def test_a_network_that_has_diverged_is_right_about_nothing() -> None:
-    """NaN compares with nothing, and must not pass for the largest logit."""
+    """Comparisons with NaN are false; it must not count as the largest logit."""
     logits = jnp.full((3, NUM_CLASSES), jnp.nan)
     labels = jnp.array([0, 3, 6])
     for name in ("accuracy", "top5_accuracy"):

@@ -1,4 +1,4 @@
-"""What a network costs: XLA's counts against our own, and the clockwork around them."""
+"""Cost of a network: XLA's FLOP counts against ours, and the timing logic."""
 
 import dataclasses
 import itertools
@@ -36,7 +36,7 @@ def shipped(name: str) -> Job:
 
 @pytest.mark.parametrize("name", ["standard", "modified", "autoencoder", "mlp"])
 def test_xla_counts_the_multiply_adds_that_shapes_do(name: str) -> None:
-    """XLA also counts biases, activations, pools and the loss: a few percent, never less."""
+    """XLA also counts biases, activations, pools and the loss, a few percent more."""
     job = shipped(name)
     plain = plain_setup(job)
     forward, backward = profiling.count_flops(plain, plain.network(0))
@@ -49,7 +49,7 @@ def test_xla_counts_the_multiply_adds_that_shapes_do(name: str) -> None:
 
 
 def test_a_dense_layer_is_counted_by_hand() -> None:
-    """A multiply-add counts 2; a bias and a pixel's scale 1; finding an image, a dozen or so."""
+    """A multiply-add counts 2; a bias and pixel scaling 1; indexing an image about a dozen."""
     layers = {"dense": {"op": "dense", "units": 7}}
     plain = plain_setup(make_job(layers, make_dataset(6, 1, 1), batch_size=3))
     forward, _ = profiling.count_flops(plain, plain.network(0))
@@ -58,7 +58,7 @@ def test_a_dense_layer_is_counted_by_hand() -> None:
 
 
 def test_counts_do_not_depend_on_the_engine() -> None:
-    """The fast form multiplies less often; the architecture is the same."""
+    """The fast form needs fewer multiplications; the architecture is the same."""
     dataset = make_dataset(8, 1, 1)
     costs = []
     for engine in ("plain", "fast"):
@@ -104,7 +104,7 @@ def test_memory_is_that_of_all_devices_without_the_images() -> None:
 def test_a_program_that_does_not_tell_its_memory_has_none() -> None:
     class Silent:
         def memory_analysis(self) -> None:
-            """As a backend without it."""
+            """As a backend without memory analysis."""
 
     train: Any = Silent()
     setup = plain_setup(make_job(CONV, make_dataset(8, 1, 1)))
@@ -113,7 +113,7 @@ def test_a_program_that_does_not_tell_its_memory_has_none() -> None:
 
 
 class Ticking:
-    """A clock that a call moves on."""
+    """A clock that calls advance."""
 
     def __init__(self, seconds: list[float]) -> None:
         self.now, self.calls, self._seconds = 0.0, 0, itertools.cycle(seconds)

@@ -1,4 +1,4 @@
-"""A training that goes on from a checkpoint comes to the same numbers, to the bit."""
+"""Training resumed from a checkpoint gives bit-identical numbers."""
 
 import dataclasses
 import errno
@@ -41,7 +41,7 @@ def digest(values: Mapping[str, Any]) -> list[tuple[str, str, tuple[int, ...], b
 
 
 def numbers(events: Sequence[Event], after: Mapping[int, int]) -> list[Any]:
-    """All that is measured and learnt after some epochs of each seed, but the times."""
+    """All metrics and weights after some epochs of each seed, without times."""
     found: list[Any] = []
     for event in events:
         match event:
@@ -58,7 +58,7 @@ def engine_of(events: Sequence[Event]) -> EngineRecord | None:
 
 
 def resumed(job: Job, events: Sequence[Event], epochs: Mapping[int, int], at_once: int) -> Job:
-    """The same training after so many epochs of each seed."""
+    """The training after the given number of epochs of each seed."""
     values = {(e.seed, e.epoch): e.values for e in events if isinstance(e, Checkpoint)}
     records = {
         seed: tuple(
@@ -94,7 +94,7 @@ def test_seeds_at_once_go_on_at_once(
     after: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Job, "accelerator", True)
-    # The trial decides for it; its times are the machine's.
+    # Decided by the trial epoch, whose times depend on the machine.
     monkeypatch.setattr("cnnbench.training.trainer._epoch_s", lambda _: 1e9)
     options: dict[str, Any] = {"engine": "plain", "epochs": 3, "batch_size": 4}
     layers = {name: value for name, value in STATEFUL.items() if name != "norm"}
@@ -197,7 +197,7 @@ def test_a_seed_that_diverged_is_trained_no_further(monkeypatch: pytest.MonkeyPa
     ]  # fmt: skip
 
 
-# The files.
+# Files.
 
 
 def make_values(seed: int = 0) -> dict[str, Any]:
@@ -305,7 +305,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(
 
 
 def test_later_checkpoints_of_a_training_that_begins_again_are_removed(saved: Checkpoints) -> None:
-    """Or the new ones would be taken for older ones than those, and removed."""
+    """Otherwise the new ones would count as older and be removed."""
     file_of(saved).write_bytes(b"damaged")
     for epoch in (1, 2):
         saved.save(0, epoch, make_values(epoch))
@@ -313,12 +313,12 @@ def test_later_checkpoints_of_a_training_that_begins_again_are_removed(saved: Ch
         assert digest(saved.load(0, epoch)) == digest(make_values(epoch))
 
 
-# Before safetensors, Orbax wrote them.
+# Older versions wrote checkpoints with Orbax.
 
 
 @pytest.fixture
 def orbax_run(tmp_path: Path) -> Path:
-    """A finished run of two epochs, as version 0.1.0 left it."""
+    """A finished run of two epochs of version 0.1.0."""
     with zipfile.ZipFile(Path(__file__).parents[1] / "runs" / "orbax_run.zip") as file:
         file.extractall(tmp_path / "results")
     (run,) = (tmp_path / "results" / "old").iterdir()
@@ -403,13 +403,13 @@ def test_values_of_another_network_are_refused(wrong: str) -> None:
             values[name] = values[name].astype(np.float64)
     with pytest.raises(StoreError) as caught:
         with_values(state, values, "seed 0, epoch 1")
-    reason = "does not fit this network; the file is of another run, so"
+    reason = "does not fit this network; the file belongs to another run, so"
     if wrong == "dtype":
         reason = (
-            "is float64 and not float32: an older version of cnnbench trained with other settings"
-            " of JAX (JAX_ENABLE_X64);"
+            "is float64, not float32: an older version of cnnbench trained with different"
+            " JAX settings (JAX_ENABLE_X64);"
         )
-    message = f"seed 0, epoch 1: '{name}' {reason} run the experiment again."
+    message = f"seed 0, epoch 1: '{name}' {reason} re-run the experiment."
     assert str(caught.value) == message
 
 
@@ -425,7 +425,6 @@ def test_a_checkpoint_of_another_random_number_generator_is_named() -> None:
     with pytest.raises(StoreError) as caught:
         with_values(state, values, "seed 0, epoch 1")
     assert str(caught.value) == (
-        f"seed 0, epoch 1: '{name}' is of another random number generator"
-        " (JAX_DEFAULT_PRNG_IMPL), with which an older version of cnnbench trained; run the"
-        " experiment again."
+        f"seed 0, epoch 1: '{name}' is a key of a different random number generator"
+        " (JAX_DEFAULT_PRNG_IMPL), used by an older version of cnnbench; re-run the experiment."
     )

@@ -1,4 +1,4 @@
-"""Schedules and optimisers against formulas in NumPy and against PyTorch; orders of images."""
+"""Schedules and optimizers against NumPy formulas and PyTorch; order of the images."""
 
 import inspect
 import math
@@ -62,7 +62,7 @@ def test_learning_rate_at_known_steps(name: str) -> None:
 
 @pytest.mark.parametrize("steps", [1, 10])
 def test_a_warm_up_of_nearly_all_epochs_leaves_one_step_to_fall(steps: int) -> None:
-    """Its share of the steps is rounded, but never to all of them."""
+    """Its number of steps is rounded, but is never all of them."""
     schedule = train_spec(schedule={"name": "cosine", "warmup_epochs": 7.99}).schedule
     rate = learning_rate(schedule, BASE, EPOCHS, steps)
     last = EPOCHS * steps - 1
@@ -71,7 +71,7 @@ def test_a_warm_up_of_nearly_all_epochs_leaves_one_step_to_fall(steps: int) -> N
 
 
 def test_the_schedule_reaches_the_parameters() -> None:
-    """Plain SGD moves by the rate times the gradient; the second epoch's rate is a tenth."""
+    """Plain SGD steps by rate times gradient; the rate of the second epoch is a tenth."""
     options = {"name": "sgd", "learning_rate": 0.5, "momentum": 0.0, "nesterov": False}
     spec = train_spec(epochs=2, optimizer=options, schedule={"name": "step", "every": 1})
     optimizer = build_optimizer(spec, steps=2)
@@ -82,10 +82,10 @@ def test_the_schedule_reaches_the_parameters() -> None:
     assert moves == pytest.approx([0.5, 0.5, 0.05, 0.05])
 
 
-# Optimisers.
+# Optimizers.
 
 FIRST_STEPS: Mapping[str, Callable[[Array, Array], Array]] = {
-    # From gradient g and parameter p, both vectors; the papers' formulas at the first step.
+    # From gradient g and parameter p, both vectors: the papers' formulas for the first step.
     "sgd": lambda g, _: -0.01 * (g + 0.9 * g),
     "adam": lambda g, _: -0.001 * g / (np.abs(g) + 1e-8),
     "adamw": lambda g, p: -0.001 * (g / (np.abs(g) + 1e-8) + 1e-4 * p),
@@ -98,7 +98,7 @@ FIRST_STEPS: Mapping[str, Callable[[Array, Array], Array]] = {
 
 
 def _trusted(update: Array, p: Array) -> Array:
-    """You et al. 2020: the update as long as the parameter."""
+    """You et al. 2020: the update has the norm of the parameter."""
     return update * np.linalg.norm(p) / np.linalg.norm(update)
 
 
@@ -129,7 +129,7 @@ def _gradient_of_bowl(p: Array) -> Array:
 
 
 def _bowl_path(steps: int) -> Array:
-    """The parameters after each step of the post's optimiser on a quadratic bowl."""
+    """Parameters after each step of the post's optimizer on a quadratic bowl."""
     optimizer = build_optimizer(train_spec(), steps=1)
     with jax.enable_x64(True):
         p = jnp.array([1.0, -1.0, 2.0])

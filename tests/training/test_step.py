@@ -1,4 +1,4 @@
-"""Steps of training and evaluation against NumPy, against each other, and on two devices."""
+"""Training and evaluation steps against NumPy, against each other, and on two devices."""
 
 import functools
 import math
@@ -108,7 +108,7 @@ def start(network: Network) -> TrainState:
 
 
 def test_results_in_bfloat16_are_those_of_rounded_numbers() -> None:
-    """NumPy with images, kernel, products' sums and bias rounded to 8 bits, as the dtype has."""
+    """NumPy with images, kernel, sums of products and bias rounded to the dtype's 8 bits."""
     plan = make_plan({"dense": {"op": "dense", "units": CLASSES}}, (5, 5, 1), (CLASSES,))
     network = take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
     bfloat16 = rules(None)._replace(dtype=jnp.bfloat16)
@@ -125,14 +125,14 @@ def test_results_in_bfloat16_are_those_of_rounded_numbers() -> None:
     kernel = oracles.get_params(network.params)["dense"]["kernel"]
     images = rounded(np.asarray(arrays.images, np.float32) / 256).reshape(12, -1)
     want = images.astype(np.float64) @ rounded(kernel)
-    # One rounding of the sum, to 8 bits; the order of the sum is the library's.
+    # One rounding of the sum, to 8 bits; the summation order is the library's.
     np.testing.assert_allclose(got, want, rtol=2**-8, atol=1e-6)
     assert np.abs(np.asarray(got) - want).max() > 0
 
 
 @pytest.mark.parametrize("microbatch", [None, 3])
 def test_a_step_in_bfloat16_keeps_everything_in_float32(microbatch: int | None) -> None:
-    """Gradients are a few thousandths off, also where rows are added up."""
+    """Gradients differ by a few thousandths, also when summed over rows."""
     network, arrays, indices = small_network(), some_arrays(), jnp.arange(12)
     moved = []
     for dtype in (None, jnp.bfloat16):
@@ -175,7 +175,7 @@ def test_statistics_of_batch_norm_stay_in_float32() -> None:
 
 @functools.cache
 def small_step(microbatch: int | None) -> Any:
-    """The small network's state and loss after a step of seven images."""
+    """State and loss of the small network after a step on seven images."""
     network, indices = small_network(), jnp.array([4, 1, 11, 0, 7, 2, 9], jnp.int32)
     return step_of(network, microbatch)(start(network), some_arrays(), indices)
 
@@ -194,7 +194,7 @@ def test_gradients_of_microbatches_are_those_of_the_batch(microbatch: int) -> No
 
 
 def test_a_step_follows_the_mean_loss_of_its_images() -> None:
-    """Loss and gradient of the last layer in NumPy, from what the network computes before it."""
+    """Loss and gradient of the last layer in NumPy, from the network's earlier activations."""
     network, arrays = small_network(), some_arrays()
     indices = np.array([4, 1, 11, 0, 7, 2, 9])
     state, loss = small_step(3)
@@ -242,7 +242,7 @@ def test_evaluation_counts_the_images_of_weight_one(
 def test_evaluation_samples_the_code_of_an_image_by_its_index(
     form: convolution.Form, row: int | None
 ) -> None:
-    """In every engine, in rows, on two devices, and whichever images are evaluated with it."""
+    """For every engine, in rows, on two devices, and whatever the rest of the batch."""
     plan = make_plan(NETWORKS["dropped"], (5, 5, 1), (CLASSES,))
     arrays = some_arrays()
 
@@ -280,7 +280,7 @@ WAYS: list[tuple[int | None, int]] = [(None, 1), (1, 1), (3, 1), (10, 2), (3, 2)
 
 
 def drawn_masks(microbatch: int | None, steps: int, mesh: Mesh | None = None) -> list[Array]:
-    """What dropout multiplied each pixel of each image with: (pixels, images) for each step.
+    """Dropout factors of each pixel of each image, (pixels, images), for each step.
 
     All pixels are one, image k has class k, and the kernel is zero, so that the
     softmax is uniform. The kernel's gradient for pixel p and class k is then
@@ -318,14 +318,14 @@ def test_masks_are_the_same_however_a_batch_is_cut(
 def test_every_image_of_every_step_has_a_mask_of_its_own(
     microbatch: int | None, num_devices: int
 ) -> None:
-    """In both steps, and on both devices."""
+    """In both steps and on both devices."""
     masks = drawn_masks(microbatch, 2, mesh_of(num_devices))
     both = np.concatenate(masks, axis=1)
     np.testing.assert_allclose(both, 2 * np.round(both / 2), atol=1e-5)  # 0 or 1 / (1 - 0.5)
     both = np.round(both)
     assert set(np.unique(both)) == {0, 2}
     assert len(np.unique(both, axis=1).T) == 2 * NUM_MASKED
-    # The expectation is kept: within five standard errors of one.
+    # The expectation is preserved: within five standard errors of one.
     assert abs(both.mean() - 1) < 5 / math.sqrt(both.size)
 
 
@@ -357,7 +357,7 @@ def stepped(
     *,
     cut: bool = False,
 ) -> Any:
-    """Parameters, other state and loss after two steps of eight images."""
+    """Parameters, other state and loss after two steps on eight images."""
     mesh = mesh_of(num_devices)
     plan = make_plan(NETWORKS[name], (5, 5, 1), (CLASSES,))
     how = Microbatching(row, mesh) if cut and row else None
@@ -396,7 +396,7 @@ def initial(name: str) -> Any:
     ("form", "row"), [("direct", 4), ("direct", 3), ("direct", 2), ("direct", 25), ("plain", None)]
 )
 def test_two_devices_step_as_one(form: convolution.Form, row: int | None) -> None:
-    """Also where rows are filled up, and where one device has nothing but what fills up."""
+    """Also with padded rows, and with a device that has only padding."""
     want = stepped("small", "plain", None, 1)
     check_same(stepped("small", form, row, 2), want, initial("small"))
 
@@ -422,7 +422,7 @@ def test_batch_norm_shared_out_by_xla_has_the_statistics_of_the_batch() -> None:
 def test_dropout_steps_the_same_in_every_way(
     form: convolution.Form, row: int | None, num_devices: int
 ) -> None:
-    """Masks of images and of vectors; a layer's key stays, and its count counts the steps."""
+    """Masks of images and vectors; a layer's key is constant, and its count counts the steps."""
     want, got = stepped("dropped", "plain", None, 1), stepped("dropped", form, row, num_devices)
     check_same(got, want, initial("dropped"))
     for part in got[1]["parts"].values():

@@ -1,4 +1,4 @@
-"""Memory: what a training needs at least, and what is said where it does not fit."""
+"""Minimum memory of training, and the errors if it does not fit."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_a_batch_keeps_every_layers_result() -> None:
     images = [node.layout.shape for node in STANDARD.nodes if len(node.layout.shape) == 3]
     values += sum(h * w * c for h, w, c in images)
     need = footprint(STANDARD, PLAIN, 500, slots=1)
-    # Parameters, their gradients and one momentum each.
+    # Parameters, their gradients and one momentum value each.
     assert need == Footprint(3 * 160_362 * 4, 4 * values, 500)
     assert need.total == need.fixed + 500 * need.per_image
     assert footprint(STANDARD, ROWS, 500, slots=1).images == 20
@@ -58,8 +58,8 @@ def test_what_fits_is_not_refused() -> None:
     [
         (299, False, "write train.batch_size=19 or less"),
         (111, False, "write train.batch_size=1 or less"),
-        (109, False, "write smaller layers"),
-        (299, True, "write smaller layers"),
+        (109, False, "use smaller layers"),
+        (299, True, "use smaller layers"),
     ],
 )
 def test_what_cannot_fit_is_refused(free: int, rows: bool, remedy: str) -> None:
@@ -68,9 +68,9 @@ def test_what_cannot_fit_is_refused(free: int, rows: bool, remedy: str) -> None:
     with pytest.raises(OutOfMemoryError) as caught:
         require_room(STANDARD, need, free, rows=rows)
     assert str(caught.value) == (
-        f"training needs at least 300 B, and {free} B are free: conv1 (832 parameters,"
-        " 24x24x32 an image), dense1 (131,328 parameters, 256 an image), pool1 (0 parameters,"
-        f" 12x12x32 an image); {remedy}."
+        f"training needs at least 300 B, but only {free} B are free: conv1 (832 parameters,"
+        " 24x24x32 per image), dense1 (131,328 parameters, 256 per image), pool1 (0 parameters,"
+        f" 12x12x32 per image); {remedy}."
     )
 
 
@@ -90,7 +90,7 @@ def test_forms_without_room_are_not_measured(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(autotune, "free_memory", lambda _: max(needs) - 1)
     assert "plain" not in {strategy.form for strategy in autotune._candidates(job)}
     monkeypatch.setattr(autotune, "free_memory", lambda _: min(needs) - 1)
-    with pytest.raises(OutOfMemoryError, match="write smaller layers"):
+    with pytest.raises(OutOfMemoryError, match="use smaller layers"):
         autotune._candidates(job)
 
 
@@ -105,10 +105,10 @@ def test_a_form_that_is_asked_for_must_fit(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_ran_out_is_named() -> None:
     assert str(out_of_memory(STANDARD, 500)).startswith(
-        "the memory was too small for batches of 500 images: conv1 (832 parameters"
+        "out of memory with batch size 500: conv1 (832 parameters"
     )
     assert str(out_of_memory(None, 1)) == (
-        "the memory was too small for batches of 1 images; write train.batch_size=1 or less."
+        "out of memory with batch size 1; write train.batch_size=1 or less."
     )
 
 

@@ -1,4 +1,4 @@
-"""The engine on small data: equal to a loop in NumPy, in order, repeatable, on the clock."""
+"""The trainer on small data: against NumPy, event order, reproducibility, timing."""
 
 import dataclasses
 import itertools
@@ -50,7 +50,7 @@ CONV: Layers = {
 
 
 class Clock:
-    """Stands still unless it is told to move."""
+    """A clock that only moves when advanced."""
 
     def __init__(self) -> None:
         self.time = 1000.0
@@ -109,7 +109,7 @@ def make_job(
 
 
 class InNumpy:
-    """A layer of weights trained in NumPy as the engine should: every number it should report."""
+    """One layer of weights trained in NumPy, with every number that the engine should report."""
 
     def __init__(self, job: Job, seed: int) -> None:
         assert job.plan is not None
@@ -161,14 +161,14 @@ class InNumpy:
     ("task", "sizes", "batch_size", "num_devices"),
     [
         ("classify", (7, 3, 501), 500, 2),  # one step of all seven; a chunk of one in evaluation
-        ("classify", (11, 1, 2), 4, 1),  # two steps of four, and three images that wait
+        ("classify", (11, 1, 2), 4, 1),  # two steps of four, and three images dropped
         ("reconstruct", (6, 5, 3), 1, 2),
     ],
 )
 def test_every_number_is_that_of_a_training_loop_in_numpy(
     task: str, sizes: tuple[int, int, int], batch_size: int, num_devices: int
 ) -> None:
-    """Nothing is dropped in evaluation, whatever the sizes; training takes whole batches."""
+    """Evaluation uses all images for any sizes; training drops the incomplete last batch."""
     dataset = make_dataset(*sizes)
     layers = LINEAR if task == "classify" else MIRROR
     metrics = ["accuracy", "top5_accuracy"] if task == "classify" else ["mae"]
@@ -201,7 +201,7 @@ def test_every_number_is_that_of_a_training_loop_in_numpy(
 
 
 def _by_seed(events: Sequence[Event]) -> dict[int, list[Event]]:
-    """Events between the first and the last, in groups that end with the end of a seed."""
+    """Events between the first and the last, grouped by seed."""
     groups: dict[int, list[Event]] = {}
     group: list[Event] = []
     for event in events[1:-1]:
@@ -241,7 +241,7 @@ def _check_samples(done: SeedDone, want: InNumpy, test: Split) -> None:
 
 
 def kinds(events: Sequence[Event]) -> list[Any]:
-    """What happened, without progress and checkpoints."""
+    """Events without progress and checkpoints."""
     return [
         (type(e).__name__, e.seed, e.epoch) if isinstance(e, EpochRecord) else type(e).__name__
         for e in events
@@ -250,7 +250,7 @@ def kinds(events: Sequence[Event]) -> list[Any]:
 
 
 def measured(events: Sequence[Event], seed: int) -> list[Any]:
-    """All that a seed measured, but for seconds."""
+    """All measurements of a seed except for times."""
     found: list[Any] = [
         (e.epoch, e.train_loss, e.validation_loss, e.metrics)
         for e in events
@@ -316,7 +316,7 @@ def test_the_last_event_says_how_it_was_trained() -> None:
 
 
 def test_an_epoch_under_scan_equals_the_loop_of_steps() -> None:
-    """As on an accelerator, with dropout and momentum carried along."""
+    """As on an accelerator, with dropout and momentum in the carry."""
     job = make_job(CONV, make_dataset(12, 1, 1), batch_size=3)
     indices = epoch_order(0, 1, 12).reshape(4, 3)
     found = []
@@ -339,7 +339,7 @@ def test_an_epoch_under_scan_equals_the_loop_of_steps() -> None:
 
 
 def test_a_run_under_scan_takes_every_image_of_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine with a whole epoch in a call tells what it tells with a step in a call."""
+    """Events with an epoch per call equal those with a step per call."""
     dataset = make_dataset(20, 3, 3)
 
     def run(accelerator: bool) -> list[Any]:
@@ -358,14 +358,14 @@ def test_a_run_under_scan_takes_every_image_of_every_epoch(monkeypatch: pytest.M
     assert run(accelerator=True) == pytest.approx(run(accelerator=False), rel=1e-5)
 
 
-# Several seeds in one program.
+# Parallel seeds in one program.
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Compiling takes 100 s, a training step 0.04 s, a chunk of evaluation 7 s, nothing else any.
+    """Compilation takes 100 s, a training step 0.04 s, an evaluation chunk 7 s, all else no time.
 
-    The programs are the real ones; only the time that they take is made up.
+    The programs are real; only the times are fake.
     """
     fake = Clock()
     seconds = itertools.cycle([0.04, 7.0])  # the order in which they are compiled
@@ -402,7 +402,7 @@ AUTOENCODER: Layers = {
 def test_seeds_at_once_learn_what_they_learn_alone(
     layers: Layers, task: str, num_devices: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Order, masks, first weights and results of each seed are its own; the first is alone."""
+    """Each seed has its own order, masks, initial weights and results; the first is sequential."""
     dataset = make_dataset(20, 3, 4)
 
     def run(accelerator: bool) -> tuple[list[EpochRecord], list[SeedDone], EngineRecord]:
@@ -443,7 +443,7 @@ def test_seeds_at_once_learn_what_they_learn_alone(
 
 
 def test_seconds_of_seeds_at_once_are_shares(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The group of four is left alone by the fifth; compiling it is in no epoch."""
+    """The fifth seed is trained after the group of four; compilation is in no epoch's time."""
     monkeypatch.setattr(Job, "accelerator", True)
     seeds = range(10)
     job = make_job(LINEAR, make_dataset(20, 3, 3), seeds=seeds, clock=clock, batch_size=5)
@@ -487,7 +487,7 @@ def test_seeds_are_trained_at_once_only_where_it_is_faster(
 
 
 def test_seconds_are_those_of_the_clock(clock: Clock) -> None:
-    """Compilation is in no epoch, and is charged to the first seed."""
+    """Compilation is in no epoch's time, and is attributed to the first seed."""
     job = make_job(
         LINEAR, make_dataset(26, 501, 3), seeds=(0, 1), clock=clock, batch_size=5, epochs=2
     )
@@ -509,7 +509,7 @@ def test_seconds_are_those_of_the_clock(clock: Clock) -> None:
     want = Timing(200, 0, train_s=0.8, eval_s=56, total_s=200 + 0.8 + 56 + test_s + callers)
     assert dataclasses.astuple(timing) == pytest.approx(dataclasses.astuple(want))
     assert isinstance(events[-1], Trained)
-    # Noted when the second step is on its way: after 200 s, the first event, and two steps.
+    # Recorded after dispatching the second step: after 200 s, the first event and two steps.
     assert events[-1].engine.first_step_s == pytest.approx(200 + 1000 + 2 * 0.04)
     assert events[-1].engine.tune_s == 0
 
@@ -520,7 +520,7 @@ def test_progress_is_told_ten_times_a_second(clock: Clock) -> None:
     assert steps == [StepDone(0, epoch, step, 10) for epoch in (1, 2) for step in (3, 6, 9)]
 
 
-# What a run is told to do.
+# Options of a run.
 
 
 def test_directions_of_the_metrics() -> None:

@@ -1,4 +1,4 @@
-"""`--profile`: a trace of the first epoch that profilers open."""
+"""`--profile`: a trace of the first epoch for profilers."""
 
 import gzip
 import json
