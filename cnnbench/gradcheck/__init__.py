@@ -1,1 +1,1 @@
-"""Backpropagation by hand, compared with `jax.grad` and finite differences."""
+"""Backpropagation by hand in NumPy, compared with `jax.grad` and finite differences."""

@@ -1,4 +1,4 @@
-"""A network's derivatives by `jax.grad`, for comparison: the same layers that a run trains."""
+"""Derivatives by `jax.grad` of the layers that a run trains, for comparison."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,13 +23,13 @@ from cnnbench.training.state import Network, Tree, take_apart
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Derivatives:
-    """What JAX makes of a network.
+    """Cost, activations and derivatives computed by JAX.
 
     Args:
       cost: the cost.
       forward: z and a by layer.
-      delta: derivatives by z, by layer.
-      weights: derivatives by each weight, by layer and name.
+      delta: derivatives with respect to z, by layer.
+      weights: derivatives with respect to each weight, by layer and name.
     """
 
     cost: float
@@ -39,12 +39,12 @@ class Derivatives:
 
 
 class Reference:
-    """A plan as it is trained, image by image as its layers say (the form `plain`).
+    """A plan as it is trained, in the form `plain`.
 
     Args:
       plan: the network.
-      score: its loss for each image, with the divergences of layers that sample.
-      seed: of the initial kernels and of what is drawn, as in a run.
+      score: training objective per image, with the divergences of sampling layers.
+      seed: seed of the initial kernels and of random layers, as in a run.
     """
 
     def __init__(self, plan: Plan, score: Score, seed: int) -> None:
@@ -54,11 +54,11 @@ class Reference:
         self._differentiate = jax.jit(jax.value_and_grad(cost, (0, 1), has_aux=True))
 
     def initial(self) -> dict[str, dict[str, Array]]:
-        """The weights that a run begins with, by layer and name."""
+        """The initial weights of a run, by layer and name."""
         return by_layer(self.parts.params)
 
     def draws(self, num_images: int, dtype: str) -> dict[str, Array]:
-        """What random layers draw in the first step: which values are kept, or noise."""
+        """Random draws of the first step by layer: dropout masks or noise."""
         model = _merged(self.parts, self.parts.params, dtype)
         found = {
             node.name: np.asarray(model.parts[node.name].draw((num_images, *node.layout.shape)))
@@ -71,9 +71,9 @@ class Reference:
         """All derivatives at a point.
 
         Args:
-          weights: by layer and name; the dtype is theirs.
+          weights: weights by layer and name; they determine the dtype.
           x: images, (n, height, width, channels).
-          targets: as the loss wants them.
+          targets: targets of the loss.
         """
         shapes = {node.name: (len(x), *node.layout.shape) for node in self.plan.nodes}
         nudges = {name: jnp.zeros(shape, x.dtype) for name, shape in shapes.items()}
@@ -93,7 +93,7 @@ def _cost(
     x: jax.Array,
     targets: jax.Array,
 ) -> tuple[jax.Array, Any]:
-    """The cost, with something added to every z: the derivative by that is delta."""
+    """The cost with a nudge added to every z; the derivative with respect to it is delta."""
     model = _merged(parts, params, x.dtype)
     weights = model.prepare()
     z: dict[str, jax.Array] = {}
@@ -114,7 +114,7 @@ def _linear(node: Node) -> Node:
 
 
 def _merged(parts: Network, params: Tree, dtype: DTypeLike) -> Any:
-    """The network in training; a batch norm's running statistics are in its dtype too."""
+    """The network in training mode, with batch norm's running statistics in the same dtype."""
 
     def widened(leaf: jax.Array) -> jax.Array:
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
@@ -123,7 +123,7 @@ def _merged(parts: Network, params: Tree, dtype: DTypeLike) -> Any:
 
 
 def by_layer(params: Tree) -> dict[str, dict[str, Array]]:
-    """Arrays by layer and name, whichever part of the module holds them."""
+    """Arrays by layer and name, regardless of the submodule that holds them."""
     return {
         layer: {name: np.asarray(value) for name, value in own.items()}
         for root in nnx.to_pure_dict(params).values()
@@ -132,7 +132,7 @@ def by_layer(params: Tree) -> dict[str, dict[str, Array]]:
 
 
 def _with_layers(params: Tree, weights: LayerWeights) -> Tree:
-    """The state of a module with other arrays in it."""
+    """The state of a module with its arrays replaced."""
     state = nnx.clone(params)
     roots = nnx.to_pure_dict(params)
     values = {

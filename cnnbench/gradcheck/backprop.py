@@ -1,13 +1,13 @@
-"""The post's backpropagation in five steps, by hand, for any network of layers.
+"""The post's backpropagation in five steps, by hand in NumPy, for any graph of layers.
 
     1. Input x: set the activation a of the input.
     2. Feedforward: z and a = sigma(z) for every layer.
     3. Output error: delta = nabla_a C . sigma'(z) at the last layer.
-    4. Backpropagate the error: delta for every layer, from those that read it.
+    4. Backpropagate the error: delta for every layer, from the layers that read it.
     5. Output: the gradient of the cost for every weight.
 
-Names are the post's: z, a and delta by layer. A layer that has no activation has a = z. Nothing
-here knows autodiff, or how the engine computes; `gradcheck` compares.
+Names are the post's: z, a and delta by layer. A layer without an activation has a = z. Nothing
+here uses autodiff or the training engine; `gradcheck.check` compares the results.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,14 @@ from cnnbench.system.arrays import Array, LayerWeights
 
 
 def rule_of(plan: Plan, node: Node, weights: LayerWeights, draws: Mapping[str, Array]) -> Rule:
-    """The rule of a layer.
+    """The forward and backward rule of a layer.
 
     Args:
-      plan: the network, where a tied layer's owner is found.
+      plan: the network, which contains the owner of a tied kernel.
       node: the layer.
-      weights: kernel, bias and so on by layer.
-      draws: what each random layer has drawn, such as a dropout's mask; nothing for one that
-        lets everything through.
+      weights: kernel, bias and other weights by layer.
+      draws: random draws by layer, such as dropout masks; random layers without an entry are the
+        identity.
     """
     own = dict(weights.get(node.name, {}))
     if node.kernel_owner != node.name:
@@ -42,12 +42,12 @@ def rule_of(plan: Plan, node: Node, weights: LayerWeights, draws: Mapping[str, A
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class ReferenceNetwork:
-    """All that the cost depends on.
+    """A network with fixed weights and random draws, and its objective.
 
     Args:
       plan: the layers.
-      weights: kernel, bias and so on by layer.
-      draws: what each random layer has drawn; nothing is drawn here.
+      weights: kernel, bias and other weights by layer.
+      draws: random draws by layer; nothing is drawn here.
       objective: the cost, with its targets.
     """
 
@@ -57,7 +57,7 @@ class ReferenceNetwork:
     objective: Objective
 
     def rule(self, node: Node) -> Rule:
-        """How a layer goes forward and back."""
+        """The forward and backward rule of a layer."""
         return rule_of(self.plan, node, self.weights, self.draws)
 
     def slope(self, node: Node, z: Array) -> Array:
@@ -67,29 +67,29 @@ class ReferenceNetwork:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Forward:
-    """What the first two steps give, by layer: (n, *shape of the layer).
+    """Results of the first two steps, by layer: (n, *shape of the layer).
 
     Args:
-      z: before the activation.
-      a: after it; that of the input is the images.
+      z: values before the activation.
+      a: values after the activation; the images for the input.
     """
 
     z: dict[str, Array] = field(default_factory=dict)
     a: dict[str, Array] = field(default_factory=dict)
 
     def read_by(self, node: Node) -> list[Array]:
-        """What a layer reads."""
+        """Inputs of a layer."""
         return [self.a[name] for name in node.inputs]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gradients:
-    """What the last three steps give.
+    """Results of the last three steps.
 
     Args:
       delta: the error of z by layer.
-      weights: the derivative of the cost by each weight, by layer and name.
-      shares: of a kernel that several layers use, each one's share, by owner and user.
+      weights: the derivative of the cost with respect to each weight, by layer and name.
+      shares: for a kernel shared by several layers, the contribution of each, by owner and user.
     """
 
     delta: dict[str, Array]
@@ -101,7 +101,7 @@ def forward_and_backward(network: ReferenceNetwork, x: Array) -> tuple[Forward, 
     """All five steps.
 
     Args:
-      network: what the cost depends on.
+      network: the network and its objective.
       x: images, (n, height, width, channels).
     """
     forward = feedforward(network, x)
@@ -120,11 +120,11 @@ def feedforward(
     """Steps 1 and 2: z by equation (4), or the layer's own rule, and a by equation (3).
 
     Args:
-      network: what the cost depends on.
+      network: the network and its objective.
       x: images, (n, height, width, channels).
-      nudges: what is added to the z of some layers, to see what it does to the cost.
-      known: an earlier pass, from which all that does not depend on `moved` is taken.
-      moved: the layer that is another one since.
+      nudges: values added to the z of some layers, for finite differences.
+      known: an earlier pass, reused for everything that does not depend on `moved`.
+      moved: the layer that has changed since.
     """
     forward, changed = Forward(a={INPUT: x}), {moved}
     for node in network.plan.nodes:
@@ -141,7 +141,7 @@ def feedforward(
 
 
 def cost(network: ReferenceNetwork, forward: Forward) -> float:
-    """The cost C: the loss, and the divergences of layers that sample."""
+    """The cost C: the loss plus the divergences of sampling layers."""
     outputs = forward.a[network.plan.output]
     total = network.objective.value(outputs)
     for node in network.plan.samples:
@@ -151,7 +151,7 @@ def cost(network: ReferenceNetwork, forward: Forward) -> float:
 
 
 def kl_weight(node: Node) -> float:
-    """The weight of a sample's divergence in the cost."""
+    """The weight of a sampling layer's divergence in the cost."""
     assert isinstance(node.op, Sample)
     return node.op.kl_weight
 
@@ -166,18 +166,18 @@ def output_error(network: ReferenceNetwork, forward: Forward) -> Array:
 def backpropagate(network: ReferenceNetwork, forward: Forward) -> dict[str, Array]:
     """Step 4, equation (S4): delta of every layer, from the last to the first.
 
-    What a layer gives may be read by several: their errors add up, as the sum in the chain
-    rule, equation (5), says. Then they are multiplied by sigma'(z).
+    If several layers read an output, their errors are summed, by the chain rule (5), and then
+    multiplied by sigma'(z).
     """
     plan, delta = network.plan, {network.plan.output: output_error(network, forward)}
     errors = divergence_errors(network, forward)
     for node in reversed(plan.nodes):
         error = errors.pop(node.name, 0.0)
         slope = network.slope(node, forward.z[node.name])
-        # The output may be read, too; what comes from there is more of its error.
+        # Layers may read the output too; their errors are added to its own.
         delta[node.name] = delta.get(node.name, 0.0) + error * slope
         if set(node.inputs) == {INPUT}:
-            continue  # nobody asks for the error of the images
+            continue  # the error of the images is not needed
         parts = network.rule(node).backward(delta[node.name], *forward.read_by(node))
         for name, part in zip(node.inputs, parts, strict=True):
             errors[name] = errors.get(name, 0.0) + part
@@ -185,7 +185,7 @@ def backpropagate(network: ReferenceNetwork, forward: Forward) -> dict[str, Arra
 
 
 def divergence_errors(network: ReferenceNetwork, forward: Forward) -> dict[str, Array]:
-    """Equation (19): what the divergences alone make of the errors of what is sampled from."""
+    """Equation (19): errors of the sampling layers' inputs due to the divergences."""
     errors: dict[str, Array] = {}
     outputs = forward.a[network.plan.output]
     for node in network.plan.samples:
@@ -215,12 +215,12 @@ def gradients(network: ReferenceNetwork, forward: Forward, delta: dict[str, Arra
 def sides(
     network: ReferenceNetwork, forward: Forward, known: Forward | None = None
 ) -> dict[str, Array]:
-    """On which side of its kinks each value is: the cost is smooth where all stay on theirs.
+    """Side of its kinks on which each value lies; the cost is smooth while no side changes.
 
     Args:
-      network: what the cost depends on.
-      forward: its pass.
-      known: leaves out the layers that have the very arrays of this one.
+      network: the network and its objective.
+      forward: its forward pass.
+      known: an earlier pass; layers that share its arrays are skipped.
     """
     found = {"cost": network.objective.side(forward.a[network.plan.output])}
     for node in network.plan.nodes:
@@ -228,7 +228,7 @@ def sides(
         if known and forward.z[name] is known.z[name]:
             continue
         if (activation := activation_of(node.op)) in KINKED:
-            # As sigma' has it: XLA flushes a subnormal z to 0, which is leaky_relu's other side.
+            # Consistent with sigma': XLA flushes subnormal z to 0, the other side for leaky_relu.
             z = forward.z[name]
             found[name] = z >= 0 if activation == "leaky_relu" else z > 0
         if rule.side is not None:
@@ -237,5 +237,5 @@ def sides(
 
 
 def crossings(one: Mapping[str, Array], other: Mapping[str, Array]) -> int:
-    """How many values are on another side, in the layers of `other`."""
+    """Number of values on a different side, in the layers of `other`."""
     return int(sum(np.sum(one[name] != side) for name, side in other.items()))

@@ -1,4 +1,4 @@
-"""Backpropagation by hand beside autodiff and central differences, layer by layer."""
+"""Gradient check: backpropagation by hand vs. autodiff and central differences, by layer."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -36,30 +36,30 @@ from cnnbench.training.losses import loss_name, objective, objective_name
 Dtype = Literal["float32", "float64"]
 
 NUM_IMAGES = 4
-ATTEMPTS = 8  # to find images where rounding puts no unit on the other side of a kink
-PROBES = 4  # points nearby, to see whether errors of float32 are random
-SHRUNK = 1e-7  # of an error in float32 is left in float64, if it is rounding's: 4e-9 or so
-MARGIN = 8.0  # how many times as large as their largest change random errors may be
-WIDER = MARGIN * 2.0**-29  # of an error that is expected in float32 is left in float64
-SPREAD = 0.1  # of biases: at zero, many units would stand on their kinks
-NOTHING = 1e-6  # of the cost; a derivative that is smaller is taken for zero
+ATTEMPTS = 8  # attempts to find images where rounding moves no unit across a kink
+PROBES = 4  # nearby points, to test whether float32 errors are random
+SHRUNK = 1e-7  # largest float64 error relative to float32's if due to rounding; typically 4e-9
+MARGIN = 8.0  # largest random error relative to its largest change between points
+WIDER = MARGIN * 2.0**-29  # largest float64 error relative to the expected float32 error
+SPREAD = 0.1  # standard deviation of biases; at zero, many units would be at their kinks
+NOTHING = 1e-6  # relative to the cost; smaller derivatives count as zero
 
 
 class Agreement(StrEnum):
-    """Meaning of the errors of a layer's derivatives."""
+    """Interpretation of the errors of a layer's derivatives."""
 
     OK = "ok"
-    IMPRECISE = "imprecise"  # the dtype is short of digits, or of range
+    IMPRECISE = "imprecise"  # the dtype lacks precision or range
     WRONG = "WRONG"
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """Largest errors that are taken for rounding.
+    """Largest errors attributed to rounding.
 
     Args:
-      autodiff: between the gradients by hand and by `jax.grad`.
-      differences: between those by hand and central differences in float64.
+      autodiff: tolerance between the gradients by hand and by `jax.grad`.
+      differences: tolerance between the gradients by hand and central differences in float64.
     """
 
     autodiff: float
@@ -74,14 +74,15 @@ TOLERANCES: Mapping[Dtype, Tolerances] = {
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Quantity:
-    """One array of derivatives.
+    """One array of derivatives, computed in three ways.
 
     Args:
       name: a weight, or ``delta``, the error of the layer's z.
-      by_hand: what the five steps give.
-      by_autodiff: what `jax.grad` gives.
-      slopes: what central differences give, for some entries.
-      scale: the largest derivative by the layer's weights, or by its z; errors are parts of it.
+      by_hand: result of the five steps.
+      by_autodiff: result of `jax.grad`.
+      slopes: central differences for some entries.
+      scale: the largest derivative with respect to the layer's weights, or to its z; errors are
+        relative to it.
     """
 
     name: str
@@ -92,28 +93,28 @@ class Quantity:
 
     @property
     def size(self) -> float:
-        """The array's own largest derivative, which may be far below the layer's."""
+        """The largest derivative in this array, which may be far below the layer's."""
         return float(np.max([np.abs(self.by_hand).max(), np.abs(self.by_autodiff).max()]))
 
     @property
     def error(self) -> float:
         """The largest difference from autodiff."""
-        with np.errstate(invalid="ignore"):  # inf - inf is a NaN, and shown as one
+        with np.errstate(invalid="ignore"):  # inf - inf is NaN, and shown as NaN
             return float(np.abs(self.by_hand - self.by_autodiff).max())
 
     @property
     def to_autodiff(self) -> float:
-        """The largest difference from autodiff, as a part of the scale."""
+        """The largest difference from autodiff, relative to the scale."""
         return self.error / self.scale
 
-    def alike(self, bar: float) -> bool:
-        """Tell whether the error is within a bar relative to the array's own size."""
+    def alike(self, tolerance: float) -> bool:
+        """True if the error is within a tolerance relative to the array's own size."""
         info = np.finfo(self.by_hand.dtype)
-        return self.error <= bar * self.size + float(info.tiny / info.eps)  # underflow
+        return self.error <= tolerance * self.size + float(info.tiny / info.eps)  # underflow
 
     @property
     def to_differences(self) -> float | None:
-        """The largest error beside the differences; None where none could be taken."""
+        """The largest difference from central differences; None if none could be computed."""
         if not self.slopes.entries.size:
             return None
         with np.errstate(invalid="ignore"):
@@ -123,15 +124,15 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCheck:
-    """A layer's derivatives.
+    """The check of one layer's derivatives.
 
     Args:
       node: the layer.
-      quantities: delta, and one for each weight of its own.
-      shares: size of each use's part of the kernel's gradient, where several layers use it.
-      tolerances: what counts as rounding.
-      explained: whether rounding explains errors above a bar. Those of float32 are gone in
-        float64; those of float64 are as much smaller than float32's as it has more digits.
+      quantities: delta, and one quantity for each weight that the layer owns.
+      shares: norm of each layer's contribution to the gradient of a shared kernel.
+      tolerances: largest errors attributed to rounding.
+      explained: True if rounding explains the errors above a tolerance: float32 errors vanish in
+        float64, and float64 errors are smaller than float32's by the ratio of their precisions.
     """
 
     node: Node
@@ -142,28 +143,28 @@ class LayerCheck:
 
     @property
     def to_autodiff(self) -> float:
-        """The largest error beside autodiff."""
+        """The largest difference from autodiff."""
         return _largest(quantity.to_autodiff for quantity in self.quantities)
 
     @property
     def to_differences(self) -> float | None:
-        """The largest error beside the differences; None where none could be taken."""
+        """The largest difference from central differences; None if none could be computed."""
         found = [e for q in self.quantities if (e := q.to_differences) is not None]
         return _largest(found) if found else None
 
     @property
     def taken(self) -> int:
-        """Entries that were compared with differences."""
+        """Number of entries compared with central differences."""
         return sum(q.slopes.entries.size for q in self.quantities)
 
     @property
     def skipped(self) -> int:
-        """Entries that had a kink too near."""
+        """Number of entries skipped because of a nearby kink."""
         return sum(q.slopes.skipped for q in self.quantities)
 
     @property
     def verdict(self) -> Agreement:
-        """Meaning of the errors."""
+        """Interpretation of the errors."""
         return (
             Agreement.OK
             if self.right
@@ -174,42 +175,42 @@ class LayerCheck:
 
     @property
     def near(self) -> bool:
-        """Tell whether the errors are within the tolerances; a NaN never is."""
+        """True if the errors are within the tolerances; NaN never is."""
         differences = self.to_differences
         near = self.to_autodiff <= self.tolerances.autodiff
         return near and (differences is None or differences <= self.tolerances.differences)
 
     @property
     def alike(self) -> bool:
-        """Tell whether each array agrees with autodiff relative to its own size."""
+        """True if each array agrees with autodiff relative to its own size."""
         return all(quantity.alike(self.tolerances.autodiff) for quantity in self.quantities)
 
     @property
     def right(self) -> bool:
-        """Tell whether the errors are within the tolerances.
+        """True if the errors are within the tolerances.
 
-        An array that is far smaller than the layer's largest derivative also has to agree relative
-        to its own size, unless rounding explains that it does not: the terms of a bias before a
-        batch norm cancel, and leave nothing but rounding.
+        An array far smaller than the layer's largest derivative must also agree relative to its
+        own size, unless rounding explains the difference: the terms of a bias before a batch norm
+        cancel and leave only rounding errors.
         """
         return self.near and (self.alike or self.explained)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GradCheck:
-    """What a check found.
+    """Result of a gradient check.
 
     Args:
-      title: of the experiment.
-      dtype: of the gradients by hand and by autodiff.
-      num_images: how many images.
-      tolerances: what counts as rounding.
-      loss: the name of the cost.
-      cost: by hand.
-      cost_by_jax: by the network that is trained.
-      doubtful: units that rounding puts on another side of a kink in one of them.
-      layers: those that were asked for.
-      overflows: values exceed float32's range, and not float64's.
+      title: title of the experiment.
+      dtype: dtype of the gradients by hand and by autodiff.
+      num_images: number of images.
+      tolerances: largest errors attributed to rounding.
+      loss: name of the cost.
+      cost: the cost by hand.
+      cost_by_jax: the cost by the network that is trained.
+      doubtful: number of units that rounding moves across a kink, by hand or in JAX.
+      layers: the layers checked.
+      overflows: True if values exceed float32's range but not float64's.
     """
 
     title: str
@@ -225,22 +226,22 @@ class GradCheck:
 
     @property
     def right(self) -> bool:
-        """Tell whether no layer is wrong."""
+        """True if no layer is wrong."""
         return all(layer.verdict is not Agreement.WRONG for layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Point:
-    """Images and weights, and all derivatives there.
+    """Images and weights, with all derivatives at that point.
 
     Args:
-      network: what the cost depends on.
+      network: the network and its objective.
       x: the images.
-      forward: by hand.
-      gradients: by hand.
-      autodiff: by JAX.
+      forward: z and a, by hand.
+      gradients: derivatives by hand.
+      autodiff: derivatives by JAX.
       exact: the same point in float64, without derivatives.
-      doubtful: units that rounding puts on another side of a kink in one of them.
+      doubtful: number of units that rounding moves across a kink, by hand or in JAX.
     """
 
     network: ReferenceNetwork
@@ -253,19 +254,19 @@ class Point:
 
 
 @pinned()
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # the report names what overflows
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # overflows are reported
 def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> GradCheck:
-    """Backpropagates by hand, and compares.
+    """Compare backpropagation by hand with autodiff and central differences.
 
-    Images are random, biases too; what dropout draws is taken from the network.
+    Images and biases are random; dropout masks are taken from the network.
 
     Args:
       loaded: the experiment.
-      dtype: what is computed in; central differences are in float64 always.
-      layer: only this one; all of them if None.
+      dtype: dtype of the computation; central differences are always in float64.
+      layer: name of the layer to check; all layers if None.
 
     Raises:
-      UsageError: the model is a Python class, there is no such layer, or the loss is not finite.
+      UsageError: the model is a Python class, the layer is unknown, or the loss is not finite.
     """
     plan = require_layer(loaded, layer)
     point = find_point(loaded, plan, dtype)
@@ -291,34 +292,33 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
 
 
 def _require_finite(loaded: Loaded, plan: Plan, point: Point) -> None:
-    """Refuses a loss that is not finite in float64, neither by hand nor by JAX.
+    """Reject a loss that is not finite in float64, by hand as well as in JAX.
 
     Raises:
       UsageError: there are no derivatives to compare.
     """
     if np.isfinite(_in_jax_float64(loaded, plan, point)[1].cost):
-        return  # a mistake by hand
+        return  # only the computation by hand fails: the check reports it
     message = f"{loaded.experiment.name}: the loss at the initial weights is {point.exact.height}"
     remedy = "raise dataset.pixel_scale, or add a batch_norm before it"
     raise UsageError(f"{message}: {_first_not_finite(point.exact)}; {remedy}.")
 
 
 def _first_not_finite(exact: Landscape) -> str:
-    """The first layer whose values overflow, or the part of the cost that does."""
+    """The first layer whose values overflow, or the term of the cost that does."""
     network, forward = exact.network, exact.forward
     for node in network.plan.nodes:
         if not all(np.isfinite(each[node.name]).all() for each in (forward.z, forward.a)):
-            return f"layer '{node.name}' is the first with a value that is not finite"
+            return f"the first non-finite value is in layer '{node.name}'"
         if node not in network.plan.samples:
             continue
         if not np.isfinite(divergence(*forward.read_by(node))).all():
-            at = f"the KL divergence of layer '{node.name}'"
-            return f"{at} is the first value that is not finite"
+            return f"the first non-finite value is the KL divergence of layer '{node.name}'"
     return f"the {network.objective.loss} of layer '{network.plan.output}' overflows"
 
 
 def _overflows(point: Point) -> bool:
-    """Whether float32 overflows where float64 does not: on the way, or in a derivative."""
+    """True if float32 overflows, in a derivative or on the way, where float64 does not."""
     forward = point.exact.forward
     _, found = forward_and_backward(point.exact.network, point.exact.x)
     values = jax.tree.leaves((forward.z, forward.a, found.delta, found.weights))
@@ -333,15 +333,16 @@ def _overflows(point: Point) -> bool:
 
 
 def require_layer(loaded: Loaded, layer: str | None) -> Plan:
-    """The network, if it is one of layers, and has this one.
+    """The network of an experiment, after checking that it has the layer.
 
     Raises:
-      UsageError: otherwise.
+      UsageError: the model is a Python class, or the layer is unknown.
     """
     plan, name = loaded.plan, loaded.experiment.name
     if plan is None:
-        message = f"{name}: '{loaded.experiment.model.python}' is a Python model"
-        raise UsageError(f"{message}, which has no layers to go through; write model.layers.")
+        message = f"{name}: gradient checks need a graph of layers"
+        python = f"'{loaded.experiment.model.python}' is a Python model"
+        raise UsageError(f"{message}, and {python}; write model.layers.")
     names = [node.name for node in plan.nodes]
     if layer is not None and layer not in names:
         message = f"--layer: {name} has no layer '{layer}'{did_you_mean(layer, names)}"
@@ -350,18 +351,18 @@ def require_layer(loaded: Loaded, layer: str | None) -> Plan:
 
 
 def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
-    """A random point where rounding decides no unit's side of its kink.
+    """A random point where rounding moves no unit across a kink.
 
-    Of some points, the first such one, or the one with the fewest such units.
+    The first such point of a few attempts, otherwise the one with the fewest such units.
 
     Args:
       loaded: the experiment.
       plan: its network.
-      dtype: what is computed in.
+      dtype: dtype of the computation.
     """
     points: list[Point] = []
     seed, loss = loaded.experiment.seeds[0], loss_name(loaded.experiment)
-    # On the CPU products are as exact as their dtype, which they need not be on a GPU.
+    # On CPUs, products have the full precision of their dtype; on GPUs they may not.
     with jax.enable_x64(dtype == "float64"), jax.default_device(pick_devices("cpu")[0]):
         reference = Reference(plan, objective(loaded.experiment), seed)
         draws = reference.draws(NUM_IMAGES, dtype)
@@ -377,7 +378,7 @@ def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
 def _weights(
     initial: Mapping[str, Mapping[str, Array]], rng: np.random.Generator, dtype: Dtype
 ) -> dict[str, dict[str, Array]]:
-    """Kernels as a run begins with them; biases and scales are moved from where they begin."""
+    """Initial kernels of a run; biases and scales are perturbed."""
     return {
         layer: {
             name: (value + (name != "kernel") * SPREAD * rng.normal(size=value.shape)).astype(dtype)
@@ -390,7 +391,7 @@ def _weights(
 def _images(
     loaded: Loaded, plan: Plan, rng: np.random.Generator, dtype: Dtype
 ) -> tuple[Array, Array]:
-    """Random images; labels, or the images themselves, as targets."""
+    """Random images, with random labels or the images themselves as targets."""
     brightest = 255 / loaded.experiment.dataset.pixel_scale
     x = (brightest * rng.random((NUM_IMAGES, *plan.input_shape))).astype(dtype)
     if loaded.experiment.task is Task.CLASSIFY:
@@ -430,12 +431,12 @@ def _converted(network: ReferenceNetwork, x: Array, dtype: Dtype) -> tuple[Refer
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """Derivatives at the point, or at one whose weights and images differ in their last digits.
+    """Derivatives at the point, or at a nearby point that differs in the last digits.
 
     Args:
-      by_hand: in float32.
-      autodiff: in float32.
-      exact: by hand in float64.
+      by_hand: derivatives by hand in float32.
+      autodiff: derivatives by JAX in float32.
+      exact: derivatives by hand in float64.
     """
 
     by_hand: Gradients
@@ -448,20 +449,20 @@ class Wide:
     """Derivatives in float64 at a point.
 
     Args:
-      gradients: by hand.
-      beside: by hand, with every unit on the side of its kink where JAX has it.
-      autodiff: by JAX.
-      probes: at the point, and nearby.
+      gradients: derivatives by hand.
+      same_side: derivatives by hand, with every unit on the same side of its kink as in JAX.
+      autodiff: derivatives by JAX.
+      probes: derivatives at the point and nearby.
     """
 
     gradients: Gradients
-    beside: Gradients
+    same_side: Gradients
     autodiff: Derivatives
     probes: tuple[Probe, ...]
 
 
 def _widened(loaded: Loaded, plan: Plan, point: Point) -> Wide:
-    """All derivatives at the point in float64, the random numbers too."""
+    """All derivatives at the point in float64, with random numbers drawn in float64."""
     seed, rng, x = loaded.experiment.seeds[0], np.random.default_rng(0), point.exact.x
     network, autodiff = _in_jax_float64(loaded, plan, point)
     with jax.default_device(jax.devices("cpu")[0]):
@@ -470,7 +471,8 @@ def _widened(loaded: Loaded, plan: Plan, point: Point) -> Wide:
             point.gradients, point.autodiff, forward_and_backward(point.exact.network, x)[1]
         )
         probes = (first, *(_probe(point, narrow, rng) for _ in range(PROBES)))
-    return Wide(forward_and_backward(network, x)[1], _beside(network, autodiff), autodiff, probes)
+    by_hand = forward_and_backward(network, x)[1]
+    return Wide(by_hand, _on_same_side(network, autodiff), autodiff, probes)
 
 
 def _in_jax_float64(
@@ -485,17 +487,17 @@ def _in_jax_float64(
         return network, reference.derivatives(network.weights, point.exact.x, targets)
 
 
-def _beside(network: ReferenceNetwork, autodiff: Derivatives) -> Gradients:
+def _on_same_side(network: ReferenceNetwork, autodiff: Derivatives) -> Gradients:
     """Derivatives by hand from the z and a that JAX has computed.
 
-    At a kink either side's derivative is right; here it is the same one.
+    At a kink the derivative of either side is right; this one uses JAX's side.
     """
     forward = autodiff.forward
     return gradients(network, forward, backpropagate(network, forward))
 
 
 def _probe(point: Point, reference: Reference, rng: np.random.Generator) -> Probe:
-    """At a random point nearby; targets stay, which moves no error by more."""
+    """Derivatives at a random nearby point, with the same targets."""
 
     def moved(value: Array) -> Array:
         factor = 1 + 4 * np.finfo(np.float32).eps * rng.normal(size=value.shape)
@@ -513,32 +515,31 @@ Explain = Callable[[LayerCheck, Quantity], bool]
 
 
 def _explained(layer: LayerCheck, explain: Explain) -> LayerCheck:
-    """A layer, with rounding's part in its errors, if one is above a bar."""
+    """The layer with `explained` set, if an error is above a tolerance."""
     if layer.near and layer.alike:
         return layer
     return replace(layer, explained=all(explain(layer, each) for each in layer.quantities))
 
 
 def _in_float32(loaded: Loaded, plan: Plan, point: Point) -> Explain:
-    """A test of whether rounding explains what disagrees in float32.
+    """A function that decides whether rounding explains a disagreement in float32.
 
-    It does where the derivatives agree in float64, and the errors of float32 are no larger than
-    those of operations that round at random, or change as much as they are large from one point
-    to the next, which a mistake's do not (Vignes 1993, "A stochastic arithmetic for reliable
-    scientific computation"), or come from units that rounding puts on another side of a kink,
-    or from values beyond float32's range.
+    It does if the derivatives agree in float64, and the errors of float32 are no larger than with
+    random rounding, or vary from point to point as much as they are large, which those of a bug
+    do not (Vignes 1993, "A stochastic arithmetic for reliable scientific computation"), or come
+    from units that rounding moves across a kink, or from values beyond float32's range.
     """
     overflows = _overflows(point)
     wide, expected = _widened(loaded, plan, point), _expected(point.exact)
-    beside = _beside(point.network, point.autodiff)
+    moved_back = _on_same_side(point.network, point.autodiff)
 
     def explain(layer: LayerCheck, quantity: Quantity) -> bool:
         at = layer.node.name, quantity.name
         exact = replace(
-            quantity, by_hand=_of(wide.beside, *at), by_autodiff=_of(wide.autodiff, *at)
+            quantity, by_hand=_of(wide.same_side, *at), by_autodiff=_of(wide.autodiff, *at)
         )
         own = replace(exact, by_hand=_of(wide.gradients, *at))
-        same_side = replace(quantity, by_hand=_of(beside, *at))
+        same_side = replace(quantity, by_hand=_of(moved_back, *at))
         lost = _left(quantity.error, expected(*at))
         return (
             (exact.alike(TOLERANCES["float64"].autodiff) or exact.error <= lost)
@@ -557,16 +558,16 @@ def _in_float32(loaded: Loaded, plan: Plan, point: Point) -> Explain:
 
 
 def _left(error: float, expected: float) -> float:
-    """The largest error of float64, from float32's, unless that overflows, and the expected one."""
+    """Largest float64 error explained by the error in float32 and by the expected one."""
     return max(WIDER * expected, SHRUNK * error if np.isfinite(error) else 0.0)
 
 
-def _within(quantity: Quantity, bar: float, expected: float) -> bool:
-    return quantity.alike(bar) or quantity.error <= MARGIN * expected
+def _within(quantity: Quantity, tolerance: float, expected: float) -> bool:
+    return quantity.alike(tolerance) or quantity.error <= MARGIN * expected
 
 
 def _is_rounding(layer: LayerCheck, quantity: Quantity, wide: Wide, expected: float) -> bool:
-    """Whether the errors of both float32 derivatives are rounding's, or within the bar."""
+    """True if the errors of both float32 derivatives look random, or are within the tolerance."""
     name, key = layer.node.name, quantity.name
     within = layer.tolerances.autodiff * quantity.size
     exact = [_of(probe.exact, name, key) for probe in wide.probes]
@@ -582,14 +583,14 @@ def _is_rounding(layer: LayerCheck, quantity: Quantity, wide: Wide, expected: fl
 
 
 def _in_float64(point: Point) -> Explain:
-    """A test of whether rounding explains what disagrees in float64.
+    """A function that decides whether rounding explains a disagreement in float64.
 
-    Where much cancels, float64 loses as many digits as float32 does at the same point, so the
-    tolerances grow with the error of float32. A mistake is in both of its derivatives, and is none
-    of it.
+    With cancellation, float64 loses as many digits as float32 does at the same point, so the
+    tolerances grow with the error of float32. That error compares two derivatives by hand, so a
+    bug in them does not enlarge it.
     """
     lost, expected = _lost_in_float32(point), _expected(point.exact)
-    beside = _beside(point.network, point.autodiff)
+    moved_back = _on_same_side(point.network, point.autodiff)
 
     def explain(layer: LayerCheck, quantity: Quantity) -> bool:
         at = layer.node.name, quantity.name
@@ -598,7 +599,7 @@ def _in_float64(point: Point) -> Explain:
         if not np.isfinite(error):
             return False
         factor = max(1.0, error / quantity.scale / layer.tolerances.autodiff)
-        same_side = replace(quantity, by_hand=_of(beside, *at))
+        same_side = replace(quantity, by_hand=_of(moved_back, *at))
         near = same_side.alike(layer.tolerances.autodiff) or same_side.error <= error
         return near and (quantity.to_differences or 0.0) <= factor * layer.tolerances.differences
 
@@ -606,14 +607,14 @@ def _in_float64(point: Point) -> Explain:
 
 
 def _lost_in_float32(point: Point) -> tuple[Gradients, Gradients]:
-    """The derivatives by hand in float32, and in float64 of the same rounded weights and images."""
+    """Derivatives by hand in float32, and in float64 at the same rounded weights and images."""
     narrow = _converted(point.network, point.x, "float32")
     exact = _converted(*narrow, "float64")
     return forward_and_backward(*narrow)[1], forward_and_backward(*exact)[1]
 
 
 def _expected(exact: Landscape) -> Callable[[str, str], float]:
-    """The largest error that rounding in float32 is expected to make, of a layer's array."""
+    """A function from (layer, name) to the largest expected float32 rounding error."""
     right = forward_and_backward(exact.network, exact.x)[1]
     rough = [perturbed(exact.network, exact.x, seed)[1] for seed in range(PROBES)]
 
@@ -641,9 +642,9 @@ def _check_layer(node: Node, point: Point, dtype: Dtype) -> LayerCheck:
 def _quantities(
     layer: str, pairs: Mapping[str, tuple[Array, Array]], exact: Landscape
 ) -> Iterator[Quantity]:
-    """Arrays of one scale, by hand and by autodiff, with their slopes."""
+    """Quantities with a common scale, with their central differences."""
     largest = [float(np.abs(array).max()) for pair in pairs.values() for array in pair]
-    if not np.isfinite(largest).all():  # float32 overflows, and float64 tells the scale
+    if not np.isfinite(largest).all():  # float32 overflows: take the scale from float64
         right = forward_and_backward(exact.network, exact.x)[1]
         largest = [float(np.abs(_of(right, layer, name)).max()) for name in pairs]
     scale = max([*largest, NOTHING * abs(exact.height), float(np.finfo(float).tiny)])
@@ -653,5 +654,5 @@ def _quantities(
 
 
 def _largest(errors: Iterable[float]) -> float:
-    """NumPy's, which lets no NaN pass unseen."""
+    """The maximum, which is NaN if any error is NaN (unlike Python's `max`)."""
     return float(np.max(list(errors)))

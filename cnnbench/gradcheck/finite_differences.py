@@ -1,9 +1,8 @@
-"""Slopes of the cost by central differences, with no step across a kink.
+"""Slopes of the cost by central differences that do not cross a kink.
 
-A network with relu and max pooling is smooth only in pieces. A step that ends on another piece
-gives a slope between the two, which says nothing about either. So every step is shortened until
-all units are on the same side of their kinks at its ends as without it; an entry for which none
-is short enough is left out, and counted.
+A network with relu and max pooling is only piecewise smooth. A step into another piece gives a
+slope between the two, which matches neither. So each step is reduced until all units stay on the
+same side of their kinks; entries for which no step is small enough are skipped and counted.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,21 +22,21 @@ from cnnbench.gradcheck.backprop import (
 from cnnbench.gradcheck.roundoff import perturbed
 from cnnbench.system.arrays import Array
 
-DELTA = "delta"  # the error of a layer's z, beside the names of its weights
+DELTA = "delta"  # the error of a layer's z; the other names are weights
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
-MOST = 32  # an array of more entries is sampled
+MOST = 32  # larger arrays are sampled
 SAMPLE = 8
-_CURVED = 1e-4  # of the layer's largest slope; the rest of the error is of its square
+_CURVED = 1e-4  # largest curvature error relative to the slope; extrapolation squares it
 
 
 @dataclass(frozen=True, slots=True)
 class Slopes:
-    """What the differences say of an array.
+    """Central differences for some entries of an array.
 
     Args:
-      entries: numbers of the entries that were looked at, in the flat array.
-      values: the slope of the cost along each.
-      skipped: how many others had a kink too near for any step.
+      entries: indices of the entries in the flat array.
+      values: slope of the cost along each entry.
+      skipped: number of further entries with a kink too near for any step.
     """
 
     entries: Array
@@ -47,13 +46,13 @@ class Slopes:
 
 @dataclass(frozen=True, eq=False)  # arrays have no single truth value
 class Landscape:
-    """The cost around a point, in float64; its slope by a z is delta, equation (1).
+    """The cost around a point, in float64; its slope with respect to z is delta, equation (1).
 
     Args:
-      network: what the cost depends on.
+      network: the network and its objective.
       x: images, (n, height, width, channels).
       forward: z and a at the point.
-      accuracy: how exact a slope has to be, in parts of the largest.
+      accuracy: required accuracy of a slope, relative to the largest slope.
     """
 
     network: ReferenceNetwork
@@ -63,7 +62,7 @@ class Landscape:
 
     @cached_property
     def home(self) -> dict[str, Array]:
-        """Sides of the kinks at the point."""
+        """Sides of all kinks at the point."""
         return sides(self.network, self.forward)
 
     @cached_property
@@ -73,19 +72,19 @@ class Landscape:
 
     @cached_property
     def digit(self) -> float:
-        """How far rounding may move the cost, which ill-conditioned networks amplify."""
+        """Rounding error of the cost, which ill-conditioned networks amplify."""
         rough = cost(self.network, perturbed(self.network, self.x, 0)[0])
         narrow = abs(rough - self.height) * np.finfo(np.float64).eps / np.finfo(np.float32).eps
         return max(np.finfo(np.float64).eps * abs(self.height), float(narrow))
 
     def slopes(self, layer: str, name: str, like: Array, scale: float) -> Slopes:
-        """Slopes by some entries of an array.
+        """Slopes along selected entries of an array.
 
         Args:
-          layer: whose it is.
-          name: a weight, or `DELTA` for z.
-          like: its gradient, to know its shape and where it is zero.
-          scale: the largest slope that is expected.
+          layer: name of the layer.
+          name: name of a weight, or `DELTA` for z.
+          like: the array's gradient, which gives its shape and its zeros.
+          scale: largest expected slope.
         """
         found, skipped = [], 0
         for entry in chosen(like):
@@ -100,7 +99,7 @@ class Landscape:
     def _along(
         self, layer: str, name: str, shape: tuple[int, ...], entry: int
     ) -> Callable[[float], float | None]:
-        """The cost at some distance along one entry; None on another side of a kink."""
+        """The cost as a function of the distance along one entry; None across a kink."""
 
         def at(distance: float) -> float | None:
             change = np.zeros(shape)
@@ -117,7 +116,7 @@ class Landscape:
         return at
 
     def _slope(self, at: Callable[[float], float | None], scale: float) -> float | None:
-        """By the largest step that crosses no kink and is short for the cost's curvature."""
+        """Slope by the largest step that crosses no kink and is small for the curvature."""
         for step in self._steps(scale):
             ends: list[float] = []
             for distance in (2 * step, -2 * step, step, -step):
@@ -129,16 +128,16 @@ class Landscape:
                 continue
             near, far = (ends[2] - ends[3]) / (2 * step), (ends[0] - ends[1]) / (4 * step)
             if abs(near - far) <= _CURVED * scale:
-                return (4 * near - far) / 3  # Richardson: the cubic term is gone
+                return (4 * near - far) / 3  # Richardson extrapolation removes the cubic term
         return None
 
     def _steps(self, scale: float) -> Iterator[float]:
-        """Steps that are long enough for the cost's last digit not to matter."""
+        """Steps large enough for the rounding error of the cost to be negligible."""
         return (step for step in STEPS if 4 * self.digit / step <= self.accuracy * scale)
 
 
 def chosen(like: Array) -> Array:
-    """Entries to look at: all of a small array, else a sample, half of it where it is not zero."""
+    """Entries to check: all of a small array, otherwise a sample, half of it nonzero."""
     if like.size <= MOST:
         return np.arange(like.size)
     rng = np.random.default_rng(like.size)

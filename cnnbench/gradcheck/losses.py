@@ -1,6 +1,6 @@
-"""The cost C of the post in NumPy, and its gradient: what the output's error begins with.
+"""The cost C of the post and its gradient, in NumPy.
 
-`training.losses` and `nn.noise` have the same in JAX, on purpose: each is the other's oracle.
+Deliberately duplicates `training.losses` and `nn.noise` (in JAX), as an independent oracle.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from cnnbench.layers.noise import unit_divergence
 from cnnbench.spec.experiment import Loss
 from cnnbench.system.arrays import Array
 
-_CLIP = 1e-7  # as in `losses`: a probability's logarithm stays finite
+_CLIP = 1e-7  # as in `training.losses`: keeps the logarithm of a probability finite
 
 
 def divergence(mean: Array, log_variance: Array) -> Array:
-    """Equation (19): of normal codes from the standard normal distribution, in nats (n,).
+    """Equation (19): KL divergence of Gaussian codes from the standard normal, in nats, (n,).
 
     >>> divergence(np.array([[0.0, 2.0]]), np.zeros((1, 2))).tolist()
     [2.0]
@@ -27,33 +27,33 @@ def divergence(mean: Array, log_variance: Array) -> Array:
 
 
 def divergence_gradient(mean: Array, log_variance: Array) -> tuple[Array, Array]:
-    """The derivatives of (19) by both: the mean, and half of what the variance has above 1."""
+    """The derivatives of (19): ``mean`` and ``(variance - 1) / 2``."""
     return mean, np.expm1(log_variance) / 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Objective:
-    """The mean of a loss over images.
+    """A loss averaged over images.
 
     Args:
-      loss: its name.
-      targets: labels (n,) for cross_entropy, else images like the outputs.
+      loss: name of the loss.
+      targets: labels (n,) for cross_entropy, otherwise images like the outputs.
     """
 
     loss: Loss
     targets: Array
 
     def weight(self, kl_weight: float, outputs: Array) -> float:
-        """What an image's divergence is multiplied by: losses of images are means of values."""
+        """Factor of an image's divergence, given that image losses are means over values."""
         values = 1 if self.loss == "cross_entropy" else outputs[0].size
         return kl_weight / values / len(outputs)
 
     def value(self, outputs: Array) -> float:
-        """The cost C of outputs (n, ...), without divergences."""
+        """The cost C of the outputs (n, ...), without divergences."""
         match self.loss:
             case "cross_entropy":
                 chosen = log_softmax(outputs)[np.arange(len(outputs)), self.targets]
-                return 0.0 - float(np.mean(chosen))  # a perfect answer costs 0.0, not -0.0
+                return 0.0 - float(np.mean(chosen))  # perfect outputs cost 0.0, not -0.0
             case "mse":
                 return float(np.mean((outputs - self.targets) ** 2))
             case "mae":
@@ -65,13 +65,13 @@ class Objective:
                 assert_never(self.loss)
 
     def gradient(self, outputs: Array) -> Array:
-        """The derivative of C by each output: nabla_a C of step 3."""
+        """The derivative of C with respect to each output: nabla_a C of step 3."""
         match self.loss:
             case "cross_entropy":
-                # The softmax is no function of single values: its whole derivative is here.
-                shares = softmax(outputs)
-                shares[np.arange(len(outputs)), self.targets] -= 1
-                return np.asarray(shares / len(outputs))
+                # Softmax is not elementwise, so its derivative is included here.
+                errors = softmax(outputs)
+                errors[np.arange(len(outputs)), self.targets] -= 1
+                return np.asarray(errors / len(outputs))
             case "mse":
                 return 2 * (outputs - self.targets) / outputs.size
             case "mae":
@@ -84,7 +84,7 @@ class Objective:
                 assert_never(self.loss)
 
     def side(self, outputs: Array) -> Array:
-        """On which side of the loss's kinks each output is."""
+        """Side of the loss's kinks on which each output lies."""
         match self.loss:
             case "cross_entropy" | "mse":
                 return np.zeros(0)

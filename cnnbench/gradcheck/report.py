@@ -1,4 +1,4 @@
-"""Agreement of gradients as tables for a terminal, and as JSON."""
+"""Gradient checks as terminal tables and as JSON."""
 
 import json
 from collections.abc import Iterator
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 
 def gradcheck_table(check: GradCheck, *, close: bool = False) -> "Group":
-    """The errors of each layer, with what they are measured by.
+    """Table of the errors of each layer, with notes and the verdict.
 
     Args:
-      check: what was found.
-      close: also each array of the layers, and where it is farthest from the others.
+      check: the result of a check.
+      close: also list each array of the layers, and its entries with the largest errors.
     """
     from rich.console import Group
     from rich.text import Text
 
-    title = f"{check.title}: backpropagation by hand in {check.dtype}, {check.num_images} images"
+    title = f"{check.title}: backpropagation by hand ({check.dtype}, {check.num_images} images)"
     parts: list[Any] = [Text(title, style="table.title"), WrappedTable(_layers(check))]
     if close:
         parts += [WrappedTable(_arrays(layer)) for layer in check.layers]
         lines = [line for layer in check.layers for line in (*_farthest(layer), *_shares(layer))]
-        parts.append(Text("\n".join(["Largest differences:", *lines, ""])))
+        parts.append(Text("\n".join(["Largest errors:", *lines, ""])))
     notes = "\n".join(_notes(check))
     return Group(*parts, Text(f"{notes}\n", style="dim"), Text(_verdict(check)))
 
 
 def _layers(check: GradCheck) -> "Table":
     table, kinks = _table("Layer", "Operation"), any(layer.skipped for layer in check.layers)
-    for header in ("To jax.grad", "To differences", "Entries", *["Kinks"] * kinks):
+    for header in ("vs. jax.grad", "vs. differences", "Entries", *["Kinks"] * kinks):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("Verdict", no_wrap=True)
     for layer in check.layers:
@@ -57,7 +57,7 @@ def _layers(check: GradCheck) -> "Table":
 
 def _arrays(layer: LayerCheck) -> "Table":
     table = _table(layer.node.name, "Shape")
-    for header in ("Largest", "To jax.grad", "To differences", "Entries", "Kinks"):
+    for header in ("Largest", "vs. jax.grad", "vs. differences", "Entries", "Kinks"):
         table.add_column(header, justify="right", no_wrap=True)
     for quantity in layer.quantities:
         table.add_row(
@@ -84,7 +84,7 @@ def _table(*headers: str) -> "Table":
 
 
 def _farthest(layer: LayerCheck) -> Iterator[str]:
-    """The entries that are farthest from the others, with their values."""
+    """The entries with the largest errors, with their values."""
     for quantity in layer.quantities:
         by_hand, entries = quantity.by_hand, quantity.slopes.entries
         at = int(np.argmax(np.abs(by_hand - quantity.by_autodiff)))
@@ -104,7 +104,7 @@ def _values(quantity: Quantity, at: int, name: str, other: float) -> str:
 def _shares(layer: LayerCheck) -> Iterator[str]:
     if layer.shares:
         parts = ", ".join(f"{user} {size:.3g}" for user, size in layer.shares.items())
-        yield f"The kernel's gradient is the sum over the layers that use it; norms: {parts}."
+        yield f"The kernel is shared: its gradient is the sum over these layers; norms: {parts}."
 
 
 def _notes(check: GradCheck) -> Iterator[str]:
@@ -112,23 +112,23 @@ def _notes(check: GradCheck) -> Iterator[str]:
     yield f"Cost ({check.loss}): {check.cost:.6g}; JAX's differs by {gap:.1e}."
     yield (
         "Errors are relative to the layer's largest derivative. Tolerances:"
-        f" {check.tolerances.autodiff:.0e} to jax.grad,"
-        f" {check.tolerances.differences:.0e} to central"
+        f" {check.tolerances.autodiff:.0e} vs. jax.grad,"
+        f" {check.tolerances.differences:.0e} vs. central"
         " differences, which are always in float64."
     )
     yield (
-        "Entries: how many derivatives were compared with central differences; jax.grad is"
-        " compared on all of them."
+        "Entries: number of derivatives compared with central differences; all derivatives are"
+        " compared with jax.grad."
     )
     if any(layer.skipped for layer in check.layers):
         yield (
             "Kinks: entries without a central difference, because every step crosses a kink or"
-            " is too short for float64."
+            " is too small for float64."
         )
     if any(layer.to_differences is None for layer in check.layers):
-        yield f"{MISSING}: no central difference could be computed; the verdict rests on jax.grad."
+        yield f"{MISSING}: no central difference could be computed; only jax.grad was compared."
     if check.doubtful:
-        hint = "use --float64" if check.dtype == "float32" else "try another seed, as in seeds=[1]"
+        hint = "use --float64" if check.dtype == "float32" else "try another seed, e.g. seeds=[1]"
         units = f"{check.doubtful} unit{'s' * (check.doubtful > 1)}"
         yield (
             f"Rounding moves {units} across a kink, so errors may be large;"
@@ -145,9 +145,11 @@ def _verdict(check: GradCheck) -> str:
         return f"The gradients disagree in {wrong}."
     short = found[Agreement.IMPRECISE]
     if short and check.dtype == "float64":
-        return f"The gradients agree within rounding; float64 has too few digits for {short}."
+        return (
+            f"The gradients agree within rounding error; float64 is not precise enough for {short}."
+        )
     if short:
-        lacks = "too small a range" if check.overflows else "too few digits"
+        lacks = "too small a range" if check.overflows else "too little precision"
         return (
             f"The gradients agree in float64; float32 has {lacks} for {short}."
             " Run with --float64 to confirm."
@@ -160,7 +162,7 @@ def _error(value: float | None) -> str:
 
 
 def gradcheck_json(checks: list[GradCheck]) -> str:
-    """Everything, unrounded."""
+    """All results, unrounded, as JSON."""
     return json.dumps([_plain(check) for check in checks], indent=2, allow_nan=True) + "\n"
 
 

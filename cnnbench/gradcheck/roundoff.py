@@ -1,9 +1,9 @@
-"""Rounding errors of backpropagation in float32, estimated from random perturbations.
+"""Rounding errors of backpropagation in float32, estimated by Monte Carlo arithmetic.
 
-Every operation's inputs and results are perturbed at random by as much as float32 rounds them,
-in float64. How far the derivatives move tells how badly conditioned they are, also where float32
-gives the same wrong digits at every point nearby: 1 - p of a saturated sigmoid is exactly zero,
-say (Parker 1997, "Monte Carlo arithmetic").
+The inputs and results of every operation are perturbed at random, in float64, by as much as
+float32 rounds them. The change of the derivatives measures how ill-conditioned they are, even
+where float32 gives the same wrong digits at every nearby point, such as the exact zero of 1 - p
+for a saturated sigmoid (Parker 1997, "Monte Carlo arithmetic").
 """
 
 from dataclasses import dataclass
@@ -18,21 +18,21 @@ from cnnbench.layers.base import Rule
 from cnnbench.system.arrays import Array
 
 UNIT = float(np.finfo(np.float32).eps) / 2
-EXACT = frozenset({"linear", "relu", "leaky_relu"})  # slopes that are not rounded
+EXACT = frozenset({"linear", "relu", "leaky_relu"})  # activations with exact slopes
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class _Perturbed(ReferenceNetwork):
-    """A network whose operations round at random.
+    """A network whose operations have random rounding errors.
 
     Args:
-      rng: of the errors.
+      rng: generator of the errors.
     """
 
     rng: np.random.Generator
 
     def rule(self, node: Node) -> Rule:
-        """The layer's own, perturbed; one with kinks picks values, which rounds nothing."""
+        """The layer's perturbed rule; rules with kinks select values and do not round."""
         rule = ReferenceNetwork.rule(self, node)
         if rule.side is not None:
             return rule
@@ -52,7 +52,7 @@ class _Perturbed(ReferenceNetwork):
         )
 
     def slope(self, node: Node, z: Array) -> Array:
-        """Perturbed by as much as 1 is rounded, from which a slope is subtracted."""
+        """Slope with the rounding error of 1, from which it is computed by subtraction."""
         slope = ReferenceNetwork.slope(self, node, z)
         exact = activation_of(node.op) in EXACT
         return slope if exact else slope + UNIT * self.rng.normal(size=z.shape)
@@ -60,16 +60,16 @@ class _Perturbed(ReferenceNetwork):
 
 @dataclass(frozen=True, slots=True)
 class _PerturbedObjective(Objective):
-    """A cost whose gradient is rounded at random.
+    """A cost whose gradient has random rounding errors.
 
     Args:
-      rng: of the errors.
+      rng: generator of the errors.
     """
 
     rng: np.random.Generator
 
     def gradient(self, outputs: Array) -> Array:
-        """Of softmax, by as much as the shares are rounded, from which 1 is subtracted."""
+        """Perturbed gradient; for softmax with the absolute error of ``p - 1``."""
         gradient = Objective.gradient(self, relative(self.rng, outputs))
         if self.loss != "cross_entropy":
             return relative(self.rng, gradient)
@@ -77,17 +77,17 @@ class _PerturbedObjective(Objective):
 
 
 def relative(rng: np.random.Generator, value: Array) -> Array:
-    """An array whose values are each changed by a random part, about float32's rounding."""
+    """The array with a random relative error of float32's unit roundoff on each value."""
     return np.asarray(value * (1 + UNIT * rng.normal(size=value.shape)))
 
 
 def perturbed(network: ReferenceNetwork, x: Array, seed: int) -> tuple[Forward, Gradients]:
-    """All five steps in float64 of a network that rounds at random, as float32 would.
+    """All five steps in float64 with random rounding errors of the size of float32's.
 
     Args:
-      network: in float64.
+      network: the network, in float64.
       x: images, (n, height, width, channels), in float64.
-      seed: of the errors.
+      seed: seed of the errors.
     """
     rng = np.random.default_rng(seed)
     weights = {

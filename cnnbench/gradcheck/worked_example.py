@@ -1,7 +1,7 @@
-"""One small convolution forward and back, printed: the post's five steps with numbers.
+"""Worked example: the post's five steps for one small convolution, with numbers.
 
-Two layers of one channel, kernels of 2x2, relu between them; whole numbers, so that everything
-can be checked with a pencil. The functions are those that `gradcheck` uses.
+Two layers of one channel, kernels of 2x2, relu between them; integers, so that everything
+can be checked by hand. It uses the same functions as the gradient check.
 """
 
 from collections.abc import Iterator
@@ -23,21 +23,21 @@ A1 = np.array([[1.0, 0, 3, 3], [1, 2, 0, 2], [3, 1, 0, 0], [1, 1, 2, 3]])
 W2, B2 = np.array([[1.0, -1], [2, 0]]), -2.0
 W3 = np.array([[1.0, 2], [-1, 3]])
 Y = np.array([[2.0, -1], [11, 6]])
-STEP = 2**-10  # exact in binary, and short enough to cross no kink
+STEP = 2**-10  # exact in binary, and small enough not to cross a kink
 
 
 def worked_convolution() -> str:
-    """The example as text of less than 80 columns."""
+    """The example as text, less than 80 columns wide."""
     return "\n".join([*_forward(), *_backward(), *_weights(), *_rotations()]) + "\n"
 
 
 def _forward() -> Iterator[str]:
     z2, a2, z3 = _pass()
     yield "One small convolution by hand: an image, two kernels of 2x2, relu between them."
-    yield "Equations are numbered as in docs/explanation/gradient.md. A kernel lies over"
-    yield "an image as it stands, as in JAX, PyTorch and Keras; the post's * turns it, so"
-    yield "that its w3 is ROT180 of this one. C = 1/2 sum (z3 - y)^2; differences take"
-    yield "steps of 1/1024."
+    yield 'Equations are numbered as in docs/explanation/gradient.md. "w over a" is'
+    yield "cross-correlation, as in JAX, PyTorch and Keras; the post's convolution * flips"
+    yield "the kernel, so its w3 is ROT180 of this one. C = 1/2 sum (z3 - y)^2;"
+    yield "differences take steps of 1/1024."
     yield ""
     yield "Steps 1 and 2, feedforward: z2 = w2 over a1 + b2 (4), a2 = relu(z2) (3)"
     yield from _beside({"a1": A1, "w2, b2 = -2": W2, "z2": z2, "a2": a2})
@@ -52,17 +52,17 @@ def _backward() -> Iterator[str]:
     d3 = z3 - Y
     back = _full(d3, W3)
     yield "Step 3, output error: delta3 = dC/dz3 = z3 - y (S3)"
-    yield "Step 4, the error flows back: delta2 = (ROT180(w3) over delta3) x relu'(z2) (9)"
-    yield from _beside({"delta3, zeros around": np.pad(d3, 1), "ROT180(w3)": rot180(W3)})
+    yield "Step 4, backpropagation: delta2 = (ROT180(w3) over delta3) x relu'(z2) (9)"
+    yield from _beside({"delta3, zero-padded": np.pad(d3, 1), "ROT180(w3)": rot180(W3)})
     yield from _beside(
         {"full convolution": back, "relu'(z2)": sigma_prime("relu", z2), "delta2": _delta2()}
     )
-    yield "On fingers: z2[1,1] is under a tap of w3 in all four z3, so its error is"
+    yield "Written out: z2[1,1] contributes to all four z3, so its error is"
     terms = [f"{_n(d3[x, y])} x {_n(W3[1 - x, 1 - y])}" for x, y in np.ndindex(2, 2)]
     yield f"  {' + '.join(terms)} = {_n(back[1, 1])}, and relu'(z2[1,1]) = {int(z2[1, 1] > 0)}"
     slopes = np.array([[_slope_of_z2(x, y) for y in range(3)] for x in range(3)])
     yield ""
-    yield "Each z2 moved up and down: what the cost does; and delta2 without ROT180:"
+    yield "Check: central differences of the cost by each z2; and delta2 without ROT180:"
     unrotated = _full(d3, rot180(W3)) * sigma_prime("relu", z2)
     yield from _beside({"by differences": slopes, "delta2": _delta2(), "not rotated": unrotated})
 
@@ -71,8 +71,8 @@ def _weights() -> Iterator[str]:
     _, a2, z3 = _pass()
     d3, d2 = z3 - Y, _delta2()
     g3, g2 = _gradient(a2, d3), _gradient(A1, d2)
-    yield "Step 5, gradients: each tap meets each error with the pixel it stood on (11);"
-    yield "a bias that all places share takes the sum of their errors (12)"
+    yield "Step 5, gradients: each weight sums its inputs times their errors (11);"
+    yield "the gradient of a shared bias is the sum of all errors (12)"
     yield from _beside({"dC/dw3": g3, "dC/dw2": g2, "w2 by differences": _slopes_of_w2()})
     yield from _fingers("dC/dw3[0,0]", d3, a2[:2, :2], g3[0, 0], "")
     bias = (_cost(b2=B2 + STEP) - _cost(b2=B2 - STEP)) / (2 * STEP)
@@ -84,9 +84,9 @@ def _rotations() -> Iterator[str]:
     d3 = z3 - Y
     flipped = convolve_valid(sigma("relu", rot180(z2)), d3)
     yield ""
-    yield "The post's last formula, delta * sigma(ROT180(z)): sigma acts value by value, so"
-    yield "rotating z inside it is rotating a. As a convolution (which flips) over valid"
-    yield "places, it gives the gradient of the post's flipped kernel: ROT180 of dC/dw3."
+    yield "The post's last formula, delta * sigma(ROT180(z)): sigma is elementwise, so"
+    yield "rotating z is the same as rotating a. As a valid convolution (which flips), it"
+    yield "gives the gradient of the post's flipped kernel: ROT180 of dC/dw3."
     yield from _beside(
         {
             "sigma(ROT180(z2))": sigma("relu", rot180(z2)),
@@ -98,7 +98,7 @@ def _rotations() -> Iterator[str]:
 
 
 def convolve_valid(a: Array, w: Array) -> Array:
-    """The post's own convolution, which flips: sum of w[p, q] a[x - p, y - q], where all are.
+    """The post's valid convolution, which flips the kernel: sum of w[p, q] a[x - p, y - q].
 
     >>> convolve_valid(np.array([[1.0, 2, 4]]), np.array([[1.0, 10]])).tolist()
     [[12.0, 24.0]]
@@ -158,7 +158,7 @@ def _image(a: Array) -> Array:
 
 
 def _beside(arrays: dict[str, Array]) -> Iterator[str]:
-    """Matrices beside each other, each below its name, with an empty line before and after."""
+    """Matrices side by side, each below its name, with an empty line before and after."""
     blocks = []
     for name, array in arrays.items():
         rows = ["".join(f"{_n(value):>5}" for value in row) for row in array]
@@ -180,5 +180,5 @@ def _fingers(name: str, one: Array, other: Array, total: float, rest: str) -> It
 
 
 def _n(value: float) -> str:
-    """A number without a needless point; negative ones in a sum keep their sign."""
+    """A number without trailing zeros, and never -0."""
     return f"{value + 0.0:g}"

@@ -1,4 +1,4 @@
-"""Every operation's rule beside autodiff, PyTorch and SciPy; the post's claims on rotation."""
+"""Every operation's rule against autodiff, PyTorch and SciPy; the post's claims on rotation."""
 
 import math
 from collections.abc import Mapping
@@ -50,11 +50,11 @@ def one_channel(array: Array) -> Array:
     return array[None, :, :, None]
 
 
-# The post's claims, on single channels, beside SciPy's convolutions.
+# The post's claims, on single channels, against SciPy's convolutions.
 
 
 def test_feedforward_is_a_valid_correlation() -> None:
-    """Equation (4), and what frameworks make of it: the flipped kernel."""
+    """Equation (4), and the flipped kernel of frameworks."""
     a, w = normal(0, 7, 6), normal(1, 3, 2)
     z = correlate(one_channel(a), w[:, :, None, None], ConvGeometry((7, 6), w.shape))[0, :, :, 0]
     np.testing.assert_allclose(z, signal.correlate2d(a, w, "valid"), rtol=1e-12)
@@ -65,7 +65,7 @@ def test_feedforward_is_a_valid_correlation() -> None:
 
 
 def test_error_flows_back_as_a_full_convolution_with_the_rotated_kernel() -> None:
-    """Equations (5) to (9): for the post's convolution, which flips, and for ours."""
+    """Equations (5) to (9), for the post's convolution, which flips, and for ours."""
     a, w, delta = normal(0, 7, 6), normal(1, 3, 2), normal(2, 5, 5)
     with jax.enable_x64(True):
         pull = jax.vjp(lambda x: jax.scipy.signal.convolve2d(x, w, "valid"), a)[1]
@@ -101,19 +101,19 @@ def test_rotating_z_inside_sigma_is_rotating_a(name: Any) -> None:
 
 
 def test_kernel_gradient_is_a_valid_convolution_with_the_rotated_layer() -> None:
-    """Equation (11): right for the post's flipping kernel; rotated once more for ours."""
+    """Equation (11): right for the post's flipped kernel; rotated once more for ours."""
     a, delta = normal(0, 7, 6), normal(1, 5, 5)
     ours = kernel_gradient(
         one_channel(a), one_channel(delta), (3, 2, 1, 1), ConvGeometry((7, 6), (3, 2))
     )
     posts = signal.convolve2d(rot180(a), delta, "valid")
     np.testing.assert_allclose(ours[:, :, 0, 0], rot180(posts), rtol=1e-12)
-    # Not rotated at all, which leaves the shape as it is, it is another array.
+    # Without rotation the shape is the same, but the values differ.
     assert np.abs(signal.convolve2d(a, delta, "valid") - posts).max() > 0.1
 
 
 def test_divergence_and_its_gradient_are_pytorchs() -> None:
-    """Equations (18) and (19), beside torch.distributions."""
+    """Equations (18) and (19) against torch.distributions."""
     torch = pytest.importorskip("torch")
     mean, logs, noise = (normal(i, 3, 4) for i in range(3))
     ends = [torch.tensor(v, requires_grad=True) for v in (mean, logs)]
@@ -134,7 +134,7 @@ def test_divergence_and_its_gradient_are_pytorchs() -> None:
 
 
 def test_a_shared_bias_takes_the_sum_of_the_errors() -> None:
-    """Equation (12); the post's b[x, y], one for each place, would take delta[x, y]."""
+    """Equation (12); the gradient of the post's per-position b[x, y] would be delta[x, y]."""
     plan = make_plan({"c": {"op": "conv", "filters": 2, "kernel": 3}}, (5, 5, 1), (3, 3, 2))
     network, x = some_network(plan, 0)
     gradients = forward_and_backward(network, x)[1]
@@ -143,7 +143,7 @@ def test_a_shared_bias_takes_the_sum_of_the_errors() -> None:
     )
 
 
-# Every operation beside autodiff.
+# Every operation against autodiff.
 
 CASES: Mapping[str, tuple[Layers, Shape]] = {
     "conv": ({"op": {"op": "conv", "filters": 3, "kernel": [3, 2]}}, (6, 5, 2)),
@@ -160,7 +160,7 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         },
         (7, 8, 2),
     ),
-    "conv, border no tap reaches": (
+    "conv, border outside all windows": (
         {"op": {"op": "conv", "filters": 1, "kernel": 2, "stride": 3, "use_bias": False}},
         (7, 6, 2),
     ),
@@ -260,7 +260,7 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         },
         (2, 2, 1),
     ),
-    "multiply an image of one place": (
+    "multiply a 1x1 image": (
         {
             "place": {"op": "avg_pool", "size": [2, 3]},
             "gate": {"op": "dense", "units": 2},
@@ -282,7 +282,7 @@ def test_every_operation_is_covered() -> None:
 
 
 def between(layers: Layers, shape: Shape) -> Plan:
-    """The layers after one with weights, so that an error goes all the way back."""
+    """The layers behind one with weights, so that errors are propagated through them."""
     first = {"first": {"op": "conv", "filters": shape[2], "kernel": 1}}
     read = {n: {**op, "inputs": _after(op, i)} for i, (n, op) in enumerate(layers.items())}
     named = {n: {k: v for k, v in op.items() if v is not None} for n, op in read.items()}
@@ -298,7 +298,7 @@ def _after(op: Mapping[str, Any], number: int) -> Any:
 
 
 def some_network(plan: Plan, seed: int) -> tuple[ReferenceNetwork, Array]:
-    """Random weights and images, and a mean squared error beside random targets."""
+    """Random weights and images, and a mean squared error with random targets."""
     rng = np.random.default_rng(seed)
     weights = {
         node.name: {name: rng.normal(size=shape) for name, shape in node.layout.params.items()}
@@ -317,7 +317,7 @@ def assert_near(got: Array, want: Array, what: str, scale: float = 1e-6) -> None
 
 
 def score(result: Result, targets: jax.Array) -> jax.Array:
-    """The squared error, with half of the divergences, shared out over the output's values."""
+    """The squared error plus half of the divergences, divided by the number of output values."""
     values = per_image_loss("mse")(result.output, targets)
     for nats in result.divergences.values():
         values += nats / 2 / result.output[0].size
@@ -326,7 +326,7 @@ def score(result: Result, targets: jax.Array) -> jax.Array:
 
 @pytest.mark.parametrize("name", CASES)
 def test_rule_is_the_vector_jacobian_product(name: str) -> None:
-    """In float64: z, every delta and every weight's gradient, beside `jax.grad`."""
+    """z, every delta and every weight's gradient against `jax.grad`, in float64."""
     layers, shape = CASES[name]
     plan = between(layers, shape)
     network, x = some_network(plan, 0)
@@ -343,7 +343,7 @@ def test_rule_is_the_vector_jacobian_product(name: str) -> None:
         k: set(v) for k, v in want.weights.items() if v
     }
     for layer, own in got.weights.items():
-        # A bias before batch norm has a gradient of zero, but for rounding.
+        # The gradient of a bias before batch norm is zero except for rounding.
         scale = max(float(np.abs(value).max()) for value in own.values())
         for key, value in own.items():
             assert_near(value, want.weights[layer][key], f"{key} of {layer}", scale)
@@ -351,7 +351,7 @@ def test_rule_is_the_vector_jacobian_product(name: str) -> None:
 
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_sigma_and_its_derivative_are_jaxs(name: Any) -> None:
-    """Equation (3); at 0 too, where some have no derivative."""
+    """Equation (3), also at 0, where some have no derivative."""
     z = np.concatenate([[0.0, -30, 30], normal(0, 50)])
     with jax.enable_x64(True):
         value, slope = jax.vmap(jax.value_and_grad(ACTIVATIONS[name]))(z)
@@ -373,11 +373,11 @@ def test_kinked_activations_are_those_that_bend_at_zero() -> None:
 
 @pytest.mark.parametrize("loss", [loss for losses in LOSSES.values() for loss in losses])
 def test_cost_and_its_gradient_are_jaxs(loss: Any) -> None:
-    """Step 3: nabla_a C, beside the losses that train."""
+    """Step 3: nabla_a C against the training losses."""
     outputs, targets = normal(0, 4, 5), special.expit(normal(1, 4, 5))
     if loss == "cross_entropy":
         targets = np.array([0, 4, 2, 2])
-    if loss == "binary_cross_entropy":  # in the clipped range and out of it
+    if loss == "binary_cross_entropy":  # inside and outside the clipped range
         outputs = outputs / 2 + 0.5
         assert (outputs < 0).any()
         assert (outputs > 1).any()
@@ -390,7 +390,7 @@ def test_cost_and_its_gradient_are_jaxs(loss: Any) -> None:
     np.testing.assert_allclose(objective.gradient(outputs), gradient, rtol=1e-10, atol=1e-15)
 
 
-# The same rules beside PyTorch, which has them from another hand.
+# The same rules against PyTorch, an independent implementation.
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
@@ -449,7 +449,7 @@ def test_pools_and_batch_norm_are_pytorchs(kind: str) -> None:
 
 
 def test_of_equal_values_the_first_takes_the_error() -> None:
-    """Equation (13): as XLA and PyTorch have it."""
+    """Equation (13), as in XLA and PyTorch."""
     plan = make_plan({"op": {"op": "max_pool", "size": 2}}, (2, 2, 1), (1, 1, 1))
     rule = rule_of(plan, plan.nodes[0], {}, {})
     a = np.array([[1.0, 2], [2, 2]])[None, :, :, None]
@@ -467,7 +467,7 @@ def test_of_equal_values_of_a_channel_the_first_takes_the_error() -> None:
 
 
 def test_gradient_of_a_tied_kernel_is_the_sum_of_its_uses() -> None:
-    """Equation (17): each use by itself, with a kernel of its own of the same values."""
+    """Equation (17): each use separately, with its own copy of the kernel."""
     conv = {"op": "conv", "filters": 2, "kernel": 3}
     tied = {"op": "conv_transpose", "tie": "c", "activation": "tanh"}
     free = {"op": "conv_transpose", "filters": 1, "kernel": 3, "activation": "tanh"}
@@ -504,7 +504,7 @@ def test_errors_of_an_mlp_are_sums_on_fingers() -> None:
 
 
 def test_output_error_is_the_gradient_of_the_cost_by_z() -> None:
-    """Equation (S3): of a last layer that has a sigma, beside what JAX makes of both at once."""
+    """Equation (S3), for a last layer with an activation, against JAX's derivative of both."""
     last: Layers = {"d": {"op": "dense", "units": 4, "activation": "tanh"}}
     network, x = some_network(make_plan(last, (1, 3, 1), (4,)), 0)
     forward = feedforward(network, x)
@@ -516,7 +516,7 @@ def test_output_error_is_the_gradient_of_the_cost_by_z() -> None:
 
 
 def test_output_error_of_softmax_is_probability_less_truth() -> None:
-    """Step 3: sigma'(z) of single values would be wrong for a softmax."""
+    """Step 3: an elementwise sigma'(z) would be wrong for softmax."""
     logits, labels = normal(0, 3, 4), np.array([1, 3, 0])
     shares = special.softmax(logits, axis=1) - np.eye(4)[labels]
     np.testing.assert_allclose(
@@ -526,7 +526,7 @@ def test_output_error_of_softmax_is_probability_less_truth() -> None:
 
 
 def test_worked_example_says_what_scipy_computes() -> None:
-    """The numbers that --show prints, by another library."""
+    """The numbers printed by --show, computed with another library."""
     w = worked_example
     z2 = signal.correlate2d(w.A1, w.W2, "valid") + w.B2
     a2 = np.maximum(z2, 0)

@@ -1,4 +1,4 @@
-"""`cnnbench gradcheck`: agreement, kinks, wrong backward passes, and its command line."""
+"""`cnnbench gradcheck`: agreement, kinks, wrong backward passes, and the command line."""
 
 import dataclasses
 import importlib
@@ -94,7 +94,7 @@ SLOW = {"denoising", "untied", "vae"}  # Their operations are in the others too.
     ],
 )
 def test_shipped_experiments_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bars of the post's derivation: 1e-9 to `jax.grad`, 1e-6 to differences."""
+    """The tolerances for the post's derivation: 1e-9 vs. `jax.grad`, 1e-6 vs. differences."""
     monkeypatch.setattr(finite_differences, "MOST", 4)  # fewer entries than a user's run
     monkeypatch.setattr(finite_differences, "SAMPLE", 2)
     found = check(EXPERIMENTS / f"{name}.yaml")
@@ -128,11 +128,11 @@ def test_losses_of_reconstructions_agree(tmp_path: Path, loss: str) -> None:
     assert [q.name for q in back.quantities] == ["delta", "bias"]
 
 
-# A backward pass that is wrong is found, in the right layers.
+# Wrong backward passes are found, in the right layers.
 
 
 def _to_the_smallest(rule: Rule) -> Rule:
-    """The error goes to the smallest value of a window instead."""
+    """The error is sent to the smallest value of a window instead."""
     return Rule(rule.forward, lambda delta, a: rule.backward(delta, -a), rule.gradient, rule.side)
 
 
@@ -159,7 +159,7 @@ BROKEN: dict[str, tuple[Any, str, Any, set[str]]] = {
         _wrapped(pooling.max_pool_rule, _to_the_smallest),
         {"conv"},
     ),
-    "statistics taken for constants": (
+    "statistics treated as constants": (
         batch_norm,
         "batch_norm_rule",
         _wrapped(batch_norm.batch_norm_rule, _without_statistics),
@@ -183,7 +183,7 @@ def test_a_wrong_backward_pass_is_found(
     found = check(spec(tmp_path, LAYERS))
     assert {layer.node.name for layer in found.layers if not layer.right} == layers
     for layer in found.layers:
-        if not layer.right:  # by both, each on its own
+        if not layer.right:  # by both comparisons independently
             assert layer.to_autodiff > 1e-3
             assert layer.to_differences is not None
             assert layer.to_differences > 1e-3
@@ -226,9 +226,9 @@ def test_exit_code_of_a_wrong_gradient(tmp_path: Path, monkeypatch: pytest.Monke
     assert (only["dtype"], only["right"], only["layers"][0]["layer"]) == ("float32", False, "side")
 
 
-# Rounding: float32 may be short of digits, which is no mistake and hides none.
+# Rounding: insufficient float32 precision is not a bug, and hides none.
 
-# A second normalization takes the scale of the first out again, so that gradients cancel.
+# A second normalization removes the scale of the first, so that gradients cancel.
 CANCELLING = """\
     pool: {op: avg_pool, size: 14, stride: 14}
     wide: {op: conv, filters: 2, kernel: 1, activation: linear}
@@ -247,7 +247,9 @@ def test_float32_that_is_short_of_digits_is_not_called_wrong(
     done = invoke(path)
     assert done.exit_code == 0
     text = " ".join(done.stdout.split())
-    assert "The gradients agree in float64; float32 has too few digits for wide, norm." in text
+    assert (
+        "The gradients agree in float64; float32 has too little precision for wide, norm." in text
+    )
     assert text.endswith("Run with --float64 to confirm.")
     verdicts = {
         line.split()[0]: line.split()[-1] for line in done.stdout.splitlines() if line.split()
@@ -260,19 +262,19 @@ def test_float32_that_is_short_of_digits_is_not_called_wrong(
 
 
 def test_float64_that_is_short_of_digits_is_not_called_wrong(tmp_path: Path) -> None:
-    """Errors of 4e-9 of a layer's scale, where float32 is wrong in every digit."""
+    """Errors of 4e-9 relative to a layer's scale, where float32 is wrong in every digit."""
     path = str(spec(tmp_path, CANCELLING))
     done = invoke(path, "seeds=[4]", "--float64")
     assert done.exit_code == 0
     assert " ".join(done.stdout.split()).endswith(
-        "The gradients agree within rounding; float64 has too few digits for wide."
+        "The gradients agree within rounding error; float64 is not precise enough for wide."
     )
 
 
 def test_a_small_mistake_is_found_where_float64_is_short_of_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a millionth of the smallest derivative that is not taken for zero."""
+    """A millionth of the smallest derivative that does not count as zero."""
     real, tiny = correlation.kernel_gradient, 1e-6 * gradcheck.NOTHING
     monkeypatch.setattr(conv, "kernel_gradient", lambda *args: real(*args) + 3 * tiny)
     loaded = load_experiment(spec(tmp_path, CANCELLING), ("seeds=[4]",))
@@ -284,7 +286,7 @@ def test_a_small_mistake_is_found_where_float64_is_short_of_digits(
 def test_a_mistake_is_found_where_float32_is_short_of_digits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
 ) -> None:
-    """Also one that is smaller than the errors of float32."""
+    """Even one smaller than the errors of float32."""
     real = correlation.kernel_gradient
     tiny = size * gradcheck.NOTHING
     monkeypatch.setattr(conv, "kernel_gradient", lambda *args: real(*args) + 2 * tiny)
@@ -311,7 +313,7 @@ def test_a_mistake_in_float32_alone_is_no_rounding(
     assert verdicts == dict.fromkeys(verdicts, Agreement.OK) | wanted
 
 
-# Kinks: no false alarm, and what was left out is counted.
+# Kinks: no false alarms, and skipped entries are counted.
 
 
 VARIATIONAL = """\
@@ -328,13 +330,13 @@ VARIATIONAL = """\
     ("layers", "scale", "first", "options"),
     [
         *(
-            (VARIATIONAL, 0.01, "layer 'code' is the first with a value that is not finite", each)
+            (VARIATIONAL, 0.01, "the first non-finite value is in layer 'code'", each)
             for each in ((), ("--float64",))
         ),
         (
             VARIATIONAL,
             0.02,
-            "the KL divergence of layer 'code' is the first value that is not finite",
+            "the first non-finite value is the KL divergence of layer 'code'",
             (),
         ),
         (
@@ -396,11 +398,11 @@ def test_a_mistake_is_found_where_float32_overflows(
     found = gradcheck.check_gradients(loaded, "float32")
     assert found.overflows
     wrong = [layer.node.name for layer in found.layers if layer.verdict is Agreement.WRONG]
-    assert wrong == ["flat", "mean", "code"]  # beside the divergence, spread's error is none
+    assert wrong == ["flat", "mean", "code"]  # next to the divergence, spread's error is negligible
 
 
 def landscape(layers: dict[str, Any], shape: tuple[int, ...], x: Array) -> Landscape:
-    """The mean of squares of a network with kernels of one and no bias."""
+    """A mean-square cost of a network with kernels of ones and no biases."""
     plan = make_plan(layers, (*x.shape[1:3], 1), shape)
     weights = {
         node.name: {k: np.ones(s) for k, s in node.layout.params.items()} for node in plan.nodes
@@ -417,7 +419,7 @@ def test_steps_are_shortened_until_they_cross_no_kink() -> None:
     x = np.array([1.0, -3e-4, 5e-6, 0.0]).reshape(1, 2, 2, 1)
     around = landscape({"relu": {"op": "activation", "activation": "relu"}}, (2, 2, 1), x)
     found = around.slopes("relu", "delta", np.ones((1, 2, 2, 1)), 0.5)
-    assert found.entries.tolist() == [0, 1, 2]  # the last is on its kink
+    assert found.entries.tolist() == [0, 1, 2]  # the last one is at its kink
     assert found.skipped == 1
     np.testing.assert_allclose(found.values, [0.5, 0, 2.5e-6], atol=1e-9)
 
@@ -479,7 +481,7 @@ def test_small_arrays_are_taken_whole_and_others_sampled() -> None:
     large = np.zeros((50, 40))
     large[7, 7] = 1
     entries = chosen(large)
-    assert 287 in entries  # the only one that is not zero
+    assert 287 in entries  # the only nonzero entry
     assert SAMPLE <= entries.size <= 2 * SAMPLE
     assert entries.tolist() == chosen(large).tolist()
 
@@ -495,7 +497,7 @@ def test_nothing_hides_a_nan() -> None:
 
 
 def test_the_network_by_hand_is_the_one_that_trains(tmp_path: Path) -> None:
-    """Gradients beside those of a step of training, with dropout and batch statistics."""
+    """Gradients against those of a training step, with dropout and batch statistics."""
     loaded = load_experiment(spec(tmp_path, LAYERS))
     assert loaded.plan is not None
     reference = Reference(loaded.plan, objective(loaded.experiment), 0)
@@ -531,12 +533,12 @@ def test_a_layer_is_shown_closely(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     done = invoke(str(spec(tmp_path, TIED, "reconstruct")), "--layer", "conv", "--float64")
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
-    assert lines[0] == "Tiny: backpropagation by hand in float64, 4 images"
+    assert lines[0] == "Tiny: backpropagation by hand (float64, 4 images)"
     words = [line.split() for line in lines]
     assert ["delta", "4x4x4x2"] in [w[:2] for w in words]
     assert ["kernel", "7x7x1x2"] in [w[:2] for w in words]
     assert any(line.startswith("  kernel[") and ", jax.grad " in line for line in lines)
-    assert any("the layers that use it; norms: conv " in line for line in lines)
+    assert any("sum over these layers; norms: conv " in line for line in lines)
     assert "The gradients agree." in done.stdout
     assert max(map(len, lines)) <= 80
 
@@ -555,7 +557,7 @@ def test_what_is_doubtful_or_left_out_is_told(tmp_path: Path) -> None:
     assert "Rounding" not in plain
     for dtype, hint in (
         ("float32", "use --float64"),
-        ("float64", "try another seed, as in seeds=[1]"),
+        ("float64", "try another seed, e.g. seeds=[1]"),
     ):
         doubtful = dataclasses.replace(found, doubtful=3, dtype=dtype)  # type: ignore[arg-type]
         wanted = "Rounding moves 3 units across a kink, so errors may be large"
@@ -567,8 +569,7 @@ def test_what_is_doubtful_or_left_out_is_told(tmp_path: Path) -> None:
     lost = told(dataclasses.replace(found, layers=layers))
     assert "Entries Kinks Verdict" in lost
     assert (
-        f"{MISSING}: no central difference could be computed; the verdict rests on jax.grad."
-        in lost
+        f"{MISSING}: no central difference could be computed; only jax.grad was compared." in lost
     )
 
 
@@ -636,7 +637,8 @@ def test_a_python_model_has_no_layers(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         check(path)
     assert str(error.value) == (
-        "own: 'own:Net' is a Python model, which has no layers to go through; write model.layers."
+        "own: gradient checks need a graph of layers, and 'own:Net' is a Python model; write"
+        " model.layers."
     )
 
 
@@ -644,7 +646,7 @@ def test_a_python_model_has_no_layers(tmp_path: Path) -> None:
 
 
 def equations() -> list[tuple[str, list[str], list[str]]]:
-    """Rows of the page's table: equation, functions, tests."""
+    """Rows of the page's table of equations: equation, functions, tests."""
     row = r"^\| (\(\w+\)) \| (`.+`) \| (`.+`) \|$"
     found = re.findall(row, PAGE.read_text(), re.MULTILINE)
     return [(number, *(re.findall(r"`([\w.]+)`", c) for c in cells)) for number, *cells in found]

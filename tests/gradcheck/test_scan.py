@@ -1,6 +1,6 @@
-"""`cnnbench gradcheck` on random networks: no false alarm in any precision, no mistake missed.
+"""`cnnbench gradcheck` on random networks: no false alarms in either precision, no bug missed.
 
-`CNNBENCH_TEST_ALL=1` draws fifty times as many.
+`CNNBENCH_TEST_ALL=1` draws fifty times as many networks.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ Weights = dict[str, dict[str, Array]]
 
 
 def loaded_graph(graph: Graph, seed: int = 0, loss: str = "mse") -> Loaded:
-    """A random graph as an experiment file would give it."""
+    """A random graph in the form of an experiment file."""
     layers, input_shape, output_shape = graph
     plan = make_plan(layers, input_shape, output_shape)
     classify = len(output_shape) == 1
@@ -88,9 +88,9 @@ def _last_scaled(weights: Weights) -> Weights:
     return weights | {"out": _scaled(1e3)({"out": weights["out"]})["out"]}
 
 
-# What makes a network badly conditioned; the first leaves it as it is.
+# Sources of ill-conditioning; the first changes nothing.
 CONDITIONS: dict[str, Callable[[Weights], Weights]] = {
-    "as a run begins": lambda weights: weights,
+    "initial weights": lambda weights: weights,
     "large weights": _scaled(30),
     "small weights": _scaled(1e-3),
     "large offsets": _offset(1e3),
@@ -100,9 +100,9 @@ CONDITIONS: dict[str, Callable[[Weights], Weights]] = {
 
 @contextlib.contextmanager
 def conditions(change: Callable[[Weights], Weights]) -> Iterator[list[check.Point]]:
-    """Other weights than those of a run; few differences, and each network is compiled once.
+    """Use other weights than a run's and few differences, and compile each network once.
 
-    Gives the points at which derivatives were compared.
+    Yields the points at which derivatives were compared.
     """
     draw, find = check._weights, check.find_point
     compiled: dict[tuple[int, int], Reference] = {}
@@ -131,13 +131,13 @@ def conditions(change: Callable[[Weights], Weights]) -> Iterator[list[check.Poin
         yield points
 
 
-# Mistakes. Each is in one layer's rule, in whatever precision.
+# Bugs, each in one layer's rule, in both precisions.
 
 Mistake = Callable[[Rule, Node], Rule]
 
 
 def _of_gradient(change: Callable[[Array], Array], key: str = "kernel") -> Mistake:
-    """Of the gradient of one weight."""
+    """A bug in the gradient of one weight."""
 
     def mistake(rule: Rule, node: Node) -> Rule:
         def gradient(delta: Array, *inputs: Array) -> dict[str, Array]:
@@ -150,7 +150,7 @@ def _of_gradient(change: Callable[[Array], Array], key: str = "kernel") -> Mista
 
 
 def _of_error(change: Callable[[Array], Array]) -> Mistake:
-    """Of the error that a layer sends back to the first of its inputs."""
+    """A bug in the error that a layer propagates to its first input."""
 
     def mistake(rule: Rule, node: Node) -> Rule:
         def backward(delta: Array, *inputs: Array) -> tuple[Array, ...]:
@@ -163,7 +163,7 @@ def _of_error(change: Callable[[Array], Array]) -> Mistake:
 
 
 def _turned(kernel: Array) -> Array:
-    """A square kernel is transposed, another one turned."""
+    """A square kernel is transposed, another one rotated."""
     if kernel.ndim == 2:
         return kernel.T if kernel.shape[0] == kernel.shape[1] else kernel[::-1]
     square = kernel.shape[0] == kernel.shape[1]
@@ -171,14 +171,14 @@ def _turned(kernel: Array) -> Array:
 
 
 def _largest_entry(array: Array) -> Array:
-    """One unit of a weight has half of its derivative."""
+    """One unit of a weight has half its derivative."""
     changed = array.copy()
     changed.flat[np.argmax(np.abs(array))] *= 0.5
     return changed
 
 
 def _without_border(error: Array) -> Array:
-    """The last row of an image, or the last unit, is forgotten."""
+    """The last row of an image, or the last unit, is ignored."""
     changed = error.copy()
     changed[:, -1] = 0
     return changed
@@ -188,12 +188,12 @@ MISTAKES: dict[str, Mistake] = {
     "wrong sign of the error": _of_error(lambda e: -e),
     "missing factor in the error": _of_error(lambda e: 2 * e),
     "error off by one": _of_error(lambda e: np.roll(e, 1, axis=1)),
-    "border forgotten": _of_error(_without_border),
+    "border ignored": _of_error(_without_border),
     "1% in the error": _of_error(lambda e: e * e.dtype.type(1.01)),
     "wrong sign of the kernel": _of_gradient(lambda g: -g),
     "kernel transposed": _of_gradient(_turned),
     "missing factor in the kernel": _of_gradient(lambda g: g / 2),
-    "a use of a kernel forgotten": _of_gradient(lambda g: 0 * g),
+    "a use of a kernel ignored": _of_gradient(lambda g: 0 * g),
     "1% in the kernel": _of_gradient(lambda g: g * g.dtype.type(1.01)),
     "one entry of the kernel": _of_gradient(_largest_entry),
     "one entry of the bias": _of_gradient(_largest_entry, "bias"),
@@ -203,7 +203,7 @@ MISTAKES: dict[str, Mistake] = {
 
 @contextlib.contextmanager
 def mistaken(mistake: Mistake, layer: str) -> Iterator[None]:
-    """One layer goes back wrongly."""
+    """Insert a bug into the backward pass of one layer."""
 
     def rule(plan: Plan, node: Node, *others: Any) -> Rule:
         right = rule_of(plan, node, *others)
@@ -213,19 +213,19 @@ def mistaken(mistake: Mistake, layer: str) -> Iterator[None]:
         yield
 
 
-# What has to be found.
+# Bugs that have to be found.
 
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What a mistake does to one array of derivatives.
+    """Effect of a bug on one array of derivatives.
 
     Args:
-      change: the largest.
-      noise: what rounding changes.
-      size: the array's largest derivative.
-      scale: the largest of the layer's arrays of this kind.
-      dtype: of the derivatives.
+      change: largest change due to the bug.
+      noise: largest change due to rounding.
+      size: largest derivative of the array.
+      scale: largest derivative of the layer's arrays of this kind.
+      dtype: dtype of the derivatives.
     """
 
     change: float
@@ -235,7 +235,7 @@ class Effect:
     dtype: Dtype
 
     def verdicts(self) -> set[Agreement]:
-        """Those that are true of the array's layer."""
+        """The verdicts that are right for the array's layer."""
         info, bar = np.finfo(self.dtype), 3 * TOLERANCES[self.dtype].autodiff
         hidden = bar * self.size + 2 * self.noise + 100 * float(info.tiny / info.eps)
         if not self.change > hidden or not np.isfinite(self.change):
@@ -247,7 +247,7 @@ class Effect:
 
 
 def effects(point: check.Point, mistake: Mistake, at: str) -> dict[str, list[Effect]]:
-    """What a mistake in one layer does to each layer, without gradcheck's own bounds."""
+    """Effect of a bug in one layer on each layer, without gradcheck's own bounds."""
     dtype: Dtype = "float64" if point.x.dtype == np.float64 else "float32"
     clean, exact = (
         point.gradients,
@@ -281,7 +281,7 @@ def effects(point: check.Point, mistake: Mistake, at: str) -> dict[str, list[Eff
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A network and where its derivatives are compared."""
+    """A network, and the points at which its derivatives are compared."""
 
     graph: Graph
     seed: int
@@ -290,13 +290,13 @@ class Drawn:
 
     @property
     def loaded(self) -> Loaded:
-        """As from a file."""
+        """The network as loaded from a file."""
         return loaded_graph(self.graph, self.seed, self.loss)
 
 
 @st.composite
 def drawn(draw: st.DrawFn) -> Drawn:
-    """A random graph, badly conditioned in most cases."""
+    """A random graph, ill-conditioned in most cases."""
     layers, input_shape, output_shape = draw(graphs())
     loss = draw(st.sampled_from(["mse", "mae", "binary_cross_entropy"]))
     epsilon = draw(st.sampled_from([None, 1e-9]))
@@ -310,18 +310,18 @@ def drawn(draw: st.DrawFn) -> Drawn:
 
 
 def scan(one: Drawn, picks: random.Random, number: int) -> Iterator[tuple[Any, ...]]:
-    """False verdicts on right code, and on some mistakes that change a layer's derivatives."""
+    """False verdicts on correct code, and on bugs that change a layer's derivatives."""
     with np.errstate(all="ignore"), conditions(CONDITIONS[one.condition]) as points:
         try:
             found = {dtype: check.check_gradients(one.loaded, dtype) for dtype in PRECISIONS}
-        except UsageError as error:  # a sample's variance overflows: nothing is left to compare
+        except UsageError as error:  # a sampling layer's variance overflows: nothing to compare
             if np.isfinite(points[0].exact.height):
-                yield "right code", str(error)
+                yield "correct code", str(error)
             return
         for dtype, right in found.items():
             wrong = [layer.node.name for layer in right.layers if layer.verdict is Agreement.WRONG]
             if wrong:
-                yield "right code", dtype, wrong
+                yield "correct code", dtype, wrong
         clean = points[:2]
         for _ in range(number):
             name, at = picks.choice(list(MISTAKES)), picks.choice(list(one.graph[0]))
@@ -341,7 +341,7 @@ def scan(one: Drawn, picks: random.Random, number: int) -> Iterator[tuple[Any, .
 @examples(3)
 @given(one=drawn(), pick=st.integers(0, 2**32))
 def test_random_networks_get_true_verdicts(one: Drawn, pick: int) -> None:
-    """In both precisions; mistakes in one layer's rule are found wherever rounding is smaller."""
+    """In both precisions; bugs in one layer's rule are found wherever rounding is smaller."""
     assert list(scan(one, random.Random(pick), 3)) == []
 
 
@@ -355,12 +355,12 @@ def test_random_networks_get_true_verdicts(one: Drawn, pick: int) -> None:
 def test_shipped_experiments_agree_at_other_seeds(path: Path, dtype: Dtype) -> None:
     for seed in range(1, 4):
         loaded = load_experiment(path, (f"seeds=[{seed}]",))
-        with conditions(CONDITIONS["as a run begins"]):
+        with conditions(CONDITIONS["initial weights"]):
             found = check.check_gradients(loaded, dtype)
         assert [layer.node.name for layer in found.layers if not layer.right] == []
 
 
-# Bad conditioning, case by case.
+# Ill-conditioning, case by case.
 
 IMAGE = (8, 8, 1)
 CONV: dict[str, Any] = {"op": "conv", "filters": 2, "kernel": 3}
@@ -386,7 +386,7 @@ SHORT: dict[str, tuple[Graph, str, set[str]]] = {
             IMAGE,
             (CLASSES,),
         ),
-        "as a run begins",
+        "initial weights",
         {"norm"},
     ),
     "large offset before a batch norm": (
@@ -408,7 +408,7 @@ def test_bad_conditioning_is_imprecise_and_float64_is_suggested(case: str) -> No
     assert narrow.right
     assert wide.right
     assert told(narrow).endswith(
-        f"float32 has too few digits for {', '.join(found)}. Run with --float64 to confirm."
+        f"float32 has too little precision for {', '.join(found)}. Run with --float64 to confirm."
     )
 
 
@@ -428,12 +428,12 @@ def test_a_mistake_in_an_array_far_smaller_than_the_layers_largest_is_found(dtyp
         with mistaken(MISTAKES["wrong sign of the kernel"], "out"):
             (wrong,) = check.check_gradients(loaded, dtype, "out").layers
     assert (right.verdict, wrong.verdict) == (Agreement.OK, Agreement.WRONG)
-    assert wrong.near  # beside the bias's
+    assert wrong.near  # relative to the bias's
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
 def test_a_cost_of_zero_is_divided_by_nothing(dtype: Dtype) -> None:
-    """Softmax is certain of the right class, so that the cost and all derivatives are zero."""
+    """Softmax is certain of the right class, so the cost and all derivatives are zero."""
     layers: Layers = {"out": {"op": "dense", "units": CLASSES}}
     loaded = loaded_graph((layers, IMAGE, (CLASSES,)))
     certain = np.zeros(CLASSES)
@@ -455,7 +455,7 @@ def test_a_cost_of_zero_is_divided_by_nothing(dtype: Dtype) -> None:
 
 
 def test_leaky_relus_side_is_its_slopes() -> None:
-    """A subnormal z that XLA flushes to 0 is on the other side, though neither is above 0."""
+    """A subnormal z that XLA flushes to 0 is on the other side, although neither is above 0."""
     layers = {"leaky": {"op": "activation", "activation": "leaky_relu"}}
     plan = make_plan(layers, (1, 1, 1), (1, 1, 1))
     network = backprop.ReferenceNetwork(plan, {}, {}, Objective("mse", np.zeros((1, 1, 1, 1))))
