@@ -1,7 +1,7 @@
-"""Trained networks for other programs: StableHLO, ONNX and safetensors, each verified.
+"""Export of trained networks to StableHLO, ONNX and safetensors, verified before writing.
 
-What is exported takes the same pixels as `TrainedNetwork.outputs` and gives the same
-results. It is run in its own runtime before anyone gets it.
+An exported model takes the same pixels as `TrainedNetwork.outputs` and gives the same results,
+which is verified in its target runtime.
 """
 
 import importlib.util
@@ -20,17 +20,17 @@ ExportFormat = Literal["stablehlo", "onnx", "safetensors"]
 def export_network(
     network: TrainedNetwork, form: ExportFormat, probe: VerificationImages
 ) -> Exported:
-    """A network in a form that other programs read.
+    """Export a network and verify the result.
 
     Args:
       network: the trained network; for ONNX it computes in float32.
-      form: which.
-      probe: what the exported model and the network are compared with.
+      form: the file format.
+      probe: images on which the exported model is compared with the network.
 
     Raises:
-      UsageError: a package is missing, or the model has no such form.
+      UsageError: a package is missing, or the model cannot be converted to this format.
       StoreError: the network diverged.
-      MismatchError: the exported model gives something else.
+      MismatchError: the outputs of the exported model differ from the network's.
     """
     match form:
         case "stablehlo":
@@ -51,10 +51,10 @@ def export_network(
 
 
 def require(form: ExportFormat) -> None:
-    """Checks that the packages of a form are there.
+    """Check that the packages for a format are installed.
 
     Raises:
-      UsageError: one is not.
+      UsageError: a package is missing.
     """
     for package in ("onnx", "onnxruntime") if form == "onnx" else ():
         if importlib.util.find_spec(package) is None:

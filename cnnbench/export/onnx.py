@@ -1,8 +1,8 @@
-"""A `Plan` as an ONNX model that takes pixels from 0 to 255.
+"""Export of a `Plan` as an ONNX model that takes pixels from 0 to 255.
 
-Between layers images are (n, channels, height, width), as ONNX has them. Vectors keep our
-order, so an image is transposed before it is flattened. A tied layer names its owner's
-kernel, which stands in the file once.
+Between layers images are (n, channels, height, width), the layout of ONNX. Vectors keep our
+order, so images are transposed before they are flattened. A tied layer refers to its owner's
+kernel, which is stored once.
 """
 
 import importlib.util
@@ -57,7 +57,7 @@ TO_CHANNELS_FIRST, TO_CHANNELS_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 
 
 def export_onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:
-    """The plan, or a converted Python model, run by onnxruntime."""
+    """Export a plan or a Python model to ONNX, verified in onnxruntime."""
     import onnxruntime
 
     scale = network.experiment.dataset.pixel_scale
@@ -69,7 +69,7 @@ def export_onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = verify(network, lambda images: session.run(None, {IMAGES: images})[0], probe, rows)
-    checked = f"{found}, by onnxruntime {onnxruntime.__version__}"
+    checked = f"{found}, in onnxruntime {onnxruntime.__version__}"
     lines = description(network, probe, str(rows or BATCH), checked)
     return Exported(content, (*lines, f"opset    {OPSET}"))
 
@@ -77,15 +77,15 @@ def export_onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:
 def onnx_model(
     plan: Plan, weights: Weights, pixel_scale: float, notes: Mapping[str, str]
 ) -> onnx.ModelProto:
-    """The network in evaluation mode.
+    """The network in evaluation mode as an ONNX model.
 
-    It reads ``images``, uint8 (batch, height, width, channels), and gives ``outputs``, float32
-    (batch, *output shape of the plan), for a batch of any size.
+    Its input is ``images``, uint8 (batch, height, width, channels), its output ``outputs``,
+    float32 (batch, *output shape of the plan), for any batch size.
 
     Args:
       plan: the layers.
-      weights: arrays by name, as in ``conv1.kernel``, in our layout.
-      pixel_scale: pixels are divided by it.
+      weights: arrays by name, such as ``conv1.kernel``, in our layout.
+      pixel_scale: divisor of the pixel values.
       notes: metadata of the model.
     """
     graph = _Graph(plan, weights)
@@ -117,22 +117,22 @@ def onnx_model(
 
 
 def _converted(network: TrainedNetwork, image_shape: tuple[int, ...]) -> tuple[Any, int | None]:
-    """A Python model in ONNX, by jax2onnx, and how many images it takes; any number if None.
+    """A Python model converted by jax2onnx, and its fixed batch size (None if dynamic).
 
     Raises:
-      UsageError: jax2onnx is not installed, or has no operation of ONNX for one of JAX.
+      UsageError: jax2onnx is not installed, or does not support an operation of the model.
     """
     what = f"{network.path}: '{network.experiment.model.python}' is a Python model"
     if importlib.util.find_spec("jax2onnx") is None:
         install = commands.pip_install("cnnbench[export-python]")
-        message = f"{what}, which only the package jax2onnx converts to ONNX"
-        raise UsageError(f"{message}; run {install}, or write --to stablehlo.")
+        message = f"{what}, and converting it to ONNX needs the package 'jax2onnx'"
+        raise UsageError(f"{message}; run {install}, or use --to stablehlo.")
     import jax
     import jax2onnx
     from jax import export
 
     rest, reason = ", ".join(map(str, image_shape)), ""
-    for rows in (None, 1):  # a Python model may ask for the number, as `len(x)` does
+    for rows in (None, 1):  # a Python model may use the batch size, for example by `len(x)`
         shape = export.symbolic_shape(f"{rows or BATCH}, {rest}")
         images = jax.ShapeDtypeStruct(shape, np.uint8)
         try:
@@ -142,18 +142,18 @@ def _converted(network: TrainedNetwork, image_shape: tuple[int, ...]) -> tuple[A
         except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         else:
-            del model.graph.value_info[:]  # some of its shapes between operations are wrong
+            del model.graph.value_info[:]  # some intermediate shapes are wrong
             onnx.helper.set_model_props(model, provenance(network))
             return model, rows
-        finally:  # programs traced with jax2onnx's own operations, which XLA does not know
+        finally:  # drop programs traced with jax2onnx's own primitives, unknown to XLA
             jax.clear_caches()
     message = f"{what}, which jax2onnx {version('jax2onnx')} cannot convert ({reason})"
-    raise UsageError(f"{message}; write --to stablehlo.")
+    raise UsageError(f"{message}; use --to stablehlo.")
 
 
 @dataclass(slots=True)
 class _Graph:
-    """The nodes so far, named after their layers as in ``conv1.Relu``."""
+    """ONNX nodes under construction, named after their layers, such as ``conv1.Relu``."""
 
     plan: Plan
     weights: Weights
@@ -161,28 +161,28 @@ class _Graph:
     constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
 
     def add(self, kind: str, layer: str, *inputs: str, **attributes: Any) -> str:
-        """A node; returns the name of its result."""
+        """Add a node and return the name of its result."""
         name = f"{layer}.{kind}"
         self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
         return name
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        """An array; returns its name."""
+        """Add a constant and return its name."""
         self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
         return name
 
-    def learnt(self, layer: str, key: str) -> str:
-        """A parameter; kernels of images become (out, in, height, width)."""
+    def learned(self, layer: str, key: str) -> str:
+        """Add a parameter; convolution kernels are transposed to (out, in, height, width)."""
         name = f"{layer}.{key}"
         value = self.weights[name]
         return self.constant(name, value.transpose(3, 2, 0, 1) if value.ndim == 4 else value)
 
     def bias(self, node: Node) -> list[str]:
         """The bias, if the layer has one."""
-        return [self.learnt(node.name, "bias")] if "bias" in node.layout.params else []
+        return [self.learned(node.name, "bias")] if "bias" in node.layout.params else []
 
     def enter(self, pixel_scale: float) -> str:
-        """Pixels as a network reads them."""
+        """Add the scaling of pixels to floats, channels first."""
         floats = self.add("Cast", INPUT, IMAGES, to=TensorProto.FLOAT)
         scale = self.constant(f"{INPUT}.scale", np.array([pixel_scale], np.float32))
         return self.add(
@@ -190,21 +190,21 @@ class _Graph:
         )
 
     def leave(self, x: str) -> None:
-        """The result in our layout."""
+        """Add the output, in our layout."""
         kind, options = "Identity", dict[str, Any]()
         if len(self.plan.output_shape) == 3:
             kind, options = "Transpose", {"perm": TO_CHANNELS_LAST}
         self.nodes.append(helper.make_node(kind, [x], [OUTPUTS], OUTPUTS, **options))
 
     def vector(self, node: Node, x: str) -> str:
-        """A layer's input as a vector for each image, in the order height, width, channel."""
+        """A layer's input flattened per image, in the order height, width, channel."""
         if len(node.in_shapes[0]) == 1:
             return x
         last = self.add("Transpose", node.name, x, perm=TO_CHANNELS_LAST)
         return self.add("Flatten", node.name, last)
 
     def activate(self, node: Node, x: str, activation: Activation) -> str:
-        """A function of each value."""
+        """Add an activation function."""
         layer = node.name
         match activation:
             case "linear":
@@ -230,18 +230,18 @@ class _Graph:
 
 
 def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
-    """Adds a layer; returns the name of its result."""
+    """Add a layer and return the name of its result."""
     x, op, name = inputs[0], node.op, node.name
     match op:
         case Conv():
             pads = _pads(conv_pads(op, node.in_shapes[0], op.kernel))
-            kernel = graph.learnt(name, "kernel")
+            kernel = graph.learned(name, "kernel")
             z = graph.add("Conv", name, x, kernel, *graph.bias(node), strides=op.stride, pads=pads)
             return graph.activate(node, z, op.activation)
         case ConvTranspose():
             return graph.activate(node, _conv_transpose(graph, node, x), op.activation)
         case Dense():
-            kernel, flat = graph.learnt(name, "kernel"), graph.vector(node, x)
+            kernel, flat = graph.learned(name, "kernel"), graph.vector(node, x)
             z = graph.add("Gemm", name, flat, kernel, *graph.bias(node))
             return graph.activate(node, z, op.activation)
         case MaxPool() | AvgPool():
@@ -252,7 +252,7 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
             return graph.add("Resize", name, x, "", scales, mode="nearest", **rule)
         case Dropout() | GaussianNoise() | MaskingNoise() | Sample():
-            return x  # what is drawn in training is not drawn here
+            return x  # the identity in evaluation mode
         case Slice():
             ends = (("starts", op.start), ("ends", op.start + op.size), ("axes", 1))
             numbers = [graph.constant(f"{name}.{key}", np.array([n], np.int64)) for key, n in ends]
@@ -270,8 +270,8 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
         case Activate():
             return graph.activate(node, x, op.activation)
         case BatchNorm():
-            learnt = [graph.learnt(name, key) for key in ("scale", "bias", "mean", "var")]
-            return graph.add("BatchNormalization", name, x, *learnt, epsilon=op.epsilon)
+            learned = [graph.learned(name, key) for key in ("scale", "bias", "mean", "var")]
+            return graph.add("BatchNormalization", name, x, *learned, epsilon=op.epsilon)
         case GlobalAvgPool():
             return graph.add("Flatten", name, graph.add("GlobalAveragePool", name, x))
         case GlobalMaxPool():
@@ -281,7 +281,7 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
 
 
 def _conv_transpose(graph: _Graph, node: Node, x: str) -> str:
-    """The adjoint; it is cut off where a convolution was padded, and grows by what that dropped."""
+    """The adjoint of a convolution: cropped by its padding, extended by the rows it dropped."""
     numbers = geometry(graph.plan, node)
     (top, bottom), (left, right) = numbers.pads
     ends = bottom - numbers.remainder[0], right - numbers.remainder[1]
@@ -289,7 +289,7 @@ def _conv_transpose(graph: _Graph, node: Node, x: str) -> str:
         "ConvTranspose",
         node.name,
         x,
-        graph.learnt(node.kernel_owner, "kernel"),
+        graph.learned(node.kernel_owner, "kernel"),
         *graph.bias(node),
         strides=numbers.stride,
         pads=_pads(((top, max(ends[0], 0)), (left, max(ends[1], 0)))),
@@ -298,10 +298,10 @@ def _conv_transpose(graph: _Graph, node: Node, x: str) -> str:
 
 
 def _product(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
-    """Factor by factor; a vector is an image of one place where the result is an image."""
+    """Product of all factors; vectors are broadcast as 1x1 images if the result is an image."""
     rank, name, product = len(node.layout.shape), node.name, ""
     for number, (shape, factor) in enumerate(zip(node.in_shapes, inputs, strict=True), start=1):
-        # A layer's name and an operation's name a node, and each may stand for several factors.
+        # Node names combine layer and operation and have to be unique, so factors are numbered.
         own = name if number == len(inputs) else f"{name}.{number}"
         if len(shape) < rank:
             axes = graph.constant(f"{name}.axes", np.array([2, 3], np.int64))
@@ -311,7 +311,7 @@ def _product(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
 
 
 def _pads(pads: Pads) -> list[int]:
-    """Zeros before rows and columns, then those after, as ONNX lists them."""
+    """Padding in ONNX order: before rows and columns, then after."""
     return [pads[0][0], pads[1][0], pads[0][1], pads[1][1]]
 
 
@@ -320,5 +320,5 @@ def _reshape(graph: _Graph, node: Node, vector: str, shape: Shape) -> str:
         return vector
     sizes = graph.constant(f"{node.name}.shape", np.array([-1, *shape], np.int64))
     images = graph.add("Reshape", node.name, vector, sizes)
-    # A layer's name and an operation's name a node, and a reshape may begin with a transpose.
+    # Node names have to be unique, and `vector` may have added a transpose for this layer.
     return graph.add("Transpose", f"{node.name}.image", images, perm=TO_CHANNELS_FIRST)

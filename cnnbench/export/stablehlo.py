@@ -1,4 +1,4 @@
-"""A trained network as StableHLO: the form `plain`, traced by `jax.export`."""
+"""Export of a trained network as StableHLO: the form `plain`, traced by `jax.export`."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export_stablehlo(network: TrainedNetwork, probe: VerificationImages) -> Exported:
-    """The traced form `plain` as a serialized `jax.export` program, run again by JAX."""
+    """The form `plain` as a serialized `jax.export` program, verified in JAX."""
     import jax
     from jax import export
 
@@ -26,11 +26,11 @@ def export_stablehlo(network: TrainedNetwork, probe: VerificationImages) -> Expo
     except (jax.errors.InconclusiveDimensionOperation, TypeError):
         if network.plan is not None:
             raise
-        # A Python model may ask for the number, as `len(x)` does.
+        # A Python model may use the batch size, for example by `len(x)`.
         batch, rows, program = "1", 1, traced(1)
     content = bytes(program.serialize())
     model = export.deserialize(bytearray(content))
     found = verify(network, lambda images: np.asarray(model.call(images)), probe, rows)
     return Exported(
-        content, description(network, probe, batch, f"{found}, by JAX {jax.__version__}")
+        content, description(network, probe, batch, f"{found}, in JAX {jax.__version__}")
     )

@@ -140,13 +140,13 @@ def test_an_onnx_file_gives_the_same_outputs(results: Path) -> None:
     done = export("tiny", "onnx", "--seed", "6")
     assert (done.exit_code, done.stderr) == (0, "wrote tiny-seed-6.onnx\n")
     first, second, third, fourth, fifth = done.stdout.splitlines()
-    assert (
-        first == "takes    uint8 [batch, 28, 28, 1], pixels from 0 to 255 (divided by 100 inside)"
+    assert first == (
+        "input    uint8 [batch, 28, 28, 1], pixels from 0 to 255 (divided by 100 in the model)"
     )
-    assert second == "gives    float32 [batch, 10], logits (softmax makes probabilities)"
-    assert third.startswith("checked  largest difference ")
+    assert second == "output   float32 [batch, 10], logits (apply softmax)"
+    assert third.startswith("verified largest difference ")
     assert third.endswith(" over 30 test images of mnist_5k,")
-    assert fourth.endswith(f" allowed, by onnxruntime {onnxruntime.__version__}")
+    assert fourth.endswith(f", in onnxruntime {onnxruntime.__version__}")
     assert fifth == "opset    20"
     session = onnxruntime.InferenceSession("tiny-seed-6.onnx")
     for count in (1, 7):
@@ -160,9 +160,9 @@ def test_an_onnx_file_gives_the_same_outputs(results: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "batch", "out"),
     [
-        ("tiny", "batch", "10], logits (softmax makes probabilities)"),
+        ("tiny", "batch", "10], logits (apply softmax)"),
         ("half", "batch", "28, 28, 1], pixels divided by 256"),
-        ("asks", "1", "10], logits (softmax makes probabilities)"),
+        ("asks", "1", "10], logits (apply softmax)"),
     ],
 )
 def test_a_stablehlo_file_gives_the_same_outputs(
@@ -172,8 +172,9 @@ def test_a_stablehlo_file_gives_the_same_outputs(
     assert (done.exit_code, done.stderr) == (0, "wrote a.bin\n")
     scale = 100 if name == "tiny" else 256
     assert done.stdout.splitlines()[:2] == [
-        f"takes    uint8 [{batch}, 28, 28, 1], pixels from 0 to 255 (divided by {scale} inside)",
-        f"gives    float32 [{batch}, {out}",
+        f"input    uint8 [{batch}, 28, 28, 1], pixels from 0 to 255 (divided by {scale} in the"
+        " model)",
+        f"output   float32 [{batch}, {out}",
     ]
     model = jax_export.deserialize(bytearray(Path("a.bin").read_bytes()))
     assert set(model.platforms) == {"cpu", "cuda", "rocm", "tpu"}
@@ -193,8 +194,8 @@ def test_a_safetensors_file_is_equal_to_the_bit_and_says_what_it_is(
     values = sum(value.size for value in network.weights.values())
     assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
     assert done.stdout.splitlines() == [
-        f"holds    {len(network.weights)} arrays of {values:,} values, by the names of the layers",
-        "checked  read again: equal to the bit",
+        f"arrays   {len(network.weights)} with {values:,} values, named by layer",
+        "verified read back: bit-identical",
     ]
     record = read_run_entry(run_of(results, name)).record
     with safe_open(file, "numpy") as found:
@@ -232,9 +233,10 @@ def test_a_model_that_differs_is_not_written(
     monkeypatch.setattr("cnnbench.export.onnx.onnx_model", spoilt)
     done = export("tiny", "onnx")
     assert (done.exit_code, done.stdout) == (3, "")
-    start = f"{run_of(results)}, seed 5: the exported model is another: largest difference 1.0e-02"
-    assert done.stderr.startswith(f"{start} over 30 test images of mnist_5k, ")
-    assert done.stderr.endswith(" is allowed; nothing was written, please report it.\n")
+    start = f"{run_of(results)}, seed 5: the exported model differs from the network"
+    found = "largest difference 1.0e-02 over 30 test images of mnist_5k, tolerance "
+    assert done.stderr.startswith(f"{start}: {found}")
+    assert done.stderr.endswith("; nothing was written. Please report this bug.\n")
     assert Path("tiny-seed-5.onnx").read_text() == "what was there"
     assert len(list(Path().iterdir())) == 1
 
@@ -243,8 +245,11 @@ def test_a_model_of_another_shape_or_without_numbers_is_refused(results: Path) -
     network = network_of(results, "tiny")
     probe = verify.VerificationImages(test_images(3), "random images")
     for theirs, message in (
-        (np.zeros((1, 9)), "gives 3x9 values, not 3x10"),
-        (np.full((1, 10), np.nan), "is another: largest difference nan over 3 random images"),
+        (np.zeros((1, 9)), "returns 3x9 values, not 3x10"),
+        (
+            np.full((1, 10), np.nan),
+            "differs from the network: largest difference nan over 3 random images",
+        ),
     ):
         with pytest.raises(verify.MismatchError, match=message):
             verify.verify(network, lambda _, found=theirs: found, probe, 1)  # type: ignore[misc]
@@ -261,9 +266,9 @@ def test_spoilt_weights_are_not_written(results: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(safetensors.numpy, "save", spoilt)
     done = export("tiny", "safetensors")
-    message = "the exported model is not equal to its weights when it is read again"
+    message = "the exported model differs from the weights when read back"
     assert (done.exit_code, list(Path().iterdir())) == (3, [])
-    told = f"{run_of(results)}, seed 5: {message}; nothing was written, please report it.\n"
+    told = f"{run_of(results)}, seed 5: {message}; nothing was written. Please report this bug.\n"
     assert done.stderr == told
 
 
@@ -287,7 +292,7 @@ def test_a_network_that_diverged_is_not_exported(
         lambda _, images: np.full((len(images), 10), np.inf),
     )
     done = export("tiny", "stablehlo")
-    message = "its outputs are not finite; it diverged, so export another seed."
+    message = "training diverged (non-finite outputs); export another seed."
     assert (done.exit_code, done.stderr) == (1, f"{run_of(results)}, seed 5: {message}\n")
 
 
@@ -312,8 +317,8 @@ def test_a_python_model_names_the_extra_that_converts_it(
     done = export("asks", "onnx")
     assert (done.exit_code, done.stderr) == (
         2,
-        f"{run_of(results, 'asks')}: 'asking:Net' is a Python model, which only the package"
-        " jax2onnx converts to ONNX; run pip install 'cnnbench[export-python]', or write --to"
+        f"{run_of(results, 'asks')}: 'asking:Net' is a Python model, and converting it to ONNX"
+        " needs the package 'jax2onnx'; run pip install 'cnnbench[export-python]', or use --to"
         " stablehlo.\n",
     )
     assert not list(Path().iterdir())
@@ -325,7 +330,7 @@ def test_a_python_model_computes_the_same_in_onnx(results: Path, name: str, batc
     pytest.importorskip("jax2onnx", reason="jax2onnx is not installed (extra export-python)")
     done = export(name, "onnx")
     assert done.exit_code == 0, done.stderr
-    assert f"takes    uint8 [{batch}, 28, 28, 1], pixels from 0 to 255" in done.stdout
+    assert f"input    uint8 [{batch}, 28, 28, 1], pixels from 0 to 255" in done.stdout
     session = onnxruntime.InferenceSession(f"{name}-seed-0.onnx")
     images = test_images(4)
     parts = [images] if batch == "batch" else np.split(images, 4)

@@ -1,4 +1,4 @@
-"""Every operation as ONNX, computed by onnxruntime, against our network in the form `plain`."""
+"""Every operation in ONNX, run by onnxruntime, against our network in the form `plain`."""
 
 import functools
 from typing import Any
@@ -25,13 +25,13 @@ from tests.bench.frameworks.test_frameworks import (
 )
 from tests.support.oracles import Array, make_plan
 
-TOLERANCE = 1e-5  # of the largest output
+TOLERANCE = 1e-5  # relative to the largest output
 SCALE = 300.0
 SQUARE = st.integers(1, 4)
 
 
 def named(plan: Plan, weights: LayerWeights) -> dict[str, Array]:
-    """Weights as a run's file has them, batch statistics as a network begins with them."""
+    """Weights as in a run's file, with initial batch statistics."""
     found = {f"{layer}.{key}": v for layer, own in weights.items() for key, v in own.items()}
     for node in plan.nodes:
         if isinstance(node.op, BatchNorm):
@@ -42,7 +42,7 @@ def named(plan: Plan, weights: LayerWeights) -> dict[str, Array]:
 
 
 def run(model: onnx.ModelProto, images: Array) -> Array:
-    """What onnxruntime makes of images."""
+    """Outputs of onnxruntime for images."""
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return session.run(["outputs"], {"images": images})[0]
@@ -66,7 +66,7 @@ def test_onnxruntime_computes_the_same_network(name: str) -> None:
     images, _ = images_for(plan)
     want = Ours("plain", case(name)[0], plan, weights_of(plan)).outputs(images)
     close(run(model, images), want)
-    close(run(model, images[:1]), want[:1])  # a batch of another size
+    close(run(model, images[:1]), want[:1])  # another batch size
 
 
 def test_a_sample_is_its_mean() -> None:
@@ -104,7 +104,7 @@ def test_convolutions_of_any_geometry(
     size: tuple[int, int],
     tied: bool,
 ) -> None:
-    """A convolution, and its adjoint tied to it or one of its own, by NumPy's loops."""
+    """A convolution and its adjoint, tied or with a separate kernel, against NumPy loops."""
     like = {"kernel": list(kernel), "stride": list(stride), "padding": padding}
     back = {"tie": "a"} if tied else {"filters": 2, **like}
     layers: Layers = {
@@ -127,7 +127,7 @@ def test_convolutions_of_any_geometry(
 
 
 def convolved(plan: Plan, weights: dict[str, Array], x: Array) -> Array:
-    """Layers a and b by sums over the taps of the kernel."""
+    """Layers a and b as sums over the elements of the kernel."""
     from cnnbench.graph.geometry import geometry
 
     for node in plan.nodes[:2]:
