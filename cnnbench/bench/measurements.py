@@ -1,9 +1,8 @@
-"""A speed comparison as frozen values, and what may be concluded from it.
+"""Measurements of a speed comparison, and the statistics derived from them.
 
-All variants of a network train on the same batches from the same weights, in
-rounds that are timed one variant after another. What two variants took in one
-round was taken on the same machine at nearly the same time, so ratios are made
-round by round, and a machine that gets slower for a while does not favour one.
+All variants of a network train on the same batches from the same weights, in rounds that are
+timed one variant after another. The times of one round are measured close together, so ratios are
+computed per round, and a machine that slows down for a while does not favor any variant.
 """
 
 import math
@@ -15,14 +14,14 @@ from statistics import median
 from cnnbench.comparisons.statistics import Interval, mean, mean_interval
 from cnnbench.spec.metrics import is_fraction
 
-OWN = "cnnbench"  # our variant, and its family
-IMAGES = 10_000  # times are told for so many training images
+OWN = "cnnbench"  # our variant and its family
+IMAGES = 10_000  # training images per reported time
 MIN_ROUNDS = 3
-TOLERANCES = {"accuracy": 0.05, "loss": 0.1}  # points of accuracy as a fraction; share of our loss
+TOLERANCES = {"accuracy": 0.05, "loss": 0.1}  # absolute for accuracy; relative to our loss
 
 
 class VariantStatus(StrEnum):
-    """How far a variant came."""
+    """Outcome of measuring a variant."""
 
     MEASURED = "measured"
     SKIPPED = "skipped"
@@ -31,20 +30,20 @@ class VariantStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one variant of a framework took for a network.
+    """Measurement of one variant of a framework for a network.
 
     Args:
-      variant: its name, such as `torch-eager-nchw`.
-      family: the framework, such as `torch`.
-      outcome: how far it came.
-      reason: why no further; empty if it was measured.
-      seconds: of each timed round, in the order of the rounds.
-      images: trained in each round.
-      steps: training steps in all, with the untimed ones.
-      prepare_s: seconds of importing the framework and building the network.
-      compile_s: seconds of the first step, which compiles what the variant compiles.
-      peak_memory_bytes: most memory resident in its process until training ended.
-      metrics: values on the test images after the last step (`accuracy`, `loss`).
+      variant: name of the variant, such as `torch-eager-nchw`.
+      family: name of the framework, such as `torch`.
+      outcome: whether it was measured, skipped or failed.
+      reason: reason for skipping or failing; empty if it was measured.
+      seconds: seconds of each timed round, in order.
+      images: training images per round.
+      steps: total number of training steps, including untimed ones.
+      prepare_s: seconds to import the framework and build the network.
+      compile_s: seconds of the first step, which includes compilation.
+      peak_memory_bytes: peak resident memory of the process at the end of training.
+      metrics: `accuracy` and `loss` on the test images after the last step.
     """
 
     variant: str
@@ -61,18 +60,18 @@ class Measurement:
 
     @property
     def seconds_per_10k(self) -> float:
-        """Median seconds for 10,000 training images."""
+        """Median seconds per 10,000 training images."""
         return median(self.seconds) * IMAGES / self.images
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """The fastest float32 matrix product that the machine was seen to do.
+    """The fastest float32 matrix product measured on the machine.
 
     Args:
-      library: which library did it.
-      size: rows and columns of its square matrices.
-      flops: floating-point operations a second.
+      library: the library that computed it.
+      size: number of rows and columns of the square matrices.
+      flops: floating-point operations per second.
     """
 
     library: str
@@ -82,11 +81,11 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Another variant's time over ours; larger than 1: we are faster.
+    """Another variant's time relative to ours; above 1, ours is faster.
 
     Args:
       value: geometric mean over the rounds.
-      interval: its 95% interval (Student's t of the rounds' logarithms).
+      interval: its 95% confidence interval (Student's t on the logarithms).
     """
 
     value: float
@@ -95,15 +94,15 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Whether all variants learnt the same.
+    """Agreement of the variants' results.
 
     Args:
       metric: `accuracy` or `loss`.
-      low: the smallest value of any variant.
-      high: the largest.
-      own: ours.
-      tolerance: how far from ours a value may be.
-      outside: variants that are further away.
+      low: smallest value of any variant.
+      high: largest value of any variant.
+      own: our value.
+      tolerance: largest difference from our value allowed.
+      outside: variants outside the tolerance.
     """
 
     metric: str
@@ -119,14 +118,14 @@ class Benchmark:
     """One network in several frameworks, measured in one run.
 
     Args:
-      name: of the experiment.
-      title: what tables call it.
-      dataset: where the images came from.
-      num_train: training images, of which an epoch consists.
-      batch_size: images in a step.
-      training_flops: floating-point operations for one training image.
+      name: name of the experiment.
+      title: its title in tables.
+      dataset: name of the dataset.
+      num_train: number of training images, one epoch.
+      batch_size: images per step.
+      training_flops: floating-point operations per training image.
       product: the machine's fastest matrix product in the same run; None if not measured.
-      measurements: of each variant, ours first.
+      measurements: one for each variant, ours first.
     """
 
     name: str
@@ -140,37 +139,37 @@ class Benchmark:
 
     @property
     def measured(self) -> tuple[Measurement, ...]:
-        """Those that came to the end."""
+        """Measurements of the variants that completed."""
         return tuple(m for m in self.measurements if m.outcome is VariantStatus.MEASURED)
 
     @property
     def own(self) -> Measurement | None:
-        """Ours, if it came to the end."""
+        """Our measurement, if it completed."""
         return self.find(OWN)
 
     def find(self, variant: str) -> Measurement | None:
-        """The measurement of a variant, if it came to the end."""
+        """The measurement of a variant, if it completed."""
         return next((m for m in self.measured if m.variant == variant), None)
 
     def best(self, family: str) -> Measurement | None:
-        """The fastest variant of a framework, if any came to the end."""
+        """The fastest variant of a framework, if any completed."""
         members = [m for m in self.measured if m.family == family]
         return min(members, key=lambda m: m.seconds_per_10k, default=None)
 
     def ratio(self, other: Measurement | None) -> Ratio | None:
-        """How much longer than ours another variant takes; None where either is missing."""
+        """Another variant's time relative to ours; None if either is missing."""
         own = self.own
         return None if own is None or other is None else ratio(other.seconds, own.seconds)
 
     def product_share(self, measurement: Measurement) -> float | None:
-        """A variant's arithmetic in training as a share of the fastest matrix product."""
+        """Training FLOP/s of a variant as a fraction of the fastest matrix product."""
         if self.product is None or not measurement.seconds_per_10k or not self.product.flops:
             return None
         flops = self.training_flops * IMAGES / measurement.seconds_per_10k
         return flops / self.product.flops
 
     def band(self) -> Band | None:
-        """How close the variants' results are; None where ours is missing."""
+        """Agreement of the variants' results; None if ours is missing."""
         own = self.own
         if own is None or not own.metrics:
             return None
@@ -180,10 +179,10 @@ class Benchmark:
 
 
 def ratio(others: Sequence[float], ours: Sequence[float]) -> Ratio:
-    """The ratio of paired times.
+    """Geometric mean of the ratios of paired times.
 
     Args:
-      others: the other variant's seconds, round by round.
+      others: the other variant's seconds, by round.
       ours: our seconds in the same rounds; at least two.
 
     >>> ratio([2.0, 2.0, 2.0], [1.0, 1.0, 1.0])
@@ -191,16 +190,16 @@ def ratio(others: Sequence[float], ours: Sequence[float]) -> Ratio:
     """
     pairs = list(zip(others, ours, strict=True))
     if len(pairs) < 2:
-        raise ValueError("an interval needs two rounds or more")
+        raise ValueError("an interval needs at least two rounds")
     logs = [math.log(other / our) for other, our in pairs if other > 0 and our > 0]
     interval = mean_interval(logs)
-    if interval is None:  # most rounds were too short for the clock
+    if interval is None:  # most rounds were below the clock's resolution
         return Ratio(math.nan, Interval(math.nan, math.nan))
     return Ratio(math.exp(mean(logs)), Interval(math.exp(interval.low), math.exp(interval.high)))
 
 
 def band(metric: str, values: Mapping[str, float], own: float) -> Band:
-    """Who is within the tolerance of our result; NaN never is.
+    """Check which results are within the tolerance of ours; NaN never is.
 
     >>> band("accuracy", {"cnnbench": 0.90, "a": 0.93, "b": 0.80}, 0.90).outside
     ('b',)
@@ -212,17 +211,17 @@ def band(metric: str, values: Mapping[str, float], own: float) -> Band:
 
 
 def plan_rounds(seconds: float, step_s: float, rounds: int, most_steps: int) -> tuple[int, int]:
-    """How many timed rounds of how many steps fit into a budget, with one round to warm up.
+    """Number of timed rounds and of steps per round that fit a budget, with one warm-up round.
 
     Args:
       seconds: the budget.
-      step_s: seconds of one step of every variant together.
-      rounds: rounds wanted.
-      most_steps: the most steps of a round.
+      step_s: seconds of one step, summed over all variants.
+      rounds: requested number of rounds.
+      most_steps: largest number of steps per round.
 
     Returns:
-      Rounds, from 3 to `rounds`, and steps, from 1 to `most_steps`: as many rounds as were
-      asked for before a round gets a second step, and the least where even that takes longer.
+      Rounds, from 3 to `rounds`, and steps, from 1 to `most_steps`. Rounds take precedence over
+      steps; the minimum of both may exceed the budget.
 
     >>> plan_rounds(80, 1.0, rounds=7, most_steps=100)
     (7, 10)
@@ -235,7 +234,7 @@ def plan_rounds(seconds: float, step_s: float, rounds: int, most_steps: int) -> 
 
 
 def take_turns(variants: Sequence[str], round_number: int) -> tuple[str, ...]:
-    """The order of a round: forwards and backwards by turns, so that drift favours nobody.
+    """Order of the variants in a round, alternately forward and backward to cancel drift.
 
     >>> take_turns(["a", "b", "c"], 0), take_turns(["a", "b", "c"], 1)
     (('a', 'b', 'c'), ('c', 'b', 'a'))

@@ -1,4 +1,4 @@
-"""Speed comparisons for people (terminal, Markdown) and for programs (JSON)."""
+"""Speed comparisons as terminal tables, Markdown and JSON."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 FAMILY_TITLES = {"torch": "PyTorch", "keras": "Keras", "flax": "plain Flax NNX"}
-ABOVE_ALL = "More than 100%: Winograd needs fewer operations than counted, or a busy machine."
+ABOVE_ALL = "Above 100%: Winograd needs fewer operations than counted, or the machine was busy."
 TIMES_NOTE = (
-    f"Time: seconds per {IMAGES:,} training images, median of the rounds.",
-    "Ratio: its time over ours in the same round, and the 95% interval; larger than 1 means",
-    "that cnnbench is faster. Compile: seconds of the first step. Memory: MiB, the most that was",
-    "resident in the process that trained.",
+    f"Time: seconds per {IMAGES:,} training images, median over rounds.",
+    "Ratio: time relative to cnnbench in the same round (95% CI); above 1, cnnbench is faster.",
+    "Compile: seconds of the first step. Memory: peak resident memory of the training process,",
+    "in MiB.",
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Comparisons of one run of the benchmark, and where they were made.
+    """Results of one run of the benchmark, with its environment.
 
     Args:
       benchmarks: one for each network.
       environment: software, machine and command.
-      versions: of the frameworks that took part, by package.
-      started_at: start, with its time zone.
+      versions: versions of the frameworks, by package.
+      started_at: start time, with its time zone.
     """
 
     benchmarks: tuple[Benchmark, ...]
@@ -54,7 +54,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """A column of a table; `heading` breaks the header over lines to keep numbers whole."""
+    """A column of a table; `heading` is a shorter header for the terminal."""
 
     header: str
     cell: Callable[[Benchmark, Measurement], str]
@@ -62,7 +62,7 @@ class _Column:
 
 
 def terminal_table(report: Report) -> "Group":
-    """A table for each network with its notes."""
+    """A table with notes for each network."""
     from rich.console import Group
     from rich.text import Text
 
@@ -75,7 +75,7 @@ def terminal_table(report: Report) -> "Group":
 
 
 def markdown(report: Report) -> str:
-    """The same tables in Markdown."""
+    """The tables in Markdown."""
     parts = []
     for benchmark in report.benchmarks:
         lines = [f"- {escaped(note)}\n" for note in notes(benchmark)]
@@ -86,12 +86,12 @@ def markdown(report: Report) -> str:
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with the shortest rule."""
+    """A Markdown table with the first column left-aligned and the others right-aligned."""
     return report_table.markdown_table(headers, rows, "|---|" + "---:|" * (len(headers) - 1))
 
 
 def json_text(report: Report) -> str:
-    """Everything that was measured, unrounded, and what follows from it."""
+    """All measurements, unrounded, with derived values, as JSON."""
     fields = {
         "started_at": report.started_at,
         "machine": report.environment,
@@ -102,27 +102,27 @@ def json_text(report: Report) -> str:
 
 
 def benchmark_heading(benchmark: Benchmark) -> str:
-    """What was trained, on what.
+    """Network, dataset and batch size as a heading.
 
     >>> benchmark_heading(Benchmark("a", "Tiny CNN", "mnist_5k", 4000, 500, 1, None, ()))
-    'Tiny CNN: mnist_5k, 4,000 training images, batches of 500'
+    'Tiny CNN: mnist_5k, 4,000 training images, batch size 500'
     """
     data = f"{benchmark.dataset}, {benchmark.num_train:,} training images"
-    return f"{benchmark.title}: {data}, batches of {benchmark.batch_size}"
+    return f"{benchmark.title}: {data}, batch size {benchmark.batch_size}"
 
 
 def notes(benchmark: Benchmark) -> list[str]:
-    """What follows from the numbers of a table, a line each."""
+    """Notes below a table, one line each."""
     lines = best_notes(benchmark)
     own, product = benchmark.own, benchmark.product
     if own is not None:
         rounds = f"{len(own.seconds)} rounds of {own.images:,} images"
-        lines.append(f"Measured: {rounds}, every variant by turns in a process of its own.")
+        lines.append(f"Measured: {rounds}, variants interleaved, each in its own process.")
     if own is not None and product is not None:
         share = 100 * (benchmark.product_share(own) or 0)
-        best_product = f"{product.flops / 1e9:,.0f} GFLOP/s of {product.library}"
-        text = f"the {best_product}, the fastest {product.size} x {product.size} float32 product"
-        lines.append(f"Arithmetic: cnnbench does {share:.0f}% of {text} in this run.")
+        peak = f"{product.flops / 1e9:,.0f} GFLOP/s of {product.library}'s matrix product"
+        size = f"{product.size} x {product.size}, float32"
+        lines.append(f"Throughput: cnnbench reaches {share:.0f}% of the {peak} ({size}).")
         if share > 100:
             lines.append(ABOVE_ALL)
     if (band := benchmark.band()) is not None and own is not None:
@@ -134,34 +134,31 @@ def notes(benchmark: Benchmark) -> list[str]:
 
 
 def best_notes(benchmark: Benchmark) -> list[str]:
-    """The fastest variant of each framework and its ratio, a line each."""
+    """The fastest variant of each framework with its ratio, one line each."""
     lines = []
     for family in dict.fromkeys(m.family for m in benchmark.measurements if m.family != OWN):
         best = benchmark.best(family)
         ratio = benchmark.ratio(best)
         if best is not None and ratio is not None:
             title = FAMILY_TITLES.get(family, family)
-            lines.append(f"Best of {title}: {best.variant}, ratio {ratio_text(ratio)}.")
+            lines.append(f"Fastest {title} variant: {best.variant}, ratio {ratio_text(ratio)}.")
     return lines
 
 
 def _band_note(band: Band, steps: int) -> str:
     if is_fraction(band.metric):
         spread = f"{100 * band.low:.1f} to {100 * band.high:.1f}%"
-        allowed = f"{100 * band.tolerance:.0f} points of ours"
+        allowed = f"{100 * band.tolerance:.0f} points of cnnbench"
     else:
-        spread, allowed = f"{band.low:.4g} to {band.high:.4g}", f"{band.tolerance:.2g} of ours"
+        spread, allowed = f"{band.low:.4g} to {band.high:.4g}", f"{band.tolerance:.2g} of cnnbench"
     found = f"{band.metric} {spread} on test images after {steps} steps"
     if band.outside:
-        return f"NOT the same work: {found}; not within {allowed}: {', '.join(band.outside)}."
-    return f"Same work: {found}, all within {allowed}."
+        return f"Different results: {found}; not within {allowed}: {', '.join(band.outside)}."
+    return f"Equivalent results: {found}, all within {allowed}."
 
 
 def machine_note(report: Report) -> str:
-    """Where it was measured, with what.
-
-    The command and the commit are in the JSON form.
-    """
+    """Machine and package versions; command and commit are in the JSON form."""
     machine = report.environment
     versions = {"jax": machine.jax, "flax": machine.flax} | dict(report.versions)
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -170,7 +167,7 @@ def machine_note(report: Report) -> str:
 
 
 def ratio_text(ratio: Ratio) -> str:
-    """A ratio and its interval.
+    """A ratio with its interval.
 
     >>> from cnnbench.comparisons.statistics import Interval
     >>> ratio_text(Ratio(2.134, Interval(2.0512, 2.21)))
@@ -181,7 +178,7 @@ def ratio_text(ratio: Ratio) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three digits.
+    """A number with three significant digits.
 
     >>> _digits(0.8812), _digits(12.345), _digits(123.45)
     ('0.88', '12.3', '123')

@@ -1,7 +1,7 @@
-"""Trains one network in every framework at the same time, a little of each by turns.
+"""Interleaved training of one network in several frameworks.
 
-Each variant has a process of its own, which stays alive and idle while the
-others work. One works at a time; the order of a round alternates.
+Each variant has its own process, which stays alive and idle while the others train. Only one
+trains at a time; the order alternates from round to round.
 """
 
 import tempfile
@@ -33,24 +33,24 @@ from cnnbench.training.matmul_peak import SIZE, libraries, product_flops
 
 OURS = BenchVariant(OWN, OWN, "cnnbench.bench.frameworks.cnnbench")
 STEPS_BEFORE = 3  # steps before the rounds
-SHORTEST_LIMIT_S = 120.0  # what a request may take at least, however small the budget
+SHORTEST_LIMIT_S = 120.0  # minimum timeout of a request, whatever the budget
 
 
 class BenchError(CnnbenchError):
-    """Our own variant could not be measured, so there is nothing to compare with."""
+    """Our own variant could not be measured, so there is no baseline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much is measured.
+    """Settings of a benchmark.
 
     Args:
-      rounds: timed rounds, at most.
-      budget_s: seconds of training for one network, as far as three rounds of one step fit
-        in; starting and compiling come before it.
-      pause_s: seconds between two turns, in which the threads of the last one fall asleep.
-      most_steps: steps of a round, at most; None for an epoch.
-      libraries: which libraries multiply matrices for comparison.
+      rounds: largest number of timed rounds.
+      budget_s: seconds of training per network, without startup and compilation; exceeded if
+        three rounds of one step take longer.
+      pause_s: seconds between two turns, for the threads of the previous one to go to sleep.
+      most_steps: largest number of steps per round; None for an epoch.
+      libraries: libraries whose matrix products are measured for comparison.
     """
 
     rounds: int = 7
@@ -62,15 +62,15 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class BenchTask:
-    """What every contestant trains.
+    """Network, images and initial weights that every variant trains.
 
     Args:
       loaded: the experiment, with a plan.
       train: training images.
-      test: images to evaluate on in the end.
-      dataset: where the images came from.
+      test: images for the final evaluation.
+      dataset: name of the dataset.
       weights: initial parameters by layer and name.
-      data_dir: where datasets outside the built-in table are described.
+      data_dir: TFDS data directory.
     """
 
     loaded: Loaded
@@ -82,27 +82,27 @@ class BenchTask:
 
     @property
     def batch_size(self) -> int:
-        """Images in a step."""
+        """Images per step."""
         return min(self.loaded.experiment.train.batch_size, len(self.train))
 
 
 def run_contest(
     task: BenchTask, contestants: Sequence[BenchVariant], settings: Settings, notify: Notify
 ) -> Benchmark:
-    """Measures a network in several frameworks.
+    """Measure a network in several frameworks.
 
     Args:
-      task: what to train.
-      contestants: who takes part; `OURS` among them for ratios.
-      settings: how much is measured.
-      notify: gets a line on how far it is.
+      task: network and data to train.
+      contestants: the variants to measure; ratios need `OURS` among them.
+      settings: settings of the benchmark.
+      notify: called with progress messages.
 
     Raises:
       UsageError: the model is a Python class, which other frameworks cannot run.
-      BenchError: our own variant did not come to the end.
+      BenchError: our own variant failed.
     """
     if task.loaded.plan is None:
-        message = f"{task.loaded.experiment.name}: model.python runs in Flax alone"
+        message = f"{task.loaded.experiment.name}: model.python only runs in Flax"
         raise UsageError(f"{message}; write model.layers to compare frameworks.")
     with tempfile.TemporaryDirectory(prefix="cnnbench-") as name, closing_all() as workers:
         folder = Path(name)
@@ -114,7 +114,7 @@ def run_contest(
 
 
 def write_task(folder: Path, task: BenchTask) -> None:
-    """Writes what the workers read."""
+    """Write the files that the workers read."""
     (folder / "spec.yaml").write_text(task.loaded.resolved(), encoding="utf-8")
     np.save(folder / "images.npy", task.train.images)
     np.save(folder / "labels.npy", task.train.labels)
@@ -126,7 +126,7 @@ def write_task(folder: Path, task: BenchTask) -> None:
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of a contestant so far; without a worker it is out."""
+    """State and measurements of a variant."""
 
     contestant: BenchVariant
     worker: Worker | None = None
@@ -158,7 +158,7 @@ class _Race:
         self._rounds = self._steps = 0
 
     def start(self, contestants: Sequence[BenchVariant]) -> None:
-        """Starts every process and lets it take three steps: one compiles, two tell the pace."""
+        """Start every process and train three steps: one to compile, two to estimate the time."""
         for contestant in contestants:
             entry = self._entries[contestant.variant] = _Entry(contestant)
             self._notify(f"{self._name}: starting {contestant.variant}")
@@ -168,10 +168,10 @@ class _Race:
                 entry.step_s = min((pace for pace in paces if pace is not None), default=0.0)
         for library in self._settings.libraries:
             entry = self._products[library] = _Entry(BenchVariant(PRODUCT + library, "product"))
-            self._seconds(entry, 1)  # wakes the library up
+            self._seconds(entry, 1)  # warm-up
 
     def run(self) -> None:
-        """One round to warm up at the final number of steps, then the timed ones."""
+        """Run one warm-up round with the final number of steps, then the timed rounds."""
         wanted, epoch = self._settings.rounds, len(self._task.train) // self._task.batch_size
         step_s = sum(entry.step_s for entry in self._running)
         most, budget_s = self._settings.most_steps or epoch, self._settings.budget_s
@@ -192,7 +192,7 @@ class _Race:
                 entry.seconds.append(seconds)
 
     def finish(self) -> Benchmark:
-        """Evaluates every network and sums up."""
+        """Evaluate every network and collect the results."""
         for entry in self._running:
             if answer := self._ask(entry, "finish"):
                 entry.peak_memory_bytes = answer["peak_memory_bytes"]
@@ -220,7 +220,7 @@ class _Race:
         return answer["seconds"] if answer else None
 
     def _ask(self, entry: _Entry, do: str, **request: Any) -> dict[str, Any] | None:
-        """The answer; None, and the entry is out, where there is none."""
+        """Send a request; returns None and drops the variant if it refuses or fails."""
         if entry.outcome is not VariantStatus.MEASURED:
             return None
         if entry.worker is None:
@@ -236,7 +236,8 @@ class _Race:
         if entry.contestant.variant == OWN:
             message = f"{self._name}: {OWN} itself could not be measured"
             raise BenchError(f"{message}: {entry.reason}")
-        self._notify(f"{self._name}: {entry.contestant.variant} is out: {entry.reason}")
+        status = f"{entry.contestant.variant} {entry.outcome}"
+        self._notify(f"{self._name}: {status}: {entry.reason}")
         return None
 
     def _product(self) -> Product | None:

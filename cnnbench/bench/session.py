@@ -1,4 +1,4 @@
-"""A run of the benchmark from files to files: who takes part, on what images, what is kept."""
+"""A benchmark session: experiments, frameworks, measurement and reports on disk."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from cnnbench.system.settings import pinned
 
 FAMILIES = tuple(dict.fromkeys(VARIANTS.values()))
 TITLES = {"torch": "PyTorch", "keras": "Keras", "flax": "Flax"}
-MOST_TESTED = 2_000  # test images that every variant evaluates in the end
+MOST_TESTED = 2_000  # test images for the final evaluation of every variant
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Families:
     """Frameworks to compare with.
 
     Args:
-      chosen: those that take part.
-      missing: those that nobody asked for by name and that are not installed.
+      chosen: frameworks to measure.
+      missing: frameworks that are not installed and were not requested by name.
     """
 
     chosen: tuple[str, ...]
@@ -38,25 +38,25 @@ class Families:
 
 
 def choose_families(text: str | None, installed: Callable[[str], object] = find_spec) -> Families:
-    """The frameworks that a command line asks for; all that are installed if it says nothing.
+    """Parse the frameworks requested on the command line.
 
     Args:
-      text: names with commas between them.
-      installed: whether there is a package of a name.
+      text: comma-separated names; None for all installed frameworks.
+      installed: predicate on a package's name.
 
     Raises:
-      UsageError: there is no such framework here, or none at all.
+      UsageError: a framework is unknown or not installed, or none is given.
     """
     if text is None:
         here = tuple(family for family in FAMILIES if installed(family))
         return Families(here, tuple(family for family in FAMILIES if family not in here))
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
-        raise UsageError(f"--against: no framework is named; write {or_list(FAMILIES)}.")
+        raise UsageError(f"--against: no framework given; write {or_list(FAMILIES)}.")
     for name in names:
         if name not in FAMILIES:
             hint = FAMILY.hint(name, FAMILIES)
-            message = f"--against: there is no framework '{name}'{hint}"
+            message = f"--against: unknown framework '{name}'{hint}"
             raise UsageError(f"{message}; write {or_list(FAMILIES)}.")
         if not installed(name):
             message = f"--against {name}: {TITLES[name]} is not installed"
@@ -65,7 +65,7 @@ def choose_families(text: str | None, installed: Callable[[str], object] = find_
 
 
 def contestants(families: Sequence[str]) -> tuple[BenchVariant, ...]:
-    """We, and every variant of the frameworks."""
+    """Our variant, and every variant of the frameworks."""
     others = (BenchVariant(name, family) for name, family in VARIANTS.items() if family in families)
     return (OURS, *others)
 
@@ -73,30 +73,30 @@ def contestants(families: Sequence[str]) -> tuple[BenchVariant, ...]:
 def load_all(
     paths: Sequence[Path], overrides: Sequence[str], data_dir: Path | None
 ) -> tuple[Loaded, ...]:
-    """Reads and checks every experiment before the first is measured.
+    """Load and check all experiments before any is measured.
 
     Raises:
-      SpecError: what is wrong with one.
-      UsageError: two have one name, or one is a Python class.
+      SpecError: an experiment file is invalid.
+      UsageError: two experiments have the same name, or one is a Python class.
     """
     loaded = tuple(load_experiment(path, overrides, data_dir=data_dir) for path in paths)
     names = [each.experiment.name for each in loaded]
     for each in loaded:
         name = each.experiment.name
         if names.count(name) > 1:
-            message = f"command line: '{name}' is the name of two experiments"
+            message = f"command line: two experiments are named '{name}'"
             raise UsageError(f"{message}; measure one of them.")
         if each.plan is None:
-            message = f"{name}: model.python runs in Flax alone"
+            message = f"{name}: model.python only runs in Flax"
             raise UsageError(f"{message}; write model.layers to compare frameworks.")
     return loaded
 
 
 def make_task(loaded: Loaded, data_dir: Path | None, notify: Notify) -> BenchTask:
-    """What is trained: the experiment's images, and weights from its first seed.
+    """The task of an experiment: its images, and initial weights from its first seed.
 
     Raises:
-      DataError: the images cannot be had.
+      DataError: the dataset is not available.
     """
     dataset = dataset_of(loaded.experiment.dataset, data_dir, notify)
     return task_on(loaded, dataset.train, dataset.test, dataset.info.name, data_dir)
@@ -105,7 +105,7 @@ def make_task(loaded: Loaded, data_dir: Path | None, notify: Notify) -> BenchTas
 def task_on(
     loaded: Loaded, train: Split, test: Split, dataset: str, data_dir: Path | None = None
 ) -> BenchTask:
-    """Likewise, with images that are given."""
+    """The task of an experiment on given images, with initial weights from its first seed."""
     assert loaded.plan is not None
     with pinned():
         weights = initial_weights(loaded.plan, loaded.experiment.seeds[0])
@@ -115,10 +115,10 @@ def task_on(
 def measure(
     task: BenchTask, families: Sequence[str], settings: Settings, notify: Notify
 ) -> Benchmark:
-    """Measures one network in every variant of some frameworks, and says who is the best.
+    """Measure one network in every variant of the frameworks and report the fastest.
 
     Raises:
-      BenchError: our own variant did not come to the end.
+      BenchError: our own variant failed.
     """
     benchmark = run_contest(task, contestants(families), settings, notify)
     for line in best_notes(benchmark):
@@ -132,7 +132,7 @@ def make_report(
     command: Sequence[str],
     started_at: datetime,
 ) -> Report:
-    """Measurements with the machine and the versions they were made on."""
+    """The measurements with machine and package versions."""
     from cnnbench.runs.environment import environment
     from cnnbench.system.devices import pick_devices
 
@@ -141,7 +141,7 @@ def make_report(
 
 
 def _versions(families: Sequence[str]) -> dict[str, str]:
-    """Versions beside those that every environment has."""
+    """Versions of the frameworks; those in every `Environment` are not repeated."""
     found = {}
     for name in families:
         try:
@@ -152,27 +152,27 @@ def _versions(families: Sequence[str]) -> dict[str, str]:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder of reports, before anything is measured for it.
+    """Create the folder of the reports, before anything is measured.
 
     Raises:
-      StoreError: the disk refuses.
+      StoreError: the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        message = f"--output {folder}: the folder cannot be made: {reason}"
-        raise StoreError(f"{message}; name another one.") from error
+        message = f"--output {folder}: cannot create the folder: {reason}"
+        raise StoreError(f"{message}; choose another one.") from error
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Keeps a report as JSON and as Markdown in a folder that exists, named by its start.
+    """Write a report as JSON and Markdown to an existing folder, named by its start time.
 
     Returns:
-      The JSON file; the other one lies beside it.
+      The JSON file; the Markdown file is next to it.
 
     Raises:
-      StoreError: the disk refuses.
+      StoreError: a file cannot be written.
     """
     path = folder / f"{report.started_at.astimezone(UTC):%Y%m%dT%H%M%SZ}.json"
     try:

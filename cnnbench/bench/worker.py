@@ -1,13 +1,12 @@
-"""One variant of a framework in a process of its own.
+"""Worker process for one variant of a framework.
 
 ``python -m cnnbench.bench.worker FOLDER VARIANT MODULE [DATA_DIR]`` reads requests from standard
-input and answers on standard output, one JSON object a line; `worker_process` is the
-other end. What libraries print goes to standard error.
+input and writes answers to standard output, one JSON object per line; `worker_process` is the
+parent's side. Output of libraries goes to standard error.
 
-FOLDER holds what all variants share: ``spec.yaml``, ``weights.npz`` with
-``LAYER/NAME``, and ``images``, ``labels``, ``test_images`` and ``test_labels``
-as ``.npy``. JAX is not imported unless the variant does it, so that a
-process's memory is that of its framework.
+FOLDER is shared by all variants: ``spec.yaml``, ``weights.npz`` with ``LAYER/NAME``, and
+``images``, ``labels``, ``test_images`` and ``test_labels`` as ``.npy``. JAX is only imported by
+variants that use it, so that the memory measured is the framework's.
 """
 
 import importlib
@@ -30,36 +29,36 @@ from cnnbench.spec.loader import load_experiment
 from cnnbench.system.host import peak_memory_bytes
 from cnnbench.training.matmul_peak import SIZE, multiplier, product_seconds
 
-PRODUCT = "product-"  # variants of this name multiply matrices
+PRODUCT = "product-"  # prefix of variants that multiply matrices
 WorkerRequest = Mapping[str, Any]
 WorkerAnswer = dict[str, Any]
 
 
 class Trainable(Protocol):
-    """What is asked of a peer here."""
+    """Interface of a network that can be trained."""
 
     def train(self, images: NDArray[np.uint8], labels: NDArray[Any]) -> NDArray[Any]:
-        """Takes a step for each batch and returns the losses when the work is done."""
+        """Train one step per batch and return the losses, blocking until done."""
 
     def outputs(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """The results for images, in evaluation mode."""
+        """Outputs for images, in evaluation mode."""
 
 
 class Answers(Protocol):
-    """What `serve` needs."""
+    """Interface of a worker."""
 
     def answer(self, request: WorkerRequest) -> WorkerAnswer:
-        """Does what a request asks for."""
+        """Handle a request."""
 
 
 class VariantTrainer:
-    """Answers requests to train one variant.
+    """Handles requests to train one variant.
 
     Args:
-      folder: what all variants share.
-      variant: which one.
-      module: where its `make_peer` is.
-      data_dir: where datasets outside the built-in table are described.
+      folder: folder shared by all variants.
+      variant: name of the variant.
+      module: module with its `make_peer`.
+      data_dir: TFDS data directory.
     """
 
     def __init__(self, folder: Path, variant: str, module: str, data_dir: Path | None) -> None:
@@ -72,7 +71,7 @@ class VariantTrainer:
         self._peer: Trainable | None = None
 
     def answer(self, request: WorkerRequest) -> WorkerAnswer:
-        """Does what a request asks for."""
+        """Handle a request."""
         match request["do"]:
             case "start":
                 return self._start()
@@ -81,7 +80,7 @@ class VariantTrainer:
             case "finish":
                 return self._finish()
             case other:
-                raise ValueError(f"no such request: {other}")
+                raise ValueError(f"unknown request: {other}")
 
     def _load(self, name: str) -> NDArray[Any]:
         array: NDArray[Any] = np.load(self._folder / f"{name}.npy", mmap_mode="r")
@@ -116,11 +115,11 @@ class VariantTrainer:
         return np.stack(rows)
 
     def _finish(self) -> WorkerAnswer:
-        # Before the evaluation, which is not what is compared.
+        # Before the evaluation, whose memory is not compared.
         memory = peak_memory_bytes()
         images, labels = self._load("test_images"), self._load("test_labels")
         size = min(self._batch_size, len(labels))
-        # Full batches only: another size would be compiled anew.
+        # Full batches only: another batch size would be recompiled.
         starts = range(0, len(labels) - size + 1, size)
         assert self._peer is not None
         outputs = np.concatenate([self._peer.outputs(images[i : i + size]) for i in starts])
@@ -130,13 +129,13 @@ class VariantTrainer:
 
 
 class Multiplier:
-    """Answers requests to multiply matrices with one library."""
+    """Handles requests to multiply matrices with one library."""
 
     def __init__(self, library: str) -> None:
         self._multiply = multiplier(library, SIZE)
 
     def answer(self, request: WorkerRequest) -> WorkerAnswer:  # noqa: ARG002
-        """Whatever is asked: the seconds of the fastest of a few products."""
+        """Seconds of the fastest of a few products, for any request."""
         return {"seconds": product_seconds(self._multiply)}
 
 
@@ -146,7 +145,7 @@ def metrics(
     images: NDArray[np.uint8],
     labels: NDArray[Any],
 ) -> dict[str, float]:
-    """Loss, and accuracy for classes, over test images, in NumPy for every framework alike."""
+    """Loss, and accuracy of classifiers, on test images; in NumPy for all frameworks."""
     outputs = outputs.astype(np.float64)
     if experiment.task is Task.CLASSIFY:
         loss = Objective("cross_entropy", np.asarray(labels)).value(outputs)
@@ -166,9 +165,10 @@ def read_weights(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
 
 
 def serve(make: Callable[[], Answers], requests: TextIO, answers: TextIO) -> None:
-    """Answers requests until there are no more.
+    """Answer requests until the end of the input.
 
-    What a variant cannot do is an answer; anything else that goes wrong ends the process.
+    A request that the variant does not support is answered with its error; other errors end the
+    process.
     """
     worker = make()
     for line in requests:
@@ -181,7 +181,7 @@ def serve(make: Callable[[], Answers], requests: TextIO, answers: TextIO) -> Non
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serves on the standard streams."""
+    """Serve requests on the standard streams."""
     folder, variant, module, *rest = arguments
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""Worker processes from the parent's side: started, asked with a time limit, ended for sure."""
+"""Worker processes from the parent's side: start, requests with timeouts, guaranteed cleanup."""
 
 import contextlib
 import json
@@ -16,17 +16,17 @@ from typing import Any
 from cnnbench.system.settings import VARIABLES
 
 PEERS = "cnnbench.bench.frameworks"
-END_S = 5.0  # seconds that a worker has to end by itself
+END_S = 5.0  # seconds for a worker to exit
 
 
 @dataclass(frozen=True, slots=True)
 class BenchVariant:
-    """A variant that takes part.
+    """A variant to measure.
 
     Args:
-      variant: its name, as its `make_peer` knows it.
+      variant: name of the variant for its `make_peer`.
       family: its framework.
-      module: where its `make_peer` is.
+      module: module with its `make_peer`.
     """
 
     variant: str
@@ -35,21 +35,21 @@ class BenchVariant:
 
 
 class RefusedError(Exception):
-    """A worker says that it cannot do what it is asked for."""
+    """A worker does not support the request."""
 
 
 class LostError(Exception):
-    """A worker died, or did not answer in time."""
+    """A worker died or timed out."""
 
 
 class Worker:
     """A process that trains one variant.
 
     Args:
-      contestant: which variant.
-      folder: what all variants share; its caches and its errors go there too.
-      data_dir: where datasets outside the built-in table are described.
-      program: the module that answers the requests.
+      contestant: the variant.
+      folder: folder shared by all variants, also for caches and error output.
+      data_dir: TFDS data directory.
+      program: module that serves the requests.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Worker:
     ) -> None:
         self.variant = contestant.variant
         self._errors = folder / f"{contestant.variant}.stderr"
-        # Not the caller's folder first: a file of its own named torch.py would be imported.
+        # -P: without it, a torch.py in the current folder would be imported.
         module = [sys.executable, "-P", "-m", program]
         rest = [str(data_dir)] if data_dir else []
         with self._errors.open("wb") as errors:
@@ -71,24 +71,24 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=_environment(folder / "caches" / self.variant),
-                start_new_session=True,  # so that its own children can be ended with it
+                start_new_session=True,  # so that its children can be killed with it
             )
 
     def ask(self, do: str, limit_s: float, **request: Any) -> dict[str, Any]:
-        """Sends a request and waits for the answer.
+        """Send a request and wait for the answer.
 
         Args:
-          do: what to do.
-          limit_s: seconds that it may take.
-          **request: what else the worker needs to know.
+          do: name of the request.
+          limit_s: timeout in seconds.
+          **request: further fields of the request.
 
         Raises:
-          RefusedError: the variant cannot do it.
-          LostError: the process died or took too long.
+          RefusedError: the variant does not support the request.
+          LostError: the process died or timed out.
         """
         line = json.dumps({"do": do, **request}) + "\n"
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it died; reading says why
+        with contextlib.suppress(BrokenPipeError):  # the process died; `_read_line` explains why
             self._process.stdin.write(line.encode())
             self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._read_line(limit_s, do))
@@ -102,7 +102,7 @@ class Worker:
         while not received.endswith(b"\n"):
             left = max(0.0, deadline - time.monotonic())
             if not select.select([stream], [], [], left)[0]:
-                raise LostError(f"'{do}' took longer than {limit_s:.0f} s")
+                raise LostError(f"'{do}' timed out after {limit_s:.0f} s")
             part = os.read(stream, 65_536)
             if not part:
                 raise LostError(self._death())
@@ -110,16 +110,16 @@ class Worker:
         return received
 
     def _death(self) -> str:
-        """Why the process ended: how, and the last thing that it said."""
+        """Reason why the process ended: signal or exit code, and its last line of output."""
         code = self._process.wait(END_S)
         if code < 0:
             return f"its process was killed by {signal.Signals(-code).name}"
         text = self._errors.read_text(encoding="utf-8", errors="replace")
-        said = [line.strip() for line in text.splitlines() if line.strip()]
-        return f"its process ended with {code}" + (f": {said[-1]}" if said else "")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        return f"its process exited with code {code}" + (f": {lines[-1]}" if lines else "")
 
     def close(self) -> None:
-        """Ends the process and its children."""
+        """Kill the process and its children."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -131,9 +131,9 @@ class Worker:
 
 
 def _environment(caches: Path) -> dict[str, str]:
-    """The caller's, but with JAX's own settings in every framework that uses JAX.
+    """The caller's environment with default JAX settings and empty caches.
 
-    Caches are empty: compile times are those of a first time.
+    Compile times are therefore those of a first run.
     """
     caches.mkdir(parents=True, exist_ok=True)
     dropped = {*VARIABLES, "JAX_COMPILATION_CACHE_DIR"}
@@ -144,7 +144,7 @@ def _environment(caches: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def closing_all() -> Iterator[list[Worker]]:
-    """A list whose workers are all ended in the end, whatever happens."""
+    """A list of workers that are all closed on exit."""
     workers: list[Worker] = []
     try:
         yield workers

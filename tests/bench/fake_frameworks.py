@@ -1,4 +1,4 @@
-"""Peers that do nothing, or go wrong, in worker processes: named by what they do."""
+"""Fake peers for worker processes that do nothing or fail, named by their behavior."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ class Fake:
         return np.zeros(len(images))
 
     def outputs(self, images):
-        """The first class for every image, more so the larger the first bias."""
+        """The first class for every image, with a logit that grows with the first bias."""
         self._log(f"{self.variant} evaluates {len(images)}")
         outputs = np.zeros((len(images), *self.plan.output_shape))
         outputs[:, 0] = 1 + self.weights["dense1"]["bias"][0]

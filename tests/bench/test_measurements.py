@@ -1,4 +1,4 @@
-"""What is concluded from times, against numbers worked out by hand, and how it is shown."""
+"""Statistics of times against hand-computed numbers, and their reports."""
 
 import dataclasses
 import io
@@ -59,7 +59,7 @@ EAGER = measured("torch-eager-nchw", "torch", (2.0, 2.5, 2.25), compile_s=0.5)
 COMPILED = measured("torch-compile-channels_last", "torch", (3.0, 3.0, 3.0), compile_s=61.04)
 KERAS = measured("keras-jax", "keras", (12.0, 12.5, 13.0), metrics={"accuracy": 0.8, "loss": 0.6})
 REFUSED = Measurement("flax", "flax", VariantStatus.SKIPPED, "no\nsuch thing")
-DIED = Measurement("keras-torch", "keras", VariantStatus.FAILED, "its process ended with 1")
+DIED = Measurement("keras-torch", "keras", VariantStatus.FAILED, "its process exited with code 1")
 BENCHMARK = Benchmark(
     name="standard",
     title="Standard CNN",
@@ -100,7 +100,7 @@ class TestTimes:
         assert dataclasses.replace(BENCHMARK, measurements=(EAGER,)).ratio(EAGER) is None
 
     def test_a_ratio_is_of_rounds_not_of_totals(self) -> None:
-        # The machine was ten times slower in the second round, for both.
+        # In the second round the machine was ten times slower for both.
         found = ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0])
         assert found.value == pytest.approx(2)
         assert found.interval.low == pytest.approx(2)
@@ -125,13 +125,13 @@ class TestTimes:
 
     def test_the_interval_covers_the_true_ratio(self) -> None:
         rng = np.random.default_rng(0)
-        drift = np.exp(rng.normal(scale=0.5, size=(2000, 7)))  # of the machine, shared
+        drift = np.exp(rng.normal(scale=0.5, size=(2000, 7)))  # shared drift of the machine
         ours = drift * np.exp(rng.normal(scale=0.1, size=(2000, 7)))
         theirs = 2.5 * drift * np.exp(rng.normal(scale=0.1, size=(2000, 7)))
         intervals = [ratio(list(t), list(o)).interval for t, o in zip(theirs, ours, strict=True)]
         covered = sum(i.low <= 2.5 <= i.high for i in intervals) / 2000
         assert 0.935 < covered < 0.965
-        # Without pairing the drift would be in it: t * 0.5 * sqrt(2 / 7) and more, not 0.13.
+        # Without pairing it would include the drift: at least t * 0.5 * sqrt(2 / 7), not 0.13.
         assert np.median([math.log(i.high / i.low) for i in intervals]) < 0.4
 
 
@@ -141,7 +141,7 @@ class TestWork:
         assert loaded.plan is not None
         conv1, conv2 = 24 * 24 * 5 * 5 * 32, 8 * 8 * 5 * 5 * 32 * 32
         dense1, dense2 = 512 * 256, 256 * 10
-        # conv1 reads the image, whose gradient nobody needs.
+        # conv1 reads the image, whose gradient is not needed.
         expected = 2 * (2 * conv1 + 3 * (conv2 + dense1 + dense2))
         assert training_flops(loaded.plan) == expected
 
@@ -185,7 +185,7 @@ class TestWork:
         slow = dataclasses.replace(BENCHMARK.product, flops=5e10)
         lines = notes(dataclasses.replace(BENCHMARK, product=slow))
         at = lines.index(ABOVE_ALL)
-        assert lines[at - 1].startswith("Arithmetic: cnnbench does 125% of the 50 GFLOP/s")
+        assert lines[at - 1].startswith("Throughput: cnnbench reaches 125% of the 50 GFLOP/s")
         assert ABOVE_ALL not in notes(BENCHMARK)
 
 
@@ -235,7 +235,7 @@ class TestRounds:
 
 
 def shown(report: Report) -> str:
-    """What a terminal of 80 columns shows; without the spaces that fill its lines."""
+    """Output at 80 columns, without trailing spaces."""
     console = Console(width=80, file=io.StringIO(), color_system=None, legacy_windows=False)
     with console.capture() as capture:
         console.print(terminal_table(report))
@@ -300,7 +300,7 @@ class TestReport:
 
     def test_a_folder_that_cannot_be_made_is_told_at_once(self, tmp_path: Any) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(StoreError, match=r"^--output .*file/a: .*not a directory; name"):
+        with pytest.raises(StoreError, match=r"^--output .*file/a: .*not a directory; choose"):
             session.make_folder(tmp_path / "file" / "a")
 
 
@@ -318,10 +318,10 @@ class TestFamilies:
         [
             (
                 "pytorch",
-                "--against: there is no framework 'pytorch' (did you mean 'torch'?); "
+                "--against: unknown framework 'pytorch' (did you mean 'torch'?); "
                 "write torch, keras or flax.",
             ),
-            (" ,", "--against: no framework is named; write torch, keras or flax."),
+            (" ,", "--against: no framework given; write torch, keras or flax."),
             (
                 "flax,keras",
                 "--against keras: Keras is not installed; run pip install 'cnnbench[peers]'.",

@@ -1,4 +1,4 @@
-"""Contests between real processes, most of which train nothing."""
+"""Benchmarks with real processes, most of which train nothing."""
 
 import dataclasses
 import os
@@ -71,7 +71,7 @@ def test_turns_alternate_and_everyone_does_the_same_work(task, log):
     assert {line[1] for line in rounds} == {"2"}
     work = {name: [line[1:] for line in trained if line[0] == name] for name in "abc"}
     assert work["a"] == work["b"] == work["c"]
-    # Five batches are an epoch; another epoch has another order.
+    # An epoch has five batches; every epoch has a different order.
     sums = [int(pixels) for _, pixels, _ in work["a"]]
     images = sum(sums[:4]), int(task.train.images.sum(dtype=np.int64))
     assert images == (images[1], images[1])
@@ -88,7 +88,7 @@ def test_what_is_measured(task):
     assert all(0.02 <= seconds < 0.2 for seconds in measured.seconds)
     assert measured.compile_s >= 0.01
     assert 2e7 < measured.peak_memory_bytes < 2e9
-    # Full batches of 20 of the 50 test images; the fake says 0 with a logit of 1 + 1.
+    # Full batches of 20 of the 50 test images; the fake predicts 0 with a logit of 1 + 1.
     loss = np.log(np.exp(2) + 9) - 2 * 0.1
     assert measured.metrics == pytest.approx({"accuracy": 0.1, "loss": loss})
 
@@ -103,13 +103,13 @@ def test_who_cannot_go_on_is_told_and_the_others_go_on(task):
         "refuses": (VariantStatus.SKIPPED, no_convolutions),
         "dies": (
             VariantStatus.FAILED,
-            "its process ended with 3: MemoryError: no room for 7 images",
+            "its process exited with code 3: MemoryError: no room for 7 images",
         ),
         "a": (VariantStatus.MEASURED, ""),
         "is-killed": (VariantStatus.FAILED, "its process was killed by SIGKILL"),
         "refuses-later": (VariantStatus.SKIPPED, "enough."),
     }
-    assert f"tiny: refuses is out: {no_convolutions}" in notes
+    assert f"tiny: refuses skipped: {no_convolutions}" in notes
     assert len(done.measured[0].seconds) == 4
 
 
@@ -117,7 +117,7 @@ def test_a_worker_that_hangs_is_ended(task, monkeypatch):
     monkeypatch.setattr(scheduler, "SHORTEST_LIMIT_S", 5.0)
     began = time.monotonic()
     done = run_contest(task, fakes("hangs", "a"), QUICK, lambda _: None)
-    assert done.measurements[0].reason == "'start' took longer than 5 s"
+    assert done.measurements[0].reason == "'start' timed out after 5 s"
     assert done.measurements[1].outcome is VariantStatus.MEASURED
     assert time.monotonic() - began < 30
 
@@ -126,7 +126,7 @@ def test_a_budget_bounds_rounds_and_steps(task):
     settings = Settings(rounds=6, budget_s=1.5, pause_s=0.0, libraries=())
     done = run_contest(task, fakes("slow-1", "slow-2"), settings, lambda _: None)
     rounds, steps = len(done.measurements[0].seconds), done.measurements[0].images // 20
-    # A step of both takes 0.1 s and a bit: 14 of them, in 6 rounds and one to warm up.
+    # A step of both takes a bit over 0.1 s: 14 steps, in 6 rounds and a warm-up round.
     assert (rounds, steps) == (6, 2) or (rounds >= 3 and steps == 1)
     spent = sum(sum(m.seconds) for m in done.measurements)
     assert spent <= 1.5
@@ -179,7 +179,7 @@ def test_a_python_model_is_refused(task):
     python = BenchTask(
         dataclasses.replace(task.loaded, plan=None), task.train, task.test, "", task.weights
     )
-    with pytest.raises(UsageError, match=r"^tiny: model\.python runs in Flax alone; write model"):
+    with pytest.raises(UsageError, match=r"^tiny: model\.python only runs in Flax; write model"):
         run_contest(python, fakes("a"), QUICK, lambda _: None)
 
 
@@ -194,7 +194,7 @@ def test_a_worker_starts_with_empty_caches(tmp_path, monkeypatch):
 def test_a_worker_that_cannot_even_start_says_why(tmp_path):
     worker = Worker(BenchVariant("a", "fake", "tests.bench.fake_frameworks"), tmp_path)
     try:
-        with pytest.raises(LostError, match=r"ended with 1: .*spec\.yaml"):
+        with pytest.raises(LostError, match=r"exited with code 1: .*spec\.yaml"):
             worker.ask("start", 30)
     finally:
         worker.close()

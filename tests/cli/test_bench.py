@@ -49,7 +49,7 @@ def test_a_table_is_printed_and_kept(monkeypatch):
     monkeypatch.setattr(session, "contestants", lambda _: (OURS, fake))
     done = invoke("bench", "tiny.yaml", "train.batch_size=50", *QUICK)
     assert done.exit_code == 0, done.stderr
-    assert "Tiny CNN: mnist_5k, 300 training images, batches of 50" in done.stdout
+    assert "Tiny CNN: mnist_5k, 300 training images, batch size 50" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     (path,) = Path("results/bench").glob("*.json")
     spec = json.loads(path.read_text())["specs"]["tiny"]
@@ -76,8 +76,8 @@ def test_plain_flax_takes_part():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tiny.yaml", "--against", "fax"], "--against: there is no framework 'fax'"),
-        (["tiny.yaml", "tiny.yaml"], "command line: 'tiny' is the name of two experiments"),
+        (["tiny.yaml", "--against", "fax"], "--against: unknown framework 'fax'"),
+        (["tiny.yaml", "tiny.yaml"], "command line: two experiments are named 'tiny'"),
         (["model.conv1.kernel=3"], "no experiment given"),
         (["gone.yaml"], "gone.yaml"),
         (["tiny.yaml", "--output", "tiny.yaml/a"], "--output tiny.yaml/a: the folder cannot be"),

@@ -1,13 +1,12 @@
 """The same network in other frameworks: any `Plan` in PyTorch, Keras 3 and plain Flax NNX.
 
-Each peer is what a good user of that framework would write, starts from our
-weights, and gives results in our layout, so that it is an oracle for tests and
-a rival for benchmarks. The frameworks are imported by `make_peer` alone.
+Each peer is idiomatic code in its framework, starts from our weights and returns results in our
+layout, so it serves as an oracle for tests and as a competitor in benchmarks. The frameworks are
+only imported by `make_peer`.
 
-What stays different, because it is the framework's own: dropout's random
-numbers; PyTorch's running variance of batch norm, which is the unbiased one;
-`eps` of rmsprop in PyTorch, which is added outside of the square root; Nadam in
-PyTorch and Keras, whose momentum follows Dozat's schedule.
+Remaining differences, inherent in the frameworks: random numbers of dropout; the running variance
+of PyTorch's batch norm, which is unbiased; `eps` of PyTorch's rmsprop, which is added outside the
+square root; Nadam in PyTorch and Keras, whose momentum follows Dozat's schedule.
 """
 
 import importlib.util
@@ -43,17 +42,17 @@ _PACKAGES: Mapping[str, tuple[str, ...]] = {
 
 
 def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: LayerWeights) -> Peer:
-    """Builds a network in another framework.
+    """Build a network in another framework.
 
     Args:
       variant: a key of `VARIANTS`.
-      experiment: loss, optimiser and pixel scale; its first seed starts dropout.
+      experiment: loss, optimizer and pixel scale; its first seed also seeds dropout.
       plan: the network.
       weights: initial parameters in our layout, as from `initial_weights`.
 
     Raises:
-      UsageError: no such variant, a package is missing, the framework has no
-        such optimiser, or Keras already runs on another backend.
+      UsageError: the variant is unknown, a package is missing, the framework does not have
+        the optimizer, or Keras already runs on another backend.
     """
     _check_variant(variant)
     _check_training(experiment, plan)
@@ -73,11 +72,11 @@ def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: LayerWe
 
 
 def initial_weights(plan: Plan, seed: int) -> LayerWeights:
-    """The parameters that our network starts from, batch norm's scale and bias among them.
+    """Initial parameters of our network, including batch norm's scale and bias.
 
     Args:
       plan: the network.
-      seed: of its `nnx.Rngs`.
+      seed: seed of its `nnx.Rngs`.
     """
     from flax import nnx
 
@@ -96,7 +95,7 @@ def initial_weights(plan: Plan, seed: int) -> LayerWeights:
 def _check_variant(variant: str) -> None:
     if variant not in VARIANTS:
         guess = did_you_mean(variant, VARIANTS)
-        message = f"peer '{variant}': there is no such variant{guess}"
+        message = f"peer '{variant}': unknown variant{guess}"
         raise UsageError(f"{message}; write {or_list(VARIANTS)}.")
     for package in _PACKAGES.get(variant, (VARIANTS[variant],)):
         if package not in sys.modules and importlib.util.find_spec(package) is None:
@@ -107,24 +106,26 @@ def _check_variant(variant: str) -> None:
 def _check_training(experiment: Experiment, plan: Plan) -> None:
     schedule = experiment.train.schedule.name
     if schedule != "constant":
-        message = f"train.schedule: peers train at one learning rate, not by '{schedule}'"
+        message = f"train.schedule: peers only support a constant learning rate, not '{schedule}'"
         raise UsageError(f"{message}; write constant.")
     if experiment.train.precision != "float32":
-        message = f"train.precision: peers train in float32, not in {experiment.train.precision}"
+        message = f"train.precision: peers only support float32, not {experiment.train.precision}"
         raise UsageError(f"{message}; write float32.")
     if plan.samples:
-        message = f"model.layers.{plan.samples[0].name}: peers have no divergence in their losses"
-        raise UsageError(f"{message}; compare a network without sample.")
+        message = (
+            f"model.layers.{plan.samples[0].name}: peers do not support the KL divergence of sample"
+        )
+        raise UsageError(f"{message}; choose a network without one.")
     if experiment.train.loss == "binary_cross_entropy" and experiment.dataset.pixel_scale < 255:
-        message = "dataset.pixel_scale: peers take binary_cross_entropy of pixels up to 1 only"
+        message = "dataset.pixel_scale: peers need pixels in [0, 1] for binary_cross_entropy"
         raise UsageError(f"{message}; write 255 or more.")
     if plan.num_params == 0:
-        message = "model.layers: the network has no parameters to train"
-        raise UsageError(f"{message}; add a layer that has some, such as dense.")
+        message = "model.layers: the network has no trainable parameters"
+        raise UsageError(f"{message}; add a layer with parameters, such as dense.")
 
 
 def _choose_backend(variant: str) -> None:
-    """Keras reads its backend once, at its first import."""
+    """Set Keras' backend, which it reads once, when it is first imported."""
     backend = variant.removeprefix("keras-")
     keras = sys.modules.get("keras")
     if keras is None:

@@ -1,4 +1,4 @@
-"""This project's engine behind the interface of its peers: all that the benchmark knows of it."""
+"""This project's engine behind the interface of the peers."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ ENGINE = "fast"
 
 def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: LayerWeights) -> "OwnPeer":  # noqa: ARG001
     """Our engine as `cnnbench run --engine fast` uses it, with given initial weights."""
-    use_all_cores(lambda _: None)  # the command has said it
+    use_all_cores(lambda _: None)  # the command has already reported it
     keep_malloc_arenas()
     return OwnPeer(experiment, plan, weights)
 
@@ -39,7 +39,7 @@ class OwnPeer:
     """Trains a plan with this project's engine.
 
     Args:
-      experiment: loss, optimiser and scale of the pixels.
+      experiment: loss, optimizer and pixel scale.
       plan: the network.
       weights: initial values by layer and name, in the layout of `GraphNet`.
     """
@@ -52,14 +52,14 @@ class OwnPeer:
         self._program: Any = None
 
     def train(self, images: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
-        """One step for each batch; the first call compiles.
+        """Train one step per batch; the first call compiles.
 
         Args:
           images: (steps, batch, h, w, c).
           labels: (steps, batch).
 
         Returns:
-          The loss of each step, (steps,), when the device has finished.
+          The loss of each step, (steps,), after the device has finished.
         """
         setup = self._set_up(images[0], labels[0])
         if self._program is None:
@@ -75,7 +75,7 @@ class OwnPeer:
         return np.concatenate(jax.device_get(losses))
 
     def outputs(self, images: NDArray[Any]) -> NDArray[Any]:
-        """The network's results in evaluation mode, (n, ...), for images (n, h, w, c)."""
+        """Outputs of the network in evaluation mode, (n, ...), for images (n, h, w, c)."""
         labels = np.zeros(len(images), np.int32)
         setup, indices = self._set_up(images, labels), jnp.arange(len(images), dtype=jnp.int32)
         rules = setup.rules(training=False)
@@ -104,11 +104,11 @@ class OwnPeer:
         return float(loss), jax.tree.map(np.asarray, layers)
 
     def _set_up(self, images: NDArray[Any], labels: NDArray[Any]) -> Executables:
-        """Devices and initial state, once it is known how large a batch is."""
+        """Devices and initial state, created once the batch size is known."""
         if self._setup is None:
             job = _job(self._experiment, self._plan, images, labels)
             choice = known_choice(job)
-            assert choice is not None  # since it is asked for by name
+            assert choice is not None  # since ENGINE is not auto
             self._setup = set_up(job, choice.strategy)
             network = self._setup.network(self._experiment.seeds[0])
             self._network = _with_weights(network, self._plan, self._weights)
@@ -117,7 +117,7 @@ class OwnPeer:
 
 
 def _job(experiment: Experiment, plan: Plan, images: NDArray[Any], labels: NDArray[Any]) -> Job:
-    """A training on one batch, which is replaced from step to step."""
+    """A training job on one batch, which is replaced at every step."""
     batch, none = Split(images, labels.astype(np.int32)), Split(images[:0], np.zeros(0, np.int32))
     height, width, channels = plan.input_shape
     info = DatasetInfo("batch", (height, width, channels), 0, len(images), 0, "a batch")
@@ -133,7 +133,7 @@ def _arrays(images: NDArray[Any], labels: NDArray[Any]) -> Arrays:
 
 
 def _with_weights(network: Network, plan: Plan, weights: LayerWeights) -> Network:
-    """The same network with other parameters; Flax's own modules keep theirs apart."""
+    """The network with other parameters; those of Flax modules are in a separate subtree."""
     tree: dict[str, dict[str, Any]] = {"weights": {}, "parts": {}}
     for name, values in weights.items():
         part = "parts" if isinstance(plan.by_name[name].op, BatchNorm) else "weights"

@@ -22,7 +22,7 @@ class FlaxPeer:
     """A network in Flax NNX, on JAX's default device.
 
     Args:
-      experiment: loss, optimiser and pixel scale.
+      experiment: loss, optimizer and pixel scale.
       plan: the network.
       weights: initial parameters, in our layout.
     """
@@ -69,7 +69,7 @@ class FlaxPeer:
         """As `Peer.gradients`."""
         self.net.eval()
         loss, gradients = self._value_and_grad(self.net, images, labels)
-        holder = nnx.clone(self.net)  # the same places, so that gradients are found as parameters
+        holder = nnx.clone(self.net)  # the same paths as the parameters
         nnx.update(holder, gradients)
         found = {
             layer: {key: np.asarray(param[...]) for key, param in params.items()}

@@ -1,4 +1,4 @@
-"""A `Plan` as the Flax NNX module that one would write by hand."""
+"""A `Plan` as an idiomatic Flax NNX module."""
 
 from collections.abc import Callable, Mapping
 from functools import partial, reduce
@@ -43,8 +43,8 @@ class FlaxNet(nnx.Module):
 
     Args:
       plan: the layers.
-      weights: initial parameters, in our layout, which is Flax's too.
-      rngs: ``dropout`` draws the masks.
+      weights: initial parameters, in our layout, which is also Flax's.
+      rngs: random streams; ``dropout`` is used for the masks.
     """
 
     def __init__(self, plan: Plan, weights: LayerWeights, rngs: nnx.Rngs) -> None:
@@ -65,7 +65,7 @@ class FlaxNet(nnx.Module):
                 param[...] = jnp.asarray(weights[layer][key])
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Images (n, height, width, channels) to results."""
+        """Outputs for images (n, height, width, channels)."""
         values = [x]
         for layer, activation, read in zip(
             self.layers, self.activations, self.sources, strict=True
@@ -75,7 +75,7 @@ class FlaxNet(nnx.Module):
 
     @property
     def params(self) -> Mapping[str, Mapping[str, nnx.Param[jax.Array]]]:
-        """The parameters by layer and name; a tied kernel stands with its owner only."""
+        """Parameters by layer and name; a tied kernel is listed with its owner only."""
         return {
             name: {key: getattr(self.layers[i], key) for key in keys}
             for i, name, keys in self.owned
@@ -94,7 +94,7 @@ class _Function(nnx.Module):
 
 
 class _Noise(nnx.Module):
-    """Normal noise that is added in training, or values that are zeroed."""
+    """Additive Gaussian noise or random zeroing of values, in training only."""
 
     def __init__(self, op: GaussianNoise | MaskingNoise, rngs: nnx.Rngs) -> None:
         self.op = nnx.static(op)
@@ -111,7 +111,7 @@ class _Noise(nnx.Module):
 
 
 class _TiedTranspose(nnx.Module):
-    """A transposed convolution with the kernel of another layer and a bias of its own."""
+    """A transposed convolution with the kernel of another layer and a separate bias."""
 
     def __init__(self, owner: nnx.Module, numbers: ConvGeometry, biases: int) -> None:
         self.owner: Any = owner
@@ -127,7 +127,7 @@ class _TiedTranspose(nnx.Module):
 
 
 def _stamps(numbers: ConvGeometry) -> list[tuple[int, int]]:
-    """Zeros around the spread-out input of a transposed convolution."""
+    """Padding of the dilated input of a transposed convolution."""
     return [
         (kernel - 1 - before, kernel - 1 - after + remainder)
         for kernel, (before, after), remainder in zip(
@@ -152,7 +152,7 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
         case Slice():
             return _Function(partial(_slice, start=op.start, size=op.size))
         case Sample():
-            raise AssertionError("peers are not asked for networks that sample")
+            raise AssertionError("sampling networks are rejected by make_peer")
         case BatchNorm():
             channels = node.layout.shape[-1]
             return nnx.BatchNorm(channels, momentum=op.momentum, epsilon=op.epsilon, rngs=rngs)
@@ -175,7 +175,7 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Function(ACTIVATIONS["linear"])
         case GlobalAvgPool():
             return _Function(partial(jnp.mean, axis=(1, 2)))
-        case GlobalMaxPool():  # equal values share the gradient; ours gives it to the first
+        case GlobalMaxPool():  # ties share the gradient; ours gives it to the first
             return _Function(partial(jnp.max, axis=(1, 2)))
         case _:
             assert_never(op)
@@ -216,7 +216,7 @@ def _conv_transpose(
 
 
 class _Dense(nnx.Linear):
-    """A linear layer that flattens images."""
+    """A dense layer that flattens its input."""
 
     def __init__(self, node: Node, op: Dense, rngs: nnx.Rngs) -> None:
         rows = node.layout.params["kernel"][0]
@@ -247,5 +247,5 @@ def _sum(first: jax.Array, *others: jax.Array) -> jax.Array:
 
 
 def _product(*inputs: jax.Array, rank: int) -> jax.Array:
-    """Vectors multiply every place of an image."""
+    """Broadcast vectors over the pixels of an image."""
     return reduce(jnp.multiply, (x[:, None, None] if x.ndim <= rank else x for x in inputs))

@@ -1,4 +1,4 @@
-"""What a peer is: the types that its implementations and its users share."""
+"""Interface of peers: a network in another framework, with its optimizer."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -23,21 +23,21 @@ VARIANTS: Mapping[str, Family] = MappingProxyType(
 
 
 class Peer(Protocol):
-    """A network in another framework, with its optimiser."""
+    """A network in another framework, with its optimizer."""
 
     def train(self, images: Array, labels: Array) -> Array:
-        """One optimiser step per batch, dropout on; returns when the work is done.
+        """Train one optimizer step per batch, with dropout; blocks until done.
 
         Args:
           images: uint8, (steps, batch, height, width, channels).
-          labels: integers, (steps, batch); not read where images are reconstructed.
+          labels: integers, (steps, batch); ignored for reconstruction.
 
         Returns:
           The mean loss of each step before its update, (steps,).
         """
 
     def outputs(self, images: Array) -> Array:
-        """The network's results in evaluation mode.
+        """Outputs of the network in evaluation mode.
 
         Args:
           images: uint8, (n, height, width, channels).
@@ -47,9 +47,9 @@ class Peer(Protocol):
         """
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, LayerGradients]:
-        """The mean loss and its gradients in evaluation mode.
+        """Mean loss and its gradients in evaluation mode.
 
-        There is no dropout, and batch norm normalises by its running statistics.
+        Dropout is off, and batch norm uses its running statistics.
 
         Args:
           images: uint8, (n, height, width, channels).

@@ -1,4 +1,4 @@
-"""Training in Keras 3 by its own loop, on the backend that `bench.frameworks` has chosen."""
+"""Training in Keras 3 with `fit`, on the backend chosen by `bench.frameworks`."""
 
 from typing import Any, assert_never
 
@@ -31,7 +31,7 @@ class KerasPeer:
     """A network in Keras 3, on the backend's default device.
 
     Args:
-      experiment: loss, optimiser and pixel scale.
+      experiment: loss, optimizer and pixel scale.
       plan: the network.
       weights: initial parameters, in our layout.
     """
@@ -47,8 +47,8 @@ class KerasPeer:
     def train(self, images: Array, labels: Array) -> Array:
         """As `Peer.train`, by `fit`.
 
-        Keras reports the mean of an epoch's losses so far; the loss of each step is
-        recovered from it, up to float32's rounding of that mean.
+        Keras reports the running mean of an epoch's losses; the loss of each step is
+        recovered from it, up to the float32 rounding of the mean.
         """
         steps, batch = images.shape[:2]
         joined = images.reshape(steps * batch, *images.shape[2:])
@@ -87,7 +87,7 @@ class KerasPeer:
 
 
 class _Told(keras.callbacks.Callback):
-    """Keeps the mean loss after each step; called from Keras' threads, in any order."""
+    """Records the running mean loss after each step; Keras calls it from threads, in any order."""
 
     async_safe = True
 
@@ -133,7 +133,7 @@ def build_loss(name: str, pixel_scale: float) -> keras.Loss:
 
     Args:
       name: the loss.
-      pixel_scale: target images are given as bytes, and divided by it.
+      pixel_scale: divisor of the target images, which are uint8.
     """
     match name:
         case "cross_entropy":
@@ -149,7 +149,7 @@ def build_loss(name: str, pixel_scale: float) -> keras.Loss:
 
 
 class _OfPixels(keras.losses.Loss):
-    """A loss whose targets are images as bytes, which take a quarter of the memory of floats."""
+    """A loss with uint8 target images, which take a quarter of the memory of float32."""
 
     def __init__(self, loss: keras.Loss, pixel_scale: float) -> None:
         super().__init__()
@@ -160,10 +160,10 @@ class _OfPixels(keras.losses.Loss):
 
 
 def build_optimizer(spec: Optimizer) -> keras.optimizers.Optimizer:
-    """Keras' optimiser of the same name with the same numbers.
+    """Keras' optimizer of the same name with the same hyperparameters.
 
     Raises:
-      UsageError: Keras has another rule under this name.
+      UsageError: Keras' optimizer of this name has a different update rule.
     """
     rate, make = spec.learning_rate, keras.optimizers
     match spec:
@@ -182,7 +182,7 @@ def build_optimizer(spec: Optimizer) -> keras.optimizers.Optimizer:
             return make.Adadelta(rate, rho=rho, epsilon=eps)
         case Lamb(b1=b1, b2=b2, eps=eps, weight_decay=decay):
             if decay:
-                message = "train.optimizer.weight_decay: Keras' lamb decays weights by another rule"
+                message = "train.optimizer.weight_decay: Keras' lamb decays weights differently"
                 raise UsageError(f"{message}; write 0.")
             return make.Lamb(rate, beta_1=b1, beta_2=b2, epsilon=eps)
         case Lion(b1=b1, b2=b2, weight_decay=decay):

@@ -1,4 +1,4 @@
-"""A `Plan` as a functional Keras model; imported once Keras' backend is chosen."""
+"""A `Plan` as a functional Keras model; import it after Keras' backend is chosen."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -43,13 +43,13 @@ Params = dict[str, dict[str, keras.Variable]]
 def build_model(
     plan: Plan, weights: LayerWeights, pixel_scale: float, seed: int
 ) -> tuple[keras.Model, Params]:
-    """The model and its parameters by our names, in our layout, which is Keras' too.
+    """The model, and its parameters by our names, in our layout, which is also Keras'.
 
     Args:
       plan: the layers.
       weights: initial parameters.
-      pixel_scale: pixels are divided by it.
-      seed: of dropout.
+      pixel_scale: divisor of the pixel values.
+      seed: seed of dropout.
     """
     pixels = keras.Input(plan.input_shape, dtype="uint8")
     values: list[Tensor] = [layers.Rescaling(1 / pixel_scale)(pixels)]
@@ -75,7 +75,7 @@ def _params(node: Node, layer: keras.Layer) -> dict[str, keras.Variable]:
 def _apply(
     plan: Plan, node: Node, inputs: list[Tensor], made: Made, seed: int
 ) -> tuple[keras.Layer, Tensor]:
-    """The layer of a node, and what it makes of its inputs."""
+    """The layer of a node, and its output for given inputs."""
     x, op = inputs[0], node.op
     if isinstance(op, Conv) and isinstance(op.padding, tuple):
         x = layers.ZeroPadding2D(op.padding)(x)
@@ -116,7 +116,7 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
         case Slice():
             return layers.Lambda(lambda x: x[..., op.start : op.start + op.size])
         case Sample():
-            raise AssertionError("peers are not asked for networks that sample")
+            raise AssertionError("sampling networks are rejected by make_peer")
         case Flatten():
             return layers.Flatten()
         case Reshape():
@@ -133,14 +133,14 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.BatchNormalization(momentum=op.momentum, epsilon=op.epsilon)
         case GlobalAvgPool():
             return layers.GlobalAveragePooling2D()
-        case GlobalMaxPool():  # equal values share the gradient; ours gives it to the first
+        case GlobalMaxPool():  # ties share the gradient; ours gives it to the first
             return layers.GlobalMaxPooling2D()
         case _:
             assert_never(op)
 
 
 def _conv_transpose(plan: Plan, node: Node, op: ConvTranspose, made: Made) -> keras.Layer:
-    """Keras' own layer where it is the adjoint in question, else `KerasTransposedConv`."""
+    """Keras' own layer if it is the required adjoint, otherwise `KerasTransposedConv`."""
     numbers, filters = geometry(plan, node), node.layout.shape[2]
     activation = _ACTIVATIONS[op.activation]
     wide = all(k >= s for k, s in zip(numbers.kernel, numbers.stride, strict=True))
@@ -159,14 +159,14 @@ def _conv_transpose(plan: Plan, node: Node, op: ConvTranspose, made: Made) -> ke
 
 
 class Mask(keras.layers.Layer):
-    """Zeroes values in training, and leaves the rest as they are, unlike Keras' Dropout."""
+    """Zeroes values in training without rescaling the others, unlike Keras' Dropout."""
 
     def __init__(self, rate: float, seed: int) -> None:
         super().__init__()
         self.rate, self.seed_generator = rate, keras.random.SeedGenerator(seed)
 
     def call(self, x: Tensor, training: bool = False) -> Tensor:
-        """Applies it."""
+        """Apply the module."""
         if not training:
             return x
         drawn = keras.random.uniform(ops.shape(x), seed=self.seed_generator)
@@ -174,14 +174,14 @@ class Mask(keras.layers.Layer):
 
 
 class KerasTransposedConv(keras.layers.Layer):
-    """The exact adjoint of a convolution, of any padding and size, perhaps with its kernel.
+    """The exact adjoint of a convolution of any padding and size, optionally sharing its kernel.
 
     Args:
-      owner: the layer whose kernel it uses; None for one of its own.
-      numbers: the convolution that it is the adjoint of.
+      owner: the layer whose kernel is shared; None for a separate kernel.
+      numbers: geometry of the convolution.
       filters: number of output channels.
       activation: function applied to the result.
-      use_bias: whether a bias of its own is added.
+      use_bias: True to add a bias.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class KerasTransposedConv(keras.layers.Layer):
         self.kernel = self.bias = None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Makes the parameters."""
+        """Create the parameters."""
         if self.owner is None:
             shape = (*self.numbers.kernel, self.filters, input_shape[-1])
             self.kernel = self.add_weight(shape=shape, name="kernel")
@@ -206,7 +206,7 @@ class KerasTransposedConv(keras.layers.Layer):
             self.bias = self.add_weight(shape=(self.filters,), name="bias")
 
     def call(self, inputs: Tensor) -> Tensor:
-        """Images (n, height, width, channels) to (n, *size, filters)."""
+        """Outputs (n, *size, filters) for images (n, height, width, channels)."""
         numbers = self.numbers
         kernel = self.kernel if self.owner is None else self.owner.kernel
         full = ops.conv_transpose(inputs, kernel, numbers.stride, padding="valid")

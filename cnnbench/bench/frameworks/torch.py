@@ -29,11 +29,11 @@ EVAL_BATCH = 500
 
 
 class TorchPeer:
-    """A network in PyTorch, on its GPU where it has one.
+    """A network in PyTorch, on the GPU if there is one.
 
     Args:
-      variant: which of `interface.VARIANTS`; ``compile`` compiles model and loss as one function.
-      experiment: loss, optimiser and pixel scale.
+      variant: a key of `interface.VARIANTS`; ``compile`` compiles model and loss as one function.
+      experiment: loss, optimizer and pixel scale.
       plan: the network.
       weights: initial parameters, in our layout.
     """
@@ -87,7 +87,7 @@ class TorchPeer:
         return loss.item(), self.net.in_our_layout(gradients)
 
     def _images(self, images: Array) -> torch.Tensor:
-        """Bytes on the device, (steps, batch, c, h, w), each batch in the memory format."""
+        """uint8 images on the device, (steps, batch, c, h, w), each batch in the memory format."""
         first = torch.tensor(images).to(self.device).permute(0, 1, 4, 2, 3)
         return first if self.format == torch.channels_last else first.contiguous()
 
@@ -119,15 +119,15 @@ def mean_loss(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> torch.
 
 
 def build_optimizer(spec: Optimizer, params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    """PyTorch's optimiser of the same name with the same numbers.
+    """PyTorch's optimizer of the same name with the same hyperparameters.
 
     Raises:
-      UsageError: PyTorch has none of this name.
+      UsageError: PyTorch has no optimizer of this name.
     """
     rate = spec.learning_rate
     match spec:
         case Sgd(momentum=momentum, nesterov=nesterov):
-            ahead = nesterov and momentum > 0  # PyTorch refuses to look ahead along nothing
+            ahead = nesterov and momentum > 0  # PyTorch rejects nesterov without momentum
             return torch.optim.SGD(params, rate, momentum=momentum, nesterov=ahead)
         case Adam():
             kind = torch.optim.NAdam if spec.nesterov else torch.optim.Adam
@@ -142,6 +142,6 @@ def build_optimizer(spec: Optimizer, params: Iterable[torch.nn.Parameter]) -> to
             return torch.optim.Adadelta(params, rate, rho=rho, eps=eps)
         case Lamb() | Lion():
             message = f"train.optimizer: PyTorch has no '{spec.name}'"
-            raise UsageError(f"{message}; write another optimiser, such as adamw.")
+            raise UsageError(f"{message}; choose another optimizer, such as adamw.")
         case _:
             assert_never(spec)

@@ -1,4 +1,4 @@
-"""What a plan needs and PyTorch has no module for."""
+"""Modules for plans that PyTorch does not provide."""
 
 import operator
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from cnnbench.system.arrays import Array
 
 
 class Crop(nn.Module):
-    """The top left corner of an image."""
+    """Crop to the top left corner of an image."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
         self.height, self.width = size
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies it."""
+        """Apply the module."""
         return x[:, :, : self.height, : self.width]
 
 
 class TorchTransposedConv(nn.Module):
-    """A transposed convolution with the kernel of another layer, or with zeros put after it."""
+    """A transposed convolution with the kernel of another layer, or with zeros appended."""
 
     def __init__(
         self, owner: nn.Module, bias: bool, grow: tuple[int, int], **numbers: tuple[int, int]
@@ -38,11 +38,11 @@ class TorchTransposedConv(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """The other layer's kernel."""
+        """The shared kernel."""
         return self.owner.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies it."""
+        """Apply the module."""
         if not any(self.grow):
             return functional.conv_transpose2d(x, self.weight, self.bias, **self.numbers)
         y = functional.conv_transpose2d(x, self.weight, None, **self.numbers)
@@ -51,34 +51,34 @@ class TorchTransposedConv(nn.Module):
 
 
 class Join(nn.Module):
-    """Channels, or entries of vectors, side by side."""
+    """Concatenation of channels or of vectors."""
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Applies it."""
+        """Apply the module."""
         return torch.cat(inputs, dim=1)
 
 
 class Pick(nn.Module):
-    """Some channels, or entries of vectors."""
+    """Selection of channels, or of entries of vectors."""
 
     def __init__(self, places: Array) -> None:
         super().__init__()
         self.register_buffer("places", torch.tensor(places))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies it."""
+        """Apply the module."""
         return torch.index_select(x, 1, self.places)
 
 
 class Disturb(nn.Module):
-    """Normal noise that is added in training, or values that are zeroed."""
+    """Additive Gaussian noise or random zeroing of values, in training only."""
 
     def __init__(self, strength: float, *, masks: bool) -> None:
         super().__init__()
         self.strength, self.masks = strength, masks
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies it."""
+        """Apply the module."""
         if not self.training:
             return x
         if self.masks:
@@ -87,11 +87,11 @@ class Disturb(nn.Module):
 
 
 class Fold(nn.Module):
-    """A function of two values over several, from the first to the last.
+    """Left fold of a binary function over all inputs.
 
     Args:
-      function: such as ``torch.add``.
-      before: what is done to each value first, such as a `Reorder`.
+      function: binary function such as ``torch.add``.
+      before: module applied to each input first, such as a `Reorder`.
     """
 
     def __init__(
@@ -103,12 +103,12 @@ class Fold(nn.Module):
         self.function, self.before = function, nn.ModuleList(before)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Applies it."""
+        """Apply the module."""
         return reduce(self.function, map(operator.call, self.before, inputs))
 
 
 class Reorder(nn.Module):
-    """Entries of a vector from one order to another; does nothing where they are equal."""
+    """Permutation of the entries of a vector; the identity if the orders are equal."""
 
     def __init__(self, have: Array, want: Array) -> None:
         super().__init__()
@@ -116,28 +116,28 @@ class Reorder(nn.Module):
         self.register_buffer("index", index)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies it."""
+        """Apply the module."""
         return x if self.index is None else x[:, self.index]
 
 
 class Mean(nn.Module):
-    """Mean of each channel over the image."""
+    """Mean over the pixels of each channel."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies it."""
+        """Apply the module."""
         return x.mean(dim=(2, 3))
 
 
 class ChannelsFirst(nn.Module):
-    """(n, h, w, c) to (n, c, h, w)."""
+    """Permutation of (n, h, w, c) to (n, c, h, w)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Applies it."""
+        """Apply the module."""
         return x.permute(0, 3, 1, 2)
 
 
 def activation(name: Activation) -> nn.Module:
-    """PyTorch's module of an activation."""
+    """PyTorch's module for an activation."""
     match name:
         case "linear":
             return nn.Identity()

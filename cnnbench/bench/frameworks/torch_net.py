@@ -1,9 +1,8 @@
 """A `Plan` as a PyTorch module, images (n, channels, height, width).
 
-A flattened image stands by channel here and by row in our layout. No value is
-permuted for that while the network runs: the kernel of a dense layer that reads
-such a vector has its rows in the vector's order, and the units of a dense layer
-that is reshaped to an image are made in the image's order.
+PyTorch flattens images channel by channel, our layout row by row. To avoid permutations while the
+network runs, a dense layer that reads a flattened image has the rows of its kernel permuted, and a
+dense layer whose output is reshaped to an image has its units permuted.
 """
 
 import math
@@ -57,7 +56,7 @@ from cnnbench.system.arrays import Array, LayerWeights
 
 
 class Slot(NamedTuple):
-    """A parameter and the way between its layout and ours."""
+    """A parameter, and the conversions between its layout and ours."""
 
     parameter: torch.Tensor
     to_torch: Callable[[Array], Array]
@@ -79,7 +78,7 @@ class TorchNet(nn.Module):
         self.layers = nn.ModuleList()
         self.activations = nn.ModuleList(activation(activation_of(n.op)) for n in plan.nodes)
         self.slots: dict[str, dict[str, Slot]] = {}
-        orders = [by_channel(plan.input_shape)]  # of each value, flattened: the places in ours
+        orders = [by_channel(plan.input_shape)]  # indices of entries in ours, by value
         owners: dict[str, nn.Module] = {}
         for node, read in zip(plan.nodes, self.sources, strict=True):
             order = _order(plan, node, [orders[i] for i in read])
@@ -93,14 +92,14 @@ class TorchNet(nn.Module):
         self._load(weights)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (n, channels, height, width) to results."""
+        """Outputs for images (n, channels, height, width)."""
         values = [x]
         for layer, finish, read in zip(self.layers, self.activations, self.sources, strict=True):
             values.append(finish(layer(*[values[i] for i in read])))
         return self.finish(values[self.output])
 
     def in_our_layout(self, gradients: Iterable[torch.Tensor]) -> LayerGradients:
-        """Gradients, in the order of `tensors`, by layer and name."""
+        """Gradients by layer and name, from gradients in the order of `tensors`."""
         flat = iter(gradients)
         return {
             layer: {key: slot.to_ours(next(flat).cpu().numpy()) for key, slot in slots.items()}
@@ -124,7 +123,7 @@ def _in_our_order(order: Array, shape: tuple[int, ...]) -> nn.Module:
 
 
 def _order(plan: Plan, node: Node, orders: list[Array]) -> Array:
-    """Where the entries of a node's flattened result stand in our layout."""
+    """Indices, in our order, of the entries of a node's flattened output."""
     op, shape = node.op, node.layout.shape
     if len(shape) == 3:
         return by_channel(shape)
@@ -136,7 +135,7 @@ def _order(plan: Plan, node: Node, orders: list[Array]) -> Array:
             return np.concatenate([o + s for o, s in zip(orders, starts, strict=True)])
         case Slice():
             return orders[0][_kept(op, orders[0])] - op.start
-        case _:  # what keeps all values keeps their order, and a pool gives channels in ours
+        case _:  # layers that keep all values keep their order; pools output channels in ours
             count = math.prod(shape)
             return orders[0] if len(orders[0]) == count else np.arange(count)
 
@@ -144,7 +143,7 @@ def _order(plan: Plan, node: Node, orders: list[Array]) -> Array:
 def _layer(
     plan: Plan, node: Node, orders: list[Array], owners: dict[str, nn.Module]
 ) -> tuple[nn.Module, nn.Module]:
-    """The module of a node, and the module in it that holds the parameters."""
+    """The module of a node, and its submodule with the parameters."""
     op = node.op
     match op:
         case Conv():
@@ -165,7 +164,7 @@ def _layer(
 
 
 def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
-    """The module of any other node."""
+    """The module of a node without parameters."""
     op = node.op
     match op:
         case Conv() | ConvTranspose() | Dense() | BatchNorm():
@@ -184,7 +183,7 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             image = len(node.in_shapes[0]) == 3
             return Pick(_kept(op, np.arange(node.in_shapes[0][-1]) if image else orders[0]))
         case Sample():
-            raise AssertionError("peers are not asked for networks that sample")
+            raise AssertionError("sampling networks are rejected by make_peer")
         case Flatten() | Reshape():
             return _reshape(node, orders[0])
         case Concat():
@@ -204,7 +203,7 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
 
 
 def _factors(node: Node, orders: list[Array]) -> list[nn.Module]:
-    """What is done to the inputs of a product: vectors become images of one place, if need be."""
+    """Modules that prepare the inputs of a product: vectors become 1x1 images if needed."""
     if len(node.layout.shape) == 1:
         return [Reorder(order, orders[0]) for order in orders]
     gate = (node.layout.shape[2], 1, 1)
@@ -217,7 +216,7 @@ def _factors(node: Node, orders: list[Array]) -> list[nn.Module]:
 
 
 def _kept(op: Slice, order: Array) -> Array:
-    """Where a slice's values stand, in that order."""
+    """Indices of a slice's values in the given order."""
     return np.flatnonzero((order >= op.start) & (order < op.start + op.size))
 
 
@@ -240,11 +239,11 @@ def _conv_transpose(
     plan: Plan, node: Node, op: ConvTranspose, owners: dict[str, nn.Module]
 ) -> tuple[nn.Module, nn.Module]:
     numbers = geometry(plan, node)
-    # PyTorch pads evenly. Where one row more was padded below (SAME), it is cut off after.
+    # PyTorch pads symmetrically; an extra row of SAME padding is cropped afterwards.
     (top, bottom), (left, right) = numbers.pads
     missing = numbers.remainder[0] - (bottom - top), numbers.remainder[1] - (right - left)
     grow = max(missing[0], 0), max(missing[1], 0)
-    # PyTorch 2.13 crashes on a CPU where a 1x1 kernel meets output_padding in channels_last.
+    # PyTorch 2.13 crashes on CPUs for 1x1 kernels with output_padding in channels_last.
     late = grow if numbers.kernel == (1, 1) else (0, 0)
     options = {
         "stride": numbers.stride,
@@ -275,7 +274,7 @@ def _reshape(node: Node, order: Array) -> nn.Module:
 
 
 def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str, Slot]:
-    """The parameters of a layer by our names, and how their layouts differ."""
+    """The parameters of a layer by our names, with their layout conversions."""
     back_rows, back_units = np.argsort(rows), np.argsort(units)
     vector = (lambda a: a, lambda a: a)
     match node.op:
@@ -294,7 +293,7 @@ def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str
 
 
 def by_channel(shape: Shape) -> Array:
-    """Where the values of an image flattened by channel, row, column stand in our order.
+    """Indices, in our order, of an image's values flattened by channel, row, column.
 
     >>> by_channel((1, 2, 3)).tolist()
     [0, 3, 1, 4, 2, 5]
@@ -304,10 +303,10 @@ def by_channel(shape: Shape) -> Array:
 
 
 def _order_wanted(plan: Plan, node: Node) -> Array:
-    """The order of a dense layer's units that spares a permutation later.
+    """Order of a dense layer's units that avoids a permutation later.
 
-    Where its result is only reshaped to an image, its units may be made in that image's
-    order by channel; else they stay in ours.
+    If the output is only reshaped to an image, the units take the image's channel order;
+    otherwise they keep ours.
     """
     readers = [other for other in plan.nodes if node.name in other.inputs]
     for reader in readers:

@@ -57,7 +57,7 @@ def test_losses_are_those_of_the_plain_form(norm, tmp_path, batches):
         arrays = Arrays(jnp.asarray(images), jnp.asarray(labels, jnp.int32))
         state, loss = step(state, arrays, jnp.arange(8))
         losses.append(float(loss))
-    # Its weights are given, so its own seed (0) does not matter.
+    # The weights are given, so the seed (0) does not matter.
     peer = OwnPeer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7))
     assert peer.train(*batches) == pytest.approx(losses, rel=1e-4)
 

@@ -1,4 +1,4 @@
-"""Every operation, loss and optimiser in PyTorch, Keras and plain Flax against our networks."""
+"""Every operation, loss and optimizer in PyTorch, Keras and plain Flax against our networks."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ from tests.support.oracles import Array, make_plan
 from tests.support.paths import ROOT
 
 NUM_IMAGES, NUM_STEPS = 5, 3
-TOLERANCE = 1e-4  # of the largest entry
+TOLERANCE = 1e-4  # relative to the largest entry
 Layers = Mapping[str, Mapping[str, Any]]
 
 
@@ -56,7 +56,7 @@ FLAT: dict[str, Any] = {"op": "flatten"}
 NORM: dict[str, Any] = {"op": "batch_norm", "epsilon": 0.01, "momentum": 0.7}
 DROP: dict[str, Any] = {"op": "dropout", "rate": 0.4}
 
-# Images are 9x8 with 2 channels. Those whose output is not 3 values reconstruct them.
+# Images are 9x8 with 2 channels. Networks with an output other than 3 values reconstruct.
 CASES: Mapping[str, Layers] = {
     "strides": {
         "a": conv(kernel=[4, 2], stride=[2, 3], padding="same", activation="elu"),
@@ -72,7 +72,7 @@ CASES: Mapping[str, Layers] = {
         "f": {"op": "concat", "inputs": ["d", "e"]},
         "g": dense(),
     },
-    "windows that overlap": {
+    "overlapping windows": {
         "a": {"op": "max_pool", "size": 3, "stride": 2},
         "b": {"op": "avg_pool", "size": [2, 1], "stride": [2, 1]},
         "c": dense(),
@@ -102,7 +102,7 @@ CASES: Mapping[str, Layers] = {
         "d": {"op": "add", "inputs": ["c", "b"]},  # by row and by channel
         "e": {"op": "concat", "inputs": ["b", "d"]},
         "f": NORM,
-        "g": {"op": "reshape", "shape": [4, 9, 8], "inputs": "f"},  # other than any before it
+        "g": {"op": "reshape", "shape": [4, 9, 8], "inputs": "f"},  # unlike any earlier shape
         "h": conv(kernel=2),
         "i": {"op": "reshape", "shape": [2, 12, 3]},
         "j": {"op": "reshape", "shape": [72]},
@@ -192,7 +192,7 @@ CASES: Mapping[str, Layers] = {
         "f": {"op": "add", "inputs": ["c", "e"]},
         "g": dense(),
     },
-    "tied elsewhere": {  # the adjoint at another size than the convolution's own
+    "tied elsewhere": {  # the adjoint at a size other than the convolution's
         "a": conv(kernel=[4, 3], stride=2, padding="same"),
         "b": {"op": "upscale", "size": 2},
         "c": back(tie="a"),
@@ -223,7 +223,7 @@ RANDOM = Dropout | GaussianNoise | MaskingNoise
 EXPERIMENTS = ("standard", "modified", "autoencoder", "mlp")
 SMALL: Layers = {"a": dense(6, activation="tanh"), "b": dense()}
 PEERS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
-# What cannot be equal, and is told in the docstring of `cnnbench.bench.frameworks`.
+# Inherent differences, listed in the docstring of `cnnbench.bench.frameworks`.
 OTHER_RULES: Mapping[str, frozenset[str]] = {
     "torch": frozenset({"optimizer rmsprop", "optimizer lamb", "optimizer lion"}),
     "keras": frozenset(),
@@ -264,20 +264,20 @@ def case(name: str) -> tuple[Experiment, Plan]:
     last = layers[list(layers)[-1]]
     vector = last["op"] in ("dense", "flatten")
     plan = make_plan(layers, SHAPE, (3,) if vector else SHAPE)
-    # Images are large numbers here, and larger steps would diverge.
+    # Pixels are large numbers here, and larger steps would diverge.
     train = {} if vector else {"optimizer": {"name": "sgd", "learning_rate": 1e-4}}
     return experiment_of("classify" if vector else "reconstruct", layers, **train), plan
 
 
 def without_dropout(plan: Plan) -> Plan:
-    """The same network, trained as it is evaluated."""
+    """The network without dropout and noise."""
     keep = Activate(op="activation", activation="linear")
     nodes = (dataclasses.replace(n, op=keep) if isinstance(n.op, RANDOM) else n for n in plan.nodes)
     return dataclasses.replace(plan, nodes=tuple(nodes))
 
 
 def weights_of(plan: Plan) -> LayerWeights:
-    """Kernels as we start them, and biases and scales that are neither zero nor one."""
+    """Our initial kernels, with biases and scales that are neither zero nor one."""
     rng = np.random.default_rng(5)
     return {
         layer: {
@@ -299,7 +299,7 @@ def images_for(plan: Plan, num: int = NUM_IMAGES) -> tuple[Array, Array]:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation() -> Iterator[None]:
-    """XLA compiles in a fraction of the time, which is most of these tests'."""
+    """Reduce XLA's compile time, which dominates these tests."""
     before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -307,7 +307,7 @@ def quick_compilation() -> Iterator[None]:
 
 
 class Ours:
-    """Our network in one form, with the same three verbs."""
+    """Our network in one form, with the interface of a peer."""
 
     def __init__(
         self, form: convolution.Form, experiment: Experiment, plan: Plan, weights: LayerWeights
@@ -353,7 +353,7 @@ class Ours:
         return float(loss), jax.tree.map(np.asarray, every)
 
     def _evaluate(self, images: Array, labels: Array) -> Any:
-        """Outputs, loss and gradients by one program."""
+        """Outputs, loss and gradients in one program."""
         return self.evaluation(self.state.params, self.state.rest, Arrays(images, labels))
 
     def _evaluation(self, params: Any, rest: Any, arrays: Arrays) -> Any:
@@ -373,7 +373,7 @@ class Ours:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What a network makes of a case."""
+    """Results of a network for a case."""
 
     outputs: Array
     loss: float
@@ -415,22 +415,22 @@ def every_case() -> tuple[str, ...]:
 
 
 def cases_of(variant: str) -> list[str]:
-    if variant == "keras-torch":  # the layers are those of keras-jax; what differs is the backend
+    if variant == "keras-torch":  # the same layers as keras-jax on another backend
         return ["strides", "norm", "orders", "residual", "tied", "vector to image", "standard"]
     if variant == "torch-eager-channels_last":
-        return [*CASES, *EXPERIMENTS]  # what else there is, is the other variant's
+        return [*CASES, *EXPERIMENTS]  # the rest is tested with the other variant
     return [name for name in every_case() if name not in OTHER_RULES[VARIANTS[variant]]]
 
 
 def need(variant: str) -> None:
-    """Skips where a package is missing; importing Keras to see it would choose its backend."""
+    """Skip if a package is missing, without importing Keras, which would fix its backend."""
     for package in frameworks._PACKAGES.get(variant, (VARIANTS[variant],)):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"needs {package}, of the peers extra")
 
 
 def save_measured(variant: str, path: str) -> None:
-    """What a process of its own does, for the backend that this process's Keras does not have."""
+    """Results from a separate process, for the Keras backend that this process does not use."""
     make = functools.partial(make_peer, variant)
     found = {name: measure(make, name) for name in cases_of(variant)}
     Path(path).write_bytes(pickle.dumps(found))
@@ -494,12 +494,12 @@ def test_both_of_our_forms_are_pytorchs(name: str) -> None:
 
 def test_the_cases_hold_every_operation_and_activation() -> None:
     layers = [op for layers in CASES.values() for op in layers.values()]
-    refused = {"sample"}  # by `make_peer`: its divergence is part of no peer's loss
+    refused = {"sample"}  # by `make_peer`, since peers have no KL divergence
     assert {op["op"] for op in layers} == set(OPERATIONS) - refused
     assert {op.get("activation", "linear") for op in layers} == set(ACTIVATIONS)
 
 
-# PyTorch's compiler imports a part of itself that is deprecated.
+# PyTorch's compiler imports a deprecated module of its own.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_a_compiled_peer_trains_alike() -> None:
     need("torch-compile-nchw")
@@ -555,7 +555,7 @@ def test_a_flattened_image_stands_by_channel() -> None:
     np.testing.assert_array_equal(image.ravel()[by_channel((2, 3, 4))], want)
 
 
-# What cannot be made says so.
+# Unsupported requests are refused with a reason.
 
 
 def refusal(variant: str, experiment: Experiment, plan: Plan | None = None) -> str:
@@ -571,7 +571,7 @@ def test_an_unknown_variant() -> None:
         "torch-compile-channels_last, keras-jax, keras-torch or flax"
     )
     assert refusal("keras-jaks", experiment_of("classify", SMALL)) == (
-        f"peer 'keras-jaks': there is no such variant (did you mean 'keras-jax'?); write {every}."
+        f"peer 'keras-jaks': unknown variant (did you mean 'keras-jax'?); write {every}."
     )
 
 
@@ -601,7 +601,7 @@ def test_keras_with_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_optimisers_that_pytorch_lacks(name: str) -> None:
     need("torch-eager-nchw")
     assert refusal("torch-eager-nchw", experiment_of("classify", SMALL, optimizer=name)) == (
-        f"train.optimizer: PyTorch has no '{name}'; write another optimiser, such as adamw."
+        f"train.optimizer: PyTorch has no '{name}'; choose another optimizer, such as adamw."
     )
 
 
@@ -609,7 +609,7 @@ def test_lamb_with_weight_decay_in_keras() -> None:
     need("keras-jax")
     train: dict[str, Any] = {"optimizer": {"name": "lamb", "weight_decay": 0.1}}
     assert refusal("keras-jax", experiment_of("classify", SMALL, **train)) == (
-        "train.optimizer.weight_decay: Keras' lamb decays weights by another rule; write 0."
+        "train.optimizer.weight_decay: Keras' lamb decays weights differently; write 0."
     )
 
 
@@ -617,13 +617,13 @@ def test_lamb_with_weight_decay_in_keras() -> None:
 def test_rates_that_change(variant: str) -> None:
     need(variant)
     assert refusal(variant, experiment_of("classify", SMALL, schedule="cosine")) == (
-        "train.schedule: peers train at one learning rate, not by 'cosine'; write constant."
+        "train.schedule: peers only support a constant learning rate, not 'cosine'; write constant."
     )
 
 
 def test_a_precision_that_peers_do_not_have() -> None:
     assert refusal("flax", experiment_of("classify", SMALL, precision="bfloat16")) == (
-        "train.precision: peers train in float32, not in bfloat16; write float32."
+        "train.precision: peers only support float32, not bfloat16; write float32."
     )
 
 
@@ -636,16 +636,15 @@ def test_a_loss_that_peers_do_not_have() -> None:
     layers: Layers = {**sample, "d": dense()}
     plan = make_plan(layers, SHAPE, (3,))
     assert refusal("flax", experiment_of("classify", layers), plan) == (
-        "model.layers.c: peers have no divergence in their losses;"
-        " compare a network without sample."
+        "model.layers.c: peers do not support sampling layers; choose a network without one."
     )
 
 
 def test_pixels_that_are_no_probabilities() -> None:
-    """PyTorch raises, and Keras on PyTorch with it, where ours goes on."""
+    """PyTorch, and Keras on PyTorch, raise an error where ours continues."""
     experiment = experiment_of("reconstruct", SMALL, 254.0, loss="binary_cross_entropy")
     assert refusal("flax", experiment) == (
-        "dataset.pixel_scale: peers take binary_cross_entropy of pixels up to 1 only; "
+        "dataset.pixel_scale: peers need pixels in [0, 1] for binary_cross_entropy; "
         "write 255 or more."
     )
 
@@ -654,8 +653,8 @@ def test_nothing_to_train() -> None:
     layers: Layers = {"a": {"op": "reshape", "shape": [144]}}
     plan = make_plan(layers, SHAPE, (144,))
     assert refusal("flax", experiment_of("classify", layers), plan) == (
-        "model.layers: the network has no parameters to train; "
-        "add a layer that has some, such as dense."
+        "model.layers: the network has no trainable parameters; "
+        "add a layer with parameters, such as dense."
     )
 
 
@@ -671,7 +670,7 @@ def test_nothing_to_train() -> None:
     ids=str,
 )
 def test_options_of_optimisers_are_taken(variant: str, options: dict[str, Any]) -> None:
-    """Nadam and PyTorch's rmsprop have rules of their own; the others are ours."""
+    """Nadam and PyTorch's rmsprop have different update rules; the others match ours."""
     need(variant)
     experiment, plan = experiment_of("classify", SMALL, optimizer=options), case("optimizer sgd")[1]
     weights = weights_of(plan)
