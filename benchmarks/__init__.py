@@ -1,1 +1,1 @@
-"""Benchmarks: what the project promises about speed, and networks that nobody tuned."""
+"""Benchmarks: the project's performance targets, and untuned random networks."""

@@ -1,8 +1,8 @@
-"""How good the pick of a convolution's algorithm is: `python -m benchmarks.algorithms`.
+"""Quality of the choice of convolution algorithms: `python -m benchmarks.algorithms`.
 
-Times every algorithm on random shapes, forward and backward, and says how much
-longer the picked one takes than the fastest. The factors in the algorithms' `cost`
-were fitted to such times. Pin it to one core (`taskset -c 0`) on a quiet machine.
+Times every algorithm on random shapes, forward and backward, and reports the time of the chosen
+algorithm relative to the fastest. The factors in the algorithms' `cost` were fitted to these times.
+Pin it to one core (`taskset -c 0`) of an idle machine.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from cnnbench.nn.ops.im2col import Col2im, Im2col, RowIm2col
 from cnnbench.nn.ops.winograd import tilings
 
 IMAGES, ROWS, CALLS = 10, 8, 9
-MOST_PRODUCTS = 40e6  # of an image: larger layers are rare, and take long here
+MOST_PRODUCTS = 40e6  # per image; larger layers are rare and slow to measure
 
 
 class ConvShape(NamedTuple):
@@ -35,7 +35,7 @@ class ConvShape(NamedTuple):
 
 
 def shapes(seed: int) -> Iterator[ConvShape]:
-    """Random ones, without end."""
+    """An infinite sequence of random shapes."""
     rng = np.random.default_rng(seed)
     while True:
         taps = tuple(int(rng.integers(1, 10)) for _ in range(2))
@@ -50,7 +50,7 @@ _CHANNELS = ((4, 8, 12, 16, 24, 32, 48, 64, 96), (4, 8, 12, 16, 24, 32, 48, 64, 
 
 
 def microseconds(shape: ConvShape, by: convolution.Algorithm) -> float:
-    """Of an image, forward and backward: the least of several calls on rows of images."""
+    """Seconds per image, forward and backward: minimum over several calls on micro-batches."""
     (kh, kw), (oh, ow), channels, filters = shape
     rng = np.random.default_rng(0)
     sizes = ((oh + kh - 1, ow + kw - 1, IMAGES, channels), (kh, kw, channels, filters))
@@ -60,7 +60,7 @@ def microseconds(shape: ConvShape, by: convolution.Algorithm) -> float:
     )
 
     def row(total: Any, scale: jax.Array) -> tuple[Any, None]:
-        # Each row is another image, so that nothing is the same for all of them.
+        # All images differ, so that nothing is common to the rows.
         y, pull = jax.vjp(lambda x, k: convolution._correlate(x, k, by), x * scale, total[2])
         dx, dkernel = pull(dy * scale + 1e-6 * y)
         return (jnp.maximum(total[0], dx), total[1] + dkernel, total[2]), None
@@ -82,7 +82,7 @@ def _seconds(run: Any, kernel: jax.Array) -> float:
 
 
 def measure(shape: ConvShape) -> dict[str, Any]:
-    """Microseconds of every algorithm, and the picked one's over the fastest's."""
+    """Microseconds of every algorithm, and the ratio of the chosen one to the fastest."""
     kernel, out, channels, filters = shape
     ways: list[convolution.Algorithm] = [
         RowIm2col(kernel, out),
@@ -100,9 +100,9 @@ def measure(shape: ConvShape) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints a line of JSON for each shape, and the geometric mean at the end."""
+    """Print a line of JSON per shape, and the geometric mean of the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=300, help="no shape is begun after these")
+    parser.add_argument("--seconds", type=float, default=300, help="time budget")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     console = Console()
@@ -114,7 +114,9 @@ def main() -> None:
         if time.monotonic() > end:
             break
     mean = math.exp(np.mean(np.log(ratios)))
-    console.print(f"{len(ratios)} shapes: {mean:.2f} times the fastest, at most {max(ratios):.2f}")
+    console.print(
+        f"{len(ratios)} shapes: {mean:.2f}x the fastest (geometric mean), worst {max(ratios):.2f}x"
+    )
 
 
 if __name__ == "__main__":

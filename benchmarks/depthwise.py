@@ -1,7 +1,7 @@
-"""MobileNet by XLA, by shifted products and in eager PyTorch: `python -m benchmarks.depthwise`.
+"""MobileNet with XLA, with shifted products and in eager PyTorch: `python -m benchmarks.depthwise`.
 
-All three begin with the same weights and train on the same images, by turns (A B C, C B A, ...);
-ratios are taken within a round. XLA and shifted products are the programs of `cnnbench run`.
+All three start from the same weights and train on the same images, interleaved (A B C, C B A, ...);
+ratios are computed per round. XLA and shifted products are the programs of `cnnbench run`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Train = Callable[[Any], list[float]]  # (steps, batch) indices of images to loss
 
 
 class ConvNorm(nn.Module):  # type: ignore[misc]
-    """As the module of that name in the experiment, with its weights."""
+    """The module of the same name in the experiment, with its weights."""
 
     def __init__(self, weights: Weights, name: str, *, linear: bool, stride: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class ConvNorm(nn.Module):  # type: ignore[misc]
 
 
 class InvertedResidual(nn.Module):  # type: ignore[misc]
-    """As the module of that name in the experiment."""
+    """The module of the same name in the experiment."""
 
     def __init__(self, weights: Weights, name: str, stride: int) -> None:
         super().__init__()
@@ -92,8 +92,8 @@ class MobileNet(nn.Module):  # type: ignore[misc]
     """The network of the experiment in PyTorch.
 
     Args:
-      weights: initial ones, by the names of a run's `weights.safetensors`.
-      strides: of the depthwise convolution of each block.
+      weights: initial weights, by their names in a run's `weights.safetensors`.
+      strides: strides of the depthwise convolution of each block.
     """
 
     def __init__(self, weights: Weights, strides: Sequence[int]) -> None:
@@ -118,7 +118,7 @@ STRIDES = (1, 2, 1, 2, 1, 1, 1)
 
 
 def job_of(*overrides: str) -> Job:
-    """The experiment, ready to be compiled."""
+    """The experiment, ready for compilation."""
     loaded = load_experiment(SPEC, overrides)
     dataset = dataset_of(loaded.experiment.dataset, None, print)
     reference = str(loaded.experiment.model.python)
@@ -129,7 +129,7 @@ def job_of(*overrides: str) -> Job:
 
 
 def by_jax(job: Job) -> tuple[Train, Weights]:
-    """Training by the program of `cnnbench run`, and the initial weights."""
+    """The training program of `cnnbench run`, and the initial weights."""
     found = candidates(
         None, job.batch_size, job.num_steps, 1, accelerator=False, precision="float32"
     )
@@ -174,7 +174,7 @@ def by_torch(job: Job, weights: Weights) -> Train:
 
 
 def measure(num_images: int, rounds: int) -> dict[str, Any]:
-    """Seconds of an epoch of 4,000 images, on the clock and of all cores, and their ratios."""
+    """Wall-clock and CPU seconds per epoch of 4,000 images, and their ratios."""
     with pinned():
         job = job_of(f"dataset.train_examples={num_images}")
         xla = job_of(f"dataset.train_examples={num_images}", "model.args={shifted: false}")
@@ -203,7 +203,7 @@ def measure(num_images: int, rounds: int) -> dict[str, Any]:
 
 
 def _summary(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Medians, and the ratios to shifted products, each taken within a round."""
+    """Medians, and ratios to shifted products computed per round."""
     medians = {name: statistics.median(values) for name, values in times.items()}
     ratios = {name: _ratios(times[name], times["shifted"]) for name in ("xla", "torch")}
     return {"median": medians, "over_shifted": ratios}
@@ -215,9 +215,9 @@ def _ratios(times: Sequence[float], others: Sequence[float]) -> dict[str, float]
 
 
 def main() -> None:
-    """Measures and prints JSON."""
+    """Measure and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=500, help="of a round")
+    parser.add_argument("--images", type=int, default=500, help="images per round")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     print(json.dumps(measure(options.images, options.rounds), indent=2))  # noqa: T201

@@ -1,9 +1,9 @@
-"""Measures training on a GPU within a budget of time: `benchmarks/gpu.sh`, which see.
+"""Benchmark of training on a GPU within a time budget, run by `benchmarks/gpu.sh`.
 
-First the losses and gradients of the GPU are held against a CPU's, then epochs are timed: ours,
-and PyTorch's eager, as CUDA graphs, compiled. Variants of one race take turns. JAX and PyTorch
-have a process each (`gpu_worker`). The most important comes first, and what is known is written
-after every step, so that whatever ends this program leaves whole files.
+Losses and gradients on the GPU are compared with a CPU's first; then epochs are timed: ours, and
+PyTorch eager, with CUDA graphs, and compiled. Variants of one race are interleaved. JAX and PyTorch
+each have their own process (`gpu_worker`). The most important measurements come first, and results
+are written after every step, so that an interrupted benchmark leaves complete files.
 """
 
 import argparse
@@ -30,26 +30,26 @@ from cnnbench.system.files import write_atomic
 ROOT = Path(__file__).parent.parent
 NETWORKS = ("standard", "autoencoder", "modified")
 LAYOUTS = ("nchw", "channels_last")
-START_LIMIT_S = 150.0  # for the compilation of one variant
-TURN_S = 0.3  # of training, at least; an epoch where that takes longer
-RACE_S = 8.0  # of turns, at most
-LEAST_S = 8.0  # that a step needs to be worth beginning
+START_LIMIT_S = 150.0  # timeout for compiling one variant
+TURN_S = 0.3  # minimum seconds of training per turn, at least one epoch
+RACE_S = 8.0  # maximum seconds of all turns
+LEAST_S = 8.0  # remaining seconds needed to start another step
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 7
-# What a relative difference to a CPU in float32 may be: given, or so many times what the CPU itself
-# is off by in bfloat16, which depends on how many maxima and signs change. TF32 keeps 3 bits more.
+# Largest relative difference from a CPU in float32: absolute, or as a multiple of the CPU's own
+# bfloat16 error, which depends on how many maxima and signs change. TF32 has 3 more bits.
 GIVEN = {"loss": 1e-4, "gradient": 1e-3}
 TIMES = {"float32": 1.0, "bfloat16": 2.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """Variants that take turns.
+    """Variants measured in turn.
 
     Args:
-      network: what they train.
-      precision: in what they compute.
-      seeds: networks that each of them trains.
-      variants: who takes part; ours first.
+      network: the network that they train.
+      precision: precision of the computations.
+      seeds: number of networks that each variant trains.
+      variants: the variants; ours first.
     """
 
     network: str
@@ -60,7 +60,7 @@ class Race:
 
 @dataclass(slots=True)
 class VariantState:
-    """What is known of a variant in a race."""
+    """Measurements of a variant in a race."""
 
     contestant: Contestant
     outcome: str = "waiting"
@@ -69,14 +69,14 @@ class VariantState:
     compile_s: float = math.nan
     epoch_steps: int = 0
     turn_steps: int = 0
-    epoch_s: list[float] = field(default_factory=list)  # of each round
-    first_loss: float = math.nan  # mean of the first epoch, but for the first 3 steps
+    epoch_s: list[float] = field(default_factory=list)  # by round
+    first_loss: float = math.nan  # mean over the first epoch except for the first 3 steps
     steps: int = 0
     loss: float = math.nan
 
 
 def races(networks: Sequence[str], seeds: int) -> Iterator[Race]:
-    """All races, the most important first; those that wait for PyTorch's compiler come later."""
+    """All races, the most important first; races with PyTorch's compiler come later."""
     eager = tuple(f"torch-eager-{layout}" for layout in LAYOUTS)
     graphs = tuple(f"torch-graphs-{layout}" for layout in LAYOUTS)
     compiled = ("torch-compile-channels_last", "torch-compile-graphs-channels_last")
@@ -96,12 +96,12 @@ def races(networks: Sequence[str], seeds: int) -> Iterator[Race]:
 
 
 def generated(count: int, seed: int = 0) -> tuple[Any, Any]:
-    """Images of MNIST's size that a network can learn: a smooth pattern for each class, with noise.
+    """Learnable images of MNIST's size: a smooth pattern for each class, with noise.
 
-    No pixel is exactly zero, since a rounding error would decide on which side of zero a relu is.
+    No pixel is exactly zero, where rounding errors would decide the side of a relu's kink.
 
     Returns:
-      Bytes, (count, 28, 28, 1), and labels, (count,).
+      uint8 images, (count, 28, 28, 1), and labels, (count,).
     """
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 10, count).astype(np.int32)
@@ -113,13 +113,13 @@ def generated(count: int, seed: int = 0) -> tuple[Any, Any]:
 
 
 class Session:
-    """The two processes, the time that is left, and what was found.
+    """The two processes, the time budget, and the results.
 
     Args:
-      folder: what the processes share.
-      output: where the results go.
+      folder: folder shared by the processes.
+      output: folder of the results.
       arguments: the command line.
-      workers: gets every process that is started, so that it is ended.
+      workers: list that receives every started process, for cleanup.
     """
 
     def __init__(
@@ -145,25 +145,25 @@ class Session:
 
     @property
     def left(self) -> float:
-        """Seconds until the budget is spent."""
+        """Seconds left in the budget."""
         return float(self._arguments.budget - (time.monotonic() - self._began))
 
     def tell(self, text: str) -> None:
-        """Says how far it is."""
+        """Report progress."""
         print(f"{time.monotonic() - self._began:6.1f} s  {text}", file=sys.stderr, flush=True)  # noqa: T201
 
     def write(self) -> None:
-        """Keeps what was found so far, each file whole."""
+        """Write the results so far, each file atomically."""
         text = json.dumps(_finite(self.found), indent=1) + "\n"
         write_atomic(self._file, text.encode())
         write_atomic(self._file.with_suffix(".md"), markdown(self.found).encode())
 
     def ask(self, family: str, do: str, limit_s: float = START_LIMIT_S, **request: Any) -> Any:
-        """Asks a process, which is started where there is none.
+        """Send a request to a process, starting it if necessary.
 
         Raises:
-          RefusedError: it cannot do it.
-          LostError: it died, or the time was up; it is started anew when it is asked again.
+          RefusedError: the process does not support the request.
+          LostError: the process died or timed out; the next request restarts it.
         """
         if family in self._dead:
             raise RefusedError(self._dead[family])
@@ -178,11 +178,11 @@ class Session:
             raise
 
     def _limit(self, seconds: float) -> float:
-        """Seconds that a request may take, so that the budget is kept."""
+        """Timeout of a request, within the budget."""
         return max(1.0, min(seconds, self.left))
 
     def _begin(self, family: str) -> None:
-        """Starts a process; one that cannot even say what it is is not started again."""
+        """Start a process; a process that fails its first request is not restarted."""
         process = BenchVariant(family, family, f"benchmarks.gpu_{family}")
         worker = Worker(process, self._folder, program="benchmarks.gpu_worker")
         self._workers.append(worker)
@@ -191,15 +191,15 @@ class Session:
         try:
             self.found["facts"][family] = worker.ask("facts", self._limit(START_LIMIT_S), **options)
         except LostError as error:
-            self._dead[family] = f"cannot be used: {error}"
+            self._dead[family] = f"is not usable: {error}"
             raise
 
     def _tf32(self) -> bool:
-        """Whether JAX rounds float32 products: PyTorch is told to do the same."""
+        """True if JAX rounds float32 products to TF32; PyTorch is configured accordingly."""
         return self.found["facts"]["jax"]["matmul_precision"] not in {"highest", "float32"}
 
     def prepare(self) -> None:
-        """Images, initial weights, and what machine this is."""
+        """Create images and initial weights, and identify the machine."""
         images, labels = generated(self._arguments.images)
         np.save(self._folder / "images.npy", images)
         np.save(self._folder / "labels.npy", labels)
@@ -208,8 +208,8 @@ class Session:
         self.write()
 
     def check(self, network: str) -> None:
-        """Holds the GPU's losses and gradients against a CPU's."""
-        self.tell(f"{Path(network).name}: losses and gradients, beside a CPU's")
+        """Compare losses and gradients on the GPU with a CPU's."""
+        self.tell(f"{Path(network).name}: losses and gradients vs. a CPU's")
         contestant = Contestant(network, OWN, "float32", 1, self._arguments.batch)
         record: dict[str, Any] = {"network": Path(network).name}
         try:
@@ -228,7 +228,7 @@ class Session:
         self.write()
 
     def race(self, race: Race) -> None:
-        """Starts whoever has not been started, and lets them take turns."""
+        """Start the variants that are not running yet, then measure all in turn."""
         network = Path(race.network).name
         title = f"{network}, {race.precision}, seeds: {race.seeds}"
         record: dict[str, Any] = {**asdict(race), "network": network, "entries": []}
@@ -256,14 +256,14 @@ class Session:
         return VariantState(Contestant(*arguments))
 
     def _start(self, entry: VariantState, title: str) -> None:
-        """Compiles a variant, unless it was in a race before, and finds out how fast it is."""
+        """Compile a variant, unless an earlier race did, and estimate its speed."""
         own = entry.contestant
         family = _family(own)
         if family == "torch" and not self._arguments.torch:
             entry.outcome, entry.reason = "skipped", "PyTorch is not installed"
             return
         if self.left < LEAST_S:
-            entry.outcome, entry.reason = "skipped", "the time was up"
+            entry.outcome, entry.reason = "skipped", "out of time"
             return
         known = self._ready.get(own.key)
         try:
@@ -287,7 +287,7 @@ class Session:
             self.tell(f"{title}: {own.variant}: {error}")
 
     def _turn_steps(self, entry: VariantState, step_s: float, *, whole: bool) -> int:
-        """Steps of a turn: an epoch or more for ours, as many steps as take a moment for others."""
+        """Steps per turn: at least an epoch for ours, at least `TURN_S` for the others."""
         wanted = max(1, math.ceil(float(self._arguments.turn) / step_s))
         if not whole:
             return min(wanted, 4 * entry.epoch_steps)
@@ -301,11 +301,11 @@ class Session:
         return answer
 
     def _turn(self, entry: VariantState) -> None:
-        """A turn. A process that was lost with another variant's turn has lost this one too."""
+        """One turn; a process that died in another variant's turn has lost this variant too."""
         if entry.outcome != "measured":
             return
         if entry.contestant.key not in self._ready:
-            entry.outcome, entry.reason = "failed", "its process was lost in another's turn"
+            entry.outcome, entry.reason = "failed", "its process died in another variant's turn"
             return
         try:
             seconds = self._train(entry, entry.turn_steps)["seconds"]
@@ -315,8 +315,8 @@ class Session:
             entry.epoch_s.append(seconds / entry.turn_steps * entry.epoch_steps)
 
     def run(self, network: str) -> None:
-        """Trains as `cnnbench run` does: evaluation after every epoch, seeds as it divides them."""
-        self.tell(f"{Path(network).name}: a whole run")
+        """Train as `cnnbench run` does, with evaluation and groups of seeds."""
+        self.tell(f"{Path(network).name}: a complete run")
         seeds = self._arguments.seeds
         own = asdict(Contestant(network, OWN, "float32", seeds, self._arguments.batch))
         try:
@@ -327,7 +327,7 @@ class Session:
         self.write()
 
     def skip(self, what: str) -> None:
-        """Notes what there was no time for."""
+        """Record a measurement that was skipped for lack of time."""
         self.found["skipped"].append(what)
         self.write()
 
@@ -337,7 +337,7 @@ def _family(contestant: Contestant) -> str:
 
 
 def _record(entry: VariantState, own: VariantState) -> dict[str, Any]:
-    """What is known of a variant, and what follows from it."""
+    """Measurements of a variant with derived values."""
     fields = asdict(entry)
     fields["variant"] = fields.pop("contestant")["variant"]
     interval = mean_interval(entry.epoch_s) if len(entry.epoch_s) > 1 else None
@@ -354,7 +354,7 @@ def _record(entry: VariantState, own: VariantState) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
+    """The value, or None for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -363,15 +363,15 @@ def _finite(value: Any) -> Any:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The same as tables."""
-    state = "" if found["finished"] else "This run did not come to its end.\n\n"
+    """The results as Markdown tables."""
+    state = "" if found["finished"] else "This benchmark was interrupted.\n\n"
     parts = [f"# Training on an accelerator\n\n{state}{_facts_text(found)}\n", _checks(found)]
     for race in found["races"]:
         parts.append(_race_table(race))
     if found["run"]:
         parts.append(_run_text(found["run"]))
     if found["skipped"]:
-        parts.append(f"No time was left for: {'; '.join(found['skipped'])}.\n")
+        parts.append(f"Skipped for lack of time: {'; '.join(found['skipped'])}.\n")
     return "\n".join(parts)
 
 
@@ -382,29 +382,29 @@ def _facts_text(found: dict[str, Any]) -> str:
 
 
 def _checks(found: dict[str, Any]) -> str:
-    rows = ["| Network | Computes in | Loss off by | Gradient off by | Most in | Allowed | |"]
+    rows = ["| Network | Precision | Loss error | Gradient error | Largest in | Tolerance | |"]
     rows.append("|---|---|---:|---:|---|---:|---|")
     for check in found["checks"]:
         if "failed" in check:
             rows.append(f"| {check['network']} | | | | {check['failed']} | | failed |")
         for kind, own in check.get("differences", {}).items():
             allowed = own["allowed"]
-            holds = "holds" if own["holds"] else "DOES NOT HOLD"
+            holds = "holds" if own["holds"] else "FAILED"
             rows.append(
                 f"| {check['network']} | {kind} | {own['loss']:.1e} | {own['gradient']:.1e} |"
                 f" {own['worst']} | {allowed['loss']:.1e}, {allowed['gradient']:.1e} | {holds} |"
             )
     note = (
-        "Relative differences to this machine's CPU in float32: losses of the first 3 steps,"
-        " gradients of the first (2-norms). Allowed in float32: what the CPU is off by in bfloat16;"
-        " in bfloat16: twice that."
+        "Relative to this machine's CPU in float32: losses of the first 3 steps, gradients of"
+        " the first (2-norms). Tolerance in float32: the CPU's own error in bfloat16; in bfloat16:"
+        " twice that."
     )
     return "\n".join(["## Correctness\n", *rows, "", f"{note}\n"])
 
 
 def _race_table(race: dict[str, Any]) -> str:
     title = f"## {race['network']}, {race['precision']}, {race['seeds']} seed(s)\n"
-    rows = ["| Variant | s/epoch | 95% interval | Over ours | Compile s | Loss, epoch 1 |"]
+    rows = ["| Variant | s/epoch | 95% CI | vs. ours | Compile s | Loss, epoch 1 |"]
     rows.append("|---|---:|---:|---:|---:|---:|")
     for entry in race["entries"]:
         if entry["median_epoch_s"] is None:
@@ -418,39 +418,39 @@ def _race_table(race: dict[str, Any]) -> str:
             f" {entry['compile_s']:.1f} | {entry['first_loss']:.5f} |"
         )
     rounds = max((len(entry["epoch_s"]) for entry in race["entries"]), default=0)
-    note = f"Median of {rounds} rounds by turns, interval of the mean; an epoch of all seeds.\n"
+    note = f"Median of {rounds} interleaved rounds, CI of the mean; an epoch of all seeds.\n"
     return "\n".join([title, *rows, "", note])
 
 
 def _run_text(run: dict[str, Any]) -> str:
-    title = f"## A whole run: {run['network']}, {run['seeds']} seeds\n\n"
+    title = f"## A complete run: {run['network']}, {run['seeds']} seeds\n\n"
     if "failed" in run:
         return f"{title}{run['failed']}\n"
     last = run["epochs"][-1]
-    seconds = f"{run['seconds']:.1f} s with compilation; {last['train_s']:.4f} s an epoch of a seed"
-    return f"{title}{seconds}, {run['seeds_at_once']} seeds at once.\n"
+    seconds = f"{run['seconds']:.1f} s with compilation; {last['train_s']:.4f} s per epoch and seed"
+    return f"{title}{seconds}, {run['seeds_at_once']} seeds in parallel.\n"
 
 
 def arguments_of(words: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parser of the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description=__doc__)
-    parser.add_argument("--budget", type=float, default=450, help="seconds in all")
+    parser.add_argument("--budget", type=float, default=450, help="total time budget in seconds")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
-    parser.add_argument("--images", type=int, default=70_000, help="5/7 of them train")
+    parser.add_argument("--images", type=int, default=70_000, help="5/7 are for training")
     parser.add_argument("--batch", type=int, default=500)
-    parser.add_argument("--seeds", type=int, default=10, help="trained side by side")
-    parser.add_argument("--turn", type=float, default=TURN_S, help="seconds of a turn, at least")
+    parser.add_argument("--seeds", type=int, default=10, help="seeds trained in parallel")
+    parser.add_argument("--turn", type=float, default=TURN_S, help="minimum seconds per turn")
     parser.add_argument("--networks", type=lambda text: text.split(","), default=list(NETWORKS))
-    parser.add_argument("--cpu", action="store_true", help="go on where JAX finds no GPU")
+    parser.add_argument("--cpu", action="store_true", help="continue if JAX finds no GPU")
     parser.add_argument("--no-torch", dest="torch", action="store_false")
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str]) -> int:
-    """Checks, races, and a whole run, as far as the time goes.
+    """Run the checks, the races and a complete run within the time budget.
 
     Returns:
-      0; 1 where a check did not hold; 3 where there is no GPU.
+      0, 1 if a check failed, or 3 if there is no GPU.
     """
     arguments = arguments_of(words)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -459,7 +459,7 @@ def main(words: Sequence[str]) -> int:
         try:
             session.prepare()
         except (RefusedError, LostError) as error:
-            session.tell(f"JAX cannot be used: {error}")
+            session.tell(f"JAX is not usable: {error}")
             return 3
         kind = session.found["facts"]["jax"]["device_kind"]
         session.tell(f"JAX trains on: {session.found['facts']['jax']['device']} ({kind})")
@@ -477,14 +477,14 @@ def _holds(check: dict[str, Any]) -> bool:
 
 
 def work(session: Session, arguments: argparse.Namespace) -> None:
-    """Everything in its order; what does not fit into the budget is named."""
+    """Run everything in order, and record the steps that do not fit the budget."""
     for network in arguments.networks:
         if session.left < LEAST_S:
             session.skip(f"check of {network}")
         else:
             session.check(network)
     plan = list(races(arguments.networks, arguments.seeds))
-    first = 2 * len(arguments.networks)  # races before the whole run
+    first = 2 * len(arguments.networks)  # races before the complete run
     for number, race in enumerate(plan):
         if number == first and session.left >= LEAST_S:
             session.run(arguments.networks[0])

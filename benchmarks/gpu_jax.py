@@ -1,7 +1,7 @@
-"""cnnbench's own side of the GPU benchmark: the programs that `cnnbench run` trains with.
+"""cnnbench's side of the GPU benchmark: the training programs of `cnnbench run`.
 
-On an accelerator these are XLA's own convolutions and a whole epoch in one program; several
-seeds are trained by one program too (`jax.vmap`).
+On accelerators these use XLA's own convolutions and a whole epoch per program; several seeds are
+trained in parallel by one program (`jax.vmap`).
 """
 
 import atexit
@@ -35,13 +35,13 @@ from cnnbench.training.strategy import candidates
 from cnnbench.training.trainer import Trainer
 
 STEPS_CHECKED = 3
-DIGITS = "float32, all digits"  # of products, which may round to TF32 otherwise
-PRECISION = "jax_default_matmul_precision"  # a setting that type checkers do not know
+DIGITS = "float32, full precision"  # of products, which otherwise may use TF32
+PRECISION = "jax_default_matmul_precision"  # a setting unknown to type checkers
 
 
 @dataclass(slots=True)
 class JaxTrainer:
-    """A compiled epoch, and where training is."""
+    """A compiled epoch and the current training state."""
 
     setup: Executables
     program: Any
@@ -50,10 +50,10 @@ class JaxTrainer:
 
 
 class JaxTrainers:
-    """Answers the requests of `benchmarks.gpu`.
+    """Handles the requests of `benchmarks.gpu`.
 
     Args:
-      folder: holds the images.
+      folder: folder of the images.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -65,7 +65,7 @@ class JaxTrainers:
         self._trainers: dict[str, JaxTrainer] = {}
 
     def facts(self) -> WorkerAnswer:
-        """The machine, and the versions of the software."""
+        """Machine and software versions."""
         found = environment((self._device,), ["benchmarks/gpu.sh"])
         software = ("python", "cnnbench", "jax", "jaxlib", "flax", "optax", "numpy", "platform")
         names = (*software, "processor", "num_cpus", "device_kind", "device", "commit", "dirty")
@@ -73,7 +73,7 @@ class JaxTrainers:
         return {name: getattr(found, name) for name in names} | {"matmul_precision": precision}
 
     def weights(self, network: str, seeds: int) -> WorkerAnswer:
-        """Writes the initial parameters of some seeds, from which PyTorch starts too."""
+        """Write the initial parameters of the seeds, from which PyTorch also starts."""
         plan = Contestant(network, "cnnbench", "float32", 1, 1).load().plan
         assert plan is not None
         for seed in range(seeds):
@@ -87,7 +87,7 @@ class JaxTrainers:
         return {}
 
     def start(self, contestant: Contestant) -> WorkerAnswer:
-        """Compiles an epoch and trains the first."""
+        """Compile an epoch and train the first one."""
         began = time.perf_counter()
         job = self._job(contestant, self._device)
         setup = self._set_up(job)
@@ -106,11 +106,11 @@ class JaxTrainers:
         }
 
     def train(self, contestant: Contestant, steps: int) -> WorkerAnswer:
-        """Trains for whole epochs.
+        """Train whole epochs.
 
         Returns:
-          Seconds, from the first call until the device has finished, and the mean loss of the
-          last epoch but for its first steps, as PyTorch's is.
+          Seconds from the first call until the device has finished, and the mean loss of the
+          last epoch without its first steps, like PyTorch's.
         """
         trainer = self._trainers[contestant.key]
         job = trainer.setup.job
@@ -125,12 +125,12 @@ class JaxTrainers:
         return {"seconds": seconds, "steps": steps, "loss": float(np.mean(losses[WARM_UP:]))}
 
     def check(self, contestant: Contestant) -> WorkerAnswer:
-        """Losses of the first steps and gradients of the first, beside a CPU's in float32.
+        """Compare losses and gradients of the first steps with a CPU's in float32.
 
         Returns:
-          For float32 with all digits in products, as it trains, and bfloat16: the largest
-          relative difference of a loss, and of a parameter's gradient (2-norms). ``cpu`` has
-          those of a CPU that computes in bfloat16.
+          For float32 with full-precision products, float32 as in training, and bfloat16: the
+          largest relative difference of a loss, and of a parameter's gradient (2-norms). ``cpu``
+          has the differences of a CPU that computes in bfloat16.
         """
         cpu = jax.local_devices(backend="cpu")[0]
         half = replace(contestant, precision="bfloat16")
@@ -143,7 +143,7 @@ class JaxTrainers:
         return {"differences": found, "cpu_losses": want[0].tolist()}
 
     def run(self, contestant: Contestant, epochs: int) -> WorkerAnswer:
-        """Trains as `cnnbench run` does, with evaluation after every epoch."""
+        """Train as `cnnbench run` does, with evaluation after every epoch."""
         job = self._job(contestant, self._device, f"train.epochs={epochs}")
         began = time.perf_counter()
         events: list[Event] = []
@@ -163,7 +163,7 @@ class JaxTrainers:
     def _job(self, contestant: Contestant, device: jax.Device, *overrides: str) -> Job:
         loaded = contestant.load(*overrides)
         images, labels = (np.load(self._folder / f"{name}.npy") for name in ("images", "labels"))
-        num = len(labels) * 5 // 7  # as MNIST: 50,000 of 70,000 train, 10,000 validate, 10,000 test
+        num = len(labels) * 5 // 7  # as in MNIST: 50,000 of 70,000
         ends = (0, num, (num + len(labels)) // 2, len(labels))
         train, validation, test = (
             Split(images[start:end], labels[start:end]) for start, end in itertools.pairwise(ends)
@@ -181,7 +181,7 @@ class JaxTrainers:
         return Job(loaded.experiment, loaded.plan, folder, dataset, (device,), watch)
 
     def _set_up(self, job: Job) -> Executables:
-        """The strategy of accelerators, also where this is tried on a CPU."""
+        """The strategy of accelerators, even when tested on a CPU."""
         sizes = (job.batch_size, job.num_steps, 1)
         (strategy,) = candidates(job.plan, *sizes, accelerator=True)
         return replace(set_up(job, strategy), at_once=len(job.experiment.seeds))
@@ -216,7 +216,7 @@ class JaxTrainers:
         return np.array(losses), dict(_named(first))
 
 
-make_trainers = JaxTrainers  # `benchmarks.gpu_worker` calls it by this name
+make_trainers = JaxTrainers  # looked up by `benchmarks.gpu_worker`
 
 
 def _named(gradient: Any) -> Iterator[tuple[str, NDArray[Any]]]:

@@ -1,7 +1,7 @@
 """PyTorch's side of the GPU benchmark: eager, compiled, and as CUDA graphs, from our weights.
 
-The images stay on the GPU, as ours do, and batches are taken there by index. Several seeds are
-networks whose steps follow one another, or one network under `torch.vmap` with an axis of seeds
+The images stay on the GPU, as in ours, and batches are gathered there by index. Several seeds are
+trained as separate networks in turn, or as one network under `torch.vmap` with a seed axis
 (PyTorch's tutorial on model ensembling).
 """
 
@@ -39,14 +39,12 @@ VARIANTS = (
     "torch-vmap",
     "torch-vmap-graphs",
 )
-StepFunction = Callable[
-    [torch.Tensor], torch.Tensor
-]  # of indices, (seeds, batch), to losses, (seeds,)
+StepFunction = Callable[[torch.Tensor], torch.Tensor]  # indices (seeds, batch) to losses (seeds,)
 
 
 @dataclass(slots=True)
 class TorchTrainer:
-    """A step, and how many were taken."""
+    """A training step with its counter."""
 
     step: StepFunction
     experiment: Experiment
@@ -55,10 +53,10 @@ class TorchTrainer:
 
 
 class TorchTrainers:
-    """Answers the requests of `benchmarks.gpu`.
+    """Handles the requests of `benchmarks.gpu`.
 
     Args:
-      folder: holds the images and the initial weights.
+      folder: folder of the images and the initial weights.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,10 +70,10 @@ class TorchTrainers:
         self._trainers: dict[str, TorchTrainer] = {}
 
     def facts(self, tf32: bool) -> WorkerAnswer:
-        """The versions, once products are set to round as JAX's do.
+        """Package versions, after setting the precision of products to JAX's.
 
         Args:
-          tf32: whether float32 products may round to TF32.
+          tf32: True to allow TF32 for float32 products.
         """
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = tf32
@@ -89,7 +87,7 @@ class TorchTrainers:
         }
 
     def start(self, contestant: Contestant) -> WorkerAnswer:
-        """Builds the networks and takes the first steps, in which everything is compiled."""
+        """Build the networks and train the first steps, which compile everything."""
         began = time.perf_counter()
         loaded = contestant.load()
         assert loaded.plan is not None
@@ -121,10 +119,10 @@ class TorchTrainers:
         }
 
     def train(self, contestant: Contestant, steps: int) -> WorkerAnswer:
-        """Takes steps.
+        """Train a number of steps.
 
         Returns:
-          Seconds, from the first until the device has finished, and the mean loss of the steps.
+          Seconds from the first step until the device has finished, and the mean loss.
         """
         trainer = self._trainers[contestant.key]
         indices = torch.tensor(self._order(trainer, steps), device=self._device)
@@ -139,7 +137,7 @@ class TorchTrainers:
         return {"seconds": seconds, "steps": steps, "loss": float(losses.mean())}
 
     def _order(self, trainer: TorchTrainer, steps: int) -> Any:
-        """Indices of the next steps: (steps, seeds, batch)."""
+        """Image indices of the next steps, (steps, seeds, batch)."""
         num, seeds = len(self._labels), trainer.experiment.seeds
         per_epoch = num // trainer.batch
         rows: list[Any] = []
@@ -162,16 +160,16 @@ class TorchTrainers:
             torch.cuda.synchronize()
 
 
-make_trainers = TorchTrainers  # `benchmarks.gpu_worker` calls it by this name
+make_trainers = TorchTrainers  # looked up by `benchmarks.gpu_worker`
 
 
 class Work:
     """Batches and the loss of an experiment.
 
     Args:
-      images: all of them, (n, c, h, w), bytes.
-      labels: (n,).
-      experiment: loss, optimiser and scale of the pixels.
+      images: all images, (n, c, h, w), uint8.
+      labels: all labels, (n,).
+      experiment: loss, optimizer and pixel scale.
       contestant: precision and layout.
     """
 
@@ -197,14 +195,14 @@ class Work:
         return images, images if reconstructs else self._labels[indices]
 
     def loss(self, net: Any, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The mean loss of a batch, in float32 whatever the network computes in."""
+        """Mean loss of a batch, in float32 for any precision of the network."""
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self._half):
             outputs = net(images)
         return mean_loss(self._loss, outputs.float(), targets)
 
 
 def one_by_one(work: Work, nets: Sequence[TorchNet]) -> StepFunction:
-    """A step of each network, one after another, as PyTorch's users write it."""
+    """A step of each network in turn, as PyTorch users write it."""
     optimizers = [
         build_optimizer(work.experiment.train.optimizer, net.parameters()) for net in nets
     ]
@@ -232,14 +230,14 @@ def _loss_of(work: Work, net: TorchNet) -> Callable[..., torch.Tensor]:
 
 
 def together(work: Work, nets: Sequence[TorchNet]) -> StepFunction:
-    """A step of all networks at once: their parameters have an axis of seeds.
+    """A step of all networks in parallel, with a seed axis in their parameters.
 
     Raises:
-      UsageError: the optimiser is not SGD with momentum, the one that is written out here.
+      UsageError: the optimizer is not SGD with momentum, the only one implemented here.
     """
     optimizer = work.experiment.train.optimizer
     if not isinstance(optimizer, Sgd):
-        raise UsageError(f"torch.vmap is measured with sgd, not with {optimizer.name}")
+        raise UsageError(f"torch.vmap is only measured with sgd, not {optimizer.name}")
     params, buffers = stack_module_state(list(nets))
     base = copy.deepcopy(nets[0])
     momenta = {name: torch.zeros_like(value) for name, value in params.items()}
@@ -264,11 +262,11 @@ def together(work: Work, nets: Sequence[TorchNet]) -> StepFunction:
 
 
 def capture(step: StepFunction, first: torch.Tensor) -> StepFunction:
-    """A step as a CUDA graph, which the GPU replays without asking the CPU.
+    """A step as a CUDA graph, which the GPU replays without the CPU.
 
     Args:
-      step: takes indices of one shape, and reads them where they lie.
-      first: indices of the steps before it is captured, (steps, seeds, batch), on the GPU.
+      step: step on indices of a fixed shape, read from a fixed buffer.
+      first: indices of the warm-up steps before capture, (steps, seeds, batch), on the GPU.
     """
     indices = first[0].clone()
     aside = torch.cuda.Stream()

@@ -1,8 +1,8 @@
-"""One framework in a process of its own, for `benchmarks.gpu`.
+"""Worker process for one framework, for `benchmarks.gpu`.
 
 ``python -m benchmarks.gpu_worker FOLDER VARIANT MODULE`` reads requests from standard input and
-answers on standard output, one JSON object a line; `cnnbench.bench.worker_process` is the other
-end. MODULE has `make_trainers`; the methods of what it makes are the requests.
+writes answers to standard output, one JSON object per line; `cnnbench.bench.worker_process` is the
+parent's side. MODULE has `make_trainers`; the methods of its result handle the requests.
 """
 
 import importlib
@@ -18,19 +18,19 @@ from cnnbench.errors import UsageError
 from cnnbench.spec.loader import Loaded, load_experiment
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-WARM_UP = 3  # steps before CUDA captures a graph, as PyTorch's documentation says
+WARM_UP = 3  # steps before capturing a CUDA graph, as recommended by PyTorch's documentation
 
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """What is trained, and how.
+    """A network, and the way to train it.
 
     Args:
-      network: the experiment's name, or its file without ``.yaml``.
+      network: name of the experiment, or its file without ``.yaml``.
       variant: ``cnnbench``, or a way to train in PyTorch.
       precision: ``float32`` or ``bfloat16``.
-      seeds: networks that are trained side by side.
-      batch: images in a step.
+      seeds: number of networks trained in parallel.
+      batch: images per step.
     """
 
     network: str
@@ -41,7 +41,7 @@ class Contestant:
 
     @property
     def key(self) -> str:
-        """One word for it."""
+        """Identifier."""
         return f"{self.network}/{self.variant}/{self.precision}/{self.seeds}"
 
     def load(self, *overrides: str) -> Loaded:
@@ -57,25 +57,25 @@ class Contestant:
 
 
 def weights_file(folder: Path, network: str, seed: int) -> Path:
-    """Where the initial parameters of a seed are kept."""
+    """File of the initial parameters of a seed."""
     return folder / f"{Path(network).name}-{seed}.npz"
 
 
 class Answerer:
-    """Answers requests by the methods of a framework's trainers.
+    """Handles requests with the methods of a framework's trainers.
 
     Args:
-      trainers: has a method for every request.
+      trainers: object with a method for every request.
     """
 
     def __init__(self, trainers: Any) -> None:
         self._trainers = trainers
 
     def answer(self, request: Mapping[str, Any]) -> WorkerAnswer:
-        """Does what a request asks for.
+        """Handle a request.
 
         Raises:
-          UsageError: the framework cannot do it; its memory or a kernel failed.
+          UsageError: the framework does not support it, ran out of memory or failed in a kernel.
         """
         options = dict(request)
         do = options.pop("do")
@@ -83,14 +83,14 @@ class Answerer:
             options["contestant"] = Contestant(**contestant)
         try:
             answer: WorkerAnswer = getattr(self._trainers, do)(**options)
-        except RuntimeError as error:  # of XLA, of CUDA, of PyTorch's compiler
-            first = next((line for line in str(error).splitlines() if line.strip()), "no reason")
+        except RuntimeError as error:  # from XLA, CUDA or PyTorch's compiler
+            first = next((line for line in str(error).splitlines() if line.strip()), "no message")
             raise UsageError(f"{type(error).__name__}: {first.strip()[:300]}") from error
         return answer
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serves on the standard streams; what libraries print goes to standard error."""
+    """Serve requests on the standard streams; output of libraries goes to standard error."""
     folder, _, module = arguments
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

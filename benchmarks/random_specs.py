@@ -1,8 +1,8 @@
-"""Networks that nobody tuned anything for: random graphs of the layer language, by number.
+"""Untuned networks: random graphs of layers, by number.
 
-``python -m benchmarks.random_specs`` races them against PyTorch and names the
-losers; ``--write DIR`` only writes their files. The same number always gives the
-same network. Images are random: what is timed does not depend on them.
+``python -m benchmarks.random_specs`` benchmarks them against PyTorch and lists the networks at
+which PyTorch is faster; ``--write DIR`` only writes their files. The same number always gives the
+same network. Images are random, since training times do not depend on them.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from cnnbench.errors import SpecError
 from cnnbench.spec.loader import Loaded, load_experiment
 
 COUNT = 10
-COST = (1_000_000, 30_000_000)  # multiply-adds of an image, forward
+COST = (1_000_000, 30_000_000)  # range of forward multiply-adds per image
 DATASETS = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
 TRAIN_IMAGES, TEST_IMAGES = 2_000, 500
 AUTOENCODER_SHARE, BRANCH_SHARE, NORM_SHARE, POOL_SHARE = 0.25, 0.35, 0.35, 0.6
@@ -33,33 +33,33 @@ LayerSpec = dict[str, Any]
 
 @dataclass
 class SpecBuilder:
-    """Layers so far, in the order of the file."""
+    """A network under construction: layers in file order."""
 
     rng: np.random.Generator
     layers: dict[str, LayerSpec] = field(default_factory=dict)
 
     def add(self, op: str, **options: Any) -> str:
-        """Adds a layer and returns its name."""
+        """Add a layer and return its name."""
         name = f"{op}{len(self.layers) + 1}"
         self.layers[name] = {"op": op, **options}
         return name
 
     def pick(self, choices: Sequence[Any]) -> Any:
-        """One of several values."""
+        """A random element."""
         return choices[int(self.rng.integers(len(choices)))]
 
     def chance(self, share: float) -> bool:
-        """True in that share of the cases."""
+        """True with the given probability."""
         return bool(self.rng.random() < share)
 
     @property
     def last(self) -> str:
-        """The newest layer, or the image."""
+        """The last layer, or the input."""
         return next(reversed(self.layers), "input")
 
 
 def spec_text(number: int) -> str:
-    """The experiment file of a number: the first draft of its seed that is valid and not too dear.
+    """The experiment file of a number: the first valid draft of its seed within the cost range.
 
     >>> spec_text(3) == spec_text(3)
     True
@@ -113,7 +113,7 @@ def _classifier(draft: SpecBuilder) -> None:
 
 
 def _conv(draft: SpecBuilder, **options: Any) -> str:
-    """A convolution, sometimes with batch norm between it and its activation."""
+    """A convolution, sometimes with batch norm before its activation."""
     size, activation = int(draft.rng.integers(2, 8)), draft.pick(ACTIVATIONS)
     kernel = [size, draft.pick((3, 5))] if draft.chance(0.15) else size
     padding = draft.pick(("valid", "same", 1, 2))
@@ -126,7 +126,7 @@ def _conv(draft: SpecBuilder, **options: Any) -> str:
 
 
 def _branch(draft: SpecBuilder) -> None:
-    """Two convolutions of one input side by side; sums need one width."""
+    """Two parallel convolutions of one input; sums need equal widths."""
     source, joins = draft.last, draft.pick(("concat", "add"))
     filters = draft.pick(WIDTHS)
     ends = []
@@ -143,7 +143,7 @@ def _pool(draft: SpecBuilder) -> None:
 
 
 def _autoencoder(draft: SpecBuilder, shape: tuple[int, int, int]) -> None:
-    """Convolutions, and their adjoints in reverse: tied, or with kernels of their own."""
+    """Convolutions followed by their adjoints in reverse, tied or with separate kernels."""
     convs = []
     for _ in range(draft.pick((1, 2, 2))):
         options = {
@@ -165,7 +165,7 @@ def _autoencoder(draft: SpecBuilder, shape: tuple[int, int, int]) -> None:
 
 
 def write_specs(folder: Path, count: int) -> list[Path]:
-    """Writes the experiment files."""
+    """Write the experiment files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"random-{number:02d}.yaml" for number in range(count)]
     for number, path in enumerate(paths):
@@ -185,11 +185,11 @@ def random_splits(loaded: Loaded) -> tuple[Split, Split]:
 def race(
     count: int, rounds: int, budget_s: float, notify: Callable[[str], None]
 ) -> Iterator[tuple[str, Benchmark | None]]:
-    """Measures each network against every variant of PyTorch.
+    """Measure each network against every variant of PyTorch.
 
     Yields:
-      Its name and what was measured; None where our own variant broke down, which
-      counts as lost and must not take the other networks' results with it.
+      Name and measurements; None if our own variant failed, which counts as slower and does not
+      stop the other networks.
     """
     from cnnbench.bench.scheduler import BenchError, Settings
     from cnnbench.bench.session import measure, task_on
@@ -206,28 +206,28 @@ def race(
 
 
 def losers(ratios: Mapping[str, Ratio | None]) -> list[str]:
-    """Networks at which the best PyTorch is faster, or that could not be compared."""
+    """Networks at which the fastest PyTorch variant is faster, or that could not be compared."""
     return [name for name, ratio in ratios.items() if ratio is None or ratio.value < 1]
 
 
 def torch_ratios(results: Mapping[str, Benchmark | None]) -> dict[str, Ratio | None]:
-    """How much longer than ours the best PyTorch takes, by network."""
+    """Time of the fastest PyTorch variant relative to ours, by network."""
     return {
         name: each.ratio(each.best("torch")) if each else None for name, each in results.items()
     }
 
 
 def main() -> None:
-    """Prints every network's ratio, and the losers by name."""
+    """Print the ratio of every network, and the names of the slower ones."""
     from rich.console import Console
 
     from cnnbench.bench.report import ratio_text
 
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=COUNT, help="how many networks")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, at most")
-    parser.add_argument("--budget", type=float, default=30, help="seconds of training for each")
-    parser.add_argument("--write", type=Path, metavar="DIR", help="only write the files there")
+    parser.add_argument("--count", type=int, default=COUNT, help="number of networks")
+    parser.add_argument("--rounds", type=int, default=7, help="maximum number of timed rounds")
+    parser.add_argument("--budget", type=float, default=30, help="seconds of training per network")
+    parser.add_argument("--write", type=Path, metavar="DIR", help="only write the files to DIR")
     arguments = parser.parse_args()
     console, errors = Console(), Console(stderr=True, highlight=False)
     if arguments.write:
@@ -242,9 +242,9 @@ def main() -> None:
         console.print(f"{name}: {text}", highlight=False)
     lost = losers(torch_ratios(done))
     console.print(
-        f"{len(done) - len(lost)} of {len(done)} are at least as fast as the best PyTorch"
+        f"{len(done) - len(lost)} of {len(done)} are no slower than the fastest PyTorch variant"
     )
-    console.print(f"losers: {', '.join(lost) or 'none'}")
+    console.print(f"slower: {', '.join(lost) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Measures what the project promises about speed: `make bench`.
+"""Measure the project's performance targets: `make bench`.
 
-Throughput: the shipped networks against every peer, by turns, in one run
-(`cnnbench bench`). Start: real runs in fresh processes, with an empty cache and
-again with a full one; compile time, first step and memory are read from their
-`run.json`. Growth: the time of an epoch on all images beside ten on a tenth, by turns. Random:
-networks that nobody tuned (`random_specs`), against PyTorch; losers are named.
-Results go to benchmarks/results as JSON and Markdown. Compare within a run only.
+Throughput: the shipped networks against every peer, interleaved, in one run (`cnnbench bench`).
+Start: real runs in fresh processes, with an empty cache and again with a warm one; compile time,
+first step and memory are read from their `run.json`. Growth: time of an epoch on all images vs. ten
+on a tenth, interleaved. Random: untuned networks (`random_specs`) against PyTorch; slower ones are
+listed. Results go to benchmarks/results as JSON and Markdown. Compare within a run only.
 """
 
 import argparse
@@ -35,19 +34,19 @@ NETWORKS = ("standard", "modified", "autoencoder")
 FAMILIES = ("torch", "keras", "flax")
 SECTIONS = ("throughput", "start", "growth", "random")
 GIB = 2**30
-RANDOM_BUDGET_S = 30.0  # of training for each random network; compiling takes longer
+RANDOM_BUDGET_S = 30.0  # of training per random network; compilation takes longer
 RANDOM_SHARE = 0.9
 TORCH_BARS: Mapping[str, float] = {"standard": 2.0, "modified": 1.7, "autoencoder": 3.0}
-TURNS = 5  # of the runs whose times are compared
-FULL = 50_000  # training images of an epoch of the shipped experiments
+TURNS = 5  # seeds of the runs whose times are compared
+FULL = 50_000  # training images of the shipped experiments
 
 
 def main() -> None:
-    """Runs the sections that are asked for, and prints the bars."""
+    """Run the requested sections and print the targets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default=",".join(SECTIONS), metavar="SECTION,...")
-    parser.add_argument("--budget", type=float, default=150, help="seconds of training a network")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, at most")
+    parser.add_argument("--budget", type=float, default=150, help="seconds of training per network")
+    parser.add_argument("--rounds", type=int, default=7, help="maximum number of timed rounds")
     parser.add_argument("--dataset", default="mnist_5k")
     parser.add_argument("--data-dir", type=Path, help="with all of MNIST, for growth and memory")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
@@ -78,7 +77,7 @@ def main() -> None:
 
 @dataclass
 class Record:
-    """What was measured so far; kept in files after each part, since the next may break."""
+    """Results so far, written after each part, since the next one may fail."""
 
     output: Path
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -86,7 +85,7 @@ class Record:
     benchmarks: list[Benchmark] = field(default_factory=list)
 
     def add(self, checks: Sequence[Check], *benchmarks: Benchmark) -> None:
-        """Takes in what was measured."""
+        """Add results and write them."""
         self.checks += checks
         self.benchmarks += benchmarks
         if self.benchmarks:
@@ -95,22 +94,22 @@ class Record:
 
     @property
     def report(self) -> bench_report.Report:
-        """All networks."""
+        """Report on all networks."""
         command = ["make", "bench"]
         return session.make_report(self.benchmarks, FAMILIES, command, self.started_at)
 
 
 def sections(parser: argparse.ArgumentParser, text: str) -> list[str]:
-    """The sections that are asked for; a misspelt one would measure nothing and look fine."""
+    """The requested sections; unknown names are rejected."""
     names = [name.strip() for name in text.split(",")]
     if unknown := [name for name in names if name not in SECTIONS]:
         known = ", ".join(SECTIONS)
-        parser.error(f"--only: there is no section '{unknown[0]}'; write some of {known}.")
+        parser.error(f"--only: unknown section '{unknown[0]}'; choose from {known}.")
     return names
 
 
 def throughput(arguments: argparse.Namespace, notify: Any) -> Iterator[Benchmark]:
-    """The shipped networks against all peers."""
+    """Measure the shipped networks against all peers."""
     paths = [ROOT / "experiments" / f"{name}.yaml" for name in NETWORKS]
     overrides = [f"dataset.name={arguments.dataset}", "dataset.splits=null", "dataset.offline=null"]
     settings = Settings(arguments.rounds, arguments.budget)
@@ -120,7 +119,7 @@ def throughput(arguments: argparse.Namespace, notify: Any) -> Iterator[Benchmark
 
 
 def speed_checks(benchmark: Benchmark) -> list[Check]:
-    """Throughput against the best PyTorch, plain Flax NNX and Keras on JAX."""
+    """Throughput against the fastest PyTorch variant, plain Flax NNX and Keras on JAX."""
     name, least = benchmark.name, TORCH_BARS[benchmark.name]
     pairs = [
         (Bar(f"{name}: best PyTorch / ours", least, "x", True), benchmark.best("torch")),
@@ -136,17 +135,17 @@ def speed_checks(benchmark: Benchmark) -> list[Check]:
 
 
 def random_check(results: Mapping[str, Benchmark | None]) -> Check:
-    """How many networks that nobody tuned are at least as fast as in the best PyTorch."""
+    """Fraction of untuned networks at least as fast as the fastest PyTorch variant."""
     lost = random_specs.losers(random_specs.torch_ratios(results))
     bar = Bar("random networks no slower than the best PyTorch", RANDOM_SHARE, "", True)
-    note = f"losers: {', '.join(lost) or 'none'}"
+    note = f"slower: {', '.join(lost) or 'none'}"
     return Check(bar, 1 - len(lost) / len(results), note)
 
 
 def run_once(
     paths: Sequence[Path], folder: Path, overrides: Sequence[str] = (), data_dir: Path | None = None
 ) -> list[dict[str, Any]]:
-    """Runs in a fresh process; of each its `run.json`, and `epochs` with the lines of its log."""
+    """Run experiments in a fresh process; returns each `run.json`, with its log as `epochs`."""
     command = [sys.executable, "-m", "cnnbench", "run", *map(str, paths), "--quiet"]
     command += ["--engine", "fast", "--results-dir", str(folder / "results"), *overrides]
     command += ["--data-dir", str(data_dir)] if data_dir else []
@@ -165,7 +164,7 @@ def _record(run: Path) -> dict[str, Any]:
 
 def start_checks(name: str, notify: Any) -> list[Check]:
     """Compile time from scratch and from the cache on disk, and the time to the first step."""
-    notify(f"{name}: starting with an empty cache, and again")
+    notify(f"{name}: cold start, then warm start")
     small = ["--dataset", "mnist_5k", "--epochs", "1"]
     with tempfile.TemporaryDirectory() as folder:
         paths = [ROOT / "experiments" / f"{name}.yaml"]
@@ -173,15 +172,13 @@ def start_checks(name: str, notify: Any) -> list[Check]:
     assert (cold["engine"]["compile_cache"], warm["engine"]["compile_cache"]) == ("cold", "warm")
     return [
         Check(Bar(f"{name}: compile, cold", 6.0, "s"), cold["timing"]["compile_s"]),
-        Check(Bar(f"{name}: compile, from the cache", 2.0, "s"), warm["timing"]["compile_s"]),
-        Check(
-            Bar(f"{name}: first step, compiled before", 5.0, "s"), warm["engine"]["first_step_s"]
-        ),
+        Check(Bar(f"{name}: compile, cached", 2.0, "s"), warm["timing"]["compile_s"]),
+        Check(Bar(f"{name}: first step, cached", 5.0, "s"), warm["engine"]["first_step_s"]),
     ]
 
 
 def growth_checks(data_dir: Path | None) -> list[Check]:
-    """Time of an epoch on ten times the images, and memory of a run on all of MNIST."""
+    """Time of an epoch on ten times the images, and peak memory of a run on all of MNIST."""
     grown = Bar("standard: epoch on 10x the images / 10 epochs", 1.05, "x")
     memory = Bar("peak memory on all of MNIST", 1.5, "GiB")
     if data_dir is None:
@@ -200,7 +197,7 @@ def growth_checks(data_dir: Path | None) -> list[Check]:
 
 
 def growing(folder: Path) -> list[Path]:
-    """Files of 10 epochs of a tenth of the images, and of one epoch of all: as many steps."""
+    """Experiment files for 10 epochs of a tenth of the images and for one epoch of all."""
     (folder / "standard.yaml").write_bytes((ROOT / "experiments" / "standard.yaml").read_bytes())
     for name, images, epochs in (("tenth", FULL // 10, 10), ("whole", FULL, 1)):
         (folder / f"{name}.yaml").write_text(
@@ -211,18 +208,18 @@ def growing(folder: Path) -> list[Path]:
 
 
 def _spent(run: Mapping[str, Any], seed: int) -> float:
-    """Seconds of training of a seed."""
+    """Total seconds of training of a seed."""
     return sum(float(epoch["train_s"]) for epoch in run["epochs"] if epoch["seed"] == seed)
 
 
 def bars_markdown(checks: Sequence[Check]) -> str:
-    """The bars as a Markdown table."""
-    headers = ["Bar", "Must hold", "Measured", "", "Note"]
+    """The targets as a Markdown table."""
+    headers = ["Target", "Limit", "Measured", "", "Note"]
     return bench_report.markdown_table(headers, checks_rows(checks))
 
 
 def write_checks(stem: Path, checks: Sequence[Check]) -> None:
-    """The bars as JSON and Markdown."""
+    """Write the targets as JSON and Markdown."""
     content = [
         {"bar": c.bar.name, "limit": c.bar.limit, "measured": c.measured, "holds": c.holds}
         for c in checks

@@ -1,4 +1,4 @@
-"""Promises about speed and memory, and whether what was measured keeps them."""
+"""Performance targets, and whether measurements meet them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A promise about speed or memory that must hold.
+    """A target for speed or memory.
 
     Args:
-      name: what is promised.
-      limit: the value that must be reached.
-      unit: of the value; may be empty.
-      at_least: whether larger values are better.
+      name: description of the measured quantity.
+      limit: the target value.
+      unit: unit of the value; may be empty.
+      at_least: True if the value has to be at least `limit`, False if at most.
     """
 
     name: str
@@ -23,12 +23,12 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A bar and what was measured.
+    """A target and its measurement.
 
     Args:
-      bar: the promise.
-      measured: the value; None if it could not be measured.
-      note: what else to know about it.
+      bar: the target.
+      measured: the measured value; None if it could not be measured.
+      note: further information.
     """
 
     bar: Bar
@@ -37,7 +37,7 @@ class Check:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the promise is kept; None if that is not known."""
+        """True if the target is met; None if it was not measured."""
         if self.measured is None:
             return None
         if self.bar.at_least:
@@ -46,8 +46,8 @@ class Check:
 
 
 def checks_rows(checks: Sequence[Check]) -> list[list[str]]:
-    """The table of bars: promise, bar, measured, verdict, note."""
-    verdicts = {True: "holds", False: "MISSES", None: "not measured"}
+    """Table rows: name, target, measured, verdict, note."""
+    verdicts = {True: "met", False: "MISSED", None: "not measured"}
     return [
         [check.bar.name, _bar_text(check), _measured_text(check), verdicts[check.holds], check.note]
         for check in checks

@@ -1,1 +1,1 @@
-"""The scripts in benchmarks/."""
+"""Tests of the scripts in benchmarks/."""

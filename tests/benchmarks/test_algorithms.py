@@ -1,4 +1,4 @@
-"""The benchmark of algorithms: shapes as promised, every algorithm timed, the pick among them."""
+"""The benchmark of algorithms: its shapes, and timing of every algorithm."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""The GPU benchmark, tried on a CPU with a tiny network: its numbers, its files, its budget."""
+"""The GPU benchmark on a CPU with a tiny network: numbers, files and budget."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def network(tmp_path: Path) -> str:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """The folder that both processes read."""
+    """The folder shared by both processes."""
     folder = tmp_path / "shared"
     folder.mkdir()
     images, labels = gpu.generated(7 * BATCH)
@@ -68,7 +68,7 @@ def test_generated_images_are_bytes_that_are_never_zero() -> None:
 
 
 def test_experiments_are_read_alike_without_pydantic() -> None:
-    """By the stand-in, which comes first on the path of the one process."""
+    """With the pydantic substitute first on the path of one process."""
     found = []
     for beside in ([], [ROOT / "benchmarks" / "bare"]):
         path = os.pathsep.join(map(str, [ROOT, *beside]))
@@ -93,7 +93,7 @@ def test_experiments_are_read_alike_without_pydantic() -> None:
     ],
 )
 def test_pytorch_does_the_same_work(variant, precision, network, shared) -> None:
-    """From our weights on our batches, two seeds side by side, it has our losses."""
+    """From our weights on our batches, with two parallel seeds, it has our losses."""
     pytest.importorskip("torch")
     from benchmarks import gpu_jax, gpu_torch
 
@@ -137,7 +137,7 @@ def test_what_xla_or_cuda_raise_is_an_answer() -> None:
 
 @pytest.mark.slow
 def test_the_whole_script_on_a_cpu(network, tmp_path) -> None:
-    """Its JSON can be read whenever it is looked at, so it may be killed at any time."""
+    """Its JSON is valid at every moment, so it may be killed at any time."""
     out = tmp_path / "out"
     sizes = ["--images", str(7 * BATCH), "--batch", str(BATCH), "--seeds", "2", "--turn", "0.01"]
     command = ["bash", SCRIPT, "--cpu", "--no-torch", "--budget", "120", "--networks", network]
@@ -162,10 +162,10 @@ def test_the_whole_script_on_a_cpu(network, tmp_path) -> None:
     ours = [entry for entry in entries if entry["variant"] == "cnnbench"]
     assert ours[0]["outcome"] == "measured"
     assert len(ours[0]["epoch_s"]) >= gpu.FEWEST_ROUNDS
-    assert {e["reason"] for e in entries} - {"the time was up"} == {"", "PyTorch is not installed"}
+    assert {e["reason"] for e in entries} - {"out of time"} == {"", "PyTorch is not installed"}
     text = file.with_suffix(".md").read_text()
     assert "## tiny, float32, 1 seed(s)" in text
-    assert "DOES NOT HOLD" not in text
+    assert "FAILED" not in text
 
 
 def test_missing_packages_are_named(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""The random networks of the benchmark: always valid, always the same, and of every kind."""
+"""The random networks of the benchmark: valid, reproducible and diverse."""
 
 import argparse
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_losers_are_named():
 
 
 def network(theirs: float) -> Benchmark:
-    """A network that takes us one second and PyTorch `theirs`."""
+    """A network that takes one second in ours and `theirs` seconds in PyTorch."""
     ours = Measurement("cnnbench", "cnnbench", seconds=(1.0, 1.0), images=100)
     torch = Measurement("torch-eager-nchw", "torch", seconds=(theirs, theirs), images=100)
     return Benchmark("a", "A", "random images", 100, 10, 1, None, (ours, torch))
@@ -85,11 +85,11 @@ def test_the_bar_of_random_networks():
     won: dict[str, Benchmark | None] = {f"random-{n:02d}": network(1.5) for n in range(8)}
     one_lost = run.random_check(won | {"b": network(0.8), "c": network(1.0)})
     assert (one_lost.measured, one_lost.holds) == (0.9, True)
-    assert one_lost.note == "losers: b"
+    assert one_lost.note == "slower: b"
     two_lost = run.random_check(won | {"b": network(0.8), "broken": None})
     assert (two_lost.measured, two_lost.holds) == (0.8, False)
-    assert two_lost.note == "losers: b, broken"
-    assert run.random_check(won).note == "losers: none"
+    assert two_lost.note == "slower: b, broken"
+    assert run.random_check(won).note == "slower: none"
 
 
 def test_a_network_that_breaks_us_takes_no_other_with_it(monkeypatch):
@@ -109,5 +109,5 @@ def test_a_network_that_breaks_us_takes_no_other_with_it(monkeypatch):
 def test_a_misspelt_section_is_refused(capsys):
     with pytest.raises(SystemExit):
         run.sections(argparse.ArgumentParser(), "start,thoughput")
-    assert "--only: there is no section 'thoughput'" in capsys.readouterr().err
+    assert "--only: unknown section 'thoughput'" in capsys.readouterr().err
     assert run.sections(argparse.ArgumentParser(), "start, random") == ["start", "random"]

@@ -1,4 +1,4 @@
-"""Promises of `make bench`: which are kept, and the table of them."""
+"""Targets of `make bench`: checks, and their table."""
 
 import math
 
@@ -26,7 +26,7 @@ class TestBars:
         speed, memory = Bar("speed", 2.0, "x", at_least=True), Bar("memory", 1.5, " GiB")
         checks = [Check(speed, 2.1234), Check(memory, 1.75, "of MNIST"), Check(memory, None)]
         assert checks_rows(checks) == [
-            ["speed", ">= 2x", "2.12x", "holds", ""],
-            ["memory", "<= 1.5 GiB", "1.75 GiB", "MISSES", "of MNIST"],
+            ["speed", ">= 2x", "2.12x", "met", ""],
+            ["memory", "<= 1.5 GiB", "1.75 GiB", "MISSED", "of MNIST"],
             ["memory", "<= 1.5 GiB", "", "not measured", ""],
         ]
