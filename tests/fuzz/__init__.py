@@ -1,1 +1,1 @@
-"""Generated input for whatever reads what a user wrote."""
+"""Fuzzing of all code that reads user input."""

@@ -1,14 +1,14 @@
-"""Generated input for whatever reads what a user wrote.
+"""Fuzzing of all code that reads user input.
 
     python -m tests.fuzz.fuzz --inputs 100000
 
-Three targets: an experiment file, an override on a command line, and the files of a run. An input
-is refused with a `CnnbenchError`, or taken and then used: an experiment is shown and written out,
-a run is listed and compared. Anything else is a fault: another exception, more than 2 seconds of
-the processor (or 30 in all, as on a busy machine), or more than 1 GiB. The corpus are the shipped
-experiments, the wrong ones of the tests and a run; `mutations` changes them. `--guided TARGET`
-lets Atheris (libFuzzer) choose by the code that it reaches, with its changes and ours (`pip
-install atheris`).
+Three targets: experiment files, overrides on the command line, and the files of a run. An input is
+either refused with a `CnnbenchError`, or accepted and then used: an experiment is shown and written
+out, a run is listed and compared. Anything else is a fault: another exception, more than 2 seconds
+of CPU time (or 30 s of wall-clock time, for busy machines), or more than 1 GiB. The corpus consists
+of the shipped experiments, the invalid ones of the tests and a run; `mutations` changes them.
+`--guided TARGET` uses Atheris (libFuzzer) for coverage-guided fuzzing, with its mutations and ours
+(`pip install atheris`).
 """
 
 import argparse
@@ -30,7 +30,7 @@ from tests.fuzz.mutations import LONGEST, mutated
 from tests.support.paths import ROOT
 
 SECONDS, PATIENCE, ROOM = 2.0, 30.0, 1 << 30
-WATCHED = 6.0  # how many times as long code may take that Atheris watches: it takes 5.6 times
+WATCHED = 6.0  # slowdown allowed for code instrumented by Atheris (measured: 5.6)
 OVERRIDES = (
     b"train.epochs=5", b"model.conv1.kernel=[3, 5]", b"seeds=3", b"dataset.splits=null",
     b"train.optimizer={name: adam}", b"model.conv1=null", b"train.schedule.name=cosine",
@@ -48,7 +48,7 @@ class TooLongError(Exception):
 
 
 def corpora() -> dict[str, list[bytes]]:
-    """What inputs of each target are made from."""
+    """Corpus of each target."""
     right = sorted(ROOT.glob("experiments/*.yaml"))
     wrong = sorted((ROOT / "tests" / "spec" / "bad_specs").glob("*.yaml"))
     return {
@@ -59,7 +59,7 @@ def corpora() -> dict[str, list[bytes]]:
 
 
 def run_files() -> dict[str, bytes]:
-    """What a run's folder holds, by name."""
+    """Files of a run's folder, by name."""
     from cnnbench.runs import codec
     from tests.support.samples import make_run
 
@@ -73,7 +73,7 @@ def run_files() -> dict[str, bytes]:
 
 
 def targets(folder: Path) -> dict[str, Callable[[bytes], None]]:
-    """What reads each kind of input."""
+    """Reader of each kind of input."""
     from cnnbench.spec.loader import load_experiment
 
     for file in ROOT.glob("experiments/*.yaml"):  # some extend others
@@ -93,7 +93,7 @@ def targets(folder: Path) -> dict[str, Callable[[bytes], None]]:
     whole = run_files()
 
     def result(data: bytes) -> None:
-        # The file that it was made from is not known: it stands for each of them.
+        # The original file is unknown: the input replaces each of them in turn.
         refused: list[Exception] = []
         for name in whole:
             for other, content in whole.items():
@@ -109,7 +109,7 @@ def targets(folder: Path) -> dict[str, Callable[[bytes], None]]:
 
 
 def use_experiment(loaded: Any, folder: Path) -> None:
-    """What is taken can be shown, and what is written of it is the same experiment."""
+    """An accepted experiment can be shown, and written and read back unchanged."""
     from cnnbench.report.layer_table import layer_table
     from cnnbench.report.plots.diagram import diagram
     from cnnbench.report.plots.mermaid import mermaid
@@ -124,7 +124,7 @@ def use_experiment(loaded: Any, folder: Path) -> None:
 
 
 def use_run(results: Path, run: Path) -> None:
-    """What is taken can be listed, compared and written out."""
+    """An accepted run can be listed, compared and written out."""
     from cnnbench.comparisons.comparison import compare_groups
     from cnnbench.comparisons.learning_curves import read_curve
     from cnnbench.report import comparison, csv_json
@@ -141,14 +141,14 @@ def use_run(results: Path, run: Path) -> None:
 
 
 def refusals() -> type[Exception]:
-    """What a wrong input may raise."""
+    """Exceptions that an invalid input may raise."""
     from cnnbench.errors import CnnbenchError
 
     return CnnbenchError
 
 
 def guard(call: Callable[[bytes], None], data: bytes, *, timed: bool = True) -> str:
-    """How an input ended: `taken`, `refused`, or the fault."""
+    """Outcome of an input: `taken`, `refused`, or the fault."""
     limits = ((signal.ITIMER_PROF, SECONDS), (signal.ITIMER_REAL, PATIENCE)) if timed else ()
     for timer, seconds in limits:
         signal.setitimer(timer, seconds)
@@ -156,7 +156,7 @@ def guard(call: Callable[[bytes], None], data: bytes, *, timed: bool = True) -> 
         call(data)
     except refusals():
         return "refused"
-    except Exception:  # noqa: BLE001 - this is what is looked for
+    except Exception:  # noqa: BLE001 - any other exception is a fault
         return traceback.format_exc(limit=-3)
     finally:
         for timer, _ in limits:
@@ -165,7 +165,7 @@ def guard(call: Callable[[bytes], None], data: bytes, *, timed: bool = True) -> 
 
 
 def prepare() -> None:
-    """Limits for all inputs."""
+    """Set the resource limits for all inputs."""
 
     def too_long(_number: int, _frame: Any) -> None:
         raise TooLongError
@@ -177,14 +177,14 @@ def prepare() -> None:
 
 
 def warm_up(folder: Path, corpus: Mapping[str, Sequence[bytes]]) -> None:
-    """Imports all that an input may need, which takes longer than an input may."""
+    """Import everything that inputs may need, since imports exceed the time limit."""
     for kind, call in targets(folder).items():
         guard(call, corpus[kind][0], timed=False)
     guard(targets(folder)["override"], b"dataset.name=no_such_set", timed=False)
 
 
 def run(inputs: int, seed: int) -> int:
-    """Tries mutated inputs, a third for each target; the number of faults."""
+    """Run mutated inputs, a third for each target, and return the number of faults."""
     rng, corpus, faults = random.Random(seed), corpora(), 0
     with tempfile.TemporaryDirectory() as name:
         warm_up(Path(name), corpus)
@@ -209,7 +209,7 @@ def run(inputs: int, seed: int) -> int:
 
 
 def guided(kind: str, inputs: int, seed: int) -> None:
-    """Lets Atheris choose; it ends the process at the first fault, which it writes to a file."""
+    """Fuzz with Atheris, which exits at the first fault and writes it to a file."""
     import atheris  # not among the project's packages
 
     folder, corpus = Path(tempfile.mkdtemp(prefix="cnnbench-fuzz-")), corpora_of(atheris)[kind]
@@ -226,7 +226,7 @@ def guided(kind: str, inputs: int, seed: int) -> None:
         spent = time.process_time() - start
         slowest[0] = max(slowest[0], spent)
         if outcome not in {"taken", "refused"} or spent > SECONDS * WATCHED:
-            raise AssertionError(outcome)  # what Atheris ends at
+            raise AssertionError(outcome)  # stops Atheris
         counts[outcome] += 1
         if counts.total() % 1000 == 0:
             seconds = round(time.monotonic() - begun)
@@ -247,7 +247,7 @@ def guided(kind: str, inputs: int, seed: int) -> None:
 
 
 def corpora_of(atheris: Any) -> dict[str, list[bytes]]:
-    """The corpora, with everything imported that is to be watched."""
+    """The corpora, after importing everything to be instrumented."""
     with atheris.instrument_imports(include=["cnnbench", "yaml"]):
         found = corpora()
         with tempfile.TemporaryDirectory() as name:

@@ -1,9 +1,8 @@
-"""Changes to a text that a user might have made, or a disk: `mutated`.
+"""Mutations of texts, as by a user or a faulty disk: `mutated`.
 
-Three in five are small and keep to the text's structure (a value of another file in a value's
-place, a number a little larger, a line that is gone, stands twice or elsewhere), so that a share
-of them can be read and gets as far as the rules between values. The others cut, repeat, splice
-and swap bytes, words and lines wherever.
+Three in five are small and preserve the structure (a value replaced by one of another file, a
+slightly larger number, a line removed, duplicated or moved), so that some of them parse and reach
+the checks between values. The others cut, repeat, splice and swap bytes, words and lines anywhere.
 """
 
 import random
@@ -11,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 SCALAR = re.compile(rb'"(?:[^"\\\n]|\\.)*"|[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?|[A-Za-z_][\w/-]*')
-VALUE = re.compile(rb"(?:" + SCALAR.pattern + rb")(?![\w\"-]|\s*[:=]|\.\w)")  # no key
+VALUE = re.compile(rb"(?:" + SCALAR.pattern + rb")(?![\w\"-]|\s*[:=]|\.\w)")  # not a key
 VALUES = (
     b"null", b"0", b"1", b"-1", b"2", b"3", b"1000", b"1000000000", b"0.5", b"1e-9", b"1e999",
     b".nan", b"true", b"false", b"input", b"[]", b"{}", b"[3, 5]", b"[2, 1, 3]", b"same", b'"NaN"',
@@ -31,7 +30,7 @@ LONGEST = 20_000
 
 
 def mutated(rng: random.Random, corpus: Sequence[bytes], data: bytes | None = None) -> bytes:
-    """A text, or one of the corpus, changed in one to six places."""
+    """A text, or one from the corpus, with one to six mutations."""
     text = rng.choice(corpus) if data is None else data
     if rng.random() < 0.6:
         for _ in range(rng.randint(1, 3)):
@@ -44,7 +43,7 @@ def mutated(rng: random.Random, corpus: Sequence[bytes], data: bytes | None = No
 
 
 def edited(rng: random.Random, corpus: Sequence[bytes], text: bytes) -> bytes:
-    """One value swapped, or one line removed, doubled, moved or brought in."""
+    """One value replaced, or one line removed, duplicated, moved or inserted."""
     found = list((VALUE if rng.random() < 0.9 else SCALAR).finditer(text))
     if found and rng.random() < 0.6:
         start, end = rng.choice(found).span()
@@ -64,7 +63,7 @@ def edited(rng: random.Random, corpus: Sequence[bytes], text: bytes) -> bytes:
 
 
 def _other(rng: random.Random, corpus: Sequence[bytes], value: bytes) -> bytes:
-    """Something that could stand where a value stands."""
+    """A random replacement for a value."""
     number = re.fullmatch(rb"[-+]?\d{1,9}", value)
     if number and rng.random() < 0.4:
         old = int(value)
@@ -77,12 +76,12 @@ def _other(rng: random.Random, corpus: Sequence[bytes], value: bytes) -> bytes:
 
 
 def _kind(value: bytes) -> int:
-    """Text in quotes, a word, or a number."""
+    """A quoted string, a word or a number."""
     return 0 if value.startswith(b'"') else 1 if value[:1].isalpha() else 2
 
 
 def _broken(rng: random.Random, corpus: Sequence[bytes], data: bytearray) -> bytearray:
-    """A change that keeps to nothing."""
+    """A mutation that ignores the structure."""
     at, to = sorted(rng.randint(0, len(data)) for _ in range(2))
     match rng.randrange(7):
         case 0:

@@ -1,1 +1,1 @@
-"""Whole commands and processes."""
+"""Tests of whole commands and processes."""

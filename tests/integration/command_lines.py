@@ -1,10 +1,10 @@
-"""Every command and every option, each at least once: what `make base` runs in a plain install.
+"""Command lines that cover every command and option: run by `make base` in a plain install.
 
     python tests/integration/command_lines.py FOLDER
 
-trains networks of a second in an empty folder and runs `LINES` there, all in one process, with
-standard streams in ASCII. It needs nothing but the package and the standard library.
-`test_command_lines` fails where a command, an option or one of its choices has no line.
+trains tiny networks in an empty folder and runs `LINES` there, all in one process, with standard
+streams in ASCII. It needs only the package and the standard library. `test_command_lines` fails if
+a command, an option or one of its choices has no line.
 """
 
 import io
@@ -31,9 +31,9 @@ class Line:
     """A command line.
 
     Args:
-      text: what comes after `cnnbench`.
-      code: how it ends.
-      says: what it prints, on either stream.
+      text: arguments of `cnnbench`.
+      code: expected exit code.
+      says: expected part of the output, on either stream.
     """
 
     text: str
@@ -185,7 +185,7 @@ class Net(nnx.Module):
 
 
 def prepare() -> None:
-    """Writes what the lines read into the working directory."""
+    """Write the input files of the lines to the working directory."""
     from PIL import Image
 
     files = {"tiny.yaml": TINY, "wide.yaml": WIDE, "code.yaml": CODE, "python.yaml": PYTHON}
@@ -198,7 +198,7 @@ def prepare() -> None:
 
 
 def stop() -> None:
-    """Makes a finished run one that was interrupted."""
+    """Turn a finished run into an interrupted one."""
     (run,) = Path("results/wide").iterdir()
     Path("stopped").mkdir()
     for file in run.rglob("*"):
@@ -210,10 +210,10 @@ def stop() -> None:
 
 
 def call(words: Sequence[str]) -> tuple[int, str]:
-    """Runs a command; standard streams take ASCII only.
+    """Run a command with standard streams in ASCII.
 
     Returns:
-      The exit code, and what was printed.
+      The exit code and the output.
     """
     from cnnbench.cli import app
 
@@ -231,7 +231,7 @@ def call(words: Sequence[str]) -> tuple[int, str]:
 
 
 def issues(lines: Sequence[Line], run: Callable[[Sequence[str]], tuple[int, str]]) -> Iterator[str]:
-    """Runs the lines in their order, and yields what is not as expected."""
+    """Run the lines in order, and yield unexpected results."""
     for line in lines:
         if "stopped" in line.words:
             stop()
@@ -240,15 +240,15 @@ def issues(lines: Sequence[Line], run: Callable[[Sequence[str]], tuple[int, str]
         print(f"{time.perf_counter() - start:6.1f} s  cnnbench {line.text}", flush=True)  # noqa: T201
         said = re.sub(r"\s+", " ", printed)
         if code != line.code or line.says not in said or "Traceback" in said:
-            yield f"cnnbench {line.text}\nexit code {code}, wanted {line.code}\n{printed}"
+            yield f"cnnbench {line.text}\nexit code {code}, expected {line.code}\n{printed}"
 
 
 def main(folder: Path) -> int:
-    """Runs all lines in a folder, and says which failed."""
+    """Run all lines in a folder, and report failures."""
     from cnnbench.training import profiling
 
     vars(profiling)["SIZE"] = (
-        128  # of the products beside which costs are measured; else they take the most
+        128  # size of the matrix products in cost measurements, which otherwise dominate
     )
     os.environ |= {"CNNBENCH_CACHE_DIR": str(folder / "cache"), "COLUMNS": "80"}
     os.environ.pop("TFDS_DATA_DIR", None)

@@ -1,4 +1,4 @@
-"""The training step as users have it: the other tests ask XLA to be quick."""
+"""The training step with the users' XLA settings; other tests compile with few optimizations."""
 
 import subprocess
 import sys

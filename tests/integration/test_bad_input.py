@@ -1,4 +1,4 @@
-"""What a user may hand over that is wrong or odd: paths, words, titles, closed streams, no room."""
+"""Wrong or unusual input: paths, arguments, titles, closed streams, a full disk."""
 
 import dataclasses
 import errno
@@ -69,7 +69,7 @@ def test_extends_cannot_leave_its_folder_through_a_link(tmp_path):
         child.write_text(f"extends: {value}\nname: child\n")
         assert load_experiment(child).experiment.name == "child"
     child.write_text("extends: sub/parent.yaml\nname: child\n")
-    (tmp_path / "reached").symlink_to(folder)  # the way to the folder is the user's own
+    (tmp_path / "reached").symlink_to(folder)  # links in the path to the folder are allowed
     assert load_experiment(tmp_path / "reached" / "child.yaml").experiment.name == "child"
 
 
@@ -86,7 +86,7 @@ def test_extends_of_odd_names(tmp_path, value):
     "name", ["../..", "a\nb", "a\0b", "x" * 300, "/", "", " ", ".", "\x1b[31m"]
 )
 def test_runs_of_odd_names(tmp_path, monkeypatch, name):
-    here = tmp_path / "a" / "b"  # above which other tests leave no runs
+    here = tmp_path / "a" / "b"  # no runs of other tests above it
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
     save(make_run(), here / "results")
@@ -133,7 +133,7 @@ def test_names_too_long_for_a_file(words, code):
     assert len(done.stderr.splitlines()) == (code != 0)
 
 
-# Words
+# Arguments
 
 
 @pytest.mark.parametrize("seeds", ["0", "-1", "[0, 1]", "three", "", "1;2"])
@@ -153,11 +153,11 @@ def test_seeds_on_a_command_line(seeds, told):
     )
 
 
-# What a terminal would obey
+# Terminal control codes
 
 
 def odd(run: RunResult) -> RunResult:
-    """A run as someone may have written it by hand: a spec's title is one line."""
+    """A run with an edited title, since specs only allow one line."""
     return with_record(run, title=NASTY, name="odd")
 
 
@@ -203,7 +203,7 @@ def test_markdown_of_a_title_is_words(tmp_path):
     assert first.startswith("| \\[/red] \\[31m 2Jx \\`a\\`\\|b \\<script> |")
 
 
-# Closed streams, and a folder that is gone
+# Closed streams, and a deleted folder
 
 
 def shell(command: str, **options):
@@ -259,7 +259,7 @@ def test_closed_streams_are_no_fault(tmp_path):
     assert shell(f'$PY -c "{script}" 2>&-') == (0, "True\n", "")
 
 
-# What is found out before anything is trained
+# Errors before training
 
 
 def test_a_dataset_that_cannot_be_had_is_told_before_another_run_trains(tmp_path):
@@ -287,8 +287,8 @@ def test_too_little_memory_is_one_line(monkeypatch, tmp_path, error):
     done = invoke("run", "tiny.yaml", "--quiet")
     assert (done.exit_code, done.stderr) == (
         1,
-        "the memory was too small for batches of 100 images: conv1 (104 parameters, 24x24x4 an"
-        " image), pool1 (0 parameters, 6x6x4 an image), drop1 (0 parameters, 6x6x4 an image);"
+        "out of memory with batch size 100: conv1 (104 parameters, 24x24x4 per image), pool1 (0"
+        " parameters, 6x6x4 per image), drop1 (0 parameters, 6x6x4 per image);"
         " write train.batch_size=50 or less.\n",
     )
     (run,) = (tmp_path / "results" / "tiny").iterdir()
@@ -304,7 +304,7 @@ import jax
 from cnnbench.system import devices
 from cnnbench.cli.app import main
 
-devices.free_bytes = lambda: None  # nothing tells before it is compiled
+devices.free_bytes = lambda: None  # unknown before compilation
 jax.devices()
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (2 << 30), used + (2 << 30)))
@@ -312,18 +312,18 @@ main()
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="how much is used is not told")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory used is unknown")
 def test_memory_that_really_runs_out_is_one_line(tmp_path):
-    """Images of 24x24x256 values take 9 GiB, and the system gives 2."""
+    """Outputs of 24x24x256 values need 9 GiB, and 2 are available."""
     words = ["run", str(STANDARD), "model.conv1.filters=256", "train.batch_size=4000"]
     words += ["--dataset", "mnist_5k", "--engine", "plain", "--quiet"]
     command = [sys.executable, "-c", LITTLE_ROOM, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (
         1,
-        "the memory was too small for batches of 4,000 images: conv1 (6,656 parameters,"
-        " 24x24x256 an image), pool1 (0 parameters, 12x12x256 an image), conv2 (204,832"
-        " parameters, 8x8x32 an image); write train.batch_size=2000 or less.\n",
+        "out of memory with batch size 4,000: conv1 (6,656 parameters, 24x24x256 per image), pool1"
+        " (0 parameters, 12x12x256 per image), conv2 (204,832 parameters, 8x8x32 per image);"
+        " write train.batch_size=2000 or less.\n",
     )
     (run,) = (tmp_path / "results" / "standard").iterdir()
     assert '"status": "failed"' in (run / "run.json").read_text()
@@ -338,7 +338,7 @@ _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (12_288, most))
 try:
     main()
-finally:  # what measures the coverage has its own files to write
+finally:  # coverage writes files too
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 """
 

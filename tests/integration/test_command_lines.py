@@ -1,4 +1,4 @@
-"""The list that `make base` runs covers every command and option; every import is declared."""
+"""The lines of `make base` cover every command and option; every import is declared."""
 
 import ast
 import inspect
@@ -24,7 +24,7 @@ ROOT = SOURCE.parent
 
 
 def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command below a group, with the words that call it."""
+    """Every command below a group, with its path."""
     context = typer.Context(group)
     for name in group.list_commands(context):
         command, words = group.get_command(context, name), (*path, name)
@@ -37,7 +37,7 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
 def values(words: list[str], names: list[str]) -> list[str]:
-    """What follows an option on a command line, once for each time that it is there."""
+    """The values of an option on a command line."""
     return [
         value
         for word, after in zip(words, [*words[1:], ""], strict=False)
@@ -48,7 +48,7 @@ def values(words: list[str], names: list[str]) -> list[str]:
 
 
 def choices(command: Any, name: str) -> set[str]:
-    """What an option may be, if that is one of a few words."""
+    """The choices of an option, if it has any."""
     kind = get_type_hints(inspect.unwrap(command.callback)).get(name)
     kinds = [kind, *get_args(kind)]
     enums: list[Any] = [each for each in kinds if isinstance(each, EnumType)]
@@ -57,7 +57,7 @@ def choices(command: Any, name: str) -> set[str]:
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_option_and_choice_is_tried(path: tuple[str, ...]) -> None:
-    """A new option needs a line in tests/integration/command_lines.py, which says how it ends."""
+    """A new option needs a line in tests/integration/command_lines.py with its result."""
     lines = [line.words[len(path) :] for line in LINES if line.words[: len(path)] == [*path]]
     assert lines, f"no line of LINES calls cnnbench {' '.join(path)}"
     for option in COMMANDS[path].params:
@@ -65,7 +65,7 @@ def test_every_option_and_choice_is_tried(path: tuple[str, ...]) -> None:
             continue
         tried = [value for words in lines for value in values(words, option.opts)]
         assert tried, f"no line of LINES has {'/'.join(option.opts)}"
-        shared = option.name in {"device", "engine"}  # of one kind wherever they are
+        shared = option.name in {"device", "engine"}  # the same in all commands
         tried = values([w for line in LINES for w in line.words], option.opts) if shared else tried
         left = choices(COMMANDS[path], option.name) - {*tried, str(option.default)}
         assert not left, f"no line of LINES has {option.opts[0]} with {left}"
@@ -99,12 +99,12 @@ def test_a_line_that_ends_otherwise_is_a_issue() -> None:
     found = list(issues(lines, lambda words: printed[words[0]]))
     assert [text.split("\n")[0] for text in found] == ["cnnbench check"]
     assert list(issues([Line("list")], lambda _: (2, ""))) == [
-        "cnnbench list\nexit code 2, wanted 0\n"
+        "cnnbench list\nexit code 2, expected 0\n"
     ]
     assert list(issues([Line("list")], lambda _: (0, "Traceback (most recent call last)")))
 
 
-# What an extra brings, and the message that is printed without it.
+# Packages of the extras, and the message printed without them.
 GUARDED = {
     "onnx": "export",
     "onnxruntime": "export",
@@ -117,7 +117,7 @@ GUARDED = {
 
 
 def imports() -> Iterator[tuple[str, str]]:
-    """Top-level modules of others, and which of ours imports them."""
+    """Third-party top-level modules, and the module that imports them."""
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -134,7 +134,7 @@ def declared(requirements: list[str]) -> set[str]:
 
 
 def test_what_is_imported_is_declared() -> None:
-    """Not only brought along by a package that may stop to do so."""
+    """They must not only be transitive dependencies, which may change."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     base, extras = declared(project["dependencies"]), project["optional-dependencies"]
     owners = packages_distributions()
@@ -147,6 +147,6 @@ def test_what_is_imported_is_declared() -> None:
 
 
 def test_what_jax_imports_to_export_is_declared() -> None:
-    """`jax.export` serializes with flatbuffers, which jax does not ask for."""
+    """`jax.export` serializes with flatbuffers, which jax does not declare."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert "flatbuffers" in declared(project["dependencies"])

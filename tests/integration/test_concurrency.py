@@ -1,7 +1,7 @@
-"""Two processes at once: their runs, the caches and downloads that they share, and their locks.
+"""Two concurrent processes: their runs, shared caches and downloads, and locks.
 
-That a lock of a dead process blocks nobody is in `test_locks` and, for whole runs, in
-`test_faults`; that readers of the cache never see a torn file, in `test_cache`.
+Stale locks of dead processes are tested in `test_locks` and, for whole runs, in `test_faults`;
+atomicity of cache files in `test_cache`.
 """
 
 import functools
@@ -50,7 +50,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def task(tmp_path: Path) -> dict[str, Any]:
-    """A run on the files of a tiny MNIST, with a cache that is empty."""
+    """A run on the files of a tiny MNIST, with an empty cache."""
     (tmp_path / "tiny.yaml").write_text(SPEC)
     write_idx_files(tmp_path / "sets")
     mnist = [str(tmp_path / "sets"), "http://nowhere"]
@@ -62,7 +62,7 @@ def ended_well(answers: list[dict[str, Any]]) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a cache file can be read by its own key."""
+    """True if a cache file can be read by its own key."""
     key = json.loads(decode(path.read_bytes())[1]["cnnbench cache entry"])["key"]
     return read_entry(path, key, pytest.fail) is not None
 
@@ -75,7 +75,7 @@ def engine(run: Path) -> dict[str, Any]:
 def test_two_runs_at_once_come_to_the_same_numbers(
     server: Server, task: dict[str, Any], tmp_path: Path
 ) -> None:
-    """They fill a cache together and share a folder of results; a third run finds all of it."""
+    """They fill a cache and a results folder together; a third run finds everything cached."""
     ended_well(server.together([task, task]))
     for path in (tmp_path / "cache").rglob("*.safetensors"):
         assert _is_whole(path)
@@ -128,7 +128,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 def test_a_run_is_locked_before_others_can_see_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or another process with --needed takes it for one that was killed, and goes on with it."""
+    """Otherwise another process with --needed would treat it as killed, and resume it."""
 
     locked: list[bool] = []
 
@@ -181,7 +181,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 
 
 def test_a_program_under_another_key_is_not_run(tmp_path: Path) -> None:
-    """A file that was renamed is compiled anew, not taken for what its name says."""
+    """A renamed file is recompiled, not trusted by its name."""
     notes: list[str] = []
     files = ProgramFiles(tmp_path, notes.append)
     files.put("jit_step-1", b"one")

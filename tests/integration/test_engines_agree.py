@@ -1,7 +1,7 @@
-"""Engines agree on digits: the first step's gradients with float64, and epochs with each other.
+"""Engines agree on digits: first gradients with float64, and epochs with each other.
 
-All biases are zero and the background of a digit is blank, so most units stand exactly on relu's
-kink and most windows of a max pool are tied. An engine that rounds a zero picks a side by chance.
+All biases are zero and the background of a digit is blank, so most units are exactly at relu's kink
+and most max-pool windows are tied. An engine that rounds a zero picks a side at random.
 """
 
 import functools
@@ -41,11 +41,11 @@ from tests.support.training import run_job
 Layers = Mapping[str, Mapping[str, Any]]
 
 NUM_IMAGES, ROW = 10, 4
-# A unit nearer to its kink than this, of the layer's largest value, is one that rounding decides.
+# Rounding decides units nearer to their kink than this, relative to the layer's largest value.
 MARGIN = 1e-6
-LOSS_BAR = 2e-4  # over two epochs, in which a unit or two that is nearly tied takes another side
-EXACT = 1e-12  # nearer than this it is tied, which is what is tested
-BARS: Mapping[convolution.Form, float] = {"plain": 2e-6, "direct": 2e-6, "fast": 1e-5}
+LOSS_RTOL = 2e-4  # over two epochs, in which a few nearly tied units change sides
+EXACT = 1e-12  # nearer than this counts as tied, which is tested here
+TOLERANCES: Mapping[convolution.Form, float] = {"plain": 2e-6, "direct": 2e-6, "fast": 1e-5}
 
 
 def conv(kernel: int, **keys: Any) -> dict[str, Any]:
@@ -77,18 +77,18 @@ EXAMPLES: Mapping[str, Layers] = {
 
 
 class Case(NamedTuple):
-    """A network, and what it is trained for."""
+    """A network with its training objective."""
 
     plan: Plan
     experiment: Experiment
 
 
 def shipped() -> dict[str, Path]:
-    """Experiment files that differ in their network or in the loss."""
+    """Experiment files with different networks or losses."""
     found: dict[Any, Path] = {}
     for path in sorted(EXPERIMENTS.rglob("*.yaml")):
         loaded = load_experiment(path)
-        if loaded.plan is None:  # a Python model is computed as it is written, in every engine
+        if loaded.plan is None:  # Python models are the same in every engine
             continue
         train, scale = loaded.experiment.train, loaded.experiment.dataset.pixel_scale
         found.setdefault((repr(loaded.plan), train.loss, scale), path)
@@ -113,7 +113,7 @@ def digits(inverted: bool) -> tuple[Array, Array]:
 
 
 class Wide(NamedTuple):
-    """Digits none of whose units is nearly tied, and their gradient in float64."""
+    """Digits without nearly tied units, and their gradient in float64."""
 
     images: Array
     labels: Array
@@ -122,7 +122,7 @@ class Wide(NamedTuple):
 
 @functools.cache
 def slope_of(name: str) -> Any:
-    """The gradient in float64, and how near to a kink each image comes."""
+    """The gradient in float64, and the distance of each image from a kink."""
     case = case_of(name)
     network = take_apart(GraphNet(case.plan, form="plain", rngs=nnx.Rngs(0)))
 
@@ -156,7 +156,7 @@ def wide(name: str, inverted: bool) -> Wide:
 
 
 def recorded(patch: pytest.MonkeyPatch) -> list[jax.Array]:
-    """How near each image's units come to a kink without standing on it, of the largest value."""
+    """Relative distance of each image's nearest unit that is not at its kink."""
     found = [jnp.full(NUM_IMAGES, jnp.inf)]
 
     def note(distances: jax.Array, images: int) -> None:
@@ -198,11 +198,11 @@ SLOW = {"caffe_lenet", "denoising", "keras_convnet", "pytorch_mnist", "vae"}
     ],
 )
 def test_first_gradients_are_those_of_float64(name: str) -> None:
-    """Of every parameter, the length of the error over that of the gradient."""
+    """Relative error (2-norm) of the gradient of every parameter."""
     case, want = case_of(name), {False: wide(name, False)}
-    if name == "standard" or name in EXAMPLES:  # a background that is constant and not zero
+    if name == "standard" or name in EXAMPLES:  # the background is constant but not zero
         want[True] = wide(name, True)
-    for form, bar in BARS.items():
+    for form, bar in TOLERANCES.items():
         network = take_apart(GraphNet(case.plan, form=form, rngs=nnx.Rngs(0)))
         rules = make_rules(case.experiment, None if form == "plain" else ROW)
         state = TrainState(network.params, network.rest, ())
@@ -216,7 +216,7 @@ def test_first_gradients_are_those_of_float64(name: str) -> None:
 
 
 def flat(gradient: Any) -> dict[tuple[str, str], Array]:
-    """By layer and name."""
+    """Arrays by layer and name."""
     return {(layer, key): v for layer, own in gradient.items() for key, v in own.items()}
 
 
@@ -233,15 +233,15 @@ NOISY: Layers = {
 
 
 def test_engines_can_be_compared_epoch_by_epoch() -> None:
-    """The same seed draws the same masks and noise; other masks would be seen."""
-    found = {engine: losses(engine, 0) for engine in BARS}
+    """The same seed draws the same masks and noise; different masks would be detected."""
+    found = {engine: losses(engine, 0) for engine in TOLERANCES}
     for engine in ("direct", "fast"):
-        np.testing.assert_allclose(found[engine], found["plain"], rtol=LOSS_BAR, err_msg=engine)
-    assert np.abs(losses("plain", 0, dropped=0.4) / found["plain"] - 1).min() > 5 * LOSS_BAR
+        np.testing.assert_allclose(found[engine], found["plain"], rtol=LOSS_RTOL, err_msg=engine)
+    assert np.abs(losses("plain", 0, dropped=0.4) / found["plain"] - 1).min() > 5 * LOSS_RTOL
 
 
 def losses(engine: str, seed: int, dropped: float = 0.5) -> Array:
-    """Training and validation loss of each epoch."""
+    """Training and validation losses by epoch."""
     layers = {**NOISY, "drop2": {"op": "dropout", "rate": dropped}}
     train = {"epochs": 2, "batch_size": 20, "optimizer": {"name": "sgd", "learning_rate": 0.05}}
     experiment = Experiment.model_validate(

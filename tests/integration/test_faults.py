@@ -1,8 +1,8 @@
-"""Whatever stops a run, what it has written can be read, and it goes on to the same numbers.
+"""Whatever interrupts a run, its files stay readable, and resuming gives the same numbers.
 
-Real processes are killed (SIGKILL) at random moments and at every call of the file layer, and
-that layer is refused what it asks for. What is compared with an uninterrupted run is every
-metric, every weight and the summary, to the bit; only times may differ.
+Real processes are killed (SIGKILL) at random moments and at every call of the file layer, and calls
+of that layer are made to fail. All metrics, all weights and the summary are compared bit for bit
+with an uninterrupted run; only times may differ.
 """
 
 import errno
@@ -49,7 +49,7 @@ TIMES = ("train_s", "eval_s", "samples_per_s", "compile_s")
 
 
 class Server:
-    """Runs command lines in forked children, which share compiled programs on disk."""
+    """Run command lines in forked children that share compiled programs on disk."""
 
     def __init__(self, cache: Path) -> None:
         self.process = subprocess.Popen(
@@ -58,7 +58,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=without("XLA_FLAGS") | {"CNNBENCH_CACHE_DIR": str(cache)},  # as users have it
+            env=without("XLA_FLAGS") | {"CNNBENCH_CACHE_DIR": str(cache)},  # users' settings
         )
 
         assert self.process.stdin is not None
@@ -70,7 +70,7 @@ class Server:
         return answer
 
     def together(self, tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Runs them at once."""
+        """Run command lines concurrently."""
         self._in.write(json.dumps(tasks) + "\n")
         self._in.flush()
         answers: list[dict[str, Any]] = json.loads(self._out.readline())
@@ -99,14 +99,14 @@ AGAIN = (*RUN, "--needed")
 
 
 def only_run(folder: Path) -> Path:
-    """The finished run; a process that was killed before `run.json` was there leaves another."""
+    """The finished run; a process killed before it wrote `run.json` leaves another folder."""
     runs = sorted((folder / "results" / "tiny").iterdir())
     (path,) = [run for run in runs if (run / "run.json").exists()]
     return path
 
 
 def numbers(run: Path) -> dict[str, Any]:
-    """All that must be equal to the bit."""
+    """Everything that has to be bit-identical."""
     lines = [json.loads(line) for line in (run / "epochs.jsonl").read_text().splitlines()]
     summary = json.loads((run / "summary.json").read_text())
     return {
@@ -118,7 +118,7 @@ def numbers(run: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Reference:
-    """A run that nothing stopped."""
+    """An uninterrupted run."""
 
     numbers: dict[str, Any]
     calls: list[str]
@@ -127,7 +127,7 @@ class Reference:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, server):
-    for _ in range(2):  # the second one does not compile
+    for _ in range(2):  # the second run does not compile
         folder = begin(tmp_path_factory.mktemp("reference"))
         start = time.monotonic()
         done = server(folder, *RUN)
@@ -137,15 +137,15 @@ def reference(tmp_path_factory, server):
 
 
 def check_readable(folder: Path) -> None:
-    """No file of results is half written, at whatever moment a process was killed."""
+    """No results file is half written, whenever a process was killed."""
     for record in (folder / "results").glob("tiny/*/run.json"):
         read_run(record.parent)
-        assert (record.parent / "resolved.yaml").exists(), "it could not go on"
+        assert (record.parent / "resolved.yaml").exists(), "it could not be resumed"
         assert (record.parent / "spec.yaml").exists()
 
 
 def test_killed_at_25_random_moments(server, reference, tmp_path):
-    """Each process goes on with what the one before it left, and is killed in its turn."""
+    """Each process resumes the previous one's run, and is killed in turn."""
     moments, kills, attempts = random.Random(5), 0, 0
     while kills < 25:
         attempts += 1
@@ -164,7 +164,7 @@ def test_killed_at_25_random_moments(server, reference, tmp_path):
 
 
 def boundaries(calls: list[str], number: int = 8) -> list[int]:
-    """Places of calls to try, from the first to the last: so many of them, or all."""
+    """Call numbers to test, from the first to the last: a sample of them, or all."""
     if os.environ.get("CNNBENCH_TEST_ALL"):
         return list(range(1, len(calls) + 1))
     return [1 + round(place * (len(calls) - 1) / (number - 1)) for place in range(number)]
@@ -208,7 +208,7 @@ def test_a_signal_marks_the_run_and_says_how_to_go_on(server, reference, tmp_pat
         f"interrupted; resume with: cnnbench run --resume {run.name}",
     ]
     assert read_run(run).record.status == "interrupted"
-    assert not read_run(run).warnings  # the line that was being written has its end
+    assert not read_run(run).warnings  # the line being written is complete
     done = server(tmp_path, "run", "--resume", run.name, "--quiet")
     assert done["code"] == 0, done["stderr"]
     assert numbers(run) == reference.numbers
@@ -225,13 +225,13 @@ def test_a_second_signal_ends_at_once(server, reference, tmp_path):
 
 
 def last_epoch(calls: list[str]) -> int:
-    """The call that writes the last line of the epochs."""
+    """Number of the call that writes the last line of the epochs."""
     return max(n for n, call in enumerate(calls, 1) if call == "write epochs.jsonl")
 
 
 @pytest.fixture
 def stopped(server, reference, tmp_path):
-    """A run whose process was killed before its last epoch was done."""
+    """A run whose process was killed before the end of its last epoch."""
     server(begin(tmp_path), *RUN, kill=last_epoch(reference.calls))
     return only_run(tmp_path)
 
@@ -335,7 +335,7 @@ LONGER = 4  # epochs
 
 @pytest.fixture(scope="module")
 def longer(tmp_path_factory, server):
-    """A run that had more epochs from the start."""
+    """The numbers of a run with more epochs from the start."""
     folder = begin(tmp_path_factory.mktemp("longer"))
     done = server(folder, *RUN, "--epochs", str(LONGER))
     assert done["code"] == 0, done["stderr"]
@@ -344,7 +344,7 @@ def longer(tmp_path_factory, server):
 
 @pytest.fixture(scope="module")
 def shorter(tmp_path_factory, server):
-    """The results of a finished run with fewer epochs, to copy."""
+    """The results of a finished run with fewer epochs, to be copied."""
     folder = begin(tmp_path_factory.mktemp("shorter"))
     assert server(folder, *RUN)["code"] == 0
     return folder
@@ -380,7 +380,7 @@ def test_an_extended_run_is_one_with_more_epochs(server, shorter, longer, tmp_pa
     assert check_run(run) == []
     needed = server(tmp_path, *AGAIN, "--epochs", "4")
     assert needed["stderr"] == f"{place} is already finished; nothing to train\n"
-    assert server(tmp_path, *AGAIN)["stderr"] == ""  # there is no run of two epochs any more
+    assert server(tmp_path, *AGAIN)["stderr"] == ""  # the run of two epochs no longer exists
     assert len(list(run.parent.iterdir())) == 2
 
 
@@ -397,7 +397,7 @@ def test_a_run_is_extended_twice(server, shorter, longer, tmp_path):
 
 
 def test_an_extension_is_killed_at_calls_of_the_file_layer(server, shorter, longer, tmp_path):
-    for folder in ("first", "whole"):  # the second one does not compile
+    for folder in ("first", "whole"):  # the second run does not compile
         calls = extend(server, copied(shorter, tmp_path / folder))["calls"]
     names = ("replace .resolved.yaml", "replace summary.json", "replace .seed-0.safetensors")
     places = [next(n for n, call in enumerate(calls, 1) if call.startswith(x)) for x in names]
@@ -432,21 +432,21 @@ ANEW = "train from scratch with: cnnbench run tiny.yaml --engine direct --quiet"
         (
             [],
             "1",
-            "--epochs: {run} has trained 2 epochs already, more than 1; write 3 or more, or "
+            "--epochs: {run} is already trained for 2 epochs, not 1; write 3 or more, or "
             + f"{ANEW} train.epochs=1.\n",
         ),
         (
             ["train.schedule=cosine"],
             "4",
-            "--epochs: {run} was trained with the schedule 'cosine', whose learning rates depend"
-            " on the total number of epochs, so its first 2 are not those of a run of 4; "
+            "--epochs: the learning rates of the schedule 'cosine' in {run} depend on the total"
+            " number of epochs, so its first 2 epochs would differ in a run of 4; "
             + f"{ANEW} train.schedule=cosine train.epochs=4.\n",
         ),
         (
             ["checkpoint.every=0"],
             "4",
-            "{run}: there is no usable checkpoint of seed 0, 1 to extend (older versions removed"
-            " them at the end, and 'checkpoint.every: 0' writes none); "
+            "{run}: cannot extend: no usable checkpoint of seed 0, 1 (older versions deleted them,"
+            " and 'checkpoint.every: 0' writes none); "
             + f"{ANEW} checkpoint.every=0 train.epochs=4.\n",
         ),
         ([], "0", "command line: train.epochs: 0 is too small; write 1 or more.\n"),
@@ -517,7 +517,7 @@ def test_what_cannot_fit_is_refused_before_it_is_compiled(server, tmp_path):
     done = server(folder, *words, memory=3 << 30)
     assert done["code"] == 1
     assert re.fullmatch(
-        r"training needs at least [\d.]+ GiB, and 3\.00 GiB are free: conv1 \(100,000 parameters,"
-        r" 24x24x4000 an image\), .*; write train\.batch_size=\d+ or less\.\n",
+        r"training needs at least [\d.]+ GiB, but only 3\.00 GiB are free: conv1 \(100,000"
+        r" parameters, 24x24x4000 per image\), .*; write train\.batch_size=\d+ or less\.\n",
         done["stderr"],
     )

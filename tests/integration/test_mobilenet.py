@@ -1,4 +1,4 @@
-"""experiments/python/mobilenet: both depthwise convolutions, PyTorch, a training, its report."""
+"""experiments/python/mobilenet: both depthwise convolutions, PyTorch, training and report."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ from cnnbench.training.state import take_apart, weights_of
 from tests.support.paths import EXPERIMENTS
 
 SPEC = EXPERIMENTS / "python" / "mobilenet.yaml"
-NUM_PARAMS = 86_634  # PyTorch counts as many below
+NUM_PARAMS = 86_634  # PyTorch has the same number, see below
 SPLITS = "dataset.splits={validation: 50, test: 50}"
 SMALL = ["dataset.train_examples=100", SPLITS, "train.batch_size=50", "train.epochs=1"]
 
@@ -43,7 +43,7 @@ def step(model: Any, images: Any) -> Any:
         return (logits**2).sum(), logits
 
     program = jax.jit(jax.grad(loss, has_aux=True)).lower(network.params)
-    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}  # quick to compile
+    options: dict[str, str | bool] = {"xla_backend_optimization_level": "0"}  # for fast compilation
     quick = program.compile(options)
     gradients, logits = quick(network.params)
     return logits, gradients
@@ -61,7 +61,7 @@ def test_both_convolutions_give_the_same_outputs_and_gradients(
     xla, xla_gradients = step(make(shifted=False), images)
     assert own.shape == (3, 10)
     np.testing.assert_allclose(own, xla, rtol=1e-3, atol=1e-4)
-    # Batch norm makes some gradients zero but for rounding, so all have one tolerance.
+    # Batch norm makes some gradients zero except for rounding, so all share one tolerance.
     one, other = (
         np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
         for tree in (own_gradients, xla_gradients)

@@ -1,7 +1,7 @@
 """The post's three networks against NumPy and PyTorch: outputs, losses and every gradient.
 
-The oracles are written from the post; the networks under test come from the
-experiment files, through the plan, in every form, through a training step.
+The oracles follow the post; the networks under test come from the experiment files, through the
+plan, in every form, and through a training step.
 """
 
 import functools
@@ -28,7 +28,7 @@ from tests.support.paths import EXPERIMENTS
 
 NAMES = tuple(oracles.NETWORKS)
 NUM_IMAGES = 3
-# XLA's convolution takes no mix of float32 images and float64 kernels; the others do.
+# XLA's convolution does not accept float32 images with float64 kernels; the others do.
 CASES: tuple[tuple[str, convolution.Form, type], ...] = (
     *((name, "direct", np.float64) for name in NAMES),
     *((name, "fast", np.float64) for name in NAMES),
@@ -37,7 +37,7 @@ CASES: tuple[tuple[str, convolution.Form, type], ...] = (
     *((name, "fast", np.float32) for name in NAMES),
 )
 TOLERANCE: Mapping[type, float] = {np.float64: 1e-9, np.float32: 2e-5}
-# Winograd's sums cancel: of a whole gradient, the length of the error over its own.
+# Winograd's sums cancel, so the error is relative to the norm of the whole gradient.
 FAST_ERROR = 2e-4
 
 
@@ -46,7 +46,7 @@ def tolerance_of(form: convolution.Form, dtype: type) -> float:
 
 
 class Measured(NamedTuple):
-    """What a network makes of the images and the weights."""
+    """Outputs, loss and gradients of a network for images and weights."""
 
     outputs: Array
     loss: float
@@ -72,7 +72,7 @@ def images_and_labels() -> tuple[Array, Array]:
 
 
 def keep_gradients() -> optax.GradientTransformation:
-    """An optimiser that changes nothing and keeps the gradients as its state."""
+    """An optimizer that changes nothing and stores the gradients as its state."""
     return optax.GradientTransformation(
         lambda params: jax.tree.map(jnp.zeros_like, params),
         lambda gradients, _state, _params=None: (
@@ -84,7 +84,7 @@ def keep_gradients() -> optax.GradientTransformation:
 
 @functools.cache
 def measured(name: str, form: convolution.Form, dtype: type) -> Measured:
-    """The network under test, by the functions that train and evaluate it, without dropout."""
+    """The network under test, through the training and evaluation functions, without dropout."""
     network = take_apart(GraphNet(plan_of(name), form=form, rngs=nnx.Rngs(0)))
     rules = make_rules(loaded(name).experiment, microbatch=None if form == "plain" else 2)
     optimizer = keep_gradients()
@@ -304,6 +304,6 @@ def test_shapes_are_those_of_the_post(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dropout_is_the_posts(name: str) -> None:
-    """Half of the last pool's values (and of the last but one layer's), nowhere else."""
+    """Half of the last pool's values (and of the second-to-last layer's), nowhere else."""
     rates = {n.name: n.op.rate for n in plan_of(name).nodes if n.op.op == "dropout"}
     assert rates == {"drop1": 0.5, "drop2": 0.5}

@@ -1,6 +1,6 @@
-"""Random networks: the plan's shapes, every form, PyTorch and the ways to train agree.
+"""Random networks: the plan's shapes, all forms, PyTorch and all strategies agree.
 
-`CNNBENCH_TEST_ALL=1` draws fifty times as many.
+`CNNBENCH_TEST_ALL=1` draws fifty times as many networks.
 """
 
 import dataclasses
@@ -41,13 +41,13 @@ from tests.support.oracles import Array, make_plan
 
 FORMS: tuple[convolution.Form, ...] = ("plain", "direct", "fast")
 NUM_IMAGES = 3
-TOLERANCE = 1e-7  # of the largest entry, in float64
+TOLERANCE = 1e-7  # relative to the largest entry, in float64
 Graph = tuple[Layers, Shape, Shape]
 Weights = Mapping[str, Mapping[str, Array]]
 
 
 def examples(number: int) -> settings:
-    """How many networks a test draws; most of its time goes into compiling them."""
+    """Number of networks per test; most of the time is spent compiling them."""
     number *= 50 if os.environ.get("CNNBENCH_TEST_ALL") else 1
     return settings(max_examples=number, suppress_health_check=list(HealthCheck))
 
@@ -60,7 +60,7 @@ def net(plan: Plan, form: convolution.Form) -> GraphNet:
     return GraphNet(plan, form=form, rngs=nnx.Rngs(0))
 
 
-# What is drawn.
+# Coverage of the generator.
 
 
 def test_the_generator_draws_the_whole_language() -> None:
@@ -99,7 +99,7 @@ def test_the_generator_draws_the_whole_language() -> None:
 
 
 def every_value(model: GraphNet, x: jax.Array) -> dict[str, jax.Array]:
-    """Each layer's result, not only the output's; in the plain form, which leaves none out."""
+    """Each layer's output, in the plain form, which computes them all."""
     values, weights = {INPUT: x}, model.prepare()
     for node in model.plan.nodes:
         inputs = [values[name] for name in node.inputs]
@@ -135,7 +135,7 @@ def test_plan_has_the_shapes_and_parameters_of_the_network(graph: Graph) -> None
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Results, and the gradients of a weighted sum of them, in float64."""
+    """Outputs, and gradients of a weighted sum of them, in float64."""
 
     outputs: Array
     gradients: Mapping[str, Mapping[str, Array]]
@@ -144,7 +144,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A network with numbers for everything; `training` normalises by the batch's statistics."""
+    """A network with values for everything; `training` normalizes by batch statistics."""
 
     plan: Plan
     weights: Weights
@@ -160,13 +160,13 @@ def questions(draw: st.DrawFn) -> Question:
     rng, training = np.random.default_rng(draw(st.integers(0, 99))), draw(st.booleans())
     images = rng.normal(size=(NUM_IMAGES, *input_shape))
     head = rng.normal(size=(NUM_IMAGES, *output_shape))
-    # What dropout draws is each framework's own.
+    # Every framework draws its own dropout masks.
     plan = without_dropout(plan) if training else plan
     return Question(plan, weights_of(plan, rng), images, head, training)
 
 
 def weights_of(plan: Plan, rng: np.random.Generator) -> Weights:
-    """Values of every parameter that float32 holds exactly, and that keep layers' sizes."""
+    """Parameter values that are exact in float32 and preserve the scale of layers."""
 
     def value(key: str, shape: Shape) -> Array:
         size = {"kernel": 1 / math.sqrt(math.prod(shape[:-1])), "scale": 0.2, "bias": 0.3}[key]
@@ -180,7 +180,7 @@ def weights_of(plan: Plan, rng: np.random.Generator) -> Weights:
 
 
 def ours(question: Question) -> list[Measured]:
-    """By each form of our network."""
+    """Results of each form of our network."""
     plan = question.plan
     networks = [take_apart(net(plan, form)) for form in FORMS]
     tree: dict[str, dict[str, Any]] = {"weights": {}, "parts": {}}
@@ -213,7 +213,7 @@ def ours(question: Question) -> list[Measured]:
 
 
 def widened(value: Any) -> Any:
-    """Running statistics in float64; keys and counts as they are."""
+    """Running statistics in float64; keys and counts unchanged."""
     return value.astype(jnp.float64) if value.dtype == jnp.float32 else value
 
 
@@ -241,10 +241,10 @@ def pytorchs(question: Question) -> Measured:
 
 
 def agree(got: Measured, want: Measured, what: str) -> None:
-    """Every array to a share of its own largest entry.
+    """Compare every array relative to its largest entry.
 
-    A gradient that is zero but for rounding, as that of a bias before a batch norm, is held
-    against the largest of all.
+    Gradients that are zero except for rounding, such as a bias's before a batch norm, are compared
+    relative to the largest of all.
     """
     close(got.outputs, want.outputs, 0.0, f"{what}: outputs")
     assert {layer: set(named) for layer, named in got.gradients.items()} == {
@@ -285,7 +285,7 @@ def test_outputs_and_every_gradient_are_pytorchs(question: Question) -> None:
 @examples(3)
 @given(graph=graphs(samples=False), seed=st.integers(0, 99))
 def test_blank_backgrounds_stay_exactly_zero_before_kinks(graph: Graph, seed: int) -> None:
-    """In the first step: biases are zero, and images have a few bright pixels on black."""
+    """First step: biases are zero, and images have a few bright pixels on black."""
     layers, input_shape, output_shape = graph
     plan, rng = make_plan(layers, input_shape, output_shape), np.random.default_rng(seed)
     images = rng.random((NUM_IMAGES, *input_shape), np.float32)
@@ -329,7 +329,7 @@ def ties(draw: st.DrawFn) -> tuple[dict[str, Any], tuple[int, int, int]]:
 def test_a_tied_layer_is_the_exact_adjoint_of_its_owner(
     tie: tuple[dict[str, Any], tuple[int, int, int]],
 ) -> None:
-    """<owner(x), y> = <x, tied(y)>, where y is what another convolution makes of z."""
+    """<owner(x), y> = <x, tied(y)>, where y is another convolution of z."""
     conv, shape = tie
     layers: Layers = {
         "owner": conv,
@@ -356,7 +356,7 @@ def test_a_tied_layer_is_the_exact_adjoint_of_its_owner(
             assert abs(left - right) <= 1e-10 * bound, form
 
 
-# Ways to train.
+# Training strategies.
 
 BATCH = 6
 
@@ -386,7 +386,7 @@ def job_of(layers: Layers, input_shape: Shape, output_shape: Shape) -> Job:
 
 
 def trained(job: Job, strategy: Strategy, seeds: tuple[int, ...] = (0,)) -> Any:
-    """Parameters and running statistics before and after an epoch, and its losses."""
+    """Parameters and running statistics before and after an epoch, with its losses."""
     setup = dataclasses.replace(set_up(job, strategy), at_once=len(seeds))
     networks = [setup.network(seed) for seed in seeds]
     state = setup.state(*networks)
@@ -407,9 +407,9 @@ def numbers(state: TrainState) -> Any:
 
 
 def learnt_alike(got: Any, want: Any, before: Any, tolerance: float) -> None:
-    """As far apart as a share of how far the training has moved each array.
+    """Compare arrays relative to the change of each array in training.
 
-    What should not move at all, as a bias before a batch norm, is held against the whole.
+    Arrays that should not change, such as a bias before a batch norm, are compared relative to all.
     """
     (values, losses), (wanted, wanted_losses) = got, want
     np.testing.assert_allclose(losses, wanted_losses, rtol=tolerance)
@@ -428,7 +428,7 @@ WAYS: Mapping[str, Callable[[Plan], Strategy]] = {
 
 
 def rows_of(plan: Plan) -> int:
-    """Rows that do not fill a device's share, unless batch statistics need that."""
+    """Rows that do not fill a device's share, unless required by batch statistics."""
     return 3 if has_batch_statistics(plan) else 2
 
 
@@ -452,7 +452,7 @@ SMALL: Layers = {
 
 
 def test_a_network_learns_the_same_in_every_way() -> None:
-    """A step in a call, an epoch in a scan, on two devices, in rows, several seeds at once."""
+    """One step per call, an epoch in a scan, two devices, rows, and parallel seeds."""
     job = job_of(SMALL, (8, 8, 2), (8, 8, 2))
     alone = {seed: trained(job, Strategy("plain", None, 1, 1), (seed,)) for seed in (0, 7)}
     before, want = alone[0]

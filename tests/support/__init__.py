@@ -1,1 +1,1 @@
-"""Builders and oracles that tests share."""
+"""Builders and oracles shared by tests."""

@@ -1,4 +1,4 @@
-"""What commands and child processes of tests are told by their environment."""
+"""Environments for commands and child processes of tests."""
 
 import io
 import os
@@ -11,14 +11,14 @@ from cnnbench.cli import app
 
 
 def without(*beginnings: str) -> dict[str, str]:
-    """This process's environment but for the variables whose names begin so."""
+    """This process's environment without the variables with these prefixes."""
     return {name: value for name, value in os.environ.items() if not name.startswith(beginnings)}
 
 
 def said(
     patch: pytest.MonkeyPatch, words: Sequence[str], encoding: str, errors: str = "strict"
 ) -> tuple[int, str, str]:
-    """Runs the command with standard streams of an encoding.
+    """Run the command with standard streams in an encoding.
 
     Returns:
       The exit code, standard output and standard error.

@@ -1,19 +1,19 @@
-"""Runs command lines of cnnbench in forked processes, and breaks their files on request.
+"""Fault injection: runs cnnbench commands in forked processes and breaks their file operations.
 
-A line on standard input is a list of tasks that run at once, each in a process of its own, such
-as `[{"args": ["run", "a.yaml"], "kill": 12}]`:
+A line on standard input is a list of tasks to run concurrently, each in its own process, such as
+`[{"args": ["run", "a.yaml"], "kill": 12}]`:
 
-- `kill`: the process is killed (SIGKILL) at that call of the file layer; half of what it
-  should write is written by then.
-- `fail`: `[call, errno]`; that call is refused, likewise.
-- `signals`: `[[call, signal], ...]`; the process gets them there.
-- `kill_after`: seconds to SIGKILL.
-- `path`, `memory`: a folder of modules, and the bytes that are free.
-- `cache`: another folder for what is kept between runs.
-- `mnist`: `[folder, address]`; the files of the folder, at that address, are the registered ones.
+- `kill`: kill the process (SIGKILL) at this call of the file layer, after half of the data is
+  written.
+- `fail`: `[call, errno]`; this call fails, after half of the data is written.
+- `signals`: `[[call, signal], ...]`; send the signals at these calls.
+- `kill_after`: seconds until SIGKILL.
+- `path`, `memory`: a folder of modules, and the number of free bytes.
+- `cache`: another cache folder.
+- `mnist`: `[folder, address]`; register the files of the folder, served at the address.
 
-The answer is a list of `{"code": ..., "stderr": ..., "calls": [...]}`, the calls that were made.
-One import of everything serves all.
+The answer is a list of `{"code": ..., "stderr": ..., "calls": [...]}` with the calls made.
+Everything is imported only once.
 """
 
 import json
@@ -27,8 +27,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cnnbench.cli.commands.compare  # forking is quicker than importing
-import cnnbench.cli.commands.run  # noqa: F401 - likewise
+import cnnbench.cli.commands.compare  # forking is faster than importing
+import cnnbench.cli.commands.run  # noqa: F401 - imported for the same reason
 from cnnbench.cli import app
 from cnnbench.system import devices, files
 from cnnbench.training import trainer
@@ -37,12 +37,12 @@ BROKEN = ("open", "write", "fsync", "replace", "ftruncate", "unlink")
 
 
 class Breaker:
-    """Counts calls of the file layer, and breaks one of them."""
+    """Count the calls of the file layer, and break one of them."""
 
     def __init__(self, task: dict[str, Any], log: Path) -> None:
         self.kill, self.fail = task.get("kill"), task.get("fail")
         self.signals, self.log, self.count = task.get("signals", []), log, 0
-        self.names: dict[int, str] = {}  # of open files
+        self.names: dict[int, str] = {}  # names of open files
 
     def wrap(self, name: str):
         call = getattr(os, name)
@@ -87,13 +87,13 @@ def register_mnist(folder: str, address: str) -> None:
 
 
 def child(task: dict[str, Any], folder: Path) -> None:
-    """Never returns."""
+    """Run a task in the child process; never returns."""
     with (folder / "stderr").open("w") as err, Path(os.devnull).open("w") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
     measuring = sys.modules.get("coverage")
     if measuring and (task.get("kill") or task.get("kill_after")):
-        measuring.Coverage.current().stop()  # what it finds would be lost with the process
+        measuring.Coverage.current().stop()  # its data would be lost with the process
     if task.get("cwd"):
         os.chdir(task["cwd"])
     sys.path[:0] = [task["path"]] if "path" in task else []
@@ -103,7 +103,7 @@ def child(task: dict[str, Any], folder: Path) -> None:
         register_mnist(*task["mnist"])
     if "memory" in task:
         vars(devices)["free_bytes"] = lambda: task["memory"]
-    # What a network costs is no matter here, and takes longer than all the rest.
+    # Costs are irrelevant here, and measuring them takes longer than everything else.
     vars(trainer)["measure_cost"] = lambda *_: None
     Breaker(task, folder / "calls").install()
     sys.argv = ["cnnbench", *task["args"]]
@@ -112,14 +112,14 @@ def child(task: dict[str, Any], folder: Path) -> None:
         app.main()
     except SystemExit as end:
         code = int(end.code or 0)
-    except BaseException:  # noqa: BLE001 - the test sees it
+    except BaseException:  # noqa: BLE001 - reported to the test
         traceback.print_exc()
     sys.stderr.flush()
     os._exit(code)
 
 
 def wait(pid: int, kill_after: float | None) -> int:
-    """The status with which a process ended, if need be by SIGKILL."""
+    """Exit status of a process, which is killed if necessary."""
     start = time.monotonic()
     while kill_after is not None:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -133,12 +133,12 @@ def wait(pid: int, kill_after: float | None) -> int:
 
 
 def run(tasks: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Runs tasks at once, each in a process and a folder of its own."""
+    """Run tasks concurrently, each in its own process and folder."""
     started = []
     for number, task in enumerate(tasks):
         own = folder / str(number)
         own.mkdir()
-        (own / "stderr").touch()  # a child may be killed before it opens the file
+        (own / "stderr").touch()  # in case the child is killed before it opens the file
         pid = os.fork()
         if not pid:
             child(task, own)
@@ -159,7 +159,7 @@ def main() -> None:
     for line in sys.stdin:
         with tempfile.TemporaryDirectory() as name:
             answers = run(json.loads(line), Path(name))
-        print(json.dumps(answers), flush=True)  # noqa: T201 - it is the answer
+        print(json.dumps(answers), flush=True)  # noqa: T201 - the answer
 
 
 if __name__ == "__main__":

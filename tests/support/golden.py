@@ -1,6 +1,6 @@
 """Approved output, in tests/golden.
 
-After a deliberate change, `UPDATE_GOLDEN=1 make test` writes what the tests got; review the diff.
+After a deliberate change, `UPDATE_GOLDEN=1 make test` writes the actual output; review the diff.
 """
 
 import os
@@ -9,7 +9,7 @@ from tests.support.paths import GOLDEN
 
 
 def approved(name: str, got: str) -> str:
-    """The approved text of a file, or what a test got, where the files are being updated."""
+    """The approved text of a file; with UPDATE_GOLDEN, write and return the actual text."""
     path = GOLDEN / name
     if "UPDATE_GOLDEN" in os.environ:
         path.write_text(got, encoding="utf-8")

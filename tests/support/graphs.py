@@ -1,4 +1,4 @@
-"""Random networks of the layer language, for Hypothesis: one generator for every property."""
+"""Random graphs of layers for Hypothesis: one generator for all properties."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Layers = dict[str, dict[str, Any]]
 
 parse_layer = TypeAdapter[LayerOp](LayerOp).validate_python
 
-MOST_VALUES = 2_000  # of a layer's result: an upscale after the other would take long
+MOST_VALUES = 2_000  # per layer output: repeated upscaling would be slow
 CLASSES = 3
 _OF_IMAGES = (
     "conv",
@@ -28,7 +28,7 @@ _OF_IMAGES = (
 )
 VECTOR_KINDS = tuple(op for op in OPERATIONS if op not in _OF_IMAGES)
 IMAGE_KINDS = (*OPERATIONS, *("conv", "tied") * 3)
-NEXT = {"conv": "max_pool", "upscale": "conv"}  # what a CPU computes together
+NEXT = {"conv": "max_pool", "upscale": "conv"}  # layers that are fused on a CPU
 
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
 strides = st.sampled_from([(1, 1)]) | pairs
@@ -36,7 +36,7 @@ kernels = st.integers(1, 5).map(lambda n: (n, n)) | st.tuples(st.integers(1, 5),
 paddings = st.one_of(
     st.sampled_from(["valid", "same"]), st.tuples(st.integers(0, 3), st.integers(0, 3))
 )
-filters = st.sampled_from([1, 2, 3, 4, 6, 9])  # from 4 on, other algorithms compute them
+filters = st.sampled_from([1, 2, 3, 4, 6, 9])  # other algorithms are used from 4 on
 _ONE_OR_TWO = st.integers(1, 2)
 activations = st.sampled_from(ACTIVATION_NAMES)
 convs: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
@@ -45,7 +45,7 @@ convs: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 
 def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
-    """The keys of an operation; some do not fit the shape, and are passed over."""
+    """The keys of an operation; those that do not fit the shape are skipped."""
     finish: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         {"activation": activations, "use_bias": st.booleans()}
     )
@@ -73,7 +73,7 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def _partners(kind: str, shapes: Mapping[str, Shape], shape: Shape) -> st.SearchStrategy[list[str]]:
-    """Layers of a shape that is joined with the given one."""
+    """Layers with an output that can be joined with the given shape."""
     like = shape[:-1] if kind == "concat" else shape
     fitting = [n for n, s in shapes.items() if s[: len(like)] == like and len(s) == len(shape)]
     most = 1 if kind == "sample" else 2
@@ -83,7 +83,7 @@ def _partners(kind: str, shapes: Mapping[str, Shape], shape: Shape) -> st.Search
 def _gates(
     shapes: Mapping[str, Shape], shape: Shape
 ) -> st.SearchStrategy[tuple[dict[str, Any], Shape]]:
-    """A layer with values up to one, of a shape that multiplies the given one, and that shape."""
+    """A layer with values up to one that can multiply the given shape, and its shape."""
     fitting = [n for n, s in shapes.items() if s in (shape, shape[-1:], (1, 1, shape[-1]))]
     bounded = st.sampled_from(["sigmoid", "tanh"])
     return st.builds(
@@ -100,12 +100,12 @@ def _gates(
 def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Shape]:
     """Layers with branches, sums, joins and ties, and the shapes of the image and the output.
 
-    Every layer is read in the end: by a dense layer that gives classes, or an image like the
-    network's own.
+    All layers contribute to the output, which is either classes from a dense layer or an image
+    like the input.
 
     Args:
-      draw: Hypothesis's.
-      samples: whether normal samples may be drawn, which peers do not have.
+      draw: Hypothesis's draw function.
+      samples: True to allow sampling layers, which peers do not support.
     """
     shapes: dict[str, Shape] = {
         INPUT: (draw(st.integers(3, 10)), draw(st.integers(3, 10)), draw(st.integers(1, 3)))
@@ -124,7 +124,7 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
         if after and draw(st.booleans()):
             sources, shape, kind = [newest], shapes[newest], after
         owner, layer = None, dict[str, Any](op=kind)
-        if kind == "multiply":  # a factor that is no larger than one, so that nothing grows
+        if kind == "multiply":  # factors up to one, so that values do not grow
             layers[f"gate{number}"], shapes[f"gate{number}"] = draw(_gates(shapes, shape))
             sources = draw(st.permutations([*sources, *[f"gate{number}"] * draw(_ONE_OR_TWO)]))
         elif kind in ("concat", "add", "sample"):

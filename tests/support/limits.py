@@ -1,4 +1,4 @@
-"""How long an input may take."""
+"""Time limits for inputs."""
 
 import time
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def in_time() -> Iterator[None]:
-    """Holds its body to 2 seconds of the processor."""
+    """Limit the body to 2 seconds of CPU time."""
     start = time.process_time()
     try:
         yield

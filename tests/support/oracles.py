@@ -1,8 +1,8 @@
 """The post's three networks in NumPy, written from its text, and tools to compare with.
 
-Nothing here reads the experiment files or the plans made from them: the table
-below is the post's, in the layout of our parameters (images (n, h, w, c),
-kernels (h, w, in, out), an image flattened in the order height, width, channel).
+Nothing here uses the experiment files or plans: the table below is the post's, in the layout of our
+parameters (images (n, h, w, c), kernels (h, w, in, out), images flattened in the order height,
+width, channel).
 """
 
 import math
@@ -19,7 +19,7 @@ from cnnbench.graph.build import build_plan
 from cnnbench.graph.plan import Goal, Plan
 from cnnbench.layers import LayerOp
 
-Array = Any  # of NumPy, whose own types tests gain nothing from
+Array = Any  # NumPy arrays; their exact types do not matter in tests
 Weights = Mapping[str, Mapping[str, Array]]
 Kernel = tuple[int, ...]
 
@@ -32,7 +32,7 @@ def make_plan(
     output_shape: tuple[int, ...],
     output: str | None = None,
 ) -> Plan:
-    """The plan of layers written as in an experiment file."""
+    """The plan of layers given as in an experiment file."""
     operations = {name: _LAYER.validate_python(dict(op)) for name, op in layers.items()}
     goal = Goal(input_shape, output_shape, "the test says so", "mend the test")
     plan, issues = build_plan(operations, goal, output=output, known={})
@@ -63,7 +63,7 @@ TABLES: Mapping[str, Mapping[str, tuple[Kernel | None, int]]] = {
 
 
 def random_weights(name: str, seed: int) -> dict[str, dict[str, Array]]:
-    """Kernels of Glorot's size and biases that are not zero, in float64."""
+    """Glorot-scaled kernels and nonzero biases, in float64."""
     rng = np.random.default_rng(seed)
     weights: dict[str, dict[str, Array]] = {}
     for layer, (kernel, num_biases) in TABLES[name].items():
@@ -75,20 +75,20 @@ def random_weights(name: str, seed: int) -> dict[str, dict[str, Array]]:
 
 
 def correlate(x: Array, kernel: Array) -> Array:
-    """Valid convolution without kernel flip."""
+    """Valid cross-correlation."""
     windows = sliding_window_view(x, kernel.shape[:2], axis=(1, 2))  # n, h, w, c, kh, kw
     return np.tensordot(windows, kernel, axes=((3, 4, 5), (2, 0, 1)))
 
 
 def full_convolution(y: Array, kernel: Array) -> Array:
-    """The post: a full convolution, with the kernel rotated by 180 degrees."""
+    """The post's full convolution, with the kernel rotated by 180 degrees."""
     rows, columns = kernel.shape[0] - 1, kernel.shape[1] - 1
     around = np.pad(y, ((0, 0), (rows, rows), (columns, columns), (0, 0)))
     return correlate(around, np.rot90(kernel, 2).swapaxes(2, 3))
 
 
 def pool_max(x: Array, size: int) -> Array:
-    """Windows that do not overlap; the border that fills none is dropped."""
+    """Max pooling without overlap; an incomplete border is dropped."""
     n, h, w, c = x.shape
     kept = x[:, : h // size * size, : w // size * size]
     return kept.reshape(n, h // size, size, w // size, size, c).max(axis=(2, 4))
@@ -155,7 +155,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 
 def set_params(params: Any, values: Mapping[str, Any], dtype: Any) -> Any:
-    """The same state of a model with other values in it."""
+    """The state of a model with its values replaced."""
     state = nnx.clone(params)
     nnx.replace_by_pure_dict(state, {"weights": _tree(values, dtype)})
     return state

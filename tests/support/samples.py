@@ -1,4 +1,4 @@
-"""Finished runs with plausible numbers, for tests of what happens after training."""
+"""Finished runs with plausible numbers, for tests of everything after training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def make_run(
     start: float = 0.91,
     run_id: str = "20251123T063012Z-a1b2",
 ) -> RunResult:
-    """A finished run of three epochs whose values follow from the seed and the epoch."""
+    """A finished run of three epochs with values that depend on seed and epoch."""
     classify = headline == "accuracy"
     metrics = {"accuracy": Direction.HIGHER} if classify else {}
     metrics["loss"] = Direction.LOWER
@@ -134,7 +134,7 @@ def _epoch(seed: int, epoch: int, start: float, classify: bool) -> EpochRecord:
 
 
 def without_validation(run: RunResult) -> RunResult:
-    """The run as if all images had trained and none had validated."""
+    """The run as if trained without validation images."""
     assert run.summary is not None
     bare = [dataclasses.replace(e, validation_loss=None, metrics={}) for e in run.epochs]
     seeds = tuple(dataclasses.replace(s, final={}, best={}) for s in run.summary.seeds)
@@ -147,12 +147,12 @@ def without_validation(run: RunResult) -> RunResult:
 
 
 def with_record(run: RunResult, **changes: object) -> RunResult:
-    """The run with other values in its record."""
+    """The run with changes to its record."""
     return dataclasses.replace(run, record=dataclasses.replace(run.record, **changes))  # type: ignore[arg-type]
 
 
 def on_device(run: RunResult, **changes: object) -> RunResult:
-    """The run with other values in its environment."""
+    """The run with changes to its environment."""
     environment = dataclasses.replace(run.record.environment, **changes)  # type: ignore[arg-type]
     return with_record(run, environment=environment)
 

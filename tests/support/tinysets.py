@@ -1,4 +1,4 @@
-"""Small datasets made by the tests, in the formats of the real ones."""
+"""Small generated datasets in the formats of the real ones."""
 
 import gzip
 import hashlib
@@ -72,7 +72,7 @@ def looked(folder: Path, holds: str, stems: str | None = None) -> str:
 
 
 def url_infos(folder: Path, base: str) -> dict[str, UrlInfo]:
-    """The registration of `folder`'s files as if they stood at the address `base`."""
+    """The registration of `folder`'s files as if served at the address `base`."""
     contents = {name: (folder / name).read_bytes() for name in FILENAMES}
     return {
         f"{base}/{name}": UrlInfo(
@@ -83,7 +83,7 @@ def url_infos(folder: Path, base: str) -> dict[str, UrlInfo]:
 
 
 def prepare_array_records(name: str, data_dir: Path, data: Tiny | None = None) -> None:
-    """Prepare the tiny set with tensorflow-datasets itself, which PNG bytes let do it alone."""
+    """Prepare the tiny set with tensorflow-datasets itself, from PNG bytes."""
     data = data or tiny()
     features = tfds.features.FeaturesDict(
         {
