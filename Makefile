@@ -1,18 +1,18 @@
-# Set-up and the commands that users and CI run. `make help` lists them.
+# Setup and commands for users and CI. `make help` lists them.
 PYTHON ?= python3
 version_of = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-# A Python that is asked for has an environment of its own: PYTHON=python3.13 is .venv-3.13.
+# Each Python has its own environment: PYTHON=python3.13 uses .venv-3.13.
 ifeq ($(origin VENV),undefined)
 VENV := .venv$(if $(filter file,$(origin PYTHON)),,-$(call version_of,$(PYTHON)))
 endif
 BIN = $(VENV)/bin
-# Python 3.11 and 3.12 have the versions of the one file, newer ones those of the other.
+# Python 3.11 and 3.12 use the versions of one constraints file, newer ones those of the other.
 VERSION := $(call version_of,$(firstword $(wildcard $(BIN)/python) $(PYTHON)))
 CONSTRAINTS := constraints-$(if $(filter 3.11 3.12,$(VERSION)),3.11,3.13).txt
 SEEDS ?= 6
 EPOCHS ?= 10
 RESULTS ?= results
-# `make test EXTRAS=dev,peers` also runs the tests that need PyTorch, `TESTS=tests/spec/test_experiment.py` a part.
+# `make test EXTRAS=dev,peers` includes the tests that need PyTorch; `TESTS=tests/spec/test_experiment.py` selects tests.
 EXTRAS ?= dev
 TESTS ?=
 MODELS = experiments/standard.yaml experiments/modified.yaml
@@ -25,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# A stamp per set of extras, renewed when what is installed would change.
+# A stamp per set of extras, renewed when its dependencies change.
 $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".$(if $(filter base,$*),,[$*])"
@@ -37,17 +37,17 @@ run: $(VENV)/.installed-base ## Train the standard and the modified CNN on embed
 test: $(VENV)/.installed-$(EXTRAS) ## Run all tests
 	$(BIN)/python -m pytest -n 2 $(TESTS)
 
-proofs: $(VENV)/.installed-$(EXTRAS) ## Run the slow tests, which `make test` leaves out
+proofs: $(VENV)/.installed-$(EXTRAS) ## Run the slow tests, which `make test` skips
 	$(BIN)/python -m pytest -n 2 -m slow $(TESTS)
 
-coverage: $(VENV)/.installed-$(EXTRAS) ## Run all tests and measure the lines and branches they reach
+coverage: $(VENV)/.installed-$(EXTRAS) ## Run all tests and measure line and branch coverage
 	rm -rf build/coverage
 	$(BIN)/python -m coverage run -m pytest -n 2
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 
-# What mutmut remembers is of tests that may have changed, so it begins anew.
-mutants: $(VENV)/.installed-dev,mutation ## Change graph, statistics and run folders in small ways; list what no test notices
+# Delete mutmut's results, since the tests may have changed.
+mutants: $(VENV)/.installed-dev,mutation ## Run mutation tests and list surviving mutants
 	rm -rf mutants
 	CNNBENCH_TEST_DETERMINISTIC=1 $(BIN)/mutmut run
 	$(BIN)/mutmut results
@@ -66,21 +66,21 @@ smoke: $(VENV)/.installed-base ## Train every experiment for 2 epochs on embedde
 	$(BIN)/cnnbench run experiments/*.yaml --dataset mnist_5k --epochs 2 --results-dir build/smoke
 	$(BIN)/cnnbench compare --results-dir build/smoke
 
-# As users install it: without an extra, and not editable. What it needs is installed once.
+# As users install it: without extras, not editable. Dependencies are installed once.
 BASE = build/base-$(VERSION)
 $(BASE)/.installed: pyproject.toml $(CONSTRAINTS)
 	test -x $(BASE)/bin/python || $(PYTHON) -m venv $(BASE)
 	$(BASE)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) .
 	touch $@
 
-base: $(BASE)/.installed ## Run every command and option once where nothing but the package is installed
+base: $(BASE)/.installed ## Run every command and option once in a plain install of the package
 	$(BASE)/bin/python -m pip install --quiet --force-reinstall --no-deps .
 	rm -rf build/commands && mkdir -p build/commands
 	$(BASE)/bin/python tests/integration/command_lines.py build/commands
 
-bench: $(VENV)/.installed-dev,peers ## Measure speed against PyTorch, Keras and plain Flax, and the project's bars
+bench: $(VENV)/.installed-dev,peers ## Benchmark against other frameworks and check the performance targets
 	$(BIN)/python -m benchmarks.run $(BENCH)
 
-clean: ## Remove the virtual environment and everything generated but results
+clean: ## Remove the virtual environment and all generated files except results
 	rm -rf $(VENV) .venv-3.* build dist mutants .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
