@@ -52,7 +52,7 @@ def test_a_plot_warns_as_compare_does(results: Path) -> None:
     assert " ".join(done.stderr.splitlines()[0].split()) in " ".join(told.split())
     done = invoke("plot", "lost")
     assert done.stderr.splitlines() == [
-        "Warning: Lost diverged with seed 0, 1: the loss is not finite.",
+        "Warning: Lost diverged with seeds 0 and 1 (non-finite loss).",
         "Warning: timings are noisy on this machine (load 0.5); accuracy is not affected;"
         " --verbose for details.",
         "wrote comparison.svg",
