@@ -80,7 +80,10 @@ def test_plain_flax_takes_part():
         (["tiny.yaml", "tiny.yaml"], "command line: two experiments are named 'tiny'"),
         (["model.conv1.kernel=3"], "no experiment given"),
         (["gone.yaml"], "gone.yaml"),
-        (["tiny.yaml", "--output", "tiny.yaml/a"], "--output tiny.yaml/a: cannot create the folder"),
+        (
+            ["tiny.yaml", "--output", "tiny.yaml/a"],
+            "--output tiny.yaml/a: cannot create",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(words, message):
