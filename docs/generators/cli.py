@@ -10,6 +10,35 @@ from cnnbench.cli.app import app
 from generators.markdown import code, rows
 
 PROGRAM = "cnnbench"
+_FIRST_IDEA = "[Your first idea](../tutorial/first-idea.md)"
+_PREDICT = "[Predict and export](../how-to/predict-and-export.md)"
+_REPORTS = "[Reports and plots](../how-to/reports-and-plots.md)"
+_RESUME = "[Resume and extend a run](../how-to/resume.md)"
+_TABLES = "[Tables, CSV and JSON](tables.md)"
+SEE_ALSO = {
+    "run": (_FIRST_IDEA, _RESUME, "[Use your own model in Python](../how-to/python-model.md)"),
+    "show": ("[Experiment files](spec.md)",),
+    "new": (_FIRST_IDEA,),
+    "watch": (_FIRST_IDEA,),
+    "schema": (_FIRST_IDEA,),
+    "list": (_TABLES,),
+    "compare": (
+        "[Statistics](../explanation/statistics.md)",
+        _TABLES,
+        "[Fail CI on a regression](../how-to/ci-gate.md)",
+    ),
+    "plot": (_REPORTS,),
+    "report": (_REPORTS,),
+    "bench": ("[Benchmarks](../../benchmarks/README.md)",),
+    "inspect": ("[Inspect a network](../how-to/inspect.md)",),
+    "gradcheck": ("[Backpropagation](../explanation/gradient.md)",),
+    "latent": ("[Autoencoders](../explanation/autoencoders.md)",),
+    "predict": (_PREDICT,),
+    "export": (_PREDICT,),
+    "check": (_RESUME,),
+    "data": ("[Datasets](../how-to/datasets.md)",),
+}
+"""Pages with examples of a command, which tests run."""
 _MARKUP = re.compile(r"\[/?(?:bold|dim|italic|cyan|green|red|yellow)\b[^]]*\]")
 
 
@@ -68,6 +97,7 @@ def _section(path: str, command: Any, context: Any) -> str:
         rows(("Argument", "Meaning"), lines) if lines else "",
         _options(command, context),
         _help(command.epilog),
+        f"See also: {', '.join(SEE_ALSO[path.split()[1]])}.",
     ]
     return "\n\n".join(part for part in parts if part)
 

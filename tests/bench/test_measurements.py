@@ -28,6 +28,7 @@ from cnnbench.graph.flops import training_flops
 from cnnbench.spec.loader import load_experiment
 from tests.support.golden import approved
 from tests.support.oracles import make_plan
+from tests.support.pages import documented
 from tests.support.paths import GOLDEN
 from tests.support.samples import ENVIRONMENT
 
@@ -262,6 +263,15 @@ class TestReport:
     def test_the_json_is_as_it_was_approved(self) -> None:
         text = json_text(REPORT)
         assert _rounded(text) == _rounded(approved("bench.json", text))
+
+    def test_the_keys_of_the_json_are_documented(self) -> None:
+        fields = json.loads(json_text(REPORT))
+        specs = fields.pop("specs").values()
+        keys = {*fields} - {"versions"} | {"versions.NAME"}
+        keys |= {f"specs.NAME.{key}" for spec in specs for key in spec if key != "peers"}
+        peers = [peer for spec in specs for peer in spec["peers"].values()]
+        keys |= {f"specs.NAME.peers.VARIANT.{key}" for peer in peers for key in peer}
+        assert documented("json.md", "`bench`") == keys
 
     def test_no_name_and_no_number_is_cut_at_80_columns(self) -> None:
         long = measured(

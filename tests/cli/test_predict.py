@@ -20,6 +20,7 @@ from cnnbench.report.predictions import Predictions, csv_text, json_text, markdo
 from cnnbench.runs.folder import read_run
 from tests.support.golden import approved
 from tests.support.oracles import Array
+from tests.support.pages import documented, flat_keys
 from tests.support.samples import make_run
 
 SPECS = """\
@@ -267,3 +268,9 @@ def test_predictions_look_as_they_should() -> None:
         console.print(table(each))
         text.write(f"\n{markdown(each)}\n{csv_text(each)}\n{json_text(each)}\n")
     assert text.getvalue() == approved("predict.txt", text.getvalue())
+
+
+def test_the_keys_of_json_are_documented() -> None:
+    both = (json.loads(json_text(found(reconstructs))) for reconstructs in (False, True))
+    keys = {key for document in both for key in flat_keys(document)}
+    assert documented("json.md", "`predict`") == keys

@@ -218,7 +218,7 @@ def test_every_page_with_tables_is_generated(reference):
     assert pages == set(reference.RENDERERS)
 
 
-def test_the_command_line_page_has_every_command_and_option(capsys):
+def test_the_command_line_page_has_every_command_and_option():
     page = (ROOT / "docs" / "reference" / "cli.md").read_text()
     sections = dict(
         re.findall(r"^## `cnnbench ([\w ]+)`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)

@@ -44,6 +44,7 @@ from cnnbench.training.state import Arrays, TrainState
 from cnnbench.training.step import gradients, make_rules
 from tests.support.golden import approved
 from tests.support.oracles import Array, make_plan
+from tests.support.pages import documented, flat_keys
 from tests.support.paths import EXPERIMENTS
 
 PAGE = EXPERIMENTS.parent / "docs" / "explanation" / "gradient.md"
@@ -594,6 +595,8 @@ def test_json_has_every_array(tmp_path: Path) -> None:
     assert conv["gradients"][1]["shape"] == [7, 7, 1, 2]
     assert set(conv["shares"]) == {"conv", "back"}
     assert (back["op"], back["shares"]) == ("conv_transpose", {})
+    keys = {re.sub(r"(shares)\..*", r"\1.LAYER", key) for key in flat_keys(one)}
+    assert documented("json.md", "`gradcheck`") == keys - {"layers[].shares"}
 
 
 def test_one_convolution_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:

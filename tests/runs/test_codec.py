@@ -4,9 +4,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -34,12 +32,12 @@ from cnnbench.runs.records import (
 )
 from cnnbench.runs.summary import summarize_seed
 from cnnbench.system.stopwatch import Timing
+from tests.support.pages import documented, flat_keys
 from tests.support.paths import ROOT
 from tests.support.samples import make_run, on_device, with_record
 
 DAMAGED = "; restore the file from a copy, or remove the run's folder."
 FOLDER_PAGE = ROOT / "docs" / "reference" / "run-folder.md"
-TABLES_PAGE = ROOT / "docs" / "reference" / "tables.md"
 
 floats = st.floats()
 texts = st.text(st.characters(), max_size=20)  # lone surrogates too: a command line has them
@@ -370,24 +368,11 @@ class TestSummarizeSeed:
         assert summary.best == {"loss": BestValue(2.0, 2)}
 
 
-def flat_keys(value: object, prefix: str = "") -> Iterator[str]:
-    """Dotted paths of a JSON value; metric names become METRIC."""
-    match value:
-        case dict():
-            for key, inner in value.items():
-                name = re.sub(r"^(validation_)?(accuracy|loss)$", r"\1METRIC", key)
-                name = re.sub(r"^(plain|direct|fast)$", "FORM", name)
-                yield from flat_keys(inner, f"{prefix}.{name}" if prefix else name)
-        case [dict(), *_]:
-            yield from flat_keys(value[0], prefix + "[]")
-        case _:
-            yield prefix
-
-
-def documented(heading: str, page: Path = FOLDER_PAGE) -> set[str]:
-    """Keys in the first column of the tables below `heading`."""
-    tables = page.read_text().split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    return set(re.findall(r"^\| `([^`]+)` \|", tables, flags=re.MULTILINE))
+def general_keys(value: object) -> set[str]:
+    """Dotted paths of a JSON value; names of metrics and forms become METRIC and FORM."""
+    metric = re.compile(r"(?<=\.)(accuracy|loss)\b")
+    form = re.compile(r"(?<=\.)(plain|direct|fast)\b")
+    return {form.sub("FORM", metric.sub("METRIC", key)) for key in flat_keys(value)}
 
 
 def leaves(keys: set[str]) -> set[str]:
@@ -403,21 +388,20 @@ class TestDocumentation:
             run.record, resumed_with=({"NAME": "value"},), extended=extended
         )
         fields = json.loads(codec.encode_record(record))
-        keys = {k.replace("METRIC", "loss") for k in flat_keys(fields)}
-        assert leaves(documented("`run.json`")) == keys
+        assert leaves(documented("run-folder.md", "`run.json`")) == general_keys(fields)
 
     def test_epochs_jsonl(self) -> None:
         fields = json.loads(GOOD_LINE)
         keys = {"validation_METRIC" if k == "validation_accuracy" else k for k in fields}
-        assert documented("`epochs.jsonl`") == keys
+        assert documented("run-folder.md", "`epochs.jsonl`") == keys
 
     def test_summary_json(self) -> None:
         fields = json.loads(codec.encode_summary(make_run().summary))  # type: ignore[arg-type]
-        assert leaves(documented("`summary.json`")) == set(flat_keys(fields))
+        assert leaves(documented("run-folder.md", "`summary.json`")) == general_keys(fields)
 
     def test_csv(self) -> None:
         header = csv_json.csv_text([compare([make_run()])]).splitlines()[0]
-        assert documented("CSV", TABLES_PAGE) == set(header.split(","))
+        assert documented("tables.md", "CSV") == set(header.split(","))
 
     def test_json(self) -> None:
         runs = [make_run(), make_run("modified")]
@@ -429,7 +413,7 @@ class TestDocumentation:
         costs = {f"costs[].{key}" for key in cost} | {f"costs[].cost.{key}" for key in cost["cost"]}
         costs |= {f"costs[].target.{key}" for key in cost["target"]}
         keys = set(fields) | rows | verdicts | costs
-        assert documented("JSON", TABLES_PAGE) == keys
+        assert documented("tables.md", "JSON") == keys
 
     def test_version_history(self) -> None:
         table = FOLDER_PAGE.read_text().split("| `format_version` | Change |\n|---|---|\n")[1]
