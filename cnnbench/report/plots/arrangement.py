@@ -25,12 +25,12 @@ class Rectangle(NamedTuple):
     """A block, or the frame of a repeated one, in inches from the top left.
 
     Args:
-      node: what is in it.
+      node: the block, or the repeated block.
       left: its left side.
       top: its upper side.
       width: from left to right.
       height: from top to bottom.
-      leaves: where its output leaves at the bottom.
+      leaves: horizontal position of its output.
     """
 
     node: DiagramNode
@@ -67,8 +67,8 @@ class Arrangement:
       boxes: blocks and frames; a frame comes before what is in it.
       lines: from box to box.
       tops: the upper edge of each node, by name.
-      entry: where a line enters at the top, for a part of a diagram.
-      leave: where one leaves at the bottom.
+      entry: horizontal position of the input, for a part of a diagram.
+      leave: horizontal position of the output.
     """
 
     width: float
@@ -84,7 +84,7 @@ def arrange(drawn: Diagram) -> Arrangement:
     """Positions of all boxes and lines.
 
     A diagram taller than a page continues in another column where a single line leads on, if that
-    makes its longer side much shorter.
+    shortens its longer side considerably.
 
     Args:
       drawn: the diagram.
@@ -111,7 +111,7 @@ def _reads(nodes: Sequence[DiagramNode]) -> Iterator[Edge]:
 
 
 def _arranged(nodes: Sequence[DiagramNode], edges: Sequence[Edge]) -> Arrangement:
-    """Positions of some nodes; edges may come from `ENTRY` and lead to `EXIT`."""
+    """Positions of nodes and edges, which may come from `ENTRY` and lead to `EXIT`."""
     bodies = {node.name: _body(node) for node in nodes if isinstance(node, Repeat)}
     sizes = {ENTRY: _POINT} if any(edge.source == ENTRY for edge in edges) else {}
     width = max(map(_width, filter(_is_block, nodes)), default=0.0)
@@ -180,7 +180,7 @@ def _width(node: DiagramNode) -> float:
 def _divisions(
     ranks: Mapping[str, int], edges: Sequence[Edge], whole: Arrangement
 ) -> list[tuple[int, ...]]:
-    """Ranks where columns may begin: about equally high columns, cut where one line crosses."""
+    """Ranks where columns of similar height begin, cut where a single line crosses."""
     tops = {rank: whole.tops[name] for name, rank in ranks.items()}
     cuts = {rank: top for rank, top in tops.items() if rank and _source(rank, ranks, edges)}
     found: dict[tuple[int, ...], None] = {}
@@ -211,7 +211,7 @@ def _column(
     ranks: Mapping[str, int],
     span: tuple[int, int],
 ) -> tuple[list[DiagramNode], list[Edge]]:
-    """Nodes of some ranks, with edges that come from `ENTRY` and lead to `EXIT`."""
+    """Nodes of a span of ranks; edges from above come from `ENTRY`, edges below go to `EXIT`."""
     first, stop = span
     inner: list[Edge] = []
     for edge in edges:

@@ -1,12 +1,12 @@
-"""Blocks of a diagram: layers that share a box, and equal blocks folded into one."""
+"""Blocks of a diagram: layers that share a box, and repeated blocks folded into one."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-ENTRY, EXIT = "(entry)", "(exit)"  # of a repeated block; no layer has such a name
-_FEWEST_LAYERS = 3  # a single layer is folded from three in a row on
+ENTRY, EXIT = "(entry)", "(exit)"  # of a repeated block; not valid as names of layers
+_FEWEST_LAYERS = 3  # repetitions of a single layer that are folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,12 +16,12 @@ class Cell:
     Args:
       name: of the layer, or `input`.
       inputs: the layers it reads, by name.
-      operation: what it computes, in a few words; empty for the input.
+      operation: short description of its operation; empty for the input.
       shape: of its output.
-      kind: of its operation, for the color: `conv`, `pool`, `dense`, `join` or empty.
-      mark: how it differs from another network's layer, as in `spec.diff`; empty if it does not.
-      identity: equal for layers that differ only in their names and inputs.
-      stacks: whether it may share the box of its input, as an activation does.
+      kind: selects the color: `conv`, `pool`, `dense`, `join` or empty.
+      mark: of a layer that differs from another network's, as in `spec.diff`; may be empty.
+      identity: equal for layers that differ only in name and inputs.
+      stacks: True if it may share the box of its input, as activations do.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Block:
 
     @property
     def name(self) -> str:
-        """What other blocks read: its last layer."""
+        """Name of its last layer, which other blocks read."""
         return self.cells[-1].name
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What its first layer reads."""
+        """Inputs of its first layer."""
         return self.cells[0].inputs
 
     @property
@@ -61,7 +61,7 @@ class Block:
 
     @property
     def identity(self) -> Hashable:
-        """Equal for blocks that can be folded, if they are connected alike."""
+        """Equal for blocks that can be folded if their connections are equal."""
         return tuple((cell.identity, cell.shape, cell.mark) for cell in self.cells)
 
     @property
@@ -72,14 +72,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """Equal blocks in a row, drawn once.
+    """Equal consecutive blocks, drawn once.
 
     Args:
-      name: what other blocks read: the last layer of the last repetition.
-      inputs: the layer that the first repetition reads.
+      name: the output of the last repetition, which other blocks read.
+      inputs: the input of the first repetition.
       count: number of repetitions.
-      body: the first repetition. It reads `ENTRY`; `exit` is what the next repetition reads.
-      exit: name of the block in the body that is read outside.
+      body: the first repetition, which reads `ENTRY`.
+      exit: name of the block in the body whose output the next repetition reads.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Repeat:
 
     @property
     def identity(self) -> Hashable:
-        """Equal for repeated blocks that can be folded, if they are connected alike."""
+        """Equal for repeated blocks that can be folded if their connections are equal."""
         wiring = tuple(map(tuple, _wiring(self.body)))
         return self.count, wiring, tuple(node.identity for node in self.body)
 
@@ -104,11 +104,11 @@ DiagramNode = Block | Repeat
 
 
 class Tie(NamedTuple):
-    """Two layers with one kernel.
+    """Two layers that share a kernel.
 
     Args:
-      owner: the block of the layer that has it.
-      user: the block of the layer that uses it too.
+      owner: block of the layer that owns the kernel.
+      user: block of the layer that is tied to it.
     """
 
     owner: str
@@ -120,7 +120,7 @@ class Diagram:
     """Blocks and their connections.
 
     Args:
-      nodes: each after those it reads; the first is the input.
+      nodes: in topological order, the input first.
       ties: between blocks.
     """
 
@@ -129,7 +129,7 @@ class Diagram:
 
     @property
     def blocks(self) -> Iterator[Block]:
-        """All boxes, of repeated blocks those that are drawn."""
+        """All boxes in the drawing, including those in repeated blocks."""
         return _boxes(self.nodes)
 
 
@@ -144,12 +144,12 @@ def _boxes(nodes: Sequence[DiagramNode]) -> Iterator[Block]:
 def build_diagram(
     cells: Sequence[Cell], ties: Sequence[tuple[str, str]] = (), *, expand: bool = False
 ) -> Diagram:
-    """Blocks of a network.
+    """Builds the diagram of a network.
 
     Args:
-      cells: the layers, each after those it reads.
-      ties: owner and user of a kernel, by layer.
-      expand: draw every one of equal blocks.
+      cells: the layers in topological order.
+      ties: owner and user of each shared kernel, by layer.
+      expand: draw repeated blocks in full.
     """
     blocks = stacked(cells, frozenset(name for tie in ties for name in tie))
     holder = {cell.name: block.name for block in blocks for cell in block.cells}
@@ -158,11 +158,11 @@ def build_diagram(
 
 
 def stacked(cells: Sequence[Cell], alone: frozenset[str] = frozenset()) -> list[Block]:
-    """Layers that share a box: an elementwise one joins the box of the layer that it alone reads.
+    """Stacks elementwise layers on their input if nothing else reads it.
 
     Args:
-      cells: the layers, each after those it reads.
-      alone: layers whose boxes no other joins.
+      cells: the layers in topological order.
+      alone: layers that have a box of their own.
     """
     readers = Counter(name for cell in cells for name in cell.inputs)
     boxes: list[list[Cell]] = []
@@ -178,19 +178,19 @@ def stacked(cells: Sequence[Cell], alone: frozenset[str] = frozenset()) -> list[
 
 
 def _joins(cell: Cell, last: Cell, readers: Mapping[str, int], alone: frozenset[str]) -> bool:
-    """True if a layer may share the box of the one that it reads; the input has its own."""
+    """True if a layer may share the box of its input; the image has a box of its own."""
     same = last.mark == cell.mark and last.name == cell.inputs[0] and bool(last.operation)
     return cell.stacks and same and readers[last.name] == 1 and not alone & {last.name, cell.name}
 
 
 def folded(nodes: Sequence[DiagramNode]) -> list[DiagramNode]:
-    """Equal blocks in a row, drawn once: those first that save the most boxes.
+    """Folds equal consecutive blocks, those first that save the most boxes.
 
-    Blocks are equal if their layers have the same operations, options, shapes and marks and are
-    connected alike. Each repetition reads only the one before it, through one layer.
+    Blocks are equal if their layers have the same operations, options, shapes, marks and
+    connections. Each repetition must read only the previous one, through a single layer.
 
     Args:
-      nodes: each after those it reads.
+      nodes: in topological order.
     """
     found = list(nodes)
     while (best := max(_repetitions(found), key=lambda run: run.saved, default=None)) is not None:
@@ -199,19 +199,19 @@ def folded(nodes: Sequence[DiagramNode]) -> list[DiagramNode]:
 
 
 class _Run(NamedTuple):
-    """Equal blocks in a row: the first node, the nodes of a repetition, the repetitions."""
+    """Equal consecutive blocks: first node, nodes per repetition, repetitions, exit."""
 
     start: int
     length: int
     times: int
-    exit: int  # the node of a repetition that the next one reads
+    exit: int  # the node of a repetition whose output the next one reads
 
     @property
     def saved(self) -> int:
         return (self.times - 1) * self.length
 
     def fold(self, nodes: Sequence[DiagramNode]) -> list[DiagramNode]:
-        """The nodes with this run as one."""
+        """Replaces the blocks by a single node."""
         stop = self.start + self.times * self.length
         body = nodes[self.start : self.start + self.length]
         (source,) = _sources(body)
@@ -222,7 +222,7 @@ class _Run(NamedTuple):
 
 
 def _reading(node: DiagramNode, old: str, new: str) -> DiagramNode:
-    """A node that reads something else."""
+    """The node with an input renamed."""
 
     def renamed(inputs: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(new if name == old else name for name in inputs)
@@ -234,7 +234,7 @@ def _reading(node: DiagramNode, old: str, new: str) -> DiagramNode:
 
 
 def _repetitions(nodes: Sequence[DiagramNode]) -> Iterator[_Run]:
-    """The longest run of equal blocks from each node on, for each length of a block."""
+    """Yields the longest run of equal blocks for each first node and block length."""
     numbers: dict[Hashable, int] = {}
     kinds = [numbers.setdefault(node.identity, len(numbers)) for node in nodes]
     for length in range(1, len(nodes) // 2 + 1):
@@ -246,7 +246,7 @@ def _repetitions(nodes: Sequence[DiagramNode]) -> Iterator[_Run]:
 
 
 def _equal(kinds: Sequence[int], start: int, length: int) -> int:
-    """Number of times that a block comes in a row.
+    """Number of consecutive occurrences of a block.
 
     >>> _equal([0, 1, 2, 1, 2, 1, 2, 1], 1, 2)
     3
@@ -258,7 +258,7 @@ def _equal(kinds: Sequence[int], start: int, length: int) -> int:
 
 
 def _run(nodes: Sequence[DiagramNode], start: int, length: int, count: int) -> _Run | None:
-    """A run that can be folded; None if its blocks are connected differently."""
+    """A run that can be folded; None if the connections of its blocks differ."""
     blocks = [nodes[start + number * length :][:length] for number in range(count)]
     if sum(node.num_layers for node in blocks[0]) == 1 and count < _FEWEST_LAYERS:
         return None
@@ -277,13 +277,13 @@ def _run(nodes: Sequence[DiagramNode], start: int, length: int, count: int) -> _
 
 
 def _sources(block: Sequence[DiagramNode]) -> list[str]:
-    """Names of the nodes outside of a block that it reads."""
+    """Names of the nodes outside a block that it reads."""
     own = {node.name for node in block}
     return list(dict.fromkeys(name for node in block for name in node.inputs if name not in own))
 
 
 def _wiring(block: Sequence[DiagramNode]) -> list[list[int]]:
-    """The place in the block of each input of each node; -1 for a node outside of it."""
+    """Position in the block of each input of each node; -1 for nodes outside it."""
     places = {node.name: place for place, node in enumerate(block)}
     return [[places.get(name, -1) for name in node.inputs] for node in block]
 
@@ -291,7 +291,7 @@ def _wiring(block: Sequence[DiagramNode]) -> list[list[int]]:
 def _leaks(
     nodes: Sequence[DiagramNode], blocks: Sequence[Sequence[DiagramNode]], leave: int
 ) -> bool:
-    """True if a node outside reads more of the blocks than the exit of the last one."""
+    """True if a node outside reads anything but the exit of the last block."""
     inside = {node.name for block in blocks for node in block}
     read = {name for node in nodes if node.name not in inside for name in node.inputs}
     return bool((read & inside) - {blocks[-1][leave].name})

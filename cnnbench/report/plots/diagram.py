@@ -1,4 +1,4 @@
-"""Diagrams of networks: what is drawn of each layer, and the marks of those that differ."""
+"""Diagrams of networks and Python models, with marks for differences."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,7 +13,8 @@ from cnnbench.spec.diff import ADDED, CHANGED, FOLLOWS, REMOVED
 if TYPE_CHECKING:
     from cnnbench.nn.submodules import Outline, SubmoduleCall
 
-KINDS = ("conv", "pool", "dense", "join")  # of operations, which differ by color
+# Kinds of operations, each with a color, and words in names of operations.
+KINDS = {"conv": "conv", "pool": "pool", "dense": "dense", "linear": "dense"}
 
 
 class LayerStyle(NamedTuple):
@@ -35,12 +36,12 @@ STYLES: Mapping[str, LayerStyle] = {
 def diagram(
     plan: Plan, marks: Mapping[str, str] = MappingProxyType({}), *, expand: bool = False
 ) -> Diagram:
-    """Diagram of a network.
+    """Builds the diagram of a network.
 
     Args:
       plan: the network.
       marks: of layers that differ from another network's, by name.
-      expand: draw every one of equal blocks.
+      expand: draw repeated blocks in full.
     """
     ties = [(owner, node.name) for node in plan.nodes if (owner := tie_of(node.op))]
     tied = {name for tie in ties for name in tie}
@@ -51,7 +52,7 @@ def diagram(
 
 def _cell(node: LayerNode, mark: str, *, tied: bool) -> Cell:
     op = node.op
-    kind = next((kind for kind in KINDS if kind in op.op), "")
+    kind = next((kind for word, kind in KINDS.items() if word in op.op), "")
     options = op.model_dump_json(exclude={"inputs"})
     identity = node.name if tied else (options, node.in_shapes)
     return Cell(
@@ -67,11 +68,13 @@ def _cell(node: LayerNode, mark: str, *, tied: bool) -> Cell:
 
 
 def outline_diagram(outline: "Outline", *, expand: bool = False) -> Diagram:
-    """Diagram of the submodules of a Python model, and of its result if that is none of them.
+    """Builds the diagram of the submodules of a Python model.
+
+    A further block stands for its output if that is not the output of a single submodule.
 
     Args:
       outline: the submodules.
-      expand: draw every one of equal blocks.
+      expand: draw repeated blocks in full.
     """
     shapes = {part.name: part.shape for part in outline.parts}
     cells = [_part(part, shapes) for part in outline.parts]
@@ -82,9 +85,10 @@ def outline_diagram(outline: "Outline", *, expand: bool = False) -> Diagram:
 
 
 def _part(part: "SubmoduleCall", shapes: Mapping[str, tuple[int, ...]]) -> Cell:
-    """A submodule; it shares the box of its input if it keeps its shape and is nearly free."""
+    """A submodule; it may share the box of its input if it keeps the shape at no real cost."""
     read = {shapes.get(name) for name in part.inputs}
-    kind = next((kind for kind in KINDS if kind in part.operation.split(" ")[0].lower()), "")
+    name = part.operation.split(" ")[0].lower()
+    kind = next((kind for word, kind in KINDS.items() if word in name), "")
     return Cell(
         name=part.name,
         inputs=part.inputs,

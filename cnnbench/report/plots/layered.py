@@ -1,28 +1,29 @@
 """Layered layout of a directed acyclic graph: Sugiyama's method, with exact coordinates.
 
-Nodes stand in ranks, each below everything it reads. An edge that passes other ranks gets a
-placeholder in each of them, so that it has a lane of its own beside the nodes. The order within
-a rank minimizes crossings (Gansner et al., "A Technique for Drawing Directed Graphs", 1993,
-sections 3 and 4: weighted medians and transpositions); positions minimize the weighted
-horizontal length of all edges, which is a linear program.
+Nodes are placed in ranks, each below all of its inputs. An edge that spans several ranks gets a
+placeholder in each of them, and so a lane of its own next to the nodes. The order within a rank
+minimizes crossings (medians and transpositions), and positions minimize the weighted horizontal
+length of all edges, which is a linear program; both after Gansner et al., "A Technique for Drawing
+Directed Graphs", 1993, sections 3 and 4.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from statistics import mean
 from typing import NamedTuple
 
-LANE, SPACE = 0.22, 0.3  # inches between an edge and its neighbor, and between two nodes
-GAP, WIDEST_GAP = 0.3, 0.6  # inches between two ranks; the longer the way across, the more
-_STEEPNESS = 0.1  # inches of a gap for an inch of way across
+LANE, SPACE = 0.22, 0.3  # inches between a lane and its neighbor, and between two nodes
+GAP, WIDEST_GAP = 0.3, 0.6  # inches between two ranks: at least, at most
+_STEEPNESS = 0.1  # inches of a gap per inch of horizontal distance
 PORT, _CORNER = 0.3, 0.15  # inches between two arrowheads, and from a corner of a box
 _SWEEPS = 12
 _CENTERING = 0.01  # weight of symmetry, far less than that of any line
 
 Corner = tuple[float, float]
-Item = str | tuple[str, str, int]  # a node, or the place of a line in a rank
-_Lines = dict[tuple[Item, Item], int]  # between two ranks: what is connected, by how many edges
+Item = str | tuple[str, str, int]  # a node, or a placeholder: source, kind, rank
+_Lines = dict[tuple[Item, Item], int]  # between two ranks: number of edges by their ends
 
 
 class NodeSize(NamedTuple):
@@ -111,7 +112,7 @@ def layout(sizes: Mapping[str, NodeSize], edges: Sequence[Edge]) -> Layout:
 
     Args:
       sizes: of the nodes, each after those it reads.
-      edges: two of the same source and target are drawn as two.
+      edges: may contain several of the same source and target.
     """
     ranks = ranked(sizes, edges)
     segments = _segments(ranks, edges)
@@ -153,7 +154,7 @@ def ranked(names: Iterable[str], edges: Iterable[Edge]) -> dict[str, int]:
 
 
 def _lanes(ranks: Mapping[str, int], edges: Iterable[Edge]) -> dict[tuple[str, str], int]:
-    """Lines that pass other ranks, by source and kind, and the last rank they pass."""
+    """The last rank of each lane, by source and kind."""
     lanes: dict[tuple[str, str], int] = {}
     for source, target, kind in edges:
         if ranks[target] > ranks[source] + 1:
@@ -236,7 +237,7 @@ def _swept(order: Sequence[list[Item]], fixed: _Neighbors, *, down: bool) -> lis
 
 
 def _median(places: Sequence[int], otherwise: float) -> float:
-    """The middle of some places; where there are none, the place that an item has.
+    """The median, or another value if there are no places.
 
     >>> _median([4, 0, 1], 2), _median([], 2), _median([0, 1], 2)
     (1, 2, 0.5)
@@ -271,7 +272,7 @@ def _transposed(
 
 
 def _inversions(left: Sequence[Item], right: Sequence[Item], places: Mapping[Item, int]) -> int:
-    """Crossings of the lines to the neighbors of two items that stand side by side."""
+    """Crossings between the lines of two adjacent items."""
     return sum(places[one] > places[two] for one in left for two in right)
 
 
@@ -353,18 +354,18 @@ class _Program:
 
 
 def _weight(upper: Item, lower: Item) -> float:
-    """Straightness of a line: chains of nodes first, then where an edge only passes."""
+    """Weight of a line's straightness: chains of nodes first, then lanes."""
     passes = [item for item in (upper, lower) if not isinstance(item, str)]
     if len(passes) == 2:
         return 8.0
     if not passes:
         return 20.0
-    weak = 0.001 if passes[0][1] else 1.0  # an edge of another kind moves no node
+    weak = 0.001 if passes[0][1] else 1.0  # edges with a kind move no nodes
     return weak * (2.0 if isinstance(lower, str) else 3.0)
 
 
 def _apart(left: Item, right: Item, bodies: Mapping[Item, NodeSize]) -> float:
-    """The least distance between the anchors of two neighbors."""
+    """Minimum distance between the anchors of two adjacent items."""
     nodes = sum(isinstance(item, str) for item in (left, right))
     free = SPACE if nodes == 2 else LANE
     return bodies[left].width - bodies[left].anchor + bodies[right].anchor + free
@@ -441,14 +442,14 @@ def _start(
 
 
 def _spread_ports(starts: Sequence[float], left: float, size: NodeSize) -> list[float]:
-    """Ports around the middle, in the order of the starts; one from above gets the middle."""
+    """Ports around the middle, in the order of the starts; lines from above stay vertical."""
     middle, count = left + size.anchor, len(starts)
     order = sorted(range(count), key=starts.__getitem__)
     if size.enters is not None or count == 1:
         return [round(middle, 4)] * count
     step = min(PORT, (size.width - 2 * _CORNER) / count)
     straight = [place for place, i in enumerate(order) if abs(starts[i] - middle) < step / 2]
-    center = straight[len(straight) // 2] if straight else (count - 1) / 2
+    center = mean(straight) if straight else (count - 1) / 2
     reach = (size.width - 2 * _CORNER) / 2 / step  # so that all are on the top side
     center = min(max(center, count - 1 - reach), reach)
     found = {i: round(middle + step * (place - center), 4) for place, i in enumerate(order)}
@@ -456,7 +457,7 @@ def _spread_ports(starts: Sequence[float], left: float, size: NodeSize) -> list[
 
 
 def _corners(edge: Edge, port: float, placed: "_Placed") -> list[Corner]:
-    """Down to the end of each rank, then across the gap to the next."""
+    """Points of a route: down to the end of each rank, then across the gap to the next."""
     ranks, lefts = placed.ranks, placed.lefts
     first = ranks[edge.source]
     x = _start(edge, ranks, placed.sizes, lefts)

@@ -11,7 +11,7 @@ def mermaid(drawings: Sequence[tuple[str, Diagram]]) -> str:
     """Diagrams as a Mermaid code block.
 
     Args:
-      drawings: titles and diagrams; several get a frame with their title each.
+      drawings: titles and diagrams; each of several gets a frame with its title.
     """
     lines = ["```mermaid", "flowchart TD"]
     for number, (title, drawn) in enumerate(drawings):
@@ -48,7 +48,7 @@ def _nodes(nodes: Sequence[DiagramNode], ids: Mapping[str, str], indent: str) ->
 
 
 def _words(block: Block) -> str:
-    """What a box says: a layer alone on three lines, several on a line each and their shape."""
+    """Text of a box: three lines for a single layer, else a line per layer and the shape."""
     mark = f"{_entities(block.mark)} " if block.mark else ""
     if len(block.cells) == 1:
         (cell,) = block.cells
@@ -65,12 +65,12 @@ def _line(cell: Cell) -> str:
 def _edges(
     nodes: Sequence[DiagramNode], entry: str, exits: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """From box to box, also into a repeated block and out of it.
+    """Yields edges between boxes, including those into and out of repeated blocks.
 
     Args:
-      nodes: of the diagram, or of a repeated block.
-      entry: what the repeated block reads.
-      exits: the box that is read where a repeated block is.
+      nodes: of the diagram or of a repeated block.
+      entry: the input of the repeated block.
+      exits: the box whose output is that of a repeated block, by its name.
     """
     exits = dict(exits)
     for node in nodes:
@@ -83,11 +83,11 @@ def _edges(
 
 
 def _exit(repeat: Repeat) -> str:
-    """The box whose result leaves a repeated block."""
+    """Name of the box whose output is that of a repeated block."""
     inner = next(node for node in repeat.body if node.name == repeat.exit)
     return _exit(inner) if isinstance(inner, Repeat) else inner.name
 
 
 def _entities(text: str) -> str:
-    """Words in a label, where Mermaid would take anything but letters and digits for its own."""
+    """Text for a label: characters that may be Mermaid syntax become entities."""
     return "".join(c if c.isalnum() or c in " .,-" else f"#{ord(c)};" for c in clean(text))
