@@ -84,8 +84,8 @@ def run(  # noqa: PLR0913 - one parameter per option
       The runs, in the order of the experiments.
 
     Raises:
-      CnnbenchError: an experiment is wrong, its data cannot be had, or the disk refuses. What
-        was measured until then is kept, also after a KeyboardInterrupt.
+      CnnbenchError: an experiment is invalid, its data are not available, or writing fails.
+        Epochs that were trained are kept, also after a KeyboardInterrupt.
     """
     engine_name = engine or os.environ.get("CNNBENCH_ENGINE") or "auto"
     _require_member(Device, "device", device)

@@ -1,1 +1,1 @@
-"""What a run is on disk: records, weights, checkpoints."""
+"""Runs on disk: records, weights, checkpoints, selection, verification."""

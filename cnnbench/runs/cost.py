@@ -39,13 +39,13 @@ class Cost:
     product_spread: float | None = None
 
     def product_share(self, images_per_s: float) -> float | None:
-        """The arithmetic of training as a share of the fastest matrix product.
+        """Computes the FLOPs of training as a share of the fastest matrix product.
 
         Args:
           images_per_s: training images per second.
 
         Returns:
-          The share; None where one of the two was not measured.
+          The share; None if one of the two was not measured.
 
         >>> Cost(2_000, None, None, None, 0.1, None, 20, 1e6).product_share(100.0)
         0.2

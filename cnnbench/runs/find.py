@@ -376,8 +376,8 @@ def _by_id(argument: str, results_dir: Path) -> _Named:
             ids += sorted({tag for entry in entries for tag in entry.record.tags})
             raise UsageError(_unknown(argument, results_dir, [f.name for f in experiments], ids))
     newest = max(path.name for path in matches)
-    begun = f"command line: {argument!r} matches {len(matches)} run IDs"
-    raise UsageError(f"{begun}; write more characters, as in {newest}")
+    message = f"command line: {argument!r} matches {len(matches)} run IDs"
+    raise UsageError(f"{message}; write more characters, as in {newest}")
 
 
 def _choose(

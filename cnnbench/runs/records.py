@@ -1,4 +1,4 @@
-"""What a run measured, as frozen values; `codec` gives them their JSON form."""
+"""The results of a run as frozen values; `codec` converts them to JSON."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FORMAT_VERSION = 3  # of these values in files; docs/reference/run-folder.md has
 
 
 class Status(StrEnum):
-    """How far a run has come."""
+    """The status of a run."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -27,7 +27,7 @@ class Status(StrEnum):
 
 
 class Direction(StrEnum):
-    """Which values of a metric are better."""
+    """The direction in which a metric improves."""
 
     HIGHER = "higher"
     LOWER = "lower"
@@ -64,7 +64,7 @@ class EpochRecord:
 
     @property
     def finite(self) -> bool:
-        """Whether the losses are; a seed whose loss is not has diverged."""
+        """True if the losses are finite; otherwise the seed has diverged."""
         losses = (self.train_loss, 0.0 if self.validation_loss is None else self.validation_loss)
         return all(map(math.isfinite, losses))
 
@@ -80,7 +80,7 @@ class EpochRecord:
         return self.validation_loss if metric == "loss" else self.metrics[metric]
 
     def course(self, metric: str) -> float:
-        """Value of a learning curve: on validation images, or the training loss without any."""
+        """The value of the learning curve: the validation value, or else the training loss."""
         return self.validation(metric) if self.validated else self.train_loss
 
 
@@ -269,20 +269,20 @@ class RunRecord:
 
     @property
     def tags_text(self) -> str:
-        """Tags behind a name, each after a space and an @; empty without any."""
+        """The tags, each after a space and an @; empty without tags."""
         return "".join(f" @{tag}" for tag in self.tags)
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """Overrides that make `resolved.yaml` the experiment that is trained.
+        """Overrides that turn `resolved.yaml` into the experiment that was trained.
 
-        A process killed while a run is extended may leave the old number of epochs there.
+        A process killed while it extends a run may leave the old number of epochs there.
         """
         return (f"train.epochs={self.epochs}",) if self.extended else ()
 
     @property
     def command(self) -> tuple[str, ...]:
-        """Command line, word by word, that trains the same run from the start."""
+        """The command line, word by word, that trains the same run from scratch."""
         return (*self.environment.command, *self.overrides)
 
 
@@ -355,14 +355,14 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class RunResult:
-    """A run as read back from its folder.
+    """A run as read from its folder.
 
     Args:
-      record: what the run is and how it went.
-      summary: how it ended; None unless it finished.
-      epochs: what every epoch of every seed measured, in the order of writing.
-      warnings: what is odd about the files, one sentence each.
-      path: the folder it was read from; None for a run that was not.
+      record: configuration, status and environment.
+      summary: final results; None unless the run finished.
+      epochs: losses, metrics and times of every epoch of every seed, in the order of writing.
+      warnings: irregularities of the files, a sentence each.
+      path: the folder; None for a run that was not read from one.
     """
 
     record: RunRecord
