@@ -12,6 +12,7 @@ from yaml import YAMLError
 from cnnbench.api.frames import load_runs
 from cnnbench.api.messages import names_parameters
 from cnnbench.api.notebook import comparisons_html
+from cnnbench.cli.commands.run import check_folders
 from cnnbench.cli.console import LegibleConsole
 from cnnbench.cli.options import Device, Engine, check_tags, option_overrides
 from cnnbench.cli.progress import listening
@@ -91,8 +92,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     _require_member(Device, "device", device)
     _require_member(Engine, "engine", engine_name)
     check_tags(tags)
-    if data_dir is not None and not os.path.isdir(data_dir):  # noqa: PTH112 - Path raises
-        raise UsageError(f"data_dir: there is no folder '{data_dir}'; name an existing one.")
+    check_folders(None if data_dir is None else Path(data_dir))
     if not experiments:
         raise UsageError("experiments: none given; name a file, or 'standard'.")
     count, changes = _seeds_text(seeds), _override_texts(overrides)

@@ -148,7 +148,8 @@ def test_a_notebook_shows_tables_and_the_verdict(results: Path) -> None:
     )
     epochs, costs = re.findall("<table>.*?</table>", page)
     for table, each in ((epochs, 2), (costs, 1)):
-        labels = re.findall('<th style="text-align: left">(.*?)</th>', table)
+        header, *labels = re.findall('<th style="text-align: left">(.*?)</th>', table)
+        assert header == "Type"
         assert labels == ["Standard CNN"] * each + ["Modified &lt;CNN&gt;"] * each
 
 

@@ -56,7 +56,7 @@ LINES = (
     Line("show tiny.yaml wide.yaml --data-dir data", says="conv1"),
     Line("show python.yaml --run", says="7,850"),
     Line("show python.yaml --allow-python", says="7,850"),
-    Line("show tiny.yaml --diagram tiny.svg"),
+    Line("show tiny.yaml --diagram tiny.svg --expand"),
     Line("show tiny.yaml --diagram tiny.png"),
     Line("show tiny.yaml --diagram tiny.md"),
     Line("new tiny.yaml idea.yaml --name idea --results-dir results", says="cnnbench run"),
@@ -67,6 +67,7 @@ LINES = (
         says="conv1",
     ),
     Line("run tiny.yaml --seeds 2 --epochs 2 --dataset mnist_5k --device cpu", says="+/-"),
+    Line("run tiny.yaml --seeds 2 --tag long --verbose", says="seed 1, epoch 1/1"),
     Line(
         "run tiny.yaml --seeds 2 --epochs 2 --dataset mnist_5k --needed --results-dir results"
         " --data-dir data",
@@ -91,19 +92,19 @@ LINES = (
         says="Verdict",
     ),
     Line("compare tiny wide --fail-if loss:+0.1%", 4, "inconclusive"),
-    Line("compare --all", says="Accuracy"),
+    Line("compare --all --verbose", says="Accuracy"),
     *(Line(f"compare --format {form}") for form in ("table", "md", "csv", "json", "html")),
     Line("compare --format latex", says="toprule"),
     Line(
         "plot tiny wide --output curves.png --baseline tiny --metric loss --alpha 0.1"
         " --min-effect 0.01 --results-dir results"
     ),
-    Line("plot tiny wide -o curves.svg"),
+    Line("plot tiny wide -o curves.svg --verbose"),
     Line(
         "report tiny wide --output report.html --baseline tiny --metric loss --alpha 0.1"
         " --min-effect 0.01 --results-dir results --data-dir data"
     ),
-    Line("report --all", says="wrote report.html"),
+    Line("report --all --title Nets --notes notes.md", says="wrote report.html"),
     Line(
         "inspect tiny --layer conv1 --image 0 --image 1 --units 2 --seed 0 --output units.png"
         " --npz values.npz --data-dir data --results-dir results",
@@ -189,7 +190,7 @@ def prepare() -> None:
     from PIL import Image
 
     files = {"tiny.yaml": TINY, "wide.yaml": WIDE, "code.yaml": CODE, "python.yaml": PYTHON}
-    for name, text in (files | {"net.py": NET}).items():
+    for name, text in (files | {"net.py": NET, "notes.md": "A *wider* kernel.\n"}).items():
         Path(name).write_text(text, "utf-8")
     Path("data").mkdir()
     digit = Image.new("L", (28, 28), 255)

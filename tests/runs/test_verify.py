@@ -274,7 +274,7 @@ def test_a_run_that_is_being_trained_is_not_called_damaged(run: Path) -> None:
     with hold(run) as mine:
         assert mine
         done = CliRunner().invoke(app, ["check", str(run)])
-    text = f"{run}: is being trained; verify it when it has ended\n"
+    text = f"{run}: is being trained; check it again when it has finished\n"
     assert (done.exit_code, done.output) == (0, text)
 
 

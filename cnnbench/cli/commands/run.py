@@ -121,7 +121,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     from cnnbench.runner.run import Request
     from cnnbench.system.signals import handle_signals
 
-    _check_folders(data_dir, profile)
+    check_folders(data_dir, profile)
     check_tags(tag or ())
     given = option_overrides(seeds, epochs, dataset)
     make = partial(
@@ -159,7 +159,12 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
             _print_results(results, list(folders), results_dir, verbose=verbose)
 
 
-def _check_folders(data_dir: Path | None, profile: Path | None) -> None:
+def check_folders(data_dir: Path | None, profile: Path | None = None) -> None:
+    """Checks the folders that options name.
+
+    Raises:
+      UsageError: there is no folder of datasets, or a file where traces are to be written.
+    """
     known = data_dir is None or str(data_dir) == os.environ.get("TFDS_DATA_DIR")
     if not (known or os.path.isdir(str(data_dir))):  # noqa: PTH112 - Path raises for a long name
         raise UsageError(f"--data-dir: no such folder: '{data_dir}'; name an existing one.")
