@@ -480,7 +480,7 @@ def architecture(shown: RunArtifacts, name: str, marks: Mapping[str, str]) -> Dr
     label = clean(shown.label)
     chain = "; ".join(f"{c[0]}: {c[1]} of {c[2]}, output {c[3]}" for c in layers)
     alt = f"{label}: input {shape_text(network.input_shape)}; {chain}."
-    svg = inline_svg(diagram_picture([("", drawn)], "svg"), name, alt, 0.66)
+    svg = inline_svg(diagram_picture([("", drawn)], "svg"), name, alt, 0.8)
     caption = f"{label}: {len(layers)} {of}, {network.num_params:,} parameters"
     headers = ("Layer", "Operation", "Inputs", "Output", "Parameters", "Multiply-adds")
     return Drawing(svg, caption, HtmlTable(f"Layers of {label}", headers, layers))

@@ -176,7 +176,7 @@ def test_charts_have_their_numbers_in_tables() -> None:
 def test_a_single_run_has_no_verdict() -> None:
     page = Page(report(make_run()))
     told = "Standard CNN reaches accuracy 97.00% after 3 epochs. A verdict needs a second run."
-    assert f"Verdict single run {told}" in page.text
+    assert f"Result single run {told}" in page.text
     assert "After the last epoch" in page.text
     assert len(page.all("svg")) == 2
 

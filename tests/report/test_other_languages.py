@@ -210,8 +210,9 @@ class _Texts(HTMLParser):
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
 
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.tags.append(f"{tag} {attrs if tag != 'title' else ''}")
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        titled = tag == "title" or ("name", "description") in attrs
+        self.tags.append(tag if titled else f"{tag} {attrs}")
 
 
 @pytest.mark.parametrize("title", ["<script>alert(1)</script>", '"><img src=x>', "&copy; & <b>"])
