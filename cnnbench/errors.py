@@ -1,9 +1,8 @@
-"""What can go wrong, where it went wrong, and what to write instead.
+"""Exceptions, source locations and suggestions.
 
-Every error that a user can cause is a `CnnbenchError`. The command line prints
-it without a traceback and exits with its `exit_code`; anything else is a bug
-and crashes loudly. A message has three parts: where, what is wrong with the
-value, what to write instead.
+All errors that users can cause are subclasses of `CnnbenchError`. The command line prints
+them without a traceback and exits with their `exit_code`; anything else is a bug and crashes.
+Messages have three parts: location, what is wrong with the value, and a remedy.
 """
 
 import math
@@ -11,18 +10,18 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-Notify = Callable[[str], None]  # shows a line to the user, such as a warning
+Notify = Callable[[str], None]  # shows a message to the user, such as a warning
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A place in a text: a file, or the command line.
+    """Location in a file, or the command line.
 
     Args:
-      path: file name as the user gave it, or ``command line``.
-      line: line number from 1; None where the text has no lines.
-      column: column number from 1; None where the text has no lines.
-      text: the scalar that stands there, as it is written; None where nothing of one line does.
+      path: file name as given by the user, or ``command line``.
+      line: line number from 1; None if not applicable.
+      column: column number from 1; None if not applicable.
+      text: the scalar at this location, as written; None if it is not a single-line scalar.
 
     >>> str(Location("idea.yaml", 12, 5))
     'idea.yaml:12:5'
@@ -41,10 +40,10 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One thing wrong with an experiment file.
+    """An error in an experiment file.
 
     Args:
-      location: where the value stands.
+      location: source location of the value.
       where: dotted path of the value in the experiment, empty for the whole file.
       message: what is wrong with the value.
       remedy: what to write instead.
@@ -66,13 +65,13 @@ class Diagnostic:
 
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """A problem before its place in a file is looked up.
+    """An error without its source location.
 
     Args:
-      at: keys and indices that lead to the value, as in ``("train", "epochs")``.
+      at: path of the value: keys and indices, such as ``("train", "epochs")``.
       message: what is wrong with the value.
       remedy: what to write instead.
-      of_key: the key is wrong, not its value.
+      of_key: True if the key is wrong, not its value.
     """
 
     at: tuple[str | int, ...]
@@ -82,19 +81,19 @@ class Issue:
 
 
 class CnnbenchError(Exception):
-    """Root of all errors that a user can cause; `exit_code` is the process's."""
+    """Base class of all errors that users can cause; `exit_code` is that of the process."""
 
     exit_code: ClassVar[int] = 1
 
 
 class UsageError(CnnbenchError):
-    """The command line asks for something that does not exist."""
+    """Invalid command line: an unknown option, name or file."""
 
     exit_code = 2
 
 
 class SpecError(CnnbenchError):
-    """An experiment file is wrong; `problems` lists everything found, in file order."""
+    """Invalid experiment file; `problems` lists all errors in file order."""
 
     exit_code = 2
 
@@ -104,15 +103,15 @@ class SpecError(CnnbenchError):
 
 
 class ModelError(UsageError):
-    """A Python model is not what an experiment file says.
+    """A Python model cannot be used as an experiment file specifies.
 
     Args:
-      key: of the file's `model`, whose value says so.
+      key: the key of `model` in the file that is wrong.
       message: what is wrong.
       remedy: what to do.
 
-    >>> str(ModelError("python", "there is no module 'net'", "install it"))
-    "model.python: there is no module 'net'; install it."
+    >>> str(ModelError("python", "no module named 'net'", "install it"))
+    "model.python: no module named 'net'; install it."
     """
 
     def __init__(self, key: str, message: str, remedy: str) -> None:
@@ -120,24 +119,24 @@ class ModelError(UsageError):
         self.key = key
 
     def placed(self, location: Location) -> UsageError:
-        """The same error with the place of the key's value."""
+        """The same error with the source location of the value."""
         return UsageError(f"{location}: {self}")
 
 
 class DataError(CnnbenchError):
-    """A dataset cannot be had, or its files are not what they should be."""
+    """A dataset is not available, or its files are invalid."""
 
 
 class StoreError(CnnbenchError):
-    """A run folder cannot be written or read."""
+    """A run folder cannot be read or written."""
 
 
 class OutOfMemoryError(CnnbenchError):
-    """The memory is too small for a training."""
+    """Not enough memory for training."""
 
 
 class IncomparableError(CnnbenchError):
-    """There is nothing to compare, or a comparison would mean nothing."""
+    """No runs to compare, or runs that are not comparable."""
 
     exit_code = 4
 
@@ -147,17 +146,17 @@ def _position(problem: Diagnostic) -> tuple[str, int, int]:
     return location.path, location.line or 0, location.column or 0
 
 
-Path = tuple[str | int, ...]  # keys and indices that lead to a value
+Path = tuple[str | int, ...]  # path of a value: keys and indices
 
 
 def quoted(value: object, at: Path = (), places: Mapping[Path, Location] | None = None) -> str:
-    """A value as a message shows it: on one line, cut to 40 characters.
+    """Formats a value for a message, on one line of at most 40 characters.
 
     Args:
       value: plain data.
-      at: the path of the value in a document.
-      places: where the values of the document stand; scalars are shown as they are written there,
-        and in YAML's words where they stand nowhere.
+      at: path of the value in its document.
+      places: source locations of the values of the document. Scalars are shown as written
+        there, or else in YAML syntax.
 
     >>> quoted(True), quoted("abc"), quoted(None), quoted((5, None))
     ('true', "'abc'", 'an empty value', '[5, null]')
@@ -200,7 +199,7 @@ def _flow(value: object, at: Path, places: Mapping[Path, Location] | None) -> st
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """A suggestion for a misspelt word, or an empty string.
+    """A suggestion for a misspelled word, or an empty string.
 
     >>> did_you_mean("kernal", ["kernel", "stride"])
     " (did you mean 'kernel'?)"
@@ -212,10 +211,10 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """The choice closest in spelling to `word`, if it is a slip of the fingers away.
+    """The choice closest in spelling to `word`; None if none is similar.
 
-    A word may be misspelt in one place for each three of its letters or begun three, and words of
-    one or two letters in none, so that no other word is taken for it.
+    Allows one edit per three letters (rounded up, at most three), and none for words of one or two
+    letters.
 
     >>> nearest("reLU", ["relu", "tanh"]), nearest("scheduel", ["schedule"])
     ('relu', 'schedule')
@@ -223,7 +222,7 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     (None, None)
     """
     wanted, found = normalized(word), None
-    most = _slips(len(wanted))
+    most = _max_edits(len(wanted))
     for choice in choices:
         if abs(len(other := normalized(choice)) - len(wanted)) > most:
             continue
@@ -233,17 +232,15 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return found
 
 
-def _slips(length: int) -> int:
+def _max_edits(length: int) -> int:
     return 0 if length < 3 else 1 if length < 6 else 2 if length < 9 else 3
 
 
 def spelling_distance(one: str, other: str, most: int) -> int | None:
-    """How many letters to insert, delete, exchange or swap (Damerau 1964) make two words equal.
-
-    Each letter is swapped at most once (optimal string alignment).
+    """Edit distance with transpositions (Damerau 1964; optimal string alignment).
 
     Returns:
-      None where it is more than `most`.
+      The distance; None if it is greater than `most`.
 
     >>> spelling_distance("tset", "test", 2), spelling_distance("pad", "add", 1)
     (1, None)
@@ -263,7 +260,7 @@ def spelling_distance(one: str, other: str, most: int) -> int | None:
 
 
 def normalized(word: str) -> str:
-    """A word without what spellings of one name differ in: upper case and punctuation.
+    """Normalizes a name: lower case, letters and digits only.
 
     >>> normalized("MaxPooling2D"), normalized("max-pooling_2d")
     ('maxpooling2d', 'maxpooling2d')
@@ -273,12 +270,12 @@ def normalized(word: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A kind of word in an experiment file or on a command line.
+    """Names of one kind in experiment files or on the command line, with their aliases.
 
     Args:
-      ours: our words, and others for the same.
-      lacking: words for what we do not have.
-      options: by other libraries' words, the option that ours needs to be the same.
+      ours: names in other libraries, by our name.
+      lacking: names of unsupported features, separated by spaces.
+      options: by name in another library, the option that makes ours the same.
     """
 
     ours: Mapping[str, tuple[str, ...]]
@@ -286,18 +283,17 @@ class Noun:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def meant(self, word: str, choices: Iterable[str]) -> str | None:
-        """The choice that is another's word for, or a misspelling of, `word`.
+        """The choice that `word` is an alias or a misspelling of.
 
-        Choices that are one word but for upper case and punctuation come first, then words of
-        other libraries, then the choice nearest in spelling; none where the word is one for
-        what there is not.
+        Exact matches (except for case and punctuation) come first, then names in other
+        libraries, then the closest spelling. None if the word is an unsupported feature.
 
         >>> noun = Noun({"conv": ("Conv2d",)}, "attention")
         >>> noun.meant("nn.Conv2D", ["conv", "dense"]), noun.meant("attention", ["add"])
         ('conv', None)
         """
         names = list(choices)
-        word = word.rpartition(".")[2]  # of nn.Conv2d or keras.layers.Conv2D
+        word = word.rpartition(".")[2]  # strips nn. or keras.layers.
         if found := self.is_theirs(word, names):
             return found
         if self._is_known(word):
@@ -312,13 +308,13 @@ class Noun:
         return nearest(word, names) or theirs.get(nearest(word, theirs) or "")
 
     def is_theirs(self, word: str, names: Iterable[str]) -> str | None:
-        """The name that a word is, or that another library has the word for."""
+        """The name that equals a word, or has it as an alias; None if there is none."""
         key = normalized(word)
         known = ((name, (name, *self.ours.get(name, ()))) for name in names)
         return next((name for name, words in known if key in map(normalized, words)), None)
 
     def lacks(self, word: str, choices: Iterable[str]) -> bool:
-        """Tests whether a word, perhaps misspelt, names a thing that the language lacks.
+        """Returns True if a word, perhaps misspelled, is an unsupported feature.
 
         >>> noun = Noun({}, "attention")
         >>> noun.lacks("atention", ["add"]), noun.lacks("ad", ["add"])
@@ -334,7 +330,7 @@ class Noun:
         return bool({key, key.removesuffix("2d"), key.removesuffix("layer")} & known)
 
     def hint(self, word: str, choices: Iterable[str]) -> str:
-        """A suggestion in parentheses, or nothing."""
+        """A suggestion in parentheses, or an empty string."""
         found = self.meant(word, choices)
         if not found:
             return ""
@@ -347,17 +343,17 @@ class Noun:
 
 
 def cannot_write(what: object, error: OSError, remedy: str) -> StoreError:
-    """The refusal of a file by the operating system, with what to do about it.
+    """Error for a file that cannot be written, with a remedy.
 
-    >>> print(cannot_write("a.json", OSError(28, "No space left on device"), "name another"))
-    a.json: cannot be written: no space left on device; name another.
+    >>> print(cannot_write("a.json", OSError(28, "No space left on device"), "choose another"))
+    a.json: cannot be written: no space left on device; choose another.
     """
     reason = (error.strerror or str(error)).lower()
     return StoreError(f"{what}: cannot be written: {reason}; {remedy}.")
 
 
 def or_list(choices: Iterable[str]) -> str:
-    """Names in a sentence.
+    """Joins names with commas and "or".
 
     >>> or_list(["a", "b", "c"])
     'a, b or c'

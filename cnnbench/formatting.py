@@ -1,7 +1,7 @@
-"""Numbers and names as people read them.
+"""Formats numbers and names for display.
 
-`digits` are those after the point; they follow from the size of the number if None.
-`beside` are the others of a column, which has one unit for all.
+`digits` is the number of decimals; None chooses it by magnitude.
+`beside` are the other values of a column, which share a unit.
 """
 
 import math
@@ -9,12 +9,12 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-MISSING = "–"  # noqa: RUF001 - a dash, in place of what is not known
-_MOST = 100_000  # in its unit, a longer number is hard to read
+MISSING = "–"  # noqa: RUF001 - a dash, for unknown values
+_MOST = 100_000  # larger numbers get the next unit
 
 
 def lost_text(lost: int, seeds: int) -> str:
-    """What is said of seeds that diverged; nothing where none did.
+    """Note on diverged seeds; empty if none diverged.
 
     >>> lost_text(0, 3), lost_text(1, 3), lost_text(3, 3)
     ('', '1 of 3 diverged', 'diverged')
@@ -25,7 +25,7 @@ def lost_text(lost: int, seeds: int) -> str:
 
 
 def seconds_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:
-    """Seconds with three digits or two decimals; milliseconds where they are few.
+    """Formats seconds, or milliseconds for short times.
 
     >>> seconds_text(6.7712), seconds_text(0.0123456), seconds_text(0.000182)
     ('6.77 s', '0.0123 s', '0.182 ms')
@@ -37,14 +37,16 @@ def seconds_text(value: float, digits: int | None = None, beside: Sequence[float
     if math.isnan(value):
         return MISSING
     known = _known(value, beside)
-    few = 0.01 if digits is None else min(1.0, 10.0 ** (1 - digits))  # else two digits are shown
+    few = (
+        0.01 if digits is None else min(1.0, 10.0 ** (1 - digits))
+    )  # below, less than two digits would remain
     if known and min(known) < few and max(known) < _MOST / 1000:
         return f"{_number(1000 * value, digits)} ms"
     return f"{_number(value, 2 if digits is None and value >= 1 else digits)} s"
 
 
 def count_text(value: float) -> str:
-    """A number of things; a dash where it is not known.
+    """Formats a count; a dash if it is not finite.
 
     >>> count_text(7407.4), count_text(math.inf)
     ('7,407', '–')
@@ -53,7 +55,7 @@ def count_text(value: float) -> str:
 
 
 def flops_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:
-    """A number of operations.
+    """Formats a number of operations.
 
     >>> flops_text(4_524_077.0), flops_text(999.0), flops_text(25_600_000_000.0, 3)
     ('4.52 M', '999', '25.600 G')
@@ -64,7 +66,7 @@ def flops_text(value: float, digits: int | None = None, beside: Sequence[float] 
 
 
 def bytes_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:
-    """An amount of memory.
+    """Formats an amount of memory.
 
     >>> bytes_text(18_718_088), bytes_text(2048, 0), bytes_text(3 * 2**30, beside=[18_718_088])
     ('17.9 MiB', '2 KiB', '3,072 MiB')
@@ -75,7 +77,7 @@ def bytes_text(value: float, digits: int | None = None, beside: Sequence[float] 
 def _scaled(
     value: float, step: int, units: tuple[str, ...], digits: int | None, beside: Sequence[float]
 ) -> str:
-    """In the unit of the smallest, or the next in which the largest is not too long."""
+    """Uses the unit of the smallest value, or the next one in which the largest is not too long."""
     known, place = _known(value, beside) or [0.0], 0
     while place < len(units) - 1 and (
         min(known) >= step ** (place + 1) or max(known) >= _MOST * step**place
@@ -90,14 +92,14 @@ def _known(value: float, beside: Sequence[float]) -> list[float]:
 
 
 def _number(value: float, digits: int | None) -> str:
-    """Three digits, unless their number after the point is given; large ones in whole."""
+    """Three significant digits, or the given number of decimals; large numbers as integers."""
     if digits is None and abs(value) < 99.95:
         return f"{value:#.3g}"
     return f"{value:,.{digits or 0}f}"
 
 
 def percent_text(value: float, digits: int | None = None) -> str:
-    """A share in whole percents.
+    """Formats a fraction as a percentage.
 
     >>> percent_text(0.384), percent_text(0.384, 1)
     ('38%', '38.4%')
@@ -106,7 +108,7 @@ def percent_text(value: float, digits: int | None = None) -> str:
 
 
 def epochs_text(number: int) -> str:
-    """How long a training is.
+    """Formats a number of epochs.
 
     >>> epochs_text(1), epochs_text(30)
     ('1 epoch', '30 epochs')
@@ -115,7 +117,7 @@ def epochs_text(number: int) -> str:
 
 
 def enumeration(names: Sequence[str]) -> str:
-    """All of them in a sentence.
+    """Joins names with commas and "and".
 
     >>> enumeration(["a", "b", "c"])
     'a, b and c'
@@ -124,12 +126,12 @@ def enumeration(names: Sequence[str]) -> str:
 
 
 def clean(text: str) -> str:
-    """One printable line: a title may hold line breaks and terminal control codes."""
+    """Converts text to a single printable line, without line breaks and control codes."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def visible(text: str) -> str:
-    r"""The same lines, with control codes as their escapes: a terminal must obey no title or path.
+    r"""Escapes control codes, so that titles and paths cannot control the terminal.
 
     >>> visible("a\x1b[31m.yaml: 'x'\nb")
     "a\\x1b[31m.yaml: 'x'\nb"
@@ -141,18 +143,18 @@ def _is_visible(char: str) -> bool:
     return char.isprintable() or char == "\n" or unicodedata.category(char) == "Zs"
 
 
-# What opens something in CommonMark or GFM wherever it stands: code, emphasis, links, cells,
-# strikethrough, formulas, escapes. An underscore inside of a word opens nothing; a tag and a
-# reference begin in their own ways.
+# Inline syntax of CommonMark and GFM: code, emphasis, links, table cells, strikethrough,
+# formulas, escapes. Underscores within words have no meaning; HTML tags and character
+# references have their own prefixes.
 _OPENS = re.compile(
     r"[\\`*\[|~$]|(?<![^\W_])_|_(?![^\W_])|<(?=[a-zA-Z/!?])|&(?=#?\w+;)|#+$", re.ASCII
 )
-# What makes a line a heading, a list, a quotation, a rule, or the line above it a heading.
+# Block syntax at the start of a line: headings, lists, quotes, rules, setext underlines.
 _BEGINS = re.compile(r"(#{1,6}|[-+>]|\d{1,9}[.)])(?=\s|$)|[>=]|-(?=[-\s])")
 
 
 def escaped(text: str) -> str:
-    r"""Markdown (CommonMark and GFM) that shows `text` as it is, wherever it is put in a line.
+    r"""Escapes text for Markdown (CommonMark and GFM), at any position in a line.
 
     >>> print(escaped("A|B <i> <0.01 test_accuracy _x_ ~~y~~ &copy; R&D"))
     A\|B \<i> <0.01 test_accuracy \_x\_ \~\~y\~\~ \&copy; R&D
@@ -167,10 +169,10 @@ def escaped(text: str) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A value for a CSV file that no spreadsheet takes for a formula (CWE-1236).
+    """Escapes a value for CSV, so that spreadsheets do not execute it as a formula (CWE-1236).
 
-    A text that begins as a formula does gets an apostrophe before it, as OWASP advises; numbers
-    stay numbers. Line breaks are line feeds: Python before 3.13 does not quote others.
+    Strings that start like a formula get a leading apostrophe, as recommended by OWASP; numbers
+    stay numbers. Line breaks become line feeds: Python before 3.13 does not quote others.
 
     >>> csv_cell("=1+1"), csv_cell("-0.5"), csv_cell(-0.5), csv_cell("A = B")
     ("'=1+1", '-0.5', -0.5, 'A = B')
@@ -181,11 +183,11 @@ def csv_cell(value: object) -> object:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-_FORMULA = tuple("=+-@\t\n\uff1d\uff0b\uff0d\uff20")  # also the signs of East Asian width
+_FORMULA = tuple("=+-@\t\n\uff1d\uff0b\uff0d\uff20")  # includes fullwidth forms
 
 
 def numbered(titles: Sequence[str]) -> list[str]:
-    """The titles, numbered where the same one comes again.
+    """Numbers duplicate titles.
 
     >>> numbered(["A", "B", "A"])
     ['A #1', 'B', 'A #2']
@@ -197,7 +199,7 @@ def numbered(titles: Sequence[str]) -> list[str]:
 
 
 def depthwise_advice(count: int) -> str:
-    """A line on a Python model whose depthwise convolutions XLA computes.
+    """Advice for a Python model with depthwise convolutions computed by XLA.
 
     >>> depthwise_advice(1).partition(";")[0]
     '1 depthwise convolution is slow on a CPU'

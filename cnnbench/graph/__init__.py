@@ -1,1 +1,1 @@
-"""Named layers to a checked `Plan`; its geometry, cost and wider copies."""
+"""Compiles named layers to a validated `Plan`; geometry, cost and widening of plans."""

@@ -1,4 +1,4 @@
-"""Layers that all of a network's result goes through, such as the code of an autoencoder."""
+"""Bottlenecks of a network, such as the code layer of an autoencoder."""
 
 import math
 
@@ -7,11 +7,11 @@ from cnnbench.layers.base import INPUT
 
 
 def code_layer(plan: Plan, wanted: str | None = None) -> str:
-    """The layer that holds the code: the one that is asked for, or the first of the narrowest.
+    """Name of the code layer: the given one, or the first of the narrowest layers.
 
     Args:
       plan: the network.
-      wanted: a layer's name; None where none was named.
+      wanted: name of the code layer; None to choose it.
     """
     if wanted is not None:
         return wanted
@@ -19,14 +19,14 @@ def code_layer(plan: Plan, wanted: str | None = None) -> str:
 
 
 def decoder(plan: Plan, layer: str) -> tuple[Node, ...] | None:
-    """What computes the result from a layer's values alone, in order.
+    """Nodes that compute the output from the values of a layer, in order.
 
     Args:
       plan: the network.
-      layer: a layer's name.
+      layer: name of a layer.
 
     Returns:
-      The nodes; None where the result needs something else too.
+      The nodes; None if the output depends on other layers too.
     """
     needed, nodes = {plan.output}, []
     for node in reversed(plan.nodes):
@@ -37,18 +37,18 @@ def decoder(plan: Plan, layer: str) -> tuple[Node, ...] | None:
 
 
 def entrance(plan: Plan, code: str | None = None) -> str | None:
-    """The layer whose values stand for an image: a sample, or the code; None without one.
+    """Name of the layer that the decoder starts from: a sample or code layer; None without one.
 
     Args:
       plan: the network.
-      code: the layer that the experiment names.
+      code: name of the code layer in the experiment file, if any.
     """
     layer = plan.samples[0].name if plan.samples else code_layer(plan, code)
     return layer if decoder(plan, layer) else None
 
 
 def disturbed(plan: Plan) -> tuple[Node, ...]:
-    """The layers of noise between the image and all else, in order."""
+    """Noise layers between the input image and all other layers, in order."""
     found: list[Node] = []
     last = INPUT
     for node in plan.nodes:

@@ -1,7 +1,7 @@
-"""Named layers to a `Plan`: inputs by name, order, cycles, ties, shapes and the output.
+"""Compiles named layers to a `Plan`: inputs, order, cycles, tied kernels, shapes and output.
 
-Everything wrong with a graph is found in one pass and returned as issues; a
-layer whose input is already wrong is not blamed again. No JAX.
+All errors of a graph are found in one pass and returned as issues. Layers with invalid
+inputs do not get additional issues. Does not import JAX.
 """
 
 import heapq
@@ -14,35 +14,36 @@ from cnnbench.layers import Conv, Dense, LayerOp, output_of
 from cnnbench.layers.base import INPUT, LayerOutput, Owner, Shape, ShapeError, shape_text
 
 Wiring = Mapping[str, tuple[str, ...]]
-MAX_VALUES = 2**31 - 1  # XLA's indices are 32 bits wide
-MAX_HINTS = 20  # looking for similar names among thousands of layers takes seconds
+MAX_VALUES = 2**31 - 1  # XLA uses 32-bit indices
+MAX_HINTS = 20  # finding similar names among thousands of layers takes seconds
 _IMAGE = Noun({"input": ("image", "images", "img", "inputs", "InputLayer")})
 
 
 def build_plan(
     layers: Mapping[str, LayerOp | None], goal: Goal, *, output: str | None = None, known: Wiring
 ) -> tuple[Plan | None, list[Issue]]:
-    """Checks a graph of named layers.
+    """Validates a graph of named layers.
 
     Args:
-      layers: operations by name in file order; None for a layer that is known
-        to be wrong already, so that the rest can still be checked.
-      goal: what the data ask of the network.
-      output: the layer whose result counts; the one nobody reads if None.
-      known: inputs of the wrong layers, as far as they can be read.
+      layers: operations by name, in file order; None for invalid layers, so
+        that the rest can still be checked.
+      goal: input and output shape required by the dataset and task.
+      output: name of the output layer; None for the layer that no other layer reads.
+      known: inputs of invalid layers, as far as they can be read.
 
     Returns:
-      The plan, or None and at least one issue (a wrong layer gives None too).
+      The plan and an empty list, or None and the issues (empty if invalid layers
+      are the only problem).
     """
     issues: list[Issue] = []
     if output is not None and output not in layers:
-        message = f"there is no layer {quoted(output)}{did_you_mean(output, layers)}"
+        message = f"unknown layer {quoted(output)}{did_you_mean(output, layers)}"
         issues.append(Issue(("model", "output"), message, name_one(layers)))
     wiring, unknown = resolve_inputs(layers, known)
     order, cycles = file_order(with_ties(wiring, layers))
     nodes, misfits = _infer_shapes(layers, wiring, order, goal.input_shape)
     issues += [*unknown, *cycles]
-    if issues:  # nobody can say which layers lead nowhere
+    if issues:  # unused layers cannot be determined
         return None, [*issues, *misfits]
     found, ends = _output_issues(wiring, nodes, goal, output)
     if misfits or ends or len(nodes) < len(layers):
@@ -88,12 +89,12 @@ def _shape_issue(
 def _check_size(result: LayerOutput) -> None:
     largest = max(math.prod(shape) for shape in (result.shape, *result.params.values()))
     if largest > MAX_VALUES:
-        message = f"an array of {largest:,} values is too large"
-        raise ShapeError("", message, "make the layer or its input smaller")
+        message = f"an array with {largest:,} values is too large"
+        raise ShapeError("", message, "reduce the size of the layer or its input")
 
 
 class _UnknownOwnerError(Exception):
-    """The layer that a tie names is itself wrong, and is reported already."""
+    """The layer that a kernel is tied to is invalid, and already reported."""
 
 
 def _owner(
@@ -103,13 +104,13 @@ def _owner(
     if name is None:
         return None
     convs = [n for n, other in layers.items() if isinstance(other, Conv)]
-    remedy = f"name a conv: {or_list(convs)}" if convs else "remove tie"
+    remedy = f"use a conv layer: {or_list(convs)}" if convs else "remove tie"
     if name not in layers:
         hint = did_you_mean(name, convs)
-        raise ShapeError("tie", f"there is no layer {quoted(name)}{hint}", remedy)
+        raise ShapeError("tie", f"unknown layer {quoted(name)}{hint}", remedy)
     owner = layers[name]
     if owner is not None and not isinstance(owner, Conv):
-        raise ShapeError("tie", f"'{name}' is a {owner.op}, not a convolution", remedy)
+        raise ShapeError("tie", f"'{name}' is a {owner.op} layer, not a conv layer", remedy)
     if owner is None or name not in nodes:
         raise _UnknownOwnerError
     return Owner(owner, nodes[name].in_shapes[0], nodes[name].layout.shape)
@@ -118,7 +119,7 @@ def _owner(
 def _output_issues(
     wiring: Wiring, nodes: Mapping[str, Node], goal: Goal, output: str | None
 ) -> tuple[str, list[Issue]]:
-    """The output's name, and an issue for each layer that leads nowhere or does not fit."""
+    """Name of the output layer, and issues for unused layers and an invalid output shape."""
     read = {source for sources in wiring.values() for source in sources}
     ends = [name for name in wiring if name not in read]
     fits = [n for n in ends if n in nodes and nodes[n].layout.shape == goal.output_shape]
@@ -134,24 +135,27 @@ def _misfit(node: Node, goal: Goal) -> Issue:
     at = ("model", "layers", node.name)
     message = f"the output has shape {shape_text(node.layout.shape)}, but {goal.reason}"
     if isinstance(node.op, Dense) and len(goal.output_shape) == 1:
-        return Issue((*at, "units"), message, f"write {goal.output_shape[0]}")
+        return Issue((*at, "units"), message, f"use {goal.output_shape[0]}")
     return Issue(at, message, goal.remedy)
 
 
 def _dangling(name: str, output: str) -> Issue:
-    message = f"no layer reads '{name}', and the output is '{output}'"
-    remedy = "remove it, or name it in another layer's inputs"
+    message = f"layer '{name}' is not used (the output is '{output}')"
+    remedy = "remove it, or add it to the inputs of another layer"
     return Issue(("model", "layers", name), message, remedy, of_key=True)
 
 
 def resolve_inputs(
     layers: Mapping[str, LayerOp | None], known: Wiring
 ) -> tuple[dict[str, tuple[str, ...]], list[Issue]]:
-    """Inputs by layer; unknown names are reported and left out.
+    """Resolves the inputs of each layer; unknown names are reported and skipped.
 
     Args:
-      layers: operations by name in file order; None for a wrong layer.
-      known: inputs of the wrong layers, as far as they can be read.
+      layers: operations by name, in file order; None for invalid layers.
+      known: inputs of invalid layers, as far as they can be read.
+
+    Returns:
+      Input names by layer, and an issue per unknown name.
     """
     wiring: dict[str, tuple[str, ...]] = {}
     unknown: list[tuple[str, int, str]] = []
@@ -171,16 +175,16 @@ def resolve_inputs(
 
 
 def _unknown_input(name: str, i: int, source: str, readers: Wiring, number: int) -> Issue:
-    """Suggests neither the layer itself nor one that reads it, on its way to the output."""
+    """Suggests neither the layer itself nor layers that depend on it."""
     later = _downstream(name, readers) if number < MAX_HINTS else {name}
     choices = [INPUT, *(other for other in readers if other not in later)]
     hint = _IMAGE.hint(source, choices) if number < MAX_HINTS else ""
-    message = f"there is no layer {quoted(source)}{hint}"
+    message = f"unknown layer {quoted(source)}{hint}"
     return Issue(("model", "layers", name, "inputs", i), message, name_one(choices))
 
 
 def _readers(wiring: Wiring) -> dict[str, tuple[str, ...]]:
-    """The layers that read each."""
+    """Consumers of each layer."""
     readers: dict[str, list[str]] = {name: [] for name in wiring}
     for name, sources in wiring.items():
         for source in dict.fromkeys(sources):
@@ -190,7 +194,7 @@ def _readers(wiring: Wiring) -> dict[str, tuple[str, ...]]:
 
 
 def _downstream(name: str, readers: Wiring) -> set[str]:
-    """A layer, those that read it, those that read them, and so on."""
+    """A layer and all layers that depend on it."""
     found, waiting = {name}, [name]
     while waiting:
         new = set(readers[waiting.pop()]) - found
@@ -200,7 +204,7 @@ def _downstream(name: str, readers: Wiring) -> set[str]:
 
 
 def with_ties(wiring: Wiring, layers: Mapping[str, LayerOp | None]) -> Wiring:
-    """A tied layer comes after its owner, whose shapes it needs."""
+    """Adds a dependency of tied layers on the owner of the kernel, whose shapes they need."""
     ties = {name: tie_of(op) or "" for name, op in layers.items()}
     return {
         name: (*sources, ties[name]) if isinstance(layers.get(ties[name]), Conv) else sources
@@ -209,7 +213,7 @@ def with_ties(wiring: Wiring, layers: Mapping[str, LayerOp | None]) -> Wiring:
 
 
 def file_order(wiring: Wiring) -> tuple[list[str], list[Issue]]:
-    """Layers after those they read, else in file order (Kahn 1962).
+    """Sorts layers topologically, with ties in file order (Kahn 1962).
 
     >>> file_order({"b": ("a",), "a": ("input",), "c": ("a",)})
     (['a', 'b', 'c'], [])
@@ -235,7 +239,7 @@ def file_order(wiring: Wiring) -> tuple[list[str], list[Issue]]:
 
 
 def _cycle_issues(stuck: Mapping[str, list[str]]) -> list[Issue]:
-    """Walks upstream from each layer until a walk meets itself; each cycle is told once."""
+    """Walks upstream from each layer until it revisits one; each cycle is reported once."""
     seen: set[str] = set()
     issues = []
     for name in stuck:
@@ -255,17 +259,15 @@ def _cycle_issue(cycle: list[str], file_order: list[str]) -> Issue:
     first, *others = cycle[start:] + cycle[:start]
     at = ("model", "layers", first, "inputs")
     if not others:
-        return Issue(at, "the layer reads itself", "name another layer")
+        return Issue(at, "the layer reads itself", "use another layer")
     path = " reads ".join([first, *others, first])
-    remedy = (
-        "let one of them read an earlier layer; without inputs, a layer reads the one before it"
-    )
-    return Issue(at, f"the layers form a cycle ({path})", f"{remedy}, and new ones come last")
+    remedy = "change the inputs of one of them (default: the previous layer; new layers come last)"
+    return Issue(at, f"the layers form a cycle ({path})", remedy)
 
 
 def name_one(names: Iterable[str]) -> str:
-    """What to write where a layer's name is expected."""
+    """Remedy where a layer name is expected."""
     shortened = list(names)
     if len(shortened) > 8:
-        return "name a layer of this file"
-    return f"name {or_list(shortened)}" if shortened else "add layers"
+        return "use the name of a layer in this file"
+    return f"use {or_list(shortened)}" if shortened else "add layers"

@@ -1,4 +1,4 @@
-"""The arithmetic that a network asks for, whatever computes it."""
+"""Floating-point operations of a network, independent of the implementation."""
 
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import ConvTranspose
@@ -6,14 +6,14 @@ from cnnbench.layers.base import INPUT
 
 
 def training_flops(plan: Plan) -> int:
-    """Floating-point operations of one training image, in its matrix products.
+    """FLOPs of the matrix products in a training step, per image.
 
-    A multiply-add counts as 2. A layer multiplies in the forward pass, for the gradient of
-    its kernel, and for the gradient of its input: 3 times its forward cost. The last is
-    needed only where a layer before it is trained, so a layer that reads the image, or what
-    layers without parameters made of it, counts 2 times. Activations, pools, normalisation
-    and the optimiser are not counted. That is the work the mathematics asks for, whatever a
-    framework really does, so frameworks can be compared by it.
+    A multiply-add counts as 2. The forward pass, the gradient of the kernel and the gradient of
+    the input have the same cost: 3 times the forward cost in total. The gradient of the input is
+    needed only if an earlier layer has parameters, so the first trained layers count 2 times.
+    Activations, pooling, normalization and the optimizer are not counted. This is the
+    mathematically required work, independent of what a framework does, so that frameworks can
+    be compared by it.
     """
     follows_training: dict[str, bool] = {INPUT: False}
     total = 0

@@ -1,4 +1,4 @@
-"""A checked network as frozen data, and what the data ask of one. No JAX."""
+"""Validated networks and their required shapes as frozen data. Does not import JAX."""
 
 import math
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ class Node:
     Args:
       name: the layer's name.
       op: its operation.
-      inputs: names of the layers it reads; `input` is the image.
-      in_shapes: their shapes, without the batch.
-      layout: its own shape, parameters and cost.
+      inputs: names of its input layers; `input` is the image.
+      in_shapes: input shapes, without the batch axis.
+      layout: output shape, parameters and cost.
     """
 
     name: str
@@ -29,23 +29,23 @@ class Node:
 
     @property
     def num_params(self) -> int:
-        """Number of trained values of its own."""
+        """Number of trainable parameters that the layer owns."""
         return sum(math.prod(shape) for shape in self.layout.params.values())
 
     @property
     def kernel_owner(self) -> str:
-        """The layer that has the kernel of a convolution: another one where it is tied."""
+        """Name of the layer that owns the kernel: another one if it is tied."""
         return tie_of(self.op) or self.name
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked network.
+    """A validated network.
 
     Args:
       input_shape: height, width and channels of an image.
-      nodes: the layers, each after those it reads.
-      output: name of the layer whose result counts.
+      nodes: the layers in topological order.
+      output: name of the output layer.
     """
 
     input_shape: Shape
@@ -54,49 +54,49 @@ class Plan:
 
     @property
     def by_name(self) -> Mapping[str, Node]:
-        """The nodes by their names."""
+        """Nodes by name."""
         return MappingProxyType({node.name: node for node in self.nodes})
 
     def site(self, node: Node) -> Site:
-        """Where a layer stands, as its own rules want to know it."""
+        """Context of a layer, for its rules."""
         owner = None if node.kernel_owner == node.name else self.by_name[node.kernel_owner].op
         return Site(node.in_shapes, node.layout.shape, owner)
 
     @property
     def output_shape(self) -> Shape:
-        """Shape of the result, without the batch."""
+        """Output shape, without the batch axis."""
         return self.by_name[self.output].layout.shape
 
     @property
     def samples(self) -> tuple[Node, ...]:
-        """The nodes whose divergence is part of the loss."""
+        """Sampling layers, whose KL divergence is part of the loss."""
         return tuple(node for node in self.nodes if isinstance(node.op, Sample))
 
     @property
     def ends(self) -> frozenset[str]:
-        """The layers whose values the loss is made of."""
+        """Names of the layers whose values the loss depends on directly."""
         return frozenset({self.output, *(n for node in self.samples for n in node.inputs)})
 
     @property
     def num_params(self) -> int:
-        """Number of trained values; a tied kernel counts once."""
+        """Number of trainable parameters; tied kernels count once."""
         return sum(node.num_params for node in self.nodes)
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of one image, forward."""
+        """Multiply-adds of the forward pass for one image."""
         return sum(node.layout.multiply_adds for node in self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the data ask of a network.
+    """Input and output shape required by the dataset and task.
 
     Args:
       input_shape: height, width and channels of an image.
-      output_shape: shape the result must have.
-      reason: why, for messages, as in "10 classes".
-      remedy: what to write where the output does not fit.
+      output_shape: required output shape.
+      reason: the reason, for messages, such as "the dataset has 10 classes".
+      remedy: what to change if the output shape is different.
     """
 
     input_shape: Shape
@@ -106,17 +106,17 @@ class Goal:
 
 
 def classify_goal(input_shape: Shape, num_classes: int) -> Goal:
-    """A result for each class."""
+    """One output per class."""
     remedy = f"end with {{op: dense, units: {num_classes}}}"
     return Goal(input_shape, (num_classes,), f"the dataset has {num_classes} classes", remedy)
 
 
 def reconstruct_goal(input_shape: Shape) -> Goal:
-    """An image like the input."""
+    """An output image of the input shape."""
     remedy = f"end with a layer of shape {list(input_shape)}"
     return Goal(input_shape, input_shape, f"the images are {shape_text(input_shape)}", remedy)
 
 
 def tie_of(op: LayerOp | None) -> str | None:
-    """Name of the layer that an operation shares a kernel with."""
+    """Name of the layer whose kernel an operation shares; None if it has its own."""
     return op.tie if isinstance(op, ConvTranspose) else None

@@ -1,19 +1,19 @@
-"""Which pixels of the image a value of a layer depends on."""
+"""Receptive fields of layers."""
 
 from cnnbench.graph.plan import Plan
 from cnnbench.layers.base import INPUT, Box, Shape, Span, whole_image
 
 
 def receptive_field(plan: Plan, layer: str, place: tuple[int, ...]) -> Box:
-    """The rows and columns of the image that a value of a layer can depend on.
+    """Receptive field of a value of a layer: the pixels it can depend on.
 
     Args:
       plan: the network.
-      layer: a layer's name.
-      place: row and column; empty for a layer of vectors.
+      layer: name of a layer.
+      place: row and column; empty if the output of the layer is a vector.
 
     Returns:
-      The smallest rectangle around them, without the padding.
+      The bounding box of the pixels, without padding.
     """
     shape = plan.by_name[layer].layout.shape
     boxes = {layer: (_point(place[0]), _point(place[1])) if place else whole_image(shape)}

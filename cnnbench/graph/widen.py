@@ -1,4 +1,4 @@
-"""The same architecture with wider layers, of the size of another: is it better, or only bigger?"""
+"""Widens the layers of a network to match the size of another one."""
 
 import math
 from collections.abc import Mapping
@@ -17,25 +17,25 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import INPUT
 
-HALVINGS = 40  # of the interval that holds the factor
-MOST = 2.0**12  # times as wide
+HALVINGS = 40  # bisection steps for the factor
+MOST = 2.0**12  # largest factor
 
-Changes = Mapping[str, tuple[str, Any]]  # by layer: which key becomes what
+Changes = Mapping[str, tuple[str, Any]]  # by layer: key and new value
 
 
 class MatchedSize(StrEnum):
-    """What is made equal."""
+    """The size to match."""
 
     PARAMS = "params"
     FLOPS = "flops"
 
     def of(self, plan: Plan) -> int:
-        """Trained parameters, or multiply-adds of one image."""
+        """Trainable parameters, or multiply-adds per image."""
         return plan.num_params if self is MatchedSize.PARAMS else plan.multiply_adds
 
     @property
     def words(self) -> str:
-        """What is counted."""
+        """Display name."""
         return "parameters" if self is MatchedSize.PARAMS else "multiply-adds"
 
 
@@ -45,8 +45,8 @@ class Widened:
 
     Args:
       plan: the network.
-      factor: how many times as wide, before rounding to whole channels and units.
-      changes: for each wider layer its key and value.
+      factor: width multiplier, before rounding to whole channels and units.
+      changes: key and value of each widened layer.
     """
 
     plan: Plan
@@ -63,21 +63,21 @@ class Widened:
 
 
 def widen(plan: Plan, size: MatchedSize, target: int) -> Widened | None:
-    """The network with channels and units multiplied by the factor that comes nearest to a size.
+    """Multiplies channels and units by the factor that best matches a target size.
 
-    The output keeps its shape, so the layers that give it stay as they are; a tied layer
-    follows its owner, and a reshape the dense layer that it reads.
+    The output keeps its shape, so the layers that determine it are not changed. Tied layers are
+    resized with their owner, and reshapes with the dense layer that they read.
 
     Args:
       plan: the network.
-      size: what is counted.
-      target: how much of it there should be.
+      size: the quantity to match.
+      target: its target value.
 
     Returns:
-      None where the network is as large already.
+      The widened network; None if the network is already as large.
 
     Raises:
-      UsageError: no layer can be wider.
+      UsageError: no layer can be widened.
     """
     if size.of(plan) >= target:
         return None
@@ -85,7 +85,9 @@ def widen(plan: Plan, size: MatchedSize, target: int) -> Widened | None:
     while size.of(_scaled(plan, high).plan) < target:
         high *= 2
         if high > MOST:
-            raise UsageError("--match: only its output could be wider; compare another network.")
+            raise UsageError(
+                "--match: no layer but the output can be widened; compare another network."
+            )
     low = 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -99,10 +101,10 @@ def widen(plan: Plan, size: MatchedSize, target: int) -> Widened | None:
 
 
 def _scaled(plan: Plan, factor: float) -> Widened:
-    """The network with a factor.
+    """Scales the network by a factor.
 
     Raises:
-      UsageError: its layers do not fit each other then.
+      UsageError: the scaled layers do not fit together.
     """
     changes = _changes(plan, factor)
     layers: dict[str, LayerOp | None] = {}
@@ -116,8 +118,8 @@ def _scaled(plan: Plan, factor: float) -> Widened:
     built, issues = build_plan(layers, goal, output=plan.output, known={})
     if built is None:
         where = ".".join(map(str, issues[0].at[1:]))
-        message = f"--match: wider layers do not fit each other: {where}: {issues[0].message}"
-        raise UsageError(f"{message}; write the wider network as a file of its own.")
+        message = f"--match: the widened layers do not fit together: {where}: {issues[0].message}"
+        raise UsageError(f"{message}; write an experiment file for the wider network.")
     return Widened(built, factor, changes)
 
 
@@ -130,7 +132,7 @@ def _changes(plan: Plan, factor: float) -> dict[str, tuple[str, Any]]:
         if name in fixed:
             continue
         if isinstance(op, Dense):
-            # Units that become an image are as many for each of its channels.
+            # If units are reshaped to an image, its channels are scaled.
             channels = images.get(name)
             units = _times(channels or op.units, factor) * (op.units // channels if channels else 1)
             changes[name] = ("units", units)
@@ -151,7 +153,7 @@ def _times(size: int, factor: float) -> int:
 
 
 def _fixed(plan: Plan) -> set[str]:
-    """Layers that give the output its shape."""
+    """Layers that determine the output shape."""
     nodes, found, waiting = plan.by_name, set(), [plan.output]
     while waiting:
         name = waiting.pop()
@@ -160,14 +162,14 @@ def _fixed(plan: Plan) -> set[str]:
         found.add(name)
         op = nodes[name].op
         if isinstance(op, ConvTranspose) and op.tie:
-            waiting += nodes[op.tie].inputs  # its channels are those that its owner reads
+            waiting += nodes[op.tie].inputs  # its channels are the input channels of its owner
         elif not op.width_key:
             waiting += nodes[name].inputs
     return found
 
 
 def _sources_of_reshapes(plan: Plan) -> dict[str, int]:
-    """Channels of the image that a dense layer's units become."""
+    """Channels of the image that the units of a dense layer are reshaped to, by dense layer."""
     return {
         source: node.op.shape[2]
         for node in plan.nodes
@@ -177,7 +179,7 @@ def _sources_of_reshapes(plan: Plan) -> dict[str, int]:
 
 
 def _dense_before(plan: Plan, name: str) -> str | None:
-    """The dense layer whose units a layer reads, as far as nothing between changes their number."""
+    """The dense layer whose units a layer reads, through elementwise layers only."""
     (source,) = plan.by_name[name].inputs
     while source != INPUT:
         op = plan.by_name[source].op

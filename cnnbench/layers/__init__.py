@@ -1,9 +1,9 @@
-"""The layer language: one file a family, and the closed union of all operations.
+"""Layer definitions, one file per family, and the closed union of all operations.
 
-A family's file holds the fields, shape rule, parameters and cost, receptive field, summary and
+Each file has the fields, shape inference, parameters and cost, receptive field, summary and
 NumPy reference of its layers. The backends (`nn`, `export`, `bench.frameworks`) match on `LayerOp`
-and end with `assert_never`, so that a type checker names each place that does not handle a new
-operation.
+and end with `assert_never`, so that the type checker reports every place that does not handle a
+new operation.
 """
 
 from collections.abc import Mapping
@@ -78,15 +78,15 @@ OPERATIONS: Mapping[str, type[Layer]] = {
 
 
 def output_of(op: LayerOp, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-    """Shape rule, parameters and cost of an operation.
+    """Infers output shape, parameters and cost of an operation.
 
     Args:
       op: the operation.
-      shapes: shapes of its inputs, without the batch.
+      shapes: input shapes, without the batch axis.
       owner: the convolution that a conv_transpose is tied to.
 
     Raises:
-      ShapeError: the operation cannot take these inputs.
+      ShapeError: the operation does not support these inputs.
 
     >>> output_of(Conv(op="conv", filters=32, kernel=5), ((28, 28, 1),)).shape
     (24, 24, 32)

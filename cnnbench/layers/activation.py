@@ -1,7 +1,7 @@
 """Activation functions and their derivatives in NumPy: sigma and sigma' of the post.
 
-The definitions are JAX's, also where a function has a kink: relu'(0) is 0, and the slope of
-leaky_relu at 0 is that of the right side.
+The definitions are JAX's, including the derivative at kinks: relu'(0) is 0, and leaky_relu'(0)
+is the derivative from the right.
 """
 
 import math
@@ -17,22 +17,22 @@ Activation = Literal[
     "linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", "softplus"
 ]
 ACTIVATION_NAMES: tuple[str, ...] = get_args(Activation)
-KINKED = frozenset({"relu", "leaky_relu", "elu"})  # not smooth at 0, elu in its second derivative
+KINKED = frozenset({"relu", "leaky_relu", "elu"})  # not smooth at 0 (elu: second derivative)
 _LEAK = 0.01
 _GELU = math.sqrt(2 / math.pi), 0.044715  # Hendrycks & Gimpel 2016, with tanh
 
 
 class Activate(Layer):
-    """An activation as a layer of its own."""
+    """Activation as a separate layer."""
 
     op: Literal["activation"]
-    activation: Activation = Field(description="function applied to each value")
+    activation: Activation = Field(description="activation function")
 
     aliases = ("nonlinearity", "NonlinearityLayer")
     elementwise = keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """The shape that it reads."""
+        """The input shape."""
         return LayerOutput(shapes[0])
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
@@ -45,7 +45,7 @@ class Activate(Layer):
 
 
 def activation_words(activation: Activation) -> list[str]:
-    """An activation as `summary` writes it: nothing for a linear one."""
+    """An activation formatted for `summary`; empty for linear."""
     return [] if activation == "linear" else [activation]
 
 
@@ -82,7 +82,7 @@ def sigma(name: Activation, z: Array) -> Array:
 
 
 def sigma_prime(name: Activation, z: Array) -> Array:
-    """The derivative sigma'(z) of each value, as equations (9) and (S3) want it.
+    """The derivative sigma'(z) of each value, for equations (9) and (S3).
 
     >>> import numpy as np
     >>> sigma_prime("relu", np.array([-2.0, 0.0, 3.0])).tolist()
@@ -116,7 +116,7 @@ def sigma_prime(name: Activation, z: Array) -> Array:
 
 
 def _logistic(z: Array) -> Array:
-    """1 / (1 + exp(-z)), which overflows nowhere in this form."""
+    """1 / (1 + exp(-z)), in a form that never overflows."""
     import numpy as np
 
     return (1 + np.tanh(z / 2)) / 2
@@ -128,7 +128,7 @@ def _gelu_inner(z: Array) -> Array:
 
 
 def softmax(z: Array) -> Array:
-    """Probabilities of classes along the last axis; no layer ends with it, cross-entropy has it.
+    """Class probabilities along the last axis; part of the cross-entropy loss, not of a layer.
 
     >>> import numpy as np
     >>> softmax(np.array([[0.0, 0.0, -np.inf]])).tolist()
@@ -141,7 +141,7 @@ def softmax(z: Array) -> Array:
 
 
 def log_softmax(z: Array) -> Array:
-    """Logarithms of `softmax`, which are finite where a probability is too small for a number.
+    """Logarithm of `softmax`; finite even if a probability underflows.
 
     >>> import numpy as np
     >>> log_softmax(np.array([0.0, -1000.0])).tolist()

@@ -1,7 +1,8 @@
-"""What a layer of the language is: its fields, shape rule, receptive field, and NumPy reference.
+"""Base class of layers: fields, shape inference, receptive field, and NumPy reference.
 
-Shapes are plain integers without the batch: ``(height, width, channels)`` for an image,
-``(units,)`` for a vector. Nothing here imports JAX, so a wrong network is refused in milliseconds.
+Shapes are plain integers without the batch axis: ``(height, width, channels)`` for an image,
+``(units,)`` for a vector. Nothing here imports JAX, so invalid networks are reported within
+milliseconds.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,18 +14,20 @@ from pydantic import Field
 from cnnbench.layers.fields import Inputs, Model
 from cnnbench.system.arrays import Array
 
-INPUT = "input"  # the name of the image in a graph of layers
+INPUT = "input"  # name of the input image in a graph of layers
 
 Shape = tuple[int, ...]
-Span = tuple[int, int]  # the first and the last of rows or columns
+Span = tuple[int, int]  # first and last row or column
 Box = tuple[Span, Span]  # rows, columns
 
 
 class ShapeError(Exception):
-    """A layer cannot take its input; internal, turned into an issue by `graph`.
+    """A layer cannot process its inputs; internal, converted to an issue by `graph`.
 
     Args:
-      key: the key of the layer that is to blame, empty for the layer itself.
+      key: the invalid key of the layer, empty for the layer itself.
+      message: what is wrong.
+      remedy: what to change.
     """
 
     def __init__(self, key: str, message: str, remedy: str) -> None:
@@ -34,12 +37,12 @@ class ShapeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LayerOutput:
-    """What a layer turns its inputs into.
+    """Output shape, parameters and cost of a layer.
 
     Args:
-      shape: the result's shape, without the batch.
-      params: shape of each parameter of its own, by name.
-      multiply_adds: multiply-adds for one image, forward.
+      shape: output shape, without the batch axis.
+      params: shapes of the parameters that the layer owns, by name.
+      multiply_adds: multiply-adds of the forward pass for one image.
     """
 
     shape: Shape
@@ -49,12 +52,12 @@ class LayerOutput:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The layer whose kernel another one is tied to.
+    """The layer that owns a tied kernel.
 
     Args:
       op: its operation.
-      in_shape: the image it reads.
-      out_shape: the image it makes.
+      in_shape: shape of its input.
+      out_shape: shape of its output.
     """
 
     op: "Layer"
@@ -64,12 +67,12 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where a layer stands in a network.
+    """Context of a layer in a network.
 
     Args:
-      in_shapes: the shapes it reads.
-      out_shape: the shape of its result.
-      owner: the operation whose kernel it uses, where that is another layer's.
+      in_shapes: input shapes.
+      out_shape: output shape.
+      owner: the operation that owns its kernel, if that is another layer.
     """
 
     in_shapes: tuple[Shape, ...]
@@ -79,18 +82,18 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """NumPy reference of one layer, with its weights in it.
+    """NumPy reference of a layer, bound to its weights.
 
-    Images are (n, height, width, channels), vectors (n, units). The forward pass ends at z, in the
-    words of the post; the activation that follows is `gradcheck.backprop`'s, so that a `delta` is
-    always the error of z. Equations are numbered as in docs/explanation/gradient.md.
+    Images are (n, height, width, channels), vectors (n, units). The forward pass ends at z (in the
+    notation of the post); `gradcheck.backprop` applies the activation, so a `delta` is always the
+    error of z. Equation numbers refer to docs/gradient.md.
 
     Args:
-      forward: z from what the layer reads, one array for each input.
-      backward: the error of each input from delta, the error of z, and the inputs.
-      gradient: the derivative of the cost by each weight that is used, from the same; a tied
-        kernel's is this use's share.
-      side: on which side of its kinks each value is; None where the operation is smooth.
+      forward: maps the inputs, one array each, to z.
+      backward: maps delta, the error of z, and the inputs to the error of each input.
+      gradient: maps the same to the gradient of each weight; for a tied kernel, the contribution
+        of this layer.
+      side: the side of its kinks that each value is on; None if the operation is smooth.
     """
 
     forward: Callable[..., Array]
@@ -100,59 +103,62 @@ class Rule:
 
 
 class Layer(Model):
-    """An operation: a subclass adds its fields and says what it does."""
+    """Base class of operations; subclasses add fields and behavior."""
 
-    inputs: Inputs = Field(
-        None, description="the layers read, by name; the previous layer if left out"
-    )
+    inputs: Inputs = Field(None, description="input layers, by name; default: the previous layer")
 
-    # What other packages ask of an operation, so that none of them lists operations by name.
-    merges: ClassVar[bool] = False  # reads several layers of one kind
-    convolves: ClassVar[bool] = False  # lays a kernel on images
-    width_key: ClassVar[str] = ""  # the field that says how many channels or units it gives
-    elementwise: ClassVar[bool] = False  # reads one layer, and keeps each value in its place
-    training_only: ClassVar[bool] = False  # gives in evaluation what it reads
-    corrupts: ClassVar[bool] = False  # noise, which an autoencoder may learn to remove
-    masks: ClassVar[bool] = False  # makes some values exactly zero
-    uses_batch: ClassVar[bool] = False  # an image's result depends on the others of its batch
-    sums_places: ClassVar[bool] = False  # each value is a sum over all places of an image
-    takes_largest: ClassVar[bool] = False  # a maximum: slopes jump where values are equal
-    keeps_range: ClassVar[bool] = False  # gives values from 0 to 1 where it reads such
-    aliases: ClassVar[tuple[str, ...]] = ()  # words of PyTorch, Keras and Flax for the same
-    main_options: ClassVar[tuple[str, ...]] = ()  # numbers that `summary` shows
+    # Traits that other packages query instead of listing operations by name.
+    merges: ClassVar[bool] = False  # takes several inputs
+    convolves: ClassVar[bool] = False  # convolves images with a kernel
+    width_key: ClassVar[str] = ""  # field with the number of output channels or units
+    elementwise: ClassVar[bool] = False  # one input; output i depends on input i only
+    training_only: ClassVar[bool] = False  # identity in evaluation
+    corrupts: ClassVar[bool] = False  # noise that a denoising autoencoder learns to remove
+    masks: ClassVar[bool] = False  # sets some values to exactly zero
+    uses_batch: ClassVar[bool] = False  # the output of an image depends on the rest of the batch
+    sums_places: ClassVar[bool] = False  # each value is a sum over all positions of an image
+    takes_largest: ClassVar[bool] = False  # a maximum: its derivative jumps at ties
+    keeps_range: ClassVar[bool] = False  # maps inputs in [0, 1] to outputs in [0, 1]
+    aliases: ClassVar[tuple[str, ...]] = ()  # names in PyTorch, Keras and Flax
+    main_options: ClassVar[tuple[str, ...]] = ()  # numeric options shown by `summary`
 
     if TYPE_CHECKING:
 
         @property
         def op(self) -> str:
-            """The name of the operation; a field of each subclass."""
+            """Name of the operation; a field of each subclass."""
 
     def check_inputs(self, num_inputs: int) -> None:
-        """Checks how many layers it reads.
+        """Checks the number of inputs.
 
         Raises:
-          ShapeError: too few or too many.
+          ShapeError: too few or too many inputs.
         """
         if num_inputs > 1:
-            message = f"{self.op} reads {num_inputs} layers, and takes one"
-            raise ShapeError("inputs", message, "join them with a concat or an add first")
+            message = f"{self.op} takes one input, got {num_inputs}"
+            raise ShapeError("inputs", message, "merge them with a concat or add layer first")
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """Shape rule, parameters and cost.
+        """Infers output shape, parameters and cost.
 
         Args:
-          shapes: shapes of its inputs, without the batch.
+          shapes: input shapes, without the batch axis.
           owner: the convolution that it is tied to.
 
         Raises:
-          ShapeError: the operation cannot take these inputs.
+          ShapeError: the operation does not support these inputs.
         """
         raise NotImplementedError
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """The part of an input of a given shape that a part of the result depends on.
+        """Region of an input that a region of the output depends on.
 
-        By default, each value reads its own place.
+        Default: the same region.
+
+        Args:
+          box: region of the output.
+          shape: shape of the input.
+          site: context of the layer.
         """
         return box
 
@@ -160,20 +166,19 @@ class Layer(Model):
         """NumPy reference.
 
         Args:
-          site: where the layer stands.
-          weights: kernel, bias and so on; a tied layer's kernel is its owner's.
-          drawn: what a random layer has drawn, such as a dropout's mask; None for one that lets
-            everything through.
+          site: context of the layer.
+          weights: kernel, bias and so on; a tied layer uses the kernel of its owner.
+          drawn: random values of the layer, such as a dropout mask; None for the identity.
         """
         raise NotImplementedError
 
     @property
     def draws(self) -> bool:
-        """Tells whether it needs random numbers in training."""
+        """True if the layer needs random numbers in training."""
         return False
 
     def summary(self) -> str:
-        """The operation and its main options in a few words.
+        """Short description: the operation and its main options.
 
         >>> from cnnbench.layers import Conv
         >>> Conv(op="conv", filters=32, kernel=5, stride=2, activation="relu").summary()
@@ -182,16 +187,16 @@ class Layer(Model):
         return ", ".join([" ".join([self.op, *self.options()]), *self.variations()])
 
     def options(self) -> list[str]:
-        """The options that say most, as `summary` writes them."""
+        """Main options, formatted for `summary`."""
         return [f"{getattr(self, name):g}" for name in self.main_options]
 
     def variations(self) -> list[str]:
-        """Options that are not as usual, as `summary` writes them."""
+        """Options with non-default values, formatted for `summary`."""
         return []
 
 
 def shape_text(shape: Shape) -> str:
-    """A shape as tables and messages write it.
+    """Formats a shape for tables and messages.
 
     >>> shape_text((28, 28, 1)), shape_text((256,))
     ('28x28x1', '256')
@@ -200,26 +205,26 @@ def shape_text(shape: Shape) -> str:
 
 
 def image(shape: Shape, op_name: str) -> Shape:
-    """The shape of an image.
+    """Returns the shape if it is that of an image.
 
     Raises:
-      ShapeError: it is that of a vector.
+      ShapeError: the shape is that of a vector.
     """
     if len(shape) != 3:
         raise ShapeError(
             "",
-            f"{op_name} reads images, and its input is a vector of {shape_text(shape)}",
-            "put a reshape to [height, width, channels] before it",
+            f"{op_name} takes images, but its input is a vector of size {shape_text(shape)}",
+            "add a reshape to [height, width, channels] before it",
         )
     return shape
 
 
 def whole_image(shape: Shape) -> Box:
-    """All of an image; a vector is taken as a row of one."""
+    """Region of a whole image; a vector counts as a single position."""
     height, width = shape[:2] if len(shape) == 3 else (1, 1)
     return (0, height - 1), (0, width - 1)
 
 
 def identity() -> Rule:
-    """A layer that is nothing but its activation."""
+    """Rule of the identity, for layers that only apply an activation."""
     return Rule(lambda a: a, lambda delta, _: (delta,))

@@ -11,19 +11,22 @@ from cnnbench.system.arrays import Array
 
 
 class BatchNorm(Layer):
-    """Normalises each channel over the batch (Ioffe & Szegedy 2015)."""
+    """Normalizes each channel over the batch (Ioffe & Szegedy 2015)."""
 
     op: Literal["batch_norm"]
     momentum: Fraction = Field(
-        0.9, description="memory of the running mean and variance (1 minus PyTorch's momentum)"
+        0.9,
+        description="decay rate of the running mean and variance (1 minus PyTorch's momentum)",
     )
-    epsilon: Positive = Field(1e-5, description="added to the variance")
+    epsilon: Positive = Field(
+        1e-5, description="term added to the variance for numerical stability"
+    )
 
     aliases = ("BatchNorm2d", "BatchNormalization", "bn", "batch_normalization")
     elementwise = uses_batch = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """The shape that it reads, with a scale and a bias for each channel."""
+        """The input shape, with a scale and a bias per channel."""
         channels = shapes[0][-1]
         return LayerOutput(shapes[0], {"scale": (channels,), "bias": (channels,)})
 
@@ -33,7 +36,7 @@ class BatchNorm(Layer):
 
 
 def batch_norm_rule(epsilon: float, scale: Array, bias: Array) -> Rule:
-    """Equation (16): in training, each value also moves its channel's mean and variance."""
+    """Equation (16): in training, mean and variance of a channel depend on each of its values."""
     import numpy as np
 
     def normal(a: Array) -> tuple[Array, Array]:
@@ -43,8 +46,8 @@ def batch_norm_rule(epsilon: float, scale: Array, bias: Array) -> Rule:
 
     def backward(delta: Array, a: Array) -> tuple[Array]:
         axes, (unit, spread) = tuple(range(a.ndim - 1)), normal(a)
-        centred = delta - delta.mean(axis=axes) - unit * (delta * unit).mean(axis=axes)
-        return (scale / spread * centred,)
+        centered = delta - delta.mean(axis=axes) - unit * (delta * unit).mean(axis=axes)
+        return (scale / spread * centered,)
 
     def gradient(delta: Array, a: Array) -> dict[str, Array]:
         axes, (unit, _) = tuple(range(a.ndim - 1)), normal(a)

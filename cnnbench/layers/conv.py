@@ -31,7 +31,7 @@ from cnnbench.layers.fields import Count, Padding, Size
 from cnnbench.layers.parameters import Init, add_bias, bias_gradient, bias_shape
 from cnnbench.system.arrays import Array
 
-OWNERS_KEYS = ("filters", "kernel", "stride", "padding", "init")  # not written beside `tie`
+OWNERS_KEYS = ("filters", "kernel", "stride", "padding", "init")  # not allowed together with `tie`
 
 
 class Conv(Layer):
@@ -40,18 +40,18 @@ class Conv(Layer):
     op: Literal["conv"]
     filters: Count = Field(description="number of output channels")
     kernel: Size = Field(description="height and width of the kernel")
-    stride: Size = Field((1, 1), description="step between two outputs")
-    padding: Padding = Field("valid", description="valid (none), same, or zeros on each side")
-    activation: Activation = Field("linear", description="function applied to the result")
-    use_bias: bool = Field(True, description="whether a bias per filter is added")
-    init: Init = Field("glorot_uniform", description="initial kernel; a bias starts at zero")
+    stride: Size = Field((1, 1), description="stride, in rows and columns")
+    padding: Padding = Field("valid", description="valid, same, or number of zeros on each side")
+    activation: Activation = Field("linear", description="activation function")
+    use_bias: bool = Field(True, description="add a bias per filter")
+    init: Init = Field("glorot_uniform", description="kernel initializer; biases start at zero")
 
     aliases = ("convolution", "Conv2d", "Conv2DLayer", "ConvLayer")
     convolves = True
     width_key = "filters"
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """A value for each place of the kernel and each filter."""
+        """One value per kernel position and filter."""
         height, width, channels = image(shapes[0], "conv")
         rows, columns = conv_pads(self, shapes[0], self.kernel)
         out = (
@@ -60,16 +60,15 @@ class Conv(Layer):
         )
         padded = [height + sum(rows), width + sum(columns)]
         if min(out) < 1 or padded[0] < self.kernel[0] or padded[1] < self.kernel[1]:
-            message = (
-                f"a {shape_text(self.kernel)} kernel does not fit into {shape_text(shapes[0])}"
-            )
-            raise ShapeError("kernel", message, f"write at most {padded}, or padding: same")
+            kernel_text, input_text = shape_text(self.kernel), shape_text(shapes[0])
+            message = f"a {kernel_text} kernel is larger than the {input_text} input"
+            raise ShapeError("kernel", message, f"use at most {padded}, or padding: same")
         kernel = (*self.kernel, channels, self.filters)
         params = {"kernel": kernel, **bias_shape(self.use_bias, self.filters)}
         return LayerOutput((*out, self.filters), params, math.prod(out) * math.prod(kernel))
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """The windows of its values."""
+        """The windows of the region."""
         pads = conv_pads(self, shape, self.kernel)
         rows, columns = (
             window_span(box[i], self.kernel[i], self.stride[i], pads[i][0]) for i in (0, 1)
@@ -92,17 +91,21 @@ class Conv(Layer):
 
 
 class ConvTranspose(Layer):
-    """Adjoint of a convolution; with `tie`, of that very convolution."""
+    """Transposed convolution; with `tie`, the adjoint of that convolution."""
 
     op: Literal["conv_transpose"]
-    tie: str | None = Field(None, description="the conv whose kernel, stride and padding it shares")
+    tie: str | None = Field(
+        None, description="name of a conv layer to share kernel, stride and padding with"
+    )
     filters: Count | None = Field(None, description="number of output channels; not with tie")
     kernel: Size | None = Field(None, description="height and width of the kernel; not with tie")
-    stride: Size = Field((1, 1), description="step between two inputs' stamps; not with tie")
-    padding: Padding = Field("valid", description="the padding of the adjoint conv; not with tie")
-    activation: Activation = Field("linear", description="function applied to the result")
-    use_bias: bool = Field(True, description="whether a bias of its own per channel is added")
-    init: Init = Field("glorot_uniform", description="initial kernel; not with tie")
+    stride: Size = Field((1, 1), description="upsampling stride; not with tie")
+    padding: Padding = Field(
+        "valid", description="padding of the adjoint convolution; not with tie"
+    )
+    activation: Activation = Field("linear", description="activation function")
+    use_bias: bool = Field(True, description="add a bias per output channel (not shared with tie)")
+    init: Init = Field("glorot_uniform", description="kernel initializer; not with tie")
 
     aliases = (
         "ConvTranspose2d",
@@ -116,11 +119,11 @@ class ConvTranspose(Layer):
     width_key = "filters"
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """The smallest image that the convolution makes its input of; its owner's, where tied."""
+        """The smallest image that the convolution maps to its input; if tied, its owner's input."""
         height, width, channels = image(shapes[0], "conv_transpose")
         kernel, filters = adjoint_kernel(self, channels, owner)
         if owner and shapes[0][:2] == owner.out_shape[:2]:
-            out = owner.in_shape[:2]  # the exact adjoint, also where a stride dropped a border
+            out = owner.in_shape[:2]  # the exact adjoint, even if a stride dropped a border
         else:
             like = _conv_of(owner) if owner else self
             pads = (like.padding,) * 2 if isinstance(like.padding, str) else like.padding
@@ -129,14 +132,14 @@ class ConvTranspose(Layer):
                 transposed_size(width, kernel[1], like.stride[1], pads[1]),
             )
         if min(out) < 1:
-            message = f"nothing is left of {shape_text(shapes[0])} after the padding is cut off"
-            raise ShapeError("padding", message, "write a smaller padding")
+            message = f"the padding removes the whole output of a {shape_text(shapes[0])} input"
+            raise ShapeError("padding", message, "use a smaller padding")
         params: dict[str, Shape] = {} if owner else {"kernel": (*kernel, filters, channels)}
         cost = height * width * math.prod(kernel) * channels * filters
         return LayerOutput((*out, filters), params | bias_shape(self.use_bias, filters), cost)
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """The values whose stamps reach a part of the result."""
+        """The input values that contribute to the region."""
         like = site.owner or self
         assert isinstance(like, Conv | ConvTranspose)
         of = conv_geometry(like, site.out_shape)
@@ -154,7 +157,7 @@ class ConvTranspose(Layer):
         )
 
     def summary(self) -> str:
-        """Its owner, where it is tied."""
+        """Short description, with the owner of a tied kernel."""
         if not self.tie:
             return super().summary()
         return ", ".join([f"{self.op} tied to {self.tie}", *self.variations()])
@@ -171,7 +174,7 @@ class ConvTranspose(Layer):
 
 
 def _steps(op: Conv | ConvTranspose) -> list[str]:
-    """Stride and padding, where they are not as usual."""
+    """Stride and padding, if not default."""
     words = [] if op.stride == (1, 1) else [f"stride {shape_text(op.stride)}"]
     if op.padding != "valid":
         padding = op.padding if isinstance(op.padding, str) else shape_text(op.padding)
@@ -190,22 +193,22 @@ def adjoint_kernel(
     """Kernel size and number of output channels of a transposed convolution.
 
     Raises:
-      ShapeError: they are not known, or not those of the owner.
+      ShapeError: they are missing, or in conflict with the owner's.
     """
     if owner:
         conv = _conv_of(owner)
         given = [key for key in OWNERS_KEYS if key in op.model_fields_set]
         if given:
-            message = f"'{given[0]}' is that of '{op.tie}', which the layer is tied to"
+            message = f"'{given[0]}' is inherited from '{op.tie}' (tie)"
             raise ShapeError(given[0], message, "remove it, or remove tie")
         if channels != conv.filters:
-            message = f"{channels} channels do not fit the {conv.filters} filters of '{op.tie}'"
-            remedy = f"make its input {conv.filters} channels deep, or tie another layer"
+            message = f"{channels} channels do not match the {conv.filters} filters of '{op.tie}'"
+            remedy = f"use an input with {conv.filters} channels, or tie another layer"
             raise ShapeError("tie", message, remedy)
         return conv.kernel, owner.in_shape[2]
     if op.filters is None or op.kernel is None:
         missing = "filters" if op.filters is None else "kernel"
-        raise ShapeError("", f"'{missing}' is missing", f"write {missing}, or tie: LAYER")
+        raise ShapeError("", f"'{missing}' is missing", f"add {missing}, or tie: LAYER")
     return op.kernel, op.filters
 
 
@@ -221,12 +224,12 @@ def conv_rule(w: Array, b: Array | None, geometry: ConvGeometry) -> Rule:
 
 
 def conv_transpose_rule(w: Array, b: Array | None, geometry: ConvGeometry) -> Rule:
-    """Equation (15), the adjoint: forward is what goes back through `conv`, and the reverse.
+    """Equation (15), the adjoint: its forward pass is the backward pass of `conv`, and vice versa.
 
     Args:
-      w: kernel of the convolution that it is the adjoint of, (rows, columns, in, out).
-      b: one value for each of that convolution's input channels.
-      geometry: that convolution's; it reads the image that is made here.
+      w: kernel of the adjoint convolution, (rows, columns, in, out).
+      b: one value per input channel of that convolution.
+      geometry: of that convolution, whose input is the output here.
     """
     return Rule(
         forward=lambda a: add_bias(convolve_full(a, w, geometry), b),
@@ -238,14 +241,14 @@ def conv_transpose_rule(w: Array, b: Array | None, geometry: ConvGeometry) -> Ru
 
 
 def conv_geometry(op: Conv | ConvTranspose, shape: Shape) -> ConvGeometry:
-    """The convolution of an image of this shape, by the kernel, stride and padding of a layer."""
+    """Geometry of the convolution of an image of this shape by a layer."""
     assert op.kernel is not None
     pads = conv_pads(op, shape, op.kernel)
     return ConvGeometry((shape[0], shape[1]), op.kernel, op.stride, pads)
 
 
 def conv_size(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
-    """Outputs of a convolution along one axis (Dumoulin & Visin 2016, relationship 6).
+    """Output size of a convolution along one axis (Dumoulin & Visin 2016, relationship 6).
 
     >>> conv_size(28, 5, 1, (0, 0))
     24
@@ -254,7 +257,7 @@ def conv_size(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
 
 
 def same_pad(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """Zeros before and after so that ceil(size / stride) outputs remain (TensorFlow's SAME).
+    """Padding before and after for ceil(size / stride) outputs (TensorFlow's SAME).
 
     >>> same_pad(28, 5, 1), same_pad(28, 2, 2)
     ((2, 2), (0, 0))
@@ -264,7 +267,7 @@ def same_pad(size: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def conv_pads(op: Conv | ConvTranspose, size: tuple[int, ...], kernel: tuple[int, ...]) -> Pads:
-    """Zeros before and after rows and columns for an image of `size` (height, width)."""
+    """Padding before and after rows and columns for an image of `size` (height, width)."""
     match op.padding:
         case "valid":
             return (0, 0), (0, 0)
@@ -278,7 +281,7 @@ def conv_pads(op: Conv | ConvTranspose, size: tuple[int, ...], kernel: tuple[int
 def transposed_size(size: int, kernel: int, stride: int, padding: str | int) -> int:
     """The smallest input of a convolution with `size` outputs along one axis.
 
-    For ``same`` it is the customary `size * stride`.
+    For ``same`` it is `size * stride`, as in other libraries.
 
     >>> transposed_size(8, 5, 1, "valid"), transposed_size(7, 3, 2, "same")
     (12, 14)
@@ -290,7 +293,7 @@ def transposed_size(size: int, kernel: int, stride: int, padding: str | int) -> 
 
 
 def window_span(span: Span, kernel: int, stride: int, pad: int) -> Span:
-    """Inputs of a window that moves by `stride`.
+    """Span of inputs for a span of outputs of a sliding window.
 
     >>> window_span((2, 3), kernel=5, stride=2, pad=1)
     (3, 9)
@@ -299,7 +302,7 @@ def window_span(span: Span, kernel: int, stride: int, pad: int) -> Span:
 
 
 def stamp_span(span: Span, kernel: int, stride: int, pad: int) -> Span:
-    """Inputs whose stamps of a transposed convolution reach a part of its result.
+    """Span of inputs of a transposed convolution that contribute to a span of its output.
 
     >>> stamp_span((3, 9), kernel=5, stride=2, pad=1)
     (0, 5)

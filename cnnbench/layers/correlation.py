@@ -1,9 +1,9 @@
-"""The post's convolutions in NumPy, a loop over the taps of the kernel.
+"""The post's convolutions in NumPy, as loops over kernel taps.
 
 Images are (n, height, width, channels), kernels (rows, columns, in, out). As in JAX, PyTorch and
-Keras no kernel is flipped: the forward pass is a correlation, whose kernel is ROT180 of the w in
-the post. Both have the same backward pass, a full convolution with the other one of the two
-(docs/explanation/gradient.md). Equations are numbered as there.
+Keras, kernels are not flipped: the forward pass is a correlation, and its kernel is ROT180 of the
+post's w. Both conventions have the same backward pass, a full convolution with the rotated kernel
+(docs/gradient.md, which also has the equation numbers).
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ Slices = tuple[slice, slice, slice]
 
 @dataclass(frozen=True, slots=True)
 class ConvGeometry:
-    """A convolution in plain integers; a transposed one is described by the one it is adjoint to.
+    """Sizes of a convolution; a transposed convolution is described by its adjoint.
 
     Args:
-      size: height and width of the image that is read.
+      size: height and width of the input.
       kernel: height and width of the kernel.
-      stride: rows and columns between two places of the kernel.
-      pads: zeros before and after the image's rows and columns.
+      stride: vertical and horizontal stride.
+      pads: zeros before and after the rows and columns of the input.
     """
 
     size: Pair
@@ -33,33 +33,33 @@ class ConvGeometry:
 
     @property
     def places(self) -> Pair:
-        """Outputs by rows and columns."""
+        """Height and width of the output."""
         rows, columns = (self._room(i) // self.stride[i] + 1 for i in (0, 1))
         return rows, columns
 
     @property
     def remainder(self) -> Pair:
-        """Rows and columns of the padded image that no kernel reaches, at its end."""
+        """Rows and columns at the end of the padded input that the kernel does not reach."""
         rows, columns = (self._room(i) % self.stride[i] for i in (0, 1))
         return rows, columns
 
     def _room(self, axis: int) -> int:
-        """Steps that a kernel at the start could move until it meets the end."""
+        """Number of positions that the kernel can move along an axis, at stride one."""
         return self.size[axis] + sum(self.pads[axis]) - self.kernel[axis]
 
 
 def correlate(a: Array, w: Array, geometry: ConvGeometry) -> Array:
-    """Equation (4), as frameworks have it: z[x, y] = sum over taps of w[p, q] a[x + p, y + q].
+    """Equation (4), without flip: z[x, y] = sum over p, q of w[p, q] a[x + p, y + q].
 
-    A valid convolution where nothing is padded. Channels add up.
+    Summed over input channels. Without padding, a valid convolution.
 
     Args:
       a: images, (n, *geometry.size, in).
       w: kernel, (rows, columns, in, out).
-      geometry: where the kernel stands.
+      geometry: sizes, stride and padding.
 
     Returns:
-      (n, outputs by rows, by columns, out).
+      (n, output rows, output columns, out).
     """
     import numpy as np
 
@@ -82,29 +82,30 @@ def rot180(w: Array) -> Array:
 
 
 def convolve_full(delta: Array, w: Array, geometry: ConvGeometry) -> Array:
-    """Equations (6), (7), (8) and (9), but for sigma': ROT180(w) is laid on the errors, in full.
+    """Equations (6) to (9) without sigma': full correlation of the errors with ROT180(w).
 
-    Nothing turns it once more, as the post's sign * would; its w is ROT180 of this one.
+    The kernel is rotated only once; the post's sign * would rotate it again, because its w is
+    ROT180 of this one.
 
-    Each error reaches every value that it came from. With a stride, its neighbours stand apart,
-    with zeros between; what the padding received is cut off.
+    Errors are propagated to all values that they depend on. With a stride, errors are dilated
+    with zeros; the errors of the padding are cropped.
 
     Args:
-      delta: error of a correlation's result, (n, rows, columns, out).
-      w: the correlation's kernel, (rows, columns, in, out).
-      geometry: that of the correlation.
+      delta: error of the output of a correlation, (n, rows, columns, out).
+      w: kernel of the correlation, (rows, columns, in, out).
+      geometry: of the correlation.
 
     Returns:
-      Error of what the correlation read, (n, *geometry.size, in).
+      Error of the input of the correlation, (n, *geometry.size, in).
     """
     import numpy as np
 
     apart = _spread(delta, geometry.stride)
     before = [size - 1 for size in w.shape[:2]]
     padded = [geometry.size[i] + sum(geometry.pads[i]) for i in (0, 1)]
-    after = [padded[i] - apart.shape[1 + i] for i in (0, 1)]  # k - 1, and what no tap reached
+    after = [padded[i] - apart.shape[1 + i] for i in (0, 1)]  # k - 1, and the remainder
     around = np.pad(apart, ((0, 0), *zip(before, after, strict=True), (0, 0)))
-    flipped = rot180(w).swapaxes(2, 3)  # from the outputs back to the inputs
+    flipped = rot180(w).swapaxes(2, 3)  # from outputs to inputs
     everything = correlate(around, flipped, ConvGeometry(around.shape[1:3], w.shape[:2]))
     (top, _), (left, _) = geometry.pads
     return everything[:, top : top + geometry.size[0], left : left + geometry.size[1]]
@@ -116,10 +117,13 @@ def kernel_gradient(
     """Equation (11): dC/dw[p, q] = sum over x, y of delta[x, y] a[x + p, y + q], over all images.
 
     Args:
-      a: what the correlation read, (n, *geometry.size, in).
-      delta: error of its result, (n, rows, columns, out).
-      shape: of the kernel.
-      geometry: where the kernel stands.
+      a: input of the correlation, (n, *geometry.size, in).
+      delta: error of its output, (n, rows, columns, out).
+      shape: kernel shape.
+      geometry: sizes, stride and padding.
+
+    Returns:
+      The gradient of the kernel, of shape `shape`.
     """
     import numpy as np
 
@@ -134,7 +138,7 @@ def kernel_gradient(
 
 
 def window(tap: tuple[int, ...], count: Pair, stride: Pair) -> Slices:
-    """The pixels of all images that one tap meets, in `count` places.
+    """Index of the pixels that a kernel tap reads at `count` positions.
 
     >>> window((1, 0), (2, 2), (3, 1))
     (slice(None, None, None), slice(1, 5, 3), slice(0, 2, 1))
@@ -146,14 +150,14 @@ def window(tap: tuple[int, ...], count: Pair, stride: Pair) -> Slices:
 
 
 def taps(size: Pair) -> Iterator[tuple[int, ...]]:
-    """Rows and columns of a window, in the order of reading."""
+    """Rows and columns of a window, in row-major order."""
     import numpy as np
 
     return np.ndindex(size)
 
 
 def _spread(delta: Array, stride: Pair) -> Array:
-    """Errors with stride - 1 zeros between neighbours."""
+    """Dilates errors with stride - 1 zeros between neighbors."""
     import numpy as np
 
     n, rows, columns, channels = delta.shape

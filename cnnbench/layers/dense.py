@@ -17,10 +17,10 @@ class Dense(Layer):
     """Fully connected layer; an image is flattened first, as in Lasagne."""
 
     op: Literal["dense"]
-    units: Count = Field(description="number of outputs")
-    activation: Activation = Field("linear", description="function applied to the result")
-    use_bias: bool = Field(True, description="whether a bias per unit is added")
-    init: Init = Field("glorot_uniform", description="initial kernel; a bias starts at zero")
+    units: Count = Field(description="number of output units")
+    activation: Activation = Field("linear", description="activation function")
+    use_bias: bool = Field(True, description="add a bias per unit")
+    init: Init = Field("glorot_uniform", description="kernel initializer; biases start at zero")
 
     aliases = ("Linear", "fc", "fully_connected", "inner_product", "affine", "DenseLayer")
     main_options = ("units",)
@@ -28,13 +28,13 @@ class Dense(Layer):
     width_key = "units"
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """A value for each unit."""
+        """One value per unit."""
         kernel = (math.prod(shapes[0]), self.units)
         params = {"kernel": kernel, **bias_shape(self.use_bias, self.units)}
         return LayerOutput((self.units,), params, math.prod(kernel))
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """Everything."""
+        """The whole input."""
         return whole_image(shape)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
@@ -52,7 +52,7 @@ def dense_rule(w: Array, b: Array | None, shape: Shape) -> Rule:
     Args:
       w: kernel, (in, units); the post's w[j, k] is w[k, j] here.
       b: bias, (units,).
-      shape: of one input.
+      shape: shape of an input, without the batch axis.
     """
     return Rule(
         forward=lambda a: add_bias(_flat(a) @ w, b),

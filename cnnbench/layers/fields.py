@@ -1,4 +1,4 @@
-"""The kinds of value in an experiment file, each with its own error message."""
+"""Field types of experiment files, with their own error messages."""
 
 import re
 from collections.abc import Mapping
@@ -20,22 +20,22 @@ MAX_SEEDS = 1000
 
 
 class Model(BaseModel):
-    """Frozen, strict, and closed to unknown keys."""
+    """Base model: frozen, strict, and without extra keys."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
-VALUE = "\0"  # in a message: the value as it is written in the file
+VALUE = "\0"  # placeholder in messages for the value as written in the file
 
 
 def wrong(message: str, remedy: str, value: object, *at: int) -> PydanticCustomError:
-    """A validation error that already has both halves of the error grammar.
+    """A validation error with message and remedy.
 
     Args:
-      message: what is wrong, with `VALUE` in the place of the value.
+      message: what is wrong, with `VALUE` as a placeholder for the value.
       remedy: what to write instead.
-      value: the value.
-      *at: its index, where it is an entry of a list.
+      value: the invalid value.
+      *at: its index, if it is an item of a list.
     """
     context = {"message": message, "remedy": remedy, "at": at}
     text = message.replace(VALUE, quoted(value))
@@ -46,13 +46,13 @@ def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-# The numbers that somebody would put in quotes, not all that YAML has.
+# Common forms of numbers that users put in quotes; not all of YAML's.
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
 def _refuse_quotes(value: object) -> None:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
-        raise wrong(f"{VALUE} is text because of its quotes", "remove the quotes", value)
+        raise wrong(f"expected a number, got the string {VALUE}", "remove the quotes", value)
 
 
 def _pair(value: object, least: int) -> tuple[int, int] | None:
@@ -69,8 +69,8 @@ def _size(value: object) -> tuple[int, int]:
     _refuse_quotes(value)
     if pair := _pair(value, 1):
         return pair
-    remedy = "write a whole number from 1 up, or a pair such as [3, 5]"
-    raise wrong(f"{VALUE} is not a height and width", remedy, value)
+    remedy = "use a positive integer, or a pair [height, width] such as [3, 5]"
+    raise wrong(f"{VALUE} is not a valid size", remedy, value)
 
 
 def _padding(value: object) -> object:
@@ -79,8 +79,8 @@ def _padding(value: object) -> object:
         return value
     if pair := _pair(value, 0):
         return pair
-    remedy = "write valid, same, a whole number, or a pair such as [1, 2]"
-    raise wrong(f"{VALUE} is not a padding", remedy, value)
+    remedy = "use valid, same, a non-negative integer, or a pair such as [1, 2]"
+    raise wrong(f"{VALUE} is not a valid padding", remedy, value)
 
 
 def _inputs(value: object) -> tuple[str, ...] | None:
@@ -89,7 +89,7 @@ def _inputs(value: object) -> tuple[str, ...] | None:
     names = [value] if isinstance(value, str) else value
     if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
         return tuple(names)
-    raise wrong(f"{VALUE} names no layer", "write a layer's name, or a list of names", value)
+    raise wrong(f"{VALUE} is not a layer name", "use a layer name or a list of names", value)
 
 
 def _shape(value: object) -> tuple[int, ...]:
@@ -99,8 +99,8 @@ def _shape(value: object) -> tuple[int, ...]:
         and all(_whole(n, 1) for n in value)
     ):
         return tuple(value)
-    remedy = "write [height, width, channels] or [units]"
-    raise wrong(f"{VALUE} is not a shape", remedy, value)
+    remedy = "use [height, width, channels] or [units]"
+    raise wrong(f"{VALUE} is not a valid shape", remedy, value)
 
 
 def _seeds(value: object) -> tuple[int, ...]:
@@ -108,21 +108,19 @@ def _seeds(value: object) -> tuple[int, ...]:
     num = value if isinstance(value, int) else len(value) if isinstance(value, (list, tuple)) else 0
     if num > MAX_SEEDS:
         number = VALUE if isinstance(value, int) else f"{num:,}"
-        raise wrong(f"{number} seeds are too many", f"write at most {MAX_SEEDS:,}", value)
+        raise wrong(f"{number} seeds are too many", f"use at most {MAX_SEEDS:,}", value)
     if isinstance(value, int) and _whole(value, 1):
         return tuple(range(value))
     if isinstance(value, (list, tuple)) and value and all(_whole(seed, 0) for seed in value):
         twice = [i for i, seed in enumerate(value) if seed in value[:i]]
         if twice:
-            raise wrong(
-                f"the seed {VALUE} stands twice", "give each seed once", value[twice[0]], twice[0]
-            )
+            raise wrong(f"duplicate seed {VALUE}", "list each seed once", value[twice[0]], twice[0])
         if (most := max(value)) >= 2**32:
-            message = f"the seed {VALUE} is too large"
-            raise wrong(message, "write seeds below 4294967296", most, value.index(most))
+            message = f"seed {VALUE} is too large"
+            raise wrong(message, "use seeds below 4294967296", most, value.index(most))
         return tuple(value)
-    remedy = "write a number of seeds (1 or more), or a list such as [0, 1, 2]"
-    raise wrong(f"{VALUE} does not name seeds", remedy, value)
+    remedy = "use a number of seeds (1 or more), or a list such as [0, 1, 2]"
+    raise wrong(f"{VALUE} is not a valid seeds value", remedy, value)
 
 
 def _as_list(value: object) -> object:
@@ -130,7 +128,7 @@ def _as_list(value: object) -> object:
 
 
 def _whole_schema(least: int, most: int | None = None) -> dict[str, Any]:
-    """JSON Schema of a whole number."""
+    """JSON Schema of an integer."""
     return {"type": "integer", "minimum": least} | ({} if most is None else {"maximum": most})
 
 
@@ -141,7 +139,7 @@ def _list_schema(item: Mapping[str, Any], least: int, most: int | None = None) -
 
 
 def _any_of(*kinds: Mapping[str, Any]) -> WithJsonSchema:
-    """What a file may say, short forms included, for editors."""
+    """JSON Schema of the accepted values, including short forms."""
     return WithJsonSchema({"anyOf": list(kinds)})
 
 
@@ -180,13 +178,13 @@ Seeds = Annotated[
     ),
 ]
 Count = Annotated[int, Field(ge=1)]
-CountOrNone = Annotated[int, Field(ge=0)]  # zero leaves something out
+CountOrNone = Annotated[int, Field(ge=0)]  # zero disables something
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 def members(union: Any, discriminator: str) -> dict[str, type[Model]]:
-    """The models of an annotated union by the word that selects each."""
+    """The models of an annotated union by discriminator value."""
     kinds = get_args(get_args(union)[0])
     return {get_args(kind.model_fields[discriminator].annotation)[0]: kind for kind in kinds}

@@ -1,4 +1,4 @@
-"""Layers that join several others."""
+"""Layers that merge several inputs."""
 
 from collections.abc import Mapping
 from functools import reduce
@@ -19,19 +19,19 @@ from cnnbench.system.arrays import Array
 
 
 class Merge(Layer):
-    """What layers that read two others or more share."""
+    """Base class of layers with two or more inputs."""
 
     merges = True
 
     def check_inputs(self, num_inputs: int) -> None:
-        """Two or more."""
+        """Requires two or more inputs."""
         if num_inputs < 2:
-            message = f"{self.op} reads one layer, and needs two or more"
-            raise ShapeError("inputs", message, "write inputs: [FIRST, SECOND]")
+            message = f"{self.op} needs two or more inputs, got one"
+            raise ShapeError("inputs", message, "use inputs: [FIRST, SECOND]")
 
 
 class Concat(Merge):
-    """Inputs side by side: channels of images, entries of vectors."""
+    """Concatenates the channels of images, or the entries of vectors."""
 
     op: Literal["concat"]
 
@@ -41,9 +41,11 @@ class Concat(Merge):
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The sum of the channels."""
         if len({len(shape) for shape in shapes}) > 1:
-            raise ShapeError("inputs", "cannot join images and vectors", "flatten the images first")
+            raise ShapeError(
+                "inputs", "cannot concatenate images and vectors", "flatten the images first"
+            )
         if len({shape[:-1] for shape in shapes}) > 1:
-            message = "cannot join images of different height or width"
+            message = "cannot concatenate images of different heights or widths"
             raise ShapeError("inputs", message, "make them equal, for example with padding: same")
         return LayerOutput((*shapes[0][:-1], sum(shape[-1] for shape in shapes)))
 
@@ -53,12 +55,12 @@ class Concat(Merge):
 
 
 class Add(Merge):
-    """Sum of inputs of one shape."""
+    """Sum of inputs of the same shape."""
 
     op: Literal["add"]
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """The shape that all of them have."""
+        """The common shape."""
         return LayerOutput(same_shape(self.op, shapes))
 
     aliases = ("sum", "residual", "skip", "shortcut", "plus")
@@ -69,10 +71,10 @@ class Add(Merge):
 
 
 class Multiply(Merge):
-    """Product of inputs of one shape; an image also takes gates, one value per channel.
+    """Product of inputs of the same shape, or of an image and gates with one value per channel.
 
-    A gate is a vector with a value for each channel of the image, or a 1x1 image of as many
-    channels. It multiplies every place (squeeze-and-excitation, Hu et al. 2018).
+    A gate is a vector with one value per channel of the image, or a 1x1 image with as many
+    channels. It multiplies every position (squeeze-and-excitation, Hu et al. 2018).
     """
 
     op: Literal["multiply"]
@@ -81,24 +83,24 @@ class Multiply(Merge):
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """The shape that all of them have, but for gates."""
+        """The common shape of all inputs except gates."""
         images = [shape for shape in shapes if len(shape) == 3]
         if not images:
             return LayerOutput(same_shape(self.op, shapes))
         large = [shape for shape in images if shape[:2] != (1, 1)] or images
         if len({shape[:2] for shape in large}) > 1:
-            message = "cannot multiply images of different height or width"
+            message = "cannot multiply images of different heights or widths"
             remedy = "make them equal, or reduce one to a value per channel with a global_avg_pool"
             raise ShapeError("inputs", message, remedy)
         channels = large[0][2]
         if any(shape[-1] != channels for shape in shapes):
             message = "cannot multiply different numbers of channels"
-            remedy = f"make all of them {channels}: a vector has one value per channel of an image"
+            remedy = f"use {channels} for all: a vector has one value per channel of an image"
             raise ShapeError("inputs", message, remedy)
         return LayerOutput(large[0])
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """Its own place, and all of a gate."""
+        """The same region, and all of a gate."""
         return box if shape == site.out_shape else whole_image(shape)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
@@ -107,18 +109,20 @@ class Multiply(Merge):
 
 
 def same_shape(op_name: str, shapes: tuple[Shape, ...]) -> Shape:
-    """The shape that all inputs have.
+    """The common shape of all inputs.
 
     Raises:
-      ShapeError: they differ.
+      ShapeError: the shapes differ.
     """
     if len(set(shapes)) > 1:
-        raise ShapeError("inputs", f"cannot {op_name} different shapes", "make the shapes equal")
+        raise ShapeError(
+            "inputs", f"{op_name} needs inputs of the same shape", "make the shapes equal"
+        )
     return shapes[0]
 
 
 def concat_rule(shapes: tuple[Shape, ...]) -> Rule:
-    """Equation (14): each input takes its own channels of the error."""
+    """Equation (14): each input gets its channels of the error."""
     import numpy as np
 
     ends = np.cumsum([shape[-1] for shape in shapes])[:-1].tolist()
@@ -129,15 +133,15 @@ def concat_rule(shapes: tuple[Shape, ...]) -> Rule:
 
 
 def add_rule(number: int) -> Rule:
-    """Equation (14): each input takes the whole error."""
+    """Equation (14): each input gets the whole error."""
     return Rule(lambda first, *others: sum(others, first), lambda delta, *_: (delta,) * number)
 
 
 def multiply_rule(is_image: bool) -> Rule:
-    """Equation (20): each input takes the error times the others; a gate, the sum over places.
+    """Equation (20): each input gets the error times the others; a gate, the sum over positions.
 
     Args:
-      is_image: whether the result is an image; vectors are gates then.
+      is_image: True if the output is an image; vectors are gates then.
     """
     import numpy as np
 

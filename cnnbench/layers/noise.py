@@ -1,4 +1,4 @@
-"""Layers that draw at random: dropout, noise, and a variational autoencoder's sample."""
+"""Random layers: dropout, noise, and the sampling layer of a variational autoencoder."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -12,25 +12,25 @@ from cnnbench.system.arrays import Array
 
 
 class Noise(Layer):
-    """What layers share that are random in training and keep the shape."""
+    """Base class of shape-preserving layers that are random in training."""
 
     elementwise = training_only = True
 
     @property
     def draws(self) -> bool:
-        """Always, unless a rate is zero."""
+        """True unless the rate is zero."""
         return getattr(self, "rate", 1) > 0
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """The shape that it reads."""
+        """The input shape."""
         return LayerOutput(shapes[0])
 
 
 class Dropout(Noise):
-    """Zeroes values at random in training and divides the rest by 1 - rate."""
+    """Zeros random values in training and scales the rest by 1 / (1 - rate)."""
 
     op: Literal["dropout"]
-    rate: Fraction = Field(description="the share of values that are zeroed")
+    rate: Fraction = Field(description="fraction of values to zero")
 
     aliases = ("DropoutLayer",)
     main_options = ("rate",)
@@ -42,10 +42,10 @@ class Dropout(Noise):
 
 
 class GaussianNoise(Noise):
-    """Adds normal noise in training."""
+    """Adds Gaussian noise in training."""
 
     op: Literal["gaussian_noise"]
-    stddev: Positive = Field(description="standard deviation, where 1 is the brightest pixel")
+    stddev: Positive = Field(description="standard deviation; pixels range from 0 to 1 by default")
 
     aliases = ("GaussianNoise", "noise")
     main_options = ("stddev",)
@@ -57,10 +57,10 @@ class GaussianNoise(Noise):
 
 
 class MaskingNoise(Noise):
-    """Zeroes values at random in training and keeps the others (Vincent et al. 2010)."""
+    """Zeros random values in training without rescaling the rest (Vincent et al. 2010)."""
 
     op: Literal["masking_noise"]
-    rate: Fraction = Field(description="the share of values that are zeroed")
+    rate: Fraction = Field(description="fraction of values to zero")
 
     main_options = ("rate",)
     corrupts = masks = keeps_range = True
@@ -71,15 +71,15 @@ class MaskingNoise(Noise):
 
 
 class Sample(Layer):
-    """A normal sample where the loss is computed, else the mean (Kingma & Welling 2014).
+    """Samples from a normal distribution for the loss, else its mean (Kingma & Welling 2014).
 
-    It reads two layers of one shape: the mean and the logarithm of the variance. Its
-    divergence from the standard normal distribution is part of the loss.
+    Its two inputs of the same shape are the mean and the log variance. The KL divergence from the
+    standard normal distribution is part of the loss.
     """
 
     op: Literal["sample"]
     kl_weight: NonNegative = Field(
-        1.0, description="weight of the divergence in the loss; 1 for the evidence lower bound"
+        1.0, description="weight of the KL divergence in the loss; 1 for the evidence lower bound"
     )
 
     aliases = ("sampling", "reparameterize", "reparametrize")
@@ -87,18 +87,18 @@ class Sample(Layer):
 
     @property
     def draws(self) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
     def check_inputs(self, num_inputs: int) -> None:
-        """Mean and logarithm of the variance."""
+        """Requires two inputs: mean and log variance."""
         if num_inputs != 2:
-            number = "one layer" if num_inputs == 1 else f"{num_inputs} layers"
-            message = f"sample reads {number}, and needs two"
-            raise ShapeError("inputs", message, "write inputs: [MEAN, LOG_VARIANCE]")
+            number = "one" if num_inputs == 1 else str(num_inputs)
+            message = f"sample takes two inputs, got {number}"
+            raise ShapeError("inputs", message, "use inputs: [MEAN, LOG_VARIANCE]")
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """The shape that both have."""
+        """The common shape."""
         return LayerOutput(same_shape(self.op, shapes))
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
@@ -107,11 +107,11 @@ class Sample(Layer):
 
 
 def dropout_rule(kept: Array | None, gain: float) -> Rule:
-    """Equation (14): what was dropped takes no error, and the rest as much more as it gave.
+    """Equation (14): dropped values get no error, the others the same gain as in the forward pass.
 
     Args:
-      kept: whether each value was; None for all.
-      gain: what the kept ones are multiplied by; masking noise has none.
+      kept: mask of kept values; None for all.
+      gain: scale of kept values; 1 for masking noise.
     """
     if kept is None:
         return identity()
@@ -119,15 +119,15 @@ def dropout_rule(kept: Array | None, gain: float) -> Rule:
 
 
 def gaussian_noise_rule(noise: Array | None, stddev: float) -> Rule:
-    """Equation (14): what is added takes no part of the error."""
+    """Equation (14): additive noise does not change the error."""
     assert noise is not None
     return Rule(lambda a: a + stddev * noise, lambda delta, _: (delta,))
 
 
 def sample_rule(noise: Array | None) -> Rule:
-    """Equation (18): z = mean + exp(log variance / 2) noise; both take their share.
+    """Equation (18): z = mean + exp(log variance / 2) noise; the error is propagated to both.
 
-    The divergence that it adds to the cost is `unit_divergence`.
+    See `unit_divergence` for the KL divergence in the cost.
     """
     import numpy as np
 
@@ -140,9 +140,9 @@ def sample_rule(noise: Array | None) -> Rule:
 
 
 def unit_divergence(mean: Array, log_variance: Array) -> Array:
-    """Equation (19) of each unit: normal codes' divergence from the standard normal, in nats.
+    """Equation (19) per unit: KL divergence from the standard normal distribution, in nats.
 
-    In NumPy; `nn.noise.divergence` is the same in JAX, and each is the other's oracle.
+    NumPy counterpart of `nn.noise.divergence`; they are tested against each other.
 
     >>> import numpy as np
     >>> unit_divergence(np.array([0.0, 2.0]), np.zeros(2)).tolist()

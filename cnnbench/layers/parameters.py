@@ -1,4 +1,4 @@
-"""Kernels and biases: how they begin, and what a bias adds to shape, forward pass and gradient."""
+"""Kernel initializers, and the shape, forward pass and gradient of biases."""
 
 from typing import Literal, get_args
 
@@ -19,15 +19,15 @@ INIT_NAMES: tuple[str, ...] = get_args(Init)
 
 
 def bias_shape(use_bias: bool, size: int) -> dict[str, Shape]:
-    """The bias among a layer's parameters."""
+    """Parameter shapes of an optional bias."""
     return {"bias": (size,)} if use_bias else {}
 
 
 def add_bias(z: Array, b: Array | None) -> Array:
-    """The bias, where there is one, added to every place and image."""
+    """Adds an optional bias at every position of every image."""
     return z if b is None else z + b
 
 
 def bias_gradient(delta: Array, b: Array | None) -> dict[str, Array]:
-    """Equation (12): a bias that all places and images share takes the sum of their errors."""
+    """Equation (12): the gradient of a bias is the sum of errors over positions and images."""
     return {} if b is None else {"bias": delta.reshape(-1, len(b)).sum(axis=0)}

@@ -1,4 +1,4 @@
-"""Pooling: one value for each window or for the whole image."""
+"""Pooling over windows, and global pooling."""
 
 import math
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from cnnbench.system.arrays import Array
 
 
 class Pool(Layer):
-    """What pools with a window share."""
+    """Base class of pooling over windows."""
 
     keeps_range = True
 
@@ -41,38 +41,40 @@ class Pool(Layer):
             """Step between windows; a field of each subclass."""
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """A value for each window and channel."""
+        """One value per window and channel."""
         height, width, channels = image(shapes[0], self.op)
         if self.size[0] > height or self.size[1] > width:
-            message = f"a {shape_text(self.size)} window does not fit into {shape_text(shapes[0])}"
-            raise ShapeError("size", message, f"write at most {[height, width]}")
+            message = (
+                f"a {shape_text(self.size)} window is larger than the {shape_text(shapes[0])} input"
+            )
+            raise ShapeError("size", message, f"use at most {[height, width]}")
         stride = self.stride or self.size
         rows = conv_size(height, self.size[0], stride[0], (0, 0))
         columns = conv_size(width, self.size[1], stride[1], (0, 0))
         return LayerOutput((rows, columns, channels))
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """The windows of its values."""
+        """The windows of the region."""
         stride = self.stride or self.size
         rows, columns = (window_span(box[i], self.size[i], stride[i], 0) for i in (0, 1))
         return rows, columns
 
     def options(self) -> list[str]:
-        """The window."""
+        """The window size."""
         return [shape_text(self.size)]
 
     def variations(self) -> list[str]:
-        """The stride, where windows overlap or leave gaps."""
+        """The stride, if windows overlap or leave gaps."""
         usual = self.stride in (None, (1, 1), self.size)
         return [] if usual else [f"stride {shape_text(self.stride or ())}"]
 
 
 class MaxPool(Pool):
-    """Largest value of each window; rows and columns that fill no window are dropped."""
+    """Maximum over windows; rows and columns of incomplete windows are dropped."""
 
     op: Literal["max_pool"]
     size: Size = Field(description="height and width of the window")
-    stride: Size | None = Field(None, description="step between windows; the size if left out")
+    stride: Size | None = Field(None, description="stride of the windows; default: size")
 
     aliases = ("MaxPool2d", "MaxPooling2D", "max_pooling", "pool", "pooling", "pool2d")
     takes_largest = True
@@ -83,11 +85,11 @@ class MaxPool(Pool):
 
 
 class AvgPool(Pool):
-    """Mean of each window; rows and columns that fill no window are dropped."""
+    """Mean over windows; rows and columns of incomplete windows are dropped."""
 
     op: Literal["avg_pool"]
     size: Size = Field(description="height and width of the window")
-    stride: Size | None = Field(None, description="step between windows; the size if left out")
+    stride: Size | None = Field(None, description="stride of the windows; default: size")
 
     aliases = ("AvgPool2d", "AveragePooling2D", "average_pool", "avg_pooling", "mean_pool")
 
@@ -97,21 +99,21 @@ class AvgPool(Pool):
 
 
 class GlobalPool(Layer):
-    """What pools of the whole image share."""
+    """Base class of global pooling."""
 
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """A value for each channel."""
+        """One value per channel."""
         return LayerOutput((image(shapes[0], self.op)[2],))
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """Everything."""
+        """The whole input."""
         return whole_image(shape)
 
 
 class GlobalAvgPool(GlobalPool):
-    """Mean of each channel over the image."""
+    """Mean of each channel over all positions."""
 
     op: Literal["global_avg_pool"]
 
@@ -131,7 +133,7 @@ class GlobalAvgPool(GlobalPool):
 
 
 class GlobalMaxPool(GlobalPool):
-    """Largest value of each channel over the image."""
+    """Maximum of each channel over all positions."""
 
     op: Literal["global_max_pool"]
 
@@ -144,11 +146,11 @@ class GlobalMaxPool(GlobalPool):
 
 
 def max_pool_rule(op: MaxPool, shape: Shape) -> Rule:
-    """Equation (13): the error goes to the largest value of a window; of equal ones to the first.
+    """Equation (13): the error goes to the maximum of a window; in ties, to the first one.
 
     Args:
       op: window and stride.
-      shape: of the result.
+      shape: output shape.
     """
     import numpy as np
 
@@ -173,7 +175,7 @@ def max_pool_rule(op: MaxPool, shape: Shape) -> Rule:
 
 
 def avg_pool_rule(op: AvgPool, shape: Shape) -> Rule:
-    """Equation (13): the error is shared out evenly over the window."""
+    """Equation (13): the error is distributed evenly over the window."""
     import numpy as np
 
     stride, count, share = op.stride or op.size, (shape[0], shape[1]), math.prod(op.size)
@@ -192,7 +194,7 @@ def avg_pool_rule(op: AvgPool, shape: Shape) -> Rule:
 
 
 def global_avg_pool_rule() -> Rule:
-    """Equation (13) with one window, the whole image."""
+    """Equation (13) with a single window, the whole image."""
     import numpy as np
 
     def backward(delta: Array, a: Array) -> tuple[Array]:
@@ -203,7 +205,7 @@ def global_avg_pool_rule() -> Rule:
 
 
 def global_max_pool_rule() -> Rule:
-    """Equation (13) with one window: of equal values the first, row by row, takes the error."""
+    """Equation (13) with a single window: the first maximum, in row-major order, gets the error."""
     import numpy as np
 
     def flat(a: Array) -> Array:

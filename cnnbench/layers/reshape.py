@@ -1,4 +1,4 @@
-"""Layers that move values about: other shapes, a part of them, copies."""
+"""Layers that rearrange values: reshape, slice, upscale."""
 
 import math
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from cnnbench.system.arrays import Array
 
 
 class Flatten(Layer):
-    """An image as a vector, in the order height, width, channel."""
+    """Flattens an image to a vector, in the order height, width, channels."""
 
     op: Literal["flatten"]
 
@@ -32,11 +32,11 @@ class Flatten(Layer):
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """All values in a row."""
+        """A vector of all values."""
         return LayerOutput((math.prod(shapes[0]),))
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """Everything."""
+        """The whole input."""
         return whole_image(shape)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
@@ -45,25 +45,27 @@ class Flatten(Layer):
 
 
 class Reshape(Layer):
-    """The same values in another shape."""
+    """Reshapes an image or a vector."""
 
     op: Literal["reshape"]
-    shape: fields.ShapeField = Field(description="[height, width, channels] or [units]")
+    shape: fields.ShapeField = Field(
+        description="output shape, [height, width, channels] or [units]"
+    )
 
     aliases = ("view", "Unflatten")
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """The shape that is asked for."""
+        """The given shape."""
         have, want = math.prod(shapes[0]), math.prod(self.shape)
         if have != want:
             has = f"{shape_text(shapes[0])} has {have:,} values"
-            message = f"{has} and {shape_text(self.shape)} has {want:,}"
-            raise ShapeError("shape", message, f"write a shape of {have:,} values")
+            message = f"{has}, but {shape_text(self.shape)} has {want:,}"
+            raise ShapeError("shape", message, f"use a shape with {have:,} values")
         return LayerOutput(self.shape)
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """Everything."""
+        """The whole input."""
         return whole_image(shape)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
@@ -71,30 +73,32 @@ class Reshape(Layer):
         return reshape_rule(site.in_shapes[0], site.out_shape)
 
     def options(self) -> list[str]:
-        """The shape."""
+        """The output shape."""
         return [shape_text(self.shape)]
 
 
 class Slice(Layer):
-    """Some neighbouring channels of an image, or entries of a vector."""
+    """Selects contiguous channels of an image, or entries of a vector."""
 
     op: Literal["slice"]
-    start: Annotated[int, Field(ge=0)] = Field(0, description="the first one, from 0")
-    size: fields.Count = Field(description="how many")
+    start: Annotated[int, Field(ge=0)] = Field(
+        0, description="index of the first channel or entry, from 0"
+    )
+    size: fields.Count = Field(description="number of channels or entries")
 
     aliases = ("narrow",)
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """Its channels."""
+        """The selected channels."""
         shape = shapes[0]
         if self.start + self.size > shape[-1]:
             values = "channels" if len(shape) == 3 else "values"
             last = self.start + self.size - 1
-            message = f"{values} {self.start} to {last} are not all among {shape[-1]} {values}"
+            message = f"{values} {self.start} to {last} are out of range: the input has {shape[-1]}"
             key = "size" if self.start < shape[-1] else "start"
             most = shape[-1] - (self.start if key == "size" else self.size)
-            raise ShapeError(key, message, f"write at most {max(most, 0)}")
+            raise ShapeError(key, message, f"use at most {max(most, 0)}")
         return LayerOutput((*shape[:-1], self.size))
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
@@ -102,7 +106,7 @@ class Slice(Layer):
         return slice_rule(self, site.in_shapes[0][-1])
 
     def options(self) -> list[str]:
-        """The first and the last."""
+        """First and last index."""
         return [f"{self.start} to {self.start + self.size - 1}"]
 
 
@@ -110,18 +114,18 @@ class Upscale(Layer):
     """Repeats rows and columns (Lasagne's Upscale2DLayer)."""
 
     op: Literal["upscale"]
-    size: fields.Size = Field(description="how often each row and column is repeated")
+    size: fields.Size = Field(description="number of repetitions of each row and column")
 
     aliases = ("Upsample", "UpSampling2D", "upsampling", "unpool", "interpolate", "resize")
     keeps_range = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """Copies of each pixel."""
+        """An image with every pixel repeated."""
         height, width, channels = image(shapes[0], "upscale")
         return LayerOutput((height * self.size[0], width * self.size[1], channels))
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
-        """The pixels that it copies."""
+        """The pixels that are copied to the region."""
         rows, columns = ((box[i][0] // self.size[i], box[i][1] // self.size[i]) for i in (0, 1))
         return rows, columns
 
@@ -130,7 +134,7 @@ class Upscale(Layer):
         return upscale_rule(self, site.in_shapes[0])
 
     def options(self) -> list[str]:
-        """How often."""
+        """Number of repetitions."""
         return [shape_text(self.size)]
 
 
@@ -146,7 +150,7 @@ def upscale_rule(op: Upscale, shape: Shape) -> Rule:
 
 
 def slice_rule(op: Slice, total: int) -> Rule:
-    """Equation (14): the channels that were left out take no error."""
+    """Equation (14): the channels that are not selected get no error."""
     import numpy as np
 
     after = total - op.start - op.size
@@ -158,5 +162,5 @@ def slice_rule(op: Slice, total: int) -> Rule:
 
 
 def reshape_rule(before: Shape, after: Shape) -> Rule:
-    """Equation (14): the same values in another shape, and back; `flatten` too."""
+    """Equation (14): reshape, and its inverse; also for `flatten`."""
     return Rule(lambda a: a.reshape(-1, *after), lambda delta, _: (delta.reshape(-1, *before),))

@@ -1,4 +1,4 @@
-"""Rules that tie one part of an experiment to another."""
+"""Checks across sections of an experiment file."""
 
 import re
 from collections.abc import Iterator
@@ -26,21 +26,24 @@ from cnnbench.spec.optimizers import Cosine
 RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a table or a terminal
 _PYTHON_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-_EMBEDDED_POOLS = {"train": 4_000, "validation": 500}  # unlike others, it keeps them apart
+_EMBEDDED_POOLS = {
+    "train": 4_000,
+    "validation": 500,
+}  # unlike other datasets, its pools are disjoint
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What can be read of an experiment that may be wrong elsewhere.
+    """The readable parts of an experiment file that may have errors elsewhere.
 
     Args:
-      task: None if it is missing or wrong; so with the other parts.
-      title: of any kind.
-      dataset: without its wrong values.
-      model: without its wrong layers.
-      train: without its wrong values.
-      layer_names: of all layers, wrong or not.
-      has_layers: whether the file gives layers of any kind.
+      task: None if missing or invalid, as for the other parts.
+      title: any value.
+      dataset: without invalid values.
+      model: without invalid layers.
+      train: without invalid values.
+      layer_names: names of all layers, valid or not.
+      has_layers: True if the file has layers of any kind.
     """
 
     task: Task | None
@@ -53,12 +56,12 @@ class Parts:
 
 
 def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None) -> list[Issue]:
-    """Everything in an experiment that contradicts another part of it.
+    """Finds values that contradict other parts of the experiment.
 
     Args:
-      parts: valid value by value.
-      info: what is known of its dataset; None if there is no such set.
-      data_dir: where datasets outside the built-in table are looked up.
+      parts: the individually valid values.
+      info: its dataset; None if unknown.
+      data_dir: folder of prepared datasets, for names that are not built in.
     """
     issues = [*_title_issues(parts.title), *_name_issues(parts.layer_names)]
     if parts.model:
@@ -74,41 +77,41 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
 
 
 def dataset_issue(key: str, error: DataError) -> Issue:
-    """A dataset that does not exist or does not fit, named by a key of ``dataset``."""
+    """Issue for an unknown or unsuitable dataset in a key of ``dataset``."""
     text = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in str(error))
     message, _, remedy = text.rstrip(".").partition("; ")
-    return Issue(("dataset", key), message, remedy or f"{LIST} shows names")
+    return Issue(("dataset", key), message, remedy or f"see {LIST}")
 
 
 def _title_issues(title: Any) -> Iterator[Issue]:
     if isinstance(title, str) and _CONTROL.search(title):
-        yield Issue(("title",), f"{quoted(title)} is not one line of text", "write one line")
+        yield Issue(("title",), f"{quoted(title)} is not a single line of text", "write one line")
 
 
 def _name_issues(names: tuple[str, ...]) -> Iterator[Issue]:
     for name in names:
         at = ("model", "layers", name)
         if name in RESERVED_NAMES:
-            message = f"'{name}' is taken ({'the image' if name == INPUT else 'a key of model'})"
+            message = f"'{name}' is reserved ({'the image' if name == INPUT else 'a key of model'})"
             yield Issue(at, message, "choose another name", of_key=True)
         elif not re.fullmatch(NAME_PATTERN, name):
             remedy = "start with a letter and use letters, digits, '-' and '_'"
-            yield Issue(at, f"{quoted(name)} cannot name a layer", remedy, of_key=True)
+            yield Issue(at, f"{quoted(name)} is not a valid layer name", remedy, of_key=True)
 
 
 def _model_issues(model: ModelSpec, has_layers: bool) -> Iterator[Issue]:
     if has_layers == bool(model.python):
         both = "both layers and python" if has_layers else "neither layers nor python"
-        yield Issue(("model",), f"the model has {both}", "write one of the two")
+        yield Issue(("model",), f"the model has {both}", "specify exactly one of them")
     if model.python and not _PYTHON_CLASS.fullmatch(model.python):
-        message = f"{quoted(model.python)} does not name a class"
-        yield Issue(("model", "python"), message, "write package.module:Class")
+        message = f"{quoted(model.python)} is not a reference to a class"
+        yield Issue(("model", "python"), message, "use package.module:Class")
     if model.args and not model.python:
-        message = "a graph of layers takes no args"
+        message = "args are for Python models only"
         yield Issue(("model", "args"), message, "remove them", of_key=True)
     for key in ("output", "code_layer"):
         if getattr(model, key) and model.python and not has_layers:
-            message = "a Python model has no layers to name"
+            message = "a Python model has no named layers"
             yield Issue(("model", key), message, "remove it", of_key=True)
 
 
@@ -118,22 +121,22 @@ def _code_issues(parts: Parts) -> Iterator[Issue]:
         return
     at = ("model", "code_layer")
     if parts.task is Task.CLASSIFY:
-        message = "only a network that reconstructs has a code"
+        message = "only task: reconstruct has a code layer"
         yield Issue(at, message, "remove it", of_key=True)
     elif name not in parts.layer_names:
         hint = did_you_mean(name, parts.layer_names)
-        yield Issue(at, f"there is no layer {quoted(name)}{hint}", name_one(parts.layer_names))
+        yield Issue(at, f"unknown layer {quoted(name)}{hint}", name_one(parts.layer_names))
 
 
 def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:
     if task and train.loss and train.loss not in LOSSES[task]:
-        message = f"'{train.loss}' is no loss for task: {task}"
-        yield Issue(("train", "loss"), message, f"write {or_list(LOSSES[task])}")
+        message = f"loss '{train.loss}' is not available for task: {task}"
+        yield Issue(("train", "loss"), message, f"use {or_list(LOSSES[task])}")
     schedule = train.schedule
     if isinstance(schedule, Cosine) and schedule.warmup_epochs >= train.epochs:
-        message = f"a warm-up of {VALUE} epochs fills all {train.epochs}"
+        message = f"a warmup of {VALUE} epochs takes all {train.epochs} epochs"
         place = ("train", "schedule", "warmup_epochs")
-        yield Issue(place, message, f"write a number below {train.epochs}")
+        yield Issue(place, message, f"use less than {train.epochs}")
 
 
 def _metric_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:
@@ -142,10 +145,10 @@ def _metric_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:
     for i, metric in enumerate(metrics):
         at, objection = ("train", "metrics", i), METRICS[metric].objection
         if metric in metrics[:i]:
-            yield Issue(at, f"'{metric}' stands twice", "keep one of them")
+            yield Issue(at, f"duplicate metric '{metric}'", "remove one")
         elif task and task not in METRICS[metric].tasks:
-            message = f"'{metric}' is no metric for task: {task}"
-            yield Issue(at, message, f"write {or_list(names_of(task))}")
+            message = f"metric '{metric}' is not available for task: {task}"
+            yield Issue(at, message, f"use {or_list(names_of(task))}")
         elif objection and (found := objection(layers, info)):
             yield Issue(at, *found)
 
@@ -160,49 +163,47 @@ def _split_issues(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Issue]:
         wanted = getattr(splits, key)
         if wanted and limit and wanted > limit:
             excess = True
-            message = f"{VALUE} images are more than the {limit:,} that {info.name} has for it"
-            yield Issue(("dataset", "splits", key), message, f"write at most {limit}")
+            message = f"{VALUE} images requested, but {info.name} has {limit:,} for this split"
+            yield Issue(("dataset", "splits", key), message, f"use at most {limit}")
     num_train = splits.train or limits["train"]
     if pool and info.name in KNOWN and info.name != EMBEDDED:
         num_train, num_validation = split_sizes(splits.model_dump(exclude_none=True), pool)
         if not excess:
             yield from _overlap(splits, num_train, num_validation, info)
     if spec.train_examples and num_train and spec.train_examples > num_train > 0:
-        message = f"{VALUE} are more than the {num_train:,} images to train on"
-        yield Issue(("dataset", "train_examples"), message, f"write at most {num_train}")
+        message = f"{VALUE} exceeds the {num_train:,} training images"
+        yield Issue(("dataset", "train_examples"), message, f"use at most {num_train}")
 
 
 def _overlap(splits: Splits, train: int, validation: int, info: DatasetInfo) -> Iterator[Issue]:
-    """Splits of the same images that leave too few for each other."""
+    """Training and validation splits that do not fit into the training images."""
     pool = info.num_train or 0
     if train < 1:
-        message = f"{VALUE} images to validate leave none of {info.name}'s {pool:,} to train"
-        yield Issue(("dataset", "splits", "validation"), message, f"write at most {pool - 1}")
+        message = f"{VALUE} validation images leave none of {info.name}'s {pool:,} for training"
+        yield Issue(("dataset", "splits", "validation"), message, f"use at most {pool - 1}")
     elif validation < 1 and splits.validation is None:
-        message = f"{VALUE} images to train leave none of {info.name}'s {pool:,} to validate"
-        remedy = (
-            f"add validation: 0 to train without validation images, or write at most {pool - 1}"
-        )
+        message = f"{VALUE} training images leave none of {info.name}'s {pool:,} for validation"
+        remedy = f"add validation: 0 to train without validation images, or use at most {pool - 1}"
         yield Issue(("dataset", "splits", "train"), message, remedy)
     elif train + validation > pool:
         message = (
-            f"{train:,} images to train and {validation:,} to validate are more than"
+            f"{train:,} training and {validation:,} validation images exceed"
             f" the {pool:,} training images of {info.name}"
         )
-        remedy = "write smaller splits, or validation: 0 to train without validation images"
+        remedy = "use smaller splits, or validation: 0 to train without validation images"
         yield Issue(("dataset", "splits"), message, remedy)
 
 
 def _offline_issues(name: str, info: DatasetInfo | None, data_dir: Path | None) -> Iterator[Issue]:
     try:
-        stand_in = describe(name, data_dir)
+        fallback = describe(name, data_dir)
     except DataError as error:
         yield dataset_issue("offline", error)
         return
-    if info and (stand_in.shape, stand_in.num_classes) != (info.shape, info.num_classes):
+    if info and (fallback.shape, fallback.num_classes) != (info.shape, info.num_classes):
         message = (
-            f"{stand_in.name} ({shape_text(stand_in.shape)}, {stand_in.num_classes} classes) cannot"
-            f" stand in for {info.name} ({shape_text(info.shape)}, {info.num_classes} classes)"
+            f"{fallback.name} ({shape_text(fallback.shape)}, {fallback.num_classes} classes) cannot"
+            f" replace {info.name} ({shape_text(info.shape)}, {info.num_classes} classes)"
         )
-        remedy = "name a dataset of the same shape and classes, or remove it"
+        remedy = "choose a dataset with the same shape and number of classes, or remove it"
         yield Issue(("dataset", "offline"), message, remedy)

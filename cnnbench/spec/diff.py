@@ -1,4 +1,4 @@
-"""What sets one experiment apart from another: layers, settings, size."""
+"""Differences between two experiments: layers, settings, size."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """An experiment beside another.
+    """Differences between two experiments.
 
     Args:
-      marks: by layer, whether it is added or changed, or only its size is because of layers
-        before it; not those that are as they were.
-      lines: what changed, a line each; empty where nothing did.
+      marks: added, changed or resized (because of earlier layers), by layer; unchanged layers
+        are omitted.
+      lines: one line per change; empty if there are none.
     """
 
     marks: Mapping[str, str]
@@ -28,9 +28,9 @@ class Differences:
 
 
 def differences(base: Loaded, other: Loaded) -> Differences:
-    """What is different in `other`.
+    """Compares `other` with `base`.
 
-    Names and titles do not count, and a layer is the one of the same name.
+    Names and titles are ignored, and layers are matched by name.
     """
     marks: dict[str, str] = {}
     lines: list[str] = []
@@ -42,10 +42,10 @@ def differences(base: Loaded, other: Loaded) -> Differences:
 
 
 def marked(plans: Sequence[Plan]) -> list[dict[str, str]]:
-    """Marks of the layers of each network: of the first, those that no other has.
+    """Marks of the layers of each network; in the first one, of layers that no other has.
 
     Args:
-      plans: the first is what the others are held against.
+      plans: the baseline, then the networks to compare with it.
     """
     base, *others = plans
     kept = {name for other in others for name in other.by_name}
@@ -72,7 +72,7 @@ def _layers(base: Plan, other: Plan) -> tuple[dict[str, str], list[str]]:
 
 
 def _changes(old: Node, new: Node) -> Iterator[str]:
-    """What was written differently; not what follows from layers before it."""
+    """Changes to the layer itself, without consequences of changes to earlier layers."""
     if type(old.op) is not type(new.op):
         yield _change(old.op.summary(), new.op.summary())
     else:
@@ -85,7 +85,7 @@ def _changes(old: Node, new: Node) -> Iterator[str]:
 
 
 def _consequences(old: Node, new: Node) -> Iterator[str]:
-    """What layers before it do to a layer that nobody wrote differently."""
+    """Consequences of changes to earlier layers for an unchanged layer."""
     if old.layout.shape != new.layout.shape:
         yield f"output {_change(shape_text(old.layout.shape), shape_text(new.layout.shape))}"
     elif old.in_shapes != new.in_shapes:
@@ -106,7 +106,7 @@ def _sizes(base: Plan, other: Plan) -> Iterator[str]:
 
 
 def _settings(base: Loaded, other: Loaded) -> Iterator[str]:
-    """Everything but names and layers, key by key."""
+    """Changes to everything but names and layers, by key."""
     names = {"name", "title"}
     dumps = [loaded.experiment.model_dump(mode="json", exclude=names) for loaded in (base, other)]
     for dump in dumps:
@@ -127,7 +127,7 @@ def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _size_text(value: Any) -> str:
-    """Sizes as tables write them; other options as they are written in files."""
+    """Sizes as shown in tables; other options as written in files."""
     return shape_text(tuple(value)) if isinstance(value, list | tuple) else _text(value)
 
 

@@ -1,8 +1,8 @@
-"""YAML text to plain data, with the place of every key and value, and back.
+"""Parses YAML text to plain data with source locations, and writes it back.
 
 Scalars follow YAML 1.2 (`yaml_parser`), not PyYAML's YAML 1.1: ``no`` is text, ``1e-3``
-is a number, and ``010``, which the two versions read as 8 and as 10, is refused.
-So are duplicate keys (the last one would win in silence), tags, merge keys, and
+is a number, and ``010``, which is 8 in one version and 10 in the other, is an error.
+So are duplicate keys (otherwise the last one would silently win), tags, merge keys, and
 aliases that expand without bound.
 """
 
@@ -38,14 +38,14 @@ MAX_WRITTEN = 200  # characters; messages show 40
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Plain data and where it stands.
+    """Plain data with source locations.
 
     Args:
       data: dicts with text keys, lists, text, numbers, booleans and None.
       values: the location of each value, by its path of keys and indices.
       keys: the location of each mapping key, by the same path.
-      problems: what is wrong, where the rest can be read all the same.
-      text: what was read.
+      problems: errors that leave the rest of the document readable.
+      text: the bytes that were parsed.
     """
 
     data: Any
@@ -59,7 +59,7 @@ def read_document(path: Path) -> Document:
     """Reads a YAML file.
 
     Args:
-      path: the file; messages name it as given here.
+      path: the file; messages show the path as given here.
 
     Raises:
       SpecError: the file cannot be read, or `parse_document` cannot read its text.
@@ -69,19 +69,19 @@ def read_document(path: Path) -> Document:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
-        raise SpecError([Diagnostic(location, "", "is a folder", "name a .yaml file")]) from None
+        raise SpecError([Diagnostic(location, "", "is a folder", "specify a .yaml file")]) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         hint = _meant(path) if isinstance(error, FileNotFoundError) else ""
         problem = Diagnostic(
-            location, "", f"cannot be read ({reason}){hint}", "check the file's name"
+            location, "", f"cannot be read ({reason}){hint}", "check the file name"
         )
         raise SpecError([problem]) from None
     return parse_document(raw, str(path))
 
 
 def _meant(path: Path) -> str:
-    """A suggestion for a file that is not there: one near by, or `standard` for `standrd.yaml`."""
+    """A suggestion for a missing file: a nearby one, or `standard` for `standrd.yaml`."""
     files = [*Path("experiments").glob("*.yaml"), *path.parent.glob("*.yaml")]
     choices = {name: name for name in shipped_names()} | {file.stem: str(file) for file in files}
     near = nearest(path.stem, choices)
@@ -93,14 +93,14 @@ def parse_document(raw: bytes, path: str) -> Document:
 
     Args:
       raw: UTF-8 text.
-      path: the name that messages give to the text.
+      path: the file name shown in messages.
 
     Returns:
-      The data; its `problems` are those that leave the rest readable, such as a
-      duplicate key.
+      The data; its `problems` are the errors that leave the rest readable, such as
+      duplicate keys.
 
     Raises:
-      SpecError: all problems found, where the text cannot be read as a whole.
+      SpecError: the text cannot be parsed; lists all problems found.
 
     >>> parse_document(b"epochs: 30  # as in the post", "a.yaml").data
     {'epochs': 30}
@@ -114,7 +114,7 @@ def parse_document(raw: bytes, path: str) -> Document:
 
 
 def dump_document(data: Any) -> str:
-    r"""Plain data as YAML that this module and readers of YAML 1.1 read alike.
+    r"""Serializes plain data as YAML that YAML 1.1 and 1.2 parsers read the same way.
 
     >>> dump_document({"title": "1e-3", "rate": 1e-3})
     "title: '1e-3'\nrate: 0.001\n"
@@ -123,7 +123,7 @@ def dump_document(data: Any) -> str:
 
 
 def inline_text(data: Any) -> str:
-    """Plain data as YAML on one line.
+    """Serializes plain data as YAML on one line.
 
     >>> inline_text({"op": "conv", "kernel": [3, 5]})
     '{op: conv, kernel: [3, 5]}'
@@ -144,7 +144,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        # PyYAML itself would fold the line breaks of Unicode, and leave 1e-3 unquoted.
+        # PyYAML would fold Unicode line breaks and leave 1e-3 unquoted.
         style = '"' if not text.isprintable() else None if is_text(text) else "'"
         return self.represent_scalar("tag:yaml.org,2002:str", text, style)
 
@@ -154,9 +154,9 @@ _Dumper.add_representer(str, _Dumper.represent_text)
 
 @dataclass(slots=True)
 class _Builder:
-    """Walks a node graph once, collecting data, places and problems.
+    """Walks a node graph once, collecting data, locations and problems.
 
-    `broken` says that a problem hides data, so that further checks would mislead.
+    `broken` is set if a problem hides data, so that further checks would be misleading.
     """
 
     path: str
@@ -200,8 +200,8 @@ class _Builder:
                 continue
             if key in data:
                 first = self.keys[(*at, key)]
-                message = f"the key {quoted(key)} stands twice (first in line {first.line})"
-                self._report(key_node, (*at, key), message, "keep one of them")
+                message = f"duplicate key {quoted(key)} (first defined on line {first.line})"
+                self._report(key_node, (*at, key), message, "remove one")
                 continue
             self.keys[(*at, key)] = self._location(key_node)
             data[key] = self.build(value_node, (*at, key))
@@ -209,11 +209,11 @@ class _Builder:
 
     def _key(self, node: yaml.Node, at: KeyPath) -> str | None:
         if not isinstance(node, yaml.ScalarNode):
-            self._report(node, at, "a key must be one word", "write 'key: value'", broken=True)
+            self._report(node, at, "a key must be a single word", "write 'key: value'", broken=True)
             return None
         if node.value == "<<" and node.tag == PLAIN:
             message = "merge keys ('<<') are not part of YAML 1.2"
-            self._report(node, at, message, "write the keys out, or use 'extends'", broken=True)
+            self._report(node, at, message, "write out the keys, or use 'extends'", broken=True)
             return None
         self._refuse_tag(node, at)
         return self._text(node, at)
@@ -223,22 +223,22 @@ class _Builder:
         if node.tag != PLAIN:
             return text
         if len(text) > MAX_DIGITS and is_number(text):
-            message = f"a number of {len(text):,} characters is too long"
-            self._report(node, at, message, f"write at most {MAX_DIGITS}")
+            message = f"a number with {len(text):,} characters is too long"
+            self._report(node, at, message, f"use at most {MAX_DIGITS}")
             return 1
         if numbers := readings(text):
             decimal, octal = numbers
-            message = f"{text} begins with a zero, which readers of YAML take in different ways"
+            message = f"{text} starts with a zero, which YAML versions interpret differently"
             octal_text = f", {octal} if it is octal," if octal else ""
-            self._report(node, at, message, f"write {decimal}{octal_text} or '{text}' for text")
+            self._report(node, at, message, f"use {decimal}{octal_text} or '{text}' for a string")
             return decimal
         return plain_scalar(text)
 
     def _text(self, node: yaml.Node, at: KeyPath) -> str:
         text = str(node.value)
         if re.search("[\ud800-\udfff]", text):
-            message = f"{quoted(text)} holds half a character (a surrogate)"
-            self._report(node, at, message, "write the whole character")
+            message = f"{quoted(text)} contains half a character (a lone surrogate)"
+            self._report(node, at, message, "write the full character")
             return "surrogate"
         return text
 
@@ -250,7 +250,7 @@ class _Builder:
         if node.tag not in (PLAIN, QUOTED):
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
             message = f"the tag {quoted(tag)} is not allowed"
-            self._report(node, at, message, "write the value plainly", broken=True)
+            self._report(node, at, message, "write the value without a tag", broken=True)
 
     def _report(
         self, node: yaml.Node, at: KeyPath, message: str, remedy: str, *, broken: bool = False
@@ -259,12 +259,12 @@ class _Builder:
         self.broken |= broken
 
     def _stop(self, node: yaml.Node, at: KeyPath, message: str) -> NoReturn:
-        self._report(node, at, message, "write the values out without aliases")
+        self._report(node, at, message, "write out the values without aliases")
         raise SpecError(self.problems)
 
 
 def _written(node: yaml.Node) -> str | None:
-    """A scalar as it stands in the text; None for plain text, and what fills several lines."""
+    """A scalar as written; None for unquoted strings and multi-line scalars."""
     if not isinstance(node, yaml.ScalarNode):
         return None
     start, end = node.start_mark, node.end_mark
@@ -279,7 +279,7 @@ def _written(node: yaml.Node) -> str | None:
 
 
 def dotted(at: KeyPath) -> str:
-    """A path as users write it.
+    """A path in dotted notation.
 
     >>> dotted(("train", "optimizer", "name"))
     'train.optimizer.name'

@@ -1,7 +1,7 @@
-"""An experiment file as one frozen value.
+"""Frozen pydantic models of an experiment file.
 
-``docs/reference/spec.md`` is checked against these models, so that every key a user may
-write is documented there.
+The tables in ``docs/spec.md`` are generated from these models, so every key is
+documented there.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ LOSSES: Mapping[str, tuple[Loss, ...]] = {
 
 
 class Task(StrEnum):
-    """What a network is trained to do."""
+    """The task that a network is trained for."""
 
     CLASSIFY = "classify"
     RECONSTRUCT = "reconstruct"
@@ -42,105 +42,112 @@ def _freeze(layers: dict[str, Any]) -> Mapping[str, Any]:
 
 
 class ModelSpec(Model):
-    """Either a graph of named layers, or a class that builds an `nnx.Module`."""
+    """A graph of named layers, or a class that builds an `nnx.Module`."""
 
     layers: Annotated[dict[str, LayerOp], AfterValidator(_freeze), PlainSerializer(dict)] = Field(
-        default_factory=dict, description="the graph: layer names and their operations"
+        default_factory=dict, description="the graph: layer names and operations"
     )
     output: str | None = Field(
-        None, description="the layer whose result counts; the one that no layer reads if left out"
+        None, description="name of the output layer; default: the layer that no other layer reads"
     )
     code_layer: str | None = Field(
         None,
-        description="the layer that holds the code of a network that reconstructs; the first of"
-        " the narrowest if left out",
+        description="name of the code (bottleneck) layer of an autoencoder; default: the first of"
+        " the narrowest layers",
     )
     python: str | None = Field(
-        None, description="package.module:Class of an nnx.Module instead of layers"
+        None, description="package.module:Class of an nnx.Module, instead of layers"
     )
     args: dict[str, Any] = Field(
-        default_factory=dict, description="keyword arguments of the Python class"
+        default_factory=dict, description="keyword arguments for the Python class"
     )
 
 
 class Splits(Model):
-    """How many images train, validate and test."""
+    """Number of training, validation and test images."""
 
-    train: Count | None = Field(None, description="the first images of the training set")
-    validation: CountOrNone | None = Field(
-        None, description="the last images of the training set; 0 for none"
+    train: Count | None = Field(
+        None, description="number of training images, from the start of the training set"
     )
-    test: Count | None = Field(None, description="the first images of the test set")
+    validation: CountOrNone | None = Field(
+        None,
+        description="number of validation images, from the end of the training set; 0 for none",
+    )
+    test: Count | None = Field(
+        None, description="number of test images, from the start of the test set"
+    )
 
 
 class DatasetSpec(Model):
-    """Where the images come from."""
+    """The dataset and its preprocessing."""
 
-    name: str = Field(description="a tensorflow-datasets image classification set, or mnist_5k")
-    offline: str | None = Field(None, description="the set that stands in where name cannot be had")
-    splits: Splits = Field(Splits(), description="sizes of the splits; the set's own if left out")
-    train_examples: Count | None = Field(None, description="use only the first so many")
-    pixel_scale: Positive = Field(256.0, description="pixels (0 to 255) are divided by it")
+    name: str = Field(
+        description="an image classification dataset of tensorflow-datasets, or mnist_5k"
+    )
+    offline: str | None = Field(None, description="fallback dataset if name is not available")
+    splits: Splits = Field(Splits(), description="split sizes; default: the dataset's own")
+    train_examples: Count | None = Field(
+        None, description="train on only this many images, from the start of the training split"
+    )
+    pixel_scale: Positive = Field(256.0, description="divisor for pixel values (0 to 255)")
 
 
 class TrainSpec(Model):
-    """How a network is trained; the defaults are those of the Lasagne MNIST example."""
+    """Training settings; the defaults are those of the Lasagne MNIST example."""
 
-    epochs: Count = Field(30, description="passes over the training images")
-    batch_size: Count = Field(500, description="images per step")
-    optimizer: Optimizer = Field(DEFAULT_OPTIMIZER, description="the rule that updates parameters")
-    schedule: Schedule = Field(
-        DEFAULT_SCHEDULE, description="how the learning rate changes over the training"
-    )
+    epochs: Count = Field(30, description="number of passes over the training images")
+    batch_size: Count = Field(500, description="images per training step")
+    optimizer: Optimizer = Field(DEFAULT_OPTIMIZER, description="optimizer and its options")
+    schedule: Schedule = Field(DEFAULT_SCHEDULE, description="learning-rate schedule")
     precision: Precision = Field(
         "float32",
-        description="what the network computes in; parameters and losses stay in float32",
+        description="dtype of the forward and backward pass; parameters and losses stay in float32",
     )
     loss: Loss | None = Field(
-        None, description="cross_entropy for classify and mse for reconstruct if left out"
+        None, description="loss function; default: cross_entropy for classify, mse for reconstruct"
     )
     metrics: tuple[MetricName, ...] | None = Field(
-        None, description="accuracy for classify, none for reconstruct if left out", strict=False
+        None,
+        description="metrics to report; default: accuracy for classify, none for reconstruct",
+        strict=False,
     )
 
 
 class CheckpointSpec(Model):
-    """How often a training is kept, so that a run can go on after whatever stopped it."""
+    """Checkpointing, so that an interrupted run can be resumed."""
 
-    every: CountOrNone = Field(1, description="epochs from one checkpoint to the next; 0 for none")
-    keep: Count = Field(1, description="checkpoints of each seed that are kept")
+    every: CountOrNone = Field(1, description="epochs between checkpoints; 0 for none")
+    keep: Count = Field(1, description="number of checkpoints to keep per seed")
 
 
 class Experiment(Model):
-    """A whole experiment: data, network, training and seeds."""
+    """A complete experiment: dataset, model, training and seeds."""
 
     name: Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", max_length=MAX_NAME)] = Field(
-        description="short name; the folder of its runs"
+        description="short name; also the folder of its runs"
     )
-    title: str = Field("", description="the Type column of tables; the name if left out")
+    title: str = Field("", description="display name, in the Type column of tables; default: name")
     task: Task = Field(description="classify or reconstruct", strict=False)
-    dataset: DatasetSpec = Field(description="the images")
+    dataset: DatasetSpec = Field(description="the dataset")
     model: ModelSpec = Field(description="the network")
-    train: TrainSpec = Field(TrainSpec(), description="how it is trained")
-    checkpoint: CheckpointSpec = Field(
-        CheckpointSpec(), description="how often a training is kept while it goes"
-    )
-    seeds: Seeds = Field((0,), description="a number of seeds, or a list of them")
+    train: TrainSpec = Field(TrainSpec(), description="training settings")
+    checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="checkpointing")
+    seeds: Seeds = Field((0,), description="number of seeds, or a list of seeds")
 
     @property
     def type_title(self) -> str:
-        """The entry of the Type column."""
+        """The display name, shown in the Type column."""
         return self.title or self.name
 
     def digest(self, source: bytes = b"") -> str:
-        """Identity of what is trained: equal for experiments that differ only in name and seeds.
+        """Hash of everything that affects training, which excludes names and seeds.
 
         Args:
-          source: the code of a Python model.
+          source: source code of a Python model.
         """
-        beside: Any = {"name": True, "title": True, "checkpoint": True, "seeds": True}
-        beside["model"] = {"code_layer"}  # it is looked at once all is trained
-        content = self.model_dump(mode="json", exclude=beside)
-        # Keys are not sorted: the order of layers says what each of them reads.
+        ignored: Any = {"name": True, "title": True, "checkpoint": True, "seeds": True}
+        ignored["model"] = {"code_layer"}  # used only after training
+        content = self.model_dump(mode="json", exclude=ignored)
+        # Keys are not sorted: the order of layers determines their default inputs.
         text = json.dumps(content, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode() + source).hexdigest()

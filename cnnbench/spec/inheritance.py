@@ -1,9 +1,9 @@
-"""One document laid over another: a file over the file it extends, overrides over both.
+"""Merges documents: a file with the file it extends, and overrides with both.
 
-Mappings are merged key by key and the upper document wins. A layer, optimiser or
-schedule of another kind replaces the lower one as a whole, and null takes away
-what the lower document says. `Causes` finds which line of a later document makes an earlier
-one wrong, by leaving lines out again.
+Mappings are merged key by key; the child (upper) document takes precedence. A layer, optimizer
+or schedule of another kind replaces the parent's completely, and null removes a key of the
+parent. `Causes` finds the line of a child document that makes a value of its parent invalid, by
+removing lines and validating again.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -30,41 +30,42 @@ from cnnbench.spec.yaml_parser import MAX_DEPTH
 
 COMMAND_LINE = "command line"
 MAX_PARENTS = 8
-MAX_WORK = 20_000  # values that are checked again, in all; a second where they are layers
+MAX_WORK = 20_000  # total number of revalidated values; takes a second if they are layers
 _MODEL_KEYS = ("layers", "output", "python", "args")
 _NULLS = ("null", "Null", "NULL", "~")
 NOT_INHERITED = ("name", "title", "extends")
+_REMEDY = "specify a file in the same folder or a subfolder"
 
-FindIssues = Callable[[Document], Collection[KeyPath]]  # a document to the paths of its issues
+FindIssues = Callable[[Document], Collection[KeyPath]]  # paths of the issues of a document
 
 
 def read_with_parents(path: Path) -> Document:
-    """Reads a file and lays it over the file that it extends, if any.
+    """Reads a file and merges it with the file that it extends, if any.
 
     Raises:
-      SpecError: a file cannot be read, or `extends` names none.
+      SpecError: a file cannot be read, or `extends` does not refer to a file.
     """
     return reduce(merge, read_layers(path))
 
 
 def read_layers(path: Path, children: tuple[Path, ...] = ()) -> tuple[Document, ...]:
-    """Reads a file and those that it extends.
+    """Reads a file and the files that it extends.
 
     Args:
       path: the file.
-      children: the files that extend it.
+      children: files that extend this one.
 
     Returns:
-      The documents, each to be laid over those before it; the file's own is the last.
+      The documents from the root parent to the file itself, in merge order.
 
     Raises:
-      SpecError: a file cannot be read, or `extends` names none.
+      SpecError: a file cannot be read, or `extends` does not refer to a file.
     """
     document = read_document(path)
     if not isinstance(document.data, dict):
         place = document.values.get((), Location(str(path), 1, 1))
-        message = "the file is empty" if document.data is None else "the file holds no keys"
-        raise SpecError([Diagnostic(place, "", message, "begin with 'name: NAME'")])
+        message = "the file is empty" if document.data is None else "the file has no keys"
+        raise SpecError([Diagnostic(place, "", message, "start with 'name: NAME'")])
     left_out = NOT_INHERITED if children else ("extends",)
     own = {key: value for key, value in document.data.items() if key not in left_out}
     own_document = replace(document, data=own)
@@ -83,32 +84,35 @@ def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> 
         return SpecError([*document.problems, Diagnostic(place, "extends", message, remedy)])
 
     if not isinstance(value, str) or not value:
-        raise refuse(f"{written} is not a file name", "name a file beside this one")
+        raise refuse(f"{written} is not a file name", _REMEDY)
     if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
-        raise refuse(f"{written} leaves the folder", "name a file beside this one")
+        raise refuse(f"{written} is outside of the folder of this file", _REMEDY)
     parent, shipped = _parent_of(path, value)
     if not _is_file(parent):
         files = {p.stem: p.name for p in path.parent.glob("*.yaml") if p != path}
         choices = {name: name for name in shipped_names()} | files
         near = nearest(Path(value).stem, choices)
         hint = f" (did you mean '{choices[near]}'?)" if near else ""
-        message = f"there is no file {written} beside this one{hint}"
-        raise refuse(message, "name an existing file")
+        message = f"no file {written} in the folder of this file{hint}"
+        raise refuse(message, "specify an existing file")
     if not shipped and path.parent.resolve() not in parent.resolve().parents:
-        raise refuse(f"{written} leaves the folder through a link", "name a file beside this one")
+        message = f"{written} is outside of the folder of this file (symbolic link)"
+        raise refuse(message, _REMEDY)
     chain = (*children, path)
     if any(parent.samefile(link) for link in chain):
-        what = "is this file itself" if parent.samefile(path) else "extends this file in turn"
-        raise refuse(f"{written} {what}", "end the circle")
+        itself = parent.samefile(path)
+        message = "a file cannot extend itself" if itself else f"{written} extends this file"
+        raise refuse(message, "remove the circular extends")
     if len(chain) > MAX_PARENTS:
-        raise refuse(f"more than {MAX_PARENTS} files extend one another", "merge some of them")
+        message = f"the chain of extends has more than {MAX_PARENTS} files"
+        raise refuse(message, "merge some of them")
     return parent
 
 
 def _parent_of(path: Path, value: str) -> tuple[Path, bool]:
-    """The file that `extends: value` means, and whether it is one that comes with cnnbench.
+    """The file that `extends: value` refers to, and True if it ships with cnnbench.
 
-    A file beside this one comes first. It may be missing.
+    Files in the same folder take precedence. The file may not exist.
     """
     if _is_file(path.parent / value):
         return path.parent / value, False
@@ -120,9 +124,9 @@ def _parent_of(path: Path, value: str) -> tuple[Path, bool]:
 
 
 def lineage(path: Path) -> tuple[Path, ...]:
-    """A file, the file that it extends, and so on, as far as they can be read.
+    """The chain of a file and its parents, as far as they can be read.
 
-    The last one may be missing.
+    The last one may not exist.
     """
     found = [path]
     while len(found) <= MAX_PARENTS:
@@ -143,12 +147,12 @@ def lineage(path: Path) -> tuple[Path, ...]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long, or one with a null byte
+    except (OSError, ValueError):  # name too long, or contains a null byte
         return False
 
 
 def merge(lower: Document, upper: Document) -> Document:
-    """Merges two documents; the places of all that was replaced go with it."""
+    """Merges two documents, dropping the locations of replaced values."""
     replaced: list[KeyPath] = []
     data = _merged(lower.data, upper.data, (), replaced)
     gone = set(replaced)
@@ -157,7 +161,7 @@ def merge(lower: Document, upper: Document) -> Document:
         return {at: place for at, place in places.items() if not _within(at, gone)}
 
     values = {**kept(lower.values), **upper.values}
-    # A key given on the command line may lie deeper than what it replaces.
+    # A key on the command line may be nested deeper than the value it replaces.
     for at in gone - upper.values.keys():
         values[at] = next(p for key, p in upper.values.items() if key[: len(at)] == at)
     problems = (*lower.problems, *upper.problems)
@@ -188,7 +192,7 @@ def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any
 
 
 def replaces(lower: Any, upper: Any, at: KeyPath) -> bool:
-    """Tests whether a value replaces the one below, instead of being merged with it."""
+    """Returns True if a value replaces the lower one, instead of being merged with it."""
     tag, default = _tag_key(at)
     if tag and isinstance(lower, str):
         lower = {tag: lower}
@@ -198,7 +202,7 @@ def replaces(lower: Any, upper: Any, at: KeyPath) -> bool:
 
 
 def _tag_key(at: KeyPath) -> tuple[str | None, str | None]:
-    """The key that selects a member of a union, where `at` is one, and the default's word."""
+    """The discriminator key of the union at a path, and its default; None if it is not a union."""
     match at:
         case ("model", "layers", _):
             return "op", None
@@ -211,10 +215,10 @@ def _tag_key(at: KeyPath) -> tuple[str | None, str | None]:
 
 
 def in_order(overrides: Sequence[str]) -> list[str]:
-    """Overrides as they are applied: one that names an optimizer comes before its options.
+    """Sorts overrides so that an optimizer comes before its options, whatever their order.
 
-    So do the other choices of a kind. Whatever their order on the command line, options are
-    those of the kind that is named there, instead of being dropped without a word.
+    The same holds for layers and schedules. Otherwise, the choice of another kind would
+    silently drop options given before it.
 
     >>> in_order(["train.epochs=2", "train.optimizer.b1=0.5", "train.optimizer=adam"])
     ['train.epochs=2', 'train.optimizer=adam', 'train.optimizer.b1=0.5']
@@ -231,7 +235,7 @@ def in_order(overrides: Sequence[str]) -> list[str]:
 
 
 def _kind_chosen(text: str) -> KeyPath | None:
-    """The union whose member an override chooses by a word, as `train.optimizer=adam` does."""
+    """Path of the union whose member an override selects, such as `train.optimizer=adam`."""
     *at, last = path = _path(text)
     if last in ("op", "name") and _tag_key(tuple(at))[0] == last:
         return tuple(at)
@@ -241,15 +245,15 @@ def _kind_chosen(text: str) -> KeyPath | None:
 
 
 def override(document: Document, text: str) -> Document:
-    """Parses one ``key=value`` of the command line that is laid over a document.
+    """Parses one ``key=value`` override from the command line.
 
     Args:
-      document: what the files and earlier overrides say.
+      document: the files merged with earlier overrides.
       text: a dotted path and a YAML value, as in ``train.epochs=5``; a layer is
         addressed by its name, as in ``model.conv1.kernel=7``.
 
     Returns:
-      What has to be laid over it; of a wrong override only the problems.
+      The document to merge; for an invalid override, only its problems.
     """
     nothing = Document({}, {}, {}, text=document.text)
     try:
@@ -262,7 +266,7 @@ def override(document: Document, text: str) -> Document:
 
 
 def _unsets_nothing(upper: Any, lower: Any, model: Any) -> bool:
-    """Whether an override takes away a key of the language that the files leave out anyway."""
+    """Returns True if an override unsets a valid key that the files do not set."""
     if not isinstance(upper, dict) or not isinstance(lower, dict):
         return upper is None and lower is None
     if len(upper) != 1:
@@ -278,17 +282,17 @@ def _parsed(text: str, lower: Document) -> Document:
     key, equals, value_text = text.partition("=")
     at = _path(text)
     if not equals or not all(at) or len(at) > MAX_DEPTH or not key.isprintable():
-        raise _refused("", f"{quoted(text)} is not an override", "write key=value")
+        raise _refused("", f"{quoted(text)} is not an override", "use key=value")
     if at[0] == "extends":
-        raise _refused(key, "cannot be overridden", "write it into a file")
+        raise _refused(key, "cannot be overridden", "set it in a file")
     _check_layer(at, value_text, lower.data)
     value = _parse_value(key, value_text)
-    if value.data is None and value_text.strip() not in _NULLS:  # nothing, or a comment
-        raise _refused(key, "the value is missing", f"write {key}=VALUE, or {key}=null to unset it")
+    if value.data is None and value_text.strip() not in _NULLS:  # empty, or a comment
+        raise _refused(key, "the value is missing", f"use {key}=VALUE, or {key}=null to unset it")
     found = value.values.items()
     places = {(*at, *inner): Location(COMMAND_LINE, text=place.text) for inner, place in found}
     new = (at[:end] for end in range(1, len(at)) if at[:end] not in lower.values)
-    places |= dict.fromkeys(new, Location(COMMAND_LINE))  # sections that no file has
+    places |= dict.fromkeys(new, Location(COMMAND_LINE))  # sections that are in no file
     nested = value.data
     for part in reversed(at):
         nested = {part: nested}
@@ -296,7 +300,7 @@ def _parsed(text: str, lower: Document) -> Document:
 
 
 def _path(text: str) -> tuple[str, ...]:
-    """Where the value of an override belongs; a layer's name stands below `model.layers`."""
+    """Path of the value of an override; layer names are looked up in `model.layers`."""
     first, *others = text.partition("=")[0].split(".")
     if first == "model" and others and others[0] not in _MODEL_KEYS:
         others.insert(0, "layers")
@@ -304,11 +308,11 @@ def _path(text: str) -> tuple[str, ...]:
 
 
 def _parse_value(key: str, text: str) -> Document:
-    """A value whose problems name the key it was given for instead of a line."""
+    """Parses a value; problems are located by its key instead of a line."""
     try:
         value = parse_document(text.encode(), COMMAND_LINE)
     except UnicodeEncodeError:
-        raise _refused(key, "is not UTF-8 text", "write it in UTF-8") from None
+        raise _refused(key, "is not UTF-8 text", "encode it in UTF-8") from None
     except SpecError as error:
         raise SpecError(_moved(problem, key) for problem in error.problems) from None
     return replace(value, problems=tuple(_moved(problem, key) for problem in value.problems))
@@ -324,24 +328,24 @@ def _refused(key: str, message: str, remedy: str) -> SpecError:
 
 
 def _check_layer(at: tuple[str, ...], value: str, data: Mapping[str, Any]) -> None:
-    """A key of a layer, or the removal of one, needs a layer of that name."""
+    """Raises SpecError if an override changes or removes a layer that does not exist."""
     model = data.get("model")
     layers = model.get("layers") if isinstance(model, dict) else None
     names = list(layers) if isinstance(layers, dict) else []
     adds = len(at) == 3 and value.strip() not in _NULLS
     if at[:2] != ("model", "layers") or len(at) < 3 or adds or at[2] in names:
         return
-    message = f"there is no layer {quoted(at[2])}{did_you_mean(at[2], names)}"
-    remedy = f"name {or_list(names)}" if names else "the model has no layers, remove it"
+    message = f"unknown layer {quoted(at[2])}{did_you_mean(at[2], names)}"
+    remedy = f"use {or_list(names)}" if names else "remove it (the model has no layers)"
     raise _refused(".".join(["model", *at[2:]]), message, remedy)
 
 
 class Causes:
-    """Looks for what leads to issues in a stack of documents.
+    """Finds the causes of issues in a stack of documents.
 
     Args:
-      layers: the documents, each laid over those before it.
-      check: finds the issues of what comes of them.
+      layers: the documents, in merge order.
+      check: finds the issues of the merged document.
     """
 
     def __init__(self, layers: Sequence[Document], check: FindIssues) -> None:
@@ -351,18 +355,18 @@ class Causes:
         self._left = MAX_WORK
 
     def of(self, issue: Issue, known: Collection[KeyPath]) -> tuple[int, KeyPath] | None:
-        """The change that leads to an issue in what an earlier document says.
+        """The change in a later document that causes an issue in an earlier one.
 
-        Of the last document without which the issue would not be there, the first of the fewest
-        changes without which it would not be there either (Zeller & Hildebrandt 2002).
+        Takes the last document whose removal resolves the issue, and from a minimal set of its
+        changes whose removal resolves it the first one (Zeller & Hildebrandt 2002).
 
         Args:
-          issue: stands in one of the documents.
-          known: the paths of all issues.
+          issue: an issue in one of the documents.
+          known: paths of all issues.
 
         Returns:
-          The number of the later document and the path of its change; None where the issue does
-          not follow from one, or where that would take long to say.
+          The index of the later document and the path of its change; None if no later document
+          causes the issue, or if the search would take too long.
         """
         owner = self._owner(issue.at)
         for number in range(len(self._layers) - 1, owner, -1):
@@ -386,7 +390,7 @@ class Causes:
         return left
 
     def _owner(self, at: KeyPath) -> int:
-        """The last document that says something at a path, or above where none does."""
+        """Index of the last document that sets the value at a path, or its nearest parent."""
         while at and at not in self._whole.values:
             at = at[:-1]
         place = self._whole.values.get(at)
@@ -396,7 +400,7 @@ class Causes:
     def _heals(
         self, number: int, left_out: Collection[KeyPath], at: KeyPath, known: Collection[KeyPath]
     ) -> bool:
-        """Tests whether an issue is gone without some changes, and no other appears."""
+        """Returns True if removing some changes resolves an issue without causing others."""
         issues = self._without(number, frozenset(left_out))
         return issues is not None and at not in issues and issues <= frozenset(known)
 
@@ -413,7 +417,7 @@ class Causes:
 
 
 def changed_paths(lower: Any, upper: Any, at: KeyPath = ()) -> Iterator[KeyPath]:
-    """The largest parts of a document that replace or add something in the one below.
+    """Paths of the largest parts of a document that replace or add values in the lower one.
 
     >>> list(changed_paths({"a": 1, "b": {"c": 1}}, {"b": {"c": 2, "d": 3}, "e": {"f": 1}}))
     [('b', 'c'), ('b', 'd'), ('e',)]
@@ -429,7 +433,7 @@ def changed_paths(lower: Any, upper: Any, at: KeyPath = ()) -> Iterator[KeyPath]
 
 
 def without(data: Mapping[str, Any], gone: Collection[KeyPath], at: KeyPath = ()) -> dict[str, Any]:
-    """Plain data without the values at some paths.
+    """Removes the values at some paths from plain data.
 
     >>> without({"a": {"b": 1, "c": 2}}, {("a", "b")})
     {'a': {'c': 2}}

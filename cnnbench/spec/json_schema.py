@@ -1,11 +1,10 @@
-"""The language of experiment files as a JSON Schema, for editors.
+"""JSON Schema of experiment files, for editors.
 
-Pydantic describes the models; what a file may say beyond them is added here: ``extends``,
-the short form ``optimizer: adam``, and that a file which extends another may leave keys out
-and take others away with null.
+Pydantic generates the schema of the models. Added here are ``extends``, the short form
+``optimizer: adam``, and that a file with ``extends`` may omit keys and unset others with null.
 
-Only keywords that draft 7 and draft 2020-12 share are used, because editors read both.
-Whatever ties one value to another (shapes, wiring, sizes of splits) is left to ``cnnbench show``.
+Only keywords common to draft 7 and draft 2020-12 are used, because editors support either.
+Checks across values (shapes, wiring, split sizes) are left to ``cnnbench show``.
 """
 
 import json
@@ -19,25 +18,25 @@ from cnnbench.spec.cross_checks import RESERVED_NAMES
 from cnnbench.spec.experiment import NAME_PATTERN, Experiment
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
 
-FILE = "cnnbench.schema.json"  # beside an experiment file, where its first line looks for it
+FILE = "cnnbench.schema.json"  # next to an experiment file, whose first line refers to it
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DEFS = "#/$defs/"
 _NULL = {"type": "null"}
-_CHANGE = "Change"  # ends the name of what a file that extends another may say of a part
+_CHANGE = "Change"  # suffix of the definitions for files with `extends`
 _EXTENDS = {
-    "description": "what this file starts from: a file beside it or in a folder below, or"
-    " the name of an experiment that comes with cnnbench",
+    "description": "parent experiment: a file in this folder or a subfolder, or the name of"
+    " an experiment that ships with cnnbench",
     "type": "string",
     "pattern": r"^(?!/)(?!(.*/)?\.\.(/|$)).+$",
 }
 
-# Tagged unions: the key that selects a member, and the members by its words.
+# Tagged unions: discriminator key and members.
 _UNIONS = {
     "Layer": ("op", OPERATIONS),
     "Optimizer": ("name", OPTIMIZERS),
     "Schedule": ("name", SCHEDULES),
 }
-_DEFAULTS = {"Optimizer": DEFAULT_OPTIMIZER, "Schedule": DEFAULT_SCHEDULE}  # where no tag is
+_DEFAULTS = {"Optimizer": DEFAULT_OPTIMIZER, "Schedule": DEFAULT_SCHEDULE}  # used without a tag
 
 Schema = dict[str, Any]
 Models = Mapping[str, type[Model]]
@@ -65,7 +64,7 @@ def schema() -> Schema:
     return {
         "$schema": DIALECT,
         "title": "cnnbench experiment",
-        "description": "What is trained, on which images, and how.",
+        "description": "Dataset, model and training settings of an experiment.",
         "type": "object",
         "if": {"required": ["extends"]},
         "then": _ref("Experiment" + _CHANGE),
@@ -75,7 +74,7 @@ def schema() -> Schema:
 
 
 def schema_text() -> str:
-    """The same as the content of a file."""
+    """The JSON Schema as the content of a file."""
     return json.dumps(schema(), indent=1) + "\n"
 
 
@@ -84,7 +83,7 @@ def _ref(name: str) -> Schema:
 
 
 def _add_hints(defs: Mapping[str, Schema]) -> None:
-    """What other modules know of values: names of layers and of datasets."""
+    """Adds patterns and examples for the names of layers and datasets."""
     names = {"pattern": f"^{NAME_PATTERN}$", "not": {"enum": list(RESERVED_NAMES)}}
     defs["ModelSpec"]["properties"]["layers"]["propertyNames"] = names
     for key in ("name", "offline"):
@@ -92,7 +91,7 @@ def _add_hints(defs: Mapping[str, Schema]) -> None:
 
 
 def _take_unions(defs: Mapping[str, Schema]) -> None:
-    """Puts references in the places of pydantic's unions."""
+    """Replaces pydantic's unions with references."""
     layers, train = (defs[name]["properties"] for name in ("ModelSpec", "TrainSpec"))
     layers["layers"]["additionalProperties"] = _ref("Layer")
     for key in ("optimizer", "schedule"):
@@ -102,7 +101,7 @@ def _take_unions(defs: Mapping[str, Schema]) -> None:
 
 
 def _tidied(part: Any) -> Any:
-    """Without titles that only repeat a key, and defaults that are no value to write."""
+    """Removes titles that only repeat a key, and defaults that cannot be written."""
     if isinstance(part, list):
         return [_tidied(item) for item in part]
     if not isinstance(part, dict):
@@ -115,7 +114,7 @@ def _tidied(part: Any) -> Any:
 
 
 def _each(work: Callable[[Any], Any], properties: Mapping[str, Any]) -> Schema:
-    """Keys of a file, one of which is called ``title``."""
+    """Applies a function to the properties, one of which is called ``title``."""
     return {name: work(value) for name, value in properties.items()}
 
 
@@ -124,7 +123,7 @@ def _is_nothing(default: object) -> bool:
 
 
 def _change(part: Schema) -> Schema:
-    """What may be said of a part that another file describes: any of its keys, or null."""
+    """The definition for files with `extends`: any of the keys, or null."""
     kept = {key: value for key, value in part.items() if key != "required"}
     if "properties" in kept:
         kept["properties"] = _each(_or_null, _each(_of_changes, kept["properties"]))
@@ -132,7 +131,7 @@ def _change(part: Schema) -> Schema:
 
 
 def _of_changes(part: Any) -> Any:
-    """The same without defaults, which are the other file's, and with references to changes."""
+    """Removes defaults, which come from the parent, and refers to definitions for `extends`."""
     if isinstance(part, list):
         return [_of_changes(item) for item in part]
     if not isinstance(part, dict):
@@ -141,7 +140,7 @@ def _of_changes(part: Any) -> Any:
     if "$ref" in changed:
         changed["$ref"] += _CHANGE
     if isinstance(inner := changed.get("additionalProperties"), dict):
-        changed["additionalProperties"] = _or_null(inner)  # null takes a layer away
+        changed["additionalProperties"] = _or_null(inner)  # null removes a layer
     return changed
 
 
@@ -154,20 +153,20 @@ def _or_null(value: Schema) -> Schema:
 
 
 def _let_extend(change: Schema, full: Schema) -> None:
-    """A name and a title are not inherited, so they cannot be taken away either."""
+    """Adds `extends`; name and title are not inherited, so they cannot be unset."""
     own = {key: full["properties"][key] for key in ("name", "title")}
     change["properties"] = {"extends": _EXTENDS} | change["properties"] | own
     change["required"] = ["extends", "name"]
 
 
 def _words(models: Models) -> Schema:
-    """The words of a union, each with what it means, which editors show."""
+    """The tags of a union with their descriptions, which editors show."""
     meanings = [str(model.__doc__).partition("\n")[0] for model in models.values()]
     return {"enum": list(models), "enumDescriptions": meanings}
 
 
 def _by_tag(tag: str, models: Models, ending: str = "") -> Schema:
-    """An object whose `tag` says which definition holds for it, so that errors are that one's."""
+    """An object whose `tag` selects its definition, so that errors refer to that one."""
     return {
         "type": "object",
         "properties": {tag: _words(models)},
@@ -182,7 +181,7 @@ def _by_tag(tag: str, models: Models, ending: str = "") -> Schema:
 
 
 def _with_default(by_tag: Schema, name: str, full: Mapping[str, Schema]) -> Schema:
-    """The same where the tag may be left out if there is a default, whose keys these are then."""
+    """Makes the tag optional if the union has a default, whose keys apply then."""
     tag = _UNIONS[name][0]
     if name not in _DEFAULTS:
         return by_tag | {"required": [tag]}
@@ -196,7 +195,7 @@ def _unless(tag: str, then: Schema) -> Schema:
 
 
 def _change_by_tag(tag: str, models: Models, changes: Mapping[str, Schema]) -> Schema:
-    """Likewise where the other file may have the tag: any key of any member then."""
+    """The union for files with `extends`: without a tag, any key of any member is valid."""
     kinds: dict[str, list[Schema]] = {}
     for model in models.values():
         for key, value in changes[model.__name__ + _CHANGE]["properties"].items():
@@ -209,6 +208,6 @@ def _change_by_tag(tag: str, models: Models, changes: Mapping[str, Schema]) -> S
 
 
 def _merged(kinds: Sequence[Schema]) -> Schema:
-    """What one of several definitions of a key allows."""
+    """Union of several definitions of a key."""
     choices = [choice for kind in kinds for choice in kind["anyOf"]]
     return kinds[0] | {"anyOf": [c for i, c in enumerate(choices) if c not in choices[:i]]}

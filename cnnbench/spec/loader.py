@@ -1,7 +1,7 @@
-"""An experiment file, its parents and the command line to one checked `Loaded`.
+"""Loads and validates an experiment file with its parents and command-line overrides.
 
-Everything wrong is found before anything is compiled: each part of the file is
-checked as far as the values in it can be read.
+All errors are found before anything is compiled: every part of the file is
+checked as far as its values can be read.
 """
 
 import math
@@ -36,14 +36,14 @@ _Section = TypeVar("_Section", bound=Model)
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checked experiment.
+    """A validated experiment.
 
     Args:
-      experiment: all that was asked for.
+      experiment: the full specification.
       plan: its network; None where the model is a Python class.
-      info: shape and classes of its dataset.
+      info: image shape and classes of its dataset.
       text: the file as the user wrote it.
-      places: where `model` and its keys stand.
+      places: source locations of `model` and its keys.
     """
 
     experiment: Experiment
@@ -53,12 +53,12 @@ class Loaded:
     places: Mapping[KeyPath, Location]
 
     def place(self, key: str) -> Location:
-        """Where the value of a key of `model` stands, or a part of it, or else `model`."""
+        """Location of the value of a key of `model`, or of a part of it, or else of `model`."""
         found = [place for at, place in self.places.items() if at[:2] == ("model", key)]
         return (found or [self.places[("model",)]])[0]
 
     def resolved(self) -> str:
-        """The experiment as YAML with every default written out; it loads to the same one."""
+        """The experiment as YAML with all defaults written out; loading it gives the same one."""
         data = self.experiment.model_dump(mode="json")
         for layer in data["model"]["layers"].values():
             if layer.get("tie"):
@@ -70,15 +70,15 @@ class Loaded:
 def load_experiment(
     path: Path, overrides: Sequence[str] = (), *, data_dir: Path | None = None
 ) -> Loaded:
-    """Reads and checks an experiment file without importing JAX.
+    """Loads and validates an experiment file without importing JAX.
 
     Args:
       path: the file.
       overrides: ``key=value`` with dotted paths, as in ``train.epochs=5``.
-      data_dir: where datasets outside the built-in table are looked up.
+      data_dir: folder of prepared datasets, for names that are not built in.
 
     Raises:
-      SpecError: everything wrong with it, each with its place.
+      SpecError: lists all errors with their locations.
     """
     layers = list(read_layers(path))
     document = reduce(merge, layers)
@@ -96,7 +96,7 @@ Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Issue]
 
 
 def _findings(document: Document, data_dir: Path | None) -> Findings:
-    """Reads what is sound in a document, and finds all of its issues."""
+    """Validates the readable parts of a document and collects all issues."""
     data = document.data
     experiment, issues = _validate(document)
     parts = _parts(data, issues)
@@ -107,8 +107,8 @@ def _findings(document: Document, data_dir: Path | None) -> Findings:
     if plan:
         misfits += [*_single_value_issues(plan, parts), *_probability_issues(plan, parts)]
     guessed = _guessed(document)
-    told = dict.fromkeys([*issues, *misfits])
-    return experiment, plan, info, [f for f in told if f.of_key or f.at not in guessed]
+    unique = dict.fromkeys([*issues, *misfits])
+    return experiment, plan, info, [f for f in unique if f.of_key or f.at not in guessed]
 
 
 def _problems(
@@ -118,14 +118,14 @@ def _problems(
     path: Path,
     data_dir: Path | None,
 ) -> Iterator[Diagnostic]:
-    """Issues with their places: the line of a child that leads to one, else the line itself."""
+    """Issues with locations: the line of a child file that causes one, or the line itself."""
     known = [issue.at for issue in issues]
     causes = Causes(layers, lambda changed: {f.at for f in _findings(changed, data_dir)[3]})
     for issue in issues:
         problem = _place(issue, document, str(path))
         if len(layers) > 1 and (cause := causes.of(issue, known)):
             number, change = cause
-            # An override of a layer's operation replaces the layer, which it does not write.
+            # Overriding the operation of a layer replaces the layer, which has no line of its own.
             values = layers[number].values
             below = (at for at in values if at[: len(change)] == change)
             at = change if change in values else next(below)
@@ -142,7 +142,7 @@ def _validate(document: Document) -> tuple[Experiment | None, list[Issue]]:
 
 
 def _parts(data: Mapping[str, Any], issues: Iterable[Issue]) -> Parts:
-    """What remains of the file without its wrong values."""
+    """The parts of the file without invalid values."""
     sound = _without(data, {_unit(issue.at) for issue in issues})
     model = data.get("model")
     layers = model.get("layers") if isinstance(model, dict) else None
@@ -158,7 +158,7 @@ def _parts(data: Mapping[str, Any], issues: Iterable[Issue]) -> Parts:
 
 
 def _unit(at: KeyPath) -> KeyPath:
-    """The part of a file that is left out where the value at `at` is wrong."""
+    """The part of a file to drop if the value at `at` is invalid."""
     match at:
         case ("model", "layers", name, *_):
             return ("model", "layers", name)
@@ -211,7 +211,7 @@ def _plan(data: Any, parts: Parts, info: DatasetInfo | None) -> tuple[Plan | Non
 
 
 def _single_value_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
-    """Batch norm of one value is zero whatever the value; PyTorch refuses it too."""
+    """Batch norm of a single value is always zero; PyTorch raises an error too."""
     if parts.train is None or parts.dataset is None:
         return
     splits = parts.dataset.splits
@@ -224,11 +224,11 @@ def _single_value_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
     for node in plan.nodes if at else ():
         if node.op.uses_batch and math.prod(node.layout.shape[:-1]) == 1:
             message = (
-                f"{node.op.op} '{node.name}' gets one value per channel from one image,"
-                " and normalizes it to zero (PyTorch: Expected more than 1 value per channel"
-                " when training)"
+                f"{node.op.op} '{node.name}' sees a single value per channel in a batch of one"
+                " image, and normalizes it to zero (PyTorch: Expected more than 1 value per"
+                " channel when training)"
             )
-            yield Issue(at or (), message, "write at least 2")
+            yield Issue(at or (), message, "use at least 2")
             return
 
 
@@ -239,16 +239,13 @@ def _probability_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
         op = plan.by_name[source].op
         activation = getattr(op, "activation", None)
         what = f"activation: {activation}" if activation else f"op: {op.op}"
-        message = (
-            "binary_cross_entropy takes probabilities, and the output can leave 0 to 1:"
-            f" layer '{source}' has {what}"
-        )
+        message = f"binary_cross_entropy needs outputs in [0, 1], but layer '{source}' has {what}"
         remedy = "end with activation: sigmoid" if activation else "end with a sigmoid activation"
-        yield Issue(("train", "loss"), message, f"{remedy}, or write mse or mae")
+        yield Issue(("train", "loss"), message, f"{remedy}, or use mse or mae")
 
 
 def _not_probability(plan: Plan, name: str) -> str | None:
-    """The layer from which values outside 0 to 1 can come; None where there is none."""
+    """The layer that can produce values outside [0, 1]; None if there are none."""
     if name == INPUT:
         return None
     node = plan.by_name[name]
@@ -269,21 +266,21 @@ def _layer(value: Any) -> LayerOp | None:
 
 
 def _raw_inputs(value: Any) -> tuple[str, ...]:
-    """Inputs of a layer that may be wrong otherwise."""
+    """Inputs of a layer that may be invalid in other ways."""
     inputs = value.get("inputs") if isinstance(value, dict) else None
     names = [inputs] if isinstance(inputs, str) else inputs
     return tuple(n for n in names if isinstance(n, str)) if isinstance(names, list) else ()
 
 
 def _guessed(document: Document) -> set[KeyPath]:
-    """Paths of values that stand for unreadable ones, and of lists that hold such values."""
+    """Paths of placeholders for unreadable values, and of lists that contain them."""
     wrong = {(problem.location, problem.where) for problem in document.problems}
     found = {at for at, place in document.values.items() if (place, dotted(at)) in wrong}
     return found | {at[:-1] for at in found if at and isinstance(at[-1], int)}
 
 
 def _place(issue: Issue, document: Document, path: str) -> Diagnostic:
-    """Looks an issue's place up: the key where that is wrong, else the value or its parent."""
+    """Looks up the location of an issue: the key if that is wrong, else the value or its parent."""
     at = issue.at
     while at and at not in document.values:
         at = at[:-1]
@@ -296,7 +293,7 @@ def _place(issue: Issue, document: Document, path: str) -> Diagnostic:
 
 
 def _number(at: KeyPath, document: Document) -> str:
-    """A number as it is written; with separators where that is decimal digits."""
+    """A number as written in the file; decimal digits with thousands separators."""
     value = document.data
     for key in at:
         value = value[key]
@@ -305,10 +302,10 @@ def _number(at: KeyPath, document: Document) -> str:
 
 
 def kept_source(run: Path) -> bytes:
-    """The source of a Python model in a run's folder; empty for a graph of layers.
+    """The source of a Python model in a run folder; empty for a graph of layers.
 
     Raises:
-      OSError: it cannot be read.
+      OSError: the file cannot be read.
     """
     file = run / "model.py"
     return file.read_bytes() if file.exists() else b""

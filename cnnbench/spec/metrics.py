@@ -1,4 +1,4 @@
-"""The table of metrics: all that is known of each but its formula, which is in `training.losses`.
+"""The table of metrics; their formulas are in `training.losses`.
 
 To add a metric, add its name to `MetricName`, a row to the table, and its formula to
 `training.losses.per_image_metric`. Checks of experiment files, messages, tables, charts, verdicts
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
     LayerOps = Mapping[str, LayerOp]
 
 MetricName = Literal["accuracy", "top5_accuracy", "brier_score", "mse", "mae", "psnr", "ssim", "kl"]
-"""What `train.metrics` accepts."""
+"""Names that `train.metrics` accepts."""
 
 SSIM_WINDOW = 11  # pixels; no smaller image has an SSIM
 
 Objection = tuple[str, str]
-"""What is wrong with a metric in an experiment, and what to do."""
+"""Message and remedy for a metric that does not suit an experiment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is known of a metric.
+    """Properties of a metric.
 
     Args:
       name: its key in `train.metrics` and in files.
-      title: its name in sentences and tables.
-      description: what it measures, for docs/reference/spec.md.
-      tasks: those that it can be asked for; empty if it is reported without being asked for.
+      title: display name in sentences and tables.
+      description: what it measures, for docs/spec.md.
+      tasks: the tasks it is available for; empty if it is reported automatically.
       higher_is_better: True if larger values are better.
-      is_fraction: True if its values are from 0 to 1 and are shown in percent.
-      other_names: what other libraries call it.
-      objection: (layers, dataset), each None if it is not known, to what makes the metric
-        useless for them; None if nothing does.
+      is_fraction: True if its values are in [0, 1] and shown as percentages.
+      other_names: its names in other libraries.
+      objection: maps (layers, dataset), each None if unknown, to the reason why the metric is
+        useless for them, or None.
     """
 
     name: str
@@ -63,7 +63,7 @@ def _too_small(_: "LayerOps | None", dataset: "DatasetInfo | None") -> Objection
     if dataset and min(dataset.shape[:2]) < SSIM_WINDOW:
         window = f"{SSIM_WINDOW}x{SSIM_WINDOW}"
         images = shape_text(dataset.shape)
-        return f"ssim looks at {window} pixels, and images are {images}", "remove it"
+        return f"ssim needs at least {window} pixels, but images are {images}", "remove it"
     return None
 
 
@@ -72,8 +72,8 @@ def _no_sample(layers: "LayerOps | None", _: "DatasetInfo | None") -> Objection 
 
     if layers is None or any(isinstance(op, Sample) for op in layers.values()):
         return None
-    message = "kl is the divergence of a layer that samples, and there is none"
-    return message, "remove it, or add a layer of op: sample"
+    message = "kl is the divergence of sample layers, and the model has none"
+    return message, "remove it, or add a layer with op: sample"
 
 
 _CLASSIFY, _RECONSTRUCT = ("classify",), ("reconstruct",)
@@ -81,7 +81,7 @@ _TABLE = (
     Metric(
         name="accuracy",
         title="accuracy",
-        description="share of the images whose largest output is that of their label",
+        description="fraction of images whose largest output is the one of their label",
         tasks=_CLASSIFY,
         higher_is_better=True,
         is_fraction=True,
@@ -90,8 +90,8 @@ _TABLE = (
     Metric(
         name="top5_accuracy",
         title="top5 accuracy",
-        description="share of the images whose label has one of the five largest outputs; of"
-        " equal outputs, those of lower class numbers count as larger",
+        description="fraction of images whose label is among the five largest outputs; ties go"
+        " to the lower class index",
         tasks=_CLASSIFY,
         higher_is_better=True,
         is_fraction=True,
@@ -101,8 +101,8 @@ _TABLE = (
     Metric(
         name="brier_score",
         title="Brier score",
-        description="squared distance of the class probabilities (softmax) from the label, summed"
-        " over the classes: 0 if all are certain and right, 2 if all are certain and wrong; low"
+        description="squared distance between class probabilities (softmax) and one-hot label,"
+        " summed over classes: 0 for confident correct predictions, 2 for confident wrong ones; low"
         " if probabilities are both sharp and calibrated (Brier 1950)",
         tasks=_CLASSIFY,
         other_names=("brier", "brier_score_loss", "brier_loss"),
@@ -110,28 +110,28 @@ _TABLE = (
     Metric(
         name="mse",
         title="MSE",
-        description="mean squared error of the pixels",
+        description="mean squared error over pixels",
         tasks=_RECONSTRUCT,
         other_names=("mean_squared_error", "l2"),
     ),
     Metric(
         name="mae",
         title="MAE",
-        description="mean absolute error of the pixels",
+        description="mean absolute error over pixels",
         tasks=_RECONSTRUCT,
         other_names=("mean_absolute_error", "l1"),
     ),
     Metric(
         name="psnr",
         title="PSNR",
-        description="peak signal-to-noise ratio in decibels, mean over images",
+        description="peak signal-to-noise ratio in dB, averaged over images",
         tasks=_RECONSTRUCT,
         higher_is_better=True,
     ),
     Metric(
         name="ssim",
         title="SSIM",
-        description="structural similarity (Wang et al. 2004), 1 for the same image",
+        description="structural similarity (Wang et al. 2004), 1 for identical images",
         tasks=_RECONSTRUCT,
         higher_is_better=True,
         objection=_too_small,
@@ -139,12 +139,12 @@ _TABLE = (
     Metric(
         name="kl",
         title="KL divergence",
-        description="divergence from the prior of all layers of `op: sample`, in nats per image",
+        description="KL divergence of all `op: sample` layers from the prior, in nats per image",
         tasks=_CLASSIFY + _RECONSTRUCT,
         other_names=("kl_divergence", "kld", "kl_div"),
         objection=_no_sample,
     ),
-    Metric(name="loss", title="loss", description="what is minimized"),
+    Metric(name="loss", title="loss", description="the training objective"),
     Metric(
         name="code_accuracy",
         title="code accuracy",
@@ -159,13 +159,13 @@ NO_METRICS = (
     " rmse msle perplexity"
     " top3 top3_accuracy top10_accuracy lpips fid ms_ssim cohen_kappa balanced_accuracy"
 )
-"""Other libraries' metrics that there are not, so that no near name is suggested for them."""
+"""Metrics of other libraries that are not supported, so that no similar name is suggested."""
 
 _IMAGES = ("training", "validation", "test")
 
 
 def names_of(task: str) -> tuple[str, ...]:
-    """The metrics that a task can be asked for.
+    """Metrics that are available for a task.
 
     >>> names_of("classify")
     ('accuracy', 'top5_accuracy', 'brier_score', 'kl')
@@ -174,9 +174,9 @@ def names_of(task: str) -> tuple[str, ...]:
 
 
 def _parts(name: str) -> tuple[str, Metric]:
-    """The images that a value was taken on, if its name says so, and the metric.
+    """Splits a name such as `test_accuracy` into split and metric.
 
-    Runs of another version may have metrics that the table lacks: they are plain numbers.
+    Runs of other versions may have metrics that are not in the table; they are plain numbers.
     """
     images, _, rest = name.partition("_")
     if images not in _IMAGES or not rest:
@@ -185,7 +185,7 @@ def _parts(name: str) -> tuple[str, Metric]:
 
 
 def words(metric: str) -> str:
-    """A metric's name in a sentence.
+    """Display name of a metric within a sentence.
 
     >>> words("top5_accuracy"), words("kl"), words("test_mse")
     ('top5 accuracy', 'KL divergence', 'test MSE')
@@ -195,7 +195,7 @@ def words(metric: str) -> str:
 
 
 def heading(metric: str) -> str:
-    """A metric's name above a column or at the start of a sentence.
+    """Display name of a metric as a column header or at the start of a sentence.
 
     >>> heading("code_accuracy"), heading("ssim")
     ('Code accuracy', 'SSIM')
@@ -205,7 +205,7 @@ def heading(metric: str) -> str:
 
 
 def is_fraction(metric: str) -> bool:
-    """Whether a metric is a share, which is shown in percent.
+    """Returns True if a metric is a fraction, shown as a percentage.
 
     >>> is_fraction("test_accuracy"), is_fraction("psnr")
     (True, False)
@@ -214,7 +214,7 @@ def is_fraction(metric: str) -> bool:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether larger values are better.
+    """Returns True if larger values are better.
 
     >>> higher_is_better("ssim"), higher_is_better("loss")
     (True, False)
@@ -223,7 +223,7 @@ def higher_is_better(metric: str) -> bool:
 
 
 def metric_text(metric: str, value: float, digits: int | None = None) -> str:
-    """One value of a metric.
+    """Formats a value of a metric.
 
     >>> metric_text("accuracy", 0.98974), metric_text("loss", 0.012345)
     ('98.97%', '0.01235')

@@ -1,7 +1,7 @@
-"""Optimisers and learning-rate schedules a user may name: a documented list from optax.
+"""Optimizers and learning-rate schedules of experiment files, from optax.
 
-The fields of each optimiser are the arguments of the optax function of the same
-name, with that function's defaults unless the description says otherwise.
+The fields of each optimizer are the arguments of the optax function of the same
+name, with its defaults unless the description says otherwise.
 """
 
 from collections.abc import Mapping
@@ -13,86 +13,90 @@ from cnnbench.layers.fields import Count, Fraction, Model, NonNegative, Positive
 
 
 class _Optimizer(Model):
-    learning_rate: Positive = Field(0.001, description="step size at the start")
+    learning_rate: Positive = Field(0.001, description="initial learning rate")
 
 
 class Sgd(_Optimizer):
-    """Stochastic gradient descent; the default is the post's: Nesterov momentum 0.9."""
+    """Stochastic gradient descent; the default is the post's, with Nesterov momentum 0.9."""
 
     name: Literal["sgd"]
-    learning_rate: Positive = Field(0.01, description="step size at the start")
-    momentum: Fraction = Field(0.9, description="share of the last update that is kept")
-    nesterov: bool = Field(True, description="look ahead along the momentum")
+    learning_rate: Positive = Field(0.01, description="initial learning rate")
+    momentum: Fraction = Field(0.9, description="decay rate of the momentum")
+    nesterov: bool = Field(True, description="use Nesterov momentum")
 
 
 class Adam(_Optimizer):
-    """Kingma & Ba 2015."""
+    """Adam (Kingma & Ba 2015)."""
 
     name: Literal["adam"]
-    b1: Fraction = Field(0.9, description="memory of the mean gradient")
-    b2: Fraction = Field(0.999, description="memory of the mean squared gradient")
-    eps: Positive = Field(1e-8, description="added to the denominator")
-    nesterov: bool = Field(False, description="look ahead along the momentum (Nadam)")
+    b1: Fraction = Field(0.9, description="decay rate of the first moment")
+    b2: Fraction = Field(0.999, description="decay rate of the second moment")
+    eps: Positive = Field(1e-8, description="term added to the denominator for numerical stability")
+    nesterov: bool = Field(False, description="use Nesterov momentum (Nadam)")
 
 
 class AdamW(_Optimizer):
-    """Loshchilov & Hutter 2019: Adam with decoupled weight decay."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
 
     name: Literal["adamw"]
-    b1: Fraction = Field(0.9, description="memory of the mean gradient")
-    b2: Fraction = Field(0.999, description="memory of the mean squared gradient")
-    eps: Positive = Field(1e-8, description="added to the denominator")
-    weight_decay: NonNegative = Field(1e-4, description="share of a parameter taken off, per rate")
+    b1: Fraction = Field(0.9, description="decay rate of the first moment")
+    b2: Fraction = Field(0.999, description="decay rate of the second moment")
+    eps: Positive = Field(1e-8, description="term added to the denominator for numerical stability")
+    weight_decay: NonNegative = Field(1e-4, description="weight decay coefficient")
 
 
 class RmsProp(_Optimizer):
-    """Hinton 2012."""
+    """RMSProp (Hinton 2012)."""
 
     name: Literal["rmsprop"]
-    decay: Fraction = Field(0.9, description="memory of the mean squared gradient")
-    eps: Positive = Field(1e-8, description="added to the denominator")
-    momentum: Fraction = Field(0.0, description="share of the last update that is kept")
+    decay: Fraction = Field(0.9, description="decay rate of the second moment")
+    eps: Positive = Field(1e-8, description="term added to the denominator for numerical stability")
+    momentum: Fraction = Field(0.0, description="decay rate of the momentum")
 
 
 class Adagrad(_Optimizer):
-    """Duchi et al. 2011."""
+    """Adagrad (Duchi et al. 2011)."""
 
     name: Literal["adagrad"]
-    initial_accumulator_value: NonNegative = Field(0.1, description="start of the sum of squares")
-    eps: Positive = Field(1e-7, description="added to the denominator")
+    initial_accumulator_value: NonNegative = Field(
+        0.1, description="initial value of the accumulator"
+    )
+    eps: Positive = Field(1e-7, description="term added to the denominator for numerical stability")
 
 
 class Adadelta(_Optimizer):
-    """Zeiler 2012."""
+    """Adadelta (Zeiler 2012)."""
 
     name: Literal["adadelta"]
-    learning_rate: Positive = Field(1.0, description="step size at the start")
-    rho: Fraction = Field(0.9, description="memory of the mean squared gradient")
-    eps: Positive = Field(1e-6, description="added to the denominator")
+    learning_rate: Positive = Field(1.0, description="initial learning rate")
+    rho: Fraction = Field(0.9, description="decay rate of the second moment")
+    eps: Positive = Field(1e-6, description="term added to the denominator for numerical stability")
 
 
 class Lamb(_Optimizer):
-    """You et al. 2020: layerwise rates for large batches."""
+    """LAMB: layerwise adaptive learning rates for large batches (You et al. 2020)."""
 
     name: Literal["lamb"]
-    b1: Fraction = Field(0.9, description="memory of the mean gradient")
-    b2: Fraction = Field(0.999, description="memory of the mean squared gradient")
-    eps: Positive = Field(1e-6, description="added to the denominator")
-    weight_decay: NonNegative = Field(0.0, description="share of a parameter taken off, per rate")
+    b1: Fraction = Field(0.9, description="decay rate of the first moment")
+    b2: Fraction = Field(0.999, description="decay rate of the second moment")
+    eps: Positive = Field(1e-6, description="term added to the denominator for numerical stability")
+    weight_decay: NonNegative = Field(0.0, description="weight decay coefficient")
 
 
 class Lion(_Optimizer):
-    """Chen et al. 2023: the sign of a momentum."""
+    """Lion: updates by the sign of the momentum (Chen et al. 2023)."""
 
     name: Literal["lion"]
-    learning_rate: Positive = Field(1e-4, description="step size at the start")
-    b1: Fraction = Field(0.9, description="mix of gradient and momentum in the update")
-    b2: Fraction = Field(0.99, description="memory of the momentum")
-    weight_decay: NonNegative = Field(1e-3, description="share of a parameter taken off, per rate")
+    learning_rate: Positive = Field(1e-4, description="initial learning rate")
+    b1: Fraction = Field(
+        0.9, description="decay rate that combines momentum and gradient in the update"
+    )
+    b2: Fraction = Field(0.99, description="decay rate of the momentum")
+    weight_decay: NonNegative = Field(1e-3, description="weight decay coefficient")
 
 
 def _named(default: str) -> BeforeValidator:
-    """``adam`` is short for ``{name: adam}``, and options without a name are the default's."""
+    """Expands ``adam`` to ``{name: adam}``, and adds the default name to options without one."""
 
     def named(value: object) -> object:
         if isinstance(value, Mapping):
@@ -111,39 +115,43 @@ Optimizer = Annotated[
 
 
 class Constant(Model):
-    """The same rate throughout."""
+    """Constant learning rate."""
 
     name: Literal["constant"]
 
 
 class Cosine(Model):
-    """Half a cosine from the learning rate down, after a linear warm-up."""
+    """Cosine decay with linear warmup."""
 
     name: Literal["cosine"]
-    warmup_epochs: NonNegative = Field(0.0, description="epochs of linear growth from zero")
-    final_fraction: Fraction = Field(0.0, description="last rate as a share of the first")
+    warmup_epochs: NonNegative = Field(0.0, description="epochs of linear warmup from zero")
+    final_fraction: Fraction = Field(
+        0.0, description="final learning rate as a fraction of the initial one"
+    )
 
 
 class Linear(Model):
-    """A straight line from the learning rate down."""
+    """Linear decay."""
 
     name: Literal["linear"]
-    final_fraction: Fraction = Field(0.0, description="last rate as a share of the first")
+    final_fraction: Fraction = Field(
+        0.0, description="final learning rate as a fraction of the initial one"
+    )
 
 
 class Exponential(Model):
-    """The rate is multiplied by `rate` every epoch, smoothly."""
+    """Exponential decay: the learning rate is multiplied by `rate` per epoch, every step."""
 
     name: Literal["exponential"]
-    rate: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="factor per epoch")
+    rate: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="decay factor per epoch")
 
 
 class Step(Model):
-    """The rate is multiplied by `factor` every so many epochs."""
+    """Step decay: the learning rate is multiplied by `factor` every `every` epochs."""
 
     name: Literal["step"]
-    every: Count = Field(description="epochs between two drops")
-    factor: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="factor at each drop")
+    every: Count = Field(description="epochs between drops")
+    factor: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="decay factor")
 
 
 DEFAULT_SCHEDULE = Constant(name="constant")
@@ -155,7 +163,7 @@ Schedule = Annotated[
 
 
 def depends_on_total(schedule: Schedule) -> bool:
-    """Tell whether the learning rates of the first epochs depend on how many follow.
+    """Returns True if the learning rate depends on the total number of epochs.
 
     >>> depends_on_total(Cosine(name="cosine")), depends_on_total(Step(name="step", every=5))
     (True, False)

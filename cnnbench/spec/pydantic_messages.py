@@ -1,4 +1,4 @@
-"""Pydantic's validation errors in the words of an experiment file."""
+"""Translates pydantic validation errors to issues of an experiment file."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
 _NOUNS = {
     "operation": vocabulary.OPERATION,
     "activation": vocabulary.ACTIVATION,
-    "init": vocabulary.INIT,
+    "initializer": vocabulary.INIT,
     "optimizer": vocabulary.OPTIMIZER,
     "schedule": vocabulary.SCHEDULE,
     "loss": vocabulary.LOSS,
@@ -44,26 +44,26 @@ NAMING = "start with a letter and use letters, digits, '-' and '_'"
 _TRUE_WORDS = ("yes", "on", "y")
 _FALSE_WORDS = ("no", "off", "n")
 _BOUNDS = {
-    "greater_than": ("gt", "small", "a number above {}"),
+    "greater_than": ("gt", "small", "a value greater than {}"),
     "greater_than_equal": ("ge", "small", "{} or more"),
-    "less_than": ("lt", "large", "a number below {}"),
+    "less_than": ("lt", "large", "a value less than {}"),
     "less_than_equal": ("le", "large", "{} or less"),
 }
 _MAPPINGS = ("dict_type", "model_type", "model_attributes_type", "union_tag_not_found")
 _KINDS = {
-    "int_type": "a whole number",
+    "int_type": "an integer",
     "float_type": "a number",
     "bool_type": "true or false",
-    "string_type": "text",
+    "string_type": "a string",
 }
 
 
 def issues_of(error: ValidationError, document: Document) -> list[Issue]:
-    """What is wrong, value by value.
+    """One issue per invalid value.
 
     Args:
-      error: what validating the document's data as an `Experiment` raised.
-      document: the data, and how its values are written.
+      error: raised by validating the data of the document as an `Experiment`.
+      document: the data, with values as written.
     """
     return [_issue(detail, document) for detail in error.errors(include_url=False)]
 
@@ -93,29 +93,29 @@ def _issue(detail: ErrorDetails, document: Document) -> Issue:
             words = [word.strip("'") for word in choices]
             return _wrong_choice(at, value, written, words, _noun(at))
         case "finite_number":
-            return Issue(at, f"{written} is not a finite number", "write a number")
+            return Issue(at, f"{written} is not a finite number", "use a finite number")
         case "string_pattern_mismatch":
-            return Issue(at, f"{written} cannot name a folder", NAMING)
+            return Issue(at, f"{written} is not a valid name", NAMING)
         case "string_too_long":
-            remedy = f"write at most {context['max_length']} characters"
+            remedy = f"use at most {context['max_length']} characters"
             return Issue(at, f"{written} is too long", remedy)
         case "tuple_type":
-            remedy = f"write [{value}]" if isinstance(value, str) else "write a list in brackets"
+            remedy = f"write [{value}]" if isinstance(value, str) else "use a list in brackets"
             return Issue(at, f"{written} is not a list", remedy)
         case _ if kind in _BOUNDS:
             key, word, phrase = _BOUNDS[kind]
-            remedy = f"write {phrase.format(f'{context[key]:g}')}"
+            remedy = f"use {phrase.format(f'{context[key]:g}')}"
             return Issue(at, f"{written} is too {word}", remedy)
         case _ if kind in _MAPPINGS:
             return _not_a_mapping(at, value, written)
         case _ if kind in _KINDS:
             return _wrong_kind(at, value, kind, document.values)
         case _:
-            raise AssertionError(f"an error that nobody worded: {detail}")
+            raise AssertionError(f"unexpected validation error: {detail}")
 
 
 def _path_in_file(loc: KeyPath) -> KeyPath:
-    """Pydantic's path without the names of union members, which stand in no file."""
+    """Pydantic's path without the names of union members, which are not in the file."""
     match loc:
         case ("model", "layers", name, _, *rest):
             return ("model", "layers", name, *rest)
@@ -148,7 +148,7 @@ def _model_at(loc: KeyPath) -> type[BaseModel]:
 
 
 def _union(at: KeyPath) -> Mapping[str, type[BaseModel]]:
-    """The models that may stand at a path, by the word that selects each."""
+    """The union of models at a path, by the tag that selects each."""
     return _CHOICES.get(at[:2], OPERATIONS)
 
 
@@ -157,12 +157,14 @@ def _tag(at: KeyPath) -> str:
 
 
 def _noun(at: KeyPath) -> str:
-    """What a value at a path is called."""
+    """The kind of value at a path, for messages."""
     match at:
         case ("model", "layers", _):
             return "operation"
         case (*_, "metrics", int()):
             return "metric"
+        case (*_, "init"):
+            return "initializer"
         case _:
             return str(at[-1])
 
@@ -180,23 +182,23 @@ def _unknown_key(at: KeyPath, loc: KeyPath, data: Any) -> Issue:
         return _option_of_others(at, str(loc[2]), owners, data)
     remedy = f"use {or_list(keys)}"
     if hint := _key_hint(at, keys, data):
-        return Issue(at, f"there is no key {quoted(key)} here{hint}", remedy, of_key=True)
+        return Issue(at, f"unknown key {quoted(key)}{hint}", remedy, of_key=True)
     if at[:2] == ("model", "layers") and len(at) == 4:
         return _no_option(at, str(loc[3]), remedy)
     way = vocabulary.other_way(key)
     lacking = vocabulary.KEY.lacks(key, keys) and not way
-    what = "and nothing like it in the language" if lacking else "here"
+    message = f"{quoted(key)} is not supported" if lacking else f"unknown key {quoted(key)}"
     remedy = f"{way}, or {remedy}" if way else remedy
-    return Issue(at, f"there is no key {quoted(key)} {what}", remedy, of_key=True)
+    return Issue(at, message, remedy, of_key=True)
 
 
 def _no_option(at: KeyPath, op: str, remedy: str) -> Issue:
-    """A key that an operation does not have, under any name."""
+    """Issue for a key that an operation does not have, under any name."""
     key = str(at[-1])
     owners = [name for name, model in OPERATIONS.items() if key in model.model_fields]
     message = f"{op} has no {quoted(key)}"
     if owners:
-        message += f" ({enumeration(owners)} {'has' if len(owners) == 1 else 'have'} it)"
+        message += f" (available for {enumeration(owners)})"
     if key == "padding" or vocabulary.KEY.lacks(key, OPERATIONS[op].model_fields):
         way = vocabulary.PYTHON if key == "padding" else vocabulary.way_out(key)
         remedy = f"remove it, or {way}"
@@ -204,9 +206,9 @@ def _no_option(at: KeyPath, op: str, remedy: str) -> Issue:
 
 
 def _owners(at: KeyPath, key: str, keys: Sequence[str]) -> dict[str, list[str]]:
-    """The options that a key means in other members of the union at a path, and whose they are.
+    """Options of other union members that a key may refer to, with the names of these members.
 
-    None where it means one of `keys`, those of the member that is chosen.
+    Empty if it refers to one of `keys`, the options of the selected member.
     """
     options: dict[str, list[str]] = {}
     for name, model in _union(at).items():
@@ -222,27 +224,28 @@ def _owners(at: KeyPath, key: str, keys: Sequence[str]) -> dict[str, list[str]]:
 def _option_of_others(
     at: KeyPath, name: str, owners: Mapping[str, Sequence[str]], data: Any
 ) -> Issue:
-    """A key of an optimizer or schedule that others of them have, perhaps by another name."""
+    """Issue for an option of another optimizer or schedule, perhaps under another name."""
     *section, key = at
     where, unnamed = dotted(tuple(section)), "name" not in _item(data, tuple(section))
     this = f"{name}, the default {section[-1]}," if unnamed else name
     message = f"{this} has no {quoted(key)}"
     if key in owners:
-        message += f" ({_have_it(owners[str(key)])})"
+        message += f" ({_available_for(owners[str(key)])})"
     else:
-        message += ", here " + or_list(f"'{o}' ({_have_it(names)})" for o, names in owners.items())
+        options = (f"'{option}' of {or_list(names)}" for option, names in owners.items())
+        message += f" (did you mean {or_list(options)}?)"
     remedy = f"set {where}.name to {or_list(dict.fromkeys(chain(*owners.values())))}"
     if not unnamed:
         remedy = f"remove it, or {remedy}"
     return Issue(at, message, remedy, of_key=True)
 
 
-def _have_it(names: Sequence[str]) -> str:
-    return f"{enumeration(names)} {'has' if len(names) == 1 else 'have'} it"
+def _available_for(names: Sequence[str]) -> str:
+    return f"available for {enumeration(names)}"
 
 
 def _key_hint(at: KeyPath, keys: list[str], data: Any) -> str:
-    """The key that is meant: one of these, or one that belongs elsewhere."""
+    """A suggestion: one of these keys, or a key of another section."""
     key = str(at[-1])
     found = vocabulary.KEY.is_theirs(key, keys)
     if found or at[:2] == ("model", "layers") or vocabulary.KEY.lacks(key, keys):
@@ -256,28 +259,29 @@ def _key_hint(at: KeyPath, keys: list[str], data: Any) -> str:
 def key_elsewhere(
     word: str, section: KeyPath, data: Any = None
 ) -> tuple[str, tuple[str, ...]] | None:
-    """The path of the key that a word is, or that another library calls so; near ones first.
+    """Path of the key that matches a word, also by its name in other libraries.
 
     Args:
       word: the word.
-      section: where it stands.
-      data: the experiment, whose optimizer and schedule have some of the keys only.
+      section: path of the section that contains it; keys below it are preferred.
+      data: the experiment, whose optimizer and schedule determine the available keys.
 
     Returns:
-      The path, and the optimizers or schedules that have the key, unless the chosen one has it.
+      The path, and the optimizers or schedules with this key unless the selected one has it;
+      None if no key matches.
 
     >>> key_elsewhere("lr", ("train",)), key_elsewhere("rho", ())
     (('train.optimizer.learning_rate', ()), ('train.optimizer.rho', ('adadelta',)))
     """
     paths = _paths(section)
     found = [p for p in paths if vocabulary.KEY.is_theirs(word, [p.rpartition(".")[2]])]
-    found.sort(key=lambda path: path.rpartition(".")[2] != word)  # the very word first
-    told = [(path, _others_with(path, data)) for path in found]
-    return next((one for one in told if not one[1]), told[0] if told else None)
+    found.sort(key=lambda path: path.rpartition(".")[2] != word)  # exact matches first
+    options = [(path, _others_with(path, data)) for path in found]
+    return next((one for one in options if not one[1]), options[0] if options else None)
 
 
 def _others_with(path: str, data: Any) -> tuple[str, ...]:
-    """Optimizers or schedules that have the key at a path, where the chosen one does not."""
+    """Optimizers or schedules with the key at a path; empty if the selected one has it."""
     *section, key = path.split(".")
     members = _CHOICES.get(tuple(section))
     if members is None:
@@ -293,7 +297,7 @@ def _others_with(path: str, data: Any) -> tuple[str, ...]:
 
 
 def _paths(section: KeyPath) -> list[str]:
-    """Where keys of the language stand that are not around a section; those below it first."""
+    """Paths of all keys except the parents of a section; keys below the section come first."""
     paths = [*Experiment.model_fields]
     for name, model in _SECTIONS.items():
         paths += [f"{name}.{key}" for key in model.model_fields]
@@ -308,42 +312,45 @@ def _paths(section: KeyPath) -> list[str]:
 
 
 def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str) -> Issue:
-    message = f"{written} is no {noun}"
     if noun == "activation" and value == "softmax":
-        return Issue(at, f"{message}: the loss applies it", "leave the output linear")
+        message = f"{written} is not available as an activation: the loss applies it"
+        return Issue(at, message, "leave the output linear")
     if not isinstance(value, str):
-        return Issue(at, message, f"write {or_list(choices)}")
+        return Issue(at, _is_not(written, noun), f"use {or_list(choices)}")
     words = _NOUNS.get(noun, vocabulary.OTHER)
     hint = words.hint(value, choices)
     function = vocabulary.ACTIVATION.is_theirs(value, ACTIVATION_NAMES)
     if noun == "operation" and not hint and function:
         layer = f"{{op: activation, activation: {function}}}"
-        return Issue(at, f"{message}, but an activation", f"write {layer}")
+        return Issue(at, f"{written} is an activation, not an operation", f"use {layer}")
     if hint or not words.lacks(value, choices):
-        return Issue(at, message + hint, f"write {or_list(choices)}")
+        return Issue(at, f"unknown {noun} {written}{hint}", f"use {or_list(choices)}")
+    message = f"{noun} {written} is not supported"
     if noun == "operation":
-        message = f"the layer language has no operation {written}"
         return Issue(at, message, vocabulary.way_out(value))
-    if noun in {"activation", "init"}:
-        message = f"the layer language has no {noun} {written}"
-        return Issue(at, message, f"write {or_list(choices)}; or {vocabulary.PYTHON}")
-    return Issue(at, f"there is no {noun} {written} here", f"write {or_list(choices)}")
+    if noun in {"activation", "initializer"}:
+        return Issue(at, message, f"use {or_list(choices)}; or {vocabulary.PYTHON}")
+    return Issue(at, message, f"use {or_list(choices)}")
+
+
+def _is_not(written: str, noun: str) -> str:
+    return f"{written} is not {'an' if noun[0] in 'aeio' else 'a'} {noun}"
 
 
 def _not_a_mapping(at: KeyPath, value: Any, written: str) -> Issue:
     if at[:2] == ("model", "layers") and len(at) == 3:
-        return Issue(at, f"{written} is not a layer", "write {op: OPERATION, ...}")
+        return Issue(at, f"{written} is not a layer", "use {op: OPERATION, ...}")
     if at[-1] in {"optimizer", "schedule"}:
-        return Issue(at, f"{written} is no {at[-1]}", f"write {or_list(_union(at))}")
+        return Issue(at, _is_not(written, str(at[-1])), f"use {or_list(_union(at))}")
     message = f"{written} is not a mapping"
     if at == ("dataset",) and isinstance(value, str):
-        return Issue(at, message, f"write {{name: {written}}}")
-    return Issue(at, message, "write 'key: value' pairs")
+        return Issue(at, message, f"use {{name: {written}}}")
+    return Issue(at, message, "use 'key: value' pairs")
 
 
 def _wrong_kind(at: KeyPath, value: Any, kind: str, places: Mapping[KeyPath, Location]) -> Issue:
     what, written = _KINDS[kind], quoted(value, at, places)
-    message, remedy = f"{written} is not {what}", f"write {what}"
+    message, remedy = f"expected {what}, got {written}", f"use {what}"
     if isinstance(value, str) and kind != "string_type":
         return _wrong_text(at, value, kind, written) or Issue(at, message, remedy)
     if kind == "string_type" and isinstance(value, int | float):
@@ -351,12 +358,12 @@ def _wrong_kind(at: KeyPath, value: Any, kind: str, places: Mapping[KeyPath, Loc
             return Issue(at, f"{written} is a number, not a name", NAMING)
         remedy = _in_quotes(at, written, places)
     if kind == "int_type" and isinstance(value, float) and value.is_integer():
-        remedy = f"write {value:.0f}"
+        remedy = f"use {value:.0f}"
     return Issue(at, message, remedy)
 
 
 def _in_quotes(at: KeyPath, written: str, places: Mapping[KeyPath, Location]) -> str:
-    """How a number becomes text; a shell takes the outer one of two pairs of quotes away."""
+    """Remedy for a number that should be a string; a shell removes the outer pair of quotes."""
     place = places.get(at)
     if place and place.line is None:
         return "put it in quotes: " + shlex.quote(f'{dotted(at)}="{written}"')
@@ -364,17 +371,18 @@ def _in_quotes(at: KeyPath, written: str, places: Mapping[KeyPath, Location]) ->
 
 
 def _wrong_text(at: KeyPath, value: str, kind: str, written: str) -> Issue | None:
-    """Text where YAML 1.1, or the eye, would see another kind of value."""
+    """Issue for a string that looks like another kind of value, to YAML 1.1 or the reader."""
     word, digits = value.lower(), value.replace("_", "")
+    message = f"expected {_KINDS[kind]}, got the string {written}"
     if kind == "bool_type":
         if word in {"true", "false"}:
-            return Issue(at, f"{written} is text because of its quotes", f"write {word}")
+            return Issue(at, message, f"remove the quotes: {word}")
         if word in _TRUE_WORDS + _FALSE_WORDS:
             meant = "true" if word in _TRUE_WORDS else "false"
-            return Issue(at, f"{written} is text in YAML 1.2", f"write {meant}")
+            return Issue(at, f"{message} (in YAML 1.2)", f"use {meant}")
         return None
     if is_number(value) and len(value) <= MAX_DIGITS:
-        return Issue(at, f"{written} is text because of its quotes", "remove the quotes")
+        return Issue(at, message, "remove the quotes")
     if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS:
-        return Issue(at, f"{written} is text in YAML 1.2", f"write {digits}")
+        return Issue(at, f"{message} (in YAML 1.2)", f"use {digits}")
     return None

@@ -1,4 +1,4 @@
-"""Experiment files by name: those of the working directory, and those that come with cnnbench."""
+"""Finds experiment files by name: in the working directory, or shipped with cnnbench."""
 
 import os
 from collections.abc import Iterable
@@ -11,42 +11,42 @@ ENDINGS = (".yaml", ".yml")
 _PACKAGE = Path(__file__).parents[1]
 # In an installed package, or in a checkout.
 _FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")
-_HERE = (Path("experiments"), Path())  # the working directory's, which come first
+_HERE = (Path("experiments"), Path())  # in the working directory; these take precedence
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An experiment file that a name means.
+    """An experiment file found by name.
 
     Args:
-      name: as it was given.
+      name: as given.
       path: the file.
-      comes_along: the file is one of those that come with cnnbench.
-      passed: another file of that name and of other content, which was not taken; None if none.
+      is_shipped: True if the file ships with cnnbench.
+      shadowed: another file of the same name but different content; None if there is none.
     """
 
     name: str
     path: Path
-    comes_along: bool
-    passed: Path | None
+    is_shipped: bool
+    shadowed: Path | None
 
     def __str__(self) -> str:
-        origin = " (comes with cnnbench)" if self.comes_along else ""
-        other = f", not {self.passed}" if self.passed else ""
+        origin = " (ships with cnnbench)" if self.is_shipped else ""
+        other = f", not {self.shadowed}" if self.shadowed else ""
         return f"{self.name}: {self.path}{origin}{other}"
 
 
 def find_named(word: str) -> Named | None:
-    """The experiment that a name such as ``standard`` or ``post/standard`` means.
+    """Finds the experiment of a name such as ``standard`` or ``post/standard``.
 
-    Files below ``experiments/`` of the working directory come first, then those of the working
-    directory, then those that come with cnnbench.
+    Searches ``experiments/`` in the working directory, then the working directory, then the
+    experiments shipped with cnnbench.
 
     Returns:
-      None where the word is a path: of a file or a folder, or one that is no name.
+      The file, or None if the word is a path rather than a name.
 
     Raises:
-      UsageError: it is a name, and no experiment has it.
+      UsageError: no experiment has this name.
     """
     if not _is_name(word) or _exists(Path(word)):
         return None
@@ -55,21 +55,21 @@ def find_named(word: str) -> Named | None:
         return None
     if not found:
         names = all_names()
-        message = f"there is no experiment {quoted(word)}{_hint(word, names)}"
-        raise UsageError(f"{message}; name {or_list([*names, 'a file'])}.")
+        message = f"no experiment named {quoted(word)}{_hint(word, names)}"
+        raise UsageError(f"{message}; use {or_list([*names, 'a file'])}.")
     content = found[0].read_bytes()
     other = (file for file in found[1:] if file.read_bytes() != content)
     return Named(word, found[0], found[0].is_absolute(), next(other, None))
 
 
 def find_shipped(name: str) -> Path | None:
-    """The file of an experiment that comes with cnnbench; None where it is no name of one."""
+    """The file of an experiment shipped with cnnbench; None if there is none of this name."""
     files = (_file(folder, name) for folder in _FOLDERS) if _is_name(name) else ()
     return next(filter(None, files), None)
 
 
 def short_path(path: Path) -> str:
-    """A file as titles name it: where it is, or its name where it comes with cnnbench.
+    """Display path of an experiment file: its path, or its name if it ships with cnnbench.
 
     >>> short_path(Path("experiments/standard.yaml"))
     'experiments/standard.yaml'
@@ -79,17 +79,17 @@ def short_path(path: Path) -> str:
 
 
 def shipped_names() -> list[str]:
-    """The names of the experiments that come with cnnbench."""
+    """Names of the experiments shipped with cnnbench."""
     return _names(_FOLDERS)
 
 
 def all_names() -> list[str]:
-    """The names of those, and of the working directory's."""
+    """Names of all experiments: shipped ones, and those in the working directory."""
     return _names((*_HERE, *_FOLDERS))
 
 
 def _hint(word: str, names: Iterable[str]) -> str:
-    """A name that may be meant, also of a folder below, as in ``published/caffe_lenet``."""
+    """A suggestion, including names in subfolders such as ``published/caffe_lenet``."""
     below = (file for folder in (_HERE[0], *_FOLDERS) for file in folder.glob("*/*.yaml"))
     choices = {file.stem: f"{file.parent.name}/{file.stem}" for file in below}
     choices |= {name: name for name in names}
@@ -115,5 +115,5 @@ def _file(folder: Path, name: str) -> Path | None:
 def _exists(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long, or one with a null byte
+    except (OSError, ValueError):  # name too long, or contains a null byte
         return False

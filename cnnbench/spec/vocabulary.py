@@ -1,4 +1,4 @@
-"""Words of PyTorch, Keras and Flax: our word for the same, or that there is none."""
+"""Names in PyTorch, Keras and Flax that cnnbench knows under other names, or does not support."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from cnnbench.errors import Noun, normalized
 from cnnbench.layers import OPERATIONS
 from cnnbench.spec.metrics import METRICS, NO_METRICS
 
-_Words = Mapping[str, tuple[str, ...]]  # our word, and theirs for the same thing
+_Words = Mapping[str, tuple[str, ...]]  # our name, and its names in other libraries
 
 _OPERATIONS: _Words = {name: op.aliases for name, op in OPERATIONS.items() if op.aliases}
 _ACTIVATIONS: _Words = {
@@ -48,7 +48,7 @@ _LOSSES: _Words = {
     ),
     "mse": ("MSELoss", "mean_squared_error", "l2", "l2_loss", "squared_error"),
     "mae": ("L1Loss", "mean_absolute_error", "l1", "absolute_error"),
-    # Ours takes probabilities; on logits, the next message says to end with a sigmoid.
+    # Ours takes probabilities; for logits, the next message says to end with a sigmoid.
     "binary_cross_entropy": (
         "bce",
         "BCELoss",
@@ -143,14 +143,14 @@ _KEYS: _Words = {
     "name": ("id", "experiment", "run_name"),
     "title": ("description", "label"),
 }
-# What makes ours the same as another's that only resembles it.
+# Options that make one of ours the same as a similar one of another library.
 _WITH = {
     "nadam": "nesterov: true",
     "momentum": "nesterov: false",
     "gradient_descent": "momentum: 0",
 }
-# What is well known elsewhere and missing here. A word that becomes ours leaves these lists; that
-# of an operation does so by itself, with the class in `layers` that has it as a name or an alias.
+# Well-known names that are not supported. Remove a name from these lists when it is added;
+# operations are removed automatically if a class in `layers` has the name or alias.
 _NO_OPERATIONS = (
     "attention self_attention multi_head_attention MultiheadAttention transformer layer_norm"
     " LayerNormalization group_norm GroupNormalization instance_norm InstanceNorm2d rms_norm"
@@ -209,16 +209,16 @@ _NO_KEYS = (
 )
 
 
-_GATES = "write a global_avg_pool, two dense layers and a multiply"
-# What to write instead of some of them.
+_GATES = "use a global_avg_pool, two dense layers and a multiply"
+# Alternatives to some of them.
 _WAYS = {
-    "pad": "give a conv its 'padding'",
-    "padding": "give a conv its 'padding'",
-    "ZeroPadding2D": "give a conv its 'padding'",
-    "ZeroPad2d": "give a conv its 'padding'",
-    "softmax": "leave the output linear: the loss applies it",
-    "log_softmax": "leave the output linear: the loss applies it",
-    "dropout": "add a layer of op: dropout",
+    "pad": "set 'padding' of a conv",
+    "padding": "set 'padding' of a conv",
+    "ZeroPadding2D": "set 'padding' of a conv",
+    "ZeroPad2d": "set 'padding' of a conv",
+    "softmax": "leave the output linear (the loss applies it)",
+    "log_softmax": "leave the output linear (the loss applies it)",
+    "dropout": "add a layer with op: dropout",
     "squeeze_excite": _GATES,
     "squeeze_excitation": _GATES,
     "SEModule": _GATES,
@@ -227,7 +227,7 @@ _WAYS = {
 
 
 def _still_missing(words: str) -> str:
-    """Words of a list that no operation has as its name or an alias."""
+    """Words of a list that are not the name or an alias of an operation."""
     ours = {normalized(word) for name, op in OPERATIONS.items() for word in (name, *op.aliases)}
     return " ".join(word for word in words.split() if normalized(word) not in ours)
 
@@ -236,12 +236,12 @@ PYTHON = "write the network as a Python class (model.python)"
 
 
 def other_way(word: str) -> str:
-    """Alternative to a thing that the language lacks; empty where there is none."""
+    """Alternative to an unsupported feature; empty if there is none."""
     return next((way for name, way in _WAYS.items() if normalized(name) == normalized(word)), "")
 
 
 def way_out(word: str) -> str:
-    """Likewise for a part of a network, which can always be written in Python."""
+    """Alternative to an unsupported part of a network, which can always be written in Python."""
     way = other_way(word)
     return f"{way}, or {PYTHON}" if way else PYTHON
 

@@ -1,8 +1,8 @@
-"""YAML 1.2 with PyYAML's parser, bounded, with errors in our words.
+"""A bounded YAML 1.2 parser on top of PyYAML, with its own error messages.
 
-`compose` makes nodes of text, `plain_scalar` makes values of plain scalars: PyYAML reads
-YAML 1.1, where ``no`` is false, ``1e-3`` is text and ``010`` is 8, so the scalars follow the
-core schema of YAML 1.2.2, chapter 10.3.2, instead.
+`compose` parses text to nodes, `plain_scalar` resolves plain scalars. PyYAML implements
+YAML 1.1, where ``no`` is false, ``1e-3`` is a string and ``010`` is 8; here, scalars follow the
+core schema of YAML 1.2.2, chapter 10.3.2.
 """
 
 import re
@@ -24,20 +24,20 @@ MAX_DIGITS = 40  # of a number
 
 PLAIN = "plain"
 QUOTED = "quoted"
-# A part of what PyYAML says, and how we put it: the message and the remedy.
+# A part of PyYAML's message, and ours: the message and the remedy.
 _SYNTAX = (
-    ("cannot start any token", "no value can begin with this character", "put it in quotes"),
-    ("another document", "a second document begins here", "keep one document in a file"),
+    ("cannot start any token", "a value cannot start with this character", "quote it"),
+    ("another document", "a second document starts here", "write one document per file"),
     ("undefined alias", "this alias has no anchor", "define the anchor first, or quote the '*'"),
     ("second occurrence", "this anchor is defined twice", "rename one of the two"),
-    ("mapping values are not", "a ':' cannot stand here", "quote the text, or correct the indent"),
-    ("unexpected end of stream", "this quote is never closed", "close it"),
-    ("'<stream end>'", "this bracket is never closed", "close it"),
-    ("expected ',' or", "the bracket of line {line} is open here", "close it, or write a comma"),
+    ("mapping values are not", "unexpected ':'", "quote the text, or fix the indentation"),
+    ("unexpected end of stream", "unclosed quote", "close it"),
+    ("'<stream end>'", "unclosed bracket", "close it"),
+    ("expected ',' or", "the bracket on line {line} is still open", "close it, or add a comma"),
     (
         "<block end>",
-        "does not fit the block that begins in line {line}",
-        "indent it like its neighbours",
+        "wrong indentation for the block that starts on line {line}",
+        "align it with the lines around it",
     ),
 )
 
@@ -53,19 +53,19 @@ _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 
 
 class _RefusedError(yaml.MarkedYAMLError):
-    """Valid YAML that an experiment file may not hold; `note` is the remedy."""
+    """Valid YAML that is not allowed in an experiment file; `note` is the remedy."""
 
 
 class _Scanner(Reader, Scanner):
-    """PyYAML's scanner, which takes tabs for white space wherever YAML 1.2 does.
+    """PyYAML's scanner, with tabs as white space wherever YAML 1.2 allows them.
 
-    That is between the parts of a line, before a comment, in lines without content, and inside
-    brackets. Indentation is spaces: no key and no entry of a block follows a tab on its line
+    Tabs are allowed between tokens of a line, before comments, in blank lines, and inside
+    brackets. Indentation uses spaces only: no key or entry of a block follows a tab on its line
     (YAML 1.2.2, chapters 6.1 and 6.2).
     """
 
     tab: yaml.Mark | None = None  # before the next token and after the last one or the line break
-    key_tab: yaml.Mark | None = None  # the same of what may turn out to be a key
+    key_tab: yaml.Mark | None = None  # the same, for a possible key
 
     def scan_to_next_token(self) -> None:
         self.tab = None
@@ -106,7 +106,7 @@ class _Scanner(Reader, Scanner):
 
     def _refuse_tab(self, mark: yaml.Mark | None) -> None:
         if mark and not self.flow_level:
-            message = "a tab stands where YAML allows spaces only"
+            message = "a tab where YAML allows only spaces"
             raise _RefusedError(problem=message, problem_mark=mark, note="indent with spaces")
 
     def scan_plain_spaces(self, indent: int, start_mark: yaml.Mark) -> list[str] | None:  # noqa: ARG002
@@ -120,7 +120,7 @@ class _Scanner(Reader, Scanner):
             white = self._ahead("[ \t]*")
             is_blank = self.buffer[self.pointer + len(white)] in _BREAKS
             if "\t" in white[:indent] and not (self.flow_level or is_blank):
-                self.forward(white.index("\t"))  # a line that is less indented ends the text
+                self.forward(white.index("\t"))  # a less indented line ends the scalar
                 break
             self.forward(len(white))
             if not is_blank:
@@ -136,7 +136,7 @@ class _Scanner(Reader, Scanner):
     def scan_block_scalar_indicators(self, start_mark: yaml.Mark) -> tuple[bool | None, int | None]:
         found = self._ahead(rf"([1-9][-+]?|[-+][1-9]?|)(?=[ \t\0{_BREAKS}])")
         if not found and self.peek() != "\t":
-            return super().scan_block_scalar_indicators(start_mark)  # says what is wrong, if any
+            return super().scan_block_scalar_indicators(start_mark)  # reports the error, if any
         self.forward(len(found))
         keep = {"+": True, "-": False, "": None}[found.strip("123456789")]
         return keep, int(width) if (width := found.strip("-+")) else None
@@ -152,7 +152,7 @@ class _Scanner(Reader, Scanner):
     def scan_tag(self) -> Any:
         if tag := self._ahead(r"!\S*(?=\t)"):
             message = f"the tag {quoted(tag)} is not allowed"
-            remedy = "write the value plainly"
+            remedy = "write the value without a tag"
             raise _RefusedError(problem=message, problem_mark=self.get_mark(), note=remedy)
         return super().scan_tag()
 
@@ -162,7 +162,7 @@ class _Scanner(Reader, Scanner):
 
 
 class _Loader(_Scanner, Parser, Composer, BaseResolver):
-    """PyYAML's parser without its scalars, and with bounds on size and nesting."""
+    """PyYAML's parser without scalar resolution, with limits on size and nesting."""
 
     def __init__(self, text: str) -> None:
         Reader.__init__(self, text)
@@ -184,9 +184,9 @@ class _Loader(_Scanner, Parser, Composer, BaseResolver):
         if self.depth > MAX_DEPTH:
             self._refuse(event, f"is nested deeper than {MAX_DEPTH} levels", "flatten it")
         if self.num_nodes > MAX_NODES:
-            self._refuse(event, f"holds more than {MAX_NODES:,} keys and values", "shorten it")
+            self._refuse(event, f"contains more than {MAX_NODES:,} keys and values", "shorten it")
         if getattr(event, "tag", None) == "!":  # PyYAML would drop it, and read '! "5"' as 5
-            self._refuse(event, "the tag '!' is not allowed", "write the value plainly")
+            self._refuse(event, "the tag '!' is not allowed", "write the value without a tag")
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -196,18 +196,18 @@ class _Loader(_Scanner, Parser, Composer, BaseResolver):
 
 
 def compose(raw: bytes, path: str) -> yaml.Node | None:
-    """The one document of a text as a graph of nodes, their tags `PLAIN` or `QUOTED`.
+    """Parses the single document of a text to a graph of nodes with tags `PLAIN` or `QUOTED`.
 
     Args:
       raw: UTF-8 text.
-      path: the name that messages give to the text.
+      path: the file name shown in messages.
 
     Raises:
-      SpecError: it is no YAML, or more than the bounds above.
+      SpecError: invalid YAML, or the limits above are exceeded.
     """
     if len(raw) > MAX_BYTES:
         remedy = f"keep it below {MAX_BYTES:,} bytes"
-        problem = Diagnostic(Location(path), "", "is too long for an experiment file", remedy)
+        problem = Diagnostic(Location(path), "", "is too large for an experiment file", remedy)
         raise SpecError([problem])
     try:
         text = raw.decode()
@@ -228,7 +228,7 @@ def compose(raw: bytes, path: str) -> yaml.Node | None:
         raise SpecError([_syntax_problem(error, path)]) from None
     except (ValueError, OverflowError):  # PyYAML passes "\UFFFFFFFF" to chr()
         place = Location(path, loader.line + 1, loader.column + 1)
-        problem = Diagnostic(place, "", "is not valid YAML (no such character)", "correct its code")
+        problem = Diagnostic(place, "", "is not valid YAML (no such character)", "fix the escape")
         raise SpecError([problem]) from None
 
 
@@ -240,7 +240,7 @@ def _line_column(before: bytes) -> tuple[int, int]:
 def _syntax_problem(error: yaml.MarkedYAMLError, path: str) -> Diagnostic:
     problem, context = str(error.problem), error.context or ""
     start, end = error.context_mark, error.problem_mark
-    # What is never closed began at the context; its end is the end of the file.
+    # Unclosed brackets and quotes started at the context; the problem mark is the end of the file.
     mark = start if start and re.search("stream end|end of stream", problem) else end or start
     place = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
     if isinstance(error, _RefusedError):
@@ -255,7 +255,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, path: str) -> Diagnostic:
 
 
 def is_number(text: str) -> bool:
-    """Whether a plain scalar is a number of any kind.
+    """Returns True if a plain scalar is a number of any kind.
 
     >>> is_number("1e-3"), is_number("no"), is_number("1_000")
     (True, False, False)
@@ -264,12 +264,12 @@ def is_number(text: str) -> bool:
 
 
 def is_text(text: str) -> bool:
-    """Whether a plain scalar stands for itself."""
+    """Returns True if a plain scalar is a string."""
     return text not in _NULL and text not in _BOOL and not is_number(text)
 
 
 def readings(text: str) -> tuple[int, str | None] | None:
-    """What a whole number with a leading zero may mean: in decimal, and in octal.
+    """Decimal and octal interpretation of an integer with a leading zero.
 
     >>> readings("010"), readings("-08"), readings("10")
     ((10, '0o10'), (-8, None), None)

@@ -184,7 +184,7 @@ def test_a_wrong_draft_says_what_is_wrong_and_where():
     Path("idea.yaml").write_text(CHILD.replace("kernel", "kernal"))
     draft = read_draft(Path("idea.yaml"))
     assert draft.loaded is None
-    assert draft.issues.startswith("idea.yaml:4:26: model.layers.conv1.kernal: there is no key")
+    assert draft.issues.startswith("idea.yaml:4:26: model.layers.conv1.kernal: unknown key")
 
 
 def test_a_parent_that_is_not_there_yet_is_followed_too():
@@ -329,7 +329,7 @@ def test_a_session_at_the_terminal():
             r"Press Enter to train both \(1 epoch on mnist_5k with 2 seeds\), q to quit\."
         )
         replace(CHILD.replace("kernel", "kernal"))
-        screen.expect(r"idea\.yaml:4:26: model\.layers\.conv1\.kernal: there is no key 'kernal'")
+        screen.expect(r"idea\.yaml:4:26: model\.layers\.conv1\.kernal: unknown key 'kernal'")
         screen.expect(r"Fix the errors above to enable training\. Press q to quit\.")
         screen.press("\r")
         screen.expect(r"Fix the errors above to enable training")

@@ -1,4 +1,4 @@
-"""Graphs of named layers: order, wiring, the output, and what is wrong with them."""
+"""Graphs of named layers: order, wiring, output, and errors."""
 
 import itertools
 from collections.abc import Mapping
@@ -168,7 +168,7 @@ class TestOneMistakeOneMessage:
     def test_unknown_input_does_not_leave_others_dangling(self) -> None:
         layers = {"a": dense(), "b": dense(8, "input"), "c": {"op": "add", "inputs": ["a", "x"]}}
         assert texts(check(layers)[1]) == [
-            "model.layers.c.inputs.1: there is no layer 'x'; name input, a or b"
+            "model.layers.c.inputs.1: unknown layer 'x'; use input, a or b"
         ]
 
     def test_wrong_shape_does_not_blame_the_layers_behind(self) -> None:
@@ -179,8 +179,8 @@ class TestOneMistakeOneMessage:
             "spare": dense(7, "input"),
         }
         assert texts(check(layers)[1]) == [
-            "model.layers.conv.kernel: a 29x29 kernel does not fit into 28x28x1; "
-            "write at most [28, 28], or padding: same",
+            "model.layers.conv.kernel: a 29x29 kernel is larger than the 28x28x1 input; "
+            "use at most [28, 28], or padding: same",
             "model.layers.spare: no layer reads 'spare', and the output is 'out'; "
             "remove it, or name it in another layer's inputs",
         ]
@@ -193,7 +193,7 @@ class TestOneMistakeOneMessage:
         layers = {"a": dense(), "b": None, "c": dense(10)}
         known = {"b": ("a", "z")}
         assert texts(check(layers, known=known)[1]) == [
-            "model.layers.b.inputs.1: there is no layer 'z'; name input or a"
+            "model.layers.b.inputs.1: unknown layer 'z'; use input or a"
         ]
 
     def test_tie_to_a_wrong_layer_is_not_blamed(self) -> None:
@@ -275,9 +275,9 @@ class TestOutput:
     def test_unknown_one_is_told_with_the_other_issues(self) -> None:
         layers = {"conv": {"op": "conv", "filters": 1, "kernel": 29}, "out": dense(10)}
         assert texts(check(layers, output="uot")[1]) == [
-            "model.output: there is no layer 'uot' (did you mean 'out'?); name conv or out",
-            "model.layers.conv.kernel: a 29x29 kernel does not fit into 28x28x1; "
-            "write at most [28, 28], or padding: same",
+            "model.output: unknown layer 'uot' (did you mean 'out'?); use conv or out",
+            "model.layers.conv.kernel: a 29x29 kernel is larger than the 28x28x1 input; "
+            "use at most [28, 28], or padding: same",
         ]
 
 
@@ -304,12 +304,12 @@ class TestTie:
 
     def test_to_no_layer(self) -> None:
         assert self.told("frist", "first", "second") == [
-            "model.layers.up.tie: there is no layer 'frist' (did you mean 'first'?); "
+            "model.layers.up.tie: unknown layer 'frist' (did you mean 'first'?); "
             "name a conv: first or second"
         ]
 
     def test_to_no_layer_where_there_is_no_convolution(self) -> None:
-        assert self.told("frist") == ["model.layers.up.tie: there is no layer 'frist'; remove tie"]
+        assert self.told("frist") == ["model.layers.up.tie: unknown layer 'frist'; remove tie"]
 
     def test_to_another_layer(self) -> None:
         assert self.told("pool", "first") == [

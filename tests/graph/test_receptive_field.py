@@ -63,7 +63,7 @@ def test_the_largest_value_may_come_from_anywhere() -> None:
 
 
 def dependence(net: GraphNet, layer: str, shape: tuple[int, ...]) -> Array:
-    """Whether each value of a layer, summed over channels, depends on each pixel."""
+    """Dependence of each value of a layer, summed over channels, on each pixel."""
 
     def values(image: Any) -> Any:
         result = net.activations(image[None])[layer][0]

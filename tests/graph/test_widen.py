@@ -1,4 +1,4 @@
-"""Wider copies of networks: counted by formulas of their own, and searched by brute force."""
+"""Widened networks: sizes by independent formulas, and brute-force search."""
 
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ def test_layers_that_would_not_fit_are_told() -> None:
         widen(plan, MatchedSize.PARAMS, 10_000)
     assert str(caught.value) == (
         "--match: wider layers do not fit each other: layers.sum.inputs: cannot add different "
-        "shapes (input is 6x6x1, conv is 6x6x2); write the wider network as a file of its own."
+        "shapes (input is 6x6x1, conv is 6x6x2); write an experiment file for the wider network."
     )
 
 

@@ -449,7 +449,7 @@ ANEW = "train from scratch with: cnnbench run tiny.yaml --engine direct --quiet"
             " and 'checkpoint.every: 0' writes none); "
             + f"{ANEW} checkpoint.every=0 train.epochs=4.\n",
         ),
-        ([], "0", "command line: train.epochs: 0 is too small; write 1 or more.\n"),
+        ([], "0", "command line: train.epochs: 0 is too small; use 1 or more.\n"),
     ],
 )
 def test_what_cannot_be_extended_stays_as_it_is(server, tmp_path, words, epochs, message):

@@ -28,7 +28,7 @@ STEPS = st.integers(1, 4)
 
 
 def starts(size: int, window: int, stride: int) -> list[int]:
-    """Where a window can begin, found by trying every place."""
+    """Start positions of windows, by exhaustive search."""
     return [i for i in range(size) if i % stride == 0 and i + window <= size]
 
 
@@ -84,7 +84,7 @@ def test_convolution_by_loops(shape: Shape, op: dict[str, Any]) -> None:
     rows = starts(padded.shape[0], conv.kernel[0], conv.stride[0])
     columns = starts(padded.shape[1], conv.kernel[1], conv.stride[1])
     if not rows or not columns:
-        with pytest.raises(ShapeError, match="kernel does not fit into"):
+        with pytest.raises(ShapeError, match="kernel is larger than"):
             output_of(conv, (shape,))
         return
     multiply_adds = sum(
@@ -110,7 +110,7 @@ def test_pooling_drops_windows_that_the_border_cuts(
     op = {"op": kind, "size": list(size)} | ({"stride": list(stride)} if stride else {})
     rows, columns = (starts(shape[i], size[i], (stride or size)[i]) for i in (0, 1))
     if not rows or not columns:
-        with pytest.raises(ShapeError, match="window does not fit into"):
+        with pytest.raises(ShapeError, match="window is larger than"):
             shape_of(op, shape)
         return
     assert shape_of(op, shape) == LayerOutput((len(rows), len(columns), shape[2]))
@@ -185,7 +185,7 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
     with pytest.raises(ShapeError) as caught:
         adjoint_kernel(tied, 3, owner)
     assert caught.value.key == key
-    assert caught.value.message == f"'{key}' is that of 'conv', which the layer is tied to"
+    assert caught.value.message == f"'{key}' is inherited from 'conv' (tie)"
     assert caught.value.remedy == "remove it, or remove tie"
 
 
@@ -298,5 +298,5 @@ def test_a_wide_image_may_be_too_low_for_a_kernel() -> None:
     op = {"op": "conv", "filters": 1, "kernel": [3, 1], "stride": 2}
     with pytest.raises(ShapeError) as caught:
         shape_of(op, (2, 9, 1))
-    assert caught.value.message == "a 3x1 kernel does not fit into 2x9x1"
-    assert caught.value.remedy == "write at most [2, 9], or padding: same"
+    assert caught.value.message == "a 3x1 kernel is larger than the 2x9x1 input"
+    assert caught.value.remedy == "use at most [2, 9], or padding: same"

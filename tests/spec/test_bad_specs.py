@@ -1,7 +1,7 @@
-"""A corpus of wrong experiment files, each with every message it must get.
+"""A corpus of invalid experiment files with all of their messages.
 
-After a deliberate change of wording, write the ``.txt`` files anew with
-``python -m tests.spec.test_bad_specs`` and read the difference.
+After a deliberate change of wording, regenerate the ``.txt`` files with
+``python -m tests.spec.test_bad_specs`` and review the diff.
 """
 
 import os
@@ -19,7 +19,7 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def messages(name: str) -> str:
-    """What loading a file of the corpus says, from inside its folder."""
+    """Messages for a file of the corpus; the working directory must be its folder."""
     try:
         load_experiment(Path(f"{name}.yaml"))
     except SpecError as error:

@@ -1,4 +1,4 @@
-"""What sets one experiment apart from another, in marks and words."""
+"""Differences between experiments: marks and lines."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading YAML: the scalars of YAML 1.2, places, bounds, and what is refused."""
+"""YAML parsing: scalars of YAML 1.2, locations, limits, and errors."""
 
 import contextlib
 import errno
@@ -123,25 +123,25 @@ def test_every_plain_scalar_is_a_number_or_text_or_a_word(text: str) -> None:
     [
         (
             "010",
-            "010 begins with a zero, which readers of YAML take in different ways; "
-            "write 10, 0o10 if it is octal, or '010' for text.",
+            "010 starts with a zero, which YAML versions interpret differently; "
+            "use 10, 0o10 if it is octal, or '010' for a string.",
             10,
         ),
         (
             "00",
-            "00 begins with a zero, which readers of YAML take in different ways; "
-            "write 0, 0o0 if it is octal, or '00' for text.",
+            "00 starts with a zero, which YAML versions interpret differently; "
+            "use 0, 0o0 if it is octal, or '00' for a string.",
             0,
         ),
         (
             "-08",
-            "-08 begins with a zero, which readers of YAML take in different ways; "
-            "write -8 or '-08' for text.",
+            "-08 starts with a zero, which YAML versions interpret differently; "
+            "use -8 or '-08' for a string.",
             -8,
         ),
-        ("9" * 41, "a number of 41 characters is too long; write at most 40.", 1),
-        ("0x" + "f" * 9_000, "a number of 9,002 characters is too long; write at most 40.", 1),
-        ("1" * 9_000 + ".0", "a number of 9,002 characters is too long; write at most 40.", 1),
+        ("9" * 41, "a number with 41 characters is too long; use at most 40.", 1),
+        ("0x" + "f" * 9_000, "a number with 9,002 characters is too long; use at most 40.", 1),
+        ("1" * 9_000 + ".0", "a number with 9,002 characters is too long; use at most 40.", 1),
     ],
 )
 def test_doubtful_numbers_are_problems_that_leave_the_rest_readable(
@@ -203,37 +203,38 @@ def test_nothing_is_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: @x", "1:4: no value can begin with this character; put it in quotes."),
-        ("a: [1, 2", "1:4: this bracket is never closed; close it."),
-        ("a: [1\nb: 2", "2:2: the bracket of line 1 is open here; close it, or write a comma."),
-        ("a: 'x", "1:4: this quote is never closed; close it."),
+        ("a: @x", "1:4: a value cannot start with this character; quote it."),
+        ("a: [1, 2", "1:4: unclosed bracket; close it."),
+        ("a: [1\nb: 2", "2:2: the bracket on line 1 is still open; close it, or add a comma."),
+        ("a: 'x", "1:4: unclosed quote; close it."),
         (
             "a:\n  - 1\n b: 2",
-            "3:2: does not fit the block that begins in line 1; indent it like its neighbours.",
+            "3:2: wrong indentation for the block that starts on line 1; align it with the lines"
+            " around it.",
         ),
         (
             "name: x\n  task: y",
-            "2:7: a ':' cannot stand here; quote the text, or correct the indent.",
+            "2:7: unexpected ':'; quote the text, or fix the indentation.",
         ),
-        ("a:\n\tb: 1", "2:1: a tab stands where YAML allows spaces only; indent with spaces."),
-        ("a: 1\n---\nb: 1", "2:1: a second document begins here; keep one document in a file."),
+        ("a:\n\tb: 1", "2:1: a tab where YAML allows only spaces; indent with spaces."),
+        ("a: 1\n---\nb: 1", "2:1: a second document starts here; write one document per file."),
         ("a: *b", "1:4: this alias has no anchor; define the anchor first, or quote the '*'."),
         ("a: &b 1\nb: &b 2", "2:4: this anchor is defined twice; rename one of the two."),
-        ("a: !int 3", "1:4: a: the tag '!int' is not allowed; write the value plainly."),
-        ("a: !!str 3", "1:4: a: the tag '!!str' is not allowed; write the value plainly."),
-        ("a: ! '3'", "1:4: the tag '!' is not allowed; write the value plainly."),
-        ("!!str a: 3", "1:1: the tag '!!str' is not allowed; write the value plainly."),
-        ("[a, b]: 3", "1:1: a key must be one word; write 'key: value'."),
+        ("a: !int 3", "1:4: a: the tag '!int' is not allowed; write the value without a tag."),
+        ("a: !!str 3", "1:4: a: the tag '!!str' is not allowed; write the value without a tag."),
+        ("a: ! '3'", "1:4: the tag '!' is not allowed; write the value without a tag."),
+        ("!!str a: 3", "1:1: the tag '!!str' is not allowed; write the value without a tag."),
+        ("[a, b]: 3", "1:1: a key must be a single word; write 'key: value'."),
         (
             "a: &a {b: 1}\nc: {<<: *a}",
             "2:5: c: merge keys ('<<') are not part of YAML 1.2; "
-            "write the keys out, or use 'extends'.",
+            "write out the keys, or use 'extends'.",
         ),
         (
             "a: &a [*a]",
-            "1:4: a.0: contains itself through an alias; write the values out without aliases.",
+            "1:4: a.0: contains itself through an alias; write out the values without aliases.",
         ),
-        ('a: "\\U00110000"', "1:7: is not valid YAML (no such character); correct its code."),
+        ('a: "\\U00110000"', "1:7: is not valid YAML (no such character); fix the escape."),
         ("a: é\x00", "1:5: the character U+0000 is not allowed in YAML; remove it."),
         (
             '"\\q"',
@@ -264,16 +265,16 @@ def test_every_duplicate_key_is_told_and_the_first_value_stays() -> None:
     document = parse("a: 1\nb: {c: 1, c: 2}\n'a': 3\n")
     assert document.data == {"a": 1, "b": {"c": 1}}
     assert [str(problem) for problem in document.problems] == [
-        "a.yaml:2:11: b.c: the key 'c' stands twice (first in line 2); keep one of them.",
-        "a.yaml:3:1: a: the key 'a' stands twice (first in line 1); keep one of them.",
+        "a.yaml:2:11: b.c: duplicate key 'c' (first defined on line 2); remove one.",
+        "a.yaml:3:1: a: duplicate key 'a' (first defined on line 1); remove one.",
     ]
 
 
 def test_half_a_character_is_refused_before_it_reaches_a_terminal() -> None:
     document = parse(r'a: "\uD83D\uDE00"')
     assert [str(problem) for problem in document.problems] == [
-        r"a.yaml:1:4: a: '\ud83d\ude00' holds half a character (a surrogate); "
-        "write the whole character."
+        r"a.yaml:1:4: a: '\ud83d\ude00' contains half a character (a lone surrogate); "
+        "write the full character."
     ]
 
 
@@ -285,18 +286,21 @@ def test_half_a_character_is_refused_before_it_reaches_a_terminal() -> None:
                 ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
                 + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 30)]
             ),
-            f"expands to more than {MAX_NODES:,} values; write the values out without aliases.",
+            f"expands to more than {MAX_NODES:,} values; write out the values without aliases.",
         ),
         (
             "\n".join(["a0: &a0 [x]"] + [f"a{i}: &a{i} [*a{i - 1}]" for i in range(1, 200)]),
-            f"is nested deeper than {MAX_DEPTH} levels; write the values out without aliases.",
+            f"is nested deeper than {MAX_DEPTH} levels; write out the values without aliases.",
         ),
         (
             "[" + "1, " * (MAX_NODES + 1) + "]",
             f"holds more than {MAX_NODES:,} keys and values; shorten it.",
         ),
         ("[" * 100_000, f"is nested deeper than {MAX_DEPTH} levels; flatten it."),
-        ("#" * (MAX_BYTES + 1), f"is too long for an experiment file; keep it below {MAX_BYTES:,}"),
+        (
+            "#" * (MAX_BYTES + 1),
+            f"is too large for an experiment file; keep it below {MAX_BYTES:,}",
+        ),
     ],
     ids=["billion laughs", "alias chain", "many values", "many brackets", "many bytes"],
 )
@@ -324,7 +328,7 @@ class TestFiles:
         with pytest.raises(SpecError) as caught:
             read_document(path)
         assert str(caught.value) == (
-            f"{path}: cannot be read (no such file or directory); check the file's name."
+            f"{path}: cannot be read (no such file or directory); check the file name."
         )
 
     @pytest.mark.parametrize(
@@ -363,7 +367,7 @@ class TestFiles:
         monkeypatch.setattr(Path, "open", refuse)  # root may read any file
         with pytest.raises(SpecError) as caught:
             read_document(path)
-        message = "cannot be read (permission denied); check the file's name."
+        message = "cannot be read (permission denied); check the file name."
         assert str(caught.value) == f"{path}: {message}"
 
     def test_name_too_long(self, tmp_path: Path) -> None:
@@ -371,11 +375,11 @@ class TestFiles:
         with pytest.raises(SpecError) as caught:
             read_document(path)
         assert str(caught.value) == (
-            f"{path}: cannot be read (file name too long); check the file's name."
+            f"{path}: cannot be read (file name too long); check the file name."
         )
 
     def test_endless_file_is_not_read_to_its_end(self) -> None:
-        with pytest.raises(SpecError, match="is too long for an experiment file"):
+        with pytest.raises(SpecError, match="is too large for an experiment file"):
             read_document(Path("/dev/zero"))
 
 
@@ -499,7 +503,7 @@ def test_tabs_between_the_parts_of_a_line_are_white_space(text: str, data: Any) 
 def test_tabs_are_no_indentation(text: str, place: str) -> None:
     with pytest.raises(SpecError) as caught:
         parse(text)
-    message = "a tab stands where YAML allows spaces only; indent with spaces."
+    message = "a tab where YAML allows only spaces; indent with spaces."
     assert str(caught.value) == f"a.yaml:{place}: {message}"
 
 
@@ -551,7 +555,7 @@ def block_text(data: dict[str, Any], draw: Any) -> str:
 @given(BLOCK, st.data())
 @settings(max_examples=200)
 def test_tabs_change_nothing_wherever_white_space_may_be(data: Any, source: Any) -> None:
-    """What is written is the oracle, and so is libyaml where it takes tabs as YAML 1.2 does."""
+    """The generated text is the oracle, and so is libyaml where it treats tabs as in YAML 1.2."""
     text = block_text(data, source.draw)
     document = parse(text)
     assert (document.data, document.problems) == (data, ())

@@ -1,4 +1,4 @@
-"""The JSON Schema of experiment files accepts what the loader does, and marks what it refuses."""
+"""The JSON Schema of experiment files accepts and rejects the same files as the loader."""
 
 import contextlib
 import copy
@@ -38,7 +38,7 @@ BAD = sorted((ROOT / "tests/spec/bad_specs").glob("*.yaml"))
 
 
 def issue(data: Any) -> str:
-    """Where the first issue is and what it is; empty where there is none."""
+    """Location and text of the first issue; empty if valid."""
     found = best_match(VALIDATOR.iter_errors(data))
     return f"{found.json_path}: {found.message}" if found else ""
 
@@ -79,7 +79,7 @@ def pydantic_takes(data: Any) -> bool:
 
 
 def readable() -> Iterator[tuple[str, Any]]:
-    """The corpus of wrong files, without those that are no YAML or wrong as YAML."""
+    """The corpus of invalid files, except files with YAML errors."""
     for path in BAD:
         with contextlib.suppress(SpecError):
             document = parse_document(path.read_bytes(), path.name)
@@ -139,7 +139,7 @@ def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 @settings(max_examples=50)
 @given(st.sampled_from(list(places(STANDARD))), st.sampled_from(VALUES), st.sampled_from(KEYS))
 def test_a_changed_file_is_valid_where_pydantic_says_so(at, value, key):
-    """One value is replaced, or its key, or both are taken away."""
+    """Replaces one value or its key, or removes both."""
     for change in ({at[-1]: value}, {key: None}, {}):
         data = copy.deepcopy(STANDARD)
         inner = functools.reduce(dict.__getitem__, at[:-1], data)

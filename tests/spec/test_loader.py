@@ -1,4 +1,4 @@
-"""Experiment files as a whole: extends, overrides, resolving, and that only our errors come."""
+"""Loading experiment files: extends, overrides, resolved files, and errors."""
 
 import itertools
 import os
@@ -190,7 +190,7 @@ class TestExtends:
         assert load_experiment(Path(f"f{MAX_PARENTS}.yaml")).experiment.train.epochs == MAX_PARENTS
         write(f"extends: f{MAX_PARENTS}.yaml\nname: last\n", "last.yaml")
         assert complaint(Path("last.yaml")) == (
-            "f1.yaml:1:10: extends: more than 8 files extend one another; merge some of them."
+            "f1.yaml:1:10: extends: the chain of extends has more than 8 files; merge some of them."
         )
 
     def test_parent_in_a_folder_below(self, write: Write, tmp_path: Path) -> None:
@@ -205,11 +205,11 @@ class TestExtends:
         assert complaint(path).splitlines() == [
             "base.yaml:10:10: model.layers.out: 'units' is missing; "
             "add 'units: ...' (number of outputs).",
-            "base.yaml:10:22: model.layers.out.unitz: there is no key 'unitz' here "
+            "base.yaml:10:22: model.layers.out.unitz: unknown key 'unitz' "
             "(did you mean 'units'?); use inputs, op, units, activation, use_bias or init.",
-            "base.yaml:12:11: train.epochs: 0 is too small; write 1 or more.",
-            "idea.yaml:3:21: train.batch_size: -1 is too small; write 1 or more.",
-            "idea.yaml:4:1: zebra: there is no key 'zebra' here; "
+            "base.yaml:12:11: train.epochs: 0 is too small; use 1 or more.",
+            "idea.yaml:3:21: train.batch_size: -1 is too small; use 1 or more.",
+            "idea.yaml:4:1: zebra: unknown key 'zebra'; "
             "use name, title, task, dataset, model, train, checkpoint, seeds or extends.",
         ]
 
@@ -217,11 +217,10 @@ class TestExtends:
         write(BASE + "seeds: 3\n", "base.yaml")
         path = write("extends: base.yaml\nname: idea\nname: other\ntrain: {epochs: 07}\n")
         assert complaint(path).splitlines() == [
-            "base.yaml:16:1: seeds: the key 'seeds' stands twice (first in line 15); "
-            "keep one of them.",
-            "idea.yaml:3:1: name: the key 'name' stands twice (first in line 2); keep one of them.",
-            "idea.yaml:4:17: train.epochs: 07 begins with a zero, which readers of YAML take in "
-            "different ways; write 7, 0o7 if it is octal, or '07' for text.",
+            "base.yaml:16:1: seeds: duplicate key 'seeds' (first defined on line 15); remove one.",
+            "idea.yaml:3:1: name: duplicate key 'name' (first defined on line 2); remove one.",
+            "idea.yaml:4:17: train.epochs: 07 starts with a zero, which YAML versions "
+            "interpret differently; use 7, 0o7 if it is octal, or '07' for a string.",
         ]
 
 
@@ -285,9 +284,9 @@ class TestOverrides:
 
     def test_null_does_not_hide_a_misspelt_key(self, write: Write) -> None:
         assert complaint(write(BASE), "train.scheduel=null", "dataset.splits.tset=null") == (
-            "command line: dataset.splits.tset: there is no key 'tset' here (did you mean 'test'?);"
+            "command line: dataset.splits.tset: unknown key 'tset' (did you mean 'test'?);"
             " use train, validation or test.\n"
-            "command line: train.scheduel: there is no key 'scheduel' here (did you mean"
+            "command line: train.scheduel: unknown key 'scheduel' (did you mean"
             " 'schedule'?); use epochs, batch_size, optimizer, schedule, precision, loss or "
             "metrics."
         )
@@ -299,92 +298,92 @@ class TestOverrides:
     @pytest.mark.parametrize(
         ("override", "message"),
         [
-            ("epochs", "'epochs' is not an override; write key=value."),
-            ("=5", "'=5' is not an override; write key=value."),
-            ("train..epochs=5", "'train..epochs=5' is not an override; write key=value."),
-            (".train=5", "'.train=5' is not an override; write key=value."),
+            ("epochs", "'epochs' is not an override; use key=value."),
+            ("=5", "'=5' is not an override; use key=value."),
+            ("train..epochs=5", "'train..epochs=5' is not an override; use key=value."),
+            (".train=5", "'.train=5' is not an override; use key=value."),
             (
                 "a." * 40 + "b=1",
-                "'a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a...' is not an override; write key=value.",
+                "'a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a...' is not an override; use key=value.",
             ),
-            ("a\x1fb=1", "'a\\x1fb=1' is not an override; write key=value."),
+            ("a\x1fb=1", "'a\\x1fb=1' is not an override; use key=value."),
             (
                 "train.epochs=",
                 "train.epochs: the value is missing; "
-                "write train.epochs=VALUE, or train.epochs=null to unset it.",
+                "use train.epochs=VALUE, or train.epochs=null to unset it.",
             ),
             (
                 "train.epochs=#3",
                 "train.epochs: the value is missing; "
-                "write train.epochs=VALUE, or train.epochs=null to unset it.",
+                "use train.epochs=VALUE, or train.epochs=null to unset it.",
             ),
-            ("train.epochs=0", "train.epochs: 0 is too small; write 1 or more."),
-            ("train.epochs=x", "train.epochs: 'x' is not a whole number; write a whole number."),
+            ("train.epochs=0", "train.epochs: 0 is too small; use 1 or more."),
+            ("train.epochs=x", "train.epochs: expected an integer, got 'x'; use an integer."),
             (
                 "train.epochs.x=1",
-                "train.epochs: a mapping is not a whole number; write a whole number.",
+                "train.epochs: a expected an integer, got mapping; use an integer.",
             ),
             (
                 "train.epochs=[1",
-                "train.epochs: this bracket is never closed; close it.",
+                "train.epochs: unclosed bracket; close it.",
             ),
             (
                 "train.epochs=012",
                 "train.epochs: 012 begins with a zero, which readers of YAML take in different "
-                "ways; write 12, 0o12 if it is octal, or '012' for text.",
+                "ways; use 12, 0o12 if it is octal, or '012' for a string.",
             ),
             (
                 "train.epochs=\udce9",
-                "train.epochs: is not UTF-8 text; write it in UTF-8.",
+                "train.epochs: is not UTF-8 text; encode it in UTF-8.",
             ),
             (
                 "train.epoch=1",
-                "train.epoch: there is no key 'epoch' here (did you mean 'epochs'?); "
+                "train.epoch: unknown key 'epoch' (did you mean 'epochs'?); "
                 "use epochs, batch_size, optimizer, schedule, precision, loss or metrics.",
             ),
             (
                 "epochs=1",
-                "epochs: there is no key 'epochs' here (did you mean 'train.epochs'?); "
+                "epochs: unknown key 'epochs' (did you mean 'train.epochs'?); "
                 "use name, title, task, dataset, model, train, checkpoint, seeds or extends.",
             ),
             (
                 "model.cnv.kernel=3",
-                "model.cnv.kernel: there is no layer 'cnv' (did you mean 'conv'?); "
+                "model.cnv.kernel: unknown layer 'cnv' (did you mean 'conv'?); "
                 "name conv, pool, drop or out.",
             ),
             (
                 "model.layers.zebra.kernel=3",
-                "model.zebra.kernel: there is no layer 'zebra'; name conv, pool, drop or out.",
+                "model.zebra.kernel: unknown layer 'zebra'; use conv, pool, drop or out.",
             ),
             (
                 "model.zebra=null",
-                "model.zebra: there is no layer 'zebra'; name conv, pool, drop or out.",
+                "model.zebra: unknown layer 'zebra'; use conv, pool, drop or out.",
             ),
             (
                 "model.conv.kernal=3",
-                "model.layers.conv.kernal: there is no key 'kernal' here (did you mean 'kernel'?); "
+                "model.layers.conv.kernal: unknown key 'kernal' (did you mean 'kernel'?); "
                 "use inputs, op, filters, kernel, stride, padding, activation, use_bias or init.",
             ),
             (
                 "model.conv.kernel=30",
-                "model.layers.conv.kernel: a 30x30 kernel does not fit into 28x28x1; "
-                "write at most [28, 28], or padding: same.",
+                "model.layers.conv.kernel: a 30x30 kernel is larger than the 28x28x1 input; "
+                "use at most [28, 28], or padding: same.",
             ),
             (
                 "train.optimizer=adamm",
-                "train.optimizer: 'adamm' is no optimizer (did you mean 'adam'?); write sgd, adam, "
+                "train.optimizer: unknown optimizer 'adamm' (did you mean 'adam'?); use sgd, adam, "
                 "adamw, rmsprop, adagrad, adadelta, lamb or lion.",
             ),
             (
                 "train.metrics=[bogus]",
-                "train.metrics.0: 'bogus' is no metric; write accuracy, top5_accuracy, "
+                "train.metrics.0: unknown metric 'bogus'; use accuracy, top5_accuracy, "
                 "brier_score, mse, mae, psnr, ssim or kl.",
             ),
             (
                 "train.metrics.0=mse",
-                "train.metrics: a mapping is not a list; write a list in brackets.",
+                "train.metrics: a mapping is not a list; use a list in brackets.",
             ),
-            ("extends=other.yaml", "extends: cannot be overridden; write it into a file."),
+            ("extends=other.yaml", "extends: cannot be overridden; set it in a file."),
         ],
     )
     def test_wrong_ones_are_placed_on_the_command_line(
@@ -396,35 +395,35 @@ class TestOverrides:
         path = write(BASE.replace("units: 10", "units: 10, inputs: drop"))
         assert complaint(path, "model.out={op: concat}") == (
             "command line: model.layers.out: concat reads one layer, and needs two or more; "
-            "write inputs: [FIRST, SECOND]."
+            "use inputs: [FIRST, SECOND]."
         )
 
     def test_all_wrong_ones_are_told_with_what_is_wrong_in_the_file(self, write: Write) -> None:
         path = write(BASE.replace("rate: 0.5", "rate: 2"))
         assert complaint(path, "train.epochs=0", "oops", "seeds=[1", "name=a b").splitlines() == [
-            "command line: 'oops' is not an override; write key=value.",
-            "command line: seeds: this bracket is never closed; close it.",
-            "command line: name: 'a b' cannot name a folder; "
+            "command line: 'oops' is not an override; use key=value.",
+            "command line: seeds: unclosed bracket; close it.",
+            "command line: name: 'a b' is not a valid name; "
             "start with a letter and use letters, digits, '-' and '_'.",
-            "command line: train.epochs: 0 is too small; write 1 or more.",
-            "idea.yaml:9:31: model.layers.drop.rate: 2 is too large; write a number below 1.",
+            "command line: train.epochs: 0 is too small; use 1 or more.",
+            "idea.yaml:9:31: model.layers.drop.rate: 2 is too large; use a value less than 1.",
         ]
 
     @pytest.mark.parametrize("model", ["{python: a.b:C}", "{layers: [1]}", "3"])
     def test_layers_of_a_model_without_any(self, write: Write, model: str) -> None:
         path = write(f"name: a\ntask: classify\ndataset: {{name: mnist}}\nmodel: {model}\n")
         assert (
-            "command line: model.conv.kernel: there is no layer 'conv'; "
+            "command line: model.conv.kernel: unknown layer 'conv'; "
             "the model has no layers, remove it."
         ) in complaint(path, "model.conv.kernel=3").splitlines()
 
 
 class TestPartsOfADefault:
-    """A part of what a file leaves out is laid over its default, whoever says it."""
+    """Options without a name are merged with the default optimizer or schedule."""
 
     @pytest.fixture
     def bare(self, write: Write) -> Path:
-        """A file that leaves out all that has a default."""
+        """A file with required keys only."""
         head = "name: bare\ntask: classify\ndataset: {name: mnist}\n"
         return write(head + "model: {layers: {out: {op: dense, units: 10}}}\n", "bare.yaml")
 
@@ -533,7 +532,7 @@ class TestPartsOfADefault:
             (
                 "train.optimizer.b1=0.5",
                 "train.optimizer.b1: sgd, the default optimizer, has no 'b1' (adam, adamw, lamb"
-                " and lion have it); set train.optimizer.name to adam, adamw, lamb or lion.",
+                " and lion); set train.optimizer.name to adam, adamw, lamb or lion.",
             ),
             (
                 "train.schedule.every=2",
@@ -546,7 +545,7 @@ class TestPartsOfADefault:
             ),
             (
                 "train.optimizer.learning_rate=-1",
-                "train.optimizer.learning_rate: -1 is too small; write a number above 0.",
+                "train.optimizer.learning_rate: -1 is too small; use a value greater than 0.",
             ),
             ("model.args.x=1", "model.args: a graph of layers takes no args; remove them."),
         ],
@@ -576,7 +575,7 @@ WORDS = st.sampled_from(
 
 
 class TestWhatAChildBreaks:
-    """An error that is in the parent because of a line of the child is told at that line."""
+    """Errors in a parent that are caused by a line of the child are reported at that line."""
 
     PARENT = """\
 name: base
@@ -593,8 +592,8 @@ model:
 train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
 """
     KERNEL = (
-        "this breaks model.layers.conv2.kernel (base.yaml:8:43): a 5x5 kernel does not fit into"
-        " 3x3x8; write at most [3, 3], or padding: same."
+        "this breaks model.layers.conv2.kernel (base.yaml:8:43): a 5x5 kernel is larger than the"
+        " 3x3x8 input; use at most [3, 3], or padding: same."
     )
 
     @pytest.mark.parametrize(
@@ -619,12 +618,12 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
             (
                 "train: {epochs: 2}",
                 "3:17: train.epochs: this breaks train.schedule.warmup_epochs (base.yaml:12:60): a"
-                " warm-up of 2 epochs fills all 2; write a number below 2.",
+                " warmup of 2 epochs takes all 2 epochs; use less than 2.",
             ),
             (
                 "dataset: {name: cifar100}",
                 "3:17: dataset.name: this breaks model.layers.out.units (base.yaml:11:29): the"
-                " output has shape 10, but the dataset has 100 classes; write 100.",
+                " output has shape 10, but the dataset has 100 classes; use 100.",
             ),
             (
                 "task: reconstruct",
@@ -634,7 +633,7 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
             (
                 "model: {layers: {out: {units: 11}}}",  # the child's own value is wrong
                 "3:31: model.layers.out.units: the output has shape 11, but the dataset has 10"
-                " classes; write 10.",
+                " classes; use 10.",
             ),
         ],
     )
@@ -648,7 +647,7 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
         for i, line in enumerate(complaint(child).splitlines()):
             assert line == (
                 f"idea.yaml:3:25: model.layers.pool2: this breaks model.layers.sum.inputs.{i}"
-                f" (base.yaml:10:{29 + 7 * i}): there is no layer 'pool2' (did you mean 'pool'?);"
+                f" (base.yaml:10:{29 + 7 * i}): unknown layer 'pool2' (did you mean 'pool'?);"
                 " name input, conv, pool or conv2."
             )
 
@@ -678,8 +677,8 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
         write(self.PARENT.replace("kernel: 5}\n    pool:", "kernel: 50}\n    pool:"), "base.yaml")
         child = write("extends: base.yaml\nname: a\nmodel: {layers: {out: {use_bias: false}}}\n")
         assert complaint(child) == (
-            "base.yaml:6:42: model.layers.conv.kernel: a 50x50 kernel does not fit into 28x28x1;"
-            " write at most [28, 28], or padding: same."
+            "base.yaml:6:42: model.layers.conv.kernel: a 50x50 kernel is larger than the 28x28x1"
+            " input; use at most [28, 28], or padding: same."
         )
 
     def test_thousands_of_layers_are_told_in_time(self, write: Write) -> None:
@@ -688,7 +687,7 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
         text = layers.replace("rate: 0", "rate: 0.5")
         child = f"extends: base.yaml\nname: a\nmodel:\n  layers:\n    conv: {{stride: 4}}\n{text}"
         told = unmeasured("told_in_time", write(child).absolute())
-        assert "a 5x5 kernel does not fit into 3x3x8" in told
+        assert "a 5x5 kernel is larger than the 3x3x8 input" in told
 
 
 class TestValuesAsTheyAreWritten:
@@ -697,7 +696,7 @@ class TestValuesAsTheyAreWritten:
     @example("1.10")
     @example("0x1F")
     def test_in_messages(self, text: str) -> None:
-        """Wherever a scalar stands, the message about it shows its text and no other reading."""
+        """Messages show scalars as written, in all positions."""
         spec = (
             f"name: idea\ntask: {text}\ndataset: {{name: mnist}}\nmodel:\n  layers:\n"
             f"    a: {text}\n    b: {{op: conv, filters: 8, kernel: [{text}, x]}}\n"
@@ -710,51 +709,55 @@ class TestValuesAsTheyAreWritten:
             path.write_text(spec)
             lines = {line.split(": ")[1]: line for line in complaint(path).splitlines()}
         for key, shown in {
-            "task": f"{text} is no task",
+            "task": f"unknown task {text}",
             "model.layers.a": f"{text} is not a layer",
-            "model.layers.b.kernel": f"[{text}, 'x'] is not a height and width",
-            "model.layers.c.size": f"[2, 2, {text}] is not a height and width",
-            "model.layers.d.activation": f"{text} is no activation",
-            "train.optimizer.name": f"{text} is no optimizer",
-            "train.precision": f"{text} is no precision",
-            "train.metrics.0": f"{text} is no metric",
+            "model.layers.b.kernel": f"[{text}, 'x'] is not a valid size",
+            "model.layers.c.size": f"[2, 2, {text}] is not a valid size",
+            "model.layers.d.activation": f"unknown activation {text}",
+            "train.optimizer.name": f"unknown optimizer {text}",
+            "train.precision": f"unknown precision {text}",
+            "train.metrics.0": f"unknown metric {text}",
         }.items():
-            assert f": {key}: {shown}; write " in lines[key]
+            assert f": {key}: {shown}; use " in lines[key]
 
     @pytest.mark.parametrize(
         ("line", "message"),
         [
             ("name: 3e563", "name: 3e563 is a number, not a name; NAMING."),
             ("name: 0x1F", "name: 0x1F is a number, not a name; NAMING."),
-            ("name: 2024-01-01", "name: '2024-01-01' cannot name a folder; NAMING."),
-            ('name: "1 \\u0041"', 'name: "1 \\u0041" cannot name a folder; NAMING.'),
-            ("name: &x '1 a'", "name: '1 a' cannot name a folder; NAMING."),
+            ("name: 2024-01-01", "name: '2024-01-01' is not a valid name; NAMING."),
+            ('name: "1 \\u0041"', 'name: "1 \\u0041" is not a valid name; NAMING.'),
+            ("name: &x '1 a'", "name: '1 a' is not a valid name; NAMING."),
             ("title: 1.10", "title: 1.10 is not text; put it in quotes: '1.10'."),
-            ("title: [0x1F, ~]", "title: [0x1F, ~] is not text; write text."),
-            ("seeds: [0x1, 2, 1]", "seeds.2: the seed 1 stands twice; give each seed once."),
-            ("seeds: 0x7D1", "seeds: 0x7D1 seeds are too many; write at most 1,000."),
-            ("train: {epochs: 1e3}", "train.epochs: 1e3 is not a whole number; write 1000."),
-            ("train: {epochs: 0x0}", "train.epochs: 0x0 is too small; write 1 or more."),
+            ("title: [0x1F, ~]", "title: expected a string, got [0x1F, ~]; use a string."),
+            ("seeds: [0x1, 2, 1]", "seeds.2: duplicate seed 1; list each seed once."),
+            ("seeds: 0x7D1", "seeds: 0x7D1 seeds are too many; use at most 1,000."),
+            ("train: {epochs: 1e3}", "train.epochs: expected an integer, got 1e3; use 1000."),
+            ("train: {epochs: 0x0}", "train.epochs: 0x0 is too small; use 1 or more."),
             (
                 "train: {optimizer: {learning_rate: 1e999}}",
-                "train.optimizer.learning_rate: 1e999 is not a finite number; write a number.",
+                "train.optimizer.learning_rate: 1e999 is not a finite number; use a finite number.",
             ),
             (
                 "train: {epochs: 2, schedule: {name: cosine, warmup_epochs: 0x3}}",
-                "train.schedule.warmup_epochs: a warm-up of 0x3 epochs fills all 2; write a number"
-                " below 2.",
+                "train.schedule.warmup_epochs: a warmup of 0x3 epochs takes all 2 epochs; use"
+                " less than 2.",
             ),
             (
                 "dataset: {name: mnist, train_examples: 0x1FFFF}",
-                "dataset.train_examples: 0x1FFFF are more than the 50,000 images to train on; write"
+                "dataset.train_examples: 0x1FFFF exceeds the 50,000 training images; use"
                 " at most 50000.",
             ),
             (
                 "dataset: {name: mnist, splits: {train: 100000}}",
-                "dataset.splits.train: 100,000 images are more than the 60,000 that mnist has for"
-                " it; write at most 60000.",
+                "dataset.splits.train: 100,000 images requested, but mnist has 60,000 for this"
+                " split; use at most 60000.",
             ),
-            ("extends: 0x1F", "extends: 0x1F is not a file name; name a file beside this one."),
+            (
+                "extends: 0x1F",
+                "extends: 0x1F is not a file name; specify a file in the same folder or a"
+                " subfolder.",
+            ),
         ],
     )
     def test_of_every_kind(self, write: Write, line: str, message: str) -> None:
@@ -783,7 +786,7 @@ class TestFiles:
     def test_that_do_not_exist(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         assert complaint(Path("none.yaml")) == (
-            "none.yaml: cannot be read (no such file or directory); check the file's name."
+            "none.yaml: cannot be read (no such file or directory); check the file name."
         )
 
     def test_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -792,7 +795,7 @@ class TestFiles:
         assert complaint(Path("folder.yaml")) == "folder.yaml: is a folder; name a .yaml file."
 
     def test_that_can_be_read_only_once(self, tmp_path: Path) -> None:
-        """As ``cnnbench show <(generate)`` gives them."""
+        """Pipes, as in ``cnnbench show <(generate)``."""
         pipe = tmp_path / "pipe"
         os.mkfifo(pipe)
         writer = subprocess.Popen(["sh", "-c", f"printf '%s' \"$1\" > '{pipe}'", "sh", BASE])
@@ -823,7 +826,7 @@ class TestPythonModels:
         shown = repr(name.replace("\\n", "\n"))
         assert complaint(path) == (
             f"idea.yaml:4:17: model.python: {shown} does not name a class; "
-            "write package.module:Class."
+            "use package.module:Class."
         )
 
 
@@ -1079,7 +1082,7 @@ def test_any_override_raises_only_spec_errors(tmp_path: Path, text: str, start: 
 
 
 def unmeasured(function: str, path: Path) -> str:
-    """What a function of this module returns, from a process whose lines are not measured.
+    """Runs a function of this module in a process without coverage, and returns its result.
 
     Measuring them takes as long again.
     """
@@ -1109,4 +1112,4 @@ def told_of_thousands(path: Path) -> str | None:
 def test_thousands_of_wrong_layers_are_told_in_time(tmp_path: Path) -> None:
     told = unmeasured("told_of_thousands", tmp_path / "idea.yaml")
     assert len(told.splitlines()) == 1_200
-    assert re.search("there is no layer 'lager0' \\(did you mean 'layer1'\\?\\)", told)
+    assert re.search("unknown layer 'lager0' \\(did you mean 'layer1'\\?\\)", told)

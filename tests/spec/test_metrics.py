@@ -1,4 +1,4 @@
-"""The table of metrics: whole, and what it says of names that it has and that it has not."""
+"""The table of metrics: completeness, and known and unknown names."""
 
 from typing import get_args
 

@@ -1,4 +1,4 @@
-"""``cnnbench new``: a file that is its parent until it is changed, and what it refuses."""
+"""``cnnbench new``: files that are identical to their parent until edited, and errors."""
 
 import re
 import shutil
@@ -151,36 +151,36 @@ NAMING = "start with a letter and use letters, digits, '-' and '_'"
     [
         (
             ["modifed", "a.yaml"],
-            "there is no experiment 'modifed' (did you mean 'modified'?);"
+            "no experiment named 'modifed' (did you mean 'modified'?);"
             f" name {', '.join(SHIPPED)} or a file.\n",
         ),
         (
             ["none/such.yaml", "a.yaml"],
-            "none/such.yaml: cannot be read (no such file or directory); check the file's name.\n",
+            "none/such.yaml: cannot be read (no such file or directory); check the file name.\n",
         ),
         (["mlp", "a.txt"], "a.txt: the name of an experiment file ends in .yaml; add it.\n"),
-        (["mlp", "no/a.yaml"], "no/a.yaml: there is no folder 'no'; make it first.\n"),
+        (["mlp", "no/a.yaml"], "no/a.yaml: no such folder 'no'; create it first.\n"),
         (
             ["mlp", "2x.yaml"],
-            f"2x.yaml: '2x' cannot name an experiment; write --name NAME ({NAMING}).\n",
+            f"2x.yaml: '2x' is not a valid experiment name; use --name NAME ({NAMING}).\n",
         ),
         (
             ["mlp", "a.yaml", "--name", "a b"],
-            f"--name: 'a b' cannot name an experiment; {NAMING}.\n",
+            f"--name: 'a b' is not a valid experiment name; {NAMING}.\n",
         ),
         (
             ["mlp", "a.yaml", "--name", "a" * 65],
-            f"--name: '{'a' * 35}...' is too long a name; write at most 64 characters.\n",
+            f"--name: '{'a' * 35}...' is too long a name; use at most 64 characters.\n",
         ),
         (
             ["mlp", "standard.yaml"],
-            "the name 'standard' is that of experiments/standard.yaml;"
-            " write another with --name.\n",
+            "the name 'standard' is already used by experiments/standard.yaml;"
+            " choose another with --name.\n",
         ),
         (
             ["mlp", "experiments/a.yaml", "--name", "autoencoder"],
-            "the name 'autoencoder' is that of experiments/autoencoder.yaml;"
-            " write another with --name.\n",
+            "the name 'autoencoder' is already used by experiments/autoencoder.yaml;"
+            " choose another with --name.\n",
         ),
         (
             ["modified", "experiments/standard.yaml", "--name", "a", "--force"],
@@ -206,10 +206,10 @@ def test_a_wrong_parent_is_told_with_its_place():
     Path("wrong.yaml").write_text(
         "name: wrong\ntask: classify\ndataset: {name: mnist}\nmodel: {}\n"
     )
-    message = (
-        "wrong.yaml:4:8: model: the model has neither layers nor python; write one of the two.\n"
+    assert refused("wrong", "my_idea.yaml") == (
+        "wrong.yaml:4:8: model: the model has neither layers nor python; specify exactly one of"
+        " them.\n"
     )
-    assert refused("wrong", "my_idea.yaml") == message
 
 
 def test_a_python_model_has_to_stay_beside_its_class():

@@ -41,15 +41,15 @@ def test_a_name_means_what_comes_with_cnnbench(name):
     named = shipped.find_named(name)
     assert named is not None
     assert named.path.samefile(EXPERIMENTS / f"{name}.yaml")
-    assert str(named) == f"{name}: {EXPERIMENTS / name}.yaml (comes with cnnbench)"
+    assert str(named) == f"{name}: {EXPERIMENTS / name}.yaml (ships with cnnbench)"
     assert load_experiment(named.path).plan is not None
 
 
 def test_show_says_which_file_it_took():
     done = invoke("show", "standard", "modified")
     assert done.stderr == (
-        f"standard: {EXPERIMENTS}/standard.yaml (comes with cnnbench)\n"
-        f"modified: {EXPERIMENTS}/modified.yaml (comes with cnnbench)\n"
+        f"standard: {EXPERIMENTS}/standard.yaml (ships with cnnbench)\n"
+        f"modified: {EXPERIMENTS}/modified.yaml (ships with cnnbench)\n"
     )
     text = re.sub(r"\s+", "", done.stdout)
     assert "StandardCNN(standard)" in text
@@ -85,23 +85,23 @@ def test_an_existing_file_is_a_path_whatever_its_name():
     [
         (
             "standrd",
-            "there is no experiment 'standrd' (did you mean 'standard'?);"
+            "no experiment named 'standrd' (did you mean 'standard'?);"
             f" name {', '.join(SHIPPED)} or a file.\n",
         ),
         (
             "keras_convnt",
-            "there is no experiment 'keras_convnt' (did you mean 'published/keras_convnet'?);"
+            "no experiment named 'keras_convnt' (did you mean 'published/keras_convnet'?);"
             f" name {', '.join(SHIPPED)} or a file.\n",
         ),
         (
             "standrd.yaml",
             "standrd.yaml: cannot be read (no such file or directory) (did you mean 'standard'?);"
-            " check the file's name.\n",
+            " check the file name.\n",
         ),
         (
             "none/standard.yaml",
             "none/standard.yaml: cannot be read (no such file or directory) (did you mean"
-            " 'standard'?); check the file's name.\n",
+            " 'standard'?); check the file name.\n",
         ),
         ("folder", "folder: is a folder; name a .yaml file.\n"),
     ],
@@ -159,7 +159,7 @@ def test_a_parent_that_there_is_not_is_answered_with_names():
     with pytest.raises(SpecError) as caught:
         load_experiment(Path("idea.yaml"))
     assert str(caught.value) == (
-        "idea.yaml:1:10: extends: there is no file 'standrd' beside this one"
+        "idea.yaml:1:10: extends: no file 'standrd' in the folder of this file"
         " (did you mean 'standard'?); name an existing file."
     )
 
@@ -202,7 +202,7 @@ TOLD = (
 
 
 def test_a_wrong_experiment_is_told_before_jax_is_imported():
-    """In one process, because nothing takes a module away again."""
+    """In a separate process, because imported modules cannot be unloaded."""
     Path("wrong.yaml").write_text(WRONG)
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom cnnbench.cli.app import app\n"
