@@ -1,1 +1,1 @@
-"""Datasets as arrays: where they are found, how they are read and cached."""
+"""Datasets: lookup, download, decoding, caching and splitting."""

@@ -1,4 +1,4 @@
-"""The order in which training visits images: the same on every device and in every framework."""
+"""The shuffle of training images, identical on every device and in every framework."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import numpy as np
 
 
 def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """The order in which an epoch visits the images: (num_images,) indices.
+    """Shuffled image indices of an epoch, shape (num_images,).
 
-    It comes from NumPy's PCG64 with ``[seed, epoch]``; epochs count from 1.
+    Drawn with NumPy's PCG64, seeded with ``[seed, epoch]``; epochs are numbered from 1.
 
     >>> sorted(epoch_order(seed=0, epoch=1, num_images=5).tolist())
     [0, 1, 2, 3, 4]
@@ -20,9 +20,9 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> np.ndarray[Any, np.dt
 def batches(
     seed: int, epoch: int, num_images: int, batch_size: int
 ) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """The batches of an epoch in their order: (steps, batch_size) indices.
+    """Image indices of the batches of an epoch, shape (steps, batch_size).
 
-    Images that fill no batch wait for the next shuffle.
+    An incomplete last batch is dropped.
 
     >>> batches(seed=0, epoch=1, num_images=5, batch_size=2).shape
     (2, 2)

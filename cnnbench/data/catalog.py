@@ -1,4 +1,4 @@
-"""Which image-classification datasets there are, and what their images look like."""
+"""Names, shapes and sizes of image classification datasets."""
 
 import contextlib
 import importlib
@@ -27,7 +27,7 @@ LIST = f"`{commands.cnnbench('data', 'list')}`"
 
 _patching = threading.Lock()
 
-_NAMES = Noun(  # what other libraries call some of them
+_NAMES = Noun(  # names in other libraries
     {
         "cifar10": ("cifar", "cifar-10"),
         "fashion_mnist": ("fashion", "FashionMNIST"),
@@ -38,15 +38,15 @@ _NAMES = Noun(  # what other libraries call some of them
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """A dataset before any of it is read.
+    """Metadata of a dataset, available without reading it.
 
     Args:
-      name: tensorflow-datasets' name, ``name/config``, or ``mnist_5k``.
-      shape: height, width and channels of every image.
-      num_classes: labels are 0 to ``num_classes - 1``.
-      num_train: images to train and validate on; None until the data is prepared.
-      num_test: images to test on; None until the data is prepared.
-      title: one line about it.
+      name: name in tensorflow-datasets, ``name`` or ``name/config``, or ``mnist_5k``.
+      shape: height, width and channels of the images.
+      num_classes: number of classes; labels are 0 to ``num_classes - 1``.
+      num_train: number of images for training and validation; None until prepared.
+      num_test: number of test images; None until prepared.
+      title: one-line description.
     """
 
     name: str
@@ -57,8 +57,8 @@ class DatasetInfo:
     title: str
 
 
-# Sizes as in tensorflow-datasets 4.9.10; a set with several configurations stands
-# here as its default one.
+# Sizes as in tensorflow-datasets 4.9.10; for datasets with several configurations, of the
+# default one.
 KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
     {
         info.name: info
@@ -69,8 +69,8 @@ KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
             DatasetInfo(
                 "emnist", (28, 28, 1), 62, 697_932, 116_323, "handwritten digits and letters"
             ),
-            DatasetInfo("cifar10", (32, 32, 3), 10, 50_000, 10_000, "small colour photographs"),
-            DatasetInfo("cifar100", (32, 32, 3), 100, 50_000, 10_000, "the same in fine classes"),
+            DatasetInfo("cifar10", (32, 32, 3), 10, 50_000, 10_000, "small color photos"),
+            DatasetInfo("cifar100", (32, 32, 3), 100, 50_000, 10_000, "cifar10 with 100 classes"),
             DatasetInfo("svhn_cropped", (32, 32, 3), 10, 73_257, 26_032, "house numbers"),
             DatasetInfo(EMBEDDED, (28, 28, 1), 10, 4_500, 500, "5,000 MNIST digits, embedded"),
         )
@@ -81,15 +81,15 @@ KNOWN: Mapping[str, DatasetInfo] = MappingProxyType(
 def split_sizes(
     wanted: Mapping[str, int], pool: int, held_out: int | None = None
 ) -> tuple[int, int]:
-    """Images that train and validate, as they are asked for and by default.
+    """Numbers of training and validation images.
 
-    By default the last sixth of the training images validates, or what is left of them where
-    fewer are; all others train. Neither number is checked.
+    By default, the last sixth of the training images (or the remainder, if smaller) is used for
+    validation and the rest for training. The numbers are not validated.
 
     Args:
-      wanted: numbers by ``train`` and ``validation``; a missing one has its default.
-      pool: training images there are.
-      held_out: validation images there are beside them; None where they are a part of them.
+      wanted: requested numbers by ``train`` and ``validation``; missing keys have defaults.
+      pool: number of images in the training set.
+      held_out: number of images in a separate validation set; None to split the training set.
 
     >>> split_sizes({}, 60_000), split_sizes({"train": 55_000}, 60_000)
     ((50000, 10000), (55000, 5000))
@@ -104,14 +104,14 @@ def split_sizes(
 
 
 def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
-    """Shape and size of a dataset, without reading or fetching it.
+    """Shape and size of a dataset, without reading or downloading it.
 
     Args:
-      name: a name of `KNOWN`, or any image-classification set of tensorflow-datasets.
-      data_dir: folder of prepared data, which may hold sets of the user's own.
+      name: a key of `KNOWN`, or any image classification dataset of tensorflow-datasets.
+      data_dir: folder of prepared datasets, which may include custom ones.
 
     Raises:
-      DataError: there is no such set, or its images cannot feed a network as they are.
+      DataError: unknown dataset, or its images are not supported.
 
     >>> describe("cifar10").shape
     (32, 32, 3)
@@ -122,16 +122,16 @@ def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
 
 
 def default_data_dir(data_dir: Path | None) -> Path:
-    """The folder asked for, or the one that tensorflow-datasets would use."""
+    """The given data folder, or the default of tensorflow-datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or Path("~/tensorflow_datasets")
     return at_home(Path(chosen))
 
 
 def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:
-    """The `tfds.core.DatasetBuilder` of a dataset, without fetching anything.
+    """The `tfds.core.DatasetBuilder` of a dataset, without downloading anything.
 
     Raises:
-      DataError: there is no such set, or describing it takes a package that is missing.
+      DataError: unknown dataset, or a required package is missing.
     """
     if not re.fullmatch(r"[a-z_][a-z0-9_]*(/[\w.+-]+)?", name):
         raise DataError(_unknown(name))
@@ -156,9 +156,9 @@ def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:
 
 @contextlib.contextmanager
 def _without_temporary_folder() -> Iterator[None]:
-    """Keeps tensorflow-datasets from asking a bucket that is switched off.
+    """Keeps tensorflow-datasets from querying its GCS bucket, which is disabled.
 
-    It makes a temporary folder before it asks, and leaves it behind each time.
+    Each query would leave a temporary folder behind.
     """
     import tensorflow_datasets as tfds
 
@@ -173,16 +173,16 @@ def _without_temporary_folder() -> Iterator[None]:
 
 
 def info_of(name: str, builder: Any) -> DatasetInfo:
-    """What a builder says of its images and labels.
+    """Metadata of a dataset builder.
 
     Raises:
-      DataError: not one image and one class label, or images of varying size.
+      DataError: examples are not one image with one class label, or image sizes vary.
     """
     image, label = (builder.info.features[key] for key in supervised_keys(name, builder))
     if None in image.shape:
         raise DataError(
             f"dataset '{name}' has images of varying size ({_sizes(image.shape)}); "
-            "cnnbench needs images of one size, choose another dataset"
+            "cnnbench requires images of a fixed size, choose another dataset"
         )
     splits = builder.info.splits
     return DatasetInfo(
@@ -196,10 +196,10 @@ def info_of(name: str, builder: Any) -> DatasetInfo:
 
 
 def supervised_keys(name: str, builder: Any) -> tuple[str, str]:
-    """Names of the features that hold the image and its class.
+    """Names of the image and label features.
 
     Raises:
-      DataError: the set is not for image classification.
+      DataError: not an image classification dataset.
     """
     import numpy as np
     import tensorflow_datasets as tfds
@@ -211,19 +211,19 @@ def supervised_keys(name: str, builder: Any) -> tuple[str, str]:
         ):
             return image, label
     raise DataError(
-        f"dataset '{name}' is not for image classification (its examples are not one "
-        f"8-bit image with one class label); {LIST} shows some that are"
+        f"dataset '{name}' is not an image classification dataset (examples must be one "
+        f"8-bit image with one class label); see {LIST} for some that are"
     )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep tensorflow-datasets from writing on the terminal, which is ours.
+    """Silences tensorflow-datasets.
 
-    It prints banners, draws bars and logs retries; what matters of all that
-    reaches the user through exceptions.
+    It prints banners, progress bars and retries; everything relevant reaches the user
+    through exceptions.
     """
-    # Read once, when TensorFlow is first imported.
+    # TensorFlow reads this once, when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     loggers = [logging.getLogger(each) for each in ("absl", "urllib3.connectionpool")]
     levels = [logger.level for logger in loggers]
@@ -241,25 +241,25 @@ def quiet() -> Iterator[None]:
 
 
 def private(module: str, name: str) -> Any:
-    """A part of tensorflow-datasets that its documentation does not promise.
+    """Imports a class or function from the private API of tensorflow-datasets.
 
     Args:
-      module: below `tensorflow_datasets.core`.
-      name: of a class or function in it.
+      module: module name, relative to `tensorflow_datasets.core`.
+      name: name of a class or function in it.
 
     Raises:
-      DataError: the installed version has none of that name.
+      DataError: the installed version does not have it.
     """
     try:
         return getattr(importlib.import_module(f"tensorflow_datasets.core.{module}"), name)
     except (ImportError, AttributeError):
         found = f"tensorflow-datasets {version('tensorflow-datasets')} has no core.{module}.{name}"
         remedy = f"run {commands.pip_install(f'tensorflow-datasets=={TESTED}')}"
-        raise DataError(f"{found}, which cnnbench needs; {remedy}.") from None
+        raise DataError(f"{found}, which cnnbench requires; {remedy}.") from None
 
 
 def has_tensorflow() -> bool:
-    """Whether the `tensorflow` extra is installed."""
+    """Returns True if TensorFlow is installed."""
     return importlib.util.find_spec("tensorflow") is not None
 
 
@@ -267,7 +267,7 @@ def _unknown(name: str) -> str:
     import tensorflow_datasets as tfds
 
     near = _NAMES.hint(name, [*KNOWN, *tfds.list_builders(with_community_datasets=False)])
-    return f"dataset '{name}' does not exist{near or f'; {LIST} shows names'}"
+    return f"unknown dataset '{name}'{near or f'; see {LIST}'}"
 
 
 def _wrong_config(name: str) -> str:
@@ -276,8 +276,8 @@ def _wrong_config(name: str) -> str:
     base, _, config = name.partition("/")
     configs = list(tfds.builder_cls(base).builder_configs)
     if not configs:
-        return f"dataset '{base}' has no configurations; write '{base}' without '/{config}'"
-    near = did_you_mean(config, configs) or f"; write one of {or_list(configs)}"
+        return f"dataset '{base}' has no configurations; use '{base}' without '/{config}'"
+    near = did_you_mean(config, configs) or f"; use one of {or_list(configs)}"
     return f"dataset '{base}' has no configuration '{config}'{near}"
 
 
@@ -288,10 +288,10 @@ def _damaged(name: str, data_dir: Path, error: Exception) -> str:
 
 
 def _missing_package(name: str, error: ModuleNotFoundError) -> str:
-    # tensorflow-datasets raises the error anew and loses its `name` on the way.
+    # tensorflow-datasets raises the error again without its `name`.
     package = str(error).rpartition("No module named ")[2].strip("'").partition(".")[0]
     install = TENSORFLOW_EXTRA if package == "tensorflow" else commands.pip_install(package)
-    return f"dataset '{name}' cannot be described without the package '{package}'; {install}"
+    return f"dataset '{name}' requires the package '{package}'; {install}"
 
 
 def _sizes(shape: tuple[int | None, ...]) -> str:

@@ -1,8 +1,8 @@
-"""Datasets as arrays, divided into training, validation and test.
+"""Loads datasets as arrays, split into training, validation and test.
 
-A dataset comes from the first of: data that tensorflow-datasets has prepared, files put
-there by hand, a download. Decoded images are kept in a cache by the content of the files
-that they came from, so that no other files of that name are passed over for them.
+Sources, in order of precedence: data prepared by tensorflow-datasets, files placed in the data
+folder manually, downloads. Decoded images are cached by the content of their source files, so
+that the cache never hides different files of the same name.
 """
 
 import hashlib
@@ -34,28 +34,28 @@ from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
 
 
 class Wanted(Protocol):
-    """What an experiment says of its dataset, as far as the images depend on it."""
+    """The settings of an experiment that determine its images."""
 
     @property
     def name(self) -> str:
-        """The dataset."""
+        """Name of the dataset."""
 
     @property
     def offline(self) -> str | None:
-        """The one that stands in where it cannot be had."""
+        """Name of the fallback dataset; None for none."""
 
     @property
     def splits(self) -> Iterable[tuple[str, int | None]]:
-        """The sizes of the splits, by name; None for the dataset's own."""
+        """Split sizes by name; None for the defaults of the dataset."""
 
     @property
     def train_examples(self) -> int | None:
-        """How many of the first training images are used; None for all."""
+        """Number of training images to use, from the first; None for all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Split:
-    """Images with their classes.
+    """Images with labels.
 
     Args:
       images: uint8, shape ``(n, height, width, channels)``.
@@ -79,16 +79,16 @@ class Split:
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Dataset:
-    """A dataset as a run uses it.
+    """The dataset of a run.
 
     Args:
-      info: shape and size of the dataset that these images are from.
-      train: what the optimiser sees.
-      validation: what an epoch is judged by; may be empty.
-      test: what the finished run is judged by.
-      digest: ``sha256:`` and the hash of the three splits; equal digests, equal data.
-      stand_in_for: the dataset asked for, if this one stands in for it; else None.
-      source: one line on where the images came from.
+      info: metadata of the full dataset.
+      train: training split.
+      validation: validation split, evaluated after each epoch; may be empty.
+      test: test split, evaluated after training.
+      digest: ``sha256:`` and the hash of the three splits.
+      stand_in_for: the requested dataset, if this one is its fallback; else None.
+      source: one-line description of the source of the images.
     """
 
     info: DatasetInfo
@@ -109,27 +109,27 @@ def load_dataset(
     data_dir: Path | None = None,
     notify: Notify = warnings.warn,
 ) -> Dataset:
-    """Read a dataset, fetching it if need be, and divide it.
+    """Loads and splits a dataset, downloading it if necessary.
 
-    The training images of the source are one pool: the first ones train, the last
-    ones validate. Without `splits` the last sixth validates and all the rest is used.
-    `mnist_5k` has a validation pool of its own.
+    The training set of the source is split: the first images are for training, the last ones
+    for validation. By default, the last sixth is for validation and the rest for training.
+    `mnist_5k` has separate validation images.
 
     Args:
       name: a name for `catalog.describe`.
-      offline: the dataset to use, with its default splits, where `name` is not on
-        this machine and cannot be downloaded; None to fail instead. Where no images
-        are to validate, none of it do.
-      splits: images in ``train``, ``validation`` (0 for none) and ``test``; a missing one has
-        its default, see `catalog.split_sizes`.
-      train_examples: train on the first so many of the training images only.
-      data_dir: folder of prepared data and of files put there by hand; by default
-        that of tensorflow-datasets.
-      notify: gets one sentence on anything that the user should know.
+      offline: fallback dataset, with its default splits, if `name` is not available locally and
+        cannot be downloaded; None to raise instead. Without validation images if `splits` has
+        none.
+      splits: number of images in ``train``, ``validation`` (0 for none) and ``test``; for
+        defaults, see `catalog.split_sizes`.
+      train_examples: number of training images to use, from the first; None for all.
+      data_dir: folder of prepared data and manually placed files; default: that of
+        tensorflow-datasets.
+      notify: receives messages for the user.
 
     Raises:
-      DataError: no such dataset, no way to get it, wrong files, or more images asked
-        for than there are.
+      DataError: the dataset is unknown or unavailable, has invalid files, or has fewer images
+        than requested.
     """
     try:
         entry = _load(name, data_dir, notify)
@@ -138,8 +138,8 @@ def load_dataset(
             raise DataError(_unavailable(error)) from error
         _require_same_kind(name, offline, data_dir)
         looked = f"{error.looked}. " if data_dir and error.looked else ""
-        notify(f"{_sentence(str(error))}; '{offline}' stands in for it. {looked}".rstrip())
-        stand_in = load_dataset(
+        notify(f"{_sentence(str(error))}; using '{offline}' instead. {looked}".rstrip())
+        fallback = load_dataset(
             offline,
             offline=None,
             splits={"validation": 0} if (splits or {}).get("validation") == 0 else None,
@@ -147,12 +147,12 @@ def load_dataset(
             data_dir=data_dir,
             notify=notify,
         )
-        return replace(stand_in, stand_in_for=name)
+        return replace(fallback, stand_in_for=name)
     return _dataset(name, entry, splits or {}, train_examples, data_dir)
 
 
 def dataset_of(spec: Wanted, data_dir: Path | None, notify: Notify) -> Dataset:
-    """What an experiment asks for, as `load_dataset`."""
+    """Loads the dataset of an experiment, as `load_dataset`."""
     return load_dataset(
         spec.name,
         offline=spec.offline,
@@ -164,7 +164,7 @@ def dataset_of(spec: Wanted, data_dir: Path | None, notify: Notify) -> Dataset:
 
 
 def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:
-    """Fetch and decode a dataset into the cache, so that later runs need no network.
+    """Downloads and decodes a dataset into the cache, so that later runs work offline.
 
     Raises:
       DataError: as `load_dataset`.
@@ -190,10 +190,10 @@ def _load(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry:
 
 
 def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry | None:
-    """The decoded images of an IDX dataset, unless a file in the folder is another one.
+    """The cached images of an IDX dataset, unless the folder has a different file.
 
-    There is one content that its files may have, so the cache may serve without them. Files
-    whose SHA-256 nobody registers have to be there, all of them.
+    Registered files have a known content, so the cache is valid even if they are missing. Files
+    with an unknown SHA-256 must all be present.
     """
     folder = default_data_dir(data_dir)
     found, key = manual_files(name, folder), registered_key(name)
@@ -208,15 +208,15 @@ def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry 
     if len(found) == len(cached.files):
         return replace(cached, source=manual_source(found))
     source = f"the cache (decoded from {cached.source})"
-    downloads = folder / "downloads" / name  # known by name to tensorflow-datasets alone
+    downloads = folder / "downloads" / name  # file names are internal to tensorflow-datasets
     if data_dir and not downloads.exists():
         some = f"only {len(found)} of the {len(cached.files)}" if found else "no"
-        notify(f"{folder} holds {some} files of '{name}'; its images come from {source}.")
+        notify(f"{folder} contains {some} files of '{name}'; using images from {source}.")
     return replace(cached, source=source)
 
 
 def _cache_file(key: str) -> Path:
-    """Named by the dataset, for people, and by the key."""
+    """Cache file, named by dataset (for readability) and key."""
     name = key.partition(" ")[0].replace("/", "@")
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return cache_dir() / "datasets" / f"{name}-{digest}.safetensors"
@@ -229,7 +229,7 @@ def _keep(name: str, entry: CacheEntry, notify: Notify) -> None:
     except OSError as error:
         notify(
             f"{path}: cannot be written ({error.strerror}), so '{name}' is decoded again each time;"
-            " set CNNBENCH_CACHE_DIR to a folder that can."
+            " set CNNBENCH_CACHE_DIR to a writable folder."
         )
 
 
@@ -283,20 +283,20 @@ def _divide(
         _require_within(f"{where}.validation", num_validation, len(held_out), least=0)
     elif num_validation < 1:
         raise DataError(
-            f"{where}.train: {num_train} images leave none of {len(pool)} to validate; write "
+            f"{where}.train: {num_train} images leave none of {len(pool)} for validation; use "
             f"validation: 0 to train without validation images, or train: {max(1, len(pool) - 1)} "
             "or less"
         )
     if num_train < 1:
         raise DataError(
-            f"{where}.validation: {num_validation} images leave none of {len(pool)} to train on; "
-            f"write {len(pool) - 1} or less"
+            f"{where}.validation: {num_validation} images leave none of {len(pool)} for training; "
+            f"use {len(pool) - 1} or less"
         )
     _require_within(f"{where}.test", num_test, len(test))
     if not own and num_train + num_validation > len(pool):
         raise DataError(
-            f"{where}: train {num_train} and validation {num_validation} overlap, for there are "
-            f"{len(pool)} training images in all; write numbers that add up to {len(pool)} or less"
+            f"{where}: train {num_train} and validation {num_validation} overlap, with only "
+            f"{len(pool)} training images; use sizes that add up to at most {len(pool)}"
         )
     return pool.first(num_train), held_out.last(num_validation), test.first(num_test)
 
@@ -308,7 +308,7 @@ def _pool(arrays: Mapping[str, NDArray[Any]], split: str) -> Split:
 def _require_within(where: str, num: int, available: int, least: int = 1) -> None:
     if not least <= num <= available:
         raise DataError(
-            f"{where}: {num} images of {available} cannot be taken; write {least} to {available}"
+            f"{where}: {num} is out of range for {available} images; use {least} to {available}"
         )
 
 
@@ -316,21 +316,21 @@ def _require_same_kind(name: str, offline: str, data_dir: Path | None) -> None:
     wanted, got = describe(name, data_dir), describe(offline, data_dir)
     if (wanted.shape, wanted.num_classes) != (got.shape, got.num_classes):
         raise DataError(
-            f"dataset '{offline}' cannot stand in for '{name}' ({_kind(got)} for {_kind(wanted)}); "
+            f"dataset '{offline}' cannot replace '{name}' ({_kind(got)}, not {_kind(wanted)}); "
             f"get '{name}', or choose another dataset.offline"
         )
 
 
 def _kind(info: DatasetInfo) -> str:
-    return f"{'x'.join(map(str, info.shape))} in {info.num_classes} classes"
+    return f"{'x'.join(map(str, info.shape))} with {info.num_classes} classes"
 
 
 def _unavailable(error: UnavailableError) -> str:
-    """Message: the missing data, the folders that were searched, and the remedy."""
+    """Message with the missing data, the searched folders, and the remedy."""
     if error.looked:
-        remedy = "put the files there, name the folder that holds them with --data-dir"
+        remedy = "put the files there, pass their folder with --data-dir"
         return f"{error}. {error.looked}; {remedy}, or use --dataset {EMBEDDED}"
-    return f"{error}; name a folder that holds it with --data-dir, or use --dataset {EMBEDDED}"
+    return f"{error}; pass the folder that contains it with --data-dir, or use --dataset {EMBEDDED}"
 
 
 def _sentence(text: str) -> str:

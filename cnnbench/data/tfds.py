@@ -1,4 +1,4 @@
-"""Datasets that tensorflow-datasets has prepared, or can prepare, on this machine."""
+"""Reads and prepares datasets with tensorflow-datasets."""
 
 import errno
 import itertools
@@ -38,14 +38,14 @@ _DESCRIPTION = "dataset_info.json"
 
 
 def prepared_key(name: str, data_dir: Path) -> str | None:
-    """Identity of the files that lie prepared in a folder; None where there are none.
+    """Cache key of the prepared files of a dataset; None if it is not prepared.
 
-    Reads all of them, which takes less time than reading the decoded images, and does not
-    import tensorflow-datasets.
+    Hashes all files, which is faster than reading the decoded images, and does not import
+    tensorflow-datasets.
 
     Args:
-      name: of the dataset.
-      data_dir: where tensorflow-datasets keeps ``NAME/VERSION/`` or ``NAME/CONFIG/VERSION/``.
+      name: name of the dataset.
+      data_dir: folder that contains ``NAME/VERSION/`` or ``NAME/CONFIG/VERSION/``.
 
     Raises:
       DataError: a file cannot be read.
@@ -57,7 +57,9 @@ def prepared_key(name: str, data_dir: Path) -> str | None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return None
-        raise DataError(f"{above}: cannot be read ({error.strerror}); check its rights") from error
+        raise DataError(
+            f"{above}: cannot be read ({error.strerror}); check its permissions"
+        ) from error
     if not files:
         return None
     digest = sha256()
@@ -67,32 +69,30 @@ def prepared_key(name: str, data_dir: Path) -> str | None:
 
 
 def prepared_source(name: str, data_dir: Path) -> str:
-    """Where the images came from, for people."""
+    """Description of the source of the images."""
     return f"data prepared by tensorflow-datasets in {data_dir.absolute() / name}"
 
 
 def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> CacheEntry | None:
-    """The arrays of a dataset that lies prepared in `data_dir`.
+    """Reads a dataset that is prepared in `data_dir`.
 
-    ArrayRecord data is read without TensorFlow, TFRecord data with it. The images
-    keep tensorflow-datasets' order, except that the IDX sets (MNIST and its kin)
-    go back to the order of their files, so that their splits do not depend on
-    which way the data came.
+    ArrayRecord data is read without TensorFlow, TFRecord data with it. Images are in the order of
+    tensorflow-datasets, except for the IDX datasets (MNIST and relatives), which are restored to
+    the order of their original files, so that splits do not depend on the source.
 
     Returns:
-      Images of type uint8 and shape ``(n, height, width, channels)``, labels int32
-      ``(n,)``; None where nothing is prepared, or only TFRecord data of an IDX set
-      without the TensorFlow to read it.
+      Images, uint8 ``(n, height, width, channels)``, and labels, int32 ``(n,)``; None if not
+      prepared, or if an IDX dataset is prepared as TFRecord but TensorFlow is not installed.
 
     Raises:
-      DataError: no train and test split, or the data cannot be read.
+      DataError: no train or test split, or the data cannot be read.
     """
     builder = open_builder(name, data_dir)
     with quiet():
         if not builder.is_prepared():
             return None
     if not (_is_array_record(builder) or has_tensorflow()):
-        reason = f"{builder.data_dir}: this is TFRecord data, which takes TensorFlow to read"
+        reason = f"{builder.data_dir}: reading TFRecord data requires TensorFlow"
         if name not in IDX_DATASETS:
             raise DataError(f"{reason}; {TENSORFLOW_EXTRA}")
         notify(f"{reason}; looking for the original files of '{name}'.")
@@ -103,7 +103,9 @@ def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> C
             f"dataset '{name}' has no train and test splits, only "
             f"{or_list(map(repr, builder.info.splits))}; choose another dataset"
         )
-    key = prepared_key(name, data_dir)  # before the files are read: they may be replaced now
+    key = prepared_key(
+        name, data_dir
+    )  # before reading, because the files may be replaced meanwhile
     notify(f"Decoding '{name}' from {builder.data_dir}.")
     arrays: dict[str, Any] = {}
     for split in ("train", "test"):
@@ -112,15 +114,15 @@ def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> C
 
 
 def prepare_with_tensorflow(name: str, data_dir: Path, notify: Callable[[str], None]) -> CacheEntry:
-    """Download a dataset, let tensorflow-datasets prepare it, and read it.
+    """Downloads and prepares a dataset with tensorflow-datasets, and reads it.
 
     Raises:
-      UnavailableError: no network, or a server does not give a file.
-      DataError: TensorFlow is not installed, or a file is not the registered one.
+      UnavailableError: no network, or a server does not provide a file.
+      DataError: TensorFlow is not installed, or a file has the wrong SHA-256.
     """
     if not has_tensorflow():
         raise DataError(
-            f"dataset '{name}' is not prepared in {data_dir}, and preparing it takes "
+            f"dataset '{name}' is not prepared in {data_dir}, and preparing it requires "
             f"TensorFlow; {TENSORFLOW_EXTRA}"
         )
     builder = open_builder(name, data_dir, file_format="array_record")
@@ -157,7 +159,7 @@ def _download_and_prepare(name: str, builder: Any, data_dir: Path) -> None:
         try:
             builder.download_and_prepare(download_config=config)
         except AssertionError as error:
-            # How tensorflow-datasets says that its user has to fetch files by hand.
+            # Raised by tensorflow-datasets if files must be downloaded manually.
             raise DataError(f"dataset '{name}': {error}") from error
 
 
@@ -191,21 +193,21 @@ def _read_split(info: DatasetInfo, builder: Any, split: str) -> NamedArrays:
 def _rows(builder: Any, split: str) -> Iterable[Any]:
     if _is_array_record(builder):
         source, step = builder.as_data_source(split), 1_000
-        # In batches, which reads an example six times faster than by itself.
+        # Reading in batches is six times faster per example.
         batches = (range(at, min(at + step, len(source))) for at in range(0, len(source), step))
         return itertools.chain.from_iterable(map(source.__getitems__, batches))
     import tensorflow_datasets as tfds
 
-    # One file after the other: by default TensorFlow takes turns among them.
+    # Read files sequentially; TensorFlow interleaves them by default.
     one_by_one = tfds.ReadConfig(interleave_cycle_length=1)
     records: Iterable[Any] = tfds.as_numpy(builder.as_dataset(split, read_config=one_by_one))
     return records
 
 
 def _file_order(num: int, split: str) -> Sequence[int]:
-    """For each stored example, its place in the IDX file.
+    """Index in the IDX file of each stored example.
 
-    tensorflow-datasets stores examples by the hash of their key, and the key of an
-    example in these sets is its place in the file.
+    tensorflow-datasets sorts examples by the hash of their key, which for these datasets is the
+    index in the file.
     """
     return sorted(range(num), key=private("hashing", "Hasher")(split).hash_key)

@@ -49,32 +49,33 @@ def test_describes_what_the_table_does_not_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mnsit", "dataset 'mnsit' does not exist (did you mean 'mnist'?)"),
-        ("MNIST", "dataset 'MNIST' does not exist (did you mean 'mnist'?)"),
-        ("bean", "dataset 'bean' does not exist (did you mean 'beans'?)"),
-        ("zzzzqq", "dataset 'zzzzqq' does not exist; `cnnbench data list` shows names"),
-        ("../../x", "dataset '../../x' does not exist; `cnnbench data list` shows names"),
-        ("", "dataset '' does not exist; `cnnbench data list` shows names"),
+        ("mnsit", "unknown dataset 'mnsit' (did you mean 'mnist'?)"),
+        ("MNIST", "unknown dataset 'MNIST' (did you mean 'mnist'?)"),
+        ("bean", "unknown dataset 'bean' (did you mean 'beans'?)"),
+        ("zzzzqq", "unknown dataset 'zzzzqq'; see `cnnbench data list`"),
+        ("../../x", "unknown dataset '../../x'; see `cnnbench data list`"),
+        ("", "unknown dataset ''; see `cnnbench data list`"),
         (
             "emnist/blanced",
             "dataset 'emnist' has no configuration 'blanced' (did you mean 'balanced'?)",
         ),
         (
             "emnist/x",
-            "dataset 'emnist' has no configuration 'x'; write one of byclass, bymerge, balanced, "
+            "dataset 'emnist' has no configuration 'x'; use one of byclass, bymerge, balanced, "
             "letters, digits or mnist",
         ),
-        ("mnist/x", "dataset 'mnist' has no configurations; write 'mnist' without '/x'"),
+        ("mnist/x", "dataset 'mnist' has no configurations; use 'mnist' without '/x'"),
         (
             "cats_vs_dogs",
-            "dataset 'cats_vs_dogs' has images of varying size (?x?x3); cnnbench needs images of "
-            "one size, choose another dataset",
+            "dataset 'cats_vs_dogs' has images of varying size (?x?x3); cnnbench requires"
+            " images of "
+            "a fixed size, choose another dataset",
         ),
         *(
             (
                 name,
-                f"dataset '{name}' is not for image classification (its examples are not one "
-                "8-bit image with one class label); `cnnbench data list` shows some that are",
+                f"dataset '{name}' is not an image classification dataset (examples must be one "
+                "8-bit image with one class label); see `cnnbench data list` for some that are",
             )
             for name in ("imdb_reviews", "celeb_a")
         ),
@@ -96,7 +97,7 @@ def test_a_dataset_that_needs_tensorflow_says_what_to_install(
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         describe("coco", tmp_path)
-    # tensorflow-datasets prints a banner of its own.
+    # tensorflow-datasets prints a banner.
     assert capfd.readouterr() == ("", "")
 
 
@@ -145,7 +146,7 @@ def test_a_name_that_begins_with_a_digit_is_no_dataset(tmp_path: Path) -> None:
     """tensorflow-datasets cannot even parse it; found by the fuzzer."""
     with pytest.raises(DataError) as caught:
         open_builder("9mnist_5k", tmp_path)
-    assert str(caught.value).startswith("dataset '9mnist_5k' does not exist")
+    assert str(caught.value).startswith("unknown dataset '9mnist_5k'")
 
 
 @pytest.mark.parametrize(("module", "name"), [("hashing", "Gone"), ("gone", "Hasher")])

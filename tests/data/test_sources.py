@@ -130,9 +130,9 @@ def test_a_damaged_earlier_download_is_an_error(served: Path, tmp_path: Path) ->
     with pytest.raises(DataError) as caught:
         _load("mnist", data_dir, offline="mnist_5k")
     assert str(caught.value) == (
-        f"{path}: this is not the file that 'mnist' needs (expected SHA-256 "
+        f"{path}: this is not the file of dataset 'mnist' (expected SHA-256 "
         f"{_sha256(served / FILENAMES[1])}, found {_sha256(path)}); "
-        "remove it or put the right file in its place"
+        "remove it or replace it with the right file"
     )
 
 
@@ -141,15 +141,15 @@ def test_a_download_of_another_file_is_an_error(served: Path, tmp_path: Path) ->
     (served / FILENAMES[3]).write_bytes(b"moved elsewhere")
     with pytest.raises(DataError) as caught:
         _load("mnist", tmp_path / "sets", offline="mnist_5k", notify=lambda _: None)
-    # The other files may still be on their way, so only the message tells the folder.
+    # The other files may still be in transit, so only the message contains the folder.
     place, _, message = str(caught.value).partition(": ")
     assert Path(place).name == FILENAMES[3]
     assert Path(place).is_relative_to(tmp_path / "sets" / "downloads")
     assert Path(place).read_bytes() == b"moved elsewhere"
     assert message == (
-        f"this is not the file that 'mnist' needs (expected SHA-256 {expected}, "
+        f"this is not the file of dataset 'mnist' (expected SHA-256 {expected}, "
         f"found {hashlib.sha256(b'moved elsewhere').hexdigest()}); "
-        "remove it or put the right file in its place"
+        "remove it or replace it with the right file"
     )
 
 
@@ -160,9 +160,9 @@ def test_a_file_gone_from_the_server_calls_the_stand_in(served: Path, tmp_path: 
     assert data.stand_in_for == "mnist"
     (url,) = [url for url in MNIST.url_infos if FILENAMES[0] in url]
     assert notes[-1] == (
-        "Dataset 'mnist' is not on this machine and cannot be downloaded (Failed to get url "
-        f"{url}. HTTP code: 404); 'mnist_5k' stands in for it. "
-        + looked(tmp_path / "sets", "holds downloads/.")
+        "Dataset 'mnist' is not available locally and cannot be downloaded (Failed to get url "
+        f"{url}. HTTP code: 404); using 'mnist_5k' instead. "
+        + looked(tmp_path / "sets", "contains downloads/.")
     )
 
 
@@ -175,9 +175,9 @@ def test_a_server_at_fault_counts_as_no_network(
         with pytest.raises(DataError) as caught:
             _load("mnist", tmp_path / "sets")
     assert str(caught.value) == (
-        "dataset 'mnist' is not on this machine and cannot be downloaded (127.0.0.1: HTTP status "
-        f"503). {looked(tmp_path / 'sets', 'does not exist')}; put the files there, name the "
-        "folder that holds them with --data-dir, or use --dataset mnist_5k"
+        "dataset 'mnist' is not available locally and cannot be downloaded (127.0.0.1: HTTP status "
+        f"503). {looked(tmp_path / 'sets', 'does not exist')}; put the files there, pass "
+        "their folder with --data-dir, or use --dataset mnist_5k"
     )
 
 
@@ -197,9 +197,8 @@ def test_a_server_that_never_answers_is_not_waited_for(
     hang.set()
     assert data.stand_in_for == "mnist"
     assert notes == [
-        "Dataset 'mnist' is not on this machine and cannot be downloaded (127.0.0.1: no answer "
-        "within 0.1 s); 'mnist_5k' stands in for it. "
-        + looked(tmp_path / "sets", "does not exist.")
+        "Dataset 'mnist' is not available locally and cannot be downloaded (127.0.0.1: no answer "
+        "within 0.1 s); using 'mnist_5k' instead. " + looked(tmp_path / "sets", "does not exist.")
     ]
 
 
@@ -255,43 +254,43 @@ def test_a_wrong_file_is_an_error_whatever_else(
     with pytest.raises(DataError) as caught:
         _load("mnist", data_dir, offline="mnist_5k")
     assert str(caught.value) == (
-        f"{wrong}: this is not the file that 'mnist' needs (expected SHA-256 {expected}, "
-        f"found {_sha256(wrong)}); remove it or put the right file in its place"
+        f"{wrong}: this is not the file of dataset 'mnist' (expected SHA-256 {expected}, "
+        f"found {_sha256(wrong)}); remove it or replace it with the right file"
     )
     assert not (tmp_path / "cache").exists()
 
 
-_REMEDY = "remove it or put the right file in its place"
+_REMEDY = "remove it or replace it with the right file"
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not a whole IDX file of labels or images"),
-        (b"plain", "not a whole IDX file of labels or images"),
+        (b"", "not a valid IDX file of labels or images"),
+        (b"plain", "not a valid IDX file of labels or images"),
         (
             b"\x1f\x8b",
-            "not a whole gzip file (Compressed file ended before the end-of-stream marker was "
+            "not a valid gzip file (Compressed file ended before the end-of-stream marker was "
             "reached)",
         ),
         (
             gzip.compress(b"\0\0\x08\x01\0\0\0\x01\x07", mtime=0)[:-6],
-            "not a whole gzip file (Compressed file ended before the end-of-stream marker was "
+            "not a valid gzip file (Compressed file ended before the end-of-stream marker was "
             "reached)",
         ),
         (
             gzip.compress(b"\0\0\x08\x01\0\0\0\x02\x07", mtime=0),
-            "not a whole IDX file of labels or images",
+            "not a valid IDX file of labels or images",
         ),
         (
             gzip.compress(b"\0\0\x0d\x01\0\0\0\x01\x07", mtime=0),
-            "not a whole IDX file of labels or images",
+            "not a valid IDX file of labels or images",
         ),
         (
             gzip.compress(b"\0\0\x08\x03\0\0\0\x01\x07", mtime=0),
-            "not a whole IDX file of labels or images",
+            "not a valid IDX file of labels or images",
         ),
-        (gzip.compress(b"\0\0\x08\xff", mtime=0), "not a whole IDX file of labels or images"),
+        (gzip.compress(b"\0\0\x08\xff", mtime=0), "not a valid IDX file of labels or images"),
     ],
 )
 def test_garbled_idx_files(content: bytes, reason: str) -> None:
@@ -356,10 +355,10 @@ def test_no_flipped_byte_of_prepared_data_is_trained_on(tmp_path: Path) -> None:
             try:
                 assert _is_tiny(_load("mnist", tmp_path, notify=lambda _: None)), (path, at)
             except DataError as error:
-                assert str(folder.parent) in str(error), (path, at)  # noqa: PT017 - either will do
+                assert str(folder.parent) in str(error), (path, at)  # noqa: PT017 - either is fine
                 told += 1
         path.write_bytes(content)
-    assert told > 5  # the rest lie where nothing is stored
+    assert told > 5  # the others are where no data is stored
 
 
 def _counts(data: Dataset) -> tuple[int, ...]:
@@ -394,7 +393,7 @@ def test_a_set_of_the_same_name_in_another_folder_is_another_one(tmp_path: Path)
         assert data.source.startswith(
             f"data prepared by tensorflow-datasets in {folder / 'tiny_grey'}"
         )
-    with pytest.raises(DataError, match=r"^dataset 'tiny_grey' does not exist"):
+    with pytest.raises(DataError, match=r"^unknown dataset 'tiny_grey'"):
         _load("tiny_grey", tmp_path / "nothing")
 
 
@@ -411,7 +410,7 @@ def test_prepared_data_of_a_known_name_is_not_the_published_set(
 
 
 def test_a_name_that_is_too_long_for_a_folder_is_no_dataset(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^dataset 'a{400}' does not exist"):
+    with pytest.raises(DataError, match=r"^unknown dataset 'a{400}'"):
         _load("a" * 400, tmp_path)
 
 
@@ -473,12 +472,12 @@ def test_an_uncompressed_file_of_another_set_is_refused(served: Path, tmp_path: 
     with pytest.raises(DataError) as caught:
         _load("mnist", tmp_path, offline="mnist_5k")
     assert str(caught.value) == (
-        f"{wrong}: this is not the file that 'mnist' needs (expected SHA-256 {expected}, "
-        f"found {_sha256(wrong)}); remove it or put the right file in its place"
+        f"{wrong}: this is not the file of dataset 'mnist' (expected SHA-256 {expected}, "
+        f"found {_sha256(wrong)}); remove it or replace it with the right file"
     )
 
 
-UNVERIFIED = " (uncompressed; no SHA-256 is known for them, only their sizes were checked)"
+UNVERIFIED = " (uncompressed, with unknown SHA-256; only sizes were checked)"
 
 
 @pytest.fixture
@@ -498,7 +497,7 @@ def unregistered(served: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_uncompressed_files_of_no_known_digest_are_held_against_their_sizes(
     unregistered: Path, served: Path
 ) -> None:
-    """As those of KMNIST; the published set is another one, in the cache too."""
+    """Uncompressed files such as those of KMNIST; the published set has another cache key."""
     published = _load("mnist", served)
     for _ in range(2):  # from the cache, the second time
         data = _load("mnist", unregistered)
@@ -536,20 +535,20 @@ def _idx(*shape: int, value: int = 0) -> bytes:
         (
             "train-images-idx3-ubyte",
             _idx(59, 28, 28),
-            "it holds 59x28x28 values; the file of 'mnist' holds 60x28x28",
+            "has 59x28x28 values, but the file of 'mnist' has 60x28x28",
         ),
         (
             "t10k-images-idx3-ubyte",
             _idx(12, 28, 27),
-            "it holds 12x28x27 values; the file of 'mnist' holds 12x28x28",
+            "has 12x28x27 values, but the file of 'mnist' has 12x28x28",
         ),
-        ("train-labels-idx1-ubyte", _idx(12), "it holds 12 values; the file of 'mnist' holds 60"),
+        ("train-labels-idx1-ubyte", _idx(12), "has 12 values, but the file of 'mnist' has 60"),
         (
             "t10k-labels-idx1-ubyte",
             _idx(12, value=10),
-            "it holds the label 10; those of 'mnist' are 0 to 9",
+            "has label 10, but labels of 'mnist' are 0 to 9",
         ),
-        ("t10k-labels-idx1-ubyte", b"<html>", "not a whole IDX file of labels or images"),
+        ("t10k-labels-idx1-ubyte", b"<html>", "not a valid IDX file of labels or images"),
     ],
 )
 @pytest.mark.usefixtures("no_network")
@@ -560,7 +559,7 @@ def test_uncompressed_files_that_are_not_those_of_the_set(
     wrong.write_bytes(content)
     with pytest.raises(DataError) as caught:
         _load("mnist", unregistered, offline="mnist_5k")
-    remedy = "remove it or put the right file in its place"
+    remedy = "remove it or replace it with the right file"
     assert str(caught.value) == f"{wrong}: {message}; {remedy}"
 
 
@@ -574,7 +573,8 @@ def test_uncompressed_files_of_another_known_set_never_stand_in(
     with pytest.raises(DataError) as caught:
         _load("mnist", unregistered)
     assert str(caught.value) == (
-        f"{wrong}: this file is of another dataset than 'mnist' (SHA-256 {_sha256(wrong)}); remove"
+        f"{wrong}: this file belongs to a dataset other than 'mnist' (SHA-256"
+        f" {_sha256(wrong)}); remove"
         " it or put the right file in its place"
     )
 
@@ -583,7 +583,7 @@ def test_uncompressed_files_of_another_known_set_never_stand_in(
 def test_a_compressed_file_has_its_registered_digest_or_is_refused(unregistered: Path) -> None:
     wrong = unregistered / "train-labels-idx1-ubyte"
     wrong.write_bytes(gzip.compress(wrong.read_bytes(), 1))
-    with pytest.raises(DataError, match=rf"^{wrong}: this is not the file that 'mnist' needs"):
+    with pytest.raises(DataError, match=rf"^{wrong}: this is not the file of dataset 'mnist'"):
         _load("mnist", unregistered)
 
 
@@ -593,7 +593,7 @@ def test_a_wrong_file_is_not_passed_over_for_the_cache(served: Path, tmp_path: P
     write_idx_files(tmp_path / "sets")
     wrong = tmp_path / "sets" / FILENAMES[1]
     wrong.write_bytes(wrong.read_bytes()[:-9])
-    with pytest.raises(DataError, match=rf"^{wrong}: this is not the file that 'mnist' needs"):
+    with pytest.raises(DataError, match=rf"^{wrong}: this is not the file of dataset 'mnist'"):
         _load("mnist", tmp_path / "sets")
 
 
@@ -605,7 +605,7 @@ def test_the_cache_serves_a_known_set_and_says_so(served: Path, tmp_path: Path) 
     assert _is_tiny(data)
     assert data.source == f"the cache (decoded from IDX files in {served})"
     assert notes == [
-        f"{tmp_path}/empty holds no files of 'mnist'; its images come from the cache (decoded from "
+        f"{tmp_path}/empty contains no files of 'mnist'; using images from the cache (decoded from "
         f"IDX files in {served})."
     ]
 
@@ -618,7 +618,7 @@ def test_the_cache_serves_for_files_that_are_missing(served: Path, tmp_path: Pat
     notes: list[str] = []
     assert _is_tiny(_load("mnist", tmp_path, notify=notes.append))
     assert notes == [
-        f"{tmp_path} holds only 3 of the 4 files of 'mnist'; its images come from the cache"
+        f"{tmp_path} contains only 3 of the 4 files of 'mnist'; using images from the cache"
         f" (decoded from IDX files in {served})."
     ]
 
@@ -633,11 +633,11 @@ def test_some_files_are_missing(served: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         _load("mnist", sets)
     reason = "127.0.0.1: no connection"
-    holds = "holds other0/, other1/, other2/, other3/, t10k-labels-idx1-ubyte.gz and 3 more"
+    holds = "contains other0/, other1/, other2/, other3/, t10k-labels-idx1-ubyte.gz and 3 more"
     assert str(caught.value) == (
-        f"dataset 'mnist' is not on this machine and cannot be downloaded ({reason}). "
-        f"{looked(sets, holds, 't10k-images-idx3-ubyte')}; put the files there, name the folder "
-        "that holds them with --data-dir, or use --dataset mnist_5k"
+        f"dataset 'mnist' is not available locally and cannot be downloaded ({reason}). "
+        f"{looked(sets, holds, 't10k-images-idx3-ubyte')}; put the files there, pass their "
+        "folder with --data-dir, or use --dataset mnist_5k"
     )
 
 
@@ -670,8 +670,7 @@ def test_tfrecord_data_asks_for_tensorflow(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         _load("tiny_grey", tmp_path, offline="mnist_5k")
     assert str(caught.value) == (
-        f"{folder}: this is TFRecord data, which takes TensorFlow to read; "
-        "pip install 'cnnbench[tensorflow]'"
+        f"{folder}: reading TFRecord data requires TensorFlow; pip install 'cnnbench[tensorflow]'"
     )
 
 
@@ -683,7 +682,7 @@ def test_tfrecord_mnist_is_read_from_its_files_instead(served: Path, tmp_path: P
     write_idx_files(data_dir)
     assert _is_tiny(_load("mnist", data_dir, notify=notes.append))
     assert notes == [
-        f"{data_dir / 'mnist' / '3.0.1'}: this is TFRecord data, which takes TensorFlow to read; "
+        f"{data_dir / 'mnist' / '3.0.1'}: reading TFRecord data requires TensorFlow; "
         "looking for the original files of 'mnist'."
     ]
 
@@ -693,6 +692,6 @@ def test_the_rest_of_the_catalogue_asks_for_tensorflow(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         _load("cifar10", tmp_path, offline="mnist_5k")
     assert str(caught.value) == (
-        f"dataset 'cifar10' is not prepared in {tmp_path}, and preparing it takes TensorFlow; "
+        f"dataset 'cifar10' is not prepared in {tmp_path}, and preparing it requires TensorFlow; "
         "pip install 'cnnbench[tensorflow]'"
     )

@@ -62,17 +62,18 @@ def write_idx_files(folder: Path) -> None:
 
 
 def looked(folder: Path, holds: str, stems: str | None = None) -> str:
-    """The sentences on where the files of `mnist` were looked for."""
+    """Description of the folders searched for the files of `mnist`."""
     names = [name.removesuffix(".gz") for name in FILENAMES]
     return (
-        f"Looked in {folder}, and in mnist/, MNIST/raw/, raw/, downloads/manual/ and manual/ below "
-        f"it, for {stems or ', '.join(names[:3]) + ' and ' + names[3]} (with or without .gz, or "
-        f"spelled like {(stems or names[0]).split()[0].replace('-idx', '.idx')}). {folder} {holds}"
+        f"Searched {folder} and its subfolders mnist/, MNIST/raw/, raw/, downloads/manual/ and "
+        f"manual/ for {stems or ', '.join(names[:3]) + ' and ' + names[3]} (with or "
+        "without .gz, or "
+        f"named like {(stems or names[0]).split()[0].replace('-idx', '.idx')}). {folder} {holds}"
     )
 
 
 def url_infos(folder: Path, base: str) -> dict[str, UrlInfo]:
-    """The registration of `folder`'s files as if served at the address `base`."""
+    """Registers the files of `folder` under the URL `base`."""
     contents = {name: (folder / name).read_bytes() for name in FILENAMES}
     return {
         f"{base}/{name}": UrlInfo(
