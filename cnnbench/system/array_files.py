@@ -1,4 +1,4 @@
-"""Files of named arrays: safetensors, with a SHA-256 of the whole file in its metadata."""
+"""Files of named arrays: safetensors with a SHA-256 of the file in its metadata."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _DIGITS = 64  # of a SHA-256
-_BLANK = b"0" * _DIGITS  # stands for the digest while the file is hashed
-# Keys in the header's JSON: quotes in names and values are escaped, so this is found nowhere else.
+_BLANK = b"0" * _DIGITS  # placeholder for the digest while hashing
+# A key in the JSON header; unambiguous, because quotes in names and values are escaped.
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 _TYPES = {
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
@@ -25,20 +25,20 @@ _TYPES = {
 
 
 class DamagedFileError(Exception):
-    """The content is not what `encode` returned; the message says why."""
+    """The content was not written by `encode`, or is damaged; the message has the reason."""
 
 
 def encode(arrays: NamedArrays, metadata: Mapping[str, str]) -> list[bytes | memoryview]:
-    """The content of a file, in pieces.
+    """Encodes arrays as the content of a file, in chunks.
 
     Args:
-      arrays: of NumPy's types, or bfloat16.
-      metadata: texts to keep with them, under any key but ``sha256``.
+      arrays: arrays of NumPy dtypes, or bfloat16.
+      metadata: strings to store with them, under any key except ``sha256``.
     """
     import numpy as np
     from safetensors.numpy import save
 
-    # Safetensors reads an array's memory as it lies, whatever its strides.
+    # Safetensors ignores strides.
     dense = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = save(dense, {**metadata, "sha256": _BLANK.decode()})
     start = content.index(b'"sha256":"' + _BLANK) + len(b'"sha256":"')
@@ -47,10 +47,10 @@ def encode(arrays: NamedArrays, metadata: Mapping[str, str]) -> list[bytes | mem
 
 
 def decode(content: bytes) -> "tuple[dict[str, NDArray[Any]], dict[str, str]]":
-    """The arrays and the metadata in a file's content, once its SHA-256 is verified.
+    """Verifies the SHA-256 of a file, and decodes its arrays and metadata.
 
     Raises:
-      DamagedFileError: `encode` did not write it.
+      DamagedFileError: the content was not written by `encode`, or is damaged.
     """
     import numpy as np
     from safetensors import SafetensorError, deserialize

@@ -1,4 +1,4 @@
-"""Types of arrays and sizes that packages share. NumPy is not imported for them."""
+"""Shared type aliases for arrays and sizes. Does not import NumPy at run time."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Pixels = NDArray[np.uint8]
-else:  # `--help` and `show` take no time for NumPy
+else:  # `--help` and `show` start faster without NumPy
     Array = Pixels = Any
 
 NamedArrays = Mapping[str, Array]
-LayerWeights = Mapping[str, Mapping[str, Array]]  # by layer and parameter, such as `kernel`
+LayerWeights = Mapping[str, Mapping[str, Array]]  # by layer and parameter name, such as `kernel`
 Pair = tuple[int, int]  # rows and columns

@@ -1,9 +1,9 @@
-"""ASCII in place of characters that the encoding of an output lacks.
+"""ASCII fallbacks for characters that the output encoding does not support.
 
-Under `LANG=C`, `PYTHONIOENCODING=ascii` or a legacy code page Python raises `UnicodeEncodeError` at
-the first character that the encoding cannot represent. `ERRORS` names an error handler for
-`str.encode` and for text streams that never raises: symbols become the ASCII that is usual for
-them, letters their Python escapes, which lose nothing.
+With `LANG=C`, `PYTHONIOENCODING=ascii` or a legacy code page, Python raises `UnicodeEncodeError`
+for characters that the encoding cannot represent. `ERRORS` is an error handler for `str.encode` and
+text streams that never raises: symbols are replaced by their usual ASCII forms, letters by Python
+escapes.
 """
 
 import codecs
@@ -39,13 +39,13 @@ _SYMBOLS = {
 _DASHES = dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015", "-")
 _SINGLE = dict.fromkeys("\u2018\u2019\u201a\u201b\u2039\u203a", "'")
 _DOUBLE = dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb", '"')
-# From the lowest to the full block, as `sparkline` draws them in ASCII; shades; halves.
+# Blocks from low to full (as in `sparkline`), shades, halves.
 _BLOCKS = dict(zip("▁▂▃▄▅▆▇█▏▎▍▌▋▊▉░▒▓▀▐", "_.-=+*#@||||###.:#'|", strict=True))
 _FORMS = _SYMBOLS | _DASHES | _SINGLE | _DOUBLE | _BLOCKS
 
 
 def ascii_form(char: str) -> str:
-    r"""One character in ASCII.
+    r"""ASCII form of a character.
 
     >>> [ascii_form(char) for char in "\u00b1\u2014\u2554\u2550\u00a0\u00b2\u00e9\u4e2d"]
     ['+/-', '-', '+', '-', ' ', '2', '\\xe9', '\\u4e2d']
@@ -57,14 +57,14 @@ def ascii_form(char: str) -> str:
     name = unicodedata.name(char, "")
     if name.startswith("BOX DRAWINGS"):
         return _line(name)
-    usual = unicodedata.normalize("NFKD", char)  # such as of a no-break space
+    usual = unicodedata.normalize("NFKD", char)  # such as a no-break space
     if not unicodedata.category(char).startswith("L") and usual.isascii() and usual.isprintable():
         return usual
     return char.encode("ascii", "backslashreplace").decode()
 
 
 def _line(name: str) -> str:
-    """A box's part by its name, as in BOX DRAWINGS LIGHT VERTICAL."""
+    """ASCII form of a box-drawing character, by name, such as BOX DRAWINGS LIGHT VERTICAL."""
     directions = set(name.split()) & {"HORIZONTAL", "VERTICAL", "LEFT", "RIGHT", "UP", "DOWN"}
     if directions <= {"HORIZONTAL", "LEFT", "RIGHT"}:
         return "-"
@@ -81,7 +81,7 @@ codecs.register_error(ERRORS, _handle)
 
 
 def spelled(text: str, encoding: str) -> str:
-    """The text as an output of this encoding shows it.
+    """Text with ASCII forms of characters that an encoding does not support.
 
     >>> spelled("98.97 ± 0.05%", "ascii"), spelled("98.97 ± 0.05%", "latin-1")
     ('98.97 +/- 0.05%', '98.97 ± 0.05%')
@@ -90,7 +90,7 @@ def spelled(text: str, encoding: str) -> str:
 
 
 def json_in_ascii(text: str) -> str:
-    r"""The same JSON document, with escapes in its strings.
+    r"""Escapes non-ASCII characters in the strings of a JSON document.
 
     >>> json_in_ascii('{"title": "5 \u00d7 5 \U0001f642"}')
     '{"title": "5 \\u00d7 5 \\ud83d\\ude42"}'
@@ -99,7 +99,7 @@ def json_in_ascii(text: str) -> str:
 
 
 def html_in_ascii(text: str) -> str:
-    r"""The same HTML document, with character references.
+    r"""Replaces non-ASCII characters in an HTML document by character references.
 
     >>> html_in_ascii("<p>5 \u00d7 5</p>")
     '<p>5 &#215; 5</p>'

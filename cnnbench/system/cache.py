@@ -1,8 +1,8 @@
-"""Decoded arrays kept on disk, so that a dataset is decoded once.
+"""On-disk cache of arrays, such as decoded datasets.
 
-A file is written beside its name and moved there when complete, so a reader sees a whole
-file or none, and of two writers at once the last one wins. The key says what the arrays
-were made from; a file that was renamed has another than its reader asks for.
+Files are written atomically, so readers never see partial files, and the last of several
+concurrent writers wins. Files contain their key, which identifies the source of the arrays, so
+that renamed files are detected.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from cnnbench.system.array_files import DamagedFileError, decode, encode
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.files import at_home, remove, write_atomic
 
-_ENTRY = "cnnbench cache entry"  # the key of its metadata
-_BEFORE = ".arrays"  # the suffix of files in the format before safetensors
+_ENTRY = "cnnbench cache entry"  # metadata key
+_BEFORE = ".arrays"  # suffix of files in the previous format
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """What a cache file holds.
+    """The content of a cache file.
 
     Args:
-      arrays: the arrays by name.
-      source: one line on where they came from.
-      key: identifies what they were made from; empty if it may not be kept.
-      files: by role, every SHA-256 that a file may have for these arrays to be its content;
-        empty where the key identifies the content.
+      arrays: arrays by name.
+      source: one-line description of the source.
+      key: identifies the source; empty if it must not be cached.
+      files: accepted SHA-256 values of each source file, by role; empty if the key identifies
+        the content.
     """
 
     arrays: NamedArrays
@@ -41,7 +41,7 @@ class CacheEntry:
 def cache_dir() -> Path:
     """``$CNNBENCH_CACHE_DIR``, or ``cnnbench`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
-    A relative ``$XDG_CACHE_HOME`` is ignored, as the XDG Base Directory Specification asks.
+    A relative ``$XDG_CACHE_HOME`` is ignored, as required by the XDG Base Directory Specification.
     """
     if own := os.environ.get("CNNBENCH_CACHE_DIR"):
         return at_home(Path(own))
@@ -50,12 +50,12 @@ def cache_dir() -> Path:
 
 
 def write_entry(path: Path, entry: CacheEntry) -> None:
-    """Write a cache file whole, or not at all; one in the format before it is removed.
+    """Writes a cache file atomically; removes its version in the previous format.
 
     Raises:
-      OSError: the folder cannot be written or the disk is full.
+      OSError: the folder is not writable or the disk is full.
     """
-    # As JSON, which has escapes for the bytes of a path that are no text.
+    # JSON can escape bytes of a path that are not valid text.
     made_from = json.dumps({"key": entry.key, "source": entry.source, "files": entry.files})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, *encode(entry.arrays, {_ENTRY: made_from}))
@@ -63,18 +63,17 @@ def write_entry(path: Path, entry: CacheEntry) -> None:
 
 
 def read_entry(path: Path, key: str, notify: Callable[[str], None]) -> CacheEntry | None:
-    """Read a cache file, verified; None where there is none that can be used.
+    """Reads and verifies a cache file; None if missing or invalid.
 
-    A file that is not what was written, or was written for another key, is removed, and
-    `notify` says so.
+    Damaged files and files with another key are removed and reported with `notify`.
     """
     try:
         return _entry(path.read_bytes(), key)
     except FileNotFoundError:
         return None
     except (OSError, DamagedFileError) as error:
-        notify(f"{path}: {error}; the cache file is not used and will be made again.")
-        # Whoever cannot remove it can still go on without it.
+        notify(f"{path}: {error}; ignoring this cache file, it will be recreated.")
+        # The cache file is optional, even if it cannot be removed.
         with contextlib.suppress(OSError):
             path.unlink()
         return None
@@ -84,6 +83,6 @@ def _entry(content: bytes, key: str) -> CacheEntry:
     arrays, metadata = decode(content)
     made_from = json.loads(metadata.get(_ENTRY, '{"key": ""}'))
     if made_from["key"] != key:
-        raise DamagedFileError(f"it holds {made_from['key']!r}, not {key!r}")
+        raise DamagedFileError(f"contains {made_from['key']!r}, not {key!r}")
     files = {role: tuple(sums) for role, sums in made_from["files"].items()}
     return CacheEntry(arrays, made_from["source"], key, files)

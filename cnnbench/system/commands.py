@@ -1,4 +1,4 @@
-"""Command lines that are printed: quoted so that a shell reads back the words that are meant."""
+"""Formats command lines for messages, quoted for a shell."""
 
 import os
 import shlex
@@ -11,7 +11,7 @@ _KEPT, _KEPT_FLAGS = ("--data-dir", "--device"), ("--allow-python",)
 
 
 def command_line(words: Iterable[str | Path]) -> str:
-    r"""Words in a row, quoted for a shell where that is necessary.
+    r"""Joins words to a command line, quoted for a shell if necessary.
 
     >>> command_line(["cnnbench", "run", Path("my idea.yaml"), "title=it's"])
     'cnnbench run \'my idea.yaml\' \'title=it\'"\'"\'s\''
@@ -20,7 +20,7 @@ def command_line(words: Iterable[str | Path]) -> str:
 
 
 def cnnbench(*words: str | Path) -> str:
-    """A command line of ours.
+    """A `cnnbench` command line.
 
     >>> cnnbench("run", Path("-a;b.yaml"), "--seeds", "6")
     "cnnbench run './-a;b.yaml' --seeds 6"
@@ -29,7 +29,7 @@ def cnnbench(*words: str | Path) -> str:
 
 
 def pip_install(*words: str) -> str:
-    """A command line that installs packages.
+    """A `pip install` command line.
 
     >>> pip_install("cnnbench[export]"), pip_install("mlxtend")
     ("pip install 'cnnbench[export]'", 'pip install mlxtend')
@@ -38,7 +38,7 @@ def pip_install(*words: str) -> str:
 
 
 def in_results(results_dir: Path) -> tuple[str | Path, ...]:
-    """The option that names the folder of results; nothing where it is the usual one."""
+    """The option for the results folder; empty for the default."""
     return () if results_dir == RESULTS_DIR else ("--results-dir", results_dir)
 
 
@@ -75,7 +75,7 @@ def _kept(words: Sequence[str]) -> Iterator[str]:
 
 
 def _quoted(word: str | Path) -> str:
-    r"""One word; control codes as bash, zsh and ksh take them, since a terminal must not get them.
+    r"""Quotes a word; control codes are escaped in the syntax of bash, zsh and ksh.
 
     >>> print(_quoted("a\nb"), _quoted("$HOME"), _quoted("50%"))
     $'a\x0ab' '$HOME' 50%

@@ -1,4 +1,4 @@
-"""How programs are compiled, and JAX's cache of them on disk: whether it had what was needed."""
+"""Compilation of JAX programs, with a robust on-disk cache."""
 
 import contextlib
 import importlib
@@ -24,16 +24,16 @@ from cnnbench.system.settings import asked
 _ASKED = "/jax/compilation_cache/compile_requests_use_cache"
 _FOUND = "/jax/compilation_cache/cache_hits"
 
-DEFAULT_MAX_BYTES = 2 * 1024**3  # of all programs together
+DEFAULT_MAX_BYTES = 2 * 1024**3  # total size of all programs
 _MODULE, _OPEN = "jax._src.compilation_cache", "get_file_cache"
 
 
 def compiled(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> Any:
-    """Compiles a program, without the options that the installed XLA does not know.
+    """Compiles a program, ignoring options that the installed XLA does not have.
 
     Args:
       lowered: the program.
-      options: of XLA, by name, that change speed alone.
+      options: XLA options by name, which must only affect speed.
     """
     try:
         return lowered.compile(compiler_options=dict(options))
@@ -45,38 +45,38 @@ def compiled(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> Any:
 
 
 def enable_compile_cache(notify: Notify) -> None:
-    """Keeps compiled programs below the cache folder, for later runs.
+    """Enables the on-disk cache of compiled programs.
 
     Args:
-      notify: gets a sentence if that is not possible, or if a file is damaged.
+      notify: receives a message if the cache is not available or a file is damaged.
     """
     cache = _replaceable_cache()
     if cache is None:
         notify(
-            f"jax {jax.__version__} keeps compiled programs in another way than this cnnbench"
-            " knows, so programs are compiled again each time; update cnnbench."
+            f"this cnnbench does not support the compilation cache of jax {jax.__version__},"
+            " so programs are recompiled each time; update cnnbench."
         )
         return
     folder = cache_dir() / "programs"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        notify(_refused(folder, "made", error))
+        notify(_refused(folder, "created", error))
         return
     if (wanted := asked("jax_compilation_cache_dir")) and not wanted.endswith(f"={folder}"):
         message = f"ignoring {wanted}: compiled programs are kept in {folder}"
         notify(f"{message}; set CNNBENCH_CACHE_DIR to keep them elsewhere.")
     cache[_OPEN] = partial(_open, notify)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # By default only programs that took a second to compile are kept.
+    # By default, only programs that take at least a second to compile are cached.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _replaceable_cache() -> dict[str, Any] | None:
-    """The names of JAX's module that opens the cache; None where it is not as we know it.
+    """Namespace of the JAX module that opens the cache; None if it has an unknown interface.
 
-    The module is private, and JAX has no public way to replace the cache (0.10 to 0.12).
+    The module is private, and JAX has no public API to replace the cache (0.10 to 0.12).
     """
     try:
         names = vars(importlib.import_module(_MODULE))
@@ -92,7 +92,7 @@ def _open(notify: Notify, path: str) -> tuple["ProgramFiles", str]:
 
 
 def max_bytes() -> int | None:
-    """How large all kept programs may be: JAX_COMPILATION_CACHE_MAX_SIZE; None for no limit."""
+    """Maximum size of the cache: JAX_COMPILATION_CACHE_MAX_SIZE; None for no limit."""
     size = int(jax.config.values["jax_compilation_cache_max_size"])
     if size >= 0:
         return size
@@ -100,62 +100,61 @@ def max_bytes() -> int | None:
 
 
 class ProgramFiles:
-    """What JAX keeps, by its keys, in files that are whole or not there, and are verified.
+    """Compilation cache with atomically written and verified files.
 
-    JAX's own are written in place. A process beside it reads half of a program, and one that is
-    killed leaves half of it for good.
+    JAX's own cache writes files in place: other processes can read partial files, and a killed
+    process leaves them behind.
 
     Args:
-      folder: where they are.
-      notify: gets a sentence on the first that is damaged or cannot be written.
-      max_bytes: the size of all of them; the least recently used are removed beyond it. None
-        for no limit.
+      folder: the cache folder.
+      notify: receives a message for the first file that is damaged or cannot be written.
+      max_bytes: maximum total size; the least recently used files are evicted. None for no limit.
     """
 
     def __init__(
         self, folder: Path, notify: Notify, max_bytes: int | None = DEFAULT_MAX_BYTES
     ) -> None:
-        self._path = folder  # JAX's name for it
+        self._path = folder  # JAX reads this attribute
         self._max_bytes = max_bytes
         self._notify = notify
-        self._told = False
+        self._notified = False
 
     def get(self, key: str) -> bytes | None:
-        """The program of a key; None where it has to be compiled."""
-        entry = read_entry(self._file(key), key, self._tell)
+        """The cached program of a key; None if not cached."""
+        entry = read_entry(self._file(key), key, self._notify_once)
         if entry:
             self._touch(key)
         return entry.arrays["program"].tobytes() if entry else None
 
     def put(self, key: str, program: bytes) -> None:
-        """Keeps a program if the disk takes it."""
+        """Writes a program to the cache, if possible."""
         content = CacheEntry({"program": np.frombuffer(program, np.uint8)}, "JAX", key)
         if self._max_bytes is not None and len(program) > self._max_bytes:
             return
         try:
             write_entry(self._file(key), content)
         except OSError as error:
-            self._tell(_refused(self._path, "written", error))
+            self._notify_once(_refused(self._path, "written", error))
             return
         self._touch(key)
         self._evict()
 
     def _touch(self, key: str) -> None:
-        """Notes when a program was used, in nanoseconds: a file system's own clock is coarser."""
-        # Another process may have removed it, and a folder may be one that is only read.
+        """Records the time of use, in nanoseconds: the clock of the file system is coarser."""
+        # Another process may have removed the file, or the folder may be read-only.
         with contextlib.suppress(OSError):
             os.utime(self._file(key), ns=(time.time_ns(),) * 2)
 
     def _evict(self) -> None:
-        """Removes the least recently used programs until the others are within the limit.
+        """Removes the least recently used programs until the cache is within its limit.
 
-        Processes may do so at once: a file that another has removed is passed over, and a
-        program that is removed while it is read is compiled again.
+        Safe with concurrent processes: files removed by others are skipped, and programs removed
+        while they are read are recompiled.
         """
         if self._max_bytes is None:
             return
         files: list[tuple[int, int, Path]] = []
-        with contextlib.suppress(OSError):  # the folder may be gone by now
+        with contextlib.suppress(OSError):  # the folder may have been deleted
             files = sorted(self._stats())
         rest = sum(size for _, size, _ in files)
         for _, size, path in files:
@@ -166,7 +165,7 @@ class ProgramFiles:
                 rest -= size
 
     def _stats(self) -> Iterator[tuple[int, int, Path]]:
-        """When each file was last used, its bytes, and its path."""
+        """Time of last use, size and path of each file."""
         for path in self._path.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 found = path.stat()
@@ -178,35 +177,35 @@ class ProgramFiles:
     def _file(self, key: str) -> Path:
         return self._path / f"{key}.safetensors"
 
-    def _tell(self, text: str) -> None:
-        if not self._told:
+    def _notify_once(self, text: str) -> None:
+        if not self._notified:
             self._notify(text)
-        self._told = True
+        self._notified = True
 
 
 def _refused(folder: Path, action: str, error: OSError) -> str:
     reason = (
-        f"{folder}: cannot be {action} ({error.strerror}), so programs are compiled again each time"
+        f"{folder}: cannot be {action} ({error.strerror}), so programs are recompiled each time"
     )
-    return f"{reason}; set CNNBENCH_CACHE_DIR to a folder that can be written."
+    return f"{reason}; set CNNBENCH_CACHE_DIR to a writable folder."
 
 
 @dataclass(slots=True)
 class Lookups:
-    """How often the cache was asked for a program, and how often it had it."""
+    """Counts of cache requests and hits."""
 
     asked: int = 0
     found: int = 0
 
     @property
     def state(self) -> str:
-        """``warm`` where every program came from the cache, ``cold`` otherwise."""
+        """``warm`` if all requests were hits, else ``cold``."""
         return "warm" if self.asked and self.found == self.asked else "cold"
 
 
 @contextmanager
 def count_cache_hits() -> Iterator[Lookups]:
-    """Counts what the cache is asked for in its body."""
+    """Counts cache requests and hits while its body runs."""
     counts = Lookups()
 
     def count(event: str, **_: object) -> None:

@@ -1,4 +1,4 @@
-"""Which devices train: accelerators, or the cores of a CPU as JAX's host devices."""
+"""Selects devices for training: accelerators, or CPU cores as JAX host devices."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,23 +10,23 @@ from cnnbench.errors import UsageError
 from cnnbench.system import settings
 from cnnbench.system.host import free_bytes, num_cpus, peak_memory_bytes
 
-BATCH = "batch"  # the axis along which devices share a batch
+BATCH = "batch"  # mesh axis that splits a batch across devices
 MOST_HOST_DEVICES = 16
 
 
 def use_all_cores(notify: Callable[[str], None]) -> None:
-    """Makes a host device of every core; without effect once JAX has started.
+    """Configures one host device per core; no effect once JAX is initialized.
 
     Args:
-      notify: gets a sentence if a variable asks for another number.
+      notify: receives a message if an environment variable requests another number.
     """
     count = min(num_cpus(), MOST_HOST_DEVICES)
     wanted = settings.asked("jax_num_cpu_devices")
     if wanted and jax.config.values["jax_num_cpu_devices"] != count:
-        notify(f"ignoring {wanted}: a run takes a device for each core it may use, here {count}.")
+        notify(f"ignoring {wanted}: cnnbench uses one device per available core, here {count}.")
     try:
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:  # a program that uses cnnbench as a library has started JAX itself
+    except RuntimeError:  # the calling program has already initialized JAX
         return
 
 
@@ -34,7 +34,7 @@ def pick_devices(kind: str) -> tuple[jax.Device, ...]:
     """All devices of a kind: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
 
     Raises:
-      UsageError: this machine has none of that kind, or JAX is told to use others.
+      UsageError: no such device, or JAX is configured to use others.
     """
     try:
         return _cpus() if kind == "cpu" else _devices(None if kind == "auto" else kind)
@@ -44,7 +44,7 @@ def pick_devices(kind: str) -> tuple[jax.Device, ...]:
         raise UsageError(_lack(kind)) from None
 
 
-_NONE = (RuntimeError, AssertionError)  # the latter where all that JAX_PLATFORMS names is missing
+_NONE = (RuntimeError, AssertionError)  # AssertionError: none of JAX_PLATFORMS exist
 _CHOICES = ("jax_platforms", "jax_platform_name", "jax_force_tpu_init")
 
 
@@ -53,7 +53,7 @@ def _devices(backend: str | None) -> tuple[jax.Device, ...]:
 
 
 def _cpus() -> tuple[jax.Device, ...]:
-    """The CPU's, also where JAX is told to look for other devices, or only for others."""
+    """CPU devices, even if JAX is configured to use other platforms."""
     before = jax.config.values
     try:
         if before["jax_platform_name"] not in {"", "cpu"}:
@@ -68,33 +68,33 @@ def _cpus() -> tuple[jax.Device, ...]:
 
 
 def _chosen() -> str:
-    """The variables that tell JAX which devices to use, with their values."""
+    """Environment variables that select JAX devices, with their values."""
     return " and ".join(filter(None, map(settings.asked, _CHOICES)))
 
 
 def _lack(kind: str) -> str:
-    """Remedy for a device, or a variable, that this machine cannot serve."""
+    """Message and remedy for a device or variable that is not available."""
     chosen = _chosen()
     if kind == "auto":
         names = " and ".join(name.upper() for name in _CHOICES if settings.asked(name))
         remedy = ", or set it to cpu" if names in {"JAX_PLATFORMS", "JAX_PLATFORM_NAME"} else ""
-        return f"{chosen}: JAX finds no such device here; unset {names}{remedy}."
+        return f"{chosen}: JAX finds no such device; unset {names}{remedy}."
     message = f"--device {kind}: JAX finds no {kind} on this machine"
     if chosen:
-        return f"{message} with {chosen}; unset that, or write --device auto."
+        return f"{message} with {chosen}; unset it, or use --device auto."
     have = ", ".join(sorted({device.platform for device in jax.devices()}))
-    return f"{message}, but {have}; write --device auto."
+    return f"{message}, only {have}; use --device auto."
 
 
 def make_mesh(devices: Sequence[jax.Device]) -> Mesh | None:
-    """The devices in a row; None for a single one."""
+    """One-dimensional mesh of devices; None for a single one."""
     if len(devices) == 1:
         return None
     return jax.make_mesh((len(devices),), (BATCH,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def free_memory(device: jax.Device) -> int | None:
-    """Bytes that a training can still take; None where nothing tells."""
+    """Available memory in bytes; None if unknown."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     if stats and "bytes_limit" in stats:
         return int(stats["bytes_limit"]) - int(stats["bytes_in_use"])
@@ -102,6 +102,6 @@ def free_memory(device: jax.Device) -> int | None:
 
 
 def peak_memory(device: jax.Device) -> int | None:
-    """The most bytes held so far: by an accelerator, or by this process on a CPU."""
+    """Peak memory in bytes, of the accelerator or (on a CPU) of this process; None if unknown."""
     stats = device.memory_stats() if device.platform != "cpu" else None
     return int(stats["peak_bytes_in_use"]) if stats else peak_memory_bytes()

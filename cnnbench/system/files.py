@@ -1,7 +1,7 @@
-"""Files that are whole or not there, whenever the process is killed.
+"""Durable file operations: atomic even if the process is killed.
 
-Every change of a disk that results or caches depend on goes through these functions
-and the few calls of `os` below.
+All changes to results and caches on disk go through these functions and the few `os` calls
+below.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ _END = os.O_RDWR | os.O_CREAT | os.O_APPEND
 
 
 def at_home(path: Path) -> Path:
-    """A path with `~` replaced; as it is where that user has no home.
+    """Expands `~` in a path; unchanged if the user has no home directory.
 
     >>> at_home(Path("~nobody-of-that-name/x")).as_posix()
     '~nobody-of-that-name/x'
@@ -27,14 +27,14 @@ def at_home(path: Path) -> Path:
 
 
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
-    """Writes a file beside its place and moves it there: readers see the old or the new one.
+    """Writes a file atomically, through a temporary file: readers see the old or the new content.
 
     Args:
-      path: the file; its folder exists.
-      parts: its content, in pieces.
+      path: the file; its folder must exist.
+      parts: the content, in chunks.
 
     Raises:
-      OSError: the disk refuses; the file is as it was.
+      OSError: the write failed; the file is unchanged.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
@@ -45,7 +45,7 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(partial, path)  # noqa: PTH105 - one module whose calls tests can break
+        os.replace(partial, path)  # noqa: PTH105 - one module for tests to patch
     except OSError:
         with contextlib.suppress(OSError):
             os.unlink(partial)  # noqa: PTH108
@@ -54,30 +54,30 @@ def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
 
 
 def move(path: Path, new: Path) -> None:
-    """Renames a file within its folder; it has one of the two names at any moment.
+    """Renames a file within its folder, atomically.
 
     Raises:
-      OSError: the disk refuses; the file is as it was.
+      OSError: the rename failed; the file is unchanged.
     """
     os.replace(path, new)  # noqa: PTH105
     sync_folder(path.parent)
 
 
 def remove(path: Path) -> None:
-    """Removes a file if it is there.
+    """Removes a file if it exists.
 
     Raises:
-      OSError: the disk refuses.
+      OSError: the file cannot be removed.
     """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # noqa: PTH108
 
 
 def append_durable(path: Path, line: bytes) -> None:
-    """Adds a line to a file; it is on the disk when this returns.
+    """Appends a line to a file and syncs it to disk.
 
     Raises:
-      OSError: the disk refuses; what was in the file is still there.
+      OSError: the write failed; the previous content is unchanged.
     """
     descriptor = os.open(path, _END, 0o644)
     size = os.fstat(descriptor).st_size
@@ -85,7 +85,7 @@ def append_durable(path: Path, line: bytes) -> None:
         _write(descriptor, line)
         os.fsync(descriptor)
     except OSError:
-        # Half a line would be passed over by readers, but no next line could follow it.
+        # Readers skip a partial last line, but later lines could not be appended after it.
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, size)
         raise
@@ -96,14 +96,14 @@ def append_durable(path: Path, line: bytes) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what a killed process left beside its files, also in folders of the folder."""
+    """Removes temporary files of killed processes, recursively."""
     for path in folder.rglob(f".*{PARTIAL}"):
         with contextlib.suppress(OSError):
             os.unlink(path)  # noqa: PTH108
 
 
 def sync_folder(path: Path) -> None:
-    """Puts a folder's own entries on the disk: a new file's name is one of them."""
+    """Syncs a folder to disk, which makes new file names durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The host: its processor and CPUs, how busy others keep them, and memory."""
+"""The host: processor, CPU load and memory."""
 
 import ctypes
 import functools
@@ -10,16 +10,19 @@ from time import sleep
 
 CPU_TIMES = Path("/proc/stat")  # Linux only
 LOOK_S = 0.25
-# By their numbers in malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD (a thread's heap), M_MMAP_MAX.
+# Constants of malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD (for the heap of a thread), M_MMAP_MAX.
 _KEEPING = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 
 
 @functools.cache
 def load_per_cpu() -> float | None:
-    """Load of the machine's CPUs by others, when this was first called.
+    """CPU load by other processes, at the time of the first call.
 
-    Only then: later, it would be the load that our own training makes. The average of the last
-    minute may be that of a command that has just ended, so a moment's look counts if it is lower.
+    Cached, because later values would include our own training. The one-minute average may be due
+    to a command that has just ended, so a short measurement is used if it is lower.
+
+    Returns:
+      Load per CPU; None if unknown.
     """
     if not hasattr(os, "getloadavg"):  # Windows
         return None
@@ -32,25 +35,25 @@ def load_per_cpu() -> float | None:
 
 
 def busy_share(before: str, after: str) -> float:
-    """The share of all CPUs' time between two readings of `/proc/stat` that was not idle (proc(5)).
+    """Fraction of CPU time that was not idle between two readings of `/proc/stat` (proc(5)).
 
     >>> busy_share("cpu  10 0 10 70 10 0 0 0", "cpu  60 0 10 120 10 0 0 0")
     0.5
     """
     first, last = ([int(word) for word in text.split()[1:9]] for text in (before, after))
-    # user, nice, system, idle, waiting for the disk, two kinds of interrupts, stolen by a host
+    # user, nice, system, idle, iowait, irq, softirq, steal
     spent = [end - start for start, end in zip(first, last, strict=True)]
     return 1 - (spent[3] + spent[4]) / (sum(spent) or 1)
 
 
 def num_cpus() -> int:
-    """Number of CPUs this process may use."""
+    """Number of CPUs available to this process."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def processor() -> str:
-    """The processor's model name."""
+    """Model name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -60,10 +63,10 @@ def processor() -> str:
 
 
 def peak_memory_bytes() -> int | None:
-    """The most memory that was ever resident in this process; None where nothing tells.
+    """Peak resident memory of this process; None if unknown.
 
-    `getrusage` keeps its maximum when a process becomes another program, and so
-    would count the parent's memory; Linux knows better.
+    Prefers `/proc` on Linux: the maximum of `getrusage` survives exec, and would include the memory
+    of the parent.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -79,11 +82,10 @@ def peak_memory_bytes() -> int | None:
 
 
 def keep_malloc_arenas() -> None:
-    """Keeps memory that is freed for the next step, where the C library is GNU's.
+    """Configures glibc to reuse freed memory instead of returning it to the system.
 
-    XLA takes the memory of a step anew each time. Large blocks, and whole heaps of
-    threads, go back to the system when they are freed, and then every page of them is
-    a fault in the next step. See mallopt(3).
+    XLA allocates memory for every step. Large blocks and heaps of threads would be returned to the
+    system when freed, and cause page faults in the next step. See mallopt(3).
     """
     adjust = getattr(ctypes.CDLL(None), "mallopt", None)
     if adjust is not None:
@@ -92,17 +94,17 @@ def keep_malloc_arenas() -> None:
 
 
 def free_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process can still take; None where nothing tells.
+    """Available memory of this process in bytes; None if unknown.
 
     Args:
-      root: of the system's files.
+      root: root of the file system.
     """
     rooms = [_machine_room(root / "proc/meminfo"), _group_room(root / "sys/fs/cgroup")]
     return min((room for room in rooms if room is not None), default=None)
 
 
 def _machine_room(file: Path) -> int | None:
-    """What Linux could give without swapping."""
+    """Available memory of the machine without swapping."""
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -110,7 +112,7 @@ def _machine_room(file: Path) -> int | None:
 
 
 def _group_room(folder: Path) -> int | None:
-    """What a container's limit leaves; pages of files are given back when they are in the way."""
+    """Available memory within the cgroup limit; page cache counts as available."""
     try:
         most = (folder / "memory.max").read_text(encoding="ascii").strip()
         used = int((folder / "memory.current").read_text(encoding="ascii"))

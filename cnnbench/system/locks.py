@@ -1,27 +1,27 @@
-"""One process at a time for a folder; a lock ends with the process that holds it."""
+"""Inter-process locks on folders, released when the process ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 LOCK_FILE = ".lock"
-PATIENCE_S = 1.0  # `is_held` of another process may have it for a moment
+PATIENCE_S = 1.0  # `is_held` in another process may hold the lock for a moment
 
 
 @contextmanager
 def hold(folder: Path) -> Iterator[bool]:
-    """Holds a folder's lock while its body runs.
+    """Holds the lock of a folder while its body runs.
 
-    The operating system keeps it, so that a process that is killed leaves none behind.
+    The operating system releases the lock of a killed process.
 
     Args:
       folder: an existing folder.
 
     Yields:
-      Whether it could be had; False where somebody else holds it.
+      True if the lock was acquired; False if another process holds it.
 
     Raises:
-      OSError: the folder is gone or cannot be written.
+      OSError: the folder does not exist or is not writable.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as name:
@@ -44,7 +44,7 @@ def hold(folder: Path) -> Iterator[bool]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether somebody holds a folder's lock."""
+    """Returns True if a process holds the lock of a folder."""
     if not (folder / LOCK_FILE).exists():
         return False
     from filelock import FileLock, Timeout
@@ -54,12 +54,12 @@ def is_held(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # it cannot be written, as where another user trains
+    except OSError:  # not writable, such as a run of another user
         return _is_held_by_others(folder / LOCK_FILE)
 
 
 def _is_held_by_others(file: Path) -> bool:
-    """Whether somebody holds a lock that this user may only read."""
+    """Returns True if a process holds a lock file that this user can only read."""
     import fcntl
 
     try:
@@ -67,6 +67,6 @@ def _is_held_by_others(file: Path) -> bool:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # it cannot be read either
+    except OSError:  # not readable either
         return False
     return False

@@ -1,8 +1,8 @@
-"""Settings of JAX, Flax and XLA: those that a run pins, and those that it records.
+"""Pins and records settings of JAX, Flax and XLA for reproducible numbers.
 
-The same seed shall mean the same numbers, so every option that numbers depend on has one value
-while cnnbench computes, whatever the environment or the calling program says. What cannot be
-pinned is recorded, and runs that were trained under different settings are told apart.
+Every option that affects numerical results has a fixed value while cnnbench computes,
+independent of the environment and the calling program. Settings that cannot be pinned are
+recorded, to detect runs that were trained under different settings.
 """
 
 import os
@@ -24,8 +24,8 @@ from cnnbench.errors import UsageError
 
 SettingValue = bool | int | float | str | None
 
-# Numbers depend on these. The values are the defaults of JAX 0.10 to 0.12 and Flax 0.12; an
-# option that the installed version lacks is left out.
+# Options that affect numerical results. The values are the defaults of JAX 0.10 to 0.12 and Flax
+# 0.12; options that the installed version does not have are skipped.
 NUMBERS: Mapping[str, SettingValue] = MappingProxyType(
     {
         # types and promotion
@@ -47,7 +47,7 @@ NUMBERS: Mapping[str, SettingValue] = MappingProxyType(
         "jax_softmax_custom_jvp": False,
         "jax_use_hlo_logistic_lowering": None,
         "jax_use_magma": "auto",
-        # how derivatives are built
+        # automatic differentiation
         "jax_use_direct_linearize": True,
         "jax_custom_jvp3": False,
         "jax_custom_vjp3": False,
@@ -55,7 +55,7 @@ NUMBERS: Mapping[str, SettingValue] = MappingProxyType(
         "jax_remat3": False,
         "jax_remat_barrier_no_cotangents": False,
         "jax_scan3": False,
-        # how programs are compiled
+        # compilation
         "eager_constant_folding": False,
         "jax_compiler_enable_remat_pass": True,
         "jax_disable_most_optimizations": False,
@@ -76,7 +76,7 @@ NUMBERS: Mapping[str, SettingValue] = MappingProxyType(
     }
 )
 
-# These change no number: they stop a training where JAX is to find a mistake, or slow it down.
+# Options that do not affect numerical results, but slow down or abort training for debugging.
 SWITCHES: Mapping[str, SettingValue] = MappingProxyType(
     {
         "check_vma": False,
@@ -110,7 +110,7 @@ SWITCHES: Mapping[str, SettingValue] = MappingProxyType(
         "jax_refs_to_pins": False,
         "jax_remove_size_one_mesh_axis_from_type": False,
         "jax_thread_guard": False,
-        # The first sets the other three, so it is set before them.
+        # The first one sets the other three, so it comes first.
         "jax_transfer_guard": None,
         "jax_transfer_guard_device_to_device": None,
         "jax_transfer_guard_device_to_host": None,
@@ -120,7 +120,7 @@ SWITCHES: Mapping[str, SettingValue] = MappingProxyType(
     }
 )
 
-# These choose devices; `devices` says what becomes of them, and runs record the devices.
+# Options that select devices; handled by `devices`, and runs record their devices.
 DEVICES = frozenset(
     {
         "jax_backend_target",
@@ -136,7 +136,7 @@ DEVICES = frozenset(
     }
 )
 
-# The user's own: logs, tracebacks, dumps, the cache, and what no training here uses.
+# Options left to the user: logs, tracebacks, dumps, the cache, and unused features.
 _OWN = """
 flax_filter_frames flax_max_repr_depth flax_preserve_adopted_names flax_profile
 flax_use_flaxlib flax_use_orbax_checkpointing nnx_sow_capture_noop
@@ -172,8 +172,8 @@ jax_tracer_error_num_traceback_frames jax_use_emit_pipeline_primitive
 """
 OWN = frozenset(_OWN.split())
 
-# Options and variables that nothing here can pin, and on which numbers may depend: XLA and what
-# it calls read most of them when they start.
+# Options and variables that may affect numerical results but cannot be pinned, mostly because XLA
+# and its libraries read them at startup.
 RECORDED = frozenset(
     {
         "CUBLAS_WORKSPACE_CONFIG",
@@ -191,7 +191,7 @@ RECORDED = frozenset(
 
 PINNED: Mapping[str, SettingValue] = MappingProxyType({**NUMBERS, **SWITCHES})
 VARIABLES = frozenset(name.upper() for name in PINNED)
-# Where compiled programs are kept, and what stands in the way of `--device cpu`.
+# Other options that cnnbench changes: for the compilation cache, and for `--device cpu`.
 _CHANGED = (
     "jax_compilation_cache_dir",
     "jax_persistent_cache_min_compile_time_secs",
@@ -201,33 +201,33 @@ _CHANGED = (
 )
 _FAMILIES = ("JAX_", "FLAX_", "NNX_")
 _CLASSIFIED = frozenset(name.upper() for name in (*PINNED, *DEVICES, *OWN))
-# XLA's flags that say where a dump goes or how many devices a CPU is, which runs record anyway.
+# XLA flags for dumps and the number of CPU devices, which runs record anyway.
 _HARMLESS = ("--xla_dump_", "--xla_force_host_platform_device_count")
-_TRY = "from jaxlib import xla_client; xla_client.CompileOptions()"  # reads XLA_FLAGS, and no more
+_TRY = "from jaxlib import xla_client; xla_client.CompileOptions()"  # only parses XLA_FLAGS
 _tried: set[str] = set()
 _lock = Lock()
-_blocks: list[dict[str, Any]] = []  # those pinned now; the first holds the options before it
+_blocks: list[dict[str, Any]] = []  # active `pinned` blocks; the first has the options to restore
 
 
 def start(notify: Callable[[str], None]) -> None:
-    """Imports JAX and Flax, which read their settings then, and says which have no effect here.
+    """Imports JAX and Flax, which read their settings then, and reports ignored settings.
 
     Args:
-      notify: gets a sentence if there are some.
+      notify: receives a message if there are any.
 
     Raises:
-      UsageError: JAX, Flax or XLA refuses the value of an environment variable.
+      UsageError: JAX, Flax or XLA rejects the value of an environment variable.
     """
     require_flags(os.environ.get("XLA_FLAGS", ""))
     try:
         values = _values()
-    except (ValueError, TypeError, KeyError) as error:  # whatever reads a variable may raise these
+    except (ValueError, TypeError, KeyError) as error:  # raised by invalid variables
         if (refusal := _refusal(str(error), os.environ)) is None:
             raise
         raise UsageError(refusal) from None
     _require_folder("jax_dump_ir_to")
     others = _others(values)
-    if "jax_transfer_guard" in others:  # sets the three others
+    if "jax_transfer_guard" in others:  # sets the other three
         others = {n: v for n, v in others.items() if not n.startswith("jax_transfer_guard_")}
     others = {n: v for n, v in others.items() if not _own_device(n) or isinstance(v, str)}
     if ignored := [asked(name) or f"{name}={_shown(value)}" for name, value in others.items()]:
@@ -239,13 +239,13 @@ def start(notify: Callable[[str], None]) -> None:
 
 @contextmanager
 def pinned() -> Iterator[None]:
-    """Has every option of `PINNED` at its value, and then again as it was.
+    """Sets the options in `PINNED` while its body runs, and restores them afterwards.
 
-    What else of JAX's options cnnbench changes meanwhile is as it was then, too. Options belong
-    to all threads, so they are restored at the end of the last of the blocks that overlap.
+    Also restores the other JAX options that cnnbench changes. Options are global to all threads,
+    so the last of several overlapping blocks restores them.
 
     Raises:
-      UsageError: a ``with`` block of the calling program has another value.
+      UsageError: a ``with`` block of the calling program sets another value.
     """
     with _lock:
         _blocks.append({} if _blocks else _everywhere())
@@ -267,7 +267,7 @@ def pinned() -> Iterator[None]:
 
 
 def _everywhere() -> dict[str, Any]:
-    """Options that a block restores, without what holds in a `with` block of this thread alone."""
+    """Global options to restore, without `with` blocks of the current thread."""
     with ThreadPoolExecutor(1) as other:
         return other.submit(_restored).result()
 
@@ -286,26 +286,26 @@ def _restore(before: Mapping[str, Any]) -> None:
 
 
 def require_pinned(where: str) -> None:
-    """Refuses code of a user that has changed an option which a run pins.
+    """Checks that user code has not changed a pinned option.
 
     Args:
       where: the code, for the message.
 
     Raises:
-      UsageError: it has.
+      UsageError: a pinned option has another value.
     """
     for name, value in _others(_values()).items():
         if _own_device(name):
             continue
-        message = f"{where}: it sets {name} to {_shown(value)}, which a run pins"
-        raise UsageError(f"{message} to {_text(PINNED[name])}; leave that option alone.")
+        message = f"{where}: sets {name} to {_shown(value)}, but cnnbench pins it to"
+        raise UsageError(f"{message} {_text(PINNED[name])}; do not change this option.")
 
 
 def current(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Settings that a run's numbers depend on, as recorded: pinned options, and variables set.
+    """Settings that affect numerical results: pinned options, and environment variables.
 
     Args:
-      environ: the environment; this process's if None.
+      environ: environment variables; None for those of this process.
 
     >>> found = current({"XLA_FLAGS": "--xla_dump_to=x --xla_allow_excess_precision=false"})
     >>> found["jax_enable_x64"], found["XLA_FLAGS"]
@@ -320,12 +320,12 @@ def current(environ: Mapping[str, str] | None = None) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A setting that is not what it was.
+    """A changed setting.
 
     Args:
-      name: the option or the variable.
-      then: its value as it was recorded; None where it was not set.
-      now: likewise, at present.
+      name: name of the option or variable.
+      then: recorded value; None if it was not set.
+      now: current value; None if it is not set.
     """
 
     name: str
@@ -334,7 +334,7 @@ class Change:
 
     @property
     def text(self) -> str:
-        """Both values, after a verb.
+        """Both values, to follow a verb.
 
         >>> Change("NPROC", "1", None).text
         'with NPROC=1, which is not set now'
@@ -346,18 +346,19 @@ class Change:
 
     @property
     def remedy(self) -> str:
-        """Instruction to set it as it was."""
+        """Instruction to restore the recorded value."""
         if not self.name.isupper():
-            return "go on with the version of cnnbench that began it"
+            return "resume it with the version of cnnbench that started it"
         if self.then is None:
             return f"unset {self.name}"
         return f"set {self.name}={shlex.quote(self.then)}"
 
 
 def changed_settings(then: Mapping[str, str], now: Mapping[str, str]) -> list[Change]:
-    """Settings that are different.
+    """Settings with different values.
 
-    An option that only one version of cnnbench pins is not compared: the other's JAX may lack it.
+    Options pinned by only one of two cnnbench versions are not compared: the other JAX version may
+    not have them.
 
     >>> [change.text for change in changed_settings({"jax_scan3": "false"}, {"XLA_FLAGS": "--a"})]
     ['without XLA_FLAGS, and XLA_FLAGS=--a is set now']
@@ -368,10 +369,10 @@ def changed_settings(then: Mapping[str, str], now: Mapping[str, str]) -> list[Ch
 
 
 def is_read(name: str) -> bool:
-    """Tell whether numbers may depend on a setting that is recorded.
+    """Returns True if a recorded setting may affect numerical results.
 
-    They cannot on a variable that looks like an option of JAX or Flax and that the installed
-    versions do not have. Imports these where the name does not say it.
+    Variables named like JAX or Flax options have no effect if the installed versions do not have
+    the option. Imports JAX and Flax if necessary.
 
     Raises:
       UsageError: as `start`.
@@ -386,10 +387,10 @@ def is_read(name: str) -> bool:
 
 
 def require_flags(flags: str) -> None:
-    """Has XLA read its flags in a process of its own: one that it does not know ends the process.
+    """Validates XLA flags in a subprocess, because XLA aborts on unknown flags.
 
     Raises:
-      UsageError: there is one, or one has a wrong value.
+      UsageError: unknown flag or invalid value.
     """
     if not flags.strip() or flags in _tried:
         return
@@ -399,13 +400,13 @@ def require_flags(flags: str) -> None:
     if done.returncode:
         said = re.findall(r"\] (.*(?:XLA_FLAGS|flag xla).*)", done.stderr)
         reason = f" ({said[0].strip().rstrip('.')})" if said else ""
-        message = f"XLA_FLAGS={shlex.quote(flags)}: XLA refuses these flags{reason}"
-        raise UsageError(f"{message}; correct or unset XLA_FLAGS.")
+        message = f"XLA_FLAGS={shlex.quote(flags)}: XLA rejects these flags{reason}"
+        raise UsageError(f"{message}; fix or unset XLA_FLAGS.")
     _tried.add(flags)
 
 
 def asked(name: str, environ: Mapping[str, str] | None = None) -> str:
-    """A setting as its user wrote it, for messages; empty where no variable sets it.
+    """Environment variable that sets an option, with its value; empty if not set.
 
     >>> asked("jax_platforms", {"JAX_PLATFORMS": "cuda"})
     'JAX_PLATFORMS=cuda'
@@ -415,7 +416,7 @@ def asked(name: str, environ: Mapping[str, str] | None = None) -> str:
 
 
 def _require_folder(name: str) -> None:
-    """Makes the folder that an option names, before JAX writes there in the midst of a training."""
+    """Creates the folder of an option early, before JAX writes to it during training."""
     import jax
 
     folder = jax.config.values.get(name)
@@ -424,18 +425,18 @@ def _require_folder(name: str) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = f"{asked(name) or f'{name}={folder}'}: this folder cannot be made"
-        raise UsageError(f"{message} ({error.strerror}); name another, or unset it.") from None
+        message = f"{asked(name) or f'{name}={folder}'}: cannot create this folder"
+        raise UsageError(f"{message} ({error.strerror}); choose another, or unset it.") from None
 
 
 def _refusal(said: str, environ: Mapping[str, str]) -> str | None:
-    """A sentence on the variable that an import fails for; None if it is none."""
+    """Message for the environment variable that makes an import fail; None if unknown."""
     own = sorted((n for n in environ if n.startswith(_FAMILIES)), key=len, reverse=True)
     named = [name for name in own if name in said.upper()]
     blamed = named or [name for name in own if repr(environ[name]) in said]
     if not blamed:
         return None
-    message = f"{asked(blamed[0], environ)}: this value is refused ({said.rstrip('.')})"
+    message = f"{asked(blamed[0], environ)}: invalid value ({said.rstrip('.')})"
     return f"{message}; unset {blamed[0]}."
 
 
@@ -447,7 +448,7 @@ def _config(name: str) -> Any:
 
 
 def _values() -> dict[str, Any]:
-    """What is pinned and the installed versions have, as it stands."""
+    """Current values of the pinned options that the installed versions have."""
     import flax
     import jax
 
@@ -457,27 +458,27 @@ def _values() -> dict[str, Any]:
 
 
 def _others(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that are not at their value."""
+    """Options that differ from their pinned value."""
     return {name: value for name, value in values.items() if _plain(value) != PINNED[name]}
 
 
 def _own_device(name: str) -> bool:
-    """Whether an option may differ in a `with` block: the engine names its device in one."""
+    """Returns True if an option may differ in a `with` block: the engine sets its device in one."""
     return name == "jax_default_device"
 
 
 def _plain(value: Any) -> SettingValue:
-    """An option's value; of an enumeration the word that stands for it."""
+    """Value of an option; enum members by name."""
     return value.name.lower() if isinstance(value, Enum) else value
 
 
 def _shown(value: Any) -> str:
-    """An option's value in words."""
+    """Value of an option as text."""
     return _text(_plain(value))
 
 
 def _like(value: SettingValue, other: Any) -> Any:
-    """A value in the type that an option has."""
+    """Converts a value to the type of an option."""
     return type(other)[str(value).upper()] if isinstance(other, Enum) else value
 
 
@@ -487,16 +488,16 @@ def _text(value: SettingValue) -> str:
 
 
 def _unknown(name: str) -> bool:
-    """Whether a variable looks like an option that is not known: of a newer version, say."""
+    """Returns True if a variable is named like an unknown option, perhaps of a newer version."""
     return name.startswith(_FAMILIES) and name not in _CLASSIFIED
 
 
 def _effective(flags: str) -> str:
-    """XLA's flags that numbers may depend on; like XLA, reads them from a file that is named."""
+    """XLA flags that may affect numerical results; read from a file if it names one, as in XLA."""
     text = flags.strip()
     if text and not text.startswith("-"):
         try:
             text = Path(text).read_text(encoding="utf-8", errors="replace")
-        except OSError:  # XLA takes no flags from it then either
+        except OSError:  # XLA ignores it, too
             return ""
     return " ".join(flag for flag in text.split() if not flag.startswith(_HARMLESS))

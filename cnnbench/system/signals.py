@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what is being written is finished first, and a second signal ends at once."""
+"""Handles Ctrl-C and SIGTERM: the first waits for pending writes, the second exits immediately."""
 
 import os
 import signal
@@ -11,10 +11,10 @@ CODES = tuple(128 + number for number in SIGNALS)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the process to end.
+    """Raised by SIGINT or SIGTERM.
 
     Args:
-      number: the signal's.
+      number: the signal number.
 
     >>> Stopped(signal.SIGTERM).exit_code
     143
@@ -26,7 +26,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class _State:
-    """What came while signals are caught, and how many writes are in hand."""
+    """The received signal, and the number of pending writes."""
 
     received: int | None = None
     writing: int = 0
@@ -34,10 +34,10 @@ class _State:
 
 @contextmanager
 def handle_signals() -> Iterator[None]:
-    """Turns SIGINT and SIGTERM into one `Stopped`, where nothing is being written.
+    """Raises `Stopped` on SIGINT or SIGTERM, unless a write is pending.
 
-    A signal is remembered too, because Python drops an exception that is raised inside
-    a callback, and JAX runs some; `raise_if_stopped` raises it anew.
+    The signal is also recorded, because Python drops exceptions raised inside callbacks, such as
+    JAX's; `raise_if_stopped` raises it again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -61,14 +61,14 @@ def _receive(number: int, _frame: object) -> None:
 
 
 def raise_if_stopped() -> None:
-    """Raises `Stopped` if a signal came while they are caught."""
+    """Raises `Stopped` if a signal was received."""
     if _State.received is not None:
         raise Stopped(_State.received)
 
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Lets its body end before a signal is heard; the caller checks afterwards."""
+    """Defers signals until its body ends; the caller then calls `raise_if_stopped`."""
     _State.writing += 1
     try:
         yield

@@ -1,4 +1,4 @@
-"""The clock, which tests replace, and the stopwatch that fills in `Timing`."""
+"""Stopwatch for the phases of a run, with a replaceable clock."""
 
 import math
 import time
@@ -31,16 +31,16 @@ class Timing:
 
 
 class Stopwatch:
-    """Adds up the seconds spent in each part of a run.
+    """Accumulates the seconds spent in each phase of a run.
 
-    The body of `part` must drain the device before it ends, or its work is
-    charged to a later part.
+    The body of `part` must synchronize the device before it ends, otherwise its work is
+    attributed to a later phase.
 
     Args:
-      clock: seconds from any fixed point.
+      clock: returns seconds since any fixed time.
 
     Attributes:
-      first_step_s: seconds until `mark_first_step`; NaN before.
+      first_step_s: seconds until `mark_first_step`; NaN before it is called.
 
     >>> ticks = iter([0.0, 1.0, 4.0, 5.0])
     >>> watch = Stopwatch(lambda: next(ticks))
@@ -53,14 +53,14 @@ class Stopwatch:
     def __init__(self, clock: Clock = time.perf_counter) -> None:
         self._clock = clock
         self._start = clock()
-        self._paused = math.nan  # when it was paused
+        self._paused = math.nan  # time of the pause
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._last: dict[str, float] = {}
         self.first_step_s = math.nan
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Charges the time of its body to one of `PARTS`."""
+        """Measures its body as one of `PARTS`."""
         start = self._clock()
         try:
             yield
@@ -69,28 +69,28 @@ class Stopwatch:
             self._spent[name] += self._last[name]
 
     def pause(self) -> None:
-        """Stops the clock between two parts: what happens until `resume` is not this run's."""
+        """Pauses the clock between two parts, until `resume`."""
         self._paused = self._clock()
 
     def resume(self) -> None:
-        """Lets the clock run again after `pause`."""
+        """Resumes the clock after `pause`."""
         self._start += self._clock() - self._paused
         self._paused = math.nan
 
     def now(self) -> float:
-        """Seconds since the stopwatch was made, without those in which it was paused."""
+        """Seconds since the stopwatch was created, without pauses."""
         return (self._clock() if math.isnan(self._paused) else self._paused) - self._start
 
     def mark_first_step(self) -> None:
-        """Notes, once, when the first training step was done."""
+        """Records the time of the first training step; later calls have no effect."""
         if math.isnan(self.first_step_s):
             self.first_step_s = self.now()
 
     def last(self, name: str) -> float:
-        """Seconds of the last time a part was entered."""
+        """Seconds of the most recent measurement of a part."""
         return self._last[name]
 
     def timing(self) -> Timing:
-        """Seconds of each part, and in all."""
+        """Seconds of each part, and the total."""
         parts = {name: self._spent[name] for name in PARTS}
         return Timing(**parts, total_s=self.now())

@@ -161,8 +161,7 @@ def test_a_damaged_program_is_told_once_and_made_again(
     (line,) = again["stderr"].splitlines()
     assert line.startswith(str(tmp_path / "cache" / "programs" / "jit_"))
     assert line.endswith(
-        ".safetensors: the SHA-256 does not match; the cache file is not used and will be made"
-        " again."
+        ".safetensors: the SHA-256 does not match; ignoring this cache file, it will be recreated."
     )
     for path in kept:
         assert _is_whole(path)
@@ -175,8 +174,8 @@ def test_a_cache_that_cannot_be_written_is_told(
     (answer,) = server.together([task | {"cache": str(tmp_path / "file" / "cache")}])
     assert answer["code"] == 0
     assert answer["stderr"].splitlines()[-1] == (
-        f"{tmp_path}/file/cache/programs: cannot be made (Not a directory), so programs are"
-        " compiled again each time; set CNNBENCH_CACHE_DIR to a folder that can be written."
+        f"{tmp_path}/file/cache/programs: cannot be created (Not a directory), so programs are"
+        " recompiled each time; set CNNBENCH_CACHE_DIR to a writable folder."
     )
 
 
@@ -189,6 +188,6 @@ def test_a_program_under_another_key_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "jit_step-1.safetensors").rename(tmp_path / "jit_step-2.safetensors")
     assert files.get("jit_step-2") is None
     assert notes == [
-        f"{tmp_path}/jit_step-2.safetensors: it holds 'jit_step-1', not 'jit_step-2'; the cache"
-        " file is not used and will be made again."
+        f"{tmp_path}/jit_step-2.safetensors: contains 'jit_step-1', not 'jit_step-2'; ignoring"
+        " this cache file, it will be recreated."
     ]

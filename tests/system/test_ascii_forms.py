@@ -45,7 +45,7 @@ def stored() -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "cp437", "shift_jis", "utf-8"])
 def test_every_character_has_a_form_in_every_encoding(encoding: str) -> None:
-    """Lone surrogates too: they are the bytes of file names that are no text."""
+    """Including lone surrogates, which represent undecodable bytes of file names."""
     every = "".join(map(chr, range(0x11000))) + "\U0001f642"
     every.encode(encoding, ERRORS)
     assert all(ascii_form(char).isascii() for char in every)
@@ -151,7 +151,7 @@ def test_errors_quote_what_cannot_be_printed(monkeypatch: pytest.MonkeyPatch) ->
     Path("中.yaml").write_text(TINY.replace("dense", "中"), "utf-8")
     code, _, err = said(monkeypatch, ["show", "中.yaml"], "ascii")
     assert (code, r"'\u4e2d'" in err) == (2, True)
-    code, _, err = said(monkeypatch, ["show", "--é"], "ascii")  # told by the parser of options
+    code, _, err = said(monkeypatch, ["show", "--é"], "ascii")  # reported by the option parser
     assert (code, r"--\xe9" in err) == (2, True)
 
 

@@ -96,8 +96,8 @@ def sealed(header: str, data: bytes = b"") -> bytes:
         (b"[]\n", "the header is damaged"),
         (save({"a": np.zeros(1)}), "the header is damaged"),
         (save({"a": np.zeros(1)}, {"sha256": "0" * 64}), "the SHA-256 does not match"),
-        (b"".join(encode({}, {})), f"it holds '', not {KEY!r}"),
-        # They must not be believed: there is no memory for them.
+        (b"".join(encode({}, {})), f"contains '', not {KEY!r}"),
+        # Must not be trusted: allocating them would exhaust memory.
         (b"\xff" * 8 + b"{}", "the header is damaged"),
         (
             sealed('{"a":{"dtype":"U8","shape":[1000000000000],"data_offsets":[0,1000000000000]},'),
@@ -116,7 +116,7 @@ def test_says_why_a_file_is_not_used(
     path = tmp_path / "a"
     path.write_bytes(content)
     assert read_entry(path, KEY, notes.append) is None
-    assert notes == [f"{path}: {reason}; the cache file is not used and will be made again."]
+    assert notes == [f"{path}: {reason}; ignoring this cache file, it will be recreated."]
 
 
 def test_a_file_that_was_renamed_is_not_used(tmp_path: Path, notes: list[str]) -> None:
@@ -124,8 +124,8 @@ def test_a_file_that_was_renamed_is_not_used(tmp_path: Path, notes: list[str]) -
     write_entry(path, replace(_entry(), key="mnist as registered"))
     assert read_entry(path, "fashion_mnist as registered", notes.append) is None
     assert notes == [
-        f"{path}: it holds 'mnist as registered', not 'fashion_mnist as registered'; "
-        "the cache file is not used and will be made again."
+        f"{path}: contains 'mnist as registered', not 'fashion_mnist as registered'; "
+        "ignoring this cache file, it will be recreated."
     ]
 
 
@@ -136,7 +136,7 @@ def test_a_cut_file_is_removed(cut: int, tmp_path: Path, notes: list[str]) -> No
     path.write_bytes(path.read_bytes()[:-cut])
     assert read_entry(path, KEY, notes.append) is None
     assert notes == [
-        f"{path}: the SHA-256 does not match; the cache file is not used and will be made again."
+        f"{path}: the SHA-256 does not match; ignoring this cache file, it will be recreated."
     ]
 
 
@@ -157,7 +157,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert list(tmp_path.iterdir()) == [path]
 
 
-# Writes one of two contents again and again, and reads whatever lies there.
+# Repeatedly writes one of two contents, and reads the file.
 _RACER = """
 import sys
 from dataclasses import replace

@@ -156,7 +156,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_the_commands_that_are_printed_do_what_they_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
-    """In a folder and with a file that a shell would take apart; each line is pasted and run."""
+    """Printed commands work when pasted, with paths that need quoting."""
     folder = tmp_path / "it's; $HOME"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -207,7 +207,7 @@ COMMAND = re.compile(
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """The literals of a module that are no docstrings."""
+    """String literals of a module, without docstrings."""
     tree = ast.parse(path.read_text("utf-8"))
     docs = {
         id(node.body[0].value)

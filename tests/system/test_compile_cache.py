@@ -1,4 +1,4 @@
-"""What is private in JAX or unknown to XLA costs time where it changes, and nothing else."""
+"""Changes in private JAX APIs and XLA options cost time, and nothing else."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Which devices there are."""
+"""Selection of devices."""
 
 import re
 
@@ -15,8 +15,8 @@ def test_a_device_that_is_not_there(kind: str) -> None:
     if kind in have:
         pytest.skip(f"this machine has a {kind}")
     message = (
-        f"--device {kind}: JAX finds no {kind} on this machine, but {', '.join(sorted(have))};"
-        " write --device auto."
+        f"--device {kind}: JAX finds no {kind} on this machine, only {', '.join(sorted(have))};"
+        " use --device auto."
     )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         pick_devices(kind)

@@ -68,7 +68,7 @@ print(next(int(line.split()[1]) for line in status.splitlines() if line.startswi
 
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"),
-    reason="only GNU's C library is told what to keep",
+    reason="only the GNU C library is configured",
 )
 def test_what_is_freed_stays_with_the_process() -> None:
     resident = {

@@ -1,4 +1,4 @@
-"""The same seed means the same numbers, whatever JAX is told by its environment or a program."""
+"""The same seed gives the same numbers, independent of the environment and the calling program."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ model:
 train: {epochs: 2, batch_size: 50, optimizer: {name: adam}}
 seeds: [3]
 """
-# A value of each option that is no truth value, and not the one that it is pinned to.
+# A value other than the pinned one, for each option that is not a boolean.
 OTHERS: Mapping[str, Any] = {
     "jax_array_garbage_collection_guard": "log",
     "jax_default_device": "cpu",
@@ -67,7 +67,7 @@ INSTALLED = [name for name in settings.PINNED if name in settings._values()]
 
 
 class Quiet:
-    """A listener that remembers what is noted."""
+    """A `notify` callback that records messages."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -86,7 +86,7 @@ class Quiet:
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    """JAX and Flax are told the same after each test as before."""
+    """Restores the options of JAX and Flax after each test."""
     before = settings._values()
     yield
     for name, value in before.items():
@@ -109,7 +109,7 @@ def set_other(name: str) -> None:
 
 
 def train(spec: Path, results: str, **options: Any) -> tuple[Path, list[str]]:
-    """Trains in this process: the folder, and what was noted."""
+    """Trains in this process, and returns the folder and the messages."""
     listener = Quiet()
     request = Request(spec, results_dir=spec.parent / results, engine="direct", **options)
     record = run_experiment(request, listener).record
@@ -124,7 +124,7 @@ def numbers(path: Path) -> Any:
     return epochs, [(seed.test, seed.weights_digest) for seed in run.summary.seeds]
 
 
-# What is pinned.
+# Pinned options.
 
 
 def test_every_option_is_pinned_recorded_or_the_users_own() -> None:
@@ -238,13 +238,14 @@ def test_a_python_model_leaves_pinned_options_alone(parts: tuple[str, str], spec
     spec.write_text(text + TINY[TINY.index("train:") : TINY.index("seeds:")])
     with pytest.raises(UsageError) as caught:
         train(spec, "results")
-    assert "model.python: 'net:Net': it sets jax_enable_x64 to true, which a run pins to false" in (
-        str(caught.value)
+    assert (
+        "model.python: 'net:Net': sets jax_enable_x64 to true, but cnnbench pins it to false"
+        in (str(caught.value))
     )
     assert not jax.config.values["jax_enable_x64"]
 
 
-# Environment variables, in processes of their own.
+# Environment variables, in subprocesses.
 
 TRAIN = "import sys; from cnnbench.cli.app import main; sys.argv[0] = 'cnnbench'; main()"
 
@@ -285,11 +286,11 @@ def test_variables_change_no_number_and_are_named_in_one_line(spec: Path) -> Non
 
 
 REFUSED = {
-    "JAX_ENABLE_X64=maybe": "JAX_ENABLE_X64=maybe: this value is refused (invalid truth value"
+    "JAX_ENABLE_X64=maybe": "JAX_ENABLE_X64=maybe: invalid value (invalid truth value"
     " 'maybe' for environment 'JAX_ENABLE_X64'); unset JAX_ENABLE_X64.\n",
-    "JAX_PLATFORMS=cdua": "JAX_PLATFORMS=cdua: JAX finds no such device here; unset JAX_PLATFORMS,"
+    "JAX_PLATFORMS=cdua": "JAX_PLATFORMS=cdua: JAX finds no such device; unset JAX_PLATFORMS,"
     " or set it to cpu.\n",
-    "JAX_PLATFORM_NAME=tpu": "JAX_PLATFORM_NAME=tpu: JAX finds no such device here; unset"
+    "JAX_PLATFORM_NAME=tpu": "JAX_PLATFORM_NAME=tpu: JAX finds no such device; unset"
     " JAX_PLATFORM_NAME, or set it to cpu.\n",
 }
 
@@ -307,13 +308,12 @@ def test_a_value_that_cannot_be_used_is_one_sentence(variable: str, spec: Path) 
     [
         (
             "invalid literal for int() with base 10: 'x'",
-            "JAX_FRAMES=x: this value is refused (invalid literal for int() with base 10: 'x');"
+            "JAX_FRAMES=x: invalid value (invalid literal for int() with base 10: 'x');"
             " unset JAX_FRAMES.",
         ),
         (
             'Invalid value "y" for JAX flag jax_no',
-            'JAX_NO=y: this value is refused (Invalid value "y" for JAX flag jax_no);'
-            " unset JAX_NO.",
+            'JAX_NO=y: invalid value (Invalid value "y" for JAX flag jax_no); unset JAX_NO.',
         ),
         ("anything else", None),
     ],
@@ -335,13 +335,13 @@ def test_a_folder_for_dumps_that_cannot_be_made(
     finally:
         jax.config.update("jax_dump_ir_to", before)
     assert str(caught.value) == (
-        f"JAX_DUMP_IR_TO={tmp_path}/file/dump: this folder cannot be made (Not a directory); name"
+        f"JAX_DUMP_IR_TO={tmp_path}/file/dump: cannot create this folder (Not a directory); choose"
         " another, or unset it."
     )
 
 
 def test_blocks_of_two_threads_overlap() -> None:
-    """As of a service that asks a trained network from several threads."""
+    """As in a service that uses a trained network in several threads."""
     name, (a, b) = "jax_numpy_rank_promotion", (settings.pinned(), settings.pinned())
     jax.config.update(name, "warn")
     with ThreadPoolExecutor(1) as other:
@@ -385,7 +385,7 @@ def test_flags_that_xla_refuses(flags: str, reason: str) -> None:
     with pytest.raises(UsageError) as caught:
         settings.require_flags(flags)
     assert str(caught.value) == (
-        f"XLA_FLAGS={flags}: XLA refuses these flags ({reason}); correct or unset XLA_FLAGS."
+        f"XLA_FLAGS={flags}: XLA rejects these flags ({reason}); fix or unset XLA_FLAGS."
     )
     settings.require_flags("--xla_cpu_enable_fast_math=true")
 
@@ -396,11 +396,11 @@ def test_another_number_of_devices_is_ignored_with_a_line(monkeypatch: pytest.Mo
     notes: list[str] = []
     devices.use_all_cores(notes.append)
     assert notes == [
-        "ignoring JAX_NUM_CPU_DEVICES=7: a run takes a device for each core it may use, here 3."
+        "ignoring JAX_NUM_CPU_DEVICES=7: cnnbench uses one device per available core, here 3."
     ]
 
 
-# What is recorded.
+# Recorded settings.
 
 
 def test_xla_flags_are_recorded_without_those_that_change_nothing(tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def cli(*words: str) -> Any:
 
 @pytest.fixture
 def stopped(spec: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run that was stopped before its summary, begun under a setting of its own."""
+    """A run that was interrupted before its summary, started under another setting."""
     monkeypatch.chdir(spec.parent)
     monkeypatch.setenv("CNNBENCH_ENGINE", "direct")
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
@@ -492,7 +492,7 @@ def test_a_variable_that_nothing_reads_makes_no_other_run(
 def test_an_option_that_only_the_installed_versions_know_makes_another_run(
     stopped: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """As of a JAX that is newer than this cnnbench."""
+    """An option of a newer JAX than this cnnbench supports."""
     monkeypatch.setattr(settings, "_CLASSIFIED", settings._CLASSIFIED - {name})
     monkeypatch.setenv(name, "0")
     done = cli("run", "--resume", str(stopped), "--quiet")
@@ -506,7 +506,7 @@ def test_an_option_that_only_the_installed_versions_know_makes_another_run(
 def test_an_older_run_has_no_settings_that_could_be_others(
     stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of format 1 or 2: it goes on with a line, and is then what is needed."""
+    """Runs of formats 1 and 2 are resumed with a note, and then have all that is needed."""
     record = json.loads((stopped / "run.json").read_text())
     record["format_version"] = 2
     del record["environment"]["settings"], record["extended"], record["tags"]

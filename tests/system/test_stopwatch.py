@@ -1,4 +1,4 @@
-"""The stopwatch under a clock that stands still unless it is told to move."""
+"""The stopwatch, with a fake clock."""
 
 import math
 
@@ -52,7 +52,7 @@ def test_a_part_may_lie_within_another() -> None:
 
 
 def test_a_part_that_is_cut_off_is_charged_all_the_same() -> None:
-    """An interrupted run tells where its seconds went."""
+    """Interrupted runs report their timing."""
     clock = Clock()
     watch = Stopwatch(clock)
     with pytest.raises(KeyboardInterrupt), watch.part("train_s"):  # noqa: PT012
