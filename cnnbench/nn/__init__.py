@@ -1,1 +1,1 @@
-"""A `Plan` as a Flax NNX network."""
+"""Flax NNX networks, from a `Plan` or a Python class."""

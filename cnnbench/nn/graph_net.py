@@ -1,4 +1,4 @@
-"""A `Plan` to an `nnx.Module`."""
+"""`nnx.Module` of a `Plan`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
@@ -60,15 +60,15 @@ class GraphNet(nnx.Module):
     """A network of named layers.
 
     Args:
-      plan: the checked graph.
-      form: which algorithms compute convolutions and pooling.
-      rngs: keys; ``params`` draws the kernels, ``dropout`` the masks.
-      cut: for training with batch statistics; None leaves batches whole.
+      plan: the validated graph.
+      form: algorithms for convolutions and pooling.
+      rngs: random keys; ``params`` for kernels, ``dropout`` for random layers.
+      cut: micro-batching for training with batch statistics; None for whole batches.
 
     Attributes:
-      weights: kernel and bias by layer; a tied layer has only its bias, and
-        reads its owner's kernel, so that no parameter stands in two places.
-      parts: modules, by layer, for what is different in training.
+      weights: kernel and bias by layer. A tied layer has only a bias and uses the kernel of its
+        owner, so that parameters are not duplicated.
+      parts: modules by layer, for layers that behave differently in training.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class GraphNet(nnx.Module):
         )
 
     def prepare(self) -> LayerParams:
-        """Kernels as the algorithms want them, and biases: what many images share."""
+        """Transformed kernels and biases by layer, which many calls can share."""
         return {node.name: self._prepare(node) for node in self.plan.nodes}
 
     def _prepare(self, node: Node) -> dict[str, jax.Array]:
@@ -106,7 +106,7 @@ class GraphNet(nnx.Module):
 
         Args:
           x: images, (n, height, width, channels).
-          prepared: what `prepare` gave, so that many calls share it.
+          prepared: result of `prepare`, to share it between calls.
 
         Returns:
           (n, *output shape of the plan).
@@ -117,18 +117,18 @@ class GraphNet(nnx.Module):
     def result(
         self, x: jax.Array, prepared: LayerParams | None = None, numbers: jax.Array | None = None
     ) -> Result:
-        """As a call, with what else the loss is made of.
+        """Runs the network, and returns everything that the loss depends on.
 
         Args:
           x: images, (n, height, width, channels).
-          prepared: what `prepare` gave, so that many calls share it.
-          numbers: of the images, (n,), which random layers draw by; places in `x` if None.
+          prepared: result of `prepare`, to share it between calls.
+          numbers: image numbers, (n,), that determine random values; default: indices in `x`.
         """
         weights = self.prepare() if prepared is None else prepared
         return self.result_of(self._values(x, weights, numbers))
 
     def result_of(self, values: Mapping[str, jax.Array]) -> Result:
-        """What the loss is made of, from the values of `Plan.ends`."""
+        """Everything that the loss depends on, from the values of `Plan.ends`."""
         return Result(
             self.leave(values[self.plan.output]),
             {
@@ -142,15 +142,15 @@ class GraphNet(nnx.Module):
         return divergence(mean, log_variance, axes)
 
     def activations(self, x: jax.Array) -> dict[str, jax.Array]:
-        """What each layer gives, (n, *its shape), by name; of the form `plain` only.
+        """Outputs of all layers, (n, *shape), by name; only for the form `plain`.
 
-        The other forms compute layers together, and some of these values never.
+        The other forms fuse layers, and do not compute some of these values.
         """
         values = self._values(x, self.prepare())
         return {node.name: values[node.name] for node in self.plan.nodes}
 
     def output_from(self, layer: str, values: jax.Array) -> jax.Array:
-        """The result from a layer's values, (n, *its shape), which are all that it needs."""
+        """Output computed from the values of a bottleneck layer, (n, *shape)."""
         nodes = decoder(self.plan, layer)
         assert nodes is not None
         start = self.enter(values) if values.ndim == 4 else values
@@ -161,7 +161,7 @@ class GraphNet(nnx.Module):
     def _values(
         self, x: jax.Array, weights: LayerParams, numbers: jax.Array | None = None
     ) -> dict[str, jax.Array]:
-        """Every layer's result by name, in the layout of the operations."""
+        """Outputs of all layers by name, in the layout of the operations."""
         numbers = jnp.arange(x.shape[0]) if numbers is None else numbers
         return self._run(self.plan.nodes, {INPUT: self.enter(x)}, weights, numbers)
 
@@ -172,14 +172,14 @@ class GraphNet(nnx.Module):
         weights: LayerParams,
         numbers: jax.Array,
     ) -> dict[str, jax.Array]:
-        """Values with those of some layers."""
+        """Computes the outputs of some layers, and adds them to `values`."""
         for node in nodes:
             inputs = [values[name] for name in node.inputs]
             part = self.parts.get(node.name)
             if isinstance(part, RandomLayer):
                 values[node.name] = self._disturbed(node, part, inputs, numbers)
             elif part:
-                # Running statistics stay in float32, and must not make a bfloat16 network one.
+                # Running statistics are float32, but must not promote a bfloat16 network.
                 values[node.name] = part(*inputs).astype(inputs[0].dtype)
             else:
                 values[node.name] = self.apply(node, inputs, weights)
@@ -188,7 +188,7 @@ class GraphNet(nnx.Module):
     def _disturbed(
         self, node: Node, part: RandomLayer, inputs: Sequence[jax.Array], numbers: jax.Array
     ) -> jax.Array:
-        """The result of a random layer, in the layout of the operations."""
+        """Output of a random layer, in the layout of the operations."""
         if not part.active:
             return inputs[0]
         drawn = part.draw((len(numbers), *node.layout.shape), numbers)
@@ -204,29 +204,29 @@ class GraphNet(nnx.Module):
         others: tuple[jax.Array, ...],
         numbers: jax.Array | None = None,
     ) -> jax.Array:
-        """A sum over images in training, such as that of their losses.
+        """Sum over images in training, such as the sum of their losses.
 
         Args:
           x: images, (n, height, width, channels).
-          prepared: what `prepare` gave.
-          head: a number from the `Result` for some images, and from `others` for them.
-          others: what else it needs, such as targets, (n, ...) each.
-          numbers: as in `result`; where the network cuts the batch itself, `x` is all of it.
+          prepared: result of `prepare`.
+          head: maps the `Result` for some images, and their `others`, to a scalar.
+          others: further inputs of `head`, such as targets, (n, ...) each.
+          numbers: as in `result`; not used with micro-batching, where `x` is the whole batch.
         """
         if self.cut:
             return sum_in_rows(self, x, prepared, self.cut, head, others)
         return head(self.result(x, prepared, numbers), *others)
 
     def enter(self, x: jax.Array) -> jax.Array:
-        """Images in the layout of the operations."""
+        """Converts images to the layout of the operations."""
         return self.lowering.enter(x)
 
     def leave(self, result: jax.Array) -> jax.Array:
-        """The result in the layout of images, if it is one."""
+        """Converts the output to the layout of images, if it is an image."""
         return self.lowering.leave(result) if len(self.plan.output_shape) == 3 else result
 
     def apply(self, node: Node, inputs: Sequence[jax.Array], weights: LayerParams) -> jax.Array:
-        """Any layer but those in `parts`, on inputs in the layout of the operations."""
+        """Computes a layer that is not in `parts`, in the layout of the operations."""
         x, op, lowering = inputs[0], node.op, self.lowering
         match op:
             case Conv() | ConvTranspose():
@@ -267,7 +267,7 @@ class GraphNet(nnx.Module):
                 assert_never(op)
 
     def _product(self, node: Node, inputs: Sequence[jax.Array]) -> jax.Array:
-        """A vector, or an image of one place, multiplies every place of an image."""
+        """Product; a vector or a 1x1 image multiplies every position of an image."""
         if len(set(node.in_shapes)) == 1:
             return layout.each(_multiplied, *inputs)
         axes = self.lowering.axes
@@ -279,12 +279,12 @@ class GraphNet(nnx.Module):
         )
 
     def _vectors(self, node: Node, x: jax.Array) -> jax.Array:
-        """A vector for each image, in the order height, width, channel."""
+        """Flattens images to vectors, in the order height, width, channels."""
         images = self.lowering.leave(x) if len(node.in_shapes[0]) == 3 else x
         return images.reshape(images.shape[0], -1)
 
     def _finish_pooled(self, node: Node, y: jax.Array, weights: LayerParams) -> jax.Array:
-        """The bias and activation that a pooled convolution left out."""
+        """Applies bias and activation that were deferred from a convolution to its pool."""
         source = self.lowering.deferred.get(node.name)
         if source is None:
             return y
@@ -294,9 +294,9 @@ class GraphNet(nnx.Module):
 
 
 def _largest(x: jax.Array, axes: tuple[int, int]) -> jax.Array:
-    """Maximum over height and width; of equal values the first takes the gradient.
+    """Maximum over height and width; in ties, the first one gets the gradient.
 
-    The gradient of XLA's own maximum would be shared out among them.
+    The gradient of XLA's maximum would be distributed among them.
     """
     flat = x.reshape(*x.shape[: axes[0]], -1, *x.shape[axes[1] + 1 :])
     place = jax.lax.broadcasted_iota(jnp.int32, flat.shape, axes[0])
@@ -320,7 +320,7 @@ def _owns(node: Node) -> bool:
 
 
 def _weights(node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Param[jax.Array]]:
-    """Kernel by the layer's initialiser, bias zero."""
+    """Initial parameters of a layer; biases are zero."""
     return nnx.Dict(
         {
             name: nnx.Param(_initial(name, node, shape, rngs.params()))
@@ -335,7 +335,7 @@ def _initial(name: str, node: Node, shape: Shape, key: jax.Array) -> jax.Array:
     init = getattr(node.op, "init", "zeros")
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     if isinstance(node.op, ConvTranspose):
-        # Its kernel is that of the adjoint, (h, w, out, in), and it reads the last axis.
+        # The kernel is that of the adjoint, (h, w, out, in); its input axis is the last one.
         return jnp.asarray(
             np.swapaxes(initial_kernel(init, (*shape[:2], shape[3], shape[2]), rng), 2, 3)
         )
@@ -343,7 +343,7 @@ def _initial(name: str, node: Node, shape: Shape, key: jax.Array) -> jax.Array:
 
 
 def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
-    """A module for the layers that behave differently in training."""
+    """Module of a layer that behaves differently in training; None for other layers."""
     match node.op:
         case Dropout() | GaussianNoise() | MaskingNoise() | Sample():
             return RandomLayer(node.op, rngs)

@@ -1,8 +1,8 @@
-"""Initial values of kernels, drawn by NumPy.
+"""Kernel initializers in NumPy.
 
-The distributions are those of `jax.nn.initializers`. JAX would compile a program
-for every shape of a kernel, which takes longer than the first epochs of a small
-network; here there is nothing to compile, and every device gets the same values.
+The distributions are those of `jax.nn.initializers`. JAX would compile a program per kernel
+shape, which takes longer than the first epochs of a small network. NumPy needs no compilation,
+and gives the same values on every device.
 """
 
 import math
@@ -15,7 +15,7 @@ from cnnbench.layers.base import Shape
 
 Float32Array = NDArray[np.float32]
 TRUNCATION = 2.0  # standard deviations
-# Of a normal distribution that is cut off there; dividing by it restores the variance.
+# Standard deviation of the truncated normal distribution; dividing by it restores unit variance.
 _TRUNCATED_STD = 0.87962566103423978
 
 
@@ -23,9 +23,9 @@ def initial_kernel(init: str, shape: Shape, rng: np.random.Generator) -> Float32
     """The initial kernel of a layer.
 
     Args:
-      init: name of the initialiser.
-      shape: (..., in, out); what comes before are taps, which fan in and out alike.
-      rng: where the numbers come from.
+      init: name of the initializer.
+      shape: (..., in, out); the leading axes are kernel taps, counted in fan-in and fan-out.
+      rng: random generator.
 
     References:
       Glorot and Bengio, 2010; He et al., 2015; LeCun et al., 1998; Saxe et al., 2013.
@@ -53,7 +53,7 @@ def initial_kernel(init: str, shape: Shape, rng: np.random.Generator) -> Float32
 
 
 def _truncated_normal(shape: Shape, rng: np.random.Generator) -> NDArray[Any]:
-    """Of variance one: the quantiles of uniform numbers."""
+    """Truncated normal values of variance one, by inverse transform sampling."""
     from scipy.special import ndtr, ndtri
 
     tail = float(ndtr(-TRUNCATION))
@@ -62,10 +62,10 @@ def _truncated_normal(shape: Shape, rng: np.random.Generator) -> NDArray[Any]:
 
 
 def _orthogonal(shape: Shape, rng: np.random.Generator) -> Float32Array:
-    """Columns, or rows where there are fewer, that stand upright on each other."""
+    """Matrix with orthonormal columns, or rows if there are fewer of them."""
     rows, columns = math.prod(shape[:-1]), shape[-1]
     tall = rng.normal(size=(max(rows, columns), min(rows, columns)))
     basis, triangle = np.linalg.qr(tall)
-    basis *= np.sign(np.diagonal(triangle))  # uniform over all of them only so
+    basis *= np.sign(np.diagonal(triangle))  # for a uniform (Haar) distribution
     matrix = basis if rows >= columns else basis.T
     return matrix.reshape(shape).astype(np.float32)

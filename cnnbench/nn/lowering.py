@@ -1,17 +1,15 @@
-"""How a plan's image operations are computed: as XLA has them, or fused for a CPU.
+"""Lowers the image operations of a plan to XLA operations, or to fused ones for CPUs.
 
-`Plain` does what the layers say, one by one. `Fused` finds what may be done
-together, whatever the network:
+`Plain` computes layers one by one. `Fused` applies these optimizations to any network:
 
-- a bias and a monotone activation commute with a maximum, so where only max
-  pools read a convolution they wait until after the pool, and touch as many
-  values fewer as a window has;
-- rows and columns of a convolution that no pool's window reaches are not computed;
-- an upscale that only one convolution reads becomes that convolution's stride
-  (a repeated pixel meets sums of taps).
+- A bias and a monotone activation commute with a maximum. If only max pools read a convolution,
+  they are deferred until after the pool, where they apply to fewer values.
+- Rows and columns of a convolution that no pooling window reaches are not computed.
+- An upscale that only one convolution reads becomes the stride of that convolution (repeated
+  pixels are multiplied by sums of taps).
 
-Zeros stay exactly zero, where a kink follows: in the first step all biases are zero, and of a
-blank background rounding alone would say on which side of it a unit is.
+Zeros before a kink stay exactly zero: in the first step all biases are zero, and on a blank
+background, rounding errors would determine the side of the kink.
 """
 
 from collections.abc import Mapping
@@ -37,54 +35,54 @@ from cnnbench.nn.ops.im2col import rotated
 from cnnbench.system.arrays import Pair
 
 MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
-KINKED = frozenset({"relu", "leaky_relu"})  # slopes jump at zero
+KINKED = frozenset({"relu", "leaky_relu"})  # the derivative jumps at zero
 ONE = (1, 1)
 
 
 class Lowering(Protocol):
-    """The image operations of a plan, on images in a layout of its own."""
+    """Image operations of a plan, on images in an internal layout."""
 
     @property
     def axes(self) -> Pair:
-        """Where height and width are."""
+        """Axes of height and width."""
 
     @property
     def deferred(self) -> Mapping[str, str]:
-        """The convolution whose bias and activation a pool applies, by the pool's name."""
+        """Convolutions whose bias and activation are deferred, by name of the pool."""
 
     def enter(self, x: jax.Array) -> jax.Array:
-        """Images (n, h, w, c) in its layout."""
+        """Converts images (n, h, w, c) to the internal layout."""
 
     def leave(self, x: jax.Array) -> jax.Array:
         """The inverse of `enter`."""
 
     def prepare(self, node: Node, kernel: jax.Array) -> jax.Array:
-        """What can be made of a kernel once for many images."""
+        """Transforms a kernel; the result can be shared by many calls."""
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """A conv or a conv_transpose, without bias, with a prepared kernel."""
+        """Computes a conv or conv_transpose, without bias, with a prepared kernel."""
 
     def max_pool(self, x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
-        """Largest value of each window."""
+        """Maximum over windows."""
 
     def avg_pool(self, x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
-        """Mean of each window."""
+        """Mean over windows."""
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
-        """Rows and columns repeated."""
+        """Repeats rows and columns."""
 
     def materialize(self, x: jax.Array) -> jax.Array:
-        """Values that took some computing."""
+        """Keeps expensive values from being recomputed."""
 
 
 def lower(plan: Plan, form: convolution.Form) -> Lowering:
-    """The lowering of a form."""
+    """Lowers a plan in a given form."""
     return Plain(plan) if form == "plain" else Fused(plan, form)
 
 
 @dataclass(frozen=True)
 class Plain:
-    """Every layer for itself, on images (n, h, w, c)."""
+    """Layers computed one by one, on images (n, h, w, c)."""
 
     plan: Plan
 
@@ -94,42 +92,42 @@ class Plain:
     avg_pool = staticmethod(xla.avg_pool)
 
     def enter(self, x: jax.Array) -> jax.Array:
-        """Images stay as they are."""
+        """Returns images unchanged."""
         return x
 
     leave = enter
 
     def prepare(self, _node: Node, kernel: jax.Array) -> jax.Array:
-        """Kernels stay as they are."""
+        """Returns kernels unchanged."""
         return kernel
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """XLA's convolution."""
+        """Convolution by XLA."""
         of = geometry(self.plan, node)
         if isinstance(node.op, Conv):
             return xla.conv(x, kernel, of.stride, of.pads)
         return xla.conv_transpose(x, kernel, of.stride, of.pads, of.size)
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
-        """Rows and columns repeated."""
+        """Repeats rows and columns."""
         assert isinstance(node.op, Upscale)
         return xla.upscale(x, node.op.size)
 
     def materialize(self, x: jax.Array) -> jax.Array:
-        """Left to XLA."""
+        """Returns values unchanged; left to XLA."""
         return x
 
 
 @dataclass(frozen=True, slots=True)
 class LoweredConv:
-    """A convolution layer as the engine computes it.
+    """A lowered convolution layer.
 
     Args:
       conv: shapes and algorithm.
-      transposed: whether the layer is the adjoint of `conv`.
-      rotated: whether the kernel is rotated first; a convolution is also the
-        adjoint of one with the rotated kernel.
-      box: size of the upscale that the layer takes in; its taps are summed.
+      transposed: True if the layer is the adjoint of `conv`.
+      rotated: True if the kernel is rotated first; a convolution is also the adjoint of one with
+        the rotated kernel.
+      box: size of the fused upscale; taps are summed over it.
     """
 
     conv: convolution.Convolution
@@ -138,11 +136,11 @@ class LoweredConv:
     box: Pair = ONE
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
-        """(kh, kw, in, out) to what the algorithm wants."""
+        """Transforms a kernel, (kh, kw, in, out), for the algorithm."""
         return self.conv.prepare(self.fold(kernel))
 
     def fold(self, kernel: jax.Array) -> jax.Array:
-        """The kernel of `conv`: rotated, and summed over the pixels that an upscale repeats."""
+        """The kernel of `conv`: rotated, and summed over the pixels repeated by the upscale."""
         if self.rotated:
             kernel = rotated(kernel)
         for axis, size in enumerate(self.box):
@@ -159,11 +157,11 @@ class LoweredConv:
 
 
 class Fused:
-    """Layers taken together where that changes nothing, on images (h, w, n, c).
+    """Layers fused where this does not change results, on images (h, w, n, c).
 
     Args:
       plan: the network.
-      form: which algorithms may be used.
+      form: allowed algorithms.
     """
 
     axes = (0, 1)
@@ -197,15 +195,15 @@ class Fused:
         return x.transpose(2, 0, 1, 3)
 
     def prepare(self, node: Node, kernel: jax.Array) -> jax.Array:
-        """Folded, and transformed as the algorithm wants it."""
+        """Folds a kernel and transforms it for the algorithm."""
         return self.convs[node.name].prepare(kernel)
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """By the algorithm that was picked for the layer."""
+        """Convolution by the algorithm selected for the layer."""
         return self.convs[node.name](x, kernel)
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
-        """Rows and columns repeated, unless the layer that reads it does so."""
+        """Repeats rows and columns, unless fused into the next layer."""
         assert isinstance(node.op, Upscale)
         return x if node.name in self.absorbed else pooling.upscale(x, node.op.size)
 
@@ -247,7 +245,7 @@ def _readers(plan: Plan) -> dict[str, list[Node]]:
 
 
 def _blank(plan: Plan) -> frozenset[str]:
-    """Layers whose result may be zero over whole windows: not what a smooth dense layer gives."""
+    """Layers whose output may be zero over whole windows, unlike that of a smooth dense layer."""
     found = {INPUT}
     for node in plan.nodes:
         zeroes = activation_of(node.op) == "relu" or node.op.masks
@@ -257,7 +255,7 @@ def _blank(plan: Plan) -> frozenset[str]:
 
 
 def _before_kinks(plan: Plan, readers: Mapping[str, list[Node]]) -> frozenset[str]:
-    """Layers whose zeros, or what they become, meet a kink: relu's, a max pool's or the loss's."""
+    """Layers whose zeros propagate to a kink: of a relu, a max pool or the loss."""
     found: set[str] = set()
     for node in reversed(plan.nodes):
         kinked = node.op.takes_largest or activation_of(node.op) in KINKED
@@ -268,7 +266,7 @@ def _before_kinks(plan: Plan, readers: Mapping[str, list[Node]]) -> frozenset[st
 
 
 def _deferred(plan: Plan, readers: Mapping[str, list[Node]]) -> dict[str, str]:
-    """Pools, and the convolutions whose bias and activation they apply."""
+    """Convolutions whose bias and activation are deferred, by name of the pool."""
     return {
         reader.name: node.name
         for node in plan.nodes
@@ -280,7 +278,7 @@ def _deferred(plan: Plan, readers: Mapping[str, list[Node]]) -> dict[str, str]:
 
 
 def _takes_upscale(plan: Plan, node: Node) -> bool:
-    """Whether a layer reads an upscale that can become its stride."""
+    """Returns True if a layer reads an upscale that can become its stride."""
     above = plan.by_name.get(node.inputs[0])
     if above is None or not isinstance(above.op, Upscale):
         return False
@@ -290,7 +288,7 @@ def _takes_upscale(plan: Plan, node: Node) -> bool:
 
 
 def _needed(node: Node, readers: list[Node]) -> Pair:
-    """Rows and columns of a layer's result that its readers look at."""
+    """Rows and columns of the output that are used by the next layers."""
     height, width = node.layout.shape[:2]
     if not readers or not all(isinstance(r.op, MaxPool | AvgPool) for r in readers):
         return height, width
@@ -299,7 +297,7 @@ def _needed(node: Node, readers: list[Node]) -> Pair:
 
 
 def _reach(pool: Node) -> Pair:
-    """Rows and columns up to the end of a pool's last window."""
+    """Rows and columns up to the end of the last pooling window."""
     assert isinstance(pool.op, MaxPool | AvgPool)
     stride, out = pool.op.stride or pool.op.size, pool.layout.shape
     return tuple((out[i] - 1) * stride[i] + pool.op.size[i] for i in (0, 1))  # type: ignore[return-value]

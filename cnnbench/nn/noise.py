@@ -1,8 +1,8 @@
-"""Layers that are random in training: dropout, noise, and the sample of a variational code.
+"""Random layers in training: dropout, noise, and the sampling layer of a VAE.
 
-Each image draws from a key of its own, made of the layer's key and the image's number. So the
-numbers do not depend on the layout of the images, on how a batch is cut into rows, or on the
-devices that share it: every engine draws the same ones.
+Each image has its own key, derived from the key of the layer and the number of the image. Random
+values are therefore independent of memory layout, micro-batching and devices: all engines draw the
+same ones.
 """
 
 import math
@@ -21,22 +21,22 @@ Random = Dropout | GaussianNoise | MaskingNoise | Sample
 
 
 def draw(op: Random, key: jax.Array, numbers: jax.Array, shape: Shape) -> jax.Array:
-    """Random values for some images: booleans that say what is kept, or normal values.
+    """Draws random values for images: boolean masks of kept values, or normal values.
 
-    They come from 32 bits a value. The booleans are the same in every dtype, and the normal
-    values are those of float64, rounded.
+    Uses 32 bits per value. Masks are independent of the dtype, and normal values are those of
+    float64, rounded.
 
     Args:
       op: the layer.
-      key: its key.
-      numbers: one for each image, (n,); images of equal numbers get equal values.
-      shape: of the layer's result for one image.
+      key: random key of the layer.
+      numbers: image numbers, (n,); images with equal numbers get equal values.
+      shape: output shape of the layer for one image.
 
     Returns:
       (n, *shape).
     """
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-    # In one axis, since a CPU makes vectors of the last one, and of one channel it has none.
+    # Flattened, because CPUs vectorize over the last axis, which may be a single channel.
     flat = (math.prod(shape),)
     bits = jax.vmap(lambda own: jax.random.bits(own, flat, jnp.uint32))(keys)
     bits = bits.reshape(-1, *shape)
@@ -45,7 +45,7 @@ def draw(op: Random, key: jax.Array, numbers: jax.Array, shape: Shape) -> jax.Ar
             kept: jax.Array = bits < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
             return kept
         case GaussianNoise() | Sample():
-            # Odd numbers of 24 bits and a sign: exact in float32, symmetric, and never 1.
+            # Odd numbers of 24 bits with sign: exact in float32, symmetric, and never 1.
             odd = 2 * (bits >> 8).astype(jnp.int32) + (1 - 2**24)
             uniform = odd.astype(jnp.result_type(float)) / 2**24
             normal: jax.Array = math.sqrt(2) * lax.erf_inv(uniform)
@@ -55,7 +55,7 @@ def draw(op: Random, key: jax.Array, numbers: jax.Array, shape: Shape) -> jax.Ar
 
 
 def disturb(op: Random, drawn: jax.Array, *inputs: jax.Array) -> jax.Array:
-    """What a layer makes of its inputs in training with the numbers that were drawn."""
+    """Output of a random layer in training, from its inputs and random values."""
     x = inputs[0]
     match op:
         case Dropout(rate=rate):
@@ -65,13 +65,13 @@ def disturb(op: Random, drawn: jax.Array, *inputs: jax.Array) -> jax.Array:
         case GaussianNoise(stddev=stddev):
             return layout.each(lambda noise, x: x + stddev * noise.astype(x.dtype), drawn, x)
         case Sample():
-            return layout.each(_reparameterised, drawn, *inputs)
+            return layout.each(_reparameterized, drawn, *inputs)
         case _:
             assert_never(op)
 
 
-def _reparameterised(noise: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-    """Kingma & Welling 2014, section 2.4: the gradient goes through mean and deviation."""
+def _reparameterized(noise: jax.Array, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
+    """Reparameterization trick (Kingma & Welling 2014, section 2.4)."""
     return mean + jnp.exp(log_variance / 2) * noise.astype(mean.dtype)
 
 
@@ -83,15 +83,15 @@ def divergence(
     Kingma & Welling 2014, appendix B: (variance + mean**2 - 1 - log variance) / 2, summed.
 
     Args:
-      mean: of each image's code.
-      log_variance: of the same shape.
-      axes: all but that of the images; all but the first if None.
+      mean: mean of the code, (n, ...).
+      log_variance: log variance of the code, of the same shape.
+      axes: axes to sum over, all except that of the images; default: all except the first.
 
     >>> divergence(jnp.array([[0.0, 2.0]]), jnp.zeros((1, 2))).tolist()
     [2.0]
     """
     axes = tuple(range(1, mean.ndim)) if axes is None else axes
-    # A sum over a code in bfloat16 would be good to two digits.
+    # Summing over a code in bfloat16 would leave two significant digits.
     dtype = jnp.promote_types(mean.dtype, jnp.float32)
     mean, log_variance = mean.astype(dtype), log_variance.astype(dtype)
     each = (jnp.expm1(log_variance) - log_variance + mean**2) / 2
@@ -99,15 +99,15 @@ def divergence(
 
 
 class RandomLayer(nnx.Module):
-    """A layer that draws numbers of its own in training; its first input in evaluation.
+    """A layer that is random in training, and returns its first input in evaluation.
 
     Args:
       op: the operation.
-      rngs: ``dropout`` starts its keys.
+      rngs: random keys; the stream ``dropout`` is used.
 
     Attributes:
-      deterministic: whether it draws nothing.
-      sampling: whether a `Sample` draws all the same.
+      deterministic: True in evaluation mode.
+      sampling: True if a `Sample` layer draws in evaluation mode, too.
     """
 
     def __init__(self, op: Random, rngs: nnx.Rngs) -> None:
@@ -117,22 +117,22 @@ class RandomLayer(nnx.Module):
 
     @property
     def active(self) -> bool:
-        """Tell whether it draws now."""
+        """True if the layer currently draws random values."""
         sampled = self.sampling and isinstance(self.op, Sample)
         return self.op.draws and (sampled or not self.deterministic)
 
     def __call__(self, *inputs: jax.Array) -> jax.Array:
-        """Images or vectors, (n, ...), to values of their shape."""
+        """Applies the layer to images or vectors, (n, ...); the output has the same shape."""
         if not self.active:
             return inputs[0]
         return disturb(self.op, self.draw(inputs[0].shape), *inputs)
 
     def draw(self, shape: Shape, numbers: jax.Array | None = None) -> jax.Array:
-        """The next random values.
+        """Draws the next random values.
 
         Args:
-          shape: of the result, (n, ...).
-          numbers: as in `draw`; places in the batch if None.
+          shape: output shape, (n, ...).
+          numbers: as in `draw`; default: indices in the batch.
         """
         numbers = jnp.arange(shape[0]) if numbers is None else numbers
         return draw(self.op, self.rngs(), numbers, shape[1:])

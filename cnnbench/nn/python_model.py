@@ -1,4 +1,4 @@
-"""Networks that a user writes as a Python class."""
+"""Networks defined by a user's Python class."""
 
 import importlib
 import importlib.util
@@ -17,14 +17,14 @@ from cnnbench.layers.base import shape_text
 
 
 def import_class(reference: str, folder: Path) -> type[nnx.Module]:
-    """The class of a Python model.
+    """Imports the class of a Python model.
 
     Args:
-      reference: ``package.module:Class``, installed or beside the experiment file.
+      reference: ``package.module:Class``, installed or in the folder of the experiment file.
       folder: the folder of the experiment file.
 
     Raises:
-      ModelError: there is no such module or class, or it is no `nnx.Module`.
+      ModelError: no such module or class, or not an `nnx.Module`.
     """
     module_name, _, class_name = reference.partition(":")
     _forget_namesake(module_name.partition(".")[0], folder)
@@ -32,8 +32,8 @@ def import_class(reference: str, folder: Path) -> type[nnx.Module]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        message = f"there is no module '{error.name}'"
-        raise ModelError("python", message, f"install it, or put it into {folder}") from None
+        message = f"no module named '{error.name}'"
+        raise ModelError("python", message, f"install it, or put it in {folder}") from None
     finally:
         sys.path.remove(str(folder))
     found = getattr(module, class_name, None)
@@ -44,31 +44,31 @@ def import_class(reference: str, folder: Path) -> type[nnx.Module]:
 
 
 def require_trust(reference: str, folder: Path) -> None:
-    """Refuses to import a module that is neither installed nor beside the experiment file.
+    """Checks that a module is installed or in the folder of the experiment file.
 
-    Such a module would come from the working directory or from ``PYTHONPATH``, which whoever
-    wrote the experiment file need not have meant. Nothing is imported here.
+    Other modules would be imported from the working directory or ``PYTHONPATH``, which the author
+    of the experiment file may not have intended. Does not import the module.
 
     Args:
       reference: ``package.module:Class``.
       folder: the folder of the experiment file.
 
     Raises:
-      ModelError: it is somewhere else.
+      ModelError: the module is somewhere else.
     """
     package = reference.partition(":")[0].partition(".")[0]
-    beside = [folder / f"{package}.py", folder / package]
-    if any(path.exists() for path in beside):
+    local = [folder / f"{package}.py", folder / package]
+    if any(path.exists() for path in local):
         return
     found = importlib.util.find_spec(package)
     if found is None or _is_installed(package, found.origin):
-        return  # one that does not exist has a message of its own
-    message = f"'{package}' is neither installed nor beside the experiment file ({found.origin})"
-    raise ModelError("python", message, "check it, then add --allow-python")
+        return  # a missing module is reported on import
+    message = f"'{package}' is neither installed nor in the folder of the file ({found.origin})"
+    raise ModelError("python", message, "add --allow-python if you trust it")
 
 
 def _is_installed(package: str, origin: str | None) -> bool:
-    """Also where it is installed to be edited in place, or a part of Python."""
+    """Returns True if a package is installed (also in editable mode), or part of Python."""
     if package in {*sys.stdlib_module_names, *packages_distributions()}:
         return True
     places = [Path(path).resolve() for path in sysconfig.get_paths().values()]
@@ -78,7 +78,7 @@ def _is_installed(package: str, origin: str | None) -> bool:
 
 
 def class_source(reference: str, folder: Path) -> bytes:
-    """The source of the module that holds the class of a Python model.
+    """Source code of the module that defines the class of a Python model.
 
     Raises:
       ModelError: as `import_class`.
@@ -88,10 +88,10 @@ def class_source(reference: str, folder: Path) -> bytes:
 
 
 def _forget_namesake(package: str, folder: Path) -> None:
-    """Forgets a module of another folder that would hide the one beside the experiment."""
+    """Unloads a module of another folder that shadows the one in the experiment's folder."""
     known = getattr(sys.modules.get(package), "__file__", None)
-    beside = [folder / f"{package}.py", folder / package / "__init__.py"]
-    here = [path.resolve() for path in beside if path.is_file()]
+    local = [folder / f"{package}.py", folder / package / "__init__.py"]
+    here = [path.resolve() for path in local if path.is_file()]
     if here and known is not None and Path(known).resolve() not in here:
         for name in [n for n in sys.modules if n == package or n.startswith(f"{package}.")]:
             del sys.modules[name]
@@ -99,36 +99,36 @@ def _forget_namesake(package: str, folder: Path) -> None:
 
 
 def _nothing(self: object) -> None:
-    """What a class without an ``__init__`` takes."""
+    """Signature of a class without an ``__init__``."""
 
 
 def make_module(make: type[nnx.Module], args: Mapping[str, Any], seed: int) -> nnx.Module:
-    """Calls the class of a Python model.
+    """Instantiates a Python model.
 
     Args:
       make: the class.
-      args: its keyword arguments besides `rngs`.
-      seed: of its `nnx.Rngs`.
+      args: keyword arguments except `rngs`.
+      seed: seed of the `nnx.Rngs`.
 
     Raises:
-      ModelError: it does not take these arguments.
+      ModelError: the class does not accept these arguments.
     """
     rngs = nnx.Rngs(seed)
-    # An nnx.Module's own signature is that of its metaclass; `object` says it takes anything.
+    # The signature of an nnx.Module is that of its metaclass; `object` accepts any arguments.
     takes = make.__init__ if make.__init__ is not object.__init__ else _nothing
     try:
         inspect.signature(takes).bind(None, **args, rngs=rngs)
     except TypeError as error:
         message = f"{make.__name__}(**args, rngs=...) cannot be called: {error}"
-        raise ModelError("args", message, "write the arguments that it takes") from None
+        raise ModelError("args", message, "use the arguments of its __init__") from None
     build: Callable[..., nnx.Module] = make
     return build(**args, rngs=rngs)
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
-    """Structure, parameters and everything else; mypy cannot follow nnx.split's filters.
+    """Splits a model into structure, parameters and all other state (typed nnx.split).
 
-    Values that a Python model sows are no state: the next step would have another structure.
+    Sown intermediates are dropped: they would change the structure of the state between steps.
     """
     nnx.pop(model, nnx.Intermediate)
     parts: Any = nnx.split(model, nnx.Param, ...)
@@ -137,14 +137,14 @@ def split_model(model: nnx.Module) -> tuple[Any, Any, Any]:
 
 
 def require_output(got: Any, want: tuple[int, ...]) -> None:
-    """Checks what a Python model returns for a batch of one image.
+    """Checks the output of a Python model for a batch of one image.
 
     Args:
-      got: an array of shape (1, *want), if all is well.
-      want: the shape for one image that the task needs.
+      got: the output, should be an array of shape (1, *want).
+      want: required output shape for one image.
 
     Raises:
-      ModelError: it is something else.
+      ModelError: not an array of this shape.
     """
     have = getattr(got, "shape", None)
     if have == (1, *want):
@@ -157,5 +157,5 @@ def require_output(got: Any, want: tuple[int, ...]) -> None:
     else:
         found = f"has shape {shape_text(have) or '()'} for a batch of one image"
         needed = shape_text((1, *want))
-    message = f"the output {found}, and shape {needed} is needed"
-    raise ModelError("python", message, "change what the class returns")
+    message = f"the output {found}, but must have shape {needed}"
+    raise ModelError("python", message, "change the return value of the class")

@@ -1,4 +1,4 @@
-"""The result of a network, which losses and metrics look at."""
+"""Output of a network, as the input of losses and metrics."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,12 +7,12 @@ import jax
 
 
 class Result(NamedTuple):
-    """What a network makes of images, as far as losses and metrics look at it.
+    """Output of a network for a batch of images, as the input of losses and metrics.
 
     Args:
-      output: the result, (n, ...).
-      divergences: of each layer that samples, from the standard normal distribution, in
-        nats (n,).
+      output: output of the network, (n, ...).
+      divergences: KL divergence from the standard normal distribution by sampling layer, in nats,
+        (n,).
     """
 
     output: jax.Array

@@ -1,11 +1,11 @@
-"""Submodules of a Python model: what each of them gives, found by capturing its calls.
+"""Captures the outputs of the submodules of a Python model.
 
-A model is taken as a tree of `nnx.Module`s. Whenever one of them is called its result is captured
-under its path, such as `blocks.0.conv`; a second call of the same module is `blocks.0.conv#2`.
-Values that a model sows as `nnx.Intermediate` are captured under the path of the module and
-their own name. What happens between two modules, such as a `relu` or a sum, has no name and
-belongs to the module that makes the call. So do calls inside of a transformation, such as those
-of the body of a `jax.lax.scan`, whose values do not leave it.
+A model is a tree of `nnx.Module`s. The output of each call is captured under the path of the
+module, such as `blocks.0.conv`; a second call of the same module is `blocks.0.conv#2`. Values that
+a model sows as `nnx.Intermediate` are captured under the path of the module and their own name.
+Operations between modules, such as a `relu` or a sum, have no name and belong to the calling
+module. So do calls inside transformations, such as the body of a `jax.lax.scan`, whose values are
+not accessible.
 """
 
 import math
@@ -28,20 +28,20 @@ from cnnbench.nn.python_model import make_module, require_output, split_model
 from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.system.settings import pinned
 
-SCOPE = "cnnbench_call:"  # before a call's name in JAX's stack of names
+SCOPE = "cnnbench_call:"  # prefix of call names in the JAX name stack
 
 
 @dataclass(frozen=True, slots=True)
 class SubmoduleCall:
-    """A call of a submodule that calls no other.
+    """A call of a leaf submodule, which calls no other.
 
     Args:
-      name: its path in the model.
-      operation: its class, with the shape of its kernel.
-      inputs: the parts whose results it is computed from, and `input` for the image.
-      shape: of its result for one image.
-      num_params: its trained values, counted at its first call.
-      multiply_adds: of its convolutions and matrix products, for one image.
+      name: path in the model.
+      operation: class name, with the shape of its kernel.
+      inputs: names of the calls whose outputs it depends on; `input` for the image.
+      shape: output shape for one image.
+      num_params: number of trainable parameters, counted at the first call.
+      multiply_adds: multiply-adds of its convolutions and matrix products, per image.
     """
 
     name: str
@@ -54,16 +54,17 @@ class SubmoduleCall:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A Python model as it is shown.
+    """Structure of a Python model, for display.
 
     Args:
-      input_shape: of an image.
-      output_shape: of the result for one image.
-      output_inputs: the parts that the result is computed from.
-      parts: in the order of their calls.
-      num_params: trained values of the whole model, also outside of the parts.
-      multiply_adds: of the whole model, likewise, for one image.
-      num_slow: its depthwise convolutions that `cnnbench.depthwise` would make faster on a CPU.
+      input_shape: shape of an image.
+      output_shape: output shape for one image.
+      output_inputs: names of the calls that the output depends on.
+      parts: calls of leaf submodules, in order.
+      num_params: number of trainable parameters of the whole model, including those outside of the
+        parts.
+      multiply_adds: multiply-adds of the whole model, per image.
+      num_slow: number of depthwise convolutions that `cnnbench.depthwise` would accelerate on CPUs.
     """
 
     input_shape: tuple[int, ...]
@@ -77,15 +78,15 @@ class Outline:
 
 @dataclass(slots=True)
 class _Calls:
-    """Calls as they are captured.
+    """Records captured calls.
 
     Args:
-      names: of the modules, by identity.
-      trace: the transformation of JAX in which the model itself is called.
-      outputs: results that are single arrays, by the call's name.
-      inputs: arrays among a call's arguments.
-      modules: the module of each call.
-      parents: calls that made others.
+      names: module paths by object id.
+      trace: the JAX trace in which the model itself is called.
+      outputs: outputs that are single arrays, by call name.
+      inputs: array arguments by call name.
+      modules: module by call name.
+      parents: names of calls that call other modules.
     """
 
     names: dict[int, str]
@@ -98,9 +99,9 @@ class _Calls:
     active: list[tuple[int, str]] = field(default_factory=list)
 
     def call(self, real: Any, module: Any, args: Any, kwargs: Any) -> Any:
-        """Calls a module and captures what it gives."""
+        """Calls a module and captures its output."""
         path = self.names.get(id(module))
-        # A class that calls its parent's __call__ is one call.
+        # Calling the __call__ of the parent class counts as the same call.
         again = any(known == id(module) for known, _ in self.active)
         if path is None or again or get_opaque_trace_state() != self.trace:
             return real(module, *args, **kwargs)
@@ -121,7 +122,7 @@ class _Calls:
 
 @contextmanager
 def _capturing(model: nnx.Module) -> Iterator[_Calls]:
-    """Captures the calls of all submodules while the body runs; not those of the model itself."""
+    """Captures calls of all submodules, but not of the model itself, while the body runs."""
     modules = {".".join(map(str, path)): module for path, module in nnx.iter_modules(model)}
     calls = _Calls({id(module): path for path, module in modules.items() if path})
     owners = {_owner(type(module)) for path, module in modules.items() if path} - {None}
@@ -132,7 +133,7 @@ def _capturing(model: nnx.Module) -> Iterator[_Calls]:
 
 
 def _owner(kind: type) -> type | None:
-    """The class in which the `__call__` of a class is written."""
+    """The class that defines the `__call__` of a class."""
     return next((each for each in kind.__mro__ if "__call__" in vars(each)), None)
 
 
@@ -151,17 +152,17 @@ def _patched(owner: Any, calls: _Calls) -> Iterator[None]:
 
 
 def captured(model: nnx.Module, images: jax.Array) -> tuple[Any, Mapping[str, jax.Array]]:
-    """The result of a model, and what each of its submodules gives, by name.
+    """Runs a model, and returns its output and the outputs of its submodules by name.
 
     Args:
-      model: in evaluation mode.
+      model: the model, in evaluation mode.
       images: (n, h, w, c), scaled as in training.
     """
     with _capturing(model) as calls:
         result = model(images)
     count = len(images)
     found = calls.outputs | dict(_sown(model))
-    # JAX sorts the names of a plain dict.
+    # JAX sorts the keys of a plain dict.
     return result, OrderedDict(
         (name, value) for name, value in found.items() if value.ndim and len(value) == count
     )
@@ -183,16 +184,16 @@ def outline(
     input_shape: tuple[int, ...],
     output_shape: tuple[int, ...],
 ) -> Outline:
-    """Shapes, parameters and cost of a Python model; nothing is computed.
+    """Structure, shapes, parameters and cost of a Python model, by abstract evaluation.
 
     Args:
-      make: its class.
-      args: keyword arguments of the class.
-      input_shape: of an image, (h, w, c).
-      output_shape: that the task needs for one image.
+      make: class of the model.
+      args: keyword arguments for the class.
+      input_shape: shape of an image, (h, w, c).
+      output_shape: required output shape for one image.
 
     Raises:
-      ModelError: the class does not take these arguments, or returns something else.
+      ModelError: the class does not accept these arguments, or has another output shape.
     """
     model: Any = nnx.eval_shape(partial(make_module, make, args, 0))
     model.eval()
@@ -243,9 +244,9 @@ def experiment_outline(
     """Outlines the Python model of an experiment.
 
     Args:
-      experiment: whose model it is.
-      make: its class.
-      info: its dataset.
+      experiment: the experiment.
+      make: class of the model.
+      info: metadata of its dataset.
 
     Raises:
       ModelError: as `outline`.
@@ -271,13 +272,13 @@ def _is_array(value: object) -> bool:
 
 
 class _Wiring:
-    """Which part is computed from which, by the program that JAX has traced."""
+    """Data flow between calls, from the jaxpr of the model."""
 
     def __init__(self, program: Any, shapes: Any, leaves: Sequence[str], num_state: int) -> None:
         flat: Any = jax.tree.unflatten(jax.tree.structure(shapes), program.outvars)
         self._result, outputs, self._inputs = flat
         self._order = {INPUT: 0} | {name: place for place, name in enumerate(leaves, start=1)}
-        self._names: dict[int, list[str]] = {}  # a module may give what another has given it
+        self._names: dict[int, list[str]] = {}  # a module may return its input
         for image in program.invars[num_state:]:
             self._names.setdefault(id(image), []).append(INPUT)
         for name in leaves:
@@ -285,16 +286,16 @@ class _Wiring:
         self._makers = {id(var): eqn for eqn in program.eqns for var in eqn.outvars}
 
     def sources(self, name: str) -> tuple[str, ...]:
-        """Of the arguments of a part."""
+        """Calls that the arguments of a call depend on."""
         return self._from(self._inputs[name], self._order[name])
 
     @property
     def result_sources(self) -> tuple[str, ...]:
-        """Of the model's result."""
+        """Calls that the output of the model depends on."""
         return self._from([self._result], len(self._order))
 
     def _from(self, variables: Iterable[Any], end: int) -> tuple[str, ...]:
-        """The last parts before a place in the order of the calls that variables come from."""
+        """The latest calls before position `end` that variables depend on."""
         found: set[str] = set()
         waiting, seen = list(variables), set[int]()
         while waiting:
@@ -311,7 +312,7 @@ class _Wiring:
 
 
 def _costs(program: Any, above: str = "", times: int = 1) -> Counter[str]:
-    """Multiply-adds of convolutions and matrix products by the call that makes them."""
+    """Multiply-adds of convolutions and matrix products by call name."""
     found: Counter[str] = Counter()
     for equation in program.eqns:
         name = _innermost(str(equation.source_info.name_stack)) or above
@@ -323,10 +324,10 @@ def _costs(program: Any, above: str = "", times: int = 1) -> Counter[str]:
 
 
 def count_slow(program: Any) -> int:
-    """Number of depthwise convolutions that XLA computes and `cnnbench.depthwise` could.
+    """Number of depthwise convolutions that XLA computes, but `cnnbench.depthwise` could.
 
     Args:
-      program: what JAX has traced; of the loops in it, the body counts once.
+      program: a jaxpr; the bodies of loops count once.
     """
     return sum(
         shifted.is_slow(equation) + sum(map(count_slow, _inner(equation.params.values())))
@@ -335,7 +336,7 @@ def count_slow(program: Any) -> int:
 
 
 def _inner(values: Iterable[Any]) -> Iterator[Any]:
-    """The programs among the parameters of an equation."""
+    """Jaxprs among the parameters of an equation."""
     for value in values:
         if isinstance(value, tuple | list):
             yield from _inner(value)

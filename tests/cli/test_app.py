@@ -281,7 +281,7 @@ def test_stand_in_is_named_in_progress_tables_and_files(monkeypatch):
     words = ["dataset={name: mnist, offline: mnist_5k, train_examples: 200}", "--epochs", "1"]
     done = invoke("run", "tiny.yaml", *words)
     assert done.exit_code == 0, done.stderr
-    assert "'mnist_5k' stands in for it" in done.stderr
+    assert "using 'mnist_5k' instead" in done.stderr
     assert "mnist_5k (stand-in for mnist)" in done.stderr
     sentence = "Note: mnist is not available offline; trained on mnist_5k instead."
     assert sentence in done.stdout
@@ -332,7 +332,7 @@ def test_compare_refuses_runs_on_different_data():
         (
             ["run", "tiny.yaml", "--epochs", "0"],
             2,
-            "command line: train.epochs: 0 is too small; write 1 or more.\n",
+            "command line: train.epochs: 0 is too small; use 1 or more.\n",
         ),
         (
             ["run", "tiny.yaml", "--data-dir", "none"],
@@ -347,7 +347,7 @@ def test_compare_refuses_runs_on_different_data():
         (
             ["run", "tiny.yaml", "--device", "tpu", "--quiet"],
             2,
-            "--device tpu: JAX finds no tpu on this machine, but cpu; write --device auto.\n",
+            "--device tpu: JAX finds no tpu on this machine, only cpu; use --device auto.\n",
         ),
     ],
 )
@@ -443,7 +443,7 @@ def test_python_model_that_is_missing_leaves_no_folder():
     assert done.exit_code == 2
     line = spec[: spec.index("python:")].count("\n") + 1
     assert done.stderr == (
-        f"tiny.yaml:{line}:17: model.python: there is no module 'no_such'; install it, or put it"
+        f"tiny.yaml:{line}:17: model.python: no module named 'no_such'; install it, or put it"
         f" into {Path.cwd()}.\n"
     )
     assert not Path("results").exists()

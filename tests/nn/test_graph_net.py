@@ -250,7 +250,7 @@ def _some_params(case: Case) -> dict[str, dict[str, Array]]:
 
 @pytest.mark.parametrize("operation", sorted(OPERATIONS))
 def test_contract(operation: str) -> None:
-    """In evaluation: NumPy's value in every form, image by image, and the value's gradient."""
+    """In evaluation: equal to NumPy in every form, per image, including gradients."""
     case = CASES[operation]
     plan, given = plan_of(case), _some_params(case)
     where = "parts" if operation == "batch_norm" else "weights"
@@ -374,7 +374,7 @@ def test_batch_norm_follows_ioffe_and_szegedy() -> None:
 
 
 def test_dropout_keeps_the_expectation_and_draws_anew() -> None:
-    """Of each layer, each image and each call; within five standard errors of the mean."""
+    """Statistics per layer, image and call; within five standard errors of the mean."""
     layers: Layers = {
         "first": {"op": "dropout", "rate": 0.5},
         "second": {"op": "dropout", "rate": 0.25, "inputs": "input"},
@@ -481,7 +481,7 @@ def test_monotone_activations_are_those_that_never_fall(activation: str) -> None
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_bias_and_activation_may_wait_until_after_the_pools(activation: str) -> None:
-    """Two pools read the convolution; the result is that of the layers in their order."""
+    """Two pools read the convolution; the result equals that of unfused layers."""
     layers: Layers = {
         "conv": {"op": "conv", "filters": 3, "kernel": 2, "activation": activation},
         "wide": {"op": "max_pool", "size": [2, 3], "inputs": "conv"},
@@ -547,7 +547,7 @@ def test_bias_and_activation_do_not_wait_elsewhere(layers: Layers) -> None:
 @pytest.mark.parametrize("init", ["glorot_normal", "he_uniform", "lecun_normal", "orthogonal"])
 @pytest.mark.parametrize("shape", [(3, 2, 8, 24), (40, 30)])
 def test_kernels_are_distributed_as_jaxs(init: str, shape: tuple[int, ...]) -> None:
-    """Of several draws; singular values for what has to be orthogonal."""
+    """Statistics of several draws; singular values for orthogonal kernels."""
     theirs = getattr(nnx.initializers, init)()
     ours_drawn = [initial_kernel(init, shape, np.random.default_rng(seed)) for seed in range(4)]
     theirs_drawn = [np.asarray(theirs(jax.random.key(seed), shape)) for seed in range(4)]

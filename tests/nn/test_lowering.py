@@ -1,4 +1,4 @@
-"""What is computed together must not change what comes out: fused against layer by layer."""
+"""Fused layers give the same results as layers computed one by one."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -64,7 +64,7 @@ def test_every_layer_is_its_first_input_in_evaluation(name: str) -> None:
     inputs = (x, other) if name == "sample" else (x,)
     one, two = layer(*inputs), layer(*inputs)
     assert (one != x).any()
-    assert (one != two).any()  # numbers are drawn anew
+    assert (one != two).any()  # new numbers are drawn
     layer.eval()
     np.testing.assert_array_equal(layer(*inputs), x)
 
@@ -80,7 +80,7 @@ def test_a_rate_of_zero_draws_nothing(op: Random) -> None:
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_an_image_draws_by_its_key_and_number_alone(name: str) -> None:
-    """Beside whichever other images, in whichever dtype, and for several keys at once."""
+    """Independent of other images and of the dtype, and for several keys at once."""
     op, key, shape = RANDOM[name], jax.random.key(3), (5, 4, 3)
     numbers = np.array([7, 0, 3, 7])
     drawn = np.asarray(draw(op, key, jnp.asarray(numbers), shape))
@@ -128,7 +128,7 @@ def test_the_divergence_is_the_integral_that_defines_it(mean: float, variance: f
     np.testing.assert_allclose(got, 3 * expected, rtol=1e-5, atol=1e-6)
 
 
-# Both heads read an image, a vector of it, or a normalised one, whose stages are cut before them.
+# Both heads read an image, a flattened one, or a normalized one, which starts a new stage.
 def variational(size: Any, *, norm: bool = False) -> dict[str, Any]:
     head = {"op": "conv", "filters": 2, "kernel": 3, "inputs": "body"}
     if size == "vector":
@@ -259,17 +259,17 @@ FLAWS = {
     "long slice": (
         {"op": "slice", "start": 1, "size": 4},
         "values 1 to 4 are not all among 4 values",
-        "write at most 3",
+        "use at most 3",
     ),
     "late slice": (
         {"op": "slice", "start": 4, "size": 1},
         "values 4 to 4 are not all among 4 values",
-        "write at most 3",
+        "use at most 3",
     ),
     "channels": (
         {"op": "slice", "size": 2, "inputs": "input"},
         "channels 0 to 1 are not all among 1 channels",
-        "write at most 1",
+        "use at most 1",
     ),
 }
 
@@ -305,7 +305,7 @@ def test_a_slice_is_numpys() -> None:
 
 
 def test_only_the_loss_is_computed_with_a_sample() -> None:
-    """The evidence lower bound is an expectation over codes; what is decoded is the mean."""
+    """The evidence lower bound is an expectation over codes; evaluation decodes the mean."""
     network = take_apart(net_of(variational("vector"), "plain"))
     models = {
         name: nnx.merge(getattr(network, name), network.params, network.rest, copy=True)

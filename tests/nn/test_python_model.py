@@ -59,17 +59,17 @@ def test_each_folder_has_its_own_python_model(folder: Path) -> None:
     [
         (
             "cnnbench_test_absent:Net",
-            "model.python: there is no module 'cnnbench_test_absent'; install it, or put it into"
+            "model.python: no module named 'cnnbench_test_absent'; install it, or put it in"
             " {folder}.",
         ),
         (
             "cnnbench_test_absent.inner:Net",
-            "model.python: there is no module 'cnnbench_test_absent'; install it, or put it into"
+            "model.python: no module named 'cnnbench_test_absent'; install it, or put it in"
             " {folder}.",
         ),
         (
             "cnnbench_test_needy:Net",
-            "model.python: there is no module 'cnnbench_test_absent'; install it, or put it into"
+            "model.python: no module named 'cnnbench_test_absent'; install it, or put it in"
             " {folder}.",
         ),
         (
@@ -115,7 +115,7 @@ def test_what_lies_beside_the_experiment_is_trusted(tmp_path: Path) -> None:
 def test_a_class_that_takes_no_random_numbers_is_refused() -> None:
     message = (
         "model.args: Net(**args, rngs=...) cannot be called: got an unexpected keyword argument"
-        " 'rngs'; write the arguments that it takes."
+        " 'rngs'; use the arguments of its __init__."
     )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         make_module(type("Net", (nnx.Module,), {}), {}, seed=0)
@@ -130,7 +130,7 @@ def test_what_only_happens_to_be_found_is_not(
     with pytest.raises(UsageError) as caught:
         require_trust("cnnbench_test_stray:Net", tmp_path)
     assert str(caught.value) == (
-        "model.python: 'cnnbench_test_stray' is neither installed nor beside the experiment file"
+        "model.python: 'cnnbench_test_stray' is neither installed nor in the folder of the file"
         f" ({module}); check it, then add --allow-python."
     )
-    require_trust("cnnbench_test_absent:Net", tmp_path)  # has a message of its own
+    require_trust("cnnbench_test_absent:Net", tmp_path)  # has another message

@@ -1,4 +1,4 @@
-"""Submodules of Python models: what is captured, wired, counted and shown."""
+"""Submodules of Python models: capture, data flow, counts and display."""
 
 import re
 from dataclasses import replace
@@ -172,14 +172,14 @@ def test_a_module_that_is_called_twice_and_products_outside_of_modules() -> None
 
 
 class Twice(nnx.Linear):
-    """Calls the method that it inherits."""
+    """Calls the inherited method."""
 
     def __call__(self, inputs: jax.Array, *args: Any) -> jax.Array:
         return 2 * super().__call__(inputs, *args)
 
 
 class Shared(nnx.Module):
-    """One module under two names, beside one of a class that extends its class."""
+    """One module under two names, and one of a subclass."""
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
         self.one = nnx.Linear(64, 64, rngs=rngs)
@@ -220,7 +220,7 @@ def test_captured_values_are_those_of_the_calls() -> None:
     y = x + model.blocks[0](x)
     np.testing.assert_array_equal(values["features"], y + model.blocks[1](y))
     np.testing.assert_array_equal(values["head"], result)
-    # Compiled, likewise and in the same order.
+    # Also when compiled, and in the same order.
     again = jax.jit(lambda images: captured(made(Net), images)[1])(images)
     assert list(again) == list(values)
     for name, value in again.items():
@@ -355,7 +355,7 @@ def test_show_imports_nothing_from_elsewhere_unasked(monkeypatch: pytest.MonkeyP
     assert " ".join(done.stdout.split()) == (
         "My own: shown_stray:Net Submodules are not shown: own.yaml:5:17: model.python:"
         " 'shown_stray' is neither"
-        f" installed nor beside the experiment file ({found}); check it, then add --allow-python."
+        f" installed nor in the folder of the file ({found}); add --allow-python if you trust it."
     )
     done = invoke("show", "own.yaml", "--diagram", "own.md")
     assert (done.exit_code, done.stderr) == (

@@ -1,1 +1,1 @@
-"""Convolutions, pooling and normalization on arrays; nothing here knows layers."""
+"""Convolution, pooling and normalization on arrays, independent of layers."""

@@ -1,19 +1,17 @@
-"""Convolution and its adjoint, fast on a CPU, by an algorithm picked from the shapes.
+"""Fast convolution and transposed convolution on CPUs, with an algorithm selected by shape.
 
-Images are (h, w, n, c), kernels (h, w, in, out). A convolution, a transposed
-one, their gradients, with any stride and padding and after an upscale, are all
-the same three products of a valid correlation of stride one:
+Images are (h, w, n, c), kernels (h, w, in, out). Convolutions, transposed convolutions and their
+gradients, with any stride and padding and after an upscale, are computed with the same three
+products of a valid correlation of stride one:
 
-- outputs from inputs and kernel (`forward`);
-- inputs from outputs and kernel (`backward`): the post's step 4, a full
-  convolution with the kernel rotated by 180 degrees;
-- the kernel's from inputs and outputs (`gradient`): the post's step 5, the input
-  correlated with the error ("Convolutional Neural Networks backpropagation: from
-  intuition to derivation").
+- output from input and kernel (`forward`);
+- input from output and kernel (`backward`): the post's step 4, a full convolution with the
+  kernel rotated by 180 degrees;
+- kernel from input and output (`gradient`): the post's step 5, the correlation of the input with
+  the error ("Convolutional Neural Networks backpropagation: from intuition to derivation").
 
-A stride becomes channels (space to depth); padding is done before; an upscale
-before a transposed convolution becomes a stride. `im2col` and `winograd` have
-the algorithms.
+Strides are converted to channels (space to depth), padding is applied before, and an upscale
+before a transposed convolution becomes a stride. See `im2col` and `winograd` for the algorithms.
 """
 
 import math
@@ -35,22 +33,23 @@ Form = Literal["plain", "direct", "fast"]
 Two = tuple[jax.Array, jax.Array]
 Algorithm = Im2col | Col2im | RowIm2col | Winograd
 
-FEW_CHANNELS = 4  # below it, a matrix product over channels wastes a CPU's vectors
+FEW_CHANNELS = 4  # with fewer, matrix products over channels are not vectorized
 
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """A convolution of known shape, which is also its adjoint's and its gradients'.
+    """A convolution of known shape, with its adjoint and gradients.
 
     Args:
       size: height and width of the input.
       kernel: height and width of the kernel.
-      stride: rows and columns between two outputs.
-      low: zeros before rows and columns; cut off where negative.
+      stride: vertical and horizontal stride.
+      low: zeros before rows and columns; negative to crop.
       out: height and width of the output.
-      algorithm: computes the correlation of stride one.
-      blanks: whether a result is exactly zero where all that it is made of is zero. Winograd's
-        sums cancel only to rounding there, where another value of the tile is not zero.
+      algorithm: algorithm for the correlation of stride one.
+      blanks: True if outputs must be exactly zero where all inputs of a window are zero. With
+        Winograd's algorithm, sums would cancel only up to rounding if other values of the tile are
+        not zero.
     """
 
     size: Pair
@@ -62,19 +61,19 @@ class Convolution:
     blanks: bool = True
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
-        """What the algorithm makes of a kernel, (kh, kw, in, out), once for many images."""
+        """Transforms a kernel, (kh, kw, in, out); the result can be shared by many calls."""
         (kh, kw), (taken_h, taken_w), (ph, pw) = self.core, self.kernel, self.phases
         filled = jnp.pad(kernel, ((0, kh * ph - taken_h), (0, kw * pw - taken_w), (0, 0), (0, 0)))
         split = filled.reshape(kh, ph, kw, pw, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
         return self.algorithm.prepare(split.reshape(kh, kw, -1, kernel.shape[-1]))
 
     def conv(self, x: jax.Array, prepared: jax.Array) -> jax.Array:
-        """(*size, n, in) to (*out, n, out)."""
+        """Convolution, (*size, n, in) to (*out, n, out)."""
         y = _correlate(_gather(self, x), prepared, self.algorithm)
         return _blanked(y, self.met(_sizes(x))) if self._blanks else y
 
     def conv_transpose(self, y: jax.Array, prepared: jax.Array) -> jax.Array:
-        """(*out, n, out) to (*size, n, in)."""
+        """Transposed convolution, (*out, n, out) to (*size, n, in)."""
         x = self.scatter(_adjoint(y, prepared, self.algorithm))
         return _blanked(x, self.met_t(_sizes(y))) if self._blanks else x
 
@@ -83,17 +82,17 @@ class Convolution:
         return self.blanks and isinstance(self.algorithm, Winograd)
 
     def met(self, sizes: jax.Array) -> jax.Array:
-        """Sums over the window of each output: (*size, n) to (*out, n)."""
+        """Sums over the window of each output, (*size, n) to (*out, n)."""
         return _both(*self._windows, sizes)
 
     def met_t(self, sizes: jax.Array) -> jax.Array:
-        """The transpose of `met`: (*out, n) to (*size, n)."""
+        """The transpose of `met`, (*out, n) to (*size, n)."""
         rows, columns = self._windows
         return _both(rows.T, columns.T, sizes)
 
     @property
     def _windows(self) -> tuple[Array, Array]:
-        """The inputs that each output meets, by rows and columns: (out, size), one or zero."""
+        """Masks of the inputs in the window of each output, by rows and columns, (out, size)."""
         found = []
         for axis, taps in enumerate(self.kernel):
             starts = self.stride[axis] * np.arange(self.out[axis]) - self.low[axis]
@@ -103,16 +102,16 @@ class Convolution:
 
     @property
     def phases(self) -> Pair:
-        """Rows and columns between two outputs that the kernel meets."""
+        """Phases of the stride that the kernel covers, by rows and columns."""
         return _phases(self.kernel, self.stride)
 
     @property
     def core(self) -> Pair:
-        """The kernel's height and width where phases are channels."""
+        """Kernel size after converting phases to channels."""
         return _core(self.kernel, self.phases)
 
     def gather(self, x: jax.Array) -> jax.Array:
-        """Padding, and phases as channels: (h, w, n, c) to (h / s, w / s, n, p * p * c)."""
+        """Pads and converts phases to channels, (h, w, n, c) to (h / s, w / s, n, p * p * c)."""
         (sh, sw), (ph, pw) = self.stride, self.phases
         h, w = (self.out[i] + self.core[i] - 1 for i in (0, 1))
         edges = [
@@ -137,9 +136,9 @@ class Convolution:
 
 
 def _sizes(x: jax.Array) -> jax.Array:
-    """The sum of absolute values of each pixel's channels: (h, w, n, c) to (h, w, n).
+    """Sum of absolute values over channels, (h, w, n, c) to (h, w, n).
 
-    As a product: XLA's own sum of a CPU's last axis is not vectorized.
+    As a matrix product: XLA does not vectorize sums over the last axis on CPUs.
     """
     ones = jnp.ones((x.shape[-1], 1), x.dtype)
     sizes = layout.each(jnp.abs, x).reshape(-1, x.shape[-1]) @ ones
@@ -147,9 +146,9 @@ def _sizes(x: jax.Array) -> jax.Array:
 
 
 def _both(rows: Array, columns: Array, x: jax.Array) -> jax.Array:
-    """Two matrices on the first two axes: (a, h) and (b, w), (h, w, n) to (a, b, n).
+    """Multiplies the first two axes by matrices: (a, h) and (b, w), (h, w, n) to (a, b, n).
 
-    As products, whose results XLA does not compute again for each value that they decide on.
+    As matrix products, whose results XLA does not recompute for each use.
     """
     tall = jnp.asarray(rows, x.dtype) @ x.reshape(x.shape[0], -1)
     return jnp.einsum("bw,awn->abn", jnp.asarray(columns, x.dtype), tall.reshape(-1, *x.shape[1:]))
@@ -157,7 +156,7 @@ def _both(rows: Array, columns: Array, x: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def _blanked(y: jax.Array, met: jax.Array) -> jax.Array:
-    """Images, (h, w, n, c), that are zero where nothing was met, (h, w, n).
+    """Zeros images, (h, w, n, c), where the window sums, (h, w, n), are zero.
 
     After the first step few windows are blank, and images without any are not copied.
     """
@@ -168,12 +167,12 @@ def _blanked(y: jax.Array, met: jax.Array) -> jax.Array:
     return result
 
 
-# What is rounded to zero was zero: the gradient is that of the convolution.
+# Only rounding errors are set to zero, so the gradient is that of the convolution.
 _blanked.defvjp(lambda y, met: (_blanked(y, met), None), lambda _, dy: (dy, None))
 
 
 def _padded(x: jax.Array, edges: list[tuple[int, int, int]]) -> jax.Array:
-    """Zeros around rows and columns, or these cut off."""
+    """Pads or crops rows and columns."""
     wide = lax.pad(layout.fold_channels(x), jnp.zeros((), x.dtype), [*edges, (0, 0, 0)])
     return layout.unfold_channels(wide, x.shape[2:])
 
@@ -189,12 +188,12 @@ def _core(kernel: Pair, phases: Pair) -> Pair:
 def convolution(
     size: Pair, kernel: tuple[int, ...], stride: Pair, low: Pair, out: Pair, form: Form
 ) -> Convolution:
-    """A convolution with the algorithm that suits its shape.
+    """Creates a convolution with the best algorithm for its shape.
 
     Args:
       size: height and width of the input.
       kernel: shape of the kernel, (kh, kw, in, out).
-      stride: rows and columns between two outputs.
+      stride: vertical and horizontal stride.
       low: zeros before rows and columns.
       out: height and width of the output.
       form: ``fast`` allows Winograd's algorithm, ``direct`` does not.
@@ -208,13 +207,13 @@ def convolution(
 
 
 def pick_algorithm(kernel: Pair, out: Pair, channels: int, filters: int, form: Form) -> Algorithm:
-    """The algorithm for a valid correlation of stride one that costs the least.
+    """Selects the algorithm with the lowest estimated cost for a valid correlation of stride one.
 
     Args:
       kernel: height and width.
-      out: height and width of the result.
-      channels: of the input.
-      filters: channels of the result.
+      out: height and width of the output.
+      channels: number of input channels.
+      filters: number of output channels.
       form: as in `convolution`.
 
     >>> pick_algorithm((5, 5), (8, 8), 32, 32, "fast").tile
@@ -236,7 +235,7 @@ def _gather(conv: Convolution, x: jax.Array) -> jax.Array:
     return conv.gather(x)
 
 
-# What JAX would make of it adds up an image of zeros for each phase of the stride.
+# JAX's own gradient would add a zero-padded image per phase of the stride.
 _gather.defvjp(lambda conv, x: (conv.gather(x), None), lambda conv, _, dy: (conv.scatter(dy),))
 
 

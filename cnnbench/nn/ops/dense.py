@@ -1,8 +1,8 @@
-"""Dense layers in rows of images: the kernel's gradient once for the whole batch.
+"""Dense layers with micro-batching: the kernel gradient is computed once per batch.
 
-Added up row by row, a kernel that is larger than the cache is read and written for
-every few images. So a row's gradient gives instead what the product is made of, the
-layer's inputs and errors, and one product of all rows follows the last one.
+Accumulating it per micro-batch would read and write a kernel that is larger than the cache for
+every few images. Instead, the gradient of a micro-batch consists of the factors, the inputs and
+errors of the layer, and they are multiplied once for the whole batch.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ LayerParams = Mapping[str, Mapping[str, jax.Array]]
 
 
 def multiply(x: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
-    """(n, in) to (n, units); with slots, the gradient's parts go there."""
+    """Multiplies (n, in) to (n, units); with slots, these get the factors of the gradient."""
     if INPUTS not in weights:
         return x @ weights[KERNEL]
     return _multiply(x, weights[KERNEL], weights[INPUTS], weights[ERRORS])
 
 
 def with_slots(weights: LayerParams, row: int) -> dict[str, dict[str, jax.Array]]:
-    """Weights by layer, with room for the inputs and errors of a row at every dense one."""
+    """Adds slots for the inputs and errors of a micro-batch to the weights of dense layers."""
     return {name: {**own, **_slots(own, row)} for name, own in weights.items()}
 
 
@@ -37,7 +37,7 @@ def _slots(own: Mapping[str, jax.Array], row: int) -> dict[str, jax.Array]:
 
 
 def without_slots(gradient: LayerParams) -> tuple[Any, Any]:
-    """A gradient's sums, and what was in the slots."""
+    """Separates a gradient into sums and the content of the slots."""
     own = {
         name: {key: g for key, g in layer.items() if key not in {INPUTS, ERRORS}}
         for name, layer in gradient.items()
@@ -49,7 +49,7 @@ def without_slots(gradient: LayerParams) -> tuple[Any, Any]:
 
 
 def add_products(gradient: LayerParams, slots: Mapping[str, tuple[jax.Array, jax.Array]]) -> Any:
-    """The kernels' gradients from what all rows had in their slots, (rows, row, size) each."""
+    """Adds kernel gradients from the slots of all micro-batches, (rows, row, size) each."""
     products = {
         name: {**gradient[name], KERNEL: gradient[name][KERNEL] + _product(*parts)}
         for name, parts in slots.items()

@@ -1,8 +1,8 @@
-"""Convolution as matrix products over patches (im2col), exact to rounding.
+"""Convolution as matrix products of patches (im2col).
 
-Images are (h, w, n, c) and a correlation is valid and of stride one: `convolution`
-brings every other one into that form. Slices of rows are then contiguous, and
-the last axis of an image is the last axis of a matrix.
+Images are (h, w, n, c), and correlations are valid with stride one: `convolution` converts all
+others to this form. Slices of rows are then contiguous, and the last axis of an image is the last
+axis of a matrix.
 """
 
 import functools
@@ -16,7 +16,7 @@ from jax import lax
 from cnnbench.nn.ops.layout import fold_channels, unfold_channels
 from cnnbench.system.arrays import Pair
 
-# XLA's product of a tall matrix taken by columns is 2 to 4 times slower above this.
+# Above this, XLA's product with a transposed tall matrix is 2 to 4 times slower.
 MANY_TAPS = 40
 
 
@@ -24,41 +24,41 @@ MANY_TAPS = 40
 class Im2col:
     """For few input channels: patches as (kh * kw * c, h * w * n).
 
-    Patches are gathered by columns and then by rows: there are kh + kw long
-    copies instead of kh * kw, and the images, not the channels, lie side by side.
+    Patches are gathered by columns and then by rows: kh + kw long copies instead of kh * kw, and
+    contiguous over images instead of channels.
 
     Args:
       kernel: height and width.
-      out: height and width of the result.
+      out: height and width of the output.
     """
 
     kernel: Pair
     out: Pair
 
     def cost(self, channels: int, filters: int) -> float:
-        """Nanoseconds of one core for an image, forward and backward.
+        """Estimated nanoseconds per image on one core, forward and backward.
 
-        Sums of numbers that are multiplied and of numbers that are moved, with factors
-        that were fitted to 372 measured times of 59 shapes (docs/explanation/performance.md).
+        A linear model of multiplications and memory traffic, fitted to 372 measurements of 59
+        shapes (docs/explanation/performance.md).
         """
         patches = math.prod(self.out) * math.prod(self.kernel) * channels
         return patches * (0.07 * filters + 1.6)
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
-        """(kh, kw, in, out) to (kh * kw * in, out)."""
+        """Reshapes a kernel, (kh, kw, in, out) to (kh * kw * in, out)."""
         return kernel.reshape(-1, kernel.shape[-1])
 
     def input_transform(self, x: jax.Array) -> jax.Array:
-        """Patches: (h, w, n, c) to (kh * kw * c, oh * ow * n)."""
+        """Extracts patches, (h, w, n, c) to (kh * kw * c, oh * ow * n)."""
         (kh, kw), (oh, ow) = self.kernel, self.out
         h, _, n, c = x.shape
-        planes = jnp.moveaxis(x, -1, 0).reshape(c, h, -1)  # columns and images as one axis
+        planes = jnp.moveaxis(x, -1, 0).reshape(c, h, -1)  # merge columns and images
         wide = jnp.stack([planes[:, :, j * n : (j + ow) * n] for j in range(kw)])
         tall = jnp.stack([wide[:, :, i : i + oh] for i in range(kh)])
         return tall.reshape(kh * kw * x.shape[-1], -1)
 
     def input_transform_t(self, patches: jax.Array) -> jax.Array:
-        """The transpose of `input_transform`: each tap is added where it came from (col2im)."""
+        """The transpose of `input_transform` (col2im)."""
         (kh, kw), (oh, ow) = self.kernel, self.out
         n = patches.shape[1] // (oh * ow)
         taps = patches.reshape(kh, kw, -1, oh, ow * n)
@@ -67,7 +67,7 @@ class Im2col:
         return jnp.moveaxis(planes.reshape(*planes.shape[:2], -1, n), 0, -1)
 
     def output_transform(self, products: jax.Array) -> jax.Array:
-        """(oh * ow * n, f) to (oh, ow, n, f)."""
+        """Reshapes products, (oh * ow * n, f) to (oh, ow, n, f)."""
         return products.reshape(*self.out, -1, products.shape[-1])
 
     def output_transform_t(self, y: jax.Array) -> jax.Array:
@@ -75,32 +75,32 @@ class Im2col:
         return y.reshape(-1, y.shape[-1])
 
     def forward(self, patches: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The products: (k, rows) and (k, f) to (rows, f)."""
+        """Matrix product, (k, rows) and (k, f) to (rows, f)."""
         if len(kernel) > MANY_TAPS:
             turned: jax.Array = lax.optimization_barrier(kernel.T @ patches)
             return turned.T
         return jnp.einsum("kr,kf->rf", patches, kernel)
 
     def backward(self, products: jax.Array, kernel: jax.Array) -> jax.Array:
-        """`forward` transposed in its first argument."""
+        """The transpose of `forward` in its first argument."""
         return jnp.einsum("rf,kf->kr", products, kernel)
 
     def gradient(self, patches: jax.Array, products: jax.Array) -> jax.Array:
-        """`forward` transposed in its second argument."""
+        """The transpose of `forward` in its second argument."""
         return patches @ products
 
 
 class Whole:
-    """An algorithm that works on images as they are; see `Im2col` for what the maps mean."""
+    """Base class of algorithms without transforms; see `Im2col` for the methods."""
 
     __slots__ = ()
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
-        """Kernels are used as they are."""
+        """Returns the kernel unchanged."""
         return kernel
 
     def input_transform(self, x: jax.Array) -> jax.Array:
-        """Nothing."""
+        """Returns the images unchanged."""
         return x
 
     input_transform_t = output_transform = output_transform_t = input_transform
@@ -108,21 +108,20 @@ class Whole:
 
 @dataclass(frozen=True, slots=True)
 class RowIm2col(Whole):
-    """For many channels: patches of columns only, and a product for each row of the kernel.
+    """For many channels: patches of columns only, and one matrix product per kernel row.
 
-    A quarter or a fifth of the copies of whole patches; each product reads a
-    block of rows.
+    Copies a quarter to a fifth as much as full patches; each product reads a block of rows.
 
     Args:
       kernel: height and width.
-      out: height and width of the result.
+      out: height and width of the output.
     """
 
     kernel: Pair
     out: Pair
 
     def cost(self, channels: int, filters: int) -> float:
-        """Nanoseconds, as `Im2col.cost`."""
+        """Estimated nanoseconds, as `Im2col.cost`."""
         taps, small, large = map(math.prod, (self.kernel, self.out, _full(self)))
         products = (2 * small + large) * taps * channels * filters
         added = self.kernel[0] * (small * filters + large * channels)
@@ -130,47 +129,47 @@ class RowIm2col(Whole):
         return 0.013 * products + 0.6 * added + copied
 
     def forward(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """(h, w, n, in) and (kh, kw, in, out) to (oh, ow, n, out)."""
+        """Correlation, (h, w, n, in) and (kh, kw, in, out) to (oh, ow, n, out)."""
         wide, rows = self._wide(x), kernel.reshape(self.kernel[0], -1, kernel.shape[-1])
         return _sum([wide[i : i + self.out[0]] @ rows[i] for i in range(self.kernel[0])])
 
     def backward(self, y: jax.Array, kernel: jax.Array) -> jax.Array:
-        """(oh, ow, n, out) and the kernel to (h, w, n, in): a full convolution."""
+        """Full convolution, (oh, ow, n, out) and the kernel to (h, w, n, in)."""
         return RowIm2col(self.kernel, _full(self)).forward(_around(y, self.kernel), rotated(kernel))
 
     def gradient(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        """The kernel's: every tap's input times the error, summed over the images."""
+        """Gradient of the kernel: products of inputs and errors per tap, summed over images."""
         wide, axes = self._wide(x), ((0, 1, 2), (0, 1, 2))
         rows = [jnp.tensordot(wide[i : i + self.out[0]], y, axes) for i in range(self.kernel[0])]
         return jnp.stack(rows).reshape(*self.kernel, x.shape[-1], y.shape[-1])
 
     def _wide(self, x: jax.Array) -> jax.Array:
-        """Columns that a row of the kernel meets: (h, ow, n, kw * c)."""
+        """Patches of columns for a kernel row, (h, ow, n, kw * c)."""
         columns = [x[:, j : j + self.out[1]] for j in range(self.kernel[1])]
         return jnp.concatenate(columns, axis=-1)
 
 
 @dataclass(frozen=True, slots=True)
 class Col2im(Whole):
-    """For few filters: a full convolution is the adjoint of one with few channels.
+    """For few filters: the adjoint of a full convolution with few input channels.
 
-    So `Im2col` does it, with the kernel rotated, and zeros around the other image.
+    Uses `Im2col` with a rotated kernel and zero padding of the errors.
 
     Args:
       kernel: height and width.
-      out: height and width of the result.
+      out: height and width of the output.
     """
 
     kernel: Pair
     out: Pair
 
     def cost(self, channels: int, filters: int) -> float:
-        """Nanoseconds, as `Im2col.cost`."""
+        """Estimated nanoseconds, as `Im2col.cost`."""
         patches = math.prod(_full(self)) * math.prod(self.kernel) * filters
         return patches * (0.05 * channels + 1.85)
 
     def forward(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """(h, w, n, in) and (kh, kw, in, out) to (oh, ow, n, out)."""
+        """Correlation, (h, w, n, in) and (kh, kw, in, out) to (oh, ow, n, out)."""
         taps = self._im2col()
         products = taps.backward(taps.output_transform_t(x), taps.prepare(rotated(kernel)))
         (kh, kw), (oh, ow) = self.kernel, self.out
@@ -180,13 +179,13 @@ class Col2im(Whole):
         )
 
     def backward(self, y: jax.Array, kernel: jax.Array) -> jax.Array:
-        """(oh, ow, n, out) and the kernel to (h, w, n, in)."""
+        """Full convolution, (oh, ow, n, out) and the kernel to (h, w, n, in)."""
         taps = self._im2col()
         patches = taps.input_transform(_around(y, self.kernel))
         return taps.output_transform(taps.forward(patches, taps.prepare(rotated(kernel))))
 
     def gradient(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        """The kernel's: every tap's input times the error, summed over the images."""
+        """Gradient of the kernel: products of inputs and errors per tap, summed over images."""
         taps = self._im2col()
         turned = taps.gradient(
             taps.input_transform(_around(y, self.kernel)), taps.output_transform_t(x)
@@ -198,12 +197,12 @@ class Col2im(Whole):
 
 
 def _full(valid: RowIm2col | Col2im) -> Pair:
-    """Height and width of a full convolution's result."""
+    """Output size of a full convolution."""
     return valid.out[0] + valid.kernel[0] - 1, valid.out[1] + valid.kernel[1] - 1
 
 
 def _around(y: jax.Array, kernel: Pair) -> jax.Array:
-    """Zeros around an image, so that a valid convolution becomes a full one."""
+    """Pads an image with zeros, so that a valid convolution becomes a full one."""
     rows, columns = kernel[0] - 1, kernel[1] - 1
     return unfold_channels(
         jnp.pad(fold_channels(y), ((rows, rows), (columns, columns), (0, 0))), y.shape[2:]
@@ -211,7 +210,7 @@ def _around(y: jax.Array, kernel: Pair) -> jax.Array:
 
 
 def rotated(kernel: jax.Array) -> jax.Array:
-    """The post's ROT180(w), with in and out exchanged."""
+    """The post's ROT180(w), with input and output channels swapped."""
     return kernel[::-1, ::-1].swapaxes(2, 3)
 
 
@@ -220,7 +219,7 @@ def _sum(parts: list[jax.Array]) -> jax.Array:
 
 
 def _moved(x: jax.Array, axis: int, low: int, total: int) -> jax.Array:
-    """`x` with `low` zeros before an axis and `total` around it."""
+    """Pads an axis with `total` zeros, of which `low` before."""
     edges = [(0, 0)] * x.ndim
     edges[axis] = (low, total - low)
     return jnp.pad(x, edges)

@@ -1,9 +1,8 @@
-"""The last two axes of images as one, so that a CPU's vectors are filled.
+"""Merges the last two axes of images for vectorization on CPUs.
 
-XLA makes a loop of the last axis. Of 8 or 12 channels it has too few turns to become
-vectors: gelu then takes 6 nanoseconds a value instead of 0.6 (docs/explanation/performance.md). In
-(h, w, n, c) the images of a row and their channels lie side by side, so that whatever
-treats all values of a pixel alike can take them together. Nothing is copied.
+XLA vectorizes over the last axis. With 8 or 12 channels, the loop is too short: gelu then takes 6
+nanoseconds per value instead of 0.6 (docs/explanation/performance.md). In (h, w, n, c), images and channels
+are contiguous, so that elementwise operations can process both axes as one, without copies.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from jax import lax
 
 
 def fold_channels(x: jax.Array) -> jax.Array:
-    """(h, w, n, c) to (h, w, n * c); vectors, (n, c), stay as they are.
+    """Merges (h, w, n, c) to (h, w, n * c); vectors, (n, c), are unchanged.
 
     >>> fold_channels(jnp.zeros((5, 4, 3, 2))).shape
     (5, 4, 6)
@@ -27,21 +26,21 @@ def unfold_channels(x: jax.Array, last: tuple[int, ...]) -> jax.Array:
 
     Args:
       x: merged images, (h, w, n * c).
-      last: their last axes, (n, c); -1 for one that follows from the other.
+      last: sizes of the last axes, (n, c); -1 to infer one of them.
     """
     return x.reshape(*x.shape[:2], *last)
 
 
 def each(function: Callable[..., jax.Array], *images: jax.Array) -> jax.Array:
-    """A function of single values, on images or vectors of one shape."""
+    """Applies an elementwise function to images or vectors of the same shape."""
     return function(*map(fold_channels, images)).reshape(images[0].shape)
 
 
 def spread(values: jax.Array, like: jax.Array) -> jax.Array:
-    """A value for each channel, (c,), as `fold_channels(like)` wants it: (n * c,).
+    """Repeats a value per channel, (c,), to the shape of `fold_channels(like)`: (n * c,).
 
-    The barrier lets them become numbers first: XLA would look up the channel of each
-    value where it is read, and make no vectors.
+    The barrier materializes them: otherwise XLA looks up the channel of each value where it is
+    used, and does not vectorize.
     """
     if like.ndim != 4:
         return values

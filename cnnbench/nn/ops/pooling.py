@@ -1,7 +1,7 @@
-"""Pooling and repetition of rows and columns, on images (h, w, n, c), for CPUs.
+"""Pooling and upscaling for CPUs, on images (h, w, n, c).
 
-Windows are slices, not `reduce_window`: what XLA makes of that one's gradient
-on a CPU takes several times as long as the pooling itself.
+Uses slices instead of `reduce_window`, whose gradient by XLA on a CPU takes several times as long
+as the pooling itself.
 """
 
 import functools
@@ -15,28 +15,29 @@ from jax import lax
 from cnnbench.nn.ops.layout import fold_channels, unfold_channels
 from cnnbench.system.arrays import Pair
 
-MANY_CELLS = 36  # of a window
+MANY_CELLS = 36  # per window
 
 PooledAndPlaces = tuple[jax.Array, jax.Array]
 
 
 def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
-    """Largest value of each window; the gradient goes to the first of equals.
+    """Maximum over windows; in ties, the first one gets the gradient.
 
     Args:
       x: images, (h, w, n, c).
       size: height and width of a window.
-      stride: rows and columns between two windows.
+      stride: vertical and horizontal stride.
 
     Returns:
-      ((h - size) // stride + 1, likewise for w, n, c): a border that fills no window is dropped.
+      (oh, ow, n, c) with oh = (h - size) // stride + 1, and ow by the same formula: a border of
+      incomplete windows is dropped.
     """
     y = _max_pool(fold_channels(x), size, stride, (x.shape[0], x.shape[1]))
     return unfold_channels(y, x.shape[2:])
 
 
 def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
-    """Mean of each window, shaped as in `max_pool`."""
+    """Mean over windows, with shapes as in `max_pool`."""
     mean = _tiled_mean if size == stride else _mean
     return unfold_channels(
         mean(fold_channels(x), size, stride, (x.shape[0], x.shape[1])), x.shape[2:]
@@ -56,11 +57,11 @@ def _repeated(x: jax.Array, size: Pair) -> jax.Array:
 
 @jax.custom_vjp
 def materialized(x: jax.Array) -> jax.Array:
-    """The same values, computed before anything reads them.
+    """Forces values to be computed before they are used.
 
-    XLA computes an activation where it is read otherwise: again for each reading, and
-    one value at a time where the reader pads, shifts or steps. It cannot see which
-    branch a condition takes, so that it has to have the values first.
+    Otherwise XLA fuses an activation into its consumers: it is recomputed for each of them, and not
+    vectorized if they pad, shift or stride. Since XLA does not know the branch of a conditional, it
+    must compute the values first.
     """
     never = x.reshape(-1)[0] > jnp.inf
     result: jax.Array = lax.cond(never, jnp.negative, lambda x: x, x)
@@ -71,7 +72,7 @@ materialized.defvjp(lambda x: (materialized(x), None), lambda _, dx: (dx,))
 
 
 def _views(x: jax.Array, size: Pair, stride: Pair) -> list[jax.Array]:
-    """For each place in a window, what all windows have there: (oh, ow, n, c)."""
+    """Values of all windows by position in the window, (oh, ow, n, c) each."""
     rows, columns = (_last(x.shape[i], size[i], stride[i]) for i in (0, 1))
     return [
         x[i : i + rows : stride[0], j : j + columns : stride[1]]
@@ -81,7 +82,7 @@ def _views(x: jax.Array, size: Pair, stride: Pair) -> list[jax.Array]:
 
 
 def _last(length: int, size: int, stride: int) -> int:
-    """End of the slice that holds the first place of every window."""
+    """End of the slice with the first position of every window."""
     return (length - size) // stride * stride + 1
 
 
@@ -89,7 +90,7 @@ def _mean(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> jax.Array:
     return functools.reduce(jnp.add, _views(x, size, stride)) / math.prod(size)
 
 
-# Windows that do not overlap: each value's share goes back to all cells of its window.
+# Without overlap, the gradient is distributed to all cells of the window.
 _tiled_mean = jax.custom_vjp(_mean, nondiff_argnums=(1, 2, 3))
 
 
@@ -116,7 +117,7 @@ def _max_pool_forward(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> P
     places = jnp.zeros(x.shape, kind)
     if math.prod(size) <= MANY_CELLS:
         return _largest(x, places, size, stride)
-    # XLA takes minutes to compile one maximum of a hundred slices: rows by themselves first.
+    # XLA takes minutes to compile the maximum of a hundred slices, so rows are pooled first.
     line = _largest(x, places, (1, size[1]), (1, stride[1]))
     largest, places = lax.optimization_barrier(line)
     return _largest(largest, places, (size[0], 1), (stride[0], 1), size[1])
@@ -125,7 +126,7 @@ def _max_pool_forward(x: jax.Array, size: Pair, stride: Pair, _image: Pair) -> P
 def _largest(
     x: jax.Array, places: jax.Array, size: Pair, stride: Pair, step: int = 1
 ) -> PooledAndPlaces:
-    """The largest value of each window, and its place: what `places` has, and `step` a cell."""
+    """Maximum of each window, and its position: that in `places` plus `step` per cell."""
     found = zip(_views(x, size, stride), _views(places, size, stride), strict=True)
     largest, winner = next(found)
     for cell, (view, place) in enumerate(found, start=1):
@@ -137,7 +138,7 @@ def _largest(
 def _max_pool_backward(
     size: Pair, stride: Pair, image: Pair, winner: jax.Array, dy: jax.Array
 ) -> tuple[jax.Array]:
-    # Without the barrier XLA computes the comparisons again for every cell of the window.
+    # Without the barrier, XLA recomputes the comparisons for every cell of the window.
     winner, dy = lax.optimization_barrier((winner, dy))
     if size == stride:
         return (_tiled(winner, dy, size, image),)
@@ -151,9 +152,9 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _tiled(winner: jax.Array, dy: jax.Array, size: Pair, image: Pair) -> jax.Array:
-    """Windows that do not overlap: every cell asks whether it was the largest.
+    """Gradient of non-overlapping windows: each cell gets the error if it was the maximum.
 
-    Stacked, place by place: XLA does not vectorise one comparison of broadcast arrays.
+    Stacked by position, because XLA does not vectorize a comparison of broadcast arrays.
     """
     rows, columns = dy.shape[:2]
 
@@ -172,13 +173,13 @@ def _tiled(winner: jax.Array, dy: jax.Array, size: Pair, image: Pair) -> jax.Arr
 
 
 def _bordered(cells: jax.Array, image: Pair) -> jax.Array:
-    """Zeros where rows and columns fill no window."""
+    """Pads with zeros for rows and columns of incomplete windows."""
     border = [(0, image[i] - cells.shape[i]) for i in (0, 1)]
     return jnp.pad(cells, (*border, (0, 0)))
 
 
 def _dilate(y: jax.Array, stride: Pair, low: Pair, size: Pair) -> jax.Array:
-    """Zeros between the entries of `y` (stride - 1) and around them, up to `size`."""
+    """Dilates `y` with stride - 1 zeros between entries, and pads it to `size`."""
     spread = [(y.shape[i] - 1) * stride[i] + 1 for i in (0, 1)]
     edges = [(low[i], size[i] - low[i] - spread[i], stride[i] - 1) for i in (0, 1)]
     return lax.pad(y, jnp.zeros((), y.dtype), [*edges, (0, 0, 0)])

@@ -1,8 +1,8 @@
-"""Depthwise convolution by shifted products, for Python models on a CPU.
+"""Depthwise convolution as a sum of shifted products, for Python models on CPUs.
 
-XLA computes a convolution with a group for each channel without its matrix products, and much
-more slowly than its arithmetic asks for. As a sum of shifted images, each times one weight a
-channel, it is a few passes over memory, and so is its gradient.
+XLA does not use matrix products for convolutions with one group per channel, and is much slower
+than the arithmetic requires. As a sum of shifted images, each multiplied by one weight per
+channel, it takes a few passes over memory, and so does its gradient.
 """
 
 import math
@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-SCOPE = "cnnbench_shifted"  # in JAX's stack of names: products here are multiply-adds
-MOST_TAPS = 25  # of a kernel; with 7x7 there is nothing left to gain, and it compiles for longer
-NHWC, HWIO = (0, 3, 1, 2), (3, 2, 0, 1)  # as JAX numbers the axes of images and kernels
+SCOPE = "cnnbench_shifted"  # JAX name scope; products in it count as multiply-adds
+MOST_TAPS = 25  # with 7x7 kernels there is no speedup, and compilation takes longer
+NHWC, HWIO = (0, 3, 1, 2), (3, 2, 0, 1)  # axis numbers of images and kernels in JAX
 
 
 def depthwise(
@@ -26,17 +26,17 @@ def depthwise(
     padding: str | Sequence[tuple[int, int]],
     **options: Any,
 ) -> jax.Array:
-    """Computes what `lax.conv_general_dilated` does, faster on a CPU where each channel is alone.
+    """Replacement for `lax.conv_general_dilated` with faster depthwise convolutions on CPUs.
 
-    It is made to be given to Flax: ``nnx.Conv(..., feature_group_count=channels,
+    To be passed to Flax: ``nnx.Conv(..., feature_group_count=channels,
     conv_general_dilated=cnnbench.depthwise)``. Other convolutions are left to XLA.
 
     Args:
       images: (n, h, w, channels).
       kernel: (kh, kw, 1, channels * multiplier).
-      strides: along height and width.
-      padding: ``SAME``, ``VALID``, or zeros before and after, of height and width.
-      **options: further ones of `lax.conv_general_dilated`.
+      strides: vertical and horizontal stride.
+      padding: ``SAME``, ``VALID``, or zeros before and after height and width.
+      **options: other options of `lax.conv_general_dilated`.
 
     Returns:
       (n, oh, ow, channels * multiplier).
@@ -47,7 +47,7 @@ def depthwise(
     sizes = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(images.shape[1:3], sizes, strides, padding)
-    # Sums in float32 where the images are bfloat16, as in XLA; gradients too.
+    # Accumulate bfloat16 in float32, as in XLA; gradients too.
     digits = jnp.promote_types(images.dtype, jnp.float32)
     wide, taps = images.astype(digits), kernel.astype(digits)
     padded = jnp.pad(wide, ((0, 0), *padding, (0, 0)))
@@ -68,7 +68,7 @@ def depthwise(
 
 
 def _is_depthwise(images: Any, kernel: Any, options: Mapping[str, Any]) -> bool:
-    """Whether each channel is convolved by itself, and nothing unusual is asked for."""
+    """Returns True for a depthwise convolution without unsupported options."""
     numbers = options.get("dimension_numbers")
     if images.ndim != 4 or numbers is None:
         return False
@@ -85,9 +85,9 @@ def _is_depthwise(images: Any, kernel: Any, options: Mapping[str, Any]) -> bool:
 
 
 def is_slow(equation: Any) -> bool:
-    """Tells whether `depthwise` computes faster on a CPU what an equation of a jaxpr leaves to XLA.
+    """Returns True if `depthwise` would be faster on a CPU than a convolution in a jaxpr.
 
-    Kernels of a few taps that look at more than one channel and pixel do; each tap is a pass.
+    This is the case for few taps, since each is a pass over memory, and more than one channel.
     """
     if equation.primitive.name != "conv_general_dilated":
         return False

@@ -1,9 +1,9 @@
-"""Winograd's convolution as matrix products (Winograd 1980; Lavin & Gray 2015).
+"""Winograd convolution as matrix products (Winograd 1980; Lavin & Gray 2015).
 
-A correlation of one axis, m outputs from m + r - 1 inputs with r taps, is
-``A^T [(G k) * (B^T x)]``: as many products as inputs, instead of m * r. In two
-dimensions the saving is squared: 64 products instead of 400 for 4 x 4 outputs
-of a 5 x 5 kernel. The matrices are those of Toom and Cook, from exact rationals.
+A one-dimensional correlation with m outputs, m + r - 1 inputs and r taps is
+``A^T [(G k) * (B^T x)]``: as many products as inputs, instead of m * r. In two dimensions, the
+saving is squared: 64 products instead of 400 for 4x4 outputs of a 5x5 kernel. The matrices are
+those of the Toom-Cook algorithm, computed with exact rationals.
 """
 
 import functools
@@ -21,9 +21,9 @@ import numpy as np
 from cnnbench.nn.ops.layout import fold_channels, unfold_channels
 from cnnbench.system.arrays import Pair
 
-# More points mean larger entries and less exactness.
+# More points mean larger matrix entries and larger rounding errors.
 LARGEST_TILE = 8  # inputs along an axis
-BLOCKS = (3, 4)  # taps of a block of a large kernel; 2 were never the fastest
+BLOCKS = (3, 4)  # taps per block of a large kernel; 2 is never the fastest
 
 _POINTS = tuple(map(Fraction, ("0", "1", "-1", "2", "-2", "1/2", "-1/2")))  # and infinity
 
@@ -31,7 +31,7 @@ _Rows = list[list[Fraction]]
 
 
 class Matrices(NamedTuple):
-    """The maps of one axis: into products (inputs, kernel) and out of them.
+    """Transforms along one axis: of inputs and kernel, and of their products.
 
     Args:
       inputs: B^T, (t, t).
@@ -46,22 +46,22 @@ class Matrices(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Winograd:
-    """A valid correlation of stride one through products of tiles.
+    """A valid correlation of stride one, by products of tiles.
 
-    A large kernel is cut into blocks of as many taps as a tile has outputs. The
-    block's inputs are then those of the next tile, so that inputs are transformed once
-    for all blocks, and their products are added before they are transformed back.
+    A large kernel is split into blocks with as many taps as a tile has outputs. The inputs of a
+    block are then those of the next tile, so inputs are transformed once for all blocks, and
+    products are summed before the output transform.
 
-    Images are (h, w, n, c). A transformed image is (points, points, tiles * n, c): the
-    products are one batched matrix product over its first two axes. Blocks lie
-    along the channels: of the inputs, or of the results where these are fewer.
+    Images are (h, w, n, c). A transformed image is (points, points, tiles * n, c): the products are
+    a single batched matrix product over the first two axes. Blocks are stacked along the input
+    channels, or along the output channels if these are fewer.
 
     Args:
       kernel: height and width.
-      out: height and width of the result.
-      tile: outputs of a tile, by rows and columns.
-      taps: of a block, by rows and columns; the tile's size where there are several.
-      spread: whether blocks lie along the channels of the results.
+      out: height and width of the output.
+      tile: outputs per tile, by rows and columns.
+      taps: taps per block, by rows and columns; equal to `tile` if there are several blocks.
+      spread: True if blocks are stacked along the output channels.
     """
 
     kernel: Pair
@@ -72,7 +72,7 @@ class Winograd:
 
     @property
     def blocks(self) -> Pair:
-        """Of the kernel, by rows and columns."""
+        """Blocks of the kernel, by rows and columns."""
         return _count(self.kernel, self.taps)
 
     @property
@@ -91,11 +91,11 @@ class Winograd:
 
     @property
     def points(self) -> Pair:
-        """Inputs of a tile, and products of each of its blocks."""
+        """Inputs per tile, and products per block."""
         return self.tile[0] + self.taps[0] - 1, self.tile[1] + self.taps[1] - 1
 
     def cost(self, channels: int, filters: int) -> float:
-        """Nanoseconds, as `Im2col.cost`: of products, transforms, and the blocks' copies."""
+        """Estimated nanoseconds, as `Im2col.cost`, of products, transforms and copies of blocks."""
         num, grid, blocks = map(math.prod, (self._num, self._grid, self.blocks))
         tiles, copies = (grid, 1.1 * grid * filters) if self.spread else (num, 3.5 * num * channels)
         products = 0.06 * tiles * blocks * channels * filters
@@ -103,7 +103,7 @@ class Winograd:
         return math.prod(self.points) * (products + transforms + (blocks > 1) * blocks * copies)
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
-        """G k G^T of every block: (kh, kw, in, out) to (th, tw, in, out)."""
+        """Kernel transform G k G^T of every block, (kh, kw, in, out) to (th, tw, in, out)."""
         (rows, columns), (bh, bw), (mh, mw) = self._maps, self.blocks, self.taps
         cut = _end(kernel, (bh * mh, bw * mw)).reshape(bh, mh, bw, mw, *kernel.shape[2:])
         done = _both(rows.kernel, columns.kernel, cut.transpose(1, 3, 0, 2, 4, 5))
@@ -112,7 +112,7 @@ class Winograd:
         return jnp.moveaxis(done, 4, 2).reshape(*self.points, kernel.shape[2], -1)
 
     def input_transform(self, x: jax.Array) -> jax.Array:
-        """B^T x B of every tile: (h, w, n, c) to (th, tw, tiles * n, c)."""
+        """Input transform B^T x B of every tile, (h, w, n, c) to (th, tw, tiles * n, c)."""
         (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
         (mh, mw), (lh, lw) = self.tile, self.taps
         last = (-1, x.shape[-1])
@@ -128,7 +128,7 @@ class Winograd:
         )
 
     def input_transform_t(self, transformed: jax.Array) -> jax.Array:
-        """The transpose of `input_transform`: tiles that overlap are added."""
+        """The transpose of `input_transform`: overlapping tiles are summed."""
         (rows, columns), (down, across), (th, tw) = self._maps, self._grid, self.points
         if not self.spread:
             transformed = _sum(map(self._laid, self._split(transformed), self._places))
@@ -163,15 +163,15 @@ class Winograd:
 
     @property
     def _places(self) -> list[Pair]:
-        """Of the blocks, in tiles, by rows and columns."""
+        """Offsets of the blocks in tiles, by rows and columns."""
         return list(itertools.product(range(self.blocks[0]), range(self.blocks[1])))
 
     def _split(self, x: jax.Array) -> list[jax.Array]:
-        """Channels by block."""
+        """Splits channels by block."""
         return jnp.split(x, len(self._places), axis=-1)
 
     def _met(self, x: jax.Array, place: Pair) -> jax.Array:
-        """Of all tiles of inputs, those that a block meets, one for each tile of outputs."""
+        """Selects the input tiles of a block, one per output tile."""
         if self.blocks == (1, 1):
             return x
         (down, across), (i, j) = self._num, place
@@ -188,24 +188,24 @@ class Winograd:
         return jnp.pad(tiles, edges).reshape(*x.shape[:2], -1, x.shape[-1])
 
     def forward(self, transformed: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The products: (th, tw, rows, in) and (th, tw, in, out) to (th, tw, rows, out)."""
+        """Batched product, (th, tw, rows, in) and (th, tw, in, out) to (th, tw, rows, out)."""
         return jnp.einsum("abrc,abcf->abrf", transformed, kernel)
 
     def backward(self, products: jax.Array, kernel: jax.Array) -> jax.Array:
-        """`forward` transposed in its first argument."""
+        """The transpose of `forward` in its first argument."""
         return jnp.einsum("abrf,abcf->abrc", products, kernel)
 
     def gradient(self, transformed: jax.Array, products: jax.Array) -> jax.Array:
-        """`forward` transposed in its second argument."""
+        """The transpose of `forward` in its second argument."""
         return jnp.einsum("abrc,abrf->abcf", transformed, products)
 
 
 def tilings(kernel: Pair, out: Pair) -> list[Winograd]:
-    """The ways to cut an image and a kernel that may be the cheapest; none for a 1x1 kernel.
+    """Candidate tilings of image and kernel; none for a 1x1 kernel.
 
     Args:
       kernel: height and width.
-      out: height and width of the result.
+      out: height and width of the output.
     """
     ways = itertools.product(*map(_ways, kernel, out))
     found = []
@@ -216,20 +216,20 @@ def tilings(kernel: Pair, out: Pair) -> list[Winograd]:
 
 
 def _ways(taps: int, out: int) -> list[Pair]:
-    """Outputs of a tile and taps of a block, along one axis."""
+    """Candidate numbers of outputs per tile and taps per block, along one axis."""
     if taps == 1:
         return [(1, 1)]
-    # The whole kernel: of the tiles with the fewest products the smallest.
+    # The whole kernel: the smallest tile with the fewest products.
     sizes = range(1, LARGEST_TILE - taps + 2)
     found = sorted(sizes, key=lambda m: (math.ceil(out / m) * (m + taps - 1), m))[:1]
     return [(m, taps) for m in found] + [(m, m) for m in BLOCKS if m < taps]
 
 
 def _both(rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any], x: jax.Array) -> jax.Array:
-    """Two small matrices on the first two axes: (a, h) and (b, w), (h, w, ...) to (a, b, ...).
+    """Multiplies the first two axes by matrices: (a, h) and (b, w), (h, w, ...) to (a, b, ...).
 
-    The first as one long matrix product. The second as sums of slices, which for it
-    are twice as fast: a product would be a batch of short ones, and copies.
+    The first one as a single long matrix product. The second one as sums of slices, which is twice
+    as fast as a batch of short products with copies.
     """
     tall = jnp.asarray(rows, x.dtype) @ x.reshape(x.shape[0], -1)
     tall = tall.reshape(len(rows), *x.shape[1:])
@@ -237,7 +237,7 @@ def _both(rows: np.ndarray[Any, Any], columns: np.ndarray[Any, Any], x: jax.Arra
 
 
 def _weighted(weights: np.ndarray[Any, Any], x: jax.Array) -> jax.Array:
-    """The sum of slices of the second axis times their weights."""
+    """Weighted sum of slices along the second axis."""
     terms = [float(weight) * x[:, i] for i, weight in enumerate(weights) if weight]
     return _sum(terms)
 
@@ -251,18 +251,18 @@ def _sum(parts: Iterable[jax.Array]) -> jax.Array:
 
 
 def _joined(parts: Sequence[jax.Array]) -> jax.Array:
-    """Side by side along the channels."""
+    """Concatenates along the channels."""
     return jnp.concatenate(parts, axis=-1)
 
 
 def _end(x: jax.Array, size: Pair) -> jax.Array:
-    """Zeros added to the ends of rows and columns, or the ends cut off, up to `size`."""
+    """Pads or crops the ends of rows and columns to `size`."""
     edges = [(0, size[i] - x.shape[i], 0) for i in (0, 1)]
     return jax.lax.pad(x, jnp.zeros((), x.dtype), [*edges, *[(0, 0, 0)] * (x.ndim - 2)])
 
 
 def _overlap(parts: list[jax.Array], step: int, axis: int) -> jax.Array:
-    """The sum of the parts, each `step` further along the axis."""
+    """Sum of overlapping parts at multiples of `step` along an axis."""
     total = (len(parts) - 1) * step
     placed = []
     for i, part in enumerate(parts):
@@ -274,11 +274,10 @@ def _overlap(parts: list[jax.Array], step: int, axis: int) -> jax.Array:
 
 @functools.cache
 def matrices(outputs: int, taps: int) -> Matrices:
-    """The maps of m outputs of a kernel of r taps; t = m + r - 1.
+    """Transform matrices for m outputs of a kernel with r taps; t = m + r - 1.
 
-    A polynomial product is known from its values at t points; the correlation
-    is its transpose. Each row of B^T is balanced with its row of G by a power
-    of two, which rounds nothing.
+    A polynomial product is determined by its values at t points; the correlation is its
+    transpose. Rows of B^T are balanced with rows of G by a power of two, which is exact.
 
     >>> maps = matrices(2, 3)
     >>> x, k = np.array([1.0, 2, 3, 4]), np.array([1.0, 0, -1])
@@ -296,13 +295,13 @@ def matrices(outputs: int, taps: int) -> Matrices:
 
 
 def _values(points: int, coefficients: int) -> _Rows:
-    """What turns coefficients into the values at all points; infinity is the leading one."""
+    """Matrix that evaluates a polynomial at all points; at infinity, its leading coefficient."""
     finite = [[p**j for j in range(coefficients)] for p in _POINTS[: points - 1]]
     return [*finite, [Fraction(0)] * (coefficients - 1) + [Fraction(1)]]
 
 
 def _inverse(matrix: _Rows) -> _Rows:
-    """Gauss and Jordan, exactly."""
+    """Exact inverse by Gauss-Jordan elimination."""
     size = len(matrix)
     rows = [[*row, *(Fraction(i == j) for j in range(size))] for i, row in enumerate(matrix)]
     for column in range(size):

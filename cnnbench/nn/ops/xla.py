@@ -1,7 +1,7 @@
-"""Convolution, its adjoint and pooling as XLA has them: the readable reference.
+"""Convolution, its adjoint and pooling by XLA: the readable reference.
 
-Images are (n, h, w, c), kernels (h, w, in, out). Accelerators are fast with
-these; on a CPU, see `convolution`.
+Images are (n, h, w, c), kernels (h, w, in, out). These are fast on accelerators; for CPUs, see
+`convolution`.
 """
 
 import jax
@@ -19,11 +19,11 @@ def conv(x: jax.Array, kernel: jax.Array, stride: Pair, pads: tuple[Pair, Pair])
     Args:
       x: images, (n, h, w, in).
       kernel: (kh, kw, in, out).
-      stride: rows and columns between two outputs.
+      stride: vertical and horizontal stride.
       pads: zeros before and after rows and columns.
 
     Returns:
-      (n, (h + pads - kh) // stride + 1, likewise for w, out).
+      (n, oh, ow, out) with oh = (h + pads - kh) // stride + 1, and ow by the same formula.
     """
     return lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=_NHWC)
 
@@ -50,15 +50,15 @@ def conv_transpose(
 
 
 def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
-    """Largest value of each window; a border that fills no window is dropped.
+    """Maximum over windows; a border of incomplete windows is dropped.
 
     Args:
       x: images, (n, h, w, c).
       size: height and width of a window.
-      stride: rows and columns between two windows.
+      stride: vertical and horizontal stride.
 
     Returns:
-      (n, (h - size) // stride + 1, likewise for w, c).
+      (n, oh, ow, c) with oh = (h - size) // stride + 1, and ow by the same formula.
     """
     window, steps = (1, *size, 1), (1, *stride, 1)
     pooled: jax.Array = lax.reduce_window(x, -jnp.inf, lax.max, window, steps, "VALID")
@@ -66,7 +66,7 @@ def max_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
 
 
 def avg_pool(x: jax.Array, size: Pair, stride: Pair) -> jax.Array:
-    """Mean of each window, shaped as in `max_pool`."""
+    """Mean over windows, with shapes as in `max_pool`."""
     window, steps = (1, *size, 1), (1, *stride, 1)
     sums: jax.Array = lax.reduce_window(x, 0.0, lax.add, window, steps, "VALID")
     return sums / (size[0] * size[1])

@@ -102,7 +102,7 @@ def in_bfloat16(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
 
 
 def in_rows(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
-    """As `microbatch` has it: images of a row lie side by side."""
+    """The layout of `microbatch`: images of a row are contiguous."""
     rows = x.reshape(SHAPES[x.shape], -1, *x.shape[1:])
     rows = rows.transpose(0, 2, 3, 1, 4) if x.ndim == 4 else rows
     sums = jax.lax.map(batch_norm.channel_sums, rows)
@@ -164,7 +164,7 @@ def test_errors_in_bfloat16_are_at_most_twice_those_of_autocast(offset: float) -
 @pytest.mark.parametrize("apply", [whole, in_rows])
 @pytest.mark.parametrize("value", [0, 1e-30, -3.7, 1000])
 def test_a_constant_channel_gives_its_bias(apply: Apply, value: float) -> None:
-    """As after a relu that is never active; no division by what is rounded to zero."""
+    """Constant channels, such as after an inactive relu, cause no division by zero."""
     x, dy, scale, bias = point((60, 8, 9, 4), 0)
     x = np.full_like(x, value)
     found = ours(apply)(x, dy, scale, bias)
@@ -236,7 +236,7 @@ for num_devices in (4, 8):
 
 
 def test_four_and_eight_devices_keep_the_digits() -> None:
-    """In a process of its own: that of the tests has two."""
+    """In a subprocess, because the test process has two devices."""
     found = subprocess.run([sys.executable, "-c", MANY], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["4", "8", "8", "8"]
 

@@ -82,7 +82,7 @@ def drawn_tile(taps: int, rng: np.random.Generator) -> Pair:
 
 
 class Sample(NamedTuple):
-    """Images, a kernel, and what stands for the error of the outputs."""
+    """Images, a kernel, and errors of the outputs."""
 
     x: Array
     kernel: Array
@@ -108,7 +108,7 @@ class Products(NamedTuple):
 
 
 def both_directions(conv: convolution.Convolution, data: Sample) -> tuple[Products, Products]:
-    """Of `conv`, and of `conv_transpose` with the images in exchanged parts: the same three."""
+    """Gradients of `conv`, and of `conv_transpose` with input and output swapped."""
 
     def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
         result: jax.Array = inner(conv.conv(outer(x), conv.prepare(kernel)))
@@ -174,7 +174,7 @@ def test_every_algorithm_equals_pytorch_in_both_directions_and_all_gradients(
             check(got, want)
 
 
-# Each with the picks that "fast" and "direct" should make of it.
+# Each with the algorithms expected for "fast" and "direct".
 PICKED = (
     (Case((10, 9), (3, 3, 1, 24)), Im2col, Im2col),
     (Case((13, 8), (4, 2, 3, 8), (1, 1), ((2, 0), (1, 2))), Im2col, Im2col),
@@ -274,7 +274,7 @@ def test_the_direct_form_equals_xlas_convolution_in_float32(case: Case) -> None:
 
 @pytest.mark.parametrize("kind", ALGORITHMS)
 def test_conv_transpose_is_the_adjoint(kind: type) -> None:
-    """<conv(x), y> = <x, conv_transpose(y)>, with pixels left out and padding cut off."""
+    """<conv(x), y> = <x, conv_transpose(y)>, with skipped pixels and cropped padding."""
     case = Case((11, 9), (3, 2, 8, 8), (2, 3), ((2, 1), (0, 2)))
     conv, data = by_algorithm(case, kind, 0), sample(case, 3)
 
@@ -345,7 +345,7 @@ def test_the_pick_costs_the_least(kernel: Pair, out: Pair, channels: int, filter
 
 @pytest.mark.parametrize("seed", [0, 3, 5])
 def test_what_meets_only_zeros_is_exactly_zero_by_winograd(seed: int) -> None:
-    """In both directions; NumPy says which windows are blank. Other values are as they were."""
+    """In both directions, with blank windows found by NumPy; other values are unchanged."""
     case, rng = random_case(seed), np.random.default_rng(seed)
     conv = by_algorithm(case, Winograd, seed)
     rounded = dataclasses.replace(conv, blanks=False)
@@ -403,7 +403,7 @@ def test_what_is_not_finite_is_not_taken_for_zero() -> None:
 
 @pytest.mark.parametrize("kind", [Im2col, Col2im, RowIm2col])
 def test_direct_forms_give_equal_results_for_equal_windows(kind: type) -> None:
-    """To the bit, wherever the window is and whatever is beside it."""
+    """To the bit, at any position and with any neighbors."""
     case = Case((20, 20), (5, 4, 6, 8))
     conv, rng = by_algorithm(case, kind, 0), np.random.default_rng(0)
     x = np.broadcast_to(rng.normal(size=6), (20, 20, NUM_IMAGES, 6)).astype(np.float32)

@@ -17,7 +17,7 @@ def weights(kernel: Any) -> dict[str, dict[str, Any]]:
 
 
 def by_rows(kernel: Any, x: Any, dz: Any) -> tuple[Any, Any]:
-    """The kernel's gradient as the engine takes it, and that of each row's inputs."""
+    """Kernel gradient as in the engine, and input gradients of each row."""
     slotted = dense.with_slots(weights(kernel), ROW)
 
     def add(total: Any, row: Any) -> Any:

@@ -31,7 +31,7 @@ def test_matrices_correlate_exactly(outputs: int, taps: int) -> None:
 
 
 def test_a_tile_saves_what_winograd_says() -> None:
-    """As many products as inputs: 64 instead of 400 for 4 x 4 outputs of a 5 x 5 kernel."""
+    """One product per input: 64 instead of 400 for 4x4 outputs of a 5x5 kernel."""
     tile = Winograd((5, 5), (4, 4), (4, 4), (5, 5))
     transformed = tile.input_transform(jnp.zeros((8, 8, 1, 1)))
     assert transformed.shape == (8, 8, 1, 1)
@@ -70,7 +70,7 @@ def test_tilings(kernel: Pair, out: Pair, ways: list[tuple[Pair, Pair]]) -> None
 
 
 def conv_of(taps: int, out: int, blocks: bool) -> Convolution:
-    """Of square tiles and blocks: the whole kernel, or the largest of its blocks."""
+    """Sizes of square tiles and blocks: the whole kernel, or its largest blocks."""
     kernel, size = (taps, taps), (out + taps - 1, out + taps - 1)
     ways = [way for way in tilings(kernel, (out, out)) if way.tile[0] == way.tile[1]]
     by = ways[-1] if blocks else ways[0]
@@ -84,7 +84,7 @@ def distance(got: Array, want: Array) -> float:
 
 
 def bound(taps: int, out: int, product: str) -> float:
-    """Largest relative error by norm, with a margin over what was measured (4.0e-6 and 5.6e-6)."""
+    """Largest relative error by norm, with a margin over measured values (4.0e-6 and 5.6e-6)."""
     return 8e-6 if (taps, out, product) == (7, 12, "dkernel") else 5e-6
 
 
