@@ -269,69 +269,69 @@ def normalized(word: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Noun:
+class KnownNames:
     """Names of one kind in experiment files or on the command line, with their aliases.
 
     Args:
-      ours: names in other libraries, by our name.
-      lacking: names of unsupported features, separated by spaces.
+      aliases: names in other libraries, by our name.
+      unsupported: names of unsupported features, separated by spaces.
       options: by name in another library, the option that makes ours the same.
     """
 
-    ours: Mapping[str, tuple[str, ...]]
-    lacking: str = ""
+    aliases: Mapping[str, tuple[str, ...]]
+    unsupported: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
 
-    def meant(self, word: str, choices: Iterable[str]) -> str | None:
+    def match(self, word: str, choices: Iterable[str]) -> str | None:
         """The choice that `word` is an alias or a misspelling of.
 
         Exact matches (except for case and punctuation) come first, then names in other
         libraries, then the closest spelling. None if the word is an unsupported feature.
 
-        >>> noun = Noun({"conv": ("Conv2d",)}, "attention")
-        >>> noun.meant("nn.Conv2D", ["conv", "dense"]), noun.meant("attention", ["add"])
+        >>> names = KnownNames({"conv": ("Conv2d",)}, "attention")
+        >>> names.match("nn.Conv2D", ["conv", "dense"]), names.match("attention", ["add"])
         ('conv', None)
         """
         names = list(choices)
         word = word.rpartition(".")[2]  # strips nn. or keras.layers.
-        if found := self.is_theirs(word, names):
+        if found := self.find_alias(word, names):
             return found
-        if self._is_known(word):
+        if self._is_listed_unsupported(word):
             return None
         key = normalized(word)
         for form in (key.removesuffix("2d"), key.removesuffix("layer")):
-            if found := self.is_theirs(form, names):
+            if found := self.find_alias(form, names):
                 return found
-        if self.lacks(word, names):
+        if self.is_unsupported(word, names):
             return None
-        theirs = {other: name for name in names for other in self.ours.get(name, ())}
+        theirs = {other: name for name in names for other in self.aliases.get(name, ())}
         return nearest(word, names) or theirs.get(nearest(word, theirs) or "")
 
-    def is_theirs(self, word: str, names: Iterable[str]) -> str | None:
+    def find_alias(self, word: str, names: Iterable[str]) -> str | None:
         """The name that equals a word, or has it as an alias; None if there is none."""
         key = normalized(word)
-        known = ((name, (name, *self.ours.get(name, ()))) for name in names)
+        known = ((name, (name, *self.aliases.get(name, ()))) for name in names)
         return next((name for name, words in known if key in map(normalized, words)), None)
 
-    def lacks(self, word: str, choices: Iterable[str]) -> bool:
+    def is_unsupported(self, word: str, choices: Iterable[str]) -> bool:
         """Returns True if a word, perhaps misspelled, is an unsupported feature.
 
-        >>> noun = Noun({}, "attention")
-        >>> noun.lacks("atention", ["add"]), noun.lacks("ad", ["add"])
+        >>> names = KnownNames({}, "attention")
+        >>> names.is_unsupported("atention", ["add"]), names.is_unsupported("ad", ["add"])
         (True, False)
         """
-        known, names = self.lacking.split(), list(choices)
-        others = [w for name in names for w in (name, *self.ours.get(name, ()))]
+        known, names = self.unsupported.split(), list(choices)
+        others = [w for name in names for w in (name, *self.aliases.get(name, ()))]
         word = word.rpartition(".")[2]
-        return self._is_known(word) or nearest(word, [*others, *known]) in known
+        return self._is_listed_unsupported(word) or nearest(word, [*others, *known]) in known
 
-    def _is_known(self, word: str) -> bool:
-        known, key = set(map(normalized, self.lacking.split())), normalized(word)
+    def _is_listed_unsupported(self, word: str) -> bool:
+        known, key = set(map(normalized, self.unsupported.split())), normalized(word)
         return bool({key, key.removesuffix("2d"), key.removesuffix("layer")} & known)
 
     def hint(self, word: str, choices: Iterable[str]) -> str:
         """A suggestion in parentheses, or an empty string."""
-        found = self.meant(word, choices)
+        found = self.match(word, choices)
         if not found:
             return ""
         option = next((o for w, o in self.options.items() if self._is_word(word, w)), "")

@@ -11,13 +11,13 @@ from typer.main import get_command, get_group
 
 from cnnbench.cli.bad_values import bad_value
 from cnnbench.cli.terminal import reports_errors, tell
-from cnnbench.errors import Noun, nearest, or_list, quoted
+from cnnbench.errors import KnownNames, nearest, or_list, quoted
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UsageError: Any = typer.BadParameter.__bases__[0]  # that of Click, or of Typer's copy of it
 
 # Commands, and what other programs call them.
-COMMAND = Noun(
+COMMAND = KnownNames(
     {
         "run": ("train", "fit", "start", "exec", "execute"),
         "predict": ("infer", "inference", "test"),

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from cnnbench.errors import DataError, Noun, did_you_mean, or_list
+from cnnbench.errors import DataError, KnownNames, did_you_mean, or_list
 from cnnbench.system import commands
 from cnnbench.system.files import at_home
 
@@ -27,7 +27,7 @@ LIST = f"`{commands.cnnbench('data', 'list')}`"
 
 _patching = threading.Lock()
 
-_NAMES = Noun(  # names in other libraries
+_NAMES = KnownNames(  # names in other libraries
     {
         "cifar10": ("cifar", "cifar-10"),
         "fashion_mnist": ("fashion", "FashionMNIST"),

@@ -8,7 +8,7 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping
 
-from cnnbench.errors import Issue, Noun, did_you_mean, or_list, quoted
+from cnnbench.errors import Issue, KnownNames, did_you_mean, or_list, quoted
 from cnnbench.graph.plan import Goal, Node, Plan, tie_of
 from cnnbench.layers import Conv, Dense, LayerOp, output_of
 from cnnbench.layers.base import INPUT, LayerOutput, Owner, Shape, ShapeError, shape_text
@@ -16,7 +16,7 @@ from cnnbench.layers.base import INPUT, LayerOutput, Owner, Shape, ShapeError, s
 Wiring = Mapping[str, tuple[str, ...]]
 MAX_VALUES = 2**31 - 1  # XLA uses 32-bit indices
 MAX_HINTS = 20  # finding similar names among thousands of layers takes seconds
-_IMAGE = Noun({"input": ("image", "images", "img", "inputs", "InputLayer")})
+_IMAGE = KnownNames({"input": ("image", "images", "img", "inputs", "InputLayer")})
 
 
 def build_plan(

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from cnnbench.comparisons.comparison import CODE, Comparison, CostRow, Row
 from cnnbench.comparisons.statistics import Estimate
 from cnnbench.comparisons.time_to_target import TimeToTarget, target_title
-from cnnbench.errors import Noun, UsageError, or_list
+from cnnbench.errors import KnownNames, UsageError, or_list
 from cnnbench.formatting import (
     MISSING,
     bytes_text,
@@ -681,13 +681,13 @@ def sort_runs(comparisons: Sequence[Comparison], name: str) -> list[Comparison]:
 SortKey = Callable[[str], tuple[bool, float | str]]
 
 
-def _noun(comparisons: Sequence[Comparison]) -> Noun:
+def _noun(comparisons: Sequence[Comparison]) -> KnownNames:
     """Returns the words that suggest a column."""
     near: dict[str, tuple[str, ...]] = {}
     for comparison in comparisons:
         near |= {c.name: c.near for c in epoch_columns(comparison, wide=True)}
         near |= {c.name: c.near for c in cost_columns(comparison)}
-    return Noun(near)
+    return KnownNames(near)
 
 
 def _spelt(word: str) -> str:

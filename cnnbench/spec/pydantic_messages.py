@@ -185,9 +185,9 @@ def _unknown_key(at: KeyPath, loc: KeyPath, data: Any) -> Issue:
         return Issue(at, f"unknown key {quoted(key)}{hint}", remedy, of_key=True)
     if at[:2] == ("model", "layers") and len(at) == 4:
         return _no_option(at, str(loc[3]), remedy)
-    way = vocabulary.other_way(key)
-    lacking = vocabulary.KEY.lacks(key, keys) and not way
-    message = f"{quoted(key)} is not supported" if lacking else f"unknown key {quoted(key)}"
+    way = vocabulary.alternative(key)
+    unsupported = vocabulary.KEY.is_unsupported(key, keys) and not way
+    message = f"{quoted(key)} is not supported" if unsupported else f"unknown key {quoted(key)}"
     remedy = f"{way}, or {remedy}" if way else remedy
     return Issue(at, message, remedy, of_key=True)
 
@@ -199,8 +199,8 @@ def _no_option(at: KeyPath, op: str, remedy: str) -> Issue:
     message = f"{op} has no {quoted(key)}"
     if owners:
         message += f" (available for {enumeration(owners)})"
-    if key == "padding" or vocabulary.KEY.lacks(key, OPERATIONS[op].model_fields):
-        way = vocabulary.PYTHON if key == "padding" else vocabulary.way_out(key)
+    if key == "padding" or vocabulary.KEY.is_unsupported(key, OPERATIONS[op].model_fields):
+        way = vocabulary.PYTHON if key == "padding" else vocabulary.alternative_or_python(key)
         remedy = f"remove it, or {way}"
     return Issue(at, message, remedy, of_key=True)
 
@@ -216,9 +216,9 @@ def _owners(at: KeyPath, key: str, keys: Sequence[str]) -> dict[str, list[str]]:
             options.setdefault(option, []).append(name)
     if key in options:
         return {key: options[key]}
-    if vocabulary.KEY.is_theirs(key, keys):
+    if vocabulary.KEY.find_alias(key, keys):
         return {}
-    return {option: o for option, o in options.items() if vocabulary.KEY.is_theirs(key, [option])}
+    return {option: o for option, o in options.items() if vocabulary.KEY.find_alias(key, [option])}
 
 
 def _option_of_others(
@@ -247,8 +247,8 @@ def _available_for(names: Sequence[str]) -> str:
 def _key_hint(at: KeyPath, keys: list[str], data: Any) -> str:
     """A suggestion: one of these keys, or a key of another section."""
     key = str(at[-1])
-    found = vocabulary.KEY.is_theirs(key, keys)
-    if found or at[:2] == ("model", "layers") or vocabulary.KEY.lacks(key, keys):
+    found = vocabulary.KEY.find_alias(key, keys)
+    if found or at[:2] == ("model", "layers") or vocabulary.KEY.is_unsupported(key, keys):
         return vocabulary.KEY.hint(key, keys)
     if elsewhere := key_elsewhere(key, at[:-1], data):
         path, owners = elsewhere
@@ -274,7 +274,7 @@ def key_elsewhere(
     (('train.optimizer.learning_rate', ()), ('train.optimizer.rho', ('adadelta',)))
     """
     paths = _paths(section)
-    found = [p for p in paths if vocabulary.KEY.is_theirs(word, [p.rpartition(".")[2]])]
+    found = [p for p in paths if vocabulary.KEY.find_alias(word, [p.rpartition(".")[2]])]
     found.sort(key=lambda path: path.rpartition(".")[2] != word)  # exact matches first
     options = [(path, _others_with(path, data)) for path in found]
     return next((one for one in options if not one[1]), options[0] if options else None)
@@ -319,15 +319,15 @@ def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str
         return Issue(at, _is_not(written, noun), f"use {or_list(choices)}")
     words = _NOUNS.get(noun, vocabulary.OTHER)
     hint = words.hint(value, choices)
-    function = vocabulary.ACTIVATION.is_theirs(value, ACTIVATION_NAMES)
+    function = vocabulary.ACTIVATION.find_alias(value, ACTIVATION_NAMES)
     if noun == "operation" and not hint and function:
         layer = f"{{op: activation, activation: {function}}}"
         return Issue(at, f"{written} is an activation, not an operation", f"use {layer}")
-    if hint or not words.lacks(value, choices):
+    if hint or not words.is_unsupported(value, choices):
         return Issue(at, f"unknown {noun} {written}{hint}", f"use {or_list(choices)}")
     message = f"{noun} {written} is not supported"
     if noun == "operation":
-        return Issue(at, message, vocabulary.way_out(value))
+        return Issue(at, message, vocabulary.alternative_or_python(value))
     if noun in {"activation", "initializer"}:
         return Issue(at, message, f"use {or_list(choices)}; or {vocabulary.PYTHON}")
     return Issue(at, message, f"use {or_list(choices)}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from cnnbench.errors import Noun, normalized
+from cnnbench.errors import KnownNames, normalized
 from cnnbench.layers import OPERATIONS
 from cnnbench.spec.metrics import METRICS, NO_METRICS
 
@@ -211,7 +211,7 @@ _NO_KEYS = (
 
 _GATES = "use a global_avg_pool, two dense layers and a multiply"
 # Alternatives to some of them.
-_WAYS = {
+_ALTERNATIVES = {
     "pad": "set 'padding' of a conv",
     "padding": "set 'padding' of a conv",
     "ZeroPadding2D": "set 'padding' of a conv",
@@ -235,37 +235,39 @@ def _still_missing(words: str) -> str:
 PYTHON = "write the network as a Python class (model.python)"
 
 
-def other_way(word: str) -> str:
+def alternative(word: str) -> str:
     """Alternative to an unsupported feature; empty if there is none."""
-    return next((way for name, way in _WAYS.items() if normalized(name) == normalized(word)), "")
+    return next(
+        (way for name, way in _ALTERNATIVES.items() if normalized(name) == normalized(word)), ""
+    )
 
 
-def way_out(word: str) -> str:
+def alternative_or_python(word: str) -> str:
     """Alternative to an unsupported part of a network, which can always be written in Python."""
-    way = other_way(word)
+    way = alternative(word)
     return f"{way}, or {PYTHON}" if way else PYTHON
 
 
-OPERATION = Noun(_OPERATIONS, _still_missing(_NO_OPERATIONS))
-ACTIVATION = Noun(_ACTIVATIONS, _NO_ACTIVATIONS)
-INIT = Noun(_INITS, _NO_INITS)
-OPTIMIZER = Noun(_OPTIMIZERS, _NO_OPTIMIZERS, _WITH)
-SCHEDULE = Noun(_SCHEDULES, _NO_SCHEDULES)
-LOSS = Noun(_LOSSES, _NO_LOSSES)
-METRIC = Noun({m.name: m.other_names for m in METRICS.values() if m.tasks}, NO_METRICS)
-KEY = Noun(_KEYS, _NO_KEYS)
-FAMILY = Noun(
+OPERATION = KnownNames(_OPERATIONS, _still_missing(_NO_OPERATIONS))
+ACTIVATION = KnownNames(_ACTIVATIONS, _NO_ACTIVATIONS)
+INIT = KnownNames(_INITS, _NO_INITS)
+OPTIMIZER = KnownNames(_OPTIMIZERS, _NO_OPTIMIZERS, _WITH)
+SCHEDULE = KnownNames(_SCHEDULES, _NO_SCHEDULES)
+LOSS = KnownNames(_LOSSES, _NO_LOSSES)
+METRIC = KnownNames({m.name: m.other_names for m in METRICS.values() if m.tasks}, NO_METRICS)
+KEY = KnownNames(_KEYS, _NO_KEYS)
+FAMILY = KnownNames(
     {"torch": ("pytorch",), "keras": ("tensorflow", "tf"), "flax": ("nnx", "jax", "linen")}
 )
-PRECISION = Noun(
+PRECISION = KnownNames(
     {"float32": ("fp32", "single", "full"), "bfloat16": ("bf16",)},
     "float16 fp16 half mixed_float16 float64 fp64 double float8 fp8 tf32 int8",
 )
-TASK = Noun(
+TASK = KnownNames(
     {
         "classify": ("classification", "classifier", "multiclass"),
         "reconstruct": ("reconstruction", "autoencoder", "autoencode", "ae", "denoise"),
     },
     "segment segmentation detect detection regression regress generate generation",
 )
-OTHER = Noun({})
+OTHER = KnownNames({})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
-from cnnbench.errors import Noun, SpecError, nearest, normalized, spelling_distance
+from cnnbench.errors import KnownNames, SpecError, nearest, normalized, spelling_distance
 from cnnbench.layers import OPERATIONS
 from cnnbench.layers.activation import ACTIVATION_NAMES
 from cnnbench.layers.parameters import INIT_NAMES
@@ -43,7 +43,7 @@ def keys() -> set[str]:
     return {key for part in schema()["$defs"].values() for key in part.get("properties", ())}
 
 
-NOUNS: dict[str, tuple[Noun, Iterable[str]]] = {
+NOUNS: dict[str, tuple[KnownNames, Iterable[str]]] = {
     "operation": (vocabulary.OPERATION, OPERATIONS),
     "activation": (vocabulary.ACTIVATION, ACTIVATION_NAMES),
     "init": (vocabulary.INIT, INIT_NAMES),
@@ -61,9 +61,9 @@ NOUNS: dict[str, tuple[Noun, Iterable[str]]] = {
 def test_what_there_is_not_is_not_there(name: str) -> None:
     """Names that become supported must be removed from the unsupported ones."""
     noun, ours = NOUNS[name]
-    lacking = {normalized(word) for word in noun.lacking.split()}
+    lacking = {normalized(word) for word in noun.unsupported.split()}
     assert not lacking & {normalized(word) for word in ours}
-    theirs = {normalized(word) for words in noun.ours.values() for word in words}
+    theirs = {normalized(word) for words in noun.aliases.values() for word in words}
     allowed = {"alpha", "dropout"} if name == "key" else set()  # one has it, others not
     assert lacking & theirs <= allowed
 
@@ -71,20 +71,20 @@ def test_what_there_is_not_is_not_there(name: str) -> None:
 @pytest.mark.parametrize("name", NOUNS)
 def test_all_words_of_others_are_for_ours_and_found(name: str) -> None:
     noun, ours = NOUNS[name]
-    assert set(noun.ours) <= set(ours)
-    for word, others in noun.ours.items():
+    assert set(noun.aliases) <= set(ours)
+    for word, others in noun.aliases.items():
         for other in others:
-            assert noun.meant(other, [word]) == word
-            assert not noun.lacks(word, ours)
+            assert noun.match(other, [word]) == word
+            assert not noun.is_unsupported(word, ours)
 
 
 @pytest.mark.parametrize("name", NOUNS)
 def test_no_word_for_what_there_is_not_is_answered_with_one_of_ours(name: str) -> None:
     noun, ours = NOUNS[name]
-    for word in noun.lacking.split():
+    for word in noun.unsupported.split():
         if name != "key":
-            assert noun.meant(word, ours) is None
-        assert noun.lacks(word, ours)
+            assert noun.match(word, ours) is None
+        assert noun.is_unsupported(word, ours)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_no_word_for_what_there_is_not_is_answered_with_one_of_ours(name: str) -
 )
 def test_other_libraries_words_are_not_taken_for_near_ones(name: str, words: str) -> None:
     noun, ours = NOUNS[name]
-    assert [noun.meant(word, ours) for word in words.split()] == [None] * len(words.split())
+    assert [noun.match(word, ours) for word in words.split()] == [None] * len(words.split())
 
 
 WORDS = st.text("abcd", max_size=9)
@@ -435,7 +435,7 @@ def test_hints_name_what_the_chosen_optimizer_has(
 def test_every_hint_for_an_option_of_an_optimizer_can_be_followed(tmp_path: Path) -> None:
     """Following a suggestion for a name in another library never gives an unknown key."""
     (tmp_path / "idea.yaml").write_text(SPEC)
-    words = {word for others in vocabulary.KEY.ours.values() for word in others}
+    words = {word for others in vocabulary.KEY.aliases.values() for word in others}
     for section, members in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         for name, model in members.items():
             for word in sorted(words - {"name"} - set(model.model_fields)):
