@@ -26,10 +26,10 @@ from cnnbench.spec.yaml_parser import (
     PLAIN,
     QUOTED,
     compose,
+    integer_readings,
     is_number,
     is_text,
     plain_scalar,
-    readings,
 )
 
 KeyPath = tuple[str | int, ...]
@@ -226,7 +226,7 @@ class _Builder:
             message = f"a number with {len(text):,} characters is too long"
             self._report(node, at, message, f"use at most {MAX_DIGITS}")
             return 1
-        if numbers := readings(text):
+        if numbers := integer_readings(text):
             decimal, octal = numbers
             message = f"{text} starts with a zero, which YAML versions interpret differently"
             octal_text = f", {octal} if it is octal," if octal else ""

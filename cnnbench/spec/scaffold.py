@@ -19,7 +19,7 @@ _NAMING = "start with a letter and use letters, digits, '-' and '_'"
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class Scaffold:
     """The files to write for a new experiment.
 
     Args:
@@ -37,7 +37,7 @@ class Start:
     copies: Mapping[Path, Path]
 
 
-def start_experiment(path: Path, parent: Path, name: str | None = None) -> Start:
+def scaffold_experiment(path: Path, parent: Path, name: str | None = None) -> Scaffold:
     """Creates a new experiment that is identical to its parent until edited.
 
     Args:
@@ -66,7 +66,7 @@ def start_experiment(path: Path, parent: Path, name: str | None = None) -> Start
     target = next(iter(copies), parent)
     extends = Path(os.path.relpath(target, path.parent)).as_posix()
     lines = [*_head(name, base.name, extends), *_body(read_with_parents(parent).data)]
-    return Start(path, name, "\n".join([*lines, ""]), target, copies)
+    return Scaffold(path, name, "\n".join([*lines, ""]), target, copies)
 
 
 def _check_path(path: Path) -> None:

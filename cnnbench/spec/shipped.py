@@ -15,7 +15,7 @@ _HERE = (Path("experiments"), Path())  # in the working directory; these take pr
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedExperiment:
     """An experiment file found by name.
 
     Args:
@@ -36,7 +36,7 @@ class Named:
         return f"{self.name}: {self.path}{origin}{other}"
 
 
-def find_named(word: str) -> Named | None:
+def find_named(word: str) -> NamedExperiment | None:
     """Finds the experiment of a name such as ``standard`` or ``post/standard``.
 
     Searches ``experiments/`` in the working directory, then the working directory, then the
@@ -59,7 +59,7 @@ def find_named(word: str) -> Named | None:
         raise UsageError(f"{message}; use {or_list([*names, 'a file'])}.")
     content = found[0].read_bytes()
     other = (file for file in found[1:] if file.read_bytes() != content)
-    return Named(word, found[0], found[0].is_absolute(), next(other, None))
+    return NamedExperiment(word, found[0], found[0].is_absolute(), next(other, None))
 
 
 def find_shipped(name: str) -> Path | None:

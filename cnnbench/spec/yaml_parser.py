@@ -268,10 +268,10 @@ def is_text(text: str) -> bool:
     return text not in _NULL and text not in _BOOL and not is_number(text)
 
 
-def readings(text: str) -> tuple[int, str | None] | None:
+def integer_readings(text: str) -> tuple[int, str | None] | None:
     """Decimal and octal interpretation of an integer with a leading zero.
 
-    >>> readings("010"), readings("-08"), readings("10")
+    >>> integer_readings("010"), integer_readings("-08"), integer_readings("10")
     ((10, '0o10'), (-8, None), None)
     """
     if not _LEADING_ZERO.fullmatch(text):

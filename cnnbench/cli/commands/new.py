@@ -10,7 +10,7 @@ from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import print_document, tell, write_file
 from cnnbench.errors import UsageError, cannot_write
 from cnnbench.spec.json_schema import FILE, schema_text
-from cnnbench.spec.scaffold import Start, start_experiment
+from cnnbench.spec.scaffold import Scaffold, scaffold_experiment
 from cnnbench.spec.shipped import find_named
 from cnnbench.system import commands
 from cnnbench.system.files import write_atomic
@@ -38,7 +38,7 @@ def new(
     if replaces and not force:
         raise UsageError(f"{file}: already exists; name another file, or add --force.")
     named = find_named(parent)
-    begun = start_experiment(file, named.path if named else Path(parent), name)
+    begun = scaffold_experiment(file, named.path if named else Path(parent), name)
     if not replaces and (results_dir / begun.name).exists():
         message = f"{results_dir / begun.name} has runs of another experiment with that name"
         raise UsageError(f"{message}; choose another name with --name.")
@@ -52,7 +52,7 @@ def new(
     tell(f"    {commands.cnnbench('run', *both)}", err=False)
 
 
-def _write(begun: Start) -> None:
+def _write(begun: Scaffold) -> None:
     """Writes the file, copies of its parents, and the schema that its first line names.
 
     Raises:
