@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.analysis.trained_network import Images, TrainedNetwork
-from cnnbench.graph.autoencoder import code_layer, disturbed, entrance
+from cnnbench.graph.autoencoder import code_layer, decoder_input, input_noise_layers
 from cnnbench.layers import GaussianNoise
 from cnnbench.layers.noise import unit_divergence
 from cnnbench.training.losses import BRIGHTEST, psnr
@@ -48,7 +48,7 @@ def denoise(network: TrainedNetwork, images: Images, seed: int = 0) -> Denoised 
     Returns:
       None if the network has no noise layers at its input.
     """
-    layers = disturbed(network.plan) if network.plan else ()
+    layers = input_noise_layers(network.plan) if network.plan else ()
     if not layers:
         return None
     rng, scale = np.random.default_rng(seed), network.experiment.dataset.pixel_scale
@@ -95,7 +95,7 @@ def decode(network: TrainedNetwork, values: FloatArray) -> FloatArray | None:
       network: a trained network.
       values: codes, (n, *code shape).
     """
-    layer = _entrance(network)
+    layer = _decoder_input(network)
     if layer is None:
         return None
     images: FloatArray = (
@@ -162,6 +162,6 @@ def layer_of(network: TrainedNetwork) -> str:
     return code_layer(network.plan, network.experiment.model.code_layer)
 
 
-def _entrance(network: TrainedNetwork) -> str | None:
+def _decoder_input(network: TrainedNetwork) -> str | None:
     assert network.plan is not None
-    return entrance(network.plan, network.experiment.model.code_layer)
+    return decoder_input(network.plan, network.experiment.model.code_layer)

@@ -36,7 +36,7 @@ def decoder(plan: Plan, layer: str) -> tuple[Node, ...] | None:
     return None if INPUT in needed or layer not in needed else tuple(reversed(nodes))
 
 
-def entrance(plan: Plan, code: str | None = None) -> str | None:
+def decoder_input(plan: Plan, code: str | None = None) -> str | None:
     """Name of the layer that the decoder starts from: a sample or code layer; None without one.
 
     Args:
@@ -47,7 +47,7 @@ def entrance(plan: Plan, code: str | None = None) -> str | None:
     return layer if decoder(plan, layer) else None
 
 
-def disturbed(plan: Plan) -> tuple[Node, ...]:
+def input_noise_layers(plan: Plan) -> tuple[Node, ...]:
     """Noise layers between the input image and all other layers, in order."""
     found: list[Node] = []
     last = INPUT

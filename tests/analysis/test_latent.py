@@ -28,7 +28,7 @@ from cnnbench.cli.app import app
 from cnnbench.cli.progress import Silent
 from cnnbench.data.dataset import Dataset
 from cnnbench.errors import CnnbenchError
-from cnnbench.graph.autoencoder import decoder, disturbed, entrance
+from cnnbench.graph.autoencoder import decoder, decoder_input, input_noise_layers
 from cnnbench.report.plots.image_grid import Plane, latent_panels
 from cnnbench.runner.run import Request, run_experiment
 from cnnbench.runs.folder import read_run
@@ -134,9 +134,9 @@ def test_a_bottleneck_is_what_all_of_the_result_goes_through() -> None:
     assert decoder(modified, "conv2") is None  # the branch goes around it
     assert [node.name for node in decoder(modified, "dense2") or ()] == []
     assert decoder(vae, "mean") is None  # the deviation is needed too
-    assert (entrance(vae), entrance(denoising)) == ("sample", "code")
-    assert [node.name for node in disturbed(denoising)] == ["noise", "mask"]
-    assert disturbed(vae) == ()
+    assert (decoder_input(vae), decoder_input(denoising)) == ("sample", "code")
+    assert [node.name for node in input_noise_layers(denoising)] == ["noise", "mask"]
+    assert input_noise_layers(vae) == ()
 
 
 def test_a_run_keeps_what_its_code_is_worth(results: Mapping[str, Path]) -> None:
