@@ -71,7 +71,7 @@ def require_pandas(caller: str) -> Any:
 def _all_runs(results_dir: Path) -> tuple[Sequence[RunResult], Sequence[str]]:
     listing = list_runs(results_dir)
     if not listing.entries:
-        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
+        start = commands.cnnbench("run", "standard", *commands.results_dir_option(results_dir))
         reasons = "".join(f"\n{text}" for text in listing.warnings)
         raise StoreError(
             f"results_dir: no runs in '{results_dir}'; start one with: {start}{reasons}"

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cnnbench.report.table import WrappedTable
-from cnnbench.system.ascii_forms import spelled
+from cnnbench.system.ascii_forms import in_encoding
 
 
 class LegibleConsole(Console):
@@ -38,7 +38,7 @@ def legible(part: Any, console: Console) -> Any:
         return part
     match part:
         case str():
-            return spelled(part, console.encoding)
+            return in_encoding(part, console.encoding)
         case Text():
             return _text(part, console)
         case Group():
@@ -61,14 +61,14 @@ def _text(text: Text, console: Console) -> Text:
         return text
     new = Text(style=text.style, justify=text.justify, overflow=text.overflow, no_wrap=text.no_wrap)
     for piece in text.render(console):
-        new.append(spelled(piece.text, console.encoding), piece.style)
+        new.append(in_encoding(piece.text, console.encoding), piece.style)
     return new
 
 
 def _table(table: Table, console: Console) -> Table:
     """Copies a table; rich's own ASCII box would add lines and edges."""
     new = copy.copy(table)
-    new.box = table.box and Box(spelled(str(table.box), "ascii"), ascii=True)
+    new.box = table.box and Box(in_encoding(str(table.box), "ascii"), ascii=True)
     new.title = legible(table.title, console)
     new.columns, new.rows = [], []
     for old in table.columns:

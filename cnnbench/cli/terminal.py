@@ -88,7 +88,7 @@ def print_document(text: str, form: str = "txt") -> None:
 def _write(text: str, *, err: bool) -> None:
     """Writes to a standard stream in its own encoding; `click.echo` writes UTF-8 to any."""
     stream = sys.stderr if err else sys.stdout
-    stream.write(ascii_forms.spelled(text, stream.encoding or "utf-8"))
+    stream.write(ascii_forms.in_encoding(text, stream.encoding or "utf-8"))
     stream.flush()
 
 

@@ -14,7 +14,7 @@ from cnnbench.formatting import clean, enumeration
 from cnnbench.runs.records import EngineRecord, Environment, EpochRecord, RunRecord
 from cnnbench.spec.metrics import is_fraction, metric_text, words
 from cnnbench.system import commands
-from cnnbench.system.settings import Change, changed_settings, is_read
+from cnnbench.system.settings import Change, affects_numbers, changed_settings
 
 _VERSIONS = ("cnnbench", "python", "jax", "jaxlib", "flax", "optax", "numpy")
 _ENGINE = {
@@ -140,7 +140,7 @@ def _changes(one: RunRecord, other: RunRecord) -> list[Change]:
 def _is_read(change: Change) -> bool:
     """True if results may depend on a setting, or if JAX rejects the query."""
     try:
-        return is_read(change.name)
+        return affects_numbers(change.name)
     except UsageError:
         return True
 

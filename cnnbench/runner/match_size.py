@@ -42,7 +42,7 @@ def with_match(
         )
         return list(requests)
     wide, other = f"{name}-wide", largest.experiment.name
-    where = commands.in_results(requests[0].results_dir)
+    where = commands.results_dir_option(requests[0].results_dir)
     names = (f"name={wide}", f"title={json.dumps(f'{title} ({found.factor:.2f}x wide)')}")
     notify(
         f"--match {size}: added {wide}, which is {name} with {found.factor:.2f}x wider layers:"

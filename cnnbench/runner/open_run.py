@@ -25,7 +25,7 @@ from cnnbench.runs.records import (
 )
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system.files import remove_partial
-from cnnbench.system.settings import Change, changed_settings, current, is_read
+from cnnbench.system.settings import Change, affects_numbers, changed_settings, current
 from cnnbench.system.stopwatch import Timing
 from cnnbench.training.resume import Resume, plan_resume, require_checkpoints, require_epochs
 
@@ -195,7 +195,7 @@ def _other_settings(record: RunRecord) -> list[Change]:
     then = record.environment.settings
     if then is None:
         return []
-    return [change for change in changed_settings(then, current()) if is_read(change.name)]
+    return [change for change in changed_settings(then, current()) if affects_numbers(change.name)]
 
 
 def reopen(

@@ -125,7 +125,7 @@ def newest_group(
     shown = [own[-1].record.name for own in taken]
     names = [runs.entries[0].record.name for runs in finished]
     if left := [name for name in names if name not in shown]:
-        everything = commands.cnnbench(command, "--all", *commands.in_results(results_dir))
+        everything = commands.cnnbench(command, "--all", *commands.results_dir_option(results_dir))
         apart = f"skipped, not comparable with {enumeration(shown)}: {enumeration(left)}"
         warnings.append(f"{apart}; show all with: {everything}")
     return _select((own[-1].path for own in taken), warnings)
@@ -531,10 +531,10 @@ def _unknown(argument: str, results_dir: Path, names: list[str], others: list[st
         f" {results_dir}"
     )
     if not names:
-        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
+        start = commands.cnnbench("run", "standard", *commands.results_dir_option(results_dir))
         return f"{place}, which contains no runs; start one with: {start}"
     hint = did_you_mean(argument, [*names, *others])
-    see = commands.cnnbench("list", *commands.in_results(results_dir))
+    see = commands.cnnbench("list", *commands.results_dir_option(results_dir))
     return f"{place}{hint}; write {or_list(names)}, or list all with: {see}"
 
 

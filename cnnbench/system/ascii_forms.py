@@ -80,10 +80,10 @@ def _handle(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(ERRORS, _handle)
 
 
-def spelled(text: str, encoding: str) -> str:
+def in_encoding(text: str, encoding: str) -> str:
     """Text with ASCII forms of characters that an encoding does not support.
 
-    >>> spelled("98.97 ± 0.05%", "ascii"), spelled("98.97 ± 0.05%", "latin-1")
+    >>> in_encoding("98.97 ± 0.05%", "ascii"), in_encoding("98.97 ± 0.05%", "latin-1")
     ('98.97 +/- 0.05%', '98.97 ± 0.05%')
     """
     return text if text.isascii() else text.encode(encoding, ERRORS).decode(encoding)

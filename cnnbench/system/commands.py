@@ -37,7 +37,7 @@ def pip_install(*words: str) -> str:
     return command_line(["pip", "install", *words])
 
 
-def in_results(results_dir: Path) -> tuple[str | Path, ...]:
+def results_dir_option(results_dir: Path) -> tuple[str | Path, ...]:
     """The option for the results folder; empty for the default."""
     return () if results_dir == RESULTS_DIR else ("--results-dir", results_dir)
 

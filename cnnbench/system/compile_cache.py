@@ -19,10 +19,10 @@ import numpy as np
 from cnnbench.errors import Notify
 from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
 from cnnbench.system.files import PARTIAL
-from cnnbench.system.settings import asked
+from cnnbench.system.settings import env_setting
 
-_ASKED = "/jax/compilation_cache/compile_requests_use_cache"
-_FOUND = "/jax/compilation_cache/cache_hits"
+_REQUESTS = "/jax/compilation_cache/compile_requests_use_cache"
+_HITS = "/jax/compilation_cache/cache_hits"
 
 DEFAULT_MAX_BYTES = 2 * 1024**3  # total size of all programs
 _MODULE, _OPEN = "jax._src.compilation_cache", "get_file_cache"
@@ -63,7 +63,7 @@ def enable_compile_cache(notify: Notify) -> None:
     except OSError as error:
         notify(_refused(folder, "created", error))
         return
-    if (wanted := asked("jax_compilation_cache_dir")) and not wanted.endswith(f"={folder}"):
+    if (wanted := env_setting("jax_compilation_cache_dir")) and not wanted.endswith(f"={folder}"):
         message = f"ignoring {wanted}: compiled programs are kept in {folder}"
         notify(f"{message}; set CNNBENCH_CACHE_DIR to keep them elsewhere.")
     cache[_OPEN] = partial(_open, notify)
@@ -191,26 +191,26 @@ def _refused(folder: Path, action: str, error: OSError) -> str:
 
 
 @dataclass(slots=True)
-class Lookups:
+class CacheStats:
     """Counts of cache requests and hits."""
 
-    asked: int = 0
-    found: int = 0
+    requests: int = 0
+    hits: int = 0
 
     @property
     def state(self) -> str:
         """``warm`` if all requests were hits, else ``cold``."""
-        return "warm" if self.asked and self.found == self.asked else "cold"
+        return "warm" if self.requests and self.hits == self.requests else "cold"
 
 
 @contextmanager
-def count_cache_hits() -> Iterator[Lookups]:
+def count_cache_hits() -> Iterator[CacheStats]:
     """Counts cache requests and hits while its body runs."""
-    counts = Lookups()
+    counts = CacheStats()
 
     def count(event: str, **_: object) -> None:
-        counts.asked += event == _ASKED
-        counts.found += event == _FOUND
+        counts.requests += event == _REQUESTS
+        counts.hits += event == _HITS
 
     jax.monitoring.register_event_listener(count)
     try:

@@ -21,7 +21,7 @@ def use_all_cores(notify: Callable[[str], None]) -> None:
       notify: receives a message if an environment variable requests another number.
     """
     count = min(num_cpus(), MOST_HOST_DEVICES)
-    wanted = settings.asked("jax_num_cpu_devices")
+    wanted = settings.env_setting("jax_num_cpu_devices")
     if wanted and jax.config.values["jax_num_cpu_devices"] != count:
         notify(f"ignoring {wanted}: cnnbench uses one device per available core, here {count}.")
     try:
@@ -69,14 +69,14 @@ def _cpus() -> tuple[jax.Device, ...]:
 
 def _chosen() -> str:
     """Environment variables that select JAX devices, with their values."""
-    return " and ".join(filter(None, map(settings.asked, _CHOICES)))
+    return " and ".join(filter(None, map(settings.env_setting, _CHOICES)))
 
 
 def _lack(kind: str) -> str:
     """Message and remedy for a device or variable that is not available."""
     chosen = _chosen()
     if kind == "auto":
-        names = " and ".join(name.upper() for name in _CHOICES if settings.asked(name))
+        names = " and ".join(name.upper() for name in _CHOICES if settings.env_setting(name))
         remedy = ", or set it to cpu" if names in {"JAX_PLATFORMS", "JAX_PLATFORM_NAME"} else ""
         return f"{chosen}: JAX finds no such device; unset {names}{remedy}."
     message = f"--device {kind}: JAX finds no {kind} on this machine"

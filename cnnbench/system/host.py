@@ -9,7 +9,7 @@ from pathlib import Path
 from time import sleep
 
 CPU_TIMES = Path("/proc/stat")  # Linux only
-LOOK_S = 0.25
+SAMPLE_S = 0.25
 # Constants of malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD (for the heap of a thread), M_MMAP_MAX.
 _KEEPING = {-1: 2**31 - 1, -2: 64 << 20, -4: 0}
 
@@ -30,7 +30,7 @@ def load_per_cpu() -> float | None:
     if average < 0.1 or not CPU_TIMES.exists():
         return average
     before = CPU_TIMES.read_text(encoding="ascii")
-    sleep(LOOK_S)
+    sleep(SAMPLE_S)
     return min(average, busy_share(before, CPU_TIMES.read_text(encoding="ascii")))
 
 
@@ -99,11 +99,14 @@ def free_bytes(root: Path = Path("/")) -> int | None:
     Args:
       root: root of the file system.
     """
-    rooms = [_machine_room(root / "proc/meminfo"), _group_room(root / "sys/fs/cgroup")]
-    return min((room for room in rooms if room is not None), default=None)
+    available = [
+        _machine_available(root / "proc/meminfo"),
+        _cgroup_available(root / "sys/fs/cgroup"),
+    ]
+    return min((size for size in available if size is not None), default=None)
 
 
-def _machine_room(file: Path) -> int | None:
+def _machine_available(file: Path) -> int | None:
     """Available memory of the machine without swapping."""
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         if line.startswith("MemAvailable:"):
@@ -111,7 +114,7 @@ def _machine_room(file: Path) -> int | None:
     return None
 
 
-def _group_room(folder: Path) -> int | None:
+def _cgroup_available(folder: Path) -> int | None:
     """Available memory within the cgroup limit; page cache counts as available."""
     try:
         most = (folder / "memory.max").read_text(encoding="ascii").strip()

@@ -26,7 +26,7 @@ SettingValue = bool | int | float | str | None
 
 # Options that affect numerical results. The values are the defaults of JAX 0.10 to 0.12 and Flax
 # 0.12; options that the installed version does not have are skipped.
-NUMBERS: Mapping[str, SettingValue] = MappingProxyType(
+NUMERIC_OPTIONS: Mapping[str, SettingValue] = MappingProxyType(
     {
         # types and promotion
         "jax_enable_x64": False,
@@ -77,7 +77,7 @@ NUMBERS: Mapping[str, SettingValue] = MappingProxyType(
 )
 
 # Options that do not affect numerical results, but slow down or abort training for debugging.
-SWITCHES: Mapping[str, SettingValue] = MappingProxyType(
+DEBUG_OPTIONS: Mapping[str, SettingValue] = MappingProxyType(
     {
         "check_vma": False,
         "flax_always_shard_variable": True,
@@ -121,7 +121,7 @@ SWITCHES: Mapping[str, SettingValue] = MappingProxyType(
 )
 
 # Options that select devices; handled by `devices`, and runs record their devices.
-DEVICES = frozenset(
+DEVICE_OPTIONS = frozenset(
     {
         "jax_backend_target",
         "jax_cuda_visible_devices",
@@ -137,7 +137,7 @@ DEVICES = frozenset(
 )
 
 # Options left to the user: logs, tracebacks, dumps, the cache, and unused features.
-_OWN = """
+_USER_OPTIONS = """
 flax_filter_frames flax_max_repr_depth flax_preserve_adopted_names flax_profile
 flax_use_flaxlib flax_use_orbax_checkpointing nnx_sow_capture_noop
 jax2tf_associative_scan_reductions jax2tf_default_native_serialization
@@ -170,7 +170,7 @@ jax_share_binary_between_hosts_timeout_ms jax_sort_devices_by_process_index
 jax_source_url_schema jax_traceback_filtering jax_traceback_in_locations_limit
 jax_tracer_error_num_traceback_frames jax_use_emit_pipeline_primitive
 """
-OWN = frozenset(_OWN.split())
+USER_OPTIONS = frozenset(_USER_OPTIONS.split())
 
 # Options and variables that may affect numerical results but cannot be pinned, mostly because XLA
 # and its libraries read them at startup.
@@ -189,7 +189,7 @@ RECORDED = frozenset(
     }
 )
 
-PINNED: Mapping[str, SettingValue] = MappingProxyType({**NUMBERS, **SWITCHES})
+PINNED: Mapping[str, SettingValue] = MappingProxyType({**NUMERIC_OPTIONS, **DEBUG_OPTIONS})
 VARIABLES = frozenset(name.upper() for name in PINNED)
 # Other options that cnnbench changes: for the compilation cache, and for `--device cpu`.
 _CHANGED = (
@@ -200,7 +200,7 @@ _CHANGED = (
     "jax_platforms",
 )
 _FAMILIES = ("JAX_", "FLAX_", "NNX_")
-_CLASSIFIED = frozenset(name.upper() for name in (*PINNED, *DEVICES, *OWN))
+_CLASSIFIED = frozenset(name.upper() for name in (*PINNED, *DEVICE_OPTIONS, *USER_OPTIONS))
 # XLA flags for dumps and the number of CPU devices, which runs record anyway.
 _HARMLESS = ("--xla_dump_", "--xla_force_host_platform_device_count")
 _TRY = "from jaxlib import xla_client; xla_client.CompileOptions()"  # only parses XLA_FLAGS
@@ -230,7 +230,9 @@ def start(notify: Callable[[str], None]) -> None:
     if "jax_transfer_guard" in others:  # sets the other three
         others = {n: v for n, v in others.items() if not n.startswith("jax_transfer_guard_")}
     others = {n: v for n, v in others.items() if not _own_device(n) or isinstance(v, str)}
-    if ignored := [asked(name) or f"{name}={_shown(value)}" for name, value in others.items()]:
+    if ignored := [
+        env_setting(name) or f"{name}={_shown(value)}" for name, value in others.items()
+    ]:
         notify(
             f"ignoring {', '.join(ignored)}: cnnbench pins these settings, so that the same seed"
             " gives the same numbers."
@@ -314,7 +316,7 @@ def current(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     environ = os.environ if environ is None else environ
     own = {name: value for name, value in environ.items() if name in RECORDED or _unknown(name)}
     own["XLA_FLAGS"] = _effective(environ.get("XLA_FLAGS", ""))
-    pins = {name: _text(value) for name, value in NUMBERS.items()}
+    pins = {name: _text(value) for name, value in NUMERIC_OPTIONS.items()}
     return pins | {name: own[name] for name in sorted(own) if own[name]}
 
 
@@ -368,7 +370,7 @@ def changed_settings(then: Mapping[str, str], now: Mapping[str, str]) -> list[Ch
     return [change for change in found if change.then != change.now]
 
 
-def is_read(name: str) -> bool:
+def affects_numbers(name: str) -> bool:
     """Returns True if a recorded setting may affect numerical results.
 
     Variables named like JAX or Flax options have no effect if the installed versions do not have
@@ -405,10 +407,10 @@ def require_flags(flags: str) -> None:
     _tried.add(flags)
 
 
-def asked(name: str, environ: Mapping[str, str] | None = None) -> str:
+def env_setting(name: str, environ: Mapping[str, str] | None = None) -> str:
     """Environment variable that sets an option, with its value; empty if not set.
 
-    >>> asked("jax_platforms", {"JAX_PLATFORMS": "cuda"})
+    >>> env_setting("jax_platforms", {"JAX_PLATFORMS": "cuda"})
     'JAX_PLATFORMS=cuda'
     """
     value = (os.environ if environ is None else environ).get(name.upper())
@@ -425,7 +427,7 @@ def _require_folder(name: str) -> None:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        message = f"{asked(name) or f'{name}={folder}'}: cannot create this folder"
+        message = f"{env_setting(name) or f'{name}={folder}'}: cannot create this folder"
         raise UsageError(f"{message} ({error.strerror}); choose another, or unset it.") from None
 
 
@@ -436,7 +438,7 @@ def _refusal(said: str, environ: Mapping[str, str]) -> str | None:
     blamed = named or [name for name in own if repr(environ[name]) in said]
     if not blamed:
         return None
-    message = f"{asked(blamed[0], environ)}: invalid value ({said.rstrip('.')})"
+    message = f"{env_setting(blamed[0], environ)}: invalid value ({said.rstrip('.')})"
     return f"{message}; unset {blamed[0]}."
 
 

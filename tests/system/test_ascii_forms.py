@@ -12,7 +12,13 @@ from cnnbench.cli.console import LegibleConsole
 from cnnbench.comparisons.comparison import compare
 from cnnbench.report.comparison import terminal_table
 from cnnbench.report.html import table_page
-from cnnbench.system.ascii_forms import ERRORS, ascii_form, html_in_ascii, json_in_ascii, spelled
+from cnnbench.system.ascii_forms import (
+    ERRORS,
+    ascii_form,
+    html_in_ascii,
+    in_encoding,
+    json_in_ascii,
+)
 from tests.support.environments import said
 from tests.support.samples import make_run, save
 
@@ -65,13 +71,13 @@ def test_every_character_has_a_form_in_every_encoding(encoding: str) -> None:
     ],
 )
 def test_symbols_have_their_usual_form_and_letters_their_escape(text: str, form: str) -> None:
-    assert spelled(text, "ascii") == form
+    assert in_encoding(text, "ascii") == form
     assert text.encode("ascii", ERRORS).decode() == form
 
 
 def test_only_what_an_encoding_lacks_is_replaced() -> None:
-    assert spelled("5 × 5 ± 1 – é", "latin-1") == "5 × 5 ± 1 - é"  # noqa: RUF001
-    assert spelled("5 × 5 ± 1 – é", "cp1252") == "5 × 5 ± 1 – é"  # noqa: RUF001
+    assert in_encoding("5 × 5 ± 1 – é", "latin-1") == "5 × 5 ± 1 - é"  # noqa: RUF001
+    assert in_encoding("5 × 5 ± 1 – é", "cp1252") == "5 × 5 ± 1 – é"  # noqa: RUF001
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
@@ -114,7 +120,7 @@ def test_commands_print_what_an_encoding_has(
     code, out, err = said(monkeypatch, words, encoding)
     assert (code, err) == ((1, "") if words[0] == "check" else (0, ""))
     if words[0] in {"compare", "show"} and "--help" not in words:
-        assert spelled("中文", encoding) in out
+        assert in_encoding("中文", encoding) in out
 
 
 @pytest.mark.parametrize("errors", ["strict", "ignore", "replace", "surrogateescape"])

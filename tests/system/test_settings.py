@@ -130,14 +130,19 @@ def numbers(path: Path) -> Any:
 def test_every_option_is_pinned_recorded_or_the_users_own() -> None:
     if jax.__version__ not in CLASSIFIED:
         pytest.skip(f"the options of jax {jax.__version__} have not been looked at")
-    known = {*settings.PINNED, *settings.DEVICES, *settings.OWN}
+    known = {*settings.PINNED, *settings.DEVICE_OPTIONS, *settings.USER_OPTIONS}
     known |= {name.lower() for name in settings.RECORDED}
     options = {*jax.config.values, *flax.config._values}
     assert sorted(options - known) == []
 
 
 def test_no_option_has_two_classes() -> None:
-    classes = (settings.NUMBERS, settings.SWITCHES, settings.DEVICES, settings.OWN)
+    classes = (
+        settings.NUMERIC_OPTIONS,
+        settings.DEBUG_OPTIONS,
+        settings.DEVICE_OPTIONS,
+        settings.USER_OPTIONS,
+    )
     names = [name for each in classes for name in each]
     assert sorted(names) == sorted(set(names))
 
@@ -423,8 +428,8 @@ def test_unknown_options_are_recorded_and_known_ones_are_not() -> None:
     assert {name: value for name, value in found.items() if name.isupper()} == {
         "JAX_OF_TOMORROW": "1"
     }
-    assert {name: found[name] for name in settings.NUMBERS} == {
-        name: settings._text(value) for name, value in settings.NUMBERS.items()
+    assert {name: found[name] for name in settings.NUMERIC_OPTIONS} == {
+        name: settings._text(value) for name, value in settings.NUMERIC_OPTIONS.items()
     }
 
 

@@ -132,7 +132,7 @@ def side_by_side(
         selection = newest_group(results_dir, criteria.baseline, command)
     if not selection.runs:
         warn(selection.warnings)  # runs that cannot be read
-        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
+        start = commands.cnnbench("run", "standard", *commands.results_dir_option(results_dir))
         raise IncomparableError(f"no finished run to compare; start one with: {start}")
     if every:
         return compare_groups(selection.runs, criteria), selection

@@ -15,7 +15,7 @@ def list_runs(results_dir: ResultsDir = Path("results")) -> None:
     listing = find.list_runs(results_dir)
     warn(listing.warnings)
     if not listing.entries:
-        start = commands.cnnbench("run", "standard", *commands.in_results(results_dir))
+        start = commands.cnnbench("run", "standard", *commands.results_dir_option(results_dir))
         tell(f"no runs in {results_dir}; start one with: {start}", err=False)
         return
     console = stdout()

@@ -46,7 +46,7 @@ def new(
     tell(f"wrote {file}, which extends {begun.parent}", err=False)
     if begun.copies:
         tell(f"copied {', '.join(map(str, begun.copies))}", err=False)
-    both = (Path(begun.parent), file, "--seeds", "6", *commands.in_results(results_dir))
+    both = (Path(begun.parent), file, "--seeds", "6", *commands.results_dir_option(results_dir))
     tell("Edit it, then run:\n", err=False)
     tell(f"    {commands.cnnbench('watch', file)}", err=False)
     tell(f"    {commands.cnnbench('run', *both)}", err=False)

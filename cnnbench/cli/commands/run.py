@@ -257,7 +257,7 @@ def _ending(
     usual = all(folder.parent.parent == results_dir for folder in folders)
     if len(comparisons) == 1 and len(folders) > 1 and usual:
         names = [folder.parent.name for folder in folders]
-        line = commands.cnnbench("compare", *names, *commands.in_results(results_dir))
+        line = commands.cnnbench("compare", *names, *commands.results_dir_option(results_dir))
         lines.append(f"Next:  {line}")
     return lines
 
