@@ -1,7 +1,7 @@
 """Formats numbers and names for display.
 
 `digits` is the number of decimals; None chooses it by magnitude.
-`beside` are the other values of a column, which share a unit.
+`others` are the other values of a column, which share a unit.
 """
 
 import math
@@ -13,10 +13,10 @@ MISSING = "–"  # noqa: RUF001 - a dash, for unknown values
 _MOST = 100_000  # larger numbers get the next unit
 
 
-def lost_text(lost: int, seeds: int) -> str:
+def diverged_text(lost: int, seeds: int) -> str:
     """Note on diverged seeds; empty if none diverged.
 
-    >>> lost_text(0, 3), lost_text(1, 3), lost_text(3, 3)
+    >>> diverged_text(0, 3), diverged_text(1, 3), diverged_text(3, 3)
     ('', '1 of 3 diverged', 'diverged')
     """
     if lost in {0, seeds}:
@@ -24,19 +24,19 @@ def lost_text(lost: int, seeds: int) -> str:
     return f"{lost} of {seeds} diverged"
 
 
-def seconds_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:
+def seconds_text(value: float, digits: int | None = None, others: Sequence[float] = ()) -> str:
     """Formats seconds, or milliseconds for short times.
 
     >>> seconds_text(6.7712), seconds_text(0.0123456), seconds_text(0.000182)
     ('6.77 s', '0.0123 s', '0.182 ms')
-    >>> seconds_text(0.0123456, beside=[0.000182]), seconds_text(0.000182, beside=[360.0])
+    >>> seconds_text(0.0123456, others=[0.000182]), seconds_text(0.000182, others=[360.0])
     ('12.3 ms', '0.000182 s')
-    >>> seconds_text(1.23, 3, beside=[0.379]), seconds_text(1.23, 0, beside=[0.379])
+    >>> seconds_text(1.23, 3, others=[0.379]), seconds_text(1.23, 0, others=[0.379])
     ('1.230 s', '1,230 ms')
     """
     if math.isnan(value):
         return MISSING
-    known = _known(value, beside)
+    known = _known(value, others)
     few = (
         0.01 if digits is None else min(1.0, 10.0 ** (1 - digits))
     )  # below, less than two digits would remain
@@ -54,31 +54,31 @@ def count_text(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else MISSING
 
 
-def flops_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:
+def flops_text(value: float, digits: int | None = None, others: Sequence[float] = ()) -> str:
     """Formats a number of operations.
 
     >>> flops_text(4_524_077.0), flops_text(999.0), flops_text(25_600_000_000.0, 3)
     ('4.52 M', '999', '25.600 G')
-    >>> flops_text(1.2e6, beside=[9e5]), flops_text(9e5, beside=[1.2e6, 1e12])
+    >>> flops_text(1.2e6, others=[9e5]), flops_text(9e5, others=[1.2e6, 1e12])
     ('1,200 k', '0.000900 G')
     """
-    return _scaled(value, 1000, ("", "k", "M", "G", "T"), digits, beside)
+    return _scaled(value, 1000, ("", "k", "M", "G", "T"), digits, others)
 
 
-def bytes_text(value: float, digits: int | None = None, beside: Sequence[float] = ()) -> str:
+def bytes_text(value: float, digits: int | None = None, others: Sequence[float] = ()) -> str:
     """Formats an amount of memory.
 
-    >>> bytes_text(18_718_088), bytes_text(2048, 0), bytes_text(3 * 2**30, beside=[18_718_088])
+    >>> bytes_text(18_718_088), bytes_text(2048, 0), bytes_text(3 * 2**30, others=[18_718_088])
     ('17.9 MiB', '2 KiB', '3,072 MiB')
     """
-    return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"), digits, beside)
+    return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"), digits, others)
 
 
 def _scaled(
-    value: float, step: int, units: tuple[str, ...], digits: int | None, beside: Sequence[float]
+    value: float, step: int, units: tuple[str, ...], digits: int | None, others: Sequence[float]
 ) -> str:
     """Uses the unit of the smallest value, or the next one in which the largest is not too long."""
-    known, place = _known(value, beside) or [0.0], 0
+    known, place = _known(value, others) or [0.0], 0
     while place < len(units) - 1 and (
         min(known) >= step ** (place + 1) or max(known) >= _MOST * step**place
     ):
@@ -87,8 +87,8 @@ def _scaled(
     return f"{_number(value / step**place, 0 if whole else digits)} {units[place]}".rstrip()
 
 
-def _known(value: float, beside: Sequence[float]) -> list[float]:
-    return [number for number in (value, *beside) if number > 0 and math.isfinite(number)]
+def _known(value: float, others: Sequence[float]) -> list[float]:
+    return [number for number in (value, *others) if number > 0 and math.isfinite(number)]
 
 
 def _number(value: float, digits: int | None) -> str:
@@ -130,10 +130,10 @@ def clean(text: str) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def visible(text: str) -> str:
+def escape_controls(text: str) -> str:
     r"""Escapes control codes, so that titles and paths cannot control the terminal.
 
-    >>> visible("a\x1b[31m.yaml: 'x'\nb")
+    >>> escape_controls("a\x1b[31m.yaml: 'x'\nb")
     "a\\x1b[31m.yaml: 'x'\nb"
     """
     return "".join(c if _is_visible(c) else ascii(c)[1:-1] for c in text)
@@ -153,12 +153,12 @@ _OPENS = re.compile(
 _BEGINS = re.compile(r"(#{1,6}|[-+>]|\d{1,9}[.)])(?=\s|$)|[>=]|-(?=[-\s])")
 
 
-def escaped(text: str) -> str:
+def escape_markdown(text: str) -> str:
     r"""Escapes text for Markdown (CommonMark and GFM), at any position in a line.
 
-    >>> print(escaped("A|B <i> <0.01 test_accuracy _x_ ~~y~~ &copy; R&D"))
+    >>> print(escape_markdown("A|B <i> <0.01 test_accuracy _x_ ~~y~~ &copy; R&D"))
     A\|B \<i> <0.01 test_accuracy \_x\_ \~\~y\~\~ \&copy; R&D
-    >>> [escaped(start) for start in ("# a", "1. a", "- a", "-0.5", "1.5")]
+    >>> [escape_markdown(start) for start in ("# a", "1. a", "- a", "-0.5", "1.5")]
     ['\\# a', '1\\. a', '\\- a', '-0.5', '1.5']
     """
     line = clean(text)

@@ -14,7 +14,7 @@ from cnnbench.bench.measurements import (
     Ratio,
     VariantStatus,
 )
-from cnnbench.formatting import clean, escaped
+from cnnbench.formatting import clean, escape_markdown
 from cnnbench.report import table as report_table
 from cnnbench.report.table import WrappedTable
 from cnnbench.runs import codec
@@ -78,11 +78,13 @@ def markdown(report: Report) -> str:
     """The tables in Markdown."""
     parts = []
     for benchmark in report.benchmarks:
-        lines = [f"- {escaped(note)}\n" for note in notes(benchmark)]
+        lines = [f"- {escape_markdown(note)}\n" for note in notes(benchmark)]
         rows = [[c.cell(benchmark, m) for c in _COLUMNS] for m in benchmark.measured]
         body = markdown_table([_header(c, benchmark, narrow=False) for c in _COLUMNS], rows)
-        parts.append(f"### {escaped(benchmark_heading(benchmark))}\n\n{body}\n{''.join(lines)}")
-    return "\n".join([*parts, " ".join(TIMES_NOTE), escaped(machine_note(report)), ""])
+        parts.append(
+            f"### {escape_markdown(benchmark_heading(benchmark))}\n\n{body}\n{''.join(lines)}"
+        )
+    return "\n".join([*parts, " ".join(TIMES_NOTE), escape_markdown(machine_note(report)), ""])
 
 
 def markdown_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from cnnbench.formatting import clean, epochs_text, seconds_text, visible
+from cnnbench.formatting import clean, epochs_text, escape_controls, seconds_text
 from cnnbench.report.layer_table import layer_table
 from cnnbench.report.sparkline import sparkline
 from cnnbench.runs.records import EpochRecord, RunRecord, SeedSummary
@@ -58,7 +58,7 @@ class Silent:
     def say(self, text: str, style: str | None = None) -> None:
         """Prints a line; a terminal wraps it unless it has a command to copy."""
         whole = not self.console.is_terminal or "cnnbench " in text
-        text = visible(text)
+        text = escape_controls(text)
         self.console.print(text, style=style, highlight=False, markup=False, soft_wrap=whole)
 
     def started(self, record: RunRecord, num_steps: int) -> None:
@@ -149,7 +149,7 @@ class Lines(Silent):
         return self.verbose or self.num_seeds > 1 or not summary.final
 
     def _log(self, line: str) -> None:
-        self.console.print(visible(line), highlight=False, markup=False, soft_wrap=True)
+        self.console.print(escape_controls(line), highlight=False, markup=False, soft_wrap=True)
 
     def _width(self) -> int:
         return self.console.width if self.console.is_terminal else WIDTH

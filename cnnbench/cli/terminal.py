@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 import typer
 
 from cnnbench.errors import CnnbenchError, UsageError, cannot_write, or_list
-from cnnbench.formatting import visible
+from cnnbench.formatting import escape_controls
 from cnnbench.system import ascii_forms
 from cnnbench.system.files import write_atomic
 from cnnbench.system.signals import CODES, Stopped
@@ -66,7 +66,7 @@ def write_file(option: str, file: "Path", content: "bytes | memoryview") -> None
 
 def tell(text: str = "", *, err: bool = True) -> None:
     """Prints text, with control codes made visible."""
-    _write(f"{visible(text)}\n", err=err)
+    _write(f"{escape_controls(text)}\n", err=err)
 
 
 def print_document(text: str, form: str = "txt") -> None:

@@ -26,7 +26,7 @@ from cnnbench.comparisons.timing_warnings import Timed, TimingWarning
 from cnnbench.comparisons.verdict import ANY, Arm, Criteria, Finding, Verdict, find_baseline, judge
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
-from cnnbench.formatting import enumeration, lost_text
+from cnnbench.formatting import diverged_text, enumeration
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.runs.summary import lost_seeds, with_missing
@@ -68,7 +68,7 @@ class Row:
     def lost(self) -> str:
         """Text on the seeds that have diverged by this epoch; empty if none have."""
         values = self.value.values
-        return lost_text(sum(not math.isfinite(value) for value in values), len(values))
+        return diverged_text(sum(not math.isfinite(value) for value in values), len(values))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cnnbench.comparisons.comparison import Comparison, Row
 from cnnbench.comparisons.statistics import Estimate, estimate, mean
 from cnnbench.errors import StoreError
-from cnnbench.formatting import clean, epochs_text, lost_text, seconds_text
+from cnnbench.formatting import clean, diverged_text, epochs_text, seconds_text
 from cnnbench.runs.folder import RunEntry, read_epochs
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.summary import lost_seeds, with_missing
@@ -40,7 +40,7 @@ class Curve:
     @property
     def lost(self) -> str:
         """Text on the diverged seeds; empty if none diverged."""
-        return lost_text(self.num_lost, self.num_seeds)
+        return diverged_text(self.num_lost, self.num_seeds)
 
 
 def last_rows(comparison: Comparison) -> tuple[Row, ...]:

@@ -385,15 +385,15 @@ def _field(name: str) -> Callable[[CostRow], float | None]:
     return lambda row: getattr(row.cost, name) if row.cost else None
 
 
-def _known(text: _Text, value: float | None, digits: int | None, beside: Sequence[float]) -> str:
-    return MISSING if value is None else text(value, digits, beside)
+def _known(text: _Text, value: float | None, digits: int | None, others: Sequence[float]) -> str:
+    return MISSING if value is None else text(value, digits, others)
 
 
-def _target_text(target: TimeToTarget | None, digits: int | None, beside: Sequence[float]) -> str:
+def _target_text(target: TimeToTarget | None, digits: int | None, others: Sequence[float]) -> str:
     """Formats the median, and the share of seeds that reached the target unless all did."""
     if target is None:
         return MISSING
-    time = seconds_text(_seconds(target), digits, beside)
+    time = seconds_text(_seconds(target), digits, others)
     time = f"> {time}" if target.median_s is None else time
     return time if target.reached == target.seeds else f"{time}, {target.reached}/{target.seeds}"
 
@@ -447,11 +447,11 @@ def _quantity(
     def make(comparison: Comparison, digits: int | None) -> Column[CostRow]:
         rows = comparison.costs
         known = [_field(f)(row) for f in fields for row in rows]
-        beside = [v for v in known if v is not None]
+        others = [v for v in known if v is not None]
         return Column(
             names[0],
             header,
-            lambda row: _known(text, of(row), digits, beside),
+            lambda row: _known(text, of(row), digits, others),
             of,
             meaning,
             FileFields(csv=(Field(fields[0], of, f"see `{fields[0]}` in `summary.json`"),)),

@@ -14,7 +14,7 @@ from cnnbench.comparisons.statistics import mean
 from cnnbench.comparisons.timing_warnings import COST_CAUSES, DETAILS, summary
 from cnnbench.comparisons.verdict import Verdict
 from cnnbench.comparisons.verdict_text import how_lines, sentence, verdict_lines
-from cnnbench.formatting import clean, escaped, lost_text
+from cnnbench.formatting import clean, diverged_text, escape_markdown
 from cnnbench.report.columns import (
     PLAIN,
     Column,
@@ -263,18 +263,18 @@ def _markdown(comparison: Comparison, *, wide: bool, look: TableOptions) -> str:
     if costs := _cost_columns(comparison, wide=wide, look=look):
         body += "\n" + _markdown_table(costs, comparison.costs)
     judged = map(sentence, every_verdict(comparison))
-    verdicts = [f"**Verdict:** {escaped(s)}\n\n" for s in judged]
+    verdicts = [f"**Verdict:** {escape_markdown(s)}\n\n" for s in judged]
     first, remarks = (
-        [f"{escaped(clean(remark))}\n\n" for remark in said]
+        [f"{escape_markdown(clean(remark))}\n\n" for remark in said]
         for said in (comparison.contradictions, comparison.remarks)
     )
     lines = _footer(comparison, wide=wide, look=look)
-    listed = [f"- {escaped(line)}\n" for line in lines]
+    listed = [f"- {escape_markdown(line)}\n" for line in lines]
     return "".join([*first, body, "\n", *verdicts, *remarks, *listed])
 
 
 def _markdown_table(columns: Sequence[Column[R]], rows: Sequence[R]) -> str:
-    table = [[escaped(cell) for cell in line] for line in _grid(columns, rows)]
+    table = [[escape_markdown(cell) for cell in line] for line in _grid(columns, rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     # The first column is text and left-aligned; numbers are right-aligned.
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -294,7 +294,7 @@ def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
         lost = sum(seed.diverged is not None for seed in summary.seeds)
         on_test = "" if summary.seeds[0].final else "test "
         result = f"{on_test}{metric_text(metric, mean(values))}"
-        result = lost_text(lost, len(summary.seeds)) or result
+        result = diverged_text(lost, len(summary.seeds)) or result
     data = record.dataset
     dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name
     counts = (str(record.epochs), str(len(record.seeds)))

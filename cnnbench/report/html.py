@@ -395,7 +395,7 @@ def curves_grid(curves: Sequence[Curve], comparison: Comparison) -> HtmlTable:
     rows, times = [], [s for curve in curves for s in curve.time_s or ()]
     for curve in curves:
         for number, value in enumerate(curve.values):
-            spent = seconds_text(curve.time_s[number], beside=times) if curve.time_s else ""
+            spent = seconds_text(curve.time_s[number], others=times) if curve.time_s else ""
             numbers = (metric_text(metric, v) for v in (value.mean, *ends(value)))
             rows.append((curve.label, str(number + 1), *numbers, spent))
     headers = ("Network", "Epoch", "Mean", "Lowest seed", "Highest seed", "Training time")
@@ -410,7 +410,7 @@ def costs_grid(comparison: Comparison) -> HtmlTable:
         (
             clean(row.label),
             *(metric_text(comparison.metric, v) for v in (row.value.mean, *ends(row.value))),
-            seconds_text(row.train_s.mean, beside=times),
+            seconds_text(row.train_s.mean, others=times),
             count_text(row.num_params),
         )
         for row in last
@@ -442,7 +442,7 @@ def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> HtmlTable:
             str(seed.seed),
             *_validation_cells(seed, metric),
             metric_text(metric, seed.test[metric]),
-            seconds_text(seed.train_s, beside=times),
+            seconds_text(seed.train_s, others=times),
         )
         for label, seed in ended
     ]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cnnbench.analysis.activations import LayerStatistics, Prediction, Responses
-from cnnbench.formatting import visible
+from cnnbench.formatting import escape_controls
 from cnnbench.layers.base import shape_text
 from cnnbench.report.table import WrappedTable
 
@@ -17,7 +17,7 @@ def _titled(title: str, table: "Table") -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    return Group(Text(visible(title), style="table.title"), WrappedTable(table))
+    return Group(Text(escape_controls(title), style="table.title"), WrappedTable(table))
 
 
 def _table() -> "Table":

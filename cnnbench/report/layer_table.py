@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cnnbench.formatting import visible
+from cnnbench.formatting import escape_controls
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.report.table import WrappedTable
@@ -43,7 +43,7 @@ def _layer_table(
     from rich.text import Text
 
     num_params, multiply_adds = (f"{total:,}" for total in totals)
-    table = Table(box=box.SIMPLE_HEAD, title=Text(visible(title)), title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=Text(escape_controls(title)), title_justify="left")
     table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
     table.show_edge = marks is None  # marks take its place
     table.add_column("Layer", no_wrap=True, footer="total")

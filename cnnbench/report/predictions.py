@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cnnbench.analysis.predict import Guess, Reconstruction
 from cnnbench.data.image_files import MIDDLE, Photograph
-from cnnbench.formatting import clean, csv_cell, escaped
+from cnnbench.formatting import clean, csv_cell, escape_markdown
 from cnnbench.report.plots.terminal_image import ImageGroup
 from cnnbench.report.table import WrappedTable, markdown_table
 from cnnbench.runs import codec
@@ -86,8 +86,8 @@ def table(found: Predictions) -> WrappedTable:
 
 def markdown(found: Predictions) -> str:
     """The table in Markdown."""
-    header, *rows = ([escaped(cell) for cell in row] for row in _grid(found))
-    return f"{escaped(title(found))}:\n\n{markdown_table(header, rows)}"
+    header, *rows = ([escape_markdown(cell) for cell in row] for row in _grid(found))
+    return f"{escape_markdown(title(found))}:\n\n{markdown_table(header, rows)}"
 
 
 def csv_text(found: Predictions) -> str:

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 
-from cnnbench.formatting import clean, lost_text
+from cnnbench.formatting import clean, diverged_text
 from cnnbench.runs.cost import Cost
 from cnnbench.spec.metrics import heading, metric_text
 from cnnbench.system.stopwatch import Timing
@@ -402,6 +402,6 @@ class RunResult:
             metric = f"test_{summary.headline}"
             values = [seed.test[summary.headline] for seed in summary.seeds]
             lost = sum(seed.diverged is not None for seed in summary.seeds)
-            text = lost_text(lost, len(values)) or metric_text(metric, fmean(values))
+            text = diverged_text(lost, len(values)) or metric_text(metric, fmean(values))
             facts[heading(metric)] = text
         return facts

@@ -107,7 +107,7 @@ def test_an_epoch_of_milliseconds_stands_beside_seconds_in_their_unit() -> None:
     comparison = compare([make_run(), dataclasses.replace(quick, epochs=epochs)])
     (time,) = (c for c in epoch_columns(comparison, wide=False) if c.name == "time")
     assert [time.cell(row) for row in comparison.rows] == ["6,770 ms", "6,810 ms"] + ["8.00 ms"] * 2
-    assert seconds_text(0.008, beside=[600.0]) == "0.00800 s"
+    assert seconds_text(0.008, others=[600.0]) == "0.00800 s"
 
 
 def test_the_share_of_the_peak_is_that_of_bench() -> None:

@@ -24,7 +24,7 @@ from cnnbench.bench.report import markdown as bench_markdown
 from cnnbench.cli.console import LegibleConsole
 from cnnbench.comparisons.comparison import compare
 from cnnbench.data.image_files import Photograph
-from cnnbench.formatting import clean, csv_cell, escaped
+from cnnbench.formatting import clean, csv_cell, escape_markdown
 from cnnbench.report import comparison, csv_json, predictions
 from cnnbench.report.html import table_page
 from cnnbench.report.plots.diagram import diagram
@@ -92,7 +92,7 @@ def shown(document: str, form: str) -> list[str]:
 @pytest.mark.parametrize("title", TITLES)
 def test_titles_are_text_in_markdown(title: str, place: str) -> None:
     form = PLACES[place]
-    document = form.format(escaped(title), escaped(title))
+    document = form.format(escape_markdown(title), escape_markdown(title))
     found = shown(document, form)
     if place == "after bold":
         assert "".join(found) == f"Verdict: {clean(title)}"
@@ -105,7 +105,7 @@ def test_titles_are_text_in_markdown(title: str, place: str) -> None:
 @example(title="\t    code")
 def test_any_text_is_text_in_markdown(title: str) -> None:
     for form in PLACES.values() if clean(title) else ():
-        found = "".join(shown(form.format(escaped(title), escaped(title)), form))
+        found = "".join(shown(form.format(escape_markdown(title), escape_markdown(title)), form))
         assert found.endswith(clean(title))
 
 
@@ -117,7 +117,7 @@ def test_numbers_and_names_are_not_disfigured() -> None:
         "1.5 s",
         "a-b",
     ):
-        assert escaped(text) == text
+        assert escape_markdown(text) == text
 
 
 @pytest.mark.parametrize("title", TITLES)
