@@ -240,7 +240,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def private(module: str, name: str) -> Any:
+def private_api(module: str, name: str) -> Any:
     """Imports a class or function from the private API of tensorflow-datasets.
 
     Args:

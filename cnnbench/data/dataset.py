@@ -33,7 +33,7 @@ from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
 
 
-class Wanted(Protocol):
+class DatasetRequest(Protocol):
     """The settings of an experiment that determine its images."""
 
     @property
@@ -137,8 +137,8 @@ def load_dataset(
         if offline is None or offline == name:
             raise DataError(_unavailable(error)) from error
         _require_same_kind(name, offline, data_dir)
-        looked = f"{error.looked}. " if data_dir and error.looked else ""
-        notify(f"{_sentence(str(error))}; using '{offline}' instead. {looked}".rstrip())
+        searched = f"{error.searched}. " if data_dir and error.searched else ""
+        notify(f"{_sentence(str(error))}; using '{offline}' instead. {searched}".rstrip())
         fallback = load_dataset(
             offline,
             offline=None,
@@ -151,7 +151,7 @@ def load_dataset(
     return _dataset(name, entry, splits or {}, train_examples, data_dir)
 
 
-def dataset_of(spec: Wanted, data_dir: Path | None, notify: Notify) -> Dataset:
+def dataset_of(spec: DatasetRequest, data_dir: Path | None, notify: Notify) -> Dataset:
     """Loads the dataset of an experiment, as `load_dataset`."""
     return load_dataset(
         spec.name,
@@ -327,9 +327,9 @@ def _kind(info: DatasetInfo) -> str:
 
 def _unavailable(error: UnavailableError) -> str:
     """Message with the missing data, the searched folders, and the remedy."""
-    if error.looked:
+    if error.searched:
         remedy = "put the files there, pass their folder with --data-dir"
-        return f"{error}. {error.looked}; {remedy}, or use --dataset {EMBEDDED}"
+        return f"{error}. {error.searched}; {remedy}, or use --dataset {EMBEDDED}"
     return f"{error}; pass the folder that contains it with --data-dir, or use --dataset {EMBEDDED}"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cnnbench.data.catalog import private, quiet
+from cnnbench.data.catalog import private_api, quiet
 from cnnbench.errors import DataError
 
 # If a server does not answer within this time, the network is considered unavailable.
@@ -27,12 +27,12 @@ class UnavailableError(DataError):
 
     Args:
       message: the missing data and the reason.
-      looked: description of the searched folders and their content; may be empty.
+      searched: description of the searched folders and their content; may be empty.
     """
 
-    def __init__(self, message: str, looked: str = "") -> None:
+    def __init__(self, message: str, searched: str = "") -> None:
         super().__init__(message)
-        self.looked = looked
+        self.searched = searched
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ def manual_path(file: RegisteredFile, data_dir: Path) -> Path | None:
 def fetched_path(file: RegisteredFile, name: str, data_dir: Path) -> Path | None:
     """Path of a file previously downloaded by tensorflow-datasets, not yet verified; else None."""
     base = name.partition("/")[0]
-    file_name = private("download.resource", "get_dl_fname")(file.url, file.sha256)
+    file_name = private_api("download.resource", "get_dl_fname")(file.url, file.sha256)
     path = data_dir / "downloads" / base / file_name
-    return path if private("download.resource", "is_locally_cached")(path) else None
+    return path if private_api("download.resource", "is_locally_cached")(path) else None
 
 
 def verify_file(path: Path, file: RegisteredFile, name: str, uncompressed: str = "") -> None:
@@ -152,8 +152,8 @@ def translated_errors(name: str) -> Iterator[None]:
     """
     import requests
 
-    mismatch = private("download.download_manager", "NonMatchingChecksumError")
-    download = private("download.util", "DownloadError")
+    mismatch = private_api("download.download_manager", "NonMatchingChecksumError")
+    download = private_api("download.util", "DownloadError")
     try:
         yield
     except mismatch as error:

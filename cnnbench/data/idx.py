@@ -145,7 +145,7 @@ def manual_files(name: str, data_dir: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for role, filename in FILENAMES.items():
         paths = (
-            folder / each for folder in folders(name, data_dir) for each in spellings(filename)
+            folder / each for folder in folders(name, data_dir) for each in name_variants(filename)
         )
         if path := next((path for path in paths if path.is_file()), None):
             found[role] = path
@@ -158,10 +158,10 @@ def folders(name: str, data_dir: Path) -> tuple[Path, ...]:
     return (data_dir, *raw, *manual_dirs(data_dir)[1:])
 
 
-def spellings(filename: str) -> tuple[str, ...]:
+def name_variants(filename: str) -> tuple[str, ...]:
     """Alternative names of a file.
 
-    >>> spellings("train-images-idx3-ubyte.gz")[2:]
+    >>> name_variants("train-images-idx3-ubyte.gz")[2:]
     ('train-images.idx3-ubyte.gz', 'train-images.idx3-ubyte')
     """
     stem = filename.removesuffix(".gz")
@@ -259,7 +259,7 @@ def _searched(name: str, data_dir: Path, missing: list[RegisteredFile]) -> str:
     first, *below = folders(name, data_dir)
     places = enumeration([f"{folder.relative_to(first)}/" for folder in below])
     stems = [file.filename.removesuffix(".gz") for file in missing]
-    dotted = spellings(missing[0].filename)[-1]
+    dotted = name_variants(missing[0].filename)[-1]
     return (
         f"Searched {first} and its subfolders {places} for {enumeration(stems)} (with or without"
         f" .gz, or named like {dotted}). {_content(first)}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 InvertMode = Literal["auto", "yes", "no"]
 PNG = b"\x89PNG\r\n\x1a\n"  # signature of PNG files
-MOST_PIXELS = 50_000_000  # per file, to limit memory
+MAX_PIXELS = 50_000_000  # per file, to limit memory
 WHITE, BLACK = 255, 0
 MIDDLE = 127.5  # between black and white
 INK = 20 / 28  # size of the ink relative to the image, as in MNIST
@@ -35,7 +35,7 @@ BROKEN = (
 
 
 @dataclass(frozen=True, slots=True)
-class Framing:
+class Preprocessing:
     """Preprocessing of an image file.
 
     Args:
@@ -49,7 +49,7 @@ class Framing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
-class Photograph:
+class PreparedImage:
     """A preprocessed image file.
 
     Args:
@@ -69,7 +69,9 @@ class Photograph:
     inverted: bool
 
 
-def read_photograph(file: Path, shape: tuple[int, int, int], framing: Framing) -> Photograph:
+def read_image(
+    file: Path, shape: tuple[int, int, int], preprocessing: Preprocessing
+) -> PreparedImage:
     """Reads an image file, center-crops it and scales it to the image size of a dataset.
 
     Applies the EXIF orientation, composes transparent images on white (on black if all visible
@@ -79,7 +81,7 @@ def read_photograph(file: Path, shape: tuple[int, int, int], framing: Framing) -
     Args:
       file: a PNG or JPEG file.
       shape: height, width and channels of the dataset.
-      framing: cropping and inversion.
+      preprocessing: cropping and inversion.
 
     Raises:
       UsageError: the file does not exist, or the dataset is neither grayscale nor RGB.
@@ -88,22 +90,22 @@ def read_photograph(file: Path, shape: tuple[int, int, int], framing: Framing) -
     if shape[2] not in {1, 3}:
         message = f"{file}: the network takes images with {shape[2]} channels"
         raise UsageError(f"{message}, but image files have 1 (grayscale) or 3 (RGB).")
-    if shape[2] == 3 and framing.trim:
+    if shape[2] == 3 and preprocessing.trim:
         raise UsageError("--trim: not available for networks that take RGB images; remove it.")
     upright = _upright(file, shape[2])
     height, width = shape[:2]
     seen = _fitted(upright, height, width)
     border = float(_border(seen).mean())
-    inverted = framing.invert == "yes" or (
-        framing.invert == "auto" and shape[2] == 1 and border > MIDDLE
+    inverted = preprocessing.invert == "yes" or (
+        preprocessing.invert == "auto" and shape[2] == 1 and border > MIDDLE
     )
-    if framing.trim:
+    if preprocessing.trim:
         whole = np.asarray(upright)
         seen = _trimmed(file, ~whole if inverted else whole, height, width)
     elif inverted:
         seen = ~seen  # 255 - value, for uint8
     pixels = seen.reshape(shape)
-    return Photograph(str(file), upright.width, upright.height, pixels, border, inverted)
+    return PreparedImage(str(file), upright.width, upright.height, pixels, border, inverted)
 
 
 @contextmanager
@@ -113,7 +115,7 @@ def _opened(file: Path) -> "Iterator[Image]":
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see MOST_PIXELS
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see MAX_PIXELS
             with Image.open(file, formats=("PNG", "JPEG")) as image:
                 _require_one(file, image)
                 yield image
@@ -129,7 +131,7 @@ def _opened(file: Path) -> "Iterator[Image]":
 
 
 def _require_one(file: Path, image: "Image") -> None:
-    if image.width * image.height > MOST_PIXELS:
+    if image.width * image.height > MAX_PIXELS:
         raise _too_large(file)
     # Phones add a preview to photos (MPO), which is not an animation.
     frames = getattr(image, "n_frames", 1) if image.format == "PNG" else 1
@@ -138,7 +140,7 @@ def _require_one(file: Path, image: "Image") -> None:
 
 
 def _too_large(file: Path) -> DataError:
-    most = MOST_PIXELS // 1_000_000
+    most = MAX_PIXELS // 1_000_000
     return DataError(f"{file}: has more than {most} million pixels; resize it.")
 
 

@@ -15,7 +15,7 @@ from cnnbench.data.catalog import (
     has_tensorflow,
     info_of,
     open_builder,
-    private,
+    private_api,
     quiet,
     supervised_keys,
 )
@@ -210,4 +210,4 @@ def _file_order(num: int, split: str) -> Sequence[int]:
     tensorflow-datasets sorts examples by the hash of their key, which for these datasets is the
     index in the file.
     """
-    return sorted(range(num), key=private("hashing", "Hasher")(split).hash_key)
+    return sorted(range(num), key=private_api("hashing", "Hasher")(split).hash_key)

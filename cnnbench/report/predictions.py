@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cnnbench.analysis.predict import Guess, Reconstruction
-from cnnbench.data.image_files import MIDDLE, Photograph
+from cnnbench.data.image_files import MIDDLE, PreparedImage
 from cnnbench.formatting import clean, csv_cell, escape_markdown
 from cnnbench.report.plots.terminal_image import ImageGroup
 from cnnbench.report.table import WrappedTable, markdown_table
@@ -29,7 +29,7 @@ class Predictions:
     record: RunRecord
     seeds: tuple[int, ...]
     loss: str
-    photographs: Sequence[Photograph]
+    photographs: Sequence[PreparedImage]
     answers: Sequence[Guess | Reconstruction]
 
 
@@ -40,7 +40,7 @@ def title(found: Predictions) -> str:
     return f"{clean(found.record.title)} ({found.record.run_id}), {whose}"
 
 
-def seen_as(photograph: Photograph) -> tuple[str, str, str]:
+def seen_as(photograph: PreparedImage) -> tuple[str, str, str]:
     """Preprocessing of a file: its name, sizes and inversion."""
     height, width, _ = photograph.pixels.shape
     size = f"{photograph.width}x{photograph.height}"

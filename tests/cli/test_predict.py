@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cnnbench.analysis import trained_network
 from cnnbench.analysis.predict import Guess, Reconstruction, reconstruct
 from cnnbench.cli.app import app
-from cnnbench.data.image_files import Photograph
+from cnnbench.data.image_files import PreparedImage
 from cnnbench.report.predictions import Predictions, csv_text, json_text, markdown, table, title
 from cnnbench.runs.folder import read_run
 from tests.support.golden import approved
@@ -239,9 +239,9 @@ def test_a_network_that_diverged_is_no_answer(
     assert (done.exit_code, done.stderr) == (1, message + "\n")
 
 
-def photograph(name: str, inverted: bool) -> Photograph:
+def photograph(name: str, inverted: bool) -> PreparedImage:
     pixels = np.zeros((28, 28, 1), np.uint8)
-    return Photograph(name, 640, 480, pixels, 209.25 if inverted else 0.5, inverted)
+    return PreparedImage(name, 640, 480, pixels, 209.25 if inverted else 0.5, inverted)
 
 
 def found(reconstructs: bool = False) -> Predictions:

@@ -15,7 +15,7 @@ from cnnbench.data.catalog import (
     describe,
     has_tensorflow,
     open_builder,
-    private,
+    private_api,
     quiet,
 )
 from cnnbench.errors import DataError
@@ -152,7 +152,7 @@ def test_a_name_that_begins_with_a_digit_is_no_dataset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("module", "name"), [("hashing", "Gone"), ("gone", "Hasher")])
 def test_a_version_without_a_private_part_is_an_error(module: str, name: str) -> None:
     with pytest.raises(DataError) as caught:
-        private(module, name)
+        private_api(module, name)
     assert str(caught.value) == (
         f"tensorflow-datasets {tfds.__version__} has no core.{module}.{name}, which cnnbench needs;"
         " run pip install tensorflow-datasets==4.9.10."

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cnnbench.data import image_files
-from cnnbench.data.image_files import Framing, read_photograph
+from cnnbench.data.image_files import Preprocessing, read_image
 from cnnbench.data.mnist_5k import load_embedded
 from cnnbench.errors import CnnbenchError, DataError, UsageError
 
-GREY, COLOUR = (28, 28, 1), (32, 32, 3)
-AS_IT_IS = Framing("no")
+GRAY, COLOR = (28, 28, 1), (32, 32, 3)
+AS_IT_IS = Preprocessing("no")
 
 
 def save(path: Path, pixels: Any, **options: Any) -> Path:
@@ -40,7 +40,7 @@ def digits() -> Any:
 
 def test_a_digit_of_the_dataset_comes_back_pixel_by_pixel(tmp_path: Path, digits: Any) -> None:
     for number, digit in enumerate(digits):
-        seen = read_photograph(save(tmp_path / f"{number}.png", digit[..., 0]), GREY, Framing())
+        seen = read_image(save(tmp_path / f"{number}.png", digit[..., 0]), GRAY, Preprocessing())
         np.testing.assert_array_equal(seen.pixels, digit)
         assert (seen.width, seen.height, seen.inverted) == (28, 28, False)
 
@@ -48,11 +48,11 @@ def test_a_digit_of_the_dataset_comes_back_pixel_by_pixel(tmp_path: Path, digits
 def test_dark_ink_on_white_paper_is_inverted(tmp_path: Path, digits: Any) -> None:
     for number, digit in enumerate(digits):
         file = save(tmp_path / f"{number}.png", 255 - digit[..., 0])
-        seen = read_photograph(file, GREY, Framing())
+        seen = read_image(file, GRAY, Preprocessing())
         np.testing.assert_array_equal(seen.pixels, digit)
         assert seen.inverted
         assert seen.border > 127
-        kept = read_photograph(file, GREY, AS_IT_IS)
+        kept = read_image(file, GRAY, AS_IT_IS)
         np.testing.assert_array_equal(kept.pixels, 255 - digit)
         assert not kept.inverted
 
@@ -62,22 +62,22 @@ def test_the_border_decides_and_yes_and_no_overrule_it(tmp_path: Path) -> None:
     pixels[1:-1, 1:-1] = 30
     file = save(tmp_path / "a.png", pixels)
     for invert, inverted in (("auto", True), ("yes", True), ("no", False)):
-        seen = read_photograph(file, GREY, Framing(invert))  # type: ignore[arg-type]
+        seen = read_image(file, GRAY, Preprocessing(invert))  # type: ignore[arg-type]
         assert (seen.inverted, seen.border) == (inverted, 200.0)
         want = 255 - pixels if inverted else pixels
         np.testing.assert_array_equal(seen.pixels[..., 0], want)
 
 
-def test_colours_are_never_inverted_unless_asked(tmp_path: Path) -> None:
+def test_colors_are_never_inverted_unless_asked(tmp_path: Path) -> None:
     file = save(tmp_path / "a.png", np.full((32, 32, 3), [250, 240, 230], np.uint8))
-    assert read_photograph(file, COLOUR, Framing()).pixels[0, 0].tolist() == [250, 240, 230]
-    assert read_photograph(file, COLOUR, Framing("yes")).pixels[0, 0].tolist() == [5, 15, 25]
+    assert read_image(file, COLOR, Preprocessing()).pixels[0, 0].tolist() == [250, 240, 230]
+    assert read_image(file, COLOR, Preprocessing("yes")).pixels[0, 0].tolist() == [5, 15, 25]
 
 
 def test_a_larger_file_is_the_mean_of_what_falls_into_a_pixel(tmp_path: Path) -> None:
     """Bilinear scaling weights neighbors by a triangle, and preserves a plane."""
     wide = ramp(280, 280)
-    seen = read_photograph(save(tmp_path / "a.png", wide), GREY, AS_IT_IS).pixels[..., 0]
+    seen = read_image(save(tmp_path / "a.png", wide), GRAY, AS_IT_IS).pixels[..., 0]
     means = wide.reshape(28, 10, 28, 10).mean(axis=(1, 3))
     np.testing.assert_allclose(seen[2:-2, 2:-2], means[2:-2, 2:-2], atol=1.01)
 
@@ -88,15 +88,15 @@ def test_the_middle_is_cut_out(tmp_path: Path, shape: tuple[int, int]) -> None:
     middle = tuple(slice((side - 28) // 2, (side + 28) // 2) for side in shape)
     rng = np.random.default_rng(0)
     pixels[middle] = rng.integers(0, 256, (28, 28))
-    seen = read_photograph(save(tmp_path / "a.png", pixels), GREY, AS_IT_IS)
+    seen = read_image(save(tmp_path / "a.png", pixels), GRAY, AS_IT_IS)
     np.testing.assert_array_equal(seen.pixels[..., 0], pixels[middle])
     assert (seen.height, seen.width) == shape
 
 
-def test_transparent_is_white_and_colours_become_grey(tmp_path: Path) -> None:
+def test_transparent_is_white_and_colors_become_grey(tmp_path: Path) -> None:
     pixels = np.zeros((28, 28, 4), np.uint8)
     pixels[10, 10] = [255, 0, 0, 255]
-    seen = read_photograph(save(tmp_path / "a.png", pixels), GREY, AS_IT_IS).pixels[..., 0]
+    seen = read_image(save(tmp_path / "a.png", pixels), GRAY, AS_IT_IS).pixels[..., 0]
     assert seen[10, 10] == 76  # 0.299 of red (ITU-R 601-2)
     assert (np.delete(seen.ravel(), 10 * 28 + 10) == 255).all()
 
@@ -116,20 +116,20 @@ def test_white_ink_on_a_transparent_ground_is_seen(tmp_path: Path, kind: str) ->
         image = Image.fromarray(np.full_like(ink, 255)).convert(kind)
         image.putalpha(Image.fromarray(ink))
         image.save(file)
-    seen = read_photograph(file, (28, 28, 1), Framing("auto", trim=False))
+    seen = read_image(file, (28, 28, 1), Preprocessing("auto", trim=False))
     np.testing.assert_array_equal(seen.pixels[..., 0], ink)
     assert not seen.inverted
 
 
-def test_grey_becomes_colours(tmp_path: Path) -> None:
-    seen = read_photograph(save(tmp_path / "a.png", ramp(32, 32)), COLOUR, AS_IT_IS).pixels
+def test_gray_becomes_colors(tmp_path: Path) -> None:
+    seen = read_image(save(tmp_path / "a.png", ramp(32, 32)), COLOR, AS_IT_IS).pixels
     for channel in range(3):
         np.testing.assert_array_equal(seen[..., channel], ramp(32, 32))
 
 
 def test_sixteen_bits_keep_their_brightness(tmp_path: Path) -> None:
     deep = ramp(28, 28).astype(np.uint16) * 257
-    seen = read_photograph(save(tmp_path / "a.png", deep), GREY, AS_IT_IS)
+    seen = read_image(save(tmp_path / "a.png", deep), GRAY, AS_IT_IS)
     np.testing.assert_array_equal(seen.pixels[..., 0], ramp(28, 28))
 
 
@@ -139,7 +139,7 @@ def test_every_mode_is_read(tmp_path: Path, mode: str) -> None:
     halves = np.zeros((28, 28), np.uint8)
     halves[:, 14:] = 255
     Image.fromarray(halves).convert("RGB").convert(mode).save(file)
-    seen = read_photograph(file, GREY, AS_IT_IS).pixels[..., 0]
+    seen = read_image(file, GRAY, AS_IT_IS).pixels[..., 0]
     np.testing.assert_allclose(seen, halves, atol=12)  # a JPEG is not exact
 
 
@@ -226,13 +226,11 @@ def test_every_kind_of_png_is_seen_as_it_is(
     samples, chunks, seen = drawn(color, depth, 32)
     file = tmp_path / "a.png"
     file.write_bytes(png(samples, color, depth, interlaced=interlaced, chunks=chunks))
-    for shape in (COLOUR, (32, 32, 1)):
-        got = read_photograph(file, shape, AS_IT_IS).pixels
+    for shape in (COLOR, (32, 32, 1)):
+        got = read_image(file, shape, AS_IT_IS).pixels
         # ITU-R 601-2
-        want = seen if shape is COLOUR else (seen @ [0.299, 0.587, 0.114])[..., None]
-        np.testing.assert_allclose(
-            got, want, atol=0.51 if shape is COLOUR and depth == 16 else 1.01
-        )
+        want = seen if shape is COLOR else (seen @ [0.299, 0.587, 0.114])[..., None]
+        np.testing.assert_allclose(got, want, atol=0.51 if shape is COLOR and depth == 16 else 1.01)
 
 
 @pytest.mark.parametrize(("color", "depth"), [(0, 2), (0, 8), (2, 8)])
@@ -242,7 +240,7 @@ def test_of_a_transparent_value_the_low_bits_count(tmp_path: Path, color: int, d
     key = samples[3, 2] | 2**depth
     content = png(samples, color, depth, chunks=chunk(b"tRNS", struct.pack(f">{len(key)}H", *key)))
     (tmp_path / "a.png").write_bytes(content)
-    got = read_photograph(tmp_path / "a.png", COLOUR, AS_IT_IS).pixels
+    got = read_image(tmp_path / "a.png", COLOR, AS_IT_IS).pixels
     np.testing.assert_allclose(got, seen, atol=1.01)
 
 
@@ -268,7 +266,7 @@ def test_a_png_is_turned_as_its_camera_says(
     exif = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHHI", 0x0112, 3, 1, orientation, 0, 0)
     content = png(samples, color, depth, chunks=chunks + chunk(b"eXIf", exif))
     (tmp_path / "a.png").write_bytes(content)
-    got = read_photograph(tmp_path / "a.png", COLOUR, AS_IT_IS).pixels
+    got = read_image(tmp_path / "a.png", COLOR, AS_IT_IS).pixels
     np.testing.assert_allclose(got, TURNS[orientation](seen), atol=1.01)
 
 
@@ -283,7 +281,7 @@ def test_a_jpeg_is_turned_as_its_camera_says(tmp_path: Path, orientation: int, m
     options: Any = {"exif": exif, "quality": 100, "subsampling": 0, "progressive": True}
     image = Image.fromarray(inks[..., 0] if mode == "L" else inks, mode)
     image.save(tmp_path / "a.jpg", **options)
-    got = read_photograph(tmp_path / "a.jpg", COLOUR, AS_IT_IS).pixels
+    got = read_image(tmp_path / "a.jpg", COLOR, AS_IT_IS).pixels
     seen = np.broadcast_to(inks.astype(float), (32, 32, 3)) if mode == "L" else inks.astype(float)
     if mode == "CMYK":
         seen = (255 - seen[..., :3]) * (255 - seen[..., 3:]) / 255
@@ -299,7 +297,7 @@ def test_kinds_that_pillow_cannot_read_are_told(tmp_path: Path) -> None:
     for name, end in (("JPEG", content), ("PNG", image_files.PNG + b"nothing")):
         file.write_bytes(end)
         with pytest.raises(DataError) as caught:
-            read_photograph(file, GREY, AS_IT_IS)
+            read_image(file, GRAY, AS_IT_IS)
         assert str(caught.value) == (
             f"{file}: is a damaged {name} file, or one of a kind that cannot be read; save it with "
             "8 bits a channel."
@@ -310,7 +308,7 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
     file = save(tmp_path / "a.jpg", ramp(28, 56), exif=exif, quality=100)
-    seen = read_photograph(file, GREY, AS_IT_IS)
+    seen = read_image(file, GRAY, AS_IT_IS)
     assert (seen.width, seen.height) == (28, 56)
     assert (np.diff(seen.pixels[:, 14, 0].astype(int)) > 0).all()
 
@@ -318,7 +316,9 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
 def test_trim_cuts_to_the_ink_and_centres_its_mass(tmp_path: Path) -> None:
     paper = np.full((400, 600), 190, np.uint8)
     paper[100:300, 40:120] = 20  # 200 high, 80 wide
-    seen = read_photograph(save(tmp_path / "a.png", paper), GREY, Framing(trim=True)).pixels[..., 0]
+    seen = read_image(save(tmp_path / "a.png", paper), GRAY, Preprocessing(trim=True)).pixels[
+        ..., 0
+    ]
     ink = np.zeros((28, 28), np.uint8)
     ink[4:24, 10:18] = 255  # 3.5 to 23.5 would be the middle, and halves are rounded to even
     np.testing.assert_array_equal(seen, ink)
@@ -330,7 +330,7 @@ def test_trim_finds_no_ink_in_specks_that_vanish(tmp_path: Path) -> None:
     paper[0, 0] = paper[-1, -1] = 0
     file = save(tmp_path / "a.png", paper)
     with pytest.raises(DataError, match="has no ink to trim to; remove --trim"):
-        read_photograph(file, GREY, Framing(trim=True))
+        read_image(file, GRAY, Preprocessing(trim=True))
 
 
 def test_trim_puts_the_mass_in_the_middle_where_there_is_room(tmp_path: Path, digits: Any) -> None:
@@ -338,7 +338,7 @@ def test_trim_puts_the_mass_in_the_middle_where_there_is_room(tmp_path: Path, di
     alike = []
     for number, digit in enumerate(digits):
         file = save(tmp_path / f"{number}.png", digit[..., 0])
-        seen = read_photograph(file, GREY, Framing(trim=True)).pixels[..., 0].astype(float)
+        seen = read_image(file, GRAY, Preprocessing(trim=True)).pixels[..., 0].astype(float)
         rows, columns = np.indices(seen.shape)
         middle = [(axis * seen).sum() / seen.sum() for axis in (rows, columns)]
         assert np.abs(np.array(middle) - 14).max() <= 0.51
@@ -361,9 +361,9 @@ def claimed(width: int, height: int) -> bytes:
 def test_mistakes_end_in_a_message(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
 
-    def refused(kind: type[CnnbenchError], message: str, shape: Any = GREY, **how: Any) -> None:
+    def refused(kind: type[CnnbenchError], message: str, shape: Any = GRAY, **how: Any) -> None:
         with pytest.raises(kind, match=f"^{re.escape(message)}$"):
-            read_photograph(file, shape, Framing(**how))
+            read_image(file, shape, Preprocessing(**how))
 
     refused(UsageError, f"{file}: no such file; specify a PNG or JPEG file.")
     file.mkdir()
@@ -388,7 +388,7 @@ def test_mistakes_end_in_a_message(tmp_path: Path) -> None:
     refused(UsageError, f"{file}: {message}", (9, 9, 4))
     refused(DataError, f"{file}: has no ink to trim to; remove --trim.", trim=True)
     message = "--trim: not available for networks that take RGB images; remove it."
-    refused(UsageError, message, COLOUR, trim=True)
+    refused(UsageError, message, COLOR, trim=True)
 
 
 def test_phones_put_a_preview_behind_a_photograph(tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_phones_put_a_preview_behind_a_photograph(tmp_path: Path) -> None:
     pictures[0].save(
         tmp_path / "a.jpg", "MPO", save_all=True, append_images=pictures[1:], quality=100
     )
-    seen = read_photograph(tmp_path / "a.jpg", GREY, AS_IT_IS)
+    seen = read_image(tmp_path / "a.jpg", GRAY, AS_IT_IS)
     np.testing.assert_allclose(seen.pixels[..., 0], ramp(28, 28), atol=3)
 
 
@@ -418,8 +418,8 @@ def test_a_damaged_file_is_read_or_refused(
         damaged[int(place * len(damaged))] = value
     file.write_bytes(damaged[: int(end * len(damaged)) if end < 0.9 else None])
     with contextlib.suppress(DataError):
-        assert read_photograph(file, GREY, Framing()).pixels.shape == GREY
+        assert read_image(file, GRAY, Preprocessing()).pixels.shape == GRAY
 
 
 def test_no_more_pixels_are_allowed_than_memory_holds() -> None:
-    assert image_files.MOST_PIXELS * 4 <= 200_000_000  # bytes, in four channels
+    assert image_files.MAX_PIXELS * 4 <= 200_000_000  # bytes, in four channels

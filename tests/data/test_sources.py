@@ -301,17 +301,17 @@ def test_garbled_idx_files(content: bytes, reason: str) -> None:
 
 @pytest.mark.usefixtures("no_network")
 def test_prepared_data_of_the_users_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    prepare_array_records("tiny_grey", tmp_path)
+    prepare_array_records("tiny_gray", tmp_path)
     capfd.readouterr()
-    info = describe("tiny_grey", tmp_path)
+    info = describe("tiny_gray", tmp_path)
     assert (info.shape, info.num_classes) == ((28, 28, 1), 10)
     assert (info.num_train, info.num_test, info.title) == (60, 12, "Made by a test.")
     notes: list[str] = []
-    data = _load("tiny_grey", tmp_path, notify=notes.append)
-    assert notes == [f"Decoding 'tiny_grey' from {tmp_path / 'tiny_grey' / '3.0.1'}."]
-    source = f"data prepared by tensorflow-datasets in {tmp_path / 'tiny_grey'}"
+    data = _load("tiny_gray", tmp_path, notify=notes.append)
+    assert notes == [f"Decoding 'tiny_gray' from {tmp_path / 'tiny_gray' / '3.0.1'}."]
+    source = f"data prepared by tensorflow-datasets in {tmp_path / 'tiny_gray'}"
     assert data.source == source
-    again = _load("tiny_grey", tmp_path)
+    again = _load("tiny_gray", tmp_path)
     assert (again.source, again.digest) == (source, data.digest)
     assert capfd.readouterr() == ("", "")
     # tensorflow-datasets has shuffled it: the same examples in another order.
@@ -370,11 +370,11 @@ def test_prepared_data_that_was_replaced_is_decoded_anew(tmp_path: Path) -> None
     """Same folder, same name: 150 images, then 300, then others of the same sizes and dates."""
     found = []
     for number, raw in enumerate((tiny(150), tiny(300), tiny(300, seed=8))):
-        shutil.rmtree(tmp_path / "tiny_grey", ignore_errors=True)
-        prepare_array_records("tiny_grey", tmp_path, raw)
-        for file in tmp_path.glob("tiny_grey/*/*"):
+        shutil.rmtree(tmp_path / "tiny_gray", ignore_errors=True)
+        prepare_array_records("tiny_gray", tmp_path, raw)
+        for file in tmp_path.glob("tiny_gray/*/*"):
             os.utime(file, (1_700_000_000, 1_700_000_000))
-        data = _load("tiny_grey", tmp_path, notify=lambda _: None)
+        data = _load("tiny_gray", tmp_path, notify=lambda _: None)
         stored = np.concatenate([data.train.images, data.validation.images])
         assert sorted(map(bytes, stored)) == sorted(map(bytes, raw.train_images)), number
         found.append((_counts(data), data.digest))
@@ -387,14 +387,14 @@ def test_a_set_of_the_same_name_in_another_folder_is_another_one(tmp_path: Path)
     for number in (60, 90, 60):
         folder = tmp_path / str(number)
         if not folder.exists():
-            prepare_array_records("tiny_grey", folder, tiny(number))
-        data = _load("tiny_grey", folder, notify=lambda _: None)
+            prepare_array_records("tiny_gray", folder, tiny(number))
+        data = _load("tiny_gray", folder, notify=lambda _: None)
         assert len(data.train) + len(data.validation) == number
         assert data.source.startswith(
-            f"data prepared by tensorflow-datasets in {folder / 'tiny_grey'}"
+            f"data prepared by tensorflow-datasets in {folder / 'tiny_gray'}"
         )
-    with pytest.raises(DataError, match=r"^unknown dataset 'tiny_grey'"):
-        _load("tiny_grey", tmp_path / "nothing")
+    with pytest.raises(DataError, match=r"^unknown dataset 'tiny_gray'"):
+        _load("tiny_gray", tmp_path / "nothing")
 
 
 @pytest.mark.usefixtures("no_network")
@@ -420,11 +420,11 @@ def test_a_folder_that_cannot_be_listed_is_told(
     def refuse(_: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    prepare_array_records("tiny_grey", tmp_path)
+    prepare_array_records("tiny_gray", tmp_path)
     monkeypatch.setattr(Path, "iterdir", refuse)
-    message = rf"^{tmp_path}/tiny_grey: cannot be read \(Permission denied\); check its rights$"
+    message = rf"^{tmp_path}/tiny_gray: cannot be read \(Permission denied\); check its rights$"
     with pytest.raises(DataError, match=message):
-        _load("tiny_grey", tmp_path)
+        _load("tiny_gray", tmp_path)
 
 
 def _spelled(filename: str, spelling: str) -> str:
@@ -664,11 +664,11 @@ def _call_it_tfrecord(folder: Path) -> None:
 @without_tensorflow
 @pytest.mark.usefixtures("no_network")
 def test_tfrecord_data_asks_for_tensorflow(tmp_path: Path) -> None:
-    prepare_array_records("tiny_grey", tmp_path)
-    folder = tmp_path / "tiny_grey" / "3.0.1"
+    prepare_array_records("tiny_gray", tmp_path)
+    folder = tmp_path / "tiny_gray" / "3.0.1"
     _call_it_tfrecord(folder)
     with pytest.raises(DataError) as caught:
-        _load("tiny_grey", tmp_path, offline="mnist_5k")
+        _load("tiny_gray", tmp_path, offline="mnist_5k")
     assert str(caught.value) == (
         f"{folder}: reading TFRecord data requires TensorFlow; pip install 'cnnbench[tensorflow]'"
     )

@@ -23,7 +23,7 @@ from cnnbench.bench.report import Report
 from cnnbench.bench.report import markdown as bench_markdown
 from cnnbench.cli.console import LegibleConsole
 from cnnbench.comparisons.comparison import compare
-from cnnbench.data.image_files import Photograph
+from cnnbench.data.image_files import PreparedImage
 from cnnbench.formatting import clean, csv_cell, escape_markdown
 from cnnbench.report import comparison, csv_json, predictions
 from cnnbench.report.html import table_page
@@ -152,7 +152,7 @@ def test_predictions_and_benchmarks_are_whole_in_markdown() -> None:
     shown = bench_markdown(Report((benchmark,), ENVIRONMENT, {}, started))
     heading = next(token for token in GFM.parse(shown) if token.type == "inline")
     assert "".join(words([heading])).startswith(title)
-    photograph = Photograph("_a_ | `b`.png", 2, 2, np.zeros((2, 2, 1), np.uint8), 0.0, False)
+    photograph = PreparedImage("_a_ | `b`.png", 2, 2, np.zeros((2, 2, 1), np.uint8), 0.0, False)
     guess = Guess(3, 0.75, 5, 0.25, (3,), (0.0, 0.75))
     record = make_run("a", title).record
     text = predictions.markdown(Predictions(record, (0,), "cross_entropy", [photograph], [guess]))

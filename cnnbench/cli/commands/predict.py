@@ -19,7 +19,7 @@ from cnnbench.cli.terminal import (
     write_file,
 )
 from cnnbench.data.catalog import describe
-from cnnbench.data.image_files import Framing, Photograph, read_photograph
+from cnnbench.data.image_files import PreparedImage, Preprocessing, read_image
 from cnnbench.report.plots.terminal_image import gallery
 from cnnbench.runs.find import find_run
 from cnnbench.runs.folder import read_run_entry
@@ -77,8 +77,8 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     path, warnings = find_run(run, results_dir)
     warn(warnings)
     shape = describe(read_run_entry(path).record.dataset.name, data_dir).shape
-    framing = Framing(invert.value, trim)
-    seen = [read_photograph(file, shape, framing) for file in images]
+    preprocessing = Preprocessing(invert.value, trim)
+    seen = [read_image(file, shape, preprocessing) for file in images]
     with computing():
         found = _predictions(path, seed, data_dir, seen)
     _print(found, format)
@@ -87,7 +87,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
 
 
 def _predictions(
-    path: Path, seed: int | None, data_dir: Path | None, seen: Sequence[Photograph]
+    path: Path, seed: int | None, data_dir: Path | None, seen: Sequence[PreparedImage]
 ) -> "Predictions":
     from cnnbench.analysis.predict import classify, reconstruct
     from cnnbench.analysis.trained_network import load_seeds
