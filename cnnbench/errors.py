@@ -49,8 +49,8 @@ class Diagnostic:
       remedy: what to write instead.
 
     >>> place = Location("a.yaml", 3, 9)
-    >>> str(Diagnostic(place, "train.epochs", "0 is too small", "write 1 or more"))
-    'a.yaml:3:9: train.epochs: 0 is too small; write 1 or more.'
+    >>> str(Diagnostic(place, "train.epochs", "0 is too small", "use 1 or more"))
+    'a.yaml:3:9: train.epochs: 0 is too small; use 1 or more.'
     """
 
     location: Location

@@ -41,7 +41,7 @@ class MatchedSize(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Widened:
-    """A network whose layers are wider.
+    """A network with widened layers.
 
     Args:
       plan: the network.

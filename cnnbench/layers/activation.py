@@ -36,11 +36,11 @@ class Activate(Layer):
         return LayerOutput(shapes[0])
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
-        """Equation (3) alone."""
+        """The identity; `gradcheck.backprop` applies equation (3)."""
         return identity()
 
     def variations(self) -> list[str]:
-        """The function."""
+        """The activation."""
         return activation_words(self.activation)
 
 

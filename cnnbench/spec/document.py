@@ -1,6 +1,6 @@
 """Parses YAML text to plain data with source locations, and writes it back.
 
-Scalars follow YAML 1.2 (`yaml_parser`), not PyYAML's YAML 1.1: ``no`` is text, ``1e-3``
+Scalars follow YAML 1.2 (`yaml_parser`), not PyYAML's YAML 1.1: ``no`` is a string, ``1e-3``
 is a number, and ``010``, which is 8 in one version and 10 in the other, is an error.
 So are duplicate keys (otherwise the last one would silently win), tags, merge keys, and
 aliases that expand without bound.
@@ -41,7 +41,7 @@ class Document:
     """Plain data with source locations.
 
     Args:
-      data: dicts with text keys, lists, text, numbers, booleans and None.
+      data: dicts with string keys, lists, strings, numbers, booleans and None.
       values: the location of each value, by its path of keys and indices.
       keys: the location of each mapping key, by the same path.
       problems: errors that leave the rest of the document readable.
@@ -92,7 +92,7 @@ def parse_document(raw: bytes, path: str) -> Document:
     """Reads YAML from bytes.
 
     Args:
-      raw: UTF-8 text.
+      raw: UTF-8 encoded text.
       path: the file name shown in messages.
 
     Returns:

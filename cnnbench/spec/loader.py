@@ -40,7 +40,7 @@ class Loaded:
 
     Args:
       experiment: the full specification.
-      plan: its network; None where the model is a Python class.
+      plan: its network; None for a Python model.
       info: image shape and classes of its dataset.
       text: the file as the user wrote it.
       places: source locations of `model` and its keys.

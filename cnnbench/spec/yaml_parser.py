@@ -199,7 +199,7 @@ def compose(raw: bytes, path: str) -> yaml.Node | None:
     """Parses the single document of a text to a graph of nodes with tags `PLAIN` or `QUOTED`.
 
     Args:
-      raw: UTF-8 text.
+      raw: UTF-8 encoded text.
       path: the file name shown in messages.
 
     Raises:
