@@ -35,7 +35,7 @@ def test_known_sizes_of_emnist_are_those_of_its_default_config(tmp_path: Path) -
     assert KNOWN["emnist"].num_test == config.test_examples
 
 
-def test_describes_what_the_table_does_not_hold(tmp_path: Path) -> None:
+def test_describes_datasets_that_are_not_in_the_table(tmp_path: Path) -> None:
     assert describe("emnist/balanced", tmp_path) == DatasetInfo(
         name="emnist/balanced",
         shape=(28, 28, 1),
@@ -88,7 +88,7 @@ def test_names_that_cannot_be_used(name: str, message: str, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(has_tensorflow(), reason="TensorFlow is installed here")
-def test_a_dataset_that_needs_tensorflow_says_what_to_install(
+def test_a_dataset_that_needs_tensorflow_names_the_package(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     message = (
@@ -142,7 +142,7 @@ def test_tensorflow_datasets_is_as_it_was_afterwards(tmp_path: Path) -> None:
     assert vars(tfds.core.DatasetInfo)["initialize_from_bucket"] is before
 
 
-def test_a_name_that_begins_with_a_digit_is_no_dataset(tmp_path: Path) -> None:
+def test_a_name_that_starts_with_a_digit_is_unknown(tmp_path: Path) -> None:
     """tensorflow-datasets cannot even parse it; found by the fuzzer."""
     with pytest.raises(DataError) as caught:
         open_builder("9mnist_5k", tmp_path)

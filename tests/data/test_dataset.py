@@ -115,7 +115,7 @@ def test_by_default_the_last_sixth_validates(data_dir: Path) -> None:
         ),
     ],
 )
-def test_refuses_more_than_there_is(
+def test_rejects_more_images_than_available(
     splits: dict[str, int], train_examples: int | None, message: str, data_dir: Path
 ) -> None:
     with pytest.raises(DataError) as caught:
@@ -134,7 +134,7 @@ def test_refuses_more_than_there_is(
         ({"validation": 20}, (40, 20, 12)),
     ],
 )
-def test_what_is_left_out_follows_from_what_is_written(
+def test_missing_split_sizes_are_inferred(
     splits: dict[str, int], sizes: tuple[int, ...], data_dir: Path
 ) -> None:
     data = _load("mnist", data_dir=data_dir, splits=splits)
@@ -144,7 +144,7 @@ def test_what_is_left_out_follows_from_what_is_written(
     np.testing.assert_array_equal(data.validation.labels, raw.train_labels[60 - sizes[1] :])
 
 
-def test_a_stand_in_validates_no_more_than_what_it_stands_in_for(data_dir: Path) -> None:
+def test_a_fallback_has_no_validation_images_if_none_are_requested(data_dir: Path) -> None:
     splits = {"train": 60_000, "validation": 0}
     data = _load("mnist", offline="mnist_5k", splits=splits, notify=lambda _: None)
     assert (len(data.train), len(data.validation), len(data.test)) == (4_000, 0, 500)
@@ -207,7 +207,7 @@ def test_a_corrupt_cache_is_rebuilt_with_a_notice(data_dir: Path, tmp_path: Path
     assert _load("mnist").digest == first.digest
 
 
-def test_goes_on_without_a_cache_folder(
+def test_works_without_a_cache_folder(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -221,7 +221,7 @@ def test_goes_on_without_a_cache_folder(
     )
 
 
-def test_the_stand_in_says_so(data_dir: Path, tmp_path: Path) -> None:
+def test_using_the_fallback_is_reported(data_dir: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     data = _load(
         "mnist",
@@ -238,7 +238,7 @@ def test_the_stand_in_says_so(data_dir: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "nothing").exists()
 
 
-def test_without_a_stand_in_it_is_an_error(data_dir: Path, tmp_path: Path) -> None:
+def test_without_a_fallback_it_is_an_error(data_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         _load("mnist")
     assert str(caught.value) == (
@@ -250,7 +250,7 @@ def test_without_a_stand_in_it_is_an_error(data_dir: Path, tmp_path: Path) -> No
     )
 
 
-def test_a_stand_in_must_be_of_the_same_kind(data_dir: Path) -> None:
+def test_a_fallback_must_have_the_same_shape_and_classes(data_dir: Path) -> None:
     with pytest.raises(DataError) as caught:
         _load("mnist", offline="cifar10")
     assert str(caught.value) == (

@@ -74,7 +74,7 @@ def test_colors_are_never_inverted_unless_asked(tmp_path: Path) -> None:
     assert read_image(file, COLOR, Preprocessing("yes")).pixels[0, 0].tolist() == [5, 15, 25]
 
 
-def test_a_larger_file_is_the_mean_of_what_falls_into_a_pixel(tmp_path: Path) -> None:
+def test_a_larger_file_is_averaged_per_pixel(tmp_path: Path) -> None:
     """Bilinear scaling weights neighbors by a triangle, and preserves a plane."""
     wide = ramp(280, 280)
     seen = read_image(save(tmp_path / "a.png", wide), GRAY, AS_IT_IS).pixels[..., 0]
@@ -93,7 +93,7 @@ def test_the_middle_is_cut_out(tmp_path: Path, shape: tuple[int, int]) -> None:
     assert (seen.height, seen.width) == shape
 
 
-def test_transparent_is_white_and_colors_become_grey(tmp_path: Path) -> None:
+def test_transparent_is_white_and_colors_become_gray(tmp_path: Path) -> None:
     pixels = np.zeros((28, 28, 4), np.uint8)
     pixels[10, 10] = [255, 0, 0, 255]
     seen = read_image(save(tmp_path / "a.png", pixels), GRAY, AS_IT_IS).pixels[..., 0]
@@ -259,7 +259,7 @@ TURNS = {
 
 @pytest.mark.parametrize(("color", "depth"), [(0, 2), (0, 16), (2, 16), (4, 16), (6, 8), (6, 16)])
 @pytest.mark.parametrize("orientation", TURNS)
-def test_a_png_is_turned_as_its_camera_says(
+def test_exif_orientation_of_a_png(
     tmp_path: Path, orientation: int, color: int, depth: int
 ) -> None:
     samples, chunks, seen = drawn(color, depth, 32)
@@ -272,7 +272,7 @@ def test_a_png_is_turned_as_its_camera_says(
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("orientation", TURNS)
-def test_a_jpeg_is_turned_as_its_camera_says(tmp_path: Path, orientation: int, mode: str) -> None:
+def test_exif_orientation_of_a_jpeg(tmp_path: Path, orientation: int, mode: str) -> None:
     """Blocks of 8x8 pixels of the same color, which JPEG preserves."""
     inks = np.random.default_rng(orientation).integers(0, 256, (4, 4, len(mode)), np.uint8)
     inks = inks.repeat(8, axis=0).repeat(8, axis=1)
@@ -288,7 +288,7 @@ def test_a_jpeg_is_turned_as_its_camera_says(tmp_path: Path, orientation: int, m
     np.testing.assert_allclose(got, TURNS[orientation](seen), atol=3)
 
 
-def test_kinds_that_pillow_cannot_read_are_told(tmp_path: Path) -> None:
+def test_unsupported_formats_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "a.jpg"
     Image.fromarray(ramp(28, 28)).save(file)
     content = bytearray(file.read_bytes())
@@ -304,7 +304,7 @@ def test_kinds_that_pillow_cannot_read_are_told(tmp_path: Path) -> None:
         )
 
 
-def test_a_photograph_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+def test_exif_orientation_of_a_photo(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
     file = save(tmp_path / "a.jpg", ramp(28, 56), exif=exif, quality=100)
@@ -333,7 +333,7 @@ def test_trim_finds_no_ink_in_specks_that_vanish(tmp_path: Path) -> None:
         read_image(file, GRAY, Preprocessing(trim=True))
 
 
-def test_trim_puts_the_mass_in_the_middle_where_there_is_room(tmp_path: Path, digits: Any) -> None:
+def test_trim_centers_the_mass_within_the_image(tmp_path: Path, digits: Any) -> None:
     """MNIST was made so (its boxes are 20 pixels), and trimming a digit of it changes little."""
     alike = []
     for number, digit in enumerate(digits):

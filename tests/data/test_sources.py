@@ -153,7 +153,7 @@ def test_a_download_of_another_file_is_an_error(served: Path, tmp_path: Path) ->
     )
 
 
-def test_a_file_gone_from_the_server_calls_the_stand_in(served: Path, tmp_path: Path) -> None:
+def test_a_file_missing_on_the_server_uses_the_fallback(served: Path, tmp_path: Path) -> None:
     (served / FILENAMES[0]).unlink()
     notes: list[str] = []
     data = _load("mnist", tmp_path / "sets", offline="mnist_5k", notify=notes.append)
@@ -229,7 +229,7 @@ def test_files_put_there_by_hand(place: str, served: Path, tmp_path: Path) -> No
     assert _is_tiny(data)
 
 
-def test_what_is_missing_by_hand_is_downloaded(served: Path, tmp_path: Path) -> None:
+def test_missing_manual_files_are_downloaded(served: Path, tmp_path: Path) -> None:
     data_dir, notes = tmp_path / "sets", list[str]()
     write_idx_files(data_dir)
     (data_dir / FILENAMES[2]).unlink()
@@ -366,7 +366,7 @@ def _counts(data: Dataset) -> tuple[int, ...]:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_prepared_data_that_was_replaced_is_decoded_anew(tmp_path: Path) -> None:
+def test_replaced_prepared_data_is_decoded_again(tmp_path: Path) -> None:
     """Same folder, same name: 150 images, then 300, then others of the same sizes and dates."""
     found = []
     for number, raw in enumerate((tiny(150), tiny(300), tiny(300, seed=8))):
@@ -409,14 +409,12 @@ def test_prepared_data_of_a_known_name_is_not_the_published_set(
         assert len(own.train) + len(own.validation) == 90
 
 
-def test_a_name_that_is_too_long_for_a_folder_is_no_dataset(tmp_path: Path) -> None:
+def test_a_name_too_long_for_a_folder_is_unknown(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^unknown dataset 'a{400}'"):
         _load("a" * 400, tmp_path)
 
 
-def test_a_folder_that_cannot_be_listed_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -564,7 +562,7 @@ def test_uncompressed_files_that_are_not_those_of_the_set(
 
 
 @pytest.mark.usefixtures("no_network")
-def test_uncompressed_files_of_another_known_set_never_stand_in(
+def test_uncompressed_files_of_another_known_dataset_are_rejected(
     unregistered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MNIST's are of the same sizes as KMNIST's."""
@@ -598,7 +596,7 @@ def test_a_wrong_file_is_not_passed_over_for_the_cache(served: Path, tmp_path: P
 
 
 @pytest.mark.usefixtures("no_network")
-def test_the_cache_serves_a_known_set_and_says_so(served: Path, tmp_path: Path) -> None:
+def test_the_cache_serves_a_known_dataset_with_a_note(served: Path, tmp_path: Path) -> None:
     _load("mnist", served)
     notes: list[str] = []
     data = _load("mnist", tmp_path / "empty", notify=notes.append)

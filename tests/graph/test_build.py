@@ -92,7 +92,7 @@ def test_a_tied_layer_waits_for_its_owner() -> None:
     assert [node.name for node in plan_of(layers).nodes] == ["conv", "up", "out"]
 
 
-def test_the_output_is_the_layer_that_nobody_reads() -> None:
+def test_the_output_is_the_layer_without_consumers() -> None:
     layers = {"out": dense(10, "b"), "a": dense(8, "input"), "b": dense()}
     assert plan_of(layers).output == "out"
     assert plan_of(layers, output="out").output == "out"
@@ -137,7 +137,7 @@ def test_order_is_the_first_of_all_valid_orders(wiring: dict[str, tuple[str, ...
 
 
 @given(wirings())
-def test_a_told_cycle_is_one(wiring: dict[str, tuple[str, ...]]) -> None:
+def test_reported_cycles_are_cycles(wiring: dict[str, tuple[str, ...]]) -> None:
     for issue in file_order(wiring)[1]:
         name = str(issue.at[2])
         if issue.message == "the layer reads itself":
@@ -149,7 +149,7 @@ def test_a_told_cycle_is_one(wiring: dict[str, tuple[str, ...]]) -> None:
         assert len(set(chain)) == len(chain) - 1
 
 
-def test_separate_cycles_are_told_apart() -> None:
+def test_separate_cycles_are_reported_separately() -> None:
     layers = {
         "a": dense(8, "b"),
         "b": dense(8, "a"),
@@ -204,7 +204,7 @@ class TestOneMistakeOneMessage:
         }
         assert [issue.at for issue in check(layers)[1]] == [("model", "layers", "conv", "kernel")]
 
-    def test_what_follows_a_tie_to_a_wrong_layer_is_checked(self) -> None:
+    def test_layers_after_a_tie_to_an_invalid_layer_are_checked(self) -> None:
         layers: dict[str, Any] = {
             "conv": {"op": "conv", "filters": 1, "kernel": 29},
             "up": {"op": "conv_transpose", "tie": "conv", "inputs": "input"},
@@ -216,7 +216,7 @@ class TestOneMistakeOneMessage:
             ("pool", "size"),
         ]
 
-    def test_a_size_no_machine_holds_is_told_once(self) -> None:
+    def test_a_too_large_size_is_reported_once(self) -> None:
         layers = {
             "up": {"op": "upscale", "size": 2**14},
             "again": {"op": "upscale", "size": 2},
@@ -252,7 +252,7 @@ class TestOutput:
             "end with {op: dense, units: 10}"
         ]
 
-    def test_that_is_no_picture(self) -> None:
+    def test_that_is_not_an_image(self) -> None:
         assert texts(check({"out": dense(784)}, reconstruct_goal(IMAGE))[1]) == [
             "model.layers.out: the output has shape 784, but the images are 28x28x1; "
             "end with a layer of shape [28, 28, 1]"
@@ -272,7 +272,7 @@ class TestOutput:
         issues = check(layers)[1]
         assert [(issue.at[2], issue.of_key) for issue in issues] == [("one", True)]
 
-    def test_unknown_one_is_told_with_the_other_issues(self) -> None:
+    def test_unknown_one_is_reported_with_the_other_issues(self) -> None:
         layers = {"conv": {"op": "conv", "filters": 1, "kernel": 29}, "out": dense(10)}
         assert texts(check(layers, output="uot")[1]) == [
             "model.output: unknown layer 'uot' (did you mean 'out'?); use conv or out",
@@ -281,7 +281,7 @@ class TestOutput:
         ]
 
 
-def test_what_data_ask_of_a_network() -> None:
+def test_goals_of_tasks() -> None:
     assert classify_goal((8, 9, 3), 7) == Goal(
         (8, 9, 3), (7,), "the dataset has 7 classes", "end with {op: dense, units: 7}"
     )
@@ -308,7 +308,7 @@ class TestTie:
             "name a conv: first or second"
         ]
 
-    def test_to_no_layer_where_there_is_no_convolution(self) -> None:
+    def test_to_an_unknown_layer_without_convolutions(self) -> None:
         assert self.told("frist") == ["model.layers.up.tie: unknown layer 'frist'; remove tie"]
 
     def test_to_another_layer(self) -> None:
@@ -317,7 +317,7 @@ class TestTie:
         ]
 
 
-def test_shapes_of_joined_layers_are_told_by_name() -> None:
+def test_shapes_of_merged_layers_are_shown_by_name() -> None:
     layers = {
         "a": dense(8, "input"),
         "b": dense(9, "input"),
@@ -329,7 +329,7 @@ def test_shapes_of_joined_layers_are_told_by_name() -> None:
     ]
 
 
-def test_shapes_that_are_equal_are_not_told() -> None:
+def test_equal_shapes_are_not_shown() -> None:
     layers: dict[str, dict[str, Any] | None] = {
         "a": {"op": "upscale", "size": 2**10, "inputs": "input"},
         "b": {"op": "upscale", "size": 2**10, "inputs": "input"},

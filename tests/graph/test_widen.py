@@ -97,7 +97,7 @@ def test_a_convolution_that_gives_the_output_stays() -> None:
     assert found.plan.output_shape == (5,)
 
 
-def test_gates_become_as_wide_as_what_they_multiply() -> None:
+def test_gates_are_widened_with_the_image_they_multiply() -> None:
     gate: dict[str, dict[str, Any]] = {
         "largest": {"op": "global_max_pool", "inputs": "more"},
         "gate": {"op": "dense", "units": 4, "activation": "sigmoid"},
@@ -120,7 +120,7 @@ def test_a_network_that_is_all_output_cannot_be_wider() -> None:
     )
 
 
-def test_layers_that_would_not_fit_are_told() -> None:
+def test_widened_layers_that_do_not_fit_are_reported() -> None:
     layers: dict[str, dict[str, Any]] = {
         "conv": {"op": "conv", "filters": 1, "kernel": 3, "padding": "same"},
         "sum": {"op": "add", "inputs": ["input", "conv"]},
@@ -154,7 +154,7 @@ def test_run_shows_the_wider_copy_after_the_first() -> None:
     assert done.stdout.index("2.84x wide") < done.stdout.index("MLP 800-800")
 
 
-def test_run_says_that_nothing_is_widened() -> None:
+def test_run_reports_if_nothing_is_widened() -> None:
     specs = [str(EXPERIMENTS / f"{name}.yaml") for name in ("mlp", "standard")]
     done = run(*specs, "--match", "params")
     assert done.stderr == (

@@ -373,7 +373,7 @@ def test_batch_norm_follows_ioffe_and_szegedy() -> None:
     np.testing.assert_allclose(model(x[:1]), want[:1], rtol=1e-4, atol=1e-4)
 
 
-def test_dropout_keeps_the_expectation_and_draws_anew() -> None:
+def test_dropout_keeps_the_expectation_and_draws_new_masks() -> None:
     """Statistics per layer, image and call; within five standard errors of the mean."""
     layers: Layers = {
         "first": {"op": "dropout", "rate": 0.5},

@@ -188,7 +188,7 @@ def check(got: Measured, want: Measured, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_fused_layers_give_what_the_layers_say(name: str) -> None:
+def test_fused_layers_equal_plain_layers(name: str) -> None:
     """XLA's layers, one by one, in float32."""
     plan = plan_of(EVERY[name])
     check(measured(plan, "fast", np.float32), measured(plan, "plain", np.float32), 1e-4)
@@ -258,7 +258,7 @@ def test_other_upscales_are_done(name: str) -> None:
         ("no bias", {"pool": "first"}, (4, 4)),
     ],
 )
-def test_what_waits_for_pools_and_what_they_need(
+def test_deferred_activations_and_needed_rows(
     name: str, deferred: Mapping[str, str], out: tuple[int, int]
 ) -> None:
     found = fused(POOLED[name])

@@ -50,7 +50,7 @@ def test_a_sample_has_the_mean_and_the_variance_that_it_reads() -> None:
 
 
 @pytest.mark.parametrize(("name", "kept"), [("masking_noise", 3.0), ("dropout", 4.0)])
-def test_only_dropout_makes_up_for_what_it_zeroes(name: str, kept: float) -> None:
+def test_only_dropout_rescales_kept_values(name: str, kept: float) -> None:
     values = disturbed(RANDOM[name], 3.0)
     assert set(np.unique(values)) == {0.0, kept}
     zeros = int((values == 0).sum())
@@ -171,7 +171,7 @@ def test_a_result_has_the_divergence_of_each_image(size: str, form: Form) -> Non
 
 
 @pytest.mark.parametrize("size", ["image", "vector"])
-def test_rows_give_what_the_whole_batch_gives(size: str) -> None:
+def test_micro_batches_equal_the_whole_batch(size: str) -> None:
     """With batch norm before and after the sample, so that its heads are of an early stage."""
     layers = variational(size, norm=True)
     found = []
@@ -275,7 +275,7 @@ FLAWS = {
 
 
 @pytest.mark.parametrize("name", FLAWS)
-def test_what_does_not_fit_is_told(name: str) -> None:
+def test_invalid_sizes_are_reported(name: str) -> None:
     from cnnbench.graph.build import build_plan
     from cnnbench.graph.plan import Goal
     from tests.support.oracles import _LAYER

@@ -29,7 +29,7 @@ def write_module(path: Path, text: str) -> None:
     path.write_text(f"from flax import nnx\n\n\n{text}", encoding="utf-8")
 
 
-def test_python_model_lies_beside_the_experiment(folder: Path) -> None:
+def test_python_model_in_the_folder_of_the_experiment(folder: Path) -> None:
     write_module(
         folder / "cnnbench_test_net.py",
         "class Net(nnx.Module):\n"
@@ -86,7 +86,7 @@ def test_each_folder_has_its_own_python_model(folder: Path) -> None:
         ),
     ],
 )
-def test_python_model_that_cannot_be_had(folder: Path, reference: str, message: str) -> None:
+def test_python_model_that_cannot_be_imported(folder: Path, reference: str, message: str) -> None:
     write_module(folder / "cnnbench_test_needy.py", "import cnnbench_test_absent\n")
     write_module(
         folder / "cnnbench_test_some.py",
@@ -101,11 +101,11 @@ NET = "class Net(nnx.Module):\n    pass\n"
 
 
 @pytest.mark.parametrize("reference", ["flax.nnx:Linear", "json:Net", "typer:Typer"])
-def test_what_is_installed_is_trusted(reference: str, tmp_path: Path) -> None:
+def test_installed_modules_are_trusted(reference: str, tmp_path: Path) -> None:
     require_trust(reference, tmp_path)
 
 
-def test_what_lies_beside_the_experiment_is_trusted(tmp_path: Path) -> None:
+def test_modules_in_the_folder_of_the_experiment_are_trusted(tmp_path: Path) -> None:
     write_module(tmp_path / "cnnbench_test_net.py", NET)
     write_module(tmp_path / "cnnbench_test_package" / "__init__.py", NET)
     require_trust("cnnbench_test_net:Net", tmp_path)
@@ -121,7 +121,7 @@ def test_a_class_that_takes_no_random_numbers_is_refused() -> None:
         make_module(type("Net", (nnx.Module,), {}), {}, seed=0)
 
 
-def test_what_only_happens_to_be_found_is_not(
+def test_other_modules_on_the_path_are_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = tmp_path / "elsewhere" / "cnnbench_test_stray.py"

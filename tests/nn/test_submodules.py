@@ -137,7 +137,7 @@ def test_slow_convolutions_are_found_inside_of_loops_and_functions(
     assert outline(Net, {}, (8, 8, channels), (8, 8, channels)).num_slow == slow
 
 
-def test_a_module_that_gives_what_it_is_given_reads_it() -> None:
+def test_a_module_that_returns_its_input_reads_it() -> None:
     """Such as dropout in evaluation."""
 
     class Net(nnx.Module):
@@ -367,7 +367,7 @@ def test_show_imports_nothing_from_elsewhere_unasked(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("_here")
-def test_show_says_that_the_output_is_wrong() -> None:
+def test_show_reports_a_wrong_output() -> None:
     done = invoke("show", "own.yaml", "model.args={units: 7}")
     assert (done.exit_code, done.stderr) == (
         2,

@@ -41,7 +41,7 @@ def test_corpus_has_a_text_for_each_file_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_message_says_where_what_and_what_to_write(name: str) -> None:
+def test_every_message_has_location_problem_and_remedy(name: str) -> None:
     for line in (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines():
         place, _, rest = line.partition(": ")
         path, row, column = place.split(":")

@@ -77,13 +77,13 @@ def test_removed_layers() -> None:
         (["train.schedule={name: step, every: 5}"], ["train.schedule.every: absent -> 5"]),
     ],
 )
-def test_changes_are_told_by_key(overrides: list[str], lines: list[str]) -> None:
+def test_changes_are_reported_by_key(overrides: list[str], lines: list[str]) -> None:
     found = differences(load("standard"), load("standard", *overrides)).lines
     assert set(lines) <= set(found), found
     assert all(re.match(r"[~+>-] |[a-z_.-]+: ", line) for line in found)
 
 
-def test_a_layer_that_follows_from_others_is_marked_as_such() -> None:
+def test_a_layer_resized_by_earlier_ones_is_marked() -> None:
     """Sizes by hand: 28 - 7 + 1 = 22, half of it 11, less 4 is 7, half of it 3; 9 x 32 = 288."""
     found = differences(load("standard"), load("standard", "model.conv1.kernel=7"))
     follow = ("pool1", "conv2", "pool2", "drop1", "dense1")

@@ -250,7 +250,7 @@ def test_text_that_cannot_be_read(text: str, message: str) -> None:
     assert str(caught.value) == f"a.yaml:{message}"
 
 
-def test_all_refused_values_are_told_at_once() -> None:
+def test_all_invalid_values_are_reported_together() -> None:
     with pytest.raises(SpecError) as caught:
         parse("a: !x 1\na: 2\nb: 010\n<<: {}\n")
     assert [(p.location.line, p.where) for p in caught.value.problems] == [
@@ -261,7 +261,7 @@ def test_all_refused_values_are_told_at_once() -> None:
     ]
 
 
-def test_every_duplicate_key_is_told_and_the_first_value_stays() -> None:
+def test_every_duplicate_key_is_reported_and_the_first_value_kept() -> None:
     document = parse("a: 1\nb: {c: 1, c: 2}\n'a': 3\n")
     assert document.data == {"a": 1, "b": {"c": 1}}
     assert [str(problem) for problem in document.problems] == [
@@ -403,7 +403,7 @@ DATA = st.recursive(
 
 @given(DATA)
 @settings(max_examples=200)
-def test_reads_what_pyyaml_writes(data: Any) -> None:
+def test_reads_output_of_pyyaml(data: Any) -> None:
     """PyYAML is the oracle for everything but scalars."""
     text = yaml.safe_dump(data, allow_unicode=True)
     document = parse(text)

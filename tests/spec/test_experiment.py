@@ -186,7 +186,7 @@ def test_operations_are_those_of_the_language() -> None:
 
 
 class TestDigest:
-    def test_is_that_of_what_is_trained(self) -> None:
+    def test_ignores_what_does_not_affect_training(self) -> None:
         digest = experiment().digest()
         assert digest.startswith("sha256:")
         assert len(digest) == 7 + 64

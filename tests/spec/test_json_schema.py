@@ -58,7 +58,7 @@ def test_it_is_a_schema():
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: str(path.relative_to(ROOT)))
-def test_good_files_and_what_runs_keep_of_them_are_valid(path):
+def test_valid_files_and_their_resolved_forms_are_valid(path):
     for text in (path.read_text(), load_experiment(path).resolved()):
         data = read(text)
         assert issue(data) == ""
@@ -138,7 +138,7 @@ def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 @settings(max_examples=50)
 @given(st.sampled_from(list(places(STANDARD))), st.sampled_from(VALUES), st.sampled_from(KEYS))
-def test_a_changed_file_is_valid_where_pydantic_says_so(at, value, key):
+def test_a_mutated_file_is_valid_iff_pydantic_accepts_it(at, value, key):
     """Replaces one value or its key, or removes both."""
     for change in ({at[-1]: value}, {key: None}, {}):
         data = copy.deepcopy(STANDARD)
@@ -163,7 +163,7 @@ def test_a_changed_file_is_valid_where_pydantic_says_so(at, value, key):
         "dataset: {splits: null, offline: null}\ncheckpoint: {every: 0}",
     ],
 )
-def test_a_file_that_extends_another_leaves_out_and_takes_away(text, tmp_path):
+def test_a_file_with_extends_may_omit_and_unset_keys(text, tmp_path):
     assert issue(extending(text)) == ""
     (tmp_path / "standard.yaml").write_text((ROOT / "experiments/standard.yaml").read_text())
     (tmp_path / "idea.yaml").write_text(f"extends: standard.yaml\nname: idea\n{text}")
@@ -202,7 +202,7 @@ def test_a_file_that_extends_another_is_checked_all_the_same(text, message):
     assert re.search(message, issue(extending(text)))
 
 
-def test_a_file_without_a_parent_says_everything():
+def test_a_file_without_extends_must_be_complete():
     found = [error.message for error in VALIDATOR.iter_errors(read("name: a"))]
     assert found == [f"'{key}' is a required property" for key in ("task", "dataset", "model")]
 

@@ -165,7 +165,7 @@ class TestExtends:
         found = load_experiment(path).experiment.train.optimizer
         assert found == Sgd(name="sgd", learning_rate=0.1, momentum=0.7)
 
-    def test_null_takes_away(self, write: Write) -> None:
+    def test_null_unsets_a_key(self, write: Write) -> None:
         path = write(
             "extends: base.yaml\nname: idea\nmodel: {layers: {pool: null, drop: ~}}\n"
             "train: {optimizer: }\nseeds: null\n"
@@ -199,7 +199,7 @@ class TestExtends:
         path = write("extends: below/base.yaml\nname: idea\n")
         assert load_experiment(path).experiment.train.epochs == 3
 
-    def test_wrong_values_are_placed_in_the_file_that_says_them(self, write: Write) -> None:
+    def test_invalid_values_are_located_in_their_own_file(self, write: Write) -> None:
         write(BASE.replace("epochs: 3", "epochs: 0").replace("units: 10", "unitz: 10"), "base.yaml")
         path = write("extends: base.yaml\nname: idea\ntrain: {batch_size: -1}\nzebra: 1\n")
         assert complaint(path).splitlines() == [
@@ -213,7 +213,7 @@ class TestExtends:
             "use name, title, task, dataset, model, train, checkpoint, seeds or extends.",
         ]
 
-    def test_problems_of_reading_both_files_are_told_at_once(self, write: Write) -> None:
+    def test_problems_of_both_files_are_reported_together(self, write: Write) -> None:
         write(BASE + "seeds: 3\n", "base.yaml")
         path = write("extends: base.yaml\nname: idea\nname: other\ntrain: {epochs: 07}\n")
         assert complaint(path).splitlines() == [
@@ -282,7 +282,7 @@ class TestOverrides:
         section.pop(last, None)
         assert once.experiment == load_experiment(write(dump_document(data))).experiment
 
-    def test_null_does_not_hide_a_misspelt_key(self, write: Write) -> None:
+    def test_null_does_not_hide_a_misspelled_key(self, write: Write) -> None:
         assert complaint(write(BASE), "train.scheduel=null", "dataset.splits.tset=null") == (
             "command line: dataset.splits.tset: unknown key 'tset' (did you mean 'test'?);"
             " use train, validation or test.\n"
@@ -391,14 +391,14 @@ class TestOverrides:
     ) -> None:
         assert complaint(write(BASE), override) == f"command line: {message}"
 
-    def test_what_was_replaced_leaves_no_place_behind(self, write: Write) -> None:
+    def test_locations_of_replaced_values_are_dropped(self, write: Write) -> None:
         path = write(BASE.replace("units: 10", "units: 10, inputs: drop"))
         assert complaint(path, "model.out={op: concat}") == (
             "command line: model.layers.out: concat reads one layer, and needs two or more; "
             "use inputs: [FIRST, SECOND]."
         )
 
-    def test_all_wrong_ones_are_told_with_what_is_wrong_in_the_file(self, write: Write) -> None:
+    def test_all_invalid_overrides_are_reported_with_those_of_the_file(self, write: Write) -> None:
         path = write(BASE.replace("rate: 0.5", "rate: 2"))
         assert complaint(path, "train.epochs=0", "oops", "seeds=[1", "name=a b").splitlines() == [
             "command line: 'oops' is not an override; use key=value.",
@@ -523,7 +523,7 @@ class TestPartsOfADefault:
             "train.optimizer=null",
         ],
     )
-    def test_null_unsets_what_the_file_leaves_out(self, bare: Path, override: str) -> None:
+    def test_null_may_unset_a_missing_key(self, bare: Path, override: str) -> None:
         assert load_experiment(bare, [override]) == load_experiment(bare)
 
     @pytest.mark.parametrize(
@@ -550,7 +550,7 @@ class TestPartsOfADefault:
             ("model.args.x=1", "model.args: a graph of layers takes no args; remove them."),
         ],
     )
-    def test_what_is_wrong_with_a_part_stands_where_it_was_said(
+    def test_problems_of_options_are_located_where_they_are_set(
         self, bare: Path, override: str, message: str
     ) -> None:
         assert complaint(bare, override) == f"command line: {message}"
@@ -637,11 +637,13 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
             ),
         ],
     )
-    def test_it_is_told_at_the_childs_line(self, write: Write, line: str, message: str) -> None:
+    def test_it_is_reported_at_the_line_of_the_child(
+        self, write: Write, line: str, message: str
+    ) -> None:
         write(self.PARENT, "base.yaml")
         assert complaint(write(f"extends: base.yaml\nname: a\n{line}\n")) == f"idea.yaml:{message}"
 
-    def test_a_removed_layer_is_told_where_it_is_removed(self, write: Write) -> None:
+    def test_a_removed_layer_is_reported_where_it_is_removed(self, write: Write) -> None:
         write(self.PARENT, "base.yaml")
         child = write("extends: base.yaml\nname: a\nmodel: {layers: {pool2: null}}\n")
         for i, line in enumerate(complaint(child).splitlines()):
@@ -666,14 +668,14 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
         child = write("extends: base.yaml\nname: a\ntrain: {epochs: 9}\n")
         assert complaint(child, "model.conv.stride=4") == message
 
-    def test_a_grandchild_is_told_of_its_own_line(self, write: Write) -> None:
+    def test_a_grandchild_is_reported_at_its_own_line(self, write: Write) -> None:
         write(self.PARENT, "base.yaml")
         write("extends: base.yaml\nname: b\nmodel: {layers: {conv: {filters: 4}}}\n", "b.yaml")
         child = write("extends: b.yaml\nname: a\nmodel: {layers: {conv: {stride: 4}}}\n")
         message = self.KERNEL.replace("3x3x8", "3x3x4")
         assert complaint(child) == f"idea.yaml:3:33: model.layers.conv.stride: {message}"
 
-    def test_what_is_wrong_with_the_parent_alone_stays_there(self, write: Write) -> None:
+    def test_problems_of_the_parent_alone_stay_there(self, write: Write) -> None:
         write(self.PARENT.replace("kernel: 5}\n    pool:", "kernel: 50}\n    pool:"), "base.yaml")
         child = write("extends: base.yaml\nname: a\nmodel: {layers: {out: {use_bias: false}}}\n")
         assert complaint(child) == (
@@ -681,7 +683,7 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
             " input; use at most [28, 28], or padding: same."
         )
 
-    def test_thousands_of_layers_are_told_in_time(self, write: Write) -> None:
+    def test_thousands_of_layers_are_checked_in_time(self, write: Write) -> None:
         layers = "".join(f"    n{i}: {{op: dropout, rate: 0}}\n" for i in range(1500))
         write(self.PARENT.replace("    out:", f"{layers}    out:"), "base.yaml")
         text = layers.replace("rate: 0", "rate: 0.5")
@@ -773,7 +775,7 @@ class TestValuesAsTheyAreWritten:
         found = complaint(write(text)).partition(": ")[2]
         assert found == message.replace("NAMING", naming)
 
-    def test_a_shell_leaves_quotes_around_what_is_given_there(self, write: Write) -> None:
+    def test_remedies_on_the_command_line_are_quoted_for_a_shell(self, write: Write) -> None:
         message = complaint(write(BASE), "title=3e563")
         assert message == (
             "command line: title: 3e563 is not text; put it in quotes: 'title=\"3e563\"'."
@@ -1109,7 +1111,7 @@ def told_of_thousands(path: Path) -> str | None:
     return load_or_refuse(path, dump_document(spec).encode())
 
 
-def test_thousands_of_wrong_layers_are_told_in_time(tmp_path: Path) -> None:
+def test_thousands_of_invalid_layers_are_reported_in_time(tmp_path: Path) -> None:
     told = unmeasured("told_of_thousands", tmp_path / "idea.yaml")
     assert len(told.splitlines()) == 1_200
     assert re.search("unknown layer 'lager0' \\(did you mean 'layer1'\\?\\)", told)

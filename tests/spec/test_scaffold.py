@@ -47,7 +47,7 @@ def _digest(loaded: Loaded) -> str:
     return loaded.experiment.digest()
 
 
-def test_what_it_writes_and_says():
+def test_writes_file_and_prints_next_steps():
     done = new("modified", "my_idea.yaml")
     text = Path("my_idea.yaml").read_text()
     assert text == approved("new.yaml", text)
@@ -90,13 +90,13 @@ def test_the_first_line_leads_editors_to_the_schema():
         ("experiments/../my_idea.yml", "experiments/modified.yaml"),
     ],
 )
-def test_a_parent_beside_or_below_is_extended_where_it_is(file, extends):
+def test_a_parent_in_the_folder_or_below_is_not_copied(file, extends):
     new("modified", file)
     assert read_document(Path(file)).data["extends"] == extends
     assert nothing_differs(Path(file), Path("experiments/modified.yaml"))
 
 
-def test_a_parent_elsewhere_comes_along_with_what_it_extends(tmp_path, monkeypatch):
+def test_a_parent_elsewhere_is_copied_with_its_own_parents(tmp_path, monkeypatch):
     place = tmp_path / "elsewhere"
     place.mkdir()
     monkeypatch.chdir(place)
@@ -189,20 +189,20 @@ NAMING = "start with a letter and use letters, digits, '-' and '_'"
         ),
     ],
 )
-def test_what_will_not_do_is_said_and_nothing_written(words, message):
+def test_invalid_arguments_write_nothing(words, message):
     before = sorted(Path().rglob("*"))
     assert refused(*words) == message
     assert sorted(Path().rglob("*")) == before
 
 
-def test_a_name_whose_runs_are_there_is_taken():
+def test_a_name_with_runs_is_taken():
     Path("runs/my_idea").mkdir(parents=True)
     message = "runs/my_idea has runs of another experiment with that name; "
     message += "choose another name with --name.\n"
     assert refused("mlp", "my_idea.yaml", "--results-dir", "runs") == message
 
 
-def test_a_wrong_parent_is_told_with_its_place():
+def test_an_invalid_parent_is_reported_with_its_location():
     Path("wrong.yaml").write_text(
         "name: wrong\ntask: classify\ndataset: {name: mnist}\nmodel: {}\n"
     )
@@ -212,7 +212,7 @@ def test_a_wrong_parent_is_told_with_its_place():
     )
 
 
-def test_a_python_model_has_to_stay_beside_its_class():
+def test_a_python_model_must_stay_in_the_folder_of_its_class():
     head = "name: net\ntask: classify\ndataset: {name: mnist_5k}\n"
     Path("experiments/net.yaml").write_text(head + "model: {python: 'net:Net', args: {n: 3}}\n")
     assert refused("experiments/net.yaml", "a.yaml") == (

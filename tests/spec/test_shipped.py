@@ -37,7 +37,7 @@ def invoke(*words: str, code: int = 0):
 
 
 @pytest.mark.parametrize("name", [*SHIPPED, "post/standard"])
-def test_a_name_means_what_comes_with_cnnbench(name):
+def test_a_name_finds_a_shipped_experiment(name):
     named = shipped.find_named(name)
     assert named is not None
     assert named.path.samefile(EXPERIMENTS / f"{name}.yaml")
@@ -45,7 +45,7 @@ def test_a_name_means_what_comes_with_cnnbench(name):
     assert load_experiment(named.path).plan is not None
 
 
-def test_show_says_which_file_it_took():
+def test_show_prints_the_file_of_a_name():
     done = invoke("show", "standard", "modified")
     assert done.stderr == (
         f"standard: {EXPERIMENTS}/standard.yaml (ships with cnnbench)\n"
@@ -106,7 +106,7 @@ def test_an_existing_file_is_a_path_whatever_its_name():
         ("folder", "folder: is a folder; name a .yaml file.\n"),
     ],
 )
-def test_a_name_that_there_is_not(command, word, message):
+def test_an_unknown_name(command, word, message):
     Path("folder").mkdir()
     done = invoke(command, word, code=2)
     assert done.stderr == message
@@ -134,19 +134,19 @@ def test_a_file_extends_a_name():
     assert "epochs: 30 -> 3" in re.sub(r" +", " ", invoke("watch", "idea", "--once").stdout)
 
 
-def test_a_file_beside_comes_before_what_comes_with_cnnbench():
+def test_a_local_file_takes_precedence_over_a_shipped_one():
     Path("standard.yaml").write_text(HERE)
     Path("idea.yaml").write_text("extends: standard\nname: idea\n")
     assert list(load_experiment(Path("idea.yaml")).experiment.model.layers) == ["out"]
     assert lineage(Path("idea.yaml"))[1] == Path("standard.yaml")
 
 
-def test_a_file_may_extend_what_has_its_own_name():
+def test_a_file_may_extend_a_shipped_one_of_its_name():
     Path("standard.yaml").write_text("extends: standard\nname: mine\ntrain: {epochs: 3}\n")
     assert load_experiment(Path("standard.yaml")).experiment.train.epochs == 3
 
 
-def test_new_leaves_what_a_name_extends_where_it_is():
+def test_new_does_not_copy_shipped_parents():
     Path("idea.yaml").write_text("extends: standard\nname: idea\n")
     Path("below").mkdir()
     done = invoke("new", "idea", "below/mine.yaml")
@@ -154,7 +154,7 @@ def test_new_leaves_what_a_name_extends_where_it_is():
     assert load_experiment(Path("below/mine.yaml")).experiment.name == "mine"
 
 
-def test_a_parent_that_there_is_not_is_answered_with_names():
+def test_a_missing_parent_suggests_names():
     Path("idea.yaml").write_text("extends: standrd\nname: idea\n")
     with pytest.raises(SpecError) as caught:
         load_experiment(Path("idea.yaml"))
@@ -165,7 +165,7 @@ def test_a_parent_that_there_is_not_is_answered_with_names():
 
 
 @pytest.mark.parametrize("word", ["../standard", "/etc/standard", "", ".", "a\nb", "x" * 300])
-def test_what_is_no_name_reaches_no_file(word):
+def test_paths_are_not_names(word):
     assert shipped.find_shipped(word) is None
 
 
@@ -201,7 +201,7 @@ TOLD = (
 )
 
 
-def test_a_wrong_experiment_is_told_before_jax_is_imported():
+def test_an_invalid_experiment_is_reported_before_importing_jax():
     """In a separate process, because imported modules cannot be unloaded."""
     Path("wrong.yaml").write_text(WRONG)
     code = (

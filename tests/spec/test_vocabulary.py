@@ -58,7 +58,7 @@ NOUNS: dict[str, tuple[KnownNames, Iterable[str]]] = {
 
 
 @pytest.mark.parametrize("name", NOUNS)
-def test_what_there_is_not_is_not_there(name: str) -> None:
+def test_unsupported_names_are_not_supported(name: str) -> None:
     """Names that become supported must be removed from the unsupported ones."""
     noun, ours = NOUNS[name]
     lacking = {normalized(word) for word in noun.unsupported.split()}
@@ -79,7 +79,7 @@ def test_all_words_of_others_are_for_ours_and_found(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NOUNS)
-def test_no_word_for_what_there_is_not_is_answered_with_one_of_ours(name: str) -> None:
+def test_unsupported_names_get_no_suggestion(name: str) -> None:
     noun, ours = NOUNS[name]
     for word in noun.unsupported.split():
         if name != "key":
@@ -286,14 +286,14 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
         ("model.optimizer={op: zebra}", "unknown operation 'zebra'; use " + "LIST"),
     ],
 )
-def test_what_the_language_lacks_is_said(override, message, tmp_path, monkeypatch):
+def test_unsupported_features_are_reported(override, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     *names, last = OPERATIONS
     assert complaint(override) == message.replace("LIST", f"{', '.join(names)} or {last}.")
 
 
 @pytest.mark.parametrize("inputs", ["la", "laa", "lb", "lc", "lab"])
-def test_a_layer_is_not_offered_itself_or_what_reads_it(inputs, tmp_path, monkeypatch):
+def test_suggestions_exclude_the_layer_and_its_consumers(inputs, tmp_path, monkeypatch):
     """`la` would be nearest to all of these, and `lb` and `lc` read it."""
     monkeypatch.chdir(tmp_path)
     text = SPEC.replace(
@@ -344,7 +344,7 @@ def test_commands_that_there_are_not(word: str, meant: str) -> None:
         ("--zebra", "No such option: --zebra "),
     ],
 )
-def test_options_that_there_are_not(option: str, told: str) -> None:
+def test_unknown_options(option: str, told: str) -> None:
     code, text = invoke("run", "standard", option, "1")
     assert code == 2
     assert told in " ".join(text.split())
@@ -423,7 +423,7 @@ ALL = "use sgd, adam, adamw, rmsprop, adagrad, adadelta, lamb or lion."
         ),
     ],
 )
-def test_hints_name_what_the_chosen_optimizer_has(
+def test_hints_are_options_of_the_selected_optimizer(
     overrides: list[str], message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "idea.yaml").write_text(SPEC)

@@ -75,7 +75,7 @@ def test_symbols_have_their_usual_form_and_letters_their_escape(text: str, form:
     assert text.encode("ascii", ERRORS).decode() == form
 
 
-def test_only_what_an_encoding_lacks_is_replaced() -> None:
+def test_only_unsupported_characters_are_replaced() -> None:
     assert in_encoding("5 × 5 ± 1 – é", "latin-1") == "5 × 5 ± 1 - é"  # noqa: RUF001
     assert in_encoding("5 × 5 ± 1 – é", "cp1252") == "5 × 5 ± 1 – é"  # noqa: RUF001
 
@@ -113,7 +113,7 @@ def test_tables_are_laid_out_as_they_are_shown(encoding: str) -> None:
     ],
     ids=" ".join,
 )
-def test_commands_print_what_an_encoding_has(
+def test_commands_print_in_the_encoding_of_the_output(
     encoding: str, words: Sequence[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored()
@@ -150,7 +150,7 @@ def test_json_and_html_keep_every_character(monkeypatch: pytest.MonkeyPatch) -> 
     assert json.loads(json_in_ascii('{"é": "🙂\\n"}')) == {"é": "🙂\n"}
 
 
-def test_errors_quote_what_cannot_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_escape_unprintable_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = said(monkeypatch, ["show", "中文.yaml"], "ascii")
     assert (code, out) == (2, "")
     assert err.startswith(r"\u4e2d\u6587.yaml: cannot be read (no such file or directory)")

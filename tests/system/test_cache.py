@@ -37,7 +37,7 @@ def notes() -> list[str]:
     key=st.text(max_size=20),
     sums=st.lists(st.text(max_size=3)).map(tuple),
 )
-def test_gives_back_what_was_written(
+def test_round_trip(
     images: np.ndarray,
     labels: np.ndarray,
     source: str,
@@ -64,7 +64,7 @@ def test_the_metadata_hold_the_sha256_of_the_rest(tmp_path: Path) -> None:
     assert hashlib.sha256(content.replace(digest.encode(), b"0" * 64)).hexdigest() == digest
 
 
-def test_a_missing_file_is_no_news(tmp_path: Path) -> None:
+def test_a_missing_file_is_not_reported(tmp_path: Path) -> None:
     assert read_entry(tmp_path / "none", KEY, pytest.fail) is None
 
 
@@ -110,7 +110,7 @@ def sealed(header: str, data: bytes = b"") -> bytes:
         ),
     ],
 )
-def test_says_why_a_file_is_not_used(
+def test_reports_why_a_file_is_ignored(
     content: bytes, reason: str, tmp_path: Path, notes: list[str]
 ) -> None:
     path = tmp_path / "a"

@@ -78,7 +78,7 @@ def test_every_word_is_one_word(name: str) -> None:
         assert line.startswith("cnnbench $'")
 
 
-def test_a_file_is_no_option() -> None:
+def test_a_file_is_not_an_option() -> None:
     assert commands.cnnbench("run", Path("-x.yaml")) == "cnnbench run ./-x.yaml"
     assert commands.cnnbench("run", Path("a/-x.yaml")) == "cnnbench run a/-x.yaml"
 
@@ -96,7 +96,7 @@ def test_a_file_is_no_option() -> None:
         (("cnnbench", "run", "a.yaml", "--data-dir"), []),
     ],
 )
-def test_resume_says_again_what_a_run_does_not_record(
+def test_resume_repeats_options_that_are_not_recorded(
     command: tuple[str, ...], kept: list[str]
 ) -> None:
     run = on_device(make_run(), command=command)
@@ -153,7 +153,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
-def test_the_commands_that_are_printed_do_what_they_say(
+def test_printed_commands_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     """Printed commands work when pasted, with paths that need quoting."""

@@ -31,7 +31,7 @@ def lowered() -> jax.stages.Lowered:
     return jax.jit(lambda x: x + 1).lower(1.0)
 
 
-def test_options_that_xla_does_not_know_are_left_out() -> None:
+def test_options_unknown_to_xla_are_ignored() -> None:
     options = {"xla_gone": True, "xla_backend_optimization_level": 2, "xla_gone_too": 3}
     assert compiled(lowered(), options)(1.0) == 2
 

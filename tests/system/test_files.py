@@ -69,7 +69,7 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert path.read_bytes() == b"first\nthird\n"
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     (tmp_path / "weights").mkdir()
     parts = (".run.json.0a1b2c3d.partial", "weights/.seed-0.safetensors.0a1b2c3d.partial")
     for name in (*parts, "run.json", ".lock", "weights/seed-0.safetensors"):

@@ -23,7 +23,7 @@ def test_the_load_is_that_of_before_the_first_training(monkeypatch):
 
 
 @pytest.mark.parametrize(("average", "load"), [(3.0, 0.25), (0.8, 0.2), (0.3, 0.075)])
-def test_a_command_that_has_just_ended_is_no_load(monkeypatch, tmp_path, average, load):
+def test_a_command_that_has_just_ended_is_not_counted(monkeypatch, tmp_path, average, load):
     """A quarter of the CPUs' time is used by others while it looks."""
     times = tmp_path / "stat"
     times.write_text("cpu  100 0 100 1000 0 0 0 0 0 0\ncpu0 1 1 1\n")
@@ -45,7 +45,7 @@ def test_a_system_that_knows_no_load_has_none(monkeypatch):
     host.load_per_cpu.cache_clear()
 
 
-def test_peak_memory_remembers_what_was_freed() -> None:
+def test_peak_memory_includes_freed_memory() -> None:
     block = np.ones(30_000_000, np.uint64)
     del block
     peak = peak_memory_bytes()
@@ -70,7 +70,7 @@ print(next(int(line.split()[1]) for line in status.splitlines() if line.startswi
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"),
     reason="only the GNU C library is configured",
 )
-def test_what_is_freed_stays_with_the_process() -> None:
+def test_freed_memory_stays_with_the_process() -> None:
     resident = {
         mode: int(subprocess.run([sys.executable, "-c", CHILD, mode], check=True,
                                  capture_output=True, text=True).stdout)

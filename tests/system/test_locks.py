@@ -29,7 +29,7 @@ def holder(folder: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def test_a_lock_of_a_dead_process_blocks_nobody(tmp_path: Path) -> None:
+def test_a_lock_of_a_dead_process_is_released(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         assert is_held(tmp_path)
         with hold(tmp_path) as mine:

@@ -147,7 +147,7 @@ def test_no_option_has_two_classes() -> None:
     assert sorted(names) == sorted(set(names))
 
 
-def test_what_is_pinned_is_what_the_installed_versions_have_by_themselves() -> None:
+def test_pinned_values_are_the_defaults_of_the_installed_versions() -> None:
     code = (
         "from cnnbench.system import settings as s; import json;"
         " print(json.dumps({n: s._shown(v) for n, v in s._values().items()}))"
@@ -452,7 +452,7 @@ def stopped(spec: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_run_goes_on_under_its_own_settings_only(
+def test_a_run_is_resumed_only_under_its_settings(
     stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
@@ -466,7 +466,7 @@ def test_a_run_goes_on_under_its_own_settings_only(
     assert cli("run", "--resume", str(stopped), "--quiet").exit_code == 0
 
 
-def test_a_run_under_other_settings_is_not_what_is_needed(
+def test_a_run_under_other_settings_is_not_reused(
     spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(spec.parent)
@@ -525,7 +525,7 @@ def test_an_older_run_has_no_settings_that_could_be_others(
     assert train(spec, "results", needed=True)[0] == stopped
 
 
-def test_another_engine_or_device_is_not_what_is_needed() -> None:
+def test_another_engine_or_device_is_not_reused() -> None:
     from cnnbench.runner.open_run import _as_asked
     from tests.support.samples import make_run
 

@@ -71,7 +71,7 @@ def test_the_first_step_is_noted_once_from_the_start() -> None:
     assert watch.first_step_s == 3
 
 
-def test_a_paused_stopwatch_stands_still() -> None:
+def test_a_paused_stopwatch_does_not_advance() -> None:
     clock = Clock()
     watch = Stopwatch(clock)
     for seconds in (1, 2):

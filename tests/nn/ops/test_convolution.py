@@ -318,7 +318,7 @@ OUTS = st.tuples(st.integers(1, 30), st.integers(1, 30))
 
 @settings(max_examples=200)
 @given(kernel=SIDES, out=OUTS)
-def test_a_tile_is_never_larger_than_what_stays_exact(kernel: Pair, out: Pair) -> None:
+def test_tiles_stay_within_the_size_limit(kernel: Pair, out: Pair) -> None:
     for way in tilings(kernel, out):
         assert max(way.points) <= LARGEST_TILE
         for axis in (0, 1):
@@ -344,7 +344,7 @@ def test_the_pick_costs_the_least(kernel: Pair, out: Pair, channels: int, filter
 
 
 @pytest.mark.parametrize("seed", [0, 3, 5])
-def test_what_meets_only_zeros_is_exactly_zero_by_winograd(seed: int) -> None:
+def test_windows_of_zeros_are_exactly_zero_with_winograd(seed: int) -> None:
     """In both directions, with blank windows found by NumPy; other values are unchanged."""
     case, rng = random_case(seed), np.random.default_rng(seed)
     conv = by_algorithm(case, Winograd, seed)
@@ -391,7 +391,7 @@ def _agree_but_for_zeros(exact: Any, rounded: Any, args: tuple[Any, ...], met: A
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_what_is_not_finite_is_not_taken_for_zero() -> None:
+def test_nonfinite_values_are_not_taken_for_zero() -> None:
     conv = convolution.convolution((12, 12), (5, 5, 32, 32), (1, 1), (0, 0), (8, 8), "fast")
     assert isinstance(conv.algorithm, Winograd)
     x = np.zeros((12, 12, 2, 32), np.float32)

@@ -153,7 +153,7 @@ def test_settled_values_are_the_same_values() -> None:
     np.testing.assert_array_equal(pull(x)[0], x)
 
 
-def test_what_reads_settled_values_has_to_wait_for_them() -> None:
+def test_consumers_of_settled_values_wait_for_them() -> None:
     """XLA must not see through it; else an activation is computed where it is read."""
     x = jnp.ones((4, 4, 2, 3))
     compiled = jax.jit(lambda x: jnp.pad(pooling.materialized(jnp.tanh(x)), 1)).lower(x).compile()

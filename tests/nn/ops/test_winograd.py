@@ -30,7 +30,7 @@ def test_matrices_correlate_exactly(outputs: int, taps: int) -> None:
         np.testing.assert_allclose(got, np.correlate(x, kernel, "valid"), rtol=0, atol=1e-9)
 
 
-def test_a_tile_saves_what_winograd_says() -> None:
+def test_number_of_products_per_tile() -> None:
     """One product per input: 64 instead of 400 for 4x4 outputs of a 5x5 kernel."""
     tile = Winograd((5, 5), (4, 4), (4, 4), (5, 5))
     transformed = tile.input_transform(jnp.zeros((8, 8, 1, 1)))
