@@ -75,7 +75,7 @@ class GraphNet(nnx.Module):
         self,
         plan: Plan,
         *,
-        form: convolution.Form,
+        form: convolution.EngineName,
         rngs: nnx.Rngs,
         cut: Microbatching | None = None,
     ) -> None:

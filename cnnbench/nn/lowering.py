@@ -75,7 +75,7 @@ class Lowering(Protocol):
         """Keeps expensive values from being recomputed."""
 
 
-def lower(plan: Plan, form: convolution.Form) -> Lowering:
+def lower(plan: Plan, form: convolution.EngineName) -> Lowering:
     """Lowers a plan in a given form."""
     return Plain(plan) if form == "plain" else Fused(plan, form)
 
@@ -169,7 +169,7 @@ class Fused:
     max_pool = staticmethod(pooling.max_pool)
     avg_pool = staticmethod(pooling.avg_pool)
 
-    def __init__(self, plan: Plan, form: convolution.Form) -> None:
+    def __init__(self, plan: Plan, form: convolution.EngineName) -> None:
         readers = _readers(plan)
         blank, kinked = _blank(plan), _before_kinks(plan, readers)
         self.deferred = _deferred(plan, readers)
@@ -182,8 +182,8 @@ class Fused:
         for node in plan.nodes:
             if isinstance(node.op, Conv | ConvTranspose):
                 folded = self._fold(plan, node, readers[node.name], form)
-                blanks = node.inputs[0] in blank and node.name in kinked
-                conv = replace(folded.conv, blanks=blanks)
+                exact_zeros = node.inputs[0] in blank and node.name in kinked
+                conv = replace(folded.conv, exact_zeros=exact_zeros)
                 self.convs[node.name] = replace(folded, conv=conv)
 
     def enter(self, x: jax.Array) -> jax.Array:
@@ -208,7 +208,7 @@ class Fused:
         return x if node.name in self.absorbed else pooling.upscale(x, node.op.size)
 
     def _fold(
-        self, plan: Plan, node: Node, readers: list[Node], form: convolution.Form
+        self, plan: Plan, node: Node, readers: list[Node], form: convolution.EngineName
     ) -> LoweredConv:
         of = geometry(plan, node)
         low = of.pads[0][0], of.pads[1][0]

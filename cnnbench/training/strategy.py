@@ -9,7 +9,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.spec.experiment import Precision
 
 if TYPE_CHECKING:
-    from cnnbench.nn.ops.convolution import Form  # which imports JAX
+    from cnnbench.nn.ops.convolution import EngineName  # which imports JAX
 
 ROW = 10  # images; docs/explanation/performance.md compares other sizes
 # Batch norm reads a row's values again in a second pass, so large layers need smaller rows.
@@ -29,7 +29,7 @@ class Strategy:
       steps_per_call: training steps per call of the compiled program.
     """
 
-    form: "Form"
+    form: "EngineName"
     row: int | None
     num_devices: int
     steps_per_call: int
@@ -83,7 +83,7 @@ def candidates(
     return (fast, direct, plain) if winograd else (direct, plain)
 
 
-_FORMS: "tuple[Form, ...]" = ("direct", "fast")
+_FORMS: "tuple[EngineName, ...]" = ("direct", "fast")
 
 
 def _row(plan: Plan, batch_size: int, num_devices: int) -> int:

@@ -29,7 +29,7 @@ from tests.support.paths import EXPERIMENTS
 NAMES = tuple(oracles.NETWORKS)
 NUM_IMAGES = 3
 # XLA's convolution does not accept float32 images with float64 kernels; the others do.
-CASES: tuple[tuple[str, convolution.Form, type], ...] = (
+CASES: tuple[tuple[str, convolution.EngineName, type], ...] = (
     *((name, "direct", np.float64) for name in NAMES),
     *((name, "fast", np.float64) for name in NAMES),
     *((name, "plain", np.float32) for name in NAMES),
@@ -41,7 +41,7 @@ TOLERANCE: Mapping[type, float] = {np.float64: 1e-9, np.float32: 2e-5}
 FAST_ERROR = 2e-4
 
 
-def tolerance_of(form: convolution.Form, dtype: type) -> float:
+def tolerance_of(form: convolution.EngineName, dtype: type) -> float:
     return FAST_ERROR if (form, dtype) == ("fast", np.float32) else TOLERANCE[dtype]
 
 
@@ -83,7 +83,7 @@ def keep_gradients() -> optax.GradientTransformation:
 
 
 @functools.cache
-def measured(name: str, form: convolution.Form, dtype: type) -> Measured:
+def measured(name: str, form: convolution.EngineName, dtype: type) -> Measured:
     """The network under test, through the training and evaluation functions, without dropout."""
     network = take_apart(GraphNet(plan_of(name), form=form, rngs=nnx.Rngs(0)))
     rules = make_rules(loaded(name).experiment, microbatch=None if form == "plain" else 2)
@@ -121,7 +121,9 @@ def numpy_loss(name: str, weights: oracles.Weights) -> tuple[Array, float]:
 
 
 @pytest.mark.parametrize(("name", "form", "dtype"), CASES)
-def test_outputs_and_loss_equal_numpys(name: str, form: convolution.Form, dtype: type) -> None:
+def test_outputs_and_loss_equal_numpys(
+    name: str, form: convolution.EngineName, dtype: type
+) -> None:
     outputs, loss = numpy_loss(name, oracles.random_weights(name, 0))
     got = measured(name, form, dtype)
     tolerance = tolerance_of(form, dtype)
@@ -216,7 +218,7 @@ def torch_measured(name: str, dtype: type) -> Measured:
 
 @pytest.mark.parametrize(("name", "form", "dtype"), CASES)
 def test_outputs_and_every_gradient_equal_pytorchs(
-    name: str, form: convolution.Form, dtype: type
+    name: str, form: convolution.EngineName, dtype: type
 ) -> None:
     want = torch_measured(name, dtype)
     got, tolerance = measured(name, form, dtype), tolerance_of(form, dtype)

@@ -39,7 +39,7 @@ from tests.bench.frameworks.test_frameworks import need, without_dropout
 from tests.support.graphs import CLASSES, Layers, convs, graphs, parse_layer
 from tests.support.oracles import Array, make_plan
 
-FORMS: tuple[convolution.Form, ...] = ("plain", "direct", "fast")
+FORMS: tuple[convolution.EngineName, ...] = ("plain", "direct", "fast")
 NUM_IMAGES = 3
 TOLERANCE = 1e-7  # relative to the largest entry, in float64
 Graph = tuple[Layers, Shape, Shape]
@@ -56,7 +56,7 @@ def tie_of(op: object) -> str | None:
     return op.tie if isinstance(op, ConvTranspose) else None
 
 
-def net(plan: Plan, form: convolution.Form) -> GraphNet:
+def net(plan: Plan, form: convolution.EngineName) -> GraphNet:
     return GraphNet(plan, form=form, rngs=nnx.Rngs(0))
 
 
@@ -298,7 +298,7 @@ def test_blank_backgrounds_stay_exactly_zero_before_kinks(graph: Graph, seed: in
     for node in plan.nodes:
         if (
             not isinstance(node.op, Conv | ConvTranspose)
-            or not lowered.convs[node.name].conv.blanks
+            or not lowered.convs[node.name].conv.exact_zeros
         ):
             continue
         kernel = reference.weights[node.kernel_owner]["kernel"][...]

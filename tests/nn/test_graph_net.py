@@ -24,12 +24,12 @@ from cnnbench.training.state import Network, take_apart
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
 
-FORMS: tuple[convolution.Form, ...] = ("plain", "direct", "fast")
+FORMS: tuple[convolution.EngineName, ...] = ("plain", "direct", "fast")
 Layers = dict[str, dict[str, Any]]
 Params = Mapping[str, Mapping[str, Array]]
 
 
-def net(plan: Plan, form: convolution.Form = "direct", seed: int = 0) -> GraphNet:
+def net(plan: Plan, form: convolution.EngineName = "direct", seed: int = 0) -> GraphNet:
     return GraphNet(plan, form=form, rngs=nnx.Rngs(seed))
 
 
@@ -273,13 +273,17 @@ def test_contract(operation: str) -> None:
     np.testing.assert_allclose(slope, rise, rtol=1e-6)
 
 
-def _probe(networks: Mapping[convolution.Form, Network], params: Any, images: jax.Array) -> Any:
+def _probe(
+    networks: Mapping[convolution.EngineName, Network], params: Any, images: jax.Array
+) -> Any:
     """All forms' results, one image's, and the slope along a direction, by gradient and not."""
     change = jax.tree.map(lambda p: jnp.asarray(normal(5, *p.shape)), (params, images))
 
     @jax.jit
     def run(params: Any, images: jax.Array) -> Any:
-        def call(params: Any, images: jax.Array, form: convolution.Form = "direct") -> jax.Array:
+        def call(
+            params: Any, images: jax.Array, form: convolution.EngineName = "direct"
+        ) -> jax.Array:
             made = networks[form]
             result: jax.Array = nnx.merge(made.evaluation, params, made.rest, copy=True)(images)
             return result
@@ -301,7 +305,9 @@ def _probe(networks: Mapping[convolution.Form, Network], params: Any, images: ja
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_of_equal_values_of_a_channel_the_first_takes_the_gradient(form: convolution.Form) -> None:
+def test_of_equal_values_of_a_channel_the_first_takes_the_gradient(
+    form: convolution.EngineName,
+) -> None:
     model = net(make_plan({"op": {"op": "global_max_pool"}}, (2, 3, 2), (2,)), form)
     channels = np.array([[[1.0, 2, 0], [2, 2, 0]], [[-1, -1, -1], [-1, -1, -1]]])
     image = jnp.asarray(channels.transpose(1, 2, 0)[None], jnp.float32)
@@ -316,7 +322,7 @@ def test_of_equal_values_of_a_channel_the_first_takes_the_gradient(form: convolu
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_owners_gradient_sums_both_uses_of_the_kernel(form: convolution.Form) -> None:
+def test_owners_gradient_sums_both_uses_of_the_kernel(form: convolution.EngineName) -> None:
     conv = {"op": "conv", "filters": 3, "kernel": [3, 2], "activation": "tanh"}
     apart = {"op": "conv_transpose", "filters": 2, "kernel": [3, 2], "activation": "tanh"}
     together = {"op": "conv_transpose", "tie": "conv", "activation": "tanh"}

@@ -155,7 +155,7 @@ def weights_of(plan: Plan) -> dict[str, dict[str, Array]]:
     return found
 
 
-def measured(plan: Plan, form: convolution.Form, dtype: type) -> Measured:
+def measured(plan: Plan, form: convolution.EngineName, dtype: type) -> Measured:
     parts: Any = nnx.split(GraphNet(plan, form=form, rngs=nnx.Rngs(0)), nnx.Param, ...)
     graphdef, params, rest = parts
     rng = np.random.default_rng(1)

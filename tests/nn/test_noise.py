@@ -17,7 +17,7 @@ from cnnbench.layers import Dropout, GaussianNoise, MaskingNoise, Sample
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.noise import Random, RandomLayer, disturb, divergence, draw
-from cnnbench.nn.ops.convolution import Form
+from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Experiment
@@ -146,7 +146,9 @@ def variational(size: Any, *, norm: bool = False) -> dict[str, Any]:
     }
 
 
-def net_of(layers: Mapping[str, Any], form: Form, cut: Microbatching | None = None) -> GraphNet:
+def net_of(
+    layers: Mapping[str, Any], form: EngineName, cut: Microbatching | None = None
+) -> GraphNet:
     return GraphNet(make_plan(layers, (6, 6, 1), (5,)), form=form, rngs=nnx.Rngs(1), cut=cut)
 
 
@@ -155,7 +157,7 @@ IMAGES = np.random.default_rng(0).normal(size=(8, 6, 6, 1)).astype(np.float32)
 
 @pytest.mark.parametrize("size", ["image", "vector"])
 @pytest.mark.parametrize("form", ["plain", "direct"])
-def test_a_result_has_the_divergence_of_each_image(size: str, form: Form) -> None:
+def test_a_result_has_the_divergence_of_each_image(size: str, form: EngineName) -> None:
     net = net_of(variational(size), form)
     net.eval()
     result = net.result(jnp.asarray(IMAGES))

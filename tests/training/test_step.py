@@ -240,7 +240,7 @@ def test_evaluation_counts_the_images_of_weight_one(
 
 @pytest.mark.parametrize(("form", "row"), [("plain", 3), ("direct", 4), ("fast", 1)])
 def test_evaluation_samples_the_code_of_an_image_by_its_index(
-    form: convolution.Form, row: int | None
+    form: convolution.EngineName, row: int | None
 ) -> None:
     """For every engine, in rows, on two devices, and whatever the rest of the batch."""
     plan = make_plan(NETWORKS["dropped"], (5, 5, 1), (CLASSES,))
@@ -248,7 +248,7 @@ def test_evaluation_samples_the_code_of_an_image_by_its_index(
 
     def loss(
         images: list[int],
-        form: convolution.Form = "plain",
+        form: convolution.EngineName = "plain",
         row: int | None = None,
         devices: int = 1,
         mode: str = "scoring",
@@ -351,7 +351,7 @@ def test_a_step_moves_the_running_statistics() -> None:
 @functools.cache
 def stepped(
     name: str,
-    form: convolution.Form,
+    form: convolution.EngineName,
     row: int | None,
     num_devices: int,
     *,
@@ -395,7 +395,7 @@ def initial(name: str) -> Any:
 @pytest.mark.parametrize(
     ("form", "row"), [("direct", 4), ("direct", 3), ("direct", 2), ("direct", 25), ("plain", None)]
 )
-def test_two_devices_step_as_one(form: convolution.Form, row: int | None) -> None:
+def test_two_devices_step_as_one(form: convolution.EngineName, row: int | None) -> None:
     """Also with padded rows, and with a device that has only padding."""
     want = stepped("small", "plain", None, 1)
     check_same(stepped("small", form, row, 2), want, initial("small"))
@@ -406,7 +406,7 @@ def test_two_devices_step_as_one(form: convolution.Form, row: int | None) -> Non
     [("direct", 4, 2), ("direct", 2, 2), ("direct", 8, 2), ("direct", 2, 1)],
 )
 def test_batch_norm_in_rows_has_the_statistics_of_the_batch(
-    form: convolution.Form, row: int, num_devices: int
+    form: convolution.EngineName, row: int, num_devices: int
 ) -> None:
     want = stepped("normed", "plain", None, 1)
     check_same(stepped("normed", form, row, num_devices, cut=True), want, initial("normed"))
@@ -420,7 +420,7 @@ def test_batch_norm_shared_out_by_xla_has_the_statistics_of_the_batch() -> None:
 @pytest.mark.parametrize(("form", "row"), [("plain", None), ("direct", 4), ("fast", 3)])
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_dropout_steps_the_same_in_every_way(
-    form: convolution.Form, row: int | None, num_devices: int
+    form: convolution.EngineName, row: int | None, num_devices: int
 ) -> None:
     """Masks of images and vectors; a layer's key is constant, and its count counts the steps."""
     want, got = stepped("dropped", "plain", None, 1), stepped("dropped", form, row, num_devices)

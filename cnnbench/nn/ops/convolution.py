@@ -29,7 +29,7 @@ from cnnbench.nn.ops.im2col import Col2im, Im2col, RowIm2col
 from cnnbench.nn.ops.winograd import Winograd, tilings
 from cnnbench.system.arrays import Array, Pair
 
-Form = Literal["plain", "direct", "fast"]
+EngineName = Literal["plain", "direct", "fast"]
 Two = tuple[jax.Array, jax.Array]
 Algorithm = Im2col | Col2im | RowIm2col | Winograd
 
@@ -47,7 +47,7 @@ class Convolution:
       low: zeros before rows and columns; negative to crop.
       out: height and width of the output.
       algorithm: algorithm for the correlation of stride one.
-      blanks: True if outputs must be exactly zero where all inputs of a window are zero. With
+      exact_zeros: True if outputs must be exactly zero where all inputs of a window are zero. With
         Winograd's algorithm, sums would cancel only up to rounding if other values of the tile are
         not zero.
     """
@@ -58,7 +58,7 @@ class Convolution:
     low: Pair
     out: Pair
     algorithm: Algorithm
-    blanks: bool = True
+    exact_zeros: bool = True
 
     def prepare(self, kernel: jax.Array) -> jax.Array:
         """Transforms a kernel, (kh, kw, in, out); the result can be shared by many calls."""
@@ -70,23 +70,23 @@ class Convolution:
     def conv(self, x: jax.Array, prepared: jax.Array) -> jax.Array:
         """Convolution, (*size, n, in) to (*out, n, out)."""
         y = _correlate(_gather(self, x), prepared, self.algorithm)
-        return _blanked(y, self.met(_sizes(x))) if self._blanks else y
+        return _blanked(y, self.window_sums(_sizes(x))) if self._needs_zeros else y
 
     def conv_transpose(self, y: jax.Array, prepared: jax.Array) -> jax.Array:
         """Transposed convolution, (*out, n, out) to (*size, n, in)."""
         x = self.scatter(_adjoint(y, prepared, self.algorithm))
-        return _blanked(x, self.met_t(_sizes(y))) if self._blanks else x
+        return _blanked(x, self.window_sums_t(_sizes(y))) if self._needs_zeros else x
 
     @property
-    def _blanks(self) -> bool:
-        return self.blanks and isinstance(self.algorithm, Winograd)
+    def _needs_zeros(self) -> bool:
+        return self.exact_zeros and isinstance(self.algorithm, Winograd)
 
-    def met(self, sizes: jax.Array) -> jax.Array:
+    def window_sums(self, sizes: jax.Array) -> jax.Array:
         """Sums over the window of each output, (*size, n) to (*out, n)."""
         return _both(*self._windows, sizes)
 
-    def met_t(self, sizes: jax.Array) -> jax.Array:
-        """The transpose of `met`, (*out, n) to (*size, n)."""
+    def window_sums_t(self, sizes: jax.Array) -> jax.Array:
+        """The transpose of `window_sums`, (*out, n) to (*size, n)."""
         rows, columns = self._windows
         return _both(rows.T, columns.T, sizes)
 
@@ -155,12 +155,12 @@ def _both(rows: Array, columns: Array, x: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _blanked(y: jax.Array, met: jax.Array) -> jax.Array:
+def _blanked(y: jax.Array, sums: jax.Array) -> jax.Array:
     """Zeros images, (h, w, n, c), where the window sums, (h, w, n), are zero.
 
     After the first step few windows are blank, and images without any are not copied.
     """
-    blank = met == 0
+    blank = sums == 0
     result: jax.Array = lax.cond(
         blank.any(), lambda y: jnp.where(blank[..., None], 0, y), lambda y: y, y
     )
@@ -168,7 +168,7 @@ def _blanked(y: jax.Array, met: jax.Array) -> jax.Array:
 
 
 # Only rounding errors are set to zero, so the gradient is that of the convolution.
-_blanked.defvjp(lambda y, met: (_blanked(y, met), None), lambda _, dy: (dy, None))
+_blanked.defvjp(lambda y, sums: (_blanked(y, sums), None), lambda _, dy: (dy, None))
 
 
 def _padded(x: jax.Array, edges: list[tuple[int, int, int]]) -> jax.Array:
@@ -186,7 +186,7 @@ def _core(kernel: Pair, phases: Pair) -> Pair:
 
 
 def convolution(
-    size: Pair, kernel: tuple[int, ...], stride: Pair, low: Pair, out: Pair, form: Form
+    size: Pair, kernel: tuple[int, ...], stride: Pair, low: Pair, out: Pair, form: EngineName
 ) -> Convolution:
     """Creates a convolution with the best algorithm for its shape.
 
@@ -206,7 +206,9 @@ def convolution(
     return Convolution(size, taps, stride, low, out, algorithm)
 
 
-def pick_algorithm(kernel: Pair, out: Pair, channels: int, filters: int, form: Form) -> Algorithm:
+def pick_algorithm(
+    kernel: Pair, out: Pair, channels: int, filters: int, form: EngineName
+) -> Algorithm:
     """Selects the algorithm with the lowest estimated cost for a valid correlation of stride one.
 
     Args:

@@ -90,7 +90,7 @@ class Im2col:
         return patches @ products
 
 
-class Whole:
+class Untransformed:
     """Base class of algorithms without transforms; see `Im2col` for the methods."""
 
     __slots__ = ()
@@ -107,7 +107,7 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class RowIm2col(Whole):
+class RowIm2col(Untransformed):
     """For many channels: patches of columns only, and one matrix product per kernel row.
 
     Copies a quarter to a fifth as much as full patches; each product reads a block of rows.
@@ -150,7 +150,7 @@ class RowIm2col(Whole):
 
 
 @dataclass(frozen=True, slots=True)
-class Col2im(Whole):
+class Col2im(Untransformed):
     """For few filters: the adjoint of a full convolution with few input channels.
 
     Uses `Im2col` with a rotated kernel and zero padding of the errors.

@@ -310,7 +310,11 @@ class Ours:
     """Our network in one form, with the interface of a peer."""
 
     def __init__(
-        self, form: convolution.Form, experiment: Experiment, plan: Plan, weights: LayerWeights
+        self,
+        form: convolution.EngineName,
+        experiment: Experiment,
+        plan: Plan,
+        weights: LayerWeights,
     ):
         net = GraphNet(plan, form=form, rngs=nnx.Rngs(0))
         for node in plan.nodes:
@@ -400,7 +404,7 @@ def measure(make: Make, name: str) -> Measured:
 
 
 @functools.cache
-def ours(form: convolution.Form, name: str) -> Measured:
+def ours(form: convolution.EngineName, name: str) -> Measured:
     return measure(functools.partial(Ours, form), name)
 
 

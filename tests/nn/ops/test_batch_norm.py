@@ -16,7 +16,7 @@ from flax import nnx
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.ops import batch_norm
-from cnnbench.nn.ops.convolution import Form
+from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.system.devices import make_mesh, pick_devices
@@ -177,7 +177,7 @@ def test_a_constant_channel_gives_its_bias(apply: Apply, value: float) -> None:
 
 @cache
 def engine(
-    form: Form, row: int | None, num_devices: int, shape: tuple[int, ...]
+    form: EngineName, row: int | None, num_devices: int, shape: tuple[int, ...]
 ) -> Callable[..., dict[str, Array]]:
     """Running statistics, and the gradients of scale and bias, as a training has them."""
     mesh = make_mesh(pick_devices("cpu")[:num_devices])
@@ -218,7 +218,7 @@ def engine(
     ],
 )
 def test_engines_keep_the_digits(
-    form: Form, row: int | None, num_devices: int, shape: tuple[int, ...], offset: float
+    form: EngineName, row: int | None, num_devices: int, shape: tuple[int, ...], offset: float
 ) -> None:
     require_twice(engine(form, row, num_devices, shape), shape, offset)
 
@@ -267,7 +267,7 @@ def loss_in_float64(weights: Any, images: Array, labels: Array) -> float:
     [("plain", None, 1), ("direct", 10, 1), ("direct", 10, 2), ("fast", 10, 2)],
 )
 def test_the_first_loss_is_that_of_float64_where_channels_are_far_from_zero(
-    form: Form, row: int | None, num_devices: int
+    form: EngineName, row: int | None, num_devices: int
 ) -> None:
     """Means are about a hundred standard deviations: E[x^2] - E[x]^2 left two digits."""
     rng = np.random.default_rng(5)

@@ -45,7 +45,7 @@ class Case(NamedTuple):
         )
         return rows, columns
 
-    def convolution(self, form: convolution.Form = "fast") -> convolution.Convolution:
+    def convolution(self, form: convolution.EngineName = "fast") -> convolution.Convolution:
         low = (self.pads[0][0], self.pads[1][0])
         return convolution.convolution(self.size, self.kernel, self.stride, low, self.out, form)
 
@@ -195,7 +195,7 @@ PICKED = (
 
 
 @functools.cache
-def picked(case: Case, form: convolution.Form) -> tuple[Products, Products]:
+def picked(case: Case, form: convolution.EngineName) -> tuple[Products, Products]:
     with jax.enable_x64(True):
         return both_directions(case.convolution(form), sample(case))
 
@@ -203,7 +203,7 @@ def picked(case: Case, form: convolution.Form) -> tuple[Products, Products]:
 @pytest.mark.parametrize(("case", "fast", "direct"), PICKED)
 def test_every_pick_equals_pytorch(case: Case, fast: type, direct: type) -> None:
     want = torch_products(case, sample(case))
-    forms: tuple[tuple[convolution.Form, type], ...] = (("fast", fast), ("direct", direct))
+    forms: tuple[tuple[convolution.EngineName, type], ...] = (("fast", fast), ("direct", direct))
     for form, kind in forms:
         assert type(case.convolution(form).algorithm) is kind, form
         if form == "direct" and kind is fast:
@@ -329,7 +329,7 @@ def test_tiles_stay_within_the_size_limit(kernel: Pair, out: Pair) -> None:
 @settings(max_examples=200)
 @given(kernel=SIDES, out=OUTS, channels=st.integers(1, 200), filters=st.integers(1, 200))
 def test_the_pick_costs_the_least(kernel: Pair, out: Pair, channels: int, filters: int) -> None:
-    def cost(form: convolution.Form) -> float:
+    def cost(form: convolution.EngineName) -> float:
         return convolution.pick_algorithm(kernel, out, channels, filters, form).cost(
             channels, filters
         )
@@ -348,7 +348,7 @@ def test_windows_of_zeros_are_exactly_zero_with_winograd(seed: int) -> None:
     """In both directions, with blank windows found by NumPy; other values are unchanged."""
     case, rng = random_case(seed), np.random.default_rng(seed)
     conv = by_algorithm(case, Winograd, seed)
-    rounded = dataclasses.replace(conv, blanks=False)
+    rounded = dataclasses.replace(conv, exact_zeros=False)
     kernel = rng.normal(size=case.kernel).astype(np.float32)
     prepared = conv.prepare(jnp.asarray(kernel))
     ones = np.ones((*case.kernel[:2], 1, 1))
