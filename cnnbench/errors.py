@@ -118,7 +118,7 @@ class ModelError(UsageError):
         super().__init__(f"model.{key}: {message}; {remedy}.")
         self.key = key
 
-    def placed(self, location: Location) -> UsageError:
+    def at(self, location: Location) -> UsageError:
         """The same error with the source location of the value."""
         return UsageError(f"{location}: {self}")
 

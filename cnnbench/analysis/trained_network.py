@@ -20,7 +20,7 @@ from cnnbench.nn.python_model import import_class, make_module
 from cnnbench.runs.folder import RESOLVED_FILE, kept_seeds, read_run_entry, read_weights
 from cnnbench.runs.records import RunRecord
 from cnnbench.spec.experiment import Experiment, Splits
-from cnnbench.spec.loader import kept_source, load_experiment
+from cnnbench.spec.loader import load_experiment, saved_source
 from cnnbench.system import commands
 from cnnbench.system.settings import pinned
 from cnnbench.training.inference import activations_of, outputs_from, outputs_of
@@ -234,7 +234,7 @@ def load_seeds(
 
 def _require_trained(experiment: Experiment, record: RunRecord, path: Path) -> None:
     """Refuses weights of another experiment, whose outputs would mean nothing."""
-    if experiment.digest(kept_source(path)) != record.spec_digest:
+    if experiment.digest(saved_source(path)) != record.spec_digest:
         message = f"{path / RESOLVED_FILE}: not the experiment that was trained"
         raise StoreError(f"{message} (digest mismatch); restore the file or rerun the experiment.")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from cnnbench.errors import DataError, KnownNames, did_you_mean, or_list
 from cnnbench.system import commands
-from cnnbench.system.files import at_home
+from cnnbench.system.files import expand_home
 
 EMBEDDED = "mnist_5k"
 TESTED = "4.9.10"  # of tensorflow-datasets
@@ -124,7 +124,7 @@ def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
 def default_data_dir(data_dir: Path | None) -> Path:
     """The given data folder, or the default of tensorflow-datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or Path("~/tensorflow_datasets")
-    return at_home(Path(chosen))
+    return expand_home(Path(chosen))
 
 
 def open_builder(name: str, data_dir: Path, **kwargs: Any) -> Any:

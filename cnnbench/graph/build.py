@@ -38,7 +38,7 @@ def build_plan(
     issues: list[Issue] = []
     if output is not None and output not in layers:
         message = f"unknown layer {quoted(output)}{did_you_mean(output, layers)}"
-        issues.append(Issue(("model", "output"), message, name_one(layers)))
+        issues.append(Issue(("model", "output"), message, use_one_of(layers)))
     wiring, unknown = resolve_inputs(layers, known)
     order, cycles = file_order(with_ties(wiring, layers))
     nodes, misfits = _infer_shapes(layers, wiring, order, goal.input_shape)
@@ -180,7 +180,7 @@ def _unknown_input(name: str, i: int, source: str, readers: Wiring, number: int)
     choices = [INPUT, *(other for other in readers if other not in later)]
     hint = _IMAGE.hint(source, choices) if number < MAX_HINTS else ""
     message = f"unknown layer {quoted(source)}{hint}"
-    return Issue(("model", "layers", name, "inputs", i), message, name_one(choices))
+    return Issue(("model", "layers", name, "inputs", i), message, use_one_of(choices))
 
 
 def _readers(wiring: Wiring) -> dict[str, tuple[str, ...]]:
@@ -265,7 +265,7 @@ def _cycle_issue(cycle: list[str], file_order: list[str]) -> Issue:
     return Issue(at, f"the layers form a cycle ({path})", remedy)
 
 
-def name_one(names: Iterable[str]) -> str:
+def use_one_of(names: Iterable[str]) -> str:
     """Remedy where a layer name is expected."""
     shortened = list(names)
     if len(shortened) > 8:

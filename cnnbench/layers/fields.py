@@ -28,7 +28,7 @@ class Model(BaseModel):
 VALUE = "\0"  # placeholder in messages for the value as written in the file
 
 
-def wrong(message: str, remedy: str, value: object, *at: int) -> PydanticCustomError:
+def field_error(message: str, remedy: str, value: object, *at: int) -> PydanticCustomError:
     """A validation error with message and remedy.
 
     Args:
@@ -52,7 +52,7 @@ _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 def _refuse_quotes(value: object) -> None:
     if isinstance(value, str) and _NUMBER.fullmatch(value):
-        raise wrong(f"expected a number, got the string {VALUE}", "remove the quotes", value)
+        raise field_error(f"expected a number, got the string {VALUE}", "remove the quotes", value)
 
 
 def _pair(value: object, least: int) -> tuple[int, int] | None:
@@ -70,7 +70,7 @@ def _size(value: object) -> tuple[int, int]:
     if pair := _pair(value, 1):
         return pair
     remedy = "use a positive integer, or a pair [height, width] such as [3, 5]"
-    raise wrong(f"{VALUE} is not a valid size", remedy, value)
+    raise field_error(f"{VALUE} is not a valid size", remedy, value)
 
 
 def _padding(value: object) -> object:
@@ -80,7 +80,7 @@ def _padding(value: object) -> object:
     if pair := _pair(value, 0):
         return pair
     remedy = "use valid, same, a non-negative integer, or a pair such as [1, 2]"
-    raise wrong(f"{VALUE} is not a valid padding", remedy, value)
+    raise field_error(f"{VALUE} is not a valid padding", remedy, value)
 
 
 def _inputs(value: object) -> tuple[str, ...] | None:
@@ -89,7 +89,7 @@ def _inputs(value: object) -> tuple[str, ...] | None:
     names = [value] if isinstance(value, str) else value
     if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
         return tuple(names)
-    raise wrong(f"{VALUE} is not a layer name", "use a layer name or a list of names", value)
+    raise field_error(f"{VALUE} is not a layer name", "use a layer name or a list of names", value)
 
 
 def _shape(value: object) -> tuple[int, ...]:
@@ -100,7 +100,7 @@ def _shape(value: object) -> tuple[int, ...]:
     ):
         return tuple(value)
     remedy = "use [height, width, channels] or [units]"
-    raise wrong(f"{VALUE} is not a valid shape", remedy, value)
+    raise field_error(f"{VALUE} is not a valid shape", remedy, value)
 
 
 def _seeds(value: object) -> tuple[int, ...]:
@@ -108,19 +108,21 @@ def _seeds(value: object) -> tuple[int, ...]:
     num = value if isinstance(value, int) else len(value) if isinstance(value, (list, tuple)) else 0
     if num > MAX_SEEDS:
         number = VALUE if isinstance(value, int) else f"{num:,}"
-        raise wrong(f"{number} seeds are too many", f"use at most {MAX_SEEDS:,}", value)
+        raise field_error(f"{number} seeds are too many", f"use at most {MAX_SEEDS:,}", value)
     if isinstance(value, int) and _whole(value, 1):
         return tuple(range(value))
     if isinstance(value, (list, tuple)) and value and all(_whole(seed, 0) for seed in value):
         twice = [i for i, seed in enumerate(value) if seed in value[:i]]
         if twice:
-            raise wrong(f"duplicate seed {VALUE}", "list each seed once", value[twice[0]], twice[0])
+            raise field_error(
+                f"duplicate seed {VALUE}", "list each seed once", value[twice[0]], twice[0]
+            )
         if (most := max(value)) >= 2**32:
             message = f"seed {VALUE} is too large"
-            raise wrong(message, "use seeds below 4294967296", most, value.index(most))
+            raise field_error(message, "use seeds below 4294967296", most, value.index(most))
         return tuple(value)
     remedy = "use a number of seeds (1 or more), or a list such as [0, 1, 2]"
-    raise wrong(f"{VALUE} is not a valid seeds value", remedy, value)
+    raise field_error(f"{VALUE} is not a valid seeds value", remedy, value)
 
 
 def _as_list(value: object) -> object:

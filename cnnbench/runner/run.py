@@ -292,7 +292,7 @@ class TrainingRun:
                     self._stop(sys.exception())
                 self._watch.pause()
         except ModelError as error:
-            raise error.placed(self._loaded.place(error.key)) from None
+            raise error.at(self._loaded.place(error.key)) from None
 
     def _stop(self, error: BaseException | None) -> None:
         if self.recorder and not self.recorder.ended:

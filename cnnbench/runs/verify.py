@@ -13,7 +13,7 @@ from cnnbench.runs.folder import RESOLVED_FILE, RunFolder, kept_seeds, read_run,
 from cnnbench.runs.records import RunResult, SeedSummary, Status
 from cnnbench.runs.summary import lost_seeds, summarize_seed
 from cnnbench.runs.weights import digest
-from cnnbench.spec.loader import kept_source, load_experiment
+from cnnbench.spec.loader import load_experiment, saved_source
 from cnnbench.system.settings import NUMBERS, changed_settings, current
 
 
@@ -91,7 +91,7 @@ def _spec(run: RunResult, path: Path) -> Iterator[str]:
     file = path / RESOLVED_FILE
     try:
         experiment = load_experiment(file, run.record.overrides).experiment
-        code = kept_source(path)
+        code = saved_source(path)
     except SpecError as error:
         yield str(error)
         return

@@ -8,7 +8,7 @@ from typing import Any
 
 from cnnbench.data.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe, split_sizes
 from cnnbench.errors import DataError, Issue, did_you_mean, or_list, quoted
-from cnnbench.graph.build import name_one
+from cnnbench.graph.build import use_one_of
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.layers.fields import VALUE
 from cnnbench.spec.experiment import (
@@ -125,7 +125,7 @@ def _code_issues(parts: Parts) -> Iterator[Issue]:
         yield Issue(at, message, "remove it", of_key=True)
     elif name not in parts.layer_names:
         hint = did_you_mean(name, parts.layer_names)
-        yield Issue(at, f"unknown layer {quoted(name)}{hint}", name_one(parts.layer_names))
+        yield Issue(at, f"unknown layer {quoted(name)}{hint}", use_one_of(parts.layer_names))
 
 
 def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:

@@ -66,8 +66,8 @@ def read_layers(path: Path, children: tuple[Path, ...] = ()) -> tuple[Document, 
         place = document.values.get((), Location(str(path), 1, 1))
         message = "the file is empty" if document.data is None else "the file has no keys"
         raise SpecError([Diagnostic(place, "", message, "start with 'name: NAME'")])
-    left_out = NOT_INHERITED if children else ("extends",)
-    own = {key: value for key, value in document.data.items() if key not in left_out}
+    removed = NOT_INHERITED if children else ("extends",)
+    own = {key: value for key, value in document.data.items() if key not in removed}
     own_document = replace(document, data=own)
     if "extends" not in document.data:
         return (own_document,)
@@ -214,16 +214,16 @@ def _tag_key(at: KeyPath) -> tuple[str | None, str | None]:
             return None, None
 
 
-def in_order(overrides: Sequence[str]) -> list[str]:
+def sort_overrides(overrides: Sequence[str]) -> list[str]:
     """Sorts overrides so that an optimizer comes before its options, whatever their order.
 
     The same holds for layers and schedules. Otherwise, the choice of another kind would
     silently drop options given before it.
 
-    >>> in_order(["train.epochs=2", "train.optimizer.b1=0.5", "train.optimizer=adam"])
+    >>> sort_overrides(["train.epochs=2", "train.optimizer.b1=0.5", "train.optimizer=adam"])
     ['train.epochs=2', 'train.optimizer=adam', 'train.optimizer.b1=0.5']
     """
-    kinds = {i: at for i, text in enumerate(overrides) if (at := _kind_chosen(text))}
+    kinds = {i: at for i, text in enumerate(overrides) if (at := _selected_union(text))}
     order = list(range(len(overrides)))
     for i, at in kinds.items():
         options = (j for j in order if j not in kinds and _path(overrides[j])[: len(at)] == at)
@@ -234,7 +234,7 @@ def in_order(overrides: Sequence[str]) -> list[str]:
     return [overrides[i] for i in order]
 
 
-def _kind_chosen(text: str) -> KeyPath | None:
+def _selected_union(text: str) -> KeyPath | None:
     """Path of the union whose member an override selects, such as `train.optimizer=adam`."""
     *at, last = path = _path(text)
     if last in ("op", "name") and _tag_key(tuple(at))[0] == last:
@@ -374,9 +374,9 @@ class Causes:
             found = list(changed_paths(lower.data, self._layers[number].data))
             found = [change for change in found if change[0] not in NOT_INHERITED]
             for change in found:
-                if self._heals(number, [change], issue.at, known):
+                if self._resolves(number, [change], issue.at, known):
                     return number, change
-            if found and self._heals(number, found, issue.at, known):
+            if found and self._resolves(number, found, issue.at, known):
                 return number, self._fewest(number, found, issue.at, known)[0]
         return None
 
@@ -385,7 +385,7 @@ class Causes:
     ) -> list[KeyPath]:
         for change in list(left):
             fewer = [other for other in left if other != change]
-            if fewer and self._heals(number, fewer, at, known):
+            if fewer and self._resolves(number, fewer, at, known):
                 left = fewer
         return left
 
@@ -397,23 +397,23 @@ class Causes:
         numbers = (i for i, layer in enumerate(self._layers) if layer.values.get(at) == place)
         return max(numbers, default=len(self._layers))
 
-    def _heals(
-        self, number: int, left_out: Collection[KeyPath], at: KeyPath, known: Collection[KeyPath]
+    def _resolves(
+        self, number: int, removed: Collection[KeyPath], at: KeyPath, known: Collection[KeyPath]
     ) -> bool:
         """Returns True if removing some changes resolves an issue without causing others."""
-        issues = self._without(number, frozenset(left_out))
+        issues = self._without(number, frozenset(removed))
         return issues is not None and at not in issues and issues <= frozenset(known)
 
-    def _without(self, number: int, left_out: frozenset[KeyPath]) -> frozenset[KeyPath] | None:
-        if (number, left_out) not in self._found:
+    def _without(self, number: int, removed: frozenset[KeyPath]) -> frozenset[KeyPath] | None:
+        if (number, removed) not in self._found:
             self._left -= len(self._whole.values) + 1
             if self._left < 0:
                 return None
             layers = list(self._layers)
-            kept = without(layers[number].data, left_out)
+            kept = without(layers[number].data, removed)
             layers[number] = replace(layers[number], data=kept)
-            self._found[number, left_out] = frozenset(self._check(reduce(merge, layers)))
-        return self._found[number, left_out]
+            self._found[number, removed] = frozenset(self._check(reduce(merge, layers)))
+        return self._found[number, removed]
 
 
 def changed_paths(lower: Any, upper: Any, at: KeyPath = ()) -> Iterator[KeyPath]:

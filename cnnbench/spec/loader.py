@@ -27,7 +27,7 @@ from cnnbench.layers.fields import VALUE, Model
 from cnnbench.spec.cross_checks import Parts, dataset_issue, issues_between
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import DatasetSpec, Experiment, ModelSpec, Task, TrainSpec
-from cnnbench.spec.inheritance import Causes, in_order, merge, override, read_layers
+from cnnbench.spec.inheritance import Causes, merge, override, read_layers, sort_overrides
 from cnnbench.spec.pydantic_messages import issues_of
 
 _LAYER: TypeAdapter[LayerOp] = TypeAdapter(LayerOp)
@@ -82,7 +82,7 @@ def load_experiment(
     """
     layers = list(read_layers(path))
     document = reduce(merge, layers)
-    for text in in_order(overrides):
+    for text in sort_overrides(overrides):
         layers.append(override(document, text))
         document = merge(document, layers[-1])
     experiment, plan, info, issues = _findings(document, data_dir)
@@ -301,7 +301,7 @@ def _number(at: KeyPath, document: Document) -> str:
     return f"{value:,}" if text.isdigit() else text
 
 
-def kept_source(run: Path) -> bytes:
+def saved_source(run: Path) -> bytes:
     """The source of a Python model in a run folder; empty for a graph of layers.
 
     Raises:

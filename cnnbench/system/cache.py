@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cnnbench.system.array_files import DamagedFileError, decode, encode
 from cnnbench.system.arrays import NamedArrays
-from cnnbench.system.files import at_home, remove, write_atomic
+from cnnbench.system.files import expand_home, remove, write_atomic
 
 _ENTRY = "cnnbench cache entry"  # metadata key
 _BEFORE = ".arrays"  # suffix of files in the previous format
@@ -44,9 +44,9 @@ def cache_dir() -> Path:
     A relative ``$XDG_CACHE_HOME`` is ignored, as required by the XDG Base Directory Specification.
     """
     if own := os.environ.get("CNNBENCH_CACHE_DIR"):
-        return at_home(Path(own))
+        return expand_home(Path(own))
     shared = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (shared if shared.is_absolute() else at_home(Path("~/.cache"))) / "cnnbench"
+    return (shared if shared.is_absolute() else expand_home(Path("~/.cache"))) / "cnnbench"
 
 
 def write_entry(path: Path, entry: CacheEntry) -> None:

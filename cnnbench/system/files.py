@@ -14,10 +14,10 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 _END = os.O_RDWR | os.O_CREAT | os.O_APPEND
 
 
-def at_home(path: Path) -> Path:
+def expand_home(path: Path) -> Path:
     """Expands `~` in a path; unchanged if the user has no home directory.
 
-    >>> at_home(Path("~nobody-of-that-name/x")).as_posix()
+    >>> expand_home(Path("~nobody-of-that-name/x")).as_posix()
     '~nobody-of-that-name/x'
     """
     try:

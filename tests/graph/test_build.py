@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from cnnbench.errors import Issue
-from cnnbench.graph.build import MAX_VALUES, build_plan, file_order, name_one
+from cnnbench.graph.build import MAX_VALUES, build_plan, file_order, use_one_of
 from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
 from cnnbench.layers import LayerOp
 from cnnbench.layers.base import INPUT
@@ -353,4 +353,4 @@ def test_equal_shapes_are_not_shown() -> None:
     ],
 )
 def test_name_one(names: list[str], expected: str) -> None:
-    assert name_one(names) == expected
+    assert use_one_of(names) == expected

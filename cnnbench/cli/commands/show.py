@@ -122,7 +122,7 @@ def show_layers(
         try:
             outline, reason = _outline(loaded, path, data_dir, allow_python=allow_python)
         except ModelError as error:
-            raise error.placed(loaded.place(error.key)) from None
+            raise error.at(loaded.place(error.key)) from None
     found = differences(first, loaded) if first else None
     print_layers(loaded, path, first, found, outline, reason)
     return loaded, outline
@@ -146,7 +146,7 @@ def _outline(
         try:
             require_trust(reference, folder)
         except ModelError as error:
-            return None, str(error.placed(loaded.place(error.key)))
+            return None, str(error.at(loaded.place(error.key)))
     info = describe(experiment.dataset.name, data_dir)
     return experiment_outline(experiment, import_class(reference, folder), info), ""
 
