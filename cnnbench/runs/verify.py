@@ -14,7 +14,7 @@ from cnnbench.runs.records import RunResult, SeedSummary, Status
 from cnnbench.runs.summary import lost_seeds, summarize_seed
 from cnnbench.runs.weights import digest
 from cnnbench.spec.loader import load_experiment, saved_source
-from cnnbench.system.settings import NUMBERS, changed_settings, current
+from cnnbench.system.settings import NUMERIC_OPTIONS, changed_settings, current
 
 
 def check_run(path: Path) -> list[str]:
@@ -71,7 +71,7 @@ def _times(run: RunResult) -> Iterator[str]:
 def _settings(run: RunResult) -> Iterator[str]:
     """Checks pinned settings, entries of resumptions and the number of devices."""
     record, env = run.record, run.record.environment
-    pins = {n: value for n, value in (env.settings or {}).items() if n in NUMBERS}
+    pins = {n: value for n, value in (env.settings or {}).items() if n in NUMERIC_OPTIONS}
     if env.cnnbench == __version__:
         for change in changed_settings(pins, current({})):
             yield (

@@ -158,9 +158,8 @@ def test_separate_cycles_are_reported_separately() -> None:
     }
     assert texts(check(layers)[1]) == [
         "model.layers.a.inputs: the layers form a cycle (a reads b reads a); "
-        "let one of them read an earlier layer; without inputs, a layer reads the one before it, "
-        "and new ones come last",
-        "model.layers.c.inputs: the layer reads itself; name another layer",
+        "change the inputs of one of them (default: the previous layer; new layers come last)",
+        "model.layers.c.inputs: the layer reads itself; use another layer",
     ]
 
 
@@ -181,8 +180,8 @@ class TestOneMistakeOneMessage:
         assert texts(check(layers)[1]) == [
             "model.layers.conv.kernel: a 29x29 kernel is larger than the 28x28x1 input; "
             "use at most [28, 28], or padding: same",
-            "model.layers.spare: no layer reads 'spare', and the output is 'out'; "
-            "remove it, or name it in another layer's inputs",
+            "model.layers.spare: layer 'spare' is not used (the output is 'out'); "
+            "remove it, or add it to the inputs of another layer",
         ]
 
     def test_wrong_layer_gives_no_plan_and_no_message(self) -> None:
@@ -223,8 +222,8 @@ class TestOneMistakeOneMessage:
             "out": dense(10),
         }
         assert texts(check(layers)[1]) == [
-            f"model.layers.up: an array of {(28 * 2**14) ** 2:,} values is too large; "
-            "make the layer or its input smaller"
+            f"model.layers.up: an array with {(28 * 2**14) ** 2:,} values is too large; "
+            "reduce the size of the layer or its input"
         ]
         assert MAX_VALUES == 2_147_483_647
 
@@ -234,8 +233,8 @@ class TestOneMistakeOneMessage:
 
         assert issues_of(MAX_VALUES) == []
         assert issues_of(MAX_VALUES + 1) == [
-            "model.layers.out: an array of 2,147,483,648 values is too large; "
-            "make the layer or its input smaller"
+            "model.layers.out: an array with 2,147,483,648 values is too large; "
+            "reduce the size of the layer or its input"
         ]
 
 
@@ -243,7 +242,7 @@ class TestOutput:
     def test_of_another_size_points_at_the_units(self) -> None:
         assert texts(check({"a": dense(), "out": dense(12)})[1]) == [
             "model.layers.out.units: the output has shape 12, but the dataset has 10 classes; "
-            "write 10"
+            "use 10"
         ]
 
     def test_that_is_an_image(self) -> None:
@@ -261,8 +260,8 @@ class TestOutput:
     def test_that_fits_wins_over_loose_ends_behind_it(self) -> None:
         layers = {"out": dense(10), "spare": dense(7, "input")}
         assert texts(check(layers)[1]) == [
-            "model.layers.spare: no layer reads 'spare', and the output is 'out'; "
-            "remove it, or name it in another layer's inputs"
+            "model.layers.spare: layer 'spare' is not used (the output is 'out'); "
+            "remove it, or add it to the inputs of another layer"
         ]
 
     def test_chosen_one_leaves_the_others_loose(self) -> None:
@@ -305,7 +304,7 @@ class TestTie:
     def test_to_no_layer(self) -> None:
         assert self.told("frist", "first", "second") == [
             "model.layers.up.tie: unknown layer 'frist' (did you mean 'first'?); "
-            "name a conv: first or second"
+            "use a conv layer: first or second"
         ]
 
     def test_to_an_unknown_layer_without_convolutions(self) -> None:
@@ -313,7 +312,8 @@ class TestTie:
 
     def test_to_another_layer(self) -> None:
         assert self.told("pool", "first") == [
-            "model.layers.up.tie: 'pool' is a max_pool, not a convolution; name a conv: first"
+            "model.layers.up.tie: 'pool' is a max_pool layer, not a conv layer; use a conv"
+            " layer: first"
         ]
 
 
@@ -324,7 +324,7 @@ def test_shapes_of_merged_layers_are_shown_by_name() -> None:
         "sum": {"op": "add", "inputs": ["a", "b"]},
     }
     assert texts(check(layers)[1]) == [
-        "model.layers.sum.inputs: cannot add different shapes (a is 8, b is 9); "
+        "model.layers.sum.inputs: add needs inputs of the same shape (a is 8, b is 9); "
         "make the shapes equal"
     ]
 
@@ -338,8 +338,8 @@ def test_equal_shapes_are_not_shown() -> None:
         "out": {"op": "global_avg_pool"},
     }
     assert texts(check(layers)[1]) == [
-        f"model.layers.all: an array of {3 * (28 * 2**10) ** 2:,} values is too large; "
-        "make the layer or its input smaller"
+        f"model.layers.all: an array with {3 * (28 * 2**10) ** 2:,} values is too large; "
+        "reduce the size of the layer or its input"
     ]
 
 
@@ -347,10 +347,10 @@ def test_equal_shapes_are_not_shown() -> None:
     ("names", "expected"),
     [
         ([], "add layers"),
-        (["a"], "name a"),
-        (list("abc"), "name a, b or c"),
-        (list("abcdefghi"), "name a layer of this file"),
+        (["a"], "use a"),
+        (list("abc"), "use a, b or c"),
+        (list("abcdefghi"), "use the name of a layer in this file"),
     ],
 )
-def test_name_one(names: list[str], expected: str) -> None:
+def test_use_one_of(names: list[str], expected: str) -> None:
     assert use_one_of(names) == expected

@@ -116,7 +116,7 @@ def test_a_network_that_is_all_output_cannot_be_wider() -> None:
     with pytest.raises(UsageError) as caught:
         widen(plan, MatchedSize.PARAMS, 10_000)
     assert str(caught.value) == (
-        "--match: only its output could be wider; compare another network."
+        "--match: no layer but the output can be widened; compare another network."
     )
 
 
@@ -130,8 +130,9 @@ def test_widened_layers_that_do_not_fit_are_reported() -> None:
     with pytest.raises(UsageError) as caught:
         widen(plan, MatchedSize.PARAMS, 10_000)
     assert str(caught.value) == (
-        "--match: wider layers do not fit each other: layers.sum.inputs: cannot add different "
-        "shapes (input is 6x6x1, conv is 6x6x2); write an experiment file for the wider network."
+        "--match: the widened layers do not fit together: layers.sum.inputs: add needs inputs of "
+        "the same shape (input is 6x6x1, conv is 6x6x2); write an experiment file for the wider"
+        " network."
     )
 
 

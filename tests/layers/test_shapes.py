@@ -256,7 +256,7 @@ IMAGE_OPS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("op", IMAGE_OPS, ids=lambda op: op["op"])
 def test_operations_on_images_refuse_a_vector(op: dict[str, Any]) -> None:
-    message = f"{op['op']} reads images, and its input is a vector of 256"
+    message = f"{op['op']} takes images, but its input is a vector of size 256"
     with pytest.raises(ShapeError, match=re.escape(message)):
         shape_of(op, (256,))
 
@@ -264,26 +264,26 @@ def test_operations_on_images_refuse_a_vector(op: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("shapes", "message", "remedy"),
     [
-        ([(4,), (5,)], "cannot multiply different shapes", "make the shapes equal"),
+        ([(4,), (5,)], "multiply needs inputs of the same shape", "make the shapes equal"),
         (
             [(4, 4, 8), (1, 1, 8), (2, 4, 8)],
-            "cannot multiply images of different height or width",
+            "cannot multiply images of different heights or widths",
             "make them equal, or reduce one to a value per channel with a global_avg_pool",
         ),
         (
             [(4,), (28, 28, 8)],
             "cannot multiply different numbers of channels",
-            "make all of them 8: a vector has one value per channel of an image",
+            "use 8 for all: a vector has one value per channel of an image",
         ),
         (
             [(28, 28, 8), (1, 1, 1)],
             "cannot multiply different numbers of channels",
-            "make all of them 8: a vector has one value per channel of an image",
+            "use 8 for all: a vector has one value per channel of an image",
         ),
         (
             [(2, 3, 1), (2, 3, 5)],
             "cannot multiply different numbers of channels",
-            "make all of them 1: a vector has one value per channel of an image",
+            "use 1 for all: a vector has one value per channel of an image",
         ),
     ],
 )

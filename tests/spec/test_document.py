@@ -294,7 +294,7 @@ def test_half_a_character_is_refused_before_it_reaches_a_terminal() -> None:
         ),
         (
             "[" + "1, " * (MAX_NODES + 1) + "]",
-            f"holds more than {MAX_NODES:,} keys and values; shorten it.",
+            f"contains more than {MAX_NODES:,} keys and values; shorten it.",
         ),
         ("[" * 100_000, f"is nested deeper than {MAX_DEPTH} levels; flatten it."),
         (
@@ -351,13 +351,13 @@ class TestFiles:
             read_document(Path(name))
         assert str(caught.value) == (
             f"{name}: cannot be read (no such file or directory) (did you mean '{file}'?); check"
-            " the file's name."
+            " the file name."
         )
 
     def test_folder(self, tmp_path: Path) -> None:
         with pytest.raises(SpecError) as caught:
             read_document(tmp_path)
-        assert str(caught.value) == f"{tmp_path}: is a folder; name a .yaml file."
+        assert str(caught.value) == f"{tmp_path}: is a folder; specify a .yaml file."
 
     def test_unreadable_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: Any) -> None:

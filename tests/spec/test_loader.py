@@ -204,7 +204,7 @@ class TestExtends:
         path = write("extends: base.yaml\nname: idea\ntrain: {batch_size: -1}\nzebra: 1\n")
         assert complaint(path).splitlines() == [
             "base.yaml:10:10: model.layers.out: 'units' is missing; "
-            "add 'units: ...' (number of outputs).",
+            "add 'units: ...' (number of output units).",
             "base.yaml:10:22: model.layers.out.unitz: unknown key 'unitz' "
             "(did you mean 'units'?); use inputs, op, units, activation, use_bias or init.",
             "base.yaml:12:11: train.epochs: 0 is too small; use 1 or more.",
@@ -321,7 +321,7 @@ class TestOverrides:
             ("train.epochs=x", "train.epochs: expected an integer, got 'x'; use an integer."),
             (
                 "train.epochs.x=1",
-                "train.epochs: a expected an integer, got mapping; use an integer.",
+                "train.epochs: expected an integer, got a mapping; use an integer.",
             ),
             (
                 "train.epochs=[1",
@@ -329,8 +329,8 @@ class TestOverrides:
             ),
             (
                 "train.epochs=012",
-                "train.epochs: 012 begins with a zero, which readers of YAML take in different "
-                "ways; use 12, 0o12 if it is octal, or '012' for a string.",
+                "train.epochs: 012 starts with a zero, which YAML versions interpret "
+                "differently; use 12, 0o12 if it is octal, or '012' for a string.",
             ),
             (
                 "train.epochs=\udce9",
@@ -349,7 +349,7 @@ class TestOverrides:
             (
                 "model.cnv.kernel=3",
                 "model.cnv.kernel: unknown layer 'cnv' (did you mean 'conv'?); "
-                "name conv, pool, drop or out.",
+                "use conv, pool, drop or out.",
             ),
             (
                 "model.layers.zebra.kernel=3",
@@ -394,7 +394,7 @@ class TestOverrides:
     def test_locations_of_replaced_values_are_dropped(self, write: Write) -> None:
         path = write(BASE.replace("units: 10", "units: 10, inputs: drop"))
         assert complaint(path, "model.out={op: concat}") == (
-            "command line: model.layers.out: concat reads one layer, and needs two or more; "
+            "command line: model.layers.out: concat needs two or more inputs, got one; "
             "use inputs: [FIRST, SECOND]."
         )
 
@@ -414,7 +414,7 @@ class TestOverrides:
         path = write(f"name: a\ntask: classify\ndataset: {{name: mnist}}\nmodel: {model}\n")
         assert (
             "command line: model.conv.kernel: unknown layer 'conv'; "
-            "the model has no layers, remove it."
+            "remove it (the model has no layers)."
         ) in complaint(path, "model.conv.kernel=3").splitlines()
 
 
@@ -531,23 +531,24 @@ class TestPartsOfADefault:
         [
             (
                 "train.optimizer.b1=0.5",
-                "train.optimizer.b1: sgd, the default optimizer, has no 'b1' (adam, adamw, lamb"
-                " and lion); set train.optimizer.name to adam, adamw, lamb or lion.",
+                "train.optimizer.b1: sgd, the default optimizer, has no 'b1' (available for"
+                " adam, adamw, lamb and lion); set train.optimizer.name to adam, adamw, lamb or"
+                " lion.",
             ),
             (
                 "train.schedule.every=2",
-                "train.schedule.every: constant, the default schedule, has no 'every' (step has"
-                " it); set train.schedule.name to step.",
+                "train.schedule.every: constant, the default schedule, has no 'every' (available"
+                " for step); set train.schedule.name to step.",
             ),
             (
                 "train.schedule.name=step",
-                "train.schedule: 'every' is missing; add 'every: ...' (epochs between two drops).",
+                "train.schedule: 'every' is missing; add 'every: ...' (epochs between drops).",
             ),
             (
                 "train.optimizer.learning_rate=-1",
                 "train.optimizer.learning_rate: -1 is too small; use a value greater than 0.",
             ),
-            ("model.args.x=1", "model.args: a graph of layers takes no args; remove them."),
+            ("model.args.x=1", "model.args: args are for Python models only; remove them."),
         ],
     )
     def test_problems_of_options_are_located_where_they_are_set(
@@ -559,8 +560,8 @@ class TestPartsOfADefault:
         write(BASE.replace("{name: sgd, learning_rate: 0.1, momentum: 0.5}", "adam"), "base.yaml")
         child = write("extends: base.yaml\nname: a\ntrain: {optimizer: {momentum: 0.1}}\n")
         assert complaint(child) == (
-            "idea.yaml:3:21: train.optimizer.momentum: adam has no 'momentum' (sgd and rmsprop have"
-            " it); remove it, or set train.optimizer.name to sgd or rmsprop."
+            "idea.yaml:3:21: train.optimizer.momentum: adam has no 'momentum' (available for"
+            " sgd and rmsprop); remove it, or set train.optimizer.name to sgd or rmsprop."
         )
 
 
@@ -612,8 +613,8 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
             (
                 "model: {layers: {pool: {op: flatten}}}",
                 "3:24: model.layers.pool: this breaks model.layers.conv2 (base.yaml:8:12): conv"
-                " reads images, and its input is a vector of 4608; put a reshape to [height, width,"
-                " channels] before it.",
+                " takes images, but its input is a vector of size 4608; add a reshape to [height,"
+                " width, channels] before it.",
             ),
             (
                 "train: {epochs: 2}",
@@ -650,14 +651,14 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
             assert line == (
                 f"idea.yaml:3:25: model.layers.pool2: this breaks model.layers.sum.inputs.{i}"
                 f" (base.yaml:10:{29 + 7 * i}): unknown layer 'pool2' (did you mean 'pool'?);"
-                " name input, conv, pool or conv2."
+                " use input, conv, pool or conv2."
             )
 
     def test_another_operation_may_break_a_file(self, write: Write) -> None:
         path = write(self.PARENT, "base.yaml")
         assert complaint(path, "model.pool.op=flatten") == (
             "command line: model.layers.pool.op: this breaks model.layers.conv2 (base.yaml:8:12):"
-            " conv reads images, and its input is a vector of 4608; put a reshape to [height,"
+            " conv takes images, but its input is a vector of size 4608; add a reshape to [height,"
             " width, channels] before it."
         )
 
@@ -710,15 +711,20 @@ class TestValuesAsTheyAreWritten:
             path = Path(folder) / "idea.yaml"
             path.write_text(spec)
             lines = {line.split(": ")[1]: line for line in complaint(path).splitlines()}
+        is_string = text[0] in "'\""
+
+        def invalid(noun: str, article: str = "a") -> str:
+            return f"unknown {noun} {text}" if is_string else f"{text} is not {article} {noun}"
+
         for key, shown in {
-            "task": f"unknown task {text}",
+            "task": invalid("task"),
             "model.layers.a": f"{text} is not a layer",
             "model.layers.b.kernel": f"[{text}, 'x'] is not a valid size",
             "model.layers.c.size": f"[2, 2, {text}] is not a valid size",
-            "model.layers.d.activation": f"unknown activation {text}",
-            "train.optimizer.name": f"unknown optimizer {text}",
-            "train.precision": f"unknown precision {text}",
-            "train.metrics.0": f"unknown metric {text}",
+            "model.layers.d.activation": invalid("activation", "an"),
+            "train.optimizer.name": invalid("optimizer", "an"),
+            "train.precision": invalid("precision"),
+            "train.metrics.0": invalid("metric"),
         }.items():
             assert f": {key}: {shown}; use " in lines[key]
 
@@ -730,7 +736,7 @@ class TestValuesAsTheyAreWritten:
             ("name: 2024-01-01", "name: '2024-01-01' is not a valid name; NAMING."),
             ('name: "1 \\u0041"', 'name: "1 \\u0041" is not a valid name; NAMING.'),
             ("name: &x '1 a'", "name: '1 a' is not a valid name; NAMING."),
-            ("title: 1.10", "title: 1.10 is not text; put it in quotes: '1.10'."),
+            ("title: 1.10", "title: expected a string, got 1.10; put it in quotes: '1.10'."),
             ("title: [0x1F, ~]", "title: expected a string, got [0x1F, ~]; use a string."),
             ("seeds: [0x1, 2, 1]", "seeds.2: duplicate seed 1; list each seed once."),
             ("seeds: 0x7D1", "seeds: 0x7D1 seeds are too many; use at most 1,000."),
@@ -778,7 +784,8 @@ class TestValuesAsTheyAreWritten:
     def test_remedies_on_the_command_line_are_quoted_for_a_shell(self, write: Write) -> None:
         message = complaint(write(BASE), "title=3e563")
         assert message == (
-            "command line: title: 3e563 is not text; put it in quotes: 'title=\"3e563\"'."
+            "command line: title: expected a string, got 3e563; put it in quotes:"
+            " 'title=\"3e563\"'."
         )
         (word,) = shlex.split(message.removesuffix(".").partition("quotes: ")[2])
         assert load_experiment(write(BASE), [word]).experiment.title == "3e563"
@@ -794,7 +801,7 @@ class TestFiles:
     def test_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         Path("folder.yaml").mkdir()
-        assert complaint(Path("folder.yaml")) == "folder.yaml: is a folder; name a .yaml file."
+        assert complaint(Path("folder.yaml")) == "folder.yaml: is a folder; specify a .yaml file."
 
     def test_that_can_be_read_only_once(self, tmp_path: Path) -> None:
         """Pipes, as in ``cnnbench show <(generate)``."""
@@ -827,7 +834,7 @@ class TestPythonModels:
         )
         shown = repr(name.replace("\\n", "\n"))
         assert complaint(path) == (
-            f"idea.yaml:4:17: model.python: {shown} does not name a class; "
+            f"idea.yaml:4:17: model.python: {shown} is not a reference to a class; "
             "use package.module:Class."
         )
 

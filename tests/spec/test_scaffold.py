@@ -67,7 +67,7 @@ def test_a_new_experiment_is_its_parent_with_and_without_its_comments(parent):
     assert load_experiment(path).experiment.type_title == "My idea"
     text = path.read_text()
     whole = re.sub(r"^( *)# (?!NAME)( *\w+:)", r"\1\2", text, flags=re.MULTILINE)
-    assert whole.count("#") == 6 < text.count("#")
+    assert whole.count("#") == 5 < text.count("#")
     path.write_text(whole)
     assert nothing_differs(path, source)
 
@@ -112,8 +112,8 @@ def test_a_parent_elsewhere_is_copied_with_its_own_parents(tmp_path, monkeypatch
     Path("standard.yaml").write_text("name: standard\n")
     message = refused(str(EXPERIMENTS / "modified.yaml"), "third.yaml")
     assert message == (
-        f"third.yaml: {EXPERIMENTS}/standard.yaml has to be copied to where another standard.yaml"
-        f" is; name a file in another folder, or in {EXPERIMENTS}.\n"
+        f"third.yaml: copying {EXPERIMENTS}/standard.yaml would overwrite another file,"
+        f" standard.yaml; choose a file in another folder, or in {EXPERIMENTS}.\n"
     )
     assert not Path("third.yaml").exists()
 
@@ -123,7 +123,7 @@ def test_a_copy_never_takes_the_new_files_place(tmp_path, monkeypatch):
     place.mkdir()
     monkeypatch.chdir(place)
     message = refused("modified", "standard.yaml", "--name", "mine")
-    assert "standard.yaml has to be copied to where the new file is; name a file in" in message
+    assert "standard.yaml would overwrite the new file; choose a file in" in message
 
 
 def test_a_path_may_be_the_parent_and_a_new_experiment_too():
@@ -152,13 +152,13 @@ NAMING = "start with a letter and use letters, digits, '-' and '_'"
         (
             ["modifed", "a.yaml"],
             "no experiment named 'modifed' (did you mean 'modified'?);"
-            f" name {', '.join(SHIPPED)} or a file.\n",
+            f" use {', '.join(SHIPPED)} or a file.\n",
         ),
         (
             ["none/such.yaml", "a.yaml"],
             "none/such.yaml: cannot be read (no such file or directory); check the file name.\n",
         ),
-        (["mlp", "a.txt"], "a.txt: the name of an experiment file ends in .yaml; add it.\n"),
+        (["mlp", "a.txt"], "a.txt: the name of an experiment file must end in .yaml; add it.\n"),
         (["mlp", "no/a.yaml"], "no/a.yaml: no such folder 'no'; create it first.\n"),
         (
             ["mlp", "2x.yaml"],
@@ -170,7 +170,7 @@ NAMING = "start with a letter and use letters, digits, '-' and '_'"
         ),
         (
             ["mlp", "a.yaml", "--name", "a" * 65],
-            f"--name: '{'a' * 35}...' is too long a name; use at most 64 characters.\n",
+            f"--name: the name '{'a' * 35}...' is too long; use at most 64 characters.\n",
         ),
         (
             ["mlp", "standard.yaml"],
@@ -184,8 +184,8 @@ NAMING = "start with a letter and use letters, digits, '-' and '_'"
         ),
         (
             ["modified", "experiments/standard.yaml", "--name", "a", "--force"],
-            "experiments/standard.yaml: the new file would replace one that it extends;"
-            " name another.\n",
+            "experiments/standard.yaml: the new file would overwrite a file that it extends;"
+            " choose another.\n",
         ),
     ],
 )
@@ -216,8 +216,8 @@ def test_a_python_model_must_stay_in_the_folder_of_its_class():
     head = "name: net\ntask: classify\ndataset: {name: mnist_5k}\n"
     Path("experiments/net.yaml").write_text(head + "model: {python: 'net:Net', args: {n: 3}}\n")
     assert refused("experiments/net.yaml", "a.yaml") == (
-        "a.yaml: the Python model of experiments/net.yaml is looked for beside the experiment;"
-        " name a file in experiments.\n"
+        "a.yaml: the Python model of experiments/net.yaml must be in the folder of the experiment;"
+        " choose a file in experiments.\n"
     )
     new("net", "experiments/a.yaml")
     assert "# model: {python: 'net:Net', args: {n: 3}}" in Path("experiments/a.yaml").read_text()

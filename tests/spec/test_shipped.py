@@ -86,12 +86,12 @@ def test_an_existing_file_is_a_path_whatever_its_name():
         (
             "standrd",
             "no experiment named 'standrd' (did you mean 'standard'?);"
-            f" name {', '.join(SHIPPED)} or a file.\n",
+            f" use {', '.join(SHIPPED)} or a file.\n",
         ),
         (
             "keras_convnt",
             "no experiment named 'keras_convnt' (did you mean 'published/keras_convnet'?);"
-            f" name {', '.join(SHIPPED)} or a file.\n",
+            f" use {', '.join(SHIPPED)} or a file.\n",
         ),
         (
             "standrd.yaml",
@@ -103,7 +103,7 @@ def test_an_existing_file_is_a_path_whatever_its_name():
             "none/standard.yaml: cannot be read (no such file or directory) (did you mean"
             " 'standard'?); check the file name.\n",
         ),
-        ("folder", "folder: is a folder; name a .yaml file.\n"),
+        ("folder", "folder: is a folder; specify a .yaml file.\n"),
     ],
 )
 def test_an_unknown_name(command, word, message):
@@ -160,7 +160,7 @@ def test_a_missing_parent_suggests_names():
         load_experiment(Path("idea.yaml"))
     assert str(caught.value) == (
         "idea.yaml:1:10: extends: no file 'standrd' in the folder of this file"
-        " (did you mean 'standard'?); name an existing file."
+        " (did you mean 'standard'?); specify an existing file."
     )
 
 

@@ -306,7 +306,7 @@ def test_suggestions_exclude_the_layer_and_its_consumers(inputs, tmp_path, monke
         load_experiment(Path("idea.yaml"))
     found = re.findall(r"did you mean '(\w+)'", str(caught.value))
     assert not set(found) & {"lax", "lbx", "lcx", "d", "out"}
-    assert "name input, c or p." in str(caught.value) or inputs in ("la", "lb", "lc")
+    assert "use input, c or p." in str(caught.value) or inputs in ("la", "lb", "lc")
 
 
 def invoke(*words: str) -> tuple[int, str]:
@@ -445,8 +445,10 @@ def test_every_hint_for_an_option_of_an_optimizer_can_be_followed(tmp_path: Path
                     load_experiment(
                         tmp_path / "idea.yaml", [f"train.{section}={{{text}, {word}: 1}}"]
                     )
-                for meant in re.findall(r"did you mean '(\w+)'", str(caught.value)):
+                for meant in re.findall(r"did you mean '(\w+)'(?! of)", str(caught.value)):
                     assert meant in {*model.model_fields, *Experiment.model_fields}
-                for option, owners in re.findall(r"here '(\w+)' \((.*?) ha", str(caught.value)):
-                    for owner in re.split(", | and ", owners):
+                hint = "".join(re.findall(r"\(did you mean .*?\?\)", str(caught.value)))
+                owned = re.findall(r"'(\w+)' of (\w+(?:, \w+| or \w+)*)", hint)
+                for option, owners in owned:
+                    for owner in re.split(", | or ", owners):
                         assert option in members[owner].model_fields
