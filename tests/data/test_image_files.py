@@ -299,8 +299,7 @@ def test_unsupported_formats_are_reported(tmp_path: Path) -> None:
         with pytest.raises(DataError) as caught:
             read_image(file, GRAY, AS_IT_IS)
         assert str(caught.value) == (
-            f"{file}: is a damaged {name} file, or one of a kind that cannot be read; save it with "
-            "8 bits a channel."
+            f"{file}: is a damaged or unsupported {name} file; save it with 8 bits per channel."
         )
 
 
@@ -374,7 +373,7 @@ def test_mistakes_end_in_a_message(tmp_path: Path) -> None:
     Image.new("L", (9, 9)).save(file, "GIF")
     refused(DataError, f"{file}: is not a PNG or JPEG file; convert it to one.")
     animation(file)
-    refused(DataError, f"{file}: is an animation of 2 pictures; save one of them.")
+    refused(DataError, f"{file}: is an animation with 2 frames; save a single frame.")
     for size in ((8_000, 8_000), (12_000, 12_000), (60_000, 60_000)):  # Pillow warns, then refuses
         file.write_bytes(claimed(*size))
         refused(DataError, f"{file}: has more than 50 million pixels; resize it.")

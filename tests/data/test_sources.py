@@ -420,7 +420,9 @@ def test_an_unreadable_folder_is_reported(tmp_path: Path, monkeypatch: pytest.Mo
 
     prepare_array_records("tiny_gray", tmp_path)
     monkeypatch.setattr(Path, "iterdir", refuse)
-    message = rf"^{tmp_path}/tiny_gray: cannot be read \(Permission denied\); check its rights$"
+    message = (
+        rf"^{tmp_path}/tiny_gray: cannot be read \(Permission denied\); check its permissions$"
+    )
     with pytest.raises(DataError, match=message):
         _load("tiny_gray", tmp_path)
 
@@ -572,8 +574,8 @@ def test_uncompressed_files_of_another_known_dataset_are_rejected(
         _load("mnist", unregistered)
     assert str(caught.value) == (
         f"{wrong}: this file belongs to a dataset other than 'mnist' (SHA-256"
-        f" {_sha256(wrong)}); remove"
-        " it or put the right file in its place"
+        f" {_sha256(wrong)}); remove it or"
+        " replace it with the right file"
     )
 
 

@@ -502,9 +502,8 @@ def test_python_from_the_working_directory_needs_a_word(server, tmp_path):
     done = server(tmp_path, *words, path=str(tmp_path))
     assert done["code"] == 2
     assert done["stderr"] == (
-        "specs/tiny.yaml:4:17: model.python: 'my_net' is neither installed nor beside the"
-        " experiment file"
-        f" ({tmp_path}/my_net.py); check it, then add --allow-python.\n"
+        "specs/tiny.yaml:4:17: model.python: 'my_net' is neither installed nor in the"
+        f" folder of the file ({tmp_path}/my_net.py); add --allow-python if you trust it.\n"
     )
     done = server(tmp_path, *words, "--allow-python", path=str(tmp_path))
     assert done["code"] == 0, done["stderr"]

@@ -245,32 +245,32 @@ def test_the_loss_is_the_negative_evidence_lower_bound_per_pixel() -> None:
 FLAWS = {
     "one input": (
         {"op": "sample"},
-        "sample reads one layer, and needs two",
-        "write inputs: [MEAN, LOG_VARIANCE]",
+        "sample takes two inputs, got one",
+        "use inputs: [MEAN, LOG_VARIANCE]",
     ),
     "three": (
         {"op": "sample", "inputs": ["a", "a", "a"]},
-        "sample reads 3 layers, and needs two",
-        "write inputs: [MEAN, LOG_VARIANCE]",
+        "sample takes two inputs, got 3",
+        "use inputs: [MEAN, LOG_VARIANCE]",
     ),
     "shapes": (
         {"op": "sample", "inputs": ["a", "input"]},
-        "cannot sample different shapes (a is 4, input is 6x6x1)",
+        "sample needs inputs of the same shape (a is 4, input is 6x6x1)",
         "make the shapes equal",
     ),
     "long slice": (
         {"op": "slice", "start": 1, "size": 4},
-        "values 1 to 4 are not all among 4 values",
+        "values 1 to 4 are out of range: the input has 4",
         "use at most 3",
     ),
     "late slice": (
         {"op": "slice", "start": 4, "size": 1},
-        "values 4 to 4 are not all among 4 values",
+        "values 4 to 4 are out of range: the input has 4",
         "use at most 3",
     ),
     "channels": (
         {"op": "slice", "size": 2, "inputs": "input"},
-        "channels 0 to 1 are not all among 1 channels",
+        "channels 0 to 1 are out of range: the input has 1",
         "use at most 1",
     ),
 }

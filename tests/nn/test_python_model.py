@@ -131,6 +131,6 @@ def test_other_modules_on_the_path_are_not_trusted(
         require_trust("cnnbench_test_stray:Net", tmp_path)
     assert str(caught.value) == (
         "model.python: 'cnnbench_test_stray' is neither installed nor in the folder of the file"
-        f" ({module}); check it, then add --allow-python."
+        f" ({module}); add --allow-python if you trust it."
     )
     require_trust("cnnbench_test_absent:Net", tmp_path)  # has another message

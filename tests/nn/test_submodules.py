@@ -371,8 +371,8 @@ def test_show_reports_a_wrong_output() -> None:
     done = invoke("show", "own.yaml", "model.args={units: 7}")
     assert (done.exit_code, done.stderr) == (
         2,
-        "own.yaml:5:17: model.python: the output has shape 7, and shape 10 is needed; change what"
-        " the class returns.\n",
+        "own.yaml:5:17: model.python: the output has shape 7, but must have shape 10; change the"
+        " return value of the class.\n",
     )
 
 

@@ -181,4 +181,4 @@ def test_overrides_are_read_in_the_c_locale(monkeypatch: pytest.MonkeyPatch) -> 
     assert out.startswith(IN_ASCII)
     broken = b"title=\xff".decode("ascii", "surrogateescape")
     code, _, err = said(monkeypatch, ["show", "tiny.yaml", broken], "ascii")
-    assert (code, err) == (2, "command line: title: is not UTF-8 text; write it in UTF-8.\n")
+    assert (code, err) == (2, "command line: title: is not UTF-8 text; encode it in UTF-8.\n")

@@ -22,8 +22,8 @@ from tests.conftest import QUICK, known
 from tests.support.environments import without
 
 NOTE = (
-    f"jax {jax.__version__} keeps compiled programs in another way than this cnnbench knows, so"
-    " programs are compiled again each time; update cnnbench."
+    f"this cnnbench does not support the compilation cache of jax {jax.__version__}, so programs"
+    " are recompiled each time; update cnnbench."
 )
 
 

@@ -594,8 +594,8 @@ def test_a_python_model_is_trained(python_model: Path) -> None:
 
 
 def test_a_python_model_of_another_shape_is_refused(python_model: Path) -> None:
-    message = "model.python: the output has shape 5, and shape 7 is needed"
-    message += "; change what the class returns."
+    message = "model.python: the output has shape 5, but must have shape 7"
+    message += "; change the return value of the class."
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         run_job(python_job(python_model, units=5))
 
@@ -611,8 +611,8 @@ def test_a_python_model_that_mixes_images_up_is_refused(
     text = re.sub(r"return (.*)", rf"x = \1\n        return {change}", text)
     (python_model / "cnnbench_engine_net.py").write_text(f"import jax.numpy as jnp\n{text}")
     message = (
-        f"model.python: the output has shape {shape} for a batch of one image, and shape 1x7 is"
-        " needed; change what the class returns."
+        f"model.python: the output has shape {shape} for a batch of one image, but must have"
+        " shape 1x7; change the return value of the class."
     )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         run_job(python_job(python_model, units=CLASSES))
@@ -623,7 +623,8 @@ def test_a_python_model_that_returns_no_array_is_refused(python_model: Path) -> 
     pair = re.sub(r"return (.*)", r"return (\1, 0)", text)
     (python_model / "cnnbench_engine_net.py").write_text(pair)
     message = (
-        "model.python: the output is a tuple, and shape 7 is needed; change what the class returns."
+        "model.python: the output is a tuple, but must have shape 7; change the return value of"
+        " the class."
     )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         run_job(python_job(python_model, units=CLASSES))
