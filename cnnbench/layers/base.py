@@ -86,7 +86,7 @@ class Rule:
 
     Images are (n, height, width, channels), vectors (n, units). The forward pass ends at z (in the
     notation of the post); `gradcheck.backprop` applies the activation, so a `delta` is always the
-    error of z. Equation numbers refer to docs/gradient.md.
+    error of z. Equation numbers refer to docs/explanation/gradient.md.
 
     Args:
       forward: maps the inputs, one array each, to z.

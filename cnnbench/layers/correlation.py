@@ -3,7 +3,7 @@
 Images are (n, height, width, channels), kernels (rows, columns, in, out). As in JAX, PyTorch and
 Keras, kernels are not flipped: the forward pass is a correlation, and its kernel is ROT180 of the
 post's w. Both conventions have the same backward pass, a full convolution with the rotated kernel
-(docs/gradient.md, which also has the equation numbers).
+(docs/explanation/gradient.md, which also has the equation numbers).
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Frozen pydantic models of an experiment file.
 
-The tables in ``docs/spec.md`` are generated from these models, so every key is
+The tables in ``docs/reference/spec.md`` are generated from these models, so every key is
 documented there.
 """
 

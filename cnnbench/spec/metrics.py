@@ -32,7 +32,7 @@ class Metric:
     Args:
       name: its key in `train.metrics` and in files.
       title: display name in sentences and tables.
-      description: what it measures, for docs/spec.md.
+      description: what it measures, for docs/reference/spec.md.
       tasks: the tasks it is available for; empty if it is reported automatically.
       higher_is_better: True if larger values are better.
       is_fraction: True if its values are in [0, 1] and shown as percentages.

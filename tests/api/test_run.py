@@ -122,7 +122,7 @@ def test_errors_of_overrides_name_their_keys() -> None:
 def test_an_experiment_has_to_be_named() -> None:
     assert str(refused()) == "experiments: none given; name a file, or 'standard'."
     assert str(refused("standrad")).startswith(
-        "there is no experiment 'standrad' (did you mean 'standard'?)"
+        "no experiment named 'standrad' (did you mean 'standard'?)"
     )
     assert "gone.yaml" in str(refused("gone.yaml"))
 

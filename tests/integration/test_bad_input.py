@@ -62,8 +62,8 @@ def test_extends_cannot_leave_its_folder_through_a_link(tmp_path):
         with pytest.raises(SpecError) as caught:
             load_experiment(child)
         assert str(caught.value) == (
-            f"{child}:1:10: extends: '{value}' leaves the folder through a link;"
-            " name a file beside this one."
+            f"{child}:1:10: extends: '{value}' is outside of the folder of this file"
+            " (symbolic link); specify a file in the same folder or a subfolder."
         )
     for value in ("inside.yaml", "sub/parent.yaml"):
         child.write_text(f"extends: {value}\nname: child\n")

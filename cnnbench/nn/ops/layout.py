@@ -1,8 +1,8 @@
 """Merges the last two axes of images for vectorization on CPUs.
 
 XLA vectorizes over the last axis. With 8 or 12 channels, the loop is too short: gelu then takes 6
-nanoseconds per value instead of 0.6 (docs/explanation/performance.md). In (h, w, n, c), images and channels
-are contiguous, so that elementwise operations can process both axes as one, without copies.
+nanoseconds per value instead of 0.6 (docs/explanation/performance.md). In (h, w, n, c), images and
+channels are contiguous, so elementwise operations process both axes as one, without copies.
 """
 
 from collections.abc import Callable
