@@ -17,7 +17,7 @@ from cnnbench.report.sparkline import sparkline
 from cnnbench.runs.records import EpochRecord, RunRecord, SeedSummary
 from cnnbench.spec.loader import Loaded
 from cnnbench.spec.metrics import metric_text, words
-from cnnbench.system.ascii_forms import spelled
+from cnnbench.system.ascii_forms import in_encoding
 from cnnbench.training.events import (
     Checkpoint,
     Compiled,
@@ -98,7 +98,7 @@ class Lines(Silent):
         """Prints the layer table."""
         experiment = loaded.experiment
         if self.several:
-            self.title = spelled(clean(experiment.type_title), self.console.encoding)
+            self.title = in_encoding(clean(experiment.type_title), self.console.encoding)
         if not self.tables:
             return
         if loaded.plan is not None:
