@@ -18,11 +18,12 @@ from cnnbench.comparisons.learning_curves import (
     last_rows,
     runs_of,
 )
+from cnnbench.comparisons.timing_warnings import summary
 from cnnbench.comparisons.verdict import Verdict
 from cnnbench.comparisons.verdict_text import sentence, size
 from cnnbench.formatting import clean, count_text, enumeration, epochs_text, seconds_text
 from cnnbench.layers.base import shape_text
-from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes, warning_lines
+from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes
 from cnnbench.report.layer_table import layer_cells, part_cells
 from cnnbench.report.plots import charts
 from cnnbench.report.plots.charts import Chart, Shown
@@ -130,13 +131,13 @@ class Section(NamedTuple):
       heading: networks and dataset.
       about: the experiment in a few words: images, seeds, epochs, device and dates.
       verdicts: finding and sentence of each.
-      metric: the headline metric.
       labels: names of the networks, in the order of the columns of `side`.
       side: the networks side by side; empty if they are too many.
       table: first and last epochs.
       expenses: costs.
       remarks: what else to know before believing the numbers.
-      doubts: warnings about timings.
+      doubt: all timing warnings in one line; empty if there are none.
+      doubts: the timing warnings.
       notes: how the numbers were obtained.
       contradictions: runs that should agree and do not.
       pictures: None on a page of tables.
@@ -146,12 +147,12 @@ class Section(NamedTuple):
     heading: str
     about: str
     verdicts: Sequence[tuple[str, str]]
-    metric: str
     labels: Sequence[str]
     side: Sequence[SideRow]
     table: HtmlTable
     expenses: HtmlTable | None
     remarks: Sequence[str]
+    doubt: str
     doubts: Sequence[str]
     notes: Sequence[str]
     contradictions: Sequence[str]
@@ -226,26 +227,30 @@ def _render(sections: Sequence[Section], title: str = "", author_notes: str = ""
 
 def _section(comparison: Comparison, number: int) -> Section:
     headers, *rows = grid(comparison, wide=True)
-    doubts = warning_lines(comparison)
     expenses = (found[0], found[1:]) if (found := cost_grid(comparison)) else None
     labels = [clean(row.label) for row in last_rows(comparison)]
     some = f"{len(labels)} networks" if len(labels) > 3 else enumeration(labels)
-    metric = heading(comparison.shown_metric)
+    metric = words(comparison.shown_metric)
     return Section(
         anchor=f"c{number + 1}",
         heading=f"{some} on {comparison.dataset.name}",
         about=" · ".join(_about(comparison)),
         verdicts=_verdicts(comparison),
-        metric=words(comparison.metric),
         labels=labels,
         side=(),
-        table=HtmlTable(f"{metric} and time", headers, rows),
+        table=HtmlTable(f"{heading(comparison.shown_metric)} and time", headers, rows),
         expenses=HtmlTable("Costs", *expenses) if expenses else None,
         remarks=[clean(remark) for remark in comparison.remarks],
-        doubts=doubts,
-        notes=[note for note in notes(comparison, wide=True) if note not in doubts],
+        doubt=_capital(summary(comparison.warnings, metric, costs=True, details="")),
+        doubts=[_capital(clean(warning.text)) for warning in comparison.warnings],
+        notes=notes(comparison, wide=True),
         contradictions=[*map(clean, comparison.contradictions)],
     )
+
+
+def _capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def _about(comparison: Comparison) -> Iterator[str]:
