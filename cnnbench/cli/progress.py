@@ -31,7 +31,7 @@ from cnnbench.training.events import (
 )
 
 WIDTH = 80  # columns of a log
-BAR = 18  # columns of a short bar, of the time left, and of the gaps between them
+BAR = 24  # columns of a short bar, of the time left, and of the gaps between them
 
 
 class Silent:
@@ -135,7 +135,7 @@ class Lines(Silent):
                 self.seeds_done += 1
                 if self._logs_seeds(summary):
                     place = self.seeds_done, self.num_seeds
-                    self._log(seed_line(summary, place, self.epochs, self.title, self._width()))
+                    self._log(seed_line(summary, place, self.title, self._width()))
             case StepDone() | Snapshot() | Checkpoint() | Trained():
                 pass
             case _:
@@ -292,13 +292,14 @@ class Bars(Lines):
         self.board, self.work = board, RunProgress(1, 1)
         self.task: TaskID | None = None
         self.num_steps, self.whole = 1, 0  # steps per epoch, whole epochs over all seeds
-        self.place, self.value, self.rate, self.curve = "reading data", "", "", ""
+        self.place, self.value, self.rate, self.curve = "", "", "", ""
         self.curves: dict[int, list[float]] = {}
 
     def loaded(self, loaded: Loaded) -> None:
         """Prints the layer table and starts the bar."""
         super().loaded(loaded)
         experiment = loaded.experiment
+        self.place = "waiting" if self.board.works else "reading data"
         self.work = RunProgress(len(experiment.seeds), experiment.train.epochs)
         self.task = self.board.add(self.work)
         self._update()
@@ -529,18 +530,13 @@ def resumed_line(event: Resumed, total: int) -> str:
 
 
 def seed_line(
-    summary: SeedSummary,
-    place: tuple[int, int],
-    epochs: int,
-    title: str = "",
-    width: int = WIDTH,
+    summary: SeedSummary, place: tuple[int, int], title: str = "", width: int = WIDTH
 ) -> str:
     """Describes a finished seed in a line.
 
     Args:
       summary: the seed.
       place: number of seeds that are done, and of all.
-      epochs: epochs that it was to be trained.
       title: the run; empty if there is one only.
       width: columns of the line.
     """
@@ -556,7 +552,7 @@ def seed_line(
             (f"{split}{words(name)} {metric_text(name, value)}", abs(rank - 1))
             for rank, (name, value) in enumerate(named.items())
         ]
-        values.append((f"{epochs_text(epochs)} in {seconds_text(summary.train_s)}", len(values)))
+        values.append((seconds_text(summary.train_s), len(values)))
     return fitted(title, where, values, width)
 
 
