@@ -379,7 +379,7 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
         (["compare", "--alpha", "x"], "--alpha: 'x' is not a number; write one."),
         (
             ["compare", "--format", "pdf"],
-            "--format: 'pdf' is not a choice; write table, md, csv, json or html.",
+            "--format: 'pdf' is not a choice; write table, md, csv, json, html or latex.",
         ),
         (
             ["compare", "--precision", "13"],

@@ -220,7 +220,7 @@ def shell(command: str, **options):
 
 def test_a_working_directory_that_is_gone(tmp_path):
     here = f"mkdir gone; cd gone; rmdir ../gone; export PYTHONPATH={ROOT}; $PY -m cnnbench"
-    said = "the working directory is gone; change into another\n"
+    said = "the working directory was deleted; change to another one\n"
     assert shell(f"{here} new standard idea.yaml") == (1, "", said)
     words = f"{tmp_path}/tiny.yaml --results-dir {tmp_path}/results --epochs 1 --quiet --json"
     code, out, err = shell(f"{here} run {words}")
@@ -371,7 +371,7 @@ def test_too_little_memory_elsewhere_is_one_line(monkeypatch):
     done = invoke("list")
     assert (done.exit_code, done.stderr) == (
         1,
-        "the memory is too small; close other programs, or ask for less\n",
+        "out of memory; close other programs, or use smaller batches\n",
     )
 
 
