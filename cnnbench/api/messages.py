@@ -21,16 +21,35 @@ def names_parameters() -> Iterator[None]:
 
 
 def in_python(message: str) -> str:
-    """Rewrites the places at the beginning of lines of an error message.
+    """Rewrites an error message, except for commands that it shows.
 
     >>> in_python("--min-effect: 'x' is not a size; write 0.1pp.")
     "min_effect: 'x' is not a size; write 0.1pp."
+    >>> in_python("--device gpu: there is none; write --device auto.")
+    "device='gpu': there is none; write device='auto'."
     >>> in_python("command line: train.epochs: 0 is too small; write 1 or more.")
     'train.epochs: 0 is too small; write 1 or more.'
+    >>> in_python("no runs; start one with: cnnbench run standard --results-dir out")
+    'no runs; start one with: cnnbench run standard --results-dir out'
     """
-    message = re.sub(r"^command line: ", "", message, flags=re.MULTILINE)
-    option = re.compile(r"^--([a-z][a-z-]*)(?=[: ])", re.MULTILINE)
-    return option.sub(lambda found: _PARAMETERS.get(found[1], found[1].replace("-", "_")), message)
+    return "\n".join(map(_line_in_python, message.split("\n")))
+
+
+_FIRST = re.compile(r"^--([a-z][a-z-]*)(?: (?P<value>[^\s:]+))?(?=:)")
+_LATER = re.compile(r"--([a-z][a-z-]*)(?: (?P<value>\d+|auto|[A-Z]+)\b)?")
+
+
+def _line_in_python(line: str) -> str:
+    text, command, words = line.removeprefix("command line: ").partition("cnnbench ")
+    return _LATER.sub(_parameter, _FIRST.sub(_parameter, text)) + command + words
+
+
+def _parameter(option: re.Match[str]) -> str:
+    name = _PARAMETERS.get(option[1], option[1].replace("-", "_"))
+    value = option["value"]
+    if value is None:
+        return name
+    return f"{name}={value if value.isdigit() or value.isupper() else repr(value)}"
 
 
 def warn_all(texts: Iterable[str]) -> None:
