@@ -58,8 +58,9 @@ lint: $(VENV)/.installed-$(EXTRAS) ## Check style, formatting and types
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Without --quiet, which would also hide the warnings that --strict counts.
 docs: $(VENV)/.installed-docs ## Build the documentation as a site, build/site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 smoke: $(VENV)/.installed-base ## Train every experiment for 2 epochs on embedded digits, then compare
 	rm -rf build/smoke
