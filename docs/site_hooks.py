@@ -31,6 +31,7 @@ _MATH = re.compile(
 )
 _TAG = re.compile(r"\\tag\{(\w+)\}")
 _CELL_CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+_OPTION = re.compile(r"<code>(--?[\w-]+)</code>")
 _HELD_CODE = re.compile(r"HELD(\d+)CODE")
 _HELD_MATH = re.compile(r"<p>HELD(\d+)BLOCK</p>|HELD(\d+)INLINE")
 
@@ -64,14 +65,15 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html_text: str, page: Any, **_: Any) -> str:
-    """Puts the math back, and lets code in narrow tables break where words of it end."""
+    """Puts the math back; code breaks where words of it end in tables, and options nowhere."""
     math = page.meta.pop("math")
+    html_text = _OPTION.sub(r'<code class="option">\1</code>', html_text)
     html_text = re.sub(r"<td.*?</td>", lambda cell: _CELL_CODE.sub(_breakable, cell[0]), html_text)
     return _HELD_MATH.sub(lambda found: math[int(found[1] or found[2])], html_text)
 
 
 def _breakable(code: re.Match[str]) -> str:
-    return re.sub(r"(/|_|\.|&#124;)(?=\w)", r"\1<wbr>", code[0])
+    return re.sub(r"(/|_|\.|&#124;)(?=[A-Za-z])", r"\1<wbr>", code[0])
 
 
 def _link(found: re.Match[str], uri: str) -> str:
