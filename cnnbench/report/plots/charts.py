@@ -16,7 +16,6 @@ from cnnbench.comparisons.learning_curves import (
     ends,
     last_rows,
 )
-from cnnbench.comparisons.verdict import Verdict
 from cnnbench.comparisons.verdict_text import verdict_lines
 from cnnbench.formatting import clean, enumeration
 from cnnbench.report.plots import rendered
@@ -286,7 +285,7 @@ def _differences(axes: Any, shown: Shown) -> None:
     comparison = shown.comparison
     verdicts, metric = comparison.verdicts, comparison.verdicts[0].metric
     scale = 100 if is_fraction(metric) else 1
-    numbers = [_number(comparison, verdict) for verdict in verdicts]
+    numbers = [_number(comparison, verdict.label) for verdict in verdicts]
     for place, (number, verdict) in enumerate(zip(numbers, verdicts, strict=True)):
         color, marker, _ = _style(number)
         marks = [scale * _finite(difference) for difference in verdict.differences]
@@ -306,16 +305,16 @@ def _differences(axes: Any, shown: Shown) -> None:
     axes.set_ylim(len(verdicts) - 0.45, -0.55)
     axes.spines["left"].set_visible(False)
     unit = " (points)" if scale == 100 else ""
-    base = clean(verdicts[0].baseline)
+    base = _short_labels(shown)[_number(comparison, verdicts[0].baseline)]
     base = base if len(base) <= _LABEL_CHARACTERS else "the baseline"
     axes.set_xlabel(f"{words(metric)} difference vs. {base}{unit}")
     labels = _labels(shown)
     _label(axes, [labels[number] for number in numbers], range(len(verdicts)), numbers)
 
 
-def _number(comparison: Comparison, verdict: Verdict) -> int:
-    """The place of the run that a verdict is about."""
-    return [row.label for row in last_rows(comparison)].index(verdict.label)
+def _number(comparison: Comparison, label: str) -> int:
+    """The place of the run with a label."""
+    return [row.label for row in last_rows(comparison)].index(label)
 
 
 def _value_axis(axes: Any, metric: str, direction: Direction) -> None:
@@ -341,12 +340,18 @@ def _label_lines(axes: Any, shown: Shown, values: Sequence[float]) -> None:
 
 def _labels(shown: Shown) -> list[list[str]]:
     """The label of each run in lines that fit, with the number of seeds that diverged."""
-    labels = [curve.label for curve in shown.curves]
-    if common := _common_title(labels):
-        labels = [label.removeprefix(f"{common} (").removesuffix(")") for label in labels]
-    cut = distinct(labels, _LABEL_LINES, _LABEL_CHARACTERS)
+    cut = distinct(_short_labels(shown), _LABEL_LINES, _LABEL_CHARACTERS)
     ends = ([curve.lost] if curve.lost else [] for curve in shown.curves)
     return [[*lines, *end] for lines, end in zip(cut, ends, strict=True)]
+
+
+def _short_labels(shown: Shown) -> list[str]:
+    """Labels of the runs, without a title that all of them have."""
+    labels = [curve.label for curve in shown.curves]
+    common = _common_title(labels)
+    return [
+        label.removeprefix(f"{common} (").removesuffix(")") if common else label for label in labels
+    ]
 
 
 def _common_title(labels: Sequence[str]) -> str:

@@ -135,6 +135,10 @@ def test_differences_are_in_points_with_the_least_effect_in_gray() -> None:
     axes = axes_of(Chart.DIFFERENCES, drawn)
     assert list(axes.lines[0].get_xdata()) == pytest.approx([1.13] * 8)
     assert axes.get_xlabel() == "accuracy difference vs. Standard CNN (points)"
+    runs = [overridden(f"train.batch_size={n}", str(n), seeds=tuple(range(8))) for n in (50, 100)]
+    assert axes_of(Chart.DIFFERENCES, shown(*runs)).get_xlabel() == (
+        "accuracy difference vs. batch_size=50 (points)"
+    )
     assert axes.patches[0].get_x() == pytest.approx(-0.2)
 
 
@@ -275,9 +279,9 @@ def test_labels_say_what_differs() -> None:
     assert texts[-2:] == ["Standard CNN", "Other"]
 
 
-def overridden(word: str, run_id: str) -> RunResult:
+def overridden(word: str, run_id: str, **options: Any) -> RunResult:
     environment = dataclasses.replace(ENVIRONMENT, command=(*ENVIRONMENT.command, word))
-    return with_record(make_run(), run_id=run_id, environment=environment)
+    return with_record(make_run(**options), run_id=run_id, environment=environment)
 
 
 @pytest.mark.parametrize(("count", "lines"), [(1, 1), (3, 1), (5, 2), (8, 1)])
