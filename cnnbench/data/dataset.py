@@ -125,7 +125,7 @@ def load_dataset(
       train_examples: number of training images to use, from the first; None for all.
       data_dir: folder of prepared data and manually placed files; default: that of
         tensorflow-datasets.
-      notify: receives messages for the user.
+      notify: receives messages for the user; warnings by default.
 
     Raises:
       DataError: the dataset is unknown or unavailable, has invalid files, or has fewer images

@@ -58,6 +58,8 @@ def test_options_and_their_choices_complete(complete: Complete) -> None:
     assert complete("compare", "--format", "") == ["table", "md", "csv", "json", "html", "latex"]
     assert complete("compare", "--metric", "test_acc") == ["test_accuracy"]
     assert complete("data", "pre") == ["prepare"]
+    assert complete("data", "prepare", "mni") == ["mnist", "mnist_5k"]
+    assert complete("run", "--dataset", "fash") == ["fashion_mnist"]
 
 
 def test_a_command_that_does_not_exist_completes_to_nothing(complete: Complete) -> None:
