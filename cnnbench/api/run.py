@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class RunList(tuple[RunResult, ...]):
-    """Finished runs, in the order in which they were asked for."""
+    """Finished runs, in the order in which they were requested."""
 
     __slots__ = ()
 

@@ -17,7 +17,8 @@ from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.formatting import clean, seconds_text
 from cnnbench.report.columns import PLAIN, TableOptions, estimate_text
 from cnnbench.report.comparison import doubts, every_verdict
-from cnnbench.spec.metrics import heading, higher_is_better, is_fraction
+from cnnbench.runs.records import Direction
+from cnnbench.spec.metrics import heading, is_fraction
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -176,16 +177,17 @@ def _winners(
 ) -> set[tuple[str, str]]:
     """Finds what is bold: metric and label of the best means that verdicts confirm."""
     found = set()
-    for verdicts in (comparison.verdicts, comparison.code_verdicts):
-        for column in columns:
+    groups = (
+        (comparison.verdicts, comparison.direction is Direction.HIGHER),
+        (comparison.code_verdicts, True),
+    )
+    for verdicts, higher in groups:
+        for column in (c for c in columns if verdicts and c.metric == verdicts[0].metric):
             values = {row.label: column.value(row) for row in rows}
-            known = {label: v for label, v in values.items() if math.isfinite(v)}
-            if verdicts and column.metric == verdicts[0].metric and known:
-                best = (max if higher_is_better(column.metric) else min)(
-                    known, key=known.__getitem__
-                )
-                if _is_confirmed(best, verdicts):
-                    found.add((column.metric, best))
+            known = {label: value for label, value in values.items() if math.isfinite(value)}
+            best = (max if higher else min)(known, key=known.__getitem__, default="")
+            if _is_confirmed(best, verdicts):
+                found.add((column.metric, best))
     return found
 
 

@@ -59,6 +59,14 @@ def test_the_best_is_bold_if_the_verdict_confirms_it(
     assert ("Bold:" in latex([comparison])) == bool(label)
 
 
+def test_the_lowest_loss_is_bold() -> None:
+    better, worse = (compare(pair(start, headline="loss")) for start in (0.9, 0.93))
+    assert (bold(better), bold(worse)) == (["Modified CNN"], ["Standard CNN"])
+    assert [cell for cell in body(latex([better]))[1] if "\\mathbf" in cell] == [
+        "$\\mathbf{0.9725 \\pm 0.0019}$"
+    ]
+
+
 def test_too_few_seeds_make_nothing_bold() -> None:
     runs = [make_run(), make_run("modified", "Modified CNN", start=0.95, run_id="b")]
     assert bold(compare(runs)) == []
