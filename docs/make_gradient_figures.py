@@ -1,7 +1,7 @@
-"""Draws docs/images/gradient_*.svg, figures of docs/explanation/gradient.md, after the post's.
+"""Draw docs/images/gradient_*.svg, figures of docs/explanation/gradient.md, after the post's.
 
-Run ``python docs/make_gradient_figures.py`` after a change; a test compares the files with what
-this would write. Each drawing has a background of its own, light or dark as the reader's system.
+Run ``python docs/make_gradient_figures.py`` after a change; a test checks that the files are up to
+date. Each drawing has its own background, light or dark like the reader's system.
 """
 
 import math
@@ -38,12 +38,12 @@ CELL = 44
 
 
 def picture(width: int, height: int, label: str, parts: Iterable[str]) -> str:
-    """A whole file.
+    """A complete SVG file.
 
     Args:
       width: in pixels.
       height: in pixels.
-      label: what it shows, for those who cannot see it.
+      label: alternative text.
       parts: its elements.
     """
     tip = '<path d="M0 0L8 4L0 8z" fill="var(--orange)"/>'
@@ -60,7 +60,7 @@ def picture(width: int, height: int, label: str, parts: Iterable[str]) -> str:
 
 
 def text(x: float, y: float, words: str, kind: str = "") -> str:
-    """Words; a kind is a class of the style."""
+    """A text; `kind` is a class of the style sheet."""
     return f'<text x="{x:g}" y="{y:g}" class="{kind}">{words}</text>'
 
 
@@ -75,7 +75,7 @@ def unit(x: float, y: float, words: str, kind: str, radius: float = 17) -> str:
 
 
 def fan(words: str, center: tuple[float, float], errors: list[tuple[str, str]]) -> Iterator[str]:
-    """Errors in a column, which flow back to one unit, each with the weight that it passes."""
+    """Errors in a column that are propagated to one unit, each labeled with its weight."""
     x, y = center
     yield unit(x, y, words, "blue", 24)
     for number, (error, weight) in enumerate(errors):
@@ -90,7 +90,7 @@ def fan(words: str, center: tuple[float, float], errors: list[tuple[str, str]]) 
 
 
 def grid(x: float, y: float, rows: list[list[str]], kinds: list[list[str]]) -> Iterator[str]:
-    """A matrix as cells."""
+    """A matrix of cells."""
     for i, (row, own) in enumerate(zip(rows, kinds, strict=True)):
         for j, (words, kind) in enumerate(zip(row, own, strict=True)):
             left, top = x + j * CELL, y + i * CELL
@@ -99,13 +99,13 @@ def grid(x: float, y: float, rows: list[list[str]], kinds: list[list[str]]) -> I
 
 
 def frame(x: float, y: float, rows: int, columns: int) -> str:
-    """What a kernel sees."""
+    """The window of a kernel."""
     size = f'width="{columns * CELL}" height="{rows * CELL}"'
     return f'<rect x="{x:g}" y="{y:g}" {size} class="seen"/>'
 
 
 def filled(rows: int, columns: int, kind: str) -> list[list[str]]:
-    """One kind for all cells."""
+    """The same kind for all cells."""
     return [[kind] * columns for _ in range(rows)]
 
 
@@ -118,8 +118,8 @@ def sub(name: str, index: str, upper: str = "") -> str:
 
 
 def mlp_to_convolution() -> str:
-    """An MLP's layer; its far connections cut; its weights shared."""
-    parts, titles = [], ("a layer of an MLP", "connections cut", "weights shared")
+    """An MLP's layer; with distant connections removed; with shared weights."""
+    parts, titles = [], ("a layer of an MLP", "connections removed", "weights shared")
     for panel, title in enumerate(titles):
         left = 30 + panel * 230
         xs, ys = (left + 30, left + 160), [60 + 44 * i for i in range(5)]
@@ -139,16 +139,18 @@ def mlp_to_convolution() -> str:
     parts += [text(564 + 60 * i, 313, sub("w", str(i)), "left") for i in range(3)]
     terms = " + ".join(f"w&#832{i};a&#832{i};" for i in range(3))
     parts.append(text(30, 313, f"z&#8320; = {terms}, and so on down the layer", "left"))
-    label = "An MLP's layer becomes a convolution: connections are cut, the others share weights"
+    label = (
+        "An MLP's layer becomes a convolution: connections are removed, the others share weights"
+    )
     return picture(720, 335, label, parts)
 
 
 def mlp_errors() -> str:
-    """The error of one unit of an MLP: those of the next layer, through the unit's weights."""
+    """The error of one unit of an MLP: the errors of the next layer times the unit's weights."""
     errors = [(sub("&#948;", str(i), "2"), sub("w", f"{i}1", "2")) for i in range(3)]
     terms = " + ".join(f"&#948;&#178;&#832{i}; w&#178;&#832{i};&#8321;" for i in range(3))
     parts = [
-        text(125, 32, "a&#185;&#8321; was in three sums"),
+        text(125, 32, "a&#185;&#8321; is part of three sums"),
         *fan(sub("&#948;", "1", "1"), (55, 120), errors),
         text(270, 125, f"&#948;&#185;&#8321; = ({terms}) &#963;&#8242;(z&#185;&#8321;)", "left"),
     ]
@@ -157,20 +159,20 @@ def mlp_errors() -> str:
 
 
 def forward() -> str:
-    """Two by two outputs of a 2x2 kernel over a 3x3 image, one of them on fingers."""
+    """The 2x2 outputs of a 2x2 kernel over a 3x3 image, one of them written out."""
     a = [[sub("a", f"{i}{j}") for j in range(3)] for i in range(3)]
     w = [[sub("w", f"{i}{j}") for j in range(2)] for i in range(2)]
     z = [[sub("z", f"{i}{j}") for j in range(2)] for i in range(2)]
     marked = [["orange", "cell"], ["cell", "cell"]]
     parts = [
-        text(96, 32, "what the layer reads"),
+        text(96, 32, "input of the layer"),
         *grid(30, 50, a, filled(3, 3, "blue")),
         frame(30, 50, 2, 2),
         text(205, 126, "&#8902;", "sign"),
         text(284, 32, "kernel"),
         *grid(240, 72, w, filled(2, 2, "cell")),
         text(360, 122, "="),
-        text(440, 32, "valid: 2 x 2 places"),
+        text(440, 32, "valid: 2 x 2 positions"),
         *grid(396, 72, z, marked),
     ]
     terms = " + ".join(f"w[{i},{j}] a[{i},{j}]" for i in range(2) for j in range(2))
@@ -183,7 +185,7 @@ def backward() -> str:
     pairs = (("00", "11"), ("01", "10"), ("10", "01"), ("11", "00"))
     errors = [(sub("&#948;", index), sub("w", tap)) for index, tap in pairs]
     parts = [
-        text(125, 32, "a[1,1] was in four sums"),
+        text(125, 32, "a[1,1] is part of four sums"),
         *fan(sub("a", "11"), (55, 140), errors),
     ]
     delta = [["0"] * 4 for _ in range(4)]
@@ -196,7 +198,7 @@ def backward() -> str:
     back = [[sub("e", f"{i}{j}") for j in range(3)] for i in range(3)]
     marked = filled(3, 3, "blue")
     parts += [
-        text(350, 32, "next layer's &#948;, zeros around"),
+        text(350, 32, "next layer's &#948;, zero-padded"),
         *grid(262, 50, delta, kinds),
         frame(262 + CELL, 50 + CELL, 2, 2),
         text(457, 147, "&#8902;", "sign"),
@@ -210,11 +212,11 @@ def backward() -> str:
             30,
             268,
             "e[1,1] = &#948;[0,0] w[1,1] + &#948;[0,1] w[1,0] + &#948;[1,0] w[0,1]"
-            " + &#948;[1,1] w[0,0]; then times &#963;&#8242; of its own z[1,1]",
+            " + &#948;[1,1] w[0,0]; then times &#963;&#8242;(z[1,1])",
             "left",
         ),
     ]
-    label = "The error flows back as a full convolution with the kernel rotated by 180 degrees"
+    label = "The error is propagated by a full convolution with the kernel rotated by 180 degrees"
     return picture(760, 290, label, parts)
 
 

@@ -1,7 +1,7 @@
-"""Writes what docs/reference/ has from the code, so that nothing is missing or made up.
+"""Generate the tables of docs/reference/ from the code.
 
-Run ``python docs/make_reference.py`` after a change of a command, an experiment's keys, a column
-or a file of a run; a test compares the pages with what this would write.
+Run ``python docs/make_reference.py`` after changing a command, a key of experiment files, a column
+or a file of a run; a test checks that the pages are up to date.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ RENDERERS = {
 
 
 def main() -> None:
-    """Writes the pages."""
+    """Write the pages."""
     for name, rendered in RENDERERS.items():
         page = FOLDER / name
         page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Hooks of MkDocs: what GitHub shows of the same Markdown is shown in the site, too.
+"""MkDocs hooks, so that the site renders the Markdown like GitHub.
 
-Pages outside of docs/ join the site, links between files become links between pages, and math
-in GitHub's syntax becomes MathML, for which a browser needs no script.
+Pages outside docs/ are added to the site, links between files become links between pages, and math
+in GitHub's syntax becomes MathML, which browsers render without scripts.
 """
 
 import html
@@ -13,7 +13,7 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
-# Pages of the site that lie elsewhere in the repository.
+# Pages of the site from elsewhere in the repository.
 OUTSIDE = {
     "benchmarks/README.md": "benchmarks.md",
     "CHANGELOG.md": "changelog.md",
@@ -37,14 +37,14 @@ _HELD_MATH = re.compile(r"<p>HELD(\d+)BLOCK</p>|HELD(\d+)INLINE")
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages that lie outside of docs/."""
+    """Add the pages from outside docs/."""
     for source, page in OUTSIDE.items():
         files.append(File.generated(config, page, abs_src_path=str(_ROOT / source)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turns links between files into links between pages, and sets math aside."""
+    """Turn links between files into links between pages, and replace math by placeholders."""
     page.meta["math"] = math = []
     code: list[str] = []
 
@@ -65,7 +65,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html_text: str, page: Any, **_: Any) -> str:
-    """Puts the math back; code breaks where words of it end in tables, and options nowhere."""
+    """Restore the math; code in tables may break between words, options never."""
     math = page.meta.pop("math")
     html_text = _OPTION.sub(r'<code class="option">\1</code>', html_text)
     html_text = re.sub(r"<td.*?</td>", lambda cell: _CELL_CODE.sub(_breakable, cell[0]), html_text)
@@ -77,9 +77,9 @@ def _breakable(code: re.Match[str]) -> str:
 
 
 def _link(found: re.Match[str], uri: str) -> str:
-    """A link of the page `uri`, whose target is relative to where its source lies.
+    """A link of the page `uri`, whose target is relative to the source file.
 
-    Without the link where the target is a file of the repository that has no page.
+    Only its label if the target is a file of the repository without a page.
     """
     mark, label, target, anchor = found.groups(default="")
     if re.match(r"\w+:", target) or not target:
@@ -93,7 +93,7 @@ def _link(found: re.Match[str], uri: str) -> str:
 
 
 def _display(latex: str) -> str:
-    """A formula in a line of its own, with its number at the right."""
+    """A displayed formula, with its number at the right."""
     numbers = _TAG.findall(latex)
     formula = convert(_TAG.sub("", latex).strip(), display="block")
     label = "".join(f"<span>({html.escape(number)})</span>" for number in numbers)

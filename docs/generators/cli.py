@@ -43,7 +43,7 @@ _MARKUP = re.compile(r"\[/?(?:bold|dim|italic|cyan|green|red|yellow)\b[^]]*\]")
 
 
 def table(name: str) -> str:
-    """Makes the list of commands, or the options of the program, or all commands in full."""
+    """Render the list of commands, the global options, or all commands in full."""
     root: Any = get_command(app)
     context = root.make_context(PROGRAM, [], resilient_parsing=True)
     commands = [*_commands(root, context)]
@@ -61,7 +61,7 @@ def table(name: str) -> str:
 
 
 def _commands(group: Any, context: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Path, command and context of each command that does something, in the order of the help."""
+    """Path, command and context of each command (without groups), in the order of the help."""
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         path = f"{context.info_name} {name}"
@@ -77,12 +77,12 @@ def _link(path: str) -> str:
 
 
 def _first(command: Any) -> str:
-    """The first paragraph of the help, in one line."""
+    """The first paragraph of the help, on one line."""
     return " ".join(_help(command.help).partition("\n\n")[0].split())
 
 
 def _help(text: str | None) -> str:
-    """Help without the marks that Click and Rich read."""
+    """Help without the markup of Click and Rich."""
     return _MARKUP.sub("", (text or "").partition("\f")[0].replace("\b\n", "")).strip()
 
 
@@ -103,7 +103,7 @@ def _section(path: str, command: Any, context: Any) -> str:
 
 
 def _options(command: Any, context: Any) -> str:
-    """A row for each option that `--help` shows, but for `--help`."""
+    """A row for each option shown by `--help`, except `--help`."""
     options = [each for each in command.params if each.param_type_name == "option"]
     shown = [each for each in options if not each.hidden and each.name != "help"]
     lines = [(_names(each, context), _default(each, context), _meaning(each)) for each in shown]
@@ -111,7 +111,7 @@ def _options(command: Any, context: Any) -> str:
 
 
 def _names(option: Any, context: Any) -> str:
-    """As in the help: ``-q, --quiet`` or ``--engine <auto|plain|direct|fast>``."""
+    """An option as in the help: ``-q, --quiet`` or ``--engine <auto|plain|direct|fast>``."""
     text = option.get_help_record(context)[0].replace(" range>", ">")
     short, _, names = text.rpartition(", -")
     return f"{code(short)}, {code('-' + names)}" if short else code(text)
@@ -123,7 +123,7 @@ def _default(option: Any, context: Any) -> str:
 
 
 def _meaning(param: Any) -> str:
-    """Its help, with the variable that sets it and the numbers that it takes."""
+    """The help of an option, with its environment variable and range."""
     text = _help(param.help)
     if param.min is not None:
         most = "" if param.max is None else f", at most {param.max}"

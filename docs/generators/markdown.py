@@ -1,4 +1,4 @@
-"""Markdown that reads alike on GitHub and in the site."""
+"""Markdown that renders the same on GitHub and on the site."""
 
 import inspect
 import re
@@ -9,18 +9,18 @@ _ARGUMENT = re.compile(r"^  (\w+(?:, \w+)*): (.*(?:\n    .*)*)", re.MULTILINE)
 
 
 def render(page: str, table: Callable[[str], str]) -> str:
-    """Replaces what stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+    """Replace the text between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 
     Args:
       page: the Markdown of a page.
-      table: makes the text of a name.
+      table: function from a table's name to its text.
     """
-    # Without blank lines around it, Python-Markdown takes a table for a part of the comment.
+    # Without blank lines around it, Python-Markdown treats a table as part of the comment.
     return _MARKED.sub(lambda found: f"{found[1]}\n{table(found[2])}\n\n{found[3]}", page)
 
 
 def rows(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A table.
+    """A Markdown table.
 
     >>> print(rows(["Key", "Meaning"], [["`a`", "first"]]))
     | Key | Meaning |
@@ -34,7 +34,7 @@ def rows(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
 
 
 def code(text: str) -> str:
-    """Code in a cell of a table, where neither GitHub nor the site agrees how a | is escaped.
+    """Code in a table cell, where GitHub and the site escape | differently.
 
     >>> code("--seeds"), code("N|LIST")
     ('`--seeds`', '<code>N&#124;LIST</code>')
@@ -50,7 +50,7 @@ def summary(thing: object) -> str:
 
 
 def arguments(thing: object) -> dict[str, str]:
-    """Meanings under ``Args:`` in a docstring, in one line each, with JSON's word for None."""
+    """Descriptions under ``Args:`` in a docstring, one line each, with null for None."""
     _, _, section = (inspect.getdoc(thing) or "").partition("\nArgs:\n")
     section = re.split(r"\n\n", section)[0]
     found = _ARGUMENT.findall(section)

@@ -1,4 +1,4 @@
-"""Tables of docs/reference/run-folder.md, from the dataclasses whose values the files hold."""
+"""Tables of docs/reference/run-folder.md, from the dataclasses stored in the files."""
 
 import dataclasses
 import types
@@ -15,24 +15,24 @@ from generators.markdown import arguments, code, rows
 
 FILES = {"run-json": RunRecord, "epochs-jsonl": EpochRecord, "summary-json": Summary}
 WORDS = {str: "string", int: "integer", float: "number", bool: "boolean", datetime: "time"}
-# What a key of an object is, where it is not a metric.
+# Names of the keys of objects, unless they are metrics.
 NAMES = {"step_s": "FORM", "settings": "NAME", "resumed_with": "NAME"}
 METRIC = "METRIC"
 VERSION = ("`format_version`", "integer", "[version of the format](#format-versions)")
 
 
 def table(name: str) -> str:
-    """Makes the table of a file."""
+    """Render the table of a file."""
     lines = list(_fields(FILES[name], ""))
     return rows(("Key", "Type", "Meaning"), lines if name == "epochs-jsonl" else [VERSION, *lines])
 
 
 def _fields(kind: type, prefix: str) -> Iterator[tuple[str, str, str]]:
-    """Rows of a dataclass, each followed by those of what it holds."""
+    """Rows of a dataclass, each followed by the rows of its nested objects."""
     meanings, hints = arguments(kind), typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         key, hint = prefix + field.name, hints[field.name]
-        if kind is EpochRecord and key == "metrics":  # a line has them beside its other keys
+        if kind is EpochRecord and key == "metrics":  # a line has them at the top level
             yield code(EPOCH_PREFIX + METRIC), "number", meanings[key]
             continue
         if mapping := _mapping(hint):
@@ -43,7 +43,7 @@ def _fields(kind: type, prefix: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _mapping(kind: Any) -> Any:
-    """The type of the values, if it is an object with any keys, or a list of such, or null."""
+    """The value type of an object with arbitrary keys, of a list of these, or null."""
     parts = typing.get_args(kind)
     match typing.get_origin(kind):
         case types.UnionType:
@@ -56,7 +56,7 @@ def _mapping(kind: Any) -> Any:
 
 
 def _inside(kind: Any, key: str) -> Iterator[tuple[str, str, str]]:
-    """Rows of what a value holds, if it is an object or a list of them."""
+    """Rows of a nested object or list of objects."""
     parts = typing.get_args(kind)
     match typing.get_origin(kind) or kind:
         case types.UnionType:
@@ -68,7 +68,7 @@ def _inside(kind: Any, key: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _words(kind: Any) -> str:
-    """JSON's words for a type."""
+    """The JSON name of a type."""
     parts = typing.get_args(kind)
     match typing.get_origin(kind) or kind:
         case types.UnionType:

@@ -31,7 +31,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 
 def default_text(field: FieldInfo) -> str:
-    """Default of a key, as a cell."""
+    """The default of a key, as a cell."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=False)
@@ -61,7 +61,7 @@ def member_tables(members: Mapping[str, type[BaseModel]], hidden: tuple[str, ...
 
 
 def metric_table() -> str:
-    """A row for each metric that a file can ask for."""
+    """A row for each metric that a file can request."""
     lines = [
         (
             code(metric.name),
@@ -76,7 +76,7 @@ def metric_table() -> str:
 
 
 def table(name: str) -> str:
-    """Makes the table of a name."""
+    """Render the table of a name."""
     match name:
         case "operations":
             return member_tables(OPERATIONS, ("op", "inputs"))

@@ -20,7 +20,7 @@ from generators.markdown import arguments, code, rows
 
 _IMAGES = DatasetRecord("mnist", "MNIST", "", None, 50_000, 10_000, 10_000, "")
 ANY = Comparison("classify", "accuracy", Direction.HIGHER, _IMAGES, "cpu", (), ())
-"""A comparison of nothing: the columns mean the same in all."""
+"""An empty comparison, since the columns have the same meaning in all."""
 
 
 def column_table(columns: Iterable[Column[Any]]) -> str:
@@ -63,7 +63,7 @@ def verdict_table() -> str:
 
 
 def table(name: str) -> str:
-    """Makes the table of a name."""
+    """Render the table of a name."""
     match name:
         case "columns":
             return column_table(make(ANY, None) for make in EPOCH_COLUMNS)
