@@ -115,7 +115,7 @@ class TestTimes:
         assert found.interval.high == pytest.approx(2 ** (2 + half))
         assert found.interval.low == pytest.approx(2 ** (2 - half))
 
-    def test_a_ratio_turned_round_is_the_inverse(self) -> None:
+    def test_swapping_the_variants_inverts_the_ratio(self) -> None:
         forth, back = ratio([2, 3, 5], [1, 2, 2]), ratio([1, 2, 2], [2, 3, 5])
         assert forth.value == pytest.approx(1 / back.value)
         assert forth.interval.low == pytest.approx(1 / back.interval.high)
@@ -146,7 +146,7 @@ class TestWork:
         expected = 2 * (2 * conv1 + 3 * (conv2 + dense1 + dense2))
         assert training_flops(loaded.plan) == expected
 
-    def test_layers_without_parameters_do_not_ask_for_the_images_gradient(self) -> None:
+    def test_layers_without_parameters_do_not_need_the_images_gradient(self) -> None:
         layers = {
             "drop": {"op": "dropout", "rate": 0.2},
             "pool": {"op": "max_pool", "size": 2},
@@ -155,7 +155,7 @@ class TestWork:
         }
         assert training_flops(plan_of(layers, (2,))) == 2 * (2 * 16 * 3 + 3 * 3 * 2)
 
-    def test_batch_norm_before_a_layer_asks_for_its_inputs_gradient(self) -> None:
+    def test_batch_norm_before_a_layer_needs_its_inputs_gradient(self) -> None:
         layers = {"norm": {"op": "batch_norm"}, "dense": {"op": "dense", "units": 2}}
         assert training_flops(plan_of(layers, (2,))) == 2 * 3 * 64 * 2
 
@@ -191,13 +191,13 @@ class TestWork:
 
 
 class TestBand:
-    def test_who_learnt_something_else_is_named(self) -> None:
+    def test_variants_with_different_results_are_named(self) -> None:
         found = BENCHMARK.band()
         assert found is not None
         assert (found.metric, found.low, found.high, found.own) == ("accuracy", 0.8, 0.9, 0.9)
         assert found.outside == ("keras-jax",)
 
-    def test_losses_are_compared_by_share(self) -> None:
+    def test_losses_are_compared_relatively(self) -> None:
         assert band("loss", {"a": 0.0109, "b": 0.0111}, 0.01).outside == ("b",)
 
     def test_a_diverged_variant_is_outside(self) -> None:
@@ -224,12 +224,12 @@ class TestRounds:
             (10, 0.0, (7, 20)),
         ],
     )
-    def test_a_budget_is_kept(
+    def test_rounds_fit_the_budget(
         self, seconds: float, step_s: float, expected: tuple[int, int]
     ) -> None:
         assert plan_rounds(seconds, step_s, rounds=7, most_steps=20) == expected
 
-    def test_everyone_is_as_often_first_as_last(self) -> None:
+    def test_variants_are_equally_often_first_and_last(self) -> None:
         orders = [take_turns(("a", "b", "c"), number) for number in range(4)]
         assert [order[0] for order in orders] == ["a", "c", "a", "c"]
         assert {order[1] for order in orders} == {"b"}
@@ -256,11 +256,11 @@ def _rounded(text: str) -> Any:
 
 class TestReport:
     @pytest.mark.parametrize("name", REPORTS)
-    def test_a_report_is_as_it_was_approved(self, name: str) -> None:
+    def test_a_report_matches_the_golden_file(self, name: str) -> None:
         text = REPORTS[name]()
         assert text == approved(name, text)
 
-    def test_the_json_is_as_it_was_approved(self) -> None:
+    def test_the_json_matches_the_golden_file(self) -> None:
         text = json_text(REPORT)
         assert _rounded(text) == _rounded(approved("bench.json", text))
 
@@ -293,7 +293,7 @@ class TestReport:
         ]
         assert line.split()[-2:] == cells[-2:]
 
-    def test_the_json_has_what_was_promised(self) -> None:
+    def test_the_json_has_the_documented_fields(self) -> None:
         spec = json.loads(json_text(REPORT))["specs"]["standard"]
         assert spec["ratio_to_best_torch"] == pytest.approx((2 * 2 * 2.25) ** (1 / 3))
         assert spec["best_torch"] == "torch-eager-nchw"
@@ -302,24 +302,24 @@ class TestReport:
         assert spec["peak_memory_bytes"] == 500 * 2**20
         assert set(spec["peers"]) == {m.variant for m in BENCHMARK.measurements}
 
-    def test_files_are_kept(self, tmp_path: Any) -> None:
+    def test_files_are_written(self, tmp_path: Any) -> None:
         path = session.write_report(REPORT, tmp_path)
         assert path.name == "20260102T030405Z.json"
         assert path.read_text() == json_text(REPORT)
         assert path.with_suffix(".md").read_text() == markdown(REPORT)
 
-    def test_a_folder_that_cannot_be_made_is_told_at_once(self, tmp_path: Any) -> None:
+    def test_a_folder_that_cannot_be_created_is_reported_at_once(self, tmp_path: Any) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(StoreError, match=r"^--output .*file/a: .*not a directory; choose"):
             session.make_folder(tmp_path / "file" / "a")
 
 
 class TestFamilies:
-    def test_those_that_are_installed_take_part(self) -> None:
+    def test_installed_frameworks_are_chosen_by_default(self) -> None:
         found = session.choose_families(None, {"torch": 1, "flax": 1}.get)
         assert (found.chosen, found.missing) == (("torch", "flax"), ("keras",))
 
-    def test_the_named_take_part_once(self) -> None:
+    def test_named_frameworks_are_chosen_once(self) -> None:
         found = session.choose_families("flax, torch,flax", lambda _: True)
         assert (found.chosen, found.missing) == (("flax", "torch"), ())
 
@@ -338,11 +338,11 @@ class TestFamilies:
             ),
         ],
     )
-    def test_what_cannot_take_part_is_refused(self, text: str, message: str) -> None:
+    def test_unavailable_frameworks_are_refused(self, text: str, message: str) -> None:
         with pytest.raises(UsageError) as caught:
             session.choose_families(text, {"flax": 1}.get)
         assert str(caught.value) == message
 
-    def test_every_variant_of_a_family_takes_part_after_ours(self) -> None:
+    def test_every_variant_of_a_family_follows_ours(self) -> None:
         names = [c.variant for c in session.contestants(("keras",))]
         assert names == ["cnnbench", "keras-jax", "keras-torch"]

@@ -59,7 +59,7 @@ def fakes(*variants: str) -> list[BenchVariant]:
     return [BenchVariant(variant, "fake", "tests.bench.fake_frameworks") for variant in variants]
 
 
-def test_turns_alternate_and_everyone_does_the_same_work(task, log):
+def test_turns_alternate_and_variants_train_on_the_same_batches(task, log):
     notes: list[str] = []
     done = run_contest(task, fakes("a", "b", "c"), QUICK, notes.append)
     lines = [line.split() for line in log.read_text().splitlines()]
@@ -81,7 +81,7 @@ def test_turns_alternate_and_everyone_does_the_same_work(task, log):
     assert notes[-1] == "tiny: round 4 of 4, 2 x 20 images"
 
 
-def test_what_is_measured(task):
+def test_measured_values(task):
     (measured,) = run_contest(task, fakes("a"), QUICK, lambda _: None).measurements
     assert measured.outcome is VariantStatus.MEASURED
     assert (measured.family, measured.images) == ("fake", 40)
@@ -93,7 +93,7 @@ def test_what_is_measured(task):
     assert measured.metrics == pytest.approx({"accuracy": 0.1, "loss": loss})
 
 
-def test_who_cannot_go_on_is_told_and_the_others_go_on(task):
+def test_failing_variants_are_reported_and_the_others_continue(task):
     names = ("refuses", "dies", "a", "is-killed", "refuses-later")
     notes: list[str] = []
     done = run_contest(task, fakes(*names), QUICK, notes.append)
@@ -113,7 +113,7 @@ def test_who_cannot_go_on_is_told_and_the_others_go_on(task):
     assert len(done.measured[0].seconds) == 4
 
 
-def test_a_worker_that_hangs_is_ended(task, monkeypatch):
+def test_a_hanging_worker_is_killed(task, monkeypatch):
     monkeypatch.setattr(scheduler, "SHORTEST_LIMIT_S", 5.0)
     began = time.monotonic()
     done = run_contest(task, fakes("hangs", "a"), QUICK, lambda _: None)
@@ -161,7 +161,7 @@ def test_no_process_is_left(task, monkeypatch):
     assert all(worker._process.poll() is not None for worker in started)
 
 
-def test_our_engine_takes_part(task, tmp_path):
+def test_our_engine_is_measured(task, tmp_path):
     assert task.loaded.plan is not None
     weights = initial_weights(task.loaded.plan, 0)
     real = BenchTask(task.loaded, task.train, task.test, task.dataset, weights)
@@ -191,7 +191,7 @@ def test_a_worker_starts_with_empty_caches(tmp_path, monkeypatch):
     assert found["PATH"] == os.environ["PATH"]
 
 
-def test_a_worker_that_cannot_even_start_says_why(tmp_path):
+def test_a_worker_that_fails_to_start_reports_the_reason(tmp_path):
     worker = Worker(BenchVariant("a", "fake", "tests.bench.fake_frameworks"), tmp_path)
     try:
         with pytest.raises(LostError, match=r"exited with code 1: .*spec\.yaml"):
@@ -201,7 +201,7 @@ def test_a_worker_that_cannot_even_start_says_why(tmp_path):
 
 
 @pytest.mark.parametrize("loss", ["mse", "mae", "binary_cross_entropy"])
-def test_losses_of_images_are_those_of_training(loss, tmp_path):
+def test_reconstruction_losses_match_training(loss, tmp_path):
     import jax.numpy as jnp
 
     from cnnbench.training.losses import per_image_loss
@@ -222,7 +222,7 @@ def test_losses_of_images_are_those_of_training(loss, tmp_path):
     assert found == {"loss": pytest.approx(expected, rel=1e-5)}
 
 
-def test_weights_come_back_by_layer(tmp_path, task):
+def test_weights_are_read_by_layer(tmp_path, task):
     scheduler.write_task(tmp_path, task)
     read = read_weights(tmp_path / "weights.npz")
     assert {layer: set(values) for layer, values in read.items()} == {"dense1": {"kernel", "bias"}}

@@ -6,7 +6,7 @@ import math
 from benchmarks import algorithms
 
 
-def test_shapes_are_always_the_same_and_not_too_large() -> None:
+def test_shapes_are_reproducible_and_not_too_large() -> None:
     found = list(itertools.islice(algorithms.shapes(3), 50))
     assert found == list(itertools.islice(algorithms.shapes(3), 50))
     assert len(set(found)) > 40

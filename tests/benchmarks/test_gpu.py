@@ -60,14 +60,14 @@ def shared(tmp_path: Path) -> Path:
     return folder
 
 
-def test_generated_images_are_bytes_that_are_never_zero() -> None:
+def test_generated_images_are_never_zero() -> None:
     images, labels = gpu.generated(500)
     assert (images.shape, images.dtype, labels.dtype) == ((500, 28, 28, 1), np.uint8, np.int32)
     assert images.min() > 0
     assert set(labels.tolist()) == set(range(10))
 
 
-def test_experiments_are_read_alike_without_pydantic() -> None:
+def test_experiments_are_read_the_same_without_pydantic() -> None:
     """With the pydantic substitute first on the path of one process."""
     found = []
     for beside in ([], [ROOT / "benchmarks" / "bare"]):
@@ -126,7 +126,7 @@ def test_cuda_graphs_need_a_gpu(network, shared) -> None:
         trainers.answer(request)
 
 
-def test_what_xla_or_cuda_raise_is_an_answer() -> None:
+def test_errors_of_xla_or_cuda_are_answered() -> None:
     class Broken:
         def facts(self) -> Any:
             raise RuntimeError("\nCUDA error: out of memory\nmore")

@@ -21,14 +21,14 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> list[Loaded]:
     return [load_experiment(path) for path in random_specs.write_specs(folder, len(NUMBERS))]
 
 
-def test_every_number_is_a_network_of_moderate_cost(loaded):
+def test_every_number_gives_a_network_of_moderate_cost(loaded):
     for number, each in zip(NUMBERS, loaded, strict=True):
         assert each.experiment.name == f"random-{number:02d}"
         assert 1e6 <= each.plan.multiply_adds <= 3e7
         assert each.plan.num_params > 0
 
 
-def test_a_number_is_always_the_same_network():
+def test_a_number_always_gives_the_same_network():
     assert [random_specs.spec_text(n) for n in range(5)] == [
         random_specs.spec_text(n) for n in range(5)
     ]
@@ -65,7 +65,7 @@ def test_images_fit_the_network(loaded):
         assert train.labels.max() < each.info.num_classes
 
 
-def test_losers_are_named():
+def test_slower_networks_are_named():
     ratios = {
         "a": Ratio(0.99, Interval(0.9, 1.1)),
         "b": Ratio(1.0, Interval(0.9, 1.1)),
@@ -81,7 +81,7 @@ def network(theirs: float) -> Benchmark:
     return Benchmark("a", "A", "random images", 100, 10, 1, None, (ours, torch))
 
 
-def test_the_bar_of_random_networks():
+def test_the_target_of_random_networks():
     won: dict[str, Benchmark | None] = {f"random-{n:02d}": network(1.5) for n in range(8)}
     one_lost = run.random_check(won | {"b": network(0.8), "c": network(1.0)})
     assert (one_lost.measured, one_lost.holds) == (0.9, True)
@@ -92,7 +92,7 @@ def test_the_bar_of_random_networks():
     assert run.random_check(won).note == "slower: none"
 
 
-def test_a_network_that_breaks_us_takes_no_other_with_it(monkeypatch):
+def test_a_failing_network_does_not_stop_the_others(monkeypatch):
     def measure(task, *_):
         if task.loaded.experiment.name == "random-01":
             raise BenchError("random-01: cnnbench itself could not be measured: why")
@@ -106,7 +106,7 @@ def test_a_network_that_breaks_us_takes_no_other_with_it(monkeypatch):
     assert notes == ["random-01: cnnbench itself could not be measured: why"]
 
 
-def test_a_misspelt_section_is_refused(capsys):
+def test_unknown_sections_are_refused(capsys):
     with pytest.raises(SystemExit):
         run.sections(argparse.ArgumentParser(), "start,thoughput")
     assert "--only: unknown section 'thoughput'" in capsys.readouterr().err

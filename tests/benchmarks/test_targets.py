@@ -19,10 +19,12 @@ class TestBars:
             (Bar("memory", 1.5), None, None),
         ],
     )
-    def test_a_bar_holds_or_not(self, bar: Bar, value: float | None, holds: bool | None) -> None:
+    def test_targets_are_met_or_missed(
+        self, bar: Bar, value: float | None, holds: bool | None
+    ) -> None:
         assert Check(bar, value).holds is holds
 
-    def test_the_table_of_bars(self) -> None:
+    def test_the_table_of_targets(self) -> None:
         speed, memory = Bar("speed", 2.0, "x", at_least=True), Bar("memory", 1.5, " GiB")
         checks = [Check(speed, 2.1234), Check(memory, 1.75, "of MNIST"), Check(memory, None)]
         assert checks_rows(checks) == [

@@ -84,7 +84,7 @@ def test_a_sample_is_its_mean() -> None:
     close(run(onnx_model(plan, weights, SCALE, {}), images), want)
 
 
-def test_the_cases_hold_every_other_operation() -> None:
+def test_the_cases_cover_every_other_operation() -> None:
     held = {node.op.op for name in CASES for node in exported(name)[0].nodes}
     assert held == set(OPERATIONS) - {"sample"}
 
@@ -156,7 +156,7 @@ def convolved(plan: Plan, weights: dict[str, Array], x: Array) -> Array:
     return x
 
 
-def test_batch_norm_uses_what_training_left() -> None:
+def test_batch_norm_uses_running_statistics() -> None:
     plan = make_plan({"a": {"op": "batch_norm"}, "b": {"op": "dense", "units": 1}}, (2, 2, 3), (1,))
     rng = np.random.default_rng(1)
     weights = {f"a.{key}": rng.uniform(0.5, 2, 3).astype(np.float32) for key in
@@ -169,7 +169,7 @@ def test_batch_norm_uses_what_training_left() -> None:
     close(run(onnx_model(plan, weights, SCALE, {}), images), want)
 
 
-def test_a_tied_kernel_stands_in_the_file_once() -> None:
+def test_a_tied_kernel_is_stored_once() -> None:
     plan, model = exported("autoencoder")
     names = [constant.name for constant in model.graph.initializer]
     assert [name for name in names if name.endswith("kernel")] == [
@@ -182,7 +182,7 @@ def test_a_tied_kernel_stands_in_the_file_once() -> None:
     assert values == plan.num_params
 
 
-def test_the_file_says_what_it_is() -> None:
+def test_the_file_has_metadata() -> None:
     _, plan = case("standard")
     model = onnx_model(plan, named(plan, weights_of(plan)), 256.0, {"seed": "3", "run_id": "a"})
     onnx.checker.check_model(model, full_check=True)

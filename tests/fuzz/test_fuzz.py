@@ -29,7 +29,7 @@ def test_no_generated_input_is_a_fault():
     assert all(each["taken"] >= 5 for each in told)  # enough inputs get past the syntax
 
 
-def test_a_fault_is_seen():
+def test_a_fault_is_detected():
     def raises(error):
         def call(_data):
             raise error

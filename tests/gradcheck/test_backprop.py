@@ -112,7 +112,7 @@ def test_kernel_gradient_is_a_valid_convolution_with_the_rotated_layer() -> None
     assert np.abs(signal.convolve2d(a, delta, "valid") - posts).max() > 0.1
 
 
-def test_divergence_and_its_gradient_are_pytorchs() -> None:
+def test_divergence_and_its_gradient_match_pytorch() -> None:
     """Equations (18) and (19) against torch.distributions."""
     torch = pytest.importorskip("torch")
     mean, logs, noise = (normal(i, 3, 4) for i in range(3))
@@ -133,7 +133,7 @@ def test_divergence_and_its_gradient_are_pytorchs() -> None:
         np.testing.assert_allclose(got, end.grad, rtol=1e-12)
 
 
-def test_a_shared_bias_takes_the_sum_of_the_errors() -> None:
+def test_gradient_of_a_shared_bias_is_the_sum_of_the_errors() -> None:
     """Equation (12); the gradient of the post's per-position b[x, y] would be delta[x, y]."""
     plan = make_plan({"c": {"op": "conv", "filters": 2, "kernel": 3}}, (5, 5, 1), (3, 3, 2))
     network, x = some_network(plan, 0)
@@ -350,7 +350,7 @@ def test_rule_is_the_vector_jacobian_product(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
-def test_sigma_and_its_derivative_are_jaxs(name: Any) -> None:
+def test_sigma_and_its_derivative_match_jax(name: Any) -> None:
     """Equation (3), also at 0, where some have no derivative."""
     z = np.concatenate([[0.0, -30, 30], normal(0, 50)])
     with jax.enable_x64(True):
@@ -361,7 +361,7 @@ def test_sigma_and_its_derivative_are_jaxs(name: Any) -> None:
     assert sigma_prime(name, z.astype(np.float32)).dtype == np.float32
 
 
-def test_kinked_activations_are_those_that_bend_at_zero() -> None:
+def test_kinked_activations_have_a_kink_at_zero() -> None:
     h, bent = 1e-4, set()
     for name in ACTIVATION_NAMES:
         s = sigma_prime(name, h * np.array([-2.0, -1, 1, 2]))  # type: ignore[arg-type]
@@ -372,7 +372,7 @@ def test_kinked_activations_are_those_that_bend_at_zero() -> None:
 
 
 @pytest.mark.parametrize("loss", [loss for losses in LOSSES.values() for loss in losses])
-def test_cost_and_its_gradient_are_jaxs(loss: Any) -> None:
+def test_cost_and_its_gradient_match_jax(loss: Any) -> None:
     """Step 3: nabla_a C against the training losses."""
     outputs, targets = normal(0, 4, 5), special.expit(normal(1, 4, 5))
     if loss == "cross_entropy":
@@ -395,7 +395,7 @@ def test_cost_and_its_gradient_are_jaxs(loss: Any) -> None:
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
 @pytest.mark.parametrize("pad", [0, 1])
-def test_conv_and_its_adjoint_are_pytorchs(stride: tuple[int, int], pad: int) -> None:
+def test_conv_and_its_adjoint_match_pytorch(stride: tuple[int, int], pad: int) -> None:
     torch = pytest.importorskip("torch")
     layers: Layers = {
         "c": {"op": "conv", "filters": 3, "kernel": [3, 2], "stride": list(stride), "padding": pad},
@@ -422,7 +422,7 @@ def test_conv_and_its_adjoint_are_pytorchs(stride: tuple[int, int], pad: int) ->
 
 
 @pytest.mark.parametrize("kind", ["max_pool", "avg_pool", "batch_norm"])
-def test_pools_and_batch_norm_are_pytorchs(kind: str) -> None:
+def test_pools_and_batch_norm_match_pytorch(kind: str) -> None:
     torch = pytest.importorskip("torch")
     layer = {"op": kind} if kind == "batch_norm" else {"op": kind, "size": 3, "stride": 2}
     shape = (7, 6, 2) if kind == "batch_norm" else (3, 2, 2)
@@ -448,7 +448,7 @@ def test_pools_and_batch_norm_are_pytorchs(kind: str) -> None:
         np.testing.assert_allclose(value, own[key].grad, rtol=1e-9, atol=1e-10)
 
 
-def test_of_equal_values_the_first_takes_the_error() -> None:
+def test_ties_send_the_error_to_the_first_value() -> None:
     """Equation (13), as in XLA and PyTorch."""
     plan = make_plan({"op": {"op": "max_pool", "size": 2}}, (2, 2, 1), (1, 1, 1))
     rule = rule_of(plan, plan.nodes[0], {}, {})
@@ -457,7 +457,7 @@ def test_of_equal_values_the_first_takes_the_error() -> None:
     assert back[0, :, :, 0].tolist() == [[0, 5], [0, 0]]
 
 
-def test_of_equal_values_of_a_channel_the_first_takes_the_error() -> None:
+def test_ties_in_a_channel_send_the_error_to_the_first_value() -> None:
     """Equation (13), with one window."""
     plan = make_plan({"op": {"op": "global_max_pool"}}, (2, 3, 2), (2,))
     image = np.array([[[1.0, 0], [2, 0], [0, 0]], [[2, 0], [2, 0], [0, 0]]])[None]
@@ -485,7 +485,7 @@ def test_gradient_of_a_tied_kernel_is_the_sum_of_its_uses() -> None:
     np.testing.assert_allclose(one.weights["c"]["kernel"], total, rtol=1e-12)
 
 
-def test_errors_of_an_mlp_are_sums_on_fingers() -> None:
+def test_errors_of_an_mlp_are_explicit_sums() -> None:
     """Equations (M1) and (M2), unit by unit, over all images."""
     layers: Layers = {
         "one": {"op": "dense", "units": 3, "activation": "tanh"},
@@ -503,7 +503,7 @@ def test_errors_of_an_mlp_are_sums_on_fingers() -> None:
             assert found.weights["two"]["kernel"][j, k] == pytest.approx(gradient, rel=1e-12)
 
 
-def test_output_error_is_the_gradient_of_the_cost_by_z() -> None:
+def test_output_error_is_the_gradient_of_the_cost_with_respect_to_z() -> None:
     """Equation (S3), for a last layer with an activation, against JAX's derivative of both."""
     last: Layers = {"d": {"op": "dense", "units": 4, "activation": "tanh"}}
     network, x = some_network(make_plan(last, (1, 3, 1), (4,)), 0)
@@ -515,7 +515,7 @@ def test_output_error_is_the_gradient_of_the_cost_by_z() -> None:
     np.testing.assert_allclose(output_error(network, forward), want, rtol=1e-10)
 
 
-def test_output_error_of_softmax_is_probability_less_truth() -> None:
+def test_output_error_of_softmax_is_probability_minus_label() -> None:
     """Step 3: an elementwise sigma'(z) would be wrong for softmax."""
     logits, labels = normal(0, 3, 4), np.array([1, 3, 0])
     shares = special.softmax(logits, axis=1) - np.eye(4)[labels]
@@ -525,7 +525,7 @@ def test_output_error_of_softmax_is_probability_less_truth() -> None:
     assert math.isclose(float(shares.sum()), 0, abs_tol=1e-12)
 
 
-def test_worked_example_says_what_scipy_computes() -> None:
+def test_worked_example_matches_scipy() -> None:
     """The numbers printed by --show, computed with another library."""
     w = worked_example
     z2 = signal.correlate2d(w.A1, w.W2, "valid") + w.B2

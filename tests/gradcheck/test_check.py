@@ -190,7 +190,7 @@ def test_a_wrong_backward_pass_is_found(
             assert layer.to_differences > 1e-3
 
 
-def test_a_use_of_a_tied_kernel_that_is_forgotten_is_found(
+def test_a_missing_use_of_a_tied_kernel_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forgotten(rule: Rule) -> Rule:
@@ -240,7 +240,7 @@ CANCELLING = """\
 """
 
 
-def test_float32_that_is_short_of_digits_is_not_called_wrong(
+def test_insufficient_float32_precision_is_not_called_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -262,7 +262,7 @@ def test_float32_that_is_short_of_digits_is_not_called_wrong(
     assert only["layers"][0]["verdict"] == "imprecise"
 
 
-def test_float64_that_is_short_of_digits_is_not_called_wrong(tmp_path: Path) -> None:
+def test_insufficient_float64_precision_is_not_called_wrong(tmp_path: Path) -> None:
     """Errors of 4e-9 relative to a layer's scale, where float32 is wrong in every digit."""
     path = str(spec(tmp_path, CANCELLING))
     done = invoke(path, "seeds=[4]", "--float64")
@@ -272,7 +272,7 @@ def test_float64_that_is_short_of_digits_is_not_called_wrong(tmp_path: Path) -> 
     )
 
 
-def test_a_small_mistake_is_found_where_float64_is_short_of_digits(
+def test_a_small_bug_is_found_despite_insufficient_float64_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A millionth of the smallest derivative that does not count as zero."""
@@ -284,7 +284,7 @@ def test_a_small_mistake_is_found_where_float64_is_short_of_digits(
 
 
 @pytest.mark.parametrize("size", [1e-1, 1e-3])
-def test_a_mistake_is_found_where_float32_is_short_of_digits(
+def test_a_bug_is_found_despite_insufficient_float32_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
 ) -> None:
     """Even one smaller than the errors of float32."""
@@ -298,7 +298,7 @@ def test_a_mistake_is_found_where_float32_is_short_of_digits(
 
 
 @pytest.mark.parametrize("size", [1e-1, 1e-3])
-def test_a_mistake_in_float32_alone_is_no_rounding(
+def test_a_bug_in_float32_only_is_not_rounding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: float
 ) -> None:
     real = correlation.kernel_gradient
@@ -348,7 +348,7 @@ VARIATIONAL = """\
         ),
     ],
 )
-def test_a_loss_that_is_not_finite_is_refused(
+def test_a_non_finite_loss_is_refused(
     tmp_path: Path, layers: str, scale: float, first: str, options: tuple[str, ...]
 ) -> None:
     path = str(spec(tmp_path, layers, "reconstruct"))
@@ -361,7 +361,7 @@ def test_a_loss_that_is_not_finite_is_refused(
     )
 
 
-def test_a_loss_that_only_a_mistake_makes_infinite_is_wrong(
+def test_a_loss_that_only_a_bug_makes_infinite_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def infinite(rule: Rule) -> Rule:
@@ -372,7 +372,7 @@ def test_a_loss_that_only_a_mistake_makes_infinite_is_wrong(
     assert [layer.verdict for layer in found.layers] == [Agreement.WRONG]
 
 
-def test_float32_that_is_short_of_range_is_imprecise(tmp_path: Path) -> None:
+def test_insufficient_float32_range_is_imprecise(tmp_path: Path) -> None:
     path = str(spec(tmp_path, VARIATIONAL, "reconstruct"))
     done = invoke(path, "dataset.pixel_scale=0.2")
     assert (done.exit_code, done.stderr) == (0, "")
@@ -384,7 +384,7 @@ def test_float32_that_is_short_of_range_is_imprecise(tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout.strip().splitlines()[-1]) == (0, "All gradients agree.")
 
 
-def test_a_mistake_is_found_where_float32_overflows(
+def test_a_bug_is_found_where_float32_overflows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def doubled(rule: Rule) -> Rule:
@@ -416,7 +416,7 @@ def squares(plan: Plan, weights: Any, targets: Array) -> ReferenceNetwork:
     return ReferenceNetwork(plan, weights, {}, Objective("mse", targets))
 
 
-def test_steps_are_shortened_until_they_cross_no_kink() -> None:
+def test_steps_are_reduced_until_they_cross_no_kink() -> None:
     x = np.array([1.0, -3e-4, 5e-6, 0.0]).reshape(1, 2, 2, 1)
     around = landscape({"relu": {"op": "activation", "activation": "relu"}}, (2, 2, 1), x)
     found = around.slopes("relu", "delta", np.ones((1, 2, 2, 1)), 0.5)
@@ -438,7 +438,7 @@ def test_a_tie_of_a_max_pool_is_a_kink() -> None:
     np.testing.assert_allclose(found.values, [0, 0], atol=1e-9)
 
 
-def test_a_curve_that_is_too_steep_for_a_step_is_skipped_or_stepped_finer() -> None:
+def test_high_curvature_is_skipped_or_uses_smaller_steps() -> None:
     plan = make_plan({"norm": {"op": "batch_norm", "epsilon": 1e-9}}, (1, 2, 1), (1, 2, 1))
     weights = {"norm": {"scale": np.ones(1), "bias": np.zeros(1)}}
     x = np.array([0.0, 1e-3]).reshape(1, 1, 2, 1)
@@ -452,7 +452,7 @@ def test_a_curve_that_is_too_steep_for_a_step_is_skipped_or_stepped_finer() -> N
 @pytest.mark.parametrize(
     ("counts", "found", "taken"), [([3, 1, 0], 0, 3), ([3, 2, 1, 2, 3, 4, 5, 6], 1, 8)]
 )
-def test_images_are_drawn_anew_where_rounding_decides_a_side(
+def test_images_are_redrawn_if_rounding_crosses_a_kink(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     counts: list[int],
@@ -477,7 +477,7 @@ def test_images_are_drawn_anew_where_rounding_decides_a_side(
     assert len({x.tobytes() for x, _ in drawn}) == taken
 
 
-def test_small_arrays_are_taken_whole_and_others_sampled() -> None:
+def test_small_arrays_are_checked_fully_and_others_sampled() -> None:
     assert chosen(np.zeros(MOST)).tolist() == list(range(MOST))
     large = np.zeros((50, 40))
     large[7, 7] = 1
@@ -487,7 +487,7 @@ def test_small_arrays_are_taken_whole_and_others_sampled() -> None:
     assert entries.tolist() == chosen(large).tolist()
 
 
-def test_nothing_hides_a_nan() -> None:
+def test_nan_is_never_hidden() -> None:
     node = make_plan({"c": {"op": "flatten"}}, (2, 1, 1), (2,)).nodes[0]
     none = Slopes(np.zeros(0, int), np.zeros(0), 2)
     for bad, right in ((np.nan, False), (1.0, True)):
@@ -529,7 +529,7 @@ def test_the_network_by_hand_is_the_one_that_trains(tmp_path: Path) -> None:
 # The command line.
 
 
-def test_a_layer_is_shown_closely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_close_view_of_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     done = invoke(str(spec(tmp_path, TIED, "reconstruct")), "--layer", "conv", "--float64")
     assert done.exit_code == 0
@@ -551,7 +551,7 @@ def told(found: GradCheck) -> str:
     return " ".join(captured.get().split())
 
 
-def test_what_is_doubtful_or_left_out_is_told(tmp_path: Path) -> None:
+def test_doubtful_and_skipped_entries_are_reported(tmp_path: Path) -> None:
     found = check(spec(tmp_path, TIED, "reconstruct"))
     plain = told(found)
     assert "Kinks" not in plain
@@ -574,7 +574,7 @@ def test_what_is_doubtful_or_left_out_is_told(tmp_path: Path) -> None:
     )
 
 
-def test_a_layer_is_looked_for_in_all_files_before_any_is_computed(tmp_path: Path) -> None:
+def test_the_layer_is_looked_up_in_all_files_before_any_computation(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     paths = [str(spec(tmp_path, TIED, "reconstruct")), str(spec(other, LAYERS))]
@@ -599,7 +599,7 @@ def test_json_has_every_array(tmp_path: Path) -> None:
     assert documented("json.md", "`gradcheck`") == keys - {"layers[].shares"}
 
 
-def test_one_convolution_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worked_example_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     done = invoke("--show")
     assert done.exit_code == 0
     assert done.stdout == approved("gradcheck_show.txt", done.stdout)
@@ -628,7 +628,7 @@ def test_one_convolution_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_what_cannot_be_checked(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
+def test_rejected_command_lines(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     path = str(spec(tmp_path, TIED, "reconstruct"))
     done = invoke(*(path if word == "SPEC" else word for word in words))
     assert (done.exit_code, done.stderr) == (2, f"{message}\n")
@@ -679,7 +679,7 @@ def test_every_loose_index_names_tests_that_exist() -> None:
             assert hasattr(importlib.import_module("tests.gradcheck.test_backprop"), name), name
 
 
-def test_figures_are_what_the_script_draws() -> None:
+def test_figures_match_the_script() -> None:
     script = PAGE.parents[1] / "make_gradient_figures.py"
     found = importlib.util.spec_from_file_location("make_gradient_figures", script)
     assert found is not None

@@ -340,7 +340,7 @@ def scan(one: Drawn, picks: random.Random, number: int) -> Iterator[tuple[Any, .
 
 @examples(3)
 @given(one=drawn(), pick=st.integers(0, 2**32))
-def test_random_networks_get_true_verdicts(one: Drawn, pick: int) -> None:
+def test_verdicts_on_random_networks_are_right(one: Drawn, pick: int) -> None:
     """In both precisions; bugs in one layer's rule are found wherever rounding is smaller."""
     assert list(scan(one, random.Random(pick), 3)) == []
 
@@ -413,7 +413,7 @@ def test_bad_conditioning_is_imprecise_and_float64_is_suggested(case: str) -> No
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-def test_a_mistake_in_an_array_far_smaller_than_the_layers_largest_is_found(dtype: Dtype) -> None:
+def test_a_bug_in_an_array_far_smaller_than_the_layers_largest_is_found(dtype: Dtype) -> None:
     """The kernel's gradient is 1e-12 of the bias's, and has the wrong sign."""
     layers = {"small": {"op": "conv", "filters": 2, "kernel": 1}, **CLASSIFIER}
     loaded = loaded_graph((layers, IMAGE, (CLASSES,)))
@@ -432,7 +432,7 @@ def test_a_mistake_in_an_array_far_smaller_than_the_layers_largest_is_found(dtyp
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)
-def test_a_cost_of_zero_is_divided_by_nothing(dtype: Dtype) -> None:
+def test_a_cost_of_zero_does_not_divide_by_zero(dtype: Dtype) -> None:
     """Softmax is certain of the right class, so the cost and all derivatives are zero."""
     layers: Layers = {"out": {"op": "dense", "units": CLASSES}}
     loaded = loaded_graph((layers, IMAGE, (CLASSES,)))
@@ -454,7 +454,7 @@ def test_a_cost_of_zero_is_divided_by_nothing(dtype: Dtype) -> None:
     assert [layer.verdict for layer in found.layers] == [Agreement.OK]
 
 
-def test_leaky_relus_side_is_its_slopes() -> None:
+def test_leaky_relus_side_matches_its_slope() -> None:
     """A subnormal z that XLA flushes to 0 is on the other side, although neither is above 0."""
     layers = {"leaky": {"op": "activation", "activation": "leaky_relu"}}
     plan = make_plan(layers, (1, 1, 1), (1, 1, 1))

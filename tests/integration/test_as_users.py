@@ -13,7 +13,7 @@ FILES = ("tests/integration/test_parity.py", "tests/training/test_trainer.py")
 
 
 @pytest.mark.slow
-def test_networks_and_runs_are_numpys_and_pytorchs_with_all_optimisations() -> None:
+def test_networks_and_runs_match_numpy_and_pytorch_with_full_optimization() -> None:
     chosen = "float32 or in_numpy or every_image or same_bits"
     command = [sys.executable, "-m", "pytest", "-q", *FILES, "-k", chosen]
     environment = without("XLA_FLAGS") | {AS_USERS: "1"}

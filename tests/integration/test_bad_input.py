@@ -99,7 +99,7 @@ def test_runs_of_odd_names(tmp_path, monkeypatch, name):
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_run_id_in_a_file_leads_nowhere(tmp_path):
+def test_a_run_id_in_a_file_is_not_followed(tmp_path):
     run = with_record(make_run(), run_id="../../../outside", name="../..")
     path = tmp_path / "results" / "standard" / "20251123T063012Z-a1b2"
     save(make_run(), tmp_path / "results")
@@ -137,7 +137,7 @@ def test_names_too_long_for_a_file(words, code):
 
 
 @pytest.mark.parametrize("seeds", ["0", "-1", "[0, 1]", "three", "", "1;2"])
-def test_seeds_on_a_command_line_are_said_in_its_own_words(seeds):
+def test_errors_on_seeds_name_the_option(seeds):
     done = invoke("run", "tiny.yaml", "--dry-run", f"--seeds={seeds}")
     assert (done.exit_code, done.stderr) == (
         2,
@@ -161,7 +161,7 @@ def odd(run: RunResult) -> RunResult:
     return with_record(run, title=NASTY, name="odd")
 
 
-def test_no_control_code_of_a_title_or_a_path_reaches_the_terminal(tmp_path):
+def test_control_codes_in_titles_and_paths_never_reach_the_terminal(tmp_path):
     results = tmp_path / "res\x1b[31mults"
     save(odd(make_run(seeds=(0, 1))), results)
     save(make_run("other", "Other", seeds=(0, 1), run_id="20251124T063012Z-a1b2"), results)
@@ -184,7 +184,7 @@ def test_no_control_code_of_a_title_or_a_path_reaches_the_terminal(tmp_path):
         assert "\x1b" not in done.stderr
 
 
-def test_markup_in_a_title_is_shown_as_it_is():
+def test_markup_in_a_title_is_printed_literally():
     loaded = load_experiment(STANDARD, ["title='[/red] [bold]x'"])
     out = io.StringIO()
     screen = Console(file=out, force_terminal=True, width=100, color_system=None)
@@ -196,7 +196,7 @@ def test_markup_in_a_title_is_shown_as_it_is():
     assert "[/red] [bold]x: compiling" in out.getvalue()
 
 
-def test_markdown_of_a_title_is_words(tmp_path):
+def test_markdown_in_a_title_is_escaped(tmp_path):
     save(odd(make_run()), tmp_path / "results")
     text = invoke("compare", "--format", "md").stdout
     first = text.splitlines()[2]
@@ -218,7 +218,7 @@ def shell(command: str, **options):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_a_working_directory_that_is_gone(tmp_path):
+def test_a_deleted_working_directory(tmp_path):
     here = f"mkdir gone; cd gone; rmdir ../gone; export PYTHONPATH={ROOT}; $PY -m cnnbench"
     said = "the working directory was deleted; change to another one\n"
     assert shell(f"{here} new standard idea.yaml") == (1, "", said)
@@ -227,7 +227,7 @@ def test_a_working_directory_that_is_gone(tmp_path):
     assert (code, '"accuracy"' in out, err) == (0, True, "")
 
 
-def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path):
+def test_a_closed_pipe_ends_a_command_quietly(tmp_path):
     for number in range(40):
         save(make_run(run_id=f"20251123T0630{number:02}Z-a1b2"), tmp_path / "results")
     command = (
@@ -237,7 +237,7 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(tmp_path):
     assert shell(command) == (0, "1\n1\n{", "")
 
 
-def test_a_run_whose_progress_nobody_reads_any_more_can_go_on(tmp_path):
+def test_a_run_continues_after_its_progress_pipe_is_closed(tmp_path):
     command = "$PY -m cnnbench run tiny.yaml --epochs 3 2>&1 >out | head -1; echo ${PIPESTATUS[0]}"
     shown = shell(command)[1].splitlines()
     (run,) = (tmp_path / "results" / "tiny").iterdir()
@@ -248,7 +248,7 @@ def test_a_run_whose_progress_nobody_reads_any_more_can_go_on(tmp_path):
     assert (done.exit_code, read_run(run).record.status) == (0, "finished")
 
 
-def test_closed_streams_are_no_fault(tmp_path):
+def test_closed_standard_streams_are_tolerated(tmp_path):
     save(make_run(), tmp_path / "results")
     assert shell("$PY -m cnnbench list >&-") == (0, "", "")
     code, out, err = shell("$PY -m cnnbench list 2>&- <&-")
@@ -262,7 +262,7 @@ def test_closed_streams_are_no_fault(tmp_path):
 # Errors before training
 
 
-def test_a_dataset_that_cannot_be_had_is_told_before_another_run_trains(tmp_path):
+def test_a_missing_dataset_is_reported_before_any_run_trains(tmp_path):
     missing = TINY.replace("name: tiny", "name: missing").replace("name: mnist_5k", "name: kmnist")
     (tmp_path / "missing.yaml").write_text(missing)
     data = tmp_path / "data"
@@ -279,7 +279,7 @@ def test_a_dataset_that_cannot_be_had_is_told_before_another_run_trains(tmp_path
     "error",
     [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7")],
 )
-def test_too_little_memory_is_one_line(monkeypatch, tmp_path, error):
+def test_out_of_memory_is_one_line(monkeypatch, tmp_path, error):
     def fail(_):
         raise error
 
@@ -313,7 +313,7 @@ main()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the memory used is unknown")
-def test_memory_that_really_runs_out_is_one_line(tmp_path):
+def test_real_memory_exhaustion_is_one_line(tmp_path):
     """Outputs of 24x24x256 values need 9 GiB, and 2 are available."""
     words = ["run", str(STANDARD), "model.conv1.filters=256", "train.batch_size=4000"]
     words += ["--dataset", "mnist_5k", "--engine", "plain", "--quiet"]
@@ -343,7 +343,7 @@ finally:  # coverage writes files too
 """
 
 
-def test_a_checkpoint_for_which_there_is_no_room_is_one_line(tmp_path):
+def test_a_checkpoint_too_large_for_the_disk_is_one_line(tmp_path):
     (tmp_path / "tiny.yaml").write_text(
         "name: tiny\ntask: classify\n"
         "dataset: {name: mnist_5k, train_examples: 60, splits: {validation: 20, test: 20}}\n"
@@ -363,7 +363,7 @@ def test_a_checkpoint_for_which_there_is_no_room_is_one_line(tmp_path):
     assert '"status": "failed"' in (run / "run.json").read_text()
 
 
-def test_too_little_memory_elsewhere_is_one_line(monkeypatch):
+def test_out_of_memory_outside_training_is_one_line(monkeypatch):
     def fail(*_args, **_options):
         raise MemoryError
 
@@ -382,7 +382,7 @@ def test_no_temporary_folder_is_left_behind(tmp_path, monkeypatch):
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_a_file_that_an_option_names_is_whole_or_as_it_was(tmp_path, monkeypatch):
+def test_output_files_are_written_atomically(tmp_path, monkeypatch):
     file, link = tmp_path / "report.html", tmp_path / "link.html"
     file.write_bytes(b"old")
     link.symlink_to(file)

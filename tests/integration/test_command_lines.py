@@ -56,7 +56,7 @@ def choices(command: Any, name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_every_option_and_choice_is_tried(path: tuple[str, ...]) -> None:
+def test_every_option_and_choice_is_tested(path: tuple[str, ...]) -> None:
     """A new option needs a line in tests/integration/command_lines.py with its result."""
     lines = [line.words[len(path) :] for line in LINES if line.words[: len(path)] == [*path]]
     assert lines, f"no line of LINES calls cnnbench {' '.join(path)}"
@@ -77,7 +77,7 @@ def test_choices_are_known() -> None:
     assert choices(COMMANDS["run",], "seeds") == set()
 
 
-def test_options_of_the_program_are_tried() -> None:
+def test_global_options_are_tested() -> None:
     assert Line("--version", says="cnnbench ") in LINES
     options = [option.opts for option in typer.main.get_command(app).params]
     # tests/cli/test_completion.py asks for the last two, which look at the shell.
@@ -93,7 +93,7 @@ def test_every_command_has_help_in_ascii(
     assert f"cnnbench {' '.join(path)}" in out
 
 
-def test_a_line_that_ends_otherwise_is_a_issue() -> None:
+def test_an_unexpected_result_is_an_issue() -> None:
     lines = [Line("list"), Line("check", 1, "damaged"), Line("show", says="layer")]
     printed = {"list": (0, "one\ntwo"), "check": (1, "dam\naged"), "show": (0, "a layer")}
     found = list(issues(lines, lambda words: printed[words[0]]))
@@ -133,7 +133,7 @@ def declared(requirements: list[str]) -> set[str]:
     return {re.split(r"[<>=\[ ;]", text)[0].lower().replace("_", "-") for text in requirements}
 
 
-def test_what_is_imported_is_declared() -> None:
+def test_imported_packages_are_declared() -> None:
     """They must not only be transitive dependencies, which may change."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     base, extras = declared(project["dependencies"]), project["optional-dependencies"]
@@ -146,7 +146,7 @@ def test_what_is_imported_is_declared() -> None:
             assert names & base, f"{module} imports {top}, which pyproject.toml does not declare"
 
 
-def test_what_jax_imports_to_export_is_declared() -> None:
+def test_packages_imported_by_jax_export_are_declared() -> None:
     """`jax.export` serializes with flatbuffers, which jax does not declare."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert "flatbuffers" in declared(project["dependencies"])

@@ -72,7 +72,7 @@ def engine(run: Path) -> dict[str, Any]:
     return found
 
 
-def test_two_runs_at_once_come_to_the_same_numbers(
+def test_two_concurrent_runs_give_the_same_numbers(
     server: Server, task: dict[str, Any], tmp_path: Path
 ) -> None:
     """They fill a cache and a results folder together; a third run finds everything cached."""
@@ -91,7 +91,7 @@ def test_two_runs_at_once_come_to_the_same_numbers(
     assert record["dataset"]["source"] == f"IDX files in {tmp_path / 'sets'}"
 
 
-def test_a_dataset_is_downloaded_by_two_processes_at_once(
+def test_concurrent_downloads_of_a_dataset(
     server: Server, task: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served = tmp_path / "sets"
@@ -148,7 +148,7 @@ def test_a_run_is_locked_before_others_can_see_it(
 # Compiled programs.
 
 
-def test_a_damaged_program_is_told_once_and_made_again(
+def test_a_damaged_program_is_reported_once_and_recompiled(
     server: Server, task: dict[str, Any], tmp_path: Path
 ) -> None:
     ended_well(server.together([task]))
@@ -167,7 +167,7 @@ def test_a_damaged_program_is_told_once_and_made_again(
         assert _is_whole(path)
 
 
-def test_a_cache_that_cannot_be_written_is_told(
+def test_an_unwritable_cache_is_reported(
     server: Server, task: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")

@@ -197,7 +197,7 @@ SLOW = {"caffe_lenet", "denoising", "keras_convnet", "pytorch_mnist", "vae"}
         for name in (*SHIPPED, *EXAMPLES)
     ],
 )
-def test_first_gradients_are_those_of_float64(name: str) -> None:
+def test_first_gradients_match_float64(name: str) -> None:
     """Relative error (2-norm) of the gradient of every parameter."""
     case, want = case_of(name), {False: wide(name, False)}
     if name == "standard" or name in EXAMPLES:  # the background is constant but not zero

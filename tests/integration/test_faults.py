@@ -182,7 +182,7 @@ def test_killed_at_every_call_of_the_file_layer(server, reference, tmp_path):
         assert numbers(only_run(folder)) == reference.numbers, reference.calls[place - 1]
 
 
-def test_every_call_of_the_file_layer_may_be_refused(server, reference, tmp_path):
+def test_every_call_of_the_file_layer_may_fail(server, reference, tmp_path):
     codes = itertools.cycle([errno.ENOSPC, errno.EIO, errno.EROFS])
     for place, code in zip(boundaries(reference.calls), codes, strict=False):
         call = reference.calls[place - 1]
@@ -199,7 +199,7 @@ def test_every_call_of_the_file_layer_may_be_refused(server, reference, tmp_path
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_marks_the_run_and_says_how_to_go_on(server, reference, tmp_path, number, code):
+def test_a_signal_marks_the_run_and_prints_how_to_resume(server, reference, tmp_path, number, code):
     place = last_epoch(reference.calls)
     done = server(begin(tmp_path), *RUN, signals=[[place, number]])
     run = only_run(tmp_path)
@@ -236,7 +236,7 @@ def stopped(server, reference, tmp_path):
     return only_run(tmp_path)
 
 
-def test_a_torn_last_line_is_told_and_cut(server, stopped, reference, tmp_path):
+def test_a_truncated_last_line_is_reported_and_removed(server, stopped, reference, tmp_path):
     (warning,) = read_run(stopped).warnings
     assert warning.endswith(
         "ignored the last line, which is incomplete; the run was killed, or is writing it now."
@@ -249,7 +249,7 @@ def test_a_torn_last_line_is_told_and_cut(server, stopped, reference, tmp_path):
     assert numbers(stopped) == reference.numbers
 
 
-def test_a_killed_run_is_listed_so(server, stopped, tmp_path):
+def test_a_killed_run_is_listed_as_killed(server, stopped, tmp_path):
     (entry,) = list_runs(tmp_path / "results").entries
     assert entry.record.status == "running"
     assert entry.status == "killed"
@@ -259,7 +259,7 @@ def test_a_killed_run_is_listed_so(server, stopped, tmp_path):
     assert entry.status == "killed"
 
 
-def test_two_processes_never_train_one_run(server, stopped, tmp_path):
+def test_two_processes_never_train_the_same_run(server, stopped, tmp_path):
     with hold(stopped):
         done = server(tmp_path, "run", "--resume", str(stopped), "--quiet")
     assert done["code"] == 1
@@ -268,7 +268,7 @@ def test_two_processes_never_train_one_run(server, stopped, tmp_path):
     )
 
 
-def test_a_damaged_checkpoint_is_told_and_not_used(server, stopped, reference, tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_not_used(server, stopped, reference, tmp_path):
     (file,) = (stopped / "checkpoints" / "seed-1").iterdir()
     file.write_bytes(file.read_bytes() + b"0")
     done = server(tmp_path, "run", "--resume", str(stopped), "--quiet")
@@ -289,7 +289,7 @@ def test_another_experiment_is_refused(server, stopped, tmp_path):
 
 
 @pytest.mark.parametrize("every", [0, 2])
-def test_fewer_checkpoints_only_cost_time(server, reference, tmp_path, every):
+def test_fewer_checkpoints_give_the_same_result(server, reference, tmp_path, every):
     spec = TINY + f"checkpoint: {{every: {every}, keep: 2}}\n"
     done = server(begin(tmp_path, spec), *RUN, kill=last_epoch(reference.calls) - 14)
     assert done["code"] == -signal.SIGKILL
@@ -297,7 +297,7 @@ def test_fewer_checkpoints_only_cost_time(server, reference, tmp_path, every):
     assert numbers(only_run(tmp_path)) == reference.numbers
 
 
-def test_what_is_done_is_not_trained_again(server, tmp_path):
+def test_finished_runs_are_not_trained_again(server, tmp_path):
     assert server(begin(tmp_path), *RUN)["code"] == 0
     run = only_run(tmp_path)
     before = (run / "run.json").read_bytes()
@@ -322,7 +322,7 @@ def test_a_finished_run_keeps_its_last_checkpoints(server, tmp_path):
     assert check_run(only_run(tmp_path)) == []
 
 
-def test_a_schedule_over_all_epochs_keeps_no_checkpoints(server, tmp_path):
+def test_a_schedule_over_all_epochs_deletes_its_checkpoints(server, tmp_path):
     assert server(begin(tmp_path), *RUN, "train.schedule=cosine")["code"] == 0
     assert not (only_run(tmp_path) / "checkpoints").exists()
     assert check_run(only_run(tmp_path)) == []
@@ -361,7 +361,7 @@ def extend(server: Server, run: Path, **how: Any) -> dict[str, Any]:
     return done
 
 
-def test_an_extended_run_is_one_with_more_epochs(server, shorter, longer, tmp_path):
+def test_an_extended_run_equals_a_run_with_more_epochs(server, shorter, longer, tmp_path):
     run = copied(shorter, tmp_path)
     old = read_run(run)
     done = extend(server, run)
@@ -415,7 +415,7 @@ def test_an_extension_is_killed_at_calls_of_the_file_layer(server, shorter, long
         assert check_run(run) == []
 
 
-def test_a_run_that_was_stopped_gets_more_epochs(server, stopped, longer, tmp_path):
+def test_an_interrupted_run_is_extended(server, stopped, longer, tmp_path):
     done = extend(server, stopped)
     assert done["code"] == 0
     assert numbers(stopped) == longer
@@ -452,7 +452,7 @@ ANEW = "train from scratch with: cnnbench run tiny.yaml --engine direct --quiet"
         ([], "0", "command line: train.epochs: 0 is too small; use 1 or more.\n"),
     ],
 )
-def test_what_cannot_be_extended_stays_as_it_is(server, tmp_path, words, epochs, message):
+def test_a_run_that_cannot_be_extended_is_unchanged(server, tmp_path, words, epochs, message):
     assert server(begin(tmp_path), *RUN, *words)["code"] == 0
     run = only_run(tmp_path)
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
@@ -475,7 +475,7 @@ class Net(nnx.Module):
 """
 
 
-def test_a_python_model_goes_on_from_its_own_copy(server, tmp_path):
+def test_a_python_model_is_resumed_from_its_copy(server, tmp_path):
     head, tail = TINY.split("model:\n", maxsplit=1)[0], TINY[TINY.index("train:") :]
     spec = f"{head}model: {{python: 'my_net:Net'}}\n{tail}"
     for folder in ("compiled", "whole", "stopped"):
@@ -493,7 +493,7 @@ def test_a_python_model_goes_on_from_its_own_copy(server, tmp_path):
     assert numbers(run) == numbers(only_run(tmp_path / "whole"))
 
 
-def test_python_from_the_working_directory_needs_a_word(server, tmp_path):
+def test_python_models_in_the_working_directory_need_permission(server, tmp_path):
     head, tail = TINY.split("model:\n", maxsplit=1)[0], TINY[TINY.index("train:") :]
     (tmp_path / "specs").mkdir()
     begin(tmp_path / "specs", f"{head}model: {{python: 'my_net:Net'}}\n{tail}")
@@ -509,7 +509,7 @@ def test_python_from_the_working_directory_needs_a_word(server, tmp_path):
     assert done["code"] == 0, done["stderr"]
 
 
-def test_what_cannot_fit_is_refused_before_it_is_compiled(server, tmp_path):
+def test_a_network_that_cannot_fit_is_refused_before_compilation(server, tmp_path):
     large = "conv1: {op: conv, filters: 4000, kernel: 5,"
     folder = begin(tmp_path, TINY.replace("hidden: {op: dense, units: 8,", large))
     words = ["run", "tiny.yaml", "--quiet", "--engine", "plain", "train.batch_size=300"]

@@ -70,7 +70,7 @@ def test_both_convolutions_give_the_same_outputs_and_gradients(
     np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * np.abs(other).max())
 
 
-def test_the_network_is_that_of_pytorch(images: Any, shifted_step: Any) -> None:
+def test_the_network_matches_pytorch(images: Any, shifted_step: Any) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra peers)")
     from benchmarks import depthwise
 
@@ -84,7 +84,7 @@ def test_the_network_is_that_of_pytorch(images: Any, shifted_step: Any) -> None:
 
 
 @pytest.mark.parametrize(("shifted", "slow"), [(True, 0), (False, 7)])
-def test_its_outline(shifted: bool, slow: int) -> None:
+def test_the_outline(shifted: bool, slow: int) -> None:
     kind = import_class("mobilenet:MobileNet", SPEC.parent)
     found = outline(kind, {"shifted": shifted}, (28, 28, 1), (10,))
     assert (found.num_params, found.multiply_adds) == (NUM_PARAMS, 6_597_856)
@@ -99,7 +99,7 @@ ADVICE = (
 )
 
 
-def test_it_is_trained_with_advice_and_drawn_in_the_report(
+def test_training_gives_advice_and_the_report_draws_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def invoke(*words: str) -> Any:

@@ -121,9 +121,7 @@ def numpy_loss(name: str, weights: oracles.Weights) -> tuple[Array, float]:
 
 
 @pytest.mark.parametrize(("name", "form", "dtype"), CASES)
-def test_outputs_and_loss_equal_numpys(
-    name: str, form: convolution.EngineName, dtype: type
-) -> None:
+def test_outputs_and_loss_match_numpy(name: str, form: convolution.EngineName, dtype: type) -> None:
     outputs, loss = numpy_loss(name, oracles.random_weights(name, 0))
     got = measured(name, form, dtype)
     tolerance = tolerance_of(form, dtype)
@@ -132,7 +130,7 @@ def test_outputs_and_loss_equal_numpys(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_the_slopes_of_numpys_loss(name: str) -> None:
+def test_gradients_match_finite_differences_of_numpys_loss(name: str) -> None:
     """Central differences of the NumPy network, along random directions."""
     weights, step = oracles.random_weights(name, 0), 1e-6
     gradients = measured(name, "direct", np.float64).gradients
@@ -217,7 +215,7 @@ def torch_measured(name: str, dtype: type) -> Measured:
 
 
 @pytest.mark.parametrize(("name", "form", "dtype"), CASES)
-def test_outputs_and_every_gradient_equal_pytorchs(
+def test_outputs_and_gradients_match_pytorch(
     name: str, form: convolution.EngineName, dtype: type
 ) -> None:
     want = torch_measured(name, dtype)
@@ -245,7 +243,7 @@ def test_outputs_and_every_gradient_equal_pytorchs(
 @pytest.mark.parametrize(
     ("name", "count"), [("standard", 160_362), ("modified", 166_474), ("autoencoder", 289_409)]
 )
-def test_parameters_are_those_of_the_post(name: str, count: int) -> None:
+def test_parameters_match_the_post(name: str, count: int) -> None:
     params = take_apart(GraphNet(plan_of(name), form="direct", rngs=nnx.Rngs(0))).params
     shapes = jax.tree.map(jnp.shape, oracles.get_params(params), is_leaf=lambda x: x is None)
     assert shapes == {
@@ -300,12 +298,12 @@ SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_shapes_are_those_of_the_post(name: str) -> None:
+def test_shapes_match_the_post(name: str) -> None:
     assert {node.name: node.layout.shape for node in plan_of(name).nodes} == SHAPES[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dropout_is_the_posts(name: str) -> None:
+def test_dropout_matches_the_post(name: str) -> None:
     """Half of the last pool's values (and of the second-to-last layer's), nowhere else."""
     rates = {n.name: n.op.rate for n in plan_of(name).nodes if n.op.op == "dropout"}
     assert rates == {"drop1": 0.5, "drop2": 0.5}

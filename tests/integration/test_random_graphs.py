@@ -63,7 +63,7 @@ def net(plan: Plan, form: convolution.EngineName) -> GraphNet:
 # Coverage of the generator.
 
 
-def test_the_generator_draws_the_whole_language() -> None:
+def test_the_generator_covers_the_whole_layer_language() -> None:
     seen: set[Any] = set()
 
     @settings(examples(120), database=None, derandomize=True)
@@ -275,7 +275,7 @@ def test_every_form_has_the_outputs_and_gradients_of_the_reference(question: Que
 
 @examples(5)
 @given(question=questions())
-def test_outputs_and_every_gradient_are_pytorchs(question: Question) -> None:
+def test_outputs_and_every_gradient_match_pytorch(question: Question) -> None:
     need("torch-eager-nchw")
     want = pytorchs(question)
     for form, got in zip(FORMS, ours(question), strict=True):
@@ -434,7 +434,7 @@ def rows_of(plan: Plan) -> int:
 
 @examples(3)
 @given(graph=graphs(), way=st.sampled_from(sorted(WAYS)))
-def test_random_networks_learn_the_same_in_every_way(graph: Graph, way: str) -> None:
+def test_random_networks_train_the_same_with_every_strategy(graph: Graph, way: str) -> None:
     job = job_of(*graph)
     assert job.plan is not None
     before, want = trained(job, Strategy("plain", None, 1, 1))
@@ -451,7 +451,7 @@ SMALL: Layers = {
 }
 
 
-def test_a_network_learns_the_same_in_every_way() -> None:
+def test_a_network_trains_the_same_with_every_strategy() -> None:
     """One step per call, an epoch in a scan, two devices, rows, and parallel seeds."""
     job = job_of(SMALL, (8, 8, 2), (8, 8, 2))
     alone = {seed: trained(job, Strategy("plain", None, 1, 1), (seed,)) for seed in (0, 7)}

@@ -55,7 +55,7 @@ def trained() -> list[Any]:
     return run_job(job)
 
 
-def test_only_the_end_is_judged(trained: list[Any]) -> None:
+def test_only_the_last_epoch_is_tested(trained: list[Any]) -> None:
     """Training and test are bit-identical to those of a run with validation."""
     beside = make_dataset(12, 0, 5)
     some = dataclasses.replace(beside, validation=make_dataset(7, 0, 0).train)
@@ -78,7 +78,7 @@ def test_only_the_end_is_judged(trained: list[Any]) -> None:
             assert math.isnan(bare.validation("accuracy"))
 
 
-def test_it_goes_on_to_the_same_numbers(trained: list[Any]) -> None:
+def test_resuming_gives_the_same_numbers(trained: list[Any]) -> None:
     job = make_job(LINEAR, make_dataset(12, 0, 5), seeds=(3, 1), epochs=3, batch_size=4)
     after = {3: 3, 1: 1}
     assert any(isinstance(event, Checkpoint) for event in trained)
@@ -86,7 +86,7 @@ def test_it_goes_on_to_the_same_numbers(trained: list[Any]) -> None:
     assert numbers(rest, after) == numbers(trained, after)
 
 
-def test_a_last_step_that_diverges_shows_in_the_test() -> None:
+def test_divergence_in_the_last_step_shows_in_the_test_loss() -> None:
     """The last training loss is from before that step, and no validation follows it."""
     run = without_validation(make_run())
     known: Any = {"metrics": {"loss": Direction.LOWER}, "compile_s": 0.0}
@@ -99,7 +99,7 @@ def test_a_last_step_that_diverges_shows_in_the_test() -> None:
     assert lost_seeds(run.epochs) == []
 
 
-def test_a_seed_lost_in_its_last_step_is_not_judged() -> None:
+def test_a_seed_that_diverges_in_its_last_step_is_not_compared() -> None:
     good, bad = two(seeds=SEEDS)
     assert bad.summary is not None
     first, *rest = bad.summary.seeds
@@ -114,7 +114,7 @@ def test_a_seed_lost_in_its_last_step_is_not_judged() -> None:
 # Files.
 
 
-def test_files_come_back_as_they_were(tmp_path: Path) -> None:
+def test_files_round_trip(tmp_path: Path) -> None:
     run = without_validation(make_run(seeds=(0, 1)))
     line = codec.encode_epoch(run.epochs[0])
     assert json.loads(line)["validation_loss"] is None
@@ -132,7 +132,7 @@ def test_half_a_summary_is_refused() -> None:
         codec.decode_summary(codec.encode_summary(half), "summary.json")
 
 
-def test_check_knows_what_belongs_there(tmp_path: Path) -> None:
+def test_check_verifies_the_validation_losses(tmp_path: Path) -> None:
     def complaints(run: RunResult, folder: str) -> list[str]:
         path = save(run, tmp_path / folder)
         return [line for line in check_run(path) if line.startswith(("epochs", "summary"))]
@@ -171,7 +171,7 @@ def test_the_table_shows_the_test_after_the_last_epoch() -> None:
     )
 
 
-def test_verdicts_rest_on_the_test_images_whatever_is_asked() -> None:
+def test_verdicts_always_use_the_test_images() -> None:
     runs = two(seeds=SEEDS)
     for metric in (None, "accuracy", "test_accuracy"):
         (verdict,) = compare(runs, Criteria(metric=metric)).verdicts
@@ -183,13 +183,13 @@ def test_verdicts_rest_on_the_test_images_whatever_is_asked() -> None:
     assert judged.text.startswith("loss:+5% passed: Modified CNN: test_loss +0.01 (")
 
 
-def test_one_that_validates_is_not_comparable() -> None:
+def test_runs_with_and_without_validation_are_not_comparable() -> None:
     with pytest.raises(IncomparableError) as caught:
         compare([without_validation(make_run()), make_run("modified", run_id="b")])
     assert "60,000 / 0 / 10,000 images" in str(caught.value)
 
 
-def test_a_target_is_reached_at_the_end_or_not_known_to_be() -> None:
+def test_a_target_is_checked_after_the_last_epoch_only() -> None:
     """Six seeds of 0.98 to 0.985; training takes 20.3 s, slightly more for each further seed."""
     first = compare(two(seeds=SEEDS), Criteria(target="0.982")).costs[0].target
     assert first is not None
@@ -202,7 +202,7 @@ def test_a_target_is_reached_at_the_end_or_not_known_to_be() -> None:
     assert (nothing.reached, nothing.median_s) == (0, None)
 
 
-def test_programs_read_which_images_were_used() -> None:
+def test_machine_readable_output_names_the_images() -> None:
     bare, full = compare(two(seeds=(0, 1))), compare([make_run()])
     for found, images, rows in ((bare, "test", 2), (full, "validation", 2)):
         read = list(csv.DictReader(io.StringIO(csv_json.csv_text([found]))))
@@ -212,7 +212,7 @@ def test_programs_read_which_images_were_used() -> None:
         assert json.loads(csv_json.json_text([found]))["comparisons"][0]["images"] == images
 
 
-def test_curves_are_those_of_the_training_loss() -> None:
+def test_curves_show_the_training_loss() -> None:
     runs = two(seeds=(0, 1))
     found = compare(runs)
     drawn = curves(found, runs)
@@ -227,7 +227,7 @@ def test_curves_are_those_of_the_training_loss() -> None:
     )
 
 
-def test_charts_name_what_they_show() -> None:
+def test_charts_are_labeled() -> None:
     from tests.report.plots.test_charts import axes_of
 
     runs = two(seeds=(0, 1))
@@ -275,7 +275,7 @@ def test_lines_of_progress() -> None:
     )
 
 
-def test_tensorboard_gets_what_there_is(trained: list[Any], tmp_path: Path) -> None:
+def test_tensorboard_gets_the_available_values(trained: list[Any], tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tests.runner.test_tensorboard import read
 

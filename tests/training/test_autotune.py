@@ -25,7 +25,7 @@ def found(layers: Any, batch_size: int, num_devices: int = 2, steps: int = 7) ->
     return candidates(plan, batch_size, steps, num_devices, accelerator=False)
 
 
-def test_a_cpu_tries_rows_on_all_cores_and_the_reference() -> None:
+def test_candidates_on_a_cpu_are_rows_on_all_cores_and_the_reference() -> None:
     assert found(CONV, 500) == (
         Strategy("fast", ROW, 2, 1),
         Strategy("direct", ROW, 2, 1),
@@ -38,12 +38,12 @@ def test_a_cpu_tries_rows_on_all_cores_and_the_reference() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 12, 26, 500])
 @pytest.mark.parametrize("layers", [NORM | CONV, NORM | LINEAR], ids=["conv", "dense"])  # type: ignore[operator]
-def test_rows_fill_a_batch_that_has_statistics(layers: Any, batch_size: int) -> None:
+def test_rows_divide_a_batch_with_batch_norm(layers: Any, batch_size: int) -> None:
     for strategy in found(layers, batch_size):
         assert strategy.row is None or batch_size % strategy.row == 0
 
 
-def test_a_network_with_batch_norm_and_no_convolution_trains_on_an_odd_batch() -> None:
+def test_batch_norm_without_convolution_trains_on_an_odd_batch_size() -> None:
     layers = NORM | dict(LINEAR)
     job = make_job(layers, make_dataset(7, 1, 1), num_devices=2, batch_size=7, epochs=1)
     assert isinstance(run_job(job)[-1], Trained)
@@ -52,7 +52,7 @@ def test_a_network_with_batch_norm_and_no_convolution_trains_on_an_odd_batch() -
 @pytest.mark.parametrize(
     ("batch_size", "num_devices", "row"), [(250, 2, 5), (100, 2, 10), (64, 2, 8), (9, 2, 9)]
 )
-def test_rows_of_batch_statistics_fill_the_batch_and_all_devices(
+def test_rows_with_batch_norm_fill_the_batch_and_all_devices(
     batch_size: int, num_devices: int, row: int
 ) -> None:
     plan = make_plan(NORM | CONV, SHAPE, (CLASSES,))  # type: ignore[operator]
@@ -72,19 +72,19 @@ def test_large_layers_with_batch_norm_take_small_rows() -> None:
     assert rows == {29: ROW, 30: SMALL_ROW}
 
 
-def test_winograd_is_not_for_bfloat16() -> None:
+def test_winograd_is_excluded_for_bfloat16() -> None:
     plan = make_plan(CONV, SHAPE, (CLASSES,))
     found = candidates(plan, 500, 100, 2, accelerator=False, precision="bfloat16")
     assert [strategy.form for strategy in found] == ["direct", "plain"]
 
 
-def test_accelerators_and_python_models_have_nothing_to_choose() -> None:
+def test_accelerators_and_python_models_have_one_candidate() -> None:
     plan = make_plan(CONV, SHAPE, (CLASSES,))
     assert candidates(plan, 500, 100, 3, accelerator=True) == (Strategy("plain", None, 2, 100),)
     assert candidates(None, 500, 100, 2, accelerator=False) == (Strategy("plain", None, 1, 1),)
 
 
-def test_what_is_asked_for_is_taken_or_the_next_plainer() -> None:
+def test_the_requested_engine_is_used_or_the_next_plainer_one() -> None:
     assert asked_for("auto", FOUND) is None
     assert asked_for("auto", FOUND[2:]) == FOUND[2]
     for strategy in FOUND:
@@ -93,7 +93,7 @@ def test_what_is_asked_for_is_taken_or_the_next_plainer() -> None:
     assert asked_for("direct", FOUND[2:]) == FOUND[2]
 
 
-def test_fast_has_to_be_clearly_ahead() -> None:
+def test_fast_has_to_be_clearly_faster() -> None:
     def form(fast: float, direct: float, plain: float) -> str:
         return fastest(FOUND, {"fast": fast, "direct": direct, "plain": plain}).form
 
@@ -108,9 +108,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "engines"
 
 
-def test_a_choice_is_measured_once_and_remembered(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_choice_is_measured_once_and_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged file, or one for other forms, is measured again."""
     measured = []
 
@@ -144,7 +142,7 @@ def test_a_choice_is_measured_once_and_remembered(
         assert len(measured) == 3 * number
 
 
-def test_what_changes_a_choice_is_measured_anew(
+def test_every_dependency_of_a_choice_invalidates_the_cache(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each change separately; the last two change nothing."""
@@ -178,7 +176,7 @@ def test_what_changes_a_choice_is_measured_anew(
     assert None not in [known_choice(job) for job in same]
 
 
-def test_a_cache_folder_that_cannot_be_written_stops_nothing(
+def test_an_unwritable_cache_folder_is_harmless(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(autotune, "_step_seconds", lambda *_: 1.0)

@@ -69,7 +69,7 @@ CASES: Mapping[str, tuple[Layers, dict[str, Any], Callable[[Array, Split], Value
 
 @pytest.mark.parametrize("num_devices", [1, 2])
 @pytest.mark.parametrize("name", CASES)
-def test_every_value_is_scikit_learns_however_many_images_there_are(
+def test_evaluation_matches_scikit_learn_for_any_number_of_images(
     name: str, num_devices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layers, options, oracle = CASES[name]

@@ -28,7 +28,7 @@ def blobs(distance: float, number: int) -> tuple[Any, Any]:
     return (centers[labels] + rng.normal(size=(number, 4))).astype(np.float32), labels
 
 
-def test_the_accuracy_is_near_that_of_the_best_linear_rule() -> None:
+def test_accuracy_is_close_to_the_optimal_linear_classifier() -> None:
     """Classes are Gaussian with a common covariance, for which Fisher's rule is optimal."""
     train, labels = blobs(2.0, 3_000)
     test, test_labels = blobs(2.0, 2_999)
@@ -37,13 +37,13 @@ def test_the_accuracy_is_near_that_of_the_best_linear_rule() -> None:
     assert abs(probe_accuracy(train, labels, test, test_labels) - best) < 0.01
 
 
-def test_a_code_without_meaning_is_worth_no_more_than_chance() -> None:
+def test_a_random_code_has_chance_accuracy() -> None:
     train, labels = blobs(0.0, 3_000)
     test, test_labels = blobs(0.0, 2_999)
     assert abs(probe_accuracy(train, labels, test, test_labels) - 1 / 3) < 0.05
 
 
-def test_images_as_codes_and_scales_do_not_matter() -> None:
+def test_accuracy_is_invariant_to_shape_and_scale() -> None:
     train, labels = blobs(2.0, 500)
     test, test_labels = blobs(2.0, 499)
     plain = probe_accuracy(train, labels, test, test_labels)
@@ -53,7 +53,7 @@ def test_images_as_codes_and_scales_do_not_matter() -> None:
     assert large == pytest.approx(plain, abs=0.005)
 
 
-def test_codes_that_are_not_finite_are_worth_nothing_that_is_known() -> None:
+def test_non_finite_codes_have_nan_accuracy() -> None:
     codes, labels = blobs(1.0, 30)
     codes[3, 1] = np.nan
     assert math.isnan(probe_accuracy(codes, labels, codes, labels))

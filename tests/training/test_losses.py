@@ -87,7 +87,7 @@ classes = hnp.arrays(np.int32, NUM_IMAGES, elements=st.integers(0, NUM_CLASSES -
 
 @settings(max_examples=30)
 @given(logits=scores, labels=classes)
-def test_accuracy_is_scikit_learns_also_where_logits_are_equal(logits: Any, labels: Any) -> None:
+def test_accuracy_matches_scikit_learn_with_ties(logits: Any, labels: Any) -> None:
     got = measured("accuracy", jnp.asarray(logits), jnp.asarray(labels))
     assert got.shape == (NUM_IMAGES,)
     want = metrics.accuracy_score(labels, logits.argmax(axis=1))
@@ -96,9 +96,7 @@ def test_accuracy_is_scikit_learns_also_where_logits_are_equal(logits: Any, labe
 
 @settings(max_examples=30)
 @given(logits=scores, labels=classes)
-def test_top5_accuracy_is_scikit_learns_also_where_logits_are_equal(
-    logits: Any, labels: Any
-) -> None:
+def test_top5_accuracy_matches_scikit_learn_with_ties(logits: Any, labels: Any) -> None:
     """scikit-learn ranks the last of ties first, so its classes are reversed."""
     got = measured("top5_accuracy", jnp.asarray(logits), jnp.asarray(labels))
     want = metrics.top_k_accuracy_score(
@@ -109,7 +107,7 @@ def test_top5_accuracy_is_scikit_learns_also_where_logits_are_equal(
 
 @settings(max_examples=30)
 @given(logits=scores, labels=classes)
-def test_brier_score_is_scikit_learns(logits: Any, labels: Any) -> None:
+def test_brier_score_matches_scikit_learn(logits: Any, labels: Any) -> None:
     got = measured("brier_score", jnp.asarray(logits), jnp.asarray(labels))
     assert got.shape == (NUM_IMAGES,)
     want = metrics.brier_score_loss(
@@ -123,7 +121,7 @@ def test_brier_score_is_zero_if_certain_and_right_and_two_if_certain_and_wrong()
     np.testing.assert_array_equal(got, [0, 2])
 
 
-def test_a_network_that_has_diverged_is_right_about_nothing() -> None:
+def test_nan_logits_are_never_correct() -> None:
     """Comparisons with NaN are false; it must not count as the largest logit."""
     logits = jnp.full((3, NUM_CLASSES), jnp.nan)
     labels = jnp.array([0, 3, 6])
@@ -146,7 +144,7 @@ def test_metrics_of_reconstructions_are_the_losses_of_that_name(name: str) -> No
 
 
 @pytest.mark.parametrize("name", get_args(MetricName))
-def test_a_perfect_result_is_better_than_a_bad_one_as_the_table_says(name: MetricName) -> None:
+def test_better_directions_in_the_table_are_right(name: MetricName) -> None:
     labels = jnp.arange(NUM_CLASSES)
     images = jnp.asarray(special.expit(normal(0, NUM_CLASSES, 12, 12, 1)))
     zeros, ones = jnp.zeros(NUM_CLASSES), jnp.ones(NUM_CLASSES)
@@ -186,7 +184,7 @@ def experiment(task: str, **train: Any) -> Experiment:
         ("classify", {"metrics": ["top5_accuracy"]}, "cross_entropy", ("top5_accuracy",)),
     ],
 )
-def test_a_task_has_its_loss_and_metrics_unless_others_are_named(
+def test_default_loss_and_metrics_of_each_task(
     task: str, train: dict[str, Any], loss: str, names: tuple[str, ...]
 ) -> None:
     wanted = experiment(task, **train)
@@ -208,7 +206,7 @@ def pair(size: tuple[int, ...], scale: float) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scale", [1.0, 256.0])
-def test_both_are_scikit_images(size: tuple[int, ...], scale: float) -> None:
+def test_psnr_and_ssim_match_scikit_image(size: tuple[int, ...], scale: float) -> None:
     targets, outputs = pair(size, scale)
     data_range = BRIGHTEST / scale
     expected = [
@@ -234,7 +232,7 @@ def test_both_are_scikit_images(size: tuple[int, ...], scale: float) -> None:
 
 
 @pytest.mark.parametrize("contrast", [1e-1, 1e-2, 1e-3])
-def test_bright_even_images_keep_their_digits(contrast: float) -> None:
+def test_ssim_of_bright_uniform_images_does_not_cancel(contrast: float) -> None:
     rng = np.random.default_rng(2)
     x, y = (0.95 + contrast * rng.standard_normal((2, 28, 28))).astype(np.float32)
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
@@ -245,7 +243,7 @@ def test_bright_even_images_keep_their_digits(contrast: float) -> None:
     np.testing.assert_allclose(got, [want], rtol=2e-6)
 
 
-def test_an_image_is_most_like_itself() -> None:
+def test_ssim_with_itself_is_maximal() -> None:
     image = jnp.asarray(pair((28, 28, 1), 256.0)[0])
     np.testing.assert_allclose(ssim(image, image, 1.0), 1.0, atol=1e-5)
     np.testing.assert_allclose(psnr(image, image, 1.0), 100.0)

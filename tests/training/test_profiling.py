@@ -35,7 +35,7 @@ def shipped(name: str) -> Job:
 
 
 @pytest.mark.parametrize("name", ["standard", "modified", "autoencoder", "mlp"])
-def test_xla_counts_the_multiply_adds_that_shapes_do(name: str) -> None:
+def test_xla_flops_match_the_count_from_shapes(name: str) -> None:
     """XLA also counts biases, activations, pools and the loss, a few percent more."""
     job = shipped(name)
     plain = plain_setup(job)
@@ -75,7 +75,7 @@ def test_counts_do_not_depend_on_the_engine() -> None:
         assert min(cost.latency_spread, cost.product_spread) >= 0
 
 
-def test_without_a_cpu_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_count_without_a_cpu_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = plain_setup(make_job(CONV, make_dataset(8, 1, 1)))
     network = plain.network(0)
 
@@ -86,7 +86,7 @@ def test_without_a_cpu_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> No
     assert profiling.count_flops(plain, network) == (None, None)
 
 
-def test_memory_is_that_of_all_devices_without_the_images() -> None:
+def test_memory_covers_all_devices_without_the_dataset() -> None:
     """Parameters and momentum are 7 x 12 + 7 floats each; the rest is small on small data."""
     layers = {"dense": {"op": "dense", "units": 7}}
     found = []
@@ -101,7 +101,7 @@ def test_memory_is_that_of_all_devices_without_the_images() -> None:
     assert 2 * 4 * (7 * 12 + 7) <= found[0] < 20_000
 
 
-def test_a_program_that_does_not_tell_its_memory_has_none() -> None:
+def test_memory_is_none_if_the_program_does_not_report_it() -> None:
     class Silent:
         def memory_analysis(self) -> None:
             """As a backend without memory analysis."""
@@ -126,7 +126,7 @@ class Ticking:
         self.now += next(self._seconds)
 
 
-def test_fast_calls_are_timed_300_times_in_three_rounds_of_five_more() -> None:
+def test_fast_calls_are_timed_300_times_in_three_rounds_with_warm_up() -> None:
     clock = Ticking([0.001])
     rounds, _ = profiling.by_turns(clock.call, [], clock)
     assert ([len(turn) for turn in rounds], clock.calls) == ([100, 100, 100], 315)
@@ -160,7 +160,7 @@ def test_products_are_timed_before_each_round_by_library() -> None:
     assert times[1] == pytest.approx([2] * 3)
 
 
-def test_the_spread_is_above_the_smallest() -> None:
+def test_relative_spread() -> None:
     assert profiling.relative_spread([0.1, 0.1, 0.1], max) == 0
     assert profiling.relative_spread([0.2, 0.1, 0.15], max) == pytest.approx(1)
     assert profiling.relative_spread([0.2, 0.1, 0.15], np.median) == pytest.approx(0.5)

@@ -78,7 +78,7 @@ def resumed(job: Job, events: Sequence[Event], epochs: Mapping[int, int], at_onc
 @pytest.mark.parametrize(
     "after", [(0, 0, 0, 0), (1, 0, 0, 0), (3, 0, 0, 0), (3, 2, 0, 0), (3, 3, 3, 2), (3, 3, 3, 3)]
 )
-def test_the_rest_is_the_same_to_the_bit(after: tuple[int, ...]) -> None:
+def test_a_resumed_training_is_bit_identical(after: tuple[int, ...]) -> None:
     options: dict[str, Any] = {"optimizer": {"name": "adam"}, "epochs": 3, "batch_size": 6}
     job = make_job(STATEFUL, make_dataset(20, 5, 4), seeds=SEEDS, num_devices=2, **options)
     whole = run_job(job)
@@ -90,7 +90,7 @@ def test_the_rest_is_the_same_to_the_bit(after: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("after", [(2, 0, 0, 0), (3, 1, 1, 1), (3, 3, 3, 3)])
-def test_seeds_at_once_go_on_at_once(
+def test_parallel_seeds_are_resumed_in_parallel(
     after: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Job, "accelerator", True)
@@ -106,7 +106,7 @@ def test_seeds_at_once_go_on_at_once(
     assert numbers(rest, dict.fromkeys(SEEDS, 0)) == numbers(whole, epochs)
 
 
-def test_a_run_goes_on_with_the_engine_it_began_with() -> None:
+def test_a_resumed_run_keeps_its_engine() -> None:
     job = make_job(STATEFUL, make_dataset(12, 3, 3), engine="plain", batch_size=6)
     whole = run_job(job)
     rest = resumed(dataclasses.replace(job, engine="direct"), whole, {0: 1}, 1)
@@ -118,7 +118,7 @@ def test_a_run_goes_on_with_the_engine_it_began_with() -> None:
 
 
 @pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2, 3)])
-def test_a_seed_that_diverges_ends_and_the_others_go_on(
+def test_a_diverged_seed_stops_and_the_others_continue(
     seeds: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cnnbench.training import trainer
@@ -160,7 +160,7 @@ EXTENDED: list[tuple[Layers, str, int, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("layers", "engine", "num_devices", "train"), EXTENDED)
-def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(
+def test_an_extended_run_equals_one_with_more_epochs_from_the_start(
     layers: Layers, engine: str, num_devices: int, train: dict[str, Any]
 ) -> None:
     options: dict[str, Any] = {"engine": engine, "num_devices": num_devices, "batch_size": 6}
@@ -174,7 +174,7 @@ def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(
     assert numbers(rest, {5: 2, 0: 2}) == numbers(want, {5: 2, 0: 2})
 
 
-def test_a_seed_that_diverged_is_trained_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diverged_seed_is_not_extended(monkeypatch: pytest.MonkeyPatch) -> None:
     from cnnbench.training import trainer
 
     real = trainer._record
@@ -209,7 +209,7 @@ def make_values(seed: int = 0) -> dict[str, Any]:
     }
 
 
-def test_values_come_back_as_they_were(tmp_path: Path) -> None:
+def test_values_round_trip(tmp_path: Path) -> None:
     checkpoints = Checkpoints(RunFolder(tmp_path), num_images=10, keep=2)
     for epoch in (1, 2, 10):
         checkpoints.save(3, epoch, make_values(epoch))
@@ -243,7 +243,7 @@ def file_of(saved: Checkpoints) -> Path:
 USED = "; the checkpoint before it is used."
 
 
-def test_every_type_that_training_may_hold_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_every_dtype_of_training_round_trips_bit_for_bit(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     bits = rng.integers(0, 256, 48, np.uint8)
     names = ("float64", "float32", "float16", "bfloat16", "int64", "int8", "uint32", "uint64")
@@ -261,7 +261,7 @@ def test_every_type_that_training_may_hold_comes_back_to_the_bit(tmp_path: Path)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 7, 8, 9, -1])
-def test_a_checkpoint_that_is_cut_is_refused(saved: Checkpoints, num_bytes: int) -> None:
+def test_truncated_checkpoints_are_refused(saved: Checkpoints, num_bytes: int) -> None:
     path = file_of(saved)
     path.write_bytes(path.read_bytes()[:num_bytes])
     with pytest.raises(StoreError) as caught:
@@ -270,7 +270,7 @@ def test_a_checkpoint_that_is_cut_is_refused(saved: Checkpoints, num_bytes: int)
     assert str(caught.value) == f"{path}: {reason}{USED}"
 
 
-def test_no_changed_bit_of_a_checkpoint_is_used(saved: Checkpoints) -> None:
+def test_any_flipped_bit_of_a_checkpoint_is_detected(saved: Checkpoints) -> None:
     path = file_of(saved)
     whole = path.read_bytes()
     for place in range(len(whole)):
@@ -281,7 +281,7 @@ def test_no_changed_bit_of_a_checkpoint_is_used(saved: Checkpoints) -> None:
     assert digest(saved.load(0, 4)) == digest(make_values())
 
 
-def test_a_checkpoint_for_another_order_of_the_images_is_refused(saved: Checkpoints) -> None:
+def test_a_checkpoint_with_a_different_shuffle_is_refused(saved: Checkpoints) -> None:
     other = dataclasses.replace(saved, num_images=11)
     with pytest.raises(StoreError) as caught:
         other.load(0, 4)
@@ -289,7 +289,7 @@ def test_a_checkpoint_for_another_order_of_the_images_is_refused(saved: Checkpoi
     assert str(caught.value) == f"{file_of(saved)}: {reason}{USED}"
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_line(
+def test_a_failed_checkpoint_write_is_one_line(
     saved: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -304,7 +304,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(
     assert list(path.parent.iterdir()) == [file_of(saved)]
 
 
-def test_later_checkpoints_of_a_training_that_begins_again_are_removed(saved: Checkpoints) -> None:
+def test_restarting_a_seed_removes_later_checkpoints(saved: Checkpoints) -> None:
     """Otherwise the new ones would count as older and be removed."""
     file_of(saved).write_bytes(b"damaged")
     for epoch in (1, 2):
@@ -333,7 +333,7 @@ def orbax_message(run: Path) -> str:
     )
 
 
-def test_a_checkpoint_of_orbax_is_refused_by_name(orbax_run: Path) -> None:
+def test_an_orbax_checkpoint_is_refused_by_name(orbax_run: Path) -> None:
     run, told = read_run(orbax_run), list[str]()
     checkpoints = Checkpoints(RunFolder(orbax_run), run.record.dataset.num_train)
     assert checkpoints.epochs(0) == [2]
@@ -342,11 +342,11 @@ def test_a_checkpoint_of_orbax_is_refused_by_name(orbax_run: Path) -> None:
     assert told == [orbax_message(orbax_run)]
 
 
-def test_a_run_with_a_checkpoint_of_orbax_is_not_damaged(orbax_run: Path) -> None:
+def test_a_run_with_an_orbax_checkpoint_is_intact(orbax_run: Path) -> None:
     assert check_run(orbax_run) == []
 
 
-def test_the_next_checkpoint_takes_the_place_of_one_of_orbax(orbax_run: Path) -> None:
+def test_the_next_checkpoint_replaces_an_orbax_checkpoint(orbax_run: Path) -> None:
     checkpoints = Checkpoints(RunFolder(orbax_run), num_images=40)
     checkpoints.save(0, 1, make_values())
     assert checkpoints.epochs(0) == [1]
@@ -354,7 +354,7 @@ def test_the_next_checkpoint_takes_the_place_of_one_of_orbax(orbax_run: Path) ->
     assert [file.name for file in folder.iterdir()] == ["epoch-1.safetensors"]
 
 
-def test_the_newest_checkpoint_that_can_be_used_is_taken(tmp_path: Path) -> None:
+def test_the_newest_usable_checkpoint_is_used(tmp_path: Path) -> None:
     run = make_run(seeds=(0, 1))
     checkpoints = Checkpoints(RunFolder(tmp_path), run.record.dataset.num_train, keep=3)
     for epoch in (1, 2):
@@ -369,7 +369,7 @@ def test_the_newest_checkpoint_that_can_be_used_is_taken(tmp_path: Path) -> None
     assert told == [f"{file}: the SHA-256 does not match{USED}"]
 
 
-def test_a_state_becomes_values_and_back() -> None:
+def test_state_round_trips_through_values() -> None:
     job = make_job(STATEFUL, make_dataset(12, 3, 3), batch_size=6)
     from cnnbench.training.executables import set_up
 
@@ -413,7 +413,7 @@ def test_values_of_another_network_are_refused(wrong: str) -> None:
     assert str(caught.value) == message
 
 
-def test_a_checkpoint_of_another_random_number_generator_is_named() -> None:
+def test_a_checkpoint_of_a_different_random_number_generator_is_explained() -> None:
     from cnnbench.training.executables import set_up
 
     setup = set_up(make_job(STATEFUL, make_dataset(12, 3, 3)), Strategy("plain", None, 1, 1))

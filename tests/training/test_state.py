@@ -61,7 +61,7 @@ def test_learning_rate_at_known_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 10])
-def test_a_warm_up_of_nearly_all_epochs_leaves_one_step_to_fall(steps: int) -> None:
+def test_a_warm_up_of_nearly_all_epochs_leaves_one_decay_step(steps: int) -> None:
     """Its number of steps is rounded, but is never all of them."""
     schedule = train_spec(schedule={"name": "cosine", "warmup_epochs": 7.99}).schedule
     rate = learning_rate(schedule, BASE, EPOCHS, steps)
@@ -103,7 +103,7 @@ def _trusted(update: Array, p: Array) -> Array:
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_first_step_of_each_optimiser_is_its_papers(name: str) -> None:
+def test_first_step_of_each_optimizer_matches_its_paper(name: str) -> None:
     rng = np.random.default_rng(0)
     g, p = rng.normal(size=5), rng.normal(size=5)
     optimizer = build_optimizer(train_spec(optimizer=name), steps=1)
@@ -113,7 +113,7 @@ def test_first_step_of_each_optimiser_is_its_papers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_options_are_those_of_optax_with_its_defaults(name: str) -> None:
+def test_options_and_defaults_are_optax(name: str) -> None:
     theirs = inspect.signature(getattr(optax, name)).parameters
     ours = {key: field.default for key, field in OPTIMIZERS[name].model_fields.items()}
     ours.pop("name")
@@ -141,7 +141,7 @@ def _bowl_path(steps: int) -> Array:
     return np.array(path)
 
 
-def test_the_posts_optimiser_is_lasagnes_nesterov_momentum() -> None:
+def test_the_posts_optimizer_is_lasagnes_nesterov_momentum() -> None:
     """lasagne.updates.nesterov_momentum: v = m v - lr g; p += m v - lr g."""
     p, velocity, path = np.array([1.0, -1.0, 2.0]), np.zeros(3), []
     for _ in range(20):
@@ -152,7 +152,7 @@ def test_the_posts_optimiser_is_lasagnes_nesterov_momentum() -> None:
     np.testing.assert_allclose(_bowl_path(20), path, rtol=1e-12)
 
 
-def test_the_posts_optimiser_is_pytorchs_nesterov_sgd() -> None:
+def test_the_posts_optimizer_is_pytorchs_nesterov_sgd() -> None:
     torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
     p = torch.tensor([1.0, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([p], lr=0.01, momentum=0.9, nesterov=True)
@@ -164,7 +164,7 @@ def test_the_posts_optimiser_is_pytorchs_nesterov_sgd() -> None:
     np.testing.assert_allclose(_bowl_path(20), path, rtol=1e-12)
 
 
-def test_batch_statistics_are_told_apart_from_other_state() -> None:
+def test_batch_statistics_are_distinguished_from_other_state() -> None:
     def network(layers: dict[str, dict[str, Any]]) -> Network:
         plan = make_plan(layers, (5, 5, 1), (5, 5, 1))
         return take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))

@@ -107,7 +107,7 @@ def start(network: Network) -> TrainState:
 # bfloat16.
 
 
-def test_results_in_bfloat16_are_those_of_rounded_numbers() -> None:
+def test_bfloat16_results_are_of_rounded_values() -> None:
     """NumPy with images, kernel, sums of products and bias rounded to the dtype's 8 bits."""
     plan = make_plan({"dense": {"op": "dense", "units": CLASSES}}, (5, 5, 1), (CLASSES,))
     network = take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
@@ -193,7 +193,7 @@ def test_gradients_of_microbatches_are_those_of_the_batch(microbatch: int) -> No
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_follows_the_mean_loss_of_its_images() -> None:
+def test_a_step_uses_the_mean_loss_of_its_images() -> None:
     """Loss and gradient of the last layer in NumPy, from the network's earlier activations."""
     network, arrays = small_network(), some_arrays()
     indices = np.array([4, 1, 11, 0, 7, 2, 9])
@@ -266,7 +266,7 @@ def test_evaluation_samples_the_code_of_an_image_by_its_index(
     assert loss([0, 11], form, row) + loss([1, 2, 4, 7]) == pytest.approx(want, rel=1e-5)
 
 
-def test_outputs_are_the_networks_results_for_the_images_named() -> None:
+def test_outputs_are_computed_for_the_given_indices() -> None:
     network, arrays, indices = small_network(), some_arrays(), np.array([3, 3, 8])
     call = functools.partial(outputs_of, graphdef=network.evaluation, rules=rules(None))
     got = jax.jit(call)(network.params, network.rest, arrays, jnp.asarray(indices))
@@ -306,7 +306,7 @@ def drawn_masks(microbatch: int | None, steps: int, mesh: Mesh | None = None) ->
 
 
 @pytest.mark.parametrize(("microbatch", "num_devices"), WAYS[1:])
-def test_masks_are_the_same_however_a_batch_is_cut(
+def test_dropout_masks_do_not_depend_on_the_micro_batch_size(
     microbatch: int | None, num_devices: int
 ) -> None:
     masks = drawn_masks(microbatch, 2, mesh_of(num_devices))
@@ -315,7 +315,7 @@ def test_masks_are_the_same_however_a_batch_is_cut(
 
 
 @pytest.mark.parametrize(("microbatch", "num_devices"), WAYS)
-def test_every_image_of_every_step_has_a_mask_of_its_own(
+def test_every_image_of_every_step_has_its_own_mask(
     microbatch: int | None, num_devices: int
 ) -> None:
     """In both steps and on both devices."""
@@ -329,7 +329,7 @@ def test_every_image_of_every_step_has_a_mask_of_its_own(
     assert abs(both.mean() - 1) < 5 / math.sqrt(both.size)
 
 
-def test_a_step_moves_the_running_statistics() -> None:
+def test_a_step_updates_the_running_statistics() -> None:
     layers: Layers = {
         "norm": {"op": "batch_norm", "momentum": 0.75},
         "dense": {"op": "dense", "units": CLASSES},
@@ -395,7 +395,9 @@ def initial(name: str) -> Any:
 @pytest.mark.parametrize(
     ("form", "row"), [("direct", 4), ("direct", 3), ("direct", 2), ("direct", 25), ("plain", None)]
 )
-def test_two_devices_step_as_one(form: convolution.EngineName, row: int | None) -> None:
+def test_a_step_on_two_devices_equals_one_device(
+    form: convolution.EngineName, row: int | None
+) -> None:
     """Also with padded rows, and with a device that has only padding."""
     want = stepped("small", "plain", None, 1)
     check_same(stepped("small", form, row, 2), want, initial("small"))
@@ -412,14 +414,14 @@ def test_batch_norm_in_rows_has_the_statistics_of_the_batch(
     check_same(stepped("normed", form, row, num_devices, cut=True), want, initial("normed"))
 
 
-def test_batch_norm_shared_out_by_xla_has_the_statistics_of_the_batch() -> None:
+def test_batch_norm_sharded_by_xla_has_the_statistics_of_the_batch() -> None:
     want = stepped("normed", "plain", None, 1)
     check_same(stepped("normed", "plain", None, 2), want, initial("normed"))
 
 
 @pytest.mark.parametrize(("form", "row"), [("plain", None), ("direct", 4), ("fast", 3)])
 @pytest.mark.parametrize("num_devices", [1, 2])
-def test_dropout_steps_the_same_in_every_way(
+def test_dropout_is_the_same_for_every_strategy(
     form: convolution.EngineName, row: int | None, num_devices: int
 ) -> None:
     """Masks of images and vectors; a layer's key is constant, and its count counts the steps."""

@@ -21,7 +21,7 @@ PLAIN, ROWS = Strategy("plain", None, 1, 1), Strategy("fast", 10, 2, 1)
 GIB = 2**30
 
 
-def test_a_batch_keeps_every_layers_result() -> None:
+def test_footprint_counts_every_layers_output() -> None:
     assert STANDARD is not None
     values = sum(node.layout.shape[0] * 1 for node in STANDARD.nodes if len(node.layout.shape) == 1)
     images = [node.layout.shape for node in STANDARD.nodes if len(node.layout.shape) == 3]
@@ -37,7 +37,7 @@ def test_a_batch_keeps_every_layers_result() -> None:
 @pytest.mark.parametrize(
     ("name", "slots"), [("sgd", 1), ("adam", 2), ("adagrad", 1), ("adadelta", 2), ("lion", 1)]
 )
-def test_slots_are_what_the_optimiser_keeps(name: str, slots: int) -> None:
+def test_slots_count_the_optimizer_state(name: str, slots: int) -> None:
     job = make_job(CONV, make_dataset(8, 1, 1), optimizer={"name": name}, batch_size=4)
     assert autotune._slots(job) == slots
     setup = set_up(job, PLAIN)
@@ -46,7 +46,7 @@ def test_slots_are_what_the_optimiser_keeps(name: str, slots: int) -> None:
     assert kept == slots * num_params(state.params)
 
 
-def test_what_fits_is_not_refused() -> None:
+def test_networks_that_fit_are_accepted() -> None:
     assert STANDARD is not None
     need = Footprint(fixed=100, per_image=10, images=20)
     require_room(STANDARD, need, 300, rows=False)
@@ -62,7 +62,7 @@ def test_what_fits_is_not_refused() -> None:
         (299, True, "use smaller layers"),
     ],
 )
-def test_what_cannot_fit_is_refused(free: int, rows: bool, remedy: str) -> None:
+def test_networks_that_cannot_fit_are_refused(free: int, rows: bool, remedy: str) -> None:
     assert STANDARD is not None
     need = Footprint(fixed=100, per_image=10, images=20)
     with pytest.raises(OutOfMemoryError) as caught:
@@ -74,7 +74,7 @@ def test_what_cannot_fit_is_refused(free: int, rows: bool, remedy: str) -> None:
     )
 
 
-def test_a_batch_that_is_said_to_fit_does() -> None:
+def test_the_recommended_batch_size_fits() -> None:
     assert STANDARD is not None
     need = footprint(STANDARD, PLAIN, 100_000, slots=1)
     fits = need.images_within(GIB)
@@ -82,7 +82,7 @@ def test_a_batch_that_is_said_to_fit_does() -> None:
     assert footprint(STANDARD, PLAIN, fits + 1, slots=1).total > GIB
 
 
-def test_forms_without_room_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strategies_that_do_not_fit_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(CONV, make_dataset(90, 1, 1), engine="auto", num_devices=2, batch_size=90)
     assert job.plan is not None
     needs = [footprint(job.plan, s, job.batch_size, 1).total for s in autotune._candidates(job)]
@@ -94,7 +94,7 @@ def test_forms_without_room_are_not_measured(monkeypatch: pytest.MonkeyPatch) ->
         autotune._candidates(job)
 
 
-def test_a_form_that_is_asked_for_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_requested_engine_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(CONV, make_dataset(90, 1, 1), engine="plain", batch_size=90)
     assert job.plan is not None
     need = footprint(job.plan, PLAIN, job.batch_size, 1)
@@ -103,7 +103,7 @@ def test_a_form_that_is_asked_for_must_fit(monkeypatch: pytest.MonkeyPatch) -> N
         autotune.known_choice(job)
 
 
-def test_what_ran_out_is_named() -> None:
+def test_out_of_memory_errors_name_the_largest_layers() -> None:
     assert str(out_of_memory(STANDARD, 500)).startswith(
         "out of memory with batch size 500: conv1 (832 parameters"
     )
@@ -138,7 +138,7 @@ GROUP = {
         (GROUP | {"sys/fs/cgroup/memory.current": "5000000\n"}, 0),
     ],
 )
-def test_free_memory_is_the_machines_or_the_containers(
+def test_free_memory_of_machine_and_container(
     tmp_path: Path, files: dict[str, str], free: int | None
 ) -> None:
     assert host.free_bytes(write(tmp_path, files)) == free

@@ -165,7 +165,7 @@ class InNumpy:
         ("reconstruct", (6, 5, 3), 1, 2),
     ],
 )
-def test_every_number_is_that_of_a_training_loop_in_numpy(
+def test_every_number_equals_a_training_loop_in_numpy(
     task: str, sizes: tuple[int, int, int], batch_size: int, num_devices: int
 ) -> None:
     """Evaluation uses all images for any sizes; training drops the incomplete last batch."""
@@ -284,7 +284,7 @@ def test_a_seed_gives_the_same_bits_whatever_ran_before_it() -> None:
     assert compiled.num_params == (2 * 2 * 2 + 2) + (3 * 2 * 2 * CLASSES + CLASSES)
 
 
-def test_the_summary_is_made_of_the_records() -> None:
+def test_the_summary_matches_the_records() -> None:
     events = run_job(make_job(LINEAR, make_dataset(20, 9, 4), batch_size=5, epochs=4))
     records = [event for event in events if isinstance(event, EpochRecord)]
     done = events[-2]
@@ -300,7 +300,7 @@ def test_the_summary_is_made_of_the_records() -> None:
     assert done.summary.eval_s == pytest.approx(sum(r.eval_s for r in records))
 
 
-def test_the_last_event_says_how_it_was_trained() -> None:
+def test_the_last_event_has_the_engine_record() -> None:
     job = make_job(CONV, make_dataset(8, 1, 1), engine="fast", num_devices=2, batch_size=4)
     trained = run_job(job)[-1]
     assert isinstance(trained, Trained)
@@ -338,7 +338,9 @@ def test_an_epoch_under_scan_equals_the_loop_of_steps() -> None:
     )
 
 
-def test_a_run_under_scan_takes_every_image_of_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_under_scan_trains_on_every_image_of_every_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Events with an epoch per call equal those with a step per call."""
     dataset = make_dataset(20, 3, 3)
 
@@ -399,7 +401,7 @@ AUTOENCODER: Layers = {
 
 @pytest.mark.parametrize(("layers", "task"), [(DROPOUT, "classify"), (AUTOENCODER, "reconstruct")])
 @pytest.mark.parametrize("num_devices", [1, 2])
-def test_seeds_at_once_learn_what_they_learn_alone(
+def test_parallel_seeds_equal_sequential_seeds(
     layers: Layers, task: str, num_devices: int, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each seed has its own order, masks, initial weights and results; the first is sequential."""
@@ -442,7 +444,7 @@ def test_seeds_at_once_learn_what_they_learn_alone(
             np.testing.assert_allclose(value, other_done.weights[name], rtol=1e-3, atol=1e-5)
 
 
-def test_seconds_of_seeds_at_once_are_shares(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_seeds_share_the_seconds(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fifth seed is trained after the group of four; compilation is in no epoch's time."""
     monkeypatch.setattr(Job, "accelerator", True)
     seeds = range(10)
@@ -458,7 +460,7 @@ def test_seconds_of_seeds_at_once_are_shares(clock: Clock, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("slow", [True, False])
-def test_seeds_are_trained_at_once_only_where_it_is_faster(
+def test_seeds_are_trained_in_parallel_only_if_that_is_faster(
     slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake, real = Clock(), executables._ahead_of_time
@@ -486,7 +488,7 @@ def test_seeds_are_trained_at_once_only_where_it_is_faster(
 # Seconds.
 
 
-def test_seconds_are_those_of_the_clock(clock: Clock) -> None:
+def test_seconds_are_measured_by_the_clock(clock: Clock) -> None:
     """Compilation is in no epoch's time, and is attributed to the first seed."""
     job = make_job(
         LINEAR, make_dataset(26, 501, 3), seeds=(0, 1), clock=clock, batch_size=5, epochs=2
@@ -514,7 +516,7 @@ def test_seconds_are_those_of_the_clock(clock: Clock) -> None:
     assert events[-1].engine.tune_s == 0
 
 
-def test_progress_is_told_ten_times_a_second(clock: Clock) -> None:
+def test_progress_is_emitted_ten_times_a_second(clock: Clock) -> None:
     job = make_job(LINEAR, make_dataset(40, 3, 3), clock=clock, batch_size=4, epochs=2)
     steps = [event for event in run_job(job) if isinstance(event, StepDone)]
     assert steps == [StepDone(0, epoch, step, 10) for epoch in (1, 2) for step in (3, 6, 9)]
@@ -593,7 +595,7 @@ def test_a_python_model_is_trained(python_model: Path) -> None:
     assert cost.forward_flops > 2 * PIXELS * CLASSES
 
 
-def test_a_python_model_of_another_shape_is_refused(python_model: Path) -> None:
+def test_a_python_model_with_the_wrong_output_shape_is_refused(python_model: Path) -> None:
     message = "model.python: the output has shape 5, but must have shape 7"
     message += "; change the return value of the class."
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
@@ -604,7 +606,7 @@ def test_a_python_model_of_another_shape_is_refused(python_model: Path) -> None:
     ("change", "shape"),
     [("jnp.concatenate([x, x])", "2x7"), ("jnp.mean(x, 0)", "7"), ("jnp.mean(x)", "()")],
 )
-def test_a_python_model_that_mixes_images_up_is_refused(
+def test_a_python_model_that_mixes_images_is_refused(
     python_model: Path, change: str, shape: str
 ) -> None:
     text = (python_model / "cnnbench_engine_net.py").read_text()
@@ -630,7 +632,7 @@ def test_a_python_model_that_returns_no_array_is_refused(python_model: Path) -> 
         run_job(python_job(python_model, units=CLASSES))
 
 
-def test_a_python_model_says_which_arguments_do_not_fit(python_model: Path) -> None:
+def test_wrong_arguments_of_a_python_model_are_named(python_model: Path) -> None:
     message = (
         "model.args: Net(**args, rngs=...) cannot be called: got an unexpected keyword argument"
         " 'width'; write the arguments that it takes."

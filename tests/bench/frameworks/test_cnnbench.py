@@ -43,7 +43,7 @@ def batches():
 
 
 @pytest.mark.parametrize("norm", ["", "norm: {op: batch_norm}"])
-def test_losses_are_those_of_the_plain_form(norm, tmp_path, batches):
+def test_losses_equal_the_plain_form(norm, tmp_path, batches):
     loaded = load(tmp_path, norm)
     assert loaded.plan is not None
     network = take_apart(GraphNet(loaded.plan, form="plain", rngs=nnx.Rngs(7)))
@@ -62,7 +62,7 @@ def test_losses_are_those_of_the_plain_form(norm, tmp_path, batches):
     assert peer.train(*batches) == pytest.approx(losses, rel=1e-4)
 
 
-def test_gradients_are_what_a_step_of_descent_goes_along(tmp_path, batches):
+def test_gradients_match_a_step_of_gradient_descent(tmp_path, batches):
     loaded = load(tmp_path)
     assert loaded.plan is not None
     weights = initial_weights(loaded.plan, 7)
@@ -75,7 +75,7 @@ def test_gradients_are_what_a_step_of_descent_goes_along(tmp_path, batches):
             assert gradients[layer][name] == pytest.approx(moved, rel=1e-3, abs=1e-5)
 
 
-def test_outputs_are_those_of_the_network(tmp_path, batches):
+def test_outputs_equal_the_networks(tmp_path, batches):
     loaded = load(tmp_path, "norm: {op: batch_norm}")
     assert loaded.plan is not None
     network = GraphNet(loaded.plan, form="plain", rngs=nnx.Rngs(7))

@@ -488,7 +488,7 @@ def test_a_peer_is_the_same_network(
 
 
 @pytest.mark.parametrize("name", [*CASES, *EXPERIMENTS])
-def test_both_of_our_forms_are_pytorchs(name: str) -> None:
+def test_our_forms_match_pytorch(name: str) -> None:
     need("torch-eager-nchw")
     got = ours("direct", name)
     want = theirs("torch-eager-nchw", name)
@@ -496,7 +496,7 @@ def test_both_of_our_forms_are_pytorchs(name: str) -> None:
     close(got.losses, want.losses, "losses of three steps")
 
 
-def test_the_cases_hold_every_operation_and_activation() -> None:
+def test_the_cases_cover_every_operation_and_activation() -> None:
     layers = [op for layers in CASES.values() for op in layers.values()]
     refused = {"sample"}  # by `make_peer`, since peers have no KL divergence
     assert {op["op"] for op in layers} == set(OPERATIONS) - refused
@@ -505,7 +505,7 @@ def test_the_cases_hold_every_operation_and_activation() -> None:
 
 # PyTorch's compiler imports a deprecated module of its own.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
-def test_a_compiled_peer_trains_alike() -> None:
+def test_a_compiled_peer_trains_the_same() -> None:
     need("torch-compile-nchw")
     got = measure(functools.partial(make_peer, "torch-compile-nchw"), "tied")
     want = ours("plain", "tied")
@@ -527,7 +527,7 @@ def test_dropout_is_on_in_training_and_off_after_it(variant: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_pytorch_permutes_nothing_while_it_runs_our_experiments(name: str) -> None:
+def test_pytorch_runs_our_experiments_without_permutations(name: str) -> None:
     need("torch-eager-nchw")
     from cnnbench.bench.frameworks.torch_modules import ChannelsFirst, Reorder
     from cnnbench.bench.frameworks.torch_net import TorchNet
@@ -538,7 +538,7 @@ def test_pytorch_permutes_nothing_while_it_runs_our_experiments(name: str) -> No
     assert all(m.index is None for m in modules if isinstance(m, Reorder))
 
 
-def test_first_weights_are_those_of_our_network() -> None:
+def test_initial_weights_are_our_networks() -> None:
     plan = case("norm")[1]
     net = GraphNet(plan, form="direct", rngs=nnx.Rngs(7))
     weights = initial_weights(plan, 7)
@@ -550,7 +550,7 @@ def test_first_weights_are_those_of_our_network() -> None:
     np.testing.assert_array_equal(weights["b"]["scale"], np.ones(3))
 
 
-def test_a_flattened_image_stands_by_channel() -> None:
+def test_pytorch_flattens_by_channel() -> None:
     pytest.importorskip("torch", reason="the peers extra is not installed")
     from cnnbench.bench.frameworks.torch_net import by_channel
 
@@ -602,7 +602,7 @@ def test_keras_with_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["lamb", "lion"])
-def test_optimisers_that_pytorch_lacks(name: str) -> None:
+def test_optimizers_missing_in_pytorch(name: str) -> None:
     need("torch-eager-nchw")
     assert refusal("torch-eager-nchw", experiment_of("classify", SMALL, optimizer=name)) == (
         f"train.optimizer: PyTorch has no '{name}'; choose another optimizer, such as adamw."
@@ -618,20 +618,20 @@ def test_lamb_with_weight_decay_in_keras() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_rates_that_change(variant: str) -> None:
+def test_learning_rate_schedules_are_refused(variant: str) -> None:
     need(variant)
     assert refusal(variant, experiment_of("classify", SMALL, schedule="cosine")) == (
         "train.schedule: peers only support a constant learning rate, not 'cosine'; write constant."
     )
 
 
-def test_a_precision_that_peers_do_not_have() -> None:
+def test_bfloat16_is_refused() -> None:
     assert refusal("flax", experiment_of("classify", SMALL, precision="bfloat16")) == (
         "train.precision: peers only support float32, not bfloat16; write float32."
     )
 
 
-def test_a_loss_that_peers_do_not_have() -> None:
+def test_sampling_layers_are_refused() -> None:
     sample = {
         "a": dense(4),
         "b": dense(4, inputs="input"),
@@ -644,7 +644,7 @@ def test_a_loss_that_peers_do_not_have() -> None:
     )
 
 
-def test_pixels_that_are_no_probabilities() -> None:
+def test_pixels_above_one_are_refused_for_cross_entropy() -> None:
     """PyTorch, and Keras on PyTorch, raise an error where ours continues."""
     experiment = experiment_of("reconstruct", SMALL, 254.0, loss="binary_cross_entropy")
     assert refusal("flax", experiment) == (
@@ -653,7 +653,7 @@ def test_pixels_that_are_no_probabilities() -> None:
     )
 
 
-def test_nothing_to_train() -> None:
+def test_networks_without_parameters_are_refused() -> None:
     layers: Layers = {"a": {"op": "reshape", "shape": [144]}}
     plan = make_plan(layers, SHAPE, (144,))
     assert refusal("flax", experiment_of("classify", layers), plan) == (
@@ -673,7 +673,7 @@ def test_nothing_to_train() -> None:
     ],
     ids=str,
 )
-def test_options_of_optimisers_are_taken(variant: str, options: dict[str, Any]) -> None:
+def test_options_of_optimizers_are_used(variant: str, options: dict[str, Any]) -> None:
     """Nadam and PyTorch's rmsprop have different update rules; the others match ours."""
     need(variant)
     experiment, plan = experiment_of("classify", SMALL, optimizer=options), case("optimizer sgd")[1]
