@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_worker import Contestant
+from benchmarks.gpu_worker import TrainingSetup
 from cnnbench.bench.measurements import OWN, ratio, take_turns
 from cnnbench.bench.worker_process import BenchVariant, LostError, RefusedError, Worker, closing_all
 from cnnbench.comparisons.statistics import mean_interval
@@ -62,7 +62,7 @@ class Race:
 class VariantState:
     """Measurements of a variant in a race."""
 
-    contestant: Contestant
+    training: TrainingSetup
     outcome: str = "waiting"
     reason: str = ""
     prepare_s: float = math.nan
@@ -173,7 +173,7 @@ class Session:
             return self._processes[family].ask(do, self._limit(limit_s), **request)
         except LostError:
             self._processes.pop(family).close()
-            others = {k: e for k, e in self._ready.items() if _family(e.contestant) != family}
+            others = {k: e for k, e in self._ready.items() if _family(e.training) != family}
             self._ready = others
             raise
 
@@ -210,10 +210,10 @@ class Session:
     def check(self, network: str) -> None:
         """Compare losses and gradients on the GPU with a CPU's."""
         self.tell(f"{Path(network).name}: losses and gradients vs. a CPU's")
-        contestant = Contestant(network, OWN, "float32", 1, self._arguments.batch)
+        training = TrainingSetup(network, OWN, "float32", 1, self._arguments.batch)
         record: dict[str, Any] = {"network": Path(network).name}
         try:
-            record |= self.ask("jax", "check", contestant=asdict(contestant))
+            record |= self.ask("jax", "check", training=asdict(training))
             cpu = record["differences"].pop("cpu")
             for kind, own in record["differences"].items():
                 factor = TIMES.get(kind)
@@ -240,7 +240,7 @@ class Session:
             self.write()
         spent, number = 0.0, 0
         while number < MOST_ROUNDS and (number < FEWEST_ROUNDS or spent < RACE_S):
-            running = {e.contestant.key: e for e in entries if e.outcome == "measured"}
+            running = {e.training.key: e for e in entries if e.outcome == "measured"}
             if not running or self.left < LEAST_S / 2:
                 break
             began = time.monotonic()
@@ -253,11 +253,11 @@ class Session:
 
     def _enter(self, race: Race, variant: str) -> VariantState:
         arguments = race.network, variant, race.precision, race.seeds, self._arguments.batch
-        return VariantState(Contestant(*arguments))
+        return VariantState(TrainingSetup(*arguments))
 
     def _start(self, entry: VariantState, title: str) -> None:
         """Compile a variant, unless an earlier race did, and estimate its speed."""
-        own = entry.contestant
+        own = entry.training
         family = _family(own)
         if family == "torch" and not self._arguments.torch:
             entry.outcome, entry.reason = "skipped", "PyTorch is not installed"
@@ -269,7 +269,7 @@ class Session:
         try:
             if known is None:
                 self.tell(f"{title}: starting {own.variant}")
-                answer = self.ask(family, "start", contestant=asdict(own))
+                answer = self.ask(family, "start", training=asdict(own))
                 entry.prepare_s, entry.compile_s = answer["prepare_s"], answer["compile_s"]
                 entry.epoch_steps = answer["epoch_steps"]
                 first = answer["first_epoch"]
@@ -294,8 +294,8 @@ class Session:
         return entry.epoch_steps * max(1, round(wanted / entry.epoch_steps))
 
     def _train(self, entry: VariantState, steps: int) -> Any:
-        own = entry.contestant
-        answer = self.ask(_family(own), "train", contestant=asdict(own), steps=steps)
+        own = entry.training
+        answer = self.ask(_family(own), "train", training=asdict(own), steps=steps)
         entry.steps += steps
         entry.loss = answer["loss"]
         return answer
@@ -304,7 +304,7 @@ class Session:
         """One turn; a process that died in another variant's turn has lost this variant too."""
         if entry.outcome != "measured":
             return
-        if entry.contestant.key not in self._ready:
+        if entry.training.key not in self._ready:
             entry.outcome, entry.reason = "failed", "its process died in another variant's turn"
             return
         try:
@@ -318,9 +318,9 @@ class Session:
         """Train as `cnnbench run` does, with evaluation and groups of seeds."""
         self.tell(f"{Path(network).name}: a complete run")
         seeds = self._arguments.seeds
-        own = asdict(Contestant(network, OWN, "float32", seeds, self._arguments.batch))
+        own = asdict(TrainingSetup(network, OWN, "float32", seeds, self._arguments.batch))
         try:
-            record = self.ask("jax", "run", contestant=own, epochs=2)
+            record = self.ask("jax", "run", training=own, epochs=2)
         except (RefusedError, LostError) as error:
             record = {"failed": str(error)}
         self.found["run"] = {"network": Path(network).name, "seeds": seeds, **record}
@@ -332,14 +332,14 @@ class Session:
         self.write()
 
 
-def _family(contestant: Contestant) -> str:
-    return "jax" if contestant.variant == OWN else "torch"
+def _family(training: TrainingSetup) -> str:
+    return "jax" if training.variant == OWN else "torch"
 
 
 def _record(entry: VariantState, own: VariantState) -> dict[str, Any]:
     """Measurements of a variant with derived values."""
     fields = asdict(entry)
-    fields["variant"] = fields.pop("contestant")["variant"]
+    fields["variant"] = fields.pop("training")["variant"]
     interval = mean_interval(entry.epoch_s) if len(entry.epoch_s) > 1 else None
     fields["median_epoch_s"] = median(entry.epoch_s) if entry.epoch_s else None
     fields["epoch_s_interval"] = [interval.low, interval.high] if interval else None

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_worker import WARM_UP, Contestant, weights_file
+from benchmarks.gpu_worker import WARM_UP, TrainingSetup, weights_file
 from cnnbench.bench.frameworks import initial_weights
 from cnnbench.bench.worker import WorkerAnswer
 from cnnbench.data.batches import batches
@@ -74,7 +74,7 @@ class JaxTrainers:
 
     def weights(self, network: str, seeds: int) -> WorkerAnswer:
         """Write the initial parameters of the seeds, from which PyTorch also starts."""
-        plan = Contestant(network, "cnnbench", "float32", 1, 1).load().plan
+        plan = TrainingSetup(network, "cnnbench", "float32", 1, 1).load().plan
         assert plan is not None
         for seed in range(seeds):
             found = initial_weights(plan, seed)
@@ -86,33 +86,33 @@ class JaxTrainers:
             np.savez(weights_file(self._folder, network, seed), allow_pickle=False, **flat)
         return {}
 
-    def start(self, contestant: Contestant) -> WorkerAnswer:
+    def start(self, training: TrainingSetup) -> WorkerAnswer:
         """Compile an epoch and train the first one."""
         began = time.perf_counter()
-        job = self._job(contestant, self._device)
+        job = self._job(training, self._device)
         setup = self._set_up(job)
         networks = [setup.network(seed) for seed in job.experiment.seeds]
         state = setup.state(*networks)
         prepared = time.perf_counter()
         program = compile_train(setup, networks[0], state)
         compiled = time.perf_counter()
-        self._trainers[contestant.key] = JaxTrainer(setup, program, state)
+        self._trainers[training.key] = JaxTrainer(setup, program, state)
         return {
             "prepare_s": prepared - began,
             "compile_s": compiled - prepared,
             "epoch_steps": job.num_steps,
             "whole_epochs": True,
-            "first_epoch": self.train(contestant, job.num_steps),
+            "first_epoch": self.train(training, job.num_steps),
         }
 
-    def train(self, contestant: Contestant, steps: int) -> WorkerAnswer:
+    def train(self, training: TrainingSetup, steps: int) -> WorkerAnswer:
         """Train whole epochs.
 
         Returns:
           Seconds from the first call until the device has finished, and the mean loss of the
           last epoch without its first steps, like PyTorch's.
         """
-        trainer = self._trainers[contestant.key]
+        trainer = self._trainers[training.key]
         job = trainer.setup.job
         orders = [self._order(trainer, number) for number in range(steps // job.num_steps)]
         orders = jax.block_until_ready(orders)
@@ -124,7 +124,7 @@ class JaxTrainers:
         trainer.epoch += len(orders)
         return {"seconds": seconds, "steps": steps, "loss": float(np.mean(losses[WARM_UP:]))}
 
-    def check(self, contestant: Contestant) -> WorkerAnswer:
+    def check(self, training: TrainingSetup) -> WorkerAnswer:
         """Compare losses and gradients of the first steps with a CPU's in float32.
 
         Returns:
@@ -133,18 +133,18 @@ class JaxTrainers:
           has the differences of a CPU that computes in bfloat16.
         """
         cpu = jax.local_devices(backend="cpu")[0]
-        half = replace(contestant, precision="bfloat16")
-        want = self._first_steps(contestant, cpu)
+        half = replace(training, precision="bfloat16")
+        want = self._first_steps(training, cpu)
         found = {"cpu": _differences(self._first_steps(half, cpu), want)}
         with jax.default_matmul_precision("highest"):
-            found[DIGITS] = _differences(self._first_steps(contestant, self._device), want)
-        found["float32"] = _differences(self._first_steps(contestant, self._device), want)
+            found[DIGITS] = _differences(self._first_steps(training, self._device), want)
+        found["float32"] = _differences(self._first_steps(training, self._device), want)
         found["bfloat16"] = _differences(self._first_steps(half, self._device), want)
         return {"differences": found, "cpu_losses": want[0].tolist()}
 
-    def run(self, contestant: Contestant, epochs: int) -> WorkerAnswer:
+    def run(self, training: TrainingSetup, epochs: int) -> WorkerAnswer:
         """Train as `cnnbench run` does, with evaluation after every epoch."""
-        job = self._job(contestant, self._device, f"train.epochs={epochs}")
+        job = self._job(training, self._device, f"train.epochs={epochs}")
         began = time.perf_counter()
         events: list[Event] = []
         Trainer(job, events.append).run()
@@ -160,8 +160,8 @@ class JaxTrainers:
             ],
         }
 
-    def _job(self, contestant: Contestant, device: jax.Device, *overrides: str) -> Job:
-        loaded = contestant.load(*overrides)
+    def _job(self, training: TrainingSetup, device: jax.Device, *overrides: str) -> Job:
+        loaded = training.load(*overrides)
         images, labels = (np.load(self._folder / f"{name}.npy") for name in ("images", "labels"))
         num = len(labels) * 5 // 7  # as in MNIST: 50,000 of 70,000
         ends = (0, num, (num + len(labels)) // 2, len(labels))
@@ -193,11 +193,11 @@ class JaxTrainers:
         return trainer.setup.place(np.stack(orders, axis=1) if len(orders) > 1 else orders[0])
 
     def _first_steps(
-        self, contestant: Contestant, device: jax.Device
+        self, training: TrainingSetup, device: jax.Device
     ) -> tuple[NDArray[Any], Mapping[str, NDArray[Any]]]:
         """Losses of the first steps, and the gradients of the first by name."""
         with jax.default_device(device):
-            job = self._job(contestant, device)
+            job = self._job(training, device)
             setup = replace(self._set_up(job), at_once=1)
             network = setup.network(0)
             optimizer = build_optimizer(job.experiment.train, job.num_steps)

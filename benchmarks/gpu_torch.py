@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.func import functional_call, grad_and_value, stack_module_state
 
-from benchmarks.gpu_worker import WARM_UP, Contestant, weights_file
+from benchmarks.gpu_worker import WARM_UP, TrainingSetup, weights_file
 from cnnbench.bench.frameworks.torch import build_optimizer, mean_loss
 from cnnbench.bench.frameworks.torch_net import TorchNet
 from cnnbench.bench.worker import WorkerAnswer, read_weights
@@ -86,47 +86,47 @@ class TorchTrainers:
             "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         }
 
-    def start(self, contestant: Contestant) -> WorkerAnswer:
+    def start(self, training: TrainingSetup) -> WorkerAnswer:
         """Build the networks and train the first steps, which compile everything."""
         began = time.perf_counter()
-        loaded = contestant.load()
+        loaded = training.load()
         assert loaded.plan is not None
-        nets = [self._net(contestant, loaded.plan, seed) for seed in range(contestant.seeds)]
-        work = Work(self._images, self._labels, loaded.experiment, contestant)
-        captured = "graphs" in contestant.variant
+        nets = [self._net(training, loaded.plan, seed) for seed in range(training.seeds)]
+        work = Work(self._images, self._labels, loaded.experiment, training)
+        captured = "graphs" in training.variant
         if captured and self._device.type != "cuda":
             raise UsageError("CUDA graphs need a GPU")
         prepared = time.perf_counter()
-        step = together(work, nets) if "vmap" in contestant.variant else one_by_one(work, nets)
-        trainer = TorchTrainer(step, loaded.experiment, contestant.batch)
-        self._trainers[contestant.key] = trainer
+        step = together(work, nets) if "vmap" in training.variant else one_by_one(work, nets)
+        trainer = TorchTrainer(step, loaded.experiment, training.batch)
+        self._trainers[training.key] = trainer
         if captured:
             first = torch.tensor(self._order(trainer, WARM_UP), device=self._device)
             trainer.step, trainer.steps = capture(step, first), WARM_UP
         else:
-            self.train(contestant, 1)
+            self.train(training, 1)
         self._finish()
         compiled = time.perf_counter()
-        epoch = len(self._labels) // contestant.batch
+        epoch = len(self._labels) // training.batch
         if not captured:
-            self.train(contestant, WARM_UP - 1)
+            self.train(training, WARM_UP - 1)
         return {
             "prepare_s": prepared - began,
             "compile_s": compiled - prepared,
             "epoch_steps": epoch,
             "whole_epochs": False,
-            "first_epoch": self.train(contestant, max(1, epoch - WARM_UP)),
+            "first_epoch": self.train(training, max(1, epoch - WARM_UP)),
         }
 
-    def train(self, contestant: Contestant, steps: int) -> WorkerAnswer:
+    def train(self, training: TrainingSetup, steps: int) -> WorkerAnswer:
         """Train a number of steps.
 
         Returns:
           Seconds from the first step until the device has finished, and the mean loss.
         """
-        trainer = self._trainers[contestant.key]
+        trainer = self._trainers[training.key]
         indices = torch.tensor(self._order(trainer, steps), device=self._device)
-        losses = torch.zeros(steps, contestant.seeds, device=self._device)
+        losses = torch.zeros(steps, training.seeds, device=self._device)
         self._finish()
         began = time.perf_counter()
         for number in range(steps):
@@ -148,10 +148,10 @@ class TorchTrainers:
             rows.append(np.stack([order[part] for order in orders]))
         return np.stack(rows).astype(np.int64)
 
-    def _net(self, contestant: Contestant, plan: Plan, seed: int) -> TorchNet:
-        last = contestant.variant.endswith("channels_last")
+    def _net(self, training: TrainingSetup, plan: Plan, seed: int) -> TorchNet:
+        last = training.variant.endswith("channels_last")
         form = torch.channels_last if last else torch.contiguous_format
-        weights = read_weights(weights_file(self._folder, contestant.network, seed))
+        weights = read_weights(weights_file(self._folder, training.network, seed))
         net: TorchNet = TorchNet(plan, weights).to(self._device, memory_format=form).train()
         return net
 
@@ -170,7 +170,7 @@ class Work:
       images: all images, (n, c, h, w), uint8.
       labels: all labels, (n,).
       experiment: loss, optimizer and pixel scale.
-      contestant: precision and layout.
+      training: precision and layout.
     """
 
     def __init__(
@@ -178,13 +178,13 @@ class Work:
         images: torch.Tensor,
         labels: torch.Tensor,
         experiment: Experiment,
-        contestant: Contestant,
+        training: TrainingSetup,
     ) -> None:
         self._images, self._labels, self.experiment = images, labels, experiment
         self._loss = loss_name(experiment)
-        self._half = contestant.precision == "bfloat16"
-        self.compiled = "compile" in contestant.variant
-        self.last = contestant.variant.endswith("channels_last")
+        self._half = training.precision == "bfloat16"
+        self.compiled = "compile" in training.variant
+        self.last = training.variant.endswith("channels_last")
 
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled images at indices of any shape, and their targets."""

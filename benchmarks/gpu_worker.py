@@ -22,7 +22,7 @@ WARM_UP = 3  # steps before capturing a CUDA graph, as recommended by PyTorch's 
 
 
 @dataclass(frozen=True, slots=True)
-class Contestant:
+class TrainingSetup:
     """A network, and the way to train it.
 
     Args:
@@ -79,8 +79,8 @@ class Answerer:
         """
         options = dict(request)
         do = options.pop("do")
-        if contestant := options.pop("contestant", None):
-            options["contestant"] = Contestant(**contestant)
+        if training := options.pop("training", None):
+            options["training"] = TrainingSetup(**training)
         try:
             answer: WorkerAnswer = getattr(self._trainers, do)(**options)
         except RuntimeError as error:  # from XLA, CUDA or PyTorch's compiler

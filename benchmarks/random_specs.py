@@ -205,7 +205,7 @@ def race(
                 yield path.stem, None
 
 
-def losers(ratios: Mapping[str, Ratio | None]) -> list[str]:
+def slower(ratios: Mapping[str, Ratio | None]) -> list[str]:
     """Networks at which the fastest PyTorch variant is faster, or that could not be compared."""
     return [name for name, ratio in ratios.items() if ratio is None or ratio.value < 1]
 
@@ -240,7 +240,7 @@ def main() -> None:
         ratio = each.ratio(best) if each else None
         text = f"{best.variant} {ratio_text(ratio)}" if best and ratio else "not compared"
         console.print(f"{name}: {text}", highlight=False)
-    lost = losers(torch_ratios(done))
+    lost = slower(torch_ratios(done))
     console.print(
         f"{len(done) - len(lost)} of {len(done)} are no slower than the fastest PyTorch variant"
     )

@@ -1,6 +1,6 @@
 """Measure the project's performance targets: `make bench`.
 
-Throughput: the shipped networks against every peer, interleaved, in one run (`cnnbench bench`).
+Throughput: the shipped networks against all frameworks, interleaved, in one run (`cnnbench bench`).
 Start: real runs in fresh processes, with an empty cache and again with a warm one; compile time,
 first step and memory are read from their `run.json`. Growth: time of an epoch on all images vs. ten
 on a tenth, interleaved. Random: untuned networks (`random_specs`) against PyTorch; slower ones are
@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks import random_specs
-from benchmarks.targets import Bar, Check, checks_rows
+from benchmarks.targets import Check, Target, checks_rows
 from cnnbench.bench import report as bench_report
 from cnnbench.bench import session
 from cnnbench.bench.measurements import Benchmark
@@ -36,7 +36,7 @@ SECTIONS = ("throughput", "start", "growth", "random")
 GIB = 2**30
 RANDOM_BUDGET_S = 30.0  # of training per random network; compilation takes longer
 RANDOM_SHARE = 0.9
-TORCH_BARS: Mapping[str, float] = {"standard": 2.0, "modified": 1.7, "autoencoder": 3.0}
+TORCH_TARGETS: Mapping[str, float] = {"standard": 2.0, "modified": 1.7, "autoencoder": 3.0}
 TURNS = 5  # seeds of the runs whose times are compared
 FULL = 50_000  # training images of the shipped experiments
 
@@ -72,7 +72,7 @@ def main() -> None:
         record.add([random_check(untuned)])
     if record.benchmarks:
         console.print(bench_report.terminal_table(record.report))
-    console.print(bars_markdown(record.checks), markup=False, highlight=False)
+    console.print(targets_markdown(record.checks), markup=False, highlight=False)
 
 
 @dataclass
@@ -109,7 +109,7 @@ def sections(parser: argparse.ArgumentParser, text: str) -> list[str]:
 
 
 def throughput(arguments: argparse.Namespace, notify: Any) -> Iterator[Benchmark]:
-    """Measure the shipped networks against all peers."""
+    """Measure the shipped networks against all frameworks."""
     paths = [ROOT / "experiments" / f"{name}.yaml" for name in NETWORKS]
     overrides = [f"dataset.name={arguments.dataset}", "dataset.splits=null", "dataset.offline=null"]
     settings = Settings(arguments.rounds, arguments.budget)
@@ -120,26 +120,26 @@ def throughput(arguments: argparse.Namespace, notify: Any) -> Iterator[Benchmark
 
 def speed_checks(benchmark: Benchmark) -> list[Check]:
     """Throughput against the fastest PyTorch variant, plain Flax NNX and Keras on JAX."""
-    name, least = benchmark.name, TORCH_BARS[benchmark.name]
+    name, least = benchmark.name, TORCH_TARGETS[benchmark.name]
     pairs = [
-        (Bar(f"{name}: best PyTorch / ours", least, "x", True), benchmark.best("torch")),
-        (Bar(f"{name}: plain Flax NNX / ours", 8.0, "x", True), benchmark.find("flax")),
-        (Bar(f"{name}: Keras (JAX) / ours", 8.0, "x", True), benchmark.find("keras-jax")),
+        (Target(f"{name}: best PyTorch / ours", least, "x", True), benchmark.best("torch")),
+        (Target(f"{name}: plain Flax NNX / ours", 8.0, "x", True), benchmark.find("flax")),
+        (Target(f"{name}: Keras (JAX) / ours", 8.0, "x", True), benchmark.find("keras-jax")),
     ]
     checks = []
-    for bar, peer in pairs:
+    for target, peer in pairs:
         ratio = benchmark.ratio(peer)
         note = f"{peer.variant} {bench_report.ratio_text(ratio)}" if peer and ratio else ""
-        checks.append(Check(bar, ratio.value if ratio else None, note))
+        checks.append(Check(target, ratio.value if ratio else None, note))
     return checks
 
 
 def random_check(results: Mapping[str, Benchmark | None]) -> Check:
     """Fraction of untuned networks at least as fast as the fastest PyTorch variant."""
-    lost = random_specs.losers(random_specs.torch_ratios(results))
-    bar = Bar("random networks no slower than the best PyTorch", RANDOM_SHARE, "", True)
+    lost = random_specs.slower(random_specs.torch_ratios(results))
+    target = Target("random networks no slower than the best PyTorch", RANDOM_SHARE, "", True)
     note = f"slower: {', '.join(lost) or 'none'}"
-    return Check(bar, 1 - len(lost) / len(results), note)
+    return Check(target, 1 - len(lost) / len(results), note)
 
 
 def run_once(
@@ -171,32 +171,32 @@ def start_checks(name: str, notify: Any) -> list[Check]:
         cold, warm = (run_once(paths, Path(folder), small)[0] for _ in range(2))
     assert (cold["engine"]["compile_cache"], warm["engine"]["compile_cache"]) == ("cold", "warm")
     return [
-        Check(Bar(f"{name}: compile, cold", 6.0, "s"), cold["timing"]["compile_s"]),
-        Check(Bar(f"{name}: compile, cached", 2.0, "s"), warm["timing"]["compile_s"]),
-        Check(Bar(f"{name}: first step, cached", 5.0, "s"), warm["engine"]["first_step_s"]),
+        Check(Target(f"{name}: compile, cold", 6.0, "s"), cold["timing"]["compile_s"]),
+        Check(Target(f"{name}: compile, cached", 2.0, "s"), warm["timing"]["compile_s"]),
+        Check(Target(f"{name}: first step, cached", 5.0, "s"), warm["engine"]["first_step_s"]),
     ]
 
 
 def growth_checks(data_dir: Path | None) -> list[Check]:
     """Time of an epoch on ten times the images, and peak memory of a run on all of MNIST."""
-    grown = Bar("standard: epoch on 10x the images / 10 epochs", 1.05, "x")
-    memory = Bar("peak memory on all of MNIST", 1.5, "GiB")
+    grown = Target("standard: epoch on 10x the images / 10 epochs", 1.05, "x")
+    memory = Target("peak memory on all of MNIST", 1.5, "GiB")
     if data_dir is None:
         note = "needs --data-dir with all of MNIST"
         return [Check(grown, None, note), Check(memory, None, note)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        runs = run_once(growing(folder), folder, ["--seeds", str(TURNS)], data_dir)
+        runs = run_once(growth_experiments(folder), folder, ["--seeds", str(TURNS)], data_dir)
         deep = run_once(
             [ROOT / "experiments" / "autoencoder.yaml"], folder, ["--epochs", "1"], data_dir
         )
-    tenth, whole = ([_spent(run, seed) for seed in range(TURNS)] for run in runs)
+    tenth, whole = ([_training_seconds(run, seed) for seed in range(TURNS)] for run in runs)
     ratios = [large / small for large, small in zip(whole, tenth, strict=True)]
     peaks = [run["engine"]["peak_memory_bytes"] / GIB for run in (*runs, *deep)]
     return [Check(grown, median(ratios)), Check(memory, max(peaks))]
 
 
-def growing(folder: Path) -> list[Path]:
+def growth_experiments(folder: Path) -> list[Path]:
     """Experiment files for 10 epochs of a tenth of the images and for one epoch of all."""
     (folder / "standard.yaml").write_bytes((ROOT / "experiments" / "standard.yaml").read_bytes())
     for name, images, epochs in (("tenth", FULL // 10, 10), ("whole", FULL, 1)):
@@ -207,12 +207,12 @@ def growing(folder: Path) -> list[Path]:
     return [folder / "tenth.yaml", folder / "whole.yaml"]
 
 
-def _spent(run: Mapping[str, Any], seed: int) -> float:
+def _training_seconds(run: Mapping[str, Any], seed: int) -> float:
     """Total seconds of training of a seed."""
     return sum(float(epoch["train_s"]) for epoch in run["epochs"] if epoch["seed"] == seed)
 
 
-def bars_markdown(checks: Sequence[Check]) -> str:
+def targets_markdown(checks: Sequence[Check]) -> str:
     """The targets as a Markdown table."""
     headers = ["Target", "Limit", "Measured", "", "Note"]
     return bench_report.markdown_table(headers, checks_rows(checks))
@@ -221,11 +221,11 @@ def bars_markdown(checks: Sequence[Check]) -> str:
 def write_checks(stem: Path, checks: Sequence[Check]) -> None:
     """Write the targets as JSON and Markdown."""
     content = [
-        {"bar": c.bar.name, "limit": c.bar.limit, "measured": c.measured, "holds": c.holds}
+        {"bar": c.target.name, "limit": c.target.limit, "measured": c.measured, "holds": c.holds}
         for c in checks
     ]
     stem.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n")
-    stem.with_suffix(".md").write_text(bars_markdown(checks))
+    stem.with_suffix(".md").write_text(targets_markdown(checks))
 
 
 if __name__ == "__main__":

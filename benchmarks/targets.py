@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
+class Target:
     """A target for speed or memory.
 
     Args:
@@ -26,12 +26,12 @@ class Check:
     """A target and its measurement.
 
     Args:
-      bar: the target.
+      target: the target.
       measured: the measured value; None if it could not be measured.
       note: further information.
     """
 
-    bar: Bar
+    target: Target
     measured: float | None
     note: str = ""
 
@@ -40,23 +40,29 @@ class Check:
         """True if the target is met; None if it was not measured."""
         if self.measured is None:
             return None
-        if self.bar.at_least:
-            return self.measured >= self.bar.limit
-        return self.measured <= self.bar.limit
+        if self.target.at_least:
+            return self.measured >= self.target.limit
+        return self.measured <= self.target.limit
 
 
 def checks_rows(checks: Sequence[Check]) -> list[list[str]]:
     """Table rows: name, target, measured, verdict, note."""
     verdicts = {True: "met", False: "MISSED", None: "not measured"}
     return [
-        [check.bar.name, _bar_text(check), _measured_text(check), verdicts[check.holds], check.note]
+        [
+            check.target.name,
+            _target_text(check),
+            _measured_text(check),
+            verdicts[check.holds],
+            check.note,
+        ]
         for check in checks
     ]
 
 
-def _bar_text(check: Check) -> str:
-    return f"{'>=' if check.bar.at_least else '<='} {check.bar.limit:g}{check.bar.unit}"
+def _target_text(check: Check) -> str:
+    return f"{'>=' if check.target.at_least else '<='} {check.target.limit:g}{check.target.unit}"
 
 
 def _measured_text(check: Check) -> str:
-    return "" if check.measured is None else f"{check.measured:.3g}{check.bar.unit}"
+    return "" if check.measured is None else f"{check.measured:.3g}{check.target.unit}"

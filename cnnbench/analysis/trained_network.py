@@ -24,7 +24,7 @@ from cnnbench.spec.loader import load_experiment, saved_source
 from cnnbench.system import commands
 from cnnbench.system.settings import pinned
 from cnnbench.training.inference import activations_of, outputs_from, outputs_of
-from cnnbench.training.state import Arrays, Network, Tree, take_apart, with_weights
+from cnnbench.training.state import Arrays, Network, Tree, split_network, with_weights
 from cnnbench.training.step import make_rules
 
 CHUNK = 100  # images per call
@@ -254,8 +254,8 @@ def _seeds(path: Path, record: RunRecord, seed: int | None) -> list[int]:
 def _network(experiment: Experiment, plan: Plan | None, path: Path) -> Network:
     """The experiment's network with arbitrary weights."""
     if plan is not None:
-        return take_apart(GraphNet(plan, form="plain", rngs=nnx.Rngs(0)))
-    return take_apart(make_module(kept_class(experiment, path), experiment.model.args, 0))
+        return split_network(GraphNet(plan, form="plain", rngs=nnx.Rngs(0)))
+    return split_network(make_module(kept_class(experiment, path), experiment.model.args, 0))
 
 
 def kept_class(experiment: Experiment, path: Path) -> type[nnx.Module]:

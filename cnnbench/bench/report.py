@@ -256,12 +256,12 @@ def _json(benchmark: Benchmark) -> dict[str, object]:
         "compile_s": own and own.compile_s,
         "peak_memory_bytes": own and own.peak_memory_bytes,
         "band": benchmark.band(),
-        "peers": {m.variant: _json_peer(benchmark, m) for m in benchmark.measurements},
+        "peers": {m.variant: _json_measurement(benchmark, m) for m in benchmark.measurements},
     }
     return fields
 
 
-def _json_peer(benchmark: Benchmark, measurement: Measurement) -> dict[str, object]:
+def _json_measurement(benchmark: Benchmark, measurement: Measurement) -> dict[str, object]:
     m = measurement
     if m.outcome is not VariantStatus.MEASURED:
         return {"family": m.family, "outcome": m.outcome, "reason": m.reason}

@@ -86,14 +86,14 @@ class BenchTask:
         return min(self.loaded.experiment.train.batch_size, len(self.train))
 
 
-def run_contest(
-    task: BenchTask, contestants: Sequence[BenchVariant], settings: Settings, notify: Notify
+def run_benchmark(
+    task: BenchTask, variants: Sequence[BenchVariant], settings: Settings, notify: Notify
 ) -> Benchmark:
     """Measure a network in several frameworks.
 
     Args:
       task: network and data to train.
-      contestants: the variants to measure; ratios need `OURS` among them.
+      variants: the variants to measure; ratios need `OURS` among them.
       settings: settings of the benchmark.
       notify: called with progress messages.
 
@@ -107,10 +107,10 @@ def run_contest(
     with tempfile.TemporaryDirectory(prefix="cnnbench-") as name, closing_all() as workers:
         folder = Path(name)
         write_task(folder, task)
-        race = _Race(task, folder, settings, workers, notify)
-        race.start(contestants)
-        race.run()
-        return race.finish()
+        run = _Run(task, folder, settings, workers, notify)
+        run.start(variants)
+        run.run()
+        return run.finish()
 
 
 def write_task(folder: Path, task: BenchTask) -> None:
@@ -128,7 +128,7 @@ def write_task(folder: Path, task: BenchTask) -> None:
 class _Entry:
     """State and measurements of a variant."""
 
-    contestant: BenchVariant
+    variant: BenchVariant
     worker: Worker | None = None
     outcome: VariantStatus = VariantStatus.MEASURED
     reason: str = ""
@@ -140,7 +140,7 @@ class _Entry:
     metrics: dict[str, float] | None = None
 
 
-class _Race:
+class _Run:
     def __init__(
         self,
         task: BenchTask,
@@ -157,11 +157,11 @@ class _Race:
         self._products: dict[str, _Entry] = {}
         self._rounds = self._steps = 0
 
-    def start(self, contestants: Sequence[BenchVariant]) -> None:
+    def start(self, variants: Sequence[BenchVariant]) -> None:
         """Start every process and train three steps: one to compile, two to estimate the time."""
-        for contestant in contestants:
-            entry = self._entries[contestant.variant] = _Entry(contestant)
-            self._notify(f"{self._name}: starting {contestant.variant}")
+        for variant in variants:
+            entry = self._entries[variant.name] = _Entry(variant)
+            self._notify(f"{self._name}: starting {variant.name}")
             if started := self._ask(entry, "start"):
                 entry.prepare_s, entry.compile_s = started["prepare_s"], started["compile_s"]
                 paces = [self._seconds(entry, 1) for _ in range(STEPS_BEFORE - 1)]
@@ -182,7 +182,7 @@ class _Race:
             self._round(number)
 
     def _round(self, number: int) -> None:
-        names = [entry.contestant.variant for entry in self._running]
+        names = [entry.variant.name for entry in self._running]
         for name in take_turns(names, number):
             seconds = self._seconds(self._entries[name], self._steps)
             if seconds is not None and number:
@@ -224,7 +224,7 @@ class _Race:
         if entry.outcome is not VariantStatus.MEASURED:
             return None
         if entry.worker is None:
-            entry.worker = Worker(entry.contestant, self._folder, self._task.data_dir)
+            entry.worker = Worker(entry.variant, self._folder, self._task.data_dir)
             self._workers.append(entry.worker)
         try:
             return entry.worker.ask(do, self._limit_s, **request)
@@ -233,10 +233,10 @@ class _Race:
         except LostError as error:
             entry.outcome, entry.reason = VariantStatus.FAILED, str(error)
         entry.worker.close()
-        if entry.contestant.variant == OWN:
+        if entry.variant.name == OWN:
             message = f"{self._name}: {OWN} itself could not be measured"
             raise BenchError(f"{message}: {entry.reason}")
-        status = f"{entry.contestant.variant} {entry.outcome}"
+        status = f"{entry.variant.name} {entry.outcome}"
         self._notify(f"{self._name}: {status}: {entry.reason}")
         return None
 
@@ -248,12 +248,12 @@ class _Race:
         return Product(library, SIZE, product_flops(SIZE) / best[library])
 
     def _measurement(self, entry: _Entry) -> Measurement:
-        contestant = entry.contestant
+        variant = entry.variant
         if entry.outcome is not VariantStatus.MEASURED:
-            return Measurement(contestant.variant, contestant.family, entry.outcome, entry.reason)
+            return Measurement(variant.name, variant.family, entry.outcome, entry.reason)
         return Measurement(
-            contestant.variant,
-            contestant.family,
+            variant.name,
+            variant.family,
             seconds=tuple(entry.seconds),
             images=self._steps * self._task.batch_size,
             steps=STEPS_BEFORE + (self._rounds + 1) * self._steps,

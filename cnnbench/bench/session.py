@@ -10,7 +10,7 @@ from pathlib import Path
 from cnnbench.bench.frameworks import VARIANTS, initial_weights
 from cnnbench.bench.measurements import Benchmark
 from cnnbench.bench.report import Report, best_notes, json_text, markdown
-from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_contest
+from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_benchmark
 from cnnbench.bench.worker_process import BenchVariant
 from cnnbench.data.dataset import Split, dataset_of
 from cnnbench.errors import Notify, StoreError, UsageError, cannot_write, or_list
@@ -64,7 +64,7 @@ def choose_families(text: str | None, installed: Callable[[str], object] = find_
     return Families(names, ())
 
 
-def contestants(families: Sequence[str]) -> tuple[BenchVariant, ...]:
+def variants(families: Sequence[str]) -> tuple[BenchVariant, ...]:
     """Our variant, and every variant of the frameworks."""
     others = (BenchVariant(name, family) for name, family in VARIANTS.items() if family in families)
     return (OURS, *others)
@@ -120,7 +120,7 @@ def measure(
     Raises:
       BenchError: our own variant failed.
     """
-    benchmark = run_contest(task, contestants(families), settings, notify)
+    benchmark = run_benchmark(task, variants(families), settings, notify)
     for line in best_notes(benchmark):
         notify(f"{benchmark.name}: {line}")
     return benchmark

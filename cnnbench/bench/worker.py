@@ -44,7 +44,7 @@ class Trainable(Protocol):
         """Outputs for images, in evaluation mode."""
 
 
-class Answers(Protocol):
+class RequestHandler(Protocol):
     """Interface of a worker."""
 
     def answer(self, request: WorkerRequest) -> WorkerAnswer:
@@ -57,7 +57,7 @@ class VariantTrainer:
     Args:
       folder: folder shared by all variants.
       variant: name of the variant.
-      module: module with its `make_peer`.
+      module: module with its `make_trainer`.
       data_dir: TFDS data directory.
     """
 
@@ -68,7 +68,7 @@ class VariantTrainer:
         train = self._loaded.experiment.train
         self._batch_size = min(train.batch_size, len(self._labels))
         self._step = 0
-        self._peer: Trainable | None = None
+        self._trainer: Trainable | None = None
 
     def answer(self, request: WorkerRequest) -> WorkerAnswer:
         """Handle a request."""
@@ -88,10 +88,10 @@ class VariantTrainer:
 
     def _start(self) -> WorkerAnswer:
         start = time.perf_counter()
-        make_peer = importlib.import_module(self._module).make_peer
+        make_trainer = importlib.import_module(self._module).make_trainer
         weights = read_weights(self._folder / "weights.npz")
         loaded = self._loaded
-        self._peer = make_peer(self._variant, loaded.experiment, loaded.plan, weights)
+        self._trainer = make_trainer(self._variant, loaded.experiment, loaded.plan, weights)
         prepare_s = time.perf_counter() - start
         return {"prepare_s": prepare_s, "compile_s": self._train(1)["seconds"]}
 
@@ -99,9 +99,9 @@ class VariantTrainer:
         rows = self._rows(steps)
         images, labels = self._images[rows], self._labels[rows]
         self._step += steps
-        assert self._peer is not None
+        assert self._trainer is not None
         start = time.perf_counter()
-        losses = self._peer.train(images, labels)
+        losses = self._trainer.train(images, labels)
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "loss": float(np.mean(losses))}
 
@@ -121,8 +121,8 @@ class VariantTrainer:
         size = min(self._batch_size, len(labels))
         # Full batches only: another batch size would be recompiled.
         starts = range(0, len(labels) - size + 1, size)
-        assert self._peer is not None
-        outputs = np.concatenate([self._peer.outputs(images[i : i + size]) for i in starts])
+        assert self._trainer is not None
+        outputs = np.concatenate([self._trainer.outputs(images[i : i + size]) for i in starts])
         count = len(outputs)
         values = metrics(self._loaded.experiment, outputs, images[:count], labels[:count])
         return {"peak_memory_bytes": memory, "metrics": values}
@@ -164,7 +164,7 @@ def read_weights(path: Path) -> dict[str, dict[str, NDArray[Any]]]:
     return weights
 
 
-def serve(make: Callable[[], Answers], requests: TextIO, answers: TextIO) -> None:
+def serve(make: Callable[[], RequestHandler], requests: TextIO, answers: TextIO) -> None:
     """Answer requests until the end of the input.
 
     A request that the variant does not support is answered with its error; other errors end the
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str]) -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
-    def make() -> Answers:
+    def make() -> RequestHandler:
         if variant.startswith(PRODUCT):
             return Multiplier(variant.removeprefix(PRODUCT))
         return VariantTrainer(Path(folder), variant, module, Path(rest[0]) if rest else None)

@@ -15,7 +15,7 @@ from typing import Any
 
 from cnnbench.system.settings import VARIABLES
 
-PEERS = "cnnbench.bench.frameworks"
+FRAMEWORKS = "cnnbench.bench.frameworks"
 END_S = 5.0  # seconds for a worker to exit
 
 
@@ -24,14 +24,14 @@ class BenchVariant:
     """A variant to measure.
 
     Args:
-      variant: name of the variant for its `make_peer`.
+      name: name of the variant for its `make_trainer`.
       family: its framework.
-      module: module with its `make_peer`.
+      module: module with its `make_trainer`.
     """
 
-    variant: str
+    name: str
     family: str
-    module: str = PEERS
+    module: str = FRAMEWORKS
 
 
 class RefusedError(Exception):
@@ -46,7 +46,7 @@ class Worker:
     """A process that trains one variant.
 
     Args:
-      contestant: the variant.
+      variant: the variant.
       folder: folder shared by all variants, also for caches and error output.
       data_dir: TFDS data directory.
       program: module that serves the requests.
@@ -54,19 +54,19 @@ class Worker:
 
     def __init__(
         self,
-        contestant: BenchVariant,
+        variant: BenchVariant,
         folder: Path,
         data_dir: Path | None = None,
         program: str = "cnnbench.bench.worker",
     ) -> None:
-        self.variant = contestant.variant
-        self._errors = folder / f"{contestant.variant}.stderr"
+        self.variant = variant.name
+        self._errors = folder / f"{variant.name}.stderr"
         # -P: without it, a torch.py in the current folder would be imported.
         module = [sys.executable, "-P", "-m", program]
         rest = [str(data_dir)] if data_dir else []
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [*module, str(folder), self.variant, contestant.module, *rest],
+                [*module, str(folder), self.variant, variant.module, *rest],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

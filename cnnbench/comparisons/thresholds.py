@@ -14,18 +14,18 @@ from cnnbench.runs.records import Direction
 from cnnbench.spec.metrics import is_fraction, words
 
 TIME = "train_s"
-_GATE = re.compile(r"([a-z][a-z0-9_]*):([+-])(.+)")
+_THRESHOLD = re.compile(r"([a-z][a-z0-9_]*):([+-])(.+)")
 
 
 class ThresholdStatus(StrEnum):
     """Outcome of checking a threshold."""
 
-    KEPT = "passed"
-    BROKEN = "failed"
-    OPEN = "inconclusive"
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
 
 
-class Gate(NamedTuple):
+class Threshold(NamedTuple):
     """A threshold.
 
     Args:
@@ -41,94 +41,99 @@ class Gate(NamedTuple):
     text: str
 
 
-class Judgement(NamedTuple):
+class ThresholdResult(NamedTuple):
     """Outcome of checking one threshold on one run, with its message."""
 
     outcome: ThresholdStatus
     text: str
 
 
-def parse_gate(text: str) -> Gate:
+def parse_threshold(text: str) -> Threshold:
     """Parse a threshold such as ``accuracy:-0.2pp`` or ``train_s:+10%``.
 
     Raises:
       UsageError: `text` is not a threshold.
 
-    >>> parse_gate("train_s:+10%")
-    Gate(metric='train_s', sign=1, effect=Effect(value=0.1, kind='relative'), text='train_s:+10%')
+    >>> parse_threshold("train_s:+10%").effect
+    Effect(value=0.1, kind='relative')
     """
-    found = _GATE.fullmatch(text.strip())
+    found = _THRESHOLD.fullmatch(text.strip())
     if found is None:
         message = f"--fail-if: '{text}' is not a threshold"
         raise UsageError(f"{message}; write, for example, accuracy:-0.2pp or train_s:+10%.")
-    gate = Gate(found[1], 1 if found[2] == "+" else -1, parse_effect(found[3], "--fail-if"), text)
-    if gate.metric == TIME and gate.effect.kind != "relative":
+    threshold = Threshold(
+        found[1], 1 if found[2] == "+" else -1, parse_effect(found[3], "--fail-if"), text
+    )
+    if threshold.metric == TIME and threshold.effect.kind != "relative":
         message = f"--fail-if: '{text}': a time threshold must be relative, not {found[3]}"
         raise UsageError(f"{message}; write a percentage of the baseline, such as train_s:+10%.")
-    return gate
+    return threshold
 
 
-def require_sense(gate: Gate, direction: Direction) -> None:
+def validate_threshold(threshold: Threshold, direction: Direction) -> None:
     """Reject a unit that does not fit the metric, and a threshold in the better direction.
 
     Args:
-      gate: the threshold.
+      threshold: the threshold.
       direction: whether higher or lower values of its metric are better.
 
     Raises:
       UsageError: the threshold is not meaningful.
     """
-    message, text = f"--fail-if: '{gate.text}'", gate.text.strip()
-    share, points = is_fraction(gate.metric), text.endswith("pp")
-    if share and gate.effect.kind == "absolute" and not points:
+    message, text = f"--fail-if: '{threshold.text}'", threshold.text.strip()
+    share, points = is_fraction(threshold.metric), text.endswith("pp")
+    if share and threshold.effect.kind == "absolute" and not points:
         raise UsageError(
             f"{message} has no unit; write {text}pp (points) or {text}% (of the baseline)."
         )
     if points and not share:
         number = text.removesuffix("pp").rstrip()
-        message += f": {words(gate.metric)} is not a fraction, so points do not apply"
+        message += f": {words(threshold.metric)} is not a fraction, so points do not apply"
         raise UsageError(f"{message}; write {number}% (of the baseline) or an absolute value.")
     worse, sign = (-1, "-") if direction is Direction.HIGHER else (1, "+")
-    if gate.sign != worse:
-        remedy = f"write {gate.metric}:{sign}{text.partition(':')[2][1:]}"
+    if threshold.sign != worse:
+        remedy = f"write {threshold.metric}:{sign}{text.partition(':')[2][1:]}"
         raise UsageError(f"{message} would fail a run for being better; {remedy}.")
 
 
-def judge_gate(gate: Gate, verdict: Verdict) -> Judgement:
+def check_threshold(threshold: Threshold, verdict: Verdict) -> ThresholdResult:
     """Check a threshold against the confidence interval, not the mean.
 
     Args:
-      gate: the threshold.
+      threshold: the threshold.
       verdict: a verdict on the threshold's metric; on any metric for `train_s`.
     """
-    if gate.metric == TIME:
-        interval, limit = verdict.time_interval, 1 + gate.sign * gate.effect.value
+    if threshold.metric == TIME:
+        interval, limit = verdict.time_interval, 1 + threshold.sign * threshold.effect.value
         shown = f"{verdict.time_ratio:.3g}x the baseline's time"
         ends = interval and f"{interval.low:.3g}x to {interval.high:.3g}x"
     else:
-        interval, limit = verdict.interval, gate.sign * gate.effect.in_units(verdict.base_mean)
-        # The verdict's metric is the one on the test images if there are no validation images.
-        shown = f"{verdict.metric} {size(gate.metric, verdict.difference)}"
-        ends = interval and " to ".join(
-            size(gate.metric, end).split()[0] for end in (interval.low, interval.high)
+        interval, limit = (
+            verdict.interval,
+            threshold.sign * threshold.effect.in_units(verdict.base_mean),
         )
-    outcome = _outcome(interval, limit, gate.sign)
+        # The verdict's metric is the one on the test images if there are no validation images.
+        shown = f"{verdict.metric} {size(threshold.metric, verdict.difference)}"
+        ends = interval and " to ".join(
+            size(threshold.metric, end).split()[0] for end in (interval.low, interval.high)
+        )
+    outcome = _outcome(interval, limit, threshold.sign)
     level = f"{100 * (1 - verdict.alpha):g}% CI"
     found = f"{shown} ({level} {ends})" if ends else f"{shown} with one seed, so no CI"
-    if gate.metric == TIME and math.isnan(verdict.time_ratio):
+    if threshold.metric == TIME and math.isnan(verdict.time_ratio):
         found = f"no epoch time comparable with {clean(verdict.baseline)}"
-    if gate.metric != TIME and not math.isfinite(verdict.difference):
+    if threshold.metric != TIME and not math.isfinite(verdict.difference):
         common = f"no seed in common with {clean(verdict.baseline)}"
         diverged = f"a non-finite loss here or in {clean(verdict.baseline)}"
         found = diverged if verdict.seeds else common
-    return Judgement(outcome, f"{gate.text} {outcome}: {clean(verdict.label)}: {found}")
+    return ThresholdResult(outcome, f"{threshold.text} {outcome}: {clean(verdict.label)}: {found}")
 
 
 def _outcome(interval: Interval | None, limit: float, sign: int) -> ThresholdStatus:
     """Violated if the whole interval is beyond the limit, met if none of it is."""
     if interval is None:
-        return ThresholdStatus.OPEN
+        return ThresholdStatus.INCONCLUSIVE
     nearest, farthest = sorted((sign * interval.low, sign * interval.high))
     if nearest > sign * limit:
-        return ThresholdStatus.BROKEN
-    return ThresholdStatus.KEPT if farthest <= sign * limit else ThresholdStatus.OPEN
+        return ThresholdStatus.FAILED
+    return ThresholdStatus.PASSED if farthest <= sign * limit else ThresholdStatus.INCONCLUSIVE

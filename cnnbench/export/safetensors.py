@@ -3,7 +3,7 @@
 import json
 
 from cnnbench.analysis.trained_network import TrainedNetwork
-from cnnbench.export.verify import Exported, MismatchError, broken, provenance
+from cnnbench.export.verify import Exported, MismatchError, mismatch, provenance
 
 
 def export_safetensors(network: TrainedNetwork) -> Exported:
@@ -19,7 +19,7 @@ def export_safetensors(network: TrainedNetwork) -> Exported:
         for value, own in ((found[name], own) for name, own in network.weights.items())
     )
     if not same or header["__metadata__"] != metadata:
-        raise MismatchError(broken(network, "differs from the weights when read back"))
+        raise MismatchError(mismatch(network, "differs from the weights when read back"))
     values = sum(value.size for value in found.values())
     arrays = f"arrays   {len(found)} with {values:,} values, named by layer"
     return Exported(content, (arrays, "verified read back: bit-identical"))

@@ -106,17 +106,17 @@ def verify(
     theirs = np.concatenate([run(part) for part in parts])
     if theirs.shape != ours.shape:
         shapes = f"{shape_text(theirs.shape)} values, not {shape_text(ours.shape)}"
-        raise MismatchError(broken(network, f"returns {shapes}"))
+        raise MismatchError(mismatch(network, f"returns {shapes}"))
     largest = float(np.abs(theirs.astype(np.float64) - ours).max())
     allowed = TOLERANCE * float(np.abs(ours).max())
     over = f"largest difference {largest:.1e} over {len(images)} {probe.title}"
     limit = f"tolerance {allowed:.1e}"
     if not largest <= allowed:  # also rejects NaN
-        raise MismatchError(broken(network, f"differs from the network: {over}, {limit}"))
+        raise MismatchError(mismatch(network, f"differs from the network: {over}, {limit}"))
     return f"{over},\n         {limit}"
 
 
-def broken(network: TrainedNetwork, what: str) -> str:
+def mismatch(network: TrainedNetwork, what: str) -> str:
     """Error message for an exported model that failed verification."""
     who = f"{network.path}, seed {network.seed}"
     return f"{who}: the exported model {what}; nothing was written. Please report this bug."

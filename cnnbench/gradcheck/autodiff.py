@@ -18,7 +18,7 @@ from cnnbench.layers.base import INPUT
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import Score
-from cnnbench.training.state import Network, Tree, take_apart
+from cnnbench.training.state import Network, Tree, split_network
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
@@ -49,7 +49,7 @@ class Reference:
 
     def __init__(self, plan: Plan, score: Score, seed: int) -> None:
         self.plan = plan
-        self.parts = take_apart(GraphNet(plan, form="plain", rngs=nnx.Rngs(seed)))
+        self.parts = split_network(GraphNet(plan, form="plain", rngs=nnx.Rngs(seed)))
         cost = partial(_cost, plan, self.parts, score)
         self._differentiate = jax.jit(jax.value_and_grad(cost, (0, 1), has_aux=True))
 

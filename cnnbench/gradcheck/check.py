@@ -42,7 +42,7 @@ SHRUNK = 1e-7  # largest float64 error relative to float32's if due to rounding;
 MARGIN = 8.0  # largest random error relative to its largest change between points
 WIDER = MARGIN * 2.0**-29  # largest float64 error relative to the expected float32 error
 SPREAD = 0.1  # standard deviation of biases; at zero, many units would be at their kinks
-NOTHING = 1e-6  # relative to the cost; smaller derivatives count as zero
+NEGLIGIBLE = 1e-6  # relative to the cost; smaller derivatives count as zero
 
 
 class Agreement(StrEnum):
@@ -107,7 +107,7 @@ class Quantity:
         """The largest difference from autodiff, relative to the scale."""
         return self.error / self.scale
 
-    def alike(self, tolerance: float) -> bool:
+    def agrees(self, tolerance: float) -> bool:
         """True if the error is within a tolerance relative to the array's own size."""
         info = np.finfo(self.by_hand.dtype)
         return self.error <= tolerance * self.size + float(info.tiny / info.eps)  # underflow
@@ -153,7 +153,7 @@ class LayerCheck:
         return _largest(found) if found else None
 
     @property
-    def taken(self) -> int:
+    def num_compared(self) -> int:
         """Number of entries compared with central differences."""
         return sum(q.slopes.entries.size for q in self.quantities)
 
@@ -174,16 +174,16 @@ class LayerCheck:
         )
 
     @property
-    def near(self) -> bool:
+    def within_tolerances(self) -> bool:
         """True if the errors are within the tolerances; NaN never is."""
         differences = self.to_differences
         near = self.to_autodiff <= self.tolerances.autodiff
         return near and (differences is None or differences <= self.tolerances.differences)
 
     @property
-    def alike(self) -> bool:
+    def agrees(self) -> bool:
         """True if each array agrees with autodiff relative to its own size."""
-        return all(quantity.alike(self.tolerances.autodiff) for quantity in self.quantities)
+        return all(quantity.agrees(self.tolerances.autodiff) for quantity in self.quantities)
 
     @property
     def right(self) -> bool:
@@ -193,7 +193,7 @@ class LayerCheck:
         own size, unless rounding explains the difference: the terms of a bias before a batch norm
         cancel and leave only rounding errors.
         """
-        return self.near and (self.alike or self.explained)
+        return self.within_tolerances and (self.agrees or self.explained)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -270,11 +270,11 @@ def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> G
     """
     plan = require_layer(loaded, layer)
     point = find_point(loaded, plan, dtype)
-    if not np.isfinite(point.exact.height):
+    if not np.isfinite(point.exact.cost_here):
         _require_finite(loaded, plan, point)
     names = [node.name for node in plan.nodes] if layer is None else [layer]
     layers = tuple(_check_layer(plan.by_name[name], point, dtype) for name in names)
-    if not all(each.near and each.alike for each in layers):
+    if not all(each.within_tolerances and each.agrees for each in layers):
         explain = _in_float32(loaded, plan, point) if dtype == "float32" else _in_float64(point)
         layers = tuple(_explained(each, explain) for each in layers)
     return GradCheck(
@@ -299,7 +299,9 @@ def _require_finite(loaded: Loaded, plan: Plan, point: Point) -> None:
     """
     if np.isfinite(_in_jax_float64(loaded, plan, point)[1].cost):
         return  # only the computation by hand fails: the check reports it
-    message = f"{loaded.experiment.name}: the loss at the initial weights is {point.exact.height}"
+    message = (
+        f"{loaded.experiment.name}: the loss at the initial weights is {point.exact.cost_here}"
+    )
     remedy = "raise dataset.pixel_scale, or add a batch_norm before it"
     raise UsageError(f"{message}: {_first_not_finite(point.exact)}; {remedy}.")
 
@@ -404,7 +406,7 @@ def _point(network: ReferenceNetwork, x: Array, reference: Reference, dtype: Dty
     autodiff = reference.derivatives(network.weights, x, network.objective.targets)
     exact = _exact(network, x, TOLERANCES[dtype].differences)
     doubtful = max(
-        crossings(exact.home, sides(network, other)) for other in (forward, autodiff.forward)
+        crossings(exact.kink_sides, sides(network, other)) for other in (forward, autodiff.forward)
     )
     return Point(network, x, forward, by_hand, autodiff, exact, doubtful)
 
@@ -445,7 +447,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Wide:
+class Float64Derivatives:
     """Derivatives in float64 at a point.
 
     Args:
@@ -461,7 +463,7 @@ class Wide:
     probes: tuple[Probe, ...]
 
 
-def _widened(loaded: Loaded, plan: Plan, point: Point) -> Wide:
+def _float64_derivatives(loaded: Loaded, plan: Plan, point: Point) -> Float64Derivatives:
     """All derivatives at the point in float64, with random numbers drawn in float64."""
     seed, rng, x = loaded.experiment.seeds[0], np.random.default_rng(0), point.exact.x
     network, autodiff = _in_jax_float64(loaded, plan, point)
@@ -472,7 +474,7 @@ def _widened(loaded: Loaded, plan: Plan, point: Point) -> Wide:
         )
         probes = (first, *(_probe(point, narrow, rng) for _ in range(PROBES)))
     by_hand = forward_and_backward(network, x)[1]
-    return Wide(by_hand, _on_same_side(network, autodiff), autodiff, probes)
+    return Float64Derivatives(by_hand, _on_same_side(network, autodiff), autodiff, probes)
 
 
 def _in_jax_float64(
@@ -516,7 +518,7 @@ Explain = Callable[[LayerCheck, Quantity], bool]
 
 def _explained(layer: LayerCheck, explain: Explain) -> LayerCheck:
     """The layer with `explained` set, if an error is above a tolerance."""
-    if layer.near and layer.alike:
+    if layer.within_tolerances and layer.agrees:
         return layer
     return replace(layer, explained=all(explain(layer, each) for each in layer.quantities))
 
@@ -530,7 +532,7 @@ def _in_float32(loaded: Loaded, plan: Plan, point: Point) -> Explain:
     from units that rounding moves across a kink, or from values beyond float32's range.
     """
     overflows = _overflows(point)
-    wide, expected = _widened(loaded, plan, point), _expected(point.exact)
+    wide, expected = _float64_derivatives(loaded, plan, point), _expected(point.exact)
     moved_back = _on_same_side(point.network, point.autodiff)
 
     def explain(layer: LayerCheck, quantity: Quantity) -> bool:
@@ -542,7 +544,7 @@ def _in_float32(loaded: Loaded, plan: Plan, point: Point) -> Explain:
         same_side = replace(quantity, by_hand=_of(moved_back, *at))
         lost = _left(quantity.error, expected(*at))
         return (
-            (exact.alike(TOLERANCES["float64"].autodiff) or exact.error <= lost)
+            (exact.agrees(TOLERANCES["float64"].autodiff) or exact.error <= lost)
             and (own.to_differences or 0.0) <= layer.tolerances.differences
             and (
                 overflows
@@ -563,10 +565,12 @@ def _left(error: float, expected: float) -> float:
 
 
 def _within(quantity: Quantity, tolerance: float, expected: float) -> bool:
-    return quantity.alike(tolerance) or quantity.error <= MARGIN * expected
+    return quantity.agrees(tolerance) or quantity.error <= MARGIN * expected
 
 
-def _is_rounding(layer: LayerCheck, quantity: Quantity, wide: Wide, expected: float) -> bool:
+def _is_rounding(
+    layer: LayerCheck, quantity: Quantity, wide: Float64Derivatives, expected: float
+) -> bool:
     """True if the errors of both float32 derivatives look random, or are within the tolerance."""
     name, key = layer.node.name, quantity.name
     within = layer.tolerances.autodiff * quantity.size
@@ -600,7 +604,7 @@ def _in_float64(point: Point) -> Explain:
             return False
         factor = max(1.0, error / quantity.scale / layer.tolerances.autodiff)
         same_side = replace(quantity, by_hand=_of(moved_back, *at))
-        near = same_side.alike(layer.tolerances.autodiff) or same_side.error <= error
+        near = same_side.agrees(layer.tolerances.autodiff) or same_side.error <= error
         return near and (quantity.to_differences or 0.0) <= factor * layer.tolerances.differences
 
     return explain
@@ -647,7 +651,7 @@ def _quantities(
     if not np.isfinite(largest).all():  # float32 overflows: take the scale from float64
         right = forward_and_backward(exact.network, exact.x)[1]
         largest = [float(np.abs(_of(right, layer, name)).max()) for name in pairs]
-    scale = max([*largest, NOTHING * abs(exact.height), float(np.finfo(float).tiny)])
+    scale = max([*largest, NEGLIGIBLE * abs(exact.cost_here), float(np.finfo(float).tiny)])
     for name, (by_hand, by_autodiff) in pairs.items():
         slopes = exact.slopes(layer, name, by_hand, scale)
         yield Quantity(name, by_hand, by_autodiff, slopes, scale)

@@ -61,21 +61,21 @@ class Landscape:
     accuracy: float
 
     @cached_property
-    def home(self) -> dict[str, Array]:
+    def kink_sides(self) -> dict[str, Array]:
         """Sides of all kinks at the point."""
         return sides(self.network, self.forward)
 
     @cached_property
-    def height(self) -> float:
+    def cost_here(self) -> float:
         """The cost at the point."""
         return cost(self.network, self.forward)
 
     @cached_property
-    def digit(self) -> float:
+    def rounding_error(self) -> float:
         """Rounding error of the cost, which ill-conditioned networks amplify."""
         rough = cost(self.network, perturbed(self.network, self.x, 0)[0])
-        narrow = abs(rough - self.height) * np.finfo(np.float64).eps / np.finfo(np.float32).eps
-        return max(np.finfo(np.float64).eps * abs(self.height), float(narrow))
+        narrow = abs(rough - self.cost_here) * np.finfo(np.float64).eps / np.finfo(np.float32).eps
+        return max(np.finfo(np.float64).eps * abs(self.cost_here), float(narrow))
 
     def slopes(self, layer: str, name: str, like: Array, scale: float) -> Slopes:
         """Slopes along selected entries of an array.
@@ -109,7 +109,7 @@ class Landscape:
                 weights = _moved(network.weights, layer, name, change)
                 network, nudges = replace(network, weights=weights), {}
             moved = feedforward(network, self.x, nudges=nudges, known=self.forward, moved=layer)
-            if crossings(self.home, sides(network, moved, self.forward)):
+            if crossings(self.kink_sides, sides(network, moved, self.forward)):
                 return None
             return cost(network, moved)
 
@@ -133,7 +133,7 @@ class Landscape:
 
     def _steps(self, scale: float) -> Iterator[float]:
         """Steps large enough for the rounding error of the cost to be negligible."""
-        return (step for step in STEPS if 4 * self.digit / step <= self.accuracy * scale)
+        return (step for step in STEPS if 4 * self.rounding_error / step <= self.accuracy * scale)
 
 
 def chosen(like: Array) -> Array:

@@ -47,7 +47,7 @@ def _layers(check: GradCheck) -> "Table":
             layer.node.op.summary(),
             _error(layer.to_autodiff),
             _error(layer.to_differences),
-            str(layer.taken),
+            str(layer.num_compared),
             *[str(layer.skipped or "")] * kinks,
             layer.verdict.value,
             style="" if layer.right else "bold",

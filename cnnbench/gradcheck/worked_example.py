@@ -40,11 +40,11 @@ def _forward() -> Iterator[str]:
     yield "differences take steps of 1/1024."
     yield ""
     yield "Steps 1 and 2, feedforward: z2 = w2 over a1 + b2 (4), a2 = relu(z2) (3)"
-    yield from _beside({"a1": A1, "w2, b2 = -2": W2, "z2": z2, "a2": a2})
-    yield from _fingers("z2[0,0]", W2, A1[:2, :2], z2[0, 0], "- 2")
+    yield from _side_by_side({"a1": A1, "w2, b2 = -2": W2, "z2": z2, "a2": a2})
+    yield from _written_out("z2[0,0]", W2, A1[:2, :2], z2[0, 0], "- 2")
     yield ""
     yield f"z3 = w3 over a2, with b3 = 0; C = {_cost():g}"
-    yield from _beside({"a2": a2, "w3": W3, "z3": z3, "y": Y})
+    yield from _side_by_side({"a2": a2, "w3": W3, "z3": z3, "y": Y})
 
 
 def _backward() -> Iterator[str]:
@@ -53,18 +53,20 @@ def _backward() -> Iterator[str]:
     back = _full(d3, W3)
     yield "Step 3, output error: delta3 = dC/dz3 = z3 - y (S3)"
     yield "Step 4, backpropagation: delta2 = (ROT180(w3) over delta3) x relu'(z2) (9)"
-    yield from _beside({"delta3, zero-padded": np.pad(d3, 1), "ROT180(w3)": rot180(W3)})
-    yield from _beside(
+    yield from _side_by_side({"delta3, zero-padded": np.pad(d3, 1), "ROT180(w3)": rot180(W3)})
+    yield from _side_by_side(
         {"full convolution": back, "relu'(z2)": sigma_prime("relu", z2), "delta2": _delta2()}
     )
     yield "Written out: z2[1,1] contributes to all four z3, so its error is"
-    terms = [f"{_n(d3[x, y])} x {_n(W3[1 - x, 1 - y])}" for x, y in np.ndindex(2, 2)]
-    yield f"  {' + '.join(terms)} = {_n(back[1, 1])}, and relu'(z2[1,1]) = {int(z2[1, 1] > 0)}"
+    terms = [f"{_number(d3[x, y])} x {_number(W3[1 - x, 1 - y])}" for x, y in np.ndindex(2, 2)]
+    yield f"  {' + '.join(terms)} = {_number(back[1, 1])}, and relu'(z2[1,1]) = {int(z2[1, 1] > 0)}"
     slopes = np.array([[_slope_of_z2(x, y) for y in range(3)] for x in range(3)])
     yield ""
     yield "Check: central differences of the cost by each z2; and delta2 without ROT180:"
     unrotated = _full(d3, rot180(W3)) * sigma_prime("relu", z2)
-    yield from _beside({"by differences": slopes, "delta2": _delta2(), "not rotated": unrotated})
+    yield from _side_by_side(
+        {"by differences": slopes, "delta2": _delta2(), "not rotated": unrotated}
+    )
 
 
 def _weights() -> Iterator[str]:
@@ -73,10 +75,10 @@ def _weights() -> Iterator[str]:
     g3, g2 = _gradient(a2, d3), _gradient(A1, d2)
     yield "Step 5, gradients: each weight sums its inputs times their errors (11);"
     yield "the gradient of a shared bias is the sum of all errors (12)"
-    yield from _beside({"dC/dw3": g3, "dC/dw2": g2, "w2 by differences": _slopes_of_w2()})
-    yield from _fingers("dC/dw3[0,0]", d3, a2[:2, :2], g3[0, 0], "")
+    yield from _side_by_side({"dC/dw3": g3, "dC/dw2": g2, "w2 by differences": _slopes_of_w2()})
+    yield from _written_out("dC/dw3[0,0]", d3, a2[:2, :2], g3[0, 0], "")
     bias = (_cost(b2=B2 + STEP) - _cost(b2=B2 - STEP)) / (2 * STEP)
-    yield f"  dC/db2 = sum of delta2 = {_n(d2.sum())}; by differences {_n(bias)}"
+    yield f"  dC/db2 = sum of delta2 = {_number(d2.sum())}; by differences {_number(bias)}"
 
 
 def _rotations() -> Iterator[str]:
@@ -87,7 +89,7 @@ def _rotations() -> Iterator[str]:
     yield "The post's last formula, delta * sigma(ROT180(z)): sigma is elementwise, so"
     yield "rotating z is the same as rotating a. As a valid convolution (which flips), it"
     yield "gives the gradient of the post's flipped kernel: ROT180 of dC/dw3."
-    yield from _beside(
+    yield from _side_by_side(
         {
             "sigma(ROT180(z2))": sigma("relu", rot180(z2)),
             "ROT180(sigma(z2))": rot180(a2),
@@ -157,11 +159,11 @@ def _image(a: Array) -> Array:
     return a[None, :, :, None]
 
 
-def _beside(arrays: dict[str, Array]) -> Iterator[str]:
+def _side_by_side(arrays: dict[str, Array]) -> Iterator[str]:
     """Matrices side by side, each below its name, with an empty line before and after."""
     blocks = []
     for name, array in arrays.items():
-        rows = ["".join(f"{_n(value):>5}" for value in row) for row in array]
+        rows = ["".join(f"{_number(value):>5}" for value in row) for row in array]
         width = max(len(name), *map(len, rows)) + 3
         blocks.append([name.ljust(width), *(row.ljust(width) for row in rows)])
     widths = [len(block[0]) for block in blocks]
@@ -172,13 +174,13 @@ def _beside(arrays: dict[str, Array]) -> Iterator[str]:
     yield ""
 
 
-def _fingers(name: str, one: Array, other: Array, total: float, rest: str) -> Iterator[str]:
+def _written_out(name: str, one: Array, other: Array, total: float, rest: str) -> Iterator[str]:
     """A sum of products, written out."""
     pairs = zip(one.flat, other.flat, strict=True)
-    terms = " + ".join(f"{_n(a)} x {_n(b)}" for a, b in pairs)
-    yield f"  {name} = {terms}{' ' + rest if rest else ''} = {_n(total)}"
+    terms = " + ".join(f"{_number(a)} x {_number(b)}" for a, b in pairs)
+    yield f"  {name} = {terms}{' ' + rest if rest else ''} = {_number(total)}"
 
 
-def _n(value: float) -> str:
+def _number(value: float) -> str:
     """A number without trailing zeros, and never -0."""
     return f"{value + 0.0:g}"

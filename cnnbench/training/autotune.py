@@ -20,9 +20,9 @@ from cnnbench.system.files import write_atomic
 from cnnbench.system.host import processor
 from cnnbench.system.settings import current
 from cnnbench.training.executables import Job, compile_train, set_up
-from cnnbench.training.footprint import footprint, require_room
+from cnnbench.training.footprint import footprint, require_memory
 from cnnbench.training.state import build_optimizer
-from cnnbench.training.strategy import Strategy, asked_for, candidates
+from cnnbench.training.strategy import Strategy, candidates, requested_strategy
 
 STEPS = 3  # timed steps per candidate, after one warm-up step
 HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
@@ -50,7 +50,7 @@ def known_choice(job: Job) -> Choice | None:
     if job.resume and job.resume.strategy and job.resume.engine:
         return Choice(job.resume.strategy, job.resume.engine.step_s)
     found = _candidates(job)
-    asked = asked_for(job.engine, found)
+    asked = requested_strategy(job.engine, found)
     if asked is not None:
         return Choice(asked, {})
     step_s = _read(job, found)
@@ -79,7 +79,7 @@ def _candidates(job: Job) -> tuple[Strategy, ...]:
     counts = (job.batch_size, job.num_steps, len(job.devices))
     precision = job.experiment.train.precision
     found = candidates(job.plan, *counts, accelerator=job.accelerator, precision=precision)
-    asked = asked_for(job.engine, found)
+    asked = requested_strategy(job.engine, found)
     found = (asked,) if asked else found
     free = free_memory(job.devices[0])
     if (plan := job.plan) is None or free is None:
@@ -87,7 +87,7 @@ def _candidates(job: Job) -> tuple[Strategy, ...]:
     slots = _slots(job)
     needs = [footprint(plan, strategy, job.batch_size, slots) for strategy in found]
     least = min(zip(needs, found, strict=True), key=lambda pair: pair[0].total)
-    require_room(plan, least[0], free, rows=bool(least[1].row))
+    require_memory(plan, least[0], free, rows=bool(least[1].row))
     fitting = zip(needs, found, strict=True)
     return tuple(strategy for need, strategy in fitting if need.total <= free)
 

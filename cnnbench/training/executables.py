@@ -32,8 +32,8 @@ from cnnbench.training.state import (
     TrainState,
     build_optimizer,
     init_state,
+    split_network,
     stack,
-    take_apart,
 )
 from cnnbench.training.step import StepConfig, eval_step, make_rules, train_step
 from cnnbench.training.strategy import Strategy, has_batch_statistics
@@ -135,10 +135,10 @@ class Executables:
         job = self.job
         if job.plan is None:
             make = import_class(job.reference, job.folder)
-            return take_apart(make_module(make, job.experiment.model.args, seed))
+            return split_network(make_module(make, job.experiment.model.args, seed))
         form, row = self.strategy.form, self.strategy.row
         cut = Microbatching(row, self.mesh) if row and has_batch_statistics(job.plan) else None
-        return take_apart(GraphNet(job.plan, form=form, rngs=nnx.Rngs(seed), cut=cut))
+        return split_network(GraphNet(job.plan, form=form, rngs=nnx.Rngs(seed), cut=cut))
 
     def state(self, *networks: Network) -> TrainState:
         """The initial state on the devices, stacked over networks (one per parallel seed)."""

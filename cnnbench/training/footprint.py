@@ -52,7 +52,7 @@ def footprint(plan: Plan, strategy: Strategy, batch_size: int, slots: int) -> Fo
     return Footprint((2 + slots) * params * VALUE, values * VALUE, images)
 
 
-def require_room(plan: Plan, need: Footprint, free: int | None, *, rows: bool) -> None:
+def require_memory(plan: Plan, need: Footprint, free: int | None, *, rows: bool) -> None:
     """Check that training can fit in memory.
 
     Args:

@@ -64,7 +64,7 @@ class Network(NamedTuple):
         return bool(nnx.to_flat_state(nnx.filter_state(self.rest, nnx.BatchStat)))
 
 
-def take_apart(model: nnx.Module) -> Network:
+def split_network(model: nnx.Module) -> Network:
     """Split a model into graph definitions and state, for plain `jax.jit` and `jax.grad`."""
     model.eval()
     evaluation, _, _ = split_model(model)

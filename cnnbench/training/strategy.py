@@ -110,7 +110,7 @@ def has_batch_statistics(plan: Plan) -> bool:
     return any(node.op.uses_batch for node in plan.nodes)
 
 
-def asked_for(engine: str, found: Sequence[Strategy]) -> Strategy | None:
+def requested_strategy(engine: str, found: Sequence[Strategy]) -> Strategy | None:
     """The strategy for the requested engine; None if it has to be measured.
 
     Falls back to the next plainer engine if the network does not support `fast` or `direct`.

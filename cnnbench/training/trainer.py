@@ -84,8 +84,8 @@ class Trainer:
         first, *others = job.experiment.seeds
         self.job, self.watch, self.emit = job, job.watch, emit
         self.remaining: list[tuple[int, ...]] = [(first,), *groups(others, 1)]
-        self._alone: Executables
-        self._together: Executables | None = None
+        self._sequential: Executables
+        self._parallel: Executables | None = None
         self._first_state: TrainState | None
         self._engine: EngineRecord
         self._cost: Cost
@@ -109,7 +109,7 @@ class Trainer:
             with self.watch.part("data_s"):
                 setup = set_up(self.job, choice.strategy)
             with count_cache_hits() as cache:
-                self._alone, self._first_state = _compile(setup, self.remaining[0])
+                self._sequential, self._first_state = _compile(setup, self.remaining[0])
             self._engine = _engine(self.job, choice, tune_s, cache.state)
             self.emit(
                 Compiled(
@@ -118,7 +118,7 @@ class Trainer:
                     cache.state,
                     choice.strategy.text,
                     self._engine,
-                    self._alone.num_slow,
+                    self._sequential.num_slow,
                 )
             )
             if self.job.resume:
@@ -169,14 +169,14 @@ class Trainer:
         """Emit the training strategy with its measurements, and the cost of the network."""
         engine = replace(
             self._engine,
-            seeds_at_once=self._together.at_once if self._together else 1,
+            seeds_at_once=self._parallel.at_once if self._parallel else 1,
             first_step_s=self.watch.first_step_s,
             peak_memory_bytes=peak_memory(self.job.devices[0]),
         )
         self.emit(Trained(engine, self._cost))
 
     def _train_group(self, seeds: tuple[int, ...]) -> None:
-        executables = self._together if self._together and len(seeds) > 1 else self._alone
+        executables = self._parallel if self._parallel and len(seeds) > 1 else self._sequential
         compile_s = self.watch.last("compile_s") if self._first_state else 0.0
         state, records, done = _restored(executables, self._new_state(executables, seeds), seeds)
         for epoch in range(done + 1, self.job.experiment.train.epochs + 1):
@@ -249,14 +249,14 @@ class Trainer:
 
     def _measure(self) -> None:
         """Measure the cost of the network and decide how many seeds to train in parallel."""
-        self._cost = measure_cost(self._alone)
+        self._cost = measure_cost(self._sequential)
         started = self.watch.now()
         others = self.job.experiment.seeds[1:]
-        self._together = _together(self._alone, others, _epoch_s(self.job))
+        self._parallel = _parallel(self._sequential, others, _epoch_s(self.job))
         tune_s = self._engine.tune_s + self.watch.now() - started
         self._engine = replace(self._engine, tune_s=tune_s)
-        if self._together:
-            self.remaining = list(groups(others, self._together.at_once))
+        if self._parallel:
+            self.remaining = list(groups(others, self._parallel.at_once))
 
 
 @contextmanager
@@ -304,25 +304,25 @@ def _epoch_s(job: Job) -> float:
     return known[-1].train_s if known else job.watch.last("train_s")
 
 
-def _together(alone: Executables, seeds: Sequence[int], epoch_s: float) -> Executables | None:
+def _parallel(sequential: Executables, seeds: Sequence[int], epoch_s: float) -> Executables | None:
     """Executables for several seeds in parallel, if an epoch takes less than `epoch_s` per seed.
 
     Only accelerators are so large that one of these networks leaves them partly idle.
     A resumed run keeps its earlier decision.
     """
-    job, size = alone.job, seeds_at_once(len(seeds))
+    job, size = sequential.job, seeds_at_once(len(seeds))
     decided = job.resume.at_once if job.resume else None
     size = decided or size
     if size < 2 or not job.accelerator:
         return None
-    together, state = _compile(replace(alone, at_once=size), seeds[:size])
+    parallel, state = _compile(replace(sequential, at_once=size), seeds[:size])
     if decided:
-        return together
+        return parallel
     start = job.watch.now()
-    for indices in _calls(together, seeds[:size], epoch=1):
-        state, losses = together.train(state, alone.arrays, indices)
+    for indices in _calls(parallel, seeds[:size], epoch=1):
+        state, losses = parallel.train(state, sequential.arrays, indices)
     jax.block_until_ready((state, losses))
-    return together if (job.watch.now() - start) / size < epoch_s else None
+    return parallel if (job.watch.now() - start) / size < epoch_s else None
 
 
 def _restored(

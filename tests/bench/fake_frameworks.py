@@ -1,4 +1,4 @@
-"""Fake peers for worker processes that do nothing or fail, named by their behavior."""
+"""Fake frameworks for worker processes that do nothing or fail, named by their behavior."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ import numpy as np
 from cnnbench.errors import UsageError
 
 
-def make_peer(variant, experiment, plan, weights):
+def make_trainer(variant, experiment, plan, weights):
     if variant == "refuses":
         raise UsageError("peer 'refuses': it has no convolutions; leave it out.")
     return Fake(variant, plan, weights)
@@ -46,6 +46,6 @@ class Fake:
         return outputs
 
     def _log(self, line):
-        if path := os.environ.get("FAKE_PEERS_LOG"):
+        if path := os.environ.get("FAKE_TRAINERS_LOG"):
             with Path(path).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")

@@ -10,7 +10,7 @@ import pytest
 from cnnbench.bench import scheduler, worker_process
 from cnnbench.bench.frameworks import initial_weights
 from cnnbench.bench.measurements import VariantStatus
-from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_contest
+from cnnbench.bench.scheduler import OURS, BenchTask, Settings, run_benchmark
 from cnnbench.bench.worker import metrics, read_weights
 from cnnbench.bench.worker_process import BenchVariant, LostError, Worker
 from cnnbench.data.dataset import Split
@@ -39,7 +39,7 @@ def _findable(monkeypatch):
 @pytest.fixture
 def log(tmp_path, monkeypatch):
     path = tmp_path / "log"
-    monkeypatch.setenv("FAKE_PEERS_LOG", str(path))
+    monkeypatch.setenv("FAKE_TRAINERS_LOG", str(path))
     return path
 
 
@@ -61,7 +61,7 @@ def fakes(*variants: str) -> list[BenchVariant]:
 
 def test_turns_alternate_and_variants_train_on_the_same_batches(task, log):
     notes: list[str] = []
-    done = run_contest(task, fakes("a", "b", "c"), QUICK, notes.append)
+    done = run_benchmark(task, fakes("a", "b", "c"), QUICK, notes.append)
     lines = [line.split() for line in log.read_text().splitlines()]
     trained = [line for line in lines if line[1] != "evaluates"]
     before, rounds = trained[:9], trained[9:]
@@ -82,7 +82,7 @@ def test_turns_alternate_and_variants_train_on_the_same_batches(task, log):
 
 
 def test_measured_values(task):
-    (measured,) = run_contest(task, fakes("a"), QUICK, lambda _: None).measurements
+    (measured,) = run_benchmark(task, fakes("a"), QUICK, lambda _: None).measurements
     assert measured.outcome is VariantStatus.MEASURED
     assert (measured.family, measured.images) == ("fake", 40)
     assert all(0.02 <= seconds < 0.2 for seconds in measured.seconds)
@@ -96,7 +96,7 @@ def test_measured_values(task):
 def test_failing_variants_are_reported_and_the_others_continue(task):
     names = ("refuses", "dies", "a", "is-killed", "refuses-later")
     notes: list[str] = []
-    done = run_contest(task, fakes(*names), QUICK, notes.append)
+    done = run_benchmark(task, fakes(*names), QUICK, notes.append)
     found = {m.variant: (m.outcome, m.reason) for m in done.measurements}
     no_convolutions = "peer 'refuses': it has no convolutions; leave it out."
     assert found == {
@@ -116,7 +116,7 @@ def test_failing_variants_are_reported_and_the_others_continue(task):
 def test_a_hanging_worker_is_killed(task, monkeypatch):
     monkeypatch.setattr(scheduler, "SHORTEST_LIMIT_S", 5.0)
     began = time.monotonic()
-    done = run_contest(task, fakes("hangs", "a"), QUICK, lambda _: None)
+    done = run_benchmark(task, fakes("hangs", "a"), QUICK, lambda _: None)
     assert done.measurements[0].reason == "'start' timed out after 5 s"
     assert done.measurements[1].outcome is VariantStatus.MEASURED
     assert time.monotonic() - began < 30
@@ -124,7 +124,7 @@ def test_a_hanging_worker_is_killed(task, monkeypatch):
 
 def test_a_budget_bounds_rounds_and_steps(task):
     settings = Settings(rounds=6, budget_s=1.5, pause_s=0.0, libraries=())
-    done = run_contest(task, fakes("slow-1", "slow-2"), settings, lambda _: None)
+    done = run_benchmark(task, fakes("slow-1", "slow-2"), settings, lambda _: None)
     rounds, steps = len(done.measurements[0].seconds), done.measurements[0].images // 20
     # A step of both takes a bit over 0.1 s: 14 steps, in 6 rounds and a warm-up round.
     assert (rounds, steps) == (6, 2) or (rounds >= 3 and steps == 1)
@@ -134,7 +134,7 @@ def test_a_budget_bounds_rounds_and_steps(task):
 
 def test_matrix_products_are_measured_in_the_same_run(task, monkeypatch):
     settings = Settings(rounds=3, budget_s=1, pause_s=0.0, most_steps=1, libraries=("numpy",))
-    done = run_contest(task, fakes("a"), settings, lambda _: None)
+    done = run_benchmark(task, fakes("a"), settings, lambda _: None)
     assert done.product is not None
     assert (done.product.library, done.product.size) == ("numpy", 2048)
     assert 1e8 < done.product.flops < 1e15
@@ -156,7 +156,7 @@ def test_no_process_is_left(task, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_contest(task, fakes("a", "b"), QUICK, notify)
+        run_benchmark(task, fakes("a", "b"), QUICK, notify)
     assert len(started) == 2
     assert all(worker._process.poll() is not None for worker in started)
 
@@ -165,7 +165,7 @@ def test_our_engine_is_measured(task, tmp_path):
     assert task.loaded.plan is not None
     weights = initial_weights(task.loaded.plan, 0)
     real = BenchTask(task.loaded, task.train, task.test, task.dataset, weights)
-    done = run_contest(real, [OURS, *fakes("a")], QUICK, lambda _: None)
+    done = run_benchmark(real, [OURS, *fakes("a")], QUICK, lambda _: None)
     own = done.own
     assert own is not None, done.measurements
     assert own.metrics is not None
@@ -180,7 +180,7 @@ def test_a_python_model_is_refused(task):
         dataclasses.replace(task.loaded, plan=None), task.train, task.test, "", task.weights
     )
     with pytest.raises(UsageError, match=r"^tiny: model\.python only runs in Flax; write model"):
-        run_contest(python, fakes("a"), QUICK, lambda _: None)
+        run_benchmark(python, fakes("a"), QUICK, lambda _: None)
 
 
 def test_a_worker_starts_with_empty_caches(tmp_path, monkeypatch):

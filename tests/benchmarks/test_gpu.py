@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu
-from benchmarks.gpu_worker import WARM_UP, Answerer, Contestant
+from benchmarks.gpu_worker import WARM_UP, Answerer, TrainingSetup
 from cnnbench.errors import UsageError
 from tests.support.paths import ROOT
 
@@ -33,10 +33,10 @@ train: {optimizer: {name: sgd, learning_rate: 0.05}}
 SHOW = """\
 import json
 from benchmarks.gpu import NETWORKS
-from benchmarks.gpu_worker import Contestant
+from benchmarks.gpu_worker import TrainingSetup
 
 for name in NETWORKS:
-    loaded = Contestant(name, "cnnbench", "bfloat16", 10, 64).load("train.optimizer=adam")
+    loaded = TrainingSetup(name, "cnnbench", "bfloat16", 10, 64).load("train.optimizer=adam")
     experiment, nodes = loaded.experiment, loaded.plan.nodes
     print(experiment.digest(), [(node.name, node.inputs, node.layout) for node in nodes])
     print(experiment.model_dump(mode="json"), experiment.train.optimizer.model_dump())
@@ -98,16 +98,16 @@ def test_pytorch_does_the_same_work(variant, precision, network, shared) -> None
     from benchmarks import gpu_jax, gpu_torch
 
     theirs = gpu_torch.TorchTrainers(shared)
-    contestant = Contestant(network, "cnnbench", precision, 2, BATCH)
+    training = TrainingSetup(network, "cnnbench", precision, 2, BATCH)
     with closing(gpu_jax.JaxTrainers(shared)) as ours:
         ours.weights(network, 2)
-        own = ours.start(contestant)
-    other = theirs.start(replace(contestant, variant=variant))
+        own = ours.start(training)
+    other = theirs.start(replace(training, variant=variant))
     assert own["epoch_steps"] == other["epoch_steps"] == 5
     tolerance = 1e-5 if precision == "float32" else 1e-2
     assert other["first_epoch"]["steps"] == 5 - WARM_UP
     assert other["first_epoch"]["loss"] == pytest.approx(own["first_epoch"]["loss"], rel=tolerance)
-    more = theirs.train(replace(contestant, variant=variant), 2)
+    more = theirs.train(replace(training, variant=variant), 2)
     assert more["steps"] == 2
     assert more["loss"] < other["first_epoch"]["loss"]
 
@@ -119,9 +119,9 @@ def test_cuda_graphs_need_a_gpu(network, shared) -> None:
     with closing(gpu_jax.JaxTrainers(shared)) as ours:
         ours.weights(network, 1)
     trainers = Answerer(gpu_torch.TorchTrainers(shared))
-    contestant = dict.fromkeys(("network", "variant", "precision", "seeds", "batch"))
-    contestant |= {"network": network, "variant": "torch-graphs-nchw", "seeds": 1, "batch": BATCH}
-    request = {"do": "start", "contestant": contestant | {"precision": "float32"}}
+    training = dict.fromkeys(("network", "variant", "precision", "seeds", "batch"))
+    training |= {"network": network, "variant": "torch-graphs-nchw", "seeds": 1, "batch": BATCH}
+    request = {"do": "start", "training": training | {"precision": "float32"}}
     with pytest.raises(UsageError, match="CUDA graphs need a GPU"):
         trainers.answer(request)
 

@@ -71,7 +71,7 @@ def test_slower_networks_are_named():
         "b": Ratio(1.0, Interval(0.9, 1.1)),
         "c": None,
     }
-    assert random_specs.losers(ratios) == ["a", "c"]
+    assert random_specs.slower(ratios) == ["a", "c"]
 
 
 def network(theirs: float) -> Benchmark:

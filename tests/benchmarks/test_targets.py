@@ -4,28 +4,28 @@ import math
 
 import pytest
 
-from benchmarks.targets import Bar, Check, checks_rows
+from benchmarks.targets import Check, Target, checks_rows
 
 
-class TestBars:
+class TestTargets:
     @pytest.mark.parametrize(
-        ("bar", "value", "holds"),
+        ("target", "value", "holds"),
         [
-            (Bar("speed", 2.0, "x", at_least=True), 2.0, True),
-            (Bar("speed", 2.0, "x", at_least=True), 1.99, False),
-            (Bar("memory", 1.5), 1.5, True),
-            (Bar("memory", 1.5), 1.51, False),
-            (Bar("memory", 1.5), math.nan, False),
-            (Bar("memory", 1.5), None, None),
+            (Target("speed", 2.0, "x", at_least=True), 2.0, True),
+            (Target("speed", 2.0, "x", at_least=True), 1.99, False),
+            (Target("memory", 1.5), 1.5, True),
+            (Target("memory", 1.5), 1.51, False),
+            (Target("memory", 1.5), math.nan, False),
+            (Target("memory", 1.5), None, None),
         ],
     )
     def test_targets_are_met_or_missed(
-        self, bar: Bar, value: float | None, holds: bool | None
+        self, target: Target, value: float | None, holds: bool | None
     ) -> None:
-        assert Check(bar, value).holds is holds
+        assert Check(target, value).holds is holds
 
     def test_the_table_of_targets(self) -> None:
-        speed, memory = Bar("speed", 2.0, "x", at_least=True), Bar("memory", 1.5, " GiB")
+        speed, memory = Target("speed", 2.0, "x", at_least=True), Target("memory", 1.5, " GiB")
         checks = [Check(speed, 2.1234), Check(memory, 1.75, "of MNIST"), Check(memory, None)]
         assert checks_rows(checks) == [
             ["speed", ">= 2x", "2.12x", "met", ""],

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnnbench.comparisons.comparison import Comparison, compare
-from cnnbench.comparisons.thresholds import judge_gate, parse_gate
+from cnnbench.comparisons.thresholds import check_threshold, parse_threshold
 from cnnbench.comparisons.timing_warnings import Timed, TimingWarning, summary
 from cnnbench.comparisons.timing_warnings import warnings as found_in
 from cnnbench.comparisons.verdict import Criteria
@@ -326,7 +326,7 @@ def test_no_zero_that_was_measured_divides(seconds: list[float], cost: Cost) -> 
     assert csv_json.csv_text([found]).count("\n") == 5
     assert json.loads(csv_json.json_text([found]))["comparisons"]
     assert "</html>" in table_page([found])
-    judge_gate(parse_gate("train_s:+10%"), found.verdicts[0])
+    check_threshold(parse_threshold("train_s:+10%"), found.verdicts[0])
 
 
 def test_a_run_beside_itself_shows_nothing() -> None:

@@ -106,7 +106,7 @@ def test_shipped_experiments_agree(name: str, monkeypatch: pytest.MonkeyPatch) -
         assert layer.to_autodiff <= 1e-9
         assert layer.to_differences is not None
         assert layer.to_differences <= 1e-6
-        assert layer.taken >= 2
+        assert layer.num_compared >= 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -276,7 +276,7 @@ def test_a_small_bug_is_found_despite_insufficient_float64_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A millionth of the smallest derivative that does not count as zero."""
-    real, tiny = correlation.kernel_gradient, 1e-6 * gradcheck.NOTHING
+    real, tiny = correlation.kernel_gradient, 1e-6 * gradcheck.NEGLIGIBLE
     monkeypatch.setattr(conv, "kernel_gradient", lambda *args: real(*args) + 3 * tiny)
     loaded = load_experiment(spec(tmp_path, CANCELLING), ("seeds=[4]",))
     found = gradcheck.check_gradients(loaded, "float64", "wide")
@@ -289,7 +289,7 @@ def test_a_bug_is_found_despite_insufficient_float32_precision(
 ) -> None:
     """Even one smaller than the errors of float32."""
     real = correlation.kernel_gradient
-    tiny = size * gradcheck.NOTHING
+    tiny = size * gradcheck.NEGLIGIBLE
     monkeypatch.setattr(conv, "kernel_gradient", lambda *args: real(*args) + 2 * tiny)
     found = check(spec(tmp_path, CANCELLING), "float32")
     verdicts = {layer.node.name: layer.verdict for layer in found.layers}

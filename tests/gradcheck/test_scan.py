@@ -267,7 +267,7 @@ def effects(point: check.Point, mistake: Mistake, at: str) -> dict[str, list[Eff
             far(point.autodiff, exact, layer, key),
             1e-8 * far(narrow, rounded, layer, key),
         )
-        scale = max([*sizes.values(), check.NOTHING * abs(point.exact.height)])
+        scale = max([*sizes.values(), check.NEGLIGIBLE * abs(point.exact.cost_here)])
         return Effect(far(broken, clean, layer, key), noise, sizes[key], scale, dtype)
 
     return {
@@ -315,7 +315,7 @@ def scan(one: Drawn, picks: random.Random, number: int) -> Iterator[tuple[Any, .
         try:
             found = {dtype: check.check_gradients(one.loaded, dtype) for dtype in PRECISIONS}
         except UsageError as error:  # a sampling layer's variance overflows: nothing to compare
-            if np.isfinite(points[0].exact.height):
+            if np.isfinite(points[0].exact.cost_here):
                 yield "correct code", str(error)
             return
         for dtype, right in found.items():
@@ -428,7 +428,7 @@ def test_a_bug_in_an_array_far_smaller_than_the_layers_largest_is_found(dtype: D
         with mistaken(MISTAKES["wrong sign of the kernel"], "out"):
             (wrong,) = check.check_gradients(loaded, dtype, "out").layers
     assert (right.verdict, wrong.verdict) == (Agreement.OK, Agreement.WRONG)
-    assert wrong.near  # relative to the bias's
+    assert wrong.within_tolerances  # relative to the bias's
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

@@ -31,7 +31,7 @@ from cnnbench.system.devices import pick_devices
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.executables import Job
 from cnnbench.training.losses import objective
-from cnnbench.training.state import Arrays, TrainState, take_apart
+from cnnbench.training.state import Arrays, TrainState, split_network
 from cnnbench.training.step import gradients, make_rules
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
@@ -124,7 +124,7 @@ class Wide(NamedTuple):
 def slope_of(name: str) -> Any:
     """The gradient in float64, and the distance of each image from a kink."""
     case = case_of(name)
-    network = take_apart(GraphNet(case.plan, form="plain", rngs=nnx.Rngs(0)))
+    network = split_network(GraphNet(case.plan, form="plain", rngs=nnx.Rngs(0)))
 
     def loss(params: Any, x: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
         net = nnx.merge(network.training, params, network.rest, copy=True)
@@ -203,7 +203,7 @@ def test_first_gradients_match_float64(name: str) -> None:
     if name == "standard" or name in EXAMPLES:  # the background is constant but not zero
         want[True] = wide(name, True)
     for form, bar in TOLERANCES.items():
-        network = take_apart(GraphNet(case.plan, form=form, rngs=nnx.Rngs(0)))
+        network = split_network(GraphNet(case.plan, form=form, rngs=nnx.Rngs(0)))
         rules = make_rules(case.experiment, None if form == "plain" else ROW)
         state = TrainState(network.params, network.rest, ())
         step = jax.jit(lambda s, a, i, n=network, r=rules: gradients(s, a, i, n.training, r)[0])

@@ -14,7 +14,7 @@ from cnnbench.cli.app import app
 from cnnbench.nn.python_model import import_class
 from cnnbench.nn.submodules import outline
 from cnnbench.spec.loader import load_experiment
-from cnnbench.training.state import take_apart, weights_of
+from cnnbench.training.state import split_network, weights_of
 from tests.support.paths import EXPERIMENTS
 
 SPEC = EXPERIMENTS / "python" / "mobilenet.yaml"
@@ -36,7 +36,7 @@ def images() -> Any:
 
 def step(model: Any, images: Any) -> Any:
     """Loss of a batch in training, its logits, and the gradients."""
-    network = take_apart(model)
+    network = split_network(model)
 
     def loss(params: Any) -> Any:
         logits = nnx.merge(network.training, params, network.rest, copy=True)(images)
@@ -74,7 +74,7 @@ def test_the_network_matches_pytorch(images: Any, shifted_step: Any) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra peers)")
     from benchmarks import depthwise
 
-    network = take_apart(make(shifted=True))
+    network = split_network(make(shifted=True))
     weights = weights_of(network.params, network.rest, layers=False)
     net = depthwise.MobileNet(weights, depthwise.STRIDES)
     assert sum(p.numel() for p in net.parameters()) == NUM_PARAMS

@@ -20,7 +20,7 @@ from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.ops import convolution
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.training.inference import outputs_of
-from cnnbench.training.state import Arrays, TrainState, num_params, take_apart
+from cnnbench.training.state import Arrays, TrainState, num_params, split_network
 from cnnbench.training.step import make_rules, train_step
 from tests.support import oracles
 from tests.support.oracles import Array
@@ -85,7 +85,7 @@ def keep_gradients() -> optax.GradientTransformation:
 @functools.cache
 def measured(name: str, form: convolution.EngineName, dtype: type) -> Measured:
     """The network under test, through the training and evaluation functions, without dropout."""
-    network = take_apart(GraphNet(plan_of(name), form=form, rngs=nnx.Rngs(0)))
+    network = split_network(GraphNet(plan_of(name), form=form, rngs=nnx.Rngs(0)))
     rules = make_rules(loaded(name).experiment, microbatch=None if form == "plain" else 2)
     optimizer = keep_gradients()
 
@@ -244,7 +244,7 @@ def test_outputs_and_gradients_match_pytorch(
     ("name", "count"), [("standard", 160_362), ("modified", 166_474), ("autoencoder", 289_409)]
 )
 def test_parameters_match_the_post(name: str, count: int) -> None:
-    params = take_apart(GraphNet(plan_of(name), form="direct", rngs=nnx.Rngs(0))).params
+    params = split_network(GraphNet(plan_of(name), form="direct", rngs=nnx.Rngs(0))).params
     shapes = jax.tree.map(jnp.shape, oracles.get_params(params), is_leaf=lambda x: x is None)
     assert shapes == {
         layer: {"bias": (num_biases,)} | ({"kernel": kernel} if kernel else {})

@@ -33,7 +33,7 @@ from cnnbench.spec.experiment import Experiment
 from cnnbench.system.devices import pick_devices
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.executables import Job, compile_train, set_up
-from cnnbench.training.state import TrainState, num_params, take_apart
+from cnnbench.training.state import TrainState, num_params, split_network
 from cnnbench.training.strategy import Strategy, has_batch_statistics
 from tests.bench.frameworks.test_frameworks import need, without_dropout
 from tests.support.graphs import CLASSES, Layers, convs, graphs, parse_layer
@@ -182,7 +182,7 @@ def weights_of(plan: Plan, rng: np.random.Generator) -> Weights:
 def ours(question: Question) -> list[Measured]:
     """Results of each form of our network."""
     plan = question.plan
-    networks = [take_apart(net(plan, form)) for form in FORMS]
+    networks = [split_network(net(plan, form)) for form in FORMS]
     tree: dict[str, dict[str, Any]] = {"weights": {}, "parts": {}}
     for name, values in question.weights.items():
         part = "parts" if isinstance(plan.by_name[name].op, BatchNorm) else "weights"

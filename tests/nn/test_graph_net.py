@@ -20,7 +20,7 @@ from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.initializers import initial_kernel
 from cnnbench.nn.lowering import MONOTONE
 from cnnbench.nn.ops import convolution, xla
-from cnnbench.training.state import Network, take_apart
+from cnnbench.training.state import Network, split_network
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
 
@@ -255,7 +255,7 @@ def test_contract(operation: str) -> None:
     plan, given = plan_of(case), _some_params(case)
     where = "parts" if operation == "batch_norm" else "weights"
     tree = {where: given} if given else {}
-    networks = {form: take_apart(net(plan, form)) for form in FORMS}
+    networks = {form: split_network(net(plan, form)) for form in FORMS}
     assert plan.by_name["op"].layout.params == jax.tree.map(np.shape, given.get("op", {}))
     assert jax.tree.map(jnp.shape, nnx.to_pure_dict(networks["direct"].params)) == jax.tree.map(
         np.shape, tree
@@ -331,7 +331,7 @@ def test_owners_gradient_sums_both_uses_of_the_kernel(form: convolution.EngineNa
     kernel = jnp.asarray(normal(1, 3, 2, 2, 3) / 4, jnp.float32)
 
     def gradients(layers: Layers, **weights: Any) -> Any:
-        network = take_apart(net(make_plan(layers, shape, shape), form))
+        network = split_network(net(make_plan(layers, shape, shape), form))
         params = nnx.clone(network.params)
         nnx.replace_by_pure_dict(params, {"weights": weights})
 
@@ -497,7 +497,7 @@ def test_bias_and_activation_may_wait_until_after_the_pools(activation: str) -> 
     model = net(make_plan(layers, (6, 7, 2), (2, 2, 6)))
     waits = {"wide": "conv", "tall": "conv"} if activation in MONOTONE else {}
     assert model.lowering.deferred == waits
-    network = take_apart(model)
+    network = split_network(model)
     x = jnp.asarray(normal(0, 4, 6, 7, 2), jnp.float32)
 
     def by_ops(kernel: jax.Array, bias: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Experiment
 from cnnbench.training.losses import objective, scores
-from cnnbench.training.state import take_apart
+from cnnbench.training.state import split_network
 from tests.support.oracles import Array, make_plan
 
 MANY = 200_000
@@ -308,7 +308,7 @@ def test_a_slice_is_numpys() -> None:
 
 def test_only_the_loss_is_computed_with_a_sample() -> None:
     """The evidence lower bound is an expectation over codes; evaluation decodes the mean."""
-    network = take_apart(net_of(variational("vector"), "plain"))
+    network = split_network(net_of(variational("vector"), "plain"))
     models = {
         name: nnx.merge(getattr(network, name), network.params, network.rest, copy=True)
         for name in ("training", "evaluation", "scoring")
@@ -318,6 +318,6 @@ def test_only_the_loss_is_computed_with_a_sample() -> None:
     np.testing.assert_array_equal(values["training"], values["scoring"])
     assert (values["scoring"] != values["evaluation"]).all()
     layers = {"drop": {"op": "dropout", "rate": 0.5}} | variational("vector")
-    scoring = take_apart(net_of(layers, "plain")).scoring
+    scoring = split_network(net_of(layers, "plain")).scoring
     model = nnx.merge(scoring, *split_model(net_of(layers, "plain"))[1:], copy=True)
     np.testing.assert_array_equal(model.activations(x)["drop"], x)

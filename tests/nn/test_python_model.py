@@ -12,7 +12,7 @@ from flax import nnx
 
 from cnnbench.errors import UsageError
 from cnnbench.nn.python_model import import_class, make_module, require_trust
-from cnnbench.training.state import num_params, take_apart
+from cnnbench.training.state import num_params, split_network
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_python_model_in_the_folder_of_the_experiment(folder: Path) -> None:
         "        return self.dense(x.reshape(len(x), -1))\n",
     )
     made: Any = make_module(import_class("cnnbench_test_net:Net", folder), {"units": 3}, seed=0)
-    assert num_params(take_apart(made).params) == 4 * 3 + 3
+    assert num_params(split_network(made).params) == 4 * 3 + 3
     assert made(jnp.ones((5, 2, 2, 1))).shape == (5, 3)
     assert str(folder) not in sys.path
 

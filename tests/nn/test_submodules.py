@@ -17,7 +17,7 @@ import cnnbench
 from cnnbench.cli.app import app
 from cnnbench.nn.submodules import captured, outline
 from cnnbench.report.plots.diagram import outline_diagram
-from cnnbench.training.state import num_params, take_apart
+from cnnbench.training.state import num_params, split_network
 
 # Flax would rather have us sow inside of nnx.capture, which older versions lack.
 pytestmark = pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
@@ -76,7 +76,7 @@ def test_shapes_wiring_parameters_and_cost() -> None:
         "Conv 3x3x1x4, 4 groups",
         "Conv 1x1x4x4",
     ]
-    assert found.num_params == num_params(take_apart(made(Net)).params)
+    assert found.num_params == num_params(split_network(made(Net)).params)
     assert (found.output_shape, found.output_inputs) == ((3,), ("head",))
     assert found.multiply_adds == sum(p.multiply_adds for p in found.parts)
 

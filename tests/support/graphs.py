@@ -105,7 +105,7 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
 
     Args:
       draw: Hypothesis's draw function.
-      samples: True to allow sampling layers, which peers do not support.
+      samples: True to allow sampling layers, which other frameworks do not support.
     """
     shapes: dict[str, Shape] = {
         INPUT: (draw(st.integers(3, 10)), draw(st.integers(3, 10)), draw(st.integers(1, 3)))

@@ -11,7 +11,7 @@ import pytest
 from cnnbench.training import autotune
 from cnnbench.training.autotune import MARGIN, fastest, known_choice, measure
 from cnnbench.training.events import Compiled, Trained, Tuning
-from cnnbench.training.strategy import ROW, SMALL_ROW, Strategy, asked_for, candidates
+from cnnbench.training.strategy import ROW, SMALL_ROW, Strategy, candidates, requested_strategy
 from tests.support.oracles import make_plan
 from tests.support.training import run_job
 from tests.training.test_trainer import CLASSES, CONV, LINEAR, SHAPE, make_dataset, make_job
@@ -85,12 +85,12 @@ def test_accelerators_and_python_models_have_one_candidate() -> None:
 
 
 def test_the_requested_engine_is_used_or_the_next_plainer_one() -> None:
-    assert asked_for("auto", FOUND) is None
-    assert asked_for("auto", FOUND[2:]) == FOUND[2]
+    assert requested_strategy("auto", FOUND) is None
+    assert requested_strategy("auto", FOUND[2:]) == FOUND[2]
     for strategy in FOUND:
-        assert asked_for(strategy.form, FOUND) == strategy
-    assert asked_for("fast", FOUND[1:]) == FOUND[1]
-    assert asked_for("direct", FOUND[2:]) == FOUND[2]
+        assert requested_strategy(strategy.form, FOUND) == strategy
+    assert requested_strategy("fast", FOUND[1:]) == FOUND[1]
+    assert requested_strategy("direct", FOUND[2:]) == FOUND[2]
 
 
 def test_fast_has_to_be_clearly_faster() -> None:

@@ -128,7 +128,7 @@ class Ticking:
 
 def test_fast_calls_are_timed_300_times_in_three_rounds_with_warm_up() -> None:
     clock = Ticking([0.001])
-    rounds, _ = profiling.by_turns(clock.call, [], clock)
+    rounds, _ = profiling.interleave(clock.call, [], clock)
     assert ([len(turn) for turn in rounds], clock.calls) == ([100, 100, 100], 315)
     assert rounds[2] == pytest.approx([0.001] * 100)
 
@@ -154,7 +154,7 @@ def test_products_are_timed_before_each_round_by_library() -> None:
 
         return multiply
 
-    _, times = profiling.by_turns(clock.call, [product("a", [1, 3]), product("b", [2])], clock)
+    _, times = profiling.interleave(clock.call, [product("a", [1, 3]), product("b", [2])], clock)
     assert order == ["a", "b"] * 3
     assert times[0] == pytest.approx([1, 3, 1])
     assert times[1] == pytest.approx([2] * 3)

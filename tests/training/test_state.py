@@ -15,7 +15,7 @@ from flax import nnx
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.spec.experiment import TrainSpec
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
-from cnnbench.training.state import Network, build_optimizer, learning_rate, take_apart
+from cnnbench.training.state import Network, build_optimizer, learning_rate, split_network
 from tests.support.oracles import Array, make_plan
 
 
@@ -167,7 +167,7 @@ def test_the_posts_optimizer_is_pytorchs_nesterov_sgd() -> None:
 def test_batch_statistics_are_distinguished_from_other_state() -> None:
     def network(layers: dict[str, dict[str, Any]]) -> Network:
         plan = make_plan(layers, (5, 5, 1), (5, 5, 1))
-        return take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+        return split_network(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
 
     assert network({"norm": {"op": "batch_norm"}}).uses_batch_statistics
     assert not network({"drop": {"op": "dropout", "rate": 0.5}}).uses_batch_statistics

@@ -20,7 +20,7 @@ from cnnbench.spec.experiment import Task
 from cnnbench.system.devices import make_mesh, pick_devices
 from cnnbench.training.inference import outputs_of
 from cnnbench.training.losses import per_image_loss, per_image_metric
-from cnnbench.training.state import Arrays, Network, TrainState, init_state, take_apart
+from cnnbench.training.state import Arrays, Network, TrainState, init_state, split_network
 from cnnbench.training.step import StepConfig, eval_step, train_step
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
@@ -66,7 +66,7 @@ def mesh_of(num_devices: int) -> Mesh | None:
 @functools.cache
 def small_network() -> Network:
     plan = make_plan(SMALL, (5, 5, 1), (CLASSES,))
-    return take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+    return split_network(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
 
 
 def some_arrays(num_images: int = 12) -> Arrays:
@@ -110,7 +110,7 @@ def start(network: Network) -> TrainState:
 def test_bfloat16_results_are_of_rounded_values() -> None:
     """NumPy with images, kernel, sums of products and bias rounded to the dtype's 8 bits."""
     plan = make_plan({"dense": {"op": "dense", "units": CLASSES}}, (5, 5, 1), (CLASSES,))
-    network = take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+    network = split_network(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
     bfloat16 = rules(None)._replace(dtype=jnp.bfloat16)
     arrays = some_arrays()
     call = functools.partial(outputs_of, graphdef=network.evaluation, rules=bfloat16)
@@ -158,7 +158,7 @@ def test_statistics_of_batch_norm_stay_in_float32() -> None:
         "dense": {"op": "dense", "units": CLASSES},
     }
     plan = make_plan(layers, (5, 5, 1), (CLASSES,))
-    network = take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+    network = split_network(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
     found = []
     for dtype in (None, jnp.bfloat16):
         step = functools.partial(
@@ -253,7 +253,7 @@ def test_evaluation_samples_the_code_of_an_image_by_its_index(
         devices: int = 1,
         mode: str = "scoring",
     ) -> float:
-        network = take_apart(GraphNet(plan, form=form, rngs=nnx.Rngs(0)))
+        network = split_network(GraphNet(plan, form=form, rngs=nnx.Rngs(0)))
         how, graphdef = rules(row, mesh_of(devices)), getattr(network, mode)
         evaluate = jax.jit(functools.partial(eval_step, graphdef=graphdef, rules=how))
         indices, weights = jnp.asarray(images, jnp.int32), jnp.ones(len(images))
@@ -291,7 +291,7 @@ def drawn_masks(microbatch: int | None, steps: int, mesh: Mesh | None = None) ->
         "dense": {"op": "dense", "units": NUM_MASKED, "init": "zeros", "use_bias": False},
     }
     plan = make_plan(layers, (5, 5, 1), (NUM_MASKED,))
-    network = take_apart(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+    network = split_network(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
     ones = Arrays(
         jnp.full((NUM_MASKED, 5, 5, 1), 256, jnp.int32), jnp.arange(NUM_MASKED, dtype=jnp.int32)
     )
@@ -334,7 +334,7 @@ def test_a_step_updates_the_running_statistics() -> None:
         "norm": {"op": "batch_norm", "momentum": 0.75},
         "dense": {"op": "dense", "units": CLASSES},
     }
-    network = take_apart(
+    network = split_network(
         GraphNet(make_plan(layers, (5, 5, 1), (CLASSES,)), form="direct", rngs=nnx.Rngs(0))
     )
     arrays, indices = some_arrays(), np.array([4, 1, 11, 0])
@@ -361,7 +361,7 @@ def stepped(
     mesh = mesh_of(num_devices)
     plan = make_plan(NETWORKS[name], (5, 5, 1), (CLASSES,))
     how = Microbatching(row, mesh) if cut and row else None
-    network = take_apart(GraphNet(plan, form=form, rngs=nnx.Rngs(0), cut=how))
+    network = split_network(GraphNet(plan, form=form, rngs=nnx.Rngs(0), cut=how))
     step = step_of(network, None, None) if cut else step_of(network, row, mesh)
     state, arrays, losses = start(network), some_arrays(), []
     for indices in ([4, 1, 11, 0, 7, 2, 9, 3], [5, 6, 8, 10, 0, 1, 2, 4]):
@@ -388,7 +388,7 @@ def check_same(got: Any, want: Any, before: Any) -> None:
 @functools.cache
 def initial(name: str) -> Any:
     plan = make_plan(NETWORKS[name], (5, 5, 1), (CLASSES,))
-    network = take_apart(GraphNet(plan, form="plain", rngs=nnx.Rngs(0)))
+    network = split_network(GraphNet(plan, form="plain", rngs=nnx.Rngs(0)))
     return nnx.to_pure_dict(network.params)
 
 

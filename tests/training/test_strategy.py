@@ -10,7 +10,7 @@ from cnnbench.spec.loader import load_experiment
 from cnnbench.system import host
 from cnnbench.training import autotune
 from cnnbench.training.executables import set_up
-from cnnbench.training.footprint import Footprint, footprint, out_of_memory, require_room
+from cnnbench.training.footprint import Footprint, footprint, out_of_memory, require_memory
 from cnnbench.training.state import num_params
 from cnnbench.training.strategy import Strategy
 from tests.support.paths import EXPERIMENTS
@@ -49,8 +49,8 @@ def test_slots_count_the_optimizer_state(name: str, slots: int) -> None:
 def test_networks_that_fit_are_accepted() -> None:
     assert STANDARD is not None
     need = Footprint(fixed=100, per_image=10, images=20)
-    require_room(STANDARD, need, 300, rows=False)
-    require_room(STANDARD, need, None, rows=False)
+    require_memory(STANDARD, need, 300, rows=False)
+    require_memory(STANDARD, need, None, rows=False)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_networks_that_cannot_fit_are_refused(free: int, rows: bool, remedy: str
     assert STANDARD is not None
     need = Footprint(fixed=100, per_image=10, images=20)
     with pytest.raises(OutOfMemoryError) as caught:
-        require_room(STANDARD, need, free, rows=rows)
+        require_memory(STANDARD, need, free, rows=rows)
     assert str(caught.value) == (
         f"training needs at least 300 B, but only {free} B are free: conv1 (832 parameters,"
         " 24x24x32 per image), dense1 (131,328 parameters, 256 per image), pool1 (0 parameters,"

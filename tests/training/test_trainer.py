@@ -27,7 +27,7 @@ from cnnbench.training import executables
 from cnnbench.training.evaluation import metric_directions
 from cnnbench.training.events import Checkpoint, Compiled, Event, SeedDone, StepDone, Trained
 from cnnbench.training.executables import Job, compile_train, set_up
-from cnnbench.training.state import take_apart
+from cnnbench.training.state import split_network
 from cnnbench.training.strategy import Strategy
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
@@ -113,7 +113,7 @@ class InNumpy:
 
     def __init__(self, job: Job, seed: int) -> None:
         assert job.plan is not None
-        params = take_apart(GraphNet(job.plan, form="direct", rngs=nnx.Rngs(seed))).params
+        params = split_network(GraphNet(job.plan, form="direct", rngs=nnx.Rngs(seed))).params
         first = oracles.get_params(params)["dense"]
         self.kernel = np.asarray(first["kernel"], np.float64)
         self.bias = np.asarray(first["bias"], np.float64)
@@ -273,9 +273,9 @@ def test_a_seed_gives_the_same_bits_whatever_ran_before_it() -> None:
         "SeedDone",
         "Trained",
     ]
-    alone = run_job(make_job(CONV, dataset, seeds=(9,), batch_size=12))
-    assert len(measured(alone, 9)) == 3
-    assert measured(alone, 9) == measured(both, 9)
+    sequential = run_job(make_job(CONV, dataset, seeds=(9,), batch_size=12))
+    assert len(measured(sequential, 9)) == 3
+    assert measured(sequential, 9) == measured(both, 9)
     for one, other in zip(measured(both, 4)[:2], measured(both, 9)[:2], strict=True):
         assert one[1] != other[1]
         assert one[2] != other[2]
@@ -423,13 +423,13 @@ def test_parallel_seeds_equal_sequential_seeds(
         (trained,) = [event for event in events if isinstance(event, Trained)]
         return sorted(records, key=lambda r: (r.seed, r.epoch)), done, trained.engine
 
-    alone, alone_done, engine = run(accelerator=False)
+    sequential, alone_done, engine = run(accelerator=False)
     assert engine.seeds_at_once == 1
-    together, done, engine = run(accelerator=True)
+    parallel, done, engine = run(accelerator=True)
     assert engine.seeds_at_once == 3
-    assert [r.at_once for r in together] == [1 if r.seed == 5 else 3 for r in alone]
-    assert [(r.seed, r.epoch) for r in together] == [(r.seed, r.epoch) for r in alone]
-    for one, other in zip(together, alone, strict=True):
+    assert [r.at_once for r in parallel] == [1 if r.seed == 5 else 3 for r in sequential]
+    assert [(r.seed, r.epoch) for r in parallel] == [(r.seed, r.epoch) for r in sequential]
+    for one, other in zip(parallel, sequential, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
         assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-5)
         assert one.metrics == pytest.approx(other.metrics)

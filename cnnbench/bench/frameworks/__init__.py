@@ -1,8 +1,8 @@
 """The same network in other frameworks: any `Plan` in PyTorch, Keras 3 and plain Flax NNX.
 
-Each peer is idiomatic code in its framework, starts from our weights and returns results in our
+Each trainer is idiomatic code in its framework, starts from our weights and returns results in our
 layout, so it serves as an oracle for tests and as a competitor in benchmarks. The frameworks are
-only imported by `make_peer`.
+only imported by `make_trainer`.
 
 Remaining differences, inherent in the frameworks: random numbers of dropout; the running variance
 of PyTorch's batch norm, which is unbiased; `eps` of PyTorch's rmsprop, which is added outside the
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cnnbench.bench.frameworks.interface import VARIANTS, Family, LayerGradients, Peer
+from cnnbench.bench.frameworks.interface import VARIANTS, Family, FrameworkTrainer, LayerGradients
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import BatchNorm
@@ -28,10 +28,10 @@ from cnnbench.system.arrays import Array, LayerWeights
 __all__ = [
     "VARIANTS",
     "Family",
+    "FrameworkTrainer",
     "LayerGradients",
-    "Peer",
     "initial_weights",
-    "make_peer",
+    "make_trainer",
 ]
 
 _PACKAGES: Mapping[str, tuple[str, ...]] = {
@@ -41,7 +41,9 @@ _PACKAGES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: LayerWeights) -> Peer:
+def make_trainer(
+    variant: str, experiment: Experiment, plan: Plan, weights: LayerWeights
+) -> FrameworkTrainer:
     """Build a network in another framework.
 
     Args:
@@ -58,17 +60,17 @@ def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: LayerWe
     _check_training(experiment, plan)
     family = VARIANTS[variant]
     if family == "torch":
-        from cnnbench.bench.frameworks.torch import TorchPeer
+        from cnnbench.bench.frameworks.torch import TorchTrainer
 
-        return TorchPeer(variant, experiment, plan, weights)
+        return TorchTrainer(variant, experiment, plan, weights)
     if family == "keras":
         _choose_backend(variant)
-        from cnnbench.bench.frameworks.keras import KerasPeer
+        from cnnbench.bench.frameworks.keras import KerasTrainer
 
-        return KerasPeer(experiment, plan, weights)
-    from cnnbench.bench.frameworks.flax import FlaxPeer
+        return KerasTrainer(experiment, plan, weights)
+    from cnnbench.bench.frameworks.flax import FlaxTrainer
 
-    return FlaxPeer(experiment, plan, weights)
+    return FlaxTrainer(experiment, plan, weights)
 
 
 def initial_weights(plan: Plan, seed: int) -> LayerWeights:
@@ -95,29 +97,27 @@ def initial_weights(plan: Plan, seed: int) -> LayerWeights:
 def _check_variant(variant: str) -> None:
     if variant not in VARIANTS:
         guess = did_you_mean(variant, VARIANTS)
-        message = f"peer '{variant}': unknown variant{guess}"
+        message = f"--against: unknown variant '{variant}'{guess}"
         raise UsageError(f"{message}; write {or_list(VARIANTS)}.")
     for package in _PACKAGES.get(variant, (VARIANTS[variant],)):
         if package not in sys.modules and importlib.util.find_spec(package) is None:
-            message = f"peer '{variant}': the package '{package}' is not installed"
+            message = f"--against {variant}: the package '{package}' is not installed"
             raise UsageError(f"{message}; run {commands.pip_install('cnnbench[peers]')}.")
 
 
 def _check_training(experiment: Experiment, plan: Plan) -> None:
     schedule = experiment.train.schedule.name
     if schedule != "constant":
-        message = f"train.schedule: peers only support a constant learning rate, not '{schedule}'"
+        message = f"train.schedule: bench only supports a constant learning rate, not '{schedule}'"
         raise UsageError(f"{message}; write constant.")
     if experiment.train.precision != "float32":
-        message = f"train.precision: peers only support float32, not {experiment.train.precision}"
+        message = f"train.precision: bench only supports float32, not {experiment.train.precision}"
         raise UsageError(f"{message}; write float32.")
     if plan.samples:
-        message = (
-            f"model.layers.{plan.samples[0].name}: peers do not support the KL divergence of sample"
-        )
+        message = f"model.layers.{plan.samples[0].name}: bench does not support sampling layers"
         raise UsageError(f"{message}; choose a network without one.")
     if experiment.train.loss == "binary_cross_entropy" and experiment.dataset.pixel_scale < 255:
-        message = "dataset.pixel_scale: peers need pixels in [0, 1] for binary_cross_entropy"
+        message = "dataset.pixel_scale: bench needs pixels in [0, 1] for binary_cross_entropy"
         raise UsageError(f"{message}; write 255 or more.")
     if plan.num_params == 0:
         message = "model.layers: the network has no trainable parameters"
@@ -131,5 +131,5 @@ def _choose_backend(variant: str) -> None:
     if keras is None:
         os.environ["KERAS_BACKEND"] = backend
     elif keras.config.backend() != backend:
-        message = f"peer '{variant}': Keras already runs on {keras.config.backend()} here"
+        message = f"--against {variant}: Keras already runs on {keras.config.backend()} here"
         raise UsageError(f"{message}; start a new process for {backend}.")

@@ -1,4 +1,4 @@
-"""This project's engine behind the interface of the peers."""
+"""This project's engine behind the interface of the other frameworks."""
 
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,19 @@ from cnnbench.training.step import pick
 ENGINE = "fast"
 
 
-def make_peer(variant: str, experiment: Experiment, plan: Plan, weights: LayerWeights) -> "OwnPeer":  # noqa: ARG001
+def make_trainer(
+    variant: str,  # noqa: ARG001
+    experiment: Experiment,
+    plan: Plan,
+    weights: LayerWeights,
+) -> "OwnTrainer":
     """Our engine as `cnnbench run --engine fast` uses it, with given initial weights."""
     use_all_cores(lambda _: None)  # the command has already reported it
     keep_malloc_arenas()
-    return OwnPeer(experiment, plan, weights)
+    return OwnTrainer(experiment, plan, weights)
 
 
-class OwnPeer:
+class OwnTrainer:
     """Trains a plan with this project's engine.
 
     Args:

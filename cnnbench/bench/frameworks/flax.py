@@ -18,7 +18,7 @@ from cnnbench.training.state import build_optimizer
 EVAL_BATCH = 500
 
 
-class FlaxPeer:
+class FlaxTrainer:
     """A network in Flax NNX, on JAX's default device.
 
     Args:
@@ -49,7 +49,7 @@ class FlaxPeer:
         self._predict = nnx.jit(lambda net, images: net(images.astype(jnp.float32) / scale))
 
     def train(self, images: Array, labels: Array) -> Array:
-        """As `Peer.train`."""
+        """As `FrameworkTrainer.train`."""
         self.net.train()
         losses = [
             self._train_step(self.net, self.optimizer, batch, targets)
@@ -59,14 +59,14 @@ class FlaxPeer:
         return np.array(losses)
 
     def outputs(self, images: Array) -> Array:
-        """As `Peer.outputs`."""
+        """As `FrameworkTrainer.outputs`."""
         self.net.eval()
         starts = range(0, len(images), EVAL_BATCH)
         parts = [self._predict(self.net, images[i : i + EVAL_BATCH]) for i in starts]
         return np.concatenate([np.asarray(part) for part in parts])
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, LayerGradients]:
-        """As `Peer.gradients`."""
+        """As `FrameworkTrainer.gradients`."""
         self.net.eval()
         loss, gradients = self._value_and_grad(self.net, images, labels)
         holder = nnx.clone(self.net)  # the same paths as the parameters

@@ -152,7 +152,7 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
         case Slice():
             return _Function(partial(_slice, start=op.start, size=op.size))
         case Sample():
-            raise AssertionError("sampling networks are rejected by make_peer")
+            raise AssertionError("sampling networks are rejected by make_trainer")
         case BatchNorm():
             channels = node.layout.shape[-1]
             return nnx.BatchNorm(channels, momentum=op.momentum, epsilon=op.epsilon, rngs=rngs)

@@ -1,4 +1,4 @@
-"""Interface of peers: a network in another framework, with its optimizer."""
+"""Interface of all frameworks: a network with its optimizer."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -22,7 +22,7 @@ VARIANTS: Mapping[str, Family] = MappingProxyType(
 )
 
 
-class Peer(Protocol):
+class FrameworkTrainer(Protocol):
     """A network in another framework, with its optimizer."""
 
     def train(self, images: Array, labels: Array) -> Array:

@@ -27,7 +27,7 @@ from cnnbench.training.losses import loss_name
 EVAL_BATCH = 500
 
 
-class KerasPeer:
+class KerasTrainer:
     """A network in Keras 3, on the backend's default device.
 
     Args:
@@ -45,7 +45,7 @@ class KerasPeer:
         self.model.compile(optimizer=optimizer, loss=self.loss, jit_compile="auto")
 
     def train(self, images: Array, labels: Array) -> Array:
-        """As `Peer.train`, by `fit`.
+        """As `FrameworkTrainer.train`, by `fit`.
 
         Keras reports the running mean of an epoch's losses; the loss of each step is
         recovered from it, up to the float32 rounding of the mean.
@@ -60,11 +60,11 @@ class KerasPeer:
         return np.diff(totals)
 
     def outputs(self, images: Array) -> Array:
-        """As `Peer.outputs`."""
+        """As `FrameworkTrainer.outputs`."""
         return np.asarray(self.model.predict(images, batch_size=EVAL_BATCH, verbose=0))
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, LayerGradients]:
-        """As `Peer.gradients`."""
+        """As `FrameworkTrainer.gradients`."""
         targets = images if self.reconstructs else labels
         find = _jax_gradients if keras.config.backend() == "jax" else _torch_gradients
         loss, by_id = find(self.model, self.loss, images, targets)

@@ -116,7 +116,7 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
         case Slice():
             return layers.Lambda(lambda x: x[..., op.start : op.start + op.size])
         case Sample():
-            raise AssertionError("sampling networks are rejected by make_peer")
+            raise AssertionError("sampling networks are rejected by make_trainer")
         case Flatten():
             return layers.Flatten()
         case Reshape():

@@ -28,7 +28,7 @@ from cnnbench.training.losses import loss_name
 EVAL_BATCH = 500
 
 
-class TorchPeer:
+class TorchTrainer:
     """A network in PyTorch, on the GPU if there is one.
 
     Args:
@@ -55,7 +55,7 @@ class TorchPeer:
         self.training_loss = torch.compile(self._loss) if compiled else self._loss
 
     def train(self, images: Array, labels: Array) -> Array:
-        """As `Peer.train`."""
+        """As `FrameworkTrainer.train`."""
         self.net.train()
         losses = []
         for batch, targets in zip(self._images(images), self._labels(labels), strict=True):
@@ -70,7 +70,7 @@ class TorchPeer:
         return result
 
     def outputs(self, images: Array) -> Array:
-        """As `Peer.outputs`."""
+        """As `FrameworkTrainer.outputs`."""
         self.net.eval()
         with torch.no_grad():
             parts = [self.net(x.float() / self.scale) for x in self._chunks(images)]
@@ -80,7 +80,7 @@ class TorchPeer:
         return result
 
     def gradients(self, images: Array, labels: Array) -> tuple[float, LayerGradients]:
-        """As `Peer.gradients`."""
+        """As `FrameworkTrainer.gradients`."""
         self.net.eval()
         loss = self._loss(self._images(images[None])[0], self._labels(labels[None])[0])
         gradients = torch.autograd.grad(loss, self.net.tensors, materialize_grads=True)

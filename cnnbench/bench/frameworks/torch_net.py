@@ -183,7 +183,7 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             image = len(node.in_shapes[0]) == 3
             return Pick(_kept(op, np.arange(node.in_shapes[0][-1]) if image else orders[0]))
         case Sample():
-            raise AssertionError("sampling networks are rejected by make_peer")
+            raise AssertionError("sampling networks are rejected by make_trainer")
         case Flatten() | Reshape():
             return _reshape(node, orders[0])
         case Concat():

@@ -24,11 +24,11 @@ from cnnbench.comparisons.comparison import Comparison, compare_groups
 from cnnbench.comparisons.comparison import compare as compare_runs
 from cnnbench.comparisons.thresholds import (
     TIME,
-    Gate,
+    Threshold,
     ThresholdStatus,
-    judge_gate,
-    parse_gate,
-    require_sense,
+    check_threshold,
+    parse_threshold,
+    validate_threshold,
 )
 from cnnbench.comparisons.verdict import ANY, Criteria
 from cnnbench.comparisons.verdict_text import parse_effect
@@ -88,16 +88,16 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     results_dir: ResultsDir = Path("results"),
 ) -> None:
     """Compare runs: accuracy, time, cost, and a verdict."""
-    gates = [parse_gate(text) for text in fail_if or ()]
+    thresholds = [parse_threshold(text) for text in fail_if or ()]
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect), target)
     comparisons, selection = side_by_side(runs, criteria, results_dir, every=every)
     warn(selection.warnings)
     if sort_by is not None:
         comparisons = tuple(sort_runs(comparisons, sort_by))
-    _check(gates, selection.runs)
+    _check(thresholds, selection.runs)
     _print(comparisons, format, TableOptions(precision, only_changed, verbose))
-    if gates:
-        _judge(gates, comparisons, selection.runs, criteria)
+    if thresholds:
+        _judge(thresholds, comparisons, selection.runs, criteria)
 
 
 def side_by_side(
@@ -139,26 +139,26 @@ def side_by_side(
     return (compare_runs(selection.runs, criteria),), selection
 
 
-def _check(gates: Sequence[Gate], runs: Sequence[RunResult]) -> None:
+def _check(thresholds: Sequence[Threshold], runs: Sequence[RunResult]) -> None:
     """Raises UsageError if a run lacks the metric of a limit."""
     own = {run_path(run.record): judgeable(run.summary) for run in runs if run.summary}
     known = [*dict.fromkeys(metric for metrics in own.values() for metric in metrics), TIME]
     directions = {metric: d for metrics in own.values() for metric, d in metrics.items()}
-    for gate in gates:
-        if gate.metric not in known:
-            hint = METRIC.hint(gate.metric, known)
-            message = f"--fail-if: no run has '{gate.metric}'{hint}"
+    for threshold in thresholds:
+        if threshold.metric not in known:
+            hint = METRIC.hint(threshold.metric, known)
+            message = f"--fail-if: no run has '{threshold.metric}'{hint}"
             raise UsageError(f"{message}; write {or_list(known)}.")
         for path, metrics in own.items():
-            if gate.metric not in {*metrics, TIME}:
-                message = f"--fail-if: {path} has no '{gate.metric}'"
+            if threshold.metric not in {*metrics, TIME}:
+                message = f"--fail-if: {path} has no '{threshold.metric}'"
                 names = or_list([*metrics, TIME])
                 raise UsageError(f"{message}; write {names}, or name runs that have it.")
-        require_sense(gate, directions.get(gate.metric, Direction.LOWER))
+        validate_threshold(threshold, directions.get(threshold.metric, Direction.LOWER))
 
 
 def _judge(
-    gates: Sequence[Gate],
+    thresholds: Sequence[Threshold],
     comparisons: Sequence[Comparison],
     runs: Sequence[RunResult],
     criteria: Criteria,
@@ -169,22 +169,22 @@ def _judge(
       UsageError: there is no run but the baseline.
     """
     outcomes = []
-    for gate in gates:
+    for threshold in thresholds:
         judged = comparisons
-        if gate.metric != TIME:
+        if threshold.metric != TIME:
             judged = compare_groups(
-                runs, replace(criteria, metric=gate.metric, min_effect=ANY, target=None)
+                runs, replace(criteria, metric=threshold.metric, min_effect=ANY, target=None)
             )
         for comparison in judged:
             for verdict in comparison.verdicts:
-                judgement = judge_gate(gate, verdict)
-                tell(judgement.text)
-                outcomes.append(judgement.outcome)
+                result = check_threshold(threshold, verdict)
+                tell(result.text)
+                outcomes.append(result.outcome)
     if not outcomes:
         raise UsageError("--fail-if: there is no run to compare with the baseline; name two runs.")
-    if ThresholdStatus.BROKEN in outcomes:
+    if ThresholdStatus.FAILED in outcomes:
         raise typer.Exit(BROKEN)
-    if ThresholdStatus.OPEN in outcomes:
+    if ThresholdStatus.INCONCLUSIVE in outcomes:
         raise typer.Exit(INCONCLUSIVE)
 
 

@@ -1,4 +1,4 @@
-"""Our engine behind the interface of the peers, against the plain form of the operations."""
+"""Our engine behind the interface of the frameworks, against the plain form of the operations."""
 
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from cnnbench.bench.frameworks import initial_weights
-from cnnbench.bench.frameworks.cnnbench import OwnPeer
+from cnnbench.bench.frameworks.cnnbench import OwnTrainer
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.spec.loader import Loaded, load_experiment
-from cnnbench.training.state import Arrays, build_optimizer, init_state, take_apart
+from cnnbench.training.state import Arrays, build_optimizer, init_state, split_network
 from cnnbench.training.step import make_rules, train_step
 
 SPEC = """\
@@ -46,7 +46,7 @@ def batches():
 def test_losses_equal_the_plain_form(norm, tmp_path, batches):
     loaded = load(tmp_path, norm)
     assert loaded.plan is not None
-    network = take_apart(GraphNet(loaded.plan, form="plain", rngs=nnx.Rngs(7)))
+    network = split_network(GraphNet(loaded.plan, form="plain", rngs=nnx.Rngs(7)))
     optimizer, rules = (
         build_optimizer(loaded.experiment.train, 1),
         make_rules(loaded.experiment, None),
@@ -58,18 +58,18 @@ def test_losses_equal_the_plain_form(norm, tmp_path, batches):
         state, loss = step(state, arrays, jnp.arange(8))
         losses.append(float(loss))
     # The weights are given, so the seed (0) does not matter.
-    peer = OwnPeer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7))
-    assert peer.train(*batches) == pytest.approx(losses, rel=1e-4)
+    trainer = OwnTrainer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7))
+    assert trainer.train(*batches) == pytest.approx(losses, rel=1e-4)
 
 
 def test_gradients_match_a_step_of_gradient_descent(tmp_path, batches):
     loaded = load(tmp_path)
     assert loaded.plan is not None
     weights = initial_weights(loaded.plan, 7)
-    peer = OwnPeer(loaded.experiment, loaded.plan, weights)
-    loss, gradients = peer.gradients(batches[0][0], batches[1][0])
-    assert peer.train(batches[0][:1], batches[1][:1]) == pytest.approx([loss], rel=1e-5)
-    for layer, values in nnx.to_pure_dict(peer._state.params)["weights"].items():
+    trainer = OwnTrainer(loaded.experiment, loaded.plan, weights)
+    loss, gradients = trainer.gradients(batches[0][0], batches[1][0])
+    assert trainer.train(batches[0][:1], batches[1][:1]) == pytest.approx([loss], rel=1e-5)
+    for layer, values in nnx.to_pure_dict(trainer._state.params)["weights"].items():
         for name, value in values.items():
             moved = (weights[layer][name] - np.asarray(value)) / 0.1
             assert gradients[layer][name] == pytest.approx(moved, rel=1e-3, abs=1e-5)
@@ -81,5 +81,5 @@ def test_outputs_equal_the_networks(tmp_path, batches):
     network = GraphNet(loaded.plan, form="plain", rngs=nnx.Rngs(7))
     network.eval()
     expected = network(jnp.asarray(batches[0][0], jnp.float32) / 256)
-    peer = OwnPeer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7))
-    assert peer.outputs(batches[0][0]) == pytest.approx(np.asarray(expected), rel=1e-4, abs=1e-5)
+    trainer = OwnTrainer(loaded.experiment, loaded.plan, initial_weights(loaded.plan, 7))
+    assert trainer.outputs(batches[0][0]) == pytest.approx(np.asarray(expected), rel=1e-4, abs=1e-5)

@@ -19,7 +19,7 @@ import pytest
 from flax import nnx
 
 from cnnbench.bench import frameworks
-from cnnbench.bench.frameworks import VARIANTS, initial_weights, make_peer
+from cnnbench.bench.frameworks import VARIANTS, initial_weights, make_trainer
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout, GaussianNoise, MaskingNoise
@@ -30,7 +30,7 @@ from cnnbench.spec.loader import load_experiment
 from cnnbench.spec.optimizers import OPTIMIZERS
 from cnnbench.system.arrays import LayerWeights
 from cnnbench.training.inference import outputs_of
-from cnnbench.training.state import Arrays, build_optimizer, init_state, take_apart
+from cnnbench.training.state import Arrays, build_optimizer, init_state, split_network
 from cnnbench.training.step import make_rules, train_step
 from tests.support.oracles import Array, make_plan
 from tests.support.paths import ROOT
@@ -222,7 +222,7 @@ SHAPE = (9, 8, 2)
 RANDOM = Dropout | GaussianNoise | MaskingNoise
 EXPERIMENTS = ("standard", "modified", "autoencoder", "mlp")
 SMALL: Layers = {"a": dense(6, activation="tanh"), "b": dense()}
-PEERS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
+FRAMEWORKS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
 # Inherent differences, listed in the docstring of `cnnbench.bench.frameworks`.
 OTHER_RULES: Mapping[str, frozenset[str]] = {
     "torch": frozenset({"optimizer rmsprop", "optimizer lamb", "optimizer lion"}),
@@ -307,7 +307,7 @@ def quick_compilation() -> Iterator[None]:
 
 
 class Ours:
-    """Our network in one form, with the interface of a peer."""
+    """Our network in one form, with the interface of a trainer."""
 
     def __init__(
         self,
@@ -325,7 +325,7 @@ class Ours:
                     getattr(part[node.name], key)[...] = value
                 else:
                     part[node.name][key][...] = value
-        self.plan, self.network = plan, take_apart(net)
+        self.plan, self.network = plan, split_network(net)
         self.rules = make_rules(experiment, None)
         self.optimizer = build_optimizer(experiment.train, 1)
         self.state = init_state(self.network, self.optimizer)
@@ -394,13 +394,13 @@ def measure(make: Make, name: str) -> Measured:
     plan = without_dropout(plan)
     weights = weights_of(plan)
     images, labels = images_for(plan)
-    peer = make(experiment, plan, weights)
-    outputs = peer.outputs(images)
-    loss, gradients = peer.gradients(images, labels)
+    trainer = make(experiment, plan, weights)
+    outputs = trainer.outputs(images)
+    loss, gradients = trainer.gradients(images, labels)
     many, targets = images_for(plan, NUM_STEPS * NUM_IMAGES)
     steps = many.reshape(NUM_STEPS, NUM_IMAGES, *plan.input_shape)
-    losses = peer.train(steps, targets.reshape(NUM_STEPS, NUM_IMAGES))
-    return Measured(outputs, loss, gradients, losses, peer.outputs(images))
+    losses = trainer.train(steps, targets.reshape(NUM_STEPS, NUM_IMAGES))
+    return Measured(outputs, loss, gradients, losses, trainer.outputs(images))
 
 
 @functools.cache
@@ -410,7 +410,7 @@ def ours(form: convolution.EngineName, name: str) -> Measured:
 
 @functools.cache
 def theirs(variant: str, name: str) -> Measured:
-    return measure(functools.partial(make_peer, variant), name)
+    return measure(functools.partial(make_trainer, variant), name)
 
 
 def every_case() -> tuple[str, ...]:
@@ -435,7 +435,7 @@ def need(variant: str) -> None:
 
 def save_measured(variant: str, path: str) -> None:
     """Results from a separate process, for the Keras backend that this process does not use."""
-    make = functools.partial(make_peer, variant)
+    make = functools.partial(make_trainer, variant)
     found = {name: measure(make, name) for name in cases_of(variant)}
     Path(path).write_bytes(pickle.dumps(found))
 
@@ -470,9 +470,9 @@ def equal_before_training(got: Measured, want: Measured) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "name"),
-    [(variant, name) for variant in PEERS for name in cases_of(variant)],
+    [(variant, name) for variant in FRAMEWORKS for name in cases_of(variant)],
 )
-def test_a_peer_is_the_same_network(
+def test_every_framework_computes_the_same_network(
     variant: str, name: str, request: pytest.FixtureRequest
 ) -> None:
     need(variant)
@@ -498,32 +498,32 @@ def test_our_forms_match_pytorch(name: str) -> None:
 
 def test_the_cases_cover_every_operation_and_activation() -> None:
     layers = [op for layers in CASES.values() for op in layers.values()]
-    refused = {"sample"}  # by `make_peer`, since peers have no KL divergence
+    refused = {"sample"}  # by `make_trainer`, since the other losses have no KL divergence
     assert {op["op"] for op in layers} == set(OPERATIONS) - refused
     assert {op.get("activation", "linear") for op in layers} == set(ACTIVATIONS)
 
 
 # PyTorch's compiler imports a deprecated module of its own.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
-def test_a_compiled_peer_trains_the_same() -> None:
+def test_a_compiled_trainer_trains_the_same() -> None:
     need("torch-compile-nchw")
-    got = measure(functools.partial(make_peer, "torch-compile-nchw"), "tied")
+    got = measure(functools.partial(make_trainer, "torch-compile-nchw"), "tied")
     want = ours("plain", "tied")
     close(got.losses, want.losses, "losses of three steps")
     close(got.after, want.after, "outputs after training")
 
 
-@pytest.mark.parametrize("variant", [v for v in PEERS if v != "keras-torch"])
+@pytest.mark.parametrize("variant", [v for v in FRAMEWORKS if v != "keras-torch"])
 def test_dropout_is_on_in_training_and_off_after_it(variant: str) -> None:
     need(variant)
     experiment, plan = case("vector to image")
     weights = weights_of(plan)
     images, labels = images_for(plan)
-    peer = make_peer(variant, experiment, plan, weights)
-    still = peer.gradients(images, labels)[0]
-    (first,) = peer.train(images[None], labels[None])
+    trainer = make_trainer(variant, experiment, plan, weights)
+    still = trainer.gradients(images, labels)[0]
+    (first,) = trainer.train(images[None], labels[None])
     assert abs(first - still) > 1e-3 * still
-    np.testing.assert_array_equal(peer.outputs(images), peer.outputs(images))
+    np.testing.assert_array_equal(trainer.outputs(images), trainer.outputs(images))
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -565,7 +565,7 @@ def test_pytorch_flattens_by_channel() -> None:
 def refusal(variant: str, experiment: Experiment, plan: Plan | None = None) -> str:
     plan = plan or make_plan(SMALL, SHAPE, (3,))
     with pytest.raises(UsageError) as caught:
-        make_peer(variant, experiment, plan, initial_weights(plan, 0))
+        make_trainer(variant, experiment, plan, initial_weights(plan, 0))
     return str(caught.value)
 
 
@@ -575,7 +575,7 @@ def test_an_unknown_variant() -> None:
         "torch-compile-channels_last, keras-jax, keras-torch or flax"
     )
     assert refusal("keras-jaks", experiment_of("classify", SMALL)) == (
-        f"peer 'keras-jaks': unknown variant (did you mean 'keras-jax'?); write {every}."
+        f"--against: unknown variant 'keras-jaks' (did you mean 'keras-jax'?); write {every}."
     )
 
 
@@ -587,7 +587,7 @@ def test_a_missing_package(variant: str, package: str, monkeypatch: pytest.Monke
     monkeypatch.delitem(sys.modules, package, raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert refusal(variant, experiment_of("classify", SMALL)) == (
-        f"peer '{variant}': the package '{package}' is not installed; "
+        f"--against {variant}: the package '{package}' is not installed; "
         "run pip install 'cnnbench[peers]'."
     )
 
@@ -597,7 +597,7 @@ def test_keras_with_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     config = types.SimpleNamespace(backend=lambda: "jax")
     monkeypatch.setitem(sys.modules, "keras", types.SimpleNamespace(config=config))
     assert refusal("keras-torch", experiment_of("classify", SMALL)) == (
-        "peer 'keras-torch': Keras already runs on jax here; start a new process for torch."
+        "--against keras-torch: Keras already runs on jax here; start a new process for torch."
     )
 
 
@@ -621,13 +621,14 @@ def test_lamb_with_weight_decay_in_keras() -> None:
 def test_learning_rate_schedules_are_refused(variant: str) -> None:
     need(variant)
     assert refusal(variant, experiment_of("classify", SMALL, schedule="cosine")) == (
-        "train.schedule: peers only support a constant learning rate, not 'cosine'; write constant."
+        "train.schedule: bench only supports a constant learning rate, not 'cosine'; write"
+        " constant."
     )
 
 
 def test_bfloat16_is_refused() -> None:
     assert refusal("flax", experiment_of("classify", SMALL, precision="bfloat16")) == (
-        "train.precision: peers only support float32, not bfloat16; write float32."
+        "train.precision: bench only supports float32, not bfloat16; write float32."
     )
 
 
@@ -640,7 +641,7 @@ def test_sampling_layers_are_refused() -> None:
     layers: Layers = {**sample, "d": dense()}
     plan = make_plan(layers, SHAPE, (3,))
     assert refusal("flax", experiment_of("classify", layers), plan) == (
-        "model.layers.c: peers do not support sampling layers; choose a network without one."
+        "model.layers.c: bench does not support sampling layers; choose a network without one."
     )
 
 
@@ -648,7 +649,7 @@ def test_pixels_above_one_are_refused_for_cross_entropy() -> None:
     """PyTorch, and Keras on PyTorch, raise an error where ours continues."""
     experiment = experiment_of("reconstruct", SMALL, 254.0, loss="binary_cross_entropy")
     assert refusal("flax", experiment) == (
-        "dataset.pixel_scale: peers need pixels in [0, 1] for binary_cross_entropy; "
+        "dataset.pixel_scale: bench needs pixels in [0, 1] for binary_cross_entropy; "
         "write 255 or more."
     )
 
@@ -680,7 +681,7 @@ def test_options_of_optimizers_are_used(variant: str, options: dict[str, Any]) -
     weights = weights_of(plan)
     images, labels = images_for(plan, NUM_STEPS * NUM_IMAGES)
     steps = images.reshape(NUM_STEPS, NUM_IMAGES, *SHAPE), labels.reshape(NUM_STEPS, NUM_IMAGES)
-    got = make_peer(variant, experiment, plan, weights).train(*steps)
+    got = make_trainer(variant, experiment, plan, weights).train(*steps)
     want = Ours("plain", experiment, plan, weights).train(*steps)
     own_rule = options.get("nesterov") is True or (variant, options["name"]) == (
         "torch-eager-nchw",
