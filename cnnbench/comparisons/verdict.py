@@ -112,7 +112,7 @@ class Verdict:
       fewest: smallest number of seeds with which p can reach alpha.
       min_effect: noise threshold in the metric's unit.
       needed: seeds that would detect a difference of this size with power `POWER`; `fewest` with
-        fewer than two seeds; None if the comparison is conclusive or needs over `MOST_SEEDS`.
+        too few seeds; None if the comparison is conclusive or needs over `MOST_SEEDS`.
       time_ratio: seconds per epoch relative to the baseline, geometric mean over the seeds.
       time_interval: confidence interval of that ratio; None with fewer than two seeds.
     """
@@ -270,7 +270,7 @@ def _finding(
 def _seeds_to_run(
     finding: Finding, differences: Sequence[float], question: _Question
 ) -> int | None:
-    """Returns how many seeds could decide; the spread of too few seeds says nothing about that."""
+    """Seeds needed for a conclusion; a power analysis needs more than a few seeds itself."""
     if finding is Finding.FEW:
         return question.fewest
     return _needed(differences, question) if finding is Finding.NONE else None

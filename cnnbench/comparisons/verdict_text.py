@@ -11,7 +11,6 @@ from cnnbench.formatting import clean, enumeration
 from cnnbench.spec.metrics import is_fraction, words
 
 WIDEST = 100  # upper over lower bound of a ratio's interval; a wider one is uninformative
-MOST_ADVISED = 30  # seeds; more are reported as a sample size, but not recommended
 
 _EFFECT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pp|%|)")
 
@@ -88,19 +87,15 @@ def _diverged(v: Verdict) -> str:
 
 
 def _lack(v: Verdict) -> str:
-    """The evidence so far, the fewest seeds for a test, and how many to train."""
-    advise = v.needed and v.needed <= MOST_ADVISED
-    advice = f"; run both with --seeds {v.needed}" if advise else ""
+    """The evidence so far, and the fewest seeds for a test."""
+    advice = f"run both with --seeds {v.fewest}"
     if not v.seeds:
-        return f"no seed in common{advice}"
+        return f"no seed in common; {advice}"
     if len(v.seeds) == 1:
-        difference = f"{words(v.metric)} {size(v.metric, v.difference)}"
-        found = f"{difference} with one seed"
+        found = f"{words(v.metric)} {size(v.metric, v.difference)} with one seed"
     else:
         found = _named_evidence(v)
-    least = f"p < {v.alpha:g} takes at least {v.fewest} seeds"
-    power = f", and {_detecting(v)}" if v.needed and v.needed > v.fewest else ""
-    return f"{found}; {least}{power}{advice}"
+    return f"{found}; p < {v.alpha:g} takes at least {v.fewest} seeds: {advice}"
 
 
 def _named_evidence(v: Verdict) -> str:
