@@ -99,6 +99,6 @@ def test_ours_must_come_to_the_end(monkeypatch):
     done = invoke("bench", "tiny.yaml", *QUICK)
     assert done.exit_code == 1
     assert done.stderr.splitlines()[-1] == (
-        "tiny: cnnbench itself could not be measured: its process ended with 1: "
+        "tiny: cnnbench itself could not be measured: its process exited with code 1: "
         "ModuleNotFoundError: No module named 'tests.no_such_module'"
     )
