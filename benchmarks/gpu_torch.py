@@ -43,7 +43,7 @@ StepFunction = Callable[[torch.Tensor], torch.Tensor]  # indices (seeds, batch) 
 
 
 @dataclass(slots=True)
-class TorchTrainer:
+class CountedStep:
     """A training step with its counter."""
 
     step: StepFunction
@@ -67,7 +67,7 @@ class TorchTrainers:
         self._images = images.permute(0, 3, 1, 2).contiguous().to(self._device)
         labels = torch.tensor(np.load(folder / "labels.npy")[:num], dtype=torch.int64)
         self._labels = labels.to(self._device)
-        self._trainers: dict[str, TorchTrainer] = {}
+        self._trainers: dict[str, CountedStep] = {}
 
     def facts(self, tf32: bool) -> WorkerAnswer:
         """Package versions, after setting the precision of products to JAX's.
@@ -98,7 +98,7 @@ class TorchTrainers:
             raise UsageError("CUDA graphs need a GPU")
         prepared = time.perf_counter()
         step = together(work, nets) if "vmap" in training.variant else one_by_one(work, nets)
-        trainer = TorchTrainer(step, loaded.experiment, training.batch)
+        trainer = CountedStep(step, loaded.experiment, training.batch)
         self._trainers[training.key] = trainer
         if captured:
             first = torch.tensor(self._order(trainer, WARM_UP), device=self._device)
@@ -136,7 +136,7 @@ class TorchTrainers:
         trainer.steps += steps
         return {"seconds": seconds, "steps": steps, "loss": float(losses.mean())}
 
-    def _order(self, trainer: TorchTrainer, steps: int) -> Any:
+    def _order(self, trainer: CountedStep, steps: int) -> Any:
         """Image indices of the next steps, (steps, seeds, batch)."""
         num, seeds = len(self._labels), trainer.experiment.seeds
         per_epoch = num // trainer.batch
