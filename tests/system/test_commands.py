@@ -125,7 +125,7 @@ def test_a_run_that_was_stopped_is_named_as_it_was_found(
     path = save(dataclasses.replace(made, summary=None), Path(folder))
     with pytest.raises(CnnbenchError) as caught:
         finished_runs([read_run(path)], None)
-    line = str(caught.value).partition("; run it again with: ")[2]
+    line = str(caught.value).partition("; re-run it with: ")[2]
     got = subprocess.run(["bash", "-c", f'printf "%s\\0" {line}'], capture_output=True, check=True)
     assert got.stdout.decode().split("\0")[:-1] == ["cnnbench", "run", f"{folder}.yaml"]
 
