@@ -267,7 +267,7 @@ def _same(
         if run_path(run.record) == run_path(other.record):
             yield (
                 f"A/A: {label} and {other_label} are the same run; to measure this machine's"
-                " noise, pass the experiment file twice to one `cnnbench run`."
+                " noise, pass the experiment file twice to one `run` command."
             )
         elif _twins(run.record, other.record):
             yield (

@@ -332,7 +332,7 @@ def test_no_zero_that_was_measured_divides(seconds: list[float], cost: Cost) -> 
 def test_a_run_beside_itself_shows_nothing() -> None:
     assert aa(make_run()) == (
         "A/A: Standard CNN #1 and Standard CNN #2 are the same run; to measure this machine's "
-        "noise, pass the experiment file twice to one `cnnbench run`.",
+        "noise, pass the experiment file twice to one `run` command.",
     )
 
 
