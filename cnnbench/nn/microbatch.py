@@ -1,11 +1,10 @@
-"""A network with batch statistics, computed in rows of images that fit into a CPU's cache.
+"""Micro-batching of networks with batch statistics, in rows of images that fit into a CPU cache.
 
-Batch norm needs numbers of the whole batch between two layers, so the layers are
-cut there into stages, and each stage runs row by row. A stage gives, with its
-values, their sums over its rows; the next one begins with the normalisation. The
-last stage goes forward and back while a row is in the cache. The gradient takes the
-others in the opposite order, and computes again what it needs of a row, which takes
-less time than to keep it and to read it back.
+Batch norm needs statistics of the whole batch between two layers, so the layers are split into
+stages there, and each stage runs row by row. A stage returns its values and their sums per row;
+the next one starts with the normalization. The last stage runs forward and backward while a row
+is in the cache. The gradient visits the others in reverse order and recomputes a row
+(rematerialization), which is faster than storing and loading it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,11 +39,11 @@ Head = Callable[..., jax.Array]
 
 
 class Microbatching(NamedTuple):
-    """How a whole batch is cut where batch statistics need all of it at once.
+    """Micro-batching of a batch that is needed as a whole for batch statistics.
 
     Args:
-      row: images of a row; they fill the batch.
-      mesh: devices that share the rows; None for one.
+      row: images per row; divides the batch size.
+      mesh: devices that share the rows; None for a single one.
     """
 
     row: int
@@ -52,7 +51,7 @@ class Microbatching(NamedTuple):
 
 
 class Layers(Protocol):
-    """What is asked of a network here."""
+    """The interface of a network for micro-batching."""
 
     @property
     def plan(self) -> Plan:
@@ -60,16 +59,16 @@ class Layers(Protocol):
 
     @property
     def parts(self) -> Mapping[str, Any]:
-        """Modules by layer: what is random in training, and batch norm."""
+        """Modules by layer: random layers and batch norms."""
 
     def enter(self, x: jax.Array) -> jax.Array:
-        """Images in the layout of the operations."""
+        """Converts images to the layout of the operations."""
 
     def result_of(self, values: Mapping[str, jax.Array]) -> Result:
-        """What the loss is made of."""
+        """Everything that the loss depends on."""
 
     def apply(self, node: Node, inputs: Sequence[jax.Array], weights: LayerParams) -> jax.Array:
-        """Any other layer."""
+        """Computes any other layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +77,9 @@ class Stage:
 
     Args:
       nodes: the layers, in order.
-      reads: values of earlier stages that they read.
-      gives: values that later stages read, or the result.
-      sums: those of them that a batch norm normalises.
+      reads: inputs from earlier stages.
+      gives: outputs for later stages or the loss.
+      sums: outputs that a batch norm normalizes.
     """
 
     nodes: tuple[Node, ...]
@@ -90,12 +89,12 @@ class Stage:
 
 
 def stages(plan: Plan) -> list[Stage]:
-    """The layers, each in the latest stage that it can be in.
+    """Splits layers into stages, each layer in the latest possible one.
 
-    A batch norm is in a later stage than what it normalises. The last stage is the
-    one that is computed only once.
+    A batch norm is in a later stage than its input. The last stage is the only one that is not
+    recomputed.
     """
-    before: dict[str, int] = {}  # stages between a layer's and the last
+    before: dict[str, int] = {}  # number of stages after that of a layer
     for node in reversed(plan.nodes):
         here = before.setdefault(node.name, 0)
         least = here + isinstance(node.op, BatchNorm)
@@ -117,12 +116,12 @@ def _stage(plan: Plan, before: Mapping[str, int], number: int, normed: set[str])
 
 
 class _Fixed(NamedTuple):
-    """What no gradient is taken of, with the rows as its first axis.
+    """Inputs without gradients, with rows as the first axis.
 
     Args:
       images: (rows, row, h, w, c).
-      drawn: the numbers of layers that are random, (rows, row, *shape).
-      others: what the loss needs besides the outputs.
+      drawn: values of random layers, (rows, row, *shape).
+      others: inputs of the loss besides the outputs.
     """
 
     images: jax.Array
@@ -138,15 +137,15 @@ def sum_in_rows(
     head: Head,
     others: tuple[jax.Array, ...] = (),
 ) -> jax.Array:
-    """The sum over a batch of what is made of a network's results in training.
+    """Sum over a batch in training, such as the sum of losses.
 
     Args:
       net: the network.
       x: images, (n, h, w, c).
-      weights: prepared, by layer.
-      cut: the rows; they fill the batch.
-      head: a number from the `Result` for some images, and from `others` for them.
-      others: what else it needs, such as targets, (n, ...) each.
+      weights: prepared weights by layer.
+      cut: rows and devices.
+      head: maps the `Result` for some images, and their `others`, to a scalar.
+      others: further inputs of `head`, such as targets, (n, ...) each.
     """
     given: tuple[Any, ...] = (x, _drawn(net, len(x)), others)
     fixed = _Fixed(*jax.tree.map(lambda a: a.reshape(-1, cut.row, *a.shape[1:]), given))
@@ -177,13 +176,13 @@ def sum_in_rows(
 
 
 def _sums_of_images(net: Layers, images: jax.Array) -> Sums:
-    """Of each row; no gradient is taken of images."""
+    """Sums of images per row, without gradients."""
     sums: Sums = lax.map(lambda row: channel_sums(net.enter(row)), images)
     return lax.stop_gradient(sums)
 
 
 def _drawn(net: Layers, n: int) -> LayerValues:
-    """For the whole batch, so that rows and devices change nothing."""
+    """Random values for the whole batch, independent of rows and devices."""
     return {
         node.name: net.parts[node.name].draw((n, *node.layout.shape))
         for node in net.plan.nodes
@@ -194,7 +193,7 @@ def _drawn(net: Layers, n: int) -> LayerValues:
 def _run(
     net: Layers, stage: Stage, values: LayerValues, fixed: _Fixed, weights: LayerParams
 ) -> LayerValues:
-    """What a stage gives for one row."""
+    """Outputs of a stage for one row."""
     found = {INPUT: net.enter(fixed.images)} | values
     for node in stage.nodes:
         inputs = [found[name] for name in node.inputs]
@@ -214,7 +213,7 @@ def _run(
 def _result(
     net: Layers, stage: Stage, head: Head, values: LayerValues, fixed: _Fixed, weights: LayerParams
 ) -> jax.Array:
-    """The last stage on one row, and what is made of its result."""
+    """Value of `head` for one row, from the last stage."""
     found = {INPUT: net.enter(fixed.images)} | values | _run(net, stage, values, fixed, weights)
     return head(net.result_of(found), *fixed.others)
 
@@ -228,7 +227,7 @@ def _early(
     weights: LayerParams,
     fixed: _Fixed,
 ) -> tuple[LayerValues, Any]:
-    """What a stage gives for all rows, and sums for each row of what is normalised."""
+    """Outputs of a stage for all rows, and sums per row of outputs to normalize."""
 
     def one(row: tuple[LayerValues, _Fixed], weights: LayerParams) -> tuple[LayerValues, Any]:
         given = run(*row, weights)
@@ -261,7 +260,7 @@ def _early_backward(
     saved: Any,
     changes: Any,
 ) -> Any:
-    """Row by row; a convolution that gives what is normalised is not computed again."""
+    """Row by row; a convolution before a batch norm is not recomputed."""
 
     def back(row: Any, weights: LayerParams) -> Any:
         values, fixed, (given, about), (change, sums) = row
@@ -287,7 +286,7 @@ def _last(
     weights: LayerParams,
     fixed: _Fixed,
 ) -> jax.Array:
-    """The sum over all rows of what the last stage ends in."""
+    """Sum of `result` over all rows."""
 
     def share(rows: Any, weights: LayerParams) -> Any:
         return lax.map(lambda row: result(*row, weights), rows)
@@ -303,7 +302,7 @@ def _last_forward(
     weights: LayerParams,
     fixed: _Fixed,
 ) -> Any:
-    """With its gradient: nothing of a row has to be kept or computed again."""
+    """Computes the gradient, too, so that nothing has to be stored or recomputed."""
     both = jax.value_and_grad(result, argnums=(0, 2))
 
     def go(row: Any, weights: LayerParams) -> Any:
@@ -326,7 +325,7 @@ _last.defvjp(_last_forward, _last_backward)
 def _with_gradients(
     function: Callable[..., Any], rows: Any, weights: LayerParams, cut: Microbatching
 ) -> tuple[Any, Any]:
-    """What a function gives for all rows, and the sum of the gradients that it gives with it."""
+    """Values of a function for all rows, and the sum of its gradients."""
 
     def share(rows: Any, weights: LayerParams) -> Any:
         slotted = dense.with_slots(weights, cut.row)
@@ -347,25 +346,25 @@ def _with_gradients(
 
 
 def _of_norms(weights: LayerParams) -> tuple[Any, Any]:
-    """What belongs to other layers, and to batch norms, whose small sums keep more digits."""
+    """Splits weights into those of other layers and of batch norms, which are summed accurately."""
     norms = {name: own for name, own in weights.items() if FACTOR in own}
     return {name: own for name, own in weights.items() if name not in norms}, norms
 
 
 def _wide_zeros(like: jax.Array) -> jax.Array:
-    """Zeros to add to: a sum of many rows in bfloat16 would be good to one digit."""
+    """Zeros for accumulation; summing many rows in bfloat16 would leave one significant digit."""
     return jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
 
 
 def _on_devices(
     share: Callable[..., Any], rows: Any, weights: LayerParams, cut: Microbatching
 ) -> Any:
-    """A function of rows and weights, on the rows of each device; its results are joined."""
+    """Runs a function on the rows of each device, and concatenates the results."""
     size = jax.tree.leaves(rows)[0].shape[0]
     if cut.mesh is None or size % cut.mesh.size:
         return share(rows, weights)
     spread = PartitionSpec(cut.mesh.axis_names)
     specs = (spread, PartitionSpec())
-    # The check cannot see through the backward passes that the operations define.
+    # The check does not support custom backward passes.
     shared = jax.shard_map(share, mesh=cut.mesh, in_specs=specs, out_specs=spread, check_vma=False)
     return shared(rows, weights)

@@ -635,7 +635,7 @@ def test_a_python_model_that_returns_no_array_is_refused(python_model: Path) -> 
 def test_wrong_arguments_of_a_python_model_are_named(python_model: Path) -> None:
     message = (
         "model.args: Net(**args, rngs=...) cannot be called: got an unexpected keyword argument"
-        " 'width'; write the arguments that it takes."
+        " 'width'; use the arguments of its __init__."
     )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         run_job(python_job(python_model, units=CLASSES, width=3))

@@ -1,9 +1,9 @@
-"""Batch norm (Ioffe & Szegedy 2015): a channel's mean and variance, and what they normalize.
+"""Numerically stable batch norm (Ioffe & Szegedy 2015).
 
-A mean may be ten thousand standard deviations from zero, and float32 has seven digits. So
-nothing is squared that still contains the mean: each part of a batch is summed about a value
-near its own mean, parts are merged about a common one (Chan, Golub & LeVeque 1983, "Algorithms
-for computing the sample variance"), and a mean is a rounded value and what it lacks.
+A mean may be ten thousand standard deviations from zero, and float32 has seven digits. Values are
+therefore shifted before they are squared: each part of a batch is summed about a value near its
+own mean, parts are merged about a common one (Chan, Golub & LeVeque 1983, "Algorithms for
+computing the sample variance"), and a mean is represented as a rounded value plus a remainder.
 docs/explanation/performance.md compares the errors with PyTorch's.
 """
 
@@ -18,18 +18,18 @@ from jax import lax
 
 from cnnbench.nn.ops.layout import fold_channels, spread
 
-FACTOR = "factor"  # by which `normalize` multiplies
-_SAMPLED = 24  # one of so many columns gives the value that sums are taken about
-_BITS = 16  # of that value's mantissa
-_FEW_ROWS = 16  # whose sum is rounded as often as it has terms
+FACTOR = "factor"  # of `normalize`
+_SAMPLED = 24  # every 24th column is sampled for the shift of sums
+_BITS = 16  # mantissa bits of the shift
+_FEW_ROWS = 16  # up to this many rows are summed by a product, rounding once per term
 
 
 class Sums(NamedTuple):
-    """Sums over some values of each channel, about a value near their mean, (..., c) each.
+    """Sums per channel about a value near the mean, (..., c) each.
 
     Args:
-      about: that value, to 16 bits.
-      first: sums of the differences from it.
+      about: the shift, with 16 mantissa bits.
+      first: sums of the differences from the shift.
       second: sums of their squares.
     """
 
@@ -39,10 +39,10 @@ class Sums(NamedTuple):
 
 
 class StableBatchNorm(nnx.BatchNorm):
-    """Flax's layer with accurate statistics: Flax takes E[x^2] - E[x]^2, which cancels."""
+    """Flax's layer with accurate statistics: Flax uses E[x^2] - E[x]^2, which cancels."""
 
     def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
-        """Normalizes over all axes but the last; in evaluation by the running statistics."""
+        """Normalizes over all axes but the last; in evaluation, with the running statistics."""
         if self.use_running_average:
             evaluated: jax.Array = super().__call__(x, *args, **kwargs)
             return evaluated
@@ -52,12 +52,12 @@ class StableBatchNorm(nnx.BatchNorm):
 
 
 def statistics(part: nnx.BatchNorm, sums: Sums, size: int) -> dict[str, jax.Array]:
-    """Arguments of `normalize`; the running statistics move on, as in `nnx.BatchNorm`.
+    """Updates the running statistics, as in `nnx.BatchNorm`, and returns arguments of `normalize`.
 
     Args:
       part: scale, bias and running statistics.
-      sums: of each row of the batch, (rows, c).
-      size: values of a channel in a row.
+      sums: sums of each row of the batch, (rows, c).
+      size: number of values per channel in a row.
     """
     assert part.scale is not None
     assert part.bias is not None
@@ -65,14 +65,14 @@ def statistics(part: nnx.BatchNorm, sums: Sums, size: int) -> dict[str, jax.Arra
     pace = 1 - part.momentum
     part.mean[...] = _moved(part.mean[...], near, rest, pace)
     part.var[...] = _moved(part.var[...], variance, jnp.zeros_like(variance), pace)
-    # XLA would take a product with the reciprocal root, which is rounded once more.
+    # XLA would multiply by the reciprocal root, with another rounding.
     deviation = lax.optimization_barrier(jnp.sqrt(variance + part.epsilon))
     factor = part.scale[...] / deviation
     return {"mean": near, FACTOR: factor, "bias": part.bias[...] - rest * factor}
 
 
 def _moved(running: jax.Array, near: jax.Array, rest: jax.Array, pace: float) -> jax.Array:
-    """A running statistic, one step nearer to the batch's; rounded once or twice."""
+    """Exponential moving average of a statistic, rounded once or twice."""
     change, lost = _two_sum(near, -running)
     large, small = _product(change, pace)
     moved, more = _two_sum(running, large)
@@ -80,11 +80,11 @@ def _moved(running: jax.Array, near: jax.Array, rest: jax.Array, pace: float) ->
 
 
 def _moments(sums: Sums, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """A batch's mean, as a rounded value and what it lacks, and its variance, from its rows'."""
+    """Mean of a batch, as rounded value and remainder, and variance, from the sums of its rows."""
     rows = len(sums.about)
     about = lax.stop_gradient(sums.about)
     middle = _rounded(sum_of_rows(about) / rows)
-    own = _times(sums.first, 1 / size)  # of each row, from what it was summed about
+    own = _times(sums.first, 1 / size)  # mean of each row, relative to its shift
     means = (about - middle) + own
     mean, lost = _exactly(_times(sum_of_rows(means), 1 / rows), about - middle, sums, size)
     within = sums.second - sums.first * own
@@ -97,7 +97,7 @@ def _moments(sums: Sums, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
 def _exactly(
     mean: jax.Array, shifts: jax.Array, sums: Sums, size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """The mean from `middle`, with the gradient of the rounded one, and what it lacks."""
+    """Mean relative to `middle`, with the gradient of the rounded mean, and its remainder."""
     terms = (*_product(shifts, size), sums.first)
     large, small = _sum_of_small(jnp.concatenate(terms))
     parts = _product(large, 1 / (len(shifts) * size))
@@ -106,13 +106,13 @@ def _exactly(
 
 
 def _times(x: jax.Array, number: float) -> jax.Array:
-    """A product that is rounded as if the number had more digits than its array has."""
+    """Product with a number of higher precision than the array."""
     near = float(np.asarray(number, x.dtype))
     return x * near + x * (number - near)
 
 
 def _product(x: jax.Array, number: float) -> tuple[jax.Array, jax.Array]:
-    """The first half of a product's digits, which are exact, and all others (Dekker 1971)."""
+    """Product as an exact leading half and the remainder (Dekker 1971)."""
     half = np.finfo(x.dtype).nmant // 2
     high = _shortened(x, half)
     mantissa, exponent = math.frexp(number)
@@ -121,29 +121,28 @@ def _product(x: jax.Array, number: float) -> tuple[jax.Array, jax.Array]:
 
 
 def _two_sum(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A rounded sum, and what rounding took from it (Knuth 1969)."""
+    """Rounded sum and its rounding error (Knuth 1969)."""
     total = x + y
     part = total - x
     return total, (x - (total - part)) + (y - part)
 
 
 def _shortened(x: jax.Array, bits: int) -> jax.Array:
-    """To so many bits of a mantissa."""
+    """Rounds to a number of mantissa bits."""
     return lax.reduce_precision(x, np.finfo(x.dtype).nexp, bits)
 
 
 def _rounded(x: jax.Array) -> jax.Array:
-    """To so few bits that it is the same number in every program that a compiler makes of it.
+    """Rounds to so few bits that the value does not depend on how XLA compiles the program.
 
-    XLA contracts a product and a sum into one operation, and may do so in one place
-    and not in the other.
+    XLA may or may not contract a product and a sum into one operation.
     """
     return _shortened(x, _BITS)
 
 
 @jax.custom_vjp
 def normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
-    """(x - mean) * factor + bias, for each channel; `x` is (..., c)."""
+    """(x - mean) * factor + bias, per channel; `x` is (..., c)."""
     middle, slope, shift = (_spread(v, x) for v in (mean, factor, bias))
     return ((fold_channels(x) - middle) * slope + shift).astype(x.dtype).reshape(x.shape)
 
@@ -168,10 +167,10 @@ normalize.defvjp(_normalize_forward, _normalize_backward)
 
 @jax.custom_vjp
 def channel_sums(x: jax.Array) -> Sums:
-    """Sums over all axes but the last, about a value near the mean of one column or more.
+    """Sums over all axes but the last, about a value near the mean of the sampled columns.
 
-    However the values are spread, that of one column out of 24 is less than five standard
-    deviations from the mean of all, which costs a digit and a half at the worst.
+    For any distribution, the mean of one column in 24 is within five standard deviations of the
+    overall mean, which costs at most one and a half digits.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     about = _near_mean(x)
@@ -181,9 +180,9 @@ def channel_sums(x: jax.Array) -> Sums:
 
 
 def _near_mean(x: jax.Array) -> jax.Array:
-    """A value to take sums about, with no finer digits than the values themselves have.
+    """Shift for sums, not finer than the resolution of the values.
 
-    What is left of them would else be rounded to the same side in all.
+    Otherwise, all differences would be rounded in the same direction.
     """
     axis, channels = (1 if x.ndim == 4 else 0), x.shape[-1]
     size = x.shape[axis]
@@ -202,7 +201,7 @@ def _sums_forward(x: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
 
 
 def sums_gradient(x: jax.Array, about: jax.Array, changes: Sums) -> jax.Array:
-    """The gradient of `channel_sums`, in the dtype of the sums; what they are about is given."""
+    """The gradient of `channel_sums`, in the dtype of the sums, for a constant shift."""
     middle, first, second = (_spread(v, x) for v in (about, changes.first, changes.second))
     return (first + 2 * (fold_channels(x) - middle) * second).reshape(x.shape)
 
@@ -215,15 +214,15 @@ channel_sums.defvjp(_sums_forward, _sums_backward)
 
 
 def total(x: jax.Array) -> jax.Array:
-    """The sum over all axes but the last, at least in float32."""
+    """Sum over all axes but the last, at least in float32."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return sum_of_rows(_partial(fold_channels(x), x))
 
 
 def _partial(merged: jax.Array, x: jax.Array) -> jax.Array:
-    """Sums of some values each, (n, c), of what was made of `merge(x)`."""
+    """Partial sums, (n, c), of values in the layout of `fold_channels(x)`."""
     if x.ndim == 4:
-        # (h, w, n, c) in one step; the first axis of (n, h, w, c) would add too many terms to it.
+        # (h, w, n, c) in one step; for (n, h, w, c), this would sum too many terms.
         axes = (0, 1) if len(x) <= x.shape[1] else 1
         return merged.sum(axes).reshape(-1, x.shape[-1])
     some = math.isqrt(len(x))
@@ -232,9 +231,9 @@ def _partial(merged: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def sum_of_rows(x: jax.Array) -> jax.Array:
-    """(rows, c) to (c,)."""
+    """Sums rows, (rows, c) to (c,)."""
     if len(x) <= _FEW_ROWS:
-        # A product, since XLA makes a single reduction of two. It is exact on accelerators too.
+        # A product, because XLA merges two reductions into one. Exact on accelerators, too.
         ones = jnp.ones((1, len(x)), x.dtype)
         return jnp.matmul(ones, x, precision=lax.Precision.HIGHEST)[0]
     large, small = _sum_of_small(lax.optimization_barrier(x))
@@ -242,26 +241,26 @@ def sum_of_rows(x: jax.Array) -> jax.Array:
 
 
 def _sum_of_small(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The sum of rows as a number and what it lacks.
+    """Sum of rows as a rounded value and remainder.
 
-    What has a third of the bits adds up without rounding, as long as the number of rows times
-    the ratio of the largest value to the smallest is below 2^16.
+    Values with a third of the mantissa bits are summed without rounding if the number of rows times
+    the ratio of the largest to the smallest value is below 2^16.
     """
     high = _shortened(x, np.finfo(x.dtype).nmant // 3)
     return high.sum(0), (x - high).sum(0)
 
 
 def _settled(x: jax.Array) -> jax.Array:
-    """A vector as it is, from a product.
+    """Returns a vector unchanged, as the result of a product.
 
-    XLA makes one loop of all that leads to a value, but not of products. It would else compute
-    again for each value what all values of a channel share.
+    XLA does not fuse products. Otherwise, it would recompute per-channel values for each value of
+    the channel.
     """
     return (jnp.ones((1, 2), x.dtype) @ jnp.stack([x, jnp.zeros_like(x)]))[0]
 
 
 def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
-    """`layout.spread`, whose barrier is for CPUs."""
+    """`layout.spread` on CPUs, and without its barrier on accelerators."""
     if like.ndim != 4:
         return values
     result: jax.Array = lax.platform_dependent(
