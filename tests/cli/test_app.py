@@ -322,7 +322,7 @@ def test_compare_refuses_runs_on_different_data():
         (
             ["run", "none.yaml"],
             2,
-            "none.yaml: cannot be read (no such file or directory); check the file's name.\n",
+            "none.yaml: cannot be read (no such file or directory); check the file name.\n",
         ),
         (
             ["run", "train.epochs=2"],
@@ -444,7 +444,7 @@ def test_python_model_that_is_missing_leaves_no_folder():
     line = spec[: spec.index("python:")].count("\n") + 1
     assert done.stderr == (
         f"tiny.yaml:{line}:17: model.python: no module named 'no_such'; install it, or put it"
-        f" into {Path.cwd()}.\n"
+        f" in {Path.cwd()}.\n"
     )
     assert not Path("results").exists()
 
@@ -458,7 +458,7 @@ def test_arguments_that_a_python_model_does_not_take_have_a_place():
     assert (done.exit_code, done.stderr) == (
         2,
         "command line: model.args: Net(**args, rngs=...) cannot be called: got an unexpected"
-        " keyword argument 'width'; write the arguments that it takes.\n",
+        " keyword argument 'width'; use the arguments of its __init__.\n",
     )
 
 

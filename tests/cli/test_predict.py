@@ -192,8 +192,8 @@ def test_ink_on_paper_is_said_to_be_inverted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("tiny", "no.png"), 2, "no.png: there is no such file; name a PNG or JPEG file."),
-        (("tiny", "tiny.yaml"), 1, "tiny.yaml: is no PNG or JPEG file; save it as one."),
+        (("tiny", "no.png"), 2, "no.png: no such file; specify a PNG or JPEG file."),
+        (("tiny", "tiny.yaml"), 1, "tiny.yaml: is not a PNG or JPEG file; convert it to one."),
         (
             ("tin", "00.png"),
             2,

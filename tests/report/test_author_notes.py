@@ -126,7 +126,7 @@ def test_images_are_embedded(tmp_path: Path) -> None:
             "\n\n- [![b](notes.md)](https://a.example)",
             "3: the image 'notes.md' is not a PNG, JPEG, GIF, WebP or SVG file; convert it to one.",
         ),
-        ("![b](.)", "1: the image '.': cannot be read (is a directory); check the file's name."),
+        ("![b](.)", "1: the image '.': cannot be read (is a directory); check the file name."),
     ],
 )
 def test_an_image_that_cannot_be_embedded_is_an_error(
