@@ -33,7 +33,7 @@ from cnnbench.report.plots.png import kernel_sheet, photograph, read_png
 from cnnbench.report.plots.svg import inline_svg
 from cnnbench.report.run_artifacts import RunArtifacts
 from cnnbench.report.side_by_side import MOST, SideRow, side_by_side
-from cnnbench.runs.records import RunResult, SeedSummary
+from cnnbench.runs.records import Direction, RunResult, SeedSummary
 from cnnbench.spec.diff import Differences, differences, marked
 from cnnbench.spec.loader import Loaded
 from cnnbench.spec.metrics import heading, metric_text, words
@@ -62,11 +62,12 @@ class Plate(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A vector image: the `svg` element, its caption, and its numbers as a table."""
+    """A vector image: the `svg` element, its caption, its data as a table, and a note below."""
 
     svg: str
     caption: str
     grid: HtmlTable | None = None
+    note: str = ""
 
 
 class Matrix(NamedTuple):
@@ -117,7 +118,6 @@ class Pictures(NamedTuple):
     costs: Sequence[Drawing]
     curves_grid: HtmlTable
     costs_grid: HtmlTable
-    bands: str
     parts: Sequence[RunSection]
     seeds: HtmlTable
     environment: HtmlTable
@@ -303,7 +303,6 @@ def _pictures(
         costs=list(drawings.values()),
         curves_grid=curves_grid(shown.curves, comparison),
         costs_grid=costs_grid(comparison),
-        bands=bands_text(shown.curves),
         parts=_parts(own, anchor, comparison),
         seeds=seeds_grid(labeled, comparison.metric),
         environment=environment_grid(labeled),
@@ -313,9 +312,20 @@ def _pictures(
 def _chart(chart: Chart, shown: Shown, anchor: str) -> Drawing:
     name = f"{anchor}-{chart.name.lower().replace('_', '-')}"
     svg = inline_svg(charts.picture([chart], shown, "svg"), name, _words_of(chart, shown), 1.2)
-    if chart is Chart.DIFFERENCES:
-        return Drawing(svg, chart.value, differences_grid(shown.comparison))
+    match chart:
+        case Chart.DIFFERENCES:
+            table, note = differences_grid(shown.comparison), _reading(shown.comparison)
+            return Drawing(svg, chart.value, table, note)
+        case Chart.EPOCHS:
+            return Drawing(svg, chart.value, note=bands_text(shown.curves))
     return Drawing(svg, chart.value)
+
+
+def _reading(comparison: Comparison) -> str:
+    """How to read the chart of differences."""
+    side = "Right" if comparison.direction is Direction.HIGHER else "Left"
+    base = clean(comparison.verdicts[0].baseline)
+    return f"Small points: the same seed in both networks. {side} of zero is better than {base}."
 
 
 def _words_of(chart: Chart, shown: Shown) -> str:
@@ -485,7 +495,7 @@ def architecture(shown: RunArtifacts, name: str, marks: Mapping[str, str]) -> Dr
     label = clean(shown.label)
     chain = "; ".join(f"{c[0]}: {c[1]} of {c[2]}, output {c[3]}" for c in layers)
     alt = f"{label}: input {shape_text(network.input_shape)}; {chain}."
-    svg = inline_svg(diagram_picture([("", drawn)], "svg"), name, alt, 0.8)
+    svg = inline_svg(diagram_picture([("", drawn)], "svg"), name, alt, 0.72)
     caption = f"{label}: {len(layers)} {of}, {network.num_params:,} parameters"
     headers = ("Layer", "Operation", "Inputs", "Output", "Parameters", "Multiply-adds")
     return Drawing(svg, caption, HtmlTable(f"Layers of {label}", headers, layers))

@@ -139,7 +139,7 @@ def test_compare_prints_a_page() -> None:
         (
             ["report", "standard", "--title", " "],
             2,
-            "--title: is empty; write a title, or leave out the option.",
+            "--title: is empty; write a title, or omit the option.",
         ),
         (
             ["report", "standard", "--notes", "none.md"],

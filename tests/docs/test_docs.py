@@ -69,6 +69,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(ROOT / "experiments", folder / "experiments")
     shutil.copytree(ROOT / "docs" / "images", folder / "docs" / "images")
+    (folder / "notes.md").write_text("A *wider* kernel.\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("COLUMNS", "80")

@@ -114,7 +114,7 @@ def test_images_are_embedded(tmp_path: Path) -> None:
     [
         (
             "a\n![b](c.png)",
-            "2: the image 'c.png': cannot be read (no such file or directory); check the file's"
+            "2: the image 'c.png': cannot be read (no such file or directory); check the file"
             " name.",
         ),
         (

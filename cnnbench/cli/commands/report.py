@@ -89,7 +89,7 @@ def write_report(  # noqa: PLR0913, PLR0917 - one parameter per option
 ) -> None:
     """Write a self-contained HTML report of runs."""
     if title is not None and not clean(title):
-        raise UsageError("--title: is empty; write a title, or leave out the option.")
+        raise UsageError("--title: is empty; write a title, or omit the option.")
     author_notes = read_notes(notes) if notes else ""
     criteria = Criteria(baseline, metric, alpha, parse_effect(min_effect))
     comparisons, selection = side_by_side(
