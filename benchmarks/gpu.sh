@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Measures training on a GPU, from a checkout, without a network:
+# Benchmark training on a GPU, from a checkout, offline:
 #
-#   benchmarks/gpu.sh                      all of it, in 450 s at most
+#   benchmarks/gpu.sh                      everything, in at most 450 s
 #   benchmarks/gpu.sh --budget 120         the most important part
 #   PYTHON=python3.12 benchmarks/gpu.sh    another Python
-#   WHEELS=folder benchmarks/gpu.sh        what is missing is installed from wheels, aside
+#   WHEELS=folder benchmarks/gpu.sh        install missing packages from wheels, into a separate folder
 #   benchmarks/gpu.sh --help               the other options
 #
-# Needs JAX with CUDA, Flax (which brings PyYAML), optax and NumPy; PyTorch for the comparison.
-# Results: gpu-*.json and gpu-*.md in $OUT, else in benchmarks/results.
+# Requires JAX with CUDA, Flax (which installs PyYAML), optax and NumPy; PyTorch for the comparison.
+# Results: gpu-*.json and gpu-*.md in $OUT, by default benchmarks/results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 
-missing() { # those of the packages that cannot be found
+missing() { # prints the packages that cannot be found
   "$PYTHON" -c 'import sys
 from importlib.util import find_spec
 print(*(name for name in sys.argv[1:] if find_spec(name) is None))' "$@"
 }
 
-# cnnbench and benchmarks are found here; -P keeps other folders off the path.
+# cnnbench and benchmarks are imported from here; -P excludes other folders from the path.
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 wanted="jax jaxlib flax optax numpy yaml pydantic_core torch"  # pydantic 1 has no core
 gone=$(missing $wanted)
@@ -30,7 +30,7 @@ if [ -n "$gone" ] && [ -n "${WHEELS:-}" ]; then
   for name in ${gone/pydantic_core/pydantic}; do
     echo "installing $name from $WHEELS" >&2
     "$PYTHON" -m pip install --quiet --no-index --find-links "$WHEELS" --target "$aside" "$name" ||
-      echo "$name: is not among the wheels, or needs more" >&2
+      echo "$name: not among the wheels, or a dependency is missing" >&2
   done
   export PYTHONPATH=$PYTHONPATH:$aside
   gone=$(missing $wanted)
@@ -39,11 +39,11 @@ options=()
 for name in $gone; do
   case $name in
     pydantic_core)
-      echo "pydantic is missing: experiment files are read by benchmarks/bare" >&2
+      echo "pydantic is missing: using benchmarks/bare to read experiment files" >&2
       export PYTHONPATH=$PYTHONPATH:$PWD/benchmarks/bare
       ;;
     torch)
-      echo "torch is missing: nothing is compared with PyTorch" >&2
+      echo "torch is missing: skipping the comparison with PyTorch" >&2
       options+=(--no-torch)
       ;;
     *)
@@ -53,13 +53,13 @@ for name in $gone; do
   esac
 done
 
-# The CPU is what the GPU is held against.
+# The CPU is the reference for the GPU.
 case ${JAX_PLATFORMS:-cpu} in
   *cpu*) ;;
   *) export JAX_PLATFORMS=$JAX_PLATFORMS,cpu ;;
 esac
-# Half of the GPU's memory for each framework; neither shall take all of it.
+# Limit JAX's preallocation to leave GPU memory for PyTorch.
 export XLA_PYTHON_CLIENT_MEM_FRACTION=${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.45}
-# Python's own warnings of deprecations would hide what this says.
+# Python's deprecation warnings would clutter the output.
 export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore} TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 "$PYTHON" -P -m benchmarks.gpu ${OUT:+--output "$OUT"} "${options[@]}" "$@"

@@ -214,7 +214,7 @@ def _training_seconds(run: Mapping[str, Any], seed: int) -> float:
 
 def targets_markdown(checks: Sequence[Check]) -> str:
     """The targets as a Markdown table."""
-    headers = ["Target", "Limit", "Measured", "", "Note"]
+    headers = ["Benchmark", "Target", "Measured", "", "Note"]
     return bench_report.markdown_table(headers, checks_rows(checks))
 
 

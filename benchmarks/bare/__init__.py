@@ -1,4 +1,4 @@
-"""Modules of packages that a machine may lack, as far as `benchmarks/gpu.sh` needs them.
+"""Minimal replacements for packages that may be missing, as needed by `benchmarks/gpu.sh`.
 
-This folder is put on Python's path only there, and only where the packages are missing.
+Only that script adds this folder to Python's path, and only if the packages are missing.
 """

@@ -1,7 +1,7 @@
-"""Enough of pydantic to read an experiment file that is known to be right.
+"""The part of pydantic that is needed to read valid experiment files.
 
-Values are converted, keys and kinds are checked, and bounds are not. A test holds what is read
-against pydantic itself.
+Values are converted, and keys and types are checked, but not bounds. A test compares the results
+with pydantic's.
 """
 
 import copy
@@ -27,7 +27,7 @@ ConfigDict = dict
 
 
 class ValidationError(ValueError):
-    """A value does not fit."""
+    """A value is invalid."""
 
 
 class _Marker:
@@ -36,26 +36,26 @@ class _Marker:
 
 
 class BeforeValidator(_Marker):
-    """Converts a value before it is checked."""
+    """Convert a value before validation."""
 
 
 class AfterValidator(_Marker):
-    """Converts a value once it is checked."""
+    """Convert a value after validation."""
 
 
 class PlainSerializer(_Marker):
-    """How a value is dumped."""
+    """Convert a value when dumping it."""
 
 
 class WithJsonSchema(_Marker):
-    """Not needed here."""
+    """Unused here."""
 
 
 _MISSING: Any = object()
 
 
 class FieldInfo:
-    """A field's default, and the key that tells the members of a union apart."""
+    """A field's default, and the discriminator of its union."""
 
     def __init__(self, default: Any = _MISSING, **options: Any) -> None:
         self.default, self.make = default, options.get("default_factory")
@@ -63,14 +63,14 @@ class FieldInfo:
         self.annotation: Any = None
 
     def filled(self) -> Any:
-        """The default."""
+        """The default value."""
         if self.make is None and self.default is _MISSING:
             raise ValidationError("a value is missing")
         return copy.copy(self.default) if self.make is None else self.make()
 
 
 def Field(default: Any = _MISSING, **options: Any) -> Any:  # noqa: N802 - pydantic's name
-    """As pydantic's."""
+    """Like pydantic's Field."""
     return FieldInfo(default, **options)
 
 
@@ -118,7 +118,7 @@ class BaseModel:
 
     @classmethod
     def model_validate(cls, data: Any) -> Self:
-        """A model of a mapping."""
+        """Validate a mapping."""
         if isinstance(data, cls):
             return data
         if not isinstance(data, Mapping):
@@ -126,7 +126,7 @@ class BaseModel:
         return cls(**data)
 
     def model_copy(self, *, update: Mapping[str, Any]) -> Self:
-        """The same with other values, which are not checked."""
+        """A copy with other values, which are not validated."""
         copied = copy.copy(self)
         vars(copied).update(update)
         return copied
@@ -134,7 +134,7 @@ class BaseModel:
     def model_dump(
         self, mode: str = "python", exclude: Any = (), *, exclude_none: bool = False
     ) -> dict[str, Any]:
-        """Values by name, without some: a set of names, or a mapping for parts of them."""
+        """Values by name, with exclusions: a set of names, or a mapping for nested ones."""
         dumped = {}
         for name, value in self._values.items():
             inner = exclude.get(name, ()) if isinstance(exclude, Mapping) else ()
@@ -170,15 +170,15 @@ class TypeAdapter(Generic[T]):
         self._hint = hint
 
     def validate_python(self, value: Any) -> Any:
-        """The value, converted."""
+        """Convert a value."""
         return _converted(self._hint, value)
 
 
 def _converted(hint: Any, value: Any) -> Any:
-    """A value as an annotation wants it.
+    """A value converted to its annotation.
 
     Raises:
-      ValidationError: it does not fit.
+      ValidationError: the value does not match the annotation.
     """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
@@ -210,7 +210,7 @@ def _annotated(hint: Any, markers: tuple[Any, ...], value: Any) -> Any:
 
 
 def _member(union: Any, key: str, value: Any) -> Any:
-    """The member of a union that a key of the value names."""
+    """The member of a union selected by the discriminator."""
     name = value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)
     for kind in get_args(union):
         if name in get_args(kind.model_fields[key].annotation):

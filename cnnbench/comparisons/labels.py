@@ -6,7 +6,7 @@ from cnnbench.formatting import numbered
 from cnnbench.runs.records import RunRecord
 from cnnbench.spec.experiment import Experiment
 
-# Options of `run` that change what is trained, and the keys that they set.
+# Options of `run` that override keys of the experiment.
 _OPTIONS = {
     "--seeds": "seeds",
     "--epochs": "train.epochs",
@@ -21,7 +21,7 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
     Runs of one title get the overrides that differ, and numbers if there are none.
 
     Args:
-      records: of the runs to be compared.
+      records: records of the runs to be compared.
     """
     titles = [record.title + record.tags_text for record in records]
     commands = [dict(overrides(record.environment.command)) for record in records]

@@ -1,4 +1,4 @@
-"""Labels of runs that are compared: unique, and they say what differs."""
+"""Labels of compared runs: unique, with the overrides that differ."""
 
 import dataclasses
 

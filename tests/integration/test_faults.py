@@ -423,7 +423,7 @@ def test_an_interrupted_run_is_extended(server, stopped, longer, tmp_path):
     assert check_run(stopped) == []
 
 
-ANEW = "train from scratch with: cnnbench run tiny.yaml --engine direct --quiet"
+FROM_SCRATCH = "train from scratch with: cnnbench run tiny.yaml --engine direct --quiet"
 
 
 @pytest.mark.parametrize(
@@ -433,21 +433,21 @@ ANEW = "train from scratch with: cnnbench run tiny.yaml --engine direct --quiet"
             [],
             "1",
             "--epochs: {run} is already trained for 2 epochs, not 1; write 3 or more, or "
-            + f"{ANEW} train.epochs=1.\n",
+            + f"{FROM_SCRATCH} train.epochs=1.\n",
         ),
         (
             ["train.schedule=cosine"],
             "4",
             "--epochs: the learning rates of the schedule 'cosine' in {run} depend on the total"
             " number of epochs, so its first 2 epochs would differ in a run of 4; "
-            + f"{ANEW} train.schedule=cosine train.epochs=4.\n",
+            + f"{FROM_SCRATCH} train.schedule=cosine train.epochs=4.\n",
         ),
         (
             ["checkpoint.every=0"],
             "4",
             "{run}: cannot extend: no usable checkpoint of seed 0, 1 (older versions deleted them,"
             " and 'checkpoint.every: 0' writes none); "
-            + f"{ANEW} checkpoint.every=0 train.epochs=4.\n",
+            + f"{FROM_SCRATCH} checkpoint.every=0 train.epochs=4.\n",
         ),
         ([], "0", "command line: train.epochs: 0 is too small; use 1 or more.\n"),
     ],

@@ -503,7 +503,7 @@ def test_the_cases_cover_every_operation_and_activation() -> None:
     assert {op.get("activation", "linear") for op in layers} == set(ACTIVATIONS)
 
 
-# PyTorch's compiler imports a deprecated module of its own.
+# PyTorch's compiler imports a deprecated PyTorch module.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_a_compiled_trainer_trains_the_same() -> None:
     need("torch-compile-nchw")
