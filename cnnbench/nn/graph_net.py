@@ -37,7 +37,7 @@ from cnnbench.layers.base import INPUT, Shape
 from cnnbench.nn.initializers import initial_kernel
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
-from cnnbench.nn.noise import RandomLayer, disturb, divergence
+from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
 from cnnbench.nn.ops import batch_norm, convolution, dense, layout
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
@@ -112,7 +112,7 @@ class GraphNet(nnx.Module):
           (n, *output shape of the plan).
         """
         weights = self.prepare() if prepared is None else prepared
-        return self.leave(self._values(x, weights)[self.plan.output])
+        return self.from_layout(self._values(x, weights)[self.plan.output])
 
     def result(
         self, x: jax.Array, prepared: LayerParams | None = None, numbers: jax.Array | None = None
@@ -130,7 +130,7 @@ class GraphNet(nnx.Module):
     def result_of(self, values: Mapping[str, jax.Array]) -> Result:
         """Everything that the loss depends on, from the values of `Plan.ends`."""
         return Result(
-            self.leave(values[self.plan.output]),
+            self.from_layout(values[self.plan.output]),
             {
                 node.name: self._divergence(*[values[name] for name in node.inputs])
                 for node in self.plan.samples
@@ -153,17 +153,17 @@ class GraphNet(nnx.Module):
         """Output computed from the values of a bottleneck layer, (n, *shape)."""
         nodes = decoder(self.plan, layer)
         assert nodes is not None
-        start = self.enter(values) if values.ndim == 4 else values
+        start = self.to_layout(values) if values.ndim == 4 else values
         numbers = jnp.arange(values.shape[0])
         found = self._run(nodes, {layer: start}, self.prepare(), numbers)
-        return self.leave(found[self.plan.output])
+        return self.from_layout(found[self.plan.output])
 
     def _values(
         self, x: jax.Array, weights: LayerParams, numbers: jax.Array | None = None
     ) -> dict[str, jax.Array]:
         """Outputs of all layers by name, in the layout of the operations."""
         numbers = jnp.arange(x.shape[0]) if numbers is None else numbers
-        return self._run(self.plan.nodes, {INPUT: self.enter(x)}, weights, numbers)
+        return self._run(self.plan.nodes, {INPUT: self.to_layout(x)}, weights, numbers)
 
     def _run(
         self,
@@ -177,7 +177,7 @@ class GraphNet(nnx.Module):
             inputs = [values[name] for name in node.inputs]
             part = self.parts.get(node.name)
             if isinstance(part, RandomLayer):
-                values[node.name] = self._disturbed(node, part, inputs, numbers)
+                values[node.name] = self._apply_noise(node, part, inputs, numbers)
             elif part:
                 # Running statistics are float32, but must not promote a bfloat16 network.
                 values[node.name] = part(*inputs).astype(inputs[0].dtype)
@@ -185,7 +185,7 @@ class GraphNet(nnx.Module):
                 values[node.name] = self.apply(node, inputs, weights)
         return values
 
-    def _disturbed(
+    def _apply_noise(
         self, node: Node, part: RandomLayer, inputs: Sequence[jax.Array], numbers: jax.Array
     ) -> jax.Array:
         """Output of a random layer, in the layout of the operations."""
@@ -193,8 +193,8 @@ class GraphNet(nnx.Module):
             return inputs[0]
         drawn = part.draw((len(numbers), *node.layout.shape), numbers)
         if drawn.ndim != 4:
-            return disturb(part.op, drawn, *inputs)
-        return self.lowering.materialize(disturb(part.op, self.enter(drawn), *inputs))
+            return apply_noise(part.op, drawn, *inputs)
+        return self.lowering.materialize(apply_noise(part.op, self.to_layout(drawn), *inputs))
 
     def sum_of(
         self,
@@ -217,13 +217,13 @@ class GraphNet(nnx.Module):
             return sum_in_rows(self, x, prepared, self.cut, head, others)
         return head(self.result(x, prepared, numbers), *others)
 
-    def enter(self, x: jax.Array) -> jax.Array:
+    def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images to the layout of the operations."""
-        return self.lowering.enter(x)
+        return self.lowering.to_layout(x)
 
-    def leave(self, result: jax.Array) -> jax.Array:
+    def from_layout(self, result: jax.Array) -> jax.Array:
         """Converts the output to the layout of images, if it is an image."""
-        return self.lowering.leave(result) if len(self.plan.output_shape) == 3 else result
+        return self.lowering.from_layout(result) if len(self.plan.output_shape) == 3 else result
 
     def apply(self, node: Node, inputs: Sequence[jax.Array], weights: LayerParams) -> jax.Array:
         """Computes a layer that is not in `parts`, in the layout of the operations."""
@@ -245,15 +245,15 @@ class GraphNet(nnx.Module):
                 return lowering.upscale(node, x)
             case Flatten() | Reshape():
                 y = self._vectors(node, x).reshape(-1, *node.layout.shape)
-                return lowering.enter(y) if len(node.layout.shape) == 3 else y
+                return lowering.to_layout(y) if len(node.layout.shape) == 3 else y
             case Concat():
                 return jnp.concatenate(inputs, axis=-1)
             case Add():
-                return layout.each(lambda first, *others: sum(others, first), *inputs)
+                return layout.elementwise(lambda first, *others: sum(others, first), *inputs)
             case Multiply():
                 return self._product(node, inputs)
             case Activate():
-                y = layout.each(ACTIVATIONS[op.activation], x)
+                y = layout.elementwise(ACTIVATIONS[op.activation], x)
                 return lowering.materialize(y) if op.activation in COSTLY and y.ndim == 4 else y
             case GlobalAvgPool():
                 return x.mean(axis=lowering.axes)
@@ -269,7 +269,7 @@ class GraphNet(nnx.Module):
     def _product(self, node: Node, inputs: Sequence[jax.Array]) -> jax.Array:
         """Product; a vector or a 1x1 image multiplies every position of an image."""
         if len(set(node.in_shapes)) == 1:
-            return layout.each(_multiplied, *inputs)
+            return layout.elementwise(_multiplied, *inputs)
         axes = self.lowering.axes
         factors = [x if x.ndim == 4 else jnp.expand_dims(x, axes) for x in inputs]
         if axes != (0, 1):
@@ -280,7 +280,7 @@ class GraphNet(nnx.Module):
 
     def _vectors(self, node: Node, x: jax.Array) -> jax.Array:
         """Flattens images to vectors, in the order height, width, channels."""
-        images = self.lowering.leave(x) if len(node.in_shapes[0]) == 3 else x
+        images = self.lowering.from_layout(x) if len(node.in_shapes[0]) == 3 else x
         return images.reshape(images.shape[0], -1)
 
     def _finish_pooled(self, node: Node, y: jax.Array, weights: LayerParams) -> jax.Array:
@@ -311,7 +311,7 @@ def _multiplied(*factors: jax.Array) -> jax.Array:
 def _finish(z: jax.Array, activation: str, weights: Mapping[str, jax.Array]) -> jax.Array:
     values = layout.fold_channels(z)
     if "bias" in weights:
-        values = values + layout.spread(weights["bias"], z)
+        values = values + layout.repeat_channels(weights["bias"], z)
     return ACTIVATIONS[activation](values).reshape(z.shape)
 
 

@@ -50,11 +50,11 @@ class Lowering(Protocol):
     def deferred(self) -> Mapping[str, str]:
         """Convolutions whose bias and activation are deferred, by name of the pool."""
 
-    def enter(self, x: jax.Array) -> jax.Array:
+    def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images (n, h, w, c) to the internal layout."""
 
-    def leave(self, x: jax.Array) -> jax.Array:
-        """The inverse of `enter`."""
+    def from_layout(self, x: jax.Array) -> jax.Array:
+        """The inverse of `to_layout`."""
 
     def prepare(self, node: Node, kernel: jax.Array) -> jax.Array:
         """Transforms a kernel; the result can be shared by many calls."""
@@ -91,11 +91,11 @@ class Plain:
     max_pool = staticmethod(xla.max_pool)
     avg_pool = staticmethod(xla.avg_pool)
 
-    def enter(self, x: jax.Array) -> jax.Array:
+    def to_layout(self, x: jax.Array) -> jax.Array:
         """Returns images unchanged."""
         return x
 
-    leave = enter
+    from_layout = to_layout
 
     def prepare(self, _node: Node, kernel: jax.Array) -> jax.Array:
         """Returns kernels unchanged."""
@@ -186,11 +186,11 @@ class Fused:
                 conv = replace(folded.conv, exact_zeros=exact_zeros)
                 self.convs[node.name] = replace(folded, conv=conv)
 
-    def enter(self, x: jax.Array) -> jax.Array:
+    def to_layout(self, x: jax.Array) -> jax.Array:
         """(n, h, w, c) to (h, w, n, c)."""
         return x.transpose(1, 2, 0, 3)
 
-    def leave(self, x: jax.Array) -> jax.Array:
+    def from_layout(self, x: jax.Array) -> jax.Array:
         """(h, w, n, c) to (n, h, w, c)."""
         return x.transpose(2, 0, 1, 3)
 

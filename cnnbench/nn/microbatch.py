@@ -20,7 +20,7 @@ from jax.sharding import Mesh, PartitionSpec
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import BatchNorm
 from cnnbench.layers.base import INPUT
-from cnnbench.nn.noise import Random, disturb
+from cnnbench.nn.noise import Random, apply_noise
 from cnnbench.nn.ops import dense
 from cnnbench.nn.ops.batch_norm import (
     FACTOR,
@@ -61,7 +61,7 @@ class Layers(Protocol):
     def parts(self) -> Mapping[str, Any]:
         """Modules by layer: random layers and batch norms."""
 
-    def enter(self, x: jax.Array) -> jax.Array:
+    def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images to the layout of the operations."""
 
     def result_of(self, values: Mapping[str, jax.Array]) -> Result:
@@ -177,7 +177,7 @@ def sum_in_rows(
 
 def _sums_of_images(net: Layers, images: jax.Array) -> Sums:
     """Sums of images per row, without gradients."""
-    sums: Sums = lax.map(lambda row: channel_sums(net.enter(row)), images)
+    sums: Sums = lax.map(lambda row: channel_sums(net.to_layout(row)), images)
     return lax.stop_gradient(sums)
 
 
@@ -194,7 +194,7 @@ def _run(
     net: Layers, stage: Stage, values: LayerValues, fixed: _Fixed, weights: LayerParams
 ) -> LayerValues:
     """Outputs of a stage for one row."""
-    found = {INPUT: net.enter(fixed.images)} | values
+    found = {INPUT: net.to_layout(fixed.images)} | values
     for node in stage.nodes:
         inputs = [found[name] for name in node.inputs]
         if isinstance(node.op, BatchNorm):
@@ -203,8 +203,8 @@ def _run(
             found[node.name] = net.apply(node, inputs, weights)
         elif node.op.draws:
             drawn = fixed.drawn[node.name]
-            drawn = net.enter(drawn) if drawn.ndim == 4 else drawn
-            found[node.name] = disturb(node.op, drawn, *inputs)
+            drawn = net.to_layout(drawn) if drawn.ndim == 4 else drawn
+            found[node.name] = apply_noise(node.op, drawn, *inputs)
         else:
             (found[node.name],) = inputs
     return {name: found[name] for name in stage.gives}
@@ -214,7 +214,7 @@ def _result(
     net: Layers, stage: Stage, head: Head, values: LayerValues, fixed: _Fixed, weights: LayerParams
 ) -> jax.Array:
     """Value of `head` for one row, from the last stage."""
-    found = {INPUT: net.enter(fixed.images)} | values | _run(net, stage, values, fixed, weights)
+    found = {INPUT: net.to_layout(fixed.images)} | values | _run(net, stage, values, fixed, weights)
     return head(net.result_of(found), *fixed.others)
 
 

@@ -54,18 +54,18 @@ def draw(op: Random, key: jax.Array, numbers: jax.Array, shape: Shape) -> jax.Ar
             assert_never(op)
 
 
-def disturb(op: Random, drawn: jax.Array, *inputs: jax.Array) -> jax.Array:
+def apply_noise(op: Random, drawn: jax.Array, *inputs: jax.Array) -> jax.Array:
     """Output of a random layer in training, from its inputs and random values."""
     x = inputs[0]
     match op:
         case Dropout(rate=rate):
-            return layout.each(lambda keep, x: jnp.where(keep, x / (1 - rate), 0), drawn, x)
+            return layout.elementwise(lambda keep, x: jnp.where(keep, x / (1 - rate), 0), drawn, x)
         case MaskingNoise():
-            return layout.each(lambda keep, x: jnp.where(keep, x, 0), drawn, x)
+            return layout.elementwise(lambda keep, x: jnp.where(keep, x, 0), drawn, x)
         case GaussianNoise(stddev=stddev):
-            return layout.each(lambda noise, x: x + stddev * noise.astype(x.dtype), drawn, x)
+            return layout.elementwise(lambda noise, x: x + stddev * noise.astype(x.dtype), drawn, x)
         case Sample():
-            return layout.each(_reparameterized, drawn, *inputs)
+            return layout.elementwise(_reparameterized, drawn, *inputs)
         case _:
             assert_never(op)
 
@@ -125,7 +125,7 @@ class RandomLayer(nnx.Module):
         """Applies the layer to images or vectors, (n, ...); the output has the same shape."""
         if not self.active:
             return inputs[0]
-        return disturb(self.op, self.draw(inputs[0].shape), *inputs)
+        return apply_noise(self.op, self.draw(inputs[0].shape), *inputs)
 
     def draw(self, shape: Shape, numbers: jax.Array | None = None) -> jax.Array:
         """Draws the next random values.

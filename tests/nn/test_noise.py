@@ -16,7 +16,7 @@ from cnnbench.errors import Issue
 from cnnbench.layers import Dropout, GaussianNoise, MaskingNoise, Sample
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
-from cnnbench.nn.noise import Random, RandomLayer, disturb, divergence, draw
+from cnnbench.nn.noise import Random, RandomLayer, apply_noise, divergence, draw
 from cnnbench.nn.ops.convolution import EngineName
 from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
@@ -36,7 +36,7 @@ RANDOM: Mapping[str, Random] = {
 
 def disturbed(op: Random, *inputs: float) -> Array:
     drawn = draw(op, jax.random.key(3), jnp.arange(4), (MANY // 4,)).reshape(MANY)
-    return np.asarray(disturb(op, drawn, *(jnp.full(MANY, value) for value in inputs)))
+    return np.asarray(apply_noise(op, drawn, *(jnp.full(MANY, value) for value in inputs)))
 
 
 def test_gaussian_noise_is_normal_around_the_value() -> None:
@@ -202,7 +202,7 @@ def test_the_gradient_goes_through_mean_and_spread() -> None:
     mean, spread = jnp.array([1.0, 2.0]), jnp.array([0.2, -0.4])
 
     def total(mean: jax.Array, spread: jax.Array) -> jax.Array:
-        return disturb(op, noise, mean, spread).sum()
+        return apply_noise(op, noise, mean, spread).sum()
 
     by_mean, by_spread = jax.grad(total, (0, 1))(mean, spread)
     np.testing.assert_allclose(by_mean, [1, 1])

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from cnnbench.nn.ops.layout import fold_channels, spread
+from cnnbench.nn.ops.layout import fold_channels, repeat_channels
 
 FACTOR = "factor"  # of `normalize`
 _SAMPLED = 24  # every 24th column is sampled for the shift of sums
@@ -143,7 +143,7 @@ def _rounded(x: jax.Array) -> jax.Array:
 @jax.custom_vjp
 def normalize(x: jax.Array, mean: jax.Array, factor: jax.Array, bias: jax.Array) -> jax.Array:
     """(x - mean) * factor + bias, per channel; `x` is (..., c)."""
-    middle, slope, shift = (_spread(v, x) for v in (mean, factor, bias))
+    middle, slope, shift = (_repeated(v, x) for v in (mean, factor, bias))
     return ((fold_channels(x) - middle) * slope + shift).astype(x.dtype).reshape(x.shape)
 
 
@@ -156,8 +156,8 @@ def _normalize_forward(
 def _normalize_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array, ...]:
     x, mean, factor, bias = saved
     shift = total(dy)
-    slope = total((fold_channels(dy) * (fold_channels(x) - _spread(mean, x))).reshape(x.shape))
-    dx = (fold_channels(dy) * _spread(factor, x)).reshape(x.shape)
+    slope = total((fold_channels(dy) * (fold_channels(x) - _repeated(mean, x))).reshape(x.shape))
+    dx = (fold_channels(dy) * _repeated(factor, x)).reshape(x.shape)
     changes = (dx, -factor * shift, slope, shift)
     return tuple(c.astype(v.dtype) for c, v in zip(changes, (x, mean, factor, bias), strict=True))
 
@@ -174,7 +174,7 @@ def channel_sums(x: jax.Array) -> Sums:
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     about = _near_mean(x)
-    apart = fold_channels(x) - _spread(about, x)
+    apart = fold_channels(x) - _repeated(about, x)
     first, second = (sum_of_rows(_partial(v, x)) for v in (apart, jnp.square(apart)))
     return Sums(about, first, second)
 
@@ -202,7 +202,7 @@ def _sums_forward(x: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
 
 def sums_gradient(x: jax.Array, about: jax.Array, changes: Sums) -> jax.Array:
     """The gradient of `channel_sums`, in the dtype of the sums, for a constant shift."""
-    middle, first, second = (_spread(v, x) for v in (about, changes.first, changes.second))
+    middle, first, second = (_repeated(v, x) for v in (about, changes.first, changes.second))
     return (first + 2 * (fold_channels(x) - middle) * second).reshape(x.shape)
 
 
@@ -259,13 +259,13 @@ def _settled(x: jax.Array) -> jax.Array:
     return (jnp.ones((1, 2), x.dtype) @ jnp.stack([x, jnp.zeros_like(x)]))[0]
 
 
-def _spread(values: jax.Array, like: jax.Array) -> jax.Array:
-    """`layout.spread` on CPUs, and without its barrier on accelerators."""
+def _repeated(values: jax.Array, like: jax.Array) -> jax.Array:
+    """`layout.repeat_channels` on CPUs, and without its barrier on accelerators."""
     if like.ndim != 4:
         return values
     result: jax.Array = lax.platform_dependent(
         values,
-        cpu=lambda values: spread(values, like),
+        cpu=lambda values: repeat_channels(values, like),
         default=lambda values: jnp.tile(values, like.shape[2]),
     )
     return result

@@ -141,7 +141,7 @@ def _sizes(x: jax.Array) -> jax.Array:
     As a matrix product: XLA does not vectorize sums over the last axis on CPUs.
     """
     ones = jnp.ones((x.shape[-1], 1), x.dtype)
-    sizes = layout.each(jnp.abs, x).reshape(-1, x.shape[-1]) @ ones
+    sizes = layout.elementwise(jnp.abs, x).reshape(-1, x.shape[-1]) @ ones
     return sizes.reshape(x.shape[:-1])
 
 

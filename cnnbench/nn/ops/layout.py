@@ -31,12 +31,12 @@ def unfold_channels(x: jax.Array, last: tuple[int, ...]) -> jax.Array:
     return x.reshape(*x.shape[:2], *last)
 
 
-def each(function: Callable[..., jax.Array], *images: jax.Array) -> jax.Array:
+def elementwise(function: Callable[..., jax.Array], *images: jax.Array) -> jax.Array:
     """Applies an elementwise function to images or vectors of the same shape."""
     return function(*map(fold_channels, images)).reshape(images[0].shape)
 
 
-def spread(values: jax.Array, like: jax.Array) -> jax.Array:
+def repeat_channels(values: jax.Array, like: jax.Array) -> jax.Array:
     """Repeats a value per channel, (c,), to the shape of `fold_channels(like)`: (n * c,).
 
     The barrier materializes them: otherwise XLA looks up the channel of each value where it is

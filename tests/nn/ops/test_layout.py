@@ -27,7 +27,9 @@ def test_split_undoes_merge(size: tuple[int, ...]) -> None:
 def test_a_value_for_each_channel_meets_that_channel(size: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).normal(size=size).astype(np.float32)
     bias = np.arange(size[3], dtype=np.float32)
-    sums = layout.fold_channels(jnp.asarray(x)) + layout.spread(jnp.asarray(bias), jnp.asarray(x))
+    sums = layout.fold_channels(jnp.asarray(x)) + layout.repeat_channels(
+        jnp.asarray(bias), jnp.asarray(x)
+    )
     np.testing.assert_array_equal(layout.unfold_channels(sums, size[2:]), x + bias)
 
 
@@ -36,7 +38,7 @@ def test_each_value_with_gradients(shape: tuple[int, ...]) -> None:
     a, b = (np.random.default_rng(i).normal(size=shape).astype(np.float32) for i in (0, 1))
 
     def total(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.sum(layout.each(lambda a, b: a * jnp.tanh(b), a, b))
+        return jnp.sum(layout.elementwise(lambda a, b: a * jnp.tanh(b), a, b))
 
     da, db = jax.grad(total, argnums=(0, 1))(jnp.asarray(a), jnp.asarray(b))
     np.testing.assert_allclose(da, np.tanh(b), rtol=1e-5)
@@ -46,7 +48,7 @@ def test_each_value_with_gradients(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("shape", [(4, 3, 2, 5), (7, 5)])
 def test_the_gradient_of_spread_values_is_summed_over_images(shape: tuple[int, ...]) -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-    gradient = jax.grad(lambda v: jnp.sum(layout.fold_channels(x) * layout.spread(v, x)))(
+    gradient = jax.grad(lambda v: jnp.sum(layout.fold_channels(x) * layout.repeat_channels(v, x)))(
         jnp.ones(5)
     )
     np.testing.assert_allclose(gradient, np.sum(x, axis=tuple(range(x.ndim - 1))), rtol=1e-5)
