@@ -21,6 +21,7 @@ from cnnbench.training import matmul_peak
 from tests.support.environments import without
 from tests.support.paths import ROOT
 
+INDEX = ROOT / "docs" / "index.md"
 CI_PAGE = ROOT / "docs" / "how-to" / "ci-gate.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # A command trains for one epoch on a few embedded digits here, whatever it says, and is
@@ -189,10 +190,17 @@ def test_links_between_pages_lead_somewhere():
             assert not anchor or anchor in anchors(target), f"{page.name}: {link}#{anchor}"
 
 
+def test_the_index_has_the_output_of_the_readme():
+    (block,) = re.findall(
+        r"^```console\n(.*?)\.\.\.\n```", INDEX.read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert block in (ROOT / "README.md").read_text(), "copy README's output into docs/index.md"
+
+
 def test_the_index_links_every_page():
     folder = ROOT / "docs"
     pages = {str(page.relative_to(folder)) for page in folder.glob("*/*.md")}
-    links = re.findall(r"\]\(([\w/-]+\.md)\)", (folder / "index.md").read_text())
+    links = re.findall(r"\]\(([\w/-]+\.md)\)", INDEX.read_text())
     assert set(links) == pages
 
 
