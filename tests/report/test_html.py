@@ -30,6 +30,20 @@ from tests.support.samples import make_run, on_device, save
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
 SPECS = Path(__file__).parent / "page_specs"
+NOTES = """# Why
+
+### A *level* is skipped
+
+| | [link](https://a.example) |
+|---|---:|
+| `code` | 1 |
+
+> A quotation with an image: ![a square](a.svg)
+
+```python
+print("a long line of code" + 20 * ", which scrolls")  # and scrolls and scrolls, and scrolls
+```
+"""
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -249,7 +263,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(trained: Path) -> Page:
     file = trained / "report.html"
-    done = invoke("report", "--all", "--results-dir", str(trained), "--output", str(file))
+    notes = trained / "notes.md"
+    notes.write_text(NOTES)
+    (trained / "a.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>')
+    words = ["--all", "--results-dir", str(trained), "--output", str(file), "--notes", str(notes)]
+    done = invoke("report", *words)
     assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
     return Page(file.read_text())
 
