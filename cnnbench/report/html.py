@@ -136,8 +136,8 @@ class Section(NamedTuple):
       table: first and last epochs.
       expenses: costs.
       remarks: what else to know before believing the numbers.
-      doubt: all timing warnings in one line; empty if there are none.
-      doubts: the timing warnings.
+      warning_summary: all timing warnings in one line; empty if there are none.
+      warnings: the timing warnings.
       notes: how the numbers were obtained.
       contradictions: runs that should agree and do not.
       pictures: None on a page of tables.
@@ -152,8 +152,8 @@ class Section(NamedTuple):
     table: HtmlTable
     expenses: HtmlTable | None
     remarks: Sequence[str]
-    doubt: str
-    doubts: Sequence[str]
+    warning_summary: str
+    warnings: Sequence[str]
     notes: Sequence[str]
     contradictions: Sequence[str]
     pictures: Pictures | None = None
@@ -231,6 +231,7 @@ def _section(comparison: Comparison, number: int) -> Section:
     labels = [clean(row.label) for row in last_rows(comparison)]
     some = f"{len(labels)} networks" if len(labels) > 3 else enumeration(labels)
     metric = words(comparison.shown_metric)
+    warned = summary(comparison.warnings, metric, costs=True, details="")
     return Section(
         anchor=f"c{number + 1}",
         heading=f"{some} on {comparison.dataset.name}",
@@ -241,16 +242,11 @@ def _section(comparison: Comparison, number: int) -> Section:
         table=HtmlTable(f"{heading(comparison.shown_metric)} and time", headers, rows),
         expenses=HtmlTable("Costs", *expenses) if expenses else None,
         remarks=[clean(remark) for remark in comparison.remarks],
-        doubt=_capital(summary(comparison.warnings, metric, costs=True, details="")),
-        doubts=[_capital(clean(warning.text)) for warning in comparison.warnings],
+        warning_summary=warned[:1].upper() + warned[1:],
+        warnings=[clean(warning.text) for warning in comparison.warnings],
         notes=notes(comparison, wide=True),
         contradictions=[*map(clean, comparison.contradictions)],
     )
-
-
-def _capital(text: str) -> str:
-    """The text with a capital first letter."""
-    return text[:1].upper() + text[1:]
 
 
 def _about(comparison: Comparison) -> Iterator[str]:
@@ -271,8 +267,8 @@ def _numbers(values: Iterable[int], noun: str) -> str:
     ('1 seed', '6 seeds', '3 to 6 epochs')
     """
     known = sorted(set(values))
-    ends = " to ".join(dict.fromkeys((str(known[0]), str(known[-1]))))
-    return f"{ends} {noun}{'' if known[-1] == 1 else 's'}"
+    span = " to ".join(dict.fromkeys((str(known[0]), str(known[-1]))))
+    return f"{span} {noun}{'' if known[-1] == 1 else 's'}"
 
 
 def _verdicts(comparison: Comparison) -> list[tuple[str, str]]:
