@@ -366,7 +366,7 @@ def test_an_extended_run_equals_a_run_with_more_epochs(server, shorter, longer, 
     old = read_run(run)
     done = extend(server, run)
     place = run.relative_to(tmp_path)
-    assert (done["code"], done["stderr"]) == (0, f"{place}: extended from 2 epochs to 4\n")
+    assert (done["code"], done["stderr"]) == (0, f"{place}: extended from 2 to 4 epochs\n")
     assert numbers(run) == longer
     found = read_run(run)
     assert (found.record.status, found.record.epochs) == ("finished", 4)
