@@ -182,7 +182,7 @@ class RunProgress:
 def seconds_left(works: Iterable[RunProgress]) -> float | None:
     """Estimates the time left from the epochs so far; None before the first of them.
 
-    A run that has not begun is assumed to be as fast as the others.
+    A run that has not started is assumed to be as fast as the others.
 
     >>> seconds_left([RunProgress(2, 10, done=5, seconds=10.0, timed=5), RunProgress(1, 10)])
     50.0

@@ -143,7 +143,7 @@ def _dataset_record(dataset: "Dataset") -> DatasetRecord:
     )
 
 
-def begun(
+def existing_run(
     loaded: "Loaded",
     dataset: str,
     folder: Path,

@@ -19,7 +19,7 @@ from cnnbench.errors import ModelError
 from cnnbench.report import comparison, csv_json
 from cnnbench.report.columns import TableOptions
 from cnnbench.runner import tensorboard
-from cnnbench.runner.open_run import Opened, alone, begun, create, reopen, with_tags
+from cnnbench.runner.open_run import Opened, alone, create, existing_run, reopen, with_tags
 from cnnbench.runner.recorder import Listener, Recorder
 from cnnbench.runs.folder import TABLES, RunFolder, read_run
 from cnnbench.runs.records import RunResult, Status
@@ -192,7 +192,7 @@ class TrainingRun:
       pin: pins JAX's settings; called before the run needs JAX.
 
     Attributes:
-      recorder: writes the folder of the run; None if the run has not begun or is finished.
+      recorder: writes the folder of the run; None if the run has not started or is finished.
 
     Raises:
       SpecError: the experiment is invalid.
@@ -305,7 +305,7 @@ class TrainingRun:
         if request.needed and not path:
             source, asked = request.path.resolve().parent, (request.engine, request.device)
             digest = self._dataset.digest
-            path = begun(loaded, digest, source, request.results_dir, asked, note)
+            path = existing_run(loaded, digest, source, request.results_dir, asked, note)
         if path and self._is_finished(path):
             return
         self._pin()

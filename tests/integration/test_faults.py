@@ -264,7 +264,7 @@ def test_two_processes_never_train_the_same_run(server, stopped, tmp_path):
         done = server(tmp_path, "run", "--resume", str(stopped), "--quiet")
     assert done["code"] == 1
     assert done["stderr"] == (
-        f"{stopped}: another process is training this run; wait for it, or stop it first.\n"
+        f"{stopped}: another process is training this run; wait for it to end, or stop it.\n"
     )
 
 

@@ -38,35 +38,35 @@ def new(
     if replaces and not force:
         raise UsageError(f"{file}: already exists; name another file, or add --force.")
     named = find_named(parent)
-    begun = scaffold_experiment(file, named.path if named else Path(parent), name)
-    if not replaces and (results_dir / begun.name).exists():
-        message = f"{results_dir / begun.name} has runs of another experiment with that name"
+    scaffold = scaffold_experiment(file, named.path if named else Path(parent), name)
+    if not replaces and (results_dir / scaffold.name).exists():
+        message = f"{results_dir / scaffold.name} has runs of another experiment with that name"
         raise UsageError(f"{message}; choose another name with --name.")
-    _write(begun)
-    tell(f"wrote {file}, which extends {begun.parent}", err=False)
-    if begun.copies:
-        tell(f"copied {', '.join(map(str, begun.copies))}", err=False)
-    both = (Path(begun.parent), file, "--seeds", "6", *commands.results_dir_option(results_dir))
+    _write(scaffold)
+    tell(f"wrote {file}, which extends {scaffold.parent}", err=False)
+    if scaffold.copies:
+        tell(f"copied {', '.join(map(str, scaffold.copies))}", err=False)
+    both = (Path(scaffold.parent), file, "--seeds", "6", *commands.results_dir_option(results_dir))
     tell("Edit it, then run:\n", err=False)
     tell(f"    {commands.cnnbench('watch', file)}", err=False)
     tell(f"    {commands.cnnbench('run', *both)}", err=False)
 
 
-def _write(begun: Scaffold) -> None:
+def _write(scaffold: Scaffold) -> None:
     """Writes the file, copies of its parents, and the schema that its first line names.
 
     Raises:
       StoreError: the disk cannot be written.
     """
-    folder = begun.path.parent
+    folder = scaffold.path.parent
     try:
         write_atomic(folder / FILE, schema_text().encode())
-        for place, source in begun.copies.items():
+        for place, source in scaffold.copies.items():
             place.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(place, source.read_bytes())
-        write_atomic(begun.path, begun.text.encode())
+        write_atomic(scaffold.path, scaffold.text.encode())
     except OSError as error:
-        raise cannot_write(begun.path, error, "name a file in another folder") from error
+        raise cannot_write(scaffold.path, error, "name a file in another folder") from error
 
 
 def schema(
