@@ -271,7 +271,7 @@ def test_a_missing_dataset_is_reported_before_any_run_trains(tmp_path):
     words = ["--data-dir", str(data), "--quiet", "train.epochs=1"]
     done = invoke("run", "tiny.yaml", "missing.yaml", *words)
     assert done.exit_code == 1
-    assert done.stderr.startswith(f"{data}/train-images-idx3-ubyte.gz: not a whole IDX file")
+    assert done.stderr.startswith(f"{data}/train-images-idx3-ubyte.gz: not a valid IDX file")
     assert not (tmp_path / "results").exists()
 
 
