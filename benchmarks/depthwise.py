@@ -188,11 +188,11 @@ def measure(num_images: int, rounds: int) -> dict[str, Any]:
         cpu_seconds: dict[str, list[float]] = {name: [] for name in ways}
         for turn in range(rounds):
             for name in list(ways)[:: -1 if turn % 2 else 1]:
-                begun, begun_cpu = time.perf_counter(), time.process_time()
+                start, start_cpu = time.perf_counter(), time.process_time()
                 ways[name](indices)
-                spent, spent_cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
-                seconds[name].append(spent * EPOCH / indices.size)
-                cpu_seconds[name].append(spent_cpu * EPOCH / indices.size)
+                elapsed, elapsed_cpu = time.perf_counter() - start, time.process_time() - start_cpu
+                seconds[name].append(elapsed * EPOCH / indices.size)
+                cpu_seconds[name].append(elapsed_cpu * EPOCH / indices.size)
     return {
         "images": num_images,
         "first_loss": losses,

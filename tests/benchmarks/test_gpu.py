@@ -70,8 +70,8 @@ def test_generated_images_are_never_zero() -> None:
 def test_experiments_are_read_the_same_without_pydantic() -> None:
     """With the pydantic substitute first on the path of one process."""
     found = []
-    for beside in ([], [ROOT / "benchmarks" / "bare"]):
-        path = os.pathsep.join(map(str, [ROOT, *beside]))
+    for extra in ([], [ROOT / "benchmarks" / "bare"]):
+        path = os.pathsep.join(map(str, [ROOT, *extra]))
         command = [sys.executable, "-c", f"import pydantic\nprint(pydantic.__file__)\n{SHOW}"]
         environment = os.environ | {"PYTHONPATH": path}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -193,17 +193,17 @@ def run(inputs: int, seed: int) -> int:
         for kind, call in found.items():
             counts, start, slowest = Counter[str](), time.monotonic(), 0.0
             for _ in range(inputs // len(found)):
-                data, begun = mutated(rng, corpus[kind]), time.process_time()
+                data, cpu_start = mutated(rng, corpus[kind]), time.process_time()
                 outcome = guard(call, data)
-                slowest = max(slowest, time.process_time() - begun)
+                slowest = max(slowest, time.process_time() - cpu_start)
                 if outcome not in {"taken", "refused"}:
                     faults += 1
                     sys.stdout.write(f"{kind}: {data!r}\n{outcome}\n")
                     outcome = "fault"
                 counts[outcome] += 1
             spent = time.monotonic() - start
-            told = {"target": kind, **counts, "seconds": round(spent), "slowest": round(slowest, 2)}
-            sys.stdout.write(json.dumps(told) + "\n")
+            line = {"target": kind, **counts, "seconds": round(spent), "slowest": round(slowest, 2)}
+            sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
     return faults
 
@@ -218,7 +218,7 @@ def guided(kind: str, inputs: int, seed: int) -> None:
     seeds.mkdir()
     for number, data in enumerate(sorted(set(corpus))):
         (seeds / str(number)).write_bytes(data)
-    counts, slowest, begun = Counter[str](), [0.0], time.monotonic()
+    counts, slowest, wall_start = Counter[str](), [0.0], time.monotonic()
 
     def one(data: bytes) -> None:
         start = time.process_time()
@@ -229,9 +229,9 @@ def guided(kind: str, inputs: int, seed: int) -> None:
             raise AssertionError(outcome)  # stops Atheris
         counts[outcome] += 1
         if counts.total() % 1000 == 0:
-            seconds = round(time.monotonic() - begun)
-            told = {"target": kind, **counts, "seconds": seconds, "slowest": round(slowest[0], 2)}
-            sys.stdout.write(json.dumps(told) + "\n")
+            seconds = round(time.monotonic() - wall_start)
+            line = {"target": kind, **counts, "seconds": seconds, "slowest": round(slowest[0], 2)}
+            sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
 
     def change(data: bytes, size: int, number: int) -> bytes:

@@ -23,10 +23,10 @@ def test_no_generated_input_is_a_fault():
     seed = 0 if "CNNBENCH_TEST_DETERMINISTIC" in os.environ else time.time_ns() % 10**6
     done = run([sys.executable, "-m", "tests.fuzz.fuzz", "--inputs", "600", "--seed", str(seed)])
     assert done.returncode == 0, done.stdout + done.stderr
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [each["target"] for each in told] == ["spec", "override", "result"]
-    assert all(each["taken"] + each["refused"] == 200 for each in told)
-    assert all(each["taken"] >= 5 for each in told)  # enough inputs get past the syntax
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["target"] for each in reports] == ["spec", "override", "result"]
+    assert all(each["taken"] + each["refused"] == 200 for each in reports)
+    assert all(each["taken"] >= 5 for each in reports)  # enough inputs get past the syntax
 
 
 def test_a_fault_is_detected():

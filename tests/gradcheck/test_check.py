@@ -459,8 +459,8 @@ def test_images_are_redrawn_if_rounding_crosses_a_kink(
     found: int,
     taken: int,
 ) -> None:
-    told = iter([count for count in counts for _ in ("by hand", "by autodiff")])
-    monkeypatch.setattr(gradcheck, "crossings", lambda *_: next(told))
+    counted = iter([count for count in counts for _ in ("by hand", "by autodiff")])
+    monkeypatch.setattr(gradcheck, "crossings", lambda *_: next(counted))
     draw, drawn = gradcheck._images, []
 
     def images(*args: Any) -> tuple[Array, Array]:
@@ -544,7 +544,7 @@ def test_the_close_view_of_a_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert max(map(len, lines)) <= 80
 
 
-def told(found: GradCheck) -> str:
+def conclusion(found: GradCheck) -> str:
     console = Console(width=80)
     with console.capture() as captured:
         console.print(gradcheck_table(found))
@@ -553,7 +553,7 @@ def told(found: GradCheck) -> str:
 
 def test_doubtful_and_skipped_entries_are_reported(tmp_path: Path) -> None:
     found = check(spec(tmp_path, TIED, "reconstruct"))
-    plain = told(found)
+    plain = conclusion(found)
     assert "Kinks" not in plain
     assert "Rounding" not in plain
     for dtype, hint in (
@@ -562,12 +562,12 @@ def test_doubtful_and_skipped_entries_are_reported(tmp_path: Path) -> None:
     ):
         doubtful = dataclasses.replace(found, doubtful=3, dtype=dtype)  # type: ignore[arg-type]
         wanted = "Rounding moves 3 units across a kink, so errors may be large"
-        assert f"{wanted}; {hint} for a clear result." in told(doubtful)
+        assert f"{wanted}; {hint} for a clear result." in conclusion(doubtful)
     none = Slopes(np.zeros(0, int), np.zeros(0), 2)
     first, *others = found.layers
     bare = tuple(dataclasses.replace(q, slopes=none) for q in first.quantities)
     layers = (dataclasses.replace(first, quantities=bare), *others)
-    lost = told(dataclasses.replace(found, layers=layers))
+    lost = conclusion(dataclasses.replace(found, layers=layers))
     assert "Entries Kinks Verdict" in lost
     assert (
         f"{MISSING}: no central difference could be computed; only jax.grad was compared." in lost

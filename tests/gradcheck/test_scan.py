@@ -30,7 +30,7 @@ from cnnbench.layers.base import Rule, Shape
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.training.losses import Score
-from tests.gradcheck.test_check import told
+from tests.gradcheck.test_check import conclusion
 from tests.integration.test_random_graphs import examples
 from tests.support.graphs import CLASSES, Layers, graphs
 from tests.support.oracles import Array, make_plan
@@ -325,12 +325,12 @@ def scan(one: Drawn, picks: random.Random, number: int) -> Iterator[tuple[Any, .
         clean = points[:2]
         for _ in range(number):
             name, at = picks.choice(list(MISTAKES)), picks.choice(list(one.graph[0]))
-            told = [effects(point, MISTAKES[name], at) for point in clean]
-            hit = [layer for layer, all_ in told[1].items() if any(e.change for e in all_)]
+            effects_found = [effects(point, MISTAKES[name], at) for point in clean]
+            hit = [layer for layer, all_ in effects_found[1].items() if any(e.change for e in all_)]
             if not hit:
                 continue
             target = picks.choice(hit)
-            for dtype, effect in zip(PRECISIONS, told, strict=True):
+            for dtype, effect in zip(PRECISIONS, effects_found, strict=True):
                 with mistaken(MISTAKES[name], at):
                     (layer,) = check.check_gradients(one.loaded, dtype, target).layers
                 allowed = set(Agreement).intersection(*(e.verdicts() for e in effect[target]))
@@ -407,7 +407,7 @@ def test_bad_conditioning_is_imprecise_and_float64_is_suggested(case: str) -> No
     assert short <= set(found)
     assert narrow.right
     assert wide.right
-    assert told(narrow).endswith(
+    assert conclusion(narrow).endswith(
         f"float32 has too little precision for {', '.join(found)}. Run with --float64 to confirm."
     )
 

@@ -454,13 +454,13 @@ SMALL: Layers = {
 def test_a_network_trains_the_same_with_every_strategy() -> None:
     """One step per call, an epoch in a scan, two devices, rows, and parallel seeds."""
     job = job_of(SMALL, (8, 8, 2), (8, 8, 2))
-    alone = {seed: trained(job, Strategy("plain", None, 1, 1), (seed,)) for seed in (0, 7)}
-    before, want = alone[0]
+    sequential = {seed: trained(job, Strategy("plain", None, 1, 1), (seed,)) for seed in (0, 7)}
+    before, want = sequential[0]
     ways = [Strategy("plain", None, 1, 2), Strategy("plain", None, 2, 2)]
     ways += [Strategy("direct", 3, 2, 1), Strategy("fast", 3, 2, 1)]
     for strategy in ways:
         learnt_alike(trained(job, strategy)[1], want, before, 1e-4)
     _, (values, losses) = trained(job, Strategy("plain", None, 2, 2), (0, 7))
-    for place, (before, want) in enumerate(alone.values()):
+    for place, (before, want) in enumerate(sequential.values()):
         own = [value[place] for value in values], losses[:, place]
         learnt_alike(own, want, before, 1e-4)

@@ -57,9 +57,9 @@ def trained() -> list[Any]:
 
 def test_only_the_last_epoch_is_tested(trained: list[Any]) -> None:
     """Training and test are bit-identical to those of a run with validation."""
-    beside = make_dataset(12, 0, 5)
-    some = dataclasses.replace(beside, validation=make_dataset(7, 0, 0).train)
-    usual = run_job(make_job(LINEAR, some, seeds=(3, 1), epochs=3, batch_size=4))
+    dataset = make_dataset(12, 0, 5)
+    validated = dataclasses.replace(dataset, validation=make_dataset(7, 0, 0).train)
+    usual = run_job(make_job(LINEAR, validated, seeds=(3, 1), epochs=3, batch_size=4))
     pairs = [
         [e for e in events if isinstance(e, EpochRecord | SeedDone)] for events in (trained, usual)
     ]

@@ -68,8 +68,8 @@ def resumed(job: Job, events: Sequence[Event], epochs: Mapping[int, int], at_onc
         )
         for seed in job.experiment.seeds
     }
-    begun = any(epochs[seed] for seed in job.experiment.seeds[1:])
-    known = at_once if begun else None
+    started = any(epochs[seed] for seed in job.experiment.seeds[1:])
+    known = at_once if started else None
     load: Callable[[int, int], Any] = lambda seed, epoch: values[seed, epoch]  # noqa: E731
     resume = Resume(engine_of(events), known, epochs, records, load)
     return dataclasses.replace(job, resume=resume)
@@ -85,8 +85,8 @@ def test_a_resumed_training_is_bit_identical(after: tuple[int, ...]) -> None:
     epochs = dict(zip(SEEDS, after, strict=True))
     rest = run_job(resumed(job, whole, epochs, 1))
     assert numbers(rest, dict.fromkeys(SEEDS, 0)) == numbers(whole, epochs)
-    (told,) = [event for event in rest if isinstance(event, Resumed)]
-    assert len(told.records) == sum(after)
+    (event,) = [event for event in rest if isinstance(event, Resumed)]
+    assert len(event.records) == sum(after)
 
 
 @pytest.mark.parametrize("after", [(2, 0, 0, 0), (3, 1, 1, 1), (3, 3, 3, 3)])
@@ -334,12 +334,12 @@ def orbax_message(run: Path) -> str:
 
 
 def test_an_orbax_checkpoint_is_refused_by_name(orbax_run: Path) -> None:
-    run, told = read_run(orbax_run), list[str]()
+    run, messages = read_run(orbax_run), list[str]()
     checkpoints = Checkpoints(RunFolder(orbax_run), run.record.dataset.num_train)
     assert checkpoints.epochs(0) == [2]
-    found = plan_resume(run, checkpoints, told.append)
+    found = plan_resume(run, checkpoints, messages.append)
     assert found.epochs == {0: 0}
-    assert told == [orbax_message(orbax_run)]
+    assert messages == [orbax_message(orbax_run)]
 
 
 def test_a_run_with_an_orbax_checkpoint_is_intact(orbax_run: Path) -> None:
@@ -361,12 +361,12 @@ def test_the_newest_usable_checkpoint_is_used(tmp_path: Path) -> None:
         checkpoints.save(0, epoch, make_values(epoch))
     file = tmp_path / "checkpoints" / "seed-0" / "epoch-2.safetensors"
     file.write_bytes(file.read_bytes() + b"0")
-    told: list[str] = []
-    found = plan_resume(run, checkpoints, told.append)
+    messages: list[str] = []
+    found = plan_resume(run, checkpoints, messages.append)
     assert found.epochs == {0: 1, 1: 0}
     assert [len(found.records[seed]) for seed in (0, 1)] == [1, 0]
     assert [(record.seed, record.epoch) for record in found.kept] == [(0, 1)]
-    assert told == [f"{file}: the SHA-256 does not match{USED}"]
+    assert messages == [f"{file}: the SHA-256 does not match{USED}"]
 
 
 def test_state_round_trips_through_values() -> None:

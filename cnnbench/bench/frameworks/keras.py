@@ -53,10 +53,10 @@ class KerasTrainer:
         steps, batch = images.shape[:2]
         joined = images.reshape(steps * batch, *images.shape[2:])
         targets = joined if self.reconstructs else labels.reshape(-1)
-        told = _Told()
-        self.model.fit(joined, targets, batch, shuffle=False, verbose=0, callbacks=[told])
+        recorder = _LossRecorder()
+        self.model.fit(joined, targets, batch, shuffle=False, verbose=0, callbacks=[recorder])
         self._wait()
-        totals = [0.0, *((step + 1) * told.means[step] for step in range(steps))]
+        totals = [0.0, *((step + 1) * recorder.means[step] for step in range(steps))]
         return np.diff(totals)
 
     def outputs(self, images: Array) -> Array:
@@ -86,7 +86,7 @@ class KerasTrainer:
             torch.cuda.synchronize()
 
 
-class _Told(keras.callbacks.Callback):
+class _LossRecorder(keras.callbacks.Callback):
     """Records the running mean loss after each step; Keras calls it from threads, in any order."""
 
     async_safe = True
