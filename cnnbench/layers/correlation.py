@@ -82,7 +82,7 @@ def rot180(w: Array) -> Array:
 
 
 def convolve_full(delta: Array, w: Array, geometry: ConvGeometry) -> Array:
-    """Equations (6) to (9) without sigma': full correlation of the errors with ROT180(w).
+    """Equations (6), (7), (8), (9) without sigma': full correlation of the errors and ROT180(w).
 
     The kernel is rotated only once; the post's sign * would rotate it again, because its w is
     ROT180 of this one.
