@@ -313,9 +313,9 @@ def test_a_damaged_file_is_refused_by_its_name(
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("conv1.bias", None, "there is no 'conv1.bias'"),
+        ("conv1.bias", None, "'conv1.bias' is missing"),
         ("conv9.bias", np.zeros(3), "the network has no 'conv9.bias'"),
-        ("conv1.bias", np.zeros(3), "'conv1.bias' has shape [3], and the network's [32]"),
+        ("conv1.bias", np.zeros(3), "'conv1.bias' has shape [3], but the network's is [32]"),
     ],
 )
 def test_weights_of_another_network_are_refused(

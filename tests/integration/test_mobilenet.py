@@ -116,6 +116,6 @@ def test_training_gives_advice_and_the_report_draws_it(
     assert done.exit_code == 0, done.stderr
     page = Path("report.html").read_text("utf-8")
     assert f"MobileNet: 45 submodules, {NUM_PARAMS:,} parameters" in page
-    assert "blocks.1.expand.conv reads stem.norm, blocks.0.project.norm: Conv 1x1x16x64" in page
+    assert "blocks.1.expand.conv: Conv 1x1x16x64 of stem.norm, blocks.0.project.norm" in page
     assert re.search(r">blocks\.6\.depthwise\.conv</t", page)
     assert "not drawn" not in page
