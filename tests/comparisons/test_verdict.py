@@ -249,6 +249,13 @@ def test_the_reported_sample_size_has_the_stated_power() -> None:
     assert found(pair([0.0] * 6), Criteria())[0].needed is None
 
 
+def test_too_few_seeds_are_not_extrapolated() -> None:
+    """The spread of two differences says little about how many would be significant."""
+    (verdict,) = found(pair([0.0101, -0.0099]), Criteria())
+    assert (verdict.finding, verdict.fewest, verdict.needed) == (Finding.FEW, 6, 6)
+    assert "--seeds 6" in sentence(verdict)
+
+
 def test_more_comparisons_need_more_seeds() -> None:
     verdicts = found([BASE, pair(LIFT)[1], pair(LIFT)[1]], Criteria())
     assert [(v.finding, v.fewest) for v in verdicts] == [(Finding.FEW, 7)] * 2

@@ -109,4 +109,13 @@ def test_what_was_measured_is_kept_when_one_breaks_down(
     }
     assert len(left["a"].epochs) == 2
     assert len(left["b"].epochs) == 3
-    assert diaries[0].notes[-1].startswith("interrupted; resume with: cnnbench run --resume ")
+    stopped = sorted(
+        path
+        for path in (tmp_path / "results").glob("*/*")
+        if read_run(path).record.status != "failed"
+    )
+    line = f"resume with: cnnbench run {' '.join(f'--resume {path}' for path in stopped)}"
+    assert diaries[0].notes[-1:] == [f"interrupted; {line}"]
+    assert diaries[1].notes == []
+    notes = [line] if isinstance(error, KeyboardInterrupt) else []
+    assert getattr(error, "__notes__", []) == notes
