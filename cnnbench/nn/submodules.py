@@ -10,7 +10,7 @@ not accessible.
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +38,7 @@ class SubmoduleCall:
     Args:
       name: path in the model.
       operation: class name, with the shape of its kernel.
-      inputs: names of the calls whose outputs it depends on; `input` for the image.
+      inputs: names of the calls whose outputs it depends on; `Outline.input_name` for the image.
       shape: output shape for one image.
       num_params: number of trainable parameters, counted at the first call.
       multiply_adds: multiply-adds of its convolutions and matrix products, per image.
@@ -74,6 +74,25 @@ class Outline:
     num_params: int
     multiply_adds: int
     num_slow: int = 0
+
+    @property
+    def input_name(self) -> str:
+        """Name of the image among the parts."""
+        return _free_name(INPUT, {part.name for part in self.parts})
+
+    @property
+    def output_name(self) -> str:
+        """Name of the output among the parts."""
+        return _free_name("output", {part.name for part in self.parts})
+
+
+def _free_name(name: str, calls: Container[str]) -> str:
+    """Puts a name in parentheses, as no attribute is named, if a call has it.
+
+    >>> _free_name("input", {"stem"}), _free_name("input", {"input", "stem"})
+    ('input', '(input)')
+    """
+    return f"({name})" if name in calls else name
 
 
 @dataclass(slots=True)
@@ -277,10 +296,11 @@ class _Wiring:
     def __init__(self, program: Any, shapes: Any, leaves: Sequence[str], num_state: int) -> None:
         flat: Any = jax.tree.unflatten(jax.tree.structure(shapes), program.outvars)
         self._result, outputs, self._inputs = flat
-        self._order = {INPUT: 0} | {name: place for place, name in enumerate(leaves, start=1)}
+        input_name = _free_name(INPUT, leaves)
+        self._order = {name: place for place, name in enumerate([input_name, *leaves])}
         self._names: dict[int, list[str]] = {}  # a module may return its input
         for image in program.invars[num_state:]:
-            self._names.setdefault(id(image), []).append(INPUT)
+            self._names.setdefault(id(image), []).append(input_name)
         for name in leaves:
             self._names.setdefault(id(outputs[name]), []).append(name)
         self._makers = {id(var): eqn for eqn in program.eqns for var in eqn.outvars}

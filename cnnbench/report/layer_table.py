@@ -27,7 +27,8 @@ def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) 
 
 def outline_table(outline: "Outline", title: str) -> WrappedTable:
     """A row for each submodule of a Python model, and the totals."""
-    rows: dict[str, tuple[str, ...]] = {INPUT: ("", "", shape_text(outline.input_shape), "", "")}
+    first = ("", "", shape_text(outline.input_shape), "", "")
+    rows: dict[str, tuple[str, ...]] = {outline.input_name: first}
     rows |= {part.name: part_cells(part)[1:] for part in outline.parts}
     return _layer_table(rows, (outline.num_params, outline.multiply_adds), title, None)
 

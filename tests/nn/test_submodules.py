@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 import cnnbench
 from cnnbench.cli.app import app
 from cnnbench.nn.submodules import captured, outline
+from cnnbench.report.layer_table import outline_table
 from cnnbench.report.plots.diagram import outline_diagram
 from cnnbench.training.state import num_params, split_network
 
@@ -273,6 +274,31 @@ def test_the_diagram_has_the_wiring() -> None:
     assert [block.name for block in drawn.blocks][:2] == ["input", "stem"]
     edges = {(source, node.name) for node in drawn.nodes for source in node.inputs}
     assert {("stem", "blocks.1.depth"), ("blocks.1.point", "head")} <= edges
+
+
+def test_submodules_named_input_and_output_are_not_the_image_and_the_result() -> None:
+    class Net(nnx.Module):
+        def __init__(self, *, rngs: nnx.Rngs) -> None:
+            self.input, self.output = (nnx.Linear(64, 64, rngs=rngs) for _ in range(2))
+
+        def __call__(self, x: jax.Array) -> jax.Array:
+            x = self.input(x.reshape(len(x), -1))
+            return x + self.output(x)
+
+    found = outline(Net, {}, SHAPE, (64,))
+    assert [(p.name, p.inputs) for p in found.parts] == [
+        ("input", ("(input)",)),
+        ("output", ("input",)),
+    ]
+    drawn = outline_diagram(found)
+    assert [(block.name, block.inputs) for block in drawn.blocks] == [
+        ("(input)", ()),
+        ("input", ("(input)",)),
+        ("output", ("input",)),
+        ("(output)", ("input", "output")),
+    ]
+    first = outline_table(found, "").table.columns[0]
+    assert list(first.cells) == ["(input)", "input", "output"]
 
 
 # The command line.

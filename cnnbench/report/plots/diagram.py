@@ -79,8 +79,9 @@ def outline_diagram(outline: "Outline", *, expand: bool = False) -> Diagram:
     shapes = {part.name: part.shape for part in outline.parts}
     cells = [_part(part, shapes) for part in outline.parts]
     if len(outline.output_inputs) != 1:
-        cells.append(Cell("output", outline.output_inputs, "", shape_text(outline.output_shape)))
-    image = Cell(INPUT, (), "", shape_text(outline.input_shape))
+        shape = shape_text(outline.output_shape)
+        cells.append(Cell(outline.output_name, outline.output_inputs, "", shape))
+    image = Cell(outline.input_name, (), "", shape_text(outline.input_shape))
     return build_diagram([image, *cells], expand=expand)
 
 
