@@ -42,7 +42,9 @@ def _nodes(nodes: Sequence[DiagramNode], ids: Mapping[str, str], indent: str) ->
             yield f'{indent}{ids[node.name]}["{_words(node)}"]{style}'
         else:
             first = next(iter(Diagram(node.body).blocks))
-            yield f'{indent}subgraph {ids[first.name]}r["x {node.count}"]'
+            depth = len(indent) // 2  # blocks inside of this one may begin with the same box
+            frame = f"{ids[first.name]}{'r' * depth}"
+            yield f'{indent}subgraph {frame}["x {node.count}"]'
             yield from _nodes(node.body, ids, f"{indent}  ")
             yield f"{indent}end"
 

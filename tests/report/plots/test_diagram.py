@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cnnbench.cli.app import app
 from cnnbench.graph.plan import Plan
 from cnnbench.report.plots.arrangement import Arrangement, Rectangle, arrange
-from cnnbench.report.plots.blocks import Block, Diagram, DiagramNode
+from cnnbench.report.plots.blocks import Block, Cell, Diagram, DiagramNode, build_diagram
 from cnnbench.report.plots.diagram import diagram
 from cnnbench.report.plots.diagram_picture import diagram_picture
 from cnnbench.report.plots.layered import Corner
@@ -79,6 +79,18 @@ def test_mermaid() -> None:
         "  n1 -. same kernel .- n4\n"
         "```\n"
     )
+
+
+def test_frames_of_repeats_in_repeats_have_ids_of_their_own() -> None:
+    kinds = ["conv", "conv", "conv", "pool"] * 2
+    names = ["input", *(f"{kind}{number}" for number, kind in enumerate(kinds))]
+    cells = [
+        Cell(name, (above,), kind, "8x8", identity=kind)
+        for kind, above, name in zip(kinds, names, names[1:], strict=False)
+    ]
+    text = mermaid([("", build_diagram([Cell("input", (), "", "8x8"), *cells]))])
+    frames = [line.strip() for line in text.splitlines() if "subgraph" in line]
+    assert frames == ['subgraph n1r["x 2"]', 'subgraph n1rr["x 3"]']
 
 
 @pytest.mark.parametrize("name", ["modified", "autoencoder"])
