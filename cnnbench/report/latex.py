@@ -34,6 +34,8 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # after \\ or a rule, an option would begin
+    "*": "{*}",
     "±": r"$\pm$",
     "×": r"$\times$",  # noqa: RUF001 - the sign of multiplication
     "–": "--",  # noqa: RUF001 - the dash

@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cnnbench.comparisons.comparison import Comparison, compare
@@ -115,6 +115,9 @@ def test_a_code_has_its_column() -> None:
 
 
 @given(st.text(max_size=30))
+@example("[2] CNN")
+@example("* CNN")
+@example(" *[a]")
 def test_no_title_breaks_a_table(title: str) -> None:
     """Four ampersands, balanced braces and dollars, nothing commented out: pairs of \\ aside."""
     text = latex([compare(pair(title=title or "x"))])
@@ -125,12 +128,14 @@ def test_no_title_breaks_a_table(title: str) -> None:
     assert plain.count("{") == plain.count("}")
     assert plain.count("$") % 2 == 0
     assert not set("%#~") & set(plain)
+    # After a line break and after a rule, LaTeX would read these as options.
+    assert not any(line.lstrip().startswith(("[", "*")) for line in plain.splitlines())
     # A comment ends with its line, whatever the title holds.
     assert all(line.startswith("% ") for line in text.split("\\end{table}\n")[1].splitlines())
 
 
 def test_special_characters_are_escaped() -> None:
-    assert escape_latex(r"\{}$&#%_^~<>|") == (
+    assert escape_latex(r"\{}$&#%_^~<>|[*]") == (
         r"\textbackslash{}\{\}\$\&\#\%\_\textasciicircum{}\textasciitilde{}"
-        r"\textless{}\textgreater{}\textbar{}"
+        r"\textless{}\textgreater{}\textbar{}{[}{*}]"
     )
