@@ -144,7 +144,7 @@ def _body(repeat: Repeat) -> Arrangement:
 
 
 def _frame(body: Arrangement) -> NodeSize:
-    """NodeSize of the frame around a repeated block."""
+    """Size of the frame around a repeated block."""
     width = body.width + 2 * _FRAME
     return NodeSize(width, body.height, _FRAME + body.entry, _FRAME + body.leave)
 
@@ -160,7 +160,7 @@ def _moved_line(line: Line, x: float, y: float) -> Line:
 
 
 def _size(node: DiagramNode, width: float) -> NodeSize:
-    """NodeSize of a block: a line for each layer, one for the shape, and one for the operation."""
+    """Size of a block: a line for each layer, one for the shape, and one for the operation."""
     assert isinstance(node, Block)
     return NodeSize(width, round(LINE * (len(node.cells) + 1) + PAD, 4))
 

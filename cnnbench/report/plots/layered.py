@@ -27,7 +27,7 @@ _Lines = dict[tuple[Item, Item], int]  # between two ranks: number of edges by t
 
 
 class NodeSize(NamedTuple):
-    """NodeSize of a node, in inches.
+    """Size of a node, in inches.
 
     Args:
       width: from its left to its right side.
@@ -58,7 +58,8 @@ class Edge(NamedTuple):
     Args:
       source: the upper node.
       target: the lower node.
-      kind: edges of one source and kind share a lane. Only edges without a kind move nodes.
+      kind: edges of one source and kind share a lane. The target is below the source whatever the
+        kind, but lines of a kind that pass other ranks hardly pull nodes sideways.
     """
 
     source: str
@@ -360,7 +361,7 @@ def _weight(upper: Item, lower: Item) -> float:
         return 8.0
     if not passes:
         return 20.0
-    weak = 0.001 if passes[0][1] else 1.0  # edges with a kind move no nodes
+    weak = 0.001 if passes[0][1] else 1.0  # edges with a kind hardly move nodes
     return weak * (2.0 if isinstance(lower, str) else 3.0)
 
 
