@@ -360,8 +360,9 @@ def _common_title(labels: Sequence[str]) -> str:
     >>> _common_title(["CNN (rate=0.1)", "CNN (rate=0.2)"]), _common_title(["CNN", "MLP"])
     ('CNN', '')
     """
-    titles = {label.partition(" (")[0] for label in labels}
-    all_have = len(labels) > 1 and all(label.endswith(")") and " (" in label for label in labels)
+    parts = [label.rpartition(" (") for label in labels]
+    titles = {title for title, _, _ in parts}
+    all_have = len(labels) > 1 and all("=" in end and end.endswith(")") for _, _, end in parts)
     return titles.pop() if all_have and len(titles) == 1 else ""
 
 

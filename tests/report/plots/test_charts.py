@@ -279,6 +279,20 @@ def test_labels_say_what_differs() -> None:
     assert texts[-2:] == ["Standard CNN", "Other"]
 
 
+def test_parentheses_of_a_title_are_not_overrides() -> None:
+    rates = ("0.1", "0.25")
+    runs = [overridden(f"train.optimizer.learning_rate={rate}", rate) for rate in rates]
+    runs = [with_record(run, title="CNN (wide, 2 x 64)") for run in runs]
+    texts = [text.get_text() for text in axes_of(Chart.EPOCHS, shown(*runs)).texts]
+    assert texts[-2:] == ["learning_rate=0.1", "learning_rate=0.25"]
+    title = b"CNN (wide, 2 x 64): 2 runs on mnist"
+    assert title in comparison_picture(compare(runs), runs, "svg")
+    runs = [make_run(kind, f"CNN ({kind})", run_id=kind) for kind in ("deep", "wide")]
+    texts = [text.get_text() for text in axes_of(Chart.EPOCHS, shown(*runs)).texts]
+    assert texts[-2:] == ["CNN (deep)", "CNN (wide)"]
+    assert b"CNN (deep) and CNN (wide) on mnist" in comparison_picture(compare(runs), runs, "svg")
+
+
 def overridden(word: str, run_id: str, **options: Any) -> RunResult:
     environment = dataclasses.replace(ENVIRONMENT, command=(*ENVIRONMENT.command, word))
     return with_record(make_run(**options), run_id=run_id, environment=environment)
