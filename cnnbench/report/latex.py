@@ -124,7 +124,12 @@ def _columns(comparison: Comparison, rows: Sequence[Row], look: TableOptions) ->
         )
     )
     if look.only_changed:
-        columns = [c for c in columns if len({c.cell(row, False) for row in rows}) > 1]
+        judged = comparison.verdicts[0].metric if comparison.verdicts else comparison.shown_metric
+        columns = [
+            column
+            for column in columns
+            if column.metric == judged or len({column.cell(row, False) for row in rows}) > 1
+        ]
     return [LatexColumn("Network", lambda row, _: escape_latex(row.label)), *columns]
 
 

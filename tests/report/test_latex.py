@@ -97,6 +97,19 @@ def test_precision_and_changed_columns_are_chosen() -> None:
     assert "Network & Validation accuracy (\\%) & Test accuracy (\\%) \\\\" in text
 
 
+def test_the_column_of_the_verdict_is_kept_though_nothing_changed() -> None:
+    changed = TableOptions(only_changed=True)
+    one, equal = compare(pair()[:1]), compare(pair(0.91))
+    assert "Network & Validation accuracy (\\%) \\\\" in latex([one], changed)
+    assert "Network & Validation accuracy (\\%) \\\\" in latex([equal], changed)
+    by_test = compare(pair(0.91), Criteria(metric="test_accuracy"))
+    assert "Network & Test accuracy (\\%) \\\\" in latex([by_test], changed)
+    untested = compare([without_validation(pair()[0])])
+    assert "Network & Test accuracy (\\%) \\\\" in latex([untested], changed)
+    loss = compare(pair(0.91, headline="loss"))  # judged by the test images
+    assert "Network & Test loss \\\\" in latex([loss], changed)
+
+
 def test_seeds_that_diverged_are_named() -> None:
     comparison = compare(pair())
     lost = estimate([0.9, float("nan")])
