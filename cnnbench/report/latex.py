@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cnnbench.comparisons.comparability import TEST
 from cnnbench.comparisons.comparison import CODE, Comparison, Row
+from cnnbench.comparisons.learning_curves import last_rows
 from cnnbench.comparisons.statistics import Estimate
 from cnnbench.comparisons.verdict import Finding, Verdict
 from cnnbench.comparisons.verdict_text import sentence
@@ -79,7 +80,7 @@ def latex(comparisons: Sequence[Comparison], look: TableOptions = PLAIN) -> str:
 
 
 def _latex_table(comparison: Comparison, look: TableOptions) -> str:
-    rows = [row for row in comparison.rows if row.epoch == row.run.epochs]
+    rows = last_rows(comparison)
     columns = _columns(comparison, rows, look)
     bold = _winners(comparison, rows, columns)
     body = (

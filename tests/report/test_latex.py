@@ -113,7 +113,7 @@ def test_the_column_of_the_verdict_is_kept_though_nothing_changed() -> None:
 def test_seeds_that_diverged_are_named() -> None:
     comparison = compare(pair())
     lost = estimate([0.9, float("nan")])
-    rows = [dataclasses.replace(row, value=lost, test=lost) for row in comparison.rows]
+    rows = [dataclasses.replace(row, value=lost, test=row.test and lost) for row in comparison.rows]
     text = latex([dataclasses.replace(comparison, rows=tuple(rows))])
     assert body(text)[0][2:4] == ["1 of 2 diverged"] * 2
 
