@@ -361,22 +361,31 @@ def _parts(own: Sequence[RunArtifacts], anchor: str, comparison: Comparison) -> 
         if any(marks.values()) or not (base.plan and other.plan):
             visible.add(other.label)
     return [
-        _part(a, f"{anchor}-n{i}", found.get(a.label), marks.get(a.label, {}))._replace(
-            drawn=a.label in visible
+        _part(
+            a,
+            f"{anchor}-n{i}",
+            found.get(a.label),
+            marks.get(a.label, {}),
+            drawn=a.label in visible,
         )
         for i, a in enumerate(own)
     ]
 
 
 def _part(
-    shown: RunArtifacts, name: str, found: Differences | None, marks: Mapping[str, str]
+    shown: RunArtifacts,
+    name: str,
+    found: Differences | None,
+    marks: Mapping[str, str],
+    *,
+    drawn: bool,
 ) -> RunSection:
     picture = shown.reconstructions
     judged = shown.judged[0] if shown.judged else shown.seed
     return RunSection(
         label=clean(shown.label),
         architecture=architecture(shown, name, marks),
-        drawn=True,
+        drawn=drawn,
         changes=_changes(found.lines) if found else None,
         kernels=[kernels_plate(shown, kernels) for kernels in shown.kernels],
         matrix=matrix(shown),
