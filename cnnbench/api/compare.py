@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cnnbench.api.frames import require_pandas
 from cnnbench.api.messages import names_parameters, warn_all
 from cnnbench.api.notebook import comparisons_html
-from cnnbench.api.selection import RunLike, flat, read_runs
+from cnnbench.api.selection import RunLike, named_runs, read_runs
 from cnnbench.cli.commands.compare import side_by_side
 from cnnbench.cli.console import LegibleConsole
 from cnnbench.cli.options import LEAST_ALPHA, MOST_ALPHA
@@ -120,7 +120,8 @@ def compare(
     effect = parse_effect(_number_text(min_effect))
     wanted = None if target is None else _number_text(target)
     criteria = Criteria(baseline, metric, alpha, effect, wanted)
-    items, folder = list(flat(runs)), Path(results_dir)
+    folder = Path(results_dir)
+    items = named_runs(runs, "call compare() without runs to use the newest ones")
     if items:
         found, texts = read_runs(items, folder)
         comparison = compare_runs(found, criteria)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnnbench.api.messages import names_parameters, warn_all
-from cnnbench.api.selection import RunLike, flat, read_runs
+from cnnbench.api.selection import RunLike, named_runs, read_runs
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.runs.find import list_runs
 from cnnbench.runs.folder import read_run
@@ -43,7 +43,8 @@ def load_runs(
       CnnbenchError: pandas is not installed, there are no runs, or one cannot be read.
     """
     pandas = require_pandas("load_runs")
-    items, folder = list(flat(runs)), Path(results_dir)
+    folder = Path(results_dir)
+    items = named_runs(runs, "call load_runs() without runs to use all")
     found, texts = read_runs(items, folder) if items else _all_runs(folder)
     warn_all(texts)
     records = [record for run in found for record in _records(run)]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from cnnbench.errors import UsageError
 from cnnbench.runs.find import find_runs
 from cnnbench.runs.records import RunResult
 
@@ -18,6 +19,25 @@ def flat(items: "Iterable[RunLike | Iterable[RunLike]]") -> Iterator[RunLike]:
             yield item
         else:
             yield from item
+
+
+def named_runs(runs: "Sequence[RunLike | Iterable[RunLike]]", otherwise: str) -> list[RunLike]:
+    """Lists the runs that are given to a function.
+
+    Args:
+      runs: its arguments.
+      otherwise: how to get the runs that are used without arguments, for the message.
+
+    Returns:
+      The runs; none only if there are no arguments.
+
+    Raises:
+      UsageError: all arguments are empty.
+    """
+    items = list(flat(runs))
+    if runs and not items:
+        raise UsageError(f"runs: empty; name a run, or {otherwise}.")
+    return items
 
 
 def read_runs(

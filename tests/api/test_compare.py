@@ -94,6 +94,15 @@ def test_without_runs_the_newest_are_compared(results: Path) -> None:
         cnnbench.compare(results_dir=empty)
 
 
+@pytest.mark.parametrize("runs", [([],), ([], ()), (cnnbench.RunList(),)])
+def test_an_empty_selection_is_not_all_runs(results: Path, runs: tuple[object, ...]) -> None:
+    with pytest.raises(UsageError) as caught:
+        cnnbench.compare(*runs, results_dir=results)  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "runs: empty; name a run, or call compare() without runs to use the newest ones."
+    )
+
+
 def test_one_run_has_no_verdict(results: Path) -> None:
     result = cnnbench.compare("standard", results_dir=results)
     assert (result.verdict, result.verdicts) == ("", ())

@@ -96,6 +96,15 @@ def test_results_are_loaded_as_they_are(results: Path) -> None:
     assert len(cnnbench.load_runs(run, "code", results_dir=results)) == 9
 
 
+def test_an_empty_selection_is_not_all_runs(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results.rename(results.with_name("results"))
+    monkeypatch.chdir(results.parent)
+    message = "runs: empty; name a run, or call load_runs() without runs to use all."
+    for call in (lambda: cnnbench.load_runs([]), cnnbench.RunList().to_frame):
+        with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+            call()
+
+
 def test_runs_that_cannot_be_read_are_warned_of(results: Path) -> None:
     (path,) = (results / "standard").iterdir()
     (path / "run.json").write_text("{")
