@@ -1,6 +1,7 @@
 """Labels of runs: titles and tags, and the overrides that differ between runs of one title."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from cnnbench.formatting import numbered
 from cnnbench.runs.records import RunRecord
@@ -13,6 +14,22 @@ _OPTIONS = {
     "--dataset": "dataset.name",
     "--engine": "engine",
 }
+# Options of `run` whose value may look like an override.
+_TEXT_OPTIONS = {"--tag", "--results-dir", "--data-dir", "--profile", "--resume"}
+
+
+class Override(NamedTuple):
+    """A value that the command line of a run set.
+
+    Args:
+      key: dotted path in the experiment.
+      value: its value.
+      text: how the command line set it, such as `--epochs 3`.
+    """
+
+    key: str
+    value: str
+    text: str
 
 
 def run_labels(records: Sequence[RunRecord]) -> list[str]:
@@ -24,7 +41,7 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
       records: records of the runs to be compared.
     """
     titles = [record.title + record.tags_text for record in records]
-    commands = [dict(overrides(record.environment.command)) for record in records]
+    commands = [{each.key: each.value for each in overrides(record)} for record in records]
     labels = []
     for title, own in zip(titles, commands, strict=True):
         others = [other for other, name in zip(commands, titles, strict=True) if name == title]
@@ -32,21 +49,31 @@ def run_labels(records: Sequence[RunRecord]) -> list[str]:
     return numbered(labels)
 
 
-def overrides(command: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Keys and values that a command line of `cnnbench run` sets.
+def overrides(record: RunRecord) -> list[Override]:
+    """Lists what the command line of a run set, and the present epochs of an extended run."""
+    later = list(_parse(record.overrides))
+    replaced = {each.key for each in later}
+    first = _parse(record.environment.command)
+    return [*(each for each in first if each.key not in replaced), *later]
 
-    Args:
-      command: word by word.
 
-    >>> dict(overrides(["cnnbench", "run", "mlp", "--seeds", "3", "train.epochs=2", "--tag=a"]))
-    {'seeds': '3', 'train.epochs': '2'}
+def _parse(command: Sequence[str]) -> Iterator[Override]:
+    """Yields the overrides of a command line of `cnnbench run`.
+
+    >>> words = ["cnnbench", "run", "mlp", "--seeds", "3", "train.epochs=2", "--tag", "seeds=4"]
+    >>> [each.text for each in _parse(words)]
+    ['--seeds 3', 'train.epochs=2']
     """
-    for word, following in zip(command, [*command[1:], ""], strict=False):
+    neighbors = zip(["", *command], command, [*command[1:], ""], strict=False)
+    for before, word, following in neighbors:
         name, equals, value = word.partition("=")
+        if before in _TEXT_OPTIONS:
+            continue
         if name in _OPTIONS:
-            yield _OPTIONS[name], value if equals else following
+            text = word if equals else f"{word} {following}"
+            yield Override(_OPTIONS[name], value if equals else following, text)
         elif equals and name.split(".")[0] in Experiment.model_fields:
-            yield name, value
+            yield Override(name, value, word)
 
 
 def _suffix(own: Mapping[str, str], others: Sequence[Mapping[str, str]]) -> str:

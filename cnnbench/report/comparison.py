@@ -6,10 +6,10 @@ has the four columns of the blog post that this project implements; a `wide` tab
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cnnbench.comparisons.comparison import Comparison, CostRow, Row
+from cnnbench.comparisons.labels import overrides
 from cnnbench.comparisons.statistics import mean
 from cnnbench.comparisons.timing_warnings import COST_CAUSES, DETAILS, summary
 from cnnbench.comparisons.verdict import Verdict
@@ -211,16 +211,7 @@ def _packed(notes: Iterable[str]) -> list[str]:
 
 def _run_note(row: Row) -> str:
     """Names the run of a label, and the overrides of its command line."""
-    words = row.run.environment.command
-    untagged = [word for word in words if word not in row.run.tags]
-    changes = [word for word in untagged if "=" in word and not word.startswith("-")]
-    for option in ("--dataset", "--epochs", "--seeds"):
-        changes += [f"{option} {value}" for key, value in pairwise(words) if key == option]
-        changes += [word for word in words if word.startswith(f"{option}=")]
-    if row.run.extended:  # the number of epochs is not that of the command line
-        epochs = ("train.epochs=", "--epochs ", "--epochs=")
-        changes = [change for change in changes if not change.startswith(epochs)]
-        changes += row.run.overrides
+    changes = [each.text for each in overrides(row.run)]
     with_changes = f", with {' '.join(changes)}" if changes else ""
     return f"{clean(row.label)}: {row.run.name}/{row.run.run_id}{clean(with_changes)}."
 

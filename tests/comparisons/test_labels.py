@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from cnnbench.comparisons.labels import overrides, run_labels
-from cnnbench.runs.records import RunRecord
+from cnnbench.runs.records import Extension, RunRecord
 from tests.support.samples import make_run
 
 
@@ -51,19 +51,31 @@ def test_keys_are_as_short_as_their_meaning_allows() -> None:
     )
 
 
+@pytest.mark.parametrize("words", ["--epochs 3", "--epochs=3", "train.epochs=3", ""])
+def test_an_extended_run_is_labeled_with_its_present_epochs(words: str) -> None:
+    first = run("--epochs 3", epochs=3)
+    extension = Extension(first.started_at, 3, ("cnnbench", "run", "--resume", "standard"))
+    extended = run(words, epochs=10, extended=(extension,))
+    labels = ["Standard CNN (epochs=3)", "Standard CNN (epochs=10)"]
+    assert run_labels([first, extended]) == labels
+
+
 @pytest.mark.parametrize(
     ("words", "found"),
     [
         ("", {}),
         ("--tag seeds-3 --data-dir a=b/c", {}),
+        ("--tag seeds=3 --tag=seeds=4 --results-dir title=a --seeds 2", {"seeds": "2"}),
         ("--engine plain --dataset=mnist_5k", {"engine": "plain", "dataset.name": "mnist_5k"}),
         ("title=a=b", {"title": "a=b"}),
         ("seeds=1 seeds=2", {"seeds": "2"}),
     ],
 )
 def test_overrides_of_a_command_line(words: str, found: dict[str, str]) -> None:
-    assert dict(overrides(["cnnbench", "run", "standard", *words.split()])) == found
+    assert {each.key: each.value for each in overrides(run(words))} == found
 
 
 def test_a_run_without_a_command_has_no_overrides() -> None:
-    assert dict(overrides([])) == {}
+    record = make_run().record
+    environment = dataclasses.replace(record.environment, command=())
+    assert list(overrides(dataclasses.replace(record, environment=environment))) == []

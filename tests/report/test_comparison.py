@@ -241,6 +241,22 @@ def test_compare_says_what_the_command_line_changed() -> None:
     assert "Adam CNN: adam/20251123T063012Z-a1b2, with train.optimizer=adam --epochs 5." in lines
 
 
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (("--tag=seeds=3", "--results-dir", "title=a", "--seeds=2"), "--seeds=2"),
+        (("--engine", "plain", "--tag", "seeds=3", "seeds=3"), "--engine plain seeds=3"),
+    ],
+)
+def test_changes_are_read_as_in_labels(words: tuple[str, ...], changes: str) -> None:
+    run = make_run()
+    environment = dataclasses.replace(run.record.environment, command=words)
+    lines = notes(
+        compare([with_record(run, environment=environment, tags=("seeds=3",))]), wide=True
+    )
+    assert any(line.endswith(f"20251123T063012Z-a1b2, with {changes}.") for line in lines)
+
+
 def test_a_tag_is_no_change_of_the_command_line() -> None:
     words = ("cnnbench", "run", "a.yaml", "train.optimizer=adam", "--tag", "lr=0.1")
     run = make_run(name="adam", title="Adam CNN")
