@@ -31,12 +31,14 @@ def in_python(message: str) -> str:
     'train.epochs: 0 is too small; write 1 or more.'
     >>> in_python("no runs; start one with: cnnbench run standard --results-dir out")
     'no runs; start one with: cnnbench run standard --results-dir out'
+    >>> in_python("'runs--old/mlp' and '/tmp/--all/a---b' are no runs; remove --all.")
+    "'runs--old/mlp' and '/tmp/--all/a---b' are no runs; remove all."
     """
     return "\n".join(map(_line_in_python, message.split("\n")))
 
 
 _FIRST = re.compile(r"^--([a-z][a-z-]*)(?: (?P<value>[^\s:]+))?(?=:)")
-_LATER = re.compile(r"--([a-z][a-z-]*)(?: (?P<value>\d+|auto|[A-Z]+)\b)?")
+_LATER = re.compile(r"(?<![\w'/-])--([a-z][a-z-]*)(?: (?P<value>\d+|auto|[A-Z]+)\b)?")
 
 
 def _line_in_python(line: str) -> str:
