@@ -46,16 +46,16 @@ class RunList(tuple[RunResult, ...]):
 
 @names_parameters()
 def run(  # noqa: PLR0913 - one parameter per option
-    *experiments: str | Path,
+    *experiments: str | Path | Iterable[str | Path],
     dataset: str | None = None,
-    seeds: int | Sequence[int] | None = None,
+    seeds: int | str | Iterable[int] | None = None,
     epochs: int | None = None,
     overrides: Mapping[str, object] | Sequence[str] = (),
     results_dir: str | Path = "results",
     data_dir: str | Path | None = None,
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto",
     engine: Literal["auto", "plain", "direct", "fast"] | None = None,
-    tags: Sequence[str] = (),
+    tags: str | Iterable[str] = (),
     needed: bool = False,
     tensorboard: bool = False,
     allow_python: bool = False,
@@ -64,9 +64,9 @@ def run(  # noqa: PLR0913 - one parameter per option
     """Trains experiments, as ``cnnbench run`` does, and writes a folder for each.
 
     Args:
-      *experiments: files, or names such as ``"standard"``.
+      *experiments: files, or names such as ``"standard"``, one by one or in lists.
       dataset: another dataset than the files say.
-      seeds: number of seeds, or the seeds themselves.
+      seeds: number of seeds, or the seeds themselves, as in ``[0, 1]`` or ``"0,1"``.
       epochs: number of epochs.
       overrides: other values by dotted path, as in ``{"train.optimizer": "adam"}``, or texts as
         on the command line, as in ``["train.optimizer=adam"]``.
@@ -75,7 +75,7 @@ def run(  # noqa: PLR0913 - one parameter per option
       device: where to train.
       engine: algorithms of convolutions and pooling; ``"auto"`` measures once. By default
         ``CNNBENCH_ENGINE``, or ``"auto"``.
-      tags: names for the runs.
+      tags: a name for the runs, or several.
       needed: skip finished experiments and resume interrupted ones.
       tensorboard: also write event files.
       allow_python: import ``model.python`` from anywhere.
@@ -91,9 +91,11 @@ def run(  # noqa: PLR0913 - one parameter per option
     engine_name = engine or os.environ.get("CNNBENCH_ENGINE") or "auto"
     _require_member(Device, "device", device)
     _require_member(Engine, "engine", engine_name)
-    check_tags(tags)
+    names = (tags,) if isinstance(tags, str) else tuple(tags)
+    check_tags(names)
     check_folders(None if data_dir is None else Path(data_dir))
-    if not experiments:
+    specs = list(_flat(experiments))
+    if not specs:
         raise UsageError("experiments: none given; name a file, or 'standard'.")
     count, changes = _seeds_text(seeds), _override_texts(overrides)
     options = {
@@ -106,7 +108,7 @@ def run(  # noqa: PLR0913 - one parameter per option
         "engine": engine,
     }
     flags = {"needed": needed, "tensorboard": tensorboard, "allow-python": allow_python}
-    words = [*map(str, experiments), *_words(options, flags, tags), *changes]
+    words = [*map(str, specs), *_words(options, flags, names), *changes]
     make = partial(
         Request,
         overrides=[*option_overrides(count, epochs, dataset), *changes],
@@ -118,9 +120,18 @@ def run(  # noqa: PLR0913 - one parameter per option
         command=["cnnbench", "run", *words],
         needed=needed,
         allow_python=allow_python,
-        tags=tags,
+        tags=names,
     )
-    return _train([make(_path(experiment)) for experiment in experiments], progress=progress)
+    return _train([make(_path(experiment)) for experiment in specs], progress=progress)
+
+
+def _flat(experiments: Iterable[str | Path | Iterable[str | Path]]) -> Iterator[str | Path]:
+    """Yields experiments that are given one by one or in lists."""
+    for item in experiments:
+        if isinstance(item, str | Path):
+            yield item
+        else:
+            yield from item
 
 
 def _train(requests: Sequence[Request], *, progress: bool) -> RunList:
@@ -151,13 +162,13 @@ def _require_member(kind: type[StrEnum], name: str, value: str) -> None:
         raise UsageError(f"{name}: {quoted(value)} is not {or_list(kind)}.")
 
 
-def _seeds_text(seeds: int | Iterable[int] | None) -> str | None:
+def _seeds_text(seeds: int | str | Iterable[int] | None) -> str | None:
     """Writes seeds as on the command line.
 
-    >>> _seeds_text(6), _seeds_text([7]), _seeds_text(range(3))
-    ('6', '7,', '0,1,2')
+    >>> _seeds_text(6), _seeds_text("6"), _seeds_text([7]), _seeds_text(range(3))
+    ('6', '6', '7,', '0,1,2')
     """
-    if not isinstance(seeds, Iterable):
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
         return None if seeds is None else str(seeds)
     numbers = list(map(str, seeds))
     return ",".join(numbers) + "," * (len(numbers) == 1)

@@ -15,6 +15,7 @@ from cnnbench.api import run as training
 from cnnbench.cli.commands.compare import compare as compare_command
 from cnnbench.cli.commands.run import run as run_command
 from cnnbench.errors import CnnbenchError, SpecError, UsageError
+from cnnbench.runner.run import Request
 from cnnbench.runs.records import Status
 from tests.support.samples import make_run
 
@@ -125,6 +126,35 @@ def test_an_experiment_has_to_be_named() -> None:
         "no experiment named 'standrad' (did you mean 'standard'?)"
     )
     assert "gone.yaml" in str(refused("gone.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        ("tiny wide.yaml", {"tags": "best"}, "--tag best"),
+        (["tiny", Path("wide.yaml")], {"tags": iter(["a", "b"])}, "--tag a --tag b"),
+        (("tiny", "wide.yaml"), {"seeds": "6"}, "--seeds 6"),
+        (["tiny", "wide.yaml"], {"seeds": "0,1"}, "--seeds 0,1"),
+        (["tiny", "wide.yaml"], {"seeds": iter([7])}, "--seeds 7,"),
+    ],
+)
+def test_strings_and_lists_are_read_as_the_command_line_reads_them(
+    given: object,
+    options: dict[str, object],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Request] = []
+    monkeypatch.setattr(training, "_train", lambda requests, **_: asked.extend(requests))
+    cnnbench.run(*(given.split() if isinstance(given, str) else [given]), **options)  # type: ignore[arg-type]
+    expected = ["cnnbench", "run", "tiny", "wide.yaml", *words.split()]
+    assert [request.command for request in asked] == [expected] * 2
+    tags = [word for word in words.split() if word.isalpha()]
+    assert [list(request.tags) for request in asked] == [tags] * 2
+
+
+def test_an_empty_list_of_experiments_names_none() -> None:
+    assert str(refused([])) == str(refused())  # type: ignore[arg-type]
 
 
 def test_parameters_are_options_of_the_commands() -> None:
