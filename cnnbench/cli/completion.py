@@ -4,6 +4,7 @@ A callback never fails, since what it printed would end up on the line that is b
 """
 
 import shlex
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -62,9 +63,20 @@ def complete_metrics() -> list[str]:
 
 def _entries(folder: str) -> Iterator[Path]:
     with suppress(OSError, ValueError):
-        yield from sorted(Path(folder).expanduser().iterdir())
+        yield from sorted(Path(folder).iterdir())
 
 
 def _plain(words: Iterable[str]) -> list[str]:
     """Drops duplicates, and words that a shell would have to quote."""
-    return [word for word in dict.fromkeys(words) if shlex.quote(word) == word]
+    return [word for word in dict.fromkeys(words) if not _needs_quotes(word)]
+
+
+def _needs_quotes(word: str) -> bool:
+    """Returns True if a shell would have to quote a word.
+
+    >>> [_needs_quotes(word) for word in ("größe.yaml", "two words", "~/a", "“a”", "a\u00a0b")]
+    [False, True, True, True, True]
+    """
+    # `shlex.quote` also quotes letters (L), combining marks (M) and digits (N) that are not ASCII.
+    known = "".join("_" if unicodedata.category(c)[0] in "LMN" else c for c in word)
+    return shlex.quote(known) != known

@@ -3,13 +3,16 @@
 import shutil
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from cnnbench.cli.app import Commands
+from cnnbench.cli.completion import complete_experiments
 from cnnbench.cli.parser import LazyCommand
 from tests.support.environments import said, without
 from tests.support.paths import EXPERIMENTS
@@ -81,6 +84,23 @@ def test_experiments_complete_by_name_and_by_file(complete: Complete, tmp_path: 
     # Left to the shell, which knows where the next folder begins.
     assert complete("run", "idea") == []
     assert complete("run", "gone/x") == []
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])  # macOS may store names decomposed
+def test_letters_of_every_alphabet_complete(
+    complete: Complete, tmp_path: Path, form: Literal["NFC", "NFD"]
+) -> None:
+    (tmp_path / "ideas").mkdir()
+    names = [unicodedata.normalize(form, name) for name in ("größe.yaml", "実験.yml")]
+    for name in (*names, "größe 2.yaml", "größe“.yaml"):
+        (tmp_path / "ideas" / name).write_text("")
+    assert complete("run", "ideas/") == [f"ideas/{name}" for name in names]
+
+
+@pytest.mark.parametrize("folder", ["~/", "~no-such-user/"])
+def test_a_home_folder_is_left_to_the_shell(complete: Complete, folder: str) -> None:
+    assert complete("run", folder) == []
+    assert complete_experiments(folder) == []
 
 
 def test_runs_complete_by_name_tag_and_id(complete: Complete, tmp_path: Path) -> None:
