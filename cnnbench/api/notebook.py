@@ -6,7 +6,7 @@ from html import escape
 from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.formatting import clean
-from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes
+from cnnbench.report.comparison import cost_grid, every_verdict, grid, notes, warning_lines
 
 
 def comparisons_html(comparisons: Iterable[Comparison], *, wide: bool) -> str:
@@ -29,6 +29,8 @@ def _parts(comparison: Comparison, *, wide: bool) -> Iterator[str]:
         yield f"<p><strong>Verdict:</strong> {escape(sentence(verdict))}</p>"
     for text in comparison.remarks:
         yield f"<p>{escape(clean(text))}</p>"
+    for text in warning_lines(comparison, wide=wide, verbose=False, details=""):
+        yield f"<p>{escape(text)}</p>"
     items = "".join(f"<li>{escape(note)}</li>" for note in notes(comparison, wide=wide))
     yield f"<details><summary>Notes</summary><ul>{items}</ul></details>"
 

@@ -16,7 +16,7 @@ from cnnbench.cli.app import app
 from cnnbench.comparisons.verdict import Finding
 from cnnbench.errors import IncomparableError, UsageError
 from cnnbench.runs.folder import read_run
-from tests.support.samples import make_run, save
+from tests.support.samples import make_run, on_device, save
 
 SEEDS = tuple(range(8))
 
@@ -160,6 +160,15 @@ def test_a_notebook_shows_tables_and_the_verdict(results: Path) -> None:
         header, *labels = re.findall('<th style="text-align: left">(.*?)</th>', table)
         assert header == "Type"
         assert labels == ["Standard CNN"] * each + ["Modified &lt;CNN&gt;"] * each
+
+
+def test_a_notebook_warns_of_doubtful_times(results: Path) -> None:
+    busy = on_device(make_run("busy", "Busy", seeds=SEEDS, run_id="c"), load_per_cpu=0.5)
+    result = cnnbench.compare("standard", busy, results_dir=results)
+    text = "timings are noisy on this machine (load 0.5); accuracy is not affected."
+    assert f"<p>Warning: {text}</p>" in result._repr_html_()
+    assert f"<p>Warning: {text}</p>" in cnnbench.RunList([busy])._repr_html_()
+    assert "Warning" not in by_name(results)._repr_html_()
 
 
 def test_a_frame_has_the_rows_of_the_csv_file(results: Path) -> None:
