@@ -94,6 +94,20 @@ def test_without_runs_the_newest_are_compared(results: Path) -> None:
         cnnbench.compare(results_dir=empty)
 
 
+def test_without_a_run_the_error_names_what_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "standard" / "20251123T063012Z-a1b2" / "run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    with pytest.raises(IncomparableError) as caught:
+        cnnbench.compare(results_dir=tmp_path)
+    first, told = str(caught.value).splitlines()
+    assert first.startswith("no finished run to compare; ")
+    assert told.startswith(f"skipped: {path}:")
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("runs", [([],), ([], ()), (cnnbench.RunList(),)])
 def test_an_empty_selection_is_not_all_runs(results: Path, runs: tuple[object, ...]) -> None:
     with pytest.raises(UsageError) as caught:

@@ -42,8 +42,8 @@ def test_without_a_run_what_cannot_be_read_is_named(tmp_path: Path, words: list[
     path.parent.mkdir(parents=True)
     path.write_text("{")
     done = compare(tmp_path, *words)
-    told, message = done.stderr.splitlines()
-    assert (done.exit_code, told.startswith(f"warning: skipped: {path}:")) == (4, True)
+    message, told = done.stderr.splitlines()
+    assert (done.exit_code, told.startswith(f"skipped: {path}:")) == (4, True)
     assert message == (
         "no finished run to compare; start one with: cnnbench run standard --results-dir"
         f" {tmp_path}"

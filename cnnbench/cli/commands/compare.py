@@ -131,9 +131,9 @@ def side_by_side(
     else:
         selection = newest_group(results_dir, criteria.baseline, command)
     if not selection.runs:
-        warn(selection.warnings)  # runs that cannot be read
         start = commands.cnnbench("run", "standard", *commands.results_dir_option(results_dir))
-        raise IncomparableError(f"no finished run to compare; start one with: {start}")
+        reasons = "".join(f"\n{text}" for text in selection.warnings)  # unreadable runs
+        raise IncomparableError(f"no finished run to compare; start one with: {start}{reasons}")
     if every:
         return compare_groups(selection.runs, criteria), selection
     return (compare_runs(selection.runs, criteria),), selection
