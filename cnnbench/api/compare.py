@@ -33,6 +33,9 @@ _WIDTH = 80  # columns of the text form
 class ComparisonResult:
     """Runs side by side; `print` shows what ``cnnbench compare`` prints.
 
+    Errors in runs and criteria are raised by `compare`, before there is a result; of the methods,
+    only `to_frame` raises an error (without pandas).
+
     Args:
       comparison: everything that was computed.
     """
@@ -112,7 +115,8 @@ def compare(
       results_dir: folder of all results.
 
     Raises:
-      CnnbenchError: a run is not found, or the runs cannot be compared.
+      UsageError: a run is not found, a criterion is invalid, or the arguments are empty.
+      CnnbenchError: a run cannot be read, or the runs cannot be compared.
     """
     if not LEAST_ALPHA <= alpha <= MOST_ALPHA:
         between = f"between {LEAST_ALPHA} and {MOST_ALPHA}"

@@ -36,11 +36,13 @@ def load_runs(
     Returns:
       The columns `run_id`, `name`, `title`, `tags`, `status`, `task`, `dataset`, `num_params`,
       `seed`, `epoch`, `train_loss`, `validation_loss` and a `validation_` column for each other
-      metric, `train_s`, `eval_s`, `samples_per_s`, and a `test_` column for each metric. A
-      value that was not measured is NaN; `test_` values are on the row of a seed's last epoch.
+      metric, `train_s` and `eval_s` (seconds), `samples_per_s` (training images per second), and
+      a `test_` column for each metric. Accuracies are fractions of 1. A value that was not
+      measured is NaN; `test_` values are on the row of a seed's last epoch.
 
     Raises:
-      CnnbenchError: pandas is not installed, there are no runs, or one cannot be read.
+      UsageError: pandas is not installed, a run is not found, or the arguments are empty.
+      CnnbenchError: there are no runs, or one cannot be read.
     """
     pandas = require_pandas("load_runs")
     folder = Path(results_dir)

@@ -34,7 +34,11 @@ class RunList(tuple[RunResult, ...]):
     __slots__ = ()
 
     def to_frame(self) -> "pd.DataFrame":
-        """Returns the learning curves as `load_runs` does: a row per run, seed and epoch."""
+        """Returns the learning curves as `load_runs` does: a row per run, seed and epoch.
+
+        Raises:
+          UsageError: pandas is not installed, or the list is empty.
+        """
         return load_runs(self)
 
     def __repr__(self) -> str:
