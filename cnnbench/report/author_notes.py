@@ -5,10 +5,11 @@ a script stay text (its `js-default` preset). Images become part of the page, wh
 """
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
+from xml.parsers import expat
 
 from cnnbench.errors import UsageError, quoted
 
@@ -19,6 +20,7 @@ OPTION = "--notes"
 MAX_BYTES = 16 * 2**20  # of a file that becomes part of the page
 _HEADING, _DEEPEST = 3, 6  # the notes are below a heading of level 2
 _SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif"}
+_SVG_ROOT = "http://www.w3.org/2000/svg svg"
 _SCROLLS = '<div class="scroll" role="group" aria-label="Table" tabindex="0">\n<table>'
 # Text in notes is escaped, so only the renderer can have written these.
 _REPLACED = {"<pre>": '<pre tabindex="0">', "<table>": _SCROLLS, "</table>": "</table>\n</div>"}
@@ -114,8 +116,9 @@ def _inline(token: "Token") -> Iterator[tuple["Token", int]]:
 
 def _embedded(source: str, path: Path, line: int) -> str:
     """The data URI of an image that notes name."""
-    if source.startswith("data:"):
-        return source
+    scheme, _, data = source.partition(":")
+    if scheme.lower() == "data":
+        return f"data:{data}"
     place = f"{path}:{line}"
     name = unquote(source)
     if "://" in source or source.startswith("//"):
@@ -133,12 +136,31 @@ def _embedded(source: str, path: Path, line: int) -> str:
 
 
 def _image_kind(content: bytes) -> str | None:
-    """The subtype of ``image/`` that browsers show, by the first bytes."""
+    """The subtype of ``image/`` that browsers show, by the content."""
     if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
         return "webp"
-    if content.lstrip().startswith((b"<svg", b"<?xml")) and b"<svg" in content:
-        return "svg+xml"
-    return next((kind for start, kind in _SIGNATURES.items() if content.startswith(start)), None)
+    known = (kind for start, kind in _SIGNATURES.items() if content.startswith(start))
+    return next(known, "svg+xml" if _is_svg(content) else None)
+
+
+def _is_svg(content: bytes) -> bool:
+    """Tests for well-formed XML with the root element of SVG, as browsers require.
+
+    A page shows it by ``<img>``, where browsers run no scripts and load no other files.
+    """
+    parser = expat.ParserCreate(namespace_separator=" ")
+    root = ""
+
+    def start(name: str, _: Mapping[str, str]) -> None:
+        nonlocal root
+        root = root or name
+
+    parser.StartElementHandler = start
+    try:
+        parser.Parse(content, True)
+    except (expat.ExpatError, LookupError, ValueError):  # the last two for unknown encodings
+        return False
+    return root == _SVG_ROOT
 
 
 def _read(path: Path, place: str) -> bytes:

@@ -14,6 +14,9 @@ from cnnbench.report.author_notes import MAX_BYTES, notes_html, read_notes
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII="
 )
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><title>a</title></svg>'
+_ENTITIES = "".join(f'<!ENTITY e{i} "{f"&e{i - 1};" * 10}">' for i in range(1, 12))
+BOMB = f'<!DOCTYPE svg [<!ENTITY e0 "e">{_ENTITIES}]>'.encode() + SVG.replace(b">a<", b">&e11;<")
 HERE = Path("notes.md")
 HARMLESS = {
     *("h3", "h4", "h5", "h6", "p", "em", "strong", "s", "code", "pre", "blockquote", "hr", "br"),
@@ -100,13 +103,66 @@ def test_odd_notes_take_no_time(text: str) -> None:
 
 def test_images_are_embedded(tmp_path: Path) -> None:
     (tmp_path / "a b.png").write_bytes(PNG)
-    (tmp_path / "c.svg").write_bytes(b'<?xml version="1.0"?>\n<svg xmlns="x"/>')
+    (tmp_path / "c.svg").write_bytes(b'<?xml version="1.0"?>\n' + SVG)
     notes = tmp_path / "notes.md"
     notes.write_text("\ufeffSee ![two words](a%20b.png)\n![](c.svg)\n", encoding="utf-8")
     images = [attributes for tag, attributes in Tags(read_notes(notes)).found if tag == "img"]
     uri = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
     assert images[0] == {"src": uri, "alt": "two words"}
     assert (images[1]["src"] or "").startswith("data:image/svg+xml;base64,PD94bWwg")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        SVG,
+        b"\xef\xbb\xbf" + SVG,
+        b"<!-- drawn by hand -->\n" + SVG,
+        b"<!DOCTYPE svg>\n" + SVG,
+        b'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://a.example/svg11.dtd">' + SVG,
+        b'\xef\xbb\xbf<?xml version="1.0" encoding="utf-8"?><!-- a --><!DOCTYPE svg>' + SVG,
+        b'<v:svg xmlns:v="http://www.w3.org/2000/svg"/>',
+        SVG.decode().encode("utf-16"),
+    ],
+)
+def test_an_svg_file_may_begin_as_xml_files_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.svg").write_bytes(content)
+    uri = f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}"
+    assert f'src="{uri}"' in notes_html("![](a.svg)", tmp_path / "notes.md")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'<?xml version="1.0"?><html><svg xmlns="http://www.w3.org/2000/svg"/></html>',
+        b'<?xml version="1.0"?><a><!-- <svg> --></a>',
+        b"<svg><title>a</title></svg>",  # browsers show nothing without the namespace
+        b"<svgs/>",
+        SVG[:-3],
+        SVG + b"<script/>",
+        b'<?xml version="1.0" encoding="none"?>' + SVG,
+        b'<?xml version="1.0" encoding="utf-7"?>' + SVG,
+        b'<?xml version="1.0" encoding="shift_jis"?>' + SVG,  # of no use to Python's parser
+        BOMB,
+        b"",
+    ],
+)
+def test_an_svg_file_that_cannot_be_shown_or_checked_is_an_error(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "a.svg").write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        notes_html("![](a.svg)", tmp_path / "notes.md")
+    assert str(caught.value) == (
+        f"{tmp_path / 'notes.md'}:1: the image 'a.svg' is not a PNG, JPEG, GIF, WebP or SVG file;"
+        " convert it to one."
+    )
+
+
+def test_the_scheme_of_an_embedded_image_may_be_upper_case() -> None:
+    assert notes_html("![a](DATA:image/png;base64,AAAA)", HERE) == (
+        '<p><img src="data:image/png;base64,AAAA" alt="a"></p>\n'
+    )
 
 
 @pytest.mark.parametrize(
