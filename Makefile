@@ -34,13 +34,13 @@ $(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS)
 run: $(VENV)/.installed-base ## Train the standard and the modified CNN on embedded digits and compare them
 	$(BIN)/cnnbench run $(MODELS) --dataset mnist_5k --seeds $(SEEDS) --epochs $(EPOCHS) --results-dir $(RESULTS)
 
-test: $(VENV)/.installed-$(EXTRAS) ## Run all tests
+test: $(VENV)/.installed-$(EXTRAS) ## Run the tests, except the slow ones
 	$(BIN)/python -m pytest -n 2 $(TESTS)
 
 proofs: $(VENV)/.installed-$(EXTRAS) ## Run the slow tests, which `make test` skips
 	$(BIN)/python -m pytest -n 2 -m slow $(TESTS)
 
-coverage: $(VENV)/.installed-$(EXTRAS) ## Run all tests and measure line and branch coverage
+coverage: $(VENV)/.installed-$(EXTRAS) ## Run the same tests and measure line and branch coverage
 	rm -rf build/coverage
 	$(BIN)/python -m coverage run -m pytest -n 2
 	$(BIN)/python -m coverage combine --quiet
