@@ -58,4 +58,4 @@ def _worded(detail: Any) -> tuple[str, str]:
         return message, "write another value"
     choices = [choice.strip().strip("'") for choice in listed.split(",")]
     hint = did_you_mean(str(detail["input"]), choices)
-    return f"{value} is not a choice{hint}", f"write {or_list(choices)}"
+    return f"{value} is not a valid choice{hint}", f"write {or_list(choices)}"

@@ -91,7 +91,7 @@ class EngineRecord:
     Args:
       requested: value of `--engine`: `auto`, `plain`, `direct` or `fast`.
       form: algorithms used for convolutions and pooling: `plain`, `direct` or `fast`.
-      row: images per microbatch; None if the batch was not split.
+      row: images per micro-batch; None if the batch was not split.
       num_devices: number of devices that shared a batch.
       steps_per_call: training steps per call of the compiled program.
       seeds_at_once: largest number of seeds trained by one program; the first seed always trains

@@ -81,7 +81,7 @@ _TABLE = (
     Metric(
         name="accuracy",
         title="accuracy",
-        description="fraction of images whose largest output is the one of their label",
+        description="fraction of images whose label has the largest output",
         tasks=_CLASSIFY,
         higher_is_better=True,
         is_fraction=True,

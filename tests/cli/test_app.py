@@ -371,15 +371,15 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
         ),
         (
             ["run", "tiny.yaml", "--engine", "fst"],
-            "--engine: 'fst' is not a choice (did you mean 'fast'?); write auto, plain, direct or"
-            " fast.",
+            "--engine: 'fst' is not a valid choice (did you mean 'fast'?); write auto, plain,"
+            " direct or fast.",
         ),
         (["compare", "--alpha", "0"], "--alpha: '0' is too small; write 0.0001 or more."),
         (["compare", "--alpha", "1"], "--alpha: '1' is too large; write 0.5 or less."),
         (["compare", "--alpha", "x"], "--alpha: 'x' is not a number; write one."),
         (
             ["compare", "--format", "pdf"],
-            "--format: 'pdf' is not a choice; write table, md, csv, json, html or latex.",
+            "--format: 'pdf' is not a valid choice; write table, md, csv, json, html or latex.",
         ),
         (
             ["compare", "--precision", "13"],
@@ -398,7 +398,7 @@ def test_a_bad_value_in_the_environment_names_the_variable(monkeypatch):
     done = invoke("run", "tiny.yaml")
     assert (done.exit_code, done.stderr) == (
         2,
-        "CNNBENCH_ENGINE: 'quick' is not a choice; write auto, plain, direct or fast.\n",
+        "CNNBENCH_ENGINE: 'quick' is not a valid choice; write auto, plain, direct or fast.\n",
     )
 
 
