@@ -503,10 +503,7 @@ def test_the_cases_cover_every_operation_and_activation() -> None:
     assert {op.get("activation", "linear") for op in layers} == set(ACTIVATIONS)
 
 
-# PyTorch's compiler imports a deprecated PyTorch module. It also imports setuptools, which found
-# the standard library's deprecated distutils in a run of the whole suite under coverage; alone, it
-# never did: `make proofs`.
-@pytest.mark.slow
+# PyTorch's compiler imports a deprecated PyTorch module.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
 def test_a_compiled_trainer_trains_the_same() -> None:
     need("torch-compile-nchw")
