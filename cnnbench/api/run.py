@@ -12,6 +12,7 @@ from yaml import YAMLError
 from cnnbench.api.frames import load_runs
 from cnnbench.api.messages import names_parameters
 from cnnbench.api.notebook import comparisons_html
+from cnnbench.api.selection import flat
 from cnnbench.cli.commands.run import check_folders
 from cnnbench.cli.console import LegibleConsole
 from cnnbench.cli.options import Device, Engine, check_tags, option_overrides
@@ -98,7 +99,7 @@ def run(  # noqa: PLR0913 - one parameter per option
     names = (tags,) if isinstance(tags, str) else tuple(tags)
     check_tags(names)
     check_folders(None if data_dir is None else Path(data_dir))
-    specs = list(_flat(experiments))
+    specs = list(flat(experiments))
     if not specs:
         raise UsageError("experiments: none given; name a file, or 'standard'.")
     count, changes = _seeds_text(seeds), _override_texts(overrides)
@@ -127,15 +128,6 @@ def run(  # noqa: PLR0913 - one parameter per option
         tags=names,
     )
     return _train([make(_path(experiment)) for experiment in specs], progress=progress)
-
-
-def _flat(experiments: Iterable[str | Path | Iterable[str | Path]]) -> Iterator[str | Path]:
-    """Yields experiments that are given one by one or in lists."""
-    for item in experiments:
-        if isinstance(item, str | Path):
-            yield item
-        else:
-            yield from item
 
 
 def _train(requests: Sequence[Request], *, progress: bool) -> RunList:

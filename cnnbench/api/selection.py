@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from cnnbench.errors import UsageError
 from cnnbench.runs.find import find_runs
@@ -11,9 +11,11 @@ from cnnbench.runs.records import RunResult
 RunLike: TypeAlias = RunResult | str | Path
 """A run: its result, or what the command line accepts: a name, NAME@TAG, RUN-ID or folder."""
 
+_Item = TypeVar("_Item", bound=RunLike)
 
-def flat(items: "Iterable[RunLike | Iterable[RunLike]]") -> Iterator[RunLike]:
-    """Yields runs that are given one by one or in lists."""
+
+def flat(items: "Iterable[_Item | Iterable[_Item]]") -> Iterator[_Item]:
+    """Yields runs or experiments that are given one by one or in lists."""
     for item in items:
         if isinstance(item, RunResult | str | Path):
             yield item
