@@ -28,6 +28,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # measured with the network that compiles the soonest against one framework; cli/test_bench and
 # bench/frameworks/test_frameworks have the others.
 SHORT = ["--dataset", "mnist_5k", "--epochs", "1", "dataset.train_examples=500"]
+# Pages whose commands take longest; the others use the same commands with other options.
+SLOW = {"README.md", "autoencoders.md", "gradient.md"}
 
 
 def yaml_blocks(page: Path) -> list[str]:
@@ -115,7 +117,15 @@ def test_yaml_blocks_are_experiments(page, workplace):
         load_experiment(write_block(block, workplace))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=ids)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else [])
+        for page in PAGES
+        if commands(page)
+    ],
+    ids=ids,
+)
 def test_commands_run(page, workplace):
     blocks = yaml_blocks(page)
     write_modules(page, workplace)

@@ -144,6 +144,7 @@ def check_readable(folder: Path) -> None:
         assert (record.parent / "spec.yaml").exists()
 
 
+@pytest.mark.slow
 def test_killed_at_25_random_moments(server, reference, tmp_path):
     """Each process resumes the previous one's run, and is killed in turn."""
     moments, kills, attempts = random.Random(5), 0, 0
@@ -170,6 +171,7 @@ def boundaries(calls: list[str], number: int = 8) -> list[int]:
     return [1 + round(place * (len(calls) - 1) / (number - 1)) for place in range(number)]
 
 
+@pytest.mark.slow
 def test_killed_at_every_call_of_the_file_layer(server, reference, tmp_path):
     for place in boundaries(reference.calls):
         folder = tmp_path / str(place)
@@ -182,6 +184,7 @@ def test_killed_at_every_call_of_the_file_layer(server, reference, tmp_path):
         assert numbers(only_run(folder)) == reference.numbers, reference.calls[place - 1]
 
 
+@pytest.mark.slow
 def test_every_call_of_the_file_layer_may_fail(server, reference, tmp_path):
     codes = itertools.cycle([errno.ENOSPC, errno.EIO, errno.EROFS])
     for place, code in zip(boundaries(reference.calls), codes, strict=False):

@@ -99,6 +99,7 @@ ADVICE = (
 )
 
 
+@pytest.mark.slow
 def test_training_gives_advice_and_the_report_draws_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
