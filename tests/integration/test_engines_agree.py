@@ -187,7 +187,7 @@ def test_every_shipped_network_is_tested() -> None:
 
 
 # Their operations are in the others too.
-SLOW = {"caffe_lenet", "denoising", "keras_convnet", "pytorch_mnist", "vae"}
+SLOW = {"caffe_lenet", "denoising", "keras_convnet", "pytorch_mnist", "same", "vae", "vae_2d"}
 
 
 @pytest.mark.parametrize(

@@ -399,6 +399,7 @@ def test_a_run_is_extended_twice(server, shorter, longer, tmp_path):
     assert check_run(run) == []
 
 
+@pytest.mark.slow
 def test_an_extension_is_killed_at_calls_of_the_file_layer(server, shorter, longer, tmp_path):
     for folder in ("first", "whole"):  # the second run does not compile
         calls = extend(server, copied(shorter, tmp_path / folder))["calls"]
