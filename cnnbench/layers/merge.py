@@ -63,7 +63,7 @@ class Add(Merge):
         """The common shape."""
         return LayerOutput(same_shape(self.op, shapes))
 
-    aliases = ("sum", "residual", "skip", "shortcut", "plus")
+    aliases = ("sum", "residual", "skip", "plus")
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (14)."""

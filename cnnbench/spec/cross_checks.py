@@ -12,8 +12,8 @@ from cnnbench.graph.build import use_one_of
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.layers.fields import VALUE
 from cnnbench.spec.experiment import (
+    LAYER_PATTERN,
     LOSSES,
-    NAME_PATTERN,
     DatasetSpec,
     ModelSpec,
     Splits,
@@ -23,7 +23,7 @@ from cnnbench.spec.experiment import (
 from cnnbench.spec.metrics import METRICS, names_of
 from cnnbench.spec.optimizers import Cosine
 
-RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args")
+RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args", "params", "blocks")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a table or a terminal
 _PYTHON_CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _EMBEDDED_POOLS = {
@@ -94,7 +94,7 @@ def _name_issues(names: tuple[str, ...]) -> Iterator[Issue]:
         if name in RESERVED_NAMES:
             message = f"'{name}' is reserved ({'the image' if name == INPUT else 'a key of model'})"
             yield Issue(at, message, "choose another name", of_key=True)
-        elif not re.fullmatch(NAME_PATTERN, name):
+        elif not re.fullmatch(LAYER_PATTERN, name):
             remedy = "start with a letter and use letters, digits, '-' and '_'"
             yield Issue(at, f"{quoted(name)} is not a valid layer name", remedy, of_key=True)
 

@@ -14,11 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainSerializer
 
 from cnnbench.layers import LayerOp
+from cnnbench.layers.base import INPUT
 from cnnbench.layers.fields import Count, CountOrNone, Model, Positive, Seeds
 from cnnbench.spec.metrics import MetricName
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, Optimizer, Schedule
 
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
+LAYER_PATTERN = rf"{NAME_PATTERN}(\.[A-Za-z0-9][A-Za-z0-9_-]*)*"  # layers in blocks have paths
 MAX_NAME = 64
 
 
@@ -148,6 +150,11 @@ class Experiment(Model):
         ignored: Any = {"name": True, "title": True, "checkpoint": True, "seeds": True}
         ignored["model"] = {"code_layer"}  # used only after training
         content = self.model_dump(mode="json", exclude=ignored)
+        above = INPUT
+        for name, layer in content["model"]["layers"].items():
+            if layer["inputs"] == [above]:
+                layer["inputs"] = None  # the default, whether it is written or not
+            above = name
         # Keys are not sorted: the order of layers determines their default inputs.
         text = json.dumps(content, separators=(",", ":"))
         return "sha256:" + hashlib.sha256(text.encode() + source).hexdigest()

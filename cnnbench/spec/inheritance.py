@@ -31,12 +31,13 @@ from cnnbench.spec.yaml_parser import MAX_DEPTH
 COMMAND_LINE = "command line"
 MAX_PARENTS = 8
 MAX_WORK = 20_000  # total number of revalidated values; takes a second if they are layers
-_MODEL_KEYS = ("layers", "output", "python", "args")
+_MODEL_KEYS = ("layers", "output", "code_layer", "python", "args", "params", "blocks")
 _NULLS = ("null", "Null", "NULL", "~")
 NOT_INHERITED = ("name", "title", "extends")
 _REMEDY = "specify a file in the same folder or a subfolder"
 
 FindIssues = Callable[[Document], Collection[KeyPath]]  # paths of the issues of a document
+NamesIn = Callable[[Document], Sequence[str]]  # names of all layers of a document
 
 
 def read_with_parents(path: Path) -> Document:
@@ -198,13 +199,15 @@ def replaces(lower: Any, upper: Any, at: KeyPath) -> bool:
         lower = {tag: lower}
     if not (isinstance(lower, Mapping) and isinstance(upper, Mapping)):
         return True
+    if tag == "op" and ("block" in upper) != ("block" in lower):
+        return not upper.keys().isdisjoint(("op", "block"))
     return bool(tag and tag in upper and upper[tag] != lower.get(tag, default))
 
 
 def _tag_key(at: KeyPath) -> tuple[str | None, str | None]:
     """The discriminator key of the union at a path, and its default; None if it is not a union."""
     match at:
-        case ("model", "layers", _):
+        case ("model", "layers", _) | ("model", "blocks", _, "layers", _):
             return "op", None
         case ("train", "optimizer"):
             return "name", DEFAULT_OPTIMIZER.name
@@ -244,20 +247,21 @@ def _selected_union(text: str) -> KeyPath | None:
     return path if is_word else None
 
 
-def override(document: Document, text: str) -> Document:
+def override(document: Document, text: str, names_in: NamesIn) -> Document:
     """Parses one ``key=value`` override from the command line.
 
     Args:
       document: the files merged with earlier overrides.
       text: a dotted path and a YAML value, as in ``train.epochs=5``; a layer is
         addressed by its name, as in ``model.conv1.kernel=7``.
+      names_in: names of all layers of a document; those in blocks contain dots.
 
     Returns:
       The document to merge; for an invalid override, only its problems.
     """
     nothing = Document({}, {}, {}, text=document.text)
     try:
-        upper = _parsed(text, document)
+        upper = _parsed(text, document, names_in)
     except SpecError as error:
         return replace(nothing, problems=error.problems)
     if _unsets_nothing(upper.data, document.data, Experiment):
@@ -278,14 +282,16 @@ def _unsets_nothing(upper: Any, lower: Any, model: Any) -> bool:
     return any(_unsets_nothing(value, inner, field.annotation) for field in fields)
 
 
-def _parsed(text: str, lower: Document) -> Document:
+def _parsed(text: str, lower: Document, names_in: NamesIn) -> Document:
     key, equals, value_text = text.partition("=")
     at = _path(text)
     if not equals or not all(at) or len(at) > MAX_DEPTH or not key.isprintable():
         raise _refused("", f"{quoted(text)} is not an override", "use key=value")
     if at[0] == "extends":
         raise _refused(key, "cannot be overridden", "set it in a file")
-    _check_layer(at, value_text, lower.data)
+    if at[:2] == ("model", "layers") and len(at) > 3:
+        at = _with_layer_name(at, names_in(lower))
+    _check_layer(at, value_text, lower, names_in)
     value = _parse_value(key, value_text)
     if value.data is None and value_text.strip() not in _NULLS:  # empty, or a comment
         raise _refused(key, "the value is missing", f"use {key}=VALUE, or {key}=null to unset it")
@@ -305,6 +311,25 @@ def _path(text: str) -> tuple[str, ...]:
     if first == "model" and others and others[0] not in _MODEL_KEYS:
         others.insert(0, "layers")
     return (first, *others)
+
+
+def _with_layer_name(at: tuple[str, ...], names: Sequence[str]) -> tuple[str, ...]:
+    """Joins the parts of a path that are the name of a layer, such as `stage2.0.a`.
+
+    >>> _with_layer_name(("model", "layers", "stage2", "0", "a", "stride"), ["stage2.0.a"])
+    ('model', 'layers', 'stage2.0.a', 'stride')
+    """
+    known = set(names)
+    for end in range(len(at), 2, -1):
+        if (name := ".".join(at[2:end])) in known:
+            found = (*at[:2], name, *at[end:])
+            # Options are words; a number is a repetition, which the call does not have.
+            return found if not at[end:] or not at[end].isdecimal() else _whole_name(at)
+    return _whole_name(at) if any(part.isdecimal() for part in at) else at
+
+
+def _whole_name(at: tuple[str, ...]) -> tuple[str, ...]:
+    return (*at[:2], ".".join(at[2:-1]), at[-1])
 
 
 def _parse_value(key: str, text: str) -> Document:
@@ -327,13 +352,10 @@ def _refused(key: str, message: str, remedy: str) -> SpecError:
     return SpecError([Diagnostic(Location(COMMAND_LINE), key, message, remedy)])
 
 
-def _check_layer(at: tuple[str, ...], value: str, data: Mapping[str, Any]) -> None:
+def _check_layer(at: tuple[str, ...], value: str, lower: Document, names_in: NamesIn) -> None:
     """Raises SpecError if an override changes or removes a layer that does not exist."""
-    model = data.get("model")
-    layers = model.get("layers") if isinstance(model, dict) else None
-    names = list(layers) if isinstance(layers, dict) else []
     adds = len(at) == 3 and value.strip() not in _NULLS
-    if at[:2] != ("model", "layers") or len(at) < 3 or adds or at[2] in names:
+    if at[:2] != ("model", "layers") or len(at) < 3 or adds or at[2] in (names := names_in(lower)):
         return
     message = f"unknown layer {quoted(at[2])}{did_you_mean(at[2], names)}"
     remedy = f"use {or_list(names)}" if names else "remove it (the model has no layers)"
@@ -346,10 +368,19 @@ class Causes:
     Args:
       layers: the documents, in merge order.
       check: finds the issues of the merged document.
+      origin: the path in the merged document of the path of an issue, which may be that of a
+        layer in a block.
+      work: number of values that a check validates.
     """
 
-    def __init__(self, layers: Sequence[Document], check: FindIssues) -> None:
-        self._layers, self._check = layers, check
+    def __init__(
+        self,
+        layers: Sequence[Document],
+        check: FindIssues,
+        origin: Callable[[KeyPath], KeyPath] = lambda at: at,
+        work: int = 0,
+    ) -> None:
+        self._layers, self._check, self._origin, self._work = layers, check, origin, work
         self._whole = reduce(merge, layers)
         self._found: dict[tuple[int, frozenset[KeyPath]], frozenset[KeyPath]] = {}
         self._left = MAX_WORK
@@ -391,6 +422,7 @@ class Causes:
 
     def _owner(self, at: KeyPath) -> int:
         """Index of the last document that sets the value at a path, or its nearest parent."""
+        at = self._origin(at)
         while at and at not in self._whole.values:
             at = at[:-1]
         place = self._whole.values.get(at)
@@ -406,7 +438,7 @@ class Causes:
 
     def _without(self, number: int, removed: frozenset[KeyPath]) -> frozenset[KeyPath] | None:
         if (number, removed) not in self._found:
-            self._left -= len(self._whole.values) + 1
+            self._left -= max(len(self._whole.values), self._work) + 1
             if self._left < 0:
                 return None
             layers = list(self._layers)

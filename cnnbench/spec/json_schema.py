@@ -1,7 +1,8 @@
 """JSON Schema of experiment files, for editors.
 
 Pydantic generates the schema of the models. Added here are ``extends``, the short form
-``optimizer: adam``, and that a file with ``extends`` may omit keys and unset others with null.
+``optimizer: adam``, blocks and their parameters, and that a file with ``extends`` may omit keys
+and unset others with null.
 
 Only keywords common to draft 7 and draft 2020-12 are used, because editors support either.
 Checks across values (shapes, wiring, split sizes) are left to ``cnnbench show``.
@@ -14,14 +15,16 @@ from typing import Any
 from cnnbench.data.catalog import KNOWN
 from cnnbench.layers import OPERATIONS
 from cnnbench.layers.fields import Model
+from cnnbench.spec.blocks import PARAM_PATTERN, SHORTCUT_KINDS
 from cnnbench.spec.cross_checks import RESERVED_NAMES
-from cnnbench.spec.experiment import NAME_PATTERN, Experiment
+from cnnbench.spec.experiment import LAYER_PATTERN, Experiment
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
 
 FILE = "cnnbench.schema.json"  # next to an experiment file, whose first line refers to it
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DEFS = "#/$defs/"
 _NULL = {"type": "null"}
+_LAYER_OR_CALL = "LayerOrCall"
 _CHANGE = "Change"  # suffix of the definitions for files with `extends`
 _EXTENDS = {
     "description": "parent experiment: a file in this folder or a subfolder, or the name of"
@@ -61,6 +64,7 @@ def schema() -> Schema:
                 part["title"] = word
         full[name] = _with_default(_by_tag(tag, models), name, full)
         changes[name + _CHANGE] = _change_by_tag(tag, models, changes)
+    _add_blocks(full, changes)
     return {
         "$schema": DIALECT,
         "title": "cnnbench experiment",
@@ -84,7 +88,7 @@ def _ref(name: str) -> Schema:
 
 def _add_hints(defs: Mapping[str, Schema]) -> None:
     """Adds patterns and examples for the names of layers and datasets."""
-    names = {"pattern": f"^{NAME_PATTERN}$", "not": {"enum": list(RESERVED_NAMES)}}
+    names = {"pattern": f"^{LAYER_PATTERN}$", "not": {"enum": list(RESERVED_NAMES)}}
     defs["ModelSpec"]["properties"]["layers"]["propertyNames"] = names
     for key in ("name", "offline"):
         defs["DatasetSpec"]["properties"][key]["examples"] = list(KNOWN)
@@ -93,7 +97,7 @@ def _add_hints(defs: Mapping[str, Schema]) -> None:
 def _take_unions(defs: Mapping[str, Schema]) -> None:
     """Replaces pydantic's unions with references."""
     layers, train = (defs[name]["properties"] for name in ("ModelSpec", "TrainSpec"))
-    layers["layers"]["additionalProperties"] = _ref("Layer")
+    layers["layers"]["additionalProperties"] = _ref(_LAYER_OR_CALL)
     for key in ("optimizer", "schedule"):
         name, description = key.capitalize(), train[key]["description"]
         short = _words(_UNIONS[name][1])
@@ -211,3 +215,148 @@ def _merged(kinds: Sequence[Schema]) -> Schema:
     """Union of several definitions of a key."""
     choices = [choice for kind in kinds for choice in kind["anyOf"]]
     return kinds[0] | {"anyOf": [c for i, c in enumerate(choices) if c not in choices[:i]]}
+
+
+def _add_blocks(full: dict[str, Schema], changes: dict[str, Schema]) -> None:
+    """Adds blocks, calls, and values that depend on parameters."""
+    for model in OPERATIONS.values():
+        for part in (full[model.__name__], changes[model.__name__ + _CHANGE]):
+            part["properties"] = {
+                key: value if key == "op" else _or_expression(value)
+                for key, value in part["properties"].items()
+            }
+    full |= {"Expression": _expression(), "Call": _CALL, "Shortcut": _SHORTCUT, "Block": _BLOCK}
+    full[_LAYER_OR_CALL] = _layer_or_call("Layer")
+    changes[_LAYER_OR_CALL + _CHANGE] = _layer_or_call("Layer" + _CHANGE)
+    for part, kind in ((full["ModelSpec"], {}), (changes["ModelSpec" + _CHANGE], _NULL)):
+        part["properties"] |= {"params": _PARAMS, "blocks": _blocks(kind)}
+
+
+def _or_expression(value: Schema) -> Schema:
+    """A value, or an expression of parameters; errors refer to the one that is meant."""
+    outer = {key: value[key] for key in ("description", "default") if key in value}
+    inner = {key: part for key, part in value.items() if key not in outer}
+    is_expression = {"anyOf": [{"type": "string", "pattern": r"^\$"}, {"type": "object"}]}
+    return outer | {"if": is_expression, "then": _ref("Expression"), "else": inner}
+
+
+def _expression() -> Schema:
+    parameter = {
+        "description": "parameter of the block or of the model",
+        "type": "string",
+        "pattern": rf"^\${PARAM_PATTERN}$",
+    }
+    number = {"anyOf": [{"type": "number"}, parameter]}
+    multiple = {"description": "round to a multiple of this number"} | number
+    return {
+        "anyOf": [
+            parameter,
+            _object(
+                {
+                    "times": {
+                        "description": "product of numbers",
+                        "type": "array",
+                        "items": number,
+                    },
+                    "multiple_of": multiple,
+                },
+                "times",
+            ),
+            _object(
+                {
+                    "of_input": {"description": "multiple of the channels of the block's input"}
+                    | number,
+                    "multiple_of": multiple,
+                },
+                "of_input",
+            ),
+        ]
+    }
+
+
+def _object(properties: Schema, *required: str) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _layer_or_call(layer: str) -> Schema:
+    shortcut = {"properties": {"op": {"const": "shortcut"}}, "required": ["op"]}
+    return {
+        "type": "object",
+        "if": {"required": ["block"]},
+        "then": _ref("Call"),
+        "else": {"if": shortcut, "then": _ref("Shortcut"), "else": _ref(layer)},
+    }
+
+
+def _blocks(null: Schema) -> Schema:
+    block = {"anyOf": [_ref("Block"), null]} if null else _ref("Block")
+    return {
+        "description": "subnetworks that layers call by name",
+        "type": "object",
+        "additionalProperties": block,
+    }
+
+
+_PARAMS: Schema = {
+    "description": "parameters, by name; $NAME stands for the value",
+    "type": "object",
+    "propertyNames": {"pattern": f"^{PARAM_PATTERN}$"},
+}
+_INPUTS: Schema = {
+    "description": "input layers, by name; default: the previous layer",
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
+}
+_OF_ONE_REPETITION: Schema = {"type": "object", "description": "parameters of this repetition"}
+_CALL: Schema = {
+    "description": "A block in place of a layer; all other keys are parameters of the block.",
+    "type": "object",
+    "properties": {
+        "block": {"description": "name of the block", "type": "string"},
+        "repeat": {
+            "description": "number of repetitions, each of which reads the one before it",
+            "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\$"}],
+        },
+        "first": _OF_ONE_REPETITION,
+        "last": _OF_ONE_REPETITION,
+        "inputs": _INPUTS,
+    },
+    "required": ["block"],
+}
+_SHORTCUT: Schema = {
+    "description": "Identity if the shapes agree, or else a projection (He et al. 2016).",
+    "type": "object",
+    "properties": {
+        "op": {"const": "shortcut"},
+        "inputs": _INPUTS,
+        "like": {"description": "layer whose shape the shortcut has", "type": "string"},
+        "kind": {
+            "description": "conv: 1x1 convolution and batch norm (option B);"
+            " pad: subsampling and zero channels (option A)",
+            "anyOf": [{"enum": list(SHORTCUT_KINDS)}, {"type": "string", "pattern": r"^\$"}],
+        },
+    },
+    "required": ["op", "like"],
+    "additionalProperties": False,
+}
+_BLOCK: Schema = {
+    "description": "A subnetwork with parameters.",
+    "type": "object",
+    "properties": {
+        "params": _PARAMS | {"description": "parameters and defaults; null if required"},
+        "layers": {
+            "description": "the graph; 'input' is the input of the block",
+            "type": "object",
+            "additionalProperties": {"anyOf": [_ref(_LAYER_OR_CALL), _NULL]},
+        },
+        "output": {
+            "description": "name of the output layer; default: the last one",
+            "anyOf": [{"type": "string"}, _NULL],
+        },
+    },
+    "additionalProperties": False,
+}

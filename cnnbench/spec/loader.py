@@ -21,9 +21,10 @@ from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
 from cnnbench.layers import (
     LayerOp,
 )
-from cnnbench.layers.base import INPUT
+from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import OWNERS_KEYS
 from cnnbench.layers.fields import VALUE, Model
+from cnnbench.spec.blocks import Expansion, expand, names_in
 from cnnbench.spec.cross_checks import Parts, dataset_issue, issues_between
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import DatasetSpec, Experiment, ModelSpec, Task, TrainSpec
@@ -83,20 +84,47 @@ def load_experiment(
     layers = list(read_layers(path))
     document = reduce(merge, layers)
     for text in sort_overrides(overrides):
-        layers.append(override(document, text))
+        layers.append(override(document, text, lambda found: _names_in(found, data_dir)))
         document = merge(document, layers[-1])
-    experiment, plan, info, issues = _findings(document, data_dir)
+    expansion = _expand(document, data_dir)
+    experiment, plan, info, issues = _findings(expansion, data_dir)
     if issues or document.problems or experiment is None or info is None:
-        raise SpecError([*document.problems, *_problems(issues, layers, document, path, data_dir)])
-    places = {at: place for at, place in document.values.items() if at[:1] == ("model",)}
+        raise SpecError([*document.problems, *_problems(issues, layers, expansion, path, data_dir)])
+    places = {at: place for at, place in expansion.document.values.items() if at[:1] == ("model",)}
     return Loaded(experiment, plan, info, document.text, places)
 
 
 Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Issue]]
 
 
-def _findings(document: Document, data_dir: Path | None) -> Findings:
-    """Validates the readable parts of a document and collects all issues."""
+def _names_in(document: Document, data_dir: Path | None) -> tuple[str, ...]:
+    return names_in(document, lambda: _input_shape(document, data_dir))
+
+
+def _expand(document: Document, data_dir: Path | None) -> Expansion:
+    """Expands blocks; the shape of the images is looked up only if a block depends on it."""
+    return expand(document, lambda: _input_shape(document, data_dir))
+
+
+def _input_shape(document: Document, data_dir: Path | None) -> Shape | None:
+    dataset = document.data.get("dataset")
+    name = dataset.get("name") if isinstance(dataset, dict) else None
+    try:
+        return describe(name, data_dir).shape if isinstance(name, str) else None
+    except DataError:
+        return None
+
+
+def _findings(expansion: Expansion, data_dir: Path | None) -> Findings:
+    """Validates the readable parts of an expanded document and collects all issues."""
+    experiment, plan, info, issues = _expanded_findings(expansion.document, data_dir)
+    if not expansion.issues:
+        return experiment, plan, info, issues
+    others = [issue for issue in issues if issue.at[:1] != ("model",)]
+    return None, None, info, [*expansion.issues, *others]
+
+
+def _expanded_findings(document: Document, data_dir: Path | None) -> Findings:
     data = document.data
     experiment, issues = _validate(document)
     parts = _parts(data, issues)
@@ -114,15 +142,19 @@ def _findings(document: Document, data_dir: Path | None) -> Findings:
 def _problems(
     issues: Sequence[Issue],
     layers: Sequence[Document],
-    document: Document,
+    expansion: Expansion,
     path: Path,
     data_dir: Path | None,
 ) -> Iterator[Diagnostic]:
     """Issues with locations: the line of a child file that causes one, or the line itself."""
     known = [issue.at for issue in issues]
-    causes = Causes(layers, lambda changed: {f.at for f in _findings(changed, data_dir)[3]})
-    for issue in issues:
-        problem = _place(issue, document, str(path))
+
+    def check(changed: Document) -> set[KeyPath]:
+        return {issue.at for issue in _findings(_expand(changed, data_dir), data_dir)[3]}
+
+    causes = Causes(layers, check, expansion.origin, len(expansion.document.values))
+    for issue in _first_repetitions(issues, expansion):
+        problem = _with_calls(_place(issue, expansion.document, str(path)), issue, expansion)
         if len(layers) > 1 and (cause := causes.of(issue, known)):
             number, change = cause
             # Overriding the operation of a layer replaces the layer, which has no line of its own.
@@ -132,6 +164,27 @@ def _problems(
             message = f"this breaks {problem.where} ({problem.location}): {problem.message}"
             problem = replace(problem, location=values[at], where=dotted(at), message=message)
         yield problem
+
+
+def _first_repetitions(issues: Sequence[Issue], expansion: Expansion) -> Iterator[Issue]:
+    """Issues without those that repetitions of a block have in common with the first one."""
+    seen: set[tuple[KeyPath, str]] = set()
+    for issue in issues:
+        origin = expansion.origin(issue.at)
+        kind = (origin, issue.message)
+        if origin == issue.at or kind not in seen:
+            yield issue
+        seen.add(kind)
+
+
+def _with_calls(problem: Diagnostic, issue: Issue, expansion: Expansion) -> Diagnostic:
+    """Names the lines of a layer in its block, and of the calls of the block."""
+    chain = expansion.chain(issue.at)
+    if not chain:
+        return problem
+    same = all(place.path == problem.location.path for place in chain)
+    block, *calls = (f"line {p.line}" if same else f"{p.path}:{p.line}" for p in chain)
+    return replace(problem, where=f"{problem.where} ({block}, called on {', '.join(calls)})")
 
 
 def _validate(document: Document) -> tuple[Experiment | None, list[Issue]]:

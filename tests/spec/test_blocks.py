@@ -1,0 +1,384 @@
+"""Blocks, repeats and parameters expand to the network that one would write by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cnnbench.errors import SpecError
+from cnnbench.spec.loader import Loaded, load_experiment
+
+RESNET = Path(__file__).parent / "resnet.yaml"
+HEAD = "name: a\ntask: classify\ndataset: {name: mnist_5k}\n"
+OUT = "    out: {op: dense, units: 10}\n"
+
+
+def load(text: str, folder: Path, *overrides: str) -> Loaded:
+    """An experiment that ends in ten classes."""
+    path = folder / "a.yaml"
+    path.write_text(HEAD + text + OUT)
+    return load_experiment(path, overrides)
+
+
+def network(loaded: Loaded) -> dict[str, str]:
+    """Inputs and summary of each layer."""
+    assert loaded.plan is not None
+    return {n.name: f"{', '.join(n.inputs)}: {n.op.summary()}" for n in loaded.plan.nodes}
+
+
+def messages(text: str, folder: Path, *overrides: str) -> list[str]:
+    with pytest.raises(SpecError) as error:
+        load(text, folder, *overrides)
+    return str(error.value).replace(f"{folder}/", "").splitlines()
+
+
+def conv_bn(name: str, source: str, filters: int, stride: int) -> dict[str, Any]:
+    conv = {"op": "conv", "filters": filters, "kernel": 3, "stride": stride, "padding": "same"}
+    return {
+        f"{name}.conv": conv | {"inputs": source, "use_bias": False},
+        f"{name}.norm": {"op": "batch_norm", "inputs": f"{name}.conv"},
+    }
+
+
+def relu(source: str) -> dict[str, Any]:
+    return {"op": "activation", "activation": "relu", "inputs": source}
+
+
+def written_by_hand(n: int) -> dict[str, Any]:
+    """ResNet-(6n+2) of He et al. 2016, section 4.2, with projections, layer by layer."""
+    layers = conv_bn("stem", "input", 16, 1) | {"stem_act": relu("stem.norm")}
+    above = "stem_act"
+    for stage in (1, 2, 3):
+        for i in range(n):
+            at, filters = f"stage{stage}.{i}", 8 * 2**stage
+            stride = 2 if stage > 1 and i == 0 else 1
+            layers |= conv_bn(f"{at}.a", above, filters, stride)
+            layers[f"{at}.act"] = relu(f"{at}.a.norm")
+            layers |= conv_bn(f"{at}.b", f"{at}.act", filters, 1)
+            skip = above
+            if stride == 2:
+                conv = {"op": "conv", "filters": filters, "kernel": 1, "stride": 2}
+                layers[f"{at}.skip.conv"] = conv | {"inputs": above, "use_bias": False}
+                layers[f"{at}.skip.norm"] = {"op": "batch_norm"}
+                skip = f"{at}.skip.norm"
+            layers[f"{at}.sum"] = {"op": "add", "inputs": [f"{at}.b.norm", skip]}
+            layers[f"{at}.out"] = relu(f"{at}.sum")
+            above = f"{at}.out"
+    return layers | {"pool": {"op": "global_avg_pool"}, "out": {"op": "dense", "units": 10}}
+
+
+@pytest.mark.parametrize("n", [1, 3, 9])
+def test_a_resnet_is_the_one_written_by_hand(n, tmp_path):
+    path = tmp_path / "hand.yaml"
+    head = {"name": "hand", "task": "classify", "dataset": {"name": "cifar10"}}
+    path.write_text(yaml.dump(head | {"model": {"layers": written_by_hand(n)}}, sort_keys=False))
+    macro, hand = load_experiment(RESNET, [f"model.params.n={n}"]), load_experiment(path)
+    assert macro.experiment.digest() == hand.experiment.digest()
+    assert network(macro) == network(hand)
+
+
+def test_the_resolved_experiment_is_expanded_and_is_the_same(tmp_path):
+    loaded = load_experiment(RESNET)
+    path = tmp_path / "resolved.yaml"
+    path.write_text(loaded.resolved())
+    assert "blocks" not in loaded.resolved()
+    again = load_experiment(path)
+    assert again.experiment == loaded.experiment
+    assert again.experiment.digest() == loaded.experiment.digest()
+
+
+def test_default_inputs_do_not_change_a_digest(tmp_path):
+    short = load("model:\n  layers:\n    a: {op: flatten}\n", tmp_path)
+    long = load("model:\n  layers:\n    a: {op: flatten, inputs: [input]}\n", tmp_path)
+    assert short.experiment.digest() == long.experiment.digest()
+
+
+def test_names_are_paths_that_overrides_use():
+    loaded = load_experiment(
+        RESNET,
+        [
+            "model.stage2.0.a.conv.kernel=5",
+            "model.stage3.1.filters=64",
+            "model.stage1.0.b.kernel=1",
+            "model.stage3.0.skip.conv.use_bias=true",
+        ],
+    )
+    assert loaded.plan is not None
+    layers = loaded.plan.by_name
+    assert layers["stage2.0.a.conv"].op.kernel == (5, 5)  # type: ignore[union-attr]
+    assert layers["stage2.1.a.conv"].op.kernel == (3, 3)  # type: ignore[union-attr]
+    assert layers["stage1.0.b.conv"].op.kernel == (1, 1)  # type: ignore[union-attr]
+    assert layers["stage3.0.skip.conv"].op.use_bias  # type: ignore[union-attr]
+
+
+def test_a_child_file_changes_layers_of_blocks(tmp_path):
+    (tmp_path / "resnet.yaml").write_text(RESNET.read_text())
+    child = tmp_path / "child.yaml"
+    child.write_text(
+        "extends: resnet.yaml\nname: child\nmodel:\n  params: {n: 1}\n  layers:\n"
+        "    stage1.0.act: {op: dropout, rate: 0.5}\n    stage2: {filters: 24}\n"
+        "    stage2.0.b.conv: {kernel: 5}\n"
+    )
+    loaded = load_experiment(child)
+    assert loaded.plan is not None
+    found = network(loaded)
+    assert found["stage1.0.act"] == "stage1.0.a.norm: dropout 0.5"
+    assert found["stage2.0.b.conv"] == "stage2.0.act: conv 24 @ 5x5, padding same"
+    assert len(found) == len(written_by_hand(1))
+
+
+SE = """\
+model:
+  params: {act: relu}
+  blocks:
+    gate:
+      params: {ratio: 0.25}
+      layers:
+        pool: {op: global_avg_pool}
+        down: {op: dense, units: {of_input: $ratio}, activation: $act}
+        up: {op: dense, units: {of_input: 1}, activation: sigmoid}
+        out: {op: multiply, inputs: [input, up]}
+  layers:
+    conv: {op: conv, filters: 10, kernel: 3}
+    gate: {block: gate}
+    both: {block: gate, ratio: {times: [0.5, 0.4]}, inputs: conv}
+    sum: {op: add, inputs: [gate, both]}
+"""
+
+
+def test_values_are_parameters_products_and_multiples_of_the_input(tmp_path):
+    found = network(load(SE, tmp_path, "model.params.act=tanh"))
+    assert found["gate.down"] == "gate.pool: dense 2, tanh"
+    assert found["both.down"] == "both.pool: dense 2, tanh"
+    assert found["gate.up"] == "gate.down: dense 10, sigmoid"
+    assert found["gate.out"] == "conv, gate.up: multiply"
+    assert found["both.pool"] == "conv: global_avg_pool"
+    assert found["sum"] == "gate.out, both.out: add"
+
+
+@pytest.mark.parametrize(
+    ("value", "filters"),
+    [
+        ("{times: [16, 0.5]}", 8),
+        ("{times: [3, 5, 2]}", 30),
+        ("{times: [32, 0.75], multiple_of: 8}", 24),
+        ("{times: [10, 1], multiple_of: 8}", 16),  # 8 is less than 90% of 10
+        ("{of_input: 6}", 6),
+        ("{of_input: 20, multiple_of: 8}", 24),
+        ("{of_input: 0.1}", 1),
+    ],
+)
+def test_arithmetic(value, filters, tmp_path):
+    """Multiples are those of `_make_divisible` in torchvision's MobileNet."""
+    layers = f"model:\n  layers:\n    a: {{op: conv, filters: {value}, kernel: 1}}\n"
+    loaded = load(layers, tmp_path)
+    assert loaded.plan is not None
+    assert loaded.plan.by_name["a"].layout.shape == (28, 28, filters)
+
+
+def test_a_block_may_have_several_inputs_and_an_output(tmp_path):
+    text = """\
+model:
+  blocks:
+    up:
+      output: cat
+      layers:
+        large: {op: upscale, size: 2, inputs: input.0}
+        cat: {op: concat, inputs: [large, input.1]}
+    all: {layers: {cat: {op: concat}}}
+  layers:
+    small: {op: max_pool, size: 2}
+    up: {block: up, inputs: [small, input]}
+    both: {block: all, inputs: [input, up]}
+    next: {op: flatten}
+"""
+    assert network(load(text, tmp_path)) == {
+        "small": "input: max_pool 2x2",
+        "up.large": "small: upscale 2x2",
+        "up.cat": "up.large, input: concat",
+        "both.cat": "input, up.cat: concat",
+        "next": "both.cat: flatten",
+        "out": "next: dense 10",
+    }
+
+
+REPEATS = """\
+model:
+  blocks:
+    conv:
+      params: {filters: 2, kernel: 1}
+      layers: {c: {op: conv, filters: $filters, kernel: $kernel}}
+    pool: {layers: {p: {op: max_pool, size: 2}}}
+  layers:
+    a: {block: conv, repeat: 3, filters: {each: [4, 5, 6]}, first: {kernel: 3}, last: {block: pool}}
+    b: {block: conv, repeat: 1, first: {filters: 7}, last: {kernel: 5}, inputs: a.1}
+"""
+
+
+def test_first_last_and_each_differ_between_repetitions(tmp_path):
+    text = REPEATS.replace(", filters: {each: [4, 5, 6]}", "").replace("inputs: a.1", "inputs: a")
+    found = network(load(text, tmp_path))
+    assert found == {
+        "a.0.c": "input: conv 2 @ 3x3",
+        "a.1.c": "a.0.c: conv 2 @ 1x1",
+        "a.2.p": "a.1.c: max_pool 2x2",
+        "b.0.c": "a.2.p: conv 7 @ 5x5",
+        "out": "b.0.c: dense 10",
+    }
+    each = REPEATS.replace(", last: {block: pool}", "").replace("inputs: a.1", "inputs: a.2.c")
+    filters = [v.split()[2] for k, v in network(load(each, tmp_path)).items() if k.startswith("a")]
+    assert filters == ["4", "5", "6"]
+
+
+def test_parameters_are_those_of_the_paper():
+    """269,722 (0.27 million) and 853,018 (0.85) with padded shortcuts: He et al. 2016, table 6."""
+    projections = 16 * 32 + 32 * 64 + 2 * 32 + 2 * 64
+    for n, published in ((3, 269_722), (9, 853_018)):
+        loaded = load_experiment(RESNET, [f"model.params.n={n}"])
+        assert loaded.plan is not None
+        assert loaded.plan.num_params == published + projections
+
+
+BAD = """\
+model:
+  params: {n: 2}
+  blocks:
+    pair:
+      params: {filters: , kernel: 3}
+      layers:
+        a: {op: conv, filters: $filters, kernel: $kernel}
+        b: {op: conv, filters: $filters, kernel: $kernel}
+  layers:
+    stage: {block: pair, repeat: $n, filters: 4}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "filters: 4}",
+            "filters: 0}",
+            "a.yaml:13:47: model.layers.stage.0.a.filters (line 10, called on line 13):"
+            " 0 is too small; use 1 or more.",
+        ),
+        (
+            "kernel: 3}",
+            "kernel: 40}",
+            "a.yaml:8:35: model.layers.stage.0.a.kernel (line 10, called on line 13):"
+            " a 40x40 kernel is larger than the 28x28x1 input; use at most [28, 28], or"
+            " padding: same.",
+        ),
+        (
+            "block: pair",
+            "block: pear",
+            "a.yaml:13:20: model.layers.stage.block: unknown block 'pear'; use pair.",
+        ),
+        (
+            "filters: 4}",
+            "fliters: 4}",
+            "a.yaml:13:38: model.layers.stage.fliters: block 'pair' has no parameter 'fliters'"
+            " (did you mean 'filters'?); use filters or kernel.",
+        ),
+        (
+            ", filters: 4}",
+            "}",
+            "a.yaml:13:12: model.layers.stage: block 'pair' needs a value for 'filters';"
+            " add 'filters: ...'.",
+        ),
+        (
+            "repeat: $n",
+            "repeat: $m",
+            "a.yaml:13:34: model.layers.stage.repeat: unknown parameter '$m'; use $n.",
+        ),
+        (
+            "repeat: $n",
+            "repeat: 2",
+            "a.yaml:5:12: model.params.n: parameter 'n' is not used; write $n in a layer, or"
+            " remove it.",
+        ),
+        (
+            "n: 2",
+            "n: 0",
+            "a.yaml:5:15: model.params.n: 0 is not a number of repetitions; use a positive"
+            " integer.",
+        ),
+        (
+            "n: 2",
+            "n: 10001",
+            "a.yaml:13:12: model.layers.stage: expands to more than 10,000 layers; repeat fewer"
+            " blocks.",
+        ),
+        (
+            "b: {op: conv, filters: $filters",
+            "b: {op: conv, inputs: c, filters: $filters",
+            "a.yaml:11:31: model.blocks.pair.layers.b.inputs: unknown layer 'c' in block 'pair';"
+            " use input, a or b.",
+        ),
+        (
+            "b: {op: conv, filters: $filters, kernel: $kernel}",
+            "b: {block: pair, filters: 2}",
+            "a.yaml:11:20: model.blocks.pair.layers.b.block: the block contains itself (pair calls"
+            " pair); use another block.",
+        ),
+        (
+            "params: {filters: , kernel: 3}",
+            "params: {filters: , kernel: 3, repeat: 1}",
+            "a.yaml:8:38: model.blocks.pair.params.repeat: 'repeat' is a key of a call; choose"
+            " another name.",
+        ),
+        (
+            "layers:\n        a:",
+            "layer: {}\n      layers:\n        a:",
+            "a.yaml:9:7: model.blocks.pair.layer: unknown key 'layer' (did you mean 'layers'?);"
+            " use params, layers or output.",
+        ),
+        (
+            "filters: 4}",
+            "filters: {times: [4, x]}}",
+            "a.yaml:13:55: model.layers.stage.filters.times: [4, 'x'] cannot be multiplied; use"
+            " numbers, as in {times: [16, $width]}.",
+        ),
+        (
+            "filters: 4}",
+            "filters: {each: [4]}}",
+            "a.yaml:13:54: model.layers.stage.filters.each: has 1 value for 2 repetitions; list 2"
+            " values.",
+        ),
+        (
+            "filters: 4}",
+            "filters: 4, first: 2}",
+            "a.yaml:13:57: model.layers.stage.first: 2 is not a mapping; use parameters of the"
+            " block, as in first: {stride: 2}.",
+        ),
+    ],
+)
+def test_errors_name_the_line_in_the_block_and_the_call(old, new, expected, tmp_path):
+    assert BAD.count(old) == 1
+    assert messages(BAD.replace(old, new), tmp_path) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        (
+            "model.params.m=3",
+            "command line: model.params.m: parameter 'm' is not used; write $m in a layer, or"
+            " remove it.",
+        ),
+        (
+            "model.stage.2.a.kernel=5",
+            "command line: model.stage.2.a.kernel: unknown layer 'stage.2.a' (did you mean"
+            " 'stage.0.a'?); use stage, out, stage.0, stage.0.a, stage.0.b, stage.1, stage.1.a or"
+            " stage.1.b.",
+        ),
+        (
+            "model.stage.1.a.kernel=0",
+            "command line: model.layers.stage.1.a.kernel (a.yaml:10, called on a.yaml:13): 0 is"
+            " not a valid size; use a positive integer, or a pair [height, width] such as [3, 5].",
+        ),
+    ],
+)
+def test_errors_of_overrides(override, expected, tmp_path):
+    assert messages(BAD, tmp_path, override) == [expected]
