@@ -102,7 +102,8 @@ class Lines(Silent):
         if not self.tables:
             return
         if loaded.plan is not None:
-            self.console.print(layer_table(loaded.plan, experiment.type_title))
+            table = layer_table(loaded.plan, experiment.type_title, blocks=loaded.blocks)
+            self.console.print(table)
         else:
             self.say(f"{experiment.type_title}: {experiment.model.python}")
 

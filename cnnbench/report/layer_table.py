@@ -1,28 +1,97 @@
 """A network as a table of layers, for `show` and the start of `run`."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from cnnbench.formatting import escape_controls
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.report.table import WrappedTable
+from cnnbench.spec.diff import CHANGED
 
 if TYPE_CHECKING:
     from cnnbench.nn.submodules import Outline, SubmoduleCall
 
+Blocks = Mapping[str, tuple[str, int]]  # calls: block, number of repetitions (0 without `repeat`)
 
-def layer_table(plan: Plan, title: str, marks: Mapping[str, str] | None = None) -> WrappedTable:
+
+def layer_table(
+    plan: Plan,
+    title: str,
+    marks: Mapping[str, str] | None = None,
+    blocks: Blocks = MappingProxyType({}),
+) -> WrappedTable:
     """A row for each layer, and the totals.
 
     Args:
       plan: the network.
       title: above the table.
       marks: prefixes of layer names, as in `spec.diff`; None for no prefix column.
+      blocks: calls that have a row in place of their layers: block and number of repetitions.
     """
-    first = ("", "", shape_text(plan.input_shape), "", "")
-    rows = {INPUT: first} | {node.name: layer_cells(node)[1:] for node in plan.nodes}
-    return _layer_table(rows, (plan.num_params, plan.multiply_adds), title, marks)
+    rows: dict[str, tuple[str, ...]] = {INPUT: ("", "", shape_text(plan.input_shape), "", "")}
+    shown = dict(marks or {})
+    groups = _groups(plan, blocks)
+    outputs = {_end(plan, nodes).name: name for name, nodes in groups.items()}
+    for name, nodes in groups.items():
+        rows[name] = _row_cells(name, nodes, blocks, outputs)
+        inner = {shown.pop(node.name, "") for node in nodes}
+        shown[name] = inner.pop() if len(inner) == 1 else CHANGED
+    totals = (plan.num_params, plan.multiply_adds)
+    return _layer_table(rows, totals, title, None if marks is None else shown)
+
+
+def _groups(plan: Plan, blocks: Blocks) -> dict[str, list[Node]]:
+    """The layers of each row."""
+    found: dict[str, list[Node]] = {}
+    for node in plan.nodes:
+        found.setdefault(_row(node.name, blocks), []).append(node)
+    return found
+
+
+def _row(name: str, blocks: Blocks) -> str:
+    """The call that a layer is part of, or the layer itself."""
+    call = name.partition(".")[0]
+    return call if call in blocks else name
+
+
+def _end(plan: Plan, nodes: list[Node]) -> Node:
+    """The last layer of a row that other rows read."""
+    own = {node.name for node in nodes}
+    read = {source for node in plan.nodes if node.name not in own for source in node.inputs}
+    return next((n for n in reversed(nodes) if n.name in read | {plan.output}), nodes[-1])
+
+
+def _row_cells(
+    name: str, nodes: list[Node], blocks: Blocks, outputs: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Operation or block, inputs, output shape, parameters and cost of a row."""
+    own = {node.name for node in nodes}
+    sources = dict.fromkeys(s for node in nodes for s in node.inputs if s not in own)
+    inputs = tuple(outputs.get(source, source) for source in sources)
+    counts = sum(n.num_params for n in nodes), sum(n.layout.multiply_adds for n in nodes)
+    text = _call_text(name, nodes, blocks) if name in blocks else nodes[0].op.summary()
+    end = next((n for n in reversed(nodes) if outputs.get(n.name) == name), nodes[-1])
+    return _cells(name, text, inputs, end.layout.shape, counts)[1:]
+
+
+def _call_text(name: str, nodes: list[Node], blocks: Blocks) -> str:
+    """The block, the number of repetitions, and the parameters of each repetition."""
+    block, repeat = blocks[name]
+    if not repeat:
+        return block
+    each = [0] * repeat
+    for node in nodes:
+        each[int(node.name.split(".")[1])] += node.num_params
+    sizes = [f"{number:,}" for number in dict.fromkeys(each)]
+    text = f"{block} x{repeat}"
+    if len(sizes) == 1:
+        return f"{text}, {sizes[0]} parameters each" if each[0] else text
+    if len(set(each[1:])) == 1:
+        others = "then" if repeat == 2 else "then each"
+        return f"{text}, {each[0]:,} parameters, {others} {each[1]:,}"
+    return text
 
 
 def outline_table(outline: "Outline", title: str) -> WrappedTable:

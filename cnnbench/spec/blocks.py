@@ -45,12 +45,15 @@ class Expansion:
       issues: errors in blocks and calls; if there are any, some layers are missing.
       origins: the path, in the file, of each expanded layer and of its values.
       calls: the calls that each expanded layer is part of, innermost first, as paths in the file.
+      blocks: the block and the number of repetitions (0 without `repeat`) of each call outside
+        blocks, by its name.
     """
 
     document: Document
     issues: tuple[Issue, ...] = ()
     origins: Mapping[KeyPath, KeyPath] = field(default_factory=dict)
     calls: Mapping[str, tuple[KeyPath, ...]] = field(default_factory=dict)
+    blocks: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     def origin(self, at: KeyPath) -> KeyPath:
         """The path in the file of a path in the expanded document."""
@@ -171,6 +174,7 @@ class _Expander:
     issues: list[Issue] = field(default_factory=list)
     origins: dict[KeyPath, KeyPath] = field(default_factory=dict)
     calls: dict[str, tuple[KeyPath, ...]] = field(default_factory=dict)
+    blocks: dict[str, tuple[str, int]] = field(default_factory=dict)
     patches: dict[str, Fields] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     seen: dict[str, None] = field(default_factory=dict)
@@ -238,7 +242,9 @@ class _Expander:
             values={**self.document.values, **values},
             keys={**self.document.keys, **keys},
         )
-        return Expansion(document, tuple(dict.fromkeys(self.issues)), origins, self.calls)
+        return Expansion(
+            document, tuple(dict.fromkeys(self.issues)), origins, self.calls, self.blocks
+        )
 
     def _wired(self) -> Iterator[tuple[str, Any]]:
         """Layers with their inputs; those in blocks omit the default, the layer above."""
@@ -377,10 +383,12 @@ class _Expander:
         if "op" in fields:
             raise _Problem(at, "has both op and block", "remove one of them")
         if "repeat" not in fields or fields["repeat"][0] is None:
+            self._count(full, fields, 0, scope)
             arguments = self._arguments(fields, 0, 1, scope)
             self.alias[full] = self._body(full, arguments, at, sources, scope)
             return
         repeat = self._repeat(fields, scope)
+        self._count(full, fields, repeat, scope)
         for i in range(repeat):
             each = f"{full}.{i}"
             self._note(each, at, scope)
@@ -388,6 +396,10 @@ class _Expander:
             self.alias[each] = self._body(each, chosen, at, sources, scope)
             sources = (each, *sources[1:])
         self.alias[full] = sources[0]
+
+    def _count(self, full: str, fields: Fields, repeat: int, scope: _Scope) -> None:
+        if not scope.blocks:
+            self.blocks[full] = (str(fields["block"][0]), repeat)
 
     def _repeat(self, fields: Fields, scope: _Scope) -> int:
         value, at = self._value(*fields["repeat"], scope)

@@ -10,6 +10,7 @@ from cnnbench.layers.base import shape_text
 from cnnbench.spec.loader import Loaded
 
 ADDED, CHANGED, REMOVED, FOLLOWS = "+", "~", "-", ">"
+MAX_LINES = 6  # for changes of a kind to the layers of one call
 _ABSENT = object()
 
 
@@ -54,21 +55,34 @@ def marked(plans: Sequence[Plan]) -> list[dict[str, str]]:
 
 
 def _layers(base: Plan, other: Plan) -> tuple[dict[str, str], list[str]]:
-    marks, lines = {}, []
+    marks, texts = {}, []
     for name, node in other.by_name.items():
         old = base.by_name.get(name)
         if old is None:
             marks[name] = ADDED
-            lines.append(f"{ADDED} {name}: {node.op.summary()}")
+            texts.append((ADDED, name, node.op.summary()))
         elif changes := list(_changes(old, node)):
             marks[name] = CHANGED
-            lines.append(f"{CHANGED} {name}: {', '.join(changes)}")
+            texts.append((CHANGED, name, ", ".join(changes)))
         elif follows := list(_consequences(old, node)):
             marks[name] = FOLLOWS
-            lines.append(f"{FOLLOWS} {name}: size follows, {', '.join(follows)}")
+            texts.append((FOLLOWS, name, f"size follows, {', '.join(follows)}"))
     gone = [node for node in base.nodes if node.name not in other.by_name]
-    lines += [f"{REMOVED} {node.name}: {node.op.summary()}" for node in gone]
-    return marks, lines
+    texts += [(REMOVED, node.name, node.op.summary()) for node in gone]
+    return marks, list(_summarized(texts))
+
+
+def _summarized(texts: Sequence[tuple[str, str, str]]) -> Iterator[str]:
+    """A line per change; many changes of a kind to the layers of one call share a line."""
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for mark, name, text in texts:
+        groups.setdefault((mark, name.partition(".")[0]), []).append((name, text))
+    for (mark, _), found in groups.items():
+        if len(found) <= MAX_LINES:
+            yield from (f"{mark} {name}: {text}" for name, text in found)
+        else:
+            follow = ", sizes follow" if mark == FOLLOWS else ""
+            yield f"{mark} {len(found)} layers{follow}: {found[0][0]} to {found[-1][0]}"
 
 
 def _changes(old: Node, new: Node) -> Iterator[str]:

@@ -6,7 +6,7 @@ checked as far as its values can be read.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,6 +45,8 @@ class Loaded:
       info: image shape and classes of its dataset.
       text: the file as the user wrote it.
       places: source locations of `model` and its keys.
+      blocks: the block and the number of repetitions (0 without `repeat`) of each call in
+        `model.layers`, by its name.
     """
 
     experiment: Experiment
@@ -52,6 +54,7 @@ class Loaded:
     info: DatasetInfo
     text: bytes
     places: Mapping[KeyPath, Location]
+    blocks: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     def place(self, key: str) -> Location:
         """Location of the value of a key of `model`, or of a part of it, or else of `model`."""
@@ -91,7 +94,7 @@ def load_experiment(
     if issues or document.problems or experiment is None or info is None:
         raise SpecError([*document.problems, *_problems(issues, layers, expansion, path, data_dir)])
     places = {at: place for at, place in expansion.document.values.items() if at[:1] == ("model",)}
-    return Loaded(experiment, plan, info, document.text, places)
+    return Loaded(experiment, plan, info, document.text, places, expansion.blocks)
 
 
 Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Issue]]

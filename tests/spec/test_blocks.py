@@ -5,11 +5,15 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from cnnbench.cli.app import app
 from cnnbench.errors import SpecError
 from cnnbench.spec.loader import Loaded, load_experiment
+from tests.support.golden import approved
+from tests.support.paths import EXPERIMENTS
 
-RESNET = Path(__file__).parent / "resnet.yaml"
+RESNET = EXPERIMENTS / "zoo/resnet.yaml"
 HEAD = "name: a\ntask: classify\ndataset: {name: mnist_5k}\n"
 OUT = "    out: {op: dense, units: 10}\n"
 
@@ -100,7 +104,6 @@ def test_names_are_paths_that_overrides_use():
         [
             "model.stage2.0.a.conv.kernel=5",
             "model.stage3.1.filters=64",
-            "model.stage1.0.b.kernel=1",
             "model.stage3.0.skip.conv.use_bias=true",
         ],
     )
@@ -108,7 +111,7 @@ def test_names_are_paths_that_overrides_use():
     layers = loaded.plan.by_name
     assert layers["stage2.0.a.conv"].op.kernel == (5, 5)  # type: ignore[union-attr]
     assert layers["stage2.1.a.conv"].op.kernel == (3, 3)  # type: ignore[union-attr]
-    assert layers["stage1.0.b.conv"].op.kernel == (1, 1)  # type: ignore[union-attr]
+    assert layers["stage3.1.b.conv"].op.filters == 64  # type: ignore[union-attr]
     assert layers["stage3.0.skip.conv"].op.use_bias  # type: ignore[union-attr]
 
 
@@ -382,3 +385,26 @@ def test_errors_name_the_line_in_the_block_and_the_call(old, new, expected, tmp_
 )
 def test_errors_of_overrides(override, expected, tmp_path):
     assert messages(BAD, tmp_path, override) == [expected]
+
+
+def test_show_folds_blocks_and_summarizes_what_follows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("resnet.yaml").write_text(RESNET.read_text())
+    Path("deeper.yaml").write_text(
+        "extends: resnet.yaml\nname: deeper\nmodel: {params: {n: 5, width: 2}}\n"
+    )
+    words = ["show", "resnet.yaml", "deeper.yaml"]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "80"}, catch_exceptions=False)
+    assert done.stdout == approved("show_resnet.txt", done.stdout)
+
+
+def test_show_expands_blocks():
+    words = ["show", str(RESNET), "model.params.n=1"]
+    folded, expanded = (
+        CliRunner().invoke(app, [*words, *more], env={"COLUMNS": "200"}).stdout
+        for more in ([], ["--expand"])
+    )
+    assert "stage3  " in folded
+    assert "stage3.0.skip.norm  " not in folded
+    assert "stage3.0.skip.norm  " in expanded
+    assert folded.splitlines()[-2].split() == expanded.splitlines()[-2].split()

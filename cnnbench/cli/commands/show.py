@@ -38,7 +38,9 @@ def show(
     ] = None,
     expand: Annotated[
         bool,
-        typer.Option("--expand", help="With --diagram, draw repeated blocks in full."),
+        typer.Option(
+            "--expand", help="Show the layers of blocks, and draw repeated blocks in full."
+        ),
     ] = False,
     allow_python: Annotated[
         bool,
@@ -57,7 +59,7 @@ def show(
     outlines: list[Outline | None] = []
     for path in paths:
         load = partial(show_layers, path, overrides, data_dir, shown[0] if shown else None)
-        loaded, outline = load(allow_python=allow_python)
+        loaded, outline = load(allow_python=allow_python, expand=expand)
         shown.append(loaded)
         outlines.append(outline)
     if diagram:
@@ -99,6 +101,7 @@ def show_layers(
     first: Loaded | None,
     *,
     allow_python: bool = False,
+    expand: bool = False,
 ) -> "tuple[Loaded, Outline | None]":
     """Prints the layers of an experiment, and its differences from another one.
 
@@ -108,6 +111,7 @@ def show_layers(
       data_dir: folder of datasets outside the built-in table.
       first: the other experiment; None if there is none.
       allow_python: True to import a Python model from anywhere.
+      expand: show the layers of blocks.
 
     Returns:
       The experiment, and the outline of a Python model if it was imported.
@@ -124,7 +128,7 @@ def show_layers(
         except ModelError as error:
             raise error.at(loaded.place(error.key)) from None
     found = differences(first, loaded) if first else None
-    print_layers(loaded, path, first, found, outline, reason)
+    print_layers(loaded, path, first, found, outline, reason, expand=expand)
     return loaded, outline
 
 
@@ -158,6 +162,8 @@ def print_layers(
     found: Differences | None,
     outline: "Outline | None" = None,
     reason: str = "",
+    *,
+    expand: bool = False,
 ) -> None:
     """Prints layers and differences.
 
@@ -168,6 +174,7 @@ def print_layers(
       found: differences from that.
       outline: submodules of a Python model; None if it was not imported.
       reason: why it was not imported.
+      expand: show the layers of blocks.
     """
     experiment = loaded.experiment
     if outline is not None:
@@ -181,9 +188,9 @@ def print_layers(
             tell(f"Submodules are not shown: {reason}", err=False)
     else:
         marks = found.marks if found and first and first.plan else None
-        stdout().print(
-            layer_table(loaded.plan, f"{experiment.type_title} ({short_path(path)})", marks)
-        )
+        title = f"{experiment.type_title} ({short_path(path)})"
+        blocks = {} if expand else loaded.blocks
+        stdout().print(layer_table(loaded.plan, title, marks, blocks))
     if found and first:
         tell(f"\nCompared with {first.experiment.type_title}:", err=False)
         for line in found.lines or ("no differences",):
