@@ -30,6 +30,7 @@ from cnnbench.layers import (
     Concat,
     Conv,
     ConvTranspose,
+    Crop,
     Dense,
     Dropout,
     Flatten,
@@ -43,6 +44,7 @@ from cnnbench.layers import (
     Sample,
     Slice,
     Upscale,
+    ZeroPad,
 )
 from cnnbench.layers.activation import Activation
 from cnnbench.layers.base import INPUT, Shape
@@ -229,6 +231,50 @@ class _Graph:
                 assert_never(activation)
 
 
+def _zero_pad(graph: _Graph, name: str, x: str, op: ZeroPad) -> str:
+    top, bottom, left, right = op.padding
+    first, last = op.channels
+    pads = np.array([0, first, top, left, 0, last, bottom, right], np.int64)
+    return graph.add("Pad", name, x, graph.constant(f"{name}.pads", pads))
+
+
+def _crop(graph: _Graph, node: Node, x: str, op: Crop) -> str:
+    top, bottom, left, right = op.cropping
+    height, width = node.in_shapes[0][:2]
+    parts = {"starts": (top, left), "ends": (height - bottom, width - right), "axes": (2, 3)}
+    edges = [
+        graph.constant(f"{node.name}.{key}", np.array(numbers, np.int64))
+        for key, numbers in parts.items()
+    ]
+    return graph.add("Slice", node.name, x, *edges)
+
+
+def _rearranged(
+    graph: _Graph, node: Node, x: str, op: Upscale | Slice | ZeroPad | Crop | Flatten | Reshape
+) -> str:
+    """Add a layer that moves, repeats or removes values."""
+    name = node.name
+    match op:
+        case Upscale():
+            scales = graph.constant(f"{name}.scales", np.array([1, 1, *op.size], np.float32))
+            rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+            return graph.add("Resize", name, x, "", scales, mode="nearest", **rule)
+        case Slice():
+            ends = (("starts", op.start), ("ends", op.start + op.size), ("axes", 1))
+            numbers = [graph.constant(f"{name}.{key}", np.array([n], np.int64)) for key, n in ends]
+            return graph.add("Slice", name, x, *numbers)
+        case ZeroPad():
+            return _zero_pad(graph, name, x, op)
+        case Crop():
+            return _crop(graph, node, x, op)
+        case Flatten():
+            return graph.vector(node, x)
+        case Reshape():
+            return _reshape(graph, node, graph.vector(node, x), op.shape)
+        case _:
+            assert_never(op)
+
+
 def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
     """Add a layer and return the name of its result."""
     x, op, name = inputs[0], node.op, node.name
@@ -247,20 +293,10 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
         case MaxPool() | AvgPool():
             kind = "MaxPool" if isinstance(op, MaxPool) else "AveragePool"
             return graph.add(kind, name, x, kernel_shape=op.size, strides=op.stride or op.size)
-        case Upscale():
-            scales = graph.constant(f"{name}.scales", np.array([1, 1, *op.size], np.float32))
-            rule = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-            return graph.add("Resize", name, x, "", scales, mode="nearest", **rule)
         case Dropout() | GaussianNoise() | MaskingNoise() | Sample():
             return x  # the identity in evaluation mode
-        case Slice():
-            ends = (("starts", op.start), ("ends", op.start + op.size), ("axes", 1))
-            numbers = [graph.constant(f"{name}.{key}", np.array([n], np.int64)) for key, n in ends]
-            return graph.add("Slice", name, x, *numbers)
-        case Flatten():
-            return graph.vector(node, x)
-        case Reshape():
-            return _reshape(graph, node, graph.vector(node, x), op.shape)
+        case Upscale() | Slice() | ZeroPad() | Crop() | Flatten() | Reshape():
+            return _rearranged(graph, node, x, op)
         case Concat():
             return graph.add("Concat", name, *inputs, axis=1)
         case Add():

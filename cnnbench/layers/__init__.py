@@ -20,7 +20,7 @@ from cnnbench.layers.fields import members
 from cnnbench.layers.merge import Add, Concat, Multiply
 from cnnbench.layers.noise import Dropout, GaussianNoise, MaskingNoise, Sample
 from cnnbench.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
-from cnnbench.layers.reshape import Flatten, Reshape, Slice, Upscale
+from cnnbench.layers.reshape import Crop, Flatten, Reshape, Slice, Upscale, ZeroPad
 
 __all__ = [
     "OPERATIONS",
@@ -31,6 +31,7 @@ __all__ = [
     "Concat",
     "Conv",
     "ConvTranspose",
+    "Crop",
     "Dense",
     "Dropout",
     "Flatten",
@@ -45,6 +46,7 @@ __all__ = [
     "Sample",
     "Slice",
     "Upscale",
+    "ZeroPad",
     "output_of",
 ]
 
@@ -60,6 +62,8 @@ LayerOp = Annotated[
     | MaskingNoise
     | Sample
     | Slice
+    | ZeroPad
+    | Crop
     | Flatten
     | Reshape
     | Concat

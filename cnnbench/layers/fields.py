@@ -83,6 +83,24 @@ def _padding(value: object) -> object:
     raise field_error(f"{VALUE} is not a valid padding", remedy, value)
 
 
+def _edges(value: object) -> tuple[int, int, int, int]:
+    _refuse_quotes(value)
+    if pair := _pair(value, 0):
+        return pair[0], pair[0], pair[1], pair[1]
+    if isinstance(value, (list, tuple)) and len(value) == 4 and all(_whole(n, 0) for n in value):
+        top, bottom, left, right = value
+        return top, bottom, left, right
+    remedy = "use a non-negative integer, [height, width], or [top, bottom, left, right]"
+    raise field_error(f"{VALUE} is not a valid number of rows and columns", remedy, value)
+
+
+def _ends(value: object) -> tuple[int, int]:
+    _refuse_quotes(value)
+    if isinstance(value, (list, tuple)) and (pair := _pair(value, 0)):
+        return pair
+    raise field_error(f"{VALUE} is not a valid number of channels", "use [before, after]", value)
+
+
 def _inputs(value: object) -> tuple[str, ...] | None:
     if value is None or isinstance(value, tuple):
         return value
@@ -157,6 +175,22 @@ Padding = Annotated[
     BeforeValidator(_padding),
     PlainSerializer(_as_list),
     _any_of({"enum": ["valid", "same"]}, _whole_schema(0), _list_schema(_whole_schema(0), 2, 2)),
+]
+Edges = Annotated[
+    tuple[int, int, int, int],
+    BeforeValidator(_edges),
+    PlainSerializer(_as_list),
+    _any_of(
+        _whole_schema(0),
+        _list_schema(_whole_schema(0), 2, 2),
+        _list_schema(_whole_schema(0), 4, 4),
+    ),
+]
+Ends = Annotated[
+    tuple[int, int],
+    BeforeValidator(_ends),
+    PlainSerializer(_as_list),
+    _any_of(_list_schema(_whole_schema(0), 2, 2)),
 ]
 Inputs = Annotated[
     tuple[str, ...] | None,

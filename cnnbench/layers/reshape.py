@@ -110,6 +110,125 @@ class Slice(Layer):
         return [f"{self.start} to {self.start + self.size - 1}"]
 
 
+class ZeroPad(Layer):
+    """Adds rows, columns or channels of zeros to an image."""
+
+    op: Literal["zero_pad"]
+    padding: fields.Edges = Field(
+        (0, 0, 0, 0),
+        description="rows and columns to add: a number for all edges, [height, width], or"
+        " [top, bottom, left, right]",
+    )
+    channels: fields.Ends = Field((0, 0), description="channels to add: [before, after]")
+
+    aliases = ("ZeroPadding2D", "ZeroPad2d", "pad", "padding")
+    keeps_range = masks = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """A larger image."""
+        shape = image(shapes[0], self.op)
+        if not any((*self.padding, *self.channels)):
+            raise ShapeError("", "zero_pad adds nothing", "add padding: 1, or channels: [0, 8]")
+        extra = _extra(self.padding), sum(self.channels)
+        return LayerOutput((shape[0] + extra[0][0], shape[1] + extra[0][1], shape[2] + extra[1]))
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """The same pixels, counted from the edges of the input."""
+        return _moved(box, -self.padding[0], -self.padding[2])
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (14)."""
+        return pad_rule(pad_widths(self.padding, self.channels))
+
+    def options(self) -> list[str]:
+        """Rows and columns."""
+        return _edges_text(self.padding)
+
+    def variations(self) -> list[str]:
+        """Channels."""
+        before, after = self.channels
+        return [f"channels {before} + {after}"] if before or after else []
+
+
+class Crop(Layer):
+    """Removes rows and columns at the edges of an image."""
+
+    op: Literal["crop"]
+    cropping: fields.Edges = Field(
+        description="rows and columns to remove: a number for all edges, [height, width], or"
+        " [top, bottom, left, right]"
+    )
+
+    aliases = ("Cropping2D", "CenterCrop")
+    keeps_range = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """A smaller image."""
+        height, width, channels = image(shapes[0], self.op)
+        rows, columns = _extra(self.cropping)
+        if rows >= height or columns >= width:
+            message = f"removes all of the {shape_text(shapes[0])} input"
+            remedy = f"remove at most {height - 1} rows and {width - 1} columns"
+            raise ShapeError("cropping", message, remedy)
+        return LayerOutput((height - rows, width - columns, channels))
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """The same pixels, counted from the edges of the input."""
+        return _moved(box, self.cropping[0], self.cropping[2])
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (14)."""
+        return crop_rule(pad_widths(self.cropping))
+
+    def options(self) -> list[str]:
+        """Rows and columns."""
+        return _edges_text(self.cropping)
+
+
+def _extra(edges: tuple[int, int, int, int]) -> tuple[int, int]:
+    """Number of rows and columns at the edges."""
+    top, bottom, left, right = edges
+    return top + bottom, left + right
+
+
+def _moved(box: Box, rows: int, columns: int) -> Box:
+    (top, bottom), (left, right) = box
+    return (top + rows, bottom + rows), (left + columns, right + columns)
+
+
+def _edges_text(edges: tuple[int, int, int, int]) -> list[str]:
+    """Rows and columns at the edges, formatted for `summary`; empty if there are none."""
+    top, bottom, left, right = edges
+    if (top, left) == (bottom, right):
+        return [shape_text((top, left))] if top or left else []
+    return [f"{top} + {bottom} x {left} + {right}"]
+
+
+def pad_widths(
+    edges: tuple[int, int, int, int],
+    channels: tuple[int, int] = (0, 0),
+    axes: tuple[int, int] = (1, 2),
+) -> list[tuple[int, int]]:
+    """Rows, columns and channels as widths of `np.pad` for a batch of images.
+
+    Args:
+      edges: top, bottom, left, right.
+      channels: before and after.
+      axes: the axes of height and width.
+
+    >>> pad_widths((1, 2, 3, 4))
+    [(0, 0), (1, 2), (3, 4), (0, 0)]
+    """
+    widths = [(0, 0), (0, 0), (0, 0), channels]
+    widths[axes[0]], widths[axes[1]] = edges[:2], edges[2:]
+    return widths
+
+
+def crop_slices(widths: list[tuple[int, int]]) -> tuple[slice, ...]:
+    """The part of an array that `np.pad` with these widths would have added to."""
+    return tuple(slice(before, -after or None) for before, after in widths)
+
+
 class Upscale(Layer):
     """Repeats rows and columns (Lasagne's Upscale2DLayer)."""
 
@@ -159,6 +278,22 @@ def slice_rule(op: Slice, total: int) -> Rule:
         return (np.pad(delta, [(0, 0)] * (delta.ndim - 1) + [(op.start, after)]),)
 
     return Rule(lambda a: a[..., op.start : op.start + op.size], backward)
+
+
+def pad_rule(widths: list[tuple[int, int]]) -> Rule:
+    """Equation (14): the zeros get no error."""
+    import numpy as np
+
+    inner = crop_slices(widths)
+    return Rule(lambda a: np.pad(a, widths), lambda delta, _: (delta[inner],))
+
+
+def crop_rule(widths: list[tuple[int, int]]) -> Rule:
+    """Equation (14): the pixels that are removed get no error."""
+    import numpy as np
+
+    inner = crop_slices(widths)
+    return Rule(lambda a: a[inner], lambda delta, _: (np.pad(delta, widths),))
 
 
 def reshape_rule(before: Shape, after: Shape) -> Rule:

@@ -19,6 +19,7 @@ from cnnbench.layers import (
     Concat,
     Conv,
     ConvTranspose,
+    Crop,
     Dense,
     Dropout,
     Flatten,
@@ -32,8 +33,10 @@ from cnnbench.layers import (
     Sample,
     Slice,
     Upscale,
+    ZeroPad,
 )
 from cnnbench.layers.base import INPUT, Shape
+from cnnbench.layers.reshape import crop_slices, pad_widths
 from cnnbench.nn.initializers import initial_kernel
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
@@ -261,6 +264,10 @@ class GraphNet(nnx.Module):
                 return _largest(x, lowering.axes)
             case Slice():
                 return x[..., op.start : op.start + op.size]
+            case ZeroPad():
+                return jnp.pad(x, pad_widths(op.padding, op.channels, lowering.axes))
+            case Crop():
+                return x[crop_slices(pad_widths(op.cropping, axes=lowering.axes))]
             case Dropout() | GaussianNoise() | MaskingNoise() | Sample() | BatchNorm():
                 raise AssertionError(f"{op.op} is one of the parts")
             case _:

@@ -157,7 +157,7 @@ _NO_OPERATIONS = (
     " weight_norm spectral_norm lrn LocalResponseNorm depthwise depthwise_conv depthwise_conv2d"
     " DepthwiseConv2D separable_conv separable_conv2d SeparableConv2D grouped_conv group_conv"
     " pointwise dilated_conv dilation groups atrous_conv deformable_conv locally_connected"
-    " conv1d conv3d pad padding ZeroPadding2D ZeroPad2d ReflectionPad2d crop Cropping2D multiply"
+    " conv1d conv3d ReflectionPad2d multiply"
     " mul subtract maximum minimum average dot matmul einsum global_max_pool GlobalMaxPooling2D"
     " AdaptiveMaxPool2d lp_pool max_unpool fractional_max_pool pixel_shuffle depth_to_space"
     " space_to_depth permute transpose squeeze unsqueeze embedding lstm gru rnn SimpleRNN"
@@ -212,10 +212,6 @@ _NO_KEYS = (
 _GATES = "use a global_avg_pool, two dense layers and a multiply"
 # Alternatives to some of them.
 _ALTERNATIVES = {
-    "pad": "set 'padding' of a conv",
-    "padding": "set 'padding' of a conv",
-    "ZeroPadding2D": "set 'padding' of a conv",
-    "ZeroPad2d": "set 'padding' of a conv",
     "softmax": "leave the output linear (the loss applies it)",
     "log_softmax": "leave the output linear (the loss applies it)",
     "dropout": "add a layer with op: dropout",

@@ -220,6 +220,11 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         (2, 3, 2),
     ),
     "slice": ({"op": {"op": "slice", "start": 1, "size": 2}}, (2, 3, 4)),
+    "zero_pad": (
+        {"op": {"op": "zero_pad", "padding": [1, 0, 2, 1], "channels": [1, 2]}},
+        (2, 3, 2),
+    ),
+    "crop": ({"op": {"op": "crop", "cropping": [1, 0, 2, 1]}}, (4, 5, 2)),
     "flatten": ({"op": {"op": "flatten"}}, (2, 3, 2)),
     "reshape": ({"op": {"op": "reshape", "shape": [3, 1, 4]}}, (2, 3, 2)),
     "concat": (

@@ -41,6 +41,13 @@ GATED: Mapping[str, Mapping[str, Any]] = {
     "both": {"op": "add", "inputs": ["gated", "again"]},
     "out": {"op": "dense", "units": 3},
 }
+EDGES: Mapping[str, Mapping[str, Any]] = {
+    "pad": {"op": "zero_pad", "padding": [1, 0, 0, 2], "channels": [1, 0]},
+    "conv": {"op": "conv", "filters": 2, "kernel": [2, 3]},
+    "crop": {"op": "crop", "cropping": [0, 1, 3, 0]},
+    "flat": {"op": "flatten"},
+    "out": {"op": "dense", "units": 3},
+}
 TIED: Mapping[str, Mapping[str, Any]] = {
     "conv": {"op": "conv", "filters": 2, "kernel": 3, "stride": 2},
     "inner": {"op": "conv", "filters": 2, "kernel": 2, "padding": "same"},
@@ -73,7 +80,9 @@ def dependence(net: GraphNet, layer: str, shape: tuple[int, ...]) -> Array:
     return np.asarray(gradient).any(axis=-1)  # over the image's channels
 
 
-@pytest.mark.parametrize("layers", [IMAGES, GATED, TIED], ids=["images", "gated", "tied"])
+@pytest.mark.parametrize(
+    "layers", [IMAGES, GATED, EDGES, TIED], ids=["images", "gated", "edges", "tied"]
+)
 def test_receptive_fields_are_the_pixels_with_a_gradient(
     layers: Mapping[str, Mapping[str, Any]],
 ) -> None:

@@ -221,6 +221,9 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "batch_norm"}, [(6,)], LayerOutput((6,), {"scale": (6,), "bias": (6,)})),
         ({"op": "global_avg_pool"}, [(2, 3, 4)], LayerOutput((4,))),
         ({"op": "global_max_pool"}, [(2, 3, 4)], LayerOutput((4,))),
+        ({"op": "zero_pad", "padding": [1, 2, 3, 4]}, [(5, 6, 7)], LayerOutput((8, 13, 7))),
+        ({"op": "zero_pad", "channels": [1, 2]}, [(5, 6, 7)], LayerOutput((5, 6, 10))),
+        ({"op": "crop", "cropping": [1, 2]}, [(5, 6, 7)], LayerOutput((3, 2, 7))),
         (
             {"op": "conv_transpose", "filters": 2, "kernel": 3, "stride": 2, "padding": 1},
             [(4, 5, 6)],
@@ -251,7 +254,26 @@ IMAGE_OPS: list[dict[str, Any]] = [
     {"op": "upscale", "size": 1},
     {"op": "global_avg_pool"},
     {"op": "global_max_pool"},
+    {"op": "zero_pad", "padding": 1},
+    {"op": "crop", "cropping": 1},
 ]
+
+
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        ({"op": "zero_pad"}, "zero_pad adds nothing; add padding: 1, or channels: [0, 8]"),
+        ({"op": "zero_pad", "padding": 0}, "zero_pad adds nothing; add padding: 1, or"),
+        (
+            {"op": "crop", "cropping": [0, 0, 3, 3]},
+            "removes all of the 4x6x1 input; remove at most 3 rows and 5 columns",
+        ),
+    ],
+)
+def test_edges_that_leave_nothing_to_do_are_refused(op: dict[str, Any], message: str) -> None:
+    with pytest.raises(ShapeError) as error:
+        shape_of(op, (4, 6, 1))
+    assert f"{error.value.message}; {error.value.remedy}".startswith(message)
 
 
 @pytest.mark.parametrize("op", IMAGE_OPS, ids=lambda op: op["op"])

@@ -87,6 +87,13 @@ def _conv_transpose(p: Params, x: Array) -> Array:
     return special.expit(z[:, 1:-1] + p["op"]["bias"])
 
 
+def _padded(_: Params, x: Array) -> Array:
+    result = np.zeros((len(x), 3, 6, 5), x.dtype)
+    for n, row, column, channel in np.ndindex(x.shape):
+        result[n, row + 1, column + 2, channel + 1] = x[n, row, column, channel]
+    return result
+
+
 def _dense(p: Params, x: Array) -> Array:
     kernel = p["op"]["kernel"].reshape(2, 3, 2, 4)
     z = np.einsum("nhwc,hwcu->nu", x, kernel) + p["op"]["bias"]
@@ -167,6 +174,16 @@ CASES: Mapping[str, Case] = {
     ),
     "slice": Case(
         (2, 3, 4), {"op": {"op": "slice", "start": 1, "size": 2}}, lambda _, x: x[..., 1:3]
+    ),
+    "zero_pad": Case(
+        (2, 3, 2),
+        {"op": {"op": "zero_pad", "padding": [1, 0, 2, 1], "channels": [1, 2]}},
+        _padded,
+    ),
+    "crop": Case(
+        (4, 5, 2),
+        {"op": {"op": "crop", "cropping": [1, 0, 2, 1]}},
+        lambda _, x: np.stack([x[:, i, 2:4] for i in (1, 2, 3)], axis=1),
     ),
     "flatten": Case(
         (2, 3, 2),

@@ -234,13 +234,23 @@ def test_first_last_and_each_differ_between_repetitions(tmp_path):
     assert filters == ["4", "5", "6"]
 
 
-def test_parameters_are_those_of_the_paper():
-    """269,722 (0.27 million) and 853,018 (0.85) with padded shortcuts: He et al. 2016, table 6."""
+@pytest.mark.parametrize(("n", "published"), [(3, 269_722), (9, 853_018)])
+def test_parameters_are_those_of_the_paper(n, published):
+    """With padded shortcuts: 0.27 and 0.85 million (He et al. 2016, table 6)."""
     projections = 16 * 32 + 32 * 64 + 2 * 32 + 2 * 64
-    for n, published in ((3, 269_722), (9, 853_018)):
-        loaded = load_experiment(RESNET, [f"model.params.n={n}"])
+    for kind, more in (("pad", 0), ("conv", projections)):
+        text = f"model.blocks.basic.layers.skip.kind={kind}"
+        loaded = load_experiment(RESNET, [f"model.params.n={n}", text])
         assert loaded.plan is not None
-        assert loaded.plan.num_params == published + projections
+        assert loaded.plan.num_params == published + more
+
+
+def test_a_padded_shortcut_subsamples_and_adds_zero_channels():
+    found = network(load_experiment(RESNET, ["model.blocks.basic.layers.skip.kind=pad"]))
+    assert found["stage2.0.skip.subsample"] == "stage1.2.out: max_pool 1x1, stride 2x2"
+    assert found["stage2.0.skip.pad"] == "stage2.0.skip.subsample: zero_pad, channels 8 + 8"
+    assert found["stage2.0.sum"] == "stage2.0.b.norm, stage2.0.skip.pad: add"
+    assert found["stage2.1.sum"] == "stage2.1.b.norm, stage2.0.out: add"
 
 
 BAD = """\

@@ -173,6 +173,8 @@ def test_operations_are_those_of_the_language() -> None:
         "masking_noise",
         "sample",
         "slice",
+        "zero_pad",
+        "crop",
         "flatten",
         "reshape",
         "concat",

@@ -228,10 +228,6 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
     ]
     + [
         (
-            "model.x={op: pad}",
-            f"operation 'pad' is not supported; set 'padding' of a conv, or {PYTHON}.",
-        ),
-        (
             "model.x={op: SqueezeExcite}",
             "operation 'SqueezeExcite' is not supported; use a global_avg_pool, two"
             f" dense layers and a multiply, or {PYTHON}.",
@@ -249,8 +245,8 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
         ("model.c.groups=2", f"conv has no 'groups'; remove it, or {PYTHON}."),
         (
             "model.p.padding=same",
-            "max_pool has no 'padding' (available for conv and conv_transpose); remove it, or"
-            f" {PYTHON}.",
+            "max_pool has no 'padding' (available for conv, conv_transpose and zero_pad); remove"
+            f" it, or {PYTHON}.",
         ),
         (
             "model.out.kernel=3",

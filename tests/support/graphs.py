@@ -25,6 +25,8 @@ _OF_IMAGES = (
     "upscale",
     "global_avg_pool",
     "global_max_pool",
+    "zero_pad",
+    "crop",
 )
 VECTOR_KINDS = tuple(op for op in OPERATIONS if op not in _OF_IMAGES)
 IMAGE_KINDS = (*OPERATIONS, *("conv", "tied") * 3)
@@ -62,6 +64,11 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
         "dropout": {"rate": st.sampled_from([0.0, 0.5])},
         "masking_noise": {"rate": st.sampled_from([0.0, 0.5])},
         "gaussian_noise": {"stddev": st.just(0.5)},
+        "zero_pad": {
+            "padding": st.sampled_from([0, 1, (0, 2), (1, 0, 0, 2)]),
+            "channels": st.tuples(st.integers(0, 2), st.integers(0, 2)),
+        },
+        "crop": {"cropping": st.sampled_from([1, (0, 1), (1, 0, 0, 2)])},
         "slice": {"start": st.integers(0, 2), "size": st.integers(1, 2)},
         "reshape": {"shape": st.sampled_from(shapes)},
         "activation": {"activation": activations},

@@ -18,6 +18,7 @@ from cnnbench.layers import (
     Concat,
     Conv,
     ConvTranspose,
+    Crop,
     Dense,
     Dropout,
     Flatten,
@@ -31,9 +32,11 @@ from cnnbench.layers import (
     Sample,
     Slice,
     Upscale,
+    ZeroPad,
 )
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.correlation import ConvGeometry
+from cnnbench.layers.reshape import crop_slices, pad_widths
 from cnnbench.nn.graph_net import ACTIVATIONS
 from cnnbench.system.arrays import LayerWeights
 
@@ -151,6 +154,11 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Noise(op, rngs)
         case Slice():
             return _Function(partial(_slice, start=op.start, size=op.size))
+        case ZeroPad():
+            return _Function(partial(jnp.pad, pad_width=pad_widths(op.padding, op.channels)))
+        case Crop():
+            inner = crop_slices(pad_widths(op.cropping))
+            return _Function(lambda x: x[inner])
         case Sample():
             raise AssertionError("sampling networks are rejected by make_trainer")
         case BatchNorm():

@@ -17,6 +17,7 @@ from cnnbench.layers import (
     Concat,
     Conv,
     ConvTranspose,
+    Crop,
     Dense,
     Dropout,
     Flatten,
@@ -30,9 +31,11 @@ from cnnbench.layers import (
     Sample,
     Slice,
     Upscale,
+    ZeroPad,
 )
 from cnnbench.layers.activation import Activation
 from cnnbench.layers.correlation import ConvGeometry
+from cnnbench.layers.reshape import pad_widths
 from cnnbench.system.arrays import LayerWeights
 
 Tensor = Any
@@ -115,6 +118,12 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return Mask(op.rate, seed)
         case Slice():
             return layers.Lambda(lambda x: x[..., op.start : op.start + op.size])
+        case ZeroPad():
+            widths = pad_widths(op.padding, op.channels)
+            return layers.Lambda(partial(ops.pad, pad_width=widths))
+        case Crop():
+            top, bottom, left, right = op.cropping
+            return layers.Cropping2D(((top, bottom), (left, right)))
         case Sample():
             raise AssertionError("sampling networks are rejected by make_trainer")
         case Flatten():

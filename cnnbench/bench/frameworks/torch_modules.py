@@ -14,7 +14,7 @@ from cnnbench.layers.activation import Activation
 from cnnbench.system.arrays import Array
 
 
-class Crop(nn.Module):
+class TopLeft(nn.Module):
     """Crop to the top left corner of an image."""
 
     def __init__(self, size: tuple[int, int]) -> None:

@@ -16,13 +16,13 @@ from torch import nn
 from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.bench.frameworks.torch_modules import (
     ChannelsFirst,
-    Crop,
     Disturb,
     Fold,
     Join,
     Mean,
     Pick,
     Reorder,
+    TopLeft,
     TorchTransposedConv,
     activation,
 )
@@ -36,6 +36,7 @@ from cnnbench.layers import (
     Concat,
     Conv,
     ConvTranspose,
+    Crop,
     Dense,
     Dropout,
     Flatten,
@@ -49,6 +50,7 @@ from cnnbench.layers import (
     Sample,
     Slice,
     Upscale,
+    ZeroPad,
 )
 from cnnbench.layers.base import Shape
 from cnnbench.layers.conv import conv_pads
@@ -182,6 +184,12 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
         case Slice():
             image = len(node.in_shapes[0]) == 3
             return Pick(_kept(op, np.arange(node.in_shapes[0][-1]) if image else orders[0]))
+        case ZeroPad():
+            top, bottom, left, right = op.padding
+            return nn.ZeroPad3d((left, right, top, bottom, *op.channels))
+        case Crop():  # a negative padding crops
+            top, bottom, left, right = op.cropping
+            return nn.ZeroPad2d((-left, -right, -top, -bottom))
         case Sample():
             raise AssertionError("sampling networks are rejected by make_trainer")
         case Flatten() | Reshape():
@@ -258,7 +266,7 @@ def _conv_transpose(
         layer = TorchTransposedConv(kernel, op.use_bias, late, **options)
     else:
         layer = nn.ConvTranspose2d(channels, filters, numbers.kernel, bias=op.use_bias, **options)
-    cropped = nn.Sequential(layer, Crop(numbers.size)) if min(missing) < 0 else layer
+    cropped = nn.Sequential(layer, TopLeft(numbers.size)) if min(missing) < 0 else layer
     return cropped, layer
 
 

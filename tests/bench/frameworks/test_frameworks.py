@@ -152,6 +152,14 @@ CASES: Mapping[str, Layers] = {
         "d": {"op": "slice", "start": 30, "size": 50},  # by row and by channel
         "e": dense(),
     },
+    "edges": {
+        "a": {"op": "zero_pad", "padding": [1, 0, 2, 1]},
+        "b": conv(filters=4),
+        "c": {"op": "zero_pad", "channels": [1, 2]},
+        "d": {"op": "crop", "cropping": [2, 1, 0, 1]},
+        "e": {"op": "zero_pad", "padding": 1, "channels": [0, 1]},
+        "f": dense(),
+    },
     "vector to image": {
         "a": dense(24, activation="relu"),
         "b": DROP,
