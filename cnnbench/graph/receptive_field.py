@@ -31,9 +31,12 @@ def _point(at: int) -> Span:
 
 
 def _clipped(box: Box, shape: Shape) -> Box:
-    (top, bottom), (left, right) = whole_image(shape)
-    (first, last), (start, end) = box
-    return (max(first, top), min(last, bottom)), (max(start, left), min(end, right))
+    """The part of a box inside an image; the nearest pixel for a box in its padding."""
+    rows, columns = (
+        (min(max(first, low), high), max(min(last, high), low))
+        for (first, last), (low, high) in zip(box, whole_image(shape), strict=True)
+    )
+    return rows, columns
 
 
 def _around(one: Box, other: Box) -> Box:
