@@ -231,6 +231,20 @@ class _Graph:
                 assert_never(activation)
 
 
+def _conv(graph: _Graph, node: Node, x: str, op: Conv) -> str:
+    return graph.add(
+        "Conv",
+        node.name,
+        x,
+        graph.learned(node.name, "kernel"),
+        *graph.bias(node),
+        strides=op.stride,
+        pads=_pads(conv_pads(op, node.in_shapes[0], op.extent)),
+        dilations=op.dilation,
+        group=op.num_groups(node.in_shapes[0][2]),
+    )
+
+
 def _zero_pad(graph: _Graph, name: str, x: str, op: ZeroPad) -> str:
     top, bottom, left, right = op.padding
     first, last = op.channels
@@ -280,10 +294,7 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
     x, op, name = inputs[0], node.op, node.name
     match op:
         case Conv():
-            pads = _pads(conv_pads(op, node.in_shapes[0], op.kernel))
-            kernel = graph.learned(name, "kernel")
-            z = graph.add("Conv", name, x, kernel, *graph.bias(node), strides=op.stride, pads=pads)
-            return graph.activate(node, z, op.activation)
+            return graph.activate(node, _conv(graph, node, x, op), op.activation)
         case ConvTranspose():
             return graph.activate(node, _conv_transpose(graph, node, x), op.activation)
         case Dense():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -25,9 +25,10 @@ from cnnbench.layers.correlation import (
     Pads,
     convolve_full,
     correlate,
+    dilated,
     kernel_gradient,
 )
-from cnnbench.layers.fields import Count, Padding, Size
+from cnnbench.layers.fields import ADDED, DEPTHWISE, Count, Groups, Padding, Size
 from cnnbench.layers.parameters import Init, add_bias, bias_gradient, bias_shape
 from cnnbench.system.arrays import Array
 
@@ -35,7 +36,11 @@ OWNERS_KEYS = ("filters", "kernel", "stride", "padding", "init")  # not allowed 
 
 
 class Conv(Layer):
-    """Convolution (cross-correlation, as in JAX, PyTorch and Keras), kernel (h, w, in, out)."""
+    """Convolution (cross-correlation, as in JAX, PyTorch and Keras), kernel (h, w, in, out).
+
+    With groups, the kernel is (h, w, in / groups, out): each group of output channels reads one
+    group of input channels.
+    """
 
     op: Literal["conv"]
     filters: Count = Field(description="number of output channels")
@@ -45,40 +50,82 @@ class Conv(Layer):
     activation: Activation = Field("linear", description="activation function")
     use_bias: bool = Field(True, description="add a bias per filter")
     init: Init = Field("glorot_uniform", description="kernel initializer; biases start at zero")
+    groups: Annotated[Groups, ADDED] = Field(
+        1, description="number of groups of channels, or depthwise for one per input channel"
+    )
+    dilation: Annotated[Size, ADDED] = Field(
+        (1, 1), description="distance between kernel taps, in rows and columns"
+    )
 
     aliases = ("convolution", "Conv2d", "Conv2DLayer", "ConvLayer")
     convolves = True
     width_key = "filters"
 
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Height and width of the window of the dilated kernel."""
+        rows, columns = ((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        return rows, columns
+
+    @property
+    def is_plain(self) -> bool:
+        """True if the convolution has neither groups nor dilation."""
+        return self.groups == 1 and self.dilation == (1, 1)
+
+    def num_groups(self, channels: int) -> int:
+        """Number of groups for a number of input channels."""
+        return channels if self.groups == DEPTHWISE else int(self.groups)
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """One value per kernel position and filter."""
         height, width, channels = image(shapes[0], "conv")
-        rows, columns = conv_pads(self, shapes[0], self.kernel)
+        rows, columns = conv_pads(self, shapes[0], self.extent)
         out = (
-            conv_size(height, self.kernel[0], self.stride[0], rows),
-            conv_size(width, self.kernel[1], self.stride[1], columns),
+            conv_size(height, self.extent[0], self.stride[0], rows),
+            conv_size(width, self.extent[1], self.stride[1], columns),
         )
         padded = [height + sum(rows), width + sum(columns)]
-        if min(out) < 1 or padded[0] < self.kernel[0] or padded[1] < self.kernel[1]:
-            kernel_text, input_text = shape_text(self.kernel), shape_text(shapes[0])
-            message = f"a {kernel_text} kernel is larger than the {input_text} input"
+        if min(out) < 1 or padded[0] < self.extent[0] or padded[1] < self.extent[1]:
+            kernel_text, input_text = shape_text(self.extent), shape_text(shapes[0])
+            dilated_text = "" if self.extent == self.kernel else "dilated "
+            message = f"a {kernel_text} {dilated_text}kernel is larger than the {input_text} input"
             raise ShapeError("kernel", message, f"use at most {padded}, or padding: same")
-        kernel = (*self.kernel, channels, self.filters)
+        groups = self._checked_groups(channels)
+        kernel = (*self.kernel, channels // groups, self.filters)
         params = {"kernel": kernel, **bias_shape(self.use_bias, self.filters)}
         return LayerOutput((*out, self.filters), params, math.prod(out) * math.prod(kernel))
 
+    def _checked_groups(self, channels: int) -> int:
+        """Number of groups.
+
+        Raises:
+          ShapeError: the channels cannot be divided into groups.
+        """
+        groups = self.num_groups(channels)
+        if channels % groups:
+            have = "1 input channel" if channels == 1 else f"{channels} input channels"
+            message = f"{have} cannot be divided into {groups} groups"
+            raise ShapeError("groups", message, f"use a divisor of {channels}")
+        if self.filters % groups:
+            message = f"{self.filters} filters cannot be divided into {groups} groups"
+            raise ShapeError("filters", message, f"use a multiple of {groups}")
+        return groups
+
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
         """The windows of the region."""
-        pads = conv_pads(self, shape, self.kernel)
+        pads = conv_pads(self, shape, self.extent)
         rows, columns = (
-            window_span(box[i], self.kernel[i], self.stride[i], pads[i][0]) for i in (0, 1)
+            window_span(box[i], self.extent[i], self.stride[i], pads[i][0]) for i in (0, 1)
         )
         return rows, columns
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equations (4), (9), (11) and (12)."""
-        return conv_rule(
-            weights["kernel"], weights.get("bias"), conv_geometry(self, site.in_shapes[0])
+        of, groups = conv_geometry(self, site.in_shapes[0]), self.num_groups(site.in_shapes[0][2])
+        if self.is_plain:
+            return conv_rule(weights["kernel"], weights.get("bias"), of)
+        return grouped_conv_rule(
+            weights["kernel"], weights.get("bias"), of, groups=groups, dilation=self.dilation
         )
 
     def options(self) -> list[str]:
@@ -86,8 +133,14 @@ class Conv(Layer):
         return [f"{self.filters} @ {shape_text(self.kernel)}"]
 
     def variations(self) -> list[str]:
-        """Stride, padding and activation."""
-        return [*_steps(self), *activation_words(self.activation)]
+        """Stride, padding, groups, dilation and activation."""
+        return [*_steps(self), *self._connections(), *activation_words(self.activation)]
+
+    def _connections(self) -> list[str]:
+        words = [] if self.dilation == (1, 1) else [f"dilation {shape_text(self.dilation)}"]
+        if self.groups != 1:
+            words.append(DEPTHWISE if self.groups == DEPTHWISE else f"{self.groups} groups")
+        return words
 
 
 class ConvTranspose(Layer):
@@ -201,6 +254,10 @@ def adjoint_kernel(
         if given:
             message = f"'{given[0]}' is inherited from '{op.tie}' (tie)"
             raise ShapeError(given[0], message, "remove it, or remove tie")
+        if not conv.is_plain:
+            key = "groups" if conv.groups != 1 else "dilation"
+            message = f"'{op.tie}' has {key}, and its transpose is not supported"
+            raise ShapeError("tie", message, f"remove {key} there, or remove tie")
         if channels != conv.filters:
             message = f"{channels} channels do not match the {conv.filters} filters of '{op.tie}'"
             remedy = f"use an input with {conv.filters} channels, or tie another layer"
@@ -223,6 +280,42 @@ def conv_rule(w: Array, b: Array | None, geometry: ConvGeometry) -> Rule:
     )
 
 
+def grouped_conv_rule(
+    w: Array, b: Array | None, geometry: ConvGeometry, *, groups: int, dilation: tuple[int, int]
+) -> Rule:
+    """The equations of `conv_rule` for each group of channels, with zeros between kernel taps.
+
+    Args:
+      w: kernel, (rows, columns, in / groups, out).
+      b: one value per output channel.
+      geometry: of the convolution with the dilated kernel.
+      groups: number of groups of channels.
+      dilation: distance between kernel taps, in rows and columns.
+    """
+    import numpy as np
+
+    kernels = np.split(dilated(w, dilation), groups, axis=3)
+    rules = [conv_rule(kernel, None, geometry) for kernel in kernels]
+
+    def parts(a: Array) -> list[Array]:
+        return np.split(a, groups, axis=3)
+
+    def backward(delta: Array, a: Array) -> tuple[Array]:
+        pairs = zip(rules, parts(delta), parts(a), strict=True)
+        return (np.concatenate([rule.backward(d, x)[0] for rule, d, x in pairs], axis=3),)
+
+    def gradient(delta: Array, a: Array) -> dict[str, Array]:
+        pairs = zip(rules, parts(delta), parts(a), strict=True)
+        found = np.concatenate([rule.gradient(d, x)["kernel"] for rule, d, x in pairs], axis=3)
+        return {"kernel": found[:: dilation[0], :: dilation[1]]} | bias_gradient(delta, b)
+
+    def forward(a: Array) -> Array:
+        pairs = zip(rules, parts(a), strict=True)
+        return add_bias(np.concatenate([rule.forward(x) for rule, x in pairs], axis=3), b)
+
+    return Rule(forward, backward, gradient)
+
+
 def conv_transpose_rule(w: Array, b: Array | None, geometry: ConvGeometry) -> Rule:
     """Equation (15), the adjoint: its forward pass is the backward pass of `conv`, and vice versa.
 
@@ -242,9 +335,9 @@ def conv_transpose_rule(w: Array, b: Array | None, geometry: ConvGeometry) -> Ru
 
 def conv_geometry(op: Conv | ConvTranspose, shape: Shape) -> ConvGeometry:
     """Geometry of the convolution of an image of this shape by a layer."""
-    assert op.kernel is not None
-    pads = conv_pads(op, shape, op.kernel)
-    return ConvGeometry((shape[0], shape[1]), op.kernel, op.stride, pads)
+    kernel = op.extent if isinstance(op, Conv) else op.kernel
+    assert kernel is not None
+    return ConvGeometry((shape[0], shape[1]), kernel, op.stride, conv_pads(op, shape, kernel))
 
 
 def conv_size(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:

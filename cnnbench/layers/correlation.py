@@ -81,6 +81,21 @@ def rot180(w: Array) -> Array:
     return w[::-1, ::-1]
 
 
+def dilated(w: Array, dilation: Pair) -> Array:
+    """Inserts dilation - 1 zeros between the taps of a kernel (Yu & Koltun 2016).
+
+    >>> import numpy as np
+    >>> dilated(np.ones((1, 2, 1, 1)), (1, 3))[0, :, 0, 0].tolist()
+    [1.0, 0.0, 0.0, 1.0]
+    """
+    import numpy as np
+
+    rows, columns = ((w.shape[i] - 1) * dilation[i] + 1 for i in (0, 1))
+    apart = np.zeros((rows, columns, *w.shape[2:]), w.dtype)
+    apart[:: dilation[0], :: dilation[1]] = w
+    return apart
+
+
 def convolve_full(delta: Array, w: Array, geometry: ConvGeometry) -> Array:
     """Equations (6), (7), (8), (9) without sigma': full correlation of the errors and ROT180(w).
 

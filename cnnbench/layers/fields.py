@@ -25,6 +25,12 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
+class _Added:
+    """Marks a key that was added later: its default is not part of the digest of an experiment."""
+
+
+ADDED = _Added()
+DEPTHWISE = "depthwise"
 VALUE = "\0"  # placeholder in messages for the value as written in the file
 
 
@@ -81,6 +87,14 @@ def _padding(value: object) -> object:
         return pair
     remedy = "use valid, same, a non-negative integer, or a pair such as [1, 2]"
     raise field_error(f"{VALUE} is not a valid padding", remedy, value)
+
+
+def _groups(value: object) -> object:
+    _refuse_quotes(value)
+    if value == DEPTHWISE or _whole(value, 1):
+        return value
+    remedy = "use a positive integer, or depthwise for one group per input channel"
+    raise field_error(f"{VALUE} is not a valid number of groups", remedy, value)
 
 
 def _edges(value: object) -> tuple[int, int, int, int]:
@@ -176,6 +190,11 @@ Padding = Annotated[
     PlainSerializer(_as_list),
     _any_of({"enum": ["valid", "same"]}, _whole_schema(0), _list_schema(_whole_schema(0), 2, 2)),
 ]
+Groups = Annotated[
+    Literal["depthwise"] | int,
+    BeforeValidator(_groups),
+    _any_of({"enum": [DEPTHWISE]}, _whole_schema(1)),
+]
 Edges = Annotated[
     tuple[int, int, int, int],
     BeforeValidator(_edges),
@@ -218,6 +237,24 @@ CountOrNone = Annotated[int, Field(ge=0)]  # zero disables something
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def unchanged_additions(model: BaseModel) -> dict[str, Any]:
+    """Keys added later that have their default, nested as for pydantic's `exclude`."""
+    found: dict[str, Any] = {}
+    for name, info in type(model).model_fields.items():
+        value = getattr(model, name)
+        if ADDED in info.metadata and value == info.default:
+            found[name] = True
+        elif isinstance(value, BaseModel):
+            found[name] = unchanged_additions(value)
+        elif isinstance(value, Mapping):
+            found[name] = {
+                key: unchanged_additions(item)
+                for key, item in value.items()
+                if isinstance(item, BaseModel)
+            }
+    return {name: inner for name, inner in found.items() if inner}
 
 
 def members(union: Any, discriminator: str) -> dict[str, type[Model]]:

@@ -30,8 +30,10 @@ from cnnbench.layers import (
     Upscale,
 )
 from cnnbench.layers.base import INPUT
+from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.nn.ops import convolution, pooling, xla
 from cnnbench.nn.ops.im2col import rotated
+from cnnbench.nn.ops.shifted import depthwise
 from cnnbench.system.arrays import Pair
 
 MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
@@ -105,7 +107,9 @@ class Plain:
         """Convolution by XLA."""
         of = geometry(self.plan, node)
         if isinstance(node.op, Conv):
-            return xla.conv(x, kernel, of.stride, of.pads)
+            groups = node.op.num_groups(node.in_shapes[0][2])
+            dilation = node.op.dilation
+            return xla.conv(x, kernel, of.stride, of.pads, groups=groups, dilation=dilation)
         return xla.conv_transpose(x, kernel, of.stride, of.pads, of.size)
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
@@ -156,6 +160,33 @@ class LoweredConv:
         return call(x, prepared)
 
 
+@dataclass(frozen=True, slots=True)
+class GroupedConv:
+    """A convolution with groups or dilation; depthwise ones are sums of shifted images.
+
+    Args:
+      of: sizes of the convolution with the dilated kernel.
+      groups: number of groups of channels.
+      dilation: distance between kernel taps.
+    """
+
+    of: ConvGeometry
+    groups: int
+    dilation: Pair
+
+    def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        """Images (n, h, w, in) to (n, oh, ow, out)."""
+        return xla.conv(
+            x,
+            kernel,
+            self.of.stride,
+            self.of.pads,
+            groups=self.groups,
+            dilation=self.dilation,
+            general=depthwise,
+        )
+
+
 class Fused:
     """Layers fused where this does not change results, on images (h, w, n, c).
 
@@ -178,9 +209,14 @@ class Fused:
             for node in plan.nodes
             if _takes_upscale(plan, node) and len(readers[node.inputs[0]]) == 1
         } - {plan.output}
-        self.convs = {}
+        self.convs: dict[str, LoweredConv] = {}
+        self.grouped: dict[str, GroupedConv] = {}
         for node in plan.nodes:
-            if isinstance(node.op, Conv | ConvTranspose):
+            if isinstance(node.op, Conv) and not node.op.is_plain:
+                self.grouped[node.name] = GroupedConv(
+                    geometry(plan, node), node.op.num_groups(node.in_shapes[0][2]), node.op.dilation
+                )
+            elif isinstance(node.op, Conv | ConvTranspose):
                 folded = self._fold(plan, node, readers[node.name], form)
                 exact_zeros = node.inputs[0] in blank and node.name in kinked
                 conv = replace(folded.conv, exact_zeros=exact_zeros)
@@ -196,10 +232,14 @@ class Fused:
 
     def prepare(self, node: Node, kernel: jax.Array) -> jax.Array:
         """Folds a kernel and transforms it for the algorithm."""
+        if node.name in self.grouped:
+            return kernel
         return self.convs[node.name].prepare(kernel)
 
     def convolve(self, node: Node, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Convolution by the algorithm selected for the layer."""
+        if grouped := self.grouped.get(node.name):
+            return self.to_layout(grouped(self.from_layout(x), kernel))
         return self.convs[node.name](x, kernel)
 
     def upscale(self, node: Node, x: jax.Array) -> jax.Array:
@@ -283,6 +323,8 @@ def _takes_upscale(plan: Plan, node: Node) -> bool:
     if above is None or not isinstance(above.op, Upscale):
         return False
     if not isinstance(node.op, Conv | ConvTranspose):
+        return False
+    if isinstance(node.op, Conv) and not node.op.is_plain:
         return False
     return geometry(plan, node).stride == ONE
 

@@ -20,6 +20,7 @@ from cnnbench.errors import Issue, Location, did_you_mean, or_list, quoted
 from cnnbench.layers import LayerOp, output_of
 from cnnbench.layers.base import INPUT, Shape, ShapeError, shape_text
 from cnnbench.spec.document import Document, KeyPath
+from cnnbench.system.commands import cnnbench
 
 CALL_KEYS = ("block", "repeat", "first", "last", "inputs")
 BLOCK_KEYS = ("params", "layers", "output")
@@ -215,7 +216,9 @@ class _Expander:
     def _leftovers(self, params: Mapping[str, Any]) -> Iterator[Issue]:
         for name in self.patches:
             message = f"unknown layer {quoted(name)}{did_you_mean(name, self.seen)}"
-            remedy = "use the name of a layer in a block; cnnbench show --expand lists them"
+            remedy = (
+                f"use the name of a layer in a block; {cnnbench('show', '--expand')} lists them"
+            )
             yield Issue((*LAYERS, name), message, remedy, of_key=True)
         for name in params:
             if name not in self.used and not self.issues:

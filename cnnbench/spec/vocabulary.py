@@ -88,6 +88,8 @@ _KEYS: _Words = {
     "padding": ("pad", "border_mode"),
     "activation": ("act", "act_fn", "nonlinearity", "activation_fn", "function"),
     "use_bias": ("bias",),
+    "groups": ("num_groups", "feature_group_count", "group"),
+    "dilation": ("dilation_rate", "dilations", "kernel_dilation"),
     "init": ("kernel_initializer", "kernel_init", "weight_init", "W", "initializer"),
     "rate": (
         "p",
@@ -155,7 +157,7 @@ _NO_OPERATIONS = (
     "attention self_attention multi_head_attention MultiheadAttention transformer layer_norm"
     " LayerNormalization group_norm GroupNormalization instance_norm InstanceNorm2d rms_norm"
     " weight_norm spectral_norm lrn LocalResponseNorm depthwise depthwise_conv depthwise_conv2d"
-    " DepthwiseConv2D separable_conv separable_conv2d SeparableConv2D grouped_conv group_conv"
+    " DepthwiseConv2D SeparableConv2D separable_conv separable_conv2d grouped_conv group_conv"
     " pointwise dilated_conv dilation groups atrous_conv deformable_conv locally_connected"
     " conv1d conv3d ReflectionPad2d multiply"
     " mul subtract maximum minimum average dot matmul einsum global_max_pool GlobalMaxPooling2D"
@@ -194,8 +196,7 @@ _NO_LOSSES = (
     " perceptual wasserstein log_cosh mape msle"
 )
 _NO_KEYS = (
-    "dilation dilation_rate dilations kernel_dilation input_dilation groups num_groups"
-    " feature_group_count depth_multiplier output_padding ceil_mode padding_mode data_format"
+    "input_dilation depth_multiplier output_padding ceil_mode padding_mode data_format"
     " kernel_regularizer bias_regularizer activity_regularizer regularizer kernel_constraint"
     " affine track_running_stats use_scale center weight_norm spectral_norm bias_init"
     " bias_initializer noise_shape axis dim alpha negative_slope amsgrad centered clipnorm"
@@ -209,9 +210,23 @@ _NO_KEYS = (
 )
 
 
+_DEPTHWISE = "use a conv with groups: depthwise"
 _GATES = "use a global_avg_pool, two dense layers and a multiply"
 # Alternatives to some of them.
 _ALTERNATIVES = {
+    "depthwise": _DEPTHWISE,
+    "depthwise_conv": _DEPTHWISE,
+    "depthwise_conv2d": _DEPTHWISE,
+    "separable_conv": f"{_DEPTHWISE}, and one with kernel: 1",
+    "separable_conv2d": f"{_DEPTHWISE}, and one with kernel: 1",
+    "sep_conv": f"{_DEPTHWISE}, and one with kernel: 1",
+    "grouped_conv": "use a conv with groups: 2",
+    "group_conv": "use a conv with groups: 2",
+    "pointwise": "use a conv with kernel: 1",
+    "groups": "use a conv with groups: 2",
+    "dilation": "use a conv with dilation: 2",
+    "dilated_conv": "use a conv with dilation: 2",
+    "atrous_conv": "use a conv with dilation: 2",
     "softmax": "leave the output linear (the loss applies it)",
     "log_softmax": "leave the output linear (the loss applies it)",
     "dropout": "add a layer with op: dropout",

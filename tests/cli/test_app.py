@@ -636,23 +636,29 @@ def test_commands_that_train_nothing_import_no_jax():
 def test_experiment_files_begin_with_command_result_time_and_device():
     for path in EXPERIMENTS.rglob("*.yaml"):
         header = path.read_text().split("\n\n")[0]
-        published = path.parent.name == "published"
-        for word in (
-            "# Command:",
-            "# Result:",
-            "# Source:" if published else "# Time:",
-            "# Device:",
-        ):
+        folder = path.parent.name
+        words = ["# Result:", "# Source:" if folder == "published" else "# Time:", "# Device:"]
+        for word in ("# Command:", *(["# Params:", "# Source:"] if folder == "zoo" else words)):
             assert word in header, f"{path.name} lacks {word}"
+        named = f"{folder}/{path.stem}"
         file = f"experiments/{path.relative_to(EXPERIMENTS)}"
-        assert f"cnnbench run {f'published/{path.stem}' if published else file}" in header
+        command = {"published": f"run {named}", "zoo": f"show {named}"}.get(folder, f"run {file}")
+        assert f"cnnbench {command}" in header
+
+
+def test_networks_of_the_zoo_have_the_parameters_that_their_headers_state():
+    for path in (EXPERIMENTS / "zoo").glob("*.yaml"):
+        (stated,) = re.findall(r"^# Params: +([\d,]+)", path.read_text(), re.MULTILINE)
+        plan = load_experiment(path).plan
+        assert plan is not None
+        assert f"{plan.num_params:,}" == stated
 
 
 def test_resolved_experiments_are_plain_yaml():
     for path in EXPERIMENTS.rglob("*.yaml"):
         text = load_experiment(path).resolved()
         parts = path.relative_to(EXPERIMENTS).with_suffix("").parts
-        name = path.stem if parts[0] in ("published", "python") else "_".join(parts)
+        name = path.stem if parts[0] in ("published", "python", "zoo") else "_".join(parts)
         assert yaml.safe_load(text)["name"] == name
 
 

@@ -60,6 +60,7 @@ def test_a_table_is_printed_and_kept(monkeypatch):
     assert f"wrote {path}" in done.stderr
 
 
+@pytest.mark.slow
 def test_plain_flax_takes_part():
     done = invoke("bench", "tiny.yaml", "--against", "flax", "--format", "json", *QUICK)
     assert done.exit_code == 0, done.stderr

@@ -29,7 +29,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # bench/frameworks/test_frameworks have the others.
 SHORT = ["--dataset", "mnist_5k", "--epochs", "1", "dataset.train_examples=500"]
 # Pages whose commands take longest; the others use the same commands with other options.
-SLOW = {"README.md", "autoencoders.md", "gradient.md"}
+SLOW = {"README.md", "autoencoders.md", "gradient.md", "post.md"}
 
 
 def yaml_blocks(page: Path) -> list[str]:

@@ -164,6 +164,25 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         {"op": {"op": "conv", "filters": 1, "kernel": 2, "stride": 3, "use_bias": False}},
         (7, 6, 2),
     ),
+    "conv groups": (
+        {"op": {"op": "conv", "filters": 6, "kernel": [2, 3], "groups": 2, "padding": "same"}},
+        (4, 5, 4),
+    ),
+    "conv depthwise, dilated": (
+        {
+            "op": {
+                "op": "conv",
+                "filters": 6,
+                "kernel": 2,
+                "groups": "depthwise",
+                "dilation": [2, 3],
+                "stride": [1, 2],
+                "padding": [0, 1],
+                "use_bias": False,
+            }
+        },
+        (5, 6, 3),
+    ),
     "conv padded": (
         {"op": {"op": "conv", "filters": 2, "kernel": [1, 3], "stride": [1, 2], "padding": [1, 2]}},
         (4, 5, 1),

@@ -81,6 +81,9 @@ def test_the_generator_covers_the_whole_layer_language() -> None:
                 seen.update(f"kernel {size}" for size in op.kernel)
                 seen.update(f"stride {step}" for step in op.stride)
         lowered = Fused(plan, "fast")
+        for conv in lowered.grouped.values():
+            seen.update(["grouped"] if conv.groups > 1 else [])
+            seen.update(["dilated"] if conv.dilation != (1, 1) else [])
         seen.update(type(one.conv.algorithm) for one in lowered.convs.values())
         seen.update(["deferred"] if lowered.deferred else [])
         seen.update(["absorbed"] if lowered.absorbed else [])
@@ -91,7 +94,7 @@ def test_the_generator_covers_the_whole_layer_language() -> None:
     wanted |= {text for n in (1, 2, 3) for text in (f"stride {n}", f"{n} inputs")}
     wanted |= {f"{word} {yes}" for word in ("tie", "bias") for yes in (True, False)}
     wanted |= {"output of 1", "output of 3"}
-    wanted |= {Im2col, RowIm2col, Col2im, Winograd, "deferred", "absorbed"}
+    wanted |= {Im2col, RowIm2col, Col2im, Winograd, "deferred", "absorbed", "grouped", "dilated"}
     assert wanted <= seen, wanted - seen
 
 
@@ -298,6 +301,7 @@ def test_blank_backgrounds_stay_exactly_zero_before_kinks(graph: Graph, seed: in
     for node in plan.nodes:
         if (
             not isinstance(node.op, Conv | ConvTranspose)
+            or node.name in lowered.grouped
             or not lowered.convs[node.name].conv.exact_zeros
         ):
             continue

@@ -221,6 +221,16 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "batch_norm"}, [(6,)], LayerOutput((6,), {"scale": (6,), "bias": (6,)})),
         ({"op": "global_avg_pool"}, [(2, 3, 4)], LayerOutput((4,))),
         ({"op": "global_max_pool"}, [(2, 3, 4)], LayerOutput((4,))),
+        (
+            {"op": "conv", "filters": 6, "kernel": [2, 3], "groups": 3, "dilation": [3, 1]},
+            [(5, 6, 9)],
+            LayerOutput((2, 4, 6), {"kernel": (2, 3, 3, 6), "bias": (6,)}, 2 * 4 * 6 * 2 * 3 * 3),
+        ),
+        (
+            {"op": "conv", "filters": 6, "kernel": 3, "groups": "depthwise", "padding": "same"},
+            [(5, 6, 3)],
+            LayerOutput((5, 6, 6), {"kernel": (3, 3, 1, 6), "bias": (6,)}, 5 * 6 * 6 * 9),
+        ),
         ({"op": "zero_pad", "padding": [1, 2, 3, 4]}, [(5, 6, 7)], LayerOutput((8, 13, 7))),
         ({"op": "zero_pad", "channels": [1, 2]}, [(5, 6, 7)], LayerOutput((5, 6, 10))),
         ({"op": "crop", "cropping": [1, 2]}, [(5, 6, 7)], LayerOutput((3, 2, 7))),
@@ -257,6 +267,25 @@ IMAGE_OPS: list[dict[str, Any]] = [
     {"op": "zero_pad", "padding": 1},
     {"op": "crop", "cropping": 1},
 ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"groups": 4}, "6 input channels cannot be divided into 4 groups; use a divisor of 6"),
+        ({"groups": 3}, "4 filters cannot be divided into 3 groups; use a multiple of 3"),
+        ({"groups": "depthwise"}, "4 filters cannot be divided into 6 groups; use a multiple of 6"),
+        (
+            {"dilation": 4},
+            "a 9x9 dilated kernel is larger than the 5x8x6 input; use at most [5, 8], or"
+            " padding: same",
+        ),
+    ],
+)
+def test_groups_and_dilation_must_fit(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ShapeError) as error:
+        shape_of({"op": "conv", "filters": 4, "kernel": 3} | keys, (5, 8, 6))
+    assert f"{error.value.message}; {error.value.remedy}" == message
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,20 @@ def _conv_same(p: Params, x: Array) -> Array:
     return np.tanh(z + p["op"]["bias"])
 
 
+def _conv_grouped(p: Params, x: Array) -> Array:
+    kernel, bias = p["op"]["kernel"], p["op"]["bias"]  # the second half reads the last channels
+    halves = [scipy_conv(x[..., 2 * i : 2 * i + 2], kernel[..., 3 * i : 3 * i + 3]) for i in (0, 1)]
+    return np.maximum(np.concatenate(halves, axis=3) + bias, 0)
+
+
+def _conv_depthwise(p: Params, x: Array) -> Array:
+    kernel, bias = p["op"]["kernel"], p["op"]["bias"]  # filters 0 and 1 read channel 0
+    z = np.zeros((len(x), 3, 2, 6))  # taps at rows 0 and 2, columns 0 and 3
+    for f, (i, j) in itertools.product(range(6), itertools.product((0, 1), repeat=2)):
+        z[..., f] += x[:, 2 * i : 2 * i + 3, 3 * j : 3 * j + 2, f // 2] * kernel[i, j, 0, f]
+    return z + bias
+
+
 def _conv_transpose(p: Params, x: Array) -> Array:
     kernel = p["op"]["kernel"]  # height, width, out, in
     n, h, w, _ = x.shape
@@ -124,6 +138,24 @@ CASES: Mapping[str, Case] = {
             }
         },
         _conv_same,
+    ),
+    "conv groups": Case(
+        (5, 4, 4),
+        {"op": {"op": "conv", "filters": 6, "kernel": 2, "groups": 2, "activation": "relu"}},
+        _conv_grouped,
+    ),
+    "conv depthwise": Case(
+        (5, 5, 3),
+        {
+            "op": {
+                "op": "conv",
+                "filters": 6,
+                "kernel": 2,
+                "groups": "depthwise",
+                "dilation": [2, 3],
+            }
+        },
+        _conv_depthwise,
     ),
     "conv_transpose": Case(
         (3, 2, 2),

@@ -10,8 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 from cnnbench.layers import OPERATIONS
 from cnnbench.layers.fields import MAX_SEEDS, Inputs, Padding, Seeds, ShapeField, Size
 from cnnbench.spec.experiment import LOSSES, Experiment, Task
+from cnnbench.spec.loader import load_experiment
 from cnnbench.spec.metrics import names_of
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
+from tests.support.paths import EXPERIMENTS
 
 MINIMAL: dict[str, Any] = {
     "name": "idea",
@@ -188,6 +190,16 @@ def test_operations_are_those_of_the_language() -> None:
 
 
 class TestDigest:
+    def test_of_older_versions_is_the_same(self) -> None:
+        """A key that was added later is left out while it has its default."""
+        path = EXPERIMENTS / "standard.yaml"
+        old = "sha256:fa999172670f1f2b906467b3b03fcf01f4b338303a9cbc763a05719b99dbf8a5"
+        assert load_experiment(path).experiment.digest() == old
+        for override in ("model.conv1.groups=1", "model.conv1.dilation=1"):
+            assert load_experiment(path, [override]).experiment.digest() == old
+        for override in ("model.conv2.groups=2", "model.conv1.dilation=2"):
+            assert load_experiment(path, [override]).experiment.digest() != old
+
     def test_ignores_what_does_not_affect_training(self) -> None:
         digest = experiment().digest()
         assert digest.startswith("sha256:")

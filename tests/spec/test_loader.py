@@ -362,7 +362,8 @@ class TestOverrides:
             (
                 "model.conv.kernal=3",
                 "model.layers.conv.kernal: unknown key 'kernal' (did you mean 'kernel'?); "
-                "use inputs, op, filters, kernel, stride, padding, activation, use_bias or init.",
+                "use inputs, op, filters, kernel, stride, padding, activation, use_bias,"
+                " init, groups or dilation.",
             ),
             (
                 "model.conv.kernel=30",
@@ -872,6 +873,8 @@ class TestResolved:
             "activation": "relu",
             "use_bias": True,
             "init": "glorot_uniform",
+            "groups": 1,
+            "dilation": [1, 1],
         }
 
     @pytest.mark.parametrize("title", ["1e-3", "010", "0o7", "no", "null", "~", "é: #", "'\"", "-"])

@@ -224,7 +224,15 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
     ("override", "message"),
     [
         (f"model.x={{op: {word}}}", f"operation '{word}' is not supported; {PYTHON}.")
-        for word in ("attention", "layer_norm", "depthwise_conv", "dilation", "groups", "lstm")
+        for word in ("attention", "layer_norm", "lstm")
+    ]
+    + [
+        (f"model.x={{op: {word}}}", f"operation '{word}' is not supported; {way}, or {PYTHON}.")
+        for word, way in (
+            ("depthwise_conv", "use a conv with groups: depthwise"),
+            ("dilation", "use a conv with dilation: 2"),
+            ("groups", "use a conv with groups: 2"),
+        )
     ]
     + [
         (
@@ -241,8 +249,10 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             "activation 'selu' is not supported; use linear, relu, tanh, sigmoid,"
             f" leaky_relu, elu, gelu, silu or softplus; or {PYTHON}.",
         ),
-        ("model.c.dilation=2", f"conv has no 'dilation'; remove it, or {PYTHON}."),
-        ("model.c.groups=2", f"conv has no 'groups'; remove it, or {PYTHON}."),
+        (
+            "model.p.dilation=2",
+            "max_pool has no 'dilation' (available for conv); use inputs, op, size or stride.",
+        ),
         (
             "model.p.padding=same",
             "max_pool has no 'padding' (available for conv, conv_transpose and zero_pad); remove"

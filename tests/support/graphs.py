@@ -46,6 +46,15 @@ convs: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
+dilations = st.sampled_from([1, 2, (1, 2)])
+
+
+def _grouped(conv: dict[str, Any], channels: int, dilation: Any) -> dict[str, Any]:
+    """A depthwise or dilated convolution."""
+    groups = "depthwise" if conv["filters"] % channels == 0 else 1
+    return conv | {"groups": groups, "dilation": dilation}
+
+
 def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
     """The keys of an operation; those that do not fit the shape are skipped."""
     finish: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
@@ -74,7 +83,9 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
         "activation": {"activation": activations},
         "batch_norm": {"epsilon": st.sampled_from([0.01, 0.1])},
     }
-    if op in ("conv", "conv_transpose"):
+    if op == "conv":
+        return st.one_of(conv, conv, st.builds(_grouped, conv, st.just(shape[-1]), dilations))
+    if op == "conv_transpose":
         return conv
     return dense if op == "dense" else st.fixed_dictionaries(fields.get(op, {}))
 
@@ -144,6 +155,8 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
             layer = {"op": "conv_transpose", "tie": owner, "activation": draw(activations)}
         else:
             layer |= draw(_options(kind, shape))
+            if kind == after == "conv":  # grouped ones are not fused
+                layer = {k: v for k, v in layer.items() if k not in ("groups", "dilation")}
         op = parse_layer(layer | {"inputs": sources})
         try:
             made = output_of(op, tuple(shapes[s] for s in sources), owners.get(owner or ""))

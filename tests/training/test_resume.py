@@ -159,7 +159,13 @@ EXTENDED: list[tuple[Layers, str, int, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("layers", "engine", "num_devices", "train"), EXTENDED)
+@pytest.mark.parametrize(
+    ("layers", "engine", "num_devices", "train"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if i % 2 else [])
+        for i, case in enumerate(EXTENDED)
+    ],
+)
 def test_an_extended_run_equals_one_with_more_epochs_from_the_start(
     layers: Layers, engine: str, num_devices: int, train: dict[str, Any]
 ) -> None:

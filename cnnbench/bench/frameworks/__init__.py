@@ -20,7 +20,7 @@ import numpy as np
 from cnnbench.bench.frameworks.interface import VARIANTS, Family, FrameworkTrainer, LayerGradients
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import BatchNorm
+from cnnbench.layers import BatchNorm, Conv
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system import commands
 from cnnbench.system.arrays import Array, LayerWeights
@@ -64,6 +64,7 @@ def make_trainer(
 
         return TorchTrainer(variant, experiment, plan, weights)
     if family == "keras":
+        _check_keras(plan)
         _choose_backend(variant)
         from cnnbench.bench.frameworks.keras import KerasTrainer
 
@@ -103,6 +104,13 @@ def _check_variant(variant: str) -> None:
         if package not in sys.modules and importlib.util.find_spec(package) is None:
             message = f"--against {variant}: the package '{package}' is not installed"
             raise UsageError(f"{message}; run {commands.pip_install('cnnbench[peers]')}.")
+
+
+def _check_keras(plan: Plan) -> None:
+    for node in plan.nodes:
+        if isinstance(node.op, Conv) and max(node.op.stride) > 1 and max(node.op.dilation) > 1:
+            message = f"model.layers.{node.name}: Keras does not support stride with dilation"
+            raise UsageError(f"{message}; remove one of them, or use other frameworks.")
 
 
 def _check_training(experiment: Experiment, plan: Plan) -> None:

@@ -195,7 +195,9 @@ def _conv(node: Node, op: Conv, rngs: nnx.Rngs) -> nnx.Module:
         op.filters,
         op.kernel,
         op.stride,
-        padding=conv_pads(op, node.in_shapes[0], op.kernel),
+        padding=conv_pads(op, node.in_shapes[0], op.extent),
+        kernel_dilation=op.dilation,
+        feature_group_count=op.num_groups(node.in_shapes[0][2]),
         use_bias=op.use_bias,
         rngs=rngs,
     )

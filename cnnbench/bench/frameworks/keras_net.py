@@ -97,6 +97,8 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
                 op.kernel,
                 op.stride,
                 padding=op.padding if isinstance(op.padding, str) else "valid",
+                dilation_rate=op.dilation,
+                groups=op.num_groups(node.in_shapes[0][2]),
                 activation=activation,
                 use_bias=op.use_bias,
             )

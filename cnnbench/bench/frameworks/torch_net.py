@@ -229,7 +229,7 @@ def _kept(op: Slice, order: Array) -> Array:
 
 
 def _conv(node: Node, op: Conv) -> tuple[nn.Module, nn.Module]:
-    (top, bottom), (left, right) = conv_pads(op, node.in_shapes[0], op.kernel)
+    (top, bottom), (left, right) = conv_pads(op, node.in_shapes[0], op.extent)
     even = (top, left) == (bottom, right)
     conv = nn.Conv2d(
         node.in_shapes[0][2],
@@ -237,6 +237,8 @@ def _conv(node: Node, op: Conv) -> tuple[nn.Module, nn.Module]:
         op.kernel,
         op.stride,
         padding=(top, left) if even else 0,
+        dilation=op.dilation,
+        groups=op.num_groups(node.in_shapes[0][2]),
         bias=op.use_bias,
     )
     padded = conv if even else nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), conv)

@@ -4,6 +4,8 @@ Images are (n, h, w, c), kernels (h, w, in, out). These are fast on accelerators
 `convolution`.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -13,19 +15,40 @@ from cnnbench.system.arrays import Pair
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
-def conv(x: jax.Array, kernel: jax.Array, stride: Pair, pads: tuple[Pair, Pair]) -> jax.Array:
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: Pair,
+    pads: tuple[Pair, Pair],
+    *,
+    groups: int = 1,
+    dilation: Pair = (1, 1),
+    general: Callable[..., jax.Array] = lax.conv_general_dilated,
+) -> jax.Array:
     """Convolution without kernel flip (cross-correlation), as in JAX, PyTorch and Keras.
 
     Args:
       x: images, (n, h, w, in).
-      kernel: (kh, kw, in, out).
+      kernel: (kh, kw, in / groups, out).
       stride: vertical and horizontal stride.
       pads: zeros before and after rows and columns.
+      groups: number of groups of channels.
+      dilation: distance between kernel taps.
+      general: JAX's convolution, or a replacement.
 
     Returns:
-      (n, oh, ow, out) with oh = (h + pads - kh) // stride + 1, and ow by the same formula.
+      (n, oh, ow, out) with oh = (h + pads - kh) // stride + 1 for a dilated kernel of height kh,
+      and ow by the same formula.
     """
-    return lax.conv_general_dilated(x, kernel, stride, pads, dimension_numbers=_NHWC)
+    return general(
+        x,
+        kernel,
+        stride,
+        pads,
+        rhs_dilation=dilation,
+        dimension_numbers=_NHWC,
+        feature_group_count=groups,
+    )
 
 
 def conv_transpose(

@@ -152,6 +152,18 @@ CASES: Mapping[str, Layers] = {
         "d": {"op": "slice", "start": 30, "size": 50},  # by row and by channel
         "e": dense(),
     },
+    "groups": {
+        "a": conv(filters=4, kernel=[4, 2], padding="same", stride=[2, 1]),
+        "b": conv(filters=8, groups="depthwise", padding="same", activation="relu"),
+        "c": conv(filters=6, groups=2, kernel=1, use_bias=False),
+        "d": conv(filters=6, groups="depthwise", kernel=2, stride=2),
+        "e": dense(),
+    },
+    "dilation": {
+        "a": conv(filters=4, dilation=2, padding="same"),
+        "b": conv(filters=4, dilation=[1, 3], kernel=[3, 2], groups=2, activation="tanh"),
+        "c": dense(),
+    },
     "edges": {
         "a": {"op": "zero_pad", "padding": [1, 0, 2, 1]},
         "b": conv(filters=4),
@@ -554,8 +566,10 @@ def test_initial_weights_are_our_networks() -> None:
         layer: {key: value.shape for key, value in named.items()}
         for layer, named in weights.items()
     }
-    np.testing.assert_array_equal(weights["f"]["kernel"], net.weights["f"]["kernel"][...])
-    np.testing.assert_array_equal(weights["b"]["scale"], np.ones(3))
+    np.testing.assert_array_equal(
+        weights["block.f.f"]["kernel"], net.weights["block.f.f"]["kernel"][...]
+    )
+    np.testing.assert_array_equal(weights["block.b.b"]["scale"], np.ones(3))
 
 
 def test_pytorch_flattens_by_channel() -> None:
