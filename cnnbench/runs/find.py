@@ -322,7 +322,17 @@ def _entries(named: _Named) -> tuple[RunEntry, ...]:
         raise IncomparableError(f"{named.folder}: no finished run; {named.runs.warnings[-1]}")
     counts = Counter(entry.status for entry in named.runs.entries)
     states = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    raise IncomparableError(f"{named.folder}: no finished run ({states}); run the experiment again")
+    remedy = _how_to_finish(named.runs.entries[-1])
+    raise IncomparableError(f"{named.folder}: no finished run ({states}); {remedy}")
+
+
+def _how_to_finish(entry: RunEntry) -> str:
+    """What to do about the newest run of an experiment that has no finished run."""
+    if entry.status in (Status.INTERRUPTED, "killed"):
+        return f"resume it with: {commands.resume(entry.record.environment.command, entry.path)}"
+    if entry.status == Status.RUNNING:
+        return "wait until the run ends"
+    return "run the experiment again"
 
 
 def _tagged(argument: str, name: str, tag: str, results_dir: Path) -> _Named:

@@ -94,8 +94,8 @@ def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> 
         choices = {name: name for name in shipped_names()} | files
         near = nearest(Path(value).stem, choices)
         hint = f" (did you mean '{choices[near]}'?)" if near else ""
-        message = f"no file {written} in the folder of this file{hint}"
-        raise refuse(message, "specify an existing file")
+        message = f"no file {written} in the folder of this file, nor among the shipped experiments"
+        raise refuse(message + hint, f"use a file, or {or_list(shipped_names())}")
     if not shipped and path.parent.resolve() not in parent.resolve().parents:
         message = f"{written} is outside of the folder of this file (symbolic link)"
         raise refuse(message, _REMEDY)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cnnbench.errors import UsageError, nearest, or_list, quoted
+from cnnbench.spec.experiment import Experiment
 
 ENDINGS = (".yaml", ".yml")
 _PACKAGE = Path(__file__).parents[1]
@@ -54,6 +55,8 @@ def find_named(word: str) -> NamedExperiment | None:
     if not found and os.path.isdir(word):  # noqa: PTH112 - Path raises for a long name
         return None
     if not found:
+        if word.partition(".")[0] in Experiment.model_fields and "." in word:
+            raise UsageError(f"the override {quoted(word)} has no value; use {word}=VALUE.")
         names = all_names()
         message = f"no experiment named {quoted(word)}{_hint(word, names)}"
         raise UsageError(f"{message}; use {or_list([*names, 'a file'])}.")

@@ -557,6 +557,18 @@ class TestFind:
             "run the experiment again"
         )
 
+    @pytest.mark.parametrize("status", [Status.INTERRUPTED, Status.RUNNING])
+    def test_an_unfinished_run_is_to_be_resumed(self, tmp_path: Path, status: Status) -> None:
+        save(run_at("broken", 12, status), tmp_path)
+        (path,) = (tmp_path / "broken").iterdir()
+        with pytest.raises(IncomparableError) as caught:
+            find_runs(["broken"], tmp_path)
+        state = "interrupted" if status is Status.INTERRUPTED else "killed"
+        assert str(caught.value) == (
+            f"{path.parent}: no finished run (1 {state}); resume it with: "
+            + commands.cnnbench("run", "--resume", path)
+        )
+
     def test_a_name_too_long_for_a_folder_is_one_clear_line(self, results: Path) -> None:
         with pytest.raises(StoreError) as caught:
             find_runs(["a" * 300], results)

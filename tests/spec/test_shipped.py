@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cnnbench.cli.app import app
-from cnnbench.errors import SpecError
+from cnnbench.errors import SpecError, UsageError
 from cnnbench.spec import shipped
 from cnnbench.spec.inheritance import lineage
 from cnnbench.spec.loader import load_experiment
@@ -154,13 +154,21 @@ def test_new_does_not_copy_shipped_parents():
     assert load_experiment(Path("below/mine.yaml")).experiment.name == "mine"
 
 
+def test_an_override_without_a_value_is_not_an_experiment():
+    with pytest.raises(UsageError) as caught:
+        shipped.find_named("train.epochs")
+    message = "the override 'train.epochs' has no value; use train.epochs=VALUE."
+    assert str(caught.value) == message
+
+
 def test_a_missing_parent_suggests_names():
     Path("idea.yaml").write_text("extends: standrd\nname: idea\n")
     with pytest.raises(SpecError) as caught:
         load_experiment(Path("idea.yaml"))
     assert str(caught.value) == (
-        "idea.yaml:1:10: extends: no file 'standrd' in the folder of this file"
-        " (did you mean 'standard'?); specify an existing file."
+        "idea.yaml:1:10: extends: no file 'standrd' in the folder of this file, nor among the"
+        " shipped experiments (did you mean 'standard'?); use a file, or autoencoder, denoising,"
+        " mlp, modified, standard, untied, vae or vae_2d."
     )
 
 
