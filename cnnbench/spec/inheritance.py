@@ -27,9 +27,11 @@ from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE
 from cnnbench.spec.shipped import find_shipped, shipped_names
 from cnnbench.spec.yaml_parser import MAX_DEPTH
+from cnnbench.system.commands import cnnbench
 
 COMMAND_LINE = "command line"
 MAX_PARENTS = 8
+MAX_LISTED = 20  # names of layers in a message
 MAX_WORK = 20_000  # total number of revalidated values; takes a second if they are layers
 _MODEL_KEYS = ("layers", "output", "code_layer", "python", "args", "params", "blocks")
 _NULLS = ("null", "Null", "NULL", "~")
@@ -359,6 +361,8 @@ def _check_layer(at: tuple[str, ...], value: str, lower: Document, names_in: Nam
         return
     message = f"unknown layer {quoted(at[2])}{did_you_mean(at[2], names)}"
     remedy = f"use {or_list(names)}" if names else "remove it (the model has no layers)"
+    if len(names) > MAX_LISTED:
+        remedy = f"use the name of a layer; {cnnbench('show', '--expand')} lists them"
     raise _refused(".".join(["model", *at[2:]]), message, remedy)
 
 

@@ -115,6 +115,15 @@ def test_names_are_paths_that_overrides_use():
     assert layers["stage3.0.skip.conv"].op.use_bias  # type: ignore[union-attr]
 
 
+def test_an_unknown_layer_of_a_deep_network_is_refused_without_a_list():
+    with pytest.raises(SpecError) as error:
+        load_experiment(RESNET, ["model.stage2.7.a.conv.kernel=5"])
+    assert str(error.value) == (
+        "command line: model.stage2.7.a.conv.kernel: unknown layer 'stage2.7.a.conv' (did you mean"
+        " 'stage2.0.a.conv'?); use the name of a layer; cnnbench show --expand lists them."
+    )
+
+
 def test_a_child_file_changes_layers_of_blocks(tmp_path):
     (tmp_path / "resnet.yaml").write_text(RESNET.read_text())
     child = tmp_path / "child.yaml"
