@@ -61,6 +61,7 @@ class FieldInfo:
         self.default, self.make = default, options.get("default_factory")
         self.discriminator = options.get("discriminator")
         self.annotation: Any = None
+        self.metadata: tuple[Any, ...] = ()
 
     def filled(self) -> Any:
         """The default value."""
@@ -91,6 +92,7 @@ class BaseModel:
             given = vars(cls).get(name, fields.get(name, _MISSING))
             fields[name] = given if isinstance(given, FieldInfo) else FieldInfo(given)
             fields[name].annotation = hint
+            fields[name].metadata = getattr(hint, "__metadata__", ())
         cls.model_fields = fields
 
     def __init__(self, **values: Any) -> None:

@@ -12,6 +12,7 @@ Zeros before a kink stay exactly zero: in the first step all biases are zero, an
 background, rounding errors would determine the side of the kink.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from cnnbench.graph.geometry import activation_of, geometry
 from cnnbench.graph.plan import Node, Plan
@@ -33,7 +35,7 @@ from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.nn.ops import convolution, pooling, xla
 from cnnbench.nn.ops.im2col import rotated
-from cnnbench.nn.ops.shifted import depthwise
+from cnnbench.nn.ops.shifted import MOST_TAPS, depthwise
 from cnnbench.system.arrays import Pair
 
 MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
@@ -162,7 +164,9 @@ class LoweredConv:
 
 @dataclass(frozen=True, slots=True)
 class GroupedConv:
-    """A convolution with groups or dilation; depthwise ones are sums of shifted images.
+    """A convolution with groups or dilation.
+
+    Depthwise ones are sums of shifted images, except where XLA is faster.
 
     Args:
       of: sizes of the convolution with the dilated kernel.
@@ -176,6 +180,8 @@ class GroupedConv:
 
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Images (n, h, w, in) to (n, oh, ow, out)."""
+        few_taps = math.prod(kernel.shape[:2]) <= MOST_TAPS
+        is_depthwise = 1 < self.groups == x.shape[3]
         return xla.conv(
             x,
             kernel,
@@ -183,7 +189,7 @@ class GroupedConv:
             self.of.pads,
             groups=self.groups,
             dilation=self.dilation,
-            general=depthwise,
+            general=depthwise if is_depthwise and few_taps else lax.conv_general_dilated,
         )
 
 

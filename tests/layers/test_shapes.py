@@ -288,6 +288,18 @@ def test_groups_and_dilation_must_fit(keys: dict[str, Any], message: str) -> Non
     assert f"{error.value.message}; {error.value.remedy}" == message
 
 
+@pytest.mark.parametrize("keys", [{"groups": 3}, {"dilation": 2}], ids=["groups", "dilation"])
+def test_the_transpose_of_groups_and_dilation_is_refused(keys: dict[str, Any]) -> None:
+    conv = parse({"op": "conv", "filters": 3, "kernel": 3} | keys)
+    owner = Owner(conv, (8, 8, 3), output_of(conv, ((8, 8, 3),)).shape)
+    with pytest.raises(ShapeError) as error:
+        output_of(parse({"op": "conv_transpose", "tie": "c"}), (owner.out_shape,), owner)
+    (key,) = keys
+    assert error.value.key == "tie"
+    assert error.value.message == f"'c' has {key}, and its transpose is not supported"
+    assert error.value.remedy == f"remove {key} there, or remove tie"
+
+
 @pytest.mark.parametrize(
     ("op", "message"),
     [

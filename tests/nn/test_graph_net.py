@@ -277,8 +277,9 @@ CASES: Mapping[str, Case] = {
 
 
 def test_the_contract_covers_every_operation() -> None:
-    assert set(CASES) == set(OPERATIONS)
-    assert all(list(case.layers.values())[-1]["op"] == op for op, case in CASES.items())
+    assert {name.partition(" ")[0] for name in CASES} == set(OPERATIONS)
+    for name, case in CASES.items():
+        assert list(case.layers.values())[-1]["op"] == name.partition(" ")[0]
 
 
 def plan_of(case: Case) -> Plan:

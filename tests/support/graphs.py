@@ -50,8 +50,10 @@ dilations = st.sampled_from([1, 2, (1, 2)])
 
 
 def _grouped(conv: dict[str, Any], channels: int, dilation: Any) -> dict[str, Any]:
-    """A depthwise or dilated convolution."""
-    groups = "depthwise" if conv["filters"] % channels == 0 else 1
+    """A depthwise, grouped or dilated convolution."""
+    groups: Any = "depthwise" if conv["filters"] % channels == 0 else 1
+    if conv["filters"] % 2 == channels % 2 == 0:
+        groups = 2
     return conv | {"groups": groups, "dilation": dilation}
 
 

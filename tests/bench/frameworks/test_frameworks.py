@@ -667,6 +667,16 @@ def test_sampling_layers_are_refused() -> None:
     )
 
 
+def test_keras_refuses_a_stride_with_a_dilation() -> None:
+    need("keras-jax")
+    layers: Layers = {"a": conv(stride=2, dilation=[1, 2]), "b": dense()}
+    plan = make_plan(layers, SHAPE, (3,))
+    assert refusal("keras-jax", experiment_of("classify", layers), plan) == (
+        "model.layers.a: Keras does not support stride with dilation; remove one of them, or use"
+        " other frameworks."
+    )
+
+
 def test_pixels_above_one_are_refused_for_cross_entropy() -> None:
     """PyTorch, and Keras on PyTorch, raise an error where ours continues."""
     experiment = experiment_of("reconstruct", SMALL, 254.0, loss="binary_cross_entropy")
