@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cnnbench.errors import UsageError, nearest, or_list, quoted
-from cnnbench.spec.experiment import Experiment
 
 ENDINGS = (".yaml", ".yml")
 _PACKAGE = Path(__file__).parents[1]
 # In an installed package, or in a checkout.
 _FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")
+_SECTIONS = ("dataset", "model", "train", "checkpoint")  # of an experiment; overrides begin so
 _HERE = (Path("experiments"), Path())  # in the working directory; these take precedence
 
 
@@ -55,7 +55,7 @@ def find_named(word: str) -> NamedExperiment | None:
     if not found and os.path.isdir(word):  # noqa: PTH112 - Path raises for a long name
         return None
     if not found:
-        if word.partition(".")[0] in Experiment.model_fields and "." in word:
+        if word.partition(".")[0] in _SECTIONS and "." in word:
             raise UsageError(f"the override {quoted(word)} has no value; use {word}=VALUE.")
         names = all_names()
         message = f"no experiment named {quoted(word)}{_hint(word, names)}"
