@@ -1,7 +1,7 @@
 """Convolution and its adjoint, the transposed convolution."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -297,23 +297,20 @@ def grouped_conv_rule(
     kernels = np.split(dilated(w, dilation), groups, axis=3)
     rules = [conv_rule(kernel, None, geometry) for kernel in kernels]
 
-    def parts(a: Array) -> list[Array]:
-        return np.split(a, groups, axis=3)
-
-    def backward(delta: Array, a: Array) -> tuple[Array]:
-        pairs = zip(rules, parts(delta), parts(a), strict=True)
-        return (np.concatenate([rule.backward(d, x)[0] for rule, d, x in pairs], axis=3),)
+    def joined(result: Callable[..., Array], *arrays: Array) -> Array:
+        """Applies a rule to the channels of each group, and joins the results."""
+        parts = (np.split(a, groups, axis=3) for a in arrays)
+        return np.concatenate([result(*each) for each in zip(rules, *parts, strict=True)], axis=3)
 
     def gradient(delta: Array, a: Array) -> dict[str, Array]:
-        pairs = zip(rules, parts(delta), parts(a), strict=True)
-        found = np.concatenate([rule.gradient(d, x)["kernel"] for rule, d, x in pairs], axis=3)
+        found = joined(lambda rule, d, x: rule.gradient(d, x)["kernel"], delta, a)
         return {"kernel": found[:: dilation[0], :: dilation[1]]} | bias_gradient(delta, b)
 
-    def forward(a: Array) -> Array:
-        pairs = zip(rules, parts(a), strict=True)
-        return add_bias(np.concatenate([rule.forward(x) for rule, x in pairs], axis=3), b)
-
-    return Rule(forward, backward, gradient)
+    return Rule(
+        forward=lambda a: add_bias(joined(lambda rule, x: rule.forward(x), a), b),
+        backward=lambda delta, a: (joined(lambda rule, d, x: rule.backward(d, x)[0], delta, a),),
+        gradient=gradient,
+    )
 
 
 def conv_transpose_rule(w: Array, b: Array | None, geometry: ConvGeometry) -> Rule:

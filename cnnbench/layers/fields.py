@@ -239,22 +239,23 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-def unchanged_additions(model: BaseModel) -> dict[str, Any]:
-    """Keys added later that have their default, nested as for pydantic's `exclude`."""
-    found: dict[str, Any] = {}
+def drop_unchanged_additions(content: dict[str, Any], model: BaseModel) -> None:
+    """Removes keys that were added later and have their default.
+
+    Args:
+      content: the dumped model, which may lack keys.
+      model: the model.
+    """
     for name, info in type(model).model_fields.items():
         value = getattr(model, name)
         if ADDED in info.metadata and value == info.default:
-            found[name] = True
-        elif isinstance(value, BaseModel):
-            found[name] = unchanged_additions(value)
-        elif isinstance(value, Mapping):
-            found[name] = {
-                key: unchanged_additions(item)
-                for key, item in value.items()
-                if isinstance(item, BaseModel)
-            }
-    return {name: inner for name, inner in found.items() if inner}
+            content.pop(name, None)
+        elif isinstance(value, BaseModel) and name in content:
+            drop_unchanged_additions(content[name], value)
+        elif isinstance(value, Mapping) and name in content:
+            for key, item in value.items():
+                if isinstance(item, BaseModel):
+                    drop_unchanged_additions(content[name][key], item)
 
 
 def members(union: Any, discriminator: str) -> dict[str, type[Model]]:

@@ -35,7 +35,7 @@ from cnnbench.layers.base import INPUT
 from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.nn.ops import convolution, pooling, xla
 from cnnbench.nn.ops.im2col import rotated
-from cnnbench.nn.ops.shifted import MOST_TAPS, depthwise
+from cnnbench.nn.ops.shifted import depthwise, pays
 from cnnbench.system.arrays import Pair
 
 MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
@@ -180,8 +180,7 @@ class GroupedConv:
 
     def __call__(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         """Images (n, h, w, in) to (n, oh, ow, out)."""
-        few_taps = math.prod(kernel.shape[:2]) <= MOST_TAPS
-        is_depthwise = 1 < self.groups == x.shape[3]
+        shifts = self.groups == x.shape[3] and pays(self.groups, math.prod(kernel.shape[:2]))
         return xla.conv(
             x,
             kernel,
@@ -189,7 +188,7 @@ class GroupedConv:
             self.of.pads,
             groups=self.groups,
             dilation=self.dilation,
-            general=depthwise if is_depthwise and few_taps else lax.conv_general_dilated,
+            general=depthwise if shifts else lax.conv_general_dilated,
         )
 
 

@@ -33,9 +33,10 @@ def layer_table(
     rows: dict[str, tuple[str, ...]] = {INPUT: ("", "", shape_text(plan.input_shape), "", "")}
     shown = dict(marks or {})
     groups = _groups(plan, blocks)
-    outputs = {_end(plan, nodes).name: name for name, nodes in groups.items()}
+    ends = _ends(plan, groups)
+    outputs = {end.name: name for name, end in ends.items()}
     for name, nodes in groups.items():
-        rows[name] = _row_cells(name, nodes, blocks, outputs)
+        rows[name] = _row_cells(nodes, ends[name], _text(name, nodes, blocks), outputs)
         inner = {shown.pop(node.name, "") for node in nodes}
         shown[name] = inner.pop() if len(inner) == 1 else CHANGED
     totals = (plan.num_params, plan.multiply_adds)
@@ -56,38 +57,40 @@ def _row(name: str, blocks: Blocks) -> str:
     return call if call in blocks else name
 
 
-def _end(plan: Plan, nodes: list[Node]) -> Node:
-    """The last layer of a row that other rows read."""
-    own = {node.name for node in nodes}
-    read = {source for node in plan.nodes if node.name not in own for source in node.inputs}
-    return next((n for n in reversed(nodes) if n.name in read | {plan.output}), nodes[-1])
+def _ends(plan: Plan, groups: Mapping[str, list[Node]]) -> dict[str, Node]:
+    """The last layer of each row that other rows read."""
+    row = {node.name: name for name, nodes in groups.items() for node in nodes}
+    read = {plan.output}
+    for node in plan.nodes:
+        read.update(source for source in node.inputs if row.get(source) != row[node.name])
+    return {
+        name: next((node for node in reversed(nodes) if node.name in read), nodes[-1])
+        for name, nodes in groups.items()
+    }
 
 
 def _row_cells(
-    name: str, nodes: list[Node], blocks: Blocks, outputs: Mapping[str, str]
+    nodes: list[Node], end: Node, text: str, outputs: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Operation or block, inputs, output shape, parameters and cost of a row."""
     own = {node.name for node in nodes}
     sources = dict.fromkeys(s for node in nodes for s in node.inputs if s not in own)
     inputs = tuple(outputs.get(source, source) for source in sources)
     counts = sum(n.num_params for n in nodes), sum(n.layout.multiply_adds for n in nodes)
-    text = _call_text(name, nodes, blocks) if name in blocks else nodes[0].op.summary()
-    end = next((n for n in reversed(nodes) if outputs.get(n.name) == name), nodes[-1])
-    return _cells(name, text, inputs, end.layout.shape, counts)[1:]
+    return _cells("", text, inputs, end.layout.shape, counts)[1:]
 
 
-def _call_text(name: str, nodes: list[Node], blocks: Blocks) -> str:
-    """The block, the number of repetitions, and the parameters of each repetition."""
-    block, repeat = blocks[name]
+def _text(name: str, nodes: list[Node], blocks: Blocks) -> str:
+    """The operation, or the block with the number and parameters of its repetitions."""
+    block, repeat = blocks.get(name, (nodes[0].op.summary(), 0))
     if not repeat:
         return block
     each = [0] * repeat
     for node in nodes:
         each[int(node.name.split(".")[1])] += node.num_params
-    sizes = [f"{number:,}" for number in dict.fromkeys(each)]
     text = f"{block} x{repeat}"
-    if len(sizes) == 1:
-        return f"{text}, {sizes[0]} parameters each" if each[0] else text
+    if len(set(each)) == 1:
+        return f"{text}, {each[0]:,} parameters each" if each[0] else text
     if len(set(each[1:])) == 1:
         others = "then" if repeat == 2 else "then each"
         return f"{text}, {each[0]:,} parameters, {others} {each[1]:,}"

@@ -20,6 +20,7 @@ from cnnbench.errors import Issue, Location, did_you_mean, or_list, quoted
 from cnnbench.layers import LayerOp, output_of
 from cnnbench.layers.base import INPUT, Shape, ShapeError, shape_text
 from cnnbench.spec.document import Document, KeyPath
+from cnnbench.spec.inheritance import replaces
 from cnnbench.system.commands import cnnbench
 
 CALL_KEYS = ("block", "repeat", "first", "last", "inputs")
@@ -29,7 +30,6 @@ LAYERS: KeyPath = ("model", "layers")
 BLOCKS: KeyPath = ("model", "blocks")
 PARAMS: KeyPath = ("model", "params")
 PARAM_PATTERN = r"[A-Za-z_][A-Za-z0-9_]*"
-_REFERENCES = ("inputs", "tie")  # options whose values are names of layers
 SHORTCUT_KINDS = ("conv", "pad")
 _SHORTCUT_KEYS = ("op", "inputs", "like", "kind")
 _LAYER: TypeAdapter[LayerOp] = TypeAdapter(LayerOp)
@@ -48,6 +48,7 @@ class Expansion:
       calls: the calls that each expanded layer is part of, innermost first, as paths in the file.
       blocks: the block and the number of repetitions (0 without `repeat`) of each call outside
         blocks, by its name.
+      names: of all layers and calls, for overrides.
     """
 
     document: Document
@@ -55,6 +56,7 @@ class Expansion:
     origins: Mapping[KeyPath, KeyPath] = field(default_factory=dict)
     calls: Mapping[str, tuple[KeyPath, ...]] = field(default_factory=dict)
     blocks: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     def origin(self, at: KeyPath) -> KeyPath:
         """The path in the file of a path in the expanded document."""
@@ -78,26 +80,10 @@ def expand(document: Document, input_shape: Callable[[], Shape | None]) -> Expan
         if the file depends on it.
     """
     model = document.data.get("model") if isinstance(document.data, dict) else None
-    if not isinstance(model, dict) or not _has_macros(model):
-        return Expansion(document)
-    return _Expander(document, model, input_shape).run()
-
-
-def names_in(document: Document, input_shape: Callable[[], Shape | None]) -> tuple[str, ...]:
-    """Names of all layers and calls of a document, expanded, for overrides.
-
-    Args:
-      document: an experiment, as in `expand`.
-      input_shape: as in `expand`.
-    """
-    model = document.data.get("model") if isinstance(document.data, dict) else None
-    if not isinstance(model, dict) or not isinstance(model.get("layers"), dict):
-        return ()
-    if not _has_macros(model):
-        return tuple(model["layers"])
-    expander = _Expander(document, model, input_shape)
-    expander.run()
-    return tuple(dict.fromkeys([*model["layers"], *expander.seen]))
+    if isinstance(model, dict) and _has_macros(model):
+        return _Expander(document, model, input_shape).run()
+    layers = model.get("layers") if isinstance(model, dict) else None
+    return Expansion(document, names=tuple(layers) if isinstance(layers, dict) else ())
 
 
 def _has_macros(model: Mapping[str, Any]) -> bool:
@@ -167,6 +153,7 @@ class _Expander:
     document: Document
     model: Mapping[str, Any]
     input_shape: Callable[[], Shape | None]
+    params: Mapping[str, tuple[Any, KeyPath]] = field(default_factory=dict)  # of the model
     layers: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, tuple[str, ...]] = field(default_factory=dict)
     explicit: set[str] = field(default_factory=set)  # layers outside blocks that name their inputs
@@ -182,18 +169,17 @@ class _Expander:
 
     def run(self) -> Expansion:
         """Expands all layers."""
-        params = self._mapping(PARAMS, self.model.get("params"))
-        self.issues += _bad_names(params, PARAMS)
+        self.params = _fields(self._mapping(PARAMS, self.model.get("params")), PARAMS)
+        self.issues += _bad_names(self.params, PARAMS)
         for name, block in self._mapping(BLOCKS, self.model.get("blocks")).items():
             self.issues += _block_issues(name, block)
         written = self._mapping(LAYERS, self.model.get("layers"))
         own = self._take_patches(written)
-        scope = _Scope("", tuple(own), {k: (v, (*PARAMS, k)) for k, v in params.items()})
         if not self.issues:
             with suppress(_TooManyLayers):
-                self._expand_all(own, LAYERS, scope)
-                self.issues += self._leftovers(params)
-        return self._expansion()
+                self._expand_all(own, LAYERS, _Scope("", tuple(own), self.params))
+                self.issues += self._leftovers()
+        return self._expansion(tuple(dict.fromkeys([*written, *self.seen])))
 
     def _mapping(self, at: KeyPath, value: Any) -> dict[str, Any]:
         if value is None or isinstance(value, dict):
@@ -213,41 +199,37 @@ class _Expander:
                 self.patches[name] = _fields(value, (*LAYERS, name))
         return own
 
-    def _leftovers(self, params: Mapping[str, Any]) -> Iterator[Issue]:
+    def _leftovers(self) -> Iterator[Issue]:
         for name in self.patches:
             message = f"unknown layer {quoted(name)}{did_you_mean(name, self.seen)}"
             remedy = (
                 f"use the name of a layer in a block; {cnnbench('show', '--expand')} lists them"
             )
             yield Issue((*LAYERS, name), message, remedy, of_key=True)
-        for name in params:
+        for name in self.params:
             if name not in self.used and not self.issues:
-                choices = [other for other in params if other != name]
+                choices = [other for other in self.params if other != name]
                 message = f"parameter {quoted(name)} is not used{did_you_mean(name, choices)}"
                 yield Issue(
                     (*PARAMS, name), message, f"write ${name} in a layer, or remove it", of_key=True
                 )
 
-    def _expansion(self) -> Expansion:
+    def _expansion(self, names: tuple[str, ...]) -> Expansion:
         data = dict(self.document.data)
         model = {k: v for k, v in self.model.items() if k not in ("params", "blocks")}
         data["model"] = model | {"layers": dict(self._wired())}
         for key in ("output", "code_layer"):
             if isinstance(model.get(key), str):
                 data["model"][key] = self._target(model[key])
-        origins = self.origins
-        values = {at: self.document.values[o] for at, o in origins.items()
-                  if o in self.document.values}  # fmt: skip
-        keys = {at: self.document.keys[o] for at, o in origins.items() if o in self.document.keys}
-        document = replace(
-            self.document,
-            data=data,
-            values={**self.document.values, **values},
-            keys={**self.document.keys, **keys},
-        )
-        return Expansion(
-            document, tuple(dict.fromkeys(self.issues)), origins, self.calls, self.blocks
-        )
+        old = self.document
+
+        def placed(places: Mapping[KeyPath, Location]) -> dict[KeyPath, Location]:
+            moved = {at: places[o] for at, o in self.origins.items() if o in places}
+            return {**places, **moved}
+
+        document = replace(old, data=data, values=placed(old.values), keys=placed(old.keys))
+        issues = tuple(dict.fromkeys(self.issues))
+        return Expansion(document, issues, self.origins, self.calls, self.blocks, names)
 
     def _wired(self) -> Iterator[tuple[str, Any]]:
         """Layers with their inputs; those in blocks omit the default, the layer above."""
@@ -317,9 +299,8 @@ class _Expander:
     def _patched(self, full: str, fields: Fields) -> Fields:
         """Applies the changes that a file or an override makes to an expanded layer."""
         patch = self.patches.pop(full, {})
-        kinds = [fields.get("op", (None,))[0], patch.get("op", fields.get("op", (None,)))[0]]
-        base = fields if kinds[0] == kinds[1] else {}
-        found = base | patch
+        lower, upper = ({key: pair[0] for key, pair in each.items()} for each in (fields, patch))
+        found = patch if replaces(lower, upper, (*LAYERS, full)) else fields | patch
         return {key: pair for key, pair in found.items() if pair[0] is not None or key not in patch}
 
     def _sources(self, fields: Fields, above: tuple[str, ...], scope: _Scope) -> tuple[str, ...]:
@@ -327,15 +308,13 @@ class _Expander:
         if "inputs" not in fields or fields["inputs"][0] is None:
             return above
         value, at = self._value(*fields["inputs"], scope)
-        names = [value] if isinstance(value, str) else value
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            return above if not scope.blocks else _bad_inputs(value, at)
-        found = [
-            source
-            for i, name in enumerate(names)
-            for source in self._named(name, (*at, i) if isinstance(value, list) else at, scope)
-        ]
-        return tuple(found) or above
+        if isinstance(value, str):
+            return self._named(value, at, scope)
+        if not (isinstance(value, list) and value and all(isinstance(n, str) for n in value)):
+            message = f"{quoted(value)} is not a layer name"
+            raise _Problem(at, message, "use a layer name or a list of names")
+        found = (self._named(name, (*at, i), scope) for i, name in enumerate(value))
+        return tuple(source for sources in found for source in sources)
 
     def _named(self, name: str, at: KeyPath, scope: _Scope) -> tuple[str, ...]:
         """The expanded names of an input, which are several for `input` of a call with several."""
@@ -365,11 +344,8 @@ class _Expander:
             if key == "tie" and scope.blocks and isinstance(value, str):
                 (value,) = self._named(value, at, scope)
             options[key] = value
-        valid = _is_names(options.get("inputs"))
-        if "inputs" in options and valid:
-            del options["inputs"]
-            if not scope.blocks:
-                self.explicit.add(full)
+        if options.pop("inputs", None) is not None and not scope.blocks:
+            self.explicit.add(full)
         self._emit(full, options, sources)
 
     def _record(self, to: KeyPath, value: Any, origin: KeyPath, key_at: KeyPath) -> None:
@@ -424,11 +400,10 @@ class _Expander:
                     f"use parameters of the block, as in {key}: {{stride: 2}}",
                 )
             found |= _fields(value, at) if applies else {}
-        if any(key in ("repeat", "first", "last", "inputs") for key in found):
-            key = next(k for k in found if k in ("repeat", "first", "last", "inputs"))
+        if fixed := next((key for key in found if key in CALL_KEYS[1:]), None):
             raise _Problem(
-                found[key][1],
-                f"{key} cannot differ between repetitions",
+                found[fixed][1],
+                f"{fixed} cannot differ between repetitions",
                 "set it on the call",
                 of_key=True,
             )
@@ -445,19 +420,13 @@ class _Expander:
         params = self._bound(name, block, fields, at)
         blocks = (*scope.blocks, name)
         layers = block["layers"]
-        shared = {k: v for k, v in self._globals().items() if k not in params}
-        inner = _Scope(
-            f"{full}.", tuple(layers), shared | params, sources, blocks, (at, *scope.calls)
-        )
+        calls = (at, *scope.calls)
+        inner = _Scope(f"{full}.", tuple(layers), {**self.params, **params}, sources, blocks, calls)
         last = self._expand_all(layers, (*BLOCKS, name, "layers"), inner)
         output = block.get("output")
         if output is None:
             return last
         return self._named(output, (*BLOCKS, name, "output"), inner)[0]
-
-    def _globals(self) -> Mapping[str, tuple[Any, KeyPath]]:
-        params = self.model.get("params")
-        return {k: (v, (*PARAMS, k)) for k, v in (params or {}).items()}
 
     def _block(self, fields: Fields, scope: _Scope) -> tuple[str, Mapping[str, Any]]:
         """The block of a call."""
@@ -492,7 +461,7 @@ class _Expander:
             raise _Problem(
                 at, f"block '{name}' needs a value for '{missing[0]}'", f"add '{missing[0]}: ...'"
             )
-        defaults = {key: (value, (*BLOCKS, name, "params", key)) for key, value in own.items()}
+        defaults = _fields(own, (*BLOCKS, name, "params"))
         return defaults | {key: pair for key, pair in fields.items() if key != "block"}
 
     def _shortcut(
@@ -637,18 +606,6 @@ def _fields(value: Mapping[str, Any], at: KeyPath) -> Fields:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_names(value: object) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
-    )
-
-
-def _bad_inputs(value: Any, at: KeyPath) -> tuple[str, ...]:
-    raise _Problem(
-        at, f"{quoted(value)} is not a layer name", "use a layer name or a list of names"
-    )
 
 
 def _choice(value: Any, at: KeyPath, i: int, repeat: int) -> tuple[Any, KeyPath]:

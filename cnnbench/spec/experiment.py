@@ -21,7 +21,7 @@ from cnnbench.layers.fields import (
     Model,
     Positive,
     Seeds,
-    unchanged_additions,
+    drop_unchanged_additions,
 )
 from cnnbench.spec.metrics import MetricName
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, Optimizer, Schedule
@@ -129,14 +129,6 @@ class CheckpointSpec(Model):
     keep: Count = Field(1, description="number of checkpoints to keep per seed")
 
 
-def _remove(content: dict[str, Any], keys: Mapping[str, Any]) -> None:
-    for key, inner in keys.items():
-        if inner is True:
-            content.pop(key, None)
-        elif isinstance(content.get(key), dict):
-            _remove(content[key], inner)
-
-
 class Experiment(Model):
     """A complete experiment: dataset, model, training and seeds."""
 
@@ -165,7 +157,7 @@ class Experiment(Model):
         ignored: Any = {"name": True, "title": True, "checkpoint": True, "seeds": True}
         ignored["model"] = {"code_layer"}  # used only after training
         content = self.model_dump(mode="json", exclude=ignored)
-        _remove(content, unchanged_additions(self))
+        drop_unchanged_additions(content, self)
         above = INPUT
         for name, layer in content["model"]["layers"].items():
             if layer["inputs"] == [above]:

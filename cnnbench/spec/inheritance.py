@@ -291,9 +291,11 @@ def _parsed(text: str, lower: Document, names_in: NamesIn) -> Document:
         raise _refused("", f"{quoted(text)} is not an override", "use key=value")
     if at[0] == "extends":
         raise _refused(key, "cannot be overridden", "set it in a file")
-    if at[:2] == ("model", "layers") and len(at) > 3:
-        at = _with_layer_name(at, names_in(lower))
-    _check_layer(at, value_text, lower, names_in)
+    adds = len(at) == 3 and value_text.strip() not in _NULLS
+    if at[:2] == ("model", "layers") and len(at) > 2 and not adds:
+        names = names_in(lower)
+        at = _with_layer_name(at, names)
+        _check_layer(at, names)
     value = _parse_value(key, value_text)
     if value.data is None and value_text.strip() not in _NULLS:  # empty, or a comment
         raise _refused(key, "the value is missing", f"use {key}=VALUE, or {key}=null to unset it")
@@ -327,7 +329,7 @@ def _with_layer_name(at: tuple[str, ...], names: Sequence[str]) -> tuple[str, ..
             found = (*at[:2], name, *at[end:])
             # Options are words; a number is a repetition, which the call does not have.
             return found if not at[end:] or not at[end].isdecimal() else _whole_name(at)
-    return _whole_name(at) if any(part.isdecimal() for part in at) else at
+    return _whole_name(at) if any(part.isdecimal() for part in at[3:]) else at
 
 
 def _whole_name(at: tuple[str, ...]) -> tuple[str, ...]:
@@ -354,10 +356,9 @@ def _refused(key: str, message: str, remedy: str) -> SpecError:
     return SpecError([Diagnostic(Location(COMMAND_LINE), key, message, remedy)])
 
 
-def _check_layer(at: tuple[str, ...], value: str, lower: Document, names_in: NamesIn) -> None:
+def _check_layer(at: tuple[str, ...], names: Sequence[str]) -> None:
     """Raises SpecError if an override changes or removes a layer that does not exist."""
-    adds = len(at) == 3 and value.strip() not in _NULLS
-    if at[:2] != ("model", "layers") or len(at) < 3 or adds or at[2] in (names := names_in(lower)):
+    if at[2] in names:
         return
     message = f"unknown layer {quoted(at[2])}{did_you_mean(at[2], names)}"
     remedy = f"use {or_list(names)}" if names else "remove it (the model has no layers)"

@@ -14,6 +14,7 @@ from typing import Any
 
 from cnnbench.data.catalog import KNOWN
 from cnnbench.layers import OPERATIONS
+from cnnbench.layers.base import Layer
 from cnnbench.layers.fields import Model
 from cnnbench.spec.blocks import PARAM_PATTERN, SHORTCUT_KINDS
 from cnnbench.spec.cross_checks import RESERVED_NAMES
@@ -307,10 +308,7 @@ _PARAMS: Schema = {
     "type": "object",
     "propertyNames": {"pattern": f"^{PARAM_PATTERN}$"},
 }
-_INPUTS: Schema = {
-    "description": "input layers, by name; default: the previous layer",
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}],
-}
+_INPUTS: Schema = _tidied(Layer.model_json_schema()["properties"]["inputs"])
 _OF_ONE_REPETITION: Schema = {"type": "object", "description": "parameters of this repetition"}
 _CALL: Schema = {
     "description": "A block in place of a layer; all other keys are parameters of the block.",

@@ -24,7 +24,7 @@ from cnnbench.layers import (
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import OWNERS_KEYS
 from cnnbench.layers.fields import VALUE, Model
-from cnnbench.spec.blocks import Expansion, expand, names_in
+from cnnbench.spec.blocks import Expansion, expand
 from cnnbench.spec.cross_checks import Parts, dataset_issue, issues_between
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import DatasetSpec, Experiment, ModelSpec, Task, TrainSpec
@@ -87,7 +87,7 @@ def load_experiment(
     layers = list(read_layers(path))
     document = reduce(merge, layers)
     for text in sort_overrides(overrides):
-        layers.append(override(document, text, lambda found: _names_in(found, data_dir)))
+        layers.append(override(document, text, lambda found: _expand(found, data_dir).names))
         document = merge(document, layers[-1])
     expansion = _expand(document, data_dir)
     experiment, plan, info, issues = _findings(expansion, data_dir)
@@ -98,10 +98,6 @@ def load_experiment(
 
 
 Findings = tuple[Experiment | None, Plan | None, DatasetInfo | None, list[Issue]]
-
-
-def _names_in(document: Document, data_dir: Path | None) -> tuple[str, ...]:
-    return names_in(document, lambda: _input_shape(document, data_dir))
 
 
 def _expand(document: Document, data_dir: Path | None) -> Expansion:

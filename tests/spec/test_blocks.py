@@ -140,6 +140,20 @@ def test_a_child_file_changes_layers_of_blocks(tmp_path):
     assert len(found) == len(written_by_hand(1))
 
 
+def test_a_change_of_a_call_into_an_operation_replaces_it(tmp_path):
+    """The rule of merged files; the parameters of the call are gone with it."""
+    path = tmp_path / "resnet.yaml"
+    path.write_text(RESNET.read_text())
+    (tmp_path / "child.yaml").write_text(
+        "extends: resnet.yaml\nname: child\nmodel:\n  layers:\n"
+        "    stage1.0.a: {op: dropout, rate: 0.5}\n"
+    )
+    found = network(load_experiment(tmp_path / "child.yaml"))
+    assert found["stage1.0.a"] == "stem_act: dropout 0.5"
+    assert found["stage1.0.act"] == "stage1.0.a: activation, relu"
+    assert "stage1.0.a.conv" not in found
+
+
 SE = """\
 model:
   params: {act: relu}
@@ -367,6 +381,18 @@ model:
             "filters: {each: [4]}}",
             "a.yaml:13:54: model.layers.stage.filters.each: has 1 value for 2 repetitions; list 2"
             " values.",
+        ),
+        (
+            "filters: 4}",
+            "filters: 4, inputs: 5}",
+            "a.yaml:13:58: model.layers.stage.inputs: 5 is not a layer name; use a layer name or a"
+            " list of names.",
+        ),
+        (
+            "filters: 4}",
+            "filters: 4, last: {repeat: 2}}",
+            "a.yaml:13:57: model.layers.stage.last.repeat: repeat cannot differ between"
+            " repetitions; set it on the call.",
         ),
         (
             "filters: 4}",

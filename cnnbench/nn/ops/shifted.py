@@ -93,8 +93,12 @@ def is_slow(equation: Any) -> bool:
         return False
     images, kernel = (var.aval for var in equation.invars)
     taps = math.prod(kernel.shape[:2]) if kernel.ndim == 4 else 0
-    return (
-        images.shape[-1] > 1
-        and 1 < taps <= MOST_TAPS
-        and _is_depthwise(images, kernel, equation.params)
-    )
+    return pays(images.shape[-1], taps) and _is_depthwise(images, kernel, equation.params)
+
+
+def pays(channels: int, taps: int) -> bool:
+    """Returns True if `depthwise` is faster on a CPU than XLA, for a depthwise convolution.
+
+    Each tap is a pass over memory; with one channel, XLA multiplies matrices.
+    """
+    return channels > 1 and 1 < taps <= MOST_TAPS
