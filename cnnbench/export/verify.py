@@ -91,7 +91,7 @@ def verify(
       network: the original network.
       run: the exported model.
       probe: the images.
-      rows: images per call; all at once if None.
+      rows: images per call; None for a single call.
 
     Raises:
       StoreError: the outputs of the network are not finite.

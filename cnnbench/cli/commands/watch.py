@@ -272,7 +272,7 @@ class Keys(Protocol):
     """A source of keys."""
 
     def key(self, seconds: float) -> str:
-        """Returns the next key; empty if none is pressed within so many seconds."""
+        """Returns the next key; empty if none is pressed within `seconds`."""
 
     def lent(self) -> AbstractContextManager[None]:
         """Suspends reading keys while its body runs."""
@@ -343,7 +343,7 @@ class Keyboard:
         termios.tcsetattr(self.descriptor, termios.TCSADRAIN, self.usual)
 
     def key(self, seconds: float) -> str:
-        """Returns the next key; empty if none is pressed within so many seconds."""
+        """Returns the next key; empty if none is pressed within `seconds`."""
         if not select.select([self.descriptor], [], [], seconds)[0]:
             return ""
         return os.read(self.descriptor, 1).decode(errors="replace") or END
