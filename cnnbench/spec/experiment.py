@@ -91,7 +91,8 @@ class DatasetSpec(Model):
     """The dataset and its preprocessing."""
 
     name: str = Field(
-        description="an image classification dataset of tensorflow-datasets, or mnist_5k"
+        description="an image classification dataset of tensorflow-datasets, mnist_5k, or noise"
+        " (random/224x224x3/1000)"
     )
     offline: str | None = Field(None, description="fallback dataset if name is not available")
     splits: Splits = Field(Splits(), description="split sizes; default: the dataset's own")

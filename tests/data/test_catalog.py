@@ -46,9 +46,27 @@ def test_describes_datasets_that_are_not_in_the_table(tmp_path: Path) -> None:
     )
 
 
+def test_describes_noise() -> None:
+    assert describe("random/224x160x3/1000") == DatasetInfo(
+        "random/224x160x3/1000", (224, 160, 3), 1000, 1200, 200, "noise"
+    )
+
+
+_NOISE = "has no image shape and number of classes; use random/HEIGHTxWIDTHxCHANNELS/CLASSES"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        *(
+            (name, f"dataset '{name}' {_NOISE}, such as random/224x224x3/1000")
+            for name in ("random", "random/224", "random/224x224x3", "random/0x8x3/10")
+        ),
+        (
+            "random/2000x2000x3/10",
+            "dataset 'random/2000x2000x3/10' needs 15.6 GiB of memory, more than the 4 GiB"
+            " allowed; use smaller images",
+        ),
         ("mnsit", "unknown dataset 'mnsit' (did you mean 'mnist'?)"),
         ("MNIST", "unknown dataset 'MNIST' (did you mean 'mnist'?)"),
         ("bean", "unknown dataset 'bean' (did you mean 'beans'?)"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+import scipy.stats
 from tensorflow_datasets.image_classification import MNIST
 
 from cnnbench.data.dataset import Dataset, load_dataset, prepare
@@ -298,6 +299,17 @@ def test_mnist_5k_never_changes() -> None:
     )
 
 
+def test_noise_has_the_shape_and_classes_of_its_name() -> None:
+    data = _load("random/9x7x3/40", splits={"validation": 0})
+    assert data.train.images.shape == (1200, 9, 7, 3)
+    assert data.test.images.shape == (200, 9, 7, 3)
+    assert np.bincount(data.train.labels).tolist() == [30] * 40
+    counts = np.bincount(data.train.images.ravel(), minlength=256)
+    assert scipy.stats.chisquare(counts).pvalue > 0.001
+    assert not np.array_equal(data.train.images[:200], data.test.images)
+    assert _load("random/9x7x3/40").test.images.tobytes() == data.test.images.tobytes()
+
+
 def test_mnist_5k_can_be_taken_in_part() -> None:
     data = _load("mnist_5k", splits={"train": 100, "validation": 20, "test": 30})
     whole = load_embedded()
@@ -368,6 +380,7 @@ print(time.process_time() - start < 1, "tensorflow_datasets" in sys.modules, dat
 def test_an_absent_network_costs_seconds_and_no_noise(tmp_path: Path) -> None:
     code = """
 import requests
+import scipy.stats
 def no_network(*_, **__):
     raise requests.ConnectionError("no network")
 requests.Session.request = no_network

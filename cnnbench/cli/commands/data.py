@@ -33,7 +33,10 @@ def data_list() -> None:
     for info in KNOWN.values():
         sizes = (f"{n:,}" if n else "" for n in (info.num_train, info.num_test))
         table.add_row(info.name, shape_text(info.shape), str(info.num_classes), *sizes, info.title)
-    other = "Other image-classification datasets of tensorflow-datasets work by name."
+    other = (
+        "Other image-classification datasets of tensorflow-datasets work by name.\n"
+        "random/HEIGHTxWIDTHxCHANNELS/CLASSES, such as random/224x224x3/1000, is noise of any size."
+    )
     stdout().print(WrappedTable(table), other, highlight=False)
 
 
