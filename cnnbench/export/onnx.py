@@ -27,11 +27,13 @@ from cnnbench.layers import (
     Add,
     AvgPool,
     BatchNorm,
+    ChannelShuffle,
     Concat,
     Conv,
     ConvTranspose,
     Crop,
     Dense,
+    DepthToSpace,
     Dropout,
     Flatten,
     GaussianNoise,
@@ -43,6 +45,7 @@ from cnnbench.layers import (
     Reshape,
     Sample,
     Slice,
+    SpaceToDepth,
     Upscale,
     ZeroPad,
 )
@@ -263,9 +266,33 @@ def _crop(graph: _Graph, node: Node, x: str, op: Crop) -> str:
     return graph.add("Slice", node.name, x, *edges)
 
 
-def _rearranged(
-    graph: _Graph, node: Node, x: str, op: Upscale | Slice | ZeroPad | Crop | Flatten | Reshape
-) -> str:
+def _regrouped(graph: _Graph, node: Node, x: str, split: Shape, order: Shape) -> str:
+    """Split the axes of images (n, c, h, w), reorder them, and merge them to the output shape."""
+    name, (height, width, channels) = node.name, node.layout.shape
+    shapes = {"split": split, "merged": (channels, height, width)}
+    sizes = {
+        key: graph.constant(f"{name}.{key}", np.array([-1, *shape], np.int64))
+        for key, shape in shapes.items()
+    }
+    parts = graph.add("Reshape", name, x, sizes["split"])
+    moved = graph.add("Transpose", name, parts, perm=order)
+    return graph.add("Reshape", f"{name}.merged", moved, sizes["merged"])
+
+
+_Rearrangement = (
+    Upscale
+    | Slice
+    | ZeroPad
+    | Crop
+    | ChannelShuffle
+    | SpaceToDepth
+    | DepthToSpace
+    | Flatten
+    | Reshape
+)
+
+
+def _rearranged(graph: _Graph, node: Node, x: str, op: _Rearrangement) -> str:
     """Add a layer that moves, repeats or removes values."""
     name = node.name
     match op:
@@ -281,6 +308,16 @@ def _rearranged(
             return _zero_pad(graph, name, x, op)
         case Crop():
             return _crop(graph, node, x, op)
+        case ChannelShuffle(groups=groups):
+            height, width, channels = node.layout.shape
+            grouped = (groups, channels // groups, height, width)
+            return _regrouped(graph, node, x, grouped, (0, 2, 1, 3, 4))
+        case SpaceToDepth(size=size):  # ONNX' own operation has TensorFlow's order of channels
+            height, width, _ = node.layout.shape
+            blocks = (node.in_shapes[0][2], height, size, width, size)
+            return _regrouped(graph, node, x, blocks, (0, 1, 3, 5, 2, 4))
+        case DepthToSpace():
+            return graph.add("DepthToSpace", name, x, blocksize=op.size, mode="CRD")
         case Flatten():
             return graph.vector(node, x)
         case Reshape():
@@ -306,7 +343,17 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return graph.add(kind, name, x, kernel_shape=op.size, strides=op.stride or op.size)
         case Dropout() | GaussianNoise() | MaskingNoise() | Sample():
             return x  # the identity in evaluation mode
-        case Upscale() | Slice() | ZeroPad() | Crop() | Flatten() | Reshape():
+        case (
+            Upscale()
+            | Slice()
+            | ZeroPad()
+            | Crop()
+            | ChannelShuffle()
+            | SpaceToDepth()
+            | DepthToSpace()
+            | Flatten()
+            | Reshape()
+        ):
             return _rearranged(graph, node, x, op)
         case Concat():
             return graph.add("Concat", name, *inputs, axis=1)

@@ -20,7 +20,17 @@ from cnnbench.layers.fields import members
 from cnnbench.layers.merge import Add, Concat, Multiply
 from cnnbench.layers.noise import Dropout, GaussianNoise, MaskingNoise, Sample
 from cnnbench.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
-from cnnbench.layers.reshape import Crop, Flatten, Reshape, Slice, Upscale, ZeroPad
+from cnnbench.layers.reshape import (
+    ChannelShuffle,
+    Crop,
+    DepthToSpace,
+    Flatten,
+    Reshape,
+    Slice,
+    SpaceToDepth,
+    Upscale,
+    ZeroPad,
+)
 
 __all__ = [
     "OPERATIONS",
@@ -28,11 +38,13 @@ __all__ = [
     "Add",
     "AvgPool",
     "BatchNorm",
+    "ChannelShuffle",
     "Concat",
     "Conv",
     "ConvTranspose",
     "Crop",
     "Dense",
+    "DepthToSpace",
     "Dropout",
     "Flatten",
     "GaussianNoise",
@@ -45,6 +57,7 @@ __all__ = [
     "Reshape",
     "Sample",
     "Slice",
+    "SpaceToDepth",
     "Upscale",
     "ZeroPad",
     "output_of",
@@ -64,6 +77,9 @@ LayerOp = Annotated[
     | Slice
     | ZeroPad
     | Crop
+    | ChannelShuffle
+    | SpaceToDepth
+    | DepthToSpace
     | Flatten
     | Reshape
     | Concat

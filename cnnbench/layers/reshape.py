@@ -1,8 +1,8 @@
-"""Layers that rearrange values: reshape, slice, upscale."""
+"""Layers that move or repeat values, such as reshape, slice and upscale."""
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ from cnnbench.layers.base import (
     whole_image,
 )
 from cnnbench.system.arrays import Array
+
+Values = TypeVar("Values", bound=Any)  # an array of NumPy or JAX
 
 
 class Flatten(Layer):
@@ -255,6 +257,167 @@ class Upscale(Layer):
     def options(self) -> list[str]:
         """Number of repetitions."""
         return [shape_text(self.size)]
+
+
+class ChannelShuffle(Layer):
+    """Interleaves groups of channels (ShuffleNet; Zhang et al. 2018).
+
+    Input channel `g * (channels / groups) + i` becomes output channel `i * groups + g`.
+    """
+
+    op: Literal["channel_shuffle"]
+    groups: fields.Count = Field(description="number of groups of contiguous channels")
+
+    aliases = ("ChannelShuffle", "shuffle_channels")
+    main_options = ("groups",)
+    keeps_range = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The input shape."""
+        shape = image(shapes[0], self.op)
+        if shape[2] % self.groups:
+            message = f"{_channels(shape[2])} cannot be divided into {self.groups} groups"
+            raise ShapeError("groups", message, f"use a divisor of {shape[2]}")
+        return LayerOutput(shape)
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (14)."""
+        return shuffle_rule(self.groups, site.out_shape[2])
+
+
+class SpaceToDepth(Layer):
+    """Moves blocks of pixels to channels (PyTorch's PixelUnshuffle).
+
+    TensorFlow's order of channels is `(i * size + j) * channels + c`.
+    """
+
+    op: Literal["space_to_depth"]
+    size: fields.Count = Field(
+        description="height and width of a block, whose pixel (i, j) of channel c is channel"
+        " (c * size + i) * size + j (PyTorch's order)"
+    )
+
+    aliases = ("PixelUnshuffle", "patchify", "unshuffle")
+    main_options = ("size",)
+    keeps_range = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """A smaller image with more channels."""
+        (height, width, channels), size = image(shapes[0], self.op), self.size
+        if height % size or width % size:
+            message = f"a {height}x{width} image cannot be divided into {size}x{size} blocks"
+            divisor = f"use a divisor of {math.gcd(height, width)}"
+            raise ShapeError("size", message, f"{divisor}, or add a crop or zero_pad before it")
+        return LayerOutput((height // size, width // size, channels * size * size))
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """The pixels of the blocks."""
+        rows, columns = ((low * self.size, (high + 1) * self.size - 1) for low, high in box)
+        return rows, columns
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (14)."""
+        return block_rule(self)
+
+
+class DepthToSpace(Layer):
+    """Moves channels to blocks of pixels (PyTorch's PixelShuffle), the inverse of `space_to_depth`.
+
+    TensorFlow's order of channels is `(i * size + j) * channels + c`.
+    """
+
+    op: Literal["depth_to_space"]
+    size: fields.Count = Field(
+        description="height and width of a block, whose pixel (i, j) of channel c is channel"
+        " (c * size + i) * size + j (PyTorch's order)"
+    )
+
+    aliases = ("PixelShuffle", "subpixel")
+    main_options = ("size",)
+    keeps_range = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """A larger image with fewer channels."""
+        (height, width, channels), size = image(shapes[0], self.op), self.size
+        if channels % size**2:
+            message = f"{_channels(channels)} cannot be divided into {size}x{size} blocks"
+            raise ShapeError("size", message, f"use a multiple of {size**2} channels")
+        return LayerOutput((height * size, width * size, channels // size**2))
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """The pixels whose channels are moved to the region."""
+        rows, columns = ((low // self.size, high // self.size) for low, high in box)
+        return rows, columns
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (14)."""
+        return block_rule(self)
+
+
+def _channels(number: int) -> str:
+    return "1 channel" if number == 1 else f"{number} channels"
+
+
+def shuffled(x: Values, groups: int) -> Values:
+    """Interleaves groups of channels, which are the last axis.
+
+    >>> import numpy as np
+    >>> shuffled(np.arange(6), 2).tolist()
+    [0, 3, 1, 4, 2, 5]
+    """
+    shape = x.shape
+    result: Values = x.reshape(*shape[:-1], groups, -1).swapaxes(-1, -2).reshape(shape)
+    return result
+
+
+def to_depth(x: Values, size: int, axes: tuple[int, int] = (1, 2)) -> Values:
+    """Moves blocks of pixels to channels.
+
+    Args:
+      x: images; the last axis is that of channels.
+      size: height and width of a block.
+      axes: the axes of height and width, which are adjacent.
+    """
+    row, column = axes
+    height, width = x.shape[row] // size, x.shape[column] // size
+    blocks = x.reshape(*x.shape[:row], height, size, width, size, *x.shape[column + 1 :])
+    # The axes of a block become the last ones.
+    order = [axis for axis in range(6) if axis not in (row + 1, row + 3)] + [row + 1, row + 3]
+    moved = blocks.transpose(*order)
+    result: Values = moved.reshape(*moved.shape[:3], -1)
+    return result
+
+
+def to_space(x: Values, size: int, axes: tuple[int, int] = (1, 2)) -> Values:
+    """The inverse of `to_depth`, with the same arguments."""
+    row, column = axes
+    blocks = x.reshape(*x.shape[:3], -1, size, size)
+    order = [0, 1, 2, 3]
+    order.insert(column + 1, 5)
+    order.insert(row + 1, 4)
+    pixels = x.shape[row] * size, x.shape[column] * size
+    moved = blocks.transpose(*order)
+    result: Values = moved.reshape(*x.shape[:row], *pixels, *x.shape[column + 1 : 3], -1)
+    return result
+
+
+def moved_blocks(
+    op: SpaceToDepth | DepthToSpace, x: Values, axes: tuple[int, int] = (1, 2)
+) -> Values:
+    """Output of a layer that moves blocks of pixels; `to_depth` has the other arguments."""
+    return (to_depth if isinstance(op, SpaceToDepth) else to_space)(x, op.size, axes)
+
+
+def shuffle_rule(groups: int, channels: int) -> Rule:
+    """Equation (14): the errors are shuffled back."""
+    back = channels // groups
+    return Rule(lambda a: shuffled(a, groups), lambda delta, _: (shuffled(delta, back),))
+
+
+def block_rule(op: SpaceToDepth | DepthToSpace) -> Rule:
+    """Equation (14): the errors are moved back."""
+    inverse = to_space if isinstance(op, SpaceToDepth) else to_depth
+    return Rule(lambda a: moved_blocks(op, a), lambda delta, _: (inverse(delta, op.size),))
 
 
 def upscale_rule(op: Upscale, shape: Shape) -> Rule:

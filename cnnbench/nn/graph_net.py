@@ -16,11 +16,13 @@ from cnnbench.layers import (
     Add,
     AvgPool,
     BatchNorm,
+    ChannelShuffle,
     Concat,
     Conv,
     ConvTranspose,
     Crop,
     Dense,
+    DepthToSpace,
     Dropout,
     Flatten,
     GaussianNoise,
@@ -32,11 +34,12 @@ from cnnbench.layers import (
     Reshape,
     Sample,
     Slice,
+    SpaceToDepth,
     Upscale,
     ZeroPad,
 )
 from cnnbench.layers.base import INPUT, Shape
-from cnnbench.layers.reshape import crop_slices, pad_widths
+from cnnbench.layers.reshape import crop_slices, moved_blocks, pad_widths, shuffled
 from cnnbench.nn.initializers import initial_kernel
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
@@ -268,6 +271,10 @@ class GraphNet(nnx.Module):
                 return jnp.pad(x, pad_widths(op.padding, op.channels, lowering.axes))
             case Crop():
                 return x[crop_slices(pad_widths(op.cropping, axes=lowering.axes))]
+            case ChannelShuffle():
+                return shuffled(x, op.groups)
+            case SpaceToDepth() | DepthToSpace():
+                return moved_blocks(op, x, lowering.axes)
             case Dropout() | GaussianNoise() | MaskingNoise() | Sample() | BatchNorm():
                 raise AssertionError(f"{op.op} is one of the parts")
             case _:

@@ -244,6 +244,9 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         (2, 3, 2),
     ),
     "crop": ({"op": {"op": "crop", "cropping": [1, 0, 2, 1]}}, (4, 5, 2)),
+    "channel_shuffle": ({"op": {"op": "channel_shuffle", "groups": 2}}, (2, 3, 6)),
+    "space_to_depth": ({"op": {"op": "space_to_depth", "size": 2}}, (4, 6, 3)),
+    "depth_to_space": ({"op": {"op": "depth_to_space", "size": 2}}, (2, 3, 12)),
     "flatten": ({"op": {"op": "flatten"}}, (2, 3, 2)),
     "reshape": ({"op": {"op": "reshape", "shape": [3, 1, 4]}}, (2, 3, 2)),
     "concat": (

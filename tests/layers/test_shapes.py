@@ -234,6 +234,9 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "zero_pad", "padding": [1, 2, 3, 4]}, [(5, 6, 7)], LayerOutput((8, 13, 7))),
         ({"op": "zero_pad", "channels": [1, 2]}, [(5, 6, 7)], LayerOutput((5, 6, 10))),
         ({"op": "crop", "cropping": [1, 2]}, [(5, 6, 7)], LayerOutput((3, 2, 7))),
+        ({"op": "channel_shuffle", "groups": 2}, [(5, 6, 8)], LayerOutput((5, 6, 8))),
+        ({"op": "space_to_depth", "size": 2}, [(4, 6, 3)], LayerOutput((2, 3, 12))),
+        ({"op": "depth_to_space", "size": 2}, [(4, 6, 12)], LayerOutput((8, 12, 3))),
         (
             {"op": "conv_transpose", "filters": 2, "kernel": 3, "stride": 2, "padding": 1},
             [(4, 5, 6)],
@@ -266,6 +269,9 @@ IMAGE_OPS: list[dict[str, Any]] = [
     {"op": "global_max_pool"},
     {"op": "zero_pad", "padding": 1},
     {"op": "crop", "cropping": 1},
+    {"op": "channel_shuffle", "groups": 1},
+    {"op": "space_to_depth", "size": 2},
+    {"op": "depth_to_space", "size": 2},
 ]
 
 
@@ -298,6 +304,36 @@ def test_the_transpose_of_groups_and_dilation_is_refused(keys: dict[str, Any]) -
     assert error.value.key == "tie"
     assert error.value.message == f"'c' has {key}, and its transpose is not supported"
     assert error.value.remedy == f"remove {key} there, or remove tie"
+
+
+@pytest.mark.parametrize(
+    ("op", "key", "message"),
+    [
+        (
+            {"op": "channel_shuffle", "groups": 4},
+            "groups",
+            "6 channels cannot be divided into 4 groups; use a divisor of 6",
+        ),
+        (
+            {"op": "space_to_depth", "size": 4},
+            "size",
+            "a 9x12 image cannot be divided into 4x4 blocks; use a divisor of 3, or add a crop or"
+            " zero_pad before it",
+        ),
+        (
+            {"op": "depth_to_space", "size": 2},
+            "size",
+            "6 channels cannot be divided into 2x2 blocks; use a multiple of 4 channels",
+        ),
+    ],
+)
+def test_blocks_and_groups_must_divide_the_input(
+    op: dict[str, Any], key: str, message: str
+) -> None:
+    with pytest.raises(ShapeError) as error:
+        shape_of(op, (9, 12, 6))
+    assert error.value.key == key
+    assert f"{error.value.message}; {error.value.remedy}" == message
 
 
 @pytest.mark.parametrize(

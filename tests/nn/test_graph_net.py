@@ -108,6 +108,30 @@ def _padded(_: Params, x: Array) -> Array:
     return result
 
 
+def _shuffled(_: Params, x: Array) -> Array:
+    result = np.zeros_like(x)
+    for group, i in np.ndindex(2, 3):
+        result[..., 2 * i + group] = x[..., 3 * group + i]
+    return result
+
+
+def _blocks(x: Array) -> Array:
+    """Blocks of 2x2 pixels as channels in PyTorch's order."""
+    result = np.zeros((len(x), x.shape[1] // 2, x.shape[2] // 2, 4 * x.shape[3]), x.dtype)
+    for n, row, column, channel in np.ndindex(x.shape):
+        i, j = row % 2, column % 2
+        result[n, row // 2, column // 2, 4 * channel + 2 * i + j] = x[n, row, column, channel]
+    return result
+
+
+def _pixels(_: Params, x: Array) -> Array:
+    result = np.zeros((len(x), 4, 6, 2), x.dtype)
+    for n, row, column, channel in np.ndindex(result.shape):
+        at = 4 * channel + 2 * (row % 2) + column % 2
+        result[n, row, column, channel] = x[n, row // 2, column // 2, at]
+    return result
+
+
 def _dense(p: Params, x: Array) -> Array:
     kernel = p["op"]["kernel"].reshape(2, 3, 2, 4)
     z = np.einsum("nhwc,hwcu->nu", x, kernel) + p["op"]["bias"]
@@ -217,6 +241,11 @@ CASES: Mapping[str, Case] = {
         {"op": {"op": "crop", "cropping": [1, 0, 2, 1]}},
         lambda _, x: np.stack([x[:, i, 2:4] for i in (1, 2, 3)], axis=1),
     ),
+    "channel_shuffle": Case((2, 3, 6), {"op": {"op": "channel_shuffle", "groups": 2}}, _shuffled),
+    "space_to_depth": Case(
+        (4, 6, 2), {"op": {"op": "space_to_depth", "size": 2}}, lambda _, x: _blocks(x)
+    ),
+    "depth_to_space": Case((2, 3, 8), {"op": {"op": "depth_to_space", "size": 2}}, _pixels),
     "flatten": Case(
         (2, 3, 2),
         {"op": {"op": "flatten"}},

@@ -185,6 +185,8 @@ PYTHON = "write the network as a Python class (model.python)"
         ("model.x={op: GlobalMaxPooling2D}", "global_max_pool"),
         ("model.x={op: nn.AdaptiveMaxPool2d}", "global_max_pool"),
         ("model.x={op: torch.mul}", "multiply"),
+        ("model.x={op: nn.PixelShuffle}", "depth_to_space"),
+        ("model.x={op: ChannelShuffle}", "channel_shuffle"),
         ("model.x={op: dnese}", "dense"),
         ("model.c.n_filters=3", "filters"),
         ("model.c.out_channels=3", "filters"),
@@ -265,7 +267,8 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
         ),
         (
             "model.b.size=3",
-            "batch_norm has no 'size' (available for max_pool, avg_pool, upscale and slice);"
+            "batch_norm has no 'size' (available for max_pool, avg_pool, upscale, slice,"
+            " space_to_depth and depth_to_space);"
             " use inputs,"
             " op, momentum or epsilon.",
         ),

@@ -27,6 +27,9 @@ _OF_IMAGES = (
     "global_max_pool",
     "zero_pad",
     "crop",
+    "channel_shuffle",
+    "space_to_depth",
+    "depth_to_space",
 )
 VECTOR_KINDS = tuple(op for op in OPERATIONS if op not in _OF_IMAGES)
 IMAGE_KINDS = (*OPERATIONS, *("conv", "tied") * 3)
@@ -57,6 +60,10 @@ def _grouped(conv: dict[str, Any], channels: int, dilation: Any) -> dict[str, An
     return conv | {"groups": groups, "dilation": dilation}
 
 
+def _divisors(number: int) -> st.SearchStrategy[int]:
+    return st.sampled_from([n for n in range(1, 7) if number % n == 0])
+
+
 def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
     """The keys of an operation; those that do not fit the shape are skipped."""
     finish: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
@@ -80,6 +87,9 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
             "channels": st.tuples(st.integers(0, 2), st.integers(0, 2)),
         },
         "crop": {"cropping": st.sampled_from([1, (0, 1), (1, 0, 0, 2)])},
+        "channel_shuffle": {"groups": _divisors(shape[-1])},
+        "space_to_depth": {"size": _divisors(math.gcd(*shape[:2]))},
+        "depth_to_space": {"size": st.sampled_from([1, 2])},
         "slice": {"start": st.integers(0, 2), "size": st.integers(1, 2)},
         "reshape": {"shape": st.sampled_from(shapes)},
         "activation": {"activation": activations},

@@ -15,11 +15,13 @@ from cnnbench.layers import (
     Add,
     AvgPool,
     BatchNorm,
+    ChannelShuffle,
     Concat,
     Conv,
     ConvTranspose,
     Crop,
     Dense,
+    DepthToSpace,
     Dropout,
     Flatten,
     GaussianNoise,
@@ -31,12 +33,13 @@ from cnnbench.layers import (
     Reshape,
     Sample,
     Slice,
+    SpaceToDepth,
     Upscale,
     ZeroPad,
 )
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.correlation import ConvGeometry
-from cnnbench.layers.reshape import crop_slices, pad_widths
+from cnnbench.layers.reshape import crop_slices, moved_blocks, pad_widths, shuffled
 from cnnbench.nn.graph_net import ACTIVATIONS
 from cnnbench.system.arrays import LayerWeights
 
@@ -159,6 +162,10 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
         case Crop():
             inner = crop_slices(pad_widths(op.cropping))
             return _Function(lambda x: x[inner])
+        case ChannelShuffle():
+            return _Function(partial(shuffled, groups=op.groups))
+        case SpaceToDepth() | DepthToSpace():
+            return _Function(partial(moved_blocks, op))
         case Sample():
             raise AssertionError("sampling networks are rejected by make_trainer")
         case BatchNorm():

@@ -14,11 +14,13 @@ from cnnbench.layers import (
     Add,
     AvgPool,
     BatchNorm,
+    ChannelShuffle,
     Concat,
     Conv,
     ConvTranspose,
     Crop,
     Dense,
+    DepthToSpace,
     Dropout,
     Flatten,
     GaussianNoise,
@@ -30,10 +32,13 @@ from cnnbench.layers import (
     Reshape,
     Sample,
     Slice,
+    SpaceToDepth,
     Upscale,
     ZeroPad,
+    output_of,
 )
 from cnnbench.layers.activation import Activation
+from cnnbench.layers.base import Shape
 from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.layers.reshape import pad_widths
 from cnnbench.system.arrays import LayerWeights
@@ -126,6 +131,8 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
         case Crop():
             top, bottom, left, right = op.cropping
             return layers.Cropping2D(((top, bottom), (left, right)))
+        case ChannelShuffle() | SpaceToDepth() | DepthToSpace():
+            return layers.Lambda(partial(_regrouped, *_moves(op, node.in_shapes[0])))
         case Sample():
             raise AssertionError("sampling networks are rejected by make_trainer")
         case Flatten():
@@ -148,6 +155,28 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.GlobalMaxPooling2D()
         case _:
             assert_never(op)
+
+
+def _moves(
+    op: ChannelShuffle | SpaceToDepth | DepthToSpace, shape: Shape
+) -> tuple[Shape, Shape, Shape]:
+    """Sizes and order of the axes into which images are split, and the output shape."""
+    (height, width, channels), out = shape, output_of(op, (shape,)).shape
+    match op:
+        case ChannelShuffle(groups=groups):
+            return (height, width, groups, channels // groups), (0, 1, 2, 4, 3), out
+        case SpaceToDepth(size=size):
+            split = (out[0], size, out[1], size, channels)
+            return split, (0, 1, 3, 5, 2, 4), out
+        case DepthToSpace(size=size):
+            return (height, width, out[2], size, size), (0, 1, 4, 2, 5, 3), out
+        case _:
+            assert_never(op)
+
+
+def _regrouped(split: Shape, order: Shape, out: Shape, x: Tensor) -> Tensor:
+    """Split the axes of images, reorder them, and merge them to another shape."""
+    return ops.reshape(ops.transpose(ops.reshape(x, (-1, *split)), order), (-1, *out))
 
 
 def _conv_transpose(plan: Plan, node: Node, op: ConvTranspose, made: Made) -> keras.Layer:

@@ -33,11 +33,13 @@ from cnnbench.layers import (
     Add,
     AvgPool,
     BatchNorm,
+    ChannelShuffle,
     Concat,
     Conv,
     ConvTranspose,
     Crop,
     Dense,
+    DepthToSpace,
     Dropout,
     Flatten,
     GaussianNoise,
@@ -49,6 +51,7 @@ from cnnbench.layers import (
     Reshape,
     Sample,
     Slice,
+    SpaceToDepth,
     Upscale,
     ZeroPad,
 )
@@ -190,6 +193,12 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
         case Crop():  # a negative padding crops
             top, bottom, left, right = op.cropping
             return nn.ZeroPad2d((-left, -right, -top, -bottom))
+        case ChannelShuffle():
+            return nn.ChannelShuffle(op.groups)
+        case SpaceToDepth():
+            return nn.PixelUnshuffle(op.size)
+        case DepthToSpace():
+            return nn.PixelShuffle(op.size)
         case Sample():
             raise AssertionError("sampling networks are rejected by make_trainer")
         case Flatten() | Reshape():

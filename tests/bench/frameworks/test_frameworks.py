@@ -172,6 +172,15 @@ CASES: Mapping[str, Layers] = {
         "e": {"op": "zero_pad", "padding": 1, "channels": [0, 1]},
         "f": dense(),
     },
+    "blocks of pixels": {
+        "a": conv(padding="same", filters=6),
+        "b": {"op": "crop", "cropping": [0, 1, 0, 0]},
+        "c": {"op": "space_to_depth", "size": 2},
+        "d": {"op": "channel_shuffle", "groups": 3},
+        "e": conv(kernel=1, filters=18, activation="tanh"),
+        "f": {"op": "depth_to_space", "size": 3},
+        "g": dense(),
+    },
     "vector to image": {
         "a": dense(24, activation="relu"),
         "b": DROP,
