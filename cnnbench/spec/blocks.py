@@ -391,6 +391,7 @@ class _Expander:
     def _arguments(self, fields: Fields, i: int, repeat: int, scope: _Scope) -> Fields:
         """Parameters of one repetition, evaluated where the call is written."""
         found = {key: pair for key, pair in fields.items() if key not in CALL_KEYS[1:]}
+        regular = found["block"]
         for key, applies in (("first", i == 0), ("last", i == repeat - 1)):
             value, at = fields.get(key, ({}, ()))
             if not isinstance(value, dict):
@@ -399,7 +400,8 @@ class _Expander:
                     f"{quoted(value)} is not a mapping",
                     f"use parameters of the block, as in {key}: {{stride: 2}}",
                 )
-            found |= _fields(value, at) if applies else {}
+            if applies:
+                found = self._kept(found, value, regular) | _fields(value, at)
         if fixed := next((key for key in found if key in CALL_KEYS[1:]), None):
             raise _Problem(
                 found[fixed][1],
@@ -411,6 +413,20 @@ class _Expander:
             key: self._value(*_choice(value, at, i, repeat), scope)
             for key, (value, at) in found.items()
         }
+
+    def _kept(self, fields: Fields, changes: Mapping[str, Any], regular: Any) -> Fields:
+        """Parameters of the call that apply to the block of a first or last repetition.
+
+        Another block need not have all parameters of the regular one.
+        """
+        ours = self._params_of(regular[0])
+        theirs = self._params_of(changes.get("block", regular[0]))
+        return {key: pair for key, pair in fields.items() if key in theirs or key not in ours}
+
+    def _params_of(self, name: Any) -> Mapping[str, Any]:
+        block = (self.model.get("blocks") or {}).get(name) if isinstance(name, str) else None
+        params = block.get("params") if isinstance(block, dict) else None
+        return params if isinstance(params, dict) else {}
 
     def _body(
         self, full: str, fields: Fields, at: KeyPath, sources: tuple[str, ...], scope: _Scope
@@ -574,25 +590,37 @@ class _Expander:
         Raises:
           _Unknown: the layers above are invalid, or the dataset is unknown.
         """
-        name = self._target(name)
+        waiting, begun = [self._target(name)], set[str]()  # not recursive: networks may be deep
+        while waiting:
+            top = waiting[-1]
+            missing = [s for s in self._sources_of(top, at) if s not in self.shapes]
+            if not missing:
+                self.shapes[waiting.pop()] = self._infer(top)
+            elif top in begun:  # a cycle
+                raise _Unknown
+            begun.add(top)
+            waiting += missing
+        return self.shapes[self._target(name)]
+
+    def _sources_of(self, name: str, at: KeyPath) -> list[str]:
+        """Inputs of a layer above."""
+        if name != INPUT and name not in self.layers:
+            raise _Problem(
+                at, f"the shape of layer {quoted(name)} is not known here", "use a layer above"
+            )
+        return [self._target(source) for source in self.sources.get(name, ())]
+
+    def _infer(self, name: str) -> Shape:
+        """Shape of a layer whose inputs have known shapes, or of the image."""
         if name == INPUT:
             shape = self.input_shape()
             if shape is None:
                 raise _Unknown
             return shape
-        if name not in self.layers:
-            raise _Problem(
-                at, f"the shape of layer {quoted(name)} is not known here", "use a layer above"
-            )
-        if name not in self.shapes:
-            self.shapes[name] = self._infer(name, at)
-        return self.shapes[name]
-
-    def _infer(self, name: str, at: KeyPath) -> Shape:
-        layer = self.layers[name]
         try:
-            op = _LAYER.validate_python(layer)
-            return output_of(op, tuple(self._shape(s, at) for s in self.sources[name])).shape
+            op = _LAYER.validate_python(self.layers[name])
+            shapes = tuple(self.shapes[self._target(source)] for source in self.sources[name])
+            return output_of(op, shapes).shape
         except (ValidationError, ShapeError):
             raise _Unknown from None
 

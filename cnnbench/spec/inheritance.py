@@ -184,7 +184,7 @@ def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any
         return upper
     result = dict(lower)
     for key, value in upper.items():
-        if value is None and key in result:
+        if value is None and key in result and not _is_params(at):
             del result[key]
             replaced.append((*at, key))
         elif key in result:
@@ -192,6 +192,11 @@ def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any
         else:
             result[key] = value
     return result
+
+
+def _is_params(at: KeyPath) -> bool:
+    """Returns True for parameters of a block, where an empty value means a required one."""
+    return len(at) == 4 and (at[:2], at[3]) == (("model", "blocks"), "params")
 
 
 def replaces(lower: Any, upper: Any, at: KeyPath) -> bool:

@@ -226,11 +226,11 @@ def _add_blocks(full: dict[str, Schema], changes: dict[str, Schema]) -> None:
                 key: value if key == "op" else _or_expression(value)
                 for key, value in part["properties"].items()
             }
-    full |= {"Expression": _expression(), "Call": _CALL, "Shortcut": _SHORTCUT, "Block": _BLOCK}
-    full[_LAYER_OR_CALL] = _layer_or_call("Layer")
-    changes[_LAYER_OR_CALL + _CHANGE] = _layer_or_call("Layer" + _CHANGE)
-    for part, kind in ((full["ModelSpec"], {}), (changes["ModelSpec" + _CHANGE], _NULL)):
-        part["properties"] |= {"params": _PARAMS, "blocks": _blocks(kind)}
+    full |= {"Expression": _expression(), "Call": _CALL, "Shortcut": _SHORTCUT}
+    for defs, ending in ((full, ""), (changes, _CHANGE)):
+        defs[_LAYER_OR_CALL + ending] = _layer_or_call("Layer" + ending)
+        defs["Block" + ending] = _block(ending)
+        defs["ModelSpec" + ending]["properties"] |= {"params": _PARAMS, "blocks": _blocks(ending)}
 
 
 def _or_expression(value: Schema) -> Schema:
@@ -294,12 +294,32 @@ def _layer_or_call(layer: str) -> Schema:
     }
 
 
-def _blocks(null: Schema) -> Schema:
-    block = {"anyOf": [_ref("Block"), null]} if null else _ref("Block")
+def _blocks(ending: str) -> Schema:
+    block = {"anyOf": [_ref("Block" + ending), _NULL]} if ending else _ref("Block")
     return {
         "description": "subnetworks that layers call by name",
         "type": "object",
         "additionalProperties": block,
+    }
+
+
+def _block(ending: str) -> Schema:
+    return {
+        "description": "A subnetwork with parameters.",
+        "type": "object",
+        "properties": {
+            "params": _PARAMS | {"description": "parameters and defaults; null if required"},
+            "layers": {
+                "description": "the graph; 'input' is the input of the block",
+                "type": "object",
+                "additionalProperties": {"anyOf": [_ref(_LAYER_OR_CALL + ending), _NULL]},
+            },
+            "output": {
+                "description": "name of the output layer; default: the last one",
+                "anyOf": [{"type": "string"}, _NULL],
+            },
+        },
+        "additionalProperties": False,
     }
 
 
@@ -339,22 +359,5 @@ _SHORTCUT: Schema = {
         },
     },
     "required": ["op", "like"],
-    "additionalProperties": False,
-}
-_BLOCK: Schema = {
-    "description": "A subnetwork with parameters.",
-    "type": "object",
-    "properties": {
-        "params": _PARAMS | {"description": "parameters and defaults; null if required"},
-        "layers": {
-            "description": "the graph; 'input' is the input of the block",
-            "type": "object",
-            "additionalProperties": {"anyOf": [_ref(_LAYER_OR_CALL), _NULL]},
-        },
-        "output": {
-            "description": "name of the output layer; default: the last one",
-            "anyOf": [{"type": "string"}, _NULL],
-        },
-    },
     "additionalProperties": False,
 }

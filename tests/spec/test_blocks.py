@@ -243,18 +243,28 @@ model:
 
 
 def test_first_last_and_each_differ_between_repetitions(tmp_path):
-    text = REPEATS.replace(", filters: {each: [4, 5, 6]}", "").replace("inputs: a.1", "inputs: a")
-    found = network(load(text, tmp_path))
+    found = network(load(REPEATS.replace("inputs: a.1", "inputs: a"), tmp_path))
     assert found == {
-        "a.0.c": "input: conv 2 @ 3x3",
-        "a.1.c": "a.0.c: conv 2 @ 1x1",
+        "a.0.c": "input: conv 4 @ 3x3",
+        "a.1.c": "a.0.c: conv 5 @ 1x1",
         "a.2.p": "a.1.c: max_pool 2x2",
         "b.0.c": "a.2.p: conv 7 @ 5x5",
         "out": "b.0.c: dense 10",
     }
-    each = REPEATS.replace(", last: {block: pool}", "").replace("inputs: a.1", "inputs: a.2.c")
-    filters = [v.split()[2] for k, v in network(load(each, tmp_path)).items() if k.startswith("a")]
-    assert filters == ["4", "5", "6"]
+
+
+def test_parameters_of_another_first_or_last_block_are_checked(tmp_path):
+    """Those of the call need not fit it, those written beside it must."""
+    wrong = REPEATS.replace("last: {block: pool}", "last: {block: pool, filters: 3}")
+    assert messages(wrong, tmp_path)[0] == (
+        "a.yaml:11:101: model.layers.a.last.filters: block 'pool' has no parameter 'filters';"
+        " remove it."
+    )
+    wrong = REPEATS.replace("last: {block: pool}", "last: {block: pool}, filter: 3")
+    assert messages(wrong, tmp_path)[0] == (
+        "a.yaml:11:102: model.layers.a.filter: block 'conv' has no parameter 'filter' (did you mean"
+        " 'filters'?); use filters or kernel."
+    )
 
 
 @pytest.mark.parametrize(("n", "published"), [(3, 269_722), (9, 853_018)])
@@ -453,3 +463,47 @@ def test_show_expands_blocks():
     assert "stage3.0.skip.norm  " not in folded
     assert "stage3.0.skip.norm  " in expanded
     assert folded.splitlines()[-2].split() == expanded.splitlines()[-2].split()
+
+
+def test_a_child_file_adds_layers_to_a_block(tmp_path):
+    """They come last, so inputs and output are explicit; an empty parameter stays required."""
+    (tmp_path / "b.yaml").write_text(HEAD + REPEATS.replace("a.1}", "a}") + OUT)
+    changed = (
+        "extends: b.yaml\nname: child\nmodel:\n  blocks:\n    conv:\n      params: {filters: }\n"
+        "      output: c\n"
+        "      layers: {act: {op: activation, activation: relu, inputs: input}, c: {inputs: act}}\n"
+    )
+    child = tmp_path / "child.yaml"
+    child.write_text(changed)
+    assert network(load_experiment(child))["a.0.act"] == "input: activation, relu"
+    assert network(load_experiment(child))["a.0.c"] == "a.0.act: conv 4 @ 3x3"
+    child.write_text(changed + "  layers: {d: {block: conv, inputs: a}, out: {inputs: [d, b]}}\n")
+    with pytest.raises(SpecError) as error:
+        load_experiment(child)
+    assert "block 'conv' needs a value for 'filters'; add 'filters: ...'" in str(error.value)
+    child.write_text(changed.replace("inputs: input", "inputs: c"))
+    with pytest.raises(SpecError) as error:
+        load_experiment(child)
+    assert "the layers form a cycle (a.0.c reads a.0.act reads a.0.c)" in str(error.value)
+
+
+WIDE = """\
+model:
+  blocks:
+    wide: {layers: {c: {op: conv, filters: {of_input: 2}, kernel: 1}}}
+  layers:
+"""
+
+
+def test_a_cycle_before_a_value_that_depends_on_a_shape_is_an_error(tmp_path):
+    text = (
+        f"{WIDE}    a: {{op: dropout, rate: 0.5, inputs: b}}\n    b: {{op: flatten, inputs: a}}\n"
+        "    w: {block: wide}\n"
+    )
+    assert "the layers form a cycle (a reads b reads a)" in messages(text, tmp_path)[0]
+
+
+def test_shapes_of_deep_networks_are_found(tmp_path):
+    layers = "".join(f"    a{i}: {{op: activation, activation: relu}}\n" for i in range(1500))
+    text = f"{WIDE}{layers}    w: {{block: wide}}\n"
+    assert network(load(text, tmp_path))["w.c"] == "a1499: conv 2 @ 1x1"
