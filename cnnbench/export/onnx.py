@@ -35,6 +35,7 @@ from cnnbench.layers import (
     Dense,
     DepthToSpace,
     Dropout,
+    DropPath,
     Flatten,
     GaussianNoise,
     GlobalAvgPool,
@@ -46,6 +47,7 @@ from cnnbench.layers import (
     Sample,
     Slice,
     SpaceToDepth,
+    SpatialDropout,
     Upscale,
     ZeroPad,
 )
@@ -341,7 +343,9 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
         case MaxPool() | AvgPool():
             kind = "MaxPool" if isinstance(op, MaxPool) else "AveragePool"
             return graph.add(kind, name, x, kernel_shape=op.size, strides=op.stride or op.size)
-        case Dropout() | GaussianNoise() | MaskingNoise() | Sample():
+        case (
+            Dropout() | SpatialDropout() | DropPath() | GaussianNoise() | MaskingNoise() | Sample()
+        ):
             return x  # the identity in evaluation mode
         case (
             Upscale()

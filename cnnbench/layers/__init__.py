@@ -18,7 +18,14 @@ from cnnbench.layers.conv import Conv, ConvTranspose
 from cnnbench.layers.dense import Dense
 from cnnbench.layers.fields import members
 from cnnbench.layers.merge import Add, Concat, Multiply
-from cnnbench.layers.noise import Dropout, GaussianNoise, MaskingNoise, Sample
+from cnnbench.layers.noise import (
+    Dropout,
+    DropPath,
+    GaussianNoise,
+    MaskingNoise,
+    Sample,
+    SpatialDropout,
+)
 from cnnbench.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from cnnbench.layers.reshape import (
     ChannelShuffle,
@@ -45,6 +52,7 @@ __all__ = [
     "Crop",
     "Dense",
     "DepthToSpace",
+    "DropPath",
     "Dropout",
     "Flatten",
     "GaussianNoise",
@@ -58,6 +66,7 @@ __all__ = [
     "Sample",
     "Slice",
     "SpaceToDepth",
+    "SpatialDropout",
     "Upscale",
     "ZeroPad",
     "output_of",
@@ -71,6 +80,8 @@ LayerOp = Annotated[
     | Upscale
     | Dense
     | Dropout
+    | SpatialDropout
+    | DropPath
     | GaussianNoise
     | MaskingNoise
     | Sample

@@ -177,6 +177,10 @@ class Layer(Model):
         """True if the layer needs random numbers in training."""
         return False
 
+    def drawn_shape(self, shape: Shape) -> Shape:
+        """Shape of the random values for one image, which are broadcast to its output shape."""
+        return shape
+
     def summary(self) -> str:
         """Short description: the operation and its main options.
 

@@ -5,7 +5,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, ShapeError, Site, identity
+from cnnbench.layers.base import (
+    Layer,
+    LayerOutput,
+    Owner,
+    Rule,
+    Shape,
+    ShapeError,
+    Site,
+    identity,
+    image,
+)
 from cnnbench.layers.fields import Fraction, NonNegative, Positive
 from cnnbench.layers.merge import same_shape
 from cnnbench.system.arrays import Array
@@ -35,6 +45,51 @@ class Dropout(Noise):
     aliases = ("DropoutLayer",)
     main_options = ("rate",)
     masks = True
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (14)."""
+        return dropout_rule(drawn, 1 / (1 - self.rate))
+
+
+class SpatialDropout(Noise):
+    """Zeros random channels of images in training and scales the rest (Tompson et al. 2015)."""
+
+    op: Literal["spatial_dropout"]
+    rate: Fraction = Field(description="fraction of channels to zero")
+
+    aliases = ("SpatialDropout2D", "Dropout2d", "channel_dropout", "feature_dropout")
+    main_options = ("rate",)
+    masks = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The input shape."""
+        return LayerOutput(image(shapes[0], self.op))
+
+    def drawn_shape(self, shape: Shape) -> Shape:
+        """A value per channel."""
+        return (1, 1, shape[2])
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (14)."""
+        return dropout_rule(drawn, 1 / (1 - self.rate))
+
+
+class DropPath(Noise):
+    """Zeros random images in training and scales the rest (stochastic depth; Huang et al. 2016).
+
+    Placed at the end of a residual branch, it skips the branch for some images.
+    """
+
+    op: Literal["drop_path"]
+    rate: Fraction = Field(description="fraction of images to zero")
+
+    aliases = ("DropPath", "StochasticDepth", "drop_connect")
+    main_options = ("rate",)
+    masks = True
+
+    def drawn_shape(self, shape: Shape) -> Shape:
+        """A single value."""
+        return (1,) * len(shape)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (14)."""
@@ -110,7 +165,7 @@ def dropout_rule(kept: Array | None, gain: float) -> Rule:
     """Equation (14): dropped values get no error, the others the same gain as in the forward pass.
 
     Args:
-      kept: mask of kept values; None for all.
+      kept: mask of kept values, or of kept channels or images; None for all.
       gain: scale of kept values; 1 for masking noise.
     """
     if kept is None:

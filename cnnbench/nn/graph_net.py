@@ -24,6 +24,7 @@ from cnnbench.layers import (
     Dense,
     DepthToSpace,
     Dropout,
+    DropPath,
     Flatten,
     GaussianNoise,
     GlobalAvgPool,
@@ -35,6 +36,7 @@ from cnnbench.layers import (
     Sample,
     Slice,
     SpaceToDepth,
+    SpatialDropout,
     Upscale,
     ZeroPad,
 )
@@ -275,7 +277,15 @@ class GraphNet(nnx.Module):
                 return shuffled(x, op.groups)
             case SpaceToDepth() | DepthToSpace():
                 return moved_blocks(op, x, lowering.axes)
-            case Dropout() | GaussianNoise() | MaskingNoise() | Sample() | BatchNorm():
+            case (
+                Dropout()
+                | SpatialDropout()
+                | DropPath()
+                | GaussianNoise()
+                | MaskingNoise()
+                | Sample()
+                | BatchNorm()
+            ):
                 raise AssertionError(f"{op.op} is one of the parts")
             case _:
                 assert_never(op)
@@ -359,7 +369,9 @@ def _initial(name: str, node: Node, shape: Shape, key: jax.Array) -> jax.Array:
 def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
     """Module of a layer that behaves differently in training; None for other layers."""
     match node.op:
-        case Dropout() | GaussianNoise() | MaskingNoise() | Sample():
+        case (
+            Dropout() | SpatialDropout() | DropPath() | GaussianNoise() | MaskingNoise() | Sample()
+        ):
             return RandomLayer(node.op, rngs)
         case BatchNorm(momentum=momentum, epsilon=epsilon):
             channels = node.layout.shape[-1]

@@ -120,7 +120,7 @@ class _Fixed(NamedTuple):
 
     Args:
       images: (rows, row, h, w, c).
-      drawn: values of random layers, (rows, row, *shape).
+      drawn: values of random layers, (rows, row, *shape); some axes may have size 1.
       others: inputs of the loss besides the outputs.
     """
 

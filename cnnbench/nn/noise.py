@@ -13,15 +13,24 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from cnnbench.layers import Dropout, GaussianNoise, MaskingNoise, Sample
+from cnnbench.layers import (
+    Dropout,
+    DropPath,
+    GaussianNoise,
+    MaskingNoise,
+    Sample,
+    SpatialDropout,
+)
 from cnnbench.layers.base import Shape
 from cnnbench.nn.ops import layout
 
-Random = Dropout | GaussianNoise | MaskingNoise | Sample
+Random = Dropout | SpatialDropout | DropPath | GaussianNoise | MaskingNoise | Sample
 
 
 def draw(op: Random, key: jax.Array, numbers: jax.Array, shape: Shape) -> jax.Array:
     """Draws random values for images: boolean masks of kept values, or normal values.
+
+    Channels and images are kept as a whole by masks whose other axes have size 1.
 
     Uses 32 bits per value. Masks are independent of the dtype, and normal values are those of
     float64, rounded.
@@ -33,15 +42,21 @@ def draw(op: Random, key: jax.Array, numbers: jax.Array, shape: Shape) -> jax.Ar
       shape: output shape of the layer for one image.
 
     Returns:
-      (n, *shape).
+      (n, *op.drawn_shape(shape)).
     """
+    shape = op.drawn_shape(shape)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
     # Flattened, because CPUs vectorize over the last axis, which may be a single channel.
     flat = (math.prod(shape),)
     bits = jax.vmap(lambda own: jax.random.bits(own, flat, jnp.uint32))(keys)
     bits = bits.reshape(-1, *shape)
     match op:
-        case Dropout(rate=rate) | MaskingNoise(rate=rate):
+        case (
+            Dropout(rate=rate)
+            | SpatialDropout(rate=rate)
+            | DropPath(rate=rate)
+            | MaskingNoise(rate=rate)
+        ):
             kept: jax.Array = bits < jnp.uint32(min(round((1 - rate) * 2**32), 2**32 - 1))
             return kept
         case GaussianNoise() | Sample():
@@ -60,6 +75,8 @@ def apply_noise(op: Random, drawn: jax.Array, *inputs: jax.Array) -> jax.Array:
     match op:
         case Dropout(rate=rate):
             return layout.elementwise(lambda keep, x: jnp.where(keep, x / (1 - rate), 0), drawn, x)
+        case SpatialDropout(rate=rate) | DropPath(rate=rate):
+            return jnp.where(drawn, x / (1 - rate), 0)
         case MaskingNoise():
             return layout.elementwise(lambda keep, x: jnp.where(keep, x, 0), drawn, x)
         case GaussianNoise(stddev=stddev):

@@ -229,6 +229,8 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
     "dense": ({"op": {"op": "dense", "units": 4, "activation": "gelu"}}, (2, 3, 2)),
     "dropout": ({"op": {"op": "dropout", "rate": 0.5}}, (4, 4, 2)),
     "dropout of nothing": ({"op": {"op": "dropout", "rate": 0.0}}, (2, 2, 1)),
+    "spatial_dropout": ({"op": {"op": "spatial_dropout", "rate": 0.5}}, (2, 3, 8)),
+    "drop_path": ({"op": {"op": "drop_path", "rate": 0.5}}, (2, 3, 2)),
     "masking_noise": ({"op": {"op": "masking_noise", "rate": 0.3}}, (4, 4, 2)),
     "gaussian_noise": ({"op": {"op": "gaussian_noise", "stddev": 0.5}}, (2, 3, 2)),
     "sample": (

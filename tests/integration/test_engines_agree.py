@@ -236,7 +236,9 @@ NOISY: Layers = {
     "mask": {"op": "masking_noise", "rate": 0.25},
     "conv1": conv(5, filters=8, stride=2),
     "drop1": {"op": "dropout", "rate": 0.25},
+    "maps": {"op": "spatial_dropout", "rate": 0.125},
     "conv2": conv(5),
+    "path": {"op": "drop_path", "rate": 0.125},
     "pool": POOL,
     "drop2": {"op": "dropout", "rate": 0.5},
     "dense": DENSE,
@@ -248,7 +250,7 @@ def test_engines_can_be_compared_epoch_by_epoch() -> None:
     found = {engine: losses(engine, 0) for engine in TOLERANCES}
     for engine in ("direct", "fast"):
         np.testing.assert_allclose(found[engine], found["plain"], rtol=LOSS_RTOL, err_msg=engine)
-    assert np.abs(losses("plain", 0, dropped=0.4) / found["plain"] - 1).min() > 5 * LOSS_RTOL
+    assert np.abs(losses("plain", 0, dropped=0.2) / found["plain"] - 1).min() > 5 * LOSS_RTOL
 
 
 def losses(engine: str, seed: int, dropped: float = 0.5) -> Array:

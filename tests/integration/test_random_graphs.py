@@ -66,7 +66,7 @@ def net(plan: Plan, form: convolution.EngineName) -> GraphNet:
 def test_the_generator_covers_the_whole_layer_language() -> None:
     seen: set[Any] = set()
 
-    @settings(examples(120), database=None, derandomize=True)
+    @settings(examples(240), database=None, derandomize=True)
     @given(graph=graphs())
     def draw(graph: Graph) -> None:
         plan = make_plan(*graph)

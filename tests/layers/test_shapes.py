@@ -204,6 +204,8 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
             LayerOutput((7,), {"kernel": (9, 7)}, 63),
         ),
         ({"op": "dropout", "rate": 0.5}, [(9,)], LayerOutput((9,))),
+        ({"op": "spatial_dropout", "rate": 0.5}, [(2, 3, 4)], LayerOutput((2, 3, 4))),
+        ({"op": "drop_path", "rate": 0.5}, [(9,)], LayerOutput((9,))),
         ({"op": "flatten"}, [(2, 3, 4)], LayerOutput((24,))),
         ({"op": "flatten"}, [(24,)], LayerOutput((24,))),
         ({"op": "reshape", "shape": [2, 3, 4]}, [(24,)], LayerOutput((2, 3, 4))),
@@ -270,6 +272,7 @@ IMAGE_OPS: list[dict[str, Any]] = [
     {"op": "zero_pad", "padding": 1},
     {"op": "crop", "cropping": 1},
     {"op": "channel_shuffle", "groups": 1},
+    {"op": "spatial_dropout", "rate": 0.5},
     {"op": "space_to_depth", "size": 2},
     {"op": "depth_to_space", "size": 2},
 ]

@@ -216,6 +216,10 @@ CASES: Mapping[str, Case] = {
         _dense,
     ),
     "dropout": Case((2, 3, 1), {"op": {"op": "dropout", "rate": 0.5}}, lambda _, x: x),
+    "spatial_dropout": Case(
+        (2, 3, 2), {"op": {"op": "spatial_dropout", "rate": 0.5}}, lambda _, x: x
+    ),
+    "drop_path": Case((2, 3, 1), {"op": {"op": "drop_path", "rate": 0.5}}, lambda _, x: x),
     "gaussian_noise": Case(
         (2, 3, 1), {"op": {"op": "gaussian_noise", "stddev": 0.5}}, lambda _, x: x
     ),

@@ -44,6 +44,9 @@ GRAPHS: Mapping[str, Layers] = {
                    "out": OUT},
     "after a dropout": {"conv": conv(), "drop": {"op": "dropout", "rate": 0.0}, "norm": NORM,
                         "out": OUT},
+    "after dropped images": {"conv": conv(), "maps": {"op": "spatial_dropout", "rate": 0.4},
+                             "norm": NORM, "path": {"op": "drop_path", "rate": 0.4},
+                             "again": NORM, "out": OUT},
     "at the end": {"conv": conv(filters=2), "norm": NORM},
 }  # fmt: skip
 

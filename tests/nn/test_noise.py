@@ -13,7 +13,14 @@ import scipy.stats
 from flax import nnx
 
 from cnnbench.errors import Issue
-from cnnbench.layers import Dropout, GaussianNoise, MaskingNoise, Sample
+from cnnbench.layers import (
+    Dropout,
+    DropPath,
+    GaussianNoise,
+    MaskingNoise,
+    Sample,
+    SpatialDropout,
+)
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.noise import Random, RandomLayer, apply_noise, divergence, draw
@@ -28,6 +35,8 @@ from tests.support.oracles import Array, make_plan
 MANY = 200_000
 RANDOM: Mapping[str, Random] = {
     "dropout": Dropout(op="dropout", rate=0.25),
+    "spatial_dropout": SpatialDropout(op="spatial_dropout", rate=0.25),
+    "drop_path": DropPath(op="drop_path", rate=0.25),
     "gaussian_noise": GaussianNoise(op="gaussian_noise", stddev=0.5),
     "masking_noise": MaskingNoise(op="masking_noise", rate=0.25),
     "sample": Sample(op="sample"),
@@ -57,10 +66,28 @@ def test_only_dropout_rescales_kept_values(name: str, kept: float) -> None:
     assert scipy.stats.binomtest(zeros, MANY, 0.25).pvalue > 0.01
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"), [("spatial_dropout", (500, 1, 1, 4)), ("drop_path", (2000, 1, 1, 1))]
+)
+def test_whole_channels_and_images_are_dropped(name: str, shape: tuple[int, ...]) -> None:
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(shape[0], 2, 3, 4)))
+    found = np.asarray(RandomLayer(RANDOM[name], nnx.Rngs(0))(x) / x)
+    one = found[tuple(slice(size) for size in shape)]
+    np.testing.assert_allclose(found, np.broadcast_to(one, found.shape), rtol=1e-6)
+    np.testing.assert_allclose(np.unique(np.round(one, 5)), [0, 1.33333])
+    assert scipy.stats.binomtest(int((one > 0).sum()), one.size, 0.75).pvalue > 0.01
+
+
+def test_images_of_vectors_are_dropped_as_a_whole() -> None:
+    found = np.asarray(RandomLayer(RANDOM["drop_path"], nnx.Rngs(0))(jnp.ones((100, 3))))
+    assert {tuple(image) for image in found.round(5)} == {(0, 0, 0), (np.float32(1.33333),) * 3}
+
+
 @pytest.mark.parametrize("name", RANDOM)
 def test_every_layer_is_its_first_input_in_evaluation(name: str) -> None:
     layer = RandomLayer(RANDOM[name], nnx.Rngs(0))
-    x, other = jnp.arange(6.0).reshape(2, 3), jnp.ones((2, 3))
+    x = jnp.arange(1, 49.0).reshape(4, 2, 2, 3)
+    other = jnp.ones_like(x)
     inputs = (x, other) if name == "sample" else (x,)
     one, two = layer(*inputs), layer(*inputs)
     assert (one != x).any()
@@ -70,7 +97,13 @@ def test_every_layer_is_its_first_input_in_evaluation(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "op", [Dropout(op="dropout", rate=0), MaskingNoise(op="masking_noise", rate=0)]
+    "op",
+    [
+        Dropout(op="dropout", rate=0),
+        SpatialDropout(op="spatial_dropout", rate=0),
+        DropPath(op="drop_path", rate=0),
+        MaskingNoise(op="masking_noise", rate=0),
+    ],
 )
 def test_a_rate_of_zero_draws_nothing(op: Random) -> None:
     assert not op.draws
@@ -81,14 +114,13 @@ def test_a_rate_of_zero_draws_nothing(op: Random) -> None:
 @pytest.mark.parametrize("name", RANDOM)
 def test_an_image_draws_by_its_key_and_number_alone(name: str) -> None:
     """Independent of other images and of the dtype, and for several keys at once."""
-    op, key, shape = RANDOM[name], jax.random.key(3), (5, 4, 3)
-    numbers = np.array([7, 0, 3, 7])
+    op, key, shape = RANDOM[name], jax.random.key(3), (5, 4, 30)
+    numbers = np.array([7, 0, 3, *range(20), 7])
     drawn = np.asarray(draw(op, key, jnp.asarray(numbers), shape))
-    assert drawn.shape == (4, *shape)
-    np.testing.assert_array_equal(drawn[0], drawn[3])
-    assert (drawn[0] != drawn[1]).any()
-    assert (drawn[1] != drawn[2]).any()
-    every = np.asarray(draw(op, key, jnp.arange(8), shape))
+    assert drawn.shape == (24, *op.drawn_shape(shape))
+    np.testing.assert_array_equal(drawn[0], drawn[-1])
+    assert len(np.unique(drawn, axis=0)) == (2 if drawn[0].size == 1 else 20)
+    every = np.asarray(draw(op, key, jnp.arange(20), shape))
     other = np.asarray(draw(op, jax.random.key(4), jnp.asarray(numbers), shape))
     keys = jax.random.wrap_key_data(
         jnp.stack([jax.random.key_data(jax.random.key(k)) for k in (4, 3)])

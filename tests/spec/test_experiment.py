@@ -171,6 +171,8 @@ def test_operations_are_those_of_the_language() -> None:
         "upscale",
         "dense",
         "dropout",
+        "spatial_dropout",
+        "drop_path",
         "gaussian_noise",
         "masking_noise",
         "sample",

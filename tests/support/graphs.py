@@ -28,11 +28,12 @@ _OF_IMAGES = (
     "zero_pad",
     "crop",
     "channel_shuffle",
+    "spatial_dropout",
     "space_to_depth",
     "depth_to_space",
 )
 VECTOR_KINDS = tuple(op for op in OPERATIONS if op not in _OF_IMAGES)
-IMAGE_KINDS = (*OPERATIONS, *("conv", "tied") * 3)
+IMAGE_KINDS = (*OPERATIONS, *("conv", "tied") * 4, "upscale")
 NEXT = {"conv": "max_pool", "upscale": "conv"}  # layers that are fused on a CPU
 
 pairs = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -80,6 +81,8 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
         "avg_pool": pool,
         "upscale": {"size": pairs},
         "dropout": {"rate": st.sampled_from([0.0, 0.5])},
+        "spatial_dropout": {"rate": st.sampled_from([0.0, 0.5])},
+        "drop_path": {"rate": st.sampled_from([0.0, 0.5])},
         "masking_noise": {"rate": st.sampled_from([0.0, 0.5])},
         "gaussian_noise": {"stddev": st.just(0.5)},
         "zero_pad": {

@@ -38,11 +38,13 @@ NETWORKS: dict[str, Layers] = {
         "drop": {"op": "dropout", "rate": 0.5},
         "noise": {"op": "gaussian_noise", "stddev": 0.3},
         "conv": {"op": "conv", "filters": 4, "kernel": 2, "activation": "tanh"},
+        "maps": {"op": "spatial_dropout", "rate": 0.25},
         "mask": {"op": "masking_noise", "rate": 0.3},
         "mean": {"op": "dense", "units": 6, "inputs": "mask"},
         "spread": {"op": "dense", "units": 6, "inputs": "mask"},
         "sample": {"op": "sample", "inputs": ["mean", "spread"]},
         "drop2": {"op": "dropout", "rate": 0.25},
+        "path": {"op": "drop_path", "rate": 0.25},
         "dense": {"op": "dense", "units": CLASSES},
     },
     "normed": {

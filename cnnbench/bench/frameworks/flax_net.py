@@ -23,6 +23,7 @@ from cnnbench.layers import (
     Dense,
     DepthToSpace,
     Dropout,
+    DropPath,
     Flatten,
     GaussianNoise,
     GlobalAvgPool,
@@ -34,6 +35,7 @@ from cnnbench.layers import (
     Sample,
     Slice,
     SpaceToDepth,
+    SpatialDropout,
     Upscale,
     ZeroPad,
 )
@@ -153,6 +155,9 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Dense(node, op, rngs)
         case Dropout():
             return nnx.Dropout(op.rate, rngs=rngs)
+        case SpatialDropout() | DropPath():
+            shared = [i for i, n in enumerate(op.drawn_shape(node.layout.shape), 1) if n == 1]
+            return nnx.Dropout(op.rate, broadcast_dims=shared, rngs=rngs)
         case GaussianNoise() | MaskingNoise():
             return _Noise(op, rngs)
         case Slice():

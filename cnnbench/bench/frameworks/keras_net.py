@@ -22,6 +22,7 @@ from cnnbench.layers import (
     Dense,
     DepthToSpace,
     Dropout,
+    DropPath,
     Flatten,
     GaussianNoise,
     GlobalAvgPool,
@@ -33,6 +34,7 @@ from cnnbench.layers import (
     Sample,
     Slice,
     SpaceToDepth,
+    SpatialDropout,
     Upscale,
     ZeroPad,
     output_of,
@@ -117,12 +119,8 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.AveragePooling2D(op.size, op.stride)
         case Upscale():
             return layers.UpSampling2D(op.size)
-        case Dropout():
-            return layers.Dropout(op.rate, seed=seed)
-        case GaussianNoise():
-            return layers.GaussianNoise(op.stddev, seed=seed)
-        case MaskingNoise():
-            return Mask(op.rate, seed)
+        case Dropout() | SpatialDropout() | DropPath() | GaussianNoise() | MaskingNoise():
+            return _random_layer(op, node.layout.shape, seed)
         case Slice():
             return layers.Lambda(lambda x: x[..., op.start : op.start + op.size])
         case ZeroPad():
@@ -153,6 +151,25 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.GlobalAveragePooling2D()
         case GlobalMaxPool():  # ties share the gradient; ours gives it to the first
             return layers.GlobalMaxPooling2D()
+        case _:
+            assert_never(op)
+
+
+def _random_layer(
+    op: Dropout | SpatialDropout | DropPath | GaussianNoise | MaskingNoise, shape: Shape, seed: int
+) -> keras.Layer:
+    match op:
+        case Dropout():
+            return layers.Dropout(op.rate, seed=seed)
+        case SpatialDropout():
+            return layers.SpatialDropout2D(op.rate, seed=seed)
+        case DropPath():
+            one_per_image = (None, *op.drawn_shape(shape))
+            return layers.Dropout(op.rate, noise_shape=one_per_image, seed=seed)
+        case GaussianNoise():
+            return layers.GaussianNoise(op.stddev, seed=seed)
+        case MaskingNoise():
+            return Mask(op.rate, seed)
         case _:
             assert_never(op)
 

@@ -86,6 +86,21 @@ class Disturb(nn.Module):
         return x + self.strength * torch.randn_like(x)
 
 
+class SkipImages(nn.Module):
+    """Stochastic depth, as timm's DropPath: zeroes whole images in training and scales the rest."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the module."""
+        if not self.training or not self.rate:
+            return x
+        kept = torch.rand((len(x),) + (1,) * (x.ndim - 1), device=x.device) >= self.rate
+        return x * (kept / (1 - self.rate))
+
+
 class Fold(nn.Module):
     """Left fold of a binary function over all inputs.
 

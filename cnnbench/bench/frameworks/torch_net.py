@@ -22,6 +22,7 @@ from cnnbench.bench.frameworks.torch_modules import (
     Mean,
     Pick,
     Reorder,
+    SkipImages,
     TopLeft,
     TorchTransposedConv,
     activation,
@@ -41,6 +42,7 @@ from cnnbench.layers import (
     Dense,
     DepthToSpace,
     Dropout,
+    DropPath,
     Flatten,
     GaussianNoise,
     GlobalAvgPool,
@@ -52,6 +54,7 @@ from cnnbench.layers import (
     Sample,
     Slice,
     SpaceToDepth,
+    SpatialDropout,
     Upscale,
     ZeroPad,
 )
@@ -182,6 +185,10 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             return nn.Upsample(size=node.layout.shape[:2], mode="nearest")
         case Dropout():
             return nn.Dropout(op.rate)
+        case SpatialDropout():
+            return nn.Dropout2d(op.rate)
+        case DropPath():
+            return SkipImages(op.rate)
         case GaussianNoise(stddev=strength) | MaskingNoise(rate=strength):
             return Disturb(strength, masks=isinstance(op, MaskingNoise))
         case Slice():

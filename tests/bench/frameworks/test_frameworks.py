@@ -16,13 +16,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
 
 from cnnbench.bench import frameworks
 from cnnbench.bench.frameworks import VARIANTS, initial_weights, make_trainer
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import OPERATIONS, Activate, BatchNorm, Dropout, GaussianNoise, MaskingNoise
+from cnnbench.layers import (
+    OPERATIONS,
+    Activate,
+    BatchNorm,
+    Dropout,
+    DropPath,
+    GaussianNoise,
+    MaskingNoise,
+    SpatialDropout,
+)
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.ops import convolution
 from cnnbench.spec.experiment import LOSSES, Experiment
@@ -146,7 +156,9 @@ CASES: Mapping[str, Layers] = {
     "slices": {
         "noise": {"op": "gaussian_noise", "stddev": 0.5},
         "mask": {"op": "masking_noise", "rate": 0.5},
+        "path": {"op": "drop_path", "rate": 0.5},
         "a": conv(padding="same", filters=4),
+        "maps": {"op": "spatial_dropout", "rate": 0.5},
         "b": {"op": "slice", "start": 1, "size": 3},
         "c": FLAT,
         "d": {"op": "slice", "start": 30, "size": 50},  # by row and by channel
@@ -248,7 +260,7 @@ CASES: Mapping[str, Layers] = {
     },
 }  # fmt: skip
 SHAPE = (9, 8, 2)
-RANDOM = Dropout | GaussianNoise | MaskingNoise
+RANDOM = Dropout | SpatialDropout | DropPath | GaussianNoise | MaskingNoise
 EXPERIMENTS = ("standard", "modified", "autoencoder", "mlp")
 SMALL: Layers = {"a": dense(6, activation="tanh"), "b": dense()}
 FRAMEWORKS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
@@ -553,6 +565,37 @@ def test_dropout_is_on_in_training_and_off_after_it(variant: str) -> None:
     (first,) = trainer.train(images[None], labels[None])
     assert abs(first - still) > 1e-3 * still
     np.testing.assert_array_equal(trainer.outputs(images), trainer.outputs(images))
+
+
+def in_training(variant: str, plan: Plan, images: Array) -> Array:
+    """Outputs of a framework's network without parameters, in training."""
+    if variant.startswith("torch"):
+        import torch
+
+        from cnnbench.bench.frameworks.torch_net import TorchNet
+
+        outputs = TorchNet(plan, {}).train()(torch.tensor(images).permute(0, 3, 1, 2))
+        return outputs.movedim(1, -1).numpy()
+    if variant.startswith("keras"):
+        from cnnbench.bench.frameworks.keras_net import build_model
+
+        return np.asarray(build_model(plan, {}, 1.0, 3)[0](images, training=True))
+    from cnnbench.bench.frameworks.flax_net import FlaxNet
+
+    return np.asarray(FlaxNet(plan, {}, nnx.Rngs(3))(jnp.asarray(images)))
+
+
+@pytest.mark.parametrize("variant", ["torch-eager-nchw", "keras-jax", "flax"])
+def test_whole_channels_and_images_are_dropped(variant: str) -> None:
+    need(variant)
+    images = np.ones((40, 2, 3, 20), np.float32)
+    for op, shape in (("spatial_dropout", (40, 1, 1, 20)), ("drop_path", (40, 1, 1, 1))):
+        plan = make_plan({"op": {"op": op, "rate": 0.25}}, (2, 3, 20), (2, 3, 20))
+        found = in_training(variant, plan, images)
+        one = found[tuple(slice(size) for size in shape)]
+        np.testing.assert_array_equal(found, np.broadcast_to(one, found.shape))
+        np.testing.assert_allclose(np.unique(one), [0, 4 / 3], rtol=1e-6)
+        assert scipy.stats.binomtest(int((one > 0).sum()), one.size, 0.75).pvalue > 0.001
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
