@@ -43,6 +43,7 @@ from cnnbench.layers import (
     MaskingNoise,
     MaxPool,
     Multiply,
+    Permute,
     Reshape,
     Sample,
     Slice,
@@ -55,6 +56,7 @@ from cnnbench.layers.activation import Activation
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.correlation import Pads
+from cnnbench.layers.reshape import channels_first
 from cnnbench.runs.weights import Weights
 from cnnbench.system import commands
 
@@ -291,6 +293,7 @@ _Rearrangement = (
     | DepthToSpace
     | Flatten
     | Reshape
+    | Permute
 )
 
 
@@ -324,6 +327,8 @@ def _rearranged(graph: _Graph, node: Node, x: str, op: _Rearrangement) -> str:
             return graph.vector(node, x)
         case Reshape():
             return _reshape(graph, node, graph.vector(node, x), op.shape)
+        case Permute():
+            return graph.add("Transpose", name, x, perm=channels_first(op.order))
         case _:
             assert_never(op)
 
@@ -357,6 +362,7 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             | DepthToSpace()
             | Flatten()
             | Reshape()
+            | Permute()
         ):
             return _rearranged(graph, node, x, op)
         case Concat():

@@ -32,6 +32,7 @@ from cnnbench.layers.reshape import (
     Crop,
     DepthToSpace,
     Flatten,
+    Permute,
     Reshape,
     Slice,
     SpaceToDepth,
@@ -62,6 +63,7 @@ __all__ = [
     "MaskingNoise",
     "MaxPool",
     "Multiply",
+    "Permute",
     "Reshape",
     "Sample",
     "Slice",
@@ -93,6 +95,7 @@ LayerOp = Annotated[
     | DepthToSpace
     | Flatten
     | Reshape
+    | Permute
     | Concat
     | Add
     | Multiply

@@ -115,6 +115,16 @@ def _ends(value: object) -> tuple[int, int]:
     raise field_error(f"{VALUE} is not a valid number of channels", "use [before, after]", value)
 
 
+def _order(value: object) -> tuple[int, int, int]:
+    _refuse_quotes(value)
+    numbers = isinstance(value, (list, tuple)) and all(_whole(axis, 1) for axis in value)
+    if isinstance(value, (list, tuple)) and numbers and sorted(value) == [1, 2, 3]:
+        first, second, third = value
+        return first, second, third
+    remedy = "use each of 1 (height), 2 (width) and 3 (channels) once, such as [3, 1, 2]"
+    raise field_error(f"{VALUE} is not a valid order of axes", remedy, value)
+
+
 def _inputs(value: object) -> tuple[str, ...] | None:
     if value is None or isinstance(value, tuple):
         return value
@@ -210,6 +220,12 @@ Ends = Annotated[
     BeforeValidator(_ends),
     PlainSerializer(_as_list),
     _any_of(_list_schema(_whole_schema(0), 2, 2)),
+]
+Order = Annotated[
+    tuple[int, int, int],
+    BeforeValidator(_order),
+    PlainSerializer(_as_list),
+    _any_of(_list_schema(_whole_schema(1, 3), 3, 3) | {"uniqueItems": True}),
 ]
 Inputs = Annotated[
     tuple[str, ...] | None,

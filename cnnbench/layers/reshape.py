@@ -79,6 +79,38 @@ class Reshape(Layer):
         return [shape_text(self.shape)]
 
 
+class Permute(Layer):
+    """Permutes the axes of an image, for example to exchange pixels and channels."""
+
+    op: Literal["permute"]
+    order: fields.Order = Field(
+        description="axes of the input in the order of the output: 1 is the height, 2 the width,"
+        " 3 the channels"
+    )
+
+    aliases = ("transpose", "rearrange", "swapaxes", "moveaxis")
+    keeps_range = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The sizes in the new order."""
+        shape = image(shapes[0], self.op)
+        return LayerOutput(tuple(shape[axis - 1] for axis in self.order))
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """The same rows and columns, or all that became channels."""
+        rows, columns = whole_image(shape)
+        kept = {1: rows, 2: columns} | dict(zip(self.order, box, strict=False))
+        return kept[1], kept[2]
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (14)."""
+        return permute_rule(self.order)
+
+    def options(self) -> list[str]:
+        """The order."""
+        return ["-".join(map(str, self.order))]
+
+
 class Slice(Layer):
     """Selects contiguous channels of an image, or entries of a vector."""
 
@@ -229,6 +261,17 @@ def pad_widths(
 def crop_slices(widths: list[tuple[int, int]]) -> tuple[slice, ...]:
     """The part of an array that `np.pad` with these widths would have added to."""
     return tuple(slice(before, -after or None) for before, after in widths)
+
+
+def channels_first(order: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """The order of a `permute` as that of batch, channels, height and width.
+
+    >>> channels_first((1, 2, 3)), channels_first((1, 3, 2))
+    ((0, 1, 2, 3), (0, 3, 2, 1))
+    """
+    place = {1: 2, 2: 3, 3: 1}
+    height, width, channels = (place[axis] for axis in order)
+    return 0, channels, height, width
 
 
 class Upscale(Layer):
@@ -457,6 +500,12 @@ def crop_rule(widths: list[tuple[int, int]]) -> Rule:
 
     inner = crop_slices(widths)
     return Rule(lambda a: a[inner], lambda delta, _: (np.pad(delta, widths),))
+
+
+def permute_rule(order: tuple[int, int, int]) -> Rule:
+    """Equation (14): the inverse permutation."""
+    back = sorted((1, 2, 3), key=lambda axis: order[axis - 1])
+    return Rule(lambda a: a.transpose(0, *order), lambda delta, _: (delta.transpose(0, *back),))
 
 
 def reshape_rule(before: Shape, after: Shape) -> Rule:

@@ -32,6 +32,7 @@ from cnnbench.layers import (
     MaskingNoise,
     MaxPool,
     Multiply,
+    Permute,
     Reshape,
     Sample,
     Slice,
@@ -254,6 +255,8 @@ class GraphNet(nnx.Module):
             case Flatten() | Reshape():
                 y = self._vectors(node, x).reshape(-1, *node.layout.shape)
                 return lowering.to_layout(y) if len(node.layout.shape) == 3 else y
+            case Permute():
+                return lowering.to_layout(lowering.from_layout(x).transpose(0, *op.order))
             case Concat():
                 return jnp.concatenate(inputs, axis=-1)
             case Add():

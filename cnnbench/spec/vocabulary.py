@@ -105,6 +105,7 @@ _KEYS: _Words = {
     "kl_weight": ("beta", "kl_loss_weight"),
     "shape": ("target_shape", "new_shape", "dims"),
     "epsilon": ("eps",),
+    "order": ("axes", "perm", "permutation", "dims"),
     "start": ("begin", "offset", "from"),
     "momentum": ("decay", "mu"),
     "learning_rate": ("lr", "eta", "step_size", "base_lr", "init_value"),
@@ -162,7 +163,7 @@ _NO_OPERATIONS = (
     " conv1d conv3d ReflectionPad2d multiply"
     " mul subtract maximum minimum average dot matmul einsum global_max_pool GlobalMaxPooling2D"
     " AdaptiveMaxPool2d lp_pool max_unpool fractional_max_pool pixel_shuffle depth_to_space"
-    " space_to_depth permute transpose squeeze unsqueeze embedding lstm gru rnn SimpleRNN"
+    " space_to_depth squeeze unsqueeze embedding lstm gru rnn SimpleRNN"
     " recurrent bidirectional lambda maxout dropblock drop_path stochastic_depth spatial_dropout"
     " SpatialDropout2D dropout2d alpha_dropout AlphaDropout prelu softmax log_softmax"
     " squeeze_excite squeeze_excitation SEModule inception capsule spatial_transformer split chunk"

@@ -251,6 +251,7 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
     "depth_to_space": ({"op": {"op": "depth_to_space", "size": 2}}, (2, 3, 12)),
     "flatten": ({"op": {"op": "flatten"}}, (2, 3, 2)),
     "reshape": ({"op": {"op": "reshape", "shape": [3, 1, 4]}}, (2, 3, 2)),
+    "permute": ({"op": {"op": "permute", "order": [3, 1, 2]}}, (2, 3, 4)),
     "concat": (
         {
             "half": {"op": "activation", "activation": "silu"},

@@ -58,6 +58,17 @@ BLOCKS: Mapping[str, Mapping[str, Any]] = {
     "flat": {"op": "flatten"},
     "out": {"op": "dense", "units": 3},
 }
+AXES: Mapping[str, Mapping[str, Any]] = {
+    "conv": {"op": "conv", "filters": 4, "kernel": [2, 3], "stride": [2, 3]},
+    "wide": {"op": "permute", "order": [2, 1, 3]},
+    "again": {"op": "conv", "filters": 3, "kernel": 2},
+    "same": {"op": "permute", "order": [1, 2, 3]},
+    "back": {"op": "permute", "order": [2, 1, 3]},
+    "turned": {"op": "permute", "order": [3, 1, 2]},
+    "small": {"op": "conv", "filters": 2, "kernel": [2, 1]},
+    "flat": {"op": "permute", "order": [3, 2, 1]},
+    "out": {"op": "dense", "units": 3},
+}
 TIED: Mapping[str, Mapping[str, Any]] = {
     "conv": {"op": "conv", "filters": 2, "kernel": 3, "stride": 2},
     "inner": {"op": "conv", "filters": 2, "kernel": 2, "padding": "same"},
@@ -92,8 +103,8 @@ def dependence(net: GraphNet, layer: str, shape: tuple[int, ...]) -> Array:
 
 @pytest.mark.parametrize(
     "layers",
-    [IMAGES, GATED, EDGES, BLOCKS, TIED],
-    ids=["images", "gated", "edges", "blocks", "tied"],
+    [IMAGES, GATED, EDGES, BLOCKS, AXES, TIED],
+    ids=["images", "gated", "edges", "blocks", "axes", "tied"],
 )
 def test_receptive_fields_are_the_pixels_with_a_gradient(
     layers: Mapping[str, Mapping[str, Any]],

@@ -210,6 +210,7 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "flatten"}, [(24,)], LayerOutput((24,))),
         ({"op": "reshape", "shape": [2, 3, 4]}, [(24,)], LayerOutput((2, 3, 4))),
         ({"op": "reshape", "shape": [24]}, [(2, 3, 4)], LayerOutput((24,))),
+        ({"op": "permute", "order": [3, 1, 2]}, [(2, 3, 4)], LayerOutput((4, 2, 3))),
         ({"op": "concat"}, [(2,), (3,), (2,)], LayerOutput((7,))),
         ({"op": "concat"}, [(2, 3, 4), (2, 3, 1)], LayerOutput((2, 3, 5))),
         ({"op": "add"}, [(2, 3, 4)] * 3, LayerOutput((2, 3, 4))),
@@ -275,6 +276,7 @@ IMAGE_OPS: list[dict[str, Any]] = [
     {"op": "spatial_dropout", "rate": 0.5},
     {"op": "space_to_depth", "size": 2},
     {"op": "depth_to_space", "size": 2},
+    {"op": "permute", "order": [1, 3, 2]},
 ]
 
 

@@ -260,6 +260,11 @@ CASES: Mapping[str, Case] = {
         {"op": {"op": "reshape", "shape": [3, 1, 4]}},
         lambda _, x: np.array([list(image.flat) for image in x]).reshape(-1, 3, 1, 4),
     ),
+    "permute": Case(
+        (2, 3, 4),
+        {"op": {"op": "permute", "order": [3, 1, 2]}},
+        lambda _, x: np.array([[i[:, :, c] for c in range(4)] for i in x]),
+    ),
     "concat": Case(
         (2, 3, 2),
         {

@@ -184,6 +184,7 @@ def test_operations_are_those_of_the_language() -> None:
         "depth_to_space",
         "flatten",
         "reshape",
+        "permute",
         "concat",
         "add",
         "multiply",

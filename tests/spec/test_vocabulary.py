@@ -90,7 +90,7 @@ def test_unsupported_names_get_no_suggestion(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("operation", "LPPool2d MaxUnpool2d Bilinear sep_conv SepConv2D sub PermuteLayer"),
+        ("operation", "LPPool2d MaxUnpool2d Bilinear sep_conv SepConv2D sub"),
         ("activation", "Bilinear Softmax2d"),
         ("loss", "LogCosh MAPE MSLE"),
         ("metric", "MSLE"),

@@ -31,6 +31,7 @@ from cnnbench.layers import (
     MaskingNoise,
     MaxPool,
     Multiply,
+    Permute,
     Reshape,
     Sample,
     Slice,
@@ -185,6 +186,8 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Function(partial(_repeat, size=op.size))
         case Flatten() | Reshape():
             return _Function(partial(_reshape, shape=node.layout.shape))
+        case Permute():
+            return _Function(partial(jnp.transpose, axes=(0, *op.order)))
         case Concat():
             return _Function(_join)
         case Add():

@@ -30,6 +30,7 @@ from cnnbench.layers import (
     MaskingNoise,
     MaxPool,
     Multiply,
+    Permute,
     Reshape,
     Sample,
     Slice,
@@ -137,6 +138,8 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.Flatten()
         case Reshape():
             return layers.Reshape(op.shape)
+        case Permute():
+            return layers.Permute(op.order)
         case Concat():
             return layers.Concatenate()
         case Add():

@@ -143,12 +143,16 @@ class Mean(nn.Module):
         return x.mean(dim=(2, 3))
 
 
-class ChannelsFirst(nn.Module):
-    """Permutation of (n, h, w, c) to (n, c, h, w)."""
+class Permuted(nn.Module):
+    """Permutation of the axes of images."""
+
+    def __init__(self, order: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.order = order
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the module."""
-        return x.permute(0, 3, 1, 2)
+        return x.permute(self.order)
 
 
 def activation(name: Activation) -> nn.Module:

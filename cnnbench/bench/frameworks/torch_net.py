@@ -15,11 +15,11 @@ from torch import nn
 
 from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.bench.frameworks.torch_modules import (
-    ChannelsFirst,
     Disturb,
     Fold,
     Join,
     Mean,
+    Permuted,
     Pick,
     Reorder,
     SkipImages,
@@ -50,6 +50,7 @@ from cnnbench.layers import (
     MaskingNoise,
     MaxPool,
     Multiply,
+    Permute,
     Reshape,
     Sample,
     Slice,
@@ -60,6 +61,7 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import Shape
 from cnnbench.layers.conv import conv_pads
+from cnnbench.layers.reshape import channels_first
 from cnnbench.system.arrays import Array, LayerWeights
 
 
@@ -210,6 +212,8 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             raise AssertionError("sampling networks are rejected by make_trainer")
         case Flatten() | Reshape():
             return _reshape(node, orders[0])
+        case Permute():
+            return Permuted(channels_first(op.order))
         case Concat():
             return Join()
         case Add():
@@ -296,7 +300,7 @@ def _reshape(node: Node, order: Array) -> nn.Module:
     if np.array_equal(order, by_channel(shape)):
         return nn.Sequential(nn.Flatten(), nn.Unflatten(1, (channels, height, width)))
     ours = Reorder(order, np.arange(len(order)))
-    return nn.Sequential(nn.Flatten(), ours, nn.Unflatten(1, shape), ChannelsFirst())
+    return nn.Sequential(nn.Flatten(), ours, nn.Unflatten(1, shape), Permuted((0, 3, 1, 2)))
 
 
 def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str, Slot]:

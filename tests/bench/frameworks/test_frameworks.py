@@ -193,6 +193,18 @@ CASES: Mapping[str, Layers] = {
         "f": {"op": "depth_to_space", "size": 3},
         "g": dense(),
     },
+    "axes": {  # a block of MLP-Mixer, and every kind of order
+        "patches": conv(kernel=2, stride=2, filters=5),
+        "sequence": {"op": "reshape", "shape": [16, 1, 5]},
+        "tokens": {"op": "permute", "order": [3, 2, 1]},
+        "mixed": conv(filters=16, kernel=1, activation="gelu"),
+        "back": {"op": "permute", "order": [3, 2, 1]},
+        "sum": {"op": "add", "inputs": ["sequence", "back"]},
+        "cycle": {"op": "permute", "order": [2, 3, 1]},
+        "other": {"op": "permute", "order": [2, 3, 1]},
+        "pool": {"op": "global_avg_pool"},
+        "out": dense(),
+    },
     "vector to image": {
         "a": dense(24, activation="relu"),
         "b": DROP,
@@ -601,12 +613,12 @@ def test_whole_channels_and_images_are_dropped(variant: str) -> None:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_pytorch_runs_our_experiments_without_permutations(name: str) -> None:
     need("torch-eager-nchw")
-    from cnnbench.bench.frameworks.torch_modules import ChannelsFirst, Reorder
+    from cnnbench.bench.frameworks.torch_modules import Permuted, Reorder
     from cnnbench.bench.frameworks.torch_net import TorchNet
 
     plan = case(name)[1]
     modules = list(TorchNet(plan, weights_of(plan)).modules())
-    assert not [m for m in modules if isinstance(m, ChannelsFirst)]
+    assert not [m for m in modules if isinstance(m, Permuted)]
     assert all(m.index is None for m in modules if isinstance(m, Reorder))
 
 
