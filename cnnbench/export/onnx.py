@@ -56,7 +56,7 @@ from cnnbench.layers.activation import Activation
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.correlation import Pads
-from cnnbench.layers.reshape import channels_first
+from cnnbench.layers.reshape import Rearrangement, channels_first
 from cnnbench.runs.weights import Weights
 from cnnbench.system import commands
 
@@ -283,21 +283,7 @@ def _regrouped(graph: _Graph, node: Node, x: str, split: Shape, order: Shape) ->
     return graph.add("Reshape", f"{name}.merged", moved, sizes["merged"])
 
 
-_Rearrangement = (
-    Upscale
-    | Slice
-    | ZeroPad
-    | Crop
-    | ChannelShuffle
-    | SpaceToDepth
-    | DepthToSpace
-    | Flatten
-    | Reshape
-    | Permute
-)
-
-
-def _rearranged(graph: _Graph, node: Node, x: str, op: _Rearrangement) -> str:
+def _rearranged(graph: _Graph, node: Node, x: str, op: Rearrangement) -> str:
     """Add a layer that moves, repeats or removes values."""
     name = node.name
     match op:
@@ -336,6 +322,8 @@ def _rearranged(graph: _Graph, node: Node, x: str, op: _Rearrangement) -> str:
 def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
     """Add a layer and return the name of its result."""
     x, op, name = inputs[0], node.op, node.name
+    if isinstance(op, Rearrangement):
+        return _rearranged(graph, node, x, op)
     match op:
         case Conv():
             return graph.activate(node, _conv(graph, node, x, op), op.activation)
@@ -352,19 +340,6 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             Dropout() | SpatialDropout() | DropPath() | GaussianNoise() | MaskingNoise() | Sample()
         ):
             return x  # the identity in evaluation mode
-        case (
-            Upscale()
-            | Slice()
-            | ZeroPad()
-            | Crop()
-            | ChannelShuffle()
-            | SpaceToDepth()
-            | DepthToSpace()
-            | Flatten()
-            | Reshape()
-            | Permute()
-        ):
-            return _rearranged(graph, node, x, op)
         case Concat():
             return graph.add("Concat", name, *inputs, axis=1)
         case Add():

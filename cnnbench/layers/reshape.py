@@ -463,6 +463,20 @@ def block_rule(op: SpaceToDepth | DepthToSpace) -> Rule:
     return Rule(lambda a: moved_blocks(op, a), lambda delta, _: (inverse(delta, op.size),))
 
 
+Rearrangement = (  # operations that move, repeat or remove values
+    Upscale
+    | Slice
+    | ZeroPad
+    | Crop
+    | ChannelShuffle
+    | SpaceToDepth
+    | DepthToSpace
+    | Flatten
+    | Reshape
+    | Permute
+)
+
+
 def upscale_rule(op: Upscale, shape: Shape) -> Rule:
     """Equation (14): the errors of a pixel's copies add up."""
     (height, width, channels), (rows, columns) = shape, op.size

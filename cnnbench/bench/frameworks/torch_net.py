@@ -61,7 +61,7 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.base import Shape
 from cnnbench.layers.conv import conv_pads
-from cnnbench.layers.reshape import channels_first
+from cnnbench.layers.reshape import Rearrangement, channels_first
 from cnnbench.system.arrays import Array, LayerWeights
 
 
@@ -176,6 +176,8 @@ def _layer(
 def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
     """The module of a node without parameters."""
     op = node.op
+    if isinstance(op, Rearrangement):
+        return _rearranged(node, op, orders[0])
     match op:
         case Conv() | ConvTranspose() | Dense() | BatchNorm():
             raise AssertionError(f"{op.op} has parameters")
@@ -183,8 +185,6 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             return nn.MaxPool2d(op.size, op.stride or op.size)
         case AvgPool():
             return nn.AvgPool2d(op.size, op.stride or op.size)
-        case Upscale():
-            return nn.Upsample(size=node.layout.shape[:2], mode="nearest")
         case Dropout():
             return nn.Dropout(op.rate)
         case SpatialDropout():
@@ -193,27 +193,8 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             return SkipImages(op.rate)
         case GaussianNoise(stddev=strength) | MaskingNoise(rate=strength):
             return Disturb(strength, masks=isinstance(op, MaskingNoise))
-        case Slice():
-            image = len(node.in_shapes[0]) == 3
-            return Pick(_kept(op, np.arange(node.in_shapes[0][-1]) if image else orders[0]))
-        case ZeroPad():
-            top, bottom, left, right = op.padding
-            return nn.ZeroPad3d((left, right, top, bottom, *op.channels))
-        case Crop():  # a negative padding crops
-            top, bottom, left, right = op.cropping
-            return nn.ZeroPad2d((-left, -right, -top, -bottom))
-        case ChannelShuffle():
-            return nn.ChannelShuffle(op.groups)
-        case SpaceToDepth():
-            return nn.PixelUnshuffle(op.size)
-        case DepthToSpace():
-            return nn.PixelShuffle(op.size)
         case Sample():
             raise AssertionError("sampling networks are rejected by make_trainer")
-        case Flatten() | Reshape():
-            return _reshape(node, orders[0])
-        case Permute():
-            return Permuted(channels_first(op.order))
         case Concat():
             return Join()
         case Add():
@@ -226,6 +207,34 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             return Mean()
         case GlobalMaxPool():
             return nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        case _:
+            assert_never(op)
+
+
+def _rearranged(node: Node, op: Rearrangement, order: Array) -> nn.Module:
+    """The module of a node that moves, repeats or removes values."""
+    match op:
+        case Upscale():
+            return nn.Upsample(size=node.layout.shape[:2], mode="nearest")
+        case Slice():
+            image = len(node.in_shapes[0]) == 3
+            return Pick(_kept(op, np.arange(node.in_shapes[0][-1]) if image else order))
+        case ZeroPad():
+            top, bottom, left, right = op.padding
+            return nn.ZeroPad3d((left, right, top, bottom, *op.channels))
+        case Crop():  # a negative padding crops
+            top, bottom, left, right = op.cropping
+            return nn.ZeroPad2d((-left, -right, -top, -bottom))
+        case ChannelShuffle():
+            return nn.ChannelShuffle(op.groups)
+        case SpaceToDepth():
+            return nn.PixelUnshuffle(op.size)
+        case DepthToSpace():
+            return nn.PixelShuffle(op.size)
+        case Flatten() | Reshape():
+            return _reshape(node, order)
+        case Permute():
+            return Permuted(channels_first(op.order))
         case _:
             assert_never(op)
 
