@@ -47,6 +47,7 @@ from cnnbench.layers import (
     Reshape,
     Sample,
     Slice,
+    Softmax,
     SpaceToDepth,
     SpatialDropout,
     Upscale,
@@ -348,6 +349,8 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return _product(graph, node, inputs)
         case Activate():
             return graph.activate(node, x, op.activation)
+        case Softmax():
+            return graph.add("Softmax", name, x, axis=1)
         case BatchNorm():
             learned = [graph.learned(name, key) for key in ("scale", "bias", "mean", "var")]
             return graph.add("BatchNormalization", name, x, *learned, epsilon=op.epsilon)

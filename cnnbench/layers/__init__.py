@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cnnbench.layers.activation import Activate
+from cnnbench.layers.activation import Activate, Softmax
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Shape
 from cnnbench.layers.batch_norm import BatchNorm
 from cnnbench.layers.conv import Conv, ConvTranspose
@@ -67,6 +67,7 @@ __all__ = [
     "Reshape",
     "Sample",
     "Slice",
+    "Softmax",
     "SpaceToDepth",
     "SpatialDropout",
     "Upscale",
@@ -100,6 +101,7 @@ LayerOp = Annotated[
     | Add
     | Multiply
     | Activate
+    | Softmax
     | BatchNorm
     | GlobalAvgPool
     | GlobalMaxPool,

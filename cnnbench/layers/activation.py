@@ -44,6 +44,26 @@ class Activate(Layer):
         return activation_words(self.activation)
 
 
+class Softmax(Layer):
+    """Softmax over the channels of each pixel, or over a vector.
+
+    For attention maps and gates; the output of a classifier stays linear, because the loss applies
+    a softmax.
+    """
+
+    op: Literal["softmax"]
+
+    aliases = ("Softmax2d", "softmax_layer")
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The input shape."""
+        return LayerOutput(shapes[0])
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (21)."""
+        return softmax_rule()
+
+
 def activation_words(activation: Activation) -> list[str]:
     """An activation formatted for `summary`; empty for linear."""
     return [] if activation == "linear" else [activation]
@@ -127,8 +147,26 @@ def _gelu_inner(z: Array) -> Array:
     return scale * (z + cubic * z**3)
 
 
+def softmax_rule() -> Rule:
+    """Equation (21): each error is relative to the mean error, weighted by the softmax."""
+    return Rule(softmax, lambda delta, a: (softmax_error(softmax(a), delta),))
+
+
+def softmax_error(shares: Array, delta: Array) -> Array:
+    """Equation (21): the error of the inputs of a softmax along the last axis.
+
+    Args:
+      shares: its outputs.
+      delta: their errors.
+    """
+    import numpy as np
+
+    mean: Array = (shares * delta).sum(axis=-1, keepdims=True)
+    return np.asarray(shares * (delta - mean))
+
+
 def softmax(z: Array) -> Array:
-    """Class probabilities along the last axis; part of the cross-entropy loss, not of a layer.
+    """Shares of the last axis that sum to 1; also the class probabilities of the loss.
 
     >>> import numpy as np
     >>> softmax(np.array([[0.0, 0.0, -np.inf]])).tolist()

@@ -36,13 +36,14 @@ from cnnbench.layers import (
     Reshape,
     Sample,
     Slice,
+    Softmax,
     SpaceToDepth,
     SpatialDropout,
     Upscale,
     ZeroPad,
 )
 from cnnbench.layers.base import INPUT, Shape
-from cnnbench.layers.reshape import crop_slices, moved_blocks, pad_widths, shuffled
+from cnnbench.layers.reshape import Rearrangement, crop_slices, moved_blocks, pad_widths, shuffled
 from cnnbench.nn.initializers import initial_kernel
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
@@ -237,6 +238,8 @@ class GraphNet(nnx.Module):
     def apply(self, node: Node, inputs: Sequence[jax.Array], weights: LayerParams) -> jax.Array:
         """Computes a layer that is not in `parts`, in the layout of the operations."""
         x, op, lowering = inputs[0], node.op, self.lowering
+        if isinstance(op, Rearrangement):
+            return self._rearranged(node, op, x)
         match op:
             case Conv() | ConvTranspose():
                 z = lowering.convolve(node, x, weights[node.name]["kernel"])
@@ -250,13 +253,6 @@ class GraphNet(nnx.Module):
                 return self._finish_pooled(node, y, weights)
             case AvgPool():
                 return lowering.avg_pool(x, op.size, op.stride or op.size)
-            case Upscale():
-                return lowering.upscale(node, x)
-            case Flatten() | Reshape():
-                y = self._vectors(node, x).reshape(-1, *node.layout.shape)
-                return lowering.to_layout(y) if len(node.layout.shape) == 3 else y
-            case Permute():
-                return lowering.to_layout(lowering.from_layout(x).transpose(0, *op.order))
             case Concat():
                 return jnp.concatenate(inputs, axis=-1)
             case Add():
@@ -266,20 +262,12 @@ class GraphNet(nnx.Module):
             case Activate():
                 y = layout.elementwise(ACTIVATIONS[op.activation], x)
                 return lowering.materialize(y) if op.activation in COSTLY and y.ndim == 4 else y
+            case Softmax():
+                return nnx.softmax(x)
             case GlobalAvgPool():
                 return x.mean(axis=lowering.axes)
             case GlobalMaxPool():
                 return _largest(x, lowering.axes)
-            case Slice():
-                return x[..., op.start : op.start + op.size]
-            case ZeroPad():
-                return jnp.pad(x, pad_widths(op.padding, op.channels, lowering.axes))
-            case Crop():
-                return x[crop_slices(pad_widths(op.cropping, axes=lowering.axes))]
-            case ChannelShuffle():
-                return shuffled(x, op.groups)
-            case SpaceToDepth() | DepthToSpace():
-                return moved_blocks(op, x, lowering.axes)
             case (
                 Dropout()
                 | SpatialDropout()
@@ -290,6 +278,30 @@ class GraphNet(nnx.Module):
                 | BatchNorm()
             ):
                 raise AssertionError(f"{op.op} is one of the parts")
+            case _:
+                assert_never(op)
+
+    def _rearranged(self, node: Node, op: Rearrangement, x: jax.Array) -> jax.Array:
+        """Moves, repeats or removes values."""
+        lowering = self.lowering
+        match op:
+            case Upscale():
+                return lowering.upscale(node, x)
+            case Flatten() | Reshape():
+                y = self._vectors(node, x).reshape(-1, *node.layout.shape)
+                return lowering.to_layout(y) if len(node.layout.shape) == 3 else y
+            case Permute():
+                return lowering.to_layout(lowering.from_layout(x).transpose(0, *op.order))
+            case Slice():
+                return x[..., op.start : op.start + op.size]
+            case ZeroPad():
+                return jnp.pad(x, pad_widths(op.padding, op.channels, lowering.axes))
+            case Crop():
+                return x[crop_slices(pad_widths(op.cropping, axes=lowering.axes))]
+            case ChannelShuffle():
+                return shuffled(x, op.groups)
+            case SpaceToDepth() | DepthToSpace():
+                return moved_blocks(op, x, lowering.axes)
             case _:
                 assert_never(op)
 

@@ -18,9 +18,7 @@ from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, q
 from cnnbench.graph.build import build_plan
 from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
-from cnnbench.layers import (
-    LayerOp,
-)
+from cnnbench.layers import Flatten, LayerOp, Reshape, Softmax
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import OWNERS_KEYS
 from cnnbench.layers.fields import VALUE, Model
@@ -133,6 +131,7 @@ def _expanded_findings(document: Document, data_dir: Path | None) -> Findings:
     plan, misfits = _plan(data, parts, info)
     if plan:
         misfits += [*_single_value_issues(plan, parts), *_probability_issues(plan, parts)]
+        misfits += _softmax_issues(plan, parts)
     guessed = _guessed(document)
     unique = dict.fromkeys([*issues, *misfits])
     return experiment, plan, info, [f for f in unique if f.of_key or f.at not in guessed]
@@ -284,6 +283,16 @@ def _single_value_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
             return
 
 
+def _softmax_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
+    """A softmax before the loss is a common mistake: the loss has its own."""
+    node = plan.by_name[plan.output]
+    while isinstance(node.op, Flatten | Reshape) and node.inputs[0] != INPUT:
+        node = plan.by_name[node.inputs[0]]
+    if parts.task is Task.CLASSIFY and isinstance(node.op, Softmax):
+        message = "the output is a softmax, and the loss applies one, too"
+        yield Issue(("model", "layers", node.name), message, "remove this layer")
+
+
 def _probability_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
     if parts.train is None or parts.train.loss != "binary_cross_entropy":
         return
@@ -302,7 +311,7 @@ def _not_probability(plan: Plan, name: str) -> str | None:
         return None
     node = plan.by_name[name]
     activation = activation_of(node.op)
-    if activation == "sigmoid":
+    if activation == "sigmoid" or isinstance(node.op, Softmax):
         return None
     if not node.op.keeps_range or activation not in {"linear", "relu"}:
         return name

@@ -313,8 +313,8 @@ def _paths(section: KeyPath) -> list[str]:
 
 def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str) -> Issue:
     if noun == "activation" and value == "softmax":
-        message = f"{written} is not available as an activation: the loss applies it"
-        return Issue(at, message, "leave the output linear")
+        message = f"{written} is not available as an activation: the loss applies it to the output"
+        return Issue(at, message, "leave that linear, and use op: softmax in other places")
     if not isinstance(value, str):
         return Issue(at, _is_not(written, noun), f"use {or_list(choices)}")
     words = _NOUNS.get(noun, vocabulary.OTHER)

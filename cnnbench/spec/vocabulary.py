@@ -165,7 +165,7 @@ _NO_OPERATIONS = (
     " AdaptiveMaxPool2d lp_pool max_unpool fractional_max_pool pixel_shuffle depth_to_space"
     " space_to_depth squeeze unsqueeze embedding lstm gru rnn SimpleRNN"
     " recurrent bidirectional lambda maxout dropblock drop_path stochastic_depth spatial_dropout"
-    " SpatialDropout2D dropout2d alpha_dropout AlphaDropout prelu softmax log_softmax"
+    " SpatialDropout2D dropout2d alpha_dropout AlphaDropout prelu log_softmax"
     " squeeze_excite squeeze_excitation SEModule inception capsule spatial_transformer split chunk"
     " stack rescaling random_flip random_crop augmentation mean max gather scatter sub sep_conv"
     " bilinear"
@@ -228,7 +228,6 @@ _ALTERNATIVES = {
     "dilation": "use a conv with dilation: 2",
     "dilated_conv": "use a conv with dilation: 2",
     "atrous_conv": "use a conv with dilation: 2",
-    "softmax": "leave the output linear (the loss applies it)",
     "log_softmax": "leave the output linear (the loss applies it)",
     "dropout": "add a layer with op: dropout",
     "squeeze_excite": _GATES,

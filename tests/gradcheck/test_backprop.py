@@ -299,6 +299,8 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         (2, 3, 2),
     ),
     "activation": ({"op": {"op": "activation", "activation": "relu"}}, (2, 3, 2)),
+    "softmax": ({"op": {"op": "softmax"}}, (2, 3, 4)),
+    "softmax of a vector": ({"flat": {"op": "flatten"}, "op": {"op": "softmax"}}, (2, 2, 2)),
     "batch_norm": ({"op": {"op": "batch_norm"}}, (3, 2, 2)),
     "batch_norm of vectors": (
         {"flat": {"op": "flatten"}, "op": {"op": "batch_norm", "epsilon": 0.25}},

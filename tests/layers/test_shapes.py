@@ -220,6 +220,8 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "multiply"}, [(4,), (1, 1, 4), (2, 3, 4), (4,)], LayerOutput((2, 3, 4))),
         ({"op": "multiply"}, [(4,), (1, 1, 4)], LayerOutput((1, 1, 4))),
         ({"op": "activation", "activation": "tanh"}, [(2, 3, 4)], LayerOutput((2, 3, 4))),
+        ({"op": "softmax"}, [(2, 3, 4)], LayerOutput((2, 3, 4))),
+        ({"op": "softmax"}, [(6,)], LayerOutput((6,))),
         ({"op": "batch_norm"}, [(2, 3, 4)], LayerOutput((2, 3, 4), {"scale": (4,), "bias": (4,)})),
         ({"op": "batch_norm"}, [(6,)], LayerOutput((6,), {"scale": (6,), "bias": (6,)})),
         ({"op": "global_avg_pool"}, [(2, 3, 4)], LayerOutput((4,))),

@@ -296,6 +296,11 @@ CASES: Mapping[str, Case] = {
         {"op": {"op": "activation", "activation": "silu"}},
         lambda _, x: x / (1 + np.exp(-x)),
     ),
+    "softmax": Case(
+        (2, 3, 4),
+        {"op": {"op": "softmax"}},
+        lambda _, x: special.softmax(x, axis=3),
+    ),
     "batch_norm": Case(
         (2, 3, 2),
         {"op": {"op": "batch_norm", "epsilon": 0.25}},  # running mean 0 and variance 1

@@ -189,6 +189,7 @@ def test_operations_are_those_of_the_language() -> None:
         "add",
         "multiply",
         "activation",
+        "softmax",
         "batch_norm",
         "global_avg_pool",
         "global_max_pool",

@@ -35,6 +35,7 @@ from cnnbench.layers import (
     Reshape,
     Sample,
     Slice,
+    Softmax,
     SpaceToDepth,
     SpatialDropout,
     Upscale,
@@ -42,7 +43,13 @@ from cnnbench.layers import (
 )
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.correlation import ConvGeometry
-from cnnbench.layers.reshape import crop_slices, moved_blocks, pad_widths, shuffled
+from cnnbench.layers.reshape import (
+    Rearrangement,
+    crop_slices,
+    moved_blocks,
+    pad_widths,
+    shuffled,
+)
 from cnnbench.nn.graph_net import ACTIVATIONS
 from cnnbench.system.arrays import LayerWeights
 
@@ -147,6 +154,8 @@ def _stamps(numbers: ConvGeometry) -> list[tuple[int, int]]:
 
 def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rngs) -> nnx.Module:
     op = node.op
+    if isinstance(op, Rearrangement):
+        return _rearranged(node, op)
     match op:
         case Conv():
             return _conv(node, op, rngs)
@@ -161,6 +170,37 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return nnx.Dropout(op.rate, broadcast_dims=shared, rngs=rngs)
         case GaussianNoise() | MaskingNoise():
             return _Noise(op, rngs)
+        case Sample():
+            raise AssertionError("sampling networks are rejected by make_trainer")
+        case BatchNorm():
+            channels = node.layout.shape[-1]
+            return nnx.BatchNorm(channels, momentum=op.momentum, epsilon=op.epsilon, rngs=rngs)
+        case MaxPool() | AvgPool():
+            pool = nnx.max_pool if isinstance(op, MaxPool) else nnx.avg_pool
+            return _Function(
+                partial(pool, window_shape=op.size, strides=op.stride or op.size, padding="VALID")
+            )
+        case Concat():
+            return _Function(_join)
+        case Add():
+            return _Function(_sum)
+        case Multiply():
+            return _Function(partial(_product, rank=len(node.layout.shape)))
+        case Activate():
+            return _Function(ACTIVATIONS["linear"])
+        case Softmax():
+            return _Function(nnx.softmax)
+        case GlobalAvgPool():
+            return _Function(partial(jnp.mean, axis=(1, 2)))
+        case GlobalMaxPool():  # ties share the gradient; ours gives it to the first
+            return _Function(partial(jnp.max, axis=(1, 2)))
+        case _:
+            assert_never(op)
+
+
+def _rearranged(node: Node, op: Rearrangement) -> nnx.Module:
+    """The module of a node that moves, repeats or removes values."""
+    match op:
         case Slice():
             return _Function(partial(_slice, start=op.start, size=op.size))
         case ZeroPad():
@@ -172,34 +212,12 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Function(partial(shuffled, groups=op.groups))
         case SpaceToDepth() | DepthToSpace():
             return _Function(partial(moved_blocks, op))
-        case Sample():
-            raise AssertionError("sampling networks are rejected by make_trainer")
-        case BatchNorm():
-            channels = node.layout.shape[-1]
-            return nnx.BatchNorm(channels, momentum=op.momentum, epsilon=op.epsilon, rngs=rngs)
-        case MaxPool() | AvgPool():
-            pool = nnx.max_pool if isinstance(op, MaxPool) else nnx.avg_pool
-            return _Function(
-                partial(pool, window_shape=op.size, strides=op.stride or op.size, padding="VALID")
-            )
         case Upscale():
             return _Function(partial(_repeat, size=op.size))
         case Flatten() | Reshape():
             return _Function(partial(_reshape, shape=node.layout.shape))
         case Permute():
             return _Function(partial(jnp.transpose, axes=(0, *op.order)))
-        case Concat():
-            return _Function(_join)
-        case Add():
-            return _Function(_sum)
-        case Multiply():
-            return _Function(partial(_product, rank=len(node.layout.shape)))
-        case Activate():
-            return _Function(ACTIVATIONS["linear"])
-        case GlobalAvgPool():
-            return _Function(partial(jnp.mean, axis=(1, 2)))
-        case GlobalMaxPool():  # ties share the gradient; ours gives it to the first
-            return _Function(partial(jnp.max, axis=(1, 2)))
         case _:
             assert_never(op)
 

@@ -34,6 +34,7 @@ from cnnbench.layers import (
     Reshape,
     Sample,
     Slice,
+    Softmax,
     SpaceToDepth,
     SpatialDropout,
     Upscale,
@@ -43,7 +44,7 @@ from cnnbench.layers import (
 from cnnbench.layers.activation import Activation
 from cnnbench.layers.base import Shape
 from cnnbench.layers.correlation import ConvGeometry
-from cnnbench.layers.reshape import pad_widths
+from cnnbench.layers.reshape import Rearrangement, pad_widths
 from cnnbench.system.arrays import LayerWeights
 
 Tensor = Any
@@ -98,6 +99,8 @@ def _apply(
 
 def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
     op, activation = node.op, _ACTIVATIONS[activation_of(node.op)]
+    if isinstance(op, Rearrangement):
+        return _rearranged(node, op)
     match op:
         case Conv():
             return layers.Conv2D(
@@ -118,10 +121,35 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.MaxPooling2D(op.size, op.stride)
         case AvgPool():
             return layers.AveragePooling2D(op.size, op.stride)
-        case Upscale():
-            return layers.UpSampling2D(op.size)
         case Dropout() | SpatialDropout() | DropPath() | GaussianNoise() | MaskingNoise():
             return _random_layer(op, node.layout.shape, seed)
+        case Sample():
+            raise AssertionError("sampling networks are rejected by make_trainer")
+        case Concat():
+            return layers.Concatenate()
+        case Add():
+            return layers.Add()
+        case Multiply():
+            return layers.Multiply()
+        case Activate():
+            return layers.Activation(activation)
+        case Softmax():
+            return layers.Softmax()
+        case BatchNorm():
+            return layers.BatchNormalization(momentum=op.momentum, epsilon=op.epsilon)
+        case GlobalAvgPool():
+            return layers.GlobalAveragePooling2D()
+        case GlobalMaxPool():  # ties share the gradient; ours gives it to the first
+            return layers.GlobalMaxPooling2D()
+        case _:
+            assert_never(op)
+
+
+def _rearranged(node: Node, op: Rearrangement) -> keras.Layer:
+    """The layer of a node that moves, repeats or removes values."""
+    match op:
+        case Upscale():
+            return layers.UpSampling2D(op.size)
         case Slice():
             return layers.Lambda(lambda x: x[..., op.start : op.start + op.size])
         case ZeroPad():
@@ -132,28 +160,12 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.Cropping2D(((top, bottom), (left, right)))
         case ChannelShuffle() | SpaceToDepth() | DepthToSpace():
             return layers.Lambda(partial(_regrouped, *_moves(op, node.in_shapes[0])))
-        case Sample():
-            raise AssertionError("sampling networks are rejected by make_trainer")
         case Flatten():
             return layers.Flatten()
         case Reshape():
             return layers.Reshape(op.shape)
         case Permute():
             return layers.Permute(op.order)
-        case Concat():
-            return layers.Concatenate()
-        case Add():
-            return layers.Add()
-        case Multiply():
-            return layers.Multiply()
-        case Activate():
-            return layers.Activation(activation)
-        case BatchNorm():
-            return layers.BatchNormalization(momentum=op.momentum, epsilon=op.epsilon)
-        case GlobalAvgPool():
-            return layers.GlobalAveragePooling2D()
-        case GlobalMaxPool():  # ties share the gradient; ours gives it to the first
-            return layers.GlobalMaxPooling2D()
         case _:
             assert_never(op)
 

@@ -54,6 +54,7 @@ from cnnbench.layers import (
     Reshape,
     Sample,
     Slice,
+    Softmax,
     SpaceToDepth,
     SpatialDropout,
     Upscale,
@@ -203,6 +204,8 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             return Fold(torch.mul, _factors(node, orders))
         case Activate():
             return nn.Identity()
+        case Softmax():
+            return nn.Softmax(dim=1)
         case GlobalAvgPool():
             return Mean()
         case GlobalMaxPool():

@@ -132,6 +132,15 @@ CASES: Mapping[str, Layers] = {
         "j": {"op": "multiply", "inputs": ["g", "i"]},
         "k": dense(),
     },
+    "shares": {
+        "a": conv(padding="same", filters=4),
+        "b": {"op": "softmax"},
+        "c": {"op": "multiply", "inputs": ["a", "b"]},
+        "d": FLAT,
+        "e": {"op": "softmax"},  # by channel, in PyTorch
+        "f": {"op": "multiply", "inputs": ["d", "e"]},
+        "g": dense(),
+    },
     "largest": {
         "a": conv(padding="same", filters=4, activation="tanh"),
         "b": {"op": "global_max_pool"},
