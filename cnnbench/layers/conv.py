@@ -29,7 +29,7 @@ from cnnbench.layers.correlation import (
     kernel_gradient,
 )
 from cnnbench.layers.fields import ADDED, DEPTHWISE, Count, Groups, Padding, Size
-from cnnbench.layers.parameters import Init, add_bias, bias_gradient, bias_shape
+from cnnbench.layers.parameters import BiasInit, Init, add_bias, bias_gradient, bias_shape
 from cnnbench.system.arrays import Array
 
 OWNERS_KEYS = ("filters", "kernel", "stride", "padding", "init")  # not allowed together with `tie`
@@ -49,13 +49,14 @@ class Conv(Layer):
     padding: Padding = Field("valid", description="valid, same, or number of zeros on each side")
     activation: Activation = Field("linear", description="activation function")
     use_bias: bool = Field(True, description="add a bias per filter")
-    init: Init = Field("glorot_uniform", description="kernel initializer; biases start at zero")
+    init: Init = Field("glorot_uniform", description="kernel initializer")
     groups: Annotated[Groups, ADDED] = Field(
         1, description="number of groups of channels, or depthwise for one per input channel"
     )
     dilation: Annotated[Size, ADDED] = Field(
         (1, 1), description="distance between kernel taps, in rows and columns"
     )
+    bias_init: Annotated[BiasInit, ADDED] = Field("zeros", description="bias initializer")
 
     aliases = ("convolution", "Conv2d", "Conv2DLayer", "ConvLayer")
     convolves = True
@@ -159,6 +160,7 @@ class ConvTranspose(Layer):
     activation: Activation = Field("linear", description="activation function")
     use_bias: bool = Field(True, description="add a bias per output channel (not shared with tie)")
     init: Init = Field("glorot_uniform", description="kernel initializer; not with tie")
+    bias_init: Annotated[BiasInit, ADDED] = Field("zeros", description="bias initializer")
 
     aliases = (
         "ConvTranspose2d",

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from cnnbench.layers.activation import Activation, activation_words
 from cnnbench.layers.base import Box, Layer, LayerOutput, Owner, Rule, Shape, Site, whole_image
-from cnnbench.layers.fields import Count
-from cnnbench.layers.parameters import Init, add_bias, bias_gradient, bias_shape
+from cnnbench.layers.fields import ADDED, Count
+from cnnbench.layers.parameters import BiasInit, Init, add_bias, bias_gradient, bias_shape
 from cnnbench.system.arrays import Array
 
 
@@ -20,7 +20,8 @@ class Dense(Layer):
     units: Count = Field(description="number of output units")
     activation: Activation = Field("linear", description="activation function")
     use_bias: bool = Field(True, description="add a bias per unit")
-    init: Init = Field("glorot_uniform", description="kernel initializer; biases start at zero")
+    init: Init = Field("glorot_uniform", description="kernel initializer")
+    bias_init: Annotated[BiasInit, ADDED] = Field("zeros", description="bias initializer")
 
     aliases = ("Linear", "fc", "fully_connected", "inner_product", "affine", "DenseLayer")
     main_options = ("units",)

@@ -1,11 +1,62 @@
-"""Kernel initializers, and the shape, forward pass and gradient of biases."""
+"""Initializers, and the shape, forward pass and gradient of biases."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from cnnbench.layers.base import Shape
+from cnnbench.layers.fields import Model, Positive
 from cnnbench.system.arrays import Array
 
-Init = Literal[
+
+class Normal(Model):
+    """Normal distribution with mean 0."""
+
+    name: Literal["normal"]
+    stddev: Positive = Field(description="standard deviation")
+
+
+class TruncatedNormal(Model):
+    """Normal distribution with mean 0, truncated at two standard deviations, as in Keras and JAX.
+
+    PyTorch's and timm's `trunc_normal_` truncates at the absolute values -2 and 2 instead.
+    """
+
+    name: Literal["truncated_normal"]
+    stddev: Positive = Field(
+        description="standard deviation before truncation, which multiplies it by 0.88"
+    )
+
+
+class ConstantValue(Model):
+    """One value for all."""
+
+    name: Literal["constant"]
+    value: float = Field(description="the value")
+
+
+class VarianceScaling(Model):
+    """Mean 0 and variance `scale` / fan, as in Keras and JAX; a bias has the fans of its kernel.
+
+    PyTorch's default, for kernels and biases, is `scale: 0.3333333` with `distribution: uniform`.
+    """
+
+    name: Literal["variance_scaling"]
+    scale: Positive = Field(1.0, description="variance times the fan")
+    mode: Literal["fan_in", "fan_out", "fan_avg"] = Field(
+        "fan_in", description="number of inputs, of outputs, or their mean"
+    )
+    distribution: Literal["truncated_normal", "normal", "uniform"] = Field(
+        "truncated_normal", description="truncated at two standard deviations, normal or uniform"
+    )
+
+
+_Options = Normal | TruncatedNormal | ConstantValue | VarianceScaling
+INITIALIZERS: Mapping[str, type[Model]] = {
+    get_args(model.model_fields["name"].annotation)[0]: model for model in get_args(_Options)
+}
+_Name = Literal[
     "glorot_uniform",
     "glorot_normal",
     "he_uniform",
@@ -13,9 +64,62 @@ Init = Literal[
     "lecun_uniform",
     "lecun_normal",
     "orthogonal",
+    "dirac",
     "zeros",
 ]
-INIT_NAMES: tuple[str, ...] = get_args(Init)
+_BiasName = Literal["zeros"]
+INIT_KEYS: Mapping[str, tuple[str, ...]] = {
+    "init": get_args(_Name),
+    "bias_init": get_args(_BiasName),
+}
+INIT_NAMES: tuple[str, ...] = (*get_args(_Name), *INITIALIZERS)
+
+
+def init_choices(key: str) -> tuple[str, ...]:
+    """Names of all initializers that a key accepts."""
+    return (*INIT_KEYS[key], *INITIALIZERS)
+
+
+def short_names(key: str) -> list[str]:
+    """Names of the initializers of a key that require no options."""
+    required = {
+        name: any(field.is_required() for key, field in model.model_fields.items() if key != "name")
+        for name, model in INITIALIZERS.items()
+    }
+    return [name for name in init_choices(key) if not required.get(name)]
+
+
+def _named(value: object) -> object:
+    """Expands the name of an initializer with options."""
+    return {"name": value} if isinstance(value, str) and value in INITIALIZERS else value
+
+
+def _kind(value: Any) -> str | None:
+    """The tag of a value: a name with options, or `word`; None for options without a name."""
+    if isinstance(value, Mapping):
+        name = value.get("name")
+        return name if isinstance(name, str) else None
+    return value.name if isinstance(value, Model) else "word"  # type: ignore[attr-defined]
+
+
+Init = Annotated[
+    Annotated[_Name, Tag("word")]
+    | Annotated[Normal, Tag("normal")]
+    | Annotated[TruncatedNormal, Tag("truncated_normal")]
+    | Annotated[ConstantValue, Tag("constant")]
+    | Annotated[VarianceScaling, Tag("variance_scaling")],
+    Discriminator(_kind),
+    BeforeValidator(_named),
+]
+BiasInit = Annotated[
+    Annotated[_BiasName, Tag("word")]
+    | Annotated[Normal, Tag("normal")]
+    | Annotated[TruncatedNormal, Tag("truncated_normal")]
+    | Annotated[ConstantValue, Tag("constant")]
+    | Annotated[VarianceScaling, Tag("variance_scaling")],
+    Discriminator(_kind),
+    BeforeValidator(_named),
+]
 
 
 def bias_shape(use_bias: bool, size: int) -> dict[str, Shape]:

@@ -42,9 +42,9 @@ from cnnbench.layers import (
     Upscale,
     ZeroPad,
 )
-from cnnbench.layers.base import INPUT, Shape
+from cnnbench.layers.base import INPUT
 from cnnbench.layers.reshape import Rearrangement, crop_slices, moved_blocks, pad_widths, shuffled
-from cnnbench.nn.initializers import initial_kernel
+from cnnbench.nn.initializers import initial_bias, initial_kernel
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
@@ -92,7 +92,7 @@ class GraphNet(nnx.Module):
         self.plan = nnx.static(plan)
         self.lowering = nnx.static(lower(plan, form))
         self.cut = nnx.static(cut)
-        self.weights = nnx.Dict({n.name: _weights(n, rngs) for n in plan.nodes if _owns(n)})
+        self.weights = nnx.Dict({n.name: _weights(plan, n, rngs) for n in plan.nodes if _owns(n)})
         self.parts = nnx.Dict(
             {node.name: part for node in plan.nodes if (part := _part(node, rngs)) is not None}
         )
@@ -358,27 +358,32 @@ def _owns(node: Node) -> bool:
     return bool(node.layout.params) and not isinstance(node.op, BatchNorm)
 
 
-def _weights(node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Param[jax.Array]]:
-    """Initial parameters of a layer; biases are zero."""
+def _weights(plan: Plan, node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Param[jax.Array]]:
+    """Initial parameters of a layer."""
     return nnx.Dict(
         {
-            name: nnx.Param(_initial(name, node, shape, rngs.params()))
-            for name, shape in node.layout.params.items()
+            name: nnx.Param(jnp.asarray(_initial(plan, name, node, rngs.params())))
+            for name in node.layout.params
         }
     )
 
 
-def _initial(name: str, node: Node, shape: Shape, key: jax.Array) -> jax.Array:
-    if name != "kernel":
-        return jnp.asarray(np.zeros(shape, np.float32))
-    init = getattr(node.op, "init", "zeros")
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    if isinstance(node.op, ConvTranspose):
-        # The kernel is that of the adjoint, (h, w, out, in); its input axis is the last one.
-        return jnp.asarray(
-            np.swapaxes(initial_kernel(init, (*shape[:2], shape[3], shape[2]), rng), 2, 3)
-        )
-    return jnp.asarray(initial_kernel(init, shape, rng))
+def _initial(plan: Plan, name: str, node: Node, key: jax.Array) -> Any:
+    op, rng = node.op, np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    kernel = plan.by_name[node.kernel_owner].layout.params["kernel"]
+    if isinstance(op, ConvTranspose):  # has the kernel of its adjoint, (h, w, out, in)
+        kernel = (*kernel[:2], kernel[3], kernel[2])
+    match op:
+        case Conv() | ConvTranspose() | Dense() if name == "bias":
+            return initial_bias(op.bias_init, node.layout.params["bias"][0], kernel, rng)
+        case ConvTranspose():
+            return np.swapaxes(initial_kernel(op.init, kernel, rng), 2, 3)
+        case Conv():
+            return initial_kernel(op.init, kernel, rng, op.num_groups(node.in_shapes[0][2]))
+        case Dense():
+            return initial_kernel(op.init, kernel, rng)
+        case _:
+            raise AssertionError(f"{op.op} has no initializers")
 
 
 def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:

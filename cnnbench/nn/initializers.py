@@ -1,4 +1,4 @@
-"""Kernel initializers in NumPy.
+"""Initializers in NumPy.
 
 The distributions are those of `jax.nn.initializers`. JAX would compile a program per kernel
 shape, which takes longer than the first epochs of a small network. NumPy needs no compilation,
@@ -6,12 +6,20 @@ and gives the same values on every device.
 """
 
 import math
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.layers.base import Shape
+from cnnbench.layers.parameters import (
+    BiasInit,
+    ConstantValue,
+    Init,
+    Normal,
+    TruncatedNormal,
+    VarianceScaling,
+)
 
 Float32Array = NDArray[np.float32]
 TRUNCATION = 2.0  # standard deviations
@@ -19,13 +27,16 @@ TRUNCATION = 2.0  # standard deviations
 _TRUNCATED_STD = 0.87962566103423978
 
 
-def initial_kernel(init: str, shape: Shape, rng: np.random.Generator) -> Float32Array:
+def initial_kernel(
+    init: Init, shape: Shape, rng: np.random.Generator, groups: int = 1
+) -> Float32Array:
     """The initial kernel of a layer.
 
     Args:
-      init: name of the initializer.
+      init: initializer.
       shape: (..., in, out); the leading axes are kernel taps, counted in fan-in and fan-out.
       rng: random generator.
+      groups: number of groups of a convolution; each has its own identity in `dirac`.
 
     References:
       Glorot and Bengio, 2010; He et al., 2015; LeCun et al., 1998; Saxe et al., 2013.
@@ -34,21 +45,80 @@ def initial_kernel(init: str, shape: Shape, rng: np.random.Generator) -> Float32
     >>> kernel.shape, bool(abs(kernel).max() <= (6 / (25 + 800)) ** 0.5)
     ((5, 5, 1, 32), True)
     """
+    match init:
+        case "zeros":
+            return np.zeros(shape, np.float32)
+        case "orthogonal":
+            return _orthogonal(shape, rng)
+        case "dirac":
+            return _dirac(shape, groups)
+        case str():
+            family, _, distribution = init.partition("_")
+            variance = _variance(*_FAMILIES[family], _fans(shape))
+            return _scaled(_DISTRIBUTIONS[distribution], variance, shape, rng)
+        case _:
+            return _drawn(init, shape, _fans(shape), rng)
+
+
+def initial_bias(
+    init: BiasInit, size: int, kernel: Shape, rng: np.random.Generator
+) -> Float32Array:
+    """The initial bias of a layer.
+
+    Args:
+      init: initializer.
+      size: number of values.
+      kernel: shape of the kernel, (..., in, out), for its fans.
+      rng: random generator.
+    """
     if init == "zeros":
-        return np.zeros(shape, np.float32)
-    if init == "orthogonal":
-        return _orthogonal(shape, rng)
-    family, _, distribution = init.partition("_")
-    taps = math.prod(shape[:-2])
-    fan_in, fan_out = taps * shape[-2], taps * shape[-1]
-    variance = {
-        "glorot": 2 / (fan_in + fan_out),
-        "he": 2 / fan_in,
-        "lecun": 1 / fan_in,
-    }[family]
+        return np.zeros(size, np.float32)
+    return _drawn(init, (size,), _fans(kernel), rng)
+
+
+def _fans(kernel: Shape) -> tuple[int, int]:
+    """Number of inputs of an output, and of outputs of an input (as in PyTorch, of all groups)."""
+    taps = math.prod(kernel[:-2])
+    return taps * kernel[-2], taps * kernel[-1]
+
+
+_FAMILIES = {"glorot": (1.0, "fan_avg"), "he": (2.0, "fan_in"), "lecun": (1.0, "fan_in")}
+_DISTRIBUTIONS = {"uniform": "uniform", "normal": "truncated_normal"}
+
+
+def _variance(scale: float, mode: str, fans: tuple[int, int]) -> float:
+    return scale / {"fan_in": fans[0], "fan_out": fans[1], "fan_avg": sum(fans) / 2}[mode]
+
+
+def _drawn(
+    init: Normal | TruncatedNormal | ConstantValue | VarianceScaling,
+    shape: Shape,
+    fans: tuple[int, int],
+    rng: np.random.Generator,
+) -> Float32Array:
+    """Independent values of a distribution."""
+    match init:
+        case Normal(stddev=stddev):
+            return rng.normal(0, stddev, shape).astype(np.float32)
+        case TruncatedNormal(stddev=stddev):
+            return (_truncated_normal(shape, rng) * (stddev * _TRUNCATED_STD)).astype(np.float32)
+        case ConstantValue(value=value):
+            return np.full(shape, value, np.float32)
+        case VarianceScaling():
+            variance = _variance(init.scale, init.mode, fans)
+            return _scaled(init.distribution, variance, shape, rng)
+        case _:
+            assert_never(init)
+
+
+def _scaled(
+    distribution: str, variance: float, shape: Shape, rng: np.random.Generator
+) -> Float32Array:
     if distribution == "uniform":
         limit = math.sqrt(3 * variance)
         return rng.uniform(-limit, limit, shape).astype(np.float32)
+    if distribution == "normal":
+        return rng.normal(0, math.sqrt(variance), shape).astype(np.float32)
     return (_truncated_normal(shape, rng) * math.sqrt(variance)).astype(np.float32)
 
 
@@ -69,3 +139,14 @@ def _orthogonal(shape: Shape, rng: np.random.Generator) -> Float32Array:
     basis *= np.sign(np.diagonal(triangle))  # for a uniform (Haar) distribution
     matrix = basis if rows >= columns else basis.T
     return matrix.reshape(shape).astype(np.float32)
+
+
+def _dirac(shape: Shape, groups: int) -> Float32Array:
+    """Kernel that copies the input channels of each group to its first output channels."""
+    kernel = np.zeros(shape, np.float32)
+    center = tuple(taps // 2 for taps in shape[:-2])
+    outputs = shape[-1] // groups
+    for group in range(groups):
+        for channel in range(min(outputs, shape[-2])):
+            kernel[(*center, channel, group * outputs + channel)] = 1
+    return kernel

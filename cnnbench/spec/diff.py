@@ -7,6 +7,7 @@ from typing import Any
 
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import shape_text
+from cnnbench.spec.document import inline_text
 from cnnbench.spec.loader import Loaded
 
 ADDED, CHANGED, REMOVED, FOLLOWS = "+", "~", "-", ">"
@@ -151,6 +152,8 @@ def _text(value: Any) -> str:
             return "absent"
         case str():
             return value
+        case Mapping():
+            return inline_text(value)
         case _:
             return json.dumps(value)
 

@@ -22,6 +22,7 @@ from cnnbench.errors import (
     or_list,
     quoted,
 )
+from cnnbench.layers.parameters import INIT_KEYS
 from cnnbench.spec.document import Document, KeyPath, parse_document, read_document
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE
@@ -216,6 +217,10 @@ def _tag_key(at: KeyPath) -> tuple[str | None, str | None]:
     match at:
         case ("model", "layers", _) | ("model", "blocks", _, "layers", _):
             return "op", None
+        case ("model", "layers", _, key) | ("model", "blocks", _, "layers", _, key) if (
+            key in INIT_KEYS
+        ):
+            return "name", None
         case ("train", "optimizer"):
             return "name", DEFAULT_OPTIMIZER.name
         case ("train", "schedule"):

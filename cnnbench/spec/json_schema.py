@@ -16,6 +16,7 @@ from cnnbench.data.catalog import KNOWN
 from cnnbench.layers import OPERATIONS
 from cnnbench.layers.base import Layer
 from cnnbench.layers.fields import Model
+from cnnbench.layers.parameters import INIT_KEYS, INITIALIZERS, short_names
 from cnnbench.spec.blocks import PARAM_PATTERN, SHORTCUT_KINDS
 from cnnbench.spec.cross_checks import RESERVED_NAMES
 from cnnbench.spec.experiment import LAYER_PATTERN, Experiment
@@ -39,6 +40,7 @@ _UNIONS = {
     "Layer": ("op", OPERATIONS),
     "Optimizer": ("name", OPTIMIZERS),
     "Schedule": ("name", SCHEDULES),
+    "Initializer": ("name", INITIALIZERS),
 }
 _DEFAULTS = {"Optimizer": DEFAULT_OPTIMIZER, "Schedule": DEFAULT_SCHEDULE}  # used without a tag
 
@@ -103,6 +105,11 @@ def _take_unions(defs: Mapping[str, Schema]) -> None:
         name, description = key.capitalize(), train[key]["description"]
         short = _words(_UNIONS[name][1])
         train[key] = {"description": description, "anyOf": [short, _ref(name)]}
+    for model in OPERATIONS.values():
+        own = defs[model.__name__]["properties"]
+        for key in INIT_KEYS.keys() & own.keys():
+            outer = {name: own[key][name] for name in ("description", "default")}
+            own[key] = outer | {"anyOf": [{"enum": short_names(key)}, _ref("Initializer")]}
 
 
 def _tidied(part: Any) -> Any:
@@ -220,13 +227,18 @@ def _merged(kinds: Sequence[Schema]) -> Schema:
 
 def _add_blocks(full: dict[str, Schema], changes: dict[str, Schema]) -> None:
     """Adds blocks, calls, and values that depend on parameters."""
-    for model in OPERATIONS.values():
+    for model in (*OPERATIONS.values(), *INITIALIZERS.values()):
         for part in (full[model.__name__], changes[model.__name__ + _CHANGE]):
             part["properties"] = {
-                key: value if key == "op" else _or_expression(value)
+                key: value if key in ("op", "name") else _or_expression(value)
                 for key, value in part["properties"].items()
             }
-    full |= {"Expression": _expression(), "Call": _CALL, "Shortcut": _SHORTCUT}
+    full |= {
+        "Calculated": _calculated(),
+        "Expression": _expression(),
+        "Call": _CALL,
+        "Shortcut": _SHORTCUT,
+    }
     for defs, ending in ((full, ""), (changes, _CHANGE)):
         defs[_LAYER_OR_CALL + ending] = _layer_or_call("Layer" + ending)
         defs["Block" + ending] = _block(ending)
@@ -237,8 +249,18 @@ def _or_expression(value: Schema) -> Schema:
     """A value, or an expression of parameters; errors refer to the one that is meant."""
     outer = {key: value[key] for key in ("description", "default") if key in value}
     inner = {key: part for key, part in value.items() if key not in outer}
-    is_expression = {"anyOf": [{"type": "string", "pattern": r"^\$"}, {"type": "object"}]}
-    return outer | {"if": is_expression, "then": _ref("Expression"), "else": inner}
+    return outer | {"if": _ref("Calculated"), "then": _ref("Expression"), "else": inner}
+
+
+def _calculated() -> Schema:
+    """Values that depend on parameters, as opposed to an initializer with options."""
+    return {
+        "anyOf": [
+            {"type": "string", "pattern": r"^\$"},
+            {"type": "object", "required": ["times"]},
+            {"type": "object", "required": ["of_input"]},
+        ]
+    }
 
 
 def _expression() -> Schema:

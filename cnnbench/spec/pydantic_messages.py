@@ -13,6 +13,7 @@ from cnnbench.formatting import enumeration
 from cnnbench.layers import OPERATIONS
 from cnnbench.layers.activation import ACTIVATION_NAMES
 from cnnbench.layers.fields import VALUE
+from cnnbench.layers.parameters import INIT_KEYS, INITIALIZERS, init_choices
 from cnnbench.spec import vocabulary
 from cnnbench.spec.document import Document, KeyPath, dotted
 from cnnbench.spec.experiment import Experiment, Splits
@@ -74,13 +75,15 @@ def _issue(detail: ErrorDetails, document: Document) -> Issue:
     written = quoted(value, at, document.values)
     match kind:
         case "missing":
-            return _missing(at, detail["loc"])
+            return _missing(at, detail["loc"], document.data)
         case "extra_forbidden":
             return _unknown_key(at, detail["loc"], document.data)
         case "cnnbench":
             at = (*at, *context["at"])
             written = quoted(_item(document.data, at), at, document.values)
             return Issue(at, context["message"].replace(VALUE, written), context["remedy"])
+        case "union_tag_not_found" | "union_tag_invalid" if at[-1] in INIT_KEYS:
+            return _wrong_initializer(at, value, document)
         case "union_tag_not_found" if isinstance(value, Mapping):
             return Issue(at, "'op' is missing", f"add 'op: ...' ({or_list(OPERATIONS)})")
         case "union_tag_invalid":
@@ -90,7 +93,8 @@ def _issue(detail: ErrorDetails, document: Document) -> Issue:
             return _wrong_choice(at, word, quoted(word, at, document.values), choices, noun)
         case "literal_error" | "enum":
             choices = context["expected"].replace(" or ", ", ").split(", ")
-            words = [word.strip("'") for word in choices]
+            words: Sequence[str] = [word.strip("'") for word in choices]
+            words = init_choices(str(at[-1])) if at[-1] in INIT_KEYS else words
             return _wrong_choice(at, value, written, words, _noun(at))
         case "finite_number":
             return Issue(at, f"{written} is not a finite number", "use a finite number")
@@ -117,6 +121,8 @@ def _issue(detail: ErrorDetails, document: Document) -> Issue:
 def _path_in_file(loc: KeyPath) -> KeyPath:
     """Pydantic's path without the names of union members, which are not in the file."""
     match loc:
+        case ("model", "layers", name, _, key, _, *rest) if key in INIT_KEYS:
+            return ("model", "layers", name, key, *rest)
         case ("model", "layers", name, _, *rest):
             return ("model", "layers", name, *rest)
         case ("train", ("optimizer" | "schedule") as key, _, *rest):
@@ -133,6 +139,8 @@ def _item(data: Any, at: KeyPath) -> Any:
 
 def _model_at(loc: KeyPath) -> type[BaseModel]:
     match loc:
+        case ("model", "layers", _, _, key, str(name), _) if key in INIT_KEYS:
+            return INITIALIZERS[name]
         case ("model", "layers", _, str(op), *_):
             return OPERATIONS[op]
         case ("train", "optimizer", str(name), *_):
@@ -163,16 +171,30 @@ def _noun(at: KeyPath) -> str:
             return "operation"
         case (*_, "metrics", int()):
             return "metric"
-        case (*_, "init"):
+        case (*_, key) if key in INIT_KEYS:
             return "initializer"
         case _:
             return str(at[-1])
 
 
-def _missing(at: KeyPath, loc: KeyPath) -> Issue:
+def _missing(at: KeyPath, loc: KeyPath, data: Any) -> Issue:
     key = str(loc[-1])
     description = _model_at(loc).model_fields[key].description
+    if len(at) > 1 and at[-2] in INIT_KEYS and isinstance(word := _item(data, at[:-1]), str):
+        remedy = f"use {{name: {word}, {key}: ...}} ({description})"
+        return Issue(at[:-1], f"{word} needs '{key}'", remedy)
     return Issue(at[:-1], f"'{key}' is missing", f"add '{key}: ...' ({description})")
+
+
+def _wrong_initializer(at: KeyPath, value: Mapping[str, Any], document: Document) -> Issue:
+    """Issue for options without a known initializer that has options."""
+    choices = init_choices(str(at[-1]))
+    if "name" not in value:
+        return Issue(at, "'name' is missing", f"add 'name: ...' ({or_list(INITIALIZERS)})")
+    name, place = value["name"], (*at, "name")
+    if name in choices:
+        return Issue(at, f"{name} has no options", f"use {at[-1]}: {name}")
+    return _wrong_choice(place, name, quoted(name, place, document.values), choices, _noun(at))
 
 
 def _unknown_key(at: KeyPath, loc: KeyPath, data: Any) -> Issue:

@@ -23,6 +23,10 @@ _INITS: _Words = {
     "he_normal": ("kaiming_normal",),
     "lecun_normal": ("lecun",),
     "zeros": ("zero", "zeros_init"),
+    "dirac": ("identity", "eye", "Dirac"),
+    "normal": ("random_normal", "gaussian"),
+    "truncated_normal": ("trunc_normal",),
+    "constant": ("ones", "fill"),
 }
 _OPTIMIZERS: _Words = {
     "sgd": ("nesterov", "momentum", "nag", "gradient_descent", "nesterov_momentum"),
@@ -91,6 +95,7 @@ _KEYS: _Words = {
     "groups": ("num_groups", "feature_group_count", "group"),
     "dilation": ("dilation_rate", "dilations", "kernel_dilation"),
     "init": ("kernel_initializer", "kernel_init", "weight_init", "W", "initializer"),
+    "bias_init": ("bias_initializer", "b"),
     "rate": (
         "p",
         "prob",
@@ -175,10 +180,7 @@ _NO_ACTIVATIONS = (
     " log_sigmoid log_softmax exponential exp tanhshrink softshrink hardshrink threshold glu"
     " swiglu geglu squareplus maxout sin sine square crelu step quick_gelu bilinear softmax"
 )
-_NO_INITS = (
-    "normal uniform random_normal random_uniform truncated_normal trunc_normal variance_scaling"
-    " ones constant identity delta_orthogonal dirac sparse lecun_truncated"
-)
+_NO_INITS = "uniform random_uniform delta_orthogonal sparse lecun_truncated"
 _NO_OPTIMIZERS = (
     "nadamw radam adamax adamaxw"
     " adan adabelief adafactor adamp amsgrad lars lbfgs muon shampoo soap"
@@ -199,8 +201,8 @@ _NO_LOSSES = (
 _NO_KEYS = (
     "input_dilation depth_multiplier output_padding ceil_mode padding_mode data_format"
     " kernel_regularizer bias_regularizer activity_regularizer regularizer kernel_constraint"
-    " affine track_running_stats use_scale center weight_norm spectral_norm bias_init"
-    " bias_initializer noise_shape axis dim alpha negative_slope amsgrad centered clipnorm"
+    " affine track_running_stats use_scale center weight_norm spectral_norm"
+    " noise_shape axis dim alpha negative_slope amsgrad centered clipnorm"
     " clipvalue clip_norm max_norm grad_clip gradient_clipping clip_grad_norm max_grad_norm"
     " gradient_clip_val accumulate accumulate_steps gradient_accumulation"
     " accumulate_grad_batches ema ema_decay swa early_stopping patience label_smoothing"

@@ -8,6 +8,7 @@ from pydantic_core import PydanticUndefined
 
 from cnnbench.errors import quoted
 from cnnbench.layers import OPERATIONS
+from cnnbench.layers.parameters import INITIALIZERS
 from cnnbench.spec.experiment import (
     CheckpointSpec,
     DatasetSpec,
@@ -84,6 +85,8 @@ def table(name: str) -> str:
             return member_tables(OPTIMIZERS, ("name",))
         case "schedules":
             return member_tables(SCHEDULES, ("name",))
+        case "initializers":
+            return member_tables(INITIALIZERS, ("name",))
         case "metrics":
             return metric_table()
         case _:

@@ -16,6 +16,8 @@ from scipy import signal, special, stats
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS
 from cnnbench.layers.base import Shape
+from cnnbench.layers.fields import Model
+from cnnbench.layers.parameters import Normal, TruncatedNormal, VarianceScaling
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.initializers import initial_kernel
 from cnnbench.nn.lowering import MONOTONE
@@ -544,9 +546,22 @@ def test_initial_kernels_differ_by_seed_and_by_layer_and_repeat() -> None:
         ("lecun_uniform", lambda fan_in, _: 1 / fan_in),
         ("lecun_normal", lambda fan_in, _: 1 / fan_in),
         ("zeros", lambda *_: 0),
+        ({"name": "normal", "stddev": 0.1}, lambda *_: 0.01),
+        # 0.7737: the variance of a standard normal distribution truncated at -2 and 2 (SciPy).
+        ({"name": "truncated_normal", "stddev": 0.1}, lambda *_: 0.007737),
+        ("variance_scaling", lambda fan_in, _: 1 / fan_in),
+        (
+            {"name": "variance_scaling", "scale": 2.0, "mode": "fan_out", "distribution": "normal"},
+            lambda _, fan_out: 2 / fan_out,
+        ),
+        (
+            {"name": "variance_scaling", "mode": "fan_avg", "distribution": "uniform"},
+            lambda fan_in, fan_out: 2 / (fan_in + fan_out),
+        ),
     ],
+    ids=str,
 )
-def test_initialisers_have_their_variance(init: str, variance: Callable[[int, int], float]) -> None:
+def test_initialisers_have_their_variance(init: Any, variance: Callable[[int, int], float]) -> None:
     layers: Layers = {
         "conv": {"op": "conv", "filters": 64, "kernel": 3, "init": init},
         "up": {"op": "conv_transpose", "filters": 32, "kernel": 3, "init": init},
@@ -556,6 +571,71 @@ def test_initialisers_have_their_variance(init: str, variance: Callable[[int, in
     kernels = _kernels(layers)
     for name, fans in {"conv": (72, 576), "up": (576, 288), "dense": (32, 300)}.items():
         assert kernels[name].var() == pytest.approx(variance(*fans), rel=0.1)
+
+
+def test_kernels_and_biases_can_be_drawn_as_pytorchs() -> None:
+    """The default of Conv2d and Linear: uniform within 1 / sqrt(fan_in), for both."""
+    default = {"name": "variance_scaling", "scale": 1 / 3, "distribution": "uniform"}
+    options = {"init": default, "bias_init": default}
+    layers: Layers = {
+        "conv": {"op": "conv", "filters": 600, "kernel": 3, "groups": 2, **options},
+        "down": {"op": "conv", "filters": 10, "kernel": 2},
+        "up": {"op": "conv_transpose", "filters": 700, "kernel": [2, 1], **options},
+        "back": {"op": "conv_transpose", "tie": "down", "bias_init": default, "inputs": "down"},
+        "mean": {"op": "global_avg_pool", "inputs": "up"},
+        "dense": {"op": "dense", "units": 500, **options},
+        "flat": {"op": "flatten", "inputs": "back"},
+        "join": {"op": "concat", "inputs": ["dense", "flat"]},
+        "out": {"op": "dense", "units": 2},
+    }
+    weights = net(make_plan(layers, (6, 6, 8), (2,))).weights
+    for name, fan_in in {"conv": 9 * 4, "up": 2 * 10, "dense": 700}.items():
+        bound = 1 / math.sqrt(fan_in)
+        for key in ("kernel", "bias"):
+            values = np.ravel(weights[name][key][...])
+            assert stats.kstest(values, stats.uniform(-bound, 2 * bound).cdf).pvalue > 1e-3
+    tied = np.asarray(weights["back"]["bias"][...])  # reads the 10 filters of its owner
+    assert stats.kstest(np.abs(tied) * math.sqrt(4 * 10), stats.uniform.cdf).pvalue > 1e-3
+
+
+def test_constants_fill_kernels_and_biases() -> None:
+    constant = {"name": "constant", "value": -1.5}
+    layers: Layers = {"d": {"op": "dense", "units": 3, "init": constant, "bias_init": constant}}
+    weights = net(make_plan(layers, (1, 2, 2), (3,))).weights["d"]
+    np.testing.assert_array_equal(weights["kernel"][...], np.full((4, 3), -1.5))
+    np.testing.assert_array_equal(weights["bias"][...], np.full(3, -1.5))
+
+
+@pytest.mark.parametrize(
+    ("layer", "groups"),
+    [
+        ({"filters": 7, "kernel": [3, 5]}, 1),
+        ({"filters": 4, "kernel": [1, 2]}, 1),
+        ({"filters": 9, "kernel": 4, "groups": 3}, 3),
+    ],
+)
+def test_dirac_kernels_are_pytorchs(layer: dict[str, Any], groups: int) -> None:
+    torch = pytest.importorskip("torch", reason="the peers extra is not installed")
+    layers: Layers = {
+        "op": {"op": "conv", "init": "dirac", **layer},
+        "out": {"op": "dense", "units": 2},
+    }
+    kernel = np.asarray(net(make_plan(layers, (6, 6, 6), (2,))).weights["op"]["kernel"][...])
+    want = torch.nn.init.dirac_(torch.empty(kernel.transpose(3, 2, 0, 1).shape), groups)
+    np.testing.assert_array_equal(kernel.transpose(3, 2, 0, 1), want.numpy())
+
+
+def test_dirac_kernels_copy_channels() -> None:
+    layers: Layers = {
+        "conv": {"op": "conv", "filters": 3, "kernel": 3, "padding": "same", "init": "dirac"},
+        "up": {"op": "conv_transpose", "filters": 2, "kernel": 3, "padding": 1, "init": "dirac"},
+        "out": {"op": "dense", "units": 24, "init": "dirac"},
+    }
+    x = normal(0, 2, 3, 4, 2)
+    want = x.reshape(2, 24)
+    np.testing.assert_array_equal(
+        net(make_plan(layers, (3, 4, 2), (24,)))(jnp.asarray(x, jnp.float32)), want.astype("f4")
+    )
 
 
 def test_orthogonal_kernels_have_orthonormal_columns() -> None:
@@ -643,11 +723,27 @@ def test_bias_and_activation_do_not_wait_elsewhere(layers: Layers) -> None:
     np.testing.assert_allclose(model(jnp.asarray(x, jnp.float32)), want, rtol=1e-6)
 
 
-@pytest.mark.parametrize("init", ["glorot_normal", "he_uniform", "lecun_normal", "orthogonal"])
+DRAWN: list[Any] = [
+    Normal(name="normal", stddev=0.02),
+    TruncatedNormal(name="truncated_normal", stddev=0.02),
+    VarianceScaling(name="variance_scaling", scale=3.0, mode="fan_avg", distribution="normal"),
+    VarianceScaling(name="variance_scaling", mode="fan_out"),
+]
+JAXS: Mapping[str, Any] = {
+    str(DRAWN[0]): nnx.initializers.normal(0.02),
+    str(DRAWN[1]): nnx.initializers.truncated_normal(0.02),
+    str(DRAWN[2]): nnx.initializers.variance_scaling(3.0, "fan_avg", "normal"),
+    str(DRAWN[3]): nnx.initializers.variance_scaling(1.0, "fan_out", "truncated_normal"),
+}
+
+
+@pytest.mark.parametrize(
+    "init", ["glorot_normal", "he_uniform", "lecun_normal", "orthogonal", *DRAWN], ids=str
+)
 @pytest.mark.parametrize("shape", [(3, 2, 8, 24), (40, 30)])
-def test_kernels_are_distributed_as_jaxs(init: str, shape: tuple[int, ...]) -> None:
+def test_kernels_are_distributed_as_jaxs(init: Any, shape: tuple[int, ...]) -> None:
     """Statistics of several draws; singular values for orthogonal kernels."""
-    theirs = getattr(nnx.initializers, init)()
+    theirs = JAXS[str(init)] if isinstance(init, Model) else getattr(nnx.initializers, init)()
     ours_drawn = [initial_kernel(init, shape, np.random.default_rng(seed)) for seed in range(4)]
     theirs_drawn = [np.asarray(theirs(jax.random.key(seed), shape)) for seed in range(4)]
     assert all(kernel.dtype == np.float32 for kernel in ours_drawn)

@@ -65,6 +65,14 @@ def test_removed_layers() -> None:
             ["~ conv1: kernel 5x5 -> 7x7, activation relu -> tanh"],
         ),
         (["model.conv1.use_bias=false"], ["~ conv1: use_bias true -> false"]),
+        (
+            ["model.conv1.init={name: normal, stddev: 0.02}"],
+            ["~ conv1: init glorot_uniform -> {name: normal, stddev: 0.02}"],
+        ),
+        (
+            ["model.params={sd: 0.02}", "model.conv1.bias_init={name: normal, stddev: $sd}"],
+            ["~ conv1: bias_init zeros -> {name: normal, stddev: 0.02}"],
+        ),
         (["model.conv1.padding=[1,1]"], ["~ conv1: padding valid -> 1x1"]),
         (["model.pool1={op: avg_pool, size: 2}"], ["~ pool1: max_pool 2x2 -> avg_pool 2x2"]),
         (["train.epochs=5", "seeds=2"], ["train.epochs: 30 -> 5", "seeds: [0] -> [0, 1]"]),

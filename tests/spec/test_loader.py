@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from cnnbench.errors import SpecError
 from cnnbench.layers import Conv, Dropout
+from cnnbench.layers.parameters import Normal, TruncatedNormal, VarianceScaling
 from cnnbench.spec.document import dump_document
 from cnnbench.spec.inheritance import MAX_PARENTS
 from cnnbench.spec.loader import Loaded, load_experiment
@@ -160,6 +161,28 @@ class TestExtends:
         path = write(f"extends: base.yaml\nname: idea\ntrain:\n  {line}\n")
         assert load_experiment(path).experiment.train.optimizer == Adam(name="adam")
 
+    def test_initializer_of_another_name_replaces(self, write: Write) -> None:
+        write(
+            "extends: base.yaml\nname: middle\n"
+            "model: {layers: {conv: {init: {name: truncated_normal, stddev: 0.02}}}}\n",
+            "middle.yaml",
+        )
+        wanted = {
+            "zeros": "zeros",
+            "{stddev: 0.1}": TruncatedNormal(name="truncated_normal", stddev=0.1),
+            "{name: normal, stddev: 0.1}": Normal(name="normal", stddev=0.1),
+            "variance_scaling": VarianceScaling(name="variance_scaling"),
+        }
+        for text, init in wanted.items():
+            path = write(
+                f"extends: middle.yaml\nname: idea\nmodel: {{layers: {{conv: {{init: {text}}}}}}}\n"
+            )
+            conv = load_experiment(path).experiment.model.layers["conv"]
+            assert isinstance(conv, Conv)
+            assert conv.init == init
+            found = load_experiment(path, [f"model.conv.init={text}"]).experiment.model.layers
+            assert found["conv"] == conv
+
     def test_optimizer_of_the_same_name_is_merged(self, write: Write) -> None:
         path = write("extends: base.yaml\nname: idea\ntrain: {optimizer: {momentum: 0.7}}\n")
         found = load_experiment(path).experiment.train.optimizer
@@ -206,7 +229,8 @@ class TestExtends:
             "base.yaml:10:10: model.layers.out: 'units' is missing; "
             "add 'units: ...' (number of output units).",
             "base.yaml:10:22: model.layers.out.unitz: unknown key 'unitz' "
-            "(did you mean 'units'?); use inputs, op, units, activation, use_bias or init.",
+            "(did you mean 'units'?); use inputs, op, units, activation, use_bias, init or"
+            " bias_init.",
             "base.yaml:12:11: train.epochs: 0 is too small; use 1 or more.",
             "idea.yaml:3:21: train.batch_size: -1 is too small; use 1 or more.",
             "idea.yaml:4:1: zebra: unknown key 'zebra'; "
@@ -363,7 +387,7 @@ class TestOverrides:
                 "model.conv.kernal=3",
                 "model.layers.conv.kernal: unknown key 'kernal' (did you mean 'kernel'?); "
                 "use inputs, op, filters, kernel, stride, padding, activation, use_bias,"
-                " init, groups or dilation.",
+                " init, groups, dilation or bias_init.",
             ),
             (
                 "model.conv.kernel=30",
@@ -875,6 +899,7 @@ class TestResolved:
             "init": "glorot_uniform",
             "groups": 1,
             "dilation": [1, 1],
+            "bias_init": "zeros",
         }
 
     @pytest.mark.parametrize("title", ["1e-3", "010", "0o7", "no", "null", "~", "é: #", "'\"", "-"])

@@ -196,6 +196,10 @@ PYTHON = "write the network as a Python class (model.python)"
         ("model.c.strides=3", "stride"),
         ("model.c.activation=swish", "silu"),
         ("model.c.init=xavier_normal", "glorot_normal"),
+        ("model.c.init=trunc_normal_", "truncated_normal"),
+        ("model.c.init={name: trunc_normal, stddev: 0.02}", "truncated_normal"),
+        ("model.c.init=nn.init.dirac_", "dirac"),
+        ("model.c.bias_initializer=zeros", "bias_init"),
         ("model.p.pool_size=3", "size"),
         ("model.d.p=3", "rate"),
         ("model.b.eps=3", "epsilon"),
@@ -265,7 +269,7 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
         (
             "model.out.kernel=3",
             "dense has no 'kernel' (available for conv and conv_transpose); use inputs, op, units,"
-            " activation, use_bias or init.",
+            " activation, use_bias, init or bias_init.",
         ),
         (
             "model.b.size=3",
