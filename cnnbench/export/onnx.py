@@ -284,6 +284,22 @@ def _regrouped(graph: _Graph, node: Node, x: str, split: Shape, order: Shape) ->
     return graph.add("Reshape", f"{name}.merged", moved, sizes["merged"])
 
 
+def _pooled(graph: _Graph, node: Node, x: str, op: MaxPool | AvgPool) -> str:
+    """Pooling with explicit padding, because runtimes disagree about `ceil_mode`."""
+    image = node.in_shapes[0]
+    (top, bottom), (left, right) = op.reach(image)
+    window = {"kernel_shape": op.size, "strides": op.steps, "pads": (top, left, bottom, right)}
+    if isinstance(op, MaxPool):
+        return graph.add("MaxPool", node.name, x, **window)
+    y = graph.add("AveragePool", node.name, x, **window, count_include_pad=1)
+    shares = op.shares(image)
+    if shares is None:
+        return y
+    return graph.add(
+        "Mul", node.name, y, graph.constant(f"{node.name}.shares", shares.astype(np.float32))
+    )
+
+
 def _rearranged(graph: _Graph, node: Node, x: str, op: Rearrangement) -> str:
     """Add a layer that moves, repeats or removes values."""
     name = node.name
@@ -335,8 +351,7 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             z = graph.add("Gemm", name, flat, kernel, *graph.bias(node))
             return graph.activate(node, z, op.activation)
         case MaxPool() | AvgPool():
-            kind = "MaxPool" if isinstance(op, MaxPool) else "AveragePool"
-            return graph.add(kind, name, x, kernel_shape=op.size, strides=op.stride or op.size)
+            return _pooled(graph, node, x, op)
         case (
             Dropout() | SpatialDropout() | DropPath() | GaussianNoise() | MaskingNoise() | Sample()
         ):

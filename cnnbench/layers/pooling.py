@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -19,44 +19,100 @@ from cnnbench.layers.base import (
     shape_text,
     whole_image,
 )
-from cnnbench.layers.conv import conv_size, window_span
-from cnnbench.layers.correlation import taps, window
-from cnnbench.layers.fields import Size
-from cnnbench.system.arrays import Array
+from cnnbench.layers.conv import conv_size, same_pad, window_span
+from cnnbench.layers.correlation import Pads, taps, window
+from cnnbench.layers.fields import ADDED, Padding, Size
+from cnnbench.system.arrays import Array, Pair
 
 
 class Pool(Layer):
     """Base class of pooling over windows."""
 
-    keeps_range = True
-
     if TYPE_CHECKING:
 
         @property
-        def size(self) -> tuple[int, int]:
+        def size(self) -> Pair:
             """Height and width of the window; a field of each subclass."""
 
         @property
-        def stride(self) -> tuple[int, int] | None:
+        def stride(self) -> Pair | None:
             """Step between windows; a field of each subclass."""
+
+        @property
+        def padding(self) -> str | Pair:
+            """Padding at the edges; a field of each subclass."""
+
+        @property
+        def ceil_mode(self) -> bool:
+            """True to keep incomplete windows; a field of each subclass."""
+
+    @property
+    def steps(self) -> Pair:
+        """Vertical and horizontal step between windows."""
+        return self.stride or self.size
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """One value per window and channel."""
         height, width, channels = image(shapes[0], self.op)
-        if self.size[0] > height or self.size[1] > width:
+        if isinstance(self.padding, tuple) and any(
+            2 * pad > size for pad, size in zip(self.padding, self.size, strict=True)
+        ):
+            window_text = shape_text(self.size)
+            message = f"padding {list(self.padding)} is more than half of a {window_text} window"
+            most = [size // 2 for size in self.size]
+            raise ShapeError("padding", message, f"use at most {most}")
+        pads = self.pads(shapes[0])
+        padded = [height + sum(pads[0]), width + sum(pads[1])]
+        if self.size[0] > padded[0] or self.size[1] > padded[1]:
             message = (
                 f"a {shape_text(self.size)} window is larger than the {shape_text(shapes[0])} input"
             )
-            raise ShapeError("size", message, f"use at most {[height, width]}")
-        stride = self.stride or self.size
-        rows = conv_size(height, self.size[0], stride[0], (0, 0))
-        columns = conv_size(width, self.size[1], stride[1], (0, 0))
-        return LayerOutput((rows, columns, channels))
+            raise ShapeError("size", message, f"use at most {padded}")
+        return LayerOutput((*self.places(shapes[0]), channels))
+
+    def pads(self, shape: Shape) -> Pads:
+        """Padding before and after the rows and columns of an image."""
+        match self.padding:
+            case (int(height), int(width)):
+                return (height, height), (width, width)
+            case "same":
+                rows, columns = (same_pad(shape[i], self.size[i], self.steps[i]) for i in (0, 1))
+                return rows, columns
+            case _:
+                return (0, 0), (0, 0)
+
+    def places(self, shape: Shape) -> Pair:
+        """Number of windows vertically and horizontally."""
+        pads = self.pads(shape)
+        rows, columns = (self._along(i, shape[i], pads[i]) for i in (0, 1))
+        return rows, columns
+
+    def _along(self, axis: int, length: int, pad: Pair) -> int:
+        """Number of windows along an axis."""
+        kernel, step = self.size[axis], self.steps[axis]
+        if not self.ceil_mode:
+            return conv_size(length, kernel, step, pad)
+        number = math.ceil((length + sum(pad) - kernel) / step) + 1
+        # As in PyTorch, no window starts in the padding at the end.
+        return number - 1 if (number - 1) * step >= length + pad[0] else number
+
+    def reach(self, shape: Shape) -> Pads:
+        """Rows and columns to add before and after the image, so that all windows are complete."""
+        pads, places = self.pads(shape), self.places(shape)
+        rows, columns = (
+            (before, max(0, (number - 1) * step + kernel - before - length))
+            for (before, _), number, step, kernel, length in zip(
+                pads, places, self.steps, self.size, shape[:2], strict=True
+            )
+        )
+        return rows, columns
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
         """The windows of the region."""
-        stride = self.stride or self.size
-        rows, columns = (window_span(box[i], self.size[i], stride[i], 0) for i in (0, 1))
+        pads = self.pads(shape)
+        rows, columns = (
+            window_span(box[i], self.size[i], self.steps[i], pads[i][0]) for i in (0, 1)
+        )
         return rows, columns
 
     def options(self) -> list[str]:
@@ -64,38 +120,85 @@ class Pool(Layer):
         return [shape_text(self.size)]
 
     def variations(self) -> list[str]:
-        """The stride, if windows overlap or leave gaps."""
+        """The stride, if windows overlap or leave gaps, and padding."""
         usual = self.stride in (None, (1, 1), self.size)
-        return [] if usual else [f"stride {shape_text(self.stride or ())}"]
+        stride = [] if usual else [f"stride {shape_text(self.stride or ())}"]
+        padding = [] if self.padding == "valid" else [_pad_text(self.padding)]
+        return [*stride, *padding, *(["ceil"] if self.ceil_mode else [])]
 
 
 class MaxPool(Pool):
-    """Maximum over windows; rows and columns of incomplete windows are dropped."""
+    """Maximum over windows; incomplete windows are dropped without `ceil_mode`."""
 
     op: Literal["max_pool"]
     size: Size = Field(description="height and width of the window")
     stride: Size | None = Field(None, description="stride of the windows; default: size")
+    padding: Annotated[Padding, ADDED] = Field(
+        "valid", description="valid, same, or rows and columns added on each side"
+    )
+    ceil_mode: Annotated[bool, ADDED] = Field(
+        False, description="keep incomplete windows at the end, as in PyTorch"
+    )
 
     aliases = ("MaxPool2d", "MaxPooling2D", "max_pooling", "pool", "pooling", "pool2d")
-    takes_largest = True
+    keeps_range = takes_largest = True
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (13)."""
-        return max_pool_rule(self, site.out_shape)
+        return max_pool_rule(self, site.in_shapes[0])
 
 
 class AvgPool(Pool):
-    """Mean over windows; rows and columns of incomplete windows are dropped."""
+    """Mean over windows; incomplete windows are dropped without `ceil_mode`."""
 
     op: Literal["avg_pool"]
     size: Size = Field(description="height and width of the window")
     stride: Size | None = Field(None, description="stride of the windows; default: size")
+    padding: Annotated[Padding, ADDED] = Field(
+        "valid", description="valid, same, or zeros added on each side"
+    )
+    ceil_mode: Annotated[bool, ADDED] = Field(
+        False, description="keep incomplete windows at the end, as in PyTorch"
+    )
+    count_include_pad: Annotated[bool, ADDED] = Field(
+        True,
+        description="count padding in the mean, as in PyTorch; Keras and TensorFlow do not",
+    )
 
     aliases = ("AvgPool2d", "AveragePooling2D", "average_pool", "avg_pooling", "mean_pool")
+    keeps_range = True
+
+    def shares(self, shape: Shape) -> Array | None:
+        """Size of a window divided by the number of values in its mean, (rows, columns).
+
+        None if it is 1 everywhere.
+        """
+        import numpy as np
+
+        pads, places = self.pads(shape), self.places(shape)
+        counts = [self._counts(i, shape[i], pads[i], places[i]) for i in (0, 1)]
+        values = np.outer(*counts)
+        return None if (values == math.prod(self.size)).all() else math.prod(self.size) / values
+
+    def _counts(self, axis: int, length: int, pad: Pair, number: int) -> Array:
+        """Values in the mean of each window along an axis."""
+        import numpy as np
+
+        starts = np.arange(number) * self.steps[axis] - pad[0]
+        low, high = (-pad[0], length + pad[1]) if self.count_include_pad else (0, length)
+        return np.minimum(starts + self.size[axis], high) - np.maximum(starts, low)
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (13)."""
-        return avg_pool_rule(self, site.out_shape)
+        return avg_pool_rule(self, site.in_shapes[0])
+
+    def variations(self) -> list[str]:
+        """Also, whether padding counts."""
+        return [*super().variations(), *([] if self.count_include_pad else ["pad not counted"])]
+
+
+def _pad_text(padding: str | Pair) -> str:
+    return f"pad {shape_text(padding)}" if isinstance(padding, tuple) else padding
 
 
 class GlobalPool(Layer):
@@ -149,27 +252,28 @@ def max_pool_rule(op: MaxPool, shape: Shape) -> Rule:
     """Equation (13): the error goes to the maximum of a window; in ties, to the first one.
 
     Args:
-      op: window and stride.
-      shape: output shape.
+      op: window, stride and padding.
+      shape: input shape.
     """
     import numpy as np
 
-    stride, count = op.stride or op.size, (shape[0], shape[1])
+    pads, count = op.reach(shape), op.places(shape)
 
     def largest(a: Array) -> tuple[Array, Array]:
-        value = a[window((0, 0), count, stride)]
+        padded = _padded(a, pads, -np.inf)
+        value = padded[window((0, 0), count, op.steps)]
         chosen = np.zeros(value.shape, int)
         for number, tap in enumerate(taps(op.size)):
-            seen = a[window(tap, count, stride)]
+            seen = padded[window(tap, count, op.steps)]
             chosen = np.where(seen > value, number, chosen)
             value = np.maximum(seen, value)
         return value, chosen
 
     def backward(delta: Array, a: Array) -> tuple[Array]:
-        error, chosen = np.zeros_like(a), largest(a)[1]
+        error, chosen = np.zeros_like(_padded(a, pads, 0)), largest(a)[1]
         for number, tap in enumerate(taps(op.size)):
-            error[window(tap, count, stride)] += np.where(chosen == number, delta, 0)
-        return (error,)
+            error[window(tap, count, op.steps)] += np.where(chosen == number, delta, 0)
+        return (_inside(error, pads, a),)
 
     return Rule(lambda a: largest(a)[0], backward, side=lambda a: largest(a)[1])
 
@@ -178,19 +282,34 @@ def avg_pool_rule(op: AvgPool, shape: Shape) -> Rule:
     """Equation (13): the error is distributed evenly over the window."""
     import numpy as np
 
-    stride, count, share = op.stride or op.size, (shape[0], shape[1]), math.prod(op.size)
+    pads, count = op.reach(shape), op.places(shape)
+    shares = op.shares(shape)
+    share = (1.0 if shares is None else shares[:, :, None]) / math.prod(op.size)
 
     def forward(a: Array) -> Array:
-        total = sum(a[window(tap, count, stride)] for tap in taps(op.size))
-        return np.asarray(total / share)
+        padded = _padded(a, pads, 0)
+        total = sum(padded[window(tap, count, op.steps)] for tap in taps(op.size))
+        return np.asarray(total * share)
 
     def backward(delta: Array, a: Array) -> tuple[Array]:
-        error = np.zeros_like(a)
+        error = np.zeros_like(_padded(a, pads, 0))
         for tap in taps(op.size):
-            error[window(tap, count, stride)] += delta / share
-        return (error,)
+            error[window(tap, count, op.steps)] += delta * share
+        return (_inside(error, pads, a),)
 
     return Rule(forward, backward)
+
+
+def _padded(a: Array, pads: Pads, value: float) -> Array:
+    import numpy as np
+
+    return np.pad(a, ((0, 0), *pads, (0, 0)), constant_values=value)
+
+
+def _inside(error: Array, pads: Pads, a: Array) -> Array:
+    """Error of the image without its padding."""
+    (top, _), (left, _) = pads
+    return error[:, top : top + a.shape[1], left : left + a.shape[2]]
 
 
 def global_avg_pool_rule() -> Rule:

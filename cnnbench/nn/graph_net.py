@@ -249,10 +249,11 @@ class GraphNet(nnx.Module):
                 z = dense.multiply(self._vectors(node, x), weights[node.name])
                 return _finish(z, op.activation, weights[node.name])
             case MaxPool():
-                y = lowering.max_pool(x, op.size, op.stride or op.size)
+                y = lowering.max_pool(self._extended(node, op, x, -jnp.inf), op.size, op.steps)
                 return self._finish_pooled(node, y, weights)
             case AvgPool():
-                return lowering.avg_pool(x, op.size, op.stride or op.size)
+                y = lowering.avg_pool(self._extended(node, op, x, 0), op.size, op.steps)
+                return self._shared(node, op, y)
             case Concat():
                 return jnp.concatenate(inputs, axis=-1)
             case Add():
@@ -304,6 +305,21 @@ class GraphNet(nnx.Module):
                 return moved_blocks(op, x, lowering.axes)
             case _:
                 assert_never(op)
+
+    def _extended(self, node: Node, op: MaxPool | AvgPool, x: jax.Array, value: float) -> jax.Array:
+        """Pads images so that all windows are complete."""
+        pads, widths = op.reach(node.in_shapes[0]), [(0, 0)] * x.ndim
+        for axis, pad in zip(self.lowering.axes, pads, strict=True):
+            widths[axis] = pad
+        return jnp.pad(x, widths, constant_values=value) if any(map(any, widths)) else x
+
+    def _shared(self, node: Node, op: AvgPool, y: jax.Array) -> jax.Array:
+        """Means over the values that count, from means over whole windows."""
+        shares = op.shares(node.in_shapes[0])
+        if shares is None:
+            return y
+        axes = tuple(i for i in range(y.ndim) if i not in self.lowering.axes)
+        return y * jnp.expand_dims(jnp.asarray(shares, y.dtype), axes)
 
     def _product(self, node: Node, inputs: Sequence[jax.Array]) -> jax.Array:
         """Product; a vector or a 1x1 image multiplies every position of an image."""

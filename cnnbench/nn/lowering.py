@@ -344,7 +344,10 @@ def _needed(node: Node, readers: list[Node]) -> Pair:
 
 
 def _reach(pool: Node) -> Pair:
-    """Rows and columns up to the end of the last pooling window."""
-    assert isinstance(pool.op, MaxPool | AvgPool)
-    stride, out = pool.op.stride or pool.op.size, pool.layout.shape
-    return tuple((out[i] - 1) * stride[i] + pool.op.size[i] for i in (0, 1))  # type: ignore[return-value]
+    """Rows and columns of the image up to the end of the last pooling window."""
+    op, image = pool.op, pool.in_shapes[0]
+    assert isinstance(op, MaxPool | AvgPool)
+    pads = op.pads(image)
+    ends = ((n - 1) * op.steps[i] + op.size[i] - pads[i][0] for i, n in enumerate(op.places(image)))
+    rows, columns = (min(end, length) for end, length in zip(ends, image[:2], strict=True))
+    return rows, columns

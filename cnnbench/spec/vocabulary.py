@@ -199,7 +199,7 @@ _NO_LOSSES = (
     " perceptual wasserstein log_cosh mape msle"
 )
 _NO_KEYS = (
-    "input_dilation depth_multiplier output_padding ceil_mode padding_mode data_format"
+    "input_dilation depth_multiplier output_padding padding_mode data_format"
     " kernel_regularizer bias_regularizer activity_regularizer regularizer kernel_constraint"
     " affine track_running_stats use_scale center weight_norm spectral_norm"
     " noise_shape axis dim alpha negative_slope amsgrad centered clipnorm"

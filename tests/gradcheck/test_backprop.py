@@ -223,6 +223,23 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
     "max_pool": ({"op": {"op": "max_pool", "size": 2}}, (5, 6, 2)),
     "max_pool overlapping": ({"op": {"op": "max_pool", "size": [2, 3], "stride": 1}}, (5, 6, 2)),
     "avg_pool": ({"op": {"op": "avg_pool", "size": [3, 2], "stride": [2, 1]}}, (6, 5, 2)),
+    "max_pool padded": (
+        {"op": {"op": "max_pool", "size": [3, 4], "stride": 2, "padding": [1, 2]}},
+        (5, 6, 2),
+    ),
+    "max_pool same": (
+        {"op": {"op": "max_pool", "size": 3, "stride": 2, "padding": "same"}},
+        (4, 5, 2),
+    ),
+    "max_pool ceiled": ({"op": {"op": "max_pool", "size": 2, "ceil_mode": True}}, (5, 6, 2)),
+    "avg_pool padded": (
+        {"op": {"op": "avg_pool", "size": 3, "stride": 2, "padding": 1, "ceil_mode": True}},
+        (6, 5, 2),
+    ),
+    "avg_pool without pads": (
+        {"op": {"op": "avg_pool", "size": 3, "padding": "same", "count_include_pad": False}},
+        (6, 5, 2),
+    ),
     "global_avg_pool": ({"op": {"op": "global_avg_pool"}}, (3, 4, 2)),
     "global_max_pool": ({"op": {"op": "global_max_pool"}}, (3, 4, 2)),
     "upscale": ({"op": {"op": "upscale", "size": [2, 3]}}, (2, 3, 2)),

@@ -49,6 +49,14 @@ EDGES: Mapping[str, Mapping[str, Any]] = {
     "flat": {"op": "flatten"},
     "out": {"op": "dense", "units": 3},
 }
+WINDOWS: Mapping[str, Mapping[str, Any]] = {
+    "padded": {"op": "avg_pool", "size": [4, 3], "stride": [2, 1], "padding": [2, 1]},
+    "conv": {"op": "conv", "filters": 2, "kernel": [1, 2]},
+    "same": {"op": "avg_pool", "size": 3, "stride": [1, 2], "padding": "same"},
+    "ceiled": {"op": "avg_pool", "size": 2, "ceil_mode": True},
+    "flat": {"op": "flatten"},
+    "out": {"op": "dense", "units": 3},
+}
 BLOCKS: Mapping[str, Mapping[str, Any]] = {
     "crop": {"op": "crop", "cropping": [0, 2, 1, 0]},
     "blocks": {"op": "space_to_depth", "size": 3},
@@ -103,8 +111,8 @@ def dependence(net: GraphNet, layer: str, shape: tuple[int, ...]) -> Array:
 
 @pytest.mark.parametrize(
     "layers",
-    [IMAGES, GATED, EDGES, BLOCKS, AXES, TIED],
-    ids=["images", "gated", "edges", "blocks", "axes", "tied"],
+    [IMAGES, GATED, EDGES, BLOCKS, WINDOWS, AXES, TIED],
+    ids=["images", "gated", "edges", "blocks", "windows", "axes", "tied"],
 )
 def test_receptive_fields_are_the_pixels_with_a_gradient(
     layers: Mapping[str, Mapping[str, Any]],

@@ -117,6 +117,43 @@ def test_pooling_drops_windows_that_the_border_cuts(
 
 
 @given(
+    st.tuples(SIZES, SIZES),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.tuples(STEPS, STEPS),
+    st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    st.booleans(),
+)
+def test_padded_pooling_has_the_shapes_of_pytorch(
+    image: tuple[int, int],
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    ceil_mode: bool,
+) -> None:
+    functional = pytest.importorskip("torch").nn.functional
+    zeros = pytest.importorskip("torch").zeros(1, 1, *image)
+    op = {"op": "max_pool", "size": list(size), "stride": list(stride), "padding": list(padding)}
+    try:
+        want = functional.max_pool2d(zeros, size, stride, padding, ceil_mode=ceil_mode).shape[2:]
+    except RuntimeError:
+        with pytest.raises(ShapeError, match=r"larger than|more than half"):
+            shape_of(op | {"ceil_mode": ceil_mode}, (*image, 1))
+        return
+    if any(n + 2 * p < k for n, p, k in zip(image, padding, size, strict=True)):
+        return  # PyTorch keeps a window that is larger than the image with `ceil_mode`; we do not
+    assert shape_of(op | {"ceil_mode": ceil_mode}, (*image, 1)).shape == (*want, 1)
+
+
+@given(st.tuples(SIZES, SIZES), st.integers(1, 5), STEPS)
+def test_same_pooling_has_as_many_windows_as_tensorflow(
+    image: tuple[int, int], size: int, stride: int
+) -> None:
+    op = {"op": "avg_pool", "size": size, "stride": stride, "padding": "same"}
+    want = tuple(-(-length // stride) for length in image)
+    assert shape_of(op, (*image, 1)).shape == (*want, 1)
+
+
+@given(
     st.integers(1, 6),
     st.integers(1, 5),
     STEPS,
@@ -358,6 +395,29 @@ def test_edges_that_leave_nothing_to_do_are_refused(op: dict[str, Any], message:
     with pytest.raises(ShapeError) as error:
         shape_of(op, (4, 6, 1))
     assert f"{error.value.message}; {error.value.remedy}".startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("op", "message"),
+    [
+        (
+            {"op": "max_pool", "size": 3, "padding": 2},
+            "padding [2, 2] is more than half of a 3x3 window; use at most [1, 1]",
+        ),
+        (
+            {"op": "avg_pool", "size": [2, 9], "padding": [0, 1]},
+            "a 2x9 window is larger than the 4x6x1 input; use at most [4, 8]",
+        ),
+        (
+            {"op": "max_pool", "size": 5, "ceil_mode": True},
+            "a 5x5 window is larger than the 4x6x1 input; use at most [4, 6]",
+        ),
+    ],
+)
+def test_windows_that_do_not_fit_are_refused(op: dict[str, Any], message: str) -> None:
+    with pytest.raises(ShapeError) as error:
+        shape_of(op, (4, 6, 1))
+    assert f"{error.value.message}; {error.value.remedy}" == message
 
 
 @pytest.mark.parametrize("op", IMAGE_OPS, ids=lambda op: op["op"])

@@ -259,12 +259,13 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
         ),
         (
             "model.p.dilation=2",
-            "max_pool has no 'dilation' (available for conv); use inputs, op, size or stride.",
+            "max_pool has no 'dilation' (available for conv); use inputs, op, size, stride, padding"
+            " or ceil_mode.",
         ),
         (
-            "model.p.padding=same",
-            "max_pool has no 'padding' (available for conv, conv_transpose and zero_pad); remove"
-            f" it, or {PYTHON}.",
+            "model.p.groups=2",
+            "max_pool has no 'groups' (available for conv and channel_shuffle); use inputs, op,"
+            " size, stride, padding or ceil_mode.",
         ),
         (
             "model.out.kernel=3",

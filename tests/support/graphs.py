@@ -76,10 +76,15 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
     values = math.prod(shape)
     factors = [(h, w, values // h // w) for h in range(1, 9) for w in range(1, 9)]
     shapes = [(values,), *(f for f in factors if math.prod(f) == values)]
-    pool = {"size": pairs, "stride": st.none() | pairs}
+    pool = {
+        "size": pairs,
+        "stride": st.none() | pairs,
+        "padding": st.sampled_from(["valid", "valid", "same", 1, (0, 1)]),
+        "ceil_mode": st.booleans(),
+    }
     fields: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "max_pool": pool,
-        "avg_pool": pool,
+        "avg_pool": pool | {"count_include_pad": st.booleans()},
         "upscale": {"size": pairs},
         "dropout": {"rate": st.sampled_from([0.0, 0.5])},
         "spatial_dropout": {"rate": st.sampled_from([0.0, 0.5])},

@@ -6,6 +6,7 @@ from typing import Any, assert_never
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cnnbench.graph.geometry import activation_of, geometry, output_number, sources
@@ -41,6 +42,7 @@ from cnnbench.layers import (
     Upscale,
     ZeroPad,
 )
+from cnnbench.layers.base import Shape
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.layers.reshape import (
@@ -176,10 +178,7 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             channels = node.layout.shape[-1]
             return nnx.BatchNorm(channels, momentum=op.momentum, epsilon=op.epsilon, rngs=rngs)
         case MaxPool() | AvgPool():
-            pool = nnx.max_pool if isinstance(op, MaxPool) else nnx.avg_pool
-            return _Function(
-                partial(pool, window_shape=op.size, strides=op.stride or op.size, padding="VALID")
-            )
+            return _Function(_pool(op, node.in_shapes[0]))
         case Concat():
             return _Function(_join)
         case Add():
@@ -220,6 +219,19 @@ def _rearranged(node: Node, op: Rearrangement) -> nnx.Module:
             return _Function(partial(jnp.transpose, axes=(0, *op.order)))
         case _:
             assert_never(op)
+
+
+def _pool(op: MaxPool | AvgPool, shape: Shape) -> Callable[[jax.Array], jax.Array]:
+    pads, shares = op.reach(shape), op.shares(shape) if isinstance(op, AvgPool) else None
+    kind = nnx.max_pool if isinstance(op, MaxPool) else nnx.avg_pool
+    pool = partial(kind, window_shape=op.size, strides=op.steps, padding=pads)
+    return pool if shares is None else partial(_scaled_pool, pool=pool, factors=shares)
+
+
+def _scaled_pool(
+    x: jax.Array, *, pool: Callable[[jax.Array], jax.Array], factors: np.ndarray
+) -> jax.Array:
+    return pool(x) * factors[:, :, None].astype(np.float32)
 
 
 def _conv(node: Node, op: Conv, rngs: nnx.Rngs) -> nnx.Module:

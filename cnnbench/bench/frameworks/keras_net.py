@@ -1,5 +1,6 @@
 """A `Plan` as a functional Keras model; import it after Keras' backend is chosen."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, assert_never
@@ -117,10 +118,8 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return _conv_transpose(plan, node, op, made)
         case Dense():
             return layers.Dense(op.units, activation=activation, use_bias=op.use_bias)
-        case MaxPool():
-            return layers.MaxPooling2D(op.size, op.stride)
-        case AvgPool():
-            return layers.AveragePooling2D(op.size, op.stride)
+        case MaxPool() | AvgPool():
+            return _pool(op, node.in_shapes[0])
         case Dropout() | SpatialDropout() | DropPath() | GaussianNoise() | MaskingNoise():
             return _random_layer(op, node.layout.shape, seed)
         case Sample():
@@ -187,6 +186,26 @@ def _random_layer(
             return Mask(op.rate, seed)
         case _:
             assert_never(op)
+
+
+def _pool(op: MaxPool | AvgPool, shape: Shape) -> keras.Layer:
+    """Pooling; Keras has neither `ceil_mode` nor numbers of rows to add."""
+    extended = any(map(any, op.reach(shape)))
+    counted = isinstance(op, AvgPool) and op.count_include_pad and extended
+    if isinstance(op.padding, str) and not (op.ceil_mode or counted):
+        kind = layers.MaxPooling2D if isinstance(op, MaxPool) else layers.AveragePooling2D
+        return kind(op.size, op.stride, padding=op.padding)
+    return layers.Lambda(partial(_pooled, op=op, shape=shape))
+
+
+def _pooled(x: Any, *, op: MaxPool | AvgPool, shape: Shape) -> Any:
+    widths = ((0, 0), *op.reach(shape), (0, 0))
+    if isinstance(op, MaxPool):
+        padded = ops.pad(x, widths, constant_values=-math.inf)
+        return ops.max_pool(padded, op.size, op.steps)
+    shares = op.shares(shape)
+    mean = ops.average_pool(ops.pad(x, widths), op.size, op.steps)
+    return mean if shares is None else mean * shares[:, :, None].astype("float32")
 
 
 def _moves(

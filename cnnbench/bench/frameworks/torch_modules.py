@@ -50,6 +50,18 @@ class TorchTransposedConv(nn.Module):
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
+class Times(nn.Module):
+    """Product with constants."""
+
+    def __init__(self, factors: Array) -> None:
+        super().__init__()
+        self.register_buffer("factors", torch.from_numpy(factors.astype(np.float32)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the module."""
+        return x * self.factors
+
+
 class Join(nn.Module):
     """Concatenation of channels or of vectors."""
 

@@ -23,6 +23,7 @@ from cnnbench.bench.frameworks.torch_modules import (
     Pick,
     Reorder,
     SkipImages,
+    Times,
     TopLeft,
     TorchTransposedConv,
     activation,
@@ -174,6 +175,22 @@ def _layer(
             return layer, layer
 
 
+def _pool(op: MaxPool | AvgPool, shape: Shape) -> nn.Module:
+    """Pooling; only TensorFlow's `same` may pad the two sides differently."""
+    (top, bottom), (left, right) = op.pads(shape)
+    if (top, left) == (bottom, right):
+        pads = {"padding": (top, left), "ceil_mode": op.ceil_mode}
+        if isinstance(op, MaxPool):
+            return nn.MaxPool2d(op.size, op.steps, **pads)
+        return nn.AvgPool2d(op.size, op.steps, **pads, count_include_pad=op.count_include_pad)
+    widths = (left, right, top, bottom)
+    if isinstance(op, MaxPool):
+        return nn.Sequential(nn.ConstantPad2d(widths, -math.inf), nn.MaxPool2d(op.size, op.steps))
+    mean = nn.Sequential(nn.ZeroPad2d(widths), nn.AvgPool2d(op.size, op.steps))
+    shares = op.shares(shape)
+    return mean if shares is None else nn.Sequential(mean, Times(shares))
+
+
 def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
     """The module of a node without parameters."""
     op = node.op
@@ -182,10 +199,8 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
     match op:
         case Conv() | ConvTranspose() | Dense() | BatchNorm():
             raise AssertionError(f"{op.op} has parameters")
-        case MaxPool():
-            return nn.MaxPool2d(op.size, op.stride or op.size)
-        case AvgPool():
-            return nn.AvgPool2d(op.size, op.stride or op.size)
+        case MaxPool() | AvgPool():
+            return _pool(op, node.in_shapes[0])
         case Dropout():
             return nn.Dropout(op.rate)
         case SpatialDropout():
