@@ -1,0 +1,79 @@
+"""The networks of `experiments/zoo/` are those of torchvision and the papers."""
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnnbench.graph.plan import Plan
+from cnnbench.layers import BatchNorm
+from cnnbench.nn.graph_net import GraphNet
+from cnnbench.spec.loader import load_experiment
+from cnnbench.system.arrays import Array
+from tests.support.paths import EXPERIMENTS
+
+ZOO = EXPERIMENTS / "zoo"
+# Parameters that torchvision documents for its weights, at 224x224x3 and 1,000 classes.
+DOCUMENTED: Mapping[str, int] = {
+    "resnet18": 11_689_512,
+    "resnet50": 25_557_032,
+    "resnext50_32x4d": 25_028_904,
+    "densenet121": 7_978_856,
+    "squeezenet1_1": 1_235_496,
+    "shufflenet_v2_x1_0": 2_278_604,
+    "regnet_y_400mf": 4_344_144,
+    "vgg11_bn": 132_868_840,
+    "googlenet": 6_624_904,
+}
+OPTIONS: Mapping[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": False, "transform_input": False}
+}
+
+
+def plan_of(name: str, *overrides: str) -> Plan:
+    loaded = load_experiment(ZOO / f"{name}.yaml", overrides)
+    assert loaded.plan is not None
+    return loaded.plan
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_parameters_are_those_that_torchvision_documents(name):
+    plan = plan_of(name)
+    assert (plan.input_shape, plan.output_shape) == ((224, 224, 3), (1000,))
+    assert plan.num_params == DOCUMENTED[name]
+
+
+def ours(plan: Plan, weights: Mapping[str, Mapping[str, Array]]) -> GraphNet:
+    """Our network with weights."""
+    net = GraphNet(plan, form="plain", rngs=nnx.Rngs(0))
+    for node in plan.nodes:
+        part: Any = net.parts if isinstance(node.op, BatchNorm) else net.weights
+        for key, value in weights.get(node.name, {}).items():
+            kept = part[node.name]
+            target = getattr(kept, key) if isinstance(node.op, BatchNorm) else kept[key]
+            assert target.shape == value.shape, (node.name, key)
+            target[...] = value
+    net.eval()
+    return net
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_outputs_are_those_of_torchvision(name):
+    torch = pytest.importorskip("torch")
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    from tests.support.torchvision_models import torchvision_model, transferred
+
+    plan, model = plan_of(name), torchvision_model(name, **OPTIONS.get(name, {}))
+    images = np.random.default_rng(0).uniform(-1, 1, (2, *plan.input_shape)).astype(np.float32)
+    with torch.no_grad():
+        want = model(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    graph, state = nnx.split(ours(plan, transferred(model, plan)))
+    found = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, images)
+    assert np.abs(found - want).max() <= 1e-4 * np.abs(want).max()
+    assert np.abs(want[0] - want[1]).max() > 1e-3 * np.abs(want).max()  # depends on the image
