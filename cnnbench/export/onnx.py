@@ -25,6 +25,7 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     Activate,
     Add,
+    Attention,
     AvgPool,
     BatchNorm,
     ChannelShuffle,
@@ -364,6 +365,8 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return _product(graph, node, inputs)
         case Activate():
             return graph.activate(node, x, op.activation)
+        case Attention():
+            return _attention(graph, node, x, op.heads)
         case Softmax():
             return graph.add("Softmax", name, x, axis=1)
         case BatchNorm():
@@ -375,6 +378,45 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return graph.add("Flatten", name, graph.add("GlobalMaxPool", name, x))
         case _:
             assert_never(op)
+
+
+def _attention(graph: _Graph, node: Node, x: str, heads: int) -> str:
+    """Self-attention over the pixels of images (n, c, h, w)."""
+    name, (height, width, channels) = node.name, node.layout.shape
+    biases = {"kernel": "bias", "out_kernel": "out_bias"}
+
+    def shaped(part: str, values: str, *shape: int) -> str:
+        sizes = graph.constant(f"{part}.shape", np.array([-1, *shape], np.int64))
+        return graph.add("Reshape", part, values, sizes)
+
+    def projected(part: str, values: str, key: str) -> str:
+        product = graph.add("MatMul", part, values, graph.learned(name, key))
+        if biases[key] not in node.layout.params:
+            return product
+        return graph.add("Add", part, product, graph.learned(name, biases[key]))
+
+    def head(part: str, values: str, order: Shape) -> str:
+        split = shaped(part, values, height * width, heads, channels // heads)
+        return graph.add("Transpose", part, split, perm=order)
+
+    pixels = shaped(f"{name}.pixels", x, channels, height * width)
+    sequence = graph.add("Transpose", f"{name}.pixels", pixels, perm=(0, 2, 1))
+    inner = projected(f"{name}.in", sequence, "kernel")
+    parts = [f"{name}.{part}" for part in ("query", "key", "value")]
+    graph.nodes.append(
+        helper.make_node("Split", [inner], parts, f"{name}.Split", axis=2, num_outputs=3)
+    )
+    orders = ((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3))
+    query, key, value = (head(part, part, order) for part, order in zip(parts, orders, strict=True))
+    scale = graph.constant(f"{name}.scale", np.array((channels // heads) ** -0.5, np.float32))
+    scores = graph.add("MatMul", f"{name}.scores", graph.add("Mul", name, query, scale), key)
+    shares = graph.add("Softmax", name, scores, axis=-1)
+    mixed = graph.add("MatMul", f"{name}.mixed", shares, value)
+    merged = graph.add("Transpose", f"{name}.mixed", mixed, perm=(0, 2, 1, 3))
+    joined = shaped(f"{name}.mixed", merged, height * width, channels)
+    out = projected(f"{name}.out", joined, "out_kernel")
+    first = graph.add("Transpose", f"{name}.out", out, perm=(0, 2, 1))
+    return shaped(name, first, channels, height, width)
 
 
 def _conv_transpose(graph: _Graph, node: Node, x: str) -> str:

@@ -26,6 +26,7 @@ from cnnbench.gradcheck.finite_differences import DELTA, Landscape, Slopes
 from cnnbench.gradcheck.losses import Objective, divergence
 from cnnbench.gradcheck.roundoff import perturbed
 from cnnbench.graph.plan import Node, Plan
+from cnnbench.layers.parameters import is_kernel
 from cnnbench.spec.experiment import Task
 from cnnbench.spec.loader import Loaded
 from cnnbench.system.arrays import Array
@@ -383,8 +384,9 @@ def _weights(
     """Initial kernels of a run; biases and scales are perturbed."""
     return {
         layer: {
-            name: (value + (name != "kernel") * SPREAD * rng.normal(size=value.shape)).astype(dtype)
+            name: (value + spread * rng.normal(size=value.shape)).astype(dtype)
             for name, value in own.items()
+            for spread in [0 if is_kernel(name) else SPREAD]
         }
         for layer, own in initial.items()
     }

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cnnbench.layers.activation import Activate, Softmax
+from cnnbench.layers.attention import Attention
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Shape
 from cnnbench.layers.batch_norm import BatchNorm
 from cnnbench.layers.conv import Conv, ConvTranspose
@@ -44,6 +45,7 @@ __all__ = [
     "OPERATIONS",
     "Activate",
     "Add",
+    "Attention",
     "AvgPool",
     "BatchNorm",
     "ChannelShuffle",
@@ -102,6 +104,7 @@ LayerOp = Annotated[
     | Multiply
     | Activate
     | Softmax
+    | Attention
     | BatchNorm
     | GlobalAvgPool
     | GlobalMaxPool,

@@ -122,6 +122,11 @@ BiasInit = Annotated[
 ]
 
 
+def is_kernel(name: str) -> bool:
+    """Returns True if a parameter of a layer is a kernel, not a bias or scale."""
+    return name.endswith("kernel")
+
+
 def bias_shape(use_bias: bool, size: int) -> dict[str, Shape]:
     """Parameter shapes of an optional bias."""
     return {"bias": (size,)} if use_bias else {}

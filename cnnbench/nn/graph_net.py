@@ -14,6 +14,7 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     Activate,
     Add,
+    Attention,
     AvgPool,
     BatchNorm,
     ChannelShuffle,
@@ -43,12 +44,13 @@ from cnnbench.layers import (
     ZeroPad,
 )
 from cnnbench.layers.base import INPUT
+from cnnbench.layers.parameters import is_kernel
 from cnnbench.layers.reshape import Rearrangement, crop_slices, moved_blocks, pad_widths, shuffled
 from cnnbench.nn.initializers import initial_bias, initial_kernel
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
-from cnnbench.nn.ops import batch_norm, convolution, dense, layout
+from cnnbench.nn.ops import attention, batch_norm, convolution, dense, layout
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 
@@ -263,6 +265,10 @@ class GraphNet(nnx.Module):
             case Activate():
                 y = layout.elementwise(ACTIVATIONS[op.activation], x)
                 return lowering.materialize(y) if op.activation in COSTLY and y.ndim == 4 else y
+            case Attention():
+                images = lowering.from_layout(x)
+                y = attention.over_pixels(images, weights[node.name], op.heads)
+                return lowering.to_layout(y)
             case Softmax():
                 return nnx.softmax(x)
             case GlobalAvgPool():
@@ -398,6 +404,9 @@ def _initial(plan: Plan, name: str, node: Node, key: jax.Array) -> Any:
             return initial_kernel(op.init, kernel, rng, op.num_groups(node.in_shapes[0][2]))
         case Dense():
             return initial_kernel(op.init, kernel, rng)
+        case Attention():
+            shape = node.layout.params[name]
+            return initial_kernel(op.init if is_kernel(name) else "zeros", shape, rng)
         case _:
             raise AssertionError(f"{op.op} has no initializers")
 

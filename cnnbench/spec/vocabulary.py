@@ -92,6 +92,7 @@ _KEYS: _Words = {
     "padding": ("pad", "border_mode"),
     "activation": ("act", "act_fn", "nonlinearity", "activation_fn", "function"),
     "use_bias": ("bias",),
+    "heads": ("num_heads", "n_heads", "nhead", "number_of_heads"),
     "groups": ("num_groups", "feature_group_count", "group"),
     "dilation": ("dilation_rate", "dilations", "kernel_dilation"),
     "init": ("kernel_initializer", "kernel_init", "weight_init", "W", "initializer"),
@@ -160,7 +161,7 @@ _WITH = {
 # Well-known names that are not supported. Remove a name from these lists when it is added;
 # operations are removed automatically if a class in `layers` has the name or alias.
 _NO_OPERATIONS = (
-    "attention self_attention multi_head_attention MultiheadAttention transformer layer_norm"
+    "cross_attention transformer layer_norm"
     " LayerNormalization group_norm GroupNormalization instance_norm InstanceNorm2d rms_norm"
     " weight_norm spectral_norm lrn LocalResponseNorm depthwise depthwise_conv depthwise_conv2d"
     " DepthwiseConv2D SeparableConv2D separable_conv separable_conv2d grouped_conv group_conv"

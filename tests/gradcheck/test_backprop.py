@@ -316,6 +316,11 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         (2, 3, 2),
     ),
     "activation": ({"op": {"op": "activation", "activation": "relu"}}, (2, 3, 2)),
+    "attention": ({"op": {"op": "attention", "heads": 2}}, (2, 3, 4)),
+    "attention without bias": (
+        {"op": {"op": "attention", "heads": 1, "use_bias": False}},
+        (3, 1, 2),
+    ),
     "softmax": ({"op": {"op": "softmax"}}, (2, 3, 4)),
     "softmax of a vector": ({"flat": {"op": "flatten"}, "op": {"op": "softmax"}}, (2, 2, 2)),
     "batch_norm": ({"op": {"op": "batch_norm"}}, (3, 2, 2)),

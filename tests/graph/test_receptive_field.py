@@ -46,6 +46,7 @@ EDGES: Mapping[str, Mapping[str, Any]] = {
     "conv": {"op": "conv", "filters": 2, "kernel": [2, 3]},
     "crop": {"op": "crop", "cropping": [0, 1, 3, 0]},
     "apart": {"op": "conv", "filters": 2, "kernel": [2, 3], "dilation": [3, 1], "groups": 2},
+    "mixed": {"op": "attention", "heads": 2},
     "flat": {"op": "flatten"},
     "out": {"op": "dense", "units": 3},
 }

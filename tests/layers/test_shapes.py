@@ -259,6 +259,15 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "activation", "activation": "tanh"}, [(2, 3, 4)], LayerOutput((2, 3, 4))),
         ({"op": "softmax"}, [(2, 3, 4)], LayerOutput((2, 3, 4))),
         ({"op": "softmax"}, [(6,)], LayerOutput((6,))),
+        (
+            {"op": "attention", "heads": 3},
+            [(4, 5, 6)],
+            LayerOutput(
+                (4, 5, 6),
+                {"kernel": (6, 18), "out_kernel": (6, 6), "bias": (18,), "out_bias": (6,)},
+                20 * 6 * 18 + 3 * (20 * 20 * 2 + 20 * 20 * 2) + 20 * 6 * 6,
+            ),
+        ),
         ({"op": "batch_norm"}, [(2, 3, 4)], LayerOutput((2, 3, 4), {"scale": (4,), "bias": (4,)})),
         ({"op": "batch_norm"}, [(6,)], LayerOutput((6,), {"scale": (6,), "bias": (6,)})),
         ({"op": "global_avg_pool"}, [(2, 3, 4)], LayerOutput((4,))),
@@ -316,6 +325,7 @@ IMAGE_OPS: list[dict[str, Any]] = [
     {"op": "space_to_depth", "size": 2},
     {"op": "depth_to_space", "size": 2},
     {"op": "permute", "order": [1, 3, 2]},
+    {"op": "attention", "heads": 1},
 ]
 
 
@@ -336,6 +346,14 @@ def test_groups_and_dilation_must_fit(keys: dict[str, Any], message: str) -> Non
     with pytest.raises(ShapeError) as error:
         shape_of({"op": "conv", "filters": 4, "kernel": 3} | keys, (5, 8, 6))
     assert f"{error.value.message}; {error.value.remedy}" == message
+
+
+def test_heads_must_divide_the_channels() -> None:
+    with pytest.raises(ShapeError) as error:
+        shape_of({"op": "attention", "heads": 4}, (5, 8, 6))
+    assert error.value.key == "heads"
+    assert error.value.message == "6 channels cannot be divided into 4 heads"
+    assert error.value.remedy == "use a divisor of 6"
 
 
 @pytest.mark.parametrize("keys", [{"groups": 3}, {"dilation": 2}], ids=["groups", "dilation"])

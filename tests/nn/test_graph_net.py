@@ -134,6 +134,20 @@ def _pixels(_: Params, x: Array) -> Array:
     return result
 
 
+def _attention(p: Params, x: Array) -> Array:
+    given = p["op"]
+    result = np.zeros_like(x)
+    for n, row, column in np.ndindex(x.shape[:3]):
+        mixed = []
+        for head in (0, 1):  # of channels 0 to 1, and 2 to 3
+            ends = [slice(4 * part + 2 * head, 4 * part + 2 * head + 2) for part in range(3)]
+            q, k, v = (x[n] @ given["kernel"][:, end] + given["bias"][end] for end in ends)
+            scores = np.einsum("d,ijd->ij", q[row, column], k) / math.sqrt(2)
+            mixed.append(np.einsum("ij,ijd->d", special.softmax(scores), v))
+        result[n, row, column] = np.concatenate(mixed) @ given["out_kernel"]
+    return result + given["out_bias"]
+
+
 def _dense(p: Params, x: Array) -> Array:
     kernel = p["op"]["kernel"].reshape(2, 3, 2, 4)
     z = np.einsum("nhwc,hwcu->nu", x, kernel) + p["op"]["bias"]
@@ -298,6 +312,11 @@ CASES: Mapping[str, Case] = {
         {"op": {"op": "activation", "activation": "silu"}},
         lambda _, x: x / (1 + np.exp(-x)),
     ),
+    "attention": Case(
+        (2, 3, 4),
+        {"op": {"op": "attention", "heads": 2}},
+        _attention,
+    ),
     "softmax": Case(
         (2, 3, 4),
         {"op": {"op": "softmax"}},
@@ -337,6 +356,12 @@ def _some_params(case: Case) -> dict[str, dict[str, Array]]:
         "conv": {"kernel": (3, 2, 2, 3), "bias": (3,)},
         "conv_transpose": {"kernel": (4, 2, 3, 2), "bias": (3,)},
         "dense": {"kernel": (12, 4), "bias": (4,)},
+        "attention": {
+            "kernel": (4, 12),
+            "out_kernel": (4, 4),
+            "bias": (12,),
+            "out_bias": (4,),
+        },
         "batch_norm": {"scale": (2,), "bias": (2,)},
     }
     own = shapes.get(case.layers["op"]["op"], {})

@@ -190,6 +190,7 @@ def test_operations_are_those_of_the_language() -> None:
         "multiply",
         "activation",
         "softmax",
+        "attention",
         "batch_norm",
         "global_avg_pool",
         "global_max_pool",

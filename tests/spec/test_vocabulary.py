@@ -232,7 +232,7 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
     ("override", "message"),
     [
         (f"model.x={{op: {word}}}", f"operation '{word}' is not supported; {PYTHON}.")
-        for word in ("attention", "layer_norm", "lstm")
+        for word in ("cross_attention", "layer_norm", "lstm")
     ]
     + [
         (f"model.x={{op: {word}}}", f"operation '{word}' is not supported; {way}, or {PYTHON}.")

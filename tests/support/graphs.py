@@ -32,6 +32,7 @@ _OF_IMAGES = (
     "space_to_depth",
     "depth_to_space",
     "permute",
+    "attention",
 )
 VECTOR_KINDS = tuple(op for op in OPERATIONS if op not in _OF_IMAGES)
 IMAGE_KINDS = (*OPERATIONS, *("conv", "tied") * 4, "upscale")
@@ -100,6 +101,7 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
         "space_to_depth": {"size": _divisors(math.gcd(*shape[:2]))},
         "depth_to_space": {"size": st.sampled_from([1, 2])},
         "slice": {"start": st.integers(0, 2), "size": st.integers(1, 2)},
+        "attention": {"heads": _divisors(shape[-1]), "use_bias": st.booleans()},
         "permute": {"order": st.permutations([1, 2, 3])},
         "reshape": {"shape": st.sampled_from(shapes)},
         "activation": {"activation": activations},

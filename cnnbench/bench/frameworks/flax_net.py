@@ -14,6 +14,7 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     Activate,
     Add,
+    Attention,
     AvgPool,
     BatchNorm,
     ChannelShuffle,
@@ -128,6 +129,26 @@ class _Noise(nnx.Module):
         return x + self.op.stddev * jax.random.normal(key, x.shape)
 
 
+class _Attention(nnx.Module):
+    """Multi-head self-attention over the pixels of an image, with one kernel for q, k and v."""
+
+    def __init__(self, node: Node, op: Attention) -> None:
+        self.heads = op.heads
+        made = {key: nnx.Param(jnp.zeros(shape)) for key, shape in node.layout.params.items()}
+        self.kernel, self.out_kernel = made["kernel"], made["out_kernel"]
+        self.bias, self.out_bias = made.get("bias"), made.get("out_bias")
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        sequence = x.reshape(len(x), -1, x.shape[-1])
+        z = sequence @ self.kernel[...]
+        z = z if self.bias is None else z + self.bias[...]
+        parts = z.reshape(*sequence.shape[:2], 3 * self.heads, -1)
+        query, key, value = jnp.split(parts, 3, axis=2)
+        mixed = nnx.dot_product_attention(query, key, value)
+        y: jax.Array = mixed.reshape(x.shape) @ self.out_kernel[...]
+        return y if self.out_bias is None else y + self.out_bias[...]
+
+
 class _TiedTranspose(nnx.Module):
     """A transposed convolution with the kernel of another layer and a separate bias."""
 
@@ -187,6 +208,8 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Function(partial(_product, rank=len(node.layout.shape)))
         case Activate():
             return _Function(ACTIVATIONS["linear"])
+        case Attention():
+            return _Attention(node, op)
         case Softmax():
             return _Function(nnx.softmax)
         case GlobalAvgPool():

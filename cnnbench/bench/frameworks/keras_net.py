@@ -13,6 +13,7 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     Activate,
     Add,
+    Attention,
     AvgPool,
     BatchNorm,
     ChannelShuffle,
@@ -79,10 +80,10 @@ def build_model(
 
 
 def _params(node: Node, layer: keras.Layer) -> dict[str, keras.Variable]:
-    names = {"kernel": "kernel", "bias": "bias", "scale": "gamma"}
+    names = {"scale": "gamma"}
     if isinstance(node.op, BatchNorm):
         names["bias"] = "beta"
-    return {key: getattr(layer, names[key]) for key in node.layout.params}
+    return {key: getattr(layer, names.get(key, key)) for key in node.layout.params}
 
 
 def _apply(
@@ -132,6 +133,8 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.Multiply()
         case Activate():
             return layers.Activation(activation)
+        case Attention():
+            return KerasAttention(op.heads, op.use_bias)
         case Softmax():
             return layers.Softmax()
         case BatchNorm():
@@ -262,6 +265,34 @@ class Mask(keras.layers.Layer):
             return x
         drawn = keras.random.uniform(ops.shape(x), seed=self.seed_generator)
         return ops.where(drawn >= self.rate, x, 0)
+
+
+class KerasAttention(keras.layers.Layer):
+    """Multi-head self-attention over the pixels of an image, with one kernel for q, k and v."""
+
+    def __init__(self, heads: int, use_bias: bool) -> None:
+        super().__init__()
+        self.heads, self.use_bias = heads, use_bias
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the parameters."""
+        size = input_shape[-1]
+        assert size is not None
+        self.kernel = self.add_weight(shape=(size, 3 * size), name="kernel")
+        self.out_kernel = self.add_weight(shape=(size, size), name="out_kernel")
+        if self.use_bias:
+            self.bias = self.add_weight(shape=(3 * size,), name="bias")
+            self.out_bias = self.add_weight(shape=(size,), name="out_bias")
+
+    def call(self, x: Tensor) -> Tensor:
+        """Apply the module."""
+        _, height, width, size = x.shape
+        z = ops.matmul(ops.reshape(x, (-1, height * width, size)), self.kernel)
+        parts = ops.split(z + self.bias if self.use_bias else z, 3, axis=-1)
+        shape = (-1, height * width, self.heads, size // self.heads)
+        mixed = ops.dot_product_attention(*[ops.reshape(part, shape) for part in parts])
+        y = ops.matmul(ops.reshape(mixed, (-1, height, width, size)), self.out_kernel)
+        return y + self.out_bias if self.use_bias else y
 
 
 class KerasTransposedConv(keras.layers.Layer):

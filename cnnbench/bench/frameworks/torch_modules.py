@@ -147,6 +147,20 @@ class Reorder(nn.Module):
         return x if self.index is None else x[:, self.index]
 
 
+class TorchAttention(nn.Module):
+    """Multi-head self-attention over the pixels of an image."""
+
+    def __init__(self, channels: int, heads: int, bias: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(channels, heads, bias=bias, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the module."""
+        pixels = x.flatten(2).transpose(1, 2)
+        mixed, _ = self.attention(pixels, pixels, pixels, need_weights=False)
+        return mixed.transpose(1, 2).reshape(x.shape)
+
+
 class Mean(nn.Module):
     """Mean over the pixels of each channel."""
 

@@ -6,7 +6,8 @@ dense layer whose output is reshaped to an image has its units permuted.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from typing import NamedTuple, assert_never
 
 import numpy as np
@@ -25,6 +26,7 @@ from cnnbench.bench.frameworks.torch_modules import (
     SkipImages,
     Times,
     TopLeft,
+    TorchAttention,
     TorchTransposedConv,
     activation,
 )
@@ -33,6 +35,7 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
     Activate,
     Add,
+    Attention,
     AvgPool,
     BatchNorm,
     ChannelShuffle,
@@ -73,6 +76,9 @@ class Slot(NamedTuple):
     parameter: torch.Tensor
     to_torch: Callable[[Array], Array]
     to_ours: Callable[[Array], Array]
+
+
+Ways = tuple[Callable[[Array], Array], Callable[[Array], Array]]  # to PyTorch's layout, and back
 
 
 class TorchNet(nn.Module):
@@ -166,6 +172,9 @@ def _layer(
             dense = nn.Linear(len(orders[0]), op.units, bias=op.use_bias)
             image = len(node.in_shapes[0]) == 3
             return nn.Sequential(nn.Flatten(), dense) if image else dense, dense
+        case Attention():
+            attend = TorchAttention(node.in_shapes[0][2], op.heads, op.use_bias)
+            return attend, attend.attention
         case BatchNorm():
             kind = nn.BatchNorm2d if len(node.layout.shape) == 3 else nn.BatchNorm1d
             norm = kind(node.layout.shape[-1], eps=op.epsilon, momentum=1 - op.momentum)
@@ -197,7 +206,7 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
     if isinstance(op, Rearrangement):
         return _rearranged(node, op, orders[0])
     match op:
-        case Conv() | ConvTranspose() | Dense() | BatchNorm():
+        case Conv() | ConvTranspose() | Dense() | Attention() | BatchNorm():
             raise AssertionError(f"{op.op} has parameters")
         case MaxPool() | AvgPool():
             return _pool(op, node.in_shapes[0])
@@ -333,11 +342,21 @@ def _reshape(node: Node, order: Array) -> nn.Module:
 def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str, Slot]:
     """The parameters of a layer by our names, with their layout conversions."""
     back_rows, back_units = np.argsort(rows), np.argsort(units)
-    vector = (lambda a: a, lambda a: a)
+    kernel: Ways
+    vector: Ways = (lambda a: a, lambda a: a)
     match node.op:
         case Dense():
             kernel = (lambda a: a[rows][:, units].T, lambda a: a.T[back_rows][:, back_units])
             vector = (lambda a: a[units], lambda a: a[back_units])
+        case Attention():
+            turned: Ways = (np.transpose, np.transpose)
+            ways = {
+                "kernel": ("in_proj_weight", turned),
+                "bias": ("in_proj_bias", vector),
+                "out_kernel": ("out_proj.weight", turned),
+                "out_bias": ("out_proj.bias", vector),
+            }
+            return _bound(node, holder, ways)
         case BatchNorm() if len(node.layout.shape) == 1:
             kernel = vector = (lambda a: a[units], lambda a: a[back_units])
         case BatchNorm():
@@ -345,8 +364,13 @@ def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str
         case _:  # (h, w, in, out) to (out, in, h, w), and the same for a transposed layer
             kernel = (lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
     ways = {"kernel": ("weight", kernel), "scale": ("weight", kernel), "bias": ("bias", vector)}
+    return _bound(node, holder, ways)
+
+
+def _bound(node: Node, holder: nn.Module, ways: Mapping[str, tuple[str, Ways]]) -> dict[str, Slot]:
+    """Parameters of a module by our names, from its own names and their layout conversions."""
     found = {key: ways[key] for key in node.layout.params}
-    return {key: Slot(getattr(holder, name), *way) for key, (name, way) in found.items()}
+    return {key: Slot(attrgetter(name)(holder), *way) for key, (name, way) in found.items()}
 
 
 def by_channel(shape: Shape) -> Array:

@@ -180,6 +180,14 @@ CASES: Mapping[str, Layers] = {
         "j": {"op": "multiply", "inputs": ["g", "i"]},
         "k": dense(),
     },
+    "attention": {
+        "patches": conv(kernel=2, stride=2, filters=6),
+        "mixed": {"op": "attention", "heads": 3},
+        "sum": {"op": "add", "inputs": ["patches", "mixed"]},
+        "act": {"op": "activation", "activation": "tanh"},
+        "again": {"op": "attention", "heads": 1, "use_bias": False},
+        "out": dense(),
+    },
     "shares": {
         "a": conv(padding="same", filters=4),
         "b": {"op": "softmax"},
