@@ -43,6 +43,7 @@ SHRUNK = 1e-7  # largest float64 error relative to float32's if due to rounding;
 MARGIN = 8.0  # largest random error relative to its largest change between points
 WIDER = MARGIN * 2.0**-29  # largest float64 error relative to the expected float32 error
 SPREAD = 0.1  # standard deviation of biases; at zero, many units would be at their kinks
+_THAWED = {"trainable": True}  # the rules of frozen layers are checked, too
 NEGLIGIBLE = 1e-6  # relative to the cost; smaller derivatives count as zero
 
 
@@ -336,7 +337,7 @@ def _overflows(point: Point) -> bool:
 
 
 def require_layer(loaded: Loaded, layer: str | None) -> Plan:
-    """The network of an experiment, after checking that it has the layer.
+    """The network of an experiment with all layers trained, after checking that it has the layer.
 
     Raises:
       UsageError: the model is a Python class, or the layer is unknown.
@@ -350,7 +351,11 @@ def require_layer(loaded: Loaded, layer: str | None) -> Plan:
     if layer is not None and layer not in names:
         message = f"--layer: {name} has no layer '{layer}'{did_you_mean(layer, names)}"
         raise UsageError(f"{message}; write {or_list(names)}.")
-    return plan
+    nodes = (
+        node if node.op.is_trained else replace(node, op=node.op.model_copy(update=_THAWED))
+        for node in plan.nodes
+    )
+    return replace(plan, nodes=tuple(nodes))
 
 
 def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:

@@ -29,7 +29,7 @@ class Node:
 
     @property
     def num_params(self) -> int:
-        """Number of trainable parameters that the layer owns."""
+        """Number of parameters that the layer owns."""
         return sum(math.prod(shape) for shape in self.layout.params.values())
 
     @property
@@ -79,8 +79,13 @@ class Plan:
 
     @property
     def num_params(self) -> int:
-        """Number of trainable parameters; tied kernels count once."""
+        """Number of parameters; tied kernels count once."""
         return sum(node.num_params for node in self.nodes)
+
+    @property
+    def num_frozen(self) -> int:
+        """Number of parameters that are not trained."""
+        return sum(node.num_params for node in self.nodes if not node.op.is_trained)
 
     @property
     def multiply_adds(self) -> int:

@@ -19,7 +19,7 @@ from cnnbench.layers.base import (
     whole_image,
 )
 from cnnbench.layers.fields import Count
-from cnnbench.layers.parameters import Init, add_bias, bias_gradient
+from cnnbench.layers.parameters import TRAINABLE, Init, TrainableKey, add_bias, bias_gradient
 from cnnbench.system.arrays import Array
 
 
@@ -39,6 +39,7 @@ class Attention(Layer):
         description="initializer of both kernels (fan-out of the first: 3 x channels, as in"
         " PyTorch); biases start at zero",
     )
+    trainable: TrainableKey = TRAINABLE
 
     aliases = (
         "self_attention",

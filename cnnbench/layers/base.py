@@ -115,7 +115,6 @@ class Layer(Model):
     training_only: ClassVar[bool] = False  # identity in evaluation
     corrupts: ClassVar[bool] = False  # noise that a denoising autoencoder learns to remove
     masks: ClassVar[bool] = False  # sets some values to exactly zero
-    uses_batch: ClassVar[bool] = False  # the output of an image depends on the rest of the batch
     sums_places: ClassVar[bool] = False  # each value is a sum over all positions of an image
     takes_largest: ClassVar[bool] = False  # a maximum: its derivative jumps at ties
     keeps_range: ClassVar[bool] = False  # maps inputs in [0, 1] to outputs in [0, 1]
@@ -177,6 +176,16 @@ class Layer(Model):
         """True if the layer needs random numbers in training."""
         return False
 
+    @property
+    def is_trained(self) -> bool:
+        """False if the layer has `trainable: false`."""
+        return bool(getattr(self, "trainable", True))
+
+    @property
+    def uses_batch(self) -> bool:
+        """True if the output of an image depends on the rest of its batch in training."""
+        return False
+
     def drawn_shape(self, shape: Shape) -> Shape:
         """Shape of the random values for one image, which are broadcast to its output shape."""
         return shape
@@ -188,7 +197,8 @@ class Layer(Model):
         >>> Conv(op="conv", filters=32, kernel=5, stride=2, activation="relu").summary()
         'conv 32 @ 5x5, stride 2x2, relu'
         """
-        return ", ".join([" ".join([self.op, *self.options()]), *self.variations()])
+        frozen = [] if self.is_trained else ["frozen"]
+        return ", ".join([" ".join([self.op, *self.options()]), *self.variations(), *frozen])
 
     def options(self) -> list[str]:
         """Main options, formatted for `summary`."""

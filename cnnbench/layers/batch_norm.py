@@ -7,6 +7,7 @@ from pydantic import Field
 
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site
 from cnnbench.layers.fields import Fraction, Positive
+from cnnbench.layers.parameters import TrainableKey
 from cnnbench.system.arrays import Array
 
 
@@ -21,9 +22,19 @@ class BatchNorm(Layer):
     epsilon: Positive = Field(
         1e-5, description="term added to the variance for numerical stability"
     )
+    trainable: TrainableKey = Field(
+        True,
+        description="false to normalize with the initial running statistics, and keep all"
+        " parameters, as in Keras",
+    )
 
     aliases = ("BatchNorm2d", "BatchNormalization", "bn", "batch_normalization")
-    elementwise = uses_batch = True
+    elementwise = True
+
+    @property
+    def uses_batch(self) -> bool:
+        """True unless frozen."""
+        return self.trainable
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The input shape, with a scale and a bias per channel."""

@@ -29,7 +29,15 @@ from cnnbench.layers.correlation import (
     kernel_gradient,
 )
 from cnnbench.layers.fields import ADDED, DEPTHWISE, Count, Groups, Padding, Size
-from cnnbench.layers.parameters import BiasInit, Init, add_bias, bias_gradient, bias_shape
+from cnnbench.layers.parameters import (
+    TRAINABLE,
+    BiasInit,
+    Init,
+    TrainableKey,
+    add_bias,
+    bias_gradient,
+    bias_shape,
+)
 from cnnbench.system.arrays import Array
 
 OWNERS_KEYS = ("filters", "kernel", "stride", "padding", "init")  # not allowed together with `tie`
@@ -57,6 +65,7 @@ class Conv(Layer):
         (1, 1), description="distance between kernel taps, in rows and columns"
     )
     bias_init: Annotated[BiasInit, ADDED] = Field("zeros", description="bias initializer")
+    trainable: TrainableKey = TRAINABLE
 
     aliases = ("convolution", "Conv2d", "Conv2DLayer", "ConvLayer")
     convolves = True
@@ -161,6 +170,7 @@ class ConvTranspose(Layer):
     use_bias: bool = Field(True, description="add a bias per output channel (not shared with tie)")
     init: Init = Field("glorot_uniform", description="kernel initializer; not with tie")
     bias_init: Annotated[BiasInit, ADDED] = Field("zeros", description="bias initializer")
+    trainable: TrainableKey = TRAINABLE
 
     aliases = (
         "ConvTranspose2d",

@@ -9,7 +9,15 @@ from pydantic import Field
 from cnnbench.layers.activation import Activation, activation_words
 from cnnbench.layers.base import Box, Layer, LayerOutput, Owner, Rule, Shape, Site, whole_image
 from cnnbench.layers.fields import ADDED, Count
-from cnnbench.layers.parameters import BiasInit, Init, add_bias, bias_gradient, bias_shape
+from cnnbench.layers.parameters import (
+    TRAINABLE,
+    BiasInit,
+    Init,
+    TrainableKey,
+    add_bias,
+    bias_gradient,
+    bias_shape,
+)
 from cnnbench.system.arrays import Array
 
 
@@ -22,6 +30,7 @@ class Dense(Layer):
     use_bias: bool = Field(True, description="add a bias per unit")
     init: Init = Field("glorot_uniform", description="kernel initializer")
     bias_init: Annotated[BiasInit, ADDED] = Field("zeros", description="bias initializer")
+    trainable: TrainableKey = TRAINABLE
 
     aliases = ("Linear", "fc", "fully_connected", "inner_product", "affine", "DenseLayer")
     main_options = ("units",)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from cnnbench.layers.base import Shape
-from cnnbench.layers.fields import Model, Positive
+from cnnbench.layers.fields import ADDED, Model, Positive
 from cnnbench.system.arrays import Array
 
 
@@ -120,6 +120,12 @@ BiasInit = Annotated[
     Discriminator(_kind),
     BeforeValidator(_named),
 ]
+
+
+TrainableKey = Annotated[bool, ADDED]
+TRAINABLE: bool = Field(
+    True, description="false to keep the initial parameters (a tied kernel is its owner's)"
+)
 
 
 def is_kernel(name: str) -> bool:

@@ -68,6 +68,10 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 COSTLY = frozenset({"tanh", "sigmoid", "elu", "gelu", "silu", "softplus"})
 
 
+class Frozen(nnx.Variable[Any]):
+    """A parameter that is not trained; part of the other state of a network."""
+
+
 class GraphNet(nnx.Module):
     """A network of named layers.
 
@@ -109,6 +113,8 @@ class GraphNet(nnx.Module):
         if isinstance(node.op, Conv | ConvTranspose):
             kernel = self.weights[node.kernel_owner]["kernel"][...]
             values["kernel"] = self.lowering.prepare(node, kernel)
+        if isinstance(node.op, BatchNorm) and values:
+            values = batch_norm.fixed(node.op.epsilon, **values)
         if isinstance(node.op, Dense):
             values[dense.KERNEL] = values.pop("kernel")
         return values
@@ -275,6 +281,8 @@ class GraphNet(nnx.Module):
                 return x.mean(axis=lowering.axes)
             case GlobalMaxPool():
                 return _largest(x, lowering.axes)
+            case BatchNorm():
+                return batch_norm.normalize(x, **weights[node.name])
             case (
                 Dropout()
                 | SpatialDropout()
@@ -282,7 +290,6 @@ class GraphNet(nnx.Module):
                 | GaussianNoise()
                 | MaskingNoise()
                 | Sample()
-                | BatchNorm()
             ):
                 raise AssertionError(f"{op.op} is one of the parts")
             case _:
@@ -377,14 +384,19 @@ def _finish(z: jax.Array, activation: str, weights: Mapping[str, jax.Array]) -> 
 
 
 def _owns(node: Node) -> bool:
-    return bool(node.layout.params) and not isinstance(node.op, BatchNorm)
+    """True for layers with parameters, except for batch norms in training mode."""
+    return bool(node.layout.params) and not node.op.uses_batch
 
 
-def _weights(plan: Plan, node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Param[jax.Array]]:
-    """Initial parameters of a layer."""
+def _weights(plan: Plan, node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Variable[jax.Array]]:
+    """Initial parameters of a layer, with the running statistics of a frozen batch norm."""
+    if isinstance(node.op, BatchNorm):
+        values = batch_norm.initial(node.layout.params["scale"])
+        return nnx.Dict({name: Frozen(jnp.asarray(value)) for name, value in values.items()})
+    kind = nnx.Param if node.op.is_trained else Frozen
     return nnx.Dict(
         {
-            name: nnx.Param(jnp.asarray(_initial(plan, name, node, rngs.params())))
+            name: kind(jnp.asarray(_initial(plan, name, node, rngs.params())))
             for name in node.layout.params
         }
     )
@@ -392,7 +404,7 @@ def _weights(plan: Plan, node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Param[jax.A
 
 def _initial(plan: Plan, name: str, node: Node, key: jax.Array) -> Any:
     op, rng = node.op, np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    kernel = plan.by_name[node.kernel_owner].layout.params["kernel"]
+    kernel = plan.by_name[node.kernel_owner].layout.params.get("kernel", ())
     if isinstance(op, ConvTranspose):  # has the kernel of its adjoint, (h, w, out, in)
         kernel = (*kernel[:2], kernel[3], kernel[2])
     match op:
@@ -418,7 +430,7 @@ def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
             Dropout() | SpatialDropout() | DropPath() | GaussianNoise() | MaskingNoise() | Sample()
         ):
             return RandomLayer(node.op, rngs)
-        case BatchNorm(momentum=momentum, epsilon=epsilon):
+        case BatchNorm(momentum=momentum, epsilon=epsilon) if node.op.uses_batch:
             channels = node.layout.shape[-1]
             return batch_norm.StableBatchNorm(
                 channels, momentum=momentum, epsilon=epsilon, rngs=rngs

@@ -18,7 +18,6 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from cnnbench.graph.plan import Node, Plan
-from cnnbench.layers import BatchNorm
 from cnnbench.layers.base import INPUT
 from cnnbench.nn.noise import Random, apply_noise
 from cnnbench.nn.ops import dense
@@ -97,9 +96,9 @@ def stages(plan: Plan) -> list[Stage]:
     before: dict[str, int] = {}  # number of stages after that of a layer
     for node in reversed(plan.nodes):
         here = before.setdefault(node.name, 0)
-        least = here + isinstance(node.op, BatchNorm)
+        least = here + node.op.uses_batch
         before |= {name: max(before.get(name, 0), least) for name in node.inputs}
-    normed = {node.inputs[0] for node in plan.nodes if isinstance(node.op, BatchNorm)}
+    normed = {node.inputs[0] for node in plan.nodes if node.op.uses_batch}
     before.pop(INPUT, None)
     return [_stage(plan, before, number, normed) for number in range(max(before.values()), -1, -1)]
 
@@ -156,7 +155,7 @@ def sum_in_rows(
 
     def inputs(stage: Stage) -> tuple[LayerValues, LayerParams]:
         for node in stage.nodes:
-            if not isinstance(node.op, BatchNorm):
+            if not node.op.uses_batch:
                 continue
             source = node.inputs[0]
             if source == INPUT:
@@ -197,7 +196,7 @@ def _run(
     found = {INPUT: net.to_layout(fixed.images)} | values
     for node in stage.nodes:
         inputs = [found[name] for name in node.inputs]
-        if isinstance(node.op, BatchNorm):
+        if node.op.uses_batch:
             found[node.name] = normalize(inputs[0], **weights[node.name])
         elif not isinstance(node.op, Random):
             found[node.name] = net.apply(node, inputs, weights)

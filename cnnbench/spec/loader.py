@@ -131,7 +131,7 @@ def _expanded_findings(document: Document, data_dir: Path | None) -> Findings:
     plan, misfits = _plan(data, parts, info)
     if plan:
         misfits += [*_single_value_issues(plan, parts), *_probability_issues(plan, parts)]
-        misfits += _softmax_issues(plan, parts)
+        misfits += [*_frozen_issues(plan), *_softmax_issues(plan, parts)]
     guessed = _guessed(document)
     unique = dict.fromkeys([*issues, *misfits])
     return experiment, plan, info, [f for f in unique if f.of_key or f.at not in guessed]
@@ -281,6 +281,12 @@ def _single_value_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
             )
             yield Issue(at or (), message, "use at least 2")
             return
+
+
+def _frozen_issues(plan: Plan) -> Iterator[Issue]:
+    if plan.num_params and plan.num_frozen == plan.num_params:
+        remedy = "remove trainable: false from a layer"
+        yield Issue(("model", "layers"), "all layers with parameters are frozen", remedy)
 
 
 def _softmax_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:

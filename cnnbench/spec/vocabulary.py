@@ -111,6 +111,7 @@ _KEYS: _Words = {
     "kl_weight": ("beta", "kl_loss_weight"),
     "shape": ("target_shape", "new_shape", "dims"),
     "epsilon": ("eps",),
+    "trainable": ("freeze", "frozen", "requires_grad"),
     "order": ("axes", "perm", "permutation", "dims"),
     "start": ("begin", "offset", "from"),
     "momentum": ("decay", "mu"),
@@ -209,7 +210,7 @@ _NO_KEYS = (
     " accumulate_grad_batches ema ema_decay swa early_stopping patience label_smoothing"
     " class_weight sample_weight mixup cutmix augment augmentation augmentations transform"
     " transforms data_augmentation shuffle drop_last num_workers callbacks compile distributed"
-    " strategy freeze trainable pretrained weights dropout mean whitening image_size"
+    " strategy pretrained weights dropout mean whitening image_size"
     " input_shape num_classes cache prefetch k_folds cross_validation subset download"
 )
 

@@ -155,6 +155,13 @@ class TestWork:
         }
         assert training_flops(plan_of(layers, (2,))) == 2 * (2 * 16 * 3 + 3 * 3 * 2)
 
+    def test_frozen_layers_have_no_gradient_of_their_kernel(self) -> None:
+        frozen = {"op": "dense", "units": 3, "trainable": False}
+        last = {"op": "dense", "units": 2}
+        layers = {"first": frozen, "a": last, "b": frozen, "c": last}
+        first, a, b, c = 64 * 3, 3 * 2, 2 * 3, 3 * 2
+        assert training_flops(plan_of(layers, (2,))) == 2 * (first + 2 * a + 2 * b + 3 * c)
+
     def test_batch_norm_before_a_layer_needs_its_inputs_gradient(self) -> None:
         layers = {"norm": {"op": "batch_norm"}, "dense": {"op": "dense", "units": 2}}
         assert training_flops(plan_of(layers, (2,))) == 2 * 3 * 64 * 2

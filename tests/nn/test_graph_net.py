@@ -346,6 +346,15 @@ def test_the_contract_covers_every_operation() -> None:
         assert list(case.layers.values())[-1]["op"] == name.partition(" ")[0]
 
 
+@pytest.mark.parametrize("operation", sorted(OPERATIONS))
+def test_layers_with_parameters_can_be_frozen(operation: str) -> None:
+    node = plan_of(CASES[operation]).by_name["op"]
+    assert bool(node.layout.params) == ("trainable" in type(node.op).model_fields)
+    if node.layout.params:
+        frozen = node.op.model_copy(update={"trainable": False})
+        assert frozen.summary() == f"{node.op.summary()}, frozen"
+
+
 def plan_of(case: Case) -> Plan:
     shape = case.value(_some_params(case), np.zeros((1, *case.shape))).shape[1:]
     return make_plan(case.layers, case.shape, shape)

@@ -229,8 +229,8 @@ class TestExtends:
             "base.yaml:10:10: model.layers.out: 'units' is missing; "
             "add 'units: ...' (number of output units).",
             "base.yaml:10:22: model.layers.out.unitz: unknown key 'unitz' "
-            "(did you mean 'units'?); use inputs, op, units, activation, use_bias, init or"
-            " bias_init.",
+            "(did you mean 'units'?); use inputs, op, units, activation, use_bias, init, bias_init"
+            " or trainable.",
             "base.yaml:12:11: train.epochs: 0 is too small; use 1 or more.",
             "idea.yaml:3:21: train.batch_size: -1 is too small; use 1 or more.",
             "idea.yaml:4:1: zebra: unknown key 'zebra'; "
@@ -387,7 +387,7 @@ class TestOverrides:
                 "model.conv.kernal=3",
                 "model.layers.conv.kernal: unknown key 'kernal' (did you mean 'kernel'?); "
                 "use inputs, op, filters, kernel, stride, padding, activation, use_bias,"
-                " init, groups, dilation or bias_init.",
+                " init, groups, dilation, bias_init or trainable.",
             ),
             (
                 "model.conv.kernel=30",
@@ -900,6 +900,7 @@ class TestResolved:
             "groups": 1,
             "dilation": [1, 1],
             "bias_init": "zeros",
+            "trainable": True,
         }
 
     @pytest.mark.parametrize("title", ["1e-3", "010", "0o7", "no", "null", "~", "é: #", "'\"", "-"])

@@ -200,6 +200,7 @@ PYTHON = "write the network as a Python class (model.python)"
         ("model.c.init={name: trunc_normal, stddev: 0.02}", "truncated_normal"),
         ("model.c.init=nn.init.dirac_", "dirac"),
         ("model.c.bias_initializer=zeros", "bias_init"),
+        ("model.c.requires_grad=false", "trainable"),
         ("model.p.pool_size=3", "size"),
         ("model.d.p=3", "rate"),
         ("model.b.eps=3", "epsilon"),
@@ -270,14 +271,14 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
         (
             "model.out.kernel=3",
             "dense has no 'kernel' (available for conv and conv_transpose); use inputs, op, units,"
-            " activation, use_bias, init or bias_init.",
+            " activation, use_bias, init, bias_init or trainable.",
         ),
         (
             "model.b.size=3",
             "batch_norm has no 'size' (available for max_pool, avg_pool, upscale, slice,"
             " space_to_depth and depth_to_space);"
             " use inputs,"
-            " op, momentum or epsilon.",
+            " op, momentum, epsilon or trainable.",
         ),
         (
             "train.optimizer=radam",

@@ -20,7 +20,16 @@ from cnnbench.spec.experiment import Task
 from cnnbench.system.devices import make_mesh, pick_devices
 from cnnbench.training.inference import outputs_of
 from cnnbench.training.losses import per_image_loss, per_image_metric
-from cnnbench.training.state import Arrays, Network, TrainState, init_state, split_network
+from cnnbench.training.state import (
+    Arrays,
+    Network,
+    TrainState,
+    init_state,
+    num_params,
+    split_network,
+    weights_of,
+    with_weights,
+)
 from cnnbench.training.step import StepConfig, eval_step, train_step
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
@@ -54,6 +63,15 @@ NETWORKS: dict[str, Layers] = {
         "pool": {"op": "max_pool", "size": 2},
         "flat": {"op": "flatten"},
         "norm2": {"op": "batch_norm", "momentum": 0.5},
+        "dense": {"op": "dense", "units": CLASSES},
+    },
+    "frozen": {
+        "conv": {"op": "conv", "filters": 3, "kernel": 2, "trainable": False},
+        "still": {"op": "batch_norm", "epsilon": 0.1, "trainable": False},
+        "conv2": {"op": "conv", "filters": 3, "kernel": 2, "activation": "relu"},
+        "norm": {"op": "batch_norm", "momentum": 0.75},
+        "vector": {"op": "dense", "units": 6, "trainable": False, "bias_init": "variance_scaling"},
+        "still2": {"op": "batch_norm", "trainable": False},
         "dense": {"op": "dense", "units": CLASSES},
     },
 }
@@ -419,6 +437,84 @@ def test_batch_norm_in_rows_has_the_statistics_of_the_batch(
 def test_batch_norm_sharded_by_xla_has_the_statistics_of_the_batch() -> None:
     want = stepped("normed", "plain", None, 1)
     check_same(stepped("normed", "plain", None, 2), want, initial("normed"))
+
+
+# Frozen layers.
+
+
+@pytest.mark.parametrize(
+    ("form", "row", "num_devices", "cut"),
+    [
+        ("direct", None, 1, False),
+        ("fast", None, 2, False),
+        ("direct", 2, 1, True),
+        ("direct", 4, 2, True),
+    ],
+)
+def test_frozen_layers_are_the_same_for_every_strategy(
+    form: convolution.EngineName, row: int | None, num_devices: int, cut: bool
+) -> None:
+    want = stepped("frozen", "plain", None, 1)
+    check_same(stepped("frozen", form, row, num_devices, cut=cut), want, initial("frozen"))
+
+
+def test_the_others_are_trained_as_if_frozen_layers_were_constants() -> None:
+    """The first step of AdamW, with weight decay, moves them as it does without frozen layers."""
+    layers: Layers = {
+        "conv": {"op": "conv", "filters": 3, "kernel": 2, "activation": "tanh"},
+        "inner": {"op": "dense", "units": 6, "activation": "tanh"},
+        "dense": {"op": "dense", "units": CLASSES},
+    }
+    steps: list[Any] = []
+    for frozen in ((), ("inner",), ("conv", "dense")):
+        chosen = {
+            name: op | ({"trainable": False} if name in frozen else {})
+            for name, op in layers.items()
+        }
+        plan = make_plan(chosen, (5, 5, 1), (CLASSES,))
+        network = split_network(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+        assert plan.num_frozen == plan.num_params - num_params(network.params)
+        optimizer = optax.adamw(0.1, weight_decay=0.5)
+        step = functools.partial(
+            train_step, graphdef=network.training, optimizer=optimizer, rules=rules(3)
+        )
+        state, arrays = init_state(network, optimizer), some_arrays()
+        before = weights_of(state.params, state.rest, layers=True)
+        after, loss = jax.jit(step)(state, arrays, jnp.arange(12))
+        moved = weights_of(after.params, after.rest, layers=True)
+        steps.append((loss, moved))
+        assert set(moved) == set(steps[0][1])
+        for name, value in moved.items():
+            if name.partition(".")[0] in frozen:
+                np.testing.assert_array_equal(value, before[name])
+            else:
+                np.testing.assert_allclose(value, steps[0][1][name], rtol=1e-5, atol=1e-6)
+                assert (value != before[name]).any()
+        assert float(loss) == pytest.approx(float(steps[0][0]), rel=1e-6)
+
+
+def test_a_frozen_batch_norm_is_in_inference_mode() -> None:
+    """Equal to a trained one in evaluation, with any running statistics, and not updated."""
+    plans = [
+        make_plan({"norm": {"op": "batch_norm", "epsilon": 0.1} | keys}, (3, 2, 4), (3, 2, 4))
+        for keys in ({}, {"trainable": False})
+    ]
+    rng = np.random.default_rng(0)
+    weights = {f"norm.{key}": rng.uniform(0.5, 2, 4).astype("f4") for key in ("scale", "bias")}
+    weights |= {f"norm.{key}": rng.uniform(0.5, 2, 4).astype("f4") for key in ("mean", "var")}
+    x = jnp.asarray(rng.normal(size=(5, 3, 2, 4)), jnp.float32)
+    for form in ("plain", "direct"):
+        networks = [split_network(GraphNet(plan, form=form, rngs=nnx.Rngs(0))) for plan in plans]
+        trained, frozen = (
+            with_weights(network, weights, layers=True, where="test") for network in networks
+        )
+        assert trained.uses_batch_statistics
+        assert not frozen.uses_batch_statistics
+        want = nnx.merge(trained.evaluation, trained.params, trained.rest, copy=True)(x)
+        for mode in (frozen.training, frozen.evaluation):
+            model = nnx.merge(mode, frozen.params, frozen.rest, copy=True)
+            np.testing.assert_allclose(model(x), want, rtol=1e-5, atol=1e-6)
+        assert weights_of(frozen.params, frozen.rest, layers=True).keys() == weights.keys()
 
 
 @pytest.mark.parametrize(("form", "row"), [("plain", None), ("direct", 4), ("fast", 3)])

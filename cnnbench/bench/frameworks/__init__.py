@@ -20,7 +20,7 @@ import numpy as np
 from cnnbench.bench.frameworks.interface import VARIANTS, Family, FrameworkTrainer, LayerGradients
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import BatchNorm, Conv
+from cnnbench.layers import Conv
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system import commands
 from cnnbench.system.arrays import Array, LayerWeights
@@ -88,7 +88,7 @@ def initial_weights(plan: Plan, seed: int) -> LayerWeights:
     net = GraphNet(plan, form="plain", rngs=nnx.Rngs(seed))
     found: dict[str, dict[str, Array]] = {}
     for node in plan.nodes:
-        part: Any = net.parts[node.name] if isinstance(node.op, BatchNorm) else None
+        part: Any = net.parts[node.name] if node.op.uses_batch else None
         for key in node.layout.params:
             value = net.weights[node.name][key] if part is None else getattr(part, key)
             found.setdefault(node.name, {})[key] = np.array(value[...])
@@ -127,6 +127,9 @@ def _check_training(experiment: Experiment, plan: Plan) -> None:
     if experiment.train.loss == "binary_cross_entropy" and experiment.dataset.pixel_scale < 255:
         message = "dataset.pixel_scale: bench needs pixels in [0, 1] for binary_cross_entropy"
         raise UsageError(f"{message}; write 255 or more.")
+    if frozen := next((node.name for node in plan.nodes if not node.op.is_trained), None):
+        message = f"model.layers.{frozen}: bench does not support trainable: false"
+        raise UsageError(f"{message}; remove it.")
     if plan.num_params == 0:
         message = "model.layers: the network has no trainable parameters"
         raise UsageError(f"{message}; add a layer with parameters, such as dense.")

@@ -13,7 +13,6 @@ from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.dataset import Dataset, Split
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import BatchNorm
 from cnnbench.spec.experiment import Experiment
 from cnnbench.system.arrays import LayerWeights
 from cnnbench.system.devices import pick_devices, use_all_cores
@@ -22,7 +21,7 @@ from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.autotune import known_choice
 from cnnbench.training.executables import Executables, Job, compile_train, set_up
 from cnnbench.training.inference import outputs_of
-from cnnbench.training.state import Arrays, Network, TrainState
+from cnnbench.training.state import Arrays, Network, TrainState, Tree
 from cnnbench.training.step import pick
 
 ENGINE = "fast"
@@ -139,10 +138,20 @@ def _arrays(images: NDArray[Any], labels: NDArray[Any]) -> Arrays:
 
 def _with_weights(network: Network, plan: Plan, weights: LayerWeights) -> Network:
     """The network with other parameters; those of Flax modules are in a separate subtree."""
-    tree: dict[str, dict[str, Any]] = {"weights": {}, "parts": {}}
+    return network._replace(
+        params=_replaced(network.params, plan, weights, trained=True),
+        rest=_replaced(network.rest, plan, weights, trained=False),
+    )
+
+
+def _replaced(state: Tree, plan: Plan, weights: LayerWeights, *, trained: bool) -> Tree:
+    """The state with the parameters of trained or of frozen layers replaced."""
+    tree: dict[str, dict[str, Any]] = {}
     for name, values in weights.items():
-        part = "parts" if isinstance(plan.by_name[name].op, BatchNorm) else "weights"
-        tree[part][name] = {key: jnp.asarray(value) for key, value in values.items()}
-    params = nnx.clone(network.params)
-    nnx.replace_by_pure_dict(params, {key: value for key, value in tree.items() if value})
-    return network._replace(params=params)
+        op = plan.by_name[name].op
+        if op.is_trained == trained:
+            part = tree.setdefault("parts" if op.uses_batch else "weights", {})
+            part[name] = {key: jnp.asarray(value) for key, value in values.items()}
+    replaced = nnx.clone(state)
+    nnx.replace_by_pure_dict(replaced, tree)
+    return replaced

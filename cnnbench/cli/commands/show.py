@@ -191,6 +191,9 @@ def print_layers(
         title = f"{experiment.type_title} ({short_path(path)})"
         blocks = {} if expand else loaded.blocks
         stdout().print(layer_table(loaded.plan, title, marks, blocks))
+        if frozen := loaded.plan.num_frozen:
+            trained = loaded.plan.num_params - frozen
+            tell(f"Trainable parameters: {trained:,}; frozen: {frozen:,}", err=False)
     if found and first:
         tell(f"\nCompared with {first.experiment.type_title}:", err=False)
         for line in found.lines or ("no differences",):

@@ -17,6 +17,7 @@ from flax import nnx
 from jax import lax
 
 from cnnbench.nn.ops.layout import fold_channels, repeat_channels
+from cnnbench.system.arrays import Array
 
 FACTOR = "factor"  # of `normalize`
 _SAMPLED = 24  # every 24th column is sampled for the shift of sums
@@ -49,6 +50,19 @@ class StableBatchNorm(nnx.BatchNorm):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         sums = Sums(*(part[None] for part in channel_sums(wide)))
         return normalize(wide, **statistics(self, sums, x.size // x.shape[-1])).astype(x.dtype)
+
+
+def initial(shape: tuple[int, ...]) -> dict[str, Array]:
+    """Initial parameters and running statistics."""
+    ones, zeros = np.ones(shape, np.float32), np.zeros(shape, np.float32)
+    return {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
+
+
+def fixed(
+    epsilon: float, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array
+) -> dict[str, jax.Array]:
+    """Arguments of `normalize` in evaluation, from parameters and running statistics."""
+    return {"mean": mean, FACTOR: scale / jnp.sqrt(var + epsilon), "bias": bias}
 
 
 def statistics(part: nnx.BatchNorm, sums: Sums, size: int) -> dict[str, jax.Array]:

@@ -42,7 +42,13 @@ def batches():
     return rng.integers(0, 256, (3, 8, 28, 28, 1), np.uint8), rng.integers(0, 10, (3, 8))
 
 
-@pytest.mark.parametrize("norm", ["", "norm: {op: batch_norm}"])
+FROZEN = """
+    frozen: {op: conv, filters: 4, kernel: 1, trainable: false}
+    norm: {op: batch_norm, trainable: false}
+"""
+
+
+@pytest.mark.parametrize("norm", ["", "norm: {op: batch_norm}", FROZEN.strip()])
 def test_losses_equal_the_plain_form(norm, tmp_path, batches):
     loaded = load(tmp_path, norm)
     assert loaded.plan is not None

@@ -815,6 +815,14 @@ def test_pixels_above_one_are_refused_for_cross_entropy() -> None:
     )
 
 
+def test_frozen_layers_are_refused() -> None:
+    layers: Layers = {"a": dense(6), "b": {"op": "batch_norm", "trainable": False}, "c": dense()}
+    plan = make_plan(layers, SHAPE, (3,))
+    assert refusal("flax", experiment_of("classify", layers), plan) == (
+        "model.layers.b: bench does not support trainable: false; remove it."
+    )
+
+
 def test_networks_without_parameters_are_refused() -> None:
     layers: Layers = {"a": {"op": "reshape", "shape": [144]}}
     plan = make_plan(layers, SHAPE, (144,))
