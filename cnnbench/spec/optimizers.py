@@ -9,7 +9,21 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from cnnbench.layers.fields import Count, Fraction, Model, NonNegative, Positive, members
+from cnnbench.layers.fields import ADDED, Count, Fraction, Model, NonNegative, Positive, members
+
+Decayed = Literal["kernels", "all"]
+_DECAY_ON = (
+    "parameters that decay: kernels (no biases, no scales of normalizations, no embeddings) or all"
+)
+L2 = Annotated[
+    NonNegative,
+    ADDED,
+    Field(description="L2 weight decay: this times the weights is added to the gradient"),
+]
+DecayOn = Annotated[Decayed, ADDED, Field(description=_DECAY_ON)]
+_DECOUPLED = (
+    "decoupled weight decay: this times the learning rate times the weights is subtracted from them"
+)
 
 
 class _Optimizer(Model):
@@ -23,6 +37,8 @@ class Sgd(_Optimizer):
     learning_rate: Positive = Field(0.01, description="initial learning rate")
     momentum: Fraction = Field(0.9, description="decay rate of the momentum")
     nesterov: bool = Field(True, description="use Nesterov momentum")
+    weight_decay: L2 = 0.0
+    decay_on: DecayOn = "kernels"
 
 
 class Adam(_Optimizer):
@@ -33,6 +49,8 @@ class Adam(_Optimizer):
     b2: Fraction = Field(0.999, description="decay rate of the second moment")
     eps: Positive = Field(1e-8, description="term added to the denominator for numerical stability")
     nesterov: bool = Field(False, description="use Nesterov momentum (Nadam)")
+    weight_decay: L2 = 0.0
+    decay_on: DecayOn = "kernels"
 
 
 class AdamW(_Optimizer):
@@ -42,7 +60,8 @@ class AdamW(_Optimizer):
     b1: Fraction = Field(0.9, description="decay rate of the first moment")
     b2: Fraction = Field(0.999, description="decay rate of the second moment")
     eps: Positive = Field(1e-8, description="term added to the denominator for numerical stability")
-    weight_decay: NonNegative = Field(1e-4, description="weight decay coefficient")
+    weight_decay: NonNegative = Field(1e-4, description=_DECOUPLED)
+    decay_on: DecayOn = "all"
 
 
 class RmsProp(_Optimizer):
@@ -52,6 +71,8 @@ class RmsProp(_Optimizer):
     decay: Fraction = Field(0.9, description="decay rate of the second moment")
     eps: Positive = Field(1e-8, description="term added to the denominator for numerical stability")
     momentum: Fraction = Field(0.0, description="decay rate of the momentum")
+    weight_decay: L2 = 0.0
+    decay_on: DecayOn = "kernels"
 
 
 class Adagrad(_Optimizer):
@@ -62,6 +83,8 @@ class Adagrad(_Optimizer):
         0.1, description="initial value of the accumulator"
     )
     eps: Positive = Field(1e-7, description="term added to the denominator for numerical stability")
+    weight_decay: L2 = 0.0
+    decay_on: DecayOn = "kernels"
 
 
 class Adadelta(_Optimizer):
@@ -71,6 +94,8 @@ class Adadelta(_Optimizer):
     learning_rate: Positive = Field(1.0, description="initial learning rate")
     rho: Fraction = Field(0.9, description="decay rate of the second moment")
     eps: Positive = Field(1e-6, description="term added to the denominator for numerical stability")
+    weight_decay: L2 = 0.0
+    decay_on: DecayOn = "kernels"
 
 
 class Lamb(_Optimizer):
@@ -80,7 +105,11 @@ class Lamb(_Optimizer):
     b1: Fraction = Field(0.9, description="decay rate of the first moment")
     b2: Fraction = Field(0.999, description="decay rate of the second moment")
     eps: Positive = Field(1e-6, description="term added to the denominator for numerical stability")
-    weight_decay: NonNegative = Field(0.0, description="weight decay coefficient")
+    weight_decay: NonNegative = Field(
+        0.0,
+        description="decoupled weight decay: this times the weights is added to Adam's update",
+    )
+    decay_on: DecayOn = "all"
 
 
 class Lion(_Optimizer):
@@ -92,7 +121,8 @@ class Lion(_Optimizer):
         0.9, description="decay rate that combines momentum and gradient in the update"
     )
     b2: Fraction = Field(0.99, description="decay rate of the momentum")
-    weight_decay: NonNegative = Field(1e-3, description="weight decay coefficient")
+    weight_decay: NonNegative = Field(1e-3, description=_DECOUPLED)
+    decay_on: DecayOn = "all"
 
 
 def _named(default: str) -> BeforeValidator:
@@ -106,6 +136,7 @@ def _named(default: str) -> BeforeValidator:
     return BeforeValidator(named)
 
 
+Decoupled = AdamW | Lamb | Lion  # the others have L2 weight decay
 DEFAULT_OPTIMIZER = Sgd(name="sgd")
 Optimizer = Annotated[
     Sgd | Adam | AdamW | RmsProp | Adagrad | Adadelta | Lamb | Lion,

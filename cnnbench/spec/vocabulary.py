@@ -121,7 +121,7 @@ _KEYS: _Words = {
     "eps": ("epsilon",),
     "decay": ("rho", "alpha"),
     "rho": ("decay", "alpha"),
-    "weight_decay": ("wd", "decoupled_weight_decay"),
+    "weight_decay": ("wd", "decoupled_weight_decay", "l2", "l2_reg", "weight_decay_rate"),
     "warmup_epochs": ("warmup", "warm_up", "warmup_steps"),
     "final_fraction": ("alpha", "eta_min", "end_value", "min_lr", "final_lr"),
     "every": ("step_size", "period"),

@@ -13,7 +13,16 @@ from cnnbench.errors import StoreError
 from cnnbench.nn.python_model import split_model
 from cnnbench.runs.weights import Weights
 from cnnbench.spec.experiment import TrainSpec
-from cnnbench.spec.optimizers import Constant, Cosine, Exponential, Linear, Schedule, Step
+from cnnbench.spec.optimizers import (
+    Constant,
+    Cosine,
+    Decoupled,
+    Exponential,
+    Linear,
+    Optimizer,
+    Schedule,
+    Step,
+)
 
 Tree = Any
 Indices = jax.Array | slice  # of images
@@ -115,10 +124,43 @@ def build_optimizer(spec: TrainSpec, steps: int) -> optax.GradientTransformation
       spec: the training section of the experiment.
       steps: steps per epoch, for the schedule.
     """
-    options = spec.optimizer.model_dump(exclude={"name", "learning_rate"})
     rate = learning_rate(spec.schedule, spec.optimizer.learning_rate, spec.epochs, steps)
-    make: Callable[..., optax.GradientTransformation] = getattr(optax, spec.optimizer.name)
-    return make(rate, **options)
+    return _with_decay(spec.optimizer, rate)
+
+
+def _with_decay(spec: Optimizer, rate: Any) -> optax.GradientTransformation:
+    """The update rule, with weight decay."""
+    options = spec.model_dump(exclude={"name", "learning_rate", "weight_decay", "decay_on"})
+    make: Callable[..., optax.GradientTransformation] = getattr(optax, spec.name)
+    mask = kernels if spec.decay_on == "kernels" else None
+    if isinstance(spec, Decoupled):
+        return make(rate, weight_decay=spec.weight_decay, mask=mask, **options)
+    rule = make(rate, **options)
+    if not spec.weight_decay:
+        return rule
+    return optax.chain(optax.add_decayed_weights(spec.weight_decay, mask), rule)
+
+
+def kernels(params: Tree) -> Tree:
+    """True for each parameter that is a kernel, as decided by `is_kernel`."""
+
+    def decide(path: tuple[Any, ...], value: jax.Array) -> bool:
+        return is_kernel(_keys(path)[-1], value.ndim)
+
+    return jax.tree_util.tree_map_with_path(decide, params)
+
+
+def is_kernel(name: str, ndim: int) -> bool:
+    """True for arrays of two or more axes, except for biases, scales, embeddings and tokens.
+
+    Args:
+      name: name of the parameter, without its layer.
+      ndim: number of its axes.
+
+    >>> is_kernel("out_kernel", 2), is_kernel("bias", 2), is_kernel("scale", 1)
+    (True, False, False)
+    """
+    return ndim > 1 and not name.endswith(("bias", "scale", "embedding", "token"))
 
 
 def init_state(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
@@ -257,8 +299,12 @@ def _without_keys(rest: Tree) -> Tree:
     return nnx.filter_state(rest, nnx.Not(nnx.RngState))
 
 
+def _keys(path: tuple[Any, ...]) -> list[str]:
+    return [str(step.key) for step in path if isinstance(step, jax.tree_util.DictKey)]
+
+
 def _named(state: Tree, *, layers: bool) -> Iterator[tuple[str, Any]]:
     """Names and values, in the order of the tree's leaves."""
     for path, value in jax.tree_util.tree_flatten_with_path(state)[0]:
-        keys = [str(step.key) for step in path if isinstance(step, jax.tree_util.DictKey)]
+        keys = _keys(path)
         yield ".".join(keys[1:] if layers and keys[0] in _ROOTS else keys), value

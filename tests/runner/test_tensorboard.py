@@ -181,6 +181,8 @@ def test_hyperparameters_are_those_of_the_experiment(runs: dict[str, Path]) -> N
         "train.optimizer.learning_rate": 0.01,
         "train.optimizer.momentum": 0.9,
         "train.optimizer.nesterov": True,
+        "train.optimizer.weight_decay": 0.0,
+        "train.optimizer.decay_on": "kernels",
         "train.schedule.name": "constant",
         "train.precision": "float32",
         "train.metrics": "['accuracy', 'top5_accuracy']",

@@ -123,6 +123,8 @@ def test_defaults_are_those_of_the_lasagne_example() -> None:
         "learning_rate": 0.01,
         "momentum": 0.9,
         "nesterov": True,
+        "weight_decay": 0.0,
+        "decay_on": "kernels",
     }
     assert experiment().dataset.pixel_scale == 256
     assert experiment().seeds == (0,)
@@ -136,7 +138,10 @@ def test_optimizer_options_are_arguments_of_optax_with_its_defaults(name: str) -
     fields = OPTIMIZERS[name].model_fields
     own_defaults = {"sgd": {"momentum", "nesterov"}, "rmsprop": {"momentum"}, "adagrad": set()}
     for key, field in fields.items():
-        if key in {"name", "learning_rate"}:
+        if key in {"name", "learning_rate", "decay_on"}:
+            continue
+        if key == "weight_decay" and key not in parameters:
+            assert field.default == 0
             continue
         assert key in parameters
         if key not in own_defaults.get(name, set()):

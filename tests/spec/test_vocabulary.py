@@ -389,7 +389,7 @@ ALL = "use sgd, adam, adamw, rmsprop, adagrad, adadelta, lamb or lion."
         (
             ["train.optimizer.name=adam", "train.optimizer.beta1=0.9"],
             "train.optimizer.beta1: unknown key 'beta1' (did you mean 'b1'?); use"
-            " learning_rate, name, b1, b2, eps or nesterov.",
+            " learning_rate, name, b1, b2, eps, nesterov, weight_decay or decay_on.",
         ),
         (
             ["train.optimizer.alpha=0.9"],

@@ -15,7 +15,13 @@ from flax import nnx
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.spec.experiment import TrainSpec
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
-from cnnbench.training.state import Network, build_optimizer, learning_rate, split_network
+from cnnbench.training.state import (
+    Network,
+    build_optimizer,
+    kernels,
+    learning_rate,
+    split_network,
+)
 from tests.support.oracles import Array, make_plan
 
 
@@ -95,6 +101,7 @@ FIRST_STEPS: Mapping[str, Callable[[Array, Array], Array]] = {
     "lamb": lambda g, p: -0.001 * _trusted(g / (np.abs(g) + 1e-6), p),
     "lion": lambda g, p: -1e-4 * (np.sign(g) + 1e-3 * p),
 }
+L2 = {"sgd", "adam", "rmsprop", "adagrad", "adadelta"}  # the others have decoupled decay
 
 
 def _trusted(update: Array, p: Array) -> Array:
@@ -118,6 +125,9 @@ def test_options_and_defaults_are_optax(name: str) -> None:
     ours = {key: field.default for key, field in OPTIMIZERS[name].model_fields.items()}
     ours.pop("name")
     ours.pop("learning_rate")
+    assert ours.pop("decay_on") == ("kernels" if name in L2 else "all")
+    if name in L2:
+        assert ours.pop("weight_decay") == 0
     if name == "sgd":
         assert ours == {"momentum": 0.9, "nesterov": True}  # the post's, not optax's
     else:
@@ -162,6 +172,101 @@ def test_the_posts_optimizer_is_pytorchs_nesterov_sgd() -> None:
         optimizer.step()
         path.append(p.detach().numpy().copy())
     np.testing.assert_allclose(_bowl_path(20), path, rtol=1e-12)
+
+
+def _path(optimizer: Any, params: dict[str, Array], steps: int) -> dict[str, Array]:
+    """Parameters after a number of steps on a quadratic bowl."""
+    with jax.enable_x64(True):
+        p = jax.tree.map(jnp.asarray, params)
+        state = optimizer.init(p)
+        for _ in range(steps):
+            update, state = optimizer.update(jax.tree.map(_bowl, p), state, p)
+            p = optax.apply_updates(p, update)
+    result: dict[str, Array] = jax.tree.map(np.asarray, p)
+    return result
+
+
+def _bowl(p: Any) -> Any:
+    return 3 * p + 0.25
+
+
+def _weights() -> dict[str, Array]:
+    rng = np.random.default_rng(4)
+    return {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}
+
+
+@pytest.mark.parametrize("everything", [True, False])
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"rmsprop", "lamb", "lion"}))
+def test_weight_decay_is_pytorchs(name: str, everything: bool) -> None:
+    """L2 in all of them but AdamW; PyTorch has no LAMB and Lion, and another RMSProp."""
+    torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
+    kinds = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+    others = {"adagrad": {"eps": 1e-7, "initial_accumulator_value": 0.1}}
+    others |= {"sgd": {"momentum": 0.9, "nesterov": True}}
+    tensors = {key: torch.tensor(value) for key, value in _weights().items()}
+    decays = {"kernel": 0.3, "bias": 0.3 if everything else 0.0}
+    groups = [{"params": [tensors[key]], "weight_decay": decays[key]} for key in decays]
+    kind = getattr(torch.optim, kinds.get(name, name.capitalize()))
+    optimizer = kind(groups, lr=0.05, **others.get(name, {}))
+    for _ in range(20):
+        for tensor in tensors.values():
+            tensor.grad = _bowl(tensor)
+        optimizer.step()
+    options = {"name": name, "learning_rate": 0.05, "weight_decay": 0.3}
+    options["decay_on"] = "all" if everything else "kernels"
+    got = _path(build_optimizer(train_spec(optimizer=options), 1), _weights(), 20)
+    for key, tensor in tensors.items():
+        np.testing.assert_allclose(got[key], tensor.numpy(), rtol=1e-6, err_msg=key)
+
+
+def test_weight_decay_of_rmsprop_is_added_to_the_gradient() -> None:
+    options = {"name": "rmsprop", "weight_decay": 0.3}
+    rule = build_optimizer(train_spec(optimizer=options), 1)
+    plain = build_optimizer(train_spec(optimizer="rmsprop"), 1)
+    params = _weights()
+    gradient = {"kernel": 2 * params["kernel"], "bias": 2 * params["bias"]}
+    more = {"kernel": 2.3 * params["kernel"], "bias": 2 * params["bias"]}
+    got = rule.update(gradient, rule.init(params), params)[0]
+    want = plain.update(more, plain.init(params), params)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), got, want)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lion"])
+def test_decoupled_decay_can_be_limited_to_kernels(name: str) -> None:
+    moved = {}
+    for decay, decayed in ((0.0, "all"), (0.3, "kernels"), (0.3, "all")):
+        options = {"name": name, "weight_decay": decay, "decay_on": decayed}
+        moved[decay, decayed] = _path(
+            build_optimizer(train_spec(optimizer=options), 1), _weights(), 2
+        )
+    none, some, everything = moved.values()
+    np.testing.assert_array_equal(some["bias"], none["bias"])
+    np.testing.assert_array_equal(some["kernel"], everything["kernel"])
+    assert np.abs(everything["bias"] - none["bias"]).min() > 0
+    assert np.abs(some["kernel"] - none["kernel"]).min() > 0
+
+
+def test_kernels_of_a_network_and_of_a_python_model() -> None:
+    layers: dict[str, dict[str, Any]] = {
+        "conv": {"op": "conv", "filters": 4, "kernel": 1},
+        "norm": {"op": "batch_norm"},
+        "mix": {"op": "attention", "heads": 2},
+        "out": {"op": "dense", "units": 3},
+    }
+    plan = make_plan(layers, (2, 2, 1), (3,))
+    network = split_network(GraphNet(plan, form="direct", rngs=nnx.Rngs(0)))
+
+    def chosen(params: Any) -> list[str]:
+        flat = jax.tree_util.tree_flatten_with_path(kernels(params))[0]
+        keys = [([str(k.key) for k in path if hasattr(k, "key")], found) for path, found in flat]
+        return [".".join(names[-2:]) for names, found in keys if found]
+
+    want = ["conv.kernel", "mix.kernel", "mix.out_kernel", "out.kernel"]
+    assert chosen(network.params) == want
+    heads = nnx.MultiHeadAttention(2, 4, decode=False, rngs=nnx.Rngs(0))  # biases have two axes
+    model = nnx.Dict(a=heads, b=nnx.Embed(5, 2, rngs=nnx.Rngs(0)), c=nnx.Param(jnp.ones((2, 2))))
+    want = ["key.kernel", "out.kernel", "query.kernel", "value.kernel", "c"]
+    assert chosen(split_network(model).params) == want
 
 
 def test_batch_statistics_are_distinguished_from_other_state() -> None:

@@ -1,5 +1,6 @@
 """Training in Keras 3 with `fit`, on the backend chosen by `bench.frameworks`."""
 
+from collections.abc import Mapping
 from typing import Any, assert_never
 
 import keras
@@ -23,8 +24,10 @@ from cnnbench.spec.optimizers import (
 )
 from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import loss_name
+from cnnbench.training.state import is_kernel
 
 EVAL_BATCH = 500
+Variables = Mapping[str, Mapping[str, keras.Variable]]  # by layer and name
 
 
 class KerasTrainer:
@@ -41,7 +44,7 @@ class KerasTrainer:
         self.reconstructs = experiment.task is Task.RECONSTRUCT
         self.model, self.params = build_model(plan, weights, scale, seed)
         self.loss = build_loss(loss_name(experiment), scale)
-        optimizer = build_optimizer(experiment.train.optimizer)
+        optimizer = build_optimizer(experiment.train.optimizer, self.params)
         self.model.compile(optimizer=optimizer, loss=self.loss, jit_compile="auto")
 
     def train(self, images: Array, labels: Array) -> Array:
@@ -159,12 +162,29 @@ class _OfPixels(keras.losses.Loss):
         return self.loss.call(y_true / self.pixel_scale, y_pred)
 
 
-def build_optimizer(spec: Optimizer) -> keras.optimizers.Optimizer:
+def build_optimizer(spec: Optimizer, params: Variables) -> keras.optimizers.Optimizer:
     """Keras' optimizer of the same name with the same hyperparameters.
+
+    Args:
+      spec: the optimizer.
+      params: parameters by layer and name.
 
     Raises:
       UsageError: Keras' optimizer of this name has a different update rule.
     """
+    if spec.weight_decay and not isinstance(spec, AdamW | Lion):  # Keras' decay is decoupled
+        message = f"train.optimizer.weight_decay: Keras' {spec.name} decays weights differently"
+        raise UsageError(f"{message}; write 0.")
+    rule = _rule(spec)
+    if spec.weight_decay and spec.decay_on == "kernels":
+        named = [item for variables in params.values() for item in variables.items()]
+        others = [value for key, value in named if not is_kernel(key, len(value.shape))]
+        rule.exclude_from_weight_decay(var_list=others)
+    return rule
+
+
+def _rule(spec: Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer, with weight decay of all parameters."""
     rate, make = spec.learning_rate, keras.optimizers
     match spec:
         case Sgd(momentum=momentum, nesterov=nesterov):
@@ -180,10 +200,7 @@ def build_optimizer(spec: Optimizer) -> keras.optimizers.Optimizer:
             return make.Adagrad(rate, initial_accumulator_value=start, epsilon=eps)
         case Adadelta(rho=rho, eps=eps):
             return make.Adadelta(rate, rho=rho, epsilon=eps)
-        case Lamb(b1=b1, b2=b2, eps=eps, weight_decay=decay):
-            if decay:
-                message = "train.optimizer.weight_decay: Keras' lamb decays weights differently"
-                raise UsageError(f"{message}; write 0.")
+        case Lamb(b1=b1, b2=b2, eps=eps):
             return make.Lamb(rate, beta_1=b1, beta_2=b2, epsilon=eps)
         case Lion(b1=b1, b2=b2, weight_decay=decay):
             return make.Lion(rate, beta_1=b1, beta_2=b2, weight_decay=decay)

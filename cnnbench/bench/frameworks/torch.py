@@ -1,7 +1,7 @@
 """Training in PyTorch: eager or compiled, in either memory format."""
 
 from collections.abc import Iterable
-from typing import assert_never
+from typing import Any, assert_never
 
 import torch
 from torch.nn import functional
@@ -24,6 +24,7 @@ from cnnbench.spec.optimizers import (
 )
 from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import loss_name
+from cnnbench.training.state import is_kernel
 
 EVAL_BATCH = 500
 
@@ -50,7 +51,7 @@ class TorchTrainer:
         self.loss_name = loss_name(experiment)
         self.image_output = len(plan.output_shape) == 3
         self.net = TorchNet(plan, weights).to(self.device, memory_format=self.format)
-        self.optimizer = build_optimizer(experiment.train.optimizer, self.net.parameters())
+        self.optimizer = build_optimizer(experiment.train.optimizer, self.net)
         compiled = variant.startswith("torch-compile")
         self.training_loss = torch.compile(self._loss) if compiled else self._loss
 
@@ -118,13 +119,13 @@ def mean_loss(name: str, outputs: torch.Tensor, targets: torch.Tensor) -> torch.
             raise AssertionError(name)
 
 
-def build_optimizer(spec: Optimizer, params: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(spec: Optimizer, net: TorchNet) -> torch.optim.Optimizer:
     """PyTorch's optimizer of the same name with the same hyperparameters.
 
     Raises:
       UsageError: PyTorch has no optimizer of this name.
     """
-    rate = spec.learning_rate
+    rate, params = spec.learning_rate, _parameter_groups(spec, net)
     match spec:
         case Sgd(momentum=momentum, nesterov=nesterov):
             ahead = nesterov and momentum > 0  # PyTorch rejects nesterov without momentum
@@ -132,8 +133,8 @@ def build_optimizer(spec: Optimizer, params: Iterable[torch.nn.Parameter]) -> to
         case Adam():
             kind = torch.optim.NAdam if spec.nesterov else torch.optim.Adam
             return kind(params, rate, betas=(spec.b1, spec.b2), eps=spec.eps)
-        case AdamW(b1=b1, b2=b2, eps=eps, weight_decay=decay):
-            return torch.optim.AdamW(params, rate, betas=(b1, b2), eps=eps, weight_decay=decay)
+        case AdamW(b1=b1, b2=b2, eps=eps):
+            return torch.optim.AdamW(params, rate, betas=(b1, b2), eps=eps)
         case RmsProp(decay=decay, eps=eps, momentum=momentum):
             return torch.optim.RMSprop(params, rate, alpha=decay, eps=eps, momentum=momentum)
         case Adagrad(initial_accumulator_value=start, eps=eps):
@@ -145,3 +146,14 @@ def build_optimizer(spec: Optimizer, params: Iterable[torch.nn.Parameter]) -> to
             raise UsageError(f"{message}; choose another optimizer, such as adamw.")
         case _:
             assert_never(spec)
+
+
+def _parameter_groups(spec: Optimizer, net: TorchNet) -> list[dict[str, Any]]:
+    """Parameters that decay, and the others."""
+    groups: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    for slots in net.slots.values():
+        for name, slot in slots.items():
+            decays = spec.decay_on == "all" or is_kernel(name, slot.parameter.ndim)
+            groups[decays].append(slot.parameter)
+    decay = {True: spec.weight_decay, False: 0.0}
+    return [{"params": groups[key], "weight_decay": decay[key]} for key in groups if groups[key]]

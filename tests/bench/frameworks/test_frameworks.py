@@ -344,7 +344,7 @@ FRAMEWORKS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "ker
 # Inherent differences, listed in the docstring of `cnnbench.bench.frameworks`.
 OTHER_RULES: Mapping[str, frozenset[str]] = {
     "torch": frozenset({"optimizer rmsprop", "optimizer lamb", "optimizer lion"}),
-    "keras": frozenset(),
+    "keras": frozenset({"decay adam"}),
     "flax": frozenset(),
 }
 OTHER_VARIANCE = ("norm", "orders")  # after training with batch norm, in PyTorch
@@ -372,8 +372,9 @@ def case(name: str) -> tuple[Experiment, Plan]:
         return loaded.experiment, loaded.plan
     train: dict[str, Any] = {}
     kind, _, choice = name.partition(" ")
-    if kind == "optimizer":
-        train = {"optimizer": choice}
+    if kind in {"optimizer", "decay"}:
+        decay = {"weight_decay": 0.5, "decay_on": "kernels"} if kind == "decay" else {}
+        train = {"optimizer": {"name": choice, **decay}}
         return experiment_of("classify", SMALL, **train), make_plan(SMALL, SHAPE, (3,))
     if kind == "loss":
         tied = CASES["tied"]
@@ -533,7 +534,8 @@ def theirs(variant: str, name: str) -> Measured:
 
 def every_case() -> tuple[str, ...]:
     losses = [f"loss {loss}" for loss in LOSSES["reconstruct"]]
-    return (*CASES, *EXPERIMENTS, *losses, *(f"optimizer {name}" for name in OPTIMIZERS))
+    rules = [*(f"optimizer {name}" for name in OPTIMIZERS), "decay adam", "decay adamw"]
+    return (*CASES, *EXPERIMENTS, *losses, *rules)
 
 
 def cases_of(variant: str) -> list[str]:
@@ -760,11 +762,12 @@ def test_optimizers_missing_in_pytorch(name: str) -> None:
     )
 
 
-def test_lamb_with_weight_decay_in_keras() -> None:
+@pytest.mark.parametrize("name", ["sgd", "lamb"])
+def test_weight_decay_in_keras(name: str) -> None:
     need("keras-jax")
-    train: dict[str, Any] = {"optimizer": {"name": "lamb", "weight_decay": 0.1}}
+    train: dict[str, Any] = {"optimizer": {"name": name, "weight_decay": 0.1}}
     assert refusal("keras-jax", experiment_of("classify", SMALL, **train)) == (
-        "train.optimizer.weight_decay: Keras' lamb decays weights differently; write 0."
+        f"train.optimizer.weight_decay: Keras' {name} decays weights differently; write 0."
     )
 
 
