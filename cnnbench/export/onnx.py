@@ -41,12 +41,15 @@ from cnnbench.layers import (
     GaussianNoise,
     GlobalAvgPool,
     GlobalMaxPool,
+    GroupNorm,
+    LayerNorm,
     MaskingNoise,
     MaxPool,
     Multiply,
     Permute,
     Reshape,
     Sample,
+    Scale,
     Slice,
     Softmax,
     SpaceToDepth,
@@ -188,6 +191,18 @@ class _Graph:
         value = self.weights[name]
         return self.constant(name, value.transpose(3, 2, 0, 1) if value.ndim == 4 else value)
 
+    def factor(self, node: Node, key: str) -> str:
+        """Add scale or bias of a normalization; ones or zeros if the layer has none."""
+        if key in node.layout.params:
+            return self.learned(node.name, key)
+        values = np.full(node.layout.shape[-1], float(key == "scale"), np.float32)
+        return self.constant(f"{node.name}.{key}", values)
+
+    def per_channel(self, layer: str, key: str, rank: int) -> str:
+        """Add a parameter with one value per channel of images (rank 3) or vectors (rank 1)."""
+        value = self.weights[f"{layer}.{key}"]
+        return self.constant(f"{layer}.{key}", value.reshape(-1, 1, 1) if rank == 3 else value)
+
     def bias(self, node: Node) -> list[str]:
         """The bias, if the layer has one."""
         return [self.learned(node.name, "bias")] if "bias" in node.layout.params else []
@@ -285,6 +300,43 @@ def _regrouped(graph: _Graph, node: Node, x: str, split: Shape, order: Shape) ->
     return graph.add("Reshape", f"{name}.merged", moved, sizes["merged"])
 
 
+def _layer_norm(graph: _Graph, node: Node, x: str, op: LayerNorm) -> str:
+    """Layer norm, which normalizes the last axis in ONNX."""
+    name, learned = node.name, [graph.factor(node, "scale"), *graph.bias(node)]
+    image = len(node.layout.shape) == 3
+    last = graph.add("Transpose", f"{name}.last", x, perm=TO_CHANNELS_LAST) if image else x
+    y = graph.add("LayerNormalization", name, last, *learned, axis=-1, epsilon=op.epsilon)
+    return graph.add("Transpose", f"{name}.first", y, perm=TO_CHANNELS_FIRST) if image else y
+
+
+def _group_norm(graph: _Graph, node: Node, x: str, op: GroupNorm) -> str:
+    """Group norm as instance norm of the groups, as PyTorch exports it."""
+    name, (height, width, channels) = node.name, node.layout.shape
+    size = channels // op.groups
+    split = graph.constant(f"{name}.groups", np.array([0, op.groups, size * height * width]))
+    whole = graph.constant(f"{name}.image", np.array([0, channels, height, width]))
+    ones, zeros = (
+        graph.constant(f"{name}.{key}", np.full(op.groups, value, np.float32))
+        for key, value in (("ones", 1), ("zeros", 0))
+    )
+    y = graph.add("Reshape", f"{name}.split", x, split)
+    y = graph.add("InstanceNormalization", name, y, ones, zeros, epsilon=op.epsilon)
+    y = graph.add("Reshape", f"{name}.joined", y, whole)
+    for kind, key in (("Mul", "scale"), ("Add", "bias")):
+        if key in node.layout.params:
+            y = graph.add(kind, name, y, graph.per_channel(name, key, 3))
+    return y
+
+
+def _scale(graph: _Graph, node: Node, x: str, op: Scale) -> str:
+    factors = (
+        graph.per_channel(node.name, "scale", len(node.layout.shape))
+        if op.trainable
+        else graph.constant(f"{node.name}.factor", np.array(op.value, np.float32))
+    )
+    return graph.add("Mul", node.name, x, factors)
+
+
 def _pooled(graph: _Graph, node: Node, x: str, op: MaxPool | AvgPool) -> str:
     """Pooling with explicit padding, because runtimes disagree about `ceil_mode`."""
     image = node.in_shapes[0]
@@ -370,8 +422,16 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
         case Softmax():
             return graph.add("Softmax", name, x, axis=1)
         case BatchNorm():
-            learned = [graph.learned(name, key) for key in ("scale", "bias", "mean", "var")]
-            return graph.add("BatchNormalization", name, x, *learned, epsilon=op.epsilon)
+            factors = [graph.factor(node, key) for key in ("scale", "bias")]
+            statistics = [graph.learned(name, key) for key in ("mean", "var")]
+            inputs = [x, *factors, *statistics]
+            return graph.add("BatchNormalization", name, *inputs, epsilon=op.epsilon)
+        case LayerNorm():
+            return _layer_norm(graph, node, x, op)
+        case GroupNorm():
+            return _group_norm(graph, node, x, op)
+        case Scale():
+            return _scale(graph, node, x, op)
         case GlobalAvgPool():
             return graph.add("Flatten", name, graph.add("GlobalAveragePool", name, x))
         case GlobalMaxPool():

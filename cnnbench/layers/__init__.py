@@ -27,6 +27,7 @@ from cnnbench.layers.noise import (
     Sample,
     SpatialDropout,
 )
+from cnnbench.layers.norm import GroupNorm, LayerNorm, Scale
 from cnnbench.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
 from cnnbench.layers.reshape import (
     ChannelShuffle,
@@ -61,6 +62,8 @@ __all__ = [
     "GaussianNoise",
     "GlobalAvgPool",
     "GlobalMaxPool",
+    "GroupNorm",
+    "LayerNorm",
     "LayerOp",
     "MaskingNoise",
     "MaxPool",
@@ -68,6 +71,7 @@ __all__ = [
     "Permute",
     "Reshape",
     "Sample",
+    "Scale",
     "Slice",
     "Softmax",
     "SpaceToDepth",
@@ -106,6 +110,9 @@ LayerOp = Annotated[
     | Softmax
     | Attention
     | BatchNorm
+    | LayerNorm
+    | GroupNorm
+    | Scale
     | GlobalAvgPool
     | GlobalMaxPool,
     Field(discriminator="op"),

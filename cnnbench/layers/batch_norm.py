@@ -1,12 +1,13 @@
 """Batch normalization."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site
-from cnnbench.layers.fields import Fraction, Positive
+from cnnbench.layers.fields import ADDED, Fraction, Positive
+from cnnbench.layers.norm import CENTER, SCALE, learned, missing
 from cnnbench.layers.parameters import TrainableKey
 from cnnbench.system.arrays import Array
 
@@ -22,6 +23,8 @@ class BatchNorm(Layer):
     epsilon: Positive = Field(
         1e-5, description="term added to the variance for numerical stability"
     )
+    scale: Annotated[bool, ADDED] = Field(True, description=SCALE)
+    center: Annotated[bool, ADDED] = Field(True, description=CENTER)
     trainable: TrainableKey = Field(
         True,
         description="false to normalize with the initial running statistics, and keep all"
@@ -38,17 +41,22 @@ class BatchNorm(Layer):
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The input shape, with a scale and a bias per channel."""
-        channels = shapes[0][-1]
-        return LayerOutput(shapes[0], {"scale": (channels,), "bias": (channels,)})
+        return LayerOutput(shapes[0], learned(self, shapes[0][-1]))
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (16)."""
-        return batch_norm_rule(self.epsilon, weights["scale"], weights["bias"])
+        return batch_norm_rule(self.epsilon, weights)
+
+    def variations(self) -> list[str]:
+        """Missing parameters."""
+        return missing(self)
 
 
-def batch_norm_rule(epsilon: float, scale: Array, bias: Array) -> Rule:
+def batch_norm_rule(epsilon: float, weights: Mapping[str, Array]) -> Rule:
     """Equation (16): in training, mean and variance of a channel depend on each of its values."""
     import numpy as np
+
+    scale, bias = weights.get("scale", 1.0), weights.get("bias", 0.0)
 
     def normal(a: Array) -> tuple[Array, Array]:
         axes = tuple(range(a.ndim - 1))
@@ -62,6 +70,7 @@ def batch_norm_rule(epsilon: float, scale: Array, bias: Array) -> Rule:
 
     def gradient(delta: Array, a: Array) -> dict[str, Array]:
         axes, (unit, _) = tuple(range(a.ndim - 1)), normal(a)
-        return {"scale": (delta * unit).sum(axis=axes), "bias": delta.sum(axis=axes)}
+        sums = {"scale": delta * unit, "bias": delta}
+        return {name: sums[name].sum(axis=axes) for name in weights}
 
     return Rule(lambda a: normal(a)[0] * scale + bias, backward, gradient)

@@ -30,12 +30,15 @@ from cnnbench.layers import (
     GaussianNoise,
     GlobalAvgPool,
     GlobalMaxPool,
+    GroupNorm,
+    LayerNorm,
     MaskingNoise,
     MaxPool,
     Multiply,
     Permute,
     Reshape,
     Sample,
+    Scale,
     Slice,
     Softmax,
     SpaceToDepth,
@@ -50,7 +53,7 @@ from cnnbench.nn.initializers import initial_bias, initial_kernel
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
-from cnnbench.nn.ops import attention, batch_norm, convolution, dense, layout
+from cnnbench.nn.ops import attention, batch_norm, convolution, dense, layout, norm
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 
@@ -281,8 +284,8 @@ class GraphNet(nnx.Module):
                 return x.mean(axis=lowering.axes)
             case GlobalMaxPool():
                 return _largest(x, lowering.axes)
-            case BatchNorm():
-                return batch_norm.normalize(x, **weights[node.name])
+            case BatchNorm() | LayerNorm() | GroupNorm() | Scale():
+                return self._normalized(op, x, weights[node.name])
             case (
                 Dropout()
                 | SpatialDropout()
@@ -292,6 +295,25 @@ class GraphNet(nnx.Module):
                 | Sample()
             ):
                 raise AssertionError(f"{op.op} is one of the parts")
+            case _:
+                assert_never(op)
+
+    def _normalized(
+        self,
+        op: BatchNorm | LayerNorm | GroupNorm | Scale,
+        x: jax.Array,
+        weights: Mapping[str, jax.Array],
+    ) -> jax.Array:
+        match op:
+            case BatchNorm():  # frozen
+                return batch_norm.normalize(x, **weights)
+            case LayerNorm():
+                return _scaled(norm.standardized(x, (x.ndim - 1,), op.epsilon), weights)
+            case GroupNorm():
+                places = self.lowering.axes
+                return _scaled(norm.standardized_groups(x, op.groups, places, op.epsilon), weights)
+            case Scale():
+                return _scaled(x, weights) if op.trainable else x * op.value
             case _:
                 assert_never(op)
 
@@ -383,6 +405,16 @@ def _finish(z: jax.Array, activation: str, weights: Mapping[str, jax.Array]) -> 
     return ACTIVATIONS[activation](values).reshape(z.shape)
 
 
+def _scaled(x: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
+    """Applies a scale and a bias per channel, if there are any."""
+    values = layout.fold_channels(x)
+    if "scale" in weights:
+        values = values * layout.repeat_channels(weights["scale"], x)
+    if "bias" in weights:
+        values = values + layout.repeat_channels(weights["bias"], x)
+    return values.reshape(x.shape)
+
+
 def _owns(node: Node) -> bool:
     """True for layers with parameters, except for batch norms in training mode."""
     return bool(node.layout.params) and not node.op.uses_batch
@@ -391,7 +423,7 @@ def _owns(node: Node) -> bool:
 def _weights(plan: Plan, node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Variable[jax.Array]]:
     """Initial parameters of a layer, with the running statistics of a frozen batch norm."""
     if isinstance(node.op, BatchNorm):
-        values = batch_norm.initial(node.layout.params["scale"])
+        values = batch_norm.initial(node.layout.shape[-1], node.layout.params)
         return nnx.Dict({name: Frozen(jnp.asarray(value)) for name, value in values.items()})
     kind = nnx.Param if node.op.is_trained else Frozen
     return nnx.Dict(
@@ -404,23 +436,27 @@ def _weights(plan: Plan, node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Variable[ja
 
 def _initial(plan: Plan, name: str, node: Node, key: jax.Array) -> Any:
     op, rng = node.op, np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    kernel = plan.by_name[node.kernel_owner].layout.params.get("kernel", ())
+    shape = node.layout.params[name]
+    if isinstance(op, Scale):
+        return np.full(shape, op.value, np.float32)
+    if isinstance(op, Attention):
+        return initial_kernel(op.init if is_kernel(name) else "zeros", shape, rng)
+    if not isinstance(op, Conv | ConvTranspose | Dense):
+        return np.full(shape, float(name == "scale"), np.float32)
+    kernel = plan.by_name[node.kernel_owner].layout.params["kernel"]
     if isinstance(op, ConvTranspose):  # has the kernel of its adjoint, (h, w, out, in)
         kernel = (*kernel[:2], kernel[3], kernel[2])
     match op:
         case Conv() | ConvTranspose() | Dense() if name == "bias":
-            return initial_bias(op.bias_init, node.layout.params["bias"][0], kernel, rng)
+            return initial_bias(op.bias_init, shape[0], kernel, rng)
         case ConvTranspose():
             return np.swapaxes(initial_kernel(op.init, kernel, rng), 2, 3)
         case Conv():
             return initial_kernel(op.init, kernel, rng, op.num_groups(node.in_shapes[0][2]))
         case Dense():
             return initial_kernel(op.init, kernel, rng)
-        case Attention():
-            shape = node.layout.params[name]
-            return initial_kernel(op.init if is_kernel(name) else "zeros", shape, rng)
         case _:
-            raise AssertionError(f"{op.op} has no initializers")
+            assert_never(op)
 
 
 def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
@@ -430,10 +466,14 @@ def _part(node: Node, rngs: nnx.Rngs) -> nnx.Module | None:
             Dropout() | SpatialDropout() | DropPath() | GaussianNoise() | MaskingNoise() | Sample()
         ):
             return RandomLayer(node.op, rngs)
-        case BatchNorm(momentum=momentum, epsilon=epsilon) if node.op.uses_batch:
-            channels = node.layout.shape[-1]
+        case BatchNorm() as op if op.uses_batch:
             return batch_norm.StableBatchNorm(
-                channels, momentum=momentum, epsilon=epsilon, rngs=rngs
+                node.layout.shape[-1],
+                momentum=op.momentum,
+                epsilon=op.epsilon,
+                use_scale=op.scale,
+                use_bias=op.center,
+                rngs=rngs,
             )
         case _:
             return None

@@ -112,6 +112,8 @@ _KEYS: _Words = {
     "shape": ("target_shape", "new_shape", "dims"),
     "epsilon": ("eps",),
     "trainable": ("freeze", "frozen", "requires_grad"),
+    "scale": ("use_scale", "affine", "elementwise_affine"),
+    "center": ("use_bias", "affine"),
     "order": ("axes", "perm", "permutation", "dims"),
     "start": ("begin", "offset", "from"),
     "momentum": ("decay", "mu"),
@@ -203,7 +205,7 @@ _NO_LOSSES = (
 _NO_KEYS = (
     "input_dilation depth_multiplier output_padding padding_mode data_format"
     " kernel_regularizer bias_regularizer activity_regularizer regularizer kernel_constraint"
-    " affine track_running_stats use_scale center weight_norm spectral_norm"
+    " track_running_stats weight_norm spectral_norm"
     " noise_shape axis dim alpha negative_slope amsgrad centered clipnorm"
     " clipvalue clip_norm max_norm grad_clip gradient_clipping clip_grad_norm max_grad_norm"
     " gradient_clip_val accumulate accumulate_steps gradient_accumulation"
@@ -233,6 +235,8 @@ _ALTERNATIVES = {
     "dilated_conv": "use a conv with dilation: 2",
     "atrous_conv": "use a conv with dilation: 2",
     "log_softmax": "leave the output linear (the loss applies it)",
+    "instance_norm": "use a group_norm with one group per channel",
+    "InstanceNorm2d": "use a group_norm with one group per channel",
     "dropout": "add a layer with op: dropout",
     "squeeze_excite": _GATES,
     "squeeze_excitation": _GATES,

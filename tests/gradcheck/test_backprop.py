@@ -324,6 +324,19 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
     "softmax": ({"op": {"op": "softmax"}}, (2, 3, 4)),
     "softmax of a vector": ({"flat": {"op": "flatten"}, "op": {"op": "softmax"}}, (2, 2, 2)),
     "batch_norm": ({"op": {"op": "batch_norm"}}, (3, 2, 2)),
+    "batch_norm without scale": ({"op": {"op": "batch_norm", "scale": False}}, (3, 2, 2)),
+    "layer_norm": ({"op": {"op": "layer_norm", "epsilon": 0.1}}, (3, 2, 4)),
+    "layer_norm of a vector": (
+        {"flat": {"op": "flatten"}, "op": {"op": "layer_norm", "scale": False}},
+        (3, 2, 2),
+    ),
+    "group_norm": ({"op": {"op": "group_norm", "groups": 2}}, (3, 2, 4)),
+    "group_norm of one channel": (
+        {"op": {"op": "group_norm", "groups": 3, "center": False, "epsilon": 0.1}},
+        (3, 2, 3),
+    ),
+    "scale": ({"op": {"op": "scale", "value": 0.5}}, (3, 2, 2)),
+    "scale by a constant": ({"op": {"op": "scale", "value": 0.5, "trainable": False}}, (3, 2, 2)),
     "batch_norm of vectors": (
         {"flat": {"op": "flatten"}, "op": {"op": "batch_norm", "epsilon": 0.25}},
         (2, 2, 2),

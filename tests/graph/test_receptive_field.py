@@ -99,6 +99,24 @@ def test_the_largest_value_may_come_from_anywhere() -> None:
     assert receptive_field(plan, "largest", ()) == ((0, 5), (0, 6))
 
 
+def test_norms_read_a_pixel_or_the_whole_image() -> None:
+    layers: Mapping[str, Mapping[str, Any]] = {
+        "channels": {"op": "layer_norm"},
+        "groups": {"op": "group_norm", "groups": 2},
+    }
+    plan = make_plan(layers, (6, 7, 4), (6, 7, 4))
+    net = GraphNet(plan, form="plain", rngs=nnx.Rngs(3))
+    image = jax.random.normal(jax.random.key(0), (6, 7, 4))
+
+    def first(image: jax.Array, layer: str) -> jax.Array:
+        return net.activations(image[None])[layer][0, 2, 3, 0]
+
+    for layer, field in (("channels", ((2, 2), (3, 3))), ("groups", ((0, 5), (0, 6)))):
+        assert receptive_field(plan, layer, (2, 3)) == field
+        depends = np.asarray(jax.grad(first)(image, layer)).any(axis=-1)
+        assert depends.sum() == (1 if layer == "channels" else 42)
+
+
 def dependence(net: GraphNet, layer: str, shape: tuple[int, ...]) -> Array:
     """Dependence of each value of a layer, summed over channels, on each pixel."""
 

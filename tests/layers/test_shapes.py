@@ -269,6 +269,20 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
             ),
         ),
         ({"op": "batch_norm"}, [(2, 3, 4)], LayerOutput((2, 3, 4), {"scale": (4,), "bias": (4,)})),
+        (
+            {"op": "batch_norm", "scale": False, "center": False},
+            [(2, 3, 4)],
+            LayerOutput((2, 3, 4)),
+        ),
+        ({"op": "layer_norm"}, [(2, 3, 4)], LayerOutput((2, 3, 4), {"scale": (4,), "bias": (4,)})),
+        ({"op": "layer_norm", "scale": False}, [(6,)], LayerOutput((6,), {"bias": (6,)})),
+        (
+            {"op": "group_norm", "groups": 2, "center": False},
+            [(2, 3, 4)],
+            LayerOutput((2, 3, 4), {"scale": (4,)}),
+        ),
+        ({"op": "scale", "value": 1e-6}, [(2, 3, 4)], LayerOutput((2, 3, 4), {"scale": (4,)})),
+        ({"op": "scale", "value": 0.5, "trainable": False}, [(6,)], LayerOutput((6,))),
         ({"op": "batch_norm"}, [(6,)], LayerOutput((6,), {"scale": (6,), "bias": (6,)})),
         ({"op": "global_avg_pool"}, [(2, 3, 4)], LayerOutput((4,))),
         ({"op": "global_max_pool"}, [(2, 3, 4)], LayerOutput((4,))),
@@ -427,12 +441,16 @@ def test_edges_that_leave_nothing_to_do_are_refused(op: dict[str, Any], message:
             "a 2x9 window is larger than the 4x6x1 input; use at most [4, 8]",
         ),
         (
+            {"op": "group_norm", "groups": 2},
+            "1 channel cannot be divided into 2 groups; use a divisor of 1",
+        ),
+        (
             {"op": "max_pool", "size": 5, "ceil_mode": True},
             "a 5x5 window is larger than the 4x6x1 input; use at most [4, 6]",
         ),
     ],
 )
-def test_windows_that_do_not_fit_are_refused(op: dict[str, Any], message: str) -> None:
+def test_windows_and_groups_that_do_not_fit_are_refused(op: dict[str, Any], message: str) -> None:
     with pytest.raises(ShapeError) as error:
         shape_of(op, (4, 6, 1))
     assert f"{error.value.message}; {error.value.remedy}" == message

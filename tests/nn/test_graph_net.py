@@ -154,6 +154,11 @@ def _dense(p: Params, x: Array) -> Array:
     return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))  # elu
 
 
+def _standardized(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    variance = x.var(axes, keepdims=True)
+    return np.asarray((x - x.mean(axes, keepdims=True)) / np.sqrt(variance + epsilon))
+
+
 def _windows(x: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
     views = np.lib.stride_tricks.sliding_window_view(x, size, axis=(1, 2))
     return views[:, :: stride[0], :: stride[1]]
@@ -322,6 +327,27 @@ CASES: Mapping[str, Case] = {
         {"op": {"op": "softmax"}},
         lambda _, x: special.softmax(x, axis=3),
     ),
+    "layer_norm": Case(
+        (2, 3, 4),
+        {"op": {"op": "layer_norm", "epsilon": 0.25}},
+        lambda p, x: _standardized(x, (3,), 0.25) * p["op"]["scale"] + p["op"]["bias"],
+    ),
+    "group_norm": Case(
+        (2, 3, 4),
+        {"op": {"op": "group_norm", "groups": 2, "epsilon": 0.25}},
+        lambda p, x: (
+            np.concatenate(
+                [_standardized(half, (1, 2, 3), 0.25) for half in np.split(x, 2, axis=3)], axis=3
+            )
+            * p["op"]["scale"]
+            + p["op"]["bias"]
+        ),
+    ),
+    "scale": Case(
+        (2, 3, 2),
+        {"op": {"op": "scale", "value": 0.5}},
+        lambda p, x: x * p["op"]["scale"],
+    ),
     "batch_norm": Case(
         (2, 3, 2),
         {"op": {"op": "batch_norm", "epsilon": 0.25}},  # running mean 0 and variance 1
@@ -372,6 +398,9 @@ def _some_params(case: Case) -> dict[str, dict[str, Array]]:
             "out_bias": (4,),
         },
         "batch_norm": {"scale": (2,), "bias": (2,)},
+        "layer_norm": {"scale": (4,), "bias": (4,)},
+        "group_norm": {"scale": (4,), "bias": (4,)},
+        "scale": {"scale": (2,)},
     }
     own = shapes.get(case.layers["op"]["op"], {})
     return {"op": {k: normal(i, *shape) for i, (k, shape) in enumerate(own.items())}} if own else {}
@@ -593,7 +622,7 @@ def test_initial_kernels_differ_by_seed_and_by_layer_and_repeat() -> None:
             lambda fan_in, fan_out: 2 / (fan_in + fan_out),
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_initialisers_have_their_variance(init: Any, variance: Callable[[int, int], float]) -> None:
     layers: Layers = {
@@ -787,3 +816,25 @@ def test_kernels_are_distributed_as_jaxs(init: Any, shape: tuple[int, ...]) -> N
             np.testing.assert_allclose(values, 1, rtol=1e-5)
     assert stats.ks_2samp(np.ravel(ours_drawn), np.ravel(theirs_drawn)).pvalue > 1e-3
     assert np.abs(ours_drawn).max() == pytest.approx(np.abs(theirs_drawn).max(), rel=0.2)
+
+
+@pytest.mark.parametrize("op", [{"op": "layer_norm"}, {"op": "group_norm", "groups": 4}])
+@pytest.mark.parametrize("form", ["plain", "fast"])
+def test_norms_are_accurate_far_from_zero(op: dict[str, Any], form: convolution.EngineName) -> None:
+    """For means of ten thousand standard deviations, no worse than twice PyTorch's float32."""
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(1e4, 1, (4, 5, 6, 64)).astype(np.float32)
+    images = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+
+    def of_torch(images: Any) -> Array:
+        if op["op"] == "group_norm":
+            y = torch.nn.functional.group_norm(images, 4, eps=1e-6)
+            return np.asarray(y.permute(0, 2, 3, 1))
+        return np.asarray(
+            torch.nn.functional.layer_norm(images.permute(0, 2, 3, 1), (64,), eps=1e-6)
+        )
+
+    exact = of_torch(images.double())
+    model = net(make_plan({"op": op | {"epsilon": 1e-6}}, (5, 6, 64), (5, 6, 64)), form)
+    error = np.abs(np.asarray(model(jnp.asarray(x))) - exact).max()
+    assert error <= max(2 * np.abs(of_torch(images) - exact).max(), 1e-5)

@@ -197,6 +197,9 @@ def test_operations_are_those_of_the_language() -> None:
         "softmax",
         "attention",
         "batch_norm",
+        "layer_norm",
+        "group_norm",
+        "scale",
         "global_avg_pool",
         "global_max_pool",
     ]

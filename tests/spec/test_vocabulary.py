@@ -141,7 +141,7 @@ def test_the_nearest_of_words_is_found_within_a_third_of_the_letters(
     [
         ("attention", OPERATIONS),
         ("pad", OPERATIONS),
-        ("layer_norm", OPERATIONS),
+        ("rms_norm", OPERATIONS),
         ("dilation", OPERATIONS),
         ("crop", OPERATIONS),
         ("radam", OPTIMIZERS),
@@ -233,7 +233,7 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
     ("override", "message"),
     [
         (f"model.x={{op: {word}}}", f"operation '{word}' is not supported; {PYTHON}.")
-        for word in ("cross_attention", "layer_norm", "lstm")
+        for word in ("cross_attention", "rms_norm", "lstm")
     ]
     + [
         (f"model.x={{op: {word}}}", f"operation '{word}' is not supported; {way}, or {PYTHON}.")
@@ -265,8 +265,8 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
         ),
         (
             "model.p.groups=2",
-            "max_pool has no 'groups' (available for conv and channel_shuffle); use inputs, op,"
-            " size, stride, padding or ceil_mode.",
+            "max_pool has no 'groups' (available for conv, channel_shuffle and group_norm); use"
+            " inputs, op, size, stride, padding or ceil_mode.",
         ),
         (
             "model.out.kernel=3",
@@ -278,7 +278,7 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             "batch_norm has no 'size' (available for max_pool, avg_pool, upscale, slice,"
             " space_to_depth and depth_to_space);"
             " use inputs,"
-            " op, momentum, epsilon or trainable.",
+            " op, momentum, epsilon, scale, center or trainable.",
         ),
         (
             "train.optimizer=radam",

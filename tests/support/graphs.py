@@ -33,6 +33,7 @@ _OF_IMAGES = (
     "depth_to_space",
     "permute",
     "attention",
+    "group_norm",
 )
 VECTOR_KINDS = tuple(op for op in OPERATIONS if op not in _OF_IMAGES)
 IMAGE_KINDS = (*OPERATIONS, *("conv", "tied") * 4, "upscale")
@@ -105,7 +106,18 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
         "permute": {"order": st.permutations([1, 2, 3])},
         "reshape": {"shape": st.sampled_from(shapes)},
         "activation": {"activation": activations},
-        "batch_norm": {"epsilon": st.sampled_from([0.01, 0.1])},
+        "layer_norm": {"epsilon": st.sampled_from([0.01, 0.1]), "scale": st.booleans()},
+        "group_norm": {
+            "groups": _divisors(shape[-1]),
+            "epsilon": st.sampled_from([0.01, 0.1]),
+            "center": st.booleans(),
+        },
+        "scale": {"value": st.sampled_from([0.5, 2.0]), "trainable": st.booleans()},
+        "batch_norm": {
+            "epsilon": st.sampled_from([0.01, 0.1]),
+            "scale": st.booleans(),
+            "center": st.booleans(),
+        },
     }
     if op == "conv":
         return st.one_of(conv, conv, st.builds(_grouped, conv, st.just(shape[-1]), dilations))

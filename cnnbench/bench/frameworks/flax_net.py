@@ -30,12 +30,15 @@ from cnnbench.layers import (
     GaussianNoise,
     GlobalAvgPool,
     GlobalMaxPool,
+    GroupNorm,
+    LayerNorm,
     MaskingNoise,
     MaxPool,
     Multiply,
     Permute,
     Reshape,
     Sample,
+    Scale,
     Slice,
     Softmax,
     SpaceToDepth,
@@ -110,6 +113,16 @@ class _Function(nnx.Module):
 
     def __call__(self, *inputs: jax.Array) -> jax.Array:
         return self.function(*inputs)
+
+
+class _Scale(nnx.Module):
+    """Product with a learned factor per channel."""
+
+    def __init__(self, channels: int) -> None:
+        self.scale = nnx.Param(jnp.ones(channels))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x * self.scale[...]
 
 
 class _Noise(nnx.Module):
@@ -195,9 +208,12 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Noise(op, rngs)
         case Sample():
             raise AssertionError("sampling networks are rejected by make_trainer")
-        case BatchNorm():
-            channels = node.layout.shape[-1]
-            return nnx.BatchNorm(channels, momentum=op.momentum, epsilon=op.epsilon, rngs=rngs)
+        case BatchNorm() | LayerNorm() | GroupNorm():
+            return _norm(node, op, rngs)
+        case Scale():
+            if op.trainable:
+                return _Scale(node.layout.shape[-1])
+            return _Function(partial(jnp.multiply, op.value))
         case MaxPool() | AvgPool():
             return _Function(_pool(op, node.in_shapes[0]))
         case Concat():
@@ -242,6 +258,17 @@ def _rearranged(node: Node, op: Rearrangement) -> nnx.Module:
             return _Function(partial(jnp.transpose, axes=(0, *op.order)))
         case _:
             assert_never(op)
+
+
+def _norm(node: Node, op: BatchNorm | LayerNorm | GroupNorm, rngs: nnx.Rngs) -> nnx.Module:
+    channels = node.layout.shape[-1]
+    learned: dict[str, Any] = {"use_scale": op.scale, "use_bias": op.center}
+    if isinstance(op, BatchNorm):
+        pace = op.momentum
+        return nnx.BatchNorm(channels, momentum=pace, epsilon=op.epsilon, **learned, rngs=rngs)
+    if isinstance(op, LayerNorm):
+        return nnx.LayerNorm(channels, epsilon=op.epsilon, **learned, rngs=rngs)
+    return nnx.GroupNorm(channels, op.groups, epsilon=op.epsilon, **learned, rngs=rngs)
 
 
 def _pool(op: MaxPool | AvgPool, shape: Shape) -> Callable[[jax.Array], jax.Array]:

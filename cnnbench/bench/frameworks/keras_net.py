@@ -29,12 +29,15 @@ from cnnbench.layers import (
     GaussianNoise,
     GlobalAvgPool,
     GlobalMaxPool,
+    GroupNorm,
+    LayerNorm,
     MaskingNoise,
     MaxPool,
     Multiply,
     Permute,
     Reshape,
     Sample,
+    Scale,
     Slice,
     Softmax,
     SpaceToDepth,
@@ -81,7 +84,7 @@ def build_model(
 
 def _params(node: Node, layer: keras.Layer) -> dict[str, keras.Variable]:
     names = {"scale": "gamma"}
-    if isinstance(node.op, BatchNorm):
+    if isinstance(node.op, BatchNorm | LayerNorm | GroupNorm):
         names["bias"] = "beta"
     return {key: getattr(layer, names.get(key, key)) for key in node.layout.params}
 
@@ -138,7 +141,17 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
         case Softmax():
             return layers.Softmax()
         case BatchNorm():
-            return layers.BatchNormalization(momentum=op.momentum, epsilon=op.epsilon)
+            return layers.BatchNormalization(
+                momentum=op.momentum, epsilon=op.epsilon, center=op.center, scale=op.scale
+            )
+        case LayerNorm():
+            return layers.LayerNormalization(-1, op.epsilon, center=op.center, scale=op.scale)
+        case GroupNorm():
+            return layers.GroupNormalization(
+                op.groups, epsilon=op.epsilon, center=op.center, scale=op.scale
+            )
+        case Scale():
+            return ChannelScale() if op.trainable else layers.Rescaling(op.value)
         case GlobalAvgPool():
             return layers.GlobalAveragePooling2D()
         case GlobalMaxPool():  # ties share the gradient; ours gives it to the first
@@ -250,6 +263,18 @@ def _conv_transpose(plan: Plan, node: Node, op: ConvTranspose, made: Made) -> ke
     return KerasTransposedConv(
         made[op.tie] if op.tie else None, numbers, filters, activation, op.use_bias
     )
+
+
+class ChannelScale(keras.layers.Layer):
+    """Product with a learned factor per channel."""
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        """Create the factors."""
+        self.gamma = self.add_weight(shape=shape[-1:], initializer="ones", name="gamma")
+
+    def call(self, x: Tensor) -> Tensor:
+        """Apply the module."""
+        return x * self.gamma
 
 
 class Mask(keras.layers.Layer):

@@ -50,6 +50,22 @@ class TorchTransposedConv(nn.Module):
         return y if self.bias is None else y + self.bias[:, None, None]
 
 
+class Affine(nn.Module):
+    """Product with a weight and sum with a bias per channel of images, or per entry of vectors."""
+
+    def __init__(self, shape: tuple[int, ...], *, scale: bool, center: bool) -> None:
+        super().__init__()
+        channels, ones = shape[-1], (1,) * (len(shape) - 1)
+        self.view = (channels, *ones)
+        self.weight = nn.Parameter(torch.ones(channels)) if scale else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if center else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the module."""
+        y = x if self.weight is None else x * self.weight.view(self.view)
+        return y if self.bias is None else y + self.bias.view(self.view)
+
+
 class Times(nn.Module):
     """Product with constants."""
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from cnnbench.bench.frameworks.interface import LayerGradients
 from cnnbench.bench.frameworks.torch_modules import (
+    Affine,
     Disturb,
     Fold,
     Join,
@@ -51,12 +52,15 @@ from cnnbench.layers import (
     GaussianNoise,
     GlobalAvgPool,
     GlobalMaxPool,
+    GroupNorm,
+    LayerNorm,
     MaskingNoise,
     MaxPool,
     Multiply,
     Permute,
     Reshape,
     Sample,
+    Scale,
     Slice,
     Softmax,
     SpaceToDepth,
@@ -175,13 +179,38 @@ def _layer(
         case Attention():
             attend = TorchAttention(node.in_shapes[0][2], op.heads, op.use_bias)
             return attend, attend.attention
-        case BatchNorm():
-            kind = nn.BatchNorm2d if len(node.layout.shape) == 3 else nn.BatchNorm1d
-            norm = kind(node.layout.shape[-1], eps=op.epsilon, momentum=1 - op.momentum)
-            return norm, norm
+        case BatchNorm() | LayerNorm() | GroupNorm():
+            return _norm(node, op)
+        case Scale() if op.trainable:
+            scale = Affine(node.layout.shape, scale=True, center=False)
+            return scale, scale
         case _:
             layer = _without_parameters(node, orders)
             return layer, layer
+
+
+def _norm(node: Node, op: BatchNorm | LayerNorm | GroupNorm) -> tuple[nn.Module, nn.Module]:
+    """Normalization; PyTorch's layers learn a scale and a bias or neither."""
+    shape, both = node.layout.shape, op.scale and op.center
+    channels, image = shape[-1], len(shape) == 3
+    layer: nn.Module
+    match op:
+        case BatchNorm():
+            kind = nn.BatchNorm2d if image else nn.BatchNorm1d
+            layer = kind(channels, eps=op.epsilon, momentum=1 - op.momentum, affine=both)
+        case GroupNorm():
+            layer = nn.GroupNorm(op.groups, channels, op.epsilon, affine=both)
+        case LayerNorm():
+            layer = nn.LayerNorm(channels, op.epsilon, elementwise_affine=both)
+        case _:
+            assert_never(op)
+    norm = layer
+    if isinstance(op, LayerNorm) and image:
+        norm = nn.Sequential(Permuted((0, 2, 3, 1)), layer, Permuted((0, 3, 1, 2)))
+    if both:
+        return norm, layer
+    affine = Affine(shape, scale=op.scale, center=op.center)
+    return nn.Sequential(norm, affine), affine
 
 
 def _pool(op: MaxPool | AvgPool, shape: Shape) -> nn.Module:
@@ -206,8 +235,18 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
     if isinstance(op, Rearrangement):
         return _rearranged(node, op, orders[0])
     match op:
-        case Conv() | ConvTranspose() | Dense() | Attention() | BatchNorm():
+        case (
+            Conv()
+            | ConvTranspose()
+            | Dense()
+            | Attention()
+            | BatchNorm()
+            | LayerNorm()
+            | GroupNorm()
+        ):
             raise AssertionError(f"{op.op} has parameters")
+        case Scale():
+            return Times(np.array(op.value))
         case MaxPool() | AvgPool():
             return _pool(op, node.in_shapes[0])
         case Dropout():
@@ -357,9 +396,9 @@ def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str
                 "out_bias": ("out_proj.bias", vector),
             }
             return _bound(node, holder, ways)
-        case BatchNorm() if len(node.layout.shape) == 1:
+        case BatchNorm() | LayerNorm() | Scale() if len(node.layout.shape) == 1:
             kernel = vector = (lambda a: a[units], lambda a: a[back_units])
-        case BatchNorm():
+        case BatchNorm() | LayerNorm() | GroupNorm() | Scale():
             kernel = vector
         case _:  # (h, w, in, out) to (out, in, h, w), and the same for a transposed layer
             kernel = (lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))

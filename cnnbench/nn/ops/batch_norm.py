@@ -8,6 +8,7 @@ docs/explanation/performance.md compares the errors with PyTorch's.
 """
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -52,17 +53,24 @@ class StableBatchNorm(nnx.BatchNorm):
         return normalize(wide, **statistics(self, sums, x.size // x.shape[-1])).astype(x.dtype)
 
 
-def initial(shape: tuple[int, ...]) -> dict[str, Array]:
-    """Initial parameters and running statistics."""
-    ones, zeros = np.ones(shape, np.float32), np.zeros(shape, np.float32)
-    return {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
+def initial(channels: int, params: Collection[str]) -> dict[str, Array]:
+    """Initial running statistics, and parameters of the given names."""
+    ones, zeros = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    values = {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
+    return {name: v for name, v in values.items() if name in params or name in ("mean", "var")}
 
 
 def fixed(
-    epsilon: float, scale: jax.Array, bias: jax.Array, mean: jax.Array, var: jax.Array
+    epsilon: float,
+    *,
+    mean: jax.Array,
+    var: jax.Array,
+    scale: jax.Array | float = 1.0,
+    bias: jax.Array | float = 0.0,
 ) -> dict[str, jax.Array]:
-    """Arguments of `normalize` in evaluation, from parameters and running statistics."""
-    return {"mean": mean, FACTOR: scale / jnp.sqrt(var + epsilon), "bias": bias}
+    """Arguments of `normalize` in evaluation, from running statistics and parameters."""
+    shift = jnp.broadcast_to(jnp.asarray(bias, mean.dtype), mean.shape)
+    return {"mean": mean, FACTOR: scale / jnp.sqrt(var + epsilon), "bias": shift}
 
 
 def statistics(part: nnx.BatchNorm, sums: Sums, size: int) -> dict[str, jax.Array]:
@@ -73,16 +81,15 @@ def statistics(part: nnx.BatchNorm, sums: Sums, size: int) -> dict[str, jax.Arra
       sums: sums of each row of the batch, (rows, c).
       size: number of values per channel in a row.
     """
-    assert part.scale is not None
-    assert part.bias is not None
     near, rest, variance = _moments(sums, size)
     pace = 1 - part.momentum
     part.mean[...] = _moved(part.mean[...], near, rest, pace)
     part.var[...] = _moved(part.var[...], variance, jnp.zeros_like(variance), pace)
     # XLA would multiply by the reciprocal root, with another rounding.
     deviation = lax.optimization_barrier(jnp.sqrt(variance + part.epsilon))
-    factor = part.scale[...] / deviation
-    return {"mean": near, FACTOR: factor, "bias": part.bias[...] - rest * factor}
+    factor = (1 if part.scale is None else part.scale[...]) / deviation
+    bias = 0 if part.bias is None else part.bias[...]
+    return {"mean": near, FACTOR: factor, "bias": bias - rest * factor}
 
 
 def _moved(running: jax.Array, near: jax.Array, rest: jax.Array, pace: float) -> jax.Array:

@@ -87,6 +87,37 @@ CASES: Mapping[str, Layers] = {
         "b": {"op": "avg_pool", "size": [2, 1], "stride": [2, 1]},
         "c": dense(),
     },
+    "norm without parameters": {
+        "a": conv(use_bias=False),
+        "b": NORM | {"scale": False},
+        "c": {"op": "activation", "activation": "leaky_relu"},
+        "d": conv(filters=4, kernel=2, use_bias=False),
+        "e": NORM | {"center": False},
+        "f": dense(6, activation="tanh"),
+        "g": NORM | {"scale": False, "center": False},
+        "h": dense(),
+    },
+    "norms of an image": {
+        "a": conv(padding="same", filters=6, activation="tanh"),
+        "b": {"op": "layer_norm", "epsilon": 0.01},
+        "c": {"op": "scale", "value": 0.5},
+        "d": {"op": "group_norm", "groups": 3, "epsilon": 0.02},
+        "e": {"op": "scale", "value": 0.25, "trainable": False},
+        "f": {"op": "layer_norm", "scale": False, "epsilon": 0.01},
+        "g": {"op": "group_norm", "groups": 2, "center": False, "epsilon": 0.01},
+        "h": {"op": "layer_norm", "scale": False, "center": False, "epsilon": 0.03},
+        "i": dense(),
+    },
+    "norms of a vector": {
+        "a": conv(padding="same", filters=2, activation="tanh"),
+        "b": FLAT,
+        "c": {"op": "layer_norm", "epsilon": 0.01},
+        "d": {"op": "scale", "value": 2.0},
+        "e": dense(6, activation="tanh"),
+        "f": {"op": "layer_norm", "center": False, "epsilon": 0.01},
+        "g": {"op": "scale", "value": 3.0, "trainable": False},
+        "h": dense(),
+    },
     "padded pools": {
         "a": conv(padding="same", activation="tanh"),
         "b": {"op": "max_pool", "size": 3, "stride": 2, "padding": 1},
@@ -347,7 +378,11 @@ OTHER_RULES: Mapping[str, frozenset[str]] = {
     "keras": frozenset({"decay adam"}),
     "flax": frozenset(),
 }
-OTHER_VARIANCE = ("norm", "orders")  # after training with batch norm, in PyTorch
+OTHER_VARIANCE = (
+    "norm",
+    "norm without parameters",
+    "orders",
+)  # after training with batch norm, in PyTorch
 
 
 def experiment_of(

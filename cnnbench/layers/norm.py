@@ -1,0 +1,203 @@
+"""Normalization of each image by itself, and scales."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, Protocol
+
+from pydantic import Field
+
+from cnnbench.layers.base import (
+    Box,
+    Layer,
+    LayerOutput,
+    Owner,
+    Rule,
+    Shape,
+    ShapeError,
+    Site,
+    image,
+    whole_image,
+)
+from cnnbench.layers.fields import Count, Positive
+from cnnbench.layers.parameters import TRAINABLE, TrainableKey
+from cnnbench.system.arrays import Array
+
+SCALE, CENTER = "learn a scale per channel", "learn a bias per channel"
+
+
+class LayerNorm(Layer):
+    """Normalizes the channels of each pixel, or a vector (Ba et al. 2016).
+
+    The default `epsilon` is that of Flax and of torchvision's ViT and ConvNeXt; PyTorch's own is
+    1e-5, Keras' 1e-3.
+    """
+
+    op: Literal["layer_norm"]
+    epsilon: Positive = Field(
+        1e-6, description="term added to the variance; 1e-5 in PyTorch, 1e-3 in Keras"
+    )
+    scale: bool = Field(True, description=SCALE)
+    center: bool = Field(True, description=CENTER)
+    trainable: TrainableKey = TRAINABLE
+
+    aliases = ("LayerNormalization", "LayerNorm", "layer_normalization", "ln", "LayerNorm2d")
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The input shape, with a scale and a bias per channel."""
+        return LayerOutput(shapes[0], learned(self, shapes[0][-1]))
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (23)."""
+        return norm_rule(self.epsilon, weights, 1, by_pixel=True)
+
+    def variations(self) -> list[str]:
+        """Missing parameters."""
+        return missing(self)
+
+
+class GroupNorm(Layer):
+    """Normalizes groups of channels over all positions of an image (Wu & He 2018).
+
+    One group per channel is instance norm. The default `epsilon` is PyTorch's; Flax has 1e-6,
+    Keras 1e-3.
+    """
+
+    op: Literal["group_norm"]
+    groups: Count = Field(
+        32, description="number of groups; the number of channels is instance norm"
+    )
+    epsilon: Positive = Field(
+        1e-5, description="term added to the variance; 1e-6 in Flax, 1e-3 in Keras"
+    )
+    scale: bool = Field(True, description=SCALE)
+    center: bool = Field(True, description=CENTER)
+    trainable: TrainableKey = TRAINABLE
+
+    aliases = ("GroupNormalization", "GroupNorm", "gn", "group_normalization")
+    main_options = ("groups",)
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The input shape, with a scale and a bias per channel."""
+        channels = image(shapes[0], self.op)[2]
+        if channels % self.groups:
+            have = "1 channel" if channels == 1 else f"{channels} channels"
+            message = f"{have} cannot be divided into {self.groups} groups"
+            raise ShapeError("groups", message, f"use a divisor of {channels}")
+        return LayerOutput(shapes[0], learned(self, channels))
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """The whole image."""
+        return whole_image(shape)
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (23)."""
+        return norm_rule(self.epsilon, weights, self.groups, by_pixel=False)
+
+    def variations(self) -> list[str]:
+        """Missing parameters."""
+        return missing(self)
+
+
+class Scale(Layer):
+    """Multiplies each channel by a learned factor, or everything by a constant.
+
+    Learned factors that begin near zero are the layer scale of Touvron et al. 2021 and the gamma of
+    ConvNeXt.
+    """
+
+    op: Literal["scale"]
+    value: float = Field(description="initial value of the factors, or the constant")
+    trainable: bool = Field(True, description="learn a factor per channel; false for a constant")
+
+    aliases = ("LayerScale", "layer_scale", "Rescaling", "gamma", "mul_constant")
+    elementwise = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The input shape, with a factor per channel."""
+        channels = shapes[0][-1]
+        return LayerOutput(shapes[0], {"scale": (channels,)} if self.trainable else {})
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (20) with factors for an input."""
+        return scale_rule(weights.get("scale", self.value))
+
+    def options(self) -> list[str]:
+        """The initial value."""
+        return [f"{self.value:g}"]
+
+
+class Learns(Protocol):
+    """A normalization with optional parameters."""
+
+    @property
+    def scale(self) -> bool:
+        """True to learn a scale."""
+
+    @property
+    def center(self) -> bool:
+        """True to learn a bias."""
+
+
+def learned(op: Learns, channels: int) -> dict[str, Shape]:
+    """Shapes of scale and bias."""
+    used = {"scale": op.scale, "bias": op.center}
+    return {name: (channels,) for name, uses in used.items() if uses}
+
+
+def missing(op: Learns) -> list[str]:
+    """Parameters that a layer lacks, formatted for `summary`."""
+    return [*([] if op.scale else ["no scale"]), *([] if op.center else ["no bias"])]
+
+
+def norm_rule(epsilon: float, weights: Mapping[str, Array], groups: int, *, by_pixel: bool) -> Rule:
+    """Equation (23): as for batch norm, but mean and deviation are those of a part of an image.
+
+    Args:
+      epsilon: term added to the variance.
+      weights: scale and bias, (c,) each, if there are any.
+      groups: number of groups of channels.
+      by_pixel: True to normalize each pixel or vector by itself, False for whole images.
+    """
+    import numpy as np
+
+    scale, bias = weights.get("scale", 1.0), weights.get("bias", 0.0)
+
+    def parts(a: Array) -> Array:
+        """(parts, values, groups, channels of a group)."""
+        count = a.size // a.shape[-1] if by_pixel else len(a)
+        return a.reshape(count, -1, groups, a.shape[-1] // groups)
+
+    def mean(a: Array) -> Array:
+        return np.asarray(a.mean(axis=(1, 3), keepdims=True))
+
+    def normal(a: Array) -> tuple[Array, Array]:
+        apart = parts(a) - mean(parts(a))
+        spread = np.sqrt(mean(apart**2) + epsilon)
+        return apart / spread, spread
+
+    def backward(delta: Array, a: Array) -> tuple[Array]:
+        (unit, spread), error = normal(a), parts(delta * scale)
+        centered = error - mean(error) - unit * mean(error * unit)
+        return ((centered / spread).reshape(a.shape),)
+
+    def gradient(delta: Array, a: Array) -> dict[str, Array]:
+        axes = tuple(range(a.ndim - 1))
+        sums = {"scale": delta * normal(a)[0].reshape(a.shape), "bias": delta}
+        return {name: sums[name].sum(axis=axes) for name in weights}
+
+    return Rule(lambda a: normal(a)[0].reshape(a.shape) * scale + bias, backward, gradient)
+
+
+def scale_rule(factors: Array | float) -> Rule:
+    """Equation (20) with constant or learned factors.
+
+    Args:
+      factors: (c,), or a constant.
+    """
+
+    def gradient(delta: Array, a: Array) -> dict[str, Array]:
+        if isinstance(factors, float):
+            return {}
+        return {"scale": (delta * a).sum(axis=tuple(range(a.ndim - 1)))}
+
+    backward: Callable[..., tuple[Array, ...]] = lambda delta, _: (delta * factors,)  # noqa: E731
+    return Rule(lambda a: a * factors, backward, gradient)
