@@ -120,9 +120,18 @@ class Scale(Layer):
         """Equation (20) with factors for an input."""
         return scale_rule(weights.get("scale", self.value))
 
+    @property
+    def is_trained(self) -> bool:
+        """Always true: a constant has no parameters that could be frozen."""
+        return True
+
     def options(self) -> list[str]:
         """The initial value."""
         return [f"{self.value:g}"]
+
+    def variations(self) -> list[str]:
+        """Tells constants from factors."""
+        return [] if self.trainable else ["constant"]
 
 
 class Learns(Protocol):
