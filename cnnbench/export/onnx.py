@@ -55,6 +55,7 @@ from cnnbench.layers import (
     SpaceToDepth,
     SpatialDropout,
     Upscale,
+    VectorQuantizer,
     ZeroPad,
 )
 from cnnbench.layers.activation import Activation
@@ -417,6 +418,8 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return _product(graph, node, inputs)
         case Activate():
             return graph.activate(node, x, op.activation)
+        case VectorQuantizer():
+            return _quantized(graph, node, x)
         case Attention():
             return _attention(graph, node, x, op.heads)
         case Softmax():
@@ -493,6 +496,25 @@ def _conv_transpose(graph: _Graph, node: Node, x: str) -> str:
         strides=numbers.stride,
         pads=_pads(((top, max(ends[0], 0)), (left, max(ends[1], 0)))),
         output_padding=[max(-end, 0) for end in ends],
+    )
+
+
+def _quantized(graph: _Graph, node: Node, x: str) -> str:
+    """The vector of the codebook with the largest product less half of its squared length."""
+    name, image = node.name, len(node.in_shapes[0]) == 3
+    codebook = graph.weights[f"{name}.codebook"]
+    codes = graph.constant(f"{name}.codebook", codebook)
+    across = graph.constant(f"{name}.transposed", codebook.T)
+    halves = graph.constant(f"{name}.halves", np.square(codebook).sum(axis=1) / 2)
+    vectors = graph.add("Transpose", name, x, perm=TO_CHANNELS_LAST) if image else x
+    closeness = graph.add("Sub", name, graph.add("MatMul", name, vectors, across), halves)
+    numbers = graph.add("ArgMax", name, closeness, axis=-1, keepdims=0)
+    nearest = graph.add("Gather", name, codes, numbers, axis=0)
+    # Node names have to be unique, and the input was transposed for this layer.
+    return (
+        graph.add("Transpose", f"{name}.image", nearest, perm=TO_CHANNELS_FIRST)
+        if image
+        else nearest
     )
 
 

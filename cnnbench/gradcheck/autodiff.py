@@ -103,7 +103,7 @@ def _cost(
         bare = part(*inputs) if part else model.apply(_linear(node), inputs, weights)
         z[node.name] = bare + nudges[node.name]
         a[node.name] = ACTIVATIONS[activation_of(node.op)](z[node.name])
-    return score(model.result_of(a), targets).mean(), (z, a)
+    return score(model.result_of(a, weights), targets).mean(), (z, a)
 
 
 def _linear(node: Node) -> Node:

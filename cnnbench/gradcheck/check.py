@@ -340,13 +340,16 @@ def require_layer(loaded: Loaded, layer: str | None) -> Plan:
     """The network of an experiment with all layers trained, after checking that it has the layer.
 
     Raises:
-      UsageError: the model is a Python class, or the layer is unknown.
+      UsageError: the model is a Python class, it has quantizers, or the layer is unknown.
     """
     plan, name = loaded.plan, loaded.experiment.name
     if plan is None:
         message = f"{name}: gradient checks need a graph of layers"
         python = f"'{loaded.experiment.model.python}' is a Python model"
         raise UsageError(f"{message}, and {python}; write model.layers.")
+    if plan.quantizers:
+        message = f"{name}: the gradient of layer '{plan.quantizers[0].name}' is straight-through"
+        raise UsageError(f"{message}, not the derivative; check a network without quantizers.")
     names = [node.name for node in plan.nodes]
     if layer is not None and layer not in names:
         message = f"--layer: {name} has no layer '{layer}'{did_you_mean(layer, names)}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from cnnbench.layers import ConvTranspose, LayerOp, Sample
+from cnnbench.layers import ConvTranspose, LayerOp, Sample, VectorQuantizer
 from cnnbench.layers.base import LayerOutput, Shape, Site, shape_text
 
 
@@ -73,9 +73,15 @@ class Plan:
         return tuple(node for node in self.nodes if isinstance(node.op, Sample))
 
     @property
+    def quantizers(self) -> tuple[Node, ...]:
+        """Vector quantizers, whose distances are part of the loss."""
+        return tuple(node for node in self.nodes if isinstance(node.op, VectorQuantizer))
+
+    @property
     def ends(self) -> frozenset[str]:
         """Names of the layers whose values the loss depends on directly."""
-        return frozenset({self.output, *(n for node in self.samples for n in node.inputs)})
+        nodes = (*self.samples, *self.quantizers)
+        return frozenset({self.output, *(name for node in nodes for name in node.inputs)})
 
     @property
     def num_params(self) -> int:

@@ -29,6 +29,7 @@ from cnnbench.layers.noise import (
 )
 from cnnbench.layers.norm import GroupNorm, LayerNorm, Scale
 from cnnbench.layers.pooling import AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool
+from cnnbench.layers.quantizer import VectorQuantizer
 from cnnbench.layers.reshape import (
     ChannelShuffle,
     Crop,
@@ -77,6 +78,7 @@ __all__ = [
     "SpaceToDepth",
     "SpatialDropout",
     "Upscale",
+    "VectorQuantizer",
     "ZeroPad",
     "output_of",
 ]
@@ -94,6 +96,7 @@ LayerOp = Annotated[
     | GaussianNoise
     | MaskingNoise
     | Sample
+    | VectorQuantizer
     | Slice
     | ZeroPad
     | Crop

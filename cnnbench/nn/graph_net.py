@@ -44,6 +44,7 @@ from cnnbench.layers import (
     SpaceToDepth,
     SpatialDropout,
     Upscale,
+    VectorQuantizer,
     ZeroPad,
 )
 from cnnbench.layers.base import INPUT
@@ -53,7 +54,7 @@ from cnnbench.nn.initializers import initial_bias, initial_kernel
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
-from cnnbench.nn.ops import attention, batch_norm, convolution, dense, layout, norm
+from cnnbench.nn.ops import attention, batch_norm, convolution, dense, layout, norm, quantizer
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 
@@ -146,21 +147,39 @@ class GraphNet(nnx.Module):
           numbers: image numbers, (n,), that determine random values; default: indices in `x`.
         """
         weights = self.prepare() if prepared is None else prepared
-        return self.result_of(self._values(x, weights, numbers))
+        return self.result_of(self._values(x, weights, numbers), weights)
 
-    def result_of(self, values: Mapping[str, jax.Array]) -> Result:
-        """Everything that the loss depends on, from the values of `Plan.ends`."""
+    def result_of(self, values: Mapping[str, jax.Array], weights: LayerParams) -> Result:
+        """Everything that the loss depends on.
+
+        Args:
+          values: those of `Plan.ends`.
+          weights: result of `prepare` for `Plan.quantizers`.
+        """
         return Result(
             self.from_layout(values[self.plan.output]),
             {
                 node.name: self._divergence(*[values[name] for name in node.inputs])
                 for node in self.plan.samples
             },
+            {
+                node.name: quantizer.distances(
+                    values[node.inputs[0]],
+                    weights[node.name]["codebook"],
+                    node.op.commitment,
+                    self._axes(values[node.inputs[0]]),
+                )
+                for node in self.plan.quantizers
+                if isinstance(node.op, VectorQuantizer)
+            },
         )
 
     def _divergence(self, mean: jax.Array, log_variance: jax.Array) -> jax.Array:
-        axes = (*self.lowering.axes, -1) if mean.ndim == 4 else (-1,)
-        return divergence(mean, log_variance, axes)
+        return divergence(mean, log_variance, self._axes(mean))
+
+    def _axes(self, values: jax.Array) -> tuple[int, ...]:
+        """All axes except that of the images."""
+        return (*self.lowering.axes, -1) if values.ndim == 4 else (-1,)
 
     def activations(self, x: jax.Array) -> dict[str, jax.Array]:
         """Outputs of all layers, (n, *shape), by name; only for the form `plain`.
@@ -284,6 +303,8 @@ class GraphNet(nnx.Module):
                 return x.mean(axis=lowering.axes)
             case GlobalMaxPool():
                 return _largest(x, lowering.axes)
+            case VectorQuantizer():
+                return quantizer.quantize(x, weights[node.name]["codebook"])
             case BatchNorm() | LayerNorm() | GroupNorm() | Scale():
                 return self._normalized(op, x, weights[node.name])
             case (
@@ -441,6 +462,8 @@ def _initial(plan: Plan, name: str, node: Node, key: jax.Array) -> Any:
         return np.full(shape, op.value, np.float32)
     if isinstance(op, Attention):
         return initial_kernel(op.init if is_kernel(name) else "zeros", shape, rng)
+    if isinstance(op, VectorQuantizer):
+        return rng.uniform(-1 / op.codes, 1 / op.codes, shape).astype(np.float32)
     if not isinstance(op, Conv | ConvTranspose | Dense):
         return np.full(shape, float(name == "scale"), np.float32)
     kernel = plan.by_name[node.kernel_owner].layout.params["kernel"]

@@ -63,7 +63,7 @@ class Layers(Protocol):
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images to the layout of the operations."""
 
-    def result_of(self, values: Mapping[str, jax.Array]) -> Result:
+    def result_of(self, values: Mapping[str, jax.Array], weights: LayerParams) -> Result:
         """Everything that the loss depends on."""
 
     def apply(self, node: Node, inputs: Sequence[jax.Array], weights: LayerParams) -> jax.Array:
@@ -163,6 +163,7 @@ def sum_in_rows(
             size = values.get(source, fixed.images).size // sums[source].about.size
             known[node.name] = statistics(net.parts[node.name], sums[source], size)
         names = {name for node in stage.nodes for name in (node.name, *node.inputs)}
+        names |= {node.name for node in net.plan.quantizers}  # for the loss
         used = {name: known[name] for name in sorted(names) if name in known}
         return {name: values[name] for name in stage.reads}, used
 
@@ -214,7 +215,7 @@ def _result(
 ) -> jax.Array:
     """Value of `head` for one row, from the last stage."""
     found = {INPUT: net.to_layout(fixed.images)} | values | _run(net, stage, values, fixed, weights)
-    return head(net.result_of(found), *fixed.others)
+    return head(net.result_of(found, weights), *fixed.others)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

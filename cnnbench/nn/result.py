@@ -13,7 +13,9 @@ class Result(NamedTuple):
       output: output of the network, (n, ...).
       divergences: KL divergence from the standard normal distribution by sampling layer, in nats,
         (n,).
+      distances: codebook and commitment loss by vector quantizer, (n,).
     """
 
     output: jax.Array
     divergences: Mapping[str, jax.Array]
+    distances: Mapping[str, jax.Array]

@@ -109,6 +109,8 @@ _KEYS: _Words = {
     ),
     "stddev": ("std", "sigma", "scale", "noise"),
     "kl_weight": ("beta", "kl_loss_weight"),
+    "codes": ("num_embeddings", "num_codes", "codebook_size", "K"),
+    "commitment": ("beta", "commitment_cost", "commitment_loss_weight"),
     "shape": ("target_shape", "new_shape", "dims"),
     "epsilon": ("eps",),
     "trainable": ("freeze", "frozen", "requires_grad"),

@@ -11,7 +11,7 @@ import optax
 from jax import lax
 from numpy.typing import NDArray
 
-from cnnbench.layers import Sample
+from cnnbench.layers import Sample, VectorQuantizer
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Experiment, Loss, Task
 from cnnbench.spec.metrics import SSIM_WINDOW, MetricName
@@ -28,12 +28,13 @@ Score = Callable[[Result, jax.Array], jax.Array]
 
 
 def objective(experiment: Experiment) -> Score:
-    """The training objective: the loss plus the weighted KL divergence of sampling layers.
+    """The training objective: the loss, KL divergences of samples, and distances of quantizers.
 
     Reconstruction losses are means over an image's values, so the divergence is divided by their
     number too. With weight 1, binary cross-entropy then gives the negative evidence lower bound
     (ELBO) for Bernoulli pixels, in nats per value (Kingma & Welling 2014), and squared error, up
-    to a constant, the negative ELBO for Gaussian pixels of variance 1/2.
+    to a constant, the negative ELBO for Gaussian pixels of variance 1/2. Distances from a codebook
+    are means, too, and added as they are (van den Oord et al. 2017, equation 3).
     """
     loss = per_image_loss(loss_name(experiment))
     weights = {
@@ -48,7 +49,7 @@ def objective(experiment: Experiment) -> Score:
         share = result.output[0].size if by_value else 1
         for name, weight in weights.items():
             values += weight / share * result.divergences[name]
-        return values
+        return sum(result.distances.values(), values)
 
     return score
 
@@ -230,12 +231,16 @@ def loss_name(experiment: Experiment) -> Loss:
 
 
 def objective_name(experiment: Experiment) -> str:
-    """Name of the training objective: the loss and the weight of each KL divergence.
+    """Name of the training objective: the loss, and the weights of KL divergences and commitments.
 
     Losses are comparable only if their objectives have the same name.
     """
     samples = [op for op in experiment.model.layers.values() if isinstance(op, Sample)]
-    return " + ".join([loss_name(experiment), *(f"{op.kl_weight:g} KL" for op in samples)])
+    terms = [f"{op.kl_weight:g} KL" for op in samples]
+    for op in experiment.model.layers.values():
+        if isinstance(op, VectorQuantizer):
+            terms += ["codebook", f"{op.commitment:g} commitment"]
+    return " + ".join([loss_name(experiment), *terms])
 
 
 def metric_names(experiment: Experiment) -> tuple[MetricName, ...]:

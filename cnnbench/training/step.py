@@ -194,7 +194,7 @@ def results_of(
     model = merged(graphdef, params, rest, rules)
     images, prepared = cast((images, prepared), rules.dtype)
     if not rules.prepares:
-        return Result(to_float32(model(images), rules), {})
+        return Result(to_float32(model(images), rules), {}, {})
     result: Result = to_float32(model.result(images, prepared or None, numbers), rules)
     return result
 
@@ -254,7 +254,7 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - differentiated by argument position
         return jnp.sum(rules.loss(to_float32(result, rules), targets) * weights)
 
     if not rules.prepares:
-        return head(Result(model(images), {}), targets, part.weights), split_model(model)[2]
+        return head(Result(model(images), {}, {}), targets, part.weights), split_model(model)[2]
     total = model.sum_of(images, prepared, head, (targets, part.weights), part.numbers)
     return total, split_model(model)[2]
 

@@ -321,6 +321,7 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         {"op": {"op": "attention", "heads": 1, "use_bias": False}},
         (3, 1, 2),
     ),
+    "vector_quantizer": ({"op": {"op": "vector_quantizer", "codes": 5}}, (2, 3, 4)),
     "softmax": ({"op": {"op": "softmax"}}, (2, 3, 4)),
     "softmax of a vector": ({"flat": {"op": "flatten"}, "op": {"op": "softmax"}}, (2, 2, 2)),
     "batch_norm": ({"op": {"op": "batch_norm"}}, (3, 2, 2)),

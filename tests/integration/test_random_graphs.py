@@ -21,7 +21,7 @@ from cnnbench.data.batches import batches
 from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.dataset import Dataset, Split
 from cnnbench.graph.plan import Plan
-from cnnbench.layers import OPERATIONS, BatchNorm, Conv, ConvTranspose, output_of
+from cnnbench.layers import BatchNorm, Conv, ConvTranspose, output_of
 from cnnbench.layers.activation import ACTIVATION_NAMES
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.nn.graph_net import GraphNet
@@ -36,7 +36,7 @@ from cnnbench.training.executables import Job, compile_train, set_up
 from cnnbench.training.state import TrainState, num_params, split_network
 from cnnbench.training.strategy import Strategy, has_batch_statistics
 from tests.bench.frameworks.test_frameworks import need, without_dropout
-from tests.support.graphs import CLASSES, Layers, convs, graphs, parse_layer
+from tests.support.graphs import CLASSES, CONTINUOUS, Layers, convs, graphs, parse_layer
 from tests.support.oracles import Array, make_plan
 
 FORMS: tuple[convolution.EngineName, ...] = ("plain", "direct", "fast")
@@ -89,7 +89,7 @@ def test_the_generator_covers_the_whole_layer_language() -> None:
         seen.update(["absorbed"] if lowered.absorbed else [])
 
     draw()
-    wanted: set[Any] = {*OPERATIONS, *ACTIVATION_NAMES, "valid", "same", "zeros"}
+    wanted: set[Any] = {*CONTINUOUS, *ACTIVATION_NAMES, "valid", "same", "zeros"}
     wanted |= {f"kernel {size}" for size in range(1, 6)}
     wanted |= {text for n in (1, 2, 3) for text in (f"stride {n}", f"{n} inputs")}
     wanted |= {f"{word} {yes}" for word in ("tie", "bias") for yes in (True, False)}

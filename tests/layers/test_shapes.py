@@ -243,6 +243,16 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "dropout", "rate": 0.5}, [(9,)], LayerOutput((9,))),
         ({"op": "spatial_dropout", "rate": 0.5}, [(2, 3, 4)], LayerOutput((2, 3, 4))),
         ({"op": "drop_path", "rate": 0.5}, [(9,)], LayerOutput((9,))),
+        (
+            {"op": "vector_quantizer", "codes": 8},
+            [(5, 6, 4)],
+            LayerOutput((5, 6, 4), {"codebook": (8, 4)}, 5 * 6 * 8 * 4),
+        ),
+        (
+            {"op": "vector_quantizer", "codes": 8},
+            [(4,)],
+            LayerOutput((4,), {"codebook": (8, 4)}, 8 * 4),
+        ),
         ({"op": "flatten"}, [(2, 3, 4)], LayerOutput((24,))),
         ({"op": "flatten"}, [(24,)], LayerOutput((24,))),
         ({"op": "reshape", "shape": [2, 3, 4]}, [(24,)], LayerOutput((2, 3, 4))),

@@ -260,7 +260,7 @@ def test_the_loss_is_the_negative_evidence_lower_bound_per_pixel() -> None:
     rng = np.random.default_rng(0)
     outputs, targets = rng.uniform(0.1, 0.9, (2, 4, 5, 2, 1)).astype(np.float32)
     kl = np.array([3.0, 1.0, 0.0, 8.0], np.float32)
-    result = Result(jnp.asarray(outputs), {"z": jnp.asarray(kl)})
+    result = Result(jnp.asarray(outputs), {"z": jnp.asarray(kl)}, {})
     wanted = experiment(1.0, "binary_cross_entropy", ["kl", "mse"])
     got = objective(wanted)(result, jnp.asarray(targets))
     log_likelihood = scipy.special.xlogy(targets, outputs) + scipy.special.xlog1py(

@@ -181,6 +181,7 @@ def test_operations_are_those_of_the_language() -> None:
         "gaussian_noise",
         "masking_noise",
         "sample",
+        "vector_quantizer",
         "slice",
         "zero_pad",
         "crop",

@@ -182,6 +182,7 @@ PYTHON = "write the network as a Python class (model.python)"
         ("model.x={op: Dropout}", "dropout"),
         ("model.x={op: nn.Dropout2d}", "spatial_dropout"),
         ("model.x={op: StochasticDepth}", "drop_path"),
+        ("model.x={op: VectorQuantizer}", "vector_quantizer"),
         ("model.x={op: Concatenate}", "concat"),
         ("model.x={op: Multiply}", "multiply"),
         ("model.x={op: GlobalMaxPooling2D}", "global_max_pool"),

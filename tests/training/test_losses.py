@@ -33,7 +33,7 @@ def normal(seed: int, *shape: int) -> Any:
 
 
 def measured(name: Any, outputs: Any, targets: Any, data_range: float = 1.0) -> Any:
-    return per_image_metric(name, Result(outputs, {}), targets, data_range=data_range)
+    return per_image_metric(name, Result(outputs, {}, {}), targets, data_range=data_range)
 
 
 def numpy_loss(name: str, outputs: Any, targets: Any) -> Any:
@@ -153,7 +153,7 @@ def test_better_directions_in_the_table_are_right(name: MetricName) -> None:
     else:
         targets, good, bad = images, images, images[::-1, ::-1]
     values = [
-        per_image_metric(name, Result(output, {"code": nats}), targets, data_range=1.0)
+        per_image_metric(name, Result(output, {"code": nats}, {}), targets, data_range=1.0)
         for output, nats in ((good, zeros), (bad, ones))
     ]
     assert [value.shape for value in values] == [(NUM_CLASSES,)] * 2

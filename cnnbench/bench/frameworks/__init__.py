@@ -124,6 +124,9 @@ def _check_training(experiment: Experiment, plan: Plan) -> None:
     if plan.samples:
         message = f"model.layers.{plan.samples[0].name}: bench does not support sampling layers"
         raise UsageError(f"{message}; choose a network without one.")
+    if plan.quantizers:
+        message = f"model.layers.{plan.quantizers[0].name}: bench does not support vector_quantizer"
+        raise UsageError(f"{message}; choose a network without one.")
     if experiment.train.loss == "binary_cross_entropy" and experiment.dataset.pixel_scale < 255:
         message = "dataset.pixel_scale: bench needs pixels in [0, 1] for binary_cross_entropy"
         raise UsageError(f"{message}; write 255 or more.")

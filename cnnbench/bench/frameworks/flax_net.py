@@ -44,6 +44,7 @@ from cnnbench.layers import (
     SpaceToDepth,
     SpatialDropout,
     Upscale,
+    VectorQuantizer,
     ZeroPad,
 )
 from cnnbench.layers.base import Shape
@@ -206,8 +207,8 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return nnx.Dropout(op.rate, broadcast_dims=shared, rngs=rngs)
         case GaussianNoise() | MaskingNoise():
             return _Noise(op, rngs)
-        case Sample():
-            raise AssertionError("sampling networks are rejected by make_trainer")
+        case Sample() | VectorQuantizer():
+            raise AssertionError(f"{op.op} is rejected by make_trainer")
         case BatchNorm() | LayerNorm() | GroupNorm():
             return _norm(node, op, rngs)
         case Scale():

@@ -43,6 +43,7 @@ from cnnbench.layers import (
     SpaceToDepth,
     SpatialDropout,
     Upscale,
+    VectorQuantizer,
     ZeroPad,
     output_of,
 )
@@ -126,8 +127,8 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return _pool(op, node.in_shapes[0])
         case Dropout() | SpatialDropout() | DropPath() | GaussianNoise() | MaskingNoise():
             return _random_layer(op, node.layout.shape, seed)
-        case Sample():
-            raise AssertionError("sampling networks are rejected by make_trainer")
+        case Sample() | VectorQuantizer():
+            raise AssertionError(f"{op.op} is rejected by make_trainer")
         case Concat():
             return layers.Concatenate()
         case Add():

@@ -66,6 +66,7 @@ from cnnbench.layers import (
     SpaceToDepth,
     SpatialDropout,
     Upscale,
+    VectorQuantizer,
     ZeroPad,
 )
 from cnnbench.layers.base import Shape
@@ -257,8 +258,8 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             return SkipImages(op.rate)
         case GaussianNoise(stddev=strength) | MaskingNoise(rate=strength):
             return Disturb(strength, masks=isinstance(op, MaskingNoise))
-        case Sample():
-            raise AssertionError("sampling networks are rejected by make_trainer")
+        case Sample() | VectorQuantizer():
+            raise AssertionError(f"{op.op} is rejected by make_trainer")
         case Concat():
             return Join()
         case Add():

@@ -653,7 +653,7 @@ def test_our_forms_match_pytorch(name: str) -> None:
 
 def test_the_cases_cover_every_operation_and_activation() -> None:
     layers = [op for layers in CASES.values() for op in layers.values()]
-    refused = {"sample"}  # by `make_trainer`, since the other losses have no KL divergence
+    refused = {"sample", "vector_quantizer"}  # by `make_trainer`: other losses lack their terms
     assert {op["op"] for op in layers} == set(OPERATIONS) - refused
     assert {op.get("activation", "linear") for op in layers} == set(ACTIVATIONS)
 
@@ -831,6 +831,14 @@ def test_sampling_layers_are_refused() -> None:
     plan = make_plan(layers, SHAPE, (3,))
     assert refusal("flax", experiment_of("classify", layers), plan) == (
         "model.layers.c: bench does not support sampling layers; choose a network without one."
+    )
+
+
+def test_quantizers_are_refused() -> None:
+    layers: Layers = {"a": {"op": "vector_quantizer", "codes": 4}, "b": dense()}
+    plan = make_plan(layers, SHAPE, (3,))
+    assert refusal("flax", experiment_of("classify", layers), plan) == (
+        "model.layers.a: bench does not support vector_quantizer; choose a network without one."
     )
 
 
