@@ -8,8 +8,9 @@ from jax import lax
 def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
     """Values with mean 0 and variance 1 over some axes.
 
-    Computed in float32 at least, about the mean. Its rounding error is removed, too ("corrected
-    two-pass algorithm", Chan, Golub & LeVeque 1983), since it may exceed the standard deviation.
+    Computed in float32 at least, about the first value: equal values become exactly zero, and none
+    of n values is more than sqrt(n) standard deviations from their mean. The rounding error of the
+    mean is removed, too ("corrected two-pass algorithm", Chan, Golub & LeVeque 1983).
 
     Args:
       x: values.
@@ -17,7 +18,9 @@ def standardized(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Arr
       epsilon: term added to the variance.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    apart = wide - wide.mean(axes, keepdims=True)
+    first = wide[tuple(slice(1) if axis in axes else slice(None) for axis in range(x.ndim))]
+    differences = wide - lax.stop_gradient(first)
+    apart = differences - differences.mean(axes, keepdims=True)
     rest = apart.mean(axes, keepdims=True)
     variance = jnp.square(apart).mean(axes, keepdims=True) - jnp.square(rest)
     return ((apart - rest) * lax.rsqrt(variance + epsilon)).astype(x.dtype)
