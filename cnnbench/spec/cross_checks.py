@@ -132,6 +132,9 @@ def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:
     if task and train.loss and train.loss not in LOSSES[task]:
         message = f"loss '{train.loss}' is not available for task: {task}"
         yield Issue(("train", "loss"), message, f"use {or_list(LOSSES[task])}")
+    if train.clip and (train.clip.norm is None) == (train.clip.value is None):
+        both = "neither norm nor value" if train.clip.norm is None else "both norm and value"
+        yield Issue(("train", "clip"), f"there is {both}", "specify exactly one of them")
     schedule = train.schedule
     if isinstance(schedule, Cosine) and schedule.warmup_epochs >= train.epochs:
         message = f"a warmup of {VALUE} epochs takes all {train.epochs} epochs"

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, PlainSerializer
 from cnnbench.layers import LayerOp
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.fields import (
+    ADDED,
     Count,
     CountOrNone,
     Model,
@@ -102,6 +103,19 @@ class DatasetSpec(Model):
     pixel_scale: Positive = Field(256.0, description="divisor for pixel values (0 to 255)")
 
 
+class Clip(Model):
+    """Gradient clipping, before weight decay and the optimizer; exactly one of the keys."""
+
+    norm: Positive | None = Field(
+        None,
+        description="largest norm of the gradient of all parameters together, as in PyTorch's"
+        " clip_grad_norm_; a longer gradient is scaled down to it",
+    )
+    value: Positive | None = Field(
+        None, description="largest absolute value of each element of the gradient"
+    )
+
+
 class TrainSpec(Model):
     """Training settings; the defaults are those of the Lasagne MNIST example."""
 
@@ -121,6 +135,7 @@ class TrainSpec(Model):
         description="metrics to report; default: accuracy for classify, none for reconstruct",
         strict=False,
     )
+    clip: Annotated[Clip | None, ADDED] = Field(None, description="gradient clipping")
 
 
 class CheckpointSpec(Model):

@@ -16,7 +16,7 @@ from cnnbench.layers.fields import VALUE
 from cnnbench.layers.parameters import INIT_KEYS, INITIALIZERS, init_choices
 from cnnbench.spec import vocabulary
 from cnnbench.spec.document import Document, KeyPath, dotted
-from cnnbench.spec.experiment import Experiment, Splits
+from cnnbench.spec.experiment import Clip, Experiment, Splits
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
 from cnnbench.spec.yaml_parser import MAX_DIGITS, is_number
 
@@ -39,6 +39,10 @@ _NOUNS = {
 _CHOICES: Mapping[KeyPath, Mapping[str, type[BaseModel]]] = {
     ("train", "optimizer"): OPTIMIZERS,
     ("train", "schedule"): SCHEDULES,
+}
+_WITHIN: Mapping[KeyPath, type[BaseModel]] = {  # sections of sections
+    ("dataset", "splits"): Splits,
+    ("train", "clip"): Clip,
 }
 _DEFAULTS = {"optimizer": DEFAULT_OPTIMIZER.name, "schedule": DEFAULT_SCHEDULE.name}
 NAMING = "start with a letter and use letters, digits, '-' and '_'"
@@ -147,8 +151,8 @@ def _model_at(loc: KeyPath) -> type[BaseModel]:
             return OPTIMIZERS[name]
         case ("train", "schedule", str(name), *_):
             return SCHEDULES[name]
-        case ("dataset", "splits", _):
-            return Splits
+        case (str(section), str(inner), _) if (section, inner) in _WITHIN:
+            return _WITHIN[section, inner]
         case (str(section), _):
             return _SECTIONS[section]
         case _:
@@ -200,7 +204,7 @@ def _wrong_initializer(at: KeyPath, value: Mapping[str, Any], document: Document
 def _unknown_key(at: KeyPath, loc: KeyPath, data: Any) -> Issue:
     key = str(loc[-1])
     keys = [*_model_at(loc).model_fields, *(["extends"] if len(loc) == 1 else [])]
-    if at[:1] == ("train",) and len(at) == 3 and (owners := _owners(at[:-1], key, keys)):
+    if at[:2] in _CHOICES and len(at) == 3 and (owners := _owners(at[:-1], key, keys)):
         return _option_of_others(at, str(loc[2]), owners, data)
     remedy = f"use {or_list(keys)}"
     if hint := _key_hint(at, keys, data):
@@ -323,7 +327,8 @@ def _paths(section: KeyPath) -> list[str]:
     paths = [*Experiment.model_fields]
     for name, model in _SECTIONS.items():
         paths += [f"{name}.{key}" for key in model.model_fields]
-    paths += [f"dataset.splits.{key}" for key in Splits.model_fields]
+    for at, model in _WITHIN.items():
+        paths += [f"{dotted(at)}.{key}" for key in model.model_fields]
     for key, models in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
         names = dict.fromkeys(name for model in models.values() for name in model.model_fields)
         paths += [f"train.{key}.{name}" for name in names if name != "name"]

@@ -126,6 +126,16 @@ _KEYS: _Words = {
     "decay": ("rho", "alpha"),
     "rho": ("decay", "alpha"),
     "weight_decay": ("wd", "decoupled_weight_decay", "l2", "l2_reg", "weight_decay_rate"),
+    "clip": ("grad_clip", "gradient_clipping", "clipping", "clip_grad"),
+    "norm": (
+        "clip_grad_norm",
+        "clip_norm",
+        "max_grad_norm",
+        "global_clipnorm",
+        "gradient_clip_val",
+        "clip_by_global_norm",
+    ),
+    "value": ("clipvalue", "clip_value", "clip_grad_value", "fill"),
     "warmup_epochs": ("warmup", "warm_up", "warmup_steps"),
     "final_fraction": ("alpha", "eta_min", "end_value", "min_lr", "final_lr"),
     "every": ("step_size", "period"),
@@ -208,9 +218,8 @@ _NO_KEYS = (
     "input_dilation depth_multiplier output_padding padding_mode data_format"
     " kernel_regularizer bias_regularizer activity_regularizer regularizer kernel_constraint"
     " track_running_stats weight_norm spectral_norm"
-    " noise_shape axis dim alpha negative_slope amsgrad centered clipnorm"
-    " clipvalue clip_norm max_norm grad_clip gradient_clipping clip_grad_norm max_grad_norm"
-    " gradient_clip_val accumulate accumulate_steps gradient_accumulation"
+    " noise_shape axis dim alpha negative_slope amsgrad centered max_norm"
+    " accumulate accumulate_steps gradient_accumulation"
     " accumulate_grad_batches ema ema_decay swa early_stopping patience label_smoothing"
     " class_weight sample_weight mixup cutmix augment augmentation augmentations transform"
     " transforms data_augmentation shuffle drop_last num_workers callbacks compile distributed"

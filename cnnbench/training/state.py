@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cnnbench.errors import StoreError
 from cnnbench.nn.python_model import split_model
 from cnnbench.runs.weights import Weights
-from cnnbench.spec.experiment import TrainSpec
+from cnnbench.spec.experiment import Clip, TrainSpec
 from cnnbench.spec.optimizers import (
     Constant,
     Cosine,
@@ -125,7 +125,16 @@ def build_optimizer(spec: TrainSpec, steps: int) -> optax.GradientTransformation
       steps: steps per epoch, for the schedule.
     """
     rate = learning_rate(spec.schedule, spec.optimizer.learning_rate, spec.epochs, steps)
-    return _with_decay(spec.optimizer, rate)
+    rule = _with_decay(spec.optimizer, rate)
+    match spec.clip:
+        case None:
+            return rule
+        case Clip(norm=float(norm)):
+            return optax.chain(optax.clip_by_global_norm(norm), rule)
+        case Clip(value=value):
+            return optax.chain(optax.clip(value), rule)
+        case _:
+            assert_never(spec.clip)
 
 
 def _with_decay(spec: Optimizer, rate: Any) -> optax.GradientTransformation:

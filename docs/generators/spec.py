@@ -11,6 +11,7 @@ from cnnbench.layers import OPERATIONS
 from cnnbench.layers.parameters import INITIALIZERS
 from cnnbench.spec.experiment import (
     CheckpointSpec,
+    Clip,
     DatasetSpec,
     Experiment,
     ModelSpec,
@@ -25,6 +26,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "experiment": Experiment,
     "dataset": DatasetSpec,
     "splits": Splits,
+    "clip": Clip,
     "model": ModelSpec,
     "train": TrainSpec,
     "checkpoint": CheckpointSpec,

@@ -311,8 +311,8 @@ class TestOverrides:
             "command line: dataset.splits.tset: unknown key 'tset' (did you mean 'test'?);"
             " use train, validation or test.\n"
             "command line: train.scheduel: unknown key 'scheduel' (did you mean"
-            " 'schedule'?); use epochs, batch_size, optimizer, schedule, precision, loss or "
-            "metrics."
+            " 'schedule'?); use epochs, batch_size, optimizer, schedule, precision, loss, "
+            "metrics or clip."
         )
 
     def test_the_text_of_the_file_is_kept(self, write: Write) -> None:
@@ -363,7 +363,7 @@ class TestOverrides:
             (
                 "train.epoch=1",
                 "train.epoch: unknown key 'epoch' (did you mean 'epochs'?); "
-                "use epochs, batch_size, optimizer, schedule, precision, loss or metrics.",
+                "use epochs, batch_size, optimizer, schedule, precision, loss, metrics or clip.",
             ),
             (
                 "epochs=1",

@@ -246,6 +246,32 @@ def test_decoupled_decay_can_be_limited_to_kernels(name: str) -> None:
     assert np.abs(some["kernel"] - none["kernel"]).min() > 0
 
 
+@pytest.mark.parametrize("scale", [0.01, 10.0])
+@pytest.mark.parametrize("kind", ["norm", "value"])
+def test_clipping_is_pytorchs(kind: str, scale: float) -> None:
+    torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
+    gradients = {key: scale * value for key, value in _weights().items()}
+    parameters = [torch.zeros(value.shape, dtype=torch.float64) for value in gradients.values()]
+    for parameter, value in zip(parameters, gradients.values(), strict=True):
+        parameter.grad = torch.tensor(value)
+    clip = {"norm": torch.nn.utils.clip_grad_norm_, "value": torch.nn.utils.clip_grad_value_}[kind]
+    clip(parameters, 0.5)
+    plain = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0}
+    rule = build_optimizer(train_spec(optimizer=plain, clip={kind: 0.5}), 1)
+    with jax.enable_x64(True):
+        moves, _ = rule.update(jax.tree.map(jnp.asarray, gradients), rule.init(_weights()))
+    for key, parameter in zip(gradients, parameters, strict=True):
+        np.testing.assert_allclose(-moves[key], parameter.grad.numpy(), rtol=3e-6)
+
+
+def test_gradients_are_clipped_before_weight_decay() -> None:
+    plain = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0, "weight_decay": 0.5}
+    rule = build_optimizer(train_spec(optimizer=plain, clip={"value": 0.25}), 1)
+    params = {"kernel": jnp.full((1, 2), 4.0)}
+    moves, _ = rule.update({"kernel": jnp.array([[3.0, -0.125]])}, rule.init(params), params)
+    np.testing.assert_allclose(moves["kernel"], [[-2.25, -1.875]])
+
+
 def test_kernels_of_a_network_and_of_a_python_model() -> None:
     layers: dict[str, dict[str, Any]] = {
         "conv": {"op": "conv", "filters": 4, "kernel": 1},

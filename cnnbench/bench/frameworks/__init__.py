@@ -121,6 +121,9 @@ def _check_training(experiment: Experiment, plan: Plan) -> None:
     if experiment.train.precision != "float32":
         message = f"train.precision: bench only supports float32, not {experiment.train.precision}"
         raise UsageError(f"{message}; write float32.")
+    if experiment.train.clip:
+        message = "train.clip: bench does not support gradient clipping"
+        raise UsageError(f"{message}; remove it.")
     if plan.samples:
         message = f"model.layers.{plan.samples[0].name}: bench does not support sampling layers"
         raise UsageError(f"{message}; choose a network without one.")

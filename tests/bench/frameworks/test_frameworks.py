@@ -815,6 +815,12 @@ def test_learning_rate_schedules_are_refused(variant: str) -> None:
     )
 
 
+def test_gradient_clipping_is_refused() -> None:
+    assert refusal("flax", experiment_of("classify", SMALL, clip={"norm": 1.0})) == (
+        "train.clip: bench does not support gradient clipping; remove it."
+    )
+
+
 def test_bfloat16_is_refused() -> None:
     assert refusal("flax", experiment_of("classify", SMALL, precision="bfloat16")) == (
         "train.precision: bench only supports float32, not bfloat16; write float32."
