@@ -160,16 +160,16 @@ def kernels(params: Tree) -> Tree:
 
 
 def is_kernel(name: str, ndim: int) -> bool:
-    """True for arrays of two or more axes, except for biases, scales, embeddings and tokens.
+    """True for arrays of two or more axes, except biases, scales and vectors that are looked up.
 
     Args:
       name: name of the parameter, without its layer.
       ndim: number of its axes.
 
-    >>> is_kernel("out_kernel", 2), is_kernel("bias", 2), is_kernel("scale", 1)
+    >>> is_kernel("out_kernel", 2), is_kernel("codebook", 2), is_kernel("scale", 1)
     (True, False, False)
     """
-    return ndim > 1 and not name.endswith(("bias", "scale", "embedding", "token"))
+    return ndim > 1 and not name.endswith(("bias", "scale", "embedding", "token", "codebook"))
 
 
 def init_state(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
