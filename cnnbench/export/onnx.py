@@ -29,6 +29,7 @@ from cnnbench.layers import (
     AvgPool,
     BatchNorm,
     ChannelShuffle,
+    ClassToken,
     Concat,
     Conv,
     ConvTranspose,
@@ -47,6 +48,7 @@ from cnnbench.layers import (
     MaxPool,
     Multiply,
     Permute,
+    PositionEmbedding,
     Reshape,
     Sample,
     Scale,
@@ -59,6 +61,7 @@ from cnnbench.layers import (
     ZeroPad,
 )
 from cnnbench.layers.activation import Activation
+from cnnbench.layers.attention import sincos2d
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.correlation import Pads
@@ -422,6 +425,10 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return _quantized(graph, node, x)
         case Attention():
             return _attention(graph, node, x, op.heads)
+        case PositionEmbedding():
+            return graph.add("Add", name, x, _positions(graph, node))
+        case ClassToken():
+            return _after_token(graph, node, x)
         case Softmax():
             return graph.add("Softmax", name, x, axis=1)
         case BatchNorm():
@@ -441,6 +448,26 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return graph.add("Flatten", name, graph.add("GlobalMaxPool", name, x))
         case _:
             assert_never(op)
+
+
+def _positions(graph: _Graph, node: Node) -> str:
+    """The vectors of a position embedding, (c, h, w)."""
+    name = f"{node.name}.embedding"
+    vectors = graph.weights[name] if node.layout.params else sincos2d(node.layout.shape)
+    return graph.constant(name, vectors.transpose(2, 0, 1))
+
+
+def _after_token(graph: _Graph, node: Node, x: str) -> str:
+    """A token and the pixels of images (n, c, h, w), as (n, c, 1 + h * w, 1)."""
+    name, channels = node.name, node.layout.shape[2]
+    rest = graph.constant(f"{name}.rest", np.array([channels, 1, 1], np.int64))
+    sequence = graph.constant(f"{name}.sequence", np.array([0, channels, -1, 1], np.int64))
+    token = graph.constant(f"{name}.token", graph.weights[f"{name}.token"].reshape(-1, 1, 1))
+    batch = graph.add("Shape", name, x, start=0, end=1)
+    sizes = graph.add("Concat", f"{name}.sizes", batch, rest, axis=0)
+    first = graph.add("Expand", name, token, sizes)
+    pixels = graph.add("Reshape", name, x, sequence)
+    return graph.add("Concat", name, first, pixels, axis=2)
 
 
 def _attention(graph: _Graph, node: Node, x: str, heads: int) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cnnbench.layers.activation import Activate, Softmax
-from cnnbench.layers.attention import Attention
+from cnnbench.layers.attention import Attention, ClassToken, PositionEmbedding
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Shape
 from cnnbench.layers.batch_norm import BatchNorm
 from cnnbench.layers.conv import Conv, ConvTranspose
@@ -51,6 +51,7 @@ __all__ = [
     "AvgPool",
     "BatchNorm",
     "ChannelShuffle",
+    "ClassToken",
     "Concat",
     "Conv",
     "ConvTranspose",
@@ -70,6 +71,7 @@ __all__ = [
     "MaxPool",
     "Multiply",
     "Permute",
+    "PositionEmbedding",
     "Reshape",
     "Sample",
     "Scale",
@@ -112,6 +114,8 @@ LayerOp = Annotated[
     | Activate
     | Softmax
     | Attention
+    | PositionEmbedding
+    | ClassToken
     | BatchNorm
     | LayerNorm
     | GroupNorm

@@ -1,4 +1,9 @@
-"""Self-attention over the pixels of an image."""
+"""Layers of vision transformers.
+
+An image is a sequence of its pixels, row by row; a sequence is an image (length, 1, channels). So
+patches are a convolution with a stride of its kernel, and a layer for each token is a 1x1
+convolution.
+"""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -18,9 +23,11 @@ from cnnbench.layers.base import (
     image,
     whole_image,
 )
-from cnnbench.layers.fields import Count
+from cnnbench.layers.fields import Count, NonNegative
 from cnnbench.layers.parameters import TRAINABLE, Init, TrainableKey, add_bias, bias_gradient
 from cnnbench.system.arrays import Array
+
+INITIAL_STDDEV = 0.02  # of position embeddings, as in BERT and torchvision
 
 
 class Attention(Layer):
@@ -80,6 +87,74 @@ class Attention(Layer):
         return [f"{self.heads} head{'s' * (self.heads > 1)}"]
 
 
+class PositionEmbedding(Layer):
+    """Adds a vector to each pixel that depends on its position only.
+
+    `learned` vectors are parameters. `sincos2d` vectors are fixed: sines and cosines of the column,
+    then of the row, as in Beyer et al. 2022 (arXiv:2205.01580).
+    """
+
+    op: Literal["position_embedding"]
+    kind: Literal["learned", "sincos2d"] = Field("learned", description="learned or sincos2d")
+    stddev: NonNegative = Field(
+        INITIAL_STDDEV,
+        description="standard deviation of the initial values of learned vectors",
+    )
+    trainable: TrainableKey = TRAINABLE
+
+    aliases = ("PositionEmbedding", "positional_embedding", "positional_encoding", "pos_embed")
+    elementwise = True
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The input shape."""
+        shape = image(shapes[0], self.op)
+        if self.kind == "learned":
+            return LayerOutput(shape, {"embedding": shape})
+        key = "stddev" if self.stddev != INITIAL_STDDEV else "trainable" * (not self.trainable)
+        if key:
+            raise ShapeError(key, "sincos2d has no parameters", "remove it, or use kind: learned")
+        if shape[2] % 4:
+            message = f"sincos2d needs a multiple of 4 channels, but its input has {shape[2]}"
+            raise ShapeError("kind", message, "use learned, or a multiple of 4 channels")
+        return LayerOutput(shape)
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (12)."""
+        return position_rule(weights.get("embedding"), site.out_shape)
+
+    def variations(self) -> list[str]:
+        """The kind."""
+        return [] if self.kind == "learned" else [self.kind]
+
+
+class ClassToken(Layer):
+    """Turns an image into a sequence (1 + pixels, 1, channels) that starts with a learned token.
+
+    The classifier of a vision transformer reads the token alone, after `crop`.
+    """
+
+    op: Literal["class_token"]
+    stddev: NonNegative = Field(0.0, description="standard deviation of the initial values")
+    trainable: TrainableKey = TRAINABLE
+
+    aliases = ("cls_token", "class_embedding", "cls")
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """A sequence with one more pixel."""
+        height, width, channels = image(shapes[0], self.op)
+        return LayerOutput((1 + height * width, 1, channels), {"token": (channels,)})
+
+    def reads(self, box: Box, shape: Shape, site: Site) -> Box:
+        """The pixels of a part of the sequence; the token reads none, reported as the first."""
+        first, last = (max(place - 1, 0) for place in box[0])
+        rows, columns = (first // shape[1], last // shape[1]), (first % shape[1], last % shape[1])
+        return rows, columns if rows[0] == rows[1] else whole_image(shape)[1]
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (12) for the token, (14) for the pixels."""
+        return class_token_rule(weights["token"], site.in_shapes[0])
+
+
 def attention_rule(heads: int, weights: Mapping[str, Array]) -> Rule:
     """Equation (22): the errors of values, weights, queries and keys, in this order.
 
@@ -130,6 +205,59 @@ def attention_rule(heads: int, weights: Mapping[str, Array]) -> Rule:
         )
 
     return Rule(forward, lambda delta, a: ((errors(delta, a) @ w.T).reshape(a.shape),), gradient)
+
+
+def position_rule(embedding: Array | None, shape: Shape) -> Rule:
+    """Equation (12) without the sum over positions: the gradient of a bias per position.
+
+    Args:
+      embedding: learned vectors, (h, w, c); None for sines and cosines.
+      shape: shape of the images.
+    """
+    added = sincos2d(shape) if embedding is None else embedding
+
+    def gradient(delta: Array, _: Array) -> dict[str, Array]:
+        return {} if embedding is None else {"embedding": delta.sum(axis=0)}
+
+    return Rule(lambda a: a + added.astype(a.dtype), lambda delta, _: (delta,), gradient)
+
+
+def class_token_rule(token: Array, shape: Shape) -> Rule:
+    """Equation (12): the gradient of the token; the pixels move as in (14)."""
+    import numpy as np
+
+    def forward(a: Array) -> Array:
+        first = np.broadcast_to(token, (len(a), 1, 1, len(token)))
+        return np.concatenate([first, a.reshape(len(a), -1, 1, len(token))], axis=1)
+
+    return Rule(
+        forward,
+        lambda delta, _: (delta[:, 1:].reshape(-1, *shape),),
+        lambda delta, _: {"token": delta[:, 0, 0].sum(axis=0)},
+    )
+
+
+def sincos2d(shape: Shape) -> Array:
+    """Sines and cosines of the column and the row, with periods from 2 pi to 20,000 pi pixels.
+
+    Args:
+      shape: height, width and channels, a multiple of 4.
+
+    >>> sincos2d((2, 3, 4))[1, 2].round(3).tolist()  # sin 2, cos 2, sin 1, cos 1
+    [0.909, -0.416, 0.841, 0.54]
+    """
+    import numpy as np
+
+    height, width, channels = shape
+    num = channels // 4
+    rates = 10_000 ** -(np.arange(num) / max(num - 1, 1))
+    rows, columns = (
+        np.arange(height)[:, None, None] * rates,
+        np.arange(width)[None, :, None] * rates,
+    )
+    parts = [np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)]
+    each = [np.broadcast_to(part, (height, width, num)) for part in parts]
+    return np.concatenate(each, axis=-1).astype(np.float32)
 
 
 def _sequence(a: Array) -> Array:

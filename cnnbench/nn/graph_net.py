@@ -18,6 +18,7 @@ from cnnbench.layers import (
     AvgPool,
     BatchNorm,
     ChannelShuffle,
+    ClassToken,
     Concat,
     Conv,
     ConvTranspose,
@@ -36,6 +37,7 @@ from cnnbench.layers import (
     MaxPool,
     Multiply,
     Permute,
+    PositionEmbedding,
     Reshape,
     Sample,
     Scale,
@@ -50,11 +52,12 @@ from cnnbench.layers import (
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.parameters import is_kernel
 from cnnbench.layers.reshape import Rearrangement, crop_slices, moved_blocks, pad_widths, shuffled
+from cnnbench.nn import transformer
 from cnnbench.nn.initializers import initial_bias, initial_kernel
 from cnnbench.nn.lowering import lower
 from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
-from cnnbench.nn.ops import attention, batch_norm, convolution, dense, layout, norm, quantizer
+from cnnbench.nn.ops import batch_norm, convolution, dense, layout, norm, quantizer
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 
@@ -293,9 +296,8 @@ class GraphNet(nnx.Module):
             case Activate():
                 y = layout.elementwise(ACTIVATIONS[op.activation], x)
                 return lowering.materialize(y) if op.activation in COSTLY and y.ndim == 4 else y
-            case Attention():
-                images = lowering.from_layout(x)
-                y = attention.over_pixels(images, weights[node.name], op.heads)
+            case Attention() | PositionEmbedding() | ClassToken():
+                y = transformer.of_images(op, lowering.from_layout(x), weights[node.name])
                 return lowering.to_layout(y)
             case Softmax():
                 return nnx.softmax(x)
@@ -460,6 +462,8 @@ def _initial(plan: Plan, name: str, node: Node, key: jax.Array) -> Any:
     shape = node.layout.params[name]
     if isinstance(op, Scale):
         return np.full(shape, op.value, np.float32)
+    if isinstance(op, PositionEmbedding | ClassToken):
+        return rng.normal(0, op.stddev, shape).astype(np.float32)
     if isinstance(op, Attention):
         return initial_kernel(op.init if is_kernel(name) else "zeros", shape, rng)
     if isinstance(op, VectorQuantizer):

@@ -322,6 +322,12 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         (3, 1, 2),
     ),
     "vector_quantizer": ({"op": {"op": "vector_quantizer", "codes": 5}}, (2, 3, 4)),
+    "position_embedding": ({"op": {"op": "position_embedding"}}, (2, 3, 4)),
+    "position_embedding sincos2d": (
+        {"op": {"op": "position_embedding", "kind": "sincos2d"}},
+        (3, 2, 4),
+    ),
+    "class_token": ({"op": {"op": "class_token"}}, (2, 3, 4)),
     "softmax": ({"op": {"op": "softmax"}}, (2, 3, 4)),
     "softmax of a vector": ({"flat": {"op": "flatten"}, "op": {"op": "softmax"}}, (2, 2, 2)),
     "batch_norm": ({"op": {"op": "batch_norm"}}, (3, 2, 2)),

@@ -67,6 +67,14 @@ BLOCKS: Mapping[str, Mapping[str, Any]] = {
     "flat": {"op": "flatten"},
     "out": {"op": "dense", "units": 3},
 }
+TOKENS: Mapping[str, Mapping[str, Any]] = {
+    "patches": {"op": "conv", "filters": 4, "kernel": 1, "stride": [2, 3]},
+    "token": {"op": "class_token"},
+    "place": {"op": "position_embedding"},
+    "two": {"op": "conv", "filters": 4, "kernel": [3, 1]},
+    "mixed": {"op": "attention", "heads": 2},
+    "out": {"op": "dense", "units": 3},
+}
 AXES: Mapping[str, Mapping[str, Any]] = {
     "conv": {"op": "conv", "filters": 4, "kernel": [2, 3], "stride": [2, 3]},
     "wide": {"op": "permute", "order": [2, 1, 3]},
@@ -130,8 +138,8 @@ def dependence(net: GraphNet, layer: str, shape: tuple[int, ...]) -> Array:
 
 @pytest.mark.parametrize(
     "layers",
-    [IMAGES, GATED, EDGES, BLOCKS, WINDOWS, AXES, TIED],
-    ids=["images", "gated", "edges", "blocks", "windows", "axes", "tied"],
+    [IMAGES, GATED, EDGES, BLOCKS, WINDOWS, AXES, TOKENS, TIED],
+    ids=["images", "gated", "edges", "blocks", "windows", "axes", "tokens", "tied"],
 )
 def test_receptive_fields_are_the_pixels_with_a_gradient(
     layers: Mapping[str, Mapping[str, Any]],

@@ -24,6 +24,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.layers import BatchNorm, Conv, ConvTranspose, output_of
 from cnnbench.layers.activation import ACTIVATION_NAMES
 from cnnbench.layers.base import INPUT, Shape
+from cnnbench.layers.parameters import is_kernel
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.lowering import Fused
 from cnnbench.nn.ops import convolution
@@ -172,7 +173,9 @@ def weights_of(plan: Plan, rng: np.random.Generator) -> Weights:
     """Parameter values that are exact in float32 and preserve the scale of layers."""
 
     def value(key: str, shape: Shape) -> Array:
-        size = {"kernel": 1 / math.sqrt(math.prod(shape[:-1])), "scale": 0.2, "bias": 0.3}[key]
+        size = 0.2 if key == "scale" else 0.3
+        if is_kernel(key):
+            size = 1 / math.sqrt(math.prod(shape[:-1]))
         return (rng.normal(key == "scale", size, shape)).astype(np.float32)
 
     return {

@@ -270,6 +270,17 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "softmax"}, [(2, 3, 4)], LayerOutput((2, 3, 4))),
         ({"op": "softmax"}, [(6,)], LayerOutput((6,))),
         (
+            {"op": "position_embedding"},
+            [(2, 3, 4)],
+            LayerOutput((2, 3, 4), {"embedding": (2, 3, 4)}),
+        ),
+        (
+            {"op": "position_embedding", "kind": "sincos2d"},
+            [(2, 3, 4)],
+            LayerOutput((2, 3, 4)),
+        ),
+        ({"op": "class_token"}, [(2, 3, 4)], LayerOutput((7, 1, 4), {"token": (4,)})),
+        (
             {"op": "attention", "heads": 3},
             [(4, 5, 6)],
             LayerOutput(
@@ -350,6 +361,8 @@ IMAGE_OPS: list[dict[str, Any]] = [
     {"op": "depth_to_space", "size": 2},
     {"op": "permute", "order": [1, 3, 2]},
     {"op": "attention", "heads": 1},
+    {"op": "position_embedding"},
+    {"op": "class_token"},
 ]
 
 
@@ -378,6 +391,36 @@ def test_heads_must_divide_the_channels() -> None:
     assert error.value.key == "heads"
     assert error.value.message == "6 channels cannot be divided into 4 heads"
     assert error.value.remedy == "use a divisor of 6"
+
+
+@pytest.mark.parametrize(
+    ("keys", "key", "message"),
+    [
+        (
+            {"kind": "sincos2d"},
+            "kind",
+            "sincos2d needs a multiple of 4 channels, but its input has 6; use learned, or a"
+            " multiple of 4 channels",
+        ),
+        (
+            {"kind": "sincos2d", "stddev": 0.1},
+            "stddev",
+            "sincos2d has no parameters; remove it, or use kind: learned",
+        ),
+        (
+            {"kind": "sincos2d", "trainable": False},
+            "trainable",
+            "sincos2d has no parameters; remove it, or use kind: learned",
+        ),
+    ],
+)
+def test_sines_have_four_parts_and_no_parameters(
+    keys: dict[str, Any], key: str, message: str
+) -> None:
+    with pytest.raises(ShapeError) as error:
+        shape_of({"op": "position_embedding"} | keys, (5, 8, 6))
+    assert error.value.key == key
+    assert f"{error.value.message}; {error.value.remedy}" == message
 
 
 @pytest.mark.parametrize("keys", [{"groups": 3}, {"dilation": 2}], ids=["groups", "dilation"])

@@ -9,7 +9,7 @@ from flax import nnx
 from scipy import stats
 
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.nn.ops.attention import over_pixels
+from cnnbench.nn.ops.attention import attention
 from tests.support.oracles import make_plan
 
 CHANNELS, HEADS = 48, 3
@@ -20,7 +20,7 @@ def test_split_kernels_are_those_of_flax() -> None:
     rng = np.random.default_rng(0)
     shapes = {"kernel": (48, 144), "out_kernel": (48, 48), "bias": (144,), "out_bias": (48,)}
     weights = {name: jnp.asarray(rng.normal(size=s) / 7) for name, s in shapes.items()}
-    images = jnp.asarray(rng.normal(size=(2, 3, 4, CHANNELS)))
+    tokens = jnp.asarray(rng.normal(size=(2, 12, CHANNELS)))
     theirs: Any = nnx.MultiHeadAttention(HEADS, CHANNELS, decode=False, rngs=nnx.Rngs(0))
     size = CHANNELS // HEADS
     for number, part in enumerate((theirs.query, theirs.key, theirs.value)):
@@ -29,18 +29,18 @@ def test_split_kernels_are_those_of_flax() -> None:
         part.bias[...] = weights["bias"][own].reshape(HEADS, size)
     theirs.out.kernel[...] = weights["out_kernel"].reshape(HEADS, size, CHANNELS)
     theirs.out.bias[...] = weights["out_bias"]
-    want = theirs(images.reshape(2, 12, CHANNELS)).reshape(images.shape)
-    np.testing.assert_allclose(over_pixels(images, weights, HEADS), want, rtol=1e-4, atol=1e-5)
+    found = attention(tokens, weights, HEADS)
+    np.testing.assert_allclose(found, theirs(tokens), rtol=1e-4, atol=1e-5)
 
 
 def test_bfloat16_stays_bfloat16() -> None:
     rng = np.random.default_rng(0)
     shapes = {"kernel": (8, 24), "out_kernel": (8, 8), "bias": (24,)}
     weights = {name: jnp.asarray(rng.normal(size=shape) / 3) for name, shape in shapes.items()}
-    images = jnp.asarray(rng.normal(size=(1, 6, 7, 8)))
+    tokens = jnp.asarray(rng.normal(size=(1, 42, 8)))
     half = {name: value.astype(jnp.bfloat16) for name, value in weights.items()}
-    found = over_pixels(images.astype(jnp.bfloat16), half, 2)
-    want = over_pixels(images, weights, 2)
+    found = attention(tokens.astype(jnp.bfloat16), half, 2)
+    want = attention(tokens, weights, 2)
     assert found.dtype == jnp.bfloat16
     assert abs(found.astype(jnp.float32) - want).max() < 0.02 * abs(want).max()
 

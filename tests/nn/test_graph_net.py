@@ -153,6 +153,15 @@ def _nearest(p: Params, x: Array) -> Array:
     return codebook[spatial.distance.cdist(x.reshape(-1, 4), codebook).argmin(1)].reshape(x.shape)
 
 
+def _sines(height: int, width: int) -> Array:
+    """For 8 channels; the second rate is 1/10,000. Rounded to float32, as the constants are."""
+    result = np.zeros((height, width, 8))
+    for row, column in np.ndindex(height, width):
+        near, far = np.array([1, 1e-4]) * column, np.array([1, 1e-4]) * row
+        result[row, column] = [*np.sin(near), *np.cos(near), *np.sin(far), *np.cos(far)]
+    return result.astype(np.float32)
+
+
 def _dense(p: Params, x: Array) -> Array:
     kernel = p["op"]["kernel"].reshape(2, 3, 2, 4)
     z = np.einsum("nhwc,hwcu->nu", x, kernel) + p["op"]["bias"]
@@ -328,6 +337,23 @@ CASES: Mapping[str, Case] = {
         {"op": {"op": "attention", "heads": 2}},
         _attention,
     ),
+    "position_embedding": Case(
+        (2, 3, 4),
+        {"op": {"op": "position_embedding"}},
+        lambda p, x: x + p["op"]["embedding"],
+    ),
+    "position_embedding sincos2d": Case(
+        (2, 3, 8),
+        {"op": {"op": "position_embedding", "kind": "sincos2d"}},
+        lambda _, x: x + _sines(2, 3),
+    ),
+    "class_token": Case(
+        (2, 3, 4),
+        {"op": {"op": "class_token"}},
+        lambda p, x: np.array(
+            [[[p["op"]["token"]], *([i[r, k]] for r, k in np.ndindex(2, 3))] for i in x]
+        ),
+    ),
     "softmax": Case(
         (2, 3, 4),
         {"op": {"op": "softmax"}},
@@ -397,6 +423,8 @@ def _some_params(case: Case) -> dict[str, dict[str, Array]]:
         "conv": {"kernel": (3, 2, 2, 3), "bias": (3,)},
         "conv_transpose": {"kernel": (4, 2, 3, 2), "bias": (3,)},
         "dense": {"kernel": (12, 4), "bias": (4,)},
+        "position_embedding": {"embedding": (2, 3, 4)},
+        "class_token": {"token": (4,)},
         "attention": {
             "kernel": (4, 12),
             "out_kernel": (4, 4),

@@ -197,6 +197,8 @@ def test_operations_are_those_of_the_language() -> None:
         "activation",
         "softmax",
         "attention",
+        "position_embedding",
+        "class_token",
         "batch_norm",
         "layer_norm",
         "group_norm",

@@ -34,6 +34,8 @@ _OF_IMAGES = (
     "permute",
     "attention",
     "group_norm",
+    "position_embedding",
+    "class_token",
 )
 # A quantizer jumps where two codes are equally near, so rounding may change its output.
 CONTINUOUS = tuple(op for op in OPERATIONS if op != "vector_quantizer")
@@ -105,6 +107,7 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
         "depth_to_space": {"size": st.sampled_from([1, 2])},
         "slice": {"start": st.integers(0, 2), "size": st.integers(1, 2)},
         "attention": {"heads": _divisors(shape[-1]), "use_bias": st.booleans()},
+        "position_embedding": {"kind": st.sampled_from(["learned", "sincos2d"])},
         "permute": {"order": st.permutations([1, 2, 3])},
         "reshape": {"shape": st.sampled_from(shapes)},
         "activation": {"activation": activations},

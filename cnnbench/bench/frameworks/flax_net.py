@@ -18,6 +18,7 @@ from cnnbench.layers import (
     AvgPool,
     BatchNorm,
     ChannelShuffle,
+    ClassToken,
     Concat,
     Conv,
     ConvTranspose,
@@ -36,6 +37,7 @@ from cnnbench.layers import (
     MaxPool,
     Multiply,
     Permute,
+    PositionEmbedding,
     Reshape,
     Sample,
     Scale,
@@ -47,6 +49,7 @@ from cnnbench.layers import (
     VectorQuantizer,
     ZeroPad,
 )
+from cnnbench.layers.attention import sincos2d
 from cnnbench.layers.base import Shape
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.correlation import ConvGeometry
@@ -163,6 +166,30 @@ class _Attention(nnx.Module):
         return y if self.out_bias is None else y + self.out_bias[...]
 
 
+class _Positions(nnx.Module):
+    """Learned or fixed vectors that are added to the pixels of an image."""
+
+    def __init__(self, node: Node) -> None:
+        shape = node.layout.shape
+        self.embedding = nnx.Param(jnp.zeros(shape)) if node.layout.params else None
+        self.shape = nnx.static(shape)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x + (sincos2d(self.shape) if self.embedding is None else self.embedding[...])
+
+
+class _ClassToken(nnx.Module):
+    """A learned token before the pixels of an image."""
+
+    def __init__(self, channels: int) -> None:
+        self.token = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pixels = x.reshape(len(x), -1, 1, x.shape[-1])
+        first = jnp.broadcast_to(self.token[...], pixels[:, :1].shape)
+        return jnp.concatenate([first, pixels], axis=1)
+
+
 class _TiedTranspose(nnx.Module):
     """A transposed convolution with the kernel of another layer and a separate bias."""
 
@@ -227,6 +254,10 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Function(ACTIVATIONS["linear"])
         case Attention():
             return _Attention(node, op)
+        case PositionEmbedding():
+            return _Positions(node)
+        case ClassToken():
+            return _ClassToken(node.layout.shape[2])
         case Softmax():
             return _Function(nnx.softmax)
         case GlobalAvgPool():

@@ -17,6 +17,7 @@ from cnnbench.layers import (
     AvgPool,
     BatchNorm,
     ChannelShuffle,
+    ClassToken,
     Concat,
     Conv,
     ConvTranspose,
@@ -35,6 +36,7 @@ from cnnbench.layers import (
     MaxPool,
     Multiply,
     Permute,
+    PositionEmbedding,
     Reshape,
     Sample,
     Scale,
@@ -48,10 +50,11 @@ from cnnbench.layers import (
     output_of,
 )
 from cnnbench.layers.activation import Activation
+from cnnbench.layers.attention import sincos2d
 from cnnbench.layers.base import Shape
 from cnnbench.layers.correlation import ConvGeometry
 from cnnbench.layers.reshape import Rearrangement, pad_widths
-from cnnbench.system.arrays import LayerWeights
+from cnnbench.system.arrays import Array, LayerWeights
 
 Tensor = Any
 Made = Mapping[str, keras.Layer]
@@ -139,6 +142,10 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return layers.Activation(activation)
         case Attention():
             return KerasAttention(op.heads, op.use_bias)
+        case PositionEmbedding():
+            return KerasPositions(None if node.layout.params else sincos2d(node.layout.shape))
+        case ClassToken():
+            return KerasClassToken()
         case Softmax():
             return layers.Softmax()
         case BatchNorm():
@@ -319,6 +326,38 @@ class KerasAttention(keras.layers.Layer):
         mixed = ops.dot_product_attention(*[ops.reshape(part, shape) for part in parts])
         y = ops.matmul(ops.reshape(mixed, (-1, height, width, size)), self.out_kernel)
         return y + self.out_bias if self.use_bias else y
+
+
+class KerasPositions(keras.layers.Layer):
+    """Learned or fixed vectors that are added to the pixels of an image."""
+
+    def __init__(self, fixed: Array | None) -> None:
+        super().__init__()
+        self.fixed = fixed
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the parameters."""
+        if self.fixed is None:
+            self.embedding = self.add_weight(shape=input_shape[1:], name="embedding")
+
+    def call(self, x: Tensor) -> Tensor:
+        """Apply the module."""
+        return x + (self.embedding if self.fixed is None else ops.convert_to_tensor(self.fixed))
+
+
+class KerasClassToken(keras.layers.Layer):
+    """A learned token before the pixels of an image."""
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Create the parameters."""
+        self.token = self.add_weight(shape=input_shape[-1:], name="token")
+
+    def call(self, x: Tensor) -> Tensor:
+        """Apply the module."""
+        _, height, width, channels = x.shape
+        pixels = ops.reshape(x, (-1, height * width, 1, channels))
+        first = ops.broadcast_to(self.token, ops.shape(pixels[:, :1]))
+        return ops.concatenate([first, pixels], axis=1)
 
 
 class KerasTransposedConv(keras.layers.Layer):

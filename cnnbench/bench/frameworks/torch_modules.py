@@ -177,6 +177,39 @@ class TorchAttention(nn.Module):
         return mixed.transpose(1, 2).reshape(x.shape)
 
 
+class TorchPositions(nn.Module):
+    """Learned or fixed vectors that are added to the pixels of an image.
+
+    Args:
+      shape: height, width and channels.
+      fixed: the vectors, of this shape; None if they are learned.
+    """
+
+    def __init__(self, shape: tuple[int, ...], fixed: Array | None) -> None:
+        super().__init__()
+        if fixed is None:
+            self.embedding = nn.Parameter(torch.zeros(shape[2], *shape[:2]))
+        else:
+            self.register_buffer("embedding", torch.tensor(fixed.transpose(2, 0, 1)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the module."""
+        return x + self.embedding
+
+
+class TorchClassToken(nn.Module):
+    """A learned token before the pixels of an image."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the module."""
+        first = self.token[:, None].expand(len(x), -1, 1)
+        return torch.cat([first, x.flatten(2)], dim=2)[..., None]
+
+
 class Mean(nn.Module):
     """Mean over the pixels of each channel."""
 

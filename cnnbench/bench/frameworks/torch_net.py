@@ -28,6 +28,8 @@ from cnnbench.bench.frameworks.torch_modules import (
     Times,
     TopLeft,
     TorchAttention,
+    TorchClassToken,
+    TorchPositions,
     TorchTransposedConv,
     activation,
 )
@@ -40,6 +42,7 @@ from cnnbench.layers import (
     AvgPool,
     BatchNorm,
     ChannelShuffle,
+    ClassToken,
     Concat,
     Conv,
     ConvTranspose,
@@ -58,6 +61,7 @@ from cnnbench.layers import (
     MaxPool,
     Multiply,
     Permute,
+    PositionEmbedding,
     Reshape,
     Sample,
     Scale,
@@ -69,6 +73,7 @@ from cnnbench.layers import (
     VectorQuantizer,
     ZeroPad,
 )
+from cnnbench.layers.attention import sincos2d
 from cnnbench.layers.base import Shape
 from cnnbench.layers.conv import conv_pads
 from cnnbench.layers.reshape import Rearrangement, channels_first
@@ -180,6 +185,13 @@ def _layer(
         case Attention():
             attend = TorchAttention(node.in_shapes[0][2], op.heads, op.use_bias)
             return attend, attend.attention
+        case PositionEmbedding():
+            fixed = None if node.layout.params else sincos2d(node.layout.shape)
+            layer = TorchPositions(node.layout.shape, fixed)
+            return layer, layer
+        case ClassToken():
+            layer = TorchClassToken(node.layout.shape[2])
+            return layer, layer
         case BatchNorm() | LayerNorm() | GroupNorm():
             return _norm(node, op)
         case Scale() if op.trainable:
@@ -241,6 +253,8 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             | ConvTranspose()
             | Dense()
             | Attention()
+            | PositionEmbedding()
+            | ClassToken()
             | BatchNorm()
             | LayerNorm()
             | GroupNorm()
@@ -397,6 +411,11 @@ def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str
                 "out_bias": ("out_proj.bias", vector),
             }
             return _bound(node, holder, ways)
+        case PositionEmbedding():
+            first: Ways = (lambda a: a.transpose(2, 0, 1), lambda a: a.transpose(1, 2, 0))
+            return _bound(node, holder, {"embedding": ("embedding", first)})
+        case ClassToken():
+            return _bound(node, holder, {"token": ("token", vector)})
         case BatchNorm() | LayerNorm() | Scale() if len(node.layout.shape) == 1:
             kernel = vector = (lambda a: a[units], lambda a: a[back_units])
         case BatchNorm() | LayerNorm() | GroupNorm() | Scale():

@@ -6,12 +6,6 @@ import jax
 import jax.numpy as jnp
 
 
-def over_pixels(images: jax.Array, weights: Mapping[str, jax.Array], heads: int) -> jax.Array:
-    """Attention between the pixels of each image, (n, h, w, c)."""
-    n, _, _, channels = images.shape
-    return attention(images.reshape(n, -1, channels), weights, heads).reshape(images.shape)
-
-
 def attention(x: jax.Array, weights: Mapping[str, jax.Array], heads: int) -> jax.Array:
     """Scaled dot-product attention with projections of inputs and outputs.
 

@@ -33,6 +33,7 @@ from cnnbench.layers import (
     MaskingNoise,
     SpatialDropout,
 )
+from cnnbench.layers.parameters import is_kernel
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.ops import convolution
 from cnnbench.spec.experiment import LOSSES, Experiment
@@ -217,6 +218,17 @@ CASES: Mapping[str, Layers] = {
         "sum": {"op": "add", "inputs": ["patches", "mixed"]},
         "act": {"op": "activation", "activation": "tanh"},
         "again": {"op": "attention", "heads": 1, "use_bias": False},
+        "out": dense(),
+    },
+    "transformer": {
+        "patches": conv(kernel=2, stride=2, filters=8),
+        "fixed": {"op": "position_embedding", "kind": "sincos2d"},
+        "token": {"op": "class_token"},
+        "learned": {"op": "position_embedding"},
+        "mixed": {"op": "attention", "heads": 4},
+        "sum": {"op": "add", "inputs": ["learned", "mixed"]},
+        "hidden": conv(kernel=1, filters=5, activation="gelu"),
+        "first": {"op": "crop", "cropping": [0, 16, 0, 0]},
         "out": dense(),
     },
     "shares": {
@@ -435,7 +447,7 @@ def weights_of(plan: Plan) -> LayerWeights:
     rng = np.random.default_rng(5)
     return {
         layer: {
-            key: (value if key == "kernel" else value + rng.uniform(0.1, 0.5, value.shape)).astype(
+            key: (value if is_kernel(key) else value + rng.uniform(0.1, 0.5, value.shape)).astype(
                 np.float32
             )
             for key, value in named.items()
