@@ -6,10 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.analysis.trained_network import Images, TrainedNetwork
+from cnnbench.data.scaling import BRIGHTEST
 from cnnbench.graph.autoencoder import code_layer, decoder_input, input_noise_layers
 from cnnbench.layers import GaussianNoise
 from cnnbench.layers.noise import unit_divergence
-from cnnbench.training.losses import BRIGHTEST, psnr
+from cnnbench.training.losses import psnr
 
 # Images of an interpolation, along each side of the grid, and drawn from the prior.
 STEPS, SIDE, SAMPLES = 10, 15, 50

@@ -18,6 +18,7 @@ from onnx import TensorProto, checker, helper, numpy_helper
 
 from cnnbench._version import __version__
 from cnnbench.analysis.trained_network import TrainedNetwork
+from cnnbench.data.scaling import Scaling
 from cnnbench.errors import UsageError
 from cnnbench.export.verify import Exported, VerificationImages, description, provenance, verify
 from cnnbench.graph.geometry import geometry
@@ -78,12 +79,12 @@ def export_onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:
     """Export a plan or a Python model to ONNX, verified in onnxruntime."""
     import onnxruntime
 
-    scale = network.experiment.dataset.pixel_scale
+    scaling = network.experiment.dataset.scaling
     rows: int | None = None
     if network.plan is None:
         model, rows = _converted(network, probe.images.shape[1:])
     else:
-        model = onnx_model(network.plan, network.weights, scale, provenance(network))
+        model = onnx_model(network.plan, network.weights, scaling, provenance(network))
     content = model.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     found = verify(network, lambda images: session.run(None, {IMAGES: images})[0], probe, rows)
@@ -93,7 +94,7 @@ def export_onnx(network: TrainedNetwork, probe: VerificationImages) -> Exported:
 
 
 def onnx_model(
-    plan: Plan, weights: Weights, pixel_scale: float, notes: Mapping[str, str]
+    plan: Plan, weights: Weights, scaling: Scaling, notes: Mapping[str, str]
 ) -> onnx.ModelProto:
     """The network in evaluation mode as an ONNX model.
 
@@ -103,11 +104,11 @@ def onnx_model(
     Args:
       plan: the layers.
       weights: arrays by name, such as ``conv1.kernel``, in our layout.
-      pixel_scale: divisor of the pixel values.
+      scaling: scaling of the pixel values.
       notes: metadata of the model.
     """
     graph = _Graph(plan, weights)
-    values = {INPUT: graph.enter(pixel_scale)}
+    values = {INPUT: graph.enter(scaling)}
     for node in plan.nodes:
         values[node.name] = _layer(graph, node, [values[name] for name in node.inputs])
     graph.leave(values[plan.output])
@@ -211,10 +212,13 @@ class _Graph:
         """The bias, if the layer has one."""
         return [self.learned(node.name, "bias")] if "bias" in node.layout.params else []
 
-    def enter(self, pixel_scale: float) -> str:
+    def enter(self, scaling: Scaling) -> str:
         """Add the scaling of pixels to floats, channels first."""
         floats = self.add("Cast", INPUT, IMAGES, to=TensorProto.FLOAT)
-        scale = self.constant(f"{INPUT}.scale", np.array([pixel_scale], np.float32))
+        if scaling.mean:
+            offset = self.constant(f"{INPUT}.offset", scaling.offsets)
+            floats = self.add("Sub", INPUT, floats, offset)
+        scale = self.constant(f"{INPUT}.scale", scaling.divisors)
         return self.add(
             "Transpose", INPUT, self.add("Div", INPUT, floats, scale), perm=TO_CHANNELS_FIRST
         )

@@ -12,7 +12,7 @@ from cnnbench.analysis.trained_network import Images, TrainedNetwork
 from cnnbench.errors import CnnbenchError, StoreError
 from cnnbench.layers.base import shape_text
 from cnnbench.runs.folder import RESOLVED_FILE, disk
-from cnnbench.spec.experiment import Task
+from cnnbench.spec.experiment import ChannelStatistics, DatasetSpec, Task
 
 TOLERANCE = 1e-4  # relative to the largest output
 Runtime = Callable[[Images], NDArray[Any]]
@@ -61,9 +61,16 @@ def provenance(network: TrainedNetwork) -> dict[str, str]:
         "seed": str(network.seed),
         "dataset": record.dataset.name,
         "spec_digest": record.spec_digest,
-        "pixel_scale": f"{network.experiment.dataset.pixel_scale:g}",
+        **_scaling_notes(network.experiment.dataset),
         "experiment": experiment,
     }
+
+
+def _scaling_notes(dataset: DatasetSpec) -> dict[str, str]:
+    if not isinstance(dataset.normalize, ChannelStatistics):
+        return {"pixel_scale": f"{dataset.pixel_scale:g}"}
+    own = dataset.normalize
+    return {"mean": str(list(own.mean)), "std": str(list(own.std))}
 
 
 def description(
@@ -72,11 +79,11 @@ def description(
     """Input, output and verification of an exported model, as lines of text."""
     images, results = probe.images[:1], network.outputs(probe.images[:1])
     takes, gives = (", ".join([batch, *map(str, x.shape[1:])]) for x in (images, results))
-    scale = f"{network.experiment.dataset.pixel_scale:g}"
+    scaled = network.experiment.dataset.scaling.text
     classifies = network.experiment.task is Task.CLASSIFY
-    what = "logits (apply softmax)" if classifies else f"pixels divided by {scale}"
+    what = "logits (apply softmax)" if classifies else f"pixels {scaled}"
     return (
-        f"input    uint8 [{takes}], pixels from 0 to 255 (divided by {scale} in the model)",
+        f"input    uint8 [{takes}], pixels from 0 to 255 ({scaled} in the model)",
         f"output   float32 [{gives}], {what}",
         f"verified {checked}",
     )

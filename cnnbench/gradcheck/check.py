@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import numpy as np
 
+from cnnbench.data.scaling import Scaling
 from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.gradcheck.autodiff import Derivatives, Reference
 from cnnbench.gradcheck.backprop import (
@@ -27,7 +28,7 @@ from cnnbench.gradcheck.losses import Objective, divergence
 from cnnbench.gradcheck.roundoff import perturbed
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.parameters import is_kernel
-from cnnbench.spec.experiment import Task
+from cnnbench.spec.experiment import AUTO, Task
 from cnnbench.spec.loader import Loaded
 from cnnbench.system.arrays import Array
 from cnnbench.system.devices import pick_devices
@@ -304,7 +305,8 @@ def _require_finite(loaded: Loaded, plan: Plan, point: Point) -> None:
     message = (
         f"{loaded.experiment.name}: the loss at the initial weights is {point.exact.cost_here}"
     )
-    remedy = "raise dataset.pixel_scale, or add a batch_norm before it"
+    key = "normalize.std" if loaded.experiment.dataset.normalize else "pixel_scale"
+    remedy = f"raise dataset.{key}, or add a batch_norm before it"
     raise UsageError(f"{message}: {_first_not_finite(point.exact)}; {remedy}.")
 
 
@@ -404,11 +406,17 @@ def _images(
     loaded: Loaded, plan: Plan, rng: np.random.Generator, dtype: Dtype
 ) -> tuple[Array, Array]:
     """Random images, with random labels or the images themselves as targets."""
-    brightest = 255 / loaded.experiment.dataset.pixel_scale
-    x = (brightest * rng.random((NUM_IMAGES, *plan.input_shape))).astype(dtype)
+    brightness = rng.random((NUM_IMAGES, *plan.input_shape))
+    x = _scaling(loaded).of_unit(brightness).astype(dtype)
     if loaded.experiment.task is Task.CLASSIFY:
         return x, rng.integers(0, plan.output_shape[0], NUM_IMAGES, np.int32)
     return x, x
+
+
+def _scaling(loaded: Loaded) -> Scaling:
+    """Scaling of the images; for `auto`, by the statistics of the uniform distribution."""
+    dataset = loaded.experiment.dataset
+    return Scaling(256.0, (0.5,), (12**-0.5,)) if dataset.normalize == AUTO else dataset.scaling
 
 
 def _point(network: ReferenceNetwork, x: Array, reference: Reference, dtype: Dtype) -> Point:

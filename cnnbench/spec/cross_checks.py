@@ -14,6 +14,7 @@ from cnnbench.layers.fields import VALUE
 from cnnbench.spec.experiment import (
     LAYER_PATTERN,
     LOSSES,
+    ChannelStatistics,
     DatasetSpec,
     ModelSpec,
     Splits,
@@ -71,6 +72,8 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
         issues += _metric_issues(parts, info)
     if parts.dataset and info:
         issues += _split_issues(parts.dataset, info)
+    if parts.dataset and parts.dataset.normalize:
+        issues += _normalize_issues(parts.dataset, parts.task, info)
     if parts.dataset and parts.dataset.offline:
         issues += _offline_issues(parts.dataset.offline, info, data_dir)
     return issues
@@ -154,6 +157,27 @@ def _metric_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:
             yield Issue(at, message, f"use {or_list(names_of(task))}")
         elif objection and (found := objection(layers, info)):
             yield Issue(at, *found)
+
+
+def _normalize_issues(
+    spec: DatasetSpec, task: Task | None, info: DatasetInfo | None
+) -> Iterator[Issue]:
+    at = ("dataset", "normalize")
+    if task is Task.RECONSTRUCT:
+        message = "normalize is not available for task: reconstruct, whose target is the image"
+        yield Issue(at, message, "remove it, and use pixel_scale", of_key=True)
+        return
+    if spec.pixel_scale not in {256.0, 255.0}:
+        message = "pixel_scale has no effect with normalize, which scales pixels to [0, 1]"
+        yield Issue(("dataset", "pixel_scale"), message, "remove it", of_key=True)
+    if isinstance(spec.normalize, ChannelStatistics) and info:
+        channels = info.shape[-1]
+        for key in ("mean", "std"):
+            number = len(getattr(spec.normalize, key))
+            if number not in {1, channels}:
+                have = "1 channel" if channels == 1 else f"{channels} channels"
+                message = f"{number} values, but {info.name} has {have}"
+                yield Issue((*at, key), message, "use one value per channel, or one for all")
 
 
 def _split_issues(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Issue]:

@@ -6,23 +6,27 @@ documented there.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
+from cnnbench.data.scaling import Scaling
 from cnnbench.layers import LayerOp
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.fields import (
     ADDED,
+    VALUE,
     Count,
     CountOrNone,
     Model,
     Positive,
     Seeds,
     drop_unchanged_additions,
+    field_error,
 )
 from cnnbench.spec.metrics import MetricName
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, Optimizer, Schedule
@@ -30,7 +34,7 @@ from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, Optimi
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 LAYER_PATTERN = rf"{NAME_PATTERN}(\.[A-Za-z0-9][A-Za-z0-9_-]*)*"  # layers in blocks have paths
 MAX_NAME = 64
-
+AUTO = "auto"  # dataset.normalize: from the training images
 
 Loss = Literal["cross_entropy", "mse", "mae", "binary_cross_entropy"]
 Precision = Literal["float32", "bfloat16"]
@@ -73,6 +77,63 @@ class ModelSpec(Model):
     )
 
 
+class ChannelStatistics(Model):
+    """Mean and standard deviation of each channel, or of all, for pixels in [0, 1]."""
+
+    mean: Annotated[tuple[float, ...], PlainSerializer(list)]
+    std: Annotated[tuple[Positive, ...], PlainSerializer(list)]
+
+
+def _normalize(value: object) -> object:
+    if value in (None, AUTO) or isinstance(value, ChannelStatistics):
+        return value
+    if not isinstance(value, dict) or value.keys() != {"mean", "std"}:
+        objection = f"{VALUE} is not a valid normalization"
+    else:
+        mean, std = (_floats(value[key]) for key in ("mean", "std"))
+        if mean and std and min(std) > 0:
+            return ChannelStatistics(mean=mean, std=std)
+        wrong = f"{'std' if mean else 'mean'} is not a list of numbers"
+        objection = f"std {min(std):g} is not greater than 0" if mean and std else wrong
+    remedy = f"use {AUTO}, or {{mean: [0.13], std: [0.31]}} with a number per channel"
+    raise field_error(objection, remedy, value)
+
+
+def _floats(value: Any) -> tuple[float, ...]:
+    """Finite numbers of a list, or a single one; empty if it is anything else."""
+    values = value if isinstance(value, list) else [value]
+    numbers = [float(one) for one in values if type(one) in {int, float} and math.isfinite(one)]
+    return tuple(numbers) if len(numbers) == len(values) else ()
+
+
+def _numbers_schema(**limits: float) -> dict[str, Any]:
+    number = {"type": "number"} | limits
+    return {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
+
+
+Normalize = Annotated[
+    Literal["auto"] | ChannelStatistics | None,
+    BeforeValidator(_normalize),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [AUTO]},
+                {
+                    "type": "object",
+                    "properties": {
+                        "mean": _numbers_schema(),
+                        "std": _numbers_schema(exclusiveMinimum=0),
+                    },
+                    "required": ["mean", "std"],
+                    "additionalProperties": False,
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
 class Splits(Model):
     """Number of training, validation and test images."""
 
@@ -101,6 +162,20 @@ class DatasetSpec(Model):
         None, description="train on only this many images, from the start of the training split"
     )
     pixel_scale: Positive = Field(256.0, description="divisor for pixel values (0 to 255)")
+    normalize: Annotated[Normalize, ADDED] = Field(
+        None,
+        description="instead of pixel_scale: scales pixels to [0, 1], then subtracts a mean and"
+        " divides by a standard deviation per channel; {mean: [0.13], std: [0.31]}, or auto for"
+        " those of the training images",
+    )
+
+    @property
+    def scaling(self) -> Scaling:
+        """The scaling of pixels; `auto` must have been replaced by numbers."""
+        if self.normalize is None:
+            return Scaling(self.pixel_scale)
+        assert isinstance(self.normalize, ChannelStatistics), "auto"
+        return Scaling(self.pixel_scale, self.normalize.mean, self.normalize.std)
 
 
 class Clip(Model):

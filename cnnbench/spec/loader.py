@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.data.catalog import DatasetInfo, describe
+from cnnbench.data.scaling import channel_statistics
 from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, quoted
 from cnnbench.graph.build import build_plan
 from cnnbench.graph.geometry import activation_of
@@ -25,9 +26,21 @@ from cnnbench.layers.fields import VALUE, Model
 from cnnbench.spec.blocks import Expansion, expand
 from cnnbench.spec.cross_checks import Parts, dataset_issue, issues_between
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
-from cnnbench.spec.experiment import DatasetSpec, Experiment, ModelSpec, Task, TrainSpec
+from cnnbench.spec.experiment import (
+    AUTO,
+    ChannelStatistics,
+    DatasetSpec,
+    Experiment,
+    ModelSpec,
+    Task,
+    TrainSpec,
+)
 from cnnbench.spec.inheritance import Causes, merge, override, read_layers, sort_overrides
 from cnnbench.spec.pydantic_messages import issues_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _LAYER: TypeAdapter[LayerOp] = TypeAdapter(LayerOp)
 _Section = TypeVar("_Section", bound=Model)
@@ -58,6 +71,22 @@ class Loaded:
         """Location of the value of a key of `model`, or of a part of it, or else of `model`."""
         found = [place for at, place in self.places.items() if at[:2] == ("model", key)]
         return (found or [self.places[("model",)]])[0]
+
+    def with_statistics(self, images: "NDArray[np.uint8]") -> "Loaded":
+        """The experiment with the numbers that `dataset.normalize: auto` stands for.
+
+        Args:
+          images: the training images, (n, height, width, channels).
+
+        Raises:
+          DataError: a channel is constant.
+        """
+        dataset = self.experiment.dataset
+        if dataset.normalize != AUTO:
+            return self
+        mean, std = channel_statistics(images)
+        found = dataset.model_copy(update={"normalize": ChannelStatistics(mean=mean, std=std)})
+        return replace(self, experiment=self.experiment.model_copy(update={"dataset": found}))
 
     def resolved(self) -> str:
         """The experiment as YAML with all defaults written out; loading it gives the same one."""

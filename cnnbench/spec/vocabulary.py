@@ -152,6 +152,7 @@ _KEYS: _Words = {
     "test": ("num_test", "n_test"),
     "train_examples": ("limit", "max_samples", "num_samples", "num_examples", "n_samples"),
     "pixel_scale": ("rescale", "scale"),
+    "normalize": ("normalization", "normalise", "standardize", "mean", "z_score"),
     "splits": ("split", "sizes"),
     "offline": ("fallback", "stand_in"),
     "dataset": ("data", "datasets", "images"),
@@ -223,7 +224,7 @@ _NO_KEYS = (
     " accumulate_grad_batches ema ema_decay swa early_stopping patience label_smoothing"
     " class_weight sample_weight mixup cutmix augment augmentation augmentations transform"
     " transforms data_augmentation shuffle drop_last num_workers callbacks compile distributed"
-    " strategy pretrained weights dropout mean whitening image_size"
+    " strategy pretrained weights dropout whitening image_size"
     " input_shape num_classes cache prefetch k_folds cross_validation subset download"
 )
 

@@ -11,12 +11,12 @@ import optax
 from jax import lax
 from numpy.typing import NDArray
 
+from cnnbench.data.scaling import BRIGHTEST
 from cnnbench.layers import Sample, VectorQuantizer
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Experiment, Loss, Task
 from cnnbench.spec.metrics import SSIM_WINDOW, MetricName
 
-BRIGHTEST = 255  # largest pixel value in a dataset
 SIGMA = 1.5  # pixels: standard deviation of SSIM's Gaussian window
 K1, K2 = 0.01, 0.03
 _LEAST_ERROR = 1e-10  # limits the PSNR of a perfect reconstruction: 100 dB for a data range of 1

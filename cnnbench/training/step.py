@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
+from cnnbench.data.scaling import Scaling
 from cnnbench.nn.ops import dense
 from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
@@ -33,7 +34,7 @@ class StepConfig(NamedTuple):
       task: determines the targets.
       loss: training objective per image.
       metrics: further metrics per image, by name.
-      pixel_scale: divisor of the pixel values.
+      scaling: scaling of the pixel values.
       microbatch: images whose gradients are computed at a time; None for the whole batch.
       prepares: True if the model is a graph of layers, whose kernels are prepared.
       dtype: dtype of the network's computations; None for the dtype of its parameters.
@@ -44,7 +45,7 @@ class StepConfig(NamedTuple):
     task: Task
     loss: Score
     metrics: Mapping[str, Score]
-    pixel_scale: float
+    scaling: Scaling
     microbatch: int | None
     prepares: bool
     mesh: Mesh | None = None
@@ -77,7 +78,7 @@ def make_rules(
         experiment.task,
         objective(experiment),
         scores(experiment),
-        experiment.dataset.pixel_scale,
+        experiment.dataset.scaling,
         microbatch,
         prepares,
         mesh,
@@ -87,7 +88,7 @@ def make_rules(
 
 def pick(arrays: Arrays, indices: Indices, rules: StepConfig) -> tuple[jax.Array, jax.Array]:
     """Scaled images as floats, (n, h, w, c), and their targets."""
-    images = arrays.images[indices].astype(jnp.float32) / rules.pixel_scale
+    images = rules.scaling.apply(arrays.images[indices].astype(jnp.float32))
     labels = arrays.labels[indices]
     return images, labels if rules.task is Task.CLASSIFY else images
 

@@ -19,6 +19,7 @@ from cnnbench.runner.run import Request, run_experiment
 from cnnbench.runs.folder import read_run
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.weights import decode_weights, encode_weights
+from cnnbench.spec.experiment import ChannelStatistics
 from cnnbench.training.events import Event, SeedDone
 from tests.support import oracles
 from tests.support.oracles import Array
@@ -122,6 +123,32 @@ def test_a_file_holds_what_each_seed_has_learnt(modified: tuple[Path, RunResult,
             assert values == np.asarray(weights[name], "<f4").tobytes()
             assert weights[name].any(), name
     assert not np.array_equal(told.weights[1]["conv1.kernel"], told.weights[3]["conv1.kernel"])
+
+
+def test_normalization_is_that_of_the_training_images(folder: Path) -> None:
+    spec = folder / "plain.yaml"
+    spec.write_text(
+        "name: plain\ntask: classify\ndataset: {name: mnist_5k, normalize: auto}\n"
+        "model: {layers: {out: {op: dense, units: 10}}}\n"
+    )
+    path, _, _ = train(spec, folder, "seeds=[3]")
+    network = load_trained(path)
+    splits = network.dataset(None, pytest.fail)
+    unit = splits.train.images / 255
+    used = network.experiment.dataset.normalize
+    assert isinstance(used, ChannelStatistics)
+    mean, std = used.mean, used.std
+    np.testing.assert_allclose([mean, std], [[unit.mean()], [unit.std()]])
+    assert (
+        f"  normalize:\n    mean:\n    - {mean[0]}\n    std:\n    - {std[0]}\n"
+        in (path / "resolved.yaml").read_text()
+    )
+    x = ((splits.test.images / 255 - unit.mean()) / unit.std()).reshape(130, -1)
+    weights = network.parameters["out"]
+    want = x @ weights["kernel"] + weights["bias"]
+    np.testing.assert_allclose(network.outputs(splits.test.images), want, rtol=1e-4, atol=1e-4)
+    request = Request(spec, (*OVERRIDES, "seeds=[3]"), folder, engine="plain", needed=True)
+    assert run_experiment(request, Told()).record.run_id == path.name
 
 
 def test_weights_come_back_to_the_bit(modified: tuple[Path, RunResult, Told]) -> None:

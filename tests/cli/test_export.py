@@ -227,7 +227,7 @@ def test_a_model_that_differs_is_not_written(
     Path("tiny-seed-5.onnx").write_text("what was there")
     whole = onnx_model
 
-    def spoilt(plan: Any, weights: Any, scale: float, notes: Any) -> Any:
+    def spoilt(plan: Any, weights: Any, scale: Any, notes: Any) -> Any:
         return whole(plan, dict(weights) | {"out.bias": weights["out.bias"] + 0.01}, scale, notes)
 
     monkeypatch.setattr("cnnbench.export.onnx.onnx_model", spoilt)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cnnbench.data.scaling import Scaling
 from cnnbench.export.onnx import OPSET, onnx_model
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS, BatchNorm
@@ -52,7 +53,7 @@ def run(model: onnx.ModelProto, images: Array) -> Array:
 def exported(name: str) -> tuple[Plan, onnx.ModelProto]:
     experiment, plan = case(name)
     weights = named(plan, weights_of(plan))
-    return plan, onnx_model(plan, weights, experiment.dataset.pixel_scale, {})
+    return plan, onnx_model(plan, weights, experiment.dataset.scaling, {})
 
 
 def close(got: Array, want: Array) -> None:
@@ -81,7 +82,16 @@ def test_a_sample_is_its_mean() -> None:
     images, _ = images_for(plan)
     code = (images / SCALE).reshape(len(images), -1) @ weights["mean.kernel"] + weights["mean.bias"]
     want = code @ weights["out.kernel"] + weights["out.bias"]
-    close(run(onnx_model(plan, weights, SCALE, {}), images), want)
+    close(run(onnx_model(plan, weights, Scaling(SCALE), {}), images), want)
+
+
+def test_pixels_are_normalized_by_channel() -> None:
+    plan = make_plan({"a": {"op": "dense", "units": 3}}, (3, 2, 2), (3,))
+    weights, (images, _) = named(plan, weights_of(plan)), images_for(plan)
+    scaling = Scaling(256.0, mean=(0.3, 0.6), std=(0.2, 0.4))
+    x = ((images / 255 - [0.3, 0.6]) / [0.2, 0.4]).reshape(len(images), -1)
+    want = x @ weights["a.kernel"] + weights["a.bias"]
+    close(run(onnx_model(plan, weights, scaling, {}), images), want)
 
 
 def test_the_cases_cover_every_other_operation() -> None:
@@ -123,7 +133,7 @@ def test_convolutions_of_any_geometry(
     images = rng.integers(0, 256, (2, *size, 2), np.uint8)
     x = convolved(plan, weights, images / SCALE)
     want = x.reshape(2, -1) @ weights["d.kernel"] + weights["d.bias"]
-    close(run(onnx_model(plan, weights, SCALE, {}), images), want)
+    close(run(onnx_model(plan, weights, Scaling(SCALE), {}), images), want)
 
 
 def convolved(plan: Plan, weights: dict[str, Array], x: Array) -> Array:
@@ -166,7 +176,7 @@ def test_batch_norm_uses_running_statistics() -> None:
     deviation = np.sqrt(weights["a.var"] + 1e-5)
     normal = (images / SCALE - weights["a.mean"]) / deviation * weights["a.scale"]
     want = (normal + weights["a.bias"]).reshape(4, -1) @ weights["b.kernel"] + 1
-    close(run(onnx_model(plan, weights, SCALE, {}), images), want)
+    close(run(onnx_model(plan, weights, Scaling(SCALE), {}), images), want)
 
 
 def test_a_tied_kernel_is_stored_once() -> None:
@@ -184,7 +194,9 @@ def test_a_tied_kernel_is_stored_once() -> None:
 
 def test_the_file_has_metadata() -> None:
     _, plan = case("standard")
-    model = onnx_model(plan, named(plan, weights_of(plan)), 256.0, {"seed": "3", "run_id": "a"})
+    model = onnx_model(
+        plan, named(plan, weights_of(plan)), Scaling(256.0), {"seed": "3", "run_id": "a"}
+    )
     onnx.checker.check_model(model, full_check=True)
     assert {prop.key: prop.value for prop in model.metadata_props} == {"seed": "3", "run_id": "a"}
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", OPSET)]

@@ -361,6 +361,15 @@ def test_a_non_finite_loss_is_refused(
     )
 
 
+@pytest.mark.parametrize("normalize", ["auto", "{mean: [0.3], std: [0.1]}"])
+def test_normalized_images(tmp_path: Path, normalize: str) -> None:
+    loaded = load_experiment(
+        spec(tmp_path, "    out: {op: dense, units: 10}\n"), [f"dataset.normalize={normalize}"]
+    )
+    found = gradcheck.check_gradients(loaded, "float64")
+    assert [layer.verdict for layer in found.layers] == [Agreement.OK]
+
+
 def test_a_loss_that_only_a_bug_makes_infinite_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cnnbench.data.scaling import Scaling
 from cnnbench.errors import UsageError
 from cnnbench.export.onnx import onnx_model
 from cnnbench.gradcheck.check import require_layer
@@ -140,7 +141,7 @@ def test_onnx_has_the_same_outputs(vector: bool) -> None:
     weights = weights_of(network.params, network.rest, layers=True)
     pixels = np.random.default_rng(1).integers(0, 256, (NUM_IMAGES, *SHAPE), np.uint8)
     session = onnxruntime.InferenceSession(
-        onnx_model(plan, weights, 256.0, {}).SerializeToString(),
+        onnx_model(plan, weights, Scaling(256.0), {}).SerializeToString(),
         providers=["CPUExecutionProvider"],
     )
     (found,) = session.run(None, {"images": pixels})

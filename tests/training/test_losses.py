@@ -12,11 +12,11 @@ from scipy import special
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn import metrics
 
+from cnnbench.data.scaling import BRIGHTEST
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import LOSSES, Experiment
 from cnnbench.spec.metrics import METRICS, MetricName
 from cnnbench.training.losses import (
-    BRIGHTEST,
     loss_name,
     metric_names,
     per_image_loss,

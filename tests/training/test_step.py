@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 from jax.sharding import Mesh
 
+from cnnbench.data.scaling import Scaling
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.ops import convolution
@@ -105,7 +106,7 @@ def rules(microbatch: int | None, mesh: Mesh | None = None) -> StepConfig:
         return per_image_metric("accuracy", result, targets, data_range=1.0)
 
     metrics = {"accuracy": accuracy_of}
-    return StepConfig(Task.CLASSIFY, loss_of, metrics, 256.0, microbatch, prepares=True, mesh=mesh)
+    return StepConfig(Task.CLASSIFY, loss_of, metrics, Scaling(256.0), microbatch, True, mesh)
 
 
 def step_of(network: Network, microbatch: int | None, mesh: Mesh | None = None) -> Any:

@@ -31,11 +31,11 @@ class FlaxTrainer:
         self.net = FlaxNet(plan, weights, nnx.Rngs(experiment.seeds[0]))
         rule = build_optimizer(experiment.train, steps=1)  # the schedule is constant
         self.optimizer = nnx.Optimizer(self.net, rule, wrt=nnx.Param)
-        per_image, scale = per_image_loss(loss_name(experiment)), experiment.dataset.pixel_scale
+        per_image, scaling = per_image_loss(loss_name(experiment)), experiment.dataset.scaling
         reconstructs = experiment.task is Task.RECONSTRUCT
 
         def mean_loss(net: FlaxNet, images: jax.Array, labels: jax.Array) -> jax.Array:
-            scaled = images.astype(jnp.float32) / scale
+            scaled = scaling.apply(images.astype(jnp.float32))
             return per_image(net(scaled), scaled if reconstructs else labels).mean()
 
         @nnx.jit
@@ -46,7 +46,7 @@ class FlaxTrainer:
 
         self._train_step = train_step
         self._value_and_grad = nnx.jit(nnx.value_and_grad(mean_loss))
-        self._predict = nnx.jit(lambda net, images: net(images.astype(jnp.float32) / scale))
+        self._predict = nnx.jit(lambda net, images: net(scaling.apply(images.astype(jnp.float32))))
 
     def train(self, images: Array, labels: Array) -> Array:
         """As `FrameworkTrainer.train`."""

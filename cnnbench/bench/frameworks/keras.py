@@ -40,10 +40,10 @@ class KerasTrainer:
     """
 
     def __init__(self, experiment: Experiment, plan: Plan, weights: LayerWeights) -> None:
-        scale, seed = experiment.dataset.pixel_scale, experiment.seeds[0]
+        dataset, seed = experiment.dataset, experiment.seeds[0]
         self.reconstructs = experiment.task is Task.RECONSTRUCT
-        self.model, self.params = build_model(plan, weights, scale, seed)
-        self.loss = build_loss(loss_name(experiment), scale)
+        self.model, self.params = build_model(plan, weights, dataset.scaling, seed)
+        self.loss = build_loss(loss_name(experiment), dataset.pixel_scale)
         optimizer = build_optimizer(experiment.train.optimizer, self.params)
         self.model.compile(optimizer=optimizer, loss=self.loss, jit_compile="auto")
 

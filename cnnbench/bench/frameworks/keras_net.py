@@ -8,6 +8,7 @@ from typing import Any, assert_never
 import keras
 from keras import layers, ops
 
+from cnnbench.data.scaling import Scaling
 from cnnbench.graph.geometry import activation_of, geometry, output_number, sources
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import (
@@ -61,19 +62,27 @@ Made = Mapping[str, keras.Layer]
 Params = dict[str, dict[str, keras.Variable]]
 
 
+def _entry(scaling: Scaling) -> keras.Layer:
+    """The layer that scales the pixels."""
+    if not scaling.mean:
+        return layers.Rescaling(1 / scaling.pixel_scale)
+    variance = scaling.divisors.astype(float) ** 2
+    return layers.Normalization(mean=scaling.offsets, variance=variance)
+
+
 def build_model(
-    plan: Plan, weights: LayerWeights, pixel_scale: float, seed: int
+    plan: Plan, weights: LayerWeights, scaling: Scaling, seed: int
 ) -> tuple[keras.Model, Params]:
     """The model, and its parameters by our names, in our layout, which is also Keras'.
 
     Args:
       plan: the layers.
       weights: initial parameters.
-      pixel_scale: divisor of the pixel values.
+      scaling: scaling of the pixel values.
       seed: seed of dropout.
     """
     pixels = keras.Input(plan.input_shape, dtype="uint8")
-    values: list[Tensor] = [layers.Rescaling(1 / pixel_scale)(pixels)]
+    values: list[Tensor] = [_entry(scaling)(pixels)]
     made: dict[str, keras.Layer] = {}
     for number, (node, read) in enumerate(zip(plan.nodes, sources(plan), strict=True)):
         inputs = [values[i] for i in read]

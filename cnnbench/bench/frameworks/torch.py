@@ -46,7 +46,11 @@ class TorchTrainer:
         last = variant.endswith("channels_last")
         self.format = torch.channels_last if last else torch.contiguous_format
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.scale = experiment.dataset.pixel_scale
+        self.scaling = experiment.dataset.scaling
+        self.offset, self.divisor = (
+            torch.tensor(array, device=self.device).reshape(-1, 1, 1)
+            for array in (self.scaling.offsets, self.scaling.divisors)
+        )
         self.reconstructs = experiment.task is Task.RECONSTRUCT
         self.loss_name = loss_name(experiment)
         self.image_output = len(plan.output_shape) == 3
@@ -74,7 +78,7 @@ class TorchTrainer:
         """As `FrameworkTrainer.outputs`."""
         self.net.eval()
         with torch.no_grad():
-            parts = [self.net(x.float() / self.scale) for x in self._chunks(images)]
+            parts = [self.net(self._scaled(x)) for x in self._chunks(images)]
         outputs = torch.cat(parts)
         outputs = outputs.permute(0, 2, 3, 1) if self.image_output else outputs
         result: Array = outputs.cpu().numpy()
@@ -99,8 +103,13 @@ class TorchTrainer:
         for start in range(0, len(images), EVAL_BATCH):
             yield self._images(images[None, start : start + EVAL_BATCH])[0]
 
+    def _scaled(self, images: torch.Tensor) -> torch.Tensor:
+        if not self.scaling.mean:
+            return images.float() / self.scaling.pixel_scale
+        return (images.float() - self.offset) / self.divisor
+
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        scaled = images.float() / self.scale
+        scaled = self._scaled(images)
         return mean_loss(self.loss_name, self.net(scaled), scaled if self.reconstructs else labels)
 
 

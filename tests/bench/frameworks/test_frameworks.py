@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from flax import nnx
 
 from cnnbench.bench import frameworks
 from cnnbench.bench.frameworks import VARIANTS, initial_weights, make_trainer
+from cnnbench.data.scaling import Scaling
 from cnnbench.errors import UsageError
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import (
@@ -398,13 +400,13 @@ OTHER_VARIANCE = (
 
 
 def experiment_of(
-    task: str, layers: Layers, pixel_scale: float = 300.0, **train: Any
+    task: str, layers: Layers, pixel_scale: float = 300.0, normalize: Any = None, **train: Any
 ) -> Experiment:
     return Experiment.model_validate(
         {
             "name": "case",
             "task": task,
-            "dataset": {"name": "mnist", "pixel_scale": pixel_scale},
+            "dataset": {"name": "mnist", "pixel_scale": pixel_scale, "normalize": normalize},
             "model": {"layers": {name: dict(op) for name, op in layers.items()}},
             "train": {"batch_size": NUM_IMAGES} | train,
         }
@@ -527,7 +529,7 @@ class Ours:
         return self.evaluation(self.state.params, self.state.rest, Arrays(images, labels))
 
     def _evaluation(self, params: Any, rest: Any, arrays: Arrays) -> Any:
-        scaled = jnp.asarray(arrays.images, jnp.float32) / self.rules.pixel_scale
+        scaled = self.rules.scaling.apply(jnp.asarray(arrays.images, jnp.float32))
         targets = arrays.labels if self.rules.task == "classify" else scaled
 
         def mean_loss(params: Any) -> jax.Array:
@@ -705,10 +707,28 @@ def in_training(variant: str, plan: Plan, images: Array) -> Array:
     if variant.startswith("keras"):
         from cnnbench.bench.frameworks.keras_net import build_model
 
-        return np.asarray(build_model(plan, {}, 1.0, 3)[0](images, training=True))
+        return np.asarray(build_model(plan, {}, Scaling(1.0), 3)[0](images, training=True))
     from cnnbench.bench.frameworks.flax_net import FlaxNet
 
     return np.asarray(FlaxNet(plan, {}, nnx.Rngs(3))(jnp.asarray(images)))
+
+
+@pytest.mark.parametrize("variant", ["torch-eager-nchw", "keras-jax", "flax"])
+def test_pixels_are_normalized_by_channel(variant: str) -> None:
+    need(variant)
+    statistics = {"mean": [0.3, 0.6], "std": [0.2, 0.4]}
+    experiment = experiment_of("classify", SMALL, 256.0, normalize=statistics)
+    plan = make_plan(SMALL, SHAPE, (3,))
+    weights, (images, labels) = weights_of(plan), images_for(plan)
+    trainer = make_trainer(variant, experiment, plan, weights)
+    x = (images / 255 - statistics["mean"]) / statistics["std"]
+    hidden = np.tanh(x.reshape(len(x), -1) @ weights["a"]["kernel"] + weights["a"]["bias"])
+    want = hidden @ weights["b"]["kernel"] + weights["b"]["bias"]
+    np.testing.assert_allclose(trainer.outputs(images), want, rtol=1e-4, atol=1e-5)
+    shares = scipy.special.log_softmax(want, axis=1)
+    loss = -shares[np.arange(len(labels)), labels].mean()
+    assert trainer.gradients(images, labels)[0] == pytest.approx(loss, rel=1e-5)
+    assert trainer.train(images[None], labels[None])[0] == pytest.approx(loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["torch-eager-nchw", "keras-jax", "flax"])

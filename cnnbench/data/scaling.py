@@ -1,0 +1,127 @@
+"""Scaling of pixels to the input of a network, and the statistics that normalize it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from cnnbench.errors import DataError
+
+if TYPE_CHECKING:  # reading an experiment imports no NumPy
+    import numpy as np
+    from numpy.typing import NDArray
+
+BRIGHTEST = 255  # largest pixel value in a dataset
+CHUNK = 1000  # images counted at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Scales pixels from 0 to 255 to the input of a network.
+
+    Without a mean, pixels are divided by `pixel_scale`. With a mean, they are scaled to [0, 1] and
+    normalized by channel, as by torchvision's `Normalize`.
+
+    Args:
+      pixel_scale: divisor of the pixels, unless there is a mean.
+      mean: of pixels in [0, 1], one per channel or one for all; empty to divide by `pixel_scale`.
+      std: standard deviations, as many as means.
+    """
+
+    pixel_scale: float
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @property
+    def offsets(self) -> "NDArray[np.float32]":
+        """Values to subtract from pixels first, (channels,) or (1,)."""
+        import numpy as np
+
+        return np.array([BRIGHTEST * value for value in self.mean], np.float32)
+
+    @property
+    def divisors(self) -> "NDArray[np.float32]":
+        """Divisors of pixels, (channels,) or (1,)."""
+        import numpy as np
+
+        factors = [BRIGHTEST * value for value in self.std]
+        return np.array(factors or [self.pixel_scale], np.float32)
+
+    def apply(self, pixels: Any) -> Any:
+        """The input of a network for pixels in float32, (..., channels), in NumPy or JAX."""
+        if not self.mean:
+            return pixels / self.pixel_scale
+        return (pixels - self.offsets) / self.divisors
+
+    def of_unit(self, values: "NDArray[np.float64]") -> "NDArray[np.float64]":
+        """The input of a network for pixels divided by 255, (..., channels)."""
+        import numpy as np
+
+        if not self.mean:
+            return (BRIGHTEST / self.pixel_scale) * values
+        normalized: NDArray[np.float64] = (values - np.array(self.mean)) / np.array(self.std)
+        return normalized
+
+    @property
+    def text(self) -> str:
+        """Description in words.
+
+        >>> Scaling(256.0).text, Scaling(256.0, (0.5,), (0.25,)).text
+        ('divided by 256', 'divided by 255 and normalized: mean 0.5, std 0.25')
+        """
+        if not self.mean:
+            return f"divided by {self.pixel_scale:g}"
+        mean, std = map(_numbers, (self.mean, self.std))
+        return f"divided by {BRIGHTEST} and normalized: mean {mean}, std {std}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    texts = [f"{value:.4g}" for value in values]
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+
+
+def channel_statistics(
+    images: "NDArray[np.uint8]",
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, after scaling to [0, 1].
+
+    Computed from exact sums of integers, so that they depend on neither order nor machine.
+
+    Args:
+      images: (n, height, width, channels).
+
+    Raises:
+      DataError: all pixels of a channel have the same value.
+
+    >>> import numpy as np
+    >>> channel_statistics(np.array([0, 255], np.uint8).reshape(2, 1, 1, 1))
+    ((0.5,), (0.5,))
+    """
+    import numpy as np
+
+    counts = sum(
+        (_counts(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)),
+        np.zeros((images.shape[-1], BRIGHTEST + 1), np.int64),
+    )
+    means, stds = zip(*(_mean_and_std(row.tolist()) for row in counts), strict=True)
+    if 0.0 in stds:
+        message = f"dataset.normalize: channel {stds.index(0.0)} of the training images is constant"
+        raise DataError(f"{message}; write {{mean: [...], std: [...]}} instead of auto.")
+    return means, stds
+
+
+def _counts(images: "NDArray[np.uint8]") -> "NDArray[np.int64]":
+    """Number of pixels of each value, (channels, 256)."""
+    import numpy as np
+
+    channels = images.reshape(-1, images.shape[-1]).T
+    return np.stack([np.bincount(values, minlength=BRIGHTEST + 1) for values in channels])
+
+
+def _mean_and_std(counts: Sequence[int]) -> tuple[float, float]:
+    number = sum(counts)
+    total = sum(count * value for value, count in enumerate(counts))
+    squares = sum(count * value**2 for value, count in enumerate(counts))
+    variance = Fraction(number * squares - total**2, (number * BRIGHTEST) ** 2)
+    return float(Fraction(total, number * BRIGHTEST)), math.sqrt(variance)
