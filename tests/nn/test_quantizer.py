@@ -107,8 +107,8 @@ def test_gradients_are_those_of_the_paper(form: EngineName) -> None:
 
 
 def test_rows_of_a_batch_have_the_same_loss() -> None:
-    """With batch norm before it, the codebook is used in two stages and in the loss."""
-    later = LAYERS | {
+    """A batch norm follows, so the codebook is used in one stage, and by the loss in another."""
+    later = without_norm() | {
         "again": {"op": "batch_norm", "inputs": "back"},
         "end": {"op": "conv", "filters": 2, "kernel": 1},
     }
