@@ -81,7 +81,9 @@ class GroupNorm(Layer):
         if channels % self.groups:
             have = "1 channel" if channels == 1 else f"{channels} channels"
             message = f"{have} cannot be divided into {self.groups} groups"
-            raise ShapeError("groups", message, f"use a divisor of {channels}")
+            most = max(n for n in range(1, self.groups + 1) if channels % n == 0)
+            remedy = f"use a divisor of {channels}, such as groups: {most}"
+            raise ShapeError("groups", message, remedy)
         return LayerOutput(shapes[0], learned(self, channels))
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:

@@ -114,8 +114,8 @@ _KEYS: _Words = {
     "shape": ("target_shape", "new_shape", "dims"),
     "epsilon": ("eps",),
     "trainable": ("freeze", "frozen", "requires_grad"),
-    "scale": ("use_scale", "affine", "elementwise_affine"),
-    "center": ("use_bias", "affine"),
+    "scale": ("use_scale",),
+    "center": ("use_bias",),
     "order": ("axes", "perm", "permutation", "dims"),
     "start": ("begin", "offset", "from"),
     "momentum": ("decay", "mu"),
@@ -135,7 +135,10 @@ _KEYS: _Words = {
         "gradient_clip_val",
         "clip_by_global_norm",
     ),
-    "value": ("clipvalue", "clip_value", "clip_grad_value", "fill"),
+    "value": (
+        *("clipvalue", "clip_value", "clip_grad_value", "fill"),
+        *("init", "init_values", "scale"),
+    ),
     "warmup_epochs": ("warmup", "warm_up", "warmup_steps"),
     "final_fraction": ("alpha", "eta_min", "end_value", "min_lr", "final_lr"),
     "every": ("step_size", "period"),
@@ -179,6 +182,7 @@ _WITH = {
 _NO_OPERATIONS = (
     "cross_attention transformer layer_norm"
     " LayerNormalization group_norm GroupNormalization instance_norm InstanceNorm2d rms_norm"
+    " InstanceNormalization"
     " weight_norm spectral_norm lrn LocalResponseNorm depthwise depthwise_conv depthwise_conv2d"
     " DepthwiseConv2D SeparableConv2D separable_conv separable_conv2d grouped_conv group_conv"
     " pointwise dilated_conv dilation groups atrous_conv deformable_conv locally_connected"
@@ -189,7 +193,7 @@ _NO_OPERATIONS = (
     " recurrent bidirectional lambda maxout dropblock drop_path stochastic_depth spatial_dropout"
     " SpatialDropout2D dropout2d alpha_dropout AlphaDropout prelu log_softmax"
     " squeeze_excite squeeze_excitation SEModule inception capsule spatial_transformer split chunk"
-    " stack rescaling random_flip random_crop augmentation mean max gather scatter sub sep_conv"
+    " stack random_flip random_crop augmentation mean max gather scatter sub sep_conv"
     " bilinear"
 )
 _NO_ACTIVATIONS = (
@@ -218,7 +222,7 @@ _NO_LOSSES = (
 _NO_KEYS = (
     "input_dilation depth_multiplier output_padding padding_mode data_format"
     " kernel_regularizer bias_regularizer activity_regularizer regularizer kernel_constraint"
-    " track_running_stats weight_norm spectral_norm"
+    " affine elementwise_affine track_running_stats weight_norm spectral_norm"
     " noise_shape axis dim alpha negative_slope amsgrad centered max_norm"
     " accumulate accumulate_steps gradient_accumulation"
     " accumulate_grad_batches ema ema_decay swa early_stopping patience label_smoothing"
@@ -231,6 +235,8 @@ _NO_KEYS = (
 
 _DEPTHWISE = "use a conv with groups: depthwise"
 _GATES = "use a global_avg_pool, two dense layers and a multiply"
+_INSTANCES = "use a group_norm with one group per channel"
+_NO_AFFINE = "use scale: false and center: false"
 # Alternatives to some of them.
 _ALTERNATIVES = {
     "depthwise": _DEPTHWISE,
@@ -247,13 +253,15 @@ _ALTERNATIVES = {
     "dilated_conv": "use a conv with dilation: 2",
     "atrous_conv": "use a conv with dilation: 2",
     "log_softmax": "leave the output linear (the loss applies it)",
-    "instance_norm": "use a group_norm with one group per channel",
-    "InstanceNorm2d": "use a group_norm with one group per channel",
+    "instance_norm": _INSTANCES,
+    "InstanceNorm2d": _INSTANCES,
+    "InstanceNormalization": _INSTANCES,
+    "affine": _NO_AFFINE,
+    "elementwise_affine": _NO_AFFINE,
     "dropout": "add a layer with op: dropout",
     "squeeze_excite": _GATES,
     "squeeze_excitation": _GATES,
     "SEModule": _GATES,
-    "rescaling": "set dataset.pixel_scale",
 }
 
 

@@ -495,7 +495,7 @@ def test_edges_that_leave_nothing_to_do_are_refused(op: dict[str, Any], message:
         ),
         (
             {"op": "group_norm", "groups": 2},
-            "1 channel cannot be divided into 2 groups; use a divisor of 1",
+            "1 channel cannot be divided into 2 groups; use a divisor of 1, such as groups: 1",
         ),
         (
             {"op": "max_pool", "size": 5, "ceil_mode": True},

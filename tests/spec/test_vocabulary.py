@@ -178,6 +178,10 @@ PYTHON = "write the network as a Python class (model.python)"
         ("model.x={op: Dense}", "dense"),
         ("model.x={op: Flatten}", "flatten"),
         ("model.x={op: BatchNormalization}", "batch_norm"),
+        ("model.x={op: nn.LayerNorm}", "layer_norm"),
+        ("model.x={op: GroupNormalization}", "group_norm"),
+        ("model.x={op: LayerScale}", "scale"),
+        ("model.x={op: Rescaling}", "scale"),
         ("model.x={op: GlobalAveragePooling2D}", "global_avg_pool"),
         ("model.x={op: Dropout}", "dropout"),
         ("model.x={op: nn.Dropout2d}", "spatial_dropout"),
@@ -242,6 +246,8 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             ("depthwise_conv", "use a conv with groups: depthwise"),
             ("dilation", "use a conv with dilation: 2"),
             ("groups", "use a conv with groups: 2"),
+            ("InstanceNorm2d", "use a group_norm with one group per channel"),
+            ("InstanceNormalization", "use a group_norm with one group per channel"),
         )
     ]
     + [
