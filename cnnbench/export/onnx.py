@@ -237,6 +237,11 @@ class _Graph:
         last = self.add("Transpose", node.name, x, perm=TO_CHANNELS_LAST)
         return self.add("Flatten", node.name, last)
 
+    def _bounds(self, layer: str, *bounds: float) -> list[str]:
+        names = (f"{layer}.least", f"{layer}.most")
+        pairs = zip(names, bounds, strict=True)
+        return [self.constant(name, np.array(bound, np.float32)) for name, bound in pairs]
+
     def activate(self, node: Node, x: str, activation: Activation) -> str:
         """Add an activation function."""
         layer = node.name
@@ -259,6 +264,18 @@ class _Graph:
                 return self.add("Mul", layer, x, self.add("Sigmoid", layer, x))
             case "softplus":
                 return self.add("Softplus", layer, x)
+            case "relu6":
+                return self.add("Clip", layer, x, *self._bounds(layer, 0, 6))
+            case "hard_sigmoid":
+                return self.add("HardSigmoid", layer, x, alpha=1 / 6, beta=0.5)
+            case "hard_silu":
+                return self.add("HardSwish", layer, x)
+            case "mish":
+                return self.add("Mish", layer, x)
+            case "selu":
+                return self.add("Selu", layer, x)
+            case "gelu_exact":
+                return self.add("Gelu", layer, x)
             case _:
                 assert_never(activation)
 

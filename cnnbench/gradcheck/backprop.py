@@ -19,7 +19,7 @@ from cnnbench.gradcheck.losses import Objective, divergence, divergence_gradient
 from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import Sample
-from cnnbench.layers.activation import KINKED, sigma, sigma_prime
+from cnnbench.layers.activation import KINKS, sigma, sigma_prime
 from cnnbench.layers.base import INPUT, Rule
 from cnnbench.system.arrays import Array, LayerWeights
 
@@ -227,10 +227,12 @@ def sides(
         name, rule = node.name, network.rule(node)
         if known and forward.z[name] is known.z[name]:
             continue
-        if (activation := activation_of(node.op)) in KINKED:
+        activation, z = activation_of(node.op), forward.z[name]
+        if activation == "leaky_relu":
+            found[name] = z >= 0
+        elif kinks := KINKS.get(activation):
             # Consistent with sigma': XLA flushes subnormal z to 0, the other side for leaky_relu.
-            z = forward.z[name]
-            found[name] = z >= 0 if activation == "leaky_relu" else z > 0
+            found[name] = np.sum([z > kink for kink in kinks], axis=0)
         if rule.side is not None:
             found[name] = rule.side(*forward.read_by(node))
     return found

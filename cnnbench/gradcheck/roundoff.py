@@ -18,7 +18,8 @@ from cnnbench.layers.base import Rule
 from cnnbench.system.arrays import Array
 
 UNIT = float(np.finfo(np.float32).eps) / 2
-EXACT = frozenset({"linear", "relu", "leaky_relu"})  # activations with exact slopes
+# Activations with exact slopes.
+EXACT = frozenset({"linear", "relu", "leaky_relu", "relu6", "hard_sigmoid"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value

@@ -14,11 +14,35 @@ from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site, i
 from cnnbench.system.arrays import Array
 
 Activation = Literal[
-    "linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", "softplus"
+    "linear",
+    "relu",
+    "tanh",
+    "sigmoid",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "silu",
+    "softplus",
+    "relu6",
+    "hard_sigmoid",
+    "hard_silu",
+    "mish",
+    "selu",
+    "gelu_exact",
 ]
 ACTIVATION_NAMES: tuple[str, ...] = get_args(Activation)
-KINKED = frozenset({"relu", "leaky_relu", "elu"})  # not smooth at 0 (elu: second derivative)
+# Where activations are not smooth (elu: its second derivative).
+KINKS: Mapping[Activation, tuple[float, ...]] = {
+    "relu": (0,),
+    "leaky_relu": (0,),
+    "elu": (0,),
+    "selu": (0,),
+    "relu6": (0, 6),
+    "hard_sigmoid": (-3, 3),
+    "hard_silu": (-3, 3),
+}
 _LEAK = 0.01
+_SELU = 1.0507009873554805, 1.6732632423543772  # scale and alpha of Klambauer et al. 2017
 _GELU = math.sqrt(2 / math.pi), 0.044715  # Hendrycks & Gimpel 2016, with tanh
 
 
@@ -97,6 +121,19 @@ def sigma(name: Activation, z: Array) -> Array:
             return z * _logistic(z)
         case "softplus":
             return np.logaddexp(z, 0)
+        case "relu6":
+            return np.asarray(np.clip(z, 0, 6))
+        case "hard_sigmoid":
+            return np.asarray(np.clip(z + 3, 0, 6) / 6)
+        case "hard_silu":
+            return np.asarray(z * np.clip(z + 3, 0, 6) / 6)
+        case "mish":
+            return np.asarray(z * np.tanh(np.logaddexp(z, 0)))
+        case "selu":
+            scale, alpha = _SELU
+            return scale * np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
+        case "gelu_exact":
+            return np.asarray(z * _normal_cdf(z))
         case _:
             assert_never(name)
 
@@ -131,8 +168,30 @@ def sigma_prime(name: Activation, z: Array) -> Array:
             return np.asarray(_logistic(z) * (1 + z * _logistic(-z)))
         case "softplus":
             return _logistic(z)
+        case "relu6":
+            return ((z > 0) & (z < 6)).astype(z.dtype)
+        case "hard_sigmoid":
+            return ((z > -3) & (z < 3)).astype(z.dtype) / 6
+        case "hard_silu":
+            return np.where(z < 3, np.where(z > -3, z / 3 + 0.5, 0), 1).astype(z.dtype)
+        case "mish":
+            t = np.tanh(np.logaddexp(z, 0))
+            return np.asarray(t + z * (1 - t**2) * _logistic(z))
+        case "selu":
+            scale, alpha = _SELU
+            return scale * np.where(z > 0, 1, alpha * np.exp(np.minimum(z, 0)))
+        case "gelu_exact":
+            density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+            return np.asarray(_normal_cdf(z) + z * density)
         case _:
             assert_never(name)
+
+
+def _normal_cdf(z: Array) -> Array:
+    from scipy.special import ndtr
+
+    cdf: Array = ndtr(z)
+    return cdf
 
 
 def _logistic(z: Array) -> Array:

@@ -1,7 +1,7 @@
 """`nnx.Module` of a `Plan`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, assert_never
 
 import jax
@@ -61,6 +61,12 @@ from cnnbench.nn.ops import batch_norm, convolution, dense, layout, norm, quanti
 from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 
+
+def relu6(x: jax.Array) -> jax.Array:
+    """min(max(x, 0), 6), with derivative 0 at both ends, as in PyTorch; JAX has 0.5 at 0."""
+    return jnp.where(x < 6, nnx.relu(x), 6)
+
+
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "linear": lambda x: x,
     "relu": nnx.relu,
@@ -71,8 +77,16 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": nnx.gelu,
     "silu": nnx.silu,
     "softplus": nnx.softplus,
+    "relu6": relu6,
+    "hard_sigmoid": lambda x: relu6(x + 3) / 6,
+    "hard_silu": lambda x: x * relu6(x + 3) / 6,
+    "mish": lambda x: x * jnp.tanh(nnx.softplus(x)),
+    "selu": nnx.selu,
+    "gelu_exact": partial(nnx.gelu, approximate=False),
 }
-COSTLY = frozenset({"tanh", "sigmoid", "elu", "gelu", "silu", "softplus"})
+COSTLY = frozenset(
+    {"tanh", "sigmoid", "elu", "gelu", "silu", "softplus", "mish", "selu", "gelu_exact"}
+)
 
 
 class Frozen(nnx.Variable[Any]):

@@ -38,8 +38,21 @@ from cnnbench.nn.ops.im2col import rotated
 from cnnbench.nn.ops.shifted import depthwise, pays
 from cnnbench.system.arrays import Pair
 
-MONOTONE = frozenset({"linear", "relu", "tanh", "sigmoid", "leaky_relu", "elu", "softplus"})
-KINKED = frozenset({"relu", "leaky_relu"})  # the derivative jumps at zero
+MONOTONE = frozenset(
+    {
+        "linear",
+        "relu",
+        "tanh",
+        "sigmoid",
+        "leaky_relu",
+        "elu",
+        "softplus",
+        "relu6",
+        "hard_sigmoid",
+        "selu",
+    }
+)
+KINKED = frozenset({"relu", "leaky_relu", "relu6", "selu"})  # the derivative jumps at zero
 ONE = (1, 1)
 
 

@@ -14,6 +14,9 @@ _ACTIVATIONS: _Words = {
     "silu": ("swish",),
     "sigmoid": ("logistic",),
     "leaky_relu": ("lrelu",),
+    "hard_silu": ("hard_swish", "hardswish", "h_swish"),
+    "gelu_exact": ("gelu_erf",),
+    "gelu": ("gelu_tanh", "gelu_new", "gelu_pytorch_tanh"),
     "relu": ("rectify", "rectified_linear"),
 }
 _INITS: _Words = {
@@ -197,7 +200,7 @@ _NO_OPERATIONS = (
     " bilinear"
 )
 _NO_ACTIVATIONS = (
-    "selu celu relu6 hard_sigmoid hard_swish hard_tanh hardtanh mish prelu rrelu softsign"
+    "celu hard_tanh hardtanh prelu rrelu softsign"
     " log_sigmoid log_softmax exponential exp tanhshrink softshrink hardshrink threshold glu"
     " swiglu geglu squareplus maxout sin sine square crelu step quick_gelu bilinear softmax"
 )

@@ -22,7 +22,7 @@ from cnnbench.gradcheck.check import TOLERANCES
 from cnnbench.gradcheck.losses import Objective, divergence, divergence_gradient
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import OPERATIONS
-from cnnbench.layers.activation import ACTIVATION_NAMES, KINKED, sigma, sigma_prime
+from cnnbench.layers.activation import ACTIVATION_NAMES, KINKS, sigma, sigma_prime
 from cnnbench.layers.base import Shape
 from cnnbench.layers.correlation import (
     ConvGeometry,
@@ -426,7 +426,7 @@ def test_rule_is_the_vector_jacobian_product(name: str) -> None:
 @pytest.mark.parametrize("name", ACTIVATION_NAMES)
 def test_sigma_and_its_derivative_match_jax(name: Any) -> None:
     """Equation (3), also at 0, where some have no derivative."""
-    z = np.concatenate([[0.0, -30, 30], normal(0, 50)])
+    z = np.concatenate([[0.0, -3, 3, 6, -30, 30], 3 * normal(0, 50)])
     with jax.enable_x64(True):
         value, slope = jax.vmap(jax.value_and_grad(ACTIVATIONS[name]))(z)
     np.testing.assert_allclose(sigma(name, z), value, rtol=1e-13, atol=1e-15)
@@ -435,14 +435,15 @@ def test_sigma_and_its_derivative_match_jax(name: Any) -> None:
     assert sigma_prime(name, z.astype(np.float32)).dtype == np.float32
 
 
-def test_kinked_activations_have_a_kink_at_zero() -> None:
-    h, bent = 1e-4, set()
-    for name in ACTIVATION_NAMES:
-        s = sigma_prime(name, h * np.array([-2.0, -1, 1, 2]))  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", ACTIVATION_NAMES)
+def test_activations_have_their_kinks(name: Any) -> None:
+    h, bent = 1e-4, []
+    for place in range(-9, 10):
+        s = sigma_prime(name, place + h * np.array([-2.0, -1, 1, 2]))
         jump, bend = abs(s[2] - s[1]), abs((s[3] - s[2]) - (s[1] - s[0])) / h
         if jump > 0.1 or bend > 0.1:
-            bent.add(name)
-    assert bent == KINKED
+            bent.append(place)
+    assert tuple(bent) == KINKS.get(name, ())
 
 
 @pytest.mark.parametrize("loss", [loss for losses in LOSSES.values() for loss in losses])

@@ -146,7 +146,7 @@ def test_the_nearest_of_words_is_found_within_a_third_of_the_letters(
         ("crop", OPERATIONS),
         ("radam", OPTIMIZERS),
         ("adamax", ["adam", "adagrad"]),
-        ("selu", ["tanh", "sigmoid"]),
+        ("celu", ["tanh", "sigmoid"]),
         ("x1", ["c", "p"]),
         ("", ["a"]),
     ],
@@ -261,9 +261,10 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             "'relu' is an activation, not an operation; use {op: activation, activation: relu}.",
         ),
         (
-            "model.c.activation=selu",
-            "activation 'selu' is not supported; use linear, relu, tanh, sigmoid,"
-            f" leaky_relu, elu, gelu, silu or softplus; or {PYTHON}.",
+            "model.c.activation=celu",
+            "activation 'celu' is not supported; use linear, relu, tanh, sigmoid, leaky_relu, elu,"
+            " gelu, silu, softplus, relu6, hard_sigmoid, hard_silu, mish, selu or gelu_exact; or"
+            f" {PYTHON}.",
         ),
         (
             "model.p.dilation=2",

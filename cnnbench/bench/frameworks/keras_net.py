@@ -430,4 +430,10 @@ _ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor] | None] = {
     "gelu": partial(keras.activations.gelu, approximate=True),
     "silu": keras.activations.silu,
     "softplus": keras.activations.softplus,
+    "relu6": keras.activations.relu6,
+    "hard_sigmoid": keras.activations.hard_sigmoid,
+    "hard_silu": keras.activations.hard_silu,
+    "mish": keras.activations.mish,
+    "selu": keras.activations.selu,
+    "gelu_exact": partial(keras.activations.gelu, approximate=False),
 }

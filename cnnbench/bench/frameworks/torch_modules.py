@@ -251,5 +251,17 @@ def activation(name: Activation) -> nn.Module:
             return nn.SiLU()
         case "softplus":
             return nn.Softplus()
+        case "relu6":
+            return nn.ReLU6()
+        case "hard_sigmoid":
+            return nn.Hardsigmoid()
+        case "hard_silu":
+            return nn.Hardswish()
+        case "mish":
+            return nn.Mish()
+        case "selu":
+            return nn.SELU()
+        case "gelu_exact":
+            return nn.GELU()
         case _:
             assert_never(name)

@@ -90,6 +90,16 @@ CASES: Mapping[str, Layers] = {
         "b": {"op": "avg_pool", "size": [2, 1], "stride": [2, 1]},
         "c": dense(),
     },
+    "activations": {
+        "a": conv(filters=6, activation="relu6"),
+        "b": conv(filters=6, padding="same", activation="hard_silu"),
+        "c": conv(filters=6, padding="same", activation="mish"),
+        "d": {"op": "max_pool", "size": 2},
+        "e": conv(kernel=2, activation="gelu_exact"),
+        "f": dense(8, activation="selu"),
+        "g": dense(8, activation="hard_sigmoid"),
+        "h": dense(),
+    },
     "norm without parameters": {
         "a": conv(use_bias=False),
         "b": NORM | {"scale": False},
