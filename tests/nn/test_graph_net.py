@@ -421,6 +421,8 @@ def plan_of(case: Case) -> Plan:
 def _some_params(case: Case) -> dict[str, dict[str, Array]]:
     shapes: dict[str, dict[str, Shape]] = {
         "conv": {"kernel": (3, 2, 2, 3), "bias": (3,)},
+        "conv groups": {"kernel": (2, 2, 2, 6), "bias": (6,)},
+        "conv depthwise": {"kernel": (2, 2, 1, 6), "bias": (6,)},
         "conv_transpose": {"kernel": (4, 2, 3, 2), "bias": (3,)},
         "dense": {"kernel": (12, 4), "bias": (4,)},
         "position_embedding": {"embedding": (2, 3, 4)},
@@ -437,16 +439,17 @@ def _some_params(case: Case) -> dict[str, dict[str, Array]]:
         "group_norm": {"scale": (4,), "bias": (4,)},
         "scale": {"scale": (2,)},
     }
-    own = shapes.get(case.layers["op"]["op"], {})
+    (name,) = (name for name, each in CASES.items() if each is case)
+    own = shapes.get(name, {})
     return {"op": {k: normal(i, *shape) for i, (k, shape) in enumerate(own.items())}} if own else {}
 
 
-@pytest.mark.parametrize("operation", sorted(OPERATIONS))
-def test_contract(operation: str) -> None:
+@pytest.mark.parametrize("name", CASES)
+def test_contract(name: str) -> None:
     """In evaluation: equal to NumPy in every form, per image, including gradients."""
-    case = CASES[operation]
+    case = CASES[name]
     plan, given = plan_of(case), _some_params(case)
-    where = "parts" if operation == "batch_norm" else "weights"
+    where = "parts" if name == "batch_norm" else "weights"
     tree = {where: given} if given else {}
     networks = {form: split_network(net(plan, form)) for form in FORMS}
     assert plan.by_name["op"].layout.params == jax.tree.map(np.shape, given.get("op", {}))
@@ -463,7 +466,7 @@ def test_contract(operation: str) -> None:
         tolerance = 1e-10 if form == "fast" else 1e-12
         np.testing.assert_allclose(value, want, rtol=tolerance, atol=tolerance, err_msg=form)
     np.testing.assert_allclose(single[0], want[1], rtol=1e-12, atol=1e-12)
-    if operation != "vector_quantizer":  # which is straight-through
+    if name != "vector_quantizer":  # which is straight-through
         np.testing.assert_allclose(slope, rise, rtol=1e-6)
 
 
