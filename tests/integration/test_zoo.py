@@ -31,6 +31,7 @@ DOCUMENTED: Mapping[str, int] = {
     "regnet_y_400mf": 4_344_144,
     "vgg11_bn": 132_868_840,
     "googlenet": 6_624_904,
+    "vit_b_16": 86_567_656,
 }
 OPTIONS: Mapping[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": False, "transform_input": False}
@@ -48,6 +49,13 @@ def test_parameters_are_those_that_torchvision_documents(name):
     plan = plan_of(name)
     assert (plan.input_shape, plan.output_shape) == ((224, 224, 3), (1000,))
     assert plan.num_params == DOCUMENTED[name]
+
+
+def test_other_sizes_are_parameters_of_the_network():
+    """torchvision's vit_l_16."""
+    sizes = ("depth=24", "width=1024", "heads=16")
+    plan = plan_of("vit_b_16", *[f"model.params.{size}" for size in sizes])
+    assert plan.num_params == 304_326_632
 
 
 def ours(plan: Plan, weights: Mapping[str, Mapping[str, Array]]) -> GraphNet:

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from cnnbench.graph.plan import Node, Plan
+from cnnbench.layers import Attention
+from cnnbench.layers.parameters import is_kernel
 from cnnbench.system.arrays import Array
 
 
@@ -24,6 +26,8 @@ def torchvision_model(name: str, **options: Any) -> nn.Module:
         for key, value in model.named_parameters():
             if "layer_scale" in key:
                 value.uniform_(0.5, 1.5)
+            elif key == "class_token":
+                value.normal_()
             elif key.endswith("bias"):
                 value.uniform_(-0.1, 0.1)
     return model.eval()
@@ -80,6 +84,18 @@ def _called(model: nn.Module, shape: tuple[int, ...]) -> list[dict[str, torch.Te
                     "mean": module.running_mean,
                     "var": module.running_var,
                 }
+            case nn.MultiheadAttention():
+                values = {
+                    "kernel": module.in_proj_weight,
+                    "bias": module.in_proj_bias,
+                    "out_kernel": module.out_proj.weight,
+                    "out_bias": module.out_proj.bias,
+                }
+            case nn.Module(pos_embedding=nn.Parameter()):  # of a transformer, before its layers
+                token = note(name, {"token": model.class_token})
+                positions = note(name, {"embedding": module.pos_embedding})
+                hooks += [module.register_forward_pre_hook(hook) for hook in (token, positions)]
+                continue
             case nn.LayerNorm():
                 values = {"scale": module.weight, "bias": module.bias}
             case nn.Module(layer_scale=nn.Parameter()):
@@ -104,8 +120,10 @@ def _called(model: nn.Module, shape: tuple[int, ...]) -> list[dict[str, torch.Te
 def _fitted(value: torch.Tensor, key: str, node: Node) -> Array:
     """A parameter in our order of axes."""
     array: Array = value.detach().numpy()
+    if isinstance(node.op, Attention) and is_kernel(key):
+        return np.ascontiguousarray(array.T)
     if key != "kernel":
-        return array.reshape(-1)
+        return array.reshape(node.layout.params.get(key, (-1,)))
     shape: tuple[int, ...] = node.layout.params[key]
     if len(shape) == 4:  # (out, in, h, w) to (h, w, in, out); a dense layer as a 1x1 convolution
         array = array.reshape(*array.shape[:2], *(shape[:2] if array.ndim == 4 else (1, 1)))
