@@ -1,5 +1,6 @@
 """Normalization of each image by itself, and scales."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
@@ -43,7 +44,12 @@ class LayerNorm(Layer):
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The input shape, with a scale and a bias per channel."""
-        return LayerOutput(shapes[0], learned(self, shapes[0][-1]))
+        shape, channels = shapes[0], shapes[0][-1]
+        if channels == 1:
+            message = "layer_norm of a single channel normalizes each value to zero"
+            whole = "use op: group_norm with groups: 1 to normalize whole images"
+            raise ShapeError("", message, whole if math.prod(shape) > 1 else "remove the layer")
+        return LayerOutput(shape, learned(self, channels))
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (23)."""
@@ -83,6 +89,10 @@ class GroupNorm(Layer):
             message = f"{have} cannot be divided into {self.groups} groups"
             most = max(n for n in range(1, self.groups + 1) if channels % n == 0)
             remedy = f"use a divisor of {channels}, such as groups: {most}"
+            raise ShapeError("groups", message, remedy)
+        if math.prod(shapes[0]) == self.groups:
+            message = "groups of a single value are normalized to zero"
+            remedy = "use fewer groups" if channels > 1 else "remove the layer"
             raise ShapeError("groups", message, remedy)
         return LayerOutput(shapes[0], learned(self, channels))
 
