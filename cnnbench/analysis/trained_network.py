@@ -214,7 +214,7 @@ def load_seeds(
     network = _network(experiment, plan, path)
     whole = kept(record.overrides) if overrides else loaded
     _require_trained(whole.experiment, record, path)
-    rules = make_rules(experiment, None, prepares=layers)
+    rules = make_rules(experiment, None, training=False, prepares=layers)
     options = {"graphdef": network.evaluation, "rules": rules}
     outputs, activations = (
         jax.jit(partial(_of_images, partial(step, **options)))

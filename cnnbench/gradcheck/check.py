@@ -375,6 +375,7 @@ def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
     """
     points: list[Point] = []
     seed, loss = loaded.experiment.seeds[0], loss_name(loaded.experiment)
+    smoothing = loaded.experiment.train.label_smoothing
     # On CPUs, products have the full precision of their dtype; on GPUs they may not.
     with jax.enable_x64(dtype == "float64"), jax.default_device(pick_devices("cpu")[0]):
         reference = Reference(plan, objective(loaded.experiment), seed)
@@ -383,7 +384,8 @@ def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
             rng = np.random.default_rng([seed, len(points)])
             x, targets = _images(loaded, plan, rng, dtype)
             weights = _weights(reference.initial(), rng, dtype)
-            network = ReferenceNetwork(plan, weights, draws, Objective(loss, targets))
+            target = Objective(loss, targets, label_smoothing=smoothing)
+            network = ReferenceNetwork(plan, weights, draws, target)
             points.append(_point(network, x, reference, dtype))
     return min(points, key=lambda point: point.doubtful)
 

@@ -3,7 +3,7 @@
 Deliberately duplicates `training.losses` and `nn.noise` (in JAX), as an independent oracle.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import numpy as np
@@ -38,10 +38,12 @@ class Objective:
     Args:
       loss: name of the loss.
       targets: labels (n,) for cross_entropy, otherwise images like the outputs.
+      label_smoothing: share of the target spread evenly over all classes, for cross_entropy.
     """
 
     loss: Loss
     targets: Array
+    label_smoothing: float = field(default=0.0, kw_only=True)
 
     def weight(self, kl_weight: float, outputs: Array) -> float:
         """Factor of an image's divergence, given that image losses are means over values."""
@@ -52,7 +54,10 @@ class Objective:
         """The cost C of the outputs (n, ...), without divergences."""
         match self.loss:
             case "cross_entropy":
-                chosen = log_softmax(outputs)[np.arange(len(outputs)), self.targets]
+                logs, share = log_softmax(outputs), self.label_smoothing
+                chosen = logs[np.arange(len(outputs)), self.targets]
+                if share:
+                    chosen = (1 - share) * chosen + share * logs.mean(axis=1)
                 return 0.0 - float(np.mean(chosen))  # perfect outputs cost 0.0, not -0.0
             case "mse":
                 return float(np.mean((outputs - self.targets) ** 2))
@@ -69,8 +74,8 @@ class Objective:
         match self.loss:
             case "cross_entropy":
                 # Softmax is not elementwise, so its derivative is included here.
-                errors = softmax(outputs)
-                errors[np.arange(len(outputs)), self.targets] -= 1
+                errors = softmax(outputs) - self.label_smoothing / outputs.shape[1]
+                errors[np.arange(len(outputs)), self.targets] -= 1 - self.label_smoothing
                 return np.asarray(errors / len(outputs))
             case "mse":
                 return 2 * (outputs - self.targets) / outputs.size

@@ -96,6 +96,8 @@ def perturbed(network: ReferenceNetwork, x: Array, seed: int) -> tuple[Forward, 
         for layer, own in network.weights.items()
     }
     target = network.objective
-    objective = _PerturbedObjective(target.loss, target.targets, rng)
+    objective = _PerturbedObjective(
+        target.loss, target.targets, rng, label_smoothing=target.label_smoothing
+    )
     rough = _Perturbed(network.plan, weights, network.draws, objective, rng)
     return forward_and_backward(rough, relative(rng, x))

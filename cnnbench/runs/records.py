@@ -40,7 +40,7 @@ class EpochRecord:
     Args:
       seed: the seed.
       epoch: number of the epoch, from 1.
-      train_loss: mean loss over the training images of the epoch, with dropout.
+      train_loss: mean loss over the training images of the epoch, with dropout and label smoothing.
       validation_loss: mean loss over the validation images after the epoch, without dropout; None
         without validation images.
       metrics: the other metrics on the validation images, such as `validation_accuracy`; none

@@ -138,6 +138,9 @@ def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:
     if train.clip and (train.clip.norm is None) == (train.clip.value is None):
         both = "neither norm nor value" if train.clip.norm is None else "both norm and value"
         yield Issue(("train", "clip"), f"there is {both}", "specify exactly one of them")
+    if train.label_smoothing and task is Task.RECONSTRUCT:
+        message = f"label_smoothing is not available for task: {task}"
+        yield Issue(("train", "label_smoothing"), message, "remove it", of_key=True)
     schedule = train.schedule
     if isinstance(schedule, Cosine) and schedule.warmup_epochs >= train.epochs:
         message = f"a warmup of {VALUE} epochs takes all {train.epochs} epochs"

@@ -22,6 +22,7 @@ from cnnbench.layers.fields import (
     VALUE,
     Count,
     CountOrNone,
+    Fraction,
     Model,
     Positive,
     Seeds,
@@ -211,6 +212,11 @@ class TrainSpec(Model):
         strict=False,
     )
     clip: Annotated[Clip | None, ADDED] = Field(None, description="gradient clipping")
+    label_smoothing: Annotated[Fraction, ADDED] = Field(
+        0.0,
+        description="share of the target that is spread evenly over all classes, in the training"
+        " loss of classify; validation and test losses are without it",
+    )
 
 
 class CheckpointSpec(Model):

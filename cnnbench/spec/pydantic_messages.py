@@ -357,7 +357,8 @@ def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str
         return Issue(at, message, vocabulary.alternative_or_python(value))
     if noun in {"activation", "initializer"}:
         return Issue(at, message, f"use {or_list(choices)}; or {vocabulary.PYTHON}")
-    return Issue(at, message, f"use {or_list(choices)}")
+    way = vocabulary.alternative(value)
+    return Issue(at, message, f"{way}{', or ' if way else ''}use {or_list(choices)}")
 
 
 def _is_not(written: str, noun: str) -> str:

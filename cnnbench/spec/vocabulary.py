@@ -128,6 +128,7 @@ _KEYS: _Words = {
     "eps": ("epsilon",),
     "decay": ("rho", "alpha"),
     "rho": ("decay", "alpha"),
+    "label_smoothing": ("smoothing", "label_smooth", "smooth_labels"),
     "weight_decay": ("wd", "decoupled_weight_decay", "l2", "l2_reg", "weight_decay_rate"),
     "clip": ("grad_clip", "gradient_clipping", "clipping", "clip_grad"),
     "norm": (
@@ -228,7 +229,7 @@ _NO_KEYS = (
     " affine elementwise_affine track_running_stats weight_norm spectral_norm"
     " noise_shape axis dim alpha negative_slope amsgrad centered max_norm"
     " accumulate accumulate_steps gradient_accumulation"
-    " accumulate_grad_batches ema ema_decay swa early_stopping patience label_smoothing"
+    " accumulate_grad_batches ema ema_decay swa early_stopping patience"
     " class_weight sample_weight mixup cutmix augment augmentation augmentations transform"
     " transforms data_augmentation shuffle drop_last num_workers callbacks compile distributed"
     " strategy pretrained weights dropout whitening image_size"
@@ -262,6 +263,7 @@ _ALTERNATIVES = {
     "affine": _NO_AFFINE,
     "elementwise_affine": _NO_AFFINE,
     "dropout": "add a layer with op: dropout",
+    "label_smoothing": "set train.label_smoothing",
     "squeeze_excite": _GATES,
     "squeeze_excitation": _GATES,
     "SEModule": _GATES,

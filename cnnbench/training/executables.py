@@ -162,7 +162,8 @@ class Executables:
         rows = None if whole else row
         # Otherwise the model itself splits the batch into micro-batches and shards them.
         mesh = None if whole and row else self.mesh
-        return make_rules(self.job.experiment, rows, prepares=plan is not None, mesh=mesh)
+        options: Any = {"training": training, "prepares": plan is not None, "mesh": mesh}
+        return make_rules(self.job.experiment, rows, **options)
 
 
 def set_up(job: Job, strategy: Strategy) -> Executables:

@@ -27,7 +27,7 @@ Score = Callable[[Result, jax.Array], jax.Array]
 """Score of each image, (n,), from a result and targets."""
 
 
-def objective(experiment: Experiment) -> Score:
+def objective(experiment: Experiment, *, training: bool = True) -> Score:
     """The training objective: the loss, KL divergences of samples, and distances of quantizers.
 
     Reconstruction losses are means over an image's values, so the divergence is divided by their
@@ -35,8 +35,15 @@ def objective(experiment: Experiment) -> Score:
     (ELBO) for Bernoulli pixels, in nats per value (Kingma & Welling 2014), and squared error, up
     to a constant, the negative ELBO for Gaussian pixels of variance 1/2. Distances from a codebook
     are means, too, and added as they are (van den Oord et al. 2017, equation 3).
+
+    Args:
+      experiment: loss, label smoothing and layers.
+      training: False for evaluation, without label smoothing: losses stay comparable.
     """
+    smoothing = experiment.train.label_smoothing if training else 0.0
     loss = per_image_loss(loss_name(experiment))
+    if smoothing:
+        loss = partial(_smoothed_cross_entropy, smoothing=smoothing)
     weights = {
         name: op.kl_weight
         for name, op in experiment.model.layers.items()
@@ -84,6 +91,13 @@ def per_image_loss(name: str) -> PerImage:
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     loss: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return loss
+
+
+def _smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, *, smoothing: float) -> jax.Array:
+    """Cross-entropy with smoothed one-hot targets (Szegedy et al. 2016, section 7)."""
+    targets = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
+    loss: jax.Array = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
     return loss
 
 

@@ -32,7 +32,7 @@ class StepConfig(NamedTuple):
 
     Args:
       task: determines the targets.
-      loss: training objective per image.
+      loss: objective per image, with label smoothing only in training.
       metrics: further metrics per image, by name.
       scaling: scaling of the pixel values.
       microbatch: images whose gradients are computed at a time; None for the whole batch.
@@ -70,13 +70,14 @@ def make_rules(
     experiment: Experiment,
     microbatch: int | None,
     *,
+    training: bool = True,
     prepares: bool = True,
     mesh: Mesh | None = None,
 ) -> StepConfig:
-    """The step configuration of an experiment."""
+    """The step configuration of an experiment, for training or evaluation."""
     return StepConfig(
         experiment.task,
-        objective(experiment),
+        objective(experiment, training=training),
         scores(experiment),
         experiment.dataset.scaling,
         microbatch,

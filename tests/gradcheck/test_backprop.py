@@ -468,6 +468,18 @@ def test_cost_and_its_gradient_match_jax(loss: Any) -> None:
 # The same rules against PyTorch, an independent implementation.
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_cost_with_label_smoothing_and_its_gradient_match_pytorch(share: float) -> None:
+    torch = pytest.importorskip("torch")
+    outputs, labels = normal(0, 4, 5), np.array([0, 4, 2, 2])
+    theirs = torch.tensor(outputs, requires_grad=True)
+    loss = torch.nn.CrossEntropyLoss(label_smoothing=share)(theirs, torch.tensor(labels))
+    loss.backward()
+    ours = Objective("cross_entropy", labels, label_smoothing=share)
+    assert ours.value(outputs) == pytest.approx(loss.item(), rel=1e-12)
+    np.testing.assert_allclose(ours.gradient(outputs), theirs.grad, rtol=1e-10, atol=1e-15)
+
+
 @pytest.mark.parametrize("stride", [(1, 1), (2, 3)])
 @pytest.mark.parametrize("pad", [0, 1])
 def test_conv_and_its_adjoint_match_pytorch(stride: tuple[int, int], pad: int) -> None:

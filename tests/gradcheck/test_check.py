@@ -118,6 +118,19 @@ def test_other_layers_agree(tmp_path: Path, dtype: Any) -> None:
     assert exact == (dtype == "float64")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_label_smoothing_is_part_of_the_cost(tmp_path: Path, dtype: Any) -> None:
+    layers = "    out: {op: dense, units: 10}\n"
+    plain, smooth = (
+        check(spec(tmp_path, layers, train=f"train: {{label_smoothing: {share}}}\n"), dtype)
+        for share in (0, 0.5)
+    )
+    assert plain.right
+    assert smooth.right
+    assert smooth.cost == pytest.approx(smooth.cost_by_jax, rel=1e-5)
+    assert abs(smooth.cost - plain.cost) > 1e-3
+
+
 @pytest.mark.parametrize("loss", ["mse", "mae", "binary_cross_entropy"])
 def test_losses_of_reconstructions_agree(tmp_path: Path, loss: str) -> None:
     found = check(spec(tmp_path, TIED, "reconstruct", f"train: {{loss: {loss}}}\n"))

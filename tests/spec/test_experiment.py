@@ -216,6 +216,8 @@ class TestDigest:
         assert load_experiment(path).experiment.digest() == old
         for override in ("model.conv1.groups=1", "model.conv1.dilation=1"):
             assert load_experiment(path, [override]).experiment.digest() == old
+        assert load_experiment(path, ["train.label_smoothing=0"]).experiment.digest() == old
+        assert load_experiment(path, ["train.label_smoothing=0.1"]).experiment.digest() != old
         for override in ("model.conv2.groups=2", "model.conv1.dilation=2"):
             assert load_experiment(path, [override]).experiment.digest() != old
 

@@ -312,7 +312,7 @@ class TestOverrides:
             " use train, validation or test.\n"
             "command line: train.scheduel: unknown key 'scheduel' (did you mean"
             " 'schedule'?); use epochs, batch_size, optimizer, schedule, precision, loss, "
-            "metrics or clip."
+            "metrics, clip or label_smoothing."
         )
 
     def test_the_text_of_the_file_is_kept(self, write: Write) -> None:
@@ -363,7 +363,8 @@ class TestOverrides:
             (
                 "train.epoch=1",
                 "train.epoch: unknown key 'epoch' (did you mean 'epochs'?); "
-                "use epochs, batch_size, optimizer, schedule, precision, loss, metrics or clip.",
+                "use epochs, batch_size, optimizer, schedule, precision, loss, metrics, clip or"
+                " label_smoothing.",
             ),
             (
                 "epochs=1",

@@ -19,6 +19,7 @@ from cnnbench.spec.metrics import METRICS, MetricName
 from cnnbench.training.losses import (
     loss_name,
     metric_names,
+    objective,
     per_image_loss,
     per_image_metric,
     psnr,
@@ -67,6 +68,29 @@ def test_cross_entropy_of_large_logits_is_finite() -> None:
     logits = jnp.array([[1e4, 0.0], [1e4, 0.0]])
     loss = per_image_loss("cross_entropy")(logits, jnp.array([0, 1]))
     np.testing.assert_allclose(loss, [0, 1e4])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.75])
+def test_label_smoothing_is_pytorchs_in_training_only(share: float) -> None:
+    torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
+    logits = 3 * normal(0, NUM_IMAGES, NUM_CLASSES)
+    labels = np.random.default_rng(1).integers(0, NUM_CLASSES, NUM_IMAGES)
+    layers = {"out": {"op": "dense", "units": NUM_CLASSES}}
+    experiment = Experiment.model_validate(
+        {
+            "name": "idea",
+            "task": "classify",
+            "dataset": {"name": "mnist"},
+            "model": {"layers": layers},
+            "train": {"label_smoothing": share},
+        }
+    )
+    result = Result(jnp.asarray(logits), {}, {})
+    for training, smoothing in ((True, share), (False, 0.0)):
+        theirs = torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
+        want = theirs(torch.tensor(logits), torch.tensor(labels)).numpy()
+        ours = objective(experiment, training=training)(result, jnp.asarray(labels))
+        np.testing.assert_allclose(ours, want, rtol=1e-5)
 
 
 def test_binary_cross_entropy_is_finite_where_a_probability_is_zero_or_one() -> None:

@@ -119,6 +119,7 @@ class InNumpy:
         self.bias = np.asarray(first["bias"], np.float64)
         self.velocity = [np.zeros_like(self.kernel), np.zeros_like(self.bias)]
         self.classifies = job.experiment.task == "classify"
+        self.smoothing = job.experiment.train.label_smoothing
         self.train_losses: list[float] = []
 
     def outputs(self, split: Split) -> Array:
@@ -140,7 +141,10 @@ class InNumpy:
         x, outputs = (batch.images / 255).reshape(-1, PIXELS), self.outputs(batch)
         if self.classifies:
             chances = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
-            error = (chances - np.eye(CLASSES)[batch.labels]) / len(batch)
+            targets = np.eye(CLASSES)[batch.labels]
+            targets += self.smoothing * (1 / CLASSES - targets)
+            loss = float(-(targets * np.log(chances)).sum(axis=1).mean())
+            error = (chances - targets) / len(batch)
         else:
             error = 2 * (outputs - x) / x.size
         gradients = [x.T @ error, error.sum(axis=0)]
@@ -158,15 +162,17 @@ class InNumpy:
 
 
 @pytest.mark.parametrize(
-    ("task", "sizes", "batch_size", "num_devices"),
+    ("task", "sizes", "batch_size", "num_devices", "smoothing"),
     [
-        ("classify", (7, 3, 501), 500, 2),  # one step of all seven; a chunk of one in evaluation
-        ("classify", (11, 1, 2), 4, 1),  # two steps of four, and three images dropped
-        ("reconstruct", (6, 5, 3), 1, 2),
+        # One step of all seven; a chunk of one in evaluation.
+        ("classify", (7, 3, 501), 500, 2, 0.0),
+        # Two steps of four, and three images dropped; labels are smoothed in training only.
+        ("classify", (11, 1, 2), 4, 1, 0.2),
+        ("reconstruct", (6, 5, 3), 1, 2, 0.0),
     ],
 )
 def test_every_number_equals_a_training_loop_in_numpy(
-    task: str, sizes: tuple[int, int, int], batch_size: int, num_devices: int
+    task: str, sizes: tuple[int, int, int], batch_size: int, num_devices: int, smoothing: float
 ) -> None:
     """Evaluation uses all images for any sizes; training drops the incomplete last batch."""
     dataset = make_dataset(*sizes)
@@ -181,6 +187,7 @@ def test_every_number_equals_a_training_loop_in_numpy(
         batch_size=batch_size,
         epochs=3,
         metrics=metrics,
+        label_smoothing=smoothing,
     )
     events = run_job(job)
     for seed, group in _by_seed(events).items():

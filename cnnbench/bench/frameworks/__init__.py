@@ -124,6 +124,9 @@ def _check_training(experiment: Experiment, plan: Plan) -> None:
     if experiment.train.clip:
         message = "train.clip: bench does not support gradient clipping"
         raise UsageError(f"{message}; remove it.")
+    if experiment.train.label_smoothing:
+        message = "train.label_smoothing: bench does not support label smoothing"
+        raise UsageError(f"{message}; remove it.")
     if plan.samples:
         message = f"model.layers.{plan.samples[0].name}: bench does not support sampling layers"
         raise UsageError(f"{message}; choose a network without one.")

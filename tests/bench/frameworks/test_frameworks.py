@@ -863,6 +863,12 @@ def test_gradient_clipping_is_refused() -> None:
     )
 
 
+def test_label_smoothing_is_refused() -> None:
+    assert refusal("flax", experiment_of("classify", SMALL, label_smoothing=0.1)) == (
+        "train.label_smoothing: bench does not support label smoothing; remove it."
+    )
+
+
 def test_bfloat16_is_refused() -> None:
     assert refusal("flax", experiment_of("classify", SMALL, precision="bfloat16")) == (
         "train.precision: bench only supports float32, not bfloat16; write float32."
