@@ -145,6 +145,17 @@ def _shape(value: object) -> tuple[int, ...]:
     raise field_error(f"{VALUE} is not a valid shape", remedy, value)
 
 
+def _milestones(value: object) -> tuple[int, ...]:
+    _refuse_quotes(value)
+    if isinstance(value, (list, tuple)) and value and all(_whole(epoch, 1) for epoch in value):
+        if list(value) == sorted(set(value)):
+            return tuple(value)
+        raise field_error(
+            f"{VALUE} is not in increasing order", "sort the epochs and list each once", value
+        )
+    raise field_error(f"{VALUE} is not a list of epochs", "use a list such as [80, 120]", value)
+
+
 def _seeds(value: object) -> tuple[int, ...]:
     _refuse_quotes(value)
     num = value if isinstance(value, int) else len(value) if isinstance(value, (list, tuple)) else 0
@@ -238,6 +249,12 @@ ShapeField = Annotated[
     BeforeValidator(_shape),
     PlainSerializer(_as_list),
     _any_of(_list_schema(_whole_schema(1), 1, 1), _list_schema(_whole_schema(1), 3, 3)),
+]
+Milestones = Annotated[
+    tuple[int, ...],
+    BeforeValidator(_milestones),
+    PlainSerializer(_as_list),
+    _any_of(_list_schema(_whole_schema(1), 1) | {"uniqueItems": True}),
 ]
 Seeds = Annotated[
     tuple[int, ...],

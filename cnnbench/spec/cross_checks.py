@@ -22,7 +22,7 @@ from cnnbench.spec.experiment import (
     TrainSpec,
 )
 from cnnbench.spec.metrics import METRICS, names_of
-from cnnbench.spec.optimizers import Cosine
+from cnnbench.spec.optimizers import OneCycle
 
 RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args", "params", "blocks")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a table or a terminal
@@ -142,7 +142,7 @@ def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:
         message = f"label_smoothing is not available for task: {task}"
         yield Issue(("train", "label_smoothing"), message, "remove it", of_key=True)
     schedule = train.schedule
-    if isinstance(schedule, Cosine) and schedule.warmup_epochs >= train.epochs:
+    if not isinstance(schedule, OneCycle) and schedule.warmup_epochs >= train.epochs:
         message = f"a warmup of {VALUE} epochs takes all {train.epochs} epochs"
         place = ("train", "schedule", "warmup_epochs")
         yield Issue(place, message, f"use less than {train.epochs}")

@@ -9,7 +9,16 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from cnnbench.layers.fields import ADDED, Count, Fraction, Model, NonNegative, Positive, members
+from cnnbench.layers.fields import (
+    ADDED,
+    Count,
+    Fraction,
+    Milestones,
+    Model,
+    NonNegative,
+    Positive,
+    members,
+)
 
 Decayed = Literal["kernels", "all"]
 _DECAY_ON = (
@@ -145,10 +154,14 @@ Optimizer = Annotated[
 ]
 
 
+WarmupEpochs = Annotated[NonNegative, ADDED, Field(description="epochs of linear warmup from zero")]
+
+
 class Constant(Model):
     """Constant learning rate."""
 
     name: Literal["constant"]
+    warmup_epochs: WarmupEpochs = 0.0
 
 
 class Cosine(Model):
@@ -168,6 +181,18 @@ class Linear(Model):
     final_fraction: Fraction = Field(
         0.0, description="final learning rate as a fraction of the initial one"
     )
+    warmup_epochs: WarmupEpochs = 0.0
+
+
+class Polynomial(Model):
+    """Polynomial decay, as in PyTorch's PolynomialLR per step."""
+
+    name: Literal["polynomial"]
+    power: Positive = Field(1.0, description="exponent of the remaining fraction of the steps")
+    final_fraction: Fraction = Field(
+        0.0, description="final learning rate as a fraction of the initial one"
+    )
+    warmup_epochs: WarmupEpochs = 0.0
 
 
 class Exponential(Model):
@@ -175,6 +200,7 @@ class Exponential(Model):
 
     name: Literal["exponential"]
     rate: Annotated[float, Field(gt=0, le=1)] = Field(0.95, description="decay factor per epoch")
+    warmup_epochs: WarmupEpochs = 0.0
 
 
 class Step(Model):
@@ -183,11 +209,38 @@ class Step(Model):
     name: Literal["step"]
     every: Count = Field(description="epochs between drops")
     factor: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="decay factor")
+    warmup_epochs: WarmupEpochs = 0.0
+
+
+class MultiStep(Model):
+    """Step decay: the learning rate is multiplied by `factor` at each milestone."""
+
+    name: Literal["multi_step"]
+    milestones: Milestones = Field(description="epochs after which it drops, such as [80, 120]")
+    factor: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="decay factor")
+    warmup_epochs: WarmupEpochs = 0.0
+
+
+class OneCycle(Model):
+    """One cycle (Smith & Topin 2018): cosine rise to the optimizer's learning rate, cosine decay.
+
+    The rates of PyTorch's OneCycleLR, whose `max_lr` is the optimizer's `learning_rate`. Momentum
+    is not cycled (`cycle_momentum=False`).
+    """
+
+    name: Literal["one_cycle"]
+    pct_start: Fraction = Field(0.3, description="fraction of the steps in which it rises")
+    div_factor: Annotated[float, Field(ge=1)] = Field(
+        25.0, description="largest learning rate divided by the first"
+    )
+    final_div_factor: Annotated[float, Field(ge=1)] = Field(
+        1e4, description="first learning rate divided by the last"
+    )
 
 
 DEFAULT_SCHEDULE = Constant(name="constant")
 Schedule = Annotated[
-    Constant | Cosine | Linear | Exponential | Step,
+    Constant | Cosine | Linear | Polynomial | Exponential | Step | MultiStep | OneCycle,
     Field(discriminator="name"),
     _named(DEFAULT_SCHEDULE.name),
 ]
@@ -199,7 +252,7 @@ def depends_on_total(schedule: Schedule) -> bool:
     >>> depends_on_total(Cosine(name="cosine")), depends_on_total(Step(name="step", every=5))
     (True, False)
     """
-    return isinstance(schedule, Cosine | Linear)
+    return isinstance(schedule, Cosine | Linear | Polynomial | OneCycle)
 
 
 OPTIMIZERS: dict[str, type[Model]] = members(Optimizer, "name")

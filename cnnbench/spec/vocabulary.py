@@ -41,6 +41,9 @@ _SCHEDULES: _Words = {
     "linear": ("LinearLR", "linear_decay"),
     "exponential": ("ExponentialLR", "ExponentialDecay", "exp"),
     "step": ("StepLR", "step_decay"),
+    "multi_step": ("MultiStepLR", "piecewise_constant", "PiecewiseConstantDecay"),
+    "one_cycle": ("OneCycleLR", "1cycle", "cosine_onecycle"),
+    "polynomial": ("PolynomialLR", "PolynomialDecay", "poly"),
 }
 _LOSSES: _Words = {
     "cross_entropy": (
@@ -122,7 +125,7 @@ _KEYS: _Words = {
     "order": ("axes", "perm", "permutation", "dims"),
     "start": ("begin", "offset", "from"),
     "momentum": ("decay", "mu"),
-    "learning_rate": ("lr", "eta", "step_size", "base_lr", "init_value"),
+    "learning_rate": ("lr", "eta", "step_size", "base_lr", "init_value", "max_lr", "peak_value"),
     "b1": ("beta1", "beta_1", "betas", "beta"),
     "b2": ("beta2", "beta_2"),
     "eps": ("epsilon",),
@@ -146,6 +149,9 @@ _KEYS: _Words = {
     "warmup_epochs": ("warmup", "warm_up", "warmup_steps"),
     "final_fraction": ("alpha", "eta_min", "end_value", "min_lr", "final_lr"),
     "every": ("step_size", "period"),
+    "milestones": ("boundaries", "boundaries_and_scales"),
+    "pct_start": ("warmup_fraction", "warmup_ratio", "warmup_percent"),
+    "power": ("exponent",),
     "factor": ("gamma", "rate", "decay_rate"),
     "epochs": ("num_epochs", "n_epochs", "max_epochs", "nb_epoch", "num_train_epochs"),
     "batch_size": ("batch", "bs", "minibatch", "train_batch_size", "batchsize"),
@@ -213,8 +219,7 @@ _NO_OPTIMIZERS = (
     " lookahead rectified_adam sparse_adam conjugate_gradient newton adagrad_da schedule_free"
 )
 _NO_SCHEDULES = (
-    "plateau reduce_lr_on_plateau ReduceLROnPlateau one_cycle OneCycleLR cyclic CyclicLR"
-    " polynomial PolynomialLR multi_step MultiStepLR piecewise_constant cosine_restarts"
+    "plateau reduce_lr_on_plateau ReduceLROnPlateau cyclic CyclicLR cosine_restarts"
     " CosineAnnealingWarmRestarts sgdr inverse_sqrt rsqrt noam inverse_time multiplicative"
     " lambda LambdaLR warmup chained sequential"
 )

@@ -266,7 +266,12 @@ class TestOverrides:
         assert (conv1.kernel, conv2.padding) == ((7, 5), "same")
         assert (found.train.epochs, found.title, found.seeds) == (5, "A = b", (0, 1, 2))
         assert found.train.optimizer.learning_rate == 0.001
-        assert found.train.schedule.model_dump() == {"name": "step", "every": 2, "factor": 0.1}
+        assert found.train.schedule.model_dump() == {
+            "name": "step",
+            "every": 2,
+            "factor": 0.1,
+            "warmup_epochs": 0.0,
+        }
 
     def test_later_ones_win(self, write: Write) -> None:
         path = write(BASE)
@@ -514,7 +519,12 @@ class TestPartsOfADefault:
     def test_a_schedule_is_named_before_its_options(self, bare: Path) -> None:
         overrides = ["train.schedule.every=2", "train.schedule=step"]
         found = load_experiment(bare, overrides).experiment.train.schedule
-        assert found.model_dump() == {"name": "step", "every": 2, "factor": 0.1}
+        assert found.model_dump() == {
+            "name": "step",
+            "every": 2,
+            "factor": 0.1,
+            "warmup_epochs": 0.0,
+        }
 
     def test_a_layers_operation_is_chosen_before_its_options(self, write: Write) -> None:
         overrides = ["model.pool.rate=0.2", "model.pool.op=dropout"]

@@ -408,8 +408,8 @@ ALL = "use sgd, adam, adamw, rmsprop, adagrad, adadelta, lamb or lion."
         (
             ["train.schedule={name: cosine, gamma: 0.9}"],
             "train.schedule.gamma: cosine has no 'gamma' (did you mean 'rate' of exponential or"
-            " 'factor' of step?); remove it, or set train.schedule.name to exponential or"
-            " step.",
+            " 'factor' of step or multi_step?); remove it, or set train.schedule.name to"
+            " exponential, step or multi_step.",
         ),
         (
             ["train.beta1=0.9"],

@@ -14,7 +14,7 @@ from flax import nnx
 
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.spec.experiment import TrainSpec
-from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
+from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES, depends_on_total
 from cnnbench.training.state import (
     Network,
     build_optimizer,
@@ -44,6 +44,15 @@ def _warm_cosine(step: int) -> float:
     return BASE * (1 + math.cos(math.pi * (step - 20) / 60)) / 2
 
 
+def _one_cycle(step: int) -> float:
+    """The rise ends one step early, as in PyTorch."""
+    first, top = BASE / 25, 0.3 * 80 - 1
+    if step <= top:
+        return BASE + (first - BASE) * (1 + math.cos(math.pi * step / top)) / 2
+    final = first / 1e4
+    return final + (BASE - final) * (1 + math.cos(math.pi * (step - top) / (79 - top))) / 2
+
+
 RATES: Mapping[str, list[tuple[dict[str, Any], Callable[[int], float]]]] = {
     "constant": [({}, lambda _: BASE)],
     "cosine": [
@@ -53,6 +62,13 @@ RATES: Mapping[str, list[tuple[dict[str, Any], Callable[[int], float]]]] = {
     "linear": [({"final_fraction": 0.2}, lambda step: BASE * (1 - 0.8 * step / 80))],
     "exponential": [({"rate": 0.5}, lambda step: BASE * 0.5 ** (step / 10))],
     "step": [({"every": 3, "factor": 0.1}, lambda step: BASE * 0.1 ** (step // 30))],
+    "polynomial": [
+        ({"power": 2.0, "final_fraction": 0.2}, lambda s: BASE * (0.2 + 0.8 * (1 - s / 80) ** 2)),
+    ],
+    "multi_step": [
+        ({"milestones": [2, 6]}, lambda step: BASE * 0.1 ** ((step >= 20) + (step >= 60))),
+    ],
+    "one_cycle": [({}, _one_cycle)],
 }
 
 
@@ -74,6 +90,75 @@ def test_a_warm_up_of_nearly_all_epochs_leaves_one_decay_step(steps: int) -> Non
     last = EPOCHS * steps - 1
     rates = [float(rate(step)) for step in range(last + 1)]
     assert rates == pytest.approx([BASE * step / last for step in range(last + 1)], rel=1e-5)
+
+
+def _rates(options: dict[str, Any], epochs: int = EPOCHS) -> list[float]:
+    """Learning rates of all steps."""
+    rate = learning_rate(train_spec(schedule=options).schedule, BASE, epochs, STEPS)
+    return [float(rate(step)) for step in range(epochs * STEPS)]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "theirs"),
+    [
+        ({"name": "multi_step", "milestones": [2, 6], "factor": 0.3}, "MultiStepLR",
+         {"milestones": [20, 60], "gamma": 0.3}),
+        ({"name": "polynomial", "power": 3.0}, "PolynomialLR", {"total_iters": 80, "power": 3.0}),
+        ({"name": "one_cycle"}, "OneCycleLR", {"max_lr": BASE, "total_steps": 80}),
+        (
+            {"name": "one_cycle", "pct_start": 0.11, "div_factor": 5, "final_div_factor": 20},
+            "OneCycleLR",
+            {"max_lr": BASE, "total_steps": 80, "pct_start": 0.11, "div_factor": 5,
+             "final_div_factor": 20},
+        ),
+        ({"name": "one_cycle", "pct_start": 0}, "OneCycleLR",
+         {"max_lr": BASE, "total_steps": 80, "pct_start": 0.0}),
+    ],
+)  # fmt: skip
+def test_learning_rates_of_all_steps_are_pytorchs(
+    options: dict[str, Any], kind: str, theirs: dict[str, Any]
+) -> None:
+    torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=BASE, momentum=0.9)
+    schedule = getattr(torch.optim.lr_scheduler, kind)(optimizer, **theirs)
+    want = []
+    for _ in range(80):
+        want.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert _rates(options) == pytest.approx(want, rel=2e-5, abs=1e-7)
+
+
+AFTER_WARMUP: Mapping[str, list[tuple[dict[str, Any], Callable[[int], float]]]] = {
+    # Warmup of two epochs, as a function of all steps.
+    "constant": [({}, lambda _: BASE)],
+    "linear": [({}, lambda step: BASE * (80 - step) / 60)],
+    "polynomial": [({"power": 2.0}, lambda step: BASE * ((80 - step) / 60) ** 2)],
+    "exponential": [({"rate": 0.5}, lambda step: BASE * 0.5 ** ((step - 20) / 10))],
+    "step": [({"every": 3}, lambda step: BASE * 0.1 ** (step // 30))],
+    "multi_step": [
+        ({"milestones": [2, 6]}, lambda step: BASE * 0.1 ** (1 + (step >= 60))),
+        ({"milestones": [1, 6]}, lambda step: BASE * 0.1 ** (1 + (step >= 60))),
+    ],
+    "cosine": [({}, _warm_cosine)],
+}
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES.keys() - {"one_cycle"}))
+def test_every_schedule_has_a_warmup(name: str) -> None:
+    for options, formula in AFTER_WARMUP[name]:
+        rates = _rates({"name": name, "warmup_epochs": 2, **options})
+        want = [BASE * s / 20 if s < 20 else formula(s) for s in range(80)]
+        assert rates == pytest.approx(want, rel=2e-5, abs=1e-7)
+
+
+def test_rates_that_do_not_depend_on_the_number_of_epochs() -> None:
+    """As promised by `depends_on_total`, on which continued runs rely."""
+    for name, found in AFTER_WARMUP.items():
+        for options, _ in found:
+            full: dict[str, Any] = {"name": name, "warmup_epochs": 1.99, **options}
+            independent = _rates(full, 2) == _rates(full, 8)[:20]
+            assert independent is not depends_on_total(train_spec(schedule=full).schedule)
 
 
 def test_the_schedule_reaches_the_parameters() -> None:

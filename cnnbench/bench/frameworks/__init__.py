@@ -22,6 +22,7 @@ from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import Conv
 from cnnbench.spec.experiment import Experiment
+from cnnbench.spec.optimizers import Constant
 from cnnbench.system import commands
 from cnnbench.system.arrays import Array, LayerWeights
 
@@ -114,10 +115,11 @@ def _check_keras(plan: Plan) -> None:
 
 
 def _check_training(experiment: Experiment, plan: Plan) -> None:
-    schedule = experiment.train.schedule.name
-    if schedule != "constant":
-        message = f"train.schedule: bench only supports a constant learning rate, not '{schedule}'"
-        raise UsageError(f"{message}; write constant.")
+    schedule, only = experiment.train.schedule, "bench only supports a constant learning rate"
+    if not isinstance(schedule, Constant):
+        raise UsageError(f"train.schedule: {only}, not '{schedule.name}'; write constant.")
+    if schedule.warmup_epochs:
+        raise UsageError(f"train.schedule.warmup_epochs: {only}; write 0.")
     if experiment.train.precision != "float32":
         message = f"train.precision: bench only supports float32, not {experiment.train.precision}"
         raise UsageError(f"{message}; write float32.")

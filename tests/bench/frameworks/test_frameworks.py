@@ -869,6 +869,13 @@ def test_label_smoothing_is_refused() -> None:
     )
 
 
+def test_a_warmup_is_refused() -> None:
+    schedule = {"name": "constant", "warmup_epochs": 2}
+    assert refusal("flax", experiment_of("classify", SMALL, schedule=schedule)) == (
+        "train.schedule.warmup_epochs: bench only supports a constant learning rate; write 0."
+    )
+
+
 def test_bfloat16_is_refused() -> None:
     assert refusal("flax", experiment_of("classify", SMALL, precision="bfloat16")) == (
         "train.precision: bench only supports float32, not bfloat16; write float32."
