@@ -47,6 +47,11 @@ GRAPHS: Mapping[str, Layers] = {
     "after dropped images": {"conv": conv(), "maps": {"op": "spatial_dropout", "rate": 0.4},
                              "norm": NORM, "path": {"op": "drop_path", "rate": 0.4},
                              "again": NORM, "out": OUT},
+    "without parameters": {"a": conv(filters=4), "n1": NORM | {"scale": False},
+                           "groups": {"op": "group_norm", "groups": 2},
+                           "n2": NORM | {"center": False}, "pixels": {"op": "layer_norm"},
+                           "scale": {"op": "scale", "value": 0.5},
+                           "n3": NORM | {"scale": False, "center": False}, "out": OUT},
     "at the end": {"conv": conv(filters=2), "norm": NORM},
 }  # fmt: skip
 
