@@ -16,7 +16,7 @@ from cnnbench.spec.shipped import find_named
 Specs = Annotated[
     list[str],
     typer.Argument(
-        metavar="SPEC... [KEY=VALUE...]",
+        metavar="SPEC|KEY=VALUE",
         help="Experiment files or names such as standard, and overrides such as train.epochs=5.",
         show_default=False,
         autocompletion=complete_experiments,
@@ -28,7 +28,7 @@ MaybeSpecs = Annotated[list[str] | None, Specs.__metadata__[0]]
 Runs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[RUN | NAME[@TAG] | PATH]...",
+        metavar="RUN|NAME[@TAG]|PATH",
         help="Runs to compare; default: the newest comparable run of each experiment.",
         show_default=False,
         autocompletion=complete_runs,
@@ -87,7 +87,12 @@ LEAST_ALPHA, MOST_ALPHA = 0.0001, 0.5
 
 Alpha = Annotated[
     float,
-    typer.Option(min=LEAST_ALPHA, max=MOST_ALPHA, help="Significance level (false-positive rate)."),
+    typer.Option(
+        metavar="P",
+        min=LEAST_ALPHA,
+        max=MOST_ALPHA,
+        help="Significance level (false-positive rate).",
+    ),
 ]
 
 MinEffect = Annotated[

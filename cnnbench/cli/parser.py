@@ -37,6 +37,17 @@ COMMAND = KnownNames(
 class Command(TyperCommand):
     """A command that suggests a similar option, or an override, for an unknown one."""
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        for param in self.params:
+            _show_plainly(param)
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """Returns `--help`, as the base class does."""
+        if (option := super().get_help_option(ctx)) is not None:
+            _show_plainly(option)
+        return option
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments, as the base class does."""
         try:
@@ -57,6 +68,17 @@ class Command(TyperCommand):
         takes_overrides = any(param.name == "specs" for param in self.params)
         if not near and takes_overrides:
             error.message += _override(word)
+
+
+def _show_plainly(param: Any) -> None:
+    """Hides what Typer adds to the help: types of flags and arguments, and braces in the usage."""
+    if param.param_type_name == "argument":
+        param.display_type_rich = lambda **_: None
+        if param.required:
+            more = "" if param.nargs == 1 else "..."
+            param.get_usage_pieces = lambda _: [f"{param.display_name_raw}{more}"]
+    elif param.is_flag and param.metavar is None:
+        param.metavar = ""
 
 
 def _override(word: str) -> str:

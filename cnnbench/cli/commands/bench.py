@@ -35,7 +35,9 @@ def bench(  # noqa: PLR0913, PLR0917 - one parameter per option
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Dataset to train on instead.", metavar="NAME", autocompletion=complete_datasets
+            help="Dataset that replaces the experiment's.",
+            metavar="NAME",
+            autocompletion=complete_datasets,
         ),
     ] = None,
     data_dir: DataDir = None,

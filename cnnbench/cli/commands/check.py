@@ -17,7 +17,7 @@ def check(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[RUN | NAME | PATH]...",
+            metavar="RUN|NAME|PATH",
             help="Runs to verify; default: all.",
             show_default=False,
             autocompletion=complete_runs,

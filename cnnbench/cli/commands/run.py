@@ -51,7 +51,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="Dataset to train on instead.", metavar="NAME", autocompletion=complete_datasets
+            help="Dataset that replaces the experiments'.",
+            metavar="NAME",
+            autocompletion=complete_datasets,
         ),
     ] = None,
     device: DeviceOption = Device.AUTO,

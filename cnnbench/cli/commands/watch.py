@@ -64,7 +64,10 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
     engine: EngineOption = Engine.FAST,  # auto-tuning takes longer than it saves
     once: Annotated[bool, typer.Option("--once", help="Check and show once, then exit.")] = False,
     results_dir: Annotated[
-        Path, typer.Option(help="Folder of these runs, apart from those of other commands.")
+        Path,
+        typer.Option(
+            metavar="DIR", help="Folder of these runs, apart from those of other commands."
+        ),
     ] = Path("results/.watch"),
     data_dir: DataDir = None,
 ) -> None:
