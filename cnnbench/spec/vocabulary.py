@@ -272,6 +272,9 @@ _ALTERNATIVES = {
     "squeeze_excite": _GATES,
     "squeeze_excitation": _GATES,
     "SEModule": _GATES,
+    "transformer": "repeat a block of layer_norm, attention and 1x1 conv, as in zoo/vit_b_16",
+    "squeeze": "use a reshape",
+    "unsqueeze": "use a reshape",
 }
 
 

@@ -1000,6 +1000,19 @@ def test_any_valid_experiment_reloads_equal(tmp_path: Path, spec: dict[str, Any]
     assert_reloads(load_experiment(path), tmp_path)
 
 
+def test_shares_of_a_softmax_are_probabilities(tmp_path: Path) -> None:
+    layers = {
+        "scores": {"op": "conv", "filters": 2, "kernel": 1},
+        "shares": {"op": "softmax"},
+        "out": {"op": "slice", "size": 1},
+    }
+    spec = {"name": "idea", "task": "reconstruct", "dataset": {"name": "mnist"}}
+    more = {"model": {"layers": layers}, "train": {"loss": "binary_cross_entropy"}}
+    path = tmp_path / "idea.yaml"
+    path.write_text(dump_document(spec | more), encoding="utf-8")
+    assert_reloads(load_experiment(path), tmp_path)
+
+
 @given(specs(), st.data())
 @QUIET
 def test_layers_in_any_order_with_named_inputs_make_one_network(

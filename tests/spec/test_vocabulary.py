@@ -245,6 +245,11 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
         for word, way in (
             ("depthwise_conv", "use a conv with groups: depthwise"),
             ("dilation", "use a conv with dilation: 2"),
+            (
+                "Transformer",
+                "repeat a block of layer_norm, attention and 1x1 conv, as in zoo/vit_b_16",
+            ),
+            ("unsqueeze", "use a reshape"),
             ("groups", "use a conv with groups: 2"),
             ("InstanceNorm2d", "use a group_norm with one group per channel"),
             ("InstanceNormalization", "use a group_norm with one group per channel"),
