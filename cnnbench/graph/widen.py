@@ -66,7 +66,8 @@ def widen(plan: Plan, size: MatchedSize, target: int) -> Widened | None:
     """Multiplies channels and units by the factor that best matches a target size.
 
     The output keeps its shape, so the layers that determine it are not changed. Tied layers are
-    resized with their owner, and reshapes with the dense layer that they read.
+    resized with their owner, and reshapes with the dense layer that they read. Channels that can be
+    divided into the groups or heads of a layer still can be.
 
     Args:
       plan: the network.
@@ -127,6 +128,7 @@ def _changes(plan: Plan, factor: float) -> dict[str, tuple[str, Any]]:
     fixed = _fixed(plan)
     changes: dict[str, tuple[str, Any]] = {}
     images = _sources_of_reshapes(plan)
+    parts = math.lcm(*(node.op.channel_parts for node in plan.nodes))
     for node in plan.nodes:
         op, name = node.op, node.name
         if name in fixed:
@@ -134,22 +136,24 @@ def _changes(plan: Plan, factor: float) -> dict[str, tuple[str, Any]]:
         if isinstance(op, Dense):
             # If units are reshaped to an image, its channels are scaled.
             channels = images.get(name)
-            units = _times(channels or op.units, factor) * (op.units // channels if channels else 1)
-            changes[name] = ("units", units)
+            units = _times(channels or op.units, factor, parts)
+            changes[name] = ("units", units * (op.units // channels if channels else 1))
         elif width := getattr(op, op.width_key, None):
-            changes[name] = (op.width_key, _times(width, factor))
+            changes[name] = (op.width_key, _times(width, factor, parts))
         elif (
             isinstance(op, Reshape)
             and len(op.shape) == 3
             and _dense_before(plan, name) not in (fixed | {None})
         ):
-            changes[name] = ("shape", (*op.shape[:2], _times(op.shape[2], factor)))
+            changes[name] = ("shape", (*op.shape[:2], _times(op.shape[2], factor, parts)))
     old = {node.name: node.op for node in plan.nodes}
     return {n: (key, v) for n, (key, v) in changes.items() if getattr(old[n], key) != v}
 
 
-def _times(size: int, factor: float) -> int:
-    return max(1, math.floor(size * factor + 0.5))
+def _times(size: int, factor: float, parts: int) -> int:
+    """Scales a size, which keeps its common divisor with a number; equal sizes remain equal."""
+    step = math.gcd(size, parts)
+    return max(1, math.floor(size // step * factor + 0.5)) * step
 
 
 def _fixed(plan: Plan) -> set[str]:

@@ -58,6 +58,11 @@ class Attention(Layer):
     main_options = ("heads",)
     sums_places = True
 
+    @property
+    def channel_parts(self) -> int:
+        """Number of heads."""
+        return self.heads
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The input shape."""
         height, width, channels = image(shapes[0], self.op)
@@ -104,6 +109,11 @@ class PositionEmbedding(Layer):
 
     aliases = ("PositionEmbedding", "positional_embedding", "positional_encoding", "pos_embed")
     elementwise = True
+
+    @property
+    def channel_parts(self) -> int:
+        """Sines and cosines of columns and rows."""
+        return 4 if self.kind == "sincos2d" else 1
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The input shape."""

@@ -177,6 +177,11 @@ class Layer(Model):
         return False
 
     @property
+    def channel_parts(self) -> int:
+        """Number of groups, heads and so on that the channels are divided into."""
+        return 1
+
+    @property
     def is_trained(self) -> bool:
         """False if the layer has `trainable: false`."""
         return bool(getattr(self, "trainable", True))

@@ -86,6 +86,11 @@ class Conv(Layer):
         """Number of groups for a number of input channels."""
         return channels if self.groups == DEPTHWISE else int(self.groups)
 
+    @property
+    def channel_parts(self) -> int:
+        """Number of groups; a depthwise convolution has as many as there are channels."""
+        return 1 if self.groups == DEPTHWISE else int(self.groups)
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """One value per kernel position and filter."""
         height, width, channels = image(shapes[0], "conv")

@@ -81,6 +81,11 @@ class GroupNorm(Layer):
     aliases = ("GroupNormalization", "GroupNorm", "gn", "group_normalization")
     main_options = ("groups",)
 
+    @property
+    def channel_parts(self) -> int:
+        """Number of groups."""
+        return self.groups
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The input shape, with a scale and a bias per channel."""
         channels = image(shapes[0], self.op)[2]

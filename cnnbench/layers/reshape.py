@@ -315,6 +315,11 @@ class ChannelShuffle(Layer):
     main_options = ("groups",)
     keeps_range = True
 
+    @property
+    def channel_parts(self) -> int:
+        """Number of groups."""
+        return self.groups
+
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The input shape."""
         shape = image(shapes[0], self.op)
@@ -378,6 +383,11 @@ class DepthToSpace(Layer):
     aliases = ("PixelShuffle", "subpixel")
     main_options = ("size",)
     keeps_range = True
+
+    @property
+    def channel_parts(self) -> int:
+        """Pixels of a block."""
+        return self.size**2
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """A larger image with fewer channels."""

@@ -111,6 +111,30 @@ def test_gates_are_widened_with_the_image_they_multiply() -> None:
     assert len({value for _, value in found.changes.values()}) == 1
 
 
+@pytest.mark.parametrize("factor", [1.5, 2.5, 4.2])
+def test_channels_remain_divisible_into_groups_and_heads(factor: float) -> None:
+    layers: dict[str, dict[str, Any]] = {
+        "stem": {"op": "conv", "filters": 8, "kernel": 1},
+        "groups": {"op": "group_norm", "groups": 4},
+        "more": {"op": "conv", "filters": 8, "kernel": 1},
+        "sum": {"op": "add", "inputs": ["stem", "more"]},  # equal sizes remain equal
+        "odd": {"op": "conv", "filters": 9, "kernel": 1},
+        "heads": {"op": "attention", "heads": 3},
+        "grouped": {"op": "conv", "filters": 12, "kernel": 1, "groups": 3},
+        "place": {"op": "position_embedding", "kind": "sincos2d"},
+        "shuffle": {"op": "channel_shuffle", "groups": 6},
+        "each": {"op": "conv", "filters": 12, "kernel": 3, "groups": "depthwise"},
+        "space": {"op": "depth_to_space", "size": 2},
+        "dense": {"op": "dense", "units": 5},
+    }
+    plan = make_plan(layers, (4, 4, 1), (5,))
+    found = widen(plan, MatchedSize.PARAMS, int(factor * plan.num_params))
+    assert found is not None
+    widths = {name: value for name, (_, value) in found.changes.items()}
+    assert widths["stem"] == widths["more"]
+    assert found.plan.num_params == pytest.approx(factor * plan.num_params, rel=0.2)
+
+
 def test_a_network_that_is_all_output_cannot_be_wider() -> None:
     plan = make_plan({"dense": {"op": "dense", "units": 5}}, (6, 6, 1), (5,))
     with pytest.raises(UsageError) as caught:
