@@ -248,8 +248,18 @@ def _add_blocks(full: dict[str, Schema], changes: dict[str, Schema]) -> None:
 def _or_expression(value: Schema) -> Schema:
     """A value, or an expression of parameters; errors refer to the one that is meant."""
     outer = {key: value[key] for key in ("description", "default") if key in value}
-    inner = {key: part for key, part in value.items() if key not in outer}
+    inner = {key: _in_lists(part) for key, part in value.items() if key not in outer}
     return outer | {"if": _ref("Calculated"), "then": _ref("Expression"), "else": inner}
+
+
+def _in_lists(part: Any) -> Any:
+    """Definitions whose lists of numbers may contain expressions, such as `[$width, 1]`."""
+    if isinstance(part, list):
+        return [_in_lists(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    numbers = part.get("items", {}).get("type") == "integer"
+    return part | ({"items": _or_expression(part["items"])} if numbers else _each(_in_lists, part))
 
 
 def _calculated() -> Schema:

@@ -213,6 +213,26 @@ def test_seeds_are_a_number_or_a_list(seeds, valid):
     assert (issue(STANDARD | {"seeds": seeds}) == "") == valid
 
 
+@pytest.mark.parametrize(
+    ("layer", "valid"),
+    [
+        ("{op: reshape, shape: [$rows, 1, {times: [2, $rows]}]}", True),
+        ("{op: conv, filters: 4, kernel: [$rows, 1], padding: [0, $rows]}", True),
+        ("{op: zero_pad, padding: [$rows, 0, 1, {of_input: 2}]}", True),
+        ("{op: reshape, shape: [rows, 1, 1]}", False),
+        ("{op: reshape, shape: [{times: $rows}, 1, 1]}", False),
+        ("{op: conv, filters: 4, kernel: [$rows, 1, 1]}", False),
+    ],
+)
+def test_items_of_lists_may_be_parameters(layer, valid):
+    head = "name: idea\ntask: classify\ndataset: {name: mnist}\n"
+    data = read(f"{head}model: {{params: {{rows: 2}}, layers: {{a: {layer}}}}}")
+    assert (issue(data) == "") is valid
+    assert Draft7Validator(SCHEMA).is_valid(data) is valid
+    changed = extending(f"model: {{params: {{rows: 2}}, layers: {{a: {layer}}}}}")
+    assert (issue(changed) == "") is valid
+
+
 def test_every_operation_and_key_explains_itself():
     for name, model in OPERATIONS.items():
         part = SCHEMA["$defs"][model.__name__]
