@@ -125,7 +125,8 @@ def _output_issues(
     fits = [n for n in ends if n in nodes and nodes[n].layout.shape == goal.output_shape]
     unsure = [n for n in ends if n not in nodes]
     found = output or (fits or unsure or ends)[-1]
-    issues = [_dangling(name, found) for name in ends if name != found]
+    # Other errors come first: a layer that has one is often not connected yet.
+    issues = [_dangling(name, found) for name in ends if name != found and name in nodes]
     if found in nodes and nodes[found].layout.shape != goal.output_shape:
         issues.append(_misfit(nodes[found], goal))
     return found, issues

@@ -1,5 +1,6 @@
 """Translates pydantic validation errors to issues of an experiment file."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -61,6 +62,7 @@ _KINDS = {
     "bool_type": "true or false",
     "string_type": "a string",
 }
+_EXAMPLES = "such as conv, max_pool or dense"
 
 
 def issues_of(error: ValidationError, document: Document) -> list[Issue]:
@@ -89,7 +91,7 @@ def _issue(detail: ErrorDetails, document: Document) -> Issue:
         case "union_tag_not_found" | "union_tag_invalid" if at[-1] in INIT_KEYS:
             return _wrong_initializer(at, value, document)
         case "union_tag_not_found" if isinstance(value, Mapping):
-            return Issue(at, "'op' is missing", f"add 'op: ...' ({or_list(OPERATIONS)})")
+            return Issue(at, "'op' is missing", f"add 'op: ...' ({_EXAMPLES})")
         case "union_tag_invalid":
             short = not isinstance(_item(document.data, at), Mapping)
             word, choices, noun = value[_tag(at)], _union(at), _noun(at)
@@ -343,7 +345,8 @@ def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str
         message = f"{written} is not available as an activation: the loss applies it to the output"
         return Issue(at, message, "leave that linear, and use op: softmax in other places")
     if not isinstance(value, str):
-        return Issue(at, _is_not(written, noun), f"use {or_list(choices)}")
+        use = f"use an operation {_EXAMPLES}" if noun == "operation" else f"use {or_list(choices)}"
+        return Issue(at, _is_not(written, noun), use)
     words = _NOUNS.get(noun, vocabulary.OTHER)
     hint = words.hint(value, choices)
     function = vocabulary.ACTIVATION.find_alias(value, ACTIVATION_NAMES)
@@ -351,7 +354,9 @@ def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str
         layer = f"{{op: activation, activation: {function}}}"
         return Issue(at, f"{written} is an activation, not an operation", f"use {layer}")
     if hint or not words.is_unsupported(value, choices):
-        return Issue(at, f"unknown {noun} {written}{hint}", f"use {or_list(choices)}")
+        near = noun == "operation" and re.search(r"'(\w+)'\?\)$", hint)
+        use = near[1] if near else or_list(choices)
+        return Issue(at, f"unknown {noun} {written}{hint}", f"use {use}")
     message = f"{noun} {written} is not supported"
     if noun == "operation":
         return Issue(at, message, vocabulary.alternative_or_python(value))
