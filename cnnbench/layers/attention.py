@@ -39,7 +39,7 @@ class Attention(Layer):
     """
 
     op: Literal["attention"]
-    heads: Count = Field(description="number of heads; must divide the channels")
+    heads: Count = Field(description="number of heads, each with an equal part of the channels")
     use_bias: bool = Field(True, description="add biases to the four projections")
     init: Init = Field(
         "glorot_uniform",
@@ -100,7 +100,10 @@ class PositionEmbedding(Layer):
     """
 
     op: Literal["position_embedding"]
-    kind: Literal["learned", "sincos2d"] = Field("learned", description="learned or sincos2d")
+    kind: Literal["learned", "sincos2d"] = Field(
+        "learned",
+        description="learned vectors, or sincos2d: fixed sines and cosines of column and row",
+    )
     stddev: NonNegative = Field(
         INITIAL_STDDEV,
         description="standard deviation of the initial values of learned vectors",
