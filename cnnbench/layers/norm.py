@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from cnnbench.layers.base import (
     image,
     whole_image,
 )
-from cnnbench.layers.fields import Count, Positive
+from cnnbench.layers.fields import ADDED, Count, Positive
 from cnnbench.layers.parameters import TRAINABLE, TrainableKey
 from cnnbench.system.arrays import Array
 
@@ -115,23 +115,30 @@ class GroupNorm(Layer):
 
 
 class Scale(Layer):
-    """Multiplies each channel by a learned factor, or everything by a constant.
+    """Multiplies each channel by a learned factor, or everything by one or by a constant.
 
     Learned factors that begin near zero are the layer scale of Touvron et al. 2021 and the gamma of
-    ConvNeXt.
+    ConvNeXt; a single one that begins at zero is that of ReZero (Bachlechner et al. 2021) and
+    SkipInit (De & Smith 2020).
     """
 
     op: Literal["scale"]
     value: float = Field(description="initial value of the factors, or the constant")
-    trainable: bool = Field(True, description="learn a factor per channel; false for a constant")
+    trainable: bool = Field(True, description="learn the factors; false for a constant")
+    per: Annotated[Literal["channel", "all"], ADDED] = Field(
+        "channel", description="learn a factor per channel, or one for all"
+    )
 
     aliases = ("LayerScale", "layer_scale", "Rescaling", "gamma", "mul_constant")
     elementwise = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
-        """The input shape, with a factor per channel."""
-        channels = shapes[0][-1]
-        return LayerOutput(shapes[0], {"scale": (channels,)} if self.trainable else {})
+        """The input shape, with a factor per channel, one for all, or none."""
+        if not self.trainable:
+            if self.per == "all":
+                raise ShapeError("per", "a constant is the same for all channels", "remove it")
+            return LayerOutput(shapes[0])
+        return LayerOutput(shapes[0], {"scale": shapes[0][-1:] if self.per == "channel" else (1,)})
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (20) with factors for an input."""
@@ -147,8 +154,10 @@ class Scale(Layer):
         return [f"{self.value:g}"]
 
     def variations(self) -> list[str]:
-        """Tells constants from factors."""
-        return [] if self.trainable else ["constant"]
+        """Tells constants and single factors from factors per channel."""
+        if not self.trainable:
+            return ["constant"]
+        return [] if self.per == "channel" else ["one factor"]
 
 
 class Learns(Protocol):
@@ -217,13 +226,14 @@ def scale_rule(factors: Array | float) -> Rule:
     """Equation (20) with constant or learned factors.
 
     Args:
-      factors: (c,), or a constant.
+      factors: (c,), (1,) for one factor, or a constant.
     """
 
     def gradient(delta: Array, a: Array) -> dict[str, Array]:
         if isinstance(factors, float):
             return {}
-        return {"scale": (delta * a).sum(axis=tuple(range(a.ndim - 1)))}
+        products: Array = (delta * a).sum(axis=tuple(range(a.ndim - 1)))
+        return {"scale": products if len(factors) > 1 else products.sum(keepdims=True)}
 
     backward: Callable[..., tuple[Array, ...]] = lambda delta, _: (delta * factors,)  # noqa: E731
     return Rule(lambda a: a * factors, backward, gradient)

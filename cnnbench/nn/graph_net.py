@@ -350,6 +350,8 @@ class GraphNet(nnx.Module):
                 places = self.lowering.axes
                 return _scaled(norm.standardized_groups(x, op.groups, places, op.epsilon), weights)
             case Scale():
+                if op.per == "all":
+                    return x * weights["scale"]
                 return _scaled(x, weights) if op.trainable else x * op.value
             case _:
                 assert_never(op)

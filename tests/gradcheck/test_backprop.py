@@ -343,6 +343,7 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         (3, 2, 3),
     ),
     "scale": ({"op": {"op": "scale", "value": 0.5}}, (3, 2, 2)),
+    "scale by one factor": ({"op": {"op": "scale", "value": 0.5, "per": "all"}}, (3, 2, 2)),
     "scale by a constant": ({"op": {"op": "scale", "value": 0.5, "trainable": False}}, (3, 2, 2)),
     "batch_norm of vectors": (
         {"flat": {"op": "flatten"}, "op": {"op": "batch_norm", "epsilon": 0.25}},

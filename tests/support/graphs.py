@@ -117,7 +117,11 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
             "epsilon": st.sampled_from([0.01, 0.1]),
             "center": st.booleans(),
         },
-        "scale": {"value": st.sampled_from([0.5, 2.0]), "trainable": st.booleans()},
+        "scale": {
+            "value": st.sampled_from([0.5, 2.0]),
+            "trainable": st.booleans(),
+            "per": st.sampled_from(["channel", "all"]),
+        },
         "batch_norm": {
             "epsilon": st.sampled_from([0.01, 0.1]),
             "scale": st.booleans(),

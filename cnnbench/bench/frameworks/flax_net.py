@@ -120,10 +120,10 @@ class _Function(nnx.Module):
 
 
 class _Scale(nnx.Module):
-    """Product with a learned factor per channel."""
+    """Product with learned factors, (c,) or (1,)."""
 
-    def __init__(self, channels: int) -> None:
-        self.scale = nnx.Param(jnp.ones(channels))
+    def __init__(self, shape: Shape) -> None:
+        self.scale = nnx.Param(jnp.ones(shape))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return x * self.scale[...]
@@ -240,7 +240,7 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _norm(node, op, rngs)
         case Scale():
             if op.trainable:
-                return _Scale(node.layout.shape[-1])
+                return _Scale(node.layout.params["scale"])
             return _Function(partial(jnp.multiply, op.value))
         case MaxPool() | AvgPool():
             return _Function(_pool(op, node.in_shapes[0]))

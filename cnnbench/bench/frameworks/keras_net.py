@@ -168,7 +168,9 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
                 op.groups, epsilon=op.epsilon, center=op.center, scale=op.scale
             )
         case Scale():
-            return ChannelScale() if op.trainable else layers.Rescaling(op.value)
+            if op.trainable:
+                return LearnedScale(node.layout.params["scale"])
+            return layers.Rescaling(op.value)
         case GlobalAvgPool():
             return layers.GlobalAveragePooling2D()
         case GlobalMaxPool():  # ties share the gradient; ours gives it to the first
@@ -282,12 +284,16 @@ def _conv_transpose(plan: Plan, node: Node, op: ConvTranspose, made: Made) -> ke
     )
 
 
-class ChannelScale(keras.layers.Layer):
-    """Product with a learned factor per channel."""
+class LearnedScale(keras.layers.Layer):
+    """Product with learned factors, (c,) or (1,)."""
 
-    def build(self, shape: tuple[int | None, ...]) -> None:
+    def __init__(self, factors: Shape) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def build(self, _shape: tuple[int | None, ...]) -> None:
         """Create the factors."""
-        self.gamma = self.add_weight(shape=shape[-1:], initializer="ones", name="gamma")
+        self.gamma = self.add_weight(shape=self.factors, initializer="ones", name="gamma")
 
     def call(self, x: Tensor) -> Tensor:
         """Apply the module."""

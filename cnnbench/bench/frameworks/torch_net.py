@@ -195,7 +195,8 @@ def _layer(
         case BatchNorm() | LayerNorm() | GroupNorm():
             return _norm(node, op)
         case Scale() if op.trainable:
-            scale = Affine(node.layout.shape, scale=True, center=False)
+            factors = (*node.layout.shape[:-1], *node.layout.params["scale"])
+            scale = Affine(factors, scale=True, center=False)
             return scale, scale
         case _:
             layer = _without_parameters(node, orders)
@@ -416,6 +417,8 @@ def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str
             return _bound(node, holder, {"embedding": ("embedding", first)})
         case ClassToken():
             return _bound(node, holder, {"token": ("token", vector)})
+        case Scale(per="all"):
+            kernel = vector
         case BatchNorm() | LayerNorm() | Scale() if len(node.layout.shape) == 1:
             kernel = vector = (lambda a: a[units], lambda a: a[back_units])
         case BatchNorm() | LayerNorm() | GroupNorm() | Scale():

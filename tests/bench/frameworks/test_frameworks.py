@@ -119,7 +119,8 @@ CASES: Mapping[str, Layers] = {
         "f": {"op": "layer_norm", "scale": False, "epsilon": 0.01},
         "g": {"op": "group_norm", "groups": 2, "center": False, "epsilon": 0.01},
         "h": {"op": "layer_norm", "scale": False, "center": False, "epsilon": 0.03},
-        "i": dense(),
+        "i": {"op": "scale", "value": 1.5, "per": "all"},
+        "j": dense(),
     },
     "norms of a vector": {
         "a": conv(padding="same", filters=2, activation="tanh"),
@@ -127,6 +128,7 @@ CASES: Mapping[str, Layers] = {
         "c": {"op": "layer_norm", "epsilon": 0.01},
         "d": {"op": "scale", "value": 2.0},
         "e": dense(6, activation="tanh"),
+        "one": {"op": "scale", "value": 1.5, "per": "all"},
         "f": {"op": "layer_norm", "center": False, "epsilon": 0.01},
         "g": {"op": "scale", "value": 3.0, "trainable": False},
         "h": dense(),
