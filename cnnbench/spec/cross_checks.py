@@ -14,6 +14,7 @@ from cnnbench.layers.fields import VALUE
 from cnnbench.spec.experiment import (
     LAYER_PATTERN,
     LOSSES,
+    Augment,
     ChannelStatistics,
     DatasetSpec,
     ModelSpec,
@@ -74,6 +75,9 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
         issues += _split_issues(parts.dataset, info)
     if parts.dataset and parts.dataset.normalize:
         issues += _normalize_issues(parts.dataset, parts.task, info)
+    if parts.dataset and parts.dataset.augment:
+        batch_size = parts.train.batch_size if parts.train else None
+        issues += _augment_issues(parts.dataset.augment, batch_size, parts.task, info)
     if parts.dataset and parts.dataset.offline:
         issues += _offline_issues(parts.dataset.offline, info, data_dir)
     return issues
@@ -160,6 +164,30 @@ def _metric_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:
             yield Issue(at, message, f"use {or_list(names_of(task))}")
         elif objection and (found := objection(layers, info)):
             yield Issue(at, *found)
+
+
+def _augment_issues(
+    spec: Augment, batch_size: int | None, task: Task | None, info: DatasetInfo | None
+) -> Iterator[Issue]:
+    at = ("dataset", "augment")
+    for key in ("random_erasing", "mixup", "cutmix"):
+        if getattr(spec, key) and task is Task.RECONSTRUCT:
+            message = f"{key} is not available for task: reconstruct"
+            yield Issue((*at, key), message, "remove it", of_key=True)
+    if spec.mixes and batch_size == 1:
+        key = "mixup" if spec.mixup else "cutmix"
+        message = f"{key} needs at least 2 images per batch"
+        yield Issue((*at, key), message, "raise train.batch_size", of_key=True)
+    if info is None:
+        return
+    least = min(info.shape[:2])
+    crop, moved = spec.random_crop, spec.random_translation
+    sizes = [("random_translation", "pixels", moved.pixels)] if moved else []
+    sizes += [("random_crop", "padding", crop.padding)] if crop else []
+    for name, key, size in sizes:
+        if size >= least:
+            message = f"{VALUE} pixels are too many for images of {shape_text(info.shape)}"
+            yield Issue((*at, name, key), message, f"use at most {least - 1}")
 
 
 def _normalize_issues(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
@@ -150,6 +150,84 @@ class Splits(Model):
     )
 
 
+class RandomCrop(Model):
+    """Pads the image, and crops it back at a random place."""
+
+    padding: Count = Field(description="rows and columns added at each side")
+    mode: Literal["zeros", "reflect"] = Field(
+        "zeros", description="black pixels, or a mirror image without the edge, as in torchvision"
+    )
+
+
+class RandomTranslation(Model):
+    """Moves the image, and fills with black pixels."""
+
+    pixels: Count = Field(description="largest number of rows and of columns")
+
+
+class RandomRotation(Model):
+    """Rotates the image about its center, with bilinear interpolation and black corners."""
+
+    degrees: Annotated[float, Field(gt=0, le=180)] = Field(
+        description="largest angle in either direction"
+    )
+
+
+class RandomErasing(Model):
+    """Sets a rectangle to zero after scaling (Zhong et al. 2017): black, or the mean if normalized.
+
+    The logarithm of its ratio of height to width is uniform from 3/10 to 10/3.
+    """
+
+    probability: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="share of images")
+    area: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.33, description="largest share of the image; the smallest is 0.02, or this if less"
+    )
+
+
+class Mixup(Model):
+    """Mixes pairs of images and their labels (Zhang et al. 2017)."""
+
+    alpha: Positive = Field(0.2, description="parameter of the beta distribution of the shares")
+
+
+class Cutmix(Model):
+    """Replaces a box by that of another image, and mixes labels by area (Yun et al. 2019)."""
+
+    alpha: Positive = Field(1.0, description="parameter of the beta distribution of the areas")
+
+
+class Augment(Model):
+    """Random changes of the training images, in this order."""
+
+    random_crop: RandomCrop | None = Field(None, description="pad and crop, at a random place")
+    random_translation: RandomTranslation | None = Field(
+        None, description="move by a random number of pixels"
+    )
+    random_flip: Literal["horizontal", "vertical"] | None = Field(
+        None, description="mirror half of the images: horizontal or vertical"
+    )
+    random_rotation: RandomRotation | None = Field(None, description="rotate by a random angle")
+    random_erasing: RandomErasing | None = Field(None, description="erase a random rectangle")
+    mixup: Mixup | None = Field(None, description="mix pairs of images and their labels")
+    cutmix: Cutmix | None = Field(
+        None, description="paste a box of another image; with mixup, half of the batches each"
+    )
+
+    @property
+    def mixes(self) -> bool:
+        """True if labels are mixed."""
+        return bool(self.mixup or self.cutmix)
+
+
+AUGMENTATIONS: Mapping[str, type[Model]] = {
+    name: model
+    for name, field in Augment.model_fields.items()
+    for model in get_args(field.annotation)
+    if isinstance(model, type) and issubclass(model, Model)
+}
+
+
 class DatasetSpec(Model):
     """The dataset and its preprocessing."""
 
@@ -168,6 +246,9 @@ class DatasetSpec(Model):
         description="instead of pixel_scale: scales pixels to [0, 1], then subtracts a mean and"
         " divides by a standard deviation per channel; {mean: [0.13], std: [0.31]}, or auto for"
         " those of the training images",
+    )
+    augment: Annotated[Augment | None, ADDED] = Field(
+        None, description="random changes of the training images"
     )
 
     @property

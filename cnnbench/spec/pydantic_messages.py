@@ -17,7 +17,7 @@ from cnnbench.layers.fields import VALUE
 from cnnbench.layers.parameters import INIT_KEYS, INITIALIZERS, init_choices
 from cnnbench.spec import vocabulary
 from cnnbench.spec.document import Document, KeyPath, dotted
-from cnnbench.spec.experiment import Clip, Experiment, Splits
+from cnnbench.spec.experiment import AUGMENTATIONS, Augment, Clip, Experiment, Splits
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
 from cnnbench.spec.yaml_parser import MAX_DIGITS, is_number
 
@@ -44,6 +44,10 @@ _CHOICES: Mapping[KeyPath, Mapping[str, type[BaseModel]]] = {
 _WITHIN: Mapping[KeyPath, type[BaseModel]] = {  # sections of sections
     ("dataset", "splits"): Splits,
     ("train", "clip"): Clip,
+    ("dataset", "augment"): Augment,
+}
+_DEEPER: Mapping[KeyPath, type[BaseModel]] = {
+    ("dataset", "augment", name): model for name, model in AUGMENTATIONS.items()
 }
 _DEFAULTS = {"optimizer": DEFAULT_OPTIMIZER.name, "schedule": DEFAULT_SCHEDULE.name}
 NAMING = "start with a letter and use letters, digits, '-' and '_'"
@@ -155,6 +159,8 @@ def _model_at(loc: KeyPath) -> type[BaseModel]:
             return SCHEDULES[name]
         case (str(section), str(inner), _) if (section, inner) in _WITHIN:
             return _WITHIN[section, inner]
+        case (*section, _) if tuple(section) in _DEEPER:
+            return _DEEPER[tuple(section)]
         case (str(section), _):
             return _SECTIONS[section]
         case _:

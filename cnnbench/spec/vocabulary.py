@@ -164,6 +164,19 @@ _KEYS: _Words = {
     "validation": ("val", "valid", "dev", "num_validation"),
     "test": ("num_test", "n_test"),
     "train_examples": ("limit", "max_samples", "num_samples", "num_examples", "n_samples"),
+    "augment": (
+        "augmentation",
+        "augmentations",
+        "transform",
+        "transforms",
+        "data_augmentation",
+        "random_augment",
+    ),
+    "random_crop": ("RandomCrop", "crop", "random_resized_crop"),
+    "random_flip": ("RandomHorizontalFlip", "flip", "hflip", "horizontal_flip", "RandomFlip"),
+    "random_translation": ("RandomTranslation", "translate", "random_shift", "RandomAffine"),
+    "random_rotation": ("RandomRotation", "rotate", "rotation"),
+    "random_erasing": ("RandomErasing", "cutout", "erase", "reprob"),
     "pixel_scale": ("rescale", "scale"),
     "normalize": ("normalization", "normalise", "standardize", "mean", "z_score"),
     "splits": ("split", "sizes"),
@@ -235,8 +248,7 @@ _NO_KEYS = (
     " noise_shape axis dim alpha negative_slope amsgrad centered max_norm"
     " accumulate accumulate_steps gradient_accumulation"
     " accumulate_grad_batches ema ema_decay swa early_stopping patience"
-    " class_weight sample_weight mixup cutmix augment augmentation augmentations transform"
-    " transforms data_augmentation shuffle drop_last num_workers callbacks compile distributed"
+    " class_weight sample_weight shuffle drop_last num_workers callbacks compile distributed"
     " strategy pretrained weights dropout whitening image_size"
     " input_shape num_classes cache prefetch k_folds cross_validation subset download"
 )
@@ -275,6 +287,9 @@ _ALTERNATIVES = {
     "transformer": "repeat a block of layer_norm, attention and 1x1 conv, as in zoo/vit_b_16",
     "squeeze": "use a reshape",
     "unsqueeze": "use a reshape",
+    "random_flip": "set dataset.augment",
+    "random_crop": "set dataset.augment",
+    "augmentation": "set dataset.augment",
 }
 
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cnnbench.data.dataset import Dataset
 from cnnbench.graph.autoencoder import code_layer
 from cnnbench.graph.plan import Plan
+from cnnbench.nn.augment import first_stream
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.python_model import import_class, make_module, require_output
@@ -131,7 +132,11 @@ class Executables:
     num_slow: int = 0
 
     def network(self, seed: int) -> Network:
-        """The model with the initial parameters of a seed."""
+        """The model with the initial parameters of a seed, and its random numbers."""
+        augments = self.rules(training=True).augment is not None
+        return self._model(seed)._replace(stream=first_stream(seed) if augments else None)
+
+    def _model(self, seed: int) -> Network:
         job = self.job
         if job.plan is None:
             make = import_class(job.reference, job.folder)

@@ -73,7 +73,8 @@ def count_flops(plain: Executables, network: Network) -> tuple[float | None, flo
     labels = jax.ShapeDtypeStruct((size,), jnp.int32)
     arrays: Any = (images, labels)
     forward = partial(outputs_of, graphdef=network.evaluation, rules=plain.rules(training=False))
-    gradient = partial(gradients, graphdef=network.training, rules=plain.rules(training=True))
+    rules = plain.rules(training=True)._replace(augment=None)
+    gradient = partial(gradients, graphdef=network.training, rules=rules)
     state = TrainState(params, rest, ())
     try:
         cpu = jax.local_devices(backend="cpu")[0]

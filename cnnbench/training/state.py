@@ -11,6 +11,7 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from cnnbench.errors import StoreError
+from cnnbench.nn.augment import Stream
 from cnnbench.nn.python_model import split_model
 from cnnbench.runs.weights import Weights
 from cnnbench.spec.experiment import Clip, TrainSpec
@@ -40,11 +41,13 @@ class TrainState(NamedTuple):
       params: the trainable parameters.
       rest: other model state: running statistics and dropout keys.
       opt_state: the optimizer state.
+      stream: random numbers of the augmentation; None without one.
     """
 
     params: Tree
     rest: Tree
     opt_state: Tree
+    stream: Stream | None = None
 
 
 class Arrays(NamedTuple):
@@ -64,6 +67,7 @@ class Network(NamedTuple):
         is an expectation over them.
       params: initial parameters.
       rest: initial other state.
+      stream: random numbers of the augmentation, from the first step; None without one.
     """
 
     training: Any
@@ -71,6 +75,7 @@ class Network(NamedTuple):
     scoring: Any
     params: Tree
     rest: Tree
+    stream: Stream | None = None
 
     @property
     def uses_batch_statistics(self) -> bool:
@@ -224,7 +229,7 @@ def init_state(network: Network, optimizer: optax.GradientTransformation) -> Tra
     """The state before the first step."""
     # Jitted as one program; otherwise every array of zeros would be compiled separately.
     opt_state = jax.jit(optimizer.init)(network.params)
-    return TrainState(network.params, network.rest, opt_state)
+    return TrainState(network.params, network.rest, opt_state, network.stream)
 
 
 def values_of(state: TrainState) -> dict[str, NDArray[Any]]:

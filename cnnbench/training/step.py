@@ -18,10 +18,20 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from cnnbench.data.scaling import Scaling
+from cnnbench.nn.augment import (
+    Draws,
+    MixedLabels,
+    draw_augmentation,
+    erase,
+    label_share,
+    mix_images,
+    mixed,
+    move_pixels,
+)
 from cnnbench.nn.ops import dense
 from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
-from cnnbench.spec.experiment import Experiment, Task
+from cnnbench.spec.experiment import Augment, Experiment, Task
 from cnnbench.system.devices import BATCH
 from cnnbench.training.losses import Score, objective, scores
 from cnnbench.training.state import Arrays, Indices, TrainState, Tree
@@ -40,6 +50,7 @@ class StepConfig(NamedTuple):
       dtype: dtype of the network's computations; None for the dtype of its parameters.
         Parameters, losses and sums keep their own dtype.
       mesh: devices over which the rows of a batch are sharded, along `BATCH`; None for one device.
+      augment: random changes of the training images; None for none.
     """
 
     task: Task
@@ -50,6 +61,7 @@ class StepConfig(NamedTuple):
     prepares: bool
     mesh: Mesh | None = None
     dtype: DTypeLike | None = None
+    augment: Augment | None = None
 
 
 class Part(NamedTuple):
@@ -59,11 +71,13 @@ class Part(NamedTuple):
       indices: indices of the images in the dataset, (n,).
       weights: one, or zero for padding, (n,).
       numbers: image numbers that seed random layers, (n,).
+      draws: random numbers of the augmentation, (n, ...) each; None for images as they are.
     """
 
     indices: jax.Array
     weights: jax.Array
     numbers: jax.Array
+    draws: Draws | None = None
 
 
 def make_rules(
@@ -75,6 +89,7 @@ def make_rules(
     mesh: Mesh | None = None,
 ) -> StepConfig:
     """The step configuration of an experiment, for training or evaluation."""
+    augment = experiment.dataset.augment
     return StepConfig(
         experiment.task,
         objective(experiment, training=training),
@@ -84,6 +99,7 @@ def make_rules(
         prepares,
         mesh,
         jnp.bfloat16 if experiment.train.precision == "bfloat16" else None,
+        None if augment == Augment() else augment,
     )
 
 
@@ -91,6 +107,24 @@ def pick(arrays: Arrays, indices: Indices, rules: StepConfig) -> tuple[jax.Array
     """Scaled images as floats, (n, h, w, c), and their targets."""
     images = rules.scaling.apply(arrays.images[indices].astype(jnp.float32))
     labels = arrays.labels[indices]
+    return images, labels if rules.task is Task.CLASSIFY else images
+
+
+def _pick_augmented(arrays: Arrays, part: Part, rules: StepConfig) -> tuple[jax.Array, Any]:
+    """Training images and targets, augmented; mixed targets are `MixedLabels`."""
+    spec, draws = rules.augment, part.draws
+    if spec is None or draws is None:
+        return pick(arrays, part.indices, rules)
+
+    def augmented(indices: jax.Array, own: Mapping[str, jax.Array]) -> jax.Array:
+        moved = move_pixels(spec, arrays.images[indices], own)
+        return erase(spec, rules.scaling.apply(moved.astype(jnp.float32)), own)
+
+    images, labels = augmented(part.indices, draws.own), arrays.labels[part.indices]
+    if (mix := draws.mix) is not None:
+        images = mix_images(images, augmented(mix.indices, mix.own), mix)
+        share = label_share(mix, images.shape[1:3])
+        return images, MixedLabels(labels, arrays.labels[mix.indices], share)
     return images, labels if rules.task is Task.CLASSIFY else images
 
 
@@ -106,7 +140,8 @@ def train_step(
     """Update the state with the images at `indices`, (batch,), and return the mean loss."""
     gradient, rest, loss = gradients(state, arrays, indices, graphdef, rules)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    return TrainState(optax.apply_updates(state.params, updates), rest, opt_state), loss
+    stream = state.stream and state.stream.advanced()
+    return TrainState(optax.apply_updates(state.params, updates), rest, opt_state, stream), loss
 
 
 def gradients(
@@ -116,7 +151,10 @@ def gradients(
     sums: Callable[..., Any] = partial(_gradient_sums, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
         sums = _shared(partial(_one_share, sums), rules)
-    rows = _rows(Part(indices, jnp.ones(len(indices)), jnp.arange(len(indices))), rules)
+    draws = None
+    if rules.augment and state.stream:
+        draws = draw_augmentation(rules.augment, state.stream, indices, arrays.images.shape[1:3])
+    rows = _rows(Part(indices, jnp.ones(len(indices)), jnp.arange(len(indices)), draws), rules)
     if rules.mesh and rules.microbatch is None:
         # From this constraint XLA derives the share of the batch that each device computes.
         rows = lax.with_sharding_constraint(rows, NamedSharding(rules.mesh, P(None, BATCH)))
@@ -161,14 +199,14 @@ def _gradient_sums(
 
     def add(carry: Tree, part: Part) -> tuple[Tree, Tree]:
         gradient, _, loss = carry
-        images, targets = pick(arrays, part.indices, rules)
+        images, targets = _pick_augmented(arrays, part, rules)
         (more, after), (own, change) = gradient_of(params, slotted, rest, images, targets, part)
         change, slots = dense.without_slots(change)
         return (jax.tree.map(jnp.add, gradient, (own, change)), after, loss + more), slots
 
     carry = (jax.tree.map(jnp.zeros_like, (params, prepared)), rest, jnp.zeros(()))
     if number == 1:
-        carry, slots = add(carry, Part(*(values[0] for values in rows)))
+        carry, slots = add(carry, _first(rows))
     else:
         carry, slots = lax.scan(add, carry, rows)
     (own, through), after, loss = carry
@@ -236,7 +274,19 @@ def _rows(batch: Part, rules: StepConfig) -> Part:
     """
     row = rules.microbatch or len(batch.indices)
     missing = (0, -len(batch.indices) % (row * _shares(rules)))
-    return Part(*(jnp.pad(values, missing).reshape(-1, row) for values in batch))
+
+    def split(values: jax.Array) -> jax.Array:
+        widths = (missing, *[(0, 0)] * (values.ndim - 1))
+        return jnp.pad(values, widths).reshape(-1, row, *values.shape[1:])
+
+    rows: Part = jax.tree.map(split, batch)
+    return rows
+
+
+def _first(rows: Part) -> Part:
+    """The only row."""
+    row: Part = jax.tree.map(lambda values: values[0], rows)
+    return row
 
 
 def _loss_sum(  # noqa: PLR0913, PLR0917 - differentiated by argument position
@@ -246,14 +296,14 @@ def _loss_sum(  # noqa: PLR0913, PLR0917 - differentiated by argument position
     prepared: Tree,
     rest: Tree,
     images: jax.Array,
-    targets: jax.Array,
+    targets: Any,
     part: Part,
 ) -> tuple[jax.Array, Tree]:
     model = merged(graphdef, params, rest, rules)
     images, prepared = cast((images, prepared), rules.dtype)
 
-    def head(result: Result, targets: jax.Array, weights: jax.Array) -> jax.Array:
-        return jnp.sum(rules.loss(to_float32(result, rules), targets) * weights)
+    def head(result: Result, targets: Any, weights: jax.Array) -> jax.Array:
+        return jnp.sum(mixed(rules.loss, to_float32(result, rules), targets) * weights)
 
     if not rules.prepares:
         return head(Result(model(images), {}, {}), targets, part.weights), split_model(model)[2]
@@ -311,6 +361,6 @@ def _metric_sums(
         return {name: jnp.sum(value * part.weights) for name, value in values.items()}
 
     if len(rows.indices) == 1:  # convolutions inside a loop are slow on CPUs
-        return sums(Part(*(values[0] for values in rows)))
+        return sums(_first(rows))
     totals: dict[str, jax.Array] = jax.tree.map(jnp.sum, lax.map(sums, rows))
     return totals

@@ -10,6 +10,8 @@ from cnnbench.errors import quoted
 from cnnbench.layers import OPERATIONS
 from cnnbench.layers.parameters import INITIALIZERS
 from cnnbench.spec.experiment import (
+    AUGMENTATIONS,
+    Augment,
     CheckpointSpec,
     Clip,
     DatasetSpec,
@@ -26,6 +28,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "experiment": Experiment,
     "dataset": DatasetSpec,
     "splits": Splits,
+    "augment": Augment,
     "clip": Clip,
     "model": ModelSpec,
     "train": TrainSpec,
@@ -89,6 +92,8 @@ def table(name: str) -> str:
             return member_tables(SCHEDULES, ("name",))
         case "initializers":
             return member_tables(INITIALIZERS, ("name",))
+        case "augmentations":
+            return member_tables(AUGMENTATIONS, ())
         case "metrics":
             return metric_table()
         case _:

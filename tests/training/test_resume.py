@@ -33,6 +33,7 @@ STATEFUL: Layers = {
     "dense": {"op": "dense", "units": CLASSES},
 }
 SEEDS = (5, 0, 3, 9)
+AUGMENT = {"random_translation": {"pixels": 1}, "random_flip": "horizontal", "mixup": {}}
 
 
 def digest(values: Mapping[str, Any]) -> list[tuple[str, str, tuple[int, ...], bytes]]:
@@ -80,7 +81,8 @@ def resumed(job: Job, events: Sequence[Event], epochs: Mapping[int, int], at_onc
 )
 def test_a_resumed_training_is_bit_identical(after: tuple[int, ...]) -> None:
     options: dict[str, Any] = {"optimizer": {"name": "adam"}, "epochs": 3, "batch_size": 6}
-    job = make_job(STATEFUL, make_dataset(20, 5, 4), seeds=SEEDS, num_devices=2, **options)
+    options |= {"num_devices": 2, "augment": AUGMENT}
+    job = make_job(STATEFUL, make_dataset(20, 5, 4), seeds=SEEDS, **options)
     whole = run_job(job)
     epochs = dict(zip(SEEDS, after, strict=True))
     rest = run_job(resumed(job, whole, epochs, 1))
@@ -96,7 +98,7 @@ def test_parallel_seeds_are_resumed_in_parallel(
     monkeypatch.setattr(Job, "accelerator", True)
     # Decided by the trial epoch, whose times depend on the machine.
     monkeypatch.setattr("cnnbench.training.trainer._epoch_s", lambda _: 1e9)
-    options: dict[str, Any] = {"engine": "plain", "epochs": 3, "batch_size": 4}
+    options: dict[str, Any] = {"engine": "plain", "epochs": 3, "batch_size": 4, "augment": AUGMENT}
     layers = {name: value for name, value in STATEFUL.items() if name != "norm"}
     job = make_job(layers, make_dataset(20, 3, 4), seeds=SEEDS, **options)
     whole = run_job(job)

@@ -13,11 +13,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from cnnbench.data.scaling import Scaling
+from cnnbench.nn.augment import first_stream
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.ops import convolution
 from cnnbench.nn.result import Result
-from cnnbench.spec.experiment import Task
+from cnnbench.spec.experiment import Augment, Task
 from cnnbench.system.devices import make_mesh, pick_devices
 from cnnbench.training.inference import outputs_of
 from cnnbench.training.losses import per_image_loss, per_image_metric
@@ -28,6 +29,7 @@ from cnnbench.training.state import (
     init_state,
     num_params,
     split_network,
+    values_of,
     weights_of,
     with_weights,
 )
@@ -192,6 +194,54 @@ def test_statistics_of_batch_norm_stay_in_float32() -> None:
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.rest))
         found.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state.rest)]))
     np.testing.assert_allclose(found[1], found[0], rtol=0.01)
+
+
+# Augmentation.
+
+
+@pytest.mark.parametrize(("microbatch", "num_devices"), [(3, 1), (4, 2), (None, 2)])
+def test_augmented_images_are_independent_of_microbatches_and_devices(
+    microbatch: int | None, num_devices: int
+) -> None:
+    spec = Augment.model_validate(
+        {
+            "random_crop": {"padding": 2, "mode": "reflect"},
+            "random_translation": {"pixels": 1},
+            "random_flip": "horizontal",
+            "random_rotation": {"degrees": 20},
+            "random_erasing": {},
+            "mixup": {"alpha": 1.0},
+            "cutmix": {},
+        }
+    )
+    network = small_network()._replace(stream=first_stream(3))
+    indices = jnp.arange(12) if microbatch is None else jnp.array([4, 1, 11, 0, 7, 2, 9], jnp.int32)
+    losses = []
+    for rows, mesh in ((None, None), (microbatch, mesh_of(num_devices))):
+        state, found = start(network), []
+        for _ in range(3):
+            step = jax.jit(
+                functools.partial(
+                    train_step,
+                    graphdef=network.training,
+                    optimizer=optax.sgd(0.1),
+                    rules=rules(rows, mesh)._replace(augment=spec),
+                )
+            )
+            state, loss = step(state, some_arrays(), indices)
+            found.append(float(loss))
+        losses.append(found)
+        assert state.stream is not None
+        assert int(state.stream.step) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_without_augmentation_nothing_is_drawn() -> None:
+    network = small_network()
+    assert "stream" not in "".join(values_of(start(network)))
+    program = str(jax.make_jaxpr(step_of(network, 3))(start(network), some_arrays(), jnp.arange(7)))
+    assert "random" not in program
+    assert "threefry" not in program
 
 
 @functools.cache

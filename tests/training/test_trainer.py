@@ -78,7 +78,7 @@ def make_dataset(num_train: int, num_validation: int, num_test: int) -> Dataset:
     )
 
 
-def make_job(
+def make_job(  # noqa: PLR0913
     layers: Layers,
     dataset: Dataset,
     *,
@@ -87,13 +87,14 @@ def make_job(
     clock: Callable[[], float] | None = None,
     engine: str = "direct",
     num_devices: int = 1,
+    augment: Any = None,
     **train: Any,
 ) -> Job:
     experiment = Experiment.model_validate(
         {
             "name": "tiny",
             "task": task,
-            "dataset": {"name": "mnist", "pixel_scale": 255.0},
+            "dataset": {"name": "mnist", "pixel_scale": 255.0, "augment": augment},
             "model": {"layers": layers},
             "train": {"epochs": 2} | train,
             "seeds": list(seeds),

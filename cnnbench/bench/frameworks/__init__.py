@@ -123,6 +123,9 @@ def _check_training(experiment: Experiment, plan: Plan) -> None:
     if experiment.train.precision != "float32":
         message = f"train.precision: bench only supports float32, not {experiment.train.precision}"
         raise UsageError(f"{message}; write float32.")
+    if experiment.dataset.augment:
+        message = "dataset.augment: bench does not support augmentation"
+        raise UsageError(f"{message}; remove it.")
     if experiment.train.clip:
         message = "train.clip: bench does not support gradient clipping"
         raise UsageError(f"{message}; remove it.")

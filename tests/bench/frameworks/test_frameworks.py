@@ -38,7 +38,7 @@ from cnnbench.layers import (
 from cnnbench.layers.parameters import is_kernel
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.ops import convolution
-from cnnbench.spec.experiment import LOSSES, Experiment
+from cnnbench.spec.experiment import LOSSES, Augment, Experiment
 from cnnbench.spec.loader import load_experiment
 from cnnbench.spec.optimizers import OPTIMIZERS
 from cnnbench.system.arrays import LayerWeights
@@ -921,6 +921,14 @@ def test_pixels_above_one_are_refused_for_cross_entropy() -> None:
     assert refusal("flax", experiment) == (
         "dataset.pixel_scale: bench needs pixels in [0, 1] for binary_cross_entropy; "
         "write 255 or more."
+    )
+
+
+def test_augmentation_is_refused() -> None:
+    experiment = experiment_of("classify", SMALL)
+    dataset = experiment.dataset.model_copy(update={"augment": Augment(random_flip="vertical")})
+    assert refusal("flax", experiment.model_copy(update={"dataset": dataset})) == (
+        "dataset.augment: bench does not support augmentation; remove it."
     )
 
 
