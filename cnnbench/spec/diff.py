@@ -126,19 +126,25 @@ def _settings(base: Loaded, other: Loaded) -> Iterator[str]:
     dumps = [loaded.experiment.model_dump(mode="json", exclude=names) for loaded in (base, other)]
     for dump in dumps:
         del dump["model"]["layers"], dump["model"]["output"]
-    before, after = (dict(_flat(dump)) for dump in dumps)
-    for key in dict.fromkeys([*before, *after]):
-        old, new = before.get(key, _ABSENT), after.get(key, _ABSENT)
-        if old != new:
-            yield f"{key}: {_change(_text(old), _text(new))}"
+    before, after = dumps
+    for key, old, new in _changed(before, after):
+        yield f"{key}: {_change(_text(old), _text(new))}"
 
 
-def _flat(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{at}.{key}" if at else key)
-    else:
-        yield at, value
+def _changed(old: Any, new: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Paths and values of settings that differ; a section that one side lacks is one value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            inner = f"{at}.{key}" if at else key
+            yield from _changed(old.get(key, _ABSENT), new.get(key, _ABSENT), inner)
+    elif old != new:
+        yield at, old, new
+
+
+def _without_nulls(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
 
 
 def _size_text(value: Any) -> str:
@@ -153,7 +159,7 @@ def _text(value: Any) -> str:
         case str():
             return value
         case Mapping():
-            return inline_text(value)
+            return inline_text(_without_nulls(value))
         case _:
             return json.dumps(value)
 

@@ -83,6 +83,15 @@ def test_removed_layers() -> None:
             ["train.optimizer.name: sgd -> rmsprop"],
         ),
         (["train.schedule={name: step, every: 5}"], ["train.schedule.every: absent -> 5"]),
+        (["train.clip.norm=1"], ["train.clip: null -> {norm: 1.0}"]),
+        (
+            ["dataset.augment.mixup={}", "dataset.augment.random_flip=horizontal"],
+            ["dataset.augment: null -> {random_flip: horizontal, mixup: {alpha: 0.2}}"],
+        ),
+        (
+            ["dataset.normalize={mean: [0.1], std: 0.3}"],
+            ["dataset.normalize: null -> {mean: [0.1], std: [0.3]}"],
+        ),
     ],
 )
 def test_changes_are_reported_by_key(overrides: list[str], lines: list[str]) -> None:
