@@ -452,6 +452,9 @@ def comparable_key(record: RunRecord) -> object:
     return (record.task, images, steps, loss, record.environment.device_kind)
 
 
+_OF_IMAGES = ("pixel_scale", "normalize", "augment")  # parts of a recipe in `dataset`
+
+
 def _setup_key(entry: RunEntry) -> object:
     record = entry.record
     return (comparable_key(record), record.epochs, record.batch_size, record.seeds)
@@ -462,20 +465,27 @@ def _recipe_key(entry: RunEntry) -> object:
 
 
 def _recipe(entry: RunEntry) -> dict[str, str]:
-    """The `train` section of a run by dotted names; empty if it cannot be read."""
+    """Training and preprocessing of a run by dotted names; empty if they cannot be read.
+
+    Unset keys are omitted, because runs of older versions do not have those that came later.
+    """
     try:
         data = read_document(entry.path / RESOLVED_FILE).data
     except SpecError:
         return {}
-    train = data.get("train") if isinstance(data, dict) else None
-    return dict(_flat("train", train)) | {"train.epochs": str(entry.record.epochs)}
+    if not isinstance(data, dict):
+        return {}
+    dataset = data.get("dataset")
+    images = {key: dataset.get(key) for key in _OF_IMAGES} if isinstance(dataset, dict) else {}
+    found = dict(_flat("train", data.get("train"))) | dict(_flat("dataset", images))
+    return found | {"train.epochs": str(entry.record.epochs)}
 
 
 def _flat(name: str, value: object) -> Iterator[tuple[str, str]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _flat(f"{name}.{key}", inner)
-    else:
+    elif value is not None:
         yield name, str(value)
 
 
@@ -498,11 +508,22 @@ def _reason(entry: RunEntry, taken: RunEntry) -> str:
     if not found:
         one, two = _recipe(entry), _recipe(taken)
         found = [
-            f"{key} {one.get(key, 'not set')}, not {two.get(key, 'not set')}"
+            _difference(key, one.get(key), two.get(key))
             for key in dict.fromkeys((*one, *two))
             if one.get(key) != two.get(key)
         ]
     return "; ".join(found[:3]) or "different settings"
+
+
+def _difference(key: str, one: str | None, two: str | None) -> str:
+    """Describes an option by the run that was skipped.
+
+    >>> [_difference("clip", *values) for values in (("1", "2"), (None, "2"), ("1", None))]
+    ['clip 1, not 2', 'clip is not set', 'clip is set to 1']
+    """
+    if one is None:
+        return f"{key} is not set"
+    return f"{key} is set to {one}" if two is None else f"{key} {one}, not {two}"
 
 
 def _differences(one: RunRecord, two: RunRecord) -> Iterator[str]:

@@ -640,6 +640,19 @@ class TestChoose:
             " (train.optimizer.learning_rate 0.5, not 0.01)",
         )
 
+    def test_another_augmentation_is_another_recipe(self, tmp_path: Path) -> None:
+        datasets = {6: "{name: mnist}", 7: "{name: mnist, augment: null}",
+                    8: "{name: mnist, augment: {mixup: {alpha: 0.2}, cutmix: null}}"}  # fmt: skip
+        for hour, name in ((6, "standard"), (7, "wide"), (8, "standard")):
+            path = save(run_at(name, hour), tmp_path)
+            (path / "resolved.yaml").write_text(f"dataset: {datasets[hour]}\n")
+        found = find_runs(["standard", "wide"], tmp_path)
+        assert hours(found) == [("standard", 6), ("wide", 7)]
+        assert found.warnings == (
+            "standard: using 20251123T060000Z-0000; skipped newer 20251123T080000Z-0000"
+            " (dataset.augment.mixup.alpha is set to 0.2)",
+        )
+
     def test_recipes_that_differ_anyway_decide_nothing(self, tmp_path: Path) -> None:
         for hour in (6, 8):
             recipe(save(run_at("standard", hour), tmp_path), 0.01)
