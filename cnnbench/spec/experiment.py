@@ -273,6 +273,14 @@ class Clip(Model):
     )
 
 
+class Ema(Model):
+    """Exponential moving average of the parameters, updated after every step."""
+
+    decay: Fraction = Field(
+        0.999, description="weight of the previous average; 1 minus it is that of the parameters"
+    )
+
+
 class TrainSpec(Model):
     """Training settings; the defaults are those of the Lasagne MNIST example."""
 
@@ -297,6 +305,9 @@ class TrainSpec(Model):
         0.0,
         description="share of the target that is spread evenly over all classes, in the training"
         " loss of classify; validation and test losses are without it",
+    )
+    ema: Annotated[Ema | None, ADDED] = Field(
+        None, description="evaluate and store the moving average of the parameters"
     )
 
 

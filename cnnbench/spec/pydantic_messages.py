@@ -17,7 +17,7 @@ from cnnbench.layers.fields import VALUE
 from cnnbench.layers.parameters import INIT_KEYS, INITIALIZERS, init_choices
 from cnnbench.spec import vocabulary
 from cnnbench.spec.document import Document, KeyPath, dotted
-from cnnbench.spec.experiment import AUGMENTATIONS, Augment, Clip, Experiment, Splits
+from cnnbench.spec.experiment import AUGMENTATIONS, Augment, Clip, Ema, Experiment, Splits
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
 from cnnbench.spec.yaml_parser import MAX_DIGITS, is_number
 
@@ -44,6 +44,7 @@ _CHOICES: Mapping[KeyPath, Mapping[str, type[BaseModel]]] = {
 _WITHIN: Mapping[KeyPath, type[BaseModel]] = {  # sections of sections
     ("dataset", "splits"): Splits,
     ("train", "clip"): Clip,
+    ("train", "ema"): Ema,
     ("dataset", "augment"): Augment,
 }
 _DEEPER: Mapping[KeyPath, type[BaseModel]] = {
@@ -309,7 +310,8 @@ def key_elsewhere(
     """
     paths = _paths(section)
     found = [p for p in paths if vocabulary.KEY.find_alias(word, [p.rpartition(".")[2]])]
-    found.sort(key=lambda path: path.rpartition(".")[2] != word)  # exact matches first
+    exact = [path for path in found if path.rpartition(".")[2] == word]
+    found = exact or found
     options = [(path, _others_with(path, data)) for path in found]
     return next((one for one in options if not one[1]), options[0] if options else None)
 

@@ -133,6 +133,14 @@ _KEYS: _Words = {
     "rho": ("decay", "alpha"),
     "label_smoothing": ("smoothing", "label_smooth", "smooth_labels"),
     "weight_decay": ("wd", "decoupled_weight_decay", "l2", "l2_reg", "weight_decay_rate"),
+    "ema": (
+        "use_ema",
+        "ema_decay",
+        "model_ema",
+        "model_ema_decay",
+        "ema_momentum",
+        "exponential_moving_average",
+    ),
     "clip": ("grad_clip", "gradient_clipping", "clipping", "clip_grad"),
     "norm": (
         "clip_grad_norm",
@@ -247,7 +255,7 @@ _NO_KEYS = (
     " affine elementwise_affine track_running_stats weight_norm spectral_norm"
     " noise_shape axis dim alpha negative_slope amsgrad centered max_norm"
     " accumulate accumulate_steps gradient_accumulation"
-    " accumulate_grad_batches ema ema_decay swa early_stopping patience"
+    " accumulate_grad_batches swa early_stopping patience"
     " class_weight sample_weight shuffle drop_last num_workers callbacks compile distributed"
     " strategy pretrained weights dropout whitening image_size"
     " input_shape num_classes cache prefetch k_folds cross_validation subset download"

@@ -32,7 +32,7 @@ def evaluate(executables: Executables, state: TrainState, rows: range) -> list[d
         indices = np.arange(start, start + EVAL_BATCH, dtype=np.int32)
         weights = (indices < rows.stop).astype(np.float32)
         indices = np.minimum(indices, rows.stop - 1)
-        sums.append(executables.evaluate(*state[:2], executables.arrays, indices, weights))
+        sums.append(executables.evaluate(*state.model, executables.arrays, indices, weights))
     host = jax.device_get(sums)
     totals = {
         key: np.sum([np.float64(part[key]) for part in host], axis=0).reshape(-1) for key in host[0]
@@ -64,7 +64,7 @@ def _codes(
 ) -> NDArray[np.float32]:
     """Codes of the images at `indices`; the last chunk is padded."""
     chunks = np.resize(indices, (-(-len(indices) // EVAL_BATCH), EVAL_BATCH))
-    found = [np.asarray(call(*state[:2], arrays, chunk)) for chunk in chunks]
+    found = [np.asarray(call(*state.model, arrays, chunk)) for chunk in chunks]
     return np.concatenate(found)[: len(indices)]
 
 
@@ -77,5 +77,5 @@ def samples(
     if executables.outputs is None:
         return inputs, None
     indices = np.arange(start, start + len(inputs), dtype=np.int32)
-    outputs = np.asarray(executables.outputs(*state[:2], executables.arrays, indices))
+    outputs = np.asarray(executables.outputs(*state.model, executables.arrays, indices))
     return inputs, outputs.reshape(-1, *inputs.shape) * job.experiment.dataset.pixel_scale

@@ -14,7 +14,7 @@ from cnnbench.errors import StoreError
 from cnnbench.nn.augment import Stream
 from cnnbench.nn.python_model import split_model
 from cnnbench.runs.weights import Weights
-from cnnbench.spec.experiment import Clip, TrainSpec
+from cnnbench.spec.experiment import TrainSpec
 from cnnbench.spec.optimizers import (
     Constant,
     Cosine,
@@ -48,6 +48,20 @@ class TrainState(NamedTuple):
     rest: Tree
     opt_state: Tree
     stream: Stream | None = None
+
+    @property
+    def model(self) -> tuple[Tree, Tree]:
+        """Parameters and other state to evaluate and to store: with `train.ema`, the average."""
+        parts = jax.tree.leaves(self.opt_state, is_leaf=lambda part: isinstance(part, _Averages))
+        averages = (part.average for part in parts if isinstance(part, _Averages))
+        return next(averages, self.params), self.rest
+
+
+class _Averages(NamedTuple):
+    """State of `_averaging`: the number of steps, and the average of the parameters."""
+
+    number: jax.Array
+    average: Tree
 
 
 class Arrays(NamedTuple):
@@ -178,16 +192,33 @@ def build_optimizer(spec: TrainSpec, steps: int) -> optax.GradientTransformation
       steps: steps per epoch, for the schedule.
     """
     rate = learning_rate(spec.schedule, spec.optimizer.learning_rate, spec.epochs, steps)
-    rule = _with_decay(spec.optimizer, rate)
-    match spec.clip:
-        case None:
-            return rule
-        case Clip(norm=float(norm)):
-            return optax.chain(optax.clip_by_global_norm(norm), rule)
-        case Clip(value=value):
-            return optax.chain(optax.clip(value), rule)
-        case _:
-            assert_never(spec.clip)
+    parts = [_with_decay(spec.optimizer, rate)]
+    if spec.clip and spec.clip.norm:
+        parts.insert(0, optax.clip_by_global_norm(spec.clip.norm))
+    if spec.clip and spec.clip.value:
+        parts.insert(0, optax.clip(spec.clip.value))
+    if spec.ema:
+        parts.append(_averaging(spec.ema.decay))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def _averaging(decay: float) -> optax.GradientTransformation:
+    """Keep the moving average of the parameters, which starts with those after the first step.
+
+    It is the last transformation of a chain, and changes no updates.
+    """
+
+    def init(params: Tree) -> _Averages:
+        # A copy, since the buffers of parameters and optimizer state are donated.
+        return _Averages(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
+
+    def update(updates: Tree, state: _Averages, params: Tree = None) -> tuple[Tree, _Averages]:
+        kept = jnp.where(state.number == 0, 0.0, decay)
+        new = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, state.average, new)
+        return updates, _Averages(state.number + 1, average)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _with_decay(spec: Optimizer, rate: Any) -> optax.GradientTransformation:

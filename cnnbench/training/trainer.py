@@ -346,7 +346,7 @@ def _restored(
 def _weights(job: Job, state: TrainState, seeds: tuple[int, ...]) -> Iterator[tuple[int, Weights]]:
     """Current weights of each seed."""
     for seed, own in zip(seeds, unstack(state, len(seeds)), strict=True):
-        yield seed, weights_of(own.params, own.rest, layers=job.plan is not None)
+        yield seed, weights_of(*own.model, layers=job.plan is not None)
 
 
 def _record(

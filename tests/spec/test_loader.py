@@ -317,7 +317,7 @@ class TestOverrides:
             " use train, validation or test.\n"
             "command line: train.scheduel: unknown key 'scheduel' (did you mean"
             " 'schedule'?); use epochs, batch_size, optimizer, schedule, precision, loss, "
-            "metrics, clip or label_smoothing."
+            "metrics, clip, label_smoothing or ema."
         )
 
     def test_the_text_of_the_file_is_kept(self, write: Write) -> None:
@@ -368,8 +368,8 @@ class TestOverrides:
             (
                 "train.epoch=1",
                 "train.epoch: unknown key 'epoch' (did you mean 'epochs'?); "
-                "use epochs, batch_size, optimizer, schedule, precision, loss, metrics, clip or"
-                " label_smoothing.",
+                "use epochs, batch_size, optimizer, schedule, precision, loss, metrics, clip,"
+                " label_smoothing or ema.",
             ),
             (
                 "epochs=1",

@@ -80,7 +80,8 @@ def resumed(job: Job, events: Sequence[Event], epochs: Mapping[int, int], at_onc
     "after", [(0, 0, 0, 0), (1, 0, 0, 0), (3, 0, 0, 0), (3, 2, 0, 0), (3, 3, 3, 2), (3, 3, 3, 3)]
 )
 def test_a_resumed_training_is_bit_identical(after: tuple[int, ...]) -> None:
-    options: dict[str, Any] = {"optimizer": {"name": "adam"}, "epochs": 3, "batch_size": 6}
+    options: dict[str, Any] = {"epochs": 3, "batch_size": 6, "clip": {"norm": 1.0}}
+    options |= {"optimizer": {"name": "adam", "weight_decay": 0.1}, "ema": {"decay": 0.8}}
     options |= {"num_devices": 2, "augment": AUGMENT}
     job = make_job(STATEFUL, make_dataset(20, 5, 4), seeds=SEEDS, **options)
     whole = run_job(job)
@@ -99,6 +100,7 @@ def test_parallel_seeds_are_resumed_in_parallel(
     # Decided by the trial epoch, whose times depend on the machine.
     monkeypatch.setattr("cnnbench.training.trainer._epoch_s", lambda _: 1e9)
     options: dict[str, Any] = {"engine": "plain", "epochs": 3, "batch_size": 4, "augment": AUGMENT}
+    options["ema"] = {}
     layers = {name: value for name, value in STATEFUL.items() if name != "norm"}
     job = make_job(layers, make_dataset(20, 3, 4), seeds=SEEDS, **options)
     whole = run_job(job)

@@ -17,6 +17,7 @@ from cnnbench.spec.experiment import TrainSpec
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES, depends_on_total
 from cnnbench.training.state import (
     Network,
+    TrainState,
     build_optimizer,
     kernels,
     learning_rate,
@@ -261,14 +262,19 @@ def test_the_posts_optimizer_is_pytorchs_nesterov_sgd() -> None:
 
 def _path(optimizer: Any, params: dict[str, Array], steps: int) -> dict[str, Array]:
     """Parameters after a number of steps on a quadratic bowl."""
+    result: dict[str, Array] = _trained(optimizer, params, steps).params
+    return result
+
+
+def _trained(optimizer: Any, params: dict[str, Array], steps: int) -> TrainState:
+    """State after a number of steps on a quadratic bowl."""
     with jax.enable_x64(True):
         p = jax.tree.map(jnp.asarray, params)
         state = optimizer.init(p)
         for _ in range(steps):
             update, state = optimizer.update(jax.tree.map(_bowl, p), state, p)
             p = optax.apply_updates(p, update)
-    result: dict[str, Array] = jax.tree.map(np.asarray, p)
-    return result
+    return TrainState(*jax.tree.map(np.asarray, (p, {}, state)))
 
 
 def _bowl(p: Any) -> Any:
@@ -355,6 +361,27 @@ def test_gradients_are_clipped_before_weight_decay() -> None:
     params = {"kernel": jnp.full((1, 2), 4.0)}
     moves, _ = rule.update({"kernel": jnp.array([[3.0, -0.125]])}, rule.init(params), params)
     np.testing.assert_allclose(moves["kernel"], [[-2.25, -1.875]])
+
+
+def test_the_moving_average_is_pytorchs() -> None:
+    torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
+    network = torch.nn.Linear(3, 2).double()
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor(_weights()["kernel"].T))
+        network.bias.copy_(torch.tensor(_weights()["bias"]))
+    rule = torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    averaged = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=rule)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    for _ in range(20):
+        for parameter in network.parameters():
+            parameter.grad = _bowl(parameter.detach())
+        optimizer.step()
+        averaged.update_parameters(network)
+    ours = train_spec(optimizer={"name": "sgd", "learning_rate": 0.05}, ema={"decay": 0.9})
+    state = _trained(build_optimizer(ours, 1), _weights(), 20)
+    np.testing.assert_allclose(state.model[0]["kernel"].T, averaged.module.weight.detach())
+    np.testing.assert_allclose(state.model[0]["bias"], averaged.module.bias.detach())
+    np.testing.assert_allclose(state.params["bias"], network.bias.detach())
 
 
 def test_kernels_of_a_network_and_of_a_python_model() -> None:

@@ -1,5 +1,6 @@
 """The trainer on small data: against NumPy, event order, reproducibility, timing."""
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -122,6 +123,14 @@ class InNumpy:
         self.classifies = job.experiment.task == "classify"
         self.smoothing = job.experiment.train.label_smoothing
         self.train_losses: list[float] = []
+        self.ema = job.experiment.train.ema
+        self.averages: list[Array] = []
+
+    def evaluated(self) -> "InNumpy":
+        """The network to evaluate, which has the averages if there are any."""
+        other = copy.copy(self)
+        other.kernel, other.bias = self.averages if self.ema else (self.kernel, self.bias)
+        return other
 
     def outputs(self, split: Split) -> Array:
         result: Array = (split.images / 255).reshape(-1, PIXELS) @ self.kernel + self.bias
@@ -153,6 +162,9 @@ class InNumpy:
         self.velocity = [0.9 * v - 0.01 * g for v, g in zip(self.velocity, gradients, strict=True)]
         moves = [0.9 * v - 0.01 * g for v, g in zip(self.velocity, gradients, strict=True)]
         self.kernel, self.bias = self.kernel + moves[0], self.bias + moves[1]
+        now, kept = [self.kernel, self.bias], self.ema.decay if self.ema else 0
+        before = self.averages or now
+        self.averages = [kept * a + (1 - kept) * p for a, p in zip(before, now, strict=True)]
         return loss
 
     def epoch(self, split: Split, order: Array, batch_size: int) -> None:
@@ -163,17 +175,21 @@ class InNumpy:
 
 
 @pytest.mark.parametrize(
-    ("task", "sizes", "batch_size", "num_devices", "smoothing"),
+    ("task", "sizes", "batch_size", "num_devices", "options"),
     [
         # One step of all seven; a chunk of one in evaluation.
-        ("classify", (7, 3, 501), 500, 2, 0.0),
+        ("classify", (7, 3, 501), 500, 2, {}),
         # Two steps of four, and three images dropped; labels are smoothed in training only.
-        ("classify", (11, 1, 2), 4, 1, 0.2),
-        ("reconstruct", (6, 5, 3), 1, 2, 0.0),
+        ("classify", (11, 1, 2), 4, 1, {"label_smoothing": 0.2}),
+        ("reconstruct", (6, 5, 3), 1, 2, {"ema": {"decay": 0.7}}),
     ],
 )
 def test_every_number_equals_a_training_loop_in_numpy(
-    task: str, sizes: tuple[int, int, int], batch_size: int, num_devices: int, smoothing: float
+    task: str,
+    sizes: tuple[int, int, int],
+    batch_size: int,
+    num_devices: int,
+    options: dict[str, Any],
 ) -> None:
     """Evaluation uses all images for any sizes; training drops the incomplete last batch."""
     dataset = make_dataset(*sizes)
@@ -188,7 +204,7 @@ def test_every_number_equals_a_training_loop_in_numpy(
         batch_size=batch_size,
         epochs=3,
         metrics=metrics,
-        label_smoothing=smoothing,
+        **options,
     )
     events = run_job(job)
     for seed, group in _by_seed(events).items():
@@ -202,10 +218,12 @@ def test_every_number_equals_a_training_loop_in_numpy(
             assert (record.seed, record.epoch) == (seed, epoch)
             assert record.train_loss == pytest.approx(want.train_losses[-1], rel=1e-5)
             values = {**record.metrics, "loss": record.validation("loss")}
-            _check_values(values, want, dataset.validation)
+            _check_values(values, want.evaluated(), dataset.validation)
         assert len(want.train_losses) == 3
-        _check_values(done.summary.test, want, dataset.test)
-        _check_samples(done, want, dataset.test)
+        _check_values(done.summary.test, want.evaluated(), dataset.test)
+        _check_samples(done, want.evaluated(), dataset.test)
+        kernel = want.evaluated().kernel
+        np.testing.assert_allclose(done.weights["dense.kernel"], kernel, rtol=1e-4, atol=1e-6)
 
 
 def _by_seed(events: Sequence[Event]) -> dict[int, list[Event]]:

@@ -59,6 +59,7 @@ def make_trainer(
     """
     _check_variant(variant)
     _check_training(experiment, plan)
+    _check_recipe(experiment)
     family = VARIANTS[variant]
     if family == "torch":
         from cnnbench.bench.frameworks.torch import TorchTrainer
@@ -114,6 +115,19 @@ def _check_keras(plan: Plan) -> None:
             raise UsageError(f"{message}; remove one of them, or use other frameworks.")
 
 
+def _check_recipe(experiment: Experiment) -> None:
+    train = experiment.train
+    lacking: Mapping[str, tuple[object, str]] = {
+        "dataset.augment": (experiment.dataset.augment, "augmentation"),
+        "train.clip": (train.clip, "gradient clipping"),
+        "train.label_smoothing": (train.label_smoothing, "label smoothing"),
+        "train.ema": (train.ema, "averages of parameters"),
+    }
+    for place, (value, name) in lacking.items():
+        if value:
+            raise UsageError(f"{place}: bench does not support {name}; remove it.")
+
+
 def _check_training(experiment: Experiment, plan: Plan) -> None:
     schedule, only = experiment.train.schedule, "bench only supports a constant learning rate"
     if not isinstance(schedule, Constant):
@@ -123,15 +137,6 @@ def _check_training(experiment: Experiment, plan: Plan) -> None:
     if experiment.train.precision != "float32":
         message = f"train.precision: bench only supports float32, not {experiment.train.precision}"
         raise UsageError(f"{message}; write float32.")
-    if experiment.dataset.augment:
-        message = "dataset.augment: bench does not support augmentation"
-        raise UsageError(f"{message}; remove it.")
-    if experiment.train.clip:
-        message = "train.clip: bench does not support gradient clipping"
-        raise UsageError(f"{message}; remove it.")
-    if experiment.train.label_smoothing:
-        message = "train.label_smoothing: bench does not support label smoothing"
-        raise UsageError(f"{message}; remove it.")
     if plan.samples:
         message = f"model.layers.{plan.samples[0].name}: bench does not support sampling layers"
         raise UsageError(f"{message}; choose a network without one.")

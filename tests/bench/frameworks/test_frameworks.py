@@ -878,6 +878,12 @@ def test_a_warmup_is_refused() -> None:
     )
 
 
+def test_averages_are_refused() -> None:
+    assert refusal("flax", experiment_of("classify", SMALL, ema={"decay": 0.9})) == (
+        "train.ema: bench does not support averages of parameters; remove it."
+    )
+
+
 def test_bfloat16_is_refused() -> None:
     assert refusal("flax", experiment_of("classify", SMALL, precision="bfloat16")) == (
         "train.precision: bench only supports float32, not bfloat16; write float32."
