@@ -209,7 +209,7 @@ def test_the_index_has_the_output_of_the_readme():
 
 def test_the_index_links_every_page():
     folder = ROOT / "docs"
-    pages = {str(page.relative_to(folder)) for page in folder.glob("*/*.md")}
+    pages = {str(page.relative_to(folder)) for page in folder.rglob("*.md")} - {"index.md"}
     links = re.findall(r"\]\(([\w/-]+\.md)\)", INDEX.read_text())
     assert set(links) == pages
 

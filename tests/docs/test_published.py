@@ -9,13 +9,23 @@ from tests.support.paths import ROOT
 
 FOLDER = ROOT / "experiments" / "published"
 README = (ROOT / "README.md").read_text()
+REPRODUCTIONS = (ROOT / "docs" / "reproductions.md").read_text()
 
 # As the sources print them (Keras, PyTorch) or as their layers add up (Caffe).
-PARAMETERS = {"keras_convnet": 34_826, "caffe_lenet": 431_080, "pytorch_mnist": 1_199_882}
+PARAMETERS = {
+    "keras_convnet": 34_826,
+    "caffe_lenet": 431_080,
+    "pytorch_mnist": 1_199_882,
+    "tuomaso": 215_194,
+    "fashion_mlp": 242_762,
+}
+IN_README = ("keras_convnet", "caffe_lenet", "pytorch_mnist")  # one seed each
 IMAGES = {
     "keras_convnet": (54_000, 6_000),
     "caffe_lenet": (60_000, 0),
     "pytorch_mnist": (60_000, 0),
+    "tuomaso": (60_000, 0),
+    "fashion_mlp": (60_000, 0),
 }
 
 
@@ -33,7 +43,24 @@ def test_networks_have_the_published_number_of_parameters(name: str) -> None:
     assert loaded.experiment.name == name
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", sorted(set(PARAMETERS) - set(IN_README)))
+def test_reproductions_have_the_figures_of_the_headers(name: str) -> None:
+    header = " ".join((FOLDER / f"{name}.yaml").read_text().split("\nname:")[0].split("\n# "))
+    found = re.search(
+        r"accuracy ([\d.]+)% \(standard deviation ([\d.]+)\) after (\d+) epoch", header
+    )
+    assert found, header
+    mean, deviation, epochs = found.groups()
+    experiment = load_experiment(FOLDER / f"{name}.yaml").experiment
+    assert int(epochs) == experiment.train.epochs
+    (row,) = (line for line in REPRODUCTIONS.splitlines() if line.startswith(f"| `{name}`"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == f"{PARAMETERS[name]:,}"
+    assert cells[3] == f"{mean} ± {deviation}%"
+    assert cells[5] == str(len(experiment.seeds))
+
+
+@pytest.mark.parametrize("name", IN_README)
 def test_readme_has_the_figures_of_the_headers(name: str) -> None:
     header = (FOLDER / f"{name}.yaml").read_text().split("\nname:")[0]
     found = re.search(r"test accuracy ([\d.]+)% after (\d+) epochs; .*?: ([\d. to]+%);", header)
