@@ -6,7 +6,7 @@ import typer
 
 from cnnbench.errors import did_you_mean, or_list, quoted
 
-_KINDS = {"int": "a whole number", "float": "a number"}
+_KINDS = {"int": "an integer", "float": "a number"}
 _BOUNDS = {
     "greater_than_equal": ("small", "ge", "{:g} or more"),
     "greater_than": ("small", "gt", "more than {:g}"),

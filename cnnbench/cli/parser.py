@@ -54,20 +54,21 @@ class Command(TyperCommand):
             return super().parse_args(ctx, args)
         except _UsageError as error:
             if hasattr(error, "possibilities"):  # there is no such option
-                self._suggest(error)
+                self._suggest(ctx, error)
             elif isinstance(error, typer.BadParameter) and (text := bad_value(error)):
                 tell(text)
                 raise typer.Exit(2) from None
             raise
 
-    def _suggest(self, error: Any) -> None:
+    def _suggest(self, ctx: Any, error: Any) -> None:
         options = [name for param in self.params for name in param.opts if name.startswith("--")]
         word = error.option_name.lstrip("-").replace("-", "_")
         near = nearest(word, [name[2:] for name in options])
         error.possibilities = [f"--{near}"] if near else []
         takes_overrides = any(param.name == "specs" for param in self.params)
-        if not near and takes_overrides:
-            error.message += _override(word)
+        if not near:
+            here = _override(word) if takes_overrides else ""
+            error.message += here or _of_another_command(ctx, error.option_name)
 
 
 def _show_plainly(param: Any) -> None:
@@ -79,6 +80,18 @@ def _show_plainly(param: Any) -> None:
             param.get_usage_pieces = lambda _: [f"{param.display_name_raw}{more}"]
     elif param.is_flag and param.metavar is None:
         param.metavar = ""
+
+
+def _of_another_command(ctx: Any, option: str) -> str:
+    """Returns a clause on the commands that have an option; empty if there are none."""
+    group, above = ctx.parent and ctx.parent.command, ctx.parent
+    names = group.list_commands(above) if isinstance(group, LazyGroup) else ()
+    owners = [name for name in names if _has(group.get_command(above, name), option)][:3]
+    return f"; {or_list([f'`cnnbench {name}`' for name in owners])} has it" if owners else ""
+
+
+def _has(command: Any, option: str) -> bool:
+    return any(option in param.opts for param in command.params)
 
 
 def _override(word: str) -> str:

@@ -512,8 +512,8 @@ def compiled_line(event: Compiled, *, verbose: bool = False) -> str:
     """Describes what was compiled, and how it will train."""
     engine = event.strategy if verbose else event.strategy.partition(",")[0]
     return (
-        f"compiled {event.num_params:,} parameters in {event.compile_s:.1f} s"
-        f" ({event.compile_cache} cache); engine {engine}"
+        f"compiled in {event.compile_s:.1f} s ({event.compile_cache} cache):"
+        f" {event.num_params:,} parameters, engine {engine}"
     )
 
 

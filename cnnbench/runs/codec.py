@@ -254,7 +254,7 @@ def _decode_scalar(kind: Any, value: object, where: str) -> Any:
         if value not in list(kind):
             _mismatch(where, f"{reprlib.repr(value)} is not {or_list(kind)}")
         return kind(value)
-    names = {int: "a whole number", str: "a string", bool: "true or false"}
+    names = {int: "an integer", str: "a string", bool: "true or false"}
     return _expect(kind, value, names[kind], where)
 
 

@@ -211,7 +211,7 @@ def read_epochs(folder: Path) -> tuple[tuple[EpochRecord, ...], tuple[str, ...]]
     for number, line in enumerate(lines, start=1):
         epoch = codec.decode_epoch(line, Location(str(path), number))
         if epochs.setdefault((epoch.seed, epoch.epoch), epoch) is not epoch:
-            twice = f"duplicate line of seed {epoch.seed}, epoch {epoch.epoch}"
+            twice = f"duplicate line for seed {epoch.seed}, epoch {epoch.epoch}"
             raise StoreError(f"{path}:{number}: {twice}; remove one of the two.")
     if not torn:
         return tuple(epochs.values()), ()

@@ -67,7 +67,7 @@ def _layers(base: Plan, other: Plan) -> tuple[dict[str, str], list[str]]:
             texts.append((CHANGED, name, ", ".join(changes)))
         elif follows := list(_consequences(old, node)):
             marks[name] = FOLLOWS
-            texts.append((FOLLOWS, name, f"size follows, {', '.join(follows)}"))
+            texts.append((FOLLOWS, name, f"resized, {', '.join(follows)}"))
     gone = [node for node in base.nodes if node.name not in other.by_name]
     texts += [(REMOVED, node.name, node.op.summary()) for node in gone]
     return marks, list(_summarized(texts))

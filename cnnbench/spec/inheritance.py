@@ -90,7 +90,7 @@ def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> 
     if not isinstance(value, str) or not value:
         raise refuse(f"{written} is not a file name", _REMEDY)
     if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
-        raise refuse(f"{written} is outside of the folder of this file", _REMEDY)
+        raise refuse(f"{written} is outside the folder of this file", _REMEDY)
     parent, shipped = _parent_of(path, value)
     if not _is_file(parent):
         files = {p.stem: p.name for p in path.parent.glob("*.yaml") if p != path}
@@ -100,7 +100,7 @@ def _parent_path(path: Path, document: Document, children: tuple[Path, ...]) -> 
         message = f"no file {written} in the folder of this file, nor among the shipped experiments"
         raise refuse(message + hint, f"use a file, or {or_list(shipped_names())}")
     if not shipped and path.parent.resolve() not in parent.resolve().parents:
-        message = f"{written} is outside of the folder of this file (symbolic link)"
+        message = f"{written} is outside the folder of this file (symbolic link)"
         raise refuse(message, _REMEDY)
     chain = (*children, path)
     if any(parent.samefile(link) for link in chain):

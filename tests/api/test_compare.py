@@ -179,7 +179,7 @@ def test_a_notebook_shows_tables_and_the_verdict(results: Path) -> None:
 def test_a_notebook_warns_of_doubtful_times(results: Path) -> None:
     busy = on_device(make_run("busy", "Busy", seeds=SEEDS, run_id="c"), load_per_cpu=0.5)
     result = cnnbench.compare("standard", busy, results_dir=results)
-    text = "timings are noisy on this machine (load 0.5); accuracy is not affected."
+    text = "timings are noisy on this machine (load 0.5 per CPU); accuracy is not affected."
     assert f"<p>Warning: {text}</p>" in result._repr_html_()
     assert f"<p>Warning: {text}</p>" in cnnbench.RunList([busy])._repr_html_()
     assert "Warning" not in by_name(results)._repr_html_()

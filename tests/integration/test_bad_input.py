@@ -62,7 +62,7 @@ def test_extends_cannot_leave_its_folder_through_a_link(tmp_path):
         with pytest.raises(SpecError) as caught:
             load_experiment(child)
         assert str(caught.value) == (
-            f"{child}:1:10: extends: '{value}' is outside of the folder of this file"
+            f"{child}:1:10: extends: '{value}' is outside the folder of this file"
             " (symbolic link); specify a file in the same folder or a subfolder."
         )
     for value in ("inside.yaml", "sub/parent.yaml"):

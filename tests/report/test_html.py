@@ -214,8 +214,9 @@ def test_warnings_are_one_line() -> None:
     text = report(*runs)
     (warnings,) = re.findall(r'<details class="warnings">.*?</details>', text, re.DOTALL)
     assert Page(warnings).text == (
-        "Timings are noisy on this machine (load 0.5); accuracy is not affected Standard CNN, B:"
-        " the system was under load when the run started (0.50 per CPU); re-run on an idle machine."
+        "Timings are noisy on this machine (load 0.5 per CPU); accuracy is not affected Standard"
+        " CNN, B: the system was under load when the run started (0.50 per CPU); re-run on an idle"
+        " machine."
     )
     assert "under load" not in text.replace(warnings, "")
 

@@ -210,8 +210,8 @@ BAD_LINES = [
     ('{"seed": 0', "e.jsonl:7:11: not JSON: Expecting ',' delimiter"),
     ("[1]", "e.jsonl:7: [1] is not an object"),
     ("{}", "e.jsonl:7: field 'seed' is missing"),
-    (GOOD_LINE.replace('"seed": 0', '"seed": true'), "e.jsonl:7: seed: True is not a whole number"),
-    (GOOD_LINE.replace('"seed": 0', '"seed": 0.0'), "e.jsonl:7: seed: 0.0 is not a whole number"),
+    (GOOD_LINE.replace('"seed": 0', '"seed": true'), "e.jsonl:7: seed: True is not an integer"),
+    (GOOD_LINE.replace('"seed": 0', '"seed": 0.0'), "e.jsonl:7: seed: 0.0 is not an integer"),
     (
         GOOD_LINE.replace('"eval_s": 0.5', '"eval_s": "0.5"'),
         "e.jsonl:7: eval_s: '0.5' is not a number",
@@ -231,7 +231,7 @@ BAD_LINES = [
     ),
     (
         GOOD_LINE.replace('"seed": 0', f'"seed": {"9" * 5000}'),
-        "e.jsonl:7: seed: inf is not a whole number",
+        "e.jsonl:7: seed: inf is not an integer",
     ),
     (
         GOOD_LINE.replace("eval_s", "evals_s"),

@@ -355,7 +355,7 @@ class TestRead:
         path.write_bytes(path.read_bytes() + path.read_bytes())
         with pytest.raises(StoreError) as caught:
             read_run(path.parent)
-        message = f"{path}:4: duplicate line of seed 0, epoch 1; remove one of the two."
+        message = f"{path}:4: duplicate line for seed 0, epoch 1; remove one of the two."
         assert str(caught.value) == message
 
     def test_a_missing_record_is_one_clear_line(self, tmp_path: Path) -> None:

@@ -243,7 +243,7 @@ def test_a_clock_that_was_set_back_damages_nothing(run: Path) -> None:
 def test_the_command_tells_of_every_run(run: Path, finished: Path) -> None:
     folder = str(run.parent.parent)
     done = CliRunner().invoke(app, ["check", "--results-dir", folder])
-    assert (done.exit_code, done.output) == (0, f"{run}: sound\n")
+    assert (done.exit_code, done.output) == (0, f"{run}: ok\n")
     (run / "summary.json").unlink()
     done = CliRunner().invoke(app, ["check", run.name, "--results-dir", folder])
     assert done.exit_code == 1

@@ -40,7 +40,7 @@ def test_added_and_rewired_layers() -> None:
         "+ flat1a: flatten",
         "+ concat: concat",
         "~ drop2: inputs dense1 -> concat",
-        "> dense2: size follows, input 256 -> 544, parameters 2,570 -> 5,450",
+        "> dense2: resized, input 256 -> 544, parameters 2,570 -> 5,450",
         "parameters: 160,362 -> 166,474 (+3.8%)",
         "multiply-adds: 2,232,832 -> 3,390,912 (+51.9%)",
     )
@@ -106,11 +106,11 @@ def test_a_layer_resized_by_earlier_ones_is_marked() -> None:
     follow = ("pool1", "conv2", "pool2", "drop1", "dense1")
     assert found.marks == {"conv1": "~"} | dict.fromkeys(follow, ">")
     assert found.lines[1:7] == (
-        "> pool1: size follows, output 12x12x32 -> 11x11x32",
-        "> conv2: size follows, output 8x8x32 -> 7x7x32",
-        "> pool2: size follows, output 4x4x32 -> 3x3x32",
-        "> drop1: size follows, output 4x4x32 -> 3x3x32",
-        "> dense1: size follows, input 4x4x32 -> 3x3x32, parameters 131,328 -> 73,984",
+        "> pool1: resized, output 12x12x32 -> 11x11x32",
+        "> conv2: resized, output 8x8x32 -> 7x7x32",
+        "> pool2: resized, output 4x4x32 -> 3x3x32",
+        "> drop1: resized, output 4x4x32 -> 3x3x32",
+        "> dense1: resized, input 4x4x32 -> 3x3x32, parameters 131,328 -> 73,984",
         "parameters: 160,362 -> 103,786 (-35.3%)",
     )
     assert (9 * 32 + 1) * 256 == 73_984

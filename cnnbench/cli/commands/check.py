@@ -36,7 +36,7 @@ def check(
             continue
         problems = check_run(path)
         sound = sound and not problems
-        tell(f"{path}: {'sound' if not problems else 'damaged'}", err=False)
+        tell(f"{path}: {'ok' if not problems else 'damaged'}", err=False)
         for problem in problems:
             tell(f"  {problem}", err=False)
     if not sound:
