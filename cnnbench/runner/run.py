@@ -6,7 +6,7 @@ or failed run keeps all that it measured.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -134,6 +134,9 @@ def run_by_turns(
             settings.start(listeners[0].note)
             stack.enter_context(settings.pinned())
 
+        if wanted := {request.device for request in requests} - {"auto", "cpu"}:
+            pin()
+            _require_devices(wanted, listeners[0].note)
         for request, listener in zip(requests, listeners, strict=True):
             run = TrainingRun(request, listener, pin)
             stack.callback(run.close)
@@ -146,6 +149,19 @@ def run_by_turns(
             if not run.remaining:
                 done(run.finish())
         return [run.finish() for run in runs]
+
+
+def _require_devices(kinds: Collection[str], note: Callable[[str], None]) -> None:
+    """Checks that there are devices, before anything is read or printed.
+
+    Raises:
+      UsageError: there is no such device.
+    """
+    from cnnbench.system.devices import pick_devices, use_all_cores
+
+    use_all_cores(note)
+    for kind in sorted(kinds):
+        pick_devices(kind)
 
 
 def _advise_resuming(

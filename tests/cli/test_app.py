@@ -345,7 +345,7 @@ def test_compare_refuses_runs_on_different_data():
             "--profile: 'tiny.yaml' is not a folder; name a new one.\n",
         ),
         (
-            ["run", "tiny.yaml", "--device", "tpu", "--quiet"],
+            ["run", "tiny.yaml", "--device", "tpu"],
             2,
             "--device tpu: JAX finds no tpu on this machine, only cpu; use --device auto.\n",
         ),
