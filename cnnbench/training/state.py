@@ -235,22 +235,22 @@ def _with_decay(spec: Optimizer, rate: Any) -> optax.GradientTransformation:
 
 
 def kernels(params: Tree) -> Tree:
-    """True for each parameter that is a kernel, as decided by `is_kernel`."""
+    """True for each parameter that decays by default: the kernels."""
 
     def decide(path: tuple[Any, ...], value: jax.Array) -> bool:
-        return is_kernel(_keys(path)[-1], value.ndim)
+        return decays(_keys(path)[-1], value.ndim)
 
     return jax.tree_util.tree_map_with_path(decide, params)
 
 
-def is_kernel(name: str, ndim: int) -> bool:
+def decays(name: str, ndim: int) -> bool:
     """True for arrays of two or more axes, except biases, scales and vectors that are looked up.
 
     Args:
       name: name of the parameter, without its layer.
       ndim: number of its axes.
 
-    >>> is_kernel("out_kernel", 2), is_kernel("codebook", 2), is_kernel("scale", 1)
+    >>> decays("out_kernel", 2), decays("codebook", 2), decays("scale", 1)
     (True, False, False)
     """
     return ndim > 1 and not name.endswith(("bias", "scale", "embedding", "token", "codebook"))

@@ -24,7 +24,7 @@ from cnnbench.spec.optimizers import (
 )
 from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import loss_name
-from cnnbench.training.state import is_kernel
+from cnnbench.training.state import decays
 
 EVAL_BATCH = 500
 Variables = Mapping[str, Mapping[str, keras.Variable]]  # by layer and name
@@ -178,7 +178,7 @@ def build_optimizer(spec: Optimizer, params: Variables) -> keras.optimizers.Opti
     rule = _rule(spec)
     if spec.weight_decay and spec.decay_on == "kernels":
         named = [item for variables in params.values() for item in variables.items()]
-        others = [value for key, value in named if not is_kernel(key, len(value.shape))]
+        others = [value for key, value in named if not decays(key, len(value.shape))]
         rule.exclude_from_weight_decay(var_list=others)
     return rule
 

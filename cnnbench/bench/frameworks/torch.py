@@ -24,7 +24,7 @@ from cnnbench.spec.optimizers import (
 )
 from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import loss_name
-from cnnbench.training.state import is_kernel
+from cnnbench.training.state import decays
 
 EVAL_BATCH = 500
 
@@ -162,7 +162,7 @@ def _parameter_groups(spec: Optimizer, net: TorchNet) -> list[dict[str, Any]]:
     groups: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     for slots in net.slots.values():
         for name, slot in slots.items():
-            decays = spec.decay_on == "all" or is_kernel(name, slot.parameter.ndim)
-            groups[decays].append(slot.parameter)
+            decayed = spec.decay_on == "all" or decays(name, slot.parameter.ndim)
+            groups[decayed].append(slot.parameter)
     decay = {True: spec.weight_decay, False: 0.0}
     return [{"params": groups[key], "weight_decay": decay[key]} for key in groups if groups[key]]
