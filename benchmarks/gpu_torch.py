@@ -203,9 +203,7 @@ class Work:
 
 def one_by_one(work: Work, nets: Sequence[TorchNet]) -> StepFunction:
     """A step of each network in turn, as PyTorch users write it."""
-    optimizers = [
-        build_optimizer(work.experiment.train.optimizer, net.parameters()) for net in nets
-    ]
+    optimizers = [build_optimizer(work.experiment.train.optimizer, net) for net in nets]
     losses = [_loss_of(work, net) for net in nets]
 
     def step(indices: torch.Tensor) -> torch.Tensor:

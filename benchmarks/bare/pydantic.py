@@ -51,6 +51,14 @@ class WithJsonSchema(_Marker):
     """Unused here."""
 
 
+class Discriminator(_Marker):
+    """Unused here: the first member of a union that fits is taken."""
+
+
+class Tag(_Marker):
+    """Unused here, as `Discriminator`."""
+
+
 _MISSING: Any = object()
 
 

@@ -92,8 +92,8 @@ def shipped() -> dict[str, Path]:
         loaded = load_experiment(path)
         if loaded.plan is None:  # Python models are the same in every engine
             continue
-        train, scale = loaded.experiment.train, loaded.experiment.dataset.pixel_scale
-        found.setdefault((repr(loaded.plan), train.loss, scale), path)
+        train, scale = loaded.experiment.train, loaded.experiment.dataset.scaling
+        found.setdefault((repr(loaded.plan), train.loss, repr(scale)), path)
     return {path.stem: path for path in found.values()}
 
 
@@ -144,11 +144,11 @@ def slope_of(name: str) -> Any:
 
 def wide(name: str, inverted: bool) -> Wide:
     slope, (given, numbers) = slope_of(name), digits(inverted)
-    scale = np.float32(case_of(name).experiment.dataset.pixel_scale)
+    scaling = case_of(name).experiment.dataset.scaling
     chosen, spare = np.arange(NUM_IMAGES), iter(range(NUM_IMAGES, len(given)))
     while True:
         with jax.enable_x64(True):
-            pixels = (given[chosen].astype(np.float32) / scale).astype(np.float64)
+            pixels = np.asarray(scaling.apply(given[chosen].astype(np.float32)), np.float64)
             gradient, nearest = slope(pixels, numbers[chosen])
         if not (near := np.flatnonzero(np.asarray(nearest) < MARGIN)).size:
             break
