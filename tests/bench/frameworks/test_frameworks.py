@@ -649,9 +649,19 @@ def equal_before_training(got: Measured, want: Measured) -> None:
             close(got.gradients[layer][key], gradient, f"{layer}.{key}")
 
 
+def is_slow(variant: str, name: str) -> bool:
+    """Modules are the same in both memory formats of PyTorch; a few cases cover the second one."""
+    other_format = variant == "torch-eager-channels_last"
+    return other_format and name in CASES and name not in ("strides", "orders", "norm", "pools")
+
+
 @pytest.mark.parametrize(
     ("variant", "name"),
-    [(variant, name) for variant in FRAMEWORKS for name in cases_of(variant)],
+    [
+        pytest.param(variant, name, marks=[pytest.mark.slow] if is_slow(variant, name) else [])
+        for variant in FRAMEWORKS
+        for name in cases_of(variant)
+    ],
 )
 def test_every_framework_computes_the_same_network(
     variant: str, name: str, request: pytest.FixtureRequest
