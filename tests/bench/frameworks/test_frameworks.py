@@ -650,9 +650,9 @@ def equal_before_training(got: Measured, want: Measured) -> None:
 
 
 def is_slow(variant: str, name: str) -> bool:
-    """Modules are the same in both memory formats of PyTorch; a few cases cover the second one."""
-    other_format = variant == "torch-eager-channels_last"
-    return other_format and name in CASES and name not in ("strides", "orders", "norm", "pools")
+    """Layers are the same on Keras' second backend and in PyTorch's second memory format."""
+    other_format = variant == "torch-eager-channels_last" and name in CASES
+    return variant == "keras-torch" or (other_format and name not in ("orders", "norm", "pools"))
 
 
 @pytest.mark.parametrize(
