@@ -11,9 +11,8 @@ def training_flops(plan: Plan) -> int:
     the input have the same cost: 3 times the forward cost in total. The gradient of the input is
     needed only if an earlier layer is trained, so the first trained layers count 2 times, and
     frozen layers before them once. Activations, pooling, normalization and the optimizer are not
-    counted. This is the
-    mathematically required work, independent of what a framework does, so that frameworks can
-    be compared by it.
+    counted. This is the mathematically required work, independent of what a framework does, so
+    that frameworks can be compared by it.
     """
     follows_training: dict[str, bool] = {INPUT: False}
     total, by_name = 0, plan.by_name

@@ -1,7 +1,7 @@
 """Random layers: dropout, noise, and the sampling layer of a variational autoencoder."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -36,30 +36,39 @@ class Noise(Layer):
         return LayerOutput(shapes[0])
 
 
-class Dropout(Noise):
-    """Zeros random values in training and scales the rest by 1 / (1 - rate)."""
+class Dropping(Noise):
+    """Base class of layers that zero values at random and scale the rest by 1 / (1 - rate)."""
 
-    op: Literal["dropout"]
-    rate: Fraction = Field(description="fraction of values to zero")
-
-    aliases = ("DropoutLayer",)
     main_options = ("rate",)
     masks = True
+
+    if TYPE_CHECKING:
+
+        @property
+        def rate(self) -> float:
+            """Fraction to zero; a field of each subclass."""
 
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (14)."""
         return dropout_rule(drawn, 1 / (1 - self.rate))
 
 
-class SpatialDropout(Noise):
+class Dropout(Dropping):
+    """Zeros random values in training and scales the rest by 1 / (1 - rate)."""
+
+    op: Literal["dropout"]
+    rate: Fraction = Field(description="fraction of values to zero")
+
+    aliases = ("DropoutLayer",)
+
+
+class SpatialDropout(Dropping):
     """Zeros random channels of images in training and scales the rest (Tompson et al. 2015)."""
 
     op: Literal["spatial_dropout"]
     rate: Fraction = Field(description="fraction of channels to zero")
 
     aliases = ("SpatialDropout2D", "Dropout2d", "channel_dropout", "feature_dropout")
-    main_options = ("rate",)
-    masks = True
 
     def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
         """The input shape."""
@@ -69,12 +78,8 @@ class SpatialDropout(Noise):
         """A value per channel."""
         return (1, 1, shape[2])
 
-    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
-        """Equation (14)."""
-        return dropout_rule(drawn, 1 / (1 - self.rate))
 
-
-class DropPath(Noise):
+class DropPath(Dropping):
     """Zeros random images in training and scales the rest (stochastic depth; Huang et al. 2016).
 
     Placed at the end of a residual branch, it skips the branch for some images.
@@ -84,16 +89,10 @@ class DropPath(Noise):
     rate: Fraction = Field(description="fraction of images to zero")
 
     aliases = ("DropPath", "StochasticDepth", "drop_connect")
-    main_options = ("rate",)
-    masks = True
 
     def drawn_shape(self, shape: Shape) -> Shape:
         """A single value."""
         return (1,) * len(shape)
-
-    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
-        """Equation (14)."""
-        return dropout_rule(drawn, 1 / (1 - self.rate))
 
 
 class GaussianNoise(Noise):

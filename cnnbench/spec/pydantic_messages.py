@@ -1,6 +1,5 @@
 """Translates pydantic validation errors to issues of an experiment file."""
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -362,8 +361,8 @@ def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str
         layer = f"{{op: activation, activation: {function}}}"
         return Issue(at, f"{written} is an activation, not an operation", f"use {layer}")
     if hint or not words.is_unsupported(value, choices):
-        near = noun == "operation" and re.search(r"'(\w+)'\?\)$", hint)
-        use = near[1] if near else or_list(choices)
+        near = words.match(value, choices) if noun == "operation" else None
+        use = near or or_list(choices)
         return Issue(at, f"unknown {noun} {written}{hint}", f"use {use}")
     message = f"{noun} {written} is not supported"
     if noun == "operation":
