@@ -7,6 +7,7 @@ atomicity of cache files in `test_cache`.
 import functools
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,9 +111,9 @@ def test_concurrent_downloads_of_a_dataset(
             thread.join()
     for answer in answers:
         assert answer["code"] == 0, answer["stderr"]
-        assert answer["stderr"] in (
-            "Downloading 4 files of 'mnist' to fetched/downloads.\n",
-            "",
+        # The other process may have downloaded some files, or all.
+        assert re.fullmatch(
+            r"(Downloading [1-4] files? of 'mnist' to fetched/downloads\.\n)?", answer["stderr"]
         )
     (decoded,) = (tmp_path / "cache" / "datasets").iterdir()
     assert _is_whole(decoded)
