@@ -25,7 +25,9 @@ from cnnbench.nn.ops.batch_norm import (
     FACTOR,
     Sums,
     channel_sums,
+    near_mean,
     normalize,
+    running_shift,
     statistics,
     sum_of_rows,
     sums_gradient,
@@ -151,6 +153,11 @@ def sum_in_rows(
     values: LayerValues = {}
     sums: dict[str, Sums] = {}
     known = dict(weights)
+    shifts = {
+        node.inputs[0]: running_shift(net.parts[node.name])
+        for node in reversed(net.plan.nodes)
+        if node.op.uses_batch
+    }
     *early, last = stages(net.plan)
 
     def inputs(stage: Stage) -> tuple[LayerValues, LayerParams]:
@@ -159,7 +166,7 @@ def sum_in_rows(
                 continue
             source = node.inputs[0]
             if source == INPUT:
-                sums[source] = _sums_of_images(net, fixed.images)
+                sums[source] = _sums_of_images(net, fixed.images, shifts[source])
             size = values.get(source, fixed.images).size // sums[source].about.size
             known[node.name] = statistics(net.parts[node.name], sums[source], size)
         names = {name for node in stage.nodes for name in (node.name, *node.inputs)}
@@ -168,17 +175,22 @@ def sum_in_rows(
         return {name: values[name] for name in stage.reads}, used
 
     for stage in early:
-        run = partial(_run, net, stage)
-        found, more = _early(run, stage.sums, cut, *inputs(stage), fixed)
+        run, about = partial(_run, net, stage), {name: shifts[name] for name in stage.sums}
+        found, more = _early(run, cut, *inputs(stage), fixed, about)
         values |= found
         sums |= more
     return _last(partial(_result, net, last, head), cut, *inputs(last), fixed)
 
 
-def _sums_of_images(net: Layers, images: jax.Array) -> Sums:
+def _sums_of_images(net: Layers, images: jax.Array, shift: jax.Array) -> Sums:
     """Sums of images per row, without gradients."""
-    sums: Sums = lax.map(lambda row: channel_sums(net.to_layout(row)), images)
-    return lax.stop_gradient(sums)
+
+    def of_rows(about: jax.Array) -> tuple[jax.Array, jax.Array]:
+        first, second = lax.map(lambda row: channel_sums(net.to_layout(row), about), images)
+        return first, second
+
+    sums = Sums(shift, *of_rows(shift))
+    return lax.stop_gradient(near_mean(sums, images.size // shift.size, of_rows))
 
 
 def _drawn(net: Layers, n: int) -> LayerValues:
@@ -218,61 +230,75 @@ def _result(
     return head(net.result_of(found, weights), *fixed.others)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _early(
     run: Callable[..., LayerValues],
-    normed: frozenset[str],
     cut: Microbatching,
     values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
-) -> tuple[LayerValues, Any]:
+    shifts: LayerValues,
+) -> tuple[LayerValues, dict[str, Sums]]:
     """Outputs of a stage for all rows, and sums per row of outputs to normalize."""
 
-    def one(row: tuple[LayerValues, _Fixed], weights: LayerParams) -> tuple[LayerValues, Any]:
+    def one(row: tuple[LayerValues, _Fixed], known: Any) -> tuple[LayerValues, Any]:
+        weights, shifts = known
         given = run(*row, weights)
-        return given, {name: channel_sums(given[name]) for name in normed}
+        return given, {name: channel_sums(given[name], about) for name, about in shifts.items()}
 
-    def share(rows: Any, weights: LayerParams) -> Any:
-        return lax.map(lambda row: one(row, weights), rows)
+    def share(rows: Any, known: Any) -> Any:
+        return lax.map(lambda row: one(row, known), rows)
 
-    result: tuple[LayerValues, Any] = _on_devices(share, (values, fixed), weights, cut)
-    return result
+    def again(name: str, about: jax.Array) -> Any:
+        def share(rows: jax.Array, about: jax.Array) -> Any:
+            return lax.map(lambda row: channel_sums(row, about), rows)
+
+        return _on_devices(share, given[name], about, cut)
+
+    given, found = _on_devices(share, (values, fixed), (weights, shifts), cut)
+    sums = {
+        name: near_mean(
+            Sums(about, *found[name]), given[name].size // about.size, partial(again, name)
+        )
+        for name, about in shifts.items()
+    }
+    return given, sums
 
 
 def _early_forward(
     run: Callable[..., LayerValues],
-    normed: frozenset[str],
     cut: Microbatching,
     values: LayerValues,
     weights: LayerParams,
     fixed: _Fixed,
+    shifts: LayerValues,
 ) -> Any:
-    result = _early(run, normed, cut, values, weights, fixed)
-    about = {name: sums.about for name, sums in result[1].items()}
-    return result, (values, weights, fixed, (result[0], about))
+    given, sums = _early(run, cut, values, weights, fixed, shifts)
+    about = {name: own.about for name, own in sums.items()}
+    return (given, sums), (values, weights, fixed, given, about)
 
 
 def _early_backward(
-    run: Callable[..., LayerValues],
-    normed: frozenset[str],
-    cut: Microbatching,
-    saved: Any,
-    changes: Any,
+    run: Callable[..., LayerValues], cut: Microbatching, saved: Any, changes: Any
 ) -> Any:
     """Row by row; a convolution before a batch norm is not recomputed."""
 
     def back(row: Any, weights: LayerParams) -> Any:
-        values, fixed, (given, about), (change, sums) = row
-        for name in normed:
-            more = sums_gradient(given[name], about[name], sums[name])
+        values, fixed, given, change, sums = row
+        for name, own in sums.items():
+            more = sums_gradient(given[name], *own)
             change[name] = (change[name] + more).astype(given[name].dtype)
         _, pull = jax.vjp(lambda values, weights: run(values, fixed, weights), values, weights)
         return pull(change)
 
-    values, weights, fixed, given = saved
-    rows = values, fixed, given, changes
-    return *_with_gradients(back, rows, weights, cut), None
+    values, weights, fixed, given, about = saved
+    change, sums = changes
+    of_rows = {
+        name: (jnp.broadcast_to(about[name], own.first.shape), own.first, own.second)
+        for name, own in sums.items()
+    }
+    rows = values, fixed, given, change, of_rows
+    return *_with_gradients(back, rows, weights, cut), None, None
 
 
 _early.defvjp(_early_forward, _early_backward)
@@ -356,9 +382,7 @@ def _wide_zeros(like: jax.Array) -> jax.Array:
     return jnp.zeros(like.shape, jnp.promote_types(like.dtype, jnp.float32))
 
 
-def _on_devices(
-    share: Callable[..., Any], rows: Any, weights: LayerParams, cut: Microbatching
-) -> Any:
+def _on_devices(share: Callable[..., Any], rows: Any, weights: Any, cut: Microbatching) -> Any:
     """Runs a function on the rows of each device, and concatenates the results."""
     size = jax.tree.leaves(rows)[0].shape[0]
     if cut.mesh is None or size % cut.mesh.size:

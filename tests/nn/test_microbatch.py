@@ -12,7 +12,7 @@ from flax import nnx
 
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching, stages
-from cnnbench.nn.ops.batch_norm import Sums, channel_sums, normalize
+from cnnbench.nn.ops.batch_norm import Sums, batch_sums, normalize
 from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.system.devices import make_mesh, pick_devices
@@ -133,13 +133,15 @@ def test_gradients_are_those_of_the_formula(shape: tuple[int, ...]) -> None:
     for one, other in zip(pull(dy), want(dy), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     axes = tuple(range(len(shape) - 1))
-    sums, pull_sums = jax.vjp(channel_sums, x)
+    about = jnp.asarray(rng.normal(size=shape[-1]), jnp.float32)
+    sums, pull_sums = jax.vjp(lambda x: batch_sums(x, about), x)
     about = sums.about
 
     def plain(x: jax.Array) -> Sums:
-        return Sums(about, (x - about).sum(axes), ((x - about) ** 2).sum(axes))
+        return Sums(about, (x - about).sum(axes)[None], ((x - about) ** 2).sum(axes)[None])
 
     wanted, want_sums = jax.vjp(plain, x)
-    np.testing.assert_allclose(sums, wanted, rtol=1e-4, atol=1e-5)
-    changes = Sums(jnp.zeros_like(about), rest[0], rest[1])
+    for one, other in zip(sums, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    changes = Sums(jnp.zeros_like(about), rest[0][None], rest[1][None])
     np.testing.assert_allclose(pull_sums(changes)[0], want_sums(changes)[0], rtol=1e-4, atol=1e-5)

@@ -1,14 +1,14 @@
 """Numerically stable batch norm (Ioffe & Szegedy 2015).
 
 A mean may be ten thousand standard deviations from zero, and float32 has seven digits. Values are
-therefore shifted before they are squared: each part of a batch is summed about a value near its
-own mean, parts are merged about a common one (Chan, Golub & LeVeque 1983, "Algorithms for
-computing the sample variance"), and a mean is represented as a rounded value plus a remainder.
-docs/explanation/performance.md compares the errors with PyTorch's.
+therefore shifted before they are squared (Chan, Golub & LeVeque 1983, "Algorithms for computing
+the sample variance"), by the running mean. If the mean of the batch turns out to be far from it,
+as in the first steps, the batch is summed again about its own mean. A mean is represented as a
+rounded value plus a remainder. docs/explanation/performance.md compares the errors with PyTorch's.
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -21,18 +21,17 @@ from cnnbench.nn.ops.layout import fold_channels, repeat_channels
 from cnnbench.system.arrays import Array
 
 FACTOR = "factor"  # of `normalize`
-_SAMPLED = 24  # every 24th column is sampled for the shift of sums
 _BITS = 16  # mantissa bits of the shift
 _FEW_ROWS = 16  # up to this many rows are summed by a product, rounding once per term
 
 
 class Sums(NamedTuple):
-    """Sums per channel about a value near the mean, (..., c) each.
+    """Sums per channel about a value near the mean.
 
     Args:
-      about: the shift, with 16 mantissa bits.
-      first: sums of the differences from the shift.
-      second: sums of their squares.
+      about: the shift, with 16 mantissa bits, (c,).
+      first: sums of the differences from the shift, for each row of the batch, (rows, c).
+      second: sums of their squares, (rows, c).
     """
 
     about: jax.Array
@@ -49,8 +48,15 @@ class StableBatchNorm(nnx.BatchNorm):
             evaluated: jax.Array = super().__call__(x, *args, **kwargs)
             return evaluated
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        sums = Sums(*(part[None] for part in channel_sums(wide)))
+        sums = batch_sums(wide, running_shift(self))
         return normalize(wide, **statistics(self, sums, x.size // x.shape[-1])).astype(x.dtype)
+
+
+def running_shift(part: nnx.BatchNorm) -> jax.Array:
+    """Shift for the sums of the next batch: the running mean, or zero where that is near enough."""
+    mean, var = part.mean[...], part.var[...]
+    shift = jnp.where(4 * mean**2 > var, _rounded(mean), 0)
+    return _settled(lax.stop_gradient(shift))
 
 
 def initial(channels: int, params: Collection[str]) -> dict[str, Array]:
@@ -78,8 +84,8 @@ def statistics(part: nnx.BatchNorm, sums: Sums, size: int) -> dict[str, jax.Arra
 
     Args:
       part: scale, bias and running statistics.
-      sums: sums of each row of the batch, (rows, c).
-      size: number of values per channel in a row.
+      sums: sums of each row of the batch.
+      size: number of values per channel in the batch.
     """
     near, rest, variance = _moments(sums, size)
     pace = 1 - part.momentum
@@ -101,29 +107,13 @@ def _moved(running: jax.Array, near: jax.Array, rest: jax.Array, pace: float) ->
 
 
 def _moments(sums: Sums, size: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean of a batch, as rounded value and remainder, and variance, from the sums of its rows."""
-    rows = len(sums.about)
-    about = lax.stop_gradient(sums.about)
-    middle = _rounded(sum_of_rows(about) / rows)
-    own = _times(sums.first, 1 / size)  # mean of each row, relative to its shift
-    means = (about - middle) + own
-    mean, lost = _exactly(_times(sum_of_rows(means), 1 / rows), about - middle, sums, size)
-    within = sums.second - sums.first * own
-    variance = _times(sum_of_rows(within + size * (means - mean) ** 2), 1 / (rows * size))
-    whole, more = _two_sum(middle, mean)
-    near = lax.stop_gradient(_rounded(whole))
-    return near, (whole - near) + (more + lost), jnp.maximum(variance, 0)
-
-
-def _exactly(
-    mean: jax.Array, shifts: jax.Array, sums: Sums, size: int
-) -> tuple[jax.Array, jax.Array]:
-    """Mean relative to `middle`, with the gradient of the rounded mean, and its remainder."""
-    terms = (*_product(shifts, size), sums.first)
-    large, small = _sum_of_small(jnp.concatenate(terms))
-    parts = _product(large, 1 / (len(shifts) * size))
-    exact, lost = _two_sum(parts[0], parts[1] + small / (len(shifts) * size))
-    return mean + lax.stop_gradient(exact - mean), lax.stop_gradient(lost)
+    """Mean of a batch, as rounded value and remainder, and variance."""
+    large, small = _sum_of_small(sums.first)
+    parts = _product(large, 1 / size)
+    mean, lost = _two_sum(parts[0], parts[1] + small / size)
+    variance = _times(sum_of_rows(sums.second), 1 / size) - mean**2
+    near = lax.stop_gradient(_rounded(sums.about + mean))
+    return near, (sums.about - near) + mean + lost, jnp.maximum(variance, 0)
 
 
 def _times(x: jax.Array, number: float) -> jax.Array:
@@ -186,52 +176,69 @@ def _normalize_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[ja
 normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
-@jax.custom_vjp
-def channel_sums(x: jax.Array) -> Sums:
-    """Sums over all axes but the last, about a value near the mean of the sampled columns.
-
-    For any distribution, the mean of one column in 24 is within five standard deviations of the
-    overall mean, which costs at most one and a half digits.
-    """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    about = _near_mean(x)
+def channel_sums(x: jax.Array, about: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums of differences from a shift and of their squares, over all axes but the last."""
+    x = x.astype(about.dtype)
     apart = fold_channels(x) - _repeated(about, x)
     first, second = (sum_of_rows(_partial(v, x)) for v in (apart, jnp.square(apart)))
-    return Sums(about, first, second)
+    return first, second
 
 
-def _near_mean(x: jax.Array) -> jax.Array:
-    """Shift for sums, not finer than the resolution of the values.
+def near_mean(
+    sums: Sums, size: int, again: Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+) -> Sums:
+    """Sums about values at most a standard deviation from the mean.
 
-    Otherwise, all differences would be rounded in the same direction.
+    The variance loses one bit then.
+
+    Args:
+      sums: sums of each row of the batch.
+      size: number of values per channel in the batch.
+      again: computes the sums of each row about another shift, if that is necessary.
     """
-    axis, channels = (1 if x.ndim == 4 else 0), x.shape[-1]
-    size = x.shape[axis]
-    some = lax.slice_in_dim(x, size % _SAMPLED // 2, size, _SAMPLED, axis).reshape(-1, channels)
-    both = jnp.concatenate([some, jnp.abs(some)], axis=1)
-    sums = jnp.ones((1, len(both)), x.dtype) @ both / len(some)
-    mean, scale = sums[0, :channels], sums[0, channels:]
-    info = np.finfo(x.dtype)
-    grid = jnp.maximum(lax.reduce_precision(scale, info.nexp, 0) / 1024, float(info.tiny))
-    return _settled(jnp.where(jnp.abs(mean) < scale / 4, 0, jnp.round(mean / grid) * grid))
+    mean, square = sums.first.sum(0) / size, sums.second.sum(0) / size
+    is_near = 2 * mean**2 <= square
+    nearer = jnp.where(is_near, sums.about, _rounded(sums.about + mean))
+    about = _settled(lax.stop_gradient(nearer))
+    return Sums(about, *lax.cond(is_near.all(), lambda _: sums[1:], again, about))
 
 
-def _sums_forward(x: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
-    sums = channel_sums(x)
+@jax.custom_vjp
+def batch_sums(x: jax.Array, about: jax.Array) -> Sums:
+    """Sums of a batch about values near the mean, in one row.
+
+    Args:
+      x: values, (..., c).
+      about: values that are expected to be near the mean.
+    """
+
+    def one_row(about: jax.Array) -> tuple[jax.Array, jax.Array]:
+        first, second = channel_sums(x, about)
+        return first[None], second[None]
+
+    return near_mean(Sums(about, *one_row(about)), x.size // x.shape[-1], one_row)
+
+
+def _sums_forward(x: jax.Array, about: jax.Array) -> tuple[Sums, tuple[jax.Array, jax.Array]]:
+    sums = batch_sums(x, about)
     return sums, (x, sums.about)
 
 
-def sums_gradient(x: jax.Array, about: jax.Array, changes: Sums) -> jax.Array:
-    """The gradient of `channel_sums`, in the dtype of the sums, for a constant shift."""
-    middle, first, second = (_repeated(v, x) for v in (about, changes.first, changes.second))
+def sums_gradient(x: jax.Array, about: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """The gradient of `channel_sums` in its dtype, given those of its results."""
+    middle, first, second = (_repeated(v, x) for v in (about, first, second))
     return (first + 2 * (fold_channels(x) - middle) * second).reshape(x.shape)
 
 
-def _sums_backward(saved: tuple[jax.Array, jax.Array], changes: Sums) -> tuple[jax.Array]:
-    return (sums_gradient(*saved, changes).astype(saved[0].dtype),)
+def _sums_backward(
+    saved: tuple[jax.Array, jax.Array], changes: Sums
+) -> tuple[jax.Array, jax.Array]:
+    x, about = saved
+    change = sums_gradient(x, about, changes.first[0], changes.second[0])
+    return change.astype(x.dtype), jnp.zeros_like(about)
 
 
-channel_sums.defvjp(_sums_forward, _sums_backward)
+batch_sums.defvjp(_sums_forward, _sums_backward)
 
 
 def total(x: jax.Array) -> jax.Array:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -49,7 +49,7 @@ def point(shape: tuple[int, ...], offset: float, seed: int = 7) -> tuple[Array, 
 
 
 def in_pytorch(
-    dtype: torch.dtype, *arrays: Array, values: torch.dtype | None = None
+    dtype: torch.dtype, *arrays: Array, values: torch.dtype | None = None, running: float = 0
 ) -> dict[str, Array]:
     """The result, three gradients, and the running statistics.
 
@@ -57,6 +57,7 @@ def in_pytorch(
       dtype: of the layer.
       arrays: as of `point`.
       values: dtype of the values and their gradients, if it is another.
+      running: the running mean before the batch.
     """
     x, dy, scale, bias = arrays
     first = [torch.tensor(np.moveaxis(v, -1, 1).copy(), dtype=values or dtype) for v in (x, dy)]
@@ -65,6 +66,7 @@ def in_pytorch(
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(scale))
         layer.bias.copy_(torch.tensor(bias))
+        layer.running_mean.fill_(running)
     y = layer(first[0].requires_grad_())
     y.backward(first[1])
     images = [np.moveaxis(v.detach().double().numpy(), 1, -1) for v in (y, first[0].grad)]
@@ -73,7 +75,10 @@ def in_pytorch(
 
 
 def require_twice(
-    run: Callable[..., dict[str, Array]], shape: tuple[int, ...], offset: float
+    run: Callable[..., dict[str, Array]],
+    shape: tuple[int, ...],
+    offset: float,
+    **running: float,
 ) -> None:
     """Errors against float64 are at most twice those of PyTorch in float32.
 
@@ -82,10 +87,12 @@ def require_twice(
     errors: dict[str, list[Array]] = {}
     for seed in SEEDS:
         arrays = point(shape, offset, seed)
-        exact, theirs = (in_pytorch(dtype, *arrays) for dtype in (torch.float64, torch.float32))
+        exact, theirs = (
+            in_pytorch(dtype, *arrays, **running) for dtype in (torch.float64, torch.float32)
+        )
         n = arrays[0].size // shape[-1]
         biased = exact | {"var": MOMENTUM + (exact["var"] - MOMENTUM) * (n - 1) / n}
-        for name, got in run(*arrays).items():
+        for name, got in run(*arrays, **running).items():
             pair = (got - biased[name], theirs[name] - exact[name])
             errors.setdefault(name, []).append(np.stack(pair).reshape(2, -1))
     for name, found in errors.items():
@@ -105,8 +112,15 @@ def in_rows(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
     """The layout of `microbatch`: images of a row are contiguous."""
     rows = x.reshape(SHAPES[x.shape], -1, *x.shape[1:])
     rows = rows.transpose(0, 2, 3, 1, 4) if x.ndim == 4 else rows
-    sums = jax.lax.map(batch_norm.channel_sums, rows)
-    known = batch_norm.statistics(layer, sums, rows.size // len(rows) // x.shape[-1])
+    size = x.size // x.shape[-1]
+
+    def of_rows(about: jax.Array) -> tuple[jax.Array, jax.Array]:
+        first, second = jax.lax.map(lambda row: batch_norm.channel_sums(row, about), rows)
+        return first, second
+
+    about = batch_norm.running_shift(layer)
+    sums = batch_norm.near_mean(batch_norm.Sums(about, *of_rows(about)), size, of_rows)
+    known = batch_norm.statistics(layer, sums, size)
     y = jax.vmap(lambda row: batch_norm.normalize(row, **known))(rows)
     return (y.transpose(0, 3, 1, 2, 4) if x.ndim == 4 else y).reshape(x.shape)
 
@@ -115,21 +129,23 @@ def in_rows(layer: batch_norm.StableBatchNorm, x: jax.Array) -> jax.Array:
 def ours(apply: Apply) -> Callable[..., dict[str, Array]]:
     """The same as of PyTorch."""
 
-    def run(x: Any, scale: Any, bias: Any) -> Any:
+    def run(running: Any, x: Any, scale: Any, bias: Any) -> Any:
         layer = batch_norm.StableBatchNorm(
             x.shape[-1], momentum=MOMENTUM, epsilon=EPSILON, rngs=nnx.Rngs(0)
         )
         part: Any = layer
         part.scale[...], part.bias[...] = scale, bias
+        part.mean[...] = jnp.full_like(part.mean[...], running)
         return apply(layer, x), (layer.mean[...], layer.var[...])
 
     @jax.jit
-    def both(x: Any, dy: Any, scale: Any, bias: Any) -> Any:
-        y, pull, moved = jax.vjp(run, x, scale, bias, has_aux=True)
+    def both(x: Any, dy: Any, scale: Any, bias: Any, running: Any) -> Any:
+        y, pull, moved = jax.vjp(partial(run, running), x, scale, bias, has_aux=True)
         return y, *pull(dy), *moved
 
-    def named(*arrays: Array) -> dict[str, Array]:
-        found = {n: np.asarray(v, np.float64) for n, v in zip(FLOORS, both(*arrays), strict=True)}
+    def named(*arrays: Array, running: float = 0) -> dict[str, Array]:
+        values = both(*arrays, running)
+        found = {n: np.asarray(v, np.float64) for n, v in zip(FLOORS, values, strict=True)}
         # `microbatch` adds up the gradients of scale and bias: `test_engines_keep_the_digits`
         left_out = {"scale", "bias"} if apply is in_rows else set()
         return {name: v for name, v in found.items() if name not in left_out}
@@ -144,6 +160,18 @@ def test_errors_are_at_most_twice_those_of_pytorch(
     apply: Apply, shape: tuple[int, ...], offset: float
 ) -> None:
     require_twice(ours(apply), shape, offset)
+
+
+@pytest.mark.parametrize("apply", [whole, in_rows])
+@pytest.mark.parametrize(
+    ("offset", "running"),
+    [(0.5, 0), (1.3, 0.6), (2, 0), (3, 2.2), (100, 99.5), (1e4, 1e4), (1e4, 9e3), (0, 50)],
+)
+def test_errors_do_not_depend_on_the_running_mean(
+    apply: Apply, offset: float, running: float
+) -> None:
+    """The batch is summed about the running mean, or again if that is too far away."""
+    require_twice(ours(apply), (60, 8, 9, 4), offset, running=running)
 
 
 @pytest.mark.parametrize("offset", [0, 1, 10, 100])
