@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -24,8 +23,8 @@ from cnnbench.runs.folder import read_run
 from cnnbench.spec.loader import load_experiment
 from cnnbench.training import trainer
 from cnnbench.training.events import Compiled
-from tests.support.environments import without
 from tests.support.golden import approved
+from tests.support.limits import can_take
 from tests.support.paths import EXPERIMENTS
 from tests.support.samples import ENGINE
 
@@ -592,18 +591,7 @@ def test_list_shows_runs():
     [(["--help"], 0.3), (["show", str(EXPERIMENTS / "modified.yaml")], 1.0), (["compare"], 1.0)],
 )
 def test_commands_that_train_nothing_start_at_once(words, limit_s):
-    # Once of eight times, in seconds of CPU time: a busy machine slows the caches too.
-    command = [sys.executable, "-c", "from cnnbench.cli.app import main; main()", *words]
-    # Without the measuring of lines, where it is on.
-    plain = without("COVERAGE_")
-
-    def cpu_seconds() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, capture_output=True, check=False, env=plain)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    assert any(cpu_seconds() < limit_s for _ in range(8))
+    assert can_take("from cnnbench.cli.app import main; main()", limit_s, *words)
 
 
 def test_help_imports_no_command():

@@ -16,6 +16,7 @@ from cnnbench.errors import IncomparableError
 from cnnbench.formatting import MISSING
 from cnnbench.report.comparison import markdown
 from cnnbench.runs.records import Direction, RunResult, Status
+from tests.support.limits import can_take
 from tests.support.samples import MNIST, STAND_IN, make_run, on_device, with_record
 
 AGAIN = "; re-run it with: cnnbench run experiments/standard.yaml"
@@ -261,16 +262,16 @@ def test_groups_hold_comparable_runs_in_order() -> None:
 
 def test_import_is_light() -> None:
     code = """
-import sys, time
-start = time.process_time()
+import sys
 import cnnbench.comparisons.comparison, cnnbench.report.csv_json
 import cnnbench.report.comparison, cnnbench.runs.find, cnnbench.runs.folder
 heavy = {"jax", "flax", "matplotlib", "scipy", "numpy", "tensorflow", "tensorflow_datasets"}
-print(sorted(heavy & set(sys.modules)), time.process_time() - start < 0.5)
+print(sorted(heavy & set(sys.modules)))
 """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "[] True\n"
+    assert done.stdout == "[]\n"
+    assert can_take(code, 0.8)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "test_accuracy"])

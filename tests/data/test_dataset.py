@@ -18,6 +18,7 @@ from tensorflow_datasets.image_classification import MNIST
 from cnnbench.data.dataset import Dataset, load_dataset, prepare
 from cnnbench.data.mnist_5k import load_embedded
 from cnnbench.errors import DataError
+from tests.support.limits import can_take
 from tests.support.tinysets import looked, tiny, url_infos, write_idx_files
 
 MNIST_DIR = os.environ.get("CNNBENCH_TEST_MNIST")
@@ -366,15 +367,15 @@ def test_full_mnist() -> None:
     assert data.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
 
     code = """
-import sys, time
+import sys
 from cnnbench.data.dataset import load_dataset
-start = time.process_time()
 data = load_dataset("mnist", offline=None, splits=None, train_examples=None, data_dir=None,
                     notify=print)
-print(time.process_time() - start < 1, "tensorflow_datasets" in sys.modules, data.digest)
+print("tensorflow_datasets" in sys.modules, data.digest)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == (f"True False {data.digest}\n", "")
+    assert (done.stdout, done.stderr) == (f"False {data.digest}\n", "")
+    assert can_take(code, 2)
 
 
 def test_an_absent_network_costs_seconds_and_no_noise(tmp_path: Path) -> None:

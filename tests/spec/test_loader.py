@@ -24,7 +24,7 @@ from cnnbench.spec.inheritance import MAX_PARENTS
 from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.spec.optimizers import Adam, Sgd
 from tests.support.environments import without
-from tests.support.limits import in_time
+from tests.support.limits import can_take, in_time
 from tests.support.paths import EXPERIMENTS
 
 SHIPPED = sorted(EXPERIMENTS.rglob("*.yaml"))
@@ -112,16 +112,17 @@ class TestShippedExperiments:
     def test_loading_needs_neither_jax_nor_much_time(self) -> None:
         paths = [str(path) for path in SHIPPED if path.parent.name != "zoo"]
         code = (
-            "import sys, time; from pathlib import Path\n"
+            "import sys; from pathlib import Path\n"
             "from cnnbench.spec.loader import load_experiment\n"
             f"for path in {paths!r}: load_experiment(Path(path))\n"
             "heavy = {'jax', 'flax', 'numpy', 'tensorflow_datasets', 'matplotlib'}\n"
-            "print(sorted(heavy & set(sys.modules)), time.process_time() < 1)"
+            "print(sorted(heavy & set(sys.modules)))"
         )
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
-        assert done.stdout == "[] True\n"
+        assert done.stdout == "[]\n"
+        assert can_take(code, 1)
 
 
 class TestExtends:
