@@ -50,6 +50,7 @@ from cnnbench.layers import (
     Multiply,
     Permute,
     PositionEmbedding,
+    PReLU,
     Reshape,
     Sample,
     Scale,
@@ -203,10 +204,11 @@ class _Graph:
         values = np.full(node.layout.shape[-1], float(key == "scale"), np.float32)
         return self.constant(f"{node.name}.{key}", values)
 
-    def per_channel(self, layer: str, key: str, rank: int) -> str:
-        """Add a parameter with one value per channel of images (rank 3) or vectors (rank 1)."""
-        value = self.weights[f"{layer}.{key}"]
-        return self.constant(f"{layer}.{key}", value.reshape(-1, 1, 1) if rank == 3 else value)
+    def per_channel(self, node: Node, key: str) -> str:
+        """Add a parameter with one value per channel of images or per unit of vectors."""
+        name, image = f"{node.name}.{key}", len(node.layout.shape) == 3
+        value = self.weights[name]
+        return self.constant(name, value.reshape(-1, 1, 1) if image else value)
 
     def bias(self, node: Node) -> list[str]:
         """The bias, if the layer has one."""
@@ -349,13 +351,13 @@ def _group_norm(graph: _Graph, node: Node, x: str, op: GroupNorm) -> str:
     y = graph.add("Reshape", f"{name}.joined", y, whole)
     for kind, key in (("Mul", "scale"), ("Add", "bias")):
         if key in node.layout.params:
-            y = graph.add(kind, name, y, graph.per_channel(name, key, 3))
+            y = graph.add(kind, name, y, graph.per_channel(node, key))
     return y
 
 
 def _scale(graph: _Graph, node: Node, x: str, op: Scale) -> str:
     factors = (
-        graph.per_channel(node.name, "scale", len(node.layout.shape))
+        graph.per_channel(node, "scale")
         if op.trainable
         else graph.constant(f"{node.name}.factor", np.array(op.value, np.float32))
     )
@@ -450,6 +452,8 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return graph.add("Add", name, x, _positions(graph, node))
         case ClassToken():
             return _after_token(graph, node, x)
+        case PReLU():
+            return graph.add("PRelu", name, x, graph.per_channel(node, "slope"))
         case Softmax():
             return graph.add("Softmax", name, x, axis=1)
         case BatchNorm():

@@ -6,7 +6,7 @@ where float32 gives the same wrong digits at every nearby point, such as the exa
 for a saturated sigmoid (Parker 1997, "Monte Carlo arithmetic").
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,13 +33,19 @@ class _Perturbed(ReferenceNetwork):
     rng: np.random.Generator
 
     def rule(self, node: Node) -> Rule:
-        """The layer's perturbed rule; rules with kinks select values and do not round."""
+        """The layer's perturbed rule; rules with kinks select values, and only round sums."""
         rule = ReferenceNetwork.rule(self, node)
-        if rule.side is not None:
-            return rule
 
         def around(value: Array) -> Array:
             return relative(self.rng, value)
+
+        if rule.side is not None:
+            return replace(
+                rule,
+                gradient=lambda *a: {
+                    name: around(value) for name, value in rule.gradient(*a).items()
+                },
+            )
 
         def all_around(values: tuple[Array, ...]) -> tuple[Array, ...]:
             return tuple(map(around, values))

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cnnbench.layers.activation import Activate, Softmax
+from cnnbench.layers.activation import Activate, PReLU, Softmax
 from cnnbench.layers.attention import Attention, ClassToken, PositionEmbedding
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Shape
 from cnnbench.layers.batch_norm import BatchNorm
@@ -70,6 +70,7 @@ __all__ = [
     "MaskingNoise",
     "MaxPool",
     "Multiply",
+    "PReLU",
     "Permute",
     "PositionEmbedding",
     "Reshape",
@@ -112,6 +113,7 @@ LayerOp = Annotated[
     | Add
     | Multiply
     | Activate
+    | PReLU
     | Softmax
     | Attention
     | PositionEmbedding

@@ -11,6 +11,7 @@ from typing import Literal, assert_never, get_args
 from pydantic import Field
 
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site, identity
+from cnnbench.layers.parameters import TRAINABLE, TrainableKey
 from cnnbench.system.arrays import Array
 
 Activation = Literal[
@@ -86,6 +87,37 @@ class Softmax(Layer):
     def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
         """Equation (21)."""
         return softmax_rule()
+
+
+class PReLU(Layer):
+    """Leaky relu with a learned slope for negative values (He et al. 2015).
+
+    The derivative at 0 is 1, as in Flax; it is the slope in PyTorch, and 0 in Keras.
+    """
+
+    op: Literal["prelu"]
+    init: float = Field(0.25, description="initial slope; 0 in Keras, 0.01 in Flax")
+    per_channel: bool = Field(
+        False, description="learn a slope per channel; false for a single one"
+    )
+    trainable: TrainableKey = TRAINABLE
+
+    aliases = ("PReLU", "ParametricReLU", "parametric_relu")
+    elementwise = keeps_range = True
+    takes_largest = True  # of a and slope * a
+
+    def output(self, shapes: tuple[Shape, ...], owner: Owner | None = None) -> LayerOutput:
+        """The input shape, with one slope or a slope per channel."""
+        return LayerOutput(shapes[0], {"slope": shapes[0][-1:] if self.per_channel else (1,)})
+
+    def rule(self, site: Site, weights: Mapping[str, Array], drawn: Array | None) -> Rule:
+        """Equation (24)."""
+        return prelu_rule(weights["slope"])
+
+    def variations(self) -> list[str]:
+        """Slopes per channel, and an initial slope other than 0.25."""
+        start = [] if self.init == 0.25 else [f"init {self.init:g}"]
+        return ["per channel", *start] if self.per_channel else start
 
 
 def activation_words(activation: Activation) -> list[str]:
@@ -204,6 +236,26 @@ def _logistic(z: Array) -> Array:
 def _gelu_inner(z: Array) -> Array:
     scale, cubic = _GELU
     return scale * (z + cubic * z**3)
+
+
+def prelu_rule(slopes: Array) -> Rule:
+    """Equation (24): negative values and their errors are multiplied by learned slopes.
+
+    Args:
+      slopes: (c,), or (1,) for a single slope.
+    """
+    import numpy as np
+
+    def gradient(delta: Array, a: Array) -> dict[str, Array]:
+        products: Array = (delta * np.minimum(a, 0)).sum(axis=tuple(range(a.ndim - 1)))
+        return {"slope": products if len(slopes) > 1 else products.sum(keepdims=True)}
+
+    return Rule(
+        lambda a: np.where(a >= 0, a, slopes * a),
+        lambda delta, a: (np.where(a >= 0, delta, slopes * delta),),
+        gradient,
+        side=lambda a: a >= 0,
+    )
 
 
 def softmax_rule() -> Rule:

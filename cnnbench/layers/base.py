@@ -116,7 +116,7 @@ class Layer(Model):
     corrupts: ClassVar[bool] = False  # noise that a denoising autoencoder learns to remove
     masks: ClassVar[bool] = False  # sets some values to exactly zero
     sums_places: ClassVar[bool] = False  # each value is a sum over all positions of an image
-    takes_largest: ClassVar[bool] = False  # a maximum: its derivative jumps at ties
+    takes_largest: ClassVar[bool] = False  # a maximum, whose derivative jumps at ties
     keeps_range: ClassVar[bool] = False  # maps inputs in [0, 1] to outputs in [0, 1]
     aliases: ClassVar[tuple[str, ...]] = ()  # names in PyTorch, Keras and Flax
     main_options: ClassVar[tuple[str, ...]] = ()  # numeric options shown by `summary`

@@ -38,6 +38,7 @@ from cnnbench.layers import (
     Multiply,
     Permute,
     PositionEmbedding,
+    PReLU,
     Reshape,
     Sample,
     Scale,
@@ -313,6 +314,8 @@ class GraphNet(nnx.Module):
             case Attention() | PositionEmbedding() | ClassToken():
                 y = transformer.of_images(op, lowering.from_layout(x), weights[node.name])
                 return lowering.to_layout(y)
+            case PReLU():
+                return _sloped(x, weights[node.name]["slope"])
             case Softmax():
                 return nnx.softmax(x)
             case GlobalAvgPool():
@@ -454,6 +457,13 @@ def _scaled(x: jax.Array, weights: Mapping[str, jax.Array]) -> jax.Array:
     return values.reshape(x.shape)
 
 
+def _sloped(x: jax.Array, slopes: jax.Array) -> jax.Array:
+    """Multiplies negative values by a slope, (1,), or a slope per channel, (c,)."""
+    values = layout.fold_channels(x)
+    factors = layout.repeat_channels(slopes, x) if slopes.size > 1 else slopes
+    return jnp.where(values >= 0, values, values * factors).reshape(x.shape)
+
+
 def _owns(node: Node) -> bool:
     """True for layers with parameters, except for batch norms in training mode."""
     return bool(node.layout.params) and not node.op.uses_batch
@@ -478,6 +488,8 @@ def _initial(plan: Plan, name: str, node: Node, key: jax.Array) -> Any:
     shape = node.layout.params[name]
     if isinstance(op, Scale):
         return np.full(shape, op.value, np.float32)
+    if isinstance(op, PReLU):
+        return np.full(shape, op.init, np.float32)
     if isinstance(op, PositionEmbedding | ClassToken):
         return rng.normal(0, op.stddev, shape).astype(np.float32)
     if isinstance(op, Attention):

@@ -356,8 +356,9 @@ def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str
         return Issue(at, _is_not(written, noun), use)
     words = _NOUNS.get(noun, vocabulary.OTHER)
     hint = words.hint(value, choices)
-    function = vocabulary.ACTIVATION.find_alias(value, ACTIVATION_NAMES)
-    if noun == "operation" and not hint and function:
+    name = value.rpartition(".")[2]
+    function = vocabulary.ACTIVATION.find_alias(name, ACTIVATION_NAMES)
+    if noun == "operation" and function and not words.find_alias(name, choices):
         layer = f"{{op: activation, activation: {function}}}"
         return Issue(at, f"{written} is an activation, not an operation", f"use {layer}")
     if hint or not words.is_unsupported(value, choices):
@@ -367,9 +368,9 @@ def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str
     message = f"{noun} {written} is not supported"
     if noun == "operation":
         return Issue(at, message, vocabulary.alternative_or_python(value))
-    if noun in {"activation", "initializer"}:
-        return Issue(at, message, f"use {or_list(choices)}; or {vocabulary.PYTHON}")
     way = vocabulary.alternative(value)
+    if noun in {"activation", "initializer"}:
+        return Issue(at, message, way or f"use {or_list(choices)}; or {vocabulary.PYTHON}")
     return Issue(at, message, f"{way}{', or ' if way else ''}use {or_list(choices)}")
 
 

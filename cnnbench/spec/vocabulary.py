@@ -102,6 +102,7 @@ _KEYS: _Words = {
     "groups": ("num_groups", "feature_group_count", "group"),
     "dilation": ("dilation_rate", "dilations", "kernel_dilation"),
     "init": ("kernel_initializer", "kernel_init", "weight_init", "W", "initializer"),
+    "per_channel": ("num_parameters", "shared_axes"),
     "bias_init": ("bias_initializer", "b"),
     "rate": (
         "p",
@@ -222,7 +223,7 @@ _NO_OPERATIONS = (
     " AdaptiveMaxPool2d lp_pool max_unpool fractional_max_pool pixel_shuffle depth_to_space"
     " space_to_depth squeeze unsqueeze embedding lstm gru rnn SimpleRNN"
     " recurrent bidirectional lambda maxout dropblock drop_path stochastic_depth spatial_dropout"
-    " SpatialDropout2D dropout2d alpha_dropout AlphaDropout prelu log_softmax"
+    " SpatialDropout2D dropout2d alpha_dropout AlphaDropout log_softmax"
     " squeeze_excite squeeze_excitation SEModule inception capsule spatial_transformer split chunk"
     " stack random_flip random_crop augmentation mean max gather scatter sub sep_conv"
     " bilinear"
@@ -288,6 +289,7 @@ _ALTERNATIVES = {
     "affine": _NO_AFFINE,
     "elementwise_affine": _NO_AFFINE,
     "dropout": "add a layer with op: dropout",
+    "prelu": "add a layer with op: prelu",
     "label_smoothing": "set train.label_smoothing",
     "squeeze_excite": _GATES,
     "squeeze_excitation": _GATES,

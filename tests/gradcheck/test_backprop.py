@@ -328,6 +328,12 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         (3, 2, 4),
     ),
     "class_token": ({"op": {"op": "class_token"}}, (2, 3, 4)),
+    "prelu": ({"op": {"op": "prelu"}}, (3, 2, 2)),
+    "prelu per channel": ({"op": {"op": "prelu", "per_channel": True}}, (3, 2, 2)),
+    "prelu of a vector": (
+        {"flat": {"op": "flatten"}, "op": {"op": "prelu", "per_channel": True}},
+        (3, 2, 2),
+    ),
     "softmax": ({"op": {"op": "softmax"}}, (2, 3, 4)),
     "softmax of a vector": ({"flat": {"op": "flatten"}, "op": {"op": "softmax"}}, (2, 2, 2)),
     "batch_norm": ({"op": {"op": "batch_norm"}}, (3, 2, 2)),

@@ -305,6 +305,8 @@ def test_a_tied_layer_has_none_of_its_owners_keys(key: str) -> None:
         ({"op": "scale", "value": 1e-6}, [(2, 3, 4)], LayerOutput((2, 3, 4), {"scale": (4,)})),
         ({"op": "scale", "value": 0, "per": "all"}, [(6,)], LayerOutput((6,), {"scale": (1,)})),
         ({"op": "scale", "value": 0.5, "trainable": False}, [(6,)], LayerOutput((6,))),
+        ({"op": "prelu"}, [(2, 3, 4)], LayerOutput((2, 3, 4), {"slope": (1,)})),
+        ({"op": "prelu", "per_channel": True}, [(6,)], LayerOutput((6,), {"slope": (6,)})),
         ({"op": "batch_norm"}, [(6,)], LayerOutput((6,), {"scale": (6,), "bias": (6,)})),
         ({"op": "global_avg_pool"}, [(2, 3, 4)], LayerOutput((4,))),
         ({"op": "global_max_pool"}, [(2, 3, 4)], LayerOutput((4,))),

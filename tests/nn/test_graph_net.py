@@ -354,6 +354,16 @@ CASES: Mapping[str, Case] = {
             [[[p["op"]["token"]], *([i[r, k]] for r, k in np.ndindex(2, 3))] for i in x]
         ),
     ),
+    "prelu": Case(
+        (2, 3, 2),
+        {"op": {"op": "prelu", "per_channel": True}},
+        lambda p, x: np.maximum(x, 0) + p["op"]["slope"] * np.minimum(x, 0),
+    ),
+    "prelu of one slope": Case(
+        (2, 3, 2),
+        {"op": {"op": "prelu"}},
+        lambda p, x: np.maximum(x, 0) + p["op"]["slope"] * np.minimum(x, 0),
+    ),
     "softmax": Case(
         (2, 3, 4),
         {"op": {"op": "softmax"}},
@@ -438,6 +448,8 @@ def _some_params(case: Case) -> dict[str, dict[str, Array]]:
         "layer_norm": {"scale": (4,), "bias": (4,)},
         "group_norm": {"scale": (4,), "bias": (4,)},
         "scale": {"scale": (2,)},
+        "prelu": {"slope": (2,)},
+        "prelu of one slope": {"slope": (1,)},
     }
     (name,) = (name for name, each in CASES.items() if each is case)
     own = shapes.get(name, {})

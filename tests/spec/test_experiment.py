@@ -195,6 +195,7 @@ def test_operations_are_those_of_the_language() -> None:
         "add",
         "multiply",
         "activation",
+        "prelu",
         "softmax",
         "attention",
         "position_embedding",

@@ -179,6 +179,7 @@ PYTHON = "write the network as a Python class (model.python)"
         ("model.x={op: Flatten}", "flatten"),
         ("model.x={op: BatchNormalization}", "batch_norm"),
         ("model.x={op: nn.LayerNorm}", "layer_norm"),
+        ("model.x={op: nn.PReLU}", "prelu"),
         ("model.x={op: GroupNormalization}", "group_norm"),
         ("model.x={op: LayerScale}", "scale"),
         ("model.x={op: Rescaling}", "scale"),
@@ -260,6 +261,14 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             "model.x={op: SqueezeExcite}",
             "operation 'SqueezeExcite' is not supported; use a global_avg_pool, two"
             f" dense layers and a multiply, or {PYTHON}.",
+        ),
+        (
+            "model.x={op: nn.ReLU}",
+            "'nn.ReLU' is an activation, not an operation; use {op: activation, activation: relu}.",
+        ),
+        (
+            "model.c.activation=prelu",
+            "activation 'prelu' is not supported; add a layer with op: prelu.",
         ),
         (
             "model.x={op: relu}",

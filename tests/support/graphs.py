@@ -111,6 +111,7 @@ def _options(op: str, shape: Shape) -> st.SearchStrategy[dict[str, Any]]:
         "permute": {"order": st.permutations([1, 2, 3])},
         "reshape": {"shape": st.sampled_from(shapes)},
         "activation": {"activation": activations},
+        "prelu": {"init": st.sampled_from([0.25, -0.5]), "per_channel": st.booleans()},
         "layer_norm": {"epsilon": st.sampled_from([0.01, 0.1]), "scale": st.booleans()},
         "group_norm": {
             "groups": _divisors(shape[-1]),

@@ -38,6 +38,7 @@ from cnnbench.layers import (
     Multiply,
     Permute,
     PositionEmbedding,
+    PReLU,
     Reshape,
     Sample,
     Scale,
@@ -127,6 +128,16 @@ class _Scale(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return x * self.scale[...]
+
+
+class _PReLU(nnx.Module):
+    """Product of negative values with learned slopes, (c,) or (1,); Flax has one for all."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.slope = nnx.Param(jnp.zeros(shape))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return jnp.where(x >= 0, x, self.slope[...] * x)
 
 
 class _Noise(nnx.Module):
@@ -258,6 +269,8 @@ def _layer(plan: Plan, node: Node, made: Mapping[str, nnx.Module], rngs: nnx.Rng
             return _Positions(node)
         case ClassToken():
             return _ClassToken(node.layout.shape[2])
+        case PReLU():
+            return _PReLU(node.layout.params["slope"])
         case Softmax():
             return _Function(nnx.softmax)
         case GlobalAvgPool():

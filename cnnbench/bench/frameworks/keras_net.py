@@ -38,6 +38,7 @@ from cnnbench.layers import (
     Multiply,
     Permute,
     PositionEmbedding,
+    PReLU,
     Reshape,
     Sample,
     Scale,
@@ -155,6 +156,8 @@ def _layer(plan: Plan, node: Node, made: Made, seed: int) -> keras.Layer:
             return KerasPositions(None if node.layout.params else sincos2d(node.layout.shape))
         case ClassToken():
             return KerasClassToken()
+        case PReLU():
+            return LearnedSlope(node.layout.params["slope"])
         case Softmax():
             return layers.Softmax()
         case BatchNorm():
@@ -298,6 +301,22 @@ class LearnedScale(keras.layers.Layer):
     def call(self, x: Tensor) -> Tensor:
         """Apply the module."""
         return x * self.gamma
+
+
+class LearnedSlope(keras.layers.Layer):
+    """Product of negative values with learned slopes, (c,) or (1,), unlike (1, 1, c) in Keras."""
+
+    def __init__(self, slopes: Shape) -> None:
+        super().__init__()
+        self.slopes = slopes
+
+    def build(self, _shape: tuple[int | None, ...]) -> None:
+        """Create the slopes."""
+        self.slope = self.add_weight(shape=self.slopes, name="slope")
+
+    def call(self, x: Tensor) -> Tensor:
+        """Apply the module."""
+        return ops.relu(x) - self.slope * ops.relu(-x)
 
 
 class Mask(keras.layers.Layer):

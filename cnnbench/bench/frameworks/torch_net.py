@@ -62,6 +62,7 @@ from cnnbench.layers import (
     Multiply,
     Permute,
     PositionEmbedding,
+    PReLU,
     Reshape,
     Sample,
     Scale,
@@ -194,6 +195,9 @@ def _layer(
             return layer, layer
         case BatchNorm() | LayerNorm() | GroupNorm():
             return _norm(node, op)
+        case PReLU():
+            prelu = nn.PReLU(*node.layout.params["slope"])
+            return prelu, prelu
         case Scale() if op.trainable:
             factors = (*node.layout.shape[:-1], *node.layout.params["scale"])
             scale = Affine(factors, scale=True, center=False)
@@ -259,6 +263,7 @@ def _without_parameters(node: Node, orders: list[Array]) -> nn.Module:
             | BatchNorm()
             | LayerNorm()
             | GroupNorm()
+            | PReLU()
         ):
             raise AssertionError(f"{op.op} has parameters")
         case Scale():
@@ -417,15 +422,16 @@ def _slots(node: Node, holder: nn.Module, rows: Array, units: Array) -> dict[str
             return _bound(node, holder, {"embedding": ("embedding", first)})
         case ClassToken():
             return _bound(node, holder, {"token": ("token", vector)})
-        case Scale(per="all"):
+        case Scale(per="all") | PReLU(per_channel=False):
             kernel = vector
-        case BatchNorm() | LayerNorm() | Scale() if len(node.layout.shape) == 1:
+        case BatchNorm() | LayerNorm() | Scale() | PReLU() if len(node.layout.shape) == 1:
             kernel = vector = (lambda a: a[units], lambda a: a[back_units])
-        case BatchNorm() | LayerNorm() | GroupNorm() | Scale():
+        case BatchNorm() | LayerNorm() | GroupNorm() | Scale() | PReLU():
             kernel = vector
         case _:  # (h, w, in, out) to (out, in, h, w), and the same for a transposed layer
             kernel = (lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0))
-    ways = {"kernel": ("weight", kernel), "scale": ("weight", kernel), "bias": ("bias", vector)}
+    ways = dict.fromkeys(("kernel", "scale", "slope"), ("weight", kernel))
+    ways["bias"] = ("bias", vector)
     return _bound(node, holder, ways)
 
 

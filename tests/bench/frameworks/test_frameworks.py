@@ -100,6 +100,17 @@ CASES: Mapping[str, Layers] = {
         "g": dense(8, activation="hard_sigmoid"),
         "h": dense(),
     },
+    "prelu": {
+        "a": conv(padding="same"),
+        "b": {"op": "prelu", "per_channel": True},
+        "c": conv(filters=4, kernel=2),
+        "d": {"op": "prelu"},
+        "e": FLAT,
+        "f": {"op": "prelu", "per_channel": True, "init": -0.5},
+        "g": dense(6),
+        "h": {"op": "prelu", "per_channel": True},
+        "i": dense(),
+    },
     "norm without parameters": {
         "a": conv(use_bias=False),
         "b": NORM | {"scale": False},
