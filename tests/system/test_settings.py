@@ -276,6 +276,7 @@ STOPPERS = {
 }
 
 
+@pytest.mark.slow
 def test_variables_change_no_number_and_are_named_in_one_line(spec: Path) -> None:
     plain = command(spec, {}, "--results-dir", "plain")
     more = {"JAX_PLATFORMS": "cuda", "JAX_PLATFORM_NAME": "gpu", "JAX_COMPILATION_CACHE_DIR": "/x"}

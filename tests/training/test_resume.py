@@ -5,6 +5,7 @@ import errno
 import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -76,20 +77,34 @@ def resumed(job: Job, events: Sequence[Event], epochs: Mapping[int, int], at_onc
     return dataclasses.replace(job, resume=resume)
 
 
-@pytest.mark.parametrize(
-    "after", [(0, 0, 0, 0), (1, 0, 0, 0), (3, 0, 0, 0), (3, 2, 0, 0), (3, 3, 3, 2), (3, 3, 3, 3)]
-)
-def test_a_resumed_training_is_bit_identical(after: tuple[int, ...]) -> None:
+@cache
+def a_whole_run() -> tuple[Job, list[Any]]:
     options: dict[str, Any] = {"epochs": 3, "batch_size": 6, "clip": {"norm": 1.0}}
     options |= {"optimizer": {"name": "adam", "weight_decay": 0.1}, "ema": {"decay": 0.8}}
     options |= {"num_devices": 2, "augment": AUGMENT}
     job = make_job(STATEFUL, make_dataset(20, 5, 4), seeds=SEEDS, **options)
-    whole = run_job(job)
+    return job, run_job(job)
+
+
+@pytest.mark.parametrize(
+    "after", [(0, 0, 0, 0), (1, 0, 0, 0), (3, 0, 0, 0), (3, 2, 0, 0), (3, 3, 3, 2), (3, 3, 3, 3)]
+)
+def test_a_resumed_training_is_bit_identical(after: tuple[int, ...]) -> None:
+    job, whole = a_whole_run()
     epochs = dict(zip(SEEDS, after, strict=True))
     rest = run_job(resumed(job, whole, epochs, 1))
     assert numbers(rest, dict.fromkeys(SEEDS, 0)) == numbers(whole, epochs)
     (event,) = [event for event in rest if isinstance(event, Resumed)]
     assert len(event.records) == sum(after)
+
+
+@cache
+def a_parallel_run() -> tuple[Job, list[Any]]:
+    options: dict[str, Any] = {"engine": "plain", "epochs": 3, "batch_size": 4, "augment": AUGMENT}
+    options["ema"] = {}
+    layers = {name: value for name, value in STATEFUL.items() if name != "norm"}
+    job = make_job(layers, make_dataset(20, 3, 4), seeds=SEEDS, **options)
+    return job, run_job(job)
 
 
 @pytest.mark.parametrize("after", [(2, 0, 0, 0), (3, 1, 1, 1), (3, 3, 3, 3)])
@@ -99,11 +114,7 @@ def test_parallel_seeds_are_resumed_in_parallel(
     monkeypatch.setattr(Job, "accelerator", True)
     # Decided by the trial epoch, whose times depend on the machine.
     monkeypatch.setattr("cnnbench.training.trainer._epoch_s", lambda _: 1e9)
-    options: dict[str, Any] = {"engine": "plain", "epochs": 3, "batch_size": 4, "augment": AUGMENT}
-    options["ema"] = {}
-    layers = {name: value for name, value in STATEFUL.items() if name != "norm"}
-    job = make_job(layers, make_dataset(20, 3, 4), seeds=SEEDS, **options)
-    whole = run_job(job)
+    job, whole = a_parallel_run()
     assert {e.at_once for e in whole if isinstance(e, EpochRecord) and e.seed != 5} == {3}
     epochs = dict(zip(SEEDS, after, strict=True))
     rest = run_job(resumed(job, whole, epochs, 3))

@@ -218,16 +218,16 @@ def test_augmented_images_are_independent_of_microbatches_and_devices(
     indices = jnp.arange(12) if microbatch is None else jnp.array([4, 1, 11, 0, 7, 2, 9], jnp.int32)
     losses = []
     for rows, mesh in ((None, None), (microbatch, mesh_of(num_devices))):
+        step = jax.jit(
+            functools.partial(
+                train_step,
+                graphdef=network.training,
+                optimizer=optax.sgd(0.1),
+                rules=rules(rows, mesh)._replace(augment=spec),
+            )
+        )
         state, found = start(network), []
         for _ in range(3):
-            step = jax.jit(
-                functools.partial(
-                    train_step,
-                    graphdef=network.training,
-                    optimizer=optax.sgd(0.1),
-                    rules=rules(rows, mesh)._replace(augment=spec),
-                )
-            )
             state, loss = step(state, some_arrays(), indices)
             found.append(float(loss))
         losses.append(found)
