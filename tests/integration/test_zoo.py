@@ -1,6 +1,7 @@
 """The networks of `experiments/zoo/` are those of torchvision and the papers."""
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,13 @@ def test_parameters_are_those_that_torchvision_documents(name):
     plan = plan_of(name)
     assert (plan.input_shape, plan.output_shape) == ((224, 224, 3), (1000,))
     assert plan.num_params == DOCUMENTED[name]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in ZOO.glob("*.yaml")))
+def test_headers_have_the_number_of_parameters(name):
+    found = re.search(r"^# Params: +([\d,]+)", (ZOO / f"{name}.yaml").read_text(), re.MULTILINE)
+    assert found
+    assert found[1] == f"{plan_of(name).num_params:,}"
 
 
 def test_other_sizes_are_parameters_of_the_network():
