@@ -200,7 +200,7 @@ class JaxTrainers:
             job = self._job(training, device)
             setup = replace(self._set_up(job), at_once=1)
             network = setup.network(0)
-            optimizer = build_optimizer(job.experiment.train, job.num_steps)
+            optimizer = build_optimizer(job.experiment.train, job.num_steps, job.plan)
             options = {"graphdef": network.training, "rules": setup.rules(training=True)}
 
             @jax.jit

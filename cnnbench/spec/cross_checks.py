@@ -23,7 +23,7 @@ from cnnbench.spec.experiment import (
     TrainSpec,
 )
 from cnnbench.spec.metrics import METRICS, names_of
-from cnnbench.spec.optimizers import OneCycle
+from cnnbench.spec.optimizers import Muon, OneCycle
 
 RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args", "params", "blocks")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a table or a terminal
@@ -68,6 +68,7 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
     issues = [*_title_issues(parts.title), *_name_issues(parts.layer_names)]
     if parts.model:
         issues += [*_model_issues(parts.model, parts.has_layers), *_code_issues(parts)]
+        issues += _optimizer_issues(parts)
     if parts.train:
         issues += _training_issues(parts.train, parts.task)
         issues += _metric_issues(parts, info)
@@ -150,6 +151,17 @@ def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:
         message = f"a warmup of {VALUE} epochs takes all {train.epochs} epochs"
         place = ("train", "schedule", "warmup_epochs")
         yield Issue(place, message, f"use less than {train.epochs}")
+
+
+def _optimizer_issues(parts: Parts) -> Iterator[Issue]:
+    """Settings that need the layers of the network, which a Python model does not name."""
+    optimizer = parts.train.optimizer if parts.train else None
+    python = parts.model and parts.model.python and not parts.has_layers
+    if python and isinstance(optimizer, Muon) and optimizer.last_layer == "adamw":
+        message = "the last layer of a Python model is not known, so that adamw cannot train it"
+        yield Issue(
+            ("train", "optimizer", "last_layer"), message, "set train.optimizer.last_layer to muon"
+        )
 
 
 def _metric_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:

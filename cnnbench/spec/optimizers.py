@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules of experiment files, from optax.
 
 The fields of each optimizer are the arguments of the optax function of the same
-name, with its defaults unless the description says otherwise.
+name, with its defaults unless the description says otherwise. Those of Muon are
+the arguments of `torch.optim.Muon`, with the defaults of its author.
 """
 
 from collections.abc import Mapping
@@ -134,6 +135,36 @@ class Lion(_Optimizer):
     decay_on: DecayOn = "all"
 
 
+class Muon(Model):
+    """Muon for kernels, AdamW for all other parameters (Jordan et al. 2024).
+
+    Muon orthogonalizes the momentum of each kernel as a matrix of outputs by inputs. Update rule of
+    `torch.optim.Muon`, defaults of its author's `MuonWithAuxAdam`.
+    """
+
+    name: Literal["muon"]
+    learning_rate: Positive = Field(0.02, description="initial learning rate of Muon")
+    momentum: Fraction = Field(0.95, description="decay rate of Muon's momentum")
+    nesterov: bool = Field(True, description="use Nesterov momentum in Muon")
+    ns_steps: Annotated[int, Field(ge=1, le=99)] = Field(
+        5, description="Newton-Schulz iterations per step"
+    )
+    last_layer: Literal["adamw", "muon"] = Field(
+        "adamw",
+        description="optimizer of the last kernel: adamw, as its author recommends, or muon",
+    )
+    adam_learning_rate: Positive = Field(
+        3e-4, description="initial learning rate of AdamW, with the same schedule"
+    )
+    adam_b1: Fraction = Field(0.9, description="decay rate of AdamW's first moment")
+    adam_b2: Fraction = Field(0.95, description="decay rate of AdamW's second moment")
+    adam_eps: Positive = Field(
+        1e-10, description="term added to AdamW's denominator for numerical stability"
+    )
+    weight_decay: NonNegative = Field(0.0, description=f"{_DECOUPLED}, in Muon and AdamW")
+    decay_on: DecayOn = "kernels"
+
+
 def _named(default: str) -> BeforeValidator:
     """Expands ``adam`` to ``{name: adam}``, and adds the default name to options without one."""
 
@@ -145,10 +176,11 @@ def _named(default: str) -> BeforeValidator:
     return BeforeValidator(named)
 
 
-Decoupled = AdamW | Lamb | Lion  # the others have L2 weight decay
+OptaxOptimizer = Sgd | Adam | AdamW | RmsProp | Adagrad | Adadelta | Lamb | Lion
+Decoupled = AdamW | Lamb | Lion | Muon  # the others have L2 weight decay
 DEFAULT_OPTIMIZER = Sgd(name="sgd")
 Optimizer = Annotated[
-    Sgd | Adam | AdamW | RmsProp | Adagrad | Adadelta | Lamb | Lion,
+    OptaxOptimizer | Muon,
     Field(discriminator="name"),
     _named(DEFAULT_OPTIMIZER.name),
 ]

@@ -127,6 +127,8 @@ _KEYS: _Words = {
     "start": ("begin", "offset", "from"),
     "momentum": ("decay", "mu"),
     "learning_rate": ("lr", "eta", "step_size", "base_lr", "init_value", "max_lr", "peak_value"),
+    "adam_learning_rate": ("adam_lr", "adamw_lr", "aux_lr", "adamw_learning_rate"),
+    "ns_steps": ("backend_steps", "newton_schulz_steps", "ns_iterations"),
     "b1": ("beta1", "beta_1", "betas", "beta"),
     "b2": ("beta2", "beta_2"),
     "eps": ("epsilon",),
@@ -236,7 +238,7 @@ _NO_ACTIVATIONS = (
 _NO_INITS = "uniform random_uniform delta_orthogonal sparse lecun_truncated"
 _NO_OPTIMIZERS = (
     "nadamw radam adamax adamaxw"
-    " adan adabelief adafactor adamp amsgrad lars lbfgs muon shampoo soap"
+    " adan adabelief adafactor adamp amsgrad lars lbfgs shampoo soap"
     " sophia prodigy yogi novograd rprop ftrl asgd sm3 fromage polyak_sgd noisy_sgd sign_sgd sam"
     " lookahead rectified_adam sparse_adam conjugate_gradient newton adagrad_da schedule_free"
 )

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from cnnbench._version import __version__
+from cnnbench.graph.plan import Plan
 from cnnbench.system.cache import cache_dir
 from cnnbench.system.devices import free_memory
 from cnnbench.system.files import write_atomic
@@ -84,7 +85,7 @@ def _candidates(job: Job) -> tuple[Strategy, ...]:
     free = free_memory(job.devices[0])
     if (plan := job.plan) is None or free is None:
         return found
-    slots = _slots(job)
+    slots = _slots(job, plan)
     needs = [footprint(plan, strategy, job.batch_size, slots) for strategy in found]
     least = min(zip(needs, found, strict=True), key=lambda pair: pair[0].total)
     require_memory(plan, least[0], free, rows=bool(least[1].row))
@@ -92,12 +93,20 @@ def _candidates(job: Job) -> tuple[Strategy, ...]:
     return tuple(strategy for need, strategy in fitting if need.total <= free)
 
 
-def _slots(job: Job) -> int:
-    """Number of optimizer state values per parameter."""
-    optimizer = build_optimizer(job.experiment.train, job.num_steps)
-    one = jax.ShapeDtypeStruct((7, 11), np.float32)
-    state = jax.tree.leaves(jax.eval_shape(optimizer.init, {"parameter": one}))
-    return sum(leaf.shape == one.shape for leaf in state)
+def _slots(job: Job, plan: Plan) -> float:
+    """Number of optimizer state values per parameter, on average."""
+    optimizer = build_optimizer(job.experiment.train, job.num_steps, plan)
+    params = {
+        node.name: {
+            name: jax.ShapeDtypeStruct(shape, np.float32)
+            for name, shape in node.layout.params.items()
+        }
+        for node in plan.nodes
+        if node.op.is_trained
+    }
+    state = jax.tree.leaves(jax.eval_shape(optimizer.init, params))
+    values: int = sum(leaf.size for leaf in state if leaf.ndim)
+    return values / max(1, plan.num_params)
 
 
 def fastest(found: Sequence[Strategy], step_s: Mapping[str, float]) -> Strategy:

@@ -147,7 +147,7 @@ class Executables:
 
     def state(self, *networks: Network) -> TrainState:
         """The initial state on the devices, stacked over networks (one per parallel seed)."""
-        optimizer = build_optimizer(self.job.experiment.train, self.job.num_steps)
+        optimizer = build_optimizer(self.job.experiment.train, self.job.num_steps, self.job.plan)
         states = [init_state(network, optimizer) for network in networks]
         state: TrainState = self.place(stack(states))
         return state
@@ -193,7 +193,7 @@ def to_arrays(dataset: Dataset) -> Arrays:
 def compile_train(setup: Executables, network: Network, state: TrainState) -> Callable[..., Any]:
     """Compile only the `train` function of `Executables`."""
     job = setup.job
-    optimizer = build_optimizer(job.experiment.train, job.num_steps)
+    optimizer = build_optimizer(job.experiment.train, job.num_steps, job.plan)
     rules = setup.rules(training=True)
     step = partial(train_step, graphdef=network.training, optimizer=optimizer, rules=rules)
     step = setup.each_seed(step, (0, None, 0))

@@ -37,19 +37,19 @@ class Footprint:
         return (free - self.fixed) // self.per_image
 
 
-def footprint(plan: Plan, strategy: Strategy, batch_size: int, slots: int) -> Footprint:
+def footprint(plan: Plan, strategy: Strategy, batch_size: int, slots: float) -> Footprint:
     """Minimum memory of a training step.
 
     Args:
       plan: the network.
       strategy: the training strategy.
       batch_size: images per step.
-      slots: optimizer state values per parameter.
+      slots: optimizer state values per parameter, on average.
     """
     params = sum(node.num_params for node in plan.nodes)
     values = sum(math.prod(node.layout.shape) for node in plan.nodes)
     images = min(batch_size, (strategy.row or batch_size) * strategy.num_devices)
-    return Footprint((2 + slots) * params * VALUE, values * VALUE, images)
+    return Footprint(round((2 + slots) * params) * VALUE, values * VALUE, images)
 
 
 def require_memory(plan: Plan, need: Footprint, free: int | None, *, rows: bool) -> None:

@@ -1,6 +1,7 @@
 """Training state: parameters, other model state and optimizer state."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, assert_never
 
 import jax
@@ -11,6 +12,8 @@ from flax import nnx
 from numpy.typing import NDArray
 
 from cnnbench.errors import StoreError
+from cnnbench.graph.plan import Plan
+from cnnbench.layers.parameters import is_kernel
 from cnnbench.nn.augment import Stream
 from cnnbench.nn.python_model import split_model
 from cnnbench.runs.weights import Weights
@@ -22,13 +25,16 @@ from cnnbench.spec.optimizers import (
     Exponential,
     Linear,
     MultiStep,
+    Muon,
     OneCycle,
+    OptaxOptimizer,
     Optimizer,
     Polynomial,
     Schedule,
     Step,
     depends_on_total,
 )
+from cnnbench.training.optim.muon import scale_by_muon
 
 Tree = Any
 Indices = jax.Array | slice  # of images
@@ -184,15 +190,21 @@ def _one_cycle(schedule: OneCycle, most: float, total: int) -> Callable[[Any], A
     return rate
 
 
-def build_optimizer(spec: TrainSpec, steps: int) -> optax.GradientTransformation:
+def build_optimizer(
+    spec: TrainSpec, steps: int, plan: Plan | None = None
+) -> optax.GradientTransformation:
     """The optax optimizer of an experiment.
 
     Args:
       spec: the training section of the experiment.
       steps: steps per epoch, for the schedule.
+      plan: the network; None for a Python model.
     """
-    rate = learning_rate(spec.schedule, spec.optimizer.learning_rate, spec.epochs, steps)
-    parts = [_with_decay(spec.optimizer, rate)]
+
+    def scheduled(base: float) -> Any:
+        return learning_rate(spec.schedule, base, spec.epochs, steps)
+
+    parts = [_rule(spec.optimizer, scheduled, plan)]
     if spec.clip and spec.clip.norm:
         parts.insert(0, optax.clip_by_global_norm(spec.clip.norm))
     if spec.clip and spec.clip.value:
@@ -221,8 +233,57 @@ def _averaging(decay: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _with_decay(spec: Optimizer, rate: Any) -> optax.GradientTransformation:
-    """The update rule, with weight decay."""
+def _rule(
+    spec: Optimizer, scheduled: Callable[[float], Any], plan: Plan | None
+) -> optax.GradientTransformation:
+    """The update rule, with weight decay.
+
+    Args:
+      spec: the optimizer.
+      scheduled: the learning rate, constant or as a function of the step, from an initial one.
+      plan: the network; None for a Python model.
+    """
+    if isinstance(spec, Muon):
+        return _muon_with_adamw(spec, scheduled, plan)
+    return _with_decay(spec, scheduled(spec.learning_rate))
+
+
+def _muon_with_adamw(
+    spec: Muon, scheduled: Callable[[float], Any], plan: Plan | None
+) -> optax.GradientTransformation:
+    """Muon for kernels, but by choice the last one, and AdamW for the rest."""
+    last = last_kernel_layer(plan) if plan and spec.last_layer == "adamw" else None
+    mask = kernels if spec.decay_on == "kernels" else None
+
+    def rule_of(path: tuple[Any, ...], value: jax.Array) -> str:
+        *layer, name = _keys(path)
+        return "muon" if decays(name, value.ndim) and last not in layer else "adamw"
+
+    muon = optax.chain(
+        scale_by_muon(spec.momentum, spec.ns_steps, nesterov=spec.nesterov),
+        optax.add_decayed_weights(spec.weight_decay, mask),
+        optax.scale_by_learning_rate(scheduled(spec.learning_rate)),
+    )
+    adamw = optax.adamw(
+        scheduled(spec.adam_learning_rate),
+        spec.adam_b1,
+        spec.adam_b2,
+        spec.adam_eps,
+        weight_decay=spec.weight_decay,
+        mask=mask,
+    )
+    label = partial(jax.tree_util.tree_map_with_path, rule_of)
+    return optax.partition({"muon": muon, "adamw": adamw}, label)
+
+
+def last_kernel_layer(plan: Plan) -> str | None:
+    """Name of the last layer with a kernel of its own; None if there is none."""
+    nodes = reversed(plan.nodes)
+    return next((n.name for n in nodes if any(map(is_kernel, n.layout.params))), None)
+
+
+def _with_decay(spec: OptaxOptimizer, rate: Any) -> optax.GradientTransformation:
+    """The update rule of optax, with weight decay."""
     options = spec.model_dump(exclude={"name", "learning_rate", "weight_decay", "decay_on"})
     make: Callable[..., optax.GradientTransformation] = getattr(optax, spec.name)
     mask = kernels if spec.decay_on == "kernels" else None

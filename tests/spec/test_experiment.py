@@ -132,7 +132,7 @@ def test_defaults_are_those_of_the_lasagne_example() -> None:
     assert experiment(title="An idea").type_title == "An idea"
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"muon"}))
 def test_optimizer_options_are_arguments_of_optax_with_its_defaults(name: str) -> None:
     parameters = inspect.signature(getattr(optax, name)).parameters
     fields = OPTIMIZERS[name].model_fields

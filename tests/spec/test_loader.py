@@ -405,7 +405,7 @@ class TestOverrides:
             (
                 "train.optimizer=adamm",
                 "train.optimizer: unknown optimizer 'adamm' (did you mean 'adam'?); use sgd, adam, "
-                "adamw, rmsprop, adagrad, adadelta, lamb or lion.",
+                "adamw, rmsprop, adagrad, adadelta, lamb, lion or muon.",
             ),
             (
                 "train.metrics=[bogus]",
@@ -599,7 +599,8 @@ class TestPartsOfADefault:
         child = write("extends: base.yaml\nname: a\ntrain: {optimizer: {momentum: 0.1}}\n")
         assert complaint(child) == (
             "idea.yaml:3:21: train.optimizer.momentum: adam has no 'momentum' (available for"
-            " sgd and rmsprop); remove it, or set train.optimizer.name to sgd or rmsprop."
+            " sgd, rmsprop and muon); remove it, or set train.optimizer.name to sgd, rmsprop or"
+            " muon."
         )
 
 

@@ -305,7 +305,7 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
         (
             "train.optimizer=radam",
             "optimizer 'radam' is not supported; use sgd, adam, adamw, rmsprop, adagrad,"
-            " adadelta, lamb or lion.",
+            " adadelta, lamb, lion or muon.",
         ),
         (
             "train.precision=float16",
@@ -394,7 +394,7 @@ def test_unknown_options(option: str, told: str) -> None:
 
 ADAMS = "adam, adamw, lamb or lion"
 SET_ADAMS = f"set train.optimizer.name to {ADAMS}"
-ALL = "use sgd, adam, adamw, rmsprop, adagrad, adadelta, lamb or lion."
+ALL = "use sgd, adam, adamw, rmsprop, adagrad, adadelta, lamb, lion or muon."
 
 
 @pytest.mark.parametrize(

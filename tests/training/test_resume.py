@@ -101,7 +101,7 @@ def test_a_resumed_training_is_bit_identical(after: tuple[int, ...]) -> None:
 @cache
 def a_parallel_run() -> tuple[Job, list[Any]]:
     options: dict[str, Any] = {"engine": "plain", "epochs": 3, "batch_size": 4, "augment": AUGMENT}
-    options["ema"] = {}
+    options |= {"ema": {}, "optimizer": {"name": "muon", "weight_decay": 0.1}}
     layers = {name: value for name, value in STATEFUL.items() if name != "norm"}
     job = make_job(layers, make_dataset(20, 3, 4), seeds=SEEDS, **options)
     return job, run_job(job)

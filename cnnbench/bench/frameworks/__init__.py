@@ -22,7 +22,7 @@ from cnnbench.errors import UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import Conv
 from cnnbench.spec.experiment import Experiment
-from cnnbench.spec.optimizers import Constant
+from cnnbench.spec.optimizers import Constant, Muon
 from cnnbench.system import commands
 from cnnbench.system.arrays import Array, LayerWeights
 
@@ -129,6 +129,9 @@ def _check_recipe(experiment: Experiment) -> None:
 
 
 def _check_training(experiment: Experiment, plan: Plan) -> None:
+    if isinstance(experiment.train.optimizer, Muon):
+        message = "train.optimizer: bench does not support muon"
+        raise UsageError(f"{message}; choose another optimizer, such as adamw.")
     schedule, only = experiment.train.schedule, "bench only supports a constant learning rate"
     if not isinstance(schedule, Constant):
         raise UsageError(f"train.schedule: {only}, not '{schedule.name}'; write constant.")

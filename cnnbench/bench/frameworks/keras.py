@@ -18,6 +18,7 @@ from cnnbench.spec.optimizers import (
     AdamW,
     Lamb,
     Lion,
+    Muon,
     Optimizer,
     RmsProp,
     Sgd,
@@ -204,5 +205,7 @@ def _rule(spec: Optimizer) -> keras.optimizers.Optimizer:
             return make.Lamb(rate, beta_1=b1, beta_2=b2, epsilon=eps)
         case Lion(b1=b1, b2=b2, weight_decay=decay):
             return make.Lion(rate, beta_1=b1, beta_2=b2, weight_decay=decay)
+        case Muon():
+            raise AssertionError("refused by make_trainer")
         case _:
             assert_never(spec)

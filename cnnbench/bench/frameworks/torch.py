@@ -18,6 +18,7 @@ from cnnbench.spec.optimizers import (
     AdamW,
     Lamb,
     Lion,
+    Muon,
     Optimizer,
     RmsProp,
     Sgd,
@@ -153,6 +154,8 @@ def build_optimizer(spec: Optimizer, net: TorchNet) -> torch.optim.Optimizer:
         case Lamb() | Lion():
             message = f"train.optimizer: PyTorch has no '{spec.name}'"
             raise UsageError(f"{message}; choose another optimizer, such as adamw.")
+        case Muon():
+            raise AssertionError("refused by make_trainer")
         case _:
             assert_never(spec)
 

@@ -606,7 +606,8 @@ def theirs(variant: str, name: str) -> Measured:
 
 def every_case() -> tuple[str, ...]:
     losses = [f"loss {loss}" for loss in LOSSES["reconstruct"]]
-    rules = [*(f"optimizer {name}" for name in OPTIMIZERS), "decay adam", "decay adamw"]
+    ours = sorted({*OPTIMIZERS} - {"muon"})
+    rules = [*(f"optimizer {name}" for name in ours), "decay adam", "decay adamw"]
     return (*CASES, *EXPERIMENTS, *losses, *rules)
 
 
@@ -859,6 +860,12 @@ def test_optimizers_missing_in_pytorch(name: str) -> None:
     need("torch-eager-nchw")
     assert refusal("torch-eager-nchw", experiment_of("classify", SMALL, optimizer=name)) == (
         f"train.optimizer: PyTorch has no '{name}'; choose another optimizer, such as adamw."
+    )
+
+
+def test_muon_is_refused() -> None:
+    assert refusal("flax", experiment_of("classify", SMALL, optimizer="muon")) == (
+        "train.optimizer: bench does not support muon; choose another optimizer, such as adamw."
     )
 
 
