@@ -83,16 +83,35 @@ def ours(plan: Plan, weights: Mapping[str, Mapping[str, Array]]) -> GraphNet:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_outputs_are_those_of_torchvision(name):
-    torch = pytest.importorskip("torch")
+    pytest.importorskip("torch")
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
     from tests.support.torchvision_models import torchvision_model, transferred
 
     plan, model = plan_of(name), torchvision_model(name, **OPTIONS.get(name, {}))
+    assert_same_outputs(plan, model, transferred(model, plan))
+
+
+@pytest.mark.parametrize("option", ["A", "B"])
+def test_outputs_of_resnets_for_cifar_are_those_of_pytorch(option):
+    torch = pytest.importorskip("torch")
+    from tests.support.published_models import CifarResNet
+    from tests.support.torchvision_models import randomized, transferred
+
+    kind = {"A": "pad", "B": "conv"}[option]
+    plan = plan_of("resnet", "model.params.n=2", f"model.params.shortcut={kind}")
+    torch.manual_seed(0)
+    model = randomized(CifarResNet(2, option))
+    assert_same_outputs(plan, model, transferred(model, plan))
+
+
+def assert_same_outputs(plan: Plan, model: Any, weights: Mapping[str, Mapping[str, Array]]) -> None:
+    """Compare our outputs with those of a PyTorch module."""
+    torch = pytest.importorskip("torch")
     images = np.random.default_rng(0).uniform(-1, 1, (2, *plan.input_shape)).astype(np.float32)
     with torch.no_grad():
         want = model(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
-    graph, state = nnx.split(ours(plan, transferred(model, plan)))
+    graph, state = nnx.split(ours(plan, weights))
     found = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, images)
     assert np.abs(found - want).max() <= 1e-4 * np.abs(want).max()
     assert np.abs(want[0] - want[1]).max() > 1e-3 * np.abs(want).max()  # depends on the image

@@ -272,14 +272,14 @@ def test_parameters_are_those_of_the_paper(n, published):
     """With padded shortcuts: 0.27 and 0.85 million (He et al. 2016, table 6)."""
     projections = 16 * 32 + 32 * 64 + 2 * 32 + 2 * 64
     for kind, more in (("pad", 0), ("conv", projections)):
-        text = f"model.blocks.basic.layers.skip.kind={kind}"
+        text = f"model.params.shortcut={kind}"
         loaded = load_experiment(RESNET, [f"model.params.n={n}", text])
         assert loaded.plan is not None
         assert loaded.plan.num_params == published + more
 
 
 def test_a_padded_shortcut_subsamples_and_adds_zero_channels():
-    found = network(load_experiment(RESNET, ["model.blocks.basic.layers.skip.kind=pad"]))
+    found = network(load_experiment(RESNET, ["model.params.shortcut=pad"]))
     assert found["stage2.0.skip.subsample"] == "stage1.2.out: max_pool 1x1, stride 2x2"
     assert found["stage2.0.skip.pad"] == "stage2.0.skip.subsample: zero_pad, channels 8 + 8"
     assert found["stage2.0.sum"] == "stage2.0.b.norm, stage2.0.skip.pad: add"

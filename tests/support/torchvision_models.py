@@ -16,7 +16,11 @@ from cnnbench.system.arrays import Array
 def torchvision_model(name: str, **options: Any) -> nn.Module:
     """A network of torchvision with random weights and statistics, in evaluation mode."""
     torch.manual_seed(0)
-    model: nn.Module = getattr(_models(), name)(**options)
+    return randomized(getattr(_models(), name)(**options))
+
+
+def randomized(model: nn.Module) -> nn.Module:
+    """The network with random weights and statistics, in evaluation mode."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):

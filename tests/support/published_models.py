@@ -1,0 +1,55 @@
+"""Networks of papers that torchvision lacks, in PyTorch."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class CifarResNet(nn.Sequential):
+    """The ResNet-(6n+2) for CIFAR of He et al. 2016, section 4.2, with `same` padding."""
+
+    def __init__(self, n: int, option: Literal["A", "B"]) -> None:
+        blocks = []
+        before = 16
+        for filters in (16, 32, 64):
+            for i in range(n):
+                stride = 2 if i == 0 and filters > 16 else 1
+                blocks.append(_Basic(before, filters, stride, option))
+                before = filters
+        head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+        super().__init__(_SameConv(3, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), *blocks, *head)
+
+
+class _SameConv(nn.Conv2d):
+    """A 3x3 convolution, padded as TensorFlow does for even sizes."""
+
+    def __init__(self, before: int, filters: int, stride: int) -> None:
+        super().__init__(before, filters, 3, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = 0 if self.stride == (2, 2) else 1
+        return super().forward(functional.pad(x, (first, 1, first, 1)))
+
+
+class _Basic(nn.Module):
+    def __init__(self, before: int, filters: int, stride: int, option: str) -> None:
+        super().__init__()
+        self.conv1 = _SameConv(before, filters, stride)
+        self.bn1 = nn.BatchNorm2d(filters)
+        self.conv2 = _SameConv(filters, filters, 1)
+        self.bn2 = nn.BatchNorm2d(filters)
+        self.stride, self.added = stride, filters - before
+        self.projection: nn.Module | None = None
+        if option == "B" and stride == 2:
+            conv = nn.Conv2d(before, filters, 1, stride, bias=False)
+            self.projection = nn.Sequential(conv, nn.BatchNorm2d(filters))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        if self.projection is not None:
+            return torch.relu(y + self.projection(x))
+        half = self.added // 2
+        skip = x[:, :, :: self.stride, :: self.stride]
+        return torch.relu(y + functional.pad(skip, (0, 0, 0, 0, half, self.added - half)))
