@@ -134,7 +134,7 @@ def run_by_turns(
             settings.start(listeners[0].note)
             stack.enter_context(settings.pinned())
 
-        if wanted := {request.device for request in requests} - {"auto", "cpu"}:
+        if wanted := _chosen_devices(requests):
             pin()
             _require_devices(wanted, listeners[0].note)
         for request, listener in zip(requests, listeners, strict=True):
@@ -149,6 +149,12 @@ def run_by_turns(
             if not run.remaining:
                 done(run.finish())
         return [run.finish() for run in runs]
+
+
+def _chosen_devices(requests: Sequence[Request]) -> set[str]:
+    """Kinds of devices that may not exist: those of an option or an environment variable."""
+    chosen = any(map(settings.env_setting, settings.DEVICE_CHOICES))
+    return {request.device for request in requests} - ({"cpu"} if chosen else {"auto", "cpu"})
 
 
 def _require_devices(kinds: Collection[str], note: Callable[[str], None]) -> None:

@@ -45,7 +45,6 @@ def pick_devices(kind: str) -> tuple[jax.Device, ...]:
 
 
 _NONE = (RuntimeError, AssertionError)  # AssertionError: none of JAX_PLATFORMS exist
-_CHOICES = ("jax_platforms", "jax_platform_name", "jax_force_tpu_init")
 
 
 def _devices(backend: str | None) -> tuple[jax.Device, ...]:
@@ -69,14 +68,16 @@ def _cpus() -> tuple[jax.Device, ...]:
 
 def _chosen() -> str:
     """Environment variables that select JAX devices, with their values."""
-    return " and ".join(filter(None, map(settings.env_setting, _CHOICES)))
+    return " and ".join(filter(None, map(settings.env_setting, settings.DEVICE_CHOICES)))
 
 
 def _lack(kind: str) -> str:
     """Message and remedy for a device or variable that is not available."""
     chosen = _chosen()
     if kind == "auto":
-        names = " and ".join(name.upper() for name in _CHOICES if settings.env_setting(name))
+        names = " and ".join(
+            name.upper() for name in settings.DEVICE_CHOICES if settings.env_setting(name)
+        )
         remedy = ", or set it to cpu" if names in {"JAX_PLATFORMS", "JAX_PLATFORM_NAME"} else ""
         return f"{chosen}: JAX finds no such device; unset {names}{remedy}."
     message = f"--device {kind}: JAX finds no {kind} on this machine"

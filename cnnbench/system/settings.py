@@ -407,6 +407,9 @@ def require_flags(flags: str) -> None:
     _tried.add(flags)
 
 
+DEVICE_CHOICES = ("jax_platforms", "jax_platform_name", "jax_force_tpu_init")
+
+
 def env_setting(name: str, environ: Mapping[str, str] | None = None) -> str:
     """Environment variable that sets an option, with its value; empty if not set.
 
