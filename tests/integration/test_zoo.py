@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -103,6 +103,42 @@ def test_outputs_of_resnets_for_cifar_are_those_of_pytorch(option):
     torch.manual_seed(0)
     model = randomized(CifarResNet(2, option))
     assert_same_outputs(plan, model, transferred(model, plan))
+
+
+@pytest.mark.slow
+def test_outputs_of_airbench94_are_those_of_pytorch():
+    torch = pytest.importorskip("torch")
+    from tests.support.published_models import Airbench94
+    from tests.support.torchvision_models import randomized
+
+    plan = plan_of("airbench94")
+    torch.manual_seed(0)
+    model = randomized(Airbench94())
+    assert plan.num_params == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.fill_(1)
+    values = [value.numpy() for key, value in model.state_dict().items() if "tracked" not in key]
+    assert_same_outputs(plan, model, airbench_weights(values))
+
+
+def airbench_weights(values: Sequence[Array]) -> dict[str, dict[str, Array]]:
+    """Weights of PyTorch's network in the names of ours."""
+    whiten, bias, *others, out = values
+    weights = {"whiten": {"kernel": whiten.transpose(2, 3, 1, 0), "bias": bias}}
+    weights["out"] = {"kernel": out.T}
+    for i, before in enumerate((24, 64, 256), start=1):
+        conv1, _, *norm1, conv2, _ = others[10 * (i - 1) : 10 * i - 3]
+        norm2 = others[10 * i - 3 : 10 * i]
+        first, second = (kernel.transpose(2, 3, 1, 0) for kernel in (conv1, conv2))
+        one = "conv3.conv" if i == 3 else f"conv{i}.identity.conv"
+        weights[one] = {"kernel": first[..., :before]}
+        if i < 3:
+            weights[f"conv{i}.new"] = {"kernel": first[..., before:]}
+        weights[f"group{i}.conv2.conv"] = {"kernel": second}
+        for name, norm in (("norm1", norm1), ("norm2", norm2)):
+            weights[f"group{i}.{name}.norm"] = dict(zip(("bias", "mean", "var"), norm, strict=True))
+    return weights
 
 
 def assert_same_outputs(plan: Plan, model: Any, weights: Mapping[str, Mapping[str, Array]]) -> None:

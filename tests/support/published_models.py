@@ -22,6 +22,38 @@ class CifarResNet(nn.Sequential):
         super().__init__(_SameConv(3, 16, 1), nn.BatchNorm2d(16), nn.ReLU(), *blocks, *head)
 
 
+class Airbench94(nn.Sequential):
+    """The network of airbench94.py (Keller Jordan 2024), without its initial values."""
+
+    def __init__(self) -> None:
+        groups = [_ConvGroup(24, 64), _ConvGroup(64, 256), _ConvGroup(256, 256)]
+        head = (nn.MaxPool2d(3), nn.Flatten(), nn.Linear(256, 10, bias=False))
+        super().__init__(nn.Conv2d(3, 24, 2), nn.GELU(), *groups, *head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 9
+
+
+class _ConvGroup(nn.Sequential):
+    def __init__(self, before: int, filters: int) -> None:
+        super().__init__(
+            nn.Conv2d(before, filters, 3, padding="same", bias=False),
+            nn.MaxPool2d(2),
+            _biased_norm(filters),
+            nn.GELU(),
+            nn.Conv2d(filters, filters, 3, padding="same", bias=False),
+            _biased_norm(filters),
+            nn.GELU(),
+        )
+
+
+def _biased_norm(filters: int) -> nn.BatchNorm2d:
+    """Batch norm whose scale stays 1."""
+    norm = nn.BatchNorm2d(filters, eps=1e-12, momentum=0.4)
+    norm.weight.requires_grad = False
+    return norm
+
+
 class _SameConv(nn.Conv2d):
     """A 3x3 convolution, padded as TensorFlow does for even sizes."""
 
