@@ -149,7 +149,7 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
     splits = (data.num_train, data.num_validation, data.num_test)
     sizes = " / ".join(f"{size:,}" for size in splits)
     measure = f"{record.loss} loss" if run.metric == "loss" else run.metric
-    steps = record.epochs * max(1, data.num_train // record.batch_size)
+    steps = record.num_steps
     kind = record.environment.device_kind
     same_data = "run both on the same data, for example with --dataset mnist_5k"
     return (
@@ -161,7 +161,7 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
             "takes",
             steps,
             f"{steps:,} step{'s' * (steps != 1)}",
-            "give both the same epochs and batch size",
+            "give both the same epochs, batch size and drop_last",
         ),
         _Fact(
             "is",

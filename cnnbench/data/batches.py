@@ -30,3 +30,15 @@ def batches(
     num_steps = num_images // batch_size
     order = epoch_order(seed, epoch, num_images)[: num_steps * batch_size]
     return order.reshape(num_steps, batch_size)
+
+
+def last_batch(
+    seed: int, epoch: int, num_images: int, batch_size: int
+) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Image indices of the incomplete last batch of an epoch, which `batches` drops.
+
+    >>> last_batch(seed=0, epoch=1, num_images=5, batch_size=2).shape
+    (1,)
+    """
+    start = num_images // batch_size * batch_size
+    return epoch_order(seed, epoch, num_images)[start:]

@@ -126,6 +126,7 @@ def _first_record(
         dataset=_dataset_record(dataset),
         environment=ran_on,
         tags=tuple(dict.fromkeys(tags)),
+        drop_last=experiment.train.drop_last,
     )
 
 

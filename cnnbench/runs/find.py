@@ -447,9 +447,8 @@ def comparable_key(record: RunRecord) -> object:
     """Everything that must be equal for runs to be comparable."""
     data = record.dataset
     images = (data.name, data.digest, data.num_train, data.num_validation, data.num_test)
-    steps = record.epochs * max(1, data.num_train // max(1, record.batch_size))
     loss = record.loss if record.task == "reconstruct" else ""
-    return (record.task, images, steps, loss, record.environment.device_kind)
+    return (record.task, images, record.num_steps, loss, record.environment.device_kind)
 
 
 _OF_IMAGES = ("pixel_scale", "normalize", "augment")  # parts of a recipe in `dataset`
@@ -538,6 +537,8 @@ def _differences(one: RunRecord, two: RunRecord) -> Iterator[str]:
         yield f"{epochs_text(one.epochs)}, not {two.epochs}"
     if one.batch_size != two.batch_size:
         yield f"batches of {one.batch_size:,}, not {two.batch_size:,}"
+    elif one.drop_last != two.drop_last:
+        yield f"with{'out' * one.drop_last} the incomplete last batch"
     if one.seeds != two.seeds:
         counts = len(one.seeds), len(two.seeds)
         few = f"{counts[0]} seed{'s' * (counts[0] != 1)}, not {counts[1]}"

@@ -243,6 +243,7 @@ class RunRecord:
       resumed_with: for each entry of `resumed_at`, the versions and devices that differ from
         `environment`.
       tags: tags set with `--tag`, in order.
+      drop_last: False if an incomplete last batch is trained.
     """
 
     run_id: str
@@ -266,6 +267,13 @@ class RunRecord:
     extended: tuple[Extension, ...] = ()
     resumed_with: tuple[Mapping[str, str], ...] = ()
     tags: tuple[str, ...] = ()
+    drop_last: bool = True
+
+    @property
+    def num_steps(self) -> int:
+        """Training steps of all epochs."""
+        full, last = divmod(self.dataset.num_train, max(1, self.batch_size))
+        return self.epochs * max(1, full + (bool(last) and not self.drop_last))
 
     @property
     def tags_text(self) -> str:

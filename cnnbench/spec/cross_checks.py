@@ -224,25 +224,42 @@ def _normalize_issues(
 
 
 def _split_issues(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Issue]:
-    splits, pool = spec.splits, info.num_train
-    limits = {"train": pool, "validation": pool, "test": info.num_test}
-    if info.name == EMBEDDED:
-        limits |= _EMBEDDED_POOLS
-    excess = False
+    splits = spec.splits
+    limits, excess = _limits(info), False
     for key, limit in limits.items():
         wanted = getattr(splits, key)
         if wanted and limit and wanted > limit:
             excess = True
             message = f"{VALUE} images requested, but {info.name} has {limit:,} for this split"
             yield Issue(("dataset", "splits", key), message, f"use at most {limit}")
-    num_train = splits.train or limits["train"]
-    if pool and info.name in KNOWN and info.name != EMBEDDED:
-        num_train, num_validation = split_sizes(splits.model_dump(exclude_none=True), pool)
-        if not excess:
-            yield from _overlap(splits, num_train, num_validation, info)
+    num_train, num_validation = _sizes(spec, info)
+    if num_train is not None and num_validation is not None and not excess:
+        yield from _overlap(splits, num_train, num_validation, info)
     if spec.train_examples and num_train and spec.train_examples > num_train > 0:
         message = f"{VALUE} exceeds the {num_train:,} training images"
         yield Issue(("dataset", "train_examples"), message, f"use at most {num_train}")
+
+
+def _limits(info: DatasetInfo) -> dict[str, int | None]:
+    limits: dict[str, int | None]
+    limits = {"train": info.num_train, "validation": info.num_train, "test": info.num_test}
+    return limits | (_EMBEDDED_POOLS if info.name == EMBEDDED else {})
+
+
+def _sizes(spec: DatasetSpec, info: DatasetInfo) -> tuple[int | None, int | None]:
+    """Images for training, and for validation if they share a pool; None if unknown."""
+    pool = info.num_train
+    if pool and info.name in KNOWN and info.name != EMBEDDED:
+        return split_sizes(spec.splits.model_dump(exclude_none=True), pool)
+    return spec.splits.train or _limits(info)["train"], None
+
+
+def last_batch(parts: Parts, info: DatasetInfo) -> int:
+    """Images of the incomplete last batch that is trained; 0 if there is none or unknown."""
+    if parts.train is None or parts.dataset is None or parts.train.drop_last:
+        return 0
+    number = parts.dataset.train_examples or _sizes(parts.dataset, info)[0] or 0
+    return number % min(parts.train.batch_size, number) if number > 0 else 0
 
 
 def _overlap(splits: Splits, train: int, validation: int, info: DatasetInfo) -> Iterator[Issue]:

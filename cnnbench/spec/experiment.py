@@ -309,6 +309,11 @@ class TrainSpec(Model):
     ema: Annotated[Ema | None, ADDED] = Field(
         None, description="evaluate and store the moving average of the parameters"
     )
+    drop_last: Annotated[bool, ADDED] = Field(
+        True,
+        description="drop the last batch of an epoch if it is incomplete; false trains it, as"
+        " PyTorch's DataLoader does by default, and Keras",
+    )
 
 
 class CheckpointSpec(Model):

@@ -24,7 +24,7 @@ from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import OWNERS_KEYS
 from cnnbench.layers.fields import VALUE, Model
 from cnnbench.spec.blocks import Expansion, expand
-from cnnbench.spec.cross_checks import Parts, dataset_issue, issues_between
+from cnnbench.spec.cross_checks import Parts, dataset_issue, issues_between, last_batch
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import (
     AUTO,
@@ -159,7 +159,7 @@ def _expanded_findings(document: Document, data_dir: Path | None) -> Findings:
     issues += issues_between(parts, info, data_dir)
     plan, misfits = _plan(data, parts, info)
     if plan:
-        misfits += [*_single_value_issues(plan, parts), *_probability_issues(plan, parts)]
+        misfits += [*_single_value_issues(plan, parts, info), *_probability_issues(plan, parts)]
         misfits += [*_frozen_issues(plan), *_softmax_issues(plan, parts)]
     guessed = _guessed(document)
     unique = dict.fromkeys([*issues, *misfits])
@@ -290,7 +290,7 @@ def _plan(data: Any, parts: Parts, info: DatasetInfo | None) -> tuple[Plan | Non
     return build_plan(layers, _goal(parts.task, info), output=chosen, known=known)
 
 
-def _single_value_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
+def _single_value_issues(plan: Plan, parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:
     """Batch norm of a single value is always zero; PyTorch raises an error too."""
     if parts.train is None or parts.dataset is None:
         return
@@ -300,15 +300,19 @@ def _single_value_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
         ("dataset", "train_examples"): parts.dataset.train_examples,
         ("dataset", "splits", "train"): splits.train,
     }
+    if info and last_batch(parts, info) == 1:
+        numbers["train", "drop_last"] = 1
     at = next((at for at, number in numbers.items() if number == 1), None)
+    last = at == ("train", "drop_last")
+    remedy = "use another batch_size, or drop_last: true" if last else "use at least 2"
     for node in plan.nodes if at else ():
         if node.op.uses_batch and math.prod(node.layout.shape[:-1]) == 1:
             message = (
-                f"{node.op.op} '{node.name}' sees a single value per channel in a batch of one"
-                " image, and normalizes it to zero (PyTorch: Expected more than 1 value per"
-                " channel when training)"
+                f"{node.op.op} '{node.name}' sees a single value per channel in a"
+                f" {'last ' * last}batch of one image, and normalizes it to zero (PyTorch: Expected"
+                " more than 1 value per channel when training)"
             )
-            yield Issue(at or (), message, "use at least 2")
+            yield Issue(at or (), message, remedy)
             return
 
 

@@ -259,7 +259,7 @@ _NO_KEYS = (
     " noise_shape axis dim alpha negative_slope amsgrad centered max_norm"
     " accumulate accumulate_steps gradient_accumulation"
     " accumulate_grad_batches swa early_stopping patience"
-    " class_weight sample_weight shuffle drop_last num_workers callbacks compile distributed"
+    " class_weight sample_weight shuffle num_workers callbacks compile distributed"
     " strategy pretrained weights dropout whitening image_size"
     " input_shape num_classes cache prefetch k_folds cross_validation subset download"
 )

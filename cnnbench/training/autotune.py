@@ -77,7 +77,7 @@ def _candidates(job: Job) -> tuple[Strategy, ...]:
     Raises:
       OutOfMemoryError: none fits.
     """
-    counts = (job.batch_size, job.num_steps, len(job.devices))
+    counts = (job.batch_size, job.num_full, len(job.devices))
     precision = job.experiment.train.precision
     found = candidates(job.plan, *counts, accelerator=job.accelerator, precision=precision)
     asked = requested_strategy(job.engine, found)

@@ -37,7 +37,7 @@ from cnnbench.training.state import (
     stack,
 )
 from cnnbench.training.step import StepConfig, eval_step, make_rules, train_step
-from cnnbench.training.strategy import Strategy, has_batch_statistics
+from cnnbench.training.strategy import Strategy, for_batch, has_batch_statistics
 
 EVAL_BATCH = 500  # images
 NUM_SAMPLES = 10  # reconstructions kept for figures
@@ -84,9 +84,24 @@ class Job:
         return min(self.experiment.train.batch_size, self.num_train)
 
     @property
-    def num_steps(self) -> int:
-        """Steps per epoch; an incomplete last batch is dropped."""
+    def num_full(self) -> int:
+        """Steps per epoch with a full batch."""
         return self.num_train // self.batch_size
+
+    @property
+    def num_last(self) -> int:
+        """Images of the incomplete last batch; 0 if there is none or it is dropped."""
+        return 0 if self.experiment.train.drop_last else self.num_train % self.batch_size
+
+    @property
+    def num_steps(self) -> int:
+        """Steps per epoch."""
+        return self.num_full + bool(self.num_last)
+
+    @property
+    def num_seen(self) -> int:
+        """Training images per epoch."""
+        return self.num_full * self.batch_size + self.num_last
 
     @property
     def accelerator(self) -> bool:
@@ -113,6 +128,7 @@ class Executables:
       arrays: all splits, on every device.
       at_once: seeds trained in parallel by one program.
       train: (state, arrays, indices (steps, batch)) to state and losses (steps,).
+      train_last: the same for the incomplete last batch, (1, batch); None without one.
       evaluate: compiled `step.eval_step`.
       outputs: compiled `inference.outputs_of`; None for classifiers.
       codes: (params, rest, arrays, indices) to the code of those images, compiled on first call;
@@ -126,6 +142,7 @@ class Executables:
     arrays: Arrays
     at_once: int = 1
     train: Callable[..., tuple[TrainState, jax.Array]] = _not_compiled
+    train_last: Callable[..., tuple[TrainState, jax.Array]] | None = None
     evaluate: Callable[..., dict[str, jax.Array]] = _not_compiled
     outputs: Callable[..., jax.Array] | None = None
     codes: Callable[..., jax.Array] | None = None
@@ -190,8 +207,10 @@ def to_arrays(dataset: Dataset) -> Arrays:
     return Arrays(images, labels)
 
 
-def compile_train(setup: Executables, network: Network, state: TrainState) -> Callable[..., Any]:
-    """Compile only the `train` function of `Executables`."""
+def compile_train(
+    setup: Executables, network: Network, state: TrainState, batch_size: int | None = None
+) -> Callable[..., Any]:
+    """Compile only the `train` function of `Executables`; the default is a full batch."""
     job = setup.job
     optimizer = build_optimizer(job.experiment.train, job.num_steps, job.plan)
     rules = setup.rules(training=True)
@@ -205,11 +224,21 @@ def compile_train(setup: Executables, network: Network, state: TrainState) -> Ca
         return lax.scan(lambda carry, batch: step(carry, arrays, batch), state, indices)
 
     seeds = (setup.at_once,) if setup.at_once > 1 else ()
-    indices = np.zeros((setup.strategy.steps_per_call, *seeds, job.batch_size), np.int32)
+    size = batch_size or job.batch_size
+    indices = np.zeros((setup.strategy.steps_per_call, *seeds, size), np.int32)
     # LLVM's highest optimization level takes a sixth of the compile time without a faster step.
     options = {} if job.accelerator else {"xla_backend_optimization_level": 2}
     arguments = state, setup.arrays, indices
     return _ahead_of_time(setup, steps, *arguments, quick=options, donate_argnums=0)
+
+
+def _compile_last(setup: Executables, state: TrainState) -> Callable[..., Any] | None:
+    """Compile the `train_last` function of `Executables`, in rows that fit its batch."""
+    size = setup.job.num_last
+    if not size:
+        return None
+    setup = replace(setup, strategy=for_batch(setup.strategy, setup.job.plan, size))
+    return compile_train(setup, setup.network(0), state, size)
 
 
 def compile_all(setup: Executables, network: Network, state: TrainState) -> Executables:
@@ -238,6 +267,7 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
     return replace(
         setup,
         train=compile_train(setup, network, state),
+        train_last=_compile_last(setup, state),
         evaluate=ready(evaluate, *model, arrays, chunk, weights),
         outputs=ready(outputs, *model, arrays, sample) if reconstructs else None,
         codes=_coder(setup),

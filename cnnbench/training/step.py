@@ -155,8 +155,9 @@ def gradients(
     if rules.augment and state.stream:
         draws = draw_augmentation(rules.augment, state.stream, indices, arrays.images.shape[1:3])
     rows = _rows(Part(indices, jnp.ones(len(indices)), jnp.arange(len(indices)), draws), rules)
-    if rules.mesh and rules.microbatch is None:
+    if rules.mesh and rules.microbatch is None and len(indices) % rules.mesh.size == 0:
         # From this constraint XLA derives the share of the batch that each device computes.
+        # Without it, each device computes an incomplete last batch that has no equal shares.
         rows = lax.with_sharding_constraint(rows, NamedSharding(rules.mesh, P(None, BATCH)))
     gradient, rest, loss = sums(state.params, state.rest, arrays, rows)
     return jax.tree.map(lambda g: g / len(indices), gradient), rest, loss / len(indices)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cnnbench.graph.plan import Plan
@@ -65,7 +65,7 @@ def candidates(
     Args:
       plan: the network; None for a Python model.
       batch_size: images per step.
-      num_steps: steps per epoch.
+      num_steps: steps per epoch with a full batch.
       num_devices: number of devices.
       accelerator: True for GPUs and TPUs.
       precision: compute precision of the network.
@@ -81,6 +81,14 @@ def candidates(
     direct, fast = (Strategy(form, row, shares, 1) for form in _FORMS)
     winograd = convolves(plan) and precision == "float32"
     return (fast, direct, plain) if winograd else (direct, plain)
+
+
+def for_batch(strategy: Strategy, plan: Plan | None, batch_size: int) -> Strategy:
+    """The strategy for single steps of another batch size, with the same algorithms."""
+    row = strategy.row
+    if plan and row:
+        row = _row(plan, batch_size, strategy.num_devices)
+    return replace(strategy, row=row, steps_per_call=1)
 
 
 _FORMS: "tuple[EngineName, ...]" = ("direct", "fast")

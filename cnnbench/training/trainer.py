@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnnbench.data.batches import batches
+from cnnbench.data.batches import batches, last_batch
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import EngineRecord, EpochRecord
 from cnnbench.runs.summary import summarize_seed
@@ -199,21 +199,21 @@ class Trainer:
         self, executables: Executables, state: TrainState, seeds: tuple[int, ...], epoch: int
     ) -> tuple[TrainState, Any]:
         """Train the steps of one epoch; returns the state and the losses, (steps, seeds)."""
-        calls, size = _calls(executables, seeds, epoch), executables.strategy.steps_per_call
+        step = 0
         losses: list[jax.Array] = []
         with self.watch.part("train_s"):
             shown = self.watch.now()
-            for done, indices in enumerate(calls, start=1):
-                state, loss = executables.train(state, executables.arrays, indices)
+            for train, indices in _calls(executables, seeds, epoch):
+                state, loss = train(state, executables.arrays, indices)
                 # One call ahead: the device is never idle, and progress is accurate.
                 if losses:
                     jax.block_until_ready(losses[-1])
                     self.watch.mark_first_step()
                 losses.append(loss)
+                step += len(indices)
                 if self.watch.now() - shown >= PROGRESS_INTERVAL_S:
                     shown = self.watch.now()
-                    steps = done * size, self.job.num_steps
-                    self.emit(StepDone(seeds[0], epoch, *steps, len(seeds)))
+                    self.emit(StepDone(seeds[0], epoch, step, self.job.num_steps, len(seeds)))
             jax.block_until_ready((state, losses))
             self.watch.mark_first_step()
         return state, np.concatenate(jax.device_get(losses)).reshape(-1, len(seeds))
@@ -319,8 +319,8 @@ def _parallel(sequential: Executables, seeds: Sequence[int], epoch_s: float) -> 
     if decided:
         return parallel
     start = job.watch.now()
-    for indices in _calls(parallel, seeds[:size], epoch=1):
-        state, losses = parallel.train(state, sequential.arrays, indices)
+    for train, indices in _calls(parallel, seeds[:size], epoch=1):
+        state, losses = train(state, sequential.arrays, indices)
     jax.block_until_ready((state, losses))
     return parallel if (job.watch.now() - start) / size < epoch_s else None
 
@@ -356,20 +356,32 @@ def _record(
     train_s = job.watch.last("train_s") / at_once
     return EpochRecord(
         *place,
-        train_loss=float(np.mean(losses, dtype=np.float64)),
+        train_loss=_mean_loss(job, losses),
         validation_loss=values.get("loss"),
         metrics={name: value for name, value in values.items() if name != "loss"},
         train_s=train_s,
         eval_s=job.watch.last("eval_s") / at_once,
-        samples_per_s=job.num_steps * job.batch_size / train_s if train_s else math.inf,
+        samples_per_s=job.num_seen / train_s if train_s else math.inf,
         at_once=at_once,
     )
 
 
-def _calls(executables: Executables, seeds: Sequence[int], epoch: int) -> Any:
-    """Image indices of each call of the program, (calls, steps, [seeds,] batch)."""
+def _mean_loss(job: Job, losses: Any) -> float:
+    """Mean loss of the images of an epoch, from the mean of each step, (steps,)."""
+    if not job.num_last:
+        return float(np.mean(losses, dtype=np.float64))
+    sizes = [job.batch_size] * job.num_full + [job.num_last]
+    return float(np.average(np.asarray(losses, np.float64), weights=sizes))
+
+
+def _calls(executables: Executables, seeds: Sequence[int], epoch: int) -> Iterator[Any]:
+    """The program of each call, and its image indices, (steps, [seeds,] batch)."""
     job = executables.job
     sizes = job.num_train, job.batch_size
     orders = np.stack([batches(seed, epoch, *sizes) for seed in seeds], axis=1)
     orders = orders if executables.at_once > 1 else orders[:, 0]
-    return orders.reshape(-1, executables.strategy.steps_per_call, *orders.shape[1:])
+    for indices in orders.reshape(-1, executables.strategy.steps_per_call, *orders.shape[1:]):
+        yield executables.train, indices
+    if executables.train_last:
+        rest = np.stack([last_batch(seed, epoch, *sizes) for seed in seeds])
+        yield executables.train_last, (rest if executables.at_once == 1 else rest[None])

@@ -130,8 +130,13 @@ REFUSALS = [
     ),
     (
         modified(batch_size=250),
-        "'standard' takes 300 steps, 'modified' 600 steps; give both the same epochs and "
-        "batch size",
+        "'standard' takes 300 steps, 'modified' 600 steps; give both the same epochs, batch size "
+        "and drop_last",
+    ),
+    (
+        modified(batch_size=499, drop_last=False),
+        "'standard' takes 300 steps, 'modified' 303 steps; give both the same epochs, batch size "
+        "and drop_last",
     ),
     (
         on_device(modified(), device_kind="gpu"),

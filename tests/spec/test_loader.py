@@ -319,7 +319,7 @@ class TestOverrides:
             " use train, validation or test.\n"
             "command line: train.scheduel: unknown key 'scheduel' (did you mean"
             " 'schedule'?); use epochs, batch_size, optimizer, schedule, precision, loss, "
-            "metrics, clip, label_smoothing or ema."
+            "metrics, clip, label_smoothing, ema or drop_last."
         )
 
     def test_the_text_of_the_file_is_kept(self, write: Write) -> None:
@@ -371,7 +371,7 @@ class TestOverrides:
                 "train.epoch=1",
                 "train.epoch: unknown key 'epoch' (did you mean 'epochs'?); "
                 "use epochs, batch_size, optimizer, schedule, precision, loss, metrics, clip,"
-                " label_smoothing or ema.",
+                " label_smoothing, ema or drop_last.",
             ),
             (
                 "epochs=1",

@@ -81,7 +81,7 @@ def resumed(job: Job, events: Sequence[Event], epochs: Mapping[int, int], at_onc
 def a_whole_run() -> tuple[Job, list[Any]]:
     options: dict[str, Any] = {"epochs": 3, "batch_size": 6, "clip": {"norm": 1.0}}
     options |= {"optimizer": {"name": "adam", "weight_decay": 0.1}, "ema": {"decay": 0.8}}
-    options |= {"num_devices": 2, "augment": AUGMENT}
+    options |= {"num_devices": 2, "augment": AUGMENT, "drop_last": False}
     job = make_job(STATEFUL, make_dataset(20, 5, 4), seeds=SEEDS, **options)
     return job, run_job(job)
 
@@ -100,8 +100,8 @@ def test_a_resumed_training_is_bit_identical(after: tuple[int, ...]) -> None:
 
 @cache
 def a_parallel_run() -> tuple[Job, list[Any]]:
-    options: dict[str, Any] = {"engine": "plain", "epochs": 3, "batch_size": 4, "augment": AUGMENT}
-    options |= {"ema": {}, "optimizer": {"name": "muon", "weight_decay": 0.1}}
+    options: dict[str, Any] = {"engine": "plain", "epochs": 3, "batch_size": 6, "augment": AUGMENT}
+    options |= {"ema": {}, "optimizer": {"name": "muon", "weight_decay": 0.1}, "drop_last": False}
     layers = {name: value for name, value in STATEFUL.items() if name != "norm"}
     job = make_job(layers, make_dataset(20, 3, 4), seeds=SEEDS, **options)
     return job, run_job(job)

@@ -122,6 +122,7 @@ class InNumpy:
         self.velocity = [np.zeros_like(self.kernel), np.zeros_like(self.bias)]
         self.classifies = job.experiment.task == "classify"
         self.smoothing = job.experiment.train.label_smoothing
+        self.drop_last = job.experiment.train.drop_last
         self.train_losses: list[float] = []
         self.ema = job.experiment.train.ema
         self.averages: list[Array] = []
@@ -168,10 +169,10 @@ class InNumpy:
         return loss
 
     def epoch(self, split: Split, order: Array, batch_size: int) -> None:
-        starts = range(0, len(order) - batch_size + 1, batch_size)
-        rows = [order[start : start + batch_size] for start in starts]
+        rows = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        rows = [r for r in rows if len(r) == batch_size or not self.drop_last]
         losses = [self.step(Split(split.images[r], split.labels[r])) for r in rows]
-        self.train_losses.append(float(np.mean(losses)))
+        self.train_losses.append(float(np.average(losses, weights=list(map(len, rows)))))
 
 
 @pytest.mark.parametrize(
@@ -182,6 +183,8 @@ class InNumpy:
         # Two steps of four, and three images dropped; labels are smoothed in training only.
         ("classify", (11, 1, 2), 4, 1, {"label_smoothing": 0.2}),
         ("reconstruct", (6, 5, 3), 1, 2, {"ema": {"decay": 0.7}}),
+        # Two steps of four, and one of three.
+        ("classify", (11, 1, 2), 4, 2, {"drop_last": False}),
     ],
 )
 def test_every_number_equals_a_training_loop_in_numpy(
@@ -191,7 +194,7 @@ def test_every_number_equals_a_training_loop_in_numpy(
     num_devices: int,
     options: dict[str, Any],
 ) -> None:
-    """Evaluation uses all images for any sizes; training drops the incomplete last batch."""
+    """Evaluation uses all images for any sizes; training, those of whole batches by default."""
     dataset = make_dataset(*sizes)
     layers = LINEAR if task == "classify" else MIRROR
     metrics = ["accuracy", "top5_accuracy"] if task == "classify" else ["mae"]
@@ -224,6 +227,47 @@ def test_every_number_equals_a_training_loop_in_numpy(
         _check_samples(done, want.evaluated(), dataset.test)
         kernel = want.evaluated().kernel
         np.testing.assert_allclose(done.weights["dense.kernel"], kernel, rtol=1e-4, atol=1e-6)
+
+
+NORMED: Layers = {
+    "conv": {"op": "conv", "filters": 3, "kernel": 2},
+    "norm": {"op": "batch_norm"},
+    "act": {"op": "activation", "activation": "tanh"},
+    "dense": {"op": "dense", "units": CLASSES},
+}
+
+
+@pytest.mark.parametrize(("engine", "num_devices"), [("plain", 1), ("direct", 2), ("fast", 1)])
+def test_an_incomplete_last_batch_is_trained_as_in_pytorch(engine: str, num_devices: int) -> None:
+    """Means over its own images, its own batch statistics, and a step of the schedule."""
+    torch = pytest.importorskip("torch", reason="needs the peers extra")
+    from cnnbench.bench.frameworks import initial_weights
+    from cnnbench.bench.frameworks.torch import TorchTrainer
+
+    dataset = make_dataset(21, 4, 4)
+    options: dict[str, Any] = {"batch_size": 8, "drop_last": False, "epochs": 3}
+    options |= {"optimizer": {"name": "sgd", "learning_rate": 0.1}, "schedule": "cosine"}
+    job = make_job(NORMED, dataset, engine=engine, num_devices=num_devices, **options)
+    *records, done = _by_seed(run_job(job))[0]
+    assert isinstance(done, SeedDone)
+    assert job.plan is not None
+    weights = initial_weights(job.plan, 0)
+    theirs = TorchTrainer("torch-eager-nchw", job.experiment, job.plan, weights)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(theirs.optimizer, 3 * 3)
+    for epoch, record in enumerate([r for r in records if isinstance(r, EpochRecord)], start=1):
+        sampler = epoch_order(0, epoch, 21).tolist()
+        loader = torch.utils.data.DataLoader(range(21), 8, sampler=sampler, drop_last=False)
+        losses = []
+        for rows in loader:
+            images, labels = dataset.train.images[rows], dataset.train.labels[rows]
+            losses += [len(rows) * theirs.train(images[None], labels[None])[0]]
+            cosine.step()
+        assert len(losses) == 3
+        assert record.train_loss == pytest.approx(sum(losses) / 21, rel=1e-4)
+        assert record.samples_per_s == pytest.approx(21 / record.train_s)
+    outputs = theirs.outputs(dataset.test.images)
+    loss = oracles.cross_entropy(np.asarray(outputs, np.float64), dataset.test.labels).mean()
+    assert done.summary.test["loss"] == pytest.approx(loss, rel=1e-3)
 
 
 def _by_seed(events: Sequence[Event]) -> dict[int, list[Event]]:
