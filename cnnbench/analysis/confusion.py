@@ -122,7 +122,7 @@ def first_kernels(
                 reads_image.add(node.name)
             case op if op.training_only:
                 reads_image.add(node.name)
-            case Conv() | Dense():
+            case Conv() | Dense() if node.params:
                 kernel = np.moveaxis(parameters[node.name]["kernel"], -1, 0)
                 shape = kernel.shape[1:] if isinstance(node.op, Conv) else plan.input_shape
                 images = kernel.reshape(len(kernel), *shape)

@@ -200,19 +200,19 @@ class _Graph:
     def factor(self, node: Node, key: str) -> str:
         """Add scale or bias of a normalization; ones or zeros if the layer has none."""
         if key in node.layout.params:
-            return self.learned(node.name, key)
+            return self.learned(node.owner, key)
         values = np.full(node.layout.shape[-1], float(key == "scale"), np.float32)
         return self.constant(f"{node.name}.{key}", values)
 
     def per_channel(self, node: Node, key: str) -> str:
         """Add a parameter with one value per channel of images or per unit of vectors."""
-        name, image = f"{node.name}.{key}", len(node.layout.shape) == 3
+        name, image = f"{node.owner}.{key}", len(node.layout.shape) == 3
         value = self.weights[name]
         return self.constant(name, value.reshape(-1, 1, 1) if image else value)
 
     def bias(self, node: Node) -> list[str]:
         """The bias, if the layer has one."""
-        return [self.learned(node.name, "bias")] if "bias" in node.layout.params else []
+        return [self.learned(node.owner, "bias")] if "bias" in node.layout.params else []
 
     def enter(self, scaling: Scaling) -> str:
         """Add the scaling of pixels to floats, channels first."""
@@ -287,7 +287,7 @@ def _conv(graph: _Graph, node: Node, x: str, op: Conv) -> str:
         "Conv",
         node.name,
         x,
-        graph.learned(node.name, "kernel"),
+        graph.learned(node.owner, "kernel"),
         *graph.bias(node),
         strides=op.stride,
         pads=_pads(conv_pads(op, node.in_shapes[0], op.extent)),
@@ -427,7 +427,7 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
         case ConvTranspose():
             return graph.activate(node, _conv_transpose(graph, node, x), op.activation)
         case Dense():
-            kernel, flat = graph.learned(name, "kernel"), graph.vector(node, x)
+            kernel, flat = graph.learned(node.owner, "kernel"), graph.vector(node, x)
             z = graph.add("Gemm", name, flat, kernel, *graph.bias(node))
             return graph.activate(node, z, op.activation)
         case MaxPool() | AvgPool():
@@ -458,7 +458,7 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
             return graph.add("Softmax", name, x, axis=1)
         case BatchNorm():
             factors = [graph.factor(node, key) for key in ("scale", "bias")]
-            statistics = [graph.learned(name, key) for key in ("mean", "var")]
+            statistics = [graph.learned(node.owner, key) for key in ("mean", "var")]
             inputs = [x, *factors, *statistics]
             return graph.add("BatchNormalization", name, *inputs, epsilon=op.epsilon)
         case LayerNorm():
@@ -477,7 +477,8 @@ def _layer(graph: _Graph, node: Node, inputs: Sequence[str]) -> str:
 
 def _positions(graph: _Graph, node: Node) -> str:
     """The vectors of a position embedding, (c, h, w)."""
-    name = f"{node.name}.embedding"
+    owner = node.owner if node.layout.params else node.name
+    name = f"{owner}.embedding"
     vectors = graph.weights[name] if node.layout.params else sincos2d(node.layout.shape)
     return graph.constant(name, vectors.transpose(2, 0, 1))
 
@@ -487,7 +488,8 @@ def _after_token(graph: _Graph, node: Node, x: str) -> str:
     name, channels = node.name, node.layout.shape[2]
     rest = graph.constant(f"{name}.rest", np.array([channels, 1, 1], np.int64))
     sequence = graph.constant(f"{name}.sequence", np.array([0, channels, -1, 1], np.int64))
-    token = graph.constant(f"{name}.token", graph.weights[f"{name}.token"].reshape(-1, 1, 1))
+    source = f"{node.owner}.token"
+    token = graph.constant(source, graph.weights[source].reshape(-1, 1, 1))
     batch = graph.add("Shape", name, x, start=0, end=1)
     sizes = graph.add("Concat", f"{name}.sizes", batch, rest, axis=0)
     first = graph.add("Expand", name, token, sizes)
@@ -505,10 +507,10 @@ def _attention(graph: _Graph, node: Node, x: str, heads: int) -> str:
         return graph.add("Reshape", part, values, sizes)
 
     def projected(part: str, values: str, key: str) -> str:
-        product = graph.add("MatMul", part, values, graph.learned(name, key))
+        product = graph.add("MatMul", part, values, graph.learned(node.owner, key))
         if biases[key] not in node.layout.params:
             return product
-        return graph.add("Add", part, product, graph.learned(name, biases[key]))
+        return graph.add("Add", part, product, graph.learned(node.owner, biases[key]))
 
     def head(part: str, values: str, order: Shape) -> str:
         split = shaped(part, values, height * width, heads, channels // heads)
@@ -554,10 +556,10 @@ def _conv_transpose(graph: _Graph, node: Node, x: str) -> str:
 def _quantized(graph: _Graph, node: Node, x: str) -> str:
     """The vector of the codebook with the largest product less half of its squared length."""
     name, image = node.name, len(node.in_shapes[0]) == 3
-    codebook = graph.weights[f"{name}.codebook"]
-    codes = graph.constant(f"{name}.codebook", codebook)
-    across = graph.constant(f"{name}.transposed", codebook.T)
-    halves = graph.constant(f"{name}.halves", np.square(codebook).sum(axis=1) / 2)
+    codebook = graph.weights[f"{node.owner}.codebook"]
+    codes = graph.constant(f"{node.owner}.codebook", codebook)
+    across = graph.constant(f"{node.owner}.transposed", codebook.T)
+    halves = graph.constant(f"{node.owner}.halves", np.square(codebook).sum(axis=1) / 2)
     vectors = graph.add("Transpose", name, x, perm=TO_CHANNELS_LAST) if image else x
     closeness = graph.add("Sub", name, graph.add("MatMul", name, vectors, across), halves)
     numbers = graph.add("ArgMax", name, closeness, axis=-1, keepdims=0)

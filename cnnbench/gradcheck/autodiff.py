@@ -99,7 +99,7 @@ def _cost(
     z: dict[str, jax.Array] = {}
     a = {INPUT: x}
     for node in plan.nodes:
-        inputs, part = [a[name] for name in node.inputs], model.parts.get(node.name)
+        inputs, part = [a[name] for name in node.inputs], model.parts.get(node.owner)
         bare = part(*inputs) if part else model.apply(_linear(node), inputs, weights)
         z[node.name] = bare + nudges[node.name]
         a[node.name] = ACTIVATIONS[activation_of(node.op)](z[node.name])

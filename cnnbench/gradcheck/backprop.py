@@ -34,8 +34,8 @@ def rule_of(plan: Plan, node: Node, weights: LayerWeights, draws: Mapping[str, A
       draws: random draws by layer, such as dropout masks; random layers without an entry are the
         identity.
     """
-    own = dict(weights.get(node.name, {}))
-    if node.kernel_owner != node.name:
+    own = dict(weights.get(node.owner, {}))
+    if node.kernel_of:
         own["kernel"] = weights[node.kernel_owner]["kernel"]
     return node.op.rule(plan.site(node), own, draws.get(node.name))
 
@@ -129,7 +129,7 @@ def feedforward(
     forward, changed = Forward(a={INPUT: x}), {moved}
     for node in network.plan.nodes:
         name = node.name
-        if known and changed.isdisjoint({name, node.kernel_owner, *node.inputs}):
+        if known and changed.isdisjoint({name, node.owner, node.kernel_owner, *node.inputs}):
             forward.z[name], forward.a[name] = known.z[name], known.a[name]
             continue
         changed.add(name)
@@ -203,7 +203,7 @@ def gradients(network: ReferenceNetwork, forward: Forward, delta: dict[str, Arra
     for node in network.plan.nodes:
         own = network.rule(node).gradient(delta[node.name], *forward.read_by(node))
         for key, value in own.items():
-            owner = node.kernel_owner if key == "kernel" else node.name
+            owner = node.kernel_owner if key == "kernel" else node.owner
             layer = found.setdefault(owner, {})
             layer[key] = layer[key] + value if key in layer else value
             if key == "kernel":

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from cnnbench.errors import Issue, KnownNames, did_you_mean, or_list, quoted
 from cnnbench.graph.plan import Goal, Node, Plan, tie_of
+from cnnbench.graph.sharing import with_owners
 from cnnbench.layers import Conv, Dense, LayerOp, output_of
 from cnnbench.layers.base import INPUT, LayerOutput, Owner, Shape, ShapeError, shape_text
 
@@ -42,6 +43,8 @@ def build_plan(
     wiring, unknown = resolve_inputs(layers, known)
     order, cycles = file_order(with_ties(wiring, layers))
     nodes, misfits = _infer_shapes(layers, wiring, order, goal.input_shape)
+    nodes, unshared = with_owners(nodes, layers)
+    misfits += unshared
     issues += [*unknown, *cycles]
     if issues:  # unused layers cannot be determined
         return None, [*issues, *misfits]
@@ -70,7 +73,7 @@ def _infer_shapes(
         except _UnknownOwnerError:
             continue
         else:
-            nodes[name] = Node(name, op, wiring[name], in_shapes, result)
+            nodes[name] = Node(name, op, wiring[name], in_shapes, result, name)
             shapes[name] = result.shape
     return nodes, issues
 

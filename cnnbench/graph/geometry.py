@@ -1,6 +1,6 @@
 """Framework-independent properties of a plan: data flow and convolution geometry."""
 
-from cnnbench.graph.plan import Node, Plan
+from cnnbench.graph.plan import Node, Plan, tie_of
 from cnnbench.layers import Conv, ConvTranspose, LayerOp
 from cnnbench.layers.activation import Activation
 from cnnbench.layers.base import INPUT
@@ -30,6 +30,6 @@ def geometry(plan: Plan, node: Node) -> ConvGeometry:
     op = node.op
     if isinstance(op, Conv):
         return conv_geometry(op, node.in_shapes[0])
-    owner = plan.by_name[node.kernel_owner].op
+    owner = plan.by_name[tie_of(op) or node.name].op
     assert isinstance(owner, Conv | ConvTranspose)
     return conv_geometry(owner, node.layout.shape)

@@ -18,7 +18,9 @@ class Node:
       op: its operation.
       inputs: names of its input layers; `input` is the image.
       in_shapes: input shapes, without the batch axis.
-      layout: output shape, parameters and cost.
+      layout: output shape, cost, and the parameters that it uses.
+      owner: the layer that owns its parameters: another one if they are shared.
+      kernel_of: the layer that owns the kernel of a tied layer; empty if the layer is not tied.
     """
 
     name: str
@@ -26,16 +28,23 @@ class Node:
     inputs: tuple[str, ...]
     in_shapes: tuple[Shape, ...]
     layout: LayerOutput
+    owner: str
+    kernel_of: str = ""
+
+    @property
+    def params(self) -> Mapping[str, Shape]:
+        """Shapes of the parameters that the layer owns, by name."""
+        return self.layout.params if self.owner == self.name else {}
 
     @property
     def num_params(self) -> int:
         """Number of parameters that the layer owns."""
-        return sum(math.prod(shape) for shape in self.layout.params.values())
+        return sum(math.prod(shape) for shape in self.params.values())
 
     @property
     def kernel_owner(self) -> str:
-        """Name of the layer that owns the kernel: another one if it is tied."""
-        return tie_of(self.op) or self.name
+        """Name of the layer that owns the kernel: another one if it is tied or shared."""
+        return self.kernel_of or self.owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,8 @@ class Plan:
 
     def site(self, node: Node) -> Site:
         """Context of a layer, for its rules."""
-        owner = None if node.kernel_owner == node.name else self.by_name[node.kernel_owner].op
+        tie = tie_of(node.op)
+        owner = self.by_name[tie].op if tie else None
         return Site(node.in_shapes, node.layout.shape, owner)
 
     @property
@@ -85,7 +95,7 @@ class Plan:
 
     @property
     def num_params(self) -> int:
-        """Number of parameters; tied kernels count once."""
+        """Number of parameters; those of several layers count once."""
         return sum(node.num_params for node in self.nodes)
 
     @property

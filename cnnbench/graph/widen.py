@@ -159,12 +159,17 @@ def _times(size: int, factor: float, parts: int) -> int:
 def _fixed(plan: Plan) -> set[str]:
     """Layers that determine the output shape."""
     nodes, found, waiting = plan.by_name, set(), [plan.output]
+    groups: dict[str, list[str]] = {}
+    for node in plan.nodes:
+        groups.setdefault(node.owner, []).append(node.name)
     while waiting:
         name = waiting.pop()
         if name == INPUT or name in found:
             continue
         found.add(name)
-        op = nodes[name].op
+        op, group = nodes[name].op, groups[nodes[name].owner]
+        if len(group) > 1:  # the kernel has the same shape in all of them
+            waiting += [*group, *(source for each in group for source in nodes[each].inputs)]
         if isinstance(op, ConvTranspose) and op.tie:
             waiting += nodes[op.tie].inputs  # its channels are the input channels of its owner
         elif not op.width_key:

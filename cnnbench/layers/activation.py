@@ -11,7 +11,7 @@ from typing import Literal, assert_never, get_args
 from pydantic import Field
 
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site, identity
-from cnnbench.layers.parameters import TRAINABLE, TrainableKey
+from cnnbench.layers.parameters import OWN_WEIGHTS, TRAINABLE, TrainableKey, WeightsKey
 from cnnbench.system.arrays import Array
 
 Activation = Literal[
@@ -101,6 +101,7 @@ class PReLU(Layer):
         False, description="learn a slope per channel; false for a single one"
     )
     trainable: TrainableKey = TRAINABLE
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = ("PReLU", "ParametricReLU", "parametric_relu")
     elementwise = keeps_range = True

@@ -24,7 +24,15 @@ from cnnbench.layers.base import (
     whole_image,
 )
 from cnnbench.layers.fields import Count, NonNegative
-from cnnbench.layers.parameters import TRAINABLE, Init, TrainableKey, add_bias, bias_gradient
+from cnnbench.layers.parameters import (
+    OWN_WEIGHTS,
+    TRAINABLE,
+    Init,
+    TrainableKey,
+    WeightsKey,
+    add_bias,
+    bias_gradient,
+)
 from cnnbench.system.arrays import Array
 
 INITIAL_STDDEV = 0.02  # of position embeddings, as in BERT and torchvision
@@ -47,6 +55,7 @@ class Attention(Layer):
         " PyTorch); biases start at zero",
     )
     trainable: TrainableKey = TRAINABLE
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = (
         "self_attention",
@@ -109,6 +118,7 @@ class PositionEmbedding(Layer):
         description="standard deviation of the initial values of learned vectors",
     )
     trainable: TrainableKey = TRAINABLE
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = ("PositionEmbedding", "positional_embedding", "positional_encoding", "pos_embed")
     elementwise = True
@@ -149,6 +159,7 @@ class ClassToken(Layer):
     op: Literal["class_token"]
     stddev: NonNegative = Field(0.0, description="standard deviation of the initial values")
     trainable: TrainableKey = TRAINABLE
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = ("cls_token", "class_embedding", "cls")
 

@@ -202,8 +202,11 @@ class Layer(Model):
         >>> Conv(op="conv", filters=32, kernel=5, stride=2, activation="relu").summary()
         'conv 32 @ 5x5, stride 2x2, relu'
         """
+        owner = getattr(self, "weights", None)
+        shared = [f"weights of {owner}"] if owner else []
         frozen = [] if self.is_trained else ["frozen"]
-        return ", ".join([" ".join([self.op, *self.options()]), *self.variations(), *frozen])
+        name = " ".join([self.op, *self.options()])
+        return ", ".join([name, *self.variations(), *shared, *frozen])
 
     def options(self) -> list[str]:
         """Main options, formatted for `summary`."""

@@ -8,7 +8,7 @@ from pydantic import Field
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site
 from cnnbench.layers.fields import ADDED, Fraction, Positive
 from cnnbench.layers.norm import CENTER, SCALE, learned, missing
-from cnnbench.layers.parameters import TrainableKey
+from cnnbench.layers.parameters import OWN_WEIGHTS, TrainableKey, WeightsKey
 from cnnbench.system.arrays import Array
 
 
@@ -30,6 +30,7 @@ class BatchNorm(Layer):
         description="false to normalize with the initial running statistics, and keep all"
         " parameters, as in Keras",
     )
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = ("BatchNorm2d", "BatchNormalization", "bn", "batch_normalization")
     elementwise = True

@@ -30,10 +30,12 @@ from cnnbench.layers.correlation import (
 )
 from cnnbench.layers.fields import ADDED, DEPTHWISE, Count, Groups, Padding, Size
 from cnnbench.layers.parameters import (
+    OWN_WEIGHTS,
     TRAINABLE,
     BiasInit,
     Init,
     TrainableKey,
+    WeightsKey,
     add_bias,
     bias_gradient,
     bias_shape,
@@ -66,6 +68,7 @@ class Conv(Layer):
     )
     bias_init: Annotated[BiasInit, ADDED] = Field("zeros", description="bias initializer")
     trainable: TrainableKey = TRAINABLE
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = ("convolution", "Conv2d", "Conv2DLayer", "ConvLayer")
     convolves = True
@@ -176,6 +179,7 @@ class ConvTranspose(Layer):
     init: Init = Field("glorot_uniform", description="kernel initializer; not with tie")
     bias_init: Annotated[BiasInit, ADDED] = Field("zeros", description="bias initializer")
     trainable: TrainableKey = TRAINABLE
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = (
         "ConvTranspose2d",

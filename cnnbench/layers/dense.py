@@ -10,10 +10,12 @@ from cnnbench.layers.activation import Activation, activation_words
 from cnnbench.layers.base import Box, Layer, LayerOutput, Owner, Rule, Shape, Site, whole_image
 from cnnbench.layers.fields import ADDED, Count
 from cnnbench.layers.parameters import (
+    OWN_WEIGHTS,
     TRAINABLE,
     BiasInit,
     Init,
     TrainableKey,
+    WeightsKey,
     add_bias,
     bias_gradient,
     bias_shape,
@@ -31,6 +33,7 @@ class Dense(Layer):
     init: Init = Field("glorot_uniform", description="kernel initializer")
     bias_init: Annotated[BiasInit, ADDED] = Field("zeros", description="bias initializer")
     trainable: TrainableKey = TRAINABLE
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = ("Linear", "fc", "fully_connected", "inner_product", "affine", "DenseLayer")
     main_options = ("units",)

@@ -19,7 +19,7 @@ from cnnbench.layers.base import (
     whole_image,
 )
 from cnnbench.layers.fields import ADDED, Count, Positive
-from cnnbench.layers.parameters import TRAINABLE, TrainableKey
+from cnnbench.layers.parameters import OWN_WEIGHTS, TRAINABLE, TrainableKey, WeightsKey
 from cnnbench.system.arrays import Array
 
 SCALE, CENTER = "learn a scale per channel", "learn a bias per channel"
@@ -39,6 +39,7 @@ class LayerNorm(Layer):
     scale: bool = Field(True, description=SCALE)
     center: bool = Field(True, description=CENTER)
     trainable: TrainableKey = TRAINABLE
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = ("LayerNormalization", "LayerNorm", "layer_normalization", "ln", "LayerNorm2d")
 
@@ -77,6 +78,7 @@ class GroupNorm(Layer):
     scale: bool = Field(True, description=SCALE)
     center: bool = Field(True, description=CENTER)
     trainable: TrainableKey = TRAINABLE
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = ("GroupNormalization", "GroupNorm", "gn", "group_normalization")
     main_options = ("groups",)
@@ -128,6 +130,7 @@ class Scale(Layer):
     per: Annotated[Literal["channel", "all"], ADDED] = Field(
         "channel", description="learn a factor per channel, or one for all"
     )
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = ("LayerScale", "layer_scale", "Rescaling", "gamma", "mul_constant")
     elementwise = True

@@ -128,6 +128,12 @@ TRAINABLE: bool = Field(
 )
 
 
+WeightsKey = Annotated[str | None, ADDED]
+OWN_WEIGHTS: str | None = Field(
+    None, description="layer whose parameters this layer uses, too; default: its own parameters"
+)
+
+
 def is_kernel(name: str) -> bool:
     """Returns True if a parameter of a layer is a kernel, not a bias or scale."""
     return name.endswith("kernel")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cnnbench.layers.base import Layer, LayerOutput, Owner, Rule, Shape, Site
 from cnnbench.layers.fields import Count, NonNegative
-from cnnbench.layers.parameters import TRAINABLE, TrainableKey
+from cnnbench.layers.parameters import OWN_WEIGHTS, TRAINABLE, TrainableKey, WeightsKey
 from cnnbench.system.arrays import Array
 
 
@@ -24,6 +24,7 @@ class VectorQuantizer(Layer):
     codes: Count = Field(description="number of vectors in the codebook")
     commitment: NonNegative = Field(0.25, description="weight of the commitment loss (beta)")
     trainable: TrainableKey = TRAINABLE
+    weights: WeightsKey = OWN_WEIGHTS
 
     aliases = ("VectorQuantizer", "VectorQuantization", "VQ", "codebook", "quantizer")
     main_options = ("codes",)

@@ -104,8 +104,8 @@ class GraphNet(nnx.Module):
       cut: micro-batching for training with batch statistics; None for whole batches.
 
     Attributes:
-      weights: kernel and bias by layer. A tied layer has only a bias and uses the kernel of its
-        owner, so that parameters are not duplicated.
+      weights: kernel and bias by the layer that owns them. A tied layer has only a bias and uses
+        the kernel of its owner, so that parameters are not duplicated.
       parts: modules by layer, for layers that behave differently in training.
     """
 
@@ -122,7 +122,11 @@ class GraphNet(nnx.Module):
         self.cut = nnx.static(cut)
         self.weights = nnx.Dict({n.name: _weights(plan, n, rngs) for n in plan.nodes if _owns(n)})
         self.parts = nnx.Dict(
-            {node.name: part for node in plan.nodes if (part := _part(node, rngs)) is not None}
+            {
+                node.name: part
+                for node in plan.nodes
+                if node.owner == node.name and (part := _part(node, rngs)) is not None
+            }
         )
 
     def prepare(self) -> LayerParams:
@@ -130,7 +134,7 @@ class GraphNet(nnx.Module):
         return {node.name: self._prepare(node) for node in self.plan.nodes}
 
     def _prepare(self, node: Node) -> dict[str, jax.Array]:
-        own: Mapping[str, Any] = self.weights.get(node.name, {})
+        own: Mapping[str, Any] = self.weights.get(node.owner, {})
         values = {key: own[key][...] for key in own}
         if isinstance(node.op, Conv | ConvTranspose):
             kernel = self.weights[node.kernel_owner]["kernel"][...]
@@ -233,7 +237,7 @@ class GraphNet(nnx.Module):
         """Computes the outputs of some layers, and adds them to `values`."""
         for node in nodes:
             inputs = [values[name] for name in node.inputs]
-            part = self.parts.get(node.name)
+            part = self.parts.get(node.owner)
             if isinstance(part, RandomLayer):
                 values[node.name] = self._apply_noise(node, part, inputs, numbers)
             elif part:
@@ -466,7 +470,7 @@ def _sloped(x: jax.Array, slopes: jax.Array) -> jax.Array:
 
 def _owns(node: Node) -> bool:
     """True for layers with parameters, except for batch norms in training mode."""
-    return bool(node.layout.params) and not node.op.uses_batch
+    return bool(node.params) and not node.op.uses_batch
 
 
 def _weights(plan: Plan, node: Node, rngs: nnx.Rngs) -> nnx.Dict[nnx.Variable[jax.Array]]:

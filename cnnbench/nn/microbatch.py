@@ -60,7 +60,7 @@ class Layers(Protocol):
 
     @property
     def parts(self) -> Mapping[str, Any]:
-        """Modules by layer: random layers and batch norms."""
+        """Modules by layer: random layers, and owners of the parameters of batch norms."""
 
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images to the layout of the operations."""
@@ -154,7 +154,7 @@ def sum_in_rows(
     sums: dict[str, Sums] = {}
     known = dict(weights)
     shifts = {
-        node.inputs[0]: running_shift(net.parts[node.name])
+        node.inputs[0]: running_shift(net.parts[node.owner])
         for node in reversed(net.plan.nodes)
         if node.op.uses_batch
     }
@@ -168,7 +168,7 @@ def sum_in_rows(
             if source == INPUT:
                 sums[source] = _sums_of_images(net, fixed.images, shifts[source])
             size = values.get(source, fixed.images).size // sums[source].about.size
-            known[node.name] = statistics(net.parts[node.name], sums[source], size)
+            known[node.name] = statistics(net.parts[node.owner], sums[source], size)
         names = {name for node in stage.nodes for name in (node.name, *node.inputs)}
         names |= {node.name for node in net.plan.quantizers}  # for the loss
         used = {name: known[name] for name in sorted(names) if name in known}

@@ -91,10 +91,16 @@ def _text(name: str, nodes: list[Node], blocks: Blocks) -> str:
     text = f"{block} x{repeat}"
     if len(set(each)) == 1:
         return f"{text}, {each[0]:,} parameters each" if each[0] else text
+    if each[0] and all(node.owner.startswith(f"{name}.0.") for node in nodes if _learns(node)):
+        return f"{text}, {each[0]:,} shared parameters"
     if len(set(each[1:])) == 1:
         others = "then" if repeat == 2 else "then each"
         return f"{text}, {each[0]:,} parameters, {others} {each[1]:,}"
     return text
+
+
+def _learns(node: Node) -> bool:
+    return bool(node.layout.params)
 
 
 def outline_table(outline: "Outline", title: str) -> WrappedTable:

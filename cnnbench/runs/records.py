@@ -343,7 +343,7 @@ class Summary:
     """Results of a finished run: `summary.json`.
 
     Args:
-      num_params: number of trainable parameters; a tied kernel counts once.
+      num_params: number of trainable parameters; those of several layers count once.
       compile_s: compilation time, all seeds.
       headline: the metric shown in tables: `accuracy` for `classify`, `loss` for `reconstruct`.
       metrics: direction of each metric.

@@ -17,13 +17,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.errors import Issue, Location, did_you_mean, or_list, quoted
-from cnnbench.layers import LayerOp, output_of
+from cnnbench.layers import OPERATIONS, LayerOp, output_of
 from cnnbench.layers.base import INPUT, Shape, ShapeError, shape_text
 from cnnbench.spec.document import Document, KeyPath
 from cnnbench.spec.inheritance import replaces
 from cnnbench.system.commands import cnnbench
 
-CALL_KEYS = ("block", "repeat", "first", "last", "inputs")
+CALL_KEYS = ("block", "repeat", "first", "last", "inputs", "weights")
+WEIGHTS = ("new", "shared")
 BLOCK_KEYS = ("params", "layers", "output")
 MAX_LAYERS = 10_000
 LAYERS: KeyPath = ("model", "layers")
@@ -120,6 +121,9 @@ class _Scope:
       sources: inputs of the block, or of the layer outside blocks.
       blocks: names of the blocks being expanded, outermost first.
       calls: their calls, innermost first.
+      shared: prefixes of the layers of a repetition with shared weights, and of the first one;
+        innermost first.
+      shared_at: where the sharing is written.
     """
 
     prefix: str
@@ -128,6 +132,15 @@ class _Scope:
     sources: tuple[str, ...] = (INPUT,)
     blocks: tuple[str, ...] = ()
     calls: tuple[KeyPath, ...] = ()
+    shared: tuple[tuple[str, str], ...] = ()
+    shared_at: KeyPath = ()
+
+    def owner_of(self, full: str) -> str:
+        """The layer whose weights a layer uses: itself unless it is in a shared repetition."""
+        for own, first in self.shared:
+            if full.startswith(own):
+                full = first + full[len(own) :]
+        return full
 
 
 class _Problem(Exception):  # noqa: N818
@@ -238,8 +251,9 @@ class _Expander:
             if isinstance(layer, dict):
                 found = [self._target(source) for source in self.sources[name]]
                 options = dict(layer)
-                if isinstance(options.get("tie"), str):
-                    options["tie"] = self._target(options["tie"])
+                for key in ("tie", "weights"):
+                    if isinstance(options.get(key), str):
+                        options[key] = self._target(options[key])
                 if name in self.explicit or found != [above]:
                     options["inputs"] = found
                 yield name, options
@@ -341,12 +355,26 @@ class _Expander:
         for key, (written, at) in fields.items():
             value, origin = self._value(written, at, scope)
             self._record((*LAYERS, full, key), value, origin, at)
-            if key == "tie" and scope.blocks and isinstance(value, str):
+            if key in ("tie", "weights") and scope.blocks and isinstance(value, str):
                 (value,) = self._named(value, at, scope)
             options[key] = value
         if options.pop("inputs", None) is not None and not scope.blocks:
             self.explicit.add(full)
+        self._share(full, options, scope)
         self._emit(full, options, sources)
+
+    def _share(self, full: str, options: dict[str, Any], scope: _Scope) -> None:
+        """Gives a layer in a repetition with shared weights those of the first repetition."""
+        owner, kind = scope.owner_of(full), OPERATIONS.get(str(options.get("op")))
+        if owner == full or kind is None or "weights" not in kind.model_fields:
+            return
+        if owner in self.layers:
+            self._record((*LAYERS, full, "weights"), owner, scope.shared_at, scope.shared_at)
+            options.setdefault("weights", owner)
+        elif not self.issues:
+            message = f"the first repetition has no layer to share weights with '{full}'"
+            remedy = "use one block for all repetitions, or weights: new"
+            self.issues.append(Issue(scope.shared_at, message, remedy))
 
     def _record(self, to: KeyPath, value: Any, origin: KeyPath, key_at: KeyPath) -> None:
         """Notes where a value is written, and its parts."""
@@ -361,6 +389,7 @@ class _Expander:
         """Expands a call."""
         if "op" in fields:
             raise _Problem(at, "has both op and block", "remove one of them")
+        shared = self._is_shared(fields, at, scope)
         if "repeat" not in fields or fields["repeat"][0] is None:
             self._count(full, fields, 0, scope)
             arguments = self._arguments(fields, 0, 1, scope)
@@ -372,13 +401,30 @@ class _Expander:
             each = f"{full}.{i}"
             self._note(each, at, scope)
             chosen = self._patched(each, self._arguments(fields, i, repeat, scope))
-            self.alias[each] = self._body(each, chosen, at, sources, scope)
+            inner = scope
+            if shared and i:
+                pairs = ((f"{each}.", f"{full}.0."), *scope.shared)
+                inner = replace(scope, shared=pairs, shared_at=fields["weights"][1])
+            self.alias[each] = self._body(each, chosen, at, sources, inner)
             sources = (each, *sources[1:])
         self.alias[full] = sources[0]
 
     def _count(self, full: str, fields: Fields, repeat: int, scope: _Scope) -> None:
         if not scope.blocks:
             self.blocks[full] = (str(fields["block"][0]), repeat)
+
+    def _is_shared(self, fields: Fields, at: KeyPath, scope: _Scope) -> bool:
+        """True if all repetitions of a call use the same weights."""
+        value, place = self._value(*fields.get("weights", ("new", at)), scope)
+        if value not in WEIGHTS:
+            message = f"{quoted(value)} is not a choice of weights"
+            raise _Problem(place, message, f"use {or_list(WEIGHTS)}")
+        repeat = fields.get("repeat", (None, at))[0]
+        if value == "shared" and repeat is None:
+            raise _Problem(
+                place, "only repetitions share weights", "add 'repeat: ...', or remove weights"
+            )
+        return bool(value == "shared")
 
     def _repeat(self, fields: Fields, scope: _Scope) -> int:
         value, at = self._value(*fields["repeat"], scope)
@@ -437,7 +483,16 @@ class _Expander:
         blocks = (*scope.blocks, name)
         layers = block["layers"]
         calls = (at, *scope.calls)
-        inner = _Scope(f"{full}.", tuple(layers), {**self.params, **params}, sources, blocks, calls)
+        inner = _Scope(
+            f"{full}.",
+            tuple(layers),
+            {**self.params, **params},
+            sources,
+            blocks,
+            calls,
+            scope.shared,
+            scope.shared_at,
+        )
         last = self._expand_all(layers, (*BLOCKS, name, "layers"), inner)
         output = block.get("output")
         if output is None:

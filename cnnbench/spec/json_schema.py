@@ -17,7 +17,7 @@ from cnnbench.layers import OPERATIONS
 from cnnbench.layers.base import Layer
 from cnnbench.layers.fields import Model
 from cnnbench.layers.parameters import INIT_KEYS, INITIALIZERS, short_names
-from cnnbench.spec.blocks import PARAM_PATTERN, SHORTCUT_KINDS
+from cnnbench.spec.blocks import PARAM_PATTERN, SHORTCUT_KINDS, WEIGHTS
 from cnnbench.spec.cross_checks import RESERVED_NAMES
 from cnnbench.spec.experiment import LAYER_PATTERN, Experiment
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
@@ -370,6 +370,11 @@ _CALL: Schema = {
         "repeat": {
             "description": "number of repetitions, each of which reads the one before it",
             "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\$"}],
+        },
+        "weights": {
+            "description": "new: each repetition has its own weights; shared: all use the same",
+            "anyOf": [{"enum": list(WEIGHTS)}, {"type": "string", "pattern": r"^\$"}],
+            "default": "new",
         },
         "first": _OF_ONE_REPETITION,
         "last": _OF_ONE_REPETITION,

@@ -121,6 +121,7 @@ _KEYS: _Words = {
     "shape": ("target_shape", "new_shape", "dims"),
     "epsilon": ("eps",),
     "trainable": ("freeze", "frozen", "requires_grad"),
+    "weights": ("share", "shared", "share_weights", "weight_sharing", "reuse"),
     "scale": ("use_scale",),
     "center": ("use_bias",),
     "order": ("axes", "perm", "permutation", "dims"),
@@ -260,7 +261,7 @@ _NO_KEYS = (
     " accumulate accumulate_steps gradient_accumulation"
     " accumulate_grad_batches swa early_stopping patience"
     " class_weight sample_weight shuffle num_workers callbacks compile distributed"
-    " strategy pretrained weights dropout whitening image_size"
+    " strategy pretrained dropout whitening image_size"
     " input_shape num_classes cache prefetch k_folds cross_validation subset download"
 )
 

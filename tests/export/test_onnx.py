@@ -35,7 +35,7 @@ def named(plan: Plan, weights: LayerWeights) -> dict[str, Array]:
     """Weights as in a run's file, with initial batch statistics."""
     found = {f"{layer}.{key}": v for layer, own in weights.items() for key, v in own.items()}
     for node in plan.nodes:
-        if isinstance(node.op, BatchNorm):
+        if isinstance(node.op, BatchNorm) and node.owner == node.name:
             channels = node.layout.shape[-1:]
             found[f"{node.name}.mean"] = np.zeros(channels, np.float32)
             found[f"{node.name}.var"] = np.ones(channels, np.float32)
@@ -177,6 +177,15 @@ def test_batch_norm_uses_running_statistics() -> None:
     normal = (images / SCALE - weights["a.mean"]) / deviation * weights["a.scale"]
     want = (normal + weights["a.bias"]).reshape(4, -1) @ weights["b.kernel"] + 1
     close(run(onnx_model(plan, weights, Scaling(SCALE), {}), images), want)
+
+
+def test_shared_weights_are_stored_once() -> None:
+    plan, model = exported("shared weights")
+    sizes = {c.name: int(np.prod(c.dims)) for c in model.graph.initializer}
+    weights = named(plan, weights_of(plan))
+    assert {name: sizes[name] for name in weights} == {n: v.size for n, v in weights.items()}
+    constants = sizes.keys() - weights.keys()
+    assert {name.rpartition(".")[2] for name in constants} == {"scale", "shape"}
 
 
 def test_a_tied_kernel_is_stored_once() -> None:

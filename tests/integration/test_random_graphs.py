@@ -77,6 +77,7 @@ def test_the_generator_covers_the_whole_layer_language() -> None:
             seen.update([op.op, f"{len(node.inputs)} inputs", f"tie {bool(tie_of(op))}"])
             seen.add(getattr(op, "activation", "linear"))
             seen.add(f"bias {getattr(op, 'use_bias', None)}")
+            seen.update([f"shared {op.op}"] if node.owner != node.name else [])
             if isinstance(op, Conv | ConvTranspose) and op.kernel:
                 seen.add(op.padding if isinstance(op.padding, str) else "zeros")
                 seen.update(f"kernel {size}" for size in op.kernel)
@@ -96,6 +97,7 @@ def test_the_generator_covers_the_whole_layer_language() -> None:
     wanted |= {f"{word} {yes}" for word in ("tie", "bias") for yes in (True, False)}
     wanted |= {"output of 1", "output of 3"}
     wanted |= {Im2col, RowIm2col, Col2im, Winograd, "deferred", "absorbed", "grouped", "dilated"}
+    wanted |= {f"shared {op}" for op in ("conv", "conv_transpose", "dense")}
     assert wanted <= seen, wanted - seen
 
 
@@ -107,7 +109,7 @@ def every_value(model: GraphNet, x: jax.Array) -> dict[str, jax.Array]:
     values, weights = {INPUT: x}, model.prepare()
     for node in model.plan.nodes:
         inputs = [values[name] for name in node.inputs]
-        part: Any = model.parts.get(node.name)
+        part: Any = model.parts.get(node.owner)
         values[node.name] = part(*inputs) if part else model.apply(node, inputs, weights)
     return values
 
@@ -127,7 +129,7 @@ def test_plan_has_the_shapes_and_parameters_of_the_network(graph: Graph) -> None
         node.name: (2, *node.layout.shape) for node in plan.nodes
     }
     shapes = sorted(leaf.shape for leaf in jax.tree.leaves(params))
-    assert shapes == sorted(s for node in plan.nodes for s in node.layout.params.values())
+    assert shapes == sorted(s for node in plan.nodes for s in node.params.values())
     assert num_params(params) == plan.num_params
     for form in FORMS[1:]:
         one = nnx.eval_shape(lambda model, x: model(x), net(plan, form), x)
@@ -179,9 +181,9 @@ def weights_of(plan: Plan, rng: np.random.Generator) -> Weights:
         return (rng.normal(key == "scale", size, shape)).astype(np.float32)
 
     return {
-        node.name: {key: value(key, shape) for key, shape in node.layout.params.items()}
+        node.name: {key: value(key, shape) for key, shape in node.params.items()}
         for node in plan.nodes
-        if node.layout.params
+        if node.params
     }
 
 

@@ -52,6 +52,9 @@ GRAPHS: Mapping[str, Layers] = {
                            "n2": NORM | {"center": False}, "pixels": {"op": "layer_norm"},
                            "scale": {"op": "scale", "value": 0.5},
                            "n3": NORM | {"scale": False, "center": False}, "out": OUT},
+    "shared by two layers": {"conv": conv(), "n1": NORM, "a1": {"op": "prelu"},
+                             "n2": NORM | {"weights": "n1"},
+                             "a2": {"op": "prelu", "weights": "a1"}, "out": OUT},
     "at the end": {"conv": conv(filters=2), "norm": NORM},
 }  # fmt: skip
 

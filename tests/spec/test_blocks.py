@@ -417,6 +417,111 @@ def test_errors_name_the_line_in_the_block_and_the_call(old, new, expected, tmp_
     assert messages(BAD.replace(old, new), tmp_path) == [expected]
 
 
+SHARED = """model:
+  blocks:
+    inner:
+      layers:
+        conv: {op: conv, filters: 4, kernel: 3, padding: same}
+        norm: {op: batch_norm, scale: false, center: false}
+    body:
+      params: {kernel: 3}
+      layers:
+        twice: {block: inner, repeat: 2, weights: shared}
+        mix: {op: conv, filters: 4, kernel: $kernel, padding: same}
+        like: {op: conv, filters: 4, kernel: $kernel, padding: same, weights: mix}
+        up: {op: conv_transpose, tie: like}
+  layers:
+    stem: {op: conv, filters: 4, kernel: 3}
+    stage: {block: body, repeat: 2, weights: shared}
+"""
+
+
+def test_repetitions_share_the_weights_of_the_first(tmp_path):
+    loaded = load(SHARED, tmp_path)
+    assert loaded.plan is not None
+    owners = {n.name: n.owner for n in loaded.plan.nodes if n.owner != n.name}
+    assert owners == {
+        "stage.0.twice.1.conv": "stage.0.twice.0.conv",
+        "stage.0.twice.1.norm": "stage.0.twice.0.norm",
+        "stage.0.like": "stage.0.mix",
+        "stage.1.twice.0.conv": "stage.0.twice.0.conv",
+        "stage.1.twice.0.norm": "stage.0.twice.0.norm",
+        "stage.1.twice.1.conv": "stage.0.twice.0.conv",
+        "stage.1.twice.1.norm": "stage.0.twice.0.norm",
+        "stage.1.mix": "stage.0.mix",
+        "stage.1.like": "stage.0.mix",
+        "stage.1.up": "stage.0.up",
+    }
+    kernels = {n.kernel_owner for n in loaded.plan.nodes if n.op.op == "conv_transpose"}
+    assert kernels == {"stage.0.mix"}
+    conv = 3 * 3 * 4 * 4 + 4
+    assert loaded.plan.num_params == (9 * 4 + 4) + conv + conv + 4 + (26 * 26 * 4 * 10 + 10)
+    again = tmp_path / "again.yaml"
+    again.write_text(loaded.resolved())
+    digest = loaded.experiment.digest()
+    assert load_experiment(again).experiment.digest() == digest
+    new = load(SHARED.replace(", weights: shared", ", weights: new"), tmp_path)
+    default = load(SHARED.replace(", weights: shared", ""), tmp_path)
+    assert new.experiment.digest() == default.experiment.digest() != digest
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "stem: {op: conv, filters: 4",
+            "stem: {op: conv, filters: 8",
+            "a.yaml:13:51: model.layers.stage.0.twice.1.conv.weights (line 8, called on line 13,"
+            " line 19): needs kernel 3x3x4x4 for input 26x26x4, but 'stage.0.twice.0.conv' has"
+            " kernel 3x3x8x4 for input 26x26x8; use inputs of one shape, or remove weights.",
+        ),
+        (
+            "body, repeat: 2, weights: shared}\n",
+            "body, repeat: 2, weights: both}\n",
+            "a.yaml:19:46: model.layers.stage.weights: 'both' is not a choice of weights; use new"
+            " or shared.",
+        ),
+        (
+            "body, repeat: 2, weights: shared}\n",
+            "body, weights: shared}\n",
+            "a.yaml:19:35: model.layers.stage.weights: only repetitions share weights; add"
+            " 'repeat: ...', or remove weights.",
+        ),
+        (
+            "body, repeat: 2,",
+            "body, repeat: 2, first: {kernel: 5},",
+            "a.yaml:19:66: model.layers.stage.1.mix.weights (line 14, called on line 19): needs"
+            " kernel 3x3x4x4 for input 26x26x4, but 'stage.0.mix' has kernel 5x5x4x4 for input"
+            " 26x26x4; use inputs of one shape, or remove weights.",
+        ),
+        (
+            "body, repeat: 2,",
+            "body, repeat: 2, first: {block: inner},",
+            "a.yaml:19:69: model.layers.stage.weights: the first repetition has no layer to share"
+            " weights with 'stage.1.twice.0.conv'; use one block for all repetitions, or weights:"
+            " new.",
+        ),
+        (
+            "body, repeat: 2,",
+            "body, repeat: 2, last: {weights: new},",
+            "a.yaml:19:44: model.layers.stage.last.weights: weights cannot differ between"
+            " repetitions; set it on the call.",
+        ),
+        (
+            "weights: mix}",
+            "weights: up}",
+            "a.yaml:15:79: model.layers.stage.0.like.weights (line 15, called on line 19):"
+            " 'stage.0.up' is a conv_transpose layer, not a conv layer; use stem,"
+            " stage.0.twice.0.conv, stage.0.twice.1.conv, stage.0.mix, stage.1.twice.0.conv,"
+            " stage.1.twice.1.conv, stage.1.mix or stage.1.like.",
+        ),
+    ],
+)
+def test_errors_of_shared_weights(old, new, expected, tmp_path):
+    assert SHARED.count(old) == 1
+    assert expected in messages(SHARED.replace(old, new), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -232,7 +232,7 @@ class TestExtends:
             "add 'units: ...' (number of output units).",
             "base.yaml:10:22: model.layers.out.unitz: unknown key 'unitz' "
             "(did you mean 'units'?); use inputs, op, units, activation, use_bias, init, bias_init"
-            " or trainable.",
+            ", trainable or weights.",
             "base.yaml:12:11: train.epochs: 0 is too small; use 1 or more.",
             "idea.yaml:3:21: train.batch_size: -1 is too small; use 1 or more.",
             "idea.yaml:4:1: zebra: unknown key 'zebra'; "
@@ -395,7 +395,7 @@ class TestOverrides:
                 "model.conv.kernal=3",
                 "model.layers.conv.kernal: unknown key 'kernal' (did you mean 'kernel'?); "
                 "use inputs, op, filters, kernel, stride, padding, activation, use_bias,"
-                " init, groups, dilation, bias_init or trainable.",
+                " init, groups, dilation, bias_init, trainable or weights.",
             ),
             (
                 "model.conv.kernel=30",
@@ -915,6 +915,7 @@ class TestResolved:
             "dilation": [1, 1],
             "bias_init": "zeros",
             "trainable": True,
+            "weights": None,
         }
 
     @pytest.mark.parametrize("title", ["1e-3", "010", "0o7", "no", "null", "~", "é: #", "'\"", "-"])

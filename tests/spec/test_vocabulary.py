@@ -293,14 +293,14 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
         (
             "model.out.kernel=3",
             "dense has no 'kernel' (available for conv and conv_transpose); use inputs, op, units,"
-            " activation, use_bias, init, bias_init or trainable.",
+            " activation, use_bias, init, bias_init, trainable or weights.",
         ),
         (
             "model.b.size=3",
             "batch_norm has no 'size' (available for max_pool, avg_pool, upscale, slice,"
             " space_to_depth and depth_to_space);"
             " use inputs,"
-            " op, momentum, epsilon, scale, center or trainable.",
+            " op, momentum, epsilon, scale, center, trainable or weights.",
         ),
         (
             "train.optimizer=radam",

@@ -50,6 +50,7 @@ paddings = st.one_of(
     st.sampled_from(["valid", "same"]), st.tuples(st.integers(0, 3), st.integers(0, 3))
 )
 filters = st.sampled_from([1, 2, 3, 4, 6, 9])  # other algorithms are used from 4 on
+_ONE_TO_SIX = st.integers(1, 6)
 _ONE_OR_TWO = st.integers(1, 2)
 activations = st.sampled_from(ACTIVATION_NAMES)
 convs: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
@@ -176,6 +177,7 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
     }
     layers: Layers = {}
     owners: dict[str, Owner] = {}
+    learned: dict[str, Shape] = {}  # layers with parameters, and the shape of their input
     for number in range(draw(st.integers(5, 11))):
         images = [name for name, shape in shapes.items() if len(shape) == 3]
         newest = next(reversed(shapes))
@@ -203,6 +205,11 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
             layer |= draw(_options(kind, shape))
             if kind == after == "conv":  # grouped ones are not fused
                 layer = {k: v for k, v in layer.items() if k not in ("groups", "dilation")}
+        twins = [n for n in learned if learned[n] == shape]
+        if twins and draw(_ONE_TO_SIX) == 1:
+            twin = draw(st.sampled_from(twins))
+            sources, layer = sources[:1], {"weights": twin} | layers[twin]
+            owner = layer.get("tie")
         op = parse_layer(layer | {"inputs": sources})
         try:
             made = output_of(op, tuple(shapes[s] for s in sources), owners.get(owner or ""))
@@ -212,6 +219,8 @@ def graphs(draw: st.DrawFn, *, samples: bool = True) -> tuple[Layers, Shape, Sha
             continue
         name = f"layer{number}"
         layers[name], shapes[name] = layer | {"inputs": sources}, made.shape
+        if made.params:
+            learned[name] = shape
         if isinstance(op, Conv):
             owners[name] = Owner(op, shape, made.shape)
     output = draw(st.sampled_from([(CLASSES,), shapes[INPUT]]))

@@ -19,7 +19,7 @@ import numpy as np
 
 from cnnbench.bench.frameworks.interface import VARIANTS, Family, FrameworkTrainer, LayerGradients
 from cnnbench.errors import UsageError, did_you_mean, or_list
-from cnnbench.graph.plan import Plan
+from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers import Conv
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.optimizers import Constant, Muon
@@ -90,8 +90,8 @@ def initial_weights(plan: Plan, seed: int) -> LayerWeights:
     net = GraphNet(plan, form="plain", rngs=nnx.Rngs(seed))
     found: dict[str, dict[str, Array]] = {}
     for node in plan.nodes:
-        part: Any = net.parts[node.name] if node.op.uses_batch else None
-        for key in node.layout.params:
+        part: Any = net.parts.get(node.name) if node.op.uses_batch else None
+        for key in node.params:
             value = net.weights[node.name][key] if part is None else getattr(part, key)
             found.setdefault(node.name, {})[key] = np.array(value[...])
     return found
@@ -152,9 +152,30 @@ def _check_training(experiment: Experiment, plan: Plan) -> None:
     if frozen := next((node.name for node in plan.nodes if not node.op.is_trained), None):
         message = f"model.layers.{frozen}: bench does not support trainable: false"
         raise UsageError(f"{message}; remove it.")
+    if (user := _unlike_owner(plan)) is not None:
+        message = f"model.layers.{user.name}: its options or input shape differ from '{user.owner}'"
+        remedy = "bench supports shared weights of equal layers only; choose another network"
+        raise UsageError(f"{message}; {remedy}.")
     if plan.num_params == 0:
         message = "model.layers: the network has no trainable parameters"
         raise UsageError(f"{message}; add a layer with parameters, such as dense.")
+
+
+def _unlike_owner(plan: Plan) -> Node | None:
+    """A layer that cannot be another call of the layer whose weights it uses."""
+    made: dict[str, Node] = {}
+    for node in plan.nodes:
+        made[node.name] = node
+        if node.owner != node.name and (
+            node.owner not in made or _options(made[node.owner]) != _options(node)
+        ):
+            return node
+    return None
+
+
+def _options(node: Node) -> object:
+    options = node.op.model_dump(exclude={"inputs", "weights", "tie"})
+    return options, node.in_shapes, node.kernel_owner
 
 
 def _choose_backend(variant: str) -> None:

@@ -82,10 +82,10 @@ class FlaxNet(nnx.Module):
         )
         layers: dict[str, nnx.Module] = {}
         for node in plan.nodes:
-            layers[node.name] = _layer(plan, node, layers, rngs)
+            layers[node.name] = layers.get(node.owner) or _layer(plan, node, layers, rngs)
         self.layers = nnx.List(list(layers.values()))
         self.owned = nnx.static(
-            tuple((i, n.name, tuple(n.layout.params)) for i, n in enumerate(plan.nodes))
+            tuple((i, n.name, tuple(n.params)) for i, n in enumerate(plan.nodes))
         )
         for layer, params in self.params.items():
             for key, param in params.items():

@@ -89,7 +89,7 @@ def build_model(
         inputs = [values[i] for i in read]
         made[node.name], result = _apply(plan, node, inputs, made, seed + number)
         values.append(result)
-    params = {n.name: _params(n, made[n.name]) for n in plan.nodes if n.layout.params}
+    params = {n.name: _params(n, made[n.name]) for n in plan.nodes if n.params}
     for layer, named in params.items():
         for key, variable in named.items():
             variable.assign(weights[layer][key])
@@ -112,7 +112,7 @@ def _apply(
         x = layers.ZeroPadding2D(op.padding)(x)
     if isinstance(op, Dense) and len(node.in_shapes[0]) == 3:
         x = layers.Flatten()(x)
-    layer = _layer(plan, node, made, seed)
+    layer = made.get(node.owner) or _layer(plan, node, made, seed)
     return layer, layer(inputs if op.merges else x)
 
 

@@ -109,13 +109,21 @@ class TorchNet(nn.Module):
         self.slots: dict[str, dict[str, Slot]] = {}
         orders = [by_channel(plan.input_shape)]  # indices of entries in ours, by value
         owners: dict[str, nn.Module] = {}
+        shared = {node.owner for node in plan.nodes if node.owner != node.name}
+        made: dict[str, nn.Module] = {}
         for node, read in zip(plan.nodes, self.sources, strict=True):
-            order = _order(plan, node, [orders[i] for i in read])
-            layer, holder = _layer(plan, node, [orders[i] for i in read], owners)
-            self.layers.append(layer)
-            if node.layout.params:
-                owners[node.name] = holder
-                self.slots[node.name] = _slots(node, holder, orders[read[0]], order)
+            before = [orders[i] for i in read]
+            if node.owner in shared and len(node.layout.shape) == 1:
+                first, before, order = _in_one_order(node, before[0])
+            else:
+                first, order = nn.Identity(), _order(plan, node, before)
+            layer, holder = made.get(node.owner), owners.get(node.owner)
+            if layer is None:
+                layer, holder = _layer(plan, node, before, owners)
+            made[node.name], owners[node.name] = layer, holder
+            self.layers.append(nn.Sequential(first, layer) if node.owner in shared else layer)
+            if node.params:
+                self.slots[node.name] = _slots(node, holder, before[0], order)
             orders.append(order)
         self.finish = _in_our_order(orders[self.output], plan.output_shape)
         self._load(weights)
@@ -145,6 +153,13 @@ class TorchNet(nn.Module):
             for layer, slots in self.slots.items():
                 for key, slot in slots.items():
                     slot.parameter.copy_(torch.tensor(slot.to_torch(np.array(weights[layer][key]))))
+
+
+def _in_one_order(node: Node, order: Array) -> tuple[nn.Module, list[Array], Array]:
+    """A module that gives the input of a shared layer our order, and the orders around it."""
+    ours = np.arange(len(order))
+    flat = nn.Sequential(nn.Flatten(), Reorder(order, ours))
+    return flat, [ours], np.arange(math.prod(node.layout.shape))
 
 
 def _in_our_order(order: Array, shape: tuple[int, ...]) -> nn.Module:

@@ -45,20 +45,25 @@ def diagram(
     """
     ties = [(owner, node.name) for node in plan.nodes if (owner := tie_of(node.op))]
     tied = {name for tie in ties for name in tie}
-    cells = [_cell(node, marks.get(node.name, ""), tied=node.name in tied) for node in plan.nodes]
+    shared = {node.owner for node in plan.nodes if node.owner != node.name}
+    cells = [
+        _cell(node, marks.get(node.name, ""), tied=node.name in tied, shared=node.owner in shared)
+        for node in plan.nodes
+    ]
     image = Cell(INPUT, (), "", shape_text(plan.input_shape))
     return build_diagram([image, *cells], ties, expand=expand)
 
 
-def _cell(node: LayerNode, mark: str, *, tied: bool) -> Cell:
+def _cell(node: LayerNode, mark: str, *, tied: bool, shared: bool) -> Cell:
     op = node.op
     kind = next((kind for word, kind in KINDS.items() if word in op.op), "")
-    options = op.model_dump_json(exclude={"inputs"})
-    identity = node.name if tied else (options, node.in_shapes)
+    options = op.model_dump_json(exclude={"inputs", "weights"})
+    identity = node.name if tied else (options, node.in_shapes, node.owner if shared else None)
+    ending = ", shared" if shared and node.params else ""
     return Cell(
         name=node.name,
         inputs=node.inputs,
-        operation=op.summary(),
+        operation=op.summary() + ending,
         shape=shape_text(node.layout.shape),
         kind="join" if op.merges else kind,
         mark=mark,

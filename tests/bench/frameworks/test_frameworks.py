@@ -111,6 +111,29 @@ CASES: Mapping[str, Layers] = {
         "h": {"op": "prelu", "per_channel": True},
         "i": dense(),
     },
+    "shared weights": {  # modules that are called twice
+        "stem": conv(padding="same", filters=4, stride=3),
+        "a.0": conv(padding="same", filters=4, use_bias=False),
+        "b.0": NORM,
+        "c.0": {"op": "prelu", "per_channel": True},
+        "a.1": conv(padding="same", filters=4, use_bias=False, weights="a.0"),
+        "b.1": NORM | {"weights": "b.0"},
+        "c.1": {"op": "prelu", "per_channel": True, "weights": "c.0"},
+        "mixed.0": {"op": "attention", "heads": 2},
+        "mixed.1": {"op": "attention", "heads": 2, "weights": "mixed.0"},
+        "flat": FLAT,
+        "d.0": dense(36, activation="tanh"),
+        "e.0": NORM,
+        "d.1": dense(36, activation="tanh", weights="d.0"),
+        "e.1": NORM | {"weights": "e.0"},
+        "out": dense(),
+    },
+    "shared and tied": {
+        "a": conv(kernel=[3, 2], padding="same", filters=2, activation="tanh"),
+        "b": conv(kernel=[3, 2], padding="same", filters=2, activation="tanh", weights="a"),
+        "c": back(tie="b", activation="sigmoid"),
+        "d": back(tie="b", activation="sigmoid", weights="c"),
+    },
     "norm without parameters": {
         "a": conv(use_bias=False),
         "b": NORM | {"scale": False},
@@ -419,6 +442,7 @@ OTHER_VARIANCE = (
     "norm",
     "norm without parameters",
     "orders",
+    "shared weights",
 )  # after training with batch norm, in PyTorch
 
 
@@ -509,7 +533,7 @@ class Ours:
     ):
         net = GraphNet(plan, form=form, rngs=nnx.Rngs(0))
         for node in plan.nodes:
-            for key in node.layout.params:
+            for key in node.params:
                 part: Any = net.parts if isinstance(node.op, BatchNorm) else net.weights
                 value = jnp.asarray(weights[node.name][key])
                 if isinstance(node.op, BatchNorm):
