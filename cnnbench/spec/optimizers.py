@@ -70,8 +70,32 @@ class AdamW(_Optimizer):
     b1: Fraction = Field(0.9, description="decay rate of the first moment")
     b2: Fraction = Field(0.999, description="decay rate of the second moment")
     eps: Positive = Field(1e-8, description="term added to the denominator for numerical stability")
+    nesterov: Annotated[bool, ADDED, Field(description="use Nesterov momentum (NAdamW)")] = False
     weight_decay: NonNegative = Field(1e-4, description=_DECOUPLED)
     decay_on: DecayOn = "all"
+
+
+class RAdam(_Optimizer):
+    """RAdam: Adam whose first steps have no second moment (Liu et al. 2020)."""
+
+    name: Literal["radam"]
+    b1: Fraction = Field(0.9, description="decay rate of the first moment")
+    b2: Fraction = Field(0.999, description="decay rate of the second moment")
+    eps: Positive = Field(1e-8, description="term added to the denominator for numerical stability")
+    weight_decay: L2 = 0.0
+    decay_on: DecayOn = "kernels"
+
+
+class Adamax(_Optimizer):
+    """Adamax: Adam with the largest of the decayed gradients (Kingma & Ba 2015)."""
+
+    name: Literal["adamax"]
+    learning_rate: Positive = Field(0.002, description="initial learning rate")
+    b1: Fraction = Field(0.9, description="decay rate of the first moment")
+    b2: Fraction = Field(0.999, description="decay rate of the largest gradient")
+    eps: Positive = Field(1e-8, description="term added to the gradient for numerical stability")
+    weight_decay: L2 = 0.0
+    decay_on: DecayOn = "kernels"
 
 
 class RmsProp(_Optimizer):
@@ -120,6 +144,23 @@ class Lamb(_Optimizer):
         description="decoupled weight decay: this times the weights is added to Adam's update",
     )
     decay_on: DecayOn = "all"
+
+
+class Lars(_Optimizer):
+    """LARS: SGD with layerwise adaptive learning rates (You et al. 2017)."""
+
+    name: Literal["lars"]
+    learning_rate: Positive = Field(1.0, description="initial learning rate")
+    momentum: Fraction = Field(0.9, description="decay rate of the momentum")
+    nesterov: bool = Field(False, description="use Nesterov momentum")
+    trust_coefficient: Positive = Field(
+        0.001, description="norm of an update relative to that of its parameter"
+    )
+    eps: NonNegative = Field(
+        0.0, description="term added to the norm of the gradient for numerical stability"
+    )
+    weight_decay: L2 = 0.0
+    decay_on: DecayOn = "kernels"
 
 
 class Lion(_Optimizer):
@@ -176,7 +217,9 @@ def _named(default: str) -> BeforeValidator:
     return BeforeValidator(named)
 
 
-OptaxOptimizer = Sgd | Adam | AdamW | RmsProp | Adagrad | Adadelta | Lamb | Lion
+OptaxOptimizer = (
+    Sgd | Adam | AdamW | RAdam | Adamax | RmsProp | Adagrad | Adadelta | Lamb | Lars | Lion
+)
 Decoupled = AdamW | Lamb | Lion | Muon  # the others have L2 weight decay
 DEFAULT_OPTIMIZER = Sgd(name="sgd")
 Optimizer = Annotated[

@@ -34,6 +34,8 @@ _INITS: _Words = {
 _OPTIMIZERS: _Words = {
     "sgd": ("nesterov", "momentum", "nag", "gradient_descent", "nesterov_momentum"),
     "adam": ("nadam",),
+    "adamw": ("nadamw",),
+    "radam": ("rectified_adam",),
 }
 _SCHEDULES: _Words = {
     "constant": ("ConstantLR", "fixed", "none"),
@@ -209,6 +211,7 @@ _KEYS: _Words = {
 # Options that make one of ours the same as a similar one of another library.
 _WITH = {
     "nadam": "nesterov: true",
+    "nadamw": "nesterov: true",
     "momentum": "nesterov: false",
     "gradient_descent": "momentum: 0",
 }
@@ -238,10 +241,9 @@ _NO_ACTIVATIONS = (
 )
 _NO_INITS = "uniform random_uniform delta_orthogonal sparse lecun_truncated"
 _NO_OPTIMIZERS = (
-    "nadamw radam adamax adamaxw"
-    " adan adabelief adafactor adamp amsgrad lars lbfgs shampoo soap"
+    "adamaxw adan adabelief adafactor adamp amsgrad lbfgs shampoo soap"
     " sophia prodigy yogi novograd rprop ftrl asgd sm3 fromage polyak_sgd noisy_sgd sign_sgd sam"
-    " lookahead rectified_adam sparse_adam conjugate_gradient newton adagrad_da schedule_free"
+    " lookahead sparse_adam conjugate_gradient newton adagrad_da schedule_free"
 )
 _NO_SCHEDULES = (
     "plateau reduce_lr_on_plateau ReduceLROnPlateau cyclic CyclicLR cosine_restarts"

@@ -405,7 +405,7 @@ class TestOverrides:
             (
                 "train.optimizer=adamm",
                 "train.optimizer: unknown optimizer 'adamm' (did you mean 'adam'?); use sgd, adam, "
-                "adamw, rmsprop, adagrad, adadelta, lamb, lion or muon.",
+                "adamw, radam, adamax, rmsprop, adagrad, adadelta, lamb, lars, lion or muon.",
             ),
             (
                 "train.metrics=[bogus]",
@@ -570,8 +570,8 @@ class TestPartsOfADefault:
             (
                 "train.optimizer.b1=0.5",
                 "train.optimizer.b1: sgd, the default optimizer, has no 'b1' (available for"
-                " adam, adamw, lamb and lion); set train.optimizer.name to adam, adamw, lamb or"
-                " lion.",
+                " adam, adamw, radam, adamax, lamb and lion); set train.optimizer.name to adam,"
+                " adamw, radam, adamax, lamb or lion.",
             ),
             (
                 "train.schedule.every=2",
@@ -599,8 +599,8 @@ class TestPartsOfADefault:
         child = write("extends: base.yaml\nname: a\ntrain: {optimizer: {momentum: 0.1}}\n")
         assert complaint(child) == (
             "idea.yaml:3:21: train.optimizer.momentum: adam has no 'momentum' (available for"
-            " sgd, rmsprop and muon); remove it, or set train.optimizer.name to sgd, rmsprop or"
-            " muon."
+            " sgd, rmsprop, lars and muon); remove it, or set train.optimizer.name to sgd, rmsprop,"
+            " lars or muon."
         )
 
 

@@ -144,7 +144,7 @@ def test_the_nearest_of_words_is_found_within_a_third_of_the_letters(
         ("rms_norm", OPERATIONS),
         ("dilation", OPERATIONS),
         ("crop", OPERATIONS),
-        ("radam", OPTIMIZERS),
+        ("adan", OPTIMIZERS),
         ("adamax", ["adam", "adagrad"]),
         ("celu", ["tanh", "sigmoid"]),
         ("x1", ["c", "p"]),
@@ -303,9 +303,9 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             " op, momentum, epsilon, scale, center, trainable or weights.",
         ),
         (
-            "train.optimizer=radam",
-            "optimizer 'radam' is not supported; use sgd, adam, adamw, rmsprop, adagrad,"
-            " adadelta, lamb, lion or muon.",
+            "train.optimizer=adan",
+            "optimizer 'adan' is not supported; use sgd, adam, adamw, radam, adamax, rmsprop,"
+            " adagrad, adadelta, lamb, lars, lion or muon.",
         ),
         (
             "train.precision=float16",
@@ -377,7 +377,7 @@ def test_commands_that_there_are_not(word: str, meant: str) -> None:
         (
             "--beta1",
             "No such option: --beta1; write train.optimizer.b1=VALUE without dashes (of adam,"
-            " adamw, lamb or lion only)",
+            " adamw, radam, adamax, lamb or lion only)",
         ),
         ("--batch-size", "No such option: --batch-size; write train.batch_size=VALUE without"),
         ("--epoch", "No such option: --epoch (Possible options: --epochs)"),
@@ -392,9 +392,9 @@ def test_unknown_options(option: str, told: str) -> None:
     assert "--help (" not in text
 
 
-ADAMS = "adam, adamw, lamb or lion"
+ADAMS = "adam, adamw, radam, adamax, lamb or lion"
 SET_ADAMS = f"set train.optimizer.name to {ADAMS}"
-ALL = "use sgd, adam, adamw, rmsprop, adagrad, adadelta, lamb, lion or muon."
+ALL = "use sgd, adam, adamw, radam, adamax, rmsprop, adagrad, adadelta, lamb, lars, lion or muon."
 
 
 @pytest.mark.parametrize(
@@ -430,8 +430,8 @@ ALL = "use sgd, adam, adamw, rmsprop, adagrad, adadelta, lamb, lion or muon."
         (
             ["train.beta1=0.9"],
             "train.beta1: unknown key 'beta1' (did you mean 'train.optimizer.b1' of adam,"
-            " adamw, lamb or lion?); use epochs, batch_size, optimizer, schedule, precision, loss,"
-            " metrics, clip, label_smoothing, ema or drop_last.",
+            " adamw, radam, adamax, lamb or lion?); use epochs, batch_size, optimizer, schedule,"
+            " precision, loss, metrics, clip, label_smoothing, ema or drop_last.",
         ),
         (
             ["train.optimizer=adamw", "train.beta1=0.9"],
@@ -462,7 +462,8 @@ ALL = "use sgd, adam, adamw, rmsprop, adagrad, adadelta, lamb, lion or muon."
         ),
         (
             ["train.optimizer=nadamw"],
-            f"train.optimizer: optimizer 'nadamw' is not supported; {ALL}",
+            "train.optimizer: unknown optimizer 'nadamw' (did you mean 'adamw' with nesterov:"
+            f" true?); {ALL}",
         ),
     ],
 )

@@ -181,18 +181,30 @@ FIRST_STEPS: Mapping[str, Callable[[Array, Array], Array]] = {
     "sgd": lambda g, _: -0.01 * (g + 0.9 * g),
     "adam": lambda g, _: -0.001 * g / (np.abs(g) + 1e-8),
     "adamw": lambda g, p: -0.001 * (g / (np.abs(g) + 1e-8) + 1e-4 * p),
+    "radam": lambda g, _: -0.001 * g,  # the second moment is not used yet
+    "adamax": lambda g, _: -0.002 * g / (np.abs(g) + 1e-8),
     "rmsprop": lambda g, _: -0.001 * g / np.sqrt(0.1 * g**2 + 1e-8),
     "adagrad": lambda g, _: -0.001 * g / np.sqrt(0.1 + g**2 + 1e-7),
     "adadelta": lambda g, _: -np.sqrt(1e-6) / np.sqrt(0.1 * g**2 + 1e-6) * g,
     "lamb": lambda g, p: -0.001 * _trusted(g / (np.abs(g) + 1e-6), p),
+    "lars": lambda g, p: -0.001 * _trusted(g, p),
     "lion": lambda g, p: -1e-4 * (np.sign(g) + 1e-3 * p),
     "muon": lambda g, _: -3e-4 * g / (np.abs(g) + 1e-10),  # AdamW, since it is a vector
 }
-L2 = {"sgd", "adam", "rmsprop", "adagrad", "adadelta"}  # the others have decoupled decay
+L2 = {
+    "sgd",
+    "adam",
+    "radam",
+    "adamax",
+    "rmsprop",
+    "adagrad",
+    "adadelta",
+    "lars",
+}  # the others have decoupled decay
 
 
 def _trusted(update: Array, p: Array) -> Array:
-    """You et al. 2020: the update has the norm of the parameter."""
+    """You et al. 2017, 2020: the update has the norm of the parameter."""
     return update * np.linalg.norm(p) / np.linalg.norm(update)
 
 
@@ -288,11 +300,13 @@ def _weights() -> dict[str, Array]:
 
 
 @pytest.mark.parametrize("everything", [True, False])
-@pytest.mark.parametrize("name", sorted({*OPTIMIZERS} - {"rmsprop", "lamb", "lion", "muon"}))
+@pytest.mark.parametrize(
+    "name", sorted({*OPTIMIZERS} - {"rmsprop", "lamb", "lars", "lion", "muon"})
+)
 def test_weight_decay_is_pytorchs(name: str, everything: bool) -> None:
-    """L2 in all of them but AdamW; PyTorch has no LAMB and Lion, and another RMSProp."""
+    """L2 in all of them but AdamW; PyTorch has no LAMB, LARS and Lion, and another RMSProp."""
     torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
-    kinds = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+    kinds = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW", "radam": "RAdam"}
     others = {"adagrad": {"eps": 1e-7, "initial_accumulator_value": 0.1}}
     others |= {"sgd": {"momentum": 0.9, "nesterov": True}}
     tensors = {key: torch.tensor(value) for key, value in _weights().items()}
@@ -311,11 +325,12 @@ def test_weight_decay_is_pytorchs(name: str, everything: bool) -> None:
         np.testing.assert_allclose(got[key], tensor.numpy(), rtol=1e-6, err_msg=key)
 
 
-def test_weight_decay_of_rmsprop_is_added_to_the_gradient() -> None:
-    options = {"name": "rmsprop", "weight_decay": 0.3}
+@pytest.mark.parametrize("name", ["rmsprop", "lars"])
+def test_weight_decay_is_added_to_the_gradient(name: str) -> None:
+    options = {"name": name, "weight_decay": 0.3}
     rule = build_optimizer(train_spec(optimizer=options), 1)
-    plain = build_optimizer(train_spec(optimizer="rmsprop"), 1)
-    params = _weights()
+    plain = build_optimizer(train_spec(optimizer=name), 1)
+    params = jax.tree.map(jnp.asarray, _weights())
     gradient = {"kernel": 2 * params["kernel"], "bias": 2 * params["bias"]}
     more = {"kernel": 2.3 * params["kernel"], "bias": 2 * params["bias"]}
     got = rule.update(gradient, rule.init(params), params)[0]

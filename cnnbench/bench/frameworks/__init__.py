@@ -6,7 +6,7 @@ only imported by `make_trainer`.
 
 Remaining differences, inherent in the frameworks: random numbers of dropout; the running variance
 of PyTorch's batch norm, which is unbiased; `eps` of PyTorch's rmsprop, which is added outside the
-square root; Nadam in PyTorch and Keras, whose momentum follows Dozat's schedule.
+square root; Nadam and NAdamW in PyTorch and Keras, whose momentum follows Dozat's schedule.
 """
 
 import importlib.util

@@ -15,11 +15,14 @@ from cnnbench.spec.optimizers import (
     Adadelta,
     Adagrad,
     Adam,
+    Adamax,
     AdamW,
     Lamb,
+    Lars,
     Lion,
     Muon,
     Optimizer,
+    RAdam,
     RmsProp,
     Sgd,
 )
@@ -171,7 +174,7 @@ def build_optimizer(spec: Optimizer, params: Variables) -> keras.optimizers.Opti
       params: parameters by layer and name.
 
     Raises:
-      UsageError: Keras' optimizer of this name has a different update rule.
+      UsageError: Keras has no optimizer of this name, or one with a different update rule.
     """
     if spec.weight_decay and not isinstance(spec, AdamW | Lion):  # Keras' decay is decoupled
         message = f"train.optimizer.weight_decay: Keras' {spec.name} decays weights differently"
@@ -194,7 +197,10 @@ def _rule(spec: Optimizer) -> keras.optimizers.Optimizer:
             kind = make.Nadam if nesterov else make.Adam
             return kind(rate, beta_1=b1, beta_2=b2, epsilon=eps)
         case AdamW(b1=b1, b2=b2, eps=eps, weight_decay=decay):
-            return make.AdamW(rate, weight_decay=decay, beta_1=b1, beta_2=b2, epsilon=eps)
+            kind = make.Nadam if spec.nesterov else make.AdamW
+            return kind(rate, weight_decay=decay, beta_1=b1, beta_2=b2, epsilon=eps)
+        case Adamax(b1=b1, b2=b2, eps=eps):
+            return make.Adamax(rate, beta_1=b1, beta_2=b2, epsilon=eps)
         case RmsProp(decay=decay, eps=eps, momentum=momentum):
             return make.RMSprop(rate, rho=decay, momentum=momentum, epsilon=eps)
         case Adagrad(initial_accumulator_value=start, eps=eps):
@@ -205,6 +211,9 @@ def _rule(spec: Optimizer) -> keras.optimizers.Optimizer:
             return make.Lamb(rate, beta_1=b1, beta_2=b2, epsilon=eps)
         case Lion(b1=b1, b2=b2, weight_decay=decay):
             return make.Lion(rate, beta_1=b1, beta_2=b2, weight_decay=decay)
+        case RAdam() | Lars():
+            message = f"train.optimizer: Keras has no '{spec.name}'"
+            raise UsageError(f"{message}; choose another optimizer, such as adamw.")
         case Muon():
             raise AssertionError("refused by make_trainer")
         case _:

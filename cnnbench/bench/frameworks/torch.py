@@ -15,11 +15,14 @@ from cnnbench.spec.optimizers import (
     Adadelta,
     Adagrad,
     Adam,
+    Adamax,
     AdamW,
     Lamb,
+    Lars,
     Lion,
     Muon,
     Optimizer,
+    RAdam,
     RmsProp,
     Sgd,
 )
@@ -143,15 +146,22 @@ def build_optimizer(spec: Optimizer, net: TorchNet) -> torch.optim.Optimizer:
         case Adam():
             kind = torch.optim.NAdam if spec.nesterov else torch.optim.Adam
             return kind(params, rate, betas=(spec.b1, spec.b2), eps=spec.eps)
+        case AdamW(b1=b1, b2=b2, eps=eps, nesterov=True):
+            rule = torch.optim.NAdam
+            return rule(params, rate, betas=(b1, b2), eps=eps, decoupled_weight_decay=True)
         case AdamW(b1=b1, b2=b2, eps=eps):
             return torch.optim.AdamW(params, rate, betas=(b1, b2), eps=eps)
+        case RAdam(b1=b1, b2=b2, eps=eps):
+            return torch.optim.RAdam(params, rate, betas=(b1, b2), eps=eps)
+        case Adamax(b1=b1, b2=b2, eps=eps):
+            return torch.optim.Adamax(params, rate, betas=(b1, b2), eps=eps)
         case RmsProp(decay=decay, eps=eps, momentum=momentum):
             return torch.optim.RMSprop(params, rate, alpha=decay, eps=eps, momentum=momentum)
         case Adagrad(initial_accumulator_value=start, eps=eps):
             return torch.optim.Adagrad(params, rate, initial_accumulator_value=start, eps=eps)
         case Adadelta(rho=rho, eps=eps):
             return torch.optim.Adadelta(params, rate, rho=rho, eps=eps)
-        case Lamb() | Lion():
+        case Lamb() | Lars() | Lion():
             message = f"train.optimizer: PyTorch has no '{spec.name}'"
             raise UsageError(f"{message}; choose another optimizer, such as adamw.")
         case Muon():

@@ -434,8 +434,8 @@ SMALL: Layers = {"a": dense(6, activation="tanh"), "b": dense()}
 FRAMEWORKS = ("torch-eager-nchw", "torch-eager-channels_last", "keras-jax", "keras-torch", "flax")
 # Inherent differences, listed in the docstring of `cnnbench.bench.frameworks`.
 OTHER_RULES: Mapping[str, frozenset[str]] = {
-    "torch": frozenset({"optimizer rmsprop", "optimizer lamb", "optimizer lion"}),
-    "keras": frozenset({"decay adam"}),
+    "torch": frozenset({"optimizer rmsprop", "optimizer lamb", "optimizer lars", "optimizer lion"}),
+    "keras": frozenset({"decay adam", "optimizer radam", "optimizer lars"}),
     "flax": frozenset(),
 }
 OTHER_VARIANCE = (
@@ -879,11 +879,20 @@ def test_keras_with_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["lamb", "lion"])
-def test_optimizers_missing_in_pytorch(name: str) -> None:
-    need("torch-eager-nchw")
-    assert refusal("torch-eager-nchw", experiment_of("classify", SMALL, optimizer=name)) == (
-        f"train.optimizer: PyTorch has no '{name}'; choose another optimizer, such as adamw."
+@pytest.mark.parametrize(
+    ("variant", "library", "name"),
+    [
+        ("torch-eager-nchw", "PyTorch", "lamb"),
+        ("torch-eager-nchw", "PyTorch", "lars"),
+        ("torch-eager-nchw", "PyTorch", "lion"),
+        ("keras-jax", "Keras", "radam"),
+        ("keras-jax", "Keras", "lars"),
+    ],
+)
+def test_optimizers_missing_in_frameworks(variant: str, library: str, name: str) -> None:
+    need(variant)
+    assert refusal(variant, experiment_of("classify", SMALL, optimizer=name)) == (
+        f"train.optimizer: {library} has no '{name}'; choose another optimizer, such as adamw."
     )
 
 
@@ -1014,6 +1023,7 @@ def test_networks_without_parameters_are_refused() -> None:
         {"name": "sgd", "momentum": 0.0},
         {"name": "sgd", "nesterov": False},
         {"name": "adam", "nesterov": True},
+        {"name": "adamw", "nesterov": True},
         {"name": "rmsprop", "momentum": 0.5},
     ],
     ids=str,
