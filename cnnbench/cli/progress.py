@@ -103,7 +103,7 @@ class Lines(Silent):
             return
         if loaded.plan is not None:
             table = layer_table(loaded.plan, experiment.type_title, blocks=loaded.blocks)
-            self.console.print(table)
+            self.console.print(table, "")
         else:
             self.say(f"{experiment.type_title}: {experiment.model.python}")
 

@@ -122,10 +122,11 @@ def _layer_table(
     from rich.text import Text
 
     num_params, multiply_adds = (f"{total:,}" for total in totals)
-    table = Table(box=box.SIMPLE_HEAD, title=Text(escape_controls(title)), title_justify="left")
+    heading = Text(escape_controls(title) + "\n")
+    table = Table(box=box.SIMPLE_HEAD, title=heading, title_justify="left", show_edge=False)
     table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
-    table.show_edge = marks is None  # marks take its place
-    table.add_column("Layer", no_wrap=True, footer="total")
+    indent = "" if marks is None else "  "
+    table.add_column(f"{indent}Layer", no_wrap=True, footer=f"{indent}total")
     table.add_column("Operation")
     table.add_column("Inputs")
     table.add_column("Output", justify="right", no_wrap=True)

@@ -194,8 +194,9 @@ def print_layers(
         if frozen := loaded.plan.num_frozen:
             trained = loaded.plan.num_params - frozen
             tell(f"Trainable parameters: {trained:,}; frozen: {frozen:,}", err=False)
+    tell(err=False)
     if found and first:
-        tell(f"\nCompared with {first.experiment.type_title}:", err=False)
+        tell(f"Compared with {first.experiment.type_title}:", err=False)
         for line in found.lines or ("no differences",):
             tell(f"  {line}", err=False)
         tell(err=False)
