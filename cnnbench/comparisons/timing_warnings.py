@@ -30,7 +30,7 @@ class Cause(Enum):
     SPREAD = "epoch times vary by {:.0%}"
     LOAD = "load {:.2g} per CPU"
     LATENCY = "latency varies by {:.0%}"
-    PRODUCT = "matrix-product peak varies by {:.0%}"
+    PRODUCT = "peak matmul throughput varies by {:.0%}"
     MFU = "MFU of {:.0%}"
     DEVICES = "different devices"
     ORDER = "runs not interleaved"
@@ -202,7 +202,7 @@ def _costs(run: Timed) -> Iterator[TimingWarning]:
     if product is not None and product > MAX_SPREAD:
         yield TimingWarning(
             Cause.PRODUCT,
-            "the matrix-product peak, which MFU is relative to, varied by"
+            "the peak matmul throughput, which MFU is relative to, varied by"
             f" {percent_text(product)}; {_AGAIN}",
             product,
         )
@@ -214,7 +214,7 @@ def _mfu(run: Timed) -> Iterator[TimingWarning]:
     if run.mfu is not None and run.mfu > 1 and not fast:
         yield TimingWarning(
             Cause.MFU,
-            "MFU is above 100%, so the matrix-product peak was measured on a busy machine;"
+            "MFU is above 100%, so the peak matmul throughput was measured on a busy machine;"
             f" {_AGAIN}",
             run.mfu,
         )

@@ -34,10 +34,10 @@ def worked_convolution() -> str:
 def _forward() -> Iterator[str]:
     z2, a2, z3 = _pass()
     yield "One small convolution by hand: an image, two kernels of 2x2, relu between them."
-    yield 'Equations are numbered as in docs/explanation/gradient.md. "w over a" is'
-    yield "cross-correlation, as in JAX, PyTorch and Keras; the post's convolution * flips"
-    yield "the kernel, so its w3 is ROT180 of this one. C = 1/2 sum (z3 - y)^2;"
-    yield "differences take steps of 1/1024."
+    yield 'Equations such as (4) are those of the documentation, "Backpropagation through'
+    yield 'a convolution". "w over a" is cross-correlation, as in JAX, PyTorch and Keras;'
+    yield "the post's convolution * flips the kernel, so its w3 is ROT180 of this one."
+    yield "C = 1/2 sum (z3 - y)^2; differences take steps of 1/1024."
     yield ""
     yield "Steps 1 and 2, feedforward: z2 = w2 over a1 + b2 (4), a2 = relu(z2) (3)"
     yield from _side_by_side({"a1": A1, "w2, b2 = -2": W2, "z2": z2, "a2": a2})

@@ -472,7 +472,7 @@ def _mfu(comparison: Comparison, digits: int | None) -> Column[CostRow]:
     """
     known = any(row.cost for row in comparison.costs)
     over = any((row.product_share or 0) > 1 and _is_winograd(row) for row in comparison.costs)
-    note = "MFU: training FLOPs relative to the device's matrix-product peak"
+    note = "MFU: training FLOPs relative to the device's peak matmul throughput"
     note += "; Winograd computes fewer than are counted, hence > 100%." if over else "."
     return Column(
         "mfu",
@@ -480,14 +480,14 @@ def _mfu(comparison: Comparison, digits: int | None) -> Column[CostRow]:
         lambda row: MISSING if (p := row.product_share) is None else percent_text(p, digits),
         lambda row: row.product_share,
         "model FLOPs utilization: training FLOPs per second relative to the device's measured"
-        " matrix-product peak; above 100% is possible with `--engine fast`, because Winograd's"
+        " peak matmul throughput; above 100% is possible with `--engine fast`, because Winograd's"
         " algorithm needs fewer operations than are counted",
         _same(
             Field(
                 "product_share",
                 lambda row: row.product_share,
-                "training FLOPs per second relative to the device's matrix-product peak; empty or"
-                " null for a Python model",
+                "training FLOPs per second relative to the device's peak matmul throughput; empty"
+                " or null for a Python model",
             )
         ),
         note if known else "",

@@ -107,7 +107,8 @@ def test_a_busy_machine(load: float | None, told: bool) -> None:
 
 LATENCY = "A: latency varied by {} between equal rounds; re-run on an idle machine."
 PRODUCT = (
-    "A: the matrix-product peak, which MFU is relative to, varied by {}; re-run on an idle machine."
+    "A: the peak matmul throughput, which MFU is relative to, varied by {};"
+    " re-run on an idle machine."
 )
 
 
@@ -142,7 +143,7 @@ def test_an_mfu_above_100_percent_is_explained_or_warned_of(form: str) -> None:
     assert share is not None
     assert share > 1
     fault = (
-        "Standard CNN: MFU is above 100%, so the matrix-product peak was measured on a busy"
+        "Standard CNN: MFU is above 100%, so the peak matmul throughput was measured on a busy"
         " machine; re-run on an idle machine."
     )
     assert texts(comparison.warnings) == (() if form == "fast" else (fault,))

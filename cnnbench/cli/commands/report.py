@@ -18,7 +18,7 @@ from cnnbench.cli.options import (
     Runs,
     Verbose,
 )
-from cnnbench.cli.terminal import PICTURES, computing, file_form, tell, warn, write_file
+from cnnbench.cli.terminal import PICTURES, computing, file_form, stderr, warn, write_file
 from cnnbench.comparisons.comparison import Comparison
 from cnnbench.comparisons.learning_curves import runs_of
 from cnnbench.comparisons.verdict import Criteria
@@ -54,7 +54,7 @@ def draw_plot(  # noqa: PLR0913, PLR0917 - one parameter per option
     warn(selection.warnings)
     (comparison,) = comparisons
     for line in doubts(comparison, verbose=verbose):
-        tell(line)
+        stderr().print(line, markup=False, highlight=False)
     write_file("--output", output, comparison_picture(comparison, selection.runs, form))
 
 

@@ -270,14 +270,12 @@ def _examples(
     for tile, patch in zip(tiles, patches, strict=True):
         tile[: patch.shape[0], : patch.shape[1]] = patch
     total, heads = len(responses.strongest), tuple(str(rank + 1) for rank in range(kept))
-    some = f" ({len(units)} of {total} shown)" if len(units) < total else ""
+    some = f" ({len(units)} of {total} units)" if len(units) < total else ""
     half = len(units) if len(units) < ROWS else -(-len(units) // 2)  # two halves side by side
     panels = []
     for first in range(0, len(units), half):
         chosen = units[first : first + half]
-        title = f"top activations of {layer}: " if first == 0 else ""
-        title += f"units {chosen[0]} to {chosen[-1]}" if len(chosen) > 1 else f"unit {chosen[0]}"
-        title += some if first + half >= len(units) else ""
+        title = "" if first else f"top activations of {layer}{some}"
         rows = tuple(map(str, chosen))
         part = tiles[kept * first : kept * (first + half)]
         share = 1.0 if half == len(units) else 0.46
