@@ -4,12 +4,17 @@ Pydantic generates the schema of the models. Added here are ``extends``, the sho
 ``optimizer: adam``, blocks and their parameters, and that a file with ``extends`` may omit keys
 and unset others with null.
 
+A schema cannot refer to names in the file that it describes. Names of blocks and parameters are
+completed if they are those of given experiments (`block_names`), and all others are accepted.
+
 Only keywords common to draft 7 and draft 2020-12 are used, because editors support either.
 Checks across values (shapes, wiring, split sizes) are left to ``cnnbench show``.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cnnbench.data.catalog import KNOWN
@@ -20,7 +25,9 @@ from cnnbench.layers.parameters import INIT_KEYS, INITIALIZERS, short_names
 from cnnbench.spec.blocks import PARAM_PATTERN, SHORTCUT_KINDS, WEIGHTS
 from cnnbench.spec.cross_checks import RESERVED_NAMES
 from cnnbench.spec.experiment import LAYER_PATTERN, Experiment
+from cnnbench.spec.inheritance import read_with_parents
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
+from cnnbench.spec.shipped import find_shipped, shipped_names
 
 FILE = "cnnbench.schema.json"  # next to an experiment file, whose first line refers to it
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -46,10 +53,52 @@ _DEFAULTS = {"Optimizer": DEFAULT_OPTIMIZER, "Schedule": DEFAULT_SCHEDULE}  # us
 
 Schema = dict[str, Any]
 Models = Mapping[str, type[Model]]
+_NAMED = {"anyOf": [{"required": ["op"]}, {"required": ["block"]}]}  # has a kind of its own
 
 
-def schema() -> Schema:
+@dataclass(frozen=True, slots=True)
+class BlockNames:
+    """Names in experiments, for completion.
+
+    Args:
+      params: parameters of the networks with their values.
+      blocks: parameters of blocks with their defaults, None if required, by block.
+      calls: blocks that a layer calls, by its name.
+    """
+
+    params: dict[str, Any] = field(default_factory=dict)
+    blocks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    calls: dict[str, set[str]] = field(default_factory=dict)
+
+
+def block_names(paths: Iterable[Path]) -> BlockNames:
+    """Names of the blocks and parameters of experiments, and of layers that call a block.
+
+    Raises:
+      SpecError: a file cannot be read.
+    """
+    found = BlockNames()
+    for path in paths:
+        model = _part_of(read_with_parents(path).data, "model")
+        found.params.update(_part_of(model, "params"))
+        for name, block in _part_of(model, "blocks").items():
+            found.blocks.setdefault(name, {}).update(_part_of(block, "params"))
+        for name, layer in _part_of(model, "layers").items():
+            if isinstance(layer, dict) and isinstance(layer.get("block"), str):
+                found.calls.setdefault(name, set()).add(layer["block"])
+    return found
+
+
+def _part_of(value: Any, key: str) -> dict[str, Any]:
+    part = value.get(key) if isinstance(value, dict) else None
+    return part if isinstance(part, dict) else {}
+
+
+def schema(known: BlockNames | None = None) -> Schema:
     """The JSON Schema of an experiment file.
+
+    Args:
+      known: names to complete.
 
     >>> schema()["$schema"]
     'https://json-schema.org/draft/2020-12/schema'
@@ -67,7 +116,10 @@ def schema() -> Schema:
                 part["title"] = word
         full[name] = _with_default(_by_tag(tag, models), name, full)
         changes[name + _CHANGE] = _change_by_tag(tag, models, changes)
+    keys = _each(_or_expression, _keys_of_any("op", OPERATIONS, changes))
+    _check_layers_of_shipped(changes["Experiment" + _CHANGE], _object(keys))
     _add_blocks(full, changes)
+    _complete(full, changes, known or BlockNames())
     return {
         "$schema": DIALECT,
         "title": "cnnbench experiment",
@@ -80,9 +132,13 @@ def schema() -> Schema:
     }
 
 
-def schema_text() -> str:
-    """The JSON Schema as the content of a file."""
-    return json.dumps(schema(), indent=1) + "\n"
+def schema_text(known: BlockNames | None = None) -> str:
+    """The JSON Schema as the content of a file.
+
+    Args:
+      known: names to complete.
+    """
+    return json.dumps(schema(known), indent=1) + "\n"
 
 
 def _ref(name: str) -> Schema:
@@ -171,6 +227,17 @@ def _let_extend(change: Schema, full: Schema) -> None:
     change["required"] = ["extends", "name"]
 
 
+def _check_layers_of_shipped(change: Schema, layer: Schema) -> None:
+    """Checks layers without `op` of files that extend a shipped experiment, which has no calls."""
+    files = {name: find_shipped(name) for name in shipped_names()}
+    plain = [name for name, file in files.items() if file and "blocks:" not in file.read_text()]
+    names = [word for name in plain for word in (name, f"{name}.yaml")]
+    checked = {"anyOf": [_NULL, {"if": _NAMED, "else": layer}]}
+    layers = {"layers": {"additionalProperties": checked}}
+    change["if"] = {"properties": {"extends": {"enum": names}}, "required": ["extends"]}
+    change["then"] = {"properties": {"model": {"properties": layers}}}
+
+
 def _words(models: Models) -> Schema:
     """The tags of a union with their descriptions, which editors show."""
     meanings = [str(model.__doc__).partition("\n")[0] for model in models.values()]
@@ -208,15 +275,27 @@ def _unless(tag: str, then: Schema) -> Schema:
 
 def _change_by_tag(tag: str, models: Models, changes: Mapping[str, Schema]) -> Schema:
     """The union for files with `extends`: without a tag, any key of any member is valid."""
+    properties = _keys_of_any(tag, models, changes)
+    result = _by_tag(tag, models, _CHANGE)
+    if tag == "op":  # a change of a call has parameters of a block, with any names and values
+        calls = {key: value for key, value in _CALL["properties"].items() if key != "block"}
+        properties = _each(_or_anything, properties | calls)
+        result["allOf"].append(_unless(tag, {"properties": properties}))
+    else:
+        result["allOf"].append(_unless(tag, _object(properties)))
+    return result
+
+
+def _keys_of_any(tag: str, models: Models, changes: Mapping[str, Schema]) -> Schema:
     kinds: dict[str, list[Schema]] = {}
     for model in models.values():
         for key, value in changes[model.__name__ + _CHANGE]["properties"].items():
             kinds.setdefault(key, []).append(value)
-    properties = _each(_merged, {key: found for key, found in kinds.items() if key != tag})
-    untagged = {"type": "object", "properties": properties, "additionalProperties": False}
-    result = _by_tag(tag, models, _CHANGE)
-    result["allOf"].append(_unless(tag, untagged))
-    return result
+    return _each(_merged, {key: found for key, found in kinds.items() if key != tag})
+
+
+def _or_anything(value: Schema) -> Schema:
+    return {"anyOf": [value, {}]}
 
 
 def _merged(kinds: Sequence[Schema]) -> Schema:
@@ -243,6 +322,54 @@ def _add_blocks(full: dict[str, Schema], changes: dict[str, Schema]) -> None:
         defs[_LAYER_OR_CALL + ending] = _layer_or_call("Layer" + ending)
         defs["Block" + ending] = _block(ending)
         defs["ModelSpec" + ending]["properties"] |= {"params": _PARAMS, "blocks": _blocks(ending)}
+
+
+def _complete(full: dict[str, Schema], changes: dict[str, Schema], known: BlockNames) -> None:
+    """Adds names for completion; without effect on which files are valid."""
+    own = [name for params in known.blocks.values() for name in params]
+    if names := dict.fromkeys([*own, *known.params]):
+        full["Expression"]["anyOf"][0]["examples"] = [f"${name}" for name in names]
+    for defs in (full["ModelSpec"], changes["ModelSpec" + _CHANGE]) if known.params else ():
+        params = _PARAMS | {"properties": _each(_default, known.params)}
+        defs["properties"]["params"] = params
+    keys = changes["ModelSpec" + _CHANGE]["properties"]
+    if known.blocks:
+        call = full["Call"] = dict(_CALL)
+        call["allOf"] = [_arguments_of(known, name) for name in known.blocks]
+        block = _CALL["properties"]["block"] | {"examples": [*known.blocks]}
+        call["properties"] = _CALL["properties"] | {"block": block}
+        keys["blocks"]["properties"] = dict.fromkeys(known.blocks, _ref("Block" + _CHANGE))
+    layers = keys["layers"]["anyOf"][0]
+    layers |= _changes_of_calls(known, layers["additionalProperties"])
+
+
+def _changes_of_calls(known: BlockNames, layer: Schema) -> Schema:
+    """Changes of calls in a file with `extends`: of all repetitions, or of one."""
+    found: dict[str, Schema] = {}
+    for call, blocks in known.calls.items():
+        if params := [_arguments(known, name) for name in sorted(blocks & known.blocks.keys())]:
+            found[call] = {"allOf": [layer, {"if": _NAMED, "else": {"anyOf": params}}]}
+    each = {rf"^{call}\.[0-9]+$": change for call, change in found.items()}
+    return {"properties": found, "patternProperties": each} if found else {}
+
+
+def _arguments_of(known: BlockNames, block: str) -> Schema:
+    """Parameters of a call of a block."""
+    called = {"properties": {"block": {"const": block}}, "required": ["block"]}
+    return {"if": called, "then": _arguments(known, block)}
+
+
+def _arguments(known: BlockNames, block: str) -> Schema:
+    params = {
+        name: {"description": f"parameter of block '{block}'", **_default(value)}
+        for name, value in known.blocks[block].items()
+    }
+    ends = {key: {"properties": params} for key in ("first", "last")}
+    return {"properties": params | ends}
+
+
+def _default(value: Any) -> Schema:
+    return {} if value is None else {"default": value}
 
 
 def _or_expression(value: Schema) -> Schema:

@@ -53,6 +53,7 @@ LINES = (
     Line("data prepare cifar10", 1, "cifar10"),
     Line("schema", says='"$schema"'),
     Line("schema --output schema.json"),
+    Line("schema standard", says='"$schema"'),
     Line("show tiny.yaml wide.yaml --data-dir data", says="conv1"),
     Line("show python.yaml --run", says="7,850"),
     Line("show python.yaml --allow-python", says="7,850"),

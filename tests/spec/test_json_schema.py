@@ -24,7 +24,7 @@ from cnnbench.layers import OPERATIONS
 from cnnbench.spec.document import parse_document
 from cnnbench.spec.experiment import Experiment
 from cnnbench.spec.inheritance import read_with_parents
-from cnnbench.spec.json_schema import schema, schema_text
+from cnnbench.spec.json_schema import block_names, schema, schema_text
 from cnnbench.spec.loader import load_experiment
 from tests.support.golden import approved
 from tests.support.paths import ROOT
@@ -203,6 +203,98 @@ def test_a_file_that_extends_another_is_checked_all_the_same(text, message):
     assert re.search(message, issue(extending(text)))
 
 
+CALLS = """
+extends: mine.yaml
+name: idea
+model:
+  params: {n: 5}
+  blocks: {basic: {params: {kernel: large}, layers: {a: {scale: 0.5, unknown: [x]}}}}
+  layers:
+    stage: {repeat: 5, weights: shared, first: {stride: 2}, last: null}
+    stage2: {scale: 2.5, center: left, size: small, unknown: {times: [16, $n]}}
+    stage2.1: {filters: 64}
+    stage3: {block: other, unknown: true}
+    old: null
+"""
+
+
+def test_parameters_of_a_call_in_a_child_file_are_not_marked():
+    assert issue(read(CALLS)) == ""
+    assert Draft7Validator(SCHEMA).is_valid(read(CALLS))
+    wrong = CALLS.replace("stage3: {block: other", "stage3: {block: 3")
+    assert "3 is not of type 'string'" in issue(read(wrong))
+
+
+@pytest.mark.parametrize("path", GOOD, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_call_may_be_changed_in_a_child_file(path):
+    model = read_with_parents(path).data["model"]
+    for name, layer in model.get("layers", {}).items():
+        if "block" in layer:
+            changed = {key: value for key, value in layer.items() if key != "block"}
+            child = {"extends": "mine.yaml", "name": "a", "model": {"layers": {name: changed}}}
+            assert issue(child) == ""
+
+
+def offered(part: Any, value: Any, *at: str) -> set[str]:
+    """Keys that an editor completes at a place of a file."""
+    if "$ref" in part:
+        return offered(KNOWN["$defs"][part["$ref"].rpartition("/")[2]], value, *at)
+    found = set[str]()
+    if at:
+        name, *rest = at
+        inner = part.get("properties", {}).get(name)
+        patterns = part.get("patternProperties", {})
+        inner = inner or next((p for k, p in patterns.items() if re.search(k, name)), None)
+        inner = inner or part.get("additionalProperties")
+        found |= offered(inner, value[name], *rest) if inner else set()
+    else:
+        found |= set(part.get("properties", {}))
+    branches = [*part.get("allOf", []), *part.get("anyOf", [])]
+    if "if" in part:
+        condition = Draft202012Validator({**part["if"], "$defs": KNOWN["$defs"]})
+        branches.append(part.get("then" if condition.is_valid(value) else "else", {}))
+    return found.union(*(offered(branch, value, *at) for branch in branches))
+
+
+KNOWN = schema(block_names([ROOT / "experiments/zoo/resnet.yaml"]))
+OPERATION_KEYS = {"kernel", "rate"}  # completed where the kind of a layer is not known
+
+
+@pytest.mark.parametrize(
+    ("layers", "name", "last"),
+    [
+        ("{a: {block: basic}}", "a", None),
+        ("{a: {block: basic, first: {}}}", "a", "first"),
+        ("{stage1: {}}", "stage1", None),
+        ("{stage1.2: {}}", "stage1.2", None),
+        ("{stage1: {last: {}}}", "stage1", "last"),
+    ],
+)
+def test_parameters_of_known_blocks_are_completed(layers, name, last):
+    head = "extends: a.yaml\nname: b\n" if "stage1" in layers else "name: b\ntask: classify\n"
+    data = read(f"{head}model: {{layers: {layers}}}")
+    found = offered(KNOWN, data, "model", "layers", name, *[last] * bool(last))
+    assert {"filters", "stride"} <= found
+    if not last:
+        assert {"repeat", "first", "last", "weights", "inputs"} <= found
+    elif "block" in layers:
+        assert found == {"filters", "stride"}
+
+
+def test_names_of_known_blocks_are_completed_and_others_valid():
+    assert {"n", "width"} <= offered(KNOWN, {"model": {"params": {}}}, "model", "params")
+    child = {"extends": "a.yaml", "name": "b", "model": {"blocks": {}}}
+    assert {"basic", "conv_bn"} <= offered(KNOWN, child, "model", "blocks")
+    parts = KNOWN["$defs"]
+    assert parts["Call"]["properties"]["block"]["examples"] == ["conv_bn", "basic"]
+    assert {"$n", "$width", "$filters"} <= set(parts["Expression"]["anyOf"][0]["examples"])
+    validator = Draft202012Validator(KNOWN)
+    for name in ("standard", "zoo/resnet", "zoo/se_resnet"):
+        assert validator.is_valid(read((ROOT / f"experiments/{name}.yaml").read_text()))
+    assert validator.is_valid(read(CALLS))
+    Draft7Validator.check_schema(KNOWN)
+
+
 def test_a_file_without_extends_must_be_complete():
     found = [error.message for error in VALIDATOR.iter_errors(read("name: a"))]
     assert found == [f"'{key}' is a required property" for key in ("task", "dataset", "model")]
@@ -262,3 +354,15 @@ def test_the_command_prints_it_or_writes_it(tmp_path):
     done = CliRunner().invoke(app, ["schema", "-o", str(file)])
     assert (done.exit_code, done.stderr) == (0, f"wrote {file}\n")
     assert file.read_text() == schema_text()
+
+
+def test_the_command_and_new_files_complete_blocks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["schema", "zoo/resnet"])
+    assert json.loads(done.stdout) == KNOWN
+    assert CliRunner().invoke(app, ["new", "zoo/resnet", "idea.yaml"]).exit_code == 0
+    broken = "# yaml-language-server: $schema=cnnbench.schema.json\n{"
+    (tmp_path / "broken.yaml").write_text(broken)
+    assert json.loads((tmp_path / "cnnbench.schema.json").read_text()) == KNOWN
+    assert CliRunner().invoke(app, ["new", "standard", "other.yaml"]).exit_code == 0
+    assert json.loads((tmp_path / "cnnbench.schema.json").read_text()) == KNOWN

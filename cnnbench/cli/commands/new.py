@@ -1,5 +1,6 @@
 """``cnnbench new`` and ``cnnbench schema``: help with writing experiment files."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +9,8 @@ import typer
 from cnnbench.cli.completion import complete_experiments
 from cnnbench.cli.options import ResultsDir
 from cnnbench.cli.terminal import print_document, tell, write_file
-from cnnbench.errors import UsageError, cannot_write
-from cnnbench.spec.json_schema import FILE, schema_text
+from cnnbench.errors import SpecError, UsageError, cannot_write
+from cnnbench.spec.json_schema import FILE, block_names, schema_text
 from cnnbench.spec.scaffold import Scaffold, scaffold_experiment
 from cnnbench.spec.shipped import find_named
 from cnnbench.system import commands
@@ -37,8 +38,7 @@ def new(
     replaces = file.exists()
     if replaces and not force:
         raise UsageError(f"{file}: already exists; name another file, or add --force.")
-    named = find_named(parent)
-    scaffold = scaffold_experiment(file, named.path if named else Path(parent), name)
+    scaffold = scaffold_experiment(file, _file_of(parent), name)
     if not replaces and (results_dir / scaffold.name).exists():
         message = f"{results_dir / scaffold.name} has runs of another experiment with that name"
         raise UsageError(f"{message}; choose another name with --name.")
@@ -60,16 +60,36 @@ def _write(scaffold: Scaffold) -> None:
     """
     folder = scaffold.path.parent
     try:
-        write_atomic(folder / FILE, schema_text().encode())
         for place, source in scaffold.copies.items():
             place.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(place, source.read_bytes())
         write_atomic(scaffold.path, scaffold.text.encode())
+        write_atomic(folder / FILE, schema_text(block_names(_readers(folder))).encode())
     except OSError as error:
         raise cannot_write(scaffold.path, error, "name a file in another folder") from error
 
 
+def _readers(folder: Path) -> list[Path]:
+    """Files whose first line names the schema in their folder, and that can be read."""
+    found = []
+    for path in sorted(folder.glob("*.y*ml")):
+        with suppress(OSError, SpecError):
+            if FILE.encode() in path.read_bytes().partition(b"\n")[0]:
+                block_names([path])
+                found.append(path)
+    return found
+
+
 def schema(
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EXPERIMENT",
+            help="Experiments whose blocks and parameters are completed, too: names or files.",
+            autocompletion=complete_experiments,
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -78,7 +98,14 @@ def schema(
     ] = None,
 ) -> None:
     """Print the JSON Schema of experiment files, for editors."""
+    text = schema_text(block_names(map(_file_of, experiments or [])))
     if output is None:
-        print_document(schema_text(), "json")
+        print_document(text, "json")
     else:
-        write_file("--output", output, schema_text().encode())
+        write_file("--output", output, text.encode())
+
+
+def _file_of(word: str) -> Path:
+    """The file of an experiment given by name or path."""
+    named = find_named(word)
+    return named.path if named else Path(word)
