@@ -1,5 +1,6 @@
 """Comparisons as one HTML page: a single file that loads nothing and runs no script."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -40,7 +41,11 @@ from cnnbench.spec.metrics import heading, metric_text, words
 from cnnbench.system import commands
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from cnnbench.analysis.confusion import Kernels, Mistake
+
+_OPTION = re.compile(r"(?<!\S)--[a-z][\w-]*")
 
 
 class HtmlTable(NamedTuple):
@@ -59,6 +64,17 @@ class Plate(NamedTuple):
     height: int
     alt: str
     caption: str
+
+
+class MistakePlate(NamedTuple):
+    """A misclassified image: data URI, size in CSS pixels, alternative text, classes, details."""
+
+    uri: str
+    width: int
+    height: int
+    alt: str
+    classes: str
+    details: Sequence[str]
 
 
 class Drawing(NamedTuple):
@@ -102,7 +118,7 @@ class RunSection(NamedTuple):
     changes: Sequence[tuple[str, str]] | None
     kernels: Sequence[Plate]
     matrix: Matrix | None
-    mistakes: Sequence[Plate]
+    mistakes: Sequence[MistakePlate]
     reconstructions: Plate | None
     latent: Plate | None
     source: str
@@ -213,6 +229,7 @@ def _render(sections: Sequence[Section], title: str = "", author_notes: str = ""
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["options"] = _options
     headings = "; ".join(section.heading for section in sections)
     verdicts = " ".join(text for section in sections for _, text in section.verdicts)
     return environment.get_template("report.html.j2").render(
@@ -223,6 +240,13 @@ def _render(sections: Sequence[Section], title: str = "", author_notes: str = ""
         sections=sections,
         version=__version__,
     )
+
+
+def _options(text: str) -> "Markup":
+    """The text as HTML whose command-line options are not broken over two lines."""
+    from markupsafe import Markup, escape
+
+    return Markup(_OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text))))
 
 
 def _section(comparison: Comparison, number: int) -> Section:
@@ -311,10 +335,10 @@ def _chart(chart: Chart, shown: Shown, anchor: str) -> Drawing:
     match chart:
         case Chart.DIFFERENCES:
             table, note = differences_grid(shown.comparison), _reading(shown.comparison)
-            return Drawing(svg, chart.value, table, note)
+            return Drawing(svg, shown.title(chart), table, note)
         case Chart.EPOCHS:
-            return Drawing(svg, chart.value, note=bands_text(shown.curves))
-    return Drawing(svg, chart.value)
+            return Drawing(svg, shown.title(chart), note=bands_text(shown.curves))
+    return Drawing(svg, shown.title(chart))
 
 
 def _reading(comparison: Comparison) -> str:
@@ -510,8 +534,8 @@ def kernels_plate(shown: RunArtifacts, kernels: "Kernels") -> Plate:
     """Kernels of one layer."""
     picture, largest = kernel_sheet(kernels.images)
     count, height, width, channels = kernels.images.shape
-    some = f"first {count} of {kernels.total}" if count < kernels.total else f"all {count}"
-    caption = f"{clean(shown.label)}, {kernels.layer}: {some} {height}x{width} kernels"
+    some = f"first {count} of {kernels.total}" if count < kernels.total else str(count)
+    caption = f"{clean(shown.label)}, {kernels.layer}: {some} kernels ({height}x{width})"
     caption += f", seed {shown.seed}"
     low, high = float(kernels.images.min()), float(kernels.images.max())
     weights = f"weights from {low:.2g} to {high:.2g}"
@@ -520,16 +544,20 @@ def kernels_plate(shown: RunArtifacts, kernels: "Kernels") -> Plate:
     return Plate(picture.uri, picture.width, picture.height, alt, caption)
 
 
-def mistake_plate(mistake: "Mistake") -> Plate:
+def mistake_plate(mistake: "Mistake") -> MistakePlate:
     """A misclassified image."""
     picture = photograph(mistake.image)
-    caption = f"{mistake.label} predicted as {mistake.answer}"
-    alt = f"Test image {mistake.number} of class {mistake.label}"
+    alt = (
+        f"Test image {mistake.number} of class {mistake.label}, predicted as class {mistake.answer}"
+    )
     scale = max(1, 56 // picture.width)
-    votes = f"{mistake.wrong}/{mistake.seeds} seeds, " if mistake.seeds > 1 else ""
-    detail = f"{votes}{100 * mistake.probability:.1f}%, loss {mistake.loss:.2f}"
     size = scale * picture.width, scale * picture.height
-    return Plate(picture.uri, *size, alt, f"{caption} ({detail})")
+    details = [f"p = {100 * mistake.probability:.1f}%", f"loss {mistake.loss:.2f}"]
+    if mistake.seeds > 1:
+        details.append(f"{mistake.wrong}/{mistake.seeds} seeds")
+    return MistakePlate(
+        picture.uri, *size, alt, f"{mistake.label} \N{RIGHTWARDS ARROW} {mistake.answer}", details
+    )
 
 
 def reconstructions_plate(shown: RunArtifacts, content: bytes) -> Plate:

@@ -11,11 +11,23 @@ from cnnbench.comparisons.statistics import Interval
 from cnnbench.comparisons.verdict import Finding
 from cnnbench.comparisons.verdict_text import size
 from cnnbench.report.columns import CellValue, Column, R, cost_columns, epoch_columns
+from cnnbench.spec.metrics import heading
 
 MOST = 4  # networks that fit side by side on a screen
 SAME = "same"
 _SETTLED = {Finding.BETTER, Finding.WORSE}
 _IN_WORDS = {"type", "epoch", "seeds"}  # what the heading of the comparison says
+
+# The row's name where there is room for more than the column's header.
+_NAMES = {
+    "time": "Time per epoch",
+    "params": "Parameters",
+    "forward": "Forward FLOPs per image",
+    "backward": "Backward FLOPs per image",
+    "memory": "Memory of a training step",
+    "p50": "Latency p50",
+    "images/s": "Images/s in training",
+}
 
 
 class SideCell(NamedTuple):
@@ -59,7 +71,9 @@ def _quantities(
 ) -> Iterator[SideRow]:
     for column in columns:
         if column.name not in _IN_WORDS and any(column.cell(row) for row in rows):
-            yield SideRow(column.header, list(_cells(comparison, column, rows)))
+            names = {**_NAMES, "test": heading(f"{TEST}{comparison.metric}")}
+            name = names.get(column.name, column.header)
+            yield SideRow(name, list(_cells(comparison, column, rows)))
 
 
 def _cells(comparison: Comparison, column: Column[R], rows: Sequence[R]) -> Iterator[SideCell]:

@@ -221,6 +221,12 @@ def test_warnings_are_one_line() -> None:
     assert "under load" not in text.replace(warnings, "")
 
 
+def test_options_are_not_broken_over_two_lines() -> None:
+    text = report(*(make_run(name, name, run_id=name) for name in ("a", "<b>")))
+    assert 'run both with <span class="option">--seeds</span> 6' in text
+    assert "to compare &lt;b&gt; with a" in text
+
+
 def test_more_networks_than_fit_side_by_side_are_rows() -> None:
     runs = [make_run(f"n{i}", f"N{i}", seeds=(0, 1), run_id=f"r{i}") for i in range(MOST + 1)]
     page = Page(report(*runs))
@@ -275,7 +281,7 @@ def page(trained: Path) -> Page:
 
 def test_a_report_shows_what_is_in_the_run_folders(page: Page, trained: Path) -> None:
     images = page.all("img")
-    kernels = [image["alt"] for image in images if "5x5 kernels" in image["alt"]]
+    kernels = [image["alt"] for image in images if "kernels (5x5)" in image["alt"]]
     names = ["First, conv", "<i>Second, conv", "Back, conv"]
     assert [alt.split(":")[0] for alt in kernels] == names
     digits = [image for image in images if image["alt"].startswith("Test image ")]
@@ -299,6 +305,10 @@ def test_the_matrix_adds_up_the_answers_of_every_seed(page: Page, trained: Path)
     total = f"{sum(wrong)} of 200 predictions are wrong ({sum(wrong) / 2:.2f}%, 2 seeds x 100 test"
     assert total in page.text
     assert "Highest losses of First, 2 seeds" in page.text
+    assert "p: probability of the prediction; n/m seeds misclassify the image." in page.text
+    assert re.search(
+        r"\b\d \N{RIGHTWARDS ARROW} \d p = [\d.]+% loss [\d.]+ [12]/2 seeds", page.text
+    )
     summary = read_run(folder).summary
     assert summary is not None
     found = [seed.test["accuracy"] for seed in summary.seeds]
@@ -328,7 +338,7 @@ def test_the_one_seed_that_is_left_is_named(trained: Path, tmp_path: Path) -> No
     page = Page(report_page([compare([run])], [run], [shown]))
     assert "Highest losses of First, seed 1" in page.text
     assert shown.remarks[0] == "Weights are from seed 1 because seed 0 diverged."
-    assert "First, conv: all 4 5x5 kernels, seed 1" in page.text
+    assert "First, conv: 4 kernels (5x5), seed 1" in page.text
     (kernels,) = shown.kernels
     np.testing.assert_array_equal(
         kernels.images, read_weights(copy, 1)["conv.kernel"].transpose(3, 0, 1, 2)
@@ -398,7 +408,7 @@ def test_other_data_are_a_remark(trained: Path, tmp_path: Path) -> None:
     text = Page(file.read_text()).text
     assert "Confusion matrix and errors unavailable: " in text
     assert "is not what the run was trained on" in text
-    assert "5x5 kernels" in text
+    assert "kernels (5x5)" in text
 
 
 @pytest.fixture(scope="module")
@@ -462,6 +472,9 @@ def test_the_page_of_two_networks_is_short(browser: Any, trained: Path, tmp_path
     tab = browser.new_page(viewport={"width": 1280, "height": 900})
     tab.goto(file.as_uri())
     assert tab.evaluate("document.documentElement.scrollHeight") < 3000
+    # "+1.00 points" is wider than "1.50x", and the values are aligned nevertheless.
+    widths = "[...document.querySelectorAll('.change')].map(e => e.getBoundingClientRect().width)"
+    assert len(set(tab.evaluate(widths))) == 1
     tab.close()
 
 

@@ -31,8 +31,8 @@ def test_every_quantity_has_its_difference() -> None:
     found = lines(compare([make_run(seeds=SEEDS), modified(slower=1.5)]))
     value = found["Accuracy"]
     assert value == [SideCell("97.12 ± 0.09%"), SideCell("98.12 ± 0.09%", "+1.00 points", "better")]
-    assert found["Test"][1] == SideCell("99.25%", "+1.00 points", "")
-    assert found["Time"][1] == SideCell("10.28 s", "1.50x", "worse")
+    assert found["Test accuracy"][1] == SideCell("99.25%", "+1.00 points", "")
+    assert found["Time per epoch"][1] == SideCell("10.28 s", "1.50x", "worse")
     changed = [cells[1] for cells in found.values() if cells[0].text == "160,362"]
     assert changed == [SideCell("166,474", "1.04x", "")]
     assert [cells[1] for cells in found.values() if cells[0].text == "4.52 M"] == [
@@ -66,7 +66,7 @@ def test_what_is_unknown_has_no_difference() -> None:
     assert older.summary is not None
     older = dataclasses.replace(older, summary=dataclasses.replace(older.summary, cost=None))
     found = lines(compare([make_run(seeds=SEEDS), older]))
-    assert (found["Accuracy"][1].change, found["Memory"][1].change) == ("", "")
+    assert (found["Accuracy"][1].change, found["Memory of a training step"][1].change) == ("", "")
 
 
 def test_without_validation_the_verdict_is_by_the_test_images() -> None:

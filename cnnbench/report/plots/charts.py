@@ -22,7 +22,7 @@ from cnnbench.report.plots import rendered
 from cnnbench.report.plots.spread import spread
 from cnnbench.report.plots.text import distinct, wrapped
 from cnnbench.runs.records import Direction, RunResult
-from cnnbench.spec.metrics import is_fraction, words
+from cnnbench.spec.metrics import heading, is_fraction, words
 
 # Color-blind people can tell all eight apart, on white and (in report.css) on black: at least 20 in
 # CIELAB for normal color vision, protanopia and deuteranopia, and a contrast of 3:1.
@@ -43,12 +43,12 @@ _HEADING_LINE, _NOTE_LINE = 0.26, 0.19  # inches
 
 
 class Chart(StrEnum):
-    """A chart, with its title."""
+    """A chart, with its title, in which ``{}`` is the metric."""
 
     EPOCHS = "Learning curves by epoch"
     TIME = "Learning curves by training time"
-    EPOCH_COST = "Cost: time per epoch"
-    PARAMETERS = "Cost: parameters"
+    EPOCH_COST = "{} vs. time per epoch"
+    PARAMETERS = "{} vs. parameters"
     DIFFERENCES = "Differences per seed"
 
 
@@ -75,6 +75,14 @@ class Shown:
             Chart.DIFFERENCES: any(verdict.interval for verdict in self.comparison.verdicts),
         }
         return tuple(chart for chart, is_there in has.items() if is_there)
+
+    def title(self, chart: Chart) -> str:
+        """Title of a chart.
+
+        Args:
+          chart: one of those that have data.
+        """
+        return chart.value.format(heading(self.comparison.shown_metric))
 
 
 class _Style(NamedTuple):
@@ -124,7 +132,9 @@ def picture(
                 draw_chart(axes, chart, shown)
                 if title:
                     at = {"xycoords": "axes fraction", "textcoords": "offset points"}
-                    axes.annotate(chart.value, (0, 1), (-38, 26), size=10.5, weight="bold", **at)
+                    axes.annotate(
+                        shown.title(chart), (0, 1), (-38, 26), size=10.5, weight="bold", **at
+                    )
         x = _MARGIN / figure.get_figwidth()
         bold: Any = {"size": _HEADING, "weight": "bold", "va": "top"}
         figure.text(x, 1 - 0.15 / tall, "\n".join(titles), **bold)
@@ -275,6 +285,8 @@ def _cost_axis(axes: Any, costs: Sequence[float], *, by_time: bool) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if right < 30 * left else (1,)))
         axes.xaxis.set_minor_locator(NullLocator())
     else:
+        # From zero, so that distances are in proportion to costs.
+        axes.set_xlim(0, 1.12 * axes.dataLim.x1 or 1)
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=_STEPS))
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_major_formatter(plain if by_time else EngFormatter(sep=""))
@@ -325,7 +337,18 @@ def _value_axis(axes: Any, metric: str, direction: Direction) -> None:
     _above(axes, f"{words(metric)} ({better} is better)")
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
     plain = ScalarFormatter(useOffset=False)
-    axes.yaxis.set_major_formatter(PercentFormatter(1) if percent else plain)
+    percents = PercentFormatter(1, decimals=_percent_decimals(axes.get_yticks()))
+    axes.yaxis.set_major_formatter(percents if percent else plain)
+
+
+def _percent_decimals(ticks: Sequence[float]) -> int:
+    """Decimals that tell percentages at equal distances apart.
+
+    >>> _percent_decimals([0.4, 0.5]), _percent_decimals([0.99, 0.995])
+    (0, 1)
+    """
+    step = 100 * (ticks[1] - ticks[0])
+    return max(0, -math.floor(math.log10(step) + 1e-9))
 
 
 def _above(axes: Any, text: str) -> None:

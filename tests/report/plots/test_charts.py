@@ -124,7 +124,10 @@ def test_costs_are_the_numbers_of_the_table() -> None:
 
 def test_costs_of_different_magnitude_have_a_logarithmic_axis() -> None:
     standard, modified = two(seeds=(0, 5))
-    assert axes_of(Chart.EPOCH_COST, shown(standard, modified)).get_xscale() == "linear"
+    linear = axes_of(Chart.EPOCH_COST, shown(standard, modified))
+    assert linear.get_xscale() == "linear"
+    assert linear.get_xlim()[0] == 0
+    assert linear.get_xlim()[1] > max(mark.get_xdata()[0] for mark in linear.lines[:-2])
     slow = changed(modified, train_s=100.0)
     assert axes_of(Chart.EPOCH_COST, shown(standard, slow)).get_xscale() == "log"
 
@@ -241,7 +244,8 @@ def test_a_picture_is_the_same_each_time_and_names_every_run() -> None:
     root = ElementTree.fromstring(content)
     texts = ["".join(element.itertext()) for element in root.iter(TEXT)]
     assert texts.count("Modified CNN") == texts.count("Standard CNN") + 1 == 5
-    assert {chart.value for chart in Chart} <= set(texts)
+    assert {shown(*runs).title(chart) for chart in Chart} <= set(texts)
+    assert {"Accuracy vs. time per epoch", "Accuracy vs. parameters"} <= set(texts)
     assert any(text.startswith("Verdict: Modified CNN is more accurate than") for text in texts)
 
 
