@@ -48,8 +48,12 @@ def write_modules(page: Path, workplace: Path) -> None:
 
 
 def write_block(block: str, workplace: Path) -> Path:
-    """Writes an experiment where a page means it to be: the folder of the file it extends."""
-    folder = workplace if "extends: experiments/" in block else workplace / "experiments"
+    """Writes an experiment where a page means it to be: the folder of the file it extends.
+
+    One that extends a shipped experiment by its name, or one in a folder, is in the current folder.
+    """
+    is_here = re.search(r"extends: (experiments/|\w+$)", block, re.MULTILINE)
+    folder = workplace if is_here else workplace / "experiments"
     path = folder / f"{yaml.safe_load(block)['name']}.yaml"
     path.write_text(block)
     return path
