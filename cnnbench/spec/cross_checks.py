@@ -1,8 +1,9 @@
 """Checks across sections of an experiment file."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cnnbench.errors import DataError, Issue, did_you_mean, or_list, quoted
 from cnnbench.graph.build import use_one_of
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.layers.fields import VALUE
+from cnnbench.spec.document import KeyPath
 from cnnbench.spec.experiment import (
     LAYER_PATTERN,
     LOSSES,
@@ -23,7 +25,7 @@ from cnnbench.spec.experiment import (
     TrainSpec,
 )
 from cnnbench.spec.metrics import METRICS, names_of
-from cnnbench.spec.optimizers import Muon, OneCycle
+from cnnbench.spec.optimizers import Muon, OneCycle, ParameterGroup
 
 RESERVED_NAMES = (INPUT, "layers", "output", "code_layer", "python", "args", "params", "blocks")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # would break a table or a terminal
@@ -155,13 +157,66 @@ def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:
 
 def _optimizer_issues(parts: Parts) -> Iterator[Issue]:
     """Settings that need the layers of the network, which a Python model does not name."""
-    optimizer = parts.train.optimizer if parts.train else None
-    python = parts.model and parts.model.python and not parts.has_layers
-    if python and isinstance(optimizer, Muon) and optimizer.last_layer == "adamw":
+    if parts.train is None or parts.model is None or parts.has_layers or not parts.model.python:
+        return
+    optimizer = parts.train.optimizer
+    if parts.train.groups:
+        message = "a Python model has no named layers"
+        yield Issue(("train", "groups"), message, "remove it", of_key=True)
+    if isinstance(optimizer, Muon) and optimizer.last_layer == "adamw":
         message = "the last layer of a Python model is not known, so that adamw cannot train it"
         yield Issue(
             ("train", "optimizer", "last_layer"), message, "set train.optimizer.last_layer to muon"
         )
+
+
+def group_issues(groups: Sequence[ParameterGroup], trained: Mapping[str, bool]) -> Iterator[Issue]:
+    """Groups without effect, and patterns that match no trained layer.
+
+    Args:
+      groups: the parameter groups.
+      trained: True for each layer that has trained parameters, by name.
+    """
+    taken: set[str] = set()
+    for number, group in enumerate(groups):
+        at = ("train", "groups", number)
+        if group.learning_rate is None and group.weight_decay is None:
+            yield Issue(at, "the group has no effect", "add learning_rate or weight_decay")
+        matching = [name for name in trained if group.matches(name)]
+        own = [name for name in matching if trained[name]]
+        yield from _pattern_issues(group, at, trained)
+        if own and taken.issuperset(own):
+            message = (
+                "all layers of this group belong to earlier groups, the first of which applies"
+            )
+            yield Issue((*at, "layers"), message, "remove the group, or move it up")
+        taken.update(own)
+
+
+def _pattern_issues(
+    group: ParameterGroup, at: KeyPath, trained: Mapping[str, bool]
+) -> Iterator[Issue]:
+    for number, pattern in enumerate(group.layers):
+        place = (*at, "layers", number) if len(group.layers) > 1 else (*at, "layers")
+        found = [name for name in trained if fnmatchcase(name, pattern)]
+        if not found:
+            hint = did_you_mean(pattern, [*trained, *_stages(trained)])
+            yield Issue(place, f"no layer matches {quoted(pattern)}{hint}", use_one_of(trained))
+        elif not any(trained[name] for name in found):
+            message = f"no layer that matches {quoted(pattern)} has trained parameters"
+            names = [name for name in trained if trained[name]]
+            yield Issue(place, message, use_one_of(names))
+
+
+def _stages(names: Iterable[str]) -> list[str]:
+    """Patterns for all layers of a call of a block, from the layers' paths.
+
+    >>> _stages(["stem", "stage1.0.conv", "stage1.1.conv"])
+    ['stage1.*', 'stage1.0.*', 'stage1.1.*']
+    """
+    paths = [name.split(".") for name in names]
+    parts = (".".join([*path[:end], "*"]) for path in paths for end in range(1, len(path)))
+    return list(dict.fromkeys(parts))
 
 
 def _metric_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:

@@ -142,6 +142,8 @@ def _changed(old: Any, new: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]
 
 
 def _without_nulls(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
     if not isinstance(value, Mapping):
         return value
     return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
@@ -158,7 +160,7 @@ def _text(value: Any) -> str:
             return "absent"
         case str():
             return value
-        case Mapping():
+        case Mapping() | [Mapping(), *_]:
             return inline_text(_without_nulls(value))
         case _:
             return json.dumps(value)

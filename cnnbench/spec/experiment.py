@@ -30,7 +30,13 @@ from cnnbench.layers.fields import (
     field_error,
 )
 from cnnbench.spec.metrics import MetricName
-from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, Optimizer, Schedule
+from cnnbench.spec.optimizers import (
+    DEFAULT_OPTIMIZER,
+    DEFAULT_SCHEDULE,
+    Optimizer,
+    ParameterGroup,
+    Schedule,
+)
 
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 LAYER_PATTERN = rf"{NAME_PATTERN}(\.[A-Za-z0-9][A-Za-z0-9_-]*)*"  # layers in blocks have paths
@@ -288,6 +294,12 @@ class TrainSpec(Model):
     batch_size: Count = Field(500, description="images per training step")
     optimizer: Optimizer = Field(DEFAULT_OPTIMIZER, description="optimizer and its options")
     schedule: Schedule = Field(DEFAULT_SCHEDULE, description="learning-rate schedule")
+    groups: Annotated[tuple[ParameterGroup, ...] | None, ADDED] = Field(
+        None,
+        description="layers with their own learning rate or weight decay; the first group that"
+        " matches a layer applies",
+        strict=False,
+    )
     precision: Precision = Field(
         "float32",
         description="dtype of the forward and backward pass; parameters and losses stay in float32",

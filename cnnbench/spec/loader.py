@@ -24,7 +24,13 @@ from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import OWNERS_KEYS
 from cnnbench.layers.fields import VALUE, Model
 from cnnbench.spec.blocks import Expansion, expand
-from cnnbench.spec.cross_checks import Parts, dataset_issue, issues_between, last_batch
+from cnnbench.spec.cross_checks import (
+    Parts,
+    dataset_issue,
+    group_issues,
+    issues_between,
+    last_batch,
+)
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import (
     AUTO,
@@ -161,6 +167,7 @@ def _expanded_findings(document: Document, data_dir: Path | None) -> Findings:
     if plan:
         misfits += [*_single_value_issues(plan, parts, info), *_probability_issues(plan, parts)]
         misfits += [*_frozen_issues(plan), *_softmax_issues(plan, parts)]
+        misfits += _group_issues(plan, parts)
     guessed = _guessed(document)
     unique = dict.fromkeys([*issues, *misfits])
     return experiment, plan, info, [f for f in unique if f.of_key or f.at not in guessed]
@@ -320,6 +327,12 @@ def _frozen_issues(plan: Plan) -> Iterator[Issue]:
     if plan.num_params and plan.num_frozen == plan.num_params:
         remedy = "remove trainable: false from a layer"
         yield Issue(("model", "layers"), "all layers with parameters are frozen", remedy)
+
+
+def _group_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
+    trained = {node.name: node.op.is_trained and node.num_params > 0 for node in plan.nodes}
+    if parts.train and parts.train.groups:
+        yield from group_issues(parts.train.groups, trained)
 
 
 def _softmax_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:

@@ -5,19 +5,23 @@ name, with its defaults unless the description says otherwise. Those of Muon are
 the arguments of `torch.optim.Muon`, with the defaults of its author.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from cnnbench.layers.fields import (
     ADDED,
+    VALUE,
     Count,
     Fraction,
     Milestones,
     Model,
     NonNegative,
     Positive,
+    field_error,
     members,
 )
 
@@ -328,6 +332,118 @@ def depends_on_total(schedule: Schedule) -> bool:
     (True, False)
     """
     return isinstance(schedule, Cosine | Linear | Polynomial | OneCycle)
+
+
+class Multiple(Model):
+    """A multiple of the optimizer's value."""
+
+    times: Positive
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    words = value if isinstance(value, (list, tuple)) else [value]
+    if words and all(isinstance(word, str) and word for word in words):
+        return tuple(words)
+    remedy = "use a name, a pattern such as 'stage1.*', or a list of them"
+    raise field_error(f"{VALUE} is not a layer pattern", remedy, value)
+
+
+def _group_rate(value: object) -> object:
+    if value is None or isinstance(value, Multiple):
+        return value
+    short = value.keys() == {"times"} if isinstance(value, Mapping) else False
+    number = value["times"] if isinstance(value, Mapping) and short else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        remedy = "use a number, or {times: 0.1} for a multiple of the optimizer's"
+        raise field_error(f"{VALUE} is not a learning rate", remedy, value)
+    if number == 0:
+        message = "a learning rate of 0 does not train these layers"
+        raise field_error(message, "set trainable: false in each of them instead", value)
+    if not math.isfinite(number):
+        raise field_error(f"{number} is not a finite number", "use a finite number", value)
+    if number < 0:
+        raise field_error(f"{number:g} is too small", "use a value greater than 0", value)
+    return Multiple(times=float(number)) if short else float(number)
+
+
+Patterns = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_patterns),
+    PlainSerializer(list),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "minLength": 1},
+                {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
+            ]
+        }
+    ),
+]
+_POSITIVE_SCHEMA = {"type": "number", "exclusiveMinimum": 0}
+GroupRate = Annotated[
+    float | Multiple | None,
+    BeforeValidator(_group_rate),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _POSITIVE_SCHEMA,
+                {
+                    "type": "object",
+                    "properties": {"times": _POSITIVE_SCHEMA},
+                    "required": ["times"],
+                    "additionalProperties": False,
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+class ParameterGroup(Model):
+    """Layers with their own learning rate or weight decay."""
+
+    layers: Patterns = Field(
+        description="names of layers, or patterns such as 'stage1.*', in which * matches any text;"
+        " one or a list"
+    )
+    learning_rate: GroupRate = Field(
+        None,
+        description="initial learning rate, or {times: 0.1} for a multiple of the optimizer's; the"
+        " schedule applies to it",
+    )
+    weight_decay: NonNegative | None = Field(
+        None, description="weight decay, of the optimizer's kind; default: the optimizer's"
+    )
+
+    def matches(self, layer: str) -> bool:
+        """Returns True if a layer's name matches one of the patterns."""
+        return any(fnmatchcase(layer, pattern) for pattern in self.layers)
+
+    def of_group(self, optimizer: Optimizer) -> Optimizer:
+        """The optimizer of the group; every learning rate of Muon is multiplied alike.
+
+        >>> group = ParameterGroup(layers=("head",), learning_rate=0.1)
+        >>> group.of_group(Sgd(name="sgd", learning_rate=0.2)).learning_rate
+        0.1
+        """
+        own: dict[str, float] = {}
+        if self.weight_decay is not None:
+            own["weight_decay"] = self.weight_decay
+        match self.learning_rate:
+            case Multiple(times=times):
+                own["learning_rate"] = optimizer.learning_rate * times
+            case float(rate):
+                own["learning_rate"] = rate
+        if isinstance(optimizer, Muon) and "learning_rate" in own:
+            times = own["learning_rate"] / optimizer.learning_rate
+            own["adam_learning_rate"] = optimizer.adam_learning_rate * times
+        return optimizer.model_copy(update=own)
+
+
+def first_group(groups: Sequence[ParameterGroup], layer: str) -> int | None:
+    """Index of the first group that a layer matches; None for the optimizer's own settings."""
+    return next((i for i, group in enumerate(groups) if group.matches(layer)), None)
 
 
 OPTIMIZERS: dict[str, type[Model]] = members(Optimizer, "name")

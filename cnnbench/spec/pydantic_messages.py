@@ -17,7 +17,13 @@ from cnnbench.layers.parameters import INIT_KEYS, INITIALIZERS, init_choices
 from cnnbench.spec import vocabulary
 from cnnbench.spec.document import Document, KeyPath, dotted
 from cnnbench.spec.experiment import AUGMENTATIONS, Augment, Clip, Ema, Experiment, Splits
-from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE, OPTIMIZERS, SCHEDULES
+from cnnbench.spec.optimizers import (
+    DEFAULT_OPTIMIZER,
+    DEFAULT_SCHEDULE,
+    OPTIMIZERS,
+    SCHEDULES,
+    ParameterGroup,
+)
 from cnnbench.spec.yaml_parser import MAX_DIGITS, is_number
 
 _SECTIONS: Mapping[str, type[BaseModel]] = {
@@ -159,6 +165,8 @@ def _model_at(loc: KeyPath) -> type[BaseModel]:
             return SCHEDULES[name]
         case (str(section), str(inner), _) if (section, inner) in _WITHIN:
             return _WITHIN[section, inner]
+        case ("train", "groups", *_):
+            return ParameterGroup
         case (*section, _) if tuple(section) in _DEEPER:
             return _DEEPER[tuple(section)]
         case (str(section), _):

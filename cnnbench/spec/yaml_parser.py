@@ -29,6 +29,11 @@ _SYNTAX = (
     ("cannot start any token", "a value cannot start with this character", "quote it"),
     ("another document", "a second document starts here", "write one document per file"),
     ("undefined alias", "this alias has no anchor", "define the anchor first, or quote the '*'"),
+    (
+        "expected alphabetic or numeric",
+        "'*' and '&' have a meaning at the start of a value",
+        "put the value in quotes",
+    ),
     ("second occurrence", "this anchor is defined twice", "rename one of the two"),
     ("mapping values are not", "unexpected ':'", "quote the text, or fix the indentation"),
     ("unexpected end of stream", "unclosed quote", "close it"),

@@ -33,6 +33,7 @@ from cnnbench.spec.optimizers import (
     Schedule,
     Step,
     depends_on_total,
+    first_group,
 )
 from cnnbench.training.optim.muon import scale_by_muon
 
@@ -204,7 +205,7 @@ def build_optimizer(
     def scheduled(base: float) -> Any:
         return learning_rate(spec.schedule, base, spec.epochs, steps)
 
-    parts = [_rule(spec.optimizer, scheduled, plan)]
+    parts = [_grouped(spec, scheduled, plan)]
     if spec.clip and spec.clip.norm:
         parts.insert(0, optax.clip_by_global_norm(spec.clip.norm))
     if spec.clip and spec.clip.value:
@@ -231,6 +232,27 @@ def _averaging(decay: float) -> optax.GradientTransformation:
         return updates, _Averages(state.number + 1, average)
 
     return optax.GradientTransformation(init, update)
+
+
+def _grouped(
+    spec: TrainSpec, scheduled: Callable[[float], Any], plan: Plan | None
+) -> optax.GradientTransformation:
+    """The update rules of all parameter groups."""
+    rest = _rule(spec.optimizer, scheduled, plan)
+    if not spec.groups:
+        return rest
+    groups = spec.groups
+
+    def group_of(path: tuple[Any, ...], _: Any) -> str:
+        first, *others = _keys(path)
+        return str(first_group(groups, others[0] if first in _ROOTS else first))
+
+    own = {
+        str(i): _rule(group.of_group(spec.optimizer), scheduled, plan)
+        for i, group in enumerate(groups)
+    }
+    label = partial(jax.tree_util.tree_map_with_path, group_of)
+    return optax.partition({**own, str(None): rest}, label)
 
 
 def _rule(

@@ -22,7 +22,7 @@ from cnnbench.spec.experiment import (
     TrainSpec,
 )
 from cnnbench.spec.metrics import METRICS
-from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
+from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES, ParameterGroup
 from generators.markdown import code, rows, summary
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -32,6 +32,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "augment": Augment,
     "clip": Clip,
     "ema": Ema,
+    "group": ParameterGroup,
     "model": ModelSpec,
     "train": TrainSpec,
     "checkpoint": CheckpointSpec,

@@ -85,6 +85,16 @@ def test_removed_layers() -> None:
         (["train.schedule={name: step, every: 5}"], ["train.schedule.every: absent -> 5"]),
         (["train.clip.norm=1"], ["train.clip: null -> {norm: 1.0}"]),
         (
+            [
+                'train.groups=[{layers: "c*", learning_rate: {times: 2}},'
+                " {layers: dense1, weight_decay: 0}]"
+            ],
+            [
+                "train.groups: null -> [{layers: [c*], learning_rate: {times: 2.0}},"
+                " {layers: [dense1], weight_decay: 0.0}]"
+            ],
+        ),
+        (
             ["dataset.augment.mixup={}", "dataset.augment.random_flip=horizontal"],
             ["dataset.augment: null -> {random_flip: horizontal, mixup: {alpha: 0.2}}"],
         ),

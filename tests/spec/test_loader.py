@@ -318,7 +318,7 @@ class TestOverrides:
             "command line: dataset.splits.tset: unknown key 'tset' (did you mean 'test'?);"
             " use train, validation or test.\n"
             "command line: train.scheduel: unknown key 'scheduel' (did you mean"
-            " 'schedule'?); use epochs, batch_size, optimizer, schedule, precision, loss, "
+            " 'schedule'?); use epochs, batch_size, optimizer, schedule, groups, precision, loss, "
             "metrics, clip, label_smoothing, ema or drop_last."
         )
 
@@ -370,7 +370,8 @@ class TestOverrides:
             (
                 "train.epoch=1",
                 "train.epoch: unknown key 'epoch' (did you mean 'epochs'?); "
-                "use epochs, batch_size, optimizer, schedule, precision, loss, metrics, clip,"
+                "use epochs, batch_size, optimizer, schedule, groups, precision, loss, metrics,"
+                " clip,"
                 " label_smoothing, ema or drop_last.",
             ),
             (

@@ -34,6 +34,10 @@ STATEFUL: Layers = {
     "dense": {"op": "dense", "units": CLASSES},
 }
 SEEDS = (5, 0, 3, 9)
+GROUPS = [
+    {"layers": "n*", "learning_rate": {"times": 3}},
+    {"layers": "conv", "learning_rate": 0.005, "weight_decay": 0},
+]
 AUGMENT = {"random_translation": {"pixels": 1}, "random_flip": "horizontal", "mixup": {}}
 
 

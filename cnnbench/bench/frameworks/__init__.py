@@ -121,6 +121,7 @@ def _check_recipe(experiment: Experiment) -> None:
         "dataset.augment": (experiment.dataset.augment, "augmentation"),
         "train.clip": (train.clip, "gradient clipping"),
         "train.label_smoothing": (train.label_smoothing, "label smoothing"),
+        "train.groups": (train.groups, "parameter groups"),
         "train.ema": (train.ema, "averages of parameters"),
     }
     for place, (value, name) in lacking.items():

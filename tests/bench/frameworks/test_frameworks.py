@@ -939,6 +939,13 @@ def test_a_warmup_is_refused() -> None:
     )
 
 
+def test_parameter_groups_are_refused() -> None:
+    groups = [{"layers": "a", "weight_decay": 0}]
+    assert refusal("flax", experiment_of("classify", SMALL, groups=groups)) == (
+        "train.groups: bench does not support parameter groups; remove it."
+    )
+
+
 def test_averages_are_refused() -> None:
     assert refusal("flax", experiment_of("classify", SMALL, ema={"decay": 0.9})) == (
         "train.ema: bench does not support averages of parameters; remove it."
