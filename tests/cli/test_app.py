@@ -594,6 +594,21 @@ def test_commands_that_train_nothing_start_at_once(words, limit_s):
     assert can_take("from cnnbench.cli.app import main; main()", limit_s, *words)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["densenet121.yaml"],
+        ["resnet.yaml", "model.params.n=18"],
+        pytest.param(["efficientnet_b0.yaml"], marks=pytest.mark.slow),
+        pytest.param(["vit_b_16.yaml"], marks=pytest.mark.slow),
+    ],
+)
+def test_the_largest_networks_are_shown_at_once(words):
+    path, *overrides = words
+    code = "from cnnbench.cli.app import main; main()"
+    assert can_take(code, 1.0, "show", str(EXPERIMENTS / "zoo" / path), *overrides)
+
+
 def test_help_imports_no_command():
     code = "import sys; from cnnbench.cli.app import app; from typer.testing import CliRunner\n"
     code += "print(CliRunner().invoke(app, ['--help']).exit_code, *sys.modules)"

@@ -1,11 +1,13 @@
 """The networks of `experiments/zoo/` are those of torchvision and the papers."""
 
+import functools
 import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,8 +15,11 @@ from flax import nnx
 from cnnbench.graph.plan import Plan
 from cnnbench.layers import BatchNorm
 from cnnbench.nn.graph_net import GraphNet
-from cnnbench.spec.loader import load_experiment
+from cnnbench.nn.ops.convolution import EngineName
+from cnnbench.spec.loader import Loaded, load_experiment
 from cnnbench.system.arrays import Array
+from cnnbench.training.state import Arrays, TrainState, split_network
+from cnnbench.training.step import gradients, make_rules
 from tests.support.paths import EXPERIMENTS
 
 ZOO = EXPERIMENTS / "zoo"
@@ -36,6 +41,14 @@ DOCUMENTED: Mapping[str, int] = {
 }
 OPTIONS: Mapping[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": False, "transform_input": False}
+}
+
+# The small networks, with 10 classes and without dropout.
+SMALL: Mapping[str, tuple[str, ...]] = {
+    "resnet18": ("model.fc.units=10",),
+    "squeezenet1_1": ("model.conv10.filters=10", "model.drop.rate=0"),
+    "mobilenet_v2": ("model.classifier.units=10", "model.drop.rate=0"),
+    "shufflenet_v2_x1_0": ("model.fc.units=10",),
 }
 
 
@@ -66,9 +79,11 @@ def test_other_sizes_are_parameters_of_the_network():
     assert plan.num_params == 304_326_632
 
 
-def ours(plan: Plan, weights: Mapping[str, Mapping[str, Array]]) -> GraphNet:
+def ours(
+    plan: Plan, weights: Mapping[str, Mapping[str, Array]], form: EngineName = "plain"
+) -> GraphNet:
     """Our network with weights."""
-    net = GraphNet(plan, form="plain", rngs=nnx.Rngs(0))
+    net = GraphNet(plan, form=form, rngs=nnx.Rngs(0))
     for node in plan.nodes:
         part: Any = net.parts if isinstance(node.op, BatchNorm) else net.weights
         for key, value in weights.get(node.name, {}).items():
@@ -90,6 +105,63 @@ def test_outputs_are_those_of_torchvision(name):
 
     plan, model = plan_of(name), torchvision_model(name, **OPTIONS.get(name, {}))
     assert_same_outputs(plan, model, transferred(model, plan))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_of_a_step_are_those_of_torchvision(name):
+    """In double precision: statistics of small batches amplify rounding errors."""
+    torch = pytest.importorskip("torch")
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    from tests.support.torchvision_models import torchvision_model, transferred
+
+    loaded = load_experiment(ZOO / f"{name}.yaml", ["dataset.name=random/32x32x3/10", *SMALL[name]])
+    assert loaded.plan is not None
+    images = np.random.default_rng(0).integers(0, 256, (8, *loaded.plan.input_shape), np.uint8)
+    labels = np.arange(8)
+    model = torchvision_model(name, num_classes=10)
+    loss, found = step_gradients(loaded, transferred(model, loaded.plan), images, labels)
+
+    for module in model.double().train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0
+    scaled = torch.from_numpy(images.transpose(0, 3, 1, 2) / 256)
+    want = torch.nn.functional.cross_entropy(model(scaled), torch.from_numpy(labels))
+    want.backward()
+    assert loss == pytest.approx(want.item(), rel=1e-5)
+    for value in model.parameters():
+        value.data.copy_(value.grad)
+    slopes = transferred(model.float().eval(), loaded.plan)
+    assert {(layer, key) for layer in found for key in found[layer]} == {
+        (node.name, key) for node in loaded.plan.nodes for key in node.layout.params
+    }
+    largest = max(np.abs(slopes[layer][key]).max() for layer in found for key in found[layer])
+    for layer, values in found.items():
+        for key, value in values.items():
+            slope = slopes[layer][key]
+            # That of a bias before batch norm is zero, up to rounding.
+            allowed = 1e-4 * np.abs(slope).max() + 1e-7 * largest
+            assert np.abs(value - slope).max() <= allowed, (layer, key)
+
+
+def step_gradients(
+    loaded: Loaded,
+    weights: Mapping[str, Mapping[str, Array]],
+    images: Array,
+    labels: Array,
+) -> tuple[float, dict[str, dict[str, Array]]]:
+    """Loss and gradients by layer of a training step, computed in double precision."""
+    assert loaded.plan is not None
+    with jax.enable_x64(True):
+        network = split_network(ours(loaded.plan, weights, form="direct"))
+        rules = make_rules(loaded.experiment, None)._replace(dtype=jnp.float64)
+        step = jax.jit(functools.partial(gradients, graphdef=network.training, rules=rules))
+        state = TrainState(network.params, network.rest, None)
+        arrays = Arrays(jnp.asarray(images), jnp.asarray(labels))
+        gradient, _, loss = step(state, arrays, jnp.arange(len(images)))
+    tree = nnx.to_pure_dict(gradient)
+    return float(loss), {**tree["weights"], **tree.get("parts", {})}
 
 
 @pytest.mark.parametrize("option", ["A", "B"])
