@@ -154,9 +154,11 @@ def _check_training(experiment: Experiment, plan: Plan) -> None:
         message = f"model.layers.{frozen}: bench does not support trainable: false"
         raise UsageError(f"{message}; remove it.")
     if (user := _unlike_owner(plan)) is not None:
-        message = f"model.layers.{user.name}: its options or input shape differ from '{user.owner}'"
-        remedy = "bench supports shared weights of equal layers only; choose another network"
-        raise UsageError(f"{message}; {remedy}.")
+        message = (
+            f"model.layers.{user.name}.weights: bench only shares weights with an earlier layer"
+        )
+        why = f"of the same options and input shape, unlike '{user.owner}'"
+        raise UsageError(f"{message} {why}; choose another network.")
     if plan.num_params == 0:
         message = "model.layers: the network has no trainable parameters"
         raise UsageError(f"{message}; add a layer with parameters, such as dense.")

@@ -1014,6 +1014,23 @@ def test_frozen_layers_are_refused() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [
+        {"a": conv(filters=2), "b": conv(filters=2, weights="a", activation="relu"), "c": dense()},
+        {"a": conv(filters=2), "b": conv(filters=2, weights="a"), "c": dense()},
+        {"a": conv(filters=2, padding="same", inputs="b"),
+         "b": conv(filters=2, padding="same", weights="a", inputs="input"), "c": dense(inputs="a")},
+    ],
+)  # fmt: skip
+def test_modules_that_cannot_be_called_twice_are_refused(layers: Layers) -> None:
+    plan = make_plan(layers, SHAPE, (3,))
+    assert refusal("flax", experiment_of("classify", layers), plan) == (
+        "model.layers.b.weights: bench only shares weights with an earlier layer of the same"
+        " options and input shape, unlike 'a'; choose another network."
+    )
+
+
 def test_networks_without_parameters_are_refused() -> None:
     layers: Layers = {"a": {"op": "reshape", "shape": [144]}}
     plan = make_plan(layers, SHAPE, (144,))
