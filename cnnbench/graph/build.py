@@ -30,7 +30,7 @@ def build_plan(
         that the rest can still be checked.
       goal: input and output shape required by the dataset and task.
       output: name of the output layer; None for the layer that no other layer reads.
-      known: inputs of invalid layers, as far as they can be read.
+      known: inputs of invalid layers, empty for the default; without those that cannot be read.
 
     Returns:
       The plan and an empty list, or None and the issues (empty if invalid layers
@@ -49,6 +49,9 @@ def build_plan(
     if issues:  # unused layers cannot be determined
         return None, [*issues, *misfits]
     found, ends = _output_issues(wiring, nodes, goal, output)
+    unreadable = any(op is None and name not in known for name, op in layers.items())
+    if unreadable or any(issue.at[-1] == "inputs" for issue in misfits):
+        ends = [issue for issue in ends if not issue.of_key]  # unused only because of wrong inputs
     if misfits or ends or len(nodes) < len(layers):
         return None, [*misfits, *ends]
     return Plan(goal.input_shape, tuple(nodes[name] for name in order), found), []

@@ -5,9 +5,10 @@ checked as far as its values can be read.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,7 @@ from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, q
 from cnnbench.graph.build import build_plan
 from cnnbench.graph.geometry import activation_of
 from cnnbench.graph.plan import Goal, Plan, classify_goal, reconstruct_goal
-from cnnbench.layers import Flatten, LayerOp, Reshape, Softmax
+from cnnbench.layers import OPERATIONS, Flatten, LayerOp, Reshape, Softmax
 from cnnbench.layers.base import INPUT, Shape
 from cnnbench.layers.conv import OWNERS_KEYS
 from cnnbench.layers.fields import VALUE, Model
@@ -292,7 +293,8 @@ def _plan(data: Any, parts: Parts, info: DatasetInfo | None) -> tuple[Plan | Non
         return None, []
     raw, output = data["model"]["layers"], data["model"].get("output")
     layers = {name: _layer(value) for name, value in raw.items()}
-    known = {name: _raw_inputs(value) for name, value in raw.items()}
+    read = {name: _raw_inputs(value, raw) for name, value in raw.items()}
+    known = {name: inputs for name, inputs in read.items() if inputs is not None}
     chosen = output if isinstance(output, str) else None
     return build_plan(layers, _goal(parts.task, info), output=chosen, known=known)
 
@@ -378,11 +380,24 @@ def _layer(value: Any) -> LayerOp | None:
         return None
 
 
-def _raw_inputs(value: Any) -> tuple[str, ...]:
-    """Inputs of a layer that may be invalid in other ways."""
-    inputs = value.get("inputs") if isinstance(value, dict) else None
+def _raw_inputs(value: Any, layers: Collection[str]) -> tuple[str, ...] | None:
+    """Inputs of a layer that may be invalid in other ways; None if they cannot be read.
+
+    They cannot, for example, if they have another key: ``from: [a, b]``.
+    """
+    keys = value if isinstance(value, dict) else {None: value}
+    operation, inputs = (keys.get(key) for key in ("op", "inputs"))
+    others = {key: part for key, part in keys.items() if key not in {"op", "inputs"}}
+    lists = [part if isinstance(part, list) else [part] for part in others.values()]
+    merges = isinstance(operation, str) and operation in OPERATIONS and OPERATIONS[operation].merges
+    texts = (text for text in chain(others, *lists) if isinstance(text, str))
+    if any(text in layers for text in texts) or (merges and inputs is None):
+        return None
     names = [inputs] if isinstance(inputs, str) else inputs
-    return tuple(n for n in names if isinstance(n, str)) if isinstance(names, list) else ()
+    if names is None:
+        return ()
+    whole = isinstance(names, list) and names and all(isinstance(name, str) for name in names)
+    return tuple(names) if whole else None
 
 
 def _guessed(document: Document) -> set[KeyPath]:
