@@ -9,6 +9,8 @@ from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.report.table import WrappedTable
 from cnnbench.spec.diff import CHANGED
+from cnnbench.spec.experiment import TrainSpec
+from cnnbench.spec.optimizers import Muon, first_group
 
 if TYPE_CHECKING:
     from cnnbench.nn.submodules import Outline, SubmoduleCall
@@ -41,6 +43,30 @@ def layer_table(
         shown[name] = inner.pop() if len(inner) == 1 else CHANGED
     totals = (plan.num_params, plan.multiply_adds)
     return _layer_table(rows, totals, title, None if marks is None else shown)
+
+
+def group_lines(train: TrainSpec, plan: Plan) -> list[str]:
+    """Describes each parameter group: its layers, learning rate and weight decay.
+
+    Args:
+      train: training settings.
+      plan: the network.
+    """
+    groups, trained = (
+        train.groups or (),
+        [n for n in plan.nodes if n.op.is_trained and n.num_params],
+    )
+    lines = []
+    for number, group in enumerate(groups):
+        own = [node for node in trained if first_group(groups, node.name) == number]
+        rule = group.of_group(train.optimizer)
+        names = ", ".join(group.layers)
+        layers = f"{len(own)} layer{'s' * (len(own) != 1)}"
+        size = f"{layers}, {sum(node.num_params for node in own):,} parameters"
+        adam = f" (AdamW {rule.adam_learning_rate:g})" if isinstance(rule, Muon) else ""
+        rates = f"learning rate {rule.learning_rate:g}{adam}, weight decay {rule.weight_decay:g}"
+        lines.append(f"{names}: {rates} ({size})")
+    return lines
 
 
 def _groups(plan: Plan, blocks: Blocks) -> dict[str, list[Node]]:

@@ -12,7 +12,7 @@ from cnnbench.cli.terminal import PICTURES, file_form, start_jax, stdout, tell, 
 from cnnbench.data.catalog import describe
 from cnnbench.errors import ModelError, UsageError
 from cnnbench.formatting import depthwise_advice
-from cnnbench.report.layer_table import layer_table, outline_table
+from cnnbench.report.layer_table import group_lines, layer_table, outline_table
 from cnnbench.report.plots.blocks import Diagram
 from cnnbench.report.plots.diagram import diagram, outline_diagram
 from cnnbench.report.plots.diagram_picture import diagram_picture
@@ -194,6 +194,9 @@ def print_layers(
         if frozen := loaded.plan.num_frozen:
             trained = loaded.plan.num_params - frozen
             tell(f"Trainable parameters: {trained:,}; frozen: {frozen:,}", err=False)
+        if lines := group_lines(experiment.train, loaded.plan):
+            for line in ("Parameter groups:", *(f"  {line}" for line in lines)):
+                tell(line, err=False)
     tell(err=False)
     if found and first:
         tell(f"Compared with {first.experiment.type_title}:", err=False)

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
+from cnnbench.nn.graph_net import GraphNet
+from cnnbench.report.layer_table import group_lines
 from cnnbench.spec.experiment import TrainSpec
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
-from cnnbench.training.state import build_optimizer
+from cnnbench.training.state import build_optimizer, split_network, weights_of
 from tests.support.oracles import Array, make_plan
 
 LAYERS: dict[str, dict[str, Any]] = {
@@ -140,3 +143,29 @@ def test_a_group_trains_as_a_network_of_its_own(optimizer: str, schedule: str) -
         for key, value in named.items():
             np.testing.assert_allclose(value, want[layer][key], rtol=1e-12)
             assert np.abs(value - (rest if want is alone else alone)[layer][key]).max() > 0
+
+
+@pytest.mark.parametrize("form", ["plain", "direct"])
+def test_the_layers_of_a_network_are_found(form: Any) -> None:
+    """Plain SGD with a learning rate of 1: the first update is the rate of each layer."""
+    params = split_network(GraphNet(PLAN, form=form, rngs=nnx.Rngs(0))).params
+    options = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0}
+    spec = TrainSpec.model_validate({"optimizer": options, "groups": GROUPS})
+    rule = build_optimizer(spec, 1, PLAN)
+    moves, _ = rule.update(jax.tree.map(jnp.ones_like, params), rule.init(params), params)
+    found = weights_of(moves, nnx.State({}), layers=True)
+    rates = {name: -value.mean() for name, value in found.items() if name.endswith("bias")}
+    want = {"head.bias": 1, "stem.bias": 1, "stage1.0.conv.bias": 0.005, "stage1.0.norm.bias": 64}
+    assert rates == pytest.approx(want)
+
+
+def test_groups_are_described() -> None:
+    """Parameters by hand: 2 for each of scale and bias; 2 x 2 x 2 x 3 + 3; 2 x 2 x 3 x 3 + 3."""
+    options = {"name": "muon", "weight_decay": 0.25}
+    spec = TrainSpec.model_validate({"optimizer": options, "groups": GROUPS})
+    assert group_lines(spec, PLAN) == [
+        "*.norm: learning rate 1.28 (AdamW 0.0192), weight decay 0 (1 layer, 6 parameters)",
+        "stage1.*, absent: learning rate 0.005 (AdamW 7.5e-05), weight decay 0.25"
+        " (1 layer, 27 parameters)",
+        "h?ad: learning rate 0.02 (AdamW 0.0003), weight decay 0.7 (1 layer, 39 parameters)",
+    ]
