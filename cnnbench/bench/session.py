@@ -99,7 +99,7 @@ def make_task(loaded: Loaded, data_dir: Path | None, notify: Notify) -> BenchTas
       DataError: the dataset is not available.
     """
     dataset = dataset_of(loaded.experiment.dataset, data_dir, notify)
-    loaded = loaded.with_statistics(dataset.train.images)
+    loaded = loaded.with_statistics(dataset.train.images, dataset.train.labels)
     return task_on(loaded, dataset.train, dataset.test, dataset.info.name, data_dir)
 
 

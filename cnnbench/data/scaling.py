@@ -1,4 +1,4 @@
-"""Scaling of pixels to the input of a network, and the statistics that normalize it."""
+"""Scaling of pixels to the input of a network, and statistics of the training images."""
 
 import math
 from collections.abc import Sequence
@@ -109,6 +109,32 @@ def channel_statistics(
         message = f"dataset.normalize: channel {stds.index(0.0)} of the training images is constant"
         raise DataError(f"{message}; write {{mean: [...], std: [...]}} instead of auto.")
     return means, stds
+
+
+def balanced_weights(labels: "NDArray[np.int32]", num_classes: int) -> tuple[float, ...]:
+    """Class weights inversely proportional to the number of images, as `balanced` in scikit-learn.
+
+    The number of images divided by the number of classes and by the number of images of the class:
+    the mean weight of an image is 1.
+
+    Args:
+      labels: labels of the training images, (n,).
+      num_classes: number of classes.
+
+    Raises:
+      DataError: a class has no images.
+
+    >>> import numpy as np
+    >>> balanced_weights(np.array([0, 0, 0, 1], np.int32), 2)
+    (0.6666666666666666, 2.0)
+    """
+    import numpy as np
+
+    counts = np.bincount(labels, minlength=num_classes).tolist()
+    if 0 in counts:
+        message = f"train.class_weights: class {counts.index(0)} has no training images"
+        raise DataError(f"{message}; write a list of weights instead of balanced.")
+    return tuple(len(labels) / (num_classes * count) for count in counts)
 
 
 def _counts(images: "NDArray[np.uint8]") -> "NDArray[np.int64]":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -28,12 +28,12 @@ from cnnbench.gradcheck.losses import Objective, divergence
 from cnnbench.gradcheck.roundoff import perturbed
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.parameters import is_kernel
-from cnnbench.spec.experiment import AUTO, Task
+from cnnbench.spec.experiment import AUTO, BALANCED, Experiment, Task
 from cnnbench.spec.loader import Loaded
 from cnnbench.system.arrays import Array
 from cnnbench.system.devices import pick_devices
 from cnnbench.system.settings import pinned
-from cnnbench.training.losses import loss_name, objective, objective_name
+from cnnbench.training.losses import loss_name, objective_name, score_in_mean
 
 Dtype = Literal["float32", "float64"]
 
@@ -375,16 +375,17 @@ def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
     """
     points: list[Point] = []
     seed, loss = loaded.experiment.seeds[0], loss_name(loaded.experiment)
-    smoothing = loaded.experiment.train.label_smoothing
+    train = _experiment(loaded).train
+    options: Any = {"label_smoothing": train.label_smoothing, "class_weights": train.class_weights}
     # On CPUs, products have the full precision of their dtype; on GPUs they may not.
     with jax.enable_x64(dtype == "float64"), jax.default_device(pick_devices("cpu")[0]):
-        reference = Reference(plan, objective(loaded.experiment), seed)
+        reference = Reference(plan, score_in_mean(_experiment(loaded)), seed)
         draws = reference.draws(NUM_IMAGES, dtype)
         while len(points) < ATTEMPTS and not (points and points[-1].doubtful == 0):
             rng = np.random.default_rng([seed, len(points)])
             x, targets = _images(loaded, plan, rng, dtype)
             weights = _weights(reference.initial(), rng, dtype)
-            target = Objective(loss, targets, label_smoothing=smoothing)
+            target = Objective(loss, targets, **options)
             network = ReferenceNetwork(plan, weights, draws, target)
             points.append(_point(network, x, reference, dtype))
     return min(points, key=lambda point: point.doubtful)
@@ -413,6 +414,15 @@ def _images(
     if loaded.experiment.task is Task.CLASSIFY:
         return x, rng.integers(0, plan.output_shape[0], NUM_IMAGES, np.int32)
     return x, x
+
+
+def _experiment(loaded: Loaded) -> Experiment:
+    """The experiment; random labels are balanced, so that `balanced` weights are equal."""
+    train = loaded.experiment.train
+    if train.class_weights != BALANCED:
+        return loaded.experiment
+    equal = train.model_copy(update={"class_weights": None})
+    return loaded.experiment.model_copy(update={"train": equal})
 
 
 def _scaling(loaded: Loaded) -> Scaling:
@@ -488,7 +498,7 @@ def _float64_derivatives(loaded: Loaded, plan: Plan, point: Point) -> Float64Der
     seed, rng, x = loaded.experiment.seeds[0], np.random.default_rng(0), point.exact.x
     network, autodiff = _in_jax_float64(loaded, plan, point)
     with jax.default_device(jax.devices("cpu")[0]):
-        narrow = Reference(plan, objective(loaded.experiment), seed)
+        narrow = Reference(plan, score_in_mean(_experiment(loaded)), seed)
         first = Probe(
             point.gradients, point.autodiff, forward_and_backward(point.exact.network, x)[1]
         )
@@ -502,7 +512,7 @@ def _in_jax_float64(
 ) -> tuple[ReferenceNetwork, Derivatives]:
     """The network with random numbers drawn in float64, and its derivatives by JAX."""
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
-        reference = Reference(plan, objective(loaded.experiment), loaded.experiment.seeds[0])
+        reference = Reference(plan, score_in_mean(_experiment(loaded)), loaded.experiment.seeds[0])
         draws = reference.draws(NUM_IMAGES, "float64")
         network = replace(point.exact.network, draws=draws)
         targets = network.objective.targets

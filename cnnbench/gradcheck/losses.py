@@ -39,11 +39,13 @@ class Objective:
       loss: name of the loss.
       targets: labels (n,) for cross_entropy, otherwise images like the outputs.
       label_smoothing: share of the target spread evenly over all classes, for cross_entropy.
+      class_weights: weight of each class, for cross_entropy; None for equal weights.
     """
 
     loss: Loss
     targets: Array
     label_smoothing: float = field(default=0.0, kw_only=True)
+    class_weights: tuple[float, ...] | None = field(default=None, kw_only=True)
 
     def weight(self, kl_weight: float, outputs: Array) -> float:
         """Factor of an image's divergence, given that image losses are means over values."""
@@ -53,6 +55,8 @@ class Objective:
     def value(self, outputs: Array) -> float:
         """The cost C of the outputs (n, ...), without divergences."""
         match self.loss:
+            case "cross_entropy" if self.class_weights:
+                return float(-np.sum(self._shares(outputs) * log_softmax(outputs)))
             case "cross_entropy":
                 logs, share = log_softmax(outputs), self.label_smoothing
                 chosen = logs[np.arange(len(outputs)), self.targets]
@@ -72,6 +76,9 @@ class Objective:
     def gradient(self, outputs: Array) -> Array:
         """The derivative of C with respect to each output: nabla_a C of step 3."""
         match self.loss:
+            case "cross_entropy" if self.class_weights:
+                shares = self._shares(outputs)
+                return np.asarray(shares.sum(axis=1, keepdims=True) * softmax(outputs) - shares)
             case "cross_entropy":
                 # Softmax is not elementwise, so its derivative is included here.
                 errors = softmax(outputs) - self.label_smoothing / outputs.shape[1]
@@ -87,6 +94,20 @@ class Objective:
                 return np.asarray((p == outputs) * slope / outputs.size)
             case _:
                 assert_never(self.loss)
+
+    def share_of_image(self, outputs: Array) -> Array:
+        """Share of the cost of each image's cross-entropy, (n, 1)."""
+        if not self.class_weights:
+            return np.full((len(outputs), 1), 1 / len(outputs))
+        return np.asarray(self._shares(outputs).sum(axis=1, keepdims=True))
+
+    def _shares(self, outputs: Array) -> Array:
+        """Share of the cost of each logarithm of a probability, (n, classes)."""
+        weights = np.asarray(self.class_weights, outputs.dtype)
+        smoothing = outputs.dtype.type(self.label_smoothing)
+        shares = np.full_like(outputs, smoothing / outputs.shape[1])
+        shares[np.arange(len(outputs)), self.targets] += 1 - smoothing
+        return np.asarray(shares * weights / weights[self.targets].sum())
 
     def side(self, outputs: Array) -> Array:
         """Side of the loss's kinks on which each output lies."""

@@ -80,7 +80,8 @@ class _PerturbedObjective(Objective):
         gradient = Objective.gradient(self, relative(self.rng, outputs))
         if self.loss != "cross_entropy":
             return relative(self.rng, gradient)
-        return gradient + UNIT / len(outputs) * self.rng.normal(size=outputs.shape)
+        spread = self.share_of_image(outputs) * UNIT
+        return gradient + spread * self.rng.normal(size=outputs.shape)
 
 
 def relative(rng: np.random.Generator, value: Array) -> Array:
@@ -103,7 +104,11 @@ def perturbed(network: ReferenceNetwork, x: Array, seed: int) -> tuple[Forward, 
     }
     target = network.objective
     objective = _PerturbedObjective(
-        target.loss, target.targets, rng, label_smoothing=target.label_smoothing
+        target.loss,
+        target.targets,
+        rng,
+        label_smoothing=target.label_smoothing,
+        class_weights=target.class_weights,
     )
     rough = _Perturbed(network.plan, weights, network.draws, objective, rng)
     return forward_and_backward(rough, relative(rng, x))

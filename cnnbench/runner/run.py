@@ -259,7 +259,8 @@ class TrainingRun:
             with self._watch.part("data_s"):
                 spec = self._loaded.experiment.dataset
                 self._dataset = dataset_of(spec, request.data_dir, self._listener.note)
-                self._loaded = self._loaded.with_statistics(self._dataset.train.images)
+                images, labels = self._dataset.train.images, self._dataset.train.labels
+                self._loaded = self._loaded.with_statistics(images, labels)
 
     def train(self, seeds: tuple[int, ...]) -> None:
         """Trains a group of seeds; opens the run's folder and compiles before the first.

@@ -10,6 +10,7 @@ from typing import Any
 from cnnbench.data.catalog import EMBEDDED, KNOWN, LIST, DatasetInfo, describe, split_sizes
 from cnnbench.errors import DataError, Issue, did_you_mean, or_list, quoted
 from cnnbench.graph.build import use_one_of
+from cnnbench.layers import Sample, VectorQuantizer
 from cnnbench.layers.base import INPUT, shape_text
 from cnnbench.layers.fields import VALUE
 from cnnbench.spec.document import KeyPath
@@ -73,6 +74,7 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
         issues += _optimizer_issues(parts)
     if parts.train:
         issues += _training_issues(parts.train, parts.task)
+        issues += _class_weight_issues(parts, info)
         issues += _metric_issues(parts, info)
     if parts.dataset and info:
         issues += _split_issues(parts.dataset, info)
@@ -153,6 +155,25 @@ def _training_issues(train: TrainSpec, task: Task | None) -> Iterator[Issue]:
         message = f"a warmup of {VALUE} epochs takes all {train.epochs} epochs"
         place = ("train", "schedule", "warmup_epochs")
         yield Issue(place, message, f"use less than {train.epochs}")
+
+
+def _class_weight_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:
+    weights = parts.train.class_weights if parts.train else None
+    if weights is None:
+        return
+    at = ("train", "class_weights")
+    layers = parts.model.layers if parts.model else {}
+    terms = [name for name, op in layers.items() if isinstance(op, Sample | VectorQuantizer)]
+    if parts.task is Task.RECONSTRUCT:
+        message = "class_weights are only available for the loss cross_entropy"
+        yield Issue(at, f"{message}, not for task: {parts.task}", "remove them", of_key=True)
+    elif terms:
+        message = f"class_weights are not available with layer '{terms[0]}', which adds to the loss"
+        yield Issue(at, message, "remove one of them", of_key=True)
+    elif info and isinstance(weights, tuple) and len(weights) != info.num_classes:
+        number = "1 weight" if len(weights) == 1 else f"{len(weights):,} weights"
+        message = f"{number}, but {info.name} has {info.num_classes:,} classes"
+        yield Issue(at, message, "use one weight per class, or balanced")
 
 
 def _optimizer_issues(parts: Parts) -> Iterator[Issue]:

@@ -42,6 +42,7 @@ NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 LAYER_PATTERN = rf"{NAME_PATTERN}(\.[A-Za-z0-9][A-Za-z0-9_-]*)*"  # layers in blocks have paths
 MAX_NAME = 64
 AUTO = "auto"  # dataset.normalize: from the training images
+BALANCED = "balanced"  # train.class_weights: from the training labels
 
 Loss = Literal["cross_entropy", "mse", "mae", "binary_cross_entropy"]
 Precision = Literal["float32", "bfloat16"]
@@ -133,6 +134,39 @@ Normalize = Annotated[
                     },
                     "required": ["mean", "std"],
                     "additionalProperties": False,
+                },
+                {"type": "null"},
+            ]
+        }
+    ),
+]
+
+
+def _class_weights(value: Any) -> object:
+    if value is None or value == BALANCED or isinstance(value, tuple):
+        return value
+    remedy = f"use {BALANCED}, or a list of positive numbers, one per class"
+    weights = _floats(value) if isinstance(value, list) else ()
+    if not weights:
+        raise field_error(f"{VALUE} is not a list of class weights", remedy, value)
+    if min(weights) <= 0:
+        place = next(place for place, weight in enumerate(weights) if weight <= 0)
+        raise field_error(f"class weight {VALUE} is not positive", remedy, value[place], place)
+    return weights
+
+
+ClassWeights = Annotated[
+    Literal["balanced"] | tuple[float, ...] | None,
+    BeforeValidator(_class_weights),
+    PlainSerializer(lambda value: list(value) if isinstance(value, tuple) else value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": [BALANCED]},
+                {
+                    "type": "array",
+                    "items": {"type": "number", "exclusiveMinimum": 0},
+                    "minItems": 1,
                 },
                 {"type": "null"},
             ]
@@ -317,6 +351,12 @@ class TrainSpec(Model):
         0.0,
         description="share of the target that is spread evenly over all classes, in the training"
         " loss of classify; validation and test losses are without it",
+    )
+    class_weights: Annotated[ClassWeights, ADDED] = Field(
+        None,
+        description="weight of each class in the training loss of classify, as in PyTorch's"
+        " CrossEntropyLoss: a list, or balanced for weights inversely proportional to the number of"
+        " training images; validation and test losses are without it",
     )
     ema: Annotated[Ema | None, ADDED] = Field(
         None, description="evaluate and store the moving average of the parameters"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.data.catalog import DatasetInfo, describe
-from cnnbench.data.scaling import channel_statistics
+from cnnbench.data.scaling import balanced_weights, channel_statistics
 from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, quoted
 from cnnbench.graph.build import build_plan
 from cnnbench.graph.geometry import activation_of
@@ -35,6 +35,7 @@ from cnnbench.spec.cross_checks import (
 from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import (
     AUTO,
+    BALANCED,
     ChannelStatistics,
     DatasetSpec,
     Experiment,
@@ -79,21 +80,26 @@ class Loaded:
         found = [place for at, place in self.places.items() if at[:2] == ("model", key)]
         return (found or [self.places[("model",)]])[0]
 
-    def with_statistics(self, images: "NDArray[np.uint8]") -> "Loaded":
-        """The experiment with the numbers that `dataset.normalize: auto` stands for.
+    def with_statistics(self, images: "NDArray[np.uint8]", labels: "NDArray[np.int32]") -> "Loaded":
+        """The experiment with the numbers for `normalize: auto` and `class_weights: balanced`.
 
         Args:
           images: the training images, (n, height, width, channels).
+          labels: their labels, (n,).
 
         Raises:
-          DataError: a channel is constant.
+          DataError: a channel is constant, or a class has no images.
         """
-        dataset = self.experiment.dataset
-        if dataset.normalize != AUTO:
-            return self
-        mean, std = channel_statistics(images)
-        found = dataset.model_copy(update={"normalize": ChannelStatistics(mean=mean, std=std)})
-        return replace(self, experiment=self.experiment.model_copy(update={"dataset": found}))
+        dataset, train = self.experiment.dataset, self.experiment.train
+        if dataset.normalize == AUTO:
+            mean, std = channel_statistics(images)
+            found = ChannelStatistics(mean=mean, std=std)
+            dataset = dataset.model_copy(update={"normalize": found})
+        if train.class_weights == BALANCED:
+            weights = balanced_weights(labels, self.info.num_classes)
+            train = train.model_copy(update={"class_weights": weights})
+        update = {"dataset": dataset, "train": train}
+        return replace(self, experiment=self.experiment.model_copy(update=update))
 
     def resolved(self) -> str:
         """The experiment as YAML with all defaults written out; loading it gives the same one."""

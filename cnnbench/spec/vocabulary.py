@@ -141,6 +141,7 @@ _KEYS: _Words = {
     "decay": ("rho", "alpha"),
     "rho": ("decay", "alpha"),
     "label_smoothing": ("smoothing", "label_smooth", "smooth_labels"),
+    "class_weights": ("class_weight", "loss_weight", "loss_weights"),
     "weight_decay": ("wd", "decoupled_weight_decay", "l2", "l2_reg", "weight_decay_rate"),
     "ema": (
         "use_ema",
@@ -265,7 +266,7 @@ _NO_KEYS = (
     " noise_shape axis dim alpha negative_slope amsgrad centered max_norm"
     " accumulate accumulate_steps gradient_accumulation"
     " accumulate_grad_batches swa early_stopping patience"
-    " class_weight sample_weight shuffle num_workers callbacks compile distributed"
+    " sample_weight shuffle num_workers callbacks compile distributed"
     " strategy pretrained dropout whitening image_size"
     " input_shape num_classes cache prefetch k_folds cross_validation subset download"
 )

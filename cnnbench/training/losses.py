@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.typing import DTypeLike
 from numpy.typing import NDArray
 
 from cnnbench.data.scaling import BRIGHTEST
@@ -37,13 +38,16 @@ def objective(experiment: Experiment, *, training: bool = True) -> Score:
     are means, too, and added as they are (van den Oord et al. 2017, equation 3).
 
     Args:
-      experiment: loss, label smoothing and layers.
-      training: False for evaluation, without label smoothing: losses stay comparable.
+      experiment: loss, label smoothing, class weights and layers. With class weights, divide the
+        sum over images by `total_weight`.
+      training: False for evaluation, without label smoothing and class weights: losses stay
+        comparable.
     """
     smoothing = experiment.train.label_smoothing if training else 0.0
     loss = per_image_loss(loss_name(experiment))
-    if smoothing:
-        loss = partial(_smoothed_cross_entropy, smoothing=smoothing)
+    class_weights = class_weights_of(experiment) if training else None
+    if smoothing or class_weights:
+        loss = partial(weighted_cross_entropy, smoothing=smoothing, class_weights=class_weights)
     weights = {
         name: op.kl_weight
         for name, op in experiment.model.layers.items()
@@ -59,6 +63,41 @@ def objective(experiment: Experiment, *, training: bool = True) -> Score:
         return sum(result.distances.values(), values)
 
     return score
+
+
+def class_weights_of(experiment: Experiment) -> tuple[float, ...] | None:
+    """The class weights; None for none. `balanced` must have been replaced by numbers."""
+    weights = experiment.train.class_weights
+    assert not isinstance(weights, str), weights
+    return weights
+
+
+def total_weight(
+    class_weights: tuple[float, ...] | None, labels: jax.Array, dtype: DTypeLike = jnp.float32
+) -> jax.Array | int:
+    """Divisor of the sum of the losses of images: their number, or the sum of their weights.
+
+    As in PyTorch, where soft labels (of mixed images) have the number of images in any case.
+
+    Args:
+      class_weights: weight of each class; None for none.
+      labels: labels or other targets of the images, (n, ...).
+      dtype: dtype of the sum of weights.
+    """
+    if class_weights is None:
+        return len(labels)
+    return jnp.asarray(class_weights, dtype)[labels].sum()
+
+
+def score_in_mean(experiment: Experiment) -> Score:
+    """The training objective per image; the mean over all images given is that of a batch."""
+    score, weights = objective(experiment), class_weights_of(experiment)
+
+    def scaled(result: Result, targets: jax.Array) -> jax.Array:
+        total = total_weight(weights, targets, result.output.dtype)
+        return score(result, targets) * (len(targets) / total)
+
+    return scaled if weights else score
 
 
 def scores(experiment: Experiment) -> dict[str, Score]:
@@ -94,10 +133,26 @@ def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return loss
 
 
-def _smoothed_cross_entropy(logits: jax.Array, labels: jax.Array, *, smoothing: float) -> jax.Array:
-    """Cross-entropy with smoothed one-hot targets (Szegedy et al. 2016, section 7)."""
+def weighted_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    smoothing: float,
+    class_weights: tuple[float, ...] | None,
+) -> jax.Array:
+    """Cross-entropy of each image, (n,), with smoothed targets and class weights.
+
+    Args:
+      logits: outputs, (n, classes).
+      labels: (n,).
+      smoothing: share of the target spread over all classes (Szegedy et al. 2016, section 7).
+      class_weights: factor of each class; None for equal weights.
+    """
     targets = jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)
-    loss: jax.Array = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing))
+    targets = optax.smooth_labels(targets, smoothing)
+    if class_weights:
+        targets *= jnp.asarray(class_weights, logits.dtype)
+    loss: jax.Array = optax.softmax_cross_entropy(logits, targets)
     return loss
 
 

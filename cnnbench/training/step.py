@@ -33,7 +33,7 @@ from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Augment, Experiment, Task
 from cnnbench.system.devices import BATCH
-from cnnbench.training.losses import Score, objective, scores
+from cnnbench.training.losses import Score, class_weights_of, objective, scores, total_weight
 from cnnbench.training.state import Arrays, Indices, TrainState, Tree
 
 
@@ -51,6 +51,7 @@ class StepConfig(NamedTuple):
         Parameters, losses and sums keep their own dtype.
       mesh: devices over which the rows of a batch are sharded, along `BATCH`; None for one device.
       augment: random changes of the training images; None for none.
+      class_weights: weights of the classes in the training loss; None for none.
     """
 
     task: Task
@@ -62,6 +63,7 @@ class StepConfig(NamedTuple):
     mesh: Mesh | None = None
     dtype: DTypeLike | None = None
     augment: Augment | None = None
+    class_weights: tuple[float, ...] | None = None
 
 
 class Part(NamedTuple):
@@ -100,6 +102,7 @@ def make_rules(
         mesh,
         jnp.bfloat16 if experiment.train.precision == "bfloat16" else None,
         None if augment == Augment() else augment,
+        class_weights_of(experiment) if training else None,
     )
 
 
@@ -147,7 +150,10 @@ def train_step(
 def gradients(
     state: TrainState, arrays: Arrays, indices: jax.Array, graphdef: Any, rules: StepConfig
 ) -> tuple[Tree, Tree, jax.Array]:
-    """Gradient of the mean loss over the images at `indices`, the new other state, and the loss."""
+    """Gradient of the mean loss over the images at `indices`, the new other state, and the loss.
+
+    With class weights, the mean is weighted, unless labels are mixed.
+    """
     sums: Callable[..., Any] = partial(_gradient_sums, graphdef=graphdef, rules=rules)
     if _shares(rules) > 1:
         sums = _shared(partial(_one_share, sums), rules)
@@ -160,7 +166,9 @@ def gradients(
         # Without it, each device computes an incomplete last batch that has no equal shares.
         rows = lax.with_sharding_constraint(rows, NamedSharding(rules.mesh, P(None, BATCH)))
     gradient, rest, loss = sums(state.params, state.rest, arrays, rows)
-    return jax.tree.map(lambda g: g / len(indices), gradient), rest, loss / len(indices)
+    weighted = rules.class_weights and not (draws and draws.mix)
+    total = total_weight(rules.class_weights, arrays.labels[indices]) if weighted else len(indices)
+    return jax.tree.map(lambda g: g / total, gradient), rest, loss / total
 
 
 def _shared(function: Callable[..., Any], rules: StepConfig) -> Callable[..., Any]:

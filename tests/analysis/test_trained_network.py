@@ -125,11 +125,11 @@ def test_a_file_holds_what_each_seed_has_learnt(modified: tuple[Path, RunResult,
     assert not np.array_equal(told.weights[1]["conv1.kernel"], told.weights[3]["conv1.kernel"])
 
 
-def test_normalization_is_that_of_the_training_images(folder: Path) -> None:
+def test_statistics_are_those_of_the_training_images(folder: Path) -> None:
     spec = folder / "plain.yaml"
     spec.write_text(
         "name: plain\ntask: classify\ndataset: {name: mnist_5k, normalize: auto}\n"
-        "model: {layers: {out: {op: dense, units: 10}}}\n"
+        "model: {layers: {out: {op: dense, units: 10}}}\ntrain: {class_weights: balanced}\n"
     )
     path, _, _ = train(spec, folder, "seeds=[3]")
     network = load_trained(path)
@@ -143,6 +143,11 @@ def test_normalization_is_that_of_the_training_images(folder: Path) -> None:
         f"  normalize:\n    mean:\n    - {mean[0]}\n    std:\n    - {std[0]}\n"
         in (path / "resolved.yaml").read_text()
     )
+    counts = np.bincount(splits.train.labels)
+    balanced = network.experiment.train.class_weights
+    assert isinstance(balanced, tuple)
+    np.testing.assert_allclose(balanced, len(splits.train) / 10 / counts)
+    assert f"  class_weights:\n  - {balanced[0]}\n" in (path / "resolved.yaml").read_text()
     x = ((splits.test.images / 255 - unit.mean()) / unit.std()).reshape(130, -1)
     weights = network.parameters["out"]
     want = x @ weights["kernel"] + weights["bias"]

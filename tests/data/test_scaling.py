@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.utils.class_weight import compute_class_weight
 
-from cnnbench.data.scaling import CHUNK, Scaling, channel_statistics
+from cnnbench.data.scaling import CHUNK, Scaling, balanced_weights, channel_statistics
 from cnnbench.errors import DataError
 
 
@@ -42,3 +43,18 @@ def test_without_normalization_pixels_are_divided() -> None:
     pixels = np.arange(256, dtype=np.float32)
     np.testing.assert_array_equal(Scaling(3.0).apply(pixels), pixels / np.float32(3.0))
     np.testing.assert_allclose(Scaling(3.0).of_unit(pixels / 255), pixels / 3.0)
+
+
+def test_balanced_class_weights_are_those_of_scikit_learn() -> None:
+    labels = np.random.default_rng(0).choice(4, 50, p=[0.7, 0.1, 0.1, 0.1]).astype(np.int32)
+    want = compute_class_weight("balanced", classes=np.arange(4), y=labels)
+    np.testing.assert_allclose(balanced_weights(labels, 4), want, rtol=1e-12)
+
+
+def test_a_class_without_images_has_no_balanced_weight() -> None:
+    with pytest.raises(DataError) as caught:
+        balanced_weights(np.array([0, 2], np.int32), 4)
+    assert str(caught.value) == (
+        "train.class_weights: class 1 has no training images;"
+        " write a list of weights instead of balanced."
+    )

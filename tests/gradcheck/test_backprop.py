@@ -475,14 +475,18 @@ def test_cost_and_its_gradient_match_jax(loss: Any) -> None:
 # The same rules against PyTorch, an independent implementation.
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
-def test_cost_with_label_smoothing_and_its_gradient_match_pytorch(share: float) -> None:
+@pytest.mark.parametrize("weights", [None, (0.5, 3.0, 1.0, 2.0, 0.1)])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_cost_with_shares_of_classes_and_its_gradient_match_pytorch(
+    share: float, weights: tuple[float, ...] | None
+) -> None:
     torch = pytest.importorskip("torch")
     outputs, labels = normal(0, 4, 5), np.array([0, 4, 2, 2])
     theirs = torch.tensor(outputs, requires_grad=True)
-    loss = torch.nn.CrossEntropyLoss(label_smoothing=share)(theirs, torch.tensor(labels))
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    loss = torch.nn.CrossEntropyLoss(weight, label_smoothing=share)(theirs, torch.tensor(labels))
     loss.backward()
-    ours = Objective("cross_entropy", labels, label_smoothing=share)
+    ours = Objective("cross_entropy", labels, label_smoothing=share, class_weights=weights)
     assert ours.value(outputs) == pytest.approx(loss.item(), rel=1e-12)
     np.testing.assert_allclose(ours.gradient(outputs), theirs.grad, rtol=1e-10, atol=1e-15)
 

@@ -131,6 +131,19 @@ def test_label_smoothing_is_part_of_the_cost(tmp_path: Path, dtype: Any) -> None
     assert abs(smooth.cost - plain.cost) > 1e-3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_class_weights_are_part_of_the_cost(tmp_path: Path, dtype: Any) -> None:
+    layers = "    out: {op: dense, units: 10}\n"
+    plain, balanced, weighted = (
+        check(spec(tmp_path, layers, train=f"train: {{class_weights: {weights}}}\n"), dtype)
+        for weights in ("null", "balanced", [1, 2, 3, 4, 5, 6, 7, 8, 9, 1000])
+    )
+    assert weighted.right
+    assert weighted.cost == pytest.approx(weighted.cost_by_jax, rel=1e-5)
+    assert abs(weighted.cost - plain.cost) > 1e-3
+    assert balanced.cost == plain.cost  # of random labels
+
+
 @pytest.mark.parametrize("loss", ["mse", "mae", "binary_cross_entropy"])
 def test_losses_of_reconstructions_agree(tmp_path: Path, loss: str) -> None:
     found = check(spec(tmp_path, TIED, "reconstruct", f"train: {{loss: {loss}}}\n"))

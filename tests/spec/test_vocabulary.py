@@ -316,14 +316,14 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             "'early_stopping' is not supported; use epochs,"
             " batch_size, optimizer, schedule, groups, precision, loss, metrics, clip,"
             " label_smoothing,"
-            " ema or drop_last.",
+            " class_weights, ema or drop_last.",
         ),
         (
             "train.dropout=0.5",
             "unknown key 'dropout'; add a layer with op: dropout, or use epochs,"
             " batch_size, optimizer, schedule, groups, precision, loss, metrics, clip,"
             " label_smoothing,"
-            " ema or drop_last.",
+            " class_weights, ema or drop_last.",
         ),
         ("model.x={op: zebra}", "unknown operation 'zebra'; use " + "LIST"),
         ("model.optimizer={op: zebra}", "unknown operation 'zebra'; use " + "LIST"),
@@ -433,19 +433,20 @@ ALL = "use sgd, adam, adamw, radam, adamax, rmsprop, adagrad, adadelta, lamb, la
             ["train.beta1=0.9"],
             "train.beta1: unknown key 'beta1' (did you mean 'train.optimizer.b1' of adam,"
             " adamw, radam, adamax, lamb or lion?); use epochs, batch_size, optimizer, schedule,"
-            " groups, precision, loss, metrics, clip, label_smoothing, ema or drop_last.",
+            " groups, precision, loss, metrics, clip, label_smoothing, class_weights, ema or"
+            " drop_last.",
         ),
         (
             ["train.optimizer=adamw", "train.beta1=0.9"],
             "train.beta1: unknown key 'beta1' (did you mean 'train.optimizer.b1'?); use"
             " epochs, batch_size, optimizer, schedule, groups, precision, loss, metrics, clip,"
-            " label_smoothing, ema or drop_last.",
+            " label_smoothing, class_weights, ema or drop_last.",
         ),
         (
             ["train.schedule={name: step, every: 2}", "train.gamma=0.9"],
             "train.gamma: unknown key 'gamma' (did you mean 'train.schedule.factor'?); use"
             " epochs, batch_size, optimizer, schedule, groups, precision, loss, metrics, clip,"
-            " label_smoothing, ema or drop_last.",
+            " label_smoothing, class_weights, ema or drop_last.",
         ),
         (
             ["train.optimizer=nadam"],

@@ -13,6 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn import metrics
 
 from cnnbench.data.scaling import BRIGHTEST
+from cnnbench.nn.augment import MixedLabels, mixed
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import LOSSES, Experiment
 from cnnbench.spec.metrics import METRICS, MetricName
@@ -70,8 +71,11 @@ def test_cross_entropy_of_large_logits_is_finite() -> None:
     np.testing.assert_allclose(loss, [0, 1e4])
 
 
+@pytest.mark.parametrize("weights", [None, tuple(np.linspace(0.5, 3, NUM_CLASSES).tolist())])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.75])
-def test_label_smoothing_is_pytorchs_in_training_only(share: float) -> None:
+def test_smoothing_and_class_weights_are_pytorchs_in_training_only(
+    share: float, weights: tuple[float, ...] | None
+) -> None:
     torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
     logits = 3 * normal(0, NUM_IMAGES, NUM_CLASSES)
     labels = np.random.default_rng(1).integers(0, NUM_CLASSES, NUM_IMAGES)
@@ -82,15 +86,25 @@ def test_label_smoothing_is_pytorchs_in_training_only(share: float) -> None:
             "task": "classify",
             "dataset": {"name": "mnist"},
             "model": {"layers": layers},
-            "train": {"label_smoothing": share},
+            "train": {"label_smoothing": share, "class_weights": weights},
         }
     )
     result = Result(jnp.asarray(logits), {}, {})
-    for training, smoothing in ((True, share), (False, 0.0)):
-        theirs = torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
+    for training, smoothing, factors in ((True, share, weights), (False, 0.0, None)):
+        weight = None if factors is None else torch.tensor(factors, dtype=torch.float64)
+        theirs = torch.nn.CrossEntropyLoss(weight, label_smoothing=smoothing, reduction="none")
         want = theirs(torch.tensor(logits), torch.tensor(labels)).numpy()
-        ours = objective(experiment, training=training)(result, jnp.asarray(labels))
-        np.testing.assert_allclose(ours, want, rtol=1e-5)
+        score = objective(experiment, training=training)
+        np.testing.assert_allclose(score(result, jnp.asarray(labels)), want, rtol=1e-5)
+        soft = (
+            0.25 * np.eye(NUM_CLASSES)[labels]
+            + 0.75 * np.eye(NUM_CLASSES)[(labels + 1) % NUM_CLASSES]
+        )
+        share_of_own = jnp.full(NUM_IMAGES, 0.25)
+        others = (labels + 1) % NUM_CLASSES
+        targets = MixedLabels(jnp.asarray(labels), jnp.asarray(others), share_of_own)
+        want = theirs(torch.tensor(logits), torch.tensor(soft)).numpy()
+        np.testing.assert_allclose(mixed(score, result, targets), want, rtol=1e-5)
 
 
 def test_binary_cross_entropy_is_finite_where_a_probability_is_zero_or_one() -> None:

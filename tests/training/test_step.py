@@ -20,6 +20,7 @@ from cnnbench.nn.ops import convolution
 from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Augment, Task
 from cnnbench.system.devices import make_mesh, pick_devices
+from cnnbench.training import losses
 from cnnbench.training.inference import outputs_of
 from cnnbench.training.losses import per_image_loss, per_image_metric
 from cnnbench.training.state import (
@@ -216,7 +217,7 @@ def test_augmented_images_are_independent_of_microbatches_and_devices(
     )
     network = small_network()._replace(stream=first_stream(3))
     indices = jnp.arange(12) if microbatch is None else jnp.array([4, 1, 11, 0, 7, 2, 9], jnp.int32)
-    losses = []
+    all_losses = []
     for rows, mesh in ((None, None), (microbatch, mesh_of(num_devices))):
         step = jax.jit(
             functools.partial(
@@ -230,10 +231,10 @@ def test_augmented_images_are_independent_of_microbatches_and_devices(
         for _ in range(3):
             state, loss = step(state, some_arrays(), indices)
             found.append(float(loss))
-        losses.append(found)
+        all_losses.append(found)
         assert state.stream is not None
         assert int(state.stream.step) == 3
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert all_losses[1] == pytest.approx(all_losses[0], rel=1e-5)
 
 
 def test_without_augmentation_nothing_is_drawn() -> None:
@@ -276,6 +277,62 @@ def test_a_step_uses_the_mean_loss_of_its_images() -> None:
     change = (chances - np.eye(CLASSES)[labels]).mean(axis=0)
     moved = oracles.get_params(state.params)["dense"]["bias"]
     np.testing.assert_allclose(moved, -change, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize(("microbatch", "num_devices"), [(None, 1), (3, 2)])
+def test_a_step_with_class_weights_is_pytorchs(
+    microbatch: int | None, num_devices: int, smoothing: float
+) -> None:
+    """Loss and gradient of the last layer, from the network's earlier activations."""
+    torch = pytest.importorskip("torch", reason="needs the peers extra")
+    network, arrays, weights = small_network(), some_arrays(), (0.2, 1.0, 5.0, 2.0)
+    indices = np.array([4, 1, 11, 0, 7, 2, 9])
+    state, loss = _weighted_step(network, weights, smoothing, microbatch, num_devices)
+    logits = torch.tensor(_logits(network, arrays, indices), requires_grad=True)
+    labels = torch.tensor(np.asarray(arrays.labels)[indices]).long()
+    weight = torch.tensor(weights, dtype=logits.dtype)
+    want = torch.nn.CrossEntropyLoss(weight, label_smoothing=smoothing)(logits, labels)
+    assert float(loss) == pytest.approx(want.item(), rel=1e-5)
+    want.backward()
+    moved = oracles.get_params(state.params)["dense"]["bias"]
+    np.testing.assert_allclose(moved, -logits.grad.sum(axis=0), rtol=1e-4, atol=1e-6)
+
+
+def _weighted_step(
+    network: Network,
+    weights: tuple[float, ...],
+    smoothing: float,
+    microbatch: int | None,
+    num_devices: int = 1,
+    augment: Augment | None = None,
+) -> Any:
+    """State and loss after a step of SGD with learning rate one on seven images."""
+    score = functools.partial(
+        losses.weighted_cross_entropy, smoothing=smoothing, class_weights=weights
+    )
+    how = rules(microbatch, mesh_of(num_devices))._replace(
+        loss=lambda result, targets: score(result.output, targets),
+        class_weights=weights,
+        augment=augment,
+    )
+    step = functools.partial(
+        train_step, graphdef=network.training, optimizer=optax.sgd(1.0), rules=how
+    )
+    indices = jnp.array([4, 1, 11, 0, 7, 2, 9], jnp.int32)
+    return jax.jit(step)(start(network), some_arrays(), indices)
+
+
+def test_soft_labels_with_class_weights_are_averaged_over_images() -> None:
+    """As in PyTorch: twice the weights give twice the loss, other than with hard labels."""
+    network = small_network()._replace(stream=first_stream(3))
+    spec = Augment.model_validate({"mixup": {"alpha": 1.0}})
+    for augment, factor in ((None, 1), (spec, 2)):
+        (_, one), (_, two) = (
+            _weighted_step(network, (value,) * CLASSES, 0.1, 3, augment=augment)
+            for value in (1.0, 2.0)
+        )
+        assert float(two) == pytest.approx(factor * float(one), rel=1e-6)
 
 
 def _logits(network: Network, arrays: Arrays, indices: Array) -> Array:

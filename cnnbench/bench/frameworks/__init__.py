@@ -122,6 +122,7 @@ def _check_recipe(experiment: Experiment) -> None:
         "train.clip": (train.clip, "gradient clipping"),
         "train.label_smoothing": (train.label_smoothing, "label smoothing"),
         "train.groups": (train.groups, "parameter groups"),
+        "train.class_weights": (train.class_weights, "class weights"),
         "train.ema": (train.ema, "averages of parameters"),
     }
     for place, (value, name) in lacking.items():

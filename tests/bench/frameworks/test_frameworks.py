@@ -932,6 +932,13 @@ def test_label_smoothing_is_refused() -> None:
     )
 
 
+def test_class_weights_are_refused() -> None:
+    experiment = experiment_of("classify", SMALL, class_weights="balanced")
+    assert refusal("flax", experiment) == (
+        "train.class_weights: bench does not support class weights; remove it."
+    )
+
+
 def test_a_warmup_is_refused() -> None:
     schedule = {"name": "constant", "warmup_epochs": 2}
     assert refusal("flax", experiment_of("classify", SMALL, schedule=schedule)) == (
