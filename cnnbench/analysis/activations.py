@@ -196,7 +196,7 @@ def predictions(
       chosen: the images with their labels.
       numbers: their indices in the test split.
     """
-    outputs = network.outputs(chosen.images).astype(np.float64)
+    outputs = network.predictions(chosen.images).astype(np.float64)
     scale = network.experiment.dataset.pixel_scale
     for number, image, label, output in zip(
         numbers, chosen.images, chosen.labels, outputs, strict=True

@@ -97,7 +97,7 @@ def reconstruct(networks: Sequence[TrainedNetwork], images: Images) -> list[Reco
 
 
 def _outputs(network: TrainedNetwork, images: Images) -> Any:
-    outputs = network.outputs(images)
+    outputs = network.predictions(images)
     if not np.isfinite(outputs).all():
         message = f"{network.path}: seed {network.seed} diverged (its outputs are not finite)"
         raise StoreError(f"{message}; choose another with --seed.")

@@ -15,6 +15,7 @@ from cnnbench.data.catalog import describe
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.errors import DataError, Notify, StoreError, UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
+from cnnbench.nn.augment import views_of
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.python_model import import_class, make_module
 from cnnbench.runs.folder import RESOLVED_FILE, kept_seeds, read_run_entry, read_weights
@@ -76,6 +77,16 @@ class TrainedNetwork:
           images: (n, h, w, c), pixels from 0 to 255.
         """
         return np.concatenate([np.asarray(part) for part in _in_chunks(self.apply, images)])
+
+    def predictions(self, images: Images) -> NDArray[np.float32]:
+        """Outputs as in the evaluation of the run, with its test-time augmentation.
+
+        Args:
+          images: (n, h, w, c), pixels from 0 to 255.
+        """
+        views = views_of(self.experiment.evaluation.augment, images)
+        mean = sum(np.float32(weight) * self.outputs(view) for weight, view in views)
+        return np.asarray(mean, np.float32)
 
     @pinned()
     def outputs_from(self, layer: str, values: NDArray[np.floating[Any]]) -> NDArray[np.float32]:

@@ -505,7 +505,8 @@ def start_line(record: RunRecord) -> str:
     seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else f"seed {record.seeds[0]}"
     epochs = epochs_text(record.epochs)
     where = record.environment.device_kind
-    return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {where}"
+    views = f", test-time augmentation: {record.test_augment}" if record.test_augment else ""
+    return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {where}{views}"
 
 
 def compiled_line(event: Compiled, *, verbose: bool = False) -> str:

@@ -215,6 +215,31 @@ def recipes(runs: Sequence[tuple[str, RunRecord]]) -> str | None:
     )
 
 
+def test_augments(runs: Sequence[tuple[str, RunRecord]]) -> str | None:
+    """A remark on runs with test-time augmentation.
+
+    Args:
+      runs: the records with their labels.
+
+    >>> test_augments([])
+    """
+    labels: dict[str, list[str]] = {}
+    for label, record in runs:
+        labels.setdefault(record.test_augment, []).append(label)
+    if not any(labels):
+        return None
+    if len(labels) == 1:
+        return f"Validation and test values are with test-time augmentation ({next(iter(labels))})."
+    groups = [
+        f"{enumeration(list(map(clean, names)))}: {augment or 'none'}"
+        for augment, names in labels.items()
+    ]
+    return (
+        f"Different test-time augmentation: {'; '.join(groups)}. A difference may come from the"
+        " evaluation rather than the network; evaluate all in the same way to rule that out."
+    )
+
+
 def run_path(record: RunRecord) -> str:
     """The run's folder relative to the results folder."""
     return f"{record.name}/{record.run_id}"

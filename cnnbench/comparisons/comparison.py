@@ -15,6 +15,7 @@ from cnnbench.comparisons.comparability import (
     finished_runs,
     recipes,
     run_path,
+    test_augments,
     value,
     values,
 )
@@ -215,6 +216,7 @@ def _comparison(runs: Sequence[Finished], arms: Sequence[Arm], criteria: Criteri
         remarks=(
             *_diverged(named),
             *_recipes(named),
+            *_test_augments(named),
             *disagreements(runs, arms, verdicts, criteria),
             *_same(named, unequal),
         ),
@@ -244,6 +246,11 @@ def _best_epoch(run: Finished) -> Estimate | None:
 
 def _recipes(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
     if found := recipes([(label, run.record) for label, run in runs]):
+        yield found
+
+
+def _test_augments(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
+    if found := test_augments([(label, run.record) for label, run in runs]):
         yield found
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
@@ -273,6 +274,38 @@ def label_share(mix: Mix, size: tuple[int, ...]) -> jax.Array:
     outside = 1 - (bottom - top) * (right - left) / jnp.float32(math.prod(size))
     share: jax.Array = mix.share * outside
     return share
+
+
+def views_of(augment: str | None, images: Any) -> list[tuple[float, Any]]:
+    """Views of images for test-time augmentation, with their weights in the mean of the logits.
+
+    As in airbench (Jordan 2024): `flip` has the image and its mirror image; `flip_translate` has
+    both, with half of the weight, and both moved by a pixel up and left, and down and right. The
+    edge is filled with its mirror image.
+
+    Args:
+      augment: `evaluation.augment`.
+      images: (n, h, w, c), in NumPy or JAX.
+    """
+    if augment is None:
+        return [(1.0, images)]
+    if augment == "flip":
+        return [(0.5, images), (0.5, images[:, :, ::-1])]
+    centered = [(weight / 2, view) for weight, view in views_of("flip", images)]
+    moved = [
+        (weight / 4, view)
+        for by in (-1, 1)
+        for weight, view in views_of("flip", _moved(images, by))
+    ]
+    return centered + moved
+
+
+def _moved(images: Any, by: int) -> Any:
+    """Images whose pixels are those `by` rows below and `by` columns to the right."""
+    rows, columns = (
+        size - 1 - np.abs(size - 1 - np.abs(np.arange(size) + by)) for size in images.shape[1:3]
+    )
+    return images[:, rows][:, :, columns]
 
 
 def mixed(score: Callable[[Any, jax.Array], jax.Array], result: Any, targets: Any) -> jax.Array:

@@ -312,6 +312,27 @@ def _test(comparison: Comparison, digits: int | None) -> Column[Row]:
     )
 
 
+def _views(comparison: Comparison, _: int | None) -> Column[Row]:
+    return Column(
+        "tta",
+        "TTA",
+        lambda row: row.run.test_augment or "none",
+        lambda row: row.run.test_augment,
+        "`evaluation.augment`, if any run has test-time augmentation",
+        _same(
+            Field(
+                "test_augment",
+                lambda row: row.run.test_augment,
+                "test-time augmentation of the metrics; empty for none",
+            )
+        ),
+        "TTA: test-time augmentation of validation and test images (mean of logits).",
+        always=True,
+        shown=any(row.run.test_augment for row in comparison.rows),
+        near=("test_augment", "test_time_augmentation", "augment"),
+    )
+
+
 def _parameters(_: Comparison, __: int | None) -> Column[Row]:
     return Column(
         "params",
@@ -357,6 +378,7 @@ EPOCH_COLUMNS: tuple[Maker[Row], ...] = (
     _run,
     _epoch,
     _value,
+    _views,
     _time,
     _seeds,
     _code,

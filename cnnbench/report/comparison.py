@@ -284,7 +284,8 @@ def _list_cells(entry: RunEntry, curve: str) -> tuple[str, ...]:
         values = [seed.final.get(metric, seed.test.get(metric, math.nan)) for seed in summary.seeds]
         lost = sum(seed.diverged is not None for seed in summary.seeds)
         on_test = "" if summary.seeds[0].final else "test "
-        result = f"{on_test}{metric_text(metric, mean(values))}"
+        views = f" (TTA {record.test_augment})" if record.test_augment else ""
+        result = f"{on_test}{metric_text(metric, mean(values))}{views}"
         result = diverged_text(lost, len(summary.seeds)) or result
     data = record.dataset
     dataset = f"{data.name} for {data.stand_in_for}" if data.stand_in_for else data.name

@@ -37,7 +37,9 @@ def title(found: Predictions) -> str:
     """Title: the run and its seeds."""
     count = len(found.seeds)
     whose = f"seed {found.seeds[0]}" if count == 1 else f"mean over {count} seeds"
-    return f"{clean(found.record.title)} ({found.record.run_id}), {whose}"
+    views = found.record.test_augment
+    augmented = f", with test-time augmentation ({views})" if views else ""
+    return f"{clean(found.record.title)} ({found.record.run_id}), {whose}{augmented}"
 
 
 def seen_as(photograph: PreparedImage) -> tuple[str, str, str]:
@@ -110,6 +112,7 @@ def json_text(found: Predictions) -> str:
         "name": found.record.name,
         "seeds": found.seeds,
         "loss": found.loss,
+        "test_augment": found.record.test_augment,
         "images": tuple(_entries(found)),
     }
     return codec.encode_document(whole).decode()

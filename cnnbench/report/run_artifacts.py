@@ -180,7 +180,7 @@ def _find_mistakes(
     from cnnbench.analysis.confusion import confusion, hardest
 
     test = images(networks[0])
-    outputs = {network.seed: network.outputs(test.images) for network in networks}
+    outputs = {network.seed: network.predictions(test.images) for network in networks}
     finite = {seed: logits for seed, logits in outputs.items() if np.isfinite(logits).all()}
     if not finite:
         raise DataError("the network's outputs are not finite; it diverged")

@@ -127,6 +127,7 @@ def _first_record(
         environment=ran_on,
         tags=tuple(dict.fromkeys(tags)),
         drop_last=experiment.train.drop_last,
+        test_augment=experiment.evaluation.augment or "",
     )
 
 

@@ -477,6 +477,7 @@ def _recipe(entry: RunEntry) -> dict[str, str]:
     dataset = data.get("dataset")
     images = {key: dataset.get(key) for key in _OF_IMAGES} if isinstance(dataset, dict) else {}
     found = dict(_flat("train", data.get("train"))) | dict(_flat("dataset", images))
+    found |= _flat("evaluation", data.get("evaluation"))
     return found | {"train.epochs": str(entry.record.epochs)}
 
 

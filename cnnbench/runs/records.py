@@ -244,6 +244,7 @@ class RunRecord:
         `environment`.
       tags: tags set with `--tag`, in order.
       drop_last: False if an incomplete last batch is trained.
+      test_augment: test-time augmentation, `evaluation.augment`; empty for none.
     """
 
     run_id: str
@@ -268,6 +269,7 @@ class RunRecord:
     resumed_with: tuple[Mapping[str, str], ...] = ()
     tags: tuple[str, ...] = ()
     drop_last: bool = True
+    test_augment: str = ""
 
     @property
     def num_steps(self) -> int:

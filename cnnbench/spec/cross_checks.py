@@ -20,6 +20,7 @@ from cnnbench.spec.experiment import (
     Augment,
     ChannelStatistics,
     DatasetSpec,
+    Evaluation,
     ModelSpec,
     Splits,
     Task,
@@ -47,6 +48,7 @@ class Parts:
       dataset: without invalid values.
       model: without invalid layers.
       train: without invalid values.
+      evaluation: without invalid values.
       layer_names: names of all layers, valid or not.
       has_layers: True if the file has layers of any kind.
     """
@@ -56,6 +58,7 @@ class Parts:
     dataset: DatasetSpec | None
     model: ModelSpec | None
     train: TrainSpec | None
+    evaluation: Evaluation | None
     layer_names: tuple[str, ...]
     has_layers: bool
 
@@ -76,6 +79,10 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
         issues += _training_issues(parts.train, parts.task)
         issues += _class_weight_issues(parts, info)
         issues += _metric_issues(parts, info)
+    if parts.evaluation and parts.evaluation.augment and parts.task is Task.RECONSTRUCT:
+        message = "test-time augmentation is not available for task: reconstruct"
+        at = ("evaluation", "augment")
+        issues.append(Issue(at, message, "remove it", of_key=True))
     if parts.dataset and info:
         issues += _split_issues(parts.dataset, info)
     if parts.dataset and parts.dataset.normalize:

@@ -368,6 +368,17 @@ class TrainSpec(Model):
     )
 
 
+class Evaluation(Model):
+    """Evaluation on validation and test images."""
+
+    augment: Literal["flip", "flip_translate"] | None = Field(
+        None,
+        description="test-time augmentation for classify, the mean of the logits of several views:"
+        " flip for the image and its mirror image; flip_translate for both, and both moved by a"
+        " pixel, as in airbench",
+    )
+
+
 class CheckpointSpec(Model):
     """Checkpointing, so that an interrupted run can be resumed."""
 
@@ -386,6 +397,9 @@ class Experiment(Model):
     dataset: DatasetSpec = Field(description="the dataset")
     model: ModelSpec = Field(description="the network")
     train: TrainSpec = Field(TrainSpec(), description="training settings")
+    evaluation: Annotated[Evaluation, ADDED] = Field(
+        Evaluation(), description="evaluation of validation and test images"
+    )
     checkpoint: CheckpointSpec = Field(CheckpointSpec(), description="checkpointing")
     seeds: Seeds = Field((0,), description="number of seeds, or a list of seeds")
 

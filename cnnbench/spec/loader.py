@@ -38,6 +38,7 @@ from cnnbench.spec.experiment import (
     BALANCED,
     ChannelStatistics,
     DatasetSpec,
+    Evaluation,
     Experiment,
     ModelSpec,
     Task,
@@ -246,6 +247,7 @@ def _parts(data: Mapping[str, Any], issues: Iterable[Issue]) -> Parts:
         dataset=_section(DatasetSpec, sound.get("dataset")),
         model=_section(ModelSpec, sound.get("model")),
         train=_section(TrainSpec, sound.get("train", {})),
+        evaluation=_section(Evaluation, sound.get("evaluation", {})),
         layer_names=tuple(layers) if isinstance(layers, dict) else (),
         has_layers=bool(layers),
     )

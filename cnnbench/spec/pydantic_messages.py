@@ -193,6 +193,8 @@ def _noun(at: KeyPath) -> str:
             return "metric"
         case (*_, key) if key in INIT_KEYS:
             return "initializer"
+        case ("evaluation", "augment"):
+            return "test-time augmentation"
         case _:
             return str(at[-1])
 

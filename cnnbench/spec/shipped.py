@@ -11,7 +11,13 @@ ENDINGS = (".yaml", ".yml")
 _PACKAGE = Path(__file__).parents[1]
 # In an installed package, or in a checkout.
 _FOLDERS = (_PACKAGE / "experiments", _PACKAGE.parent / "experiments")
-_SECTIONS = ("dataset", "model", "train", "checkpoint")  # of an experiment; overrides begin so
+_SECTIONS = (
+    "dataset",
+    "model",
+    "train",
+    "evaluation",
+    "checkpoint",
+)  # of an experiment; overrides begin so
 _HERE = (Path("experiments"), Path())  # in the working directory; these take precedence
 
 

@@ -143,6 +143,7 @@ _KEYS: _Words = {
     "label_smoothing": ("smoothing", "label_smooth", "smooth_labels"),
     "class_weights": ("class_weight", "loss_weight", "loss_weights"),
     "weight_decay": ("wd", "decoupled_weight_decay", "l2", "l2_reg", "weight_decay_rate"),
+    "evaluation": ("eval", "testing", "tta", "test_time_augmentation"),
     "ema": (
         "use_ema",
         "ema_decay",

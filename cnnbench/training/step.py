@@ -4,7 +4,7 @@ A batch is split into rows (micro-batches): on a CPU a row fits into the cache, 
 sharded over the host devices. On accelerators the whole batch is one row.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from cnnbench.nn.augment import (
     mix_images,
     mixed,
     move_pixels,
+    views_of,
 )
 from cnnbench.nn.ops import dense
 from cnnbench.nn.python_model import split_model
@@ -51,6 +52,7 @@ class StepConfig(NamedTuple):
         Parameters, losses and sums keep their own dtype.
       mesh: devices over which the rows of a batch are sharded, along `BATCH`; None for one device.
       augment: random changes of the training images; None for none.
+      test_augment: views of the images in evaluation, `evaluation.augment`; None for one.
       class_weights: weights of the classes in the training loss; None for none.
     """
 
@@ -64,6 +66,7 @@ class StepConfig(NamedTuple):
     dtype: DTypeLike | None = None
     augment: Augment | None = None
     class_weights: tuple[float, ...] | None = None
+    test_augment: str | None = None
 
 
 class Part(NamedTuple):
@@ -103,6 +106,7 @@ def make_rules(
         jnp.bfloat16 if experiment.train.precision == "bfloat16" else None,
         None if augment == Augment() else augment,
         class_weights_of(experiment) if training else None,
+        None if training else experiment.evaluation.augment,
     )
 
 
@@ -248,6 +252,20 @@ def results_of(
     return result
 
 
+def _mean_result(
+    call: Callable[[jax.Array], Result], views: Sequence[tuple[float, jax.Array]]
+) -> Result:
+    """Weighted mean of the results for views of the same images."""
+    first, *others = [
+        jax.tree.map(lambda value, weight=weight: weight * value, call(view))
+        for weight, view in views
+    ]
+    mean: Result = first
+    for other in others:
+        mean = jax.tree.map(jnp.add, mean, other)
+    return mean
+
+
 def _with_own_keys(rest: Tree, number: jax.Array) -> Tree:
     """The other state of a Python model, with `number` folded into its random keys."""
     keys, others = nnx.split_state(rest, nnx.RngKey, ...)
@@ -364,7 +382,10 @@ def _metric_sums(
 
     def sums(part: Part) -> dict[str, jax.Array]:
         images, targets = pick(arrays, part.indices, rules)
-        result = results_of(graphdef, params, rest, images, prepared, rules, part.numbers)
+        result = _mean_result(
+            lambda view: results_of(graphdef, params, rest, view, prepared, rules, part.numbers),
+            views_of(rules.test_augment, images),
+        )
         values = {"loss": rules.loss(result, targets)}
         values |= {name: metric(result, targets) for name, metric in rules.metrics.items()}
         return {name: jnp.sum(value * part.weights) for name, value in values.items()}

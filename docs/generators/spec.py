@@ -16,6 +16,7 @@ from cnnbench.spec.experiment import (
     Clip,
     DatasetSpec,
     Ema,
+    Evaluation,
     Experiment,
     ModelSpec,
     Splits,
@@ -35,6 +36,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "group": ParameterGroup,
     "model": ModelSpec,
     "train": TrainSpec,
+    "evaluation": Evaluation,
     "checkpoint": CheckpointSpec,
 }
 

@@ -130,8 +130,9 @@ def test_statistics_are_those_of_the_training_images(folder: Path) -> None:
     spec.write_text(
         "name: plain\ntask: classify\ndataset: {name: mnist_5k, normalize: auto}\n"
         "model: {layers: {out: {op: dense, units: 10}}}\ntrain: {class_weights: balanced}\n"
+        "evaluation: {augment: flip}\n"
     )
-    path, _, _ = train(spec, folder, "seeds=[3]")
+    path, result, _ = train(spec, folder, "seeds=[3]")
     network = load_trained(path)
     splits = network.dataset(None, pytest.fail)
     unit = splits.train.images / 255
@@ -152,6 +153,14 @@ def test_statistics_are_those_of_the_training_images(folder: Path) -> None:
     weights = network.parameters["out"]
     want = x @ weights["kernel"] + weights["bias"]
     np.testing.assert_allclose(network.outputs(splits.test.images), want, rtol=1e-4, atol=1e-4)
+    mirrored = x.reshape(-1, 28, 28)[:, :, ::-1].reshape(130, -1)
+    mean = (want + mirrored @ weights["kernel"] + weights["bias"]) / 2
+    np.testing.assert_allclose(network.predictions(splits.test.images), mean, rtol=1e-4, atol=1e-4)
+    right = float((mean.argmax(axis=1) == splits.test.labels).mean())
+    assert right != (want.argmax(axis=1) == splits.test.labels).mean()
+    assert result.summary is not None
+    assert result.summary.seeds[0].test["accuracy"] == pytest.approx(right)
+    assert result.record.test_augment == "flip"
     request = Request(spec, (*OVERRIDES, "seeds=[3]"), folder, engine="plain", needed=True)
     assert run_experiment(request, Told()).record.run_id == path.name
 

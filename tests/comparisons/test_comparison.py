@@ -193,6 +193,18 @@ def test_equal_steps_from_different_epochs_or_batches_are_remarked() -> None:
     assert compare([make_run(), modified()]).remarks == ()
 
 
+def test_test_time_augmentation_is_named() -> None:
+    flipped = with_record(make_run(), test_augment="flip")
+    assert compare([flipped, modified()]).remarks == (
+        "Different test-time augmentation: Standard CNN: flip; Modified CNN: none. A difference may"
+        " come from the evaluation rather than the network; evaluate all in the same way to rule"
+        " that out.",
+    )
+    assert compare([flipped]).remarks == (
+        "Validation and test values are with test-time augmentation (flip).",
+    )
+
+
 def _without(run: RunResult, seed: int, epoch: int) -> RunResult:
     epochs = tuple(e for e in run.epochs if (e.seed, e.epoch) != (seed, epoch))
     return dataclasses.replace(run, epochs=epochs)

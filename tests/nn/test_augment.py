@@ -22,6 +22,7 @@ from cnnbench.nn.augment import (
     move_pixels,
     rotate,
     shift,
+    views_of,
 )
 from cnnbench.spec.experiment import Augment
 from tests.support.oracles import Array
@@ -216,3 +217,23 @@ def test_an_augmentation_does_not_change_the_values_of_others() -> None:
         draws_of(spec_of(**EVERYTHING), 8),
     )
     np.testing.assert_array_equal(alone.own["random_rotation"], together.own["random_rotation"])
+
+
+@pytest.mark.parametrize("size", [(7, 5), (2, 2)])
+def test_views_are_those_of_airbench(size: tuple[int, int]) -> None:
+    """The mean of `infer_mirror` and of `infer_mirror` on two crops of the padded images."""
+    images = np.random.default_rng(0).integers(0, 256, (3, *size, 2), np.uint8)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    height, width = size
+    crops = [images, padded[:, :height, :width], padded[:, 2:, 2:]]
+    want = [(w, v) for w, x in zip((4, 8, 8), crops, strict=True) for v in (x, np.flip(x, 2))]
+    for given in (images, jnp.asarray(images)):
+        views = views_of("flip_translate", given)
+        assert [weight for weight, _ in views] == [1 / each for each, _ in want]
+        for (_, view), (_, wanted) in zip(views, want, strict=True):
+            np.testing.assert_array_equal(view, wanted)
+    (half, same), (other, mirrored) = views_of("flip", images)
+    assert (half, other) == (0.5, 0.5)
+    np.testing.assert_array_equal(same, images)
+    np.testing.assert_array_equal(mirrored, images[:, :, ::-1])
+    assert [weight for weight, _ in views_of(None, images)] == [1.0]

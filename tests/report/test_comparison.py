@@ -64,6 +64,9 @@ ENTRIES = [
 
 CURVES = [[0.93, 0.95, 0.97], [0.1 + 0.88 * n / 29 for n in range(30)], [3.0, 1.0, 0.5, 0.4], [0.1]]
 
+FLIPPED = with_record(make_run(), test_augment="flip")
+VIEWS = compare([FLIPPED, make_run("modified", "Modified CNN", start=0.92)])
+
 # Raw values are those of one seed: the last digit of a spread depends on the platform.
 TABLES = {
     "run.txt": lambda: shown(terminal_table([compare([make_run()])], wide=False)),
@@ -72,6 +75,9 @@ TABLES = {
         terminal_table([compare([make_run(headline="loss")])], wide=False)
     ),
     "compare.txt": lambda: shown(terminal_table([two()], wide=True)),
+    "compare_views.txt": lambda: shown(terminal_table([VIEWS], wide=True)),
+    "run_views.md": lambda: markdown([VIEWS], wide=False),
+    "list_views.txt": lambda: shown(list_table([entry(FLIPPED)], CURVES[:1], "utf-8")),
     "compare_seeds.txt": lambda: shown(terminal_table([two((0, 1, 2))], wide=True)),
     "compare_groups.txt": lambda: shown(terminal_table(GROUPS, wide=True)),
     "run.md": lambda: markdown([STAND_INS], wide=False),

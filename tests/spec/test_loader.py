@@ -236,7 +236,8 @@ class TestExtends:
             "base.yaml:12:11: train.epochs: 0 is too small; use 1 or more.",
             "idea.yaml:3:21: train.batch_size: -1 is too small; use 1 or more.",
             "idea.yaml:4:1: zebra: unknown key 'zebra'; "
-            "use name, title, task, dataset, model, train, checkpoint, seeds or extends.",
+            "use name, title, task, dataset, model, train, evaluation, checkpoint, seeds or"
+            " extends.",
         ]
 
     def test_problems_of_both_files_are_reported_together(self, write: Write) -> None:
@@ -377,7 +378,8 @@ class TestOverrides:
             (
                 "epochs=1",
                 "epochs: unknown key 'epochs' (did you mean 'train.epochs'?); "
-                "use name, title, task, dataset, model, train, checkpoint, seeds or extends.",
+                "use name, title, task, dataset, model, train, evaluation, checkpoint, seeds or"
+                " extends.",
             ),
             (
                 "model.cnv.kernel=3",

@@ -344,6 +344,26 @@ def _logits(network: Network, arrays: Arrays, indices: Array) -> Array:
     return logits
 
 
+@pytest.mark.parametrize("microbatch", [None, 3])
+def test_evaluation_averages_the_logits_of_views(microbatch: int | None) -> None:
+    network, arrays, indices = small_network(), some_arrays(), np.arange(7)
+    images = np.asarray(arrays.images)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    logits = {}
+    for name, view in (("same", images), ("up", padded[:, :5, :5]), ("down", padded[:, 2:, 2:])):
+        both = [arrays._replace(images=jnp.asarray(x)) for x in (view, view[:, :, ::-1])]
+        logits[name] = np.mean([_logits(network, x, indices) for x in both], axis=0)
+    whole = 0.5 * logits["same"] + 0.25 * (logits["up"] + logits["down"])
+    for augment, want in (("flip", logits["same"]), ("flip_translate", whole)):
+        how = rules(microbatch)._replace(test_augment=augment)
+        evaluate = functools.partial(eval_step, graphdef=network.evaluation, rules=how)
+        sums = jax.jit(evaluate)(network.params, network.rest, arrays, indices, np.ones(7))
+        labels = np.asarray(arrays.labels)[indices]
+        losses_of_images = oracles.cross_entropy(want, labels)
+        assert float(sums["loss"]) == pytest.approx(losses_of_images.sum(), rel=1e-5)
+        assert float(sums["accuracy"]) == (want.argmax(axis=1) == labels).sum()
+
+
 @pytest.mark.parametrize(("microbatch", "num_devices"), [(None, 1), (3, 1), (3, 2), (4, 2)])
 def test_evaluation_counts_the_images_of_weight_one(
     microbatch: int | None, num_devices: int

@@ -116,9 +116,10 @@ def _check_keras(plan: Plan) -> None:
 
 
 def _check_recipe(experiment: Experiment) -> None:
-    train = experiment.train
+    train, evaluation = experiment.train, experiment.evaluation
     lacking: Mapping[str, tuple[object, str]] = {
         "dataset.augment": (experiment.dataset.augment, "augmentation"),
+        "evaluation.augment": (evaluation.augment, "test-time augmentation"),
         "train.clip": (train.clip, "gradient clipping"),
         "train.label_smoothing": (train.label_smoothing, "label smoothing"),
         "train.groups": (train.groups, "parameter groups"),

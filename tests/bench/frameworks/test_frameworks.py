@@ -38,7 +38,7 @@ from cnnbench.layers import (
 from cnnbench.layers.parameters import is_kernel
 from cnnbench.nn.graph_net import ACTIVATIONS, GraphNet
 from cnnbench.nn.ops import convolution
-from cnnbench.spec.experiment import LOSSES, Augment, Experiment
+from cnnbench.spec.experiment import LOSSES, Augment, Evaluation, Experiment
 from cnnbench.spec.loader import load_experiment
 from cnnbench.spec.optimizers import OPTIMIZERS
 from cnnbench.system.arrays import LayerWeights
@@ -929,6 +929,14 @@ def test_gradient_clipping_is_refused() -> None:
 def test_label_smoothing_is_refused() -> None:
     assert refusal("flax", experiment_of("classify", SMALL, label_smoothing=0.1)) == (
         "train.label_smoothing: bench does not support label smoothing; remove it."
+    )
+
+
+def test_test_time_augmentation_is_refused() -> None:
+    experiment = experiment_of("classify", SMALL)
+    update = {"evaluation": Evaluation(augment="flip")}
+    assert refusal("flax", experiment.model_copy(update=update)) == (
+        "evaluation.augment: bench does not support test-time augmentation; remove it."
     )
 
 
