@@ -1,6 +1,6 @@
 """`nnx.Module` of a `Plan`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any, assert_never
 
@@ -11,6 +11,7 @@ from flax import nnx
 
 from cnnbench.graph.autoencoder import decoder
 from cnnbench.graph.plan import Node, Plan
+from cnnbench.graph.repeats import Loop, Unit, find_loops
 from cnnbench.layers import (
     Activate,
     Add,
@@ -55,8 +56,9 @@ from cnnbench.layers.parameters import is_kernel
 from cnnbench.layers.reshape import Rearrangement, crop_slices, moved_blocks, pad_widths, shuffled
 from cnnbench.nn import transformer
 from cnnbench.nn.initializers import initial_bias, initial_kernel
-from cnnbench.nn.lowering import lower
-from cnnbench.nn.microbatch import Head, Microbatching, sum_in_rows
+from cnnbench.nn.looping import Modules, repeat, stacked
+from cnnbench.nn.lowering import Lowering, Plain, lower
+from cnnbench.nn.microbatch import Head, Microbatching, stages, sum_in_rows
 from cnnbench.nn.noise import RandomLayer, apply_noise, divergence
 from cnnbench.nn.ops import batch_norm, convolution, dense, layout, norm, quantizer
 from cnnbench.nn.ops.dense import LayerParams
@@ -120,6 +122,8 @@ class GraphNet(nnx.Module):
         self.plan = nnx.static(plan)
         self.lowering = nnx.static(lower(plan, form))
         self.cut = nnx.static(cut)
+        units, loops = _order(plan, self.lowering, cut)
+        self.units, self.loops = nnx.static(units), nnx.static(loops)
         self.weights = nnx.Dict({n.name: _weights(plan, n, rngs) for n in plan.nodes if _owns(n)})
         self.parts = nnx.Dict(
             {
@@ -130,15 +134,39 @@ class GraphNet(nnx.Module):
         )
 
     def prepare(self) -> LayerParams:
-        """Transformed kernels and biases by layer, which many calls can share."""
-        return {node.name: self._prepare(node) for node in self.plan.nodes}
+        """Transformed kernels and biases by layer, which many calls can share.
 
-    def _prepare(self, node: Node) -> dict[str, jax.Array]:
+        Those of a loop are stacked, by layer of its first repetition.
+        """
+        columns = {first: names for loop in self.loops for first, names in loop.columns.items()}
+        looped = {name for names in columns.values() for name in names}
+        own = {
+            node.name: self._prepare(node, self._own(node))
+            for node in self.plan.nodes
+            if node.name not in looped
+        }
+        nodes = self.plan.by_name
+        for first, names in columns.items():
+            stack = stacked([self._own(nodes[name]) for name in names])
+            prepare = partial(self._prepare, nodes[first])
+            own[first] = jax.vmap(prepare)(stack) if stack else {}
+        return own
+
+    def _prepare_unrolled(self) -> LayerParams:
+        return {node.name: self._prepare(node, self._own(node)) for node in self.plan.nodes}
+
+    def _own(self, node: Node) -> dict[str, jax.Array]:
+        """Weights of a layer, with the kernel that it uses."""
         own: Mapping[str, Any] = self.weights.get(node.owner, {})
         values = {key: own[key][...] for key in own}
         if isinstance(node.op, Conv | ConvTranspose):
-            kernel = self.weights[node.kernel_owner]["kernel"][...]
-            values["kernel"] = self.lowering.prepare(node, kernel)
+            values["kernel"] = self.weights[node.kernel_owner]["kernel"][...]
+        return values
+
+    def _prepare(self, node: Node, own: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        values = dict(own)
+        if isinstance(node.op, Conv | ConvTranspose):
+            values["kernel"] = self.lowering.prepare(node, values["kernel"])
         if isinstance(node.op, BatchNorm) and values:
             values = batch_norm.fixed(node.op.epsilon, **values)
         if isinstance(node.op, Dense):
@@ -208,7 +236,8 @@ class GraphNet(nnx.Module):
 
         The other forms fuse layers, and do not compute some of these values.
         """
-        values = self._values(x, self.prepare())
+        start, numbers = {INPUT: self.to_layout(x)}, jnp.arange(x.shape[0])
+        values = self._run(self.plan.nodes, start, self._prepare_unrolled(), numbers)
         return {node.name: values[node.name] for node in self.plan.nodes}
 
     def output_from(self, layer: str, values: jax.Array) -> jax.Array:
@@ -217,15 +246,42 @@ class GraphNet(nnx.Module):
         assert nodes is not None
         start = self.to_layout(values) if values.ndim == 4 else values
         numbers = jnp.arange(values.shape[0])
-        found = self._run(nodes, {layer: start}, self.prepare(), numbers)
+        found = self._run(nodes, {layer: start}, self._prepare_unrolled(), numbers)
         return self.from_layout(found[self.plan.output])
 
     def _values(
         self, x: jax.Array, weights: LayerParams, numbers: jax.Array | None = None
     ) -> dict[str, jax.Array]:
-        """Outputs of all layers by name, in the layout of the operations."""
+        """Outputs of layers by name, in the layout of the operations; not those inside of loops."""
         numbers = jnp.arange(x.shape[0]) if numbers is None else numbers
-        return self._run(self.plan.nodes, {INPUT: self.to_layout(x)}, weights, numbers)
+        values, done = {INPUT: self.to_layout(x)}, 0
+        for loop in self.loops:
+            self._run(_nodes(self.units[done : loop.start]), values, weights, numbers)
+            self._repeat(loop, values, weights, numbers)
+            done = loop.stop
+        return self._run(_nodes(self.units[done:]), values, weights, numbers)
+
+    def _repeat(
+        self,
+        loop: Loop,
+        values: dict[str, jax.Array],
+        weights: LayerParams,
+        numbers: jax.Array,
+    ) -> None:
+        """Runs equal layers as a loop, and adds the outputs of the last repetition to `values`."""
+        nodes = _nodes(self.units[loop.start : loop.start + loop.period])
+
+        def once(carry: Mapping[str, jax.Array], parts: Modules, own: LayerParams) -> Any:
+            start = dict(carry)
+            if INPUT in values:
+                start[INPUT] = values[INPUT]
+            found = self._run(nodes, start, own, numbers, parts)
+            return {name: found[later] for name, later in loop.carried.items()}
+
+        start = {name: values[name] for name in loop.carried}
+        own = {first: weights[first] for first in loop.columns}
+        after = repeat(loop, once, start, self.parts, own)
+        values.update({loop.after[name]: value for name, value in after.items()})
 
     def _run(
         self,
@@ -233,11 +289,13 @@ class GraphNet(nnx.Module):
         values: dict[str, jax.Array],
         weights: LayerParams,
         numbers: jax.Array,
+        parts: Modules | None = None,
     ) -> dict[str, jax.Array]:
         """Computes the outputs of some layers, and adds them to `values`."""
+        parts = self.parts if parts is None else parts
         for node in nodes:
             inputs = [values[name] for name in node.inputs]
-            part = self.parts.get(node.owner)
+            part = parts.get(node.owner)
             if isinstance(part, RandomLayer):
                 values[node.name] = self._apply_noise(node, part, inputs, numbers)
             elif part:
@@ -466,6 +524,29 @@ def _sloped(x: jax.Array, slopes: jax.Array) -> jax.Array:
     values = layout.fold_channels(x)
     factors = layout.repeat_channels(slopes, x) if slopes.size > 1 else slopes
     return jnp.where(values >= 0, values, values * factors).reshape(x.shape)
+
+
+def _order(
+    plan: Plan, lowering: Lowering, cut: Microbatching | None
+) -> tuple[tuple[Unit, ...], tuple[Loop, ...]]:
+    """The layers in the order of execution, and the blocks of them that run as loops.
+
+    XLA's own convolutions are slow inside loops on CPUs.
+    """
+    units = [stage.nodes for stage in stages(plan)] if cut else [(node,) for node in plan.nodes]
+    if isinstance(lowering, Plain):
+        return tuple(units), ()
+    normed = {node.inputs[0] for node in plan.nodes if node.op.uses_batch}
+    last = {node.name for node in units[-1]}
+
+    def key(node: Node) -> Hashable:
+        return lowering.key(node), node.name in normed, node.name in last
+
+    return tuple(units), find_loops(plan, units, key)
+
+
+def _nodes(units: Iterable[Unit]) -> list[Node]:
+    return [node for unit in units for node in unit]
 
 
 def _owns(node: Node) -> bool:

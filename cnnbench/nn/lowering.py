@@ -13,7 +13,7 @@ background, rounding errors would determine the side of the kink.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar, Protocol
@@ -67,6 +67,9 @@ class Lowering(Protocol):
     def deferred(self) -> Mapping[str, str]:
         """Convolutions whose bias and activation are deferred, by name of the pool."""
 
+    def key(self, node: Node) -> Hashable:
+        """What the lowering of a layer depends on, besides its operation and shapes."""
+
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images (n, h, w, c) to the internal layout."""
 
@@ -107,6 +110,10 @@ class Plain:
     deferred: ClassVar[Mapping[str, str]] = MappingProxyType({})
     max_pool = staticmethod(xla.max_pool)
     avg_pool = staticmethod(xla.avg_pool)
+
+    def key(self, _node: Node) -> Hashable:
+        """Returns None: nothing."""
+        return None
 
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Returns images unchanged."""
@@ -239,6 +246,13 @@ class Fused:
                 exact_zeros = node.inputs[0] in blank and node.name in kinked
                 conv = replace(folded.conv, exact_zeros=exact_zeros)
                 self.convs[node.name] = replace(folded, conv=conv)
+
+    def key(self, node: Node) -> Hashable:
+        """The algorithm; the name of a layer that uses the weights of another one."""
+        if node.name in {*self.deferred, *self.deferred.values()}:
+            return node.name
+        found = self.convs.get(node.name), self.grouped.get(node.name)
+        return *found, node.name in self.absorbed
 
     def to_layout(self, x: jax.Array) -> jax.Array:
         """(n, h, w, c) to (h, w, n, c)."""

@@ -7,7 +7,7 @@ is in the cache. The gradient visits the others in reverse order and recomputes 
 (rematerialization), which is faster than storing and loading it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -18,7 +18,9 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from cnnbench.graph.plan import Node, Plan
+from cnnbench.graph.repeats import Loop
 from cnnbench.layers.base import INPUT
+from cnnbench.nn.looping import repeat, stacked
 from cnnbench.nn.noise import Random, apply_noise
 from cnnbench.nn.ops import dense
 from cnnbench.nn.ops.batch_norm import (
@@ -36,6 +38,7 @@ from cnnbench.nn.ops.dense import LayerParams
 from cnnbench.nn.result import Result
 
 LayerValues = dict[str, jax.Array]
+_Carry = tuple[LayerValues, dict[str, Sums]]
 Head = Callable[..., jax.Array]
 
 
@@ -61,6 +64,10 @@ class Layers(Protocol):
     @property
     def parts(self) -> Mapping[str, Any]:
         """Modules by layer: random layers, and owners of the parameters of batch norms."""
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        """Equal stages that run as loops."""
 
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images to the layout of the operations."""
@@ -148,38 +155,113 @@ def sum_in_rows(
       head: maps the `Result` for some images, and their `others`, to a scalar.
       others: further inputs of `head`, such as targets, (n, ...) each.
     """
-    given: tuple[Any, ...] = (x, _drawn(net, len(x)), others)
-    fixed = _Fixed(*jax.tree.map(lambda a: a.reshape(-1, cut.row, *a.shape[1:]), given))
-    values: LayerValues = {}
-    sums: dict[str, Sums] = {}
-    known = dict(weights)
+    looped = {name for loop in net.loops for names in loop.names for name in names}
+    alone = [node for node in net.plan.nodes if node.name not in looped]
+    given: tuple[Any, ...] = (x, _drawn(alone, net.parts, len(x)), others)
+    fixed = _Fixed(*_in_rows(given, cut))
     shifts = {
         node.inputs[0]: running_shift(net.parts[node.owner])
         for node in reversed(net.plan.nodes)
         if node.op.uses_batch
     }
+    rows = _Rows(net, cut, net.parts, fixed, weights, shifts, {}, {})
     *early, last = stages(net.plan)
+    done = 0
+    for loop in net.loops:
+        rows.advance(early[done : loop.start])
+        rows.repeat(loop, early[loop.start : loop.start + loop.period])
+        done = loop.stop
+    rows.advance(early[done:])
+    return _last(partial(_result, net, last, head), cut, *rows.inputs(last), fixed)
 
-    def inputs(stage: Stage) -> tuple[LayerValues, LayerParams]:
+
+def _in_rows(values: Any, cut: Microbatching) -> Any:
+    """Splits a batch into rows, (n, ...) to (rows, row, ...)."""
+    return jax.tree.map(lambda a: a.reshape(-1, cut.row, *a.shape[1:]), values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """A batch in rows, on its way through the stages.
+
+    Args:
+      net: the network.
+      cut: rows and devices.
+      parts: modules by layer; in a loop, those of a repetition.
+      fixed: inputs without gradients.
+      weights: prepared weights by layer; in a loop, those of a repetition.
+      shifts: shifts for sums of outputs that a batch norm normalizes.
+      values: outputs of layers so far.
+      sums: their sums about the shifts.
+    """
+
+    net: Layers
+    cut: Microbatching
+    parts: Mapping[str, Any]
+    fixed: _Fixed
+    weights: LayerParams
+    shifts: LayerValues
+    values: LayerValues
+    sums: dict[str, Sums]
+
+    def advance(self, stages: Iterable[Stage]) -> None:
+        """Runs stages, and adds their outputs."""
+        for stage in stages:
+            run = partial(_run, self.net, stage)
+            about = {name: self.shifts[name] for name in stage.sums}
+            found, more = _early(run, self.cut, *self.inputs(stage), self.fixed, about)
+            self.values.update(found)
+            self.sums.update(more)
+
+    def repeat(self, loop: Loop, body: Sequence[Stage]) -> None:
+        """Runs equal stages as a loop, and adds the outputs of the last repetition."""
+        nodes = [node for stage in body for node in stage.nodes]
+        n = len(self.fixed.images) * self.cut.row
+        normed = {node.inputs[0] for node in nodes if node.op.uses_batch}
+        values = {name: self.values[name] for name in loop.carried}
+        sums = {name: self.sums[name] for name in loop.carried if name in normed}
+
+        def once(carry: _Carry, parts: Mapping[str, Any], own: tuple[Any, LayerValues]) -> _Carry:
+            fixed = self.fixed._replace(drawn=_in_rows(_drawn(nodes, parts, n), self.cut))
+            weights, shifts = own[0], self.shifts | own[1]
+            rows = _Rows(
+                self.net, self.cut, parts, fixed, weights, shifts, dict(carry[0]), dict(carry[1])
+            )
+            rows.advance(body)
+            return (
+                {name: rows.values[loop.carried[name]] for name in values},
+                {name: rows.sums[loop.carried[name]] for name in sums},
+            )
+
+        after = repeat(loop, once, (values, sums), self.net.parts, self._stacked(loop))
+        self.values.update({loop.after[name]: value for name, value in after[0].items()})
+        self.sums.update({loop.after[name]: value for name, value in after[1].items()})
+
+    def _stacked(self, loop: Loop) -> tuple[Any, LayerValues]:
+        """Weights and shifts of the repetitions, by layer of the first."""
+        shifts = {
+            first: stacked([self.shifts[name] for name in names])
+            for first, names in loop.columns.items()
+            if first in self.shifts
+        }
+        return {first: self.weights[first] for first in loop.columns}, shifts
+
+    def inputs(self, stage: Stage) -> tuple[LayerValues, LayerParams]:
+        """Inputs of a stage, and its weights with the statistics of its batch norms."""
+        known = dict(self.weights)
         for node in stage.nodes:
             if not node.op.uses_batch:
                 continue
             source = node.inputs[0]
             if source == INPUT:
-                sums[source] = _sums_of_images(net, fixed.images, shifts[source])
-            size = values.get(source, fixed.images).size // sums[source].about.size
-            known[node.name] = statistics(net.parts[node.owner], sums[source], size)
+                images = self.fixed.images
+                self.sums[source] = _sums_of_images(self.net, images, self.shifts[source])
+            size = self.values.get(source, self.fixed.images).size // self.sums[source].about.size
+            known[node.name] = statistics(self.parts[node.owner], self.sums[source], size)
         names = {name for node in stage.nodes for name in (node.name, *node.inputs)}
-        names |= {node.name for node in net.plan.quantizers}  # for the loss
+        names |= {node.name for node in self.net.plan.quantizers}  # for the loss
         used = {name: known[name] for name in sorted(names) if name in known}
-        return {name: values[name] for name in stage.reads}, used
-
-    for stage in early:
-        run, about = partial(_run, net, stage), {name: shifts[name] for name in stage.sums}
-        found, more = _early(run, cut, *inputs(stage), fixed, about)
-        values |= found
-        sums |= more
-    return _last(partial(_result, net, last, head), cut, *inputs(last), fixed)
+        return {name: self.values[name] for name in stage.reads}, used
 
 
 def _sums_of_images(net: Layers, images: jax.Array, shift: jax.Array) -> Sums:
@@ -193,12 +275,10 @@ def _sums_of_images(net: Layers, images: jax.Array, shift: jax.Array) -> Sums:
     return lax.stop_gradient(near_mean(sums, images.size // shift.size, of_rows))
 
 
-def _drawn(net: Layers, n: int) -> LayerValues:
+def _drawn(nodes: Iterable[Node], parts: Mapping[str, Any], n: int) -> LayerValues:
     """Random values for the whole batch, independent of rows and devices."""
     return {
-        node.name: net.parts[node.name].draw((n, *node.layout.shape))
-        for node in net.plan.nodes
-        if node.op.draws
+        node.name: parts[node.name].draw((n, *node.layout.shape)) for node in nodes if node.op.draws
     }
 
 

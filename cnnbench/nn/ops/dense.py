@@ -32,8 +32,9 @@ def _slots(own: Mapping[str, jax.Array], row: int) -> dict[str, jax.Array]:
     if KERNEL not in own:
         return {}
     kernel = own[KERNEL]
-    sizes = zip((INPUTS, ERRORS), kernel.shape, strict=True)
-    return {slot: jnp.zeros((row, size), kernel.dtype) for slot, size in sizes}
+    *stack, num_in, num_out = kernel.shape  # a loop stacks the kernels of its repetitions
+    sizes = ((INPUTS, num_in), (ERRORS, num_out))
+    return {slot: jnp.zeros((*stack, row, size), kernel.dtype) for slot, size in sizes}
 
 
 def without_slots(gradient: LayerParams) -> tuple[Any, Any]:
@@ -58,7 +59,7 @@ def add_products(gradient: LayerParams, slots: Mapping[str, tuple[jax.Array, jax
 
 
 def _product(inputs: jax.Array, errors: jax.Array) -> jax.Array:
-    return inputs.reshape(-1, inputs.shape[-1]).T @ errors.reshape(-1, errors.shape[-1])
+    return jnp.einsum("a...bi,a...bo->...io", inputs, errors)
 
 
 @jax.custom_vjp
