@@ -229,6 +229,8 @@ def _pattern_issues(
         found = [name for name in trained if fnmatchcase(name, pattern)]
         if not found:
             hint = did_you_mean(pattern, [*trained, *_stages(trained)])
+            if not hint and any(name.startswith(pattern) for name in trained):
+                hint = f" (did you mean '{pattern}*'?)"
             yield Issue(place, f"no layer matches {quoted(pattern)}{hint}", use_one_of(trained))
         elif not any(trained[name] for name in found):
             message = f"no layer that matches {quoted(pattern)} has trained parameters"

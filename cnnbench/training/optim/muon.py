@@ -84,6 +84,5 @@ def orthogonalized(matrix: jax.Array, steps: int) -> jax.Array:
         return a * x + (b * gram + c * gram @ gram) @ x
 
     start = wide / jnp.maximum(jnp.linalg.norm(wide), SMALLEST_NORM)
-    # A loop, since unrolled iterations would be compiled for each kernel.
     result: jax.Array = lax.fori_loop(0, steps, iterate, start)
     return result.T if tall else result
