@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,11 +16,12 @@ import numpy as np
 from cnnbench._version import __version__
 from cnnbench.graph.plan import Plan
 from cnnbench.system.cache import cache_dir
+from cnnbench.system.compile_cache import compiled_together
 from cnnbench.system.devices import free_memory
 from cnnbench.system.files import write_atomic
-from cnnbench.system.host import processor
+from cnnbench.system.host import num_cpus, processor
 from cnnbench.system.settings import current
-from cnnbench.training.executables import Job, compile_train, set_up
+from cnnbench.training.executables import Job, lower_train, set_up
 from cnnbench.training.footprint import footprint, require_memory
 from cnnbench.training.state import build_optimizer
 from cnnbench.training.strategy import Strategy, candidates, requested_strategy
@@ -62,8 +63,9 @@ def measure(job: Job) -> Choice:
     """Measure the fastest strategy and cache it."""
     found = _candidates(job)
     step_s: dict[str, float] = {}
-    for strategy in found:
-        step_s[strategy.form] = _step_seconds(job, strategy, min(step_s.values(), default=math.inf))
+    for strategy, program in zip(found, _programs(job, found), strict=True):
+        best = min(step_s.values(), default=math.inf)
+        step_s[strategy.form] = _step_seconds(job, strategy, program, best)
     path, content = _path(job, found), {"for": _situation(job, found), "step_s": step_s}
     with suppress(OSError):  # without the cache it is measured again
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,11 +117,19 @@ def fastest(found: Sequence[Strategy], step_s: Mapping[str, float]) -> Strategy:
     return min(found, key=cost.__getitem__)
 
 
-def _step_seconds(job: Job, strategy: Strategy, best: float) -> float:
+def _programs(job: Job, found: Sequence[Strategy]) -> list[Callable[..., Any]]:
+    """Training steps of candidates, compiled in parallel."""
+    lowered = []
+    for strategy in found:
+        setup = set_up(job, strategy)
+        network = setup.network(job.experiment.seeds[0])
+        lowered.append(lower_train(setup, network, setup.state(network)))
+    return compiled_together(lowered, num_cpus())
+
+
+def _step_seconds(job: Job, strategy: Strategy, program: Callable[..., Any], best: float) -> float:
     setup = set_up(job, strategy)
-    network = setup.network(job.experiment.seeds[0])
-    state = setup.state(network)
-    program = compile_train(setup, network, state)
+    state = setup.state(setup.network(job.experiment.seeds[0]))
     indices = np.arange(job.batch_size, dtype=np.int32)[None]
     seconds: list[float] = []
     while len(seconds) <= STEPS:

@@ -22,8 +22,9 @@ from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.python_model import import_class, make_module, require_output
 from cnnbench.nn.submodules import count_slow
 from cnnbench.spec.experiment import Experiment, Task
-from cnnbench.system.compile_cache import compiled
+from cnnbench.system.compile_cache import Program, compiled_together
 from cnnbench.system.devices import make_mesh
+from cnnbench.system.host import num_cpus
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.inference import activations_of, outputs_of
 from cnnbench.training.resume import Resume
@@ -207,10 +208,17 @@ def to_arrays(dataset: Dataset) -> Arrays:
     return Arrays(images, labels)
 
 
-def compile_train(
+def compile_train(setup: Executables, network: Network, state: TrainState) -> Callable[..., Any]:
+    """Compile only the `train` function of `Executables`."""
+    programs = _compiled(setup, train=lower_train(setup, network, state))
+    train: Callable[..., Any] = programs["train"]
+    return train
+
+
+def lower_train(
     setup: Executables, network: Network, state: TrainState, batch_size: int | None = None
-) -> Callable[..., Any]:
-    """Compile only the `train` function of `Executables`; the default is a full batch."""
+) -> Program:
+    """Trace the `train` function of `Executables`; the default is a full batch."""
     job = setup.job
     optimizer = build_optimizer(job.experiment.train, job.num_steps, job.plan)
     rules = setup.rules(training=True)
@@ -229,16 +237,14 @@ def compile_train(
     # LLVM's highest optimization level takes a sixth of the compile time without a faster step.
     options = {} if job.accelerator else {"xla_backend_optimization_level": 2}
     arguments = state, setup.arrays, indices
-    return _ahead_of_time(setup, steps, *arguments, quick=options, donate_argnums=0)
+    return _lowered(setup, steps, *arguments, quick=options, donate_argnums=0)
 
 
-def _compile_last(setup: Executables, state: TrainState) -> Callable[..., Any] | None:
-    """Compile the `train_last` function of `Executables`, in rows that fit its batch."""
+def _lower_last(setup: Executables, state: TrainState) -> Program:
+    """Trace the `train_last` function of `Executables`, in rows that fit its batch."""
     size = setup.job.num_last
-    if not size:
-        return None
     setup = replace(setup, strategy=for_batch(setup.strategy, setup.job.plan, size))
-    return compile_train(setup, setup.network(0), state, size)
+    return lower_train(setup, setup.network(0), state, size)
 
 
 def compile_all(setup: Executables, network: Network, state: TrainState) -> Executables:
@@ -263,15 +269,16 @@ def compile_all(setup: Executables, network: Network, state: TrainState) -> Exec
     # Evaluation is mostly matrix products, which LLVM optimization does not speed up; without
     # it, compilation takes two thirds of the time.
     quick = {} if job.accelerator else {"xla_backend_optimization_level": 1}
-    ready = partial(_ahead_of_time, setup, quick=quick)
-    return replace(
-        setup,
-        train=compile_train(setup, network, state),
-        train_last=_compile_last(setup, state),
-        evaluate=ready(evaluate, *model, arrays, chunk, weights),
-        outputs=ready(outputs, *model, arrays, sample) if reconstructs else None,
-        codes=_coder(setup),
-    )
+    ready = partial(_lowered, setup, quick=quick)
+    programs = {
+        "train": lower_train(setup, network, state),
+        "evaluate": ready(evaluate, *model, arrays, chunk, weights),
+    }
+    if job.num_last:
+        programs["train_last"] = _lower_last(setup, state)
+    if reconstructs:
+        programs["outputs"] = ready(outputs, *model, arrays, sample)
+    return replace(setup, codes=_coder(setup), **_compiled(setup, **programs))
 
 
 def _coder(setup: Executables) -> Callable[..., jax.Array] | None:
@@ -290,17 +297,22 @@ def _coder(setup: Executables) -> Callable[..., jax.Array] | None:
     return jax.jit(codes)
 
 
-def _ahead_of_time(
+def _compiled(setup: Executables, **programs: Program) -> dict[str, Any]:
+    """Compile functions of `Executables`; on an accelerator, XLA measures alternatives on it."""
+    at_once = 1 if setup.job.accelerator else num_cpus()
+    return dict(zip(programs, compiled_together(programs.values(), at_once), strict=True))
+
+
+def _lowered(
     setup: Executables,
     function: Callable[..., Any],
     *args: Any,
     quick: Mapping[str, Any],
     **options: Any,
-) -> Callable[..., Any]:
+) -> Program:
     if setup.mesh is not None:
         options["out_shardings"] = NamedSharding(setup.mesh, PartitionSpec())
-    program: Callable[..., Any] = compiled(jax.jit(function, **options).lower(*args), quick)
-    return program
+    return jax.jit(function, **options).lower(*args), quick
 
 
 def check_output(setup: Executables, network: Network) -> int:

@@ -16,6 +16,7 @@ from cnnbench.system.compile_cache import (
     DEFAULT_MAX_BYTES,
     ProgramFiles,
     compiled,
+    compiled_together,
     enable_compile_cache,
 )
 from tests.conftest import QUICK, known
@@ -168,3 +169,8 @@ def test_the_limit_is_that_of_jax_or_2_gib(text: str | None, want: int | None) -
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout == f"{want}\n"
+
+
+def test_programs_compiled_together_stay_in_order() -> None:
+    programs = [(jax.jit(lambda x, n=n: x + n).lower(1.0), {"no_option": 1}) for n in range(5)]
+    assert [run(1.0) for run in compiled_together(programs, 2)] == [1, 2, 3, 4, 5]

@@ -103,16 +103,23 @@ def test_fast_has_to_be_clearly_faster() -> None:
 
 
 @pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is compiled for tests that replace the timing."""
+    monkeypatch.setattr(autotune, "_programs", lambda _job, found: [None] * len(found))
+
+
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path))
     return tmp_path / "engines"
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_a_choice_is_measured_once_and_cached(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged file, or one for other forms, is measured again."""
     measured = []
 
-    def seconds(_job: Any, strategy: Strategy, _best: float) -> float:
+    def seconds(_job: Any, strategy: Strategy, *_: Any) -> float:
         measured.append(strategy.form)
         return {"fast": 3.0, "direct": 2.0, "plain": 4.0}[strategy.form]
 
@@ -142,6 +149,7 @@ def test_a_choice_is_measured_once_and_cached(cache: Path, monkeypatch: pytest.M
         assert len(measured) == 3 * number
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_every_dependency_of_a_choice_invalidates_the_cache(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +184,7 @@ def test_every_dependency_of_a_choice_invalidates_the_cache(
     assert None not in [known_choice(job) for job in same]
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_an_unwritable_cache_folder_is_harmless(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

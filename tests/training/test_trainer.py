@@ -27,7 +27,7 @@ from cnnbench.system.stopwatch import Stopwatch, Timing
 from cnnbench.training import executables
 from cnnbench.training.evaluation import metric_directions
 from cnnbench.training.events import Checkpoint, Compiled, Event, SeedDone, StepDone, Trained
-from cnnbench.training.executables import Job, compile_train, set_up
+from cnnbench.training.executables import Executables, Job, compile_train, set_up
 from cnnbench.training.state import split_network
 from cnnbench.training.strategy import Strategy
 from tests.support import oracles
@@ -439,23 +439,27 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     The programs are real; only the times are fake.
     """
-    fake = Clock()
-    seconds = itertools.cycle([0.04, 7.0])  # the order in which they are compiled
-    real = executables._ahead_of_time
+    fake, real = Clock(), executables._compiled
 
-    def compile_slowly(*args: Any, **options: Any) -> Any:
-        fake.time += 100
-        program, spent = real(*args, **options), next(seconds)
+    def compile_slowly(setup: Executables, **programs: Any) -> dict[str, Any]:
+        fake.time += 100 * len(programs)
+        seconds = {"train": 0.04, "evaluate": 7.0}
+        found = real(setup, **programs).items()
+        return {name: slowed(program, fake, seconds.get(name, 0.0)) for name, program in found}
 
-        def run(*args: Any) -> Any:
-            fake.time += spent
-            return program(*args)
-
-        run.memory_analysis = program.memory_analysis  # type: ignore[attr-defined]
-        return run
-
-    monkeypatch.setattr(executables, "_ahead_of_time", compile_slowly)
+    monkeypatch.setattr(executables, "_compiled", compile_slowly)
     return fake
+
+
+def slowed(program: Any, clock: Clock, seconds: float) -> Any:
+    """A compiled program that takes some seconds of a fake clock."""
+
+    def run(*args: Any) -> Any:
+        clock.time += seconds
+        return program(*args)
+
+    run.memory_analysis = program.memory_analysis  # type: ignore[attr-defined]
+    return run
 
 
 DROPOUT: Layers = {
@@ -533,21 +537,14 @@ def test_parallel_seeds_share_the_seconds(clock: Clock, monkeypatch: pytest.Monk
 def test_seeds_are_trained_in_parallel_only_if_that_is_faster(
     slow: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake, real = Clock(), executables._ahead_of_time
+    fake, real = Clock(), executables._compiled
     train_seconds = itertools.chain([1.0], itertools.repeat(2.0 if slow else 1.99))
 
-    def timed(*args: Any, **options: Any) -> Any:
-        program = real(*args, **options)
-        spent = next(train_seconds) if "donate_argnums" in options else 0.0
+    def timed(setup: Executables, **programs: Any) -> dict[str, Any]:
+        found = real(setup, **programs)
+        return found | {"train": slowed(found["train"], fake, next(train_seconds))}
 
-        def run(*args: Any) -> Any:
-            fake.time += spent
-            return program(*args)
-
-        run.memory_analysis = program.memory_analysis  # type: ignore[attr-defined]
-        return run
-
-    monkeypatch.setattr(executables, "_ahead_of_time", timed)
+    monkeypatch.setattr(executables, "_compiled", timed)
     monkeypatch.setattr(Job, "accelerator", True)
     job = make_job(LINEAR, make_dataset(10, 3, 3), seeds=(0, 1, 2), clock=fake, batch_size=5)
     trained = run_job(job)[-1]
