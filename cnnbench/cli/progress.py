@@ -146,8 +146,9 @@ class Lines(Silent):
         return self.verbose or self.num_seeds == 1
 
     def _logs_seeds(self, summary: SeedSummary) -> bool:
-        """Returns True for one of several seeds, or if no epoch was evaluated."""
-        return self.verbose or self.num_seeds > 1 or not summary.final
+        """Returns True for one of several seeds, or if the last epoch does not say the result."""
+        chosen = summary.chosen_epoch is not None
+        return self.verbose or self.num_seeds > 1 or chosen or not summary.final
 
     def _log(self, line: str) -> None:
         self.console.print(escape_controls(line), highlight=False, markup=False, soft_wrap=True)
@@ -503,7 +504,7 @@ def start_line(record: RunRecord) -> str:
     name = data.name + (f" (stand-in for {data.stand_in_for})" if data.stand_in_for else "")
     sizes = f"{data.num_train:,}/{data.num_validation:,}/{data.num_test:,}"
     seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else f"seed {record.seeds[0]}"
-    epochs = epochs_text(record.epochs)
+    epochs = record.epochs_text
     where = record.environment.device_kind
     views = f", test-time augmentation: {record.test_augment}" if record.test_augment else ""
     return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {where}{views}"
@@ -554,8 +555,19 @@ def seed_line(
             (f"{split}{words(name)} {metric_text(name, value)}", abs(rank - 1))
             for rank, (name, value) in enumerate(named.items())
         ]
+        if summary.chosen_epoch is not None and summary.num_epochs is not None:
+            values.append((_chosen_text(summary.chosen_epoch, summary.num_epochs), len(values)))
         values.append((seconds_text(summary.train_s), len(values)))
     return fitted(title, where, values, width)
+
+
+def _chosen_text(epoch: int, last: int) -> str:
+    """Describes the epoch of the final values.
+
+    >>> _chosen_text(7, 7), _chosen_text(7, 10)
+    ('after 7 epochs', 'epoch 7 of 10')
+    """
+    return f"after {epochs_text(last)}" if epoch == last else f"epoch {epoch} of {last}"
 
 
 def headline(record: EpochRecord) -> str:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from cnnbench.errors import IncomparableError, UsageError, or_list
 from cnnbench.formatting import clean, enumeration, epochs_text
@@ -42,7 +43,7 @@ def value(epoch: EpochRecord, metric: str) -> float:
 
 
 def values(run: Finished, judged_by: str) -> dict[int, float]:
-    """A metric after the last epoch, by seed; NaN for a diverged seed.
+    """A metric after the last or the chosen epoch, by seed; NaN for a diverged seed.
 
     Args:
       run: the run.
@@ -52,9 +53,14 @@ def values(run: Finished, judged_by: str) -> dict[int, float]:
         lost, metric = lost_seeds(run.epochs, run.summary), judged_by.removeprefix(TEST)
         tests = {seed.seed: seed.test[metric] for seed in run.summary.seeds}
         return {seed: math.nan if seed in lost else tests[seed] for seed in run.record.seeds}
-    last = run.record.epochs
-    records = with_missing(run.epochs, last)
-    return {seed: value(records[seed, last], judged_by) for seed in run.record.seeds}
+    return {seed: value(epoch, judged_by) for seed, epoch in chosen_records(run).items()}
+
+
+def chosen_records(run: Finished) -> dict[int, EpochRecord]:
+    """The epoch whose weights are stored, by seed: the last, unless validation images chose."""
+    records = with_missing(run.epochs, run.record.epochs, run.summary)
+    chosen = {seed.seed: seed.chosen_epoch or run.record.epochs for seed in run.summary.seeds}
+    return {seed: records[seed, chosen[seed]] for seed in run.record.seeds}
 
 
 def finished_runs(runs: Sequence[RunResult], metric: str | None) -> list[Finished]:
@@ -114,7 +120,8 @@ def _missing(run: Finished) -> Iterator[str]:
     if metric not in run.summary.metrics:
         yield f"direction of {metric} in summary.json"
     tests = {seed.seed: seed.test for seed in run.summary.seeds}
-    records = with_missing(run.epochs, run.record.epochs).values()
+    records = with_missing(run.epochs, run.record.epochs, run.summary).values()
+    chosen = {seed.seed: seed.chosen_epoch for seed in run.summary.seeds}
     validates = run.record.dataset.num_validation > 0
     found = {
         (e.seed, e.epoch)
@@ -124,7 +131,7 @@ def _missing(run: Finished) -> Iterator[str]:
     for seed in run.record.seeds:
         if metric not in tests.get(seed, {}):
             yield f"test {metric} of seed {seed} in summary.json"
-        for epoch in range(1, run.record.epochs + 1):
+        for epoch in chain(range(1, run.record.epochs + 1), [chosen.get(seed) or 1]):
             if (seed, epoch) not in found:
                 yield f"{metric} of seed {seed}, epoch {epoch} in epochs.jsonl"
     sequential = {epoch.epoch for epoch in records if epoch.at_once == 1}
@@ -135,7 +142,10 @@ def _missing(run: Finished) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Fact:
-    """A property that comparable runs share: its value, its description and the remedy."""
+    """A property that comparable runs share: its value, its description and the remedy.
+
+    A value of None is comparable with any other.
+    """
 
     verb: str
     identity: object
@@ -149,7 +159,7 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
     splits = (data.num_train, data.num_validation, data.num_test)
     sizes = " / ".join(f"{size:,}" for size in splits)
     measure = f"{record.loss} loss" if run.metric == "loss" else run.metric
-    steps = record.num_steps
+    steps = None if record.stop_metric else record.num_steps
     kind = record.environment.device_kind
     same_data = "run both on the same data, for example with --dataset mnist_5k"
     return (
@@ -160,7 +170,7 @@ def _facts(run: Finished) -> tuple[_Fact, ...]:
         _Fact(
             "takes",
             steps,
-            f"{steps:,} step{'s' * (steps != 1)}",
+            f"{record.num_steps:,} step{'s' * (record.num_steps != 1)}",
             "give both the same epochs, batch size and drop_last",
         ),
         _Fact(
@@ -186,7 +196,7 @@ def difference(first: Finished, other: Finished) -> str | None:
     if one == two:
         one, two = run_path(first.record), run_path(other.record)
     for a, b in zip(_facts(first), _facts(other), strict=True):
-        if a.identity != b.identity:
+        if a.identity != b.identity and None not in (a.identity, b.identity):
             return f"'{one}' {a.verb} {a.words}, '{two}' {b.words}; {a.remedy}"
     return None
 
@@ -201,6 +211,8 @@ def recipes(runs: Sequence[tuple[str, RunRecord]]) -> str | None:
     """
     labels: dict[tuple[int, int], list[str]] = {}
     for label, record in runs:
+        if record.stop_metric:
+            continue
         labels.setdefault((record.epochs, record.batch_size), []).append(label)
     if len(labels) < 2:
         return None

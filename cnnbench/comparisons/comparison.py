@@ -5,12 +5,13 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations
+from itertools import chain, combinations, starmap
 
 from cnnbench.comparisons import timing_warnings
 from cnnbench.comparisons.comparability import (
     TEST,
     Finished,
+    chosen_records,
     difference,
     finished_runs,
     recipes,
@@ -27,10 +28,11 @@ from cnnbench.comparisons.timing_warnings import Timed, TimingWarning
 from cnnbench.comparisons.verdict import ANY, Arm, Criteria, Finding, Verdict, find_baseline, judge
 from cnnbench.comparisons.verdict_text import sentence
 from cnnbench.errors import IncomparableError
-from cnnbench.formatting import diverged_text, enumeration
+from cnnbench.formatting import diverged_text, enumeration, epochs_text, seconds_text
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import DatasetRecord, Direction, EpochRecord, RunRecord, RunResult
 from cnnbench.runs.summary import lost_seeds, with_missing
+from cnnbench.spec.metrics import words
 
 JUDGED = Criteria()
 CODE = "code_accuracy"
@@ -53,6 +55,8 @@ class Row:
       test: the headline metric on the test images, over seeds; last epoch only, otherwise None.
       code: linear-probe accuracy of the latent code, over seeds; last epoch of autoencoders only,
         otherwise None.
+      chosen: the epochs that the validation images chose, over seeds, to which `value`, `train_s`,
+        `test` and `code` refer; last epoch only, None if they did not choose.
     """
 
     run: RunRecord
@@ -64,6 +68,15 @@ class Row:
     images_per_s: float
     test: Estimate | None
     code: Estimate | None = None
+    chosen: Estimate | None = None
+
+    @property
+    def epoch_text(self) -> str:
+        """The epoch, or the first and last of those that the validation images chose."""
+        if self.chosen is None:
+            return str(self.epoch)
+        first, last = min(self.chosen.values), max(self.chosen.values)
+        return f"{first:g}-{last:g}" if first < last else f"{first:g}"
 
     @property
     def lost(self) -> str:
@@ -132,6 +145,12 @@ class Comparison:
     warnings: tuple[TimingWarning, ...] = ()
     remarks: tuple[str, ...] = ()
     contradictions: tuple[str, ...] = ()
+
+    @property
+    def end(self) -> str:
+        """The time of the last rows, in words."""
+        chosen = any(row.chosen for row in self.rows)
+        return "after the last or the chosen epoch" if chosen else "after the last epoch"
 
     @property
     def validates(self) -> bool:
@@ -217,6 +236,8 @@ def _comparison(runs: Sequence[Finished], arms: Sequence[Arm], criteria: Criteri
             *_diverged(named),
             *_recipes(named),
             *_test_augments(named),
+            *chain.from_iterable(starmap(selection, named)),
+            *_total_times(named),
             *disagreements(runs, arms, verdicts, criteria),
             *_same(named, unequal),
         ),
@@ -252,6 +273,51 @@ def _recipes(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
 def _test_augments(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
     if found := test_augments([(label, run.record) for label, run in runs]):
         yield found
+
+
+def selection(label: str, run: Finished) -> Iterator[str]:
+    """Remark on a recipe that chooses its epochs by the validation images.
+
+    Args:
+      label: label of the run.
+      run: the run.
+    """
+    record, seeds = run.record, run.summary.seeds
+    if record.stop_metric:
+        counts = [seed.num_epochs or record.epochs for seed in seeds]
+        yield (
+            f"{label} stops early by validation {words(record.stop_metric)}: it trained"
+            f" {_range(counts)} of {epochs_text(record.epochs)}."
+        )
+    if record.best_metric:
+        name = words(record.best_metric)
+        remark = f"{label} keeps the epoch with the best validation {name} of each seed"
+        optimistic = f", so its validation {name} is optimistic"
+        judged = run.judged_by.startswith(TEST)
+        advice = "" if judged else f"; judge it by --metric {TEST}{run.metric}"
+        chosen = _range([seed.chosen_epoch or record.epochs for seed in seeds])
+        yield f"{remark}, {chosen}{optimistic}{advice}."
+
+
+def _total_times(runs: Sequence[tuple[str, Finished]]) -> Iterator[str]:
+    """Training times of networks trained for different numbers of epochs."""
+    if len(runs) < 2 or not any(run.record.stop_metric for _, run in runs):
+        return
+    times = [statistics.mean(seed.train_s for seed in run.summary.seeds) for _, run in runs]
+    words = [f"{label} {seconds_text(time)}" for (label, _), time in zip(runs, times, strict=True)]
+    yield f"Training time of all epochs, mean over seeds: {', '.join(words)}."
+
+
+def _range(numbers: Sequence[int]) -> str:
+    """The smallest and largest number, and the mean.
+
+    >>> _range([3, 3]), _range([3, 4])
+    ('3', '3 to 4 (mean 3.5)')
+    """
+    first, last = min(numbers), max(numbers)
+    return (
+        str(first) if first == last else f"{first} to {last} (mean {statistics.mean(numbers):.1f})"
+    )
 
 
 def _contradictions(runs: Sequence[tuple[str, Finished]]) -> dict[tuple[str, str], str]:
@@ -334,10 +400,12 @@ def _times(epochs: Sequence[EpochRecord]) -> list[float]:
 
 def _rows(run: Finished, label: str) -> Iterator[Row]:
     last, validates = run.record.epochs, run.record.dataset.num_validation > 0
-    records = with_missing(run.epochs, last)
+    records, chosen = with_missing(run.epochs, last, run.summary), chosen_records(run)
+    ends = [seed.chosen_epoch for seed in run.summary.seeds if seed.chosen_epoch]
     test = estimate(values(run, f"{TEST}{run.metric}").values())
     for number in dict.fromkeys((1, last) if validates else (last,)):
-        epochs = [records[seed, number] for seed in run.record.seeds]
+        ended = number == last
+        epochs = [chosen[s] if ended else records[s, number] for s in run.record.seeds]
         yield Row(
             run=run.record,
             label=label,
@@ -346,8 +414,9 @@ def _rows(run: Finished, label: str) -> Iterator[Row]:
             train_s=estimate(_times(epochs)),
             num_params=run.summary.num_params,
             images_per_s=_images_per_s(run),
-            test=test if number == last else None,
-            code=code_estimate(run) if number == last else None,
+            test=test if ended else None,
+            code=code_estimate(run) if ended else None,
+            chosen=estimate(ends) if ended and ends else None,
         )
 
 

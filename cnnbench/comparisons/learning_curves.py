@@ -73,7 +73,7 @@ def curves(comparison: Comparison, runs: Sequence[RunResult]) -> tuple[Curve, ..
 
 def _curve(label: str, run: RunResult, metric: str) -> Curve:
     numbers = range(1, run.record.epochs + 1)
-    found = with_missing(run.epochs, run.record.epochs)
+    found = with_missing(run.epochs, run.record.epochs, run.summary)
     by_epoch = [[found[seed, number] for seed in run.record.seeds] for number in numbers]
     values = tuple(estimate(e.course(metric) for e in epochs) for epochs in by_epoch)
     sequential = [[e.train_s for e in epochs if e.at_once == 1] for epochs in by_epoch]

@@ -202,14 +202,25 @@ def _run(_: Comparison, __: int | None) -> Column[Row]:
     )
 
 
+_CHOSEN = "the epochs that the validation images chose, to which the values refer"
+
+
 def _epoch(_: Comparison, __: int | None) -> Column[Row]:
+    number: Field[Row] = Field("epoch", lambda row: row.epoch, "number of the epoch")
+
+    def chosen(row: Row) -> float | None:
+        return row.chosen.mean if row.chosen else None
+
     return Column(
         "epoch",
         "Epoch",
-        lambda row: str(row.epoch),
+        lambda row: row.epoch_text,
         lambda row: row.epoch,
         "first and last epoch",
-        _same(Field("epoch", lambda row: row.epoch, "number of the epoch")),
+        FileFields(
+            (number, Field("chosen_epoch", chosen, f"mean over seeds of {_CHOSEN}")),
+            (number, Field("chosen_epochs", lambda r: r.chosen and r.chosen.values, _CHOSEN)),
+        ),
         always=True,
     )
 
@@ -304,7 +315,7 @@ def _test(comparison: Comparison, digits: int | None) -> Column[Row]:
             "the headline metric on the test set",
             "except in the last epoch",
         ),
-        f"Test: after the last epoch{_mean_over(comparison)}.",
+        f"Test: {comparison.end}{_mean_over(comparison)}.",
         falling=comparison.direction is Direction.HIGHER,
         wide=True,
         shown=comparison.validates,  # otherwise the headline values are test values

@@ -227,7 +227,7 @@ def _test_note(comparison: Comparison, look: TableOptions) -> str:
     ends = ((row.label, row.test) for row in comparison.rows if row.test is not None)
     metric, digits = comparison.metric, look.precision
     values = (f"{clean(label)} {estimate_text(metric, test, digits)}" for label, test in ends)
-    return f"Test {words(metric)} after the last epoch: {', '.join(values)}."
+    return f"Test {words(metric)} {comparison.end}: {', '.join(values)}."
 
 
 def _rich_table(

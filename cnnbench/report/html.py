@@ -156,6 +156,7 @@ class Section(NamedTuple):
       warnings: the timing warnings.
       notes: how the numbers were obtained.
       contradictions: runs that should agree and do not.
+      end: time of the final values, in words.
       pictures: None on a page of tables.
     """
 
@@ -172,6 +173,7 @@ class Section(NamedTuple):
     warnings: Sequence[str]
     notes: Sequence[str]
     contradictions: Sequence[str]
+    end: str
     pictures: Pictures | None = None
 
 
@@ -270,6 +272,7 @@ def _section(comparison: Comparison, number: int) -> Section:
         warnings=[clean(warning.text) for warning in comparison.warnings],
         notes=notes(comparison, wide=True),
         contradictions=[*map(clean, comparison.contradictions)],
+        end=comparison.end,
     )
 
 
@@ -460,7 +463,7 @@ def costs_grid(comparison: Comparison) -> HtmlTable:
         for row in last
     ]
     headers = ("Network", "Mean", "Lowest seed", "Highest seed", "Time per epoch", "Parameters")
-    caption = f"{heading(comparison.shown_metric)} after the last epoch, and its cost"
+    caption = f"{heading(comparison.shown_metric)} {comparison.end}, and its cost"
     return HtmlTable(caption, headers, rows)
 
 
@@ -490,7 +493,9 @@ def seeds_grid(runs: Sequence[tuple[str, RunResult]], metric: str) -> HtmlTable:
         )
         for label, seed in ended
     ]
-    validation = ("Last epoch", "Best (epoch)") if any(s.final for _, s in ended) else ()
+    chosen = any(seed.chosen_epoch for _, seed in ended)
+    name = "Last or chosen epoch" if chosen else "Last epoch"
+    validation = (name, "Best (epoch)") if any(s.final for _, s in ended) else ()
     headers = ("Network", "Seed", *validation, "Test", "Training time")
     return HtmlTable(f"{heading(metric)} by seed", headers, rows)
 
@@ -621,7 +626,7 @@ def _facts(run: RunResult) -> dict[str, str]:
     return {
         "Folder": f"{record.name}/{record.run_id}",
         "Started": f"{record.started_at:%Y-%m-%d %H:%M} UTC",
-        "Training": f"{epochs_text(record.epochs)}, batch size {record.batch_size:,}",
+        "Training": f"{record.epochs_text}, batch size {record.batch_size:,}",
         "Seeds": ", ".join(map(str, record.seeds)),
         "Processor": clean(env.processor),
         "CPUs": str(env.num_cpus),

@@ -217,7 +217,8 @@ def _caption(comparison: Comparison, rows: Sequence[Row]) -> str:
     counts = "/".join(map(str, seeds))
     over = "one seed" if seeds == [1] else f"mean ± standard deviation over {counts} seeds"
     words = "epoch" if last == 1 else "epochs"
-    return escape_latex(f"{data.title}: {sizes}; {epochs} {words}; {over}.")
+    most = "at most " if any(row.run.stop_metric for row in rows) else ""
+    return escape_latex(f"{data.title}: {sizes}; {most}{epochs} {words}; {over}.")
 
 
 def _bold_note(comparison: Comparison, bold: set[tuple[str, str]]) -> str:

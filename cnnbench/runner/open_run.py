@@ -128,6 +128,8 @@ def _first_record(
         tags=tuple(dict.fromkeys(tags)),
         drop_last=experiment.train.drop_last,
         test_augment=experiment.evaluation.augment or "",
+        stop_metric=stopping.metric if (stopping := experiment.train.early_stopping) else "",
+        best_metric=experiment.train.restore_best or "",
     )
 
 
@@ -230,7 +232,7 @@ def reopen(
     for warning in (*run.warnings, *_doubts(run.record, other)):
         notify(warning)
     remove_partial(path)
-    resume = plan_resume(run, checkpoints_of(job, folder), notify)
+    resume = plan_resume(run, checkpoints_of(job, folder), notify, job.experiment.train)
     require_checkpoints(run, path, resume, job.experiment.train.epochs)
     folder.write_epochs(resume.kept)
     record = with_tags(_running(job, run, resume, command, other), tags)

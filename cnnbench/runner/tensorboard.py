@@ -75,7 +75,7 @@ class EventFiles:
                 self._append(seed, epoch, _histograms(event.weights))
             case SeedDone(summary=SeedSummary(seed=seed)):
                 values = {f"{name}/test": value for name, value in event.summary.test.items()}
-                epoch = self.experiment.train.epochs
+                epoch = event.summary.chosen_epoch or self.experiment.train.epochs
                 self._append(seed, epoch, [*_scalars(values), *_images(event)])
             case Checkpoint() | Compiled() | Resumed() | StepDone() | Trained() | Tuning():
                 pass

@@ -447,8 +447,9 @@ def comparable_key(record: RunRecord) -> object:
     """Everything that must be equal for runs to be comparable."""
     data = record.dataset
     images = (data.name, data.digest, data.num_train, data.num_validation, data.num_test)
+    steps = None if record.stop_metric else record.num_steps
     loss = record.loss if record.task == "reconstruct" else ""
-    return (record.task, images, record.num_steps, loss, record.environment.device_kind)
+    return (record.task, images, steps, loss, record.environment.device_kind)
 
 
 _OF_IMAGES = ("pixel_scale", "normalize", "augment")  # parts of a recipe in `dataset`

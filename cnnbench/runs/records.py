@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from statistics import fmean
 
-from cnnbench.formatting import clean, diverged_text
+from cnnbench.formatting import clean, diverged_text, epochs_text
 from cnnbench.runs.cost import Cost
 from cnnbench.spec.metrics import heading, metric_text
 from cnnbench.system.stopwatch import Timing
@@ -233,7 +233,7 @@ class RunRecord:
       timing: time spent in each part of the run; None until the run ends.
       engine: choices of the engine; None until training starts.
       seeds: the seeds; one network is trained per seed.
-      epochs: number of epochs requested.
+      epochs: number of epochs requested; with `early_stopping`, the largest.
       batch_size: images per training step.
       spec_digest: digest of the resolved experiment without its name, title and seeds.
       dataset: the images.
@@ -245,6 +245,8 @@ class RunRecord:
       tags: tags set with `--tag`, in order.
       drop_last: False if an incomplete last batch is trained.
       test_augment: test-time augmentation, `evaluation.augment`; empty for none.
+      stop_metric: metric of `early_stopping`; empty without.
+      best_metric: metric of `restore_best`; empty without.
     """
 
     run_id: str
@@ -270,12 +272,19 @@ class RunRecord:
     tags: tuple[str, ...] = ()
     drop_last: bool = True
     test_augment: str = ""
+    stop_metric: str = ""
+    best_metric: str = ""
 
     @property
     def num_steps(self) -> int:
         """Training steps of all epochs."""
         full, last = divmod(self.dataset.num_train, max(1, self.batch_size))
         return self.epochs * max(1, full + (bool(last) and not self.drop_last))
+
+    @property
+    def epochs_text(self) -> str:
+        """The number of epochs, in words."""
+        return f"{'at most ' if self.stop_metric else ''}{epochs_text(self.epochs)}"
 
     @property
     def tags_text(self) -> str:
@@ -315,9 +324,10 @@ class SeedSummary:
 
     Args:
       seed: the seed.
-      final: validation value of each metric after the last epoch; empty without validation images.
+      final: validation value of each metric after the last or the chosen epoch; empty without
+        validation images.
       best: best validation value of each metric; empty without validation images.
-      test: value of each metric on the test images after the last epoch.
+      test: value of each metric on the test images after the last or the chosen epoch.
       compile_s: compilation time caused by this seed.
       train_s: training time, all epochs.
       eval_s: evaluation time, all epochs.
@@ -326,6 +336,9 @@ class SeedSummary:
       code_accuracy: test accuracy of a linear classifier trained on the codes; None without a code
         layer.
       weights_digest: SHA-256 of the file in `weights/`; None in runs of older versions.
+      num_epochs: number of epochs trained, with `early_stopping` or `restore_best`; None without.
+      chosen_epoch: the epoch whose weights are tested and stored, with `early_stopping` or
+        `restore_best`; None without, for the last one.
     """
 
     seed: int
@@ -338,6 +351,8 @@ class SeedSummary:
     diverged: int | None = None
     code_accuracy: float | None = None
     weights_digest: str | None = None
+    num_epochs: int | None = None
+    chosen_epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from cnnbench.runs.records import BestValue, Direction, EpochRecord, SeedSummary, Summary
 
@@ -14,6 +14,7 @@ def summarize_seed(
     test: Mapping[str, float],
     compile_s: float,
     code_accuracy: float | None = None,
+    chosen: int | None = None,
 ) -> SeedSummary:
     """Summarizes one seed.
 
@@ -23,6 +24,7 @@ def summarize_seed(
       test: value of each metric on the test images.
       compile_s: seconds of compilation for this seed.
       code_accuracy: test accuracy of a linear classifier on the code; None without a code.
+      chosen: the epoch that the validation images chose; None if they do not choose.
 
     >>> epoch = EpochRecord(0, 1, 0.9, 0.5, {"accuracy": 0.8}, 2.0, 1.0, 25.0)
     >>> later = EpochRecord(0, 2, 0.7, 0.6, {"accuracy": 0.9}, 2.0, 1.0, 25.0)
@@ -33,25 +35,33 @@ def summarize_seed(
     """
     epochs = tuple(epochs)
     validated = metrics if epochs[-1].validated else {}
+    last = next((epoch for epoch in epochs if epoch.epoch == chosen), epochs[-1])
     return SeedSummary(
         seed=epochs[0].seed,
-        final={name: epochs[-1].validation(name) for name in validated},
-        best={name: _best(epochs, name, direction) for name, direction in validated.items()},
+        final={name: last.validation(name) for name in validated},
+        best={name: best_value(epochs, name, direction) for name, direction in validated.items()},
         test=dict(test),
         compile_s=compile_s,
         train_s=sum(epoch.train_s for epoch in epochs),
         eval_s=sum(epoch.eval_s for epoch in epochs),
         diverged=next((e.epoch for e in epochs if not e.finite), _lost_at_end(epochs[-1], test)),
         code_accuracy=code_accuracy,
+        num_epochs=len(epochs) if chosen else None,
+        chosen_epoch=chosen,
     )
 
 
-def with_missing(epochs: Iterable[EpochRecord], last: int) -> dict[tuple[int, int], EpochRecord]:
-    """Indexes the epochs of a run, and fills those after a seed diverged with NaN.
+def with_missing(
+    epochs: Iterable[EpochRecord], last: int, summary: Summary | None = None
+) -> dict[tuple[int, int], EpochRecord]:
+    """Indexes the epochs of a run, and fills those after a seed ended.
+
+    After a seed diverged, its values are NaN; after it stopped early, those of its last epoch.
 
     Args:
       epochs: records of all seeds, in order within each seed.
       last: number of the last epoch.
+      summary: summary of a finished run, which says where seeds stopped early.
 
     Returns:
       The records by seed and epoch.
@@ -62,19 +72,27 @@ def with_missing(epochs: Iterable[EpochRecord], last: int) -> dict[tuple[int, in
     """
     found = {(epoch.seed, epoch.epoch): epoch for epoch in epochs}
     ends = {epoch.seed: epoch for epoch in found.values()}
+    stopped = {(s.seed, s.num_epochs) for s in summary.seeds} if summary else set()
     for seed, end in ends.items():
-        for number in () if end.finite else range(end.epoch + 1, last + 1):
-            found[seed, number] = dataclasses.replace(
-                end,
-                epoch=number,
-                train_loss=math.nan,
-                validation_loss=math.nan if end.validated else None,
-                metrics=dict.fromkeys(end.metrics, math.nan),
-                train_s=math.nan,
-                eval_s=math.nan,
-                samples_per_s=math.nan,
-            )
+        whole = end.finite and (seed, end.epoch) not in stopped
+        for number in () if whole else range(end.epoch + 1, last + 1):
+            found[seed, number] = _after(end, number)
     return found
+
+
+def _after(end: EpochRecord, number: int) -> EpochRecord:
+    """An epoch after the end of a seed, which took no time."""
+    untimed = dataclasses.replace(
+        end, epoch=number, train_s=math.nan, eval_s=math.nan, samples_per_s=math.nan
+    )
+    if end.finite:
+        return untimed
+    return dataclasses.replace(
+        untimed,
+        train_loss=math.nan,
+        validation_loss=math.nan if end.validated else None,
+        metrics=dict.fromkeys(end.metrics, math.nan),
+    )
 
 
 def lost_seeds(epochs: Iterable[EpochRecord], summary: Summary | None = None) -> list[int]:
@@ -94,7 +112,9 @@ def _lost_at_end(last: EpochRecord, test: Mapping[str, float]) -> int | None:
     return None if last.validated or math.isfinite(test.get("loss", 0.0)) else last.epoch
 
 
-def _best(epochs: tuple[EpochRecord, ...], metric: str, direction: Direction) -> BestValue:
+def best_value(epochs: Sequence[EpochRecord], metric: str, direction: Direction) -> BestValue:
+    """The best validation value of a metric, and the first epoch that reached it."""
+
     def badness(epoch: EpochRecord) -> tuple[bool, float]:
         value = epoch.validation(metric)
         # Comparisons with NaN are always false, so NaN is explicitly the worst.

@@ -34,7 +34,9 @@ def check_run(path: Path) -> list[str]:
 
 def _epochs(run: RunResult) -> Iterator[str]:
     """Checks that seeds are unique and epochs are complete and consecutive."""
-    record, lost = run.record, lost_seeds(run.epochs)
+    record, ended = run.record, set(lost_seeds(run.epochs))
+    if run.summary:
+        ended |= {s.seed for s in run.summary.seeds if s.num_epochs}  # checked by `_summary`
     twice = [seed for seed, count in Counter(record.seeds).items() if count > 1]
     yield from (f"run.json: duplicate seed {seed}" for seed in twice)
     strangers = dict.fromkeys(e.seed for e in run.epochs if e.seed not in record.seeds)
@@ -45,7 +47,9 @@ def _epochs(run: RunResult) -> Iterator[str]:
             yield f"epochs.jsonl: the epochs of seed {seed} are not consecutive from 1"
         elif len(numbers) > record.epochs:
             yield f"epochs.jsonl: seed {seed} has {len(numbers)} epochs instead of {record.epochs}"
-        elif record.status is Status.FINISHED and seed not in lost and len(numbers) < record.epochs:
+        elif (
+            record.status is Status.FINISHED and seed not in ended and len(numbers) < record.epochs
+        ):
             yield f"epochs.jsonl: seed {seed} ends after {len(numbers)} of {record.epochs} epochs"
 
 
@@ -132,6 +136,7 @@ def _again(run: RunResult, seed: SeedSummary) -> SeedSummary:
     assert run.summary is not None
     own = [epoch for epoch in run.epochs if epoch.seed == seed.seed]
     given = {name: getattr(seed, name) for name in ("test", "compile_s", "code_accuracy")}
+    given["chosen"] = seed.chosen_epoch
     return summarize_seed(own, metrics=run.summary.metrics, **given)
 
 

@@ -79,6 +79,7 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
         issues += _training_issues(parts.train, parts.task)
         issues += _class_weight_issues(parts, info)
         issues += _metric_issues(parts, info)
+        issues += _selection_issues(parts.train, parts.task, parts.dataset, info)
     if parts.evaluation and parts.evaluation.augment and parts.task is Task.RECONSTRUCT:
         message = "test-time augmentation is not available for task: reconstruct"
         at = ("evaluation", "augment")
@@ -261,6 +262,35 @@ def _metric_issues(parts: Parts, info: DatasetInfo | None) -> Iterator[Issue]:
             yield Issue(at, message, f"use {or_list(names_of(task))}")
         elif objection and (found := objection(layers, info)):
             yield Issue(at, *found)
+
+
+def _selection_issues(
+    train: TrainSpec, task: Task | None, dataset: DatasetSpec | None, info: DatasetInfo | None
+) -> Iterator[Issue]:
+    """Early stopping and restored epochs, which need validation images and a reported metric."""
+    stopping = train.early_stopping
+    chosen: dict[tuple[str, ...], str] = {}
+    if stopping:
+        chosen["train", "early_stopping", "metric"] = stopping.metric
+    if train.restore_best:
+        chosen["train", "restore_best"] = train.restore_best
+    reported = ("accuracy",) if task is Task.CLASSIFY else ()
+    known = ("loss", *(reported if train.metrics is None else train.metrics))
+    for at, metric in chosen.items():
+        if dataset and _lacks_validation(dataset, info):
+            message = f"{at[1]} needs validation images, and there are none"
+            yield Issue(at[:2], message, f"set dataset.splits.validation, or remove {at[1]}")
+        elif task and metric not in (*known, *names_of(task)):
+            message = f"metric '{metric}' is not available for task: {task}"
+            yield Issue(at, message, f"use {or_list(known)}")
+        elif task and metric not in known:
+            message = f"metric '{metric}' is not in train.metrics"
+            yield Issue(at, message, f"add it there, or use {or_list(known)}")
+
+
+def _lacks_validation(dataset: DatasetSpec, info: DatasetInfo | None) -> bool:
+    number = dataset.splits.validation
+    return (_sizes(dataset, info)[1] if info and number is None else number) == 0
 
 
 def _augment_issues(

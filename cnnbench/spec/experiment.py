@@ -52,6 +52,9 @@ LOSSES: Mapping[str, tuple[Loss, ...]] = {
 }
 
 
+Selector = Literal["loss", MetricName]  # of an epoch, by its value on the validation images
+
+
 class Task(StrEnum):
     """The task that a network is trained for."""
 
@@ -321,6 +324,18 @@ class Ema(Model):
     )
 
 
+class EarlyStopping(Model):
+    """Ends the training of a seed once a validation metric no longer improves."""
+
+    metric: Selector = Field(
+        "loss", description="metric on the validation images: loss, or one of metrics"
+    )
+    patience: Count = Field(description="epochs in a row without an improvement that end training")
+    min_delta: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="smallest change that counts as an improvement"
+    )
+
+
 class TrainSpec(Model):
     """Training settings; the defaults are those of the Lasagne MNIST example."""
 
@@ -360,6 +375,15 @@ class TrainSpec(Model):
     )
     ema: Annotated[Ema | None, ADDED] = Field(
         None, description="evaluate and store the moving average of the parameters"
+    )
+    early_stopping: Annotated[EarlyStopping | None, ADDED] = Field(
+        None,
+        description="stop a seed once a validation metric no longer improves; epochs is the most",
+    )
+    restore_best: Annotated[Selector | None, ADDED] = Field(
+        None,
+        description="test and store the weights after the epoch with the best validation value of"
+        " this metric: loss, or one of metrics; default: those after the last epoch",
     )
     drop_last: Annotated[bool, ADDED] = Field(
         True,

@@ -85,7 +85,10 @@ _TABLE = (
         tasks=_CLASSIFY,
         higher_is_better=True,
         is_fraction=True,
-        other_names=("acc", "top1", "top1_accuracy", "sparse_categorical_accuracy"),
+        other_names=(
+            *("acc", "top1", "top1_accuracy", "sparse_categorical_accuracy"),
+            *("val_accuracy", "val_acc"),
+        ),
     ),
     Metric(
         name="top5_accuracy",

@@ -16,7 +16,15 @@ from cnnbench.layers.fields import VALUE
 from cnnbench.layers.parameters import INIT_KEYS, INITIALIZERS, init_choices
 from cnnbench.spec import vocabulary
 from cnnbench.spec.document import Document, KeyPath, dotted
-from cnnbench.spec.experiment import AUGMENTATIONS, Augment, Clip, Ema, Experiment, Splits
+from cnnbench.spec.experiment import (
+    AUGMENTATIONS,
+    Augment,
+    Clip,
+    EarlyStopping,
+    Ema,
+    Experiment,
+    Splits,
+)
 from cnnbench.spec.optimizers import (
     DEFAULT_OPTIMIZER,
     DEFAULT_SCHEDULE,
@@ -50,6 +58,7 @@ _WITHIN: Mapping[KeyPath, type[BaseModel]] = {  # sections of sections
     ("dataset", "splits"): Splits,
     ("train", "clip"): Clip,
     ("train", "ema"): Ema,
+    ("train", "early_stopping"): EarlyStopping,
     ("dataset", "augment"): Augment,
 }
 _DEEPER: Mapping[KeyPath, type[BaseModel]] = {
@@ -189,7 +198,7 @@ def _noun(at: KeyPath) -> str:
     match at:
         case ("model", "layers", _):
             return "operation"
-        case (*_, "metrics", int()):
+        case (*_, "metrics", int()) | (*_, "restore_best"):
             return "metric"
         case (*_, key) if key in INIT_KEYS:
             return "initializer"

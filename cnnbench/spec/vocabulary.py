@@ -144,6 +144,17 @@ _KEYS: _Words = {
     "class_weights": ("class_weight", "loss_weight", "loss_weights"),
     "weight_decay": ("wd", "decoupled_weight_decay", "l2", "l2_reg", "weight_decay_rate"),
     "evaluation": ("eval", "testing", "tta", "test_time_augmentation"),
+    "early_stopping": ("early_stop", "EarlyStopping", "stop_early", "earlystopping"),
+    "restore_best": (
+        "restore_best_weights",
+        "save_best_only",
+        "load_best_model_at_end",
+        "keep_best",
+        "best_checkpoint",
+    ),
+    "patience": ("early_stopping_patience", "stop_patience", "n_iter_no_change"),
+    "min_delta": ("min_improvement", "early_stopping_threshold", "tol"),
+    "metric": ("monitor", "metric_for_best_model", "eval_metric"),
     "ema": (
         "use_ema",
         "ema_decay",
@@ -266,7 +277,7 @@ _NO_KEYS = (
     " affine elementwise_affine track_running_stats weight_norm spectral_norm"
     " noise_shape axis dim alpha negative_slope amsgrad centered max_norm"
     " accumulate accumulate_steps gradient_accumulation"
-    " accumulate_grad_batches swa early_stopping patience"
+    " accumulate_grad_batches swa"
     " sample_weight shuffle num_workers callbacks compile distributed"
     " strategy pretrained dropout whitening image_size"
     " input_shape num_classes cache prefetch k_folds cross_validation subset download"
@@ -341,7 +352,8 @@ INIT = KnownNames(_INITS, _NO_INITS)
 OPTIMIZER = KnownNames(_OPTIMIZERS, _NO_OPTIMIZERS, _WITH)
 SCHEDULE = KnownNames(_SCHEDULES, _NO_SCHEDULES)
 LOSS = KnownNames(_LOSSES, _NO_LOSSES)
-METRIC = KnownNames({m.name: m.other_names for m in METRICS.values() if m.tasks}, NO_METRICS)
+_METRICS = {m.name: m.other_names for m in METRICS.values() if m.tasks}
+METRIC = KnownNames(_METRICS | {"loss": ("val_loss", "validation_loss")}, NO_METRICS)
 KEY = KnownNames(_KEYS, _NO_KEYS)
 FAMILY = KnownNames(
     {"torch": ("pytorch",), "keras": ("tensorflow", "tf"), "flax": ("nnx", "jax", "linen")}

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cnnbench.errors import StoreError, UsageError
 from cnnbench.formatting import epochs_text
 from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.records import EngineRecord, EpochRecord, RunResult, Status
-from cnnbench.spec.experiment import Experiment
+from cnnbench.runs.selection import is_active
+from cnnbench.spec.experiment import Experiment, TrainSpec
 from cnnbench.spec.optimizers import depends_on_total
 from cnnbench.system import commands
 from cnnbench.system.arrays import NamedArrays
@@ -46,11 +48,6 @@ class Resume:
         return tuple(record for seed in self.records for record in self.records[seed])
 
 
-def is_active(records: Sequence[EpochRecord]) -> bool:
-    """True unless the seed has diverged."""
-    return not records or records[-1].finite
-
-
 def is_kept(
     experiment: Experiment, epoch: int, records: Mapping[int, Sequence[EpochRecord]]
 ) -> bool:
@@ -61,8 +58,8 @@ def is_kept(
       epoch: the epoch.
       records: records so far of the seeds trained in parallel.
     """
-    every = experiment.checkpoint.every
-    ends = epoch == experiment.train.epochs or not any(map(is_active, records.values()))
+    every, train = experiment.checkpoint.every, experiment.train
+    ends = epoch == train.epochs or not any(is_active(train, own) for own in records.values())
     return bool(every) and (ends or epoch % every == 0)
 
 
@@ -122,13 +119,16 @@ def _from_scratch(run: RunResult, epochs: int) -> str:
     return f"train from scratch with: {commands.command_line(command)}"
 
 
-def plan_resume(run: RunResult, checkpoints: Checkpoints, notify: Callable[[str], None]) -> Resume:
+def plan_resume(
+    run: RunResult, checkpoints: Checkpoints, notify: Callable[[str], None], train: TrainSpec
+) -> Resume:
     """Find the newest usable checkpoint of each seed.
 
     Args:
       run: the interrupted run.
       checkpoints: the checkpoints in its folder.
       notify: called with a message for each unusable checkpoint.
+      train: the training settings.
 
     Raises:
       StoreError: the folder cannot be read.
@@ -137,8 +137,9 @@ def plan_resume(run: RunResult, checkpoints: Checkpoints, notify: Callable[[str]
     started = [epoch for epoch in run.epochs if epoch.seed in others]
     at_once = max((epoch.at_once for epoch in started), default=None)
     epochs: dict[int, int] = {}
+    known = partial(_usable, run.epochs, checkpoints, notify, train)
     for group in [(first,), *groups(others, at_once or 1)]:
-        epochs |= dict.fromkeys(group, _common(group, run.epochs, checkpoints, notify))
+        epochs |= dict.fromkeys(group, _common(group, checkpoints, known))
     records = {
         seed: tuple(e for e in run.epochs if e.seed == seed and e.epoch <= epochs[seed])
         for seed in run.record.seeds
@@ -147,33 +148,32 @@ def plan_resume(run: RunResult, checkpoints: Checkpoints, notify: Callable[[str]
 
 
 def _common(
-    seeds: Sequence[int],
-    records: Sequence[EpochRecord],
-    checkpoints: Checkpoints,
-    notify: Callable[[str], None],
+    seeds: Sequence[int], checkpoints: Checkpoints, usable: Callable[[int, int], bool]
 ) -> int:
     """The last epoch for which all of the seeds have a usable checkpoint."""
     return next(
         (
             epoch
             for epoch in reversed(checkpoints.epochs(seeds[0]))
-            if all(_usable(seed, epoch, records, checkpoints, notify) for seed in seeds)
+            if all(usable(seed, epoch) for seed in seeds)
         ),
         0,
     )
 
 
 def _usable(
-    seed: int,
-    epoch: int,
     records: Sequence[EpochRecord],
     checkpoints: Checkpoints,
     notify: Callable[[str], None],
+    train: TrainSpec,
+    seed: int,
+    epoch: int,
 ) -> bool:
     own = [record for record in records if record.seed == seed and record.epoch <= epoch]
     numbers = [record.epoch for record in own]
-    # A seed that diverged has no further records.
-    whole = numbers == list(range(1, epoch + 1)) or bool(own and not own[-1].finite)
+    # A seed that diverged or stopped early has no further records.
+    ended = numbers == list(range(1, len(own) + 1)) and not is_active(train, own)
+    whole = numbers == list(range(1, epoch + 1)) or ended
     if not whole or epoch not in checkpoints.epochs(seed):
         return False
     try:

@@ -38,6 +38,7 @@ from cnnbench.spec.optimizers import (
 from cnnbench.training.optim.muon import scale_by_muon
 
 Tree = Any
+KEPT = "chosen."  # prefix in a checkpoint: weights of the epoch that the validation images chose
 Indices = jax.Array | slice  # of images
 
 
@@ -346,10 +347,26 @@ def init_state(network: Network, optimizer: optax.GradientTransformation) -> Tra
     return TrainState(network.params, network.rest, opt_state, network.stream)
 
 
-def values_of(state: TrainState) -> dict[str, NDArray[Any]]:
-    """All values of a state by name, on the host: the content of a checkpoint."""
+def evaluated(state: TrainState) -> TrainState:
+    """The part of a state that is evaluated and stored, without an optimizer."""
+    return TrainState(*state.model, ())
+
+
+def values_of(state: TrainState, kept: TrainState | None = None) -> dict[str, NDArray[Any]]:
+    """All values of a state by name, on the host: the content of a checkpoint.
+
+    Args:
+      state: the state.
+      kept: weights of an earlier epoch, from `evaluated`; None if they are not part of it.
+    """
     named = jax.tree_util.tree_flatten_with_path(state)[0]
-    return {_path_name(path): np.asarray(jax.device_get(_plain(leaf))) for path, leaf in named}
+    own = {_path_name(path): np.asarray(jax.device_get(_plain(leaf))) for path, leaf in named}
+    return own | {KEPT + name: value for name, value in (values_of(kept) if kept else {}).items()}
+
+
+def kept_values(values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The values of `kept` in a checkpoint."""
+    return {name.removeprefix(KEPT): v for name, v in values.items() if name.startswith(KEPT)}
 
 
 def with_values(state: TrainState, values: Mapping[str, NDArray[Any]], where: str) -> TrainState:

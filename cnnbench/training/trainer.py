@@ -12,13 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cnnbench.data.batches import batches, last_batch
+from cnnbench.errors import UsageError
 from cnnbench.runs.cost import Cost
 from cnnbench.runs.records import EngineRecord, EpochRecord
+from cnnbench.runs.selection import chosen_epoch, is_active, selects
 from cnnbench.runs.summary import summarize_seed
 from cnnbench.runs.weights import Weights
+from cnnbench.spec.experiment import TrainSpec
 from cnnbench.system.compile_cache import count_cache_hits
 from cnnbench.system.devices import peak_memory
 from cnnbench.training.autotune import Choice, known_choice, measure
@@ -42,9 +46,11 @@ from cnnbench.training.events import (
 from cnnbench.training.executables import Executables, Job, check_output, compile_all, set_up
 from cnnbench.training.footprint import out_of_memory
 from cnnbench.training.profiling import measure_cost
-from cnnbench.training.resume import is_active, is_kept
+from cnnbench.training.resume import is_kept
 from cnnbench.training.state import (
     TrainState,
+    evaluated,
+    kept_values,
     num_params,
     stack,
     unstack,
@@ -99,6 +105,7 @@ class Trainer:
 
     def prepare(self) -> None:
         """Choose the strategy, put the data on the devices and compile."""
+        _require_validation(self.job)
         with _on_device(self.job):
             started = self.watch.now()
             choice = known_choice(self.job)
@@ -178,17 +185,23 @@ class Trainer:
     def _train_group(self, seeds: tuple[int, ...]) -> None:
         executables = self._parallel if self._parallel and len(seeds) > 1 else self._sequential
         compile_s = self.watch.last("compile_s") if self._first_state else 0.0
-        state, records, done = _restored(executables, self._new_state(executables, seeds), seeds)
-        for epoch in range(done + 1, self.job.experiment.train.epochs + 1):
-            if not any(map(is_active, records.values())):
+        train = self.job.experiment.train
+        state = self._new_state(executables, seeds)
+        state, kept, records, done = _restored(executables, state, seeds)
+        for epoch in range(done + 1, train.epochs + 1):
+            if not any(is_active(train, own) for own in records.values()):
                 break
             state, ended = self.train_epoch(executables, state, seeds, epoch)
             for record in ended:
-                if is_active(records[record.seed]):
+                if is_active(train, records[record.seed]):
                     records[record.seed].append(record)
                     self.emit(record)
-            self._emit_states(state, records, epoch)
-        self._emit_results(executables, state, records, compile_s)
+            if _keeps(train, seeds):
+                kept = _kept(
+                    kept, state, [chosen_epoch(train, r) == epoch for r in records.values()]
+                )
+            self._emit_states(state, kept, records, epoch)
+        self._emit_results(executables, kept or state, records, compile_s)
 
     def _new_state(self, executables: Executables, seeds: tuple[int, ...]) -> TrainState:
         """The initial state; compilation has already created that of the first seed."""
@@ -218,20 +231,24 @@ class Trainer:
             self.watch.mark_first_step()
         return state, np.concatenate(jax.device_get(losses)).reshape(-1, len(seeds))
 
-    def _emit_states(self, state: TrainState, records: Records, epoch: int) -> None:
+    def _emit_states(
+        self, state: TrainState, kept: TrainState | None, records: Records, epoch: int
+    ) -> None:
         """Emit the weights and the checkpoint of an epoch, if requested."""
         if self.job.snapshots:
             for seed, weights in _weights(self.job, state, tuple(records)):
                 self.emit(Snapshot(seed, epoch, weights))
         if is_kept(self.job.experiment, epoch, records):
-            for seed, one in zip(records, unstack(state, len(records)), strict=True):
-                self.emit(Checkpoint(seed, epoch, values_of(one)))
+            number = len(records)
+            best = unstack(kept, number) if kept else [None] * number
+            for seed, one, own in zip(records, unstack(state, number), best, strict=True):
+                self.emit(Checkpoint(seed, epoch, values_of(one, own)))
 
     def _emit_results(
         self, executables: Executables, state: TrainState, records: Records, compile_s: float
     ) -> None:
         """Test trained seeds; compilation time is attributed to the first of them."""
-        splits = self.job.dataset
+        splits, train = self.job.dataset, self.job.experiment.train
         first = self.job.num_train + len(splits.validation.labels)
         tests = evaluate(executables, state, range(first, first + len(splits.test.labels)))
         worths = code_accuracies(executables, state)
@@ -243,6 +260,7 @@ class Trainer:
                 test=tests[number],
                 compile_s=0.0 if number else compile_s,
                 code_accuracy=worths[number],
+                chosen=chosen_epoch(train, records[seed]) if selects(train) else None,
             )
             own = None if outputs is None else outputs[number]
             self.emit(SeedDone(summary, inputs, own, weights))
@@ -257,6 +275,20 @@ class Trainer:
         self._engine = replace(self._engine, tune_s=tune_s)
         if self._parallel:
             self.remaining = list(groups(others, self._parallel.at_once))
+
+
+def _require_validation(job: Job) -> None:
+    """Check that there are images to choose an epoch by.
+
+    Raises:
+      UsageError: there are none.
+    """
+    train = job.experiment.train
+    if len(job.dataset.validation) or not selects(train):
+        return
+    key = "early_stopping" if train.early_stopping else "restore_best"
+    message = f"train.{key} needs validation images, and {job.dataset.info.name} has none"
+    raise UsageError(f"{message}; set dataset.splits.validation, or remove {key}.")
 
 
 @contextmanager
@@ -325,22 +357,55 @@ def _parallel(sequential: Executables, seeds: Sequence[int], epoch_s: float) -> 
     return parallel if (job.watch.now() - start) / size < epoch_s else None
 
 
+def _keeps(train: TrainSpec, seeds: Sequence[int]) -> bool:
+    """True if the weights of the chosen epoch are kept beside the state.
+
+    Seeds trained in parallel are updated until the last of them stops.
+    """
+    return train.restore_best is not None or (selects(train) and len(seeds) > 1)
+
+
+def _kept(kept: TrainState | None, state: TrainState, taken: Sequence[bool]) -> TrainState | None:
+    """The weights to keep, with those of some seeds taken from the state.
+
+    Args:
+      kept: the weights so far, as a state without an optimizer; None before the first epoch.
+      state: the state of all seeds, whose buffers will be donated.
+      taken: True for each seed whose weights are taken.
+    """
+    if not any(taken):
+        return kept
+    fresh: TrainState = jax.tree.map(jnp.copy, evaluated(state))
+    if kept is None or all(taken):
+        return fresh
+    mask = np.asarray(taken)
+
+    def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    chosen_state: TrainState = jax.tree.map(chosen, fresh, kept)
+    return chosen_state
+
+
 def _restored(
     executables: Executables, state: TrainState, seeds: tuple[int, ...]
-) -> tuple[TrainState, Records, int]:
-    """State, records so far, and number of finished epochs of the seeds to resume."""
+) -> tuple[TrainState, TrainState | None, Records, int]:
+    """State, kept weights, records so far, and number of finished epochs of the seeds to resume."""
     job = executables.job
     records: Records = {seed: [] for seed in seeds}
     done = job.resume.epochs[seeds[0]] if job.resume else 0
     if job.resume is None or not done:
-        return state, records, 0
+        return state, None, records, 0
     load = job.resume.load
-    own = [
-        with_values(one, load(seed, done), f"seed {seed}, epoch {done}")
-        for seed, one in zip(seeds, unstack(state, len(seeds)), strict=True)
-    ]
+    own, best = [], []
+    for seed, one in zip(seeds, unstack(state, len(seeds)), strict=True):
+        values, where = load(seed, done), f"seed {seed}, epoch {done}"
+        own.append(with_values(one, values, where))
+        if _keeps(job.experiment.train, seeds):
+            best.append(with_values(evaluated(one), kept_values(values), where))
     records |= {seed: list(job.resume.records[seed]) for seed in seeds}
-    return executables.place(stack(own)), records, done
+    kept = executables.place(stack(best)) if best else None
+    return executables.place(stack(own)), kept, records, done
 
 
 def _weights(job: Job, state: TrainState, seeds: tuple[int, ...]) -> Iterator[tuple[int, Weights]]:

@@ -320,7 +320,8 @@ class TestOverrides:
             " use train, validation or test.\n"
             "command line: train.scheduel: unknown key 'scheduel' (did you mean"
             " 'schedule'?); use epochs, batch_size, optimizer, schedule, groups, precision, loss, "
-            "metrics, clip, label_smoothing, class_weights, ema or drop_last."
+            "metrics, clip, label_smoothing, class_weights, ema, early_stopping, restore_best or"
+            " drop_last."
         )
 
     def test_the_text_of_the_file_is_kept(self, write: Write) -> None:
@@ -373,7 +374,7 @@ class TestOverrides:
                 "train.epoch: unknown key 'epoch' (did you mean 'epochs'?); "
                 "use epochs, batch_size, optimizer, schedule, groups, precision, loss, metrics,"
                 " clip,"
-                " label_smoothing, class_weights, ema or drop_last.",
+                " label_smoothing, class_weights, ema, early_stopping, restore_best or drop_last.",
             ),
             (
                 "epochs=1",

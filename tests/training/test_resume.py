@@ -18,6 +18,7 @@ from cnnbench.runs.checkpoints import Checkpoints
 from cnnbench.runs.folder import RunFolder, read_run
 from cnnbench.runs.records import EngineRecord, EpochRecord
 from cnnbench.runs.verify import check_run
+from cnnbench.spec.experiment import TrainSpec
 from cnnbench.training.events import Checkpoint, Compiled, Event, Resumed, SeedDone
 from cnnbench.training.executables import Job
 from cnnbench.training.resume import Resume, plan_resume
@@ -362,7 +363,7 @@ def test_an_orbax_checkpoint_is_refused_by_name(orbax_run: Path) -> None:
     run, messages = read_run(orbax_run), list[str]()
     checkpoints = Checkpoints(RunFolder(orbax_run), run.record.dataset.num_train)
     assert checkpoints.epochs(0) == [2]
-    found = plan_resume(run, checkpoints, messages.append)
+    found = plan_resume(run, checkpoints, messages.append, TrainSpec())
     assert found.epochs == {0: 0}
     assert messages == [orbax_message(orbax_run)]
 
@@ -387,7 +388,7 @@ def test_the_newest_usable_checkpoint_is_used(tmp_path: Path) -> None:
     file = tmp_path / "checkpoints" / "seed-0" / "epoch-2.safetensors"
     file.write_bytes(file.read_bytes() + b"0")
     messages: list[str] = []
-    found = plan_resume(run, checkpoints, messages.append)
+    found = plan_resume(run, checkpoints, messages.append, TrainSpec())
     assert found.epochs == {0: 1, 1: 0}
     assert [len(found.records[seed]) for seed in (0, 1)] == [1, 0]
     assert [(record.seed, record.epoch) for record in found.kept] == [(0, 1)]
