@@ -50,7 +50,7 @@ NOUNS: dict[str, tuple[KnownNames, Iterable[str]]] = {
     "optimizer": (vocabulary.OPTIMIZER, OPTIMIZERS),
     "schedule": (vocabulary.SCHEDULE, SCHEDULES),
     "loss": (vocabulary.LOSS, LOSS_NAMES),
-    "metric": (vocabulary.METRIC, METRIC_NAMES),
+    "metric": (vocabulary.METRIC, (*METRIC_NAMES, "loss")),
     "task": (vocabulary.TASK, list(Task)),
     "precision": (vocabulary.PRECISION, ["float32", "bfloat16"]),
     "key": (vocabulary.KEY, keys()),
