@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from cnnbench.comparisons.comparability import IncomparableError
 from cnnbench.comparisons.comparison import compare
 from cnnbench.comparisons.learning_curves import curves
+from cnnbench.errors import IncomparableError
 from cnnbench.runs.records import RunResult
 from cnnbench.runs.summary import summarize_seed
 from tests.support.samples import make_run
