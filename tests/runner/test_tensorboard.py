@@ -187,6 +187,7 @@ def test_hyperparameters_are_those_of_the_experiment(runs: dict[str, Path]) -> N
         "train.schedule.warmup_epochs": 0.0,
         "train.precision": "float32",
         "train.label_smoothing": 0.0,
+        "train.drop_last": True,
         "train.metrics": "['accuracy', 'top5_accuracy']",
     }
     assert info.group_name  # the same for all seeds of a run

@@ -281,8 +281,9 @@ def _dry_run(requests: Sequence[Any]) -> None:
         if request.resume:
             require_epochs(read_run(request.resume), request.resume, loaded.experiment)
         first, experiment, train = first or loaded, loaded.experiment, loaded.experiment.train
+        most = "at most " if train.early_stopping else ""
         tell(
-            f"would train {epochs_text(train.epochs)} in batches of {train.batch_size} on"
+            f"would train {most}{epochs_text(train.epochs)} in batches of {train.batch_size} on"
             f" {experiment.dataset.name}, seeds {', '.join(map(str, experiment.seeds))}",
             err=False,
         )
