@@ -328,6 +328,31 @@ CASES: Mapping[str, tuple[Layers, Shape]] = {
         (3, 2, 4),
     ),
     "class_token": ({"op": {"op": "class_token"}}, (2, 3, 4)),
+    "conv with shared weights": (
+        {
+            "one": {"op": "conv", "filters": 2, "kernel": 2, "padding": "same"},
+            "norm": {"op": "batch_norm"},
+            "act": {"op": "prelu", "per_channel": True},
+            "op": {"op": "conv", "filters": 2, "kernel": 2, "padding": "same", "weights": "one"},
+        },
+        (3, 2, 2),
+    ),
+    "norm with shared weights": (
+        {
+            "one": {"op": "batch_norm"},
+            "act": {"op": "prelu"},
+            "op": {"op": "batch_norm", "weights": "one"},
+        },
+        (3, 2, 2),
+    ),
+    "transpose with shared weights": (
+        {
+            "conv": {"op": "conv", "filters": 2, "kernel": 2, "padding": "same"},
+            "one": {"op": "conv_transpose", "tie": "conv"},
+            "op": {"op": "conv_transpose", "tie": "conv", "weights": "one"},
+        },
+        (3, 2, 2),
+    ),
     "prelu": ({"op": {"op": "prelu"}}, (3, 2, 2)),
     "prelu per channel": ({"op": {"op": "prelu", "per_channel": True}}, (3, 2, 2)),
     "prelu of a vector": (

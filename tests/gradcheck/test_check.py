@@ -118,6 +118,20 @@ def test_other_layers_agree(tmp_path: Path, dtype: Any) -> None:
     assert exact == (dtype == "float64")
 
 
+def test_shared_weights_are_moved_together(tmp_path: Path) -> None:
+    layers = """\
+    small: {op: avg_pool, size: 4}
+    one: {op: conv, filters: 1, kernel: 3, padding: same, activation: tanh}
+    two: {op: conv, filters: 1, kernel: 3, padding: same, activation: tanh, weights: one}
+    out: {op: dense, units: 10}
+"""
+    found = check(spec(tmp_path, layers))
+    assert found.right
+    (one,) = (layer for layer in found.layers if layer.node.name == "one")
+    assert one.to_differences is not None
+    assert one.to_differences < 1e-6
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_label_smoothing_is_part_of_the_cost(tmp_path: Path, dtype: Any) -> None:
     layers = "    out: {op: dense, units: 10}\n"
