@@ -1,7 +1,7 @@
 """Finds repetitions in a network: consecutive equal blocks, which can be compiled as one loop."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnnbench.graph.plan import Node, Plan
 from cnnbench.layers.base import INPUT
@@ -68,6 +68,22 @@ def find_loops(
         if apart:
             kept.append(loop)
     return tuple(sorted(kept, key=lambda loop: loop.start))
+
+
+def shortened(plan: Plan) -> Plan:
+    """The network with only as many repetitions of equal blocks as make a loop."""
+    nodes = plan.nodes
+    dropped: set[str] = set()
+    instead: dict[str, str] = {}
+    for loop in find_loops(plan, [(node,) for node in nodes]):
+        dropped.update(*loop.names[FEWEST:])
+        instead |= dict(zip(loop.names[-1], loop.names[FEWEST - 1], strict=True))
+    kept = (
+        replace(node, inputs=tuple(instead.get(name, name) for name in node.inputs))
+        for node in nodes
+        if node.name not in dropped
+    )
+    return Plan(plan.input_shape, tuple(kept), instead.get(plan.output, plan.output))
 
 
 def _preference(loop: Loop) -> tuple[int, int, int]:

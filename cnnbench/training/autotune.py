@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from cnnbench._version import __version__
 from cnnbench.graph.plan import Plan
+from cnnbench.graph.repeats import shortened
 from cnnbench.system.cache import cache_dir
 from cnnbench.system.compile_cache import compiled_together
 from cnnbench.system.devices import free_memory
@@ -121,14 +122,28 @@ def _programs(job: Job, found: Sequence[Strategy]) -> list[Callable[..., Any]]:
     """Training steps of candidates, compiled in parallel."""
     lowered = []
     for strategy in found:
-        setup = set_up(job, strategy)
+        setup = set_up(_timed(job, strategy), strategy)
         network = setup.network(job.experiment.seeds[0])
         lowered.append(lower_train(setup, network, setup.state(network)))
     return compiled_together(lowered, num_cpus())
 
 
+def _timed(job: Job, strategy: Strategy) -> Job:
+    """The job that is timed for a candidate.
+
+    The reference is not compiled as loops, so a deep network is shortened for it.
+    """
+    if job.plan is None or strategy.form != "plain":
+        return job
+    return replace(job, plan=shortened(job.plan))
+
+
 def _step_seconds(job: Job, strategy: Strategy, program: Callable[..., Any], best: float) -> float:
-    setup = set_up(job, strategy)
+    """Seconds per step; those of a shortened network in proportion to its multiply-adds."""
+    timed = _timed(job, strategy)
+    whole, part = (plan.multiply_adds if plan else 1 for plan in (job.plan, timed.plan))
+    scale = whole / part if part else 1.0
+    setup = set_up(timed, strategy)
     state = setup.state(setup.network(job.experiment.seeds[0]))
     indices = np.arange(job.batch_size, dtype=np.int32)[None]
     seconds: list[float] = []
@@ -136,7 +151,7 @@ def _step_seconds(job: Job, strategy: Strategy, program: Callable[..., Any], bes
         start = job.watch.now()
         state, losses = program(state, setup.arrays, indices)
         jax.block_until_ready((state, losses))
-        seconds.append(job.watch.now() - start)
+        seconds.append((job.watch.now() - start) * scale)
         if min(seconds) > HOPELESS * best:
             break
     return min(seconds)

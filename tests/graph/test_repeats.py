@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cnnbench.graph.plan import Plan
-from cnnbench.graph.repeats import Loop, find_loops
+from cnnbench.graph.repeats import Loop, find_loops, shortened
 from cnnbench.spec.loader import load_experiment
 from tests.support.oracles import make_plan
 from tests.support.paths import EXPERIMENTS
@@ -85,3 +85,22 @@ def test_other_deep_networks(name: str, number: int) -> None:
     plan = load_experiment(EXPERIMENTS / f"zoo/{name}.yaml").plan
     assert plan is not None
     assert [len(loop.names) for loop in loops_of(plan)] == [number]
+
+
+def test_a_shortened_network_has_three_repetitions_of_each_loop() -> None:
+    """A ResNet-56 with 3, 1 + 3 and 1 + 3 blocks."""
+    plan, small = (
+        load_experiment(EXPERIMENTS / "zoo/resnet.yaml", [f"model.params.n={n}", NOISE]).plan
+        for n in (9, 3)
+    )
+    assert plan is not None
+    assert small is not None
+    short = shortened(plan)
+    blocks = sum(2 * (9 * width**2 + 2 * width) for width in (32, 64))
+    assert short.num_params == small.num_params + blocks
+    assert short.output_shape == (10,)
+    assert short.by_name["stage2.0.a.conv"].inputs == ("stage1.2.out",)
+    assert short.by_name["pool"].inputs == ("stage3.3.out",)
+    names = {node.name for node in short.nodes} | {"input"}
+    assert all(names.issuperset(node.inputs) for node in short.nodes)
+    assert shortened(small) == small

@@ -1,5 +1,6 @@
 """Networks whose equal blocks run as loops, against the same networks unrolled."""
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,15 @@ from cnnbench.data.scaling import Scaling
 from cnnbench.nn import graph_net
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
+from cnnbench.nn.result import Result
 from cnnbench.spec.experiment import Task
+from cnnbench.spec.loader import load_experiment
 from cnnbench.system.devices import make_mesh, pick_devices
 from cnnbench.training.state import Arrays, Network, TrainState, split_network
 from cnnbench.training.step import StepConfig, eval_step, gradients
 from cnnbench.training.strategy import has_batch_statistics
 from tests.support.oracles import make_plan
+from tests.support.paths import EXPERIMENTS
 
 SHAPE, NUM_IMAGES, CLASSES = (6, 7, 4), 12, 3
 Layers = Mapping[str, Mapping[str, Any]]
@@ -73,21 +77,20 @@ CASES: Mapping[str, tuple[str, int | None, int]] = {
 }
 
 
+def loss_of(result: Result, labels: jax.Array) -> jax.Array:
+    return jnp.tanh(result.output)[jnp.arange(len(labels)), labels]
+
+
+RULES = StepConfig(Task.CLASSIFY, loss_of, {}, Scaling(256.0), None, True)
+
+
 def network_of(name: str, row: int | None, num_devices: int) -> tuple[Network, StepConfig]:
     plan = make_plan(NETWORKS[name], SHAPE, (CLASSES,))
     mesh = make_mesh(pick_devices("cpu")[:num_devices])
     own = has_batch_statistics(plan)
     cut = Microbatching(row, mesh) if row and own else None
     net = GraphNet(plan, form="direct", rngs=nnx.Rngs(0), cut=cut)
-    rules = StepConfig(
-        Task.CLASSIFY,
-        lambda result, labels: jnp.tanh(result.output)[jnp.arange(len(labels)), labels],
-        {},
-        Scaling(256.0),
-        None if own else row,
-        True,
-        None if own else mesh,
-    )
+    rules = RULES if own else RULES._replace(microbatch=row, mesh=mesh)
     return split_network(net), rules
 
 
@@ -141,3 +144,27 @@ def test_a_loop_equals_the_unrolled_layers(case: str, monkeypatch: pytest.Monkey
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * max(1, np.abs(other).max()))
 
     jax.tree.map(equal, got, want)
+
+
+def compile_seconds(n: int) -> float:
+    """CPU seconds to trace and compile the gradient of a ResNet-(6n+2)."""
+    overrides = [f"model.params.n={n}", "dataset.name=random/32x32x3/10"]
+    plan = load_experiment(EXPERIMENTS / "zoo/resnet.yaml", overrides).plan
+    assert plan is not None
+    net = GraphNet(plan, form="direct", rngs=nnx.Rngs(0), cut=Microbatching(5, None))
+    network = split_network(net)
+    state = TrainState(network.params, network.rest, ())
+    images = jnp.zeros((10, *plan.input_shape), jnp.uint8)
+    arrays = Arrays(images, jnp.zeros(10, jnp.int32))
+    step = jax.jit(
+        lambda state, arrays: gradients(state, arrays, jnp.arange(10), network.training, RULES)
+    )
+    start = time.process_time()
+    step.lower(state, arrays).compile()
+    return time.process_time() - start
+
+
+@pytest.mark.slow
+def test_compile_time_does_not_grow_with_depth() -> None:
+    """Unrolled, a ResNet-56 takes 2.6 times as long as a ResNet-20."""
+    assert compile_seconds(9) < 1.5 * compile_seconds(3)

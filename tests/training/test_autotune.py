@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cnnbench.training import autotune
-from cnnbench.training.autotune import MARGIN, fastest, known_choice, measure
+from cnnbench.training.autotune import MARGIN, _candidates, _timed, fastest, known_choice, measure
 from cnnbench.training.events import Compiled, Trained, Tuning
 from cnnbench.training.strategy import ROW, SMALL_ROW, Strategy, candidates, requested_strategy
 from tests.support.oracles import make_plan
@@ -192,6 +192,16 @@ def test_an_unwritable_cache_folder_is_harmless(
     cache.write_text("a file where the folder should be")
     job = make_job(CONV, make_dataset(8, 1, 1), engine="auto", batch_size=4)
     assert measure(job).strategy.form == "direct"
+
+
+def test_the_reference_is_timed_on_a_shortened_network() -> None:
+    """It is compiled without loops; two of six equal layers are left out."""
+    chain = {name: {"op": "dense", "units": 4} for name in "abcdef"}
+    layers = chain | {"out": {"op": "dense", "units": CLASSES}}
+    job = make_job(layers, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4)
+    timed = {strategy.form: _timed(job, strategy).plan for strategy in _candidates(job)}
+    lengths = {form: len(plan.nodes) for form, plan in timed.items() if plan}
+    assert lengths == {"direct": 7, "plain": 5}
 
 
 def test_auto_really_measures(cache: Path) -> None:
