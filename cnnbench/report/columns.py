@@ -333,8 +333,8 @@ def _views(comparison: Comparison, _: int | None) -> Column[Row]:
         _same(
             Field(
                 "test_augment",
-                lambda row: row.run.test_augment,
-                "test-time augmentation of the metrics; empty for none",
+                lambda row: row.run.test_augment or None,
+                "test-time augmentation of the metrics; empty or null for none",
             )
         ),
         "TTA: test-time augmentation of validation and test images (mean of logits).",

@@ -112,7 +112,7 @@ def json_text(found: Predictions) -> str:
         "name": found.record.name,
         "seeds": found.seeds,
         "loss": found.loss,
-        "test_augment": found.record.test_augment,
+        "test_augment": found.record.test_augment or None,
         "images": tuple(_entries(found)),
     }
     return codec.encode_document(whole).decode()
