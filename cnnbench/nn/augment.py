@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
 
+from cnnbench.nn.rand_augment import rand_augment
 from cnnbench.spec.experiment import Augment
 
 LEAST_AREA, MOST_RATIO = 0.02, 10 / 3  # of an erased rectangle, as in torchvision
@@ -28,6 +29,7 @@ VALUES: Mapping[str, int] = {
     "random_erasing": 5,
 }
 _MIX = len(VALUES)  # number of the key for mixing
+_RAND = _MIX + 1  # number of the key for RandAugment, which came later
 
 Own = Mapping[str, jax.Array]
 """Values in [0, 1) of each augmentation, (n, k)."""
@@ -111,6 +113,9 @@ def draw_augmentation(
         for place, (name, count) in enumerate(VALUES.items())
         if getattr(spec, name) is not None
     }
+    if many := spec.rand_augment:
+        shape = (number, 2 * many.num_ops)
+        own["rand_augment"] = _uniform(jax.random.fold_in(key, _RAND), shape)
     if not spec.mixes:
         return Draws(own, None)
     share, box = _mixture(spec, jax.random.fold_in(key, _MIX), size)
@@ -155,7 +160,7 @@ def _box(share: jax.Array, center: jax.Array, size: tuple[int, ...]) -> jax.Arra
 
 
 def move_pixels(spec: Augment, images: jax.Array, own: Own) -> jax.Array:
-    """Crops, moves, flips and rotates images.
+    """Crops, moves and flips images, applies RandAugment, and rotates them.
 
     Args:
       spec: the augmentations.
@@ -174,6 +179,8 @@ def move_pixels(spec: Augment, images: jax.Array, own: Own) -> jax.Array:
         axis = 2 if spec.random_flip == "horizontal" else 1
         flips = own["random_flip"][:, :, None, None] < 0.5
         images = jnp.where(flips, jnp.flip(images, axis), images)
+    if many := spec.rand_augment:
+        images = rand_augment(images, own["rand_augment"], many.magnitude)
     if turned := spec.random_rotation:
         angles = math.radians(turned.degrees) * (2 * own["random_rotation"][:, 0] - 1)
         images = jax.vmap(rotate)(images.astype(jnp.float32), angles)

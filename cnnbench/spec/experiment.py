@@ -208,6 +208,20 @@ class RandomTranslation(Model):
     pixels: Count = Field(description="largest number of rows and of columns")
 
 
+class RandAugment(Model):
+    """Changes the image by random operations, as torchvision's `RandAugment` (Cubuk et al. 2020).
+
+    Each is one of 14 with equal probability: identity, shear, translate, rotate, brightness, color,
+    contrast, sharpness, posterize, solarize, auto-contrast and equalize, with torchvision's
+    magnitudes; where these have a sign, both are equally probable.
+    """
+
+    num_ops: Count = Field(2, description="operations per image")
+    magnitude: Annotated[int, Field(ge=0, le=30)] = Field(
+        9, description="strength of all operations, from 0 to 30"
+    )
+
+
 class RandomRotation(Model):
     """Rotates the image about its center, with bilinear interpolation and black corners."""
 
@@ -249,6 +263,9 @@ class Augment(Model):
     )
     random_flip: Literal["horizontal", "vertical"] | None = Field(
         None, description="mirror half of the images: horizontal or vertical"
+    )
+    rand_augment: Annotated[RandAugment | None, ADDED] = Field(
+        None, description="random operations on geometry and color"
     )
     random_rotation: RandomRotation | None = Field(None, description="rotate by a random angle")
     random_erasing: RandomErasing | None = Field(None, description="erase a random rectangle")

@@ -32,6 +32,7 @@ EVERYTHING = {
     "random_crop": {"padding": 2},
     "random_translation": {"pixels": 3},
     "random_flip": "horizontal",
+    "rand_augment": {},
     "random_rotation": {"degrees": 15},
     "random_erasing": {},
     "mixup": {},

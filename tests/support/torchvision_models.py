@@ -16,7 +16,7 @@ from cnnbench.system.arrays import Array
 def torchvision_model(name: str, **options: Any) -> nn.Module:
     """A network of torchvision with random weights and statistics, in evaluation mode."""
     torch.manual_seed(0)
-    return randomized(getattr(_models(), name)(**options))
+    return randomized(getattr(package().models, name)(**options))
 
 
 def randomized(model: nn.Module) -> nn.Module:
@@ -37,8 +37,8 @@ def randomized(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def _models() -> Any:
-    """`torchvision.models`, also where its compiled operations do not fit the installed torch."""
+def package() -> Any:
+    """`torchvision`, also where its compiled operations do not fit the installed torch."""
     try:
         import torchvision
     except RuntimeError:  # the wheel for CUDA with a torch for CPUs; the networks need none of them
@@ -46,7 +46,7 @@ def _models() -> Any:
         for operation in ("nms", "qnms"):
             library.define(f"{operation}(Tensor boxes, Tensor scores, float threshold) -> Tensor")
         import torchvision
-    return torchvision.models
+    return torchvision
 
 
 def _randomize(module: nn.BatchNorm2d | nn.LayerNorm) -> None:

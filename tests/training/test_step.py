@@ -209,6 +209,7 @@ def test_augmented_images_are_independent_of_microbatches_and_devices(
             "random_crop": {"padding": 2, "mode": "reflect"},
             "random_translation": {"pixels": 1},
             "random_flip": "horizontal",
+            "rand_augment": {"magnitude": 15},
             "random_rotation": {"degrees": 20},
             "random_erasing": {},
             "mixup": {"alpha": 1.0},
