@@ -38,7 +38,8 @@ def load_runs(
       `seed`, `epoch`, `train_loss`, `validation_loss` and a `validation_` column for each other
       metric, `train_s` and `eval_s` (seconds), `samples_per_s` (training images per second), and
       a `test_` column for each metric. Accuracies are fractions of 1. A value that was not
-      measured is NaN; `test_` values are on the row of a seed's last epoch.
+      measured is NaN; `test_` values are on the row of the epoch whose weights were tested: the
+      last of a seed, unless `restore_best` chose another.
 
     Raises:
       UsageError: pandas is not installed, a run is not found, or the arguments are empty.
@@ -98,9 +99,11 @@ def _records(run: RunResult) -> Iterator[FrameRow]:
     ends = {seed.seed: seed for seed in summary.seeds} if summary else {}
     for seed in record.seeds:
         epochs = [epoch for epoch in run.epochs if epoch.seed == seed]
+        ended = ends.get(seed)
+        tested = (ended and ended.chosen_epoch) or (epochs[-1].epoch if epochs else 0)
         for epoch in epochs:
             own = {**dict(zip(_RUN, first, strict=True)), **_measured(epoch)}
-            yield {**own, **(_tested(ends.get(seed)) if epoch is epochs[-1] else {})}
+            yield {**own, **(_tested(ended) if epoch.epoch == tested else {})}
 
 
 def _measured(epoch: EpochRecord) -> FrameRow:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from cnnbench.api.frames import _records
 from cnnbench.comparisons.comparison import compare
 from cnnbench.comparisons.learning_curves import curves
 from cnnbench.errors import IncomparableError
@@ -77,6 +78,11 @@ def test_learning_curves_continue_with_the_last_values() -> None:
     records = {(e.seed, e.epoch): e.metrics["accuracy"] for e in run.epochs}
     assert curve.values[-1].values == (records[1, ends[0]], records[4, ends[1]])
     assert len(curve.values) == 50
+
+
+def test_a_data_frame_has_the_test_values_at_the_chosen_epochs() -> None:
+    rows = [row for row in _records(stopped()) if "test_accuracy" in row]
+    assert [(row["seed"], row["epoch"]) for row in rows] == [(1, 1), (4, 2)]
 
 
 def test_epochs_that_are_missing_are_still_noticed() -> None:
