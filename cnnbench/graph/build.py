@@ -69,6 +69,7 @@ def _infer_shapes(
         if op is None or not in_shapes or len(in_shapes) < len(op.inputs or "1"):
             continue
         try:
+            _check_init(op, wiring[name])
             result = output_of(op, in_shapes, _owner(op, layers, nodes))
             _check_size(result)
         except ShapeError as error:
@@ -90,6 +91,17 @@ def _shape_issue(
         message += f" ({', '.join(f'{source} is {shape_text(s)}' for source, s in pairs)})"
     at = ("model", "layers", name, *((error.key,) if error.key else ()))
     return Issue(at, message, error.remedy)
+
+
+def _check_init(op: LayerOp, sources: tuple[str, ...]) -> None:
+    """Checks that an initial kernel that depends on the training images can be computed."""
+    if getattr(op, "init", None) != "whitening":
+        return
+    if not isinstance(op, Conv):
+        raise ShapeError("init", f"whitening is for conv layers, not {op.op}", "use orthogonal")
+    if sources != (INPUT,):
+        message = f"whitening is for a layer that reads the image, not '{sources[0]}'"
+        raise ShapeError("init", message, "use orthogonal")
 
 
 def _check_size(result: LayerOutput) -> None:

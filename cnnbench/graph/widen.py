@@ -159,6 +159,8 @@ def _times(size: int, factor: float, parts: int) -> int:
 def _fixed(plan: Plan) -> set[str]:
     """Layers that determine the output shape."""
     nodes, found, waiting = plan.by_name, set(), [plan.output]
+    # A whitening convolution has two filters for each value of a patch.
+    whitening = {node.name for node in plan.nodes if getattr(node.op, "init", "") == "whitening"}
     groups: dict[str, list[str]] = {}
     for node in plan.nodes:
         groups.setdefault(node.owner, []).append(node.name)
@@ -174,7 +176,7 @@ def _fixed(plan: Plan) -> set[str]:
             waiting += nodes[op.tie].inputs  # its channels are the input channels of its owner
         elif not op.width_key:
             waiting += nodes[name].inputs
-    return found
+    return found | whitening
 
 
 def _sources_of_reshapes(plan: Plan) -> dict[str, int]:

@@ -109,6 +109,8 @@ class Conv(Layer):
             message = f"a {kernel_text} {dilated_text}kernel is larger than the {input_text} input"
             raise ShapeError("kernel", message, f"use at most {padded}, or padding: same")
         groups = self._checked_groups(channels)
+        if self.init == "whitening":
+            self._check_whitening(channels)
         kernel = (*self.kernel, channels // groups, self.filters)
         params = {"kernel": kernel, **bias_shape(self.use_bias, self.filters)}
         return LayerOutput((*out, self.filters), params, math.prod(out) * math.prod(kernel))
@@ -128,6 +130,17 @@ class Conv(Layer):
             message = f"{self.filters} filters cannot be divided into {groups} groups"
             raise ShapeError("filters", message, f"use a multiple of {groups}")
         return groups
+
+    def _check_whitening(self, channels: int) -> None:
+        """Whole patches, and each component with both signs."""
+        if not self.is_plain:
+            message = "whitening is for whole patches, without groups or dilation"
+            raise ShapeError("init", message, "use orthogonal")
+        wanted = 2 * math.prod(self.kernel) * channels
+        if self.filters != wanted:
+            patch = shape_text((*self.kernel, channels))
+            message = f"whitening has two filters for each value of a {patch} patch"
+            raise ShapeError("filters", message, f"use {wanted}")
 
     def reads(self, box: Box, shape: Shape, site: Site) -> Box:
         """The windows of the region."""

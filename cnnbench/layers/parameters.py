@@ -65,6 +65,7 @@ _Name = Literal[
     "lecun_normal",
     "orthogonal",
     "dirac",
+    "whitening",
     "zeros",
 ]
 _BiasName = Literal["zeros"]

@@ -9,6 +9,7 @@ import math
 from typing import Any, assert_never
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from cnnbench.layers.base import Shape
@@ -22,7 +23,11 @@ from cnnbench.layers.parameters import (
 )
 
 Float32Array = NDArray[np.float32]
+WHITENING_IMAGES = 5000  # the first ones of the training set
 TRUNCATION = 2.0  # standard deviations
+_MOST_VALUES = 60_000_000  # of patches: 5,000 images of 32x32x3 with kernels of 2x2
+_VALUES_AT_ONCE = 2**24
+_SMALLEST_VARIANCE = 5e-4  # of the source, added to the eigenvalues
 # Standard deviation of the truncated normal distribution; dividing by it restores unit variance.
 _TRUNCATED_STD = 0.87962566103423978
 
@@ -48,7 +53,7 @@ def initial_kernel(
     match init:
         case "zeros":
             return np.zeros(shape, np.float32)
-        case "orthogonal":
+        case "orthogonal" | "whitening":  # `whitening_kernel` replaces it
             return _orthogonal(shape, rng)
         case "dirac":
             return _dirac(shape, groups)
@@ -74,6 +79,36 @@ def initial_bias(
     if init == "zeros":
         return np.zeros(size, np.float32)
     return _drawn(init, (size,), _fans(kernel), rng)
+
+
+def whitening_kernel(images: Float32Array, size: tuple[int, int]) -> Float32Array:
+    """Kernel whose outputs for patches of images are uncorrelated and of about equal size.
+
+    The filters are the eigenvectors of the patches' second moments, divided by the square roots of
+    their eigenvalues, and the same with the opposite sign.
+
+    Args:
+      images: scaled images, (n, height, width, channels).
+      size: height and width of the kernel.
+
+    Returns:
+      (height, width, channels, 2 * height * width * channels).
+
+    References:
+      Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, section 3.2.
+    """
+    height, width, channels = images.shape[1:]
+    shape, places = (*size, channels), (height - size[0] + 1) * (width - size[1] + 1)
+    used = images[: max(1, _MOST_VALUES // (places * math.prod(shape)))]
+    chunk = max(1, _VALUES_AT_ONCE // (places * math.prod(shape)))
+    moments = np.zeros((math.prod(shape),) * 2)
+    for i in range(0, len(used), chunk):
+        windows = sliding_window_view(used[i : i + chunk], size, axis=(1, 2))
+        patches = np.moveaxis(windows, 3, 5).reshape(-1, math.prod(shape)).astype(np.float64)
+        moments += patches.T @ patches
+    values, vectors = np.linalg.eigh(moments / (len(used) * places))
+    filters = (vectors / np.sqrt(values + _SMALLEST_VARIANCE))[:, ::-1]
+    return np.concatenate([filters, -filters], axis=1).reshape(*shape, -1).astype(np.float32)
 
 
 def _fans(kernel: Shape) -> tuple[int, int]:

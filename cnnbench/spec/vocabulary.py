@@ -27,6 +27,7 @@ _INITS: _Words = {
     "lecun_normal": ("lecun",),
     "zeros": ("zero", "zeros_init"),
     "dirac": ("identity", "eye", "Dirac"),
+    "whitening": ("whiten", "zca", "pca"),
     "normal": ("random_normal", "gaussian"),
     "truncated_normal": ("trunc_normal",),
     "constant": ("ones", "fill"),

@@ -16,8 +16,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cnnbench.data.dataset import Dataset
 from cnnbench.graph.autoencoder import code_layer
 from cnnbench.graph.plan import Plan
+from cnnbench.layers import Conv
 from cnnbench.nn.augment import first_stream
 from cnnbench.nn.graph_net import GraphNet
+from cnnbench.nn.initializers import WHITENING_IMAGES, whitening_kernel
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.python_model import import_class, make_module, require_output
 from cnnbench.nn.submodules import count_slow
@@ -161,7 +163,9 @@ class Executables:
             return split_network(make_module(make, job.experiment.model.args, seed))
         form, row = self.strategy.form, self.strategy.row
         cut = Microbatching(row, self.mesh) if row and has_batch_statistics(job.plan) else None
-        return split_network(GraphNet(job.plan, form=form, rngs=nnx.Rngs(seed), cut=cut))
+        net = GraphNet(job.plan, form=form, rngs=nnx.Rngs(seed), cut=cut)
+        _whiten(net, job.plan, job)
+        return split_network(net)
 
     def state(self, *networks: Network) -> TrainState:
         """The initial state on the devices, stacked over networks (one per parallel seed)."""
@@ -187,6 +191,15 @@ class Executables:
         mesh = None if whole and row else self.mesh
         options: Any = {"training": training, "prepares": plan is not None, "mesh": mesh}
         return make_rules(self.job.experiment, rows, **options)
+
+
+def _whiten(net: GraphNet, plan: Plan, job: Job) -> None:
+    """Set the kernels that depend on the training images."""
+    for node in plan.nodes:
+        if isinstance(node.op, Conv) and node.op.init == "whitening":
+            pixels = job.dataset.train.images[:WHITENING_IMAGES].astype(np.float32)
+            images = job.experiment.dataset.scaling.apply(pixels)
+            net.weights[node.name]["kernel"][...] = whitening_kernel(images, node.op.kernel)
 
 
 def set_up(job: Job, strategy: Strategy) -> Executables:

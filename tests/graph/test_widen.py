@@ -97,6 +97,17 @@ def test_a_convolution_that_gives_the_output_stays() -> None:
     assert found.plan.output_shape == (5,)
 
 
+def test_a_whitening_convolution_stays() -> None:
+    layers: dict[str, dict[str, Any]] = {
+        "whiten": {"op": "conv", "filters": 8, "kernel": 2, "init": "whitening"},
+        **LAYERS,
+    }
+    plan = make_plan(layers, (6, 6, 1), (5,))
+    found = widen(plan, MatchedSize.PARAMS, 4 * plan.num_params)
+    assert found is not None
+    assert set(found.changes) == {"stem", "more"}
+
+
 def test_gates_are_widened_with_the_image_they_multiply() -> None:
     gate: dict[str, dict[str, Any]] = {
         "largest": {"op": "global_max_pool", "inputs": "more"},

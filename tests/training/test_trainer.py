@@ -706,3 +706,34 @@ def test_wrong_arguments_of_a_python_model_are_named(python_model: Path) -> None
     )
     with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
         run_job(python_job(python_model, units=CLASSES, width=3))
+
+
+def test_whitened_patches_have_second_moments_of_about_one() -> None:
+    """Of the training images, for every seed; NumPy has the eigenvalues of the patches."""
+    conv = {"op": "conv", "filters": 12, "kernel": [3, 2], "init": "whitening"}
+    layers: Layers = {
+        "whiten": {**conv, "trainable": False},
+        "out": {"op": "dense", "units": CLASSES},
+    }
+    job = make_job(layers, make_dataset(40, 5, 5))
+    setup = set_up(job, Strategy("plain", None, 1, 1))
+    first, second = (nnx.to_pure_dict(setup.network(seed).rest) for seed in (0, 1))
+    kernel = first["weights"]["whiten"]["kernel"]
+    np.testing.assert_array_equal(kernel, second["weights"]["whiten"]["kernel"])
+
+    images = job.dataset.train.images / 255
+    height, width, channels = SHAPE
+    patches = np.array(
+        [
+            image[i : i + 3, j : j + 2].ravel()
+            for image in images
+            for i in range(height - 2)
+            for j in range(width - 1)
+        ]
+    )
+    values = np.linalg.eigvalsh(patches.T @ patches / len(patches))[::-1]
+    outputs = patches @ kernel.reshape(-1, kernel.shape[-1])
+    half = 6 * channels
+    np.testing.assert_allclose(outputs[:, :half], -outputs[:, half:])
+    moments = outputs[:, :half].T @ outputs[:, :half] / len(patches)
+    np.testing.assert_allclose(moments, np.diag(values / (values + 5e-4)), atol=1e-5)
