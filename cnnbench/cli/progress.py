@@ -506,7 +506,7 @@ def start_line(record: RunRecord) -> str:
     seeds = f"{len(record.seeds)} seeds" if len(record.seeds) > 1 else f"seed {record.seeds[0]}"
     epochs = record.epochs_text
     where = record.environment.device_kind
-    views = f", test-time augmentation: {record.test_augment}" if record.test_augment else ""
+    views = f", TTA {record.test_augment}" if record.test_augment else ""
     return f"{record.title}: {name} {sizes}, {epochs}, {seeds}, on {where}{views}"
 
 
