@@ -29,7 +29,7 @@ class Commands(LazyGroup):
         ),
         "watch": LazyCommand(
             "cnnbench.cli.commands.watch:watch",
-            "Check a file whenever it is saved; Enter compares it quickly.",
+            "Check a file on every save; press Enter for a quick comparison.",
         ),
         "schema": LazyCommand(
             "cnnbench.cli.commands.new:schema",
@@ -61,7 +61,7 @@ class Commands(LazyGroup):
         ),
         "gradcheck": LazyCommand(
             "cnnbench.cli.commands.gradcheck:gradcheck",
-            "Check gradients against jax.grad; exit with 3 if one is wrong.",
+            "Check gradients against jax.grad; exit code 3 if one is wrong.",
         ),
         "latent": LazyCommand(
             "cnnbench.cli.commands.latent:latent",
@@ -77,7 +77,7 @@ class Commands(LazyGroup):
         ),
         "check": LazyCommand(
             "cnnbench.cli.commands.check:check",
-            "Verify the files of runs; exit with 1 if one is damaged.",
+            "Verify the files of runs; exit code 1 if one is damaged.",
         ),
         "data": LazyCommand(
             "cnnbench.cli.commands.data:data_app",

@@ -1,12 +1,13 @@
 """Typer's errors on values of options, in the words of this project's other messages."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import typer
 
 from cnnbench.errors import did_you_mean, or_list, quoted
 
-_KINDS = {"int": "an integer", "float": "a number"}
+_KINDS = {"int": ("an integer", "such as 5"), "float": ("a number", "such as 0.1")}
 _BOUNDS = {
     "greater_than_equal": ("small", "ge", "{:g} or more"),
     "greater_than": ("small", "gt", "more than {:g}"),
@@ -32,6 +33,39 @@ def bad_value(error: typer.BadParameter) -> str | None:
     return f"{_place(error)}: {problem}; {remedy}."
 
 
+def missing_value(error: Any, params: Sequence[Any]) -> str | None:
+    """Words an error on an argument, a required option, or the value of an option that is missing.
+
+    Args:
+      error: Typer's error.
+      params: of the command.
+
+    Returns:
+      A sentence with the name and what to write; None if it is another error.
+    """
+    match type(error).__name__:
+        case "BadOptionUsage" if "requires" in error.message:
+            param = next(param for param in params if error.option_name in param.opts)
+            value = param.metavar or str(param.name).upper()
+            return f"{error.option_name}: the value is missing; write {error.option_name} {value}."
+        case "MissingParameter" if error.param is not None:
+            return _missing_parameter(error)
+    return None
+
+
+def _missing_parameter(error: Any) -> str:
+    param, context = error.param, error.ctx
+    path = context.command_path
+    if param.param_type_name == "option":
+        listed = (param.get_missing_message(ctx=context) or "").splitlines()[1:]
+        choices = [choice.strip(", \t") for choice in listed]
+        remedy = f"write {or_list(choices)}." if choices else "add it."
+        return f"{path}: {_place(error)} is missing; {remedy}"
+    pieces = [word for word in context.command.collect_usage_pieces(context) if word[0] != "["]
+    name = str(param.metavar or param.name).partition("|")[0]
+    return f"{path}: {name} is missing; write: {' '.join([path, *pieces])}"
+
+
 def _place(error: typer.BadParameter) -> str:
     """Names the option, or the environment variable that set it."""
     param, context = error.param, error.ctx
@@ -51,7 +85,8 @@ def _worded(detail: Any) -> tuple[str, str]:
         return f"{value} is too {size}", f"write {phrase.format(detail['ctx'][key])}"
     name = kind.partition("_")[0]
     if name in _KINDS:
-        return f"{value} is not {_KINDS[name]}", "write one"
+        noun, example = _KINDS[name]
+        return f"{value} is not {noun}", f"write {noun} {example}"
     message = detail["msg"].removeprefix("Value error, ").rstrip(".")
     _, found, listed = message.partition(" is not one of ")
     if not found:

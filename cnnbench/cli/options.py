@@ -57,7 +57,7 @@ Tags = Annotated[
 
 All = Annotated[
     bool,
-    typer.Option("--all", help="All experiments, in groups of comparable runs."),
+    typer.Option("--all", help="Use all experiments, in groups of comparable runs."),
 ]
 
 Seed = Annotated[
@@ -140,8 +140,8 @@ DeviceOption = Annotated[Device, typer.Option(help="Device to train on.")]
 EngineOption = Annotated[
     Engine,
     typer.Option(
-        help="Convolution algorithms: XLA's (plain), exact matrix products (direct), or also"
-        " Winograd's (fast); auto measures once.",
+        help="Convolution algorithms: XLA's (plain), im2col and matmul (direct), or also"
+        " Winograd's (fast); auto benchmarks them once.",
         envvar="CNNBENCH_ENGINE",
     ),
 ]
@@ -182,7 +182,7 @@ def split_words(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
     paths = [spec_path(a) for a in files]
     overrides = [_text(a) for a in arguments if a not in files]
     if not paths:
-        raise UsageError("no experiment given; name a file, or a shipped one such as standard.")
+        raise UsageError("no experiment given; specify a file, or a built-in one such as standard.")
     return paths, overrides
 
 

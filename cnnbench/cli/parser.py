@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
-from cnnbench.cli.bad_values import bad_value
+from cnnbench.cli.bad_values import bad_value, missing_value
 from cnnbench.cli.terminal import reports_errors, tell
 from cnnbench.errors import KnownNames, nearest, or_list, quoted
 
@@ -55,7 +55,7 @@ class Command(TyperCommand):
         except _UsageError as error:
             if hasattr(error, "possibilities"):  # there is no such option
                 self._suggest(ctx, error)
-            elif isinstance(error, typer.BadParameter) and (text := bad_value(error)):
+            elif text := missing_value(error, self.params) or bad_value(error):
                 tell(text)
                 raise typer.Exit(2) from None
             raise
@@ -107,6 +107,13 @@ def _override(word: str) -> str:
 
 class Group(TyperGroup):
     """A group of commands that suggests a similar one for an unknown command."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Lists the options, as the base class does; Typer adds those for completion late."""
+        found = super().get_params(ctx)
+        for param in found:
+            _show_plainly(param)
+        return found
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Finds the command, as the base class does; a shell that completes gets no message."""

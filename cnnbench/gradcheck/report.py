@@ -27,9 +27,9 @@ def gradcheck_table(check: GradCheck, *, close: bool = False) -> "Group":
     from rich.text import Text
 
     title = f"{check.title}: backpropagation by hand ({check.dtype}, {check.num_images} images)"
-    parts: list[Any] = [Text(title, style="table.title"), WrappedTable(_layers(check))]
+    parts: list[Any] = [Text(title, style="table.title"), "", WrappedTable(_layers(check)), ""]
     if close:
-        parts += [WrappedTable(_arrays(layer)) for layer in check.layers]
+        parts += [part for layer in check.layers for part in (WrappedTable(_arrays(layer)), "")]
         lines = [line for layer in check.layers for line in (*_farthest(layer), *_shares(layer))]
         parts.append(Text("\n".join(["Largest errors:", *lines, ""])))
     notes = "\n".join(_notes(check))
@@ -76,7 +76,7 @@ def _table(*headers: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
     for header in headers:
         table.add_column(header)

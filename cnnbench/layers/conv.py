@@ -107,7 +107,7 @@ class Conv(Layer):
             kernel_text, input_text = shape_text(self.extent), shape_text(shapes[0])
             dilated_text = "" if self.extent == self.kernel else "dilated "
             message = f"a {kernel_text} {dilated_text}kernel is larger than the {input_text} input"
-            raise ShapeError("kernel", message, f"use at most {padded}, or padding: same")
+            raise ShapeError("kernel", message, f"use {padded} or less, or padding: same")
         groups = self._checked_groups(channels)
         if self.init == "whitening":
             self._check_whitening(channels)

@@ -60,14 +60,14 @@ class Pool(Layer):
             window_text = shape_text(self.size)
             message = f"padding {list(self.padding)} is more than half of a {window_text} window"
             most = [size // 2 for size in self.size]
-            raise ShapeError("padding", message, f"use at most {most}")
+            raise ShapeError("padding", message, f"use {most} or less")
         pads = self.pads(shapes[0])
         padded = [height + sum(pads[0]), width + sum(pads[1])]
         if self.size[0] > padded[0] or self.size[1] > padded[1]:
             message = (
                 f"a {shape_text(self.size)} window is larger than the {shape_text(shapes[0])} input"
             )
-            raise ShapeError("size", message, f"use at most {padded}")
+            raise ShapeError("size", message, f"use {padded} or less")
         return LayerOutput((*self.places(shapes[0]), channels))
 
     def pads(self, shape: Shape) -> Pads:

@@ -17,14 +17,15 @@ def _titled(title: str, table: "Table") -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    return Group(Text(escape_controls(title), style="table.title"), WrappedTable(table))
+    heading = Text(escape_controls(title), style="table.title")
+    return Group(heading, "", WrappedTable(table), "")
 
 
 def _table() -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.padding, table.pad_edge, table.collapse_padding = (0, 1), False, True
     return table
 

@@ -68,7 +68,9 @@ def read_layers(path: Path, children: tuple[Path, ...] = ()) -> tuple[Document, 
     document = read_document(path)
     if not isinstance(document.data, dict):
         place = document.values.get((), Location(str(path), 1, 1))
-        message = "the file is empty" if document.data is None else "the file has no keys"
+        message = (
+            "the file is empty" if document.data is None else "the file is not a mapping of keys"
+        )
         raise SpecError([Diagnostic(place, "", message, "start with 'name: NAME'")])
     removed = NOT_INHERITED if children else ("extends",)
     own = {key: value for key, value in document.data.items() if key not in removed}

@@ -326,7 +326,7 @@ def test_compare_refuses_runs_on_different_data():
         (
             ["run", "train.epochs=2"],
             2,
-            "no experiment given; name a file, or a shipped one such as standard.\n",
+            "no experiment given; specify a file, or a built-in one such as standard.\n",
         ),
         (
             ["run", "tiny.yaml", "--epochs", "0"],
@@ -362,20 +362,34 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
     [
         (
             ["run", "tiny.yaml", "--epochs", "abc"],
-            "--epochs: 'abc' is not an integer; write one.",
+            "--epochs: 'abc' is not an integer; write an integer such as 5.",
         ),
         (
             ["run", "tiny.yaml", "--epochs", "1.5"],
-            "--epochs: '1.5' is not an integer; write one.",
+            "--epochs: '1.5' is not an integer; write an integer such as 5.",
         ),
         (
             ["run", "tiny.yaml", "--engine", "fst"],
             "--engine: 'fst' is not a valid choice (did you mean 'fast'?); write auto, plain,"
             " direct or fast.",
         ),
+        (["run", "--epochs"], "--epochs: the value is missing; write --epochs N."),
+        (["latent", "x", "--walk", "1"], "--walk: the value is missing; write --walk N M."),
+        (
+            ["predict", "a"],
+            "cnnbench predict: IMAGE is missing; write: cnnbench predict RUN IMAGE...",
+        ),
+        (
+            ["show"],
+            "cnnbench show: SPEC is missing; write: cnnbench show SPEC|KEY=VALUE...",
+        ),
+        (
+            ["export", "a"],
+            "cnnbench export: --to is missing; write stablehlo, onnx or safetensors.",
+        ),
         (["compare", "--alpha", "0"], "--alpha: '0' is too small; write 0.0001 or more."),
         (["compare", "--alpha", "1"], "--alpha: '1' is too large; write 0.5 or less."),
-        (["compare", "--alpha", "x"], "--alpha: 'x' is not a number; write one."),
+        (["compare", "--alpha", "x"], "--alpha: 'x' is not a number; write a number such as 0.1."),
         (
             ["compare", "--format", "pdf"],
             "--format: 'pdf' is not a valid choice; write table, md, csv, json, html or latex.",
@@ -384,7 +398,10 @@ def test_mistakes_end_in_a_message_and_a_code(words, code, message):
             ["compare", "--precision", "13"],
             "--precision: '13' is too large; write 12 or less.",
         ),
-        (["latent", "x", "--walk", "a", "1"], "--walk: 'a' is not an integer; write one."),
+        (
+            ["latent", "x", "--walk", "a", "1"],
+            "--walk: 'a' is not an integer; write an integer such as 5.",
+        ),
     ],
 )
 def test_a_bad_value_of_an_option_is_one_line(words, message):

@@ -61,7 +61,7 @@ def test_every_layer_has_a_line(results: Path) -> None:
     assert done.exit_code == 0
     title, *lines = done.stdout.splitlines()
     assert title.rstrip() == "Tiny CNN, seed 5: 30 test images of mnist_5k"
-    assert [line.split()[:2] for line in lines if re.match(r" (conv|flat|out) ", line)] == [
+    assert [line.split()[:2] for line in lines if re.match(r"(conv|flat|out) ", line)] == [
         ["conv", "6x6x3"],
         ["flat", "108"],
         ["out", "10"],

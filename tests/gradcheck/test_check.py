@@ -659,7 +659,7 @@ def test_the_worked_example_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             (),
-            "no experiment given; name a file, or a shipped one such as standard.",
+            "no experiment given; specify a file, or a built-in one such as standard.",
         ),
         (
             ("SPEC", "--layer", "con"),

@@ -179,7 +179,7 @@ class TestOneMistakeOneMessage:
         }
         assert texts(check(layers)[1]) == [
             "model.layers.conv.kernel: a 29x29 kernel is larger than the 28x28x1 input; "
-            "use at most [28, 28], or padding: same",
+            "use [28, 28] or less, or padding: same",
             "model.layers.spare: layer 'spare' is not used (the output is 'out'); "
             "remove it, or add it to the inputs of another layer",
         ]
@@ -276,7 +276,7 @@ class TestOutput:
         assert texts(check(layers, output="uot")[1]) == [
             "model.output: unknown layer 'uot' (did you mean 'out'?); use conv or out",
             "model.layers.conv.kernel: a 29x29 kernel is larger than the 28x28x1 input; "
-            "use at most [28, 28], or padding: same",
+            "use [28, 28] or less, or padding: same",
         ]
 
 

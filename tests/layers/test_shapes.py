@@ -377,7 +377,7 @@ IMAGE_OPS: list[dict[str, Any]] = [
         ({"groups": "depthwise"}, "4 filters cannot be divided into 6 groups; use a multiple of 6"),
         (
             {"dilation": 4},
-            "a 9x9 dilated kernel is larger than the 5x8x6 input; use at most [5, 8], or"
+            "a 9x9 dilated kernel is larger than the 5x8x6 input; use [5, 8] or less, or"
             " padding: same",
         ),
     ],
@@ -490,11 +490,11 @@ def test_edges_that_leave_nothing_to_do_are_refused(op: dict[str, Any], message:
     [
         (
             {"op": "max_pool", "size": 3, "padding": 2},
-            "padding [2, 2] is more than half of a 3x3 window; use at most [1, 1]",
+            "padding [2, 2] is more than half of a 3x3 window; use [1, 1] or less",
         ),
         (
             {"op": "avg_pool", "size": [2, 9], "padding": [0, 1]},
-            "a 2x9 window is larger than the 4x6x1 input; use at most [4, 8]",
+            "a 2x9 window is larger than the 4x6x1 input; use [4, 8] or less",
         ),
         (
             {"op": "group_norm", "groups": 2},
@@ -502,7 +502,7 @@ def test_edges_that_leave_nothing_to_do_are_refused(op: dict[str, Any], message:
         ),
         (
             {"op": "max_pool", "size": 5, "ceil_mode": True},
-            "a 5x5 window is larger than the 4x6x1 input; use at most [4, 6]",
+            "a 5x5 window is larger than the 4x6x1 input; use [4, 6] or less",
         ),
     ],
 )
@@ -557,4 +557,4 @@ def test_a_wide_image_may_be_too_low_for_a_kernel() -> None:
     with pytest.raises(ShapeError) as caught:
         shape_of(op, (2, 9, 1))
     assert caught.value.message == "a 3x1 kernel is larger than the 2x9x1 input"
-    assert caught.value.remedy == "use at most [2, 9], or padding: same"
+    assert caught.value.remedy == "use [2, 9] or less, or padding: same"

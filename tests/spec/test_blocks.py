@@ -313,7 +313,7 @@ model:
             "kernel: 3}",
             "kernel: 40}",
             "a.yaml:8:35: model.layers.stage.0.a.kernel (line 10, called on line 13):"
-            " a 40x40 kernel is larger than the 28x28x1 input; use at most [28, 28], or"
+            " a 40x40 kernel is larger than the 28x28x1 input; use [28, 28] or less, or"
             " padding: same.",
         ),
         (

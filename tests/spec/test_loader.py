@@ -404,7 +404,7 @@ class TestOverrides:
             (
                 "model.conv.kernel=30",
                 "model.layers.conv.kernel: a 30x30 kernel is larger than the 28x28x1 input; "
-                "use at most [28, 28], or padding: same.",
+                "use [28, 28] or less, or padding: same.",
             ),
             (
                 "train.optimizer=adamm",
@@ -637,7 +637,7 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
 """
     KERNEL = (
         "this breaks model.layers.conv2.kernel (base.yaml:8:43): a 5x5 kernel is larger than the"
-        " 3x3x8 input; use at most [3, 3], or padding: same."
+        " 3x3x8 input; use [3, 3] or less, or padding: same."
     )
 
     @pytest.mark.parametrize(
@@ -724,7 +724,7 @@ train: {epochs: 3, schedule: {name: cosine, warmup_epochs: 2}}
         child = write("extends: base.yaml\nname: a\nmodel: {layers: {out: {use_bias: false}}}\n")
         assert complaint(child) == (
             "base.yaml:6:42: model.layers.conv.kernel: a 50x50 kernel is larger than the 28x28x1"
-            " input; use at most [28, 28], or padding: same."
+            " input; use [28, 28] or less, or padding: same."
         )
 
     def test_thousands_of_layers_are_checked_in_time(self, write: Write) -> None:

@@ -25,7 +25,7 @@ def check(
     ] = None,
     results_dir: ResultsDir = Path("results"),
 ) -> None:
-    """Verify the files of runs; exit with 1 if one is damaged."""
+    """Verify the files of runs; exit code 1 if one is damaged."""
     paths = [find_run(run, results_dir)[0] for run in runs] if runs else run_folders(results_dir)
     if not paths:
         warn([f"there are no runs in {results_dir}"])

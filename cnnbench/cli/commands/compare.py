@@ -76,7 +76,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     only_changed: Annotated[
         bool,
-        typer.Option("--only-changed", help="Omit columns with the same cell in every row."),
+        typer.Option("--only-changed", help="Omit columns whose cells are all equal."),
     ] = False,
     precision: Annotated[
         int | None,

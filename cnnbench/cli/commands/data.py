@@ -25,7 +25,7 @@ data_app = App(
 @reports_errors
 def data_list() -> None:
     """List the datasets that are known without tensorflow-datasets."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for header in ("Name", "Image", "Classes", "Train", "Test", "Content"):
         table.add_column(
             header, justify="right" if header in ("Classes", "Train", "Test") else "left"
@@ -37,7 +37,7 @@ def data_list() -> None:
         "Other image-classification datasets of tensorflow-datasets work by name.\n"
         "random/HEIGHTxWIDTHxCHANNELS/CLASSES, such as random/224x224x3/1000, is noise of any size."
     )
-    stdout().print(WrappedTable(table), other, highlight=False)
+    stdout().print(WrappedTable(table), "", other, sep="\n", highlight=False)
 
 
 @data_app.command(name="prepare")

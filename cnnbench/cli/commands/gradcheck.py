@@ -34,7 +34,7 @@ def gradcheck(
     ] = Format.TABLE,
     data_dir: DataDir = None,
 ) -> None:
-    """Check gradients against jax.grad; exit with 3 if one is wrong."""
+    """Check gradients against jax.grad; exit code 3 if one is wrong."""
     if show:
         if specs or layer or float64 or format is not Format.TABLE:
             raise UsageError("--show: takes no other option or argument; remove them.")

@@ -28,7 +28,7 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
     image: Annotated[
         list[int] | None,
         typer.Option(
-            help="Number of a test image (repeatable); default: all.",
+            help="Index of a test image (repeatable); default: all.",
             metavar="N",
             show_default=False,
         ),

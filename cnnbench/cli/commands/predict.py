@@ -44,7 +44,7 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     run: Run,
     images: Annotated[
         list[Path],
-        typer.Argument(metavar="IMAGE...", help="PNG or JPEG files.", show_default=False),
+        typer.Argument(metavar="IMAGE", help="PNG or JPEG files.", show_default=False),
     ],
     seed: Annotated[
         int | None,

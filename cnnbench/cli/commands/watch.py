@@ -66,12 +66,12 @@ def watch(  # noqa: PLR0913, PLR0917 - one parameter per option
     results_dir: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", help="Folder of these runs, apart from those of other commands."
+            metavar="DIR", help="Folder for these runs, separate from those of other commands."
         ),
     ] = Path("results/.watch"),
     data_dir: DataDir = None,
 ) -> None:
-    """Check a file whenever it is saved; Enter compares it quickly."""
+    """Check a file on every save; press Enter for a quick comparison."""
     file = spec_path(spec)
     if once or not file.is_file():
         load_experiment(file, data_dir=data_dir)
@@ -194,7 +194,7 @@ def stamp(files: Iterable[Path]) -> Stamp:
 def _stamp(file: Path) -> tuple[int, int, int] | None:
     try:
         found = file.stat()
-    except (OSError, ValueError):  # absent for the moment; a null byte in a name
+    except (OSError, ValueError):  # replaced at the moment; a null byte in a name
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
 
@@ -236,11 +236,13 @@ class WatchView:
             else:
                 self.verdicts = verdict_lines(comparison.verdicts)
                 stdout().print(terminal_table([comparison], wide=False, look=BRIEF))
-                tell(f"This was quick: {self.quick}. With all data and epochs:\n", err=False)
+                tell(
+                    f"That was a quick comparison: {self.quick}. For a full one, run:\n", err=False
+                )
                 tell(f"    {self.quick.whole(parent, path)}\n", err=False)
 
     def ask(self) -> None:
-        """Says which keys there are."""
+        """Prints the available keys."""
         obstacle = self.draft.obstacle if self.draft else ""
         if obstacle:
             _say(f"{obstacle}. Press q to quit.")
@@ -294,11 +296,11 @@ class View(Protocol):
         """Handles Enter."""
 
     def ask(self) -> None:
-        """Says which keys there are."""
+        """Prints the available keys."""
 
 
 def follow(view: View, keys: Keys) -> None:
-    """Refreshes a display whenever something is saved, until a key ends it.
+    """Refreshes a display whenever something is saved, until a key quits.
 
     Nothing is drawn while it changes: an editor may empty a file before it writes it, or replace
     it, and the content in between is not what the user wrote.
