@@ -161,7 +161,7 @@ def test_a_diverged_network_can_be_looked_at(classifier: tuple[TrainedNetwork, D
             yield {"a": np.asarray([[1.0, np.nan]])}
             yield {"a": np.asarray([[2.0, 0.0]])}
 
-        def outputs(self, images: Any) -> Any:
+        def predictions(self, images: Any) -> Any:
             return np.full((len(images), 10), np.inf, np.float32)
 
     network: Any = Diverged()
