@@ -604,11 +604,17 @@ def test_list_shows_runs():
 
 
 @pytest.mark.parametrize(
-    ("words", "limit_s"),
-    [(["--help"], 0.3), (["show", str(EXPERIMENTS / "modified.yaml")], 1.0), (["compare"], 1.0)],
+    ("words", "limit_s", "exit_code"),
+    [
+        (["--help"], 0.3, 0),
+        (["show", str(EXPERIMENTS / "modified.yaml")], 1.0, 0),
+        (["compare"], 1.0, 4),  # there are no runs
+    ],
 )
-def test_commands_that_train_nothing_start_at_once(words, limit_s):
-    assert can_take("from cnnbench.cli.app import main; main()", limit_s, *words)
+def test_commands_that_train_nothing_start_at_once(words, limit_s, exit_code):
+    assert can_take(
+        "from cnnbench.cli.app import main; main()", limit_s, *words, exit_code=exit_code
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def in_time() -> Iterator[None]:
         assert time.thread_time() - start < 10
 
 
-def can_take(code: str, limit_s: float, *arguments: str) -> bool:
+def can_take(code: str, limit_s: float, *arguments: str, exit_code: int = 0) -> bool:
     """True if a new Python process takes less than a limit in one of eight runs.
 
     The others may be slowed down by programs that evict the caches. Lines are not measured.
@@ -33,7 +33,8 @@ def can_take(code: str, limit_s: float, *arguments: str) -> bool:
 
     def cpu_seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, capture_output=True, check=False, env=without("COVERAGE_"))
+        done = subprocess.run(command, capture_output=True, check=False, env=without("COVERAGE_"))
+        assert done.returncode == exit_code, done.stderr
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
