@@ -68,7 +68,7 @@ class Lowering(Protocol):
         """Convolutions whose bias and activation are deferred, by name of the pool."""
 
     def key(self, node: Node) -> Hashable:
-        """What the lowering of a layer depends on, besides its operation and shapes."""
+        """Returns everything else that the lowering of a layer depends on."""
 
     def to_layout(self, x: jax.Array) -> jax.Array:
         """Converts images (n, h, w, c) to the internal layout."""

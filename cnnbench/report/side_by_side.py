@@ -128,7 +128,7 @@ def _ratio(ratio: float) -> str:
 
 
 def _tone(comparison: Comparison, metric: str | None, label: str) -> str:
-    """What the verdict on a network says by a metric."""
+    """The finding on a network by a metric; empty if there is none."""
     for verdict in (*comparison.verdicts, *comparison.code_verdicts):
         if (verdict.label, verdict.metric) == (label, metric) and verdict.finding in _SETTLED:
             return verdict.finding.value

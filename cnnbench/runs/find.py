@@ -327,7 +327,7 @@ def _entries(named: _Named) -> tuple[RunEntry, ...]:
 
 
 def _how_to_finish(entry: RunEntry) -> str:
-    """What to do about the newest run of an experiment that has no finished run."""
+    """A remedy for an experiment without finished runs, from the state of its newest run."""
     if entry.status in (Status.INTERRUPTED, "killed"):
         return f"resume it with: {commands.resume(entry.record.environment.command, entry.path)}"
     if entry.status == Status.RUNNING:
