@@ -3,6 +3,7 @@
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,8 +42,6 @@ from cnnbench.spec.metrics import heading, metric_text, words
 from cnnbench.system import commands
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from cnnbench.analysis.confusion import Kernels, Mistake
 
 _OPTION = re.compile(r"(?<!\S)--[a-z][\w-]*")
@@ -244,11 +243,9 @@ def _render(sections: Sequence[Section], title: str = "", author_notes: str = ""
     )
 
 
-def _options(text: str) -> "Markup":
+def _options(text: str) -> str:
     """The text as HTML whose command-line options are not broken over two lines."""
-    from markupsafe import Markup, escape
-
-    return Markup(_OPTION.sub(r'<span class="option">\g<0></span>', str(escape(text))))
+    return _OPTION.sub(r'<span class="option">\g<0></span>', escape(text))
 
 
 def _section(comparison: Comparison, number: int) -> Section:

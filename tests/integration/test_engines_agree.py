@@ -22,6 +22,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.nn import graph_net
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.lowering import Plain
+from cnnbench.nn.microbatch import Microbatching
 from cnnbench.nn.ops import convolution, xla
 from cnnbench.nn.ops.pooling import _views
 from cnnbench.runs.records import EpochRecord
@@ -33,6 +34,7 @@ from cnnbench.training.executables import Job
 from cnnbench.training.losses import objective
 from cnnbench.training.state import Arrays, TrainState, split_network
 from cnnbench.training.step import gradients, make_rules
+from cnnbench.training.strategy import has_batch_statistics
 from tests.support import oracles
 from tests.support.oracles import Array, make_plan
 from tests.support.paths import EXPERIMENTS
@@ -192,6 +194,9 @@ def test_every_shipped_network_is_tested() -> None:
 SLOW = {
     "caffe_lenet",
     "denoising",
+    "fashion_resnet",
+    "fashion_three_conv",
+    "fashion_tf_convnet",
     "keras_convnet",
     "pytorch_mnist",
     "same",
@@ -213,9 +218,13 @@ def test_first_gradients_match_float64(name: str) -> None:
     case, want = case_of(name), {False: wide(name, False)}
     if name == "standard" or name in EXAMPLES:  # the background is constant but not zero
         want[True] = wide(name, True)
-    for form, bar in TOLERANCES.items():
-        network = split_network(GraphNet(case.plan, form=form, rngs=nnx.Rngs(0)))
-        rules = make_rules(case.experiment, None if form == "plain" else ROW)
+    has_norms = has_batch_statistics(case.plan)
+    for form, tolerance in TOLERANCES.items():
+        # Batch norms over ten images amplify the rounding of earlier layers.
+        bar, row = (3 * tolerance if has_norms else tolerance), None if form == "plain" else ROW
+        cut = Microbatching(5, None) if has_norms and row else None
+        network = split_network(GraphNet(case.plan, form=form, rngs=nnx.Rngs(0), cut=cut))
+        rules = make_rules(case.experiment, None if has_norms else row)
         state = TrainState(network.params, network.rest, ())
         step = jax.jit(lambda s, a, i, n=network, r=rules: gradients(s, a, i, n.training, r)[0])
         for images, labels, gradient in want.values():
