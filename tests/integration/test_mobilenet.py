@@ -108,7 +108,7 @@ def test_training_gives_advice_and_the_report_draws_it(
 
     monkeypatch.chdir(tmp_path)
     xla = "model.args={shifted: false}"
-    assert invoke("show", str(SPEC), xla).stdout.splitlines()[-1] == ADVICE
+    assert ADVICE in invoke("show", str(SPEC), xla).stdout.splitlines()
     assert ADVICE not in invoke("show", str(SPEC)).stdout
     done = invoke("run", str(SPEC), *SMALL, xla, "--quiet", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
