@@ -100,3 +100,22 @@ def test_library_exposes_the_verbs_of_the_command_line() -> None:
         assert getattr(cnnbench, name) is not None
     with pytest.raises(AttributeError, match="module 'cnnbench' has no attribute 'rnu'"):
         _ = cnnbench.rnu
+
+
+def test_no_test_file_needs_an_extra_of_peers() -> None:
+    """`make test` has the extra dev only; tests of the others are skipped with a reason."""
+    extras = {"torch", "torchvision", "keras", "jax2onnx"}
+    extras |= {"tests.support.published_models", "tests.support.torchvision_models"}
+    found = {
+        str(path.relative_to(ROOT)): sorted(imported)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if (imported := extras & _imports(ast.parse(path.read_text()).body))
+    }
+    assert found == {}
+
+
+def _imports(body: list[ast.stmt]) -> set[str]:
+    """Modules that are imported whenever a file is, with the packages they are in."""
+    names = {alias.name for each in body if isinstance(each, ast.Import) for alias in each.names}
+    names |= {each.module for each in body if isinstance(each, ast.ImportFrom) and each.module}
+    return names | {name.partition(".")[0] for name in names}

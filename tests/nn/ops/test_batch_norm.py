@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from flax import nnx
 
 from cnnbench.nn.graph_net import GraphNet
@@ -21,6 +20,8 @@ from cnnbench.nn.python_model import split_model
 from cnnbench.nn.result import Result
 from cnnbench.system.devices import make_mesh, pick_devices
 from tests.support.oracles import Array, correlate, make_plan
+
+torch: Any = pytest.importorskip("torch", reason="needs the peers extra")
 
 OFFSETS = (0, 1, 10, 100, 1e3, 1e4)  # standard deviations
 # Shapes and the number of rows: small and large images, one pixel, vectors; 97 has no divisor.
@@ -49,7 +50,7 @@ def point(shape: tuple[int, ...], offset: float, seed: int = 7) -> tuple[Array, 
 
 
 def in_pytorch(
-    dtype: torch.dtype, *arrays: Array, values: torch.dtype | None = None, running: float = 0
+    dtype: Any, *arrays: Array, values: Any = None, running: float = 0
 ) -> dict[str, Array]:
     """The result, three gradients, and the running statistics.
 
