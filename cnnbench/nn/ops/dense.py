@@ -59,7 +59,10 @@ def add_products(gradient: LayerParams, slots: Mapping[str, tuple[jax.Array, jax
 
 
 def _product(inputs: jax.Array, errors: jax.Array) -> jax.Array:
-    return jnp.einsum("a...bi,a...bo->...io", inputs, errors)
+    if inputs.ndim == 4:  # (rows, repetitions of a loop, row, size)
+        stacked: jax.Array = jax.vmap(_product, 1)(inputs, errors)
+        return stacked
+    return inputs.reshape(-1, inputs.shape[-1]).T @ errors.reshape(-1, errors.shape[-1])
 
 
 @jax.custom_vjp
