@@ -29,7 +29,8 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # bench/frameworks/test_frameworks have the others.
 SHORT = ["--dataset", "mnist_5k", "--epochs", "1", "dataset.train_examples=500"]
 # Pages whose commands take longest; the others use the same commands with other options.
-SLOW = {"README.md", "autoencoders.md", "gradient.md", "post.md"}
+SLOW = {"README.md", "augment.md", "autoencoders.md", "early-stopping.md", "gradient.md"}
+SLOW |= {"post.md", "spec.md", "training-recipes.md"}
 
 
 def yaml_blocks(page: Path) -> list[str]:

@@ -338,6 +338,7 @@ def scan(one: Drawn, picks: random.Random, number: int) -> Iterator[tuple[Any, .
                     yield name, at, target, dtype, layer.verdict.value, effect[target]
 
 
+@pytest.mark.slow
 @examples(3)
 @given(one=drawn(), pick=st.integers(0, 2**32))
 def test_verdicts_on_random_networks_are_right(one: Drawn, pick: int) -> None:

@@ -192,6 +192,7 @@ def test_every_shipped_network_is_tested() -> None:
 
 # Their operations are in the others too.
 SLOW = {
+    "autoencoder",
     "caffe_lenet",
     "denoising",
     "fashion_resnet",
@@ -254,6 +255,7 @@ NOISY: Layers = {
 }
 
 
+@pytest.mark.slow
 def test_engines_can_be_compared_epoch_by_epoch() -> None:
     """The same seed draws the same masks and noise; different masks would be detected."""
     found = {engine: losses(engine, 0) for engine in TOLERANCES}

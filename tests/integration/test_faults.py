@@ -479,6 +479,7 @@ class Net(nnx.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_python_model_is_resumed_from_its_copy(server, tmp_path):
     head, tail = TINY.split("model:\n", maxsplit=1)[0], TINY[TINY.index("train:") :]
     spec = f"{head}model: {{python: 'my_net:Net'}}\n{tail}"

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -460,6 +461,7 @@ SMALL: Layers = {
 }
 
 
+@pytest.mark.slow
 def test_a_network_trains_the_same_with_every_strategy() -> None:
     """One step per call, an epoch in a scan, two devices, rows, and parallel seeds."""
     job = job_of(SMALL, (8, 8, 2), (8, 8, 2))

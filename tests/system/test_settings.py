@@ -484,6 +484,7 @@ def test_a_run_under_other_settings_is_not_reused(
     assert train(spec, "results", needed=True)[0] == first
 
 
+@pytest.mark.slow
 def test_a_variable_that_nothing_reads_makes_no_other_run(
     stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
