@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -16,6 +15,7 @@ from cnnbench.spec.experiment import TrainSpec
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
 from cnnbench.training.state import build_optimizer, split_network, weights_of
 from tests.support.oracles import Array, make_plan
+from tests.support.training import bowl, descend
 
 LAYERS: dict[str, dict[str, Any]] = {
     "stem": {"op": "conv", "filters": 2, "kernel": 3},
@@ -46,25 +46,9 @@ def weights() -> dict[str, dict[str, dict[str, Array]]]:
     return {"parts": parts, "weights": drawn}
 
 
-def bowl(parameter: Any) -> Any:
-    """Gradient of a bowl."""
-    return 3 * parameter + 0.25
-
-
 def ours(steps: int, **train: Any) -> dict[str, dict[str, Any]]:
     """Parameters by layer after a number of steps, two per epoch."""
-    with jax.enable_x64(True):
-        rule = build_optimizer(TrainSpec.model_validate(train), 2, PLAN)
-        values = jax.tree.map(jnp.asarray, weights())
-        state = rule.init(values)
-
-        @jax.jit
-        def step(values: Any, state: Any) -> Any:
-            moves, state = rule.update(jax.tree.map(bowl, values), state, values)
-            return optax.apply_updates(values, moves), state
-
-        for _ in range(steps):
-            values, state = step(values, state)
+    values = descend(TrainSpec.model_validate(train), PLAN, weights(), steps)
     return {**values["weights"], **values["parts"]}
 
 

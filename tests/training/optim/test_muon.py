@@ -3,17 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from cnnbench.graph.plan import Plan
 from cnnbench.spec.experiment import TrainSpec
 from cnnbench.training.optim.muon import orthogonalized
-from cnnbench.training.state import build_optimizer, last_kernel_layer
+from cnnbench.training.state import last_kernel_layer
 from tests.support.oracles import Array, make_plan
+from tests.support.training import bowl, descend
 
 LAYERS: Mapping[str, dict[str, Any]] = {
     "conv": {"op": "conv", "filters": 5, "kernel": [3, 2]},
@@ -38,26 +37,9 @@ def network() -> tuple[Plan, dict[str, dict[str, Array]]]:
     return plan, params
 
 
-def bowl(parameter: Any) -> Any:
-    """Gradient of a bowl."""
-    return 3 * parameter + 0.25
-
-
 def ours(spec: TrainSpec, steps: int) -> Any:
     plan, params = network()
-    with jax.enable_x64(True):
-        rule = build_optimizer(spec, 2, plan)
-        values = jax.tree.map(jnp.asarray, params)
-        state = rule.init(values)
-
-        @jax.jit
-        def step(values: Any, state: Any) -> Any:
-            moves, state = rule.update(jax.tree.map(bowl, values), state, values)
-            return optax.apply_updates(values, moves), state
-
-        for _ in range(steps):
-            values, state = step(values, state)
-    return values
+    return descend(spec, plan, params, steps)
 
 
 def is_muons(layer: str, name: str, last_layer: str) -> bool:
