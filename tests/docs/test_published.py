@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from scipy import stats
 
 from cnnbench.spec.loader import load_experiment
 from tests.support.paths import ROOT
@@ -69,6 +70,23 @@ def test_reproductions_have_the_figures_of_the_headers(name: str) -> None:
     mean, deviation, epochs = found.groups()
     assert int(epochs) == experiment.train.epochs
     assert cells[3] == f"{mean} ± {deviation}%"
+
+
+@pytest.mark.parametrize("name", ["keras_convnet", *sorted(set(PARAMETERS) - set(IN_README))])
+def test_intervals_are_those_of_the_seeds_and_say_whether_a_number_agrees(name: str) -> None:
+    """Up to rounding: an interval needs the deviation, which the page rounds to 0.01."""
+    published, low, high, mean, deviation, seeds, agrees = _figures(name)
+    half = stats.t.ppf(0.975, seeds - 1) * deviation / seeds**0.5
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.015)
+    assert agrees == (low <= published <= high)
+
+
+def _figures(name: str) -> tuple[float, float, float, float, float, int, bool]:
+    (row,) = (line for line in REPRODUCTIONS.splitlines() if line.startswith(f"| `{name}`"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    published = float(re.findall(r"[\d.]+", cells[2])[0])
+    mean, deviation, low, high = map(float, re.findall(r"[\d.]+", cells[3] + cells[4]))
+    return published, low, high, mean, deviation, int(cells[5]), cells[7] == "yes"
 
 
 @pytest.mark.parametrize("name", IN_README)
