@@ -89,6 +89,22 @@ def _figures(name: str) -> tuple[float, float, float, float, float, int, bool]:
     return published, low, high, mean, deviation, int(cells[5]), cells[7] == "yes"
 
 
+@pytest.mark.parametrize("name", ["plain", "augmented", "decayed"])
+def test_verdicts_on_fashion_mnist_have_the_figures_of_the_headers(name: str) -> None:
+    file = ROOT / "experiments" / "fashion" / f"{name}.yaml"
+    found = re.search(
+        r"validation accuracy ([\d.]+ ± [\d.]+%) after (\d+) epochs, "
+        r"test accuracy ([\d.]+ ± [\d.]+%); (\d+) seeds",
+        file.read_text(),
+    )
+    assert found
+    validation, epochs, test, seeds = found.groups()
+    experiment = load_experiment(file).experiment
+    assert (int(epochs), int(seeds)) == (experiment.train.epochs, len(experiment.seeds))
+    assert f"| {experiment.title:20} |    {epochs} | {validation} |" in REPRODUCTIONS
+    assert f"{experiment.title} {test}" in REPRODUCTIONS.replace("\n", " ")
+
+
 @pytest.mark.parametrize("name", IN_README)
 def test_readme_has_the_figures_of_the_headers(name: str) -> None:
     header = (FOLDER / f"{name}.yaml").read_text().split("\nname:")[0]
