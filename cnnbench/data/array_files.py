@@ -1,0 +1,975 @@
+"""Reads labeled images from array files: ``.npz``, ``.npy``, CSV and Parquet.
+
+Nothing is ever unpickled. Images become uint8 ``(n, h, w, c)``, labels become int32 ``(n,)``.
+"""
+
+import csv
+import gzip
+import io
+import json
+import math
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.data.image_files import BROKEN, MAX_PIXELS
+from cnnbench.errors import DataError, did_you_mean, or_list, quoted
+from cnnbench.formatting import enumeration
+from cnnbench.system import commands
+from cnnbench.system.arrays import Array, Pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ChannelOrder = Literal["channels_first", "channels_last"]
+
+SPLITS = ("train", "validation", "test")
+KINDS = ("images", "labels")
+ROLES = tuple(f"{split}_{kind}" for split in SPLITS for kind in KINDS)
+CLASS_NAMES = "class_names"
+KEYS = (*KINDS, *ROLES, CLASS_NAMES)  # what users can name
+MOST_BYTES = 2**32  # of one array as stored, to limit memory
+TABLES = (".csv", ".tsv", ".txt")
+SUFFIXES = (".npz", ".npy", *TABLES, ".parquet")
+
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "te"), "test"),
+}
+_KIND_WORDS = {
+    **dict.fromkeys(
+        ("x", "image", "images", "img", "imgs", "data", "pixels", "features"), "images"
+    ),
+    **dict.fromkeys(("y", "label", "labels", "target", "targets"), "labels"),
+}
+_LABEL_COLUMNS = ("label", "labels", "class", "target", "y", "digit", "fine_label")
+_IMAGE_COLUMNS = ("image", "img", "images", "x")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_GRAY_MODES = ("1", "L")
+_AT_ONCE = 4_096  # images converted at a time, to limit memory
+_MANY_CLASSES = 1_000
+_ROUNDING = 1e-3  # interpolation leaves values slightly outside 0 to 1
+_DIM = 64  # a smaller maximum is unlikely for pixels from 0 to 255
+_SHOWN = 6  # names in messages
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayOptions:
+    """What cannot be recognized from array files, or is recognized wrongly.
+
+    Args:
+      keys: names in the files by `KEYS`: arrays of an ``.npz`` file, columns of a table.
+      shape: height, width and channels of flattened images.
+      layout: order of the axes of color images.
+      value_range: pixel values of black and white.
+    """
+
+    keys: Mapping[str, str] = field(default_factory=dict)
+    shape: tuple[int, int, int] | None = None
+    layout: ChannelOrder | None = None
+    value_range: tuple[float, float] | None = None
+
+
+DEFAULTS = ArrayOptions()
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class ArrayData:
+    """Labeled images that were read from array files.
+
+    Args:
+      arrays: ``train_images``, uint8 ``(n, h, w, c)``; ``train_labels``, int32 ``(n,)``; the
+        same of ``validation`` and ``test``, if the files have them.
+      num_classes: number of classes; labels are 0 to ``num_classes - 1``.
+      class_names: name of each class; empty if labels are numbered from 0 and have no names.
+      notes: how the arrays were converted, such as ``float32 in [0, 1]``.
+    """
+
+    arrays: Mapping[str, Array]
+    num_classes: int
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class _Raw:
+    """An array as stored, with its file and name for messages."""
+
+    values: Array
+    where: str
+
+
+def read_array_files(
+    files: Path | Mapping[str, Path], options: ArrayOptions = DEFAULTS
+) -> ArrayData:
+    """Reads images and labels from array files.
+
+    Args:
+      files: a file (``.npz``, CSV or Parquet) or a folder of files named by split; or files by
+        ``train``, ``validation`` and ``test``; or ``.npy`` files by ``train_images``,
+        ``train_labels`` and so on.
+      options: what cannot be recognized.
+
+    Raises:
+      DataError: a file is missing, damaged or unsafe, or its arrays are not labeled images.
+    """
+    raw = _read_all(find_files(files), options.keys)
+    names = raw.pop(CLASS_NAMES, None)
+    _require_pairs(raw, files)
+    images = {role: each for role, each in raw.items() if role.endswith("images")}
+    labels = {role: each for role, each in raw.items() if role.endswith("labels")}
+    for role, each in images.items():
+        _require_count(each, labels[f"{_split_of(role)}_labels"])
+    classes, class_names, num_classes = _classes(labels, names)
+    pixels, notes = _pixels(images, options)
+    arrays: Mapping[str, Array] = {**pixels, **classes}
+    return ArrayData(
+        {role: arrays[role] for role in ROLES if role in arrays}, num_classes, class_names, notes
+    )
+
+
+# Files
+
+
+def find_files(files: Path | Mapping[str, Path]) -> tuple[tuple[str, Path], ...]:
+    """Files to read, each with its role: empty, a split, or one of `ROLES`.
+
+    Args:
+      files: as for `read_array_files`.
+
+    Raises:
+      DataError: a file or folder does not exist, or a folder has no files named by split.
+    """
+    if isinstance(files, Path):
+        return _in_folder(files) if files.is_dir() else (("", _existing(files)),)
+    return tuple((role, _existing(path)) for role, path in files.items())
+
+
+def _existing(path: Path) -> Path:
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; write the name of a file in it")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; check the path")
+    return path
+
+
+def _in_folder(folder: Path) -> tuple[tuple[str, Path], ...]:
+    """Files of a folder by the split in their names; datasets on the Hugging Face Hub use data/."""
+    for place in (folder, folder / "data"):
+        paths = sorted(path for path in place.glob("*") if _suffix(path) in SUFFIXES)
+        found = [(role_of(_stem(path)), path) for path in paths]
+        if roles := tuple((_role_in_folder(role, path), path) for role, path in found if role):
+            return roles
+    raise DataError(
+        f"{folder}: has no array files named by split; name them like train.csv and test.csv, "
+        "x_train.npy and y_train.npy, or train-00000.parquet, or list them in dataset.arrays"
+    )
+
+
+def _role_in_folder(role: str, path: Path) -> str:
+    return role if _suffix(path) == ".npy" else _split_of(role)
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _stem(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).stem
+
+
+def _split_of(role: str) -> str:
+    return role.partition("_")[0]
+
+
+def role_of(name: str) -> str:
+    """The split and kind that the name of an array or file stands for; empty if it has no split.
+
+    >>> role_of("x_train"), role_of("val_labels"), role_of("testImages"), role_of("train-00000")
+    ('train_images', 'validation_labels', 'test_images', 'train')
+    >>> role_of("weights")
+    ''
+    """
+    split, kind = _words(name)
+    return f"{split}_{kind}" if split and kind else split
+
+
+def _words(name: str) -> tuple[str, str]:
+    """Split and kind in a name; empty where it has none, or several."""
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    splits = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+    kinds = {_KIND_WORDS[word] for word in words if word in _KIND_WORDS}
+    return _only(splits), _only(kinds)
+
+
+def _only(found: set[str]) -> str:
+    return next(iter(found)) if len(found) == 1 else ""
+
+
+def _read_all(files: Iterable[tuple[str, Path]], keys: Mapping[str, str]) -> dict[str, _Raw]:
+    """Arrays by role. Several files of a split are joined in the given order."""
+    parts: dict[str, list[_Raw]] = {}
+    for role, path in files:
+        for name, array in _read_file(role, path, keys).items():
+            parts.setdefault(name, []).append(array)
+    return {name: _joined(name, arrays) for name, arrays in parts.items()}
+
+
+def _joined(name: str, parts: Sequence[_Raw]) -> _Raw:
+    first = parts[0]
+    for other in parts[1:]:
+        if name == CLASS_NAMES and not np.array_equal(other.values, first.values):
+            raise DataError(
+                f"{other.where}: has other class names than {first.where}; use the same"
+            )
+        if other.values.shape[1:] != first.values.shape[1:]:
+            raise _unequal(other, first)
+    if name == CLASS_NAMES or len(parts) == 1:
+        return first
+    return _Raw(np.concatenate([part.values for part in parts]), first.where)
+
+
+def _unequal(raw: _Raw, first: _Raw) -> DataError:
+    return DataError(
+        f"{raw.where}: each image has shape {raw.values.shape[1:]}, but those of "
+        f"{_short(first.where)} have {first.values.shape[1:]}; use images of one size"
+    )
+
+
+def _read_file(role: str, path: Path, keys: Mapping[str, str]) -> dict[str, _Raw]:
+    suffix = _suffix(path)
+    if role in ROLES or role in KINDS:
+        if suffix != ".npy":
+            raise DataError(f"{path}: is not an .npy file, as {role} needs; save it with np.save")
+        return {role if role in ROLES else f"train_{role}": _read_npy(path)}
+    if suffix == ".npy":
+        raise DataError(
+            f"{path}: has one array, without labels; write arrays: {{train_images: {path.name}, "
+            "train_labels: ...}"
+        )
+    if suffix == ".npz":
+        found = _read_npz(path, keys, role)
+    elif suffix in TABLES:
+        found = _read_table(path, keys)
+    elif suffix == ".parquet":
+        found = _read_parquet(path, keys)
+    else:
+        raise DataError(f"{path}: is not an array file; use one of {or_list(SUFFIXES)}")
+    return {_in_split(name, role or "train"): array for name, array in found.items()}
+
+
+def _in_split(name: str, split: str) -> str:
+    return f"{split}_{name}" if name in KINDS else name
+
+
+def _require_pairs(raw: Mapping[str, object], files: Path | Mapping[str, Path]) -> None:
+    where = files if isinstance(files, Path) else "dataset.arrays"
+    for split in SPLITS:
+        has = [f"{split}_{kind}" in raw for kind in KINDS]
+        if has[0] != has[1] or (split == "train" and not has[0]):
+            missing = [
+                f"{split}_{kind}" for kind, given in zip(KINDS, has, strict=True) if not given
+            ]
+            raise DataError(
+                f"{where}: has no {enumeration(missing)}; add {'them' if missing[1:] else 'it'}"
+            )
+
+
+# NumPy files
+
+
+def _read_npz(path: Path, keys: Mapping[str, str], role: str) -> dict[str, _Raw]:
+    """Arrays of an ``.npz`` file by role."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {
+                info.filename.removesuffix(".npy"): info
+                for info in archive.infolist()
+                if info.filename.endswith(".npy")
+            }
+            chosen = _choose(path, tuple(members), keys, role)
+            return {
+                each: _member(archive, members[name], f"{path}: {name}")
+                for each, name in chosen.items()
+            }
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OSError) as error:
+        raise _unreadable(path, ".npz", error) from error
+
+
+def _choose(
+    path: Path, names: Sequence[str], keys: Mapping[str, str], split: str
+) -> dict[str, str]:
+    """Name of the array for each role, as the user says or recognized; of `split`, if not empty."""
+    own = {_in_split(key, split or "train"): (key, name) for key, name in keys.items()}
+    chosen = {}
+    for role, (key, name) in own.items():
+        if split in {"", _split_of(role)} or role == CLASS_NAMES:
+            if name not in names:
+                raise _no_such(path, "array", name, key, names)
+            chosen[role] = name
+    taken = set(chosen.values())
+    for name in names:
+        role = _recognized(name, split)
+        if not role or role in own or name in taken:
+            continue
+        if role in chosen:
+            raise DataError(
+                f"{path}: {chosen[role]} and {name} both look like {role}; write which one to "
+                f"use, dataset.keys: {{{role}: {name}}}"
+            )
+        chosen[role] = name
+    if not any(role in ROLES for role in chosen):
+        raise DataError(
+            f"{path}: no array has a name like x_train or train_images, only "
+            f"{_listed(names)}; write dataset.keys: {{train_images: NAME, train_labels: NAME}}"
+        )
+    return chosen
+
+
+def _recognized(name: str, split: str) -> str:
+    """Role of an array by its name; empty if it has none, or is of another split."""
+    if name.lower() in {CLASS_NAMES, "label_names", "target_names"}:
+        return CLASS_NAMES
+    own, kind = _words(name)
+    return f"{own or split or 'train'}_{kind}" if kind and (not split or own in {"", split}) else ""
+
+
+def _no_such(path: Path, what: str, name: str, key: str, names: Sequence[str]) -> DataError:
+    hint = did_you_mean(name, names) or f", only {_listed(names)}"
+    return DataError(f"{path}: has no {what} {quoted(name)}{hint}; change dataset.keys.{key}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    shown = names if more < 2 else [*names[:_SHOWN], f"{more} more"]
+    return enumeration(list(shown)) or "none"
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> _Raw:
+    return _read_array(lambda: archive.open(info), info.file_size, where)
+
+
+def _read_npy(path: Path) -> _Raw:
+    try:
+        return _read_array(lambda: path.open("rb"), path.stat().st_size, str(path))
+    except OSError as error:
+        raise _unreadable(path, ".npy", error) from error
+
+
+def _read_array(open_: Callable[[], IO[bytes]], size: int, where: str) -> _Raw:
+    """Reads an array in NumPy's format, after its header shows that this is safe.
+
+    Args:
+      open_: opens the array.
+      size: number of bytes, header included.
+      where: file and array, for errors.
+    """
+    try:
+        with open_() as stream:
+            shape, dtype = _header(stream, where)
+            _require_safe(shape, dtype, size - stream.tell(), where)
+        with open_() as stream:
+            return _Raw(np.lib.format.read_array(stream, allow_pickle=False), where)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{where}: is damaged or not in NumPy's format; save it again") from error
+
+
+def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    match np.lib.format.read_magic(stream):
+        case (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        case (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+        case _:  # used for names of fields only
+            raise DataError(f"{where}: has named fields; save each as an array of its own")
+    return shape, dtype
+
+
+def _require_safe(shape: tuple[int, ...], dtype: np.dtype[Any], available: int, where: str) -> None:
+    if dtype.hasobject:
+        raise DataError(
+            f"{where}: has pickled Python objects, which are never loaded; save numbers or "
+            "strings, such as np.array(x.tolist())"
+        )
+    size = math.prod(shape) * dtype.itemsize
+    if size > MOST_BYTES:
+        raise DataError(
+            f"{where}: needs {size / 2**30:.1f} GiB of memory, more than the "
+            f"{MOST_BYTES >> 30} GiB allowed; save it as uint8, or use fewer or smaller images"
+        )
+    if size > available:
+        raise DataError(
+            f"{where}: is damaged: {available:,} bytes are too few for {_described(shape, dtype)}; "
+            "save it again"
+        )
+
+
+def _described(shape: tuple[int, ...], dtype: np.dtype[Any]) -> str:
+    return f"{dtype} of shape {shape}"
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.strerror:
+        return DataError(f"{path}: cannot be read: {error.strerror.lower()}; check its permissions")
+    return DataError(f"{path}: is not a valid {kind} file ({_reason(error)}); save it again")
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__).rstrip(".")
+
+
+# Tables
+
+
+class _Lines:
+    """Lines of a text file that are not blank; knows the number of the last one."""
+
+    def __init__(self, path: Path, file: Iterable[str]) -> None:
+        self.number = 0
+        self._path, self._file, self._length = path, iter(file), 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        while True:
+            line = next(self._file)
+            self.number += 1
+            self._length += len(line)
+            if self._length > MOST_BYTES:
+                most = f"{MOST_BYTES >> 30} GiB allowed"
+                raise DataError(f"{self._path}: has more text than the {most}; save it as .npz")
+            if line.strip():
+                return line
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Columns of a table.
+
+    Args:
+      label: index of the label.
+      names: names of all columns; empty without a header.
+    """
+
+    label: int
+    names: tuple[str, ...]
+
+    @property
+    def unused(self) -> tuple[int, ...]:
+        """Indices that are not pixels: the label, and an index that pandas wrote without a name."""
+        return (self.label, *(i for i, name in enumerate(self.names) if not name))
+
+
+def _read_table(path: Path, keys: Mapping[str, str]) -> dict[str, _Raw]:
+    """Pixels, float32 ``(n, pixels)``, and labels of a CSV file."""
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline=None) as file:
+            return _table(path, _Lines(path, cast(IO[str], file)), keys)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise _unreadable(path, "CSV", error) from error
+
+
+def _table(path: Path, lines: _Lines, keys: Mapping[str, str]) -> dict[str, _Raw]:
+    first = next(lines, "")
+    delimiter = max(",;\t", key=first.count)
+    cells = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+    columns = _columns(path, cells, keys.get("labels"))
+    rest = lines if columns.names else chain([first], lines)
+    codes: dict[str, int] = {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # no rows, which is reported below
+            table = np.loadtxt(
+                rest,
+                np.float32,
+                comments=None,
+                delimiter=delimiter,
+                quotechar='"',
+                ndmin=2,
+                converters={columns.label: lambda text: codes.setdefault(text.strip(), len(codes))},
+            )
+    except ValueError as error:
+        raise _bad_line(path, lines.number, error) from error
+    if not codes:
+        raise DataError(f"{path}: has no rows; check the file")
+    texts = _numbers_if_all(list(codes))
+    labels = texts[table[:, columns.label].astype(np.intp)]
+    name = columns.names[columns.label] if columns.names else "the first column"
+    return {
+        "images": _Raw(np.delete(table, columns.unused, axis=1), str(path)),
+        "labels": _Raw(labels, f"{path}: {name}"),
+    }
+
+
+def _columns(path: Path, cells: Sequence[str], named: str | None) -> _Columns:
+    """Finds the label in the first line of a table, which may be a header or not."""
+    words = [cell.lower() for cell in cells]
+    known = next((name for name in _LABEL_COLUMNS if name in words), None)
+    counted = [cell for cell in cells if cell] == [str(i) for i in range(sum(map(bool, cells)))]
+    header = known or named in cells or counted or not sum(map(_is_number, cells)) * 2 > len(cells)
+    names = tuple(cells) if header else ()
+    if named is not None:
+        if named not in names:
+            raise _no_such(path, "column", named, "labels", names)
+        return _Columns(names.index(named), names)
+    if known:
+        return _Columns(words.index(known), names)
+    if names and not counted:
+        raise DataError(
+            f"{path}: no column is named {or_list(_LABEL_COLUMNS)}, only {_listed(names)}; write "
+            "dataset.keys: {labels: NAME}"
+        )
+    return _Columns(next((i for i, cell in enumerate(cells) if cell), 0), names)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers_if_all(texts: Sequence[str]) -> Array:
+    """Numbers, if all are in number format, such as 7 or 7.00e+00; else strings."""
+    return np.array([float(t) for t in texts] if all(map(_is_number, texts)) else texts)
+
+
+def _bad_line(path: Path, number: int, error: ValueError) -> DataError:
+    found = re.search(
+        r"could not convert string (.*) to float32 at row \d+, column (\d+)", str(error)
+    )
+    if found:
+        text, column = found.groups()
+        what = "is empty" if text == "''" else f"{text} is not a number"
+        return DataError(f"{path}:{number}: column {column}: {what}; write 0 to 255")
+    if found := re.search(r"columns changed from (\d+) to (\d+)", str(error)):
+        before, now = found.groups()
+        return DataError(
+            f"{path}:{number}: has {now} columns, but the lines above have {before}; use one "
+            "column per pixel and one for the label"
+        )
+    return DataError(f"{path}:{number}: is not a line of numbers ({_reason(error)}); correct it")
+
+
+# Parquet
+
+
+def _read_parquet(path: Path, keys: Mapping[str, str]) -> dict[str, _Raw]:
+    """Decoded images, labels and class names of a file in the layout of the Hugging Face Hub."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        install = commands.pip_install("pyarrow")
+        raise DataError(f"{path}: Parquet files need the package pyarrow; {install}") from error
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            image = _parquet_column(path, names, keys, "images", _IMAGE_COLUMNS)
+            label = _parquet_column(path, names, keys, "labels", _LABEL_COLUMNS)
+            known = _hub_names(file.schema_arrow.metadata or {}, label)
+            table = file.read([image, label])
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, "Parquet", error) from error
+    where = f"{path}: {image}"
+    images = _decoded(where, table[image].to_pylist())
+    labels = _label_values(f"{path}: {label}", table[label].to_pylist())
+    raw = {"images": _Raw(images, where), "labels": _Raw(labels, f"{path}: {label}")}
+    return raw | ({CLASS_NAMES: _Raw(np.array(known), f"{path}: {label}")} if known else {})
+
+
+def _parquet_column(
+    path: Path, names: Sequence[str], keys: Mapping[str, str], key: str, known: Sequence[str]
+) -> str:
+    if (named := keys.get(key)) is not None:
+        if named not in names:
+            raise _no_such(path, "column", named, key, names)
+        return named
+    found = next((name for name in known if name in names), None)
+    if found is None:
+        raise DataError(
+            f"{path}: no column is named {or_list(known)}, only {_listed(names)}; write "
+            f"dataset.keys: {{{key}: NAME}}"
+        )
+    return found
+
+
+def _hub_names(metadata: Mapping[bytes, bytes], label: str) -> tuple[str, ...]:
+    """Names of classes, which the package datasets adds to the schema."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        return tuple(map(str, features[label].get("names", ())))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def _label_values(where: str, values: Sequence[object]) -> Array:
+    if None in values:
+        raise DataError(f"{where}: image {values.index(None)} has no label; remove it")
+    try:
+        return np.array(values)
+    except ValueError:  # lists of different lengths
+        raise DataError(f"{where}: has several labels per image; use one") from None
+
+
+def _decoded(where: str, cells: Sequence[object]) -> Pixels:
+    """Decodes images of one size: grayscale, ``(n, h, w)``, if all are, else RGB."""
+    if not cells:
+        raise DataError(f"{where}: has no images; check the file")
+    images = [_decode(f"{where}: image {i}", cell) for i, cell in enumerate(cells)]
+    first = images[0].shape[:2]
+    for i, image in enumerate(images):
+        if image.shape[:2] != first:
+            sizes = f"is {_size(image.shape)}, but image 0 is {_size(first)}"
+            raise DataError(f"{where}: image {i} {sizes} pixels; resize all to one size")
+    if all(image.ndim == 2 for image in images):
+        return np.stack(images)
+    return np.stack([np.stack([i] * 3, axis=-1) if i.ndim == 2 else i for i in images])
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[0]}x{shape[1]}"
+
+
+def _decode(where: str, cell: object) -> Pixels:
+    """Decodes an image file, (h, w) or (h, w, 3), with transparent pixels on white."""
+    from PIL import Image
+
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(content, bytes):
+        raise DataError(
+            f"{where}: has no bytes of an image file; embed the images, as "
+            "Dataset.to_parquet of the package datasets does"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # see MAX_PIXELS
+            with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise _too_large(where)
+                return _plain(image)
+    except Image.DecompressionBombError:
+        raise _too_large(where) from None
+    except BROKEN as error:
+        raise DataError(f"{where}: is not a readable image file; remove or replace it") from error
+
+
+def _too_large(where: str) -> DataError:
+    return DataError(f"{where}: has more than {MAX_PIXELS // 1_000_000} million pixels; resize it")
+
+
+def _plain(image: "Image") -> Pixels:
+    """Pixels of an image, grayscale if it has no color."""
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):  # 16 bits
+        return (np.asarray(upright) / 257).round().astype(np.uint8)
+    gray = upright.mode in _GRAY_MODES
+    if upright.has_transparency_data:
+        gray = gray or upright.mode == "LA"
+        upright = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    return np.asarray(upright.convert("L" if gray else "RGB"))
+
+
+# Pixels
+
+
+def _require_count(images: _Raw, labels: _Raw) -> None:
+    shape, found = images.values.shape, labels.values.shape
+    num_images, num_labels = (each[0] if each else 0 for each in (shape, found))
+    if not num_images or 0 in shape:
+        raise DataError(f"{images.where}: has no images (shape {shape}); check the file")
+    if num_images != num_labels:
+        moved = len(shape) == 4 and shape[-1] == num_labels
+        remedy = "move the last axis first, np.moveaxis(x, -1, 0)" if moved else "use one per image"
+        raise DataError(
+            f"{labels.where}: has {num_labels:,} labels for the {num_images:,} images of "
+            f"{_short(images.where)}; {remedy}"
+        )
+
+
+def _short(where: str) -> str:
+    """An array without its folder."""
+    path, colon, name = where.partition(": ")
+    return name if colon else Path(path).name
+
+
+def _pixels(
+    images: Mapping[str, _Raw], options: ArrayOptions
+) -> tuple[dict[str, Pixels], tuple[str, ...]]:
+    """Converts images to uint8 ``(n, h, w, c)``, all in the same way."""
+    first = images["train_images"]
+    for each in images.values():
+        if each.values.dtype.kind not in "buif":
+            raise DataError(f"{each.where}: has type {each.values.dtype}; save pixels as uint8")
+        if each.values.shape[1:] != first.values.shape[1:]:
+            raise _unequal(each, first)
+    shaped, note = _channels_last(images, options)
+    black, white = _value_range(images, options.value_range)
+    kind = f"{first.values.dtype.name} in [{black:g}, {white:g}]"
+    notes = () if first.values.dtype == np.uint8 and white == 255 else (kind,)
+    converted = {role: _to_bytes(each, black, white) for role, each in shaped.items()}
+    return converted, (*notes, *([note] if note else []))
+
+
+def _channels_last(
+    images: Mapping[str, _Raw], options: ArrayOptions
+) -> tuple[dict[str, Array], str]:
+    """Moves the axis of channels to the end, which is added to grayscale images."""
+    first = images["train_images"]
+    inner = first.values.shape[1:]
+    if len(inner) == 1:
+        inner = _unflattened(first, options)
+    elif len(inner) == 2:
+        inner = (*inner, 1)
+    elif len(inner) != 3:
+        raise DataError(
+            f"{first.where}: has shape {first.values.shape}; use (n, height, width) or "
+            "(n, height, width, channels)"
+        )
+    flat = first.values.ndim == 2
+    layout = _layout(first, inner, options) if first.values.ndim == 4 or flat else "channels_last"
+    shaped = {role: each.values.reshape(-1, *inner) for role, each in images.items()}
+    if layout == "channels_first":
+        shaped = {role: np.moveaxis(each, 1, -1) for role, each in shaped.items()}
+    shape = shaped["train_images"].shape[1:]
+    if options.shape is not None and shape != options.shape:
+        raise DataError(
+            f"{first.where}: has images of shape {list(shape)}, not {list(options.shape)}; "
+            "correct or remove dataset.shape"
+        )
+    return shaped, "channels first" if layout == "channels_first" else ""
+
+
+def _unflattened(raw: _Raw, options: ArrayOptions) -> tuple[int, int, int]:
+    """Shape in the file of flattened images."""
+    num = raw.values.shape[1]
+    if options.shape is not None:
+        if math.prod(options.shape) != num:
+            raise DataError(
+                f"{raw.where}: has {num} pixel values per image, not {math.prod(options.shape)} "
+                f"as in dataset.shape: {list(options.shape)}; correct the shape"
+            )
+        height, width, channels = options.shape
+        return (channels, height, width) if options.layout == "channels_first" else options.shape
+    if (side := math.isqrt(num)) ** 2 == num:
+        return (1, side, side) if options.layout == "channels_first" else (side, side, 1)
+    third = math.isqrt(num // 3)
+    guess = f"[{third}, {third}, 3]" if 3 * third**2 == num else "[HEIGHT, WIDTH, CHANNELS]"
+    raise DataError(
+        f"{raw.where}: has {num} pixel values per image, which is not a square; write "
+        f"dataset.shape: {guess}"
+    )
+
+
+def _layout(raw: _Raw, inner: tuple[int, ...], options: ArrayOptions) -> ChannelOrder:
+    """Order of the axes of images, from the sizes: 1 or 3 channels, or else 2 or 4."""
+    if options.layout is not None:
+        return options.layout
+    if inner[-1] == 1 and raw.values.ndim == 2:
+        return "channels_last"
+    if raw.values.ndim == 4:
+        for likely in ((1, 3), (2, 4)):
+            first, last = inner[0] in likely, inner[-1] in likely
+            if first != last:
+                return "channels_first" if first else "channels_last"
+            if first:
+                break
+    raise DataError(
+        f"{raw.where}: the axis of channels is not clear from shape {raw.values.shape}; write "
+        "dataset.layout: channels_first or channels_last"
+    )
+
+
+def _value_range(
+    images: Mapping[str, _Raw], wanted: tuple[float, float] | None
+) -> tuple[float, float]:
+    """Values of black and white: 0 to 1 or 0 to 255, unless given."""
+    for each in images.values():
+        if each.values.dtype.kind == "f" and not (finite := np.isfinite(each.values)).all():
+            bad = int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
+            raise DataError(f"{each.where}: image {bad} has values that are not finite; remove it")
+    low = min(float(each.values.min()) for each in images.values())
+    high = max(float(each.values.max()) for each in images.values())
+    if wanted is None:
+        usual = all(each.values.dtype == np.uint8 for each in images.values())
+        if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+            return 0.0, 1.0
+        if low >= 0 and (high >= _DIM or usual) and high <= 255:
+            return 0.0, 255.0
+    elif wanted[0] <= low and high <= wanted[1]:
+        return wanted
+    where = images["train_images"].where
+    but = f", outside dataset.value_range: [{wanted[0]:g}, {wanted[1]:g}]" if wanted else ""
+    raise DataError(
+        f"{where}: has pixel values from {low:.5g} to {high:.5g}{but}; write "
+        f"dataset.value_range: {_likely_range(low, high)}, the values of black and white"
+    )
+
+
+def _likely_range(low: float, high: float) -> str:
+    """The usual range that contains all values, such as [-1, 1] or [0, 4095].
+
+    >>> _likely_range(-0.9, 1), _likely_range(0, 3_000), _likely_range(0, 16)
+    ('[-1, 1]', '[0, 4095]', '[0, 16]')
+    """
+    if low >= -1 and high <= 1:
+        return "[-1, 1]"
+    if low >= 0 and high > 255:
+        return f"[0, {2 ** int(high).bit_length() - 1}]"
+    return f"[{min(low, 0):.5g}, {high:.5g}]"
+
+
+def _to_bytes(images: Array, black: float, white: float) -> Pixels:
+    """Scales pixel values to 0 to 255, rounded."""
+    if images.dtype == np.uint8 and (black, white) == (0, 255):
+        return np.ascontiguousarray(images)
+    pixels = np.empty(images.shape, np.uint8)
+    for start in range(0, len(images), _AT_ONCE):
+        part = images[start : start + _AT_ONCE].astype(np.float64)
+        scaled = (part - black) * (255 / (white - black))
+        pixels[start : start + _AT_ONCE] = scaled.round().clip(0, 255)
+    return pixels
+
+
+# Labels
+
+
+def _classes(
+    labels: Mapping[str, _Raw], names: _Raw | None
+) -> tuple[dict[str, NDArray[np.int32]], tuple[str, ...], int]:
+    """Classes from 0, their names, and how many there are."""
+    flat = {role: _flat(each) for role, each in labels.items()}
+    first = flat["train_labels"]
+    if names is not None:
+        known = _class_names(names)
+        texts = first.values.dtype.kind == "U"
+        values = np.array(known) if texts else np.arange(len(known))
+        of = f"the {len(known)} class names"
+    elif first.one_hot:
+        values, known, of = np.arange(first.one_hot), (), f"the {first.one_hot} classes"
+    else:
+        values, of = np.unique(first.values), "the training labels"
+        known = () if _counts_up(values) else tuple(map(str, values))
+    _require_classes(first.where, values, len(first.values))
+    return {role: _numbered(each, values, of) for role, each in flat.items()}, known, len(values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # arrays have no single truth value
+class _Labels:
+    """Labels, integers or strings of shape ``(n,)``; `one_hot` is the number of columns, or 0."""
+
+    values: Array
+    where: str
+    one_hot: int = 0
+
+
+def _counts_up(values: Array) -> bool:
+    return values.dtype.kind in "iu" and bool((values == np.arange(len(values))).all())
+
+
+def _require_classes(where: str, values: Array, num: int) -> None:
+    if len(values) < 2:
+        raise DataError(f"{where}: has one class, {values[0]}; use images of two or more")
+    if len(values) > max(_MANY_CLASSES, num // 2):
+        raise DataError(
+            f"{where}: has {len(values):,} classes for {num:,} images; use labels of classes, not "
+            "numbers of images"
+        )
+
+
+def _numbered(labels: _Labels, values: Array, of: str) -> NDArray[np.int32]:
+    """Index of each label in `values`."""
+    same = (labels.values.dtype.kind == "U") == (values.dtype.kind == "U")
+    unknown = ~np.isin(labels.values, values) if same else np.ones(len(labels.values), bool)
+    if unknown.any():
+        at = int(np.argmax(unknown))
+        label = quoted(labels.values[at].item())
+        raise DataError(
+            f"{labels.where}: label {label} of image {at} is not one of {of}; correct it"
+        )
+    order = np.argsort(values)
+    return order[np.searchsorted(values, labels.values, sorter=order)].astype(np.int32)
+
+
+def _class_names(raw: _Raw) -> tuple[str, ...]:
+    if raw.values.ndim != 1 or raw.values.dtype.kind not in "US":
+        kind = _described(raw.values.shape, raw.values.dtype)
+        raise DataError(f"{raw.where}: is {kind}, not one name per class; save a list of strings")
+    names = tuple(map(str, _text_values(raw)))
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise DataError(f"{raw.where}: two classes have the name {quoted(twice)}; rename one")
+    return names
+
+
+def _text_values(raw: _Raw) -> Array:
+    if raw.values.dtype.kind == "U":
+        return raw.values
+    try:
+        return np.char.decode(raw.values, "utf-8")
+    except UnicodeDecodeError:
+        raise DataError(f"{raw.where}: has bytes that are not UTF-8; save strings") from None
+
+
+def _flat(raw: _Raw) -> _Labels:
+    """One label per image from a column, an array, or one-hot rows."""
+    values, where = raw.values, raw.where
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim == 2 and values.dtype.kind in "buif":
+        return _Labels(_from_one_hot(values, where), where, values.shape[1])
+    if values.ndim != 1:
+        raise DataError(f"{where}: has shape {values.shape}; use one label per image, (n,)")
+    match values.dtype.kind:
+        case "i" | "u":
+            return _Labels(values, where)
+        case "b":
+            return _Labels(values.astype(np.int64), where)
+        case "f":
+            return _Labels(_integral(values, where), where)
+        case "U" | "S":
+            return _Labels(_integers_if_all(_text_values(_Raw(values, where))), where)
+        case _:
+            raise DataError(f"{where}: has type {values.dtype}; use integers or strings")
+
+
+def _from_one_hot(values: Array, where: str) -> NDArray[np.int64]:
+    wrong = ~(((values == 0) | (values == 1)).all(axis=1) & (values.sum(axis=1) == 1))
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise DataError(
+            f"{where}: row {at} of shape {values.shape} is not one-hot; use one class per image"
+        )
+    return np.asarray(values.argmax(axis=1), np.int64)
+
+
+def _integral(values: Array, where: str) -> NDArray[np.int64]:
+    wrong = values != np.round(values)  # true of NaN
+    if (wrong := wrong | ~np.isfinite(values)).any():
+        at = int(np.argmax(wrong))
+        raise DataError(
+            f"{where}: label {values[at]:g} of image {at} is not an integer; correct it"
+        )
+    return np.asarray(values, np.int64)
+
+
+def _integers_if_all(texts: Array) -> Array:
+    """Integers, if all strings are written like them."""
+    number = all(re.fullmatch(r"0|-?[1-9]\d{0,17}", text) for text in np.unique(texts))
+    return texts.astype(np.int64) if number else texts

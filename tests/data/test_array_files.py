@@ -1,0 +1,689 @@
+"""Array files as Keras, MedMNIST, Kaggle, PyTorch users and the Hugging Face Hub write them."""
+
+import gzip
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cnnbench.data.array_files import ArrayData, ArrayOptions, read_array_files
+from cnnbench.errors import DataError
+
+RANDOM = np.random.default_rng(0)
+GRAY = RANDOM.integers(0, 256, (12, 6, 5), np.uint8)
+COLOR = RANDOM.integers(0, 256, (12, 6, 5, 3), np.uint8)
+LABELS = np.arange(12) % 3
+EACH = ("train", "test")
+
+
+def keras(folder: Path, images: Any, labels: Any = LABELS, **more: Any) -> Path:
+    """A file as Keras' mnist.npz: the last third is for testing."""
+    path = folder / "data.npz"
+    np.savez(
+        path,
+        x_train=images[:8],
+        y_train=labels[:8],
+        x_test=images[8:],
+        y_test=labels[8:],
+        allow_pickle=True,
+        **more,
+    )
+    return path
+
+
+def assert_read(data: ArrayData, images: Any, labels: Any = LABELS) -> None:
+    """The same images, (n, h, w, c), and labels, in types of the project."""
+    images = images if images.ndim == 4 else images[..., None]
+    for split, part in zip(EACH, (slice(8), slice(8, None)), strict=True):
+        found = data.arrays[f"{split}_images"]
+        assert str(found.dtype) == "uint8"
+        assert str(data.arrays[f"{split}_labels"].dtype) == "int32"
+        np.testing.assert_array_equal(found, images[part])
+        np.testing.assert_array_equal(data.arrays[f"{split}_labels"], labels[part])
+
+
+def test_keras_npz(tmp_path: Path) -> None:
+    data = read_array_files(keras(tmp_path, GRAY))
+    assert_read(data, GRAY)
+    assert (data.num_classes, data.class_names, data.notes) == (3, (), ())
+    assert list(data.arrays) == ["train_images", "train_labels", "test_images", "test_labels"]
+
+
+def test_medmnist_npz(tmp_path: Path) -> None:
+    path = tmp_path / "bloodmnist.npz"
+    parts = {"train": slice(0, 6), "val": slice(6, 8), "test": slice(8, 12)}
+    columns = LABELS[:, None].astype(np.uint8)
+    arrays: dict[str, Any] = {f"{split}_images": COLOR[part] for split, part in parts.items()}
+    arrays |= {f"{split}_labels": columns[part] for split, part in parts.items()}
+    np.savez_compressed(path, **arrays)
+    data = read_array_files(path)
+    assert sorted(data.arrays) == sorted(
+        f"{split}_{kind}"
+        for split in ("train", "validation", "test")
+        for kind in ("images", "labels")
+    )
+    np.testing.assert_array_equal(data.arrays["validation_images"], COLOR[6:8])
+    np.testing.assert_array_equal(data.arrays["validation_labels"], LABELS[6:8])
+
+
+@pytest.mark.parametrize(
+    ("store", "note"),
+    [
+        (lambda x: x.astype(np.int64), "int64 in [0, 255]"),
+        (lambda x: x.astype(">u2"), "uint16 in [0, 255]"),
+        (lambda x: x.astype(np.float64), "float64 in [0, 255]"),
+        (lambda x: x.astype(np.float32) / 255, "float32 in [0, 1]"),
+        (lambda x: (x / 255).astype(np.float16), "float16 in [0, 1]"),
+        (lambda x: x / 255 * 1.0001 - 5e-5, "float64 in [0, 1]"),
+        (np.asfortranarray, None),
+        (lambda x: np.moveaxis(x, -1, 1), "channels first"),
+    ],
+)
+def test_pixel_types(tmp_path: Path, store: Callable[[Any], Any], note: str | None) -> None:
+    data = read_array_files(keras(tmp_path, store(COLOR)))
+    assert data.notes == ((note,) if note else ())
+    assert_read(data, COLOR)
+
+
+def test_images_of_booleans_or_of_zeros_and_ones_are_black_and_white(tmp_path: Path) -> None:
+    ink = GRAY > 127
+    for images in (ink, ink.astype(np.uint8)):
+        assert_read(read_array_files(keras(tmp_path, images)), ink * np.uint8(255))
+
+
+@pytest.mark.parametrize(
+    ("images", "wanted"),
+    [(GRAY / 127.5 - 1, (-1.0, 1.0)), (GRAY.astype(np.uint16) * 257, (0.0, 65535.0))],
+)
+def test_value_range(tmp_path: Path, images: Any, wanted: tuple[float, float]) -> None:
+    path = keras(tmp_path, images)
+    assert_read(read_array_files(path, ArrayOptions(value_range=wanted)), GRAY)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "found"),
+    [
+        ((12, 6, 5, 1), None, (6, 5, 1)),
+        ((12, 1, 6, 5), None, (6, 5, 1)),
+        ((12, 3, 6, 5), None, (6, 5, 3)),
+        ((12, 6, 5, 4), None, (6, 5, 4)),
+        ((12, 2, 6, 5), None, (6, 5, 2)),
+        ((12, 4, 4, 3), None, (4, 4, 3)),
+        ((12, 3, 5, 3), "channels_first", (5, 3, 3)),
+        ((12, 6, 5, 8), "channels_last", (6, 5, 8)),
+        ((12, 25), None, (5, 5, 1)),
+        ((12, 25), "channels_first", (5, 5, 1)),
+    ],
+)
+def test_layouts(
+    tmp_path: Path, shape: tuple[int, ...], layout: Any, found: tuple[int, ...]
+) -> None:
+    images = RANDOM.integers(0, 256, shape, np.uint8)
+    data = read_array_files(keras(tmp_path, images), ArrayOptions(layout=layout))
+    assert data.arrays["train_images"].shape == (8, *found)
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_flat_color(tmp_path: Path, layout: Any) -> None:
+    axes = (0, 3, 1, 2) if layout == "channels_first" else (0, 1, 2, 3)
+    flat = COLOR.transpose(axes).reshape(12, -1)
+    options = ArrayOptions(shape=(6, 5, 3), layout=layout)
+    assert_read(read_array_files(keras(tmp_path, flat), options), COLOR)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS.astype(np.uint64),
+        LABELS.astype(np.float32),
+        LABELS[:, None],
+        np.eye(3)[LABELS],
+        np.eye(3, dtype=bool)[LABELS],
+        LABELS.astype(str),
+    ],
+)
+def test_label_types_without_names(tmp_path: Path, labels: Any) -> None:
+    data = read_array_files(keras(tmp_path, GRAY, labels))
+    assert_read(data, GRAY)
+    assert (data.num_classes, data.class_names) == (3, ())
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (np.array(["ant", "bee", "cat"])[LABELS], ("ant", "bee", "cat")),
+        (np.array([b"ant", b"bee", b"c\xc3\xa4t"])[LABELS], ("ant", "bee", "cät")),
+        (np.array([1, 2, 10])[LABELS], ("1", "2", "10")),
+        (np.array(["1", "2", "10"])[LABELS], ("1", "2", "10")),
+        (np.array([-1.0, 0.0, 1.0])[LABELS], ("-1", "0", "1")),
+    ],
+)
+def test_label_types_with_names(tmp_path: Path, labels: Any, names: tuple[str, ...]) -> None:
+    data = read_array_files(keras(tmp_path, GRAY, labels))
+    assert_read(data, GRAY)
+    assert (data.num_classes, data.class_names) == (3, names)
+
+
+def test_class_names_beside_the_arrays(tmp_path: Path) -> None:
+    names = np.array(["zebra", "ant", "bee", "never"])
+    data = read_array_files(keras(tmp_path, GRAY, class_names=names))
+    assert_read(data, GRAY)
+    assert (data.num_classes, data.class_names) == (4, tuple(names))
+    data = read_array_files(keras(tmp_path, GRAY, names[LABELS], class_names=names))
+    assert_read(data, GRAY)
+
+
+def test_keys(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, inputs=GRAY, classes=LABELS, x_train=GRAY[:1], extra=LABELS)
+    keys = {"images": "inputs", "train_labels": "classes"}
+    data = read_array_files(path, ArrayOptions(keys=keys))
+    np.testing.assert_array_equal(data.arrays["train_images"], GRAY[..., None])
+    assert list(data.arrays) == ["train_images", "train_labels"]
+
+
+def test_npy_files(tmp_path: Path) -> None:
+    files = {}
+    for split, part in zip(EACH, (slice(8), slice(8, None)), strict=True):
+        for kind, array in (("images", GRAY), ("labels", LABELS)):
+            files[f"{split}_{kind}"] = tmp_path / f"{split}_{kind[0]}.npy"
+            np.save(files[f"{split}_{kind}"], array[part])
+    assert_read(read_array_files(files), GRAY)
+
+
+def test_folder_of_npy_files(tmp_path: Path) -> None:
+    for split, part in zip(EACH, (slice(8), slice(8, None)), strict=True):
+        np.save(tmp_path / f"X_{split}.npy", GRAY[part])
+        np.save(tmp_path / f"y_{split}.npy", LABELS[part])
+    (tmp_path / "readme.txt").write_text("about")
+    assert_read(read_array_files(tmp_path), GRAY)
+
+
+def table(labels: Any = LABELS, name: str = "label", at: int = 0) -> pd.DataFrame:
+    """Kaggle's form of MNIST: the label, then pixels; square images."""
+    square = GRAY[:, :5].reshape(12, -1)
+    frame = pd.DataFrame(square, columns=[f"pixel{i}" for i in range(25)])
+    frame.insert(at, name, labels)
+    return frame
+
+
+def write(
+    frame: pd.DataFrame, folder: Path, suffix: str = ".csv", **options: Any
+) -> dict[str, Path]:
+    files = {split: folder / f"{split}{suffix}" for split in EACH}
+    frame[:8].to_csv(files["train"], **{"index": False} | options)
+    frame[8:].to_csv(files["test"], **{"index": False} | options)
+    return files
+
+
+@pytest.mark.parametrize(
+    ("frame", "options"),
+    [
+        (table(), {}),
+        (table(), {"header": False}),
+        (table(), {"index": True}),
+        (table(), {"sep": ";", "quoting": 1}),
+        (table(), {"sep": "\t", "encoding": "utf-8-sig", "lineterminator": "\r\n"}),
+        (table(name="class", at=25), {"float_format": "%.6e"}),
+        (table(LABELS.astype(float)), {"header": False}),
+        (table().set_axis(range(26), axis=1), {}),
+        (table().set_axis(["label", *range(25)], axis=1), {}),
+    ],
+)
+def test_csv(tmp_path: Path, frame: pd.DataFrame, options: dict[str, Any]) -> None:
+    data = read_array_files(write(frame, tmp_path, **options))
+    assert_read(data, GRAY[:, :5])
+    assert data.class_names == ()
+
+
+def test_csv_with_a_named_column_and_names_of_classes(tmp_path: Path) -> None:
+    animals = np.array(["ant", "bee", "cat, wild"])[LABELS]
+    files = write(table(animals, "animal", 3), tmp_path, ".csv.gz")
+    assert gzip.decompress(files["train"].read_bytes()).startswith(b"pixel0")
+    for source in (files, tmp_path):
+        data = read_array_files(source, ArrayOptions(keys={"labels": "animal"}))
+        assert_read(data, GRAY[:, :5])
+        assert data.class_names == ("ant", "bee", "cat, wild")
+
+
+def encoded(pixels: Any, kind: str = "PNG", **options: Any) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, kind, **options)
+    return content.getvalue()
+
+
+def parquet(path: Path, columns: Mapping[str, Any], names: tuple[str, ...] = ()) -> Path:
+    """A file as `datasets.Dataset.to_parquet` writes it."""
+    pa = pytest.importorskip("pyarrow", reason="Parquet files need pyarrow")
+    import pyarrow.parquet as pq
+
+    arrow = pa.table(dict(columns))
+    if names:
+        label = next(name for name in columns if name.endswith("label"))
+        features = {
+            label: {"names": list(names), "_type": "ClassLabel"},
+            "image": {"_type": "Image"},
+        }
+        info = {"info": {"features": features}}
+        arrow = arrow.replace_schema_metadata({"huggingface": json.dumps(info)})
+    pq.write_table(arrow, path)
+    return path
+
+
+def cells(images: Any) -> list[dict[str, Any]]:
+    return [{"bytes": encoded(image), "path": f"{i}.png"} for i, image in enumerate(images)]
+
+
+@pytest.mark.parametrize(("images", "column"), [(GRAY, "image"), (COLOR, "img")])
+def test_parquet(tmp_path: Path, images: Any, column: str) -> None:
+    for shard, part in {
+        "train-00000": slice(5),
+        "train-00001": slice(5, 8),
+        "test": slice(8, 12),
+    }.items():
+        content = {
+            column: cells(images[part]),
+            "fine_label": LABELS[part],
+            "coarse_label": LABELS[part] * 0,
+        }
+        parquet(tmp_path / f"{shard}.parquet", content, ("ant", "bee", "cat"))
+    data = read_array_files(tmp_path)
+    assert_read(data, images)
+    assert data.class_names == ("ant", "bee", "cat")
+
+
+def test_parquet_of_mixed_modes_is_rgb_on_white(tmp_path: Path) -> None:
+    clear = np.zeros((6, 5, 4), np.uint8)
+    deep = encoded(GRAY[1].astype(np.uint16) * 257)
+    contents = [encoded(COLOR[0]), deep, encoded(clear), encoded(GRAY[0], "BMP")]
+    path = parquet(tmp_path / "a.parquet", {"image": contents, "label": ["a", "b", "a", "b"]})
+    found = read_array_files(path).arrays["train_images"]
+    wanted = [COLOR[0], *(np.repeat(x[..., None], 3, -1) for x in (GRAY[1],))]
+    np.testing.assert_array_equal(found[:2], wanted)
+    assert found[2].min() == 255
+    np.testing.assert_array_equal(found[3, ..., 0], GRAY[0])
+
+
+# Errors
+
+
+def npz(folder: Path, **arrays: Any) -> Path:
+    path = folder / "a.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+def error_of(files: Any, folder: Path, **options: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        read_array_files(files, ArrayOptions(**options))
+    text = str(caught.value).replace(f"{folder}/", "")
+    assert "\n" not in text
+    return text
+
+
+OBJECTS = np.array([{"a": 1}, None], object)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "message"),
+    [
+        (
+            {"x_train": OBJECTS, "y_train": LABELS},
+            {},
+            "a.npz: x_train: has pickled Python objects, which are never loaded; save numbers or "
+            "strings, such as np.array(x.tolist())",
+        ),
+        (
+            {"x_train": GRAY, "y_train": np.zeros(12, [("a", "i4")])},
+            {},
+            "a.npz: y_train: has type [('a', '<i4')]; use integers or strings",
+        ),
+        (
+            {"x_train": GRAY.astype(complex), "y_train": LABELS},
+            {},
+            "a.npz: x_train: has type complex128; save pixels as uint8",
+        ),
+        (
+            {"a": GRAY, "b": LABELS},
+            {},
+            "a.npz: no array has a name like x_train or train_images, only a and b; write "
+            "dataset.keys: {train_images: NAME, train_labels: NAME}",
+        ),
+        (
+            {"a": GRAY, "inputs": LABELS},
+            {"keys": {"labels": "input"}},
+            "a.npz: has no array 'input' (did you mean 'inputs'?); change dataset.keys.labels",
+        ),
+        (
+            {"a": GRAY, "b": LABELS},
+            {"keys": {"labels": "xyz"}},
+            "a.npz: has no array 'xyz', only a and b; change dataset.keys.labels",
+        ),
+        (
+            {"x": GRAY, "images": GRAY, "y": LABELS},
+            {},
+            "a.npz: x and images both look like train_images; write which one to use, "
+            "dataset.keys: {train_images: images}",
+        ),
+        ({"x_train": GRAY}, {}, "a.npz: has no train_labels; add it"),
+        (
+            {"x_test": GRAY, "y_test": LABELS},
+            {},
+            "a.npz: has no train_images and train_labels; add them",
+        ),
+        (
+            {"x_train": GRAY, "y_train": LABELS[:9]},
+            {},
+            "a.npz: y_train: has 9 labels for the 12 images of x_train; use one per image",
+        ),
+        (
+            {"x_train": np.moveaxis(COLOR, 0, -1), "y_train": LABELS},
+            {},
+            "a.npz: y_train: has 12 labels for the 6 images of x_train; move the last axis first, "
+            "np.moveaxis(x, -1, 0)",
+        ),
+        (
+            {"x_train": GRAY[:0], "y_train": LABELS[:0]},
+            {},
+            "a.npz: x_train: has no images (shape (0, 6, 5)); check the file",
+        ),
+        (
+            {"x_train": GRAY, "y_train": LABELS, "x_test": GRAY[:, :5], "y_test": LABELS},
+            {},
+            "a.npz: x_test: each image has shape (5, 5), but those of x_train have (6, 5); use "
+            "images of one size",
+        ),
+        (
+            {"x_train": LABELS, "y_train": LABELS},
+            {},
+            "a.npz: x_train: has shape (12,); use (n, height, width) or (n, height, width, "
+            "channels)",
+        ),
+        (
+            {"x_train": RANDOM.random((12, 3, 5, 3)), "y_train": LABELS},
+            {},
+            "a.npz: x_train: the axis of channels is not clear from shape (12, 3, 5, 3); write "
+            "dataset.layout: channels_first or channels_last",
+        ),
+        (
+            {"x_train": np.zeros((12, 3072)), "y_train": LABELS},
+            {},
+            "a.npz: x_train: has 3072 pixel values per image, which is not a square; write "
+            "dataset.shape: [32, 32, 3]",
+        ),
+        (
+            {"x_train": np.zeros((12, 30)), "y_train": LABELS},
+            {},
+            "a.npz: x_train: has 30 pixel values per image, which is not a square; write "
+            "dataset.shape: [HEIGHT, WIDTH, CHANNELS]",
+        ),
+        (
+            {"x_train": np.zeros((12, 3072)), "y_train": LABELS},
+            {"shape": (32, 32, 3)},
+            "a.npz: x_train: the axis of channels is not clear from shape (12, 3072); write "
+            "dataset.layout: channels_first or channels_last",
+        ),
+        (
+            {"x_train": np.zeros((12, 30)), "y_train": LABELS},
+            {"shape": (6, 6, 1)},
+            "a.npz: x_train: has 30 pixel values per image, not 36 as in dataset.shape: "
+            "[6, 6, 1]; correct the shape",
+        ),
+        (
+            {"x_train": GRAY, "y_train": LABELS},
+            {"shape": (5, 6, 1)},
+            "a.npz: x_train: has images of shape [6, 5, 1], not [5, 6, 1]; correct or remove "
+            "dataset.shape",
+        ),
+        (
+            {"x_train": np.linspace(-2, 2.5, 120).reshape(12, 5, 2), "y_train": LABELS},
+            {},
+            "a.npz: x_train: has pixel values from -2 to 2.5; write dataset.value_range: "
+            "[-2, 2.5], the values of black and white",
+        ),
+        (
+            {"x_train": np.linspace(0, 16, 300).reshape(12, 5, 5), "y_train": LABELS},
+            {},
+            "a.npz: x_train: has pixel values from 0 to 16; write dataset.value_range: [0, 16], "
+            "the values of black and white",
+        ),
+        (
+            {"x_train": GRAY.astype(int) * 10, "y_train": LABELS},
+            {"value_range": (0.0, 1.0)},
+            "a.npz: x_train: has pixel values from 0 to 2550, "
+            "outside dataset.value_range: [0, 1]; write dataset.value_range: [0, 4095], the "
+            "values of black and white",
+        ),
+        (
+            {
+                "x_train": np.where(np.arange(12) == 7, np.nan, 0.5)[:, None, None],
+                "y_train": LABELS,
+            },
+            {},
+            "a.npz: x_train: image 7 has values that are not finite; remove it",
+        ),
+        (
+            {"x_train": GRAY, "y_train": np.ones((12, 14))},
+            {},
+            "a.npz: y_train: row 0 of shape (12, 14) is not one-hot; use one class per image",
+        ),
+        (
+            {"x_train": GRAY, "y_train": LABELS / 4},
+            {},
+            "a.npz: y_train: label 0.25 of image 1 is not an integer; correct it",
+        ),
+        (
+            {"x_train": GRAY, "y_train": LABELS * 0 + 3},
+            {},
+            "a.npz: y_train: has one class, 3; use images of two or more",
+        ),
+        (
+            {"x_train": GRAY, "y_train": LABELS, "x_test": GRAY[:2], "y_test": [0, 7]},
+            {},
+            "a.npz: y_test: label 7 of image 1 is not one of the training labels; correct it",
+        ),
+        (
+            {"x_train": GRAY, "y_train": LABELS - 1, "class_names": ["a", "b", "c"]},
+            {},
+            "a.npz: y_train: label -1 of image 0 is not one of the 3 class names; correct it",
+        ),
+        (
+            {"x_train": GRAY, "y_train": LABELS, "class_names": ["a", "b", "b"]},
+            {},
+            "a.npz: class_names: two classes have the name 'b'; rename one",
+        ),
+        (
+            {"x_train": np.zeros((2_002, 1, 1)), "y_train": np.arange(2_002)},
+            {},
+            "a.npz: y_train: has 2,002 classes for 2,002 images; use labels of classes, not "
+            "numbers of images",
+        ),
+    ],
+)
+def test_bad_arrays(
+    tmp_path: Path, arrays: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    assert error_of(npz(tmp_path, **arrays), tmp_path, **options) == message
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    content = io.BytesIO()
+    description = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(content, description)
+    return content.getvalue()
+
+
+def test_headers_that_promise_more_than_the_file_has(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    for shape, message in {
+        (10**6, 1000, 1000): "a.npz: x_train: needs 7450.6 GiB of memory, more than the 4 GiB "
+        "allowed; save it as uint8, or use fewer or smaller images",
+        (5, 5): "a.npz: x_train: is damaged: 3 bytes are too few for float64 of shape (5, 5); "
+        "save it again",
+    }.items():
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x_train.npy", header(shape) + b"abc")
+        assert error_of(path, tmp_path) == message
+
+
+class Evil:
+    """Writes a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    content = pickle.dumps(Evil(trap))
+    for name in ("images.npy", "images.npz"):
+        (tmp_path / name).write_bytes(content)
+    np.save(tmp_path / "labels.npy", np.array([Evil(trap)], object), allow_pickle=True)
+    files = {kind: tmp_path / f"{kind}.npy" for kind in ("images", "labels")}
+    assert error_of(files, tmp_path) == (
+        "images.npy: is damaged or not in NumPy's format; save it again"
+    )
+    assert error_of({"labels": files["labels"]}, tmp_path) == (
+        "labels.npy: has pickled Python objects, which are never loaded; save numbers or strings, "
+        "such as np.array(x.tolist())"
+    )
+    assert error_of(tmp_path / "images.npz", tmp_path) == (
+        "images.npz: is not a valid .npz file (File is not a zip file); save it again"
+    )
+    assert not trap.exists()
+
+
+def test_damaged_npz(tmp_path: Path) -> None:
+    path = keras(tmp_path, GRAY)
+    content = bytearray(path.read_bytes())
+    content[300] ^= 255
+    path.write_bytes(content)
+    assert error_of(path, tmp_path) == (
+        "data.npz: is not a valid .npz file (Bad CRC-32 for file 'x_train.npy'); save it again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a.csv: has no rows; check the file"),
+        ("label,a\n", "a.csv: has no rows; check the file"),
+        ("label,a\n\n1,x\n", "a.csv:3: column 2: 'x' is not a number; write 0 to 255"),
+        ("1,2\n1,\n", "a.csv:2: column 2: is empty; write 0 to 255"),
+        (
+            "1,2,3\n1,2\n",
+            "a.csv:2: has 2 columns, but the lines above have 3; use one column per pixel and one "
+            "for the label",
+        ),
+        (
+            "kind,a,b\n1,2,3\n",
+            "a.csv: no column is named label, labels, class, target, y, digit or fine_label, only "
+            "kind, a and b; write dataset.keys: {labels: NAME}",
+        ),
+        (
+            "label,a\n0.5,1\n1,2\n",
+            "a.csv: label: label 0.5 of image 0 is not an integer; correct it",
+        ),
+        (
+            "0.5,1\n1,2\n",
+            "a.csv: the first column: label 0.5 of image 0 is not an integer; correct it",
+        ),
+        (
+            "label,a,b\n0,1,1\n1,2,2\n",
+            "a.csv: has 2 pixel values per image, which is not a square; write dataset.shape: "
+            "[HEIGHT, WIDTH, CHANNELS]",
+        ),
+    ],
+)
+def test_bad_csv(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    assert error_of(path, tmp_path) == message
+
+
+def test_csv_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"label,a\n\xff\xfe,1\n")
+    assert error_of(path, tmp_path) == (
+        "a.csv: is not a valid CSV file ('utf-8' codec can't decode byte 0xff in position 8: "
+        "invalid start byte); save it again"
+    )
+
+
+PNG = encoded(GRAY[0])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"picture": [PNG], "label": [1]},
+            "a.parquet: no column is named image, img, images or x, only picture and label; write "
+            "dataset.keys: {images: NAME}",
+        ),
+        (
+            {"image": [PNG, encoded(GRAY[0, :3])], "label": [0, 1]},
+            "a.parquet: image: image 1 is 3x5, but image 0 is 6x5 pixels; resize all to one size",
+        ),
+        (
+            {"image": [PNG, PNG[:40]], "label": [0, 1]},
+            "a.parquet: image: image 1: is not a readable image file; remove or replace it",
+        ),
+        (
+            {"image": [{"bytes": None, "path": "a.png"}], "label": [0]},
+            "a.parquet: image: image 0: has no bytes of an image file; embed the images, as "
+            "Dataset.to_parquet of the package datasets does",
+        ),
+        (
+            {"image": [PNG, PNG], "label": [0, None]},
+            "a.parquet: label: image 1 has no label; remove it",
+        ),
+        (
+            {"image": [PNG, PNG], "label": [[0], [1, 2]]},
+            "a.parquet: label: has several labels per image; use one",
+        ),
+    ],
+)
+def test_bad_parquet(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    path = parquet(tmp_path / "a.parquet", columns)
+    assert error_of(path, tmp_path) == message
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    (tmp_path / "a.h5").write_bytes(b"")
+    np.save(tmp_path / "a.npy", GRAY)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    for name, message in {
+        "a.h5": "a.h5: is not an array file; use one of .npz, .npy, .csv, .tsv, .txt or .parquet",
+        "a.npy": "a.npy: has one array, without labels; write arrays: {train_images: a.npy, "
+        "train_labels: ...}",
+        "b.npz": "b.npz: no such file; check the path",
+    }.items():
+        assert error_of(tmp_path / name, tmp_path) == message
+    assert "a.parquet: is not a valid Parquet file (" in error_of(tmp_path / "a.parquet", tmp_path)
+    assert error_of({"train": tmp_path}, tmp_path) == (
+        f"{tmp_path}: is a folder; write the name of a file in it"
+    )
+    assert error_of({"train_images": tmp_path / "a.h5"}, tmp_path) == (
+        "a.h5: is not an .npy file, as train_images needs; save it with np.save"
+    )
+    assert error_of({"images": tmp_path / "a.npy"}, tmp_path) == (
+        "dataset.arrays: has no train_labels; add it"
+    )
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert error_of(empty, tmp_path) == (
+        "empty: has no array files named by split; name them like train.csv and test.csv, "
+        "x_train.npy and y_train.npy, or train-00000.parquet, or list them in dataset.arrays"
+    )
