@@ -193,7 +193,7 @@ def _load(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry:
             return replace(cached, source=prepared_source(name, folder))
     elif name in IDX_DATASETS and (cached := _cached_idx(name, data_dir, notify)):
         return cached
-    entry = _fetch(name, folder, notify)
+    entry = _fetch(name, folder, notify, is_prepared=key is not None)
     if entry.key:
         _keep(name, entry, notify)
     return entry
@@ -218,7 +218,7 @@ def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry 
     if len(found) == len(cached.files):
         return replace(cached, source=manual_source(found))
     source = f"the cache (decoded from {cached.source})"
-    downloads = folder / "downloads" / name  # file names are internal to tensorflow-datasets
+    downloads = folder / "downloads" / name
     if data_dir and not downloads.exists():
         some = f"only {len(found)} of the {len(cached.files)}" if found else "no"
         notify(f"{folder} contains {some} files of '{name}'; using images from {source}.")
@@ -243,8 +243,11 @@ def _keep(name: str, entry: CacheEntry, notify: Notify) -> None:
         )
 
 
-def _fetch(name: str, data_dir: Path, notify: Notify) -> CacheEntry:
-    if prepared := read_prepared(name, data_dir, notify):
+def _fetch(name: str, data_dir: Path, notify: Notify, *, is_prepared: bool) -> CacheEntry:
+    # Known names are not looked up in tensorflow-datasets, because importing it takes seconds.
+    if (is_prepared or name not in IDX_DATASETS) and (
+        prepared := read_prepared(name, data_dir, notify)
+    ):
         return prepared
     if name in IDX_DATASETS:
         return load_idx_dataset(name, data_dir, notify)

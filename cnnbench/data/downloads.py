@@ -1,25 +1,38 @@
 """Finds, downloads and verifies the source files of datasets.
 
-tensorflow-datasets provides URLs and SHA-256 values, and its download manager fetches the files;
-these parts work without TensorFlow.
+URLs, sizes and SHA-256 values are those of tensorflow-datasets. They are read from the text
+files of its package, because importing it takes seconds.
 """
 
+import base64
 import contextlib
 import hashlib
+import importlib.util
+import os
 import queue
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cnnbench.data.catalog import private_api, quiet
+from cnnbench.data.catalog import TESTED, private_api
 from cnnbench.errors import DataError
+from cnnbench.formatting import bytes_text
+from cnnbench.system import commands
 
 # If a server does not answer within this time, the network is considered unavailable.
 ANSWER_LIMIT_S = 3.0
+STALL_LIMIT_S = 30.0  # without a byte, in a download
+ATTEMPTS = 5  # per server, each of which resumes the previous one
+MIRROR = "CNNBENCH_MIRROR"  # environment variable: URLs of folders with copies of the files
+_BLOCK = 2**20
+REMEDY = "remove it or replace it with the right file"
+_ELSEWHERE = "choose another folder with --data-dir or TFDS_DATA_DIR"
 
 
 class UnavailableError(DataError):
@@ -35,22 +48,73 @@ class UnavailableError(DataError):
         self.searched = searched
 
 
+class _FaultError(DataError):
+    """A server does not provide a file; the message is the reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegisteredFile:
-    """A file as tensorflow-datasets registers it."""
+    """A published file.
+
+    Args:
+      url: its address.
+      filename: its name.
+      checksum: SHA-256 as 64 hex digits, or MD5 as 32.
+      size: in bytes; None if unknown.
+    """
 
     url: str
     filename: str
-    sha256: str
+    checksum: str
+    size: int | None = None
 
 
 def registered_files(builder: Any) -> tuple[RegisteredFile, ...]:
     """All files registered for a builder, for all of its configurations."""
     infos = builder.url_infos or {}
     return tuple(
-        RegisteredFile(url, info.filename or Path(urlsplit(url).path).name, info.checksum)
+        RegisteredFile(url, info.filename or _basename(url), info.checksum, int(info.size))
         for url, info in infos.items()
     )
+
+
+def published_files(name: str) -> dict[str, RegisteredFile]:
+    """All files that tensorflow-datasets registers for a dataset, by file name.
+
+    Does not import tensorflow-datasets.
+
+    Raises:
+      DataError: the installed version does not have the dataset.
+    """
+    rows = (line.split("\t") for line in checksum_text(name.partition("/")[0]).splitlines())
+    files = (
+        RegisteredFile(url, filename or _basename(url), checksum, int(size))
+        for url, size, checksum, filename in rows
+    )
+    return {file.filename: file for file in files}
+
+
+def checksum_text(name: str) -> str:
+    """Text of the file of tensorflow-datasets with URL, size, SHA-256 and name of each download.
+
+    Raises:
+      DataError: the installed version does not have the dataset.
+    """
+    spec = importlib.util.find_spec("tensorflow_datasets")
+    package = Path((spec and spec.origin) or "").parent
+    paths = (
+        package / "url_checksums" / f"{name}.txt",
+        package / "datasets" / name / "checksums.tsv",
+    )
+    if path := next((path for path in paths if path.is_file()), None):
+        return path.read_text()
+    found = f"tensorflow-datasets {version('tensorflow-datasets')} has no checksums of '{name}'"
+    remedy = f"run {commands.pip_install(f'tensorflow-datasets=={TESTED}')}"
+    raise DataError(f"{found}, which cnnbench requires; {remedy}")
+
+
+def _basename(url: str) -> str:
+    return Path(urlsplit(url).path).name
 
 
 def manual_dirs(data_dir: Path) -> tuple[Path, ...]:
@@ -65,33 +129,41 @@ def manual_path(file: RegisteredFile, data_dir: Path) -> Path | None:
 
 
 def fetched_path(file: RegisteredFile, name: str, data_dir: Path) -> Path | None:
-    """Path of a file previously downloaded by tensorflow-datasets, not yet verified; else None."""
-    base = name.partition("/")[0]
-    file_name = private_api("download.resource", "get_dl_fname")(file.url, file.sha256)
-    path = data_dir / "downloads" / base / file_name
-    return path if private_api("download.resource", "is_locally_cached")(path) else None
+    """Path of a previously downloaded file, not yet verified; else None.
+
+    tensorflow-datasets appends the SHA-256 to the names of its downloads, in base 64, and writes a
+    second file when they are complete.
+    """
+    folder = data_dir / "downloads" / name.partition("/")[0]
+    if (own := folder / file.filename).is_file():
+        return own
+    code = base64.urlsafe_b64encode(bytes.fromhex(file.checksum)).decode().rstrip("=")
+    theirs = (path for path in folder.glob(f"*{code}*") if path.suffix != ".INFO")
+    return next((path for path in theirs if Path(f"{path}.INFO").exists()), None)
 
 
 def verify_file(path: Path, file: RegisteredFile, name: str, uncompressed: str = "") -> None:
-    """Verifies the SHA-256 of a file.
-
-    tensorflow-datasets verifies new downloads and manually placed files, but not previously
-    downloaded ones.
+    """Verifies the checksum of a file.
 
     Args:
       path: the file.
-      file: registered URL and SHA-256.
+      file: registered URL and checksum.
       name: name of the dataset.
-      uncompressed: also accepted SHA-256, of the uncompressed content.
+      uncompressed: also accepted checksum, of the uncompressed content.
 
     Raises:
-      DataError: the SHA-256 is different, or the file cannot be read.
+      DataError: the checksum is different, or the file cannot be read.
     """
-    found = sha256_of(path)
-    if found not in {file.sha256, uncompressed}:
+    found = checksum_of(path, file)
+    if found not in {file.checksum, uncompressed}:
         compressed = path.suffix == ".gz" or not uncompressed
-        expected = file.sha256 if compressed else uncompressed
+        expected = file.checksum if compressed else uncompressed
         raise DataError(_mismatch(str(path), name, expected, found))
+
+
+def checksum_of(path: Path, file: RegisteredFile) -> str:
+    """Checksum of a file on the disk, of the same kind as that of the registered file."""
+    return _hex_digest(path, _algorithm(file.checksum))
 
 
 def sha256_of(path: Path) -> str:
@@ -100,9 +172,17 @@ def sha256_of(path: Path) -> str:
     Raises:
       DataError: the file cannot be read.
     """
+    return _hex_digest(path, "sha256")
+
+
+def _algorithm(checksum: str) -> str:
+    return {32: "md5", 64: "sha256"}[len(checksum)]
+
+
+def _hex_digest(path: Path, algorithm: str) -> str:
     try:
         with path.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+            return hashlib.file_digest(content, algorithm).hexdigest()
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); check its permissions"
@@ -110,36 +190,146 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch(
-    name: str,
-    builder: Any,
-    files: Iterable[RegisteredFile],
-    data_dir: Path,
-    notify: Callable[[str], None],
+    name: str, files: Iterable[RegisteredFile], data_dir: Path, notify: Callable[[str], None]
 ) -> dict[str, Path]:
-    """Downloads files to ``data_dir/downloads``.
+    """Downloads files to ``data_dir/downloads/NAME``.
+
+    Resumes interrupted downloads, and tries each mirror. Of several processes, one downloads.
 
     Returns:
       Paths by file name.
 
     Raises:
-      UnavailableError: no network, or the server does not provide a file.
-      DataError: a file has the wrong SHA-256, or cannot be written.
+      UnavailableError: no network, or no server provides a file.
+      DataError: a file has the wrong checksum, or cannot be written.
     """
-    import tensorflow_datasets as tfds
+    files = tuple(files)
+    require_network(name, *_urls(files[0]))
+    count = "1 file" if len(files) == 1 else f"{len(files)} files"
+    size = bytes_text(sum(file.size or 0 for file in files))
+    total = f" ({size})" if all(file.size for file in files) else ""
+    notify(f"Downloading {count} of '{name}'{total} to {data_dir / 'downloads'}.")
+    return {file.filename: _download(name, file, data_dir) for file in files}
 
-    names = {file.url: file.filename for file in files}
-    require_network(name, next(iter(names)))
-    count = "1 file" if len(names) == 1 else f"{len(names)} files"
-    notify(f"Downloading {count} of '{name}' to {data_dir / 'downloads'}.")
-    with quiet(), translated_errors(name):
-        manager = tfds.download.DownloadManager(
-            download_dir=data_dir / "downloads",
-            url_infos=dict(builder.url_infos),
-            dataset_name=name,
-            force_checksums_validation=True,
-        )
-        paths = manager.download({url: url for url in names})
-    return {names[url]: Path(path) for url, path in paths.items()}
+
+def _urls(file: RegisteredFile) -> tuple[str, ...]:
+    """Addresses of a file, those of the user's mirrors first."""
+    mirrors = os.environ.get(MIRROR, "").split()
+    own = [f"{mirror.rstrip('/')}/{file.filename}" for mirror in mirrors]
+    return (*own, file.url)
+
+
+def _download(name: str, file: RegisteredFile, data_dir: Path) -> Path:
+    from filelock import FileLock
+
+    folder = data_dir / "downloads" / name.partition("/")[0]
+    target, part = folder / file.filename, folder / f"{file.filename}.part"
+    with _writing(part):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / f".{file.filename}.lock"):
+            if not target.exists():  # another process may have downloaded it meanwhile
+                _require_space(part, file.size)
+                _receive_verified(name, file, part, data_dir)
+                part.replace(target)
+    return target
+
+
+def _receive_verified(name: str, file: RegisteredFile, part: Path, data_dir: Path) -> None:
+    """Downloads a file from the first server that has it."""
+    reasons, wrong = list[str](), ""
+    for url in _urls(file):
+        resumed = _size(part) > 0
+        while True:
+            try:
+                _receive(url, part, file.size)
+            except _FaultError as fault:
+                reasons.append(f"{urlsplit(url).hostname}: {fault}")
+                break
+            if (found := checksum_of(part, file)) == file.checksum:
+                return
+            part.unlink()
+            if not resumed:
+                place = f"put the right file into {data_dir}, or set {MIRROR} to another server"
+                wrong = _mismatch(url, name, file.checksum, found, place)
+                break
+            resumed = False  # the part may be of another server or version: again from the start
+    if wrong:
+        raise DataError(wrong)
+    raise UnavailableError(_unavailable(name, "; ".join(reasons)))
+
+
+def _receive(url: str, part: Path, size: int | None) -> None:
+    """Downloads a file to `part`, after the bytes that are there.
+
+    Raises:
+      _FaultError: the server does not provide the file.
+    """
+    import requests
+    import urllib3
+
+    for _ in range(ATTEMPTS):
+        before = _size(part)
+        if size and before == size:
+            return
+        try:
+            _transfer(url, part, size)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            if _size(part) <= before:
+                lost = f" after {before:,} bytes; run again to resume" if before else ""
+                raise _FaultError(f"no connection{lost}") from error
+        else:
+            return
+    raise _FaultError(f"connection lost after {_size(part):,} bytes; run again to resume")
+
+
+def _transfer(url: str, part: Path, size: int | None) -> None:
+    import requests
+
+    start = _size(part)
+    if size and start > size:
+        start = 0
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    limits = (ANSWER_LIMIT_S, STALL_LIMIT_S)
+    with requests.get(url, stream=True, timeout=limits, headers=headers) as answer:
+        if answer.status_code == 416:  # nothing follows, so the checksum decides
+            return
+        if answer.status_code not in {200, 206}:
+            raise _FaultError(f"HTTP status {answer.status_code}")
+        place = answer.headers.get("Content-Range", "")
+        resumes = answer.status_code == 206 and place.startswith(f"bytes {start}-")
+        if answer.status_code == 206 and not resumes:
+            raise _FaultError(f"sends bytes {place or 'of unknown place'} instead of {start}-")
+        with part.open("ab" if resumes else "wb") as file:
+            for block in answer.raw.stream(_BLOCK, decode_content=False):
+                if size and file.tell() + len(block) > size:
+                    raise _FaultError(f"sends more than the {size:,} bytes of the file")
+                file.write(block)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _require_space(part: Path, size: int | None) -> None:
+    needed, free = (size or 0) - _size(part), shutil.disk_usage(part.parent).free
+    if needed > free:
+        reason = f"the download needs {bytes_text(needed)}, and {bytes_text(free)} are free"
+        raise DataError(f"{part.parent}: {reason}; {_ELSEWHERE}")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Translates errors of the disk.
+
+    Raises:
+      DataError: the file or its folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or path
+        raise DataError(f"{place}: {error.strerror or error}; {_ELSEWHERE}") from error
 
 
 @contextlib.contextmanager
@@ -164,29 +354,38 @@ def translated_errors(name: str) -> Iterator[None]:
     except (requests.RequestException, download) as error:
         raise UnavailableError(_unavailable(name, str(error).rstrip("."))) from error
     except OSError as error:
-        raise DataError(
-            f"{error.filename or 'the data folder'}: {error.strerror or error}; "
-            "choose another folder with --data-dir or TFDS_DATA_DIR"
-        ) from error
+        place = error.filename or "the data folder"
+        raise DataError(f"{place}: {error.strerror or error}; {_ELSEWHERE}") from error
 
 
-def require_network(name: str, url: str) -> None:
+def require_network(name: str, *urls: str) -> None:
     """Sends a HEAD request, so that a missing network is detected within seconds.
 
-    tensorflow-datasets would retry ten times without a timeout. Uses a thread because DNS lookups
-    have no timeout.
+    Uses a thread because DNS lookups have no timeout.
+
+    Args:
+      name: name of the dataset.
+      *urls: addresses, of which one must answer.
 
     Raises:
       UnavailableError: timeout, no connection, or a server error (HTTP 5xx).
     """
-    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=lambda: answers.put(_fault(url)), daemon=True).start()
-    try:
-        fault = answers.get(timeout=ANSWER_LIMIT_S)
-    except queue.Empty:
-        fault = f"no answer within {ANSWER_LIMIT_S:g} s"
-    if fault:
-        raise UnavailableError(_unavailable(name, f"{urlsplit(url).hostname}: {fault}"))
+    faults = list[str]()
+    for url in urls:
+        answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=_put_fault, args=(url, answers), daemon=True).start()
+        try:
+            fault = answers.get(timeout=ANSWER_LIMIT_S)
+        except queue.Empty:
+            fault = f"no answer within {ANSWER_LIMIT_S:g} s"
+        if not fault:
+            return
+        faults.append(f"{urlsplit(url).hostname}: {fault}")
+    raise UnavailableError(_unavailable(name, "; ".join(faults)))
+
+
+def _put_fault(url: str, answers: queue.SimpleQueue[str]) -> None:
+    answers.put(_fault(url))
 
 
 def _fault(url: str) -> str:
@@ -203,8 +402,9 @@ def _unavailable(name: str, reason: str) -> str:
     return f"dataset '{name}' is not available locally and cannot be downloaded ({reason})"
 
 
-def _mismatch(place: str, name: str, expected: str, found: str) -> str:
+def _mismatch(place: str, name: str, expected: str, found: str, remedy: str = REMEDY) -> str:
+    kind = {"md5": "MD5", "sha256": "SHA-256"}[_algorithm(expected)]
     return (
-        f"{place}: this is not the file of dataset '{name}' (expected SHA-256 {expected}, "
-        f"found {found}); remove it or replace it with the right file"
+        f"{place}: this is not the file of dataset '{name}' (expected {kind} {expected}, "
+        f"found {found}); {remedy}"
     )

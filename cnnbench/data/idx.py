@@ -11,14 +11,15 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from cnnbench.data.catalog import describe, open_builder
+from cnnbench.data.catalog import describe
 from cnnbench.data.downloads import (
+    REMEDY,
     RegisteredFile,
     UnavailableError,
     fetch,
     fetched_path,
     manual_dirs,
-    registered_files,
+    published_files,
     sha256_of,
     verify_file,
 )
@@ -67,7 +68,6 @@ UNCOMPRESSED = {
     ),
 }
 UNVERIFIED = " (uncompressed, with unknown SHA-256; only sizes were checked)"
-_REMEDY = "remove it or replace it with the right file"
 SHOWN_FILES = 5  # per folder, in messages
 
 
@@ -105,8 +105,7 @@ def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -
       UnavailableError: a file is missing and cannot be downloaded.
       DataError: a file has the wrong SHA-256 or content.
     """
-    builder = open_builder(name, data_dir)
-    by_name = {file.filename: file for file in registered_files(builder)}
+    by_name = published_files(name)
     files = {role: by_name[filename] for role, filename in FILENAMES.items()}
     manual = manual_files(name, data_dir)
     fetched = {role: fetched_path(file, name, data_dir) for role, file in files.items()}
@@ -116,11 +115,10 @@ def load_idx_dataset(name: str, data_dir: Path, notify: Callable[[str], None]) -
     sums = {role: _verified(path, files[role], name, role) for role, path in paths.items()}
     source = manual_source(manual)
     if len(manual) < len(files):
-        downloads = data_dir.absolute() / "downloads"
-        source = f"IDX files that tensorflow-datasets downloaded to {downloads}"
+        source = f"IDX files downloaded to {data_dir.absolute() / 'downloads'}"
     if missing := [files[role] for role in files if role not in paths]:
         try:
-            got = fetch(name, builder, missing, data_dir, notify)
+            got = fetch(name, missing, data_dir, notify)
         except UnavailableError as error:
             raise UnavailableError(str(error), _searched(name, data_dir, missing)) from error
         paths |= {role: got[file.filename] for role, file in files.items() if role not in paths}
@@ -198,12 +196,12 @@ def decode_idx(content: bytes, place: str) -> NDArray[np.uint8]:
     try:
         raw = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{place}: not a valid gzip file ({error}); {_REMEDY}") from error
+        raise DataError(f"{place}: not a valid gzip file ({error}); {REMEDY}") from error
     num_axes = raw[3] if len(raw) > 4 and raw[:3] == b"\0\0\x08" else 0
     start = 4 + 4 * num_axes
     shape = [int.from_bytes(raw[at : at + 4], "big") for at in range(4, start, 4)]
     if num_axes not in {1, 3} or len(raw) != start + math.prod(shape):
-        raise DataError(f"{place}: not a valid IDX file of labels or images; {_REMEDY}")
+        raise DataError(f"{place}: not a valid IDX file of labels or images; {REMEDY}")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
@@ -213,7 +211,7 @@ def _labels(array: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 def _sums(file: RegisteredFile) -> tuple[str, ...]:
     """The accepted SHA-256 values of a file."""
-    return tuple(filter(None, (file.sha256, UNCOMPRESSED.get(file.sha256))))
+    return tuple(filter(None, (file.checksum, UNCOMPRESSED.get(file.checksum))))
 
 
 def _verified(path: Path, file: RegisteredFile, name: str, role: str) -> str:
@@ -225,11 +223,11 @@ def _verified(path: Path, file: RegisteredFile, name: str, role: str) -> str:
     found = sha256_of(path)
     if found in _sums(file):
         return found
-    if file.sha256 in UNCOMPRESSED or _is_gzip(path):
-        verify_file(path, file, name, UNCOMPRESSED.get(file.sha256, ""))
+    if file.checksum in UNCOMPRESSED or _is_gzip(path):
+        verify_file(path, file, name, UNCOMPRESSED.get(file.checksum, ""))
     if found in UNCOMPRESSED.values():
         message = f"{path}: this file belongs to a dataset other than '{name}' (SHA-256 {found})"
-        raise DataError(f"{message}; {_REMEDY}")
+        raise DataError(f"{message}; {REMEDY}")
     _require_sizes(path, name, role)
     return found
 
@@ -248,10 +246,10 @@ def _require_sizes(path: Path, name: str, role: str) -> None:
         sizes = ("x".join(map(str, shape)) for shape in (array.shape, expected))
         found, wanted = sizes
         message = f"{path}: has {found} values, but the file of '{name}' has {wanted}"
-        raise DataError(f"{message}; {_REMEDY}")
+        raise DataError(f"{message}; {REMEDY}")
     if role.endswith("labels") and (most := int(array.max())) >= info.num_classes:
         message = f"{path}: has label {most}, but labels of '{name}' are 0 to"
-        raise DataError(f"{message} {info.num_classes - 1}; {_REMEDY}")
+        raise DataError(f"{message} {info.num_classes - 1}; {REMEDY}")
 
 
 def _searched(name: str, data_dir: Path, missing: list[RegisteredFile]) -> str:

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import requests
 import scipy.stats
-from tensorflow_datasets.image_classification import MNIST
 
 from cnnbench.data.dataset import Dataset, load_dataset, prepare
 from cnnbench.data.mnist_5k import load_embedded
 from cnnbench.errors import DataError
 from tests.support.limits import can_take
-from tests.support.tinysets import looked, tiny, url_infos, write_idx_files
+from tests.support.tinysets import checksum_text, looked, register, tiny, write_idx_files
 
 MNIST_DIR = os.environ.get("CNNBENCH_TEST_MNIST")
 OFFLINE = (
@@ -45,7 +44,7 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that holds the four files of a tiny MNIST, registered as the real ones are."""
     folder = tmp_path / "files"
     write_idx_files(folder)
-    monkeypatch.setattr(MNIST, "url_infos", url_infos(folder, "http://test.invalid"))
+    register(monkeypatch, checksum_text(folder, "http://test.invalid"))
     return folder
 
 

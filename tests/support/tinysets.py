@@ -3,17 +3,17 @@
 import gzip
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL.Image
+import pytest
 import tensorflow_datasets as tfds
 from numpy.typing import NDArray
 from tensorflow_datasets.core import registered
-from tensorflow_datasets.core.download.checksums import UrlInfo
 
 FILENAMES = (
     "train-images-idx3-ubyte.gz",
@@ -72,15 +72,17 @@ def looked(folder: Path, holds: str, stems: str | None = None) -> str:
     )
 
 
-def url_infos(folder: Path, base: str) -> dict[str, UrlInfo]:
-    """Registers the files of `folder` under the URL `base`."""
-    contents = {name: (folder / name).read_bytes() for name in FILENAMES}
-    return {
-        f"{base}/{name}": UrlInfo(
-            tfds.core.utils.Size(len(content)), hashlib.sha256(content).hexdigest(), name
-        )
-        for name, content in contents.items()
-    }
+def checksum_text(folder: Path, base: str, names: Sequence[str] = FILENAMES) -> str:
+    """The files of `folder` under the URL `base`, in the format of tensorflow-datasets."""
+    return "".join(
+        f"{base}/{name}\t{len(content)}\t{hashlib.sha256(content).hexdigest()}\t{name}\n"
+        for name, content in ((name, (folder / name).read_bytes()) for name in names)
+    )
+
+
+def register(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Replaces the files that tensorflow-datasets registers, for all datasets."""
+    monkeypatch.setattr("cnnbench.data.downloads.checksum_text", lambda _: text)
 
 
 def prepare_array_records(name: str, data_dir: Path, data: Tiny | None = None) -> None:
