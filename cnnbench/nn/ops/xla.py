@@ -40,6 +40,9 @@ def conv(
       (n, oh, ow, out) with oh = (h + pads - kh) // stride + 1 for a dilated kernel of height kh,
       and ow by the same formula.
     """
+    if kernel.shape[:2] == stride == (1, 1) and groups == 1 and pads == ((0, 0), (0, 0)):
+        # cuDNN's gradient of such a kernel took half of the time of a vision transformer.
+        return x @ kernel[0, 0]
     return general(
         x,
         kernel,
