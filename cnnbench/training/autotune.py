@@ -20,9 +20,9 @@ from cnnbench.system.cache import cache_dir
 from cnnbench.system.compile_cache import compiled_together
 from cnnbench.system.devices import free_memory
 from cnnbench.system.files import write_atomic
-from cnnbench.system.host import num_cpus, processor
+from cnnbench.system.host import processor
 from cnnbench.system.settings import current
-from cnnbench.training.executables import Job, lower_train, set_up
+from cnnbench.training.executables import Job, compilations, lower_train, set_up
 from cnnbench.training.footprint import footprint, require_memory
 from cnnbench.training.state import build_optimizer
 from cnnbench.training.strategy import Strategy, candidates, requested_strategy
@@ -122,10 +122,10 @@ def _programs(job: Job, found: Sequence[Strategy]) -> list[Callable[..., Any]]:
     """Training steps of candidates, compiled in parallel."""
     lowered = []
     for strategy in found:
-        setup = set_up(_timed(job, strategy), strategy)
+        setup = set_up(_timed(job, strategy), replace(strategy, steps_per_call=1))
         network = setup.network(job.experiment.seeds[0])
         lowered.append(lower_train(setup, network, setup.state(network)))
-    return compiled_together(lowered, num_cpus())
+    return compiled_together(lowered, compilations(job))
 
 
 def _timed(job: Job, strategy: Strategy) -> Job:

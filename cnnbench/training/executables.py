@@ -311,9 +311,14 @@ def _coder(setup: Executables) -> Callable[..., jax.Array] | None:
 
 
 def _compiled(setup: Executables, **programs: Program) -> dict[str, Any]:
-    """Compile functions of `Executables`; on an accelerator, XLA measures alternatives on it."""
-    at_once = 1 if setup.job.accelerator else num_cpus()
-    return dict(zip(programs, compiled_together(programs.values(), at_once), strict=True))
+    """Compile functions of `Executables`."""
+    found = compiled_together(programs.values(), compilations(setup.job))
+    return dict(zip(programs, found, strict=True))
+
+
+def compilations(job: Job) -> int:
+    """Programs to compile at a time; on an accelerator, XLA measures alternatives on it."""
+    return 1 if job.accelerator else num_cpus()
 
 
 def _lowered(

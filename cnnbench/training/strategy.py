@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 ROW = 10  # images; docs/explanation/performance.md compares other sizes
 # Batch norm reads a row's values again in a second pass, so large layers need smaller rows.
 SMALL_ROW, MOST_VALUES = 5, 12_000  # images per row if a layer has more values per image
+MOST_PATCH_VALUES = 2**28  # 1 GiB in float32
 MOST_AT_ONCE = 8  # seeds per program; more compile longer and gain less
 ENGINES: tuple[str, ...] = ("auto", "plain", "direct", "fast")
 
@@ -57,10 +58,12 @@ def candidates(
 ) -> tuple[Strategy, ...]:
     """The strategies to choose from.
 
-    On an accelerator, XLA's own convolutions and whole epochs in one program. On a CPU,
-    micro-batches that fit into the caches, sharded over the cores; whole batches for Python
-    models, which cannot be split. The reference (`plain`) is always included. Winograd's
-    algorithm is excluded for bfloat16, whose low precision its sums would cancel.
+    On an accelerator, whole batches, with a whole epoch in one program. On a CPU, micro-batches
+    that fit into the caches, sharded over the cores; whole batches for Python models, which
+    cannot be split. The reference (`plain`) is always included. Winograd's algorithm is excluded
+    for the low precision of bfloat16, and of TF32 on accelerators, which its sums would cancel.
+    On accelerators, `direct` is excluded where it has not been measured: for batch statistics, and
+    for images whose patches would fill the memory.
 
     Args:
       plan: the network; None for a Python model.
@@ -72,7 +75,11 @@ def candidates(
     """
     if accelerator:
         share = max(n for n in range(1, num_devices + 1) if batch_size % n == 0)
-        return (Strategy("plain", None, share, num_steps),)
+        plain = Strategy("plain", None, share, num_steps)
+        if plan is None or not convolves(plan) or has_batch_statistics(plan):
+            return (plain,)
+        fits = _patch_values(plan, batch_size) <= MOST_PATCH_VALUES
+        return (replace(plain, form="direct"), plain) if fits else (plain,)
     plain = Strategy("plain", None, 1, 1)
     if plan is None:
         return (plain,)
@@ -81,6 +88,17 @@ def candidates(
     direct, fast = (Strategy(form, row, shares, 1) for form in _FORMS)
     winograd = convolves(plan) and precision == "float32"
     return (fast, direct, plain) if winograd else (direct, plain)
+
+
+def _patch_values(plan: Plan, batch_size: int) -> int:
+    """Values of the largest im2col matrix: a row of kernel height * width * channels a pixel."""
+    kernels = {
+        node.name: plan.by_name[node.kernel_owner].layout.params["kernel"]
+        for node in plan.nodes
+        if node.op.convolves
+    }
+    pixels = {node.name: math.prod(node.layout.shape[:2]) for node in plan.nodes}
+    return max(batch_size * pixels[name] * math.prod(kernels[name][:3]) for name in kernels)
 
 
 def for_batch(strategy: Strategy, plan: Plan | None, batch_size: int) -> Strategy:

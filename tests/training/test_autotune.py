@@ -11,6 +11,7 @@ import pytest
 from cnnbench.training import autotune
 from cnnbench.training.autotune import MARGIN, _candidates, _timed, fastest, known_choice, measure
 from cnnbench.training.events import Compiled, Trained, Tuning
+from cnnbench.training.executables import Job
 from cnnbench.training.strategy import ROW, SMALL_ROW, Strategy, candidates, requested_strategy
 from tests.support.oracles import make_plan
 from tests.support.training import run_job
@@ -78,10 +79,42 @@ def test_winograd_is_excluded_for_bfloat16() -> None:
     assert [strategy.form for strategy in found] == ["direct", "plain"]
 
 
-def test_accelerators_and_python_models_have_one_candidate() -> None:
+def test_candidates_on_an_accelerator_are_whole_epochs_with_products_and_the_reference() -> None:
     plan = make_plan(CONV, SHAPE, (CLASSES,))
-    assert candidates(plan, 500, 100, 3, accelerator=True) == (Strategy("plain", None, 2, 100),)
-    assert candidates(None, 500, 100, 2, accelerator=False) == (Strategy("plain", None, 1, 1),)
+    plain = Strategy("plain", None, 2, 100)
+    assert candidates(plan, 500, 100, 3, accelerator=True) == (replace(plain, form="direct"), plain)
+
+
+@pytest.mark.parametrize(
+    ("layers", "batch_size"),
+    [
+        ({**NORM, **CONV}, 500),  # not measured
+        (CONV, 10**9),  # more patches than memory
+        (LINEAR, 500),  # no convolution
+    ],
+)
+def test_other_networks_have_one_candidate_on_an_accelerator(layers, batch_size) -> None:
+    plan = make_plan(layers, SHAPE, (CLASSES,))
+    (strategy,) = candidates(plan, batch_size, 100, 1, accelerator=True)
+    assert strategy == Strategy("plain", None, 1, 100)
+
+
+def test_single_steps_are_timed_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program of an epoch is compiled only for the chosen engine."""
+    monkeypatch.setattr(Job, "accelerator", True)
+    monkeypatch.setattr(autotune, "fastest", lambda found, _: found[0])
+    job = make_job(CONV, make_dataset(20, 3, 3), engine="auto", batch_size=5)
+    *events, trained = run_job(job)
+    assert Tuning() in events
+    assert isinstance(trained, Trained)
+    assert set(trained.engine.step_s) == {"direct", "plain"}
+    assert (trained.engine.form, trained.engine.steps_per_call) == ("direct", 4)
+
+
+def test_python_models_have_one_candidate() -> None:
+    for accelerator in (False, True):
+        (strategy,) = candidates(None, 500, 100, 1, accelerator=accelerator)
+        assert strategy.form == "plain"
 
 
 def test_the_requested_engine_is_used_or_the_next_plainer_one() -> None:
