@@ -21,18 +21,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu_worker import TrainingSetup
+from benchmarks.gpu_worker import CHECKED, TrainingSetup
 from cnnbench.bench.measurements import OWN, ratio, take_turns
 from cnnbench.bench.worker_process import BenchVariant, LostError, RefusedError, Worker, closing_all
 from cnnbench.comparisons.statistics import mean_interval
 from cnnbench.system.files import write_atomic
 
 ROOT = Path(__file__).parent.parent
-NETWORKS = ("standard", "autoencoder", "modified")
+NETWORKS = ("standard", "resnet20", "vit_tiny", "autoencoder", "modified")
 LAYOUTS = ("nchw", "channels_last")
 START_LIMIT_S = 150.0  # timeout for compiling one variant
+CHECK_BATCH = 100  # images, also for a CPU with few cores
 TURN_S = 0.3  # minimum seconds of training per turn, at least one epoch
-RACE_S = 8.0  # maximum seconds of all turns
+RACE_S = 6.0  # maximum seconds of all turns
 LEAST_S = 8.0  # remaining seconds needed to start another step
 FEWEST_ROUNDS, MOST_ROUNDS = 3, 7
 # Largest relative difference from a CPU in float32: absolute, or as a multiple of the CPU's own
@@ -67,6 +68,7 @@ class VariantState:
     reason: str = ""
     prepare_s: float = math.nan
     compile_s: float = math.nan
+    memory_mb: float = math.nan
     epoch_steps: int = 0
     turn_steps: int = 0
     epoch_s: list[float] = field(default_factory=list)  # by round
@@ -76,18 +78,16 @@ class VariantState:
 
 
 def races(networks: Sequence[str], seeds: int) -> Iterator[Race]:
-    """All races, the most important first; races with PyTorch's compiler come later."""
+    """All races, the most important first."""
     eager = tuple(f"torch-eager-{layout}" for layout in LAYOUTS)
     graphs = tuple(f"torch-graphs-{layout}" for layout in LAYOUTS)
     compiled = ("torch-compile-channels_last", "torch-compile-graphs-channels_last")
     together = ("torch-vmap", "torch-vmap-graphs")
     order = (
-        ("float32", 1, (*eager, *graphs)),
+        ("float32", 1, (*eager, *graphs, *compiled)),
         ("float32", seeds, (*graphs, *together)),
-        ("bfloat16", 1, (*eager, *graphs)),
-        ("float32", 1, (graphs[-1], *compiled)),
+        ("bfloat16", 1, (*eager, *graphs, *compiled)),
         ("bfloat16", seeds, (*graphs, *together)),
-        ("bfloat16", 1, (graphs[-1], *compiled)),
         ("float32", seeds, eager),
     )
     for precision, number, rivals in order:
@@ -183,11 +183,11 @@ class Session:
 
     def _begin(self, family: str) -> None:
         """Start a process; a process that fails its first request is not restarted."""
-        process = BenchVariant(family, family, f"benchmarks.gpu_{family}")
+        process = BenchVariant(family, family, f"benchmarks.gpu_{family.partition('-')[0]}")
         worker = Worker(process, self._folder, program="benchmarks.gpu_worker")
         self._workers.append(worker)
         self._processes[family] = worker
-        options = {"tf32": self._tf32()} if family == "torch" else {}
+        options = {} if family == "jax" else {"tf32": self._tf32()}
         try:
             self.found["facts"][family] = worker.ask("facts", self._limit(START_LIMIT_S), **options)
         except LostError as error:
@@ -207,10 +207,12 @@ class Session:
             self.ask("jax", "weights", network=network, seeds=self._arguments.seeds)
         self.write()
 
-    def check(self, network: str) -> None:
+    def check(self, name: str) -> None:
         """Compare losses and gradients on the GPU with a CPU's."""
+        network = CHECKED.get(name, name)
         self.tell(f"{Path(network).name}: losses and gradients vs. a CPU's")
-        training = TrainingSetup(network, OWN, "float32", 1, self._arguments.batch)
+        batch = min(CHECK_BATCH, self._arguments.batch)
+        training = TrainingSetup(network, OWN, "float32", 1, batch)
         record: dict[str, Any] = {"network": Path(network).name}
         try:
             record |= self.ask("jax", "check", training=asdict(training))
@@ -259,7 +261,7 @@ class Session:
         """Compile a variant, unless an earlier race did, and estimate its speed."""
         own = entry.training
         family = _family(own)
-        if family == "torch" and not self._arguments.torch:
+        if family != "jax" and not self._arguments.torch:
             entry.outcome, entry.reason = "skipped", "PyTorch is not installed"
             return
         if self.left < LEAST_S:
@@ -271,7 +273,7 @@ class Session:
                 self.tell(f"{title}: starting {own.variant}")
                 answer = self.ask(family, "start", training=asdict(own))
                 entry.prepare_s, entry.compile_s = answer["prepare_s"], answer["compile_s"]
-                entry.epoch_steps = answer["epoch_steps"]
+                entry.memory_mb, entry.epoch_steps = answer["memory_mb"], answer["epoch_steps"]
                 first = answer["first_epoch"]
                 entry.first_loss, entry.steps = first["loss"], first["steps"]
                 step_s = first["seconds"] / first["steps"]
@@ -279,7 +281,8 @@ class Session:
                 self._ready[own.key] = entry
             else:
                 entry.prepare_s, entry.compile_s = known.prepare_s, known.compile_s
-                entry.epoch_steps, entry.turn_steps = known.epoch_steps, known.turn_steps
+                entry.memory_mb, entry.epoch_steps = known.memory_mb, known.epoch_steps
+                entry.turn_steps = known.turn_steps
                 entry.first_loss = known.first_loss
             entry.outcome = "measured"
         except (RefusedError, LostError) as error:
@@ -333,7 +336,10 @@ class Session:
 
 
 def _family(training: TrainingSetup) -> str:
-    return "jax" if training.variant == OWN else "torch"
+    """The process that trains a variant; PyTorch's compiler has its own, in case it crashes."""
+    if training.variant == OWN:
+        return "jax"
+    return "torch-compile" if "compile" in training.variant else "torch"
 
 
 def _record(entry: VariantState, own: VariantState) -> dict[str, Any]:
@@ -404,18 +410,20 @@ def _checks(found: dict[str, Any]) -> str:
 
 def _race_table(race: dict[str, Any]) -> str:
     title = f"## {race['network']}, {race['precision']}, {race['seeds']} seed(s)\n"
-    rows = ["| Variant | s/epoch | 95% CI | vs. ours | Compile s | Loss, epoch 1 |"]
-    rows.append("|---|---:|---:|---:|---:|---:|")
+    rows = ["| Variant | s/epoch | 95% CI | vs. ours | Compile s | Memory MB | Loss, epoch 1 |"]
+    rows.append("|---|---:|---:|---:|---:|---:|---:|")
     for entry in race["entries"]:
         if entry["median_epoch_s"] is None:
-            rows.append(f"| {entry['variant']} | {entry['outcome']}: {entry['reason']} | | | | |")
+            rows.append(f"| {entry['variant']} | {entry['outcome']}: {entry['reason']} | | | | | |")
             continue
         interval, over = entry["epoch_s_interval"], entry.get("ratio")
         spread = f"{interval[0]:.4f}-{interval[1]:.4f}" if interval else ""
         times = "{:.2f} ({:.2f}-{:.2f})".format(over["value"], *over["interval"]) if over else ""
+        memory = entry["memory_mb"]
         rows.append(
             f"| {entry['variant']} | {entry['median_epoch_s']:.4f} | {spread} | {times} |"
-            f" {entry['compile_s']:.1f} | {entry['first_loss']:.5f} |"
+            f" {entry['compile_s']:.1f} | {'' if math.isnan(memory) else f'{memory:,.0f}'} |"
+            f" {entry['first_loss']:.5f} |"
         )
     rounds = max((len(entry["epoch_s"]) for entry in race["entries"]), default=0)
     note = f"Median of {rounds} interleaved rounds, CI of the mean; an epoch of all seeds.\n"

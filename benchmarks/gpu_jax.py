@@ -4,7 +4,6 @@ On accelerators these use XLA's own convolutions and a whole epoch per program; 
 trained in parallel by one program (`jax.vmap`).
 """
 
-import atexit
 import itertools
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from cnnbench.runs.environment import environment
 from cnnbench.runs.records import EpochRecord
 from cnnbench.system.settings import pinned
 from cnnbench.system.stopwatch import Stopwatch
+from cnnbench.training.autotune import known_choice, measure
 from cnnbench.training.events import Event, Trained
 from cnnbench.training.executables import Executables, Job, compile_train, set_up
 from cnnbench.training.state import Arrays, TrainState, build_optimizer, init_state
@@ -60,7 +60,6 @@ class JaxTrainers:
         self._folder, settings = folder, ExitStack()
         settings.enter_context(pinned())  # as a run does
         self.close = settings.close
-        atexit.register(self.close)
         self._device = jax.local_devices()[0]
         self._trainers: dict[str, JaxTrainer] = {}
 
@@ -100,6 +99,7 @@ class JaxTrainers:
         return {
             "prepare_s": prepared - began,
             "compile_s": compiled - prepared,
+            "memory_mb": _memory_mb(program),
             "epoch_steps": job.num_steps,
             "whole_epochs": True,
             "first_epoch": self.train(training, job.num_steps),
@@ -181,9 +181,12 @@ class JaxTrainers:
         return Job(loaded.experiment, loaded.plan, folder, dataset, (device,), watch)
 
     def _set_up(self, job: Job) -> Executables:
-        """The strategy of accelerators, even when tested on a CPU."""
-        sizes = (job.batch_size, job.num_steps, 1)
-        (strategy,) = candidates(job.plan, *sizes, accelerator=True)
+        """The strategy that a run chooses on an accelerator, even when tested on a CPU."""
+        if job.accelerator:
+            strategy = (known_choice(job) or measure(job)).strategy
+        else:
+            sizes = (job.batch_size, job.num_steps, 1)
+            strategy = candidates(job.plan, *sizes, accelerator=True)[0]
         return replace(set_up(job, strategy), at_once=len(job.experiment.seeds))
 
     def _order(self, trainer: JaxTrainer, number: int) -> Any:
@@ -217,6 +220,15 @@ class JaxTrainers:
 
 
 make_trainers = JaxTrainers  # looked up by `benchmarks.gpu_worker`
+
+
+def _memory_mb(program: Any) -> float:
+    """Device memory of a compiled program in MB (1e6 bytes): its values and the network's state.
+
+    The images, an argument that all programs share, are excluded.
+    """
+    found = program.memory_analysis()
+    return float(found.temp_size_in_bytes + found.output_size_in_bytes) / 1e6
 
 
 def _named(gradient: Any) -> Iterator[tuple[str, NDArray[Any]]]:

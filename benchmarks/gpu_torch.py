@@ -6,6 +6,7 @@ trained as separate networks in turn, or as one network under `torch.vmap` with 
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ class TorchTrainers:
         if captured and self._device.type != "cuda":
             raise UsageError("CUDA graphs need a GPU")
         prepared = time.perf_counter()
+        shared = self._measure_memory()
         step = together(work, nets) if "vmap" in training.variant else one_by_one(work, nets)
         trainer = CountedStep(step, loaded.experiment, training.batch)
         self._trainers[training.key] = trainer
@@ -113,6 +115,7 @@ class TorchTrainers:
         return {
             "prepare_s": prepared - began,
             "compile_s": compiled - prepared,
+            "memory_mb": self._peak_mb() - shared,
             "epoch_steps": epoch,
             "whole_epochs": False,
             "first_epoch": self.train(training, max(1, epoch - WARM_UP)),
@@ -154,6 +157,17 @@ class TorchTrainers:
         weights = read_weights(weights_file(self._folder, training.network, seed))
         net: TorchNet = TorchNet(plan, weights).to(self._device, memory_format=form).train()
         return net
+
+    def _measure_memory(self) -> float:
+        """Start measuring the peak; returns the MB in use by images and other networks."""
+        if self._device.type != "cuda":
+            return math.nan
+        torch.cuda.reset_peak_memory_stats()
+        return float(torch.cuda.memory_allocated()) / 1e6
+
+    def _peak_mb(self) -> float:
+        on_gpu = self._device.type == "cuda"
+        return float(torch.cuda.max_memory_allocated()) / 1e6 if on_gpu else math.nan
 
     def _finish(self) -> None:
         if self._device.type == "cuda":
@@ -203,7 +217,7 @@ class Work:
 
 def one_by_one(work: Work, nets: Sequence[TorchNet]) -> StepFunction:
     """A step of each network in turn, as PyTorch users write it."""
-    optimizers = [build_optimizer(work.experiment.train.optimizer, net) for net in nets]
+    optimizers = [_fused(build_optimizer(work.experiment.train.optimizer, net)) for net in nets]
     losses = [_loss_of(work, net) for net in nets]
 
     def step(indices: torch.Tensor) -> torch.Tensor:
@@ -217,6 +231,14 @@ def one_by_one(work: Work, nets: Sequence[TorchNet]) -> StepFunction:
         return torch.stack(found)
 
     return step
+
+
+def _fused(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The optimizer with one kernel for all parameters, on a GPU, as PyTorch's users tune it."""
+    for group in optimizer.param_groups:
+        on_gpu = all(parameter.is_cuda for parameter in group["params"])
+        group["fused"], group["foreach"] = on_gpu, False if on_gpu else None
+    return optimizer
 
 
 def _loss_of(work: Work, net: TorchNet) -> Callable[..., torch.Tensor]:
@@ -262,6 +284,8 @@ def together(work: Work, nets: Sequence[TorchNet]) -> StepFunction:
 def capture(step: StepFunction, first: torch.Tensor) -> StepFunction:
     """A step as a CUDA graph, which the GPU replays without the CPU.
 
+    The graph reads the parameters where they were during capture and does not keep them alive.
+
     Args:
       step: step on indices of a fixed shape, read from a fixed buffer.
       first: indices of the warm-up steps before capture, (steps, seeds, batch), on the GPU.
@@ -278,7 +302,8 @@ def capture(step: StepFunction, first: torch.Tensor) -> StepFunction:
     with torch.cuda.graph(graph):
         losses = step(indices)
 
-    def replay(given: torch.Tensor) -> torch.Tensor:
+    def replay(given: torch.Tensor, *, keep: StepFunction = step) -> torch.Tensor:
+        del keep  # owns the parameters
         indices.copy_(given)
         graph.replay()
         return losses

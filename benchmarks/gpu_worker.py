@@ -18,6 +18,32 @@ from cnnbench.errors import UsageError
 from cnnbench.spec.loader import Loaded, load_experiment
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+_RESNET = ("zoo/resnet", "dataset.name=mnist")
+_VIT = (
+    "zoo/vit_tiny",
+    "dataset.name=mnist",
+    "model.layers.patches.kernel=4",
+    "model.layers.patches.stride=4",
+    "model.layers.first.cropping=[0,49,0,0]",  # the class token, before 7 * 7 patches
+    "model.layers.head.units=10",
+    "model.layers.head.init=lecun_normal",  # zeros would stop the first gradients
+)
+# Networks of other datasets, for images of MNIST's size: experiment and overrides.
+ADAPTED: Mapping[str, tuple[str, ...]] = {
+    "resnet20": _RESNET,
+    "resnet8_silu": (
+        *_RESNET,
+        "model.params.n=1",
+        "model.blocks.basic.layers.act.activation=silu",
+        "model.blocks.basic.layers.out.activation=silu",
+        "model.layers.stem_act.activation=silu",
+    ),
+    "vit_tiny": _VIT,
+    "vit_tiny_depth2": (*_VIT, "model.params.depth=2"),
+}
+# What is compared with a CPU instead: shallow networks, since a CPU compiles for a minute, and
+# smooth ones, since a relu whose sign differs by rounding changes ResNet-20's gradients by 1%.
+CHECKED: Mapping[str, str] = {"resnet20": "resnet8_silu", "vit_tiny": "vit_tiny_depth2"}
 WARM_UP = 3  # steps before capturing a CUDA graph, as recommended by PyTorch's documentation
 
 
@@ -26,7 +52,7 @@ class TrainingSetup:
     """A network, and the way to train it.
 
     Args:
-      network: name of the experiment, or its file without ``.yaml``.
+      network: name of the experiment or of `ADAPTED`, or a file without ``.yaml``.
       variant: ``cnnbench``, or a way to train in PyTorch.
       precision: ``float32`` or ``bfloat16``.
       seeds: number of networks trained in parallel.
@@ -53,7 +79,8 @@ class TrainingSetup:
             "dataset.splits=null",
             "dataset.offline=null",
         ]
-        return load_experiment(EXPERIMENTS / f"{self.network}.yaml", [*own, *overrides])
+        experiment, *adapted = ADAPTED.get(self.network, (self.network,))
+        return load_experiment(EXPERIMENTS / f"{experiment}.yaml", [*adapted, *own, *overrides])
 
 
 def weights_file(folder: Path, network: str, seed: int) -> Path:

@@ -181,10 +181,13 @@ def test_missing_packages_are_named(tmp_path) -> None:
 
 
 def test_the_most_important_races_come_first() -> None:
+    pytest.importorskip("torch")
+    from benchmarks.gpu_torch import VARIANTS
+
     found = list(gpu.races(gpu.NETWORKS, 10))
-    assert [race.network for race in found[:3]] == list(gpu.NETWORKS)
-    assert {(race.precision, race.seeds) for race in found[:3]} == {("float32", 1)}
+    number = len(gpu.NETWORKS)
+    assert [race.network for race in found[:number]] == list(gpu.NETWORKS)
+    assert {(race.precision, race.seeds) for race in found[:number]} == {("float32", 1)}
     assert all(race.variants[0] == "cnnbench" for race in found)
-    compiled = [any("compile" in name for name in race.variants) for race in found]
-    assert not any(compiled[:9])
-    assert sum(compiled) == 6
+    missing = {"torch-compile-nchw", "torch-compile-graphs-nchw"}  # channels_last was faster
+    assert {name for race in found for name in race.variants[1:]} == set(VARIANTS) - missing
