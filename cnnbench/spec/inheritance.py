@@ -311,14 +311,81 @@ def _parsed(text: str, lower: Document, names_in: NamesIn) -> Document:
     value = _parse_value(key, value_text)
     if value.data is None and value_text.strip() not in _NULLS:  # empty, or a comment
         raise _refused(key, "the value is missing", f"use {key}=VALUE, or {key}=null to unset it")
-    found = value.values.items()
-    places = {(*at, *inner): Location(COMMAND_LINE, text=place.text) for inner, place in found}
+    if end := _end_of_list(at, lower.data):
+        return _with_item(at, end, value, lower)
+    places = _on_command_line(at, value)
     new = (at[:end] for end in range(1, len(at)) if at[:end] not in lower.values)
     places |= dict.fromkeys(new, Location(COMMAND_LINE))  # sections that are in no file
-    nested = value.data
+    return Document(_nested(at, value.data), places, places, value.problems)
+
+
+def _on_command_line(at: KeyPath, value: Document) -> dict[KeyPath, Location]:
+    found = value.values.items()
+    return {(*at, *inner): Location(COMMAND_LINE, text=place.text) for inner, place in found}
+
+
+def _nested(at: Sequence[str], value: Any) -> Any:
     for part in reversed(at):
-        nested = {part: nested}
-    return Document(nested, places, places, value.problems)
+        value = {part: value}
+    return value
+
+
+def _end_of_list(at: Sequence[str], data: Any) -> int | None:
+    """Number of parts of a path up to the list of which an override changes an item, if any.
+
+    Raises:
+      SpecError: the path has the number of an item, but there is no list.
+    """
+    for end, part in enumerate(at):
+        if isinstance(data, list):
+            return end
+        if part.isdecimal() and at[0] != "model" and not isinstance(data, Mapping):
+            name = ".".join(at[:end])
+            message = f"{name} is not {'set, so it has no items' if data is None else 'a list'}"
+            raise _refused(f"{name}.{part}", message, f"use {name}=VALUE")
+        data = data.get(part) if isinstance(data, Mapping) else None
+    return None
+
+
+def _with_item(at: tuple[str, ...], end: int, value: Document, lower: Document) -> Document:
+    """The override of a whole list, of which an item or a part of an item is new."""
+    items = reduce(lambda data, part: data[part], at[:end], lower.data)
+    changed, path = _changed(items, at, end, value.data)
+
+    def places(old: Mapping[KeyPath, Location]) -> dict[KeyPath, Location]:
+        kept = {p: place for p, place in old.items() if p[:end] == at[:end]}
+        return {p: place for p, place in kept.items() if p[: len(path)] != path}
+
+    new, data = _on_command_line(path, value), _nested(at[:end], changed)
+    return Document(data, places(lower.values) | new, places(lower.keys) | new, value.problems)
+
+
+def _changed(data: Any, at: tuple[str, ...], end: int, value: Any) -> tuple[Any, KeyPath]:
+    """Replaces a part of a list or mapping; numbers of items become integers in the path.
+
+    >>> _changed([{"a": 1}, {"a": 2}], ("list", "1", "a"), 1, 3)
+    ([{'a': 1}, {'a': 3}], ('list', 1, 'a'))
+    """
+    if end == len(at):
+        return value, at
+    key = at[end]
+    if not isinstance(data, list):
+        known = data if isinstance(data, Mapping) else {}
+        if value is None and end == len(at) - 1:
+            return {k: v for k, v in known.items() if k != key}, at
+        inner, path = _changed(known.get(key), at, end + 1, value)
+        return {**known, key: inner}, path
+    if not key.isdecimal() or int(key) >= len(data):
+        name, last = ".".join(at[:end]), len(data) - 1
+        remedy = f"use {name}.0" + (f" to {name}.{last}" if last > 0 else "")
+        raise _refused(
+            f"{name}.{key}",
+            f"{name} has no item {quoted(key)}",
+            remedy if data else f"use {name}=VALUE",
+        )
+    i = int(key)
+    inner, path = _changed(data[i], at, end + 1, value)
+    return [*data[:i], inner, *data[i + 1 :]], (*path[:end], i, *path[end + 1 :])
 
 
 def _path(text: str) -> tuple[str, ...]:

@@ -287,6 +287,61 @@ class TestOverrides:
         found = load_experiment(path, ["train.optimizer.b1=0.5"]).experiment.train.optimizer
         assert found == Adam(name="adam", b1=0.5)
 
+    def test_items_of_lists(self, write: Write) -> None:
+        groups = "  groups:\n    - {layers: conv}\n    - {layers: [out, conv], weight_decay: 0.1}\n"
+        overrides = (
+            "train.groups.0.learning_rate=0.2",
+            "train.groups.1.layers.1=o*",
+            "train.groups.1.weight_decay=null",
+            "train.groups.1.learning_rate.times=2",
+            "seeds.1=7",
+            "model.conv.kernel.0=3",
+        )
+        path = write(BASE.replace("train:\n", f"train:\n{groups}"))
+        path.write_text(path.read_text().replace("kernel: 5", "kernel: [5, 5]"))
+        found = load_experiment(path, overrides).experiment
+        first, second = found.train.groups or ()
+        assert (first.layers, first.learning_rate) == (("conv",), 0.2)
+        assert (second.layers, second.weight_decay) == (("out", "o*"), None)
+        assert second.model_dump()["learning_rate"] == {"times": 2}
+        assert found.seeds == (1, 7)
+        assert found.model.layers["conv"].kernel == (3, 5)  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            (
+                "train.groups.0.learning_rate=x",
+                "command line: train.groups.0.learning_rate: 'x' is not a learning rate; use a"
+                " number, or {times: 0.1} for a multiple of the optimizer's.",
+            ),
+            (
+                "train.groups.0.lr=1",
+                "command line: train.groups.0.lr: unknown key 'lr' (did you mean 'learning_rate'?);"
+                " use layers, learning_rate or weight_decay.",
+            ),
+            (
+                "train.groups.0.layers=cnv",
+                "command line: train.groups.0.layers: no layer matches 'cnv' (did you mean 'conv'?)"
+                "; use conv, pool, drop or out.",
+            ),
+            (
+                "train.groups.2.weight_decay=0",
+                "command line: train.groups.2: train.groups has no item '2'; use train.groups.0 to"
+                " train.groups.1.",
+            ),
+            (
+                "train.groups.last.weight_decay=0",
+                "command line: train.groups.last: train.groups has no item 'last'; use"
+                " train.groups.0 to train.groups.1.",
+            ),
+        ],
+    )
+    def test_errors_in_items_of_lists(self, write: Write, override: str, message: str) -> None:
+        groups = "  groups: [{layers: conv, weight_decay: 0}, {layers: out, weight_decay: 1}]\n"
+        path = write(BASE.replace("train:\n", f"train:\n{groups}"))
+        assert complaint(path, override).splitlines() == [message]
+
     def test_layers_can_be_added_replaced_and_removed(self, write: Write) -> None:
         path = write(BASE)
         overrides = ["model.drop=null", "model.pool.op=flatten", "model.end={op: dropout, rate: 0}"]
@@ -418,7 +473,17 @@ class TestOverrides:
             ),
             (
                 "train.metrics.0=mse",
-                "train.metrics: a mapping is not a list; use a list in brackets.",
+                "train.metrics.0: metric 'mse' is not available for task: classify; use accuracy,"
+                " top5_accuracy, brier_score or kl.",
+            ),
+            (
+                "train.groups.0.weight_decay=0",
+                "train.groups.0: train.groups is not set, so it has no items; use"
+                " train.groups=VALUE.",
+            ),
+            (
+                "train.epochs.0=1",
+                "train.epochs.0: train.epochs is not a list; use train.epochs=VALUE.",
             ),
             ("extends=other.yaml", "extends: cannot be overridden; set it in a file."),
         ],
