@@ -232,6 +232,9 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return found
 
 
+_SHORT = 2  # letters of abbreviations that no misspelling is compared with: grn is not gn
+
+
 def _max_edits(length: int) -> int:
     return 0 if length < 3 else 1 if length < 6 else 2 if length < 9 else 3
 
@@ -304,7 +307,12 @@ class KnownNames:
                 return found
         if self.is_unsupported(word, names):
             return None
-        theirs = {other: name for name in names for other in self.aliases.get(name, ())}
+        theirs = {
+            other: name
+            for name in names
+            for other in self.aliases.get(name, ())
+            if len(normalized(other)) > _SHORT
+        }
         return nearest(word, names) or theirs.get(nearest(word, theirs) or "")
 
     def find_alias(self, word: str, names: Iterable[str]) -> str | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from cnnbench.data.catalog import DatasetInfo, describe
-from cnnbench.data.scaling import balanced_weights, channel_statistics
+from cnnbench.data.scaling import BRIGHTEST, balanced_weights, channel_statistics
 from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, quoted
 from cnnbench.graph.build import build_plan
 from cnnbench.graph.geometry import activation_of
@@ -358,6 +358,13 @@ def _softmax_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
 def _probability_issues(plan: Plan, parts: Parts) -> Iterator[Issue]:
     if parts.train is None or parts.train.loss != "binary_cross_entropy":
         return
+    if parts.dataset and (scale := parts.dataset.pixel_scale) < BRIGHTEST:
+        message = (
+            f"binary_cross_entropy needs pixels in [0, 1], but pixel_scale: {scale:g} scales them"
+            f" to [0, {BRIGHTEST / scale:.4g}]"
+        )
+        remedy = f"use {BRIGHTEST} or more, or use mse or mae"
+        yield Issue(("dataset", "pixel_scale"), message, remedy)
     if source := _not_probability(plan, plan.output):
         op = plan.by_name[source].op
         activation = getattr(op, "activation", None)
@@ -373,7 +380,7 @@ def _not_probability(plan: Plan, name: str) -> str | None:
         return None
     node = plan.by_name[name]
     activation = activation_of(node.op)
-    if activation == "sigmoid" or isinstance(node.op, Softmax):
+    if activation in {"sigmoid", "hard_sigmoid"} or isinstance(node.op, Softmax):
         return None
     if not node.op.keeps_range or activation not in {"linear", "relu"}:
         return name

@@ -50,6 +50,7 @@ _NOUNS = {
     "precision": vocabulary.PRECISION,
     "task": vocabulary.TASK,
 }
+_PARTS_OF_NETWORKS = frozenset({"operation", "activation", "initializer"})
 _CHOICES: Mapping[KeyPath, Mapping[str, type[BaseModel]]] = {
     ("train", "optimizer"): OPTIMIZERS,
     ("train", "schedule"): SCHEDULES,
@@ -383,12 +384,14 @@ def _wrong_choice(at: KeyPath, value: Any, written: str, choices: Any, noun: str
     if hint or not words.is_unsupported(value, choices):
         near = words.match(value, choices) if noun == "operation" else None
         use = near or or_list(choices)
+        if not hint and noun in _PARTS_OF_NETWORKS:
+            use += f"; or {vocabulary.PYTHON}"
         return Issue(at, f"unknown {noun} {written}{hint}", f"use {use}")
     message = f"{noun} {written} is not supported"
     if noun == "operation":
         return Issue(at, message, vocabulary.alternative_or_python(value))
     way = vocabulary.alternative(value)
-    if noun in {"activation", "initializer"}:
+    if noun in _PARTS_OF_NETWORKS:
         return Issue(at, message, way or f"use {or_list(choices)}; or {vocabulary.PYTHON}")
     return Issue(at, message, f"{way}{', or ' if way else ''}use {or_list(choices)}")
 

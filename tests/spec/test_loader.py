@@ -1073,10 +1073,15 @@ def test_any_valid_experiment_reloads_equal(tmp_path: Path, spec: dict[str, Any]
     assert_reloads(load_experiment(path), tmp_path)
 
 
-def test_shares_of_a_softmax_are_probabilities(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "shares", [{"op": "softmax"}, {"op": "activation", "activation": "hard_sigmoid"}]
+)
+def test_outputs_of_binary_cross_entropy_are_probabilities(
+    shares: dict[str, str], tmp_path: Path
+) -> None:
     layers = {
         "scores": {"op": "conv", "filters": 2, "kernel": 1},
-        "shares": {"op": "softmax"},
+        "shares": shares,
         "out": {"op": "slice", "size": 1},
     }
     spec = {"name": "idea", "task": "reconstruct", "dataset": {"name": "mnist"}}

@@ -325,14 +325,28 @@ def test_words_of_others_and_slips(override, meant, tmp_path, monkeypatch):
             " label_smoothing,"
             " class_weights, ema, early_stopping, restore_best or drop_last.",
         ),
-        ("model.x={op: zebra}", "unknown operation 'zebra'; use " + "LIST"),
-        ("model.optimizer={op: zebra}", "unknown operation 'zebra'; use " + "LIST"),
+        *[
+            (f"model.{layer}={{op: {name}}}", f"unknown operation '{name}'; use LIST; or {PYTHON}.")
+            for layer, name in (
+                ("x", "zebra"),
+                ("optimizer", "zebra"),
+                ("x", "ConvLSTM2D"),
+                ("x", "fft"),
+                ("x", "GRN"),  # is not GroupNorm, gn
+            )
+        ],
+        (
+            "model.c.activation=zebra",
+            "unknown activation 'zebra'; use linear, relu, tanh, sigmoid, leaky_relu, elu, gelu,"
+            " silu, softplus, relu6, hard_sigmoid, hard_silu, mish, selu or gelu_exact; or"
+            f" {PYTHON}.",
+        ),
     ],
 )
 def test_unsupported_features_are_reported(override, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     *names, last = OPERATIONS
-    assert complaint(override) == message.replace("LIST", f"{', '.join(names)} or {last}.")
+    assert complaint(override) == message.replace("LIST", f"{', '.join(names)} or {last}")
 
 
 @pytest.mark.parametrize("inputs", ["la", "laa", "lb", "lc", "lab"])
