@@ -176,6 +176,15 @@ class LoweredConv:
             kernel = sum((jnp.pad(kernel, e) for e in edges[1:]), jnp.pad(kernel, edges[0]))
         return kernel
 
+    def cost(self, kernel: tuple[int, ...]) -> float:
+        """Estimated nanoseconds per image, forward and backward.
+
+        Args:
+          kernel: shape of the layer's kernel, (kh, kw, in, out).
+        """
+        channels, filters = (kernel[3], kernel[2]) if self.rotated else (kernel[2], kernel[3])
+        return self.conv.algorithm.cost(math.prod(self.conv.phases) * channels, filters)
+
     def __call__(self, x: jax.Array, prepared: jax.Array) -> jax.Array:
         """Images (h, w, n, in) to (oh, ow, n, out)."""
         call = self.conv.conv_transpose if self.transposed else self.conv.conv

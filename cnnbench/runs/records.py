@@ -96,8 +96,8 @@ class EngineRecord:
       steps_per_call: training steps per call of the compiled program.
       seeds_at_once: largest number of seeds trained by one program; the first seed always trains
         alone.
-      step_s: time per step with each form, where `auto` measured it.
-      tune_s: time spent on auto-tuning, including the compilation of all candidates.
+      step_s: time per step with each form that `auto` measured; empty if it did not have to.
+      tune_s: time spent on auto-tuning, including the compilation of the candidates.
       compile_cache: `warm` if all programs came from the cache on disk, `cold` otherwise.
       first_step_s: time from the start of the run to the end of its first step.
       peak_memory_bytes: peak memory of the process, or of the accelerator; None if unknown.

@@ -1,4 +1,7 @@
-"""Autotuning: the fastest strategy, measured once per network and device, then cached."""
+"""Autotuning: the fastest strategy, measured once per network and device, then cached.
+
+Only strategies that may be the fastest by their estimated cost are compiled and measured.
+"""
 
 import hashlib
 import json
@@ -16,6 +19,7 @@ import numpy as np
 from cnnbench._version import __version__
 from cnnbench.graph.plan import Plan
 from cnnbench.graph.repeats import shortened
+from cnnbench.nn.step_cost import has_slow_convolutions, step_ns
 from cnnbench.system.cache import cache_dir
 from cnnbench.system.compile_cache import compiled_together
 from cnnbench.system.devices import free_memory
@@ -25,11 +29,12 @@ from cnnbench.system.settings import current
 from cnnbench.training.executables import Job, compilations, lower_train, set_up
 from cnnbench.training.footprint import footprint, require_memory
 from cnnbench.training.state import build_optimizer
-from cnnbench.training.strategy import Strategy, candidates, requested_strategy
+from cnnbench.training.strategy import Strategy, candidates, convolves, requested_strategy
 
 STEPS = 3  # timed steps per candidate, after one warm-up step
 HOPELESS = 3.0  # stop timing a candidate this many times slower than the best
 MARGIN = 1.05  # speedup required of `fast`, which has larger rounding errors
+CLEAR = 1.2  # estimated speedup of `fast` that need not be confirmed by measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,37 @@ def measure(job: Job) -> Choice:
 
 
 def _candidates(job: Job) -> tuple[Strategy, ...]:
+    """The candidates that fit in memory and may be the fastest.
+
+    Raises:
+      OutOfMemoryError: none fits.
+    """
+    found = _fitting(job)
+    if job.plan is None or job.accelerator or job.engine != "auto":
+        return found
+    return promising(job.plan, found)
+
+
+def promising(plan: Plan, found: Sequence[Strategy]) -> tuple[Strategy, ...]:
+    """The candidates for a CPU that may be the fastest by their estimated cost.
+
+    `plain` is only faster without convolutions, or with some that no engine computes as matrix
+    products (grouped or dilated). Where no layer gains by Winograd's algorithm, `fast` is the same
+    program as `direct`.
+    """
+    kept = {strategy.form: strategy for strategy in found}
+    if len(kept) > 1 and convolves(plan) and not has_slow_convolutions(plan):
+        kept.pop("plain", None)
+    if {"fast", "direct"} <= kept.keys():
+        fast, direct = (step_ns(plan, s.form, s.row or 1) for s in (kept["fast"], kept["direct"]))
+        if direct < MARGIN * fast:
+            del kept["fast"]
+        elif direct > CLEAR * fast:
+            del kept["direct"]
+    return tuple(kept.values())
+
+
+def _fitting(job: Job) -> tuple[Strategy, ...]:
     """The candidates that fit in memory.
 
     Raises:

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from cnnbench.training import autotune
-from cnnbench.training.autotune import MARGIN, _candidates, _timed, fastest, known_choice, measure
+from cnnbench.training.autotune import (
+    MARGIN,
+    _candidates,
+    _timed,
+    fastest,
+    known_choice,
+    measure,
+    promising,
+)
 from cnnbench.training.events import Compiled, Trained, Tuning
 from cnnbench.training.executables import Job
 from cnnbench.training.strategy import ROW, SMALL_ROW, Strategy, candidates, requested_strategy
@@ -135,8 +143,45 @@ def test_fast_has_to_be_clearly_faster() -> None:
     assert form(2.0, 2.0, 1.99) == "plain"
 
 
+@pytest.mark.parametrize(
+    ("layers", "forms"),
+    [
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 5}}, "fast"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 1}}, "direct"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 3, "groups": 8}}, "direct plain"),
+        ({"conv": {"op": "conv", "filters": 16, "kernel": 3}, "norm": NORM["norm"]}, "fast direct"),
+        ({"flat": {"op": "flatten"}}, "direct plain"),
+    ],
+    ids=["winograd", "without winograd", "grouped", "a close race", "no convolution"],
+)
+def test_auto_only_considers_engines_that_may_be_the_fastest(layers: Any, forms: str) -> None:
+    plan = make_plan(layers | {"out": {"op": "dense", "units": 3}}, (12, 12, 8), (3,))
+    found = candidates(plan, 100, 10, 2, accelerator=False)
+    assert [strategy.form for strategy in promising(plan, found)] == forms.split()
+
+
+def test_the_only_engine_that_fits_in_memory_is_never_ruled_out() -> None:
+    plan = make_plan(CONV, SHAPE, (CLASSES,))
+    assert promising(plan, FOUND[2:]) == FOUND[2:]
+
+
+def test_ruled_out_engines_can_be_requested(cache: Path) -> None:
+    options: dict[str, Any] = {"num_devices": 2, "batch_size": 4}
+    for engine in ("fast", "direct", "plain"):
+        job = make_job(CONV, make_dataset(8, 1, 1), engine=engine, **options)
+        assert (choice := known_choice(job)) is not None
+        assert choice.strategy.form == engine
+    assert not cache.exists()
+
+
 @pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def _all_promising(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is ruled out before it is measured."""
+    monkeypatch.setattr(autotune, "promising", lambda _plan, found: found)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch, _all_promising: None) -> None:
     """Nothing is compiled for tests that replace the timing."""
     monkeypatch.setattr(autotune, "_programs", lambda _job, found: [None] * len(found))
 
@@ -237,6 +282,7 @@ def test_the_reference_is_timed_on_a_shortened_network() -> None:
     assert lengths == {"direct": 7, "plain": 5}
 
 
+@pytest.mark.usefixtures("_all_promising")
 def test_auto_really_measures(cache: Path) -> None:
     job = make_job(
         CONV, make_dataset(8, 1, 1), engine="auto", num_devices=2, batch_size=4, epochs=1

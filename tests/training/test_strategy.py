@@ -88,13 +88,13 @@ def test_the_recommended_batch_size_fits() -> None:
 def test_strategies_that_do_not_fit_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     job = make_job(CONV, make_dataset(90, 1, 1), engine="auto", num_devices=2, batch_size=90)
     assert job.plan is not None
-    needs = [footprint(job.plan, s, job.batch_size, 1).total for s in autotune._candidates(job)]
+    needs = [footprint(job.plan, s, job.batch_size, 1).total for s in autotune._fitting(job)]
     assert max(needs) > min(needs)
     monkeypatch.setattr(autotune, "free_memory", lambda _: max(needs) - 1)
-    assert "plain" not in {strategy.form for strategy in autotune._candidates(job)}
+    assert "plain" not in {strategy.form for strategy in autotune._fitting(job)}
     monkeypatch.setattr(autotune, "free_memory", lambda _: min(needs) - 1)
     with pytest.raises(OutOfMemoryError, match="use smaller layers"):
-        autotune._candidates(job)
+        autotune._fitting(job)
 
 
 def test_a_requested_engine_has_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
