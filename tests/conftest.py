@@ -36,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
             quick = [flag for flag in QUICK if known(flag)]
             os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *quick)).strip()
         os.environ["CNNBENCH_CACHE_DIR"] = tempfile.mkdtemp(prefix="cnnbench-tests-")
+        # Datasets that Keras downloaded are not those of the tests.
+        os.environ["KERAS_HOME"] = os.path.join(os.environ["CNNBENCH_CACHE_DIR"], "keras")  # noqa: PTH118
 
 
 def known(flag: str) -> bool:

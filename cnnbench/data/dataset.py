@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench.data import archives
+from cnnbench.data.archives import SOURCES
 from cnnbench.data.catalog import (
     EMBEDDED,
     DatasetInfo,
@@ -191,12 +193,38 @@ def _load(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry:
     if (key := prepared_key(name, folder)) is not None:
         if cached := read_entry(_cache_file(key), key, notify):
             return replace(cached, source=prepared_source(name, folder))
-    elif name in IDX_DATASETS and (cached := _cached_idx(name, data_dir, notify)):
+    elif cached := _cached_known(name, data_dir, notify):
         return cached
     entry = _fetch(name, folder, notify, is_prepared=key is not None)
     if entry.key:
         _keep(name, entry, notify)
     return entry
+
+
+def _cached_known(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry | None:
+    """The cached images of a dataset that is read without tensorflow-datasets."""
+    if name in IDX_DATASETS:
+        return _cached_idx(name, data_dir, notify)
+    return _cached_published(name, data_dir, notify) if name in SOURCES else None
+
+
+def _cached_published(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry | None:
+    """The cached images of a dataset in its published files, of those that are on the disk.
+
+    Their content is known, so the cache is valid even if they are missing.
+    """
+    folder = default_data_dir(data_dir)
+    found = archives.find(name, folder, notify)
+    keys = [found.key] if found else archives.cache_keys(name)
+    cached = next(filter(None, (read_entry(_cache_file(key), key, notify) for key in keys)), None)
+    if cached is None:
+        return None
+    if found:
+        return replace(cached, source=found.text)
+    source = f"the cache (decoded from {cached.source})"
+    if data_dir:
+        notify(f"{folder} contains no files of '{name}'; using images from {source}.")
+    return replace(cached, source=source)
 
 
 def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry | None:
@@ -245,12 +273,14 @@ def _keep(name: str, entry: CacheEntry, notify: Notify) -> None:
 
 def _fetch(name: str, data_dir: Path, notify: Notify, *, is_prepared: bool) -> CacheEntry:
     # Known names are not looked up in tensorflow-datasets, because importing it takes seconds.
-    if (is_prepared or name not in IDX_DATASETS) and (
-        prepared := read_prepared(name, data_dir, notify)
-    ):
+    known = name in IDX_DATASETS or name in SOURCES
+    if (is_prepared or not known) and (prepared := read_prepared(name, data_dir, notify)):
         return prepared
     if name in IDX_DATASETS:
         return load_idx_dataset(name, data_dir, notify)
+    if name in SOURCES:
+        found = archives.find(name, data_dir, notify) or archives.download(name, data_dir, notify)
+        return found.read()
     return prepare_with_tensorflow(name, data_dir, notify)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cnnbench.data.archives import SOURCES
 from cnnbench.data.catalog import (
     TENSORFLOW_EXTRA,
     DatasetInfo,
@@ -77,12 +78,12 @@ def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> C
     """Reads a dataset that is prepared in `data_dir`.
 
     ArrayRecord data is read without TensorFlow, TFRecord data with it. Images are in the order of
-    tensorflow-datasets, except for the IDX datasets (MNIST and relatives), which are restored to
-    the order of their original files, so that splits do not depend on the source.
+    tensorflow-datasets, except for the datasets that cnnbench also reads without it, which are
+    restored to the order of their original files, so that splits do not depend on the source.
 
     Returns:
       Images, uint8 ``(n, height, width, channels)``, and labels, int32 ``(n,)``; None if not
-      prepared, or if an IDX dataset is prepared as TFRecord but TensorFlow is not installed.
+      prepared, or if such a dataset is prepared as TFRecord but TensorFlow is not installed.
 
     Raises:
       DataError: no train or test split, or the data cannot be read.
@@ -93,7 +94,7 @@ def read_prepared(name: str, data_dir: Path, notify: Callable[[str], None]) -> C
             return None
     if not (_is_array_record(builder) or has_tensorflow()):
         reason = f"{builder.data_dir}: reading TFRecord data requires TensorFlow"
-        if name not in IDX_DATASETS:
+        if name not in IDX_DATASETS and name not in SOURCES:
             raise DataError(f"{reason}; {TENSORFLOW_EXTRA}")
         notify(f"{reason}; looking for the original files of '{name}'.")
         return None
@@ -172,7 +173,8 @@ def _read_split(info: DatasetInfo, builder: Any, split: str) -> NamedArrays:
     images = np.empty((num, *info.shape), np.uint8)
     labels = np.empty(num, np.int32)
     image_key, label_key = supervised_keys(info.name, builder)
-    order = _file_order(num, split) if info.name in IDX_DATASETS else range(num)
+    known = info.name in IDX_DATASETS or info.name in SOURCES
+    order = _file_order(num, split) if known else range(num)
     try:
         with quiet():
             for at, row in zip(order, _rows(builder, split), strict=True):

@@ -666,8 +666,8 @@ def test_tfrecord_mnist_is_read_from_its_files_instead(served: Path, tmp_path: P
 @without_tensorflow
 def test_the_rest_of_the_catalogue_asks_for_tensorflow(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        _load("cifar10", tmp_path, offline="mnist_5k")
+        _load("cmaterdb", tmp_path, offline="mnist_5k")
     assert str(caught.value) == (
-        f"dataset 'cifar10' is not prepared in {tmp_path}, and preparing it requires TensorFlow; "
+        f"dataset 'cmaterdb' is not prepared in {tmp_path}, and preparing it requires TensorFlow; "
         "pip install 'cnnbench[tensorflow]'"
     )

@@ -50,7 +50,7 @@ LINES = (
     Line("data list", says="mnist_5k"),
     Line("data path --data-dir data", says="cache "),
     Line("data prepare mnist_5k --data-dir data", says="mnist_5k: 4,000 training"),
-    Line("data prepare cifar10", 1, "cifar10"),
+    Line("data prepare cmaterdb", 1, "cmaterdb"),
     Line("schema", says='"$schema"'),
     Line("schema --output schema.json"),
     Line("schema standard", says='"$schema"'),

@@ -1,0 +1,459 @@
+"""Published datasets in their original files, made by the tests in the true formats."""
+
+import gzip
+import hashlib
+import importlib.util
+import io
+import operator
+import os
+import pickle
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from numpy.typing import NDArray
+
+from cnnbench.data import archives
+from cnnbench.data.archives import read_pickle, read_tar
+from cnnbench.data.dataset import Dataset, load_dataset
+from cnnbench.errors import DataError
+from cnnbench.system.arrays import Array
+from tests.support.servers import Ranged, serving
+from tests.support.tinysets import checksum_text, register
+
+REMEDY = "remove it or replace it with the right file"
+SHAPES = {"train": 50, "test": 10}
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise requests.ConnectionError("no network in tests")
+
+    monkeypatch.setattr(requests.Session, "request", refuse)
+
+
+def _load(name: str, data_dir: Path | None, **kwargs: Any) -> Dataset:
+    return load_dataset(name, data_dir=data_dir, **{"notify": pytest.fail, **kwargs})
+
+
+def _images(data: Dataset) -> tuple[Array, Array, Array, Array]:
+    """Images and labels for training (with those for validation), then for testing."""
+    train, held_out, test = data.train, data.validation, data.test
+    return (
+        np.concatenate([train.images, held_out.images]),
+        np.concatenate([train.labels, held_out.labels]),
+        test.images,
+        test.labels,
+    )
+
+
+def _require_equal(data: Dataset, raw: Mapping[str, Array]) -> None:
+    expected = [raw[f"{split}_{kind}"] for split in SHAPES for kind in ("images", "labels")]
+    for found, wanted in zip(_images(data), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert data.train.images.dtype == np.uint8
+    assert data.train.labels.dtype == np.int32
+
+
+def _tar(path: Path, members: Mapping[str, bytes]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+def _random(num_classes: int) -> dict[str, NDArray[Any]]:
+    rng = np.random.default_rng(num_classes)
+    arrays: dict[str, NDArray[Any]] = {}
+    for split, num in SHAPES.items():
+        arrays[f"{split}_images"] = rng.integers(0, 256, (num, 32, 32, 3), np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, num_classes, num)
+    return arrays
+
+
+# CIFAR: 5 training files, or one, and a test file; the coarse labels of CIFAR-100 precede the fine
+
+CIFAR = {"cifar10": 5, "cifar100": 1}
+
+
+def _batches(name: str, raw: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+    """Rows of planes and labels, by the name of the pickled file."""
+    parts, (train, *_) = CIFAR[name], archives.CIFAR[name].pickles["train"]
+    rows = {
+        split: raw[f"{split}_images"].transpose(0, 3, 1, 2).reshape(-1, 3072) for split in SHAPES
+    }
+    names = [train] if parts == 1 else [f"data_batch_{i}" for i in range(1, 6)]
+    split = [np.array_split(each, parts) for each in (rows["train"], raw["train_labels"])]
+    test = "test" if parts == 1 else "test_batch"
+    return dict(zip(names, zip(*split, strict=True), strict=True)) | {
+        test: (rows["test"], raw["test_labels"])
+    }
+
+
+_Pickler: Any = pickle._Pickler  # the pure one, which can be changed
+
+
+class _Python2(_Pickler):  # type: ignore[misc]
+    """Pickles bytes like the strings of Python 2, with which CIFAR was written."""
+
+    def save_string(self, value: bytes) -> None:
+        size = len(value)
+        code = b"U" + bytes([size]) if size < 256 else b"T" + size.to_bytes(4, "little")
+        self.write(code + value)
+        self.memoize(value)
+
+    dispatch = {**_Pickler.dispatch, bytes: save_string}  # noqa: RUF012 - as in the base class
+
+
+def _pickled(name: str, rows: Array, labels: Array) -> bytes:
+    key = archives.CIFAR[name].labels.encode()
+    coarse = {b"coarse_labels": [0] * len(labels)} if name == "cifar100" else {}
+    names = [b"image_%d.png" % i for i in range(len(rows))]
+    batch = {b"batch_label": b"batch", **coarse, key: labels.tolist(), b"data": rows}
+    file = io.BytesIO()
+    _Python2(file, 2).dump(batch | {b"filenames": names})
+    return file.getvalue().replace(b"numpy._core", b"numpy.core")
+
+
+def _binary(name: str, rows: Array, labels: Array) -> bytes:
+    coarse = [np.zeros_like(labels)] if name == "cifar100" else []
+    return np.column_stack([*coarse, labels, rows]).astype(np.uint8).tobytes()
+
+
+@pytest.fixture(params=CIFAR)
+def cifar(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Registers a small binary archive on a server, and small pickles, which lie in a folder."""
+    name = request.param
+    form, batches = archives.CIFAR[name], _batches(name, _random(int(name[5:])))
+    archive = f"cifar-{name[5:]}-binary.tar.gz"
+    members = dict(
+        zip(
+            [each for names in form.binary.values() for each in names],
+            [_binary(name, *batch) for batch in batches.values()],
+            strict=True,
+        )
+    )
+    _tar(tmp_path / "served" / archive, {"README.html": b"about", **members})
+    content = {file: _pickled(name, *batch) for file, batch in batches.items()}
+    _tar(
+        tmp_path / "pickles" / form.archive.filename,
+        {f"{form.folder}/{file}": each for file, each in content.items()},
+    )
+    sha256 = hashlib.sha256((tmp_path / "pickles" / form.archive.filename).read_bytes()).hexdigest()
+    own = replace(
+        form,
+        pickles={
+            split: {file: _md5(content[file]) for file in files}
+            for split, files in form.pickles.items()
+        },
+        archive=replace(form.archive, checksum=sha256),
+    )
+    monkeypatch.setattr(archives, "CIFAR", {name: own})
+    (tmp_path / "torchvision" / form.folder).mkdir(parents=True)
+    for file, each in content.items():
+        (tmp_path / "torchvision" / form.folder / file).write_bytes(each)
+    with serving(tmp_path / "served", Ranged) as base:
+        register(monkeypatch, checksum_text(tmp_path / "served", base, [archive]))
+        yield name
+
+
+def test_cifar_is_downloaded_then_cached(cifar: str, tmp_path: Path, request: Any) -> None:
+    raw, notes, data_dir = _random(int(cifar[5:])), list[str](), tmp_path / "sets"
+    data = _load(cifar, data_dir, notify=notes.append)
+    _require_equal(data, raw)
+    place = data_dir / "downloads" / cifar / f"cifar-{cifar[5:]}-binary.tar.gz"
+    assert data.source == str(place)
+    (note,) = notes
+    assert note.startswith(f"Downloading 1 file of '{cifar}' (")
+    request.getfixturevalue("no_network")
+    assert _load(cifar, data_dir).source == str(place)
+    place.unlink()
+    again = _load(cifar, data_dir, notify=notes.append)
+    assert again.digest == data.digest
+    assert notes[1:] == [
+        f"{data_dir} contains no files of '{cifar}'; using images from the cache (decoded from"
+        f" {place})."
+    ]
+
+
+@pytest.mark.parametrize("place", [".", "downloads/manual", "manual", "{}"])
+@pytest.mark.usefixtures("no_network")
+def test_archives_put_there_by_hand(place: str, cifar: str, tmp_path: Path) -> None:
+    for kind in ("served", "pickles"):
+        folder = tmp_path / kind / "sets" / place.format(cifar)
+        folder.mkdir(parents=True, exist_ok=True)
+        (path,) = (tmp_path / kind).glob("*.gz")
+        path.rename(folder / path.name)
+        data = _load(cifar, tmp_path / kind / "sets")
+        _require_equal(data, _random(int(cifar[5:])))
+        assert data.source == str(folder / path.name)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_folder_of_torchvision_is_found(cifar: str, tmp_path: Path) -> None:
+    folder = tmp_path / "torchvision" / archives.CIFAR[cifar].folder
+    for _ in range(2):  # from the cache, the second time
+        data = _load(cifar, tmp_path / "torchvision")
+        _require_equal(data, _random(int(cifar[5:])))
+        assert data.source == f"{len(list(folder.iterdir()))} files in {folder}"
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.usefixtures("no_network")
+def test_the_cache_of_keras_is_found(is_old: bool, cifar: str, tmp_path: Path) -> None:
+    form = archives.CIFAR[cifar]
+    folder = tmp_path / "keras" / "datasets" / ("" if is_old else f"{form.folder}-target")
+    folder.mkdir(parents=True)
+    (tmp_path / "torchvision" / form.folder).rename(folder / form.folder)
+    data = _load(cifar, tmp_path / "sets")
+    _require_equal(data, _random(int(cifar[5:])))
+    assert data.source.endswith(f" files in {folder / form.folder}")
+
+
+@pytest.mark.parametrize("cifar", ["cifar10"], indirect=True)
+def test_a_damaged_file_of_another_program_is_ignored(cifar: str, tmp_path: Path) -> None:
+    folder = tmp_path / "keras" / "datasets" / "cifar-10-batches-py"
+    folder.parent.mkdir(parents=True)
+    (tmp_path / "torchvision" / "cifar-10-batches-py").rename(folder)
+    (folder / "data_batch_3").write_bytes(b"half")
+    notes: list[str] = []
+    _require_equal(_load(cifar, tmp_path / "sets", notify=notes.append), _random(10))
+    assert notes[0] == (
+        f"{folder}/data_batch_3: this is not the file of dataset 'cifar10'; ignoring it."
+    )
+
+
+@pytest.mark.parametrize("cifar", ["cifar10"], indirect=True)
+@pytest.mark.usefixtures("no_network")
+def test_a_wrong_file_in_the_data_folder_is_an_error(cifar: str, tmp_path: Path) -> None:
+    """Also where the cache has the images."""
+    _load(cifar, tmp_path / "torchvision")
+    wrong = tmp_path / "torchvision" / "cifar-10-batches-py" / "test_batch"
+    expected = _md5(wrong.read_bytes())
+    wrong.write_bytes(b"half")
+    with pytest.raises(DataError) as caught:
+        _load(cifar, tmp_path / "torchvision", offline="mnist_5k")
+    assert str(caught.value) == (
+        f"{wrong}: this is not the file of dataset 'cifar10' (expected MD5 {expected}, found"
+        f" {_md5(b'half')}); {REMEDY}"
+    )
+
+
+@pytest.mark.parametrize("cifar", ["cifar10"], indirect=True)
+@pytest.mark.usefixtures("no_network")
+def test_without_files_the_message_names_them(cifar: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        _load(cifar, tmp_path / "nothing")
+    assert str(caught.value) == (
+        "dataset 'cifar10' is not available locally and cannot be downloaded (127.0.0.1: no"
+        f" connection). Searched {tmp_path}/nothing and its subfolders for"
+        " cifar-10-binary.tar.gz, cifar-10-batches-py/ or cifar-10-python.tar.gz; put the files"
+        " there, pass their folder with --data-dir, or use --dataset mnist_5k"
+    )
+
+
+@pytest.mark.slow  # importing PyTorch takes seconds
+@pytest.mark.usefixtures("no_network")
+def test_cifar_is_as_torchvision_reads_it(
+    cifar: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    from tests.support.torchvision_models import package
+
+    reader: Any = getattr(package().datasets, cifar.upper())
+    monkeypatch.setattr(reader, "_check_integrity", lambda _: True)
+    monkeypatch.setattr(reader, "_load_meta", lambda _: None)
+    data = _load(cifar, tmp_path / "torchvision")
+    for is_train, (images, labels) in zip((True, False), _pairs(data), strict=True):
+        theirs = reader(tmp_path / "torchvision", train=is_train)
+        np.testing.assert_array_equal(theirs.data, images)
+        np.testing.assert_array_equal(theirs.targets, labels)
+
+
+def _pairs(data: Dataset) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    images, labels, *test = _images(data)
+    return (images, labels), (test[0], test[1])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has 0 bytes, not 3,073 per image"),
+        (bytes(3072), "has 3,072 bytes, not 3,073 per image"),
+    ],
+)
+def test_binary_files_of_another_size(content: bytes, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        archives.decode_cifar(content, 1, "a.bin")
+    assert str(caught.value) == f"a.bin: {message}; {REMEDY}"
+
+
+# Pickles
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", ["u1", "<i4", ">f8"])
+def test_unpickles_arrays(protocol: int, dtype: str) -> None:
+    array = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    content = {"data": array, b"columns": np.asfortranarray(array[0]), "x": [1, "é", b"\xff", None]}
+    found = read_pickle(pickle.dumps(content, protocol), "a.pkl")
+    np.testing.assert_array_equal(found["data"].values, array, strict=True)
+    np.testing.assert_array_equal(found["columns"].values, array[0])
+    assert found["x"][0] == 1
+
+
+class _Calls:
+    def __init__(self, function: Any, *args: Any) -> None:
+        self.call = function, args
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (_Calls(os.system, "touch {}"), "refers to posix.system"),
+        (_Calls(shutil.rmtree, "{}"), "refers to shutil.rmtree"),
+        (_Calls(Path, "{}"), "refers to pathlib.Path"),
+        (_Calls(operator.attrgetter, "tofile"), "refers to operator.attrgetter"),
+        (_Calls(np.load, "{}"), "refers to numpy.load"),
+        (_Calls(np.dtype, "O"), "array of type 'O'"),
+        (_Calls(np.dtype, "S999999999"), "array of type 'S999999999'"),
+        (np.array([print]), "array of type 'O8'"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_malicious_pickle_is_refused(
+    content: Any, reason: str, protocol: int, tmp_path: Path
+) -> None:
+    target = tmp_path / "written"
+    if isinstance(content, _Calls):
+        function, args = content.call
+        args = tuple(a.format(target) if isinstance(a, str) else a for a in args)
+        content = _Calls(function, *args)
+    with pytest.raises(DataError) as caught:
+        read_pickle(pickle.dumps({"data": content}, protocol), "a.pkl")
+    assert str(caught.value) == (
+        "a.pkl: is not a pickle of NumPy arrays, strings, lists and dictionaries alone"
+        f" ({reason}); {REMEDY}"
+    )
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"\x80\x02}q\x00.more"[:4],
+        b"\x80\x02cnumpy\nndarray\n(K\x01b.",
+        b"\x80\x02cnumpy\nndarray\n)RK\x01b.",  # a state that is no tuple
+        b"\x80\x02cnumpy\ndtype\n)R.",
+        b"\x80\x02cnumpy\ndtype\n(U\x02u1tRK\x01b.",
+        b"\x80\x02c_codecs\nencode\n(K\x01K\x02tR.",
+        b"P0\n.",  # a persistent id
+        b"\x80\x02\x82\x01.",  # an extension
+    ],
+)
+def test_garbled_pickles_are_refused_in_one_line(content: bytes) -> None:
+    with pytest.raises(DataError) as caught:
+        read_pickle(content, "a.pkl")
+    assert "\n" not in str(caught.value)
+
+
+def test_flipped_bytes_of_a_pickle_crash_nothing() -> None:
+    content = _pickled("cifar10", np.zeros((3, 3072), np.uint8), np.arange(3))
+    for at in [*range(200), *range(len(content) - 200, len(content))]:
+        for bits in (0x01, 0x55, 0xFF):
+            garbled = content[:at] + bytes([content[at] ^ bits]) + content[at + 1 :]
+            try:
+                read_pickle(garbled, "a.pkl")
+            except DataError as error:
+                assert str(error).startswith("a.pkl: ")  # noqa: PT017 - either is fine
+
+
+def test_a_pickle_of_something_else_is_refused() -> None:
+    with pytest.raises(DataError, match=r"^a.pkl: holds a list, not a dictionary; "):
+        read_pickle(pickle.dumps([1]), "a.pkl")
+
+
+# Archives
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.bin", "/etc/a.bin", "set/../../a.bin", "..\\a.bin", "set/.."]
+)
+def test_a_member_that_leaves_the_folder_is_refused(name: str, tmp_path: Path) -> None:
+    _tar(tmp_path / "a.tar.gz", {name: b"1", "set/a.bin": b"2"})
+    with pytest.raises(DataError) as caught:
+        read_tar(tmp_path / "a.tar.gz", ["set/a.bin"], 100)
+    assert str(caught.value) == (
+        f"{tmp_path}/a.tar.gz: member '{name}' would be written elsewhere; {REMEDY}"
+    )
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE])
+def test_links_and_devices_are_refused(kind: bytes, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        info = tarfile.TarInfo("set/a.bin")
+        info.type, info.linkname = kind, "/etc/passwd"
+        archive.addfile(info)
+    with pytest.raises(DataError) as caught:
+        read_tar(tmp_path / "a.tar.gz", ["set/a.bin"], 100)
+    assert str(caught.value) == (
+        f"{tmp_path}/a.tar.gz: member 'set/a.bin' is a link or device; {REMEDY}"
+    )
+
+
+@pytest.mark.parametrize("bomb", ["set/a.bin", "set/other.bin"])
+def test_an_archive_that_grows_is_refused_before_it_does(bomb: str, tmp_path: Path) -> None:
+    """Its header claims a terabyte, of which the file has nothing."""
+    header = tarfile.TarInfo(bomb)
+    header.size = 2**40
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(header.tobuf()))
+    with pytest.raises(DataError) as caught:
+        read_tar(tmp_path / "a.tar.gz", ["set/a.bin"], 1_000)
+    assert str(caught.value) == (
+        f"{tmp_path}/a.tar.gz: holds more than the 1,000 bytes expected, at member '{bomb}';"
+        f" {REMEDY}"
+    )
+
+
+@pytest.mark.parametrize("cut", [0, 5, 60, -9])
+def test_garbled_archives(cut: int, tmp_path: Path) -> None:
+    _tar(tmp_path / "a.tar.gz", {"set/a.bin": np.random.default_rng(0).bytes(500)})
+    content = (tmp_path / "a.tar.gz").read_bytes()
+    (tmp_path / "a.tar.gz").write_bytes(content[:cut])
+    with pytest.raises(DataError, match=r"is not a valid tar\.gz archive|has no member"):
+        read_tar(tmp_path / "a.tar.gz", ["set/a.bin", "b"], 1_000)
+
+
+def test_a_member_that_is_missing(tmp_path: Path) -> None:
+    _tar(tmp_path / "a.tar.gz", {"./set/a.bin": b"1"})
+    assert read_tar(tmp_path / "a.tar.gz", ["set/a.bin"], 100) == {"set/a.bin": b"1"}
+    with pytest.raises(DataError) as caught:
+        read_tar(tmp_path / "a.tar.gz", ["set/a.bin", "set/b.bin"], 100)
+    assert str(caught.value) == f"{tmp_path}/a.tar.gz: has no member set/b.bin; {REMEDY}"
