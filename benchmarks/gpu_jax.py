@@ -29,7 +29,8 @@ from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.autotune import known_choice, measure
 from cnnbench.training.events import Event, Trained
 from cnnbench.training.executables import Executables, Job, compile_train, set_up
-from cnnbench.training.state import Arrays, TrainState, build_optimizer, init_state
+from cnnbench.training.optim.optimizer import build_optimizer
+from cnnbench.training.state import Arrays, TrainState, init_state
 from cnnbench.training.step import gradients, train_step
 from cnnbench.training.strategy import candidates
 from cnnbench.training.trainer import Trainer

@@ -28,7 +28,7 @@ from cnnbench.system.host import processor
 from cnnbench.system.settings import current
 from cnnbench.training.executables import Job, compilations, lower_train, set_up
 from cnnbench.training.footprint import footprint, require_memory
-from cnnbench.training.state import build_optimizer
+from cnnbench.training.optim.optimizer import build_optimizer
 from cnnbench.training.strategy import Strategy, candidates, convolves, requested_strategy
 
 STEPS = 3  # timed steps per candidate, after one warm-up step

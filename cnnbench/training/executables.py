@@ -29,16 +29,9 @@ from cnnbench.system.devices import make_mesh
 from cnnbench.system.host import num_cpus
 from cnnbench.system.stopwatch import Stopwatch
 from cnnbench.training.inference import activations_of, outputs_of
+from cnnbench.training.optim.optimizer import build_optimizer
 from cnnbench.training.resume import Resume
-from cnnbench.training.state import (
-    Arrays,
-    Network,
-    TrainState,
-    build_optimizer,
-    init_state,
-    split_network,
-    stack,
-)
+from cnnbench.training.state import Arrays, Network, TrainState, init_state, split_network, stack
 from cnnbench.training.step import StepConfig, eval_step, make_rules, train_step
 from cnnbench.training.strategy import Strategy, for_batch, has_batch_statistics
 

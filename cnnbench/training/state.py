@@ -1,41 +1,19 @@
 """Training state: parameters, other model state and optimizer state."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any, NamedTuple, assert_never
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 from numpy.typing import NDArray
 
 from cnnbench.errors import StoreError
-from cnnbench.graph.plan import Plan
-from cnnbench.layers.parameters import is_kernel
 from cnnbench.nn.augment import Stream
 from cnnbench.nn.python_model import split_model
 from cnnbench.runs.weights import Weights
-from cnnbench.spec.experiment import TrainSpec
-from cnnbench.spec.optimizers import (
-    Constant,
-    Cosine,
-    Decoupled,
-    Exponential,
-    Linear,
-    MultiStep,
-    Muon,
-    OneCycle,
-    OptaxOptimizer,
-    Optimizer,
-    Polynomial,
-    Schedule,
-    Step,
-    depends_on_total,
-    first_group,
-)
-from cnnbench.training.optim.muon import scale_by_muon
+from cnnbench.training.optim.optimizer import ROOTS, Averages, keys_of
 
 Tree = Any
 KEPT = "chosen."  # prefix in a checkpoint: weights of the epoch that the validation images chose
@@ -60,16 +38,9 @@ class TrainState(NamedTuple):
     @property
     def model(self) -> tuple[Tree, Tree]:
         """Parameters and other state to evaluate and to store: with `train.ema`, the average."""
-        parts = jax.tree.leaves(self.opt_state, is_leaf=lambda part: isinstance(part, _Averages))
-        averages = (part.average for part in parts if isinstance(part, _Averages))
+        parts = jax.tree.leaves(self.opt_state, is_leaf=lambda part: isinstance(part, Averages))
+        averages = (part.average for part in parts if isinstance(part, Averages))
         return next(averages, self.params), self.rest
-
-
-class _Averages(NamedTuple):
-    """State of `_averaging`: the number of steps, and the average of the parameters."""
-
-    number: jax.Array
-    average: Tree
 
 
 class Arrays(NamedTuple):
@@ -119,225 +90,6 @@ def split_network(model: nnx.Module) -> Network:
 def num_params(params: Tree) -> int:
     """Number of trainable parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def learning_rate(schedule: Schedule, base: float, epochs: int, steps: int) -> Any:
-    """The learning rate, constant or as a function of the step number.
-
-    Args:
-      schedule: the learning-rate schedule.
-      base: the optimizer's learning rate.
-      epochs: total number of epochs.
-      steps: steps per epoch.
-    """
-    total = epochs * steps
-    if isinstance(schedule, OneCycle):
-        return _one_cycle(schedule, base, total)
-    rise = round(schedule.warmup_epochs * steps)
-    if depends_on_total(schedule):
-        rise = min(rise, total - 1)
-    if isinstance(schedule, Cosine):
-        start, end = 0.0 if rise else base, base * schedule.final_fraction
-        return optax.warmup_cosine_decay_schedule(start, base, rise, total, end)
-    after = _after_warmup(schedule, base, epochs, steps, rise)
-    if not rise:
-        return after
-    after = after if callable(after) else optax.constant_schedule(after)
-    return optax.join_schedules([optax.linear_schedule(0.0, base, rise), after], [rise])
-
-
-def _after_warmup(
-    schedule: Constant | Linear | Polynomial | Exponential | Step | MultiStep,
-    base: float,
-    epochs: int,
-    steps: int,
-    rise: int,
-) -> Any:
-    """The learning rate, constant or as a function of the number of steps after `rise`."""
-
-    def drop(ends: Iterable[int], factor: float) -> Any:  # epochs are counted from the start
-        return optax.piecewise_constant_schedule(base, {e * steps - rise: factor for e in ends})
-
-    match schedule:
-        case Constant():
-            return base
-        case Linear(final_fraction=final):
-            return optax.linear_schedule(base, base * final, epochs * steps - rise)
-        case Polynomial(power=power, final_fraction=final):
-            return optax.polynomial_schedule(base, base * final, power, epochs * steps - rise)
-        case Exponential(rate=rate):
-            return optax.exponential_decay(base, steps, rate)
-        case Step(every=every, factor=factor):
-            return drop(range(every, epochs, every), factor)
-        case MultiStep(milestones=milestones, factor=factor):
-            return drop(milestones, factor)
-        case _:
-            assert_never(schedule)
-
-
-def _one_cycle(schedule: OneCycle, most: float, total: int) -> Callable[[Any], Any]:
-    """The rates of PyTorch's OneCycleLR; those of optax's function of this name differ."""
-    first = most / schedule.div_factor
-    final = first / schedule.final_div_factor
-    top, last = schedule.pct_start * total - 1, total - 1
-
-    def between(start: float, end: float, fraction: Any) -> Any:
-        return end + (start - end) / 2 * (1 + jnp.cos(jnp.pi * fraction))
-
-    def rate(step: Any) -> Any:
-        rising = between(first, most, step / (top or 1))
-        falling = between(most, final, (step - top) / (last - top))
-        return jnp.where(step <= top, rising, falling)
-
-    return rate
-
-
-def build_optimizer(
-    spec: TrainSpec, steps: int, plan: Plan | None = None
-) -> optax.GradientTransformation:
-    """The optax optimizer of an experiment.
-
-    Args:
-      spec: the training section of the experiment.
-      steps: steps per epoch, for the schedule.
-      plan: the network; None for a Python model.
-    """
-
-    def scheduled(base: float) -> Any:
-        return learning_rate(spec.schedule, base, spec.epochs, steps)
-
-    parts = [_grouped(spec, scheduled, plan)]
-    if spec.clip and spec.clip.norm:
-        parts.insert(0, optax.clip_by_global_norm(spec.clip.norm))
-    if spec.clip and spec.clip.value:
-        parts.insert(0, optax.clip(spec.clip.value))
-    if spec.ema:
-        parts.append(_averaging(spec.ema.decay))
-    return optax.chain(*parts) if len(parts) > 1 else parts[0]
-
-
-def _averaging(decay: float) -> optax.GradientTransformation:
-    """Keep the moving average of the parameters, which starts with those after the first step.
-
-    It is the last transformation of a chain, and changes no updates.
-    """
-
-    def init(params: Tree) -> _Averages:
-        # A copy, since the buffers of parameters and optimizer state are donated.
-        return _Averages(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params))
-
-    def update(updates: Tree, state: _Averages, params: Tree = None) -> tuple[Tree, _Averages]:
-        kept = jnp.where(state.number == 0, 0.0, decay)
-        new = optax.apply_updates(params, updates)
-        average = jax.tree.map(lambda a, p: kept * a + (1 - kept) * p, state.average, new)
-        return updates, _Averages(state.number + 1, average)
-
-    return optax.GradientTransformation(init, update)
-
-
-def _grouped(
-    spec: TrainSpec, scheduled: Callable[[float], Any], plan: Plan | None
-) -> optax.GradientTransformation:
-    """The update rules of all parameter groups."""
-    rest = _rule(spec.optimizer, scheduled, plan)
-    if not spec.groups:
-        return rest
-    groups = spec.groups
-
-    def group_of(path: tuple[Any, ...], _: Any) -> str:
-        first, *others = _keys(path)
-        return str(first_group(groups, others[0] if first in _ROOTS else first))
-
-    own = {
-        str(i): _rule(group.of_group(spec.optimizer), scheduled, plan)
-        for i, group in enumerate(groups)
-    }
-    label = partial(jax.tree_util.tree_map_with_path, group_of)
-    return optax.partition({**own, str(None): rest}, label)
-
-
-def _rule(
-    spec: Optimizer, scheduled: Callable[[float], Any], plan: Plan | None
-) -> optax.GradientTransformation:
-    """The update rule, with weight decay.
-
-    Args:
-      spec: the optimizer.
-      scheduled: the learning rate, constant or as a function of the step, from an initial one.
-      plan: the network; None for a Python model.
-    """
-    if isinstance(spec, Muon):
-        return _muon_with_adamw(spec, scheduled, plan)
-    return _with_decay(spec, scheduled(spec.learning_rate))
-
-
-def _muon_with_adamw(
-    spec: Muon, scheduled: Callable[[float], Any], plan: Plan | None
-) -> optax.GradientTransformation:
-    """Muon for kernels, but by choice the last one, and AdamW for the rest."""
-    last = last_kernel_layer(plan) if plan and spec.last_layer == "adamw" else None
-    mask = kernels if spec.decay_on == "kernels" else None
-
-    def rule_of(path: tuple[Any, ...], value: jax.Array) -> str:
-        *layer, name = _keys(path)
-        return "muon" if decays(name, value.ndim) and last not in layer else "adamw"
-
-    muon = optax.chain(
-        scale_by_muon(spec.momentum, spec.ns_steps, nesterov=spec.nesterov),
-        optax.add_decayed_weights(spec.weight_decay, mask),
-        optax.scale_by_learning_rate(scheduled(spec.learning_rate)),
-    )
-    adamw = optax.adamw(
-        scheduled(spec.adam_learning_rate),
-        spec.adam_b1,
-        spec.adam_b2,
-        spec.adam_eps,
-        weight_decay=spec.weight_decay,
-        mask=mask,
-    )
-    label = partial(jax.tree_util.tree_map_with_path, rule_of)
-    return optax.partition({"muon": muon, "adamw": adamw}, label)
-
-
-def last_kernel_layer(plan: Plan) -> str | None:
-    """Name of the last layer with a kernel of its own; None if there is none."""
-    nodes = reversed(plan.nodes)
-    return next((n.name for n in nodes if any(map(is_kernel, n.layout.params))), None)
-
-
-def _with_decay(spec: OptaxOptimizer, rate: Any) -> optax.GradientTransformation:
-    """The update rule of optax, with weight decay."""
-    options = spec.model_dump(exclude={"name", "learning_rate", "weight_decay", "decay_on"})
-    make: Callable[..., optax.GradientTransformation] = getattr(optax, spec.name)
-    mask = kernels if spec.decay_on == "kernels" else None
-    if isinstance(spec, Decoupled):
-        return make(rate, weight_decay=spec.weight_decay, mask=mask, **options)
-    rule = make(rate, **options)
-    if not spec.weight_decay:
-        return rule
-    return optax.chain(optax.add_decayed_weights(spec.weight_decay, mask), rule)
-
-
-def kernels(params: Tree) -> Tree:
-    """True for each parameter that decays by default: the kernels."""
-
-    def decide(path: tuple[Any, ...], value: jax.Array) -> bool:
-        return decays(_keys(path)[-1], value.ndim)
-
-    return jax.tree_util.tree_map_with_path(decide, params)
-
-
-def decays(name: str, ndim: int) -> bool:
-    """True for arrays of two or more axes, except biases, scales and vectors that are looked up.
-
-    Args:
-      name: name of the parameter, without its layer.
-      ndim: number of its axes.
-
-    >>> decays("out_kernel", 2), decays("codebook", 2), decays("scale", 1)
-    (True, False, False)
-    """
-    return ndim > 1 and not name.endswith(("bias", "scale", "embedding", "token", "codebook"))
 
 
 def init_state(network: Network, optimizer: optax.GradientTransformation) -> TrainState:
@@ -438,7 +190,6 @@ def _is_key(leaf: Any) -> bool:
     return bool(jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key))
 
 
-_ROOTS = ("weights", "parts")  # attributes of a GraphNet that hold the layers by name
 _RERUN = "re-run the experiment"
 _WRONG_RUN = f"the file belongs to another run, so {_RERUN}"
 
@@ -492,12 +243,8 @@ def _without_keys(rest: Tree) -> Tree:
     return nnx.filter_state(rest, nnx.Not(nnx.RngState))
 
 
-def _keys(path: tuple[Any, ...]) -> list[str]:
-    return [str(step.key) for step in path if isinstance(step, jax.tree_util.DictKey)]
-
-
 def _named(state: Tree, *, layers: bool) -> Iterator[tuple[str, Any]]:
     """Names and values, in the order of the tree's leaves."""
     for path, value in jax.tree_util.tree_flatten_with_path(state)[0]:
-        keys = _keys(path)
-        yield ".".join(keys[1:] if layers and keys[0] in _ROOTS else keys), value
+        keys = keys_of(path)
+        yield ".".join(keys[1:] if layers and keys[0] in ROOTS else keys), value

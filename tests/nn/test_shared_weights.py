@@ -14,7 +14,8 @@ from flax import nnx
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.nn.microbatch import Microbatching
 from cnnbench.spec.loader import Loaded, load_experiment
-from cnnbench.training.state import Arrays, build_optimizer, init_state, split_network
+from cnnbench.training.optim.optimizer import build_optimizer
+from cnnbench.training.state import Arrays, init_state, split_network
 from cnnbench.training.step import make_rules, train_step
 
 torch: Any = pytest.importorskip("torch")

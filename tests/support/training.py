@@ -11,7 +11,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.spec.experiment import TrainSpec
 from cnnbench.training.events import Event
 from cnnbench.training.executables import Job
-from cnnbench.training.state import build_optimizer
+from cnnbench.training.optim.optimizer import build_optimizer
 from cnnbench.training.trainer import Trainer
 
 

@@ -13,7 +13,7 @@ from cnnbench.graph.plan import Plan
 from cnnbench.spec.experiment import Experiment, Task
 from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import loss_name, per_image_loss
-from cnnbench.training.state import build_optimizer
+from cnnbench.training.optim.optimizer import build_optimizer
 
 EVAL_BATCH = 500
 

@@ -28,7 +28,7 @@ from cnnbench.spec.optimizers import (
 )
 from cnnbench.system.arrays import Array, LayerWeights
 from cnnbench.training.losses import loss_name
-from cnnbench.training.state import decays
+from cnnbench.training.optim.optimizer import decays
 
 EVAL_BATCH = 500
 Variables = Mapping[str, Mapping[str, keras.Variable]]  # by layer and name

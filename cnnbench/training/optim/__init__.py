@@ -1,1 +1,1 @@
-"""Update rules that optax does not have in this form."""
+"""Optimizers and learning-rate schedules."""

@@ -13,7 +13,8 @@ from cnnbench.bench.frameworks import initial_weights
 from cnnbench.bench.frameworks.cnnbench import OwnTrainer
 from cnnbench.nn.graph_net import GraphNet
 from cnnbench.spec.loader import Loaded, load_experiment
-from cnnbench.training.state import Arrays, build_optimizer, init_state, split_network
+from cnnbench.training.optim.optimizer import build_optimizer
+from cnnbench.training.state import Arrays, init_state, split_network
 from cnnbench.training.step import make_rules, train_step
 
 SPEC = """\

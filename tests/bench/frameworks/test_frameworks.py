@@ -43,7 +43,8 @@ from cnnbench.spec.loader import load_experiment
 from cnnbench.spec.optimizers import OPTIMIZERS
 from cnnbench.system.arrays import LayerWeights
 from cnnbench.training.inference import outputs_of
-from cnnbench.training.state import Arrays, build_optimizer, init_state, split_network
+from cnnbench.training.optim.optimizer import build_optimizer
+from cnnbench.training.state import Arrays, init_state, split_network
 from cnnbench.training.step import make_rules, train_step
 from tests.support.oracles import Array, make_plan
 from tests.support.paths import ROOT

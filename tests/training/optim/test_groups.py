@@ -13,7 +13,8 @@ from cnnbench.nn.graph_net import GraphNet
 from cnnbench.report.layer_table import group_lines
 from cnnbench.spec.experiment import TrainSpec
 from cnnbench.spec.optimizers import OPTIMIZERS, SCHEDULES
-from cnnbench.training.state import build_optimizer, split_network, weights_of
+from cnnbench.training.optim.optimizer import build_optimizer
+from cnnbench.training.state import split_network, weights_of
 from tests.support.oracles import Array, make_plan
 from tests.support.training import bowl, descend
 

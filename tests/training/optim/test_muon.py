@@ -10,7 +10,7 @@ import pytest
 from cnnbench.graph.plan import Plan
 from cnnbench.spec.experiment import TrainSpec
 from cnnbench.training.optim.muon import orthogonalized
-from cnnbench.training.state import last_kernel_layer
+from cnnbench.training.optim.optimizer import last_kernel_layer
 from tests.support.oracles import Array, make_plan
 from tests.support.training import bowl, descend
 
