@@ -307,7 +307,7 @@ def _parsed(text: str, lower: Document, names_in: NamesIn) -> Document:
     if at[:2] == ("model", "layers") and len(at) > 2 and not adds:
         names = names_in(lower)
         at = _with_layer_name(at, names)
-        _check_layer(at, names)
+        _check_layer(key, at, names)
     value = _parse_value(key, value_text)
     if value.data is None and value_text.strip() not in _NULLS:  # empty, or a comment
         raise _refused(key, "the value is missing", f"use {key}=VALUE, or {key}=null to unset it")
@@ -435,7 +435,7 @@ def _refused(key: str, message: str, remedy: str) -> SpecError:
     return SpecError([Diagnostic(Location(COMMAND_LINE), key, message, remedy)])
 
 
-def _check_layer(at: tuple[str, ...], names: Sequence[str]) -> None:
+def _check_layer(key: str, at: tuple[str, ...], names: Sequence[str]) -> None:
     """Raises SpecError if an override changes or removes a layer that does not exist."""
     if at[2] in names:
         return
@@ -443,7 +443,7 @@ def _check_layer(at: tuple[str, ...], names: Sequence[str]) -> None:
     remedy = f"use {or_list(names)}" if names else "remove it (the model has no layers)"
     if len(names) > MAX_LISTED:
         remedy = f"use the name of a layer; {cnnbench('show', '--expand')} lists them"
-    raise _refused(".".join(["model", *at[2:]]), message, remedy)
+    raise _refused(key, message, remedy)
 
 
 class Causes:

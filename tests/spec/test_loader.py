@@ -444,7 +444,8 @@ class TestOverrides:
             ),
             (
                 "model.layers.zebra.kernel=3",
-                "model.zebra.kernel: unknown layer 'zebra'; use conv, pool, drop or out.",
+                "model.layers.zebra.kernel: unknown layer 'zebra'; "
+                "use conv, pool, drop or out.",
             ),
             (
                 "model.zebra=null",
