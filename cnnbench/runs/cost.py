@@ -17,7 +17,8 @@ class Cost:
       memory_bytes: peak memory of the training step on all devices together, with parameters and
         optimizer state, without the dataset; None if XLA reports none.
       latency_p50_s: median latency of one image through the compiled plain form.
-      latency_p99_s: 99th percentile of the latency; None for fewer than 200 calls.
+      latency_p99_s: 99th percentile of the latency, the third largest of 300 calls and so mostly a
+        property of the machine; None for fewer than 200 calls.
       latency_calls: number of timed calls.
       product_flops: FLOPs per second of the fastest float32 matrix product on the device, measured
         in the same process.
@@ -25,6 +26,7 @@ class Cost:
         smallest; None in runs of older versions.
       product_spread: median time of equal matrix products, minus the shortest, relative to the
         shortest; None in runs of older versions.
+      latency_p90_s: 90th percentile of the latency; None in runs of older versions.
     """
 
     training_flops: int | None
@@ -37,6 +39,7 @@ class Cost:
     product_flops: float
     latency_spread: float | None = None
     product_spread: float | None = None
+    latency_p90_s: float | None = None
 
     def product_share(self, images_per_s: float) -> float | None:
         """Computes the FLOPs of training as a share of the fastest matrix product.

@@ -53,6 +53,7 @@ def measure_cost(executables: Executables) -> Cost:
         backward_flops=backward,
         memory_bytes=_program_bytes(executables),
         latency_p50_s=float(np.percentile(seconds, 50)),
+        latency_p90_s=float(np.percentile(seconds, 90)),
         latency_p99_s=percentile_99(seconds),
         latency_calls=len(seconds),
         product_flops=product_flops(SIZE) / min(best),

@@ -49,7 +49,7 @@ def three(**rules: Any) -> Comparison:
         "backward_flops": 1.05e10,
         "memory_bytes": 3 * 2**30,
     }
-    dear |= {"latency_p99_s": None, "training_flops": None, "latency_p50_s": 0.0123}
+    dear |= {"latency_p90_s": None, "training_flops": None, "latency_p50_s": 0.0123}
     older = without_cost(make_run("older", "Older CNN", seeds=(0, 1), start=0.9))
     return compare([cheap, with_cost(better, **dear), older], Criteria(**rules))
 
@@ -76,8 +76,8 @@ def test_groups_are_sorted_by_headers_of_their_own() -> None:
 
 def test_costs_in_cells() -> None:
     assert costs(three()) == [
-        ["Type", "Forward", "Backward", "Memory", "Latency p50", "Latency p99", "MFU"],
-        ["Standard CNN", "4.52 M", "8.24 M", "17.9 MiB", "0.182 ms", "4.76 ms", "46%"],
+        ["Type", "Forward", "Backward", "Memory", "Latency p50", "Latency p90", "MFU"],
+        ["Standard CNN", "4.52 M", "8.24 M", "17.9 MiB", "0.182 ms", "1.98 ms", "46%"],
         ["Modified CNN", "6.87 M", "10,500 M", "3,072 MiB", "12.3 ms", "–", "–"],  # noqa: RUF001
         ["Older CNN", *["–"] * 6],  # noqa: RUF001
     ]
@@ -266,7 +266,7 @@ def test_an_unknown_column_is_an_error_that_names_them() -> None:
         sort_runs([three()], "acuracy")
     assert str(caught.value) == (
         "--sort-by: there is no column 'acuracy' (did you mean 'accuracy'?); write type, epoch, "
-        "accuracy, time, seeds, test, params, images/s, forward, backward, memory, p50, p99 "
+        "accuracy, time, seeds, test, params, images/s, forward, backward, memory, p50, p90 "
         "or mfu, or a table header."
     )
 
@@ -295,7 +295,7 @@ def test_digits_after_the_point_are_chosen() -> None:
     text = shown(terminal_table([three()], wide=True, look=TableOptions(precision=1)))
     assert text == approved("compare_precision.txt", text)
     assert costs(three(target="0.97"), TableOptions(precision=3))[1] == [
-        "Standard CNN", "4.524 M", "8.245 M", "17.851 MiB", "0.182 ms", "4.760 ms", "45.899%",
+        "Standard CNN", "4.524 M", "8.245 M", "17.851 MiB", "0.182 ms", "1.980 ms", "45.899%",
         "20.370 s",
     ]  # fmt: skip
 

@@ -76,7 +76,7 @@ def test_names_are_whole_in_every_table(width: int) -> None:
         "layers": layer_table(plan, "Modified"),
     }
     words = {
-        "compare": ["Standard", "Modified", "Older", "4.76 ms", "3,072 MiB", "> 20.40 s, 0/2"],
+        "compare": ["Standard", "Modified", "Older", "1.98 ms", "3,072 MiB", "> 20.40 s, 0/2"],
         "list": ["autoencoder", "mnist_5k", "20251123T063012Z-a1b2", "interrupted"],
         "layers": ["flat1a", "max_pool", "24x24x32", "1,638,400", "3,390,912"],
     }

@@ -67,6 +67,7 @@ COST = Cost(
     backward_flops=8_245_000.0,
     memory_bytes=18_718_088,
     latency_p50_s=0.000182,
+    latency_p90_s=0.00198,
     latency_p99_s=0.00476,
     latency_calls=300,
     product_flops=2e11,

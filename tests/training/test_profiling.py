@@ -70,6 +70,8 @@ def test_counts_do_not_depend_on_the_engine() -> None:
     assert one.training_flops == other.training_flops
     for cost in costs:
         assert cost.product_flops > 1e8
+        assert cost.latency_p90_s is not None
+        assert 0 < cost.latency_p50_s <= cost.latency_p90_s
         assert cost.latency_spread is not None
         assert cost.product_spread is not None
         assert min(cost.latency_spread, cost.product_spread) >= 0
