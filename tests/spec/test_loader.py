@@ -444,8 +444,7 @@ class TestOverrides:
             ),
             (
                 "model.layers.zebra.kernel=3",
-                "model.layers.zebra.kernel: unknown layer 'zebra'; "
-                "use conv, pool, drop or out.",
+                "model.layers.zebra.kernel: unknown layer 'zebra'; use conv, pool, drop or out.",
             ),
             (
                 "model.zebra=null",
