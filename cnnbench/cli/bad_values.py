@@ -1,5 +1,6 @@
 """Typer's errors on values of options, in the words of this project's other messages."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +51,23 @@ def missing_value(error: Any, params: Sequence[Any]) -> str | None:
             return f"{error.option_name}: the value is missing; write {error.option_name} {value}."
         case "MissingParameter" if error.param is not None:
             return _missing_parameter(error)
+    return None
+
+
+def unexpected_word(error: Any) -> str | None:
+    """Words an error on the value of a flag, or on arguments that a command does not take.
+
+    Args:
+      error: Typer's error.
+
+    Returns:
+      A sentence with the word and the remedy; None if it is another error.
+    """
+    if type(error).__name__ == "BadOptionUsage" and "does not take a value" in error.message:
+        return f"{error.option_name}: does not take a value; remove it."
+    if found := re.match(r"Got unexpected extra argument\S* \((.*)\)$", error.message, re.DOTALL):
+        path = error.ctx.command_path
+        return f"{path}: unexpected argument {quoted(found[1])}; see `{path} --help`."
     return None
 
 

@@ -198,7 +198,7 @@ def option_overrides(seeds: str | None, epochs: int | None, dataset: str | None)
     """Turns options into overrides.
 
     Raises:
-      UsageError: `seeds` is neither a number nor a list.
+      UsageError: `seeds` is neither a positive integer nor a list.
 
     >>> option_overrides("0,1", 5, None)
     ['seeds=[0,1]', 'train.epochs=5']
@@ -206,8 +206,8 @@ def option_overrides(seeds: str | None, epochs: int | None, dataset: str | None)
     overrides = []
     if seeds is not None:
         if not _name_seeds(seeds):
-            message = f"--seeds: {quoted(seeds)} is neither a number nor a list of seeds"
-            raise UsageError(f"{message}; write 1 or more, or a list such as 0,1,2.")
+            message = f"--seeds: {quoted(seeds)} is neither a positive integer nor a list of seeds"
+            raise UsageError(f"{message}; write, for example, 6 or 0,1,2.")
         overrides.append(f"seeds=[{seeds}]" if "," in seeds else f"seeds={seeds}")
     if epochs is not None:
         overrides.append(f"train.epochs={epochs}")

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command, get_group
 
-from cnnbench.cli.bad_values import bad_value, missing_value
+from cnnbench.cli.bad_values import bad_value, missing_value, unexpected_word
 from cnnbench.cli.terminal import reports_errors, tell
 from cnnbench.errors import KnownNames, nearest, or_list, quoted
 
@@ -19,7 +19,7 @@ _UsageError: Any = typer.BadParameter.__bases__[0]  # that of Click, or of Typer
 # Commands, and what other programs call them.
 COMMAND = KnownNames(
     {
-        "run": ("train", "fit", "start", "exec", "execute"),
+        "run": ("train", "fit", "start", "exec", "execute", "resume"),
         "predict": ("infer", "inference", "test"),
         "list": ("ls", "runs", "history"),
         "compare": ("diff", "vs"),
@@ -35,7 +35,7 @@ COMMAND = KnownNames(
 
 
 class Command(TyperCommand):
-    """A command that suggests a similar option, or an override, for an unknown one."""
+    """A command whose errors are one line each, with a similar option or an override."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
@@ -53,22 +53,11 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except _UsageError as error:
-            if hasattr(error, "possibilities"):  # there is no such option
-                self._suggest(ctx, error)
-            elif text := missing_value(error, self.params) or bad_value(error):
+            text = _unknown_option(ctx, error) or missing_value(error, self.params)
+            if text := text or bad_value(error) or unexpected_word(error):
                 tell(text)
                 raise typer.Exit(2) from None
             raise
-
-    def _suggest(self, ctx: Any, error: Any) -> None:
-        options = [name for param in self.params for name in param.opts if name.startswith("--")]
-        word = error.option_name.lstrip("-").replace("-", "_")
-        near = nearest(word, [name[2:] for name in options])
-        error.possibilities = [f"--{near}"] if near else []
-        takes_overrides = any(param.name == "specs" for param in self.params)
-        if not near:
-            here = _override(word) if takes_overrides else ""
-            error.message += here or _of_another_command(ctx, error.option_name)
 
 
 def _show_plainly(param: Any) -> None:
@@ -82,12 +71,31 @@ def _show_plainly(param: Any) -> None:
         param.metavar = ""
 
 
+def _unknown_option(ctx: Any, error: Any) -> str:
+    """Words an error on an option that a command lacks; empty if it is another error."""
+    if not hasattr(error, "possibilities"):
+        return ""
+    name, params = error.option_name, [p for p in ctx.command.get_params(ctx) if p.name != "help"]
+    options = [option for param in params for option in param.opts if option.startswith("--")]
+    word = name.lstrip("-").replace("-", "_")
+    near = nearest(word, [option[2:] for option in options])
+    hint = f" (did you mean '--{near}'?)" if near else ""
+    remedy = "" if near else _where_else(ctx, name, word)
+    return f"no such option: {name}{hint}; {remedy or f'see `{ctx.command_path} --help`'}."
+
+
+def _where_else(ctx: Any, option: str, word: str) -> str:
+    """Returns the override or the commands that an unknown option means; empty if none."""
+    takes_overrides = any(param.name == "specs" for param in ctx.command.params)
+    return (_override(word) if takes_overrides else "") or _of_another_command(ctx, option)
+
+
 def _of_another_command(ctx: Any, option: str) -> str:
     """Returns a clause on the commands that have an option; empty if there are none."""
     group, above = ctx.parent and ctx.parent.command, ctx.parent
     names = group.list_commands(above) if isinstance(group, LazyGroup) else ()
     owners = [name for name in names if _has(group.get_command(above, name), option)][:3]
-    return f"; {or_list([f'`cnnbench {name}`' for name in owners])} has it" if owners else ""
+    return f"{or_list([f'`cnnbench {name}`' for name in owners])} has it" if owners else ""
 
 
 def _has(command: Any, option: str) -> bool:
@@ -102,7 +110,7 @@ def _override(word: str) -> str:
         return ""
     path, owners = found
     note = f" (of {or_list(owners)} only)" if owners else ""
-    return f"; write {path}=VALUE without dashes{note}"
+    return f"write {path}=VALUE without dashes{note}"
 
 
 class Group(TyperGroup):
@@ -114,6 +122,16 @@ class Group(TyperGroup):
         for param in found:
             _show_plainly(param)
         return found
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the options before the command, as the base class does."""
+        try:
+            return super().parse_args(ctx, args)
+        except _UsageError as error:
+            if text := _unknown_option(ctx, error) or unexpected_word(error):
+                tell(text)
+                raise typer.Exit(2) from None
+            raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Finds the command, as the base class does; a shell that completes gets no message."""

@@ -169,7 +169,7 @@ def _read(path: Path, place: str) -> bytes:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
         reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise UsageError(f"{place}: cannot be read ({reason}); check the file name.") from None
+        raise UsageError(f"{place}: cannot be read: {reason}; check the file name.") from None
     if len(content) > MAX_BYTES:
         size = f"{MAX_BYTES // 2**20} MiB"
         raise UsageError(f"{place}: is larger than {size}; name a smaller file.")

@@ -73,9 +73,7 @@ def read_document(path: Path) -> Document:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         hint = _meant(path) if isinstance(error, FileNotFoundError) else ""
-        problem = Diagnostic(
-            location, "", f"cannot be read ({reason}){hint}", "check the file name"
-        )
+        problem = Diagnostic(location, "", f"cannot be read: {reason}{hint}", "check the file name")
         raise SpecError([problem]) from None
     return parse_document(raw, str(path))
 

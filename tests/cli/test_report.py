@@ -145,7 +145,7 @@ def test_compare_prints_a_page() -> None:
         (
             ["report", "standard", "--notes", "none.md"],
             2,
-            "--notes none.md: cannot be read (no such file or directory); check the file name.",
+            "--notes none.md: cannot be read: no such file or directory; check the file name.",
         ),
         (
             ["report", "--results-dir", "empty"],

@@ -141,8 +141,8 @@ def test_errors_on_seeds_name_the_option(seeds):
     done = invoke("run", "tiny.yaml", "--dry-run", f"--seeds={seeds}")
     assert (done.exit_code, done.stderr) == (
         2,
-        f"--seeds: {seeds!r} is neither a number nor a list of seeds; write 1 or more, or a list"
-        " such as 0,1,2.\n",
+        f"--seeds: {seeds!r} is neither a positive integer nor a list of seeds; write, for"
+        " example, 6 or 0,1,2.\n",
     )
 
 

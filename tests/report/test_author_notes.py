@@ -170,8 +170,7 @@ def test_the_scheme_of_an_embedded_image_may_be_upper_case() -> None:
     [
         (
             "a\n![b](c.png)",
-            "2: the image 'c.png': cannot be read (no such file or directory); check the file"
-            " name.",
+            "2: the image 'c.png': cannot be read: no such file or directory; check the file name.",
         ),
         (
             "a\nb ![c](https://a.example/c.png)",
@@ -182,7 +181,7 @@ def test_the_scheme_of_an_embedded_image_may_be_upper_case() -> None:
             "\n\n- [![b](notes.md)](https://a.example)",
             "3: the image 'notes.md' is not a PNG, JPEG, GIF, WebP or SVG file; convert it to one.",
         ),
-        ("![b](.)", "1: the image '.': cannot be read (is a directory); check the file name."),
+        ("![b](.)", "1: the image '.': cannot be read: is a directory; check the file name."),
     ],
 )
 def test_an_image_that_cannot_be_embedded_is_an_error(

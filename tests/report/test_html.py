@@ -243,8 +243,8 @@ def test_an_older_run_says_what_it_lacks(tmp_path: Path) -> None:
     folder = save(run, tmp_path)
     shown = read_artifacts(run, "Standard CNN", folder, None)
     assert shown.remarks == [
-        f"Network unavailable: {folder}/resolved.yaml: cannot be read (no such file or"
-        " directory); check the file name.",
+        f"Network unavailable: {folder}/resolved.yaml: cannot be read: no such file or"
+        " directory; check the file name.",
         f"Kernels and predictions unavailable: {folder}: no saved weights (older version,"
         " or no seed has finished); retrain with: cnnbench run"
         " experiments/standard.yaml.",

@@ -328,7 +328,7 @@ class TestFiles:
         with pytest.raises(SpecError) as caught:
             read_document(path)
         assert str(caught.value) == (
-            f"{path}: cannot be read (no such file or directory); check the file name."
+            f"{path}: cannot be read: no such file or directory; check the file name."
         )
 
     @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ class TestFiles:
         with pytest.raises(SpecError) as caught:
             read_document(Path(name))
         assert str(caught.value) == (
-            f"{name}: cannot be read (no such file or directory) (did you mean '{file}'?); check"
+            f"{name}: cannot be read: no such file or directory (did you mean '{file}'?); check"
             " the file name."
         )
 
@@ -367,7 +367,7 @@ class TestFiles:
         monkeypatch.setattr(Path, "open", refuse)  # root may read any file
         with pytest.raises(SpecError) as caught:
             read_document(path)
-        message = "cannot be read (permission denied); check the file name."
+        message = "cannot be read: permission denied; check the file name."
         assert str(caught.value) == f"{path}: {message}"
 
     def test_name_too_long(self, tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ class TestFiles:
         with pytest.raises(SpecError) as caught:
             read_document(path)
         assert str(caught.value) == (
-            f"{path}: cannot be read (file name too long); check the file name."
+            f"{path}: cannot be read: file name too long; check the file name."
         )
 
     def test_endless_file_is_not_read_to_its_end(self) -> None:

@@ -903,7 +903,7 @@ class TestFiles:
     def test_that_do_not_exist(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         assert complaint(Path("none.yaml")) == (
-            "none.yaml: cannot be read (no such file or directory); check the file name."
+            "none.yaml: cannot be read: no such file or directory; check the file name."
         )
 
     def test_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

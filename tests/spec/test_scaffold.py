@@ -156,7 +156,7 @@ NAMING = "start with a letter and use letters, digits, '-' and '_'"
         ),
         (
             ["none/such.yaml", "a.yaml"],
-            "none/such.yaml: cannot be read (no such file or directory); check the file name.\n",
+            "none/such.yaml: cannot be read: no such file or directory; check the file name.\n",
         ),
         (["mlp", "a.txt"], "a.txt: the name of an experiment file must end in .yaml; add it.\n"),
         (["mlp", "no/a.yaml"], "no/a.yaml: no such folder 'no'; create it first.\n"),

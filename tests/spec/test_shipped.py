@@ -95,12 +95,12 @@ def test_an_existing_file_is_a_path_whatever_its_name():
         ),
         (
             "standrd.yaml",
-            "standrd.yaml: cannot be read (no such file or directory) (did you mean 'standard'?);"
+            "standrd.yaml: cannot be read: no such file or directory (did you mean 'standard'?);"
             " check the file name.\n",
         ),
         (
             "none/standard.yaml",
-            "none/standard.yaml: cannot be read (no such file or directory) (did you mean"
+            "none/standard.yaml: cannot be read: no such file or directory (did you mean"
             " 'standard'?); check the file name.\n",
         ),
         ("folder", "folder: is a folder; specify a .yaml file.\n"),

@@ -373,7 +373,14 @@ def invoke(*words: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize(
     ("word", "meant"),
-    [("train", "run"), ("trian", "run"), ("fit", "run"), ("ls", "list"), ("inspekt", "inspect")],
+    [
+        ("train", "run"),
+        ("trian", "run"),
+        ("resume", "run"),
+        ("fit", "run"),
+        ("ls", "list"),
+        ("inspekt", "inspect"),
+    ],
 )
 def test_commands_that_there_are_not(word: str, meant: str) -> None:
     code, text = invoke(word, "standard")
@@ -389,23 +396,38 @@ def test_commands_that_there_are_not(word: str, meant: str) -> None:
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("--lr", "No such option: --lr; write train.optimizer.learning_rate=VALUE without dashes"),
+        ("--lr", "; write train.optimizer.learning_rate=VALUE without dashes"),
         (
             "--beta1",
-            "No such option: --beta1; write train.optimizer.b1=VALUE without dashes (of adam,"
+            "; write train.optimizer.b1=VALUE without dashes (of adam,"
             " adamw, radam, adamax, lamb or lion only)",
         ),
-        ("--batch-size", "No such option: --batch-size; write train.batch_size=VALUE without"),
-        ("--epoch", "No such option: --epoch (Possible options: --epochs)"),
-        ("--sedes", "No such option: --sedes (Possible options: --seeds)"),
-        ("--zebra", "No such option: --zebra "),
+        ("--batch-size", "; write train.batch_size=VALUE without dashes"),
+        ("--epoch", " (did you mean '--epochs'?); see `cnnbench run --help`"),
+        ("--sedes", " (did you mean '--seeds'?); see `cnnbench run --help`"),
+        ("--zebra", "; see `cnnbench run --help`"),
+        ("-x", "; see `cnnbench run --help`"),
     ],
 )
 def test_unknown_options(option: str, told: str) -> None:
-    code, text = invoke("run", "standard", option, "1")
-    assert code == 2
-    assert told in " ".join(text.split())
-    assert "--help (" not in text
+    assert invoke("run", "standard", option, "1") == (2, f"no such option: {option}{told}.\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--verison"], "no such option: --verison (did you mean '--version'?); see `cnnbench"),
+        (["data", "--zebra"], "no such option: --zebra; see `cnnbench data"),
+        (["list", "a", "b"], "cnnbench list: unexpected argument 'a b'; see `cnnbench list"),
+        (
+            ["data", "path", "x"],
+            "cnnbench data path: unexpected argument 'x'; see `cnnbench data path",
+        ),
+    ],
+)
+def test_unexpected_words(words: list[str], message: str) -> None:
+    assert invoke(*words) == (2, f"{message} --help`.\n")
+    assert invoke("run", "--quiet=3") == (2, "--quiet: does not take a value; remove it.\n")
 
 
 ADAMS = "adam, adamw, radam, adamax, lamb or lion"

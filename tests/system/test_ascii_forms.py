@@ -153,7 +153,7 @@ def test_json_and_html_keep_every_character(monkeypatch: pytest.MonkeyPatch) -> 
 def test_errors_escape_unprintable_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, err = said(monkeypatch, ["show", "中文.yaml"], "ascii")
     assert (code, out) == (2, "")
-    assert err.startswith(r"\u4e2d\u6587.yaml: cannot be read (no such file or directory)")
+    assert err.startswith(r"\u4e2d\u6587.yaml: cannot be read: no such file or directory")
     Path("中.yaml").write_text(TINY.replace("dense", "中"), "utf-8")
     code, _, err = said(monkeypatch, ["show", "中.yaml"], "ascii")
     assert (code, r"'\u4e2d'" in err) == (2, True)
