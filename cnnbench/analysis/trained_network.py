@@ -11,7 +11,6 @@ import numpy as np
 from flax import nnx
 from numpy.typing import NDArray
 
-from cnnbench.data.catalog import describe
 from cnnbench.data.dataset import Dataset, dataset_of
 from cnnbench.errors import DataError, Notify, StoreError, UsageError, did_you_mean, or_list
 from cnnbench.graph.plan import Plan
@@ -232,7 +231,7 @@ def load_seeds(
         for step in (outputs_of, activations_of)
     )
     later = jax.jit(partial(outputs_from, **options), static_argnames="layer")
-    shape = describe(record.dataset.name, data_dir).shape
+    shape = loaded.info.shape
     found = []
     for each, weights in zip(seeds, learnt, strict=True):
         where = f"{path}, seed {each}"

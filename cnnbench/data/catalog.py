@@ -1,6 +1,7 @@
 """Names, shapes and sizes of image classification datasets."""
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -9,16 +10,19 @@ import os
 import re
 import textwrap
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from cnnbench.errors import DataError, KnownNames, did_you_mean, or_list
+from cnnbench.errors import DataError, KnownNames, Notify, did_you_mean, or_list
 from cnnbench.system import commands
 from cnnbench.system.files import expand_home
+
+if TYPE_CHECKING:  # reading an experiment imports no NumPy
+    from cnnbench.system.cache import CacheEntry
 
 EMBEDDED = "mnist_5k"
 TESTED = "4.9.10"  # of tensorflow-datasets
@@ -27,6 +31,8 @@ NOISE = "random"
 NUM_NOISE = MappingProxyType({"train": 1_200, "test": 200})
 _NOISE = re.compile(rf"{NOISE}/([1-9]\d*)x([1-9]\d*)x([1-9]\d*)/([1-9]\d*)")
 _MOST_BYTES = 2**32
+ResizeMethod = Literal["crop", "fit", "stretch"]
+READABLE = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 LIST = f"`{commands.cnnbench('data', 'list')}`"
 
 _patching = threading.Lock()
@@ -51,6 +57,9 @@ class DatasetInfo:
       num_train: number of images for training and validation; None until prepared.
       num_test: number of test images; None until prepared.
       title: one-line description.
+      classes: names of the classes, in the order of their labels; empty if unknown.
+      num_validation: number of images of `num_train` that are a validation set of their own; None
+        without one.
     """
 
     name: str
@@ -59,6 +68,47 @@ class DatasetInfo:
     num_train: int | None
     num_test: int | None
     title: str
+    classes: tuple[str, ...] = ()
+    num_validation: int | None = None
+
+
+class OwnData(Protocol):
+    """Files of the user that are a dataset; one class per key of `dataset`, such as `folder`."""
+
+    def info(self) -> DatasetInfo:
+        """Shape, classes and sizes, without decoding the images.
+
+        Raises:
+          DataError: the files are not such a dataset.
+        """
+
+    def key(self) -> str:
+        """Cache key, of the content of the files and all options; empty to decode each time.
+
+        Raises:
+          DataError: a file cannot be read.
+        """
+
+    def decode(self, key: str, notify: Notify) -> "CacheEntry":
+        """Decodes the files; the result is cached.
+
+        Raises:
+          DataError: a file is invalid.
+        """
+
+    def split(self, decoded: "CacheEntry", notify: Notify) -> "CacheEntry":
+        """Divides what was decoded into training, validation and test images.
+
+        Each split is in random order, so that its first images are a sample of it.
+
+        Args:
+          decoded: result of `decode`, or its copy from the cache.
+          notify: called with messages for the user.
+
+        Returns:
+          ``train_images``, uint8 (n, height, width, channels), ``train_labels``, int32 (n,), and
+          the same of ``validation`` and ``test``.
+        """
 
 
 # Sizes as in tensorflow-datasets 4.9.10; for datasets with several configurations, of the
@@ -105,6 +155,83 @@ def split_sizes(
     rest = pool - wanted.get("train", 0)
     validation = wanted.get("validation", min(pool // 6, rest))
     return wanted.get("train", pool - validation), validation
+
+
+@dataclass(frozen=True, slots=True)
+class ImageForm:
+    """The form that images are converted to.
+
+    Args:
+      size: height and width; None if all images have the same.
+      method: how images of another size are scaled.
+      channels: 1 for gray, 3 for RGB.
+      background: color behind transparent pixels, and around images with ``fit``.
+    """
+
+    size: tuple[int, int] | None
+    method: ResizeMethod
+    channels: int
+    background: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Division of images that have no splits of their own.
+
+    Args:
+      validation: share of the images for validation.
+      test: share of the images for testing.
+      stratified: divide each class by itself, so that all splits have the same proportions.
+      seed: seed of the random order.
+    """
+
+    validation: float = 0.15
+    test: float = 0.15
+    stratified: bool = True
+    seed: int = 0
+
+
+def divide(
+    keys: Sequence[str], labels: Sequence[int], wanted: Mapping[str, float], shares: Shares
+) -> dict[str, list[int]]:
+    """Divides images into splits, in a random order that depends on their keys and the seed.
+
+    The order of two images does not depend on any other image, so that most images stay in their
+    split when images are added.
+
+    Args:
+      keys: a unique text per image, such as its file name.
+      labels: its class.
+      wanted: shares of splits by name; the rest is ``train``.
+      shares: the seed, and whether each class is divided by itself.
+
+    Returns:
+      Indices of the images by split; ``train`` has at least one image of each class.
+
+    >>> found = divide("abcdefgh", [0, 0, 0, 0, 1, 1, 1, 1], {"test": 0.25}, Shares())
+    >>> {name: len(indices) for name, indices in found.items()}
+    {'test': 2, 'train': 6}
+    """
+    order = random_order(keys, shares.seed)
+    kinds: dict[int, list[int]] = {}
+    for index in order:
+        kinds.setdefault(labels[index] if shares.stratified else 0, []).append(index)
+    found: dict[str, set[int]] = {name: set() for name in wanted}
+    for members in kinds.values():
+        rest = members
+        for name, share in wanted.items():
+            number = min(int(len(members) * share + 0.5), len(rest) - 1)
+            found[name].update(rest[:number])
+            rest = rest[number:]
+    taken = set().union(*found.values())
+    named = {name: [index for index in order if index in chosen] for name, chosen in found.items()}
+    return named | {"train": [index for index in order if index not in taken]}
+
+
+def random_order(keys: Sequence[str], seed: int) -> list[int]:
+    """Indices of the keys, in the order of their hashes with the seed."""
+    hashes = [hashlib.sha256(f"{seed} {key}".encode(errors="surrogateescape")) for key in keys]
+    return sorted(range(len(keys)), key=lambda index: hashes[index].digest())
 
 
 def describe(name: str, data_dir: Path | None = None) -> DatasetInfo:

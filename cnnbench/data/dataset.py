@@ -20,6 +20,7 @@ from cnnbench.data.archives import SOURCES
 from cnnbench.data.catalog import (
     EMBEDDED,
     DatasetInfo,
+    OwnData,
     default_data_dir,
     describe,
     is_noise,
@@ -47,8 +48,8 @@ class DatasetRequest(Protocol):
     """The settings of an experiment that determine its images."""
 
     @property
-    def name(self) -> str:
-        """Name of the dataset."""
+    def source(self) -> str | OwnData:
+        """Name of the dataset, or the user's own files."""
 
     @property
     def offline(self) -> str | None:
@@ -158,15 +159,20 @@ def load_dataset(
             notify=notify,
         )
         return replace(fallback, stand_in_for=name)
-    return _dataset(name, entry, splits or {}, train_examples, data_dir)
+    return _dataset(describe(name, data_dir), entry, splits or {}, train_examples)
 
 
 def dataset_of(spec: DatasetRequest, data_dir: Path | None, notify: Notify) -> Dataset:
     """Loads the dataset of an experiment, as `load_dataset`."""
+    source = spec.source
+    splits = {name: size for name, size in spec.splits if size is not None}
+    if not isinstance(source, str):
+        entry = source.split(_decoded(source, notify), notify)
+        return _dataset(source.info(), entry, splits, spec.train_examples)
     return load_dataset(
-        spec.name,
+        source,
         offline=spec.offline,
-        splits={name: size for name, size in spec.splits if size is not None},
+        splits=splits,
         train_examples=spec.train_examples,
         data_dir=data_dir,
         notify=notify,
@@ -227,6 +233,17 @@ def _cached_published(name: str, data_dir: Path | None, notify: Notify) -> Cache
     return replace(cached, source=source)
 
 
+def _decoded(source: OwnData, notify: Notify) -> CacheEntry:
+    """The decoded files of the user, from the cache if they were decoded before."""
+    key = source.key()
+    if cached := key and read_entry(_cache_file(key), key, notify):
+        return cached
+    entry = source.decode(key, notify)
+    if key:
+        _keep(key.partition(" ")[0], entry, notify)
+    return entry
+
+
 def _cached_idx(name: str, data_dir: Path | None, notify: Notify) -> CacheEntry | None:
     """The cached images of an IDX dataset, unless the folder has a different file.
 
@@ -285,23 +302,15 @@ def _fetch(name: str, data_dir: Path, notify: Notify, *, is_prepared: bool) -> C
 
 
 def _dataset(
-    name: str,
-    entry: CacheEntry,
-    splits: Mapping[str, int],
-    train_examples: int | None,
-    data_dir: Path | None,
+    info: DatasetInfo, entry: CacheEntry, splits: Mapping[str, int], train_examples: int | None
 ) -> Dataset:
-    train, validation, test = _divide(name, entry.arrays, splits)
+    train, validation, test = _divide(info.name, entry.arrays, splits)
     if train_examples is not None:
-        _require_within(f"dataset '{name}': train_examples", train_examples, len(train))
+        _require_within(f"dataset '{info.name}': train_examples", train_examples, len(train))
         train = train.first(train_examples)
     num_train = len(entry.arrays["train_labels"]) + len(entry.arrays.get("validation_labels", ()))
     return Dataset(
-        info=replace(
-            describe(name, data_dir),
-            num_train=num_train,
-            num_test=len(entry.arrays["test_labels"]),
-        ),
+        info=replace(info, num_train=num_train, num_test=len(entry.arrays["test_labels"])),
         train=train,
         validation=validation,
         test=test,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,20 +165,41 @@ def _upright(file: Path, channels: int) -> "Image":
 
 
 def _on_paper(file: Path, channels: int, paper: int) -> "Image":
+    with _opened(file) as image:
+        return flattened(file, image, channels, (paper, paper, paper))
+
+
+def flattened(
+    file: Path, image: "Image", channels: int, background: tuple[int, int, int]
+) -> "Image":
+    """Decodes an opened image, upright, on a background.
+
+    Args:
+      file: its file.
+      image: the file as opened by Pillow, not yet decoded.
+      channels: 1 for gray, 3 for RGB.
+      background: color behind transparent pixels.
+
+    Returns:
+      An image with mode ``L`` or ``RGB``.
+    """
     from PIL import Image
 
-    with _opened(file) as image:
-        depth = _bit_depth(file) if image.format == "PNG" else 8
-        if depth == 16:
-            turned = Image.fromarray(_deep(file, image, paper))
-        else:
-            turned = _turned(image)
-            _scale_transparent(turned, depth)
-        if turned.has_transparency_data:
-            turned = turned.convert("RGBA")
-            ground = Image.new("RGBA", turned.size, (paper, paper, paper, 255))
-            turned = Image.alpha_composite(ground, turned)
-        return turned.convert("L" if channels == 1 else "RGB")
+    depth = _bit_depth(file) if image.format == "PNG" else 8
+    if depth == 16:
+        turned = Image.fromarray(_deep(file, image, background))
+    elif image.mode.startswith("I;16"):
+        turned = Image.fromarray(_rounded(np.asarray(_turned(image)).astype(np.float32) / 257))
+    elif image.mode in {"I", "F"}:
+        raise ValueError(f"32-bit {'integers' if image.mode == 'I' else 'floats'}")
+    else:
+        turned = _turned(image)
+        _scale_transparent(turned, depth)
+    if turned.has_transparency_data:
+        turned = turned.convert("RGBA")
+        ground = Image.new("RGBA", turned.size, (*background, 255))
+        turned = Image.alpha_composite(ground, turned)
+    return turned.convert("L" if channels == 1 else "RGB")
 
 
 def _turned(image: "Image") -> "Image":
@@ -205,8 +226,8 @@ def _scale_transparent(image: "Image", depth: int) -> None:
         image.info["transparency"] = tuple(value & most for value in transparent)
 
 
-def _deep(file: Path, image: "Image", paper: int) -> Pixels:
-    """Decodes a 16-bit PNG file, rounded to 8 bits, on white or black; (h, w) or (h, w, 3).
+def _deep(file: Path, image: "Image", background: tuple[int, int, int]) -> Pixels:
+    """Decodes a 16-bit PNG file, rounded to 8 bits, on a background; (h, w) or (h, w, 3).
 
     Pillow drops the lower 8 bits of everything but grayscale without alpha, so the file is read
     a second time with swapped byte order.
@@ -215,13 +236,21 @@ def _deep(file: Path, image: "Image", paper: int) -> Pixels:
         samples = _samples(image, again)
     has_alpha, transparent = samples.shape[2] in {2, 4}, image.info.get("transparency")
     seen = (samples[..., :-1] if has_alpha else samples) / np.float32(257)
+    is_gray = seen.shape[2] == 1 and len(set(background)) == 1
+    seen = seen if is_gray else np.repeat(seen, 3 // seen.shape[2], axis=2)
+    ground = np.array(background[: seen.shape[2]], np.float32)
     if has_alpha:
         opaque = samples[..., -1:] / np.float32(65_535)
-        seen = paper - (paper - seen) * opaque
+        seen = ground - (ground - seen) * opaque
     elif transparent is not None:
-        seen[(samples == transparent).all(axis=2)] = paper
-    pixels: Pixels = seen.round().astype(np.uint8)
+        seen[(samples == transparent).all(axis=2)] = ground
+    pixels = _rounded(seen)
     return pixels[..., 0] if pixels.shape[2] == 1 else pixels
+
+
+def _rounded(values: NDArray[np.floating[Any]]) -> Pixels:
+    pixels: Pixels = values.round().astype(np.uint8)
+    return pixels
 
 
 def _samples(image: "Image", again: "Image") -> NDArray[np.uint16]:

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cnnbench.data.catalog import describe
 from cnnbench.errors import CnnbenchError, DataError
 from cnnbench.formatting import enumeration
 from cnnbench.graph.plan import Plan
@@ -111,8 +110,7 @@ def _read_network(shown: RunArtifacts, folder: Path, data_dir: Path | None) -> N
 
         experiment = shown.loaded.experiment
         make = kept_class(experiment, folder)
-        info = describe(experiment.dataset.name, data_dir)
-        shown.outline = experiment_outline(experiment, make, info)
+        shown.outline = experiment_outline(experiment, make, shown.loaded.info)
 
 
 def _read_pictures(shown: RunArtifacts, folder: Path) -> None:

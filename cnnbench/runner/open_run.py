@@ -144,6 +144,8 @@ def _dataset_record(dataset: "Dataset") -> DatasetRecord:
         num_validation=len(dataset.validation),
         num_test=len(dataset.test),
         source=dataset.source,
+        classes=info.classes,
+        shape=info.shape,
     )
 
 

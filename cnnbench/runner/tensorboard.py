@@ -157,7 +157,7 @@ def hyperparameters(experiment: Experiment) -> dict[str, bool | float | str]:
     }
     content = {
         "name": experiment.name,
-        "dataset": experiment.dataset.name,
+        "dataset": experiment.dataset.label,
         "train": experiment.train.model_dump(mode="json"),
         "model": model or experiment.model.args | {"python": experiment.model.python},
     }

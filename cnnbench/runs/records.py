@@ -131,6 +131,8 @@ class DatasetRecord:
         only.
       num_test: number of test images.
       source: where the images came from: a folder, a package, or `the cache (decoded from ...)`.
+      classes: names of the classes, in the order of their labels; empty if unknown.
+      shape: height, width and channels of the images; None in runs of older versions.
     """
 
     name: str
@@ -141,6 +143,8 @@ class DatasetRecord:
     num_validation: int
     num_test: int
     source: str
+    classes: tuple[str, ...] = ()
+    shape: tuple[int, int, int] | None = None
 
     @property
     def judged_on(self) -> str:

@@ -17,6 +17,8 @@ from cnnbench.spec.document import KeyPath
 from cnnbench.spec.experiment import (
     LAYER_PATTERN,
     LOSSES,
+    OF_FOLDER,
+    SOURCES,
     Augment,
     ChannelStatistics,
     DatasetSpec,
@@ -84,6 +86,8 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
         message = "test-time augmentation is not available for task: reconstruct"
         at = ("evaluation", "augment")
         issues.append(Issue(at, message, "remove it", of_key=True))
+    if parts.dataset:
+        issues += _source_issues(parts.dataset)
     if parts.dataset and info:
         issues += _split_issues(parts.dataset, info)
     if parts.dataset and parts.dataset.normalize:
@@ -91,7 +95,7 @@ def issues_between(parts: Parts, info: DatasetInfo | None, data_dir: Path | None
     if parts.dataset and parts.dataset.augment:
         batch_size = parts.train.batch_size if parts.train else None
         issues += _augment_issues(parts.dataset.augment, batch_size, parts.task, info)
-    if parts.dataset and parts.dataset.offline:
+    if parts.dataset and parts.dataset.offline and parts.dataset.name:
         issues += _offline_issues(parts.dataset.offline, info, data_dir)
     return issues
 
@@ -290,6 +294,8 @@ def _selection_issues(
 
 def _lacks_validation(dataset: DatasetSpec, info: DatasetInfo | None) -> bool:
     number = dataset.splits.validation
+    if info and number is None and info.num_validation is not None:
+        return info.num_validation == 0
     return (_sizes(dataset, info)[1] if info and number is None else number) == 0
 
 
@@ -338,6 +344,24 @@ def _normalize_issues(
                 yield Issue((*at, key), message, "use one value per channel, or one for all")
 
 
+def _source_issues(spec: DatasetSpec) -> Iterator[Issue]:
+    given = [key for key in SOURCES if getattr(spec, key) is not None]
+    if not given:
+        remedy = "add 'name: ...' (of a dataset), or 'folder: ...' (your own images)"
+        yield Issue(("dataset",), "'name' is missing", remedy)
+        return
+    if len(given) > 1:
+        message = f"there are both {' and '.join(given)}"
+        yield Issue(("dataset",), message, "specify exactly one of them")
+        return
+    others = OF_FOLDER if given[0] != "folder" else ("offline",)
+    for key in others:
+        if getattr(spec, key) != DatasetSpec.model_fields[key].default:
+            message = f"{key} is not available with {given[0]}"
+            remedy = "use splits" if key == "split" else "remove it"
+            yield Issue(("dataset", key), message, remedy, of_key=True)
+
+
 def _split_issues(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Issue]:
     splits = spec.splits
     limits, excess = _limits(info), False
@@ -358,6 +382,9 @@ def _split_issues(spec: DatasetSpec, info: DatasetInfo) -> Iterator[Issue]:
 def _limits(info: DatasetInfo) -> dict[str, int | None]:
     limits: dict[str, int | None]
     limits = {"train": info.num_train, "validation": info.num_train, "test": info.num_test}
+    if info.num_train is not None and info.num_validation is not None:
+        train, validation = info.num_train - info.num_validation, info.num_validation
+        return limits | {"train": train, "validation": validation}
     return limits | (_EMBEDDED_POOLS if info.name == EMBEDDED else {})
 
 

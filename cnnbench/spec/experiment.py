@@ -9,11 +9,14 @@ import json
 import math
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
+from cnnbench.data.catalog import DatasetInfo, ImageForm, OwnData, ResizeMethod, Shares, describe
+from cnnbench.data.folder import FolderSource
 from cnnbench.data.scaling import Scaling
 from cnnbench.layers import LayerOp
 from cnnbench.layers.base import INPUT
@@ -26,6 +29,7 @@ from cnnbench.layers.fields import (
     Model,
     Positive,
     Seeds,
+    Size,
     drop_unchanged_additions,
     field_error,
 )
@@ -121,6 +125,42 @@ def _numbers_schema(**limits: float) -> dict[str, Any]:
     number = {"type": "number"} | limits
     return {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
 
+
+COLORS: Mapping[str, tuple[int, int, int]] = {"white": (255, 255, 255), "black": (0, 0, 0)}
+
+
+def _background(value: object) -> object:
+    levels = list(value) if isinstance(value, (list, tuple)) else []
+    if len(levels) == 3 and all(type(each) is int and 0 <= each <= 255 for each in levels):
+        return tuple(levels)
+    if isinstance(value, str) and value in COLORS:
+        return value
+    remedy = "use white, black, or [red, green, blue] with numbers from 0 to 255"
+    raise field_error(f"{VALUE} is not a color", remedy, value)
+
+
+def _color(background: "str | tuple[int, int, int]") -> tuple[int, int, int]:
+    return COLORS[background] if isinstance(background, str) else background
+
+
+Background = Annotated[
+    Literal["white", "black"] | tuple[int, int, int],
+    BeforeValidator(_background),
+    PlainSerializer(lambda value: list(value) if isinstance(value, tuple) else value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": list(COLORS)},
+                {
+                    "type": "array",
+                    "items": {"type": "integer", "minimum": 0, "maximum": 255},
+                    "minItems": 3,
+                    "maxItems": 3,
+                },
+            ]
+        }
+    ),
+]
 
 Normalize = Annotated[
     Literal["auto"] | ChannelStatistics | None,
@@ -288,12 +328,59 @@ AUGMENTATIONS: Mapping[str, type[Model]] = {
 }
 
 
-class DatasetSpec(Model):
-    """The dataset and its preprocessing."""
+class Resize(Model):
+    """Scales images to the same size, averaging the pixels that are merged."""
 
-    name: str = Field(
+    size: Size = Field(description="[height, width], or one number for both")
+    method: ResizeMethod = Field(
+        "crop",
+        description="crop cuts off what exceeds the aspect ratio, at both sides; fit keeps all of"
+        " the image and fills up with background; stretch changes the aspect ratio",
+    )
+
+
+class SplitSpec(Model):
+    """Division of images that have no splits of their own; in a random order."""
+
+    validation: Fraction = Field(0.15, description="share of the images for validation")
+    test: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.15, description="share of the images for testing"
+    )
+    stratified: bool = Field(
+        True, description="divide each class by itself, so that all splits have the same shares"
+    )
+    seed: CountOrNone = Field(0, description="seed of the random order")
+
+
+class DatasetSpec(Model):
+    """The dataset and its preprocessing; exactly one of name and folder."""
+
+    name: str | None = Field(
+        None,
         description="an image classification dataset of tensorflow-datasets, mnist_5k, or noise"
-        " (random/224x224x3/1000)"
+        " (random/224x224x3/1000)",
+    )
+    folder: Annotated[str | None, ADDED] = Field(
+        None,
+        description="a folder of images, CLASS/* or train/CLASS/* and test/CLASS/*, relative to"
+        " this file",
+    )
+    resize: Annotated[Resize | None, ADDED] = Field(
+        None, description="image size of a folder; default: all images must have the same"
+    )
+    channels: Annotated[Literal[1, 3], ADDED] = Field(
+        3, description="of a folder: 1 converts its images to gray, 3 to RGB"
+    )
+    background: Annotated[Background, ADDED] = Field(
+        "white",
+        description="of a folder: color behind transparent pixels, and around images with method:"
+        " fit: white, black, or [red, green, blue] from 0 to 255",
+    )
+    on_error: Annotated[Literal["stop", "skip"], ADDED] = Field(
+        "stop", description="of a folder: stop at the first unreadable image, or skip them all"
+    )
+    split: Annotated[SplitSpec, ADDED] = Field(
+        SplitSpec(), description="shares of the splits that a folder does not have"
     )
     offline: str | None = Field(None, description="fallback dataset if name is not available")
     splits: Splits = Field(Splits(), description="split sizes; default: the dataset's own")
@@ -312,12 +399,46 @@ class DatasetSpec(Model):
     )
 
     @property
+    def label(self) -> str:
+        """Name of the dataset, or of its folder."""
+        return self.name or Path(self.folder or "").name
+
+    @property
+    def source(self) -> str | OwnData:
+        """Name of the dataset, or the user's own files."""
+        if self.folder is None:
+            return self.name or ""
+        size = self.resize.size if self.resize else None
+        method = self.resize.method if self.resize else "stretch"
+        form = ImageForm(size, method, self.channels, _color(self.background))
+        shares = Shares(**self.split.model_dump())
+        return FolderSource(Path(self.folder), form, shares, skip=self.on_error == "skip")
+
+    def describe(self, data_dir: Path | None = None) -> DatasetInfo:
+        """Shape, classes and sizes of the dataset, without reading the images.
+
+        Args:
+          data_dir: folder of prepared datasets, for names that are not built in.
+
+        Raises:
+          DataError: unknown dataset, or its images are not supported.
+        """
+        source = self.source
+        return describe(source, data_dir) if isinstance(source, str) else source.info()
+
+    @property
     def scaling(self) -> Scaling:
         """The scaling of pixels; `auto` must have been replaced by numbers."""
         if self.normalize is None:
             return Scaling(self.pixel_scale)
         assert isinstance(self.normalize, ChannelStatistics), "auto"
         return Scaling(self.pixel_scale, self.normalize.mean, self.normalize.std)
+
+
+SOURCES = ("name", "folder")  # exactly one of them
+PATHS = ("folder",)  # sources that are relative to the file
+OF_FOLDER = ("resize", "channels", "background", "on_error", "split")
+OF_SOURCE = ("offline", "splits", *OF_FOLDER)  # keys that belong to one source
 
 
 class Clip(Model):
@@ -457,6 +578,7 @@ class Experiment(Model):
         """
         ignored: Any = {"name": True, "title": True, "checkpoint": True, "seeds": True}
         ignored["model"] = {"code_layer"}  # used only after training
+        ignored["dataset"] = {"folder"}  # its content has a digest, wherever it is
         content = self.model_dump(mode="json", exclude=ignored)
         drop_unchanged_additions(content, self)
         above = INPUT

@@ -6,6 +6,7 @@ parent. `Causes` finds the line of a child document that makes a value of its pa
 removing lines and validating again.
 """
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -24,11 +25,12 @@ from cnnbench.errors import (
 )
 from cnnbench.layers.parameters import INIT_KEYS
 from cnnbench.spec.document import Document, KeyPath, parse_document, read_document
-from cnnbench.spec.experiment import Experiment
+from cnnbench.spec.experiment import OF_SOURCE, PATHS, SOURCES, Experiment
 from cnnbench.spec.optimizers import DEFAULT_OPTIMIZER, DEFAULT_SCHEDULE
 from cnnbench.spec.shipped import find_shipped, shipped_names
 from cnnbench.spec.yaml_parser import MAX_DEPTH
 from cnnbench.system.commands import cnnbench
+from cnnbench.system.files import expand_home
 
 COMMAND_LINE = "command line"
 MAX_PARENTS = 8
@@ -157,6 +159,23 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def anchored(document: Document) -> Document:
+    """The document with paths of the user's data relative to its file, or to the working folder.
+
+    Paths on the command line are relative to the working folder.
+    """
+    dataset = document.data.get("dataset") if isinstance(document.data, dict) else None
+    found = dataset if isinstance(dataset, dict) else {}
+    paths = {key: found[key] for key in PATHS if found.get(key) and isinstance(found[key], str)}
+    if not paths:
+        return document
+    for key, written in paths.items():
+        file = document.values["dataset", key].path
+        above = Path() if file == COMMAND_LINE else Path(file).parent
+        paths[key] = os.path.normpath(above.absolute() / expand_home(Path(written)))
+    return replace(document, data={**document.data, "dataset": {**found, **paths}})
+
+
 def merge(lower: Document, upper: Document) -> Document:
     """Merges two documents, dropping the locations of replaced values."""
     replaced: list[KeyPath] = []
@@ -169,7 +188,8 @@ def merge(lower: Document, upper: Document) -> Document:
     values = {**kept(lower.values), **upper.values}
     # A key on the command line may be nested deeper than the value it replaces.
     for at in gone - upper.values.keys():
-        values[at] = next(p for key, p in upper.values.items() if key[: len(at)] == at)
+        below = [place for key, place in upper.values.items() if key[: len(at)] == at]
+        values |= dict(zip([at], below, strict=False))
     problems = (*lower.problems, *upper.problems)
     return Document(data, values, {**kept(lower.keys), **upper.keys}, problems, upper.text)
 
@@ -186,6 +206,9 @@ def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any
         replaced.append(at)
         return upper
     result = dict(lower)
+    for key in _of_another_source(lower, upper, at):
+        del result[key]
+        replaced.append((*at, key))
     for key, value in upper.items():
         if value is None and key in result and not _is_params(at):
             del result[key]
@@ -195,6 +218,18 @@ def _merged(lower: Any, upper: Any, at: KeyPath, replaced: list[KeyPath]) -> Any
         else:
             result[key] = value
     return result
+
+
+def _of_another_source(
+    lower: Mapping[str, Any], upper: Mapping[str, Any], at: KeyPath
+) -> list[str]:
+    """Keys of a dataset that are dropped because another source replaces it, such as a folder."""
+    if at != ("dataset",):
+        return []
+    chosen = {key for key in SOURCES if upper.get(key) is not None}
+    if not chosen or not chosen.isdisjoint(lower):
+        return []
+    return [key for key in lower if key in (*SOURCES, *OF_SOURCE)]
 
 
 def _is_params(at: KeyPath) -> bool:
@@ -254,6 +289,8 @@ def sort_overrides(overrides: Sequence[str]) -> list[str]:
 def _selected_union(text: str) -> KeyPath | None:
     """Path of the union whose member an override selects, such as `train.optimizer=adam`."""
     *at, last = path = _path(text)
+    if path[:1] == ("dataset",) and len(path) == 2 and last in SOURCES:
+        return ("dataset",)
     if last in ("op", "name") and _tag_key(tuple(at))[0] == last:
         return tuple(at)
     word = text.partition("=")[2].strip()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from cnnbench.data.catalog import DatasetInfo, describe
+from cnnbench.data.catalog import DatasetInfo
 from cnnbench.data.scaling import BRIGHTEST, balanced_weights, channel_statistics
 from cnnbench.errors import DataError, Diagnostic, Issue, Location, SpecError, quoted
 from cnnbench.graph.build import build_plan
@@ -36,6 +36,7 @@ from cnnbench.spec.document import Document, KeyPath, dotted, dump_document
 from cnnbench.spec.experiment import (
     AUTO,
     BALANCED,
+    SOURCES,
     ChannelStatistics,
     DatasetSpec,
     Evaluation,
@@ -44,7 +45,7 @@ from cnnbench.spec.experiment import (
     Task,
     TrainSpec,
 )
-from cnnbench.spec.inheritance import Causes, merge, override, read_layers, sort_overrides
+from cnnbench.spec.inheritance import Causes, anchored, merge, override, read_layers, sort_overrides
 from cnnbench.spec.pydantic_messages import issues_of
 
 if TYPE_CHECKING:
@@ -125,10 +126,11 @@ def load_experiment(
     Raises:
       SpecError: lists all errors with their locations.
     """
-    layers = list(read_layers(path))
+    layers = list(map(anchored, read_layers(path)))
     document = reduce(merge, layers)
     for text in sort_overrides(overrides):
-        layers.append(override(document, text, lambda found: _expand(found, data_dir).names))
+        upper = override(document, text, lambda found: _expand(found, data_dir).names)
+        layers.append(anchored(upper))
         document = merge(document, layers[-1])
     expansion = _expand(document, data_dir)
     experiment, plan, info, issues = _findings(expansion, data_dir)
@@ -148,9 +150,12 @@ def _expand(document: Document, data_dir: Path | None) -> Expansion:
 
 def _input_shape(document: Document, data_dir: Path | None) -> Shape | None:
     dataset = document.data.get("dataset")
-    name = dataset.get("name") if isinstance(dataset, dict) else None
+    if not isinstance(dataset, dict):
+        return None
+    keys = (*SOURCES, "resize", "channels")
+    spec = _section(DatasetSpec, {key: dataset[key] for key in keys if key in dataset})
     try:
-        return describe(name, data_dir).shape if isinstance(name, str) else None
+        return spec.describe(data_dir).shape if spec and (spec.name or spec.folder) else None
     except DataError:
         return None
 
@@ -282,12 +287,13 @@ def _section(kind: type[_Section], data: Any) -> _Section | None:
 def _describe(
     dataset: DatasetSpec | None, data_dir: Path | None
 ) -> tuple[DatasetInfo | None, list[Issue]]:
-    if dataset is None:
+    chosen = [key for key in SOURCES if dataset and getattr(dataset, key) is not None]
+    if dataset is None or len(chosen) != 1:
         return None, []
     try:
-        return describe(dataset.name, data_dir), []
+        return dataset.describe(data_dir), []
     except DataError as error:
-        return None, [dataset_issue("name", error)]
+        return None, [dataset_issue(chosen[0], error)]
 
 
 def _goal(task: Task, info: DatasetInfo) -> Goal:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 import cnnbench
@@ -93,6 +94,12 @@ def trained(tmp_path_factory):
 def workplace(trained, tmp_path, monkeypatch):
     """A copy of it to run commands in."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    for number in range(20):
+        file = (
+            tmp_path / "experiments" / "flowers" / ("daisy", "tulip")[number % 2] / f"{number}.png"
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (10 * number, 0, number)).save(file)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -9,7 +9,6 @@ import typer
 
 from cnnbench.cli.options import DataDir, ResultsDir, Run, Seed
 from cnnbench.cli.terminal import computing, tell, warn, write_file
-from cnnbench.data.catalog import describe
 from cnnbench.errors import DataError
 from cnnbench.runs.find import find_run
 
@@ -75,7 +74,7 @@ def _probe(network: "TrainedNetwork", data_dir: Path | None) -> "VerificationIma
         test = network.dataset(data_dir, tell).test
     except DataError as error:
         warn([f"{error}; verifying with random images"])
-        shape = describe(name, data_dir).shape
-        images = np.random.default_rng(0).integers(0, 256, (PROBED, *shape), np.uint8)
+        shape = (PROBED, *network.image_shape)
+        images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         return VerificationImages(images, "random images")
     return VerificationImages(test.images[:PROBED], f"test images of {name}")

@@ -76,7 +76,8 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
         file_form("--output", output, PICTURES)
     path, warnings = find_run(run, results_dir)
     warn(warnings)
-    shape = describe(read_run_entry(path).record.dataset.name, data_dir).shape
+    used = read_run_entry(path).record.dataset
+    shape = used.shape or describe(used.name, data_dir).shape
     preprocessing = Preprocessing(invert.value, trim)
     seen = [read_image(file, shape, preprocessing) for file in images]
     with computing():

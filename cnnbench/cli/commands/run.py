@@ -284,6 +284,6 @@ def _dry_run(requests: Sequence[Any]) -> None:
         most = "at most " if train.early_stopping else ""
         tell(
             f"would train {most}{epochs_text(train.epochs)} in batches of {train.batch_size} on"
-            f" {experiment.dataset.name}, seeds {', '.join(map(str, experiment.seeds))}",
+            f" {experiment.dataset.label}, seeds {', '.join(map(str, experiment.seeds))}",
             err=False,
         )

@@ -9,7 +9,6 @@ import typer
 
 from cnnbench.cli.options import DataDir, Specs, split_words
 from cnnbench.cli.terminal import PICTURES, file_form, start_jax, stdout, tell, write_file
-from cnnbench.data.catalog import describe
 from cnnbench.errors import ModelError, UsageError
 from cnnbench.formatting import depthwise_advice
 from cnnbench.report.layer_table import group_lines, layer_table, outline_table
@@ -124,7 +123,7 @@ def show_layers(
     outline, reason = None, ""
     if loaded.plan is None:
         try:
-            outline, reason = _outline(loaded, path, data_dir, allow_python=allow_python)
+            outline, reason = _outline(loaded, path, allow_python=allow_python)
         except ModelError as error:
             raise error.at(loaded.place(error.key)) from None
     found = differences(first, loaded) if first else None
@@ -132,9 +131,7 @@ def show_layers(
     return loaded, outline
 
 
-def _outline(
-    loaded: Loaded, path: Path, data_dir: Path | None, *, allow_python: bool
-) -> "tuple[Outline | None, str]":
+def _outline(loaded: Loaded, path: Path, *, allow_python: bool) -> "tuple[Outline | None, str]":
     """Outlines a Python model, or returns why it was not imported.
 
     Raises:
@@ -151,8 +148,8 @@ def _outline(
             require_trust(reference, folder)
         except ModelError as error:
             return None, str(error.at(loaded.place(error.key)))
-    info = describe(experiment.dataset.name, data_dir)
-    return experiment_outline(experiment, import_class(reference, folder), info), ""
+    make = import_class(reference, folder)
+    return experiment_outline(experiment, make, loaded.info), ""
 
 
 def print_layers(

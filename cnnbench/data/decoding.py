@@ -1,0 +1,138 @@
+"""Decodes image files of any common format and mode to pixels of one size, in parallel."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cnnbench.data.catalog import READABLE, ImageForm
+from cnnbench.data.image_files import BROKEN, flattened
+from cnnbench.errors import DataError
+from cnnbench.system.arrays import Pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # of Pillow
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """Height and width of an image, upright, without decoding it.
+
+    Raises:
+      DataError: the file is not an image.
+    """
+    with _quiet(), opened(file) as image:
+        exif = image.getexif()
+        turned = exif.get(0x0112, 1) in {5, 6, 7, 8}  # EXIF orientation
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def decode_files(
+    files: Sequence[Path], size: tuple[int, int], form: ImageForm, *, skip: bool
+) -> tuple[Pixels, NDArray[np.int64]]:
+    """Decodes images in parallel.
+
+    Args:
+      files: the image files.
+      size: height and width of the result.
+      form: channels, scaling and background.
+      skip: leave out unreadable images.
+
+    Returns:
+      Pixels of the readable images, (n, height, width, channels), and the indices of the others.
+
+    Raises:
+      DataError: an image cannot be read, and is not to be skipped.
+    """
+    pixels = np.empty((len(files), *size, form.channels), np.uint8)
+
+    def read(index: int) -> str:
+        try:
+            pixels[index] = decode(files[index], size, form)
+        except DataError as error:
+            if not skip:
+                raise
+            return str(error)
+        return ""
+
+    with _quiet(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        errors = list(pool.map(read, range(len(files))))
+    broken = np.flatnonzero([bool(error) for error in errors])
+    return np.delete(pixels, broken, axis=0) if len(broken) else pixels, broken
+
+
+def decode(file: Path, size: tuple[int, int], form: ImageForm) -> Pixels:
+    """Decodes an image: its first frame, upright, on the background, scaled to a size.
+
+    Returns:
+      uint8, (height, width, channels).
+
+    Raises:
+      DataError: the file is no image, is damaged or too large, or has another size and there is
+        no `form.size`.
+    """
+    with opened(file) as image:
+        seen = flattened(file, image, form.channels, form.background)
+    if form.size is None and (seen.height, seen.width) != size:
+        raise DataError(
+            f"{file}: has {seen.height}x{seen.width} pixels, but other images have"
+            f" {size[0]}x{size[1]}; add resize: {{size: [{size[0]}, {size[1]}]}} to dataset"
+        )
+    return np.asarray(_resized(seen, size, form)).reshape(*size, form.channels)
+
+
+def _resized(image: "Image", size: tuple[int, int], form: ImageForm) -> "Image":
+    """Scales an image; Pillow averages all pixels that are merged (antialiasing)."""
+    from PIL import Image, ImageOps
+
+    shape, bilinear = (size[1], size[0]), Image.Resampling.BILINEAR
+    if form.method == "crop":
+        return ImageOps.fit(image, shape, bilinear)
+    if form.method == "fit":
+        ground = Image.new("RGB", (1, 1), form.background).convert(image.mode).getpixel((0, 0))
+        return ImageOps.pad(image, shape, bilinear, color=ground)  # type: ignore[arg-type]
+    return image.resize(shape, bilinear)
+
+
+@contextmanager
+def opened(file: Path) -> "Iterator[Image]":
+    """Opens an image with Pillow, and translates errors while it is decoded in the body.
+
+    Raises:
+      DataError: the file is no image, is damaged or too large.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > (limit := Image.MAX_IMAGE_PIXELS or 0):
+                raise _too_large(file, limit)
+            yield image
+    except Image.DecompressionBombError:
+        raise _too_large(file, Image.MAX_IMAGE_PIXELS or 0) from None
+    except UnidentifiedImageError:
+        message = f"{file}: is damaged, or not a {READABLE} file"
+        raise DataError(f"{message}; save it again, or remove it") from None
+    except BROKEN as error:
+        reason = str(getattr(error, "strerror", None) or error).lower()
+        message = f"{file}: cannot be read ({reason})"
+        raise DataError(f"{message}; save it again, or remove it") from None
+
+
+def _too_large(file: Path, most: int) -> DataError:
+    return DataError(f"{file}: has more than {most:,} pixels; make it smaller, or remove it")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences Pillow's warnings; not thread-safe, so never inside of a thread."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

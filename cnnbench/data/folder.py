@@ -1,0 +1,279 @@
+"""Reads a folder of images, a folder per class: ``CLASS/*``, or ``train/CLASS/*`` and so on.
+
+The same layouts as torchvision's `ImageFolder` and Keras' `image_dataset_from_directory`.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cnnbench.data.catalog import (
+    READABLE,
+    DatasetInfo,
+    ImageForm,
+    Shares,
+    divide,
+    random_order,
+)
+from cnnbench.errors import DataError, Notify, did_you_mean, or_list
+
+if TYPE_CHECKING:  # reading an experiment imports no NumPy
+    from numpy.typing import NDArray
+
+    from cnnbench.system.cache import CacheEntry
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_SPLITS = {"train": "train", "test": "test", "val": "validation", "valid": "validation"}
+_SPLITS["validation"] = "validation"
+ALL = "all"  # images without splits of their own
+LISTED = 5  # files in a message
+
+
+@dataclass(frozen=True, slots=True)
+class ImageListing:
+    """The files of a folder.
+
+    Args:
+      classes: names of the classes, sorted.
+      files: relative paths by pool: `ALL`, or ``train``, ``validation`` and ``test``.
+      labels: their classes.
+    """
+
+    classes: tuple[str, ...]
+    files: Mapping[str, Sequence[str]]
+    labels: Mapping[str, Sequence[int]]
+
+    @property
+    def every(self) -> list[str]:
+        """All files, one pool after another."""
+        return [file for pool in self.files.values() for file in pool]
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """A dataset in a folder of images.
+
+    Args:
+      path: the folder.
+      form: size and channels of the images.
+      shares: of the splits that the folder does not have.
+      skip: leave out unreadable images.
+    """
+
+    path: Path
+    form: ImageForm
+    shares: Shares
+    skip: bool = False
+
+    def info(self) -> DatasetInfo:
+        """Shape, classes and sizes; reads the size of one image unless there is `form.size`.
+
+        Raises:
+          DataError: not a folder of images, or a file is outside of it.
+        """
+        listing = self.listing()
+        sizes = {name: len(indices) for name, indices in self._divided(listing).items()}
+        if not sizes["test"]:
+            raise DataError(
+                f"{self.path}: there are no test images; raise dataset.split.test, or add a folder"
+                " test"
+            )
+        return DatasetInfo(
+            name=self.path.name or str(self.path),
+            shape=(*self._size(listing), self.form.channels),
+            num_classes=len(listing.classes),
+            num_train=sizes["train"] + sizes["validation"],
+            num_test=sizes["test"],
+            title="a folder of images",
+            classes=listing.classes,
+            num_validation=sizes["validation"],
+        )
+
+    def key(self) -> str:
+        """Cache key: the content and name of every file, and the form.
+
+        Raises:
+          DataError: a file cannot be read.
+        """
+        files = self.listing().every
+        digest = hashlib.sha256(f"{self.form} {self.skip}\n".encode())
+        with ThreadPoolExecutor() as pool:
+            for file, own in zip(files, pool.map(self._sha256, files), strict=True):
+                digest.update(f"{own} {file}\n".encode(errors="surrogateescape"))
+        return f"folder {digest.hexdigest()}"
+
+    def decode(self, key: str, notify: Notify) -> "CacheEntry":
+        """Decodes all images; those that are skipped have no pixels.
+
+        Raises:
+          DataError: an image is invalid.
+        """
+        from cnnbench.data.decoding import decode_files
+        from cnnbench.system.cache import CacheEntry
+
+        listing = self.listing()
+        files, size = listing.every, self._size(listing)
+        notify(f"Decoding {len(files):,} images in {self.path}.")
+        images, broken = decode_files(
+            [self.path / file for file in files], size, self.form, skip=self.skip
+        )
+        return CacheEntry({"images": images, "broken": broken}, f"the folder {self.path}", key)
+
+    def split(self, decoded: "CacheEntry", notify: Notify) -> "CacheEntry":
+        """Divides the images into the splits of the folder, or by `shares`.
+
+        Raises:
+          DataError: all images of a split were skipped.
+        """
+        import numpy as np
+
+        from cnnbench.system.cache import CacheEntry
+
+        listing = self.listing()
+        files, labels = listing.every, np.array(_joined(listing.labels), np.int32)
+        images, broken = decoded.arrays["images"], set(decoded.arrays["broken"].tolist())
+        if broken:
+            names = [files[index] for index in sorted(broken)]
+            notify(f"{self.path}: skipping {_count(len(names), 'unreadable image')}: {_few(names)}")
+        where = np.cumsum([index not in broken for index in range(len(files))]) - 1
+        arrays: dict[str, NDArray[Any]] = {}
+        for name, indices in self._divided(listing).items():
+            kept = np.array([index for index in indices if index not in broken], np.intp)
+            if indices and not len(kept):
+                raise DataError(f"{self.path}: no {name} image is readable; save them again")
+            arrays |= {f"{name}_images": images[where[kept]], f"{name}_labels": labels[kept]}
+        return CacheEntry(arrays, f"the folder {self.path}", decoded.key)
+
+    def listing(self) -> ImageListing:
+        """Finds the images and classes.
+
+        Raises:
+          DataError: no such folder, it has no images, or a file is outside of it.
+        """
+        if not self.path.is_dir():
+            what = "is a file, not a folder" if self.path.exists() else "no such folder"
+            raise DataError(f"{self.path}: {what}; use the path of a folder of images")
+        inside = _folders(self.path)
+        pools = {_SPLITS[name.lower()]: name for name in inside if name.lower() in _SPLITS}
+        if "train" not in pools:
+            pools = {ALL: ""}
+        classes = _classes(self.path / pools.get("train", ""))
+        files: dict[str, list[str]] = {}
+        labels: dict[str, list[int]] = {}
+        for pool in sorted(pools):
+            found = list(self._images(pools[pool], classes))
+            files[pool] = [file for file, _ in found]
+            labels[pool] = [label for _, label in found]
+        return ImageListing(classes, files, labels)
+
+    def _images(self, folder: str, classes: Sequence[str]) -> Iterator[tuple[str, int]]:
+        """Relative paths and labels of the images of a split."""
+        others = [name for name in _folders(self.path / folder) if name not in classes]
+        if others and folder:
+            near = did_you_mean(others[0], classes)
+            raise DataError(
+                f"{self.path / folder / others[0]}: there is no class '{others[0]}' in the training"
+                f" images{near}; use {or_list(classes)}"
+            )
+        root, empty = self.path.resolve(), []
+        for label, name in enumerate(classes):
+            found = sorted(_walk(self.path / folder / name, root))
+            yield from ((os.path.relpath(file, self.path), label) for file in found)
+            empty += [] if found else [name]
+        if empty and folder in {"", "train"}:
+            raise DataError(
+                f"{self.path / folder / empty[0]}: there are no images; add {READABLE} files, or"
+                " remove the folder"
+            )
+
+    def _divided(self, listing: ImageListing) -> dict[str, list[int]]:
+        """Indices among all files by split; each split is in random order."""
+        found: dict[str, list[int]] = {}
+        start = 0
+        for pool, files in listing.files.items():
+            indices = range(start, start + len(files))
+            start += len(files)
+            if pool in {ALL, "train"}:
+                shares = (("test", self.shares.test), ("validation", self.shares.validation))
+                wanted = {name: share for name, share in shares if name not in listing.files}
+                parts = divide(files, listing.labels[pool], wanted, self.shares)
+            else:
+                parts = {pool: random_order(files, self.shares.seed)}
+            found |= {name: [indices[at] for at in part] for name, part in parts.items()}
+        return found
+
+    def _size(self, listing: ImageListing) -> tuple[int, int]:
+        if self.form.size:
+            return self.form.size
+        from cnnbench.data.decoding import size_of
+
+        return size_of(self.path / listing.every[0])
+
+    def _sha256(self, file: str) -> str:
+        path = self.path / file
+        try:
+            with path.open("rb") as content:
+                return hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise DataError(f"{path}: cannot be read ({reason}); check its permissions") from None
+
+
+def _joined(pools: Mapping[str, Sequence[int]]) -> list[int]:
+    return [item for pool in pools.values() for item in pool]
+
+
+def _folders(path: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; without hidden ones."""
+    with os.scandir(path) as entries:
+        return sorted(each.name for each in entries if each.is_dir() and _is_shown(each.name))
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    classes = _folders(path)
+    if len(classes) < 2:
+        have = f"only the folder '{classes[0]}'" if classes else "no folders"
+        raise DataError(
+            f"{path}: {have} inside; put the images of each class into a folder of its own, with"
+            " the name of the class"
+        )
+    return tuple(classes)
+
+
+def _walk(folder: Path, root: Path) -> Iterator[Path]:
+    """Image files in a folder and its subfolders.
+
+    Raises:
+      DataError: a symbolic link leads out of the root.
+    """
+    if not folder.is_dir():
+        return
+    for each in sorted(folder.iterdir()):
+        if not _is_shown(each.name):
+            continue
+        if each.is_symlink() and not each.resolve().is_relative_to(root):
+            raise DataError(
+                f"{each}: is a symbolic link to {each.resolve()}, outside of {root}; copy it into"
+                " the folder"
+            )
+        if each.is_dir():
+            yield from _walk(each, root)
+        elif each.suffix.lower() in SUFFIXES:
+            yield each
+
+
+def _few(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(names[:LISTED])}{rest}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
