@@ -276,22 +276,24 @@ class RandomErasing(Model):
     The logarithm of its ratio of height to width is uniform from 3/10 to 10/3.
     """
 
-    probability: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="share of images")
+    probability: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="fraction of images")
     area: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.33, description="largest share of the image; the smallest is 0.02, or this if less"
+        0.33, description="largest fraction of the image; the smallest is 0.02, or this if less"
     )
 
 
 class Mixup(Model):
     """Mixes pairs of images and their labels (Zhang et al. 2017)."""
 
-    alpha: Positive = Field(0.2, description="parameter of the beta distribution of the shares")
+    alpha: Positive = Field(
+        0.2, description="parameter of the beta distribution of the mixing ratio"
+    )
 
 
 class Cutmix(Model):
     """Replaces a box by that of another image, and mixes labels by area (Yun et al. 2019)."""
 
-    alpha: Positive = Field(1.0, description="parameter of the beta distribution of the areas")
+    alpha: Positive = Field(1.0, description="parameter of the beta distribution of the area")
 
 
 class Augment(Model):
