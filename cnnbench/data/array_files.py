@@ -65,7 +65,7 @@ _SHOWN = 6  # names in messages
 
 @dataclass(frozen=True, slots=True)
 class ArrayOptions:
-    """What cannot be recognized from array files, or is recognized wrongly.
+    """Properties of array files that are not detected, or not correctly.
 
     Args:
       keys: names in the files by `KEYS`: arrays of an ``.npz`` file, columns of a table.
@@ -193,7 +193,7 @@ def _split_of(role: str) -> str:
 
 
 def role_of(name: str) -> str:
-    """The split and kind that the name of an array or file stands for; empty if it has no split.
+    """The split and kind that the name of an array or file denotes; empty if it has no split.
 
     >>> role_of("x_train"), role_of("val_labels"), role_of("testImages"), role_of("train-00000")
     ('train_images', 'validation_labels', 'test_images', 'train')

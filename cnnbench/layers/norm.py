@@ -157,7 +157,7 @@ class Scale(Layer):
         return [f"{self.value:g}"]
 
     def variations(self) -> list[str]:
-        """Tells constants and single factors from factors per channel."""
+        """Distinguishes constants and single factors from factors per channel."""
         if not self.trainable:
             return ["constant"]
         return [] if self.per == "channel" else ["one factor"]

@@ -358,7 +358,7 @@ def _parallel(sequential: Executables, seeds: Sequence[int], epoch_s: float) -> 
 
 
 def _keeps(train: TrainSpec, seeds: Sequence[int]) -> bool:
-    """True if the weights of the chosen epoch are kept beside the state.
+    """True if the weights of the chosen epoch are kept in addition to the state.
 
     Seeds trained in parallel are updated until the last of them stops.
     """
