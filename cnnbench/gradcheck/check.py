@@ -261,7 +261,7 @@ class Point:
 def check_gradients(loaded: Loaded, dtype: Dtype, layer: str | None = None) -> GradCheck:
     """Compare backpropagation by hand with autodiff and central differences.
 
-    Images and biases are random; dropout masks are taken from the network.
+    Images, biases and kernels that start at zero are random; dropout masks are the network's.
 
     Args:
       loaded: the experiment.
@@ -394,12 +394,15 @@ def find_point(loaded: Loaded, plan: Plan, dtype: Dtype) -> Point:
 def _weights(
     initial: Mapping[str, Mapping[str, Array]], rng: np.random.Generator, dtype: Dtype
 ) -> dict[str, dict[str, Array]]:
-    """Initial kernels of a run; biases and scales are perturbed."""
+    """Initial kernels of a run; biases and scales are perturbed.
+
+    So are kernels of zeros (`init: zeros`), through which no derivative would reach other layers.
+    """
     return {
         layer: {
             name: (value + spread * rng.normal(size=value.shape)).astype(dtype)
             for name, value in own.items()
-            for spread in [0 if is_kernel(name) else SPREAD]
+            for spread in [0 if is_kernel(name) and value.any() else SPREAD]
         }
         for layer, own in initial.items()
     }

@@ -230,6 +230,18 @@ def test_a_wrong_backward_pass_is_found(
             assert layer.to_differences > 1e-3
 
 
+@pytest.mark.parametrize("zero", ["zeros", "{name: constant, value: 0}"])
+def test_kernels_of_zeros_do_not_hide_a_wrong_backward_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero: str
+) -> None:
+    """As in the heads of ViTs; the derivatives of all layers above would be zero."""
+    path = spec(tmp_path, LAYERS.replace("units: 10", f"units: 10, init: {zero}"))
+    assert check(path).right
+    monkeypatch.setattr(correlation, "rot180", lambda w: w)
+    found = check(path)
+    assert {layer.node.name for layer in found.layers if not layer.right} == {"conv", "side"}
+
+
 def test_a_missing_use_of_a_tied_kernel_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
