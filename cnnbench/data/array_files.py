@@ -5,6 +5,7 @@ Nothing is ever unpickled. Images become uint8 ``(n, h, w, c)``, labels become i
 
 import csv
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -13,30 +14,39 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cnnbench.data.catalog import (
+    CLASS_NAMES,
+    KINDS,
+    ROLES,
+    SPLITS,
+    ArrayOptions,
+    ChannelOrder,
+    DatasetInfo,
+    Shares,
+    divide,
+    random_order,
+)
+from cnnbench.data.dataset import decoded_files
+from cnnbench.data.downloads import sha256_of
 from cnnbench.data.image_files import BROKEN, MAX_PIXELS
-from cnnbench.errors import DataError, did_you_mean, or_list, quoted
+from cnnbench.errors import DataError, Notify, did_you_mean, or_list, quoted
 from cnnbench.formatting import enumeration
 from cnnbench.system import commands
-from cnnbench.system.arrays import Array, Pixels
+from cnnbench.system.arrays import Array, NamedArrays, Pixels
+from cnnbench.system.cache import CacheEntry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ChannelOrder = Literal["channels_first", "channels_last"]
-
-SPLITS = ("train", "validation", "test")
-KINDS = ("images", "labels")
-ROLES = tuple(f"{split}_{kind}" for split in SPLITS for kind in KINDS)
-CLASS_NAMES = "class_names"
-KEYS = (*KINDS, *ROLES, CLASS_NAMES)  # what users can name
 MOST_BYTES = 2**32  # of one array as stored, to limit memory
 TABLES = (".csv", ".tsv", ".txt")
 SUFFIXES = (".npz", ".npy", *TABLES, ".parquet")
@@ -63,23 +73,6 @@ _DIM = 64  # a smaller maximum is unlikely for pixels from 0 to 255
 _SHOWN = 6  # names in messages
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayOptions:
-    """Properties of array files that are not detected, or not correctly.
-
-    Args:
-      keys: names in the files by `KEYS`: arrays of an ``.npz`` file, columns of a table.
-      shape: height, width and channels of flattened images.
-      layout: order of the axes of color images.
-      value_range: pixel values of black and white.
-    """
-
-    keys: Mapping[str, str] = field(default_factory=dict)
-    shape: tuple[int, int, int] | None = None
-    layout: ChannelOrder | None = None
-    value_range: tuple[float, float] | None = None
-
-
 DEFAULTS = ArrayOptions()
 
 
@@ -95,7 +88,7 @@ class ArrayData:
       notes: how the arrays were converted, such as ``float32 in [0, 1]``.
     """
 
-    arrays: Mapping[str, Array]
+    arrays: NamedArrays
     num_classes: int
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
@@ -123,7 +116,7 @@ def read_array_files(
     Raises:
       DataError: a file is missing, damaged or unsafe, or its arrays are not labeled images.
     """
-    raw = _read_all(find_files(files), options.keys)
+    raw = _read_all(find_files(files), dict(options.keys))
     names = raw.pop(CLASS_NAMES, None)
     _require_pairs(raw, files)
     images = {role: each for role, each in raw.items() if role.endswith("images")}
@@ -132,10 +125,138 @@ def read_array_files(
         _require_count(each, labels[f"{_split_of(role)}_labels"])
     classes, class_names, num_classes = _classes(labels, names)
     pixels, notes = _pixels(images, options)
-    arrays: Mapping[str, Array] = {**pixels, **classes}
+    arrays: NamedArrays = {**pixels, **classes}
     return ArrayData(
         {role: arrays[role] for role in ROLES if role in arrays}, num_classes, class_names, notes
     )
+
+
+# A dataset of an experiment
+
+_ABOUT = "about"  # name of the array of a cache entry that is the text of all but the arrays
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySource:
+    """A dataset in array files.
+
+    Args:
+      files: a file or folder, or files by role, as for `read_array_files`.
+      options: what cannot be recognized.
+      shares: of the splits that the files do not have.
+    """
+
+    files: Path | tuple[tuple[str, Path], ...]
+    options: ArrayOptions
+    shares: Shares
+
+    @property
+    def name(self) -> str:
+        """Name of the file or folder, or of the folder of the first file."""
+        path = self.files if isinstance(self.files, Path) else self.files[0][1].absolute().parent
+        return path.name or str(path)
+
+    @property
+    def place(self) -> str:
+        """The files, for messages."""
+        paths = [self.files] if isinstance(self.files, Path) else [path for _, path in self.files]
+        return _listed([str(path) for path in paths])
+
+    def info(self) -> DatasetInfo:
+        """Shape, classes and sizes; reads the files, unless they are in the cache.
+
+        Raises:
+          DataError: as `read_array_files`, or there are no test images.
+        """
+        return _info(self, self.key())
+
+    def key(self) -> str:
+        """Cache key: the content and role of every file, and the options.
+
+        Raises:
+          DataError: a file is missing or cannot be read.
+        """
+        digest = hashlib.sha256(f"{self.options}\n".encode())
+        for role, path in find_files(self._given()):
+            state = path.stat()
+            own = _sha256((path, state.st_size, state.st_mtime_ns))
+            digest.update(f"{role} {_suffix(path)} {own}\n".encode())
+        return f"arrays {digest.hexdigest()}"
+
+    def decode(self, key: str, notify: Notify) -> CacheEntry:
+        """Reads the files.
+
+        Raises:
+          DataError: as `read_array_files`.
+        """
+        notify(f"Reading {self.place}.")
+        data = read_array_files(self._given(), self.options)
+        about = {"classes": data.class_names, "number": data.num_classes, "notes": data.notes}
+        text = np.frombuffer(json.dumps(about).encode(), np.uint8)
+        return CacheEntry({**data.arrays, _ABOUT: text}, self.place, key)
+
+    def split(self, decoded: CacheEntry, notify: Notify) -> CacheEntry:  # noqa: ARG002
+        """Divides the training images into the splits that the files do not have."""
+        arrays: dict[str, Array] = {}
+        for split, (pool, indices) in self._divided(decoded.arrays).items():
+            for kind in KINDS:
+                arrays[f"{split}_{kind}"] = decoded.arrays[f"{pool}_{kind}"][indices]
+        notes = "".join(f"; {note}" for note in _about(decoded.arrays)["notes"])
+        return CacheEntry(arrays, f"{self.place}{notes}", decoded.key)
+
+    def _given(self) -> Path | dict[str, Path]:
+        return self.files if isinstance(self.files, Path) else dict(self.files)
+
+    def _divided(self, arrays: NamedArrays) -> dict[str, tuple[str, list[int]]]:
+        """Pool and indices of the images of each split, in random order."""
+        own = [split for split in SPLITS[1:] if f"{split}_labels" in arrays]
+        shares = (("test", self.shares.test), ("validation", self.shares.validation))
+        wanted = {split: share for split, share in shares if split not in own}
+        labels = arrays["train_labels"].tolist()
+        parts = divide(_numbers(len(labels)), labels, wanted, self.shares)
+        found = {split: ("train", indices) for split, indices in parts.items()}
+        for split in own:
+            keys = _numbers(len(arrays[f"{split}_labels"]))
+            found[split] = (split, random_order(keys, self.shares.seed))
+        return found
+
+
+@lru_cache(maxsize=8)
+def _info(source: ArraySource, key: str) -> DatasetInfo:
+    """Metadata of a source whose files have the content of the key."""
+    arrays = decoded_files(source, key, lambda _: None).arrays
+    about = _about(arrays)
+    sizes = {split: len(indices) for split, (_, indices) in source._divided(arrays).items()}
+    if not sizes["test"]:
+        raise DataError(
+            f"{source.place}: there are no test images; raise dataset.split.test, or add"
+            " test_images and test_labels"
+        )
+    return DatasetInfo(
+        name=source.name,
+        shape=arrays["train_images"].shape[1:],
+        num_classes=about["number"],
+        num_train=sizes["train"] + sizes["validation"],
+        num_test=sizes["test"],
+        title="images in array files",
+        classes=tuple(about["classes"]),
+        num_validation=sizes["validation"],
+    )
+
+
+@lru_cache(maxsize=64)
+def _sha256(state: tuple[Path, int, int]) -> str:
+    """SHA-256 of a file, given with its size and time of change, so that it is read once."""
+    return sha256_of(state[0])
+
+
+def _about(arrays: NamedArrays) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(arrays[_ABOUT].tobytes())
+    return about
+
+
+def _numbers(num: int) -> list[str]:
+    return list(map(str, range(num)))
 
 
 # Files
@@ -398,8 +519,8 @@ def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[An
 def _require_safe(shape: tuple[int, ...], dtype: np.dtype[Any], available: int, where: str) -> None:
     if dtype.hasobject:
         raise DataError(
-            f"{where}: has pickled Python objects, which are never loaded; save numbers or "
-            "strings, such as np.array(x.tolist())"
+            f"{where}: has pickled Python objects, which are never loaded; save np.stack(x) of "
+            "images of one size, or x.astype(str) of labels"
         )
     size = math.prod(shape) * dtype.itemsize
     if size > MOST_BYTES:
@@ -954,7 +1075,8 @@ def _from_one_hot(values: Array, where: str) -> NDArray[np.int64]:
     if wrong.any():
         at = int(np.argmax(wrong))
         raise DataError(
-            f"{where}: row {at} of shape {values.shape} is not one-hot; use one class per image"
+            f"{where}: has shape {values.shape}, and row {at} is not one-hot; use one class per "
+            "image"
         )
     return np.asarray(values.argmax(axis=1), np.int64)
 

@@ -35,6 +35,12 @@ ResizeMethod = Literal["crop", "fit", "stretch"]
 READABLE = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 LIST = f"`{commands.cnnbench('data', 'list')}`"
 
+SPLITS = ("train", "validation", "test")
+KINDS = ("images", "labels")
+ROLES = tuple(f"{split}_{kind}" for split in SPLITS for kind in KINDS)  # of arrays
+CLASS_NAMES = "class_names"
+ChannelOrder = Literal["channels_first", "channels_last"]
+
 _patching = threading.Lock()
 
 _NAMES = KnownNames(  # names in other libraries
@@ -70,6 +76,24 @@ class DatasetInfo:
     title: str
     classes: tuple[str, ...] = ()
     num_validation: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayOptions:
+    """Properties of array files that are not detected, or not correctly.
+
+    Args:
+      keys: pairs of one of `KINDS`, `ROLES` or `CLASS_NAMES`, and the name in the files: of an
+        array in an ``.npz`` file, or of a column.
+      shape: height, width and channels of flattened images.
+      layout: order of the axes of color images.
+      value_range: pixel values of black and white.
+    """
+
+    keys: tuple[tuple[str, str], ...] = ()
+    shape: tuple[int, int, int] | None = None
+    layout: ChannelOrder | None = None
+    value_range: tuple[float, float] | None = None
 
 
 class OwnData(Protocol):

@@ -167,7 +167,7 @@ def dataset_of(spec: DatasetRequest, data_dir: Path | None, notify: Notify) -> D
     source = spec.source
     splits = {name: size for name, size in spec.splits if size is not None}
     if not isinstance(source, str):
-        entry = source.split(_decoded(source, notify), notify)
+        entry = source.split(decoded_files(source, source.key(), notify), notify)
         return _dataset(source.info(), entry, splits, spec.train_examples)
     return load_dataset(
         source,
@@ -233,9 +233,14 @@ def _cached_published(name: str, data_dir: Path | None, notify: Notify) -> Cache
     return replace(cached, source=source)
 
 
-def _decoded(source: OwnData, notify: Notify) -> CacheEntry:
-    """The decoded files of the user, from the cache if they were decoded before."""
-    key = source.key()
+def decoded_files(source: OwnData, key: str, notify: Notify) -> CacheEntry:
+    """The decoded files of the user, from the cache if they were decoded before.
+
+    Args:
+      source: the files.
+      key: their cache key.
+      notify: called with messages for the user.
+    """
     if cached := key and read_entry(_cache_file(key), key, notify):
         return cached
     entry = source.decode(key, notify)

@@ -17,7 +17,6 @@ from cnnbench.spec.document import KeyPath
 from cnnbench.spec.experiment import (
     LAYER_PATTERN,
     LOSSES,
-    OF_FOLDER,
     SOURCES,
     Augment,
     ChannelStatistics,
@@ -27,6 +26,7 @@ from cnnbench.spec.experiment import (
     Splits,
     Task,
     TrainSpec,
+    foreign_keys,
 )
 from cnnbench.spec.metrics import METRICS, names_of
 from cnnbench.spec.optimizers import Muon, OneCycle, ParameterGroup
@@ -347,15 +347,16 @@ def _normalize_issues(
 def _source_issues(spec: DatasetSpec) -> Iterator[Issue]:
     given = [key for key in SOURCES if getattr(spec, key) is not None]
     if not given:
-        remedy = "add 'name: ...' (of a dataset), or 'folder: ...' (your own images)"
+        remedy = (
+            "add 'name: ...' (of a dataset), or 'folder: ...' or 'arrays: ...' (your own images)"
+        )
         yield Issue(("dataset",), "'name' is missing", remedy)
         return
     if len(given) > 1:
         message = f"there are both {' and '.join(given)}"
         yield Issue(("dataset",), message, "specify exactly one of them")
         return
-    others = OF_FOLDER if given[0] != "folder" else ("offline",)
-    for key in others:
+    for key in foreign_keys(given[0]):
         if getattr(spec, key) != DatasetSpec.model_fields[key].default:
             message = f"{key} is not available with {given[0]}"
             remedy = "use splits" if key == "split" else "remove it"

@@ -9,15 +9,30 @@ import json
 import math
 from collections.abc import Mapping
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from cnnbench.data.catalog import DatasetInfo, ImageForm, OwnData, ResizeMethod, Shares, describe
+from cnnbench.data.catalog import (
+    CLASS_NAMES,
+    KINDS,
+    ROLES,
+    SPLITS,
+    ArrayOptions,
+    ChannelOrder,
+    DatasetInfo,
+    ImageForm,
+    OwnData,
+    ResizeMethod,
+    Shares,
+    describe,
+)
 from cnnbench.data.folder import FolderSource
 from cnnbench.data.scaling import Scaling
+from cnnbench.errors import did_you_mean, or_list, quoted
 from cnnbench.layers import LayerOp
 from cnnbench.layers.base import INPUT
 from cnnbench.layers.fields import (
@@ -41,6 +56,9 @@ from cnnbench.spec.optimizers import (
     ParameterGroup,
     Schedule,
 )
+
+if TYPE_CHECKING:
+    from cnnbench.data.array_files import ArraySource
 
 NAME_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 LAYER_PATTERN = rf"{NAME_PATTERN}(\.[A-Za-z0-9][A-Za-z0-9_-]*)*"  # layers in blocks have paths
@@ -160,6 +178,90 @@ Background = Annotated[
             ]
         }
     ),
+]
+
+FILE_ROLES = (*SPLITS, *KINDS, *ROLES)  # keys of `arrays`
+KEY_ROLES = (*KINDS, *ROLES, CLASS_NAMES)  # keys of `keys`
+
+
+def _arrays(value: object) -> object:
+    if isinstance(value, dict):
+        return _texts(value, FILE_ROLES, "{train: train.csv, test: test.csv}")
+    if isinstance(value, str) and value:
+        return value
+    remedy = "use the path of an .npz, .csv or .parquet file, or {train: FILE, test: FILE}"
+    raise field_error(f"{VALUE} is not a file", remedy, value)
+
+
+def _array_keys(value: object) -> object:
+    return _texts(value, KEY_ROLES, "{images: pixels, labels: kind}")
+
+
+def _texts(value: object, known: tuple[str, ...], example: str) -> object:
+    """A mapping from some of the known words to strings."""
+    if not isinstance(value, dict) or not value:
+        raise field_error(f"{VALUE} is not a mapping", f"use one such as {example}", value)
+    for key, text in value.items():
+        if key not in known:
+            near = did_you_mean(str(key), known)
+            raise field_error(
+                f"{quoted(key)} is not a known key{near}", f"use {or_list(known)}", value
+            )
+        if not isinstance(text, str) or not text:
+            raise field_error(f"{key}: {quoted(text)} is not a string", f"use {example}", value)
+    return value
+
+
+def _texts_schema(known: tuple[str, ...]) -> dict[str, Any]:
+    text = {"type": "string", "minLength": 1}
+    return {
+        "type": "object",
+        "properties": dict.fromkeys(known, text),
+        "additionalProperties": False,
+        "minProperties": 1,
+    }
+
+
+def _image_shape(value: object) -> object:
+    sizes = list(value) if isinstance(value, (list, tuple)) else []
+    if len(sizes) == 3 and all(type(size) is int and size > 0 for size in sizes):
+        return tuple(sizes)
+    remedy = "use [height, width, channels], such as [32, 32, 3]"
+    raise field_error(f"{VALUE} is not the shape of an image", remedy, value)
+
+
+def _value_range(value: object) -> object:
+    numbers = _floats(list(value)) if isinstance(value, (list, tuple)) else ()
+    if len(numbers) == 2 and numbers[0] < numbers[1]:
+        return numbers
+    remedy = "use [black, white], two increasing numbers such as [-1, 1]"
+    raise field_error(f"{VALUE} is not a range", remedy, value)
+
+
+def _list_of(number: str, size: int, **limits: float) -> dict[str, Any]:
+    items = {"type": number} | limits
+    return {"type": "array", "items": items, "minItems": size, "maxItems": size}
+
+
+ArrayFiles = Annotated[
+    str | dict[str, str],
+    BeforeValidator(_arrays),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _texts_schema(FILE_ROLES)]}),
+]
+ArrayKeys = Annotated[
+    dict[str, str], BeforeValidator(_array_keys), WithJsonSchema(_texts_schema(KEY_ROLES))
+]
+ImageShape = Annotated[
+    tuple[int, int, int],
+    BeforeValidator(_image_shape),
+    PlainSerializer(list),
+    WithJsonSchema(_list_of("integer", 3, minimum=1)),
+]
+ValueRange = Annotated[
+    tuple[float, float],
+    BeforeValidator(_value_range),
+    PlainSerializer(list),
+    WithJsonSchema(_list_of("number", 2)),
 ]
 
 Normalize = Annotated[
@@ -355,7 +457,7 @@ class SplitSpec(Model):
 
 
 class DatasetSpec(Model):
-    """The dataset and its preprocessing; exactly one of name and folder."""
+    """The dataset and its preprocessing; exactly one of name, folder and arrays."""
 
     name: str | None = Field(
         None,
@@ -382,7 +484,33 @@ class DatasetSpec(Model):
         "stop", description="of a folder: stop at the first unreadable image, or skip them all"
     )
     split: Annotated[SplitSpec, ADDED] = Field(
-        SplitSpec(), description="shares of the splits that a folder does not have"
+        SplitSpec(), description="shares of the splits that a folder or arrays do not have"
+    )
+    arrays: Annotated[ArrayFiles | None, ADDED] = Field(
+        None,
+        description="images and labels in an .npz, .csv or .parquet file or a folder of them, or"
+        " files by split: {train: train.csv, test: test.csv}, or by array: {train_images: x.npy,"
+        " train_labels: y.npy}; relative to this file",
+    )
+    keys: Annotated[ArrayKeys | None, ADDED] = Field(
+        None,
+        description="of arrays: names in the files, if not recognized: arrays of an .npz file"
+        " {train_images: x, train_labels: y}, or columns {images: picture, labels: kind}",
+    )
+    shape: Annotated[ImageShape | None, ADDED] = Field(
+        None,
+        description="of arrays: [height, width, channels] of flattened images; default: square"
+        " and gray",
+    )
+    layout: Annotated[ChannelOrder | None, ADDED] = Field(
+        None,
+        description="of arrays: order of the axes of color images; default: recognized from"
+        " their sizes",
+    )
+    value_range: Annotated[ValueRange | None, ADDED] = Field(
+        None,
+        description="of arrays: pixel values [black, white]; default: [0, 1] or [0, 255],"
+        " recognized from the values",
     )
     offline: str | None = Field(None, description="fallback dataset if name is not available")
     splits: Splits = Field(Splits(), description="split sizes; default: the dataset's own")
@@ -402,12 +530,16 @@ class DatasetSpec(Model):
 
     @property
     def label(self) -> str:
-        """Name of the dataset, or of its folder."""
-        return self.name or Path(self.folder or "").name
+        """Name of the dataset, or of its folder or file."""
+        return self.name or (
+            self._array_source().name if self.arrays else Path(self.folder or "").name
+        )
 
     @property
     def source(self) -> str | OwnData:
         """Name of the dataset, or the user's own files."""
+        if self.arrays:
+            return self._array_source()
         if self.folder is None:
             return self.name or ""
         size = self.resize.size if self.resize else None
@@ -415,6 +547,19 @@ class DatasetSpec(Model):
         form = ImageForm(size, method, self.channels, _color(self.background))
         shares = Shares(**self.split.model_dump())
         return FolderSource(Path(self.folder), form, shares, skip=self.on_error == "skip")
+
+    def _array_source(self) -> "ArraySource":
+        from cnnbench.data.array_files import ArraySource  # imports NumPy
+
+        given = self.arrays or ""
+        files = (
+            Path(given)
+            if isinstance(given, str)
+            else tuple((role, Path(path)) for role, path in given.items())
+        )
+        keys = tuple((self.keys or {}).items())
+        options = ArrayOptions(keys, self.shape, self.layout, self.value_range)
+        return ArraySource(files, options, Shares(**self.split.model_dump()))
 
     def describe(self, data_dir: Path | None = None) -> DatasetInfo:
         """Shape, classes and sizes of the dataset, without reading the images.
@@ -437,10 +582,19 @@ class DatasetSpec(Model):
         return Scaling(self.pixel_scale, self.normalize.mean, self.normalize.std)
 
 
-SOURCES = ("name", "folder")  # exactly one of them
-PATHS = ("folder",)  # sources that are relative to the file
-OF_FOLDER = ("resize", "channels", "background", "on_error", "split")
-OF_SOURCE = ("offline", "splits", *OF_FOLDER)  # keys that belong to one source
+SOURCES = ("name", "folder", "arrays")  # exactly one of them
+PATHS = ("folder", "arrays")  # sources that are relative to the file
+_OWN_KEYS: Mapping[str, tuple[str, ...]] = {  # keys that belong to one source, or two
+    "name": ("offline",),
+    "folder": ("resize", "channels", "background", "on_error", "split"),
+    "arrays": ("keys", "shape", "layout", "value_range", "split"),
+}
+OF_SOURCE = tuple(dict.fromkeys(("splits", *chain(*_OWN_KEYS.values()))))
+
+
+def foreign_keys(source: str) -> list[str]:
+    """Keys of `dataset` that belong to other sources than this one."""
+    return [key for key in OF_SOURCE if key not in ("splits", *_OWN_KEYS[source])]
 
 
 class Clip(Model):
@@ -580,7 +734,7 @@ class Experiment(Model):
         """
         ignored: Any = {"name": True, "title": True, "checkpoint": True, "seeds": True}
         ignored["model"] = {"code_layer"}  # used only after training
-        ignored["dataset"] = {"folder"}  # its content has a digest, wherever it is
+        ignored["dataset"] = set(PATHS)  # its content has a digest, wherever it is
         content = self.model_dump(mode="json", exclude=ignored)
         drop_unchanged_additions(content, self)
         above = INPUT

@@ -166,14 +166,26 @@ def anchored(document: Document) -> Document:
     """
     dataset = document.data.get("dataset") if isinstance(document.data, dict) else None
     found = dataset if isinstance(dataset, dict) else {}
-    paths = {key: found[key] for key in PATHS if found.get(key) and isinstance(found[key], str)}
+    paths = {key: found[key] for key in PATHS if found.get(key)}
     if not paths:
         return document
     for key, written in paths.items():
-        file = document.values["dataset", key].path
-        above = Path() if file == COMMAND_LINE else Path(file).parent
-        paths[key] = os.path.normpath(above.absolute() / expand_home(Path(written)))
+        if isinstance(written, dict):
+            paths[key] = {
+                role: _anchored(document, path, ("dataset", key, role))
+                for role, path in written.items()
+            }
+        else:
+            paths[key] = _anchored(document, written, ("dataset", key))
     return replace(document, data={**document.data, "dataset": {**found, **paths}})
+
+
+def _anchored(document: Document, written: object, at: KeyPath) -> object:
+    if not isinstance(written, str) or not written:
+        return written
+    file = document.values[at].path
+    above = Path() if file == COMMAND_LINE else Path(file).parent
+    return os.path.normpath(above.absolute() / expand_home(Path(written)))
 
 
 def merge(lower: Document, upper: Document) -> Document:

@@ -152,10 +152,10 @@ def _input_shape(document: Document, data_dir: Path | None) -> Shape | None:
     dataset = document.data.get("dataset")
     if not isinstance(dataset, dict):
         return None
-    keys = (*SOURCES, "resize", "channels")
+    keys = (*SOURCES, "resize", "channels", "keys", "shape", "layout", "value_range")
     spec = _section(DatasetSpec, {key: dataset[key] for key in keys if key in dataset})
     try:
-        return spec.describe(data_dir).shape if spec and (spec.name or spec.folder) else None
+        return spec.describe(data_dir).shape if spec and spec.source else None
     except DataError:
         return None
 
@@ -243,13 +243,15 @@ def _validate(document: Document) -> tuple[Experiment | None, list[Issue]]:
 
 def _parts(data: Mapping[str, Any], issues: Iterable[Issue]) -> Parts:
     """The parts of the file without invalid values."""
-    sound = _without(data, {_unit(issue.at) for issue in issues})
+    invalid = {_unit(issue.at) for issue in issues}
+    sound = _without(data, invalid)
+    has_source = invalid.isdisjoint(("dataset", key) for key in SOURCES)
     model = data.get("model")
     layers = model.get("layers") if isinstance(model, dict) else None
     return Parts(
         task=Task(data["task"]) if data.get("task") in list(Task) else None,
         title=data.get("title"),
-        dataset=_section(DatasetSpec, sound.get("dataset")),
+        dataset=_section(DatasetSpec, sound.get("dataset")) if has_source else None,
         model=_section(ModelSpec, sound.get("model")),
         train=_section(TrainSpec, sound.get("train", {})),
         evaluation=_section(Evaluation, sound.get("evaluation", {})),

@@ -13,9 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from cnnbench.data.array_files import ArrayData, ArrayOptions, read_array_files
-from cnnbench.errors import DataError
+from cnnbench.cli.app import app
+from cnnbench.data import array_files
+from cnnbench.data.array_files import ArrayData, read_array_files
+from cnnbench.data.catalog import ArrayOptions
+from cnnbench.data.dataset import dataset_of
+from cnnbench.errors import DataError, SpecError
+from cnnbench.runs.folder import read_run_entry
+from cnnbench.spec.experiment import DatasetSpec
+from cnnbench.spec.loader import load_experiment
 
 RANDOM = np.random.default_rng(0)
 GRAY = RANDOM.integers(0, 256, (12, 6, 5), np.uint8)
@@ -185,7 +193,7 @@ def test_keys(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, inputs=GRAY, classes=LABELS, x_train=GRAY[:1], extra=LABELS)
     keys = {"images": "inputs", "train_labels": "classes"}
-    data = read_array_files(path, ArrayOptions(keys=keys))
+    data = read_array_files(path, ArrayOptions(keys=tuple(keys.items())))
     np.testing.assert_array_equal(data.arrays["train_images"], GRAY[..., None])
     assert list(data.arrays) == ["train_images", "train_labels"]
 
@@ -249,7 +257,7 @@ def test_csv_with_a_named_column_and_names_of_classes(tmp_path: Path) -> None:
     files = write(table(animals, "animal", 3), tmp_path, ".csv.gz")
     assert gzip.decompress(files["train"].read_bytes()).startswith(b"pixel0")
     for source in (files, tmp_path):
-        data = read_array_files(source, ArrayOptions(keys={"labels": "animal"}))
+        data = read_array_files(source, ArrayOptions(keys=(("labels", "animal"),)))
         assert_read(data, GRAY[:, :5])
         assert data.class_names == ("ant", "bee", "cat, wild")
 
@@ -321,7 +329,8 @@ def npz(folder: Path, **arrays: Any) -> Path:
     return path
 
 
-def error_of(files: Any, folder: Path, **options: Any) -> str:
+def error_of(files: Any, folder: Path, keys: Any = None, **options: Any) -> str:
+    options["keys"] = tuple((keys or {}).items())
     with pytest.raises(DataError) as caught:
         read_array_files(files, ArrayOptions(**options))
     text = str(caught.value).replace(f"{folder}/", "")
@@ -338,8 +347,8 @@ OBJECTS = np.array([{"a": 1}, None], object)
         (
             {"x_train": OBJECTS, "y_train": LABELS},
             {},
-            "a.npz: x_train: has pickled Python objects, which are never loaded; save numbers or "
-            "strings, such as np.array(x.tolist())",
+            "a.npz: x_train: has pickled Python objects, which are never loaded; save "
+            "np.stack(x) of images of one size, or x.astype(str) of labels",
         ),
         (
             {"x_train": GRAY, "y_train": np.zeros(12, [("a", "i4")])},
@@ -473,7 +482,7 @@ OBJECTS = np.array([{"a": 1}, None], object)
         (
             {"x_train": GRAY, "y_train": np.ones((12, 14))},
             {},
-            "a.npz: y_train: row 0 of shape (12, 14) is not one-hot; use one class per image",
+            "a.npz: y_train: has shape (12, 14), and row 0 is not one-hot; use one class per image",
         ),
         (
             {"x_train": GRAY, "y_train": LABELS / 4},
@@ -555,8 +564,8 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
         "images.npy: is damaged or not in NumPy's format; save it again"
     )
     assert error_of({"labels": files["labels"]}, tmp_path) == (
-        "labels.npy: has pickled Python objects, which are never loaded; save numbers or strings, "
-        "such as np.array(x.tolist())"
+        "labels.npy: has pickled Python objects, which are never loaded; save np.stack(x) of "
+        "images of one size, or x.astype(str) of labels"
     )
     assert error_of(tmp_path / "images.npz", tmp_path) == (
         "images.npz: is not a valid .npz file (File is not a zip file); save it again"
@@ -687,3 +696,218 @@ def test_bad_files(tmp_path: Path) -> None:
         "empty: has no array files named by split; name them like train.csv and test.csv, "
         "x_train.npy and y_train.npy, or train-00000.parquet, or list them in dataset.arrays"
     )
+
+
+# Experiments
+
+
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(folder))
+    return folder
+
+
+def load(arrays: Any, **keys: Any) -> Any:
+    spec = DatasetSpec.model_validate({"arrays": arrays, **keys})
+    return dataset_of(spec, None, lambda _: None)
+
+
+def test_splits_of_the_file_are_kept_and_others_are_taken_from_training(
+    tmp_path: Path, cache: Path
+) -> None:
+    found = load(str(keras(tmp_path, GRAY)), split={"validation": 0.4})
+    assert list(map(len, (found.train, found.validation, found.test))) == [5, 3, 4]
+    rows = {image.tobytes(): int(label) for image, label in zip(GRAY, LABELS, strict=True)}
+    for split in (found.train, found.validation, found.test):
+        assert [rows.pop(image.tobytes()) for image in split.images] == split.labels.tolist()
+    assert not rows
+    expected = {image.tobytes() for image in GRAY[8:]}
+    assert {image.tobytes() for image in found.test.images} == expected
+    assert (found.info.num_train, found.info.num_validation, found.info.num_test) == (8, 3, 4)
+    assert found.info.classes == ()
+
+
+def test_one_array_is_divided_by_class(tmp_path: Path, cache: Path) -> None:
+    images = np.arange(100, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    np.save(tmp_path / "y.npy", np.array(["odd", "even"])[images[:, 0, 0] // 50])
+    files = {"images": str(tmp_path / "x.npy"), "labels": str(tmp_path / "y.npy")}
+    found = load(files, split={"validation": 0.1, "test": 0.2})
+    seen = []
+    for split, num in ((found.train, 70), (found.validation, 10), (found.test, 20)):
+        assert np.bincount(split.labels).tolist() == [num // 2, num // 2]
+        np.testing.assert_array_equal(split.labels, split.images[:, 0, 0, 0] < 50)  # even is 0
+        seen += split.images[:, 0, 0, 0].tolist()
+    assert sorted(seen) == list(range(100))
+    assert found.info.classes == ("even", "odd")
+    assert found.info.name == tmp_path.name
+
+
+def test_files_are_read_once_for_each_content(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Any] = []
+    real = array_files.read_array_files
+
+    def count(*args: Any) -> ArrayData:
+        read.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(array_files, "read_array_files", count)
+    first = load(str(keras(tmp_path, GRAY)))
+    (tmp_path / "data.npz").rename(tmp_path / "renamed.npz")
+    again = load(str(tmp_path / "renamed.npz"))
+    assert (len(read), again.digest) == (1, first.digest)
+    assert again.source == str(tmp_path / "renamed.npz")
+    other = load(str(keras(tmp_path, GRAY // 255)))
+    assert (len(read), other.digest != first.digest) == (2, True)
+    assert other.source == f"{tmp_path}/data.npz; uint8 in [0, 1]"
+    load(str(keras(tmp_path, GRAY // 255)), value_range=[0, 255])
+    assert len(read) == 3
+
+
+SPEC = """\
+name: own
+task: classify
+dataset: {arrays: data.npz}
+seeds: [0]
+model:
+  layers:
+    out: {op: dense, units: 3}
+train: {epochs: 1, batch_size: 4}
+"""
+
+
+def messages(text: str, folder: Path, *overrides: str) -> str:
+    path = folder / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_experiment(path, overrides)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path, cache: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    (inner / "own.yaml").write_text(SPEC)
+    keras(inner, GRAY)
+    child = tmp_path / "child.yaml"
+    child.write_text(
+        "extends: inner/own.yaml\nname: child\ndataset: {keys: {train_images: x_train}}\n"
+    )
+    assert load_experiment(child).experiment.dataset.arrays == str(inner / "data.npz")
+    np.save(tmp_path / "x.npy", GRAY)
+    np.save(inner / "y.npy", LABELS)
+    files = {"images": "x.npy", "labels": "inner/y.npy"}
+    child.write_text(
+        f"extends: inner/own.yaml\nname: child\ndataset: {{arrays: {json.dumps(files)}}}\n"
+    )
+    found = load_experiment(child).experiment.dataset.arrays
+    assert found == {"images": str(tmp_path / "x.npy"), "labels": str(inner / "y.npy")}
+
+
+def test_digest_is_of_the_content_not_the_place(tmp_path: Path, cache: Path) -> None:
+    digests = set()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        keras(tmp_path / name, GRAY)
+        (tmp_path / name / "own.yaml").write_text(SPEC)
+        digests.add(load_experiment(tmp_path / name / "own.yaml").experiment.digest())
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        (
+            "{arrays: none.npz}",
+            "own.yaml:3:19: dataset.arrays: none.npz: no such file; check the path.",
+        ),
+        (
+            "{arrays: [data.npz]}",
+            "own.yaml:3:19: dataset.arrays: ['data.npz'] is not a file; use the path of an .npz, "
+            ".csv or .parquet file, or {train: FILE, test: FILE}.",
+        ),
+        (
+            "{arrays: {trian: a.csv}}",
+            "own.yaml:3:19: dataset.arrays: 'trian' is not a known key (did you mean 'train'?); "
+            "use train, validation, test, images, labels, train_images, train_labels, "
+            "validation_images, validation_labels, test_images or test_labels.",
+        ),
+        (
+            "{arrays: {train: 3}}",
+            "own.yaml:3:19: dataset.arrays: train: 3 is not a string; use {train: train.csv, test: "
+            "test.csv}.",
+        ),
+        (
+            "{arrays: data.npz, keys: x_train}",
+            "own.yaml:3:35: dataset.keys: 'x_train' is not a mapping; use one such as {images: "
+            "pixels, labels: kind}.",
+        ),
+        (
+            "{arrays: data.npz, shape: [6, 5]}",
+            "own.yaml:3:36: dataset.shape: [6, 5] is not the shape of an image; use [height, "
+            "width, channels], such as [32, 32, 3].",
+        ),
+        (
+            "{arrays: data.npz, value_range: [1, 0]}",
+            "own.yaml:3:42: dataset.value_range: [1, 0] is not a range; use [black, white], two "
+            "increasing numbers such as [-1, 1].",
+        ),
+        (
+            "{arrays: data.npz, layout: last}",
+            "own.yaml:3:37: dataset.layout: unknown layout 'last'; use channels_first or "
+            "channels_last.",
+        ),
+        (
+            "{arrays: data.npz, channels: 1}",
+            "own.yaml:3:29: dataset.channels: channels is not available with arrays; remove it.",
+        ),
+        (
+            "{name: random/6x5x1/3, layout: channels_last}",
+            "own.yaml:3:33: dataset.layout: layout is not available with name; remove it.",
+        ),
+        (
+            "{arrays: data.npz, name: mnist_5k}",
+            "own.yaml:3:10: dataset: there are both name and arrays; specify exactly one of them.",
+        ),
+        (
+            "{arrays: data.npz, value_range: [0, 9]}",
+            "own.yaml:3:19: dataset.arrays: data.npz: x_train: has pixel values from 0 to 255, "
+            "outside dataset.value_range: [0, 9]; write dataset.value_range: [0, 255], the values "
+            "of black and white.",
+        ),
+        (
+            "{arrays: data.npz, splits: {train: 9}}",
+            "own.yaml:3:45: dataset.splits.train: 9 images requested, but data.npz has 8 for this "
+            "split; use at most 8.",
+        ),
+    ],
+)
+def test_bad_experiments(tmp_path: Path, cache: Path, dataset: str, message: str) -> None:
+    keras(tmp_path, GRAY)
+    text = SPEC.replace("{arrays: data.npz}", dataset)
+    assert messages(text, tmp_path) == message
+
+
+def test_number_of_units_must_be_that_of_the_classes(tmp_path: Path, cache: Path) -> None:
+    keras(tmp_path, GRAY)
+    assert messages(SPEC.replace("units: 3", "units: 4"), tmp_path) == (
+        "own.yaml:7:29: model.layers.out.units: the output has shape 4, but the dataset has 3 "
+        "classes; use 3."
+    )
+
+
+def test_command_line(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trains on a file, and names its classes in the record of the run."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(SPEC)
+    keras(tmp_path, COLOR / np.float32(255), np.array(["ant", "bee", "cat"])[LABELS])
+    result = CliRunner().invoke(app, ["run", "own.yaml", "--quiet"])
+    assert result.exit_code == 0, result.output
+    (folder,) = Path("results/own").iterdir()
+    record = read_run_entry(folder).record.dataset
+    assert (record.name, record.classes) == ("data.npz", ("ant", "bee", "cat"))
+    assert (record.shape, record.num_train, record.num_test) == ((6, 5, 3), 8, 4)
+    assert record.source == f"{tmp_path}/data.npz; float32 in [0, 1]"

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -100,6 +101,9 @@ def workplace(trained, tmp_path, monkeypatch):
         )
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (10 * number, 0, number)).save(file)
+    labels = np.arange(20) % 2
+    images = np.zeros((20, 8, 8), np.uint8)
+    np.savez(tmp_path / "experiments" / "flowers.npz", x_train=images, y_train=labels)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
