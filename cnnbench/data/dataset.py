@@ -42,6 +42,7 @@ from cnnbench.data.tfds import prepare_with_tensorflow, prepared_key, prepared_s
 from cnnbench.errors import DataError, Notify
 from cnnbench.system.arrays import NamedArrays
 from cnnbench.system.cache import CacheEntry, cache_dir, read_entry, write_entry
+from cnnbench.system.locks import in_turn
 
 
 class DatasetRequest(Protocol):
@@ -241,10 +242,15 @@ def decoded_files(source: OwnData, key: str, notify: Notify) -> CacheEntry:
       key: their cache key.
       notify: called with messages for the user.
     """
-    if cached := key and read_entry(_cache_file(key), key, notify):
+    if not key:
+        return source.decode(key, notify)
+    path = _cache_file(key)
+    if cached := read_entry(path, key, notify):
         return cached
-    entry = source.decode(key, notify)
-    if key:
+    with in_turn(path, lambda: notify("Waiting for another process that decodes these images.")):
+        if cached := read_entry(path, key, notify):
+            return cached
+        entry = source.decode(key, notify)
         _keep(key.partition(" ")[0], entry, notify)
     return entry
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cnnbench.data.catalog import READABLE, ImageForm
-from cnnbench.data.image_files import BROKEN, flattened
-from cnnbench.errors import DataError
+from cnnbench.data.image_files import BROKEN, PreparedImage, border_of, flattened
+from cnnbench.errors import DataError, UsageError
 from cnnbench.system.arrays import Pixels
 
 if TYPE_CHECKING:
@@ -66,6 +66,31 @@ def decode_files(
         errors = list(pool.map(read, range(len(files))))
     broken = np.flatnonzero([bool(error) for error in errors])
     return np.delete(pixels, broken, axis=0) if len(broken) else pixels, broken
+
+
+def read_as_trained(
+    file: Path, shape: tuple[int, int, int], form: ImageForm, *, invert: bool
+) -> PreparedImage:
+    """Reads an image file in the form of the images that a network was trained on.
+
+    Args:
+      file: an image in any format of a folder.
+      shape: height, width and channels of the network's input.
+      form: of the training images.
+      invert: swap light and dark.
+
+    Raises:
+      UsageError: the file does not exist.
+      DataError: as `decode`.
+    """
+    if not file.is_file():
+        raise UsageError(f"{file}: no such file; specify a {READABLE} file.")
+    with _quiet():
+        (height, width), pixels = size_of(file), decode(file, shape[:2], form)
+    border = float(border_of(pixels).mean())
+    return PreparedImage(
+        str(file), width, height, ~pixels if invert else pixels, border, inverted=invert
+    )
 
 
 def decode(file: Path, size: tuple[int, int], form: ImageForm) -> Pixels:

@@ -95,7 +95,7 @@ def read_image(
     upright = _upright(file, shape[2])
     height, width = shape[:2]
     seen = _fitted(upright, height, width)
-    border = float(_border(seen).mean())
+    border = float(border_of(seen).mean())
     inverted = preprocessing.invert == "yes" or (
         preprocessing.invert == "auto" and shape[2] == 1 and border > MIDDLE
     )
@@ -274,7 +274,7 @@ def _fitted(image: "Image", height: int, width: int) -> Pixels:
     return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))
 
 
-def _border(pixels: Pixels) -> Pixels:
+def border_of(pixels: Pixels) -> Pixels:
     """The outermost pixels, (n, ...)."""
     sides = (pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1])
     return np.concatenate(sides)

@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
@@ -406,6 +406,7 @@ def _part(
 ) -> RunSection:
     picture = shown.reconstructions
     judged = shown.judged[0] if shown.judged else shown.seed
+    named = shown.run.record.dataset.class_name
     return RunSection(
         label=clean(shown.label),
         architecture=architecture(shown, name, marks),
@@ -413,7 +414,7 @@ def _part(
         changes=_changes(found.lines) if found else None,
         kernels=[kernels_plate(shown, kernels) for kernels in shown.kernels],
         matrix=matrix(shown),
-        mistakes=[mistake_plate(mistake) for mistake in shown.mistakes],
+        mistakes=[mistake_plate(mistake, named) for mistake in shown.mistakes],
         reconstructions=reconstructions_plate(shown, picture) if picture else None,
         latent=latent_plate(shown, shown.latent) if shown.latent else None,
         source=shown.loaded.text.decode("utf-8", "replace") if shown.loaded else "",
@@ -546,20 +547,22 @@ def kernels_plate(shown: RunArtifacts, kernels: "Kernels") -> Plate:
     return Plate(picture.uri, picture.width, picture.height, alt, caption)
 
 
-def mistake_plate(mistake: "Mistake") -> MistakePlate:
-    """A misclassified image."""
+def mistake_plate(mistake: "Mistake", name: Callable[[int], str] = str) -> MistakePlate:
+    """A misclassified image.
+
+    Args:
+      mistake: the image, its label and its prediction.
+      name: name of a class by its label.
+    """
     picture = photograph(mistake.image)
-    alt = (
-        f"Test image {mistake.number} of class {mistake.label}, predicted as class {mistake.answer}"
-    )
+    label, answer = name(mistake.label), name(mistake.answer)
+    alt = f"Test image {mistake.number} of class {label}, predicted as class {answer}"
     scale = max(1, 56 // picture.width)
     size = scale * picture.width, scale * picture.height
     details = [f"p = {100 * mistake.probability:.1f}%", f"loss {mistake.loss:.2f}"]
     if mistake.seeds > 1:
         details.append(f"{mistake.wrong}/{mistake.seeds} seeds")
-    return MistakePlate(
-        picture.uri, *size, alt, f"{mistake.label} \N{RIGHTWARDS ARROW} {mistake.answer}", details
-    )
+    return MistakePlate(picture.uri, *size, alt, f"{label} \N{RIGHTWARDS ARROW} {answer}", details)
 
 
 def reconstructions_plate(shown: RunArtifacts, content: bytes) -> Plate:
@@ -589,18 +592,21 @@ def matrix(shown: RunArtifacts) -> Matrix | None:
     for number in range(len(counts)):
         mistakes[number, number] = 0
     most = max(1, int(mistakes.max()))
+    name = shown.run.record.dataset.class_name
     label, answer = divmod(int(mistakes.argmax()), len(counts))
     wrong, total, seeds = int(mistakes.sum()), int(counts.sum()), len(shown.judged)
     over = f", {seeds} seeds x {total // seeds:,} test images" if seeds > 1 else ""
     summary = f"{wrong:,} of {total:,} predictions are wrong ({100 * wrong / total:.2f}%{over})"
     if wrong:
         times = int(mistakes[label, answer])
-        summary += f"; most common: {label} predicted as {answer} ({count_text(times)}x)"
+        summary += (
+            f"; most common: {name(label)} predicted as {name(answer)} ({count_text(times)}x)"
+        )
     rows = [
         [(int(n), 0.0 if i == j else n / most) for j, n in enumerate(line)]
         for i, line in enumerate(counts)
     ]
-    return Matrix(f"{summary}.", [str(number) for number in range(len(counts))], rows)
+    return Matrix(f"{summary}.", [name(number) for number in range(len(counts))], rows)
 
 
 def environment_grid(runs: Sequence[tuple[str, RunResult]]) -> HtmlTable:

@@ -1,6 +1,6 @@
 """A trained network's layers, units and predictions as tables of 80 columns."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cnnbench.analysis.activations import LayerStatistics, Prediction, Responses
@@ -49,13 +49,13 @@ def layers_table(layers: Sequence[LayerStatistics], title: str) -> "Group":
     return _titled(title, table)
 
 
-def units_table(layer: str, responses: Responses, labels: Sequence[int], most: int) -> "Group":
+def units_table(layer: str, responses: Responses, labels: Sequence[object], most: int) -> "Group":
     """The strongest activations of a layer's units, the strongest units first.
 
     Args:
       layer: its name.
       responses: from `activations.examine`.
-      labels: of all images examined, by image number.
+      labels: classes or their names, of all images examined, by image number.
       most: maximum number of units shown.
     """
     units = responses.strongest
@@ -80,14 +80,22 @@ def units_table(layer: str, responses: Responses, labels: Sequence[int], most: i
     return _titled(f"Top activations of {layer}{some}: value, image (label)", table)
 
 
-def predictions_table(predictions: Sequence[Prediction]) -> "Group":
-    """Predictions, one image per row."""
+def predictions_table(
+    predictions: Sequence[Prediction], name: Callable[[int], str] = str
+) -> "Group":
+    """Predictions, one image per row.
+
+    Args:
+      predictions: of the images.
+      name: name of a class by its label.
+    """
     classifies = any(p.predicted is not None for p in predictions)
     table = _table()
-    value = ("Prediction", "Probability") if classifies else ("Squared error",)
-    for header in ("Image", "Label", *value):
+    columns = ("Prediction", "Probability") if classifies else ("Squared error",)
+    for header in ("Image", "Label", *columns):
         table.add_column(header, justify="right")
     for p in predictions:
-        cells = (str(p.predicted), f"{100 * p.value:.1f}%") if classifies else (f"{p.value:.4g}",)
-        table.add_row(str(p.image), str(p.label), *cells)
+        percent, value = f"{100 * p.value:.1f}%", f"{p.value:.4g}"
+        cells = (value,) if p.predicted is None else (name(p.predicted), percent)
+        table.add_row(str(p.image), name(p.label), *cells)
     return _titled("Predictions" if classifies else "Reconstructions", table)

@@ -64,10 +64,11 @@ def pictures(found: Predictions) -> list[ImageGroup]:
     return shown
 
 
-def answer_text(answer: Guess | Reconstruction) -> str:
+def answer_text(found: Predictions, answer: Guess | Reconstruction) -> str:
     """A prediction in a few words."""
     if isinstance(answer, Guess):
-        return f"{answer.predicted} ({_percent(answer.probability)})"
+        name = found.record.dataset.class_name(answer.predicted)
+        return f"{name} ({_percent(answer.probability)})"
     return f"squared error {answer.squared_error:.4g}"
 
 
@@ -125,8 +126,9 @@ def _grid(found: Predictions) -> list[list[str]]:
     for photograph, answer in zip(found.photographs, found.answers, strict=True):
         row = {"Image": clean(photograph.file)}
         if isinstance(answer, Guess):
-            row |= {"Class": str(answer.predicted), "Probability": _percent(answer.probability)}
-            second = f"{answer.runner_up} ({_percent(answer.runner_up_probability)})"
+            name = found.record.dataset.class_name
+            row |= {"Class": name(answer.predicted), "Probability": _percent(answer.probability)}
+            second = f"{name(answer.runner_up)} ({_percent(answer.runner_up_probability)})"
             row |= {"Runner-up": second}
             row |= {"Agreement": f"{answer.agreement} of {len(found.seeds)}"} if several else {}
         else:
@@ -147,6 +149,7 @@ def _entries(found: Predictions) -> list[Mapping[str, object]]:
             "border": photograph.border,
             "inverted": photograph.inverted,
             **_answer(answer),
+            **_class_names(found.record, answer),
         }
         for photograph, answer in zip(found.photographs, found.answers, strict=True)
     ]
@@ -164,6 +167,13 @@ def _answer(answer: Guess | Reconstruction) -> dict[str, object]:
         "by_seed": answer.by_seed,
         "probabilities": answer.probabilities,
     }
+
+
+def _class_names(record: RunRecord, answer: Guess | Reconstruction) -> dict[str, object]:
+    if not record.dataset.classes or isinstance(answer, Reconstruction):
+        return {}
+    name = record.dataset.class_name
+    return {"class_name": name(answer.predicted), "runner_up_name": name(answer.runner_up)}
 
 
 def _percent(share: float) -> str:

@@ -146,6 +146,10 @@ class DatasetRecord:
     classes: tuple[str, ...] = ()
     shape: tuple[int, int, int] | None = None
 
+    def class_name(self, label: int) -> str:
+        """Name of a class; its number if the dataset names none."""
+        return clean(self.classes[label]) if label < len(self.classes) else str(label)
+
     @property
     def judged_on(self) -> str:
         """The images that accuracies and losses in tables are taken on."""

@@ -1,7 +1,7 @@
-"""Inter-process locks on folders, released when the process ends."""
+"""Inter-process locks on folders and files, released when the process ends."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK_FILE = ".lock"
@@ -39,6 +39,32 @@ def hold(folder: Path) -> Iterator[bool]:
         return
     try:
         yield True
+    finally:
+        lock.release()
+
+
+@contextmanager
+def in_turn(file: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """Runs its body while no other process runs it for the same file.
+
+    Without a lock if the folder of the file is not writable.
+
+    Args:
+      file: a file that the body writes; its lock file is beside it.
+      waits: called if another process holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file.with_suffix(".lock"))
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=PATIENCE_S)
+        except Timeout:
+            waits()
+            lock.acquire()
+    try:
+        yield
     finally:
         lock.release()
 

@@ -1,11 +1,13 @@
 """A folder of images as a dataset: layouts, splits, formats, and files that are refused."""
 
 import collections
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from cnnbench.data.catalog import ImageForm, Shares, divide
@@ -14,6 +16,8 @@ from cnnbench.data.decoding import decode
 from cnnbench.errors import DataError, SpecError
 from cnnbench.spec.experiment import DatasetSpec
 from cnnbench.spec.loader import load_experiment
+from cnnbench.system import locks
+from cnnbench.system.locks import in_turn
 
 WHITE = (255, 255, 255)
 AS_IT_IS = ImageForm(None, "stretch", 3, WHITE)
@@ -127,6 +131,36 @@ def test_cache_knows_the_content_of_the_files(tmp_path: Path) -> None:
     assert changed.digest != first.digest
     assert len(notes) == 1
     assert len(load(tmp_path / "moved", channels=1)[1]) == 1
+
+
+def test_two_at_once_decode_once(tmp_path: Path) -> None:
+    make(tmp_path / "a", 5)
+    make(tmp_path / "b", 5)
+    with ThreadPoolExecutor(2) as pool:
+        (one, notes), (other, more) = pool.map(load, [tmp_path] * 2)
+    assert one.digest == other.digest
+    assert notes + more == [f"Decoding 10 images in {tmp_path}."]
+
+
+def test_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.01)
+    file, order = tmp_path / "data.safetensors", list[str]()
+    other = FileLock(file.with_suffix(".lock"))
+    other.acquire()
+
+    def waits() -> None:
+        order.append("waits")
+        other.release()
+
+    with in_turn(file, waits):
+        order.append("runs")
+    assert order == ["waits", "runs"]
+
+
+def test_read_only_cache_needs_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with in_turn(tmp_path / "file" / "data.safetensors", pytest.fail):
+        assert not (tmp_path / "file").is_dir()
 
 
 def test_unreadable_image_is_named_or_skipped(tmp_path: Path) -> None:

@@ -67,11 +67,14 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter per option
         chosen = choose(test, numbers)
         layers, responses = examine(network, chosen.images, None if numbers else layer)
         stdout().print(layers_table(layers, _title(network, numbers, len(test))))
+        name = network.record.dataset.class_name
         if numbers:
-            stdout().print(predictions_table(list(predictions(network, chosen, numbers))))
+            found = list(predictions(network, chosen, numbers))
+            stdout().print(predictions_table(found, name))
             responses = examine(network, test.images, layer)[1] if layer else None
         if layer and responses:
-            stdout().print(units_table(layer, responses, test.labels.tolist(), units))
+            labels = [name(label) for label in test.labels.tolist()]
+            stdout().print(units_table(layer, responses, labels, units))
         if output:
             _draw(network, output, numbers or [0], test, layer, responses, units)
         if npz:

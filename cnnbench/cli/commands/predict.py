@@ -20,12 +20,15 @@ from cnnbench.cli.terminal import (
 )
 from cnnbench.data.catalog import describe
 from cnnbench.data.image_files import PreparedImage, Preprocessing, read_image
+from cnnbench.errors import UsageError
 from cnnbench.report.plots.terminal_image import gallery
 from cnnbench.runs.find import find_run
-from cnnbench.runs.folder import read_run_entry
+from cnnbench.runs.folder import RESOLVED_FILE, read_run_entry
 from cnnbench.spec.experiment import Task
+from cnnbench.spec.loader import load_experiment
 
 if TYPE_CHECKING:
+    from cnnbench.data.catalog import ImageForm
     from cnnbench.report.predictions import Predictions
 
 PredictFormat = Literal[Format.TABLE, Format.MD, Format.CSV, Format.JSON]
@@ -77,14 +80,42 @@ def predict(  # noqa: PLR0913, PLR0917 - one parameter per option
     path, warnings = find_run(run, results_dir)
     warn(warnings)
     used = read_run_entry(path).record.dataset
-    shape = used.shape or describe(used.name, data_dir).shape
     preprocessing = Preprocessing(invert.value, trim)
-    seen = [read_image(file, shape, preprocessing) for file in images]
+    shape = used.shape or describe(used.name, data_dir).shape
+    form = _form(path, data_dir) if used.classes else None
+    seen = [_read(file, shape, preprocessing, form) for file in images]
     with computing():
         found = _predictions(path, seed, data_dir, seen)
     _print(found, format)
     if output:
         _draw(found, output)
+
+
+def _form(path: Path, data_dir: Path | None) -> "ImageForm | None":
+    """How a run on a folder of images converts them; None if it was trained on something else."""
+    from cnnbench.data.folder import FolderSource
+
+    overrides = read_run_entry(path).record.overrides
+    loaded = load_experiment(path / RESOLVED_FILE, overrides, data_dir=data_dir)
+    source = loaded.experiment.dataset.source
+    return source.form if isinstance(source, FolderSource) else None
+
+
+def _read(
+    file: Path,
+    shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    form: "ImageForm | None",
+) -> PreparedImage:
+    """Reads a file as the images that the network was trained on."""
+    if form is None:
+        return read_image(file, shape, preprocessing)
+    from cnnbench.data.decoding import read_as_trained
+
+    if preprocessing.trim:
+        message = "--trim: not available for networks trained on a folder of images"
+        raise UsageError(f"{message}; remove it.")
+    return read_as_trained(file, shape, form, invert=preprocessing.invert == "yes")
 
 
 def _predictions(
@@ -128,7 +159,8 @@ def _draw(found: "Predictions", file: Path) -> None:
 
     panels = [
         pixel_panel(
-            f"{shown.caption[0]}: {answer_text(answer)}; {shown.caption[2]}", np.stack(shown.images)
+            f"{shown.caption[0]}: {answer_text(found, answer)}; {shown.caption[2]}",
+            np.stack(shown.images),
         )
         for shown, answer in zip(pictures(found), found.answers, strict=True)
     ]

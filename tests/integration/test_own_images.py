@@ -1,0 +1,82 @@
+"""A folder of images, from the experiment to predictions with the names of its classes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cnnbench.analysis.confusion import Mistake
+from cnnbench.cli.app import app
+from cnnbench.report.html import mistake_plate
+
+SPEC = """\
+name: own
+task: classify
+dataset:
+  folder: pics
+  channels: 1
+  resize: {size: [8, 10], method: fit}
+  pixel_scale: 255
+model:
+  layers:
+    out: {op: dense, units: 2}
+train: {epochs: 20, batch_size: 10, optimizer: {name: adam, learning_rate: 0.01}}
+"""
+
+
+def invoke(*words: str) -> str:
+    done = CliRunner().invoke(app, list(words), catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CNNBENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("left", "right")):
+        (tmp_path / "pics" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(130, 160, (12, 15, 3), np.uint8)
+            pixels[:, 7 * label : 7 * label + 8] += 90
+            Image.fromarray(pixels).save(tmp_path / "pics" / name / f"{number}.webp")
+    (tmp_path / "own.yaml").write_text(SPEC)
+    return tmp_path
+
+
+def test_from_a_folder_to_predictions(workplace: Path) -> None:
+    shown = invoke("run", "own.yaml")
+    assert "Data: pics; 28 training, 6 validation and 6 test images." in shown
+    files = ["pics/left/3.webp", "pics/right/4.webp"]
+    table = invoke("predict", "own", *files, "--format", "md")
+    cells = [line.split("|")[2].strip() for line in table.splitlines() if ".webp" in line]
+    assert cells == ["left", "right"]
+    images = json.loads(invoke("predict", "own", *files, "--format", "json"))["images"]
+    assert [(each["class"], each["class_name"]) for each in images] == [(0, "left"), (1, "right")]
+    assert [each["runner_up_name"] for each in images] == ["right", "left"]
+    # A light border is not inverted, unlike with a dataset of light digits on black.
+    assert [each["inverted"] for each in images] == [False, False]
+    inspected = invoke("inspect", "own", "--image", "0")
+    label, prediction = inspected.strip().splitlines()[-1].split()[1:3]
+    assert label == prediction
+    assert label in {"left", "right"}
+    invoke("report", "own", "-o", "report.html")
+    page = (workplace / "report.html").read_text()
+    assert '<th scope="col">Class</th><th scope="col">left</th><th scope="col">right</th>' in page
+    refused = CliRunner().invoke(app, ["predict", "own", files[0], "--trim"])
+    assert refused.stderr == (
+        "--trim: not available for networks trained on a folder of images; remove it.\n"
+    )
+
+
+def test_test_errors_name_the_classes() -> None:
+    image = np.zeros((8, 8, 1), np.uint8)
+    mistake = Mistake(
+        number=3, image=image, label=0, answer=1, probability=0.9, loss=2.0, wrong=1, seeds=1
+    )
+    plate = mistake_plate(mistake, ("cat", "dog").__getitem__)
+    assert plate.alt == "Test image 3 of class cat, predicted as class dog"
