@@ -318,8 +318,8 @@ def role_of(name: str) -> str:
 
     >>> role_of("x_train"), role_of("val_labels"), role_of("testImages"), role_of("train-00000")
     ('train_images', 'validation_labels', 'test_images', 'train')
-    >>> role_of("weights")
-    ''
+    >>> role_of("Xtrain"), role_of("weights")
+    ('train_images', '')
     """
     split, kind = _words(name)
     return f"{split}_{kind}" if split and kind else split
@@ -328,9 +328,18 @@ def role_of(name: str) -> str:
 def _words(name: str) -> tuple[str, str]:
     """Split and kind in a name; empty where it has none, or several."""
     words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    words = [part for word in words for part in _glued(word)]
     splits = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
     kinds = {_KIND_WORDS[word] for word in words if word in _KIND_WORDS}
     return _only(splits), _only(kinds)
+
+
+def _glued(word: str) -> tuple[str, ...]:
+    """Parts of a name without a separator, such as xtrain or testy; else the word."""
+    for kind, split in ((word[:1], word[1:]), (word[-1:], word[:-1])):
+        if kind in {"x", "y"} and split in _SPLIT_WORDS:
+            return kind, split
+    return (word,)
 
 
 def _only(found: set[str]) -> str:
@@ -372,12 +381,15 @@ def _read_file(role: str, path: Path, keys: Mapping[str, str]) -> dict[str, _Raw
     if role in ROLES or role in KINDS:
         if suffix != ".npy":
             raise DataError(f"{path}: is not an .npy file, as {role} needs; save it with np.save")
+        _require_keys(path, keys, ())
         return {role if role in ROLES else f"train_{role}": _read_npy(path)}
     if suffix == ".npy":
         raise DataError(
             f"{path}: has one array, without labels; write arrays: {{train_images: {path.name}, "
             "train_labels: ...}"
         )
+    if suffix != ".npz":
+        _require_keys(path, keys, KINDS if suffix == ".parquet" else KINDS[1:])
     if suffix == ".npz":
         found = _read_npz(path, keys, role)
     elif suffix in TABLES:
@@ -387,6 +399,15 @@ def _read_file(role: str, path: Path, keys: Mapping[str, str]) -> dict[str, _Raw
     else:
         raise DataError(f"{path}: is not an array file; use one of {or_list(SUFFIXES)}")
     return {_in_split(name, role or "train"): array for name, array in found.items()}
+
+
+def _require_keys(path: Path, keys: Mapping[str, str], known: Sequence[str]) -> None:
+    """Raises DataError for a key that has no effect on a file."""
+    for key in keys:
+        if key not in known:
+            remedy = f"use {or_list(known)}" if known else "remove it"
+            kind = _suffix(path)
+            raise DataError(f"{path}: dataset.keys.{key} has no effect on {kind} files; {remedy}")
 
 
 def _in_split(name: str, split: str) -> str:
@@ -431,6 +452,8 @@ def _choose(
     path: Path, names: Sequence[str], keys: Mapping[str, str], split: str
 ) -> dict[str, str]:
     """Name of the array for each role, as the user says or recognized; of `split`, if not empty."""
+    if not names:
+        raise DataError(f"{path}: has no arrays; save it with np.savez")
     own = {_in_split(key, split or "train"): (key, name) for key, name in keys.items()}
     chosen = {}
     for role, (key, name) in own.items():
@@ -627,7 +650,7 @@ def _table(path: Path, lines: _Lines, keys: Mapping[str, str]) -> dict[str, _Raw
         raise DataError(f"{path}: has no rows; check the file")
     texts = _numbers_if_all(list(codes))
     labels = texts[table[:, columns.label].astype(np.intp)]
-    name = columns.names[columns.label] if columns.names else "the first column"
+    name = columns.names[columns.label] if columns.names else f"column {columns.label + 1}"
     return {
         "images": _Raw(np.delete(table, columns.unused, axis=1), str(path)),
         "labels": _Raw(labels, f"{path}: {name}"),
@@ -639,8 +662,16 @@ def _columns(path: Path, cells: Sequence[str], named: str | None) -> _Columns:
     words = [cell.lower() for cell in cells]
     known = next((name for name in _LABEL_COLUMNS if name in words), None)
     counted = [cell for cell in cells if cell] == [str(i) for i in range(sum(map(bool, cells)))]
-    header = known or named in cells or counted or not sum(map(_is_number, cells)) * 2 > len(cells)
-    names = tuple(cells) if header else ()
+    mostly_text = not sum(map(_is_number, cells)) * 2 > len(cells)
+    has_name = named in cells and not _is_number(named or "")
+    names = tuple(cells) if known or has_name or counted or mostly_text else ()
+    if named is not None and not names and re.fullmatch(r"-?\d+", named):
+        if int(named) not in range(-len(cells), len(cells)):
+            raise DataError(
+                f"{path}: has {len(cells)} columns, none with number {named}; use 0 to "
+                f"{len(cells) - 1} in dataset.keys.labels"
+            )
+        return _Columns(int(named) % len(cells), ())
     if named is not None:
         if named not in names:
             raise _no_such(path, "column", named, "labels", names)

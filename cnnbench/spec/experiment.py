@@ -194,6 +194,8 @@ def _arrays(value: object) -> object:
 
 
 def _array_keys(value: object) -> object:
+    if isinstance(value, dict):  # columns of a file without a header have numbers
+        value = {key: str(name) if type(name) is int else name for key, name in value.items()}
     return _texts(value, KEY_ROLES, "{images: pixels, labels: kind}")
 
 
@@ -212,8 +214,8 @@ def _texts(value: object, known: tuple[str, ...], example: str) -> object:
     return value
 
 
-def _texts_schema(known: tuple[str, ...]) -> dict[str, Any]:
-    text = {"type": "string", "minLength": 1}
+def _texts_schema(known: tuple[str, ...], *kinds: str) -> dict[str, Any]:
+    text = {"type": ["string", *kinds] if kinds else "string", "minLength": 1}
     return {
         "type": "object",
         "properties": dict.fromkeys(known, text),
@@ -249,7 +251,9 @@ ArrayFiles = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _texts_schema(FILE_ROLES)]}),
 ]
 ArrayKeys = Annotated[
-    dict[str, str], BeforeValidator(_array_keys), WithJsonSchema(_texts_schema(KEY_ROLES))
+    dict[str, str],
+    BeforeValidator(_array_keys),
+    WithJsonSchema(_texts_schema(KEY_ROLES, "integer")),
 ]
 ImageShape = Annotated[
     tuple[int, int, int],

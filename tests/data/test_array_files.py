@@ -262,6 +262,14 @@ def test_csv_with_a_named_column_and_names_of_classes(tmp_path: Path) -> None:
         assert data.class_names == ("ant", "bee", "cat, wild")
 
 
+@pytest.mark.parametrize("number", ["25", "-1"])
+def test_csv_without_a_header_and_with_a_numbered_column(tmp_path: Path, number: str) -> None:
+    files = write(table(at=25), tmp_path, header=False)
+    assert_read(read_array_files(files, ArrayOptions((("labels", number),))), GRAY[:, :5])
+    spec = DatasetSpec.model_validate({"arrays": "a.csv", "keys": {"labels": int(number)}})
+    assert spec.keys == {"labels": number}
+
+
 def encoded(pixels: Any, kind: str = "PNG", **options: Any) -> bytes:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, kind, **options)
@@ -383,6 +391,7 @@ OBJECTS = np.array([{"a": 1}, None], object)
             "dataset.keys: {train_images: images}",
         ),
         ({"x_train": GRAY}, {}, "a.npz: has no train_labels; add it"),
+        ({}, {}, "a.npz: has no arrays; save it with np.savez"),
         (
             {"x_test": GRAY, "y_test": LABELS},
             {},
@@ -606,7 +615,7 @@ def test_damaged_npz(tmp_path: Path) -> None:
         ),
         (
             "0.5,1\n1,2\n",
-            "a.csv: the first column: label 0.5 of image 0 is not an integer; correct it",
+            "a.csv: column 1: label 0.5 of image 0 is not an integer; correct it",
         ),
         (
             "label,a,b\n0,1,1\n1,2,2\n",
@@ -667,6 +676,20 @@ PNG = encoded(GRAY[0])
 def test_bad_parquet(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
     path = parquet(tmp_path / "a.parquet", columns)
     assert error_of(path, tmp_path) == message
+
+
+def test_keys_that_have_no_effect(tmp_path: Path) -> None:
+    files = write(table(), tmp_path, header=False)
+    assert error_of(files, tmp_path, keys={"images": "label"}) == (
+        "train.csv: dataset.keys.images has no effect on .csv files; use labels"
+    )
+    assert error_of(files, tmp_path, keys={"labels": "26"}) == (
+        "train.csv: has 26 columns, none with number 26; use 0 to 25 in dataset.keys.labels"
+    )
+    np.save(tmp_path / "x.npy", GRAY)
+    assert error_of({"images": tmp_path / "x.npy"}, tmp_path, keys={"labels": "a"}) == (
+        "x.npy: dataset.keys.labels has no effect on .npy files; remove it"
+    )
 
 
 def test_bad_files(tmp_path: Path) -> None:
